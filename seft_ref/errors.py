@@ -1,0 +1,41 @@
+"""Errors of the engine: one class per area, each message led by the number of the clause that was broken."""
+
+
+class SeftError(Exception):
+    """An input that breaks a numbered clause of SPEC.md.
+
+    Attributes:
+        clause: the clause id, for example ``"TOP-002"``.
+    """
+
+    def __init__(self, clause: str, message: str) -> None:
+        super().__init__(f"{clause}: {message}")
+        self.clause = clause
+
+
+class ConfigError(SeftError):
+    """A model or training configuration that the engine cannot use."""
+
+
+class TopologyError(SeftError):
+    """Index arrays that are not a canonical topology."""
+
+
+class KernelError(SeftError):
+    """Arrays that a kernel cannot take: wrong shape, dtype or device."""
+
+
+class UpdateError(SeftError):
+    """Arguments that an update rule refuses; nothing has been changed."""
+
+
+class PruneError(SeftError):
+    """A sparsity, pattern or weight that a pruner refuses."""
+
+
+class CheckpointError(SeftError):
+    """A checkpoint whose content does not describe a model or a training state."""
+
+
+class TextError(SeftError):
+    """Text that cannot be turned into the windows asked for."""

@@ -1,0 +1,133 @@
+"""Topologies: which entries of a matrix are stored, as canonical CSR index arrays.
+
+    [ a . b ]      shape   (2, 3)
+    [ . c . ]      indptr  [0, 2, 3]        row r owns slots indptr[r] .. indptr[r+1]
+                   indices [0, 2, 1]        column of each slot
+                   flat    [0, 2, 4]        row * 3 + column, strictly increasing
+
+A topology says nothing about values: a stored zero belongs to it (TOP-004).
+"""
+
+from dataclasses import dataclass
+
+from jaxtyping import Bool, Int
+
+from seft_ref.arrays import Array, array_namespace, device
+from seft_ref.errors import TopologyError
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Topology:
+    """Stored positions of an (out, in) matrix, sorted by row and then column, without repeats (TOP-001, TOP-002).
+
+    Construction checks only shapes; `check` verifies every rule and is called at the doors.
+    """
+
+    shape: tuple[int, int]
+    indptr: Int[Array, " out+1"]
+    """int64, (out + 1,): row r owns slots indptr[r] to indptr[r + 1]."""
+    indices: Int[Array, " nnz"]
+    """int32, (nnz,): the column of each slot."""
+
+    @property
+    def nnz(self) -> int:
+        """Number of stored positions."""
+        return int(self.indices.shape[0])
+
+    @property
+    def numel(self) -> int:
+        """Number of positions of the dense matrix."""
+        return self.shape[0] * self.shape[1]
+
+
+def rows(topology: Topology) -> Int[Array, " nnz"]:
+    """Return the row of each slot, int64."""
+    xp = array_namespace(topology.indices)
+    slots = xp.arange(topology.nnz, dtype=xp.int64, device=device(topology.indices))
+    return xp.astype(xp.searchsorted(topology.indptr, slots, side="right"), xp.int64) - 1
+
+
+def flat(topology: Topology) -> Int[Array, " nnz"]:
+    """Return row * in + column of each slot, int64, strictly increasing (TOP-003)."""
+    xp = array_namespace(topology.indices)
+    return rows(topology) * topology.shape[1] + xp.astype(topology.indices, xp.int64)
+
+
+def from_flat(shape: tuple[int, int], positions: Int[Array, " nnz"]) -> Topology:
+    """Return the topology of strictly increasing flat positions (TOP-003).
+
+    Raises:
+        TopologyError: TOP-003 if a position is out of range, repeated or out of order.
+    """
+    xp = array_namespace(positions)
+    n_out, n_in = shape
+    positions = xp.astype(positions, xp.int64)
+    if positions.shape[0]:
+        first, last = int(positions[0]), int(positions[-1])
+        if first < 0 or last >= n_out * n_in:
+            raise TopologyError("TOP-003", f"flat positions run from {first} to {last}, outside a {n_out}x{n_in} matrix")
+        if not bool(xp.all(positions[1:] > positions[:-1])):
+            raise TopologyError("TOP-003", "flat positions are not strictly increasing; sort them and remove repeats")
+    row_starts = xp.arange(n_out + 1, dtype=xp.int64, device=device(positions)) * n_in
+    indptr = xp.astype(xp.searchsorted(positions, row_starts), xp.int64)
+    return Topology(shape, indptr, xp.astype(positions % max(n_in, 1), xp.int32))
+
+
+def full(shape: tuple[int, int], like: Array) -> Topology:
+    """Return the topology that stores every position, in the library and on the device of `like`."""
+    xp = array_namespace(like)
+    n_out, n_in = shape
+    return from_flat(shape, xp.arange(n_out * n_in, dtype=xp.int64, device=device(like)))
+
+
+def check(topology: Topology) -> None:
+    """Verify that a topology is canonical.
+
+    Raises:
+        TopologyError: TOP-001 for the row pointers, TOP-002 for the columns; the first offence is named.
+    """
+    xp = array_namespace(topology.indptr, topology.indices)
+    n_out, n_in = topology.shape
+    indptr, indices = topology.indptr, topology.indices
+    if tuple(indptr.shape) != (n_out + 1,):
+        raise TopologyError("TOP-001", f"indptr has shape {tuple(indptr.shape)}, a matrix of {n_out} rows needs ({n_out + 1},)")
+    if int(indptr[0]) != 0 or int(indptr[-1]) != topology.nnz:
+        raise TopologyError("TOP-001", f"indptr runs from {int(indptr[0])} to {int(indptr[-1])}, expected 0 to {topology.nnz}")
+    if not bool(xp.all(indptr[1:] >= indptr[:-1])):
+        raise TopologyError("TOP-001", "indptr decreases")
+    if not topology.nnz:
+        return
+    lowest, highest = int(xp.min(indices)), int(xp.max(indices))
+    if lowest < 0 or highest >= n_in:
+        raise TopologyError("TOP-002", f"columns run from {lowest} to {highest}, outside 0 to {n_in - 1}")
+    positions = flat(topology)
+    in_order = positions[1:] > positions[:-1]
+    if not bool(xp.all(in_order)):
+        slot = int(xp.argmin(xp.astype(in_order, xp.int8))) + 1
+        raise TopologyError("TOP-002", f"slot {slot} is at flat {int(positions[slot])}, not after slot {slot - 1} at "
+                            f"{int(positions[slot - 1])}: columns of a row must strictly increase")
+
+
+def find(sorted_positions: Int[Array, " n"], wanted: Int[Array, " m"]) -> tuple[Int[Array, " m"], Bool[Array, " m"]]:
+    """Return for each wanted position its index in the sorted ones (0 where absent), and whether it is there."""
+    xp = array_namespace(sorted_positions, wanted)
+    n = sorted_positions.shape[0]
+    if n == 0:
+        return xp.zeros(wanted.shape, dtype=xp.int64, device=device(wanted)), xp.zeros(
+            wanted.shape, dtype=xp.bool, device=device(wanted))
+    where = xp.astype(xp.searchsorted(sorted_positions, wanted), xp.int64)
+    where = xp.where(where < n, where, xp.zeros_like(where))
+    present = xp.take(sorted_positions, where) == wanted
+    return xp.where(present, where, xp.zeros_like(where)), present
+
+
+def union(a: Int[Array, " n"], b: Int[Array, " m"]) -> Int[Array, " nm"]:
+    """Return the sorted union of two sorted position arrays without repeats."""
+    xp = array_namespace(a, b)
+    return xp.sort(xp.concat([a, difference(b, a)]))
+
+
+def difference(a: Int[Array, " n"], b: Int[Array, " m"]) -> Int[Array, " k"]:
+    """Return the positions of sorted a that sorted b lacks, in order."""
+    _, present = find(b, a)
+    return a[~present]
