@@ -25,6 +25,10 @@ class KernelError(SeftError):
     """Arrays that a kernel cannot take: wrong shape, dtype or device."""
 
 
+class LayerError(SeftError):
+    """Tokens or targets that a layer cannot take."""
+
+
 class UpdateError(SeftError):
     """Arguments that an update rule refuses; nothing has been changed."""
 

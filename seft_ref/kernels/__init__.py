@@ -1,1 +1,6 @@
-"""."""
+"""Kernels."""
+
+from typing import Any
+
+Kernels = Any
+Packed = Any

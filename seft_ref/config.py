@@ -1,0 +1,220 @@
+"""What a model is, read from its Hugging Face config.json; frozen and checked once.
+
+    config = ModelConfig.from_json(json.loads(text))
+    config.layers[3].window          # None, or how far back layer 3 looks
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from seft_ref.errors import ConfigError
+
+FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
+ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
+MLP = ("gate_proj", "up_proj", "down_proj")
+_REQUIRED = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
+             "max_position_embeddings", "rms_norm_eps")
+_ROPE_NEEDS = {
+    "default": (),
+    "linear": ("factor",),
+    "dynamic": ("factor",),
+    "llama3": ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Rope:
+    """Rotary position embedding (LYR-004 to LYR-006); fields of other types than `kind` are 0."""
+
+    kind: str
+    theta: float
+    factor: float = 0.0
+    low_freq_factor: float = 0.0
+    high_freq_factor: float = 0.0
+    original_max_position_embeddings: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Matrix:
+    """A target of sparse fine-tuning (MDL-007): its parameter's name and shape (out, in)."""
+
+    name: str
+    shape: tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelConfig:
+    """A LLaMA-family decoder. Names are those of config.json; see chapter 5 of SPEC.md for what each family fixes."""
+
+    model_type: str
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    num_key_value_heads: int
+    head_dim: int
+    max_position_embeddings: int
+    rms_norm_eps: float
+    rope: Rope
+    tie_word_embeddings: bool
+    biased: frozenset[str]
+    """projections with a bias"""
+    qk_norm: bool
+    windows: tuple[int | None, ...]
+    """per layer: how many keys a query sees, None for all (LYR-008)"""
+
+    @staticmethod
+    def from_json(config: Mapping[str, Any]) -> "ModelConfig":
+        """Return the model that a config.json describes.
+
+        Raises:
+            ConfigError: MDL-002 for an unknown architecture, MDL-004 and MDL-006 for keys that are missing, contradictory or not supported.
+        """
+        family = config.get("model_type")
+        # MDL-002
+        if family not in FAMILIES:
+            raise ConfigError("MDL-002", f"model_type {family!r} is not supported; this engine knows {', '.join(FAMILIES)}")
+        missing = [key for key in _REQUIRED if config.get(key) is None]
+        if missing:
+            raise ConfigError("MDL-006", f"config.json lacks {', '.join(missing)}")
+        sizes = {key: _positive_int(config, key) for key in _REQUIRED if key != "rms_norm_eps"}
+        heads = sizes["num_attention_heads"]
+        kv_heads = _positive_int(config, "num_key_value_heads", heads)
+        # MDL-004
+        if config.get("head_dim") is None and sizes["hidden_size"] % heads:
+            raise ConfigError("MDL-004", f"hidden_size {sizes['hidden_size']} is not a multiple of num_attention_heads {heads}, "
+                                         "and there is no head_dim")
+        head_dim = _positive_int(config, "head_dim", sizes["hidden_size"] // heads)
+        if heads % kv_heads:
+            raise ConfigError("MDL-006", f"num_attention_heads {heads} is not a multiple of num_key_value_heads {kv_heads}")
+        if head_dim % 2:
+            raise ConfigError("MDL-006", f"head_dim {head_dim} is odd; rotary embedding needs pairs")
+        _refuse_unsupported(config)
+        return ModelConfig(
+            model_type=family,
+            **sizes,
+            num_key_value_heads=kv_heads,
+            head_dim=head_dim,
+            rms_norm_eps=float(config["rms_norm_eps"]),
+            rope=_rope(config, head_dim),
+            tie_word_embeddings=bool(config.get("tie_word_embeddings", False)),
+            biased=_biased(family, config),
+            qk_norm=family == "qwen3",
+            windows=_windows(family, config, sizes["num_hidden_layers"]),
+        )
+
+    def projection_shape(self, projection: str) -> tuple[int, int]:
+        """Return (out, in) of a projection of every block."""
+        queries, keys = self.num_attention_heads * self.head_dim, self.num_key_value_heads * self.head_dim
+        hidden, inner = self.hidden_size, self.intermediate_size
+        return {
+            "q_proj": (queries, hidden), "k_proj": (keys, hidden), "v_proj": (keys, hidden), "o_proj": (hidden, queries),
+            "gate_proj": (inner, hidden), "up_proj": (inner, hidden), "down_proj": (hidden, inner),
+        }[projection]
+
+    def targets(self) -> tuple[Matrix, ...]:
+        """Return the matrices that sparse fine-tuning may change; a matrix index counts them from 0 (MDL-007)."""
+        return tuple(
+            Matrix(f"{block_prefix(layer)}.{part}.{projection}.weight", self.projection_shape(projection))
+            for layer in range(self.num_hidden_layers)
+            for part, projections in (("self_attn", ATTENTION), ("mlp", MLP))
+            for projection in projections
+        )
+
+    def parameters(self) -> dict[str, tuple[int, ...]]:
+        """Return every parameter's name and shape, in model order (CKP-002)."""
+        named: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (self.vocab_size, self.hidden_size)}
+        for layer in range(self.num_hidden_layers):
+            prefix = block_prefix(layer)
+            named[f"{prefix}.input_layernorm.weight"] = (self.hidden_size,)
+            for part, projections in (("self_attn", ATTENTION), ("mlp", MLP)):
+                for projection in projections:
+                    shape = self.projection_shape(projection)
+                    named[f"{prefix}.{part}.{projection}.weight"] = shape
+                    if projection in self.biased:
+                        named[f"{prefix}.{part}.{projection}.bias"] = shape[:1]
+            if self.qk_norm:
+                named[f"{prefix}.self_attn.q_norm.weight"] = (self.head_dim,)
+                named[f"{prefix}.self_attn.k_norm.weight"] = (self.head_dim,)
+            named[f"{prefix}.post_attention_layernorm.weight"] = (self.hidden_size,)
+        named["model.norm.weight"] = (self.hidden_size,)
+        if not self.tie_word_embeddings:
+            named["lm_head.weight"] = (self.vocab_size, self.hidden_size)
+        return named
+
+
+def block_prefix(layer: int) -> str:
+    """Return the name under which the parameters of a block stand."""
+    return f"model.layers.{layer}"
+
+
+def _positive_int(config: Mapping[str, Any], key: str, default: int | None = None) -> int:
+    value = config.get(key)
+    value = default if value is None else value
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ConfigError("MDL-006", f"{key} is {value!r}, must be a positive integer")
+    return value
+
+
+def _refuse_unsupported(config: Mapping[str, Any]) -> None:
+    """Refuse settings that would change the formulas of chapter 4 (MDL-006)."""
+    activation = config.get("hidden_act", "silu")
+    if activation != "silu":
+        raise ConfigError("MDL-006", f"hidden_act {activation!r} is not supported; the family uses silu")
+    if config.get("attention_dropout"):
+        raise ConfigError("MDL-006", "attention_dropout is not supported; set it to 0")
+    if config.get("quantization_config"):
+        raise ConfigError("MDL-006", "quantization_config is not supported; save the model with plain weights")
+
+
+def _biased(family: str, config: Mapping[str, Any]) -> frozenset[str]:
+    """Return the projections that have a bias (MDL-002)."""
+    if family == "qwen2":
+        return frozenset({"q_proj", "k_proj", "v_proj"})
+    biased: set[str] = set()
+    if family in ("llama", "qwen3") and config.get("attention_bias"):
+        biased.update(ATTENTION)
+    if family == "llama" and config.get("mlp_bias"):
+        biased.update(MLP)
+    return frozenset(biased)
+
+
+def _windows(family: str, config: Mapping[str, Any], layers: int) -> tuple[int | None, ...]:
+    """Return the window of each layer (MDL-003)."""
+    window = config.get("sliding_window")
+    if window is not None:
+        window = _positive_int(config, "sliding_window")
+    if family == "mistral":
+        return (window,) * layers
+    if family == "llama" or window is None or not config.get("use_sliding_window"):
+        return (None,) * layers
+    kinds = config.get("layer_types")
+    if kinds is None:
+        first = config.get("max_window_layers", 28)
+        return tuple(window if layer >= first else None for layer in range(layers))
+    if len(kinds) != layers or not set(kinds) <= {"full_attention", "sliding_attention"}:
+        raise ConfigError("MDL-006", f"layer_types must name full_attention or sliding_attention for each of {layers} layers")
+    return tuple(window if kind == "sliding_attention" else None for kind in kinds)
+
+
+def _rope(config: Mapping[str, Any], head_dim: int) -> Rope:
+    """Return the rotary embedding, from rope_parameters or from rope_theta and rope_scaling (MDL-004)."""
+    settings = dict(config.get("rope_parameters") or config.get("rope_scaling") or {})
+    theta = settings.pop("rope_theta", None) or config.get("rope_theta") or 10000.0
+    kind = settings.pop("rope_type", None) or settings.pop("type", None) or "default"
+    if kind not in _ROPE_NEEDS:
+        raise ConfigError("MDL-006", f"RoPE type {kind!r} is not supported; this engine knows {', '.join(_ROPE_NEEDS)}")
+    partial = settings.get("partial_rotary_factor", config.get("partial_rotary_factor"))
+    if partial not in (None, 1, 1.0):
+        raise ConfigError("MDL-006", "partial_rotary_factor is not supported; the family rotates the whole head")
+    if kind == "dynamic" and head_dim <= 2:
+        raise ConfigError("MDL-006", "dynamic RoPE needs head_dim above 2")
+    needed = {key: settings.get(key) for key in _ROPE_NEEDS[kind]}
+    if kind == "llama3" and needed["original_max_position_embeddings"] is None:
+        needed["original_max_position_embeddings"] = config.get("max_position_embeddings")
+    missing = [key for key, value in needed.items() if value is None]
+    if missing:
+        raise ConfigError("MDL-006", f"RoPE type {kind} lacks {', '.join(missing)}")
+    return Rope(kind, float(theta), **needed)  # type: ignore[arg-type]

@@ -1,0 +1,69 @@
+"""Perplexity of a model on text."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from seft_ref.arrays import array_namespace, int64_like
+from seft_ref.config import ModelConfig
+from seft_ref.gradients import Batch
+from seft_ref.kernels import Kernels
+from seft_ref.layers.cross_entropy import cross_entropy_forward
+from seft_ref.model import model_forward
+from seft_ref.text import evaluation_starts
+from seft_ref.weights import Weights
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """What an evaluation found."""
+
+    perplexity: float
+    nats_per_token: float
+    targets: int
+    windows: int
+    length: int
+
+
+def evaluate(
+    weights: Weights,
+    config: ModelConfig,
+    tokens: Sequence[int],
+    kernels: Kernels,
+    *,
+    length: int = 128,
+    windows: int = 40,
+    rows: int = 4,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Evaluation:
+    """Return the perplexity over evenly spread windows of a token stream (EVL-001).
+
+    rows      windows that go through the model at once
+    progress  called with (windows done, windows in all)
+    Units     nats a target
+    Raises    TextError EVL-002 if the text is shorter than one window
+    """
+    starts = evaluation_starts(len(tokens), length, windows)
+    total, targets = 0.0, 0
+    for first in range(0, windows, rows):
+        batch = batch_of(tokens, starts[first : first + rows], length, weights)
+        total += _nats(weights, config, batch, kernels)
+        targets += batch.count()
+        progress(min(first + rows, windows), windows)
+    return Evaluation(math.exp(total / targets), total / targets, targets, windows, length)
+
+
+def batch_of(tokens: Sequence[int], starts: Sequence[int], length: int, weights: Weights) -> Batch:
+    """Return the windows that start at `starts` as a batch that predicts every token but the first of each row."""
+    xp = array_namespace(weights.norm)
+    rows = [list(tokens[start : start + length]) for start in starts]
+    flat = int64_like([token for row in rows for token in row], weights.norm)
+    windows = xp.reshape(flat, (len(rows), length))
+    return Batch(windows, windows)
+
+
+def _nats(weights: Weights, config: ModelConfig, batch: Batch, kernels: Kernels) -> float:
+    xp = array_namespace(weights.norm)
+    logits, _ = model_forward(batch.tokens, weights, config, kernels, batch.mask)
+    loss, _ = cross_entropy_forward(xp.reshape(logits, (-1, logits.shape[-1])), batch.targets(), 1)
+    return float(loss)

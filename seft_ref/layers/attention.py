@@ -1,0 +1,78 @@
+"""Attention: softmax(q kᵀ / sqrt(D)) v over visible keys, query heads in groups that share a key/value head (LYR-007 to LYR-009)."""
+
+import math
+from dataclasses import dataclass
+
+from jaxtyping import Bool, Float
+
+from seft_ref.arrays import Array, array_namespace, device
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class AttentionCache:
+    """What the backward needs; G = H / K query heads share a key/value head."""
+
+    q: Float[Array, "B K G T D"]
+    k: Float[Array, "B K 1 T D"]
+    v: Float[Array, "B K 1 T D"]
+    probabilities: Float[Array, "B K G T T"]
+
+
+def visible_keys(length: int, window: int | None, mask: Bool[Array, "B T"] | None, like: Array) -> Bool[Array, "M T T"]:
+    """Return which key (last axis) each query sees (LYR-008): M is B with a mask and 1 without.
+
+    The mask is True for tokens and False for padding.
+    """
+    xp = array_namespace(like)
+    position = xp.arange(length, dtype=xp.int64, device=device(like))
+    age = position[:, None] - position[None, :]
+    seen = age >= 0
+    if window is not None:
+        seen = seen & (age < window)
+    return seen[None, :, :] if mask is None else seen[None, :, :] & mask[:, None, :]
+
+
+def attention_forward(
+    q: Float[Array, "B H T D"], k: Float[Array, "B K T D"], v: Float[Array, "B K T D"], visible: Bool[Array, "M T T"]
+) -> tuple[Float[Array, "B H T D"], AttentionCache]:
+    """Return the attended values, and the cache (LYR-007, LYR-009)."""
+    xp = array_namespace(q, k, v)
+    b, h, t, d = q.shape
+    kv = k.shape[1]
+    q = xp.reshape(q, (b, kv, h // kv, t, d))
+    k, v = k[:, :, None, :, :], v[:, :, None, :, :]
+    scores = (q @ xp.matrix_transpose(k)) * (1.0 / math.sqrt(d))
+    probabilities = _softmax(scores, visible[:, None, None, :, :])
+    y = probabilities @ v
+    return xp.reshape(y, (b, h, t, d)), AttentionCache(q, k, v, probabilities)
+
+
+def attention_backward(
+    dy: Float[Array, "B H T D"], cache: AttentionCache
+) -> tuple[Float[Array, "B H T D"], Float[Array, "B K T D"], Float[Array, "B K T D"]]:
+    """Return (dq, dk, dv)."""
+    xp = array_namespace(dy)
+    q, k, v, probabilities = cache.q, cache.k, cache.v, cache.probabilities
+    dy = xp.reshape(dy, q.shape)
+    # forward: y = probabilities @ v; a shared head sums over its group
+    dv = xp.sum(xp.matrix_transpose(probabilities) @ dy, axis=2)
+    dprobabilities = dy @ xp.matrix_transpose(v)
+    # forward: probabilities = softmax(scores); rows that see nothing are 0 and stay 0
+    dscores = probabilities * (dprobabilities - xp.sum(dprobabilities * probabilities, axis=-1, keepdims=True))
+    # forward: scores = (q @ kᵀ) / sqrt(D)
+    dscores = dscores * (1.0 / math.sqrt(q.shape[-1]))
+    dq = dscores @ k
+    dk = xp.sum(xp.matrix_transpose(dscores) @ q, axis=2)
+    return xp.reshape(dq, (q.shape[0], -1, *q.shape[3:])), dk, dv
+
+
+def _softmax(scores: Float[Array, "B K G T T"], visible: Bool[Array, "M 1 1 T T"]) -> Float[Array, "B K G T T"]:
+    """Return the softmax of each row over its visible entries, exactly 0 elsewhere and in rows that see nothing (LYR-009)."""
+    xp = array_namespace(scores)
+    minus_infinity = xp.asarray(-math.inf, dtype=scores.dtype, device=device(scores))
+    zero = xp.zeros_like(minus_infinity)
+    scores = xp.where(visible, scores, minus_infinity)
+    largest = xp.max(scores, axis=-1, keepdims=True)
+    weights = xp.exp(scores - xp.where(xp.isfinite(largest), largest, zero))
+    total = xp.sum(weights, axis=-1, keepdims=True)
+    return weights / xp.where(total > 0, total, xp.ones_like(total))

@@ -1,0 +1,58 @@
+"""Cross-entropy: mean of −log p(target) over the rows that count (LYR-011)."""
+
+from dataclasses import dataclass
+
+from jaxtyping import Bool, Float, Int
+
+from seft_ref.arrays import Array, array_namespace, device
+from seft_ref.errors import LayerError
+
+IGNORE = -100
+"""Label of a position that does not count."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class CrossEntropyCache:
+    """What the backward needs."""
+
+    logits: Float[Array, "N V"]
+    logsumexp: Float[Array, "N 1"]
+    targets: Int[Array, " N"]
+    counted: Bool[Array, " N"]
+    count: int
+
+
+def cross_entropy_forward(
+    logits: Float[Array, "N V"], targets: Int[Array, " N"], count: int
+) -> tuple[Float[Array, ""], CrossEntropyCache]:
+    """Return the sum of losses over rows whose target is not −100, divided by count, and the cache (LYR-011).
+
+    count is the number of counted rows of the whole step, so that losses and gradients of its micro-batches add up.
+
+    Raises:
+        LayerError: LYR-011 if count is not positive or a target lies outside 0 … V − 1.
+    """
+    xp = array_namespace(logits, targets)
+    # LYR-011
+    if count < 1:
+        raise LayerError("LYR-011", f"the count of targets is {count}; a step needs at least one")
+    counted = targets != IGNORE
+    safe = xp.where(counted, targets, xp.zeros_like(targets))
+    if targets.shape[0] and not 0 <= int(xp.min(safe)) <= int(xp.max(safe)) < logits.shape[1]:
+        raise LayerError("LYR-011", f"targets run from {int(xp.min(safe))} to {int(xp.max(safe))}, there are {logits.shape[1]} classes")
+    largest = xp.max(logits, axis=1, keepdims=True)
+    logsumexp = largest + xp.log(xp.sum(xp.exp(logits - largest), axis=1, keepdims=True))
+    at_target = xp.take_along_axis(logits, safe[:, None], axis=1)
+    losses = xp.where(counted, (logsumexp - at_target)[:, 0], xp.zeros_like(logsumexp[:, 0]))
+    return xp.sum(losses) / count, CrossEntropyCache(logits, logsumexp, safe, counted, count)
+
+
+def cross_entropy_backward(dloss: Float[Array, ""], cache: CrossEntropyCache) -> Float[Array, "N V"]:
+    """Return dlogits, exactly 0 in rows that do not count."""
+    xp = array_namespace(cache.logits)
+    # forward: loss = sum(logsumexp - logits[target]) / count
+    softmax = xp.exp(cache.logits - cache.logsumexp)
+    classes = xp.arange(cache.logits.shape[1], dtype=cache.targets.dtype, device=device(cache.targets))
+    at_target = classes[None, :] == cache.targets[:, None]
+    scale = xp.where(cache.counted, dloss / cache.count, xp.zeros_like(cache.logsumexp[:, 0]))[:, None]
+    return xp.where(at_target, softmax - 1.0, softmax) * scale

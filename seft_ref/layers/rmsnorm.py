@@ -1,0 +1,36 @@
+"""RMSNorm: y = x · r · weight with r = 1 / sqrt(mean(x²) + eps) over the last axis (LYR-002)."""
+
+from dataclasses import dataclass
+
+from jaxtyping import Float
+
+from seft_ref.arrays import Array, array_namespace
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RmsNormCache:
+    """What the backward needs."""
+
+    x: Float[Array, "*n C"]
+    weight: Float[Array, " C"]
+    r: Float[Array, "*n 1"]
+    """1 / sqrt(mean(x²) + eps)"""
+
+
+def rmsnorm_forward(x: Float[Array, "*n C"], weight: Float[Array, " C"], eps: float) -> tuple[Float[Array, "*n C"], RmsNormCache]:
+    """Return x scaled to unit mean square and by weight, and the cache (LYR-002)."""
+    xp = array_namespace(x, weight)
+    r = 1.0 / xp.sqrt(xp.mean(x * x, axis=-1, keepdims=True) + eps)
+    return x * r * weight, RmsNormCache(x, weight, r)
+
+
+def rmsnorm_backward(dy: Float[Array, "*n C"], cache: RmsNormCache) -> tuple[Float[Array, "*n C"], Float[Array, " C"]]:
+    """Return (dx, dweight)."""
+    xp = array_namespace(dy, cache.x)
+    normed = cache.x * cache.r
+    # forward: y = normed * weight
+    dnormed = dy * cache.weight
+    dweight = xp.sum(dy * normed, axis=tuple(range(dy.ndim - 1)))
+    # forward: normed = x * r, r = 1 / sqrt(mean(x * x) + eps)
+    dx = cache.r * (dnormed - normed * xp.mean(dnormed * normed, axis=-1, keepdims=True))
+    return dx, dweight

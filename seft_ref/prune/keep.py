@@ -1,0 +1,70 @@
+"""What stays of a matrix: exact counts under the total order of chapter 7 (PRN-001 to PRN-004)."""
+
+import re
+
+from jaxtyping import Bool, Float
+
+from seft_ref.arrays import Array, array_namespace, device
+from seft_ref.errors import PruneError
+
+_NUDGE = 2.0**-20
+
+
+def removed_count(sparsity: float, n: int) -> int:
+    """Return how many of n weights go at a sparsity, the fraction of weights removed (PRN-001).
+
+    Raises:
+        PruneError: PRN-001 if the sparsity is not in 0 … 1, 1 excluded.
+    """
+    # PRN-001
+    if not 0 <= sparsity < 1:
+        raise PruneError("PRN-001", f"sparsity is {sparsity}, must be at least 0 and below 1 (0.7 removes 70 % of the weights)")
+    return int(sparsity * n + _NUDGE)
+
+
+def parse_pattern(pattern: str) -> tuple[int, int]:
+    """Return (N, M) of a pattern such as "2:4": N of every M are kept (PRN-004).
+
+    Raises:
+        PruneError: PRN-004 if the text is not N:M with 1 ≤ N < M.
+    """
+    found = re.fullmatch(r"(\d+):(\d+)", pattern)
+    if not found or not 1 <= int(found[1]) < int(found[2]):
+        raise PruneError("PRN-004", f"pattern {pattern!r} is not N:M with 1 <= N < M; 2:4 keeps 2 of every 4")
+    return int(found[1]), int(found[2])
+
+
+def keep_of_matrix(scores: Float[Array, "out in_"], removed: int) -> Bool[Array, "out in_"]:
+    """Return the mask without the `removed` smallest scores of the whole matrix, ties by flat position (PRN-002)."""
+    xp = array_namespace(scores)
+    flat = xp.reshape(scores, (1, -1))
+    return xp.reshape(keep_of_rows(flat, removed), scores.shape)
+
+
+def keep_of_rows(scores: Float[Array, "out in_"], removed: int) -> Bool[Array, "out in_"]:
+    """Return the mask without the `removed` smallest scores of each row, ties by column (PRN-003)."""
+    xp = array_namespace(scores)
+    return rank_in_rows(scores) >= xp.asarray(removed, dtype=xp.int64, device=device(scores))
+
+
+def keep_n_of_m(scores: Float[Array, "out in_"], n: int, m: int) -> Bool[Array, "out in_"]:
+    """Return the mask with the n largest scores of every m consecutive columns, ties kept at the lower column (PRN-004).
+
+    Raises:
+        PruneError: PRN-004 if m does not divide the row.
+    """
+    xp = array_namespace(scores)
+    n_out, n_in = scores.shape
+    # PRN-004
+    if n_in % m:
+        raise PruneError("PRN-004", f"a row of {n_in} weights does not divide into groups of {m}; choose another pattern")
+    groups = xp.reshape(scores, (n_out * (n_in // m), m))
+    # ranking the negated scores puts the largest first and, among equals, the lower column first
+    return xp.reshape(rank_in_rows(-groups) < n, scores.shape)
+
+
+def rank_in_rows(scores: Float[Array, "r c"]) -> Array:
+    """Return each entry's place, from 0, when its row is sorted ascending with ties by column; int64."""
+    xp = array_namespace(scores)
+    order = xp.argsort(scores, axis=1, stable=True)
+    return xp.astype(xp.argsort(order, axis=1, stable=True), xp.int64)

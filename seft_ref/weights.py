@@ -1,0 +1,78 @@
+"""Model weights as the engine multiplies them, opened from named parameters."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from jaxtyping import Float
+
+from seft_ref.arrays import Array
+from seft_ref.config import ATTENTION, MLP, ModelConfig, block_prefix
+from seft_ref.kernels import Packed
+from seft_ref.layers.linear import Linear
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Block:
+    """One decoder block; field names are those of config.json's world."""
+
+    input_layernorm: Float[Array, " C"]
+    q_proj: Linear
+    k_proj: Linear
+    v_proj: Linear
+    o_proj: Linear
+    q_norm: Float[Array, " D"] | None
+    k_norm: Float[Array, " D"] | None
+    post_attention_layernorm: Float[Array, " C"]
+    gate_proj: Linear
+    up_proj: Linear
+    down_proj: Linear
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Weights:
+    """A whole model. With tied embeddings lm_head is embed_tokens, packed (MDL-005)."""
+
+    embed_tokens: Float[Array, "V C"]
+    blocks: tuple[Block, ...]
+    norm: Float[Array, " C"]
+    lm_head: Linear
+
+
+def assemble(config: ModelConfig, dense: Mapping[str, Array], packed: Mapping[str, Packed]) -> Weights:
+    """Return the weights of a model from its named parameters.
+
+    dense holds the embedding table, norms and biases by parameter name; packed holds every matrix of a linear layer, lm_head included.
+    """
+    return Weights(
+        embed_tokens=dense["model.embed_tokens.weight"],
+        blocks=tuple(block_of(config, layer, dense, packed) for layer in range(config.num_hidden_layers)),
+        norm=dense["model.norm.weight"],
+        lm_head=Linear(packed["lm_head.weight"]),
+    )
+
+
+def block_of(config: ModelConfig, layer: int, dense: Mapping[str, Array], packed: Mapping[str, Packed]) -> Block:
+    """Return one block of a model from named parameters."""
+    prefix = block_prefix(layer)
+    linears = {
+        projection: Linear(packed[f"{prefix}.{part}.{projection}.weight"], dense.get(f"{prefix}.{part}.{projection}.bias"))
+        for part, projections in (("self_attn", ATTENTION), ("mlp", MLP))
+        for projection in projections
+    }
+    return Block(
+        input_layernorm=dense[f"{prefix}.input_layernorm.weight"],
+        q_norm=dense.get(f"{prefix}.self_attn.q_norm.weight"),
+        k_norm=dense.get(f"{prefix}.self_attn.k_norm.weight"),
+        post_attention_layernorm=dense[f"{prefix}.post_attention_layernorm.weight"],
+        **linears,
+    )
+
+
+def with_matrices(weights: Weights, packed: Mapping[str, Packed]) -> Weights:
+    """Return the weights with some matrices of blocks replaced; names are parameter names."""
+    blocks = list(weights.blocks)
+    for name, matrix in packed.items():
+        _, _, layer, _, projection, _ = name.split(".")
+        block = blocks[int(layer)]
+        blocks[int(layer)] = replace(block, **{projection: replace(getattr(block, projection), weight=matrix)})
+    return replace(weights, blocks=tuple(blocks))
