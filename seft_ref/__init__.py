@@ -1,1 +1,46 @@
-"""."""
+"""SEFT in plain arrays: fine-tune a pruned language model so that it stays pruned. SPEC.md is the contract.
+
+    model = load_model("pruned-sparse", kernels.cpu)
+    tokens = read_tokens(Path("train.txt"), Path("pruned-sparse"))
+    settings = TrainSettings(steps=80)
+    state = initial_state(settings, model.config, model.weights, model.bases, kernels.cpu)
+    for state, record in train(state, settings, model.config, tokens, kernels.cpu):
+        print(record.step, record.loss)
+    save_model("pruned-sparse", "repaired-sparse", finish(state, settings, model.config, tokens, kernels.cpu))
+
+A kernel set is an argument everywhere: `kernels.reference` runs on any array library, `kernels.cpu` is fast on NumPy arrays.
+"""
+
+from seft_ref.checkpoint import Model, load_model, load_state, save_model, save_state
+from seft_ref.config import ModelConfig
+from seft_ref.errors import SeftError
+from seft_ref.evaluate import Evaluation, evaluate
+from seft_ref.gradients import Batch, every_gradient, loss_and_gradients
+from seft_ref.text import read_tokens
+from seft_ref.topology import Topology
+from seft_ref.train import StepRecord, TrainSettings, TrainState, finish, initial_state, step_batches, train, train_step
+
+__all__ = [
+    "Batch",
+    "Evaluation",
+    "Model",
+    "ModelConfig",
+    "SeftError",
+    "StepRecord",
+    "Topology",
+    "TrainSettings",
+    "TrainState",
+    "evaluate",
+    "every_gradient",
+    "finish",
+    "initial_state",
+    "load_model",
+    "load_state",
+    "loss_and_gradients",
+    "read_tokens",
+    "save_model",
+    "save_state",
+    "step_batches",
+    "train",
+    "train_step",
+]

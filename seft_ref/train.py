@@ -20,16 +20,17 @@ from seft_ref.counter import STREAM_POSITIONS, choose, counter_key
 from seft_ref.errors import ConfigError, UpdateError
 from seft_ref.evaluate import batch_of
 from seft_ref.gradients import Accumulated, Batch, StepGradients, loss_and_gradients, snapshot
-from seft_ref.kernels import Kernels
+from seft_ref.kernels import Kernels, Packed
 from seft_ref.text import training_starts
 from seft_ref.topology import Topology, find, flat
 from seft_ref.update.adamw import AdamW, adamw_step, clip_factor
 from seft_ref.update.delta import Base, Delta, delta_budget, effective, new_delta, values_at
 from seft_ref.update.evolve import Event, evolve, final_adapt
+from seft_ref.update.grow import GrowScope
 from seft_ref.update.presets import preset_named
 from seft_ref.update.schedule import LrSchedule, is_event, learning_rate_at, n_drop
 from seft_ref.update.select import largest
-from seft_ref.weights import Weights, with_matrices
+from seft_ref.weights import Weights, matrix_of, with_matrices
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +38,8 @@ class TrainSettings:
     """Everything that decides a run besides model and text. Defaults are chapter 8's and 10's; units are steps, tokens and ratios."""
 
     preset: str = "seft"
+    grow_scope: GrowScope | None = None
+    """where growth may look; None for the preset's choice. A base with an N:M pattern needs "active" (EVT-007)"""
     steps: int = 80
     batch: int = 4
     """rows of one micro-batch"""
@@ -67,6 +70,8 @@ class TrainSettings:
             raise ConfigError("SCH-001", f"drop_fraction is {self.drop_fraction}, must lie in 0 to 1")
         if not 1 <= self.gradient_window <= self.evolve_every:
             raise ConfigError("TRN-005", f"gradient_window is {self.gradient_window}, must lie in 1 to evolve_every {self.evolve_every}")
+        if self.grow_scope not in (None, "anywhere", "active"):
+            raise ConfigError("GROW-001", f"grow_scope is {self.grow_scope!r}; choose anywhere or active")
         if self.initial_positions not in ("random", "gradient"):
             raise ConfigError("DLT-004", f"initial_positions is {self.initial_positions!r}; choose random or gradient")
         if not (math.isfinite(self.lr) and self.lr >= 0 and math.isfinite(self.max_norm) and self.max_norm >= 0):
@@ -127,6 +132,7 @@ def initial_state(
 ) -> TrainState:
     """Return the state before the first step (DLT-001, DLT-002, DLT-004).
 
+    weights  the model with its bases packed
     bases    a base for every target of the config
     batches  those of the first step; needed only for initial_positions "gradient"
     Raises   ConfigError DLT-002 if no matrix would get a slot
@@ -136,7 +142,6 @@ def initial_state(
         at = {name: base.topology for name, base in bases.items()}
         by_gradient = loss_and_gradients(weights, config, batches, kernels, at).at
     targets: dict[str, Target] = {}
-    packed = {}
     for index, matrix in enumerate(config.targets()):
         base = bases[matrix.name]
         size = delta_budget(settings.density, base.topology)
@@ -148,19 +153,28 @@ def initial_state(
             key = counter_key(settings.seed, STREAM_POSITIONS, index)
             chosen = from_numpy(choose(key, to_numpy(positions), size), positions)
         delta = new_delta(matrix.shape, chosen, base.values)
-        targets[matrix.name], packed[matrix.name] = place(base, delta, base.topology.nnz, size, kernels)
+        # η lies in B and φ = 0: the base as packed is the effective weight
+        packed = matrix_of(weights, matrix.name)
+        targets[matrix.name] = _placed(base, delta, base.topology.nnz, size, base.topology, packed, kernels)
     if not any(target.delta_budget for target in targets.values()):
         raise ConfigError("DLT-002", f"density {settings.density} gives no matrix a single slot; raise it")
-    return TrainState(0, targets, with_matrices(weights, packed), {})
+    return TrainState(0, targets, weights, {})
 
 
-def place(base: Base, delta: Delta, budget: int, size: int, kernels: Kernels) -> tuple[Target, Array]:
+def place(base: Base, delta: Delta, budget: int, size: int, kernels: Kernels) -> tuple[Target, Packed]:
     """Return a target and its effective weight, packed (DLT-003)."""
     support, values = effective(base, delta)
     packed = kernels.pack(support, values)
+    return _placed(base, delta, budget, size, support, packed, kernels), packed
+
+
+def _placed(
+    base: Base, delta: Delta, budget: int, size: int, support: Topology, packed: Packed, kernels: Kernels
+) -> Target:
+    """Return a target whose effective weight is packed on the given support."""
     slots, _ = find(flat(support), flat(delta.topology))
     under = values_at(base.topology, base.values, flat(delta.topology))
-    return Target(base, delta, budget, size, kernels.locate(packed, support, slots), under), packed
+    return Target(base, delta, budget, size, kernels.locate(packed, support, slots), under)
 
 
 def train_step(
@@ -187,7 +201,9 @@ def train_step(
     }
     if not has_event:
         weights = refresh(state.weights, targets, kernels)
-        return TrainState(step, targets, weights, found.kept), StepRecord(step, found.loss, lr, norm)
+        # settled, so that a run resumed inside a window adds the same numbers in the same order (TRN-004)
+        open_window = {name: gradient.settled() for name, gradient in found.kept.items()}
+        return TrainState(step, targets, weights, open_window), StepRecord(step, found.loss, lr, norm)
 
     packed, counts = {}, dict.fromkeys(("dropped", "grown", "reactivated", "cancelled", "pruned", "slots", "support"), 0)
     for name, target in targets.items():
@@ -204,9 +220,7 @@ def refresh(weights: Weights, targets: Mapping[str, Target], kernels: Kernels) -
     """Return the weights with every slot's effective value, base plus delta rounded once, stored (DLT-003)."""
     packed = {}
     for name, target in targets.items():
-        _, _, layer, _, projection, _ = name.split(".")
-        matrix = getattr(weights.blocks[int(layer)], projection).weight
-        packed[name] = kernels.store(matrix, target.where, target.under + target.delta.values)
+        packed[name] = kernels.store(matrix_of(weights, name), target.where, target.under + target.delta.values)
     return with_matrices(weights, packed)
 
 
@@ -265,9 +279,8 @@ def _evolve(target: Target, gradient: Accumulated, step: int, settings: TrainSet
     slots = target.delta.topology.nnz
     drops = n_drop(step, settings.steps, settings.drop_fraction, slots)
     grows = drops + (target.delta_budget - slots)
-    seen = snapshot(
-        gradient, settings.gradient_window, flat(target.base.topology), flat(target.delta.topology), grows, preset.grow_scope
-    )
+    scope = settings.grow_scope or preset.grow_scope
+    seen = snapshot(gradient, settings.gradient_window, flat(target.base.topology), flat(target.delta.topology), grows, scope)
     return evolve(
         target.base,
         target.delta,

@@ -68,11 +68,23 @@ def block_of(config: ModelConfig, layer: int, dense: Mapping[str, Array], packed
     )
 
 
+def matrix_of(weights: Weights, name: str) -> Packed:
+    """Return the packed weight of a projection by parameter name."""
+    layer, projection = _address(name)
+    return getattr(weights.blocks[layer], projection).weight
+
+
 def with_matrices(weights: Weights, packed: Mapping[str, Packed]) -> Weights:
-    """Return the weights with some matrices of blocks replaced; names are parameter names."""
+    """Return the weights with some projections replaced, by parameter name."""
     blocks = list(weights.blocks)
     for name, matrix in packed.items():
-        _, _, layer, _, projection, _ = name.split(".")
-        block = blocks[int(layer)]
-        blocks[int(layer)] = replace(block, **{projection: replace(getattr(block, projection), weight=matrix)})
+        layer, projection = _address(name)
+        block = blocks[layer]
+        blocks[layer] = replace(block, **{projection: replace(getattr(block, projection), weight=matrix)})
     return replace(weights, blocks=tuple(blocks))
+
+
+def _address(name: str) -> tuple[int, str]:
+    """Return layer and projection of a parameter such as model.layers.3.mlp.up_proj.weight."""
+    _, _, layer, _, projection, _ = name.split(".")
+    return int(layer), projection

@@ -1,0 +1,311 @@
+"""The only door between files and arrays: models in, fine-tuned models and training states out (chapter 13).
+
+    model = load_model("pruned-sparse", kernels)
+    save_model("pruned-sparse", "repaired-sparse", finish(...))
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+import formats
+from formats.convert.hf import open_hf
+from seft_ref.config import ModelConfig
+from seft_ref.errors import CheckpointError, ConfigError
+from seft_ref.gradients import Accumulated
+from seft_ref.kernels import Kernels, Packed
+from seft_ref.topology import Topology, full
+from seft_ref.train import Target, TrainSettings, TrainState, place
+from seft_ref.update.delta import Base, Delta
+from seft_ref.weights import Weights, assemble, with_matrices
+
+NumpyArray = np.ndarray[Any, Any]
+_SIXTEEN_BIT = (np.dtype(np.float16), np.dtype(ml_dtypes.bfloat16))
+
+
+@dataclass(slots=True, eq=False)
+class Model:
+    """A model as loaded: its config, its weights packed, and the base of every target."""
+
+    config: ModelConfig
+    weights: Weights
+    bases: dict[str, Base]
+    """empty for a Hugging Face folder: it has no support to keep"""
+
+    def stored(self) -> int:
+        """Return the number of stored weights of the targets."""
+        return sum(base.topology.nnz for base in self.bases.values())
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """What a training state belongs to: digests of the model it started from and of the tokens it reads."""
+
+    model: str
+    text: str
+
+
+@contextmanager
+def open_folder(path: str | Path) -> Iterator[Any]:
+    """Open a sparse checkpoint or a Hugging Face folder, whichever it is; both map names to tensors and have `files`.
+
+    Raises:
+        CheckpointError: CKP-002 if there is no such folder or no model in it.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        raise CheckpointError("CKP-002", f"there is no folder {path}")
+    if is_sparse(path):
+        with formats.open(path) as reader:
+            yield reader
+    else:
+        with open_hf(path) as folder:
+            yield folder
+
+
+def is_sparse(path: str | Path) -> bool:
+    """Tell whether a folder holds a sparse checkpoint."""
+    path = Path(path)
+    return any(path.glob("model.sparse*.safetensors")) or (path / "model.sparse.index.json").exists()
+
+
+def read_config(files: Mapping[str, bytes]) -> ModelConfig:
+    """Return the config among the companion files of a folder.
+
+    Raises:
+        ConfigError: MDL-006 if config.json is missing or not JSON; MDL-002 to MDL-006 for its content.
+    """
+    if "config.json" not in files:
+        raise ConfigError("MDL-006", "the folder has no config.json; copy the model's there")
+    try:
+        content = json.loads(files["config.json"])
+    except ValueError as error:
+        raise ConfigError("MDL-006", f"config.json is not JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise ConfigError("MDL-006", "config.json is not a JSON object")
+    return ModelConfig.from_json(content)
+
+
+def load_model(path: str | Path, kernels: Kernels, dtype: str | None = None) -> Model:
+    """Return the model in a folder, one tensor at a time (CKP-001 to CKP-003).
+
+    dtype   what to compute with, float32 or float64; None for the stored one, with 16-bit floats as float32
+    Raises  CheckpointError CKP-002 for missing, misshapen or unknown tensors, CKP-003 for NaN; ConfigError; FormatError
+    """
+    with open_folder(path) as source:
+        config = read_config(source.files)
+        _check_names(config, source)
+        dense: dict[str, NumpyArray] = {}
+        packed: dict[str, Packed] = {}
+        bases: dict[str, Base] = {}
+        matrices = {matrix.name for matrix in config.targets()}
+        for name, shape in config.parameters().items():
+            tensor = source[name]
+            _check_shape(name, tensor.shape, shape)
+            if name in matrices and is_sparse(path):
+                bases[name] = base = _base(name, tensor, dtype)
+                packed[name] = kernels.pack(base.topology, base.values)
+                continue
+            values = computable(name, formats.to_dense(tensor), dtype)
+            if name in matrices or name == "lm_head.weight":
+                packed[name] = kernels.pack_dense(values)
+            else:
+                dense[name] = values
+        if config.tie_word_embeddings:
+            packed["lm_head.weight"] = kernels.pack_dense(dense["model.embed_tokens.weight"])
+    return Model(config, assemble(config, dense, packed), bases)
+
+
+class _Replaced(Mapping[str, formats.Tensor]):
+    """The tensors of a folder, some of them replaced; each is read when it is asked for."""
+
+    def __init__(self, source: Any, names: list[str], final: Mapping[str, tuple[Topology, NumpyArray]]) -> None:
+        self._source, self._names, self._final = source, names, final
+
+    def __getitem__(self, name: str) -> formats.Tensor:
+        original: formats.Tensor = self._source[name]
+        if name not in self._final:
+            return original  # CKP-005
+        topology, values = self._final[name]
+        return formats.Sparse(topology.shape, topology.indptr, topology.indices, _rounded(name, values, original.dtype))
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
+def save_model(
+    source: str | Path,
+    destination: str | Path,
+    final: Mapping[str, tuple[Topology, NumpyArray]],
+    attributes: Mapping[str, str] | None = None,
+) -> None:
+    """Write the model of a sparse folder with other targets, everything else bit for bit (CKP-004, CKP-005).
+
+    final       for each target its support and the values on it, as `train.finish` returns them
+    attributes  what is to be recorded about the making
+    Raises      CheckpointError CKP-004 if a value does not fit the dtype of its matrix; FormatError if destination exists
+    """
+    with open_folder(source) as reader:
+        recorded = dict(reader.attributes) | dict(attributes or {})
+        tensors = _Replaced(reader, list(reader.names()), final)
+        formats.write(destination, formats.Checkpoint("model", tensors, recorded, dict(reader.tied), reader.files))
+
+
+def identity(path: str | Path) -> str:
+    """Return a digest of a sparse checkpoint's tensors that does not depend on how they are encoded."""
+    digest = hashlib.sha256()
+    with formats.open(path) as reader:
+        for name in sorted(reader.names()):
+            digest.update(f"{name} {reader.info(name).content_sha256}\n".encode())
+    return digest.hexdigest()
+
+
+def save_state(path: str | Path, state: TrainState, settings: TrainSettings, origin: Origin) -> None:
+    """Write a training state to one file, atomically (CKP-006)."""
+    tensors: dict[str, formats.Tensor] = {}
+    attributes: dict[str, formats.JSON] = {
+        "step": state.step,
+        "settings": settings_text(settings),
+        "model": origin.model,
+        "text": origin.text,
+        "budgets": {name: target.budget for name, target in state.targets.items()},
+        "delta_budgets": {name: target.delta_budget for name, target in state.targets.items()},
+    }
+    for name, target in state.targets.items():
+        base, delta = target.base, target.delta
+        tensors[f"{name}.base"] = _sparse(base.topology, base.values)
+        tensors[f"{name}.delta"] = _sparse(delta.topology, delta.values)
+        for part in ("first_moment", "second_moment", "age"):
+            tensors[f"{name}.delta.{part}"] = formats.Dense(getattr(delta, part))
+    for name, accumulated in state.window.items():
+        tensors[f"{name}.window"] = formats.Dense(accumulated.whole())
+    formats.write_file(path, formats.Checkpoint("training-state", tensors, attributes))
+
+
+def load_state(path: str | Path, weights: Weights, settings: TrainSettings, origin: Origin, kernels: Kernels) -> TrainState:
+    """Return the training state in a file, placed into the weights of its model (CKP-006, TRN-004).
+
+    Raises:
+        CheckpointError: CKP-006 if the state belongs to other settings, another model or another text.
+    """
+    if not Path(path).is_file():
+        raise CheckpointError("CKP-006", f"there is no training state {path} to resume from; start without --resume")
+    with formats.open(path) as reader:
+        if reader.kind != "training-state":
+            raise CheckpointError("CKP-006", f"{path} is a {reader.kind}, not a training state")
+        reader.verify()
+        held: dict[str, Any] = reader.attributes
+        expected = {"settings": settings_text(settings), "model": origin.model, "text": origin.text}
+        for key, value in expected.items():
+            if held.get(key) != value:
+                raise CheckpointError("CKP-006", f"the training state was made with other {key}: {_difference(held.get(key), value)}")
+        targets: dict[str, Target] = {}
+        packed: dict[str, Packed] = {}
+        window: dict[str, Accumulated] = {}
+        for name, budget in held["budgets"].items():
+            base = Base(*_topology_and_values(reader[f"{name}.base"]))
+            topology, values = _topology_and_values(reader[f"{name}.delta"])
+            moments = (reader[f"{name}.delta.{part}"].values for part in ("first_moment", "second_moment", "age"))
+            delta = Delta(topology, values, *moments)
+            targets[name], packed[name] = place(base, delta, budget, held["delta_budgets"][name], kernels)
+            if f"{name}.window" in reader:
+                window[name] = Accumulated(topology.shape, (), reader[f"{name}.window"].values)
+    return TrainState(held["step"], targets, with_matrices(weights, packed), window)
+
+
+def settings_text(settings: TrainSettings) -> str:
+    """Return the settings as canonical JSON text; numbers stand in it as Python writes them, exactly."""
+    return json.dumps(asdict(settings), sort_keys=True)
+
+
+def _difference(held: object, given: str) -> str:
+    """Name what two settings texts disagree on."""
+    try:
+        old, new = json.loads(str(held)), json.loads(given)
+        return ", ".join(f"{key} was {old.get(key)}, is {new.get(key)}" for key in new if old.get(key) != new.get(key))
+    except (ValueError, AttributeError):
+        return "digests differ"
+
+
+def _check_names(config: ModelConfig, source: Any) -> None:
+    """Refuse missing and unknown tensors by name (CKP-002)."""
+    names = set(source.names() if hasattr(source, "names") else source)
+    needed = set(config.parameters())
+    # the frequencies of RoPE follow from the config; some folders carry them along
+    unknown = {name for name in names - needed if not name.endswith("rotary_emb.inv_freq")}
+    if config.tie_word_embeddings and "lm_head.weight" in unknown:
+        unknown.discard("lm_head.weight")
+        table, head = (formats.to_dense(source[n]) for n in ("model.embed_tokens.weight", "lm_head.weight"))
+        if table.tobytes() != head.tobytes():
+            raise CheckpointError("CKP-002", "tie_word_embeddings is set but lm_head.weight differs from the embedding; unset it")
+    if missing := sorted(needed - names):
+        raise CheckpointError("CKP-002", f"the folder lacks {_few(missing)}")
+    if unknown:
+        raise CheckpointError("CKP-002", f"the config has no place for {_few(sorted(unknown))}")
+
+
+def _few(names: list[str]) -> str:
+    shown = ", ".join(names[:3])
+    return shown if len(names) <= 3 else f"{shown} and {len(names) - 3} more"
+
+
+def _check_shape(name: str, found: tuple[int, ...], expected: tuple[int, ...]) -> None:
+    if tuple(found) != expected:
+        raise CheckpointError("CKP-002", f"{name} is {_by(found)}, the config needs {_by(expected)}")
+
+
+def _by(shape: tuple[int, ...]) -> str:
+    return "x".join(map(str, shape))
+
+
+def computable(name: str, values: NumpyArray, dtype: str | None) -> NumpyArray:
+    """Return values in the dtype to compute with (CKP-001), refusing NaN and infinity by name (CKP-003)."""
+    if dtype is not None:
+        values = values.astype(np.dtype(dtype), copy=False)
+    elif values.dtype in _SIXTEEN_BIT:
+        values = values.astype(np.float32)
+    if values.dtype not in (np.float32, np.float64):
+        raise CheckpointError("CKP-001", f"{name} is {values.dtype}; models of bfloat16, float16, float32 and float64 can be computed")
+    if not np.isfinite(values).all():
+        raise CheckpointError("CKP-003", f"{name} holds NaN or infinite weights; repair the model first")
+    return np.ascontiguousarray(values)
+
+
+def _base(name: str, tensor: formats.Tensor, dtype: str | None) -> Base:
+    """Return the base of a target: the stored support, or all of a dense tensor (TOP-004)."""
+    if isinstance(tensor, formats.Sparse):
+        topology, values = _topology_and_values(tensor)
+    else:
+        values = tensor.values.reshape(-1)
+        topology = full((tensor.shape[0], tensor.shape[1]), values)
+    return Base(topology, computable(name, values, dtype))
+
+
+def _topology_and_values(tensor: formats.Tensor) -> tuple[Topology, NumpyArray]:
+    if not isinstance(tensor, formats.Sparse):
+        topology = full((tensor.shape[0], tensor.shape[1]), tensor.values)
+        return topology, tensor.values.reshape(-1)
+    return Topology(tensor.shape, tensor.indptr, tensor.indices), tensor.values
+
+
+def _sparse(topology: Topology, values: NumpyArray) -> formats.Sparse:
+    return formats.Sparse(topology.shape, topology.indptr, topology.indices, values)
+
+
+def _rounded(name: str, values: NumpyArray, dtype: np.dtype[Any]) -> NumpyArray:
+    """Return values in the dtype of the file, rounded once (CKP-004)."""
+    with np.errstate(over="ignore"):
+        rounded = values.astype(dtype)
+    if not np.isfinite(rounded).all():
+        raise CheckpointError("CKP-004", f"a weight of {name} does not fit {dtype}; convert the model to float32 first")
+    return rounded

@@ -1,0 +1,81 @@
+"""What all command lines share: thread settings before NumPy loads, errors in one line, progress on a terminal."""
+
+import os
+
+# Two thread pools fight over the cores unless idle workers sleep; both must be set before the libraries load.
+os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "4")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+import formats
+from seft_ref.errors import SeftError
+
+console = Console(stderr=True)
+"""Progress and remarks; results go to stdout."""
+out = Console(highlight=False)
+wide = Console(highlight=False, width=None if sys.stdout.isatty() else 200)
+
+
+class Refused(Exception):
+    """Input that a command line refuses for a reason of its own."""
+
+
+def run(command: Callable[..., None]) -> None:
+    """Run a command line; a refused input ends in one line on stderr and exit code 2."""
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+    app.command()(command)
+    try:
+        app()
+    except (SeftError, formats.FormatError, Refused, OSError) as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        print("error: interrupted", file=sys.stderr)
+        raise SystemExit(130) from None
+
+
+@contextmanager
+def progress(what: str, total: int) -> Iterator[Callable[..., None]]:
+    """Show a bar with a remark behind it; yields advance(remark="")."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.fields[remark]}"))
+    with Progress(*columns, console=console) as bar:
+        task = bar.add_task(what, total=total, remark="")
+
+        def advance(remark: str = "") -> None:
+            bar.update(task, advance=1, remark=remark)
+
+        yield advance
+
+
+def require_absent(path: Path) -> None:
+    """Refuse an output that exists, before any work is done."""
+    if path.exists():
+        raise Refused(f"{path} exists; remove it or choose another name")
+
+
+def write_json(path: Path | None, content: dict[str, Any]) -> None:
+    """Write content to a JSON file, by way of a temporary one."""
+    if path is None:
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    temporary.replace(path)
+
+
+def peak_memory_bytes() -> int:
+    """Return the largest resident size this process has had."""
+    import resource
+
+    kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return kilobytes * (1 if sys.platform == "darwin" else 1024)

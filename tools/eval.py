@@ -1,0 +1,42 @@
+"""Perplexity of a model on a text: python tools/eval.py DIR --text VALID.txt"""
+
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import _cli
+import typer
+
+from seft_ref import evaluate, load_model, read_tokens
+from seft_ref.kernels import cpu
+
+
+def main(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Sparse checkpoint or Hugging Face folder.")],
+    text: Annotated[Path, typer.Option(help="UTF-8 text to predict.")],
+    length: Annotated[int, typer.Option(min=2, help="Tokens in a window.")] = 128,
+    windows: Annotated[int, typer.Option(min=1, help="Windows, spread evenly over the text.")] = 40,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the result there too.")] = None,
+) -> None:
+    """Print the perplexity of the model in DIR over windows of a text."""
+    tokens = read_tokens(text, folder)
+    model = load_model(folder, cpu)
+    started = time.perf_counter()
+    with _cli.progress("evaluating", windows) as advance:
+        done = 0
+
+        def show(reached: int, _: int) -> None:
+            nonlocal done
+            for _step in range(reached - done):
+                advance()
+            done = reached
+
+        found = evaluate(model.weights, model.config, tokens, cpu, length=length, windows=windows, progress=show)
+    seconds = time.perf_counter() - started
+    _cli.out.print(f"perplexity {found.perplexity:.4g}  ({found.targets} targets in {windows} windows of {length}, {seconds:.1f} s)")
+    _cli.write_json(json_file, asdict(found) | {"seconds": seconds, "peak_memory_bytes": _cli.peak_memory_bytes()})
+
+
+if __name__ == "__main__":
+    _cli.run(main)

@@ -1,0 +1,96 @@
+"""Prune a Hugging Face model: python tools/prune.py HF_DIR OUT_DIR --method wanda --sparsity 0.7 --calibration TEXT"""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import _cli
+import numpy as np
+import typer
+
+from formats.convert.hf import open_hf, write_hf
+from formats.records import Dense
+from seft_ref.calibrate import prune_magnitude, prune_wanda
+from seft_ref.checkpoint import computable, is_sparse, read_config
+from seft_ref.config import ModelConfig
+from seft_ref.kernels import cpu
+from seft_ref.prune.keep import parse_pattern, removed_count
+from seft_ref.text import calibration_starts, read_tokens
+
+
+def main(
+    folder: Annotated[Path, typer.Argument(metavar="HF_DIR", help="Hugging Face folder of a dense model.")],
+    destination: Annotated[Path, typer.Argument(metavar="OUT_DIR", help="Where the pruned Hugging Face folder goes; must not exist.")],
+    method: Annotated[str, typer.Option(help="magnitude or wanda.")],
+    sparsity: Annotated[float, typer.Option(help="Fraction of weights removed from every matrix, 0 to below 1.")] = 0.5,
+    pattern: Annotated[str | None, typer.Option(help="N:M keeps N of every M weights of a row, for example 2:4; replaces --sparsity.")] = None,
+    calibration: Annotated[Path | None, typer.Option(help="UTF-8 text that Wanda measures activations on.")] = None,
+    samples: Annotated[int, typer.Option(min=1, help="Calibration windows.")] = 16,
+    length: Annotated[int, typer.Option(min=2, help="Tokens of a calibration window.")] = 256,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the calibration windows.")] = 0,
+    dtype: Annotated[str | None, typer.Option(help="Compute in float32 or float64; default: as stored, 16-bit as float32.")] = None,
+) -> None:
+    """Prune the linear layers of the blocks of HF_DIR and write the model, kept weights bit for bit, to OUT_DIR."""
+    _cli.require_absent(destination)
+    if method not in ("magnitude", "wanda"):
+        raise _cli.Refused(f"unknown method {method!r}; choose magnitude or wanda")
+    if not folder.is_dir() or is_sparse(folder):
+        raise _cli.Refused(f"{folder} is not a Hugging Face folder")
+    groups = None if pattern is None else parse_pattern(pattern)
+    removed_count(sparsity, 1)
+    with open_hf(folder) as source:
+        config = read_config(source.files)
+
+        def read(name: str) -> Any:
+            return computable(name, source[name].values, dtype)
+
+        if method == "wanda":
+            if calibration is None:
+                raise _cli.Refused("wanda needs --calibration TEXT")
+            tokens = np.asarray(read_tokens(calibration, folder), dtype=np.int64)
+            starts = calibration_starts(len(tokens), length, seed, samples)
+            batches = [np.stack([tokens[s : s + length] for s in starts[i : i + 4]]) for i in range(0, samples, 4)]
+            found = prune_wanda(config, read, batches, cpu, sparsity, groups)
+        else:
+            found = prune_magnitude(config, read, sparsity, groups)
+        masks: dict[str, Any] = {}
+        with _cli.progress("pruning", len(config.targets())) as advance:
+            for name, mask in found:
+                masks[name] = np.packbits(mask)  # an eighth of a byte a weight, until the writer comes to it
+                advance(name.removeprefix("model.layers."))
+        removed = sum(_removed(config, name, packed) for name, packed in masks.items())
+        record = {
+            "method": method,
+            "sparsity": None if groups else sparsity,
+            "pattern": pattern,
+            "removed": removed,
+            "of": sum(m.shape[0] * m.shape[1] for m in config.targets()),
+            "calibration": {"samples": samples, "length": length, "seed": seed} if method == "wanda" else None,
+        }
+        files = dict(source.files) | {"pruning.json": (json.dumps(record, indent=2) + "\\n").encode()}
+        write_hf(destination, _Masked(source, masks), files)
+    _cli.out.print(f"{destination}: removed {removed} of {record['of']} weights ({removed / record['of']:.4%})")
+
+
+class _Masked(dict[str, Dense]):
+    """The tensors of a folder with masks applied when each is asked for; removed weights become +0.0 (PRN-006)."""
+
+    def __init__(self, source: Any, masks: dict[str, Any]) -> None:
+        super().__init__({name: None for name in source})
+        self._source, self._masks = source, masks
+
+    def __getitem__(self, name: str) -> Dense:
+        tensor: Dense = self._source[name]
+        if name not in self._masks:
+            return tensor
+        mask = np.unpackbits(self._masks[name], count=tensor.values.size).reshape(tensor.shape).astype(bool)
+        return Dense(np.where(mask, tensor.values, np.zeros((), tensor.dtype)))
+
+
+def _removed(config: ModelConfig, name: str, packed: Any) -> int:
+    shape = next(m.shape for m in config.targets() if m.name == name)
+    return shape[0] * shape[1] - int(np.unpackbits(packed).sum())
+
+
+if __name__ == "__main__":
+    _cli.run(main)
