@@ -12,7 +12,7 @@ from formats.errors import DestinationExists
 
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
-    """Yield an empty folder beside path, renamed to path if the block ends well and removed otherwise (FMT-110).
+    """Yield an empty folder beside path, renamed to it if the block ends well, else removed (FMT-110).
 
     Every file put into it must have been synced. A process that is killed leaves a ``.<name>.tmp-*`` folder
     behind, which may be deleted.

@@ -97,7 +97,7 @@ def raw_bytes(values: Array) -> memoryview:
 
 
 def pack_header(metadata: Mapping[str, str], sections: Iterable[Section], align: int) -> bytes:
-    """Return length and header (FMT-020): canonical JSON and as few spaces as make both a multiple of align."""
+    """Return length and header (FMT-020): canonical JSON, then the fewest spaces to a multiple of align."""
     entries: dict[str, JSON] = {
         s.name: {"data_offsets": [s.begin, s.end], "dtype": s.dtype, "shape": list(s.shape)} for s in sections
     }
@@ -109,8 +109,8 @@ def pack_header(metadata: Mapping[str, str], sections: Iterable[Section], align:
 class MappedFile:
     """A file mapped into memory, read only; pages come in when they are looked at.
 
-    Arrays made from it keep the mapping alive. A file that someone else cuts short while it is mapped takes the
-    process down: replace files by renaming, never in place (FMT-111).
+    Arrays made from it keep the mapping alive. A file that someone else cuts short while it is mapped takes
+    the process down: replace files by renaming, never in place (FMT-111).
     """
 
     def __init__(self, path: Path) -> None:
@@ -159,7 +159,7 @@ def parse_sections(header: JSON, what: str) -> tuple[dict[str, JSON], dict[str, 
     """Return the metadata and the sections of a parsed header; offsets and sizes are not yet compared.
 
     Raises:
-        FormatError: FMT-030 for an entry that is not one of safetensors, FMT-006 for a dtype outside the table.
+        FormatError: FMT-030 for an entry that safetensors does not have, FMT-006 for its dtype.
     """
     if not isinstance(header, dict):
         raise BadSectionEntry(f"{what} is not a JSON object")

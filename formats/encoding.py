@@ -19,13 +19,10 @@ from formats import validate
 from formats.container import dtype_name, pad_length, section_bytes
 from formats.errors import SupportWouldBeLost, UnknownEncoding, UnknownOption, WrongCount
 from formats.header import Entry
-from formats.records import Array, Dense, Sparse, Tensor
+from formats.records import Array, Dense, Sparse, Tensor, flat, row_blocks
 
 Plan: TypeAlias = dict[str, tuple[str, tuple[int, ...]]]
 """Role -> dtype and shape of the section."""
-
-BLOCK = 1 << 22
-"""Positions unpacked at a time: bounds what decoding holds beyond its result."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +83,13 @@ def choose(tensor: Tensor, wanted: str, name: str) -> Encoding:
     return ENCODINGS[wanted]
 
 
+def pays(dtype: str, shape: tuple[int, ...], nnz: int) -> bool:
+    """Tell whether a matrix takes fewer bytes in some sparse encoding than in dense (FMT-081)."""
+    entry = Entry(dtype, shape, "", nnz, "", {})
+    sparse = [e for e in ENCODINGS.values() if e.name != "dense" and (e.name != "bitmask" or shape[1])]
+    return min(e.size(entry) for e in sparse) < section_bytes(dtype, shape)
+
+
 def check_option(wanted: str) -> None:
     """Verify that an encoding asked for exists (FMT-084)."""
     if wanted != "auto" and wanted not in ENCODINGS:
@@ -107,7 +111,7 @@ def plan(entry: Entry, name: str) -> Plan:
     return encoding.plan(entry, name)
 
 
-# dense ----------------------------------------------------------------------------------------------------------
+# dense -------------------------------------------------------------------------------------------
 
 
 def _plan_dense(entry: Entry, name: str) -> Plan:
@@ -132,7 +136,7 @@ def _fits_dense(tensor: Tensor) -> bool:
     return tensor.nnz == prod(tensor.shape)
 
 
-# bitmask --------------------------------------------------------------------------------------------------------
+# bitmask -----------------------------------------------------------------------------------------
 
 
 def _plan_bitmask(entry: Entry, name: str) -> Plan:
@@ -146,11 +150,9 @@ def _encode_bitmask(tensor: Tensor) -> dict[str, Array]:
     assert isinstance(tensor, Sparse)
     rows, columns = tensor.shape
     mask = np.empty((rows, -(-columns // 8)), dtype=np.uint8)
-    for first, last in _row_blocks(rows, columns):
-        lo, hi = int(tensor.indptr[first]), int(tensor.indptr[last])
-        starts = np.arange(last - first, dtype=np.int64) * columns
+    for first, last in row_blocks(rows, columns):
         present = np.zeros((last - first) * columns, dtype=np.bool_)
-        present[np.repeat(starts, np.diff(tensor.indptr[first : last + 1])) + tensor.indices[lo:hi]] = True
+        present[flat(tensor, first, last)] = True
         mask[first:last] = np.packbits(present.reshape(last - first, columns), axis=1, bitorder="little")
     return {"mask": mask, "values": tensor.values}
 
@@ -164,7 +166,7 @@ def _decode_bitmask(entry: Entry, name: str, sections: Mapping[str, Array]) -> T
     indptr = np.zeros(rows + 1, dtype=np.int64)
     np.cumsum(counts, out=indptr[1:])
     indices = np.empty(entry.nnz, dtype=np.int32)
-    for first, last in _row_blocks(rows, columns):
+    for first, last in row_blocks(rows, columns):
         present = np.unpackbits(mask[first:last], axis=1, count=columns, bitorder="little")
         indices[indptr[first] : indptr[last]] = np.flatnonzero(present) % columns
     return Sparse((rows, columns), indptr, indices, values)
@@ -174,13 +176,7 @@ def _fits_bitmask(tensor: Tensor) -> bool:
     return isinstance(tensor, Sparse) and tensor.shape[1] > 0
 
 
-def _row_blocks(rows: int, columns: int) -> list[tuple[int, int]]:
-    """Return first and last + 1 of runs of rows that hold about BLOCK positions each."""
-    step = max(1, BLOCK // max(columns, 1))
-    return [(first, min(first + step, rows)) for first in range(0, rows, step)]
-
-
-# csr ------------------------------------------------------------------------------------------------------------
+# csr ---------------------------------------------------------------------------------------------
 
 
 def _plan_csr(entry: Entry, name: str) -> Plan:

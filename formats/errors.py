@@ -1,4 +1,4 @@
-"""Errors of the file format: one class per broken rule, each message led by the clause of SPEC.md it breaks."""
+"""Errors of the file format: one class per broken rule, each message led by the clause it breaks."""
 
 from typing import ClassVar
 

@@ -17,6 +17,9 @@ from formats.strict_json import JSON
 Array: TypeAlias = NDArray[Any]
 DType: TypeAlias = np.dtype[Any]
 
+BLOCK = 1 << 22
+"""Positions looked at together: bounds what packing and unpacking hold beyond their result."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Dense:
@@ -117,30 +120,45 @@ def count_bits(values: Array) -> int:
 
 
 def from_dense(values: Array) -> Sparse:
-    """Return the matrix whose support is every element with a bit set; −0.0 is stored, +0.0 is not (FMT-122).
+    """Return the matrix whose support is every element with a bit set: −0.0 is in, +0.0 is not (FMT-122).
 
     Shapes and dtypes: values (rows, columns), any dtype of the table, fewer than 2^31 rows and columns.
     """
-    values = np.asarray(values, order="C")
-    present = bits(values) != 0
-    indptr = np.zeros(values.shape[0] + 1, dtype=np.int64)
-    np.cumsum(np.count_nonzero(present, axis=1), out=indptr[1:])
-    slots = np.flatnonzero(present)
-    columns = (slots % max(values.shape[1], 1)).astype(np.int32)
-    return Sparse((values.shape[0], values.shape[1]), indptr, columns, values.reshape(-1)[slots])
+    rows, columns = values.shape
+    parts: list[tuple[NDArray[np.int64], NDArray[np.int32], Array]] = []
+    for first, last in row_blocks(rows, columns):
+        block = np.asarray(values[first:last], order="C")
+        present = bits(block) != 0
+        where = np.flatnonzero(present) % max(columns, 1)
+        parts.append((np.count_nonzero(present, axis=1), where.astype(np.int32), block[present]))
+    indptr = np.zeros(rows + 1, dtype=np.int64)
+    if not parts:
+        return Sparse((rows, columns), indptr, np.empty(0, dtype=np.int32), np.empty(0, dtype=values.dtype))
+    counts, indices, kept = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+    np.cumsum(counts, out=indptr[1:])
+    return Sparse((rows, columns), indptr, indices, kept)
 
 
 def to_dense(tensor: Tensor) -> Array:
-    """Return the array with +0.0 at every absent position; which zeros were stored is no longer told."""
+    """Return the array whose bits are zero at absent positions; which zeros were stored is no longer told."""
     if isinstance(tensor, Dense):
         return tensor.values
     rows, columns = tensor.shape
-    values = np.zeros(rows * columns, dtype=tensor.dtype)
-    values[row_starts(tensor) + tensor.indices] = tensor.values
-    return values.reshape(rows, columns)
+    values = np.zeros((rows, columns), dtype=tensor.dtype)
+    for first, last in row_blocks(rows, columns):
+        lo, hi = tensor.indptr[first], tensor.indptr[last]
+        values[first:last].reshape(-1)[flat(tensor, first, last)] = tensor.values[lo:hi]
+    return values
 
 
-def row_starts(tensor: Sparse) -> NDArray[np.int64]:
-    """Return for each slot the flat position of the first column of its row, int64 (nnz,)."""
-    rows, columns = tensor.shape
-    return np.repeat(np.arange(rows, dtype=np.int64) * columns, np.diff(tensor.indptr))
+def row_blocks(rows: int, columns: int) -> list[tuple[int, int]]:
+    """Return first and last + 1 of runs of rows that hold about BLOCK positions each."""
+    step = max(1, BLOCK // max(columns, 1))
+    return [(first, min(first + step, rows)) for first in range(0, rows, step)]
+
+
+def flat(tensor: Sparse, first: int, last: int) -> NDArray[np.int64]:
+    """Return the row-major positions of the slots of rows first to last, counted from row first, int64."""
+    starts = np.arange(last - first, dtype=np.int64) * tensor.shape[1]
+    lo, hi = tensor.indptr[first], tensor.indptr[last]
+    return np.repeat(starts, np.diff(tensor.indptr[first : last + 1])) + tensor.indices[lo:hi]

@@ -4,6 +4,8 @@ canonical({"b": 1, "a": [True, "é"]})   ->   {"a":[true,"é"],"b":1}
 """
 
 import json
+from collections import Counter
+from collections.abc import Callable
 from typing import Any, NoReturn, TypeAlias
 
 from formats.errors import DuplicateKey, FormatError, NotAnInteger, NotCanonicalJson, NotJson, TooDeep
@@ -42,27 +44,28 @@ def parse(data: bytes, what: str) -> JSON:
             min(len(text), len(expected)),
         )
         raise NotCanonicalJson(
-            f"{what} has {text[at : at + 20]!r} at character {at}, its canonical form has {expected[at : at + 20]!r}"
+            f"{what} has {text[at : at + 20]!r} at character {at}, "
+            f"its canonical form has {expected[at : at + 20]!r}"
         )
     return value
 
 
 def parse_any(data: bytes, what: str) -> JSON:
-    """Return the value of JSON text in any spelling, with unique keys and integers only: for foreign files.
+    """Return the value of JSON text in any spelling, with unique keys, for foreign files: fractions become strings.
 
     Raises:
         FormatError: FMT-024 to FMT-026 (FMT-027 if it exhausts the parser).
     """
-    return _load(data, what)[0]
+    return _load(data, what, str)[0]
 
 
-def _load(data: bytes, what: str) -> tuple[JSON, str]:
+def _load(data: bytes, what: str, float_hook: Callable[[str], str] | None = None) -> tuple[JSON, str]:
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(pairs)
         # FMT-025
         if len(found) != len(pairs):
-            seen: set[str] = set()
-            twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+            counts = Counter(key for key, _ in pairs)
+            twice = next(key for key, count in counts.items() if count > 1)
             raise DuplicateKey(f"{what} has the key {twice[:80]!r} twice in one object")
         return found
 
@@ -84,7 +87,11 @@ def _load(data: bytes, what: str) -> tuple[JSON, str]:
         raise NotJson(f"{what} is not UTF-8: byte {error.start} does not belong") from error
     try:
         value = json.loads(
-            text, object_pairs_hook=unique, parse_int=integer, parse_float=fraction, parse_constant=fraction
+            text,
+            object_pairs_hook=unique,
+            parse_int=integer,
+            parse_float=float_hook or fraction,
+            parse_constant=fraction,
         )
     except json.JSONDecodeError as error:
         raise NotJson(f"{what} is not JSON: {error.msg} at character {error.pos}") from error

@@ -34,7 +34,7 @@ from formats.records import Tensor, TensorInfo
 
 MAX_HEADER = 25_000_000
 MAX_TENSORS = 4096
-"""Tensors that the writer puts into one part: keeps headers of common names far below MAX_HEADER (FMT-085)."""
+"""Tensors that the writer puts into one part: keeps headers far below MAX_HEADER (FMT-085)."""
 
 MANIFEST_KEY = "seft.manifest"
 DIGEST_KEY = "seft.manifest.sha256"
@@ -214,7 +214,8 @@ def _manifest(metadata: dict[str, strict_json.JSON], name: str) -> tuple[Manifes
     # FMT-029
     if set(metadata) != {"format", MANIFEST_KEY, DIGEST_KEY} or metadata["format"] != "pt":
         raise BadMetadata(
-            f"{name} must have a __metadata__ of format 'pt', {MANIFEST_KEY} and {DIGEST_KEY}, found {sorted(metadata)}"
+            f"{name} must have a __metadata__ of format 'pt', {MANIFEST_KEY} and {DIGEST_KEY}, "
+            f"found {sorted(metadata)}"
         )
     text, expected = metadata[MANIFEST_KEY], metadata[DIGEST_KEY]
     if not isinstance(text, str) or not isinstance(expected, str):

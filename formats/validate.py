@@ -52,7 +52,7 @@ _KIND = re.compile(r"[a-z][a-z0-9-]{0,63}")
 
 
 def check_shape(shape: tuple[int, ...], name: str) -> None:
-    """Verify FMT-007. Dimensions of 0 are left out of the product: they would hide what the others ask for."""
+    """Verify FMT-007. Dimensions of 0 are left out of the product: they would hide the others."""
     if len(shape) > MAX_RANK:
         raise BadShape(f"tensor {name!r} has {len(shape)} dimensions, at most {MAX_RANK} are allowed")
     if any(d < 0 for d in shape) or prod(d for d in shape if d) > MAX_NUMEL:
@@ -103,7 +103,8 @@ def check_file_names(names: Collection[str]) -> None:
     for name in names:
         if not _FILE_NAME.fullmatch(name):
             raise BadFileName(
-                f"companion {name[:80]!r} is no plain file name: expected up to 255 of A-Z a-z 0-9 . _ - and no leading dot"
+                f"companion {name[:80]!r} is no plain file name: expected up to 255 of A-Z a-z 0-9 . _ - "
+                f"and no leading dot"
             )
         low = name.lower()
         if low.startswith("model.sparse") or low.endswith(WEIGHT_SUFFIXES):
@@ -140,15 +141,16 @@ def check_record(tensor: Tensor, name: str) -> None:
     ):
         if not isinstance(array, np.ndarray) or array.dtype != dtype or array.shape != shape:
             raise BadRecord(
-                f"{what} of {name!r} is {getattr(array, 'dtype', type(array))} {list(getattr(array, 'shape', ()))}, "
-                f"expected {np.dtype(dtype)} of shape {list(shape)} beside values of shape {list(tensor.values.shape)}"
+                f"{what} of {name!r} is {getattr(array, 'dtype', type(array))} of shape "
+                f"{list(getattr(array, 'shape', ()))}, expected {np.dtype(dtype)} of shape {list(shape)} "
+                f"beside values of shape {list(tensor.values.shape)}"
             )
     check_row_ptr(tensor.indptr, nnz, name)
     check_columns(tensor.indptr, tensor.indices, tensor.shape[1], name)
 
 
 def check_row_ptr(row_ptr: Array, nnz: int, name: str) -> None:
-    """Verify FMT-066 and FMT-067 in the dtype that row_ptr (rows + 1,) is stored in, so that nothing wraps."""
+    """Verify FMT-066 and FMT-067 in the stored dtype of row_ptr (rows + 1,), so that nothing wraps."""
     first, last = int(row_ptr[0]), int(row_ptr[-1])
     if first != 0 or last != nnz:
         raise RowPointerEnds(f"row pointers of {name!r} run from {first} to {last}, expected 0 to {nnz}")

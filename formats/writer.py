@@ -25,13 +25,13 @@ def write(
     Args:
         path: the folder to make; its parent must exist.
         checkpoint: what to write. Each tensor is fetched once, in name order, and let go before the next.
-        encoding: how to store sparse tensors: ``"auto"`` takes the fewest bytes, tensor by tensor. Dense tensors
-            are stored dense whatever it says: the writer never invents a support.
+        encoding: how to store sparse tensors: ``"auto"`` takes the fewest bytes, tensor by tensor. Dense
+            tensors are stored dense whatever it says: the writer never invents a support.
         shard_bytes: bytes of sections that a part may hold before the next tensor opens another part.
 
     Raises:
-        FormatError: DestinationExists FMT-110 if path is there; otherwise the rule that the checkpoint breaks.
-            Nothing is left on disk.
+        FormatError: DestinationExists FMT-110 if path is there; otherwise the rule that is broken. Nothing is
+            left on disk.
     """
     if shard_bytes < 1:
         raise UnknownOption(f"shard_bytes is {shard_bytes}, expected at least 1")
@@ -53,8 +53,8 @@ def write_file(path: str | os.PathLike[str], checkpoint: Checkpoint, *, encoding
         encoding: as for `write`.
 
     Raises:
-        FormatError: FMT-112 for the name, FMT-013 if there are companions, otherwise as `write`. What stood at
-            path before stands there still.
+        FormatError: FMT-112 for the name, FMT-013 if there are companions, otherwise as `write`. What stood
+            at path before stands there still.
     """
     path = Path(path)
     # FMT-112
@@ -150,7 +150,7 @@ class _Parts:
         self._tensors.append(list(self._open.tensors))
 
     def finish(self) -> None:
-        """Close the last part, give every part its name and write the index if there are several (FMT-100)."""
+        """Close the last part, name the parts and write the index if there are several (FMT-100)."""
         if not self._roots:
             self._close(0)
             (self._folder / "part-0").rename(self._folder / WHOLE)
