@@ -1,1 +1,30 @@
-"""."""
+"""Sparse checkpoints on disk: a strict, deterministic profile of safetensors (SPEC.md, chapter FMT).
+
+formats.write("model-sparse", formats.Checkpoint("model", {"w": formats.from_dense(w)}))
+with formats.open("model-sparse") as reader:
+    w = reader["w"]                                # Sparse(shape, indptr, indices, values), read lazily
+"""
+
+from formats.errors import FormatError
+from formats.reader import Reader, read
+from formats.reader import open_checkpoint as open  # noqa: A004 - formats.open reads like gzip.open
+from formats.records import Checkpoint, Dense, Sparse, Tensor, TensorInfo, from_dense, to_dense
+from formats.strict_json import JSON
+from formats.writer import write, write_file
+
+__all__ = [
+    "JSON",
+    "Checkpoint",
+    "Dense",
+    "FormatError",
+    "Reader",
+    "Sparse",
+    "Tensor",
+    "TensorInfo",
+    "from_dense",
+    "open",
+    "read",
+    "to_dense",
+    "write",
+    "write_file",
+]

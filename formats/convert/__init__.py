@@ -1,1 +1,1 @@
-"""."""
+"""Converters from and to the files of others, one module a foreign format."""

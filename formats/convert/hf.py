@@ -1,0 +1,302 @@
+"""Hugging Face folders: `model.safetensors`, or shards with an index, beside configuration and tokenizer.
+
+to_sparse("Llama-pruned", "Llama-sparse")      every stored weight keeps its bits
+to_hf("Llama-sparse", "Llama-again")           and comes back with them: stock loaders open the result
+"""
+
+import os
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+
+from formats import atomic, strict_json, validate
+from formats.container import DTYPES, FLOATS, MappedFile, Section, dtype_name
+from formats.convert.stock import open_stock, outline, write_stock
+from formats.encoding import pays
+from formats.errors import CastOverflow, ForeignFolder, FormatError, UnknownOption
+from formats.reader import Reader, open_checkpoint
+from formats.records import Array, Checkpoint, Dense, Tensor, count_bits, from_dense, to_dense
+from formats.writer import write
+
+WHOLE = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+MAX_INDEX = 100_000_000
+
+CASTABLE = frozenset({"F16", "BF16", "F32", "F64"})
+"""Floats that a cast reads and makes; narrower ones mean nothing without their quantisation scheme."""
+
+_SHARD_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,242}\.safetensors")
+
+
+def open_hf(folder: str | os.PathLike[str]) -> "HfFolder":
+    """Return a lazy reader of a Hugging Face folder; a context manager.
+
+    Raises:
+        ForeignFolder: FMT-120 if a file is missing or index and shards contradict each other.
+        ForeignFile: FMT-121 if a shard is truncated or malformed.
+    """
+    return HfFolder(Path(folder))
+
+
+class HfFolder(Mapping[str, Dense]):
+    """The tensors of a Hugging Face folder, name -> Dense, in sorted order; each is mapped when asked for.
+
+    Attributes:
+        files: name -> bytes of the companions, read when asked for (FMT-123).
+    """
+
+    def __init__(self, folder: Path) -> None:
+        if not folder.is_dir():
+            raise ForeignFolder(f"{folder} is not a folder")
+        shards = _shards(folder)
+        self._owner = {
+            name: (file, section) for file, found in shards.values() for name, section in found.items()
+        }
+        self.files: Mapping[str, bytes] = _Companions(folder)
+
+    def __getitem__(self, name: str) -> Dense:
+        """Return a tensor: a read-only view of the file, bit for bit. KeyError if it is not there."""
+        file, section = self._owner[name]
+        values = file.array(section)
+        validate.check_bool(values, name)
+        return Dense(values)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(sorted(self._owner))
+
+    def __len__(self) -> int:
+        return len(self._owner)
+
+    def section(self, name: str) -> Section:
+        """Return dtype and shape of a tensor without reading it. KeyError if it is not there."""
+        return self._owner[name][1]
+
+    def close(self) -> None:
+        """Let go of the files; arrays that were handed out keep what they need."""
+        self._owner = {}
+
+    def __enter__(self) -> "HfFolder":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def to_sparse(
+    src: str | os.PathLike[str],
+    dst: str | os.PathLike[str],
+    *,
+    encoding: str = "auto",
+    dtype: str | None = None,
+) -> None:
+    """Write the Hugging Face folder src as the sparse checkpoint dst, one tensor in memory at a time.
+
+    Args:
+        src: the folder to read.
+        dst: the folder to make.
+        encoding: ``"auto"`` makes a float matrix sparse where that takes fewer bytes than dense; ``"bitmask"``
+            and ``"csr"`` make every float matrix sparse; ``"dense"`` none (FMT-122).
+        dtype: name of the dtype to cast floats to, for example ``"BF16"``; None keeps every bit. What is in
+            the support is judged before the cast (FMT-126).
+
+    Raises:
+        FormatError: FMT-110 if dst is there, FMT-120 or FMT-121 for a bad src, FMT-126 for an overflow.
+    """
+    _check_dtype(dtype)
+    with open_hf(src) as source:
+        write(
+            dst,
+            Checkpoint("model", _Sparsified(source, encoding, dtype), files=source.files),
+            encoding=encoding,
+        )
+
+
+def to_hf(
+    src: str | os.PathLike[str],
+    dst: str | os.PathLike[str],
+    *,
+    dtype: str | None = None,
+    shard_bytes: int = 5_000_000_000,
+) -> None:
+    """Write the sparse checkpoint src as the Hugging Face folder dst, one tensor in memory at a time.
+
+    Absent positions become +0.0; which zeros were stored is no longer told. Tied names stay absent (FMT-124).
+
+    Args:
+        src: a checkpoint folder or file.
+        dst: the folder to make.
+        dtype: name of the dtype to cast floats to, for example ``"F32"``; None keeps every bit.
+        shard_bytes: bytes of tensors that a shard may hold before the next tensor opens another one.
+
+    Raises:
+        FormatError: FMT-110 if dst is there, the broken rule of src, FMT-126 for a cast that overflows.
+    """
+    _check_dtype(dtype)
+    if shard_bytes < 1:
+        raise UnknownOption(f"shard_bytes is {shard_bytes}, expected at least 1")
+
+    def fetch(name: str) -> Array:
+        return _cast(Dense(to_dense(reader.load_verified(name))), dtype, name).values
+
+    with open_checkpoint(src) as reader, atomic.new_folder(Path(dst)) as folder:
+        for name, data in reader.files.items():
+            atomic.write_bytes(folder / name, data)
+        shards = _split(_outlines(reader, dtype), shard_bytes)
+        if len(shards) == 1:
+            write_stock(folder / WHOLE, shards[0], fetch)
+            return
+        weight_map: dict[str, strict_json.JSON] = {}
+        for i, shard in enumerate(shards, start=1):
+            file_name = f"model-{i:05d}-of-{len(shards):05d}.safetensors"
+            write_stock(folder / file_name, shard, fetch)
+            weight_map.update({section.name: file_name for section in shard})
+        total = sum(section.nbytes for shard in shards for section in shard)
+        text = strict_json.canonical({"metadata": {"total_size": total}, "weight_map": weight_map})
+        atomic.write_bytes(folder / INDEX, text.encode())
+
+
+def _outlines(reader: Reader, dtype: str | None) -> list[Section]:
+    infos = [reader.info(name) for name in reader.names()]
+    return [outline(i.name, _target(dtype_name(i.dtype), dtype), i.shape) for i in infos]
+
+
+def _split(tensors: list[Section], shard_bytes: int) -> list[list[Section]]:
+    """Return runs of tensors of at most shard_bytes each, or of one tensor that is larger by itself."""
+    shards: list[list[Section]] = [[]]
+    size = 0
+    for tensor in tensors:
+        if shards[-1] and size + tensor.nbytes > shard_bytes:
+            shards.append([])
+            size = 0
+        shards[-1].append(tensor)
+        size += tensor.nbytes
+    return shards
+
+
+class _Sparsified(Mapping[str, Tensor]):
+    """The tensors of a folder as a sparse checkpoint stores them (FMT-122), made when asked for."""
+
+    def __init__(self, source: HfFolder, encoding: str, dtype: str | None) -> None:
+        self._source = source
+        self._encoding = encoding
+        self._dtype = dtype
+
+    def __getitem__(self, name: str) -> Tensor:
+        tensor = self._source[name]
+        return _cast(from_dense(tensor.values) if self._is_sparse(tensor) else tensor, self._dtype, name)
+
+    def _is_sparse(self, tensor: Dense) -> bool:
+        name = dtype_name(tensor.dtype)
+        # FMT-122: an F8_E8M0 of zero bits is no zero
+        if self._encoding == "dense" or len(tensor.shape) != 2 or name not in FLOATS or name == "F8_E8M0":
+            return False
+        if not tensor.shape[1]:
+            return False
+        return self._encoding != "auto" or pays(
+            _target(name, self._dtype), tensor.shape, count_bits(tensor.values)
+        )
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._source)
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+
+class _Companions(Mapping[str, bytes]):
+    """The files that travel along: regular, not hidden, not weights, of at most 50,000,000 bytes (FMT-123)."""
+
+    def __init__(self, folder: Path) -> None:
+        self._paths = {
+            path.name: path
+            for path in sorted(folder.iterdir())
+            if path.is_file()
+            and not path.name.startswith(".")
+            and not path.name.lower().endswith(validate.WEIGHT_SUFFIXES)
+            and path.stat().st_size <= validate.MAX_FILE_BYTES
+        }
+
+    def __getitem__(self, name: str) -> bytes:
+        return self._paths[name].read_bytes()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._paths)
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+
+def _shards(folder: Path) -> dict[str, tuple[MappedFile, dict[str, Section]]]:
+    """Return the opened files of a folder, after comparing them with the index if there is one (FMT-120)."""
+    if (folder / WHOLE).is_file():
+        return {WHOLE: open_stock(folder / WHOLE)}
+    if not (folder / INDEX).is_file():
+        raise ForeignFolder(f"{folder} has neither {WHOLE} nor {INDEX}; no other kind of weight file is read")
+    weight_map = _weight_map(folder / INDEX)
+    shards = {}
+    for file_name in sorted(set(weight_map.values())):
+        if not (folder / file_name).is_file():
+            raise ForeignFolder(f"{folder} lacks {file_name!r}, which its index names")
+        shards[file_name] = open_stock(folder / file_name)
+    held = {(name, file_name) for file_name, (_, sections) in shards.items() for name in sections}
+    wrong = sorted(held ^ set(weight_map.items()))
+    if wrong:
+        name, file_name = wrong[0]
+        says = (
+            "has it there, its index does not" if wrong[0] in held else "lacks it, its index says otherwise"
+        )
+        raise ForeignFolder(f"{name!r} in {file_name!r}: the folder {says}")
+    return shards
+
+
+def _weight_map(path: Path) -> dict[str, str]:
+    with path.open("rb") as file:
+        data = file.read(MAX_INDEX + 1)
+    try:
+        if len(data) > MAX_INDEX:
+            raise ForeignFolder(f"more than {MAX_INDEX} bytes")
+        value = strict_json.parse_any(data, "the text")
+    except FormatError as error:
+        raise ForeignFolder(f"{path.name} cannot be read: {error}") from error
+    found = value.get("weight_map") if isinstance(value, dict) else None
+    if not isinstance(found, dict) or not found:
+        raise ForeignFolder(f"{path.name} has no weight_map")
+    weight_map = {}
+    for name, file_name in found.items():
+        # FMT-120: a single file name, so that no index leads out of its folder
+        if not isinstance(file_name, str) or not _SHARD_NAME.fullmatch(file_name):
+            raise ForeignFolder(
+                f"{path.name} puts {name!r} into {file_name!r:.80}, expected the name of a file beside it"
+            )
+        weight_map[name] = file_name
+    return weight_map
+
+
+def _cast(tensor: Tensor, dtype: str | None, name: str) -> Tensor:
+    """Return the tensor with its values cast; the same one if no cast applies (FMT-126)."""
+    source = dtype_name(tensor.dtype)
+    target = _target(source, dtype)
+    if target == source:
+        return tensor
+    with np.errstate(over="ignore", invalid="ignore"):
+        values = tensor.values.astype(DTYPES[target])
+    if (np.isfinite(values) != np.isfinite(tensor.values)).any():
+        raise CastOverflow(f"{name!r} holds finite values of {source} that {target} cannot hold")
+    return replace(tensor, values=values)
+
+
+def _target(source: str, dtype: str | None) -> str:
+    return source if dtype is None or source not in CASTABLE else dtype
+
+
+def _check_dtype(dtype: str | None) -> None:
+    if dtype is not None and dtype not in CASTABLE:
+        raise UnknownOption(
+            f"dtype {dtype!r} cannot be cast to, expected one of {', '.join(sorted(CASTABLE))}"
+        )

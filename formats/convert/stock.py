@@ -1,0 +1,88 @@
+"""Plain safetensors files as others write and read them.
+
+Reading is lenient about spelling (spaces, key order, alignment) and strict about bounds: nothing outside the file
+is ever addressed, and holes, shared bytes and repeated names are refused.
+"""
+
+import os
+from collections.abc import Callable, Iterable, Mapping
+from math import prod
+from pathlib import Path
+
+from formats import strict_json, validate
+from formats.container import (
+    DTYPES,
+    MappedFile,
+    Section,
+    pack_header,
+    parse_sections,
+    raw_bytes,
+    section_bytes,
+)
+from formats.errors import ForeignFile, FormatError
+from formats.records import Array
+
+MAX_HEADER = 100_000_000
+
+
+def open_stock(path: Path) -> tuple[MappedFile, dict[str, Section]]:
+    """Return a mapped safetensors file and its tensors by name.
+
+    Raises:
+        ForeignFile: FMT-121, whatever is wrong with it.
+    """
+    try:
+        file = MappedFile(path)
+        header = strict_json.parse_any(file.header(MAX_HEADER), "its header")
+        _, sections = parse_sections(header, "its header")
+        for section in sections.values():
+            validate.check_shape(section.shape, section.name)
+    except FormatError as error:
+        raise ForeignFile(f"{path.name} is no safetensors file that can be read: {error}") from error
+    _check_cover(sections, file, path.name)
+    return file, sections
+
+
+def _check_cover(sections: Mapping[str, Section], file: MappedFile, name: str) -> None:
+    """Verify that the tensors fill the file from header to end, without holes and without sharing bytes."""
+    at = 0
+    for section in sorted(sections.values(), key=lambda s: (s.begin, s.end)):
+        if section.begin != at or section.nbytes != section_bytes(section.dtype, section.shape):
+            raise ForeignFile(
+                f"{section.name!r} in {name} spans {section.begin} to {section.end}, expected to begin at {at} "
+                f"and to take the {section_bytes(section.dtype, section.shape)} bytes of its shape"
+            )
+        at = section.end
+    if at != file.size - file.data_start:
+        raise ForeignFile(
+            f"{name} holds {file.size - file.data_start} bytes of tensors, its header describes {at}"
+        )
+
+
+def outline(name: str, dtype: str, shape: tuple[int, ...]) -> Section:
+    """Return a tensor that has no place yet."""
+    return Section(name, dtype, shape, 0, section_bytes(dtype, shape))
+
+
+def write_stock(path: Path, tensors: Iterable[Section], fetch: Callable[[str], Array]) -> None:
+    """Write a safetensors file and wait until it is on disk.
+
+    Args:
+        path: a new file.
+        tensors: names, dtypes and shapes; wide dtypes go first, so that every element is aligned.
+        fetch: name -> the array of that dtype and shape; asked once for each, in file order.
+    """
+    sections, at = [], 0
+    for t in sorted(tensors, key=lambda t: (-DTYPES[t.dtype].itemsize, t.name)):
+        sections.append(Section(t.name, t.dtype, t.shape, at, at + t.nbytes))
+        at += t.nbytes
+    with path.open("xb") as file:
+        # "pt" is what stock loaders ask for; the order of dimensions is the usual one
+        file.write(pack_header({"format": "pt"}, sections, 8))
+        for section in sections:
+            values = fetch(section.name)
+            assert values.dtype == DTYPES[section.dtype]
+            assert values.size == prod(section.shape)
+            file.write(raw_bytes(values))
+        file.flush()
+        os.fsync(file.fileno())

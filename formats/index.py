@@ -1,0 +1,100 @@
+"""A folder of parts: the names of its files and the index that binds them.
+
+model.sparse.safetensors                                  one part, no index
+model.sparse-00001-of-00002.safetensors ... and model.sparse.index.json
+"""
+
+import re
+from collections.abc import Collection, Mapping, Sequence
+
+from formats import strict_json
+from formats.errors import BadIndex, MissingFile, StrayFile
+from formats.header import as_digest, as_object, check_version, closed
+from formats.strict_json import JSON
+
+WHOLE = "model.sparse.safetensors"
+INDEX = "model.sparse.index.json"
+MAX_INDEX = 100_000_000
+MAX_PARTS = 99_999
+
+# FMT-112
+STOCK = re.compile(r"(?i)(model|adapter_model|pytorch_model)(-\d+-of-\d+)?\.safetensors")
+
+
+def part_name(part: int, count: int) -> str:
+    """Return the file name of a part, counted from 1 (FMT-100)."""
+    return f"model.sparse-{part:05d}-of-{count:05d}.safetensors"
+
+
+def index_text(spec: str, roots: Sequence[str], tensors: Sequence[Collection[str]]) -> str:
+    """Return the canonical index of parts, given the root digest and the tensor names of each (FMT-101)."""
+    weight_map: dict[str, JSON] = {
+        name: part_name(i, len(roots)) for i, names in enumerate(tensors, start=1) for name in names
+    }
+    return strict_json.canonical(
+        {"metadata": {"manifests": list(roots), "spec": spec}, "weight_map": weight_map}
+    )
+
+
+def parse_index(data: bytes) -> list[str]:
+    """Return the root digests of the parts that an index lists; `compare_index` judges the rest of it.
+
+    Raises:
+        FormatError: FMT-024 to FMT-028, FMT-040 to FMT-042, FMT-047, FMT-101.
+    """
+    what = "the index"
+    value = closed(as_object(strict_json.parse(data, what), what), {"metadata", "weight_map"}, what)
+    metadata = as_object(value["metadata"], "metadata of the index")
+    spec = metadata.get("spec")
+    check_version(spec if isinstance(spec, str) else "", what)
+    closed(metadata, {"manifests", "spec"}, "metadata of the index")
+    roots = metadata["manifests"]
+    # FMT-101
+    if not isinstance(roots, list) or not 2 <= len(roots) <= MAX_PARTS:
+        raise BadIndex(
+            f"the index must list 2 to {MAX_PARTS} manifests; one part stands without index as {WHOLE}"
+        )
+    as_object(value["weight_map"], "weight_map of the index")
+    return [as_digest(root, "a manifest of the index") for root in roots]
+
+
+def compare_index(
+    data: bytes, spec: str, roots: Sequence[str], tensors: Sequence[Mapping[str, object]]
+) -> None:
+    """Verify that an index says exactly what its parts say (FMT-101)."""
+    expected = index_text(spec, roots, tensors)
+    if data == expected.encode():
+        return
+    said = as_object(as_object(strict_json.parse(data, "the index"), "the index")["weight_map"], "weight_map")
+    held = as_object(
+        as_object(strict_json.parse(expected.encode(), "parts"), "parts")["weight_map"], "weight_map"
+    )
+    for name in sorted(set(said) | set(held)):
+        if said.get(name) != held.get(name):
+            raise BadIndex(
+                f"the index has {name!r} in {said.get(name)}, the parts have it in {held.get(name)}"
+            )
+    raise BadIndex(f"the index says another version than its parts, which say {spec}")
+
+
+def expected_files(found: Collection[str], roots: Sequence[str] | None) -> list[str]:
+    """Return the checkpoint files of a folder in part order, after comparing them with what is there.
+
+    Args:
+        found: the file names of the folder.
+        roots: the root digests of the index, None where there is no index.
+
+    Raises:
+        MissingFile: FMT-102.
+        StrayFile: FMT-103.
+    """
+    parts = [WHOLE] if roots is None else [part_name(i, len(roots)) for i in range(1, len(roots) + 1)]
+    expected = set(parts) if roots is None else {*parts, INDEX}
+    ours = {name for name in found if name.lower().startswith("model.sparse")}
+    # FMT-102
+    if expected - ours:
+        raise MissingFile(f"the folder lacks {min(expected - ours)!r}")
+    # FMT-103
+    if ours - expected:
+        raise StrayFile(f"the folder holds {min(ours - expected)!r}, which does not belong to the checkpoint")
+    return parts

@@ -1,0 +1,203 @@
+"""Reading checkpoints: open a folder or a file, look at names, fetch tensors one by one."""
+
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+
+from formats import digest, validate
+from formats.errors import BadIndex, BadPart, FileDigestMismatch, MissingFile, NotWhole
+from formats.header import Companion, Manifest
+from formats.index import INDEX, MAX_INDEX, compare_index, expected_files, parse_index
+from formats.records import Checkpoint, Tensor, TensorInfo
+from formats.strict_json import JSON
+from formats.v1 import PartReader, own
+
+
+def open_checkpoint(path: str | os.PathLike[str]) -> "Reader":
+    """Return a reader of a checkpoint folder or of a single file; a context manager.
+
+    Every header is checked before it is handed out; no section is read yet.
+
+    Raises:
+        FormatError: the first rule that a header, the index or the folder breaks.
+    """
+    return Reader(Path(path))
+
+
+def read(path: str | os.PathLike[str], *, verify: bool = True) -> Checkpoint:
+    """Return a whole checkpoint, held in memory and independent of its files.
+
+    Args:
+        path: a checkpoint folder or a single file.
+        verify: compare every digest; without it only the structure is checked.
+
+    Raises:
+        FormatError: the first rule that is broken.
+    """
+    with open_checkpoint(path) as reader:
+        load = reader.load_verified if verify else reader.__getitem__
+        tensors = {name: own(load(name)) for name in reader.names()}
+        return Checkpoint(reader.kind, tensors, reader.attributes, reader.tied, dict(reader.files))
+
+
+class Reader:
+    """An open checkpoint.
+
+    Arrays that it hands out are read-only views of the mapped files and stay valid after it is closed.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._folder = path if path.is_dir() else None
+        index = None
+        if self._folder is None:
+            self._parts = [PartReader(path)]
+        else:
+            found = [entry.name for entry in path.iterdir()]
+            index = _read_index(path) if INDEX in found else None
+            roots = None if index is None else parse_index(index)
+            self._parts = [PartReader(path / name) for name in expected_files(found, roots)]
+        manifests = [part.manifest for part in self._parts]
+        if index is None:
+            _check_whole(manifests[0], path.name)
+        else:
+            _check_parts(manifests, [part.root for part in self._parts], parse_index(index))
+            compare_index(
+                index, manifests[0].spec, [part.root for part in self._parts], [m.tensors for m in manifests]
+            )
+        self._first = manifests[0]
+        self._owner = {name: part for part in self._parts for name in sorted(part.manifest.tensors)}
+        validate.check_tied(self._first.tied, self._owner)
+        self.files: Mapping[str, bytes] = Companions(self._folder, self._first.files)
+        self.root_sha256 = self._parts[0].root if index is None else digest.of_bytes(index)
+
+    @property
+    def kind(self) -> str:
+        """What the checkpoint is for (FMT-012)."""
+        return self._first.kind
+
+    @property
+    def attributes(self) -> dict[str, JSON]:
+        """Its free attributes (FMT-011)."""
+        return self._first.attributes
+
+    @property
+    def tied(self) -> dict[str, str]:
+        """Name that is not stored -> stored name that it equals (FMT-010)."""
+        return dict(self._first.tied)
+
+    @property
+    def spec(self) -> str:
+        """The version of the format that the checkpoint says."""
+        return self._first.spec
+
+    def names(self) -> list[str]:
+        """Return the names of the stored tensors in file order, which is sorted order."""
+        return list(self._owner)
+
+    def info(self, name: str) -> TensorInfo:
+        """Return what is known of a tensor without reading it. KeyError if it is not stored."""
+        return self._owner[name].info(name)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._owner
+
+    def __getitem__(self, name: str) -> Tensor:
+        """Return a tensor, its structure checked. KeyError if it is not stored."""
+        return self._owner[name].load(name)
+
+    def load_verified(self, name: str) -> Tensor:
+        """Return a tensor, its structure and its digests checked. KeyError if it is not stored."""
+        return self._owner[name].load_verified(name)
+
+    def verify(self) -> None:
+        """Check everything there is to check: all tensors, all digests, all companions (FMT-095).
+
+        Raises:
+            FormatError: the first rule that is broken.
+        """
+        for name in self._owner:
+            self.load_verified(name)
+        for name in self.files:
+            self.files[name]
+
+    def close(self) -> None:
+        """Let go of the files; arrays that were handed out keep what they need."""
+        self._owner = {}
+        self._parts = []
+
+    def __enter__(self) -> "Reader":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class Companions(Mapping[str, bytes]):
+    """The companions of a folder; each is read, and compared with its digest, when it is asked for."""
+
+    def __init__(self, folder: Path | None, entries: Mapping[str, Companion]) -> None:
+        self._folder = folder
+        self._entries = entries
+
+    def __getitem__(self, name: str) -> bytes:
+        """Return the bytes of a companion.
+
+        Raises:
+            MissingFile: FMT-102.
+            FileDigestMismatch: FMT-094.
+        """
+        entry = self._entries[name]
+        path = None if self._folder is None else self._folder / name
+        # FMT-102
+        if path is None or not path.is_file():
+            raise MissingFile(f"companion {name!r} is not there")
+        with path.open("rb") as file:
+            data = file.read(entry.nbytes + 1)
+        # FMT-094
+        if len(data) != entry.nbytes or digest.of_bytes(data) != entry.sha256:
+            raise FileDigestMismatch(
+                f"companion {name!r} is not the one that was written with the checkpoint"
+            )
+        return data
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(sorted(self._entries))
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+
+def _read_index(folder: Path) -> bytes:
+    with (folder / INDEX).open("rb") as file:
+        data = file.read(MAX_INDEX + 1)
+    # FMT-101
+    if len(data) > MAX_INDEX:
+        raise BadIndex(f"the index has more than {MAX_INDEX} bytes")
+    return data
+
+
+def _check_whole(manifest: Manifest, name: str) -> None:
+    # FMT-048
+    if manifest.part:
+        raise NotWhole(f"{name} is part {manifest.part} of a checkpoint; open its folder")
+
+
+def _check_parts(manifests: list[Manifest], found: list[str], roots: list[str]) -> None:
+    """Verify FMT-104."""
+    first = manifests[0]
+    last = ""
+    for i, manifest in enumerate(manifests, start=1):
+        if found[i - 1] != roots[i - 1]:
+            raise BadPart(f"part {i} has the manifest {found[i - 1]}, the index names {roots[i - 1]}")
+        if manifest.part != i:
+            raise BadPart(f"part {i} says that it is part {manifest.part}")
+        if (manifest.kind, manifest.spec) != (first.kind, first.spec):
+            raise BadPart(f"part {i} is a {manifest.kind} of version {manifest.spec}, part 1 another")
+        if i > 1 and (manifest.attributes or manifest.tied or manifest.files):
+            raise BadPart(f"part {i} has attributes, tied names or files; only part 1 may have them")
+        if not manifest.tensors or min(manifest.tensors) <= last:
+            raise BadPart(f"part {i} must hold tensors, and all of them after {last!r} of the part before")
+        last = max(manifest.tensors)

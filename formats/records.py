@@ -1,0 +1,164 @@
+"""What a checkpoint is made of, as plain records over NumPy arrays. No file is touched here.
+
+[ 5 . 0 ]      Sparse(shape=(2, 3), indptr=[0, 2, 3], indices=[0, 2, 1], values=[5, 0, 7])
+[ . 7 . ]      the zero at (0, 2) is stored: it belongs to the support (FMT-003)
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from math import prod
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from formats.strict_json import JSON
+
+Array: TypeAlias = NDArray[Any]
+DType: TypeAlias = np.dtype[Any]
+
+BLOCK = 1 << 22
+"""Positions looked at together: bounds what packing and unpacking hold beyond their result."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Dense:
+    """A tensor with a value at every position (FMT-004)."""
+
+    values: Array
+    """Any shape of at most 8 dimensions, any dtype of the table (FMT-006)."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Its shape."""
+        return self.values.shape
+
+    @property
+    def dtype(self) -> DType:
+        """The dtype of its values."""
+        return self.values.dtype
+
+    @property
+    def nnz(self) -> int:
+        """Number of stored values: all of them."""
+        return self.values.size
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Sparse:
+    """A matrix with values at the positions of its support only, in row-major order, each once (FMT-004).
+
+    Construction checks nothing; the writer verifies every rule.
+    """
+
+    shape: tuple[int, int]
+    indptr: NDArray[np.int64]
+    """int64, (rows + 1,): row r owns slots indptr[r] to indptr[r + 1]."""
+    indices: NDArray[np.int32]
+    """int32, (nnz,): the column of each slot."""
+    values: Array
+    """(nnz,), any dtype of the table: the value of each slot; zeros may be stored."""
+
+    @property
+    def dtype(self) -> DType:
+        """The dtype of its values."""
+        return self.values.dtype
+
+    @property
+    def nnz(self) -> int:
+        """Size of the support."""
+        return int(self.values.shape[0])
+
+
+Tensor: TypeAlias = Dense | Sparse
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Checkpoint:
+    """Everything one checkpoint says (FMT-001)."""
+
+    kind: str
+    """What it is for: ``"model"``, ``"training-state"`` (FMT-012)."""
+    tensors: Mapping[str, Tensor]
+    """Name to tensor. May be lazy: the writer asks for each tensor once and holds one at a time."""
+    attributes: dict[str, JSON] = field(default_factory=dict)
+    """Free JSON without fractions (FMT-011)."""
+    tied: dict[str, str] = field(default_factory=dict)
+    """Name of a tensor that is not stored -> name of the stored tensor it equals (FMT-010)."""
+    files: Mapping[str, bytes] = field(default_factory=dict)
+    """Companions of a folder, name -> bytes: configuration, tokenizer (FMT-013). May be lazy."""
+
+
+@dataclass(frozen=True, slots=True)
+class TensorInfo:
+    """What the manifest says of one tensor, without reading it."""
+
+    name: str
+    dtype: DType
+    shape: tuple[int, ...]
+    encoding: str
+    nnz: int
+    """Size of the support; of a dense tensor the number of its elements."""
+    nbytes: int
+    """Bytes of its sections, pads not counted."""
+    content_sha256: str
+
+    @property
+    def numel(self) -> int:
+        """Number of positions, stored or not."""
+        return prod(self.shape)
+
+
+def bits(values: Array) -> Array:
+    """Return values as unsigned integers of the same size, for comparing bit by bit: −0.0 is not 0."""
+    return values.view(np.dtype(f"u{values.dtype.itemsize}"))
+
+
+def count_bits(values: Array) -> int:
+    """Return how many elements have a bit set."""
+    return int(np.count_nonzero(bits(np.asarray(values, order="C"))))
+
+
+def from_dense(values: Array) -> Sparse:
+    """Return the matrix whose support is every element with a bit set: −0.0 is in, +0.0 is not (FMT-122).
+
+    Shapes and dtypes: values (rows, columns), any dtype of the table, fewer than 2^31 rows and columns.
+    """
+    rows, columns = values.shape
+    parts: list[tuple[NDArray[np.int64], NDArray[np.int32], Array]] = []
+    for first, last in row_blocks(rows, columns):
+        block = np.asarray(values[first:last], order="C")
+        present = bits(block) != 0
+        where = np.flatnonzero(present) % max(columns, 1)
+        parts.append((np.count_nonzero(present, axis=1), where.astype(np.int32), block[present]))
+    indptr = np.zeros(rows + 1, dtype=np.int64)
+    if not parts:
+        return Sparse((rows, columns), indptr, np.empty(0, dtype=np.int32), np.empty(0, dtype=values.dtype))
+    counts, indices, kept = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+    np.cumsum(counts, out=indptr[1:])
+    return Sparse((rows, columns), indptr, indices, kept)
+
+
+def to_dense(tensor: Tensor) -> Array:
+    """Return the array whose bits are zero at absent positions; which zeros were stored is no longer told."""
+    if isinstance(tensor, Dense):
+        return tensor.values
+    rows, columns = tensor.shape
+    values = np.zeros((rows, columns), dtype=tensor.dtype)
+    for first, last in row_blocks(rows, columns):
+        lo, hi = tensor.indptr[first], tensor.indptr[last]
+        values[first:last].reshape(-1)[flat(tensor, first, last)] = tensor.values[lo:hi]
+    return values
+
+
+def row_blocks(rows: int, columns: int) -> list[tuple[int, int]]:
+    """Return first and last + 1 of runs of rows that hold about BLOCK positions each."""
+    step = max(1, BLOCK // max(columns, 1))
+    return [(first, min(first + step, rows)) for first in range(0, rows, step)]
+
+
+def flat(tensor: Sparse, first: int, last: int) -> NDArray[np.int64]:
+    """Return the row-major positions of the slots of rows first to last, counted from row first, int64."""
+    starts = np.arange(last - first, dtype=np.int64) * tensor.shape[1]
+    lo, hi = tensor.indptr[first], tensor.indptr[last]
+    return np.repeat(starts, np.diff(tensor.indptr[first : last + 1])) + tensor.indices[lo:hi]

@@ -1,0 +1,151 @@
+"""JSON with exactly one spelling: sorted keys, no spaces, integers only, every other spelling refused.
+
+canonical({"b": 1, "a": [True, "é"]})   ->   {"a":[true,"é"],"b":1}
+"""
+
+import json
+from collections import Counter
+from collections.abc import Callable
+from typing import Any, NoReturn, TypeAlias
+
+from formats.errors import DuplicateKey, FormatError, NotAnInteger, NotCanonicalJson, NotJson, TooDeep
+
+JSON: TypeAlias = "bool | int | str | list[JSON] | dict[str, JSON] | None"
+"""What manifests and attributes are made of. A fraction travels as a string, for example `float.hex(x)`."""
+
+MAX_INTEGER = 2**53 - 1
+MAX_DEPTH = 16
+
+
+def canonical(value: JSON) -> str:
+    """Return the one text of value (FMT-028): keys in code point order, no spaces, no needless escapes."""
+    return json.dumps(value, ensure_ascii=False, allow_nan=False, sort_keys=True, separators=(",", ":"))
+
+
+def parse(data: bytes, what: str) -> JSON:
+    """Return the value of canonical JSON text.
+
+    Args:
+        data: the text in UTF-8.
+        what: its name in messages, for example ``"the manifest"``.
+
+    Raises:
+        FormatError: FMT-024 to FMT-028, the first that is broken.
+    """
+    value, text = _load(data, what)
+    # FMT-027
+    if depth(value) > MAX_DEPTH:
+        raise TooDeep(f"{what} is nested {depth(value)} levels deep, at most {MAX_DEPTH} are allowed")
+    # FMT-028
+    expected = canonical(value)
+    if expected != text:
+        at = next(
+            (i for i, (a, b) in enumerate(zip(text, expected, strict=False)) if a != b),
+            min(len(text), len(expected)),
+        )
+        raise NotCanonicalJson(
+            f"{what} has {text[at : at + 20]!r} at character {at}, "
+            f"its canonical form has {expected[at : at + 20]!r}"
+        )
+    return value
+
+
+def parse_any(data: bytes, what: str) -> JSON:
+    """Return the value of JSON text in any spelling, with unique keys, for foreign files: fractions become strings.
+
+    Raises:
+        FormatError: FMT-024 to FMT-026 (FMT-027 if it exhausts the parser).
+    """
+    return _load(data, what, str)[0]
+
+
+def _load(data: bytes, what: str, float_hook: Callable[[str], str] | None = None) -> tuple[JSON, str]:
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        # FMT-025
+        if len(found) != len(pairs):
+            counts = Counter(key for key, _ in pairs)
+            twice = next(key for key, count in counts.items() if count > 1)
+            raise DuplicateKey(f"{what} has the key {twice[:80]!r} twice in one object")
+        return found
+
+    def integer(text: str) -> int:
+        # FMT-026: judged by length first, so that no huge number is ever converted
+        if len(text) > 17 or abs(int(text)) > MAX_INTEGER:
+            raise NotAnInteger(f"{what} has the number {text[:40]}, beyond 2^53 - 1 in size")
+        return int(text)
+
+    def fraction(text: str) -> NoReturn:
+        raise NotAnInteger(
+            f"{what} has the number {text[:40]}, expected an integer without point or exponent"
+        )
+
+    # FMT-024
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise NotJson(f"{what} is not UTF-8: byte {error.start} does not belong") from error
+    try:
+        value = json.loads(
+            text,
+            object_pairs_hook=unique,
+            parse_int=integer,
+            parse_float=float_hook or fraction,
+            parse_constant=fraction,
+        )
+    except json.JSONDecodeError as error:
+        raise NotJson(f"{what} is not JSON: {error.msg} at character {error.pos}") from error
+    except RecursionError as error:
+        raise TooDeep(f"{what} is nested deeper than {MAX_DEPTH} levels") from error
+    return value, text
+
+
+def depth(value: JSON) -> int:
+    """Return how many brackets enclose the innermost value: 0 for a scalar, 1 for ``{}``."""
+    deepest, level = 0, [value]
+    while level:
+        inner = [v for v in level if isinstance(v, dict | list)]
+        deepest += bool(inner)
+        level = [x for v in inner for x in (v.values() if isinstance(v, dict) else v)]
+    return deepest
+
+
+def check_plain(value: object, where: str, error: type[FormatError], level: int = 1) -> None:
+    """Verify that value is made of null, booleans, integers, strings, lists and objects only.
+
+    Args:
+        value: what to look at.
+        where: its name in messages.
+        error: the class to raise.
+        level: how deep in the final JSON text value will stand, counting value itself.
+
+    Raises:
+        FormatError: of the given class.
+    """
+    if isinstance(value, list | dict):
+        if level > MAX_DEPTH:
+            raise error(f"{where} would be nested deeper than {MAX_DEPTH} levels")
+        inner = value.items() if isinstance(value, dict) else enumerate(value)
+        for key, x in inner:
+            if isinstance(value, dict):
+                if not isinstance(key, str):
+                    raise error(f"{where} has the key {key!r}, expected a string")
+                _check_scalar(key, f"key {key!r} of {where}", error)
+            check_plain(x, f"{where}[{key!r}]", error, level + 1)
+    else:
+        _check_scalar(value, where, error)
+
+
+def _check_scalar(value: object, where: str, error: type[FormatError]) -> None:
+    if value is None or isinstance(value, bool):
+        return
+    if isinstance(value, int):
+        if abs(value) > MAX_INTEGER:
+            raise error(f"{where} is {value}, beyond 2^53 - 1 in size; store it as a string")
+    elif isinstance(value, str):
+        if any("\ud800" <= c <= "\udfff" for c in value):
+            raise error(f"{where} holds half of a surrogate pair, which UTF-8 cannot carry")
+    elif isinstance(value, float):
+        raise error(f"{where} is the float {value!r}; store float.hex({value!r}) instead, which loses no bit")
+    else:
+        raise error(f"{where} is a {type(value).__name__}, which JSON of this format does not have")

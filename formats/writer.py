@@ -1,0 +1,171 @@
+"""Writing checkpoints: a folder of one or more parts, or a single file."""
+
+import os
+from pathlib import Path
+from types import TracebackType
+
+from formats import atomic, digest, strict_json, validate
+from formats.encoding import Encoding, check_option, choose
+from formats.errors import BadAttribute, BadFileName, BadRecord, StockName, UnknownOption
+from formats.header import Companion, Entry, Manifest
+from formats.index import INDEX, STOCK, WHOLE, index_text, part_name
+from formats.records import Checkpoint, Tensor
+from formats.v1 import MAX_TENSORS, PartWriter
+
+
+def write(
+    path: str | os.PathLike[str],
+    checkpoint: Checkpoint,
+    *,
+    encoding: str = "auto",
+    shard_bytes: int = 5_000_000_000,
+) -> None:
+    """Write a checkpoint as a new folder.
+
+    Args:
+        path: the folder to make; its parent must exist.
+        checkpoint: what to write. Each tensor is fetched once, in name order, and let go before the next.
+        encoding: how to store sparse tensors: ``"auto"`` takes the fewest bytes, tensor by tensor. Dense
+            tensors are stored dense whatever it says: the writer never invents a support.
+        shard_bytes: bytes of sections that a part may hold before the next tensor opens another part.
+
+    Raises:
+        FormatError: DestinationExists FMT-110 if path is there; otherwise the rule that is broken. Nothing is
+            left on disk.
+    """
+    if shard_bytes < 1:
+        raise UnknownOption(f"shard_bytes is {shard_bytes}, expected at least 1")
+    names = _check(checkpoint, encoding)
+    with atomic.new_folder(Path(path)) as folder:
+        files = _write_companions(folder, checkpoint)
+        with _Parts(folder, checkpoint, files, shard_bytes) as parts:
+            for name in names:
+                parts.add(name, *_fetch(checkpoint, name, encoding))
+            parts.finish()
+
+
+def write_file(path: str | os.PathLike[str], checkpoint: Checkpoint, *, encoding: str = "auto") -> None:
+    """Write a checkpoint without companions as one file, in place of an older one if there is one.
+
+    Args:
+        path: the file; its parent must exist. Names that loaders of dense models look for are refused.
+        checkpoint: as for `write`, with no files.
+        encoding: as for `write`.
+
+    Raises:
+        FormatError: FMT-112 for the name, FMT-013 if there are companions, otherwise as `write`. What stood
+            at path before stands there still.
+    """
+    path = Path(path)
+    # FMT-112
+    if STOCK.fullmatch(path.name):
+        raise StockName(
+            f"{path.name} is a name of dense models: a loader would open it and find no weights it knows"
+        )
+    if checkpoint.files:
+        raise BadFileName(
+            f"a single file carries no companions, found {sorted(checkpoint.files)}; write a folder"
+        )
+    names = _check(checkpoint, encoding)
+    with (
+        atomic.new_file(path) as temporary,
+        PartWriter(temporary.with_name(temporary.name + ".spool")) as part,
+    ):
+        for name in names:
+            part.add(name, *_fetch(checkpoint, name, encoding))
+        part.finish(temporary, _manifest(checkpoint, part.tensors, {}, 0))
+
+
+def _check(checkpoint: Checkpoint, encoding: str) -> list[str]:
+    """Verify all that can be told before the first tensor is fetched, and return the names in file order."""
+    check_option(encoding)
+    validate.check_kind(checkpoint.kind)
+    names = list(checkpoint.tensors)
+    for name in names:
+        validate.check_name(name)
+    validate.check_tied(checkpoint.tied, set(names))
+    if not isinstance(checkpoint.attributes, dict):
+        raise BadAttribute(f"attributes are a {type(checkpoint.attributes).__name__}, expected a dict")
+    # FMT-011, FMT-027: in the manifest one object encloses them
+    strict_json.check_plain(checkpoint.attributes, "attributes", BadAttribute, level=2)
+    validate.check_file_names(list(checkpoint.files))
+    return sorted(names)
+
+
+def _fetch(checkpoint: Checkpoint, name: str, encoding: str) -> tuple[Tensor, Encoding]:
+    tensor = checkpoint.tensors[name]
+    validate.check_record(tensor, name)
+    return tensor, choose(tensor, encoding, name)
+
+
+def _write_companions(folder: Path, checkpoint: Checkpoint) -> dict[str, Companion]:
+    files = {}
+    for name in checkpoint.files:
+        data = checkpoint.files[name]
+        if not isinstance(data, bytes):
+            raise BadRecord(f"companion {name!r} is a {type(data).__name__}, expected bytes")
+        validate.check_file_size(name, len(data))
+        atomic.write_bytes(folder / name, data)
+        files[name] = Companion(len(data), digest.of_bytes(data))
+    return files
+
+
+def _manifest(
+    checkpoint: Checkpoint, tensors: dict[str, Entry], files: dict[str, Companion], part: int
+) -> Manifest:
+    # FMT-104: what concerns the whole checkpoint stands in the first part
+    if part > 1:
+        return Manifest(checkpoint.kind, tensors, part=part)
+    return Manifest(checkpoint.kind, tensors, checkpoint.attributes, checkpoint.tied, files, part)
+
+
+class _Parts:
+    """The parts of a folder, one open at a time; their count, and so their names, are known at the end."""
+
+    def __init__(
+        self, folder: Path, checkpoint: Checkpoint, files: dict[str, Companion], shard_bytes: int
+    ) -> None:
+        self._folder = folder
+        self._checkpoint = checkpoint
+        self._files = files
+        self._shard_bytes = shard_bytes
+        self._roots: list[str] = []
+        self._tensors: list[list[str]] = []
+        self._open = PartWriter(folder / "spool")
+
+    def add(self, name: str, tensor: Tensor, chosen: Encoding) -> None:
+        """Add a tensor to the open part, or to a new one if that is full (FMT-085)."""
+        part = self._open
+        full = (
+            part.nbytes + chosen.padded_size(tensor) > self._shard_bytes or len(part.tensors) == MAX_TENSORS
+        )
+        if part.tensors and full:
+            self._close(len(self._roots) + 1)
+            self._open = PartWriter(self._folder / "spool")
+        self._open.add(name, tensor, chosen)
+
+    def _close(self, number: int) -> None:
+        manifest = _manifest(self._checkpoint, self._open.tensors, self._files, number)
+        self._roots.append(self._open.finish(self._folder / f"part-{number}", manifest))
+        self._tensors.append(list(self._open.tensors))
+
+    def finish(self) -> None:
+        """Close the last part, name the parts and write the index if there are several (FMT-100)."""
+        if not self._roots:
+            self._close(0)
+            (self._folder / "part-0").rename(self._folder / WHOLE)
+            return
+        self._close(len(self._roots) + 1)
+        count = len(self._roots)
+        for i in range(1, count + 1):
+            (self._folder / f"part-{i}").rename(self._folder / part_name(i, count))
+        spec = _manifest(self._checkpoint, {}, {}, 1).spec
+        atomic.write_bytes(self._folder / INDEX, index_text(spec, self._roots, self._tensors).encode())
+
+    def __enter__(self) -> "_Parts":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+    ) -> None:
+        self._open.close()
