@@ -12,7 +12,7 @@ from array_api_compat import array_namespace, device, is_numpy_array, to_device
 Array = Any
 """Any array of a library that follows the array API standard. Shapes stand in the signatures."""
 
-__all__ = ["Array", "array_namespace", "device", "from_numpy", "int64_like", "is_float", "to_numpy"]
+__all__ = ["Array", "array_namespace", "device", "from_numpy", "int64_like", "mask_at", "repeat_each", "spread", "to_numpy"]
 
 
 def to_numpy(x: Array) -> np.ndarray[Any, Any]:
@@ -34,12 +34,43 @@ def from_numpy(x: np.ndarray[Any, Any], like: Array) -> Array:
     return array_namespace(like).asarray(x, device=device(like))
 
 
-def is_float(x: Array) -> bool:
-    """Tell whether x holds real floating-point numbers."""
-    return bool(array_namespace(x).isdtype(x.dtype, "real floating"))
-
-
 def int64_like(values: list[int] | range, like: Array) -> Array:
     """Return values as an int64 array in the library and on the device of `like`."""
     xp = array_namespace(like)
     return xp.asarray(list(values), dtype=xp.int64, device=device(like))
+
+
+def repeat_each(x: Array, counts: Array) -> Array:
+    """Return x with entry i repeated counts[i] times; x and counts are (n,)."""
+    xp = array_namespace(x)
+    if hasattr(x, "get"):  # cupy takes the counts as a list only
+        counts = counts.tolist()
+    return xp.repeat(x, counts)
+
+
+def mask_at(n: int, slots: Array) -> Array:
+    """Return n booleans that are True at the given strictly increasing slots.
+
+    The standard has no scatter; runs of False between single Trues are repeats.
+    """
+    xp = array_namespace(slots)
+    m = slots.shape[0]
+    where = device(slots)
+    if m == 0:
+        return xp.zeros((n,), dtype=xp.bool, device=where)
+    one = xp.ones((m,), dtype=xp.int64, device=where)
+    gaps = xp.concat([slots[:1], slots[1:] - slots[:-1] - 1])
+    lengths = xp.concat([xp.reshape(xp.stack([gaps, one], axis=1), (-1,)), n - 1 - slots[-1:]])
+    value = xp.arange(2 * m + 1, dtype=xp.int64, device=where) % 2 == 1
+    return repeat_each(value, lengths)
+
+
+def spread(values: Array, slots: Array, n: int) -> Array:
+    """Return n numbers that are values[i] at slots[i], strictly increasing, and 0 elsewhere; dtype of values."""
+    xp = array_namespace(values, slots)
+    zeros = xp.zeros((n,), dtype=values.dtype, device=device(values))
+    if slots.shape[0] == 0:
+        return zeros
+    mask = mask_at(n, slots)
+    order = xp.cumulative_sum(xp.astype(mask, xp.int64)) - 1
+    return xp.where(mask, xp.take(values, xp.where(mask, order, xp.zeros_like(order))), zeros)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from jaxtyping import Bool, Float, Int
 
-from seft_ref.arrays import Array, array_namespace
+from seft_ref.arrays import Array, array_namespace, device
 from seft_ref.config import ModelConfig
 from seft_ref.errors import UpdateError
 from seft_ref.kernels import Kernels
@@ -218,5 +218,6 @@ def _contenders(scores: Float[Array, " m"], n: int, taken: int, held: Float[Arra
 
 def _between(positions: Int[Array, " n"], low: int, high: int) -> Int[Array, " m"]:
     """Return the sorted positions p with low ≤ p < high."""
-    return positions[(positions >= low) & (positions < high)]
-
+    xp = array_namespace(positions)
+    edges = xp.searchsorted(positions, xp.asarray([low, high], dtype=positions.dtype, device=device(positions)))
+    return positions[int(edges[0]) : int(edges[1])]

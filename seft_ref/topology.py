@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from jaxtyping import Bool, Int
 
-from seft_ref.arrays import Array, array_namespace, device
+from seft_ref.arrays import Array, array_namespace, device, mask_at, repeat_each
 from seft_ref.errors import TopologyError
 
 
@@ -42,9 +42,9 @@ class Topology:
 
 def rows(topology: Topology) -> Int[Array, " nnz"]:
     """Return the row of each slot, int64."""
-    xp = array_namespace(topology.indices)
-    slots = xp.arange(topology.nnz, dtype=xp.int64, device=device(topology.indices))
-    return xp.astype(xp.searchsorted(topology.indptr, slots, side="right"), xp.int64) - 1
+    xp = array_namespace(topology.indptr)
+    numbers = xp.arange(topology.shape[0], dtype=xp.int64, device=device(topology.indptr))
+    return repeat_each(numbers, topology.indptr[1:] - topology.indptr[:-1])
 
 
 def flat(topology: Topology) -> Int[Array, " nnz"]:
@@ -123,11 +123,32 @@ def find(sorted_positions: Int[Array, " n"], wanted: Int[Array, " m"]) -> tuple[
 
 def union(a: Int[Array, " n"], b: Int[Array, " m"]) -> Int[Array, " nm"]:
     """Return the sorted union of two sorted position arrays without repeats."""
-    xp = array_namespace(a, b)
-    return xp.sort(xp.concat([a, difference(b, a)]))
+    extra = difference(b, a)
+    return array_namespace(a, b).take(array_namespace(a, b).concat([a, extra]), merge_order(a, extra))
+
+
+def merge_order(a: Int[Array, " n"], extra: Int[Array, " m"]) -> Int[Array, " nm"]:
+    """Return the order in which concat([a, extra]) is sorted; both are sorted and have no position in common."""
+    xp = array_namespace(a, extra)
+    n, m = a.shape[0], extra.shape[0]
+    if m == 0:
+        return xp.arange(n, dtype=xp.int64, device=device(a))
+    places = xp.astype(xp.searchsorted(a, extra), xp.int64) + xp.arange(m, dtype=xp.int64, device=device(a))
+    from_extra = mask_at(n + m, places)
+    before = xp.cumulative_sum(xp.astype(from_extra, xp.int64))
+    index = xp.arange(n + m, dtype=xp.int64, device=device(a))
+    return xp.where(from_extra, n + before - 1, index - before)
 
 
 def difference(a: Int[Array, " n"], b: Int[Array, " m"]) -> Int[Array, " k"]:
-    """Return the positions of sorted a that sorted b lacks, in order."""
+    """Return the positions of sorted a that sorted b lacks, in order. Looks up the shorter of the two in the longer."""
+    return a[outside(a, b)]
+
+
+def outside(a: Int[Array, " n"], b: Int[Array, " m"]) -> Bool[Array, " n"]:
+    """Return which positions of sorted a sorted b lacks."""
+    if b.shape[0] < a.shape[0]:
+        where, present = find(a, b)
+        return ~mask_at(a.shape[0], where[present])
     _, present = find(b, a)
-    return a[~present]
+    return ~present

@@ -9,7 +9,6 @@ import numpy as np
 import typer
 
 from formats.convert.hf import open_hf, write_hf
-from formats.records import Dense
 from seft_ref.calibrate import prune_magnitude, prune_wanda
 from seft_ref.checkpoint import computable, is_sparse, read_config
 from seft_ref.config import ModelConfig
@@ -67,24 +66,17 @@ def main(
             "of": sum(m.shape[0] * m.shape[1] for m in config.targets()),
             "calibration": {"samples": samples, "length": length, "seed": seed} if method == "wanda" else None,
         }
-        files = dict(source.files) | {"pruning.json": (json.dumps(record, indent=2) + "\\n").encode()}
-        write_hf(destination, _Masked(source, masks), files)
+        files = dict(source.files) | {"pruning.json": (json.dumps(record, indent=2) + "\n").encode()}
+
+        def fetch(name: str) -> Any:
+            values = source[name].values
+            if name not in masks:
+                return values
+            mask = np.unpackbits(masks[name], count=values.size).reshape(values.shape).astype(bool)
+            return np.where(mask, values, np.zeros((), values.dtype))  # PRN-006
+
+        write_hf(destination, [source.section(name) for name in source], fetch, files)
     _cli.out.print(f"{destination}: removed {removed} of {record['of']} weights ({removed / record['of']:.4%})")
-
-
-class _Masked(dict[str, Dense]):
-    """The tensors of a folder with masks applied when each is asked for; removed weights become +0.0 (PRN-006)."""
-
-    def __init__(self, source: Any, masks: dict[str, Any]) -> None:
-        super().__init__({name: None for name in source})
-        self._source, self._masks = source, masks
-
-    def __getitem__(self, name: str) -> Dense:
-        tensor: Dense = self._source[name]
-        if name not in self._masks:
-            return tensor
-        mask = np.unpackbits(self._masks[name], count=tensor.values.size).reshape(tensor.shape).astype(bool)
-        return Dense(np.where(mask, tensor.values, np.zeros((), tensor.dtype)))
 
 
 def _removed(config: ModelConfig, name: str, packed: Any) -> int:

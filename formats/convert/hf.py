@@ -6,7 +6,7 @@ to_hf("Llama-sparse", "Llama-again")           and comes back with them: stock l
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -144,10 +144,34 @@ def to_hf(
     def fetch(name: str) -> Array:
         return _cast(Dense(to_dense(reader.load_verified(name))), dtype, name).values
 
-    with open_checkpoint(src) as reader, atomic.new_folder(Path(dst)) as folder:
-        for name, data in reader.files.items():
+    with open_checkpoint(src) as reader:
+        write_hf(dst, _outlines(reader, dtype), fetch, reader.files, shard_bytes=shard_bytes)
+
+
+def write_hf(
+    dst: str | os.PathLike[str],
+    outlines: list[Section],
+    fetch: Callable[[str], Array],
+    files: Mapping[str, bytes],
+    *,
+    shard_bytes: int = 5_000_000_000,
+) -> None:
+    """Write a Hugging Face folder, one tensor in memory at a time (FMT-124).
+
+    Args:
+        dst: the folder to make.
+        outlines: name, dtype and shape of every tensor.
+        fetch: name -> its array; asked once for each, in file order.
+        files: the companions, name -> bytes.
+        shard_bytes: bytes of tensors that a shard may hold before the next tensor opens another one.
+
+    Raises:
+        FormatError: FMT-110 if dst is there.
+    """
+    with atomic.new_folder(Path(dst)) as folder:
+        for name, data in files.items():
             atomic.write_bytes(folder / name, data)
-        shards = _split(_outlines(reader, dtype), shard_bytes)
+        shards = _split(outlines, shard_bytes)
         if len(shards) == 1:
             write_stock(folder / WHOLE, shards[0], fetch)
             return

@@ -6,7 +6,7 @@ from jaxtyping import Int
 
 from seft_ref.arrays import Array, array_namespace, device
 from seft_ref.errors import UpdateError
-from seft_ref.topology import Topology, find, flat
+from seft_ref.topology import Topology, find, flat, from_flat, outside
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -24,6 +24,13 @@ def change(old: Topology, new: Topology) -> TopologyChange:
     xp = array_namespace(old.indices, new.indices)
     where, present = find(flat(old), flat(new))
     return TopologyChange(old, new, xp.where(present, where, -xp.ones_like(where)))
+
+
+def without(old: Topology, positions: Int[Array, " n"]) -> TopologyChange:
+    """Return the change that takes sorted flat positions out of a topology; those it lacks are passed over (CHG-001)."""
+    xp = array_namespace(old.indices, positions)
+    kept = outside(flat(old), positions)
+    return TopologyChange(old, from_flat(old.shape, flat(old)[kept]), xp.astype(xp.nonzero(kept)[0], xp.int64))
 
 
 def realign(array: Array, moved: TopologyChange, fill: float = 0) -> Array:

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 from jaxtyping import Float, Int
 
-from seft_ref.arrays import Array, array_namespace, device
-from seft_ref.topology import Topology, find, flat, from_flat, union
+from seft_ref.arrays import Array, array_namespace, device, spread
+from seft_ref.topology import Topology, difference, find, flat, from_flat, merge_order
 from seft_ref.update.count import count
 
 
@@ -47,19 +47,22 @@ def effective(base: Base, delta: Delta) -> tuple[Topology, Float[Array, " s"]]:
     Shapes  values (nnz of the union,)
     Dtypes  that of the base values
     """
-    positions = union(flat(base.topology), flat(delta.topology))
-    return from_flat(base.topology.shape, positions), effective_at(base, delta, positions)
-
-
-def effective_at(base: Base, delta: Delta, positions: Int[Array, " n"]) -> Float[Array, " n"]:
-    """Return the weight b + φ at sorted flat positions, each part 0 where it has no slot (DLT-003)."""
-    return values_at(base.topology, base.values, positions) + values_at(delta.topology, delta.values, positions)
+    xp = array_namespace(base.values, delta.values)
+    slots = flat(delta.topology)
+    stored = flat(base.topology)
+    extra = difference(slots, stored)
+    order = merge_order(stored, extra)
+    support = xp.take(xp.concat([stored, extra]), order)
+    under = xp.take(xp.concat([base.values, xp.zeros(extra.shape, dtype=base.values.dtype, device=device(base.values))]), order)
+    where, _ = find(support, slots)
+    return from_flat(base.topology.shape, support), under + spread(delta.values, where, support.shape[0])
 
 
 def values_at(topology: Topology, values: Float[Array, " nnz"], positions: Int[Array, " n"]) -> Float[Array, " n"]:
     """Return the values stored at sorted flat positions, 0 where nothing is stored."""
     xp = array_namespace(values, positions)
+    zeros = xp.zeros(positions.shape, dtype=values.dtype, device=device(values))
     if topology.nnz == 0:
-        return xp.zeros(positions.shape, dtype=values.dtype, device=device(values))
+        return zeros
     where, present = find(flat(topology), positions)
-    return xp.where(present, xp.take(values, where), xp.zeros(positions.shape, dtype=values.dtype, device=device(values)))
+    return xp.where(present, xp.take(values, where), zeros)

@@ -6,10 +6,10 @@ from jaxtyping import Int
 
 from seft_ref.arrays import Array, array_namespace
 from seft_ref.errors import UpdateError
-from seft_ref.topology import difference, find, flat, from_flat, union
+from seft_ref.topology import difference, flat, from_flat, outside, union
 from seft_ref.update.adapt import adapt, sensitivity
-from seft_ref.update.change import TopologyChange, change, realign
-from seft_ref.update.delta import Base, Delta, effective_at
+from seft_ref.update.change import TopologyChange, change, realign, without
+from seft_ref.update.delta import Base, Delta, effective
 from seft_ref.update.drop import drop
 from seft_ref.update.grow import GradientSnapshot, grow
 
@@ -84,21 +84,23 @@ def _excess_positions(
     base: Base, delta: Delta, snapshot: GradientSnapshot, exempt: Int[Array, " n"], budget: int
 ) -> Int[Array, " m"]:
     """Return the positions that must leave so that the support fits its budget (ADPT-001)."""
-    xp = array_namespace(base.values)
-    support = union(flat(base.topology), flat(delta.topology))
+    topology, weight = effective(base, delta)
+    support = flat(topology)
     excess = max(0, support.shape[0] - budget)
-    prunable = difference(support, exempt)
-    # prunable positions were stored before the event too, so the snapshot holds their gradient
-    where, _ = find(snapshot.support, prunable)
-    gradient = xp.take(snapshot.support_gradient, where)
-    return adapt(prunable, sensitivity(gradient, effective_at(base, delta, prunable)), excess)
+    if excess == 0:
+        return support[:0]
+    prunable = outside(support, exempt)
+    # what may be pruned was stored before the event too: the old support less the exempt and what the drop has taken out
+    seen = ~outside(snapshot.support, support[prunable])
+    scores = sensitivity(snapshot.support_gradient[seen], weight[prunable])
+    return adapt(support[prunable], scores, excess)
 
 
 def _event(
     base: Base, before: Delta, evolved: Delta, dropped: Array, fresh: Array, cancelled: Array, pruned: Array
 ) -> Event:
     """Take the pruned positions out of base and delta (ADPT-004) and record the event."""
-    base_change = change(base.topology, from_flat(base.topology.shape, difference(flat(base.topology), pruned)))
+    base_change = without(base.topology, pruned)
     after = move_delta(evolved, difference(flat(evolved.topology), pruned))
     return Event(
         base=replace(base, topology=base_change.new, values=realign(base.values, base_change)),

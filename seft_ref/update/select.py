@@ -36,7 +36,7 @@ def smallest(scores: Float[Array, " n"], k: int) -> Int[Array, " k"]:
         raise UpdateError("SEL-004", "scores hold NaN or infinity; the gradient they come from is not usable")
     if k == 0:
         return xp.astype(xp.nonzero(scores != scores)[0], xp.int64)
-    boundary = xp.sort(scores)[k - 1]
+    boundary = xp.sort(scores, stable=False)[k - 1]  # equal scores look alike: stability would cost and change nothing
     (below,) = xp.nonzero(scores < boundary)
     (equal,) = xp.nonzero(scores == boundary)
     chosen = xp.concat([below, equal[: k - below.shape[0]]])
