@@ -119,9 +119,7 @@ class MappedFile:
             self.size = file.seek(0, 2)
             # FMT-020
             if self.size < LENGTH.size:
-                raise FileTooShort(
-                    f"{path.name} has {self.size} bytes, expected at least the 8 of the header length"
-                )
+                raise FileTooShort(f"{path.name} has {self.size} bytes, expected at least the 8 of the header length")
             mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         self._bytes = np.frombuffer(mapped, dtype=np.uint8)
 
@@ -134,13 +132,9 @@ class MappedFile:
         (n,) = LENGTH.unpack(self._bytes[: LENGTH.size].tobytes())
         # FMT-021: compared by subtraction, which cannot wrap
         if n > limit:
-            raise HeaderTooLong(
-                f"{self.path.name} announces a header of {n} bytes, at most {limit} are allowed"
-            )
+            raise HeaderTooLong(f"{self.path.name} announces a header of {n} bytes, at most {limit} are allowed")
         if n > self.size - LENGTH.size:
-            raise HeaderTooLong(
-                f"{self.path.name} announces a header of {n} bytes and holds {self.size - LENGTH.size}"
-            )
+            raise HeaderTooLong(f"{self.path.name} announces a header of {n} bytes and holds {self.size - LENGTH.size}")
         self.data_start = LENGTH.size + int(n)
         return self._bytes[LENGTH.size : self.data_start].tobytes()
 
@@ -183,6 +177,4 @@ def _section(name: str, entry: JSON) -> Section:
 
 
 def _naturals(value: JSON) -> TypeGuard[list[int]]:
-    return isinstance(value, list) and all(
-        isinstance(x, int) and not isinstance(x, bool) and x >= 0 for x in value
-    )
+    return isinstance(value, list) and all(isinstance(x, int) and not isinstance(x, bool) and x >= 0 for x in value)

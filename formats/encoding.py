@@ -117,9 +117,7 @@ def plan(entry: Entry, name: str) -> Plan:
 def _plan_dense(entry: Entry, name: str) -> Plan:
     # FMT-046
     if entry.nnz != prod(entry.shape):
-        raise WrongCount(
-            f"dense tensor {name!r} has nnz {entry.nnz}, expected all {prod(entry.shape)} positions"
-        )
+        raise WrongCount(f"dense tensor {name!r} has nnz {entry.nnz}, expected all {prod(entry.shape)} positions")
     return {"values": (entry.dtype, entry.shape)}
 
 

@@ -120,9 +120,7 @@ def parse_manifest(text: str, what: str) -> Manifest:
     tied = {a: as_string(t, f"tied {a!r}") for a, t in as_object(value["tied"], "tied").items()}
     tensors = {name: _entry(name, entry) for name, entry in as_object(value["tensors"], "tensors").items()}
     attributes = as_object(value["attributes"], "attributes")
-    return Manifest(
-        kind, tensors, attributes, tied, files, as_natural(value["part"], "part"), requires, optional, spec
-    )
+    return Manifest(kind, tensors, attributes, tied, files, as_natural(value["part"], "part"), requires, optional, spec)
 
 
 def _entry(name: str, value: JSON) -> Entry:
@@ -141,9 +139,7 @@ def _entry(name: str, value: JSON) -> Entry:
     nnz = as_natural(entry["nnz"], f"nnz of {what}")
     # FMT-046
     if nnz > prod(shape):
-        raise WrongCount(
-            f"{what} has nnz {nnz}, more than the {prod(shape)} positions of shape {list(shape)}"
-        )
+        raise WrongCount(f"{what} has nnz {nnz}, more than the {prod(shape)} positions of shape {list(shape)}")
     digests = as_object(entry["sections"], f"sections of {what}")
     return Entry(
         dtype,
@@ -185,9 +181,7 @@ def check_version(spec: str, what: str) -> str:
 
 def features(value: JSON, key: str) -> tuple[str, ...]:
     """Return a feature list: names, sorted, each once (FMT-044)."""
-    if not isinstance(value, list) or not _each(
-        value, lambda x: isinstance(x, str) and bool(_FEATURE.fullmatch(x))
-    ):
+    if not isinstance(value, list) or not _each(value, lambda x: isinstance(x, str) and bool(_FEATURE.fullmatch(x))):
         raise BadFeatureList(f"{key} must be a list of feature names")
     if value != sorted(set(value)):
         raise BadFeatureList(f"{key} must be sorted and name each feature once")

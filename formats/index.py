@@ -31,9 +31,7 @@ def index_text(spec: str, roots: Sequence[str], tensors: Sequence[Collection[str
     weight_map: dict[str, JSON] = {
         name: part_name(i, len(roots)) for i, names in enumerate(tensors, start=1) for name in names
     }
-    return strict_json.canonical(
-        {"metadata": {"manifests": list(roots), "spec": spec}, "weight_map": weight_map}
-    )
+    return strict_json.canonical({"metadata": {"manifests": list(roots), "spec": spec}, "weight_map": weight_map})
 
 
 def parse_index(data: bytes) -> list[str]:
@@ -51,29 +49,21 @@ def parse_index(data: bytes) -> list[str]:
     roots = metadata["manifests"]
     # FMT-101
     if not isinstance(roots, list) or not 2 <= len(roots) <= MAX_PARTS:
-        raise BadIndex(
-            f"the index must list 2 to {MAX_PARTS} manifests; one part stands without index as {WHOLE}"
-        )
+        raise BadIndex(f"the index must list 2 to {MAX_PARTS} manifests; one part stands without index as {WHOLE}")
     as_object(value["weight_map"], "weight_map of the index")
     return [as_digest(root, "a manifest of the index") for root in roots]
 
 
-def compare_index(
-    data: bytes, spec: str, roots: Sequence[str], tensors: Sequence[Mapping[str, object]]
-) -> None:
+def compare_index(data: bytes, spec: str, roots: Sequence[str], tensors: Sequence[Mapping[str, object]]) -> None:
     """Verify that an index says exactly what its parts say (FMT-101)."""
     expected = index_text(spec, roots, tensors)
     if data == expected.encode():
         return
     said = as_object(as_object(strict_json.parse(data, "the index"), "the index")["weight_map"], "weight_map")
-    held = as_object(
-        as_object(strict_json.parse(expected.encode(), "parts"), "parts")["weight_map"], "weight_map"
-    )
+    held = as_object(as_object(strict_json.parse(expected.encode(), "parts"), "parts")["weight_map"], "weight_map")
     for name in sorted(set(said) | set(held)):
         if said.get(name) != held.get(name):
-            raise BadIndex(
-                f"the index has {name!r} in {said.get(name)}, the parts have it in {held.get(name)}"
-            )
+            raise BadIndex(f"the index has {name!r} in {said.get(name)}, the parts have it in {held.get(name)}")
     raise BadIndex(f"the index says another version than its parts, which say {spec}")
 
 

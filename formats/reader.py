@@ -62,9 +62,7 @@ class Reader:
             _check_whole(manifests[0], path.name)
         else:
             _check_parts(manifests, [part.root for part in self._parts], parse_index(index))
-            compare_index(
-                index, manifests[0].spec, [part.root for part in self._parts], [m.tensors for m in manifests]
-            )
+            compare_index(index, manifests[0].spec, [part.root for part in self._parts], [m.tensors for m in manifests])
         self._first = manifests[0]
         self._owner = {name: part for part in self._parts for name in sorted(part.manifest.tensors)}
         validate.check_tied(self._first.tied, self._owner)
@@ -129,9 +127,7 @@ class Reader:
     def __enter__(self) -> "Reader":
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
 
 
@@ -158,9 +154,7 @@ class Companions(Mapping[str, bytes]):
             data = file.read(entry.nbytes + 1)
         # FMT-094
         if len(data) != entry.nbytes or digest.of_bytes(data) != entry.sha256:
-            raise FileDigestMismatch(
-                f"companion {name!r} is not the one that was written with the checkpoint"
-            )
+            raise FileDigestMismatch(f"companion {name!r} is not the one that was written with the checkpoint")
         return data
 
     def __iter__(self) -> Iterator[str]:

@@ -44,8 +44,7 @@ def parse(data: bytes, what: str) -> JSON:
             min(len(text), len(expected)),
         )
         raise NotCanonicalJson(
-            f"{what} has {text[at : at + 20]!r} at character {at}, "
-            f"its canonical form has {expected[at : at + 20]!r}"
+            f"{what} has {text[at : at + 20]!r} at character {at}, its canonical form has {expected[at : at + 20]!r}"
         )
     return value
 
@@ -76,9 +75,7 @@ def _load(data: bytes, what: str, float_hook: Callable[[str], str] | None = None
         return int(text)
 
     def fraction(text: str) -> NoReturn:
-        raise NotAnInteger(
-            f"{what} has the number {text[:40]}, expected an integer without point or exponent"
-        )
+        raise NotAnInteger(f"{what} has the number {text[:40]}, expected an integer without point or exponent")
 
     # FMT-024
     try:

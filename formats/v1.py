@@ -98,9 +98,7 @@ class PartWriter:
             self._file.write(bytes(pad_length(raw.nbytes)))
             self.nbytes += raw.nbytes + pad_length(raw.nbytes)
         dtype = container.dtype_name(tensor.dtype)
-        self.tensors[name] = Entry(
-            dtype, tensor.shape, chosen.name, tensor.nnz, digest.of_content(tensor), digests
-        )
+        self.tensors[name] = Entry(dtype, tensor.shape, chosen.name, tensor.nnz, digest.of_content(tensor), digests)
 
     def finish(self, path: Path, manifest: Manifest) -> str:
         """Write header and sections to path, synced to disk, remove the spool and return the root digest."""
@@ -122,9 +120,7 @@ class PartWriter:
     def __enter__(self) -> "PartWriter":
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
 
 
@@ -141,17 +137,13 @@ class PartReader:
         header = self._header(what)
         metadata, found = container.parse_sections(header, what)
         self.manifest, self.root = _manifest(metadata, path.name)
-        self._sections = _compare(
-            self.manifest.tensors, found, self._file.size - self._file.data_start, path.name
-        )
+        self._sections = _compare(self.manifest.tensors, found, self._file.size - self._file.data_start, path.name)
 
     def _header(self, what: str) -> strict_json.JSON:
         raw = self._file.header(MAX_HEADER)
         # FMT-022
         if self._file.data_start % ALIGN:
-            raise HeaderMisaligned(
-                f"{what} ends at byte {self._file.data_start}, expected a multiple of {ALIGN}"
-            )
+            raise HeaderMisaligned(f"{what} ends at byte {self._file.data_start}, expected a multiple of {ALIGN}")
         # FMT-023
         text = raw.rstrip(b" ")
         if text[:1] != b"{" or len(raw) - len(text) >= ALIGN:
@@ -214,8 +206,7 @@ def _manifest(metadata: dict[str, strict_json.JSON], name: str) -> tuple[Manifes
     # FMT-029
     if set(metadata) != {"format", MANIFEST_KEY, DIGEST_KEY} or metadata["format"] != "pt":
         raise BadMetadata(
-            f"{name} must have a __metadata__ of format 'pt', {MANIFEST_KEY} and {DIGEST_KEY}, "
-            f"found {sorted(metadata)}"
+            f"{name} must have a __metadata__ of format 'pt', {MANIFEST_KEY} and {DIGEST_KEY}, found {sorted(metadata)}"
         )
     text, expected = metadata[MANIFEST_KEY], metadata[DIGEST_KEY]
     if not isinstance(text, str) or not isinstance(expected, str):
@@ -223,9 +214,7 @@ def _manifest(metadata: dict[str, strict_json.JSON], name: str) -> tuple[Manifes
     found = digest.of_bytes(text.encode("utf-8", "surrogatepass"))
     # FMT-093
     if found != expected:
-        raise ManifestDigestMismatch(
-            f"the manifest of {name} has SHA-256 {found}, the header says {expected}"
-        )
+        raise ManifestDigestMismatch(f"the manifest of {name} has SHA-256 {found}, the header says {expected}")
     return parse_manifest(text, f"the manifest of {name}"), found
 
 

@@ -62,9 +62,7 @@ def check_shape(shape: tuple[int, ...], name: str) -> None:
 def check_sparse_shape(shape: tuple[int, ...], name: str) -> None:
     """Verify FMT-008."""
     if len(shape) != 2 or max(shape) > MAX_SPARSE_DIM:
-        raise BadSparseShape(
-            f"sparse tensor {name!r} has shape {list(shape)}, expected two dimensions below 2^31"
-        )
+        raise BadSparseShape(f"sparse tensor {name!r} has shape {list(shape)}, expected two dimensions below 2^31")
 
 
 def check_name(name: str) -> None:
@@ -92,9 +90,7 @@ def check_tied(tied: Mapping[str, str], stored: Collection[str]) -> None:
 def check_kind(kind: str) -> None:
     """Verify FMT-012."""
     if not _KIND.fullmatch(kind):
-        raise BadKind(
-            f"kind is {kind[:80]!r}, expected a lower-case letter and up to 63 letters, digits or hyphens"
-        )
+        raise BadKind(f"kind is {kind[:80]!r}, expected a lower-case letter and up to 63 letters, digits or hyphens")
 
 
 def check_file_names(names: Collection[str]) -> None:
@@ -124,9 +120,7 @@ def check_record(tensor: Tensor, name: str) -> None:
     """Verify a tensor to be written: FMT-006 to FMT-009, FMT-015, and FMT-066 to FMT-069 for a sparse one."""
     check_name(name)
     if not isinstance(tensor, Dense | Sparse) or not isinstance(tensor.values, np.ndarray):
-        raise BadRecord(
-            f"{name!r} is a {type(tensor).__name__}, expected a Dense or Sparse over NumPy arrays"
-        )
+        raise BadRecord(f"{name!r} is a {type(tensor).__name__}, expected a Dense or Sparse over NumPy arrays")
     container.dtype_name(tensor.dtype)
     check_shape(tensor.shape, name)
     if isinstance(tensor, Dense):
@@ -157,9 +151,7 @@ def check_row_ptr(row_ptr: Array, nnz: int, name: str) -> None:
     falls = np.flatnonzero(row_ptr[1:] < row_ptr[:-1])
     if falls.size:
         row = int(falls[0])
-        raise RowPointerOrder(
-            f"row pointers of {name!r} fall from {row_ptr[row]} to {row_ptr[row + 1]} in row {row}"
-        )
+        raise RowPointerOrder(f"row pointers of {name!r} fall from {row_ptr[row]} to {row_ptr[row + 1]} in row {row}")
 
 
 def check_columns(indptr: NDArray[np.int64], columns: Array, n_columns: int, name: str) -> None:
@@ -168,9 +160,7 @@ def check_columns(indptr: NDArray[np.int64], columns: Array, n_columns: int, nam
         return
     lowest, highest = int(columns.min()), int(columns.max())
     if lowest < 0 or highest >= n_columns:
-        raise ColumnOutOfRange(
-            f"columns of {name!r} run from {lowest} to {highest}, the matrix has {n_columns}"
-        )
+        raise ColumnOutOfRange(f"columns of {name!r} run from {lowest} to {highest}, the matrix has {n_columns}")
     rises = np.empty(columns.size, dtype=np.bool_)
     np.greater(columns[1:], columns[:-1], out=rises[1:])
     # the first slot of a row has no one before it; empty last rows start past the end
@@ -190,9 +180,7 @@ def check_mask(mask: NDArray[np.uint8], n_columns: int, nnz: int, name: str) -> 
     if tail:
         wrong = np.flatnonzero(mask[:, -1] >> tail)
         if wrong.size:
-            raise TailBits(
-                f"row {wrong[0]} of the bitmask of {name!r} has a bit set past column {n_columns - 1}"
-            )
+            raise TailBits(f"row {wrong[0]} of the bitmask of {name!r} has a bit set past column {n_columns - 1}")
     counts = np.bitwise_count(mask).sum(axis=1, dtype=np.int64)
     found = int(counts.sum())
     if found != nnz:
@@ -209,9 +197,7 @@ def check_has_columns(n_columns: int, name: str) -> None:
 def check_bool(values: Array, name: str) -> None:
     """Verify FMT-070."""
     if values.dtype == np.bool_ and values.size and int(values.view(np.uint8).max()) > 1:
-        raise NotBoolean(
-            f"a BOOL of {name!r} is stored as {int(values.view(np.uint8).max())}, expected 0 or 1"
-        )
+        raise NotBoolean(f"a BOOL of {name!r} is stored as {int(values.view(np.uint8).max())}, expected 0 or 1")
 
 
 def check_pad(pad: Array, section: str) -> None:

@@ -59,13 +59,9 @@ def write_file(path: str | os.PathLike[str], checkpoint: Checkpoint, *, encoding
     path = Path(path)
     # FMT-112
     if STOCK.fullmatch(path.name):
-        raise StockName(
-            f"{path.name} is a name of dense models: a loader would open it and find no weights it knows"
-        )
+        raise StockName(f"{path.name} is a name of dense models: a loader would open it and find no weights it knows")
     if checkpoint.files:
-        raise BadFileName(
-            f"a single file carries no companions, found {sorted(checkpoint.files)}; write a folder"
-        )
+        raise BadFileName(f"a single file carries no companions, found {sorted(checkpoint.files)}; write a folder")
     names = _check(checkpoint, encoding)
     with (
         atomic.new_file(path) as temporary,
@@ -110,9 +106,7 @@ def _write_companions(folder: Path, checkpoint: Checkpoint) -> dict[str, Compani
     return files
 
 
-def _manifest(
-    checkpoint: Checkpoint, tensors: dict[str, Entry], files: dict[str, Companion], part: int
-) -> Manifest:
+def _manifest(checkpoint: Checkpoint, tensors: dict[str, Entry], files: dict[str, Companion], part: int) -> Manifest:
     # FMT-104: what concerns the whole checkpoint stands in the first part
     if part > 1:
         return Manifest(checkpoint.kind, tensors, part=part)
@@ -122,9 +116,7 @@ def _manifest(
 class _Parts:
     """The parts of a folder, one open at a time; their count, and so their names, are known at the end."""
 
-    def __init__(
-        self, folder: Path, checkpoint: Checkpoint, files: dict[str, Companion], shard_bytes: int
-    ) -> None:
+    def __init__(self, folder: Path, checkpoint: Checkpoint, files: dict[str, Companion], shard_bytes: int) -> None:
         self._folder = folder
         self._checkpoint = checkpoint
         self._files = files
@@ -136,9 +128,7 @@ class _Parts:
     def add(self, name: str, tensor: Tensor, chosen: Encoding) -> None:
         """Add a tensor to the open part, or to a new one if that is full (FMT-085)."""
         part = self._open
-        full = (
-            part.nbytes + chosen.padded_size(tensor) > self._shard_bytes or len(part.tensors) == MAX_TENSORS
-        )
+        full = part.nbytes + chosen.padded_size(tensor) > self._shard_bytes or len(part.tensors) == MAX_TENSORS
         if part.tensors and full:
             self._close(len(self._roots) + 1)
             self._open = PartWriter(self._folder / "spool")
@@ -165,7 +155,5 @@ class _Parts:
     def __enter__(self) -> "_Parts":
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._open.close()

@@ -18,7 +18,16 @@ from seft_ref.evaluate import Evaluation, evaluate
 from seft_ref.gradients import Batch, every_gradient, loss_and_gradients
 from seft_ref.text import read_tokens
 from seft_ref.topology import Topology
-from seft_ref.train import StepRecord, TrainSettings, TrainState, finish, initial_state, step_batches, train, train_step
+from seft_ref.train import (
+    StepRecord,
+    TrainSettings,
+    TrainState,
+    finish,
+    initial_state,
+    step_batches,
+    train,
+    train_step,
+)
 
 __all__ = [
     "Batch",

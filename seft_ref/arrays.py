@@ -1,7 +1,7 @@
 """The one place that knows about array libraries: everything else asks the arrays it is given.
 
-    xp = array_namespace(x)             # numpy, cupy, array_api_strict ...
-    y = xp.zeros((3,), dtype=x.dtype, device=device(x))
+xp = array_namespace(x)             # numpy, cupy, array_api_strict ...
+y = xp.zeros((3,), dtype=x.dtype, device=device(x))
 """
 
 from typing import Any
@@ -12,7 +12,17 @@ from array_api_compat import array_namespace, device, is_numpy_array, to_device
 Array = Any
 """Any array of a library that follows the array API standard. Shapes stand in the signatures."""
 
-__all__ = ["Array", "array_namespace", "device", "from_numpy", "int64_like", "mask_at", "repeat_each", "spread", "to_numpy"]
+__all__ = [
+    "Array",
+    "array_namespace",
+    "device",
+    "from_numpy",
+    "int64_like",
+    "mask_at",
+    "repeat_each",
+    "spread",
+    "to_numpy",
+]
 
 
 def to_numpy(x: Array) -> np.ndarray[Any, Any]:

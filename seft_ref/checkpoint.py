@@ -1,7 +1,7 @@
 """The only door between files and arrays: models in, fine-tuned models and training states out (chapter 13).
 
-    model = load_model("pruned-sparse", kernels)
-    save_model("pruned-sparse", "repaired-sparse", finish(...))
+model = load_model("pruned-sparse", kernels)
+save_model("pruned-sparse", "repaired-sparse", finish(...))
 """
 
 import hashlib
@@ -192,7 +192,9 @@ def save_state(path: str | Path, state: TrainState, settings: TrainSettings, ori
     formats.write_file(path, formats.Checkpoint("training-state", tensors, attributes))
 
 
-def load_state(path: str | Path, weights: Weights, settings: TrainSettings, origin: Origin, kernels: Kernels) -> TrainState:
+def load_state(
+    path: str | Path, weights: Weights, settings: TrainSettings, origin: Origin, kernels: Kernels
+) -> TrainState:
     """Return the training state in a file, placed into the weights of its model (CKP-006, TRN-004).
 
     Raises:
@@ -208,7 +210,10 @@ def load_state(path: str | Path, weights: Weights, settings: TrainSettings, orig
         expected = {"settings": settings_text(settings), "model": origin.model, "text": origin.text}
         for key, value in expected.items():
             if held.get(key) != value:
-                raise CheckpointError("CKP-006", f"the training state was made with other {key}: {_difference(held.get(key), value)}")
+                raise CheckpointError(
+                    "CKP-006",
+                    f"the training state was made with other {key}: {_difference(held.get(key), value)}",
+                )
         targets: dict[str, Target] = {}
         packed: dict[str, Packed] = {}
         window: dict[str, Accumulated] = {}
@@ -247,7 +252,10 @@ def _check_names(config: ModelConfig, source: Any) -> None:
         unknown.discard("lm_head.weight")
         table, head = (formats.to_dense(source[n]) for n in ("model.embed_tokens.weight", "lm_head.weight"))
         if table.tobytes() != head.tobytes():
-            raise CheckpointError("CKP-002", "tie_word_embeddings is set but lm_head.weight differs from the embedding; unset it")
+            raise CheckpointError(
+                "CKP-002",
+                "tie_word_embeddings is set but lm_head.weight differs from the embedding; unset it",
+            )
     if missing := sorted(needed - names):
         raise CheckpointError("CKP-002", f"the folder lacks {_few(missing)}")
     if unknown:
@@ -275,7 +283,10 @@ def computable(name: str, values: NumpyArray, dtype: str | None) -> NumpyArray:
     elif values.dtype in _SIXTEEN_BIT:
         values = values.astype(np.float32)
     if values.dtype not in (np.float32, np.float64):
-        raise CheckpointError("CKP-001", f"{name} is {values.dtype}; models of bfloat16, float16, float32 and float64 can be computed")
+        raise CheckpointError(
+            "CKP-001",
+            f"{name} is {values.dtype}; models of bfloat16, float16, float32 and float64 can be computed",
+        )
     if not np.isfinite(values).all():
         raise CheckpointError("CKP-003", f"{name} holds NaN or infinite weights; repair the model first")
     return np.ascontiguousarray(values)

@@ -1,7 +1,7 @@
 """What a model is, read from its Hugging Face config.json; frozen and checked once.
 
-    config = ModelConfig.from_json(json.loads(text))
-    config.layers[3].window          # None, or how far back layer 3 looks
+config = ModelConfig.from_json(json.loads(text))
+config.layers[3].window          # None, or how far back layer 3 looks
 """
 
 from collections.abc import Mapping
@@ -13,8 +13,15 @@ from seft_ref.errors import ConfigError
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 MLP = ("gate_proj", "up_proj", "down_proj")
-_REQUIRED = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
-             "max_position_embeddings", "rms_norm_eps")
+_REQUIRED = (
+    "vocab_size",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "max_position_embeddings",
+    "rms_norm_eps",
+)
 _ROPE_NEEDS = {
     "default": (),
     "linear": ("factor",),
@@ -75,7 +82,9 @@ class ModelConfig:
         family = config.get("model_type")
         # MDL-002
         if family not in FAMILIES:
-            raise ConfigError("MDL-002", f"model_type {family!r} is not supported; this engine knows {', '.join(FAMILIES)}")
+            raise ConfigError(
+                "MDL-002", f"model_type {family!r} is not supported; this engine knows {', '.join(FAMILIES)}"
+            )
         missing = [key for key in _REQUIRED if config.get(key) is None]
         if missing:
             raise ConfigError("MDL-006", f"config.json lacks {', '.join(missing)}")
@@ -84,11 +93,16 @@ class ModelConfig:
         kv_heads = _positive_int(config, "num_key_value_heads", heads)
         # MDL-004
         if config.get("head_dim") is None and sizes["hidden_size"] % heads:
-            raise ConfigError("MDL-004", f"hidden_size {sizes['hidden_size']} is not a multiple of num_attention_heads {heads}, "
-                                         "and there is no head_dim")
+            raise ConfigError(
+                "MDL-004",
+                f"hidden_size {sizes['hidden_size']} is not a multiple of num_attention_heads {heads}, "
+                "and there is no head_dim",
+            )
         head_dim = _positive_int(config, "head_dim", sizes["hidden_size"] // heads)
         if heads % kv_heads:
-            raise ConfigError("MDL-006", f"num_attention_heads {heads} is not a multiple of num_key_value_heads {kv_heads}")
+            raise ConfigError(
+                "MDL-006", f"num_attention_heads {heads} is not a multiple of num_key_value_heads {kv_heads}"
+            )
         if head_dim % 2:
             raise ConfigError("MDL-006", f"head_dim {head_dim} is odd; rotary embedding needs pairs")
         _refuse_unsupported(config)
@@ -110,8 +124,13 @@ class ModelConfig:
         queries, keys = self.num_attention_heads * self.head_dim, self.num_key_value_heads * self.head_dim
         hidden, inner = self.hidden_size, self.intermediate_size
         return {
-            "q_proj": (queries, hidden), "k_proj": (keys, hidden), "v_proj": (keys, hidden), "o_proj": (hidden, queries),
-            "gate_proj": (inner, hidden), "up_proj": (inner, hidden), "down_proj": (hidden, inner),
+            "q_proj": (queries, hidden),
+            "k_proj": (keys, hidden),
+            "v_proj": (keys, hidden),
+            "o_proj": (hidden, queries),
+            "gate_proj": (inner, hidden),
+            "up_proj": (inner, hidden),
+            "down_proj": (hidden, inner),
         }[projection]
 
     def targets(self) -> tuple[Matrix, ...]:
@@ -195,7 +214,10 @@ def _windows(family: str, config: Mapping[str, Any], layers: int) -> tuple[int |
         first = config.get("max_window_layers", 28)
         return tuple(window if layer >= first else None for layer in range(layers))
     if len(kinds) != layers or not set(kinds) <= {"full_attention", "sliding_attention"}:
-        raise ConfigError("MDL-006", f"layer_types must name full_attention or sliding_attention for each of {layers} layers")
+        raise ConfigError(
+            "MDL-006",
+            f"layer_types must name full_attention or sliding_attention for each of {layers} layers",
+        )
     return tuple(window if kind == "sliding_attention" else None for kind in kinds)
 
 

@@ -1,11 +1,11 @@
 """Loss and gradients; the gradient of a matrix is evaluated only where it is asked for (chapter 6).
 
-    step = loss_and_gradients(weights, config, batches, kernels, at={name: topology}, keep={name})
-    step.at[name]                    # values at the topology's slots
-    step.kept[name]                  # an Accumulated, to look at later
+step = loss_and_gradients(weights, config, batches, kernels, at={name: topology}, keep={name})
+step.at[name]                    # values at the topology's slots
+step.kept[name]                  # an Accumulated, to look at later
 """
 
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from jaxtyping import Bool, Float, Int
@@ -187,7 +187,9 @@ def snapshot(
         block = xp.reshape(gradient.rows(start, stop), (-1,)) / steps
         # EVT-005
         if not bool(xp.all(xp.isfinite(block))):
-            raise UpdateError("EVT-005", "the gradient of this event holds NaN or infinity; lower the learning rate or clip")
+            raise UpdateError(
+                "EVT-005", "the gradient of this event holds NaN or infinity; lower the learning rate or clip"
+            )
         at_support.append(xp.take(block, _between(support, low, high) - low))
         taken = _between(delta_positions, low, high)
         if scope == "active":

@@ -85,7 +85,12 @@ def surroundings(
 
 
 def self_attention_forward(
-    x: Float[Array, "B T C"], block: Block, config: ModelConfig, layer: int, around: Surroundings, kernels: Kernels
+    x: Float[Array, "B T C"],
+    block: Block,
+    config: ModelConfig,
+    layer: int,
+    around: Surroundings,
+    kernels: Kernels,
 ) -> tuple[Float[Array, "B T C"], SelfAttentionCache]:
     """Return the output of the attention half, before the residual sum."""
     q, q_proj = linear_forward(x, block.q_proj, kernels)
@@ -137,7 +142,9 @@ def mlp_forward(x: Float[Array, "B T C"], block: Block, kernels: Kernels) -> tup
     return y, MlpCache(gate_proj, up_proj, swiglu, down_proj)
 
 
-def mlp_backward(dy: Float[Array, "B T C"], cache: MlpCache, prefix: str) -> tuple[Float[Array, "B T C"], list[NamedGradient]]:
+def mlp_backward(
+    dy: Float[Array, "B T C"], cache: MlpCache, prefix: str
+) -> tuple[Float[Array, "B T C"], list[NamedGradient]]:
     """Return (dx, gradients)."""
     gradients: list[NamedGradient] = []
     dy = _linear_backward(dy, cache.down_proj, f"{prefix}.down_proj", gradients)
@@ -148,7 +155,12 @@ def mlp_backward(dy: Float[Array, "B T C"], cache: MlpCache, prefix: str) -> tup
 
 
 def block_forward(
-    x: Float[Array, "B T C"], block: Block, config: ModelConfig, layer: int, around: Surroundings, kernels: Kernels
+    x: Float[Array, "B T C"],
+    block: Block,
+    config: ModelConfig,
+    layer: int,
+    around: Surroundings,
+    kernels: Kernels,
 ) -> tuple[Float[Array, "B T C"], BlockCache]:
     """Return the output of a block (MDL-001)."""
     normed, input_layernorm = rmsnorm_forward(x, block.input_layernorm, config.rms_norm_eps)

@@ -25,7 +25,7 @@ def read_tokens(text_file: Path, model_dir: Path) -> list[int]:
         raise TextError("TRN-003", f"{text_file} is not UTF-8: {error.reason} at byte {error.start}") from error
     try:
         tokenizer = Tokenizer.from_file(str(tokenizer_file))
-    except Exception as error:  # noqa: BLE001  the library raises bare Exception
+    except Exception as error:
         raise TextError("TRN-003", f"{tokenizer_file} cannot be read: {error}") from error
     return list(tokenizer.encode(text).ids)
 
@@ -55,5 +55,8 @@ def _room(tokens: int, length: int, clause: str) -> int:
     if length < 2:
         raise TextError(clause, f"a window of {length} tokens predicts nothing; use a length of at least 2")
     if tokens < length:
-        raise TextError(clause, f"the text has {tokens} tokens, one window needs {length}: give more text or a smaller length")
+        raise TextError(
+            clause,
+            f"the text has {tokens} tokens, one window needs {length}: give more text or a smaller length",
+        )
     return tokens - length + 1

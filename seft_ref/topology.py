@@ -65,7 +65,9 @@ def from_flat(shape: tuple[int, int], positions: Int[Array, " nnz"]) -> Topology
     if positions.shape[0]:
         first, last = int(positions[0]), int(positions[-1])
         if first < 0 or last >= n_out * n_in:
-            raise TopologyError("TOP-003", f"flat positions run from {first} to {last}, outside a {n_out}x{n_in} matrix")
+            raise TopologyError(
+                "TOP-003", f"flat positions run from {first} to {last}, outside a {n_out}x{n_in} matrix"
+            )
         if not bool(xp.all(positions[1:] > positions[:-1])):
             raise TopologyError("TOP-003", "flat positions are not strictly increasing; sort them and remove repeats")
     row_starts = xp.arange(n_out + 1, dtype=xp.int64, device=device(positions)) * n_in
@@ -90,9 +92,14 @@ def check(topology: Topology) -> None:
     n_out, n_in = topology.shape
     indptr, indices = topology.indptr, topology.indices
     if tuple(indptr.shape) != (n_out + 1,):
-        raise TopologyError("TOP-001", f"indptr has shape {tuple(indptr.shape)}, a matrix of {n_out} rows needs ({n_out + 1},)")
+        raise TopologyError(
+            "TOP-001",
+            f"indptr has shape {tuple(indptr.shape)}, a matrix of {n_out} rows needs ({n_out + 1},)",
+        )
     if int(indptr[0]) != 0 or int(indptr[-1]) != topology.nnz:
-        raise TopologyError("TOP-001", f"indptr runs from {int(indptr[0])} to {int(indptr[-1])}, expected 0 to {topology.nnz}")
+        raise TopologyError(
+            "TOP-001", f"indptr runs from {int(indptr[0])} to {int(indptr[-1])}, expected 0 to {topology.nnz}"
+        )
     if not bool(xp.all(indptr[1:] >= indptr[:-1])):
         raise TopologyError("TOP-001", "indptr decreases")
     if not topology.nnz:
@@ -104,8 +111,11 @@ def check(topology: Topology) -> None:
     in_order = positions[1:] > positions[:-1]
     if not bool(xp.all(in_order)):
         slot = int(xp.argmin(xp.astype(in_order, xp.int8))) + 1
-        raise TopologyError("TOP-002", f"slot {slot} is at flat {int(positions[slot])}, not after slot {slot - 1} at "
-                            f"{int(positions[slot - 1])}: columns of a row must strictly increase")
+        raise TopologyError(
+            "TOP-002",
+            f"slot {slot} is at flat {int(positions[slot])}, not after slot {slot - 1} at "
+            f"{int(positions[slot - 1])}: columns of a row must strictly increase",
+        )
 
 
 def find(sorted_positions: Int[Array, " n"], wanted: Int[Array, " m"]) -> tuple[Int[Array, " m"], Bool[Array, " m"]]:
@@ -114,7 +124,8 @@ def find(sorted_positions: Int[Array, " n"], wanted: Int[Array, " m"]) -> tuple[
     n = sorted_positions.shape[0]
     if n == 0:
         return xp.zeros(wanted.shape, dtype=xp.int64, device=device(wanted)), xp.zeros(
-            wanted.shape, dtype=xp.bool, device=device(wanted))
+            wanted.shape, dtype=xp.bool, device=device(wanted)
+        )
     where = xp.astype(xp.searchsorted(sorted_positions, wanted), xp.int64)
     where = xp.where(where < n, where, xp.zeros_like(where))
     present = xp.take(sorted_positions, where) == wanted

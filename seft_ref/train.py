@@ -61,15 +61,28 @@ class TrainSettings:
         """Refuse settings that contradict the clauses."""
         preset_named(self.preset)
         counter_key(self.seed)
-        for name, lowest in (("steps", 1), ("batch", 1), ("micro_batches", 1), ("length", 2), ("evolve_every", 1), ("warmup_steps", 0)):
+        for name, lowest in (
+            ("steps", 1),
+            ("batch", 1),
+            ("micro_batches", 1),
+            ("length", 2),
+            ("evolve_every", 1),
+            ("warmup_steps", 0),
+        ):
             if getattr(self, name) < lowest:
                 raise ConfigError("TRN-001", f"{name} is {getattr(self, name)}, must be at least {lowest}")
         if not 0 < self.density <= 1:
-            raise ConfigError("DLT-002", f"density is {self.density}, must be above 0 and at most 1 (0.02 trains 2 % of the positions)")
+            raise ConfigError(
+                "DLT-002",
+                f"density is {self.density}, must be above 0 and at most 1 (0.02 trains 2 % of the positions)",
+            )
         if not 0 <= self.drop_fraction <= 1:
             raise ConfigError("SCH-001", f"drop_fraction is {self.drop_fraction}, must lie in 0 to 1")
         if not 1 <= self.gradient_window <= self.evolve_every:
-            raise ConfigError("TRN-005", f"gradient_window is {self.gradient_window}, must lie in 1 to evolve_every {self.evolve_every}")
+            raise ConfigError(
+                "TRN-005",
+                f"gradient_window is {self.gradient_window}, must lie in 1 to evolve_every {self.evolve_every}",
+            )
         if self.grow_scope not in (None, "anywhere", "active"):
             raise ConfigError("GROW-001", f"grow_scope is {self.grow_scope!r}; choose anywhere or active")
         if self.initial_positions not in ("random", "gradient"):
@@ -178,7 +191,11 @@ def _placed(
 
 
 def train_step(
-    state: TrainState, batches: Sequence[Batch], settings: TrainSettings, config: ModelConfig, kernels: Kernels
+    state: TrainState,
+    batches: Sequence[Batch],
+    settings: TrainSettings,
+    config: ModelConfig,
+    kernels: Kernels,
 ) -> tuple[TrainState, StepRecord]:
     """Return the state after one more step, and what it did (chapters 8 to 10).
 
@@ -205,7 +222,10 @@ def train_step(
         open_window = {name: gradient.settled() for name, gradient in found.kept.items()}
         return TrainState(step, targets, weights, open_window), StepRecord(step, found.loss, lr, norm)
 
-    packed, counts = {}, dict.fromkeys(("dropped", "grown", "reactivated", "cancelled", "pruned", "slots", "support"), 0)
+    packed, counts = (
+        {},
+        dict.fromkeys(("dropped", "grown", "reactivated", "cancelled", "pruned", "slots", "support"), 0),
+    )
     for name, target in targets.items():
         event = _evolve(target, found.kept[name], step, settings)
         targets[name], packed[name] = place(event.base, event.delta, target.budget, target.delta_budget, kernels)
@@ -238,7 +258,10 @@ def step_batches(settings: TrainSettings, tokens: Sequence[int], step: int, weig
     """Return the micro-batches of a step, counted from 1 (TRN-002, TRN-003)."""
     rows = settings.batch * settings.micro_batches
     starts = training_starts(len(tokens), settings.length, settings.seed, step, rows)
-    return [batch_of(tokens, starts[i : i + settings.batch], settings.length, weights) for i in range(0, rows, settings.batch)]
+    return [
+        batch_of(tokens, starts[i : i + settings.batch], settings.length, weights)
+        for i in range(0, rows, settings.batch)
+    ]
 
 
 def finish(
@@ -280,7 +303,14 @@ def _evolve(target: Target, gradient: Accumulated, step: int, settings: TrainSet
     drops = n_drop(step, settings.steps, settings.drop_fraction, slots)
     grows = drops + (target.delta_budget - slots)
     scope = settings.grow_scope or preset.grow_scope
-    seen = snapshot(gradient, settings.gradient_window, flat(target.base.topology), flat(target.delta.topology), grows, scope)
+    seen = snapshot(
+        gradient,
+        settings.gradient_window,
+        flat(target.base.topology),
+        flat(target.delta.topology),
+        grows,
+        scope,
+    )
     return evolve(
         target.base,
         target.delta,
@@ -312,5 +342,8 @@ def _norm(found: StepGradients, step: int) -> float:
         square += float(array_namespace(gradient).sum(gradient * gradient))
     # TRN-007
     if not (math.isfinite(found.loss) and math.isfinite(square)):
-        raise UpdateError("TRN-007", f"step {step} has loss {found.loss} and gradient norm² {square}; lower the learning rate and resume")
+        raise UpdateError(
+            "TRN-007",
+            f"step {step} has loss {found.loss} and gradient norm² {square}; lower the learning rate and resume",
+        )
     return math.sqrt(square)

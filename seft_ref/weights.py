@@ -55,7 +55,9 @@ def block_of(config: ModelConfig, layer: int, dense: Mapping[str, Array], packed
     """Return one block of a model from named parameters."""
     prefix = block_prefix(layer)
     linears = {
-        projection: Linear(packed[f"{prefix}.{part}.{projection}.weight"], dense.get(f"{prefix}.{part}.{projection}.bias"))
+        projection: Linear(
+            packed[f"{prefix}.{part}.{projection}.weight"], dense.get(f"{prefix}.{part}.{projection}.bias")
+        )
         for part, projections in (("self_attn", ATTENTION), ("mlp", MLP))
         for projection in projections
     }

@@ -47,7 +47,13 @@ def run(command: Callable[..., None]) -> None:
 @contextmanager
 def progress(what: str, total: int) -> Iterator[Callable[..., None]]:
     """Show a bar with a remark behind it; yields advance(remark="")."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.fields[remark]}"))
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[remark]}"),
+    )
     with Progress(*columns, console=console) as bar:
         task = bar.add_task(what, total=total, remark="")
 

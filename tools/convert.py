@@ -4,9 +4,9 @@ from pathlib import Path
 from typing import Annotated
 
 import _cli
-import formats.convert.hf as hf
 import typer
 
+import formats.convert.hf as hf
 from seft_ref.checkpoint import is_sparse
 
 
@@ -15,7 +15,9 @@ def main(
     destination: Annotated[Path, typer.Argument(metavar="DST", help="Folder to write; must not exist.")],
     to: Annotated[str, typer.Option(help="sparse or hf.")],
     encoding: Annotated[str, typer.Option(help="For sparse: auto (fewest bytes), bitmask, csr or dense.")] = "auto",
-    dtype: Annotated[str | None, typer.Option(help="Cast floats to F16, BF16, F32 or F64; default: keep every bit.")] = None,
+    dtype: Annotated[
+        str | None, typer.Option(help="Cast floats to F16, BF16, F32 or F64; default: keep every bit.")
+    ] = None,
 ) -> None:
     """Convert the model in SRC; without --dtype every weight keeps its bits. Config and tokenizer travel along."""
     _cli.require_absent(destination)

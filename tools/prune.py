@@ -19,15 +19,23 @@ from seft_ref.text import calibration_starts, read_tokens
 
 def main(
     folder: Annotated[Path, typer.Argument(metavar="HF_DIR", help="Hugging Face folder of a dense model.")],
-    destination: Annotated[Path, typer.Argument(metavar="OUT_DIR", help="Where the pruned Hugging Face folder goes; must not exist.")],
+    destination: Annotated[
+        Path,
+        typer.Argument(metavar="OUT_DIR", help="Where the pruned Hugging Face folder goes; must not exist."),
+    ],
     method: Annotated[str, typer.Option(help="magnitude or wanda.")],
     sparsity: Annotated[float, typer.Option(help="Fraction of weights removed from every matrix, 0 to below 1.")] = 0.5,
-    pattern: Annotated[str | None, typer.Option(help="N:M keeps N of every M weights of a row, for example 2:4; replaces --sparsity.")] = None,
+    pattern: Annotated[
+        str | None,
+        typer.Option(help="N:M keeps N of every M weights of a row, for example 2:4; replaces --sparsity."),
+    ] = None,
     calibration: Annotated[Path | None, typer.Option(help="UTF-8 text that Wanda measures activations on.")] = None,
     samples: Annotated[int, typer.Option(min=1, help="Calibration windows.")] = 16,
     length: Annotated[int, typer.Option(min=2, help="Tokens of a calibration window.")] = 256,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the calibration windows.")] = 0,
-    dtype: Annotated[str | None, typer.Option(help="Compute in float32 or float64; default: as stored, 16-bit as float32.")] = None,
+    dtype: Annotated[
+        str | None, typer.Option(help="Compute in float32 or float64; default: as stored, 16-bit as float32.")
+    ] = None,
 ) -> None:
     """Prune the linear layers of the blocks of HF_DIR and write the model, kept weights bit for bit, to OUT_DIR."""
     _cli.require_absent(destination)

@@ -4,16 +4,19 @@ from pathlib import Path
 from typing import Annotated
 
 import _cli
-import formats
 import typer
-from formats.convert.hf import open_hf
 from rich.table import Table
 
+import formats
+from formats.convert.hf import open_hf
 from seft_ref.checkpoint import is_sparse
 
 
 def main(
-    path: Annotated[Path, typer.Argument(metavar="PATH", help="Sparse checkpoint (folder or file) or Hugging Face folder.")],
+    path: Annotated[
+        Path,
+        typer.Argument(metavar="PATH", help="Sparse checkpoint (folder or file) or Hugging Face folder."),
+    ],
 ) -> None:
     """Print tensors, encodings, support, sparsity, bytes and digests of a checkpoint, without reading the tensors."""
     if path.is_dir() and not is_sparse(path):
@@ -21,17 +24,42 @@ def main(
         return
     with formats.open(path) as reader:
         table = Table(title=f"{path}: {reader.kind}, format {reader.spec}")
-        for heading, side in (("tensor", "left"), ("dtype", "left"), ("shape", "left"), ("encoding", "left"), ("support", "right"),
-                              ("sparsity", "right"), ("bytes", "right"), ("content", "left")):
+        for heading, side in (
+            ("tensor", "left"),
+            ("dtype", "left"),
+            ("shape", "left"),
+            ("encoding", "left"),
+            ("support", "right"),
+            ("sparsity", "right"),
+            ("bytes", "right"),
+            ("content", "left"),
+        ):
             table.add_column(heading, justify=side, no_wrap=True)  # type: ignore[arg-type]
         support = numel = size = 0
         for name in reader.names():
             info = reader.info(name)
-            table.add_row(name, str(info.dtype), _by(info.shape), info.encoding, f"{info.nnz:,}", f"{1 - info.nnz / max(info.numel, 1):.4f}",
-                          f"{info.nbytes:,}", info.content_sha256[:12])
+            table.add_row(
+                name,
+                str(info.dtype),
+                _by(info.shape),
+                info.encoding,
+                f"{info.nnz:,}",
+                f"{1 - info.nnz / max(info.numel, 1):.4f}",
+                f"{info.nbytes:,}",
+                info.content_sha256[:12],
+            )
             support, numel, size = support + info.nnz, numel + info.numel, size + info.nbytes
         table.add_section()
-        table.add_row(f"{len(reader.names())} tensors", "", "", "", f"{support:,}", f"{1 - support / max(numel, 1):.4f}", f"{size:,}", "")
+        table.add_row(
+            f"{len(reader.names())} tensors",
+            "",
+            "",
+            "",
+            f"{support:,}",
+            f"{1 - support / max(numel, 1):.4f}",
+            f"{size:,}",
+            "",
+        )
         _cli.wide.print(table)
         for alias, target in sorted(reader.tied.items()):
             _cli.wide.print(f"{alias} is {target}")

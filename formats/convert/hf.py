@@ -53,9 +53,7 @@ class HfFolder(Mapping[str, Dense]):
         if not folder.is_dir():
             raise ForeignFolder(f"{folder} is not a folder")
         shards = _shards(folder)
-        self._owner = {
-            name: (file, section) for file, found in shards.values() for name, section in found.items()
-        }
+        self._owner = {name: (file, section) for file, found in shards.values() for name, section in found.items()}
         self.files: Mapping[str, bytes] = _Companions(folder)
 
     def __getitem__(self, name: str) -> Dense:
@@ -82,9 +80,7 @@ class HfFolder(Mapping[str, Dense]):
     def __enter__(self) -> "HfFolder":
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
 
 
@@ -222,9 +218,7 @@ class _Sparsified(Mapping[str, Tensor]):
             return False
         if not tensor.shape[1]:
             return False
-        return self._encoding != "auto" or pays(
-            _target(name, self._dtype), tensor.shape, count_bits(tensor.values)
-        )
+        return self._encoding != "auto" or pays(_target(name, self._dtype), tensor.shape, count_bits(tensor.values))
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._source)
@@ -272,9 +266,7 @@ def _shards(folder: Path) -> dict[str, tuple[MappedFile, dict[str, Section]]]:
     wrong = sorted(held ^ set(weight_map.items()))
     if wrong:
         name, file_name = wrong[0]
-        says = (
-            "has it there, its index does not" if wrong[0] in held else "lacks it, its index says otherwise"
-        )
+        says = "has it there, its index does not" if wrong[0] in held else "lacks it, its index says otherwise"
         raise ForeignFolder(f"{name!r} in {file_name!r}: the folder {says}")
     return shards
 
@@ -321,6 +313,4 @@ def _target(source: str, dtype: str | None) -> str:
 
 def _check_dtype(dtype: str | None) -> None:
     if dtype is not None and dtype not in CASTABLE:
-        raise UnknownOption(
-            f"dtype {dtype!r} cannot be cast to, expected one of {', '.join(sorted(CASTABLE))}"
-        )
+        raise UnknownOption(f"dtype {dtype!r} cannot be cast to, expected one of {', '.join(sorted(CASTABLE))}")

@@ -54,9 +54,7 @@ def _check_cover(sections: Mapping[str, Section], file: MappedFile, name: str) -
             )
         at = section.end
     if at != file.size - file.data_start:
-        raise ForeignFile(
-            f"{name} holds {file.size - file.data_start} bytes of tensors, its header describes {at}"
-        )
+        raise ForeignFile(f"{name} holds {file.size - file.data_start} bytes of tensors, its header describes {at}")
 
 
 def outline(name: str, dtype: str, shape: tuple[int, ...]) -> Section:

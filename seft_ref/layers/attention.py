@@ -33,7 +33,10 @@ def visible_keys(length: int, window: int | None, mask: Bool[Array, "B T"] | Non
 
 
 def attention_forward(
-    q: Float[Array, "B H T D"], k: Float[Array, "B K T D"], v: Float[Array, "B K T D"], visible: Bool[Array, "M T T"]
+    q: Float[Array, "B H T D"],
+    k: Float[Array, "B K T D"],
+    v: Float[Array, "B K T D"],
+    visible: Bool[Array, "M T T"],
 ) -> tuple[Float[Array, "B H T D"], AttentionCache]:
     """Return the attended values, and the cache (LYR-007, LYR-009)."""
     xp = array_namespace(q, k, v)

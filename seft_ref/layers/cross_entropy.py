@@ -39,7 +39,10 @@ def cross_entropy_forward(
     counted = targets != IGNORE
     safe = xp.where(counted, targets, xp.zeros_like(targets))
     if targets.shape[0] and not 0 <= int(xp.min(safe)) <= int(xp.max(safe)) < logits.shape[1]:
-        raise LayerError("LYR-011", f"targets run from {int(xp.min(safe))} to {int(xp.max(safe))}, there are {logits.shape[1]} classes")
+        raise LayerError(
+            "LYR-011",
+            f"targets run from {int(xp.min(safe))} to {int(xp.max(safe))}, there are {logits.shape[1]} classes",
+        )
     largest = xp.max(logits, axis=1, keepdims=True)
     logsumexp = largest + xp.log(xp.sum(xp.exp(logits - largest), axis=1, keepdims=True))
     at_target = xp.take_along_axis(logits, safe[:, None], axis=1)

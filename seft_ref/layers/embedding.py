@@ -25,7 +25,9 @@ class EmbeddingGradient:
     rows: int
 
 
-def embedding_forward(tokens: Int[Array, " n"], weight: Float[Array, "V C"]) -> tuple[Float[Array, "n C"], EmbeddingCache]:
+def embedding_forward(
+    tokens: Int[Array, " n"], weight: Float[Array, "V C"]
+) -> tuple[Float[Array, "n C"], EmbeddingCache]:
     """Return row tokens[i] of the table for each i, and the cache (LYR-001).
 
     Raises:
@@ -35,7 +37,10 @@ def embedding_forward(tokens: Int[Array, " n"], weight: Float[Array, "V C"]) -> 
     rows = weight.shape[0]
     # LYR-001
     if tokens.shape[0] and not 0 <= int(xp.min(tokens)) <= int(xp.max(tokens)) < rows:
-        raise LayerError("LYR-001", f"tokens run from {int(xp.min(tokens))} to {int(xp.max(tokens))}, the table has {rows} rows")
+        raise LayerError(
+            "LYR-001",
+            f"tokens run from {int(xp.min(tokens))} to {int(xp.max(tokens))}, the table has {rows} rows",
+        )
     return xp.take(weight, tokens, axis=0), EmbeddingCache(tokens, rows)
 
 

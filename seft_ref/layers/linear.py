@@ -34,7 +34,9 @@ class WeightGradient:
     x: Float[Array, "n in_"]
 
 
-def linear_forward(x: Float[Array, "*n in_"], linear: Linear, kernels: Kernels) -> tuple[Float[Array, "*n out"], LinearCache]:
+def linear_forward(
+    x: Float[Array, "*n in_"], linear: Linear, kernels: Kernels
+) -> tuple[Float[Array, "*n out"], LinearCache]:
     """Return x Wᵀ + bias, and the cache (LYR-003)."""
     xp = array_namespace(x)
     y = kernels.matmul(xp.reshape(x, (-1, x.shape[-1])), linear.weight)
@@ -53,4 +55,8 @@ def linear_backward(
     dbias = None if cache.linear.bias is None else xp.sum(rows, axis=0)
     # forward: y = x @ Wᵀ
     dx = cache.kernels.matmul_transposed(rows, cache.linear.weight)
-    return xp.reshape(dx, cache.x.shape), WeightGradient(rows, xp.reshape(cache.x, (-1, cache.x.shape[-1]))), dbias
+    return (
+        xp.reshape(dx, cache.x.shape),
+        WeightGradient(rows, xp.reshape(cache.x, (-1, cache.x.shape[-1]))),
+        dbias,
+    )

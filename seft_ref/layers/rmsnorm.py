@@ -17,7 +17,9 @@ class RmsNormCache:
     """1 / sqrt(mean(x²) + eps)"""
 
 
-def rmsnorm_forward(x: Float[Array, "*n C"], weight: Float[Array, " C"], eps: float) -> tuple[Float[Array, "*n C"], RmsNormCache]:
+def rmsnorm_forward(
+    x: Float[Array, "*n C"], weight: Float[Array, " C"], eps: float
+) -> tuple[Float[Array, "*n C"], RmsNormCache]:
     """Return x scaled to unit mean square and by weight, and the cache (LYR-002)."""
     xp = array_namespace(x, weight)
     r = 1.0 / xp.sqrt(xp.mean(x * x, axis=-1, keepdims=True) + eps)

@@ -18,7 +18,10 @@ def removed_count(sparsity: float, n: int) -> int:
     """
     # PRN-001
     if not 0 <= sparsity < 1:
-        raise PruneError("PRN-001", f"sparsity is {sparsity}, must be at least 0 and below 1 (0.7 removes 70 % of the weights)")
+        raise PruneError(
+            "PRN-001",
+            f"sparsity is {sparsity}, must be at least 0 and below 1 (0.7 removes 70 % of the weights)",
+        )
     return int(sparsity * n + _NUDGE)
 
 
@@ -57,7 +60,9 @@ def keep_n_of_m(scores: Float[Array, "out in_"], n: int, m: int) -> Bool[Array, 
     n_out, n_in = scores.shape
     # PRN-004
     if n_in % m:
-        raise PruneError("PRN-004", f"a row of {n_in} weights does not divide into groups of {m}; choose another pattern")
+        raise PruneError(
+            "PRN-004", f"a row of {n_in} weights does not divide into groups of {m}; choose another pattern"
+        )
     groups = xp.reshape(scores, (n_out * (n_in // m), m))
     # ranking the negated scores puts the largest first and, among equals, the lower column first
     return xp.reshape(rank_in_rows(-groups) < n, scores.shape)

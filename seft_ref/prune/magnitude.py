@@ -6,7 +6,9 @@ from seft_ref.arrays import Array, array_namespace
 from seft_ref.prune.keep import keep_n_of_m, keep_of_matrix, removed_count
 
 
-def magnitude_mask(weight: Float[Array, "out in_"], sparsity: float, pattern: tuple[int, int] | None = None) -> Bool[Array, "out in_"]:
+def magnitude_mask(
+    weight: Float[Array, "out in_"], sparsity: float, pattern: tuple[int, int] | None = None
+) -> Bool[Array, "out in_"]:
     """Return which weights stay: by whole matrix, or N of every M where a pattern is given (PRN-002, PRN-004)."""
     scores = array_namespace(weight).abs(weight)
     if pattern is not None:

@@ -38,7 +38,13 @@ def new_delta(shape: tuple[int, int], positions: Int[Array, " d"], like: Float[A
     """Return a delta of zeros at sorted flat positions, in the dtype and on the device of `like` (DLT-005)."""
     xp = array_namespace(positions, like)
     zeros = xp.zeros(positions.shape, dtype=like.dtype, device=device(like))
-    return Delta(from_flat(shape, positions), zeros, zeros, zeros, xp.zeros(positions.shape, dtype=xp.int32, device=device(like)))
+    return Delta(
+        from_flat(shape, positions),
+        zeros,
+        zeros,
+        zeros,
+        xp.zeros(positions.shape, dtype=xp.int32, device=device(like)),
+    )
 
 
 def effective(base: Base, delta: Delta) -> tuple[Topology, Float[Array, " s"]]:
@@ -53,7 +59,10 @@ def effective(base: Base, delta: Delta) -> tuple[Topology, Float[Array, " s"]]:
     extra = difference(slots, stored)
     order = merge_order(stored, extra)
     support = xp.take(xp.concat([stored, extra]), order)
-    under = xp.take(xp.concat([base.values, xp.zeros(extra.shape, dtype=base.values.dtype, device=device(base.values))]), order)
+    under = xp.take(
+        xp.concat([base.values, xp.zeros(extra.shape, dtype=base.values.dtype, device=device(base.values))]),
+        order,
+    )
     where, _ = find(support, slots)
     return from_flat(base.topology.shape, support), under + spread(delta.values, where, support.shape[0])
 

@@ -30,7 +30,14 @@ class Event:
 
 
 def evolve(
-    base: Base, delta: Delta, snapshot: GradientSnapshot, *, n_drop: int, delta_budget: int, budget: int, adapts: bool = True
+    base: Base,
+    delta: Delta,
+    snapshot: GradientSnapshot,
+    *,
+    n_drop: int,
+    delta_budget: int,
+    budget: int,
+    adapts: bool = True,
 ) -> Event:
     """Return the event that drops n_drop slots, grows back to delta_budget, and prunes to budget (chapter 8).
 
@@ -42,7 +49,9 @@ def evolve(
     # EVT-005
     for gradient in (snapshot.support_gradient, snapshot.candidate_gradient):
         if not bool(xp.all(xp.isfinite(gradient))):
-            raise UpdateError("EVT-005", "the gradient of this event holds NaN or infinity; lower the learning rate or clip")
+            raise UpdateError(
+                "EVT-005", "the gradient of this event holds NaN or infinity; lower the learning rate or clip"
+            )
     slots = flat(delta.topology)
 
     dropped = xp.take(slots, drop(delta.values, n_drop))
@@ -65,7 +74,15 @@ def evolve(
 def final_adapt(base: Base, delta: Delta, snapshot: GradientSnapshot, *, budget: int) -> Event:
     """Return the pass after the last step: prune to the budget, nothing exempt (EVT-004)."""
     nothing = snapshot.support[:0]
-    return _event(base, delta, delta, nothing, nothing, nothing, _excess_positions(base, delta, snapshot, nothing, budget))
+    return _event(
+        base,
+        delta,
+        delta,
+        nothing,
+        nothing,
+        nothing,
+        _excess_positions(base, delta, snapshot, nothing, budget),
+    )
 
 
 def move_delta(delta: Delta, positions: Int[Array, " n"]) -> Delta:

@@ -45,7 +45,9 @@ def snapshot_of(
     xp = array_namespace(gradient, base_positions)
     values = xp.reshape(gradient, (-1,))
     support = union(base_positions, delta_positions)
-    everywhere = xp.arange(values.shape[0], dtype=xp.int64, device=device(values)) if scope == "anywhere" else base_positions
+    everywhere = (
+        xp.arange(values.shape[0], dtype=xp.int64, device=device(values)) if scope == "anywhere" else base_positions
+    )
     outside = difference(everywhere, delta_positions)
     found = xp.take(values, outside)
     chosen = largest(xp.abs(found), min(n, outside.shape[0]))

@@ -24,7 +24,9 @@ def is_event(step: int, total_steps: int, evolve_every: int) -> bool:
     return evolve_every > 0 and step % evolve_every == 0 and step < total_steps
 
 
-def learning_rate_at(step: int, total_steps: int, lr: float, warmup_steps: int = 0, schedule: LrSchedule = "constant") -> float:
+def learning_rate_at(
+    step: int, total_steps: int, lr: float, warmup_steps: int = 0, schedule: LrSchedule = "constant"
+) -> float:
     """Return the learning rate of a step, counted from 1 (SCH-004).
 
     Raises:
@@ -49,8 +51,11 @@ def spiel_phases(total_steps: int, reselection_steps: int, accumulation_steps: i
         UpdateError: SCH-005 if accumulation_steps is outside 0 to reselection_steps − 2.
     """
     if not 0 <= accumulation_steps <= reselection_steps - 2:
-        raise UpdateError("SCH-005", f"accumulation_steps is {accumulation_steps}, must lie in 0 to {reselection_steps - 2} "
-                                     f"for a reselection every {reselection_steps} steps")
+        raise UpdateError(
+            "SCH-005",
+            f"accumulation_steps is {accumulation_steps}, must lie in 0 to {reselection_steps - 2} "
+            f"for a reselection every {reselection_steps} steps",
+        )
     first = accumulation_steps or reselection_steps
     steps = range(first, total_steps + 1, reselection_steps)
     return [(step, accumulation_steps + (0 if step == accumulation_steps else 1)) for step in steps]

@@ -1,0 +1,45 @@
+# One file of commands. Each sets up .venv first, once; remove .venv to set up anew.
+PYTHON ?= python3
+VENV := .venv
+PY := $(VENV)/bin/python
+QUICK ?=
+
+.PHONY: setup verify test lint types contracts tests demo bench clean
+
+setup: $(VENV)/.done
+
+$(VENV)/.done: pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(0 if (3, 11) <= sys.version_info < (3, 14) else "Python 3.11 to 3.13 is needed; name one with PYTHON=python3.12")'
+	$(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install --quiet --disable-pip-version-check -e ".[torch,plot,dev]"
+	touch $@
+
+verify: setup
+	$(PY) tools/verify.py
+
+test: lint types contracts tests verify
+
+lint: setup
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+
+types: setup
+	$(PY) -m mypy
+
+contracts: setup
+	$(VENV)/bin/lint-imports
+
+# The second run reads the shape annotations and complains where an array has another shape.
+tests: setup
+	$(PY) -m pytest -n 2 tests
+	$(PY) -m pytest --jaxtyping-packages=seft_ref.layers,seft_ref.update,seft_ref.model,seft_ref.gradients,beartype.beartype \
+	    tests/seft_ref/test_pairs.py tests/seft_ref/test_model_torch.py
+
+demo: setup
+	$(PY) tools/demo.py $(if $(QUICK),--quick,)
+
+bench: setup
+	$(PY) tools/bench.py kernels
+
+clean:
+	rm -rf build .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
