@@ -26,6 +26,7 @@ from seft_ref import (
 )
 from seft_ref.checkpoint import Origin, identity, is_sparse, load_state, save_state, settings_text
 from seft_ref.kernels import cpu
+from seft_ref.update.grow import GrowScope
 
 
 def main(
@@ -132,7 +133,7 @@ def main(
     _cli.out.print(f"{destination}: {kept} stored weights ({stored} at load), {steps} steps")
 
 
-def _grow_scope(folder: Path) -> str | None:
+def _grow_scope(folder: Path) -> GrowScope | None:
     """Return "active" for a base with an N:M pattern, which growth elsewhere would break (EVT-007)."""
     record = folder / "pruning.json"
     if record.is_file() and json.loads(record.read_text(encoding="utf-8")).get("pattern"):

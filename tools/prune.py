@@ -66,12 +66,13 @@ def main(
                 masks[name] = np.packbits(mask)  # an eighth of a byte a weight, until the writer comes to it
                 advance(name.removeprefix("model.layers."))
         removed = sum(_removed(config, name, packed) for name, packed in masks.items())
+        total = sum(m.shape[0] * m.shape[1] for m in config.targets())
         record = {
             "method": method,
             "sparsity": None if groups else sparsity,
             "pattern": pattern,
             "removed": removed,
-            "of": sum(m.shape[0] * m.shape[1] for m in config.targets()),
+            "of": total,
             "calibration": {"samples": samples, "length": length, "seed": seed} if method == "wanda" else None,
         }
         files = dict(source.files) | {"pruning.json": (json.dumps(record, indent=2) + "\n").encode()}
@@ -84,7 +85,7 @@ def main(
             return np.where(mask, values, np.zeros((), values.dtype))  # PRN-006
 
         write_hf(destination, [source.section(name) for name in source], fetch, files)
-    _cli.out.print(f"{destination}: removed {removed} of {record['of']} weights ({removed / record['of']:.4%})")
+    _cli.out.print(f"{destination}: removed {removed} of {total} weights ({removed / total:.4%})")
 
 
 def _removed(config: ModelConfig, name: str, packed: Any) -> int:
