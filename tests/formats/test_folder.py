@@ -193,8 +193,9 @@ def test_FMT_104_parts_do_not_share_a_name(tmp_path):
         formats.open(folder)
 
 
-def test_FMT_094_a_companion_is_the_one_that_was_written(folder):
-    (folder / "config.json").write_bytes(b"[]")
+@pytest.mark.parametrize("changed", [b"[]", b"{", b"{}\n"])
+def test_FMT_094_a_companion_is_the_one_that_was_written(folder, changed):
+    (folder / "config.json").write_bytes(changed)
     with formats.open(folder) as reader:
         with pytest.raises(errors.FileDigestMismatch):
             reader.files["config.json"]
