@@ -124,6 +124,8 @@ class MappedFile:
                 )
             mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         self._bytes = np.frombuffer(mapped, dtype=np.uint8)
+        self.data_start = LENGTH.size
+        """Where the sections begin; known once `header` has been called."""
 
     def header(self, limit: int) -> bytes:
         """Return the header of at most limit bytes.

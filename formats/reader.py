@@ -21,6 +21,7 @@ def open_checkpoint(path: str | os.PathLike[str]) -> "Reader":
 
     Raises:
         FormatError: the first rule that a header, the index or the folder breaks.
+        OSError: if path is not there or cannot be read.
     """
     return Reader(Path(path))
 

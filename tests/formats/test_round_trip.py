@@ -219,6 +219,16 @@ def test_FMT_064_a_bitmask_without_columns_is_refused(tmp_path, same):
     assert same(formats.read(tmp_path / "d").tensors["w"], thin)
 
 
+def test_FMT_007_dimensions_of_zero_beside_large_ones(tmp_path, same):
+    tensors = {
+        "a": formats.Dense(np.zeros((2**40, 0, 2**12))),
+        "b": formats.Dense(np.zeros((0,) * 8, np.int8)),
+    }
+    formats.write(tmp_path / "c", formats.Checkpoint("model", tensors))
+    back = formats.read(tmp_path / "c").tensors
+    assert all(same(back[name], tensors[name]) for name in tensors)
+
+
 def test_values_of_foreign_layout_are_written_as_they_read(tmp_path):
     values = np.arange(24, dtype=np.float32).reshape(4, 6)[::2, ::3]
     formats.write(tmp_path / "c", formats.Checkpoint("model", {"w": formats.Dense(values)}))
