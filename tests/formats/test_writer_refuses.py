@@ -33,6 +33,8 @@ TENSORS = {
     "FMT_015_indices_of_another_dtype": (errors.BadRecord, matrix(types=(I64, I64))),
     "FMT_015_indptr_of_another_length": (errors.BadRecord, matrix(indptr=(0, 3))),
     "FMT_015_indices_of_another_length": (errors.BadRecord, matrix(indices=(0, 2))),
+    "FMT_015_a_shape_that_is_a_list": (errors.BadRecord, matrix(shape=[2, 3])),
+    "FMT_015_a_shape_of_numpy_integers": (errors.BadRecord, matrix(shape=(I64(2), I64(3)))),
     "FMT_015_values_of_rank_two": (errors.BadRecord, matrix(values=[[1.0, 0.0, 2.0]])),
     "FMT_066_row_pointers_that_end_early": (errors.RowPointerEnds, matrix(indptr=(0, 2, 2))),
     "FMT_067_row_pointers_that_fall": (
