@@ -122,6 +122,8 @@ class MappedFile:
                 raise FileTooShort(f"{path.name} has {self.size} bytes, expected at least the 8 of the header length")
             mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         self._bytes = np.frombuffer(mapped, dtype=np.uint8)
+        self.data_start = LENGTH.size
+        """Where the sections begin; known once `header` has been called."""
 
     def header(self, limit: int) -> bytes:
         """Return the header of at most limit bytes.

@@ -4,7 +4,7 @@ from typing import ClassVar
 
 
 class FormatError(Exception):
-    """A file, folder or record that breaks a clause of the format; nothing of it has been handed out.
+    """A file, folder or record that breaks a clause of the format; nothing of it is handed out (FMT-097).
 
     Attributes:
         clause: the clause id, for example ``"FMT-064"``.

@@ -21,6 +21,7 @@ def open_checkpoint(path: str | os.PathLike[str]) -> "Reader":
 
     Raises:
         FormatError: the first rule that a header, the index or the folder breaks.
+        OSError: if path is not there or cannot be read.
     """
     return Reader(Path(path))
 
@@ -48,9 +49,8 @@ class Reader:
     """
 
     def __init__(self, path: Path) -> None:
-        self._folder = path if path.is_dir() else None
         index = None
-        if self._folder is None:
+        if not path.is_dir():
             self._parts = [PartReader(path)]
         else:
             found = [entry.name for entry in path.iterdir()]
@@ -66,7 +66,7 @@ class Reader:
         self._first = manifests[0]
         self._owner = {name: part for part in self._parts for name in sorted(part.manifest.tensors)}
         validate.check_tied(self._first.tied, self._owner)
-        self.files: Mapping[str, bytes] = Companions(self._folder, self._first.files)
+        self.files: Mapping[str, bytes] = Companions(path if path.is_dir() else path.parent, self._first.files)
         self.root_sha256 = self._parts[0].root if index is None else digest.of_bytes(index)
 
     @property
@@ -132,9 +132,9 @@ class Reader:
 
 
 class Companions(Mapping[str, bytes]):
-    """The companions of a folder; each is read, and compared with its digest, when it is asked for."""
+    """The companions beside a checkpoint; each is read, and compared with its digest, when asked for."""
 
-    def __init__(self, folder: Path | None, entries: Mapping[str, Companion]) -> None:
+    def __init__(self, folder: Path, entries: Mapping[str, Companion]) -> None:
         self._folder = folder
         self._entries = entries
 
@@ -146,9 +146,9 @@ class Companions(Mapping[str, bytes]):
             FileDigestMismatch: FMT-094.
         """
         entry = self._entries[name]
-        path = None if self._folder is None else self._folder / name
+        path = self._folder / name
         # FMT-102
-        if path is None or not path.is_file():
+        if not path.is_file():
             raise MissingFile(f"companion {name!r} is not there")
         with path.open("rb") as file:
             data = file.read(entry.nbytes + 1)

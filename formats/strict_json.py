@@ -50,7 +50,7 @@ def parse(data: bytes, what: str) -> JSON:
 
 
 def parse_any(data: bytes, what: str) -> JSON:
-    """Return the value of JSON text in any spelling, with unique keys, for foreign files: fractions become strings.
+    """Return the value of foreign JSON text: any spelling, but unique keys; fractions become strings.
 
     Raises:
         FormatError: FMT-024 to FMT-026 (FMT-027 if it exhausts the parser).

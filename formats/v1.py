@@ -106,7 +106,7 @@ class PartWriter:
         head, root = file_head(manifest)
         with path.open("xb") as out, self._spool.open("rb") as sections:
             out.write(head)
-            shutil.copyfileobj(sections, out, 1 << 24)
+            shutil.copyfileobj(sections, out, 1 << 20)
             out.flush()
             os.fsync(out.fileno())
         self.close()

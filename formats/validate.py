@@ -121,6 +121,8 @@ def check_record(tensor: Tensor, name: str) -> None:
     check_name(name)
     if not isinstance(tensor, Dense | Sparse) or not isinstance(tensor.values, np.ndarray):
         raise BadRecord(f"{name!r} is a {type(tensor).__name__}, expected a Dense or Sparse over NumPy arrays")
+    if not isinstance(tensor.shape, tuple) or not all(type(d) is int for d in tensor.shape):
+        raise BadRecord(f"{name!r} has shape {tensor.shape!r}, expected a tuple of Python integers")
     container.dtype_name(tensor.dtype)
     check_shape(tensor.shape, name)
     if isinstance(tensor, Dense):

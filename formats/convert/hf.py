@@ -96,8 +96,8 @@ def to_sparse(
     Args:
         src: the folder to read.
         dst: the folder to make.
-        encoding: ``"auto"`` makes a float matrix sparse where that takes fewer bytes than dense; ``"bitmask"``
-            and ``"csr"`` make every float matrix sparse; ``"dense"`` none (FMT-122).
+        encoding: ``"auto"`` makes a float matrix sparse where that takes fewer bytes than dense;
+            ``"bitmask"`` and ``"csr"`` make every float matrix sparse; ``"dense"`` none (FMT-122).
         dtype: name of the dtype to cast floats to, for example ``"BF16"``; None keeps every bit. What is in
             the support is judged before the cast (FMT-126).
 
@@ -228,7 +228,7 @@ class _Sparsified(Mapping[str, Tensor]):
 
 
 class _Companions(Mapping[str, bytes]):
-    """The files that travel along: regular, not hidden, not weights, of at most 50,000,000 bytes (FMT-123)."""
+    """The files that travel along: regular, not hidden, not weights, at most 50,000,000 bytes (FMT-123)."""
 
     def __init__(self, folder: Path) -> None:
         self._paths = {
@@ -302,7 +302,9 @@ def _cast(tensor: Tensor, dtype: str | None, name: str) -> Tensor:
         return tensor
     with np.errstate(over="ignore", invalid="ignore"):
         values = tensor.values.astype(DTYPES[target])
-    if (np.isfinite(values) != np.isfinite(tensor.values)).any():
+        overflows = bool((np.isfinite(values) != np.isfinite(tensor.values)).any())
+    # FMT-126
+    if overflows:
         raise CastOverflow(f"{name!r} holds finite values of {source} that {target} cannot hold")
     return replace(tensor, values=values)
 

@@ -1,7 +1,7 @@
 """Plain safetensors files as others write and read them.
 
-Reading is lenient about spelling (spaces, key order, alignment) and strict about bounds: nothing outside the file
-is ever addressed, and holes, shared bytes and repeated names are refused.
+Reading is lenient about spelling (spaces, key order, alignment) and strict about bounds: nothing outside the
+file is ever addressed, and holes, shared bytes and repeated names are refused.
 """
 
 import os
@@ -49,8 +49,8 @@ def _check_cover(sections: Mapping[str, Section], file: MappedFile, name: str) -
     for section in sorted(sections.values(), key=lambda s: (s.begin, s.end)):
         if section.begin != at or section.nbytes != section_bytes(section.dtype, section.shape):
             raise ForeignFile(
-                f"{section.name!r} in {name} spans {section.begin} to {section.end}, expected to begin at {at} "
-                f"and to take the {section_bytes(section.dtype, section.shape)} bytes of its shape"
+                f"{section.name!r} in {name} spans {section.begin} to {section.end}, expected to begin "
+                f"at {at} and to take the {section_bytes(section.dtype, section.shape)} bytes of its shape"
             )
         at = section.end
     if at != file.size - file.data_start:
