@@ -1,0 +1,240 @@
+"""The door: what comes in, what goes out, and what is refused (chapter 13)."""
+
+import json
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from folders import BF16, CONFIG, TEXT, hf_folder, parameters, pruned, sparse_folder
+
+import formats
+from formats.convert.hf import open_hf, to_hf, to_sparse
+from seft_ref import TrainSettings, finish, initial_state, load_model, read_tokens, save_model, train
+from seft_ref.checkpoint import Origin, identity, load_state, save_state
+from seft_ref.config import ModelConfig
+from seft_ref.errors import SeftError
+from seft_ref.kernels import cpu, reference
+from seft_ref.update.delta import effective
+
+ORIGIN = Origin("model", "text")
+SETTINGS = TrainSettings(steps=7, batch=2, length=12, density=0.1, evolve_every=3, lr=1e-2)
+
+
+def tokens_of(folder, tmp_path):
+    text = tmp_path / "text.txt"
+    text.write_text(TEXT)
+    return read_tokens(text, folder)
+
+
+def start(folder, kernels, settings, tokens):
+    model = load_model(folder, kernels)
+    return model, initial_state(settings, model.config, model.weights, model.bases, kernels)
+
+
+def content(final):
+    return {name: (t.indptr.tobytes(), t.indices.tobytes(), v.tobytes()) for name, (t, v) in final.items()}
+
+
+@pytest.mark.parametrize("kernels", [reference, cpu], ids=["reference", "cpu"])
+@pytest.mark.parametrize("window", [1, 2])
+def test_TRN_004_a_run_resumed_after_any_step_equals_the_uninterrupted_one(tmp_path, kernels, window):
+    folder = sparse_folder(tmp_path / "model")
+    tokens = tokens_of(folder, tmp_path)
+    settings = replace(SETTINGS, gradient_window=window, steps=8, evolve_every=3)
+    model, state = start(folder, kernels, settings, tokens)
+    for after, (state, _) in enumerate(train(state, settings, model.config, tokens, kernels), start=1):
+        save_state(tmp_path / f"{after}.state.safetensors", state, settings, ORIGIN)
+    whole = content(finish(state, settings, model.config, tokens, kernels))
+
+    for after in range(1, settings.steps):
+        model = load_model(folder, kernels)
+        saved = tmp_path / f"{after}.state.safetensors"
+        state = load_state(saved, model.weights, settings, ORIGIN, kernels)
+        assert state.step == after
+        for state, _ in train(state, settings, model.config, tokens, kernels):
+            pass
+        assert content(finish(state, settings, model.config, tokens, kernels)) == whole, after
+
+
+def test_CKP_006_a_state_of_another_run_is_refused(tmp_path):
+    folder = sparse_folder(tmp_path / "model")
+    tokens = tokens_of(folder, tmp_path)
+    model, state = start(folder, reference, SETTINGS, tokens)
+    file = tmp_path / "run.state"
+    save_state(file, state, SETTINGS, ORIGIN)
+    for settings, origin, said in (
+        (replace(SETTINGS, lr=0.5), ORIGIN, "lr was 0.01, is 0.5"),
+        (SETTINGS, Origin("other", "text"), "other model"),
+        (SETTINGS, Origin("model", "other"), "other text"),
+    ):
+        with pytest.raises(SeftError, match=said) as caught:
+            load_state(file, model.weights, settings, origin, reference)
+        assert caught.value.clause == "CKP-006"
+    with pytest.raises(SeftError, match="no training state"):
+        load_state(tmp_path / "absent", model.weights, SETTINGS, ORIGIN, reference)
+
+
+def test_CKP_001_sixteen_bit_weights_are_computed_in_float32(tmp_path):
+    for dtype, expected in ((BF16, np.float32), (np.float16, np.float32), (np.float32, np.float32), (np.float64, np.float64)):
+        folder = hf_folder(tmp_path / np.dtype(dtype).name, dtype=dtype)
+        assert load_model(folder, reference).weights.norm.dtype == expected
+    assert load_model(folder, reference, "float32").weights.norm.dtype == np.float32
+
+
+def test_CKP_001_integers_are_no_weights(tmp_path):
+    tensors = parameters()
+    tensors["model.norm.weight"] = np.ones(24, dtype=np.int32)
+    with pytest.raises(SeftError, match=r"CKP-001: model.norm.weight is int32"):
+        load_model(hf_folder(tmp_path / "m", tensors=tensors), reference)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda t: t.pop("model.layers.1.mlp.up_proj.weight"), "lacks model.layers.1.mlp.up_proj.weight"),
+        (lambda t: t.update({"model.norm.weight": np.ones(25, np.float32)}), "model.norm.weight is 25, the config needs 24"),
+        (lambda t: t.update({"model.extra": np.ones(3, np.float32)}), "no place for model.extra"),
+        (lambda t: t.update({"lm_head.weight": np.ones((256, 24), np.float32)}), "lm_head.weight differs"),
+    ],
+    ids=["missing", "misshapen", "unknown", "untied"],
+)
+def test_CKP_002_tensors_must_fit_the_config(tmp_path, change, said):
+    tensors = parameters()
+    change(tensors)
+    with pytest.raises(SeftError, match=said) as caught:
+        load_model(hf_folder(tmp_path / "m", tensors=tensors), reference)
+    assert caught.value.clause == "CKP-002"
+
+
+def test_CKP_002_a_stored_copy_of_tied_embeddings_and_rope_frequencies_pass(tmp_path):
+    tensors = parameters()
+    tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].copy()
+    tensors["model.layers.0.self_attn.rotary_emb.inv_freq"] = np.ones(3, np.float32)
+    load_model(hf_folder(tmp_path / "m", tensors=tensors), reference)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+@pytest.mark.parametrize("name", ["model.norm.weight", "model.layers.0.self_attn.q_proj.weight", "model.embed_tokens.weight"])
+def test_CKP_003_nan_and_infinity_are_refused_by_name(tmp_path, bad, name):
+    tensors = parameters()
+    tensors[name].reshape(-1)[5] = bad
+    source = hf_folder(tmp_path / "m", tensors=tensors)
+    to_sparse(source, tmp_path / "s", encoding="bitmask")
+    for folder in (source, tmp_path / "s"):
+        with pytest.raises(SeftError, match=f"CKP-003: {name}"):
+            load_model(folder, reference)
+
+
+def test_missing_config_and_folder_are_named(tmp_path):
+    with pytest.raises(SeftError, match="there is no folder"):
+        load_model(tmp_path / "absent", reference)
+    folder = hf_folder(tmp_path / "m")
+    (folder / "config.json").unlink()
+    with pytest.raises(SeftError, match=r"no config\.json"):
+        load_model(folder, reference)
+    (folder / "config.json").write_text("{")
+    with pytest.raises(SeftError, match="not JSON"):
+        load_model(folder, reference)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, BF16, np.float16], ids=["f32", "bf16", "f16"])
+def test_CKP_004_CKP_005_the_result_has_the_dtype_of_the_file_and_everything_else_untouched(tmp_path, dtype):
+    folder = sparse_folder(tmp_path / "model", dtype=dtype)
+    tokens = tokens_of(folder, tmp_path)
+    model, state = start(folder, reference, SETTINGS, tokens)
+    stored = model.stored()
+    for state, _ in train(state, SETTINGS, model.config, tokens, reference):
+        pass
+    final = finish(state, SETTINGS, model.config, tokens, reference)
+    save_model(folder, tmp_path / "out", final, {"note": "x"})
+    before, after = formats.read(folder), formats.read(tmp_path / "out")
+    assert list(before.tensors) == list(after.tensors)
+    targets = {matrix.name for matrix in model.config.targets()}
+    count = 0
+    for name, tensor in after.tensors.items():
+        assert tensor.dtype == np.dtype(dtype)
+        if name not in targets:
+            assert tensor.values.tobytes() == before.tensors[name].values.tobytes()
+            continue
+        topology, values = final[name]
+        count += tensor.nnz
+        assert tensor.indices.tobytes() == topology.indices.tobytes()  # values that round to zero stay stored
+        assert tensor.values.tobytes() == values.astype(dtype).tobytes()
+    assert count <= stored
+    assert dict(after.files) == dict(before.files)
+    assert (tmp_path / "out" / "config.json").read_bytes() == (folder / "config.json").read_bytes()
+
+
+def test_CKP_004_a_value_that_overflows_the_file_is_refused_and_nothing_is_written(tmp_path):
+    folder = sparse_folder(tmp_path / "model", dtype=np.float16)
+    model = load_model(folder, reference)
+    name, base = next(iter(model.bases.items()))
+    values = base.values.copy()
+    values[3] = 1e6
+    with pytest.raises(SeftError, match="does not fit float16"):
+        save_model(folder, tmp_path / "out", {name: (base.topology, values)})
+    assert not [p for p in tmp_path.iterdir() if "out" in p.name]
+
+
+def test_TOP_004_stored_zeros_are_loaded_counted_and_written_back(tmp_path):
+    folder = sparse_folder(tmp_path / "model")
+    whole = formats.read(folder)
+    name = "model.layers.0.mlp.up_proj.weight"
+    tensor = whole.tensors[name]
+    values = tensor.values.copy()
+    values[::3] = 0
+    values[1] = -0.0
+    tensors = dict(whole.tensors) | {name: replace(tensor, values=values)}
+    formats.write(tmp_path / "zeros", replace(whole, tensors=tensors))
+    model = load_model(tmp_path / "zeros", reference)
+    assert model.bases[name].topology.nnz == tensor.nnz
+    save_model(tmp_path / "zeros", tmp_path / "again", {n: (b.topology, b.values) for n, b in model.bases.items()})
+    again = formats.read(tmp_path / "again").tensors[name]
+    assert again.values.tobytes() == values.tobytes()
+    assert again.indices.tobytes() == tensor.indices.tobytes()
+
+
+def test_FMT_125_from_hugging_face_to_training_and_back_keeps_untouched_bits(tmp_path):
+    tensors = pruned(parameters(dtype=BF16))
+    source = hf_folder(tmp_path / "hf", tensors=tensors, shard_bytes=20_000)
+    assert len(list(source.glob("model-*.safetensors"))) > 1
+    to_sparse(source, tmp_path / "s")
+    model = load_model(tmp_path / "s", reference)
+    save_model(tmp_path / "s", tmp_path / "t", {n: (b.topology, b.values) for n, b in model.bases.items()})
+    to_hf(tmp_path / "t", tmp_path / "back")
+    with open_hf(tmp_path / "back") as back:
+        assert set(back) == set(tensors)
+        for name, values in tensors.items():
+            assert back[name].values.tobytes() == values.tobytes(), name
+
+
+def test_identity_does_not_depend_on_the_encoding(tmp_path):
+    first = sparse_folder(tmp_path / "a", encoding="bitmask")
+    second = sparse_folder(tmp_path / "b", encoding="csr")
+    assert identity(first) == identity(second)
+    shutil.rmtree(second)
+
+
+def test_memory_of_a_loaded_model_grows_with_the_stored_weights(tmp_path):
+    config = CONFIG | {"hidden_size": 128, "intermediate_size": 256}
+    held = {}
+    for keep in (0.1, 0.4):
+        tensors = pruned(parameters(config), config, keep)
+        source = hf_folder(tmp_path / f"{keep}", config, tensors)
+        to_sparse(source, tmp_path / f"{keep}-s")
+        model = load_model(tmp_path / f"{keep}-s", cpu)
+        blocks = model.weights.blocks
+        packed = sum(getattr(b, p).weight.nbytes for b in blocks for p in ("q_proj", "o_proj", "gate_proj", "up_proj", "down_proj"))
+        held[keep] = packed + sum(b.values.nbytes + b.topology.indices.nbytes for b in model.bases.values())
+    assert held[0.4] > 2.5 * held[0.1]
+
+
+def test_the_effective_weight_of_a_fresh_state_is_the_base(tmp_path):
+    folder = sparse_folder(tmp_path / "model")
+    model, state = start(folder, reference, SETTINGS, tokens_of(folder, tmp_path))
+    for name, target in state.targets.items():
+        topology, values = effective(target.base, target.delta)
+        assert topology.indices.tobytes() == model.bases[name].topology.indices.tobytes()
+        assert values.tobytes() == model.bases[name].values.tobytes()
+    assert ModelConfig.from_json(json.loads((folder / "config.json").read_text())) == model.config
