@@ -1,4 +1,4 @@
-"""What every kernel set refuses, and the words it uses: shapes (KRN-009), dtypes and devices (KRN-010), places (KRN-012)."""
+"""What every kernel set refuses: shapes (KRN-009), dtypes and devices (KRN-010), places (KRN-012)."""
 
 from typing import Any
 
@@ -26,8 +26,11 @@ def check_values(topology: Topology, values: Array) -> None:
     """Refuse values that do not fit a topology slot by slot."""
     check_float("values", values)
     if tuple(values.shape) != (topology.nnz,):
-        raise KernelError("KRN-009", f"values have shape {tuple(values.shape)}, a topology of {topology.nnz} slots needs "
-                                     f"({topology.nnz},)")
+        raise KernelError(
+            "KRN-009",
+            f"values have shape {tuple(values.shape)}, a topology of {topology.nnz} slots needs "
+            f"({topology.nnz},)",
+        )
 
 
 def check_matrix(name: str, a: Array, n_columns: int | None = None) -> None:
@@ -51,7 +54,10 @@ def check_places(name: str, places: Array, n: int) -> None:
     """Refuse places that are not a vector of int64 from 0 to n - 1 (KRN-012)."""
     xp = array_namespace(places)
     if places.dtype != xp.int64 or len(places.shape) != 1:
-        raise KernelError("KRN-012", f"{name} are {places.dtype} of shape {tuple(places.shape)}, expected int64 of shape (m,)")
+        raise KernelError(
+            "KRN-012",
+            f"{name} are {places.dtype} of shape {tuple(places.shape)}, expected int64 of shape (m,)",
+        )
     if places.shape[0]:
         lowest, highest = int(xp.min(places)), int(xp.max(places))
         if lowest < 0 or highest >= n:
@@ -63,7 +69,9 @@ def check_new_values(where: Array, values: Array, stored: Any) -> None:
     check_places("where", where, stored.shape[0])
     check_alike("values", values, "the packed matrix", stored)
     if tuple(values.shape) != tuple(where.shape):
-        raise KernelError("KRN-009", f"values have shape {tuple(values.shape)}, where has {tuple(where.shape)}")
+        raise KernelError(
+            "KRN-009", f"values have shape {tuple(values.shape)}, where has {tuple(where.shape)}"
+        )
 
 
 def check_shape(packed_shape: tuple[int, int], topology: Topology) -> None:

@@ -1,21 +1,26 @@
-# mypy: allow-untyped-decorators, allow-untyped-calls, allow-untyped-defs, allow-incomplete-defs, disable-error-code="no-untyped-call,no-untyped-def"
+# ruff: noqa: ANN -- compiled functions: types come from the arguments, docstrings say which
+# mypy: allow-untyped-decorators, allow-untyped-calls, allow-untyped-defs, allow-incomplete-defs
 """Compiled loops of the CPU kernel set: a sparse matrix in column panels, times blocks of tokens.
 
-A panel is WIDTH = 64 columns wide. Its stored entries lie row by row; an entry is a value and one byte of index:
+A panel is WIDTH = 64 columns wide. Its stored entries lie row by row: a value and one byte of index each.
 
-    W (out, in)      panel 0     panel 1              values   panel 0: row 0, row 1, ... then panel 1: row 0, row 1, ...
-    row 0         [ a . . b ]   [ . . c . ]           index    column within the panel, uint8
-    row 1         [ . . d . ]   [ . . . e ]           pointer  panel p owns pointer[p * out + r] to [p * out + r + 1] of row r
+    W (out, in)      panel 0     panel 1        values   panel 0: row 0, row 1, ... panel 1: row 0, row 1, ...
+    row 0         [ a . . b ]   [ . . c . ]     index    column within the panel, uint8
+    row 1         [ . . d . ]   [ . . . e ]     pointer  row r of panel p owns entries
+                                                         pointer[p * out + r] to pointer[p * out + r + 1]
 
-Tokens are taken 512 bytes at a time (128 of float32, 64 of float64). Their block of x is turned so that a column
-is one line of consecutive tokens; the 64 lines of a panel are 32 KiB and stay in the first-level cache while every
-row of the matrix passes over them. Few tokens use shorter lines, padded with zeros to 1, 2 or 4 registers.
+Tokens are taken 512 bytes at a time (128 of float32, 64 of float64). Their block of x is turned so that a
+column is one line of consecutive tokens; the 64 lines of a panel are 32 KiB and stay in the first-level cache
+while the rows of the matrix pass over them. Few tokens use shorter lines of 1, 2 or 4 registers, padded with
+zeros.
 
-No entry of a result is shared between threads and none is summed in an order that depends on their number (KRN-008).
+No entry of a result is shared between threads and none is summed in an order that depends on their number
+(KRN-008).
 
-Tasks are C functions on pointers, called by address from one small parallel loop: a parallel loop compiles all it
-contains several times over, and this way it contains nothing. Every task ends in (task, worker); `work` is scratch
-memory of work_size elements a worker, aligned to 64 bytes; `lanes` is the number of elements in 64 bytes.
+Tasks are C functions on pointers, called by address from one small parallel loop: a parallel loop compiles all
+it contains several times over, and this way it contains nothing. Every task ends in (task, worker); `work` is
+scratch memory of work_size elements a worker, aligned to 64 bytes; `lanes` is the number of elements in one
+64-byte register.
 """
 
 from functools import cache
@@ -41,12 +46,12 @@ from seft_ref.kernels._vectors import (
 WIDTH = 64
 LINE_VECTORS = 8
 ROW_BLOCK = 256  # rows of y kept in turned form: 128 KiB, in the second-level cache
-SAMPLE_VECTORS = 4  # tokens of one line in `sample`: 64 of float32, so that all lines of x fit the second-level cache
+SAMPLE_VECTORS = 4  # shorter lines in `sample`: those of a whole x, not of a panel, have to fit a cache
 
 
 @njit(cache=True, error_model="numpy")
 def fill_panels(indptr, indices, pointer, index, place):
-    """Fill pointer (panels * out + 1,), index (nnz,) and place (nnz,), the panel position of each CSR slot."""
+    """Fill pointer (panels * out + 1,), index (nnz,), and place (nnz,): where each CSR slot goes."""
     n_out = indptr.shape[0] - 1
     pointer[:] = 0
     for r in range(n_out):
@@ -82,7 +87,10 @@ def find_places(indptr, indices, pointer, slots, row_of_slot, where):
 
 @njit(cache=True, error_model="numpy")
 def to_lines(a, n_columns, first_token, n_tokens, first_column, last_column, lines, base, width, lanes):
-    """Turn a block of token-major a: lines[base + (c - first_column) * width + t] = a[first_token + t, c], 0 beyond."""
+    """Turn a block of token-major a: lines[base + (c - first_column) * width + t] = a[first_token + t, c].
+
+    Tokens from n_tokens to width are zero.
+    """
     c = first_column
     while c < last_column:
         n_c = min(lanes, last_column - c)
@@ -163,7 +171,9 @@ def gather_task(values, index, pointer, n_out, n_in, x, y, n, n_parts, work, wor
         top = bottom
 
 
-def scatter_task(values, index, pointer, n_out, n_in, dy, dx, n, n_parts, work, work_size, lanes, task, worker):
+def scatter_task(
+    values, index, pointer, n_out, n_in, dy, dx, n, n_parts, work, work_size, lanes, task, worker
+):
     """Dx = dy W for one block of tokens and one of n_parts parts of the panels of W."""
     first_token = task // n_parts * LINE_VECTORS * lanes
     n_tokens = min(LINE_VECTORS * lanes, n - first_token)
@@ -188,7 +198,18 @@ def scatter_task(values, index, pointer, n_out, n_in, dy, dx, n, n_parts, work, 
                 scatter_row_2(values, index, start, stop, work, dx_lines, work, dy_line)
             else:
                 scatter_row_1(values, index, start, stop, work, dx_lines, work, dy_line)
-        from_lines(work, dx_lines, width, dx, n_in, first_token, n_tokens, p * WIDTH, min((p + 1) * WIDTH, n_in), lanes)
+        from_lines(
+            work,
+            dx_lines,
+            width,
+            dx,
+            n_in,
+            first_token,
+            n_tokens,
+            p * WIDTH,
+            min((p + 1) * WIDTH, n_in),
+            lanes,
+        )
 
 
 def turn_task(a, n_columns, first_token, n_tokens, n_parts, lines, lanes, task, worker):
@@ -196,11 +217,35 @@ def turn_task(a, n_columns, first_token, n_tokens, n_parts, lines, lanes, task, 
     width = SAMPLE_VECTORS * lanes
     first, last = task * n_columns // n_parts, (task + 1) * n_columns // n_parts
     for b in range((n_tokens + width - 1) // width):
-        to_lines(a, n_columns, first_token + b * width, min(width, n_tokens - b * width), first, last, lines,
-                 (b * n_columns + first) * width, width, lanes)
+        to_lines(
+            a,
+            n_columns,
+            first_token + b * width,
+            min(width, n_tokens - b * width),
+            first,
+            last,
+            lines,
+            (b * n_columns + first) * width,
+            width,
+            lanes,
+        )
 
 
-def sample_task(dvalues, indptr, indices, row_of_part, n_parts, n_out, n_in, n_blocks, x_lines, dy_lines, lanes, task, worker):
+def sample_task(
+    dvalues,
+    indptr,
+    indices,
+    row_of_part,
+    n_parts,
+    n_out,
+    n_in,
+    n_blocks,
+    x_lines,
+    dy_lines,
+    lanes,
+    task,
+    worker,
+):
     """Add dyᵀ x, summed over n_blocks blocks of lines, to one of n_parts equal parts of the slots."""
     width = SAMPLE_VECTORS * lanes
     nnz = indptr[n_out]
@@ -212,7 +257,9 @@ def sample_task(dvalues, indptr, indices, row_of_part, n_parts, n_out, n_in, n_b
             while indptr[r + 1] <= slot:
                 r += 1
             stop = min(indptr[r + 1], last_slot)
-            dot_row(dvalues, indices, slot, stop, x_lines, b * n_in * width, dy_lines, (b * n_out + r) * width)
+            dot_row(
+                dvalues, indices, slot, stop, x_lines, b * n_in * width, dy_lines, (b * n_out + r) * width
+            )
             slot = stop
 
 
@@ -225,7 +272,9 @@ def _run(address, arguments, n_tasks, n_workers):
 
 @cache
 def _address(task, kinds):
-    signature = types.void(*(types.int64 if kind is int else types.CPointer(from_dtype(kind)) for kind in kinds))
+    signature = types.void(
+        *(types.int64 if kind is int else types.CPointer(from_dtype(kind)) for kind in kinds)
+    )
     return cfunc(signature, cache=True, error_model="numpy")(task).address
 
 

@@ -1,5 +1,5 @@
 # mypy: allow-untyped-decorators, allow-untyped-calls
-"""The innermost loops of the CPU kernels, written as LLVM vectors: portable IR that any target lowers to what it has.
+"""The innermost loops of the CPU kernels as LLVM vectors: portable IR that any target lowers to what it has.
 
     gather_row    y[row, :]  +=  sum over stored j of values[j] * x[index[j], :]
     scatter_row   x[index[j], :]  +=  values[j] * y[row, :]     for every stored j
@@ -34,11 +34,15 @@ def _widen(builder: ir.IRBuilder, integer: Any) -> Any:
 class _Emitter:
     """Shorthand around an IR builder for lines of vectors of one element type."""
 
-    def __init__(self, context: Any, builder: ir.IRBuilder, signature: Any, args: tuple[Any, ...], n_vectors: int) -> None:
+    def __init__(
+        self, context: Any, builder: ir.IRBuilder, signature: Any, args: tuple[Any, ...], n_vectors: int
+    ) -> None:
         self.builder = builder
         self.n_vectors = n_vectors
-        self.args = [arg if isinstance(kind, types.CPointer) else _widen(builder, arg)
-                     for kind, arg in zip(signature.args, args, strict=True)]
+        self.args = [
+            arg if isinstance(kind, types.CPointer) else _widen(builder, arg)
+            for kind, arg in zip(signature.args, args, strict=True)
+        ]
         dtype = signature.args[0].dtype
         self.lanes = REGISTER_BYTES // (dtype.bitwidth // 8)
         self.align = dtype.bitwidth // 8
@@ -58,7 +62,9 @@ class _Emitter:
 
     def broadcast(self, array: Any, j: Any) -> Any:
         scalar = self.builder.load(self.builder.gep(array, [j]))
-        lane0 = self.builder.insert_element(ir.Constant(self.vector, ir.Undefined), scalar, ir.Constant(ir.IntType(32), 0))
+        lane0 = self.builder.insert_element(
+            ir.Constant(self.vector, ir.Undefined), scalar, ir.Constant(ir.IntType(32), 0)
+        )
         return self.shuffle(lane0, lane0, [0] * self.lanes)
 
     def shuffle(self, a: Any, b: Any, lanes: list[int]) -> Any:
@@ -78,7 +84,10 @@ class _Emitter:
         vector, n = vectors[0], self.lanes
         while n > 1:
             n //= 2
-            vector = add(self.shuffle(vector, vector, list(range(n))), self.shuffle(vector, vector, list(range(n, 2 * n))))
+            vector = add(
+                self.shuffle(vector, vector, list(range(n))),
+                self.shuffle(vector, vector, list(range(n, 2 * n))),
+            )
         return self.builder.extract_element(vector, ir.Constant(ir.IntType(32), 0))
 
     def line(self, index: Any, base: Any, j: Any) -> Any:
@@ -86,8 +95,14 @@ class _Emitter:
         column = self.builder.zext(self.builder.load(self.builder.gep(index, [j])), _I64)
         return self.builder.add(base, self.builder.mul(column, _i64(self.n_vectors * self.lanes)))
 
-    def loop(self, start: Any, stop: Any, step: int, carried: list[Any], body: Callable[[Any, list[Any]], list[Any]]
-             ) -> tuple[Any, list[Any]]:
+    def loop(
+        self,
+        start: Any,
+        stop: Any,
+        step: int,
+        carried: list[Any],
+        body: Callable[[Any, list[Any]], list[Any]],
+    ) -> tuple[Any, list[Any]]:
         """Emit `while j + step <= stop: carried = body(j, carried); j += step`; return the last j and carried."""
         b = self.builder
         before = b.block
@@ -110,13 +125,22 @@ class _Emitter:
 
 
 def _make_gather_row(n_vectors: int) -> Any:
-    """Return the intrinsic gather_row(values, index, start, stop, x, x_base, y, y_base) for lines of n registers."""
+    """Return the intrinsic gather_row for lines of n registers; its parameters are those of every row loop."""
     # A fused multiply-add takes four cycles: short lines need several independent sums to fill them.
     n_sums = max(1, 4 // n_vectors)
 
     @intrinsic
-    def gather_row(typing_context: Any, values: Any, index: Any, start: Any, stop: Any, x: Any, x_base: Any, y: Any,
-                   y_base: Any) -> Any:
+    def gather_row(
+        typing_context: Any,
+        values: Any,
+        index: Any,
+        start: Any,
+        stop: Any,
+        x: Any,
+        x_base: Any,
+        y: Any,
+        y_base: Any,
+    ) -> Any:
         def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
             e = _Emitter(context, builder, signature, args, n_vectors)
             values_, index_, start_, stop_, x_, x_base_, y_, y_base_ = e.args
@@ -126,8 +150,11 @@ def _make_gather_row(n_vectors: int) -> Any:
                 return [e.fma(scale, e.load(x_, line, k), sums[k]) for k in range(n_vectors)]
 
             def accumulate_all(j: Any, sums: list[Any]) -> list[Any]:
-                return [new for i in range(n_sums) for new in
-                        accumulate(builder.add(j, _i64(i)), sums[i * n_vectors:(i + 1) * n_vectors])]
+                return [
+                    new
+                    for i in range(n_sums)
+                    for new in accumulate(builder.add(j, _i64(i)), sums[i * n_vectors : (i + 1) * n_vectors])
+                ]
 
             j, sums = e.loop(start_, stop_, n_sums, [e.zero] * (n_sums * n_vectors), accumulate_all)
             first = sums[:n_vectors]
@@ -147,11 +174,20 @@ def _make_gather_row(n_vectors: int) -> Any:
 
 
 def _make_scatter_row(n_vectors: int) -> Any:
-    """Return the intrinsic scatter_row(values, index, start, stop, x, x_base, y, y_base) for lines of n registers."""
+    """Return the intrinsic scatter_row for lines of n registers; its parameters are those of every row loop."""
 
     @intrinsic
-    def scatter_row(typing_context: Any, values: Any, index: Any, start: Any, stop: Any, x: Any, x_base: Any, y: Any,
-                    y_base: Any) -> Any:
+    def scatter_row(
+        typing_context: Any,
+        values: Any,
+        index: Any,
+        start: Any,
+        stop: Any,
+        x: Any,
+        x_base: Any,
+        y: Any,
+        y_base: Any,
+    ) -> Any:
         def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
             e = _Emitter(context, builder, signature, args, n_vectors)
             values_, index_, start_, stop_, x_, x_base_, y_, y_base_ = e.args
@@ -172,11 +208,20 @@ def _make_scatter_row(n_vectors: int) -> Any:
 
 
 def _make_dot_row(n_vectors: int) -> Any:
-    """Return the intrinsic dot_row(values, index, start, stop, x, x_base, y, y_base) for lines of n registers."""
+    """Return the intrinsic dot_row for lines of n registers; its parameters are those of every row loop."""
 
     @intrinsic
-    def dot_row(typing_context: Any, values: Any, index: Any, start: Any, stop: Any, x: Any, x_base: Any, y: Any,
-                y_base: Any) -> Any:
+    def dot_row(
+        typing_context: Any,
+        values: Any,
+        index: Any,
+        start: Any,
+        stop: Any,
+        x: Any,
+        x_base: Any,
+        y: Any,
+        y_base: Any,
+    ) -> Any:
         def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
             e = _Emitter(context, builder, signature, args, n_vectors)
             values_, index_, start_, stop_, x_, x_base_, y_, y_base_ = e.args
@@ -199,7 +244,7 @@ def _make_dot_row(n_vectors: int) -> Any:
 
 @intrinsic
 def call(typing_context: Any, address: Any, arguments: Any, task: Any, worker: Any) -> Any:
-    """Call the C function at `address` with the tuple `arguments`, arrays as their data pointers, then task and worker."""
+    """Call the C function at `address` with `arguments` (arrays as data pointers), task and worker."""
 
     def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         function_address, packed, task_, worker_ = args
@@ -207,7 +252,9 @@ def call(typing_context: Any, address: Any, arguments: Any, task: Any, worker: A
         for i, kind in enumerate(signature.args[1]):
             value = builder.extract_value(packed, i)
             is_array = isinstance(kind, types.Array)
-            values.append(context.make_array(kind)(context, builder, value).data if is_array else _widen(builder, value))
+            values.append(
+                context.make_array(kind)(context, builder, value).data if is_array else _widen(builder, value)
+            )
         values += [_widen(builder, task_), _widen(builder, worker_)]
         function = ir.FunctionType(ir.VoidType(), [value.type for value in values])
         builder.call(builder.inttoptr(function_address, function.as_pointer()), values)
@@ -217,7 +264,9 @@ def call(typing_context: Any, address: Any, arguments: Any, task: Any, worker: A
 
 
 @intrinsic
-def transpose(typing_context: Any, src: Any, src_base: Any, src_stride: Any, dst: Any, dst_base: Any, dst_stride: Any) -> Any:
+def transpose(
+    typing_context: Any, src: Any, src_base: Any, src_stride: Any, dst: Any, dst_base: Any, dst_stride: Any
+) -> Any:
     """Transpose one square of `lanes` rows of one register each; bases and strides count elements."""
 
     def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -227,10 +276,12 @@ def transpose(typing_context: Any, src: Any, src_base: Any, src_stride: Any, dst
         square = [e.load(src_, builder.add(src_base_, builder.mul(src_stride_, _i64(i)))) for i in range(n)]
         low = [lane for i in range(n // 2) for lane in (i, n + i)]
         high = [lane for i in range(n // 2, n) for lane in (i, n + i)]
-        # Interleaving row i with row i + n/2, log2(n) times over, is the transpose: each pass rotates the n*n bits of
-        # the element number by one.
+        # Interleaving row i with row i + n/2 rotates the bits of an element's number, row and lane together, by
+        # one; log2(n) passes exchange row and lane.
         for _ in range(n.bit_length() - 1):
-            square = [e.shuffle(square[i], square[i + n // 2], half) for i in range(n // 2) for half in (low, high)]
+            square = [
+                e.shuffle(square[i], square[i + n // 2], half) for i in range(n // 2) for half in (low, high)
+            ]
         for i in range(n):
             e.store(square[i], dst_, builder.add(dst_base_, builder.mul(dst_stride_, _i64(i))))
         return context.get_dummy_value()

@@ -1,8 +1,8 @@
 """The kernel set for NumPy arrays: column panels compiled by numba, BLAS where a matrix is dense enough.
 
-Threads are numba's: `numba.set_num_threads` decides, results do not depend on it (KRN-008). A process that mixes this
-set with NumPy's own products should set OPENBLAS_THREAD_TIMEOUT=4 and OMP_WAIT_POLICY=PASSIVE before importing
-either: idle workers of one pool otherwise spin on the cores the other one needs.
+Threads are numba's: `numba.set_num_threads` decides, and results do not depend on it (KRN-008). A process that
+mixes this set with NumPy's own products should set OPENBLAS_THREAD_TIMEOUT=4 and OMP_WAIT_POLICY=PASSIVE before
+importing either: idle workers of one pool otherwise spin on the cores the other one needs.
 """
 
 import threading
@@ -13,7 +13,7 @@ import numba
 import numpy as np
 from jaxtyping import Float, Int
 
-from seft_ref.arrays import Array, is_numpy_array
+from seft_ref.arrays import Array
 from seft_ref.errors import KernelError
 from seft_ref.kernels import _panels
 from seft_ref.kernels._checks import (
@@ -25,10 +25,11 @@ from seft_ref.kernels._checks import (
     check_shape,
     check_values,
 )
+from seft_ref.kernels._vectors import REGISTER_BYTES
 from seft_ref.topology import Topology
 
 PANELS_BELOW = 0.55
-"""Share of stored positions from which a forward and a backward product cost less through BLAS than in panels."""
+"""Share of stored positions from which a forward and a backward product cost less through BLAS."""
 SAMPLE_BELOW = 0.35
 """Share of stored positions from which `sample` multiplies row tiles by BLAS and picks from them."""
 SAMPLE_TOKENS = 256
@@ -66,12 +67,12 @@ class _Scratch(threading.local):
     memory = np.empty(0, dtype=np.uint8)
 
     def take(self, shape: tuple[int, ...], dtype: Any) -> Any:
-        """Return an uninitialised array, aligned to a cache line, valid until the next call of this thread."""
+        """Return an uninitialised array, aligned to a cache line; this thread's next call takes it back."""
         n_bytes = int(np.prod(shape)) * dtype.itemsize
         if self.memory.nbytes < n_bytes + 64:
             self.memory = np.empty(n_bytes + 64, dtype=np.uint8)
         start = -self.memory.ctypes.data % 64
-        return self.memory[start:start + n_bytes].view(dtype).reshape(shape)
+        return self.memory[start : start + n_bytes].view(dtype).reshape(shape)
 
 
 _scratch = _Scratch()
@@ -131,7 +132,7 @@ def locate(packed: Packed, topology: Topology, slots: Int[Array, " m"]) -> Int[A
 
 
 def store(packed: Packed, where: Int[Array, " m"], values: Float[Array, " m"]) -> Packed:
-    """Return packed with values at `where`, in the same memory: packed itself must not be used afterwards (KRN-012).
+    """Return packed with values at `where`, in the same memory (KRN-012); packed is not to be used again.
 
     Raises:
         KernelError: KRN-012 if a place is out of range, KRN-009, KRN-010 if values do not fit.
@@ -199,38 +200,75 @@ def sample(dy: Float[Array, "n out"], x: Float[Array, "n in"], topology: Topolog
 
 
 def _multiply(task: Any, src: Any, packed: Packed, n_result: int, n_extra_lines: int) -> Any:
-    """Return src times the panels: n_result columns, scratch for the lines of src and n_extra_lines of the result."""
+    """Return src times the panels: n_result columns, with scratch for n_extra_lines lines of them."""
     n = src.shape[0]
     result = np.empty((n, n_result), dtype=src.dtype)
     if not result.size:
         return result
-    lanes = _panels.REGISTER_BYTES // src.itemsize
+    lanes = REGISTER_BYTES // src.itemsize
     n_blocks = -(-n // (_panels.LINE_VECTORS * lanes))
     workers = numba.get_num_threads()
-    # Whole blocks while they share out evenly; otherwise every block is cut so that each worker has a part of it.
+    # Whole blocks while they share out evenly; otherwise each block is cut into one part a worker.
     n_parts = 1 if n_blocks % workers == 0 or n_blocks >= 8 * workers else workers
     work_size = (src.shape[1] + n_extra_lines) * _panels.LINE_VECTORS * lanes
     work = _scratch.take((workers * work_size,), src.dtype)
-    _panels.run(task, (packed.values, packed.index, packed.pointer, *packed.shape, src.reshape(-1), result.reshape(-1), n,
-                       n_parts, work, work_size, lanes), n_blocks * n_parts, workers)
+    _panels.run(
+        task,
+        (
+            packed.values,
+            packed.index,
+            packed.pointer,
+            *packed.shape,
+            src.reshape(-1),
+            result.reshape(-1),
+            n,
+            n_parts,
+            work,
+            work_size,
+            lanes,
+        ),
+        n_blocks * n_parts,
+        workers,
+    )
     return result
 
 
 def _sample_lines(dy: Any, x: Any, topology: Topology, dvalues: Any) -> None:
     n_out, n_in = topology.shape
-    lanes = _panels.REGISTER_BYTES // x.itemsize
+    lanes = REGISTER_BYTES // x.itemsize
     parts = numba.get_num_threads()
     first_slots = np.arange(parts, dtype=np.int64) * topology.nnz // parts
     row_of_part = np.searchsorted(topology.indptr, first_slots, side="right") - 1
     lines = _scratch.take((SAMPLE_TOKENS * (n_in + n_out),), x.dtype)
-    x_lines, dy_lines = lines[:SAMPLE_TOKENS * n_in], lines[SAMPLE_TOKENS * n_in:]
+    x_lines, dy_lines = lines[: SAMPLE_TOKENS * n_in], lines[SAMPLE_TOKENS * n_in :]
     for first in range(0, x.shape[0], SAMPLE_TOKENS):
         n_tokens = min(SAMPLE_TOKENS, x.shape[0] - first)
         n_blocks = -(-n_tokens // (_panels.SAMPLE_VECTORS * lanes))
         for a, a_lines in ((x, x_lines), (dy, dy_lines)):
-            _panels.run(_panels.turn_task, (a.reshape(-1), a.shape[1], first, n_tokens, parts, a_lines, lanes), parts, parts)
-        _panels.run(_panels.sample_task, (dvalues, topology.indptr, topology.indices, row_of_part, parts, n_out, n_in,
-                                          n_blocks, x_lines, dy_lines, lanes), parts, parts)
+            _panels.run(
+                _panels.turn_task,
+                (a.reshape(-1), a.shape[1], first, n_tokens, parts, a_lines, lanes),
+                parts,
+                parts,
+            )
+        _panels.run(
+            _panels.sample_task,
+            (
+                dvalues,
+                topology.indptr,
+                topology.indices,
+                row_of_part,
+                parts,
+                n_out,
+                n_in,
+                n_blocks,
+                x_lines,
+                dy_lines,
+                lanes,
+            ),
+            parts,
+            parts,
+        )
 
 
 def _sample_tiles(dy: Any, x: Any, topology: Topology, dvalues: Any) -> None:
@@ -238,7 +276,7 @@ def _sample_tiles(dy: Any, x: Any, topology: Topology, dvalues: Any) -> None:
     buffer = _scratch.take((min(SAMPLE_ROWS, n_out), n_in), x.dtype)
     for first in range(0, n_out, SAMPLE_ROWS):
         last = min(first + SAMPLE_ROWS, n_out)
-        tile = np.matmul(dy[:, first:last].T, x, out=buffer[:last - first])
+        tile = np.matmul(dy[:, first:last].T, x, out=buffer[: last - first])
         _panels.take_rows(topology.indptr, topology.indices, first, last, tile, dvalues)
 
 
@@ -249,7 +287,9 @@ def _flat(topology: Topology) -> Any:
 
 def _check_numpy(**arrays: Any) -> None:
     for name, a in arrays.items():
-        if not is_numpy_array(a):
-            raise KernelError("KRN-010", f"{name} is a {type(a).__name__}; this kernel set takes NumPy arrays")
+        if not isinstance(a, np.ndarray):
+            raise KernelError(
+                "KRN-010", f"{name} is a {type(a).__name__}; this kernel set takes NumPy arrays"
+            )
         if not a.flags.c_contiguous:
             raise KernelError("KRN-009", f"{name} of shape {a.shape} is not contiguous in row-major order")

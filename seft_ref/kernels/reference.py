@@ -1,4 +1,4 @@
-"""The kernel set that defines the others: densify, then multiply; any array library, any device, slow and plain."""
+"""The kernel set that defines the others: densify, then multiply; any array library, any device."""
 
 from dataclasses import dataclass
 
@@ -36,7 +36,9 @@ class Packed:
         """Bytes held, at 8 a position."""
         xp = array_namespace(self.values)
         n_values = int(self.values.shape[0])
-        return n_values * xp.finfo(self.values.dtype).bits // 8 + (0 if self.positions is None else 8 * n_values)
+        return n_values * xp.finfo(self.values.dtype).bits // 8 + (
+            0 if self.positions is None else 8 * n_values
+        )
 
 
 def pack(topology: Topology, values: Float[Array, " nnz"]) -> Packed:
@@ -61,7 +63,7 @@ def pack_dense(weight: Float[Array, "out in"]) -> Packed:
 
 
 def locate(packed: Packed, topology: Topology, slots: Int[Array, " m"]) -> Int[Array, " m"]:
-    """Return where the values of slots lie in packed: the slots themselves, or flat positions of a dense matrix (KRN-012).
+    """Return where the values of slots lie in packed: the slots, or flat positions of a dense matrix (KRN-012).
 
     Raises:
         KernelError: KRN-012 if a slot is out of range, KRN-009 if the topology has another shape.
