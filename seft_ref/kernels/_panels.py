@@ -1,4 +1,4 @@
-# ruff: noqa: ANN -- compiled functions: types come from the arguments, docstrings say which
+# ruff: noqa: ANN001, ANN202, ANN201
 # mypy: allow-untyped-decorators, allow-untyped-calls, allow-untyped-defs, allow-incomplete-defs
 """Compiled loops of the CPU kernel set: a sparse matrix in column panels, times blocks of tokens.
 
@@ -36,6 +36,7 @@ from seft_ref.kernels._vectors import (
     gather_row_2,
     gather_row_4,
     gather_row_8,
+    gather_row_token,
     scatter_row_1,
     scatter_row_2,
     scatter_row_4,
@@ -145,10 +146,14 @@ def gather_task(values, index, pointer, n_out, n_in, x, y, n, n_parts, work, wor
     part = task % n_parts
     first_row, last_row = part * n_out // n_parts, (part + 1) * n_out // n_parts
     n_vectors = vectors_for(n_tokens, lanes)
-    width = n_vectors * lanes
+    width = n_vectors * lanes if n > 1 else 1
     x_lines = worker * work_size
     y_lines = x_lines + n_in * width
-    to_lines(x, n_in, first_token, n_tokens, 0, n_in, work, x_lines, width, lanes)
+    if width > 1:
+        to_lines(x, n_in, first_token, n_tokens, 0, n_in, work, x_lines, width, lanes)
+    else:  # one token is its own line
+        for c in range(n_in):
+            work[x_lines + c] = x[c]
     top = first_row
     while top < last_row:
         bottom = min(top + ROW_BLOCK, last_row)
@@ -159,7 +164,9 @@ def gather_task(values, index, pointer, n_out, n_in, x, y, n, n_parts, work, wor
             for r in range(top, bottom):
                 start, stop = pointer[p * n_out + r], pointer[p * n_out + r + 1]
                 y_line = y_lines + (r - top) * width
-                if n_vectors == 8:
+                if width == 1:
+                    gather_row_token(values, index, start, stop, work, x_line, work, y_line)
+                elif n_vectors == 8:
                     gather_row_8(values, index, start, stop, work, x_line, work, y_line)
                 elif n_vectors == 4:
                     gather_row_4(values, index, start, stop, work, x_line, work, y_line)

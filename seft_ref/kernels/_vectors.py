@@ -35,7 +35,13 @@ class _Emitter:
     """Shorthand around an IR builder for lines of vectors of one element type."""
 
     def __init__(
-        self, context: Any, builder: ir.IRBuilder, signature: Any, args: tuple[Any, ...], n_vectors: int
+        self,
+        context: Any,
+        builder: ir.IRBuilder,
+        signature: Any,
+        args: tuple[Any, ...],
+        n_vectors: int,
+        lanes: int | None = None,
     ) -> None:
         self.builder = builder
         self.n_vectors = n_vectors
@@ -44,7 +50,7 @@ class _Emitter:
             for kind, arg in zip(signature.args, args, strict=True)
         ]
         dtype = signature.args[0].dtype
-        self.lanes = REGISTER_BYTES // (dtype.bitwidth // 8)
+        self.lanes = lanes or REGISTER_BYTES // (dtype.bitwidth // 8)
         self.align = dtype.bitwidth // 8
         self.vector = ir.VectorType(context.get_data_type(dtype), self.lanes)
         self.zero = ir.Constant(self.vector, None)
@@ -124,7 +130,7 @@ class _Emitter:
         return j, phis
 
 
-def _make_gather_row(n_vectors: int) -> Any:
+def _make_gather_row(n_vectors: int, lanes: int | None = None) -> Any:
     """Return the intrinsic gather_row for lines of n registers; its parameters are those of every row loop."""
     # A fused multiply-add takes four cycles: short lines need several independent sums to fill them.
     n_sums = max(1, 4 // n_vectors)
@@ -142,7 +148,7 @@ def _make_gather_row(n_vectors: int) -> Any:
         y_base: Any,
     ) -> Any:
         def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            e = _Emitter(context, builder, signature, args, n_vectors)
+            e = _Emitter(context, builder, signature, args, n_vectors, lanes)
             values_, index_, start_, stop_, x_, x_base_, y_, y_base_ = e.args
 
             def accumulate(j: Any, sums: list[Any]) -> list[Any]:
@@ -289,6 +295,7 @@ def transpose(
     return types.void(src, src_base, src_stride, dst, dst_base, dst_stride), emit
 
 
+gather_row_token = _make_gather_row(1, lanes=1)
 gather_row_1, gather_row_2, gather_row_4, gather_row_8 = (_make_gather_row(n) for n in (1, 2, 4, 8))
 scatter_row_1, scatter_row_2, scatter_row_4, scatter_row_8 = (_make_scatter_row(n) for n in (1, 2, 4, 8))
 dot_row = _make_dot_row(4)

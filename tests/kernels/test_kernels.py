@@ -52,11 +52,20 @@ def make_case(rng, mask, n, dtype, *, integers=False):
 @st.composite
 def cases(draw, *, integers=False):
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
-    n_out, n_in = draw(st.integers(1, 300)), draw(st.sampled_from([1, 2, 15, 63, 64, 65, 127, 128, 129, 200, 256]))
+    n_out, n_in = (
+        draw(st.integers(1, 300)),
+        draw(st.sampled_from([1, 2, 15, 63, 64, 65, 127, 128, 129, 200, 256])),
+    )
     density = draw(st.sampled_from([0.01, 0.1, 0.3, 0.5, 0.6, 1.0]))
     kind = draw(st.sampled_from(["random", "random", "empty", "full row", "empty rows", "last column"]))
     dtype = draw(st.sampled_from(["float32", "float64"]))
-    return make_case(rng, make_mask(rng, n_out, n_in, density, kind), draw(st.sampled_from(TOKENS)), dtype, integers=integers)
+    return make_case(
+        rng,
+        make_mask(rng, n_out, n_in, density, kind),
+        draw(st.sampled_from(TOKENS)),
+        dtype,
+        integers=integers,
+    )
 
 
 def dense(topology, values):
@@ -68,7 +77,9 @@ def dense(topology, values):
 def assert_within_gauge(got, a, b, n_terms):
     """KRN-006: |got - a b| <= tau(K) u gauge, elementwise, in double-double-free exactness enough for both dtypes."""
     wide = np.longdouble
-    bound = (8 + 2 * np.sqrt(n_terms)) * UNIT[str(got.dtype)] * (np.abs(a).astype(wide) @ np.abs(b).astype(wide))
+    bound = (
+        (8 + 2 * np.sqrt(n_terms)) * UNIT[str(got.dtype)] * (np.abs(a).astype(wide) @ np.abs(b).astype(wide))
+    )
     assert got.dtype == a.dtype
     assert np.all(np.abs(got - a.astype(wide) @ b.astype(wide)) <= bound)
 
@@ -81,10 +92,13 @@ def test_every_set_has_the_functions_with_identical_signatures(kernel_set):
     for name in kernels.NAMES:
         parameters = list(inspect.signature(getattr(kernel_set, name)).parameters.values())
         expected = list(inspect.signature(getattr(reference, name)).parameters.values())
-        assert [(p.name, p.kind, p.default) for p in parameters] == [(p.name, p.kind, p.default) for p in expected]
+        assert [(p.name, p.kind, p.default) for p in parameters] == [
+            (p.name, p.kind, p.default) for p in expected
+        ]
     assert set(kernels.NAMES) == {
-        name for name, f in vars(reference).items() if inspect.isfunction(f) and f.__module__ == reference.__name__
-        and not name.startswith("_")
+        name
+        for name, f in vars(reference).items()
+        if inspect.isfunction(f) and f.__module__ == reference.__name__ and not name.startswith("_")
     }
 
 
@@ -93,7 +107,11 @@ def test_KRN_001_002_003_plain_loops(kernel_set):
     # [ 2 . 3 ]
     # [ . . . ]
     topology = from_flat((2, 3), np.array([0, 2]))
-    values, x, dy = np.array([2.0, 3.0]), np.array([[1.0, 10.0, 100.0], [4.0, 5.0, 6.0]]), np.array([[1.0, 7.0], [2.0, 8.0]])
+    values, x, dy = (
+        np.array([2.0, 3.0]),
+        np.array([[1.0, 10.0, 100.0], [4.0, 5.0, 6.0]]),
+        np.array([[1.0, 7.0], [2.0, 8.0]]),
+    )
     packed = kernel_set.pack(topology, values)
     weight = [[2.0, 0.0, 3.0], [0.0, 0.0, 0.0]]
     y = [[sum(x[t][i] * weight[o][i] for i in range(3)) for o in range(2)] for t in range(2)]
@@ -118,7 +136,9 @@ def test_KRN_006_within_the_gauge_of_the_definition(case):
     everywhere = np.zeros(topology.numel, dtype=x.dtype)
     everywhere[flat(topology)] = cpu.sample(dy, x, topology)
     mask = dense(topology, np.ones_like(values)) != 0
-    wide_bound = np.abs(dy.astype(np.longdouble)).T @ np.abs(x) * (8 + 2 * np.sqrt(len(x))) * UNIT[str(x.dtype)]
+    wide_bound = (
+        np.abs(dy.astype(np.longdouble)).T @ np.abs(x) * (8 + 2 * np.sqrt(len(x))) * UNIT[str(x.dtype)]
+    )
     error = np.abs(everywhere.reshape(topology.shape) - dy.astype(np.longdouble).T @ x)
     assert np.all(error[mask] <= wide_bound[mask])
 
@@ -130,7 +150,8 @@ def test_KRN_007_integer_lattice_is_exact_and_equals_reference(case):
     packed, packed_reference = cpu.pack(topology, values), reference.pack(topology, values)
     np.testing.assert_array_equal(cpu.matmul(x, packed), reference.matmul(x, packed_reference), strict=True)
     np.testing.assert_array_equal(
-        cpu.matmul_transposed(dy, packed), reference.matmul_transposed(dy, packed_reference), strict=True)
+        cpu.matmul_transposed(dy, packed), reference.matmul_transposed(dy, packed_reference), strict=True
+    )
     np.testing.assert_array_equal(cpu.sample(dy, x, topology), reference.sample(dy, x, topology), strict=True)
 
 
@@ -138,11 +159,15 @@ def test_KRN_007_integer_lattice_is_exact_and_equals_reference(case):
 @pytest.mark.parametrize("n", TOKENS)
 def test_KRN_007_every_count_of_tokens_is_exact(n, dtype):
     rng = np.random.default_rng(n)
-    topology, values, x, dy = make_case(rng, make_mask(rng, 275, 150, 0.2, "empty rows"), n, dtype, integers=True)
+    topology, values, x, dy = make_case(
+        rng, make_mask(rng, 275, 150, 0.2, "empty rows"), n, dtype, integers=True
+    )
     weight, packed = dense(topology, values), cpu.pack(topology, values)
     np.testing.assert_array_equal(cpu.matmul(x, packed), x @ weight.T, strict=True)
     np.testing.assert_array_equal(cpu.matmul_transposed(dy, packed), dy @ weight, strict=True)
-    np.testing.assert_array_equal(cpu.sample(dy, x, topology), (dy.T @ x).reshape(-1)[flat(topology)], strict=True)
+    np.testing.assert_array_equal(
+        cpu.sample(dy, x, topology), (dy.T @ x).reshape(-1)[flat(topology)], strict=True
+    )
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -171,7 +196,9 @@ def test_KRN_005_empty_rows_and_columns_give_exact_zeros(kernel_set, n):
 
 @pytest.mark.parametrize("kernel_set", SETS)
 def test_KRN_004_stored_zeros_are_sampled_and_replaced(kernel_set):
-    topology, _, x, dy = make_case(np.random.default_rng(1), np.eye(5, 7, dtype=bool), 3, "float64", integers=True)
+    topology, _, x, dy = make_case(
+        np.random.default_rng(1), np.eye(5, 7, dtype=bool), 3, "float64", integers=True
+    )
     packed = kernel_set.pack(topology, np.zeros(5))
     assert kernel_set.sample(dy, x, topology).tolist() == [(dy[:, i] * x[:, i]).sum() for i in range(5)]
     slots = np.array([4], dtype=np.int64)
@@ -193,7 +220,9 @@ def test_KRN_012_store_at_located_slots_equals_packing_the_new_values(case, seed
         where = kernel_set.locate(packed, topology, slots)
         assert (where.dtype, where.shape) == (np.int64, slots.shape)
         stored = kernel_set.store(packed, where, new)
-        np.testing.assert_array_equal(kernel_set.matmul(x, stored), x @ dense(topology, changed).T, strict=True)
+        np.testing.assert_array_equal(
+            kernel_set.matmul(x, stored), x @ dense(topology, changed).T, strict=True
+        )
 
 
 @pytest.mark.parametrize("kernel_set", SETS)
@@ -232,7 +261,9 @@ def test_KRN_008_same_bits_on_one_and_two_threads(n, dtype):
     try:
         for n_threads in (1, 2):
             numba.set_num_threads(n_threads)
-            results.append((cpu.matmul(x, packed), cpu.matmul_transposed(dy, packed), cpu.sample(dy, x, topology)))
+            results.append(
+                (cpu.matmul(x, packed), cpu.matmul_transposed(dy, packed), cpu.sample(dy, x, topology))
+            )
     finally:
         numba.set_num_threads(before)
     for one, two in zip(*results, strict=True):
@@ -262,7 +293,10 @@ def test_KRN_001_002_003_012_reference_stays_on_the_device_it_is_given(device_na
         "dx": (reference.matmul_transposed(move(dy), packed), dy @ dense(plain, values)),
         "dvalues": (reference.sample(move(dy), move(x), topology), (dy.T @ x).reshape(-1)[flat(plain)]),
         "y after store": (reference.matmul(move(x), stored), x @ dense(plain, changed).T),
-        "dense": (reference.matmul(move(x), reference.pack_dense(move(dense(plain, values)))), x @ dense(plain, values).T),
+        "dense": (
+            reference.matmul(move(x), reference.pack_dense(move(dense(plain, values)))),
+            x @ dense(plain, values).T,
+        ),
     }
     for got, expected in results.values():
         assert got.device == here
