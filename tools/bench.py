@@ -2,9 +2,9 @@
 
     python tools/bench.py kernels [--json FILE] [--threads N] [--quick]
 
-Every comparison is made in one process: each round runs every method once, so that whatever disturbs the machine
-disturbs all of them, and each timed block follows an untimed call of the same method, so that its memory is warm.
-A ratio is the peer's time over ours within a round; the table shows the median and the range over the rounds.
+Every comparison is made in one process: each round runs every method, so that whatever disturbs the machine
+disturbs all of them, and each timed block follows an untimed call of the same method, so that its memory is
+warm. A ratio is dense NumPy's time over the method's within a round; the table shows their median and range.
 """
 
 import json
@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
@@ -23,12 +24,10 @@ import typer
 
 app = typer.Typer(add_completion=False, help=__doc__)
 
-# Idle workers of OpenBLAS and of OpenMP spin on the cores that the other pool needs; both read this when loaded.
+# Idle workers of OpenBLAS and OpenMP spin on cores that the other pool needs; both read this when loaded.
 CLEAN = {"OPENBLAS_THREAD_TIMEOUT": "4", "OMP_WAIT_POLICY": "PASSIVE"}
-UNSET = (
-    "OPENBLAS_CORETYPE",
-    "OPENBLAS_L2_SIZE",
-)  # would choose a slower dense product than the machine's own
+# Would make OpenBLAS choose a slower dense product than the machine's own.
+UNSET = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")
 THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
 
 SHAPES = ((576, 576), (1536, 576), (2048, 2048), (5632, 2048))
@@ -79,9 +78,7 @@ def kernels(
     _restart_in_clean_environment(threads)
     print(json.dumps(machine(threads), indent=1))
     rows: list[Row] = []
-    print(
-        f"{'product':8} {'shape':>10} {'sparse':>6} {'tokens':>6}  {'method':12} {'ms':>9}  times dense NumPy (range)"
-    )
+    print(f"{'product':8} {'shape':>10} {'sparse':>6} {'tokens':>6}  {'method':12} {'ms':>9}  against numpy")
     for row in _measure(
         ((2048, 2048),) if quick else SHAPES, (128, 512) if quick else TOKENS, 3 if quick else 5
     ):
@@ -100,7 +97,7 @@ def kernels(
 def machine(threads: int) -> dict[str, Any]:
     """What a reader must know to compare these figures with others."""
     import numba
-    import numpy
+    import numpy as np
 
     model = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
@@ -124,7 +121,7 @@ def machine(threads: int) -> dict[str, Any]:
         "threads": threads,
         "blas of numpy": blas,
         "python": platform.python_version(),
-        "numpy": numpy.__version__,
+        "numpy": np.__version__,
         "numba": numba.__version__,
     }
 
@@ -161,9 +158,9 @@ def _measure(shapes: tuple[tuple[int, int], ...], tokens: tuple[int, ...], n_rou
                 dy = rng.standard_normal((n, n_out), dtype=np.float32)
                 peers = _peers(weight, topology, values, x, dy, positions)
                 ours: dict[str, Callable[[], Any]] = {
-                    "forward": lambda x=x, packed=packed: cpu.matmul(x, packed),
-                    "dx": lambda dy=dy, packed=packed: cpu.matmul_transposed(dy, packed),
-                    "sample": lambda dy=dy, x=x, topology=topology: cpu.sample(dy, x, topology),
+                    "forward": partial(cpu.matmul, x, packed),
+                    "dx": partial(cpu.matmul_transposed, dy, packed),
+                    "sample": partial(cpu.sample, dy, x, topology),
                 }
                 for product in ours if sparsity in SPARSITIES else ("sample",):
                     methods = {"numpy": peers[product].pop("numpy"), "ours": ours[product], **peers[product]}
@@ -185,7 +182,7 @@ def _measure(shapes: tuple[tuple[int, int], ...], tokens: tuple[int, ...], n_rou
 def _peers(
     weight: Any, topology: Any, values: Any, x: Any, dy: Any, positions: Any
 ) -> dict[str, dict[str, Callable[[], Any]]]:
-    """The other ways to compute each product, by product and name; each takes and returns token-major arrays."""
+    """The other ways to compute each product, by product and name, on token-major arrays."""
     peers: dict[str, dict[str, Callable[[], Any]]] = {
         "forward": {"numpy": lambda: x @ weight.T},
         "dx": {"numpy": lambda: dy @ weight},
@@ -234,7 +231,7 @@ def _check(product: str, methods: dict[str, Callable[[], Any]]) -> None:
 def _rounds(
     methods: dict[str, Callable[[], Any]], n_rounds: int
 ) -> Iterator[tuple[str, list[float], list[float]]]:
-    """Time each method once a round; yield its name, its times, and dense NumPy's time over its own for each round."""
+    """Time each method once a round; yield its name, its times, and its ratios to dense NumPy."""
     times: dict[str, list[float]] = {name: [] for name in methods}
     repeats: dict[str, int] = {}
     for _ in range(n_rounds):
@@ -258,8 +255,8 @@ def _goal(row: Row) -> float:
 def _format(row: Row) -> str:
     shape = f"{row.shape[0]}x{row.shape[1]}"
     return (
-        f"{row.product:8} {shape:>10} {row.sparsity:6.0%} {row.tokens:6}  {row.method:12} {row.seconds * 1e3:9.3f}  "
-        f"{row.ratio:6.2f} ({row.lowest:.2f}..{row.highest:.2f})"
+        f"{row.product:8} {shape:>10} {row.sparsity:6.0%} {row.tokens:6}  {row.method:12} "
+        f"{row.seconds * 1e3:9.3f}  {row.ratio:6.2f} ({row.lowest:.2f}..{row.highest:.2f})"
     )
 
 

@@ -1,4 +1,4 @@
-# ruff: noqa: ANN001, ANN202, ANN201
+# ruff: noqa: ANN001, ANN202
 # mypy: allow-untyped-decorators, allow-untyped-calls, allow-untyped-defs, allow-incomplete-defs
 """Compiled loops of the CPU kernel set: a sparse matrix in column panels, times blocks of tokens.
 
@@ -17,10 +17,10 @@ zeros.
 No entry of a result is shared between threads and none is summed in an order that depends on their number
 (KRN-008).
 
-Tasks are C functions on pointers, called by address from one small parallel loop: a parallel loop compiles all
-it contains several times over, and this way it contains nothing. Every task ends in (task, worker); `work` is
-scratch memory of work_size elements a worker, aligned to 64 bytes; `lanes` is the number of elements in one
-64-byte register.
+Tasks are C functions on pointers, called by address from one small parallel loop: a parallel loop compiles
+all it contains several times over, and this way it contains nothing. Every task ends in (task, worker).
+`work` is scratch memory of work_size elements a worker, aligned to 64 bytes; `lanes` is the number of elements
+in one 64-byte register.
 """
 
 from functools import cache
@@ -220,7 +220,7 @@ def scatter_task(
 
 
 def turn_task(a, n_columns, first_token, n_tokens, n_parts, lines, lanes, task, worker):
-    """Turn n_tokens tokens of one of n_parts parts of the columns of a into blocks of lines for `sample_task`."""
+    """Turn n_tokens tokens of one of n_parts parts of the columns of a into lines for `sample_task`."""
     width = SAMPLE_VECTORS * lanes
     first, last = task * n_columns // n_parts, (task + 1) * n_columns // n_parts
     for b in range((n_tokens + width - 1) // width):

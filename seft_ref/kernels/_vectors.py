@@ -6,9 +6,11 @@
     dot_row       values[j]  +=  sum over tokens of x[index[j], :] * y[row, :]
     transpose     dst[j, i]  =  src[i, j]                       one square of 64-byte rows
 
-A "line" is `n_vectors` registers of 64 bytes: 16 tokens of float32 or 8 of float64 a register. Loop vectorisers do not
-keep eight accumulators in registers over a loop of unknown length, which is worth a factor of 1.4 to 1.6 here.
-Every multiply-add is one fused operation in a fixed order, so a result does not depend on who computes it (KRN-008).
+A "line" is `n_vectors` registers of 64 bytes: 16 tokens of float32 or 8 of float64 a register. A row loop
+takes (values, index, start, stop, x, x_base, y, y_base): the stored entries start to stop of one row, and the
+first elements of the lines of x and of the line of y. Loop vectorisers do not keep eight accumulators in
+registers over a loop of unknown length, which is worth a factor of 1.4 to 1.6 here. Every multiply-add is one
+fused operation in a fixed order, so a result does not depend on who computes it (KRN-008).
 """
 
 from collections.abc import Callable
@@ -109,7 +111,7 @@ class _Emitter:
         carried: list[Any],
         body: Callable[[Any, list[Any]], list[Any]],
     ) -> tuple[Any, list[Any]]:
-        """Emit `while j + step <= stop: carried = body(j, carried); j += step`; return the last j and carried."""
+        """Emit `while j + step <= stop: carried = body(j, carried); j += step`; return both at its end."""
         b = self.builder
         before = b.block
         head, inside, after = (b.append_basic_block(name) for name in ("head", "inside", "after"))
@@ -131,7 +133,7 @@ class _Emitter:
 
 
 def _make_gather_row(n_vectors: int, lanes: int | None = None) -> Any:
-    """Return the intrinsic gather_row for lines of n registers; its parameters are those of every row loop."""
+    """Return the intrinsic gather_row for lines of n registers."""
     # A fused multiply-add takes four cycles: short lines need several independent sums to fill them.
     n_sums = max(1, 4 // n_vectors)
 
@@ -167,7 +169,7 @@ def _make_gather_row(n_vectors: int, lanes: int | None = None) -> Any:
             if n_sums > 1:
                 _, first = e.loop(j, stop_, 1, first, accumulate)
             for k in range(n_vectors):
-                # The sum of a panel starts at zero and joins the row once: rounding grows with the panel, not the row.
+                # A panel's sum starts at zero and joins the row once: less rounding than one sum.
                 total = first[k]
                 for i in range(1, n_sums):
                     total = builder.fadd(total, sums[i * n_vectors + k])
@@ -180,7 +182,7 @@ def _make_gather_row(n_vectors: int, lanes: int | None = None) -> Any:
 
 
 def _make_scatter_row(n_vectors: int) -> Any:
-    """Return the intrinsic scatter_row for lines of n registers; its parameters are those of every row loop."""
+    """Return the intrinsic scatter_row for lines of n registers."""
 
     @intrinsic
     def scatter_row(
@@ -214,7 +216,7 @@ def _make_scatter_row(n_vectors: int) -> Any:
 
 
 def _make_dot_row(n_vectors: int) -> Any:
-    """Return the intrinsic dot_row for lines of n registers; its parameters are those of every row loop."""
+    """Return the intrinsic dot_row for lines of n registers."""
 
     @intrinsic
     def dot_row(
@@ -282,8 +284,8 @@ def transpose(
         square = [e.load(src_, builder.add(src_base_, builder.mul(src_stride_, _i64(i)))) for i in range(n)]
         low = [lane for i in range(n // 2) for lane in (i, n + i)]
         high = [lane for i in range(n // 2, n) for lane in (i, n + i)]
-        # Interleaving row i with row i + n/2 rotates the bits of an element's number, row and lane together, by
-        # one; log2(n) passes exchange row and lane.
+        # Interleaving row i with row i + n/2 rotates the bits of an element's number, row and lane together,
+        # by one; log2(n) passes exchange row and lane.
         for _ in range(n.bit_length() - 1):
             square = [
                 e.shuffle(square[i], square[i + n // 2], half) for i in range(n // 2) for half in (low, high)

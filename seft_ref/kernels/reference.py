@@ -63,7 +63,7 @@ def pack_dense(weight: Float[Array, "out in"]) -> Packed:
 
 
 def locate(packed: Packed, topology: Topology, slots: Int[Array, " m"]) -> Int[Array, " m"]:
-    """Return where the values of slots lie in packed: the slots, or flat positions of a dense matrix (KRN-012).
+    """Return where the values of slots lie in packed: the slots, or flat positions if dense (KRN-012).
 
     Raises:
         KernelError: KRN-012 if a slot is out of range, KRN-009 if the topology has another shape.

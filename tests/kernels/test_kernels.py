@@ -18,7 +18,7 @@ SETS = [reference, cpu]
 TOKENS = [0, 1, 2, 3, 15, 16, 17, 127, 128, 129, 200]
 UNIT = {"float32": 2.0**-24, "float64": 2.0**-53}
 
-# ---- cases: a mask, values on it, both factors ----------------------------------------------------------------------
+# ---- cases: a mask, values on it, both factors ---------------------------------------------------
 
 
 def make_topology(mask):
@@ -75,7 +75,7 @@ def dense(topology, values):
 
 
 def assert_within_gauge(got, a, b, n_terms):
-    """KRN-006: |got - a b| <= tau(K) u gauge, elementwise, in double-double-free exactness enough for both dtypes."""
+    """KRN-006: |got - a b| <= tau(K) u gauge, elementwise, judged in extended precision."""
     wide = np.longdouble
     bound = (
         (8 + 2 * np.sqrt(n_terms)) * UNIT[str(got.dtype)] * (np.abs(a).astype(wide) @ np.abs(b).astype(wide))
@@ -84,7 +84,7 @@ def assert_within_gauge(got, a, b, n_terms):
     assert np.all(np.abs(got - a.astype(wide) @ b.astype(wide)) <= bound)
 
 
-# ---- the contract ---------------------------------------------------------------------------------------------------
+# ---- the contract --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kernel_set", SETS)
@@ -172,7 +172,7 @@ def test_KRN_007_every_count_of_tokens_is_exact(n, dtype):
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_KRN_006_constant_operands_round_the_same_way_every_time_and_still_stay_within_the_gauge(dtype):
-    # Equal terms make every rounding of a long sum go the same way: the worst ordinary input of a single running sum.
+    # Equal terms make every rounding of a long sum go the same way: the worst input of a running sum.
     mask = np.zeros((3, 4096), dtype=bool)
     mask[:, ::3] = True
     topology = make_topology(mask)
@@ -247,7 +247,7 @@ def test_KRN_012_store_declines_the_donation_of_read_only_memory():
     assert packed.values.tolist() == [0, 0, 0, 0, 1, 0]
 
 
-# ---- KRN-008: threads -----------------------------------------------------------------------------------------------
+# ---- KRN-008: threads ----------------------------------------------------------------------------
 
 
 @pytest.mark.skipif(numba.config.NUMBA_NUM_THREADS < 2, reason="this machine runs one thread")
@@ -270,7 +270,7 @@ def test_KRN_008_same_bits_on_one_and_two_threads(n, dtype):
         assert one.tobytes() == two.tobytes()
 
 
-# ---- reference on other libraries -----------------------------------------------------------------------------------
+# ---- reference on other libraries ----------------------------------------------------------------
 
 
 @pytest.mark.parametrize("device_name", ["CPU_DEVICE", "device1"])
@@ -311,7 +311,7 @@ def test_KRN_010_reference_refuses_another_device():
     assert_refused("KRN-010", reference.matmul, x, packed)
 
 
-# ---- refusals -------------------------------------------------------------------------------------------------------
+# ---- refusals ------------------------------------------------------------------------------------
 
 
 def assert_refused(clause, function, *args):
@@ -357,6 +357,14 @@ def test_KRN_012_places_out_of_range_are_refused(kernel_set):
     assert_refused("KRN-012", kernel_set.locate, packed, topology, np.array([-1]))
     assert_refused("KRN-012", kernel_set.locate, packed, topology, np.array([0], dtype=np.int32))
     assert_refused("KRN-012", kernel_set.store, packed, np.array([packed.values.shape[0]]), np.ones(1))
+
+
+@pytest.mark.parametrize("kernel_set", SETS)
+def test_KRN_013_a_refusal_changes_nothing(kernel_set):
+    topology = from_flat((2, 3), np.array([0, 2]))
+    packed = kernel_set.pack(topology, np.ones(2))
+    assert_refused("KRN-012", kernel_set.store, packed, np.array([0, 9]), np.full(2, 5.0))
+    assert kernel_set.matmul(np.ones((1, 3)), packed).tolist() == [[2.0, 0.0]]
 
 
 def test_KRN_009_010_cpu_refuses_strided_and_foreign_arrays():
