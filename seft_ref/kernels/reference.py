@@ -1,65 +1,140 @@
-"""Stub: definition of the kernels."""
+"""The kernel set that defines the others: densify, then multiply; any array library, any device."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-from seft_ref.arrays import array_namespace, device
-from seft_ref.topology import find, flat, full
+from jaxtyping import Float, Int
+
+from seft_ref.arrays import Array, array_namespace, device
+from seft_ref.kernels._checks import (
+    check_alike,
+    check_factors,
+    check_matrix,
+    check_new_values,
+    check_places,
+    check_shape,
+    check_values,
+)
+from seft_ref.topology import Topology, find, flat
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Packed:
-    topology: object
-    values: object
+    """A matrix as its stored flat positions and their values."""
+
+    shape: tuple[int, int]
+    positions: Int[Array, " nnz"] | None
+    """int64, strictly increasing; None where every position is stored."""
+    values: Float[Array, " nnz"]
 
     @property
-    def shape(self):
-        return self.topology.shape
-
-    @property
-    def dtype(self):
+    def dtype(self) -> Array:
+        """Dtype of the values."""
         return self.values.dtype
 
-
-def pack(topology, values):
-    return Packed(topology, values)
-
-
-def pack_dense(weight):
-    xp = array_namespace(weight)
-    return Packed(full(weight.shape, weight), xp.reshape(weight, (-1,)))
+    @property
+    def nbytes(self) -> int:
+        """Bytes held, at 8 a position."""
+        xp = array_namespace(self.values)
+        n_values = int(self.values.shape[0])
+        return n_values * xp.finfo(self.values.dtype).bits // 8 + (0 if self.positions is None else 8 * n_values)
 
 
-def locate(packed, topology, slots):
-    return slots
+def pack(topology: Topology, values: Float[Array, " nnz"]) -> Packed:
+    """Return the matrix that stores values at the slots of a topology (KRN-011).
+
+    Raises:
+        KernelError: KRN-009, KRN-010 if values do not fit the topology.
+    """
+    check_values(topology, values)
+    return Packed(topology.shape, flat(topology), values)
 
 
-def store(packed, where, values):
-    xp = array_namespace(values)
-    s = xp.arange(packed.topology.nnz, dtype=xp.int64, device=device(values))
-    w, p = find(where, s)
-    return replace(packed, values=xp.where(p, xp.take(values, w), packed.values) if where.shape[0] else packed.values)
+def pack_dense(weight: Float[Array, "out in"]) -> Packed:
+    """Return the matrix that stores every position of weight (KRN-011).
+
+    Raises:
+        KernelError: KRN-009, KRN-010 if weight is not a float matrix.
+    """
+    check_matrix("weight", weight)
+    n_out, n_in = weight.shape
+    return Packed((n_out, n_in), None, array_namespace(weight).reshape(weight, (-1,)))
 
 
-def _dense(packed):
-    xp = array_namespace(packed.values)
-    n = packed.topology.numel
-    if packed.topology.nnz == 0:
-        return xp.zeros(packed.shape, dtype=packed.values.dtype, device=device(packed.values))
-    w, p = find(flat(packed.topology), xp.arange(n, dtype=xp.int64, device=device(packed.values)))
-    return xp.reshape(
-        xp.where(p, xp.take(packed.values, w), xp.zeros(n, dtype=packed.values.dtype, device=device(packed.values))),
-        packed.shape,
-    )
+def locate(packed: Packed, topology: Topology, slots: Int[Array, " m"]) -> Int[Array, " m"]:
+    """Return where the values of slots lie in packed: the slots, or flat positions if dense (KRN-012).
+
+    Raises:
+        KernelError: KRN-012 if a slot is out of range, KRN-009 if the topology has another shape.
+    """
+    check_shape(packed.shape, topology)
+    check_places("slots", slots, topology.nnz)
+    if packed.positions is not None or not slots.shape[0]:
+        return slots
+    return array_namespace(slots).take(flat(topology), slots)
 
 
-def matmul(x, packed):
-    return x @ array_namespace(x).matrix_transpose(_dense(packed))
+def store(packed: Packed, where: Int[Array, " m"], values: Float[Array, " m"]) -> Packed:
+    """Return packed with values at `where`; this set leaves its argument alone (KRN-012).
+
+    Raises:
+        KernelError: KRN-012 if a place is out of range, KRN-009, KRN-010 if values do not fit.
+    """
+    check_new_values(where, values, packed.values)
+    if not where.shape[0]:
+        return packed
+    xp = array_namespace(values, where)
+    order = xp.argsort(where)
+    places = xp.arange(packed.values.shape[0], dtype=xp.int64, device=device(where))
+    # The standard has no scatter: every place asks whether there is something new for it.
+    source, replaced = find(xp.take(where, order), places)
+    new = xp.take(xp.take(values, order), source)
+    return Packed(packed.shape, packed.positions, xp.where(replaced, new, packed.values))
 
 
-def matmul_transposed(dy, packed):
+def matmul(x: Float[Array, "n in"], packed: Packed) -> Float[Array, "n out"]:
+    """Return y = x Wᵀ (KRN-001).
+
+    Raises:
+        KernelError: KRN-009, KRN-010 if x does not fit the matrix.
+    """
+    check_matrix("x", x, packed.shape[1])
+    check_alike("x", x, "the packed matrix", packed.values)
+    return x @ _dense(packed).T
+
+
+def matmul_transposed(dy: Float[Array, "n out"], packed: Packed) -> Float[Array, "n in"]:
+    """Return dx = dy W (KRN-002).
+
+    Raises:
+        KernelError: KRN-009, KRN-010 if dy does not fit the matrix.
+    """
+    check_matrix("dy", dy, packed.shape[0])
+    check_alike("dy", dy, "the packed matrix", packed.values)
     return dy @ _dense(packed)
 
 
-def sample(dy, x, topology):
-    xp = array_namespace(x)
-    return xp.take(xp.reshape(xp.matrix_transpose(dy) @ x, (-1,)), flat(topology))
+def sample(dy: Float[Array, "n out"], x: Float[Array, "n in"], topology: Topology) -> Float[Array, " nnz"]:
+    """Return dyᵀ x at the stored positions, in slot order (KRN-003).
+
+    Raises:
+        KernelError: KRN-009, KRN-010 if the factors do not fit the topology or each other.
+    """
+    check_factors(dy, x, topology)
+    xp = array_namespace(dy, x)
+    if not topology.nnz:
+        return xp.zeros((0,), dtype=x.dtype, device=device(x))
+    return xp.take(xp.reshape(dy.T @ x, (-1,)), flat(topology))
+
+
+def _dense(packed: Packed) -> Float[Array, "out in"]:
+    """Return the whole matrix, exactly zero where nothing is stored."""
+    xp, values = array_namespace(packed.values), packed.values
+    n_out, n_in = packed.shape
+    if packed.positions is None:
+        return xp.reshape(values, (n_out, n_in))
+    if not values.shape[0]:
+        return xp.zeros((n_out, n_in), dtype=values.dtype, device=device(values))
+    everywhere = xp.arange(n_out * n_in, dtype=xp.int64, device=device(values))
+    slot, stored = find(packed.positions, everywhere)
+    entries = xp.take(values, slot)
+    return xp.reshape(xp.where(stored, entries, xp.zeros_like(entries)), (n_out, n_in))

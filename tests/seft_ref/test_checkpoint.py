@@ -76,7 +76,12 @@ def test_CKP_006_a_state_of_another_run_is_refused(tmp_path):
 
 
 def test_CKP_001_sixteen_bit_weights_are_computed_in_float32(tmp_path):
-    for dtype, expected in ((BF16, np.float32), (np.float16, np.float32), (np.float32, np.float32), (np.float64, np.float64)):
+    for dtype, expected in (
+        (BF16, np.float32),
+        (np.float16, np.float32),
+        (np.float32, np.float32),
+        (np.float64, np.float64),
+    ):
         folder = hf_folder(tmp_path / np.dtype(dtype).name, dtype=dtype)
         assert load_model(folder, reference).weights.norm.dtype == expected
     assert load_model(folder, reference, "float32").weights.norm.dtype == np.float32
@@ -93,7 +98,10 @@ def test_CKP_001_integers_are_no_weights(tmp_path):
     ("change", "said"),
     [
         (lambda t: t.pop("model.layers.1.mlp.up_proj.weight"), "lacks model.layers.1.mlp.up_proj.weight"),
-        (lambda t: t.update({"model.norm.weight": np.ones(25, np.float32)}), "model.norm.weight is 25, the config needs 24"),
+        (
+            lambda t: t.update({"model.norm.weight": np.ones(25, np.float32)}),
+            "model.norm.weight is 25, the config needs 24",
+        ),
         (lambda t: t.update({"model.extra": np.ones(3, np.float32)}), "no place for model.extra"),
         (lambda t: t.update({"lm_head.weight": np.ones((256, 24), np.float32)}), "lm_head.weight differs"),
     ],
@@ -115,7 +123,9 @@ def test_CKP_002_a_stored_copy_of_tied_embeddings_and_rope_frequencies_pass(tmp_
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
-@pytest.mark.parametrize("name", ["model.norm.weight", "model.layers.0.self_attn.q_proj.weight", "model.embed_tokens.weight"])
+@pytest.mark.parametrize(
+    "name", ["model.norm.weight", "model.layers.0.self_attn.q_proj.weight", "model.embed_tokens.weight"]
+)
 def test_CKP_003_nan_and_infinity_are_refused_by_name(tmp_path, bad, name):
     tensors = parameters()
     tensors[name].reshape(-1)[5] = bad
@@ -225,7 +235,11 @@ def test_memory_of_a_loaded_model_grows_with_the_stored_weights(tmp_path):
         to_sparse(source, tmp_path / f"{keep}-s")
         model = load_model(tmp_path / f"{keep}-s", cpu)
         blocks = model.weights.blocks
-        packed = sum(getattr(b, p).weight.nbytes for b in blocks for p in ("q_proj", "o_proj", "gate_proj", "up_proj", "down_proj"))
+        packed = sum(
+            getattr(b, p).weight.nbytes
+            for b in blocks
+            for p in ("q_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+        )
         held[keep] = packed + sum(b.values.nbytes + b.topology.indices.nbytes for b in model.bases.values())
     assert held[0.4] > 2.5 * held[0.1]
 

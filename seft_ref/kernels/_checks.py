@@ -1,0 +1,77 @@
+"""What every kernel set refuses: shapes (KRN-009), dtypes and devices (KRN-010), places (KRN-012)."""
+
+from typing import Any
+
+from seft_ref.arrays import Array, array_namespace, device
+from seft_ref.errors import KernelError
+from seft_ref.topology import Topology
+
+
+def check_float(name: str, a: Array) -> None:
+    """Refuse an array that is neither float32 nor float64 (KRN-010)."""
+    xp = array_namespace(a)
+    if a.dtype not in (xp.float32, xp.float64):
+        raise KernelError("KRN-010", f"{name} is {a.dtype}, kernels multiply float32 and float64")
+
+
+def check_alike(name: str, a: Array, other_name: str, other: Array) -> None:
+    """Refuse two arrays of different dtype or on different devices (KRN-010)."""
+    if a.dtype != other.dtype:
+        raise KernelError("KRN-010", f"{name} is {a.dtype} but {other_name} is {other.dtype}")
+    if device(a) != device(other):
+        raise KernelError("KRN-010", f"{name} is on {device(a)} but {other_name} on {device(other)}")
+
+
+def check_values(topology: Topology, values: Array) -> None:
+    """Refuse values that do not fit a topology slot by slot."""
+    check_float("values", values)
+    if tuple(values.shape) != (topology.nnz,):
+        raise KernelError(
+            "KRN-009",
+            f"values have shape {tuple(values.shape)}, a topology of {topology.nnz} slots needs ({topology.nnz},)",
+        )
+
+
+def check_matrix(name: str, a: Array, n_columns: int | None = None) -> None:
+    """Refuse what is not a float matrix, or one without the expected number of columns."""
+    check_float(name, a)
+    if len(a.shape) != 2 or (n_columns is not None and a.shape[1] != n_columns):
+        wanted = "(n, any)" if n_columns is None else f"(n, {n_columns})"
+        raise KernelError("KRN-009", f"{name} has shape {tuple(a.shape)}, expected {wanted}")
+
+
+def check_factors(dy: Array, x: Array, topology: Topology) -> None:
+    """Refuse the two factors of a gradient if they do not belong to a matrix of the topology's shape."""
+    check_matrix("dy", dy, topology.shape[0])
+    check_matrix("x", x, topology.shape[1])
+    check_alike("dy", dy, "x", x)
+    if dy.shape[0] != x.shape[0]:
+        raise KernelError("KRN-009", f"dy has {dy.shape[0]} tokens but x has {x.shape[0]}")
+
+
+def check_places(name: str, places: Array, n: int) -> None:
+    """Refuse places that are not a vector of int64 from 0 to n - 1 (KRN-012)."""
+    xp = array_namespace(places)
+    if places.dtype != xp.int64 or len(places.shape) != 1:
+        raise KernelError(
+            "KRN-012",
+            f"{name} are {places.dtype} of shape {tuple(places.shape)}, expected int64 of shape (m,)",
+        )
+    if places.shape[0]:
+        lowest, highest = int(xp.min(places)), int(xp.max(places))
+        if lowest < 0 or highest >= n:
+            raise KernelError("KRN-012", f"{name} run from {lowest} to {highest}, outside 0 to {n - 1}")
+
+
+def check_new_values(where: Array, values: Array, stored: Any) -> None:
+    """Refuse values that cannot replace those stored at `where`."""
+    check_places("where", where, stored.shape[0])
+    check_alike("values", values, "the packed matrix", stored)
+    if tuple(values.shape) != tuple(where.shape):
+        raise KernelError("KRN-009", f"values have shape {tuple(values.shape)}, where has {tuple(where.shape)}")
+
+
+def check_shape(packed_shape: tuple[int, int], topology: Topology) -> None:
+    """Refuse a topology of another shape than the packed matrix."""
+    if tuple(topology.shape) != tuple(packed_shape):
+        raise KernelError("KRN-009", f"the topology is {topology.shape}, the packed matrix {packed_shape}")

@@ -1,0 +1,296 @@
+# ruff: noqa: ANN001, ANN202
+# mypy: allow-untyped-decorators, allow-untyped-calls, allow-untyped-defs, allow-incomplete-defs
+"""Compiled loops of the CPU kernel set: a sparse matrix in column panels, times blocks of tokens.
+
+A panel is WIDTH = 64 columns wide. Its stored entries lie row by row: a value and one byte of index each.
+
+    W (out, in)      panel 0     panel 1        values   panel 0: row 0, row 1, ... panel 1: row 0, row 1, ...
+    row 0         [ a . . b ]   [ . . c . ]     index    column within the panel, uint8
+    row 1         [ . . d . ]   [ . . . e ]     pointer  row r of panel p owns entries
+                                                         pointer[p * out + r] to pointer[p * out + r + 1]
+
+Tokens are taken 512 bytes at a time (128 of float32, 64 of float64). Their block of x is turned so that a
+column is one line of consecutive tokens; the 64 lines of a panel are 32 KiB and stay in the first-level cache
+while the rows of the matrix pass over them. Few tokens use shorter lines of 1, 2 or 4 registers, padded with
+zeros.
+
+No entry of a result is shared between threads and none is summed in an order that depends on their number
+(KRN-008).
+
+Tasks are C functions on pointers, called by address from one small parallel loop: a parallel loop compiles
+all it contains several times over, and this way it contains nothing. Every task ends in (task, worker).
+`work` is scratch memory of work_size elements a worker, aligned to 64 bytes; `lanes` is the number of elements
+in one 64-byte register.
+"""
+
+from functools import cache
+from typing import Any
+
+import numpy as np
+from numba import cfunc, from_dtype, njit, prange, types
+
+from seft_ref.kernels._vectors import (
+    call,
+    dot_row,
+    gather_row_1,
+    gather_row_2,
+    gather_row_4,
+    gather_row_8,
+    gather_row_token,
+    scatter_row_1,
+    scatter_row_2,
+    scatter_row_4,
+    scatter_row_8,
+    transpose,
+)
+
+WIDTH = 64
+LINE_VECTORS = 8
+ROW_BLOCK = 256  # rows of y kept in turned form: 128 KiB, in the second-level cache
+SAMPLE_VECTORS = 4  # shorter lines in `sample`: those of a whole x, not of a panel, have to fit a cache
+
+
+@njit(cache=True, error_model="numpy")
+def fill_panels(indptr, indices, pointer, index, place):
+    """Fill pointer (panels * out + 1,), index (nnz,), and place (nnz,): where each CSR slot goes."""
+    n_out = indptr.shape[0] - 1
+    pointer[:] = 0
+    for r in range(n_out):
+        for slot in range(indptr[r], indptr[r + 1]):
+            pointer[(indices[slot] // WIDTH) * n_out + r + 1] += 1
+    for i in range(1, pointer.shape[0]):
+        pointer[i] += pointer[i - 1]
+    for r in range(n_out):
+        panel = -1
+        at = 0
+        for slot in range(indptr[r], indptr[r + 1]):
+            p = indices[slot] // WIDTH
+            if p != panel:
+                panel = p
+                at = pointer[p * n_out + r]
+            index[at] = indices[slot] - p * WIDTH
+            place[slot] = at
+            at += 1
+
+
+@njit(cache=True, error_model="numpy")
+def find_places(indptr, indices, pointer, slots, row_of_slot, where):
+    """Fill where (m,) with the panel positions of CSR slots (m,) that lie in the given rows."""
+    n_out = indptr.shape[0] - 1
+    for i in range(slots.shape[0]):
+        r = row_of_slot[i]
+        p = indices[slots[i]] // WIDTH
+        first = slots[i]
+        while first > indptr[r] and indices[first - 1] >= p * WIDTH:
+            first -= 1
+        where[i] = pointer[p * n_out + r] + slots[i] - first
+
+
+@njit(cache=True, error_model="numpy")
+def to_lines(a, n_columns, first_token, n_tokens, first_column, last_column, lines, base, width, lanes):
+    """Turn a block of token-major a: lines[base + (c - first_column) * width + t] = a[first_token + t, c].
+
+    Tokens from n_tokens to width are zero.
+    """
+    c = first_column
+    while c < last_column:
+        n_c = min(lanes, last_column - c)
+        t = 0
+        while t < width:
+            src = (first_token + t) * n_columns + c
+            dst = base + (c - first_column) * width + t
+            if n_c == lanes and t + lanes <= n_tokens:
+                transpose(a, src, n_columns, lines, dst, width)
+            else:
+                for i in range(n_c):
+                    for u in range(lanes):
+                        lines[dst + i * width + u] = a[src + u * n_columns + i] if t + u < n_tokens else 0
+            t += lanes
+        c += lanes
+
+
+@njit(cache=True, error_model="numpy")
+def from_lines(lines, base, width, a, n_columns, first_token, n_tokens, first_column, last_column, lanes):
+    """Turn lines back into a block of token-major a; padded tokens are left out."""
+    t = 0
+    while t < n_tokens:
+        n_t = min(lanes, n_tokens - t)
+        c = first_column
+        while c < last_column:
+            n_c = min(lanes, last_column - c)
+            src = base + (c - first_column) * width + t
+            dst = (first_token + t) * n_columns + c
+            if n_c == lanes and n_t == lanes:
+                transpose(lines, src, width, a, dst, n_columns)
+            else:
+                for i in range(n_c):
+                    for u in range(n_t):
+                        a[dst + u * n_columns + i] = lines[src + i * width + u]
+            c += lanes
+        t += lanes
+
+
+@njit(cache=True, error_model="numpy")
+def vectors_for(n_tokens, lanes):
+    """Registers of the shortest line that holds n_tokens: 1, 2, 4 or 8."""
+    n_vectors = 1
+    while n_vectors * lanes < n_tokens:
+        n_vectors *= 2
+    return n_vectors
+
+
+def gather_task(values, index, pointer, n_out, n_in, x, y, n, n_parts, work, work_size, lanes, task, worker):
+    """Y = x Wᵀ for one block of tokens and one of n_parts parts of the rows of W."""
+    first_token = task // n_parts * LINE_VECTORS * lanes
+    n_tokens = min(LINE_VECTORS * lanes, n - first_token)
+    part = task % n_parts
+    first_row, last_row = part * n_out // n_parts, (part + 1) * n_out // n_parts
+    n_vectors = vectors_for(n_tokens, lanes)
+    width = n_vectors * lanes if n > 1 else 1
+    x_lines = worker * work_size
+    y_lines = x_lines + n_in * width
+    if width > 1:
+        to_lines(x, n_in, first_token, n_tokens, 0, n_in, work, x_lines, width, lanes)
+    else:  # one token is its own line
+        for c in range(n_in):
+            work[x_lines + c] = x[c]
+    top = first_row
+    while top < last_row:
+        bottom = min(top + ROW_BLOCK, last_row)
+        for i in range(y_lines, y_lines + (bottom - top) * width):
+            work[i] = 0
+        for p in range((n_in + WIDTH - 1) // WIDTH):
+            x_line = x_lines + p * WIDTH * width
+            for r in range(top, bottom):
+                start, stop = pointer[p * n_out + r], pointer[p * n_out + r + 1]
+                y_line = y_lines + (r - top) * width
+                if width == 1:
+                    gather_row_token(values, index, start, stop, work, x_line, work, y_line)
+                elif n_vectors == 8:
+                    gather_row_8(values, index, start, stop, work, x_line, work, y_line)
+                elif n_vectors == 4:
+                    gather_row_4(values, index, start, stop, work, x_line, work, y_line)
+                elif n_vectors == 2:
+                    gather_row_2(values, index, start, stop, work, x_line, work, y_line)
+                else:
+                    gather_row_1(values, index, start, stop, work, x_line, work, y_line)
+        from_lines(work, y_lines, width, y, n_out, first_token, n_tokens, top, bottom, lanes)
+        top = bottom
+
+
+def scatter_task(values, index, pointer, n_out, n_in, dy, dx, n, n_parts, work, work_size, lanes, task, worker):
+    """Dx = dy W for one block of tokens and one of n_parts parts of the panels of W."""
+    first_token = task // n_parts * LINE_VECTORS * lanes
+    n_tokens = min(LINE_VECTORS * lanes, n - first_token)
+    part = task % n_parts
+    n_panels = (n_in + WIDTH - 1) // WIDTH
+    n_vectors = vectors_for(n_tokens, lanes)
+    width = n_vectors * lanes
+    dx_lines = worker * work_size
+    dy_lines = dx_lines + WIDTH * width
+    to_lines(dy, n_out, first_token, n_tokens, 0, n_out, work, dy_lines, width, lanes)
+    for p in range(part * n_panels // n_parts, (part + 1) * n_panels // n_parts):
+        for i in range(dx_lines, dy_lines):
+            work[i] = 0
+        for r in range(n_out):
+            start, stop = pointer[p * n_out + r], pointer[p * n_out + r + 1]
+            dy_line = dy_lines + r * width
+            if n_vectors == 8:
+                scatter_row_8(values, index, start, stop, work, dx_lines, work, dy_line)
+            elif n_vectors == 4:
+                scatter_row_4(values, index, start, stop, work, dx_lines, work, dy_line)
+            elif n_vectors == 2:
+                scatter_row_2(values, index, start, stop, work, dx_lines, work, dy_line)
+            else:
+                scatter_row_1(values, index, start, stop, work, dx_lines, work, dy_line)
+        from_lines(
+            work,
+            dx_lines,
+            width,
+            dx,
+            n_in,
+            first_token,
+            n_tokens,
+            p * WIDTH,
+            min((p + 1) * WIDTH, n_in),
+            lanes,
+        )
+
+
+def turn_task(a, n_columns, first_token, n_tokens, n_parts, lines, lanes, task, worker):
+    """Turn n_tokens tokens of one of n_parts parts of the columns of a into lines for `sample_task`."""
+    width = SAMPLE_VECTORS * lanes
+    first, last = task * n_columns // n_parts, (task + 1) * n_columns // n_parts
+    for b in range((n_tokens + width - 1) // width):
+        to_lines(
+            a,
+            n_columns,
+            first_token + b * width,
+            min(width, n_tokens - b * width),
+            first,
+            last,
+            lines,
+            (b * n_columns + first) * width,
+            width,
+            lanes,
+        )
+
+
+def sample_task(
+    dvalues,
+    indptr,
+    indices,
+    row_of_part,
+    n_parts,
+    n_out,
+    n_in,
+    n_blocks,
+    x_lines,
+    dy_lines,
+    lanes,
+    task,
+    worker,
+):
+    """Add dyᵀ x, summed over n_blocks blocks of lines, to one of n_parts equal parts of the slots."""
+    width = SAMPLE_VECTORS * lanes
+    nnz = indptr[n_out]
+    last_slot = (task + 1) * nnz // n_parts
+    for b in range(n_blocks):
+        r = row_of_part[task]
+        slot = task * nnz // n_parts
+        while slot < last_slot:
+            while indptr[r + 1] <= slot:
+                r += 1
+            stop = min(indptr[r + 1], last_slot)
+            dot_row(dvalues, indices, slot, stop, x_lines, b * n_in * width, dy_lines, (b * n_out + r) * width)
+            slot = stop
+
+
+@njit(cache=True, parallel=True, error_model="numpy")
+def _run(address, arguments, n_tasks, n_workers):
+    for worker in prange(n_workers):
+        for task in range(worker, n_tasks, n_workers):
+            call(address, arguments, task, worker)
+
+
+@cache
+def _address(task, kinds):
+    signature = types.void(*(types.int64 if kind is int else types.CPointer(from_dtype(kind)) for kind in kinds))
+    return cfunc(signature, cache=True, error_model="numpy")(task).address
+
+
+def run(task: Any, arguments: tuple[Any, ...], n_tasks: int, n_workers: int) -> None:
+    """Run the tasks 0 to n_tasks - 1 on n_workers threads; task t belongs to worker t % n_workers.
+
+    `arguments` are contiguous arrays and integers, the parameters of the task but the last two.
+    """
+    kinds = tuple(a.dtype if isinstance(a, np.ndarray) else int for a in arguments)
+    _run(_address(task, (*kinds, int, int)), arguments, n_tasks, n_workers)
+
+
+@njit(cache=True, error_model="numpy")
+def take_rows(indptr, indices, first_row, last_row, tile, dvalues):
+    """Copy tile (last_row - first_row, in) at the stored positions of these rows to dvalues."""
+    for r in range(first_row, last_row):
+        for slot in range(indptr[r], indptr[r + 1]):
+            dvalues[slot] = tile[r - first_row, indices[slot]]

@@ -1,0 +1,254 @@
+"""Measure what the project claims about speed, against the libraries one would use otherwise.
+
+    python tools/bench.py kernels [--json FILE] [--threads N] [--quick]
+
+Every comparison is made in one process: each round runs every method, so that whatever disturbs the machine
+disturbs all of them, and each timed block follows an untimed call of the same method, so that its memory is
+warm. A ratio is dense NumPy's time over the method's within a round; the table shows their median and range.
+"""
+
+import json
+import os
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+app = typer.Typer(add_completion=False, help=__doc__)
+
+# Idle workers of OpenBLAS and OpenMP spin on cores that the other pool needs; both read this when loaded.
+CLEAN = {"OPENBLAS_THREAD_TIMEOUT": "4", "OMP_WAIT_POLICY": "PASSIVE"}
+# Would make OpenBLAS choose a slower dense product than the machine's own.
+UNSET = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")
+THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
+
+SHAPES = ((576, 576), (1536, 576), (2048, 2048), (5632, 2048))
+SPARSITIES = (0.5, 0.7, 0.9)
+TOKENS = (128, 512, 2048)
+SAMPLED = 0.01  # share of positions at which a sparse update asks for its gradient
+BLOCK_SECONDS = 0.04
+"""Least duration of a timed block."""
+
+GOALS = {("forward", 0.7, 128): 2.2, ("forward", 0.7, 512): 1.8, ("forward", 0.7, 2048): 1.5} | {
+    (what, share, n): goal
+    for what, share, goal in (("dx", 0.7, 1.3), ("sample", 0.99, 16.0))
+    for n in ((128, 512, 2048) if what == "dx" else (128, 512))
+}
+"""Least ratio to dense NumPy, by product, sparsity and tokens, on layers from 2048 wide."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One method against dense NumPy, or dense NumPy itself."""
+
+    product: str
+    shape: tuple[int, int]
+    sparsity: float
+    tokens: int
+    method: str
+    seconds: float
+    ratio: float
+    """Time of dense NumPy over that of this method, median of the rounds."""
+    lowest: float
+    highest: float
+
+
+@app.callback()
+def main() -> None:
+    """Measure speed and memory."""
+
+
+@app.command()
+def kernels(
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the rows to this file as well.")] = None,
+    threads: Annotated[int, typer.Option(help="Threads of every library.")] = 1,
+    quick: Annotated[bool, typer.Option(help="One shape, two token counts, three rounds.")] = False,
+) -> None:
+    """Compare the CPU kernel set with dense NumPy, dense and CSR torch, and SciPy."""
+    _restart_in_clean_environment(threads)
+    print(json.dumps(machine(threads), indent=1))
+    rows: list[Row] = []
+    print(f"{'product':8} {'shape':>10} {'sparse':>6} {'tokens':>6}  {'method':12} {'ms':>9}  against numpy")
+    for row in _measure(((2048, 2048),) if quick else SHAPES, (128, 512) if quick else TOKENS, 3 if quick else 5):
+        rows.append(row)
+        print(_format(row), flush=True)
+    missed = [r for r in rows if r.method == "ours" and r.ratio < _goal(r)]
+    print("\ngoals missed:" if missed else "\nall goals met")
+    for row in missed:
+        print(f"{_format(row)}   goal {_goal(row)}")
+    if json_file is not None:
+        json_file.write_text(
+            json.dumps({"machine": machine(threads), "rows": [asdict(r) for r in rows]}, indent=1) + "\n"
+        )
+
+
+def machine(threads: int) -> dict[str, Any]:
+    """What a reader must know to compare these figures with others."""
+    import numba
+    import numpy as np
+
+    model = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        lines = cpuinfo.read_text(encoding="utf-8").splitlines()
+        model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), model)
+    blas = "unknown (threadpoolctl is not installed)"
+    if find_spec("threadpoolctl"):
+        from threadpoolctl import threadpool_info
+
+        blas = ", ".join(
+            f"{i['internal_api']} {i['version']} {i.get('architecture')}"
+            for i in threadpool_info()
+            if i["user_api"] == "blas"
+        )
+    return {
+        "cpu": model,
+        "cores": os.cpu_count(),
+        "threads": threads,
+        "blas of numpy": blas,
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "numba": numba.__version__,
+    }
+
+
+def _restart_in_clean_environment(threads: int) -> None:
+    """Replace this process by one whose libraries will wait passively and use the machine's own kernels."""
+    wanted = CLEAN | dict.fromkeys(THREADS, str(threads))
+    if all(os.environ.get(name) == value for name, value in wanted.items()) and not any(n in os.environ for n in UNSET):
+        return
+    environment = {name: value for name, value in os.environ.items() if name not in UNSET} | wanted
+    os.execve(sys.executable, [sys.executable, *sys.argv], environment)  # noqa: S606
+
+
+def _measure(shapes: tuple[tuple[int, int], ...], tokens: tuple[int, ...], n_rounds: int) -> Iterator[Row]:
+    import numpy as np
+
+    from seft_ref.kernels import cpu
+    from seft_ref.topology import flat, from_flat
+
+    rng = np.random.default_rng(0)
+    for shape in shapes:
+        n_out, n_in = shape
+        for sparsity in (*SPARSITIES, 1 - SAMPLED):
+            topology = from_flat(shape, np.flatnonzero(rng.random(n_out * n_in) >= sparsity))
+            positions = flat(topology)
+            values = rng.standard_normal(topology.nnz, dtype=np.float32)
+            weight = np.zeros(shape, dtype=np.float32)
+            weight.reshape(-1)[positions] = values
+            packed = cpu.pack(topology, values)
+            for n in tokens:
+                x = rng.standard_normal((n, n_in), dtype=np.float32)
+                dy = rng.standard_normal((n, n_out), dtype=np.float32)
+                peers = _peers(weight, topology, values, x, dy, positions)
+                ours: dict[str, Callable[[], Any]] = {
+                    "forward": partial(cpu.matmul, x, packed),
+                    "dx": partial(cpu.matmul_transposed, dy, packed),
+                    "sample": partial(cpu.sample, dy, x, topology),
+                }
+                for product in ours if sparsity in SPARSITIES else ("sample",):
+                    methods = {"numpy": peers[product].pop("numpy"), "ours": ours[product], **peers[product]}
+                    _check(product, methods)
+                    for method, times, ratios in _rounds(methods, n_rounds):
+                        yield Row(
+                            product,
+                            shape,
+                            round(sparsity, 4),
+                            n,
+                            method,
+                            statistics.median(times),
+                            statistics.median(ratios),
+                            min(ratios),
+                            max(ratios),
+                        )
+
+
+def _peers(
+    weight: Any, topology: Any, values: Any, x: Any, dy: Any, positions: Any
+) -> dict[str, dict[str, Callable[[], Any]]]:
+    """The other ways to compute each product, by product and name, on token-major arrays."""
+    peers: dict[str, dict[str, Callable[[], Any]]] = {
+        "forward": {"numpy": lambda: x @ weight.T},
+        "dx": {"numpy": lambda: dy @ weight},
+        "sample": {"numpy": lambda: (dy.T @ x).reshape(-1)[positions]},
+    }
+    if find_spec("scipy"):
+        from scipy.sparse import csr_array
+
+        csr = csr_array((values, topology.indices, topology.indptr), shape=topology.shape)
+        csr_transposed = csr.T.tocsr()
+        peers["forward"]["scipy csr"] = lambda: (csr @ x.T).T
+        peers["dx"]["scipy csr"] = lambda: (csr_transposed @ dy.T).T
+    if find_spec("torch"):
+        import warnings
+
+        import torch
+
+        torch.set_grad_enabled(False)
+        tw, tx, tdy, at = (torch.from_numpy(a) for a in (weight, x, dy, positions))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch calls its CSR tensors a beta
+            tcsr = tw.to_sparse_csr()
+            tcsr_transposed = tw.T.contiguous().to_sparse_csr()
+        peers["forward"] |= {
+            "torch": lambda: (tx @ tw.T).numpy(),
+            "torch csr": lambda: (tcsr @ tx.T).T.numpy(),
+        }
+        peers["dx"] |= {
+            "torch": lambda: (tdy @ tw).numpy(),
+            "torch csr": lambda: (tcsr_transposed @ tdy.T).T.numpy(),
+        }
+        peers["sample"]["torch"] = lambda: (tdy.T @ tx).reshape(-1)[at].numpy()
+    return peers
+
+
+def _check(product: str, methods: dict[str, Callable[[], Any]]) -> None:
+    """Refuse to time a method whose result differs from dense NumPy's by more than float32 sums may."""
+    expected = methods["numpy"]()
+    largest = float(abs(expected).max())
+    for name, method in methods.items():
+        error = float(abs(method() - expected).max())
+        if not error <= 3e-5 * largest:
+            raise SystemExit(f"{product} by {name} is off by {error}, largest entry {largest}")
+
+
+def _rounds(methods: dict[str, Callable[[], Any]], n_rounds: int) -> Iterator[tuple[str, list[float], list[float]]]:
+    """Time each method once a round; yield its name, its times, and its ratios to dense NumPy."""
+    times: dict[str, list[float]] = {name: [] for name in methods}
+    repeats: dict[str, int] = {}
+    for _ in range(n_rounds):
+        for name, method in methods.items():
+            start = time.perf_counter()
+            method()
+            once = time.perf_counter() - start
+            count = repeats.setdefault(name, max(1, min(200, int(BLOCK_SECONDS / once))))
+            start = time.perf_counter()
+            for _ in range(count):
+                method()
+            times[name].append((time.perf_counter() - start) / count)
+    for name, own in times.items():
+        yield name, own, [dense / mine for dense, mine in zip(times["numpy"], own, strict=True)]
+
+
+def _goal(row: Row) -> float:
+    return GOALS.get((row.product, row.sparsity, row.tokens), 0.0) if min(row.shape) >= 2048 else 0.0
+
+
+def _format(row: Row) -> str:
+    shape = f"{row.shape[0]}x{row.shape[1]}"
+    return (
+        f"{row.product:8} {shape:>10} {row.sparsity:6.0%} {row.tokens:6}  {row.method:12} "
+        f"{row.seconds * 1e3:9.3f}  {row.ratio:6.2f} ({row.lowest:.2f}..{row.highest:.2f})"
+    )
+
+
+if __name__ == "__main__":
+    app()
