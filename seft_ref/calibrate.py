@@ -41,7 +41,7 @@ def prune_wanda(
     names    parameters that exist beyond the targets' (biases, norms of heads); None for all of the config
     Raises   PruneError PRN-006 for NaN or infinite weights, PRN-003 for such activations
     """
-    table = read("model.embed_tokens.weight")
+    table = _finite("model.embed_tokens.weight", read("model.embed_tokens.weight"))
     activations = []
     for tokens in batches:
         xp = array_namespace(tokens)

@@ -101,19 +101,19 @@ def load_model(path: str | Path, kernels: Kernels, dtype: str | None = None) -> 
     """
     with open_folder(path) as source:
         config = read_config(source.files)
-        _check_names(config, source)
+        check_names(config, source)
         dense: dict[str, NumpyArray] = {}
         packed: dict[str, Packed] = {}
         bases: dict[str, Base] = {}
         matrices = {matrix.name for matrix in config.targets()}
         for name, shape in config.parameters().items():
             tensor = source[name]
-            _check_shape(name, tensor.shape, shape)
+            check_shape(name, tensor.shape, shape)
             if name in matrices and is_sparse(path):
                 bases[name] = base = _base(name, tensor, dtype)
                 packed[name] = kernels.pack(base.topology, base.values)
                 continue
-            values = computable(name, formats.to_dense(tensor), dtype)
+            values = _computable(name, formats.to_dense(tensor), dtype)
             if name in matrices or name == "lm_head.weight":
                 packed[name] = kernels.pack_dense(values)
             else:
@@ -242,8 +242,8 @@ def _difference(held: object, given: str) -> str:
         return "digests differ"
 
 
-def _check_names(config: ModelConfig, source: Any) -> None:
-    """Refuse missing and unknown tensors by name (CKP-002)."""
+def check_names(config: ModelConfig, source: Any) -> None:
+    """Refuse a folder that lacks a tensor of the config or has one that the config has no place for (CKP-002)."""
     names = set(source.names() if hasattr(source, "names") else source)
     needed = set(config.parameters())
     # the frequencies of RoPE follow from the config; some folders carry them along
@@ -267,7 +267,8 @@ def _few(names: list[str]) -> str:
     return shown if len(names) <= 3 else f"{shown} and {len(names) - 3} more"
 
 
-def _check_shape(name: str, found: tuple[int, ...], expected: tuple[int, ...]) -> None:
+def check_shape(name: str, found: tuple[int, ...], expected: tuple[int, ...]) -> None:
+    """Refuse a tensor whose shape the config does not give (CKP-002)."""
     if tuple(found) != expected:
         raise CheckpointError("CKP-002", f"{name} is {_by(found)}, the config needs {_by(expected)}")
 
@@ -276,20 +277,29 @@ def _by(shape: tuple[int, ...]) -> str:
     return "x".join(map(str, shape))
 
 
-def computable(name: str, values: NumpyArray, dtype: str | None) -> NumpyArray:
-    """Return values in the dtype to compute with (CKP-001), refusing NaN and infinity by name (CKP-003)."""
-    if dtype is not None:
-        values = values.astype(np.dtype(dtype), copy=False)
-    elif values.dtype in _SIXTEEN_BIT:
-        values = values.astype(np.float32)
-    if values.dtype not in (np.float32, np.float64):
+def in_compute_dtype(name: str, values: NumpyArray, dtype: str | None) -> NumpyArray:
+    """Return values in the dtype to compute with: the named one, or the stored one with 16-bit floats as float32 (CKP-001).
+
+    Raises:
+        CheckpointError: CKP-001 for values that are not floats of 16, 32 or 64 bits, or another dtype than float32 and float64.
+    """
+    if dtype not in (None, "float32", "float64"):
+        raise CheckpointError("CKP-001", f"cannot compute in {dtype}; choose float32 or float64")
+    if values.dtype not in (*_SIXTEEN_BIT, np.float32, np.float64):
         raise CheckpointError(
             "CKP-001",
-            f"{name} is {values.dtype}; models of bfloat16, float16, float32 and float64 can be computed",
+            f"{name} is {values.dtype}; weights of bfloat16, float16, float32 and float64 can be computed with",
         )
+    wanted = dtype or (np.float32 if values.dtype in _SIXTEEN_BIT else values.dtype)
+    return np.ascontiguousarray(values.astype(wanted, copy=False))
+
+
+def _computable(name: str, values: NumpyArray, dtype: str | None) -> NumpyArray:
+    """Return values in the dtype to compute with, refusing NaN and infinity by name (CKP-003)."""
+    values = in_compute_dtype(name, values, dtype)
     if not np.isfinite(values).all():
         raise CheckpointError("CKP-003", f"{name} holds NaN or infinite weights; repair the model first")
-    return np.ascontiguousarray(values)
+    return values
 
 
 def _base(name: str, tensor: formats.Tensor, dtype: str | None) -> Base:
@@ -299,7 +309,7 @@ def _base(name: str, tensor: formats.Tensor, dtype: str | None) -> Base:
     else:
         values = tensor.values.reshape(-1)
         topology = full((tensor.shape[0], tensor.shape[1]), values)
-    return Base(topology, computable(name, values, dtype))
+    return Base(topology, _computable(name, values, dtype))
 
 
 def _topology_and_values(tensor: formats.Tensor) -> tuple[Topology, NumpyArray]:

@@ -10,7 +10,7 @@ import typer
 
 from formats.convert.hf import open_hf, write_hf
 from seft_ref.calibrate import prune_magnitude, prune_wanda
-from seft_ref.checkpoint import computable, is_sparse, read_config
+from seft_ref.checkpoint import check_names, check_shape, in_compute_dtype, is_sparse, read_config
 from seft_ref.config import ModelConfig
 from seft_ref.kernels import cpu
 from seft_ref.prune.keep import parse_pattern, removed_count
@@ -47,9 +47,12 @@ def main(
     removed_count(sparsity, 1)
     with open_hf(folder) as source:
         config = read_config(source.files)
+        check_names(config, source)
+        for name, shape in config.parameters().items():
+            check_shape(name, source.section(name).shape, shape)
 
         def read(name: str) -> Any:
-            return computable(name, source[name].values, dtype)
+            return in_compute_dtype(name, source[name].values, dtype)
 
         if method == "wanda":
             if calibration is None:

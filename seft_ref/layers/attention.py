@@ -10,12 +10,12 @@ from seft_ref.arrays import Array, array_namespace, device
 
 @dataclass(frozen=True, slots=True, eq=False)
 class AttentionCache:
-    """What the backward needs; G = H / K query heads share a key/value head."""
+    """What the backward needs. The G = H / K query heads that share a key/value head lie below each other, as one matrix."""
 
-    q: Float[Array, "B K G T D"]
-    k: Float[Array, "B K 1 T D"]
-    v: Float[Array, "B K 1 T D"]
-    probabilities: Float[Array, "B K G T T"]
+    q: Float[Array, "B K GT D"]
+    k: Float[Array, "B K T D"]
+    v: Float[Array, "B K T D"]
+    probabilities: Float[Array, "B K GT T"]
 
 
 def visible_keys(length: int, window: int | None, mask: Bool[Array, "B T"] | None, like: Array) -> Bool[Array, "M T T"]:
@@ -42,10 +42,10 @@ def attention_forward(
     xp = array_namespace(q, k, v)
     b, h, t, d = q.shape
     kv = k.shape[1]
-    q = xp.reshape(q, (b, kv, h // kv, t, d))
-    k, v = k[:, :, None, :, :], v[:, :, None, :, :]
+    q = xp.reshape(q, (b, kv, -1, d))
     scores = (q @ xp.matrix_transpose(k)) * (1.0 / math.sqrt(d))
-    probabilities = _softmax(scores, visible[:, None, None, :, :])
+    by_head = xp.reshape(scores, (b, kv, h // kv, t, t))
+    probabilities = xp.reshape(_softmax(by_head, visible[:, None, None, :, :]), scores.shape)
     y = probabilities @ v
     return xp.reshape(y, (b, h, t, d)), AttentionCache(q, k, v, probabilities)
 
@@ -56,17 +56,18 @@ def attention_backward(
     """Return (dq, dk, dv)."""
     xp = array_namespace(dy)
     q, k, v, probabilities = cache.q, cache.k, cache.v, cache.probabilities
+    shape = dy.shape
     dy = xp.reshape(dy, q.shape)
-    # forward: y = probabilities @ v; a shared head sums over its group
-    dv = xp.sum(xp.matrix_transpose(probabilities) @ dy, axis=2)
+    # forward: y = probabilities @ v; the product sums over the heads that share v
+    dv = xp.matrix_transpose(probabilities) @ dy
     dprobabilities = dy @ xp.matrix_transpose(v)
     # forward: probabilities = softmax(scores); rows that see nothing are 0 and stay 0
     dscores = probabilities * (dprobabilities - xp.sum(dprobabilities * probabilities, axis=-1, keepdims=True))
     # forward: scores = (q @ kᵀ) / sqrt(D)
     dscores = dscores * (1.0 / math.sqrt(q.shape[-1]))
     dq = dscores @ k
-    dk = xp.sum(xp.matrix_transpose(dscores) @ q, axis=2)
-    return xp.reshape(dq, (q.shape[0], -1, *q.shape[3:])), dk, dv
+    dk = xp.matrix_transpose(dscores) @ q
+    return xp.reshape(dq, shape), dk, dv
 
 
 def _softmax(scores: Float[Array, "B K G T T"], visible: Bool[Array, "M 1 1 T T"]) -> Float[Array, "B K G T T"]:

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from folders import BF16, CONFIG, TEXT, hf_folder, parameters, pruned, sparse_folder
+from tests.seft_ref.folders import BF16, CONFIG, TEXT, hf_folder, parameters, pruned, sparse_folder
 
 import formats
 from formats.convert.hf import open_hf, to_hf, to_sparse

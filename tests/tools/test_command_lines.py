@@ -1,0 +1,218 @@
+"""The command lines as a person types them: one whole round, and one clear line for everything that cannot be done."""
+
+import importlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import formats
+from formats.convert.hf import open_hf
+from tests.seft_ref.folders import CONFIG, TEXT, hf_folder, parameters, sparse_folder
+
+TOOLS = Path(__file__).resolve().parents[2] / "tools"
+
+
+@pytest.fixture(autouse=True)
+def tools_on_path(monkeypatch):
+    monkeypatch.syspath_prepend(str(TOOLS))
+
+
+def call(monkeypatch, capsys, tool, *arguments):
+    """Run a command line in this process; return (exit code, stdout, stderr)."""
+    module = importlib.import_module(tool)
+    monkeypatch.setattr(sys, "argv", [f"{tool}.py", *map(str, arguments)])
+    with pytest.raises(SystemExit) as left:
+        module._cli.run(module.main)
+    captured = capsys.readouterr()
+    return left.value.code or 0, captured.out, captured.err
+
+
+@pytest.fixture
+def cli(monkeypatch, capsys):
+    return lambda tool, *arguments: call(monkeypatch, capsys, tool, *arguments)
+
+
+@pytest.fixture
+def text(tmp_path):
+    file = tmp_path / "text.txt"
+    file.write_text(TEXT)
+    return file
+
+
+def test_one_round_from_a_dense_model_to_a_repaired_one(cli, tmp_path, text):
+    dense = hf_folder(tmp_path / "dense")
+    at = {name: tmp_path / name for name in ("pruned", "sparse", "tuned", "back")}
+    code, out, _ = cli(
+        "prune", dense, at["pruned"], "--method", "wanda", "--sparsity", "0.6", "--calibration", text, "--length", 32
+    )
+    assert code == 0
+    assert "removed" in out
+    record = json.loads((at["pruned"] / "pruning.json").read_text())
+    assert record["method"] == "wanda"
+    assert cli("convert", at["pruned"], at["sparse"], "--to", "sparse")[0] == 0
+    report = tmp_path / "report.json"
+    arguments = ("--text", text, "--steps", 6, "--evolve-every", 2, "--length", 16, "--density", 0.05, "--lr", 0.01)
+    code, out, err = cli("finetune", at["sparse"], at["tuned"], *arguments, "--json", report)
+    assert code == 0, err
+    tuned = json.loads(report.read_text())
+    assert [r["step"] for r in tuned["records"]] == [1, 2, 3, 4, 5, 6]
+    assert tuned["stored_weights"] <= tuned["stored_weights_at_load"] == record["of"] - record["removed"]
+    assert not (tmp_path / "tuned.state").exists()
+    code, out, _ = cli(
+        "eval", at["tuned"], "--text", text, "--length", 32, "--windows", 3, "--json", tmp_path / "eval.json"
+    )
+    assert code == 0
+    assert json.loads((tmp_path / "eval.json").read_text())["targets"] == 3 * 31
+    assert cli("convert", at["tuned"], at["back"], "--to", "hf")[0] == 0
+    sparse = formats.read(at["tuned"])
+    with open_hf(at["back"]) as back:
+        for name, tensor in sparse.tensors.items():
+            assert back[name].values.tobytes() == formats.to_dense(tensor).tobytes()
+    code, out, _ = cli("show", at["tuned"])
+    assert code == 0
+    assert "bitmask" in out
+    assert "model.layers.1.mlp.down_proj.weight" in out
+    assert cli("show", at["back"])[0] == 0
+
+
+def test_TRN_004_a_stopped_command_resumes_to_the_same_bytes(cli, tmp_path, text):
+    sparse = sparse_folder(tmp_path / "sparse")
+    arguments = ("--text", text, "--steps", 7, "--evolve-every", 3, "--length", 16, "--density", 0.05, "--lr", 0.01)
+    assert cli("finetune", sparse, tmp_path / "whole", *arguments)[0] == 0
+    code, out, _ = cli("finetune", sparse, tmp_path / "parts", *arguments, "--stop-after", 2)
+    assert code == 0
+    assert "continue with --resume" in out
+    assert not (tmp_path / "parts").exists()
+    code, _, err = cli("finetune", sparse, tmp_path / "parts", *arguments)
+    assert code == 2
+    assert "--resume" in err
+    assert cli("finetune", sparse, tmp_path / "parts", *arguments, "--resume", "--stop-after", 5)[0] == 0
+    assert cli("finetune", sparse, tmp_path / "parts", *arguments, "--resume")[0] == 0
+    for file in (tmp_path / "whole").iterdir():
+        assert file.read_bytes() == (tmp_path / "parts" / file.name).read_bytes(), file.name
+
+
+def test_TRN_006_the_same_seed_gives_the_same_bytes_in_another_process(tmp_path, text):
+    sparse = sparse_folder(tmp_path / "sparse")
+    for name, hash_seed in (("one", "1"), ("two", "2")):
+        command = [sys.executable, str(TOOLS / "finetune.py"), str(sparse), str(tmp_path / name), "--text", str(text)]
+        command += ["--steps", "4", "--evolve-every", "2", "--length", "16", "--density", "0.05"]
+        done = subprocess.run(command, env={"PYTHONHASHSEED": hash_seed}, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+    for file in (tmp_path / "one").iterdir():
+        assert file.read_bytes() == (tmp_path / "two" / file.name).read_bytes(), file.name
+
+
+def test_EVT_007_a_pattern_survives_fine_tuning(cli, tmp_path, text):
+    dense = hf_folder(tmp_path / "dense")
+    code, _, err = cli("prune", dense, tmp_path / "p", "--method", "magnitude", "--pattern", "2:4")
+    assert code == 0, err
+    assert cli("convert", tmp_path / "p", tmp_path / "s", "--to", "sparse")[0] == 0
+    arguments = ("--text", text, "--steps", 5, "--evolve-every", 2, "--length", 16, "--density", 0.1, "--lr", 0.05)
+    assert cli("finetune", tmp_path / "s", tmp_path / "t", *arguments)[0] == 0
+    for name, tensor in formats.read(tmp_path / "t").tensors.items():
+        if isinstance(tensor, formats.Sparse):
+            mask = formats.to_dense(
+                formats.Sparse(tensor.shape, tensor.indptr, tensor.indices, np.ones(tensor.nnz, np.int8))
+            )
+            assert mask.reshape(-1, 4).sum(axis=1).max() <= 2, name
+
+
+REFUSALS = {
+    "the output exists": (("prune", "{dense}", "{dense}", "--method", "magnitude"), "exists"),
+    "sparsity above 1": (("prune", "{dense}", "{out}", "--method", "magnitude", "--sparsity", "70"), "PRN-001"),
+    "negative sparsity": (("prune", "{dense}", "{out}", "--method", "magnitude", "--sparsity", "-0.1"), "PRN-001"),
+    "a pattern that is none": (("prune", "{dense}", "{out}", "--method", "magnitude", "--pattern", "4:2"), "PRN-004"),
+    "a pattern that does not divide": (
+        ("prune", "{dense}", "{out}", "--method", "magnitude", "--pattern", "2:7"),
+        "PRN-004",
+    ),
+    "an unknown method": (("prune", "{dense}", "{out}", "--method", "magic"), "magnitude or wanda"),
+    "wanda without text": (("prune", "{dense}", "{out}", "--method", "wanda"), "--calibration"),
+    "pruning a sparse folder": (("prune", "{sparse}", "{out}", "--method", "magnitude"), "not a Hugging Face folder"),
+    "pruning NaN": (("prune", "{nan}", "{out}", "--method", "magnitude"), "PRN-006"),
+    "no such folder": (("eval", "{tmp}/absent", "--text", "{text}"), "tokenizer.json"),
+    "no such text": (("eval", "{dense}", "--text", "{tmp}/absent.txt"), "no text file"),
+    "text shorter than a window": (("eval", "{dense}", "--text", "{short}"), "one window needs 128"),
+    "NaN in the weights": (("eval", "{nan}", "--text", "{text}"), "CKP-003"),
+    "an architecture it does not know": (("eval", "{gpt}", "--text", "{text}"), "'gpt2' is not supported"),
+    "a config without a key": (("eval", "{keyless}", "--text", "{text}"), "config.json lacks hidden_size"),
+    "a truncated file": (("eval", "{cut}", "--text", "{text}"), "FMT-"),
+    "a truncated sparse file": (("show", "{cut_sparse}"), "FMT-"),
+    "training a dense folder": (("finetune", "{dense}", "{out}", "--text", "{text}"), "not a sparse checkpoint"),
+    "training on short text": (("finetune", "{sparse}", "{out}", "--text", "{short}"), "TRN-003"),
+    "an unknown preset": (
+        ("finetune", "{sparse}", "{out}", "--text", "{text}", "--preset", "best"),
+        "seft, active-only",
+    ),
+    "density 0": (("finetune", "{sparse}", "{out}", "--text", "{text}", "--density", "0"), "DLT-002"),
+    "drop fraction 2": (("finetune", "{sparse}", "{out}", "--text", "{text}", "--drop-fraction", "2"), "SCH-001"),
+    "resuming nothing": (("finetune", "{sparse}", "{out}", "--text", "{text}", "--resume"), "no training state"),
+    "converting sparse to sparse": (("convert", "{sparse}", "{out}", "--to", "sparse"), "already"),
+    "converting dense to dense": (("convert", "{dense}", "{out}", "--to", "hf"), "not a sparse checkpoint"),
+    "an unknown target": (("convert", "{dense}", "{out}", "--to", "gguf"), "sparse or hf"),
+    "an unknown encoding": (("convert", "{dense}", "{out}", "--to", "sparse", "--encoding", "zip"), "zip"),
+    "showing nothing": (("show", "{tmp}/absent"), "absent"),
+}
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """Good and bad folders by name."""
+    tmp = tmp_path_factory.mktemp("folders")
+    found = {"tmp": tmp, "text": tmp / "text.txt", "short": tmp / "short.txt"}
+    found["text"].write_text(TEXT)
+    found["short"].write_text("too short")
+    found["dense"] = hf_folder(tmp / "dense")
+    found["sparse"] = sparse_folder(tmp / "sparse")
+    tensors = parameters()
+    tensors["model.layers.0.mlp.up_proj.weight"][3, 4] = np.nan
+    found["nan"] = hf_folder(tmp / "nan", tensors=tensors)
+    for name, config in (
+        ("gpt", CONFIG | {"model_type": "gpt2"}),
+        ("keyless", {k: v for k, v in CONFIG.items() if k != "hidden_size"}),
+    ):
+        found[name] = hf_folder(tmp / name)
+        (found[name] / "config.json").write_text(json.dumps(config))
+    found["cut"] = hf_folder(tmp / "cut")
+    found["cut_sparse"] = sparse_folder(tmp / "cut_sparse")
+    for folder, file in ((found["cut"], "model.safetensors"), (found["cut_sparse"], "model.sparse.safetensors")):
+        whole = (folder / file).read_bytes()
+        (folder / file).write_bytes(whole[: len(whole) // 2])
+    return found
+
+
+@pytest.mark.parametrize("case", REFUSALS)
+def test_bad_input_ends_in_one_line_and_writes_nothing(cli, folders, tmp_path, case):
+    (tool, *arguments), said = REFUSALS[case]
+    out = tmp_path / "out"
+    before = sorted(p.name for p in folders["tmp"].iterdir())
+    code, _, err = cli(tool, *(a.format(out=out, **folders) for a in arguments))
+    lines = [line for line in err.splitlines() if line.startswith("error: ")]
+    assert code == 2, err
+    assert len(lines) == 1, err
+    assert said in lines[0]
+    assert "Traceback" not in err
+    assert list(tmp_path.iterdir()) == []
+    assert sorted(p.name for p in folders["tmp"].iterdir()) == before
+
+
+@pytest.mark.parametrize("tool", ["prune", "convert", "finetune", "eval", "show", "verify", "bench", "demo"])
+def test_help_explains_every_option(tool):
+    if not (TOOLS / f"{tool}.py").exists():
+        pytest.fail(f"tools/{tool}.py is missing")
+    done = subprocess.run(
+        [sys.executable, str(TOOLS / f"{tool}.py"), "--help"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Usage" in done.stdout
+
+
+def test_bad_usage_exits_2(cli):
+    assert cli("eval")[0] == 2
+    assert cli("eval", "x", "--text", "y", "--length", "1")[0] == 2
+    assert cli("eval", "x", "--nonsense")[0] == 2
