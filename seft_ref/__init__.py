@@ -3,12 +3,13 @@
     model = load_model("pruned-sparse", kernels.cpu)
     tokens = read_tokens(Path("train.txt"), Path("pruned-sparse"))
     settings = TrainSettings(steps=80)
-    state = initial_state(settings, model.config, model.weights, model.bases, kernels.cpu)
-    for state, record in train(state, settings, model.config, tokens, kernels.cpu):
+    start = initial_state(settings, model.config, model.weights, model.bases, kernels.cpu)
+    for state, record in train(start, settings, model.config, tokens, kernels.cpu):
         print(record.step, record.loss)
     save_model("pruned-sparse", "repaired-sparse", finish(state, settings, model.config, tokens, kernels.cpu))
 
-A kernel set is an argument everywhere: `kernels.reference` runs on any array library, `kernels.cpu` is fast on NumPy arrays.
+A kernel set is an argument everywhere: `kernels.reference` runs on any array library, `kernels.cpu` is fast on
+NumPy arrays.
 """
 
 from seft_ref.checkpoint import Model, load_model, load_state, save_model, save_state

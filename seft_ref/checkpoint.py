@@ -153,7 +153,8 @@ def save_model(
 
     final       for each target its support and the values on it, as `train.finish` returns them
     attributes  what is to be recorded about the making
-    Raises      CheckpointError CKP-004 if a value does not fit the dtype of its matrix; FormatError if destination exists
+    Raises      CheckpointError CKP-004 if a value does not fit the dtype of its matrix; FormatError if
+                destination exists
     """
     with open_folder(source) as reader:
         recorded = dict(reader.attributes) | dict(attributes or {})
@@ -278,10 +279,12 @@ def _by(shape: tuple[int, ...]) -> str:
 
 
 def in_compute_dtype(name: str, values: NumpyArray, dtype: str | None) -> NumpyArray:
-    """Return values in the dtype to compute with: the named one, or the stored one with 16-bit floats as float32 (CKP-001).
+    """Return values in the dtype to compute with: the named one, or the stored one with 16-bit floats as
+    float32 (CKP-001).
 
     Raises:
-        CheckpointError: CKP-001 for values that are not floats of 16, 32 or 64 bits, or another dtype than float32 and float64.
+        CheckpointError: CKP-001 for values that are not floats of 16, 32 or 64 bits, or another dtype than
+        float32 and float64.
     """
     if dtype not in (None, "float32", "float64"):
         raise CheckpointError("CKP-001", f"cannot compute in {dtype}; choose float32 or float64")

@@ -77,7 +77,8 @@ class ModelConfig:
         """Return the model that a config.json describes.
 
         Raises:
-            ConfigError: MDL-002 for an unknown architecture, MDL-004 and MDL-006 for keys that are missing, contradictory or not supported.
+            ConfigError: MDL-002 for an unknown architecture, MDL-004 and MDL-006 for keys that are missing,
+            contradictory or not supported.
         """
         family = config.get("model_type")
         # MDL-002

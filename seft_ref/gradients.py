@@ -50,7 +50,9 @@ class Batch:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Accumulated:
-    """The gradient of a matrix summed over micro-batches and steps: as factors while they are smaller, else as one matrix."""
+    """The gradient of a matrix summed over micro-batches and steps: as factors while they are smaller, else as
+    one matrix.
+    """
 
     shape: tuple[int, int]
     factors: tuple[WeightGradient, ...] = ()
@@ -209,8 +211,8 @@ def snapshot(
 def _contenders(scores: Float[Array, " m"], n: int, taken: int, held: Float[Array, " h"] | None) -> Int[Array, " c"]:
     """Return which entries of a block can still be among the n largest outside η, ascending.
 
-    While fewer than n are held these are the n + taken largest, for at most `taken` of them lie in η. Later a score must beat the smallest
-    that is held: an equal one stands at a higher position and loses (SEL-001).
+    While fewer than n are held these are the n + taken largest, for at most `taken` of them lie in η. Later a
+    score must beat the smallest that is held: an equal one stands at a higher position and loses (SEL-001).
     """
     xp = array_namespace(scores)
     if n == 0 or held is None or held.shape[0] < n:

@@ -1,6 +1,7 @@
 """The decoder as two lists: read a forward down and its backward up (MDL-001).
 
-Names of gradients are parameter names. The backward yields them as it goes, last layer first, so that a caller keeps only what it wants.
+Names of gradients are parameter names. The backward yields them as it goes, last layer first, so that a caller
+keeps only what it wants.
 """
 
 from collections.abc import Iterator
@@ -217,7 +218,8 @@ def model_forward(
 def model_backward(dlogits: Float[Array, "B T V"], cache: ModelCache) -> Iterator[NamedGradient]:
     """Yield every parameter's gradient, from the last layer to the first.
 
-    The table of tied embeddings comes twice, as lm_head.weight and as model.embed_tokens.weight; the sum is its gradient (MDL-005).
+    The table of tied embeddings comes twice, as lm_head.weight and as model.embed_tokens.weight; the sum is
+    its gradient (MDL-005).
     """
     xp = array_namespace(dlogits)
     dx, dweight, _ = linear_backward(dlogits, cache.lm_head)

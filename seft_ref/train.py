@@ -1,7 +1,7 @@
 """The loop: the only place that puts model, gradients and rules together.
 
-    state = initial_state(settings, config, weights, bases, first_batches, kernels)
-    for state, record in train(state, settings, config, tokens, kernels): ...
+    start = initial_state(settings, config, weights, bases, kernels)
+    for state, record in train(start, settings, config, tokens, kernels): ...
     final = finish(state)
 
 `train_step` is the whole method on one screen.
@@ -35,7 +35,9 @@ from seft_ref.weights import Weights, matrix_of, with_matrices
 
 @dataclass(frozen=True, slots=True)
 class TrainSettings:
-    """Everything that decides a run besides model and text. Defaults are chapter 8's and 10's; units are steps, tokens and ratios."""
+    """Everything that decides a run besides model and text. Defaults are chapter 8's and 10's; units are
+    steps, tokens and ratios.
+    """
 
     preset: str = "seft"
     grow_scope: GrowScope | None = None
@@ -126,7 +128,9 @@ class TrainState:
 
 @dataclass(frozen=True, slots=True)
 class StepRecord:
-    """What a step did: loss in nats per target, norms in loss per unit of weight, events as counts over all matrices."""
+    """What a step did: loss in nats per target, norms in loss per unit of weight, events as counts over all
+    matrices.
+    """
 
     step: int
     loss: float
@@ -200,7 +204,8 @@ def train_step(
     """Return the state after one more step, and what it did (chapters 8 to 10).
 
     Raises:
-        UpdateError: TRN-007 for a loss or gradient that is not finite; EVT-005 for such a snapshot. The given state is spent then.
+        UpdateError: TRN-007 for a loss or gradient that is not finite; EVT-005 for such a snapshot. The given
+        state is spent then.
     """
     step = state.step + 1
     preset = preset_named(settings.preset)
@@ -267,7 +272,8 @@ def step_batches(settings: TrainSettings, tokens: Sequence[int], step: int, weig
 def finish(
     state: TrainState, settings: TrainSettings, config: ModelConfig, tokens: Sequence[int], kernels: Kernels
 ) -> dict[str, tuple[Topology, Array]]:
-    """Return for each target the final support and the weight on it, after one last adapt pass where it is needed (EVT-004).
+    """Return for each target the final support and the weight on it, after one last adapt pass where it is
+    needed (EVT-004).
 
     The pass looks at the gradient of the last step's data at the final weights.
     """

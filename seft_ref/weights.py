@@ -41,7 +41,8 @@ class Weights:
 def assemble(config: ModelConfig, dense: Mapping[str, Array], packed: Mapping[str, Packed]) -> Weights:
     """Return the weights of a model from its named parameters.
 
-    dense holds the embedding table, norms and biases by parameter name; packed holds every matrix of a linear layer, lm_head included.
+    dense holds the embedding table, norms and biases by parameter name; packed holds every matrix of a linear
+    layer, lm_head included.
     """
     return Weights(
         embed_tokens=dense["model.embed_tokens.weight"],

@@ -1,7 +1,7 @@
 """The main job on a real model: prune it, repair it, and see that it stays pruned.
 
-    make demo             about SmolLM2-135M-Instruct and the State of the Union addresses, both from the package registry
-    make demo QUICK=1     the same in a few minutes, with fewer steps and windows
+    make demo             about SmolLM2-135M-Instruct and the State of the Union addresses, both from the
+    package registry make demo QUICK=1     the same in a few minutes, with fewer steps and windows
 
 Every finished stage stays under build/demo/ and is skipped next time.
 """
@@ -12,6 +12,7 @@ import platform
 import re
 import subprocess
 import sys
+import textwrap
 import time
 import zipfile
 from collections.abc import Callable
@@ -284,35 +285,37 @@ def markdown(rows: list[dict[str, Any]], size: Size, work: Path) -> str:
     tuning = json.loads((work / "finetune.json").read_text())
     check = json.loads((work / "transformers.json").read_text())
     events = [record for record in tuning["records"] if record["event"]]
+    about = f"""
+        `make demo` on {time.strftime("%Y-%m-%d")}: {processor()}, {os.cpu_count()} cores,
+        Python {platform.python_version()}.
+
+        SmolLM2-135M-Instruct (a 4-bit GGUF, read back to float32) is pruned by Wanda to {SPARSITY:.0%} of each row on
+        {size.samples} x {CALIBRATION_LENGTH} tokens, then fine-tuned with the preset `seft`: {size.steps} steps of
+        4 x {LENGTH} tokens, density 0.02, an event every {size.evolve_every} steps, lr 1e-3, everything else at its
+        default. The text is the State of the Union addresses from 1946 on, every seventh year held out; perplexity is
+        over {size.windows} windows of {EVALUATION_LENGTH} tokens of the held-out years. Stored weights
+        and sparsity count the target matrices.
+    """
+    check_line = f"""
+        Converted back to a Hugging Face folder and opened by transformers {check["transformers"]}, the repaired model
+        predicts the first window with {check["nats_transformers"]:.4f} nats a token, here
+        {check["nats_seft_ref"]:.4f}. Peak memory is the largest resident size of the evaluating process, for the
+        repaired model of the fine-tuning one.
+    """
+    counts = ("dropped", "grown", "reactivated", "cancelled", "pruned", "slots", "support")
+    event_rows = [(r["step"], *(r["event"][count] for count in counts)) for r in events]
     lines = [
         "# The demo: a pruned model, repaired",
-        "",
-        f"`make demo` on {time.strftime('%Y-%m-%d')}: {processor()}, {os.cpu_count()} cores, Python {platform.python_version()}.",
-        "",
-        f"SmolLM2-135M-Instruct (as 4-bit GGUF, read back to float32) is pruned by Wanda to {SPARSITY:.0%} per row on {size.samples} x "
-        f"{CALIBRATION_LENGTH} tokens, then fine-tuned by the preset `seft`: {size.steps} steps of 4 x {LENGTH} tokens, density 0.02, an event every "
-        f"{size.evolve_every} steps, lr 1e-3. Text: State of the Union addresses from 1946 on, every seventh year held out; perplexity over "
-        f"{size.windows} windows of {EVALUATION_LENGTH} tokens of the held-out years. Stored weights and sparsity count the 210 target matrices.",
-        "",
+        textwrap.dedent(about),
         "| " + " | ".join(HEADINGS) + " |",
         "|" + "|".join("---" if h == "model" else "---:" for h in HEADINGS) + "|",
         *("| " + " | ".join(cells(row)) + " |" for row in rows),
-        "",
-        f"Converted back to a Hugging Face folder and opened by transformers {check['transformers']}, the repaired model predicts the first window with "
-        f"{check['nats_transformers']:.4f} nats a token, here {check['nats_seft_ref']:.4f}.",
-        "",
-        "Peak memory is the largest resident size of the evaluating process, for the repaired model of the fine-tuning one.",
-        "",
+        textwrap.dedent(check_line),
         "## Events",
         "",
         "| step | dropped | grown | of them reactivated | cancelled | pruned | slots | support |",
         "|---:|---:|---:|---:|---:|---:|---:|---:|",
-        *(
-            "| {} | {dropped:,} | {grown:,} | {reactivated:,} | {cancelled:,} | {pruned:,} | {slots:,} | {support:,} |".format(
-                r["step"], **r["event"]
-            )
-            for r in events
-        ),
+        *("| " + " | ".join(f"{cell:,}" for cell in row) + " |" for row in event_rows),
         "",
     ]
     return "\n".join(lines)

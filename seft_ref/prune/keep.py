@@ -51,7 +51,8 @@ def keep_of_rows(scores: Float[Array, "out in_"], removed: int) -> Bool[Array, "
 
 
 def keep_n_of_m(scores: Float[Array, "out in_"], n: int, m: int) -> Bool[Array, "out in_"]:
-    """Return the mask with the n largest scores of every m consecutive columns, ties kept at the lower column (PRN-004).
+    """Return the mask with the n largest scores of every m consecutive columns, ties kept at the lower column
+    (PRN-004).
 
     Raises:
         PruneError: PRN-004 if m does not divide the row.

@@ -54,7 +54,9 @@ def _per_age(table: list[float], age: Int[Array, " d"], like: Float[Array, " d"]
 
 
 def clip_factor(sum_of_squares: float, max_norm: float) -> float:
-    """Return what gradients are multiplied by so that their norm is at most max_norm; 0 switches clipping off (OPT-004)."""
+    """Return what gradients are multiplied by so that their norm is at most max_norm; 0 switches clipping off
+    (OPT-004).
+    """
     if max_norm == 0:
         return 1.0
     return min(1.0, max_norm / (math.sqrt(sum_of_squares) + 1e-6))

@@ -12,7 +12,8 @@ def sensitivity(gradient: Float[Array, " n"], weight: Float[Array, " n"]) -> Flo
 
 
 def adapt(positions: Int[Array, " n"], scores: Float[Array, " n"], excess: int) -> Int[Array, " excess"]:
-    """Return the positions to prune: those with the smallest scores, ties to the lower position, ascending (ADPT-001, ADPT-002).
+    """Return the positions to prune: those with the smallest scores, ties to the lower position, ascending
+    (ADPT-001, ADPT-002).
 
     Shapes  positions (n,) ascending flat positions that may be pruned; scores (n,) theirs
     Raises  UpdateError SEL-004 for NaN or infinite scores, SEL-005 if the excess is larger than n

@@ -27,7 +27,9 @@ def change(old: Topology, new: Topology) -> TopologyChange:
 
 
 def without(old: Topology, positions: Int[Array, " n"]) -> TopologyChange:
-    """Return the change that takes sorted flat positions out of a topology; those it lacks are passed over (CHG-001)."""
+    """Return the change that takes sorted flat positions out of a topology; those it lacks are passed over
+    (CHG-001).
+    """
     xp = array_namespace(old.indices, positions)
     kept = outside(flat(old), positions)
     return TopologyChange(old, from_flat(old.shape, flat(old)[kept]), xp.astype(xp.nonzero(kept)[0], xp.int64))

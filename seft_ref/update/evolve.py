@@ -43,7 +43,8 @@ def evolve(
 
     Shapes  all arrays of one (out, in) matrix
     Units   the snapshot is loss per unit of weight, mean over counted targets
-    Raises  UpdateError EVT-005 for a snapshot with NaN or infinity, SEL-005 for impossible counts; nothing has changed then
+    Raises  UpdateError EVT-005 for a snapshot with NaN or infinity, SEL-005 for impossible counts; nothing has
+            changed then
     """
     xp = array_namespace(base.values, delta.values)
     # EVT-005
@@ -63,11 +64,8 @@ def evolve(
     fresh = difference(grown, cancelled)
     evolved = move_delta(delta, union(kept, grown))
 
-    if adapts:
-        # ADPT-003: fresh slots are exempt, cancelled ones are not
-        pruned = _excess_positions(base, evolved, snapshot, fresh, budget)
-    else:
-        pruned = dropped[:0]
+    # ADPT-003: fresh slots are exempt, cancelled ones are not
+    pruned = _excess_positions(base, evolved, snapshot, fresh, budget) if adapts else dropped[:0]
     return _event(base, delta, evolved, dropped, fresh, cancelled, pruned)
 
 
@@ -86,7 +84,9 @@ def final_adapt(base: Base, delta: Delta, snapshot: GradientSnapshot, *, budget:
 
 
 def move_delta(delta: Delta, positions: Int[Array, " n"]) -> Delta:
-    """Return the delta on other sorted flat positions: slots that stay keep everything, new ones start from zero (CHG-002, DLT-005)."""
+    """Return the delta on other sorted flat positions: slots that stay keep everything, new ones start from
+    zero (CHG-002, DLT-005).
+    """
     moved = change(delta.topology, from_flat(delta.topology.shape, positions))
     return Delta(
         moved.new,
@@ -107,7 +107,7 @@ def _excess_positions(
     if excess == 0:
         return support[:0]
     prunable = outside(support, exempt)
-    # what may be pruned was stored before the event too: the old support less the exempt and what the drop has taken out
+    # what may be pruned was stored before the event too, so the snapshot holds its gradient
     seen = ~outside(snapshot.support, support[prunable])
     scores = sensitivity(snapshot.support_gradient[seen], weight[prunable])
     return adapt(support[prunable], scores, excess)

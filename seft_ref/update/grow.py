@@ -1,7 +1,7 @@
 """Grow: positions with the largest gradient come.
 
-`snapshot_of` is the definition: it looks at a whole gradient. `gradients.snapshot` finds the same candidates row block by row block. A
-rule sees only the snapshot.
+`snapshot_of` is the definition: it looks at a whole gradient. `gradients.snapshot` finds the same candidates
+row block by row block. A rule sees only the snapshot.
 """
 
 from dataclasses import dataclass
@@ -55,7 +55,8 @@ def snapshot_of(
 
 
 def grow(snapshot: GradientSnapshot, dropped: Int[Array, " k"], n: int) -> Int[Array, " n"]:
-    """Return the positions of the n largest |ḡ| among the candidates and the dropped positions, ascending (GROW-001, GROW-002).
+    """Return the positions of the n largest |ḡ| among the candidates and the dropped positions, ascending
+    (GROW-001, GROW-002).
 
     Shapes  dropped (k,) flat positions in S; result (min(n, candidates + k),)
     Raises  UpdateError SEL-004 for a NaN or infinite gradient

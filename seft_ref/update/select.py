@@ -20,8 +20,8 @@ def largest(scores: Float[Array, " n"], k: int) -> Int[Array, " k"]:
 def smallest(scores: Float[Array, " n"], k: int) -> Int[Array, " k"]:
     """Return the indices of the k smallest scores, ties to the lower index, in ascending order (SEL-002, SEL-003).
 
-    Scores stand in ascending order of their ids. The k-th smallest value splits the rest from the chosen; of the scores equal to it the
-    first ones fill up. −0.0 compares equal to +0.0, as SEL-004 wants.
+    Scores stand in ascending order of their ids. The k-th smallest value splits the rest from the chosen; of
+    the scores equal to it the first ones fill up. −0.0 compares equal to +0.0, as SEL-004 wants.
 
     Raises:
         UpdateError: SEL-004 for NaN or infinite scores, SEL-005 if k is outside 0 to n.

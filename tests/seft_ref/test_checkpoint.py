@@ -6,7 +6,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from tests.seft_ref.folders import BF16, CONFIG, TEXT, hf_folder, parameters, pruned, sparse_folder
 
 import formats
 from formats.convert.hf import open_hf, to_hf, to_sparse
@@ -16,6 +15,7 @@ from seft_ref.config import ModelConfig
 from seft_ref.errors import SeftError
 from seft_ref.kernels import cpu, reference
 from seft_ref.update.delta import effective
+from tests.seft_ref.folders import BF16, CONFIG, TEXT, hf_folder, parameters, pruned, sparse_folder
 
 ORIGIN = Origin("model", "text")
 SETTINGS = TrainSettings(steps=7, batch=2, length=12, density=0.1, evolve_every=3, lr=1e-2)
@@ -43,7 +43,8 @@ def test_TRN_004_a_run_resumed_after_any_step_equals_the_uninterrupted_one(tmp_p
     tokens = tokens_of(folder, tmp_path)
     settings = replace(SETTINGS, gradient_window=window, steps=8, evolve_every=3)
     model, state = start(folder, kernels, settings, tokens)
-    for after, (state, _) in enumerate(train(state, settings, model.config, tokens, kernels), start=1):
+    begin = state
+    for after, (state, _) in enumerate(train(begin, settings, model.config, tokens, kernels), start=1):
         save_state(tmp_path / f"{after}.state.safetensors", state, settings, ORIGIN)
     whole = content(finish(state, settings, model.config, tokens, kernels))
 
@@ -52,8 +53,7 @@ def test_TRN_004_a_run_resumed_after_any_step_equals_the_uninterrupted_one(tmp_p
         saved = tmp_path / f"{after}.state.safetensors"
         state = load_state(saved, model.weights, settings, ORIGIN, kernels)
         assert state.step == after
-        for state, _ in train(state, settings, model.config, tokens, kernels):
-            pass
+        *_, (state, _) = train(state, settings, model.config, tokens, kernels)
         assert content(finish(state, settings, model.config, tokens, kernels)) == whole, after
 
 
@@ -154,8 +154,7 @@ def test_CKP_004_CKP_005_the_result_has_the_dtype_of_the_file_and_everything_els
     tokens = tokens_of(folder, tmp_path)
     model, state = start(folder, reference, SETTINGS, tokens)
     stored = model.stored()
-    for state, _ in train(state, SETTINGS, model.config, tokens, reference):
-        pass
+    *_, (state, _) = train(state, SETTINGS, model.config, tokens, reference)
     final = finish(state, SETTINGS, model.config, tokens, reference)
     save_model(folder, tmp_path / "out", final, {"note": "x"})
     before, after = formats.read(folder), formats.read(tmp_path / "out")
