@@ -136,3 +136,10 @@ def test_SCH_005_other_accumulations_are_refused(every, accumulate):
     with pytest.raises(UpdateError) as refused:
         spiel_phases(60, every, accumulate)
     assert refused.value.clause == "SCH-005"
+
+
+@pytest.mark.parametrize("step", [1, 3, 4])
+def test_SCH_004_an_unknown_schedule_is_refused_during_warm_up_too(step):
+    with pytest.raises(UpdateError) as refused:
+        learning_rate_at(step, 5, 8.0, 3, "square")
+    assert refused.value.clause == "SCH-004"
