@@ -267,7 +267,7 @@ def test_CHG_002_all_four_arrays_of_a_delta_move_together(library, slots, new):
 
 
 def persistent_training(*, exempts, events=8):
-    """Sizes of the delta, and reactivations alive, after each event of a run that pulls at pruned positions."""
+    """Sizes of the delta and reactivations alive after each event, where the gradient pulls at the pruned."""
     rng = np.random.default_rng(5)
     size, stored = 12 * 17, 60
     base = {

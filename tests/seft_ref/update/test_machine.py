@@ -98,7 +98,7 @@ class Run(RuleBasedStateMachine):
                 assert p not in stored
 
     def changes_carry_everything(self, event, old_base, old_delta):
-        """CHG-001, CHG-002, EVT-006: what has a source has its bits, what has none is zero; the base only loses."""
+        """CHG-001, CHG-002, EVT-006: a source gives its bits, the rest is zero; the base loses only."""
         sources = listed(event.base_change.source)
         assert min(sources, default=0) >= 0
         assert bits(event.base.values) == to_numpy(old_base.values)[np.asarray(sources, dtype=int)].tobytes()
