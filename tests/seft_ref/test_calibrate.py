@@ -12,9 +12,7 @@ from seft_ref.kernels import reference
 from tests.seft_ref.tiny import CONFIG, TOKENS, n_m_config, parameters
 from tests.seft_ref.update.by_hand import floor_of, ranked
 
-BATCHES = [
-    np.asarray([TOKENS[i : i + 7] for i in starts], dtype=np.int64) for starts in ((0, 31, 60), (100, 222))
-]
+BATCHES = [np.asarray([TOKENS[i : i + 7] for i in starts], dtype=np.int64) for starts in ((0, 31, 60), (100, 222))]
 
 
 def rmsnorm(x, weight, eps):
@@ -36,8 +34,7 @@ def plain_block(x, get, config):
     length = x.shape[0]
     u = rmsnorm(x, get("input_layernorm"), config.rms_norm_eps)
     q, k, v = (
-        (u @ get(f"self_attn.{name}").T).reshape(length, -1, config.head_dim)
-        for name in ("q_proj", "k_proj", "v_proj")
+        (u @ get(f"self_attn.{name}").T).reshape(length, -1, config.head_dim) for name in ("q_proj", "k_proj", "v_proj")
     )
     q, k = rotated(q), rotated(k)
     group = config.num_attention_heads // config.num_key_value_heads
@@ -143,9 +140,7 @@ def test_PRN_006_what_was_read_keeps_its_bits_and_masks_name_what_stays():
     assert {name: value.tobytes() for name, value in dense.items()} == before
 
 
-@pytest.mark.parametrize(
-    "name", ["model.layers.0.self_attn.k_proj.weight", "model.layers.1.mlp.down_proj.weight"]
-)
+@pytest.mark.parametrize("name", ["model.layers.0.self_attn.k_proj.weight", "model.layers.1.mlp.down_proj.weight"])
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 def test_PRN_006_a_weight_that_is_not_finite_is_refused_by_name(name, bad):
     dense = parameters(CONFIG)

@@ -71,10 +71,7 @@ def test_EVL_001_the_mean_over_all_targets_of_all_windows(length, windows, rows)
 
 def test_EVL_001_the_rows_that_go_through_at_once_do_not_matter():
     weights = weights_of(parameters(CONFIG, np.float64))
-    found = [
-        evaluate(weights, CONFIG, TOKENS, reference, length=8, windows=7, rows=rows)
-        for rows in (1, 2, 3, 7, 50)
-    ]
+    found = [evaluate(weights, CONFIG, TOKENS, reference, length=8, windows=7, rows=rows) for rows in (1, 2, 3, 7, 50)]
     for other in found[1:]:
         assert other.perplexity == pytest.approx(found[0].perplexity, rel=1e-12)
         assert (other.targets, other.windows) == (49, 7)

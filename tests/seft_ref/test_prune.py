@@ -158,9 +158,7 @@ def test_PRN_004_n_of_every_m_ties_kept_at_the_lower_column(library, pattern, we
     found = magnitude_mask(on(library, weight), 0.0, pattern)
     expected = kept_groups([[abs(w) for w in row] for row in weight], *pattern)
     assert listed(found) == expected
-    assert np.asarray(expected).reshape(-1, pattern[1]).sum(axis=1).tolist() == [pattern[0]] * (
-        48 // pattern[1]
-    )
+    assert np.asarray(expected).reshape(-1, pattern[1]).sum(axis=1).tolist() == [pattern[0]] * (48 // pattern[1])
 
 
 @libraries
@@ -192,9 +190,7 @@ def test_PRN_004_patterns_are_read():
     ]
 
 
-@pytest.mark.parametrize(
-    "text", ["", "2", "2:", ":4", "4:4", "5:4", "0:4", "-1:4", "2:4:8", "2.0:4", " 2:4", "a:b"]
-)
+@pytest.mark.parametrize("text", ["", "2", "2:", ":4", "4:4", "5:4", "0:4", "-1:4", "2:4:8", "2.0:4", " 2:4", "a:b"])
 def test_PRN_004_other_patterns_are_refused(text):
     with pytest.raises(PruneError) as refused:
         parse_pattern(text)

@@ -143,8 +143,9 @@ def test_GROW_001_active_only_never_leaves_the_first_support():
 
 
 @pytest.mark.parametrize(("n", "m"), [(2, 4), (1, 4)])
-def test_EVT_007_an_n_m_base_keeps_its_pattern_through_every_event(n, m):
-    settings = tiny_settings(preset="active-only", steps=14, evolve_every=2, drop_fraction=1.0, density=0.2)
+@pytest.mark.parametrize("scope", [{"preset": "active-only"}, {"grow_scope": "active"}], ids=["preset", "setting"])
+def test_EVT_007_an_n_m_base_keeps_its_pattern_through_every_event(n, m, scope):
+    settings = tiny_settings(steps=14, evolve_every=2, drop_fraction=1.0, density=0.2, **scope)
     state, run = states(settings, config=n_m_config(), keep=n_of_m_keep(n, m))
     for state, _ in run:
         for name, target in state.targets.items():
@@ -278,6 +279,7 @@ def test_DLT_001_DLT_005_the_first_state():
         ("SCH-001", {"drop_fraction": -0.1}),
         ("SCH-001", {"drop_fraction": 1.1}),
         ("SCH-001", {"drop_fraction": math.nan}),
+        ("GROW-001", {"grow_scope": "base"}),
         ("TRN-005", {"gradient_window": 0}),
         ("TRN-005", {"gradient_window": 5}),
         ("DLT-004", {"initial_positions": "first"}),

@@ -75,9 +75,7 @@ def masked_adamw_loop(settings, dtype, batches_of):
 def test_OPT_001_without_drops_a_run_is_masked_adamw_bit_for_bit(dtype, max_norm):
     settings = tiny_settings(drop_fraction=0.0, max_norm=max_norm, optimizer=AdamW(weight_decay=0.1))
     first, run = states(settings, dtype=dtype)
-    plain = masked_adamw_loop(
-        settings, dtype, lambda step, weights: step_batches(settings, TOKENS, step, weights)
-    )
+    plain = masked_adamw_loop(settings, dtype, lambda step, weights: step_batches(settings, TOKENS, step, weights))
     for (state, _), phi in zip(run, plain, strict=True):
         for name, target in state.targets.items():
             assert target.delta.values.tobytes() == phi[name].tobytes(), (state.step, name)
@@ -110,9 +108,7 @@ def test_DLT_002_density_1_without_events_is_fine_tuning_with_a_masked_gradient(
         peer.step()
         assert record.loss == pytest.approx(loss, rel=1e-9)
         for name, leaf in leaves.items():
-            np.testing.assert_allclose(
-                matrix_of(state.weights, name), leaf.detach().numpy(), rtol=0, atol=1e-9
-            )
+            np.testing.assert_allclose(matrix_of(state.weights, name), leaf.detach().numpy(), rtol=0, atol=1e-9)
 
 
 def test_TRN_001_the_loss_is_the_mean_over_all_targets_that_count():

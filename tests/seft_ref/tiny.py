@@ -75,17 +75,13 @@ def n_of_m_keep(n: int, m: int) -> Callable[[np.ndarray], np.ndarray]:
     return keep
 
 
-def pruned_bases(
-    config: ModelConfig, dense: dict, keep: Callable[[np.ndarray], np.ndarray]
-) -> dict[str, Base]:
+def pruned_bases(config: ModelConfig, dense: dict, keep: Callable[[np.ndarray], np.ndarray]) -> dict[str, Base]:
     """A base for every target."""
     bases = {}
     for matrix in config.targets():
         mask = keep(dense[matrix.name]).reshape(-1)
         positions = np.flatnonzero(mask).astype(np.int64)
-        bases[matrix.name] = Base(
-            from_flat(matrix.shape, positions), dense[matrix.name].reshape(-1)[positions]
-        )
+        bases[matrix.name] = Base(from_flat(matrix.shape, positions), dense[matrix.name].reshape(-1)[positions])
     return bases
 
 
@@ -126,9 +122,7 @@ def start(
 ) -> TrainState:
     """The state before the first step."""
     weights = packed_weights(config, dense, bases)
-    return initial_state(
-        settings, config, weights, bases, reference, step_batches(settings, tokens, 1, weights)
-    )
+    return initial_state(settings, config, weights, bases, reference, step_batches(settings, tokens, 1, weights))
 
 
 def matrix_of(weights: Weights, name: str) -> np.ndarray:

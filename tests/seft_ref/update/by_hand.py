@@ -65,9 +65,7 @@ def bits(x: Any) -> bytes:
 
 def ranked(scores, ids, k: int, *, largest: bool = False) -> list[int]:
     """The k smallest (or largest) by score, ties to the lower id, in order of id (SEL-001 to SEL-003)."""
-    order = sorted(
-        (-float(score) if largest else float(score), i) for score, i in zip(scores, ids, strict=True)
-    )
+    order = sorted((-float(score) if largest else float(score), i) for score, i in zip(scores, ids, strict=True))
     return sorted(i for _, i in order[:k])
 
 
@@ -98,9 +96,7 @@ class Matrix:
 
     def arrays(self, library: Library) -> tuple[Base, Delta]:
         at = sorted(self.slots)
-        base = Base(
-            library.topology(self.shape, self.base), library.floats(self.base[p] for p in sorted(self.base))
-        )
+        base = Base(library.topology(self.shape, self.base), library.floats(self.base[p] for p in sorted(self.base)))
         ages = from_numpy(np.asarray([self.slots[p].age for p in at], dtype=np.int32), library.like)
         parts = [library.floats(getattr(self.slots[p], name) for p in at) for name in ("phi", "m", "v")]
         return base, Delta(library.topology(self.shape, at), *parts, ages)
@@ -137,9 +133,7 @@ def event_by_hand(
     everywhere = range(before.shape[0] * before.shape[1])
     candidates = [p for p in everywhere if p not in kept and (scope == "anywhere" or p in base)]
     wanted = n_drop + (delta_budget - len(eta))
-    grown = ranked(
-        [abs(gradient[p]) for p in candidates], candidates, min(wanted, len(candidates)), largest=True
-    )
+    grown = ranked([abs(gradient[p]) for p in candidates], candidates, min(wanted, len(candidates)), largest=True)
     cancelled = sorted(set(grown) & set(dropped))
     fresh = sorted(set(grown) - set(dropped))
     for p in set(dropped) - set(cancelled):
@@ -171,9 +165,7 @@ def floor_of(x: float) -> int:
     return numerator // denominator
 
 
-def adamw_by_hand(
-    slot: Slot, g, lr: float, dtype: type, *, beta1=0.9, beta2=0.999, eps=1e-8, decay=0.0
-) -> Slot:
+def adamw_by_hand(slot: Slot, g, lr: float, dtype: type, *, beta1=0.9, beta2=0.999, eps=1e-8, decay=0.0) -> Slot:
     """One step of one slot in the order of OPT-001, each product rounded to dtype."""
     age = slot.age + 1
     phi = dtype(slot.phi) * dtype(1.0 - lr * decay)

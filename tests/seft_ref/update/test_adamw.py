@@ -44,10 +44,7 @@ def test_OPT_001_OPT_002_slot_by_slot_bit_for_bit(library, slots, decay, lr):
     found = adamw_step(delta, library.floats(g for _, g in slots), lr, settings, 41)
     expected = deltas(
         library,
-        [
-            adamw_by_hand(s, g, lr, library.dtype, beta1=0.8, beta2=0.95, eps=1e-6, decay=decay)
-            for s, g in slots
-        ],
+        [adamw_by_hand(s, g, lr, library.dtype, beta1=0.8, beta2=0.95, eps=1e-6, decay=decay) for s, g in slots],
     )
     for part in ("values", "first_moment", "second_moment", "age"):
         assert bits(getattr(found, part)) == bits(getattr(expected, part)), part
@@ -127,9 +124,7 @@ def test_OPT_001_nothing_is_written_to_the_arguments(library):
     delta, gradient = deltas(library, [Slot(1.0, 2.0, 3.0, 4)]), library.floats([1.0])
     before = [bits(x) for x in (delta.values, delta.first_moment, delta.second_moment, delta.age, gradient)]
     adamw_step(delta, gradient, 0.1, AdamW(weight_decay=0.1), 9)
-    assert [
-        bits(x) for x in (delta.values, delta.first_moment, delta.second_moment, delta.age, gradient)
-    ] == before
+    assert [bits(x) for x in (delta.values, delta.first_moment, delta.second_moment, delta.age, gradient)] == before
 
 
 @pytest.mark.parametrize(

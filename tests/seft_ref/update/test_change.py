@@ -43,9 +43,7 @@ def test_CHG_002_bits_survive_negative_zero_subnormal_infinity_and_nan(library):
     tiny = np.nextafter(library.dtype(0), library.dtype(1))
     old = np.asarray([-0.0, tiny, np.inf, np.nan, -np.nan, 0.1], dtype=library.dtype)
     moved = change(library.topology(SHAPE, range(6)), library.topology(SHAPE, [0, 1, 2, 3, 4, 20]))
-    assert (
-        bits(realign(from_numpy(old, library.like), moved)) == np.append(old[:5], library.dtype(0)).tobytes()
-    )
+    assert bits(realign(from_numpy(old, library.like), moved)) == np.append(old[:5], library.dtype(0)).tobytes()
 
 
 def test_CHG_002_ages_keep_their_integer_dtype(library):

@@ -218,9 +218,7 @@ def test_EVT_005_a_snapshot_that_is_not_finite_changes_nothing(library, bad, par
     whole = xp.reshape(library.floats([1.0] * N), SHAPE)
     good = snapshot_of(whole, flat(base.topology), flat(delta.topology), 2)
     broken = replace(good, **{part: library.floats([*listed(getattr(good, part))[:-1], bad])})
-    before = [
-        bits(x) for x in (base.values, delta.values, delta.first_moment, delta.second_moment, delta.age)
-    ]
+    before = [bits(x) for x in (base.values, delta.values, delta.first_moment, delta.second_moment, delta.age)]
     with pytest.raises(UpdateError) as refused:
         evolve(base, delta, broken, n_drop=1, delta_budget=2, budget=2)
     assert refused.value.clause == "EVT-005"
@@ -243,9 +241,7 @@ def test_EVT_004_the_final_pass_prunes_to_the_budget_with_nothing_exempt(library
     budget = max(0, len(matrix.support()) - over)
     base, delta = matrix.arrays(library)
     whole = array_namespace(library.like).reshape(library.floats(gradient), SHAPE)
-    event = final_adapt(
-        base, delta, snapshot_of(whole, flat(base.topology), flat(delta.topology), 0), budget=budget
-    )
+    event = final_adapt(base, delta, snapshot_of(whole, flat(base.topology), flat(delta.topology), 0), budget=budget)
     after = Matrix(SHAPE, dict(matrix.base), dict(matrix.slots))
     pruned = prune_by_hand(after, gradient, library.dtype, budget, [])
     assert listed(event.pruned) == pruned
@@ -270,9 +266,7 @@ def persistent_training(*, exempts, events=8):
     """Sizes of the delta and reactivations alive after each event, where the gradient pulls at the pruned."""
     rng = np.random.default_rng(5)
     size, stored = 12 * 17, 60
-    base = {
-        int(p): float(x) for p, x in zip(rng.permutation(size)[:stored], rng.normal(size=stored), strict=True)
-    }
+    base = {int(p): float(x) for p, x in zip(rng.permutation(size)[:stored], rng.normal(size=stored), strict=True)}
     first = set(base)
     pull = rng.normal(size=size) * np.asarray([1.0 if p in base else 4.0 for p in range(size)])
     now = Matrix((12, 17), base, {p: Slot() for p in sorted(base)[::3]})

@@ -25,18 +25,14 @@ def matrix(library, gradient):
 
 
 def seen(library, gradient, base, eta, n, scope="anywhere"):
-    return snapshot_of(
-        matrix(library, gradient), library.ints(sorted(base)), library.ints(sorted(eta)), n, scope
-    )
+    return snapshot_of(matrix(library, gradient), library.ints(sorted(base)), library.ints(sorted(eta)), n, scope)
 
 
 @libraries
 @pytest.mark.parametrize("scope", ["anywhere", "active"])
 @RULES
 @given(gradient=GRADIENTS, base=POSITIONS, eta=POSITIONS, n=st.integers(0, 40))
-def test_GROW_001_the_snapshot_holds_the_support_and_the_strongest_outside(
-    library, scope, gradient, base, eta, n
-):
+def test_GROW_001_the_snapshot_holds_the_support_and_the_strongest_outside(library, scope, gradient, base, eta, n):
     found = seen(library, gradient, base, eta, n, scope)
     support = sorted(base | eta)
     outside = [p for p in range(35) if p not in eta and (scope == "anywhere" or p in base)]

@@ -51,9 +51,7 @@ class Run(RuleBasedStateMachine):
         at = self.library.floats(gradient[p] for p in listed(flat(self.delta.topology)))
         self.delta = adamw_step(self.delta, at, lr, AdamW(weight_decay=decay), self.steps)
         dtype = self.library.dtype
-        self.hand.slots = {
-            p: adamw_by_hand(s, gradient[p], lr, dtype, decay=decay) for p, s in self.hand.slots.items()
-        }
+        self.hand.slots = {p: adamw_by_hand(s, gradient[p], lr, dtype, decay=decay) for p, s in self.hand.slots.items()}
 
     @rule(gradient=GRADIENT, fraction=st.floats(0, 1))
     def evolves(self, gradient, fraction):
@@ -76,9 +74,7 @@ class Run(RuleBasedStateMachine):
 
     def counts_are_those_of_the_clauses(self, before, outcome, n_drop):
         assert len(outcome.dropped) == n_drop
-        outside = [
-            p for p in range(N) if p not in before.slots and (self.scope == "anywhere" or p in before.base)
-        ]
+        outside = [p for p in range(N) if p not in before.slots and (self.scope == "anywhere" or p in before.base)]
         grows = min(n_drop + self.delta_budget - len(before.slots), len(outside) + n_drop)
         assert len(outcome.grown) + len(outcome.cancelled) == grows
         support = set(before.base) | (set(before.slots) - set(outcome.dropped))
@@ -138,7 +134,5 @@ def test_EVT_003_EVT_006_DROP_002_CHG_002_hold_through_any_run(library, scope):
     machine = type("TinyRun", (Run,), {"library": library, "scope": scope})
     run_state_machine_as_test(
         machine,
-        settings=settings(
-            derandomize=True, deadline=None, database=None, max_examples=15, stateful_step_count=12
-        ),
+        settings=settings(derandomize=True, deadline=None, database=None, max_examples=15, stateful_step_count=12),
     )

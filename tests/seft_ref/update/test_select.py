@@ -13,8 +13,7 @@ from tests.seft_ref.update.by_hand import LIBRARIES, RULES, library_id, listed, 
 
 pytestmark = pytest.mark.parametrize("library", LIBRARIES, ids=library_id)
 TIES = [
-    [(i * 7 + i // 5) % levels * 0.5 for i in range(n)]
-    for n, levels in ((64, 2), (67, 3), (131, 2), (1, 1), (9, 9))
+    [(i * 7 + i // 5) % levels * 0.5 for i in range(n)] for n, levels in ((64, 2), (67, 3), (131, 2), (1, 1), (9, 9))
 ]
 
 
@@ -43,9 +42,7 @@ def test_SEL_001_SEL_002_worked_example(library):
 
 
 @RULES
-@given(
-    data=st.data(), scores=st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), max_size=90)
-)
+@given(data=st.data(), scores=st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), max_size=90))
 def test_SEL_001_SEL_002_any_scores(library, data, scores):
     found, expected = both(library, scores, data.draw(st.integers(0, len(scores))))
     assert found == expected
