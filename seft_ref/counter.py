@@ -3,7 +3,8 @@
     key = counter_key(seed, STREAM_WINDOWS)
     draws(key, [0, 1, 2])            # the same three uint64 numbers on every machine, in any order
 
-Nothing here has a state: what a step draws depends on its number alone, so a run resumes without saved randomness.
+Nothing here has a state: what a step draws depends on its number alone, so a run resumes without saved randomness
+and repeats in another process (TRN-006).
 """
 
 from collections.abc import Iterable

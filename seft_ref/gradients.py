@@ -174,7 +174,7 @@ def snapshot(
 ) -> GradientSnapshot:
     """Return what an event needs of an accumulated gradient, `ROWS` rows at a time (GRD-003).
 
-    steps   how many steps were summed; the snapshot is their mean (TRN-005)
+    steps   how many steps were summed; the snapshot is their signed mean (GRD-004, TRN-005)
     n       how many candidates to keep
     Equal to `update.grow.snapshot_of` of the whole mean gradient when the blocks have the same numbers.
     """

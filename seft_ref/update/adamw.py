@@ -27,7 +27,7 @@ def _corrections(beta: float, steps: int) -> tuple[float, ...]:
 
 
 def adamw_step(delta: Delta, gradient: Float[Array, " d"], lr: float, settings: AdamW, oldest: int) -> Delta:
-    """Return the delta after one step (OPT-001).
+    """Return the delta after one step (OPT-001); a new slot takes a full first step whatever its number (OPT-005).
 
     Shapes  gradient (d,) in slot order
     Dtypes  all of the delta's dtype; ages int32

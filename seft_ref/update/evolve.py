@@ -41,6 +41,9 @@ def evolve(
 ) -> Event:
     """Return the event that drops n_drop slots, grows back to delta_budget, and prunes to budget (chapter 8).
 
+    A support within its budget stays there (EVT-003). Whatever is neither dropped, grown nor pruned keeps its bits,
+    and the base only loses positions (EVT-006); a dropped slot takes φ with it and leaves the base value (DROP-002).
+
     Shapes  all arrays of one (out, in) matrix
     Units   the snapshot is loss per unit of weight, mean over counted targets
     Raises  UpdateError EVT-005 for a snapshot with NaN or infinity, SEL-005 for impossible counts; nothing has

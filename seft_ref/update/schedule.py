@@ -1,7 +1,7 @@
 """What happens at which step: drop fraction, events, learning rate."""
 
 import math
-from typing import Literal
+from typing import Literal, get_args
 
 from seft_ref.errors import UpdateError
 from seft_ref.update.count import count
@@ -32,16 +32,17 @@ def learning_rate_at(
     Raises:
         UpdateError: SCH-004 for an unknown schedule.
     """
+    # SCH-004
+    if schedule not in get_args(LrSchedule):
+        raise UpdateError("SCH-004", f"unknown learning-rate schedule {schedule!r}; use constant, linear or cosine")
     if step <= warmup_steps:
         return lr * step / warmup_steps
     u = (step - warmup_steps) / max(total_steps - warmup_steps, 1)
-    if schedule == "constant":
-        return lr
     if schedule == "linear":
         return lr * (1.0 - u)
     if schedule == "cosine":
         return 0.5 * lr * (1.0 + math.cos(math.pi * u))
-    raise UpdateError("SCH-004", f"unknown learning-rate schedule {schedule!r}; use constant, linear or cosine")
+    return lr
 
 
 def spiel_phases(total_steps: int, reselection_steps: int, accumulation_steps: int) -> list[tuple[int, int]]:

@@ -1,0 +1,108 @@
+"""From a file to tokens, and from tokens to windows; every refusal with the smallest input that earns it."""
+
+import pytest
+from tokenizers import Tokenizer, models, pre_tokenizers
+
+from seft_ref.counter import counter_key, draw
+from seft_ref.errors import TextError
+from seft_ref.text import calibration_starts, evaluation_starts, read_tokens, training_starts
+
+
+@pytest.fixture
+def model_dir(tmp_path):
+    """A folder with a tokenizer of four words."""
+    tokenizer = Tokenizer(models.WordLevel({"?": 0, "a": 1, "b": 2, "ü": 3}, unk_token="?"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    return tmp_path
+
+
+def refused(call):
+    with pytest.raises(TextError) as error:
+        call()
+    return error.value
+
+
+def test_TRN_003_a_text_is_one_stream_of_tokens(model_dir):
+    text = model_dir / "text.txt"
+    text.write_text("a b\nb ü\n\n  word a", encoding="utf-8")
+    assert read_tokens(text, model_dir) == [1, 2, 2, 3, 0, 1]
+    text.write_text("", encoding="utf-8")
+    assert read_tokens(text, model_dir) == []
+
+
+def test_TRN_003_missing_files_are_refused_by_name(model_dir, tmp_path_factory):
+    error = refused(lambda: read_tokens(model_dir / "none.txt", model_dir))
+    assert (error.clause, "none.txt" in str(error)) == ("TRN-003", True)
+    text = model_dir / "text.txt"
+    text.write_text("a", encoding="utf-8")
+    error = refused(lambda: read_tokens(text, tmp_path_factory.mktemp("bare")))
+    assert (error.clause, "tokenizer.json" in str(error)) == ("TRN-003", True)
+
+
+def test_TRN_003_a_text_that_is_not_utf_8_is_refused_with_the_byte(model_dir):
+    text = model_dir / "text.txt"
+    text.write_bytes(b"a b \xff")
+    error = refused(lambda: read_tokens(text, model_dir))
+    assert (error.clause, "at byte 4" in str(error)) == ("TRN-003", True)
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"model": {"type": "none"}}'])
+def test_TRN_003_a_tokenizer_that_is_none_is_refused(model_dir, content):
+    text = model_dir / "text.txt"
+    text.write_text("a", encoding="utf-8")
+    (model_dir / "tokenizer.json").write_text(content, encoding="utf-8")
+    assert refused(lambda: read_tokens(text, model_dir)).clause == "TRN-003"
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2**64 - 1])
+def test_TRN_003_training_windows_come_from_the_counter(seed):
+    key = counter_key(seed, 2)
+    for step, rows in ((1, 3), (2, 3), (7, 1)):
+        expected = [draw(key, (step - 1) * rows + b) % (101 - 13 + 1) for b in range(rows)]
+        assert training_starts(101, 13, seed, step, rows) == expected
+
+
+def test_TRN_003_the_last_window_of_a_text_can_be_drawn():
+    starts = {start for step in range(1, 200) for start in training_starts(9, 7, 0, step, 2)}
+    assert starts == {0, 1, 2}
+    assert training_starts(7, 7, 5, 3, 4) == [0, 0, 0, 0]
+
+
+def test_PRN_007_calibration_windows_come_from_their_own_stream():
+    key = counter_key(3, 4)
+    assert calibration_starts(101, 13, 3, 5) == [draw(key, i) % 89 for i in range(5)]
+    assert calibration_starts(101, 13, 3, 0) == []
+    assert calibration_starts(101, 13, 3, 3) != training_starts(101, 13, 3, 1, 3)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "length", "windows", "expected"),
+    [
+        (10, 4, 3, [0, 3, 6]),
+        (10, 4, 4, [0, 2, 4, 6]),
+        (10, 4, 5, [0, 1, 3, 4, 6]),  # 1.5 and 4.5
+        (10, 4, 1, [0]),
+        (10, 10, 3, [0, 0, 0]),
+        (11, 10, 4, [0, 0, 0, 1]),
+        (1001, 2, 2, [0, 999]),
+    ],
+)
+def test_EVL_001_evaluation_windows_are_spread_from_end_to_end(tokens, length, windows, expected):
+    assert evaluation_starts(tokens, length, windows) == expected
+
+
+STARTS = [
+    ("TRN-003", lambda n, length: training_starts(n, length, 0, 1, 1)),
+    ("PRN-007", lambda n, length: calibration_starts(n, length, 0, 1)),
+    ("EVL-002", lambda n, length: evaluation_starts(n, length, 1)),
+]
+
+
+@pytest.mark.parametrize(("clause", "starts"), STARTS, ids=[clause for clause, _ in STARTS])
+def test_windows_that_a_text_cannot_give_are_refused(clause, starts):
+    assert refused(lambda: starts(8, 9)).clause == clause
+    assert refused(lambda: starts(0, 2)).clause == clause
+    assert refused(lambda: starts(8, 1)).clause == clause
+    assert refused(lambda: starts(8, 0)).clause == clause
+    assert starts(9, 9) == [0]

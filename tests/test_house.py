@@ -1,0 +1,158 @@
+"""The house itself: floors hold and their guards bite, files are short, public names say what they return."""
+
+import ast
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+import seft_ref
+
+ROOT = Path(seft_ref.__file__).parents[1]
+PACKAGES = ("seft_ref", "formats", "conformance")
+SETTINGS = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+CONTRACTS = [contract["name"] for contract in SETTINGS["tool"]["importlinter"]["contracts"]]
+LONGEST = 400
+
+# contract: (file that gains an import, the import that the contract forbids)
+TRESPASSES = {
+    "floors of the engine": ("seft_ref/topology.py", "import seft_ref.model"),
+    "formats stands on its own ground": ("formats/__init__.py", "import seft_ref.errors"),
+    "only checkpoint opens files": ("seft_ref/text.py", "import formats"),
+    "rules know neither kernels nor layers": ("seft_ref/update/drop.py", "import seft_ref.kernels"),
+    "only arrays and compiled kernel sets name an array library": ("seft_ref/prune/keep.py", "import numpy"),
+    "oracles never import the engine": ("conformance/oracle/__init__.py", "import seft_ref.errors"),
+    "nobody imports the kit": ("formats/__init__.py", "import conformance"),
+}
+
+
+def copy_of_the_house(to):
+    """The packages and their contracts in another place; modules that a contract names are there, if only empty."""
+    for package in PACKAGES:
+        shutil.copytree(ROOT / package, to / package, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "pyproject.toml", to)
+    (to / "seft_ref" / "checkpoint.py").touch()
+    (to / "conformance" / "oracle").mkdir(exist_ok=True)
+    (to / "conformance" / "oracle" / "__init__.py").touch()
+    return to
+
+
+def verdicts(house):
+    """Each contract's verdict, KEPT or BROKEN, in a house."""
+    found = subprocess.run(
+        [Path(sys.executable).with_name("lint-imports"), "--no-cache"],
+        cwd=house,
+        env={"PYTHONPATH": str(house), "PATH": "", "COLUMNS": "200"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    said = dict(re.findall(r"^(.+?) (KEPT|BROKEN)\b", found.stdout, re.MULTILINE))
+    assert set(said) == set(CONTRACTS), found.stdout + found.stderr
+    assert (found.returncode == 0) == (set(said.values()) == {"KEPT"})
+    return said
+
+
+def test_import_contracts_hold(tmp_path):
+    assert verdicts(copy_of_the_house(tmp_path)) == dict.fromkeys(CONTRACTS, "KEPT")
+
+
+@pytest.mark.parametrize("contract", CONTRACTS)
+def test_each_import_contract_bites(contract, tmp_path):
+    file, trespass = TRESPASSES[contract]
+    house = copy_of_the_house(tmp_path)
+    path = house / file
+    path.write_text(path.read_text(encoding="utf-8") + f"\n{trespass}\n", encoding="utf-8")
+    assert verdicts(house)[contract] == "BROKEN"
+
+
+def sources(*folders):
+    return sorted(path for folder in folders for path in (ROOT / folder).rglob("*.py"))
+
+
+def test_no_file_is_longer_than_two_things():
+    lengths = {
+        str(path.relative_to(ROOT)): len(path.read_text(encoding="utf-8").splitlines())
+        for path in sources(*PACKAGES, "tests", "tools")
+    }
+    assert {name: n for name, n in lengths.items() if n > LONGEST} == {}
+
+
+def public_functions(tree, inside=""):
+    """Every function and method whose name, and whose class's name, is public."""
+    for node in tree.body:
+        if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+            yield from public_functions(node, f"{node.name}.")
+        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and not node.name.startswith("_"):
+            yield inside + node.name, node
+
+
+def test_every_public_function_has_a_docstring():
+    bare = [
+        f"{path.relative_to(ROOT)}: {name}"
+        for path in sources("seft_ref")
+        for name, node in public_functions(ast.parse(path.read_text(encoding="utf-8")))
+        if not ast.get_docstring(node)
+    ]
+    assert bare == []
+
+
+def test_every_module_and_public_class_has_a_docstring():
+    bare = []
+    for path in sources("seft_ref"):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        nodes = [tree, *(n for n in tree.body if isinstance(n, ast.ClassDef) and not n.name.startswith("_"))]
+        bare += [f"{path.relative_to(ROOT)}: {getattr(n, 'name', '')}" for n in nodes if not ast.get_docstring(n)]
+    assert bare == []
+
+
+def module_name(path):
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imports_of(path, modules):
+    """The modules of ours that a file imports anywhere, in functions too."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            # a name is a module of the package or something that the package itself holds
+            full = [f"{node.module}.{alias.name}" for alias in node.names]
+            names = [name if name in modules else node.module for name in full]
+        else:
+            continue
+        yield from (name for name in names if name in modules)
+
+
+def cycle_in(graph):
+    """A cycle of a graph as a list of its nodes, or None."""
+    state = {}
+
+    def visit(node, path):
+        state[node] = "open"
+        for to in sorted(graph[node]):
+            if state.get(to) == "open":
+                return [*path[path.index(to) :], to]
+            if to not in state and (found := visit(to, [*path, to])):
+                return found
+        state[node] = "done"
+        return None
+
+    return next((found for node in sorted(graph) if node not in state and (found := visit(node, [node]))), None)
+
+
+def test_no_cycles_of_imports():
+    modules = {module_name(path): path for path in sources(*PACKAGES)}
+    graph = {name: set(imports_of(path, modules)) - {name} for name, path in modules.items()}
+    assert cycle_in(graph) is None
+    assert sum(map(len, graph.values())) > 50
+
+
+def test_the_search_for_cycles_finds_one():
+    assert cycle_in({"a": {"b"}, "b": {"c"}, "c": {"b"}}) == ["b", "c", "b"]
+    assert cycle_in({"a": {"b", "c"}, "b": {"c"}, "c": set()}) is None
