@@ -58,7 +58,9 @@ class Backend:
 
 def _strict(name: str, device: str, dtype: str) -> Backend:
     host = array_api_strict.Device("CPU_DEVICE")
-    return Backend(name, array_api_strict, dtype, array_api_strict.Device(device), lambda x: x.to_device(host))
+    return Backend(
+        name, array_api_strict, dtype, array_api_strict.Device(device), lambda x: x.to_device(host)
+    )
 
 
 def _cupy() -> tuple[Backend | None, str]:
@@ -66,7 +68,7 @@ def _cupy() -> tuple[Backend | None, str]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            import cupy  # noqa: PLC0415
+            import cupy
         if cupy.cuda.runtime.getDeviceCount() < 1:
             return None, "no GPU"
     except Exception as error:  # noqa: BLE001  # a broken driver must not stop the other backends

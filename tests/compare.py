@@ -4,7 +4,7 @@ import numpy as np
 
 
 def relative_error(got: np.ndarray, want: np.ndarray) -> float:
-    """Return the largest absolute difference over the largest absolute value wanted (NUM-004); 0 if both are all zero."""
+    """The largest absolute difference over the largest absolute value wanted (NUM-004), 0 for zeros."""
     got, want = np.asarray(got, dtype=np.float64), np.asarray(want, dtype=np.float64)
     assert got.shape == want.shape, f"shape {got.shape}, expected {want.shape}"
     if not want.size:

@@ -32,7 +32,7 @@ def backend(request) -> Backend:
 
 @pytest.fixture
 def within(request):
-    """`within(family, got, want, bound, what)`: assert the relative error and note it for the summary (pytest -v)."""
+    """`within(family, got, want, bound, what)` asserts the relative error and notes it for the summary."""
     ledger = request.config.stash[_LEDGER]
 
     def check(family, got, want, bound, what=""):

@@ -5,7 +5,9 @@ from collections.abc import Callable
 import numpy as np
 
 
-def directional_derivative(f: Callable[[np.ndarray], float], x: np.ndarray, direction: np.ndarray, step: float = 1e-3) -> float:
+def directional_derivative(
+    f: Callable[[np.ndarray], float], x: np.ndarray, direction: np.ndarray, step: float = 1e-3
+) -> float:
     """Return d/ds f(x + s·direction) at s = 0 in float64, by central differences over four points.
 
     The error is of order step⁴ · f⁽⁵⁾ + 1e-16 · f / step; the direction should have norm 1.

@@ -1,7 +1,8 @@
 """The table of all forward/backward pairs. A new layer is one more row.
 
-A row says how to make its inputs and how to run it. Every float input is differentiated; tokens, masks and settings are not.
-`run(inputs, fixed, backend)` returns the output and a function from dy to the gradients, named like the inputs.
+A row says how to make its inputs and how to run it. Every float input is differentiated; tokens, masks and
+settings are not. `run(inputs, fixed, backend)` returns the output and a function from dy to the gradients,
+which have the names of the inputs.
 """
 
 from collections.abc import Callable, Mapping
@@ -15,7 +16,12 @@ from seft_ref.config import ModelConfig, Rope
 from seft_ref.kernels import reference
 from seft_ref.layers.attention import attention_backward, attention_forward, visible_keys
 from seft_ref.layers.cross_entropy import cross_entropy_backward, cross_entropy_forward
-from seft_ref.layers.embedding import EmbeddingGradient, embedding_backward, embedding_forward, embedding_gradient
+from seft_ref.layers.embedding import (
+    EmbeddingGradient,
+    embedding_backward,
+    embedding_forward,
+    embedding_gradient,
+)
 from seft_ref.layers.linear import Linear, WeightGradient, linear_backward, linear_forward
 from seft_ref.layers.rmsnorm import rmsnorm_backward, rmsnorm_forward
 from seft_ref.layers.rope import rope_backward, rope_forward, rope_table
@@ -41,7 +47,7 @@ Run = Callable[[Arrays, Arrays, Backend], tuple[Any, Callable[[Any], Arrays]]]
 
 @dataclass(frozen=True)
 class Pair:
-    """One row: shapes of the float inputs, the shape of the output, what is fixed, and how to run both directions."""
+    """A row: shapes of the float inputs and of the output, what is fixed, and how to run both directions."""
 
     name: str
     shapes: Mapping[str, tuple[int, ...]]
@@ -55,7 +61,10 @@ class Pair:
         if self.draw is not None:
             return self.draw()
         rng = np.random.default_rng([len(self.name), *self.name.encode()])
-        return {key: rng.standard_normal(shape).astype(np.float32).astype(np.float64) for key, shape in self.shapes.items()}
+        return {
+            key: rng.standard_normal(shape).astype(np.float32).astype(np.float64)
+            for key, shape in self.shapes.items()
+        }
 
 
 def _product(gradient: WeightGradient, backend: Backend) -> Any:
@@ -123,7 +132,9 @@ def _named(gradients: Any, backend: Backend, config: ModelConfig) -> Arrays:
 
 def _part(x: Arrays, fixed: Arrays, backend: Backend, config: ModelConfig, part: str) -> Any:
     """Run the attention half, the MLP half, or all of block 1, whose window is the config's last."""
-    named = backend.arrays(parameters_of(config, 3)) | {name: value for name, value in x.items() if name != "x"}
+    named = backend.arrays(parameters_of(config, 3)) | {
+        name: value for name, value in x.items() if name != "x"
+    }
     layer = config.num_hidden_layers - 1
     block = weights_of(config, named, backend).blocks[layer]
     around = surroundings(config, x["x"].shape[1], fixed.get("mask"), x["x"])
@@ -159,11 +170,17 @@ def _part_row(name: str, family: str, part: str, pad: str) -> Pair:
     def draw() -> dict[str, np.ndarray]:
         rng = np.random.default_rng([4, *name.encode()])
         x = rng.standard_normal((3, 7, config.hidden_size)).astype(np.float32).astype(np.float64)
-        return {"x": x} | {key: value for key, value in parameters_of(config, 3).items() if key.startswith(within)}
+        return {"x": x} | {
+            key: value for key, value in parameters_of(config, 3).items() if key.startswith(within)
+        }
 
-    shapes = {"x": (3, 7, config.hidden_size)} | {key: shape for key, shape in config.parameters().items() if key.startswith(within)}
+    shapes = {"x": (3, 7, config.hidden_size)} | {
+        key: shape for key, shape in config.parameters().items() if key.startswith(within)
+    }
     fixed = {} if mask is None else {"mask": mask}
-    return Pair(name, shapes, (3, 7, config.hidden_size), partial(_part, config=config, part=part), fixed, draw)
+    return Pair(
+        name, shapes, (3, 7, config.hidden_size), partial(_part, config=config, part=part), fixed, draw
+    )
 
 
 def _model_row(name: str, family: str, pad: str) -> Pair:
@@ -171,8 +188,14 @@ def _model_row(name: str, family: str, pad: str) -> Pair:
     mask = padding(pad)
     tokens = np.random.default_rng(5).integers(0, config.vocab_size, size=(3, 7))
     fixed = {"tokens": tokens} | ({} if mask is None else {"mask": mask})
-    return Pair(name, config.parameters(), (3, 7, config.vocab_size), partial(_model, config=config), fixed,
-                partial(parameters_of, config, 6))
+    return Pair(
+        name,
+        config.parameters(),
+        (3, 7, config.vocab_size),
+        partial(_model, config=config),
+        fixed,
+        partial(parameters_of, config, 6),
+    )
 
 
 _POSITIONS = {"positions": stored_positions((5, 7), 1)}
@@ -183,19 +206,55 @@ _TARGETS = np.array([3, -100, 0, 6, -100, 3, 3, 5, 1, -100, 2])
 PAIRS = {
     pair.name: pair
     for pair in (
-        Pair("embedding", {"weight": (5, 3)}, (8, 3), _embedding, {"tokens": np.array([1, 4, 1, 0, 1, 2, 4, 0])}),
+        Pair(
+            "embedding",
+            {"weight": (5, 3)},
+            (8, 3),
+            _embedding,
+            {"tokens": np.array([1, 4, 1, 0, 1, 2, 4, 0])},
+        ),
         Pair("rmsnorm", {"x": (2, 3, 7), "weight": (7,)}, (2, 3, 7), _rmsnorm),
         Pair("linear", {"x": (2, 3, 7), "weight": (5, 7)}, (2, 3, 5), partial(_linear, shape=(5, 7))),
-        Pair("linear-bias", {"x": (2, 3, 7), "weight": (5, 7), "bias": (5,)}, (2, 3, 5), partial(_linear, shape=(5, 7))),
-        Pair("linear-sparse", {"x": (2, 3, 7), "weight": _STORED}, (2, 3, 5), partial(_linear, shape=(5, 7)), _POSITIONS),
-        Pair("linear-sparse-bias", {"x": (6, 7), "weight": _STORED, "bias": (5,)}, (6, 5), partial(_linear, shape=(5, 7)), _POSITIONS),
+        Pair(
+            "linear-bias",
+            {"x": (2, 3, 7), "weight": (5, 7), "bias": (5,)},
+            (2, 3, 5),
+            partial(_linear, shape=(5, 7)),
+        ),
+        Pair(
+            "linear-sparse",
+            {"x": (2, 3, 7), "weight": _STORED},
+            (2, 3, 5),
+            partial(_linear, shape=(5, 7)),
+            _POSITIONS,
+        ),
+        Pair(
+            "linear-sparse-bias",
+            {"x": (6, 7), "weight": _STORED, "bias": (5,)},
+            (6, 5),
+            partial(_linear, shape=(5, 7)),
+            _POSITIONS,
+        ),
         Pair("rope", {"x": (2, 3, 7, 6)}, (2, 3, 7, 6), partial(_rope, rope=Rope("default", 100.0))),
-        Pair("rope-dynamic", {"x": (2, 3, 7, 6)}, (2, 3, 7, 6), partial(_rope, rope=Rope("dynamic", 100.0, 3.0))),
-        Pair("attention", {"q": (2, 3, 7, 4), "k": (2, 3, 7, 4), "v": (2, 3, 7, 4)}, (2, 3, 7, 4), _attention),
+        Pair(
+            "rope-dynamic",
+            {"x": (2, 3, 7, 6)},
+            (2, 3, 7, 6),
+            partial(_rope, rope=Rope("dynamic", 100.0, 3.0)),
+        ),
+        Pair(
+            "attention", {"q": (2, 3, 7, 4), "k": (2, 3, 7, 4), "v": (2, 3, 7, 4)}, (2, 3, 7, 4), _attention
+        ),
         Pair("attention-gqa", _QKV, (3, 6, 7, 4), _attention),
         Pair("attention-window", _QKV, (3, 6, 7, 4), partial(_attention, window=3)),
         Pair("attention-mask", _QKV, (3, 6, 7, 4), _attention, {"mask": padding("left")}),
-        Pair("attention-window-mask", _QKV, (3, 6, 7, 4), partial(_attention, window=2), {"mask": padding("right")}),
+        Pair(
+            "attention-window-mask",
+            _QKV,
+            (3, 6, 7, 4),
+            partial(_attention, window=2),
+            {"mask": padding("right")},
+        ),
         Pair("swiglu", {"gate": (2, 3, 5), "up": (2, 3, 5)}, (2, 3, 5), _swiglu),
         Pair("cross_entropy", {"logits": (11, 7)}, (), _cross_entropy, {"targets": _TARGETS}),
         _part_row("self_attention", "mistral", "self_attn", "none"),

@@ -1,4 +1,4 @@
-"""config.json: what is refused, what is assumed, and what the files of real models mean (MDL-002 to MDL-007)."""
+"""config.json: what is refused, what is assumed, what the files of real models mean (MDL-002 to MDL-007)."""
 
 import math
 
@@ -46,7 +46,10 @@ def test_MDL_006_missing_key_is_refused_by_name(key, value):
     refused("MDL-006", key, **{key: value})
 
 
-@pytest.mark.parametrize("key", [*(key for key in SMALL if key not in ("model_type", "rms_norm_eps")), "num_key_value_heads", "head_dim"])
+@pytest.mark.parametrize(
+    "key",
+    [*(key for key in SMALL if key not in ("model_type", "rms_norm_eps")), "num_key_value_heads", "head_dim"],
+)
 @pytest.mark.parametrize("value", [0, -1, 2.0, "2", True])
 def test_MDL_006_size_that_is_no_positive_integer_is_refused(key, value):
     refused("MDL-006", key, **{key: value})
@@ -101,7 +104,9 @@ def test_MDL_006_llama3_rope_without_a_needed_key_is_refused(key):
     refused("MDL-006", key, rope_scaling={name: value for name, value in LLAMA3.items() if name != key})
 
 
-@pytest.mark.parametrize("key", ["factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"])
+@pytest.mark.parametrize(
+    "key", ["factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"]
+)
 @pytest.mark.parametrize("value", [0, -1.0, "8", math.nan, True])
 def test_MDL_006_rope_number_that_is_not_positive_is_refused(key, value):
     refused("MDL-006", key, rope_scaling=LLAMA3 | {"original_max_position_embeddings": 8} | {key: value})
@@ -110,7 +115,11 @@ def test_MDL_006_rope_number_that_is_not_positive_is_refused(key, value):
 @pytest.mark.parametrize("value", [0, -1.0, "10000", math.inf, True])
 @pytest.mark.parametrize("style", ["old", "new"])
 def test_MDL_006_rope_theta_that_is_not_positive_is_refused(value, style):
-    changes = {"rope_theta": value} if style == "old" else {"rope_parameters": {"rope_type": "default", "rope_theta": value}}
+    changes = (
+        {"rope_theta": value}
+        if style == "old"
+        else {"rope_parameters": {"rope_type": "default", "rope_theta": value}}
+    )
     refused("MDL-006", "rope_theta", **changes)
 
 
@@ -131,7 +140,11 @@ def test_MDL_006_dynamic_rope_needs_more_than_one_pair():
 @pytest.mark.parametrize("where", ["top", "rope_parameters"])
 def test_MDL_006_partial_rotation_is_refused(where):
     partial = {"partial_rotary_factor": 0.5}
-    refused("MDL-006", "partial_rotary_factor", **(partial if where == "top" else {"rope_parameters": {"rope_type": "default"} | partial}))
+    refused(
+        "MDL-006",
+        "partial_rotary_factor",
+        **(partial if where == "top" else {"rope_parameters": {"rope_type": "default"} | partial}),
+    )
     assert parse(partial_rotary_factor=1.0) == parse()
 
 
@@ -143,15 +156,36 @@ def test_MDL_006_window_that_is_no_positive_integer_is_refused(family, value):
 
 @pytest.mark.parametrize("value", [-1, 1.0, "1", True])
 def test_MDL_006_max_window_layers_that_is_no_count_is_refused(value):
-    refused("MDL-006", "max_window_layers", model_type="qwen2", sliding_window=4, use_sliding_window=True, max_window_layers=value)
+    refused(
+        "MDL-006",
+        "max_window_layers",
+        model_type="qwen2",
+        sliding_window=4,
+        use_sliding_window=True,
+        max_window_layers=value,
+    )
 
 
 @pytest.mark.parametrize(
     "kinds",
-    [["full_attention"] * 2, ["full_attention"] * 4, ["full_attention", "chunked_attention", "full_attention"], "full_attention", 3, [[], [], []]],
+    [
+        ["full_attention"] * 2,
+        ["full_attention"] * 4,
+        ["full_attention", "chunked_attention", "full_attention"],
+        "full_attention",
+        3,
+        [[], [], []],
+    ],
 )
 def test_MDL_006_layer_types_that_do_not_name_every_layer_are_refused(kinds):
-    refused("MDL-006", "layer_types", model_type="qwen2", sliding_window=4, use_sliding_window=True, layer_types=kinds)
+    refused(
+        "MDL-006",
+        "layer_types",
+        model_type="qwen2",
+        sliding_window=4,
+        use_sliding_window=True,
+        layer_types=kinds,
+    )
 
 
 def test_MDL_006_sliding_layer_without_a_window_is_refused():
@@ -199,7 +233,11 @@ def test_MDL_003_qwen_slides_from_a_layer_on(family):
     assert parse(**sliding, max_window_layers=1).windows == (None, 4, 4)
     assert parse(**sliding, max_window_layers=0).windows == (4, 4, 4)
     assert parse(**sliding, max_window_layers=3).windows == (None, None, None)
-    assert parse(**(sliding | {"use_sliding_window": False}), max_window_layers=1).windows == (None, None, None)
+    assert parse(**(sliding | {"use_sliding_window": False}), max_window_layers=1).windows == (
+        None,
+        None,
+        None,
+    )
     assert parse(model_type=family, sliding_window=4, max_window_layers=1).windows == (None, None, None)
 
 
@@ -239,19 +277,26 @@ def test_MDL_004_rope_settings_in_both_styles():
 def test_MDL_004_llama3_rope_keeps_its_original_context():
     with_context = parse(rope_scaling=LLAMA3 | {"original_max_position_embeddings": 8}).rope
     assert with_context == Rope("llama3", 10000.0, 8.0, 1.0, 4.0, 8)
-    assert parse(rope_scaling=LLAMA3).rope.original_max_position_embeddings == SMALL["max_position_embeddings"]
+    assert (
+        parse(rope_scaling=LLAMA3).rope.original_max_position_embeddings == SMALL["max_position_embeddings"]
+    )
 
 
 # Names and shapes
 
 
 def test_MDL_007_targets_block_by_block_in_order():
-    parsed = parse(num_hidden_layers=2, num_key_value_heads=1, head_dim=6, tie_word_embeddings=True, attention_bias=True)
+    parsed = parse(
+        num_hidden_layers=2, num_key_value_heads=1, head_dim=6, tie_word_embeddings=True, attention_bias=True
+    )
     shapes = {
-        "self_attn.q_proj": (18, 12), "self_attn.k_proj": (6, 12), "self_attn.v_proj": (6, 12), "self_attn.o_proj": (12, 18),
+        "self_attn.q_proj": (18, 12), "self_attn.k_proj": (6, 12), "self_attn.v_proj": (6, 12),
+        "self_attn.o_proj": (12, 18),
         "mlp.gate_proj": (5, 12), "mlp.up_proj": (5, 12), "mlp.down_proj": (12, 5),
     }  # fmt: skip
-    expected = [Matrix(f"model.layers.{i}.{part}.weight", shape) for i in (0, 1) for part, shape in shapes.items()]
+    expected = [
+        Matrix(f"model.layers.{i}.{part}.weight", shape) for i in (0, 1) for part, shape in shapes.items()
+    ]
     assert list(parsed.targets()) == expected
 
 
@@ -261,7 +306,9 @@ def test_MDL_005_tied_model_has_no_lm_head():
 
 
 def test_CKP_002_parameters_of_the_largest_block():
-    parsed = parse(model_type="qwen3", attention_bias=True, num_hidden_layers=1, head_dim=6, tie_word_embeddings=True)
+    parsed = parse(
+        model_type="qwen3", attention_bias=True, num_hidden_layers=1, head_dim=6, tie_word_embeddings=True
+    )
     block = "model.layers.0"
     assert parsed.parameters() == {
         "model.embed_tokens.weight": (7, 12),
@@ -271,7 +318,8 @@ def test_CKP_002_parameters_of_the_largest_block():
         f"{block}.self_attn.v_proj.weight": (18, 12), f"{block}.self_attn.v_proj.bias": (18,),
         f"{block}.self_attn.o_proj.weight": (12, 18), f"{block}.self_attn.o_proj.bias": (12,),
         f"{block}.self_attn.q_norm.weight": (6,), f"{block}.self_attn.k_norm.weight": (6,),
-        f"{block}.mlp.gate_proj.weight": (5, 12), f"{block}.mlp.up_proj.weight": (5, 12), f"{block}.mlp.down_proj.weight": (12, 5),
+        f"{block}.mlp.gate_proj.weight": (5, 12), f"{block}.mlp.up_proj.weight": (5, 12),
+        f"{block}.mlp.down_proj.weight": (12, 5),
         f"{block}.post_attention_layernorm.weight": (12,),
         "model.norm.weight": (12,),
     }  # fmt: skip
@@ -281,91 +329,290 @@ def test_CKP_002_parameters_of_the_largest_block():
 
 REAL = {
     "llama-1-7b": (
-        {"architectures": ["LlamaForCausalLM"], "bos_token_id": 1, "eos_token_id": 2, "hidden_act": "silu", "hidden_size": 4096,
-         "initializer_range": 0.02, "intermediate_size": 11008, "max_position_embeddings": 2048, "max_sequence_length": 2048,
-         "model_type": "llama", "num_attention_heads": 32, "num_hidden_layers": 32, "pad_token_id": 0, "rms_norm_eps": 1e-06,
-         "tie_word_embeddings": False, "torch_dtype": "float16", "use_cache": True, "vocab_size": 32000},
+        {
+            "architectures": ["LlamaForCausalLM"],
+            "bos_token_id": 1,
+            "eos_token_id": 2,
+            "hidden_act": "silu",
+            "hidden_size": 4096,
+            "initializer_range": 0.02,
+            "intermediate_size": 11008,
+            "max_position_embeddings": 2048,
+            "max_sequence_length": 2048,
+            "model_type": "llama",
+            "num_attention_heads": 32,
+            "num_hidden_layers": 32,
+            "pad_token_id": 0,
+            "rms_norm_eps": 1e-06,
+            "tie_word_embeddings": False,
+            "torch_dtype": "float16",
+            "use_cache": True,
+            "vocab_size": 32000,
+        },
         {"head_dim": 128, "num_key_value_heads": 32, "rope": Rope("default", 10000.0), "rms_norm_eps": 1e-6},
         6_738_415_616,
     ),
     "llama-2-70b": (
-        {"bos_token_id": 1, "eos_token_id": 2, "hidden_act": "silu", "hidden_size": 8192, "initializer_range": 0.02,
-         "intermediate_size": 28672, "max_position_embeddings": 4096, "model_type": "llama", "num_attention_heads": 64,
-         "num_hidden_layers": 80, "num_key_value_heads": 8, "pretraining_tp": 1, "rms_norm_eps": 1e-05, "rope_scaling": None,
-         "tie_word_embeddings": False, "torch_dtype": "float16", "use_cache": True, "vocab_size": 32000},
-        {"head_dim": 128, "num_key_value_heads": 8, "rope": Rope("default", 10000.0), "max_position_embeddings": 4096},
+        {
+            "bos_token_id": 1,
+            "eos_token_id": 2,
+            "hidden_act": "silu",
+            "hidden_size": 8192,
+            "initializer_range": 0.02,
+            "intermediate_size": 28672,
+            "max_position_embeddings": 4096,
+            "model_type": "llama",
+            "num_attention_heads": 64,
+            "num_hidden_layers": 80,
+            "num_key_value_heads": 8,
+            "pretraining_tp": 1,
+            "rms_norm_eps": 1e-05,
+            "rope_scaling": None,
+            "tie_word_embeddings": False,
+            "torch_dtype": "float16",
+            "use_cache": True,
+            "vocab_size": 32000,
+        },
+        {
+            "head_dim": 128,
+            "num_key_value_heads": 8,
+            "rope": Rope("default", 10000.0),
+            "max_position_embeddings": 4096,
+        },
         68_976_648_192,
     ),
     "llama-3.1-8b": (
-        {"attention_bias": False, "attention_dropout": 0.0, "bos_token_id": 128000, "eos_token_id": [128001, 128008, 128009],
-         "hidden_act": "silu", "hidden_size": 4096, "initializer_range": 0.02, "intermediate_size": 14336,
-         "max_position_embeddings": 131072, "mlp_bias": False, "model_type": "llama", "num_attention_heads": 32,
-         "num_hidden_layers": 32, "num_key_value_heads": 8, "pretraining_tp": 1, "rms_norm_eps": 1e-05,
-         "rope_scaling": {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192,
-                          "rope_type": "llama3"},
-         "rope_theta": 500000.0, "tie_word_embeddings": False, "torch_dtype": "bfloat16", "use_cache": True, "vocab_size": 128256},
-        {"head_dim": 128, "rope": Rope("llama3", 500000.0, 8.0, 1.0, 4.0, 8192), "biased": frozenset(), "vocab_size": 128256},
+        {
+            "attention_bias": False,
+            "attention_dropout": 0.0,
+            "bos_token_id": 128000,
+            "eos_token_id": [128001, 128008, 128009],
+            "hidden_act": "silu",
+            "hidden_size": 4096,
+            "initializer_range": 0.02,
+            "intermediate_size": 14336,
+            "max_position_embeddings": 131072,
+            "mlp_bias": False,
+            "model_type": "llama",
+            "num_attention_heads": 32,
+            "num_hidden_layers": 32,
+            "num_key_value_heads": 8,
+            "pretraining_tp": 1,
+            "rms_norm_eps": 1e-05,
+            "rope_scaling": {
+                "factor": 8.0,
+                "low_freq_factor": 1.0,
+                "high_freq_factor": 4.0,
+                "original_max_position_embeddings": 8192,
+                "rope_type": "llama3",
+            },
+            "rope_theta": 500000.0,
+            "tie_word_embeddings": False,
+            "torch_dtype": "bfloat16",
+            "use_cache": True,
+            "vocab_size": 128256,
+        },
+        {
+            "head_dim": 128,
+            "rope": Rope("llama3", 500000.0, 8.0, 1.0, 4.0, 8192),
+            "biased": frozenset(),
+            "vocab_size": 128256,
+        },
         8_030_261_248,
     ),
     "llama-3.2-1b": (
-        {"attention_bias": False, "attention_dropout": 0.0, "head_dim": 64, "hidden_act": "silu", "hidden_size": 2048,
-         "intermediate_size": 8192, "max_position_embeddings": 131072, "mlp_bias": False, "model_type": "llama",
-         "num_attention_heads": 32, "num_hidden_layers": 16, "num_key_value_heads": 8, "rms_norm_eps": 1e-05,
-         "rope_scaling": {"factor": 32.0, "high_freq_factor": 4.0, "low_freq_factor": 1.0,
-                          "original_max_position_embeddings": 8192, "rope_type": "llama3"},
-         "rope_theta": 500000.0, "tie_word_embeddings": True, "torch_dtype": "bfloat16", "vocab_size": 128256},
+        {
+            "attention_bias": False,
+            "attention_dropout": 0.0,
+            "head_dim": 64,
+            "hidden_act": "silu",
+            "hidden_size": 2048,
+            "intermediate_size": 8192,
+            "max_position_embeddings": 131072,
+            "mlp_bias": False,
+            "model_type": "llama",
+            "num_attention_heads": 32,
+            "num_hidden_layers": 16,
+            "num_key_value_heads": 8,
+            "rms_norm_eps": 1e-05,
+            "rope_scaling": {
+                "factor": 32.0,
+                "high_freq_factor": 4.0,
+                "low_freq_factor": 1.0,
+                "original_max_position_embeddings": 8192,
+                "rope_type": "llama3",
+            },
+            "rope_theta": 500000.0,
+            "tie_word_embeddings": True,
+            "torch_dtype": "bfloat16",
+            "vocab_size": 128256,
+        },
         {"head_dim": 64, "rope": Rope("llama3", 500000.0, 32.0, 1.0, 4.0, 8192), "tie_word_embeddings": True},
         1_235_814_400,
     ),
     "smollm2-135m": (
-        {"architectures": ["LlamaForCausalLM"], "attention_bias": False, "attention_dropout": 0.0, "bos_token_id": 0, "eos_token_id": 0,
-         "hidden_act": "silu", "hidden_size": 576, "initializer_range": 0.041666666666666664, "intermediate_size": 1536,
-         "is_llama_config": True, "max_position_embeddings": 8192, "model_type": "llama", "num_attention_heads": 9,
-         "num_hidden_layers": 30, "num_key_value_heads": 3, "pretraining_tp": 1, "rms_norm_eps": 1e-05, "rope_interleaved": False,
-         "rope_scaling": None, "rope_theta": 100000, "tie_word_embeddings": True, "torch_dtype": "bfloat16", "use_cache": True,
-         "vocab_size": 49152},
-        {"head_dim": 64, "num_key_value_heads": 3, "rope": Rope("default", 100000.0), "tie_word_embeddings": True},
+        {
+            "architectures": ["LlamaForCausalLM"],
+            "attention_bias": False,
+            "attention_dropout": 0.0,
+            "bos_token_id": 0,
+            "eos_token_id": 0,
+            "hidden_act": "silu",
+            "hidden_size": 576,
+            "initializer_range": 0.041666666666666664,
+            "intermediate_size": 1536,
+            "is_llama_config": True,
+            "max_position_embeddings": 8192,
+            "model_type": "llama",
+            "num_attention_heads": 9,
+            "num_hidden_layers": 30,
+            "num_key_value_heads": 3,
+            "pretraining_tp": 1,
+            "rms_norm_eps": 1e-05,
+            "rope_interleaved": False,
+            "rope_scaling": None,
+            "rope_theta": 100000,
+            "tie_word_embeddings": True,
+            "torch_dtype": "bfloat16",
+            "use_cache": True,
+            "vocab_size": 49152,
+        },
+        {
+            "head_dim": 64,
+            "num_key_value_heads": 3,
+            "rope": Rope("default", 100000.0),
+            "tie_word_embeddings": True,
+        },
         134_515_008,
     ),
     "deepseek-llm-7b": (
-        {"architectures": ["LlamaForCausalLM"], "attention_bias": False, "bos_token_id": 100000, "eos_token_id": 100001,
-         "hidden_act": "silu", "hidden_size": 4096, "initializer_range": 0.02, "intermediate_size": 11008,
-         "max_position_embeddings": 4096, "model_type": "llama", "num_attention_heads": 32, "num_hidden_layers": 30,
-         "num_key_value_heads": 32, "pretraining_tp": 1, "rms_norm_eps": 1e-06, "rope_scaling": None, "rope_theta": 10000.0,
-         "tie_word_embeddings": False, "torch_dtype": "bfloat16", "use_cache": True, "vocab_size": 102400},
-        {"head_dim": 128, "num_key_value_heads": 32, "rope": Rope("default", 10000.0), "num_hidden_layers": 30},
+        {
+            "architectures": ["LlamaForCausalLM"],
+            "attention_bias": False,
+            "bos_token_id": 100000,
+            "eos_token_id": 100001,
+            "hidden_act": "silu",
+            "hidden_size": 4096,
+            "initializer_range": 0.02,
+            "intermediate_size": 11008,
+            "max_position_embeddings": 4096,
+            "model_type": "llama",
+            "num_attention_heads": 32,
+            "num_hidden_layers": 30,
+            "num_key_value_heads": 32,
+            "pretraining_tp": 1,
+            "rms_norm_eps": 1e-06,
+            "rope_scaling": None,
+            "rope_theta": 10000.0,
+            "tie_word_embeddings": False,
+            "torch_dtype": "bfloat16",
+            "use_cache": True,
+            "vocab_size": 102400,
+        },
+        {
+            "head_dim": 128,
+            "num_key_value_heads": 32,
+            "rope": Rope("default", 10000.0),
+            "num_hidden_layers": 30,
+        },
         6_910_365_696,
     ),
     "mistral-7b-v0.1": (
-        {"architectures": ["MistralForCausalLM"], "bos_token_id": 1, "eos_token_id": 2, "hidden_act": "silu", "hidden_size": 4096,
-         "initializer_range": 0.02, "intermediate_size": 14336, "max_position_embeddings": 32768, "model_type": "mistral",
-         "num_attention_heads": 32, "num_hidden_layers": 32, "num_key_value_heads": 8, "rms_norm_eps": 1e-05,
-         "rope_theta": 10000.0, "sliding_window": 4096, "tie_word_embeddings": False, "torch_dtype": "bfloat16",
-         "use_cache": True, "vocab_size": 32000},
+        {
+            "architectures": ["MistralForCausalLM"],
+            "bos_token_id": 1,
+            "eos_token_id": 2,
+            "hidden_act": "silu",
+            "hidden_size": 4096,
+            "initializer_range": 0.02,
+            "intermediate_size": 14336,
+            "max_position_embeddings": 32768,
+            "model_type": "mistral",
+            "num_attention_heads": 32,
+            "num_hidden_layers": 32,
+            "num_key_value_heads": 8,
+            "rms_norm_eps": 1e-05,
+            "rope_theta": 10000.0,
+            "sliding_window": 4096,
+            "tie_word_embeddings": False,
+            "torch_dtype": "bfloat16",
+            "use_cache": True,
+            "vocab_size": 32000,
+        },
         {"head_dim": 128, "windows": (4096,) * 32, "biased": frozenset()},
         7_241_732_096,
     ),
     "qwen2-0.5b": (
-        {"architectures": ["Qwen2ForCausalLM"], "attention_dropout": 0.0, "bos_token_id": 151643, "eos_token_id": 151643,
-         "hidden_act": "silu", "hidden_size": 896, "initializer_range": 0.02, "intermediate_size": 4864,
-         "max_position_embeddings": 131072, "max_window_layers": 24, "model_type": "qwen2", "num_attention_heads": 14,
-         "num_hidden_layers": 24, "num_key_value_heads": 2, "rms_norm_eps": 1e-06, "rope_theta": 1000000.0,
-         "sliding_window": 131072, "tie_word_embeddings": True, "torch_dtype": "bfloat16", "use_cache": True,
-         "use_sliding_window": False, "vocab_size": 151936},
-        {"head_dim": 64, "windows": (None,) * 24, "biased": frozenset({"q_proj", "k_proj", "v_proj"}), "qk_norm": False},
+        {
+            "architectures": ["Qwen2ForCausalLM"],
+            "attention_dropout": 0.0,
+            "bos_token_id": 151643,
+            "eos_token_id": 151643,
+            "hidden_act": "silu",
+            "hidden_size": 896,
+            "initializer_range": 0.02,
+            "intermediate_size": 4864,
+            "max_position_embeddings": 131072,
+            "max_window_layers": 24,
+            "model_type": "qwen2",
+            "num_attention_heads": 14,
+            "num_hidden_layers": 24,
+            "num_key_value_heads": 2,
+            "rms_norm_eps": 1e-06,
+            "rope_theta": 1000000.0,
+            "sliding_window": 131072,
+            "tie_word_embeddings": True,
+            "torch_dtype": "bfloat16",
+            "use_cache": True,
+            "use_sliding_window": False,
+            "vocab_size": 151936,
+        },
+        {
+            "head_dim": 64,
+            "windows": (None,) * 24,
+            "biased": frozenset({"q_proj", "k_proj", "v_proj"}),
+            "qk_norm": False,
+        },
         494_032_768,
     ),
     "qwen3-0.6b": (
-        {"architectures": ["Qwen3ForCausalLM"], "attention_bias": False, "attention_dropout": 0.0, "bos_token_id": 151643,
-         "eos_token_id": 151645, "head_dim": 128, "hidden_act": "silu", "hidden_size": 1024, "initializer_range": 0.02,
-         "intermediate_size": 3072, "max_position_embeddings": 40960, "max_window_layers": 28, "model_type": "qwen3",
-         "num_attention_heads": 16, "num_hidden_layers": 28, "num_key_value_heads": 8, "rms_norm_eps": 1e-06, "rope_scaling": None,
-         "rope_theta": 1000000, "sliding_window": None, "tie_word_embeddings": True, "torch_dtype": "bfloat16", "use_cache": True,
-         "use_sliding_window": False, "vocab_size": 151936},
-        {"head_dim": 128, "windows": (None,) * 28, "biased": frozenset(), "qk_norm": True, "rope": Rope("default", 1000000.0)},
+        {
+            "architectures": ["Qwen3ForCausalLM"],
+            "attention_bias": False,
+            "attention_dropout": 0.0,
+            "bos_token_id": 151643,
+            "eos_token_id": 151645,
+            "head_dim": 128,
+            "hidden_act": "silu",
+            "hidden_size": 1024,
+            "initializer_range": 0.02,
+            "intermediate_size": 3072,
+            "max_position_embeddings": 40960,
+            "max_window_layers": 28,
+            "model_type": "qwen3",
+            "num_attention_heads": 16,
+            "num_hidden_layers": 28,
+            "num_key_value_heads": 8,
+            "rms_norm_eps": 1e-06,
+            "rope_scaling": None,
+            "rope_theta": 1000000,
+            "sliding_window": None,
+            "tie_word_embeddings": True,
+            "torch_dtype": "bfloat16",
+            "use_cache": True,
+            "use_sliding_window": False,
+            "vocab_size": 151936,
+        },
+        {
+            "head_dim": 128,
+            "windows": (None,) * 28,
+            "biased": frozenset(),
+            "qk_norm": True,
+            "rope": Rope("default", 1000000.0),
+        },
         596_049_920,
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("model", REAL)
@@ -373,7 +620,14 @@ def test_MDL_004_real_config_means_what_its_model_is(model):
     config, expected, n_parameters = REAL[model]
     parsed = ModelConfig.from_json(config)
     assert {key: getattr(parsed, key) for key in expected} == expected
-    copied = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "rms_norm_eps")
+    copied = (
+        "vocab_size",
+        "hidden_size",
+        "intermediate_size",
+        "num_hidden_layers",
+        "num_attention_heads",
+        "rms_norm_eps",
+    )
     assert {key: getattr(parsed, key) for key in copied} == {key: config[key] for key in copied}
     assert sum(math.prod(shape) for shape in parsed.parameters().values()) == n_parameters
     assert len(parsed.targets()) == 7 * config["num_hidden_layers"]

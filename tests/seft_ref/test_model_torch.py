@@ -1,4 +1,6 @@
-"""The whole model against an independent definition with autograd: logits, loss and every gradient (MDL-001, NUM-004)."""
+"""The model against a second definition with autograd: logits, loss, every gradient (MDL-001, NUM-004)."""
+
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -30,10 +32,16 @@ BOUND = 1e-9
 def defined(json, named, tokens, labels, mask):
     """Return logits, loss and every gradient of the definition, as NumPy."""
     tensors = {name: torch.tensor(value, requires_grad=True) for name, value in named.items()}
-    wanted = definition.logits(json, tensors, torch.tensor(tokens), None if mask is None else torch.tensor(mask))
+    wanted = definition.logits(
+        json, tensors, torch.tensor(tokens), None if mask is None else torch.tensor(mask)
+    )
     loss = definition.loss(wanted, torch.tensor(labels))
     loss.backward()
-    return wanted.detach().numpy(), loss.item(), {name: tensor.grad.numpy() for name, tensor in tensors.items()}
+    return (
+        wanted.detach().numpy(),
+        loss.item(),
+        {name: tensor.grad.numpy() for name, tensor in tensors.items()},
+    )
 
 
 def assert_same_model(within, family, json, named, tokens, labels, mask, positions=None):
@@ -68,7 +76,9 @@ def test_MDL_001_sparse_weights(family, within):
         stored[kept] = True
         named[name] = np.where(stored.reshape(named[name].shape), named[name], 0.0)
     tokens, mask = tokens_of(config, 12), padding("left")
-    assert_same_model(within, f"{family} sparse", CONFIGS[family], named, tokens, labels_of(tokens, mask), mask, positions)
+    assert_same_model(
+        within, f"{family} sparse", CONFIGS[family], named, tokens, labels_of(tokens, mask), mask, positions
+    )
 
 
 @pytest.mark.parametrize("length", [1, 2, 5, 6])
@@ -77,7 +87,9 @@ def test_LYR_005_lengths_around_the_context_and_the_window(family, length, withi
     config = ModelConfig.from_json(CONFIGS[family])
     named, tokens = parameters_of(config, 9), tokens_of(config, 13, (2, length))
     logits, _ = model_forward(tokens, weights_of(config, named), config, reference)
-    wanted = definition.logits(CONFIGS[family], {name: torch.tensor(value) for name, value in named.items()}, torch.tensor(tokens))
+    wanted = definition.logits(
+        CONFIGS[family], {name: torch.tensor(value) for name, value in named.items()}, torch.tensor(tokens)
+    )
     within(f"torch {family}", logits, wanted.numpy(), BOUND, f"length {length}")
 
 
@@ -91,17 +103,26 @@ def test_TRN_002_micro_batches_add_up(family, parts, within):
     _, wanted_loss, wanted = defined(json, named, tokens, labels, mask)
     edges = np.cumsum([0, *parts])
     assert edges[-1] == TOKENS_SHAPE[0]
-    batches = [Batch(tokens[a:b], labels[a:b], mask[a:b]) for a, b in zip(edges[:-1], edges[1:], strict=True)]
+    batches = [Batch(tokens[a:b], labels[a:b], mask[a:b]) for a, b in pairwise(edges)]
     assert len({batch.count() for batch in batches}) > 1, "equal parts could not tell a mean of means"
     weights = weights_of(config, named)
     loss, gradients = every_gradient(weights, config, batches, reference)
     within(f"torch {family} micro-batches", loss, wanted_loss, BOUND, "loss")
     for name, gradient in gradients.items():
         within(f"torch {family} micro-batches", gradient, wanted[name], BOUND, name)
-    at = {target.name: from_flat(target.shape, stored_positions(target.shape, i)) for i, target in enumerate(config.targets())}
+    at = {
+        target.name: from_flat(target.shape, stored_positions(target.shape, i))
+        for i, target in enumerate(config.targets())
+    }
     step = loss_and_gradients(weights, config, batches, reference, at)
     within(f"torch {family} micro-batches", step.loss, wanted_loss, BOUND, "loss of the step")
     assert set(step.at) == set(at)
     for i, target in enumerate(config.targets()):
         gathered = wanted[target.name].reshape(-1)[stored_positions(target.shape, i)]
-        within(f"torch {family} micro-batches", step.at[target.name], gathered, BOUND, f"{target.name} at positions")
+        within(
+            f"torch {family} micro-batches",
+            step.at[target.name],
+            gathered,
+            BOUND,
+            f"{target.name} at positions",
+        )

@@ -1,4 +1,4 @@
-"""The same families against transformers in float32: config, logits, loss and every gradient (MDL-001 to MDL-005, NUM-004)."""
+"""The families against transformers in float32: config, logits, loss, every gradient (MDL-001, NUM-004)."""
 
 import json
 
@@ -24,12 +24,16 @@ def hugging_config(config_json):
     """Return the transformers config that a config.json of this content gives."""
     settings = {key: value for key, value in config_json.items() if key != "model_type"}
     # every family keeps its padding and end tokens out of the tiny vocabulary
-    return transformers.AutoConfig.for_model(config_json["model_type"], **settings, pad_token_id=None, bos_token_id=None, eos_token_id=None)
+    return transformers.AutoConfig.for_model(
+        config_json["model_type"], **settings, pad_token_id=None, bos_token_id=None, eos_token_id=None
+    )
 
 
 def hugging_model(config, named):
-    """Return the transformers model with these parameters; every one of them must be taken, and none be missing."""
-    model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager", dtype=torch.float32)
+    """Return the transformers model with these parameters; all must be taken and none be missing."""
+    model = transformers.AutoModelForCausalLM.from_config(
+        config, attn_implementation="eager", dtype=torch.float32
+    )
     model.eval()
     given = {name: torch.tensor(value, dtype=torch.float32) for name, value in named.items()}
     if config.tie_word_embeddings:
@@ -50,12 +54,20 @@ def test_MDL_004_old_and_new_config_keys_mean_the_same(family):
 
 
 @pytest.mark.parametrize(
-    ("pad", "style"), [("none", "rope_parameters"), ("left", "rope_theta"), ("left", "rope_parameters"), ("right", "rope_parameters")]
+    ("pad", "style"),
+    [
+        ("none", "rope_parameters"),
+        ("left", "rope_theta"),
+        ("left", "rope_parameters"),
+        ("right", "rope_parameters"),
+    ],
 )
 @pytest.mark.parametrize("family", CONFIGS)
 def test_MDL_001_logits_loss_and_every_gradient(family, pad, style, within):
     theirs = hugging_config(CONFIGS[family])
-    config = ModelConfig.from_json(CONFIGS[family] if style == "rope_theta" else json.loads(theirs.to_json_string()))
+    config = ModelConfig.from_json(
+        CONFIGS[family] if style == "rope_theta" else json.loads(theirs.to_json_string())
+    )
     named = parameters_of(config, 21)
     model = hugging_model(theirs, named)
     assert model.config._attn_implementation == "eager"
@@ -66,7 +78,11 @@ def test_MDL_001_logits_loss_and_every_gradient(family, pad, style, within):
         # what a padded position predicts is not comparable: transformers lets such a query look somewhere
         labels[:, 1:][~mask[:, :-1]] = -100
     real = np.ones(tokens.shape, dtype=bool) if mask is None else mask
-    out = model(input_ids=torch.tensor(tokens), labels=torch.tensor(labels), attention_mask=torch.tensor(real.astype(np.int64)))
+    out = model(
+        input_ids=torch.tensor(tokens),
+        labels=torch.tensor(labels),
+        attention_mask=torch.tensor(real.astype(np.int64)),
+    )
     out.loss.backward()
 
     weights = weights_of(config, FLOAT32.arrays(named), FLOAT32)

@@ -1,4 +1,4 @@
-"""Five laws that every forward/backward pair obeys (chapter 4, Semantics; NUM-004). The table is in pairs.py."""
+"""Five laws that every forward/backward pair obeys (chapter 4, NUM-004). The table is in pairs.py."""
 
 import numpy as np
 import pytest
@@ -16,7 +16,9 @@ def pair(request):
 
 def upstream(pair, seed):
     """Return a dy for the output, of float32 numbers."""
-    return np.asarray(np.random.default_rng(seed).standard_normal(pair.output).astype(np.float32).astype(np.float64))
+    return np.asarray(
+        np.random.default_rng(seed).standard_normal(pair.output).astype(np.float32).astype(np.float64)
+    )
 
 
 def run(pair, backend, inputs, dy):
@@ -39,9 +41,14 @@ def test_the_backward_is_the_derivative_of_the_forward(pair):
         # along the gradient nothing cancels; a random direction sees everything else
         gradient = gradients[name]
         for direction in (gradient / np.sqrt(np.sum(gradient * gradient)), unit_direction(rng, x.shape)):
-            numeric, analytic = directional_derivative(forward, x, direction), float(np.sum(gradient * direction))
+            numeric, analytic = (
+                directional_derivative(forward, x, direction),
+                float(np.sum(gradient * direction)),
+            )
             scale = max(abs(analytic), 1e-2 * np.sqrt(np.sum(gradient * gradient)))
-            assert abs(numeric - analytic) <= 1e-7 * scale, f"d{name}: {analytic!r}, by differences {numeric!r}"
+            assert abs(numeric - analytic) <= 1e-7 * scale, (
+                f"d{name}: {analytic!r}, by differences {numeric!r}"
+            )
 
 
 def test_the_backward_is_linear_in_dy(pair):
@@ -54,7 +61,11 @@ def test_the_backward_is_linear_in_dy(pair):
 
 
 def test_inputs_stay_unchanged(pair, backend):
-    inputs, fixed, dy = backend.arrays(pair.inputs()), backend.arrays(pair.fixed), backend.array(upstream(pair, 5))
+    inputs, fixed, dy = (
+        backend.arrays(pair.inputs()),
+        backend.arrays(pair.fixed),
+        backend.array(upstream(pair, 5)),
+    )
     watched = {**inputs, **fixed, "dy": dy}
     before = {name: backend.numpy(x).copy() for name, x in watched.items()}
     y, back = pair.run(inputs, fixed, backend)
@@ -62,7 +73,9 @@ def test_inputs_stay_unchanged(pair, backend):
     first = {name: backend.numpy(g).copy() for name, g in back(dy).items()}
     again = {name: backend.numpy(g) for name, g in back(dy).items()}
     assert same_bits(backend.numpy(y), kept), "the backward wrote to the output"
-    assert all(same_bits(again[name], first[name]) for name in first), "a second backward gives something else"
+    assert all(same_bits(again[name], first[name]) for name in first), (
+        "a second backward gives something else"
+    )
     for name, x in watched.items():
         assert same_bits(backend.numpy(x), before[name]), f"{name} was written to"
 
@@ -89,4 +102,6 @@ def test_NUM_004_every_backend_gives_the_same(pair, backend):
 
 
 def test_the_backends_are_the_ones_promised():
-    assert {"numpy-float64", "numpy-float32", "strict", "strict-device1", "strict-no_float64"} <= set(BACKENDS)
+    assert {"numpy-float64", "numpy-float32", "strict", "strict-device1", "strict-no_float64"} <= set(
+        BACKENDS
+    )

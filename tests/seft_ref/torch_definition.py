@@ -1,7 +1,7 @@
 """Chapters 4 and 5 of SPEC.md once more, in torch and float64, for autograd to differentiate.
 
-It reads config.json by itself and shares no line with the engine: heads and queries are visited one by one, RoPE multiplies complex
-numbers, softmax runs over the visible keys alone.
+It reads config.json by itself and shares no line with the engine: heads and queries are visited one by one,
+RoPE multiplies complex numbers, softmax runs over the visible keys alone.
 """
 
 import cmath
@@ -11,11 +11,15 @@ import torch
 
 
 def logits(config, named, tokens, mask=None):
-    """Return (B, T, V): config a dict, named a dict of tensors, tokens (B, T), mask (B, T) True for tokens."""
-    return torch.stack([
-        _logits_of_row(config, named, tokens[b], [True] * tokens.shape[1] if mask is None else mask[b].tolist())
-        for b in range(tokens.shape[0])
-    ])
+    """Return (B, T, V) of config (a dict), named tensors, tokens (B, T) and mask (B, T), True for tokens."""
+    return torch.stack(
+        [
+            _logits_of_row(
+                config, named, tokens[b], [True] * tokens.shape[1] if mask is None else mask[b].tolist()
+            )
+            for b in range(tokens.shape[0])
+        ]
+    )
 
 
 def loss(all_logits, labels):
@@ -41,7 +45,9 @@ def _block(config, named, layer, x, real):
     prefix = f"model.layers.{layer}"
     eps = config["rms_norm_eps"]
     family = config["model_type"]
-    attention_biased = {"llama": config.get("attention_bias"), "qwen3": config.get("attention_bias")}.get(family, False)
+    attention_biased = {"llama": config.get("attention_bias"), "qwen3": config.get("attention_bias")}.get(
+        family, False
+    )
 
     def linear(part, projection, u):
         y = u @ named[f"{prefix}.{part}.{projection}.weight"].T
@@ -60,11 +66,13 @@ def _block(config, named, layer, x, real):
     outputs = []
     for i in range(heads):
         j = i // (heads // shared)
-        q_i, k_j, v_j = q[:, i * d:(i + 1) * d], k[:, j * d:(j + 1) * d], v[:, j * d:(j + 1) * d]
+        q_i, k_j, v_j = q[:, i * d : (i + 1) * d], k[:, j * d : (j + 1) * d], v[:, j * d : (j + 1) * d]
         if family == "qwen3":
             q_i = _rmsnorm(q_i, named[f"{prefix}.self_attn.q_norm.weight"], eps)
             k_j = _rmsnorm(k_j, named[f"{prefix}.self_attn.k_norm.weight"], eps)
-        outputs.append(_attend(_turn(q_i, frequencies), _turn(k_j, frequencies), v_j, _window(config, layer), real))
+        outputs.append(
+            _attend(_turn(q_i, frequencies), _turn(k_j, frequencies), v_j, _window(config, layer), real)
+        )
     h = x + linear("self_attn", "o_proj", torch.cat(outputs, dim=1))
     u = _rmsnorm(h, named[f"{prefix}.post_attention_layernorm.weight"], eps)
     gate = linear("mlp", "gate_proj", u)
@@ -72,7 +80,7 @@ def _block(config, named, layer, x, real):
 
 
 def _rmsnorm(x, weight, eps):
-    return x / torch.sqrt((x ** 2).sum(-1, keepdim=True) / x.shape[-1] + eps) * weight
+    return x / torch.sqrt((x**2).sum(-1, keepdim=True) / x.shape[-1] + eps) * weight
 
 
 def _attend(q, k, v, window, real):
@@ -100,7 +108,9 @@ def _window(config, layer):
 
 def _turn(x, frequencies):
     half = x.shape[1] // 2
-    turns = torch.tensor([[cmath.exp(1j * p * f) for f in frequencies] for p in range(x.shape[0])], dtype=torch.complex128)
+    turns = torch.tensor(
+        [[cmath.exp(1j * p * f) for f in frequencies] for p in range(x.shape[0])], dtype=torch.complex128
+    )
     turned = torch.complex(x[:, :half], x[:, half:]) * turns
     return torch.cat([turned.real, turned.imag], dim=1)
 
