@@ -4,6 +4,7 @@ config = ModelConfig.from_json(json.loads(text))
 config.layers[3].window          # None, or how far back layer 3 looks
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -112,9 +113,9 @@ class ModelConfig:
             **sizes,
             num_key_value_heads=kv_heads,
             head_dim=head_dim,
-            rms_norm_eps=float(config["rms_norm_eps"]),
+            rms_norm_eps=_positive_number("rms_norm_eps", config["rms_norm_eps"]),
             rope=_rope(config, head_dim),
-            tie_word_embeddings=bool(config.get("tie_word_embeddings", False)),
+            tie_word_embeddings=_switch(config, "tie_word_embeddings"),
             biased=_biased(family, config),
             qk_norm=family == "qwen3",
             windows=_windows(family, config, sizes["num_hidden_layers"]),
@@ -178,6 +179,19 @@ def _positive_int(config: Mapping[str, Any], key: str, default: int | None = Non
     return value
 
 
+def _positive_number(key: str, value: Any) -> float:
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < math.inf:
+        raise ConfigError("MDL-006", f"{key} is {value!r}, must be a positive number")
+    return float(value)
+
+
+def _switch(config: Mapping[str, Any], key: str) -> bool:
+    value = config.get(key)
+    if value is not None and not isinstance(value, bool):
+        raise ConfigError("MDL-006", f"{key} is {value!r}, must be true or false")
+    return bool(value)
+
+
 def _refuse_unsupported(config: Mapping[str, Any]) -> None:
     """Refuse settings that would change the formulas of chapter 4 (MDL-006)."""
     activation = config.get("hidden_act", "silu")
@@ -194,9 +208,9 @@ def _biased(family: str, config: Mapping[str, Any]) -> frozenset[str]:
     if family == "qwen2":
         return frozenset({"q_proj", "k_proj", "v_proj"})
     biased: set[str] = set()
-    if family in ("llama", "qwen3") and config.get("attention_bias"):
+    if family in ("llama", "qwen3") and _switch(config, "attention_bias"):
         biased.update(ATTENTION)
-    if family == "llama" and config.get("mlp_bias"):
+    if family == "llama" and _switch(config, "mlp_bias"):
         biased.update(MLP)
     return frozenset(biased)
 
@@ -208,24 +222,33 @@ def _windows(family: str, config: Mapping[str, Any], layers: int) -> tuple[int |
         window = _positive_int(config, "sliding_window")
     if family == "mistral":
         return (window,) * layers
-    if family == "llama" or window is None or not config.get("use_sliding_window"):
+    if family == "llama":
         return (None,) * layers
     kinds = config.get("layer_types")
     if kinds is None:
+        if not _switch(config, "use_sliding_window"):
+            return (None,) * layers
         first = config.get("max_window_layers", 28)
+        if not isinstance(first, int) or isinstance(first, bool) or first < 0:
+            raise ConfigError("MDL-006", f"max_window_layers is {first!r}, must be a number of layers")
         return tuple(window if layer >= first else None for layer in range(layers))
-    if len(kinds) != layers or not set(kinds) <= {"full_attention", "sliding_attention"}:
+    known = ("full_attention", "sliding_attention")
+    if not isinstance(kinds, list | tuple) or len(kinds) != layers or any(kind not in known for kind in kinds):
         raise ConfigError(
-            "MDL-006",
-            f"layer_types must name full_attention or sliding_attention for each of {layers} layers",
+            "MDL-006", f"layer_types must name full_attention or sliding_attention for each of {layers} layers"
         )
+    if window is None and "sliding_attention" in kinds:
+        raise ConfigError("MDL-006", "layer_types asks for sliding_attention, and there is no sliding_window")
     return tuple(window if kind == "sliding_attention" else None for kind in kinds)
 
 
 def _rope(config: Mapping[str, Any], head_dim: int) -> Rope:
     """Return the rotary embedding, from rope_parameters or from rope_theta and rope_scaling (MDL-004)."""
+    for key in ("rope_parameters", "rope_scaling"):
+        if config.get(key) is not None and not isinstance(config[key], Mapping):
+            raise ConfigError("MDL-006", f"{key} is {config[key]!r}, must be an object")
     settings = dict(config.get("rope_parameters") or config.get("rope_scaling") or {})
-    theta = settings.pop("rope_theta", None) or config.get("rope_theta") or 10000.0
+    theta = next((v for v in (settings.pop("rope_theta", None), config.get("rope_theta")) if v is not None), 10000.0)
     kind = settings.pop("rope_type", None) or settings.pop("type", None) or "default"
     if kind not in _ROPE_NEEDS:
         raise ConfigError("MDL-006", f"RoPE type {kind!r} is not supported; this engine knows {', '.join(_ROPE_NEEDS)}")
@@ -240,4 +263,10 @@ def _rope(config: Mapping[str, Any], head_dim: int) -> Rope:
     missing = [key for key, value in needed.items() if value is None]
     if missing:
         raise ConfigError("MDL-006", f"RoPE type {kind} lacks {', '.join(missing)}")
-    return Rope(kind, float(theta), **needed)  # type: ignore[arg-type]
+    numbers = {
+        key: _positive_int(needed, key) if key == "original_max_position_embeddings" else _positive_number(key, value)
+        for key, value in needed.items()
+    }
+    if kind == "llama3" and not numbers["low_freq_factor"] < numbers["high_freq_factor"]:
+        raise ConfigError("MDL-006", "low_freq_factor must be below high_freq_factor")
+    return Rope(kind, _positive_number("rope_theta", theta), **numbers)  # type: ignore[arg-type]

@@ -1,0 +1,42 @@
+"""Fixtures of every test room: the backends, and a ledger of the errors that were measured."""
+
+import pytest
+
+from tests.backends import BACKENDS, CUPY_STATE, Backend
+from tests.compare import assert_close
+
+_LEDGER = pytest.StashKey[dict[str, float]]()
+
+
+def pytest_configure(config):
+    config.stash[_LEDGER] = {}
+
+
+def pytest_report_header():
+    return f"array backends: {', '.join(BACKENDS)}; cupy: {CUPY_STATE}"
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    ledger = config.stash[_LEDGER]
+    if ledger and config.getoption("verbose") >= 0:
+        terminalreporter.section("worst relative errors")
+        for family, error in sorted(ledger.items()):
+            terminalreporter.line(f"{error:10.2e}  {family}")
+
+
+@pytest.fixture(params=list(BACKENDS))
+def backend(request) -> Backend:
+    """Every array library, device and dtype in turn."""
+    return BACKENDS[request.param]
+
+
+@pytest.fixture
+def within(request):
+    """`within(family, got, want, bound, what)` asserts the relative error and notes it for the summary."""
+    ledger = request.config.stash[_LEDGER]
+
+    def check(family, got, want, bound, what=""):
+        error = assert_close(got, want, bound, f"{family}: {what}")
+        ledger[family] = max(ledger.get(family, 0.0), error)
+
+    return check

@@ -1,0 +1,93 @@
+"""The families against transformers in float32: config, logits, loss, every gradient (MDL-001, NUM-004)."""
+
+import json
+
+import numpy as np
+import pytest
+
+from seft_ref.config import ModelConfig
+from seft_ref.gradients import Batch, every_gradient
+from seft_ref.kernels import reference
+from seft_ref.model import model_forward
+from tests.backends import BACKENDS
+from tests.seft_ref.families import CONFIGS, labels_of, padding, parameters_of, tokens_of, weights_of
+
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+torch.set_num_threads(1)
+
+BOUND = 1e-4
+FLOAT32 = BACKENDS["numpy-float32"]
+
+
+def hugging_config(config_json):
+    """Return the transformers config that a config.json of this content gives."""
+    settings = {key: value for key, value in config_json.items() if key != "model_type"}
+    # every family keeps its padding and end tokens out of the tiny vocabulary
+    return transformers.AutoConfig.for_model(
+        config_json["model_type"], **settings, pad_token_id=None, bos_token_id=None, eos_token_id=None
+    )
+
+
+def hugging_model(config, named):
+    """Return the transformers model with these parameters; all must be taken and none be missing."""
+    model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager", dtype=torch.float32)
+    model.eval()
+    given = {name: torch.tensor(value, dtype=torch.float32) for name, value in named.items()}
+    if config.tie_word_embeddings:
+        given["lm_head.weight"] = given["model.embed_tokens.weight"]
+    model.load_state_dict(given, strict=True)
+    assert not config.tie_word_embeddings or model.lm_head.weight is model.model.embed_tokens.weight
+    return model
+
+
+@pytest.mark.parametrize("family", CONFIGS)
+def test_MDL_004_old_and_new_config_keys_mean_the_same(family):
+    old = CONFIGS[family]
+    new = json.loads(hugging_config(old).to_json_string())
+    assert "rope_parameters" in new
+    assert "rope_theta" not in new
+    assert not new.get("rope_scaling")
+    assert ModelConfig.from_json(new) == ModelConfig.from_json(old)
+
+
+@pytest.mark.parametrize(
+    ("pad", "style"),
+    [
+        ("none", "rope_parameters"),
+        ("left", "rope_theta"),
+        ("left", "rope_parameters"),
+        ("right", "rope_parameters"),
+    ],
+)
+@pytest.mark.parametrize("family", CONFIGS)
+def test_MDL_001_logits_loss_and_every_gradient(family, pad, style, within):
+    theirs = hugging_config(CONFIGS[family])
+    config = ModelConfig.from_json(CONFIGS[family] if style == "rope_theta" else json.loads(theirs.to_json_string()))
+    named = parameters_of(config, 21)
+    model = hugging_model(theirs, named)
+    assert model.config._attn_implementation == "eager"
+
+    tokens, mask = tokens_of(config, 22), padding(pad)
+    labels = labels_of(tokens, mask)
+    if mask is not None:
+        # what a padded position predicts is not comparable: transformers lets such a query look somewhere
+        labels[:, 1:][~mask[:, :-1]] = -100
+    real = np.ones(tokens.shape, dtype=bool) if mask is None else mask
+    out = model(
+        input_ids=torch.tensor(tokens),
+        labels=torch.tensor(labels),
+        attention_mask=torch.tensor(real.astype(np.int64)),
+    )
+    out.loss.backward()
+
+    weights = weights_of(config, FLOAT32.arrays(named), FLOAT32)
+    logits, _ = model_forward(tokens, weights, config, reference, mask)
+    assert logits.dtype == np.float32
+    within(f"transformers {family}", logits[real], out.logits.detach().numpy()[real], BOUND, "logits")
+    loss, gradients = every_gradient(weights, config, [Batch(tokens, labels, mask)], reference)
+    within(f"transformers {family}", loss, out.loss.item(), BOUND, "loss")
+    wanted = {name: parameter.grad.numpy() for name, parameter in model.named_parameters()}
+    assert set(gradients) == set(wanted)
+    for name, gradient in gradients.items():
+        within(f"transformers {family}", gradient, wanted[name], BOUND, name)

@@ -1,0 +1,160 @@
+"""Topologies and their changes (TOP-001 to TOP-004, CHG-001, CHG-002), against Python lists and sets."""
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from seft_ref.errors import TopologyError, UpdateError
+from seft_ref.topology import Topology, check, difference, find, flat, from_flat, full, rows, union
+from seft_ref.update.change import change, realign
+from tests.compare import same_bits
+
+# a fixture that is constant over the examples does no harm
+relaxed = settings(
+    derandomize=True,
+    max_examples=40,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+
+
+def positions_in(size):
+    return st.lists(st.integers(0, size - 1), unique=True, max_size=size).map(sorted)
+
+
+def ids(backend, values):
+    return backend.array(np.asarray(values, dtype=np.int64))
+
+
+def listed(backend, x):
+    return backend.numpy(x).tolist()
+
+
+def topology(shape, indptr, indices):
+    return Topology(shape, np.asarray(indptr, dtype=np.int64), np.asarray(indices, dtype=np.int32))
+
+
+@st.composite
+def matrices(draw):
+    shape = draw(st.tuples(st.integers(1, 5), st.integers(1, 5)))
+    return shape, draw(positions_in(shape[0] * shape[1]))
+
+
+@relaxed
+@given(matrix=matrices())
+def test_TOP_001_to_003_from_flat_gives_canonical_arrays(backend, matrix):
+    (n_out, n_in), positions = matrix
+    made = from_flat((n_out, n_in), ids(backend, positions))
+    check(made)
+    assert listed(backend, made.indptr) == [sum(p < r * n_in for p in positions) for r in range(n_out + 1)]
+    assert listed(backend, made.indices) == [p % n_in for p in positions]
+    assert listed(backend, rows(made)) == [p // n_in for p in positions]
+    assert listed(backend, flat(made)) == positions
+    assert (made.nnz, made.numel) == (len(positions), n_out * n_in)
+    assert [str(backend.numpy(x).dtype) for x in (made.indptr, flat(made), rows(made))] == ["int64"] * 3
+
+
+def test_TOP_003_flat_positions_need_more_than_32_bits():
+    wide = from_flat((3, 2**31 - 1), np.array([5, 2**32 + 7], dtype=np.int64))
+    assert flat(wide).tolist() == [5, 2**32 + 7]
+    assert wide.indptr.tolist() == [0, 1, 1, 2]
+
+
+@pytest.mark.parametrize("positions", [[-1, 2], [2, 15], [3, 3], [4, 3], [0, 5, 4]])
+def test_TOP_003_positions_that_are_not_strictly_increasing_are_refused(backend, positions):
+    with pytest.raises(TopologyError) as caught:
+        from_flat((3, 5), ids(backend, positions))
+    assert caught.value.clause == "TOP-003"
+
+
+def test_TOP_002_full_stores_everything(backend):
+    made = full((2, 3), backend.array(np.zeros(1)))
+    check(made)
+    assert listed(backend, flat(made)) == [0, 1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize(
+    ("clause", "indptr", "indices"),
+    [
+        ("TOP-001", [0, 1], [0]),
+        ("TOP-001", [0, 1, 1, 1], [0]),
+        ("TOP-001", [1, 1, 1], [0]),
+        ("TOP-001", [0, 1, 2], [0]),
+        ("TOP-001", [0, 2, 1], [0]),
+        ("TOP-001", [0, 3, 2], [0, 1]),
+        ("TOP-002", [0, 1, 1], [-1]),
+        ("TOP-002", [0, 1, 1], [3]),
+        ("TOP-002", [0, 2, 2], [1, 1]),
+        ("TOP-002", [0, 2, 2], [2, 1]),
+        ("TOP-002", [0, 1, 3], [0, 2, 0]),
+    ],
+)
+def test_TOP_001_002_smallest_offences(clause, indptr, indices):
+    with pytest.raises(TopologyError) as caught:
+        check(topology((2, 3), indptr, indices))
+    assert caught.value.clause == clause
+
+
+def test_TOP_002_the_first_offence_is_named():
+    with pytest.raises(TopologyError, match="slot 3 "):
+        check(topology((2, 3), [0, 2, 4], [0, 2, 1, 1]))
+
+
+def test_TOP_001_002_canonical_arrays_are_taken():
+    for shape, indptr, indices in [
+        ((2, 3), [0, 2, 3], [0, 2, 1]),
+        ((2, 3), [0, 0, 0], []),
+        ((1, 1), [0, 1], [0]),
+        ((2, 3), [0, 0, 1], [2]),
+    ]:
+        check(topology(shape, indptr, indices))
+
+
+def test_TOP_004_stored_zeros_belong_to_the_support(backend):
+    dense = np.array([[0.0, -0.0, 2.0]])
+    made = from_flat((1, 3), ids(backend, [0, 1, 2]))
+    moved = realign(backend.array(dense[0]), change(made, made))
+    assert made.nnz == 3
+    assert np.signbit(backend.numpy(moved)).tolist() == [False, True, False]
+
+
+@relaxed
+@given(a=positions_in(12), b=positions_in(12))
+def test_sets_of_sorted_positions(backend, a, b):
+    left, right = ids(backend, a), ids(backend, b)
+    assert listed(backend, union(left, right)) == sorted(set(a) | set(b))
+    assert listed(backend, difference(left, right)) == sorted(set(a) - set(b))
+    where, present = find(left, right)
+    assert listed(backend, present) == [p in a for p in b]
+    assert listed(backend, where) == [a.index(p) if p in a else 0 for p in b]
+
+
+@relaxed
+@given(a=positions_in(12), b=positions_in(12))
+def test_CHG_001_source_of_every_new_slot(backend, a, b):
+    moved = change(from_flat((3, 4), ids(backend, a)), from_flat((3, 4), ids(backend, b)))
+    assert listed(backend, moved.source) == [a.index(p) if p in a else -1 for p in b]
+    values = np.arange(1, len(a) + 1)
+    expected = [int(values[a.index(p)]) if p in a else 0 for p in b]
+    assert listed(backend, realign(backend.array(values.astype(float)), moved)) == expected
+    assert listed(backend, realign(ids(backend, values), moved, fill=7)) == [v or 7 for v in expected]
+
+
+def test_CHG_002_the_example_of_the_chapter(backend):
+    moved = change(from_flat((1, 5), ids(backend, [0, 2, 4])), from_flat((1, 5), ids(backend, [2, 3, 4])))
+    assert listed(backend, moved.source) == [1, -1, 2]
+    assert listed(backend, realign(backend.array(np.array([1.5, 2.5, 3.5])), moved)) == [2.5, 0.0, 3.5]
+
+
+def test_CHG_002_entries_move_bit_for_bit():
+    moved = change(from_flat((1, 5), np.array([0, 2, 4])), from_flat((1, 5), np.array([0, 1, 2, 4])))
+    odd = np.array([-0.0, 5e-324, np.frombuffer(b"\x01\x02\x03\x04\x05\x06\xf8\x7f", dtype=np.float64)[0]])
+    assert same_bits(realign(odd, moved), np.array([odd[0], 0.0, odd[1], odd[2]]))
+
+
+def test_CHG_002_array_of_another_length_is_refused():
+    moved = change(from_flat((1, 5), np.array([0, 2])), from_flat((1, 5), np.array([0])))
+    with pytest.raises(UpdateError) as caught:
+        realign(np.zeros(3), moved)
+    assert caught.value.clause == "CHG-002"
