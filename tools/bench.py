@@ -36,6 +36,8 @@ TOKENS = (128, 512, 2048)
 SAMPLED = 0.01  # share of positions at which a sparse update asks for its gradient
 BLOCK_SECONDS = 0.04
 """Least duration of a timed block."""
+UNDISTURBED = 0.95
+"""Share of its cores from which a block is printed without a mark."""
 
 GOALS = {("forward", 0.7, 128): 2.2, ("forward", 0.7, 512): 1.8, ("forward", 0.7, 2048): 1.5} | {
     (what, share, n): goal
@@ -59,6 +61,8 @@ class Row:
     """Time of dense NumPy over that of this method, median of the rounds."""
     lowest: float
     highest: float
+    core: float
+    """Least share of its cores that this method or dense NumPy used in a block; low if others were busy."""
 
 
 @app.callback()
@@ -157,7 +161,7 @@ def _measure(shapes: tuple[tuple[int, int], ...], tokens: tuple[int, ...], n_rou
                 for product in ours if sparsity in SPARSITIES else ("sample",):
                     methods = {"numpy": peers[product].pop("numpy"), "ours": ours[product], **peers[product]}
                     _check(product, methods)
-                    for method, times, ratios in _rounds(methods, n_rounds):
+                    for method, times, ratios, core in _rounds(methods, n_rounds):
                         yield Row(
                             product,
                             shape,
@@ -168,6 +172,7 @@ def _measure(shapes: tuple[tuple[int, int], ...], tokens: tuple[int, ...], n_rou
                             statistics.median(ratios),
                             min(ratios),
                             max(ratios),
+                            core,
                         )
 
 
@@ -220,22 +225,29 @@ def _check(product: str, methods: dict[str, Callable[[], Any]]) -> None:
             raise SystemExit(f"{product} by {name} is off by {error}, largest entry {largest}")
 
 
-def _rounds(methods: dict[str, Callable[[], Any]], n_rounds: int) -> Iterator[tuple[str, list[float], list[float]]]:
-    """Time each method once a round; yield its name, its times, and its ratios to dense NumPy."""
+def _rounds(
+    methods: dict[str, Callable[[], Any]], n_rounds: int
+) -> Iterator[tuple[str, list[float], list[float], float]]:
+    """Time each method once a round; yield its name, times, ratios to dense NumPy, and share of a core."""
     times: dict[str, list[float]] = {name: [] for name in methods}
+    cores: dict[str, list[float]] = {name: [] for name in methods}
     repeats: dict[str, int] = {}
+    n_threads = int(os.environ[THREADS[0]])
     for _ in range(n_rounds):
         for name, method in methods.items():
             start = time.perf_counter()
             method()
             once = time.perf_counter() - start
             count = repeats.setdefault(name, max(1, min(200, int(BLOCK_SECONDS / once))))
-            start = time.perf_counter()
+            start, cpu_start = time.perf_counter(), time.process_time()
             for _ in range(count):
                 method()
-            times[name].append((time.perf_counter() - start) / count)
+            elapsed = time.perf_counter() - start
+            times[name].append(elapsed / count)
+            cores[name].append((time.process_time() - cpu_start) / elapsed / n_threads)
     for name, own in times.items():
-        yield name, own, [dense / mine for dense, mine in zip(times["numpy"], own, strict=True)]
+        ratios = [dense / mine for dense, mine in zip(times["numpy"], own, strict=True)]
+        yield name, own, ratios, min(cores[name] + cores["numpy"])
 
 
 def _goal(row: Row) -> float:
@@ -247,6 +259,7 @@ def _format(row: Row) -> str:
     return (
         f"{row.product:8} {shape:>10} {row.sparsity:6.0%} {row.tokens:6}  {row.method:12} "
         f"{row.seconds * 1e3:9.3f}  {row.ratio:6.2f} ({row.lowest:.2f}..{row.highest:.2f})"
+        + (f"  got {row.core:.0%} of its cores" if row.core < UNDISTURBED else "")
     )
 
 

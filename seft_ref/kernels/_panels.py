@@ -19,8 +19,8 @@ No entry of a result is shared between threads and none is summed in an order th
 
 Tasks are C functions on pointers, called by address from one small parallel loop: a parallel loop compiles
 all it contains several times over, and this way it contains nothing. Every task ends in (task, worker).
-`work` is scratch memory of work_size elements a worker, aligned to 64 bytes; `lanes` is the number of elements
-in one 64-byte register.
+`work` is scratch memory of work_size elements a worker, aligned to 64 bytes; `lanes` is the number of
+elements in one 64-byte register.
 """
 
 from functools import cache

@@ -11,7 +11,7 @@ from typing import Any
 
 import numba
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, UInt8
 
 from seft_ref.arrays import Array
 from seft_ref.errors import KernelError
@@ -45,7 +45,7 @@ class Packed:
     shape: tuple[int, int]
     values: Float[Array, " stored"]
     """Panel order, or row-major where the matrix is dense."""
-    index: Int[Array, " stored"] | None = None
+    index: UInt8[Array, " stored"] | None = None
     """uint8, column within the panel; None where the matrix is dense."""
     pointer: Int[Array, " rows"] | None = None
     """int64, (panels * out + 1,): where each row of each panel starts; None where the matrix is dense."""
