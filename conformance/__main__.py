@@ -1,0 +1,12 @@
+"""``python -m conformance``: the same command as tools/verify.py."""
+
+import os
+
+# numba and OpenBLAS keep their threads spinning against each other unless told so before they are loaded
+os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "4")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+from conformance.command import main
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,1 @@
+"""The generators of the vectors: ``python -m conformance.gen`` writes, ``--check`` compares."""

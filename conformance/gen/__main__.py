@@ -1,0 +1,37 @@
+"""Write the vector files, or with ``--check`` compare them byte for byte."""
+
+import sys
+from collections.abc import Iterator
+from itertools import chain
+
+from conformance.cases import VECTORS, dump
+from conformance.gen import events, kernels, layers, models, rules, train, update
+from conformance.gen import files as containers
+
+MODULES = (containers, kernels, rules, update, events, layers, models, train)
+
+
+def files() -> Iterator[tuple[str, str]]:
+    """Yield the name and text of every vector file."""
+    for make in chain.from_iterable(module.AREAS for module in MODULES):
+        area = make()
+        yield f"{area.name}.json", dump(area.cases)
+
+
+def main() -> int:
+    """Write or check; 1 if a file differs."""
+    checks = "--check" in sys.argv[1:]
+    wrong = []
+    for name, text in files():
+        path = VECTORS / name
+        if not checks:
+            path.write_text(text, encoding="utf-8", newline="\n")
+        elif not path.is_file() or path.read_bytes() != text.encode():
+            wrong.append(name)
+    for name in wrong:
+        print(f"vectors/{name} is not what the generator writes; run python -m conformance.gen and look")
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

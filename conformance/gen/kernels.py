@@ -1,0 +1,161 @@
+"""Cases of chapter 3: products with a sparse matrix, and values stored into it."""
+
+from typing import Any
+
+import numpy as np
+
+from conformance.cases import Bound
+from conformance.compare import tau
+from conformance.gen.numbers import Area, Array, Numbers, ids
+from conformance.oracle import kernels
+from conformance.oracle.kernels import Sums
+
+
+def _bound(sums: Sums, *, exact: bool) -> Bound:
+    """Return the bound of each entry: τ(0) = 8 is what `terms` gives, the rest of τ(K) goes into the gauge."""
+    part = np.array([tau(int(k)) / tau(0) for k in sums.terms.reshape(-1)]).reshape(sums.terms.shape)
+    return Bound(sums.gauge * part * (not exact), 0)
+
+
+def _at(shape: tuple[int, int], positions: list[int], values: Array) -> dict[tuple[int, int], float]:
+    return {divmod(p, shape[1]): float(v) for p, v in zip(positions, values, strict=True)}
+
+
+def _products(area: Area, name: str, purpose: str, shape: tuple[int, int], at: list[int], n: int, numbers: Any) -> None:
+    exact = numbers.__name__ == "lattice"
+    values, x, dy = numbers(len(at)), numbers((n, shape[1])), numbers((n, shape[0]))
+    if len(values) > 3:
+        values[3] = 0.0
+    w = _at(shape, at, values)
+    found = {
+        "y": kernels.matmul(w, shape, x),
+        "dx": kernels.matmul_transposed(w, shape, dy),
+        "dvalues": kernels.sample(w, dy, x),
+    }
+    given = {"out": shape[0], "in": shape[1], "positions": ids(at), "values": values, "x": x, "dy": dy}
+    answer = {k: s.value for k, s in found.items()} | {"shape": ids(shape)}
+    bounds = {k: _bound(s, exact=exact) for k, s in found.items()}
+    clauses = f"KRN-001 KRN-002 KRN-003 KRN-004 KRN-005 KRN-011 {'KRN-007 NUM-003' if exact else 'KRN-006 NUM-002'}"
+    area.add(name, "kernel.sparse", clauses, purpose, given, answer, bounds=bounds)
+
+
+def products() -> Area:
+    """KRN-001 to KRN-013."""
+    area = Area("kernel", "sums of single products by fsum")
+    n = Numbers(70, 1)
+    scattered = n.subset(9 * 13, 40)
+    holes = [p for p in scattered if p // 13 not in (0, 4, 8) and p % 13 not in (0, 12)]
+    one_row = [3 * 13 + c for c in range(13)]
+    for name, purpose, shape, at, tokens, numbers in (
+        ("lattice", "the last entry of a row lost, a column off by one", (9, 13), scattered, 5, n.lattice),
+        ("real", "low-precision products or sums", (9, 13), scattered, 4, n.real),
+        ("empty-rows-columns", "results that nobody wrote where nothing is stored", (9, 13), holes, 3, n.lattice),
+        ("one-row", "a single dense row", (9, 13), one_row, 3, n.lattice),
+        ("nothing-stored", "no stored position", (4, 6), [], 3, n.lattice),
+        ("no-tokens", "n = 0", (4, 6), [1, 8, 23], 0, n.lattice),
+        ("no-rows", "a matrix without rows", (0, 6), [], 2, n.lattice),
+        ("no-columns", "a matrix without columns", (4, 0), [], 2, n.lattice),
+        ("one", "a single position", (1, 1), [0], 1, n.real),
+        ("full", "every position stored", (5, 4), list(range(20)), 3, n.real),
+        ("tall", "blocks of rows and tokens: the remainders", (37, 19), n.subset(37 * 19, 150), 17, n.lattice),
+    ):
+        _products(area, name, purpose, shape, at, tokens, numbers)
+    _dense(area, n)
+    _stores(area, n)
+    _refusals(area, n)
+    return area
+
+
+def _dense(area: Area, n: Numbers) -> None:
+    for name, draw, shape, tokens in (
+        ("dense-lattice", n.lattice, (6, 5), 4),
+        ("dense-real", n.real, (3, 11), 2),
+        ("dense-no-tokens", n.lattice, (3, 2), 0),
+        ("dense-no-columns", n.lattice, (3, 0), 2),
+    ):
+        weight, x, dy = draw(shape), draw((tokens, shape[1])), draw((tokens, shape[0]))
+        w = _at(shape, list(range(weight.size)), weight.reshape(-1))
+        y, dx = kernels.matmul(w, shape, x), kernels.matmul_transposed(w, shape, dy)
+        exact = draw.__name__ == "lattice"
+        answer = {"y": y.value, "dx": dx.value, "shape": ids(shape)}
+        bounds = {"y": _bound(y, exact=exact), "dx": _bound(dx, exact=exact)}
+        clauses = f"KRN-001 KRN-002 KRN-005 KRN-011 {'KRN-007' if exact else 'KRN-006'}"
+        given = {"weight": weight, "x": x, "dy": dy}
+        area.add(name, "kernel.dense", clauses, "a transposed product", given, answer, bounds=bounds)
+
+
+def _stores(area: Area, n: Numbers) -> None:
+    at = n.subset(63, 30)
+    values, eye = n.lattice(30), np.eye(9)
+    for name, slots in (
+        ("some", n.subset(30, 11)),
+        ("none", []),
+        ("all", list(range(30))),
+        ("backwards", [29, 17, 4, 0]),
+    ):
+        new = n.lattice(len(slots))
+        after = values.copy()
+        after[slots] = new
+        dense = np.zeros(63)
+        dense[at] = after
+        given = {"out": 7, "in": 9, "positions": ids(at), "values": values, "slots": ids(slots), "new": new, "x": eye}
+        text = "a value stored at a neighbour, in another order, or into the array that was given"
+        clauses = "KRN-012 KRN-011 KRN-004"
+        area.add(f"store-{name}", "kernel.store", clauses, text, given, {"y": dense.reshape(7, 9).T.copy()})
+        weight = n.lattice((7, 9))
+        dense = weight.reshape(-1).copy()
+        dense[[at[s] for s in slots]] = new
+        given = {"out": 7, "in": 9, "weight": weight, "positions": ids(at), "slots": ids(slots), "new": new, "x": eye}
+        answer = {"y": dense.reshape(7, 9).T.copy()}
+        area.add(f"store-dense-{name}", "kernel.store_dense", "KRN-012 KRN-011", text, given, answer)
+    base = {"out": 7, "in": 9, "positions": ids(at), "values": values, "x": eye}
+    for name, slots, clause in (("high", [30], "KRN-012"), ("negative", [-1], "KRN-012")):
+        given = base | {"slots": ids(slots), "new": np.ones(1)}
+        clauses = f"{clause} KRN-013"
+        area.add(f"refuse-slot-{name}", "kernel.store", clauses, "an index that wraps around", given, refused=clause)
+    given = base | {"slots": ids([1, 2]), "new": np.ones(3)}
+    area.add(
+        "refuse-store-length", "kernel.store", "KRN-009 KRN-013", "values cut to fit", given, refused="KRN-009 KRN-012"
+    )
+
+
+def _refusals(area: Area, n: Numbers) -> None:
+    shape, at = (4, 5), [0, 7, 13, 19]
+    right: dict[str, Any] = {
+        "out": 4,
+        "in": 5,
+        "positions": ids(at),
+        "values": n.lattice(4),
+        "x": n.lattice((3, 5)),
+        "dy": n.lattice((3, 4)),
+    }
+    for name, change in (
+        ("x-width", {"x": n.lattice((3, 4))}),
+        ("dy-width", {"dy": n.lattice((3, 5))}),
+        ("x-vector", {"x": n.lattice(5)}),
+        ("x-three-axes", {"x": n.lattice((1, 3, 5))}),
+        ("values-length", {"values": n.lattice(3)}),
+        ("values-one", {"values": n.lattice(1)}),
+        ("rows-differ", {"dy": n.lattice((2, 4))}),
+        ("one-row", {"dy": n.lattice((1, 4))}),
+    ):
+        text = "arrays broadcast or cut to fit"
+        area.add(f"refuse-{name}", "kernel.sparse", "KRN-009 KRN-013", text, right | change, refused="KRN-009")
+    kinds: tuple[tuple[str, dict[str, Any]], ...] = (
+        ("x-dtype", {"x": "other"}),
+        ("dy-dtype", {"dy": "other"}),
+        ("values-dtype", {"values": "other"}),
+        ("integers", {"x": "int64", "dy": "int64", "values": "int64"}),
+        ("integer-x", {"x": "int64"}),
+    )
+    for name, odd in kinds:
+        text = "operands cast in silence"
+        area.add(f"refuse-{name}", "kernel.sparse", "KRN-010 KRN-013", text, right | {"odd": odd}, refused="KRN-010")
+    weight = n.lattice(shape)
+    given: dict[str, Any] = {"weight": weight, "x": n.lattice((3, 4)), "dy": n.lattice((3, 4))}
+    area.add("refuse-dense-width", "kernel.dense", "KRN-009", "a transposed operand taken", given, refused="KRN-009")
+    given = given | {"x": n.lattice((3, 5)), "odd": {"weight": "int64"}}
+    area.add("refuse-dense-integers", "kernel.dense", "KRN-010", "integers taken", given, refused="KRN-010")
+
+
+AREAS = (products,)

@@ -1,0 +1,304 @@
+"""Cases of chapters 5, 6 and 11: configs, whole models, windows of text, pruning."""
+
+from typing import Any
+
+import numpy as np
+
+from conformance.gen.layers import differentiate
+from conformance.gen.numbers import Area, Array, Numbers, ids
+from conformance.oracle import model, prune, rules
+from conformance.oracle.model import Config, Decoder
+from conformance.oracle.tape import Var
+
+_SMALL: Config = {
+    "model_type": "llama",
+    "vocab_size": 11,
+    "hidden_size": 8,
+    "intermediate_size": 6,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "max_position_embeddings": 64,
+    "rms_norm_eps": 1e-5,
+    "rope_theta": 100.0,
+    "tie_word_embeddings": False,
+}
+_LLAMA3 = {
+    "rope_type": "llama3",
+    "rope_theta": 500.0,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 32,
+}
+_SLIDES = ["full_attention", "sliding_attention"]
+
+MODELS: dict[str, Config] = {
+    "llama": _SMALL | {"attention_bias": True, "mlp_bias": True, "rope_parameters": _LLAMA3},
+    "llama-plain": _SMALL | {"num_key_value_heads": None, "rope_scaling": {"type": "linear", "factor": 2.0}},
+    "mistral": _SMALL | {"model_type": "mistral", "sliding_window": 3, "tie_word_embeddings": True},
+    "qwen2": _SMALL
+    | {
+        "model_type": "qwen2",
+        "sliding_window": 2,
+        "use_sliding_window": True,
+        "layer_types": _SLIDES,
+        "max_window_layers": 0,
+    },
+    "qwen3": _SMALL
+    | {
+        "model_type": "qwen3",
+        "head_dim": 6,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "attention_bias": True,
+        "use_sliding_window": True,
+        "sliding_window": 2,
+        "max_window_layers": 1,
+        "max_position_embeddings": 4,
+        "rope_scaling": {"rope_type": "dynamic", "factor": 2.0},
+    },
+}
+
+
+def tensors_of(config: Config, n: Numbers, scale: float = 0.4) -> dict[str, Array]:
+    """Return random tensors of a model; norms lie near 1."""
+    return {
+        name: (n.real(shape, scale) + name.endswith("norm.weight")).astype(np.float32).astype(np.float64)
+        for name, shape in model.shapes(config).items()
+    }
+
+
+def models() -> Area:
+    """MDL-001 to MDL-005, GRD-001, TRN-001, TRN-002."""
+    area = Area("model", "binary64 decoder; gradients recorded, checked by complex step")
+    for i, (name, config) in enumerate(MODELS.items()):
+        n = Numbers(30, i)
+        tensors = tensors_of(config, n)
+        tokens = n.integers((3, 6), 0, 10)
+        labels = tokens.copy()
+        labels[0, 2] = labels[1, 4] = labels[1, 5] = -100
+        labels[2, :4] = -100
+        mask = np.ones((3, 6), dtype=bool)
+        if name in ("llama", "qwen3"):
+            mask[1, :2] = mask[2, 4:] = False
+        _check(config, tensors, tokens, labels, mask)
+        loss, logits, grads = Decoder(config, tensors).loss_and_gradients(tokens, labels, mask)
+        given = {"config": config, "tensors": tensors, "tokens": tokens, "labels": labels}
+        given["mask"] = None if mask.all() else mask
+        answer = {"loss": loss, "logits": logits, "gradients": grads}
+        clauses = "MDL-001 MDL-002 MDL-004 TRN-001 GRD-001 LYR-005 NUM-004"
+        clauses += {"llama": " LYR-006", "mistral": " MDL-003 MDL-005"}.get(name, "")
+        clauses += " MDL-003" if name.startswith("qwen") else ""
+        text = "wiring: residuals, norms, biases, heads, windows, angles; loss averaged over padding"
+        for split in {"llama": (3, 2), "mistral": (1,)}.get(name, (3,)):
+            more = " TRN-002" if split < 3 else ""
+            area.add(f"{name}-{split}", "model.step", clauses + more, text, given | {"rows_at_once": split}, answer)
+    given = given | {"tokens": tokens + 7, "rows_at_once": 3}
+    area.add("refuse-token", "model.step", "LYR-001", "a token outside the vocabulary", given, refused="LYR-001")
+    return area
+
+
+def _check(config: Config, tensors: dict[str, Array], tokens: Array, labels: Array, mask: Array) -> None:
+    """Compare the recorded gradients of a whole model with a complex step."""
+    names = list(tensors)
+
+    def loss(*held: Var) -> Var:
+        decoder = Decoder(config, {})
+        decoder.tensors = dict(zip(names, held, strict=True))
+        return decoder.loss(tokens, labels, mask)[0]
+
+    differentiate(loss, [tensors[name] for name in names], np.asarray(1.0))
+
+
+def configs() -> Area:
+    """MDL-002 to MDL-007."""
+    area = Area("config")
+    more = {
+        "mistral-open": _SMALL | {"model_type": "mistral", "sliding_window": None},
+        "qwen2-from-1": _SMALL
+        | {
+            "model_type": "qwen2",
+            "num_hidden_layers": 3,
+            "use_sliding_window": True,
+            "sliding_window": 4,
+            "max_window_layers": 1,
+        },
+        "qwen2-types-alone": _SMALL | {"model_type": "qwen2", "sliding_window": 2, "layer_types": _SLIDES},
+        "qwen2-off": _SMALL
+        | {"model_type": "qwen2", "use_sliding_window": False, "sliding_window": 4, "max_window_layers": 0},
+        "llama-window": _SMALL | {"sliding_window": 4},
+    }
+    for name, config in (MODELS | more).items():
+        layers, heads = config["num_hidden_layers"], config["num_attention_heads"]
+        answer = {
+            "targets": model.targets(config),
+            "windows": [model.window(config, i) for i in range(layers)],
+            "head_dim": model.head_width(config),
+            "kv_heads": config.get("num_key_value_heads") or heads,
+        }
+        text = "targets out of order, a window on the wrong layer, a default not applied"
+        clauses = "MDL-003 MDL-004 MDL-007"
+        area.add(name, "config.describe", clauses, text, {"config": config}, answer)
+    bad: dict[str, tuple[Config, str]] = {
+        "unknown-type": ({"model_type": "gpt2"}, "MDL-002"),
+        "no-type": ({"model_type": None}, "MDL-002"),
+        "no-hidden-size": ({"hidden_size": None}, "MDL-006"),
+        "no-vocab": ({"vocab_size": None}, "MDL-006"),
+        "no-eps": ({"rms_norm_eps": None}, "MDL-006"),
+        "activation": ({"hidden_act": "gelu"}, "MDL-006"),
+        "dropout": ({"attention_dropout": 0.1}, "MDL-006"),
+        "rope-type": ({"rope_scaling": {"rope_type": "yarn", "factor": 2.0}}, "MDL-006 MDL-004"),
+        "rope-factor": ({"rope_scaling": {"rope_type": "linear"}}, "MDL-006 MDL-004"),
+        "llama3-low": ({"rope_parameters": _LLAMA3 | {"low_freq_factor": None}}, "MDL-006 MDL-004"),
+        "heads": ({"num_attention_heads": 3}, "MDL-006 MDL-004"),
+        "groups": ({"num_attention_heads": 4, "num_key_value_heads": 3}, "MDL-006"),
+        "odd-head": ({"head_dim": 3}, "MDL-006"),
+        "zero-layers": ({"num_hidden_layers": 0}, "MDL-006"),
+        "layer-types": (
+            {"model_type": "qwen2", "layer_types": ["full_attention"], "sliding_window": 2},
+            "MDL-006",
+        ),
+    }
+    for name, (change, clause) in bad.items():
+        given = {"config": {k: v for k, v in (_SMALL | change).items() if v is not None or k not in change}}
+        text = "a config that the family does not define is run all the same"
+        area.add(f"refuse-{name}", "config.describe", clause, text, given, refused=clause)
+    return area
+
+
+def text() -> Area:
+    """TRN-003, PRN-007, EVL-001, EVL-002."""
+    area = Area("text", "Python integers")
+    for tokens, length, seed, step, rows in (
+        (1000, 16, 0, 1, 4),
+        (1000, 16, 0, 2, 4),
+        (129, 128, 9, 7, 3),
+        (8, 8, 1, 1, 2),
+    ):
+        starts = ids(rules.window_starts(seed, 2, (step - 1) * rows, rows, tokens, length))
+        given = {"tokens": tokens, "length": length, "seed": seed, "step": step, "rows": rows}
+        purpose = "a step counted from 0, the last window left out, another stream"
+        area.add(
+            f"training-{tokens}-{step}",
+            "text.training",
+            "TRN-003 RNG-002",
+            purpose,
+            given,
+            {"starts": starts},
+        )
+        given = {"tokens": tokens, "length": length, "seed": seed, "n": rows}
+        starts = ids(rules.window_starts(seed, 4, 0, rows, tokens, length))
+        purpose = "the stream of training windows"
+        area.add(
+            f"calibration-{tokens}-{step}",
+            "text.calibration",
+            "PRN-007 RNG-002",
+            purpose,
+            given,
+            {"starts": starts},
+        )
+    for tokens, length, windows in (
+        (1000, 128, 40),
+        (1000, 128, 1),
+        (128, 128, 3),
+        (777, 50, 13),
+        (130, 128, 7),
+    ):
+        given = {"tokens": tokens, "length": length, "windows": windows}
+        starts = ids(rules.evaluation_starts(tokens, length, windows))
+        purpose = "the last window left out, or n for n − length"
+        area.add(f"evaluation-{tokens}-{windows}", "text.evaluation", "EVL-001", purpose, given, {"starts": starts})
+    short: dict[str, Any] = {"tokens": 7, "length": 8}
+    purpose = "a text shorter than one window is padded or wrapped"
+    given = short | {"seed": 0, "step": 1, "rows": 1}
+    area.add("refuse-training", "text.training", "TRN-003", purpose, given, refused="TRN-003")
+    area.add("refuse-evaluation", "text.evaluation", "EVL-002", purpose, short | {"windows": 2}, refused="EVL-002")
+    return area
+
+
+def pruning() -> Area:
+    """PRN-001 to PRN-006."""
+    area = Area("prune", "sorted tuples")
+    n = Numbers(40, 1)
+    levels, spread = n.lattice((8, 12), 2), n.real((10, 10))
+    zeros = np.where(n.lattice((5, 7), 1) > 0, 0.0, -0.0)
+    for name, w, sparsity, purpose in (
+        ("ties", levels, 0.5, "ties to a higher position"),
+        ("last-bit", spread, 0.29, "0.29 · 100 is 28.999999999999996"),
+        ("signed", spread, 0.7, "W ranked instead of |W|"),
+        ("zeros", zeros, 0.4, "−0 ranked below +0"),
+        ("nothing", spread, 0.0, "sparsity 0 removes something"),
+        ("almost-all", spread, 0.999, "rounding up"),
+    ):
+        kept = ids(prune.magnitude(w, sparsity))
+        given = {"weights": w, "sparsity": sparsity}
+        area.add(f"magnitude-{name}", "prune.magnitude", "PRN-001 PRN-002 SEL-006", purpose, given, {"kept": kept})
+    squares = n.integers(12, 0, 3).astype(np.float64) ** 2
+    for name, w, square, sparsity, purpose in (
+        ("ties", levels, squares, 0.5, "ties across a row, inputs never seen"),
+        ("rows", levels, squares, 0.58, "a count over the matrix instead of each row: 0.58 · 12 = 6.96"),
+        ("last-bit", spread, np.full(10, 4.0), 0.7, "0.7 · 10"),
+        ("dead-inputs", levels, np.zeros(12), 0.25, "scores that are all 0"),
+    ):
+        kept = ids(prune.wanda(w, [float(x) ** 0.5 for x in square], sparsity))
+        given = {"weights": w, "square_sums": square, "sparsity": sparsity}
+        area.add(f"wanda-{name}", "prune.wanda", "PRN-001 PRN-003", purpose, given, {"kept": kept})
+    for name, scores, keep, of in (
+        ("two-of-four", np.abs(levels), 2, 4),
+        ("one-of-two", np.abs(levels), 1, 2),
+        ("four-of-six", np.abs(levels), 4, 6),
+        ("equal", np.ones((3, 8)), 2, 4),
+        ("whole-row", np.abs(levels), 5, 12),
+    ):
+        given = {"scores": scores, "n": keep, "m": of}
+        kept = ids(prune.pattern(scores, keep, of))
+        area.add(f"pattern-{name}", "prune.pattern", "PRN-004", "ties to the higher column", given, {"kept": kept})
+    given = {"scores": np.ones((2, 6)), "n": 2, "m": 4}
+    area.add("refuse-pattern", "prune.pattern", "PRN-004", "a row that does not divide", given, refused="PRN-004")
+    for name, sparsity in (("one", 1.0), ("negative", -0.1), ("above", 1.5)):
+        given = {"weights": spread, "sparsity": sparsity}
+        purpose = "a sparsity outside 0 to 1"
+        area.add(f"refuse-{name}", "prune.magnitude", "PRN-001", purpose, given, refused="PRN-001")
+    _whole_model(area)
+    return area
+
+
+def _whole_model(area: Area) -> None:
+    config = MODELS["llama"]
+    n = Numbers(40, 2)
+    tensors = tensors_of(config, n)
+    tokens = n.integers((4, 8), 0, 10)
+    kept, gap = prune.model(config, tensors, tokens, 0.5)
+    assert gap > 1e-5, f"the choice hangs on a relative gap of {gap}"
+    given = {"config": config, "tensors": tensors, "tokens": tokens, "sparsity": 0.5}
+    purpose = "statistics taken behind unpruned blocks, or behind parts of the block already pruned"
+    answer = {"kept": {name: ids(k) for name, k in kept.items()}}
+    area.add("blocks", "prune.model", "PRN-005 PRN-003", purpose, given, answer)
+    broken = dict(tensors)
+    name = "model.layers.1.mlp.up_proj.weight"
+    broken[name] = tensors[name].copy()
+    broken[name][2, 3] = np.nan
+    given = given | {"tensors": broken}
+    area.add("refuse-nan", "prune.model", "PRN-006", "NaN ranked", given, refused="PRN-006")
+
+
+def evaluation() -> Area:
+    """EVL-001."""
+    area = Area("evaluate", "binary64 decoder")
+    config = MODELS["llama-plain"]
+    n = Numbers(50, 1)
+    tensors = tensors_of(config, n)
+    text = n.integers(60, 0, 10)
+    length, windows = 9, 5
+    starts = rules.evaluation_starts(60, length, windows)
+    rows = np.stack([text[a : a + length] for a in starts])
+    loss, _ = Decoder(config, tensors).loss(rows, rows)
+    given = {"config": config, "tensors": tensors, "text": text, "length": length, "windows": windows}
+    answer = {"perplexity": float(np.exp(loss.value)), "targets": windows * (length - 1)}
+    purpose = "a mean over tokens instead of targets, or 2 to the power of the loss"
+    area.add("windows", "evaluate.perplexity", "EVL-001 NUM-004", purpose, given, answer)
+    return area
+
+
+AREAS = (models, configs, text, pruning, evaluation)

@@ -1,0 +1,96 @@
+"""Numbers for cases: a function of words through the counter of RNG-001, the same on every machine."""
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from conformance.cases import Bound, Case
+from conformance.oracle import rng
+
+Array = NDArray[Any]
+
+
+class Numbers:
+    """A stream of numbers; all floats are exact in binary32."""
+
+    def __init__(self, *words: int) -> None:
+        self._key = rng.key(7, *words)
+        self._next = 0
+
+    def _draw(self) -> int:
+        self._next += 1
+        return rng.draw(self._key, self._next - 1)
+
+    def integer(self, low: int, high: int) -> int:
+        """Return an integer from low to high, both possible."""
+        return low + self._draw() % (high - low + 1)
+
+    def integers(self, shape: int | tuple[int, ...], low: int, high: int) -> Array:
+        """Return integers from low to high as int64."""
+        size = shape if isinstance(shape, tuple) else (shape,)
+        flat = [self.integer(low, high) for _ in range(math.prod(size))]
+        return np.array(flat, dtype=np.int64).reshape(size)
+
+    def lattice(self, shape: int | tuple[int, ...], limit: int = 8) -> Array:
+        """Return small integers as floats: sums of their products are exact in every precision."""
+        return self.integers(shape, -limit, limit).astype(np.float64)
+
+    def real(self, shape: int | tuple[int, ...], scale: float = 1.0) -> Array:
+        """Return numbers from a bell around 0 with deviation near `scale`, rounded to binary32."""
+        size = shape if isinstance(shape, tuple) else (shape,)
+        flat = [sum(self._draw() / 2**64 for _ in range(6)) - 3 for _ in range(math.prod(size))]
+        return (np.array(flat) * (scale * math.sqrt(2))).astype(np.float32).astype(np.float64).reshape(size)
+
+    def subset(self, size: int, n: int) -> list[int]:
+        """Return n of the numbers 0 to size − 1, ascending."""
+        return sorted(sorted(range(size), key=lambda _: self._draw())[:n])
+
+
+def ids(values: Any) -> Array:
+    """Return integers as an int64 array."""
+    return np.array(list(values), dtype=np.int64)
+
+
+def reals(values: Any) -> Array:
+    """Return numbers as a float64 array."""
+    return np.array(list(values), dtype=np.float64)
+
+
+class Area:
+    """The cases of one vector file, collected."""
+
+    def __init__(self, name: str, oracle: str = "plain Python") -> None:
+        self.name, self.oracle = name, oracle
+        self.cases: list[Case] = []
+
+    def add(
+        self,
+        name: str,
+        op: str,
+        clauses: str,
+        purpose: str,
+        inputs: dict[str, Any],
+        expected: dict[str, Any] | None = None,
+        *,
+        refused: str = "",
+        **more: Any,
+    ) -> None:
+        """Add a case; clauses and the ids of a refusal are separated by spaces."""
+        case = Case(
+            f"{self.name}.{name}",
+            op,
+            tuple(clauses.split()),
+            purpose,
+            inputs,
+            expected or {},
+            tuple(refused.split()),
+            **({"oracle": self.oracle} | more),
+        )
+        self.cases.append(case)
+
+
+def product_bound(a: Array, b: Array, terms: int) -> Bound:
+    """Return the bound of a @ b with K terms an entry."""
+    return Bound(np.abs(a) @ np.abs(b), terms)

@@ -1,0 +1,302 @@
+"""Cases of chapters 2 and 7 and of the schedules: topologies, changes, selection, chance, counts."""
+
+import math
+
+import numpy as np
+
+from conformance.cases import Bound
+from conformance.gen.numbers import Area, Numbers, ids, reals
+from conformance.oracle import rng, rules
+
+_TOP = 2**64 - 1
+
+
+def chance() -> Area:
+    """RNG-001, RNG-002."""
+    area = Area("rng", "Python integers")
+    for name, words, purpose in (
+        ("key-0-1", (0, 1), "the example of RNG-002: a mixing constant, a shift, the + 1 of the counter"),
+        ("key-2-words", (12345, 2), "the words taken in another order"),
+        ("key-3-words", (7, 1, 13), "the third word ignored"),
+        ("top-seed", (_TOP, 4), "signed arithmetic on seeds of 2^63 and above"),
+    ):
+        numbers = [0, 1, 2, 3, 1000, 2**33]
+        key = rng.key(*words)
+        draws = np.array([rng.draw(key, i) for i in numbers], dtype=np.uint64)
+        inputs = {"words": np.array(words, dtype=np.uint64), "numbers": ids(numbers)}
+        area.add(name, "rng.draws", "RNG-001 RNG-002", purpose, inputs, {"draws": draws})
+    return area
+
+
+def selection() -> Area:
+    """SEL-001 to SEL-005."""
+    area = Area("select", "sorted tuples")
+
+    def both(
+        name: str, purpose: str, scores: list[float], k: int, clauses: str = "", at: list[int] | None = None
+    ) -> None:
+        where = at or list(range(len(scores)))
+        given = {"scores": reals(scores), "ids": ids(where), "k": k}
+        for op, choose, clause in (
+            ("largest", rules.largest, "SEL-001"),
+            ("smallest", rules.smallest, "SEL-002"),
+        ):
+            chosen = {"chosen": ids(choose(scores, where, k))}
+            named = f"{clause} SEL-003 {clauses} NUM-001"
+            area.add(f"{op}-{name}", f"select.{op}", named, purpose, given, chosen)
+
+    both("example", "the example of chapter 7", [1.0, 3.0, 3.0, 2.0], 2, at=[5, 7, 9, 11])
+    for n in (17, 64, 300):
+        scores = [float(x) for x in Numbers(1, n).integers(n, 0, 2)]
+        both(f"three-levels-{n}", "an unstable sort, or ties to the higher id", scores, n // 2)
+    both("one-level", "ties in library order where all scores are equal", [4.0] * 70, 33)
+    both("zeros", "−0 ordered before +0", [0.0, -0.0, 0.0, -0.0] * 20, 31, "SEL-004")
+    both("subnormal", "subnormal scores flushed to zero", [2.0**-140, 0.0, 2.0**-141, 0.0, 2.0**-149], 3)
+    both("none", "k = 0", [1.0, 2.0], 0, "SEL-005")
+    both("all", "k = n", [2.0, 1.0, 2.0], 3, "SEL-005")
+    both("empty", "nothing to choose from", [], 0, "SEL-005")
+    both("distinct", "the order of what is returned", [float(x) for x in Numbers(1, 9).real(97)], 41)
+    for name, scores, k, clause in (
+        ("nan", [1.0, math.nan, 2.0], 1, "SEL-004"),
+        ("nan-not-chosen", [5.0, 4.0, math.nan], 3, "SEL-004"),
+        ("infinite", [1.0, math.inf, 2.0], 1, "SEL-004"),
+        ("too-many", [1.0, 2.0], 3, "SEL-005"),
+        ("negative", [1.0, 2.0], -1, "SEL-005"),
+    ):
+        given = {"scores": reals(scores), "ids": ids(range(len(scores))), "k": k}
+        for op in ("largest", "smallest"):
+            purpose = "a score or count that cannot be ranked is answered"
+            area.add(f"{op}-{name}", f"select.{op}", clause, purpose, given, refused=clause)
+    return area
+
+
+def topology() -> Area:
+    """TOP-001 to TOP-003, CHG-001, CHG-002."""
+    area = Area("topology")
+    for name, shape, flat in (
+        ("example", (2, 3), [0, 2, 4]),
+        ("empty-rows", (5, 4), [5, 7, 16]),
+        ("nothing", (3, 2), []),
+        ("no-rows", (0, 4), []),
+        ("full", (3, 3), list(range(9))),
+        ("one-column", (6, 1), [1, 4]),
+        ("scattered", (7, 5), Numbers(2, 1).subset(35, 13)),
+    ):
+        indptr, indices = rules.rows_and_columns(shape, flat)
+        size = {"out": shape[0], "in": shape[1]}
+        given = size | {"indptr": ids(indptr), "indices": ids(indices)}
+        purpose = "rows and columns exchanged, empty rows skipped"
+        area.add(
+            f"positions-{name}",
+            "topology.positions",
+            "TOP-001 TOP-002 TOP-003",
+            purpose,
+            given,
+            {"positions": ids(flat)},
+        )
+        answer = {"indptr": ids(indptr), "indices": ids(indices)}
+        area.add(
+            f"of-{name}",
+            "topology.of",
+            "TOP-001 TOP-002 TOP-003",
+            purpose,
+            size | {"positions": ids(flat)},
+            answer,
+        )
+    wide = 3 * 2**29
+    columns = [0, 1, wide - 1]
+    large = [r * wide + c for r, c in zip((0, 2, 3), columns, strict=True)]
+    given = {"out": 4, "in": wide, "indptr": ids([0, 1, 1, 2, 3]), "indices": ids(columns)}
+    area.add(
+        "positions-large",
+        "topology.positions",
+        "TOP-003",
+        "flat positions in 32 bits",
+        given,
+        {"positions": ids(large)},
+    )
+    for name, out, pointers, columns, clause in (
+        ("short-pointers", 2, [0, 3], [0, 2, 1], "TOP-001"),
+        ("first-pointer", 2, [1, 2, 3], [0, 2, 1], "TOP-001"),
+        ("decreasing", 3, [0, 2, 1, 3], [0, 2, 1], "TOP-001"),
+        ("last-pointer", 2, [0, 2, 2], [0, 2, 1], "TOP-001"),
+        ("unsorted", 2, [0, 2, 3], [2, 0, 1], "TOP-002"),
+        ("repeated", 2, [0, 2, 3], [2, 2, 1], "TOP-002"),
+        ("column-high", 2, [0, 2, 3], [0, 3, 1], "TOP-002"),
+        ("column-negative", 2, [0, 2, 3], [-1, 2, 1], "TOP-002"),
+    ):
+        given = {"out": out, "in": 3, "indptr": ids(pointers), "indices": ids(columns)}
+        area.add(
+            f"refuse-{name}",
+            "topology.positions",
+            clause,
+            "a broken topology is taken",
+            given,
+            refused=clause,
+        )
+    for name, flat in (("unsorted", [2, 1]), ("repeated", [1, 1]), ("high", [0, 6]), ("negative", [-1, 2])):
+        given = {"out": 2, "in": 3, "positions": ids(flat)}
+        area.add(
+            f"refuse-of-{name}",
+            "topology.of",
+            "TOP-003",
+            "bad flat positions are taken",
+            given,
+            refused="TOP-003",
+        )
+    _changes(area)
+    return area
+
+
+def _changes(area: Area) -> None:
+    moves = {
+        "example": ((2, 3), [0, 2, 4], [2, 3, 4]),
+        "all-new": ((2, 4), [0, 1], [5, 6, 7]),
+        "all-gone": ((2, 4), [0, 1], []),
+        "from-nothing": ((2, 4), [], [3, 4]),
+        "same": ((2, 4), [0, 6], [0, 6]),
+        "scattered": ((9, 11), Numbers(2, 2).subset(99, 40), Numbers(2, 3).subset(99, 44)),
+    }
+    for name, (shape, old, new) in moves.items():
+        given = {"out": shape[0], "in": shape[1], "old": ids(old), "new": ids(new)}
+        purpose = "a slot taken from the wrong place"
+        area.add(
+            f"source-{name}",
+            "change.source",
+            "CHG-001",
+            purpose,
+            given,
+            {"source": ids(rules.source(old, new))},
+        )
+        values = [float(x) for x in Numbers(2, 4).real(len(old))]
+        if values:
+            values[0] = -0.0
+        for fill in (0.0, -1.5):
+            moved = {"values": reals(rules.realign(values, old, new, fill))}
+            more = given | {"values": reals(values), "fill": fill}
+            text = "a moved value changed (−0 too), a new slot not filled"
+            area.add(
+                f"realign-{name}-{'zero' if fill == 0 else 'fill'}",
+                "change.realign",
+                "CHG-002",
+                text,
+                more,
+                moved,
+            )
+
+
+def counts() -> Area:
+    """SEL-006, DLT-002, SCH-001 to SCH-005."""
+    area = Area("schedule", "binary64 by the written formula")
+    for name, density, shape, stored, purpose in (
+        ("plain", 0.02, (64, 96), 1843, "the number of stored weights taken for the size"),
+        ("last-bit", 0.29, (10, 10), 60, "0.29 · 100 is 28.999999999999996"),
+        ("product", 0.07, (10, 10), 60, "0.07 · 100 is 7.000000000000001"),
+        ("capped", 0.5, (8, 8), 11, "more slots than stored weights"),
+        ("none", 0.001, (8, 8), 60, "rounding up to one slot"),
+        ("half", 0.5, (3, 3), 9, "rounding to nearest"),
+        ("large", 0.29, (100000, 100000), 2**40, "a nudge too small for large counts"),
+    ):
+        n = rules.delta_budget(density, *shape, stored)
+        given = {"density": density, "out": shape[0], "in": shape[1], "stored": stored}
+        area.add(f"budget-{name}", "count.budget", "DLT-002 SEL-006", purpose, given, {"n": n})
+    for step, steps, fraction, slots in _critical():
+        n = rules.count(rules.drop_fraction(fraction, step, steps) * slots)
+        given = {"drop_fraction": fraction, "step": step, "steps": steps, "slots": slots}
+        text = "a count that hangs on the last bit of cos or on the order of a product"
+        area.add(f"drop-{step}-{steps}-{slots}", "count.drop", "SCH-001 SCH-002 SEL-006", text, given, {"n": n})
+    for step, steps, fraction in (
+        (0, 80, 0.2),
+        (20, 80, 0.2),
+        (40, 80, 0.2),
+        (60, 80, 0.3),
+        (80, 80, 0.2),
+        (1, 3, 1.0),
+    ):
+        value = rules.drop_fraction(fraction, step, steps)
+        given = {"drop_fraction": fraction, "step": step, "steps": steps}
+        bound = {"value": Bound(reals([fraction])[0:1].reshape(()), 2)}
+        text = "linear or constant instead of cosine, or half the period"
+        area.add(
+            f"fraction-{step}-{steps}-{fraction}",
+            "schedule.fraction",
+            "SCH-001",
+            text,
+            given,
+            {"value": value},
+            bounds=bound,
+        )
+    for steps, every in ((80, 20), (81, 20), (79, 20), (5, 1), (5, 7), (6, 6)):
+        at = ids(t for t in range(1, steps + 2) if rules.is_event(t, steps, every))
+        given = {"steps": steps, "evolve_every": every}
+        area.add(
+            f"events-{steps}-{every}",
+            "schedule.events",
+            "SCH-003",
+            "an event at step T, or one step off",
+            given,
+            {"at": at},
+        )
+    _rates(area)
+    for period, accumulate, steps in ((10, 3, 45), (10, 0, 30), (10, 8, 28), (2, 0, 5), (5, 1, 1), (5, 1, 0)):
+        ends, sums = rules.spiel_phases(period, accumulate, steps)
+        given = {"period": period, "accumulate": accumulate, "steps": steps}
+        answer = {"at": ids(ends), "sums": ids(sums)}
+        name = f"spiel-{period}-{accumulate}-{steps}"
+        area.add(name, "schedule.spiel", "SCH-005", "a phase that starts or ends a step off", given, answer)
+    for accumulate in (-1, 9, 10):
+        given = {"period": 10, "accumulate": accumulate, "steps": 30}
+        text = "a phase without a step between selection and accumulation"
+        area.add(f"spiel-refuse-{accumulate}", "schedule.spiel", "SCH-005", text, given, refused="SCH-005")
+    return area
+
+
+def _critical() -> list[tuple[int, int, float, int]]:
+    """Return (t, T, α, |η|) where the formula meets an integer, or misses it by the last bits."""
+    points = [
+        (20, 80, 0.2, 1000),
+        (0, 80, 0.29, 100),
+        (40, 80, 0.2, 1000),
+        (80, 80, 0.2, 500),
+        (1, 3, 0.2, 1000),
+        (2, 3, 0.2, 1000),
+    ]
+    points += [
+        (60, 120, 0.58, 100),
+        (5, 10, 0.7, 20),
+        (40, 120, 0.4, 10),
+        (80, 120, 0.4, 10),
+        (7, 11, 0.2, 0),
+        (3, 7, 1.0, 1),
+    ]
+    points += [(30, 60, 0.3, 10**9), (20, 60, 0.4, 3 * 10**9)]
+    for steps in range(6, 121, 6):
+        for slots in (20, 40, 100, 1000):
+            step = steps // 3
+            x = rules.drop_fraction(0.4, step, steps) * slots
+            if math.floor(x) != rules.count(x):
+                points.append((step, steps, 0.4, slots))
+    return list(dict.fromkeys(points))[:26]
+
+
+def _rates(area: Area) -> None:
+    for kind in ("constant", "linear", "cosine"):
+        for step, steps, warmup in (
+            (1, 80, 0),
+            (1, 80, 8),
+            (8, 80, 8),
+            (9, 80, 8),
+            (44, 80, 8),
+            (80, 80, 8),
+            (5, 5, 5),
+            (3, 5, 5),
+        ):
+            value = rules.learning_rate(kind, 0.003, step, steps, warmup)
+            given = {"kind": kind, "lr": 0.003, "step": step, "steps": steps, "warmup": warmup}
+            bound = {"value": Bound(np.asarray(0.003), 4)}
+            text = "warm-up a step off, or decay that starts at step 0"
+            name = f"rate-{kind}-{step}-{steps}-{warmup}"
+            area.add(name, "schedule.learning_rate", "SCH-004", text, given, {"value": value}, bounds=bound)
+
+
+AREAS = (chance, selection, topology, counts)

@@ -1,0 +1,224 @@
+"""Cases of chapters 8 and 9: delta, drop, grow, optimizer."""
+
+import math
+from typing import Any
+
+import numpy as np
+
+from conformance.cases import Bound
+from conformance.gen.numbers import Area, Array, Numbers, ids, reals
+from conformance.oracle import adamw, rules, update
+from conformance.oracle.update import State
+
+
+def matrix_of(shape: tuple[int, int], base: dict[int, float], phi: dict[int, float]) -> dict[str, Any]:
+    """Return base and delta as inputs of an operation."""
+    return {
+        "out": shape[0],
+        "in": shape[1],
+        "base": ids(base),
+        "base_values": reals(base.values()),
+        "delta": ids(phi),
+        "delta_values": reals(phi.values()),
+    }
+
+
+def delta() -> Area:
+    """DLT-003, DLT-004, TOP-004."""
+    area = Area("delta")
+    plain = ({0: 5.0, 1: 1.0, 2: 2.0, 7: -0.0}, {2: 0.5, 4: -3.0})
+    for name, base, phi, purpose in (
+        ("union", *plain, "the support taken from the base alone"),
+        (
+            "cancels",
+            {0: 1.5, 3: 0.0},
+            {0: -1.5, 4: 0.0},
+            "entries that cancel to zero, or stored zeros, leave the support",
+        ),
+        ("no-delta", {1: 2.0, 6: -2.5}, {}, "an empty delta"),
+        ("no-base", {}, {1: 2.0, 6: -2.5}, "an empty base"),
+    ):
+        w = update.effective(base, phi)
+        answer = {"support": ids(w), "weights": reals(w.values())}
+        area.add(
+            f"effective-{name}",
+            "delta.effective",
+            "DLT-003 TOP-004",
+            purpose,
+            matrix_of((2, 4), base, phi),
+            answer,
+        )
+    tiny = ({0: 1.0, 1: 2.0**24, 2: -1.0, 3: 1.0}, {0: 2.0**-25, 1: 1.0, 2: 2.0**-24, 3: 3 * 2.0**-25})
+    for dtype, rounded in (("float64", rules.binary64), ("float32", rules.binary32)):
+        w = update.effective(*tiny, rounded)
+        answer = {"support": ids(w), "weights": reals(w.values())}
+        name = f"effective-rounded-{dtype}"
+        text = "b + φ kept wider than the compute dtype, or rounded twice"
+        area.add(name, "delta.effective", "DLT-003", text, matrix_of((2, 2), *tiny), answer, dtypes=(dtype,))
+    stored = Numbers(3, 1).subset(20 * 16, 200)
+    for seed, matrix, n in ((0, 0, 32), (0, 13, 32), (5, 3, 1), (2**64 - 1, 1, 200), (1, 1, 0)):
+        given = {"out": 20, "in": 16, "base": ids(stored), "n": n, "seed": seed, "matrix": matrix}
+        answer = {"positions": ids(rules.initial_random(stored, n, seed, matrix))}
+        text = "draws numbered by slot instead of flat position, or another stream"
+        area.add(f"random-{matrix}-{n}", "delta.initial_random", "DLT-004 RNG-002", text, given, answer)
+    return area
+
+
+def drop() -> Area:
+    """DROP-001."""
+    area = Area("drop", "sorted tuples")
+    n = Numbers(4, 1)
+    cells = n.subset(12 * 11, 80)
+    levels = dict(zip(cells, [float(x) / 4 for x in n.integers(80, -1, 1)], strict=True))
+    spread = dict(zip(cells, [float(x) for x in n.real(80)], strict=True))
+    for name, phi, k, purpose in (
+        ("ties-at-zero", levels, 17, "ties among equal |φ| to a higher position or in library order"),
+        ("ties-at-quarter", levels, 50, "the sign of φ counted: −1/4 before 1/4"),
+        ("signed", spread, 20, "φ ranked instead of |φ|"),
+        (
+            "zeros",
+            dict.fromkeys(cells, 0.0) | {cells[i]: -0.0 for i in range(0, 80, 3)},
+            30,
+            "−0 ranked below +0",
+        ),
+        ("none", spread, 0, "one slot dropped where none should be"),
+        ("all", spread, 80, "a slot kept where all should go"),
+        ("empty", {}, 0, "an empty delta"),
+    ):
+        given = {"out": 12, "in": 11, "delta": ids(phi), "delta_values": reals(phi.values()), "n": k}
+        area.add(name, "update.drop", "DROP-001 SEL-002", purpose, given, {"dropped": ids(update.dropped(phi, k))})
+    given = {
+        "out": 12,
+        "in": 11,
+        "delta": ids(cells[:3]),
+        "delta_values": reals([1.0, math.nan, 2.0]),
+        "n": 1,
+    }
+    area.add("refuse-nan", "update.drop", "SEL-004", "NaN ranked", given, refused="SEL-004")
+    given = {"out": 12, "in": 11, "delta": ids(cells[:2]), "delta_values": reals([1.0, 2.0]), "n": 3}
+    area.add("refuse-too-many", "update.drop", "SEL-005", "more dropped than there are", given, refused="SEL-005")
+    return area
+
+
+def grow() -> Area:
+    """GROW-001, GROW-002."""
+    area = Area("grow", "sorted tuples")
+    n = Numbers(5, 1)
+    shape, size = (9, 13), 117
+    base = n.subset(size, 70)
+    eta = sorted(n.subset(size, 12))
+    out = eta[::3]
+    levels, spread = n.lattice(shape, 2), n.real(shape)
+    high = spread.copy().reshape(-1)
+    high[out] = 9.0
+    for name, gradient, k, scope, purpose in (
+        ("ties", levels, 25, "all", "ties to a higher position"),
+        ("signed", spread, 20, "all", "ḡ ranked instead of |ḡ|"),
+        ("just-dropped", high.reshape(shape), 6, "all", "just-dropped positions left out of the candidates"),
+        ("active", spread, 20, "active", "pruned positions grown in scope active"),
+        ("active-ties", levels, 30, "active", "ties in scope active"),
+        ("none", spread, 0, "all", "k = 0"),
+        ("more-than-there-are", spread, 500, "all", "more asked for than there are candidates"),
+        ("active-all", spread, 500, "active", "more asked for than the base has"),
+        ("zero-gradient", np.zeros(shape), 10, "all", "positions without gradient left out"),
+    ):
+        state = State(size, dict.fromkeys(base, 1.0), dict.fromkeys(eta, 1.0))
+        grown = update.grown(state, out, [float(x) for x in gradient.reshape(-1)], k, scope)
+        given = {"out": shape[0], "in": shape[1], "base": ids(base), "delta": ids(eta), "dropped": ids(out)}
+        given |= {"gradient": gradient, "n": k, "scope": scope}
+        area.add(name, "update.grow", "GROW-001 GROW-002 SEL-001", purpose, given, {"grown": ids(grown)})
+    return area
+
+
+def optimizer() -> Area:
+    """OPT-001 to OPT-005."""
+    area = Area("adamw", "binary64 by the written formula")
+    n = Numbers(9, 1)
+    size = 12
+    ages = ids([0, 0, 1, 2, 5, 10, 50, 100, 999, 5000, 3, 0])
+    phi, m, v, g = n.real(size, 0.01), n.real(size, 0.1), n.real(size, 0.1) ** 2, n.real(size, 0.125)
+    v = v.astype(np.float32).astype(np.float64)
+    fresh = ages == 0
+    for x in (phi, m, v):
+        x[fresh] = 0.0
+    _adamw_case(
+        area,
+        "ages",
+        "OPT-001 OPT-002 OPT-003 OPT-005",
+        "one step counter for all slots",
+        (phi, m, v, ages, g),
+        0.001,
+        {},
+    )
+    decay = {"weight_decay": 0.25}
+    _adamw_case(
+        area,
+        "decay",
+        "OPT-001",
+        "decay after the update, through the gradient, or on the base",
+        (phi, m, v, ages, g),
+        0.125,
+        decay,
+    )
+    other = {"beta1": 0.5, "beta2": 0.75, "eps": 0.125}
+    text = "eps inside the root or before the correction, β exchanged"
+    _adamw_case(area, "large-eps", "OPT-001", text, (phi, m, v, ages, g), 0.0625, other)
+    small = g * 2.0**-20
+    zeros = np.zeros(size)
+    text = "the first step of a slot depends on more than the sign of its gradient"
+    first = (zeros, zeros, zeros, np.zeros(size, dtype=np.int64), small)
+    _adamw_case(area, "first-step", "OPT-005 OPT-001 OPT-003", text, first, 0.001, {})
+    _adamw_case(
+        area,
+        "zero-gradient",
+        "OPT-001",
+        "0 / 0 in a slot without gradient",
+        (zeros, zeros, zeros, ages, zeros),
+        0.001,
+        {},
+    )
+    nothing = (zeros[:0], zeros[:0], zeros[:0], ages[:0], zeros[:0])
+    _adamw_case(area, "empty", "OPT-001", "a matrix without slots", nothing, 0.001, {})
+    for norm, top in ((2.0, 1.0), (0.5, 1.0), (1.0, 1.0), (0.0, 1.0), (3.0, 0.0), (1e-7, 1e-7), (1e30, 0.5)):
+        factor = adamw.clip_factor([norm], top)
+        bound = {"factor": Bound(np.asarray(abs(factor)), 2)}
+        text = "gradients scaled up, or the 1e-6 forgotten"
+        area.add(
+            f"clip-{norm}-{top}",
+            "adamw.clip",
+            "OPT-004",
+            text,
+            {"norm": norm, "max_norm": top},
+            {"factor": factor},
+            bounds=bound,
+        )
+    return area
+
+
+def _adamw_case(
+    area: Area,
+    name: str,
+    clauses: str,
+    purpose: str,
+    slots: tuple[Array, ...],
+    lr: float,
+    hyper: dict[str, float],
+) -> None:
+    settings = adamw.Settings(**hyper)
+    rows = [
+        adamw.step(float(p), float(m), float(v), int(a), float(g), lr, settings)
+        for p, m, v, a, g in zip(*slots, strict=True)
+    ]
+    new = [reals(r[i] for r in rows) for i in range(3)]
+    age = ids(r[3] for r in rows)
+    phi, m, v, _, g = slots
+    gauge_m = np.abs(settings.beta1 * m) + np.abs((1 - settings.beta1) * g)
+    c1, c2 = 1 - settings.beta1 ** age.astype(float), np.sqrt(1 - settings.beta2 ** age.astype(float))
+    moved = lr / c1 * gauge_m / (np.sqrt(new[2]) / c2 + settings.eps)
+    bounds = {"m": Bound(gauge_m, 2), "v": Bound(np.abs(new[2]), 2), "values": Bound(np.abs(phi) + moved, 2)}
+    given = {"values": phi, "m": m, "v": v, "age": slots[3], "gradient": g, "lr": lr} | hyper
+    answer = {"values": new[0], "m": new[1], "v": new[2], "age": age}
+    area.add(name, "adamw.step", clauses + " NUM-002", purpose, given, answer, bounds=bounds)
+
+
+AREAS = (delta, drop, grow, optimizer)

@@ -1,0 +1,140 @@
+"""What a program under judgement is asked: every operation, its inputs, and how each output is compared.
+
+Comparison classes (chapter 14)
+    exact     equal bits: indices, counts, moved values
+    value     equal numbers, either zero: sums on integers that no rounding touches
+    gauge     within τ(K) · u · Σ|a||b|, with K and the gauge in the case
+    binary64  the same with u = 2⁻⁵³ whatever the dtype of the run: scalars that SPEC.md defines in binary64
+    relative  largest difference over largest value, 1e-9 in float64 and 1e-4 in float32
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+Class = Literal["exact", "value", "gauge", "binary64", "relative"]
+Kind = Literal["scalar", "rule", "layer", "whole"]
+
+__all__ = ["OPS", "Class", "Kind", "Op"]
+
+
+@dataclass(frozen=True, slots=True)
+class Op:
+    """One operation.
+
+    Attributes:
+        kind: scalar (numbers only), rule, layer (arrays of any library), whole (models and runs).
+        inputs: their names; a trailing ``?`` marks one that may be absent.
+        outputs: their names and classes.
+    """
+
+    kind: Kind
+    inputs: tuple[str, ...]
+    outputs: dict[str, Class]
+
+
+def _op(kind: Kind, inputs: str, /, **outputs: Class) -> Op:
+    return Op(kind, tuple(inputs.split()), outputs)
+
+
+_MATRIX = "out in base base_values delta delta_values"
+
+OPS: dict[str, Op] = {
+    # chapter 7
+    "rng.draws": _op("scalar", "words numbers", draws="exact"),
+    "select.largest": _op("rule", "scores ids k", chosen="exact"),
+    "select.smallest": _op("rule", "scores ids k", chosen="exact"),
+    # chapter 2
+    "topology.positions": _op("rule", "out in indptr indices", positions="exact"),
+    "topology.of": _op("rule", "out in positions", indptr="exact", indices="exact"),
+    "change.source": _op("rule", "out in old new", source="exact"),
+    "change.realign": _op("rule", "out in old new values fill", values="exact"),
+    # chapter 8
+    "count.budget": _op("scalar", "density out in stored", n="exact"),
+    "count.drop": _op("scalar", "drop_fraction step steps slots", n="exact"),
+    "schedule.fraction": _op("scalar", "drop_fraction step steps", value="binary64"),
+    "schedule.events": _op("scalar", "steps evolve_every", at="exact"),
+    "schedule.learning_rate": _op("scalar", "kind lr step steps warmup", value="binary64"),
+    "schedule.spiel": _op("scalar", "period accumulate steps", at="exact", sums="exact"),
+    "delta.effective": _op("rule", _MATRIX, support="exact", weights="exact"),
+    "delta.initial_random": _op("rule", "out in base n seed matrix", positions="exact"),
+    "update.drop": _op("rule", "out in delta delta_values n", dropped="exact"),
+    "update.grow": _op("rule", "out in base delta dropped gradient n scope", grown="exact"),
+    "update.adapt": _op("rule", f"{_MATRIX} gradient budget", pruned="exact"),
+    "update.evolve": _op(
+        "rule",
+        f"{_MATRIX} m v age gradient n_drop delta_budget budget scope adapts",
+        base="exact",
+        base_values="exact",
+        delta="exact",
+        delta_values="exact",
+        m="exact",
+        v="exact",
+        age="exact",
+        support="exact",
+        weights="exact",
+    ),
+    # chapter 9
+    "adamw.step": _op(
+        "rule",
+        "values m v age gradient lr beta1? beta2? eps? weight_decay?",
+        values="gauge",
+        m="gauge",
+        v="gauge",
+        age="exact",
+    ),
+    "adamw.clip": _op("scalar", "norm max_norm", factor="binary64"),
+    # chapter 3; `odd` names inputs that are to come in another dtype: other (of the two float dtypes) or int64
+    "kernel.sparse": _op(
+        "layer", "out in positions values x dy odd?", y="gauge", dx="gauge", dvalues="gauge", shape="exact"
+    ),
+    "kernel.dense": _op("layer", "weight x dy odd?", y="gauge", dx="gauge", shape="exact"),
+    "kernel.store": _op("layer", "out in positions values slots new x", y="value"),
+    "kernel.store_dense": _op("layer", "out in weight positions slots new x", y="value"),
+    # chapter 4
+    "layer.embedding": _op("layer", "weight tokens dy", y="exact", dweight="gauge"),
+    "layer.rmsnorm": _op("layer", "x weight eps dy", y="relative", dx="relative", dweight="relative"),
+    "layer.linear": _op("layer", "x weight bias? dy", y="gauge", dx="gauge", dweight="gauge", dbias="gauge"),
+    "layer.rope": _op("layer", "x rope dy", y="gauge", dx="gauge"),
+    "layer.attention": _op(
+        "layer", "q k v mask? window? dy", y="relative", dq="relative", dk="relative", dv="relative"
+    ),
+    "layer.swiglu": _op("layer", "gate up dy", y="relative", dgate="relative", dup="relative"),
+    "layer.cross_entropy": _op("layer", "logits targets count dloss", loss="relative", dlogits="relative"),
+    "rope.frequencies": _op("scalar", "head_dim length rope", frequencies="binary64"),
+    # chapters 5 and 6
+    "config.describe": _op("scalar", "config", targets="exact", windows="exact", head_dim="exact", kv_heads="exact"),
+    "model.step": _op(
+        "whole",
+        "config tensors tokens labels mask? rows_at_once?",
+        loss="relative",
+        logits="relative",
+        gradients="relative",
+    ),
+    "gradient.whole": _op("layer", "dy x", gradient="gauge"),
+    "gradient.at": _op("layer", "out in dy x positions", values="gauge"),
+    "gradient.candidates": _op("rule", "out in dy x steps base delta n scope", candidates="exact", values="exact"),
+    # chapter 12; attributes are JSON text, bits the values as bytes, a tensor with full support has no pointers
+    "file.read": _op("scalar", "raw", kind="exact", tensors="exact", attributes="exact", tied="exact"),
+    "file.write": _op("scalar", "kind tensors attributes tied encoding", raw="exact"),
+    # chapters 10 and 11
+    "text.training": _op("scalar", "tokens length seed step rows", starts="exact"),
+    "text.calibration": _op("scalar", "tokens length seed n", starts="exact"),
+    "text.evaluation": _op("scalar", "tokens length windows", starts="exact"),
+    "evaluate.perplexity": _op("whole", "config tensors text length windows", perplexity="relative", targets="exact"),
+    "prune.magnitude": _op("rule", "weights sparsity", kept="exact"),
+    "prune.wanda": _op("rule", "weights square_sums sparsity", kept="exact"),
+    "prune.pattern": _op("rule", "scores n m", kept="exact"),
+    "prune.model": _op("whole", "config tensors tokens sparsity", kept="exact"),
+    "train.run": _op(
+        "whole",
+        "config tensors stored text settings",
+        losses="relative",
+        budgets="exact",
+        delta_budgets="exact",
+        slots="exact",
+        bases="exact",
+        support="exact",
+        weights="relative",
+    ),
+}
+"""Every operation by name."""

@@ -1,0 +1,150 @@
+"""The decoder of chapter 5 in binary64, from a config.json and named tensors (MDL, GRD, TRN-001)."""
+
+from typing import Any
+
+import numpy as np
+
+from conformance.oracle import layers
+from conformance.oracle.tape import Array, Var, gradients
+
+Config = dict[str, Any]
+PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+
+def place(block: int, projection: str) -> str:
+    """Return the name of the weight of a projection in a checkpoint."""
+    part = "self_attn" if projection in PROJECTIONS[:4] else "mlp"
+    return f"model.layers.{block}.{part}.{projection}.weight"
+
+
+def targets(config: Config) -> list[str]:
+    """Return the names of the targets in the order of the matrix index (MDL-007)."""
+    return [place(i, p) for i in range(config["num_hidden_layers"]) for p in PROJECTIONS]
+
+
+def head_width(config: Config) -> int:
+    """Return D (MDL-004)."""
+    return config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
+
+
+def biases(config: Config) -> tuple[str, ...]:
+    """Return the projections that have a bias (MDL-002)."""
+    kind = config["model_type"]
+    has: tuple[str, ...] = PROJECTIONS[:3] if kind == "qwen2" else ()
+    if kind in ("llama", "qwen3") and config.get("attention_bias"):
+        has += PROJECTIONS[:4]
+    if kind == "llama" and config.get("mlp_bias"):
+        has += PROJECTIONS[4:]
+    return has
+
+
+def window(config: Config, block: int) -> int | None:
+    """Return the sliding window of a block, None if it sees everything (MDL-003)."""
+    size = config.get("sliding_window")
+    if config["model_type"] == "mistral":
+        return size
+    if config["model_type"] not in ("qwen2", "qwen3"):
+        return None
+    if config.get("layer_types") is not None:
+        return size if config["layer_types"][block] == "sliding_attention" else None
+    slides = config.get("use_sliding_window") and block >= config["max_window_layers"]
+    return size if slides else None
+
+
+def rope(config: Config) -> dict[str, Any]:
+    """Return the RoPE settings (MDL-004)."""
+    given = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    return {
+        "type": given.get("rope_type", given.get("type", "default")),
+        "base": given.get("rope_theta", config.get("rope_theta")),
+        "factor": given.get("factor"),
+        "low": given.get("low_freq_factor"),
+        "high": given.get("high_freq_factor"),
+        "original": given.get("original_max_position_embeddings"),
+        "max_position_embeddings": config.get("max_position_embeddings"),
+    }
+
+
+def shapes(config: Config) -> dict[str, tuple[int, ...]]:
+    """Return the name and shape of every tensor of the architecture."""
+    c, f, d = config["hidden_size"], config["intermediate_size"], head_width(config)
+    heads = config["num_attention_heads"]
+    kv = config.get("num_key_value_heads") or heads
+    size = {"q_proj": (heads * d, c), "k_proj": (kv * d, c), "v_proj": (kv * d, c), "o_proj": (c, heads * d)}
+    size |= {"gate_proj": (f, c), "up_proj": (f, c), "down_proj": (c, f)}
+    out: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (config["vocab_size"], c)}
+    for i in range(config["num_hidden_layers"]):
+        for p in PROJECTIONS:
+            out[place(i, p)] = size[p]
+            if p in biases(config):
+                out[place(i, p).removesuffix("weight") + "bias"] = size[p][:1]
+        out |= {f"model.layers.{i}.{n}_layernorm.weight": (c,) for n in ("input", "post_attention")}
+        if config["model_type"] == "qwen3":
+            out |= {f"model.layers.{i}.self_attn.{n}_norm.weight": (d,) for n in "qk"}
+    out["model.norm.weight"] = (c,)
+    if not config.get("tie_word_embeddings"):
+        out["lm_head.weight"] = (config["vocab_size"], c)
+    return out
+
+
+class Decoder:
+    """A model whose tensors are Vars.
+
+    Attributes:
+        inputs: name of a target to what went into it in the last pass of `block`, for calibration.
+    """
+
+    def __init__(self, config: Config, tensors: dict[str, Array]) -> None:
+        self.config = config
+        self.tensors = {name: Var(x) for name, x in tensors.items()}
+        self.inputs: dict[str, Array] = {}
+
+    def _linear(self, x: Var, block: int, projection: str) -> Var:
+        name = place(block, projection)
+        self.inputs[name] = x.value
+        return layers.linear(x, self.tensors[name], self.tensors.get(name.removesuffix("weight") + "bias"))
+
+    def embed(self, tokens: Array) -> Var:
+        """Return the embedded tokens (B, T, C)."""
+        return layers.embedding(self.tensors["model.embed_tokens.weight"], tokens)
+
+    def block(self, x: Var, i: int, mask: Array | None = None) -> Var:
+        """Return the output of block i (MDL-001)."""
+        c, t, at = self.config, self.tensors, f"model.layers.{i}."
+        d, eps = head_width(c), c["rms_norm_eps"]
+        u = layers.rmsnorm(x, t[at + "input_layernorm.weight"], eps)
+        q, k, v = (self._linear(u, i, p).reshape(*x.shape[:2], -1, d) for p in PROJECTIONS[:3])
+        if c["model_type"] == "qwen3":
+            q = layers.rmsnorm(q, t[at + "self_attn.q_norm.weight"], eps)
+            k = layers.rmsnorm(k, t[at + "self_attn.k_norm.weight"], eps)
+        f = layers.frequencies(d, rope(c), x.shape[1])
+        mixed = layers.attention(layers.rotate(q, f), layers.rotate(k, f), v, mask, window(c, i))
+        h = x + self._linear(mixed.reshape(*x.shape[:2], -1), i, "o_proj")
+        u = layers.rmsnorm(h, t[at + "post_attention_layernorm.weight"], eps)
+        act = layers.swiglu(self._linear(u, i, "gate_proj"), self._linear(u, i, "up_proj"))
+        return h + self._linear(act, i, "down_proj")
+
+    def logits(self, tokens: Array, mask: Array | None = None) -> Var:
+        """Return the logits (B, T, V) of tokens (B, T) (MDL-001, MDL-005)."""
+        x = self.embed(tokens)
+        for i in range(self.config["num_hidden_layers"]):
+            x = self.block(x, i, mask)
+        x = layers.rmsnorm(x, self.tensors["model.norm.weight"], self.config["rms_norm_eps"])
+        tied = self.config.get("tie_word_embeddings")
+        return layers.linear(x, self.tensors["model.embed_tokens.weight" if tied else "lm_head.weight"])
+
+    def loss(self, tokens: Array, labels: Array, mask: Array | None = None) -> tuple[Var, Var]:
+        """Return the mean loss over the counted targets, and the logits (TRN-001)."""
+        logits = self.logits(tokens, mask)
+        wanted = np.concatenate([labels[:, 1:], np.full((len(labels), 1), -100)], axis=1).reshape(-1)
+        flat = logits.reshape(-1, logits.shape[-1])
+        return layers.cross_entropy(flat, wanted, int((wanted != -100).sum())), logits
+
+    def loss_and_gradients(
+        self, tokens: Array, labels: Array, mask: Array | None = None
+    ) -> tuple[float, Array, dict[str, Array]]:
+        """Return loss, logits and the gradient of every tensor (GRD-001)."""
+        loss, logits = self.loss(tokens, labels, mask)
+        names = list(self.tensors)
+        found = gradients(loss, 1.0, [self.tensors[n] for n in names])
+        return float(loss.value), logits.value, dict(zip(names, found, strict=True))

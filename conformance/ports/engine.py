@@ -1,0 +1,93 @@
+"""Our engine as a port: one function an operation, each a few calls into seft_ref."""
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from conformance.port import Refused, Unsupported
+from conformance.ports import engine_files, engine_models, engine_rules
+from formats import FormatError
+from seft_ref.arrays import Array, array_namespace, device, to_numpy
+from seft_ref.errors import SeftError
+from seft_ref.kernels import reference
+
+__all__ = ["EnginePort", "compiled_kernels", "strict_like"]
+
+Operation = Callable[[dict[str, Any]], dict[str, Any]]
+
+
+class EnginePort:
+    """seft_ref, on the arrays of one library and with one kernel set.
+
+    Attributes:
+        ops: the operations by name; a test replaces one to see whether the kit notices. Besides its inputs an
+            operation finds the kernel set under ``kernels``.
+    """
+
+    def __init__(self, name: str = "engine", like: Array | None = None, kernels: Any = reference) -> None:
+        self.name = name
+        self._kernels = kernels
+        self._like = np.zeros(0) if like is None else like
+        self.ops: dict[str, Operation] = {
+            **engine_rules.OPERATIONS,
+            **engine_models.OPERATIONS,
+            **engine_files.OPERATIONS,
+        }
+
+    def call(self, op: str, inputs: dict[str, Any], dtype: str) -> dict[str, Any]:
+        """Return the outputs of an operation; see `conformance.port.Port`."""
+        if op not in self.ops:
+            raise Unsupported(op)
+        try:
+            given = {name: self._there(value) for name, value in inputs.items()}
+            out = self.ops[op](given | {"kernels": self._kernels})
+        except (SeftError, FormatError) as error:
+            raise Refused(error.clause, str(error)) from error
+        return {name: _back(value) for name, value in out.items()}
+
+    def with_ops(self, name: str, **ops: Operation) -> "EnginePort":
+        """Return the same port with operations replaced; ``__`` in a keyword stands for the dot."""
+        other = copy.copy(self)
+        other.name = name
+        other.ops = self.ops | {key.replace("__", "."): f for key, f in ops.items()}
+        return other
+
+    def _there(self, value: Any) -> Any:
+        if isinstance(value, np.ndarray):
+            if value.dtype in (np.uint64, np.uint8):
+                return value
+            xp = array_namespace(self._like)
+            return xp.asarray(value, device=device(self._like), copy=True)
+        if isinstance(value, dict):
+            return {k: self._there(v) for k, v in value.items()}
+        if isinstance(value, list):
+            return [self._there(v) for v in value]
+        return value
+
+
+def _back(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _back(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_back(v) for v in value]
+    return to_numpy(value) if hasattr(value, "__array_namespace__") else value
+
+
+def compiled_kernels() -> Any:
+    """Return the compiled kernel set, None if what it is compiled with is not installed."""
+    try:
+        from seft_ref.kernels import cpu
+    except ImportError:
+        return None
+    return cpu
+
+
+def strict_like() -> Array | None:
+    """Return an array of array_api_strict on a device that is not the host, None if it is not installed."""
+    try:
+        import array_api_strict as xp
+    except ImportError:
+        return None
+    return xp.zeros(0, device=xp.Device("device1"))

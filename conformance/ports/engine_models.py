@@ -1,0 +1,126 @@
+"""Whole models and runs of the engine, operation by operation."""
+
+from typing import Any
+
+import numpy as np
+
+from seft_ref.arrays import Array, array_namespace
+from seft_ref.calibrate import prune_wanda
+from seft_ref.config import ModelConfig
+from seft_ref.evaluate import evaluate
+from seft_ref.gradients import Batch, every_gradient
+from seft_ref.model import model_forward
+from seft_ref.topology import flat, from_flat
+from seft_ref.train import TrainSettings, finish, initial_state, step_batches, train
+from seft_ref.update.adamw import AdamW
+from seft_ref.update.delta import Base
+from seft_ref.weights import Weights, assemble
+
+Values = dict[str, Any]
+
+
+def _weights(config: ModelConfig, tensors: dict[str, Array], kernels: Any) -> Weights:
+    packed = {name: kernels.pack_dense(x) for name, x in tensors.items() if x.ndim == 2}
+    if config.tie_word_embeddings:
+        packed["lm_head.weight"] = packed["model.embed_tokens.weight"]
+    return assemble(config, tensors, packed)
+
+
+def _describe(a: Values) -> Values:
+    config = ModelConfig.from_json(a["config"])
+    return {
+        "targets": [matrix.name for matrix in config.targets()],
+        "windows": list(config.windows),
+        "head_dim": config.head_dim,
+        "kv_heads": config.num_key_value_heads,
+    }
+
+
+def _step(a: Values) -> Values:
+    config = ModelConfig.from_json(a["config"])
+    weights = _weights(config, a["tensors"], a["kernels"])
+    tokens, labels, mask, n = a["tokens"], a["labels"], a["mask"], a["rows_at_once"]
+    batches = [
+        Batch(tokens[i : i + n, :], labels[i : i + n, :], None if mask is None else mask[i : i + n, :])
+        for i in range(0, tokens.shape[0], n)
+    ]
+    loss, gradients = every_gradient(weights, config, batches, a["kernels"])
+    parts = [model_forward(b.tokens, weights, config, a["kernels"], b.mask)[0] for b in batches]
+    return {"loss": loss, "logits": array_namespace(tokens).concat(parts), "gradients": gradients}
+
+
+def _perplexity(a: Values) -> Values:
+    config = ModelConfig.from_json(a["config"])
+    text = [int(t) for t in a["text"]]
+    weights = _weights(config, a["tensors"], a["kernels"])
+    found = evaluate(weights, config, text, a["kernels"], length=a["length"], windows=a["windows"], rows=2)
+    return {"perplexity": found.perplexity, "targets": found.targets}
+
+
+def _prune(a: Values) -> Values:
+    config = ModelConfig.from_json(a["config"])
+    batches = [a["tokens"][:3, :], a["tokens"][3:, :]]
+    masks = prune_wanda(config, a["tensors"].__getitem__, batches, a["kernels"], a["sparsity"])
+    return {"kept": {name: np.flatnonzero(np.asarray(mask)).astype(np.int64) for name, mask in masks}}
+
+
+def settings_of(given: Values) -> TrainSettings:
+    """Return the engine's settings of a run."""
+    return TrainSettings(
+        preset=given["preset"],
+        steps=given["steps"],
+        batch=given["rows"] // given["micro_batches"],
+        micro_batches=given["micro_batches"],
+        length=given["length"],
+        density=given["density"],
+        evolve_every=given["evolve_every"],
+        drop_fraction=given["drop_fraction"],
+        gradient_window=given["gradient_window"],
+        lr=given["lr"],
+        warmup_steps=given["warmup"],
+        lr_schedule=given["schedule"],
+        optimizer=AdamW(weight_decay=given["weight_decay"]),
+        max_norm=given["max_norm"],
+        seed=given["seed"],
+    )
+
+
+def _run(a: Values) -> Values:
+    settings = settings_of(a["settings"])
+    config = ModelConfig.from_json(a["config"])
+    text = [int(t) for t in a["text"]]
+    bases = {}
+    for matrix in config.targets():
+        where = a["stored"][matrix.name]
+        values = array_namespace(where).take(a["tensors"][matrix.name].reshape(-1), where)
+        bases[matrix.name] = Base(from_flat(matrix.shape, where), values)
+    weights = _weights(config, a["tensors"], a["kernels"])
+    state = initial_state(settings, config, weights, bases, a["kernels"], step_batches(settings, text, 1, weights))
+    names = list(state.targets)
+    budgets = [state.targets[name].budget for name in names]
+    delta_budgets = [state.targets[name].delta_budget for name in names]
+    losses, slots, stored = [], [], []
+    for state, record in train(state, settings, config, text, a["kernels"]):  # noqa: B020  a state is used once
+        losses.append(record.loss)
+        if record.event is not None:
+            slots.append([flat(state.targets[name].delta.topology) for name in names])
+            stored.append([flat(state.targets[name].base.topology) for name in names])
+    final = finish(state, settings, config, text, a["kernels"])
+    return {
+        "losses": np.array(losses, dtype=a["tensors"][names[0]].dtype),
+        "budgets": np.array(budgets),
+        "delta_budgets": np.array(delta_budgets),
+        "slots": slots,
+        "bases": stored,
+        "support": [flat(final[name][0]) for name in names],
+        "weights": [final[name][1] for name in names],
+    }
+
+
+OPERATIONS: dict[str, Any] = {
+    "config.describe": _describe,
+    "model.step": _step,
+    "evaluate.perplexity": _perplexity,
+    "prune.model": _prune,
+    "train.run": _run,
+}

@@ -1,0 +1,362 @@
+"""Rules and layers of the engine, operation by operation."""
+
+from typing import Any
+
+import numpy as np
+
+from seft_ref.arrays import Array, array_namespace, device, to_numpy
+from seft_ref.config import Rope
+from seft_ref.counter import STREAM_POSITIONS, choose, counter_key, draws
+from seft_ref.gradients import Accumulated, snapshot
+from seft_ref.layers.attention import attention_backward, attention_forward, visible_keys
+from seft_ref.layers.cross_entropy import cross_entropy_backward, cross_entropy_forward
+from seft_ref.layers.embedding import embedding_backward, embedding_forward, embedding_gradient
+from seft_ref.layers.linear import Linear, WeightGradient, linear_backward, linear_forward
+from seft_ref.layers.rmsnorm import rmsnorm_backward, rmsnorm_forward
+from seft_ref.layers.rope import rope_backward, rope_forward, rope_frequencies, rope_table
+from seft_ref.layers.swiglu import swiglu_backward, swiglu_forward
+from seft_ref.prune.keep import keep_n_of_m
+from seft_ref.prune.magnitude import magnitude_mask
+from seft_ref.prune.wanda import wanda_mask
+from seft_ref.text import calibration_starts, evaluation_starts, training_starts
+from seft_ref.topology import Topology, check, flat, from_flat, full
+from seft_ref.update.adamw import AdamW, adamw_step, clip_factor
+from seft_ref.update.change import change, realign
+from seft_ref.update.delta import Base, Delta, delta_budget, effective
+from seft_ref.update.drop import drop
+from seft_ref.update.evolve import evolve, final_adapt
+from seft_ref.update.grow import grow, snapshot_of
+from seft_ref.update.schedule import drop_fraction_at, is_event, learning_rate_at, n_drop, spiel_phases
+from seft_ref.update.select import largest, smallest
+
+Values = dict[str, Any]
+_SCOPES = {"all": "anywhere", "active": "active"}
+
+
+def _topology(a: Values, name: str) -> Topology:
+    return from_flat((a["out"], a["in"]), a[name])
+
+
+def _ints(values: Any) -> np.ndarray[Any, Any]:
+    return np.array(list(values), dtype=np.int64)
+
+
+def _chosen(select: Any) -> Any:
+    def op(a: Values) -> Values:
+        return {"chosen": array_namespace(a["ids"]).take(a["ids"], select(a["scores"], a["k"]))}
+
+    return op
+
+
+def _positions(a: Values) -> Values:
+    xp = array_namespace(a["indptr"])
+    topology = Topology((a["out"], a["in"]), a["indptr"], xp.astype(a["indices"], xp.int32))
+    check(topology)
+    return {"positions": flat(topology)}
+
+
+def _topology_of(a: Values) -> Values:
+    topology = _topology(a, "positions")
+    return {"indptr": topology.indptr, "indices": topology.indices}
+
+
+def _source(a: Values) -> Values:
+    return {"source": change(_topology(a, "old"), _topology(a, "new")).source}
+
+
+def _realign(a: Values) -> Values:
+    return {"values": realign(a["values"], change(_topology(a, "old"), _topology(a, "new")), a["fill"])}
+
+
+def _budget(a: Values) -> Values:
+    whole = Topology((a["out"], a["in"]), _ints([0]), np.broadcast_to(np.int32(0), (a["stored"],)))
+    return {"n": delta_budget(a["density"], whole)}
+
+
+def _spiel(a: Values) -> Values:
+    phases = spiel_phases(a["steps"], a["period"], a["accumulate"])
+    return {"at": _ints(p[0] for p in phases), "sums": _ints(p[1] for p in phases)}
+
+
+def _events(a: Values) -> Values:
+    steps = a["steps"]
+    return {"at": _ints(t for t in range(1, steps + 2) if is_event(t, steps, a["evolve_every"]))}
+
+
+def _state(a: Values) -> tuple[Base, Delta]:
+    xp = array_namespace(a["base_values"])
+    zeros = xp.zeros_like(a["delta_values"])
+    age = a.get("age")
+    if age is None:
+        age = xp.zeros(zeros.shape, dtype=xp.int32, device=device(zeros))
+    delta = Delta(
+        _topology(a, "delta"),
+        a["delta_values"],
+        a.get("m", zeros),
+        a.get("v", zeros),
+        xp.astype(age, xp.int32),
+    )
+    return Base(_topology(a, "base"), a["base_values"]), delta
+
+
+def _effective(a: Values) -> Values:
+    support, weights = effective(*_state(a))
+    return {"support": flat(support), "weights": weights}
+
+
+def _initial_random(a: Values) -> Values:
+    key = counter_key(a["seed"], STREAM_POSITIONS, a["matrix"])
+    return {"positions": choose(key, to_numpy(a["base"]), a["n"])}
+
+
+def _drop(a: Values) -> Values:
+    slots = drop(a["delta_values"], a["n"])
+    return {"dropped": array_namespace(slots).take(a["delta"], slots)}
+
+
+def _grow(a: Values) -> Values:
+    seen = snapshot_of(a["gradient"], a["base"], a["delta"], a["n"], _SCOPES[a["scope"]])  # type: ignore[arg-type]
+    return {"grown": grow(seen, a["dropped"], a["n"])}
+
+
+def _adapt(a: Values) -> Values:
+    base, delta = _state(a)
+    seen = snapshot_of(a["gradient"], a["base"], a["delta"], 0)
+    return {"pruned": final_adapt(base, delta, seen, budget=a["budget"]).pruned}
+
+
+def _evolve(a: Values) -> Values:
+    base, delta = _state(a)
+    n = max(a["n_drop"] + a["delta_budget"] - delta.topology.nnz, 0)
+    # a whole gradient as the engine meets it: summed, then looked at row block by row block
+    whole = Accumulated((a["out"], a["in"]), (), a["gradient"])
+    seen = snapshot(whole, 1, a["base"], a["delta"], n, _SCOPES[a["scope"]])  # type: ignore[arg-type]
+    event = evolve(
+        base,
+        delta,
+        seen,
+        n_drop=a["n_drop"],
+        delta_budget=a["delta_budget"],
+        budget=a["budget"],
+        adapts=bool(a["adapts"]),
+    )
+    return after(event.base, event.delta)
+
+
+def after(base: Base, delta: Delta) -> Values:
+    """Return the outputs of an event."""
+    support, weights = effective(base, delta)
+    return {
+        "base": flat(base.topology),
+        "base_values": base.values,
+        "delta": flat(delta.topology),
+        "delta_values": delta.values,
+        "m": delta.first_moment,
+        "v": delta.second_moment,
+        "age": delta.age,
+        "support": flat(support),
+        "weights": weights,
+    }
+
+
+def _adamw(a: Values) -> Values:
+    xp = array_namespace(a["values"])
+    n = a["values"].shape[0]
+    slots = full((1, n), a["values"])
+    delta = Delta(slots, a["values"], a["m"], a["v"], xp.astype(a["age"], xp.int32))
+    hyper = {k: a[k] for k in ("beta1", "beta2", "eps", "weight_decay") if a[k] is not None}
+    oldest = int(xp.max(a["age"])) + 1 if n else 1
+    new = adamw_step(delta, a["gradient"], a["lr"], AdamW(**hyper), oldest)
+    return {"values": new.values, "m": new.first_moment, "v": new.second_moment, "age": new.age}
+
+
+def _odd(a: Values, *names: str) -> list[Any]:
+    """Return inputs, some of them in a dtype that does not fit the others."""
+    out = []
+    for name in names:
+        x, kind = a[name], (a["odd"] or {}).get(name)
+        xp = array_namespace(x)
+        if kind == "other":
+            x = xp.astype(x, xp.float32 if x.dtype == xp.float64 else xp.float64)
+        elif kind is not None:
+            x = xp.astype(x, getattr(xp, kind))
+        out.append(x)
+    return out
+
+
+def _sparse(a: Values) -> Values:
+    kernels, topology = a["kernels"], _topology(a, "positions")
+    values, x, dy = _odd(a, "values", "x", "dy")
+    packed = kernels.pack(topology, values)
+    return {
+        "y": kernels.matmul(x, packed),
+        "dx": kernels.matmul_transposed(dy, packed),
+        "dvalues": kernels.sample(dy, x, topology),
+        "shape": _ints(packed.shape),
+    }
+
+
+def _dense(a: Values) -> Values:
+    kernels = a["kernels"]
+    weight, x, dy = _odd(a, "weight", "x", "dy")
+    packed = kernels.pack_dense(weight)
+    return {
+        "y": kernels.matmul(x, packed),
+        "dx": kernels.matmul_transposed(dy, packed),
+        "shape": _ints(packed.shape),
+    }
+
+
+def _store(a: Values) -> Values:
+    kernels, topology = a["kernels"], _topology(a, "positions")
+    packed = kernels.pack(topology, a["values"])
+    packed = kernels.store(packed, kernels.locate(packed, topology, a["slots"]), a["new"])
+    return {"y": kernels.matmul(a["x"], packed)}
+
+
+def _store_dense(a: Values) -> Values:
+    kernels, topology = a["kernels"], _topology(a, "positions")
+    # the matrix may be stored into where it lies: the kernel gets a copy
+    packed = kernels.pack_dense(array_namespace(a["weight"]).asarray(a["weight"], copy=True))
+    packed = kernels.store(packed, kernels.locate(packed, topology, a["slots"]), a["new"])
+    return {"y": kernels.matmul(a["x"], packed)}
+
+
+def _embedding(a: Values) -> Values:
+    y, cache = embedding_forward(a["tokens"], a["weight"])
+    return {"y": y, "dweight": embedding_gradient(embedding_backward(a["dy"], cache))}
+
+
+def _rmsnorm(a: Values) -> Values:
+    y, cache = rmsnorm_forward(a["x"], a["weight"], a["eps"])
+    dx, dweight = rmsnorm_backward(a["dy"], cache)
+    return {"y": y, "dx": dx, "dweight": dweight}
+
+
+def _linear(a: Values) -> Values:
+    kernels = a["kernels"]
+    linear = Linear(kernels.pack_dense(a["weight"]), a["bias"])
+    y, cache = linear_forward(a["x"], linear, kernels)
+    dx, factors, dbias = linear_backward(a["dy"], cache)
+    dweight = Accumulated(tuple(a["weight"].shape)).plus(factors).whole()
+    return {"y": y, "dx": dx, "dweight": dweight, "dbias": dbias}
+
+
+def _rope_of(given: Values) -> Rope:
+    names = {"factor": "factor", "low": "low_freq_factor", "high": "high_freq_factor"}
+    more = {new: given[old] for old, new in names.items() if given.get(old) is not None}
+    if given.get("original") is not None:
+        more["original_max_position_embeddings"] = given["original"]
+    return Rope(given["type"], given["base"], **more)
+
+
+def _frequencies(a: Values) -> Values:
+    given = a["rope"]
+    found = rope_frequencies(_rope_of(given), a["head_dim"], a["length"], given["max_position_embeddings"])
+    return {"frequencies": np.array(found)}
+
+
+def _heads_first(x: Array) -> Array:
+    return array_namespace(x).permute_dims(x, (0, 2, 1, 3))
+
+
+def _rope(a: Values) -> Values:
+    x, given = a["x"], a["rope"]
+    table = rope_table(_rope_of(given), x.shape[3], x.shape[1], given["max_position_embeddings"], x)
+    y, cache = rope_forward(_heads_first(x), table)
+    dx = rope_backward(_heads_first(a["dy"]), cache)
+    return {"y": _heads_first(y), "dx": _heads_first(dx)}
+
+
+def _attention(a: Values) -> Values:
+    q, k, v, dy = (_heads_first(a[name]) for name in ("q", "k", "v", "dy"))
+    visible = visible_keys(q.shape[2], a["window"], a["mask"], q)
+    y, cache = attention_forward(q, k, v, visible)
+    outputs = (y, *attention_backward(dy, cache))
+    return {name: _heads_first(x) for name, x in zip(("y", "dq", "dk", "dv"), outputs, strict=True)}
+
+
+def _swiglu(a: Values) -> Values:
+    y, cache = swiglu_forward(a["gate"], a["up"])
+    dgate, dup = swiglu_backward(a["dy"], cache)
+    return {"y": y, "dgate": dgate, "dup": dup}
+
+
+def _cross_entropy(a: Values) -> Values:
+    loss, cache = cross_entropy_forward(a["logits"], a["targets"], a["count"])
+    xp = array_namespace(loss)
+    dloss = xp.full_like(loss, a["dloss"])
+    return {"loss": float(loss), "dlogits": cross_entropy_backward(dloss, cache)}
+
+
+def _whole(a: Values) -> Values:
+    shape = (a["dy"].shape[1], a["x"].shape[1])
+    return {"gradient": Accumulated(shape).plus(WeightGradient(a["dy"], a["x"])).whole()}
+
+
+def _at(a: Values) -> Values:
+    return {"values": a["kernels"].sample(a["dy"], a["x"], _topology(a, "positions"))}
+
+
+def _candidates(a: Values) -> Values:
+    total = Accumulated((a["out"], a["in"]))
+    for dy, x in zip(a["dy"], a["x"], strict=True):
+        total = total.plus(WeightGradient(dy, x))
+    seen = snapshot(total, a["steps"], a["base"], a["delta"], a["n"], _SCOPES[a["scope"]])  # type: ignore[arg-type]
+    # candidates are kept with their numbers; +0 makes either zero one
+    return {"candidates": seen.candidates, "values": seen.candidate_gradient + 0.0}
+
+
+def _kept(mask: Array) -> Values:
+    xp = array_namespace(mask)
+    return {"kept": xp.nonzero(xp.reshape(mask, (-1,)))[0]}
+
+
+OPERATIONS: dict[str, Any] = {
+    "rng.draws": lambda a: {"draws": draws(counter_key(*map(int, a["words"])), a["numbers"])},
+    "select.largest": _chosen(largest),
+    "select.smallest": _chosen(smallest),
+    "topology.positions": _positions,
+    "topology.of": _topology_of,
+    "change.source": _source,
+    "change.realign": _realign,
+    "count.budget": _budget,
+    "count.drop": lambda a: {"n": n_drop(a["step"], a["steps"], a["drop_fraction"], a["slots"])},
+    "schedule.fraction": lambda a: {"value": drop_fraction_at(a["step"], a["steps"], a["drop_fraction"])},
+    "schedule.events": _events,
+    "schedule.learning_rate": lambda a: {
+        "value": learning_rate_at(a["step"], a["steps"], a["lr"], a["warmup"], a["kind"])
+    },
+    "schedule.spiel": _spiel,
+    "delta.effective": _effective,
+    "delta.initial_random": _initial_random,
+    "update.drop": _drop,
+    "update.grow": _grow,
+    "update.adapt": _adapt,
+    "update.evolve": _evolve,
+    "adamw.step": _adamw,
+    "adamw.clip": lambda a: {"factor": clip_factor(a["norm"] ** 2, a["max_norm"])},
+    "kernel.sparse": _sparse,
+    "kernel.dense": _dense,
+    "kernel.store": _store,
+    "kernel.store_dense": _store_dense,
+    "layer.embedding": _embedding,
+    "layer.rmsnorm": _rmsnorm,
+    "layer.linear": _linear,
+    "layer.rope": _rope,
+    "layer.attention": _attention,
+    "layer.swiglu": _swiglu,
+    "layer.cross_entropy": _cross_entropy,
+    "rope.frequencies": _frequencies,
+    "gradient.whole": _whole,
+    "gradient.at": _at,
+    "gradient.candidates": _candidates,
+    "text.training": lambda a: {
+        "starts": _ints(training_starts(a["tokens"], a["length"], a["seed"], a["step"], a["rows"]))
+    },
+    "text.calibration": lambda a: {"starts": _ints(calibration_starts(a["tokens"], a["length"], a["seed"], a["n"]))},
+    "text.evaluation": lambda a: {"starts": _ints(evaluation_starts(a["tokens"], a["length"], a["windows"]))},
+    "prune.magnitude": lambda a: _kept(magnitude_mask(a["weights"], a["sparsity"])),
+    "prune.wanda": lambda a: _kept(wanda_mask(a["weights"], a["square_sums"], a["sparsity"])),
+    "prune.pattern": lambda a: _kept(keep_n_of_m(a["scores"], a["n"], a["m"])),
+}

@@ -1,0 +1,131 @@
+"""What a run tells: a table, every failure with all that is needed to look into it, and the same as JSON."""
+
+import hashlib
+import math
+from collections import Counter
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+from typing import Any
+
+import numpy as np
+
+from conformance.cases import Case
+from conformance.clauses import SPEC, Clause
+from conformance.coverage import Coverage
+from conformance.harness import Result
+
+__all__ = ["as_json", "counts", "explain", "matches", "shown_value", "table_rows"]
+
+_SMALL = 24
+
+
+def matches(case: Case, pattern: str) -> bool:
+    """Tell whether a glob means the case: by its id, or by the id of one of its clauses."""
+    return any(fnmatchcase(name, pattern) for name in (case.id, *case.clauses))
+
+
+def counts(results: Sequence[Result], coverage: Sequence[Coverage]) -> tuple[int, int, int]:
+    """Return how many checks passed, failed and were skipped.
+
+    A case is a check; so is a clause without cases: skipped if a reason stands for it, failed if nothing does.
+    """
+    found = Counter(result.status for result in results)
+    bare = [c for c in coverage if not c.cases]
+    return (
+        found["passed"],
+        found["failed"] + sum(not c.covered for c in bare),
+        found["skipped"] + sum(c.covered for c in bare),
+    )
+
+
+def table_rows(results: Sequence[Result]) -> list[tuple[str, int, int, int, float]]:
+    """Return for each area its name, how many passed, failed and were skipped, and the most a bound was used."""
+    areas: dict[str, list[Result]] = {}
+    for result in results:
+        areas.setdefault(result.case.id.split(".")[0], []).append(result)
+    rows = []
+    for area, members in areas.items():
+        found = Counter(result.status for result in members)
+        used = max(result.ratio for result in members)
+        rows.append((area, found["passed"], found["failed"], found["skipped"], used))
+    return rows
+
+
+def shown_value(value: Any) -> str:
+    """Return a value in a line: small arrays whole, large ones by dtype and shape."""
+    if isinstance(value, np.ndarray):
+        if value.size <= _SMALL:
+            return np.array2string(value, max_line_width=100_000, separator=", ", floatmode="unique")
+        return f"{value.dtype.name} array {value.shape}"
+    if isinstance(value, dict):
+        if len(value) > _SMALL or any(isinstance(v, np.ndarray | dict | list) for v in value.values()):
+            return f"{len(value)} entries: {', '.join(list(value)[:3])} ..."
+        return str(value)
+    if isinstance(value, list) and len(value) > _SMALL:
+        return f"{len(value)} entries"
+    return str(value)
+
+
+def explain(result: Result, clauses: dict[str, Clause]) -> list[str]:
+    """Return the lines that tell what failed in a case."""
+    case = result.case
+    lines = [f"FAILED {case.id} ({case.op})", f"  catches: {case.purpose}"]
+    lines += [f"  {name} {clauses[name].text}" for name in case.clauses if not name.startswith("NUM-")]
+    lines += [f"  {name} = {shown_value(value)}" for name, value in case.inputs.items() if value is not None]
+    for failure in result.failures:
+        output = f" {failure.output}" if failure.output else ""
+        ratio = f" ({failure.ratio:.3g} times the bound)" if math.isfinite(failure.ratio) else ""
+        lines.append(f"  {failure.variant}:{output} {failure.detail}{ratio}")
+    return lines
+
+
+def as_json(
+    results: Sequence[Result], coverage: Sequence[Coverage], variants: Sequence[str], pattern: str | None
+) -> dict[str, Any]:
+    """Return all results as JSON holds them."""
+    passed, failed, skipped = counts(results, coverage)
+    status = {result.case.id: result.status for result in results}
+    return {
+        "spec_sha256": hashlib.sha256(SPEC.read_bytes()).hexdigest(),
+        "variants": list(variants),
+        "only": pattern,
+        "passed": passed,
+        "failed": failed,
+        "skipped": skipped,
+        "cases": [_case_row(result) for result in results],
+        "clauses": [_clause_row(c, status) for c in coverage],
+    }
+
+
+def _case_row(result: Result) -> dict[str, Any]:
+    return {
+        "id": result.case.id,
+        "op": result.case.op,
+        "clauses": list(result.case.clauses),
+        "status": result.status,
+        "reason": result.skipped,
+        "bound_used": result.ratio,
+        "failures": [
+            {
+                "variant": f.variant,
+                "output": f.output,
+                "detail": f.detail,
+                "ratio": f.ratio if math.isfinite(f.ratio) else None,
+            }
+            for f in result.failures
+        ],
+    }
+
+
+def _clause_row(c: Coverage, status: dict[str, str]) -> dict[str, Any]:
+    ran = [status[name] for name in c.cases if name in status]
+    verdict = "passed" if "passed" in ran else "skipped"
+    if not c.covered or "failed" in ran:
+        verdict = "failed"
+    return {
+        "id": c.clause.id,
+        "level": c.clause.level,
+        "status": verdict,
+        "cases": len(c.cases),
+        "reason": c.reason,
+    }

@@ -1,0 +1,37 @@
+"""A run gives the same bytes in another process."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import conformance
+
+ROOT = Path(conformance.__file__).parents[1]
+PROGRAM = """
+import hashlib
+from conformance.cases import VECTORS, load
+from conformance.ports.engine import EnginePort
+case = next(c for c in load(VECTORS / "train.json") if c.id == "train.window")
+out = EnginePort().call("train.run", case.inputs, "float64")
+digest = hashlib.sha256(out["losses"].tobytes())
+for weights, support in zip(out["weights"], out["support"]):
+    digest.update(weights.tobytes() + support.tobytes())
+print(digest.hexdigest())
+"""
+
+
+def test_TRN_006_the_same_bytes_in_another_process():
+    found = [
+        subprocess.run(
+            [sys.executable, "-c", PROGRAM],
+            cwd=ROOT,
+            env=os.environ | {"PYTHONHASHSEED": seed},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for seed in ("0", "1")
+    ]
+    assert len(found[0]) == 65
+    assert found[0] == found[1]

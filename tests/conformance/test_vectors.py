@@ -1,0 +1,147 @@
+"""The frozen cases: reproduced byte for byte, well-formed, linked, and made by oracles that stand alone."""
+
+import ast
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import conformance
+from conformance.cases import VECTORS, Bound, Case, decode, dump, encode, load, load_all
+from conformance.clauses import read_clauses
+from conformance.coverage import coverage, elsewhere
+from conformance.ops import OPS
+
+ROOT = Path(conformance.__file__).parents[1]
+CASES = load_all()
+
+
+def test_the_generators_write_what_is_frozen():
+    done = subprocess.run(
+        [sys.executable, "-m", "conformance.gen", "--check"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_ids_are_unique_and_every_case_is_well_formed():
+    assert len({case.id for case in CASES}) == len(CASES) > 300
+    for case in CASES:
+        op = OPS[case.op]
+        names = {name.rstrip("?") for name in op.inputs}
+        needed = {name for name in op.inputs if not name.endswith("?")}
+        assert needed <= set(case.inputs) <= names, case.id
+        assert bool(case.refused) != bool(case.expected), case.id
+        assert case.refused or set(case.expected) == set(op.outputs), case.id
+        gauged = {name for name, how in op.outputs.items() if how in ("gauge", "binary64")}
+        assert case.refused or {n for n in gauged if case.expected[n] is not None} <= set(case.bounds), case.id
+        assert case.purpose, case.id
+        assert case.clauses, case.id
+
+
+def test_every_operation_has_a_case():
+    assert set(OPS) == {case.op for case in CASES}
+
+
+def test_every_clause_is_covered_or_says_why_not():
+    found = coverage(read_clauses(), CASES, elsewhere())
+    assert [name for name, c in found.items() if not c.covered] == []
+
+
+def test_what_is_covered_elsewhere_is_there():
+    for clause, (test, why) in elsewhere().items():
+        path, _, name = test.partition("::")
+        assert why, clause
+        assert (ROOT / path).is_file(), f"{clause}: {path} does not exist"
+        assert f"def {name}(" in (ROOT / path).read_text(encoding="utf-8"), f"{clause}: {test} does not exist"
+
+
+def test_a_link_to_a_clause_that_does_not_exist_is_an_error():
+    case = Case("x.y", "select.largest", (f"SEL-{999}",), "nothing", {})
+    with pytest.raises(ValueError, match=f"SEL-{999}"):
+        coverage(read_clauses(), [case], {})
+    with pytest.raises(ValueError, match=f"SEL-{998}"):
+        coverage(read_clauses(), [], {f"SEL-{998}": ("a", "b")})
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        3,
+        "text",
+        None,
+        0.1,
+        -0.0,
+        [1, None, "a", 2.5],
+        {"a": np.arange(3), "b": {"c": 0.5}},
+        np.array([0.1, -0.0, 5e-324, math.inf, math.nan]),
+        np.array([[1.5, 2.0]]),
+        np.zeros((0, 3)),
+        np.array([2**64 - 1], dtype=np.uint64),
+        np.array([-(2**63)]),
+        np.array([True, False]),
+    ],
+)
+def test_values_come_back_exactly(value):
+    back = decode(json.loads(json.dumps(encode(value), allow_nan=False)))
+    assert type(back) is type(value)
+    if isinstance(value, np.ndarray):
+        assert back.dtype == value.dtype
+        assert back.shape == value.shape
+        assert back.tobytes() == value.tobytes()
+    elif isinstance(value, dict):
+        np.testing.assert_array_equal(back["a"], value["a"])
+        assert back["b"] == value["b"]
+    elif isinstance(value, float):
+        assert back.hex() == value.hex()
+    else:
+        assert back == value
+
+
+def test_a_case_survives_its_file(tmp_path):
+    bound = {"y": Bound(np.array([1.0]), 3)}
+    case = Case("a.b", "layer.rope", ("LYR-004",), "p", {"x": 1}, {"y": np.array([2.0])}, bounds=bound, zeros=("y",))
+    path = tmp_path / "a.json"
+    path.write_text(dump([case]), encoding="utf-8")
+    (back,) = load(path)
+    assert dump([back]) == dump([case])
+
+
+def test_vectors_stay_small():
+    assert sum(path.stat().st_size for path in VECTORS.glob("*.json")) < 1_200_000
+
+
+def test_oracles_import_nothing_of_the_engine_and_only_numpy_beside_the_standard_library():
+    for path in (ROOT / "conformance" / "oracle").glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = []
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                names = [node.module]
+            for name in names:
+                assert name.split(".")[0] in {*sys.stdlib_module_names, "numpy", "conformance"}, (
+                    path.name,
+                    name,
+                )
+                assert not name.startswith("conformance") or name.startswith("conformance.oracle"), (
+                    path.name,
+                    name,
+                )
+
+
+def test_only_the_port_of_the_engine_imports_it():
+    for path in (ROOT / "conformance").rglob("*.py"):
+        if path.name.startswith("engine"):
+            continue
+        text = path.read_text(encoding="utf-8")
+        assert "import seft_ref" not in text, path
+        assert "from seft_ref" not in text, path
+        assert "from formats" not in text, path

@@ -1,0 +1,18 @@
+"""Judge our engine clause by clause against SPEC.md.
+
+python tools/verify.py [--json FILE] [--only GLOB] [--list]
+"""
+
+import os
+import sys
+from pathlib import Path
+
+# numba and OpenBLAS keep their threads spinning against each other unless told so before they are loaded
+os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "4")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from conformance.command import main
+
+if __name__ == "__main__":
+    raise SystemExit(main())
