@@ -324,6 +324,7 @@ def _evolve(target: Target, gradient: Accumulated, step: int, settings: TrainSet
         n_drop=drops,
         delta_budget=target.delta_budget,
         budget=target.budget,
+        grow_scope=scope,
         adapts=preset.adapts,
     )
 

@@ -25,7 +25,7 @@ from seft_ref.update.change import change, realign
 from seft_ref.update.delta import Base, Delta, delta_budget, effective
 from seft_ref.update.drop import drop
 from seft_ref.update.evolve import evolve, final_adapt
-from seft_ref.update.grow import grow, snapshot_of
+from seft_ref.update.grow import candidates_again, grow, snapshot_of
 from seft_ref.update.schedule import drop_fraction_at, is_event, learning_rate_at, n_drop, spiel_phases
 from seft_ref.update.select import largest, smallest
 
@@ -116,7 +116,8 @@ def _drop(a: Values) -> Values:
 
 def _grow(a: Values) -> Values:
     seen = snapshot_of(a["gradient"], a["base"], a["delta"], a["n"], _SCOPES[a["scope"]])  # type: ignore[arg-type]
-    return {"grown": grow(seen, a["dropped"], a["n"])}
+    again = candidates_again(a["dropped"], a["base"], _SCOPES[a["scope"]])  # type: ignore[arg-type]
+    return {"grown": grow(seen, again, a["n"])}
 
 
 def _adapt(a: Values) -> Values:
@@ -138,6 +139,7 @@ def _evolve(a: Values) -> Values:
         n_drop=a["n_drop"],
         delta_budget=a["delta_budget"],
         budget=a["budget"],
+        grow_scope=_SCOPES[a["scope"]],  # type: ignore[arg-type]
         adapts=bool(a["adapts"]),
     )
     return after(event.base, event.delta)

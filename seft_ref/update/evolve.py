@@ -11,7 +11,7 @@ from seft_ref.update.adapt import adapt, sensitivity
 from seft_ref.update.change import TopologyChange, change, realign, without
 from seft_ref.update.delta import Base, Delta, effective
 from seft_ref.update.drop import drop
-from seft_ref.update.grow import GradientSnapshot, grow
+from seft_ref.update.grow import GradientSnapshot, GrowScope, candidates_again, grow
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -37,6 +37,7 @@ def evolve(
     n_drop: int,
     delta_budget: int,
     budget: int,
+    grow_scope: GrowScope = "anywhere",
     adapts: bool = True,
 ) -> Event:
     """Return the event that drops n_drop slots, grows back to delta_budget, and prunes to budget (chapter 8).
@@ -61,7 +62,8 @@ def evolve(
     dropped = xp.take(slots, drop(delta.values, n_drop))
     kept = difference(slots, dropped)
     # GROW-002: replace what was dropped and refill what adaptation had taken
-    grown = grow(snapshot, dropped, n_drop + (delta_budget - slots.shape[0]))
+    again = candidates_again(dropped, flat(base.topology), grow_scope)
+    grown = grow(snapshot, again, n_drop + (delta_budget - slots.shape[0]))
     # GROW-003: a position in both keeps its slot
     cancelled = difference(grown, difference(grown, dropped))
     fresh = difference(grown, cancelled)

@@ -10,7 +10,7 @@ from typing import Literal
 from jaxtyping import Float, Int
 
 from seft_ref.arrays import Array, array_namespace, device
-from seft_ref.topology import difference, find, union
+from seft_ref.topology import difference, find, outside, union
 from seft_ref.update.select import largest
 
 GrowScope = Literal["anywhere", "active"]
@@ -52,6 +52,13 @@ def snapshot_of(
     found = xp.take(values, outside)
     chosen = largest(xp.abs(found), min(n, outside.shape[0]))
     return GradientSnapshot(support, xp.take(values, support), xp.take(outside, chosen), xp.take(found, chosen))
+
+
+def candidates_again(
+    dropped: Int[Array, " k"], base_positions: Int[Array, " b"], scope: GrowScope = "anywhere"
+) -> Int[Array, " m"]:
+    """Return the dropped positions that may be grown at once: all, or those in B with scope active (GROW-001)."""
+    return dropped if scope == "anywhere" else dropped[~outside(dropped, base_positions)]
 
 
 def grow(snapshot: GradientSnapshot, dropped: Int[Array, " k"], n: int) -> Int[Array, " n"]:
