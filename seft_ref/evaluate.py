@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from seft_ref.arrays import array_namespace, int64_like
 from seft_ref.config import ModelConfig
+from seft_ref.errors import TextError
 from seft_ref.gradients import Batch
 from seft_ref.kernels import Kernels
 from seft_ref.layers.cross_entropy import cross_entropy_forward
@@ -43,6 +44,8 @@ def evaluate(
     Units     nats a target
     Raises    TextError EVL-002 if the text is shorter than one window
     """
+    if windows < 1 or rows < 1:
+        raise TextError("EVL-001", f"windows is {windows} and rows {rows}; both must be at least 1")
     starts = evaluation_starts(len(tokens), length, windows)
     total, targets = 0.0, 0
     for first in range(0, windows, rows):

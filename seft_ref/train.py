@@ -72,7 +72,7 @@ class TrainSettings:
             ("warmup_steps", 0),
         ):
             if getattr(self, name) < lowest:
-                raise ConfigError("TRN-001", f"{name} is {getattr(self, name)}, must be at least {lowest}")
+                raise ConfigError("TRN-008", f"{name} is {getattr(self, name)}, must be at least {lowest}")
         if not 0 < self.density <= 1:
             raise ConfigError(
                 "DLT-002",
@@ -89,8 +89,16 @@ class TrainSettings:
             raise ConfigError("GROW-001", f"grow_scope is {self.grow_scope!r}; choose anywhere or active")
         if self.initial_positions not in ("random", "gradient"):
             raise ConfigError("DLT-004", f"initial_positions is {self.initial_positions!r}; choose random or gradient")
-        if not (math.isfinite(self.lr) and self.lr >= 0 and math.isfinite(self.max_norm) and self.max_norm >= 0):
-            raise ConfigError("SCH-004", f"lr {self.lr} and max_norm {self.max_norm} must be finite and not negative")
+        # TRN-008
+        for name, value in (
+            ("lr", self.lr),
+            ("max_norm", self.max_norm),
+            ("weight_decay", self.optimizer.weight_decay),
+        ):
+            if not 0 <= value < math.inf:
+                raise ConfigError("TRN-008", f"{name} is {value}, must be finite and not negative")
+        if not (0 <= self.optimizer.beta1 < 1 and 0 <= self.optimizer.beta2 < 1 and 0 < self.optimizer.eps < math.inf):
+            raise ConfigError("TRN-008", f"{self.optimizer} needs betas in 0 to below 1 and eps above 0")
         learning_rate_at(1, self.steps, self.lr, self.warmup_steps, self.lr_schedule)
 
 

@@ -115,6 +115,9 @@ def runs() -> Area:
         ("window-4", {"gradient_window": 4}, "TRN-005"),
         ("length", {"length": 301}, "TRN-003"),
         ("seed", {"seed": -1}, "RNG-002"),
+        ("steps", {"steps": 0}, "TRN-008"),
+        ("rows", {"rows": 0}, "TRN-008"),
+        ("lr", {"lr": -0.5}, "TRN-008"),
     ):
         given = _given(_SETTINGS | {"seed": 0} | change, _world(Numbers(60, 0)))
         area.add(f"refuse-{name}", "train.run", clause, "a setting outside its range", given, refused=clause)

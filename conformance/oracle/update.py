@@ -28,8 +28,9 @@ class State:
 
 
 def effective(base: dict[int, float], phi: dict[int, float], rounded: Round = binary64) -> dict[int, float]:
-    """Return b + φ on the support, rounded once (DLT-003, TOP-004)."""
-    return {p: rounded(base.get(p, 0.0) + phi.get(p, 0.0)) for p in sorted(base.keys() | phi.keys())}
+    """Return b + φ, rounded once, where there is a slot and b elsewhere on the support (DLT-003, TOP-004)."""
+    support = sorted(base.keys() | phi.keys())
+    return {p: rounded(base.get(p, 0.0) + phi[p]) if p in phi else base[p] for p in support}
 
 
 def dropped(phi: dict[int, float], n: int) -> list[int]:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from jaxtyping import Float, Int
 
-from seft_ref.arrays import Array, array_namespace, device, spread
+from seft_ref.arrays import Array, array_namespace, device, mask_at, spread
 from seft_ref.topology import Topology, difference, find, flat, from_flat, merge_order
 from seft_ref.update.count import count
 
@@ -64,7 +64,10 @@ def effective(base: Base, delta: Delta) -> tuple[Topology, Float[Array, " s"]]:
         order,
     )
     where, _ = find(support, slots)
-    return from_flat(base.topology.shape, support), under + spread(delta.values, where, support.shape[0])
+    n = support.shape[0]
+    # where there is no slot the base keeps its bits: −0.0 + 0 would be +0.0
+    weight = xp.where(mask_at(n, where), under + spread(delta.values, where, n), under)
+    return from_flat(base.topology.shape, support), weight
 
 
 def values_at(topology: Topology, values: Float[Array, " nnz"], positions: Int[Array, " n"]) -> Float[Array, " n"]:

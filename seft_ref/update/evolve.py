@@ -70,7 +70,7 @@ def evolve(
     evolved = move_delta(delta, union(kept, grown))
 
     # ADPT-003: fresh slots are exempt, cancelled ones are not
-    pruned = _excess_positions(base, evolved, snapshot, fresh, budget) if adapts else dropped[:0]
+    pruned = _excess_positions(base, evolved, snapshot, dropped, fresh, budget) if adapts else dropped[:0]
     return _event(base, delta, evolved, dropped, fresh, cancelled, pruned)
 
 
@@ -84,7 +84,7 @@ def final_adapt(base: Base, delta: Delta, snapshot: GradientSnapshot, *, budget:
         nothing,
         nothing,
         nothing,
-        _excess_positions(base, delta, snapshot, nothing, budget),
+        _excess_positions(base, delta, snapshot, nothing, nothing, budget),
     )
 
 
@@ -103,7 +103,12 @@ def move_delta(delta: Delta, positions: Int[Array, " n"]) -> Delta:
 
 
 def _excess_positions(
-    base: Base, delta: Delta, snapshot: GradientSnapshot, exempt: Int[Array, " n"], budget: int
+    base: Base,
+    delta: Delta,
+    snapshot: GradientSnapshot,
+    dropped: Int[Array, " k"],
+    exempt: Int[Array, " n"],
+    budget: int,
 ) -> Int[Array, " m"]:
     """Return the positions that must leave so that the support fits its budget (ADPT-001)."""
     topology, weight = effective(base, delta)
@@ -112,10 +117,10 @@ def _excess_positions(
     if excess == 0:
         return support[:0]
     prunable = outside(support, exempt)
-    # what may be pruned was stored before the event too, so the snapshot holds its gradient
-    seen = ~outside(snapshot.support, support[prunable])
-    scores = sensitivity(snapshot.support_gradient[seen], weight[prunable])
-    return adapt(support[prunable], scores, excess)
+    # what may be pruned was stored before the event too: the old support less the exempt and what the drop took out
+    gone = union(difference(dropped, support), exempt)
+    gradient = snapshot.support_gradient[outside(snapshot.support, gone)]
+    return adapt(support[prunable], sensitivity(gradient, weight[prunable]), excess)
 
 
 def _event(

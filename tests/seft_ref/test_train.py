@@ -12,6 +12,7 @@ from seft_ref.gradients import Accumulated, every_gradient
 from seft_ref.kernels import reference
 from seft_ref.topology import flat
 from seft_ref.train import finish, step_batches, train, train_step
+from seft_ref.update.adamw import AdamW
 from seft_ref.update.schedule import drop_fraction_at, learning_rate_at
 from tests.seft_ref.tiny import (
     CONFIG,
@@ -267,12 +268,12 @@ def test_DLT_001_DLT_005_the_first_state():
         ("EVT-001", {"preset": "rigl"}),
         ("RNG-002", {"seed": -1}),
         ("RNG-002", {"seed": 2**64}),
-        ("TRN-001", {"steps": 0}),
-        ("TRN-001", {"batch": 0}),
-        ("TRN-001", {"micro_batches": 0}),
-        ("TRN-001", {"length": 1}),
-        ("TRN-001", {"evolve_every": 0}),
-        ("TRN-001", {"warmup_steps": -1}),
+        ("TRN-008", {"steps": 0}),
+        ("TRN-008", {"batch": 0}),
+        ("TRN-008", {"micro_batches": 0}),
+        ("TRN-008", {"length": 1}),
+        ("TRN-008", {"evolve_every": 0}),
+        ("TRN-008", {"warmup_steps": -1}),
         ("DLT-002", {"density": 0.0}),
         ("DLT-002", {"density": 1.0001}),
         ("DLT-002", {"density": math.nan}),
@@ -283,10 +284,14 @@ def test_DLT_001_DLT_005_the_first_state():
         ("TRN-005", {"gradient_window": 0}),
         ("TRN-005", {"gradient_window": 5}),
         ("DLT-004", {"initial_positions": "first"}),
-        ("SCH-004", {"lr": math.nan}),
-        ("SCH-004", {"lr": -1.0}),
-        ("SCH-004", {"max_norm": math.inf}),
-        ("SCH-004", {"max_norm": -1.0}),
+        ("TRN-008", {"lr": math.nan}),
+        ("TRN-008", {"lr": -1.0}),
+        ("TRN-008", {"max_norm": math.inf}),
+        ("TRN-008", {"max_norm": -1.0}),
+        ("TRN-008", {"optimizer": AdamW(beta1=1.0)}),
+        ("TRN-008", {"optimizer": AdamW(beta2=-0.1)}),
+        ("TRN-008", {"optimizer": AdamW(eps=0.0)}),
+        ("TRN-008", {"optimizer": AdamW(weight_decay=-1.0)}),
         ("SCH-004", {"lr_schedule": "square"}),
         ("SCH-004", {"lr_schedule": "square", "warmup_steps": 3}),
     ],

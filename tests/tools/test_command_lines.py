@@ -122,6 +122,20 @@ def test_EVT_007_a_pattern_survives_fine_tuning(cli, tmp_path, text):
             assert mask.reshape(-1, 4).sum(axis=1).max() <= 2, name
 
 
+def test_PRN_008_the_record_of_pruning_travels_along(cli, tmp_path):
+    dense = hf_folder(tmp_path / "dense")
+    for name, options, expected in (
+        ("magnitude", ("--sparsity", "0.25"), {"method": "magnitude", "sparsity": 0.25, "pattern": None}),
+        ("pattern", ("--pattern", "1:4"), {"method": "magnitude", "sparsity": None, "pattern": "1:4"}),
+    ):
+        assert cli("prune", dense, tmp_path / name, "--method", "magnitude", *options)[0] == 0
+        assert cli("convert", tmp_path / name, tmp_path / f"{name}-s", "--to", "sparse")[0] == 0
+        record = json.loads((tmp_path / f"{name}-s" / "pruning.json").read_text())
+        assert {key: record[key] for key in expected} == expected
+        stored = sum(t.nnz for n, t in formats.read(tmp_path / f"{name}-s").tensors.items() if "proj" in n)
+        assert record["removed"] == record["of"] - stored
+
+
 REFUSALS = {
     "the output exists": (("prune", "{dense}", "{dense}", "--method", "magnitude"), "exists"),
     "sparsity above 1": (("prune", "{dense}", "{out}", "--method", "magnitude", "--sparsity", "70"), "PRN-001"),

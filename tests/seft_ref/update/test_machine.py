@@ -62,7 +62,9 @@ class Run(RuleBasedStateMachine):
         positions = flat(self.base.topology), flat(self.delta.topology)
         before, old_base, old_delta = self.hand, self.base, self.delta
         counts = {"n_drop": n_drop, "delta_budget": self.delta_budget, "budget": self.budget}
-        event = evolve(old_base, old_delta, snapshot_of(whole, *positions, n, self.scope), **counts)
+        event = evolve(
+            old_base, old_delta, snapshot_of(whole, *positions, n, self.scope), grow_scope=self.scope, **counts
+        )
         outcome = event_by_hand(before, gradient, self.library.dtype, scope=self.scope, **counts)
 
         for name in ("dropped", "grown", "cancelled", "pruned"):
@@ -89,7 +91,7 @@ class Run(RuleBasedStateMachine):
         base = dict(zip(listed(flat(old_base.topology)), listed(old_base.values), strict=True))
         for p in set(outcome.dropped) - set(outcome.cancelled):
             if p in base and p not in outcome.pruned:
-                assert np.float64(stored[p]).tobytes() == np.float64(base[p] + 0.0).tobytes()
+                assert np.float64(stored[p]).tobytes() == np.float64(base[p]).tobytes()
             else:
                 assert p not in stored
 
