@@ -34,7 +34,7 @@ def evaluate(
     *,
     length: int = 128,
     windows: int = 40,
-    rows: int = 4,
+    rows: int = 1,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Evaluation:
     """Return the perplexity over evenly spread windows of a token stream (EVL-001).

@@ -274,10 +274,10 @@ def show(rows: list[dict[str, Any]]) -> None:
     """Print the table."""
     table = Table()
     for heading in HEADINGS:
-        table.add_column(heading, justify="left" if heading == "model" else "right")
+        table.add_column(heading, justify="left" if heading == "model" else "right", no_wrap=True)
     for row in rows:
         table.add_row(*cells(row))
-    _cli.out.print(table)
+    _cli.wide.print(table)
 
 
 def markdown(rows: list[dict[str, Any]], size: Size, work: Path) -> str:
