@@ -3,7 +3,8 @@
     model = load_model("pruned-sparse", kernels.cpu)
     tokens = read_tokens(Path("train.txt"), Path("pruned-sparse"))
     settings = TrainSettings(steps=80)
-    start = initial_state(settings, model.config, model.weights, model.bases, kernels.cpu)
+    first = step_batches(settings, tokens, 1, model.weights)
+    start = initial_state(settings, model.config, model.weights, model.bases, kernels.cpu, first)
     for state, record in train(start, settings, model.config, tokens, kernels.cpu):
         print(record.step, record.loss)
     save_model("pruned-sparse", "repaired-sparse", finish(state, settings, model.config, tokens, kernels.cpu))

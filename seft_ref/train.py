@@ -1,6 +1,6 @@
 """The loop: the only place that puts model, gradients and rules together.
 
-    start = initial_state(settings, config, weights, bases, kernels)
+    start = initial_state(settings, config, weights, bases, kernels, step_batches(settings, tokens, 1, weights))
     for state, record in train(start, settings, config, tokens, kernels): ...
     final = finish(state)
 
@@ -51,7 +51,7 @@ class TrainSettings:
     evolve_every: int = 20
     drop_fraction: float = 0.2
     gradient_window: int = 1
-    initial_positions: Literal["random", "gradient"] = "random"
+    initial_positions: Literal["random", "gradient"] = "gradient"
     lr: float = 1e-3
     warmup_steps: int = 0
     lr_schedule: LrSchedule = "constant"
@@ -153,13 +153,13 @@ def initial_state(
     weights: Weights,
     bases: Mapping[str, Base],
     kernels: Kernels,
-    batches: Sequence[Batch] = (),
+    batches: Sequence[Batch],
 ) -> TrainState:
     """Return the state before the first step (DLT-001, DLT-002, DLT-004).
 
     weights  the model with its bases packed
     bases    a base for every target of the config
-    batches  those of the first step; needed only for initial_positions "gradient"
+    batches  those of the first step; initial_positions "gradient" looks at their gradient
     Raises   ConfigError DLT-002 if no matrix would get a slot
     """
     by_gradient: dict[str, Array] = {}

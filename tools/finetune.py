@@ -45,7 +45,9 @@ def main(
     evolve_every: Annotated[int, typer.Option(min=1, help="Steps between events.")] = 20,
     drop_fraction: Annotated[float, typer.Option(help="Fraction of slots dropped at an event, annealed to 0.")] = 0.2,
     gradient_window: Annotated[int, typer.Option(min=1, help="Steps whose gradients an event averages.")] = 1,
-    initial_positions: Annotated[str, typer.Option(help="Where slots start: random or gradient.")] = "random",
+    initial_positions: Annotated[
+        str, typer.Option(help="Where slots start: gradient (largest) or random.")
+    ] = "gradient",
     lr: Annotated[float, typer.Option(help="Learning rate.")] = 1e-3,
     warmup_steps: Annotated[int, typer.Option(min=0, help="Steps over which the learning rate rises.")] = 0,
     lr_schedule: Annotated[str, typer.Option(help="constant, linear or cosine.")] = "constant",

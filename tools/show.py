@@ -61,6 +61,7 @@ def main(
             "",
         )
         _cli.wide.print(table)
+        _cli.wide.print(f"digest of the whole: {reader.root_sha256}")
         for alias, target in sorted(reader.tied.items()):
             _cli.wide.print(f"{alias} is {target}")
         for key, value in sorted(reader.attributes.items()):

@@ -23,6 +23,7 @@ _CONFIG: Config = {
 }
 _SETTINGS: dict[str, Any] = {
     "preset": "seft",
+    "start": "random",
     "steps": 12,
     "rows": 4,
     "micro_batches": 1,
@@ -95,6 +96,12 @@ def runs() -> Area:
             "the last pass left out, or with the gradient of old weights",
         ),
         (
+            "start-gradient",
+            {"start": "gradient"},
+            "DLT-004 SEL-001",
+            "first slots by another gradient than that of the first step's data, or outside the base",
+        ),
+        (
             "static",
             {"preset": "static", "max_norm": 0.0, "steps": 5},
             "OPT-004 DLT-004",
@@ -110,7 +117,7 @@ def runs() -> Area:
     given = _given(_SETTINGS | {"seed": 0}, (tensors, stored, text))
     purpose = "a run that goes on with a loss that is not finite"
     area.add("refuse-overflow", "train.run", "TRN-007", purpose, given, refused="TRN-007", dtypes=("float32",))
-    for name, change, clause in (
+    for name, bad, clause in (
         ("window-0", {"gradient_window": 0}, "TRN-005"),
         ("window-4", {"gradient_window": 4}, "TRN-005"),
         ("length", {"length": 301}, "TRN-003"),
@@ -119,7 +126,7 @@ def runs() -> Area:
         ("rows", {"rows": 0}, "TRN-008"),
         ("lr", {"lr": -0.5}, "TRN-008"),
     ):
-        given = _given(_SETTINGS | {"seed": 0} | change, _world(Numbers(60, 0)))
+        given = _given(_SETTINGS | {"seed": 0} | bad, _world(Numbers(60, 0)))
         area.add(f"refuse-{name}", "train.run", clause, "a setting outside its range", given, refused=clause)
     return area
 

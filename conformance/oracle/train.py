@@ -80,6 +80,18 @@ class Trainer:
             self.budgets.append(len(base))
             self.delta_budgets.append(d)
         self.gap = float("inf")
+        if settings["start"] == "gradient":
+            self.start_by_gradient()
+
+    def start_by_gradient(self) -> None:
+        """Move the slots to the base positions with the largest gradients of the first step (DLT-004)."""
+        _, grads = self.gradients(1)
+        for i, g in enumerate(grads):
+            st, d = self.states[i], self.delta_budgets[i]
+            self.gap = min(self.gap, _gap([abs(float(g[p])) for p in sorted(st.base)], d, largest=True))
+            eta = rules.initial_gradient(sorted(st.base), d, [float(x) for x in g])
+            zeros = dict.fromkeys(eta, 0.0)
+            self.states[i] = replace(st, phi=zeros, m=zeros, v=zeros, age=dict.fromkeys(eta, 0))
 
     def gradients(self, step: int) -> tuple[float, list[Array]]:
         """Return loss and target gradients of a step's data at the present weights (TRN-001, TRN-003)."""

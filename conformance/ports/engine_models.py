@@ -67,6 +67,7 @@ def _prune(a: Values) -> Values:
 def settings_of(given: Values) -> TrainSettings:
     """Return the engine's settings of a run."""
     return TrainSettings(
+        initial_positions=given["start"],
         preset=given["preset"],
         steps=given["steps"],
         batch=given["rows"] // given["micro_batches"],

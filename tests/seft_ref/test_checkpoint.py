@@ -9,7 +9,7 @@ import pytest
 
 import formats
 from formats.convert.hf import open_hf, to_hf, to_sparse
-from seft_ref import TrainSettings, finish, initial_state, load_model, read_tokens, save_model, train
+from seft_ref import TrainSettings, finish, initial_state, load_model, read_tokens, save_model, step_batches, train
 from seft_ref.checkpoint import Origin, identity, load_state, save_state
 from seft_ref.config import ModelConfig
 from seft_ref.errors import SeftError
@@ -29,7 +29,9 @@ def tokens_of(folder, tmp_path):
 
 def start(folder, kernels, settings, tokens):
     model = load_model(folder, kernels)
-    return model, initial_state(settings, model.config, model.weights, model.bases, kernels)
+    return model, initial_state(
+        settings, model.config, model.weights, model.bases, kernels, step_batches(settings, tokens, 1, model.weights)
+    )
 
 
 def content(final):

@@ -106,6 +106,7 @@ def token_stream(n: int = 700, seed: int = 11) -> list[int]:
 def tiny_settings(**changes: Any) -> TrainSettings:
     """A short run with two events."""
     short = {
+        "initial_positions": "random",
         "steps": 12,
         "batch": 3,
         "length": 9,
