@@ -23,6 +23,12 @@ _REQUIRED = (
     "max_position_embeddings",
     "rms_norm_eps",
 )
+_NAMED = {
+    "mistral": ("num_key_value_heads", "sliding_window"),
+    "qwen2": ("num_key_value_heads",),
+    "qwen3": ("num_key_value_heads", "head_dim"),
+}
+"""Keys that a family's libraries fill in differently when they are absent; null is a value."""
 _ROPE_NEEDS = {
     "default": (),
     "linear": ("factor",),
@@ -88,6 +94,7 @@ class ModelConfig:
                 "MDL-002", f"model_type {family!r} is not supported; this engine knows {', '.join(FAMILIES)}"
             )
         missing = [key for key in _REQUIRED if config.get(key) is None]
+        missing += [key for key in _NAMED.get(family, ()) if key not in config]
         if missing:
             raise ConfigError("MDL-006", f"config.json lacks {', '.join(missing)}")
         sizes = {key: _positive_int(config, key) for key in _REQUIRED if key != "rms_norm_eps"}
@@ -228,6 +235,8 @@ def _windows(family: str, config: Mapping[str, Any], layers: int) -> tuple[int |
     if kinds is None:
         if not _switch(config, "use_sliding_window"):
             return (None,) * layers
+        if "sliding_window" not in config:
+            raise ConfigError("MDL-006", "use_sliding_window is set, and config.json lacks sliding_window")
         first = config.get("max_window_layers", 28)
         if not isinstance(first, int) or isinstance(first, bool) or first < 0:
             raise ConfigError("MDL-006", f"max_window_layers is {first!r}, must be a number of layers")

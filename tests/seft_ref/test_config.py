@@ -17,12 +17,16 @@ SMALL = {
     "max_position_embeddings": 16,
     "rms_norm_eps": 1e-5,
 }
+NAMED = ("num_key_value_heads", "head_dim", "sliding_window")
 LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
 
 
 def parse(**changes):
-    """Return SMALL with changes, parsed; a change to ... removes the key."""
-    return ModelConfig.from_json({key: value for key, value in (SMALL | changes).items() if value is not ...})
+    """Return SMALL with changes, parsed; a change to ... removes the key. Other families than llama get the keys they
+    must name, as null.
+    """
+    named = {} if changes.get("model_type", "llama") == "llama" else dict.fromkeys(NAMED)
+    return ModelConfig.from_json({key: value for key, value in (SMALL | named | changes).items() if value is not ...})
 
 
 def refused(clause, key, **changes):
@@ -33,6 +37,20 @@ def refused(clause, key, **changes):
 
 
 # Refusals
+
+
+@pytest.mark.parametrize(
+    ("family", "key"),
+    [
+        ("mistral", "num_key_value_heads"),
+        ("mistral", "sliding_window"),
+        ("qwen2", "num_key_value_heads"),
+        ("qwen3", "num_key_value_heads"),
+        ("qwen3", "head_dim"),
+    ],
+)
+def test_MDL_004_a_key_that_libraries_fill_in_differently_must_be_named(family, key):
+    refused("MDL-006", key, model_type=family, **{key: ...})
 
 
 @pytest.mark.parametrize("family", ["gpt2", "qwen3_moe", "gemma", "LLaMA", "", None, ...])
@@ -182,6 +200,10 @@ def test_MDL_006_layer_types_that_do_not_name_every_layer_are_refused(kinds):
         use_sliding_window=True,
         layer_types=kinds,
     )
+
+
+def test_MDL_006_a_switch_without_its_window_is_refused():
+    refused("MDL-006", "sliding_window", model_type="qwen2", use_sliding_window=True, sliding_window=...)
 
 
 def test_MDL_006_sliding_layer_without_a_window_is_refused():
