@@ -26,6 +26,7 @@ from seft_ref import (
 )
 from seft_ref.checkpoint import Origin, identity, is_sparse, load_state, save_state, settings_text
 from seft_ref.kernels import cpu
+from seft_ref.update.adamw import AdamW
 from seft_ref.update.grow import GrowScope
 
 
@@ -51,6 +52,7 @@ def main(
     lr: Annotated[float, typer.Option(help="Learning rate.")] = 1e-3,
     warmup_steps: Annotated[int, typer.Option(min=0, help="Steps over which the learning rate rises.")] = 0,
     lr_schedule: Annotated[str, typer.Option(help="constant, linear or cosine.")] = "constant",
+    weight_decay: Annotated[float, typer.Option(help="Decoupled decay of the delta towards the base.")] = 0.0,
     max_norm: Annotated[float, typer.Option(help="Clip the delta gradient to this norm; 0 for never.")] = 1.0,
     seed: Annotated[int, typer.Option(min=0, help="Seed of positions and of the order of text.")] = 0,
     dtype: Annotated[
@@ -87,6 +89,7 @@ def main(
         lr=lr,
         warmup_steps=warmup_steps,
         lr_schedule=lr_schedule,  # type: ignore[arg-type]
+        optimizer=AdamW(weight_decay=weight_decay),
         max_norm=max_norm,
         seed=seed,
     )
