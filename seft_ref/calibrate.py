@@ -33,12 +33,10 @@ def prune_wanda(
     kernels: Kernels,
     sparsity: float,
     pattern: tuple[int, int] | None = None,
-    names: frozenset[str] | None = None,
 ) -> Iterator[tuple[str, Array]]:
     """Yield (name, mask) of every target, block by block (PRN-003 to PRN-005). Holds one block and its activations.
 
     batches  calibration tokens, each (B, T)
-    names    parameters that exist beyond the targets' (biases, norms of heads); None for all of the config
     Raises   PruneError PRN-006 for NaN or infinite weights, PRN-003 for such activations
     """
     table = _finite("model.embed_tokens.weight", read("model.embed_tokens.weight"))
@@ -49,10 +47,9 @@ def prune_wanda(
         activations.append(xp.reshape(x, (*tokens.shape, -1)))
     around = surroundings(config, batches[0].shape[1], None, table)
     del table
-    known = names if names is not None else frozenset(config.parameters())
     for layer in range(config.num_hidden_layers):
         prefix = block_prefix(layer)
-        parameters = {name: _finite(name, read(name)) for name in known if name.startswith(f"{prefix}.")}
+        parameters = {name: _finite(name, read(name)) for name in config.parameters() if name.startswith(f"{prefix}.")}
         block = block_of(config, layer, parameters, _pack(parameters, kernels))
         squares: dict[str, Array] = {}
         for x in activations:

@@ -102,6 +102,7 @@ def load_model(path: str | Path, kernels: Kernels, dtype: str | None = None) -> 
     with open_folder(path) as source:
         config = read_config(source.files)
         check_names(config, source)
+        has_support = is_sparse(path)
         dense: dict[str, NumpyArray] = {}
         packed: dict[str, Packed] = {}
         bases: dict[str, Base] = {}
@@ -109,7 +110,7 @@ def load_model(path: str | Path, kernels: Kernels, dtype: str | None = None) -> 
         for name, shape in config.parameters().items():
             tensor = source[name]
             check_shape(name, tensor.shape, shape)
-            if name in matrices and is_sparse(path):
+            if name in matrices and has_support:
                 bases[name] = base = _base(name, tensor, dtype)
                 packed[name] = kernels.pack(base.topology, base.values)
                 continue

