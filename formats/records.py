@@ -46,12 +46,14 @@ class Dense:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Sparse:
-    """A matrix with values at the positions of its support only, in row-major order, each once (FMT-004).
+    """A tensor with values at the positions of its support only, in row-major order, each once (FMT-004).
 
+    A row is a run along the last axis; a shape of any rank has rows = prod(shape[:-1]) of them.
     Construction checks nothing; the writer verifies every rule.
     """
 
-    shape: tuple[int, int]
+    shape: tuple[int, ...]
+    """1 to 8 dimensions."""
     indptr: NDArray[np.int64]
     """int64, (rows + 1,): row r owns slots indptr[r] to indptr[r + 1]."""
     indices: NDArray[np.int32]
@@ -70,7 +72,26 @@ class Sparse:
         return int(self.values.shape[0])
 
 
-Tensor: TypeAlias = Dense | Sparse
+@dataclass(frozen=True, slots=True, eq=False)
+class Mask:
+    """A support without values (FMT-017): which positions are stored, and nothing of what is there."""
+
+    shape: tuple[int, ...]
+    """1 to 8 dimensions."""
+    indptr: NDArray[np.int64]
+    """int64, (rows + 1,), as of `Sparse`."""
+    indices: NDArray[np.int32]
+    """int32, (nnz,), as of `Sparse`."""
+
+    @property
+    def nnz(self) -> int:
+        """Size of the support."""
+        return int(self.indices.shape[0])
+
+
+Tensor: TypeAlias = Dense | Sparse | Mask
+Supported: TypeAlias = Sparse | Mask
+"""What has a support of its own."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -94,7 +115,8 @@ class TensorInfo:
     """What the manifest says of one tensor, without reading it."""
 
     name: str
-    dtype: DType
+    dtype: str
+    """Name in the table (FMT-006); ``"NONE"`` for a mask."""
     shape: tuple[int, ...]
     encoding: str
     nnz: int
