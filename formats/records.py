@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from formats.errors import ExpansionTooLarge
 from formats.strict_json import JSON
 
 Array: TypeAlias = NDArray[Any]
@@ -19,6 +20,9 @@ DType: TypeAlias = np.dtype[Any]
 
 BLOCK = 1 << 22
 """Positions looked at together: bounds what packing and unpacking hold beyond their result."""
+
+LIMIT = 1 << 36
+"""Bytes that a tensor may take in memory unless the caller says otherwise (FMT-098)."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -131,8 +135,16 @@ class TensorInfo:
         return prod(self.shape)
 
 
+def rows_of(shape: tuple[int, ...]) -> int:
+    """Return how many rows a shape has: runs along its last axis."""
+    return prod(shape[:-1])
+
+
 def bits(values: Array) -> Array:
-    """Return values as unsigned integers of the same size, for comparing bit by bit: −0.0 is not 0."""
+    """Return values as unsigned integers of the same size, for comparing bit by bit: −0.0 is not 0.
+
+    Of a complex64, which is two floats, a uint64 comes back.
+    """
     return values.view(np.dtype(f"u{values.dtype.itemsize}"))
 
 
@@ -142,45 +154,102 @@ def count_bits(values: Array) -> int:
 
 
 def from_dense(values: Array) -> Sparse:
-    """Return the matrix whose support is every element with a bit set: −0.0 is in, +0.0 is not (FMT-122).
+    """Return the tensor whose support is every element with a bit set: −0.0 is in, +0.0 is not (FMT-122).
 
-    Shapes and dtypes: values (rows, columns), any dtype of the table, fewer than 2^31 rows and columns.
+    Shapes and dtypes: values of rank 1 to 8, any dtype of the table, fewer than 2^31 rows and columns.
     """
-    rows, columns = values.shape
+    rows, columns = rows_of(values.shape), values.shape[-1]
+    matrix = values.reshape(rows, columns)
     parts: list[tuple[NDArray[np.int64], NDArray[np.int32], Array]] = []
     for first, last in row_blocks(rows, columns):
-        block = np.asarray(values[first:last], order="C")
+        block = np.asarray(matrix[first:last], order="C")
         present = bits(block) != 0
-        where = np.flatnonzero(present) % max(columns, 1)
-        parts.append((np.count_nonzero(present, axis=1), where.astype(np.int32), block[present]))
+        parts.append((*_columns_present(present), block[present]))
+    indptr, indices, kept = _joined(rows, parts, np.empty(0, dtype=values.dtype))
+    return Sparse(values.shape, indptr, indices, kept)
+
+
+def from_support(present: NDArray[np.bool_]) -> Mask:
+    """Return the mask of a boolean array of rank 1 to 8: True is in the support."""
+    rows, columns = rows_of(present.shape), present.shape[-1]
+    matrix = present.reshape(rows, columns)
+    none = np.empty(0, dtype=np.bool_)
+    parts = [(*_columns_present(matrix[first:last]), none) for first, last in row_blocks(rows, columns)]
+    indptr, indices, _ = _joined(rows, parts, none)
+    return Mask(present.shape, indptr, indices)
+
+
+def _columns_present(present: NDArray[np.bool_]) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+    where = np.flatnonzero(present) % max(present.shape[1], 1)
+    return np.count_nonzero(present, axis=1), where.astype(np.int32)
+
+
+def _joined(
+    rows: int, parts: list[tuple[NDArray[np.int64], NDArray[np.int32], Array]], empty: Array
+) -> tuple[NDArray[np.int64], NDArray[np.int32], Array]:
+    """Return row pointers, columns and values of blocks of rows put one below the other."""
     indptr = np.zeros(rows + 1, dtype=np.int64)
     if not parts:
-        return Sparse((rows, columns), indptr, np.empty(0, dtype=np.int32), np.empty(0, dtype=values.dtype))
-    counts, indices, kept = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+        return indptr, np.empty(0, dtype=np.int32), empty
+    counts, indices, values = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
     np.cumsum(counts, out=indptr[1:])
-    return Sparse((rows, columns), indptr, indices, kept)
+    return indptr, indices, values
 
 
-def to_dense(tensor: Tensor) -> Array:
-    """Return the array whose bits are zero at absent positions; which zeros were stored is no longer told."""
+def from_flat(shape: tuple[int, ...], positions: NDArray[np.int64]) -> Mask:
+    """Return the mask of flat row-major positions, (nnz,) int64, strictly increasing and below prod(shape)."""
+    rows, columns = rows_of(shape), shape[-1]
+    row, column = np.divmod(positions, max(columns, 1))
+    indptr = np.searchsorted(row, np.arange(rows + 1)).astype(np.int64)
+    return Mask(shape, indptr, column.astype(np.int32))
+
+
+def with_values(mask: Supported, values: Array) -> Sparse:
+    """Return the tensor that has these values, (nnz,), on a support."""
+    return Sparse(mask.shape, mask.indptr, mask.indices, values)
+
+
+def flat(tensor: Supported) -> NDArray[np.int64]:
+    """Return the row-major positions of all slots, (nnz,) int64, strictly increasing."""
+    return flat_rows(tensor, 0, rows_of(tensor.shape))
+
+
+def flat_rows(tensor: Supported, first: int, last: int) -> NDArray[np.int64]:
+    """Return the row-major positions of the slots of rows first to last, counted from row first, int64."""
+    starts = np.arange(last - first, dtype=np.int64) * tensor.shape[-1]
+    lo, hi = tensor.indptr[first], tensor.indptr[last]
+    return np.repeat(starts, np.diff(tensor.indptr[first : last + 1])) + tensor.indices[lo:hi]
+
+
+def to_dense(tensor: Tensor, *, limit: int = LIMIT) -> Array:
+    """Return the array whose bits are zero at absent positions; which zeros were stored is no longer told.
+
+    A mask becomes an array of booleans, True on the support.
+
+    Args:
+        tensor: what to expand.
+        limit: bytes that the array may take; a small file can describe a large one.
+
+    Raises:
+        ExpansionTooLarge: FMT-098, before anything is reserved.
+    """
     if isinstance(tensor, Dense):
         return tensor.values
-    rows, columns = tensor.shape
-    values = np.zeros((rows, columns), dtype=tensor.dtype)
+    dtype = np.dtype(np.bool_) if isinstance(tensor, Mask) else tensor.dtype
+    nbytes = prod(tensor.shape) * dtype.itemsize
+    # FMT-098
+    if nbytes > limit:
+        raise ExpansionTooLarge(f"shape {list(tensor.shape)} would take {nbytes} bytes, at most {limit} are allowed")
+    rows, columns = rows_of(tensor.shape), tensor.shape[-1]
+    values = np.zeros((rows, columns), dtype=dtype)
     for first, last in row_blocks(rows, columns):
-        lo, hi = tensor.indptr[first], tensor.indptr[last]
-        values[first:last].reshape(-1)[flat(tensor, first, last)] = tensor.values[lo:hi]
-    return values
+        slots = slice(int(tensor.indptr[first]), int(tensor.indptr[last]))
+        kept = True if isinstance(tensor, Mask) else tensor.values[slots]
+        values[first:last].reshape(-1)[flat_rows(tensor, first, last)] = kept
+    return values.reshape(tensor.shape)
 
 
 def row_blocks(rows: int, columns: int) -> list[tuple[int, int]]:
     """Return first and last + 1 of runs of rows that hold about BLOCK positions each."""
     step = max(1, BLOCK // max(columns, 1))
     return [(first, min(first + step, rows)) for first in range(0, rows, step)]
-
-
-def flat(tensor: Sparse, first: int, last: int) -> NDArray[np.int64]:
-    """Return the row-major positions of the slots of rows first to last, counted from row first, int64."""
-    starts = np.arange(last - first, dtype=np.int64) * tensor.shape[1]
-    lo, hi = tensor.indptr[first], tensor.indptr[last]
-    return np.repeat(starts, np.diff(tensor.indptr[first : last + 1])) + tensor.indices[lo:hi]

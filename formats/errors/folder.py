@@ -39,6 +39,12 @@ class FileDigestMismatch(FormatError):
     clause = "FMT-094"
 
 
+class ExpansionTooLarge(FormatError):
+    """A tensor that would take more memory than the caller allows."""
+
+    clause = "FMT-098"
+
+
 class BadIndex(FormatError):
     """An index that is not the one that its parts imply."""
 
