@@ -16,6 +16,7 @@ from typing import TypeGuard
 
 import ml_dtypes
 import numpy as np
+from numpy.typing import NDArray
 
 from formats.errors import BadSectionEntry, FileTooShort, HeaderTooLong, UnknownDtype
 from formats.records import Array, DType
@@ -26,10 +27,14 @@ if sys.byteorder != "little":
 
 ALIGN = 64
 LENGTH = struct.Struct("<Q")
+_RUN = 1 << 20
 
 # FMT-006
 DTYPES: dict[str, DType] = {
     "BOOL": np.dtype(np.bool_),
+    "F4": np.dtype(ml_dtypes.float4_e2m1fn),
+    "F6_E2M3": np.dtype(ml_dtypes.float6_e2m3fn),
+    "F6_E3M2": np.dtype(ml_dtypes.float6_e3m2fn),
     "U8": np.dtype(np.uint8),
     "I8": np.dtype(np.int8),
     "F8_E5M2": np.dtype(ml_dtypes.float8_e5m2),
@@ -44,12 +49,18 @@ DTYPES: dict[str, DType] = {
     "I32": np.dtype(np.int32),
     "U32": np.dtype(np.uint32),
     "F32": np.dtype(np.float32),
+    "C64": np.dtype(np.complex64),
     "F64": np.dtype(np.float64),
     "I64": np.dtype(np.int64),
     "U64": np.dtype(np.uint64),
 }
 NAMES: dict[DType, str] = {dtype: name for name, dtype in DTYPES.items()}
 FLOATS = frozenset(name for name in DTYPES if name.startswith(("F", "BF")))
+NONE = "NONE"
+"""Stands for the dtype of a mask, which has no values (FMT-017)."""
+BITS: dict[str, int] = {name: 8 * dtype.itemsize for name, dtype in DTYPES.items()}
+BITS |= {"F4": 4, "F6_E2M3": 6, "F6_E3M2": 6, NONE: 0}
+"""Bits that a value takes in a file; in memory those of 4 and 6 bits take a byte each."""
 
 
 def dtype_name(dtype: DType) -> str:
@@ -81,8 +92,8 @@ class Section:
 
 
 def section_bytes(dtype: str, shape: Iterable[int]) -> int:
-    """Return the bytes that an array takes."""
-    return DTYPES[dtype].itemsize * prod(shape)
+    """Return the bytes that an array takes in a file; a last byte that is begun counts whole."""
+    return -(-BITS[dtype] * prod(shape) // 8)
 
 
 def pad_length(nbytes: int, align: int = ALIGN) -> int:
@@ -93,7 +104,49 @@ def pad_length(nbytes: int, align: int = ALIGN) -> int:
 def raw_bytes(values: Array) -> memoryview:
     """Return the little-endian row-major bytes of an array, copied only if it is laid out otherwise."""
     flat = np.asarray(values, order="C").reshape(-1)
+    name = NAMES.get(flat.dtype)
+    if name is not None and BITS[name] < 8:
+        flat = pack_bits(flat.view(np.uint8), BITS[name])
     return flat.view(np.uint8).data
+
+
+def pack_bits(values: NDArray[np.uint8], width: int) -> NDArray[np.uint8]:
+    """Return values of width bits one after the other, the least significant bit first (FMT-071).
+
+    Shapes  values (n,); result (ceil(n * width / 8),), its spare bits 0
+    """
+    packed = np.zeros(-(-values.size * width // 8), dtype=np.uint8)
+    for first in range(0, values.size, _RUN):
+        block = np.unpackbits(values[first : first + _RUN, None], axis=1, count=width, bitorder="little")
+        part = np.packbits(block.reshape(-1), bitorder="little")
+        packed[first * width // 8 : first * width // 8 + part.size] = part
+    return packed
+
+
+def unpack_bits(packed: NDArray[np.uint8], width: int, first: int, count: int) -> NDArray[np.uint8]:
+    """Return count values of width bits from the first-th on, (count,); the inverse of `pack_bits`."""
+    values = np.empty(count, dtype=np.uint8)
+    for done in range(0, count, _RUN):
+        n = min(_RUN, count - done)
+        begin = (first + done) * width
+        run = np.unpackbits(packed[begin // 8 : -(-(begin + n * width) // 8)], bitorder="little")
+        block = run[begin % 8 : begin % 8 + n * width].reshape(n, width)
+        values[done : done + n] = np.packbits(block, axis=1, bitorder="little")[:, 0]
+    return values
+
+
+def spare_bits(packed: NDArray[np.uint8], width: int, count: int) -> int:
+    """Return the bits past the last of count values, as a number; 0 in every legal file (FMT-072)."""
+    used = width * count % 8
+    return int(packed[-1]) >> used if used else 0
+
+
+def values_of(raw: NDArray[np.uint8], dtype: str, shape: tuple[int, ...]) -> Array:
+    """Return the array that the bytes of a section hold: a view where one can be had, otherwise a copy."""
+    if BITS[dtype] < 8:
+        return unpack_bits(raw, BITS[dtype], 0, prod(shape)).view(DTYPES[dtype]).reshape(shape)
+    values = raw.view(DTYPES[dtype]).reshape(shape)
+    return values if values.flags.aligned else values.copy()
 
 
 def pack_header(metadata: Mapping[str, str], sections: Iterable[Section], align: int) -> bytes:
@@ -145,10 +198,8 @@ class MappedFile:
         return self._bytes[self.data_start + section.begin : self.data_start + section.end]
 
     def array(self, section: Section) -> Array:
-        """Return a section as a read-only array: a view if it is aligned for its dtype, otherwise a copy."""
-        raw = self.raw(section)
-        values = raw.view(DTYPES[section.dtype]).reshape(section.shape)
-        return values if values.flags.aligned else values.copy()
+        """Return a section as an array: a read-only view if it is aligned for its dtype, otherwise a copy."""
+        return values_of(self.raw(section), section.dtype, section.shape)
 
 
 def parse_sections(header: JSON, what: str) -> tuple[dict[str, JSON], dict[str, Section]]:

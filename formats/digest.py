@@ -1,22 +1,19 @@
 """Digests: of bytes, and of a tensor's content however it is encoded."""
 
+from collections.abc import Mapping
 from hashlib import sha256
 from math import prod
 
 from formats import encoding
-from formats.container import dtype_name, raw_bytes
-from formats.records import Array, Dense, Tensor
+from formats.container import raw_bytes
+from formats.encodings import csr
+from formats.records import Dense, Mask, Tensor
 from formats.strict_json import JSON, canonical
 
 
-def of_bytes(data: bytes) -> str:
+def of_bytes(data: bytes | memoryview) -> str:
     """Return the SHA-256 of bytes in lower-case hexadecimal."""
     return sha256(data).hexdigest()
-
-
-def of_section(values: Array) -> str:
-    """Return the SHA-256 of the little-endian row-major bytes of an array (FMT-090)."""
-    return sha256(raw_bytes(values)).hexdigest()
 
 
 def of_content(tensor: Tensor) -> str:
@@ -25,15 +22,32 @@ def of_content(tensor: Tensor) -> str:
     Two encodings of one tensor agree; a stored zero and an absent position do not.
     """
     head: dict[str, JSON] = {
-        "dtype": dtype_name(tensor.dtype),
+        "dtype": encoding.dtype_of(tensor),
         "nnz": tensor.nnz,
         "shape": list(tensor.shape),
     }
     digest = sha256(canonical(head).encode() + b"\n")
     # a full support needs no telling, so that it hashes alike as Dense and as Sparse (FMT-005)
     if not isinstance(tensor, Dense) and tensor.nnz != prod(tensor.shape):
-        support = encoding.csr_support(tensor)
+        support = csr.encode(tensor)
         digest.update(raw_bytes(support["row_ptr"]))
         digest.update(raw_bytes(support["col_idx"]))
-    digest.update(raw_bytes(tensor.values))
+    if not isinstance(tensor, Mask):
+        digest.update(raw_bytes(tensor.values))
     return digest.hexdigest()
+
+
+def of_state(contents: Mapping[str, str], tied: Mapping[str, str], scales: Mapping[str, Mapping[str, str]]) -> str:
+    """Return the SHA-256 of what a checkpoint's tensors say, whatever their encodings, parts and companions (FMT-099).
+
+    Args:
+        contents: tensor name -> content digest.
+        tied: tied name -> stored name.
+        scales: tensor name -> role -> stored name.
+    """
+    value: dict[str, JSON] = {
+        "scales": {name: dict(roles) for name, roles in scales.items()},
+        "tensors": dict(contents),
+        "tied": dict(tied),
+    }
+    return of_bytes(canonical(value).encode())

@@ -8,27 +8,45 @@ from typing import TypeGuard
 
 from formats import container, strict_json
 from formats.errors import (
-    BadDigest,
     BadFeatureList,
     UnknownDtype,
     UnknownFeature,
-    UnknownKey,
     UnsupportedVersion,
     WrongCount,
+    WrongFeatures,
     WrongType,
 )
+from formats.records import DeltaOf, Pattern
 from formats.strict_json import JSON
+from formats.typed_json import as_digest, as_natural, as_object, as_string, as_strings, closed
 from formats.validate import check_file_names, check_file_size, check_kind, check_name, check_shape
 
 SPEC = "1.0"
-FEATURES: frozenset[str] = frozenset()
+DELTA, ZSTD = "delta", "zstd"
+FEATURES: frozenset[str] = frozenset({DELTA, ZSTD})
 """Features beyond the core of version 1 that this reader has."""
 
 _VERSION = re.compile(r"1\.(0|[1-9][0-9]{0,3})")
 _FEATURE = re.compile(r"[a-z][a-z0-9-]{0,63}")
-_SHA256 = re.compile(r"[0-9a-f]{64}")
-_MANIFEST_KEYS = {"attributes", "files", "kind", "optional", "part", "requires", "spec", "tensors", "tied"}
+_MANIFEST_KEYS = {"attributes", "files", "kind", "optional", "part", "requires", "scales", "spec", "tensors", "tied"}
 _ENTRY_KEYS = {"content_sha256", "dtype", "encoding", "nnz", "sections", "shape"}
+_DELTA_KEYS = {"base_sha256", "scales", "target_sha256", "tensors", "tied"}
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """What the manifest says of one section (FMT-049)."""
+
+    nbytes: int
+    """Bytes in the file, its pad not counted."""
+    sha256: str
+    raw_bytes: int | None = None
+    """Bytes before compression; None where nothing is compressed (FMT-140)."""
+
+    @property
+    def raw(self) -> int:
+        """Bytes of the section once it is expanded."""
+        return self.nbytes if self.raw_bytes is None else self.raw_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +58,10 @@ class Entry:
     encoding: str
     nnz: int
     content_sha256: str
-    sections: Mapping[str, str]
-    """Role -> SHA-256 of the section."""
+    sections: Mapping[str, Stored]
+    """Role -> what the file holds for it."""
+    pattern: Pattern | None = None
+    """Of encoding `nm` only."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,45 +83,80 @@ class Manifest:
     files: Mapping[str, Companion] = field(default_factory=dict)
     part: int = 0
     """0 for a whole checkpoint, otherwise the number of the part, from 1."""
-    requires: tuple[str, ...] = ()
+    scales: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    delta: DeltaOf | None = None
     optional: tuple[str, ...] = ()
     spec: str = SPEC
+
+    @property
+    def requires(self) -> tuple[str, ...]:
+        """The features that a reader must have: those that the file uses (FMT-043)."""
+        compressed = any(s.raw_bytes is not None for entry in self.tensors.values() for s in entry.sections.values())
+        return (DELTA,) * (self.kind == DELTA) + (ZSTD,) * compressed
+
+
+# manifest -> text --------------------------------------------------------------------------------
 
 
 def manifest_text(manifest: Manifest) -> str:
     """Return the canonical JSON text of a manifest (FMT-028, FMT-040)."""
-    tensors: dict[str, JSON] = {
-        name: {
-            "content_sha256": entry.content_sha256,
-            "dtype": entry.dtype,
-            "encoding": entry.encoding,
-            "nnz": entry.nnz,
-            "sections": dict(entry.sections),
-            "shape": list(entry.shape),
-        }
-        for name, entry in manifest.tensors.items()
+    value: dict[str, JSON] = {
+        "attributes": manifest.attributes,
+        "files": {n: {"bytes": f.nbytes, "sha256": f.sha256} for n, f in manifest.files.items()},
+        "kind": manifest.kind,
+        "optional": list(manifest.optional),
+        "part": manifest.part,
+        "requires": list(manifest.requires),
+        "scales": {n: dict(roles) for n, roles in manifest.scales.items()},
+        "spec": manifest.spec,
+        "tensors": {n: _entry_json(entry) for n, entry in manifest.tensors.items()},
+        "tied": dict(manifest.tied),
     }
-    files: dict[str, JSON] = {n: {"bytes": f.nbytes, "sha256": f.sha256} for n, f in manifest.files.items()}
-    return strict_json.canonical(
-        {
-            "attributes": manifest.attributes,
-            "files": files,
-            "kind": manifest.kind,
-            "optional": list(manifest.optional),
-            "part": manifest.part,
-            "requires": list(manifest.requires),
-            "spec": manifest.spec,
-            "tensors": tensors,
-            "tied": dict(manifest.tied),
-        }
-    )
+    if manifest.delta is not None:
+        value["delta"] = _delta_json(manifest.delta)
+    return strict_json.canonical(value)
+
+
+def _entry_json(entry: Entry) -> JSON:
+    value: dict[str, JSON] = {
+        "content_sha256": entry.content_sha256,
+        "dtype": entry.dtype,
+        "encoding": entry.encoding,
+        "nnz": entry.nnz,
+        "sections": {role: _stored_json(stored) for role, stored in entry.sections.items()},
+        "shape": list(entry.shape),
+    }
+    if entry.pattern is not None:
+        value["pattern"] = {"axis": entry.pattern.axis, "m": entry.pattern.m, "n": entry.pattern.n}
+    return value
+
+
+def _stored_json(stored: Stored) -> JSON:
+    value: dict[str, JSON] = {"bytes": stored.nbytes, "sha256": stored.sha256}
+    if stored.raw_bytes is not None:
+        value |= {"codec": ZSTD, "raw_bytes": stored.raw_bytes}
+    return value
+
+
+def _delta_json(delta: DeltaOf) -> JSON:
+    return {
+        "base_sha256": delta.base_sha256,
+        "scales": {n: dict(roles) for n, roles in delta.scales.items()},
+        "target_sha256": delta.target_sha256,
+        "tensors": {n: {"base": base, "target": target} for n, (base, target) in delta.tensors.items()},
+        "tied": dict(delta.tied),
+    }
+
+
+# text -> manifest --------------------------------------------------------------------------------
 
 
 def parse_manifest(text: str, what: str) -> Manifest:
     """Return the manifest that a text holds, with every rule that needs no section checked.
 
     Raises:
-        FormatError: FMT-006, FMT-007, FMT-009, FMT-012 to FMT-014, FMT-024 to FMT-028, FMT-040 to FMT-047.
+        FormatError: FMT-006, FMT-007, FMT-009, FMT-012 to FMT-014, FMT-024 to FMT-028, FMT-040 to FMT-047,
+            FMT-049, FMT-130.
     """
     value = as_object(strict_json.parse(text.encode("utf-8", "surrogatepass"), what), what)
     # the version is judged first, so that a file of a later one is told as such
@@ -112,25 +167,46 @@ def parse_manifest(text: str, what: str) -> Manifest:
     unknown = [name for name in requires if name not in FEATURES]
     if unknown:
         raise UnknownFeature(f"{what} requires {', '.join(unknown)}, which this reader does not have")
-    closed(value, _MANIFEST_KEYS, what)
-    kind = as_string(value["kind"], "kind")
+    kind = as_string(value.get("kind"), "kind")
+    has_delta = kind == DELTA and value.get("part") in (0, 1)
+    closed(value, _MANIFEST_KEYS | ({"delta"} if has_delta else set()), what)
     check_kind(kind)
     files = {name: _companion(name, entry) for name, entry in as_object(value["files"], "files").items()}
     check_file_names(files)
-    tied = {a: as_string(t, f"tied {a!r}") for a, t in as_object(value["tied"], "tied").items()}
-    tensors = {name: _entry(name, entry) for name, entry in as_object(value["tensors"], "tensors").items()}
-    attributes = as_object(value["attributes"], "attributes")
-    return Manifest(kind, tensors, attributes, tied, files, as_natural(value["part"], "part"), requires, optional, spec)
+    tensors = {name: parse_entry(name, entry) for name, entry in as_object(value["tensors"], "tensors").items()}
+    manifest = Manifest(
+        kind,
+        tensors,
+        as_object(value["attributes"], "attributes"),
+        as_strings(value["tied"], "tied"),
+        files,
+        as_natural(value["part"], "part"),
+        _scales(value["scales"]),
+        _delta(as_object(value["delta"], "delta")) if has_delta else None,
+        optional,
+        spec,
+    )
+    # FMT-050: neither a feature that the file does not use, nor one used in silence
+    if requires != manifest.requires:
+        raise WrongFeatures(f"{what} requires {list(requires)} and uses {list(manifest.requires)}")
+    return manifest
 
 
-def _entry(name: str, value: JSON) -> Entry:
+def parse_entry(name: str, value: JSON) -> Entry:
+    """Return what the manifest says of one tensor.
+
+    Raises:
+        FormatError: FMT-006, FMT-007, FMT-009, FMT-040, FMT-041, FMT-046, FMT-047, FMT-049.
+    """
     what = f"tensor {name!r}"
     check_name(name)
-    entry = closed(as_object(value, what), _ENTRY_KEYS, what)
+    entry = as_object(value, what)
+    encoding = as_string(entry.get("encoding"), f"encoding of {what}")
+    closed(entry, _ENTRY_KEYS | ({"pattern"} if encoding == "nm" else set()), what)
     dtype = as_string(entry["dtype"], f"dtype of {what}")
     # FMT-006
-    if dtype not in container.DTYPES:
-        raise UnknownDtype(f"{what} has dtype {dtype!r}, expected one of {', '.join(container.DTYPES)}")
+    if dtype not in container.BITS:
+        raise UnknownDtype(f"{what} has dtype {dtype!r}, expected one of {', '.join(container.BITS)}")
     dims = entry["shape"]
     if not isinstance(dims, list):
         raise WrongType(f"shape of {what} is not a list")
@@ -140,15 +216,35 @@ def _entry(name: str, value: JSON) -> Entry:
     # FMT-046
     if nnz > prod(shape):
         raise WrongCount(f"{what} has nnz {nnz}, more than the {prod(shape)} positions of shape {list(shape)}")
-    digests = as_object(entry["sections"], f"sections of {what}")
+    sections = as_object(entry["sections"], f"sections of {what}")
     return Entry(
         dtype,
         shape,
-        as_string(entry["encoding"], f"encoding of {what}"),
+        encoding,
         nnz,
         as_digest(entry["content_sha256"], f"content_sha256 of {what}"),
-        {role: as_digest(d, f"section {role!r} of {what}") for role, d in digests.items()},
+        {role: _stored(stored, f"section {role!r} of {what}") for role, stored in sections.items()},
+        _pattern(entry["pattern"], what) if encoding == "nm" else None,
     )
+
+
+def _stored(value: JSON, what: str) -> Stored:
+    section = as_object(value, what)
+    compressed = "codec" in section or "raw_bytes" in section
+    closed(section, {"bytes", "sha256"} | ({"codec", "raw_bytes"} if compressed else set()), what)
+    nbytes, sha256 = as_natural(section["bytes"], f"bytes of {what}"), as_digest(section["sha256"], f"sha256 of {what}")
+    if not compressed:
+        return Stored(nbytes, sha256)
+    codec = as_string(section["codec"], f"codec of {what}")
+    # FMT-043: another codec would have been told as a feature
+    if codec != ZSTD:
+        raise UnknownFeature(f"{what} has the codec {codec[:40]!r}, which this reader does not have")
+    return Stored(nbytes, sha256, as_natural(section["raw_bytes"], f"raw_bytes of {what}"))
+
+
+def _pattern(value: JSON, what: str) -> Pattern:
+    pattern = closed(as_object(value, f"pattern of {what}"), {"axis", "m", "n"}, f"pattern of {what}")
+    return Pattern(*(as_natural(pattern[key], f"{key} of {what}") for key in ("n", "m", "axis")))
 
 
 def _companion(name: str, value: JSON) -> Companion:
@@ -158,16 +254,25 @@ def _companion(name: str, value: JSON) -> Companion:
     return Companion(size, as_digest(entry["sha256"], f"sha256 of file {name!r}"))
 
 
-def closed(value: dict[str, JSON], keys: set[str], what: str) -> dict[str, JSON]:
-    """Return value if it has exactly the keys.
+def _scales(value: JSON) -> dict[str, dict[str, str]]:
+    return {name: as_strings(roles, f"scales of {name!r:.80}") for name, roles in as_object(value, "scales").items()}
 
-    Raises:
-        UnknownKey: FMT-040.
-    """
-    if set(value) != keys:
-        many, few = sorted(set(value) - keys), sorted(keys - set(value))
-        raise UnknownKey(f"{what} has the unknown keys {many} and lacks {few}")
-    return value
+
+def _delta(value: dict[str, JSON]) -> DeltaOf:
+    closed(value, _DELTA_KEYS, "delta")
+    changes: dict[str, tuple[str | None, str | None]] = {}
+    for name, change in as_object(value["tensors"], "tensors of delta").items():
+        check_name(name)
+        ends = closed(as_object(change, f"delta of {name!r}"), {"base", "target"}, f"delta of {name!r}")
+        base, target = (None if ends[k] is None else as_digest(ends[k], f"{k} of {name!r}") for k in ("base", "target"))
+        changes[name] = (base, target)
+    return DeltaOf(
+        as_digest(value["base_sha256"], "base_sha256 of delta"),
+        as_digest(value["target_sha256"], "target_sha256 of delta"),
+        changes,
+        as_strings(value["tied"], "tied of delta"),
+        _scales(value["scales"]),
+    )
 
 
 def check_version(spec: str, what: str) -> str:
@@ -190,32 +295,3 @@ def features(value: JSON, key: str) -> tuple[str, ...]:
 
 def _each(value: list[JSON], test: Callable[[JSON], bool]) -> TypeGuard[list[str]]:
     return all(test(x) for x in value)
-
-
-def as_object(value: JSON, what: str) -> dict[str, JSON]:
-    """Return value if it is an object (FMT-041)."""
-    if not isinstance(value, dict):
-        raise WrongType(f"{what} is not an object")
-    return value
-
-
-def as_string(value: JSON, what: str) -> str:
-    """Return value if it is a string (FMT-041)."""
-    if not isinstance(value, str):
-        raise WrongType(f"{what} is {value!r:.40}, expected a string")
-    return value
-
-
-def as_natural(value: JSON, what: str) -> int:
-    """Return value if it is an integer from 0 (FMT-041)."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-        raise WrongType(f"{what} is {value!r:.40}, expected an integer from 0")
-    return value
-
-
-def as_digest(value: JSON, what: str) -> str:
-    """Return value if it is a SHA-256 in hexadecimal (FMT-047)."""
-    text = as_string(value, what)
-    if not _SHA256.fullmatch(text):
-        raise BadDigest(f"{what} is {text[:80]!r}, expected 64 lower-case hexadecimal digits")
-    return text

@@ -9,8 +9,9 @@ from collections.abc import Collection, Mapping, Sequence
 
 from formats import strict_json
 from formats.errors import BadIndex, MissingFile, StrayFile
-from formats.header import as_digest, as_object, check_version, closed
+from formats.header import check_version
 from formats.strict_json import JSON
+from formats.typed_json import as_digest, as_object, closed
 
 WHOLE = "model.sparse.safetensors"
 INDEX = "model.sparse.index.json"

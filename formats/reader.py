@@ -6,10 +6,11 @@ from pathlib import Path
 from types import TracebackType
 
 from formats import digest, validate
+from formats.delta_rules import check_delta
 from formats.errors import BadIndex, BadPart, FileDigestMismatch, MissingFile, NotWhole
 from formats.header import Companion, Manifest
 from formats.index import INDEX, MAX_INDEX, compare_index, expected_files, parse_index
-from formats.records import Checkpoint, Tensor, TensorInfo
+from formats.records import Checkpoint, DeltaOf, Tensor, TensorInfo
 from formats.strict_json import JSON
 from formats.v1 import PartReader, own
 
@@ -39,11 +40,26 @@ def read(path: str | os.PathLike[str], *, verify: bool = True) -> Checkpoint:
     with open_checkpoint(path) as reader:
         load = reader.load_verified if verify else reader.__getitem__
         tensors = {name: own(load(name)) for name in reader.names()}
-        return Checkpoint(reader.kind, tensors, reader.attributes, reader.tied, dict(reader.files))
+        return checkpoint_of(reader, tensors, dict(reader.files))
 
 
-class Reader:
-    """An open checkpoint.
+def checkpoint_of(
+    reader: "Reader", tensors: Mapping[str, Tensor] | None = None, files: Mapping[str, bytes] | None = None
+) -> Checkpoint:
+    """Return what a reader reads as a record; its tensors and files, unless others are given, stay lazy."""
+    return Checkpoint(
+        reader.kind,
+        reader if tensors is None else tensors,
+        reader.attributes,
+        reader.tied,
+        reader.files if files is None else files,
+        reader.scales,
+        reader.delta,
+    )
+
+
+class Reader(Mapping[str, Tensor]):
+    """An open checkpoint: a mapping of names to tensors, each read when it is asked for.
 
     Arrays that it hands out are read-only views of the mapped files and stay valid after it is closed.
     """
@@ -66,6 +82,8 @@ class Reader:
         self._first = manifests[0]
         self._owner = {name: part for part in self._parts for name in sorted(part.manifest.tensors)}
         validate.check_tied(self._first.tied, self._owner)
+        validate.check_scales(self._first.scales, self._owner)
+        check_delta(self.kind, self._first.delta, self._owner)
         self.files: Mapping[str, bytes] = Companions(path if path.is_dir() else path.parent, self._first.files)
         self.root_sha256 = self._parts[0].root if index is None else digest.of_bytes(index)
 
@@ -85,6 +103,22 @@ class Reader:
         return dict(self._first.tied)
 
     @property
+    def scales(self) -> dict[str, dict[str, str]]:
+        """Name of a quantised tensor -> role -> name of the stored tensor that plays it (FMT-016)."""
+        return {name: dict(roles) for name, roles in self._first.scales.items()}
+
+    @property
+    def delta(self) -> DeltaOf | None:
+        """What a delta starts from and leads to; None for other kinds (FMT-130)."""
+        return self._first.delta
+
+    @property
+    def state_sha256(self) -> str:
+        """The digest of what the tensors say, whatever their encodings, parts and companions (FMT-099)."""
+        contents = {name: self.info(name).content_sha256 for name in self.names()}
+        return digest.of_state(contents, self.tied, self.scales)
+
+    @property
     def spec(self) -> str:
         """The version of the format that the checkpoint says."""
         return self._first.spec
@@ -97,12 +131,32 @@ class Reader:
         """Return what is known of a tensor without reading it. KeyError if it is not stored."""
         return self._owner[name].info(name)
 
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._owner)
+
+    def __len__(self) -> int:
+        return len(self._owner)
+
     def __contains__(self, name: object) -> bool:
         return name in self._owner
 
     def __getitem__(self, name: str) -> Tensor:
         """Return a tensor, its structure checked. KeyError if it is not stored."""
         return self._owner[name].load(name)
+
+    def rows(self, name: str, first: int, last: int) -> Tensor:
+        """Return the slice first to last of a tensor along its first axis, without reading the values of the rest.
+
+        Only what has to be read for it is checked. KeyError if the tensor is not stored.
+
+        Raises:
+            IndexError: if the tensor has fewer than two axes, or the first one has no such slice.
+            FormatError: the rule that is broken.
+        """
+        shape = self.info(name).shape
+        if len(shape) < 2 or not 0 <= first <= last <= shape[0]:
+            raise IndexError(f"{name!r} of shape {list(shape)} has no rows {first} to {last}")
+        return self._owner[name].load_slice(name, first, last)
 
     def load_verified(self, name: str) -> Tensor:
         """Return a tensor, its structure and its digests checked. KeyError if it is not stored."""
@@ -190,8 +244,8 @@ def _check_parts(manifests: list[Manifest], found: list[str], roots: list[str]) 
             raise BadPart(f"part {i} says that it is part {manifest.part}")
         if (manifest.kind, manifest.spec) != (first.kind, first.spec):
             raise BadPart(f"part {i} is a {manifest.kind} of version {manifest.spec}, part 1 another")
-        if i > 1 and (manifest.attributes or manifest.tied or manifest.files):
-            raise BadPart(f"part {i} has attributes, tied names or files; only part 1 may have them")
+        if i > 1 and (manifest.attributes or manifest.tied or manifest.files or manifest.scales):
+            raise BadPart(f"part {i} has attributes, tied names, scales or files; only part 1 may have them")
         if not manifest.tensors or min(manifest.tensors) <= last:
             raise BadPart(f"part {i} must hold tensors, and all of them after {last!r} of the part before")
         last = max(manifest.tensors)

@@ -98,12 +98,28 @@ Supported: TypeAlias = Sparse | Mask
 """What has a support of its own."""
 
 
+@dataclass(frozen=True, slots=True)
+class DeltaOf:
+    """Which model a delta starts from, and which it leads to (FMT-131)."""
+
+    base_sha256: str
+    """State digest of the base (FMT-099)."""
+    target_sha256: str
+    """State digest of what the base becomes."""
+    tensors: Mapping[str, tuple[str | None, str | None]]
+    """Name of each tensor that changes -> its content digest before and after; None where there is no such tensor."""
+    tied: Mapping[str, str] = field(default_factory=dict)
+    """The tied names of the target."""
+    scales: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    """The scales of the target."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Checkpoint:
     """Everything one checkpoint says (FMT-001)."""
 
     kind: str
-    """What it is for: ``"model"``, ``"training-state"`` (FMT-012)."""
+    """What it is for: ``"model"``, ``"training-state"``, ``"delta"`` (FMT-012)."""
     tensors: Mapping[str, Tensor]
     """Name to tensor. May be lazy: the writer asks for each tensor once and holds one at a time."""
     attributes: dict[str, JSON] = field(default_factory=dict)
@@ -112,6 +128,19 @@ class Checkpoint:
     """Name of a tensor that is not stored -> name of the stored tensor it equals (FMT-010)."""
     files: Mapping[str, bytes] = field(default_factory=dict)
     """Companions of a folder, name -> bytes: configuration, tokenizer (FMT-013). May be lazy."""
+    scales: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    """Name of a quantised tensor -> role -> name of the stored tensor that plays it (FMT-016)."""
+    delta: DeltaOf | None = None
+    """Of kind ``"delta"`` only (FMT-130)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pattern:
+    """N of M: of every m neighbours along axis exactly n are stored (FMT-051)."""
+
+    n: int
+    m: int
+    axis: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +157,8 @@ class TensorInfo:
     nbytes: int
     """Bytes of its sections, pads not counted."""
     content_sha256: str
+    pattern: Pattern | None = None
+    """Of encoding `nm` only."""
 
     @property
     def numel(self) -> int:

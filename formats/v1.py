@@ -1,20 +1,20 @@
-"""Version 1 of one file: layout, writer and strict reader.
+"""Version 1 of one file: writer and strict reader.
 
 manifest -> layout: every section, pad and offset follows from it; the header adds nothing of its own
 """
 
 import os
-import shutil
-from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass
+from dataclasses import replace as replaced
+from math import prod
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO
 
 import numpy as np
 
-from formats import container, digest, encoding, strict_json, validate
-from formats.container import ALIGN, DTYPES, LENGTH, MappedFile, Section, pad_length, raw_bytes, section_bytes
+from formats import compress, container, digest, encoding, layout, strict_json, validate
+from formats.container import ALIGN, BITS, LENGTH, MappedFile, pad_length, raw_bytes
 from formats.errors import (
     BadMetadata,
     ContentDigestMismatch,
@@ -22,15 +22,11 @@ from formats.errors import (
     HeaderPadding,
     HeaderTooLong,
     ManifestDigestMismatch,
-    MissingSection,
     SectionDigestMismatch,
-    UnownedSection,
-    WrongFileSize,
-    WrongOffsets,
-    WrongSection,
 )
-from formats.header import Entry, Manifest, manifest_text, parse_manifest
-from formats.records import Tensor, TensorInfo
+from formats.header import Entry, Manifest, Stored, manifest_text, parse_manifest
+from formats.layout import section_name
+from formats.records import Array, Dense, Mask, Pattern, Sparse, Tensor, TensorInfo
 
 MAX_HEADER = 25_000_000
 MAX_TENSORS = 4096
@@ -40,25 +36,7 @@ MANIFEST_KEY = "seft.manifest"
 DIGEST_KEY = "seft.manifest.sha256"
 
 
-def section_name(tensor: str, role: str) -> str:
-    """Return the name of a section in the header (FMT-031)."""
-    return f"{tensor}#{role}"
-
-
-def layout(tensors: Mapping[str, Entry]) -> Iterator[Section]:
-    """Yield sections and pads in file order (FMT-034).
-
-    Raises:
-        FormatError: FMT-045, FMT-046, FMT-008 or FMT-064 for an entry that implies no sections.
-    """
-    begin = 0
-    for name in sorted(tensors):
-        for role, (dtype, shape) in sorted(encoding.plan(tensors[name], name).items()):
-            end = begin + section_bytes(dtype, shape)
-            yield Section(section_name(name, role), dtype, shape, begin, end)
-            begin = end + pad_length(end)
-            if begin != end:
-                yield Section(section_name(name, role) + "#pad", "U8", (begin - end,), end, begin)
+# writing -----------------------------------------------------------------------------------------
 
 
 def file_head(manifest: Manifest) -> tuple[bytes, str]:
@@ -70,13 +48,54 @@ def file_head(manifest: Manifest) -> tuple[bytes, str]:
     text = manifest_text(manifest)
     root = digest.of_bytes(text.encode())
     metadata = {"format": "pt", MANIFEST_KEY: text, DIGEST_KEY: root}
-    head = container.pack_header(metadata, layout(manifest.tensors), ALIGN)
+    head = container.pack_header(metadata, layout.layout(manifest.tensors), ALIGN)
     if len(head) - LENGTH.size > MAX_HEADER:
         raise HeaderTooLong(
             f"the header would take {len(head)} bytes, at most {MAX_HEADER} are allowed; "
             f"write a folder, whose parts share the load, or shorten the attributes"
         )
     return head, root
+
+
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """A tensor ready to be written: its entry, and the bytes of its sections in order of roles."""
+
+    entry: Entry
+    sections: list[memoryview]
+
+    @property
+    def padded_size(self) -> int:
+        """Bytes of the sections with their pads."""
+        return sum(raw.nbytes + pad_length(raw.nbytes) for raw in self.sections)
+
+
+def pack(tensor: Tensor, chosen: str, pattern: Pattern | None, codec: str | None) -> Packed:
+    """Return the sections of a checked tensor in an encoding that can hold it.
+
+    Args:
+        tensor: what to store.
+        chosen: name of the encoding.
+        pattern: of `nm` only.
+        codec: ``"zstd"`` compresses the sections that become smaller (FMT-141), None keeps them as they are.
+    """
+    stored, sections = {}, []
+    for role, values in sorted(encoding.encode(tensor, chosen, pattern).items()):
+        raw = raw_bytes(values)
+        section, raw = _compressed(values, raw) if codec else (Stored(raw.nbytes, digest.of_bytes(raw)), raw)
+        stored[role] = section
+        sections.append(raw)
+    dtype = encoding.dtype_of(tensor)
+    entry = Entry(dtype, tensor.shape, chosen, tensor.nnz, digest.of_content(tensor), stored, pattern)
+    return Packed(entry, sections)
+
+
+def _compressed(values: Array, raw: memoryview) -> tuple[Stored, memoryview]:
+    itemsize = max(1, BITS[container.NAMES[values.dtype]] // 8)
+    frame = compress.pack(np.frombuffer(raw, dtype=np.uint8), itemsize)
+    if frame is None:
+        return Stored(raw.nbytes, digest.of_bytes(raw)), raw
+    return Stored(len(frame), digest.of_bytes(frame), raw.nbytes), memoryview(frame)
 
 
 class PartWriter:
@@ -88,17 +107,13 @@ class PartWriter:
         self.tensors: dict[str, Entry] = {}
         self.nbytes = 0
 
-    def add(self, name: str, tensor: Tensor, chosen: encoding.Encoding) -> None:
+    def add(self, name: str, packed: Packed) -> None:
         """Append the sections of a tensor; names must come in order."""
-        digests = {}
-        for role, values in sorted(chosen.encode(tensor).items()):
-            raw = raw_bytes(values)
-            digests[role] = digest.of_section(values)
+        for raw in packed.sections:
             self._file.write(raw)
             self._file.write(bytes(pad_length(raw.nbytes)))
-            self.nbytes += raw.nbytes + pad_length(raw.nbytes)
-        dtype = container.dtype_name(tensor.dtype)
-        self.tensors[name] = Entry(dtype, tensor.shape, chosen.name, tensor.nnz, digest.of_content(tensor), digests)
+        self.nbytes += packed.padded_size
+        self.tensors[name] = packed.entry
 
     def finish(self, path: Path, manifest: Manifest) -> str:
         """Write header and sections to path, synced to disk, remove the spool and return the root digest."""
@@ -106,8 +121,8 @@ class PartWriter:
         head, root = file_head(manifest)
         with path.open("xb") as out, self._spool.open("rb") as sections:
             out.write(head)
-            shutil.copyfileobj(sections, out, 1 << 20)
             out.flush()
+            _append(out, sections)
             os.fsync(out.fileno())
         self.close()
         return root
@@ -124,6 +139,21 @@ class PartWriter:
         self.close()
 
 
+def _append(out: BinaryIO, sections: BinaryIO) -> None:
+    """Copy a file to the end of another, inside the system where it can do so."""
+    left = os.fstat(sections.fileno()).st_size
+    if hasattr(os, "sendfile"):
+        while left:
+            left -= os.sendfile(out.fileno(), sections.fileno(), None, left)
+        return
+    while block := sections.read(1 << 20):
+        out.write(block)
+    out.flush()
+
+
+# reading -----------------------------------------------------------------------------------------
+
+
 class PartReader:
     """One file, every rule about its header checked, its sections mapped and unread.
 
@@ -137,7 +167,8 @@ class PartReader:
         header = self._header(what)
         metadata, found = container.parse_sections(header, what)
         self.manifest, self.root = _manifest(metadata, path.name)
-        self._sections = _compare(self.manifest.tensors, found, self._file.size - self._file.data_start, path.name)
+        data_bytes = self._file.size - self._file.data_start
+        self._sections = layout.compare(self.manifest.tensors, found, data_bytes, path.name)
 
     def _header(self, what: str) -> strict_json.JSON:
         raw = self._file.header(MAX_HEADER)
@@ -155,27 +186,30 @@ class PartReader:
 
     def info(self, name: str) -> TensorInfo:
         """Return what the manifest says of a tensor."""
-        entry = self.manifest.tensors[name]
-        nbytes = encoding.ENCODINGS[entry.encoding].size(entry)
-        return TensorInfo(
-            name, DTYPES[entry.dtype], entry.shape, entry.encoding, entry.nnz, nbytes, entry.content_sha256
-        )
+        e = self.manifest.tensors[name]
+        nbytes = sum(stored.nbytes for stored in e.sections.values())
+        return TensorInfo(name, e.dtype, e.shape, e.encoding, e.nnz, nbytes, e.content_sha256, e.pattern)
 
     def load(self, name: str) -> Tensor:
         """Return a tensor, every rule about its structure checked; values are views of the mapped file.
 
         Raises:
-            FormatError: FMT-036 or the rule of its encoding that is broken.
+            FormatError: FMT-036, FMT-142 or the rule of its encoding that is broken.
+        """
+        self._check_pads(name)
+        return encoding.decode(self.manifest.tensors[name], name, self._arrays(name))
+
+    def load_slice(self, name: str, first: int, last: int) -> Tensor:
+        """Return the slice first to last of a tensor of two axes or more along the first; others stay unread.
+
+        Raises:
+            FormatError: as `load`, of the sections that have to be read.
         """
         entry = self.manifest.tensors[name]
-        sections = {}
-        for role in entry.sections:
-            section = self._sections[section_name(name, role)]
-            sections[role] = self._file.array(section)
-            pad = self._sections.get(section.name + "#pad")
-            if pad:
-                validate.check_pad(self._file.raw(pad), pad.name)
-        return encoding.ENCODINGS[entry.encoding].decode(entry, name, sections)
+        each = prod(entry.shape[1:-1])
+        part = encoding.decode_rows(entry, name, self._arrays(name), (first * each, last * each))
+        shape = (last - first, *entry.shape[1:])
+        return Dense(part.values.reshape(shape)) if isinstance(part, Dense) else replaced(part, shape=shape)
 
     def load_verified(self, name: str) -> Tensor:
         """Return a tensor, its structure and both kinds of digests checked.
@@ -183,23 +217,41 @@ class PartReader:
         Raises:
             FormatError: as `load`; SectionDigestMismatch FMT-090, ContentDigestMismatch FMT-091.
         """
-        entry = self.manifest.tensors[name]
-        for role, expected in entry.sections.items():
-            section = self._sections[section_name(name, role)]
-            found = digest.of_section(self._file.raw(section))
-            # FMT-090
-            if found != expected:
-                raise SectionDigestMismatch(
-                    f"section {section.name!r} has SHA-256 {found}, its manifest says {expected}"
-                )
+        self.check_sections(name)
         tensor = self.load(name)
-        found = digest.of_content(tensor)
+        found, expected = digest.of_content(tensor), self.manifest.tensors[name].content_sha256
         # FMT-091
-        if found != entry.content_sha256:
-            raise ContentDigestMismatch(
-                f"the content of {name!r} has SHA-256 {found}, its manifest says {entry.content_sha256}"
-            )
+        if found != expected:
+            raise ContentDigestMismatch(f"the content of {name!r} has SHA-256 {found}, its manifest says {expected}")
         return tensor
+
+    def check_sections(self, name: str) -> None:
+        """Verify the digests of a tensor's sections (FMT-090)."""
+        for role, stored in self.manifest.tensors[name].sections.items():
+            section = self._sections[section_name(name, role)]
+            found = digest.of_bytes(self._file.raw(section).data)
+            if found != stored.sha256:
+                raise SectionDigestMismatch(
+                    f"section {section.name!r} has SHA-256 {found}, its manifest says {stored.sha256}"
+                )
+
+    def _check_pads(self, name: str) -> None:
+        for role in self.manifest.tensors[name].sections:
+            pad = self._sections.get(section_name(name, role) + "#pad")
+            if pad:
+                validate.check_pad(self._file.raw(pad), pad.name)
+
+    def _arrays(self, name: str) -> dict[str, Array]:
+        """Return the sections of a tensor as arrays of the dtypes and shapes that its encoding plans."""
+        entry = self.manifest.tensors[name]
+        arrays = {}
+        for role, (dtype, shape) in encoding.plan(entry, name).items():
+            section, stored = self._sections[section_name(name, role)], entry.sections[role]
+            raw = self._file.raw(section)
+            if stored.raw_bytes is not None:
+                raw = compress.unpack(raw, stored.raw_bytes, BITS[dtype] // 8, section.name)
+            arrays[role] = container.values_of(raw, dtype, shape)
+        return arrays
 
 
 def _manifest(metadata: dict[str, strict_json.JSON], name: str) -> tuple[Manifest, str]:
@@ -218,47 +270,9 @@ def _manifest(metadata: dict[str, strict_json.JSON], name: str) -> tuple[Manifes
     return parse_manifest(text, f"the manifest of {name}"), found
 
 
-def _compare(
-    tensors: Mapping[str, Entry], found: Mapping[str, Section], data_bytes: int, name: str
-) -> dict[str, Section]:
-    """Return the sections by name after comparing the header with the one layout that the manifest allows."""
-    expected = {section.name: section for section in layout(tensors)}
-    for tensor, entry in tensors.items():
-        implied = set(encoding.plan(entry, tensor))
-        # FMT-031
-        if set(entry.sections) != implied:
-            raise MissingSection(
-                f"tensor {tensor!r} lists the sections {sorted(entry.sections)}, "
-                f"encoding {entry.encoding} has {sorted(implied)}"
-            )
-    for section in expected.values():
-        other = found.get(section.name)
-        # FMT-031
-        if other is None:
-            raise MissingSection(f"{name} has no section {section.name!r}")
-        # FMT-033
-        if (other.dtype, other.shape) != (section.dtype, section.shape):
-            raise WrongSection(
-                f"section {section.name!r} is {other.dtype} {list(other.shape)}, "
-                f"expected {section.dtype} {list(section.shape)}"
-            )
-        # FMT-034
-        if (other.begin, other.end) != (section.begin, section.end):
-            raise WrongOffsets(
-                f"section {section.name!r} stands at {other.begin} to {other.end}, "
-                f"expected {section.begin} to {section.end}"
-            )
-    # FMT-032
-    unowned = sorted(set(found) - set(expected))
-    if unowned:
-        raise UnownedSection(f"{name} has the section {unowned[0]!r}, which belongs to no tensor")
-    # FMT-035
-    end = max((section.end for section in expected.values()), default=0)
-    if end != data_bytes:
-        raise WrongFileSize(f"{name} has {data_bytes} bytes of sections, expected {end}")
-    return expected
-
-
 def own(tensor: Tensor) -> Tensor:
-    """Return a tensor whose values no longer depend on the file."""
-    return replace(tensor, values=np.array(tensor.values))
+    """Return a tensor that no longer depends on the file."""
+    if isinstance(tensor, Dense | Sparse):
+        return replaced(tensor, values=np.array(tensor.values))
+    assert isinstance(tensor, Mask)
+    return tensor

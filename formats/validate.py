@@ -5,13 +5,15 @@ from collections.abc import Collection, Mapping
 from math import prod
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from formats import container
 from formats.errors import (
     BadFileName,
     BadKind,
+    BadPattern,
     BadRecord,
+    BadScale,
     BadShape,
     BadSparseShape,
     BadTensorName,
@@ -22,17 +24,25 @@ from formats.errors import (
     NoColumns,
     NotBoolean,
     PadNotZero,
+    PositionOutOfRange,
+    RankOutOfRange,
     RowPointerEnds,
     RowPointerOrder,
+    SpareBits,
     TailBits,
+    TooManyRows,
+    WrongGapCount,
+    WrongGapLength,
     WrongPopcount,
 )
-from formats.records import Array, Dense, Sparse, Tensor
+from formats.records import Array, Dense, Mask, Pattern, Sparse, Tensor, rows_of
 
 MAX_NUMEL = 2**53 - 1
 MAX_RANK = 8
 MAX_SPARSE_DIM = 2**31 - 1
 MAX_NAME_BYTES = 512
+MAX_M = 64
+MAX_GAP_ROWS = 1 << 20
 MAX_FILE_BYTES = 50_000_000
 WEIGHT_SUFFIXES = (
     ".safetensors",
@@ -48,6 +58,7 @@ WEIGHT_SUFFIXES = (
 """Endings of files that hold weights or lead to them; compared in lower case."""
 
 _FILE_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,254}")
+_ROLE = re.compile(r"[a-z][a-z0-9_]{0,63}")
 _KIND = re.compile(r"[a-z][a-z0-9-]{0,63}")
 
 
@@ -61,8 +72,11 @@ def check_shape(shape: tuple[int, ...], name: str) -> None:
 
 def check_sparse_shape(shape: tuple[int, ...], name: str) -> None:
     """Verify FMT-008."""
-    if len(shape) != 2 or max(shape) > MAX_SPARSE_DIM:
-        raise BadSparseShape(f"sparse tensor {name!r} has shape {list(shape)}, expected two dimensions below 2^31")
+    if not shape or max(rows_of(shape), shape[-1]) > MAX_SPARSE_DIM:
+        raise BadSparseShape(
+            f"sparse tensor {name!r} has shape {list(shape)}, expected at least one dimension, "
+            f"and fewer than 2^31 rows and columns"
+        )
 
 
 def check_name(name: str) -> None:
@@ -85,6 +99,20 @@ def check_tied(tied: Mapping[str, str], stored: Collection[str]) -> None:
             raise BadTie(f"{alias!r} is tied to {target!r} and stored as well; store it once")
         if target not in stored:
             raise BadTie(f"{alias!r} is tied to {target!r}, which is not stored")
+
+
+def check_scales(scales: Mapping[str, Mapping[str, str]], stored: Collection[str]) -> None:
+    """Verify FMT-016."""
+    for name, roles in scales.items():
+        if name not in stored:
+            raise BadScale(f"{name!r} has scales and is not stored")
+        if not roles:
+            raise BadScale(f"{name!r} has an empty list of scales; leave it out")
+        for role, target in roles.items():
+            if not _ROLE.fullmatch(role):
+                raise BadScale(f"{name!r} has a scale of role {role[:80]!r}, expected a lower-case word")
+            if target not in stored or target == name:
+                raise BadScale(f"{role} of {name!r} is {target!r}, expected the name of another stored tensor")
 
 
 def check_kind(kind: str) -> None:
@@ -117,32 +145,38 @@ def check_file_size(name: str, size: int) -> None:
 
 
 def check_record(tensor: Tensor, name: str) -> None:
-    """Verify a tensor to be written: FMT-006 to FMT-009, FMT-015, and FMT-066 to FMT-069 for a sparse one."""
+    """Verify a tensor to be written: FMT-006 to FMT-009, FMT-015, and FMT-066 to FMT-069 for one with a support."""
     check_name(name)
-    if not isinstance(tensor, Dense | Sparse) or not isinstance(tensor.values, np.ndarray):
-        raise BadRecord(f"{name!r} is a {type(tensor).__name__}, expected a Dense or Sparse over NumPy arrays")
+    if not isinstance(tensor, Dense | Sparse | Mask):
+        raise BadRecord(f"{name!r} is a {type(tensor).__name__}, expected a Dense, Sparse or Mask")
+    if not isinstance(tensor, Mask):
+        if not isinstance(tensor.values, np.ndarray):
+            raise BadRecord(f"values of {name!r} are a {type(tensor.values).__name__}, expected a NumPy array")
+        container.dtype_name(tensor.dtype)
     if not isinstance(tensor.shape, tuple) or not all(type(d) is int for d in tensor.shape):
         raise BadRecord(f"{name!r} has shape {tensor.shape!r}, expected a tuple of Python integers")
-    container.dtype_name(tensor.dtype)
     check_shape(tensor.shape, name)
     if isinstance(tensor, Dense):
         return
     check_sparse_shape(tensor.shape, name)
     # FMT-015: nothing is cast, so that nothing can be cast wrongly
-    rows, nnz = tensor.shape[0], tensor.nnz if tensor.values.ndim == 1 else -1
-    for what, array, dtype, shape in (
-        ("indptr", tensor.indptr, np.int64, (rows + 1,)),
-        ("indices", tensor.indices, np.int32, (nnz,)),
-        ("values", tensor.values, tensor.dtype, (nnz,)),
-    ):
-        if not isinstance(array, np.ndarray) or array.dtype != dtype or array.shape != shape:
-            raise BadRecord(
-                f"{what} of {name!r} is {getattr(array, 'dtype', type(array))} of shape "
-                f"{list(getattr(array, 'shape', ()))}, expected {np.dtype(dtype)} of shape {list(shape)} "
-                f"beside values of shape {list(tensor.values.shape)}"
-            )
+    last = tensor.indices if isinstance(tensor, Mask) else tensor.values
+    nnz = last.shape[0] if isinstance(last, np.ndarray) and last.ndim == 1 else -1
+    _check_array(tensor.indptr, "indptr", np.int64, rows_of(tensor.shape) + 1, name)
+    _check_array(tensor.indices, "indices", np.int32, nnz, name)
+    if isinstance(tensor, Sparse):
+        _check_array(tensor.values, "values", tensor.dtype, nnz, name)
     check_row_ptr(tensor.indptr, nnz, name)
-    check_columns(tensor.indptr, tensor.indices, tensor.shape[1], name)
+    check_columns(tensor.indptr, tensor.indices, tensor.shape[-1], name)
+
+
+def _check_array(array: object, what: str, dtype: DTypeLike, count: int, name: str) -> None:
+    if not isinstance(array, np.ndarray) or array.dtype != dtype or array.shape != (count,):
+        expected = f"{np.dtype(dtype)} of shape [{count}]" if count >= 0 else "one dimension"
+        raise BadRecord(
+            f"{what} of {name!r} is {getattr(array, 'dtype', type(array))} of shape "
+            f"{list(getattr(array, 'shape', ()))}, expected {expected}"
+        )
 
 
 def check_row_ptr(row_ptr: Array, nnz: int, name: str) -> None:
@@ -194,6 +228,56 @@ def check_has_columns(n_columns: int, name: str) -> None:
     """Verify FMT-064: rows without bytes would cost a file nothing and a reader memory."""
     if not n_columns:
         raise NoColumns(f"{name!r} has no columns and cannot be a bitmask; use csr")
+
+
+def check_pattern(pattern: Pattern, shape: tuple[int, ...], nnz: int, name: str) -> None:
+    """Verify FMT-051."""
+    n, m, axis = pattern.n, pattern.m, pattern.axis
+    if not (axis < len(shape) and 2 <= m <= MAX_M and 1 <= n < m and all(shape)):
+        raise BadPattern(
+            f"{name!r} of shape {list(shape)} has the pattern {n}:{m} along axis {axis}, "
+            f"expected 1 <= n < m <= {MAX_M}, an axis that the shape has, and no empty dimension"
+        )
+    if shape[axis] % m or nnz * m != prod(shape) * n:
+        raise BadPattern(f"{name!r} of shape {list(shape)} with {nnz} stored cannot be {n}:{m} along axis {axis}")
+
+
+def check_ranks(ranks: NDArray[np.uint64], limit: int, name: str) -> None:
+    """Verify FMT-053."""
+    if ranks.size and int(ranks.max()) >= limit:
+        raise RankOutOfRange(f"{name!r} has the rank {int(ranks.max())}, a group has only {limit} of them")
+
+
+def check_gap_rows(rows: int, name: str) -> None:
+    """Verify FMT-056: rows cost such a file nothing and a reader memory."""
+    if rows > MAX_GAP_ROWS:
+        raise TooManyRows(f"{name!r} has {rows} rows, at most {MAX_GAP_ROWS} can be coded by gaps; use csr")
+
+
+def check_gap_length(nbytes: int, least: int, most: int, name: str) -> None:
+    """Verify FMT-057."""
+    if not least <= nbytes <= most:
+        raise WrongGapLength(f"gaps of {name!r} take {nbytes} bytes, expected {least} to {most}")
+
+
+def check_gap_count(found: int, nnz: int, *, ends: bool, name: str) -> None:
+    """Verify FMT-058."""
+    if found != nnz or not ends:
+        raise WrongGapCount(
+            f"{name!r} has {found} gaps{'' if ends else ' and bytes that end none'}, its manifest says {nnz}"
+        )
+
+
+def check_last_position(last: int, numel: int, name: str) -> None:
+    """Verify FMT-059; an empty support has the last position -1."""
+    if last >= numel:
+        raise PositionOutOfRange(f"{name!r} has position {last}, its shape has {numel}")
+
+
+def check_spare(bits: int, name: str) -> None:
+    """Verify FMT-072."""
+    if bits:
+        raise SpareBits(f"a byte of {name!r} has a bit set past its last value")
 
 
 def check_bool(values: Array, name: str) -> None:

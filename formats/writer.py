@@ -5,12 +5,13 @@ from pathlib import Path
 from types import TracebackType
 
 from formats import atomic, digest, strict_json, validate
-from formats.encoding import Encoding, check_option, choose
+from formats.delta_rules import check_delta
+from formats.encoding import check_option, choose
 from formats.errors import BadAttribute, BadFileName, BadRecord, StockName, UnknownOption
-from formats.header import Companion, Entry, Manifest
+from formats.header import ZSTD, Companion, Entry, Manifest
 from formats.index import INDEX, STOCK, WHOLE, index_text, part_name
-from formats.records import Checkpoint, Tensor
-from formats.v1 import MAX_TENSORS, PartWriter
+from formats.records import Checkpoint
+from formats.v1 import MAX_TENSORS, Packed, PartWriter, pack
 
 
 def write(
@@ -18,6 +19,7 @@ def write(
     checkpoint: Checkpoint,
     *,
     encoding: str = "auto",
+    compress: str | None = None,
     shard_bytes: int = 5_000_000_000,
 ) -> None:
     """Write a checkpoint as a new folder.
@@ -27,6 +29,8 @@ def write(
         checkpoint: what to write. Each tensor is fetched once, in name order, and let go before the next.
         encoding: how to store sparse tensors: ``"auto"`` takes the fewest bytes, tensor by tensor. Dense
             tensors are stored dense whatever it says: the writer never invents a support.
+        compress: ``"zstd"`` compresses the sections that become smaller by it; readers need that feature then, and
+            tensors are expanded when they are read, where uncompressed ones are mapped.
         shard_bytes: bytes of sections that a part may hold before the next tensor opens another part.
 
     Raises:
@@ -35,22 +39,25 @@ def write(
     """
     if shard_bytes < 1:
         raise UnknownOption(f"shard_bytes is {shard_bytes}, expected at least 1")
-    names = _check(checkpoint, encoding)
+    names = _check(checkpoint, encoding, compress)
     with atomic.new_folder(Path(path)) as folder:
         files = _write_companions(folder, checkpoint)
         with _Parts(folder, checkpoint, files, shard_bytes) as parts:
             for name in names:
-                parts.add(name, *_fetch(checkpoint, name, encoding))
+                parts.add(name, _fetch(checkpoint, name, encoding, compress))
             parts.finish()
 
 
-def write_file(path: str | os.PathLike[str], checkpoint: Checkpoint, *, encoding: str = "auto") -> None:
+def write_file(
+    path: str | os.PathLike[str], checkpoint: Checkpoint, *, encoding: str = "auto", compress: str | None = None
+) -> None:
     """Write a checkpoint without companions as one file, in place of an older one if there is one.
 
     Args:
         path: the file; its parent must exist. Names that loaders of dense models look for are refused.
         checkpoint: as for `write`, with no files.
         encoding: as for `write`.
+        compress: as for `write`.
 
     Raises:
         FormatError: FMT-112 for the name, FMT-013 if there are companions, otherwise as `write`. What stood
@@ -62,24 +69,29 @@ def write_file(path: str | os.PathLike[str], checkpoint: Checkpoint, *, encoding
         raise StockName(f"{path.name} is a name of dense models: a loader would open it and find no weights it knows")
     if checkpoint.files:
         raise BadFileName(f"a single file carries no companions, found {sorted(checkpoint.files)}; write a folder")
-    names = _check(checkpoint, encoding)
+    names = _check(checkpoint, encoding, compress)
     with (
         atomic.new_file(path) as temporary,
         PartWriter(temporary.with_name(temporary.name + ".spool")) as part,
     ):
         for name in names:
-            part.add(name, *_fetch(checkpoint, name, encoding))
+            part.add(name, _fetch(checkpoint, name, encoding, compress))
         part.finish(temporary, _manifest(checkpoint, part.tensors, {}, 0))
 
 
-def _check(checkpoint: Checkpoint, encoding: str) -> list[str]:
+def _check(checkpoint: Checkpoint, encoding: str, compress: str | None) -> list[str]:
     """Verify all that can be told before the first tensor is fetched, and return the names in file order."""
     check_option(encoding)
+    # FMT-084
+    if compress not in (None, ZSTD):
+        raise UnknownOption(f"compress is {compress!r}, expected {ZSTD!r} or None")
     validate.check_kind(checkpoint.kind)
     names = list(checkpoint.tensors)
     for name in names:
         validate.check_name(name)
     validate.check_tied(checkpoint.tied, set(names))
+    validate.check_scales(checkpoint.scales, set(names))
+    check_delta(checkpoint.kind, checkpoint.delta, set(names))
     if not isinstance(checkpoint.attributes, dict):
         raise BadAttribute(f"attributes are a {type(checkpoint.attributes).__name__}, expected a dict")
     # FMT-011, FMT-027: in the manifest one object encloses them
@@ -88,10 +100,10 @@ def _check(checkpoint: Checkpoint, encoding: str) -> list[str]:
     return sorted(names)
 
 
-def _fetch(checkpoint: Checkpoint, name: str, encoding: str) -> tuple[Tensor, Encoding]:
+def _fetch(checkpoint: Checkpoint, name: str, encoding: str, compress: str | None) -> Packed:
     tensor = checkpoint.tensors[name]
     validate.check_record(tensor, name)
-    return tensor, choose(tensor, encoding, name)
+    return pack(tensor, *choose(tensor, encoding, name), compress)
 
 
 def _write_companions(folder: Path, checkpoint: Checkpoint) -> dict[str, Companion]:
@@ -110,7 +122,16 @@ def _manifest(checkpoint: Checkpoint, tensors: dict[str, Entry], files: dict[str
     # FMT-104: what concerns the whole checkpoint stands in the first part
     if part > 1:
         return Manifest(checkpoint.kind, tensors, part=part)
-    return Manifest(checkpoint.kind, tensors, checkpoint.attributes, checkpoint.tied, files, part)
+    return Manifest(
+        checkpoint.kind,
+        tensors,
+        checkpoint.attributes,
+        checkpoint.tied,
+        files,
+        part,
+        checkpoint.scales,
+        checkpoint.delta,
+    )
 
 
 class _Parts:
@@ -125,14 +146,14 @@ class _Parts:
         self._tensors: list[list[str]] = []
         self._open = PartWriter(folder / "spool")
 
-    def add(self, name: str, tensor: Tensor, chosen: Encoding) -> None:
+    def add(self, name: str, packed: Packed) -> None:
         """Add a tensor to the open part, or to a new one if that is full (FMT-085)."""
         part = self._open
-        full = part.nbytes + chosen.padded_size(tensor) > self._shard_bytes or len(part.tensors) == MAX_TENSORS
+        full = part.nbytes + packed.padded_size > self._shard_bytes or len(part.tensors) == MAX_TENSORS
         if part.tensors and full:
             self._close(len(self._roots) + 1)
             self._open = PartWriter(self._folder / "spool")
-        self._open.add(name, tensor, chosen)
+        self._open.add(name, packed)
 
     def _close(self, number: int) -> None:
         manifest = _manifest(self._checkpoint, self._open.tensors, self._files, number)

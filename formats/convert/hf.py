@@ -14,12 +14,12 @@ from types import TracebackType
 import numpy as np
 
 from formats import atomic, strict_json, validate
-from formats.container import DTYPES, FLOATS, MappedFile, Section, dtype_name
+from formats.container import DTYPES, FLOATS, NONE, MappedFile, Section, dtype_name
 from formats.convert.stock import open_stock, outline, write_stock
 from formats.encoding import pays
-from formats.errors import CastOverflow, ForeignFolder, FormatError, UnknownOption
+from formats.errors import CannotHold, CastOverflow, ForeignFolder, FormatError, UnknownOption
 from formats.reader import Reader, open_checkpoint
-from formats.records import Array, Checkpoint, Dense, Tensor, count_bits, from_dense, to_dense
+from formats.records import Array, Checkpoint, Dense, Mask, Tensor, count_bits, from_dense, to_dense
 from formats.writer import write
 
 WHOLE = "model.safetensors"
@@ -90,6 +90,8 @@ def to_sparse(
     *,
     encoding: str = "auto",
     dtype: str | None = None,
+    compress: str | None = None,
+    shard_bytes: int = 5_000_000_000,
 ) -> None:
     """Write the Hugging Face folder src as the sparse checkpoint dst, one tensor in memory at a time.
 
@@ -97,20 +99,30 @@ def to_sparse(
         src: the folder to read.
         dst: the folder to make.
         encoding: ``"auto"`` makes a float matrix sparse where that takes fewer bytes than dense;
-            ``"bitmask"`` and ``"csr"`` make every float matrix sparse; ``"dense"`` none (FMT-122).
+            ``"dense"`` none; any other every float matrix (FMT-122).
         dtype: name of the dtype to cast floats to, for example ``"BF16"``; None keeps every bit. What is in
             the support is judged before the cast (FMT-126).
+        compress: as of `formats.write`.
+        shard_bytes: as of `formats.write`.
 
     Raises:
         FormatError: FMT-110 if dst is there, FMT-120 or FMT-121 for a bad src, FMT-126 for an overflow.
     """
-    _check_dtype(dtype)
     with open_hf(src) as source:
-        write(
-            dst,
-            Checkpoint("model", _Sparsified(source, encoding, dtype), files=source.files),
-            encoding=encoding,
-        )
+        found = Checkpoint("model", source, files=source.files)
+        write(dst, sparsified(found, encoding, dtype), encoding=encoding, compress=compress, shard_bytes=shard_bytes)
+
+
+def sparsified(checkpoint: Checkpoint, encoding: str = "auto", dtype: str | None = None) -> Checkpoint:
+    """Return a checkpoint whose dense float tensors are sparse where FMT-122 asks for it, made when asked for.
+
+    Args:
+        checkpoint: what has been read of a foreign format; tensors that have a support keep it.
+        encoding: as of `to_sparse`.
+        dtype: as of `to_sparse`.
+    """
+    _check_dtype(dtype)
+    return replace(checkpoint, tensors=_Sparsified(checkpoint.tensors, encoding, dtype))
 
 
 def to_hf(
@@ -138,10 +150,39 @@ def to_hf(
         raise UnknownOption(f"shard_bytes is {shard_bytes}, expected at least 1")
 
     def fetch(name: str) -> Array:
-        return _cast(Dense(to_dense(reader.load_verified(name))), dtype, name).values
+        return _values(cast(Dense(to_dense(reader.load_verified(name))), dtype, name))
 
     with open_checkpoint(src) as reader:
         write_hf(dst, _outlines(reader, dtype), fetch, reader.files, shard_bytes=shard_bytes)
+
+
+def checkpoint_to_hf(
+    dst: str | os.PathLike[str], checkpoint: Checkpoint, *, dtype: str | None = None, shard_bytes: int = 5_000_000_000
+) -> None:
+    """Write the tensors and companions of a checkpoint as the Hugging Face folder dst, as `to_hf` does.
+
+    Each tensor is asked for twice: once for its dtype and shape, once for its values.
+
+    Raises:
+        FormatError: FMT-110 if dst is there, FMT-126 for a cast that overflows, FMT-154 for a mask.
+    """
+    _check_dtype(dtype)
+    outlines = []
+    for name in sorted(checkpoint.tensors):
+        tensor = checkpoint.tensors[name]
+        if isinstance(tensor, Mask):
+            raise CannotHold(f"{name!r} is a mask, which a Hugging Face folder cannot hold")
+        outlines.append(outline(name, _target(dtype_name(tensor.dtype), dtype), tensor.shape))
+
+    def fetch(name: str) -> Array:
+        return _values(cast(Dense(to_dense(checkpoint.tensors[name])), dtype, name))
+
+    write_hf(dst, outlines, fetch, checkpoint.files, shard_bytes=shard_bytes)
+
+
+def _values(tensor: Tensor) -> Array:
+    assert isinstance(tensor, Dense)
+    return tensor.values
 
 
 def write_hf(
@@ -183,7 +224,11 @@ def write_hf(
 
 def _outlines(reader: Reader, dtype: str | None) -> list[Section]:
     infos = [reader.info(name) for name in reader.names()]
-    return [outline(i.name, _target(dtype_name(i.dtype), dtype), i.shape) for i in infos]
+    masks = [i.name for i in infos if i.dtype == NONE]
+    if reader.delta is not None or masks:
+        what = f"{masks[0]!r} is a mask" if masks else "a delta holds changes of tensors"
+        raise CannotHold(f"{what}, which a Hugging Face folder cannot hold")
+    return [outline(i.name, _target(i.dtype, dtype), i.shape) for i in infos]
 
 
 def _split(tensors: list[Section], shard_bytes: int) -> list[list[Section]]:
@@ -200,23 +245,25 @@ def _split(tensors: list[Section], shard_bytes: int) -> list[list[Section]]:
 
 
 class _Sparsified(Mapping[str, Tensor]):
-    """The tensors of a folder as a sparse checkpoint stores them (FMT-122), made when asked for."""
+    """Tensors as a sparse checkpoint stores them (FMT-122), made when asked for."""
 
-    def __init__(self, source: HfFolder, encoding: str, dtype: str | None) -> None:
+    def __init__(self, source: Mapping[str, Tensor], encoding: str, dtype: str | None) -> None:
         self._source = source
         self._encoding = encoding
         self._dtype = dtype
 
     def __getitem__(self, name: str) -> Tensor:
         tensor = self._source[name]
-        return _cast(from_dense(tensor.values) if self._is_sparse(tensor) else tensor, self._dtype, name)
+        if isinstance(tensor, Dense) and self._becomes_sparse(tensor):
+            tensor = from_dense(tensor.values)
+        return cast(tensor, self._dtype, name)
 
-    def _is_sparse(self, tensor: Dense) -> bool:
+    def _becomes_sparse(self, tensor: Dense) -> bool:
         name = dtype_name(tensor.dtype)
         # FMT-122: an F8_E8M0 of zero bits is no zero
-        if self._encoding == "dense" or len(tensor.shape) != 2 or name not in FLOATS or name == "F8_E8M0":
+        if self._encoding == "dense" or len(tensor.shape) < 2 or name not in FLOATS or name == "F8_E8M0":
             return False
-        if not tensor.shape[1]:
+        if not tensor.shape[-1]:
             return False
         return self._encoding != "auto" or pays(_target(name, self._dtype), tensor.shape, count_bits(tensor.values))
 
@@ -294,8 +341,10 @@ def _weight_map(path: Path) -> dict[str, str]:
     return weight_map
 
 
-def _cast(tensor: Tensor, dtype: str | None, name: str) -> Tensor:
+def cast(tensor: Tensor, dtype: str | None, name: str) -> Tensor:
     """Return the tensor with its values cast; the same one if no cast applies (FMT-126)."""
+    if isinstance(tensor, Mask):
+        return tensor
     source = dtype_name(tensor.dtype)
     target = _target(source, dtype)
     if target == source:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from formats import strict_json, validate
 from formats.container import (
+    BITS,
     DTYPES,
     MappedFile,
     Section,
@@ -19,7 +20,7 @@ from formats.container import (
     raw_bytes,
     section_bytes,
 )
-from formats.errors import ForeignFile, FormatError
+from formats.errors import CannotHold, ForeignFile, FormatError
 from formats.records import Array
 
 MAX_HEADER = 100_000_000
@@ -52,6 +53,8 @@ def _check_cover(sections: Mapping[str, Section], file: MappedFile, name: str) -
                 f"{section.name!r} in {name} spans {section.begin} to {section.end}, expected to begin "
                 f"at {at} and to take the {section_bytes(section.dtype, section.shape)} bytes of its shape"
             )
+        if BITS[section.dtype] * prod(section.shape) % 8:
+            raise ForeignFile(f"{section.name!r} in {name} has an odd count of {section.dtype}, which ends in no byte")
         at = section.end
     if at != file.size - file.data_start:
         raise ForeignFile(f"{name} holds {file.size - file.data_start} bytes of tensors, its header describes {at}")
@@ -71,7 +74,9 @@ def write_stock(path: Path, tensors: Iterable[Section], fetch: Callable[[str], A
         fetch: name -> the array of that dtype and shape; asked once for each, in file order.
     """
     sections, at = [], 0
-    for t in sorted(tensors, key=lambda t: (-DTYPES[t.dtype].itemsize, t.name)):
+    for t in sorted(tensors, key=lambda t: (-BITS[t.dtype], t.name)):
+        if BITS[t.dtype] * prod(t.shape) % 8:
+            raise CannotHold(f"{t.name!r} has an odd count of {t.dtype}, which safetensors cannot hold")
         sections.append(Section(t.name, t.dtype, t.shape, at, at + t.nbytes))
         at += t.nbytes
     with path.open("xb") as file:

@@ -157,3 +157,27 @@ class NotWhole(FormatError):
     """One part of several, opened as if it were a checkpoint."""
 
     clause = "FMT-048"
+
+
+class WrongSectionSize(FormatError):
+    """A section whose size in the manifest is not the one that its tensor implies."""
+
+    clause = "FMT-049"
+
+
+class WrongFeatures(FormatError):
+    """A list of required features that are not those that the file uses."""
+
+    clause = "FMT-050"
+
+
+class BadCompressedSize(FormatError):
+    """A compressed section that is not smaller than its content, or more than 1,024 times smaller."""
+
+    clause = "FMT-141"
+
+
+class BadFrame(FormatError):
+    """A compressed section that is not one frame of the size that the manifest states."""
+
+    clause = "FMT-142"

@@ -63,6 +63,54 @@ class BadRecord(FormatError):
     clause = "FMT-015"
 
 
+class BadScale(FormatError):
+    """A scale that names no stored tensor, or that has no proper role."""
+
+    clause = "FMT-016"
+
+
+class BadMask(FormatError):
+    """A mask stored dense, which would cost a file nothing and a reader memory."""
+
+    clause = "FMT-017"
+
+
+class BadPattern(FormatError):
+    """A pattern that the shape or the support size cannot have, or that the support does not keep."""
+
+    clause = "FMT-051"
+
+
+class RankOutOfRange(FormatError):
+    """A rank past the last arrangement of a group."""
+
+    clause = "FMT-053"
+
+
+class TooManyRows(FormatError):
+    """A tensor coded by gaps whose rows would cost a file nothing and a reader memory."""
+
+    clause = "FMT-056"
+
+
+class WrongGapLength(FormatError):
+    """A section of gaps too short or too long for its support."""
+
+    clause = "FMT-057"
+
+
+class WrongGapCount(FormatError):
+    """Another number of gaps than values, or bytes after the last gap."""
+
+    clause = "FMT-058"
+
+
+class PositionOutOfRange(FormatError):
+    """A gap that leads past the last position of the shape."""
+
+    clause = "FMT-059"
+
+
 class TailBits(FormatError):
     """A bit set past the last column of a bitmask row."""
 
@@ -109,3 +157,15 @@ class NotBoolean(FormatError):
     """A BOOL value stored as another byte than 0 or 1."""
 
     clause = "FMT-070"
+
+
+class SpareBits(FormatError):
+    """A bit set past the last value of a packed row or section."""
+
+    clause = "FMT-072"
+
+
+class GapNotMinimal(FormatError):
+    """A varint gap spelled with more bytes than it needs, or with more than 8."""
+
+    clause = "FMT-073"

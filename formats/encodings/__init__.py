@@ -1,0 +1,1 @@
+"""How a support becomes sections, one file an encoding; `formats.encoding` is their table."""

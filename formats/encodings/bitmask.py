@@ -1,0 +1,62 @@
+"""bitmask: a bit a position, rows padded to whole bytes (FMT-061).
+
+[ 5 . 0 ]    mask = [0b101,
+[ . 7 . ]            0b010]
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from formats import validate
+from formats.encodings.code import Code, Plan, Rows
+from formats.header import Entry
+from formats.records import Array, Mask, Pattern, Supported, flat_rows, row_blocks, rows_of
+
+
+def plan(entry: Entry, name: str) -> Plan:
+    """Return the sections of a support."""
+    rows, columns = rows_of(entry.shape), entry.shape[-1]
+    validate.check_has_columns(columns, name)
+    return {"mask": ("U8", (rows, -(-columns // 8)))}
+
+
+def size(support: Supported) -> int | None:
+    """Return the bytes of the mask; None without columns (FMT-064)."""
+    columns = support.shape[-1]
+    return size_of(rows_of(support.shape), columns) if columns else None
+
+
+def size_of(rows: int, columns: int) -> int:
+    """Return the bytes of the mask."""
+    return rows * -(-columns // 8)
+
+
+def encode(support: Supported, _pattern: Pattern | None) -> dict[str, Array]:
+    """Return the mask."""
+    rows, columns = rows_of(support.shape), support.shape[-1]
+    mask = np.empty((rows, -(-columns // 8)), dtype=np.uint8)
+    for first, last in row_blocks(rows, columns):
+        present = np.zeros((last - first) * columns, dtype=np.bool_)
+        present[flat_rows(support, first, last)] = True
+        mask[first:last] = np.packbits(present.reshape(last - first, columns), axis=1, bitorder="little")
+    return {"mask": mask}
+
+
+def decode(entry: Entry, name: str, sections: Mapping[str, Array], rows: Rows) -> tuple[Mask, int]:
+    """Return the support of some rows; the bits of all rows are counted, those of the rows are expanded."""
+    mask, columns = sections["mask"], entry.shape[-1]
+    # the counts are checked before anything of the size of the support is made
+    counts = validate.check_mask(mask, columns, entry.nnz, name)
+    begin, end = rows
+    indptr = np.zeros(end - begin + 1, dtype=np.int64)
+    np.cumsum(counts[begin:end], out=indptr[1:])
+    indices = np.empty(indptr[-1], dtype=np.int32)
+    for first, last in row_blocks(end - begin, columns):
+        present = np.unpackbits(mask[begin + first : begin + last], axis=1, count=columns, bitorder="little")
+        indices[indptr[first] : indptr[last]] = np.flatnonzero(present) % columns
+    shape = entry.shape if end - begin == counts.size else (end - begin, columns)
+    return Mask(shape, indptr, indices), int(counts[:begin].sum())
+
+
+CODE = Code("bitmask", plan, size, encode, decode)

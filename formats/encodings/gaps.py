@@ -1,0 +1,135 @@
+"""gap8 and varint: how many absent positions stand between one slot and the next, all rows in one run.
+
+[ 5 . 0 ]    positions 0, 2, 4    gaps 0, 1, 1    gap8 and varint: 00 01 01
+[ . 7 . ]    a gap of 600         gap8: ff ff 5a (255 + 255 + 90)    varint: d8 04 (0x58 + 4 * 128)
+"""
+
+from collections.abc import Mapping
+from math import prod
+
+import numpy as np
+from numpy.typing import NDArray
+
+from formats import validate
+from formats.encodings.code import Code, Plan, Rows, cut
+from formats.errors import GapNotMinimal
+from formats.header import Entry
+from formats.records import Array, Mask, Pattern, Supported, flat, from_flat, rows_of
+
+SKIP = 255
+"""A byte that stands for 255 absent positions and no slot (FMT-054)."""
+LONGEST = 8
+"""Bytes of the longest varint: positions stay below 2^53 (FMT-007)."""
+
+
+def gaps_of(support: Supported) -> NDArray[np.int64]:
+    """Return the number of absent positions before each slot, counted from the slot before it, (nnz,)."""
+    return np.diff(flat(support), prepend=-1) - 1
+
+
+def positions_of(steps: NDArray[np.int64], entry: Entry, name: str) -> Mask:
+    """Return the support whose slots stand at the sums of steps, minus 1 (FMT-059)."""
+    positions, numel = np.cumsum(steps) - 1, prod(entry.shape)
+    if positions.size:
+        # a step is at least 1 and below 2^57, so that the first sum beyond 63 bits falls below the one before it
+        wraps = bool((positions[1:] <= positions[:-1]).any())
+        validate.check_last_position(numel if wraps else int(positions[-1]), numel, name)
+    return from_flat(entry.shape, positions)
+
+
+# gap8 --------------------------------------------------------------------------------------------
+
+
+def plan_gap8(entry: Entry, name: str) -> Plan:
+    """Return the sections of a support; their length is the file's to say, within bounds (FMT-057)."""
+    validate.check_gap_rows(rows_of(entry.shape), name)
+    nbytes = entry.sections["gaps"].raw if "gaps" in entry.sections else entry.nnz
+    validate.check_gap_length(nbytes, entry.nnz, entry.nnz + prod(entry.shape) // SKIP, name)
+    return {"gaps": ("U8", (nbytes,))}
+
+
+def size_gap8(support: Supported) -> int | None:
+    """Return the bytes of the gaps; None with too many rows (FMT-056)."""
+    if rows_of(support.shape) > validate.MAX_GAP_ROWS:
+        return None
+    return support.nnz + int((gaps_of(support) // SKIP).sum())
+
+
+def encode_gap8(support: Supported, _pattern: Pattern | None) -> dict[str, Array]:
+    """Return the gaps, each in as many bytes of 255 as fit and one for the rest."""
+    skips, rest = np.divmod(gaps_of(support), SKIP)
+    ends = np.cumsum(skips + 1)
+    out = np.full(int(ends[-1]) if ends.size else 0, SKIP, dtype=np.uint8)
+    out[ends - 1] = rest
+    return {"gaps": out}
+
+
+def decode_gap8(entry: Entry, name: str, sections: Mapping[str, Array], rows: Rows) -> tuple[Mask, int]:
+    """Return the support of some rows; all gaps are read, since each position depends on those before it."""
+    symbols = sections["gaps"]
+    ends = np.flatnonzero(symbols != SKIP)
+    last_ends = not symbols.size or symbols[-1] != SKIP
+    validate.check_gap_count(ends.size, entry.nnz, ends=bool(last_ends), name=name)
+    # what a slot adds: its own byte and 255 for each skip since the slot before it
+    skips = np.diff(ends, prepend=-1) - 1
+    return cut(positions_of(symbols[ends] + skips * SKIP + 1, entry, name), rows)
+
+
+# varint ------------------------------------------------------------------------------------------
+
+
+def plan_varint(entry: Entry, name: str) -> Plan:
+    """Return the sections of a support; their length is the file's to say, within bounds (FMT-057)."""
+    validate.check_gap_rows(rows_of(entry.shape), name)
+    nbytes = entry.sections["gaps"].raw if "gaps" in entry.sections else entry.nnz
+    validate.check_gap_length(nbytes, entry.nnz, entry.nnz * LONGEST, name)
+    return {"gaps": ("U8", (nbytes,))}
+
+
+def size_varint(support: Supported) -> int | None:
+    """Return the bytes of the gaps; None with too many rows (FMT-056)."""
+    if rows_of(support.shape) > validate.MAX_GAP_ROWS:
+        return None
+    return int(_lengths(gaps_of(support)).sum())
+
+
+def _lengths(gaps: NDArray[np.int64]) -> NDArray[np.int64]:
+    lengths = np.ones(gaps.size, dtype=np.int64)
+    for k in range(1, LONGEST):
+        lengths += gaps >> (7 * k) > 0
+    return lengths
+
+
+def encode_varint(support: Supported, _pattern: Pattern | None) -> dict[str, Array]:
+    """Return the gaps in bytes of 7 bits, the lowest first; a set top bit says that more follow."""
+    gaps = gaps_of(support)
+    lengths = _lengths(gaps)
+    begins = np.cumsum(lengths) - lengths
+    out = np.empty(int(lengths.sum()), dtype=np.uint8)
+    for k in range(LONGEST):
+        longer = lengths > k
+        more = lengths[longer] > k + 1
+        out[begins[longer] + k] = (gaps[longer] >> (7 * k) & 0x7F) | (more * 0x80)
+    return {"gaps": out}
+
+
+def decode_varint(entry: Entry, name: str, sections: Mapping[str, Array], rows: Rows) -> tuple[Mask, int]:
+    """Return the support of some rows; all gaps are read, since each position depends on those before it."""
+    symbols = sections["gaps"]
+    ends = np.flatnonzero(symbols < 0x80)
+    last_ends = not symbols.size or symbols[-1] < 0x80
+    validate.check_gap_count(ends.size, entry.nnz, ends=bool(last_ends), name=name)
+    lengths = np.diff(ends, prepend=-1)
+    begins = ends - lengths + 1
+    # FMT-073: a last byte of 0 adds nothing, so that a gap would have two spellings
+    if lengths.size and (int(lengths.max()) > LONGEST or (symbols[ends[lengths > 1]] == 0).any()):
+        raise GapNotMinimal(f"{name!r} has a gap in more bytes than it needs, or in more than {LONGEST}")
+    steps = np.ones(entry.nnz, dtype=np.int64)
+    for k in range(int(lengths.max()) if lengths.size else 0):
+        longer = lengths > k
+        steps[longer] += (symbols[begins[longer] + k] & 0x7F).astype(np.int64) << (7 * k)
+    return cut(positions_of(steps, entry, name), rows)
+
+
+GAP8 = Code("gap8", plan_gap8, size_gap8, encode_gap8, decode_gap8)
+VARINT = Code("varint", plan_varint, size_varint, encode_varint, decode_varint)

@@ -1,0 +1,222 @@
+"""nm: of every m neighbours along one axis exactly n are stored, so that a number says which (FMT-051, FMT-052).
+
+[ 5 . 0 . ]    2:4 along axis 1: offsets (0, 2) and (1, 3)
+[ . 7 . 1 ]    ranks C(0, 1) + C(2, 2) = 1 and C(1, 1) + C(3, 2) = 4, three bits each, a row a byte: 01 04
+
+The rank of offsets p1 < p2 < ... < pn in the combinatorial number system is C(p1, 1) + C(p2, 2) + ... + C(pn, n);
+ranks run from 0 to C(m, n) - 1.
+"""
+
+from collections.abc import Mapping
+from functools import cache
+from math import comb, prod
+
+import numpy as np
+from numpy.typing import NDArray
+
+from formats import validate
+from formats.encodings.code import Code, Plan, Rows, cut
+from formats.errors import BadPattern
+from formats.header import Entry
+from formats.records import Array, Mask, Pattern, Supported, flat, from_flat
+
+AUTO_M = (2, 4, 8, 16, 32)
+"""Group sizes that are looked for, along the last axis (FMT-081)."""
+_TABLE = 1 << 16
+"""Ranks up to which a table of offsets is made at once."""
+_RUN = 1 << 20
+"""Ranks that are packed or unpacked together."""
+
+
+def width(pattern: Pattern) -> int:
+    """Return the bits of a rank: the fewest that hold C(m, n) - 1."""
+    return (comb(pattern.m, pattern.n) - 1).bit_length()
+
+
+def packed_shape(shape: tuple[int, ...], pattern: Pattern) -> tuple[int, int]:
+    """Return how many packed rows there are, and how many groups each holds (FMT-052)."""
+    groups = prod(shape) // pattern.m
+    per_row = shape[-1] // pattern.m if pattern.axis == len(shape) - 1 else shape[-1]
+    return groups // per_row, per_row
+
+
+def find(support: Supported) -> Pattern | None:
+    """Return the pattern with the fewest bytes that a support keeps along its last axis, the smallest m of equals."""
+    numel = prod(support.shape)
+    found = []
+    for m in AUTO_M:
+        n, rest = divmod(support.nnz * m, max(numel, 1))
+        pattern = Pattern(n, m, len(support.shape) - 1)
+        if not rest and 1 <= n < m and numel and support.shape[-1] % m == 0 and keeps(support, pattern):
+            found.append(pattern)
+    return min(found, key=lambda p: size_of(support.shape, p), default=None)
+
+
+def keeps(support: Supported, pattern: Pattern) -> bool:
+    """Tell whether each group of a support holds n slots; the pattern must fit shape and size (FMT-051)."""
+    groups, _ = grouped(support, pattern)
+    return bool((groups.reshape(-1, pattern.n) == np.arange(groups.size // pattern.n)[:, None]).all())
+
+
+def grouped(support: Supported, pattern: Pattern) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return group and offset of each slot, both (nnz,), in order of groups and, in a group, of offsets."""
+    positions = flat(support)
+    if pattern.axis == len(support.shape) - 1:
+        groups, offsets = np.divmod(positions, pattern.m)
+        return groups, offsets
+    inner = prod(support.shape[pattern.axis + 1 :])
+    line, column = np.divmod(positions, inner)
+    groups, offsets = line // pattern.m * inner + column, line % pattern.m
+    order = np.argsort(groups, kind="stable")
+    return groups[order], offsets[order]
+
+
+def size_of(shape: tuple[int, ...], pattern: Pattern) -> int:
+    """Return the bytes of the ranks."""
+    packed_rows, per_row = packed_shape(shape, pattern)
+    return packed_rows * -(-per_row * width(pattern) // 8)
+
+
+def plan(entry: Entry, name: str) -> Plan:
+    """Return the sections of a support."""
+    assert entry.pattern is not None
+    validate.check_pattern(entry.pattern, entry.shape, entry.nnz, name)
+    packed_rows, per_row = packed_shape(entry.shape, entry.pattern)
+    return {"ranks": ("U8", (packed_rows, -(-per_row * width(entry.pattern) // 8)))}
+
+
+def size(support: Supported) -> int | None:
+    """Return the bytes of the ranks in the pattern that `find` finds; None if there is none."""
+    pattern = find(support)
+    return None if pattern is None else size_of(support.shape, pattern)
+
+
+# ranks and offsets -------------------------------------------------------------------------------
+
+
+@cache
+def binomials(m: int, n: int) -> NDArray[np.uint64]:
+    """Return C(p, i) at [p, i] for p below m and i up to n; the largest, of m = 64, is below 2^61."""
+    return np.array([[comb(p, i) for i in range(n + 1)] for p in range(m)], dtype=np.uint64)
+
+
+def ranks_of(offsets: NDArray[np.int64], pattern: Pattern) -> NDArray[np.uint64]:
+    """Return the rank of each group, (groups,), from its offsets in order, (groups, n)."""
+    table = binomials(pattern.m, pattern.n)
+    ranks = np.zeros(offsets.shape[0], dtype=np.uint64)
+    for i in range(1, pattern.n + 1):
+        ranks += table[offsets[:, i - 1], i]
+    return ranks
+
+
+def offsets_of(ranks: NDArray[np.uint64], pattern: Pattern) -> NDArray[np.uint8]:
+    """Return the offsets of each group in order, (groups, n), from ranks below C(m, n), (groups,)."""
+    if comb(pattern.m, pattern.n) <= _TABLE:
+        return _all_offsets(pattern.m, pattern.n)[ranks]
+    return _offsets(ranks, pattern.m, pattern.n)
+
+
+@cache
+def _all_offsets(m: int, n: int) -> NDArray[np.uint8]:
+    return _offsets(np.arange(comb(m, n), dtype=np.uint64), m, n)
+
+
+def _offsets(ranks: NDArray[np.uint64], m: int, n: int) -> NDArray[np.uint8]:
+    table = binomials(m, n)
+    offsets = np.empty((ranks.size, n), dtype=np.uint8)
+    rest = ranks.copy()
+    for i in range(n, 0, -1):
+        # the largest offset whose binomial still fits
+        column = np.ascontiguousarray(table[:, i])
+        offsets[:, i - 1] = np.searchsorted(column, rest, side="right") - 1
+        rest -= column[offsets[:, i - 1]]
+    return offsets
+
+
+# sections ----------------------------------------------------------------------------------------
+
+
+def encode(support: Supported, pattern: Pattern | None) -> dict[str, Array]:
+    """Return the packed ranks of a support that keeps the pattern."""
+    assert pattern is not None
+    _, offsets = grouped(support, pattern)
+    packed_rows, per_row = packed_shape(support.shape, pattern)
+    ranks = ranks_of(offsets.reshape(-1, pattern.n), pattern).reshape(packed_rows, per_row)
+    bits = width(pattern)
+    packed = np.empty((packed_rows, -(-per_row * bits // 8)), dtype=np.uint8)
+    step = max(1, _RUN // per_row)
+    for first in range(0, packed_rows, step):
+        block = ranks[first : first + step]
+        raw = np.unpackbits(block.astype("<u8").view(np.uint8).reshape(-1, 8), axis=1, count=bits, bitorder="little")
+        packed[first : first + step] = np.packbits(raw.reshape(len(block), -1), axis=1, bitorder="little")
+    return {"ranks": packed}
+
+
+def _unpack(packed: NDArray[np.uint8], per_row: int, bits: int, name: str) -> NDArray[np.uint64]:
+    """Return the ranks of packed rows, (packed rows, per_row) (FMT-072)."""
+    used = per_row * bits % 8
+    validate.check_spare(int((packed[:, -1] >> used).max(initial=0)) if used else 0, name)
+    ranks = np.empty((packed.shape[0], per_row), dtype=np.uint64)
+    step = max(1, _RUN // per_row)
+    for first in range(0, packed.shape[0], step):
+        block = packed[first : first + step]
+        raw = np.unpackbits(block, axis=1, count=per_row * bits, bitorder="little").reshape(-1, bits)
+        whole = np.zeros((raw.shape[0], 8), dtype=np.uint8)
+        nbytes = -(-bits // 8)
+        whole[:, :nbytes] = np.packbits(raw, axis=1, bitorder="little")
+        ranks[first : first + step] = whole.view("<u8").reshape(len(block), per_row)
+    return ranks
+
+
+def decode(entry: Entry, name: str, sections: Mapping[str, Array], rows: Rows) -> tuple[Mask, int]:
+    """Return the support of some rows; along the last axis only their ranks are read."""
+    pattern = entry.pattern
+    assert pattern is not None
+    packed, columns = sections["ranks"], entry.shape[-1]
+    _, per_row = packed_shape(entry.shape, pattern)
+    if pattern.axis != len(entry.shape) - 1:
+        return cut(_whole(entry, name, packed, per_row, pattern), rows)
+    first, last = rows
+    offsets = _checked_offsets(_unpack(packed[first:last], per_row, width(pattern), name), pattern, name)
+    starts = np.arange(per_row, dtype=np.int32)[:, None] * np.int32(pattern.m)
+    indices = (offsets.reshape(last - first, per_row, pattern.n) + starts).reshape(-1)
+    shape = entry.shape if last - first == packed.shape[0] else (last - first, columns)
+    per_matrix_row = per_row * pattern.n
+    indptr = np.arange(last - first + 1, dtype=np.int64) * per_matrix_row
+    return Mask(shape, indptr, indices.astype(np.int32, copy=False)), first * per_matrix_row
+
+
+def _whole(entry: Entry, name: str, packed: NDArray[np.uint8], per_row: int, pattern: Pattern) -> Mask:
+    """Return the support of groups that run across rows."""
+    offsets = _checked_offsets(_unpack(packed, per_row, width(pattern), name), pattern, name)
+    inner = prod(entry.shape[pattern.axis + 1 :])
+    line, column = np.divmod(np.arange(offsets.shape[0], dtype=np.int64), inner)
+    positions = (line[:, None] * pattern.m + offsets) * inner + column[:, None]
+    return from_flat(entry.shape, np.sort(positions, axis=None))
+
+
+def _checked_offsets(ranks: NDArray[np.uint64], pattern: Pattern, name: str) -> NDArray[np.uint8]:
+    validate.check_ranks(ranks, comb(pattern.m, pattern.n), name)
+    return offsets_of(ranks.reshape(-1), pattern)
+
+
+def parse(option: str, support: Supported, name: str) -> Pattern:
+    """Return the pattern of an option `nm`, `nm:N:M` or `nm:N:M:AXIS`, after checking that the support keeps it.
+
+    Raises:
+        BadPattern: FMT-051.
+    """
+    if option == "nm":
+        found = find(support)
+        if found is None:
+            raise BadPattern(f"{name!r} keeps no n:m with m in {AUTO_M} along its last axis; name another, or use auto")
+        return found
+    n, m, *axis = (int(x) for x in option.split(":")[1:])
+    pattern = Pattern(n, m, axis[0] if axis else len(support.shape) - 1)
+    validate.check_pattern(pattern, support.shape, support.nnz, name)
+    if not keeps(support, pattern):
+        raise BadPattern(f"{name!r} does not store exactly {n} of every {m} along axis {pattern.axis}")
+    return pattern
+
+
+CODE = Code("nm", plan, size, encode, decode)

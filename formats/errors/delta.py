@@ -1,0 +1,45 @@
+"""Errors of deltas (12.11)."""
+
+from formats.errors.base import FormatError
+
+
+class BadDelta(FormatError):
+    """A delta without the description of what it changes, or with one that does not fit its tensors."""
+
+    clause = "FMT-131"
+
+
+class BadDeltaName(FormatError):
+    """A tensor of a delta whose name is not an operation and the name of a tensor that changes."""
+
+    clause = "FMT-132"
+
+
+class BadChange(FormatError):
+    """A change that does not fit the tensor that it is applied to."""
+
+    clause = "FMT-133"
+
+
+class InexactChange(FormatError):
+    """A difference that addition does not carry to the target bit for bit."""
+
+    clause = "FMT-135"
+
+
+class WrongBase(FormatError):
+    """A base that is not the one that the delta was made for."""
+
+    clause = "FMT-137"
+
+
+class WrongResult(FormatError):
+    """A result that is not the one that the delta promises."""
+
+    clause = "FMT-138"
+
+
+class BrokenChain(FormatError):
+    """Deltas in a row of which one does not start where the one before it ends."""
+
+    clause = "FMT-139"
