@@ -14,7 +14,7 @@ from conformance.oracle.files import Pieces, Section, Tensor
 _F16 = Tensor("F16", (2, 3), struct.pack("<3e", 1.5, 0.0, -2.0), ((0, 0), (0, 2), (1, 1)))
 _WIDE = Tensor("F32", (3, 40), struct.pack("<2f", -0.0, 7.5), ((0, 39), (2, 1)))
 _FLAGS = Tensor("BOOL", (3,), b"\1\0\1")
-_EXAMPLE_ROOT = "6a292a46b1f938f34a256977fab051df1ddda2cd566d53c2b831dcde7389eadb"
+_EXAMPLE_ROOT = "ddde49e7fb3ca0a8b7f24c7443b21d901a8e5c42300f306137be1e882c1ad0db"
 
 
 def _raw(raw: bytes) -> Any:
@@ -125,7 +125,7 @@ def _data(role: str, data: bytes) -> Edit:
     def edit(p: Pieces) -> None:
         section = next(s for s in p.sections if s.name == f"w#{role}")
         section.data = data
-        p.manifest["tensors"]["w"]["sections"][role] = files.digest(data)
+        p.manifest["tensors"]["w"]["sections"][role] = files.stored(section)
 
     return edit
 
@@ -185,7 +185,12 @@ def _bad(area: Area) -> None:
         ("column-high", "FMT-068", csr, _data("col_idx", struct.pack(u16, 40, 1))),
         ("columns-unsorted", "FMT-069", csr, _data("row_ptr", struct.pack(u32, 0, 2, 2, 2))),
         ("bool", "FMT-070", flags, _data("values", b"\1\2\1")),
-        ("section-digest", "FMT-090", mask, lambda p: p.manifest["tensors"]["w"]["sections"].update(mask="0" * 64)),
+        (
+            "section-digest",
+            "FMT-090",
+            mask,
+            lambda p: p.manifest["tensors"]["w"]["sections"]["mask"].update(sha256="0" * 64),
+        ),
         ("content-digest", "FMT-091", mask, _tensor(content_sha256="0" * 64)),
     ]
     for name, clause, good, edit in edits:

@@ -2,28 +2,39 @@
 
 import json
 import struct
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
-from math import prod
+from math import comb, prod
 from typing import Any
 
-SIZES = {"BOOL": 1, "U8": 1, "I8": 1, "I16": 2, "U16": 2, "F16": 2, "BF16": 2, "I32": 4, "U32": 4, "F32": 4}
-SIZES |= {"F64": 8, "I64": 8, "U64": 8}
+BITS = {"NONE": 0, "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6, "BOOL": 8, "U8": 8, "I8": 8, "F8_E5M2": 8, "F8_E4M3": 8}
+BITS |= {"F8_E8M0": 8, "F8_E4M3FNUZ": 8, "F8_E5M2FNUZ": 8, "I16": 16, "U16": 16, "F16": 16, "BF16": 16}
+BITS |= {"I32": 32, "U32": 32, "F32": 32, "C64": 64, "F64": 64, "I64": 64, "U64": 64}
 
 
 @dataclass(frozen=True)
 class Tensor:
-    """A tensor by content: `support` holds (row, column) pairs in order, or None where every position is stored."""
+    """A tensor by content: `support` holds (row, column) pairs in order, or None where every position is stored.
+
+    A row is a run along the last axis. `bits` are the bytes of the section `values`.
+    """
 
     dtype: str
     shape: tuple[int, ...]
     bits: bytes
     support: tuple[tuple[int, int], ...] | None = None
+    pattern: tuple[int, int, int] | None = None
+    """n, m and axis, for the encoding nm"""
 
     @property
     def nnz(self) -> int:
         """The size of the support."""
         return prod(self.shape) if self.support is None else len(self.support)
+
+    @property
+    def rows(self) -> int:
+        """How many rows it has."""
+        return prod(self.shape[:-1])
 
 
 @dataclass
@@ -34,6 +45,13 @@ class Section:
     dtype: str
     shape: list[int]
     data: bytes
+    frame: bytes | None = None
+    """what stands in the file instead of data, if it is compressed"""
+
+    @property
+    def stored(self) -> bytes:
+        """The bytes in the file."""
+        return self.data if self.frame is None else self.frame
 
 
 @dataclass
@@ -60,29 +78,113 @@ def digest(raw: bytes) -> str:
 
 
 def pointers(t: Tensor) -> list[int]:
-    """Return the row pointers of a matrix."""
+    """Return the row pointers of a tensor."""
     assert t.support is not None
-    return [sum(1 for r, _ in t.support if r < row) for row in range(t.shape[0] + 1)]
+    return [sum(1 for r, _ in t.support if r < row) for row in range(t.rows + 1)]
 
 
 def sections_of(name: str, t: Tensor, encoding: str) -> list[Section]:
     """Return the sections of a tensor in order of roles (12.4)."""
+    small = 0 < BITS[t.dtype] < 8
+    shape = [len(t.bits)] if small else list(t.shape) if encoding == "dense" else [t.nnz]
+    values = [Section(f"{name}#values", "U8" if small else t.dtype, shape, t.bits)] if t.dtype != "NONE" else []
     if encoding == "dense":
-        return [Section(f"{name}#values", t.dtype, list(t.shape), t.bits)]
+        return values
     assert t.support is not None
-    rows, cols = t.shape
-    values = Section(f"{name}#values", t.dtype, [t.nnz], t.bits)
+    rows, cols = t.rows, t.shape[-1]
     if encoding == "bitmask":
         width = (cols + 7) // 8
         mask = bytearray(rows * width)
         for r, c in t.support:
             mask[r * width + c // 8] |= 1 << (c % 8)
-        return [Section(f"{name}#mask", "U8", [rows, width], bytes(mask)), values]
+        return [Section(f"{name}#mask", "U8", [rows, width], bytes(mask)), *values]
+    if encoding in ("gap8", "varint"):
+        gaps = gap8(gaps_of(t)) if encoding == "gap8" else b"".join(varint(gap) for gap in gaps_of(t))
+        return [Section(f"{name}#gaps", "U8", [len(gaps)], gaps), *values]
+    if encoding == "nm":
+        shape, packed = ranks(t)
+        return [Section(f"{name}#ranks", "U8", shape, packed), *values]
     wide = cols > 65536
     columns = struct.pack(f"<{t.nnz}{'I' if wide else 'H'}", *(c for _, c in t.support))
     starts = struct.pack(f"<{rows + 1}I", *pointers(t))
     col_idx = Section(f"{name}#col_idx", "U32" if wide else "U16", [t.nnz], columns)
-    return [col_idx, Section(f"{name}#row_ptr", "U32", [rows + 1], starts), values]
+    return [col_idx, Section(f"{name}#row_ptr", "U32", [rows + 1], starts), *values]
+
+
+def gaps_of(t: Tensor) -> list[int]:
+    """Return how many absent positions stand before each slot (FMT-054)."""
+    assert t.support is not None
+    flat = [r * t.shape[-1] + c for r, c in t.support]
+    return [here - before - 1 for before, here in zip([-1, *flat], flat, strict=False)]
+
+
+def gap8(gaps: list[int]) -> bytes:
+    """Return gaps a byte each, 255 for 255 absent positions more (FMT-054)."""
+    out = bytearray()
+    for gap in gaps:
+        while gap >= 255:
+            out.append(255)
+            gap -= 255
+        out.append(gap)
+    return bytes(out)
+
+
+def varint(gap: int) -> bytes:
+    """Return a gap in groups of 7 bits (FMT-055)."""
+    out = bytearray()
+    while gap >= 128:
+        out.append(gap % 128 + 128)
+        gap //= 128
+    out.append(gap)
+    return bytes(out)
+
+
+def groups_of(t: Tensor) -> list[list[tuple[int, list[int]]]]:
+    """Return, row by row, first position and stored offsets of the groups that begin in it (FMT-052)."""
+    assert t.support is not None
+    assert t.pattern is not None
+    _, m, axis = t.pattern
+    step = prod(t.shape[axis + 1 :])
+    stored = {r * t.shape[-1] + c for r, c in t.support}
+    lines: dict[int, list[tuple[int, list[int]]]] = {}
+    for first in range(prod(t.shape)):
+        if first // step % t.shape[axis] % m == 0:
+            offsets = [p for p in range(m) if first + p * step in stored]
+            lines.setdefault(first // t.shape[-1], []).append((first, offsets))
+    return [lines[row] for row in sorted(lines)]
+
+
+def ranks(t: Tensor) -> tuple[list[int], bytes]:
+    """Return shape and bytes of the packed ranks (FMT-052)."""
+    assert t.pattern is not None
+    n, m, _ = t.pattern
+    bits = (comb(m, n) - 1).bit_length()
+    out = bytearray()
+    for line in groups_of(t):
+        number = 0
+        for at, (_, offsets) in enumerate(line):
+            assert len(offsets) == n, "the support does not keep the pattern"
+            number |= sum(comb(p, i) for i, p in enumerate(offsets, start=1)) << (at * bits)
+        out += number.to_bytes((len(line) * bits + 7) // 8, "little")
+    lines = len(groups_of(t))
+    return [lines, len(out) // max(lines, 1)], bytes(out)
+
+
+def fitting_patterns(t: Tensor) -> list[tuple[int, int, int]]:
+    """Return the patterns along the last axis that `auto` tries and the support keeps (FMT-081)."""
+    found = []
+    for m in (2, 4, 8, 16, 32):
+        n = t.nnz * m // max(prod(t.shape), 1)
+        if prod(t.shape) and t.shape[-1] % m == 0 and 1 <= n < m:
+            tried = replace(t, pattern=(n, m, len(t.shape) - 1))
+            if all(len(offsets) == n for line in groups_of(tried) for _, offsets in line):
+                found.append((n, m, len(t.shape) - 1))
+    return found
+
+
+def rle_frame(size: int, byte: int) -> bytes:
+    """Return a zstd frame of one run: magic, single segment with a size of 4 bytes, one last block that repeats."""
+    return struct.pack("<IBI", 0xFD2FB528, 0xA0, size) + (1 | 1 << 1 | size << 3).to_bytes(3, "little") + bytes([byte])
 
 
 def content_digest(t: Tensor) -> str:
@@ -94,13 +196,18 @@ def content_digest(t: Tensor) -> str:
     return digest(raw + t.bits)
 
 
-def best_encoding(t: Tensor) -> str:
-    """Return what `auto` chooses (FMT-081)."""
-    if t.support is None:
-        return "dense"
-    able = ["dense"] if t.nnz == prod(t.shape) else []
-    able += (["bitmask"] if t.shape[1] else []) + ["csr"]
-    return min(able, key=lambda e: sum(len(s.data) for s in sections_of("", t, e)))
+def best_encoding(t: Tensor) -> tuple[str, tuple[int, int, int] | None]:
+    """Return what `auto` chooses, and the pattern if that is nm (FMT-081)."""
+    if t.support is None or (t.nnz == prod(t.shape) and t.dtype != "NONE"):
+        return "dense", None
+    able: list[tuple[str, Any]] = [("bitmask", None)] if t.shape[-1] else []
+    able += [("nm", pattern) for pattern in fitting_patterns(t)] + [("csr", None)]
+    able += [("gap8", None), ("varint", None)] if t.rows <= 2**20 else []
+
+    def size(choice: tuple[str, Any]) -> int:
+        return sum(len(s.data) for s in sections_of("", replace(t, pattern=choice[1]), choice[0]))
+
+    return min(able, key=size)
 
 
 def pieces(
@@ -110,25 +217,50 @@ def pieces(
     kind: str = "model",
     attributes: dict[str, Any] | None = None,
     tied: dict[str, str] | None = None,
+    scales: dict[str, dict[str, str]] | None = None,
+    delta: dict[str, Any] | None = None,
+    frames: dict[str, bytes] | None = None,
 ) -> Pieces:
     """Return the file of a checkpoint in pieces; tensors without an encoding get that of `auto`."""
     described, sections = {}, []
     for name in sorted(tensors, key=str.encode):
         t = tensors[name]
-        encoding = (encodings or {}).get(name) or best_encoding(t)
+        if encodings and name in encodings:
+            encoding = encodings[name]
+        else:
+            encoding, pattern = best_encoding(t)
+            t = replace(t, pattern=pattern)
         own = sections_of(name, t, encoding)
+        for section in own:
+            section.frame = (frames or {}).get(section.name)
         sections += own
         described[name] = {
             "content_sha256": content_digest(t),
             "dtype": t.dtype,
             "encoding": encoding,
             "nnz": t.nnz,
-            "sections": {s.name.rsplit("#", 1)[1]: digest(s.data) for s in own},
+            "sections": {s.name.rsplit("#", 1)[1]: stored(s) for s in own},
             "shape": list(t.shape),
         }
+        if encoding == "nm" and t.pattern is not None:
+            described[name]["pattern"] = dict(zip(("n", "m", "axis"), t.pattern, strict=True))
     manifest = {"attributes": attributes or {}, "files": {}, "kind": kind, "optional": [], "part": 0}
-    manifest |= {"requires": [], "spec": "1.0", "tensors": described, "tied": tied or {}}
+    requires = ["delta"] * (kind == "delta") + ["zstd"] * any(s.frame is not None for s in sections)
+    manifest |= {"requires": requires, "scales": scales or {}, "spec": "1.0", "tensors": described, "tied": tied or {}}
+    if delta is not None:
+        manifest["delta"] = delta
     return Pieces(manifest, sections)
+
+
+def stored(s: Section) -> dict[str, Any]:
+    """Return what the manifest says of a section (FMT-049)."""
+    plain = {"bytes": len(s.stored), "sha256": digest(s.stored)}
+    return plain if s.frame is None else plain | {"codec": "zstd", "raw_bytes": len(s.data)}
+
+
+def state_digest(contents: dict[str, str], tied: dict[str, str], scales: dict[str, dict[str, str]]) -> str:
+    """Return the state digest of tensors by content digest (FMT-099)."""
+    return digest(text({"scales": scales, "tensors": contents, "tied": tied}).encode())
 
 
 def assemble(manifest: str, sections: list[Section], pad: bytes = b"\0", change: Any = None) -> bytes:
@@ -138,8 +270,11 @@ def assemble(manifest: str, sections: list[Section], pad: bytes = b"\0", change:
     data = b""
     for s in sections:
         begin = len(data)
-        header[s.name] = {"data_offsets": [begin, begin + len(s.data)], "dtype": s.dtype, "shape": s.shape}
-        data += s.data
+        kind = {"dtype": s.dtype, "shape": s.shape}
+        if s.frame is not None:
+            kind = {"dtype": "U8", "shape": [len(s.frame)]}
+        header[s.name] = {"data_offsets": [begin, begin + len(s.stored)]} | kind
+        data += s.stored
         missing = -len(data) % 64
         if missing:
             whole = {"data_offsets": [len(data), len(data) + missing], "dtype": "U8", "shape": [missing]}
