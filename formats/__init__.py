@@ -8,23 +8,41 @@ with formats.open("model-sparse") as reader:
 from formats.errors import FormatError
 from formats.reader import Reader, read
 from formats.reader import open_checkpoint as open  # noqa: A004 - formats.open reads like gzip.open
-from formats.records import Checkpoint, Dense, Sparse, Tensor, TensorInfo, from_dense, to_dense
+from formats.records import (
+    Checkpoint,
+    DeltaOf,
+    Dense,
+    Mask,
+    Sparse,
+    Tensor,
+    TensorInfo,
+    from_dense,
+    from_flat,
+    from_support,
+    to_dense,
+    with_values,
+)
 from formats.strict_json import JSON
 from formats.writer import write, write_file
 
 __all__ = [
     "JSON",
     "Checkpoint",
+    "DeltaOf",
     "Dense",
     "FormatError",
+    "Mask",
     "Reader",
     "Sparse",
     "Tensor",
     "TensorInfo",
     "from_dense",
+    "from_flat",
+    "from_support",
     "open",
     "read",
     "to_dense",
+    "with_values",
     "write",
     "write_file",
 ]

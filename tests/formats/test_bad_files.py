@@ -106,7 +106,7 @@ RAW = {
     ),
     "FMT_030_dimensions_are_not_negative": (errors.BadSectionEntry, spell(b'"shape":[3]', b'"shape":[-3]')),
     "FMT_030_dimensions_are_not_booleans": (errors.BadSectionEntry, spell(b'"shape":[3]', b'"shape":[true]')),
-    "FMT_006_section_dtypes_are_in_the_table": (errors.UnknownDtype, spell(b'"BOOL"', b'"C64"')),
+    "FMT_006_section_dtypes_are_in_the_table": (errors.UnknownDtype, spell(b'"BOOL"', b'"C128"')),
     "FMT_093_the_manifest_has_its_digest": (errors.ManifestDigestMismatch, spell(b'step\\":7', b'step\\":8')),
     "FMT_035_the_file_ends_with_its_last_section": (errors.WrongFileSize, lambda raw, _: raw + bytes(64)),
     "FMT_035_the_file_is_complete": (errors.WrongFileSize, lambda raw, _: raw[:-1]),
@@ -153,6 +153,10 @@ def no_columns(pieces):
     pieces.manifest["tensors"]["a"].update(shape=[2**31 - 1, 0], nnz=0)
 
 
+def scalar(pieces):
+    pieces.manifest["tensors"]["a"].update(shape=[], nnz=1)
+
+
 HEX = "0" * 64
 MANIFEST = {
     "FMT_040_unknown_keys_of_the_manifest": (errors.UnknownKey, put("extra", 1)),
@@ -173,16 +177,17 @@ MANIFEST = {
     "FMT_044_features_are_sorted": (errors.BadFeatureList, put("optional", ["b", "a"])),
     "FMT_044_features_are_named_once": (errors.BadFeatureList, put("optional", ["a", "a"])),
     "FMT_044_features_are_names": (errors.BadFeatureList, put("requires", [1])),
-    "FMT_045_the_encoding_is_known": (errors.UnknownEncoding, put("tensors", "a", "encoding", "nm")),
+    "FMT_045_the_encoding_is_known": (errors.UnknownEncoding, put("tensors", "a", "encoding", "coo")),
     "FMT_046_the_support_fits_the_shape": (errors.WrongCount, put("tensors", "a", "nnz", 7)),
     "FMT_046_a_dense_support_is_full": (errors.WrongCount, put("tensors", "b", "nnz", 2)),
     "FMT_047_digests_are_lower_case": (errors.BadDigest, put("tensors", "a", "content_sha256", "A" * 64)),
-    "FMT_047_digests_have_64_digits": (errors.BadDigest, put("tensors", "a", "sections", "mask", "0" * 63)),
+    "FMT_047_digests_have_64_digits": (errors.BadDigest, put("tensors", "a", "sections", "mask", "sha256", "0" * 63)),
     "FMT_048_a_part_is_no_checkpoint": (errors.NotWhole, put("part", 1)),
-    "FMT_006_dtypes_are_in_the_table": (errors.UnknownDtype, put("tensors", "b", "dtype", "F4")),
+    "FMT_006_dtypes_are_in_the_table": (errors.UnknownDtype, put("tensors", "b", "dtype", "F5")),
     "FMT_007_rank_is_at_most_8": (errors.BadShape, put("tensors", "b", "shape", [1] * 9)),
     "FMT_007_elements_are_below_2_to_53": (errors.BadShape, put("tensors", "b", "shape", [2**40, 0, 2**40])),
-    "FMT_008_a_sparse_tensor_is_a_matrix": (errors.BadSparseShape, put("tensors", "a", "shape", [2, 3, 1])),
+    "FMT_008_a_sparse_tensor_has_an_axis": (errors.BadSparseShape, scalar),
+    "FMT_008_columns_are_below_2_to_31": (errors.BadSparseShape, put("tensors", "c", "shape", [3, 2**31])),
     "FMT_008_rows_are_below_2_to_31": (errors.BadSparseShape, put("tensors", "c", "shape", [2**31, 700])),
     "FMT_009_names_are_not_empty": (errors.BadTensorName, rename_tensor("")),
     "FMT_009_names_have_no_hash": (errors.BadTensorName, rename_tensor("b#mask")),
@@ -214,16 +219,34 @@ MANIFEST = {
     "FMT_031_an_entry_lists_its_roles": (errors.MissingSection, drop("tensors", "a", "sections", "mask")),
     "FMT_031_an_entry_lists_no_other_roles": (
         errors.MissingSection,
-        put("tensors", "a", "sections", "row_ptr", HEX),
+        put("tensors", "a", "sections", "row_ptr", {"bytes": 1, "sha256": HEX}),
     ),
     "FMT_031_every_tensor_has_its_sections": (errors.MissingSection, rename_tensor("bb")),
     "FMT_064_a_bitmask_has_columns": (errors.NoColumns, no_columns),
     "FMT_032_every_section_has_its_tensor": (errors.UnownedSection, drop("tensors", "c")),
-    "FMT_033_section_shapes_follow_from_the_count": (errors.WrongSection, put("tensors", "a", "nnz", 2)),
     "FMT_033_section_dtypes_follow_from_the_tensor": (
         errors.WrongSection,
         put("tensors", "a", "dtype", "BF16"),
     ),
+    "FMT_040_keys_of_a_section": (errors.UnknownKey, put("tensors", "a", "sections", "mask", "note", 1)),
+    "FMT_040_keys_of_a_compressed_section": (
+        errors.UnknownKey,
+        put("tensors", "a", "sections", "mask", "codec", "zstd"),
+    ),
+    "FMT_040_a_pattern_belongs_to_nm": (errors.UnknownKey, put("tensors", "a", "pattern", {"axis": 1, "m": 4, "n": 2})),
+    "FMT_040_a_delta_belongs_to_its_kind": (errors.UnknownKey, put("delta", {})),
+    "FMT_049_the_size_of_a_section_follows_from_the_count": (errors.WrongSectionSize, put("tensors", "a", "nnz", 2)),
+    "FMT_049_the_size_of_a_section_is_that_of_the_plan": (
+        errors.WrongSectionSize,
+        put("tensors", "a", "sections", "mask", "bytes", 3),
+    ),
+    "FMT_050_no_feature_without_use": (errors.WrongFeatures, put("requires", ["zstd"])),
+    "FMT_016_scales_belong_to_stored_tensors": (errors.BadScale, put("scales", {"z": {"scale": "a"}})),
+    "FMT_016_scales_are_stored": (errors.BadScale, put("scales", {"a": {"scale": "z"}})),
+    "FMT_016_a_tensor_is_not_its_own_scale": (errors.BadScale, put("scales", {"a": {"scale": "a"}})),
+    "FMT_016_no_empty_scales": (errors.BadScale, put("scales", {"a": {}})),
+    "FMT_016_roles_are_words": (errors.BadScale, put("scales", {"a": {"Scale": "b"}})),
+    "FMT_017_a_mask_is_not_dense": (errors.BadMask, put("tensors", "b", "dtype", "NONE")),
 }
 
 

@@ -13,7 +13,6 @@ import pytest
 
 import formats
 from formats import errors, v1, writer
-from formats.encoding import ENCODINGS
 from formats.header import Manifest
 
 INDEX = "model.sparse.index.json"
@@ -183,7 +182,7 @@ def test_FMT_104_parts_do_not_share_a_name(tmp_path):
     formats.write(folder, formats.Checkpoint("model", {"a": one, "b": one}), shard_bytes=1)
     # a second part that holds "a", as the first does
     twin = v1.PartWriter(tmp_path / "spool")
-    twin.add("a", one, ENCODINGS["dense"])
+    twin.add("a", v1.pack(one, "dense", None, None))
     (folder / part(2, 2)).unlink()
     root = twin.finish(folder / part(2, 2), Manifest("model", twin.tensors, part=2))
     edit_index(folder, lambda index: index["metadata"]["manifests"].__setitem__(1, root))
@@ -221,7 +220,7 @@ def test_what_a_reader_tells(folder):
             3,
             6,
             8,
-            np.float16,
+            "F16",
         )
         assert "a" in reader
         assert "alias" not in reader

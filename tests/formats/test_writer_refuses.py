@@ -21,11 +21,15 @@ def matrix(shape=(2, 3), indptr=(0, 2, 3), indices=(0, 2, 1), values=(1.0, 0.0, 
 
 
 TENSORS = {
-    "FMT_006_a_dtype_outside_the_table": (errors.UnknownDtype, formats.Dense(np.zeros(2, np.complex64))),
+    "FMT_006_a_dtype_outside_the_table": (errors.UnknownDtype, formats.Dense(np.zeros(2, np.complex128))),
     "FMT_006_big_endian_numbers": (errors.UnknownDtype, formats.Dense(np.zeros(2, ">f4"))),
     "FMT_006_objects": (errors.UnknownDtype, formats.Dense(np.array([None]))),
     "FMT_007_nine_dimensions": (errors.BadShape, formats.Dense(np.zeros([1] * 9))),
-    "FMT_008_a_sparse_vector": (errors.BadSparseShape, matrix(shape=(3,), indptr=(0, 1, 1, 1))),
+    "FMT_008_a_sparse_scalar": (errors.BadSparseShape, matrix(shape=())),
+    "FMT_015_a_mask_of_another_length": (
+        errors.BadRecord,
+        formats.Mask((2, 3), np.array([0, 1]), np.array([0], np.int32)),
+    ),
     "FMT_008_too_many_columns": (errors.BadSparseShape, matrix(shape=(2, 2**31))),
     "FMT_015_an_array_instead_of_a_record": (errors.BadRecord, np.zeros(3)),
     "FMT_015_a_list_instead_of_an_array": (errors.BadRecord, formats.Dense([1, 2])),
