@@ -1,0 +1,184 @@
+"""Changes of one tensor: what leads from one to another, and how it is applied (FMT-133 to FMT-136)."""
+
+from collections.abc import Mapping
+from math import prod
+
+import numpy as np
+from numpy.typing import NDArray
+
+from formats.container import dtype_name
+from formats.delta_rules import ADD, REMOVE, REPLACE, WHOLE
+from formats.errors import BadChange, InexactChange
+from formats.records import Array, Dense, Mask, Sparse, Tensor, bits, flat, from_flat, with_values
+
+SUMMED = ("F16", "BF16", "F32", "F64")
+"""Dtypes that `add` reads and makes (FMT-133)."""
+
+
+def between(base: Tensor | None, target: Tensor, op: str, name: str) -> dict[str, Tensor]:
+    """Return the operations, by name, that lead from base to target.
+
+    Args:
+        base: what the tensor was; None if it is new.
+        target: what it becomes.
+        op: ``"replace"`` or ``"add"``. Tensors of another dtype or shape than before, masks, and tensors of which
+            at least as many positions change as are stored are given as a whole.
+        name: the tensor's name in messages.
+
+    Raises:
+        InexactChange: FMT-135 if op is add and sums do not reach the target bit for bit.
+    """
+    if base is None or isinstance(base, Mask) or isinstance(target, Mask):
+        return {WHOLE: target}
+    if base.dtype != target.dtype or base.shape != target.shape:
+        return {WHOLE: target}
+    before, after = positions(base), positions(target)
+    changed, new_values = _differing(before, base.values.reshape(-1), after, target.values.reshape(-1))
+    gone = before[~_among(before, after)]
+    if op == ADD:
+        return {ADD: _difference(base, changed, new_values, gone, name)}
+    if changed.size + gone.size >= max(target.nnz, 1):
+        return {WHOLE: target}
+    found: dict[str, Tensor] = {}
+    if changed.size:
+        found[REPLACE] = with_values(from_flat(target.shape, changed), new_values)
+    if gone.size:
+        found[REMOVE] = from_flat(target.shape, gone)
+    return found
+
+
+def _differing(
+    before: NDArray[np.int64], old: Array, after: NDArray[np.int64], new: Array
+) -> tuple[NDArray[np.int64], Array]:
+    """Return the positions of a target that are new or hold other bits than before, and the values there."""
+    known = _among(after, before)
+    differs = ~known
+    slots = np.searchsorted(before, after[known])
+    differs[known] = bits(new[known]) != bits(old[slots])
+    return after[differs], new[differs]
+
+
+def _difference(base: Dense | Sparse, at: NDArray[np.int64], new: Array, gone: NDArray[np.int64], name: str) -> Sparse:
+    """Return the amounts that added to base give new values, in the dtype that holds them."""
+    dtype = dtype_name(base.dtype)
+    if dtype not in SUMMED:
+        raise InexactChange(f"{name!r} is {dtype}, to which nothing can be added; use replace")
+    if gone.size:
+        raise InexactChange(f"{name!r} loses {gone.size} positions, which no sum can express; use replace")
+    wide = np.float32 if base.dtype.itemsize == 2 else np.float64
+    with np.errstate(invalid="ignore", over="ignore"):
+        amounts = (new.astype(np.float64) - _values_at(base, at).astype(np.float64)).astype(wide)
+    change = with_values(from_flat(base.shape, at), amounts)
+    try:
+        reached = bits(_sums(base, change, name)) == bits(new)
+    except InexactChange:
+        reached = np.zeros(1, dtype=np.bool_)
+    if not reached.all():
+        raise InexactChange(f"{name!r} has a position that no sum takes to its target bit for bit; use replace")
+    return change
+
+
+# applying ----------------------------------------------------------------------------------------
+
+
+def apply(base: Tensor | None, operations: Mapping[str, Tensor], name: str) -> Tensor:
+    """Return what operations make of a tensor; operations that go together as FMT-132 says.
+
+    Raises:
+        BadChange: FMT-133 if an operation does not fit the tensor.
+        InexactChange: FMT-135 if a sum is not finite.
+    """
+    if WHOLE in operations:
+        return operations[WHOLE]
+    if base is None or isinstance(base, Mask):
+        raise BadChange(f"{name!r} is {'not there' if base is None else 'a mask'} and can only be given as a whole")
+    for operation, change in operations.items():
+        _check_fits(base, operation, change, name)
+    removed, changed = operations.get(REMOVE), operations.get(REPLACE) or operations.get(ADD)
+    values = None
+    if changed is not None:
+        assert isinstance(changed, Sparse)
+        values = _sums(base, changed, name) if ADD in operations else changed.values
+    return _merged(base, removed, changed, values, name)
+
+
+def _check_fits(base: Dense | Sparse, operation: str, change: Tensor, name: str) -> None:
+    # FMT-133
+    if change.shape != base.shape:
+        raise BadChange(f"{operation} of {name!r} has shape {list(change.shape)}, the base {list(base.shape)}")
+    if isinstance(change, Mask) != (operation == REMOVE):
+        raise BadChange(f"{operation} of {name!r} is a {type(change).__name__.lower()}")
+    if operation == REPLACE and not isinstance(change, Mask) and change.dtype != base.dtype:
+        raise BadChange(f"replace of {name!r} is {change.dtype}, the base {base.dtype}")
+    if operation == ADD and not isinstance(change, Mask):
+        dtypes = (dtype_name(change.dtype), dtype_name(base.dtype))
+        if not set(dtypes) <= set(SUMMED):
+            raise BadChange(f"add of {name!r} is {dtypes[0]} and the base {dtypes[1]}, expected {', '.join(SUMMED)}")
+
+
+def _merged(
+    base: Dense | Sparse, removed: Tensor | None, changed: Tensor | None, new: Array | None, name: str
+) -> Dense | Sparse:
+    """Return base without the removed positions and with new values at the changed ones (FMT-134)."""
+    changes = positions(changed) if changed is not None else np.empty(0, dtype=np.int64)
+    if isinstance(base, Dense) and removed is None:
+        values = base.values.reshape(-1).copy()
+        if new is not None:
+            values[changes] = new
+        return Dense(values.reshape(base.shape))
+    at, values = positions(base), base.values.reshape(-1)
+    if removed is not None:
+        gone = positions(removed)
+        # FMT-133
+        if not _among(gone, at).all() or _among(gone, changes).any():
+            raise BadChange(f"{name!r} is to lose a position that it does not have, or that is replaced as well")
+        stays = ~_among(at, gone)
+        at, values = at[stays], values[stays]
+    else:
+        values = values.copy()
+    if new is not None:
+        known = _among(changes, at)
+        values[np.searchsorted(at, changes[known])] = new[known]
+        places = np.searchsorted(at, changes[~known])
+        at, values = np.insert(at, places, changes[~known]), np.insert(bits(values), places, bits(new[~known]))
+        values = values.view(base.dtype)
+    return with_values(from_flat(base.shape, at), values)
+
+
+def _sums(base: Dense | Sparse, change: Sparse, name: str) -> Array:
+    """Return value plus amount at the positions of a change, in the dtype of base, rounded as FMT-135 says."""
+    old = _values_at(base, positions(change)).astype(np.float64)
+    with np.errstate(over="ignore", invalid="ignore"):
+        sums: Array = old + change.values.astype(np.float64)
+        if base.dtype != np.float64:
+            # by way of F32: what a cast from binary64 to 16 bits does differs between libraries
+            sums = sums.astype(np.float32)
+        sums = sums.astype(base.dtype)
+    if not np.isfinite(sums).all():
+        raise InexactChange(f"{name!r} has a sum that {base.dtype} cannot hold")
+    return sums
+
+
+def _values_at(tensor: Dense | Sparse, at: NDArray[np.int64]) -> Array:
+    """Return the values at flat positions, 0 where there is none."""
+    if isinstance(tensor, Dense):
+        dense: Array = tensor.values.reshape(-1)[at]
+        return dense
+    own = flat(tensor)
+    values = np.zeros(at.size, dtype=tensor.dtype)
+    known = _among(at, own)
+    values[known] = tensor.values[np.searchsorted(own, at[known])]
+    return values
+
+
+def positions(tensor: Tensor) -> NDArray[np.int64]:
+    """Return the flat positions of a support, (nnz,) int64, strictly increasing."""
+    return np.arange(prod(tensor.shape), dtype=np.int64) if isinstance(tensor, Dense) else flat(tensor)
+
+
+def _among(some: NDArray[np.int64], all_of: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Tell for each of some positions whether it is among others; both strictly increasing."""
+    if not all_of.size:
+        return np.zeros(some.size, dtype=np.bool_)
+    found = all_of[np.minimum(np.searchsorted(all_of, some), all_of.size - 1)]
+    return found == some

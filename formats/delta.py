@@ -1,0 +1,202 @@
+"""Deltas between whole checkpoints: make them, chain them, apply them (12.10).
+
+delta = diff(base, target)                     a checkpoint of kind "delta", made tensor by tensor when it is written
+target = apply(base, [delta, next_delta])      the chain is checked first, each tensor when it is asked for
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+
+from formats import change, digest
+from formats.delta_rules import ADD, OPERATIONS, REPLACE, operation_of
+from formats.errors import BadDelta, BrokenChain, UnknownOption, WrongBase, WrongResult
+from formats.header import DELTA
+from formats.reader import Reader, checkpoint_of
+from formats.records import Checkpoint, DeltaOf, Sparse, Tensor
+from formats.strict_json import JSON
+
+
+class Lazy(Mapping[str, Tensor]):
+    """Tensors that are made when they are asked for."""
+
+    def __init__(self, names: Sequence[str], make: Callable[[str], Tensor]) -> None:
+        self._names, self._make = dict.fromkeys(names), make
+
+    def __getitem__(self, name: str) -> Tensor:
+        if name not in self._names:
+            raise KeyError(name)
+        return self._make(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
+def verified(reader: Reader) -> Checkpoint:
+    """Return what a reader reads, every tensor compared with its digests when it is asked for."""
+    return checkpoint_of(reader, Lazy(reader.names(), reader.load_verified))
+
+
+def contents(checkpoint: Checkpoint) -> dict[str, str]:
+    """Return the content digest of each tensor, one in memory at a time."""
+    return {name: digest.of_content(checkpoint.tensors[name]) for name in sorted(checkpoint.tensors)}
+
+
+# making ------------------------------------------------------------------------------------------
+
+
+def diff(base: Checkpoint, target: Checkpoint, op: str = REPLACE) -> Checkpoint:
+    """Return the delta from base to target, with the attributes of target and the companions that differ.
+
+    Args:
+        base: where it starts; each tensor is asked for twice.
+        target: where it leads; each tensor is asked for twice.
+        op: ``"replace"``, which stores new values, or ``"add"``, which stores differences of floats.
+
+    Raises:
+        InexactChange: FMT-135, when a tensor is asked for.
+        BadDelta: FMT-131 if base and target are equal, or one of them is a delta.
+    """
+    # FMT-084
+    if op not in (REPLACE, ADD):
+        raise UnknownOption(f"op {op!r} does not exist, expected {REPLACE} or {ADD}")
+    for end in (base, target):
+        _refuse_delta(end)
+    before, after = contents(base), contents(target)
+    changed = {n: (before.get(n), after.get(n)) for n in sorted({*before, *after}) if before.get(n) != after.get(n)}
+
+    def operations(name: str) -> dict[str, Tensor]:
+        if changed[name][1] is None:
+            return {}
+        old = base.tensors[name] if changed[name][0] is not None else None
+        return change.between(old, target.tensors[name], op, name)
+
+    described = DeltaOf(
+        digest.of_state(before, base.tied, base.scales),
+        digest.of_state(after, target.tied, target.scales),
+        changed,
+        target.tied,
+        target.scales,
+    )
+    if described.base_sha256 == described.target_sha256:
+        raise BadDelta("base and target are the same model; there is nothing to store")
+    files = {name: data for name, data in target.files.items() if base.files.get(name) != data}
+    return _delta(described, operations, target.attributes, files)
+
+
+def from_changes(
+    base: Checkpoint, op: str, changes: Mapping[str, Sparse], attributes: dict[str, JSON] | None = None
+) -> Checkpoint:
+    """Return the delta that applies changes of one operation to a base.
+
+    Args:
+        base: what is changed.
+        op: ``"replace"`` or ``"add"``.
+        changes: base tensor name -> new values or amounts, of the base tensor's shape.
+        attributes: what is to be recorded.
+
+    Raises:
+        BadChange: FMT-133 if a change does not fit its tensor.
+    """
+    _refuse_delta(base)
+    before = contents(base)
+    after = dict(before)
+    for name in changes:
+        after[name] = digest.of_content(change.apply(base.tensors.get(name), {op: changes[name]}, name))
+    changed: dict[str, tuple[str | None, str | None]] = {
+        name: (before[name], after[name]) for name in changes if before[name] != after[name]
+    }
+    start, end = (digest.of_state(state, base.tied, base.scales) for state in (before, after))
+    described = DeltaOf(start, end, changed, base.tied, base.scales)
+    if not changed:
+        raise BadDelta("the changes leave every tensor as it is; there is nothing to store")
+    return _delta(described, lambda name: {op: changes[name]}, attributes or {}, {})
+
+
+def _delta(
+    described: DeltaOf,
+    operations: Callable[[str], Mapping[str, Tensor]],
+    attributes: dict[str, JSON],
+    files: Mapping[str, bytes],
+) -> Checkpoint:
+    """Return a delta whose stored names are found by looking at each change once, and made again when written."""
+    stored = [f"{op}:{name}" for name in described.tensors for op in operations(name)]
+
+    def make(name: str) -> Tensor:
+        op, tensor = operation_of(name)
+        return operations(tensor)[op]
+
+    return Checkpoint(DELTA, Lazy(stored, make), attributes, {}, files, {}, described)
+
+
+def _refuse_delta(checkpoint: Checkpoint) -> None:
+    if checkpoint.delta is not None:
+        raise BadDelta("a delta is no base and no target; apply it first")
+
+
+# applying ----------------------------------------------------------------------------------------
+
+
+def apply(base: Checkpoint, deltas: Sequence[Checkpoint]) -> Checkpoint:
+    """Return what deltas make of a base, one after the other; the whole chain is checked before this returns.
+
+    Each tensor is made, and compared with the digest that the delta promises, when it is asked for.
+
+    Raises:
+        WrongBase: FMT-137 if the base is not the one that the first delta was made for.
+        BrokenChain: FMT-139 if a delta does not start where the one before it ends.
+        WrongResult: FMT-138, here if digests cannot lead to the target, later if a tensor does not.
+    """
+    _refuse_delta(base)
+    state = contents(base)
+    reached, result = digest.of_state(state, base.tied, base.scales), base
+    for i, delta in enumerate(deltas):
+        described = delta.delta
+        if described is None:
+            raise BadDelta(f"number {i + 1} of the chain is a {delta.kind}, not a delta")
+        if reached != described.base_sha256:
+            _tell_difference(i, state, described)
+        state = {n: d for n, d in state.items() if n not in described.tensors}
+        state |= {n: target for n, (_, target) in described.tensors.items() if target is not None}
+        reached = digest.of_state(state, described.tied, described.scales)
+        # FMT-138
+        if reached != described.target_sha256:
+            raise WrongResult(f"delta {i + 1} says it leads to {described.target_sha256}, its digests to {reached}")
+        result = _applied(result, delta, described, sorted(state))
+    return result
+
+
+def _tell_difference(i: int, state: Mapping[str, str], described: DeltaOf) -> None:
+    wrong = sorted(n for n, (before, _) in described.tensors.items() if state.get(n) != before)
+    where = f"{wrong[0]!r} differs, first of {len(wrong)}" if wrong else "it differs in tensors that are not changed"
+    # FMT-139
+    if i:
+        raise BrokenChain(f"delta {i + 1} does not start where delta {i} ends: {where}; give them in order")
+    # FMT-137
+    raise WrongBase(f"the delta was made for a base of state digest {described.base_sha256}, not for this one: {where}")
+
+
+def _applied(base: Checkpoint, delta: Checkpoint, described: DeltaOf, names: list[str]) -> Checkpoint:
+    def make(name: str) -> Tensor:
+        if name not in described.tensors:
+            return base.tensors[name]
+        before, target = described.tensors[name]
+        stored = {op: f"{op}:{name}" for op in OPERATIONS if f"{op}:{name}" in delta.tensors}
+        old = None if before is None else base.tensors[name]
+        made = change.apply(old, {op: delta.tensors[key] for op, key in stored.items()}, name)
+        found = digest.of_content(made)
+        # FMT-138
+        if found != target:
+            raise WrongResult(f"{name!r} becomes a tensor of digest {found}, the delta promises {target}")
+        return made
+
+    return replace(
+        base,
+        tensors=Lazy(names, make),
+        attributes=delta.attributes,
+        tied=dict(described.tied),
+        files={**base.files, **delta.files},
+        scales=described.scales,
+    )
