@@ -1,0 +1,263 @@
+"""What a foreign adapter or sparse delta does to a base model, and the checks that every reader of one shares.
+
+read_spiel("adapter", base).tensors["model.layers.0.self_attn.q_proj.weight"]   ->   Sparse: where, and how much
+"""
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from math import prod
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from formats import strict_json, validate
+from formats.container import FLOATS, MappedFile, Section, dtype_name
+from formats.convert.stock import open_stock
+from formats.errors import CannotHold, FormatError
+from formats.records import Array, Dense, Mask, Sparse, Tensor, from_flat, rows_of
+from formats.strict_json import JSON
+
+CONFIG = "adapter_config.json"
+WEIGHTS = "adapter_model.safetensors"
+PREFIX = "base_model.model."
+MAX_CONFIG = 10_000_000
+"""Bytes that a configuration may have."""
+
+ADAPTER_FLOATS = frozenset({"F16", "BF16", "F32", "F64"})
+"""Dtypes of trained values; narrower ones mean nothing without their quantisation scheme."""
+
+ABOUT = frozenset(
+    {"auto_mapping", "base_model_name_or_path", "inference_mode", "peft_type", "peft_version", "revision", "task_type"}
+)
+"""Options of every adapter that say nothing about values."""
+
+NUMBER = re.compile(r"-?\d+(\.\d+)?([eE][+-]?\d+)?")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Changes:
+    """Changes of a base model, not yet bound to its digests."""
+
+    op: str
+    """``"add"``: values are amounts to add; ``"replace"``: values are the new bits."""
+    tensors: Mapping[str, Sparse]
+    """Name of a base tensor -> its changed positions in the shape of the base, row-major, each once. Lazy: a tensor
+    is read, sorted and checked each time it is asked for."""
+    attributes: dict[str, JSON] = field(default_factory=dict)
+    """What is to be recorded of the source; fractions as `float.hex` strings."""
+
+
+class LazyTensors(Mapping[str, Sparse]):
+    """Name -> Sparse in sorted order, made by a function when asked for."""
+
+    def __init__(self, names: Iterable[str], fetch: Callable[[str], Sparse]) -> None:
+        self._names = dict.fromkeys(sorted(names))
+        self._fetch = fetch
+
+    def __getitem__(self, name: str) -> Sparse:
+        """Return a tensor. KeyError if it is not there; the errors of fetch."""
+        if name not in self._names:
+            raise KeyError(name)
+        return self._fetch(name)
+
+    def __contains__(self, name: object) -> bool:
+        # without making the tensor, as Mapping would
+        return name in self._names
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Adapter:
+    """An opened adapter folder: its configuration, and the tensors of each module."""
+
+    config: dict[str, JSON]
+    file: MappedFile
+    modules: dict[str, dict[str, Section]]
+    """Module path -> role -> section, every module with the same roles as one of the sets that were allowed."""
+
+    def array(self, module: str, role: str) -> Array:
+        """Return a tensor of a module as a read-only array."""
+        return self.file.array(self.modules[module][role])
+
+    def base_names(self) -> dict[str, str]:
+        """Return name of the base tensor -> module path."""
+        return {f"{module}.weight": module for module in self.modules}
+
+    def attributes(self, kind: str) -> dict[str, JSON]:
+        """Return what is recorded of any adapter: its kind, and the base it names, if it does."""
+        base_name = self.config.get("base_model_name_or_path")
+        named: dict[str, JSON] = {"base_model": base_name} if isinstance(base_name, str) and base_name else {}
+        return {"adapter": kind, **named}
+
+
+def open_adapter(
+    folder: Path, peft_type: str, role_sets: Iterable[frozenset[str]], error: type[FormatError]
+) -> Adapter:
+    """Return the adapter in a folder; names, dtypes and shapes of its tensors are known, none of them is read.
+
+    Args:
+        folder: holds adapter_config.json and adapter_model.safetensors.
+        peft_type: the kind that the configuration must name.
+        role_sets: what may stand behind a module path; a module has all roles of one set and no other.
+        error: what to raise.
+
+    Raises:
+        FormatError: ForeignFile, FMT-121, for malformed weights; error for everything else.
+    """
+    config = _read_config(folder, error)
+    if config.get("peft_type") != peft_type:
+        raise error(f"{CONFIG} has peft_type {config.get('peft_type')!r:.80}, expected {peft_type!r}")
+    if not (folder / WEIGHTS).is_file():
+        raise error(f"{folder} lacks {WEIGHTS}; pickled weights are not read, save them with safe_serialization=True")
+    file, sections = open_stock(folder / WEIGHTS)
+    allowed = list(role_sets)
+    roles = frozenset().union(*allowed)
+    modules: dict[str, dict[str, Section]] = {}
+    for name, section in sections.items():
+        role = next((role for role in roles if name.endswith("." + role)), "")
+        module = name[len(PREFIX) : -len(role) - 1]
+        if not role or not module or not name.startswith(PREFIX):
+            raise error(f"{name!r} has no place in this adapter, expected {PREFIX}<module>.{'|'.join(sorted(roles))}")
+        modules.setdefault(module, {})[role] = section
+    if not modules:
+        raise error(f"{WEIGHTS} has no tensors")
+    for module, found in modules.items():
+        if frozenset(found) not in allowed:
+            raise error(f"module {module!r} has only {', '.join(sorted(found))}")
+    return Adapter(config, file, modules)
+
+
+def _read_config(folder: Path, error: type[FormatError]) -> dict[str, JSON]:
+    if not (folder / CONFIG).is_file():
+        raise error(f"{folder} lacks {CONFIG}")
+    with (folder / CONFIG).open("rb") as opened:
+        data = opened.read(MAX_CONFIG + 1)
+    if len(data) > MAX_CONFIG:
+        raise error(f"{CONFIG} has more than {MAX_CONFIG} bytes")
+    try:
+        config = strict_json.parse_any(data, CONFIG)
+    except FormatError as broken:
+        raise error(f"{CONFIG} cannot be read: {broken}") from broken
+    if not isinstance(config, dict):
+        raise error(f"{CONFIG} is not a JSON object")
+    return config
+
+
+def check_options(config: Mapping[str, JSON], known: frozenset[str], error: type[FormatError]) -> None:
+    """Verify that every option that a reader does not handle is off, whatever future versions call theirs.
+
+    Off is null, false, 0, empty, or the word none.
+    """
+    for key, value in sorted(config.items()):
+        if key not in ABOUT | known and value and value not in ("none", "0.0"):
+            raise error(f"{CONFIG} has {key} = {value!r:.80}, which changes what the adapter means and is not read")
+
+
+def number(config: Mapping[str, JSON], key: str, error: type[FormatError], *, where: str = CONFIG) -> float:
+    """Return a number of a configuration as float64; fractions arrive as text (`strict_json.parse_any`)."""
+    value = config.get(key)
+    if isinstance(value, bool) or not isinstance(value, int | str) or not NUMBER.fullmatch(str(value)):
+        raise error(f"{where} has {key} = {value!r:.80}, expected a number")
+    return float(value)
+
+
+def check_in_base(names: Iterable[str], base: Mapping[str, Tensor], error: type[FormatError]) -> None:
+    """Verify that the base has every tensor that is changed, without reading one."""
+    for name in names:
+        if name not in base:
+            raise error(f"the base has no {name!r}, which is to be changed; is this the base it was made for?")
+
+
+def base_tensor(base: Mapping[str, Tensor], name: str, error: type[FormatError]) -> Dense | Sparse:
+    """Return a tensor of the base whose changes can be told as a `Sparse`.
+
+    Raises:
+        CannotHold: FMT-154 for a scalar or rows that int32 columns do not cover.
+        FormatError: error for a mask, which has no values.
+    """
+    tensor = base[name]
+    if isinstance(tensor, Mask):
+        raise error(f"{name!r} of the base is a mask, which has no values to change")
+    if not tensor.shape or tensor.shape[-1] > validate.MAX_SPARSE_DIM:
+        raise CannotHold(f"{name!r} of the base has shape {list(tensor.shape)}; changes need rows shorter than 2^31")
+    return tensor
+
+
+def float_base(base: Mapping[str, Tensor], name: str, error: type[FormatError]) -> Dense | Sparse:
+    """Return a tensor of the base to which amounts can be added.
+
+    Raises:
+        FormatError: as `base_tensor`; error if it holds no floats.
+    """
+    tensor = base_tensor(base, name, error)
+    if dtype_name(tensor.dtype) not in FLOATS:
+        raise error(f"{name!r} of the base is {dtype_name(tensor.dtype)}, expected floats: amounts are added to it")
+    return tensor
+
+
+def check_vector(section: Section, dtypes: frozenset[str], error: type[FormatError]) -> None:
+    """Verify that a section has one dimension and one of these dtypes."""
+    if len(section.shape) != 1 or section.dtype not in dtypes:
+        raise error(
+            f"{section.name!r} is {section.dtype} of shape {list(section.shape)}, "
+            f"expected one dimension of {' or '.join(sorted(dtypes))}"
+        )
+
+
+def order(indices: Array) -> NDArray[np.int64]:
+    """Return the permutation that sorts indices: ``indices[order(indices)]`` rises, and so do arrays beside them.
+
+    What is kept per slot, such as the moments of an optimizer, must be permuted with it. Equal indices keep their
+    order.
+
+    Shapes and dtypes: indices (nnz,) any integer dtype; result (nnz,) int64.
+    """
+    return np.argsort(indices, kind="stable").astype(np.int64, copy=False)
+
+
+def sorted_support(
+    positions: NDArray[np.int64], shape: tuple[int, ...], name: str, error: type[FormatError]
+) -> tuple[Mask, NDArray[np.int64]]:
+    """Return the support of flat positions in any order, and the permutation that brings values along.
+
+    A position that comes twice is refused: no writer makes one, and what it means would depend on who applies it.
+
+    Shapes and dtypes: positions (nnz,) int64; the permutation (nnz,) int64.
+
+    Raises:
+        FormatError: error, FMT-151, for a position outside the shape or one that comes twice.
+    """
+    if positions.size:
+        lowest, highest = int(positions.min()), int(positions.max())
+        if lowest < 0 or highest >= prod(shape):
+            raise error(
+                f"positions of {name!r} run from {lowest} to {highest}, the base has shape {list(shape)} "
+                f"with {prod(shape)} elements"
+            )
+    permutation = order(positions)
+    rising = positions[permutation]
+    twice = np.flatnonzero(rising[1:] == rising[:-1])
+    if twice.size:
+        raise error(f"position {int(rising[twice[0]])} of {name!r} comes twice, expected every position once")
+    return from_flat(shape, rising), permutation
+
+
+def check_change(tensor: Sparse, name: str) -> None:
+    """Verify a tensor to be written: arrays that fit each other, columns in range and rising within each row.
+
+    Raises:
+        FormatError: CannotHold, FMT-154; FMT-066 to FMT-069.
+    """
+    nnz = tensor.values.size
+    shapes = (tensor.indptr.shape, tensor.indices.shape, tensor.values.shape)
+    if not tensor.shape or shapes != ((rows_of(tensor.shape) + 1,), (nnz,), (nnz,)):
+        raise CannotHold(f"{name!r} of shape {list(tensor.shape)} has arrays of shapes {[list(s) for s in shapes]}")
+    validate.check_row_ptr(tensor.indptr, nnz, name)
+    validate.check_columns(tensor.indptr, tensor.indices, tensor.shape[-1], name)

@@ -1,0 +1,94 @@
+"""SpIEL adapters (peft_type SFT): amounts at flat positions that training moves, so that files are not sorted.
+
+    q_proj.sft_delta.indices   [ 7 2 9 ]      order   [ 1 0 2 ]      positions   [ 2 7 9 ]
+    q_proj.sft_delta.values    [ a b c ]                             amounts     [ b a c ]
+
+An optimizer that keeps its moments per slot keeps them in the order of the file: permute them with `order`.
+"""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from formats.convert.changes import (
+    ABOUT,
+    ADAPTER_FLOATS,
+    CONFIG,
+    Adapter,
+    Changes,
+    LazyTensors,
+    check_in_base,
+    check_options,
+    check_vector,
+    float_base,
+    open_adapter,
+    order,
+    sorted_support,
+)
+from formats.errors import ForeignAdapter
+from formats.records import Sparse, Tensor, with_values
+
+__all__ = ["order", "read_spiel"]
+
+INDICES, VALUES = "sft_delta.indices", "sft_delta.values"
+KNOWN = ABOUT | {
+    "candidate_reselection_proportion",
+    "candidate_reselection_steps",
+    "density",
+    "dtype",
+    "initial_reselection_rate",
+    "num_deltas",
+    "num_tunable_weights",
+    "reselection_rate_policy",
+    "reselection_steps",
+    "selection_accumulation_steps",
+    "selection_algorithm",
+    "target_modules",
+}
+"""Options that steer training only; num_deltas is compared with the file."""
+
+
+def read_spiel(folder: str | os.PathLike[str], base: Mapping[str, Tensor]) -> Changes:
+    """Return the changes of a SpIEL adapter: amounts to add, with the dtype and the bits of the file (FMT-151).
+
+    Args:
+        folder: holds adapter_config.json and adapter_model.safetensors.
+        base: name -> tensor of the model that the adapter was trained on.
+
+    Raises:
+        ForeignAdapter: FMT-151 for what is missing, unknown or does not fit; for indices when a tensor is asked for.
+        ForeignFile: FMT-121 for malformed weights.
+    """
+    adapter = open_adapter(Path(folder), "SFT", [frozenset({INDICES, VALUES})], ForeignAdapter)
+    check_options(adapter.config, KNOWN, ForeignAdapter)
+    _check_sizes(adapter)
+    modules = adapter.base_names()
+    check_in_base(modules, base, ForeignAdapter)
+
+    def fetch(name: str) -> Sparse:
+        shape = float_base(base, name, ForeignAdapter).shape
+        positions = adapter.array(modules[name], INDICES).astype(np.int64)
+        support, permutation = sorted_support(positions, shape, name, ForeignAdapter)
+        return with_values(support, adapter.array(modules[name], VALUES)[permutation])
+
+    return Changes("add", LazyTensors(modules, fetch), adapter.attributes("spiel"))
+
+
+def _check_sizes(adapter: Adapter) -> None:
+    """Verify dtypes, that indices and values have one length, and that it is the one of the configuration."""
+    for module, sections in adapter.modules.items():
+        indices, values = sections[INDICES], sections[VALUES]
+        check_vector(indices, frozenset({"I32", "I64"}), ForeignAdapter)
+        check_vector(values, ADAPTER_FLOATS, ForeignAdapter)
+        if indices.shape != values.shape:
+            raise ForeignAdapter(f"{module!r} has {indices.shape[0]} indices for {values.shape[0]} values")
+    announced = adapter.config.get("num_deltas")
+    if announced is None:
+        return
+    found = {module: sections[VALUES].shape[0] for module, sections in adapter.modules.items()}
+    if not isinstance(announced, dict) or announced != found:
+        wrong = sorted(set(found) ^ set(announced)) if isinstance(announced, dict) else []
+        where = wrong or sorted(m for m in found if isinstance(announced, dict) and announced[m] != found[m])
+        raise ForeignAdapter(f"num_deltas of {CONFIG} and the tensors disagree{f' on {where[0]!r}' if where else ''}")

@@ -1,0 +1,218 @@
+"""Sparse weight patches of TRL: flat indices and the new values of each changed tensor, in one safetensors file.
+
+q_proj.weight.indices  I32   [ 3 17 90 ]       __metadata__   sparse "True", model_version "12", ...
+q_proj.weight.values   BF16  [ a  b  c ]       new values, not differences
+"""
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from formats import atomic, strict_json, validate
+from formats.container import DTYPES, MappedFile, Section, dtype_name, pack_header, raw_bytes
+from formats.convert.changes import (
+    Changes,
+    LazyTensors,
+    base_tensor,
+    check_change,
+    check_in_base,
+    check_vector,
+    sorted_support,
+)
+from formats.convert.stock import MAX_HEADER, open_stock, outline
+from formats.errors import CannotHold, ForeignAdapter, FormatError, UnknownOption
+from formats.records import Array, Sparse, Tensor, flat, with_values
+from formats.strict_json import JSON
+
+EMPTY = "__empty_delta__"
+"""Stands in a patch that changes nothing, because its readers expect a tensor."""
+
+MAX_INDEX = 2**31 - 1
+
+
+def read_trl_delta(path: str | os.PathLike[str], base: Mapping[str, Tensor]) -> Changes:
+    """Return the changes of a TRL patch: new bits, in the dtype of the base (FMT-151).
+
+    Tensors are ``<name>.indices`` I32 or I64 and ``<name>.values``; or ``<name>.idx`` and ``<name>.val`` with the
+    metadata ``encoding`` "raw" (I32) or "gap_delta" (U16 or U32: how many positions lie between, first from -1).
+
+    Args:
+        path: a patch, or a folder that holds exactly one.
+        base: name -> tensor of the model before the patch.
+
+    Raises:
+        ForeignAdapter: FMT-151 for what is missing, unknown or does not fit; for indices when a tensor is asked for.
+        ForeignFile: FMT-121 for a malformed file.
+    """
+    source = _the_file(Path(path))
+    file, sections = open_stock(source)
+    metadata = _metadata(file)
+    pairs, decode = _pairs(sections, metadata)
+    _check_announced(metadata, pairs)
+    check_in_base(pairs, base, ForeignAdapter)
+
+    def fetch(name: str) -> Sparse:
+        before = base_tensor(base, name, ForeignAdapter)
+        indices, values = pairs[name]
+        if DTYPES[values.dtype] != before.dtype:
+            raise ForeignAdapter(
+                f"{values.name!r} is {values.dtype}, the base has {dtype_name(before.dtype)}; "
+                f"new values must have the dtype of the base, convert one of them first"
+            )
+        support, permutation = sorted_support(decode(file.array(indices)), before.shape, name, ForeignAdapter)
+        new = file.array(values)
+        validate.check_bool(new, name)
+        return with_values(support, new[permutation])
+
+    # the list of names would repeat the tensors
+    kept: dict[str, JSON] = {key: value for key, value in sorted(metadata.items()) if key != "changed_params"}
+    return Changes("replace", LazyTensors(pairs, fetch), {"adapter": "trl-delta", "metadata": kept})
+
+
+def write_trl_delta(path: str | os.PathLike[str], changes: Changes, metadata: Mapping[str, str]) -> None:
+    """Write a TRL patch with ``.indices`` I32 and ``.values``, replacing the file if it is there (FMT-154).
+
+    Args:
+        path: the file to write.
+        changes: new bits; each tensor is asked for three times.
+        metadata: what to say beside the tensors, such as model_version or checksum_sha256. sparse,
+            num_changed_params, total_changed_elements and changed_params are filled in; format and version
+            unless given.
+
+    Raises:
+        CannotHold: FMT-154 for amounts to add, and for a position beyond 2^31 - 1.
+        UnknownOption: FMT-084 for metadata that contradicts what is filled in.
+    """
+    if changes.op != "replace":
+        raise CannotHold(
+            f"a TRL patch holds new values, these changes are of op {changes.op!r}; apply them to the base and take "
+            f"the difference to it first"
+        )
+    sizes = {}
+    outlines = []
+    for name, tensor in changes.tensors.items():
+        check_change(tensor, name)
+        positions = flat(tensor)
+        # FMT-154
+        if positions.size and int(positions[-1]) > MAX_INDEX:
+            raise CannotHold(f"{name!r} changes position {int(positions[-1])}, I32 indices end at {MAX_INDEX}")
+        sizes[name] = tensor.nnz
+        outlines.append(outline(f"{name}.indices", "I32", (tensor.nnz,)))
+        outlines.append(outline(f"{name}.values", dtype_name(tensor.dtype), (tensor.nnz,)))
+    header = _header(sizes, metadata)
+
+    def content(section: str) -> Array:
+        if section == EMPTY:
+            return np.zeros(1, dtype=np.int32)
+        name, role = section.rsplit(".", 1)
+        tensor = changes.tensors[name]
+        return tensor.values if role == "values" else flat(tensor).astype(np.int32)
+
+    with atomic.new_file(Path(path)) as temporary:
+        _write(temporary, header, outlines or [outline(EMPTY, "I32", (1,))], content)
+
+
+def _write(path: Path, metadata: Mapping[str, str], outlines: list[Section], content: Callable[[str], Array]) -> None:
+    """Write a safetensors file with metadata: wide dtypes first, so that every element is aligned."""
+    sections, at = [], 0
+    for t in sorted(outlines, key=lambda t: (-DTYPES[t.dtype].itemsize, t.name)):
+        sections.append(Section(t.name, t.dtype, t.shape, at, at + t.nbytes))
+        at += t.nbytes
+    with path.open("xb") as file:
+        file.write(pack_header(metadata, sections, 8))
+        for section in sections:
+            values = content(section.name)
+            assert (values.dtype, values.shape) == (DTYPES[section.dtype], section.shape)
+            file.write(raw_bytes(values))
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _header(sizes: Mapping[str, int], given: Mapping[str, str]) -> dict[str, str]:
+    filled = {
+        "sparse": "True",
+        "num_changed_params": str(len(sizes)),
+        "total_changed_elements": str(sum(sizes.values())),
+        "changed_params": json.dumps(list(sizes)),
+    }
+    for key, value in filled.items():
+        if key in given and given[key] != value:
+            raise UnknownOption(f"metadata has {key} = {given[key]!r:.80}, the changes say {value!r:.80}; leave it out")
+    return {"format": "sparse_weight_patch", "version": "1", **given, **filled}
+
+
+def _the_file(path: Path) -> Path:
+    if not path.is_dir():
+        if not path.is_file():
+            raise ForeignAdapter(f"{path} is neither a file nor a folder")
+        return path
+    found = sorted(path.glob("*.safetensors"))
+    if len(found) != 1:
+        raise ForeignAdapter(f"{path} holds {len(found)} safetensors files, expected one; name the patch to read")
+    return found[0]
+
+
+def _metadata(file: MappedFile) -> dict[str, str]:
+    header = strict_json.parse_any(file.header(MAX_HEADER), "its header")
+    found = header.get("__metadata__") if isinstance(header, dict) else None
+    metadata: dict[str, str] = {}
+    for key, value in found.items() if isinstance(found, dict) else ():
+        if not isinstance(value, str):
+            raise ForeignAdapter(f"metadata {key!r} of the patch is {value!r:.80}, expected text")
+        metadata[key] = value
+    if metadata.get("sparse") == "False" or metadata.get("format") == "anchor_checkpoint":
+        raise ForeignAdapter("this is an anchor, a whole model; read it as a Hugging Face folder instead")
+    return metadata
+
+
+def _pairs(
+    sections: Mapping[str, Section], metadata: Mapping[str, str]
+) -> tuple[dict[str, tuple[Section, Section]], Callable[[Array], NDArray[np.int64]]]:
+    """Return name -> sections of indices and values, and how positions are made of the indices."""
+    if set(sections) == {EMPTY}:
+        return {}, _positions
+    coded = any(key.endswith(".idx") for key in sections)
+    where, what = (".idx", ".val") if coded else (".indices", ".values")
+    names = {key.removesuffix(where) for key in sections if key.endswith(where)}
+    expected = {name + role for name in names for role in (where, what)}
+    if set(sections) != expected or not names:
+        wrong = min(set(sections) ^ expected, default="")
+        raise ForeignAdapter(f"{wrong!r} has no partner, expected pairs of <name>{where} and <name>{what} only")
+    encoding = metadata.get("encoding", "") if coded else "raw"
+    if encoding not in ("raw", "gap_delta"):
+        raise ForeignAdapter(f"the indices have the encoding {encoding!r:.80}, expected raw or gap_delta")
+    dtypes = frozenset({"U16", "U32"} if encoding == "gap_delta" else {"I32", "I64"})
+    pairs = {}
+    for name in names:
+        indices, values = sections[name + where], sections[name + what]
+        check_vector(indices, dtypes, ForeignAdapter)
+        check_vector(values, frozenset(DTYPES), ForeignAdapter)
+        if indices.shape != values.shape:
+            raise ForeignAdapter(f"{name!r} has {indices.shape[0]} indices for {values.shape[0]} values")
+        pairs[name] = indices, values
+    return pairs, _positions if encoding == "raw" else _from_gaps
+
+
+def _positions(indices: Array) -> NDArray[np.int64]:
+    return indices.astype(np.int64)
+
+
+def _from_gaps(gaps: Array) -> NDArray[np.int64]:
+    # steps are at most 2^32, so a sum that wraps has first passed every legal position, which is refused
+    return np.cumsum(gaps.astype(np.int64) + 1) - 1
+
+
+def _check_announced(metadata: Mapping[str, str], names: Mapping[str, object]) -> None:
+    """Verify that a list of changed tensors in the metadata, if there is one, names those of the file."""
+    if "changed_params" not in metadata:
+        return
+    try:
+        announced = strict_json.parse_any(metadata["changed_params"].encode(), "changed_params")
+    except (FormatError, UnicodeEncodeError) as broken:
+        raise ForeignAdapter(f"changed_params of the patch cannot be read: {broken}") from broken
+    if not isinstance(announced, list) or sorted(map(str, announced)) != sorted(names):
+        raise ForeignAdapter(f"changed_params of the patch is {announced!r:.80}, its tensors are {sorted(names)!r:.80}")
