@@ -4,34 +4,17 @@ delta = diff(base, target)                     a checkpoint of kind "delta", mad
 target = apply(base, [delta, next_delta])      the chain is checked first, each tensor when it is asked for
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from formats import change, digest
 from formats.delta_rules import ADD, OPERATIONS, REPLACE, operation_of
 from formats.errors import BadDelta, BrokenChain, UnknownOption, WrongBase, WrongResult
 from formats.header import DELTA
+from formats.lazy import Lazy
 from formats.reader import Reader, checkpoint_of
 from formats.records import Checkpoint, DeltaOf, Sparse, Tensor
 from formats.strict_json import JSON
-
-
-class Lazy(Mapping[str, Tensor]):
-    """Tensors that are made when they are asked for."""
-
-    def __init__(self, names: Sequence[str], make: Callable[[str], Tensor]) -> None:
-        self._names, self._make = dict.fromkeys(names), make
-
-    def __getitem__(self, name: str) -> Tensor:
-        if name not in self._names:
-            raise KeyError(name)
-        return self._make(name)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._names)
-
-    def __len__(self) -> int:
-        return len(self._names)
 
 
 def verified(reader: Reader) -> Checkpoint:

@@ -4,7 +4,7 @@ read_spiel("adapter", base).tensors["model.layers.0.self_attn.q_proj.weight"]   
 """
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
@@ -47,30 +47,6 @@ class Changes:
     is read, sorted and checked each time it is asked for."""
     attributes: dict[str, JSON] = field(default_factory=dict)
     """What is to be recorded of the source; fractions as `float.hex` strings."""
-
-
-class LazyTensors(Mapping[str, Sparse]):
-    """Name -> Sparse in sorted order, made by a function when asked for."""
-
-    def __init__(self, names: Iterable[str], fetch: Callable[[str], Sparse]) -> None:
-        self._names = dict.fromkeys(sorted(names))
-        self._fetch = fetch
-
-    def __getitem__(self, name: str) -> Sparse:
-        """Return a tensor. KeyError if it is not there; the errors of fetch."""
-        if name not in self._names:
-            raise KeyError(name)
-        return self._fetch(name)
-
-    def __contains__(self, name: object) -> bool:
-        # without making the tensor, as Mapping would
-        return name in self._names
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._names)
-
-    def __len__(self) -> int:
-        return len(self._names)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -25,7 +25,6 @@ from formats.convert.changes import (
     CONFIG,
     Adapter,
     Changes,
-    LazyTensors,
     check_in_base,
     check_options,
     float_base,
@@ -33,6 +32,7 @@ from formats.convert.changes import (
     open_adapter,
 )
 from formats.errors import ForeignLora
+from formats.lazy import Lazy
 from formats.records import Array, Dense, Sparse, Tensor, count_bits, flat_rows
 from formats.strict_json import JSON
 
@@ -128,7 +128,7 @@ def read_lora(folder: str | os.PathLike[str], base: Mapping[str, Tensor]) -> Cha
         return Sparse(before.shape, before.indptr, before.indices, values)
 
     counted: dict[str, JSON] = {"left_out": left_out, "left_out_total": total}
-    return Changes("add", LazyTensors(modules, fetch), {**adapter.attributes("lora"), **counted})
+    return Changes("add", Lazy(modules, fetch), {**adapter.attributes("lora"), **counted})
 
 
 def _check_config(config: Mapping[str, JSON]) -> None:

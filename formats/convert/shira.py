@@ -26,7 +26,6 @@ from formats.convert.changes import (
     WEIGHTS,
     Adapter,
     Changes,
-    LazyTensors,
     check_change,
     check_in_base,
     check_options,
@@ -38,6 +37,7 @@ from formats.convert.changes import (
 )
 from formats.convert.stock import outline, write_stock
 from formats.errors import CannotHold, ForeignAdapter
+from formats.lazy import Lazy
 from formats.records import Array, Dense, Sparse, Tensor, bits, flat, with_values
 
 INDICES, VALUES = "shira_indices", "shira_weight"
@@ -105,7 +105,7 @@ def read_shira(folder: str | os.PathLike[str], base: Mapping[str, Tensor]) -> Ch
         support, permutation = sorted_support(positions, shape, name, ForeignAdapter)
         return with_values(support, values[permutation])
 
-    return Changes("add", LazyTensors(modules, fetch), adapter.attributes("shira"))
+    return Changes("add", Lazy(modules, fetch), adapter.attributes("shira"))
 
 
 def write_shira(

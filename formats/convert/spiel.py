@@ -18,7 +18,6 @@ from formats.convert.changes import (
     CONFIG,
     Adapter,
     Changes,
-    LazyTensors,
     check_in_base,
     check_options,
     check_vector,
@@ -28,6 +27,7 @@ from formats.convert.changes import (
     sorted_support,
 )
 from formats.errors import ForeignAdapter
+from formats.lazy import Lazy
 from formats.records import Sparse, Tensor, with_values
 
 __all__ = ["order", "read_spiel"]
@@ -73,7 +73,7 @@ def read_spiel(folder: str | os.PathLike[str], base: Mapping[str, Tensor]) -> Ch
         support, permutation = sorted_support(positions, shape, name, ForeignAdapter)
         return with_values(support, adapter.array(modules[name], VALUES)[permutation])
 
-    return Changes("add", LazyTensors(modules, fetch), adapter.attributes("spiel"))
+    return Changes("add", Lazy(modules, fetch), adapter.attributes("spiel"))
 
 
 def _check_sizes(adapter: Adapter) -> None:

@@ -16,7 +16,6 @@ from formats import atomic, strict_json, validate
 from formats.container import DTYPES, MappedFile, Section, dtype_name, pack_header, raw_bytes
 from formats.convert.changes import (
     Changes,
-    LazyTensors,
     base_tensor,
     check_change,
     check_in_base,
@@ -25,6 +24,7 @@ from formats.convert.changes import (
 )
 from formats.convert.stock import MAX_HEADER, open_stock, outline
 from formats.errors import CannotHold, ForeignAdapter, FormatError, UnknownOption
+from formats.lazy import Lazy
 from formats.records import Array, Sparse, Tensor, flat, with_values
 from formats.strict_json import JSON
 
@@ -70,7 +70,7 @@ def read_trl_delta(path: str | os.PathLike[str], base: Mapping[str, Tensor]) -> 
 
     # the list of names would repeat the tensors
     kept: dict[str, JSON] = {key: value for key, value in sorted(metadata.items()) if key != "changed_params"}
-    return Changes("replace", LazyTensors(pairs, fetch), {"adapter": "trl-delta", "metadata": kept})
+    return Changes("replace", Lazy(pairs, fetch), {"adapter": "trl-delta", "metadata": kept})
 
 
 def write_trl_delta(path: str | os.PathLike[str], changes: Changes, metadata: Mapping[str, str]) -> None:
