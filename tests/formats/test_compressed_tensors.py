@@ -279,9 +279,15 @@ def test_FMT_150_a_broken_group_of_two_of_four(monkeypatch, opened, part, value,
         opened(changed, described("sparse-24-bitmask"))
 
 
-def test_FMT_150_columns_that_no_run_of_four_fills(opened):
-    odd = {"a.bitmask": np.array([[3]], np.uint8), "a.compressed": np.ones((1, 3)), "a.shape": np.array([[1], [6]])}
-    with pytest.raises(errors.ForeignSparse, match="two of every four"):
+@pytest.mark.parametrize(("rows", "columns"), [(1, 6), (4, 5), (2, 3)])
+def test_FMT_150_sizes_that_two_of_four_cannot_have(monkeypatch, opened, rows, columns):
+    monkeypatch.setattr(records, "BLOCK", 1)
+    odd = {
+        "a.bitmask": np.full((rows, 1), (1 << columns // 2) - 1, np.uint8),
+        "a.compressed": np.ones((rows, columns // 2), np.float16),
+        "a.shape": np.array([[rows], [columns]]),
+    }
+    with pytest.raises(errors.ForeignSparse, match=r"'a\.weight'.*two of every four"):
         opened(odd, described("sparse-24-bitmask"))
 
 
@@ -325,12 +331,23 @@ def test_FMT_150_descriptions_that_cannot_be_read(opened, config, says):
         opened(matrix(), config)
 
 
-@pytest.mark.parametrize("text", [None, "", "{", '{"a": 1, "a": 2}', '{"a":' * 100_000, b"\xff\xfe\xff"])
-def test_FMT_150_config_that_is_no_json(tmp_path, text):
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (None, "has no config"),
+        (b"", "is not JSON"),
+        (b"{", "is not JSON"),
+        (b'{"a": 1, "a": 2}', "has a key twice"),
+        (b'{"a":' * 100_000, "recursion"),
+        (b"\xff\xfe\xff", "is not JSON"),
+    ],
+    ids=["none", "empty", "cut", "twice", "deep", "no text"],
+)
+def test_FMT_150_config_that_is_no_json(tmp_path, text, says):
     save_file(matrix(), tmp_path / "model.safetensors")
     if text is not None:
-        (tmp_path / "config.json").write_bytes(text if isinstance(text, bytes) else text.encode())
-    with pytest.raises(errors.ForeignSparse, match=r"config\.json"):
+        (tmp_path / "config.json").write_bytes(text)
+    with pytest.raises(errors.ForeignSparse, match=rf"{says}"):
         open_compressed_tensors(tmp_path)
 
 
@@ -348,6 +365,7 @@ def test_FMT_150_what_else_config_says_stays(opened):
         "sparsity_config": {"window": 7},
         "text_config": {"quantization_config": {"sparsity_config": sparsity, **groups}, "limits": [0.1, float("inf")]},
         "vision_config": {"quantization_config": other, "compression_config": {"sparsity_config": sparsity}},
+        "audio_config": {"quantization_config": {"transform_config": {"config_groups": {"r": 1}}}},
         "quantization_config": {"sparsity_config": {}, "kv_cache_scheme": {"num_bits": 8}},
     }
     _, found = opened(matrix(), config)
@@ -355,5 +373,6 @@ def test_FMT_150_what_else_config_says_stays(opened):
         "sparsity_config": {"window": 7},
         "text_config": {"quantization_config": groups, "limits": [0.1, float("inf")]},
         "vision_config": {"quantization_config": other},
+        "audio_config": {"quantization_config": {"transform_config": {"config_groups": {"r": 1}}}},
         "quantization_config": {"kv_cache_scheme": {"num_bits": 8}},
     }
