@@ -1,0 +1,283 @@
+"""Sparse checkpoints of the library compressed-tensors 0.3 to 0.14 (FMT-150).
+
+    [ 5 . . ]      X.bitmask      01 04         of each row ceil(C / 8) bytes, column 0 in the lowest bit
+    [ . . 7 ]      X.compressed   5 7           the values, row by row
+                   X.shape        2 3
+                   X.row_offsets  0 1           of sparse-bitmask only; the bitmask says the same, it is not read
+
+The tensor is called X.weight; in checkpoints of 0.8.1 and older, whose X ends in ".weight", it is called X.
+"""
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any, NoReturn, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from formats import validate
+from formats.convert.hf import HfFolder, open_hf
+from formats.errors import BadShape, ForeignSparse
+from formats.records import Array, Checkpoint, Sparse, Tensor, row_blocks, rows_of
+
+Json: TypeAlias = dict[str, Any]
+
+CONFIG = "config.json"
+BITMASK = "sparse-bitmask"
+TWO_OF_FOUR = "sparse-24-bitmask"
+DENSE = frozenset({"dense", "dense-sparsity"})
+"""Formats that say how many weights are zero and change nothing of how they are stored."""
+
+PARTS = {
+    BITMASK: frozenset({"bitmask", "compressed", "row_offsets", "shape"}),
+    TWO_OF_FOUR: frozenset({"bitmask", "compressed", "shape"}),
+}
+"""What each packed tensor consists of: the last parts of the names."""
+
+UNPACKED = (None, "dense", "int-quantized", "float-quantized", "naive-quantized")
+"""Quantisations that keep one number for each weight, under the name of the weight."""
+
+SPARSITY = "sparsity_config"
+DESCRIPTIONS = frozenset({"quantization_config", "compression_config"})
+LIBRARY = (None, "compressed-tensors", "sparseml")
+"""What the library calls itself as quant_method; 0.3 said sparseml."""
+
+
+def open_compressed_tensors(folder: str | os.PathLike[str]) -> Checkpoint:
+    """Return what a folder of compressed-tensors 0.3 to 0.14 holds; tensors are made when they are asked for.
+
+    A packed tensor becomes a `Sparse` whose support is its bitmask, zeros among the values included, of the rank
+    that it had and with the bits that are stored; every other tensor is a `Dense` view of the file. Companions are
+    those of FMT-123; of config.json the description of sparsity is taken out, and of quantisation kept.
+
+    Args:
+        folder: a Hugging Face folder whose config.json states a sparsity format.
+
+    Raises:
+        ForeignSparse: FMT-150 for names, dtypes, shapes and formats; what a bitmask says is verified when its
+            tensor is asked for.
+        ForeignFolder: FMT-120.
+        ForeignFile: FMT-121.
+    """
+    source = open_hf(folder)
+    config, kind = _read_config(source.files.get(CONFIG), Path(folder).name)
+    files = _Companions(source.files, config)
+    return Checkpoint("model", _Tensors(source, _groups(source, kind)), files=files)
+
+
+@dataclass(frozen=True, slots=True)
+class _Packed:
+    """A packed tensor whose sections have the dtypes and shapes that they must have."""
+
+    name: str
+    prefix: str
+    kind: str
+    shape: tuple[int, ...]
+
+
+class _Tensors(Mapping[str, Tensor]):
+    """The tensors by the names that they had before they were packed, in sorted order."""
+
+    def __init__(self, source: HfFolder, packed: list[_Packed]) -> None:
+        self._source = source
+        self._packed = {p.name: p for p in packed}
+        parts = {f"{p.prefix}.{part}" for p in packed for part in PARTS[p.kind]}
+        self._dense = source.keys() - parts
+
+    def __getitem__(self, name: str) -> Tensor:
+        packed = self._packed.get(name)
+        if packed is not None:
+            return _unpack(
+                packed, *(self._source[f"{packed.prefix}.{part}"].values for part in ("bitmask", "compressed"))
+            )
+        if name not in self._dense:
+            raise KeyError(name)
+        return self._source[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(sorted(self._packed.keys() | self._dense))
+
+    def __len__(self) -> int:
+        return len(self._packed) + len(self._dense)
+
+
+class _Companions(Mapping[str, bytes]):
+    """The files that travel along, with another config.json."""
+
+    def __init__(self, files: Mapping[str, bytes], config: bytes) -> None:
+        self._files = files
+        self._config = config
+
+    def __getitem__(self, name: str) -> bytes:
+        return self._config if name == CONFIG else self._files[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._files)
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+
+def _unpack(packed: _Packed, mask: NDArray[np.uint8], values: Array) -> Sparse:
+    """Return a tensor after comparing its bitmask with its values.
+
+    Args:
+        packed: its name, format and shape.
+        mask: (*shape[:-1], ceil(C / 8)).
+        values: (nnz,), or (R, C / 2) of two of four; its bits are neither copied nor changed.
+    """
+    rows, columns = rows_of(packed.shape), packed.shape[-1]
+    mask, values = mask.reshape(rows, -(-columns // 8)), values.reshape(-1)
+    tail = columns % 8
+    if tail and (mask[:, -1] >> tail).any():
+        _refuse(packed.name, f"its bitmask has a bit set past column {columns - 1}")
+    indptr = np.zeros(rows + 1, dtype=np.int64)
+    np.cumsum(np.bitwise_count(mask).sum(axis=1, dtype=np.int64), out=indptr[1:])
+    if indptr[-1] != values.size:
+        _refuse(packed.name, f"its bitmask has {indptr[-1]} bits set for {values.size} values, expected one for each")
+    indices = np.empty(values.size, dtype=np.int32)
+    # two rows together where a run of four positions may begin in one and end in the next
+    step = 2 if packed.kind == TWO_OF_FOUR and columns % 4 else 1
+    for pair, end in row_blocks(rows // step, columns * step):
+        first, last = pair * step, end * step
+        present = np.unpackbits(mask[first:last], axis=1, count=columns, bitorder="little")
+        if packed.kind == TWO_OF_FOUR and (present.reshape(-1, 4).sum(axis=1) != 2).any():
+            _refuse(packed.name, f"rows {first} to {last - 1} of its bitmask do not set two of every four positions")
+        indices[indptr[first] : indptr[last]] = np.flatnonzero(present) % columns
+    return Sparse(packed.shape, indptr, indices, values)
+
+
+def _groups(source: HfFolder, kind: str) -> list[_Packed]:
+    """Return the packed tensors of a folder, after comparing names, dtypes and shapes of all of their parts."""
+    groups: dict[str, set[str]] = {}
+    for name in source:
+        prefix, dot, part = name.rpartition(".")
+        if dot and part in PARTS[BITMASK]:
+            groups.setdefault(prefix, set()).add(part)
+    # 0.8.1 and older pack every tensor under its own name, 0.9.0 and newer weights without ".weight"
+    own_names = any(prefix.endswith(".weight") for prefix in groups)
+    found = []
+    for prefix, parts in groups.items():
+        name = prefix if own_names else f"{prefix}.weight"
+        if kind in DENSE:
+            _refuse(name, f"{prefix}.{min(parts)} is a part of a packed tensor, {CONFIG} says that all are {kind!r}")
+        if parts != PARTS[kind]:
+            _refuse(name, f"it has the parts {sorted(parts)}, expected {sorted(PARTS[kind])} for {kind!r}")
+        if name in source:
+            _refuse(name, f"it is there as it is and as the parts {prefix}.*, expected one of the two")
+        found.append(_Packed(name, prefix, kind, _shape(source, prefix, name, kind)))
+    return found
+
+
+def _shape(source: HfFolder, prefix: str, name: str, kind: str) -> tuple[int, ...]:
+    """Return the shape of a packed tensor; what the file holds bounds all that will be reserved for it."""
+    stated = source.section(f"{prefix}.shape")
+    one_each = (1,) if kind == TWO_OF_FOUR else ()
+    rank = stated.shape[0] if stated.shape else 0
+    ranks = (2,) if kind == TWO_OF_FOUR else range(1, validate.MAX_RANK + 1)
+    if stated.dtype != "I64" or stated.shape[1:] != one_each or rank not in ranks:
+        expected = "I64 of shape [2, 1]" if kind == TWO_OF_FOUR else f"I64 of shape [rank], rank 1 to {max(ranks)}"
+        _refuse(name, f"its shape is stored as {stated.dtype} of shape {list(stated.shape)}, expected {expected}")
+    shape = tuple(int(d) for d in source[f"{prefix}.shape"].values.reshape(-1))
+    try:
+        validate.check_shape(shape, name)
+    except BadShape as error:
+        raise ForeignSparse(f"{name!r} cannot be read: {error}") from error
+    rows, columns = rows_of(shape), shape[-1]
+    # rows without bytes would cost a file nothing and a reader memory
+    if not columns or max(rows, columns) > validate.MAX_SPARSE_DIM:
+        _refuse(name, f"its shape is {list(shape)}, expected 1 to 2^31 - 1 columns and at most 2^31 - 1 rows")
+    mask, values = (source.section(f"{prefix}.{part}") for part in ("bitmask", "compressed"))
+    packed = (*shape[:-1], -(-columns // 8))
+    if mask.dtype != "U8" or mask.shape != packed:
+        _refuse(
+            name,
+            f"its bitmask is {mask.dtype} of shape {list(mask.shape)}, expected U8 of shape {list(packed)} "
+            f"for the stated shape {list(shape)}",
+        )
+    if kind == BITMASK and len(values.shape) != 1:
+        _refuse(name, f"its values have shape {list(values.shape)}, expected one dimension")
+    if kind == TWO_OF_FOUR and (columns % 2 or prod(shape) % 4 or values.shape != (rows, columns // 2)):
+        _refuse(name, f"its values have shape {list(values.shape)}, expected two of every four of {list(shape)}")
+    return shape
+
+
+def _read_config(data: bytes | None, folder: str) -> tuple[bytes, str]:
+    """Return config.json without its description of sparsity, and the format that the description states.
+
+    Numbers keep their value and may be spelt otherwise.
+    """
+    if data is None:
+        raise ForeignSparse(f"{folder!r} has no {CONFIG} of at most {validate.MAX_FILE_BYTES} bytes to say what it is")
+    stated: set[str] = set()
+    try:
+        config = json.loads(data, object_pairs_hook=_unique)
+        if not isinstance(config, dict):
+            raise ForeignSparse(f"{CONFIG} is a {type(config).__name__}, expected an object")
+        text = json.dumps(_without_sparsity(config, stated), indent=2) + "\n"
+    except (ValueError, RecursionError) as error:
+        raise ForeignSparse(f"{CONFIG} is not JSON that can be read: {error}") from error
+    if len(stated) != 1:
+        raise ForeignSparse(
+            f"{CONFIG} states the sparsity formats {sorted(stated)}, expected one; a folder whose tensors are not "
+            f"packed is converted with formats.convert.hf"
+        )
+    kind = stated.pop()
+    if kind not in PARTS and kind not in DENSE:
+        _refuse_format(kind)
+    return text.encode(), kind
+
+
+def _without_sparsity(config: Json, stated: set[str]) -> Json:
+    """Return an object of config.json, and all below it, without descriptions of sparsity; add their formats.
+
+    A description that is left with nothing goes as a whole: loaders that meet it look for packed tensors.
+    """
+    kept: Json = {}
+    for key, value in config.items():
+        if key == SPARSITY and isinstance(value, dict) and isinstance(value.get("format"), str):
+            # compressed-tensors 0.3 puts it on the outer level
+            stated.add(value["format"])
+        elif not isinstance(value, dict):
+            kept[key] = value
+        elif key not in DESCRIPTIONS or value.get("quant_method") not in LIBRARY:
+            kept[key] = _without_sparsity(value, stated)
+        else:
+            _check_quantisation(value)
+            rest = _without_sparsity(value, stated)
+            rest.pop(SPARSITY, None)
+            if any(rest.get(part) for part in ("config_groups", "kv_cache_scheme", "transform_config")):
+                kept[key] = rest
+    return kept
+
+
+def _check_quantisation(description: Json) -> None:
+    """Verify that the quantisation, if there is one, keeps weights that can be told one by one."""
+    groups = description.get("config_groups")
+    inner = groups.values() if isinstance(groups, dict) else ()
+    for part in (description, *(group for group in inner if isinstance(group, dict))):
+        if part.get("format") not in UNPACKED:
+            _refuse_format(part["format"])
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> Json:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("an object has a key twice")
+    return found
+
+
+def _refuse_format(kind: object) -> NoReturn:
+    raise ForeignSparse(
+        f"{CONFIG} states the format {kind!r}, expected one of {', '.join(sorted(PARTS.keys() | DENSE))} and no packed "
+        f"quantisation; write the model that it was made from as dense safetensors and convert that with "
+        f"formats.convert.hf"
+    )
+
+
+def _refuse(name: str, what: str) -> NoReturn:
+    raise ForeignSparse(f"{name!r} cannot be read: {what}")
