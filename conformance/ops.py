@@ -113,9 +113,22 @@ OPS: dict[str, Op] = {
     "gradient.whole": _op("layer", "dy x", gradient="gauge"),
     "gradient.at": _op("layer", "out in dy x positions", values="gauge"),
     "gradient.candidates": _op("rule", "out in dy x steps base delta n scope", candidates="exact", values="exact"),
-    # chapter 12; attributes are JSON text, bits the values as bytes, a tensor with full support has no pointers
-    "file.read": _op("scalar", "raw", kind="exact", tensors="exact", attributes="exact", tied="exact"),
-    "file.write": _op("scalar", "kind tensors attributes tied encoding", raw="exact"),
+    # chapter 12; attributes, scales and delta are canonical JSON text, state a digest, bits
+    # the values as bytes, a tensor with full support has no pointers
+    "file.read": _op(
+        "scalar",
+        "raw",
+        kind="exact",
+        tensors="exact",
+        attributes="exact",
+        tied="exact",
+        scales="exact",
+        delta="exact",
+        state="exact",
+    ),
+    # base and deltas are files, the deltas under the numbers of their order
+    "delta.apply": _op("scalar", "base deltas", tensors="exact", tied="exact", scales="exact", state="exact"),
+    "file.write": _op("scalar", "kind tensors attributes tied scales delta encoding", raw="exact"),
     # chapters 10 and 11
     "text.training": _op("scalar", "tokens length seed step rows", starts="exact"),
     "text.calibration": _op("scalar", "tokens length seed n", starts="exact"),

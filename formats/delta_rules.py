@@ -41,9 +41,10 @@ def check_delta(kind: str, delta: DeltaOf | None, stored: Collection[str]) -> No
         # FMT-131
         if base == target:
             raise BadDelta(f"a delta lists {name!r} with one digest before and after; it lists what changes only")
+        # FMT-132
         if base is None and found != {WHOLE}:
-            raise BadDelta(f"{name!r} is new in a delta and stored as {sorted(found)}, expected whole")
+            raise BadDeltaName(f"{name!r} is new in a delta and stored as {sorted(found)}, expected whole")
         if target is None and found:
-            raise BadDelta(f"{name!r} goes in a delta and is stored as {sorted(found)}, expected nothing")
+            raise BadDeltaName(f"{name!r} goes in a delta and is stored as {sorted(found)}, expected nothing")
         if target is not None and found not in _TOGETHER:
-            raise BadDelta(f"{name!r} is stored in a delta as {sorted(found)}, which do not go together")
+            raise BadDeltaName(f"{name!r} is stored in a delta as {sorted(found)}, which do not go together")

@@ -131,7 +131,7 @@ class _Replaced(Mapping[str, formats.Tensor]):
         self._source, self._names, self._final = source, names, final
 
     def __getitem__(self, name: str) -> formats.Tensor:
-        original: formats.Tensor = self._source[name]
+        original = with_values_in(name, self._source[name])
         if name not in self._final:
             return original  # CKP-005
         topology, values = self._final[name]
@@ -220,13 +220,14 @@ def load_state(
         packed: dict[str, Packed] = {}
         window: dict[str, Accumulated] = {}
         for name, budget in held["budgets"].items():
-            base = Base(*_topology_and_values(reader[f"{name}.base"]))
-            topology, values = _topology_and_values(reader[f"{name}.delta"])
-            moments = (reader[f"{name}.delta.{part}"].values for part in ("first_moment", "second_moment", "age"))
+            base = Base(*_topology_and_values(name, reader[f"{name}.base"]))
+            topology, values = _topology_and_values(name, reader[f"{name}.delta"])
+            parts = ("first_moment", "second_moment", "age")
+            moments = (with_values_in(name, reader[f"{name}.delta.{part}"]).values for part in parts)
             delta = Delta(topology, values, *moments)
             targets[name], packed[name] = place(base, delta, budget, held["delta_budgets"][name], kernels)
             if f"{name}.window" in reader:
-                window[name] = Accumulated(topology.shape, (), reader[f"{name}.window"].values)
+                window[name] = Accumulated(topology.shape, (), with_values_in(name, reader[f"{name}.window"]).values)
     return TrainState(held["step"], targets, with_matrices(weights, packed), window)
 
 
@@ -308,19 +309,23 @@ def _computable(name: str, values: NumpyArray, dtype: str | None) -> NumpyArray:
 
 def _base(name: str, tensor: formats.Tensor, dtype: str | None) -> Base:
     """Return the base of a target: the stored support, or all of a dense tensor (TOP-004)."""
-    if isinstance(tensor, formats.Sparse):
-        topology, values = _topology_and_values(tensor)
-    else:
-        values = tensor.values.reshape(-1)
-        topology = full((tensor.shape[0], tensor.shape[1]), values)
+    topology, values = _topology_and_values(name, tensor)
     return Base(topology, _computable(name, values, dtype))
 
 
-def _topology_and_values(tensor: formats.Tensor) -> tuple[Topology, NumpyArray]:
-    if not isinstance(tensor, formats.Sparse):
-        topology = full((tensor.shape[0], tensor.shape[1]), tensor.values)
-        return topology, tensor.values.reshape(-1)
-    return Topology(tensor.shape, tensor.indptr, tensor.indices), tensor.values
+def with_values_in(name: str, tensor: formats.Tensor) -> formats.Dense | formats.Sparse:
+    """Return a tensor that has values; a mask is refused by name (CKP-002)."""
+    if isinstance(tensor, formats.Mask):
+        raise CheckpointError("CKP-002", f"{name} is a mask, which has no values")
+    return tensor
+
+
+def _topology_and_values(name: str, tensor: formats.Tensor) -> tuple[Topology, NumpyArray]:
+    tensor = with_values_in(name, tensor)
+    rows, columns = tensor.shape
+    if isinstance(tensor, formats.Dense):
+        return full((rows, columns), tensor.values), tensor.values.reshape(-1)
+    return Topology((rows, columns), tensor.indptr, tensor.indices), tensor.values
 
 
 def _sparse(topology: Topology, values: NumpyArray) -> formats.Sparse:

@@ -5,10 +5,10 @@ from collections.abc import Iterator
 from itertools import chain
 
 from conformance.cases import VECTORS, dump
-from conformance.gen import events, kernels, layers, models, rules, train, update
+from conformance.gen import bad_files, deltas, events, kernels, layers, models, rules, train, update
 from conformance.gen import files as containers
 
-MODULES = (containers, kernels, rules, update, events, layers, models, train)
+MODULES = (containers, bad_files, deltas, kernels, rules, update, events, layers, models, train)
 
 
 def files() -> Iterator[tuple[str, str]]:

@@ -1,264 +1,335 @@
-"""Cases of chapter 12: good files, and for each rule a file that is one edit away from a good one."""
+"""Good files of chapter 12: each is read, and written again byte for byte."""
 
-import copy
 import struct
-from collections.abc import Callable
+from dataclasses import replace
+from math import prod
 from typing import Any
 
 import numpy as np
 
-from conformance.gen.numbers import Area, ids
+from conformance.gen.numbers import Area, Numbers, ids
 from conformance.oracle import files
-from conformance.oracle.files import Pieces, Section, Tensor
+from conformance.oracle.files import BITS, Tensor
 
-_F16 = Tensor("F16", (2, 3), struct.pack("<3e", 1.5, 0.0, -2.0), ((0, 0), (0, 2), (1, 1)))
-_WIDE = Tensor("F32", (3, 40), struct.pack("<2f", -0.0, 7.5), ((0, 39), (2, 1)))
-_FLAGS = Tensor("BOOL", (3,), b"\1\0\1")
+F16 = Tensor("F16", (2, 3), struct.pack("<3e", 1.5, 0.0, -2.0), ((0, 0), (0, 2), (1, 1)))
+WIDE = Tensor("F32", (3, 40), struct.pack("<2f", -0.0, 7.5), ((0, 39), (2, 1)))
+FLAGS = Tensor("BOOL", (3,), b"\1\0\1")
 _EXAMPLE_ROOT = "ddde49e7fb3ca0a8b7f24c7443b21d901a8e5c42300f306137be1e882c1ad0db"
 
+_READ = "FMT-001 FMT-002 FMT-003 FMT-004 FMT-006 FMT-020 FMT-091 FMT-099"
+_WRITE = "FMT-080 FMT-090 FMT-092 FMT-111 FMT-023"
 
-def _raw(raw: bytes) -> Any:
+
+def raw_array(raw: bytes) -> Any:
+    """Return bytes as an array of a case."""
     return np.frombuffer(raw, dtype=np.uint8).copy()
 
 
-def _content(tensors: dict[str, Tensor]) -> dict[str, Any]:
+def content(tensors: dict[str, Tensor], **more: Any) -> dict[str, Any]:
+    """Return a checkpoint as the operations hand it in and out."""
     out: dict[str, Any] = {}
     for name, t in tensors.items():
-        full = t.nnz == int(np.prod(t.shape, dtype=object))
+        full = t.nnz == prod(t.shape)
         out[name] = {
             "dtype": t.dtype,
             "shape": ids(t.shape),
             "row_pointers": None if full else ids(files.pointers(t)),
             "columns": None if full or t.support is None else ids(c for _, c in t.support),
-            "bits": _raw(t.bits),
+            "bits": raw_array(t.bits),
         }
-    return out
+    return {
+        "kind": more.get("kind", "model"),
+        "tensors": out,
+        "attributes": files.text(more.get("attributes", {})),
+        "tied": more.get("tied", {}),
+        "scales": files.text(more.get("scales", {})),
+        "delta": files.text(more.get("delta")),
+    }
+
+
+def state(tensors: dict[str, Tensor], **more: Any) -> str:
+    """Return the state digest of a checkpoint."""
+    contents = {name: files.content_digest(t) for name, t in tensors.items()}
+    return files.state_digest(contents, more.get("tied", {}), more.get("scales", {}))
+
+
+def on(dtype: str, shape: tuple[int, ...], flat: list[int], bits: bytes | None = None, **more: Any) -> Tensor:
+    """Return a tensor with a support of flat positions; its bits count up unless they are given."""
+    size = (len(flat) * BITS[dtype] + 7) // 8
+    filled = bytes(range(1, size + 1)) if bits is None else bits
+    return Tensor(dtype, shape, filled, tuple(divmod(at, max(shape[-1], 1)) for at in flat), **more)
+
+
+class Files:
+    """Collects files as cases."""
+
+    def __init__(self) -> None:
+        self.area = Area("file", "bytes by chapter 12")
+
+    def add(
+        self,
+        name: str,
+        clauses: str,
+        purpose: str,
+        tensors: dict[str, Tensor],
+        encoding: str = "auto",
+        **more: Any,
+    ) -> None:
+        """Add a file that is read, and written with one option unless it is compressed."""
+        chosen = {} if encoding == "auto" else dict.fromkeys(tensors, encoding.split(":")[0])
+        chosen |= {n: "dense" for n, t in tensors.items() if t.support is None}
+        made = files.pieces(tensors, chosen if encoding != "auto" else None, **more)
+        raw = made.pack()
+        if name == "example":
+            assert files.digest(files.text(made.manifest).encode()) == _EXAMPLE_ROOT, "not the example of the chapter"
+        told = content(tensors, **more)
+        found = told | {"state": state(tensors, **more)}
+        self.area.add(f"read-{name}", "file.read", f"{clauses} {_READ}", purpose, {"raw": raw_array(raw)}, found)
+        if "frames" not in more:
+            given = told | {"encoding": encoding}
+            self.area.add(f"write-{name}", "file.write", f"{clauses} {_WRITE}", purpose, given, {"raw": raw_array(raw)})
 
 
 def whole() -> Area:
     """Files that are read and written."""
-    area = Area("file", "bytes by chapter 12")
+    found = Files()
+    _plain(found)
+    _dtypes(found)
+    _encodings(found)
+    _patterns(found)
+    _described(found)
+    _tolerated(found)
+    _refused_options(found)
+    return found.area
+
+
+def _plain(found: Files) -> None:
     empty = Tensor("F32", (0, 4), b"", ())
     bare = Tensor("F64", (3, 2), b"", ())
     nan = Tensor("F32", (2, 2), b"\x01\x00\xc0\x7f\x00\x00\x00\x80\x00\x00\x80\xff", ((0, 0), (0, 1), (1, 1)))
     every = Tensor("I16", (1, 2), struct.pack("<2h", 5, -5), ((0, 0), (0, 1)))
-    equal = Tensor("I8", (1, 64), bytes(range(1, 2)), ((0, 9),))
-    broad = Tensor("U8", (1, 65537), b"\7", ((0, 65536),))
-    some: dict[str, tuple[dict[str, Tensor], dict[str, Any], str]] = {
-        "example": ({"w": _F16}, {"attributes": {"step": 7}}, "the example of 12.10"),
-        "csr": ({"w": _WIDE}, {}, "columns and pointers exchanged, −0 lost"),
-        "dense": ({"b": _FLAGS, "s": Tensor("I64", (), struct.pack("<q", -3))}, {}, "scalars, bools"),
-        "nothing": ({}, {"kind": "training-state"}, "a checkpoint without tensors"),
-        "empty": ({"a": empty, "b": bare}, {}, "no rows, no stored position"),
-        "payload": ({"w": nan}, {}, "NaN payloads, −0 and infinity changed on the way"),
-        "full": ({"w": every}, {}, "a full support kept as sparse"),
-        "auto-tie": ({"w": equal}, {}, "of equals the first: bitmask 8 + 1, csr 2 + 8 + 1"),
-        "broad": ({"w": broad}, {}, "columns beyond 16 bits"),
-        "order": ({"b": _F16, "a": _WIDE, "é": _FLAGS, "B": _FLAGS}, {"tied": {"c": "a"}}, "names not sorted by bytes"),
-        "attributes": (
-            {"w": _F16},
-            {"attributes": {'é\n\u0001"\\': [None, True, -(2**53 - 1), {"a": []}], "": "\U0001f600/\x7f"}},
-            "text spelled with other escapes",
+    scalar = Tensor("I64", (), struct.pack("<q", -3))
+    deep = Tensor("U8", (1, 2, 1, 1, 2, 1, 1, 3), bytes(range(12)))
+    longest = {"a" * 512: FLAGS, "é" * 256: FLAGS, "\U0001f600" * 128: FLAGS}
+    for name, clauses, purpose, tensors, more in (
+        ("example", "FMT-061", "the example of 12.13", {"w": F16}, {"attributes": {"step": 7}}),
+        ("dense", "FMT-060", "scalars, bools", {"b": FLAGS, "s": scalar}, {}),
+        ("nothing", "FMT-012", "a checkpoint without tensors", {}, {"kind": "training-state"}),
+        ("empty", "FMT-007", "no rows, no stored position", {"a": empty, "b": bare}, {}),
+        ("payload", "FMT-002", "NaN payloads, −0 and infinity changed on the way", {"w": nan}, {}),
+        ("full", "FMT-005 FMT-083", "a full support kept as sparse", {"w": every}, {}),
+        ("eight-axes", "FMT-007", "a rank that is cut", {"w": deep}, {}),
+        ("names", "FMT-009", "long names, counted in characters", longest, {}),
+        (
+            "tied",
+            "FMT-010 FMT-034",
+            "names not sorted by bytes",
+            {"b": F16, "a": WIDE, "é": FLAGS, "B": FLAGS},
+            {"tied": {"c": "a"}},
         ),
+        (
+            "attributes",
+            "FMT-011 FMT-028",
+            "text spelled with other escapes",
+            {"w": F16},
+            {"attributes": {'é\n\u0001"\\': [None, True, -(2**53 - 1), {"a": []}], "": "\U0001f600/\x7f"}},
+        ),
+        ("deep-attributes", "FMT-027", "a level too few", {}, {"attributes": {"a": _nested(14)}}),
+    ):
+        found.add(name, clauses, purpose, tensors, **more)
+
+
+def _nested(levels: int) -> list[Any]:
+    value: list[Any] = []
+    for _ in range(levels - 1):
+        value = [value]
+    return value
+
+
+def _dtypes(found: Files) -> None:
+    """Every dtype, dense and sparse: odd counts, so that the last byte of a small one is begun."""
+    numbers = Numbers(41)
+    for dtype, width in BITS.items():
+        support = [0, 3, 4, 9, 14]
+        size = (5 * width + 7) // 8
+        limit = 1 if dtype == "BOOL" else 255
+        bits = bytearray(numbers.integers(size, 0, limit).tolist())
+        if width % 8 and 5 * width % 8:
+            bits[-1] &= (1 << 5 * width % 8) - 1
+        sparse = on(dtype, (3, 5), support, bytes(bits))
+        purpose = f"bits of {dtype} changed on the way"
+        found.add(f"sparse-{dtype}", "FMT-006 FMT-071", purpose, {"w": sparse}, "bitmask")
+        if width:
+            found.add(f"dense-{dtype}", "FMT-006 FMT-071", purpose, {"w": Tensor(dtype, (5,), bytes(bits))})
+
+
+def _encodings(found: Files) -> None:
+    clause = {"bitmask": "FMT-061", "csr": "FMT-065", "gap8": "FMT-054", "varint": "FMT-055"}
+    shapes: dict[str, tuple[tuple[int, ...], list[int]]] = {
+        "vector": ((11,), [0, 10]),
+        "cube": ((2, 3, 5), [0, 4, 5, 14, 15, 29]),
+        "last-only": ((3, 7), [20]),
+        "bare": ((3, 9), []),
+        "no-rows": ((0, 9), []),
+        "full": ((2, 9), list(range(18))),
+        "byte-edges": ((2, 17), [0, 7, 8, 15, 16, 17, 24, 25, 33]),
     }
-    for name, (tensors, more, purpose) in some.items():
-        made = files.pieces(tensors, **more)
-        raw = made.pack()
-        if name == "example":
-            assert files.digest(files.text(made.manifest).encode()) == _EXAMPLE_ROOT, "not the example of the chapter"
-        attributes = files.text(more.get("attributes", {}))
-        content = {"kind": more.get("kind", "model"), "tensors": _content(tensors), "attributes": attributes}
-        content["tied"] = more.get("tied", {})
-        clauses = "FMT-001 FMT-002 FMT-003 FMT-004 FMT-010 FMT-011 FMT-020 FMT-060 FMT-061 FMT-065"
-        area.add(f"read-{name}", "file.read", clauses, purpose, {"raw": _raw(raw)}, content)
-        clauses = "FMT-028 FMT-034 FMT-080 FMT-081 FMT-083 FMT-090 FMT-091 FMT-092 FMT-111 FMT-023 FMT-005"
-        area.add(f"write-{name}", "file.write", clauses, purpose, content | {"encoding": "auto"}, {"raw": _raw(raw)})
-    for encoding in ("bitmask", "csr"):
-        for name, t in (("w", _F16), ("full", every), ("bare", bare)):
-            made = files.pieces({"w": t, "b": _FLAGS}, {"w": encoding})
-            content = {"kind": "model", "tensors": _content({"w": t, "b": _FLAGS}), "attributes": "{}", "tied": {}}
+    for encoding, number in clause.items():
+        for name, (shape, at) in shapes.items():
             text = "one content read differently from another encoding"
-            given = {"raw": _raw(made.pack())}
-            area.add(f"read-{encoding}-{name}", "file.read", "FMT-005 FMT-061 FMT-065 FMT-091", text, given, content)
-    _tolerated(area)
-    content = {"kind": "model", "tensors": _content({"w": _F16}), "attributes": "{}", "tied": {}}
+            tensors = {"b": FLAGS, "w": on("F16", shape, at)}
+            found.add(f"{encoding}-{name}", f"FMT-005 {number}", text, tensors, encoding)
+        mask = on("NONE", (3, 50), [0, 49, 50, 149])
+        found.add(
+            f"{encoding}-mask", f"FMT-017 {number}", "a mask with values, or without its support", {"w": mask}, encoding
+        )
+    for encoding in ("csr", "gap8", "varint"):
+        number = clause[encoding]
+        found.add(f"{encoding}-no-columns", number, "rows of no columns", {"w": on("F32", (3, 0), [])}, encoding)
+    for columns in (65536, 65537):
+        last = on("U8", (1, columns), [columns - 1])
+        found.add(f"csr-{columns}", "FMT-065", "columns in another width", {"w": last}, "csr")
+    gaps = [0, 1, 126, 127, 128, 254, 255, 256, 509, 510, 16383, 16384]
+    at = [sum(gaps[: i + 1]) + i for i in range(len(gaps))]
+    for encoding in ("gap8", "varint"):
+        found.add(
+            f"{encoding}-edges",
+            clause[encoding],
+            "gaps at the edges of a byte",
+            {"w": on("U8", (2, 30000), at)},
+            encoding,
+        )
+    far = on("U8", (16, 2**31 - 1), [2**31 - 2, 2**31 - 1, 2**34, 16 * (2**31 - 1) - 1])
+    found.add("varint-far", "FMT-055 FMT-056", "positions beyond 32 bits", {"w": far}, "varint")
+    _winners(found)
+
+
+def _winners(found: Files) -> None:
+    """One support for each encoding that `auto` can choose."""
+    spread = [65535 - 300 * i for i in range(50)][::-1]
+    for name, purpose, shape, at in (
+        ("bitmask", "of equals not the first: bitmask, gap8 and varint 1", (1, 5), [1]),
+        ("gap8", "gap8 3, bitmask 38, csr 10", (1, 300), [3, 90, 200]),
+        ("varint", "varint 2, gap8 12", (1, 4000), [3000]),
+        ("csr", "csr 108 against gap8 and varint", (1, 65536), spread),
+        ("nm", "a pattern not seen", (2, 8), [0, 2, 6, 7, 9, 10, 12, 15]),
+        ("one-of-two", "not the smallest m", (4, 16), [2 * i + i % 2 for i in range(32)]),
+    ):
+        found.add(f"auto-{name}", "FMT-081 FMT-052", purpose, {"w": on("U8", shape, at)})
+    full = on("NONE", (2, 3), list(range(6)))
+    found.add("auto-mask", "FMT-081 FMT-017", "a full mask as dense", {"w": full})
+
+
+def regular(shape: tuple[int, ...], n: int, m: int, axis: int, seed: int) -> Tensor:
+    """Return a mask that keeps n of every m along an axis."""
+    numbers = Numbers(42, seed)
+    bare = Tensor("NONE", shape, b"", (), (n, m, axis))
+    step = prod(shape[axis + 1 :])
+    at = sorted(first + p * step for line in files.groups_of(bare) for first, _ in line for p in numbers.subset(m, n))
+    return replace(on("NONE", shape, at), pattern=(n, m, axis))
+
+
+def _patterns(found: Files) -> None:
+    for i, (n, m, axis, shape) in enumerate(
+        (
+            (1, 2, 1, (3, 10)),
+            (2, 4, 1, (3, 12)),
+            (2, 4, 0, (8, 5)),
+            (3, 4, 0, (8,)),
+            (4, 8, 1, (2, 24)),
+            (8, 16, 1, (2, 32)),
+            (2, 16, 2, (2, 2, 32)),
+            (3, 7, 1, (2, 14, 3)),
+            (5, 7, 0, (7, 2, 3)),
+            (16, 32, 1, (1, 64)),
+            (1, 64, 1, (2, 64)),
+            (32, 64, 0, (64, 3)),
+            (63, 64, 1, (1, 128)),
+        )
+    ):
+        mask = regular(shape, n, m, axis, i)
+        size = len(mask.support or ())
+        tensors = {"w": replace(mask, dtype="U8", bits=bytes(x % 251 for x in range(size)))}
+        clauses, purpose = "FMT-051 FMT-052", "ranks counted or packed in another order"
+        found.add(f"nm-{n}-{m}-axis-{axis}", clauses, purpose, tensors, f"nm:{n}:{m}:{axis}")
+    found.add("nm-mask", "FMT-017 FMT-052", "values of a mask", {"w": regular((2, 8), 2, 4, 1, 50)}, "nm:2:4")
+
+
+def _described(found: Files) -> None:
+    codes = Tensor("I8", (2, 4), b"\x01\xff", ((0, 1), (1, 3)))
+    scale = Tensor("F32", (2, 1), struct.pack("<2f", 0.5, 0.25))
+    scales = {"w": {"scale": "w_scale", "zero_point": "z"}}
+    tensors = {"w": codes, "w_scale": scale, "z": Tensor("I8", (), b"\3")}
+    found.add("scales", "FMT-016", "scales lost", tensors, scales=scales)
+    d1, d2, d3 = ("1" * 64, "2" * 64, "3" * 64)
+    delta = {
+        "base_sha256": d1,
+        "scales": {},
+        "target_sha256": d2,
+        "tensors": {
+            "changed": {"base": d1, "target": d2},
+            "cut": {"base": d1, "target": d3},
+            "gone": {"base": d1, "target": None},
+            "moved": {"base": d3, "target": d2},
+            "new": {"base": None, "target": d1},
+        },
+        "tied": {"a": "new"},
+    }
+    stored = {
+        "add:moved": WIDE,
+        "remove:changed": on("NONE", (2, 3), [1]),
+        "remove:cut": on("NONE", (9,), [1]),
+        "replace:changed": F16,
+        "whole:new": FLAGS,
+    }
+    clauses = "FMT-130 FMT-131 FMT-132"
+    found.add("delta", clauses, "what a delta is for lost", stored, kind="delta", delta=delta)
+    none = delta | {"tensors": {"gone": {"base": d1, "target": None}}, "tied": {}}
+    found.add("delta-of-nothing", clauses, "a delta that stores nothing", {}, kind="delta", delta=none)
+    ones = on("F32", (4, 300), [7 * i for i in range(60)], b"\1" * 240)
+    for encoding in ("bitmask", "gap8"):
+        frames = {"w#values": files.rle_frame(240, 1)}
+        text = "planes in another order, or a frame that is not expanded"
+        found.add(f"zstd-{encoding}", "FMT-140 FMT-141 FMT-142", text, {"w": ones}, encoding, frames=frames)
+    full = {"w#mask": files.rle_frame(240, 255), "w#values": files.rle_frame(3840, 1)}
+    everything = on("F16", (8, 240), list(range(1920)), b"\1" * 3840)
+    found.add(
+        "zstd-both", "FMT-140 FMT-049", "sections of one byte in planes", {"w": everything}, "bitmask", frames=full
+    )
+
+
+def _tolerated(found: Files) -> None:
+    for name, change, clause in (
+        ("later-minor", {"spec": "1.7"}, "FMT-042 FMT-160"),
+        ("optional-feature", {"optional": ["a-thing", "b-thing"]}, "FMT-044"),
+    ):
+        made = files.pieces({"w": F16})
+        made.manifest |= change
+        text = "a file refused for what a reader may ignore"
+        told = content({"w": F16}) | {"state": state({"w": F16})}
+        found.area.add(f"read-{name}", "file.read", clause, text, {"raw": raw_array(made.pack())}, told)
+
+
+def _refused_options(found: Files) -> None:
+    told = content({"w": F16})
+    described = files.text(
+        {"base_sha256": "1" * 64, "scales": {}, "target_sha256": "2" * 64, "tensors": {}, "tied": {}}
+    )
     for name, change, clause in (
         ("dense", {"encoding": "dense"}, "FMT-082"),
         ("option", {"encoding": "zip"}, "FMT-084"),
+        ("pattern", {"encoding": "nm:1:3"}, "FMT-051"),
+        ("no-pattern", {"encoding": "nm"}, "FMT-051"),
         ("kind", {"kind": "Model"}, "FMT-012"),
         ("tied", {"tied": {"a": "b"}}, "FMT-010"),
+        ("scales", {"scales": '{"w":{"scale":"b"}}'}, "FMT-016"),
+        ("delta", {"delta": described}, "FMT-131"),
         ("fraction", {"attributes": '{"a":0.5}'}, "FMT-011 FMT-026"),
-        ("name", {"tensors": _content({"a#b": _F16})}, "FMT-009"),
+        ("name", {"tensors": content({"a#b": F16})["tensors"]}, "FMT-009"),
     ):
-        given = content | {"encoding": "auto"} | change
-        area.add(
-            f"write-refuse-{name}", "file.write", clause.split()[0], "it is written all the same", given, refused=clause
-        )
-    _bad(area)
-    return area
-
-
-def _tolerated(area: Area) -> None:
-    content = {"kind": "model", "tensors": _content({"w": _F16}), "attributes": "{}", "tied": {}}
-    for name, change, clause in (
-        ("later-minor", {"spec": "1.7"}, "FMT-042"),
-        ("optional-feature", {"optional": ["a-thing", "b-thing"]}, "FMT-044"),
-    ):
-        made = files.pieces({"w": _F16})
-        made.manifest |= change
-        text = "a file refused for what a reader may ignore"
-        area.add(f"read-{name}", "file.read", clause, text, {"raw": _raw(made.pack())}, content)
-
-
-Edit = Callable[[Pieces], Any]
-
-
-def _tensor(**change: Any) -> Edit:
-    return lambda p: p.manifest["tensors"]["w"].update(change)
-
-
-def _top(**change: Any) -> Edit:
-    return lambda p: p.manifest.update(change)
-
-
-def _data(role: str, data: bytes) -> Edit:
-    def edit(p: Pieces) -> None:
-        section = next(s for s in p.sections if s.name == f"w#{role}")
-        section.data = data
-        p.manifest["tensors"]["w"]["sections"][role] = files.stored(section)
-
-    return edit
-
-
-def _section(index: int, **change: Any) -> Edit:
-    def edit(p: Pieces) -> None:
-        for name, value in change.items():
-            setattr(p.sections[index], name, value)
-
-    return edit
-
-
-def _bad(area: Area) -> None:
-    """One edit each; the twins are read-csr, read-bitmask-w and read-dense."""
-    mask, csr = files.pieces({"w": _F16}, {"w": "bitmask"}), files.pieces({"w": _WIDE}, {"w": "csr"})
-    flags = files.pieces({"w": _FLAGS})
-    u16, u32 = "<2H", "<4I"
-    edits: list[tuple[str, str, Pieces, Edit]] = [
-        ("key-missing", "FMT-040", mask, lambda p: p.manifest.pop("tied")),
-        ("key-extra", "FMT-040", mask, _top(note="")),
-        ("tensor-key-extra", "FMT-040", mask, _tensor(note="")),
-        ("nnz-true", "FMT-041", mask, _tensor(nnz=True)),
-        ("nnz-negative", "FMT-041 FMT-046", mask, _tensor(nnz=-1)),
-        ("part-text", "FMT-041", mask, _top(part="0")),
-        ("spec-major", "FMT-042", mask, _top(spec="2.0")),
-        ("spec-zeros", "FMT-042", mask, _top(spec="1.00")),
-        ("requires", "FMT-043", mask, _top(requires=["zstd"])),
-        ("features-unsorted", "FMT-044", mask, _top(optional=["b", "a"])),
-        ("feature-name", "FMT-044", mask, _top(optional=["Zstd"])),
-        ("encoding", "FMT-045", mask, _tensor(encoding="coo")),
-        ("nnz-above-size", "FMT-046", mask, _tensor(nnz=7)),
-        ("dense-nnz", "FMT-046", flags, _tensor(nnz=2)),
-        ("digest-upper-case", "FMT-047", mask, _tensor(content_sha256="A" * 64)),
-        ("digest-short", "FMT-047", mask, _tensor(content_sha256="a" * 63)),
-        ("part-1", "FMT-048", mask, _top(part=1)),
-        ("dtype", "FMT-006", mask, _tensor(dtype="F15")),
-        ("nine-dimensions", "FMT-007", flags, _tensor(shape=[3, *[1] * 8])),
-        ("shape-product", "FMT-007", flags, _tensor(shape=[0, 2**27, 2**27])),
-        ("wide-column", "FMT-008", csr, _tensor(shape=[3, 2**31])),
-        ("tied-to-nothing", "FMT-010", mask, _top(tied={"a": "b"})),
-        ("tied-and-stored", "FMT-010", mask, _top(tied={"w": "w"})),
-        ("kind", "FMT-012", mask, _top(kind="Model")),
-        ("companions", "FMT-013 FMT-102", mask, _top(files={"config.json": {"bytes": 1, "sha256": "a" * 64}})),
-        ("section-missing", "FMT-031", mask, lambda p: p.sections.pop()),
-        ("section-extra", "FMT-032", mask, lambda p: p.sections.append(Section("x#values", "U8", [64], bytes(64)))),
-        ("section-dtype", "FMT-033", mask, _section(1, dtype="BF16")),
-        ("section-shape", "FMT-033", mask, _section(1, shape=[1, 3])),
-        ("section-order", "FMT-034", mask, lambda p: p.sections.reverse()),
-        ("pad", "FMT-036", mask, lambda p: setattr(p, "pad", b"\1")),
-        ("mask-tail", "FMT-062 FMT-063", mask, _data("mask", b"\x05\x0a")),
-        ("mask-tail-only", "FMT-062", mask, _data("mask", b"\x05\x08")),
-        ("mask-count", "FMT-063", mask, _data("mask", b"\x05\x00")),
-        ("first-pointer", "FMT-066", csr, _data("row_ptr", struct.pack(u32, 1, 1, 1, 2))),
-        ("last-pointer", "FMT-066", csr, _data("row_ptr", struct.pack(u32, 0, 1, 1, 1))),
-        ("pointers-fall", "FMT-067 FMT-069", csr, _data("row_ptr", struct.pack(u32, 0, 2, 1, 2))),
-        ("pointers-wrap", "FMT-067", csr, _data("row_ptr", struct.pack(u32, 0, 2**32 - 1, 1, 2))),
-        ("column-high", "FMT-068", csr, _data("col_idx", struct.pack(u16, 40, 1))),
-        ("columns-unsorted", "FMT-069", csr, _data("row_ptr", struct.pack(u32, 0, 2, 2, 2))),
-        ("bool", "FMT-070", flags, _data("values", b"\1\2\1")),
-        (
-            "section-digest",
-            "FMT-090",
-            mask,
-            lambda p: p.manifest["tensors"]["w"]["sections"]["mask"].update(sha256="0" * 64),
-        ),
-        ("content-digest", "FMT-091", mask, _tensor(content_sha256="0" * 64)),
-    ]
-    for name, clause, good, edit in edits:
-        spoiled = copy.deepcopy(good)
-        edit(spoiled)
-        _refuse(area, name, clause, spoiled.pack())
-    same = copy.deepcopy(csr)
-    _data("col_idx", struct.pack(u16, 9, 9))(same)
-    _data("row_ptr", struct.pack(u32, 0, 2, 2, 2))(same)
-    _refuse(area, "columns-repeated", "FMT-069", same.pack())
-    no_columns = Tensor("F32", (3, 0), b"", ())
-    _refuse(area, "mask-no-columns", "FMT-064", files.pieces({"w": no_columns}, {"w": "bitmask"}).pack())
-    for name, bad in (("name-empty", ""), ("name-control", "a\n"), ("name-long", "a" * 513)):
-        _refuse(area, name, "FMT-009", files.pieces({bad: _FLAGS}).pack())
-    _bad_headers(area, mask)
-
-
-def _bad_headers(area: Area, good: Pieces) -> None:
-    raw, manifest = good.pack(), files.text(good.manifest)
-    n = struct.unpack("<Q", raw[:8])[0]
-    for name, clause, bad in (
-        ("short", "FMT-020", raw[:7]),
-        ("no-bytes", "FMT-020", b""),
-        ("header-beyond", "FMT-021", struct.pack("<Q", len(raw)) + raw[8:]),
-        ("header-huge", "FMT-021", struct.pack("<Q", 2**63) + raw[8:]),
-        ("header-cut", "FMT-021", raw[: 8 + n // 2]),
-        ("unaligned", "FMT-022", struct.pack("<Q", n + 8) + raw[8:]),
-        ("spaces", "FMT-023", struct.pack("<Q", n + 64) + raw[8 : 8 + n] + b" " * 64 + raw[8 + n :]),
-        ("space-first", "FMT-023", raw[:8] + b" " + raw[8 : 7 + n] + raw[8 + n :]),
-        ("nul-fill", "FMT-023 FMT-024 FMT-028", raw[: 8 + n].rstrip(b" ").ljust(8 + n, b"\0") + raw[8 + n :]),
-        ("data-cut", "FMT-035 FMT-034", raw[:-1]),
-        ("data-more", "FMT-035 FMT-032", raw + b"\0"),
-    ):
-        _refuse(area, name, clause, bad)
-    spelled = {
-        "twice": ("FMT-025", manifest.replace('"part":0', '"part":0,"part":0')),
-        "fraction": ("FMT-026", manifest.replace('"part":0', '"part":0.0')),
-        "exponent": ("FMT-026", manifest.replace('"part":0', '"part":0e0')),
-        "large-number": ("FMT-026", manifest.replace('"attributes":{}', f'"attributes":{{"a":{2**53}}}')),
-        "deep": ("FMT-027", manifest.replace('"attributes":{}', f'"attributes":{{"a":{"[" * 15}{"]" * 15}}}')),
-        "space": ("FMT-028", manifest.replace('"part":0', '"part": 0')),
-        "minus-zero": ("FMT-028", manifest.replace('"part":0', '"part":-0')),
-        "unsorted": ("FMT-028", manifest.replace('"kind":"model","optional":[]', '"optional":[],"kind":"model"')),
-        "escape": ("FMT-028", manifest.replace('"kind":"model"', '"kind":"mode\\u006c"')),
-    }
-    for name, (clause, bad_text) in spelled.items():
-        assert bad_text != manifest, name
-        _refuse(area, f"json-{name}", clause, files.assemble(bad_text, good.sections))
-    changes: dict[str, tuple[str, Callable[[dict[str, Any]], Any]]] = {
-        "metadata-extra": ("FMT-029", lambda h: h["__metadata__"].update(note="")),
-        "format": ("FMT-029", lambda h: h["__metadata__"].update(format="np")),
-        "no-metadata": ("FMT-029", lambda h: h.pop("__metadata__")),
-        "section-key": ("FMT-030", lambda h: h["w#mask"].update(note="")),
-        "section-no-shape": ("FMT-030", lambda h: h["w#mask"].pop("shape")),
-        "manifest-digest": ("FMT-093", lambda h: h["__metadata__"].update({"seft.manifest.sha256": "0" * 64})),
-        "overlap": ("FMT-034", lambda h: h["w#values"].update(data_offsets=[0, 6])),
-        "hole": ("FMT-034 FMT-031", lambda h: h.pop("w#mask#pad")),
-    }
-    for name, (clause, change) in changes.items():
-        _refuse(area, name, clause, files.assemble(manifest, good.sections, change=change))
-    latin = raw.replace(b'"kind', b'"\xffind', 1).replace(b'\\"kind', b'\\"\xffind', 1)
-    _refuse(area, "not-utf-8", "FMT-024", latin)
-
-
-def _refuse(area: Area, name: str, clause: str, raw: bytes) -> None:
-    text = "a broken file is read, or refused for another reason"
-    named = f"{clause.split()[0]} FMT-097"
-    area.add(f"refuse-{name}", "file.read", named, text, {"raw": _raw(raw)}, refused=clause)
+        given = told | {"encoding": "auto"} | change
+        purpose = "it is written all the same"
+        found.area.add(f"write-refuse-{name}", "file.write", clause.split()[0], purpose, given, refused=clause)
 
 
 AREAS = (whole,)

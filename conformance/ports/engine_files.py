@@ -8,7 +8,10 @@ from typing import Any
 import numpy as np
 
 import formats
-from formats.container import DTYPES, NAMES
+from formats import delta
+from formats.container import NONE, raw_bytes, values_of
+from formats.digest import of_state
+from formats.encoding import dtype_of
 
 Values = dict[str, Any]
 
@@ -18,40 +21,104 @@ def _read(a: Values) -> Values:
         path = Path(folder) / "case.safetensors"
         path.write_bytes(a["raw"].tobytes())
         # every tensor is read and verified before anything is handed out
-        found = formats.read(path)
-        tensors = {name: described(t) for name, t in found.tensors.items()}
-    attributes = json.dumps(found.attributes, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return {"kind": found.kind, "tensors": tensors, "attributes": attributes, "tied": dict(found.tied)}
+        with formats.open(path) as reader:
+            tensors = {name: described(reader.load_verified(name)) for name in reader.names()}
+            reader.verify()
+            return {
+                "kind": reader.kind,
+                "tensors": tensors,
+                "attributes": _text(reader.attributes),
+                "tied": reader.tied,
+                "scales": _text(reader.scales),
+                "delta": _text(_delta_json(reader.delta)),
+                "state": reader.state_sha256,
+            }
+
+
+def _apply(a: Values) -> Values:
+    with tempfile.TemporaryDirectory() as folder:
+        readers = {}
+        for name, raw in {"base": a["base"], **a["deltas"]}.items():
+            path = Path(folder) / f"{name}.st"
+            path.write_bytes(raw.tobytes())
+            readers[name] = formats.open(path)
+        steps = [delta.verified(readers[name]) for name in sorted(a["deltas"])]
+        result = delta.apply(delta.verified(readers["base"]), steps)
+        found = {name: result.tensors[name] for name in result.tensors}
+        return {
+            "tensors": {name: described(t) for name, t in found.items()},
+            "tied": dict(result.tied),
+            "scales": _text({name: dict(roles) for name, roles in result.scales.items()}),
+            "state": of_state(delta.contents(result), result.tied, result.scales),
+        }
+
+
+def _text(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
+def _delta_json(described: formats.DeltaOf | None) -> Any:
+    if described is None:
+        return None
+    tensors = {name: {"base": base, "target": target} for name, (base, target) in described.tensors.items()}
+    return {
+        "base_sha256": described.base_sha256,
+        "scales": described.scales,
+        "target_sha256": described.target_sha256,
+        "tensors": tensors,
+        "tied": described.tied,
+    }
+
+
+def _delta_of(text: str) -> formats.DeltaOf | None:
+    value = json.loads(text)
+    if value is None:
+        return None
+    tensors = {name: (ends["base"], ends["target"]) for name, ends in value["tensors"].items()}
+    return formats.DeltaOf(value["base_sha256"], value["target_sha256"], tensors, value["tied"], value["scales"])
 
 
 def described(t: formats.Tensor) -> Values:
     """Return a tensor as the operations hand it out; one with full support has no pointers."""
     full = t.nnz == int(np.prod(t.shape, dtype=object))
-    sparse = t if isinstance(t, formats.Sparse) and not full else None
+    supported = None if full or isinstance(t, formats.Dense) else t
     return {
-        "dtype": NAMES[t.dtype],
+        "dtype": dtype_of(t),
         "shape": np.array(t.shape, dtype=np.int64),
-        "row_pointers": None if sparse is None else sparse.indptr,
-        "columns": None if sparse is None else sparse.indices,
-        "bits": np.frombuffer(np.ascontiguousarray(t.values).tobytes(), dtype=np.uint8),
+        "row_pointers": None if supported is None else supported.indptr,
+        "columns": None if supported is None else supported.indices,
+        "bits": np.frombuffer(b"" if isinstance(t, formats.Mask) else bytes(raw_bytes(t.values)), dtype=np.uint8),
     }
 
 
 def _tensor(t: Values) -> formats.Tensor:
-    values = np.frombuffer(t["bits"].tobytes(), dtype=DTYPES[t["dtype"]])
     shape = tuple(int(n) for n in t["shape"])
     if t["row_pointers"] is None:
-        return formats.Dense(values.reshape(shape))
-    return formats.Sparse((shape[0], shape[1]), t["row_pointers"], t["columns"].astype(np.int32), values)
+        if t["dtype"] == NONE:
+            return formats.from_support(np.ones(shape, dtype=np.bool_))
+        return formats.Dense(values_of(t["bits"], t["dtype"], shape))
+    mask = formats.Mask(shape, t["row_pointers"], t["columns"].astype(np.int32))
+    return mask if t["dtype"] == NONE else formats.with_values(mask, values_of(t["bits"], t["dtype"], (mask.nnz,)))
 
 
 def _write(a: Values) -> Values:
     tensors = {name: _tensor(t) for name, t in a["tensors"].items()}
-    checkpoint = formats.Checkpoint(a["kind"], tensors, json.loads(a["attributes"]), a["tied"])
+    if a["encoding"] not in ("auto", "dense"):
+        # with full support a tensor says nothing of how it is to be stored; here it is asked for by name
+        tensors = {name: _supported(t) if name == "w" else t for name, t in tensors.items()}
+    checkpoint = formats.Checkpoint(
+        a["kind"], tensors, json.loads(a["attributes"]), a["tied"], {}, json.loads(a["scales"]), _delta_of(a["delta"])
+    )
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "case.safetensors"
         formats.write_file(path, checkpoint, encoding=a["encoding"])
         return {"raw": np.frombuffer(path.read_bytes(), dtype=np.uint8)}
 
 
-OPERATIONS: dict[str, Any] = {"file.read": _read, "file.write": _write}
+def _supported(t: formats.Tensor) -> formats.Tensor:
+    if not isinstance(t, formats.Dense):
+        return t
+    return formats.with_values(formats.from_support(np.ones(t.shape, dtype=np.bool_)), t.values.reshape(-1))
+
+
+OPERATIONS: dict[str, Any] = {"file.read": _read, "file.write": _write, "delta.apply": _apply}

@@ -10,7 +10,7 @@ class BadDelta(FormatError):
 
 
 class BadDeltaName(FormatError):
-    """A tensor of a delta whose name is not an operation and the name of a tensor that changes."""
+    """A name that is not an operation and the name of a tensor that changes, or operations that do not go together."""
 
     clause = "FMT-132"
 

@@ -156,7 +156,7 @@ def test_shira_round_trip_keeps_every_bit(tmp_path, dtype):
     assert again.attributes == {"adapter": "shira", "base_model": "org/model"}
 
 
-def test_shira_fills_up_with_nothing_to_add(tmp_path):
+def test_FMT_157_shira_fills_up_with_nothing_to_add(tmp_path):
     """
     base   [ 1 . 2 . ]     one change at (0, 2), and PEFT wants r (rows + columns) = 7:
            [ 3 4 . 5 ]     the six lowest of the other stored weights fill up with −0.0

@@ -119,7 +119,7 @@ def test_FMT_150_the_fixtures_tell_wrong_readings_apart(written, change):
 
 
 @pytest.mark.parametrize("written", WRITTEN)
-def test_FMT_150_config_loses_what_described_sparsity(written):
+def test_FMT_158_config_loses_what_described_sparsity(written):
     files = open_compressed_tensors(FIXTURES / written).files
     assert {"config.json", "expected.json"} == set(files)
     assert len(files) == 2
@@ -357,7 +357,7 @@ def test_FMT_150_dense_describes_only(opened):
     assert config == {"pad": None}
 
 
-def test_FMT_150_what_else_config_says_stays(opened):
+def test_FMT_158_what_else_config_says_stays(opened):
     sparsity = {"format": "sparse-bitmask"}
     other = {"quant_method": "gptq", "bits": 4}
     groups = {"config_groups": {"g": {"format": None}}, "format": "float-quantized"}

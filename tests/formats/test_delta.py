@@ -276,11 +276,11 @@ OWN = {
     "FMT_132_a_known_operation": ({"xor:w": W}, {"w": (D1, D2)}, errors.BadDeltaName),
     "FMT_132_a_listed_name": ({"replace:v": W}, {"w": (D1, D2)}, errors.BadDeltaName),
     "FMT_131_only_what_changes": ({"replace:w": W}, {"w": (D1, D1)}, errors.BadDelta),
-    "FMT_131_something_for_each_name": ({}, {"w": (D1, D2)}, errors.BadDelta),
-    "FMT_132_new_ones_are_whole": ({"replace:w": W}, {"w": (None, D2)}, errors.BadDelta),
-    "FMT_132_what_goes_is_not_stored": ({"whole:w": W}, {"w": (D1, None)}, errors.BadDelta),
-    "FMT_132_what_goes_together": ({"whole:w": W, "replace:w": W}, {"w": (D1, D2)}, errors.BadDelta),
-    "FMT_132_add_stands_alone": ({"add:w": W, "replace:w": W}, {"w": (D1, D2)}, errors.BadDelta),
+    "FMT_132_something_for_each_name": ({}, {"w": (D1, D2)}, errors.BadDeltaName),
+    "FMT_132_new_ones_are_whole": ({"replace:w": W}, {"w": (None, D2)}, errors.BadDeltaName),
+    "FMT_132_what_goes_is_not_stored": ({"whole:w": W}, {"w": (D1, None)}, errors.BadDeltaName),
+    "FMT_132_what_goes_together": ({"whole:w": W, "replace:w": W}, {"w": (D1, D2)}, errors.BadDeltaName),
+    "FMT_132_add_stands_alone": ({"add:w": W, "replace:w": W}, {"w": (D1, D2)}, errors.BadDeltaName),
 }
 
 

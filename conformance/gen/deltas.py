@@ -1,0 +1,129 @@
+"""Cases of 12.10: deltas that are applied, in chains, and such that are refused."""
+
+import copy
+import struct
+from collections.abc import Callable
+from typing import Any
+
+from conformance.gen.files import F16, FLAGS, content, on, raw_array
+from conformance.gen.numbers import Area
+from conformance.oracle import deltas, files
+from conformance.oracle.files import Pieces, Tensor
+
+
+def half(*numbers: float) -> bytes:
+    """Return F16 values."""
+    return struct.pack(f"<{len(numbers)}e", *numbers)
+
+
+BASE = {
+    "d": Tensor("F32", (2, 2), struct.pack("<4f", 1.5, -0.0, 2.5, 3.5)),
+    "gone": FLAGS,
+    "s": on("F16", (3, 3), [0, 4, 6, 7], half(1, 2, 3, 4)),
+}
+FIRST = {
+    # at s: 2 leaves, 0 grows at (0, 1), 3 becomes 3.5
+    "replace:s": on("F16", (3, 3), [1, 6], half(0, 3.5)),
+    "remove:s": on("NONE", (3, 3), [4]),
+    "replace:d": on("F32", (2, 2), [1], struct.pack("<f", 0.0)),
+    "whole:new": F16,
+}
+# at s: 1 + 2^-12 rounds to 1, 3.5 + 1 is exact, -0.25 starts from 0
+SECOND = {"add:s": on("F32", (3, 3), [0, 5, 6], struct.pack("<3f", 2**-12, -0.25, 1.0))}
+
+
+def applied() -> Area:
+    """Deltas that lead where they say."""
+    area = Area("file-delta", "position by position")
+    one, first = deltas.step(BASE, FIRST, ("gone",), tied={"t": "d"})
+    two, second = deltas.step(one, SECOND, before={"tied": {"t": "d"}}, tied={"t": "d"}, scales={"s": {"scale": "d"}})
+    ends: list[tuple[str, str, dict[str, Any], dict[str, Tensor], dict[str, Any]]] = [
+        ("one", "FMT-134 FMT-136", {"1": _file(FIRST, first)}, one, {"tied": {"t": "d"}}),
+        (
+            "two",
+            "FMT-135 FMT-139",
+            {"1": _file(FIRST, first), "2": _file(SECOND, second)},
+            two,
+            {"tied": {"t": "d"}, "scales": {"s": {"scale": "d"}}},
+        ),
+    ]
+    for dtype, raw in (
+        ("BF16", struct.pack("<3H", 0x3F80, 0x3F81, 0xC2C8)),
+        ("F16", half(1, 2049, -0.5)),
+        ("F32", struct.pack("<3f", 1, 2**24, 1e-45)),
+        ("F64", struct.pack("<3d", 1, 2**53, 1e300)),
+    ):
+        base = {"w": on(dtype, (2, 4), [0, 3, 5], raw)}
+        # halfway cases: ties go to even; 2^-8 + 2^-33 is a tie once it is an F32
+        amounts = struct.pack("<4d", 2**-8 + 2**-33, 2**-9, 1.0, -0.125)
+        stored = {"add:w": on("F64", (2, 4), [0, 2, 3, 5], amounts)}
+        target, described = deltas.step(base, stored)
+        _add(area, f"add-{dtype}", "FMT-135", base, {"1": _file(stored, described)}, target)
+    for name, clauses, chain, target, more in ends:
+        _add(area, name, clauses, BASE, chain, target, **more)
+    full = {"w": on("U8", (2, 2), [0, 3])}
+    stored = {"replace:w": on("U8", (2, 2), [1, 2])}
+    target, described = deltas.step(full, stored)
+    _add(area, "fills-up", "FMT-134 FMT-005", full, {"1": _file(stored, described)}, target)
+    _refusals(area, first, second)
+    return area
+
+
+def _file(stored: dict[str, Tensor], described: dict[str, Any]) -> Pieces:
+    return files.pieces(stored, kind="delta", delta=described)
+
+
+def _add(
+    area: Area,
+    name: str,
+    clauses: str,
+    base: dict[str, Tensor],
+    chain: dict[str, Pieces],
+    target: dict[str, Tensor],
+    **more: Any,
+) -> None:
+    told = content(target, **more)
+    expected = {key: told[key] for key in ("tensors", "tied", "scales")}
+    expected |= {"state": deltas.model(target, **more)[1]}
+    purpose = "values or supports that do not arrive"
+    area.add(name, "delta.apply", f"{clauses} FMT-137 FMT-138", purpose, _given(base, chain), expected)
+
+
+def _given(base: dict[str, Tensor], chain: dict[str, Pieces]) -> dict[str, Any]:
+    raw = {name: raw_array(delta.pack()) for name, delta in chain.items()}
+    return {"base": raw_array(files.pieces(base).pack()), "deltas": raw}
+
+
+Edit = Callable[[dict[str, Any]], Any]
+
+
+def _refusals(area: Area, first: dict[str, Any], second: dict[str, Any]) -> None:
+    one, two = _file(FIRST, first), _file(SECOND, second)
+
+    def refuse(name: str, clause: str, base: dict[str, Tensor], chain: dict[str, Pieces]) -> None:
+        purpose = "it is applied all the same"
+        area.add(f"refuse-{name}", "delta.apply", clause.split()[0], purpose, _given(base, chain), refused=clause)
+
+    refuse("wrong-order", "FMT-137", BASE, {"1": two, "2": one})
+    refuse("gap", "FMT-139", BASE, {"1": one, "2": one})
+    refuse("another-base", "FMT-137", {**BASE, "gone": F16}, {"1": one})
+    refuse("more-base", "FMT-137", {**BASE, "zz": F16}, {"1": one})
+    refuse("no-delta", "FMT-131", BASE, {"1": files.pieces(BASE)})
+    refuse("target", "FMT-138", BASE, {"1": _file(FIRST, first | {"target_sha256": "0" * 64})})
+    refuse("result", "FMT-138", BASE, {"1": _file({**FIRST, "replace:d": on("F32", (2, 2), [1])}, first)})
+    misfits = {
+        "shape": {"replace:s": on("F16", (9,), [1, 6])},
+        "dtype": {"replace:s": on("BF16", (3, 3), [1, 6])},
+        "absent": {"remove:s": on("NONE", (3, 3), [5])},
+        "twice": {"remove:s": on("NONE", (3, 3), [6])},
+    }
+    for name, change in misfits.items():
+        refuse(f"misfit-{name}", "FMT-133", BASE, {"1": _file({**FIRST, **change}, first)})
+    sums = copy.deepcopy(second)
+    huge = {"add:s": on("F64", (3, 3), [0], struct.pack("<d", 1e300))}
+    refuse("infinite", "FMT-135", BASE, {"1": one, "2": _file(huge, sums)})
+    integers = {"add:s": on("I32", (3, 3), [0, 5, 6])}
+    refuse("amounts", "FMT-133", BASE, {"1": one, "2": _file(integers, sums)})
+
+
+AREAS = (applied,)
