@@ -70,7 +70,7 @@ class Reader(Mapping[str, Tensor]):
             self._parts = [PartReader(path)]
         else:
             found = [entry.name for entry in path.iterdir()]
-            index = _read_index(path) if INDEX in found else None
+            index = read_index(path) if INDEX in found else None
             roots = None if index is None else parse_index(index)
             self._parts = [PartReader(path / name) for name in expected_files(found, roots)]
         manifests = [part.manifest for part in self._parts]
@@ -130,6 +130,11 @@ class Reader(Mapping[str, Tensor]):
     def info(self, name: str) -> TensorInfo:
         """Return what is known of a tensor without reading it. KeyError if it is not stored."""
         return self._owner[name].info(name)
+
+    def section_digests(self, name: str) -> dict[str, str]:
+        """Return role -> SHA-256 of the sections of a tensor, as the manifest states them. KeyError as `info`."""
+        sections = self._owner[name].manifest.tensors[name].sections
+        return {role: stored.sha256 for role, stored in sorted(sections.items())}
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._owner)
@@ -218,7 +223,8 @@ class Companions(Mapping[str, bytes]):
         return len(self._entries)
 
 
-def _read_index(folder: Path) -> bytes:
+def read_index(folder: Path) -> bytes:
+    """Return the bytes of the index of a folder (FMT-101)."""
     with (folder / INDEX).open("rb") as file:
         data = file.read(MAX_INDEX + 1)
     # FMT-101

@@ -196,7 +196,7 @@ class PartReader:
         Raises:
             FormatError: FMT-036, FMT-142 or the rule of its encoding that is broken.
         """
-        self._check_pads(name)
+        self.check_pads(name)
         return encoding.decode(self.manifest.tensors[name], name, self._arrays(name))
 
     def load_slice(self, name: str, first: int, last: int) -> Tensor:
@@ -218,6 +218,10 @@ class PartReader:
             FormatError: as `load`; SectionDigestMismatch FMT-090, ContentDigestMismatch FMT-091.
         """
         self.check_sections(name)
+        return self.check_content(name)
+
+    def check_content(self, name: str) -> Tensor:
+        """Return a tensor, its content compared with its digest (FMT-091)."""
         tensor = self.load(name)
         found, expected = digest.of_content(tensor), self.manifest.tensors[name].content_sha256
         # FMT-091
@@ -235,7 +239,8 @@ class PartReader:
                     f"section {section.name!r} has SHA-256 {found}, its manifest says {stored.sha256}"
                 )
 
-    def _check_pads(self, name: str) -> None:
+    def check_pads(self, name: str) -> None:
+        """Verify that the pads of a tensor are zero (FMT-036)."""
         for role in self.manifest.tensors[name].sections:
             pad = self._sections.get(section_name(name, role) + "#pad")
             if pad:

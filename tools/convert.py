@@ -1,40 +1,240 @@
-"""Convert between Hugging Face folders and sparse checkpoints: python tools/convert.py SRC DST --to sparse|hf"""
+"""Convert checkpoints, and make and apply deltas between them.
 
+python tools/convert.py SRC DST --to sparse|hf|delta|torch-csr|peft|trl-delta|scipy|binsparse
+python tools/convert.py diff  BASE TARGET DELTA
+python tools/convert.py apply BASE DELTA [DELTA ...] OUT
+"""
+
+import importlib
+import re
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
 import _cli
 import typer
 
-import formats.convert.hf as hf
-from seft_ref.checkpoint import is_sparse
+import formats
+from formats import delta
+from formats.convert import hf
+from formats.convert.changes import Changes
+from formats.convert.shira import write_shira
+from formats.convert.sources import detect, is_sparse, open_changes, open_source
+from formats.convert.trl_delta import write_trl_delta
+from formats.digest import of_content
+from formats.errors import CannotHold
+
+Encoding = Annotated[
+    str, typer.Option(help="auto (fewest bytes), dense, bitmask, csr, gap8, varint, nm, nm:N:M or nm:N:M:AXIS.")
+]
+Compress = Annotated[str | None, typer.Option(help="zstd: smaller files that are expanded when they are read.")]
+ShardSize = Annotated[str, typer.Option(help="Bytes of tensors in one file, such as 500MB or 5GB.")]
+Verify = Annotated[bool, typer.Option("--verify", help="Read everything back and compare it bit for bit.")]
+TO = ("sparse", "hf", "delta", "torch-csr", "peft", "trl-delta", "scipy", "binsparse")
 
 
 def main(
-    source: Annotated[Path, typer.Argument(metavar="SRC", help="Folder to read.")],
-    destination: Annotated[Path, typer.Argument(metavar="DST", help="Folder to write; must not exist.")],
-    to: Annotated[str, typer.Option(help="sparse or hf.")],
-    encoding: Annotated[str, typer.Option(help="For sparse: auto (fewest bytes), bitmask, csr or dense.")] = "auto",
+    source: Annotated[Path, typer.Argument(metavar="SRC", help="Folder or file to read.")],
+    destination: Annotated[Path, typer.Argument(metavar="DST", help="Folder or file to write; must not exist.")],
+    to: Annotated[str, typer.Option(help=", ".join(TO) + ".")],
+    source_format: Annotated[
+        str,
+        typer.Option(
+            "--from", help="auto, sparse, hf, compressed-tensors, spiel, shira, lora, trl-delta, torch, scipy or gguf."
+        ),
+    ] = "auto",
+    base: Annotated[
+        Path | None, typer.Option(help="The model that an adapter, a patch or a delta changes (for delta, peft).")
+    ] = None,
+    encoding: Encoding = "auto",
+    compress: Compress = None,
+    shard_size: ShardSize = "5GB",
     dtype: Annotated[
         str | None, typer.Option(help="Cast floats to F16, BF16, F32 or F64; default: keep every bit.")
     ] = None,
+    *,
+    expand_quantised: Annotated[
+        bool, typer.Option("--expand-quantised", help="Let quantised tensors of a GGUF file become F32.")
+    ] = False,
+    verify: Verify = False,
 ) -> None:
-    """Convert the model in SRC; without --dtype every weight keeps its bits. Config and tokenizer travel along."""
+    """Convert what is in SRC; without --dtype every weight keeps its bits. Config and tokenizer travel along.
+
+    Two more commands: convert.py diff BASE TARGET DELTA, and convert.py apply BASE DELTA [DELTA ...] OUT.
+    """
     _cli.require_absent(destination)
-    if not source.is_dir():
-        raise _cli.Refused(f"there is no folder {source}")
-    if to == "sparse":
-        if is_sparse(source):
-            raise _cli.Refused(f"{source} is a sparse checkpoint already")
-        hf.to_sparse(source, destination, encoding=encoding, dtype=dtype)
-    elif to == "hf":
-        if not is_sparse(source):
-            raise _cli.Refused(f"{source} is not a sparse checkpoint")
-        hf.to_hf(source, destination, dtype=dtype)
+    if not source.exists():
+        raise _cli.Refused(f"there is no {source}")
+    shard_bytes = size_of(shard_size)
+    if to not in TO:
+        raise _cli.Refused(f"--to {to} is unknown; choose {', '.join(TO)}")
+    if to == "delta":
+        found = open_changes(source, open_source(_needed(base, to)), source_format)
+        formats.write(destination, found, encoding=encoding, compress=compress, shard_bytes=shard_bytes)
+    elif to in ("peft", "trl-delta"):
+        found = open_source(source, source_format)
+        _write_changes(destination, to, found, base)
     else:
-        raise _cli.Refused(f"--to {to} is unknown; choose sparse or hf")
-    _cli.out.print(f"{destination}: {sum(f.stat().st_size for f in destination.iterdir()):,} bytes")
+        kind = detect(source) if source_format == "auto" else source_format
+        found = open_source(source, kind, expand_quantised=expand_quantised)
+        if to == "sparse":
+            found = _as_sparse(found, kind, encoding, dtype)
+            formats.write(destination, found, encoding=encoding, compress=compress, shard_bytes=shard_bytes)
+        else:
+            _write_foreign(destination, to, found, dtype, shard_bytes)
+    if verify:
+        compare(destination, to, found, dtype)
+    _report(destination)
+
+
+def diff(
+    base: Annotated[Path, typer.Argument(metavar="BASE", help="Model that the delta starts from.")],
+    target: Annotated[Path, typer.Argument(metavar="TARGET", help="Model that it leads to.")],
+    destination: Annotated[Path, typer.Argument(metavar="DELTA", help="Folder to write; must not exist.")],
+    op: Annotated[
+        str, typer.Option(help="replace: new values; add: differences, only where sums are exact.")
+    ] = "replace",
+    encoding: Encoding = "auto",
+    compress: Compress = None,
+    shard_size: ShardSize = "5GB",
+    *,
+    verify: Verify = False,
+) -> None:
+    """Write the sparse delta that leads from BASE to TARGET, sparse checkpoints or Hugging Face folders."""
+    _cli.require_absent(destination)
+    before, after = (open_source(_existing(path)) for path in (base, target))
+    found = delta.diff(before, after, op)
+    formats.write(destination, found, encoding=encoding, compress=compress, shard_bytes=size_of(shard_size))
+    if verify:
+        result = delta.apply(before, [open_source(destination, "sparse")])
+        for name in result.tensors:
+            result.tensors[name]
+    _report(destination)
+
+
+def apply(
+    base: Annotated[Path, typer.Argument(metavar="BASE", help="Model that the first delta starts from.")],
+    paths: Annotated[
+        list[Path], typer.Argument(metavar="DELTA... OUT", help="Deltas in order, and the folder to write.")
+    ],
+    encoding: Encoding = "auto",
+    compress: Compress = None,
+    shard_size: ShardSize = "5GB",
+) -> None:
+    """Apply deltas to BASE, and write the result in the format of BASE. The whole chain is checked first."""
+    if len(paths) < 2:
+        raise _cli.Refused("name at least one delta, and the folder to write")
+    *steps, destination = paths
+    _cli.require_absent(destination)
+    found = open_source(_existing(base))
+    result = delta.apply(found, [open_source(_existing(path), "sparse") for path in steps])
+    shard_bytes = size_of(shard_size)
+    if is_sparse(base):
+        formats.write(destination, result, encoding=encoding, compress=compress, shard_bytes=shard_bytes)
+    else:
+        hf.checkpoint_to_hf(destination, result, shard_bytes=shard_bytes)
+    _report(destination)
+
+
+# parts -------------------------------------------------------------------------------------------
+
+
+def size_of(text: str) -> int:
+    """Return the bytes that a text such as 500MB means; units are powers of 1000."""
+    found = re.fullmatch(r"([1-9][0-9]*)(B|KB|MB|GB|TB)?", text)
+    if not found:
+        raise _cli.Refused(f"--shard-size {text} is no size; write for example 500MB or 5GB")
+    return int(found[1]) * 1000 ** ("B", "KB", "MB", "GB", "TB").index(found[2] or "B")
+
+
+def _existing(path: Path) -> Path:
+    if not path.exists():
+        raise _cli.Refused(f"there is no {path}")
+    return path
+
+
+def _needed(base: Path | None, to: str) -> Path:
+    if base is None:
+        raise _cli.Refused(f"--to {to} needs --base, the model that is changed")
+    return _existing(base)
+
+
+def _as_sparse(found: formats.Checkpoint, kind: str, encoding: str, dtype: str | None) -> formats.Checkpoint:
+    """Return what is to be written: foreign tensors made sparse, those of this format as they are (FMT-161)."""
+    if kind != "sparse":
+        return hf.sparsified(found, encoding, dtype)
+    if dtype is None:
+        return found
+    if found.kind != "model":
+        raise _cli.Refused(f"--dtype casts models; this is a {found.kind}")
+    return hf.sparsified(found, "dense", dtype)
+
+
+def _write_changes(destination: Path, to: str, found: formats.Checkpoint, base: Path | None) -> None:
+    """Write a delta as an adapter or a patch, which hold one operation only."""
+    if found.delta is None:
+        raise _cli.Refused(f"--to {to} takes a delta; make one with convert.py diff, or convert an adapter")
+    wanted = "add" if to == "peft" else "replace"
+    others = sorted(name for name in found.tensors if not name.startswith(f"{wanted}:"))
+    others += [f"{name} going" for name, (_, after) in found.delta.tensors.items() if after is None]
+    if others:
+        raise CannotHold(f"{to} holds {wanted} only, the delta has {others[0]!r}")
+    tensors = {name.split(":", 1)[1]: found.tensors[name] for name in found.tensors}
+    changes = Changes(wanted, tensors, found.attributes)  # type: ignore[arg-type]  # whole and remove are refused above
+    if to == "peft":
+        write_shira(destination, changes, open_source(_needed(base, to)).tensors)
+    else:
+        write_trl_delta(destination, changes, {"target_sha256": found.delta.target_sha256})
+
+
+def _write_foreign(destination: Path, to: str, found: formats.Checkpoint, dtype: str | None, shard_bytes: int) -> None:
+    if found.delta is not None:
+        raise CannotHold(f"{to} holds models, {found.kind} is none; apply the delta first")
+    if to == "hf":
+        hf.checkpoint_to_hf(destination, found, dtype=dtype, shard_bytes=shard_bytes)
+    elif to == "torch-csr":
+        if dtype is not None:
+            found = hf.sparsified(found, "dense", dtype)
+        _writer("torch_file", "write_torch_csr")(destination, found)
+    elif to == "scipy":
+        _writer("scipy_files", "write_scipy")(destination, found, dtype=dtype)
+    else:
+        _writer("binsparse", "write_binsparse")(destination, found, dtype=dtype)
+
+
+def _writer(module: str, function: str) -> Callable[..., None]:
+    """Return a writer whose library not every user has, and which is imported only now."""
+    found: Callable[..., None] = getattr(importlib.import_module(f"formats.convert.{module}"), function)
+    return found
+
+
+def compare(destination: Path, to: str, found: formats.Checkpoint, dtype: str | None) -> None:
+    """Read what was written, and compare it with what it was made of, tensor by tensor."""
+    if to not in ("sparse", "hf", "delta"):
+        raise _cli.Refused(f"{destination} is written; --verify compares sparse, hf and delta only")
+    written = open_source(destination, "hf" if to == "hf" else "sparse")
+    if sorted(written.tensors) != sorted(found.tensors):
+        raise _cli.Refused(f"{destination} does not have the tensors of its source")
+    for name in sorted(found.tensors):
+        wanted = found.tensors[name]
+        if to == "hf":
+            wanted = hf.cast(formats.Dense(formats.to_dense(wanted)), dtype, name)
+        if of_content(written.tensors[name]) != of_content(wanted):
+            raise _cli.Refused(f"{name!r} in {destination} is not what was to be written")
+
+
+def _report(destination: Path) -> None:
+    files = destination.iterdir() if destination.is_dir() else [destination]
+    _cli.out.print(f"{destination}: {sum(f.stat().st_size for f in files):,} bytes")
+
+
+def run() -> None:
+    """Run the command line: one of the two commands if it is named first, else the conversion."""
+    commands: dict[str, Callable[..., None]] = {"diff": diff, "apply": apply}
+    named = sys.argv[1] if len(sys.argv) > 1 else ""
+    _cli.run(commands[sys.argv.pop(1)] if named in commands else main)
 
 
 if __name__ == "__main__":
-    _cli.run(main)
+    run()

@@ -69,6 +69,13 @@ def open_compressed_tensors(folder: str | os.PathLike[str]) -> Checkpoint:
     return Checkpoint("model", _Tensors(source, _groups(source, kind)), files=files)
 
 
+def states_sparsity(config: Json) -> bool:
+    """Tell whether a config.json describes how its tensors are packed, in any of the places of FMT-150."""
+    places = (config, *(config.get(key) for key in DESCRIPTIONS))
+    described = (place.get(SPARSITY) for place in places if isinstance(place, dict))
+    return any(isinstance(sparsity, dict) and sparsity.get("format") for sparsity in described)
+
+
 @dataclass(frozen=True, slots=True)
 class _Packed:
     """A packed tensor whose sections have the dtypes and shapes that they must have."""

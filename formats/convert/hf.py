@@ -122,7 +122,9 @@ def sparsified(checkpoint: Checkpoint, encoding: str = "auto", dtype: str | None
         dtype: as of `to_sparse`.
     """
     _check_dtype(dtype)
-    return replace(checkpoint, tensors=_Sparsified(checkpoint.tensors, encoding, dtype))
+    cast_to: dict[str, strict_json.JSON] = {} if dtype is None else {"cast": dtype}
+    tensors = _Sparsified(checkpoint.tensors, encoding, dtype)
+    return replace(checkpoint, tensors=tensors, attributes={**checkpoint.attributes, **cast_to})
 
 
 def to_hf(

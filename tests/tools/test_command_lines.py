@@ -166,9 +166,21 @@ REFUSALS = {
     "density 0": (("finetune", "{sparse}", "{out}", "--text", "{text}", "--density", "0"), "DLT-002"),
     "drop fraction 2": (("finetune", "{sparse}", "{out}", "--text", "{text}", "--drop-fraction", "2"), "SCH-001"),
     "resuming nothing": (("finetune", "{sparse}", "{out}", "--text", "{text}", "--resume"), "no training state"),
-    "converting sparse to sparse": (("convert", "{sparse}", "{out}", "--to", "sparse"), "already"),
-    "converting dense to dense": (("convert", "{dense}", "{out}", "--to", "hf"), "not a sparse checkpoint"),
-    "an unknown target": (("convert", "{dense}", "{out}", "--to", "gguf"), "sparse or hf"),
+    "an unknown target": (("convert", "{dense}", "{out}", "--to", "gguf"), "sparse, hf, delta"),
+    "an unknown source": (("convert", "{dense}", "{out}", "--to", "sparse", "--from", "zip"), "'zip' does not exist"),
+    "nothing to convert": (("convert", "{tmp}/absent", "{out}", "--to", "sparse"), "there is no"),
+    "a file that is nothing": (("convert", "{text}", "{out}", "--to", "sparse"), "nothing that is read"),
+    "a delta without base": (("convert", "{dense}", "{out}", "--to", "delta"), "--base"),
+    "a model as an adapter": (("convert", "{sparse}", "{out}", "--to", "peft"), "takes a delta"),
+    "a model as a change": (("convert", "{dense}", "{out}", "--to", "delta", "--base", "{dense}"), "use diff"),
+    "no size": (("convert", "{dense}", "{out}", "--to", "sparse", "--shard-size", "5 GB"), "no size"),
+    "an unknown codec": (("convert", "{dense}", "{out}", "--to", "sparse", "--compress", "xz"), "FMT-084"),
+    "a pattern that is not kept": (
+        ("convert", "{dense}", "{out}", "--to", "sparse", "--encoding", "nm:1:2"),
+        "FMT-051",
+    ),
+    "checking nothing": (("check", "{tmp}/absent"), "there is no"),
+    "showing text": (("show", "{text}"), "no sparse checkpoint"),
     "an unknown encoding": (("convert", "{dense}", "{out}", "--to", "sparse", "--encoding", "zip"), "zip"),
     "showing nothing": (("show", "{tmp}/absent"), "absent"),
 }
@@ -215,7 +227,7 @@ def test_bad_input_ends_in_one_line_and_writes_nothing(cli, folders, tmp_path, c
     assert sorted(p.name for p in folders["tmp"].iterdir()) == before
 
 
-@pytest.mark.parametrize("tool", ["prune", "convert", "finetune", "eval", "show", "verify", "bench", "demo"])
+@pytest.mark.parametrize("tool", ["prune", "convert", "finetune", "eval", "show", "check", "verify", "bench", "demo"])
 def test_help_explains_every_option(tool):
     if not (TOOLS / f"{tool}.py").exists():
         pytest.fail(f"tools/{tool}.py is missing")

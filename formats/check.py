@@ -1,0 +1,129 @@
+"""Every broken rule of a file or folder, not only the first.
+
+for where, error in violations("model-sparse"):
+    print(where, error)
+"""
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from formats import layout
+from formats.errors import FormatError
+from formats.header import parse_entry
+from formats.index import INDEX, expected_files, parse_index
+from formats.reader import Companions, Reader, read_index
+from formats.v1 import MANIFEST_KEY, PartReader
+
+Violation = tuple[str, FormatError]
+
+
+def violations(path: str | os.PathLike[str]) -> Iterator[Violation]:
+    """Yield where a rule is broken, and the error of that rule, once each.
+
+    A header that cannot be read hides what it describes: of such a file the header is told, and what can still be
+    told of the manifest. Of a file whose header is whole every tensor is read and compared with its digests.
+
+    Args:
+        path: a checkpoint folder or a single file.
+
+    Raises:
+        OSError: if path is not there or cannot be read.
+    """
+    path, told = Path(path), set()
+    for where, error in _of_folder(path) if path.is_dir() else _of_file(path):
+        if (where, str(error)) not in told:
+            told.add((where, str(error)))
+            yield where, error
+
+
+def _of_folder(folder: Path) -> Iterator[Violation]:
+    found = sorted(entry.name for entry in folder.iterdir())
+    roots = None
+    if INDEX in found:
+        try:
+            roots = parse_index(read_index(folder))
+        except FormatError as error:
+            yield INDEX, error
+    parts = [name for name in found if name.startswith("model.sparse") and name.endswith(".safetensors")]
+    sound = True
+    try:
+        parts = expected_files(found, roots)
+    except FormatError as error:
+        sound = False
+        yield folder.name, error
+    for name in parts:
+        for violation in _of_part(folder / name):
+            sound = False
+            yield violation
+    if not sound and parts:
+        yield from _companions(folder, folder / parts[0])
+        return
+    yield from _try(folder.name, lambda: Reader(folder))
+    if parts:
+        yield from _companions(folder, folder / parts[0])
+
+
+def _companions(folder: Path, first: Path) -> Iterator[Violation]:
+    try:
+        entries = PartReader(first).manifest.files
+    except (FormatError, OSError):
+        return
+    files = Companions(folder, entries)
+    for name in files:
+        yield from _try(name, partial(files.__getitem__, name))
+
+
+def _of_file(path: Path) -> Iterator[Violation]:
+    sound = True
+    for violation in _of_part(path):
+        sound = False
+        yield violation
+    if sound:
+        yield from _try(path.name, lambda: Reader(path))
+
+
+def _of_part(path: Path) -> Iterator[Violation]:
+    try:
+        part = PartReader(path)
+    except FormatError as error:
+        yield path.name, error
+        yield from _of_entries(path)
+        return
+    for name in sorted(part.manifest.tensors):
+        where = f"{path.name}: {name}"
+        yield from _try(where, partial(part.check_pads, name))
+        yield from _try(where, partial(part.check_sections, name))
+        yield from _try(where, partial(part.check_content, name))
+
+
+def _of_entries(path: Path) -> Iterator[Violation]:
+    """Yield what is wrong with the tensors of a manifest whose file was refused."""
+    entries = _lenient(path)
+    for name in sorted(entries) if isinstance(entries, dict) else ():
+        yield from _try(f"{path.name}: {name}", partial(_check_entry, name, entries[name]))
+
+
+def _check_entry(name: str, entry: Any) -> None:
+    layout.plan(parse_entry(name, entry), name)
+
+
+def _lenient(path: Path) -> Any:
+    """Return the tensors of a manifest however it is spelled, None if it cannot be found."""
+    try:
+        with path.open("rb") as file:
+            n = int.from_bytes(file.read(8), "little")
+            header = json.loads(file.read(min(n, path.stat().st_size)))
+        return json.loads(header["__metadata__"][MANIFEST_KEY])["tensors"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
+
+
+def _try(where: str, check: Callable[[], object]) -> Iterator[Violation]:
+    try:
+        check()
+    except FormatError as error:
+        yield where, error

@@ -1,0 +1,155 @@
+"""Whatever a path holds, as a checkpoint: the foreign formats by name, and how they are told apart.
+
+found = open_source("Llama-pruned", "auto")      ->   Checkpoint, its tensors read when they are asked for
+"""
+
+import importlib
+import os
+import zipfile
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+
+from formats import delta, strict_json
+from formats.convert.changes import CONFIG, Changes
+from formats.convert.compressed_tensors import open_compressed_tensors, states_sparsity
+from formats.convert.hf import open_hf
+from formats.convert.lora import read_lora
+from formats.convert.shira import read_shira
+from formats.convert.spiel import read_spiel
+from formats.convert.stock import open_stock
+from formats.convert.trl_delta import read_trl_delta
+from formats.errors import FormatError, UnknownOption
+from formats.index import INDEX
+from formats.reader import open_checkpoint
+from formats.records import Checkpoint, Tensor
+from formats.v1 import MANIFEST_KEY
+
+ADAPTERS: dict[str, Callable[[Path, Mapping[str, Tensor]], Changes]] = {
+    "spiel": read_spiel,
+    "shira": read_shira,
+    "lora": read_lora,
+    "trl-delta": read_trl_delta,
+}
+"""Formats that change a base: they become deltas."""
+
+_PEFT_TYPES = {"SFT": "spiel", "SHIRA": "shira", "LORA": "lora"}
+
+
+def open_source(path: str | os.PathLike[str], kind: str = "auto", *, expand_quantised: bool = False) -> Checkpoint:
+    """Return what a path holds; every digest that a format has is compared when a tensor is asked for.
+
+    Args:
+        path: a folder or a file.
+        kind: name of a format, or ``"auto"`` to look what it is.
+        expand_quantised: let the quantised tensors of a GGUF file become F32; without it they are refused.
+
+    Raises:
+        FormatError: the rule that is broken; UnknownOption FMT-084 for an adapter, which needs its base.
+    """
+    path = Path(path)
+    kind = detect(path) if kind == "auto" else kind
+    if kind in ADAPTERS:
+        raise UnknownOption(f"{path} changes a base; name the base, and convert to a delta")
+    openers = _openers(expand_quantised=expand_quantised)
+    if kind not in openers:
+        raise UnknownOption(f"format {kind!r} does not exist, expected one of {', '.join([*openers, *ADAPTERS])}")
+    return openers[kind](path)
+
+
+def open_changes(path: str | os.PathLike[str], base: Checkpoint, kind: str = "auto") -> Checkpoint:
+    """Return the delta that an adapter or a patch makes of a base, bound to both ends.
+
+    Raises:
+        FormatError: the rule that is broken; UnknownOption FMT-084 for a format that is no change of a base.
+    """
+    path = Path(path)
+    kind = detect(path) if kind == "auto" else kind
+    if kind not in ADAPTERS:
+        raise UnknownOption(f"{path} is {kind}, expected one of {', '.join(ADAPTERS)}; use diff for two models")
+    changes = ADAPTERS[kind](path, base.tensors)
+    return delta.from_changes(base, changes.op, changes.tensors, changes.attributes)
+
+
+def _openers(*, expand_quantised: bool) -> dict[str, Callable[[Path], Checkpoint]]:
+    def hf(path: Path) -> Checkpoint:
+        source = open_hf(path)
+        return Checkpoint("model", source, files=source.files)
+
+    return {
+        "sparse": lambda path: delta.verified(open_checkpoint(path)),
+        "hf": hf,
+        "compressed-tensors": open_compressed_tensors,
+        "torch": partial(_optional, "torch_file", "read_torch"),
+        "scipy": partial(_optional, "scipy_files", "read_scipy"),
+        "gguf": partial(_optional, "gguf_file", "open_gguf", expand_quantised=expand_quantised),
+    }
+
+
+def _optional(module: str, function: str, path: Path, **options: bool) -> Checkpoint:
+    """Call a converter whose library not every user has, and which is imported only now."""
+    found: Checkpoint = getattr(importlib.import_module(f"formats.convert.{module}"), function)(path, **options)
+    return found
+
+
+def is_sparse(path: Path) -> bool:
+    """Tell whether a path holds a checkpoint of this format, whole or damaged."""
+    if path.is_dir():
+        return any(path.glob("model.sparse*.safetensors")) or (path / INDEX).exists()
+    with path.open("rb") as file:
+        return MANIFEST_KEY.encode() in file.read(1 << 12)
+
+
+def detect(path: Path) -> str:
+    """Return the name of the format of a path.
+
+    Raises:
+        UnknownOption: FMT-084 if it is none that is read.
+        OSError: if the path is not there.
+    """
+    found = _of_folder(path) if path.is_dir() else _of_file(path)
+    if found is None:
+        raise UnknownOption(f"{path} is nothing that is read; if it is, name its format")
+    return found
+
+
+def _of_folder(path: Path) -> str | None:
+    if is_sparse(path):
+        return "sparse"
+    if (path / CONFIG).is_file():
+        return _PEFT_TYPES.get(str(_json(path / CONFIG).get("peft_type")))
+    if (path / "config.json").is_file() and states_sparsity(_json(path / "config.json")):
+        return "compressed-tensors"
+    if (path / "model.safetensors").is_file() or (path / "model.safetensors.index.json").is_file():
+        return "hf"
+    if any(path.glob("*.npz")):
+        return "scipy"
+    return "trl-delta" if any(_is_patch(file) for file in sorted(path.glob("*.safetensors"))[:1]) else None
+
+
+def _of_file(path: Path) -> str | None:
+    with path.open("rb") as file:
+        magic = file.read(4)
+    if magic == b"GGUF":
+        return "gguf"
+    if zipfile.is_zipfile(path):
+        return "torch"
+    if is_sparse(path):
+        return "sparse"
+    return "trl-delta" if _is_patch(path) else None
+
+
+def _is_patch(path: Path) -> bool:
+    try:
+        _, sections = open_stock(path)
+    except FormatError:
+        return False
+    return bool(sections) and all(name.endswith((".indices", ".values", ".idx", ".val")) for name in sections)
+
+
+def _json(path: Path) -> dict[str, strict_json.JSON]:
+    try:
+        value = strict_json.parse_any(path.read_bytes(), path.name)
+    except FormatError:
+        return {}
+    return value if isinstance(value, dict) else {}

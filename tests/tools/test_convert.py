@@ -1,0 +1,231 @@
+"""tools/convert.py, check.py and show.py on files: every direction, deltas, damage."""
+
+import importlib
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import formats
+from formats.convert.hf import open_hf
+from tests.seft_ref.folders import hf_folder, parameters
+
+TOOLS = Path(__file__).resolve().parents[2] / "tools"
+FIXTURES = Path(__file__).resolve().parents[1] / "formats" / "fixtures"
+
+
+@pytest.fixture
+def cli(monkeypatch, capsys):
+    """Run a command line in this process; return (exit code, stdout, stderr)."""
+    monkeypatch.syspath_prepend(str(TOOLS))
+
+    def call(tool, *arguments):
+        module = importlib.import_module(tool)
+        monkeypatch.setattr(sys, "argv", [f"{tool}.py", *map(str, arguments)])
+        with pytest.raises(SystemExit) as left:
+            module.run() if hasattr(module, "run") else module._cli.run(module.main)
+        captured = capsys.readouterr()
+        return left.value.code or 0, captured.out, captured.err
+
+    return call
+
+
+@pytest.fixture
+def dense(tmp_path):
+    """A tiny model folder, two thirds of its weights zero."""
+    return hf_folder(tmp_path / "dense", tensors=pruned(3))
+
+
+def pruned(seed):
+    rng = np.random.default_rng(seed)
+    found = {}
+    for name, values in parameters().items():
+        keep = rng.random(values.shape) < 0.34
+        found[name] = values * keep if values.ndim == 2 else values
+    return found
+
+
+def tree(folder):
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+def same_weights(a, b):
+    with open_hf(a) as one, open_hf(b) as two:
+        assert list(one) == list(two)
+        return all(one[n].values.tobytes() == two[n].values.tobytes() for n in one)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        (),
+        ("--encoding", "csr"),
+        ("--encoding", "gap8", "--compress", "zstd"),
+        ("--shard-size", "1KB"),
+    ],
+)
+def test_there_and_back(cli, tmp_path, dense, options):
+    at = {name: tmp_path / name for name in ("sparse", "back")}
+    code, out, err = cli("convert", dense, at["sparse"], "--to", "sparse", "--verify", *options)
+    assert code == 0, err
+    assert "bytes" in out
+    assert cli("convert", at["sparse"], at["back"], "--to", "hf", "--verify")[0] == 0
+    assert same_weights(dense, at["back"])
+    assert (at["back"] / "config.json").read_bytes() == (dense / "config.json").read_bytes()
+
+
+def test_FMT_161_writing_anew_keeps_the_state(cli, tmp_path, dense):
+    cli("convert", dense, tmp_path / "a", "--to", "sparse", "--encoding", "csr")
+    cli("convert", tmp_path / "a", tmp_path / "b", "--to", "sparse", "--compress", "zstd", "--verify")
+    cli("convert", tmp_path / "b", tmp_path / "c", "--to", "sparse", "--encoding", "csr")
+    with formats.open(tmp_path / "a") as a, formats.open(tmp_path / "b") as b:
+        assert a.state_sha256 == b.state_sha256
+        assert a.root_sha256 != b.root_sha256
+    assert tree(tmp_path / "a") == tree(tmp_path / "c")
+
+
+def test_FMT_126_a_cast_is_recorded(cli, tmp_path, dense):
+    cli("convert", dense, tmp_path / "a", "--to", "sparse", "--dtype", "BF16")
+    with formats.open(tmp_path / "a") as reader:
+        assert reader.attributes == {"cast": "BF16"}
+
+
+@pytest.mark.parametrize("kind", ["hf", "sparse"])
+def test_diff_and_apply(cli, tmp_path, kind):
+    for i in range(3):
+        hf_folder(tmp_path / f"hf{i}", tensors=pruned(i))
+        cli("convert", tmp_path / f"hf{i}", tmp_path / f"sparse{i}", "--to", "sparse")
+    ends = [tmp_path / f"{kind}{i}" for i in range(3)]
+    steps = [tmp_path / "d1", tmp_path / "d2"]
+    for i, step in enumerate(steps):
+        code, _, err = cli("convert", "diff", ends[i], ends[i + 1], step, "--verify")
+        assert code == 0, err
+    code, _, err = cli("convert", "apply", ends[0], *steps, tmp_path / "out")
+    assert code == 0, err
+    if kind == "hf":
+        assert same_weights(tmp_path / "out", ends[2])
+    else:
+        assert tree(tmp_path / "out") == tree(ends[2])
+    before = sorted(p.name for p in tmp_path.iterdir())
+    code, _, err = cli("convert", "apply", ends[0], *steps[::-1], tmp_path / "out2")
+    assert code == 2
+    assert "FMT-137" in err
+    code, _, err = cli("convert", "apply", ends[0], steps[0], steps[0], tmp_path / "out2")
+    assert (code, "FMT-139" in err) == (2, True)
+    assert sorted(p.name for p in tmp_path.iterdir()) == before
+
+
+def test_a_chain_with_damage_leaves_nothing(cli, tmp_path, dense):
+    target = hf_folder(tmp_path / "target", tensors=pruned(4))
+    cli("convert", "diff", dense, target, tmp_path / "d")
+    path = tmp_path / "d" / "model.sparse.safetensors"
+    raw = bytearray(path.read_bytes())
+    raw[-70] ^= 1
+    path.write_bytes(raw)
+    code, _, err = cli("convert", "apply", dense, tmp_path / "d", tmp_path / "out")
+    assert code == 2, err
+    assert "FMT-0" in err
+    assert not (tmp_path / "out").exists()
+
+
+def test_adapters_become_deltas_and_go_back(cli, tmp_path):
+    base = FIXTURES / "adapters"
+    with np.load(base / "base.npz") as found:
+        tensors = {name: formats.Dense(found[name]) for name in found}
+    formats.write(tmp_path / "base", formats.Checkpoint("model", tensors))
+    code, _, err = cli(
+        "convert", base / "shira", tmp_path / "d", "--to", "delta", "--base", tmp_path / "base", "--verify"
+    )
+    assert code == 0, err
+    code, _, err = cli("convert", tmp_path / "d", tmp_path / "again", "--to", "peft", "--base", tmp_path / "base")
+    assert code == 0, err
+    cli("convert", tmp_path / "again", tmp_path / "d2", "--to", "delta", "--base", tmp_path / "base")
+    with formats.open(tmp_path / "d") as one, formats.open(tmp_path / "d2") as two:
+        assert one.state_sha256 == two.state_sha256
+        assert one.delta == two.delta
+    code, _, err = cli("convert", tmp_path / "d", tmp_path / "patch.safetensors", "--to", "trl-delta")
+    assert (code, "FMT-154" in err) == (2, True)
+    # the same change as new values can be a patch
+    cli("convert", "apply", tmp_path / "base", tmp_path / "d", tmp_path / "tuned")
+    cli("convert", "diff", tmp_path / "base", tmp_path / "tuned", tmp_path / "r")
+    code, _, err = cli("convert", tmp_path / "r", tmp_path / "patch.safetensors", "--to", "trl-delta")
+    assert code == 0, err
+    arguments = ("--to", "delta", "--base", tmp_path / "base", "--encoding", "auto")
+    cli("convert", tmp_path / "patch.safetensors", tmp_path / "r2", *arguments)
+    with formats.open(tmp_path / "r") as one, formats.open(tmp_path / "r2") as two:
+        assert one.delta == two.delta
+
+
+def test_a_rescued_model_is_told_apart_and_expanded(cli, tmp_path):
+    source = FIXTURES / "compressed_tensors" / "0.14.0.1-sparse-bitmask"
+    code, _, err = cli("convert", source, tmp_path / "sparse", "--to", "sparse", "--verify")
+    assert code == 0, err
+    assert cli("convert", source, tmp_path / "hf", "--to", "hf", "--verify")[0] == 0
+    with open_hf(tmp_path / "hf") as found:
+        assert not any("bitmask" in name for name in found)
+
+
+# check -------------------------------------------------------------------------------------------
+
+
+def test_check_finds_every_broken_rule(cli, tmp_path, dense):
+    cli("convert", dense, tmp_path / "s", "--to", "sparse", "--shard-size", "20KB")
+    code, out, _ = cli("check", tmp_path / "s")
+    assert (code, "no rule is broken" in out) == (0, True)
+    parts = sorted((tmp_path / "s").glob("*.safetensors"))
+    assert len(parts) > 2
+    for path, at in ((parts[0], -1), (parts[1], -40)):
+        raw = bytearray(path.read_bytes())
+        raw[at] ^= 0x80
+        path.write_bytes(raw)
+    parts[2].write_bytes(parts[2].read_bytes()[:-1])
+    (tmp_path / "s" / "config.json").write_text("{}")
+    (tmp_path / "s" / "model.sparse-old.safetensors").write_bytes(b"")
+    code, out, _ = cli("check", tmp_path / "s")
+    assert code == 1
+    clauses = {line.split("FMT-")[1][:3] for line in out.splitlines() if "FMT-" in line}
+    assert {"035", "094", "103"} <= clauses
+    assert clauses & {"036", "090"}
+    assert f"{out.count('FMT-')} rules are broken" in out
+
+
+def test_check_of_one_file_tells_what_its_tensors_break(cli, tmp_path):
+    vectors = json.loads((TOOLS.parent / "conformance" / "vectors" / "file-refused.json").read_text())
+    assert vectors
+    path = tmp_path / "bad.safetensors"
+    formats.write_file(
+        path, formats.Checkpoint("model", {"a": formats.Dense(np.ones(3)), "b": formats.Dense(np.ones(3))})
+    )
+    raw = path.read_bytes().replace(b'\\"dtype\\":\\"F64\\"', b'\\"dtype\\":\\"F63\\"')
+    path.write_bytes(raw)
+    code, out, _ = cli("check", path)
+    assert code == 1
+    assert [("FMT-093" in out), out.count("FMT-006")] == [True, 2]
+
+
+@pytest.mark.parametrize("raw", [b"", b"12345678", bytes(8) + b"{}"])
+def test_check_of_rubbish_names_a_rule(cli, tmp_path, raw):
+    (tmp_path / "x.safetensors").write_bytes(raw)
+    code, out, _ = cli("check", tmp_path / "x.safetensors")
+    assert code == 1
+    assert "FMT-02" in out
+
+
+# show --------------------------------------------------------------------------------------------
+
+
+def test_show_tells_people_and_programs_the_same(cli, tmp_path, dense):
+    cli("convert", dense, tmp_path / "s", "--to", "sparse")
+    told = json.loads(cli("show", tmp_path / "s", "--json", "--digests")[1])
+    table = cli("show", tmp_path / "s", "--digests")[1]
+    assert told["state_sha256"] in table
+    assert told["root_sha256"] in table
+    for tensor in told["tensors"].values():
+        assert tensor["content_sha256"] in table
+        assert all(digest in table for digest in tensor["sections"].values())
+    other = json.loads(cli("show", dense, "--json")[1])
+    assert set(other["tensors"]) == set(told["tensors"])
+    shutil.rmtree(dense)
