@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from formats import fast
 from formats.errors import ExpansionTooLarge
 from formats.strict_json import JSON
 
@@ -181,7 +182,7 @@ def bits(values: Array) -> Array:
 
 def count_bits(values: Array) -> int:
     """Return how many elements have a bit set."""
-    return int(np.count_nonzero(bits(np.asarray(values, order="C"))))
+    return int(fast.count_nonzero(bits(np.asarray(values, order="C")).reshape(-1)))
 
 
 def from_dense(values: Array) -> Sparse:
@@ -190,14 +191,12 @@ def from_dense(values: Array) -> Sparse:
     Shapes and dtypes: values of rank 1 to 8, any dtype of the table, fewer than 2^31 rows and columns.
     """
     rows, columns = rows_of(values.shape), values.shape[-1]
-    matrix = values.reshape(rows, columns)
-    parts: list[tuple[NDArray[np.int64], NDArray[np.int32], Array]] = []
-    for first, last in row_blocks(rows, columns):
-        block = np.asarray(matrix[first:last], order="C")
-        present = bits(block) != 0
-        parts.append((*_columns_present(present), block[present]))
-    indptr, indices, kept = _joined(rows, parts, np.empty(0, dtype=values.dtype))
-    return Sparse(values.shape, indptr, indices, kept)
+    matrix = bits(np.asarray(values, order="C")).reshape(rows, columns)
+    nnz = count_bits(values)
+    indptr, indices = np.zeros(rows + 1, dtype=np.int64), np.empty(nnz, dtype=np.int32)
+    kept = np.empty(nnz, dtype=matrix.dtype)
+    fast.gather(matrix, indptr, indices, kept)
+    return Sparse(values.shape, indptr, indices, kept.view(values.dtype))
 
 
 def from_support(present: NDArray[np.bool_]) -> Mask:
@@ -271,12 +270,9 @@ def to_dense(tensor: Tensor, *, limit: int = LIMIT) -> Array:
     # FMT-098
     if nbytes > limit:
         raise ExpansionTooLarge(f"shape {list(tensor.shape)} would take {nbytes} bytes, at most {limit} are allowed")
-    rows, columns = rows_of(tensor.shape), tensor.shape[-1]
-    values = np.zeros((rows, columns), dtype=dtype)
-    for first, last in row_blocks(rows, columns):
-        slots = slice(int(tensor.indptr[first]), int(tensor.indptr[last]))
-        kept = True if isinstance(tensor, Mask) else tensor.values[slots]
-        values[first:last].reshape(-1)[flat_rows(tensor, first, last)] = kept
+    values = np.zeros((rows_of(tensor.shape), tensor.shape[-1]), dtype=dtype)
+    kept = np.ones(tensor.nnz, dtype=dtype) if isinstance(tensor, Mask) else tensor.values
+    fast.scatter(tensor.indptr, tensor.indices, bits(kept), bits(values))
     return values.reshape(tensor.shape)
 
 

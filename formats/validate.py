@@ -7,7 +7,7 @@ from math import prod
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from formats import container
+from formats import container, fast
 from formats.errors import (
     BadFileName,
     BadKind,
@@ -192,17 +192,10 @@ def check_row_ptr(row_ptr: Array, nnz: int, name: str) -> None:
 
 def check_columns(indptr: NDArray[np.int64], columns: Array, n_columns: int, name: str) -> None:
     """Verify FMT-068 and FMT-069 for columns (nnz,) of any integer dtype; indptr must be valid."""
-    if not columns.size:
-        return
-    lowest, highest = int(columns.min()), int(columns.max())
-    if lowest < 0 or highest >= n_columns:
-        raise ColumnOutOfRange(f"columns of {name!r} run from {lowest} to {highest}, the matrix has {n_columns}")
-    rises = np.empty(columns.size, dtype=np.bool_)
-    np.greater(columns[1:], columns[:-1], out=rises[1:])
-    # the first slot of a row has no one before it; empty last rows start past the end
-    rises[indptr[:-1][indptr[:-1] < columns.size]] = True
-    if not rises.all():
-        slot = int(np.argmin(rises))
+    fault, slot = fast.first_fault(indptr, columns, n_columns)
+    if fault == 1:
+        raise ColumnOutOfRange(f"slot {slot} of {name!r} has column {columns[slot]}, the tensor has {n_columns}")
+    if fault == 2:
         raise ColumnOrder(
             f"slot {slot} of {name!r} has column {columns[slot]} after {columns[slot - 1]} in the same row: "
             f"columns of a row must strictly increase"
@@ -217,7 +210,8 @@ def check_mask(mask: NDArray[np.uint8], n_columns: int, nnz: int, name: str) -> 
         wrong = np.flatnonzero(mask[:, -1] >> tail)
         if wrong.size:
             raise TailBits(f"row {wrong[0]} of the bitmask of {name!r} has a bit set past column {n_columns - 1}")
-    counts = np.bitwise_count(mask).sum(axis=1, dtype=np.int64)
+    counts = np.empty(mask.shape[0], dtype=np.int64)
+    fast.mask_rows(mask, counts)
     found = int(counts.sum())
     if found != nnz:
         raise WrongPopcount(f"the bitmask of {name!r} has {found} bits set, its manifest says {nnz}")

@@ -8,10 +8,10 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from formats import validate
+from formats import fast, validate
 from formats.encodings.code import Code, Plan, Rows
 from formats.header import Entry
-from formats.records import Array, Mask, Pattern, Supported, flat_rows, row_blocks, rows_of
+from formats.records import Array, Mask, Pattern, Supported, rows_of
 
 
 def plan(entry: Entry, name: str) -> Plan:
@@ -34,12 +34,8 @@ def size_of(rows: int, columns: int) -> int:
 
 def encode(support: Supported, _pattern: Pattern | None) -> dict[str, Array]:
     """Return the mask."""
-    rows, columns = rows_of(support.shape), support.shape[-1]
-    mask = np.empty((rows, -(-columns // 8)), dtype=np.uint8)
-    for first, last in row_blocks(rows, columns):
-        present = np.zeros((last - first) * columns, dtype=np.bool_)
-        present[flat_rows(support, first, last)] = True
-        mask[first:last] = np.packbits(present.reshape(last - first, columns), axis=1, bitorder="little")
+    mask = np.zeros((rows_of(support.shape), -(-support.shape[-1] // 8)), dtype=np.uint8)
+    fast.set_bits(support.indptr, support.indices, mask)
     return {"mask": mask}
 
 
@@ -52,9 +48,7 @@ def decode(entry: Entry, name: str, sections: Mapping[str, Array], rows: Rows) -
     indptr = np.zeros(end - begin + 1, dtype=np.int64)
     np.cumsum(counts[begin:end], out=indptr[1:])
     indices = np.empty(indptr[-1], dtype=np.int32)
-    for first, last in row_blocks(end - begin, columns):
-        present = np.unpackbits(mask[begin + first : begin + last], axis=1, count=columns, bitorder="little")
-        indices[indptr[first] : indptr[last]] = np.flatnonzero(present) % columns
+    fast.mask_columns(mask[begin:end], indices)
     shape = entry.shape if end - begin == counts.size else (end - begin, columns)
     return Mask(shape, indptr, indices), int(counts[:begin].sum())
 

@@ -1,0 +1,127 @@
+"""Loops over supports, compiled: what NumPy would do in several passes over arrays of its own.
+
+Each function says in its docstring what it computes in plain NumPy; the tests compare the two. Compiled code is kept
+in the cache of numba, so that only the first process after an installation waits for the compiler.
+"""
+
+from typing import Any, TypeVar
+
+import numba
+import numpy as np
+from numpy.typing import NDArray
+
+F = TypeVar("F")
+
+_BITS = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little")
+_COUNT = _BITS.sum(axis=1).astype(np.int64)
+_OFFSETS = np.zeros((256, 8), dtype=np.int32)
+for _byte in range(256):
+    _OFFSETS[_byte, : _COUNT[_byte]] = np.flatnonzero(_BITS[_byte])
+
+
+def _compiled(function: F) -> F:
+    compiled: F = numba.njit(cache=True, nogil=True, boundscheck=False)(function)
+    return compiled
+
+
+@_compiled
+def mask_rows(mask: NDArray[np.uint8], counts: NDArray[np.int64]) -> None:
+    """Write the number of bits of each row of mask, (rows, bytes), into counts, (rows,).
+
+    counts[:] = np.bitwise_count(mask).sum(axis=1)
+    """
+    for row in range(mask.shape[0]):
+        total = 0
+        for at in range(mask.shape[1]):
+            total += _COUNT[mask[row, at]]
+        counts[row] = total
+
+
+@_compiled
+def mask_columns(mask: NDArray[np.uint8], indices: NDArray[np.int32]) -> None:
+    """Write the column of every bit of mask, (rows, bytes), row by row, into indices, (bits,).
+
+    indices[:] = np.flatnonzero(np.unpackbits(mask, axis=1, bitorder="little")) % (8 * mask.shape[1])
+    """
+    slot, full = 0, indices.size - 8
+    for row in range(mask.shape[0]):
+        for at in range(mask.shape[1]):
+            byte = mask[row, at]
+            count = _COUNT[byte]
+            # eight stores without a question are quicker than asking eight times, where there is room for them
+            if slot <= full:
+                for k in range(8):
+                    indices[slot + k] = 8 * at + _OFFSETS[byte, k]
+            else:
+                for k in range(count):
+                    indices[slot + k] = 8 * at + _OFFSETS[byte, k]
+            slot += count
+
+
+@_compiled
+def set_bits(indptr: NDArray[np.int64], indices: NDArray[np.int32], mask: NDArray[np.uint8]) -> None:
+    """Set the bit of every slot in mask, (rows, bytes), which is all zero before.
+
+    present[row, indices[slot]] = True for each slot; mask[:] = np.packbits(present, axis=1, bitorder="little")
+    """
+    for row in range(mask.shape[0]):
+        for slot in range(indptr[row], indptr[row + 1]):
+            column = indices[slot]
+            mask[row, column >> 3] |= np.uint8(1 << (column & 7))
+
+
+@_compiled
+def first_fault(indptr: NDArray[np.int64], columns: NDArray[Any], n_columns: int) -> tuple[int, int]:
+    """Return (1, slot) of the first column outside 0 to n_columns - 1, (2, slot) of the first that does not exceed
+    the one before it in its row, (0, 0) if there is neither; indptr must be valid.
+    """
+    for row in range(indptr.size - 1):
+        before = -1
+        for slot in range(indptr[row], indptr[row + 1]):
+            column = np.int64(columns[slot])
+            if column < 0 or column >= n_columns:
+                return 1, slot
+            if column <= before:
+                return 2, slot
+            before = column
+    return 0, 0
+
+
+@_compiled
+def scatter(indptr: NDArray[np.int64], indices: NDArray[np.int32], values: NDArray[Any], dense: NDArray[Any]) -> None:
+    """Write values, (nnz,), to their places in dense, (rows, columns); both hold unsigned integers of one size.
+
+    dense[np.repeat(np.arange(rows), np.diff(indptr)), indices] = values
+    """
+    for row in range(dense.shape[0]):
+        for slot in range(indptr[row], indptr[row + 1]):
+            dense[row, indices[slot]] = values[slot]
+
+
+@_compiled
+def count_nonzero(values: NDArray[Any]) -> int:
+    """Return how many of some unsigned integers, (n,), are not 0: np.count_nonzero(values)."""
+    total = 0
+    for at in range(values.size):
+        total += values[at] != 0
+    return total
+
+
+@_compiled
+def gather(dense: NDArray[Any], indptr: NDArray[np.int64], indices: NDArray[np.int32], values: NDArray[Any]) -> None:
+    """Write columns and values of every entry of dense, (rows, columns) of unsigned integers, that is not 0.
+
+    Sizes: indices and values (nnz,) as `count_nonzero` counts; indptr (rows + 1,).
+
+    rows, indices[:] = np.nonzero(dense); values[:] = dense[dense != 0]
+    """
+    slot = 0
+    indptr[0] = 0
+    for row in range(dense.shape[0]):
+        for column in range(dense.shape[1]):
+            value = dense[row, column]
+            if value != 0:
+                indices[slot] = column
+                values[slot] = value
+                slot += 1
+        indptr[row + 1] = slot
