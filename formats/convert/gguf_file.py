@@ -205,8 +205,9 @@ def _parse(cursor: _Cursor) -> tuple[dict[str, _Info], int]:
         if name in infos:
             raise ForeignGguf(f"{file} has the tensor {name!r} twice")
         infos[name] = info
-    if n_tensors:
-        cursor.skip(-cursor.at % alignment, "the pad before its data")
+    pad = -cursor.at % alignment
+    # a file of pairs alone may do without
+    cursor.skip(pad if n_tensors else min(pad, cursor.left), "the pad before its data")
     _check_places(infos, alignment, cursor.left, file)
     return infos, cursor.at
 
@@ -224,7 +225,7 @@ def _alignment(cursor: _Cursor, n_pairs: int) -> int:
         value = cursor.value(kind, f"{key!r:.80}")
         if key == "general.alignment":
             alignment = value if kind == _U32 else None
-        if key == "split.count" and value != 1:
+        if key == "split.count" and value not in (0, 1):
             raise ForeignGguf(f"{cursor.name} is one of {value} parts; merge them with llama-gguf-split --merge first")
     if not alignment or alignment & (alignment - 1):
         raise ForeignGguf(f"{cursor.name} has alignment {alignment}, expected a power of two as an unsigned 32-bit")
