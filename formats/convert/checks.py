@@ -9,6 +9,9 @@ from formats.container import DTYPES, NAMES, dtype_name
 from formats.errors import BadRecord, BadSparseShape, CannotHold, CastOverflow, UnknownOption
 from formats.records import Checkpoint, Dense, Mask, Sparse, Tensor, rows_of
 
+HELD = frozenset({*NAMES, np.dtype(np.complex64)})
+"""NumPy dtypes of what may become a record."""
+
 CASTABLE = frozenset({"F16", "BF16", "F32", "F64"})
 """Floats that a cast reads and makes (FMT-126)."""
 

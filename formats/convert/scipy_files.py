@@ -13,9 +13,8 @@ import numpy as np
 import scipy.sparse
 
 from formats import validate
-from formats.container import NAMES
 from formats.convert import npz
-from formats.convert.checks import cast, check_arrays, check_cast
+from formats.convert.checks import HELD, cast, check_arrays, check_cast
 from formats.errors import CannotHold, ForeignTorch, FormatError
 from formats.records import LIMIT, Array, Checkpoint, Dense, Sparse, Supported, Tensor
 
@@ -67,8 +66,8 @@ def _from_parts(indptr: Array, indices: Array, data: Array, shape: tuple[int, ..
     for what, part in (("indptr", indptr), ("indices", indices)):
         if part.dtype.kind not in "iu":
             raise ForeignTorch(f"{what} of {name} is {part.dtype}, expected integers")
-    if data.dtype not in NAMES:
-        raise CannotHold(f"{name} has dtype {data.dtype}, expected one of {', '.join(map(str, NAMES))}")
+    if data.dtype not in HELD:
+        raise CannotHold(f"{name} has dtype {data.dtype}, expected one of {', '.join(sorted(map(str, HELD)))}")
     if min(shape) < 0 or max(shape) > validate.MAX_SPARSE_DIM:
         raise CannotHold(f"{name} has shape {list(shape)}, expected two dimensions below 2^31")
     if indptr.shape != (shape[0] + 1,) or indices.ndim != 1 or indices.shape != data.shape:
@@ -159,8 +158,8 @@ def _tensor(path: Path, name: str, limit: int) -> Tensor:
         sizes = tuple(int(d) for d in shape)
         return _from_parts(arrays["indptr"], arrays["indices"], arrays["data"], sizes, repr(name))
     data = arrays["data"]
-    if data.dtype not in NAMES:
-        raise CannotHold(f"{name!r} has dtype {data.dtype}, expected one of {', '.join(map(str, NAMES))}")
+    if data.dtype not in HELD:
+        raise CannotHold(f"{name!r} has dtype {data.dtype}, expected one of {', '.join(sorted(map(str, HELD)))}")
     try:
         validate.check_shape(data.shape, name)
         validate.check_bool(data, name)
