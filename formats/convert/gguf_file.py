@@ -170,7 +170,9 @@ class _Tensors(Mapping[str, Dense]):
             values = raw.view(dtype).reshape(info.shape)
             return Dense(values if values.flags.aligned else values.copy())
         rows = quants.quant_shape_to_byte_shape(info.shape, info.type)
-        return Dense(np.asarray(quants.dequantize(raw.reshape(rows), info.type), dtype=np.float32).reshape(info.shape))
+        # scales of a file may be infinite or NaN
+        with np.errstate(all="ignore"):
+            return Dense(quants.dequantize(raw.reshape(rows), info.type).reshape(info.shape))
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._infos)

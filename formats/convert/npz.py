@@ -10,7 +10,6 @@ import io
 import math
 import os
 import zipfile
-import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -125,16 +124,20 @@ def read_npz(path: Path, *, limit: int) -> dict[str, Array]:
         ForeignTorch: FMT-153 for a member that is no plain array, or whose size is not the one that it states.
         ExpansionTooLarge: FMT-098, before anything is inflated.
     """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            members = archive.infolist()
-            _check_members(members, path, limit)
-            return {
-                info.filename.removesuffix(".npy"): _array(archive.read(info), f"{info.filename!r} of {path.name}")
-                for info in members
-            }
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, ValueError, SyntaxError) as error:
-        raise ForeignTorch(f"{path.name} is no NPZ file that can be read: {error!s:.200}") from error
+    with path.open("rb") as file:
+        try:
+            with zipfile.ZipFile(file) as archive:
+                members = archive.infolist()
+                _check_members(members, path, limit)
+                return {
+                    info.filename.removesuffix(".npy"): _array(archive.read(info), f"{info.filename!r} of {path.name}")
+                    for info in members
+                }
+        except FormatError:
+            raise
+        # what zipfile, zlib and NumPy's reading of headers raise over damaged bytes is of a dozen kinds
+        except Exception as error:
+            raise ForeignTorch(f"{path.name} is no NPZ file that can be read: {error!s:.200}") from error
 
 
 def _check_members(members: list[zipfile.ZipInfo], path: Path, limit: int) -> None:

@@ -25,7 +25,7 @@ _NATIVE = frozenset("?bBhHiIlLqQfdF")
 """NumPy's letters of what SciPy's sparse arrays hold."""
 
 
-def to_scipy(sparse: Supported, *, name: str = "the tensor") -> Any:
+def to_scipy(sparse: Supported, *, name: str = "tensor") -> Any:
     """Return a matrix as a scipy.sparse.csr_array that owns its parts; stored zeros stay stored.
 
     Args:
@@ -38,7 +38,7 @@ def to_scipy(sparse: Supported, *, name: str = "the tensor") -> Any:
     """
     if not isinstance(sparse, Sparse) or len(sparse.shape) != 2:
         raise CannotHold(
-            f"{name} is a {type(sparse).__name__} of shape {list(sparse.shape)}, SciPy's CSR holds matrices with "
+            f"{name!r} is a {type(sparse).__name__} of shape {list(sparse.shape)}, SciPy's CSR holds matrices with "
             f"values only; give a mask values with with_values, or expand other shapes with to_dense"
         )
     check_arrays(sparse, name)
@@ -47,7 +47,7 @@ def to_scipy(sparse: Supported, *, name: str = "the tensor") -> Any:
     return scipy.sparse.csr_array(parts, shape=sparse.shape, copy=True)
 
 
-def from_scipy(matrix: Any, *, name: str = "the matrix") -> Sparse:
+def from_scipy(matrix: Any, *, name: str = "matrix") -> Sparse:
     """Return a SciPy CSR array or matrix as a record that owns its arrays; stored zeros stay stored.
 
     Raises:
@@ -56,7 +56,7 @@ def from_scipy(matrix: Any, *, name: str = "the matrix") -> Sparse:
     """
     if not scipy.sparse.issparse(matrix) or matrix.format != "csr" or matrix.ndim != 2:
         raise CannotHold(
-            f"{name} is a {type(matrix).__name__} of format {getattr(matrix, 'format', None)!r}, expected a "
+            f"{name!r} is a {type(matrix).__name__} of format {getattr(matrix, 'format', None)!r}, expected a "
             f"two-dimensional CSR array; call tocsr() first"
         )
     return _from_parts(matrix.indptr, matrix.indices, matrix.data, tuple(int(d) for d in matrix.shape), name)
@@ -65,14 +65,14 @@ def from_scipy(matrix: Any, *, name: str = "the matrix") -> Sparse:
 def _from_parts(indptr: Array, indices: Array, data: Array, shape: tuple[int, ...], name: str) -> Sparse:
     for what, part in (("indptr", indptr), ("indices", indices)):
         if part.dtype.kind not in "iu":
-            raise ForeignTorch(f"{what} of {name} is {part.dtype}, expected integers")
+            raise ForeignTorch(f"{what} of {name!r} is {part.dtype}, expected integers")
     if data.dtype not in HELD:
-        raise CannotHold(f"{name} has dtype {data.dtype}, expected one of {', '.join(sorted(map(str, HELD)))}")
+        raise CannotHold(f"{name!r} has dtype {data.dtype}, expected one of {', '.join(sorted(map(str, HELD)))}")
     if min(shape) < 0 or max(shape) > validate.MAX_SPARSE_DIM:
-        raise CannotHold(f"{name} has shape {list(shape)}, expected two dimensions below 2^31")
+        raise CannotHold(f"{name!r} has shape {list(shape)}, expected two dimensions below 2^31")
     if indptr.shape != (shape[0] + 1,) or indices.ndim != 1 or indices.shape != data.shape:
         raise ForeignTorch(
-            f"{name} of shape {list(shape)} has indptr of shape {list(indptr.shape)}, indices of shape "
+            f"{name!r} of shape {list(shape)} has indptr of shape {list(indptr.shape)}, indices of shape "
             f"{list(indices.shape)} and data of shape {list(data.shape)}, expected [rows + 1], [nnz] and [nnz]; "
             f"prune() cuts off what no row owns"
         )
@@ -83,7 +83,7 @@ def _from_parts(indptr: Array, indices: Array, data: Array, shape: tuple[int, ..
         validate.check_bool(data, name)
     except FormatError as error:
         raise ForeignTorch(
-            f"{name} is no canonical CSR matrix and was not repaired: {error}; prune() cuts off what no row owns, "
+            f"{name!r} is no canonical CSR matrix and was not repaired: {error}; prune() cuts off what no row owns, "
             f"sort_indices() sorts, sum_duplicates() adds repeated entries up"
         ) from error
     return Sparse(shape, row_ptr, indices.astype(np.int32), data.copy())
@@ -109,10 +109,10 @@ def write_scipy(folder: str | os.PathLike[str], checkpoint: Checkpoint, *, dtype
         tensor = cast(tensor, dtype, name)
         if isinstance(tensor, Dense):
             if tensor.dtype != np.float16:
-                _check_native(tensor.values, repr(name))
+                _check_native(tensor.values, name)
             return {"format": np.array(b"dense"), "data": tensor.values}
         # an NPZ as scipy.sparse.save_npz makes it
-        matrix = to_scipy(tensor, name=repr(name))
+        matrix = to_scipy(tensor, name=name)
         return {
             "indices": matrix.indices,
             "indptr": matrix.indptr,
@@ -156,7 +156,7 @@ def _tensor(path: Path, name: str, limit: int) -> Tensor:
         if shape.dtype.kind not in "iu" or shape.shape != (2,):
             raise ForeignTorch(f"shape in {path.name} is {shape.dtype} of {list(shape.shape)}, expected two integers")
         sizes = tuple(int(d) for d in shape)
-        return _from_parts(arrays["indptr"], arrays["indices"], arrays["data"], sizes, repr(name))
+        return _from_parts(arrays["indptr"], arrays["indices"], arrays["data"], sizes, name)
     data = arrays["data"]
     if data.dtype not in HELD:
         raise CannotHold(f"{name!r} has dtype {data.dtype}, expected one of {', '.join(sorted(map(str, HELD)))}")
@@ -171,6 +171,6 @@ def _tensor(path: Path, name: str, limit: int) -> Tensor:
 def _check_native(values: Array, name: str) -> None:
     if values.dtype.char not in _NATIVE or not values.dtype.isnative:
         raise CannotHold(
-            f"{name} has dtype {values.dtype}, which SciPy does not compute with; F16 and BF16 are cast with "
+            f"{name!r} has dtype {values.dtype}, which SciPy does not compute with; F16 and BF16 are cast with "
             f'dtype="F32", float8 has no meaning without its scales'
         )

@@ -51,8 +51,8 @@ def _to_tensor(tensor: Tensor, name: str, index_dtype: torch.dtype) -> torch.Ten
         raise CannotHold(f"{name!r} is a mask, torch has no tensor without values; give it some with with_values")
     if isinstance(tensor, Dense):
         check_arrays(tensor, name)
-        return to_torch(tensor.values, name=repr(name))
-    return to_torch_csr(tensor, index_dtype=index_dtype, name=repr(name))
+        return to_torch(tensor.values, name=name)
+    return to_torch_csr(tensor, index_dtype=index_dtype, name=name)
 
 
 def read_torch(path: str | os.PathLike[str], *, limit: int = LIMIT) -> Checkpoint:
@@ -108,13 +108,16 @@ def _state_dict(path: Path) -> dict[Any, Any]:
 
 def _check_archive(path: Path) -> None:
     """Verify that the file is a zip whose members are stored as they are: torch maps them without looking."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            packed = [info.filename for info in archive.infolist() if info.compress_type != zipfile.ZIP_STORED]
-    except (zipfile.BadZipFile, ValueError) as error:
-        raise ForeignTorch(
-            f"{path.name} is no zip file ({error}); if torch before 1.6 wrote it, load it with torch and save it again"
-        ) from error
+    with path.open("rb") as file:
+        try:
+            with zipfile.ZipFile(file) as archive:
+                packed = [info.filename for info in archive.infolist() if info.compress_type != zipfile.ZIP_STORED]
+        # what zipfile raises over damaged bytes is of a dozen kinds
+        except Exception as error:
+            raise ForeignTorch(
+                f"{path.name} is no zip file ({error!s:.200}); if torch before 1.6 wrote it, load it with torch and "
+                f"save it again"
+            ) from error
     if packed:
         raise ForeignTorch(f"member {packed[0]!r} of {path.name} is compressed, torch.save stores members as they are")
 
@@ -129,9 +132,9 @@ def _check_entry(name: object, tensor: object, file: str) -> None:
         validate.check_name(name)
     except FormatError as error:
         raise ForeignTorch(f"{file} has a name that no checkpoint can hold: {error}") from error
-    check_kind(tensor, repr(name))
+    check_kind(tensor, name)
     for part in _parts(tensor):
-        check_kind(part, f"a part of {name!r}")
+        check_kind(part, f"a part of {name}")
         held = part.untyped_storage().nbytes()
         # FMT-096: a stride of 0 makes any size of a few bytes
         if part.numel() * part.element_size() > held:
@@ -162,10 +165,10 @@ def _view(tensor: torch.Tensor) -> object:
 
 def _from_tensor(tensor: torch.Tensor, name: str, limit: int) -> Tensor:
     if tensor.layout == torch.strided:
-        dense = Dense(from_torch(tensor, name=repr(name)))
+        dense = Dense(from_torch(tensor, name=name))
         check_values(dense, name)
         return dense
-    sparse = from_torch_csr(tensor, name=repr(name), limit=limit)
+    sparse = from_torch_csr(tensor, name=name, limit=limit)
     check_values(sparse, name)
     return sparse
 

@@ -85,7 +85,7 @@ def from_module(
 
 
 def _record(slot: _Slot, support: NDArray[np.bool_] | None, name: str) -> Tensor:
-    values = from_torch(slot.tensor, name=repr(name)).copy()
+    values = from_torch(slot.tensor, name=name).copy()
     if support is None:
         return Dense(values)
     if slot.mask is None and (outside := int(np.count_nonzero(values[~support]))):
@@ -95,7 +95,7 @@ def _record(slot: _Slot, support: NDArray[np.bool_] | None, name: str) -> Tensor
 
 def _support(mask: torch.Tensor, name: str) -> NDArray[np.bool_]:
     """Return the mask of a pruned parameter, which torch keeps as zeros and ones of its dtype, as booleans."""
-    values = from_torch(mask, name=f"mask of {name!r}")
+    values = from_torch(mask, name=f"mask of {name}")
     support: NDArray[np.bool_] = values != 0
     if not bool((values[support] == 1).all()):
         raise CannotHold(f"the mask of {name!r} holds values other than 0 and 1; apply it with prune.remove first")
@@ -110,7 +110,7 @@ def _given_masks(
     if unknown:
         raise ModuleMismatch(f"masks are given for {_listed(unknown)}, which the module does not have")
     for name, mask in masks.items():
-        array: Array = from_torch(mask, name=f"mask of {name!r}") if isinstance(mask, torch.Tensor) else mask
+        array: Array = from_torch(mask, name=f"mask of {name}") if isinstance(mask, torch.Tensor) else mask
         shape = tuple(slots[name].tensor.shape)
         if slots[name].mask is not None:
             raise ModuleMismatch(f"{name!r} is pruned by the module and given a mask as well; leave one out")
@@ -154,7 +154,8 @@ def to_module(
     for names in groups.values():
         held = [name for name in names if name in sources]
         sources.update({name: sources[held[0]] for name in names if held and name not in sources})
-    records = {source: checkpoint.tensors[source] for source in dict.fromkeys(sources.values())}
+    wanted = dict.fromkeys(sources[name] for name in slots if name in sources)
+    records = {source: checkpoint.tensors[source] for source in wanted}
     for name, record in records.items():
         check_arrays(record, name)
         if isinstance(record, Mask):
@@ -237,7 +238,7 @@ def _slots(module: torch.nn.Module) -> dict[str, _Slot]:
                 continue
             attribute = key.removesuffix("_orig") if key.removesuffix("_orig") in pruned else key
             name = prefix + attribute
-            check_kind(tensor, repr(name))
+            check_kind(tensor, name)
             mask = lasting[f"{attribute}_mask"] if attribute != key else None
             slots[name] = _Slot(owner, attribute, tensor, mask, key in parameters)
     other = sorted(seen ^ set(module.state_dict()))

@@ -47,7 +47,7 @@ for _pattern, _first, _second in (
     _NIBBLE[_pattern] = _first | _second << 2
 
 
-def to_torch(array: Array, *, name: str = "the array") -> torch.Tensor:
+def to_torch(array: Array, *, name: str = "array") -> torch.Tensor:
     """Return a copy of an array of any shape and layout as a contiguous tensor in main memory, bit for bit.
 
     Raises:
@@ -55,14 +55,14 @@ def to_torch(array: Array, *, name: str = "the array") -> torch.Tensor:
     """
     dtype = TORCH.get(array.dtype)
     if dtype is None:
-        raise CannotHold(f"{name} has dtype {array.dtype}, torch has none with the same bits; cast it first")
+        raise CannotHold(f"{name!r} has dtype {array.dtype}, torch has none with the same bits; cast it first")
     copied = np.array(array, order="C")
     if array.dtype in _CARRIED:
         return torch.from_numpy(copied.view(f"u{dtype.itemsize}")).view(dtype)
     return torch.from_numpy(copied)
 
 
-def from_torch(tensor: torch.Tensor, *, name: str = "the tensor") -> Array:
+def from_torch(tensor: torch.Tensor, *, name: str = "tensor") -> Array:
     """Return the values of a strided tensor of any shape and device, bit for bit.
 
     The array shares memory with a contiguous tensor in main memory, and is a copy of any other.
@@ -73,7 +73,7 @@ def from_torch(tensor: torch.Tensor, *, name: str = "the tensor") -> Array:
     """
     check_kind(tensor, name)
     if tensor.layout != torch.strided:
-        raise CannotHold(f"{name} has layout {tensor.layout}, expected a strided tensor; use from_torch_csr")
+        raise CannotHold(f"{name!r} has layout {tensor.layout}, expected a strided tensor; use from_torch_csr")
     # a conjugate view is a promise to compute; its values are what counts
     plain = tensor.detach().resolve_conj().resolve_neg().cpu().contiguous()
     dtype = NUMPY[tensor.dtype]
@@ -87,14 +87,16 @@ def check_kind(tensor: torch.Tensor, name: str) -> None:
         CannotHold: FMT-154.
     """
     if type(tensor) not in (torch.Tensor, torch.nn.Parameter):
-        raise CannotHold(f"{name} is a {type(tensor).__name__}, expected a plain torch.Tensor; convert it first")
+        raise CannotHold(f"{name!r} is a {type(tensor).__name__}, expected a plain torch.Tensor; convert it first")
     if tensor.is_meta:
-        raise CannotHold(f"{name} is on the meta device and has no values; load them first")
+        raise CannotHold(f"{name!r} is on the meta device and has no values; load them first")
     if tensor.is_quantized or tensor.dtype not in NUMPY:
-        raise CannotHold(f"{name} has dtype {tensor.dtype}, which a checkpoint has no equal of; dequantise or cast it")
+        raise CannotHold(
+            f"{name!r} has dtype {tensor.dtype}, which a checkpoint has no equal of; dequantise or cast it"
+        )
 
 
-def to_torch_csr(sparse: Sparse, *, index_dtype: torch.dtype = torch.int64, name: str = "the tensor") -> torch.Tensor:
+def to_torch_csr(sparse: Sparse, *, index_dtype: torch.dtype = torch.int64, name: str = "tensor") -> torch.Tensor:
     """Return a matrix as a torch.sparse_csr tensor that owns its parts; stored zeros stay stored.
 
     Args:
@@ -111,12 +113,12 @@ def to_torch_csr(sparse: Sparse, *, index_dtype: torch.dtype = torch.int64, name
         raise UnknownOption(f"index_dtype is {index_dtype}, expected torch.int64 or torch.int32")
     if not isinstance(sparse, Sparse) or len(sparse.shape) != 2:
         raise CannotHold(
-            f"{name} is a {type(sparse).__name__} of shape {list(sparse.shape)}, torch's CSR holds matrices with "
+            f"{name!r} is a {type(sparse).__name__} of shape {list(sparse.shape)}, torch's CSR holds matrices with "
             f"values only; give a mask values with with_values, or expand other shapes with to_dense"
         )
     check_arrays(sparse, name)
     if index_dtype == torch.int32 and sparse.nnz > validate.MAX_SPARSE_DIM:
-        raise CannotHold(f"{name} stores {sparse.nnz} values, int32 row pointers end at 2^31 - 1; use torch.int64")
+        raise CannotHold(f"{name!r} stores {sparse.nnz} values, int32 row pointers end at 2^31 - 1; use torch.int64")
     return torch.sparse_csr_tensor(
         to_torch(sparse.indptr).to(index_dtype),
         to_torch(sparse.indices).to(index_dtype),
@@ -126,7 +128,7 @@ def to_torch_csr(sparse: Sparse, *, index_dtype: torch.dtype = torch.int64, name
     )
 
 
-def from_torch_csr(tensor: torch.Tensor, *, name: str = "the tensor", limit: int = LIMIT) -> Sparse:
+def from_torch_csr(tensor: torch.Tensor, *, name: str = "tensor", limit: int = LIMIT) -> Sparse:
     """Return a sparse CSR matrix, or a sparse COO tensor of 1 to 8 dimensions, as a record that owns its arrays.
 
     Stored zeros stay stored. Indices are verified here, whatever torch or a flag of the tensor says of them.
@@ -143,12 +145,12 @@ def from_torch_csr(tensor: torch.Tensor, *, name: str = "the tensor", limit: int
     """
     check_kind(tensor, name)
     if tensor.layout not in (torch.sparse_csr, torch.sparse_coo):
-        raise CannotHold(f"{name} has layout {tensor.layout}, expected sparse CSR or COO; call to_sparse_csr() first")
+        raise CannotHold(f"{name!r} has layout {tensor.layout}, expected sparse CSR or COO; call to_sparse_csr() first")
     shape = tuple(int(d) for d in tensor.shape)
     if not 1 <= len(shape) <= validate.MAX_RANK or max(shape) > validate.MAX_SPARSE_DIM:
-        raise CannotHold(f"{name} has shape {list(shape)}, expected 1 to 8 dimensions below 2^31")
+        raise CannotHold(f"{name!r} has shape {list(shape)}, expected 1 to 8 dimensions below 2^31")
     if min(shape) < 0:
-        raise ForeignTorch(f"{name} has shape {list(shape)}, expected dimensions from 0")
+        raise ForeignTorch(f"{name!r} has shape {list(shape)}, expected dimensions from 0")
     return (
         _from_csr(tensor, shape, name) if tensor.layout == torch.sparse_csr else _from_coo(tensor, shape, name, limit)
     )
@@ -156,13 +158,13 @@ def from_torch_csr(tensor: torch.Tensor, *, name: str = "the tensor", limit: int
 
 def _from_csr(tensor: torch.Tensor, shape: tuple[int, ...], name: str) -> Sparse:
     if len(shape) != 2 or tensor.values().dim() != 1:
-        raise CannotHold(f"{name} has batches or dense dimensions, expected a matrix of scalars; take it apart first")
+        raise CannotHold(f"{name!r} has batches or dense dimensions, expected a matrix of scalars; take it apart first")
     row_ptr = _indices(tensor.crow_indices(), name)
     columns = _indices(tensor.col_indices(), name)
     values = from_torch(tensor.values(), name=name)
     if row_ptr.shape != (shape[0] + 1,) or columns.shape != values.shape:
         raise ForeignTorch(
-            f"{name} of shape {list(shape)} has row pointers of shape {list(row_ptr.shape)}, columns of shape "
+            f"{name!r} of shape {list(shape)} has row pointers of shape {list(row_ptr.shape)}, columns of shape "
             f"{list(columns.shape)} and values of shape {list(values.shape)}, expected [rows + 1], [nnz] and [nnz]"
         )
     try:
@@ -170,44 +172,46 @@ def _from_csr(tensor: torch.Tensor, shape: tuple[int, ...], name: str) -> Sparse
         indptr = row_ptr.astype(np.int64)
         validate.check_columns(indptr, columns, shape[1], name)
     except FormatError as error:
-        raise ForeignTorch(f"{name} is no valid CSR matrix and was not repaired: {error}") from error
+        raise ForeignTorch(f"{name!r} is no valid CSR matrix and was not repaired: {error}") from error
     return Sparse(shape, indptr, columns.astype(np.int32), values.copy())
 
 
 def _from_coo(tensor: torch.Tensor, shape: tuple[int, ...], name: str, limit: int) -> Sparse:
     values = from_torch(tensor._values(), name=name)
     if tensor.dense_dim() or values.ndim != 1:
-        raise CannotHold(f"{name} has dense dimensions, expected scalars at {len(shape)} indices; take it apart first")
+        raise CannotHold(
+            f"{name!r} has dense dimensions, expected scalars at {len(shape)} indices; take it apart first"
+        )
     indices = _indices(tensor._indices(), name)
     if indices.shape != (len(shape), len(values)):
         raise ForeignTorch(
-            f"{name} has indices of shape {list(indices.shape)}, expected {[len(shape), len(values)]} "
+            f"{name!r} has indices of shape {list(indices.shape)}, expected {[len(shape), len(values)]} "
             f"for its shape and values"
         )
     try:
         validate.check_shape(shape, name)
     except BadShape as error:
-        raise CannotHold(f"{name} is larger than a checkpoint can hold: {error}") from error
+        raise CannotHold(f"{name!r} is larger than a checkpoint can hold: {error}") from error
     if 8 * (rows_of(shape) + 1) > limit:
-        raise ExpansionTooLarge(f"row pointers of {name} of shape {list(shape)} take more than {limit} bytes")
+        raise ExpansionTooLarge(f"row pointers of {name!r} of shape {list(shape)} take more than {limit} bytes")
     positions = np.zeros(len(values), dtype=np.int64)
     for axis, size in zip(indices, shape, strict=True):
         if axis.size and not 0 <= int(axis.min()) <= int(axis.max()) < size:
-            raise ForeignTorch(f"{name} has indices from {axis.min()} to {axis.max()} along a dimension of {size}")
+            raise ForeignTorch(f"{name!r} has indices from {axis.min()} to {axis.max()} along a dimension of {size}")
         positions = positions * size + axis.astype(np.int64)
     if (positions[1:] <= positions[:-1]).any():
-        raise ForeignTorch(f"{name} has unsorted or repeated indices; call coalesce(), which adds repeated values up")
+        raise ForeignTorch(f"{name!r} has unsorted or repeated indices; call coalesce(), which adds repeated values up")
     return with_values(from_flat(shape, positions), values.copy())
 
 
 def _indices(part: torch.Tensor, name: str) -> Array:
     array = from_torch(part, name=f"indices of {name}")
     if array.dtype.kind not in "iu":
-        raise ForeignTorch(f"indices of {name} are {part.dtype}, expected integers")
+        raise ForeignTorch(f"indices of {name!r} are {part.dtype}, expected integers")
     return array
 
 
-def to_semi_structured(sparse: Sparse, *, device: str = "cpu", name: str = "the tensor") -> Any:
+def to_semi_structured(sparse: Sparse, *, device: str = "cpu", name: str = "tensor") -> Any:
     """Return a 2:4 matrix as torch's semi-structured tensor in the layout of the CUTLASS kernels.
 
     Built from the support, not from the values: stored zeros and −0.0 stay. Multiplying takes a CUDA device.
@@ -230,13 +234,13 @@ def to_semi_structured(sparse: Sparse, *, device: str = "cpu", name: str = "the 
     sizes = Cutlass._DTYPE_SHAPE_CONSTRAINTS.get(dtype)
     if sizes is None:
         raise CannotHold(
-            f"{name} is no matrix of F16, BF16, I8 or F32 with values, which semi-structured tensors are made of"
+            f"{name!r} is no matrix of F16, BF16, I8 or F32 with values, which semi-structured tensors are made of"
         )
     check_arrays(sparse, name)
     rows, columns = sparse.shape
     if not rows or not columns or rows % sizes.sparse_min_rows or columns % sizes.sparse_min_cols:
         raise CannotHold(
-            f"{name} has shape {[rows, columns]}, semi-structured kernels of {dtype} take multiples of "
+            f"{name!r} has shape {[rows, columns]}, semi-structured kernels of {dtype} take multiples of "
             f"{sizes.sparse_min_rows} rows and {sizes.sparse_min_cols} columns"
         )
     group = 2 if dtype == torch.float32 else 4
@@ -245,7 +249,7 @@ def to_semi_structured(sparse: Sparse, *, device: str = "cpu", name: str = "the 
     if int(counts.max()) > group // 2:
         row, at = (int(i) for i in np.argwhere(counts > group // 2)[0])
         raise CannotHold(
-            f"row {row} of {name} stores {counts[row, at]} of columns {at * group} to {at * group + group - 1}, "
+            f"row {row} of {name!r} stores {counts[row, at]} of columns {at * group} to {at * group + group - 1}, "
             f"semi-structured tensors of {dtype} hold {group // 2}; prune it to that pattern first"
         )
     # a float32 counts as two entries of a group of four
