@@ -84,15 +84,13 @@ def read_folder(folder: Path) -> tuple[dict[str, Path], dict[str, str]]:
     Raises:
         ForeignTorch: FMT-153 if the index is missing or malformed, or names other files than are there.
     """
+    if not (folder / INDEX).is_file():
+        raise ForeignTorch(f"{folder.name} has no {INDEX}, expected name to file")
+    size = (folder / INDEX).stat().st_size
+    if size > MAX_INDEX:
+        raise ForeignTorch(f"{INDEX} of {folder.name} has {size} bytes, at most {MAX_INDEX} are allowed")
     try:
-        with (folder / INDEX).open("rb") as file:
-            data = file.read(MAX_INDEX + 1)
-    except FileNotFoundError as error:
-        raise ForeignTorch(f"{folder.name} has no {INDEX}, expected name to file") from error
-    try:
-        if len(data) > MAX_INDEX:
-            raise ForeignTorch(f"more than {MAX_INDEX} bytes")
-        found = strict_json.parse_any(data, "the text")
+        found = strict_json.parse_any((folder / INDEX).read_bytes(), "the text")
         for name in found if isinstance(found, dict) else ():
             validate.check_name(name)
     except FormatError as error:

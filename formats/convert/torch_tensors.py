@@ -144,6 +144,7 @@ def from_torch_csr(tensor: torch.Tensor, *, name: str = "tensor", limit: int = L
         ExpansionTooLarge: FMT-098.
     """
     check_kind(tensor, name)
+    tensor = tensor.detach()
     if tensor.layout not in (torch.sparse_csr, torch.sparse_coo):
         raise CannotHold(f"{name!r} has layout {tensor.layout}, expected sparse CSR or COO; call to_sparse_csr() first")
     shape = tuple(int(d) for d in tensor.shape)

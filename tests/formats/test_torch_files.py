@@ -164,6 +164,14 @@ def test_coo_is_read_when_its_indices_are_canonical(tmp_path):
         read_torch(saved(tmp_path, {"w": twice}))
 
 
+def test_parameters_are_read_as_tensors(tmp_path):
+    state = {name: torch.nn.Parameter(bad_csr()) for name in ("csr", "twin")}
+    state["coo"] = torch.nn.Parameter(bad_csr().to_sparse_coo())
+    state["dense"] = torch.nn.Parameter(torch.ones(2))
+    found = read_torch(saved(tmp_path, state)).tensors
+    assert [found[name].nnz for name in state] == [3, 3, 3, 2]
+
+
 BAD = {
     "too large": {"columns": (0, 5_000_000, 1)},
     "negative": {"columns": (0, -3, 1)},
