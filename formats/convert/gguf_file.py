@@ -1,0 +1,276 @@
+"""GGUF files, read strictly: nothing that a header states is believed before it is compared with the file.
+
+    "GGUF" | version | counts | key-value pairs | tensor infos | pad | data, each tensor padded
+
+Only names, shapes and values are taken over; what the pairs say of tokenizer and architecture stays behind.
+"""
+
+import math
+import mmap
+import os
+import struct
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+
+import ml_dtypes
+import numpy as np
+from gguf import quants
+from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
+
+from formats import validate
+from formats.errors import ForeignGguf, FormatError
+from formats.records import Array, Checkpoint, Dense, DType
+from formats.strict_json import JSON
+
+DEFAULT_ALIGNMENT = 32
+MAX_RANK = 4
+MAX_STRING = 1 << 26
+MAX_NESTING = 8
+
+_PLAIN: Mapping[str, DType] = MappingProxyType(
+    {
+        "F32": np.dtype(np.float32),
+        "F16": np.dtype(np.float16),
+        "BF16": np.dtype(ml_dtypes.bfloat16),
+        "F64": np.dtype(np.float64),
+        "I8": np.dtype(np.int8),
+        "I16": np.dtype(np.int16),
+        "I32": np.dtype(np.int32),
+        "I64": np.dtype(np.int64),
+    }
+)
+_SIZES = (1, 1, 2, 2, 4, 4, 4, 1, 0, 0, 8, 8, 8)
+"""Bytes of a value by its type number; 0 for strings (8) and arrays (9)."""
+_STRING, _ARRAY, _U16, _U32 = 8, 9, 2, 4
+_LEAST_PAIR = 8 + 4 + 1
+_LEAST_INFO = 8 + 4 + 4 + 8
+
+
+def open_gguf(path: str | os.PathLike[str], *, expand_quantised: bool = False) -> Checkpoint:
+    """Return the tensors of a GGUF file of version 2 or 3, each read when asked for.
+
+    Names are those of the file; shapes are row-major, the file's dimensions in reverse. Plain types are read-only
+    views of the file, bit for bit. If quantised tensors were expanded, the attributes say ``source`` and their names.
+
+    Args:
+        path: the file; it must not be changed while it is open.
+        expand_quantised: make F32 of quantised tensors, with the values that the gguf package gives them.
+
+    Raises:
+        ForeignGguf: FMT-155 for a malformed file, one of several parts, or quantised tensors without the flag.
+    """
+    tensors = _Tensors(Path(path))
+    quantised = tensors.quantised()
+    if quantised and not expand_quantised:
+        raise ForeignGguf(
+            f"{tensors.file_name} holds {len(quantised)} quantised tensors, the first is {quantised[0]!r}; "
+            f"pass expand_quantised=True to make F32 of them"
+        )
+    names: list[JSON] = [*quantised]
+    return Checkpoint("model", tensors, {"source": "gguf", "expanded": names} if names else {})
+
+
+@dataclass(frozen=True, slots=True)
+class _Info:
+    """A tensor as the header tells it: its row-major shape, its type, its place from the start of the data."""
+
+    shape: tuple[int, ...]
+    type: GGMLQuantizationType
+    begin: int
+    nbytes: int
+
+
+class _Cursor:
+    """A place in a file that moves on by what is read, and never past the end."""
+
+    def __init__(self, data: Array, name: str) -> None:
+        self.data = data
+        self.name = name
+        self.at = 0
+
+    @property
+    def left(self) -> int:
+        """Bytes from here to the end."""
+        return len(self.data) - self.at
+
+    def take(self, n: int, what: str) -> bytes:
+        """Return n bytes."""
+        self.skip(n, what)
+        return self.data[self.at - n : self.at].tobytes()
+
+    def skip(self, n: int, what: str) -> None:
+        """Move on by n bytes, compared by subtraction: n may be any size."""
+        if n > self.left:
+            raise ForeignGguf(f"{self.name} ends within {what}: {n} bytes are announced, {self.left} are left")
+        self.at += n
+
+    def u32(self, what: str) -> int:
+        """Return an unsigned 32-bit integer."""
+        return int(struct.unpack("<I", self.take(4, what))[0])
+
+    def u64(self, what: str) -> int:
+        """Return an unsigned 64-bit integer."""
+        return int(struct.unpack("<Q", self.take(8, what))[0])
+
+    def text(self, what: str) -> str:
+        """Return a string, its length first."""
+        n = self.u64(what)
+        if n > MAX_STRING:
+            raise ForeignGguf(f"{what} of {self.name} announces {n} bytes, at most {MAX_STRING} are allowed")
+        try:
+            return self.take(n, what).decode()
+        except UnicodeDecodeError as error:
+            raise ForeignGguf(f"{what} of {self.name} is not UTF-8: {error}") from error
+
+    def value(self, kind: int, what: str, depth: int = 0) -> int | None:
+        """Move past a value; return it if it is a u16 or u32, else None."""
+        if kind >= len(_SIZES) or depth > MAX_NESTING:
+            raise ForeignGguf(f"{what} of {self.name} has type {kind} at depth {depth}, expected a type of GGUF")
+        if kind == _STRING:
+            self.skip(self.u64(what), what)
+        elif kind == _ARRAY:
+            self._array(what, depth)
+        else:
+            raw = self.take(_SIZES[kind], what)
+            return int.from_bytes(raw, "little") if kind in (_U16, _U32) else None
+        return None
+
+    def _array(self, what: str, depth: int) -> None:
+        kind, count = self.u32(what), self.u64(what)
+        # what has no fixed size takes the 8 bytes of its length at least
+        size = _SIZES[kind] if kind < len(_SIZES) else 0
+        if count > self.left // (size or 8):
+            raise ForeignGguf(f"{what} of {self.name} announces {count} elements, {self.left} bytes are left")
+        if size:
+            self.skip(count * size, what)
+            return
+        for _ in range(count):
+            self.value(kind, what, depth + 1)
+
+
+class _Tensors(Mapping[str, Dense]):
+    """The tensors of a GGUF file, name to Dense, in file order; each is made when asked for."""
+
+    def __init__(self, path: Path) -> None:
+        self.file_name = path.name
+        with path.open("rb") as file:
+            if not file.seek(0, 2):
+                raise ForeignGguf(f"{path.name} is empty")
+            self._data = np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), dtype=np.uint8)
+        self._infos, self._start = _parse(_Cursor(self._data, path.name))
+
+    def __getitem__(self, name: str) -> Dense:
+        info = self._infos[name]
+        begin = self._start + info.begin
+        raw = self._data[begin : begin + info.nbytes]
+        dtype = _PLAIN.get(info.type.name)
+        if dtype is not None:
+            values = raw.view(dtype).reshape(info.shape)
+            return Dense(values if values.flags.aligned else values.copy())
+        rows = quants.quant_shape_to_byte_shape(info.shape, info.type)
+        # scales of a file may be infinite or NaN
+        with np.errstate(all="ignore"):
+            return Dense(quants.dequantize(raw.reshape(rows), info.type).reshape(info.shape))
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._infos)
+
+    def __len__(self) -> int:
+        return len(self._infos)
+
+    def quantised(self) -> list[str]:
+        """Return the names of the tensors that reading expands, sorted."""
+        return sorted(name for name, info in self._infos.items() if info.type.name not in _PLAIN)
+
+
+def _parse(cursor: _Cursor) -> tuple[dict[str, _Info], int]:
+    """Return the tensors of a file by name, and where its data begin.
+
+    Raises:
+        ForeignGguf: FMT-155.
+    """
+    file = cursor.name
+    if (magic := cursor.take(4, "its magic")) != b"GGUF":
+        raise ForeignGguf(f"{file} begins with {magic!r}, expected b'GGUF'")
+    version = cursor.u32("its version")
+    if version not in (2, 3):
+        raise ForeignGguf(f"{file} has version {version}, expected 2 or 3 in little-endian order; convert it with gguf")
+    n_tensors, n_pairs = cursor.u64("its counts"), cursor.u64("its counts")
+    if n_pairs > cursor.left // _LEAST_PAIR or n_tensors > cursor.left // _LEAST_INFO:
+        raise ForeignGguf(f"{file} announces {n_tensors} tensors and {n_pairs} pairs, {cursor.left} bytes are left")
+    alignment = _alignment(cursor, n_pairs)
+    infos: dict[str, _Info] = {}
+    for _ in range(n_tensors):
+        name, info = _info(cursor)
+        if name in infos:
+            raise ForeignGguf(f"{file} has the tensor {name!r} twice")
+        infos[name] = info
+    pad = -cursor.at % alignment
+    # a file of pairs alone may do without
+    cursor.skip(pad if n_tensors else min(pad, cursor.left), "the pad before its data")
+    _check_places(infos, alignment, cursor.left, file)
+    return infos, cursor.at
+
+
+def _alignment(cursor: _Cursor, n_pairs: int) -> int:
+    """Move past the key-value pairs; return the alignment, the only one that says where tensors are."""
+    alignment: int | None = DEFAULT_ALIGNMENT
+    seen: set[str] = set()
+    for _ in range(n_pairs):
+        key = cursor.text("a key")
+        if key in seen:
+            raise ForeignGguf(f"{cursor.name} has the key {key!r:.80} twice")
+        seen.add(key)
+        kind = cursor.u32(f"the type of {key!r:.80}")
+        value = cursor.value(kind, f"{key!r:.80}")
+        if key == "general.alignment":
+            alignment = value if kind == _U32 else None
+        if key == "split.count" and value not in (0, 1):
+            raise ForeignGguf(f"{cursor.name} is one of {value} parts; merge them with llama-gguf-split --merge first")
+    if not alignment or alignment & (alignment - 1):
+        raise ForeignGguf(f"{cursor.name} has alignment {alignment}, expected a power of two as an unsigned 32-bit")
+    return alignment
+
+
+def _info(cursor: _Cursor) -> tuple[str, _Info]:
+    name = cursor.text("a tensor name")
+    rank = cursor.u32(f"the rank of {name!r:.80}")
+    if rank > MAX_RANK:
+        raise ForeignGguf(f"{name!r:.80} in {cursor.name} has {rank} dimensions, at most {MAX_RANK} are allowed")
+    shape = tuple(reversed([cursor.u64(f"the shape of {name!r:.80}") for _ in range(rank)]))
+    try:
+        validate.check_name(name)
+        validate.check_shape(shape, name)
+    except FormatError as error:
+        raise ForeignGguf(f"{cursor.name} holds a tensor that no checkpoint can: {error}") from error
+    number = cursor.u32(f"the type of {name!r}")
+    try:
+        kind = GGMLQuantizationType(number)
+        per_block, block_bytes = GGML_QUANT_SIZES[kind]
+        if kind.name not in _PLAIN:
+            quants.dequantize(np.zeros((1, block_bytes), dtype=np.uint8), kind)
+    except (ValueError, KeyError, NotImplementedError) as error:
+        raise ForeignGguf(f"{name!r} in {cursor.name} has type {number}, which gguf cannot expand: {error}") from error
+    if per_block > 1 and (not shape or shape[-1] % per_block):
+        raise ForeignGguf(
+            f"rows of {name!r} in {cursor.name} do not fill blocks of {per_block} values: its shape is {list(shape)}"
+        )
+    nbytes = math.prod(shape) // per_block * block_bytes
+    return name, _Info(shape, kind, cursor.u64(f"the offset of {name!r}"), nbytes)
+
+
+def _check_places(infos: Mapping[str, _Info], alignment: int, size: int, file: str) -> None:
+    """Verify that the tensors follow each other in the data, each padded, and that the data end with the last."""
+    at = 0
+    for name, info in sorted(infos.items(), key=lambda item: (item[1].begin, item[1].nbytes)):
+        if info.begin != at:
+            raise ForeignGguf(f"{name!r} in {file} begins at {info.begin}, expected {at} behind the tensor before it")
+        if info.nbytes > size - at:
+            raise ForeignGguf(f"{name!r} in {file} takes {info.nbytes} bytes, {size - at} are left")
+        at += info.nbytes
+        # the last pad may be cut off
+        at += min(-at % alignment, size - at)
+    if at != size:
+        raise ForeignGguf(f"{file} holds {size} bytes of data, its header describes {at}")

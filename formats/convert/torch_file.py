@@ -1,0 +1,186 @@
+"""Files of torch.save: a dict of name to tensor, matrices as sparse CSR.
+
+write_torch_csr("pruned.pt", checkpoint)       torch.load gives CSR matrices and dense tensors
+read_torch("pruned.pt")                        and so does any state dict, if its indices hold
+"""
+
+import os
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from formats import atomic, validate
+from formats.convert.checks import check_arrays, require_plain
+from formats.convert.torch_tensors import check_kind, from_torch, from_torch_csr, to_torch, to_torch_csr
+from formats.errors import CannotHold, ForeignTorch, FormatError
+from formats.records import LIMIT, Checkpoint, Dense, Mask, Tensor
+
+
+def write_torch_csr(
+    path: str | os.PathLike[str], checkpoint: Checkpoint, *, index_dtype: torch.dtype = torch.int64
+) -> None:
+    """Write a torch.save file of a dict: name to sparse CSR tensor for sparse matrices, to dense tensor for others.
+
+    Tied names share their tensor. The same checkpoint gives the same bytes with the same torch, whatever the file's
+    name. All tensors are in memory at once.
+
+    Args:
+        path: the file to make, in place of an older one if there is one (FMT-111).
+        checkpoint: a model without attributes and companions, for which there is no place.
+        index_dtype: torch.int64 or torch.int32, of row pointers and columns.
+
+    Raises:
+        CannotHold: FMT-154 for a mask, a sparse tensor that is no matrix, or a dtype that torch lacks.
+        FormatError: the clause that a record or name breaks. Nothing is left behind.
+    """
+    require_plain(checkpoint, "a torch file")
+    state = {name: _to_tensor(checkpoint.tensors[name], name, index_dtype) for name in sorted(checkpoint.tensors)}
+    # aliases last: a reader takes the first name of a tensor for its own
+    state.update({alias: state[target] for alias, target in sorted(checkpoint.tied.items())})
+    with atomic.new_file(Path(path)) as temporary, temporary.open("xb") as file:
+        # given a file and not a path, torch names the root of its archive "archive", never after the file
+        torch.save(state, file)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _to_tensor(tensor: Tensor, name: str, index_dtype: torch.dtype) -> torch.Tensor:
+    if isinstance(tensor, Mask):
+        raise CannotHold(f"{name!r} is a mask, torch has no tensor without values; give it some with with_values")
+    if isinstance(tensor, Dense):
+        check_arrays(tensor, name)
+        return to_torch(tensor.values, name=name)
+    return to_torch_csr(tensor, index_dtype=index_dtype, name=name)
+
+
+def read_torch(path: str | os.PathLike[str], *, limit: int = LIMIT) -> Checkpoint:
+    """Return the tensors of a state dict that torch.save wrote, every index verified.
+
+    Dense tensors are views of the mapped file; sparse ones are in memory. A tensor that several names show the
+    same way is stored under the first of them, the others are tied to it. Nothing but tensors is unpickled.
+
+    Args:
+        path: a zip file of torch.save: a dict of name to tensor, or a dict of such a dict under ``"state_dict"``.
+        limit: bytes that the row pointers of one tensor may take.
+
+    Raises:
+        ForeignTorch: FMT-153 for what torch refuses, an entry that is no tensor, a tensor larger than its bytes,
+            or wrong indices.
+        CannotHold: FMT-154 for a subclass of tensors, a layout or dtype that a checkpoint has no equal of.
+        ExpansionTooLarge: FMT-098.
+    """
+    path = Path(path)
+    tensors: dict[str, Tensor] = {}
+    tied: dict[str, str] = {}
+    owners: dict[object, str] = {}
+    for name, tensor in _state_dict(path).items():
+        _check_entry(name, tensor, path.name)
+        view = _view(tensor)
+        if view is not None and view in owners:
+            tied[name] = owners[view]
+            continue
+        owners[view] = name
+        tensors[name] = _from_tensor(tensor, name, limit)
+    return Checkpoint("model", tensors, tied=tied)
+
+
+def _state_dict(path: Path) -> dict[Any, Any]:
+    _check_archive(path)
+    try:
+        # mapped, so that no storage is larger than the file
+        found = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except Exception as error:
+        raise ForeignTorch(
+            f"{path.name} holds more than tensors, or is damaged; save module.state_dict() instead. "
+            f"torch says: {error!s:.300}"
+        ) from error
+    if isinstance(found, dict) and isinstance(found.get("state_dict"), dict):
+        others = sorted(repr(key) for key in found if key != "state_dict")
+        if others:
+            raise ForeignTorch(f"{path.name} has {', '.join(others):.200} beside 'state_dict'; save that entry alone")
+        found = found["state_dict"]
+    if not isinstance(found, dict):
+        raise ForeignTorch(f"{path.name} holds a {type(found).__name__}, expected a dict of tensors by name")
+    return found
+
+
+def _check_archive(path: Path) -> None:
+    """Verify that the file is a zip whose members are stored as they are: torch maps them without looking."""
+    with path.open("rb") as file:
+        try:
+            with zipfile.ZipFile(file) as archive:
+                packed = [info.filename for info in archive.infolist() if info.compress_type != zipfile.ZIP_STORED]
+        # what zipfile raises over damaged bytes is of a dozen kinds
+        except Exception as error:
+            raise ForeignTorch(
+                f"{path.name} is no zip file ({error!s:.200}); if torch before 1.6 wrote it, load it with torch and "
+                f"save it again"
+            ) from error
+    if packed:
+        raise ForeignTorch(f"member {packed[0]!r} of {path.name} is compressed, torch.save stores members as they are")
+
+
+def _check_entry(name: object, tensor: object, file: str) -> None:
+    """Verify key and type of an entry, and that the bytes of a tensor are in the file as often as it shows them."""
+    if not isinstance(name, str):
+        raise ForeignTorch(f"{file} has the key {name!r:.80}, expected names of tensors")
+    if not isinstance(tensor, torch.Tensor):
+        raise ForeignTorch(f"{name!r} in {file} is a {type(tensor).__name__}, expected a tensor; save tensors alone")
+    try:
+        validate.check_name(name)
+    except FormatError as error:
+        raise ForeignTorch(f"{file} has a name that no checkpoint can hold: {error}") from error
+    check_kind(tensor, name)
+    for part in _parts(tensor):
+        check_kind(part, f"a part of {name}")
+        held = part.untyped_storage().nbytes()
+        # FMT-096: a stride of 0 makes any size of a few bytes
+        if part.numel() * part.element_size() > held:
+            raise ForeignTorch(
+                f"{name!r} in {file} shows {part.numel()} elements of {held} bytes; call contiguous() before saving"
+            )
+
+
+def _parts(tensor: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    if tensor.layout == torch.sparse_csr:
+        return tensor.crow_indices(), tensor.col_indices(), tensor.values()
+    if tensor.layout == torch.sparse_coo:
+        return tensor._indices(), tensor._values()
+    return (tensor,) if tensor.layout == torch.strided else ()
+
+
+def _view(tensor: torch.Tensor) -> object:
+    """Return what two names of the same tensor have in common; None for a tensor without bytes, tied to nothing."""
+    parts = _parts(tensor)
+    if not tensor.numel() or any(not part.data_ptr() for part in parts if part.numel()):
+        return None
+    return (
+        tensor.layout,
+        tuple(tensor.shape),
+        *((p.data_ptr(), p.dtype, tuple(p.shape), p.stride(), p.is_conj(), p.is_neg()) for p in parts),
+    )
+
+
+def _from_tensor(tensor: torch.Tensor, name: str, limit: int) -> Tensor:
+    if tensor.layout == torch.strided:
+        dense = Dense(from_torch(tensor, name=name))
+        check_values(dense, name)
+        return dense
+    sparse = from_torch_csr(tensor, name=name, limit=limit)
+    check_values(sparse, name)
+    return sparse
+
+
+def check_values(tensor: Tensor, name: str) -> None:
+    """Verify the booleans of a file.
+
+    Raises:
+        ForeignTorch: FMT-153 for a byte that is neither 0 nor 1.
+    """
+    try:
+        if not isinstance(tensor, Mask):
+            validate.check_bool(tensor.values, name)
+    except FormatError as error:
+        raise ForeignTorch(f"{name!r} cannot be read: {error}") from error
