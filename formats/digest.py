@@ -21,19 +21,28 @@ def of_content(tensor: Tensor) -> str:
 
     Two encodings of one tensor agree; a stored zero and an absent position do not.
     """
-    head: dict[str, JSON] = {
+    return of_parts(tensor, None if isinstance(tensor, Mask) else of_bytes(raw_bytes(tensor.values)))
+
+
+def of_parts(tensor: Tensor, values: str | None) -> str:
+    """Return the content digest of a tensor the digest of whose values is known, None for a mask."""
+    value: dict[str, JSON] = {
         "dtype": encoding.dtype_of(tensor),
         "nnz": tensor.nnz,
         "shape": list(tensor.shape),
+        "support": _of_support(tensor),
+        "values": values,
     }
-    digest = sha256(canonical(head).encode() + b"\n")
+    return of_bytes(canonical(value).encode())
+
+
+def _of_support(tensor: Tensor) -> str | None:
     # a full support needs no telling, so that it hashes alike as Dense and as Sparse (FMT-005)
-    if not isinstance(tensor, Dense) and tensor.nnz != prod(tensor.shape):
-        support = csr.encode(tensor)
-        digest.update(raw_bytes(support["row_ptr"]))
-        digest.update(raw_bytes(support["col_idx"]))
-    if not isinstance(tensor, Mask):
-        digest.update(raw_bytes(tensor.values))
+    if isinstance(tensor, Dense) or tensor.nnz == prod(tensor.shape):
+        return None
+    support, digest = csr.encode(tensor), sha256()
+    digest.update(raw_bytes(support["row_ptr"]))
+    digest.update(raw_bytes(support["col_idx"]))
     return digest.hexdigest()
 
 

@@ -76,7 +76,7 @@ def first_fault(indptr: NDArray[np.int64], columns: NDArray[Any], n_columns: int
     the one before it in its row, (0, 0) if there is neither; indptr must be valid.
     """
     for row in range(indptr.size - 1):
-        before = -1
+        before = np.int64(-1)
         for slot in range(indptr[row], indptr[row + 1]):
             column = np.int64(columns[slot])
             if column < 0 or column >= n_columns:

@@ -9,6 +9,7 @@ import importlib
 import re
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -19,6 +20,7 @@ import formats
 from formats import delta
 from formats.convert import hf
 from formats.convert.changes import Changes
+from formats.convert.checks import cast
 from formats.convert.shira import write_shira
 from formats.convert.sources import detect, is_sparse, open_changes, open_source
 from formats.convert.trl_delta import write_trl_delta
@@ -191,11 +193,15 @@ def _write_changes(destination: Path, to: str, found: formats.Checkpoint, base: 
 def _write_foreign(destination: Path, to: str, found: formats.Checkpoint, dtype: str | None, shard_bytes: int) -> None:
     if found.delta is not None:
         raise CannotHold(f"{to} holds models, {found.kind} is none; apply the delta first")
+    if to != "hf" and (found.attributes or found.files):
+        left_out = ", ".join(sorted([*found.attributes, *found.files]))
+        _cli.console.print(f"{to} has no place for {left_out}: left out")
+        found = replace(found, attributes={}, files={})
     if to == "hf":
         hf.checkpoint_to_hf(destination, found, dtype=dtype, shard_bytes=shard_bytes)
     elif to == "torch-csr":
         if dtype is not None:
-            found = hf.sparsified(found, "dense", dtype)
+            found = replace(hf.sparsified(found, "dense", dtype), attributes={})
         _writer("torch_file", "write_torch_csr")(destination, found)
     elif to == "scipy":
         _writer("scipy_files", "write_scipy")(destination, found, dtype=dtype)
@@ -219,7 +225,7 @@ def compare(destination: Path, to: str, found: formats.Checkpoint, dtype: str | 
     for name in sorted(found.tensors):
         wanted = found.tensors[name]
         if to == "hf":
-            wanted = hf.cast(formats.Dense(formats.to_dense(wanted)), dtype, name)
+            wanted = cast(formats.Dense(formats.to_dense(wanted)), dtype, name)
         if of_content(written.tensors[name]) != of_content(wanted):
             raise _cli.Refused(f"{name!r} in {destination} is not what was to be written")
 

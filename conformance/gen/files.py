@@ -14,7 +14,7 @@ from conformance.oracle.files import BITS, Tensor
 F16 = Tensor("F16", (2, 3), struct.pack("<3e", 1.5, 0.0, -2.0), ((0, 0), (0, 2), (1, 1)))
 WIDE = Tensor("F32", (3, 40), struct.pack("<2f", -0.0, 7.5), ((0, 39), (2, 1)))
 FLAGS = Tensor("BOOL", (3,), b"\1\0\1")
-_EXAMPLE_ROOT = "ddde49e7fb3ca0a8b7f24c7443b21d901a8e5c42300f306137be1e882c1ad0db"
+_EXAMPLE_ROOT = "c512b7e5c70b47fa37a266da6edef815d3935ae3a0b1326e2942fdb84ace0d2c"
 
 _READ = "FMT-001 FMT-002 FMT-003 FMT-004 FMT-006 FMT-020 FMT-091 FMT-099"
 _WRITE = "FMT-080 FMT-090 FMT-092 FMT-111 FMT-023"

@@ -189,11 +189,13 @@ def rle_frame(size: int, byte: int) -> bytes:
 
 def content_digest(t: Tensor) -> str:
     """Return the content digest (FMT-091)."""
-    raw = text({"dtype": t.dtype, "nnz": t.nnz, "shape": list(t.shape)}).encode() + b"\n"
+    support = None
     if t.nnz < prod(t.shape):
-        for section in sorted(sections_of("", t, "csr"), key=lambda s: s.name != "#row_ptr"):
-            raw += section.data if section.name != "#values" else b""
-    return digest(raw + t.bits)
+        own = {s.name: s.data for s in sections_of("", t, "csr")}
+        support = digest(own["#row_ptr"] + own["#col_idx"])
+    values = None if t.dtype == "NONE" else digest(t.bits)
+    told = {"dtype": t.dtype, "nnz": t.nnz, "shape": list(t.shape), "support": support, "values": values}
+    return digest(text(told).encode())
 
 
 def best_encoding(t: Tensor) -> tuple[str, tuple[int, int, int] | None]:

@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 
 from formats.convert import npz
-from formats.convert.checks import cast, check_arrays, check_cast
+from formats.convert.checks import cast, check_cast
 from formats.errors import CannotHold
 from formats.records import Array, Checkpoint, Dense, Mask, Supported, Tensor
 from formats.strict_json import JSON, canonical
+from formats.validate import check_record
 
 VERSION = "0.1.0"
 
@@ -48,7 +49,7 @@ def write_binsparse(folder: str | os.PathLike[str], checkpoint: Checkpoint, *, d
     check_cast(dtype, TARGETS)
 
     def arrays_of(tensor: Tensor, name: str) -> Mapping[str, Any]:
-        check_arrays(tensor, name)
+        check_record(tensor, name)
         return _arrays(cast(tensor, dtype, name), name)
 
     npz.write_folder(Path(folder), checkpoint, "a folder of binsparse files", arrays_of)

@@ -1,4 +1,4 @@
-"""What converters verify of a record before it leaves for a format that cannot say everything a checkpoint says."""
+"""What converters share: casts, and what a checkpoint must not have where a format says less than it."""
 
 from dataclasses import replace
 
@@ -6,44 +6,11 @@ import numpy as np
 
 from formats import validate
 from formats.container import DTYPES, NAMES, dtype_name
-from formats.errors import BadRecord, BadSparseShape, CannotHold, CastOverflow, UnknownOption
-from formats.records import Checkpoint, Dense, Mask, Sparse, Tensor, rows_of
-
-HELD = frozenset({*NAMES, np.dtype(np.complex64)})
-"""NumPy dtypes of what may become a record."""
+from formats.errors import CannotHold, CastOverflow, UnknownOption
+from formats.records import Checkpoint, Mask, Tensor
 
 CASTABLE = frozenset({"F16", "BF16", "F32", "F64"})
-"""Floats that a cast reads and makes (FMT-126)."""
-
-
-def check_arrays(tensor: Tensor, name: str) -> None:
-    """Verify a record of any rank: its arrays (FMT-015), its shape (FMT-008), its support (FMT-066 to FMT-069).
-
-    Raises:
-        FormatError: the clause that is broken, naming the tensor.
-    """
-    if isinstance(tensor, Dense):
-        if not isinstance(tensor.values, np.ndarray):
-            raise BadRecord(f"values of {name!r} are {type(tensor.values).__name__}, expected a NumPy array")
-        return
-    if not isinstance(tensor, Sparse | Mask):
-        raise BadRecord(f"{name!r} is a {type(tensor).__name__}, expected a Dense, Sparse or Mask")
-    shape = tensor.shape
-    if not 1 <= len(shape) <= validate.MAX_RANK or not all(0 <= d <= validate.MAX_SPARSE_DIM for d in shape):
-        raise BadSparseShape(f"sparse tensor {name!r} has shape {list(shape)}, expected 1 to 8 dimensions below 2^31")
-    nnz = len(tensor.indices) if isinstance(tensor.indices, np.ndarray) and tensor.indices.ndim == 1 else -1
-    expected = {"indptr": (np.dtype(np.int64), (rows_of(shape) + 1,)), "indices": (np.dtype(np.int32), (nnz,))}
-    if isinstance(tensor, Sparse):
-        expected["values"] = (getattr(tensor.values, "dtype", None), (nnz,))
-    for what, (dtype, size) in expected.items():
-        array = getattr(tensor, what)
-        if not isinstance(array, np.ndarray) or array.dtype != dtype or array.shape != size:
-            raise BadRecord(
-                f"{what} of {name!r} is {getattr(array, 'dtype', type(array))} of shape "
-                f"{list(getattr(array, 'shape', ()))}, expected {dtype} of shape {list(size)}"
-            )
-    validate.check_row_ptr(tensor.indptr, nnz, name)
-    validate.check_columns(tensor.indptr, tensor.indices, shape[-1], name)
+"""Floats that a cast reads and makes (FMT-126); narrower ones mean nothing without their quantisation scheme."""
 
 
 def require_plain(checkpoint: Checkpoint, target: str) -> None:

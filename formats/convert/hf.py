@@ -11,13 +11,12 @@ from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 
-import numpy as np
-
 from formats import atomic, strict_json, validate
-from formats.container import DTYPES, FLOATS, NONE, MappedFile, Section, dtype_name
+from formats.container import FLOATS, NONE, MappedFile, Section, dtype_name
+from formats.convert.checks import CASTABLE, cast, check_cast
 from formats.convert.stock import open_stock, outline, write_stock
 from formats.encoding import pays
-from formats.errors import CannotHold, CastOverflow, ForeignFolder, FormatError, UnknownOption
+from formats.errors import CannotHold, ForeignFolder, FormatError, UnknownOption
 from formats.reader import Reader, open_checkpoint
 from formats.records import Array, Checkpoint, Dense, Mask, Tensor, count_bits, from_dense, to_dense
 from formats.writer import write
@@ -25,9 +24,6 @@ from formats.writer import write
 WHOLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 MAX_INDEX = 100_000_000
-
-CASTABLE = frozenset({"F16", "BF16", "F32", "F64"})
-"""Floats that a cast reads and makes; narrower ones mean nothing without their quantisation scheme."""
 
 _SHARD_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,242}\.safetensors")
 
@@ -121,7 +117,7 @@ def sparsified(checkpoint: Checkpoint, encoding: str = "auto", dtype: str | None
         encoding: as of `to_sparse`.
         dtype: as of `to_sparse`.
     """
-    _check_dtype(dtype)
+    check_cast(dtype)
     cast_to: dict[str, strict_json.JSON] = {} if dtype is None else {"cast": dtype}
     tensors = _Sparsified(checkpoint.tensors, encoding, dtype)
     return replace(checkpoint, tensors=tensors, attributes={**checkpoint.attributes, **cast_to})
@@ -147,7 +143,7 @@ def to_hf(
     Raises:
         FormatError: FMT-110 if dst is there, the broken rule of src, FMT-126 for a cast that overflows.
     """
-    _check_dtype(dtype)
+    check_cast(dtype)
     if shard_bytes < 1:
         raise UnknownOption(f"shard_bytes is {shard_bytes}, expected at least 1")
 
@@ -168,7 +164,7 @@ def checkpoint_to_hf(
     Raises:
         FormatError: FMT-110 if dst is there, FMT-126 for a cast that overflows, FMT-154 for a mask.
     """
-    _check_dtype(dtype)
+    check_cast(dtype)
     outlines = []
     for name in sorted(checkpoint.tensors):
         tensor = checkpoint.tensors[name]
@@ -343,27 +339,5 @@ def _weight_map(path: Path) -> dict[str, str]:
     return weight_map
 
 
-def cast(tensor: Tensor, dtype: str | None, name: str) -> Tensor:
-    """Return the tensor with its values cast; the same one if no cast applies (FMT-126)."""
-    if isinstance(tensor, Mask):
-        return tensor
-    source = dtype_name(tensor.dtype)
-    target = _target(source, dtype)
-    if target == source:
-        return tensor
-    with np.errstate(over="ignore", invalid="ignore"):
-        values = tensor.values.astype(DTYPES[target])
-        overflows = bool((np.isfinite(values) != np.isfinite(tensor.values)).any())
-    # FMT-126
-    if overflows:
-        raise CastOverflow(f"{name!r} holds finite values of {source} that {target} cannot hold")
-    return replace(tensor, values=values)
-
-
 def _target(source: str, dtype: str | None) -> str:
     return source if dtype is None or source not in CASTABLE else dtype
-
-
-def _check_dtype(dtype: str | None) -> None:
-    if dtype is not None and dtype not in CASTABLE:
-        raise UnknownOption(f"dtype {dtype!r} cannot be cast to, expected one of {', '.join(sorted(CASTABLE))}")

@@ -13,8 +13,9 @@ import numpy as np
 import scipy.sparse
 
 from formats import validate
+from formats.container import NAMES
 from formats.convert import npz
-from formats.convert.checks import HELD, cast, check_arrays, check_cast
+from formats.convert.checks import cast, check_cast
 from formats.errors import CannotHold, ForeignTorch, FormatError
 from formats.records import LIMIT, Array, Checkpoint, Dense, Sparse, Supported, Tensor
 
@@ -41,7 +42,7 @@ def to_scipy(sparse: Supported, *, name: str = "tensor") -> Any:
             f"{name!r} is a {type(sparse).__name__} of shape {list(sparse.shape)}, SciPy's CSR holds matrices with "
             f"values only; give a mask values with with_values, or expand other shapes with to_dense"
         )
-    check_arrays(sparse, name)
+    validate.check_record(sparse, name)
     _check_native(sparse.values, name)
     parts = (sparse.values, sparse.indices, sparse.indptr)
     return scipy.sparse.csr_array(parts, shape=sparse.shape, copy=True)
@@ -66,8 +67,8 @@ def _from_parts(indptr: Array, indices: Array, data: Array, shape: tuple[int, ..
     for what, part in (("indptr", indptr), ("indices", indices)):
         if part.dtype.kind not in "iu":
             raise ForeignTorch(f"{what} of {name!r} is {part.dtype}, expected integers")
-    if data.dtype not in HELD:
-        raise CannotHold(f"{name!r} has dtype {data.dtype}, expected one of {', '.join(sorted(map(str, HELD)))}")
+    if data.dtype not in NAMES:
+        raise CannotHold(f"{name!r} has dtype {data.dtype}, expected one of {', '.join(sorted(map(str, NAMES)))}")
     if min(shape) < 0 or max(shape) > validate.MAX_SPARSE_DIM:
         raise CannotHold(f"{name!r} has shape {list(shape)}, expected two dimensions below 2^31")
     if indptr.shape != (shape[0] + 1,) or indices.ndim != 1 or indices.shape != data.shape:
@@ -105,7 +106,7 @@ def write_scipy(folder: str | os.PathLike[str], checkpoint: Checkpoint, *, dtype
     check_cast(dtype, TARGETS)
 
     def arrays_of(tensor: Tensor, name: str) -> Mapping[str, Any]:
-        check_arrays(tensor, name)
+        validate.check_record(tensor, name)
         tensor = cast(tensor, dtype, name)
         if isinstance(tensor, Dense):
             if tensor.dtype != np.float16:
@@ -158,8 +159,8 @@ def _tensor(path: Path, name: str, limit: int) -> Tensor:
         sizes = tuple(int(d) for d in shape)
         return _from_parts(arrays["indptr"], arrays["indices"], arrays["data"], sizes, name)
     data = arrays["data"]
-    if data.dtype not in HELD:
-        raise CannotHold(f"{name!r} has dtype {data.dtype}, expected one of {', '.join(sorted(map(str, HELD)))}")
+    if data.dtype not in NAMES:
+        raise CannotHold(f"{name!r} has dtype {data.dtype}, expected one of {', '.join(sorted(map(str, NAMES)))}")
     try:
         validate.check_shape(data.shape, name)
         validate.check_bool(data, name)

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from formats import atomic, validate
-from formats.convert.checks import check_arrays, require_plain
+from formats.convert.checks import require_plain
 from formats.convert.torch_tensors import check_kind, from_torch, from_torch_csr, to_torch, to_torch_csr
 from formats.errors import CannotHold, ForeignTorch, FormatError
 from formats.records import LIMIT, Checkpoint, Dense, Mask, Tensor
@@ -50,7 +50,7 @@ def _to_tensor(tensor: Tensor, name: str, index_dtype: torch.dtype) -> torch.Ten
     if isinstance(tensor, Mask):
         raise CannotHold(f"{name!r} is a mask, torch has no tensor without values; give it some with with_values")
     if isinstance(tensor, Dense):
-        check_arrays(tensor, name)
+        validate.check_record(tensor, name)
         return to_torch(tensor.values, name=name)
     return to_torch_csr(tensor, index_dtype=index_dtype, name=name)
 

@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from torch.nn.utils import prune
 
 from formats import validate
-from formats.convert.checks import check_arrays
 from formats.convert.torch_tensors import TORCH, check_kind, from_torch, to_torch
 from formats.errors import CannotHold, ModuleMismatch
 from formats.records import Array, Checkpoint, Dense, Mask, Sparse, Tensor, from_support, to_dense, with_values
@@ -157,7 +156,7 @@ def to_module(
     wanted = dict.fromkeys(sources[name] for name in slots if name in sources)
     records = {source: checkpoint.tensors[source] for source in wanted}
     for name, record in records.items():
-        check_arrays(record, name)
+        validate.check_record(record, name)
         if isinstance(record, Mask):
             raise CannotHold(f"{name!r} is a mask without values, a module needs values; join them with with_values")
     wrong = [*_other_names(slots, sources)] if strict else []

@@ -12,7 +12,6 @@ import numpy as np
 import torch
 
 from formats import validate
-from formats.convert.checks import check_arrays
 from formats.errors import BadShape, CannotHold, ExpansionTooLarge, ForeignTorch, FormatError, UnknownOption
 from formats.records import LIMIT, Array, DType, Sparse, from_flat, rows_of, to_dense, with_values
 
@@ -116,7 +115,7 @@ def to_torch_csr(sparse: Sparse, *, index_dtype: torch.dtype = torch.int64, name
             f"{name!r} is a {type(sparse).__name__} of shape {list(sparse.shape)}, torch's CSR holds matrices with "
             f"values only; give a mask values with with_values, or expand other shapes with to_dense"
         )
-    check_arrays(sparse, name)
+    validate.check_record(sparse, name)
     if index_dtype == torch.int32 and sparse.nnz > validate.MAX_SPARSE_DIM:
         raise CannotHold(f"{name!r} stores {sparse.nnz} values, int32 row pointers end at 2^31 - 1; use torch.int64")
     return torch.sparse_csr_tensor(
@@ -237,7 +236,7 @@ def to_semi_structured(sparse: Sparse, *, device: str = "cpu", name: str = "tens
         raise CannotHold(
             f"{name!r} is no matrix of F16, BF16, I8 or F32 with values, which semi-structured tensors are made of"
         )
-    check_arrays(sparse, name)
+    validate.check_record(sparse, name)
     rows, columns = sparse.shape
     if not rows or not columns or rows % sizes.sparse_min_rows or columns % sizes.sparse_min_cols:
         raise CannotHold(
