@@ -21,22 +21,28 @@ def of_content(tensor: Tensor) -> str:
 
     Two encodings of one tensor agree; a stored zero and an absent position do not.
     """
-    return of_parts(tensor, None if isinstance(tensor, Mask) else of_bytes(raw_bytes(tensor.values)))
+    return of_parts(tensor, of_support(tensor), of_values(tensor))
 
 
-def of_parts(tensor: Tensor, values: str | None) -> str:
-    """Return the content digest of a tensor the digest of whose values is known, None for a mask."""
+def of_parts(tensor: Tensor, support: str | None, values: str | None) -> str:
+    """Return the content digest of a tensor whose support and values have these digests."""
     value: dict[str, JSON] = {
         "dtype": encoding.dtype_of(tensor),
         "nnz": tensor.nnz,
         "shape": list(tensor.shape),
-        "support": _of_support(tensor),
+        "support": support,
         "values": values,
     }
     return of_bytes(canonical(value).encode())
 
 
-def _of_support(tensor: Tensor) -> str | None:
+def of_values(tensor: Tensor) -> str | None:
+    """Return the digest of the values of a tensor, None for a mask."""
+    return None if isinstance(tensor, Mask) else of_bytes(raw_bytes(tensor.values))
+
+
+def of_support(tensor: Tensor) -> str | None:
+    """Return the digest of a support as csr says it, None for a full one."""
     # a full support needs no telling, so that it hashes alike as Dense and as Sparse (FMT-005)
     if isinstance(tensor, Dense) or tensor.nnz == prod(tensor.shape):
         return None

@@ -4,6 +4,7 @@ manifest -> layout: every section, pad and offset follows from it; the header ad
 """
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from dataclasses import replace as replaced
 from math import prod
@@ -79,23 +80,28 @@ def pack(tensor: Tensor, chosen: str, pattern: Pattern | None, codec: str | None
         pattern: of `nm` only.
         codec: ``"zstd"`` compresses the sections that become smaller (FMT-141), None keeps them as they are.
     """
-    stored, sections = {}, []
-    for role, values in sorted(encoding.encode(tensor, chosen, pattern).items()):
-        raw = raw_bytes(values)
-        section, raw = _compressed(values, raw) if codec else (Stored(raw.nbytes, digest.of_bytes(raw)), raw)
-        stored[role] = section
-        sections.append(raw)
-    dtype = encoding.dtype_of(tensor)
-    entry = Entry(dtype, tensor.shape, chosen, tensor.nnz, digest.of_content(tensor), stored, pattern)
-    return Packed(entry, sections)
+    arrays = sorted(encoding.encode(tensor, chosen, pattern).items())
+    # hashing lets other threads run: what the support says is hashed beside the sections
+    with ThreadPoolExecutor(1) as beside:
+        support = beside.submit(digest.of_support, tensor)
+        packed = [_section(values, codec) for _, values in arrays]
+        stored = {role: section for (role, _), (section, _) in zip(arrays, packed, strict=True)}
+        values = stored["values"].sha256 if "values" in stored else None
+        if values is not None and stored["values"].raw_bytes is not None:
+            values = digest.of_values(tensor)
+        content = digest.of_parts(tensor, support.result(), values)
+    entry = Entry(encoding.dtype_of(tensor), tensor.shape, chosen, tensor.nnz, content, stored, pattern)
+    return Packed(entry, [raw for _, raw in packed])
 
 
-def _compressed(values: Array, raw: memoryview) -> tuple[Stored, memoryview]:
-    itemsize = max(1, BITS[container.NAMES[values.dtype]] // 8)
-    frame = compress.pack(np.frombuffer(raw, dtype=np.uint8), itemsize)
-    if frame is None:
-        return Stored(raw.nbytes, digest.of_bytes(raw)), raw
-    return Stored(len(frame), digest.of_bytes(frame), raw.nbytes), memoryview(frame)
+def _section(values: Array, codec: str | None) -> tuple[Stored, memoryview]:
+    raw = raw_bytes(values)
+    if codec is not None:
+        itemsize = max(1, BITS[container.NAMES[values.dtype]] // 8)
+        frame = compress.pack(np.frombuffer(raw, dtype=np.uint8), itemsize)
+        if frame is not None:
+            return Stored(len(frame), digest.of_bytes(frame), raw.nbytes), memoryview(frame)
+    return Stored(raw.nbytes, digest.of_bytes(raw)), raw
 
 
 class PartWriter:
@@ -217,13 +223,23 @@ class PartReader:
         Raises:
             FormatError: as `load`; SectionDigestMismatch FMT-090, ContentDigestMismatch FMT-091.
         """
-        self.check_sections(name)
-        return self.check_content(name)
+        with ThreadPoolExecutor(1) as beside:
+            sections = beside.submit(self.check_sections, name)
+            tensor = self.load(name)
+            sections.result()
+        return self._compared(name, tensor)
 
     def check_content(self, name: str) -> Tensor:
         """Return a tensor, its content compared with its digest (FMT-091)."""
-        tensor = self.load(name)
-        found, expected = digest.of_content(tensor), self.manifest.tensors[name].content_sha256
+        return self._compared(name, self.load(name))
+
+    def _compared(self, name: str, tensor: Tensor) -> Tensor:
+        entry = self.manifest.tensors[name]
+        stored, expected = entry.sections.get("values"), entry.content_sha256
+        # an uncompressed section is hashed once, for itself and for the content
+        known = stored is not None and stored.raw_bytes is None
+        values = stored.sha256 if stored is not None and known else digest.of_values(tensor)
+        found = digest.of_parts(tensor, digest.of_support(tensor), values)
         # FMT-091
         if found != expected:
             raise ContentDigestMismatch(f"the content of {name!r} has SHA-256 {found}, its manifest says {expected}")

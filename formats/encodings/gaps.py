@@ -101,7 +101,7 @@ def _lengths(gaps: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def encode_varint(support: Supported, _pattern: Pattern | None) -> dict[str, Array]:
-    """Return the gaps in bytes of 7 bits, the lowest first; a set top bit says that more follow."""
+    """Return the gaps in bytes of 7 bits, the lowest first; a set top bit says that more follow (FMT-055)."""
     gaps = gaps_of(support)
     lengths = _lengths(gaps)
     begins = np.cumsum(lengths) - lengths

@@ -40,7 +40,7 @@ class ForeignLora(FormatError):
 
 
 class ForeignTorch(FormatError):
-    """A file of torch.save that holds more than tensors, or a sparse tensor whose indices are wrong."""
+    """A file of torch.save or SciPy that holds more than tensors, or a sparse tensor whose indices are wrong."""
 
     clause = "FMT-153"
 
