@@ -8,7 +8,7 @@ This module knows dtypes, sections and bounds, and nothing of sparse tensors.
 import mmap
 import struct
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -149,14 +149,30 @@ def values_of(raw: NDArray[np.uint8], dtype: str, shape: tuple[int, ...]) -> Arr
     return values if values.flags.aligned else values.copy()
 
 
-def pack_header(metadata: Mapping[str, str], sections: Iterable[Section], align: int) -> bytes:
-    """Return length and header (FMT-020): canonical JSON, then the fewest spaces to a multiple of align."""
+def pack_header(metadata: Mapping[str, str], sections: Iterable[Section], size_for: Callable[[int], int]) -> bytes:
+    """Return length and header (FMT-020): canonical JSON, then spaces to the size that its bytes ask for.
+
+    Args:
+        metadata: the entries of ``__metadata__``.
+        sections: what the header describes.
+        size_for: bytes of length and text -> bytes of length and header.
+    """
     entries: dict[str, JSON] = {
         s.name: {"data_offsets": [s.begin, s.end], "dtype": s.dtype, "shape": list(s.shape)} for s in sections
     }
     text = canonical({"__metadata__": dict(metadata), **entries}).encode()
-    text += b" " * pad_length(LENGTH.size + len(text), align)
+    text = text.ljust(size_for(LENGTH.size + len(text)) - LENGTH.size)
     return LENGTH.pack(len(text)) + text
+
+
+def power_of_two(nbytes: int) -> int:
+    """Return the size of length and header that need nbytes: the smallest power of two, at least 1,024 (FMT-022)."""
+    return max(1 << 10, 1 << (nbytes - 1).bit_length())
+
+
+def multiple_of_8(nbytes: int) -> int:
+    """Return the size of length and header in plain safetensors files."""
+    return nbytes + pad_length(nbytes, 8)
 
 
 class MappedFile:

@@ -1,8 +1,9 @@
 """What a delta must say of itself (12.11): the rules that its own file can show."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
-from formats.errors import BadDelta, BadDeltaName
+from formats import validate
+from formats.errors import BadDelta, BadDeltaName, BadTie, NoDelta
 from formats.header import DELTA
 from formats.records import DeltaOf
 
@@ -23,13 +24,16 @@ def operation_of(stored: str) -> tuple[str, str]:
     return operation, name
 
 
-def check_delta(kind: str, delta: DeltaOf | None, stored: Collection[str]) -> None:
-    """Verify FMT-130 to FMT-132 for the kind, the description and the stored names of a checkpoint."""
+def check_delta(kind: str, delta: DeltaOf | None, stored: Collection[str], own: Mapping[str, object]) -> None:
+    """Verify FMT-130 to FMT-132 for the kind, the description, the stored names and own ties and scales."""
     # FMT-130
     if (kind == DELTA) != (delta is not None):
-        raise BadDelta(f"a checkpoint of kind {kind!r} has {'a' if delta else 'no'} description of a delta")
+        raise NoDelta(f"a checkpoint of kind {kind!r} has {'a' if delta else 'no'} description of a delta")
     if delta is None:
         return
+    if own:
+        raise NoDelta(f"a delta has ties or scales of its own, of {min(own)!r}; those of its target belong to delta")
+    _check_target(delta)
     operations: dict[str, set[str]] = {name: set() for name in delta.tensors}
     for name in stored:
         operation, tensor = operation_of(name)
@@ -48,3 +52,15 @@ def check_delta(kind: str, delta: DeltaOf | None, stored: Collection[str]) -> No
             raise BadDeltaName(f"{name!r} goes in a delta and is stored as {sorted(found)}, expected nothing")
         if target is not None and found not in _TOGETHER:
             raise BadDeltaName(f"{name!r} is stored in a delta as {sorted(found)}, which do not go together")
+
+
+def _check_target(delta: DeltaOf) -> None:
+    """Verify the form of what a delta says of ties and scales of its target; whether they exist is seen later."""
+    named = {*delta.tied, *delta.tied.values(), *delta.scales}
+    named |= {target for roles in delta.scales.values() for target in roles.values()}
+    for name in sorted(named):
+        validate.check_name(name)
+    for alias, target in delta.tied.items():
+        if alias == target:
+            raise BadTie(f"{alias!r} is tied to itself in a delta")
+    validate.check_scales(delta.scales, named)

@@ -22,6 +22,7 @@ DENSE = "dense"
 CODES: dict[str, Code] = {code.name: code for code in (bitmask.CODE, nm.CODE, csr.CODE, gaps.GAP8, gaps.VARINT)}
 NAMES = (DENSE, *CODES)
 
+_GAPS = (gaps.GAP8.name, gaps.VARINT.name)
 _NM = re.compile(r"nm:[1-9][0-9]?:[1-9][0-9]?(:[0-7])?")
 
 
@@ -52,6 +53,9 @@ def choose(tensor: Tensor, wanted: str, name: str) -> tuple[str, Pattern | None]
         best = DENSE if fits_dense(tensor) else ""
         least = 0 if best else -1
         for code in CODES.values() if not best else ():
+            # gaps take at least a byte a slot, so that most supports need not be looked at
+            if code.name in _GAPS and 0 <= least <= tensor.nnz:
+                continue
             size = code.size(tensor)
             if size is not None and (least < 0 or size < least):
                 best, least = code.name, size
@@ -69,7 +73,7 @@ def choose(tensor: Tensor, wanted: str, name: str) -> tuple[str, Pattern | None]
     if CODES[wanted].size(tensor) is None:
         # the two codes that cannot hold every support say which rule keeps them from it
         validate.check_has_columns(tensor.shape[-1], name)
-        raise TooManyRows(f"{name!r} has {rows_of(tensor.shape)} rows, {wanted} allows {validate.MAX_GAP_ROWS}")
+        raise TooManyRows(f"{name!r} has {rows_of(tensor.shape)} rows, too many for {wanted}; use csr")
     return wanted, None
 
 

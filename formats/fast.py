@@ -99,6 +99,44 @@ def scatter(indptr: NDArray[np.int64], indices: NDArray[np.int32], values: NDArr
 
 
 @_compiled
+def gap_bytes(indptr: NDArray[np.int64], indices: NDArray[np.int32], n_columns: int) -> tuple[int, int]:
+    """Return how many bytes the gaps of a support take in gap8 and in varint (FMT-054, FMT-055).
+
+    gaps = np.diff(positions, prepend=-1) - 1; len(gaps) + (gaps // 255).sum(), and of each gap its groups of 7 bits
+    """
+    before, gap8, varint = np.int64(-1), 0, 0
+    for row in range(indptr.size - 1):
+        start = np.int64(row) * n_columns
+        for slot in range(indptr[row], indptr[row + 1]):
+            position = start + indices[slot]
+            gap = position - before - 1
+            before = position
+            gap8 += 1 + gap // 255
+            varint += 1
+            while gap >= 128:
+                gap >>= 7
+                varint += 1
+    return gap8, varint
+
+
+@_compiled
+def keeps_pattern(indptr: NDArray[np.int64], indices: NDArray[np.int32], n: int, m: int, groups: int) -> bool:
+    """Tell whether in every row each of groups runs of m columns holds n slots; stops at the first that does not.
+
+    (indices.reshape(-1, n) // m == np.tile(np.arange(groups), rows)[:, None]).all()
+    """
+    for row in range(indptr.size - 1):
+        slot = indptr[row]
+        if indptr[row + 1] - slot != groups * n:
+            return False
+        for group in range(groups):
+            if indices[slot] < group * m or indices[slot + n - 1] >= (group + 1) * m:
+                return False
+            slot += n
+    return True
+
+
+@_compiled
 def count_nonzero(values: NDArray[Any]) -> int:
     """Return how many of some unsigned integers, (n,), are not 0: np.count_nonzero(values)."""
     total = 0
@@ -111,17 +149,17 @@ def count_nonzero(values: NDArray[Any]) -> int:
 def gather(dense: NDArray[Any], indptr: NDArray[np.int64], indices: NDArray[np.int32], values: NDArray[Any]) -> None:
     """Write columns and values of every entry of dense, (rows, columns) of unsigned integers, that is not 0.
 
-    Sizes: indices and values (nnz,) as `count_nonzero` counts; indptr (rows + 1,).
+    Sizes: indptr (rows + 1,); indices and values one more than `count_nonzero` counts, the last is scratch.
 
-    rows, indices[:] = np.nonzero(dense); values[:] = dense[dense != 0]
+    rows, indices[:-1] = np.nonzero(dense); values[:-1] = dense[dense != 0]
     """
     slot = 0
     indptr[0] = 0
     for row in range(dense.shape[0]):
         for column in range(dense.shape[1]):
+            # stored first and kept only if it counts: no branch to guess
             value = dense[row, column]
-            if value != 0:
-                indices[slot] = column
-                values[slot] = value
-                slot += 1
+            indices[slot] = column
+            values[slot] = value
+            slot += value != 0
         indptr[row + 1] = slot

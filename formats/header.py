@@ -11,6 +11,7 @@ from formats.errors import (
     BadFeatureList,
     UnknownDtype,
     UnknownFeature,
+    UnknownKey,
     UnsupportedVersion,
     WrongCount,
     WrongFeatures,
@@ -159,10 +160,18 @@ def parse_manifest(text: str, what: str) -> Manifest:
             FMT-049, FMT-130.
     """
     value = as_object(strict_json.parse(text.encode("utf-8", "surrogatepass"), what), what)
+    # FMT-040
+    missing = sorted({"kind", "optional", "part", "requires", "spec"} - set(value))
+    if missing:
+        raise UnknownKey(f"{what} lacks {missing}")
     # the version is judged first, so that a file of a later one is told as such
     spec = check_version(as_string(value.get("spec"), f"spec of {what}"), what)
     requires = features(value.get("requires"), "requires")
     optional = features(value.get("optional"), "optional")
+    # FMT-044
+    twice = sorted({*requires} & {*optional})
+    if twice:
+        raise BadFeatureList(f"{what} names {twice[0]!r} as required and as optional")
     # FMT-043
     unknown = [name for name in requires if name not in FEATURES]
     if unknown:

@@ -83,7 +83,7 @@ class Reader(Mapping[str, Tensor]):
         self._owner = {name: part for part in self._parts for name in sorted(part.manifest.tensors)}
         validate.check_tied(self._first.tied, self._owner)
         validate.check_scales(self._first.scales, self._owner)
-        check_delta(self.kind, self._first.delta, self._owner)
+        check_delta(self.kind, self._first.delta, self._owner, {**self._first.tied, **self._first.scales})
         self.files: Mapping[str, bytes] = Companions(path if path.is_dir() else path.parent, self._first.files)
         self.root_sha256 = self._parts[0].root if index is None else digest.of_bytes(index)
 

@@ -193,10 +193,10 @@ def from_dense(values: Array) -> Sparse:
     rows, columns = rows_of(values.shape), values.shape[-1]
     matrix = bits(np.asarray(values, order="C")).reshape(rows, columns)
     nnz = count_bits(values)
-    indptr, indices = np.zeros(rows + 1, dtype=np.int64), np.empty(nnz, dtype=np.int32)
-    kept = np.empty(nnz, dtype=matrix.dtype)
+    indptr, indices = np.zeros(rows + 1, dtype=np.int64), np.empty(nnz + 1, dtype=np.int32)
+    kept = np.empty(nnz + 1, dtype=matrix.dtype)
     fast.gather(matrix, indptr, indices, kept)
-    return Sparse(values.shape, indptr, indices, kept.view(values.dtype))
+    return Sparse(values.shape, indptr, indices[:nnz], kept[:nnz].view(values.dtype))
 
 
 def from_support(present: NDArray[np.bool_]) -> Mask:

@@ -4,6 +4,8 @@ manifest -> layout: every section, pad and offset follows from it; the header ad
 """
 
 import os
+import shutil
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from dataclasses import replace as replaced
@@ -15,7 +17,7 @@ from typing import BinaryIO
 import numpy as np
 
 from formats import compress, container, digest, encoding, layout, strict_json, validate
-from formats.container import ALIGN, BITS, LENGTH, MappedFile, pad_length, raw_bytes
+from formats.container import BITS, LENGTH, MappedFile, pad_length, power_of_two, raw_bytes
 from formats.errors import (
     BadMetadata,
     ContentDigestMismatch,
@@ -29,9 +31,13 @@ from formats.header import Entry, Manifest, Stored, manifest_text, parse_manifes
 from formats.layout import section_name
 from formats.records import Array, Dense, Mask, Pattern, Sparse, Tensor, TensorInfo
 
-MAX_HEADER = 25_000_000
+MAX_HEAD = 1 << 24
+"""Bytes of length and header together; below what hubs read of a file."""
 MAX_TENSORS = 4096
-"""Tensors that the writer puts into one part: keeps headers far below MAX_HEADER (FMT-085)."""
+"""Tensors that the writer puts into one part: keeps headers far below MAX_HEAD (FMT-085)."""
+
+_HEAD_BYTES, _ENTRY_BYTES = 500, 700
+"""What a header takes about, besides its names, which stand in it some six times."""
 
 MANIFEST_KEY = "seft.manifest"
 DIGEST_KEY = "seft.manifest.sha256"
@@ -49,10 +55,10 @@ def file_head(manifest: Manifest) -> tuple[bytes, str]:
     text = manifest_text(manifest)
     root = digest.of_bytes(text.encode())
     metadata = {"format": "pt", MANIFEST_KEY: text, DIGEST_KEY: root}
-    head = container.pack_header(metadata, layout.layout(manifest.tensors), ALIGN)
-    if len(head) - LENGTH.size > MAX_HEADER:
+    head = container.pack_header(metadata, layout.layout(manifest.tensors), power_of_two)
+    if len(head) > MAX_HEAD:
         raise HeaderTooLong(
-            f"the header would take {len(head)} bytes, at most {MAX_HEADER} are allowed; "
+            f"the header would take {len(head)} bytes, at most {MAX_HEAD} are allowed; "
             f"write a folder, whose parts share the load, or shorten the attributes"
         )
     return head, root
@@ -105,11 +111,17 @@ def _section(values: Array, codec: str | None) -> tuple[Stored, memoryview]:
 
 
 class PartWriter:
-    """Gathers the sections of one file in a spool: the header depends on all of them and comes first."""
+    """Writes the sections of one file behind a gap for its header, which depends on all of them.
 
-    def __init__(self, spool: Path) -> None:
+    The gap is as large as the names let expect. If the header turns out to need another power of two, the sections
+    are copied once, to where they belong.
+    """
+
+    def __init__(self, spool: Path, names: Iterable[str] = ()) -> None:
         self._spool = spool
         self._file: BinaryIO = spool.open("xb")
+        self._gap = power_of_two(_HEAD_BYTES + sum(_ENTRY_BYTES + 6 * len(name.encode()) for name in names))
+        self._file.seek(self._gap)
         self.tensors: dict[str, Entry] = {}
         self.nbytes = 0
 
@@ -122,19 +134,32 @@ class PartWriter:
         self.tensors[name] = packed.entry
 
     def finish(self, path: Path, manifest: Manifest) -> str:
-        """Write header and sections to path, synced to disk, remove the spool and return the root digest."""
-        self._file.close()
+        """Bring the file to path, header and sections synced to disk, and return the root digest."""
         head, root = file_head(manifest)
-        with path.open("xb") as out, self._spool.open("rb") as sections:
-            out.write(head)
-            out.flush()
-            _append(out, sections)
-            os.fsync(out.fileno())
+        if len(head) == self._gap:
+            self._file.seek(0)
+            self._file.write(head)
+            # a file without sections ends where its header ends
+            self._file.truncate(self._gap + self.nbytes)
+            self._sync(self._file)
+            self._spool.rename(path)
+        else:
+            self._file.close()
+            with path.open("xb") as out, self._spool.open("rb") as sections:
+                out.write(head)
+                out.flush()
+                sections.seek(self._gap)
+                shutil.copyfileobj(sections, out, 1 << 20)
+                self._sync(out)
         self.close()
         return root
 
+    def _sync(self, file: BinaryIO) -> None:
+        file.flush()
+        os.fsync(file.fileno())
+
     def close(self) -> None:
-        """Let go of the spool and remove it."""
+        """Let go of the spool and remove it if it is still there."""
         self._file.close()
         self._spool.unlink(missing_ok=True)
 
@@ -143,18 +168,6 @@ class PartWriter:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
-
-
-def _append(out: BinaryIO, sections: BinaryIO) -> None:
-    """Copy a file to the end of another, inside the system where it can do so."""
-    left = os.fstat(sections.fileno()).st_size
-    if hasattr(os, "sendfile"):
-        while left:
-            left -= os.sendfile(out.fileno(), sections.fileno(), None, left)
-        return
-    while block := sections.read(1 << 20):
-        out.write(block)
-    out.flush()
 
 
 # reading -----------------------------------------------------------------------------------------
@@ -177,15 +190,16 @@ class PartReader:
         self._sections = layout.compare(self.manifest.tensors, found, data_bytes, path.name)
 
     def _header(self, what: str) -> strict_json.JSON:
-        raw = self._file.header(MAX_HEADER)
+        raw = self._file.header(MAX_HEAD - LENGTH.size)
+        size = self._file.data_start
         # FMT-022
-        if self._file.data_start % ALIGN:
-            raise HeaderMisaligned(f"{what} ends at byte {self._file.data_start}, expected a multiple of {ALIGN}")
+        if size != power_of_two(size):
+            raise HeaderMisaligned(f"{what} ends at byte {size}, expected a power of two from 1,024")
         # FMT-023
         text = raw.rstrip(b" ")
-        if text[:1] != b"{" or len(raw) - len(text) >= ALIGN:
+        if text[:1] != b"{" or size != power_of_two(LENGTH.size + len(text)):
             raise HeaderPadding(
-                f"{what} must begin with a brace and end in fewer than {ALIGN} spaces, "
+                f"{what} must begin with a brace and end in no more spaces than lead to a power of two, "
                 f"found {raw[:1]!r} and {len(raw) - len(text)} spaces"
             )
         return strict_json.parse(text, what)

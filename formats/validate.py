@@ -43,6 +43,7 @@ MAX_SPARSE_DIM = 2**31 - 1
 MAX_NAME_BYTES = 512
 MAX_M = 64
 MAX_GAP_ROWS = 1 << 20
+GAP_ROWS_A_BYTE = 1 << 16
 MAX_FILE_BYTES = 50_000_000
 WEIGHT_SUFFIXES = (
     ".safetensors",
@@ -242,10 +243,17 @@ def check_ranks(ranks: NDArray[np.uint64], limit: int, name: str) -> None:
         raise RankOutOfRange(f"{name!r} has the rank {int(ranks.max())}, a group has only {limit} of them")
 
 
-def check_gap_rows(rows: int, name: str) -> None:
-    """Verify FMT-056: rows cost such a file nothing and a reader memory."""
-    if rows > MAX_GAP_ROWS:
-        raise TooManyRows(f"{name!r} has {rows} rows, at most {MAX_GAP_ROWS} can be coded by gaps; use csr")
+def most_gap_rows(nbytes: int) -> int:
+    """Return how many rows a tensor with so many bytes of gaps may have (FMT-056)."""
+    return min(MAX_GAP_ROWS, GAP_ROWS_A_BYTE * (nbytes + 1))
+
+
+def check_gap_rows(rows: int, nbytes: int, name: str) -> None:
+    """Verify FMT-056: rows cost such a file nothing, and a reader memory and time."""
+    if rows > most_gap_rows(nbytes):
+        raise TooManyRows(
+            f"{name!r} has {rows} rows, {nbytes} bytes of gaps can tell of {most_gap_rows(nbytes)}; use csr"
+        )
 
 
 def check_gap_length(nbytes: int, least: int, most: int, name: str) -> None:

@@ -42,7 +42,7 @@ def write(
     names = _check(checkpoint, encoding, compress)
     with atomic.new_folder(Path(path)) as folder:
         files = _write_companions(folder, checkpoint)
-        with _Parts(folder, checkpoint, files, shard_bytes) as parts:
+        with _Parts(folder, checkpoint, files, names, shard_bytes) as parts:
             for name in names:
                 parts.add(name, _fetch(checkpoint, name, encoding, compress))
             parts.finish()
@@ -72,7 +72,7 @@ def write_file(
     names = _check(checkpoint, encoding, compress)
     with (
         atomic.new_file(path) as temporary,
-        PartWriter(temporary.with_name(temporary.name + ".spool")) as part,
+        PartWriter(temporary.with_name(temporary.name + ".spool"), names) as part,
     ):
         for name in names:
             part.add(name, _fetch(checkpoint, name, encoding, compress))
@@ -91,7 +91,7 @@ def _check(checkpoint: Checkpoint, encoding: str, compress: str | None) -> list[
         validate.check_name(name)
     validate.check_tied(checkpoint.tied, set(names))
     validate.check_scales(checkpoint.scales, set(names))
-    check_delta(checkpoint.kind, checkpoint.delta, set(names))
+    check_delta(checkpoint.kind, checkpoint.delta, set(names), {**checkpoint.tied, **checkpoint.scales})
     if not isinstance(checkpoint.attributes, dict):
         raise BadAttribute(f"attributes are a {type(checkpoint.attributes).__name__}, expected a dict")
     # FMT-011, FMT-027: in the manifest one object encloses them
@@ -137,14 +137,18 @@ def _manifest(checkpoint: Checkpoint, tensors: dict[str, Entry], files: dict[str
 class _Parts:
     """The parts of a folder, one open at a time; their count, and so their names, are known at the end."""
 
-    def __init__(self, folder: Path, checkpoint: Checkpoint, files: dict[str, Companion], shard_bytes: int) -> None:
+    def __init__(
+        self, folder: Path, checkpoint: Checkpoint, files: dict[str, Companion], names: list[str], shard_bytes: int
+    ) -> None:
         self._folder = folder
         self._checkpoint = checkpoint
         self._files = files
         self._shard_bytes = shard_bytes
         self._roots: list[str] = []
         self._tensors: list[list[str]] = []
-        self._open = PartWriter(folder / "spool")
+        self._open = PartWriter(folder / "spool", names[:MAX_TENSORS])
+        # parts are alike: the first tells how many names the next ones will have
+        self._names = names
 
     def add(self, name: str, packed: Packed) -> None:
         """Add a tensor to the open part, or to a new one if that is full (FMT-085)."""
@@ -152,7 +156,8 @@ class _Parts:
         full = part.nbytes + packed.padded_size > self._shard_bytes or len(part.tensors) == MAX_TENSORS
         if part.tensors and full:
             self._close(len(self._roots) + 1)
-            self._open = PartWriter(self._folder / "spool")
+            first = self._names.index(name)
+            self._open = PartWriter(self._folder / "spool", self._names[first : first + len(part.tensors)])
         self._open.add(name, packed)
 
     def _close(self, number: int) -> None:

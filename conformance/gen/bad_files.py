@@ -85,6 +85,7 @@ def _manifests_and_data(area: Area) -> None:
         ("section-bytes", "FMT-049", mask, _stored("mask", bytes=3)),
         ("section-bytes-text", "FMT-041", mask, _stored("mask", bytes="2")),
         ("nnz-below", "FMT-049", mask, _tensor(nnz=2)),
+        ("feature-twice", "FMT-044", mask, _top(requires=["zstd"], optional=["zstd"])),
         ("scale-of-nothing", "FMT-016", mask, _top(scales={"b": {"scale": "w"}})),
         ("scale-not-stored", "FMT-016", mask, _top(scales={"w": {"scale": "b"}})),
         ("scale-itself", "FMT-016", mask, _top(scales={"w": {"scale": "w"}})),
@@ -231,8 +232,12 @@ def _deltas(area: Area) -> None:
     delta("gone-and-stored", "FMT-132", {"whole:w": F16}, {"w": (one, None)})
     delta("whole-and-more", "FMT-132", {"whole:w": F16, "remove:w": mask}, changes)
     delta("add-and-more", "FMT-132", {"add:w": F16, "remove:w": mask}, changes)
-    delta("no-description", "FMT-040", good, changes, lambda p: p.manifest.pop("delta"))
-    delta("another-kind", "FMT-040", good, changes, _top(kind="model", requires=[]))
+    delta("own-ties", "FMT-130", good, changes, _top(tied={"a": "replace:w"}))
+    delta("target-tied-to-itself", "FMT-010", good, changes, lambda p: p.manifest["delta"].update(tied={"a": "a"}))
+    delta("target-name", "FMT-009", good, changes, lambda p: p.manifest["delta"].update(tied={"a#": "b"}))
+    delta("target-role", "FMT-016", good, changes, lambda p: p.manifest["delta"].update(scales={"w": {"": "b"}}))
+    delta("no-description", "FMT-040 FMT-130", good, changes, lambda p: p.manifest.pop("delta"))
+    delta("another-kind", "FMT-040 FMT-130", good, changes, _top(kind="model", requires=[]))
     delta("silent", "FMT-050", good, changes, _top(requires=[]))
     delta("key", "FMT-040", good, changes, lambda p: p.manifest["delta"].update(note=""))
     delta("digest", "FMT-047", good, changes, lambda p: p.manifest["delta"].update(base_sha256="0"))
@@ -249,7 +254,8 @@ def _bad_headers(area: Area, good: Pieces) -> None:
         ("header-huge", "FMT-021", struct.pack("<Q", 2**63) + raw[8:]),
         ("header-cut", "FMT-021", raw[: 8 + n // 2]),
         ("unaligned", "FMT-022", struct.pack("<Q", n + 8) + raw[8:]),
-        ("spaces", "FMT-023", struct.pack("<Q", n + 64) + raw[8 : 8 + n] + b" " * 64 + raw[8 + n :]),
+        ("small-header", "FMT-022", struct.pack("<Q", 504) + raw[8:]),
+        ("spaces", "FMT-023", struct.pack("<Q", 2 * n + 8) + raw[8 : 8 + n].ljust(2 * n + 8) + raw[8 + n :]),
         ("space-first", "FMT-023", raw[:8] + b" " + raw[8 : 7 + n] + raw[8 + n :]),
         ("nul-fill", "FMT-023 FMT-024 FMT-028", raw[: 8 + n].rstrip(b" ").ljust(8 + n, b"\0") + raw[8 + n :]),
         ("data-cut", "FMT-035 FMT-034", raw[:-1]),

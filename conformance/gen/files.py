@@ -323,7 +323,7 @@ def _refused_options(found: Files) -> None:
         ("kind", {"kind": "Model"}, "FMT-012"),
         ("tied", {"tied": {"a": "b"}}, "FMT-010"),
         ("scales", {"scales": '{"w":{"scale":"b"}}'}, "FMT-016"),
-        ("delta", {"delta": described}, "FMT-131"),
+        ("delta", {"delta": described}, "FMT-130"),
         ("fraction", {"attributes": '{"a":0.5}'}, "FMT-011 FMT-026"),
         ("name", {"tensors": content({"a#b": F16})["tensors"]}, "FMT-009"),
     ):

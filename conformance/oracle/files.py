@@ -204,7 +204,9 @@ def best_encoding(t: Tensor) -> tuple[str, tuple[int, int, int] | None]:
         return "dense", None
     able: list[tuple[str, Any]] = [("bitmask", None)] if t.shape[-1] else []
     able += [("nm", pattern) for pattern in fitting_patterns(t)] + [("csr", None)]
-    able += [("gap8", None), ("varint", None)] if t.rows <= 2**20 else []
+    for coded in ("gap8", "varint"):
+        length = len(sections_of("", t, coded)[0].data)
+        able += [(coded, None)] if t.rows <= min(2**20, 2**16 * (length + 1)) else []
 
     def size(choice: tuple[str, Any]) -> int:
         return sum(len(s.data) for s in sections_of("", replace(t, pattern=choice[1]), choice[0]))
@@ -290,5 +292,7 @@ def assemble(manifest: str, sections: list[Section], pad: bytes = b"\0", change:
 def frame(header: str) -> bytes:
     """Return a header with its length, filled up with spaces (FMT-020, FMT-022, FMT-023)."""
     raw = header.encode()
-    raw += b" " * (-(8 + len(raw)) % 64)
-    return struct.pack("<Q", len(raw)) + raw
+    size = 1024
+    while size < 8 + len(raw):
+        size *= 2
+    return struct.pack("<Q", size - 8) + raw.ljust(size - 8)

@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from math import prod
 from pathlib import Path
+from types import MappingProxyType
 
 from formats import strict_json, validate
 from formats.container import (
@@ -15,6 +16,7 @@ from formats.container import (
     DTYPES,
     MappedFile,
     Section,
+    multiple_of_8,
     pack_header,
     parse_sections,
     raw_bytes,
@@ -65,13 +67,19 @@ def outline(name: str, dtype: str, shape: tuple[int, ...]) -> Section:
     return Section(name, dtype, shape, 0, section_bytes(dtype, shape))
 
 
-def write_stock(path: Path, tensors: Iterable[Section], fetch: Callable[[str], Array]) -> None:
+def write_stock(
+    path: Path,
+    tensors: Iterable[Section],
+    fetch: Callable[[str], Array],
+    metadata: Mapping[str, str] = MappingProxyType({"format": "pt"}),
+) -> None:
     """Write a safetensors file and wait until it is on disk.
 
     Args:
         path: a new file.
         tensors: names, dtypes and shapes; wide dtypes go first, so that every element is aligned.
         fetch: name -> the array of that dtype and shape; asked once for each, in file order.
+        metadata: the entries of ``__metadata__``; stock loaders ask for format pt.
     """
     sections, at = [], 0
     for t in sorted(tensors, key=lambda t: (-BITS[t.dtype], t.name)):
@@ -80,8 +88,7 @@ def write_stock(path: Path, tensors: Iterable[Section], fetch: Callable[[str], A
         sections.append(Section(t.name, t.dtype, t.shape, at, at + t.nbytes))
         at += t.nbytes
     with path.open("xb") as file:
-        # "pt" is what stock loaders ask for; the order of dimensions is the usual one
-        file.write(pack_header({"format": "pt"}, sections, 8))
+        file.write(pack_header(metadata, sections, multiple_of_8))
         for section in sections:
             values = fetch(section.name)
             assert values.dtype == DTYPES[section.dtype]

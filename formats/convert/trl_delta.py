@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from formats import atomic, strict_json, validate
-from formats.container import DTYPES, MappedFile, Section, dtype_name, pack_header, raw_bytes
+from formats.container import DTYPES, MappedFile, Section, dtype_name
 from formats.convert.changes import (
     Changes,
     base_tensor,
@@ -22,7 +22,7 @@ from formats.convert.changes import (
     check_vector,
     sorted_support,
 )
-from formats.convert.stock import MAX_HEADER, open_stock, outline
+from formats.convert.stock import MAX_HEADER, open_stock, outline, write_stock
 from formats.errors import CannotHold, ForeignAdapter, FormatError, UnknownOption
 from formats.lazy import Lazy
 from formats.records import Array, Sparse, Tensor, flat, with_values
@@ -113,23 +113,7 @@ def write_trl_delta(path: str | os.PathLike[str], changes: Changes, metadata: Ma
         return tensor.values if role == "values" else flat(tensor).astype(np.int32)
 
     with atomic.new_file(Path(path)) as temporary:
-        _write(temporary, header, outlines or [outline(EMPTY, "I32", (1,))], content)
-
-
-def _write(path: Path, metadata: Mapping[str, str], outlines: list[Section], content: Callable[[str], Array]) -> None:
-    """Write a safetensors file with metadata: wide dtypes first, so that every element is aligned."""
-    sections, at = [], 0
-    for t in sorted(outlines, key=lambda t: (-DTYPES[t.dtype].itemsize, t.name)):
-        sections.append(Section(t.name, t.dtype, t.shape, at, at + t.nbytes))
-        at += t.nbytes
-    with path.open("xb") as file:
-        file.write(pack_header(metadata, sections, 8))
-        for section in sections:
-            values = content(section.name)
-            assert (values.dtype, values.shape) == (DTYPES[section.dtype], section.shape)
-            file.write(raw_bytes(values))
-        file.flush()
-        os.fsync(file.fileno())
+        write_stock(temporary, outlines or [outline(EMPTY, "I32", (1,))], content, header)
 
 
 def _header(sizes: Mapping[str, int], given: Mapping[str, str]) -> dict[str, str]:

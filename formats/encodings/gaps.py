@@ -10,7 +10,7 @@ from math import prod
 import numpy as np
 from numpy.typing import NDArray
 
-from formats import validate
+from formats import fast, validate
 from formats.encodings.code import Code, Plan, Rows, cut
 from formats.errors import GapNotMinimal
 from formats.header import Entry
@@ -25,6 +25,10 @@ LONGEST = 8
 def gaps_of(support: Supported) -> NDArray[np.int64]:
     """Return the number of absent positions before each slot, counted from the slot before it, (nnz,)."""
     return np.diff(flat(support), prepend=-1) - 1
+
+
+def _fits(support: Supported, nbytes: int) -> int | None:
+    return nbytes if rows_of(support.shape) <= validate.most_gap_rows(nbytes) else None
 
 
 def positions_of(steps: NDArray[np.int64], entry: Entry, name: str) -> Mask:
@@ -42,17 +46,15 @@ def positions_of(steps: NDArray[np.int64], entry: Entry, name: str) -> Mask:
 
 def plan_gap8(entry: Entry, name: str) -> Plan:
     """Return the sections of a support; their length is the file's to say, within bounds (FMT-057)."""
-    validate.check_gap_rows(rows_of(entry.shape), name)
     nbytes = entry.sections["gaps"].raw if "gaps" in entry.sections else entry.nnz
+    validate.check_gap_rows(rows_of(entry.shape), nbytes, name)
     validate.check_gap_length(nbytes, entry.nnz, entry.nnz + prod(entry.shape) // SKIP, name)
     return {"gaps": ("U8", (nbytes,))}
 
 
 def size_gap8(support: Supported) -> int | None:
     """Return the bytes of the gaps; None with too many rows (FMT-056)."""
-    if rows_of(support.shape) > validate.MAX_GAP_ROWS:
-        return None
-    return support.nnz + int((gaps_of(support) // SKIP).sum())
+    return _fits(support, fast.gap_bytes(support.indptr, support.indices, support.shape[-1])[0])
 
 
 def encode_gap8(support: Supported, _pattern: Pattern | None) -> dict[str, Array]:
@@ -80,17 +82,15 @@ def decode_gap8(entry: Entry, name: str, sections: Mapping[str, Array], rows: Ro
 
 def plan_varint(entry: Entry, name: str) -> Plan:
     """Return the sections of a support; their length is the file's to say, within bounds (FMT-057)."""
-    validate.check_gap_rows(rows_of(entry.shape), name)
     nbytes = entry.sections["gaps"].raw if "gaps" in entry.sections else entry.nnz
+    validate.check_gap_rows(rows_of(entry.shape), nbytes, name)
     validate.check_gap_length(nbytes, entry.nnz, entry.nnz * LONGEST, name)
     return {"gaps": ("U8", (nbytes,))}
 
 
 def size_varint(support: Supported) -> int | None:
     """Return the bytes of the gaps; None with too many rows (FMT-056)."""
-    if rows_of(support.shape) > validate.MAX_GAP_ROWS:
-        return None
-    return int(_lengths(gaps_of(support)).sum())
+    return _fits(support, fast.gap_bytes(support.indptr, support.indices, support.shape[-1])[1])
 
 
 def _lengths(gaps: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -14,7 +14,7 @@ from math import comb, prod
 import numpy as np
 from numpy.typing import NDArray
 
-from formats import validate
+from formats import fast, validate
 from formats.encodings.code import Code, Plan, Rows, cut
 from formats.errors import BadPattern
 from formats.header import Entry
@@ -54,6 +54,9 @@ def find(support: Supported) -> Pattern | None:
 
 def keeps(support: Supported, pattern: Pattern) -> bool:
     """Tell whether each group of a support holds n slots; the pattern must fit shape and size (FMT-051)."""
+    if pattern.axis == len(support.shape) - 1:
+        groups_a_row = support.shape[-1] // pattern.m
+        return bool(fast.keeps_pattern(support.indptr, support.indices, pattern.n, pattern.m, groups_a_row))
     groups, _ = grouped(support, pattern)
     return bool((groups.reshape(-1, pattern.n) == np.arange(groups.size // pattern.n)[:, None]).all())
 

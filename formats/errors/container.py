@@ -16,7 +16,7 @@ class HeaderTooLong(FormatError):
 
 
 class HeaderMisaligned(FormatError):
-    """A header after which the sections would not start at a multiple of 64."""
+    """A header that does not end at a power of two."""
 
     clause = "FMT-022"
 

@@ -3,8 +3,14 @@
 from formats.errors.base import FormatError
 
 
+class NoDelta(FormatError):
+    """A delta without description, or with ties and scales of its own; or another kind with a description."""
+
+    clause = "FMT-130"
+
+
 class BadDelta(FormatError):
-    """A delta without the description of what it changes, or with one that does not fit its tensors."""
+    """A description of a delta that says what cannot be: nothing changed, or a model where a delta should be."""
 
     clause = "FMT-131"
 

@@ -49,8 +49,8 @@ def dump(value: object) -> str:
 
 
 def frame(header: bytes) -> bytes:
-    header += b" " * (-(8 + len(header)) % 64)
-    return struct.pack("<Q", len(header)) + header
+    size = max(1024, 1 << (7 + len(header)).bit_length())
+    return struct.pack("<Q", size - 8) + header.ljust(size - 8)
 
 
 def small_checkpoint() -> formats.Checkpoint:

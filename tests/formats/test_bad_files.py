@@ -56,9 +56,14 @@ RAW = {
         lambda raw, _: struct.pack("<Q", len(split(raw)[0]) + 8) + split(raw)[0] + b" " * 8 + split(raw)[1],
     ),
     "FMT_023_the_header_begins_with_a_brace": (errors.HeaderPadding, spell(b'{"__m', b' {"__m')),
-    "FMT_023_the_padding_is_shorter_than_64": (
+    "FMT_022_the_header_has_at_least_1024_bytes": (errors.HeaderMisaligned, lambda raw, _: header_length(504)(raw)),
+    "FMT_023_the_padding_leads_to_the_next_power_of_two": (
         errors.HeaderPadding,
-        lambda raw, _: struct.pack("<Q", len(split(raw)[0]) + 64) + split(raw)[0] + b" " * 64 + split(raw)[1],
+        lambda raw, _: (
+            struct.pack("<Q", 2 * len(split(raw)[0]) + 8)
+            + split(raw)[0].ljust(2 * len(split(raw)[0]) + 8)
+            + split(raw)[1]
+        ),
     ),
     "FMT_024_the_header_is_utf8": (errors.NotJson, spell(b'"pt"', b'"\xff"')),
     "FMT_024_the_header_is_json": (errors.NotJson, spell(b'"pt"', b'"pt')),

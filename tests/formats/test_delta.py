@@ -296,8 +296,27 @@ def test_own_rules(tmp_path, case):
 def test_FMT_130_a_delta_has_a_description_and_nothing_else_has_one(tmp_path):
     described = formats.DeltaOf(D1, D2, {"w": (D1, D2)})
     for bad in (formats.Checkpoint("delta", {"replace:w": W}), formats.Checkpoint("model", {"w": W}, delta=described)):
-        with pytest.raises(errors.BadDelta):
+        with pytest.raises(errors.NoDelta):
             formats.write(tmp_path / "d", bad)
+    tied = formats.Checkpoint("delta", {"replace:w": W}, tied={"a": "replace:w"}, delta=described)
+    with pytest.raises(errors.NoDelta, match="of its own"):
+        formats.write(tmp_path / "d", tied)
+
+
+@pytest.mark.parametrize(
+    ("target", "error"),
+    [
+        ({"tied": {"a": "a"}}, errors.BadTie),
+        ({"tied": {"a#": "b"}}, errors.BadTensorName),
+        ({"scales": {"w": {"": "b"}}}, errors.BadScale),
+        ({"scales": {"w": {}}}, errors.BadScale),
+        ({"scales": {"w": {"scale": "w"}}}, errors.BadScale),
+    ],
+)
+def test_FMT_131_ties_and_scales_of_the_target_have_their_form(tmp_path, target, error):
+    described = formats.DeltaOf(D1, D2, {"w": (D1, D2)}, **target)
+    with pytest.raises(error):
+        formats.write(tmp_path / "d", formats.Checkpoint("delta", {"replace:w": W}, delta=described))
 
 
 def test_a_delta_in_parts(tmp_path, ends, same):

@@ -110,7 +110,7 @@ def test_FMT_084_options(tmp_path):
 
 
 def test_FMT_021_a_header_that_no_reader_would_take_is_not_written(tmp_path, monkeypatch):
-    monkeypatch.setattr(v1, "MAX_HEADER", 700)
+    monkeypatch.setattr(v1, "MAX_HEAD", 700)
     with pytest.raises(errors.HeaderTooLong):
         formats.write(tmp_path / "c", GOOD)
     assert list(tmp_path.iterdir()) == []
@@ -238,5 +238,5 @@ def test_FMT_110_everything_is_on_disk_before_the_name_is(tmp_path, monkeypatch)
     monkeypatch.setattr(os, "fsync", lambda fd: (events.append("sync"), fsync(fd))[1])
     monkeypatch.setattr(atomic.Path, "rename", lambda self, to: (events.append(f"to {to.name}"), rename(self, to))[1])
     formats.write(tmp_path / "c", replace(GOOD, files={"config.json": b"{}"}))
-    # the companion, the part, its final name, the folder, the folder's name, the folder around it
-    assert events == ["sync", "sync", "to model.sparse.safetensors", "sync", "to c", "sync"]
+    # the companion, the part and its names, the folder, the folder's name, the folder around it
+    assert events == ["sync", "sync", "to part-0", "to model.sparse.safetensors", "sync", "to c", "sync"]
