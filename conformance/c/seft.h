@@ -62,7 +62,8 @@ const seft_tensor *seft_info(const seft_file *file, size_t index); /* NULL if th
 int seft_check(seft_file *file, size_t index, seft_error *error);
 
 /* The support: rows + 1 row pointers, and nnz columns of column_size 4 (int32_t) or 8 (int64_t) bytes. */
-int seft_support(seft_file *file, size_t index, int64_t *row_pointers, void *columns, size_t column_size, seft_error *error);
+int seft_support(seft_file *file, size_t index, int64_t *row_pointers, void *columns, size_t column_size,
+                 seft_error *error);
 
 /* The bytes of the section `values` as they are in the file: little-endian, F4 and F6 packed, none of a mask. */
 int seft_values(seft_file *file, size_t index, const uint8_t **values, uint64_t *size, seft_error *error);
@@ -150,8 +151,9 @@ static void sf_sha_block(uint32_t state[8], const uint8_t *block)
     memcpy(s, state, sizeof s);
     for (i = 0; i < 64; i++) {
         uint32_t a = s[0], e = s[4];
-        uint32_t one = s[7] + (SF_TURN(e, 6) ^ SF_TURN(e, 11) ^ SF_TURN(e, 25)) + ((e & s[5]) ^ (~e & s[6])) + k[i] + w[i];
+        uint32_t one = (SF_TURN(e, 6) ^ SF_TURN(e, 11) ^ SF_TURN(e, 25)) + ((e & s[5]) ^ (~e & s[6]));
         uint32_t two = (SF_TURN(a, 2) ^ SF_TURN(a, 13) ^ SF_TURN(a, 22)) + ((a & s[1]) ^ (a & s[2]) ^ (s[1] & s[2]));
+        one += s[7] + k[i] + w[i];
         s[7] = s[6], s[6] = s[5], s[5] = e, s[4] = s[3] + one;
         s[3] = s[2], s[2] = s[1], s[1] = a, s[0] = one + two;
     }
@@ -629,8 +631,8 @@ static const struct {
     unsigned bits;
 } sf_dtypes[] = {{"NONE", 0},    {"BOOL", 8},    {"U8", 8},      {"U16", 16},        {"U32", 32},        {"U64", 64},
                  {"F16", 16},    {"BF16", 16},   {"F32", 32},    {"F64", 64},        {"F4", 4},          {"F6_E2M3", 6},
-                 {"F6_E3M2", 6}, {"I8", 8},      {"F8_E5M2", 8}, {"F8_E4M3", 8},     {"F8_E8M0", 8},     {"F8_E4M3FNUZ", 8},
-                 {"I16", 16},    {"I32", 32},    {"I64", 64},    {"C64", 64},        {"F8_E5M2FNUZ", 8}};
+                 {"F6_E3M2", 6}, {"I8", 8},      {"F8_E5M2", 8}, {"F8_E4M3", 8},     {"F8_E8M0", 8},     {"I16", 16},
+                 {"I32", 32},    {"I64", 64},    {"C64", 64},    {"F8_E5M2FNUZ", 8}, {"F8_E4M3FNUZ", 8}};
 enum { SF_DTYPES = sizeof sf_dtypes / sizeof *sf_dtypes };
 
 static const char *const sf_encodings[SF_ENCODINGS] = {"dense", "bitmask", "nm", "csr", "gap8", "varint"};
@@ -869,7 +871,8 @@ static int sf_understood(const uint8_t *manifest, int *delta, seft_error *error)
     walk = sf_enter(requires_list);
     while (sf_step_list(&walk)) {
         if (!sf_is(walk.value + 1, "delta")) /* FMT-043 */
-            return sf_fail(error, "FMT-043", "the feature %.*s is required", (int)(walk.next - walk.value), (const char *)walk.value);
+            return sf_fail(error, "FMT-043", "the feature %.*s is required", (int)(walk.next - walk.value),
+                           (const char *)walk.value);
         *delta = 1;
     }
     return 1;
@@ -1042,7 +1045,7 @@ static int sf_open_sections(sf_tensor *t, const uint8_t *object, seft_error *err
     }
     t->section_count = count;
     if (i != count || sf_members(object) != count) /* FMT-031 */
-        return sf_fail(error, "FMT-031", "tensor %.160s: sections does not list the roles of its encoding", t->info.name);
+        return sf_fail(error, "FMT-031", "tensor %.160s: sections does not list its roles", t->info.name);
     return 1;
 }
 
@@ -1050,12 +1053,14 @@ static int sf_open_tensor(const seft_file *file, sf_tensor *t, const uint8_t *ob
 {
     static const char *const keys[] = {"content_sha256", "dtype", "encoding", "nnz", "?pattern", "sections", "shape"};
     const uint8_t *v[7];
+    unsigned i;
     if (!sf_type(object, '{', "a tensor", error))
         return 0;
     if (!sf_fields(object, keys, 7, v)) /* FMT-040 */
         return sf_fail(error, "FMT-040", "tensor %.160s: a key too many or too few", t->info.name);
-    if (!sf_type(v[0], '"', keys[0], error) || !sf_type(v[1], '"', keys[1], error) || !sf_type(v[2], '"', keys[2], error))
-        return 0;
+    for (i = 0; i < 3; i++)
+        if (!sf_type(v[i], '"', keys[i], error))
+            return 0;
     if (!sf_digest(v[0])) /* FMT-047 */
         return sf_fail(error, "FMT-047", "content_sha256 is not 64 lower-case hexadecimal digits");
     t->digest = v[0] + 1;
@@ -1352,7 +1357,9 @@ static int sf_check_delta(const seft_file *file, const uint8_t *object, seft_err
     while (sf_step(&walk))
         if (!sf_check_listed(file, &walk, &stored, error))
             return 0;
-    return stored == file->count || sf_fail(error, "FMT-132", "a tensor is stored that delta does not list"); /* FMT-132 */
+    if (stored != file->count) /* FMT-132 */
+        return sf_fail(error, "FMT-132", "a tensor is stored that delta does not list");
+    return 1;
 }
 
 /* ------------------------------------------------------------------------------------------------------ opening */
@@ -1362,7 +1369,8 @@ static int sf_check_whole(const uint8_t *const *v, seft_error *error)
 {
     uint64_t part;
     if (!sf_type(v[0], '{', "attributes", error) || !sf_type(v[2], '{', "files", error) ||
-        !sf_type(v[7], '{', "scales", error) || !sf_type(v[9], '{', "tensors", error) || !sf_type(v[10], '{', "tied", error))
+        !sf_type(v[7], '{', "scales", error) || !sf_type(v[9], '{', "tensors", error) ||
+        !sf_type(v[10], '{', "tied", error))
         return 0;
     if (!sf_count(v[5], &part)) /* FMT-041 */
         return sf_fail(error, "FMT-041", "part is no integer from 0");
@@ -1660,7 +1668,9 @@ static int sf_check_bitmask(const seft_file *file, const sf_tensor *t, seft_erro
         for (bits = mask[at]; bits; bits &= bits - 1)
             ones++;
     }
-    return ones == t->info.nnz || sf_fail(error, "FMT-063", "tensor %.160s: the 1 bits are not nnz", t->info.name); /* FMT-063 */
+    if (ones != t->info.nnz) /* FMT-063 */
+        return sf_fail(error, "FMT-063", "tensor %.160s: nnz is not the number of 1 bits", t->info.name);
+    return 1;
 }
 
 static int sf_check_nm(const seft_file *file, const sf_tensor *t, seft_error *error)
@@ -1868,9 +1878,10 @@ int seft_check(seft_file *file, size_t index, seft_error *error)
     if (!t)
         return 0;
     for (i = 0; i < t->section_count; i++) {
-        seft_sha256(file->body + t->sections[i].begin, (size_t)t->sections[i].size, hex);
-        if (memcmp(hex, t->sections[i].digest, 64)) /* FMT-090 */
-            return sf_fail(error, "FMT-090", "tensor %.160s: digest of %s", t->info.name, sf_roles[t->sections[i].role]);
+        const sf_section *section = &t->sections[i];
+        seft_sha256(file->body + section->begin, (size_t)section->size, hex);
+        if (memcmp(hex, section->digest, 64)) /* FMT-090 */
+            return sf_fail(error, "FMT-090", "tensor %.160s: digest of %s", t->info.name, sf_roles[section->role]);
     }
     sf_content(file, t, hex);
     if (memcmp(hex, t->digest, 64)) /* FMT-091 */
@@ -1878,7 +1889,8 @@ int seft_check(seft_file *file, size_t index, seft_error *error)
     return 1;
 }
 
-int seft_support(seft_file *file, size_t index, int64_t *row_pointers, void *columns, size_t column_size, seft_error *error)
+int seft_support(seft_file *file, size_t index, int64_t *row_pointers, void *columns, size_t column_size,
+                 seft_error *error)
 {
     sf_tensor *t = sf_ready(file, index, error);
     uint64_t row = 0, count = 0;

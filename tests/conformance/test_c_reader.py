@@ -72,6 +72,7 @@ def test_arrays_and_limits_of_the_library(c_reader):
         assert library.seft_support(file, zero, rows, columns, ctypes.c_size_t(ctypes.sizeof(integer)), error)
         assert list(rows) == [0, 4, 7, 7, 8]
         assert list(columns) == [p % 1000 for p in FAR]
+    assert c_reader.library.seft_support(file, zero, rows, columns, ctypes.c_size_t(2), error) == 0
     out = ctypes.create_string_buffer(8000)
     assert library.seft_dense(file, zero, out, ctypes.c_size_t(8000), error) == 1
     assert library.seft_dense(file, zero, out, ctypes.c_size_t(7999), error) == 0

@@ -77,10 +77,23 @@ def change(name, role, at, value):
     return made(name, role, bytes(raw))
 
 
-def shaped(words, **keys):
+def shaped(words, *, edit=None, **keys):
     """A tensor with other words in its entry."""
     told, sections = copy.deepcopy(tensor(*words))
-    return build({"w": (told | keys, sections)})
+    return build({"w": (told | keys, sections)}, edit=edit)
+
+
+def wide(shape, nnz, **keys):
+    told, sections = TENSORS["nm 32:64"]
+    return build({"w": (told | {"pattern": {"axis": 1} | keys, "shape": shape, "nnz": nnz}, sections)})
+
+
+def misnamed(told):
+    """The section `values` under another name in the manifest."""
+    sections = told["tensors"]["w"]["sections"]
+    return put(
+        "tensors", "w", "sections", {("zero" if role == "values" else role): one for role, one in sections.items()}
+    )(told)
 
 
 def pattern(**keys):
@@ -119,6 +132,12 @@ BAD = {
     "not UTF-8": ("FMT-024", build(W, attributes={"a": "\udc80"})),
     "NaN": ("FMT-024 FMT-026", attribute('{"a":NaN}')),
     "raw control character": ("FMT-024 FMT-028", attribute('{"a":"\x1f"}')),
+    "half a word": ("FMT-024", attribute('{"a":nulx}')),
+    "text ends in a word": ("FMT-024", build(W, spell=lambda _: "t")),
+    "text ends in an escape": ("FMT-024", build(W, spell=lambda _: '"\\')),
+    "text ends in a long escape": ("FMT-024", build(W, spell=lambda _: '"\\u')),
+    "escape without digits": ("FMT-024", attribute('{"a":"\\u00g1"}')),
+    "escape of another letter": ("FMT-024", attribute('{"a":"\\v001f"}')),
     "unknown escape": ("FMT-024 FMT-028", attribute('{"a":"\\x"}')),
     "key twice": ("FMT-025", attribute('{"a":1,"a":1}')),
     "key of the header twice": (
@@ -134,6 +153,8 @@ BAD = {
     "100000 deep": ("FMT-027", attribute("[" * 100_000 + "]" * 100_000)),
     "space": ("FMT-028", attribute('{"a": 1}')),
     "space in the header": ("FMT-028", build(W, spell_head=swap('"w#mask":', '"w#mask": '))),
+    "tab": ("FMT-028", attribute('{"a":\t1}')),
+    "carriage return": ("FMT-028", attribute('{"a"\r:1}')),
     "newline at the end": ("FMT-028", build(W, spell=lambda t: t + "\n")),
     "unsorted": ("FMT-028", attribute('{"b":1,"a":1}')),
     "sorted by UTF-16": ("FMT-028", attribute('{"\U0001f600":1,"\uffff":1}')),
@@ -141,6 +162,7 @@ BAD = {
     "negative zero": ("FMT-028", attribute('{"a":-0}')),
     "escaped slash": ("FMT-028", attribute('{"a":"\\/"}')),
     "escaped letter": ("FMT-028", attribute('{"a":"\\u0041"}')),
+    "escape past U+00FF": ("FMT-028", attribute('{"a":"\\u1010"}')),
     "long escape": ("FMT-028", attribute('{"a":"\\u000a"}')),
     "upper-case escape": ("FMT-028", attribute('{"a":"\\u001F"}')),
     "surrogate escape": ("FMT-028 FMT-011", attribute('{"a":"\\ud83d\\ude00"}')),
@@ -148,6 +170,9 @@ BAD = {
     "metadata too many": ("FMT-029", header("__metadata__", "x", "y")),
     "format": ("FMT-029", header("__metadata__", "format", "np")),
     "metadata no string": ("FMT-029", header("__metadata__", "seft.manifest.sha256", 1)),
+    "format no string": ("FMT-029", header("__metadata__", "format", 1)),
+    "manifest no string": ("FMT-029", header("__metadata__", "seft.manifest", {})),
+    "root in upper case": ("FMT-047 FMT-093", header("__metadata__", "seft.manifest.sha256", "A" * 64)),
     "key of a section": ("FMT-030", header("w#mask", "x", 1)),
     "no dtype": ("FMT-030", header("w#mask", "dtype", GONE)),
     "one offset": ("FMT-030", header("w#mask", "data_offsets", [0])),
@@ -159,6 +184,7 @@ BAD = {
     "role too few": ("FMT-031", entry("sections", "mask", GONE)),
     "role too many": ("FMT-031", entry("sections", "zeros", {"bytes": 0, "sha256": D["a"]})),
     "other role": ("FMT-031", entry("encoding", "gap8")),
+    "no role of that name": ("FMT-031", shaped(("U8", [1, 0], [], "csr"), edit=misnamed)),
     "section too many": ("FMT-032", header("x", {"data_offsets": [0, 0], "dtype": "U8", "shape": [0]})),
     "dtype of a section": ("FMT-033", header("w#values", "dtype", "BF16")),
     "shape of a section": ("FMT-033", header("w#values", "shape", [3, 1])),
@@ -166,6 +192,8 @@ BAD = {
     "end": ("FMT-034", header("w#values", "data_offsets", [64, 71])),
     "no pad": ("FMT-034", header("w#mask#pad", GONE)),
     "wrong pad": ("FMT-034", header("w#mask#pad", "data_offsets", [2, 63])),
+    "dtype of a pad": ("FMT-034", header("w#mask#pad", "dtype", "I8")),
+    "shape of a pad": ("FMT-034", header("w#mask#pad", "shape", [31, 2])),
     "too short": ("FMT-035", build(W, body=lambda b: b[:-1])),
     "too long": ("FMT-035", build(W, body=lambda b: b + bytes(64))),
     "pad": ("FMT-036", build(W, body=lambda b: b[:2] + b"\1" + b[3:])),
@@ -173,6 +201,7 @@ BAD = {
     "key too many": ("FMT-040", manifest("x", 1)),
     "key too few": ("FMT-040", manifest("tied", GONE)),
     "no spec": ("FMT-040", manifest("spec", GONE)),
+    "no requires": ("FMT-040", manifest("requires", GONE)),
     "list as manifest": ("FMT-040 FMT-041", build(W, spell=lambda _: "[]")),
     "key of a tensor": ("FMT-040", entry("x", 1)),
     "pattern of csr": ("FMT-040 FMT-051", entry("pattern", {"axis": 0, "m": 2, "n": 1})),
@@ -234,6 +263,10 @@ BAD = {
     "n of 0": ("FMT-051", pattern(n=0)),
     "m does not divide": ("FMT-051", pattern(m=6, n=3)),
     "nnz of nm": ("FMT-051", pattern(n=1)),
+    "m past 64": ("FMT-051", wide([2, 130], 128, n=32, m=65)),
+    "nm of everything": ("FMT-051", wide([2, 64], 128, n=64, m=64)),
+    "nm of nothing": ("FMT-051", wide([2, 64], 0, n=0, m=64)),
+    "nm of no groups": ("FMT-051", wide([0, 64], 0, n=32, m=64)),
     "pattern key": ("FMT-051 FMT-040", pattern(x=1)),
     "rank": ("FMT-053", change("nm", "ranks", 0, 7)),
     "bits past the last rank": ("FMT-072", change("nm", "ranks", 0, section("nm", "ranks")[0] | 64)),
@@ -265,6 +298,14 @@ BAD = {
     "description without delta": ("FMT-130 FMT-040", manifest("delta", {})),
     "description": ("FMT-131 FMT-040", delta([], edit=put("delta", "scales", GONE))),
     "description too many": ("FMT-131 FMT-040", delta([], edit=put("delta", "x", 1))),
+    "digest of the base": ("FMT-047", delta([], edit=put("delta", "base_sha256", "x"))),
+    "digest of the target": ("FMT-047", delta([], edit=put("delta", "target_sha256", "x"))),
+    "scales of the target": ("FMT-009", delta([], edit=put("delta", "scales", {"": {"scale": "b"}}))),
+    "scale of the target": ("FMT-009", delta([], edit=put("delta", "scales", {"a": {"scale": "#"}}))),
+    "tied name of the target": ("FMT-009", delta([], edit=put("delta", "tied", {"": "b"}))),
+    "tied to no name of the target": ("FMT-009", delta([], edit=put("delta", "tied", {"a": "#"}))),
+    "tied to itself": ("FMT-010", delta([], edit=put("delta", "tied", {"a": "a"}))),
+    "listed name": ("FMT-009", delta([], edit=put("delta", "tensors", {"#": {"base": D["a"], "target": None}}))),
     "unchanged": ("FMT-131", delta(["whole:w"], w="nn")),
     "never there": ("FMT-131", delta([], w="--")),
     "listed key": ("FMT-131 FMT-040", delta(["whole:w"], w="on", edit=put(*LISTED, "w", "x", 1))),
@@ -324,6 +365,10 @@ def test_mutated_files_are_judged_without_faults(c_reader, tmp_path):
     said = c_reader.judge_many(files, tmp_path)
     assert said == [f"{code} {clause or '-'}" for code, clause, _ in map(c_reader.judge, files)]
     assert len(set(said)) > 15
+
+
+def test_a_header_past_25_MB_is_refused_before_it_is_read_FMT_021(c_reader):
+    assert c_reader.judge(struct.pack("<Q", 25_000_024) + b" " * 25_000_024)[1] == "FMT-021"
 
 
 def test_headers_of_many_small_members_stay_within_the_memory_bound_FMT_096(c_reader):
