@@ -116,7 +116,6 @@ def _manifest(raw: bytes) -> dict[str, Any]:
     for name in lower:
         need(not name.startswith("model.sparse") and not name.endswith(WEIGHT_FILES), "FMT-013", name)
     need(all(file["bytes"] <= 50_000_000 for file in m["files"].values()), "FMT-014", "a companion is too large")
-    _check_links(m, None)
     if described:
         _check_links(m["delta"], None)
         for name, change in m["delta"]["tensors"].items():
@@ -128,7 +127,7 @@ def _manifest(raw: bytes) -> dict[str, Any]:
 
 
 def _check_links(m: dict[str, Any], stored: set[str] | None) -> None:
-    """FMT-010 and FMT-016; `stored` is None where the tensors of other parts, or of a target, are not at hand."""
+    """FMT-010 and FMT-016; `stored` is None where the tensors, those of the target of a delta, are not at hand."""
     for name, target in m["tied"].items():
         need(target not in m["tied"], "FMT-010", f"{name} is tied to a tied name")
         need(

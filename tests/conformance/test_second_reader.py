@@ -432,10 +432,6 @@ MANIFESTS = [
     ("FMT-012", put("kind", to="Model")),
     ("FMT-012", put("kind", to="m" * 65)),
     ("FMT-013", put("files", to={"a": {"bytes": 0, "sha256": HEX}})),
-    ("FMT-013", put("files", to={".a": {"bytes": 0, "sha256": HEX}})),
-    ("FMT-013", put("files", to={"Model.Sparse-x": {"bytes": 0, "sha256": HEX}})),
-    ("FMT-013", put("files", to={"a.BIN": {"bytes": 0, "sha256": HEX}})),
-    ("FMT-013", put("files", to={"a": {"bytes": 0, "sha256": HEX}, "A": {"bytes": 0, "sha256": HEX}})),
     ("FMT-014", put("files", to={"a": {"bytes": 50_000_001, "sha256": HEX}})),
     ("FMT-047", put("files", to={"a": {"bytes": 0, "sha256": "A" * 64}})),
     ("FMT-048", put("part", to=1)),
@@ -595,7 +591,9 @@ def test_FMT_100_FMT_094_folders(tmp_path):
         read(tmp_path / "none")
 
 
+NAMES = [".a", "a" * 256, "a b", "Model.Sparse-x", "a.BIN", "x.index.json", "card.MD"]
 FOLDERS = [
+    *(("FMT-013", {WHOLE: build(W, files=CARD | {name: CARD["card.md"]}), "card.md": b"hi"}) for name in NAMES),
     ("FMT-102", {}),
     ("FMT-102", {WHOLE: build(W, files=CARD)}),
     ("FMT-094", {WHOLE: build(W, files=CARD), "card.md": b"ho"}),
