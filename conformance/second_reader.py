@@ -251,7 +251,6 @@ def read_folder(path: str | Path) -> Content:
         need(file.manifest["part"] == 0, "FMT-048", "the whole checkpoint is a part")
         own, m, tensors = {whole}, file.manifest, file.tensors
     else:
-        need(index in names, "FMT-102", "a folder has a whole checkpoint or an index")
         own, m, tensors = _read_parts(folder, index)
     for name in names - own:
         need(not name.lower().startswith("model.sparse"), "FMT-103", name)

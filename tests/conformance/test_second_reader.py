@@ -637,6 +637,13 @@ def test_FMT_112_names_of_dense_files(tmp_path, name):
     assert clause(read, tmp_path / "x" / name) == "FMT-112"
 
 
+def test_FMT_101_the_size_of_an_index(tmp_path):
+    folder(tmp_path / "x", parts())
+    with (tmp_path / "x" / "model.sparse.index.json").open("r+b") as index:
+        index.truncate(100_000_001)
+    assert clause(read_folder, tmp_path / "x") == "FMT-101"
+
+
 # deltas
 
 CHANGE = {"base": "1" * 64, "target": "2" * 64}
@@ -676,6 +683,7 @@ DELTAS = [
     ("FMT-009", delta(changes={"w#": CHANGE})),
     ("FMT-010", delta(tied={"a": "b", "b": "c"})),
     ("FMT-016", delta(scales={"a": {}})),
+    ("FMT-016", delta(scales={"a": {"scale": "b"}}, tied={"b": "c"})),
     ("FMT-132", delta({"w": sparse()})),
     ("FMT-132", delta({"put:w": sparse()})),
     ("FMT-132", delta({"replace:v": sparse()})),
