@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import seft_ref
+from conformance.second_reader import read
 
 SOURCE = Path(seft_ref.__file__).parents[1] / "conformance" / "c" / "seft_read.c"
 
@@ -49,3 +50,12 @@ def c_reader(tmp_path_factory):
     subprocess.run([*strict, "-O2", "-shared", "-fPIC", "-o", folder / "seft.so", SOURCE], check=True)
     subprocess.run([*strict, *sanitizers, "-o", folder / "seft_read", SOURCE], check=True)
     return CReader(folder / "seft.so", folder / "seft_read")
+
+
+@pytest.fixture
+def try_read(tmp_path):
+    def run(raw):
+        (tmp_path / "x.seft").write_bytes(raw)
+        return read(tmp_path / "x.seft")
+
+    return run
