@@ -4,6 +4,9 @@ Each function says in its docstring what it computes in plain NumPy; the tests c
 in the cache of numba, so that only the first process after an installation waits for the compiler.
 """
 
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 import numba
@@ -11,12 +14,33 @@ import numpy as np
 from numpy.typing import NDArray
 
 F = TypeVar("F")
+R = TypeVar("R")
 
 _BITS = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little")
 _COUNT = _BITS.sum(axis=1).astype(np.int64)
 _OFFSETS = np.zeros((256, 8), dtype=np.int32)
 for _byte in range(256):
     _OFFSETS[_byte, : _COUNT[_byte]] = np.flatnonzero(_BITS[_byte])
+
+
+_WORTH_THREADS = 1 << 20
+_THREADS = os.cpu_count() or 1
+
+
+def by_rows(rows: int, amount: int, work: Callable[[int, int], R]) -> list[R]:
+    """Return what work returns for runs of rows, first and last + 1, in order; side by side if it is worth it.
+
+    Args:
+        rows: how many there are.
+        amount: how many slots or bytes they have together.
+        work: compiled code that lets other threads run, and writes nothing that another run writes.
+    """
+    runs = _THREADS if amount >= _WORTH_THREADS and rows > 1 else 1
+    edges = [rows * i // runs for i in range(runs + 1)]
+    if runs == 1:
+        return [work(0, rows)]
+    with ThreadPoolExecutor(runs) as pool:
+        return list(pool.map(work, edges[:-1], edges[1:]))
 
 
 def _compiled(function: F) -> F:

@@ -272,7 +272,8 @@ def to_dense(tensor: Tensor, *, limit: int = LIMIT) -> Array:
         raise ExpansionTooLarge(f"shape {list(tensor.shape)} would take {nbytes} bytes, at most {limit} are allowed")
     values = np.zeros((rows_of(tensor.shape), tensor.shape[-1]), dtype=dtype)
     kept = np.ones(tensor.nnz, dtype=dtype) if isinstance(tensor, Mask) else tensor.values
-    fast.scatter(tensor.indptr, tensor.indices, bits(kept), bits(values))
+    indptr, indices, source, target = tensor.indptr, tensor.indices, bits(kept), bits(values)
+    fast.by_rows(len(values), tensor.nnz, lambda a, b: fast.scatter(indptr[a : b + 1], indices, source, target[a:b]))
     return values.reshape(tensor.shape)
 
 

@@ -5,7 +5,7 @@ manifest -> layout: every section, pad and offset follows from it; the header ad
 
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from dataclasses import replace as replaced
@@ -29,7 +29,7 @@ from formats.errors import (
 )
 from formats.header import Entry, Manifest, Stored, manifest_text, parse_manifest
 from formats.layout import section_name
-from formats.records import Array, Dense, Mask, Pattern, Sparse, Tensor, TensorInfo
+from formats.records import Array, Dense, Mask, Sparse, Tensor, TensorInfo
 
 MAX_HEAD = 1 << 24
 """Bytes of length and header together; below what hubs read of a file."""
@@ -66,10 +66,12 @@ def file_head(manifest: Manifest) -> tuple[bytes, str]:
 
 @dataclass(frozen=True, slots=True)
 class Packed:
-    """A tensor ready to be written: its entry, and the bytes of its sections in order of roles."""
+    """A tensor on its way into a file: what is written, while what is said of it is still being hashed."""
 
-    entry: Entry
     sections: list[memoryview]
+    """The bytes of its sections, in order of roles."""
+    entry: Callable[[], Entry]
+    """Waits for the digests."""
 
     @property
     def padded_size(self) -> int:
@@ -77,37 +79,57 @@ class Packed:
         return sum(raw.nbytes + pad_length(raw.nbytes) for raw in self.sections)
 
 
-def pack(tensor: Tensor, chosen: str, pattern: Pattern | None, codec: str | None) -> Packed:
-    """Return the sections of a checked tensor in an encoding that can hold it.
+class Packer:
+    """Turns tensors into sections, their digests made by a thread beside.
 
     Args:
-        tensor: what to store.
-        chosen: name of the encoding.
-        pattern: of `nm` only.
+        encoding: what a writer was asked for (FMT-084).
         codec: ``"zstd"`` compresses the sections that become smaller (FMT-141), None keeps them as they are.
     """
-    arrays = sorted(encoding.encode(tensor, chosen, pattern).items())
-    # hashing lets other threads run: what the support says is hashed beside the sections
-    with ThreadPoolExecutor(1) as beside:
-        support = beside.submit(digest.of_support, tensor)
-        packed = [_section(values, codec) for _, values in arrays]
-        stored = {role: section for (role, _), (section, _) in zip(arrays, packed, strict=True)}
-        values = stored["values"].sha256 if "values" in stored else None
-        if values is not None and stored["values"].raw_bytes is not None:
-            values = digest.of_values(tensor)
-        content = digest.of_parts(tensor, support.result(), values)
-    entry = Entry(encoding.dtype_of(tensor), tensor.shape, chosen, tensor.nnz, content, stored, pattern)
-    return Packed(entry, [raw for _, raw in packed])
+
+    def __init__(self, encoding: str = "auto", codec: str | None = None) -> None:
+        self._encoding, self._codec = encoding, codec
+        self._beside = ThreadPoolExecutor(1)
+
+    def pack(self, name: str, tensor: Tensor) -> Packed:
+        """Return a tensor ready to be written.
+
+        Raises:
+            FormatError: FMT-006 to FMT-009, FMT-015, FMT-066 to FMT-069, or what `encoding.choose` raises.
+        """
+        validate.check_arrays(tensor, name)
+        support = self._beside.submit(digest.of_support, tensor)
+        validate.check_support(tensor, name)
+        chosen, pattern = encoding.choose(tensor, self._encoding, name)
+        arrays = sorted(encoding.encode(tensor, chosen, pattern).items())
+        packed = {role: _section(values, self._codec) for role, values in arrays}
+        digests = {role: self._beside.submit(digest.of_bytes, raw) for role, (raw, _) in packed.items()}
+
+        def entry() -> Entry:
+            stored = {role: Stored(raw.nbytes, digests[role].result(), size) for role, (raw, size) in packed.items()}
+            known = stored.get("values")
+            values = known.sha256 if known and known.raw_bytes is None else digest.of_values(tensor)
+            content = digest.of_parts(tensor, support.result(), values)
+            return Entry(encoding.dtype_of(tensor), tensor.shape, chosen, tensor.nnz, content, stored, pattern)
+
+        return Packed([raw for raw, _ in packed.values()], entry)
+
+    def __enter__(self) -> "Packer":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._beside.shutdown(cancel_futures=True)
 
 
-def _section(values: Array, codec: str | None) -> tuple[Stored, memoryview]:
+def _section(values: Array, codec: str | None) -> tuple[memoryview, int | None]:
+    """Return the bytes of a section in the file, and those before compression if it is compressed."""
     raw = raw_bytes(values)
     if codec is not None:
         itemsize = max(1, BITS[container.NAMES[values.dtype]] // 8)
         frame = compress.pack(np.frombuffer(raw, dtype=np.uint8), itemsize)
         if frame is not None:
-            return Stored(len(frame), digest.of_bytes(frame), raw.nbytes), memoryview(frame)
-    return Stored(raw.nbytes, digest.of_bytes(raw)), raw
+            return memoryview(frame), raw.nbytes
+    return raw, None
 
 
 class PartWriter:
@@ -131,7 +153,7 @@ class PartWriter:
             self._file.write(raw)
             self._file.write(bytes(pad_length(raw.nbytes)))
         self.nbytes += packed.padded_size
-        self.tensors[name] = packed.entry
+        self.tensors[name] = packed.entry()
 
     def finish(self, path: Path, manifest: Manifest) -> str:
         """Bring the file to path, header and sections synced to disk, and return the root digest."""

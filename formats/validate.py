@@ -147,6 +147,12 @@ def check_file_size(name: str, size: int) -> None:
 
 def check_record(tensor: Tensor, name: str) -> None:
     """Verify a tensor to be written: FMT-006 to FMT-009, FMT-015, and FMT-066 to FMT-069 for one with a support."""
+    check_arrays(tensor, name)
+    check_support(tensor, name)
+
+
+def check_arrays(tensor: Tensor, name: str) -> None:
+    """Verify what can be told of a tensor to be written without reading its arrays: FMT-006 to FMT-009, FMT-015."""
     check_name(name)
     if not isinstance(tensor, Dense | Sparse | Mask):
         raise BadRecord(f"{name!r} is a {type(tensor).__name__}, expected a Dense, Sparse or Mask")
@@ -167,8 +173,13 @@ def check_record(tensor: Tensor, name: str) -> None:
     _check_array(tensor.indices, "indices", np.int32, nnz, name)
     if isinstance(tensor, Sparse):
         _check_array(tensor.values, "values", tensor.dtype, nnz, name)
-    check_row_ptr(tensor.indptr, nnz, name)
-    check_columns(tensor.indptr, tensor.indices, tensor.shape[-1], name)
+
+
+def check_support(tensor: Tensor, name: str) -> None:
+    """Verify FMT-066 to FMT-069 for a tensor to be written whose arrays `check_arrays` has seen."""
+    if not isinstance(tensor, Dense):
+        check_row_ptr(tensor.indptr, tensor.nnz, name)
+        check_columns(tensor.indptr, tensor.indices, tensor.shape[-1], name)
 
 
 def _check_array(array: object, what: str, dtype: DTypeLike, count: int, name: str) -> None:
@@ -193,7 +204,10 @@ def check_row_ptr(row_ptr: Array, nnz: int, name: str) -> None:
 
 def check_columns(indptr: NDArray[np.int64], columns: Array, n_columns: int, name: str) -> None:
     """Verify FMT-068 and FMT-069 for columns (nnz,) of any integer dtype; indptr must be valid."""
-    fault, slot = fast.first_fault(indptr, columns, n_columns)
+    found = fast.by_rows(
+        indptr.size - 1, columns.size, lambda a, b: fast.first_fault(indptr[a : b + 1], columns, n_columns)
+    )
+    fault, slot = next((f for f in found if f[0]), (0, 0))
     if fault == 1:
         raise ColumnOutOfRange(f"slot {slot} of {name!r} has column {columns[slot]}, the tensor has {n_columns}")
     if fault == 2:

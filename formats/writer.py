@@ -6,12 +6,12 @@ from types import TracebackType
 
 from formats import atomic, digest, strict_json, validate
 from formats.delta_rules import check_delta
-from formats.encoding import check_option, choose
+from formats.encoding import check_option
 from formats.errors import BadAttribute, BadFileName, BadRecord, StockName, UnknownOption
 from formats.header import ZSTD, Companion, Entry, Manifest
 from formats.index import INDEX, STOCK, WHOLE, index_text, part_name
 from formats.records import Checkpoint
-from formats.v1 import MAX_TENSORS, Packed, PartWriter, pack
+from formats.v1 import MAX_TENSORS, Packed, Packer, PartWriter
 
 
 def write(
@@ -42,9 +42,9 @@ def write(
     names = _check(checkpoint, encoding, compress)
     with atomic.new_folder(Path(path)) as folder:
         files = _write_companions(folder, checkpoint)
-        with _Parts(folder, checkpoint, files, names, shard_bytes) as parts:
+        with Packer(encoding, compress) as packer, _Parts(folder, checkpoint, files, names, shard_bytes) as parts:
             for name in names:
-                parts.add(name, _fetch(checkpoint, name, encoding, compress))
+                parts.add(name, packer.pack(name, checkpoint.tensors[name]))
             parts.finish()
 
 
@@ -73,9 +73,10 @@ def write_file(
     with (
         atomic.new_file(path) as temporary,
         PartWriter(temporary.with_name(temporary.name + ".spool"), names) as part,
+        Packer(encoding, compress) as packer,
     ):
         for name in names:
-            part.add(name, _fetch(checkpoint, name, encoding, compress))
+            part.add(name, packer.pack(name, checkpoint.tensors[name]))
         part.finish(temporary, _manifest(checkpoint, part.tensors, {}, 0))
 
 
@@ -98,12 +99,6 @@ def _check(checkpoint: Checkpoint, encoding: str, compress: str | None) -> list[
     strict_json.check_plain(checkpoint.attributes, "attributes", BadAttribute, level=2)
     validate.check_file_names(list(checkpoint.files))
     return sorted(names)
-
-
-def _fetch(checkpoint: Checkpoint, name: str, encoding: str, compress: str | None) -> Packed:
-    tensor = checkpoint.tensors[name]
-    validate.check_record(tensor, name)
-    return pack(tensor, *choose(tensor, encoding, name), compress)
 
 
 def _write_companions(folder: Path, checkpoint: Checkpoint) -> dict[str, Companion]:

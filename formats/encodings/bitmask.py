@@ -35,7 +35,8 @@ def size_of(rows: int, columns: int) -> int:
 def encode(support: Supported, _pattern: Pattern | None) -> dict[str, Array]:
     """Return the mask."""
     mask = np.zeros((rows_of(support.shape), -(-support.shape[-1] // 8)), dtype=np.uint8)
-    fast.set_bits(support.indptr, support.indices, mask)
+    indptr, indices = support.indptr, support.indices
+    fast.by_rows(len(mask), support.nnz, lambda a, b: fast.set_bits(indptr[a : b + 1], indices, mask[a:b]))
     return {"mask": mask}
 
 
@@ -48,7 +49,8 @@ def decode(entry: Entry, name: str, sections: Mapping[str, Array], rows: Rows) -
     indptr = np.zeros(end - begin + 1, dtype=np.int64)
     np.cumsum(counts[begin:end], out=indptr[1:])
     indices = np.empty(indptr[-1], dtype=np.int32)
-    fast.mask_columns(mask[begin:end], indices)
+    some = mask[begin:end]
+    fast.by_rows(len(some), some.size, lambda a, b: fast.mask_columns(some[a:b], indices[indptr[a] : indptr[b]]))
     shape = entry.shape if end - begin == counts.size else (end - begin, columns)
     return Mask(shape, indptr, indices), int(counts[:begin].sum())
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import formats
-from formats import encoding, header, v1
+from formats import header, v1
 
 
 @dataclass
@@ -75,9 +75,8 @@ def write_mixed(path: Path, checkpoint: formats.Checkpoint, encodings: dict[str,
     """Write one file with an encoding for each tensor, dense unless named, and return its bytes."""
     with v1.PartWriter(path.with_suffix(".spool")) as part:
         for name in sorted(checkpoint.tensors):
-            tensor = checkpoint.tensors[name]
-            chosen = encoding.choose(tensor, encodings.get(name, "dense"), name)
-            part.add(name, v1.pack(tensor, *chosen, None))
+            with v1.Packer(encodings.get(name, "dense")) as packer:
+                part.add(name, packer.pack(name, checkpoint.tensors[name]))
         part.finish(path, header.Manifest("model", part.tensors, checkpoint.attributes, checkpoint.tied))
     return path.read_bytes()
 

@@ -182,7 +182,8 @@ def test_FMT_104_parts_do_not_share_a_name(tmp_path):
     formats.write(folder, formats.Checkpoint("model", {"a": one, "b": one}), shard_bytes=1)
     # a second part that holds "a", as the first does
     twin = v1.PartWriter(tmp_path / "spool")
-    twin.add("a", v1.pack(one, "dense", None, None))
+    with v1.Packer() as packer:
+        twin.add("a", packer.pack("a", one))
     (folder / part(2, 2)).unlink()
     root = twin.finish(folder / part(2, 2), Manifest("model", twin.tensors, part=2))
     edit_index(folder, lambda index: index["metadata"]["manifests"].__setitem__(1, root))
