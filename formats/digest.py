@@ -6,8 +6,9 @@ from math import prod
 
 from formats import encoding
 from formats.container import raw_bytes
-from formats.encodings import csr
-from formats.records import Dense, Mask, Tensor
+from formats.encodings import bitmask, csr
+from formats.encodings.code import Code
+from formats.records import Dense, Mask, Tensor, rows_of
 from formats.strict_json import JSON, canonical
 
 
@@ -24,13 +25,13 @@ def of_content(tensor: Tensor) -> str:
     return of_parts(tensor, of_support(tensor), of_values(tensor))
 
 
-def of_parts(tensor: Tensor, support: str | None, values: str | None) -> str:
+def of_parts(tensor: Tensor, support: Mapping[str, str] | None, values: str | None) -> str:
     """Return the content digest of a tensor whose support and values have these digests."""
     value: dict[str, JSON] = {
         "dtype": encoding.dtype_of(tensor),
         "nnz": tensor.nnz,
         "shape": list(tensor.shape),
-        "support": support,
+        "support": None if support is None else dict(support),
         "values": values,
     }
     return of_bytes(canonical(value).encode())
@@ -41,15 +42,25 @@ def of_values(tensor: Tensor) -> str | None:
     return None if isinstance(tensor, Mask) else of_bytes(raw_bytes(tensor.values))
 
 
-def of_support(tensor: Tensor) -> str | None:
-    """Return the digest of a support as csr says it, None for a full one."""
-    # a full support needs no telling, so that it hashes alike as Dense and as Sparse (FMT-005)
-    if isinstance(tensor, Dense) or tensor.nnz == prod(tensor.shape):
+def support_code(shape: tuple[int, ...], nnz: int) -> Code | None:
+    """Return the encoding by whose sections a support is known, the smaller of two; None for a full support.
+
+    A full support needs no telling, so that a tensor hashes alike as Dense and as Sparse (FMT-005).
+    """
+    if nnz == prod(shape):
         return None
-    support, digest = csr.encode(tensor), sha256()
-    digest.update(raw_bytes(support["row_ptr"]))
-    digest.update(raw_bytes(support["col_idx"]))
-    return digest.hexdigest()
+    rows, columns = rows_of(shape), shape[-1]
+    smaller = columns and bitmask.size_of(rows, columns) <= csr.size_of(rows, columns, nnz)
+    return bitmask.CODE if smaller else csr.CODE
+
+
+def of_support(tensor: Tensor) -> dict[str, str] | None:
+    """Return role -> digest of the sections by which a support is known, None for a full one."""
+    code = support_code(tensor.shape, tensor.nnz)
+    if code is None:
+        return None
+    assert not isinstance(tensor, Dense)
+    return {role: of_bytes(raw_bytes(section)) for role, section in code.encode(tensor, None).items()}
 
 
 def of_state(contents: Mapping[str, str], tied: Mapping[str, str], scales: Mapping[str, Mapping[str, str]]) -> str:

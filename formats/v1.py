@@ -5,7 +5,7 @@ manifest -> layout: every section, pad and offset follows from it; the header ad
 
 import os
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from dataclasses import replace as replaced
@@ -97,9 +97,7 @@ class Packer:
         Raises:
             FormatError: FMT-006 to FMT-009, FMT-015, FMT-066 to FMT-069, or what `encoding.choose` raises.
         """
-        validate.check_arrays(tensor, name)
-        support = self._beside.submit(digest.of_support, tensor)
-        validate.check_support(tensor, name)
+        validate.check_record(tensor, name)
         chosen, pattern = encoding.choose(tensor, self._encoding, name)
         arrays = sorted(encoding.encode(tensor, chosen, pattern).items())
         packed = {role: _section(values, self._codec) for role, values in arrays}
@@ -107,9 +105,7 @@ class Packer:
 
         def entry() -> Entry:
             stored = {role: Stored(raw.nbytes, digests[role].result(), size) for role, (raw, size) in packed.items()}
-            known = stored.get("values")
-            values = known.sha256 if known and known.raw_bytes is None else digest.of_values(tensor)
-            content = digest.of_parts(tensor, support.result(), values)
+            content = _content(tensor, chosen, stored)
             return Entry(encoding.dtype_of(tensor), tensor.shape, chosen, tensor.nnz, content, stored, pattern)
 
         return Packed([raw for raw, _ in packed.values()], entry)
@@ -119,6 +115,18 @@ class Packer:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._beside.shutdown(cancel_futures=True)
+
+
+def _content(tensor: Tensor, chosen: str, stored: Mapping[str, Stored]) -> str:
+    """Return the content digest of a tensor whose sections have their digests; those are not made again (FMT-091)."""
+    plain = {role: section.sha256 for role, section in stored.items() if section.raw_bytes is None}
+    code = digest.support_code(tensor.shape, tensor.nnz)
+    support: Mapping[str, str] | None
+    if code is not None and code.name == chosen and set(plain) >= set(stored) - {"values"}:
+        support = {role: sha256 for role, sha256 in plain.items() if role != "values"}
+    else:
+        support = digest.of_support(tensor)
+    return digest.of_parts(tensor, support, plain["values"] if "values" in plain else digest.of_values(tensor))
 
 
 def _section(values: Array, codec: str | None) -> tuple[memoryview, int | None]:
@@ -271,11 +279,7 @@ class PartReader:
 
     def _compared(self, name: str, tensor: Tensor) -> Tensor:
         entry = self.manifest.tensors[name]
-        stored, expected = entry.sections.get("values"), entry.content_sha256
-        # an uncompressed section is hashed once, for itself and for the content
-        known = stored is not None and stored.raw_bytes is None
-        values = stored.sha256 if stored is not None and known else digest.of_values(tensor)
-        found = digest.of_parts(tensor, digest.of_support(tensor), values)
+        found, expected = _content(tensor, entry.encoding, entry.sections), entry.content_sha256
         # FMT-091
         if found != expected:
             raise ContentDigestMismatch(f"the content of {name!r} has SHA-256 {found}, its manifest says {expected}")

@@ -191,8 +191,13 @@ def content_digest(t: Tensor) -> str:
     """Return the content digest (FMT-091)."""
     support = None
     if t.nnz < prod(t.shape):
-        own = {s.name: s.data for s in sections_of("", t, "csr")}
-        support = digest(own["#row_ptr"] + own["#col_idx"])
+        # by the sections of bitmask or csr, whichever takes fewer bytes
+        mask, csr = (
+            [s for s in sections_of("", t, name) if s.name != "#values"] if name == "csr" or t.shape[-1] else []
+            for name in ("bitmask", "csr")
+        )
+        smaller = mask and sum(len(s.data) for s in mask) <= sum(len(s.data) for s in csr)
+        support = {s.name[1:]: digest(s.data) for s in (mask if smaller else csr)}
     values = None if t.dtype == "NONE" else digest(t.bits)
     told = {"dtype": t.dtype, "nnz": t.nnz, "shape": list(t.shape), "support": support, "values": values}
     return digest(text(told).encode())

@@ -57,9 +57,9 @@ def test_FMT_090_FMT_091_FMT_092_the_digests_of_the_example_by_hand():
     assert raw.endswith(values + bytes(58))
     assert entry["sections"]["mask"] == {"bytes": 2, "sha256": sha256(bytes.fromhex("05 02")).hexdigest()}
     assert entry["sections"]["values"] == {"bytes": 6, "sha256": sha256(values).hexdigest()}
-    support = sha256(bytes.fromhex("00000000 02000000 03000000 0000 0200 0100")).hexdigest()
-    content = '{"dtype":"F16","nnz":3,"shape":[2,3],"support":"%s","values":"%s"}'
-    content %= (support, sha256(values).hexdigest())
+    mask = sha256(bytes.fromhex("05 02")).hexdigest()
+    content = '{"dtype":"F16","nnz":3,"shape":[2,3],"support":{"mask":"%s"},"values":"%s"}'
+    content %= (mask, sha256(values).hexdigest())
     assert content in chapter()
     assert entry["content_sha256"] == sha256(content.encode()).hexdigest()
 
