@@ -6,7 +6,7 @@ manifest -> layout: every section, pad and offset follows from it; the header ad
 import os
 import shutil
 from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from dataclasses import replace as replaced
 from math import prod
@@ -38,6 +38,9 @@ MAX_TENSORS = 4096
 
 _HEAD_BYTES, _ENTRY_BYTES = 500, 700
 """What a header takes about, besides its names, which stand in it some six times."""
+
+_SYNC_BYTES = 1 << 24
+"""Bytes that are written before the disk is asked to take them."""
 
 MANIFEST_KEY = "seft.manifest"
 DIGEST_KEY = "seft.manifest.sha256"
@@ -152,6 +155,9 @@ class PartWriter:
         self._file: BinaryIO = spool.open("xb")
         self._gap = power_of_two(_HEAD_BYTES + sum(_ENTRY_BYTES + 6 * len(name.encode()) for name in names))
         self._file.seek(self._gap)
+        self._beside = ThreadPoolExecutor(1)
+        self._syncing: Future[None] | None = None
+        self._synced = 0
         self.tensors: dict[str, Entry] = {}
         self.nbytes = 0
 
@@ -161,11 +167,22 @@ class PartWriter:
             self._file.write(raw)
             self._file.write(bytes(pad_length(raw.nbytes)))
         self.nbytes += packed.padded_size
+        self._sync_beside()
         self.tensors[name] = packed.entry()
+
+    def _sync_beside(self) -> None:
+        """Let the disk work while the next tensor is packed, so that little is left to wait for at the end."""
+        if self.nbytes - self._synced >= _SYNC_BYTES and (self._syncing is None or self._syncing.done()):
+            self._synced = self.nbytes
+            self._file.flush()
+            self._syncing = self._beside.submit(os.fsync, self._file.fileno())
 
     def finish(self, path: Path, manifest: Manifest) -> str:
         """Bring the file to path, header and sections synced to disk, and return the root digest."""
         head, root = file_head(manifest)
+        # a disk that failed meanwhile is told now
+        if self._syncing is not None:
+            self._syncing.result()
         if len(head) == self._gap:
             self._file.seek(0)
             self._file.write(head)
@@ -190,6 +207,7 @@ class PartWriter:
 
     def close(self) -> None:
         """Let go of the spool and remove it if it is still there."""
+        self._beside.shutdown()
         self._file.close()
         self._spool.unlink(missing_ok=True)
 
