@@ -4,6 +4,7 @@ import json
 import struct
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
+from itertools import accumulate
 from math import comb, prod
 from typing import Any
 
@@ -80,7 +81,10 @@ def digest(raw: bytes) -> str:
 def pointers(t: Tensor) -> list[int]:
     """Return the row pointers of a tensor."""
     assert t.support is not None
-    return [sum(1 for r, _ in t.support if r < row) for row in range(t.rows + 1)]
+    counts = [0] * (t.rows + 1)
+    for r, _ in t.support:
+        counts[r + 1] += 1
+    return list(accumulate(counts))
 
 
 def sections_of(name: str, t: Tensor, encoding: str) -> list[Section]:
@@ -191,13 +195,11 @@ def content_digest(t: Tensor) -> str:
     """Return the content digest (FMT-091)."""
     support = None
     if t.nnz < prod(t.shape):
-        # by the sections of bitmask or csr, whichever takes fewer bytes
-        mask, csr = (
-            [s for s in sections_of("", t, name) if s.name != "#values"] if name == "csr" or t.shape[-1] else []
-            for name in ("bitmask", "csr")
-        )
-        smaller = mask and sum(len(s.data) for s in mask) <= sum(len(s.data) for s in csr)
-        support = {s.name[1:]: digest(s.data) for s in (mask if smaller else csr)}
+        # by the sections of bitmask or csr, whichever takes fewer bytes; the larger may be too large to make
+        cols = t.shape[-1]
+        csr = t.nnz * (4 if cols > 65536 else 2) + 4 * (t.rows + 1)
+        smaller = "bitmask" if cols and t.rows * ((cols + 7) // 8) <= csr else "csr"
+        support = {s.name[1:]: digest(s.data) for s in sections_of("", t, smaller) if s.name != "#values"}
     values = None if t.dtype == "NONE" else digest(t.bits)
     told = {"dtype": t.dtype, "nnz": t.nnz, "shape": list(t.shape), "support": support, "values": values}
     return digest(text(told).encode())

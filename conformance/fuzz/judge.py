@@ -1,0 +1,249 @@
+"""One execution: the bytes of a file to three readers, which must agree, and to what the first one must never do."""
+
+import json
+import os
+import resource
+import tempfile
+import tracemalloc
+from collections.abc import Callable
+from dataclasses import dataclass
+from hashlib import sha256
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import formats
+from conformance import second_reader
+from conformance.fuzz.c_library import CLibrary
+from formats import check
+from formats.container import NONE, dtype_name, raw_bytes
+from formats.reader import checkpoint_of
+from formats.records import Array, Dense, Mask, Tensor
+
+LIMIT = 1 << 30
+"""Bytes of data that the whole process may take beyond what it had at first: a reader that asks for more is told."""
+
+READER_FIXED, READER_TIMES = 48 << 20, 64
+"""What the first reader may take: a multiple of the bytes it was given, and the 2^20 rows of FMT-056 several times."""
+
+_LINE = ("dtype", "shape", "nnz", "encoding", "row_pointers_sha256", "columns_sha256", "values_sha256")
+
+
+class Disagreement(Exception):
+    """Two readers disagree, or one of them breaks down; the message says which."""
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """What a reader says that a file holds, in words that all of them share."""
+
+    about: tuple[str, ...]
+    """kind, state digest (FMT-099), then attributes, delta, scales and ties as canonical text"""
+    tensors: dict[str, tuple[Any, ...]]
+    """name -> dtype, shape, and digests of row pointers, columns (as I64, None if all are there) and values"""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What was found of one file."""
+
+    clauses: tuple[str, ...]
+    """the clause that each reader named, first reader first; empty strings if it was accepted"""
+    needs_zstd: bool = False
+
+    @property
+    def accepted(self) -> bool:
+        """Tell whether the first reader read it."""
+        return not self.clauses[0]
+
+
+class Judge:
+    """Hands files to the readers. Files are new ones each time: a mapping of an older one may be alive.
+
+    Args:
+        scratch: a folder for the files, best one in memory.
+    """
+
+    def __init__(self, scratch: Path | None = None, *, bounded: bool = True) -> None:
+        memory = Path("/dev/shm")  # noqa: S108 - a folder of its own is made in it
+        self._folder = tempfile.TemporaryDirectory(dir=scratch or (memory if memory.is_dir() else None))
+        self.path = Path(self._folder.name)
+        self.c = CLibrary(self.path)
+        self._count = 0
+        if bounded:
+            self._warm_up()
+            bound_memory(LIMIT)
+
+    def _warm_up(self) -> None:
+        """Compiled loops are loaded before memory is bounded and before anything is counted."""
+        mask = formats.from_dense(np.eye(3, dtype=np.float32))
+        for encoding in ("auto", "csr"):
+            formats.write_file(self.path / "warm", formats.Checkpoint("model", {"w": mask}), encoding=encoding)
+            formats.read(self.path / "warm")
+
+    def __call__(self, raw: bytes, *, deep: bool = False) -> Verdict:
+        """Return the verdict on a file.
+
+        Args:
+            raw: its bytes.
+            deep: measure memory as well, and hold the first reader against its other entries.
+
+        Raises:
+            Disagreement: if readers disagree, take too much memory, or raise what they must not.
+        """
+        self._count += 1
+        path = self.path / str(self._count)
+        path.write_bytes(raw)
+        try:
+            return self._judge(raw, path, deep=deep)
+        finally:
+            path.unlink()
+
+    def _judge(self, raw: bytes, path: Path, *, deep: bool) -> Verdict:
+        if deep:
+            tracemalloc.start()
+        first = _asked("the first reader", formats.FormatError, lambda: _first(path))
+        if deep:
+            _, peak = tracemalloc.get_traced_memory()
+            tracemalloc.stop()
+            self._deep(raw, path, peak, first)
+        second = _asked("the second reader", second_reader.Refused, lambda: _second(path))
+        third = self._third(raw)
+        clauses = tuple("" if isinstance(found, Content) else found for found in (first, second, third))
+        needs_zstd = requires_zstd(raw)
+        if isinstance(first, Content):
+            wanted: Any = "FMT-043" if needs_zstd else first
+            for reader, found in (("second", second), ("third", third)):
+                if found != wanted:
+                    raise Disagreement(f"the first reader accepts, the {reader} says {_short(found, first)}")
+        elif "" in clauses[1:]:
+            raise Disagreement(f"the first reader says {first}, the others {clauses[1:]}")
+        return Verdict(clauses, needs_zstd)
+
+    def _third(self, raw: bytes) -> "Content | str":
+        code, clause, lines = self.c.judge(raw)
+        if code not in (0, 1) or (code == 1) != bool(clause):
+            raise Disagreement(f"the third reader ends with {code} {clause!r}: memory past its account")
+        if code:
+            return clause
+        about, *tensors = lines
+        texts = (second_reader.spell(about[key]) for key in ("attributes", "delta", "scales", "tied"))
+        told = {t["name"]: (t["dtype"], tuple(t["shape"]), *(t[key] for key in _LINE[4:])) for t in tensors}
+        return Content((about["kind"], about["state"], *texts), told)
+
+    def _deep(self, raw: bytes, path: Path, peak: int, first: "Content | str") -> None:
+        """FMT-096 of the first reader, and its other entries: all violations, rows, writing what was read (FMT-161)."""
+        allowed = READER_FIXED + READER_TIMES * (len(raw) + expanded(raw))
+        if peak > allowed:
+            raise Disagreement(f"the first reader takes {peak} bytes for {len(raw)}, {allowed} would be enough")
+        told = _asked("check", formats.FormatError, lambda: [error.clause for _, error in check.violations(path)])
+        if bool(told) != isinstance(first, str):
+            raise Disagreement(f"the first reader says {first!r:.40}, all its violations are {told}")
+        if isinstance(first, Content):
+            _asked("rows", (), lambda: _rows(path))
+            again = path.with_suffix(".again")
+            if _asked("writing", (), lambda: _rewritten(path, again)) != first:
+                raise Disagreement("what was read and written again is something else")
+
+
+def bound_memory(room: int) -> None:
+    """Let the process take no more than this beyond its data of now: a reader that does gets a MemoryError."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        taken = next(int(line.split()[1]) << 10 for line in status.read_text().splitlines() if "VmData" in line)
+        resource.setrlimit(resource.RLIMIT_DATA, (taken + room, resource.getrlimit(resource.RLIMIT_DATA)[1]))
+
+
+def _asked(who: str, refusal: Any, ask: Callable[[], Any]) -> Any:
+    """Return what a reader says, or the clause that it names; anything else that it raises is a finding."""
+    try:
+        return ask()
+    except refusal as error:
+        return error.clause
+    except Exception as error:
+        raise Disagreement(f"{who} raises {type(error).__name__}: {error!s:.300}") from error
+
+
+def requires_zstd(raw: bytes) -> bool:
+    """Tell whether a manifest that can be found requires `zstd`, which only the first reader has (FMT-043)."""
+    if b"zstd" not in raw:
+        return False
+    try:
+        header = json.loads(raw[8 : 8 + int.from_bytes(raw[:8], "little")])
+        return "zstd" in json.loads(header["__metadata__"]["seft.manifest"])["requires"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return False
+
+
+def expanded(raw: bytes) -> int:
+    """Return how many bytes compressed sections may take: 1,024 times those that they have (FMT-141)."""
+    return 1024 * len(raw) // READER_TIMES if b"raw_bytes" in raw else 0
+
+
+def _first(path: Path) -> Content:
+    with formats.open(path) as reader:
+        tensors = {name: _of_first(reader.load_verified(name)) for name in reader.names()}
+        for name in reader.files:
+            reader.files[name]
+        delta = reader.delta and {
+            "base_sha256": reader.delta.base_sha256,
+            "scales": reader.delta.scales,
+            "target_sha256": reader.delta.target_sha256,
+            "tensors": {n: {"base": b, "target": t} for n, (b, t) in reader.delta.tensors.items()},
+            "tied": reader.delta.tied,
+        }
+        told = (reader.attributes, delta, reader.scales, reader.tied)
+        return Content((reader.kind, reader.state_sha256, *map(second_reader.spell, told)), tensors)
+
+
+def _of_first(t: Tensor) -> tuple[Any, ...]:
+    values = sha256(b"" if isinstance(t, Mask) else raw_bytes(t.values)).hexdigest()
+    full = isinstance(t, Dense) or t.nnz == prod(t.shape)
+    support = (None, None) if isinstance(t, Dense) or full else (_integers(t.indptr), _integers(t.indices))
+    return (NONE if isinstance(t, Mask) else dtype_name(t.dtype), tuple(t.shape), *support, values)
+
+
+def _integers(array: Array) -> str:
+    return sha256(array.astype("<i8").tobytes()).hexdigest()
+
+
+def _second(path: Path) -> Content:
+    found = second_reader.read(path)
+    tensors = {}
+    for name, t in found.tensors.items():
+        support = [None if a is None else _integers(a) for a in (t.row_pointers, t.columns)]
+        tensors[name] = (t.dtype, tuple(t.shape), *support, sha256(t.bits).hexdigest())
+    texts = map(second_reader.spell, (found.attributes, found.delta, found.scales, found.tied))
+    return Content((found.kind, found.state_sha256, *texts), tensors)
+
+
+def _rows(path: Path) -> None:
+    """Slices of a tensor are what the whole has there."""
+    with formats.open(path) as reader:
+        for name in reader.names():
+            info = reader.info(name)
+            if len(info.shape) < 2 or info.numel > 1 << 20 or reader[name].nnz > 1 << 16:
+                continue
+            cut = info.shape[0] // 2
+            slices = [formats.to_dense(reader.rows(name, *rows)) for rows in ((0, cut), (cut, info.shape[0]))]
+            if np.concatenate(slices).tobytes() != formats.to_dense(reader[name]).tobytes():
+                raise Disagreement(f"rows of {name!r:.40} are not those of the whole")
+
+
+def _rewritten(path: Path, again: Path) -> Content:
+    with formats.open(path) as reader:
+        # what another option would find is another matter: only the content must stay
+        formats.write_file(again, checkpoint_of(reader, files={}))
+    try:
+        return _first(again)
+    finally:
+        os.unlink(again)
+
+
+def _short(found: Any, wanted: Content) -> str:
+    if not isinstance(found, Content):
+        return str(found)
+    here, there = (found.about, found.tensors), (wanted.about, wanted.tensors)
+    return f"something else: {here!s:.300} for {there!s:.300}"

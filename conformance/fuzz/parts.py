@@ -1,0 +1,220 @@
+"""A checkpoint file taken apart and put together again, its digests sealed as deep as one likes (12.2, 12.7).
+
+A reader that meets a wrong digest or offset first never comes to the rules behind it; a mutation that is sealed does.
+"""
+
+import json
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from hashlib import sha256
+from itertools import islice
+from math import comb, prod
+from typing import Any
+
+from conformance.oracle import files
+from conformance.oracle.files import BITS, Section, Tensor
+
+NOTHING, SECTIONS, CONTENT = range(3)
+"""How deep `Parts.pack` seals beyond the header: no more, sizes and digests of sections, content digests as well."""
+
+MOST_CELLS = 1 << 12
+"""Supports beyond this many slots or rows keep their content digest: sealing them takes longer than reading them."""
+
+Header = dict[str, Any]
+
+
+@dataclass
+class Parts:
+    """A file in parts, of which any may be changed before it is put together."""
+
+    manifest: Any
+    sections: list[Section]
+    pad: bytes = b"\0"
+    tail: bytes = b""
+    """what follows the last pad"""
+    seal: int = CONTENT
+    of_header: list[Callable[[Header], object]] = field(default_factory=list)
+    """what is done to the header before it is spelled"""
+    of_texts: list[Callable[[str], str]] = field(default_factory=list)
+    """what is done to the text of the manifest before its digest is made"""
+    of_header_text: list[Callable[[str], str]] = field(default_factory=list)
+    frame: Callable[[bytes], bytes] | None = None
+    """length and header of the text of a header; None as FMT-020 to FMT-023 ask"""
+
+    @property
+    def entries(self) -> dict[str, dict[str, Any]]:
+        """The entries of the tensors that still look like some."""
+        found = self.manifest.get("tensors") if isinstance(self.manifest, dict) else None
+        listed = found.items() if isinstance(found, dict) else ()
+        return {name: entry for name, entry in listed if isinstance(entry, dict)}
+
+    def of(self, name: str) -> dict[str, Section]:
+        """Return role -> section of a tensor."""
+        return {s.name.rpartition("#")[2]: s for s in self.sections if s.name.rpartition("#")[0] == name}
+
+    def pack(self) -> bytes:
+        """Return the file."""
+        if self.seal >= SECTIONS:
+            for name, entry in self.entries.items():
+                seal_sections(entry, self.of(name))
+        if self.seal >= CONTENT:
+            for name, entry in self.entries.items():
+                seal_content(entry, {role: s.data for role, s in self.of(name).items()})
+        manifest = spell(self.manifest)
+        for respell in self.of_texts:
+            manifest = respell(manifest)
+        header, data = layout(manifest, self.sections, self.pad)
+        for change in self.of_header:
+            change(header)
+        text = spell(header)
+        for respell in self.of_header_text:
+            text = respell(text)
+        raw = text.encode("utf-8", "surrogatepass")
+        return (self.frame or frame)(raw) + data + self.tail
+
+
+def spell(value: Any) -> str:
+    """Return the canonical text of a value (FMT-028); keys that a mutation has made something else are kept."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
+def frame(raw: bytes) -> bytes:
+    """Return length and header of the text of a header, filled up with spaces (FMT-020, FMT-022, FMT-023)."""
+    size = max(1024, 1 << (8 + len(raw) - 1).bit_length())
+    return struct.pack("<Q", size - 8) + raw.ljust(size - 8)
+
+
+def layout(manifest: str, sections: list[Section], pad: bytes) -> tuple[Header, bytes]:
+    """Return the header that sections in this order have, and the data (FMT-029, FMT-030, FMT-034)."""
+    raw = manifest.encode("utf-8", "surrogatepass")
+    header: Header = {
+        "__metadata__": {"format": "pt", "seft.manifest": manifest, "seft.manifest.sha256": sha256(raw).hexdigest()}
+    }
+    data = bytearray()
+    for s in sections:
+        begin = len(data)
+        data += s.stored
+        kind = {"dtype": "U8", "shape": [len(s.stored)]} if s.frame is not None else {"dtype": s.dtype, "shape": s.shape}
+        header[s.name] = {"data_offsets": [begin, len(data)]} | kind
+        missing = -len(data) % 64
+        if missing:
+            offsets = [len(data), len(data) + missing]
+            header[f"{s.name}#pad"] = {"data_offsets": offsets, "dtype": "U8", "shape": [missing]}
+            data += pad * missing
+    return header, bytes(data)
+
+
+def take_apart(raw: bytes) -> Parts:
+    """Return the parts of a file whose container is sound; ValueError of any other."""
+    try:
+        n = int.from_bytes(raw[:8], "little")
+        header = json.loads(raw[8 : 8 + n])
+        manifest = json.loads(header.pop("__metadata__")["seft.manifest"])
+        found = []
+        for name, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
+            if not name.endswith("#pad"):
+                begin, end = entry["data_offsets"]
+                found.append(Section(name, entry["dtype"], entry["shape"], raw[8 + n :][begin:end]))
+        return Parts(manifest, found)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError("no file that can be taken apart") from error
+
+
+def seal_sections(entry: dict[str, Any], own: dict[str, Section]) -> None:
+    """Make an entry say what its sections are: sizes and digests (FMT-049, FMT-090)."""
+    listed = entry.get("sections")
+    for role, section in own.items():
+        stated = listed.get(role) if isinstance(listed, dict) else None
+        if isinstance(stated, dict):
+            stated |= {"bytes": len(section.stored), "sha256": files.digest(section.stored)}
+
+
+def seal_content(entry: dict[str, Any], own: dict[str, bytes]) -> None:
+    """Make an entry state the content digest of what its sections say, read as leniently as can be (FMT-091).
+
+    A reader that forgets a rule then finds the digest right, and its mistake is seen; a strict one never comes to it.
+    """
+    try:
+        dtype, shape, n = entry["dtype"], tuple(entry["shape"]), entry["nnz"]
+        if any("codec" in stated for stated in entry["sections"].values()):
+            return
+        if BITS[dtype] and "values" not in own:
+            return
+        bits = own.get("values", b"") if BITS[dtype] else b""
+        numel = prod(shape)
+        if entry["encoding"] == "dense" or n == numel:
+            support: Any = None
+        elif 0 <= n <= MOST_CELLS and prod(shape[:-1]) <= MOST_CELLS:
+            flat = sorted({at for at in lenient(entry, shape, own) if 0 <= at < numel})
+            support = tuple(divmod(at, shape[-1]) for at in flat)
+            if len(support) != n:
+                return
+        else:
+            return
+        entry["content_sha256"] = files.content_digest(Tensor(dtype, shape, bits, support))
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError, ZeroDivisionError, struct.error):
+        return
+
+
+def lenient(entry: dict[str, Any], shape: tuple[int, ...], own: dict[str, bytes]) -> list[int]:
+    """Return the flat positions that the sections of a support lead to, with no rule of 12.4 checked."""
+    encoding, columns = entry["encoding"], shape[-1]
+    if encoding == "bitmask":
+        width = (columns + 7) // 8
+        ones = (i for i, byte in enumerate(own["mask"]) if byte)
+        marked = [(i, bit) for i in ones for bit in range(8) if own["mask"][i] >> bit & 1]
+        cells = [(i // width, i % width * 8 + bit) for i, bit in marked]
+        return [r * columns + c for r, c in cells if c < columns]
+    if encoding == "csr":
+        size = 2 if columns <= 65536 else 4
+        starts = struct.unpack(f"<{len(own['row_ptr']) // 4}I", own["row_ptr"])
+        col = struct.unpack(f"<{len(own['col_idx']) // size}{'H' if size == 2 else 'I'}", own["col_idx"])
+        spans = zip(starts, starts[1:], strict=False)
+        return [r * columns + c for r, (begin, end) in enumerate(spans) for c in col[begin:end]]
+    if encoding == "nm":
+        return list(islice(_of_ranks(entry["pattern"], shape, own["ranks"]), MOST_CELLS))
+    gaps = gaps_of(own["gaps"], encoding)
+    return [sum(gaps[: i + 1]) + i for i in range(len(gaps))]
+
+
+def gaps_of(raw: bytes, encoding: str) -> list[int]:
+    """Return the gaps of a section `gaps` (FMT-054, FMT-055)."""
+    out, gap, shift = [], 0, 0
+    for byte in raw:
+        if encoding == "gap8":
+            gap += byte
+            ends = byte < 255
+        else:
+            gap |= (byte & 127) << shift
+            shift += 7
+            ends = byte < 128
+        if ends:
+            out.append(gap)
+            gap = shift = 0
+    return out
+
+
+def _of_ranks(pattern: dict[str, int], shape: tuple[int, ...], raw: bytes) -> Any:
+    n, m, axis = pattern["n"], pattern["m"], pattern["axis"]
+    bits, step = (comb(m, n) - 1).bit_length(), prod(shape[axis + 1 :])
+    per_row = shape[-1] // m if axis == len(shape) - 1 else shape[-1]
+    width = -(-per_row * bits // 8)
+    for group in range(prod(shape) // m):
+        row = int.from_bytes(raw[group // per_row * width :][:width], "little")
+        rank = row >> (group % per_row * bits) & ((1 << bits) - 1)
+        first = group // step * m * step + group % step
+        for i in range(n, 0, -1):
+            offset = max((p for p in range(m) if comb(p, i) <= rank), default=0)
+            rank -= comb(offset, i)
+            yield first + offset * step
+
+
+def stored_frame(data: bytes) -> bytes:
+    """Return a zstd frame that holds data as one raw block: magic, single segment, size in 4 bytes."""
+    return struct.pack("<IBI", 0xFD2FB528, 0xA0, len(data)) + (1 | len(data) << 3).to_bytes(3, "little") + data
+
+
+def copied(section: Section, **change: Any) -> Section:
+    """Return a section with something else in it."""
+    return replace(section, **change)
