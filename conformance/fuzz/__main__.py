@@ -1,0 +1,79 @@
+"""python -m conformance.fuzz --seconds 60 --seed 1: readers of checkpoint files against inputs made to break them.
+
+Exit status: 0 nothing was found, 1 readers disagree or one broke down (the input is saved), 2 wrong use.
+"""
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from hashlib import sha256
+from pathlib import Path
+
+from conformance.fuzz import corpus
+from conformance.fuzz.judge import Disagreement, Judge
+from conformance.fuzz.loop import Inputs, Tally, execute
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Run until the time is over or something is found."""
+    asked = _asked(words)
+    known = [i.raw for path in asked.corpus for i in corpus.load(path)]
+    if asked.mode in ("structure", "both"):
+        seconds = asked.seconds / (2 if asked.mode == "both" else 1)
+        code = structured(Inputs(asked.seed, known), known, seconds, asked.save, asked.collect)
+        if code or asked.mode == "structure":
+            return code
+    # no module of formats may be loaded before atheris watches it, so that this half is a process of its own
+    from conformance.fuzz import guided
+
+    return guided.run(asked)
+
+
+def _asked(words: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m conformance.fuzz", description=__doc__)
+    parser.add_argument("--seconds", type=float, default=60)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--mode", choices=("structure", "atheris", "both"), default="structure")
+    parser.add_argument("--corpus", type=Path, action="append", default=[], help="folder of files, or a .jsonl.gz")
+    parser.add_argument("--save", type=Path, default=Path("fuzz-findings"), help="folder for inputs that find something")
+    parser.add_argument("--collect", type=Path, help="write the smallest input of each verdict to a .jsonl.gz")
+    return parser.parse_args(words)
+
+
+def structured(inputs: Inputs, known: list[bytes], seconds: float, save: Path, collect: Path | None) -> int:
+    """Run mutations by number, after the inputs that are known."""
+    judge, tally, keeper = Judge(), Tally(), corpus.Keeper()
+    number, end = 0, time.monotonic() + seconds
+    while number < len(known) or time.monotonic() < end:
+        raw = known[number] if number < len(known) else inputs[number - len(known)]
+        try:
+            verdict = execute(judge, tally, raw)
+        except Disagreement as found:
+            report(tally)
+            return tell(found, raw, save)
+        if collect is not None:
+            keeper(raw, verdict)
+        number += 1
+    if collect is not None:
+        corpus.save(collect, keeper.inputs())
+    report(tally)
+    return 0
+
+
+def report(tally: Tally) -> None:
+    """Print what was counted."""
+    print("\n".join(tally.lines()), flush=True)
+
+
+def tell(found: Disagreement, raw: bytes, save: Path) -> int:
+    """Save an input that finds something; return the exit status."""
+    save.mkdir(parents=True, exist_ok=True)
+    path = save / f"{sha256(raw).hexdigest()[:16]}.safetensors"
+    path.write_bytes(raw)
+    print(f"FOUND: {found}\nsaved as {path}", flush=True)
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

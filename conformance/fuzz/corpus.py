@@ -1,0 +1,79 @@
+"""A corpus in one file: small inputs that together reach every clause that a single file can break."""
+
+import base64
+import gzip
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from conformance.fuzz.judge import Verdict
+from conformance.fuzz.parts import take_apart
+
+PACKED = ".jsonl.gz"
+
+
+@dataclass(frozen=True, slots=True)
+class Input:
+    """One input and what the first reader says of it."""
+
+    raw: bytes
+    clause: str
+    """the clause that was named, empty if the input is read"""
+
+
+def load(path: Path) -> list[Input]:
+    """Return the inputs of a packed corpus, or of every file of a folder; those of a folder have no clause yet."""
+    if path.is_dir():
+        return [Input(file.read_bytes(), "") for file in sorted(path.iterdir()) if file.is_file()]
+    lines = gzip.decompress(path.read_bytes()).decode().splitlines()
+    return [Input(base64.b64decode(line["raw"]), line["clause"]) for line in map(json.loads, lines)]
+
+
+def save(path: Path, inputs: Iterable[Input]) -> None:
+    """Write a packed corpus; the same inputs give the same bytes: sorted, and without a time."""
+    ordered = sorted(set(inputs), key=lambda i: (i.clause, len(i.raw), i.raw))
+    lines = [json.dumps({"clause": i.clause, "raw": base64.b64encode(i.raw).decode()}) for i in ordered]
+    path.write_bytes(gzip.compress("".join(f"{line}\n" for line in lines).encode(), 9, mtime=0))
+
+
+class Keeper:
+    """Keeps the smallest input for each verdict, and accepted ones that show something new."""
+
+    def __init__(self) -> None:
+        self._refused: dict[tuple[str, ...], bytes] = {}
+        self._accepted: dict[Any, bytes] = {}
+
+    def __call__(self, raw: bytes, verdict: Verdict) -> None:
+        """Look at one execution."""
+        if verdict.accepted:
+            for feature in features(raw):
+                _smallest(self._accepted, feature, raw)
+        else:
+            _smallest(self._refused, verdict.clauses, raw)
+
+    def inputs(self) -> list[Input]:
+        """Return what is kept."""
+        return [Input(raw, clauses[0]) for clauses, raw in self._refused.items()] + [
+            Input(raw, "") for raw in {*self._accepted.values()}
+        ]
+
+
+def _smallest(found: dict[Any, bytes], key: Any, raw: bytes) -> None:
+    old = found.get(key)
+    if old is None or (len(raw), raw) < (len(old), old):
+        found[key] = raw
+
+
+def features(raw: bytes) -> set[Any]:
+    """Return what an accepted file shows: how each tensor is stored, and what the manifest uses."""
+    m = take_apart(raw).manifest
+    shown: set[Any] = {("kind", m["kind"]), ("requires", *m["requires"]), ("tensors", min(len(m["tensors"]), 3))}
+    shown |= {key for key in ("tied", "scales", "attributes", "optional", "delta") if m.get(key)}
+    for entry in m["tensors"].values():
+        axis = "pattern" in entry and entry["pattern"]["axis"] == len(entry["shape"]) - 1
+        empty = 0 if not entry["nnz"] else 1
+        shown |= {(entry["encoding"], axis, empty), ("dtype", entry["dtype"], entry["encoding"] == "dense")}
+        shown.add(("rank", len(entry["shape"]), entry["encoding"]))
+    return shown

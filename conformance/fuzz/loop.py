@@ -1,0 +1,138 @@
+"""Execution after execution: inputs by number from a seed, and what came of them."""
+
+import json
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from random import Random
+
+from conformance.fuzz import grow
+from conformance.fuzz.judge import Judge, Verdict
+from conformance.fuzz.mutate import mutate
+from conformance.fuzz.parts import CONTENT, NOTHING, Parts, spell, take_apart
+from conformance.oracle.files import Section
+
+BLOCK, POOL = 4000, 80
+"""Executions that draw from the same random files, and how many there are."""
+
+DEEP = 64
+"""Of so many executions one looks at memory and at the other entries of the first reader as well."""
+
+
+@dataclass(frozen=True, slots=True)
+class Seed:
+    """A file that mutations start from; what they change is a copy."""
+
+    manifest: str
+    sections: tuple[Section, ...]
+
+    def parts(self) -> Parts:
+        """Return parts that may be changed."""
+        return Parts(json.loads(self.manifest), [*self.sections])
+
+
+@dataclass
+class Tally:
+    """What was counted."""
+
+    executions: int = 0
+    accepted: int = 0
+    deep: int = 0
+    named: Counter[str] = field(default_factory=Counter)
+    """clause that the first reader named -> how often"""
+    reached: set[str] = field(default_factory=set)
+    """clauses that any reader named"""
+    differ: int = 0
+    """refused files for which readers named different clauses (FMT-097)"""
+    begun: float = field(default_factory=time.monotonic)
+
+    def add(self, verdict: Verdict) -> None:
+        """Count one execution."""
+        self.executions += 1
+        if verdict.accepted:
+            self.accepted += 1
+            return
+        self.named[verdict.clauses[0]] += 1
+        self.reached.update(verdict.clauses)
+        self.differ += len(set(verdict.clauses)) > 1
+
+    @property
+    def seconds(self) -> float:
+        """How long it took so far."""
+        return time.monotonic() - self.begun
+
+    def lines(self) -> list[str]:
+        """Return a report."""
+        speed = self.executions / max(self.seconds, 1e-9)
+        refused = sum(self.named.values())
+        clauses = ", ".join(f"{clause[4:]} {count}" for clause, count in sorted(self.named.items()))
+        return [
+            f"{self.executions} executions in {self.seconds:.0f} s, {speed:.0f} a second, {self.deep} of them deep",
+            f"{self.accepted} accepted, {refused} refused, {self.differ} of them for different clauses",
+            f"{len(self.named)} clauses named by the first reader, {len(self.reached - {''})} by any: FMT-",
+            clauses,
+        ]
+
+
+class Inputs:
+    """The inputs of a seed: number -> bytes, whatever came before."""
+
+    def __init__(self, seed: int, corpus: Sequence[bytes] = ()) -> None:
+        self._seed, self._block = seed, -1
+        self._corpus = [found for raw in corpus if (found := seed_of(raw)) is not None]
+        self._pool: list[Seed] = []
+
+    def chance(self, *numbers: int) -> Random:
+        """Return the chance of an execution or a block."""
+        return Random(":".join(map(str, (self._seed, *numbers))))  # noqa: S311 - tests want the same numbers again
+
+    def pool(self, block: int) -> list[Seed]:
+        """Return the files that a block of executions starts from."""
+        if block != self._block:
+            chance = self.chance(-1, block)
+            made = [grow.checkpoint(chance, 0.1) for _ in range(POOL)]
+            self._pool = [Seed(spell(p.manifest), tuple(p.sections)) for p in made]
+            self._block = block
+        return self._pool
+
+    def pick(self, chance: Random, block: int) -> Seed:
+        """Return a file to mutate: a random one, or one of the corpus."""
+        if self._corpus and chance.random() < 0.25:
+            return chance.choice(self._corpus)
+        return chance.choice(self.pool(block))
+
+    def __getitem__(self, number: int) -> bytes:
+        """Return an input: a mutated file, or one in twenty that is valid."""
+        chance, block = self.chance(number), number // BLOCK
+        if chance.random() < 0.05:
+            return grow.checkpoint(chance, 0.1).pack()
+        return mutate(chance, self.pick(chance, block).parts(), self.pick(chance, block).parts())
+
+    def mutated(self, raw: bytes, seed: int) -> bytes:
+        """Return a mutation of given bytes; of a random file where they are no file that can be taken apart."""
+        chance = self.chance(seed)
+        own = seed_of(raw) if chance.random() < 0.8 else None
+        block = seed % 8
+        return mutate(chance, (own or self.pick(chance, block)).parts(), self.pick(chance, block).parts())
+
+
+def seed_of(raw: bytes) -> Seed | None:
+    """Return a file as something to start from, None where it is too broken."""
+    try:
+        found = take_apart(raw)
+        # what is packed again is the file itself, or at least one that reaches as deep
+        found.seal = NOTHING if b'"codec"' in raw else CONTENT
+        found.pack()
+    except (ValueError, TypeError, LookupError, AttributeError):
+        return None
+    return Seed(spell(found.manifest), tuple(found.sections))
+
+
+def execute(judge: Judge, tally: Tally, raw: bytes) -> Verdict:
+    """Return the verdict on one input, counted; Disagreement as of `Judge`."""
+    deep = tally.executions % DEEP == 0
+    verdict = judge(raw, deep=deep)
+    tally.deep += deep
+    tally.add(verdict)
+    return verdict

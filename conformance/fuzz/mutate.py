@@ -1,0 +1,322 @@
+"""Mutations that know how a file is built: each changes one thing on one level, and the levels above are sealed."""
+
+from collections.abc import Callable
+from math import prod
+from random import Random
+from typing import Any
+
+from conformance.fuzz import grow, spoil
+from conformance.fuzz.parts import CONTENT, NOTHING, SECTIONS, Parts, copied, stored_frame
+from conformance.fuzz.strings import AS_BYTES, INTEGERS, NAMED, a_string
+from conformance.oracle import files
+from conformance.oracle.files import BITS, Section
+
+Mutation = Callable[[Random, Parts], object]
+
+
+def entry_of(chance: Random, parts: Parts) -> tuple[str, dict[str, Any]]:
+    """Return name and entry of a tensor; LookupError if there is none."""
+    found = parts.entries
+    name = chance.choice(sorted(found))
+    return name, found[name]
+
+
+def walk(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[tuple[Any, ...], Any]]:
+    """Return every place of a JSON value: a path of keys, and what is there."""
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return [(path, value)] + [found for key, item in inner for found in walk(item, (*path, key))]
+
+
+def other(chance: Random, value: Any) -> Any:
+    """Return something else of the same type, or now and then of another."""
+    kind = chance.random()
+    if kind < 0.15:
+        return chance.choice((None, True, False, 0, "", "0", [], {}, [0], {"a": 0}))
+    if isinstance(value, bool) or value is None:
+        return chance.choice((True, False, None, 0, 1))
+    if isinstance(value, int):
+        return chance.choice((value + 1, value - 1, value * 2, value ^ 1, -value, chance.choice(INTEGERS)))
+    if isinstance(value, str):
+        return a_string(chance, value)
+    if isinstance(value, list):
+        changed = [*value]
+        if changed and chance.random() < 0.5:
+            changed.pop(chance.randrange(len(changed)))
+        else:
+            changed.insert(chance.randint(0, len(changed)), chance.choice((0, 1, 2, "a", *changed)))
+        return changed
+    return {**value, a_string(chance, "a"): chance.choice((0, "", {}, [], *value.values()))}
+
+
+def anywhere(chance: Random, parts: Parts) -> None:
+    """Change, remove or rename something of the manifest."""
+    path, value = chance.choice(walk(parts.manifest))
+    if not path:
+        parts.manifest = other(chance, value) if chance.random() < 0.3 else parts.manifest
+        return
+    owner = parts.manifest
+    for key in path[:-1]:
+        owner = owner[key]
+    kind = chance.random()
+    if kind < 0.7:
+        owner[path[-1]] = other(chance, value)
+    elif kind < 0.85 or isinstance(owner, list):
+        owner.pop(path[-1])
+    else:
+        owner[a_string(chance, path[-1])] = owner.pop(path[-1])
+
+
+def number(chance: Random, parts: Parts) -> None:
+    """Change a count, size or dimension of a tensor."""
+    _, entry = entry_of(chance, parts)
+    shape = entry["shape"]
+    kind = chance.randrange(6)
+    if kind == 0:
+        entry["nnz"] = other(chance, entry["nnz"])
+    elif kind == 1 and shape:
+        at = chance.randrange(len(shape))
+        shape[at] = other(chance, shape[at])
+    elif kind == 2:
+        shape.insert(chance.randint(0, len(shape)), chance.choice((0, 1, 1, 2, 3, *INTEGERS)))
+    elif kind == 3 and shape:
+        shape.pop(chance.randrange(len(shape)))
+    elif kind == 4:
+        chance.shuffle(shape)
+    elif "pattern" in entry:
+        key = chance.choice(("n", "m", "axis"))
+        entry["pattern"][key] = chance.choice((0, 1, 2, 3, 4, 7, 8, 63, 64, 65, other(chance, entry["pattern"][key])))
+        if chance.random() < 0.5:
+            whole, share = prod(shape), entry["pattern"]
+            entry["nnz"] = whole * share["n"] // share["m"]
+
+
+def dtype(chance: Random, parts: Parts) -> None:
+    """Call values something else, in the manifest and in the header."""
+    name, entry = entry_of(chance, parts)
+    same = [known for known in BITS if BITS[known] == BITS.get(entry["dtype"])]
+    entry["dtype"] = chance.choice((*same, *same, *BITS, "F15", "f16", "F128"))
+    for at, section in enumerate(parts.sections):
+        if section.name == f"{name}#values" and chance.random() < 0.8:
+            small = 0 < BITS.get(entry["dtype"], 8) < 8
+            parts.sections[at] = copied(section, dtype="U8" if small else entry["dtype"])
+
+
+def encoding(chance: Random, parts: Parts) -> None:
+    """Call the sections of a support something else."""
+    name, entry = entry_of(chance, parts)
+    entry["encoding"] = chance.choice(("dense", "bitmask", "nm", "csr", "gap8", "varint", "coo", ""))
+    roles = {"bitmask": "mask", "nm": "ranks", "gap8": "gaps", "varint": "gaps"}
+    if entry["encoding"] == "nm" and chance.random() < 0.9:
+        shape = entry["shape"]
+        entry["pattern"] = {"axis": max(len(shape) - 1, 0), "m": chance.choice((2, 4, 8)), "n": 1}
+    elif chance.random() < 0.8:
+        entry.pop("pattern", None)
+    role, old = roles.get(entry["encoding"]), [r for r in roles.values() if r in entry["sections"]]
+    if role and old and chance.random() < 0.8:
+        entry["sections"][role] = entry["sections"].pop(old[0])
+        for at, section in enumerate(parts.sections):
+            if section.name == f"{name}#{old[0]}":
+                parts.sections[at] = copied(section, name=f"{name}#{role}")
+
+
+def _put(parts: Parts, at: int, data: bytes) -> None:
+    """Give a section other bytes, and a shape that has as many."""
+    section = parts.sections[at]
+    change: dict[str, Any] = {"data": data}
+    if len(data) != len(section.data) and section.frame is None:
+        size = max(BITS.get(section.dtype, 8) // 8, 1)
+        change["shape"] = [len(data) // size]
+    parts.sections[at] = copied(section, **change)
+
+
+def _pick(chance: Random, parts: Parts) -> int:
+    """Return a section to change: one of a support rather than one of values."""
+    support = [at for at, s in enumerate(parts.sections) if not s.name.endswith("#values")]
+    return chance.choice(support if support and chance.random() < 0.8 else range(len(parts.sections)))
+
+
+def some_bytes(chance: Random, parts: Parts) -> None:
+    """Change, insert, remove or move bytes of a section."""
+    at = _pick(chance, parts)
+    data = bytearray(parts.sections[at].data)
+    place = chance.randint(0, len(data))
+    kind = chance.randrange(6)
+    if kind == 0 and data:
+        data[chance.randrange(len(data))] ^= 1 << chance.randrange(8)
+    elif kind == 1 and data:
+        data[chance.randrange(len(data))] = chance.choice((0, 1, 2, 127, 128, 254, 255))
+    elif kind == 2:
+        data[place:place] = chance.choice((b"\0", b"\xff", b"\x80", b"\1", b"\xff" * 4, b"\x80" * 8, chance.randbytes(8)))
+    elif kind == 3:
+        del data[place : place + chance.choice((1, 1, 2, 4, 8))]
+    elif kind == 4 and len(data) > 1:
+        one, two = chance.sample(range(len(data)), 2)
+        data[one], data[two] = data[two], data[one]
+    else:
+        data[place : place + 8] = chance.choice(AS_BYTES)[: len(data) - place]
+    _put(parts, at, bytes(data))
+
+
+def of_role(chance: Random, parts: Parts) -> None:
+    """Break a section where its role is easiest to break: ends, tails, words, continuations."""
+    at = _pick(chance, parts)
+    section = parts.sections[at]
+    role, data = section.name.rpartition("#")[2], bytearray(section.data)
+    size = max(BITS.get(section.dtype, 8) // 8, 1)
+    if role in ("row_ptr", "col_idx") and len(data) >= 2 * size:
+        words = [data[i : i + size] for i in range(0, len(data), size)]
+        i, j = chance.randrange(len(words)), chance.randrange(len(words))
+        told = int.from_bytes(words[i], "little") + chance.choice((1, -1, 2, 256))
+        change = (words[j], told.to_bytes(9, "little", signed=True)[:size], b"\xff" * size, bytes(size))
+        if chance.random() < 0.5:
+            words[i], words[j] = words[j], words[i]
+        else:
+            words[i] = bytearray(chance.choice(change))
+        data = bytearray(b"".join(words))
+    elif role == "gaps":
+        i = chance.randint(0, len(data))
+        kind = chance.randrange(5)
+        if kind == 0:  # the same gaps in more bytes, or in other ones
+            data[i : i + 1] = bytes(b | 128 for b in data[i : i + 1]) + b"\0"
+        elif kind == 1:
+            data[i:i] = chance.choice((b"\xff", b"\xff\0", b"\x80", b"\x80" * 8 + b"\1", b"\xff" * 7 + b"\x7f"))
+        elif kind == 2 and data:
+            data[-1] = chance.choice((255, 128, 127, 254, 0))
+        elif kind == 3:
+            data += chance.choice((b"\0", b"\xff", b"\1\1"))
+        elif len(data) > 1:
+            data[i : i + 2] = bytes(sum(data[i : i + 2]) % 256 for _ in data[i : i + 1])
+    elif data:
+        # last bytes of rows hold tails, those of all hold spare bits
+        width = int(section.shape[-1] or 1) if section.shape else 1
+        row = chance.randrange(-(-len(data) // width))
+        last = chance.choice((min((row + 1) * width, len(data)) - 1, len(data) - 1))
+        data[last] = chance.choice((data[last] ^ 1 << chance.randrange(8), data[last] | 0x80, 0xFF, 2))
+    _put(parts, at, bytes(data))
+
+
+def stated(chance: Random, parts: Parts) -> None:
+    """Say something else of a section than what it is."""
+    _, entry = entry_of(chance, parts)
+    role = chance.choice(sorted(entry["sections"]))
+    kind = chance.randrange(5)
+    own = entry["sections"][role]
+    if kind == 0:
+        own["bytes"] = other(chance, own["bytes"])
+    elif kind == 1:
+        own["sha256"] = chance.choice(("0" * 64, own["sha256"].upper(), own["sha256"][:-1], own["sha256"][::-1]))
+    elif kind == 2:
+        entry["sections"][a_string(chance, role)] = own if chance.random() < 0.5 else entry["sections"].pop(role)
+    elif kind == 3:
+        entry["content_sha256"] = chance.choice((own["sha256"], "f" * 64, "F" * 64))
+    else:
+        own |= {"codec": chance.choice(("zstd", "zstd", "lz4", "")), "raw_bytes": chance.choice((own["bytes"] * 2, *INTEGERS))}
+    parts.seal = NOTHING
+
+
+def sections(chance: Random, parts: Parts) -> None:
+    """Move, remove, repeat or rename a section."""
+    kind, found = chance.randrange(6), parts.sections
+    at = chance.randrange(len(found))
+    if kind == 0:
+        found.pop(at)
+    elif kind == 1:
+        found.insert(chance.randint(0, len(found)), copied(found[at], name=f"{found[at].name}{chance.choice(NAMED)}"))
+    elif kind == 2:
+        found.insert(chance.randint(0, len(found)), found.pop(at))
+    elif kind == 3:
+        found[at] = copied(found[at], name=a_string(chance, found[at].name))
+    elif kind == 4:
+        found[at] = copied(found[at], shape=other(chance, found[at].shape))
+    else:
+        found[at] = copied(found[at], dtype=chance.choice((*BITS, "F15", "")))
+
+
+def rename(chance: Random, parts: Parts) -> None:
+    """Give a tensor another name wherever it stands."""
+    name, entry = entry_of(chance, parts)
+    new = chance.choice((a_string(chance, name), *grow.NAMES, f"whole:{name}", f"add:{name}", "#", "a\n", "é" * 257, ""))
+    parts.manifest["tensors"].pop(name)
+    parts.manifest["tensors"][new] = entry
+    for at, section in enumerate(parts.sections):
+        owner, _, role = section.name.rpartition("#")
+        if owner == name:
+            parts.sections[at] = copied(section, name=f"{new}#{role}")
+    if chance.random() < 0.8:
+        parts.sections.sort(key=lambda s: tuple(s.name.rpartition("#")[::2]))
+
+
+def compressed(chance: Random, parts: Parts) -> None:
+    """Compress a section, rightly or nearly (FMT-140 to FMT-142)."""
+    at = chance.randrange(len(parts.sections))
+    section = parts.sections[at]
+    name, _, role = section.name.rpartition("#")
+    data = bytes([section.data[0]]) * len(section.data) if chance.random() < 0.8 else section.data
+    frame = files.rle_frame(len(data), data[0]) if data != section.data or chance.random() < 0.5 else stored_frame(data)
+    if chance.random() < 0.4:
+        i = chance.randrange(len(frame))
+        frame = chance.choice((frame[:i], frame + b"\0", frame[:i] + chance.randbytes(1) + frame[i + 1 :], frame * 2))
+    parts.sections[at] = Section(section.name, section.dtype, section.shape, data, frame)
+    own = parts.manifest["tensors"][name]["sections"][role]
+    own |= {"codec": "zstd", "raw_bytes": chance.choice((len(data), len(data), len(data), len(data) + 1, 2**20, 0))}
+    if chance.random() < 0.9:
+        parts.manifest["requires"] = sorted({*parts.manifest["requires"], "zstd"})
+
+
+def splice(chance: Random, parts: Parts, second: Parts) -> None:
+    """Take tensors, sections or descriptions of another file."""
+    kind = chance.randrange(4)
+    if kind == 0:
+        key = chance.choice(("attributes", "delta", "kind", "scales", "tied", "tensors", "requires"))
+        if key in second.manifest:
+            parts.manifest[key] = second.manifest[key]
+    elif kind == 1:
+        for name, entry in second.entries.items():
+            if name not in parts.entries:
+                parts.manifest["tensors"][name] = entry
+                parts.sections += second.of(name).values()
+        parts.sections.sort(key=lambda s: tuple(s.name.rpartition("#")[::2]))
+    elif kind == 2:
+        one, two = chance.randrange(len(parts.sections)), chance.randrange(len(second.sections))
+        _put(parts, one, second.sections[two].data)
+    else:
+        (_, here), (_, there) = entry_of(chance, parts), entry_of(chance, second)
+        key = chance.choice(("dtype", "shape", "nnz", "encoding", "content_sha256", "sections"))
+        here[key] = there[key]
+
+
+WITHIN: tuple[tuple[Mutation, int], ...] = (
+    (anywhere, 12),
+    (number, 10),
+    (dtype, 4),
+    (encoding, 5),
+    (some_bytes, 18),
+    (of_role, 22),
+    (stated, 5),
+    (sections, 4),
+    (rename, 3),
+    (compressed, 3),
+    (spoil.described, 8),
+    (spoil.container, 7),
+    (spoil.spelling, 7),
+)
+
+
+def mutate(chance: Random, parts: Parts, second: Parts) -> bytes:
+    """Return the bytes of a file that differs from parts by one to three mutations, sealed at some depth."""
+    parts.seal = chance.choices((CONTENT, SECTIONS, NOTHING), (8, 1, 1))[0]
+    for _ in range(chance.choice((1, 1, 1, 2, 3))):
+        chosen = chance.choices([m for m, _ in WITHIN], [weight for _, weight in WITHIN])[0]
+        try:
+            if chance.random() < 0.05:
+                splice(chance, parts, second)
+            else:
+                chosen(chance, parts)
+        except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError):
+            # what an earlier mutation left cannot be mutated in this way
+            continue
+    try:
+        raw = parts.pack()
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError):
+        raw = b""
+    return spoil.bytes_of(chance, raw) if chance.random() < 0.04 else raw

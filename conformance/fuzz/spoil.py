@@ -1,0 +1,235 @@
+"""Mutations of what stands around tensors: descriptions, headers, the spelling of JSON, bytes."""
+
+import re
+import struct
+from collections.abc import Callable
+from random import Random
+from typing import Any
+
+from conformance.fuzz import parts as taking
+from conformance.fuzz.parts import Header, Parts
+from conformance.fuzz.strings import INTEGERS, a_string
+
+_DIGESTS = ("0" * 64, "1" * 64, None)
+
+
+def described(chance: Random, parts: Parts) -> None:
+    """Change what a manifest says of ties, scales, features, companions, versions and deltas (12.1, 12.3, 12.10)."""
+    m, kind = parts.manifest, chance.randrange(10)
+    names = [*parts.entries, "nothing", "w", *m["tied"], "a\n", ""]
+    one, two = chance.choice(names), chance.choice(names)
+    if kind == 0:
+        m["tied"][one] = two
+    elif kind == 1:
+        m["scales"][one] = {} if chance.random() < 0.2 else {chance.choice(("scale", "zero_point", "A", "", "a" * 65)): two}
+    elif kind == 2:
+        key = chance.choice(("requires", "optional"))
+        m[key] = chance.choice((["delta"], ["zstd"], ["a", "b"], ["b", "a"], ["a", "a"], ["A"], [], ["delta", "zstd"]))
+    elif kind == 3:
+        names = ["a.json", "A.JSON", "model.sparse.x", "a.bin", ".a", "a/b", "x" * 256, "README.md", "MODEL.SPARSE"]
+        size = chance.choice((0, 1, 50_000_000, 50_000_001, -1, True))
+        m["files"] = {n: {"bytes": size, "sha256": "a" * 64} for n in chance.sample(names, chance.randint(1, 2))}
+    elif kind == 4:
+        m["spec"] = chance.choice(("1.1", "1.9999", "1.10000", "1.01", "2.0", "1.", "1.0\n", "\u0661.0", "1.\u0661", 1))
+    elif kind == 5:
+        m["kind"] = chance.choice(("delta", "model", "Model", "a" * 65, "a\n", "-", "training-state"))
+    elif kind == 6:
+        m["part"] = chance.choice((1, 2, 99999, -1, True, "0", 2**53))
+    elif kind == 7:
+        m["attributes"] = chance.choice(([], {"a": _nested(chance.randint(12, 17))}, {"\ud800": 0}, {"a": 2**53}, {"": None}))
+    else:
+        _delta(chance, parts, one)
+
+
+def _nested(levels: int) -> Any:
+    value: Any = []
+    for i in range(levels):
+        value = [value] if i % 2 else {"": value}
+    return value
+
+
+def _delta(chance: Random, parts: Parts, name: str) -> None:
+    """Change the description of a delta, or give one to a model (FMT-130 to FMT-132)."""
+    m = parts.manifest
+    told = {"base_sha256": "1" * 64, "scales": {}, "target_sha256": "2" * 64, "tensors": {}, "tied": {}}
+    own = m.setdefault("delta", told)
+    if chance.random() < 0.5:
+        m |= {"kind": "delta", "requires": ["delta"]}
+    kind = chance.randrange(7)
+    if kind == 0:
+        own["tensors"][name] = {"base": chance.choice(_DIGESTS), "target": chance.choice(_DIGESTS)}
+    elif kind == 1 and own["tensors"]:
+        listed = own["tensors"][chance.choice(sorted(own["tensors"]))]
+        listed[chance.choice(("base", "target"))] = chance.choice((*_DIGESTS, *listed.values(), "", 0))
+    elif kind == 2 and own["tensors"]:
+        own["tensors"].pop(chance.choice(sorted(own["tensors"])))
+    elif kind == 3:
+        own["tied"][name] = chance.choice((name, "other", "", "a#", "x" * 513))
+    elif kind == 4:
+        own["scales"][name] = chance.choice(({}, {"scale": name}, {"scale": "v"}, {"Scale": "v"}, {"scale": "a\n"}))
+    elif kind == 5:
+        own[chance.choice(sorted(own))] = chance.choice(("0" * 63, {}, [], None, "A" * 64))
+    elif parts.entries:
+        # the same change stored by another operation
+        old = chance.choice(sorted(parts.entries))
+        new = f"{chance.choice(('add', 'remove', 'replace', 'whole', 'xor'))}:{old.partition(':')[2]}"
+        m["tensors"][new] = m["tensors"].pop(old)
+        for at, section in enumerate(parts.sections):
+            owner, _, role = section.name.rpartition("#")
+            if owner == old:
+                parts.sections[at] = taking.copied(section, name=f"{new}#{role}")
+
+
+def container(chance: Random, parts: Parts) -> None:
+    """Change offsets, entries and metadata of the header, pads, or what follows the last one (12.2)."""
+    kind = chance.randrange(12)
+
+    def change(header: Header) -> None:
+        names = [name for name in header if name != "__metadata__"]
+        name = chance.choice(names or ["none"])
+        entry = header.get(name, {})
+        if kind == 0:
+            at = chance.randrange(2)
+            entry["data_offsets"][at] = chance.choice((entry["data_offsets"][at] + 1, *INTEGERS))
+        elif kind == 1:
+            entry["data_offsets"] = [x + chance.choice((1, 64, -64)) for x in entry["data_offsets"]]
+        elif kind == 2:
+            entry[chance.choice(("note", "shape", "dtype"))] = chance.choice((0, "U8", [64], [], "F16", [True], [-1], None))
+        elif kind == 3:
+            entry.pop(chance.choice(sorted(entry)))
+        elif kind == 4:
+            header.pop(name)
+        elif kind == 5:
+            header[a_string(chance, name)] = entry if chance.random() < 0.5 else header.pop(name)
+        elif kind == 6:
+            about = header["__metadata__"]
+            key = chance.choice(sorted(about))
+            about[key] = chance.choice(("np", "0" * 64, "", about[key] + " ", None, 0, {}, "{}", "[]", "null", "0"))
+        elif kind == 7:
+            header["__metadata__"].update({chance.choice(("note", "")): ""})
+        elif kind == 8:
+            about = header["__metadata__"]
+            about.pop(chance.choice(sorted(about))) if chance.random() < 0.7 else header.pop("__metadata__")
+        elif kind == 9:
+            entry["shape"] = chance.choice(([1, *entry["shape"]], [*entry["shape"], 1], entry["shape"][::-1]))
+
+    if kind == 10:
+        parts.pad = chance.choice((b"\1", b"\x80", b" "))
+    elif kind == 11:
+        parts.tail = chance.choice((b"\0", bytes(64), bytes(8)))
+    else:
+        parts.of_header.append(_kept(change))
+
+
+def _kept(change: Callable[[Header], None]) -> Callable[[Header], None]:
+    """Return a change that leaves alone what it does not find."""
+
+    def run(header: Header) -> None:
+        try:
+            change(header)
+        except (LookupError, TypeError, AttributeError):
+            return
+
+    return run
+
+
+def spelling(chance: Random, parts: Parts) -> None:
+    """Spell the manifest or the header in another way (FMT-022 to FMT-028)."""
+    kind = chance.randrange(16)
+    if kind >= 14:
+        parts.frame = _framed(chance)
+        return
+    into = parts.of_texts if chance.random() < 0.7 else parts.of_header_text
+
+    def respell(text: str) -> str:
+        if kind == 0:
+            at = [m.end() for m in re.finditer(r"[\[{,:]", text)]
+            where = chance.choice(at or [0])
+            return text[:where] + chance.choice((" ", "\n", "\t", "\ufeff", "\u00a0", "/**/")) + text[where:]
+        if kind == 1:
+            return _one(chance, text, r"\b[0-9]+\b", ("{}.0", "{}e0", "0{}", "+{}", "-{}", "{}E1", "NaN", "Infinity", "1" * 5000))
+        if kind == 2:
+            return _one(chance, text, r'(?<=")[a-z](?=[a-z])', ("\\u{:04x}", "\\u{:04X}"), as_code=True)
+        if kind == 3:
+            return _one(chance, text, r'"[a-z_]+":', ("{0}0,{0}", "{0}null,{0}", '"z":0,{0}'))
+        if kind == 4:
+            return _one(chance, text, r"\\\\|/|\\n|\\u00..|\\\"", ("\\/", "\\u000A", "\\u002f", "\n", "\\x", "\\"))
+        if kind == 5:
+            return _one(chance, text, r'(?<=")(?=[a-z])', ("\\ud800", "\\ud83d\\ude00", "\x00", "\x1f", "\ud800", "\x7f", "\\u0000"))
+        if kind == 6:
+            at = chance.randint(0, len(text))
+            return text[:at] + chance.choice((",", "}", "]", '"', "{", "[", ":", "\\", "0", "\0")) + text[at:]
+        if kind == 7:
+            at = chance.randint(0, len(text))
+            return text[:at] + text[at + chance.choice((1, 1, 2, 30)) :]
+        if kind == 8:
+            return chance.choice(("", "null", "[]", "{}", "0", '""', "\ufeff" + text, text + text, text + " ", " " + text))
+        if kind == 9:
+            deep = chance.choice((15, 16, 17, 500, 20000))
+            return _one(chance, text, r"\{\}|\[\]", ("[" * deep + "]" * deep, '{"a":' * deep + "0" + "}" * deep, "[" * deep))
+        if kind == 10:
+            return _one(chance, text, r"true|false|null|\{\}|\[\]", ("True", "nul", "undefined", "''", "[,]", "{0:0}", "[0,]"))
+        if kind == 11:
+            return _one(chance, text, r'("[a-z_]+":[^,{}\[\]]+),("[a-z_]+":[^,{}\[\]]+)', ("{2},{1}",))
+        if kind == 12:
+            return _one(chance, text, r'"[^"\\]*"', ("'{0}'", "{0}{0}", "{0}:0", "\"{0}\""))
+        return _one(chance, text, r"\b[0-9]+\b", tuple(str(x) for x in INTEGERS))
+
+    into.append(respell)
+
+
+def _one(chance: Random, text: str, pattern: str, forms: tuple[str, ...], *, as_code: bool = False) -> str:
+    """Return a text with one match of a pattern in another form."""
+    found = list(re.finditer(pattern, text))
+    if not found:
+        return text
+    match, form = chance.choice(found), chance.choice(forms)
+    whole = match.group(0)
+    if as_code:
+        new = form.format(ord(whole))
+    elif "{2}" in form:
+        new = f"{match.group(2)},{match.group(1)}"
+    else:
+        new = form.replace("{0}", whole).replace("{}", whole)
+    return text[: match.start()] + new + text[match.end() :]
+
+
+def _framed(chance: Random) -> Callable[[bytes], bytes]:
+    """Return a way to put length and spaces around a header that is not the legal one (FMT-020 to FMT-023)."""
+
+    def frame(raw: bytes) -> bytes:
+        legal = taking.frame(raw)
+        size = len(legal)
+        kind = chance.randrange(7)
+        if kind == 0:
+            return struct.pack("<Q", chance.choice((*(x % 2**64 for x in INTEGERS), size, size - 7))) + legal[8:]
+        if kind == 1:
+            return struct.pack("<Q", 2 * size - 8) + legal[8:].ljust(2 * size - 8)
+        if kind == 2:
+            cut = chance.choice((len(raw), -(-len(raw) // 8) * 8, size - 64))
+            return struct.pack("<Q", cut) + legal[8 : 8 + cut]
+        if kind == 3:
+            return legal[:8] + b" " + legal[8:-1]
+        if kind == 4:
+            return legal[: 8 + len(raw)].ljust(size, chance.choice((b"\0", b"\n", b"\t", b"}")))
+        if kind == 5:
+            return struct.pack("<Q", size + 56) + legal[8:].ljust(size + 56)
+        at = 8 + chance.randrange(len(raw) or 1)
+        return legal[:at] + chance.choice((b"\xff", b"\xc3", b"\xed\xa0\x80", b"\xc0\x80")) + legal[at + 1 :]
+
+    return frame
+
+
+def bytes_of(chance: Random, raw: bytes) -> bytes:
+    """Return bytes of which some are changed, cut off or added, nothing sealed."""
+    kind, at = chance.randrange(4), chance.randint(0, len(raw))
+    if kind == 0:
+        return raw[:at]
+    if kind == 1:
+        return raw + chance.randbytes(chance.choice((1, 8, 64)))
+    if kind == 2:
+        return raw[:at] + chance.randbytes(chance.choice((1, 2, 8))) + raw[at + 1 :]
+    changed = bytearray(raw)
+    for _ in range(chance.choice((1, 1, 2, 8)) if raw else 0):
+        changed[chance.randrange(len(raw))] ^= 1 << chance.randrange(8)
+    return bytes(changed)
