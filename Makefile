@@ -3,8 +3,10 @@ PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
 QUICK ?=
+SECONDS ?= 60
+SEED ?= 1
 
-.PHONY: setup verify test lint types contracts tests demo bench clean
+.PHONY: setup verify test lint types contracts tests demo bench fuzz clean
 
 setup: $(VENV)/.done
 
@@ -40,6 +42,10 @@ demo: setup
 
 bench: setup
 	$(PY) tools/bench.py kernels
+
+# Readers of checkpoint files against inputs made to break them; docs/fuzzing.md says more.
+fuzz: setup
+	$(PY) -m conformance.fuzz --seconds $(SECONDS) --seed $(SEED) --corpus tests/formats/corpus.jsonl.gz
 
 clean:
 	rm -rf build .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -200,7 +200,7 @@ static void sf_sha_digest(sf_sha *sha, const char *hex)
     sf_sha_text(sha, hex ? "\"" : "");
 }
 
-/* An integer of width 2, 4 or 8 bytes, little-endian. */
+/* An integer of width 1, 2, 4 or 8 bytes, little-endian. */
 static void sf_sha_integer(sf_sha *sha, uint64_t value, unsigned width)
 {
     uint8_t bytes[8];
@@ -1820,6 +1820,44 @@ static void sf_sha_columns(sf_sha *sha, sf_iter it, unsigned width)
         sf_sha_integer(sha, it.column, width);
 }
 
+/* The section `mask` that a support has in bitmask: width bytes a row. */
+static void sf_sha_mask(sf_sha *sha, sf_iter it, uint64_t width)
+{
+    uint64_t done = 0, at, bits = 0;
+    for (; sf_next(&it); bits |= UINT64_C(1) << it.column % 8)
+        for (at = it.row * width + it.column / 8; done < at; done++, bits = 0)
+            sf_sha_integer(sha, bits, 1);
+    for (; done < it.t->info.rows * width; done++, bits = 0)
+        sf_sha_integer(sha, bits, 1);
+}
+
+/* FMT-091: of bitmask and csr the one that takes fewer bytes says which positions there are. */
+static void sf_sha_support(sf_sha *sha, const seft_file *file, const sf_tensor *t)
+{
+    const seft_tensor *info = &t->info;
+    unsigned of_column = info->columns <= 65536 ? 2 : 4, of_row = info->nnz >> 32 ? 8 : 4; /* FMT-065 */
+    uint64_t width = info->columns / 8 + (info->columns % 8 > 0);
+    int masked = info->columns && info->rows * width <= info->nnz * of_column + (info->rows + 1) * of_row;
+    char digest[65];
+    sf_sha section;
+    sf_sha_begin(&section);
+    if (masked)
+        sf_sha_mask(&section, sf_begin(file, t), width);
+    else
+        sf_sha_columns(&section, sf_begin(file, t), of_column);
+    sf_sha_end(&section, digest);
+    sf_sha_text(sha, masked ? "{\"mask\":" : "{\"col_idx\":");
+    sf_sha_digest(sha, digest);
+    if (!masked) {
+        sf_sha_begin(&section);
+        sf_sha_rows(&section, sf_begin(file, t), of_row);
+        sf_sha_end(&section, digest);
+        sf_sha_text(sha, ",\"row_ptr\":");
+        sf_sha_digest(sha, digest);
+    }
+    sf_sha_text(sha, "}");
+}
+
 /* FMT-091: the canonical text is put together here, its keys in their order. */
 static void sf_content(const seft_file *file, const sf_tensor *t, char hex[65])
 {
@@ -1827,7 +1865,7 @@ static void sf_content(const seft_file *file, const sf_tensor *t, char hex[65])
     const seft_tensor *info = &t->info;
     uint64_t size;
     const uint8_t *values = sf_bytes(file, t, SF_VALUES, &size);
-    sf_sha sha, support;
+    sf_sha sha;
     unsigned i;
     sf_sha_begin(&sha);
     snprintf(text, sizeof text, "{\"dtype\":\"%s\",\"nnz\":%" PRIu64 ",\"shape\":[", info->dtype, info->nnz);
@@ -1837,13 +1875,10 @@ static void sf_content(const seft_file *file, const sf_tensor *t, char hex[65])
         sf_sha_text(&sha, text);
     }
     sf_sha_text(&sha, "],\"support\":");
-    if (info->nnz < info->numel) { /* FMT-065: the widths of csr */
-        sf_sha_begin(&support);
-        sf_sha_rows(&support, sf_begin(file, t), info->nnz >> 32 ? 8 : 4);
-        sf_sha_columns(&support, sf_begin(file, t), info->columns <= 65536 ? 2 : 4);
-        sf_sha_end(&support, digest);
-    }
-    sf_sha_digest(&sha, info->nnz < info->numel ? digest : NULL);
+    if (info->nnz < info->numel)
+        sf_sha_support(&sha, file, t);
+    else
+        sf_sha_digest(&sha, NULL);
     sf_sha_text(&sha, ",\"values\":");
     seft_sha256(values, (size_t)size, digest);
     sf_sha_digest(&sha, t->dtype == SF_NONE ? NULL : digest);

@@ -4,6 +4,7 @@ Exit status: 0 nothing was found, 1 readers disagree or one broke down (the inpu
 """
 
 import argparse
+import subprocess
 import sys
 import time
 from collections.abc import Sequence
@@ -15,19 +16,19 @@ from conformance.fuzz.judge import Disagreement, Judge
 from conformance.fuzz.loop import Inputs, Tally, execute
 
 
-def main(words: Sequence[str] | None = None) -> int:
+def main(given: Sequence[str] | None = None) -> int:
     """Run until the time is over or something is found."""
-    asked = _asked(words)
+    asked = _asked(given)
     known = [i.raw for path in asked.corpus for i in corpus.load(path)]
+    seconds = asked.seconds / (2 if asked.mode == "both" else 1)
     if asked.mode in ("structure", "both"):
-        seconds = asked.seconds / (2 if asked.mode == "both" else 1)
         code = structured(Inputs(asked.seed, known), known, seconds, asked.save, asked.collect)
         if code or asked.mode == "structure":
             return code
-    # no module of formats may be loaded before atheris watches it, so that this half is a process of its own
-    from conformance.fuzz import guided
-
-    return guided.run(asked)
+    # no module of formats may be loaded before atheris watches it, so that this is a process of its own
+    words = ["--seconds", str(seconds), "--seed", str(asked.seed), "--save", str(asked.save)]
+    words += [word for path in asked.corpus for word in ("--corpus", str(path))]
+    return subprocess.run([sys.executable, "-m", "conformance.fuzz.guided", *words], check=False).returncode
 
 
 def _asked(words: Sequence[str] | None) -> argparse.Namespace:
@@ -36,7 +37,9 @@ def _asked(words: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--mode", choices=("structure", "atheris", "both"), default="structure")
     parser.add_argument("--corpus", type=Path, action="append", default=[], help="folder of files, or a .jsonl.gz")
-    parser.add_argument("--save", type=Path, default=Path("fuzz-findings"), help="folder for inputs that find something")
+    parser.add_argument(
+        "--save", type=Path, default=Path("fuzz-findings"), help="folder for inputs that find something"
+    )
     parser.add_argument("--collect", type=Path, help="write the smallest input of each verdict to a .jsonl.gz")
     return parser.parse_args(words)
 

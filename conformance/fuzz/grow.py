@@ -13,7 +13,7 @@ MOST = 160
 
 NAMES = ("w", "a", "a!", "b", "é", "\U0001f600", " ", "layers.0.q", "A", "z:z", "replace:w", "\uffff", "x" * 512)
 KINDS = ("model", "training-state", "m", "a-0")
-WORDS = ("", "x", "é\n\u0001\"\\", "\U0001f600/\x7f", "0x1.8p+1", "\u2028\t\b")
+WORDS = ("", "x", 'é\n\u0001"\\', "\U0001f600/\x7f", "0x1.8p+1", "\u2028\t\b")
 
 
 def shape_of(chance: Random, least: int = 0) -> tuple[int, ...]:

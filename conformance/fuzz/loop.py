@@ -16,7 +16,7 @@ from conformance.oracle.files import Section
 BLOCK, POOL = 4000, 80
 """Executions that draw from the same random files, and how many there are."""
 
-DEEP = 64
+DEEP = 256
 """Of so many executions one looks at memory and at the other entries of the first reader as well."""
 
 
@@ -45,6 +45,8 @@ class Tally:
     """clauses that any reader named"""
     differ: int = 0
     """refused files for which readers named different clauses (FMT-097)"""
+    slowest: float = 0.0
+    """seconds of the slowest execution: time for a number and not for bytes shows here (FMT-056)"""
     begun: float = field(default_factory=time.monotonic)
 
     def add(self, verdict: Verdict) -> None:
@@ -68,7 +70,8 @@ class Tally:
         refused = sum(self.named.values())
         clauses = ", ".join(f"{clause[4:]} {count}" for clause, count in sorted(self.named.items()))
         return [
-            f"{self.executions} executions in {self.seconds:.0f} s, {speed:.0f} a second, {self.deep} of them deep",
+            f"{self.executions} executions in {self.seconds:.0f} s, {speed:.0f} a second, {self.deep} of them deep, "
+            f"the slowest of the others {self.slowest:.2f} s",
             f"{self.accepted} accepted, {refused} refused, {self.differ} of them for different clauses",
             f"{len(self.named)} clauses named by the first reader, {len(self.reached - {''})} by any: FMT-",
             clauses,
@@ -132,7 +135,9 @@ def seed_of(raw: bytes) -> Seed | None:
 def execute(judge: Judge, tally: Tally, raw: bytes) -> Verdict:
     """Return the verdict on one input, counted; Disagreement as of `Judge`."""
     deep = tally.executions % DEEP == 0
+    begun = time.perf_counter()
     verdict = judge(raw, deep=deep)
+    tally.slowest = max(tally.slowest, 0.0 if deep else time.perf_counter() - begun)
     tally.deep += deep
     tally.add(verdict)
     return verdict

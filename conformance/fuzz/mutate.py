@@ -86,8 +86,8 @@ def number(chance: Random, parts: Parts) -> None:
         key = chance.choice(("n", "m", "axis"))
         entry["pattern"][key] = chance.choice((0, 1, 2, 3, 4, 7, 8, 63, 64, 65, other(chance, entry["pattern"][key])))
         if chance.random() < 0.5:
-            whole, share = prod(shape), entry["pattern"]
-            entry["nnz"] = whole * share["n"] // share["m"]
+            share = entry["pattern"]
+            entry["nnz"] = prod(map(int, shape)) * int(share["n"]) // int(share["m"])
 
 
 def dtype(chance: Random, parts: Parts) -> None:
@@ -146,7 +146,9 @@ def some_bytes(chance: Random, parts: Parts) -> None:
     elif kind == 1 and data:
         data[chance.randrange(len(data))] = chance.choice((0, 1, 2, 127, 128, 254, 255))
     elif kind == 2:
-        data[place:place] = chance.choice((b"\0", b"\xff", b"\x80", b"\1", b"\xff" * 4, b"\x80" * 8, chance.randbytes(8)))
+        data[place:place] = chance.choice(
+            (b"\0", b"\xff", b"\x80", b"\1", b"\xff" * 4, b"\x80" * 8, chance.randbytes(8))
+        )
     elif kind == 3:
         del data[place : place + chance.choice((1, 1, 2, 4, 8))]
     elif kind == 4 and len(data) > 1:
@@ -210,7 +212,10 @@ def stated(chance: Random, parts: Parts) -> None:
     elif kind == 3:
         entry["content_sha256"] = chance.choice((own["sha256"], "f" * 64, "F" * 64))
     else:
-        own |= {"codec": chance.choice(("zstd", "zstd", "lz4", "")), "raw_bytes": chance.choice((own["bytes"] * 2, *INTEGERS))}
+        own |= {
+            "codec": chance.choice(("zstd", "zstd", "lz4", "")),
+            "raw_bytes": chance.choice((own["bytes"] * 2, *INTEGERS)),
+        }
     parts.seal = NOTHING
 
 
@@ -235,7 +240,9 @@ def sections(chance: Random, parts: Parts) -> None:
 def rename(chance: Random, parts: Parts) -> None:
     """Give a tensor another name wherever it stands."""
     name, entry = entry_of(chance, parts)
-    new = chance.choice((a_string(chance, name), *grow.NAMES, f"whole:{name}", f"add:{name}", "#", "a\n", "é" * 257, ""))
+    new = chance.choice(
+        (a_string(chance, name), *grow.NAMES, f"whole:{name}", f"add:{name}", "#", "a\n", "é" * 257, "")
+    )
     parts.manifest["tensors"].pop(name)
     parts.manifest["tensors"][new] = entry
     for at, section in enumerate(parts.sections):

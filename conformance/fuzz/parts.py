@@ -5,8 +5,10 @@ A reader that meets a wrong digest or offset first never comes to the rules behi
 
 import json
 import struct
+from bisect import bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import cache
 from hashlib import sha256
 from itertools import islice
 from math import comb, prod
@@ -95,7 +97,9 @@ def layout(manifest: str, sections: list[Section], pad: bytes) -> tuple[Header, 
     for s in sections:
         begin = len(data)
         data += s.stored
-        kind = {"dtype": "U8", "shape": [len(s.stored)]} if s.frame is not None else {"dtype": s.dtype, "shape": s.shape}
+        kind = (
+            {"dtype": "U8", "shape": [len(s.stored)]} if s.frame is not None else {"dtype": s.dtype, "shape": s.shape}
+        )
         header[s.name] = {"data_offsets": [begin, len(data)]} | kind
         missing = -len(data) % 64
         if missing:
@@ -137,7 +141,8 @@ def seal_content(entry: dict[str, Any], own: dict[str, bytes]) -> None:
     """
     try:
         dtype, shape, n = entry["dtype"], tuple(entry["shape"]), entry["nnz"]
-        if any("codec" in stated for stated in entry["sections"].values()):
+        numbers = all(type(number) is int and abs(number) < 2**64 for number in (*shape, n))
+        if not numbers or any("codec" in stated for stated in entry["sections"].values()):
             return
         if BITS[dtype] and "values" not in own:
             return
@@ -195,6 +200,11 @@ def gaps_of(raw: bytes, encoding: str) -> list[int]:
     return out
 
 
+@cache
+def _binomials(m: int, i: int) -> list[int]:
+    return [comb(p, i) for p in range(m)]
+
+
 def _of_ranks(pattern: dict[str, int], shape: tuple[int, ...], raw: bytes) -> Any:
     n, m, axis = pattern["n"], pattern["m"], pattern["axis"]
     bits, step = (comb(m, n) - 1).bit_length(), prod(shape[axis + 1 :])
@@ -205,8 +215,9 @@ def _of_ranks(pattern: dict[str, int], shape: tuple[int, ...], raw: bytes) -> An
         rank = row >> (group % per_row * bits) & ((1 << bits) - 1)
         first = group // step * m * step + group % step
         for i in range(n, 0, -1):
-            offset = max((p for p in range(m) if comb(p, i) <= rank), default=0)
-            rank -= comb(offset, i)
+            binomials = _binomials(m, i)
+            offset = bisect_right(binomials, rank) - 1
+            rank -= binomials[offset]
             yield first + offset * step
 
 

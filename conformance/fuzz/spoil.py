@@ -21,7 +21,9 @@ def described(chance: Random, parts: Parts) -> None:
     if kind == 0:
         m["tied"][one] = two
     elif kind == 1:
-        m["scales"][one] = {} if chance.random() < 0.2 else {chance.choice(("scale", "zero_point", "A", "", "a" * 65)): two}
+        m["scales"][one] = (
+            {} if chance.random() < 0.2 else {chance.choice(("scale", "zero_point", "A", "", "a" * 65)): two}
+        )
     elif kind == 2:
         key = chance.choice(("requires", "optional"))
         m[key] = chance.choice((["delta"], ["zstd"], ["a", "b"], ["b", "a"], ["a", "a"], ["A"], [], ["delta", "zstd"]))
@@ -36,7 +38,9 @@ def described(chance: Random, parts: Parts) -> None:
     elif kind == 6:
         m["part"] = chance.choice((1, 2, 99999, -1, True, "0", 2**53))
     elif kind == 7:
-        m["attributes"] = chance.choice(([], {"a": _nested(chance.randint(12, 17))}, {"\ud800": 0}, {"a": 2**53}, {"": None}))
+        m["attributes"] = chance.choice(
+            ([], {"a": _nested(chance.randint(12, 17))}, {"\ud800": 0}, {"a": 2**53}, {"": None})
+        )
     else:
         _delta(chance, parts, one)
 
@@ -94,7 +98,9 @@ def container(chance: Random, parts: Parts) -> None:
         elif kind == 1:
             entry["data_offsets"] = [x + chance.choice((1, 64, -64)) for x in entry["data_offsets"]]
         elif kind == 2:
-            entry[chance.choice(("note", "shape", "dtype"))] = chance.choice((0, "U8", [64], [], "F16", [True], [-1], None))
+            entry[chance.choice(("note", "shape", "dtype"))] = chance.choice(
+                (0, "U8", [64], [], "F16", [True], [-1], None)
+            )
         elif kind == 3:
             entry.pop(chance.choice(sorted(entry)))
         elif kind == 4:
@@ -147,7 +153,12 @@ def spelling(chance: Random, parts: Parts) -> None:
             where = chance.choice(at or [0])
             return text[:where] + chance.choice((" ", "\n", "\t", "\ufeff", "\u00a0", "/**/")) + text[where:]
         if kind == 1:
-            return _one(chance, text, r"\b[0-9]+\b", ("{}.0", "{}e0", "0{}", "+{}", "-{}", "{}E1", "NaN", "Infinity", "1" * 5000))
+            return _one(
+                chance,
+                text,
+                r"\b[0-9]+\b",
+                ("{}.0", "{}e0", "0{}", "+{}", "-{}", "{}E1", "NaN", "Infinity", "1" * 5000),
+            )
         if kind == 2:
             return _one(chance, text, r'(?<=")[a-z](?=[a-z])', ("\\u{:04x}", "\\u{:04X}"), as_code=True)
         if kind == 3:
@@ -155,7 +166,12 @@ def spelling(chance: Random, parts: Parts) -> None:
         if kind == 4:
             return _one(chance, text, r"\\\\|/|\\n|\\u00..|\\\"", ("\\/", "\\u000A", "\\u002f", "\n", "\\x", "\\"))
         if kind == 5:
-            return _one(chance, text, r'(?<=")(?=[a-z])', ("\\ud800", "\\ud83d\\ude00", "\x00", "\x1f", "\ud800", "\x7f", "\\u0000"))
+            return _one(
+                chance,
+                text,
+                r'(?<=")(?=[a-z])',
+                ("\\ud800", "\\ud83d\\ude00", "\x00", "\x1f", "\ud800", "\x7f", "\\u0000"),
+            )
         if kind == 6:
             at = chance.randint(0, len(text))
             return text[:at] + chance.choice((",", "}", "]", '"', "{", "[", ":", "\\", "0", "\0")) + text[at:]
@@ -163,16 +179,22 @@ def spelling(chance: Random, parts: Parts) -> None:
             at = chance.randint(0, len(text))
             return text[:at] + text[at + chance.choice((1, 1, 2, 30)) :]
         if kind == 8:
-            return chance.choice(("", "null", "[]", "{}", "0", '""', "\ufeff" + text, text + text, text + " ", " " + text))
+            return chance.choice(
+                ("", "null", "[]", "{}", "0", '""', "\ufeff" + text, text + text, text + " ", " " + text)
+            )
         if kind == 9:
             deep = chance.choice((15, 16, 17, 500, 20000))
-            return _one(chance, text, r"\{\}|\[\]", ("[" * deep + "]" * deep, '{"a":' * deep + "0" + "}" * deep, "[" * deep))
+            return _one(
+                chance, text, r"\{\}|\[\]", ("[" * deep + "]" * deep, '{"a":' * deep + "0" + "}" * deep, "[" * deep)
+            )
         if kind == 10:
-            return _one(chance, text, r"true|false|null|\{\}|\[\]", ("True", "nul", "undefined", "''", "[,]", "{0:0}", "[0,]"))
+            return _one(
+                chance, text, r"true|false|null|\{\}|\[\]", ("True", "nul", "undefined", "''", "[,]", "{0:0}", "[0,]")
+            )
         if kind == 11:
             return _one(chance, text, r'("[a-z_]+":[^,{}\[\]]+),("[a-z_]+":[^,{}\[\]]+)', ("{2},{1}",))
         if kind == 12:
-            return _one(chance, text, r'"[^"\\]*"', ("'{0}'", "{0}{0}", "{0}:0", "\"{0}\""))
+            return _one(chance, text, r'"[^"\\]*"', ("'{0}'", "{0}{0}", "{0}:0", '"{0}"'))
         return _one(chance, text, r"\b[0-9]+\b", tuple(str(x) for x in INTEGERS))
 
     into.append(respell)

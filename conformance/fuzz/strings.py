@@ -28,4 +28,4 @@ def a_string(chance: Random, value: str) -> str:
     at = chance.randint(0, len(value))
     if kind == 3:
         return value[:at] + value[at + 1 :]
-    return value[:at] + chance.choice(("0", "a", "é", " ", "\n", "-", ".", "\x1f", "\"", "\\")) + value[at:]
+    return value[:at] + chance.choice(("0", "a", "é", " ", "\n", "-", ".", "\x1f", '"', "\\")) + value[at:]

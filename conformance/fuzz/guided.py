@@ -1,0 +1,82 @@
+"""Mutations guided by which lines of the first reader they reach: atheris, a process of its own.
+
+Atheris watches modules while they are loaded, so that none of formats may be loaded before; compiled loops it cannot
+watch. Its own mutations of bytes die at the first digest, so that the ones that know the file take their place.
+"""
+
+import argparse
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+
+_COMPILED = ["formats.fast"]
+_LONGEST = 1 << 16
+"""Bytes of an input: headers of tensors by the dozen, and sections of no use longer."""
+
+_SEEDS = 100
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    """Run until the time is over or something is found, and end the process: libFuzzer never comes back."""
+    parser = argparse.ArgumentParser(prog="python -m conformance.fuzz.guided", description=__doc__)
+    parser.add_argument("--seconds", type=float, required=True)
+    parser.add_argument("--seed", type=int, required=True)
+    parser.add_argument("--corpus", type=Path, action="append", default=[])
+    parser.add_argument("--save", type=Path, required=True)
+    asked = parser.parse_args(words)
+    try:
+        import atheris
+    except ImportError:
+        sys.exit("needs atheris, which is there for Linux on x86-64: pip install 'atheris>=2.3'")
+    with atheris.instrument_imports(include=["formats"], exclude=_COMPILED):
+        import formats.check
+        import formats.reader
+        import formats.writer  # noqa: F401 - loaded to be watched
+    _fuzz(atheris, asked)
+
+
+def _fuzz(atheris: ModuleType, asked: argparse.Namespace) -> None:
+    from conformance.fuzz import corpus
+    from conformance.fuzz.__main__ import report, tell
+    from conformance.fuzz.judge import Disagreement, Judge
+    from conformance.fuzz.loop import Inputs, Tally, execute
+
+    known = [i.raw for path in asked.corpus for i in corpus.load(path)]
+    inputs, judge, tally = Inputs(asked.seed, known), Judge(), Tally()
+    end = time.monotonic() + asked.seconds
+
+    def one(raw: bytes) -> None:
+        try:
+            execute(judge, tally, raw)
+        except Disagreement as found:
+            report(tally)
+            _end(tell(found, raw, asked.save))
+        if time.monotonic() > end:
+            report(tally)
+            _end(0)
+
+    def mutated(raw: bytes, most: int, seed: int) -> bytes:
+        return inputs.mutated(raw, seed)[:most]
+
+    folder = Path(tempfile.mkdtemp(prefix="fuzz-seeds-"))
+    for number, raw in enumerate([*known, *(inputs[n] for n in range(_SEEDS))]):
+        (folder / str(number)).write_bytes(raw)
+    flags = [f"-seed={asked.seed}", f"-max_len={_LONGEST}", "-len_control=0", "-rss_limit_mb=0", "-verbosity=0"]
+    flags += [f"-artifact_prefix={asked.save}/", "-timeout=60"]
+    asked.save.mkdir(parents=True, exist_ok=True)
+    atheris.Setup(["fuzz", *flags, str(folder)], one, custom_mutator=mutated)
+    atheris.Fuzz()
+
+
+def _end(code: int) -> None:
+    """End the process past libFuzzer, which would take a normal end for a crash."""
+    sys.stdout.flush()
+    os._exit(code)
+
+
+if __name__ == "__main__":
+    main()

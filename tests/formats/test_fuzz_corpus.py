@@ -1,0 +1,86 @@
+"""Inputs that reach every clause which a single file can break, given to three readers; and a fuzzer that bites."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from conformance.fuzz import corpus
+from conformance.fuzz.judge import Disagreement, Judge
+from conformance.fuzz.loop import Inputs
+from formats import compress, validate
+from formats.encodings import gaps
+
+pytestmark = pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler named cc")
+
+CORPUS = Path(__file__).with_name("corpus.jsonl.gz")
+
+# what the bytes of one file can break while it is read; the other clauses need a writer, a folder, a base or a caller
+SINGLE = {6, 7, 8, 9, 10, 12, 13, 14, 16, 17, *range(20, 37), *range(40, 52), 53, *range(56, 60), 62, 63, 64}
+SINGLE |= {*range(66, 71), 72, 73, 90, 91, 93, 102, 130, 131, 132, 141, 142}
+
+
+@pytest.fixture(scope="module")
+def judge():
+    return Judge(bounded=False)
+
+
+@pytest.fixture(scope="module")
+def inputs():
+    return corpus.load(CORPUS)
+
+
+def test_readers_agree_on_the_corpus(judge, inputs):
+    wrong = []
+    for number, given in enumerate(inputs):
+        verdict = judge(given.raw, deep=number % 16 == 0)
+        if verdict.accepted != (not given.clause):
+            wrong.append((number, given.clause, verdict.clauses))
+    assert wrong == []
+
+
+def test_the_corpus_reaches_every_clause_of_a_single_file(inputs):
+    assert {f"FMT-{number:03}" for number in SINGLE} - {given.clause for given in inputs} == set()
+
+
+def test_the_corpus_is_written_alike(inputs, tmp_path):
+    corpus.save(tmp_path / "again", reversed(inputs))
+    assert (tmp_path / "again").read_bytes() == CORPUS.read_bytes()
+
+
+def test_an_input_depends_on_seed_and_number_alone(inputs):
+    known = [given.raw for given in inputs[:20]]
+    forward = [Inputs(5, known)[number] for number in range(60)]
+    one = Inputs(5, known)
+    assert [one[number] for number in reversed(range(60))] == forward[::-1]
+    assert [Inputs(6, known)[number] for number in range(60)] != forward
+
+
+FORGOTTEN = {
+    "FMT-036": (validate, "check_pad"),
+    "FMT-053": (validate, "check_ranks"),
+    "FMT-062 to FMT-064": (validate, "check_mask"),
+    "FMT-068, FMT-069": (validate, "check_columns"),
+    "FMT-070": (validate, "check_bool"),
+    "FMT-072": (validate, "check_spare"),
+    "FMT-073": (gaps, "LONGEST"),
+    "FMT-141": (compress, "check_size"),
+}
+
+
+@pytest.mark.parametrize("rule", FORGOTTEN)
+def test_a_forgotten_rule_is_found(judge, rule, monkeypatch):
+    owner, name = FORGOTTEN[rule]
+    kept = getattr(owner, name)
+
+    def forget(*args, **kwargs):
+        try:
+            return kept(*args, **kwargs)
+        except Exception:  # noqa: BLE001 - whatever the rule raises is forgotten
+            return None
+
+    monkeypatch.setattr(owner, name, 7 if name == "LONGEST" else forget)
+    found = Inputs(1)
+    with pytest.raises(Disagreement):
+        for number in range(8000):
+            judge(found[number])
