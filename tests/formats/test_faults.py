@@ -130,7 +130,8 @@ def test_a_full_disk_leaves_the_old_file_and_nothing_else(tmp_path, compress):
         assert in_child(lambda limit=limit: limited(limit)) == 3
         assert seed_of(path) == 1
         assert [p.name for p in tmp_path.iterdir()] == ["m.sparse"]
-    assert in_child(lambda: limited(size)) == 0
+    # the gap for the header may be guessed too large
+    assert in_child(lambda: limited(2 * size)) == 0
     assert seed_of(path) == 2
 
 
