@@ -8,7 +8,8 @@
  * The caller holds the bytes of a whole file in memory (read or mapped) as long as the seft_file lives. There is no
  * global state: different files may be used from different threads. Functions that return int return 1 for success
  * and 0 for failure, and then fill `error` unless it is NULL. A clause id such as FMT-063 in a comment stands where
- * the clause is enforced. Out of scope: folders, companion files, compressed sections (refused by FMT-043). */
+ * the clause is enforced. Out of scope: folders, and what FMT-102 and FMT-043 have a reader of bytes refuse: files
+ * with companions, and files with compressed sections. */
 #ifndef SEFT_H
 #define SEFT_H
 
@@ -55,6 +56,11 @@ void seft_close(seft_file *file);
 const char *seft_kind(const seft_file *file);
 void seft_root(const seft_file *file, char hex[65]);  /* FMT-092 */
 void seft_state(const seft_file *file, char hex[65]); /* FMT-099 */
+
+/* The canonical text of one of these keys of the manifest: attributes, delta, scales, tied. Not terminated; NULL where
+ * there is no such key. */
+const char *seft_text(const seft_file *file, const char *key, size_t *size);
+
 size_t seft_count(const seft_file *file);
 const seft_tensor *seft_info(const seft_file *file, size_t index); /* NULL if there is no such tensor */
 
@@ -186,6 +192,14 @@ static void sf_sha_text(sf_sha *sha, const char *text)
     sf_sha_put(sha, text, strlen(text));
 }
 
+/* A digest as JSON text, or null. */
+static void sf_sha_digest(sf_sha *sha, const char *hex)
+{
+    sf_sha_text(sha, hex ? "\"" : "null");
+    sf_sha_text(sha, hex ? hex : "");
+    sf_sha_text(sha, hex ? "\"" : "");
+}
+
 /* An integer of width 2, 4 or 8 bytes, little-endian. */
 static void sf_sha_integer(sf_sha *sha, uint64_t value, unsigned width)
 {
@@ -288,8 +302,10 @@ static int sf_number(sf_parser *p)
         return sf_unexpected(p);
     if (p->at < p->end && (*p->at == '.' || *p->at == 'e' || *p->at == 'E')) /* FMT-026 */
         return sf_fail(p->error, "FMT-026", "a number with a fraction or an exponent");
-    if (*digits == '0' && (p->at - start) > 1) /* FMT-028 */
-        return sf_fail(p->error, "FMT-028", "a number with a leading zero or a negative zero");
+    if (*digits == '0' && p->at - digits > 1) /* FMT-024; no JSON text has one */
+        return sf_fail(p->error, "FMT-024", "a number with a leading zero");
+    if (*digits == '0' && digits > start) /* FMT-028 */
+        return sf_fail(p->error, "FMT-028", "a negative zero");
     if (value > SF_MOST) /* FMT-026 */
         return sf_fail(p->error, "FMT-026", "a number beyond 2^53 - 1");
     return 1;
@@ -371,6 +387,8 @@ static int sf_value(sf_parser *p, int depth);
 
 static int sf_list(sf_parser *p, int depth)
 {
+    if (depth == 16) /* FMT-027 */
+        return sf_fail(p->error, "FMT-027", "more than 16 levels of objects and lists");
     p->at++;
     if (p->at < p->end && *p->at == ']') {
         p->at++;
@@ -387,6 +405,8 @@ static int sf_list(sf_parser *p, int depth)
 static int sf_object(sf_parser *p, int depth)
 {
     const uint8_t *before = NULL, *key;
+    if (depth == 16) /* FMT-027 */
+        return sf_fail(p->error, "FMT-027", "more than 16 levels of objects and lists");
     p->at++;
     if (p->at < p->end && *p->at == '}') {
         p->at++;
@@ -414,8 +434,6 @@ static int sf_object(sf_parser *p, int depth)
 /* A value enclosed by `depth` objects and lists. The depth of the recursion is bounded by FMT-027. */
 static int sf_value(sf_parser *p, int depth)
 {
-    if (depth > 16) /* FMT-027 */
-        return sf_fail(p->error, "FMT-027", "more than 16 objects and lists enclose a value");
     if (p->at == p->end)
         return sf_unexpected(p);
     switch (*p->at) {
@@ -678,7 +696,7 @@ struct seft_file {
     char *names;
     sf_tensor *tensors;
     size_t count;
-    const uint8_t *scales, *tied;
+    const uint8_t *attributes, *delta, *scales, *tied; /* in the manifest */
     char kind[65];
     uint64_t choose[65][65]; /* binomials C(p, i) */
 };
@@ -718,30 +736,30 @@ static uint64_t sf_load(const uint8_t *at, unsigned width)
 static int sf_open_header(seft_file *file, seft_error *error)
 {
     const uint8_t *header;
-    uint64_t n, spaces = 0;
+    uint64_t n, spaces = 0, text;
     if (file->size < 8) /* FMT-020 */
         return sf_fail(error, "FMT-020", "fewer than 8 bytes");
     n = sf_load(file->data, 8);
     header = file->data + 8;
-    if (n > 25000000 || n > file->size - 8) /* FMT-021 */
+    if (n > (1 << 24) - 8 || n > file->size - 8) /* FMT-021 */
         return sf_fail(error, "FMT-021", "a header of %" PRIu64 " bytes", n);
-    if ((8 + n) % 64) /* FMT-022 */
-        return sf_fail(error, "FMT-022", "the data does not begin at a multiple of 64");
+    if (8 + n < 1024 || ((8 + n) & (7 + n))) /* FMT-022 */
+        return sf_fail(error, "FMT-022", "the data does not begin at a power of two from 1,024");
     file->body = header + n;
     file->body_size = file->size - 8 - n;
     while (spaces < n && header[n - 1 - spaces] == ' ')
         spaces++;
-    if (header[0] != '{' || spaces > 63) /* FMT-023 */
-        return sf_fail(error, "FMT-023", "the header does not begin with { or has too many spaces");
-    return sf_json(header, (size_t)(n - spaces), error);
+    text = n - spaces;
+    if (header[0] != '{' || (8 + n > 1024 && 8 + text <= (8 + n) / 2)) /* FMT-023 */
+        return sf_fail(error, "FMT-023", "the header does not begin with { or would fit a smaller size");
+    return sf_json(header, (size_t)text, error);
 }
 
 static int sf_open_entry(sf_entry *entry, const sf_walk *member)
 {
     static const char *const keys[] = {"data_offsets", "dtype", "shape"};
     const uint8_t *values[3];
-    int64_t number;
-    uint64_t dimension;
+    uint64_t number;
     sf_walk list;
     if (!sf_fields(member->value, keys, 3, values) || *values[0] != '[' || *values[1] != '"' || *values[2] != '[')
         return 0;
@@ -751,12 +769,12 @@ static int sf_open_entry(sf_entry *entry, const sf_walk *member)
     entry->used = 0;
     list = sf_enter(values[2]);
     while (sf_step_list(&list))
-        if (!sf_count(list.value, &dimension))
+        if (!sf_count(list.value, &number))
             return 0;
     list = sf_enter(values[0]);
-    if (!sf_step_list(&list) || !sf_integer(entry->begin = list.value, &number))
+    if (!sf_step_list(&list) || !sf_count(entry->begin = list.value, &number))
         return 0;
-    if (!sf_step_list(&list) || !sf_integer(entry->end = list.value, &number))
+    if (!sf_step_list(&list) || !sf_count(entry->end = list.value, &number))
         return 0;
     return !sf_step_list(&list);
 }
@@ -826,7 +844,8 @@ static int sf_type(const uint8_t *value, uint8_t first, const char *name, seft_e
     return *value == first || sf_fail(error, "FMT-041", "%s has a wrong type", name); /* FMT-041 */
 }
 
-static int sf_features(const uint8_t *list, const char *name, seft_error *error)
+/* A feature list; `taken` if it is the second one and the first names delta. */
+static int sf_features(const uint8_t *list, const char *name, int taken, seft_error *error)
 {
     sf_walk walk;
     const uint8_t *before = NULL;
@@ -838,6 +857,8 @@ static int sf_features(const uint8_t *list, const char *name, seft_error *error)
             return 0;
         if (!sf_matches(walk.value + 1, '-') || (before && sf_compare(before, walk.value + 1) >= 0)) /* FMT-044 */
             return sf_fail(error, "FMT-044", "%s is not a sorted list of different feature names", name);
+        if (taken && sf_is(walk.value + 1, "delta")) /* FMT-044 */
+            return sf_fail(error, "FMT-044", "a feature stands in both lists");
         before = walk.value + 1;
     }
     return 1;
@@ -865,7 +886,7 @@ static int sf_understood(const uint8_t *manifest, int *delta, seft_error *error)
         return 0;
     if (!sf_version(spec + 1)) /* FMT-042, FMT-160 */
         return sf_fail(error, "FMT-042", "spec is not 1.<minor>");
-    if (!sf_features(requires_list, "requires", error))
+    if (!sf_features(requires_list, "requires", 0, error))
         return 0;
     *delta = 0;
     walk = sf_enter(requires_list);
@@ -908,8 +929,8 @@ static int sf_pattern(const seft_file *file, sf_tensor *t, const uint8_t *object
     uint64_t axis, m, n;
     if (!sf_type(object, '{', "pattern", error))
         return 0;
-    if (!sf_fields(object, keys, 3, values)) /* FMT-051 */
-        return sf_fail(error, "FMT-051", "tensor %.160s: pattern is not axis, m and n", info->name);
+    if (!sf_fields(object, keys, 3, values)) /* FMT-040 */
+        return sf_fail(error, "FMT-040", "tensor %.160s: pattern is not axis, m and n", info->name);
     if (!sf_count(values[0], &axis) || !sf_count(values[1], &m) || !sf_count(values[2], &n)) /* FMT-041 */
         return sf_fail(error, "FMT-041", "tensor %.160s: a number of pattern is no integer from 0", info->name);
     if (axis >= info->dims || m < 2 || m > 64 || n < 1 || n >= m || !info->numel || info->shape[axis] % m ||
@@ -929,7 +950,6 @@ static int sf_pattern(const seft_file *file, sf_tensor *t, const uint8_t *object
 static int sf_suits(const sf_tensor *t, seft_error *error)
 {
     const seft_tensor *info = &t->info;
-    int gaps = t->encoding == SF_GAP8 || t->encoding == SF_VARINT;
     if (t->encoding == SF_DENSE && t->dtype == SF_NONE) /* FMT-017 */
         return sf_fail(error, "FMT-017", "tensor %.160s: a mask is dense", info->name);
     if (info->nnz > info->numel || (t->encoding == SF_DENSE && info->nnz < info->numel)) /* FMT-046 */
@@ -940,8 +960,6 @@ static int sf_suits(const sf_tensor *t, seft_error *error)
         return sf_fail(error, "FMT-008", "tensor %.160s: rows or columns past 2^31 - 1, or a scalar", info->name);
     if (t->encoding == SF_BITMASK && !info->columns) /* FMT-064 */
         return sf_fail(error, "FMT-064", "tensor %.160s: bitmask of rows without columns", info->name);
-    if (gaps && info->rows > 1 << 20) /* FMT-056 */
-        return sf_fail(error, "FMT-056", "tensor %.160s: more than 2^20 rows in a gap code", info->name);
     return 1;
 }
 
@@ -952,11 +970,14 @@ static int sf_open_section(sf_section *section, const uint8_t *object, seft_erro
     const uint8_t *values[4];
     if (!sf_type(object, '{', "a section", error))
         return 0;
-    if (!sf_fields(object, keys, 4, values) || !values[1] != !values[2]) /* FMT-049, FMT-040 */
-        return sf_fail(error, "FMT-049", "a section of the manifest has a key too many or too few");
-    if (values[1]) { /* FMT-043 */
-        return sf_type(values[1], '"', "codec", error) && sf_fail(error, "FMT-043", "a section is compressed");
-    }
+    if (!sf_fields(object, keys, 4, values) || !values[1] != !values[2]) /* FMT-040 */
+        return sf_fail(error, "FMT-040", "a section of the manifest has a key too many or too few");
+    if (values[1] && !sf_type(values[1], '"', "codec", error))
+        return 0;
+    if (values[1] && !sf_is(values[1] + 1, "zstd")) /* FMT-043 */
+        return sf_fail(error, "FMT-043", "a section has an unknown codec");
+    if (values[1]) /* FMT-050; a file that requires zstd does not come this far */
+        return sf_fail(error, "FMT-050", "a section is compressed, and requires does not name zstd");
     if (!sf_count(values[0], &section->size)) /* FMT-041 */
         return sf_fail(error, "FMT-041", "bytes is no integer from 0");
     if (!sf_type(values[3], '"', "sha256", error))
@@ -1013,6 +1034,9 @@ static int sf_fits(const sf_tensor *t, const sf_section *section, seft_error *er
     for (i = 0; i < layout.dims; i++)
         size *= layout.shape[i];
     most = t->encoding == SF_GAP8 ? info->nnz + info->numel / 255 : 8 * info->nnz;
+    if (section->role == SF_GAPS && (info->rows > 1 << 20 || sf_up(info->rows, 65536) > section->size + 1))
+        return sf_fail(error, "FMT-056", /* FMT-056 */
+                       "tensor %.160s: too many rows for its gaps", info->name);
     if (section->role == SF_GAPS && (section->size < info->nnz || section->size > most)) /* FMT-057 */
         return sf_fail(error, "FMT-057", "tensor %.160s: gaps has too few or too many bytes", info->name);
     if (section->size != size) /* FMT-049 */
@@ -1257,7 +1281,7 @@ static int sf_place_sections(seft_file *file, seft_error *error)
 
 /* ---------------------------------------------------------------------------------------- tied, scales, deltas */
 
-/* FMT-010; `own` is 0 for the target of a delta, whose tensors are not in the file. */
+/* FMT-010; `own` is 0 for the target of a delta, whose tensors are not in the file (FMT-131). */
 static int sf_check_tied(const seft_file *file, const uint8_t *object, int own, seft_error *error)
 {
     sf_walk walk = sf_enter(object);
@@ -1319,8 +1343,8 @@ static int sf_check_listed(const seft_file *file, const sf_walk *listed, size_t 
         return 0;
     if (!sf_name(listed->key)) /* FMT-009 */
         return sf_fail(error, "FMT-009", "delta has a name that no tensor can have");
-    if (!sf_fields(listed->value, keys, 2, v)) /* FMT-131, FMT-040 */
-        return sf_fail(error, "FMT-131", "a tensor of delta is not base and target");
+    if (!sf_fields(listed->value, keys, 2, v)) /* FMT-040 */
+        return sf_fail(error, "FMT-040", "a tensor of delta is not base and target");
     for (i = 0; i < 2; i++) {
         if (*v[i] != 'n' && !sf_type(v[i], '"', keys[i], error))
             return 0;
@@ -1344,11 +1368,13 @@ static int sf_check_delta(const seft_file *file, const uint8_t *object, seft_err
     sf_walk walk;
     if (!sf_type(object, '{', "delta", error))
         return 0;
-    if (!sf_fields(object, keys, 5, v)) /* FMT-131, FMT-040 */
-        return sf_fail(error, "FMT-131", "delta has a key too many or too few");
+    if (!sf_fields(object, keys, 5, v)) /* FMT-040 */
+        return sf_fail(error, "FMT-040", "delta has a key too many or too few");
     for (i = 0; i < 5; i++)
         if (!sf_type(v[i], i == 0 || i == 2 ? '"' : '{', keys[i], error))
             return 0;
+    if (file->scales[1] != '}' || file->tied[1] != '}') /* FMT-130 */
+        return sf_fail(error, "FMT-130", "a delta has scales or tied names of its own");
     if (!sf_digest(v[0]) || !sf_digest(v[2])) /* FMT-047 */
         return sf_fail(error, "FMT-047", "a digest of delta is not 64 lower-case hexadecimal digits");
     if (!sf_check_scales(file, v[1], 0, error) || !sf_check_tied(file, v[4], 0, error))
@@ -1365,7 +1391,7 @@ static int sf_check_delta(const seft_file *file, const uint8_t *object, seft_err
 /* ------------------------------------------------------------------------------------------------------ opening */
 
 /* Types and the keys of a whole checkpoint that need no other. */
-static int sf_check_whole(const uint8_t *const *v, seft_error *error)
+static int sf_check_whole(const uint8_t *const *v, int needs_delta, seft_error *error)
 {
     uint64_t part;
     if (!sf_type(v[0], '{', "attributes", error) || !sf_type(v[2], '{', "files", error) ||
@@ -1376,9 +1402,9 @@ static int sf_check_whole(const uint8_t *const *v, seft_error *error)
         return sf_fail(error, "FMT-041", "part is no integer from 0");
     if (part) /* FMT-048 */
         return sf_fail(error, "FMT-048", "the file is a part of a checkpoint");
-    if (v[2][1] != '}') /* FMT-013 */
-        return sf_fail(error, "FMT-013", "a single file has companions");
-    return sf_features(v[4], "optional", error);
+    if (v[2][1] != '}') /* FMT-102 */
+        return sf_fail(error, "FMT-102", "the file has companions, which a reader of bytes cannot find");
+    return sf_features(v[4], "optional", needs_delta, error);
 }
 
 /* 12.8: the order of the checks. */
@@ -1397,13 +1423,15 @@ static int sf_open_all(seft_file *file, seft_error *error)
         return 0;
     if (!sf_fields(manifest, keys, 11, v)) /* FMT-040 */
         return sf_fail(error, "FMT-040", "the manifest has a key too many or too few");
-    if (!sf_keep_kind(file, v[3], error) || !sf_check_whole(v, error))
+    if (!sf_keep_kind(file, v[3], error) || !sf_check_whole(v, needs_delta, error))
         return 0;
     is_delta = !strcmp(file->kind, "delta");
-    if (is_delta != (v[1] != NULL)) /* FMT-130 */
-        return sf_fail(error, "FMT-130", "delta belongs to a file of kind delta and to no other");
+    if (is_delta != (v[1] != NULL)) /* FMT-040, FMT-130 */
+        return sf_fail(error, "FMT-040", "delta belongs to a file of kind delta and to no other");
     if (is_delta != needs_delta) /* FMT-050 */
         return sf_fail(error, "FMT-050", "requires does not name the features that the file uses");
+    file->attributes = v[0];
+    file->delta = v[1];
     file->scales = v[7];
     file->tied = v[10];
     return sf_open_tensors(file, v[9], error) && sf_place_sections(file, error) &&
@@ -1792,14 +1820,14 @@ static void sf_sha_columns(sf_sha *sha, sf_iter it, unsigned width)
         sf_sha_integer(sha, it.column, width);
 }
 
-/* FMT-091 */
+/* FMT-091: the canonical text is put together here, its keys in their order. */
 static void sf_content(const seft_file *file, const sf_tensor *t, char hex[65])
 {
-    char text[256];
+    char text[256], digest[65];
     const seft_tensor *info = &t->info;
     uint64_t size;
     const uint8_t *values = sf_bytes(file, t, SF_VALUES, &size);
-    sf_sha sha;
+    sf_sha sha, support;
     unsigned i;
     sf_sha_begin(&sha);
     snprintf(text, sizeof text, "{\"dtype\":\"%s\",\"nnz\":%" PRIu64 ",\"shape\":[", info->dtype, info->nnz);
@@ -1808,12 +1836,18 @@ static void sf_content(const seft_file *file, const sf_tensor *t, char hex[65])
         snprintf(text, sizeof text, "%s%" PRIu64, i ? "," : "", info->shape[i]);
         sf_sha_text(&sha, text);
     }
-    sf_sha_text(&sha, "]}\n");
-    if (info->nnz < info->numel) {
-        sf_sha_rows(&sha, sf_begin(file, t), info->nnz >> 32 ? 8 : 4);
-        sf_sha_columns(&sha, sf_begin(file, t), info->columns <= 65536 ? 2 : 4);
+    sf_sha_text(&sha, "],\"support\":");
+    if (info->nnz < info->numel) { /* FMT-065: the widths of csr */
+        sf_sha_begin(&support);
+        sf_sha_rows(&support, sf_begin(file, t), info->nnz >> 32 ? 8 : 4);
+        sf_sha_columns(&support, sf_begin(file, t), info->columns <= 65536 ? 2 : 4);
+        sf_sha_end(&support, digest);
     }
-    sf_sha_put(&sha, values, size);
+    sf_sha_digest(&sha, info->nnz < info->numel ? digest : NULL);
+    sf_sha_text(&sha, ",\"values\":");
+    seft_sha256(values, (size_t)size, digest);
+    sf_sha_digest(&sha, t->dtype == SF_NONE ? NULL : digest);
+    sf_sha_text(&sha, "}");
     sf_sha_end(&sha, hex);
 }
 
@@ -1849,6 +1883,21 @@ void seft_state(const seft_file *file, char hex[65])
 const char *seft_kind(const seft_file *file)
 {
     return file->kind;
+}
+
+const char *seft_text(const seft_file *file, const char *key, size_t *size)
+{
+    static const char *const keys[] = {"attributes", "delta", "scales", "tied"};
+    const uint8_t *values[4], *text = NULL;
+    unsigned i;
+    values[0] = file->attributes;
+    values[1] = file->delta;
+    values[2] = file->scales;
+    values[3] = file->tied;
+    for (i = 0; i < 4; i++)
+        text = strcmp(key, keys[i]) ? text : values[i];
+    *size = text ? (size_t)(sf_skip(text) - text) : 0;
+    return (const char *)text;
 }
 
 size_t seft_count(const seft_file *file)

@@ -109,12 +109,19 @@ static void sf_print_tensor(sf_out *out, const seft_file *file, const sf_tensor 
 
 static void sf_print_file(sf_out *out, const seft_file *file)
 {
+    static const char *const keys[] = {"attributes", "delta", "scales", "tied"};
     char root[65], state[65];
-    size_t i;
+    size_t i, size;
     seft_root(file, root);
     seft_state(file, state);
-    sf_print(out, "{\"kind\":\"%s\",\"root\":\"%s\",", seft_kind(file), root);
-    sf_print(out, "\"state\":\"%s\",\"tensors\":%" PRIu64 "}\n", state, (uint64_t)seft_count(file));
+    sf_print(out, "{\"kind\":\"%s\",\"root\":\"%s\",\"state\":\"%s\",", seft_kind(file), root, state);
+    for (i = 0; i < 4; i++) {
+        const char *text = seft_text(file, keys[i], &size);
+        sf_print(out, "\"%s\":", keys[i]);
+        sf_write(out, text ? text : "null", text ? size : 4);
+        sf_write(out, ",", 1);
+    }
+    sf_print(out, "\"tensors\":%" PRIu64 "}\n", (uint64_t)seft_count(file));
     for (i = 0; i < file->count; i++)
         sf_print_tensor(out, file, &file->tensors[i]);
 }

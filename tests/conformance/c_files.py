@@ -18,6 +18,11 @@ def sha(data):
     return hashlib.sha256(data).hexdigest()
 
 
+def fill(line):
+    """A header with its spaces (FMT-023)."""
+    return line.ljust(max(1024, 1 << (7 + len(line)).bit_length()) - 8)
+
+
 def csr(shape, at):
     columns = shape[-1]
     rows = math.prod(shape[:-1])
@@ -81,11 +86,11 @@ def tensor(dtype, shape, at=None, encoding="dense", pattern=None, values=None):
             [size] if packed else shape if encoding == "dense" else [len(at)],
             values,
         )
-    content = text({"dtype": dtype, "nnz": len(at), "shape": shape}).encode() + b"\n"
+    content = {"dtype": dtype, "nnz": len(at), "shape": shape, "support": None, "values": sha(values) if bits else None}
     if len(at) < numel:
         support = csr(shape, at)
-        content += support["row_ptr"][2] + support["col_idx"][2]
-    entry = {"content_sha256": sha(content + values * bool(bits)), "dtype": dtype, "encoding": encoding, "nnz": len(at)}
+        content["support"] = sha(support["row_ptr"][2] + support["col_idx"][2])
+    entry = {"content_sha256": sha(text(content).encode()), "dtype": dtype, "encoding": encoding, "nnz": len(at)}
     return entry | {"shape": shape} | ({"pattern": pattern} if pattern else {}), sections
 
 
@@ -114,7 +119,7 @@ def build(tensors, *, edit=None, spell=None, head=None, spell_head=None, body=No
     }
     header = (head or (lambda h: h))({"__metadata__": seal, **header})
     line = (spell_head or (lambda t: t))(text(header)).encode("utf-8", "surrogatepass")
-    line += b" " * (-(8 + len(line)) % 64)
+    line = fill(line)
     return struct.pack("<Q", len(line)) + line + (body or (lambda b: b))(data)
 
 
@@ -191,7 +196,7 @@ GOOD = {name: build({"t": one}) for name, one in TENSORS.items()} | {
     "attributes": build(
         W, attributes={"x": [None, True, -(2**53 - 1), {"": "\x00\x1f\x7f\b\t\n\f\r\u2028\U0001f600"}]}
     ),
-    "15 deep": build(W, attributes=json.loads('{"":' * 14 + "[1]" + "}" * 14)),
+    "16 levels": build(W, attributes=json.loads('{"":' * 14 + "[1]" + "}" * 14)),
     "later minor version": build(W, spec="1.9999", optional=["a", "b"]),
     "delta": delta(["replace:r", "remove:r", "add:a", "whole:w"], r="on", a="on", w="-n", gone="o-"),
     "delta of nothing": delta([]),

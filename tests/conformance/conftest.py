@@ -26,7 +26,8 @@ class CReader:
         size = ctypes.c_size_t(len(data))
         code = self.library.seft_verdict(data, size, clause, lines, ctypes.c_size_t(len(lines)))
         assert code in (0, 1), code
-        return code, clause.value.decode(), [json.loads(line) for line in lines.value.decode().splitlines()]
+        # strings may hold characters that splitlines would take for ends of lines
+        return code, clause.value.decode(), [json.loads(line) for line in lines.value.decode().split("\n")[:-1]]
 
     def judge_many(self, files, folder):
         """The verdicts of one process with sanitizers: lines of 0 and - or 1 and a clause."""
