@@ -1,295 +1,300 @@
-"""A second reader of checkpoint files and folders, verified (FMT-095), without the feature `zstd` (FMT-043).
+"""A second reader of checkpoint files, by chapter 12 of the specification alone and to be read beside it.
 
-It follows chapter 12 of the specification and nothing else, to be read beside it; a rule's line names its clause.
+It verifies every rule of a whole checkpoint, digests included (FMT-095), reads no parts, and lacks the feature `zstd`
+(FMT-043). A line that enforces a rule names its clause.
 """
 
+import hashlib
 import json
 import re
-from dataclasses import dataclass
+from collections import namedtuple
+from math import comb, prod
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from conformance.second_tensor import (
-    DIGEST,
-    DTYPE,
-    SIZED,
-    Refused,
-    Sections,
-    Tensor,
-    dense,
-    form,
-    implied,
-    need,
-    positions,
-    read_tensor,
-    sha256,
-    spell,
-)
+SIZES = {0: "NONE", 4: "F4", 6: "F6_E2M3 F6_E3M2", 16: "I16 U16 F16 BF16", 32: "I32 U32 F32", 64: "C64 F64 I64 U64"}
+SIZES[8] = "BOOL U8 I8 F8_E5M2 F8_E4M3 F8_E8M0 F8_E4M3FNUZ F8_E5M2FNUZ"
+BITS = {name: bits for bits, names in SIZES.items() for name in names.split()}  # FMT-006, FMT-017
 
-__all__ = ["Content", "Refused", "Tensor", "dense", "read", "read_folder"]
-
-# Forms: strings by clause and pattern, and the objects of 12.2, 12.3 and 12.9
-NAME = ("FMT-009", r"[^#\x00-\x1f\x7f]{1,512}")
+# Forms: a type, (clause, pattern of a string), [form of items], {key: form, ...} or {(clause, pattern of keys): form}
+NAME, DTYPE = ("FMT-009", r"[^#\x00-\x1f\x7f]{1,512}"), ("FMT-006", "|".join(BITS))
 KIND, FEATURE = ("FMT-012", "[a-z][a-z0-9-]{0,63}"), ("FMT-044", "[a-z][a-z0-9-]{0,63}")
-COMPANION = ("FMT-013", "[A-Za-z0-9_-][A-Za-z0-9._-]{0,254}")
-ROLE = ("FMT-016", "[a-z][a-z0-9_]{0,63}")
-SPEC = ("FMT-042", r"1\.(0|[1-9][0-9]{0,3})")
+ROLE, DIGEST = ("FMT-016", "[a-z][a-z0-9_]{0,63}"), ("FMT-047", "[0-9a-f]{64}")
+WEIGHTS = r"\.(safetensors|bin|pt|pth|gguf|h5|msgpack|onnx|index\.json)"
+COMPANION = ("FMT-013", rf"(?i)(?!model\.sparse)(?!.*{WEIGHTS}$)[A-Za-z0-9_-][A-Za-z0-9._-]{{0,254}}")
+METADATA = {"format": ("FMT-029", "pt"), "seft.manifest": str, "seft.manifest.sha256": str}
+STATED = {"data_offsets": [int], "dtype": DTYPE, "shape": [int]}
+SIZED = {"bytes": int, "sha256": DIGEST}
+COMPRESSED = SIZED | {"codec": ("FMT-043", "zstd"), "raw_bytes": int}
+ENTRY = {"content_sha256": DIGEST, "dtype": DTYPE, "nnz": int, "sections": dict, "shape": [int]}
+ENTRY |= {"encoding": ("FMT-045", "dense|bitmask|nm|csr|gap8|varint")}
+PATTERN = {"pattern": {"axis": int, "m": int, "n": int}}
+EARLY = {"requires": [FEATURE], "spec": ("FMT-042", r"1\.(0|[1-9][0-9]{0,3})")}
 LINKS = {"scales": {NAME: {ROLE: NAME}}, "tied": {NAME: NAME}}
 MANIFEST = {"attributes": dict, "files": {COMPANION: SIZED}, "kind": KIND, "optional": [FEATURE], "part": int}
-MANIFEST |= {"requires": [FEATURE], "spec": SPEC, "tensors": {NAME: dict}} | LINKS
+MANIFEST |= {"tensors": {NAME: dict}} | EARLY | LINKS
 CHANGES = {NAME: {"base": object, "target": object}}
-DELTA = {"base_sha256": DIGEST, "target_sha256": DIGEST, "tensors": CHANGES} | LINKS  # FMT-131
-HEADER_ENTRY = {"data_offsets": [int], "dtype": DTYPE, "shape": [int]}  # FMT-030
-INDEX = {"metadata": {"manifests": [DIGEST], "spec": SPEC}, "weight_map": {NAME: str}}  # FMT-101
-WEIGHT_FILES = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack", ".onnx", ".index.json")  # FMT-013
-DENSE_FILE = r"(model|adapter_model|pytorch_model)(-[0-9]+-of-[0-9]+)?\.safetensors"  # FMT-112
+DELTA = {"delta": {"base_sha256": DIGEST, "target_sha256": DIGEST, "tensors": CHANGES} | LINKS}
 STORED_AS = ({"replace"}, {"remove"}, {"replace", "remove"}, {"add"}, {"whole"})  # FMT-132
 
-
-@dataclass(frozen=True)
-class Content:
-    """A checkpoint (FMT-001) and its state digest (FMT-099)."""
-
-    kind: str
-    attributes: dict[str, Any]
-    tied: dict[str, str]
-    scales: dict[str, dict[str, str]]
-    delta: dict[str, Any] | None
-    files: dict[str, bytes]
-    tensors: dict[str, Tensor]
-    state_sha256: str
+# What comes back: a checkpoint (FMT-001) with its state digest (FMT-099), and a tensor (FMT-002). Row pointers and
+# columns are None exactly if the support is every position; bits is the section `values`, or nothing for a mask.
+Content = namedtuple("Content", "kind attributes tied scales delta files tensors state_sha256")
+Tensor = namedtuple("Tensor", "dtype shape row_pointers columns bits")
 
 
-@dataclass(frozen=True)
-class _File:
-    manifest: dict[str, Any]
-    root: str  # FMT-092
-    tensors: dict[str, Tensor]
+class Refused(Exception):
+    """A file breaks the rule `clause` (FMT-097)."""
+
+    def __init__(self, clause: str, where: str) -> None:
+        super().__init__(f"{clause} is broken by {ascii(where)[:200]}")
+        self.clause = clause
 
 
-def _json(raw: bytes, what: str) -> Any:
+def need(where: str, *rules: Any) -> None:
+    """Refuse by the first clause, of clauses and conditions in turns, whose condition does not hold."""
+    for clause, holds in zip(rules[::2], rules[1::2], strict=True):
+        if not holds:
+            raise Refused(clause, where)
+
+
+def spell(value: Any) -> str:
+    """The canonical text (FMT-028); Python orders strings by scalar values, which is the order of their UTF-8 bytes."""
+    return json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+
+
+def sha256(content: Any) -> str:
+    """The digest of bytes, or of the canonical text of a value, as FMT-047 writes it."""
+    return hashlib.sha256(content if isinstance(content, bytes) else spell(content).encode()).hexdigest()
+
+
+def parse(raw: bytes, where: str) -> Any:
+    """The value of a JSON text, after the JSON rules."""
+
     def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
-        need(len(dict(items)) == len(items), "FMT-025", f"{what} has a key twice")
+        need(where, "FMT-025", len(dict(items)) == len(items))
         return dict(items)
 
     def integer(number: str) -> int:
-        small = re.fullmatch("-?[0-9]{1,16}", number) and abs(int(number)) < 2**53
-        need(small, "FMT-026", f"{what} has the number {number[:20]}")
+        need(where, "FMT-026", re.fullmatch("-?[0-9]{1,16}", number) and abs(int(number)) < 2**53)
         return int(number)
 
-    def depth(value: Any) -> int:
-        inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-        return max((1 + depth(item) for item in inner), default=0)
+    def levels(value: Any) -> int:
+        inner = value.values() if isinstance(value, dict) else value
+        return 1 + max(map(levels, inner), default=0) if isinstance(value, dict | list) else 0
 
     try:
         text = raw.decode()
-        value = json.loads(
-            text, object_pairs_hook=pairs, parse_int=integer, parse_float=integer, parse_constant=integer
-        )
-        need(depth(value) <= 16, "FMT-027", f"{what} is nested too deeply")
-    except RecursionError:
-        raise Refused("FMT-027", f"{what} is nested too deeply") from None
-    except ValueError:
-        raise Refused("FMT-024", f"{what} is no JSON text in UTF-8") from None
+        # NaN and infinities, which Python would read, are no integers to `int` either and end as FMT-024
+        value = json.loads(text, object_pairs_hook=pairs, parse_int=integer, parse_float=integer, parse_constant=int)
+        need(where, "FMT-027", levels(value) <= 16)
+    except (RecursionError, ValueError) as error:
+        raise Refused("FMT-027" if isinstance(error, RecursionError) else "FMT-024", where) from None
     # `spell` leaves the lone surrogate of an escape bare, and no UTF-8 decodes to that: compared, none is ever encoded
-    need(spell(value) == text, "FMT-028", f"{what} is not spelled canonically")
+    need(where, "FMT-028", spell(value) == text)
     return value
 
 
-def _manifest(raw: bytes) -> dict[str, Any]:
-    m = _json(raw, "the manifest")
-    form(m, dict, "the manifest")
-    need({"spec", "requires"} <= m.keys(), "FMT-040", "spec or requires is missing")
-    form(m["spec"], SPEC, "spec")  # FMT-042
-    form(m["requires"], [FEATURE], "requires")
-    missing = sorted(set(m["requires"]) - {"delta"})
-    need(not missing, "FMT-043", f"this reader does not have {missing}")
-    described = m.get("kind") == "delta" and m.get("part") in (0, 1)
-    need(("delta" in m) == described, "FMT-130", "`delta` is missing or out of place")
-    form(m, MANIFEST | ({"delta": DELTA} if described else {}), "the manifest")
-    for features in (m["requires"], m["optional"]):
-        need(features == sorted(set(features)), "FMT-044", "features are not sorted, or one stands twice")
-    lower = [name.lower() for name in m["files"]]
-    need(len(set(lower)) == len(lower), "FMT-013", "companion names differ in case alone")
-    for name in lower:
-        need(not name.startswith("model.sparse") and not name.endswith(WEIGHT_FILES), "FMT-013", name)
-    need(all(file["bytes"] <= 50_000_000 for file in m["files"].values()), "FMT-014", "a companion is too large")
-    if described:
-        _check_links(m["delta"], None)
-        for name, change in m["delta"]["tensors"].items():
-            for digest in change.values():
-                form(digest, object if digest is None else DIGEST, name)
-            need(change["base"] != change["target"], "FMT-131", f"{name} does not change")
-    need(m["requires"] == ["delta"] * (m["kind"] == "delta"), "FMT-050", "features required and used differ")
+def form(value: Any, wanted: Any, where: str, clause: str = "") -> None:
+    """FMT-040, FMT-041: a value has a form. `clause`, if given, stands for those of the form."""
+    kind: Any = wanted if isinstance(wanted, type) else str if isinstance(wanted, tuple) else type(wanted)
+    need(where, clause or "FMT-041", kind is object or (type(value) is kind and (kind is not int or value >= 0)))
+    if isinstance(wanted, tuple):
+        need(where, clause or wanted[0], re.fullmatch(wanted[1].encode(), value.encode()))
+    elif isinstance(wanted, list):
+        for item in value:
+            form(item, wanted[0], where, clause)
+    elif isinstance(wanted, dict):
+        free = next((key for key in wanted if isinstance(key, tuple)), None)
+        need(where, clause or "FMT-040", free or value.keys() == wanted.keys())
+        for key, item in value.items():
+            form(key, free or str, f"{where} {key}", clause)
+            form(item, wanted[free or key], f"{where} {key}", clause)
+
+
+def read_header(raw: bytes) -> tuple[dict[str, Any], bytes, int]:
+    """The sections that a file states, the text of its manifest, and where its data begins."""
+    need("the file", "FMT-020", len(raw) >= 8)
+    start = 8 + int.from_bytes(raw[:8], "little")
+    need("the header", "FMT-021", start <= min(2**24, len(raw)), "FMT-022", start in [2**i for i in range(10, 25)])
+    text = raw[8:start].rstrip(b" ")
+    need("the header", "FMT-023", text[:1] == b"{" and (start == 1024 or 8 + len(text) > start // 2))
+    header = parse(text, "the header")
+    form(about := header.pop("__metadata__", None), METADATA, "__metadata__", "FMT-029")
+    for name, stated in header.items():
+        form(stated, STATED, name, "FMT-030")
+    manifest = about["seft.manifest"].encode()
+    need("the manifest", "FMT-093", sha256(manifest) == about["seft.manifest.sha256"])
+    return header, manifest, start
+
+
+def read_manifest(text: bytes) -> dict[str, Any]:
+    """The manifest, after the rules of 12.3 that concern no single tensor."""
+    form(m := parse(text, where := "the manifest"), dict, where)
+    form({key: m[key] for key in EARLY if key in m}, EARLY, where)  # FMT-042: judged first
+    need(f"the features {m['requires']}", "FMT-043", set(m["requires"]) <= {"delta"})
+    form(m, MANIFEST | (DELTA if m.get("kind") == "delta" and m.get("part") in (0, 1) else {}), where)  # FMT-130
+    for features in (m["requires"], m["optional"], sorted(m["requires"] + m["optional"])):
+        need(where, "FMT-044", features == sorted(set(features)))
+    need(where, "FMT-048", m["part"] == 0, "FMT-050", m["requires"] == ["delta"] * (m["kind"] == "delta"))
+    need(where, "FMT-013", len({name.lower() for name in m["files"]}) == len(m["files"]))
+    need(where, "FMT-014", all(file["bytes"] <= 50_000_000 for file in m["files"].values()))
     return m
 
 
-def _check_links(m: dict[str, Any], stored: set[str] | None) -> None:
-    """FMT-010 and FMT-016; `stored` is None where the tensors, those of the target of a delta, are not at hand."""
-    for name, target in m["tied"].items():
-        need(target not in m["tied"], "FMT-010", f"{name} is tied to a tied name")
-        need(
-            stored is None or (target in stored and name not in stored), "FMT-010", f"{name} is stored, or {target} not"
-        )
-    for name, roles in m["scales"].items():
-        names = {name, *roles.values()}
-        need(roles and name not in roles.values(), "FMT-016", f"{name} has no scales, or is its own")
-        need(not names & m["tied"].keys(), "FMT-016", f"{name} or one of its scales is tied")
-        need(stored is None or names <= stored, "FMT-016", f"{name} or one of its scales is not stored")
+def implied(name: str, e: dict[str, Any]) -> dict[str, Any]:
+    """Role → dtype and shape of the sections of a tensor, in order (FMT-034), after the rules of its entry."""
+    form(e, ENTRY | (PATTERN if e.get("encoding") == "nm" else {}), name)
+    for role, section in e["sections"].items():
+        compressed = isinstance(section, dict) and "codec" in section
+        form(section, COMPRESSED if compressed else SIZED, f"{name}#{role}")
+        need(f"{name}#{role}", "FMT-050", not compressed)  # a file that requires zstd does not come this far
+    encoding, shape, n, bits = e["encoding"], e["shape"], e["nnz"], BITS[e["dtype"]]
+    need(name, "FMT-007", len(shape) <= 8 and prod(d or 1 for d in shape) < 2**53)
+    rows, columns, whole = prod(shape[:-1]), shape[-1] if shape else 1, encoding == "dense"
+    numel, sections = rows * columns, dict[str, Any]()
+    need(name, "FMT-046", n == numel if whole else n <= numel, "FMT-017", bits or not whole)
+    need(name, "FMT-008", whole or (shape and max(rows, columns) < 2**31), "FMT-064", columns or encoding != "bitmask")
+    if encoding == "bitmask":  # FMT-061
+        sections["mask"] = ("U8", [rows, -(-columns // 8)])
+    elif encoding == "csr":  # FMT-065
+        sections["col_idx"] = ("U16" if columns <= 65536 else "U32", [n])
+        sections["row_ptr"] = ("U32" if n < 2**32 else "U64", [rows + 1])
+    elif encoding == "nm":
+        axis, m, k = (e["pattern"][key] for key in ("axis", "m", "n"))
+        need(name, "FMT-051", axis < len(shape) and 2 <= m <= 64 and 1 <= k < m)
+        need(name, "FMT-051", numel and shape[axis] % m == 0 and n * m == numel * k)
+        groups = columns // m if axis == len(shape) - 1 else columns  # FMT-052: G, then Q and ⌈G·b/8⌉
+        sections["ranks"] = ("U8", [numel // m // groups, -(-groups * (comb(m, k) - 1).bit_length() // 8)])
+    elif not whole:
+        size = e["sections"].get("gaps", {"bytes": n})["bytes"]
+        most = n + numel // 255 if encoding == "gap8" else 8 * n
+        need(name, "FMT-056", rows <= min(65536 * (size + 1), 2**20), "FMT-057", n <= size <= most)
+        sections["gaps"] = ("U8", [size])
+    if bits:  # FMT-071
+        sections["values"] = ("U8", [-(-n * bits // 8)]) if bits < 8 else (e["dtype"], shape if whole else [n])
+    need(name, "FMT-031", e["sections"].keys() == sections.keys())
+    for role, (dtype, extent) in sections.items():
+        need(f"{name}#{role}", "FMT-049", e["sections"][role]["bytes"] == BITS[dtype] * prod(extent) // 8)
+    return sections
 
 
-def _header(raw: bytes, name: str) -> tuple[dict[str, Any], int]:
-    """The header and the position at which the data begins."""
-    need(len(raw) >= 8, "FMT-020", name)
-    n = int.from_bytes(raw[:8], "little")
-    need(n <= 25_000_000 and n <= len(raw) - 8, "FMT-021", f"{name} states a header of {n} bytes")
-    need((8 + n) % 64 == 0, "FMT-022", f"{name} states a header of {n} bytes")
-    text = raw[8 : 8 + n].rstrip(b" ")
-    need(text[:1] == b"{" and n - len(text) < 64, "FMT-023", f"the header of {name}")
-    header = _json(text, "the header")
-    about = header.get("__metadata__")
-    keys = {"format", "seft.manifest", "seft.manifest.sha256"}
-    need(isinstance(about, dict) and about.keys() == keys, "FMT-029", "__metadata__")
-    need(about["format"] == "pt" and all(isinstance(value, str) for value in about.values()), "FMT-029", "__metadata__")
-    for key in header.keys() - {"__metadata__"}:
-        need(isinstance(header[key], dict) and header[key].keys() == HEADER_ENTRY.keys(), "FMT-030", key)
-        form(header[key], HEADER_ENTRY, key)
-    return header, 8 + n
+def locate(header: dict[str, Any], tensors: dict[str, Any], data: bytes) -> dict[str, Any]:
+    """Tensor → role → array of its section, after the header was found to be the one that the sections imply."""
+    begin, parts = 0, {name: dict[str, Any]() for name in tensors}
+    for name in sorted(tensors):  # FMT-034
+        for role, (dtype, shape) in tensors[name].items():
+            key, end = f"{name}#{role}", begin + BITS[dtype] * prod(shape) // 8
+            need(key, "FMT-031", stated := header.pop(key, None))
+            need(key, "FMT-033", [stated["dtype"], stated["shape"]] == [dtype, shape])
+            need(key, "FMT-034", stated["data_offsets"] == [begin, end], "FMT-035", end <= len(data))
+            raw = np.frombuffer(data[begin:end], np.uint8)
+            parts[name][role] = raw if role == "values" else raw.view(f"<u{BITS[dtype] // 8}").reshape(shape)
+            begin = end + -end % 64
+            if begin > end:
+                pad = {"data_offsets": [end, begin], "dtype": "U8", "shape": [begin - end]}
+                need(key, "FMT-034", header.pop(f"{key}#pad", None) == pad, "FMT-036", not any(data[end:begin]))
+    need(f"the sections {[*header]}", "FMT-032", not header)
+    need("the file", "FMT-035", begin == len(data))
+    return parts
 
 
-def _legal(tensors: dict[str, Any], sections: dict[str, Sections]) -> tuple[dict[str, Any], int]:
-    """The only sections and pads that a header may have, and where the last of them ends (FMT-034)."""
-    end, legal = 0, {}
-    for name in sorted(sections):
-        for role, (dtype, shape) in sections[name].items():
-            begin, end = end, end + tensors[name]["sections"][role]["bytes"]
-            legal[f"{name}#{role}"] = {"data_offsets": [begin, end], "dtype": dtype, "shape": shape}
-            if end % 64:
-                begin, end = end, end + -end % 64
-                legal[f"{name}#{role}#pad"] = {"data_offsets": [begin, end], "dtype": "U8", "shape": [end - begin]}
-    return legal, end
-
-
-def _read_file(path: Path) -> _File:
-    raw = path.read_bytes()
-    header, start = _header(raw, path.name)
-    about = header.pop("__metadata__")
-    root = sha256(about["seft.manifest"].encode())
-    need(root == about["seft.manifest.sha256"], "FMT-093", "the digest of the manifest")
-    m = _manifest(about["seft.manifest"].encode())
-    sections = {name: implied(name, e) for name, e in m["tensors"].items()}
-    legal, end = _legal(m["tensors"], sections)
-    for key in sorted(header.keys() | legal.keys()):
-        need(key in legal, "FMT-032", key)
-        need(key in header, "FMT-034" if key.endswith("#pad") else "FMT-031", f"{key} is missing")
-        for part, clause in (("dtype", "FMT-033"), ("shape", "FMT-033"), ("data_offsets", "FMT-034")):
-            need(header[key][part] == legal[key][part], clause, f"{key}: {part}")
-    need(end == len(raw) - start, "FMT-035", path.name)
-    data = np.frombuffer(raw, np.uint8)[start:]
-    parts = {key: data[slice(*section["data_offsets"])] for key, section in legal.items()}
-    for key in parts:
-        need(not key.endswith("#pad") or not parts[key].any(), "FMT-036", key)
-    tensors = {}
-    for name, roles in sections.items():
-        own = {role: parts[f"{name}#{role}"] for role in roles}
-        tensors[name] = read_tensor(name, m["tensors"][name], roles, own)
-    return _File(m, root, tensors)
-
-
-def _content(m: dict[str, Any], tensors: dict[str, Tensor], files: dict[str, bytes]) -> Content:
-    """The checkpoint of a manifest (that of part 1, if there are parts), after the rules across its tensors."""
-    _check_links(m, set(tensors))
-    if "delta" in m:
-        _check_delta(m["delta"], tensors)
-    digests = {name: tensor.content_sha256 for name, tensor in tensors.items()}
-    state = sha256(spell({"scales": m["scales"], "tensors": digests, "tied": m["tied"]}).encode())  # FMT-099
-    links = (m["tied"], m["scales"], m.get("delta"))
-    return Content(m["kind"], m["attributes"], *links, files, tensors, state)
-
-
-def _check_delta(delta: dict[str, Any], tensors: dict[str, Tensor]) -> None:
-    stored: dict[str, dict[str, Tensor]] = {name: {} for name in delta["tensors"]}
-    for name, tensor in tensors.items():
-        what, _, of = name.partition(":")
-        need(what in {"replace", "add", "remove", "whole"} and of in stored, "FMT-132", name)
-        stored[of][what] = tensor
-    for name, change in delta["tensors"].items():
-        have = stored[name]
+def check_links(m: dict[str, Any], delta: Any) -> None:
+    """Tied names, scales and what a delta stores; FMT-131: of the links of a delta's target less is asked."""
+    need("the manifest", "FMT-130", not delta or not (m["scales"] or m["tied"]))
+    stored = m["tensors"].keys()
+    for name, target in (delta or m)["tied"].items():
+        need(name, "FMT-010", name != target and (delta or (target in stored and name not in stored)))
+    for name, roles in (delta or m)["scales"].items():
+        need(name, "FMT-016", roles and name not in roles.values() and (delta or {name, *roles.values()} <= stored))
+    spare = set(stored) if delta else set()
+    for name, change in delta["tensors"].items() if delta else ():
+        for digest in change.values():
+            form(digest, object if digest is None else DIGEST, name)
+        ways = {way for way in ("replace", "remove", "add", "whole") if f"{way}:{name}" in stored}
         legal = [set()] if change["target"] is None else [{"whole"}] if change["base"] is None else STORED_AS
-        need(have.keys() in legal, "FMT-132", f"{name} is stored as {sorted(have)}")
-        need(len({tensor.shape for tensor in have.values()}) <= 1, "FMT-133", f"{name}: shapes")
-        need("remove" not in have or have["remove"].dtype == "NONE", "FMT-133", f"{name}: `remove` is no mask")
-        need(
-            "add" not in have or have["add"].dtype in {"F16", "BF16", "F32", "F64"},
-            "FMT-133",
-            f"{name}: dtype of `add`",
-        )
-        if len(have) == 2:
-            both = np.intersect1d(positions(have["replace"]), positions(have["remove"]), assume_unique=True)
-            need(not both.size, "FMT-133", f"{name} is replaced and removed at one position")
+        need(name, "FMT-131", change["base"] != change["target"], "FMT-132", ways in legal)
+        spare -= {f"{way}:{name}" for way in ways}
+    need(f"the tensors {sorted(spare)}", "FMT-132", not spare)
+
+
+def positions(name: str, e: dict[str, Any], parts: dict[str, Any]) -> Any:
+    """The support that an encoding tells, as increasing positions in row-major order, after the encoding's rules."""
+    shape, n, encoding = e["shape"], e["nnz"], e["encoding"]
+    if encoding == "bitmask":  # FMT-061
+        need(name, "FMT-063", int(np.bitwise_count(parts["mask"]).sum(dtype=np.int64)) == n)
+        bits = np.unpackbits(parts["mask"], axis=1, bitorder="little")
+        need(name, "FMT-062", not bits[:, shape[-1] :].any())
+        return np.flatnonzero(bits[:, : shape[-1]])
+    if encoding == "csr":  # FMT-065
+        rows, columns = parts["row_ptr"], parts["col_idx"]
+        need(name, "FMT-066", rows[0] == 0 and rows[-1] == n, "FMT-067", (rows[1:] >= rows[:-1]).all())
+        flat = np.repeat(np.arange(len(rows) - 1), np.diff(rows.astype(np.int64))) * shape[-1] + columns
+        need(name, "FMT-068", (columns < shape[-1]).all(), "FMT-069", (flat[1:] > flat[:-1]).all())
+        return flat
+    if encoding == "nm":
+        axis, m, k = (e["pattern"][key] for key in ("axis", "m", "n"))
+        b, groups, after = (comb(m, k) - 1).bit_length(), prod(shape) // m, prod(shape[axis + 1 :])
+        bits, used = np.unpackbits(parts["ranks"], axis=1, bitorder="little"), groups // len(parts["ranks"]) * b
+        rank: Any = sum(bits[:, i:used:b].astype(np.uint64).ravel() << np.uint64(i) for i in range(b))
+        need(name, "FMT-053", (rank < comb(m, k)).all(), "FMT-072", not bits[:, used:].any())
+        # FMT-052: packed row after packed row, groups are in row-major order of the array [before, axis / m, after]
+        first = np.arange(groups) // after * (m * after) + np.arange(groups) % after
+        flat = np.empty((groups, k), np.int64)
+        for i in range(k, 0, -1):  # the i-th offset is the largest p with C(p, i) within what is left of the rank
+            binomials = np.array([comb(p, i) for p in range(m)], np.uint64)
+            offset = np.searchsorted(binomials, rank, side="right") - 1
+            rank, flat[:, i - 1] = rank - binomials[offset], first + offset * after
+        return np.sort(flat, axis=None)
+    final = parts["gaps"] < (255 if encoding == "gap8" else 128)
+    need(name, "FMT-058", np.count_nonzero(final) == n and final[-1:].all())
+    last = np.flatnonzero(final)
+    gap = np.diff(np.cumsum(parts["gaps"], dtype=np.int64)[last], prepend=0)  # FMT-054
+    if encoding == "varint":  # FMT-055
+        length, gap = np.diff(last, prepend=-1), np.zeros(n, np.int64)
+        need(name, "FMT-073", (length <= 8).all() and not ((length > 1) & (parts["gaps"][last] == 0)).any())
+        for i in range(8):  # from the last byte, the most significant, to the first
+            gap = np.where(i < length, gap << 7 | parts["gaps"][np.maximum(last - i, 0)] & 127, gap)
+    # FMT-059: numel and gaps are below 2^57, so that a sum is noticed as too large long before one could wrap at 2^63
+    flat = np.cumsum(gap + 1) - 1
+    need(name, "FMT-059", (flat < prod(shape)).all())
+    return flat
+
+
+def read_tensor(name: str, e: dict[str, Any], parts: dict[str, Any]) -> Tensor:
+    """A tensor, verified."""
+    for role, section in e["sections"].items():
+        need(f"{name}#{role}", "FMT-090", sha256(parts[role].tobytes()) == section["sha256"])
+    shape, n, bits = e["shape"], e["nnz"], parts.get("values", np.empty(0, np.uint8))
+    rest = n * BITS[e["dtype"]] % 8
+    need(name, "FMT-070", e["dtype"] != "BOOL" or (bits < 2).all(), "FMT-072", not rest or bits[-1] >> rest == 0)
+    flat: Any = positions(name, e, parts) if e["encoding"] != "dense" else None
+    pointers = columns = support = None
+    if n < prod(shape):
+        row, columns = np.divmod(flat, shape[-1])
+        pointers = np.cumsum(np.bincount(row + 1, minlength=prod(shape[:-1]) + 1), dtype=np.int64)
+        row_ptr, col_idx = "<u4" if n < 2**32 else "<u8", "<u2" if shape[-1] <= 65536 else "<u4"  # FMT-065
+        support = sha256(pointers.astype(row_ptr).tobytes() + columns.astype(col_idx).tobytes())
+    values = sha256(bits.tobytes()) if "values" in parts else None
+    about = {"dtype": e["dtype"], "nnz": n, "shape": shape, "support": support, "values": values}
+    need(name, "FMT-091", sha256(about) == e["content_sha256"])
+    return Tensor(e["dtype"], tuple(shape), pointers, columns, bits.tobytes())
 
 
 def read(path: str | Path) -> Content:
-    """The checkpoint of a single file (FMT-111)."""
-    path = Path(path)
-    need(not re.fullmatch(DENSE_FILE, path.name.lower()), "FMT-112", path.name)
-    file = _read_file(path)
-    need(file.manifest["part"] == 0, "FMT-048", "a part is no checkpoint without its folder")
-    need(not file.manifest["files"], "FMT-013", "a single file has no companions")
-    return _content(file.manifest, file.tensors, {})
-
-
-def read_folder(path: str | Path) -> Content:
-    """The checkpoint of a folder: its one file or its parts, and its companions."""
-    folder = Path(path)
-    names = {entry.name for entry in folder.iterdir()}
-    whole, index = "model.sparse.safetensors", "model.sparse.index.json"
-    if whole in names:
-        file = _read_file(_present(folder, whole))
-        need(file.manifest["part"] == 0, "FMT-048", "the whole checkpoint is a part")
-        own, m, tensors = {whole}, file.manifest, file.tensors
-    else:
-        own, m, tensors = _read_parts(folder, index)
-    for name in names - own:
-        need(not name.lower().startswith("model.sparse"), "FMT-103", name)
-    files = {}
-    for name, stated in m["files"].items():  # FMT-094
-        need(_present(folder, name).stat().st_size == stated["bytes"], "FMT-094", f"{name}: size")
-        files[name] = (folder / name).read_bytes()
-        need(sha256(files[name]) == stated["sha256"], "FMT-094", f"{name}: digest")
-    return _content(m, tensors, files)
-
-
-def _present(folder: Path, name: str) -> Path:
-    need((folder / name).is_file(), "FMT-102", f"{name} is not in the folder")
-    return folder / name
-
-
-def _read_parts(folder: Path, index: str) -> tuple[set[str], dict[str, Any], dict[str, Tensor]]:
-    need(_present(folder, index).stat().st_size <= 100_000_000, "FMT-101", "the index is too large")
-    stated = _json((folder / index).read_bytes(), "the index")
-    form(stated, INDEX, "the index")
-    roots, count = stated["metadata"]["manifests"], len(stated["metadata"]["manifests"])
-    need(2 <= count <= 99_999, "FMT-100", f"{count} parts")
-    own, first = {index}, None
-    tensors: dict[str, Tensor] = {}
-    weight_map: dict[str, str] = {}
-    for i, root in enumerate(roots, 1):
-        name = f"model.sparse-{i:05}-of-{count:05}.safetensors"
-        file = _read_file(_present(folder, name))
-        m = file.manifest
-        first = first or m
-        need(m["part"] == i and file.root == root, "FMT-104", f"{name}: number or root digest")
-        need(m["kind"] == first["kind"] and m["spec"] == first["spec"], "FMT-104", f"{name}: kind or spec")
-        need(m["spec"] == stated["metadata"]["spec"], "FMT-101", f"{name}: spec")
-        need(file.tensors and (not tensors or min(file.tensors) > max(tensors)), "FMT-104", f"{name}: names")
-        alone = i == 1 or not any(m[key] for key in ("attributes", "files", "scales", "tied"))
-        need(alone, "FMT-104", f"{name} has what belongs to part 1")
-        own.add(name)
-        tensors |= file.tensors
-        weight_map |= dict.fromkeys(file.tensors, name)
-    need(stated["weight_map"] == weight_map, "FMT-101", "weight_map does not say what the parts hold")
-    assert first is not None
-    return own, first, tensors
+    """The checkpoint of a file, its companions beside it."""
+    raw = Path(path).read_bytes()
+    header, text, start = read_header(raw)
+    m = read_manifest(text)
+    parts = locate(header, {name: implied(name, e) for name, e in m["tensors"].items()}, raw[start:])
+    check_links(m, m.get("delta"))
+    tensors = {name: read_tensor(name, e, parts[name]) for name, e in m["tensors"].items()}
+    for name, stated in m["files"].items():
+        file = Path(path).parent / name
+        need(name, "FMT-102", file.is_file())
+        need(name, "FMT-094", file.stat().st_size == stated["bytes"] and sha256(file.read_bytes()) == stated["sha256"])
+    digests = {name: e["content_sha256"] for name, e in m["tensors"].items()}
+    state = sha256({"scales": m["scales"], "tensors": digests, "tied": m["tied"]})  # FMT-099
+    return Content(m["kind"], m["attributes"], m["tied"], m["scales"], m.get("delta"), [*m["files"]], tensors, state)

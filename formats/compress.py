@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from formats.errors import BadCompressedSize, BadFrame
 from formats.records import Array
 
-LEVEL = 3
+LEVEL = 9
 RATIO = 1024
 """How many times smaller than its content a section may be: bounds what a small file can ask of a reader."""
 

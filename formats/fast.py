@@ -84,14 +84,32 @@ def mask_columns(mask: NDArray[np.uint8], indices: NDArray[np.int32]) -> None:
 
 @_compiled
 def set_bits(indptr: NDArray[np.int64], indices: NDArray[np.int32], mask: NDArray[np.uint8]) -> None:
-    """Set the bit of every slot in mask, (rows, bytes), which is all zero before.
+    """Write the bit of every slot, and zeros, into mask, (rows, bytes).
 
     present[row, indices[slot]] = True for each slot; mask[:] = np.packbits(present, axis=1, bitorder="little")
     """
+    width = mask.shape[1]
+    present = np.zeros(8 * width, dtype=np.uint8)
+    eight = present.view(np.uint64)
     for row in range(mask.shape[0]):
         for slot in range(indptr[row], indptr[row + 1]):
-            column = indices[slot]
-            mask[row, column >> 3] |= np.uint8(1 << (column & 7))
+            present[indices[slot]] = 1
+        for at in range(width):
+            # eight bytes of 0 or 1 meet in the highest byte of the product, the first of them in its lowest bit
+            mask[row, at] = (eight[at] * np.uint64(0x0102040810204080)) >> np.uint64(56)
+            eight[at] = np.uint64(0)
+
+
+@_compiled
+def _rises(columns: NDArray[Any], first: int, last: int, n_columns: int) -> bool:
+    """Tell whether columns first to last - 1 strictly increase within 0 to n_columns - 1."""
+    if first == last:
+        return True
+    falls = 0
+    for slot in range(first + 1, last):
+        falls += columns[slot] <= columns[slot - 1]
+    # of columns that rise the ends tell of all
+    return falls == 0 and columns[first] >= 0 and columns[last - 1] < n_columns
 
 
 @_compiled
@@ -100,6 +118,8 @@ def first_fault(indptr: NDArray[np.int64], columns: NDArray[Any], n_columns: int
     the one before it in its row, (0, 0) if there is neither; indptr must be valid.
     """
     for row in range(indptr.size - 1):
+        if _rises(columns, indptr[row], indptr[row + 1], n_columns):
+            continue
         before = np.int64(-1)
         for slot in range(indptr[row], indptr[row + 1]):
             column = np.int64(columns[slot])

@@ -208,8 +208,10 @@ class PartWriter:
     def close(self) -> None:
         """Let go of the spool and remove it if it is still there."""
         self._beside.shutdown()
-        self._file.close()
-        self._spool.unlink(missing_ok=True)
+        try:
+            self._file.close()
+        finally:  # a full disk makes closing fail, too
+            self._spool.unlink(missing_ok=True)
 
     def __enter__(self) -> "PartWriter":
         return self

@@ -1,6 +1,9 @@
 """Measure what the project claims about speed, against the libraries one would use otherwise.
 
     python tools/bench.py kernels [--json FILE] [--threads N] [--quick]
+    python tools/bench.py sizes MODEL    bytes a weight, beside other formats
+    python tools/bench.py files          writing and reading, beside safetensors
+    python tools/bench.py big            memory with a file of a 7B model
 
 Every comparison is made in one process: each round runs every method, so that whatever disturbs the machine
 disturbs all of them, and each timed block follows an untimed call of the same method, so that its memory is
@@ -20,9 +23,12 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
 
+import bench_files
 import typer
 
 app = typer.Typer(add_completion=False, help=__doc__)
+for command in (bench_files.sizes, bench_files.files, bench_files.big):
+    app.command()(command)
 
 # Idle workers of OpenBLAS and OpenMP spin on cores that the other pool needs; both read this when loaded.
 CLEAN = {"OPENBLAS_THREAD_TIMEOUT": "4", "OMP_WAIT_POLICY": "PASSIVE"}

@@ -70,7 +70,7 @@ def _manifests_and_data(area: Area) -> None:
         ("requires", "FMT-043", mask, _top(requires=["time-travel"])),
         ("requires-unused", "FMT-050", mask, _top(requires=["zstd"])),
         ("requires-delta", "FMT-050", mask, _top(requires=["delta"])),
-        ("section-key", "FMT-040", mask, _stored("mask", note="")),
+        ("stored-key", "FMT-040", mask, _stored("mask", note="")),
         ("features-unsorted", "FMT-044", mask, _top(optional=["b", "a"])),
         ("feature-name", "FMT-044", mask, _top(optional=["Zstd"])),
         ("encoding", "FMT-045", mask, _tensor(encoding="coo")),

@@ -34,7 +34,7 @@ def size_of(rows: int, columns: int) -> int:
 
 def encode(support: Supported, _pattern: Pattern | None) -> dict[str, Array]:
     """Return the mask."""
-    mask = np.zeros((rows_of(support.shape), -(-support.shape[-1] // 8)), dtype=np.uint8)
+    mask = np.empty((rows_of(support.shape), -(-support.shape[-1] // 8)), dtype=np.uint8)
     indptr, indices = support.indptr, support.indices
     fast.by_rows(len(mask), support.nnz, lambda a, b: fast.set_bits(indptr[a : b + 1], indices, mask[a:b]))
     return {"mask": mask}

@@ -6,13 +6,13 @@ import json
 import math
 import random
 import re
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
 import conformance
-from conformance.second_reader import Refused
-from conformance.second_tensor import BITS
+from conformance.second_reader import BITS, Refused
 
 ROOT = Path(conformance.__file__).parents[1]
 
@@ -74,12 +74,14 @@ def tensor(dtype, shape, encoding, flat, values, pattern=None, sections=None):
     if BITS[dtype]:
         extent = shape if encoding == "dense" else [n]
         own |= {"values": ("U8", [len(values)], values) if BITS[dtype] < 8 else (dtype, list(extent), values)}
-    digested = spell({"dtype": dtype, "nnz": n, "shape": list(shape)}).encode() + b"\n"
+    digested = {"dtype": dtype, "nnz": n, "shape": list(shape), "support": None, "values": None}
     if not full:
         csr = support("csr", shape, flat)
-        digested += csr["row_ptr"][2] + csr["col_idx"][2]
+        digested["support"] = sha(csr["row_ptr"][2] + csr["col_idx"][2])
+    if BITS[dtype]:
+        digested["values"] = sha(values)
     entry = {
-        "content_sha256": sha(digested + values),
+        "content_sha256": sha(spell(digested).encode()),
         "dtype": dtype,
         "encoding": encoding,
         "nnz": n,
@@ -113,12 +115,26 @@ def build(tensors, edit=None, header=None, data=None, respell=None, rehead=None,
         data(body)
     # ASCII escapes stay where a manifest has them: a surrogate cannot be written otherwise
     top = (rehead or str)(spell(head)).encode("utf-8", "surrogatepass")
-    top += b" " * (-(8 + len(top)) % 64)
+    top = top.ljust(max(1024, 1 << (7 + len(top)).bit_length()) - 8)  # FMT-023
     return len(top).to_bytes(8, "little") + top + bytes(body)
 
 
 def bits_of(n, size, seed=1):
     return random.Random(seed).randbytes(n * size)
+
+
+def dense(t):
+    """The bytes of a dense array (FMT-002), where a position of a mask and a small value take a byte (FMT-098)."""
+    bits, C, size = BITS[t.dtype], (*t.shape, 1)[len(t.shape) - 1], max(BITS[t.dtype] // 8, 1)
+    at, out = range(math.prod(t.shape)), bytearray(math.prod(t.shape) * size)
+    if t.columns is not None:
+        at = [r * C + c for r, (a, b) in enumerate(pairwise(t.row_pointers)) for c in t.columns[a:b].tolist()]
+    for i, p in enumerate(at):
+        value = int.from_bytes(t.bits, "little") >> i * bits & ((1 << bits) - 1) if bits < 8 else 0
+        out[p * size : p * size + size] = (
+            t.bits[i * size : i * size + size] if bits >= 8 else bytes([value or not bits])
+        )
+    return bytes(out)
 
 
 def clause(run, *args):
@@ -169,29 +185,6 @@ def coded(encoding, *sections, shape=(2, 3), flat=(0, 2, 4), dtype="F16", values
     return sparse(encoding, {role: (d, s, bytes(b)) for role, d, s, b in sections}, dtype, values, shape, flat)
 
 
-def folder(path, files):
-    path.mkdir()
-    for name, raw in files.items():
-        (path / name).write_bytes(raw)
-    return path
-
-
-def parts(edit=(None, None), index=None, names=("a", "b"), tensors=None, **first):
-    made = tensors or [{name: sparse()} for name in names]
-    raws = [build(made[0], part=1, edit=edit[0], **first)]
-    keep = {key: first[key] for key in ("kind", "requires") if key in first}
-    raws.append(build(made[1], part=2, edit=edit[1], **keep))
-    roots = [re.search(rb'"seft.manifest.sha256":"(\w+)"', raw)[1].decode() for raw in raws]
-    whole = {f"model.sparse-0000{i}-of-00002.safetensors": raw for i, raw in enumerate(raws, 1)}
-    weights = {name: file for file, tensors in zip(whole, made, strict=True) for name in tensors}
-    value = {"metadata": {"manifests": roots, "spec": "1.0"}, "weight_map": weights}
-    if index:
-        index(value)
-    return whole | {"model.sparse.index.json": spell(value).encode()}
-
-
-WHOLE = "model.sparse.safetensors"
-FIRST, SECOND = (f"model.sparse-0000{i}-of-00002.safetensors" for i in (1, 2))
 CARD = {"card.md": {"bytes": 2, "sha256": sha(b"hi")}}
 
 

@@ -8,8 +8,7 @@ import re
 import numpy as np
 import pytest
 
-from conformance.second_reader import Refused, dense
-from conformance.second_tensor import BITS
+from conformance.second_reader import BITS, Refused
 from tests.conformance.checkpoint_bytes import (
     BIG,
     CHANGE,
@@ -21,6 +20,7 @@ from tests.conformance.checkpoint_bytes import (
     build,
     clause,
     coded,
+    dense,
     mask_of,
     nm,
     put,
@@ -32,9 +32,8 @@ from tests.conformance.checkpoint_bytes import (
 )
 
 
-@pytest.mark.parametrize("module", ["second_reader", "second_tensor"])
-def test_the_reader_stays_short(module):
-    assert len((ROOT / "conformance" / f"{module}.py").read_text("utf-8").splitlines()) <= 300
+def test_the_reader_stays_short():
+    assert len((ROOT / "conformance" / "second_reader.py").read_text("utf-8").splitlines()) <= 300
 
 
 def test_the_example_of_12_13(try_read):
@@ -44,8 +43,8 @@ def test_the_example_of_12_13(try_read):
     assert (w.row_pointers.tolist(), w.columns.tolist()) == ([0, 2, 3], [0, 2, 1])
     assert w.row_pointers.dtype == w.columns.dtype == np.int64
     assert w.bits == bytes.fromhex("003e 0000 00c0")
-    assert dense(w).tobytes() == bytes.fromhex("003e 0000 0000  0000 00c0 0000")
-    digests = {"w": "97c502a31ecac54560b42a027699f04dc25cc099a923898461f62895a4333ef3"}
+    assert dense(w) == bytes.fromhex("003e 0000 0000  0000 00c0 0000")
+    digests = {"w": "817499c4a341ece3506e8565c251e80456bed6f24e610ebee88f37ef3066679b"}
     assert content.state_sha256 == sha(spell({"scales": {}, "tensors": digests, "tied": {}}).encode())
 
 
@@ -86,7 +85,7 @@ def test_FMT_061_FMT_065_FMT_054_FMT_055_supports(try_read, encoding, shape, sha
     want = bytearray(4 * numel)
     for i, p in enumerate(flat):
         want[4 * p : 4 * p + 4] = values[4 * i : 4 * i + 4]
-    assert (w.bits, dense(w).tobytes()) == (values, bytes(want))
+    assert (w.bits, dense(w)) == (values, bytes(want))
 
 
 @pytest.mark.parametrize(
@@ -107,10 +106,8 @@ def test_FMT_052_patterns_along_any_axis(try_read, shape, axis, m, n):
     raw = build({"w": tensor("BF16", shape, "nm", flat, values, {"axis": axis, "m": m, "n": n})})
     w = try_read(raw).tensors["w"]
     assert w.bits == values
-    mask = dense(
-        try_read(build({"w": tensor("NONE", shape, "nm", flat, b"", {"axis": axis, "m": m, "n": n})})).tensors["w"]
-    )
-    assert np.array_equal(mask.reshape(shape), cube)
+    raw = build({"w": tensor("NONE", shape, "nm", flat, b"", {"axis": axis, "m": m, "n": n})})
+    assert dense(try_read(raw).tensors["w"]) == cube.tobytes()
 
 
 def test_FMT_052_the_ranks_of_the_text():
@@ -137,28 +134,23 @@ def test_FMT_006_every_dtype(try_read, dtype):
     values = bytes([1] * size)
     w = try_read(build({"w": tensor(dtype, (2, 3), "csr", flat, values)})).tensors["w"]
     assert (w.dtype, w.bits) == (dtype, values)
-    if BITS[dtype] in (4, 6):
-        with pytest.raises(ValueError, match="smaller than a byte"):
-            dense(w)
+    assert sum(map(bool, dense(w))) == {0: 3, 4: 2, 6: 3}.get(BITS[dtype], size)
 
 
 def test_FMT_004_a_dense_scalar_and_no_tensors(try_read):
-    assert dense(try_read(build({"s": tensor("F64", (), "dense", [0], bytes(range(8)))})).tensors["s"]).size == 8
+    assert dense(try_read(build({"s": tensor("F64", (), "dense", [0], bytes(range(8)))})).tensors["s"]) == bytes(
+        range(8)
+    )
     assert try_read(build({})).tensors == {}
 
 
 def test_FMT_017_masks(try_read):
     content = try_read(build({"m": mask_of([1, 3]), "full": mask_of(range(6)), "none": mask_of([])}))
-    assert {name: dense(m).tolist() for name, m in content.tensors.items()} == {
+    assert {name: [*dense(m)] for name, m in content.tensors.items()} == {
         "m": [0, 1, 0, 1, 0, 0],
         "full": [1] * 6,
         "none": [0] * 6,
     }
-
-
-def test_FMT_098_the_limit_of_a_dense_array(try_read):
-    w = try_read(build({"w": tensor("F32", (2**20, 2**30), "gap8", [], b"")})).tensors["w"]
-    assert clause(dense, w) == "FMT-098"
 
 
 def test_FMT_016_FMT_010_scales_and_tied_names(try_read):
@@ -196,8 +188,8 @@ def test_FMT_097_any_value_anywhere_is_read_or_refused(try_read, where):
     tensors, whole = OPS | {"whole:n": nm(4, 2), "whole:s": sparse("varint")}, []
     described = {"base_sha256": HEX, "target_sha256": HEX, "scales": {"w": {"s": "v"}}, "tied": {"a": "b"}}
     described["tensors"] = {"w": CHANGE, "n": CHANGE, "s": CHANGE}
-    more = {"kind": "delta", "requires": ["delta"], "delta": described, "tied": {"t": "whole:s"}}
-    more |= {"scales": {"whole:s": {"scale": "whole:n"}}, "optional": ["a"]}
+    more = {"kind": "delta", "requires": ["delta"], "delta": described}
+    more |= {"optional": ["a"]}
     assert try_read(build(tensors, **more, **{"edit" if where == "manifest" else "header": whole.append}))
     found = []
     for path in paths(whole[0]):

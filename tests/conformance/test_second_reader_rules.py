@@ -11,9 +11,9 @@ TEXTS = {  # clause → what is done to the manifest's text
     "FMT-026": lambda t: t.replace('"attributes":{}', '"attributes":{"a":1.0}'),
     "FMT-026 size": lambda t: t.replace('"attributes":{}', '"attributes":{"a":9007199254740992}'),
     "FMT-026 digits": lambda t: t.replace('"attributes":{}', '"attributes":{"a":' + "1" * 9000 + "}"),
-    "FMT-026 NaN": lambda t: t.replace('"attributes":{}', '"attributes":{"a":NaN}'),
-    "FMT-026 minus": lambda t: t.replace('"attributes":{}', '"attributes":{"a":-Infinity}'),
-    "FMT-027": lambda t: t.replace('"attributes":{}', '"attributes":{"a":' + "[" * 15 + "1" + "]" * 15 + "}"),
+    "FMT-024 NaN": lambda t: t.replace('"attributes":{}', '"attributes":{"a":NaN}'),
+    "FMT-024 minus": lambda t: t.replace('"attributes":{}', '"attributes":{"a":-Infinity}'),
+    "FMT-027": lambda t: t.replace('"attributes":{}', '"attributes":{"a":' + "[" * 15 + "]" * 15 + "}"),
     "FMT-027 deep": lambda t: "[" * 100000,
     "FMT-027 closed": lambda t: "[" * 400 + "]" * 400,
     "FMT-028": lambda t: t.replace(":", ": ", 1),
@@ -53,22 +53,36 @@ def test_header_texts(try_read, case):
     assert clause(try_read, build(W, rehead=HEADER_TEXTS[case])) == case[:7]
 
 
-def test_FMT_027_sixteen_objects_are_legal(try_read):
+def test_FMT_027_sixteen_levels_are_legal(try_read):
     assert try_read(
-        build(W, respell=lambda t: t.replace('"attributes":{}', '"attributes":{"a":' + "[" * 15 + "]" * 15 + "}"))
+        build(W, respell=lambda t: t.replace('"attributes":{}', '"attributes":{"a":' + "[" * 14 + "1" + "]" * 14 + "}"))
     )
 
 
 def test_FMT_020_FMT_021_FMT_022_FMT_023_the_length(try_read):
     assert clause(try_read, b"") == clause(try_read, b"\0" * 7) == "FMT-020"
     assert clause(try_read, b"\xff" * 8) == clause(try_read, (2**40).to_bytes(8, "little") + bytes(64)) == "FMT-021"
-    raw = (25_000_056).to_bytes(8, "little") + bytes(25_000_056)
-    assert clause(try_read, raw) == "FMT-021"
-    assert clause(try_read, bytes(8)) == "FMT-022"
-    assert clause(try_read, (56).to_bytes(8, "little") + b" " * 56) == "FMT-023"
+    for size in (2**24 + 8, 2**25):
+        assert clause(try_read, (size - 8).to_bytes(8, "little") + bytes(size)) == "FMT-021"
+    assert clause(try_read, (2**24 - 8).to_bytes(8, "little") + b" " * 2**24) == "FMT-023"
+    for n in (0, 504, 1015, 1080):
+        assert clause(try_read, n.to_bytes(8, "little") + bytes(n)) == "FMT-022"
     n = int.from_bytes(EXAMPLE[:8], "little")
-    raw = (n + 64).to_bytes(8, "little") + EXAMPLE[8 : 8 + n] + b" " * 64 + EXAMPLE[8 + n :]
+    raw = (2 * n + 8).to_bytes(8, "little") + EXAMPLE[8 : 8 + n] + b" " * (n + 8) + EXAMPLE[8 + n :]
     assert clause(try_read, raw) == "FMT-023"
+
+
+def test_FMT_023_a_header_that_fills_its_size(try_read):
+    for more in range(1024 - 64, 1024 + 64):
+        raw = build(W, attributes={"a": "a" * more})
+        size = 8 + int.from_bytes(raw[:8], "little")
+        assert size in (1024, 2048, 4096)
+        assert try_read(raw).attributes == {"a": "a" * more}
+    assert {8 + int.from_bytes(build(W, attributes={"a": "a" * n})[:8], "little") for n in (0, 200, 1200)} == {
+        1024,
+        2048,
+        4096,
+    }
 
 
 HEADERS = [
@@ -80,9 +94,10 @@ HEADERS = [
     ("FMT-093", put("__metadata__", "seft.manifest.sha256", to=HEX)),
     ("FMT-030", put("w#mask", to=[])),
     ("FMT-030", put("w#mask", "more", to=0)),
-    ("FMT-041", put("w#mask", "data_offsets", 0, to=False)),
-    ("FMT-041", put("w#mask", "shape", to="2")),
-    ("FMT-006", put("w#mask", "dtype", to="U9")),
+    ("FMT-030", put("w#mask", "data_offsets", 0, to=False)),
+    ("FMT-030", put("w#mask", "shape", to="2")),
+    ("FMT-030", put("w#mask", "dtype", to="U9")),
+    ("FMT-030", put("w#mask", "data_offsets", to=[-2, 0])),
     ("FMT-031", lambda h: h.pop("w#mask")),
     ("FMT-032", put("w#more", to={"data_offsets": [0, 0], "dtype": "U8", "shape": [0]})),
     ("FMT-033", put("w#mask", "dtype", to="I8")),
@@ -98,6 +113,7 @@ def test_headers(try_read, want, edit):
     assert clause(try_read, build(W, header=edit)) == want
 
 
+EMPTY = {"base_sha256": HEX, "target_sha256": HEX, "scales": {}, "tied": {}, "tensors": {}}
 MANIFESTS = [
     ("FMT-040", lambda m: m.pop("tied")),
     ("FMT-040", lambda m: m.pop("spec")),
@@ -119,15 +135,19 @@ MANIFESTS = [
     ("FMT-044", put("optional", to=["b", "a"])),
     ("FMT-044", put("optional", to=["A"])),
     ("FMT-050", put("requires", to=["delta"])),
-    ("FMT-050", put("tensors", "w", "sections", "mask", "codec", to="zstd")),
+    ("FMT-044", lambda m: m.update(requires=["delta"], optional=["delta"], kind="delta", delta=EMPTY)),
+    ("FMT-040", put("tensors", "w", "sections", "mask", "codec", to="zstd")),
+    ("FMT-040", put("tensors", "w", "sections", "mask", "raw_bytes", to=9)),
+    ("FMT-043", lambda m: m["tensors"]["w"]["sections"]["mask"].update(codec="lz4", raw_bytes=9)),
+    ("FMT-050", lambda m: m["tensors"]["w"]["sections"]["mask"].update(codec="zstd", raw_bytes=9)),
     ("FMT-012", put("kind", to="Model")),
     ("FMT-012", put("kind", to="m" * 65)),
-    ("FMT-013", put("files", to={"a": {"bytes": 0, "sha256": HEX}})),
+    ("FMT-102", put("files", to={"a": {"bytes": 0, "sha256": HEX}})),
     ("FMT-014", put("files", to={"a": {"bytes": 50_000_001, "sha256": HEX}})),
     ("FMT-047", put("files", to={"a": {"bytes": 0, "sha256": "A" * 64}})),
     ("FMT-048", put("part", to=1)),
-    ("FMT-130", put("delta", to={})),
-    ("FMT-130", put("kind", to="delta")),
+    ("FMT-040", put("delta", to={})),
+    ("FMT-040", put("kind", to="delta")),
     ("FMT-009", put("tensors", "", to={})),
     ("FMT-009", put("tied", to={"a#": "w"})),
     ("FMT-009", put("tied", to={"\x7f": "w"})),
@@ -189,6 +209,8 @@ BROKEN = [
     ("FMT-073", coded("varint", ("gaps", "U8", [4], [128, 0, 1, 1]))),
     ("FMT-073", coded("varint", ("gaps", "U8", [11], [*[128] * 8, 1, 1, 1]))),
     ("FMT-056", tensor("NONE", (2**20 + 1, 1), "gap8", [], b"", sections={"gaps": ("U8", [0], b"")})),
+    ("FMT-056", tensor("NONE", (2**16 + 1, 0), "varint", [], b"", sections={"gaps": ("U8", [0], b"")})),
+    ("FMT-056", tensor("NONE", (2**17 + 1, 1), "gap8", [0], b"", sections={"gaps": ("U8", [1], b"\0")})),
     ("FMT-070", sparse(dtype="BOOL", values=bytes([0, 1, 2]))),
     ("FMT-072", sparse(dtype="F4", values=bytes([0x21, 0x13]))),
     ("FMT-072", sparse(dtype="F6_E2M3", values=bytes([0, 0, 4]))),

@@ -78,6 +78,10 @@ def test_any_checkpoint_comes_back(tmp_path_factory, same, tensors, attributes, 
     back = formats.read(path)
     assert back.attributes == attributes
     assert list(back.tensors) == sorted(tensors)
+    # FMT-080: what was read is written to the same bytes
+    again = path.with_name("again")
+    formats.write(again, back, encoding=wanted, compress=compress, shard_bytes=shard_bytes)
+    assert {p.name: p.read_bytes() for p in path.iterdir()} == {p.name: p.read_bytes() for p in again.iterdir()}
     for name, tensor in tensors.items():
         found = back.tensors[name]
         if isinstance(tensor, formats.Sparse) and isinstance(found, formats.Dense):
