@@ -1820,6 +1820,46 @@ static void sf_sha_columns(sf_sha *sha, sf_iter it, unsigned width)
         sf_sha_integer(sha, it.column, width);
 }
 
+/* The mask of a support as bitmask has it. */
+static void sf_sha_mask(sf_sha *sha, sf_iter it)
+{
+    uint64_t width = it.t->info.columns / 8 + (it.t->info.columns % 8 != 0), at = 0, here;
+    uint8_t byte = 0;
+    while (sf_next(&it)) {
+        for (here = it.row * width + it.column / 8; at < here; at++, byte = 0)
+            sf_sha_put(sha, &byte, 1);
+        byte = (uint8_t)(byte | 1u << it.column % 8);
+    }
+    for (here = it.t->info.rows * width; at < here; at++, byte = 0)
+        sf_sha_put(sha, &byte, 1);
+}
+
+/* FMT-091: a support is known by its sections in bitmask or in csr, whichever takes fewer bytes. */
+static void sf_sha_support(sf_sha *sha, const seft_file *file, const sf_tensor *t)
+{
+    unsigned column = t->info.columns <= 65536 ? 2 : 4, pointer = t->info.nnz >> 32 ? 8 : 4; /* FMT-065 */
+    uint64_t mask = t->info.rows * (t->info.columns / 8 + (t->info.columns % 8 != 0));
+    char digest[65];
+    sf_sha one;
+    sf_sha_begin(&one);
+    if (mask <= t->info.nnz * column + (t->info.rows + 1) * pointer) {
+        sf_sha_mask(&one, sf_begin(file, t));
+        sf_sha_end(&one, digest);
+        sf_sha_text(sha, "{\"mask\":");
+    } else {
+        sf_sha_columns(&one, sf_begin(file, t), column);
+        sf_sha_end(&one, digest);
+        sf_sha_text(sha, "{\"col_idx\":");
+        sf_sha_digest(sha, digest);
+        sf_sha_begin(&one);
+        sf_sha_rows(&one, sf_begin(file, t), pointer);
+        sf_sha_end(&one, digest);
+        sf_sha_text(sha, ",\"row_ptr\":");
+    }
+    sf_sha_digest(sha, digest);
+    sf_sha_text(sha, "}");
+}
+
 /* FMT-091: the canonical text is put together here, its keys in their order. */
 static void sf_content(const seft_file *file, const sf_tensor *t, char hex[65])
 {
@@ -1827,7 +1867,7 @@ static void sf_content(const seft_file *file, const sf_tensor *t, char hex[65])
     const seft_tensor *info = &t->info;
     uint64_t size;
     const uint8_t *values = sf_bytes(file, t, SF_VALUES, &size);
-    sf_sha sha, support;
+    sf_sha sha;
     unsigned i;
     sf_sha_begin(&sha);
     snprintf(text, sizeof text, "{\"dtype\":\"%s\",\"nnz\":%" PRIu64 ",\"shape\":[", info->dtype, info->nnz);
@@ -1837,13 +1877,10 @@ static void sf_content(const seft_file *file, const sf_tensor *t, char hex[65])
         sf_sha_text(&sha, text);
     }
     sf_sha_text(&sha, "],\"support\":");
-    if (info->nnz < info->numel) { /* FMT-065: the widths of csr */
-        sf_sha_begin(&support);
-        sf_sha_rows(&support, sf_begin(file, t), info->nnz >> 32 ? 8 : 4);
-        sf_sha_columns(&support, sf_begin(file, t), info->columns <= 65536 ? 2 : 4);
-        sf_sha_end(&support, digest);
-    }
-    sf_sha_digest(&sha, info->nnz < info->numel ? digest : NULL);
+    if (info->nnz < info->numel)
+        sf_sha_support(&sha, file, t);
+    else
+        sf_sha_digest(&sha, NULL);
     sf_sha_text(&sha, ",\"values\":");
     seft_sha256(values, (size_t)size, digest);
     sf_sha_digest(&sha, t->dtype == SF_NONE ? NULL : digest);
