@@ -1,8 +1,4 @@
-"""A second reader of checkpoint files, by chapter 12 of the specification alone and to be read beside it.
-
-It verifies every rule of a whole checkpoint, digests included (FMT-095), reads no parts, and lacks the feature `zstd`
-(FMT-043). A line that enforces a rule names its clause.
-"""
+"""A second reader of whole files, to be read beside chapter 12: every rule, no parts, no `zstd` (FMT-043, FMT-095)."""
 
 import hashlib
 import json
@@ -39,8 +35,7 @@ CHANGES = {NAME: {"base": object, "target": object}}
 DELTA = {"delta": {"base_sha256": DIGEST, "target_sha256": DIGEST, "tensors": CHANGES} | LINKS}
 STORED_AS = ({"replace"}, {"remove"}, {"replace", "remove"}, {"add"}, {"whole"})  # FMT-132
 
-# What comes back: a checkpoint (FMT-001) with its state digest (FMT-099), and a tensor (FMT-002). Row pointers and
-# columns are None exactly if the support is every position; bits is the section `values`, or nothing for a mask.
+# Row pointers and columns are None exactly if the support is every position; bits is `values`, nothing for a mask.
 Content = namedtuple("Content", "kind attributes tied scales delta files tensors state_sha256")
 Tensor = namedtuple("Tensor", "dtype shape row_pointers columns bits")
 
@@ -275,8 +270,12 @@ def read_tensor(name: str, e: dict[str, Any], parts: dict[str, Any]) -> Tensor:
     if n < prod(shape):
         row, columns = np.divmod(flat, shape[-1])
         pointers = np.cumsum(np.bincount(row + 1, minlength=prod(shape[:-1]) + 1), dtype=np.int64)
-        row_ptr, col_idx = "<u4" if n < 2**32 else "<u8", "<u2" if shape[-1] <= 65536 else "<u4"  # FMT-065
-        support = sha256(pointers.astype(row_ptr).tobytes() + columns.astype(col_idx).tobytes())
+        known = {"col_idx": columns.astype("<u2" if shape[-1] <= 65536 else "<u4")}  # FMT-065
+        known["row_ptr"] = pointers.astype("<u4" if n < 2**32 else "<u8")
+        if (len(pointers) - 1) * -(-shape[-1] // 8) <= sum(part.nbytes for part in known.values()):
+            present = np.bincount(flat, minlength=prod(shape)).reshape(-1, shape[-1]) > 0
+            known = {"mask": np.packbits(present, axis=1, bitorder="little")}
+        support = {role: sha256(part.tobytes()) for role, part in known.items()}
     values = sha256(bits.tobytes()) if "values" in parts else None
     about = {"dtype": e["dtype"], "nnz": n, "shape": shape, "support": support, "values": values}
     need(name, "FMT-091", sha256(about) == e["content_sha256"])

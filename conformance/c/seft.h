@@ -200,7 +200,7 @@ static void sf_sha_digest(sf_sha *sha, const char *hex)
     sf_sha_text(sha, hex ? "\"" : "");
 }
 
-/* An integer of width 1, 2, 4 or 8 bytes, little-endian. */
+/* An integer of width 2, 4 or 8 bytes, little-endian. */
 static void sf_sha_integer(sf_sha *sha, uint64_t value, unsigned width)
 {
     uint8_t bytes[8];
@@ -1820,41 +1820,43 @@ static void sf_sha_columns(sf_sha *sha, sf_iter it, unsigned width)
         sf_sha_integer(sha, it.column, width);
 }
 
-/* The section `mask` that a support has in bitmask: width bytes a row. */
-static void sf_sha_mask(sf_sha *sha, sf_iter it, uint64_t width)
+/* The mask of a support as bitmask has it. */
+static void sf_sha_mask(sf_sha *sha, sf_iter it)
 {
-    uint64_t done = 0, at, bits = 0;
-    for (; sf_next(&it); bits |= UINT64_C(1) << it.column % 8)
-        for (at = it.row * width + it.column / 8; done < at; done++, bits = 0)
-            sf_sha_integer(sha, bits, 1);
-    for (; done < it.t->info.rows * width; done++, bits = 0)
-        sf_sha_integer(sha, bits, 1);
+    uint64_t width = it.t->info.columns / 8 + (it.t->info.columns % 8 != 0), at = 0, here;
+    uint8_t byte = 0;
+    while (sf_next(&it)) {
+        for (here = it.row * width + it.column / 8; at < here; at++, byte = 0)
+            sf_sha_put(sha, &byte, 1);
+        byte = (uint8_t)(byte | 1u << it.column % 8);
+    }
+    for (here = it.t->info.rows * width; at < here; at++, byte = 0)
+        sf_sha_put(sha, &byte, 1);
 }
 
-/* FMT-091: of bitmask and csr the one that takes fewer bytes says which positions there are. */
+/* FMT-091: a support is known by its sections in bitmask or in csr, whichever takes fewer bytes. */
 static void sf_sha_support(sf_sha *sha, const seft_file *file, const sf_tensor *t)
 {
-    const seft_tensor *info = &t->info;
-    unsigned of_column = info->columns <= 65536 ? 2 : 4, of_row = info->nnz >> 32 ? 8 : 4; /* FMT-065 */
-    uint64_t width = info->columns / 8 + (info->columns % 8 > 0);
-    int masked = info->columns && info->rows * width <= info->nnz * of_column + (info->rows + 1) * of_row;
+    unsigned column = t->info.columns <= 65536 ? 2 : 4, pointer = t->info.nnz >> 32 ? 8 : 4; /* FMT-065 */
+    uint64_t mask = t->info.rows * (t->info.columns / 8 + (t->info.columns % 8 != 0));
     char digest[65];
-    sf_sha section;
-    sf_sha_begin(&section);
-    if (masked)
-        sf_sha_mask(&section, sf_begin(file, t), width);
-    else
-        sf_sha_columns(&section, sf_begin(file, t), of_column);
-    sf_sha_end(&section, digest);
-    sf_sha_text(sha, masked ? "{\"mask\":" : "{\"col_idx\":");
-    sf_sha_digest(sha, digest);
-    if (!masked) {
-        sf_sha_begin(&section);
-        sf_sha_rows(&section, sf_begin(file, t), of_row);
-        sf_sha_end(&section, digest);
-        sf_sha_text(sha, ",\"row_ptr\":");
+    sf_sha one;
+    sf_sha_begin(&one);
+    if (mask <= t->info.nnz * column + (t->info.rows + 1) * pointer) {
+        sf_sha_mask(&one, sf_begin(file, t));
+        sf_sha_end(&one, digest);
+        sf_sha_text(sha, "{\"mask\":");
+    } else {
+        sf_sha_columns(&one, sf_begin(file, t), column);
+        sf_sha_end(&one, digest);
+        sf_sha_text(sha, "{\"col_idx\":");
         sf_sha_digest(sha, digest);
+        sf_sha_begin(&one);
+        sf_sha_rows(&one, sf_begin(file, t), pointer);
+        sf_sha_end(&one, digest);
+        sf_sha_text(sha, ",\"row_ptr\":");
     }
+    sf_sha_digest(sha, digest);
     sf_sha_text(sha, "}");
 }
 

@@ -88,8 +88,9 @@ def tensor(dtype, shape, at=None, encoding="dense", pattern=None, values=None):
         )
     content = {"dtype": dtype, "nnz": len(at), "shape": shape, "support": None, "values": sha(values) if bits else None}
     if len(at) < numel:
-        support = csr(shape, at)
-        content["support"] = sha(support["row_ptr"][2] + support["col_idx"][2])
+        both = (bitmask(shape, at), csr(shape, at))
+        smaller = min(both, key=lambda sections: sum(len(raw) for _, _, raw in sections.values()))
+        content["support"] = {role: sha(raw) for role, (_, _, raw) in smaller.items()}
     entry = {"content_sha256": sha(text(content).encode()), "dtype": dtype, "encoding": encoding, "nnz": len(at)}
     return entry | {"shape": shape} | ({"pattern": pattern} if pattern else {}), sections
 

@@ -76,8 +76,9 @@ def tensor(dtype, shape, encoding, flat, values, pattern=None, sections=None):
         own |= {"values": ("U8", [len(values)], values) if BITS[dtype] < 8 else (dtype, list(extent), values)}
     digested = {"dtype": dtype, "nnz": n, "shape": list(shape), "support": None, "values": None}
     if not full:
-        csr = support("csr", shape, flat)
-        digested["support"] = sha(csr["row_ptr"][2] + csr["col_idx"][2])
+        both = (support("bitmask", shape, flat), support("csr", shape, flat))
+        smaller = min(both, key=lambda sections: sum(len(raw) for _, _, raw in sections.values()))
+        digested["support"] = {role: sha(raw) for role, (_, _, raw) in smaller.items()}
     if BITS[dtype]:
         digested["values"] = sha(values)
     entry = {
