@@ -1,7 +1,6 @@
 """One execution: the bytes of a file to three readers, which must agree, and to what the first one must never do."""
 
 import json
-import os
 import resource
 import tempfile
 import tracemalloc
@@ -239,7 +238,7 @@ def _rewritten(path: Path, again: Path) -> Content:
     try:
         return _first(again)
     finally:
-        os.unlink(again)
+        again.unlink()
 
 
 def _short(found: Any, wanted: Content) -> str:

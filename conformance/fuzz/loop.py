@@ -70,8 +70,8 @@ class Tally:
         refused = sum(self.named.values())
         clauses = ", ".join(f"{clause[4:]} {count}" for clause, count in sorted(self.named.items()))
         return [
-            f"{self.executions} executions in {self.seconds:.0f} s, {speed:.0f} a second, {self.deep} of them deep, "
-            f"the slowest of the others {self.slowest:.2f} s",
+            f"{self.executions} executions in {self.seconds:.0f} s, {speed:.0f} a second",
+            f"{self.deep} of them deep, the slowest of the others {self.slowest:.2f} s",
             f"{self.accepted} accepted, {refused} refused, {self.differ} of them for different clauses",
             f"{len(self.named)} clauses named by the first reader, {len(self.reached - {''})} by any: FMT-",
             clauses,

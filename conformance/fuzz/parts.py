@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cache
 from hashlib import sha256
-from itertools import islice
+from itertools import islice, pairwise
 from math import comb, prod
 from typing import Any
 
@@ -175,8 +175,7 @@ def lenient(entry: dict[str, Any], shape: tuple[int, ...], own: dict[str, bytes]
         size = 2 if columns <= 65536 else 4
         starts = struct.unpack(f"<{len(own['row_ptr']) // 4}I", own["row_ptr"])
         col = struct.unpack(f"<{len(own['col_idx']) // size}{'H' if size == 2 else 'I'}", own["col_idx"])
-        spans = zip(starts, starts[1:], strict=False)
-        return [r * columns + c for r, (begin, end) in enumerate(spans) for c in col[begin:end]]
+        return [r * columns + c for r, (begin, end) in enumerate(pairwise(starts)) for c in col[begin:end]]
     if encoding == "nm":
         return list(islice(_of_ranks(entry["pattern"], shape, own["ranks"]), MOST_CELLS))
     gaps = gaps_of(own["gaps"], encoding)

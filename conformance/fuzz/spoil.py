@@ -1,7 +1,5 @@
 """Mutations of what stands around tensors: descriptions, headers, the spelling of JSON, bytes."""
 
-import re
-import struct
 from collections.abc import Callable
 from random import Random
 from typing import Any
@@ -87,44 +85,47 @@ def _delta(chance: Random, parts: Parts, name: str) -> None:
 def container(chance: Random, parts: Parts) -> None:
     """Change offsets, entries and metadata of the header, pads, or what follows the last one (12.2)."""
     kind = chance.randrange(12)
-
-    def change(header: Header) -> None:
-        names = [name for name in header if name != "__metadata__"]
-        name = chance.choice(names or ["none"])
-        entry = header.get(name, {})
-        if kind == 0:
-            at = chance.randrange(2)
-            entry["data_offsets"][at] = chance.choice((entry["data_offsets"][at] + 1, *INTEGERS))
-        elif kind == 1:
-            entry["data_offsets"] = [x + chance.choice((1, 64, -64)) for x in entry["data_offsets"]]
-        elif kind == 2:
-            entry[chance.choice(("note", "shape", "dtype"))] = chance.choice(
-                (0, "U8", [64], [], "F16", [True], [-1], None)
-            )
-        elif kind == 3:
-            entry.pop(chance.choice(sorted(entry)))
-        elif kind == 4:
-            header.pop(name)
-        elif kind == 5:
-            header[a_string(chance, name)] = entry if chance.random() < 0.5 else header.pop(name)
-        elif kind == 6:
-            about = header["__metadata__"]
-            key = chance.choice(sorted(about))
-            about[key] = chance.choice(("np", "0" * 64, "", about[key] + " ", None, 0, {}, "{}", "[]", "null", "0"))
-        elif kind == 7:
-            header["__metadata__"].update({chance.choice(("note", "")): ""})
-        elif kind == 8:
-            about = header["__metadata__"]
-            about.pop(chance.choice(sorted(about))) if chance.random() < 0.7 else header.pop("__metadata__")
-        elif kind == 9:
-            entry["shape"] = chance.choice(([1, *entry["shape"]], [*entry["shape"], 1], entry["shape"][::-1]))
-
-    if kind == 10:
+    if kind == 0:
         parts.pad = chance.choice((b"\1", b"\x80", b" "))
-    elif kind == 11:
+    elif kind == 1:
         parts.tail = chance.choice((b"\0", bytes(64), bytes(8)))
     else:
-        parts.of_header.append(_kept(change))
+        parts.of_header.append(_kept(lambda header: (_metadata if kind < 5 else _entry)(chance, header)))
+
+
+def _metadata(chance: Random, header: Header) -> None:
+    """Change `__metadata__` (FMT-029, FMT-093)."""
+    about, kind = header["__metadata__"], chance.randrange(4)
+    key = chance.choice(sorted(about))
+    if kind == 0:
+        about[key] = chance.choice(("np", "0" * 64, "", about[key] + " ", None, 0, {}, "{}", "[]", "null", "0"))
+    elif kind == 1:
+        about[chance.choice(("note", ""))] = ""
+    elif kind == 2:
+        about.pop(key)
+    else:
+        header["__metadata__"] = chance.choice((None, [], "", {}, {"format": "pt"}))
+
+
+def _entry(chance: Random, header: Header) -> None:
+    """Change the entry of a section or pad (FMT-030 to FMT-034)."""
+    name, kind = chance.choice([name for name in header if name != "__metadata__"]), chance.randrange(7)
+    entry = header[name]
+    if kind == 0:
+        at = chance.randrange(2)
+        entry["data_offsets"][at] = chance.choice((entry["data_offsets"][at] + 1, *INTEGERS))
+    elif kind == 1:
+        entry["data_offsets"] = [x + chance.choice((1, 64, -64)) for x in entry["data_offsets"]]
+    elif kind == 2:
+        entry[chance.choice(("note", "shape", "dtype"))] = chance.choice((0, "U8", [64], [], "F16", [True], [-1], None))
+    elif kind == 3:
+        entry.pop(chance.choice(sorted(entry)))
+    elif kind == 4:
+        header.pop(name)
+    elif kind == 5:
+        header[a_string(chance, name)] = entry if chance.random() < 0.5 else header.pop(name)
+    else:
+        entry["shape"] = chance.choice(([1, *entry["shape"]], [*entry["shape"], 1], entry["shape"][::-1]))
 
 
 def _kept(change: Callable[[Header], None]) -> Callable[[Header], None]:
@@ -137,109 +138,6 @@ def _kept(change: Callable[[Header], None]) -> Callable[[Header], None]:
             return
 
     return run
-
-
-def spelling(chance: Random, parts: Parts) -> None:
-    """Spell the manifest or the header in another way (FMT-022 to FMT-028)."""
-    kind = chance.randrange(16)
-    if kind >= 14:
-        parts.frame = _framed(chance)
-        return
-    into = parts.of_texts if chance.random() < 0.7 else parts.of_header_text
-
-    def respell(text: str) -> str:
-        if kind == 0:
-            at = [m.end() for m in re.finditer(r"[\[{,:]", text)]
-            where = chance.choice(at or [0])
-            return text[:where] + chance.choice((" ", "\n", "\t", "\ufeff", "\u00a0", "/**/")) + text[where:]
-        if kind == 1:
-            return _one(
-                chance,
-                text,
-                r"\b[0-9]+\b",
-                ("{}.0", "{}e0", "0{}", "+{}", "-{}", "{}E1", "NaN", "Infinity", "1" * 5000),
-            )
-        if kind == 2:
-            return _one(chance, text, r'(?<=")[a-z](?=[a-z])', ("\\u{:04x}", "\\u{:04X}"), as_code=True)
-        if kind == 3:
-            return _one(chance, text, r'"[a-z_]+":', ("{0}0,{0}", "{0}null,{0}", '"z":0,{0}'))
-        if kind == 4:
-            return _one(chance, text, r"\\\\|/|\\n|\\u00..|\\\"", ("\\/", "\\u000A", "\\u002f", "\n", "\\x", "\\"))
-        if kind == 5:
-            return _one(
-                chance,
-                text,
-                r'(?<=")(?=[a-z])',
-                ("\\ud800", "\\ud83d\\ude00", "\x00", "\x1f", "\ud800", "\x7f", "\\u0000"),
-            )
-        if kind == 6:
-            at = chance.randint(0, len(text))
-            return text[:at] + chance.choice((",", "}", "]", '"', "{", "[", ":", "\\", "0", "\0")) + text[at:]
-        if kind == 7:
-            at = chance.randint(0, len(text))
-            return text[:at] + text[at + chance.choice((1, 1, 2, 30)) :]
-        if kind == 8:
-            return chance.choice(
-                ("", "null", "[]", "{}", "0", '""', "\ufeff" + text, text + text, text + " ", " " + text)
-            )
-        if kind == 9:
-            deep = chance.choice((15, 16, 17, 500, 20000))
-            return _one(
-                chance, text, r"\{\}|\[\]", ("[" * deep + "]" * deep, '{"a":' * deep + "0" + "}" * deep, "[" * deep)
-            )
-        if kind == 10:
-            return _one(
-                chance, text, r"true|false|null|\{\}|\[\]", ("True", "nul", "undefined", "''", "[,]", "{0:0}", "[0,]")
-            )
-        if kind == 11:
-            return _one(chance, text, r'("[a-z_]+":[^,{}\[\]]+),("[a-z_]+":[^,{}\[\]]+)', ("{2},{1}",))
-        if kind == 12:
-            return _one(chance, text, r'"[^"\\]*"', ("'{0}'", "{0}{0}", "{0}:0", '"{0}"'))
-        return _one(chance, text, r"\b[0-9]+\b", tuple(str(x) for x in INTEGERS))
-
-    into.append(respell)
-
-
-def _one(chance: Random, text: str, pattern: str, forms: tuple[str, ...], *, as_code: bool = False) -> str:
-    """Return a text with one match of a pattern in another form."""
-    found = list(re.finditer(pattern, text))
-    if not found:
-        return text
-    match, form = chance.choice(found), chance.choice(forms)
-    whole = match.group(0)
-    if as_code:
-        new = form.format(ord(whole))
-    elif "{2}" in form:
-        new = f"{match.group(2)},{match.group(1)}"
-    else:
-        new = form.replace("{0}", whole).replace("{}", whole)
-    return text[: match.start()] + new + text[match.end() :]
-
-
-def _framed(chance: Random) -> Callable[[bytes], bytes]:
-    """Return a way to put length and spaces around a header that is not the legal one (FMT-020 to FMT-023)."""
-
-    def frame(raw: bytes) -> bytes:
-        legal = taking.frame(raw)
-        size = len(legal)
-        kind = chance.randrange(7)
-        if kind == 0:
-            return struct.pack("<Q", chance.choice((*(x % 2**64 for x in INTEGERS), size, size - 7))) + legal[8:]
-        if kind == 1:
-            return struct.pack("<Q", 2 * size - 8) + legal[8:].ljust(2 * size - 8)
-        if kind == 2:
-            cut = chance.choice((len(raw), -(-len(raw) // 8) * 8, size - 64))
-            return struct.pack("<Q", cut) + legal[8 : 8 + cut]
-        if kind == 3:
-            return legal[:8] + b" " + legal[8:-1]
-        if kind == 4:
-            return legal[: 8 + len(raw)].ljust(size, chance.choice((b"\0", b"\n", b"\t", b"}")))
-        if kind == 5:
-            return struct.pack("<Q", size + 56) + legal[8:].ljust(size + 56)
-        at = 8 + chance.randrange(len(raw) or 1)
-        return legal[:at] + chance.choice((b"\xff", b"\xc3", b"\xed\xa0\x80", b"\xc0\x80")) + legal[at + 1 :]
-
-    return frame
 
 
 def bytes_of(chance: Random, raw: bytes) -> bytes:

@@ -11,7 +11,22 @@ AS_BYTES = tuple((x % 2**64).to_bytes(8, "little") for x in INTEGERS)
 NAMED = ("", "#pad", "#values", "#mask", "#x", "x", "\0", "\x7f", "#", "!", "é", "\ud800", "\U0001f600")
 """What is added to a name."""
 
-_WORDS = ("", "a", "A", "__metadata__", "zstd", "delta", "model", "1.0", "1.7", "1.00", "2.0", "1.10000", "NONE", "F16")
+_WORDS: tuple[str, ...] = (
+    "",
+    "a",
+    "A",
+    "__metadata__",
+    "zstd",
+    "delta",
+    "model",
+    "1.0",
+    "1.7",
+    "1.00",
+    "2.0",
+    "1.10000",
+    "NONE",
+    "F16",
+)
 _WORDS = (*_WORDS, "scale", "0" * 64, "f" * 64, "x" * 513, "é" * 256, "../a", "model.sparse.x", "a.bin", "CON", "a b")
 _WORDS = (*_WORDS, "replace:w", "remove:w", "whole:", "xor:w", "\n", "\ud800", "\udfff\ud800", "\uffff", "\U0010ffff")
 

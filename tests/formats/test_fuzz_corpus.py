@@ -80,7 +80,11 @@ def test_a_forgotten_rule_is_found(judge, rule, monkeypatch):
             return None
 
     monkeypatch.setattr(owner, name, 7 if name == "LONGEST" else forget)
-    found = Inputs(1)
-    with pytest.raises(Disagreement):
+    inputs = Inputs(1)
+
+    def run():
         for number in range(8000):
-            judge(found[number])
+            judge(inputs[number])
+
+    with pytest.raises(Disagreement):
+        run()
