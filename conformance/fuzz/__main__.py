@@ -46,18 +46,19 @@ def _asked(words: Sequence[str] | None) -> argparse.Namespace:
 
 def structured(inputs: Inputs, known: list[bytes], seconds: float, save: Path, collect: Path | None) -> int:
     """Run mutations by number, after the inputs that are known."""
-    judge, tally, keeper = Judge(), Tally(), corpus.Keeper()
+    tally, keeper = Tally(), corpus.Keeper()
     number, end = 0, time.monotonic() + seconds
-    while number < len(known) or time.monotonic() < end:
-        raw = known[number] if number < len(known) else inputs[number - len(known)]
-        try:
-            verdict = execute(judge, tally, raw)
-        except Disagreement as found:
-            report(tally)
-            return tell(found, raw, save)
-        if collect is not None:
-            keeper(raw, verdict)
-        number += 1
+    with Judge() as judge:
+        while number < len(known) or time.monotonic() < end:
+            raw = known[number] if number < len(known) else inputs[number - len(known)]
+            try:
+                verdict = execute(judge, tally, raw)
+            except Disagreement as found:
+                report(tally)
+                return tell(found, raw, save)
+            if collect is not None:
+                keeper(raw, verdict)
+            number += 1
     if collect is not None:
         corpus.save(collect, keeper.inputs())
     report(tally)

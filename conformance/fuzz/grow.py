@@ -79,6 +79,8 @@ def tensor(chance: Random, dtype: str | None = None) -> tuple[Tensor, str]:
         while prod(shape) > 4 * MOST:
             shape = shape_of(chance)
         return Tensor(dtype, shape, bits_of(chance, dtype, prod(shape))), "dense"
+    if chance.random() < 0.004:
+        return far(chance, dtype), "varint"
     if chance.random() < 0.3:
         shape, pattern, at = regular(chance)
         return _on(dtype, shape, at, bits_of(chance, dtype, len(at)), pattern), "nm"
@@ -93,6 +95,14 @@ def tensor(chance: Random, dtype: str | None = None) -> tuple[Tensor, str]:
     if dtype != "NONE" and len(at) == prod(shape):
         able.append("dense")
     return made, chance.choice(able)
+
+
+def far(chance: Random, dtype: str) -> Tensor:
+    """Return a tensor of many rows and columns, whose gaps take up to 8 bytes (FMT-056, FMT-073)."""
+    rows, columns = chance.choice((16, 1000, 65536, 2**18 + 1)), 2**31 - 1
+    at = {rows * columns - 1 - chance.randrange(3), *(chance.randrange(rows * columns) for _ in range(4))}
+    found = sorted(at if chance.random() < 0.5 else {*range(4), max(at)})
+    return _on(dtype, (rows, columns), found, bits_of(chance, dtype, len(found)))
 
 
 def _on(dtype: str, shape: tuple[int, ...], at: list[int], bits: bytes, pattern: Any = None) -> Tensor:
