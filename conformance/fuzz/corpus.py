@@ -3,6 +3,7 @@
 import base64
 import gzip
 import json
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,8 @@ from typing import Any
 from conformance.fuzz.judge import Verdict
 from conformance.fuzz.parts import take_apart
 
-PACKED = ".jsonl.gz"
+EACH = 4
+"""How many inputs are kept of those for which the first reader names one clause, and the others different ones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,10 +56,18 @@ class Keeper:
             _smallest(self._refused, verdict.clauses, raw)
 
     def inputs(self) -> list[Input]:
-        """Return what is kept."""
-        return [Input(raw, clauses[0]) for clauses, raw in self._refused.items()] + [
-            Input(raw, "") for raw in {*self._accepted.values()}
-        ]
+        """Return few that show much: of a clause the EACH smallest, and accepted ones until every feature is there."""
+        kept, count = [], Counter[str]()
+        for clauses, raw in sorted(self._refused.items(), key=lambda item: (len(item[1]), item[1])):
+            count[clauses[0]] += 1
+            if count[clauses[0]] <= EACH:
+                kept.append(Input(raw, clauses[0]))
+        left, able = set(self._accepted), {raw: features(raw) for raw in self._accepted.values()}
+        while left:
+            best = max(able, key=lambda raw: (len(able[raw] & left), -len(raw), raw))
+            left -= able[best]
+            kept.append(Input(best, ""))
+        return kept
 
 
 def _smallest(found: dict[Any, bytes], key: Any, raw: bytes) -> None:

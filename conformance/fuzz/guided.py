@@ -66,7 +66,7 @@ def _fuzz(atheris: ModuleType, asked: argparse.Namespace) -> None:
     for number, raw in enumerate([*known, *(inputs[n] for n in range(_SEEDS))]):
         (folder / str(number)).write_bytes(raw)
     flags = [f"-seed={asked.seed}", f"-max_len={_LONGEST}", "-len_control=0", "-rss_limit_mb=0", "-verbosity=0"]
-    flags += [f"-artifact_prefix={asked.save}/", "-timeout=60"]
+    flags += [f"-artifact_prefix={asked.save}/", "-timeout=60", "-mutate_depth=1"]
     asked.save.mkdir(parents=True, exist_ok=True)
     atheris.Setup(["fuzz", *flags, str(folder)], one, custom_mutator=mutated)
     atheris.Fuzz()

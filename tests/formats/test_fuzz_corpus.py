@@ -1,13 +1,15 @@
 """Inputs that reach every clause which a single file can break, given to three readers; and a fuzzer that bites."""
 
+import random
 import shutil
 from pathlib import Path
 
 import pytest
 
-from conformance.fuzz import corpus
+from conformance.fuzz import corpus, grow
 from conformance.fuzz.judge import Disagreement, Judge
 from conformance.fuzz.loop import Inputs
+from conformance.fuzz.parts import take_apart
 from formats import validate
 
 pytestmark = pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler named cc")
@@ -54,6 +56,14 @@ def test_an_input_depends_on_seed_and_number_alone(inputs):
     one = Inputs(5, known)
     assert [one[number] for number in reversed(range(60))] == forward[::-1]
     assert [Inputs(6, known)[number] for number in range(60)] != forward
+
+
+def test_random_checkpoints_are_valid_and_taken_apart_without_loss(judge):
+    for number in range(150):
+        raw = grow.checkpoint(random.Random(number), 0.2).pack()
+        assert judge(raw).accepted
+        parts = take_apart(raw)
+        assert parts.pack() == raw
 
 
 FORGOTTEN = {
