@@ -55,10 +55,11 @@ def structured(inputs: Inputs, known: list[bytes], seconds: float, save: Path, c
                 verdict = execute(judge, tally, raw)
             except Disagreement as found:
                 report(tally)
-                return tell(found, raw, save)
+                return tell(found, found.culprit or raw, save)
             if collect is not None:
                 keeper(raw, verdict)
             number += 1
+        judge.flush()
     if collect is not None:
         corpus.save(collect, keeper.inputs())
     report(tally)

@@ -1,16 +1,27 @@
-"""The reader in C as a loaded library: compiled once, its memory counted by its own allocator (FMT-096)."""
+"""The reader in C: as a loaded library whose allocator counts, and as a command with sanitizers (FMT-096)."""
 
 import ctypes
 import json
+import resource
 import shutil
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 SOURCE = Path(__file__).parents[1] / "c" / "seft_read.c"
 
-_STRICT = ("-std=c99", "-Wall", "-Wextra", "-Werror", "-pedantic", "-O2")
+_STRICT = ("-std=c99", "-Wall", "-Wextra", "-Werror", "-pedantic")
+_SANITIZERS = ("-g", "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
 _ROOM = 1 << 16
+
+
+def _compile(target: Path, *flags: str) -> Path:
+    compiler = shutil.which("cc")
+    if compiler is None:
+        raise FileNotFoundError("needs a C compiler named cc")
+    subprocess.run([compiler, *_STRICT, *flags, "-o", target, SOURCE], check=True)
+    return target
 
 
 class CLibrary:
@@ -21,11 +32,7 @@ class CLibrary:
     """
 
     def __init__(self, folder: Path) -> None:
-        compiler = shutil.which("cc")
-        if compiler is None:
-            raise FileNotFoundError("needs a C compiler named cc")
-        library = folder / "seft.so"
-        subprocess.run([compiler, *_STRICT, "-shared", "-fPIC", "-o", library, SOURCE], check=True)
+        library = _compile(folder / "seft.so", "-O2", "-shared", "-fPIC")
         self._verdict = ctypes.CDLL(str(library)).seft_verdict
         self._verdict.argtypes = (ctypes.c_char_p, ctypes.c_size_t, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_size_t)
         self._clause, self._lines = ctypes.create_string_buffer(8), ctypes.create_string_buffer(_ROOM)
@@ -41,3 +48,40 @@ class CLibrary:
         text = self._lines.value.decode() if code == 0 else ""
         # strings may hold characters that splitlines would take for ends of lines
         return code, self._clause.value.decode(), [json.loads(line) for line in text.split("\n")[:-1]]
+
+
+def _unbounded() -> None:
+    """Sanitizers map far more memory than they use; the bound of the fuzzer is not for them."""
+    most = resource.getrlimit(resource.RLIMIT_DATA)[1]
+    resource.setrlimit(resource.RLIMIT_DATA, (most, most))
+
+
+class CCommand:
+    """The reader in C with sanitizers: it ends at the first byte that is read or written outside of what it owns."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder / "many"
+        self._folder.mkdir()
+        self._command = _compile(folder / "seft_read", *_SANITIZERS)
+
+    def complaint(self, inputs: Sequence[bytes], clauses: Sequence[str]) -> tuple[int, str] | None:
+        """Return number and complaint of the first input that ends the command or gets another clause than given."""
+        said, errors = self._run(inputs)
+        wanted = [f"1 {clause}" if clause else "0 -" for clause in clauses]
+        if said == wanted and not errors:
+            return None
+        for number, (raw, line) in enumerate(zip(inputs, wanted, strict=True)):
+            said, errors = self._run([raw])
+            if said != [line] or errors:
+                return number, f"{said} for {line!r}: {errors[:1000]}"
+        return len(inputs) - 1, "only the inputs before this one together with it"
+
+    def _run(self, inputs: Sequence[bytes]) -> tuple[list[str], str]:
+        paths = [self._folder / str(number) for number in range(len(inputs))]
+        for path, raw in zip(paths, inputs, strict=True):
+            path.write_bytes(raw)
+        listed = self._folder / "list"
+        listed.write_text("".join(f"{path}\n" for path in paths), encoding="utf-8")
+        command: list[str | Path] = [self._command, "--many", listed]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, preexec_fn=_unbounded)
+        return done.stdout.splitlines(), done.stderr

@@ -54,7 +54,7 @@ def _fuzz(atheris: ModuleType, asked: argparse.Namespace) -> None:
             execute(judge, tally, raw)
         except Disagreement as found:
             report(tally)
-            _end(tell(found, raw, asked.save))
+            _end(tell(found, found.culprit or raw, asked.save))
         if time.monotonic() > end:
             report(tally)
             _end(0)

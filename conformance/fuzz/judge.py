@@ -16,7 +16,7 @@ import numpy as np
 
 import formats
 from conformance import second_reader
-from conformance.fuzz.c_library import CLibrary
+from conformance.fuzz.c_library import CCommand, CLibrary
 from conformance.fuzz.parts import take_apart
 from formats import check
 from formats.container import NONE, dtype_name, raw_bytes
@@ -29,11 +29,18 @@ LIMIT = 1 << 30
 READER_FIXED, READER_TIMES = 48 << 20, 64
 """What the first reader may take: a multiple of the bytes it was given, and the 2^20 rows of FMT-056 several times."""
 
+TOGETHER = 500
+"""How many inputs wait for one process of the reader in C with sanitizers."""
+
 _LINE = ("dtype", "shape", "nnz", "encoding", "row_pointers_sha256", "columns_sha256", "values_sha256")
 
 
 class Disagreement(Exception):
-    """Two readers disagree, or one of them breaks down; the message says which."""
+    """Two readers disagree, or one of them breaks down; the message says which, `culprit` on what if not the last."""
+
+    def __init__(self, message: str, culprit: bytes | None = None) -> None:
+        super().__init__(message)
+        self.culprit = culprit
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +80,8 @@ class Judge:
         self.path = Path(self._folder.name)
         self.c = CLibrary(self.path)
         self._count = 0
+        self._waiting: list[tuple[bytes, str]] = []
+        self._sanitized = CCommand(self.path)
         if bounded:
             self._warm_up()
             bound_memory(LIMIT)
@@ -101,12 +110,26 @@ class Judge:
             Disagreement: if readers disagree, take too much memory, or raise what they must not.
         """
         self._count += 1
+        if len(self._waiting) >= TOGETHER:
+            self.flush()
         path = self.path / str(self._count)
         path.write_bytes(raw)
         try:
             return self._judge(raw, path, deep=deep)
         finally:
             path.unlink()
+
+    def flush(self) -> None:
+        """Hand the inputs of before to the reader in C with sanitizers, in one process.
+
+        Raises:
+            Disagreement: if that process ends otherwise; `culprit` is the input.
+        """
+        waiting, self._waiting = self._waiting, []
+        found = self._sanitized.complaint([raw for raw, _ in waiting], [clause for _, clause in waiting])
+        if found is not None:
+            number, text = found
+            raise Disagreement(f"the third reader with sanitizers says {text}", waiting[number][0])
 
     def _judge(self, raw: bytes, path: Path, *, deep: bool) -> Verdict:
         if deep:
@@ -118,6 +141,7 @@ class Judge:
             self._deep(raw, path, peak, first)
         second = _asked("the second reader", second_reader.Refused, lambda: _second(path))
         third = self._third(raw)
+        self._waiting.append((raw, third if isinstance(third, str) else ""))
         clauses = tuple("" if isinstance(found, Content) else found for found in (first, second, third))
         needs_zstd = requires_zstd(raw)
         if isinstance(first, Content):

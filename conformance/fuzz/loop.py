@@ -126,7 +126,7 @@ def seed_of(raw: bytes) -> Seed | None:
         # what is packed again is the file itself, or at least one that reaches as deep
         found.seal = NOTHING if b'"codec"' in raw else CONTENT
         found.pack()
-    except (ValueError, TypeError, LookupError, AttributeError):
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
         return None
     return Seed(spell(found.manifest), tuple(found.sections))
 

@@ -242,11 +242,11 @@ def mutate(chance: Random, parts: Parts, second: Parts) -> bytes:
                 splice(chance, parts, second)
             else:
                 chosen(chance, parts)
-        except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError):
+        except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError):
             # what an earlier mutation left cannot be mutated in this way
             continue
     try:
         raw = parts.pack()
-    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError):
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError):
         raw = b""
     return spoil.bytes_of(chance, raw) if chance.random() < 0.04 else raw

@@ -38,6 +38,7 @@ def test_readers_agree_on_the_corpus(judge, inputs):
         verdict = judge(given.raw, deep=number % 16 == 0)
         if verdict.accepted != (not given.clause):
             wrong.append((number, given.clause, verdict.clauses))
+    judge.flush()
     assert wrong == []
 
 
