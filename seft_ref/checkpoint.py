@@ -164,7 +164,7 @@ def identity(path: str | Path) -> str:
 
 
 def save_state(path: str | Path, state: TrainState, settings: TrainSettings, origin: Origin) -> None:
-    """Write a training state to one file, atomically (CKP-006)."""
+    """Write a training state to one file, atomically (CKP-006, CKP-007)."""
     tensors: dict[str, formats.Tensor] = {}
     attributes: dict[str, formats.JSON] = {
         "step": state.step,
