@@ -13,10 +13,10 @@ from typing import Any
 
 from formats import layout
 from formats.errors import FormatError
-from formats.header import parse_entry
+from formats.header import MANIFEST_KEY, parse_entry
 from formats.index import INDEX, expected_files, parse_index
 from formats.reader import Companions, Reader, read_index
-from formats.v1 import MANIFEST_KEY, PartReader
+from formats.v1 import PartReader
 
 Violation = tuple[str, FormatError]
 

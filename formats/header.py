@@ -23,6 +23,10 @@ from formats.typed_json import as_digest, as_natural, as_object, as_string, as_s
 from formats.validate import check_file_names, check_file_size, check_kind, check_name, check_shape
 
 SPEC = "1.0"
+MANIFEST_KEY = "seft.manifest"
+DIGEST_KEY = "seft.manifest.sha256"
+MAX_HEAD = 1 << 24
+"""Bytes of length and header together (FMT-021); below what hubs read of a file."""
 DELTA, ZSTD = "delta", "zstd"
 FEATURES: frozenset[str] = frozenset({DELTA, ZSTD})
 """Features beyond the core of version 1 that this reader has."""

@@ -6,10 +6,11 @@ model.sparse-00001-of-00002.safetensors ... and model.sparse.index.json
 
 import re
 from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
 
 from formats import strict_json
 from formats.errors import BadIndex, MissingFile, StrayFile
-from formats.header import check_version
+from formats.header import MANIFEST_KEY, MAX_HEAD, check_version
 from formats.strict_json import JSON
 from formats.typed_json import as_digest, as_object, closed
 
@@ -20,6 +21,15 @@ MAX_PARTS = 99_999
 
 # FMT-112
 STOCK = re.compile(r"(?i)(model|adapter_model|pytorch_model)(-\d+-of-\d+)?\.safetensors")
+
+
+def is_sparse(path: Path) -> bool:
+    """Tell whether a path holds a checkpoint of this format, whole or damaged; OSError if it is not there."""
+    if path.is_dir():
+        return any(path.glob("model.sparse*.safetensors")) or (path / INDEX).exists()
+    with path.open("rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+        return size < MAX_HEAD and MANIFEST_KEY.encode() in file.read(size)
 
 
 def part_name(part: int, count: int) -> str:

@@ -27,12 +27,10 @@ from formats.errors import (
     ManifestDigestMismatch,
     SectionDigestMismatch,
 )
-from formats.header import Entry, Manifest, Stored, manifest_text, parse_manifest
+from formats.header import DIGEST_KEY, MANIFEST_KEY, MAX_HEAD, Entry, Manifest, Stored, manifest_text, parse_manifest
 from formats.layout import section_name
 from formats.records import Array, Dense, Mask, Sparse, Tensor, TensorInfo
 
-MAX_HEAD = 1 << 24
-"""Bytes of length and header together; below what hubs read of a file."""
 MAX_TENSORS = 4096
 """Tensors that the writer puts into one part: keeps headers far below MAX_HEAD (FMT-085)."""
 
@@ -41,9 +39,6 @@ _HEAD_BYTES, _ENTRY_BYTES = 500, 700
 
 _SYNC_BYTES = 1 << 24
 """Bytes that are written before the disk is asked to take them."""
-
-MANIFEST_KEY = "seft.manifest"
-DIGEST_KEY = "seft.manifest.sha256"
 
 
 # writing -----------------------------------------------------------------------------------------

@@ -4,7 +4,6 @@ model = load_model("pruned-sparse", kernels)
 save_model("pruned-sparse", "repaired-sparse", finish(...))
 """
 
-import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ import numpy as np
 
 import formats
 from formats.convert.hf import open_hf
+from formats.index import is_sparse
 from seft_ref.config import ModelConfig
 from seft_ref.errors import CheckpointError, ConfigError
 from seft_ref.gradients import Accumulated
@@ -70,12 +70,6 @@ def open_folder(path: str | Path) -> Iterator[Any]:
             yield folder
 
 
-def is_sparse(path: str | Path) -> bool:
-    """Tell whether a folder holds a sparse checkpoint."""
-    path = Path(path)
-    return any(path.glob("model.sparse*.safetensors")) or (path / "model.sparse.index.json").exists()
-
-
 def read_config(files: Mapping[str, bytes]) -> ModelConfig:
     """Return the config among the companion files of a folder.
 
@@ -102,7 +96,7 @@ def load_model(path: str | Path, kernels: Kernels, dtype: str | None = None) -> 
     with open_folder(path) as source:
         config = read_config(source.files)
         check_names(config, source)
-        has_support = is_sparse(path)
+        has_support = is_sparse(Path(path))
         dense: dict[str, NumpyArray] = {}
         packed: dict[str, Packed] = {}
         bases: dict[str, Base] = {}
@@ -164,16 +158,13 @@ def save_model(
 
 
 def identity(path: str | Path) -> str:
-    """Return a digest of a sparse checkpoint's tensors that does not depend on how they are encoded."""
-    digest = hashlib.sha256()
+    """Return the state digest of a sparse checkpoint, whatever its encodings (FMT-099)."""
     with formats.open(path) as reader:
-        for name in sorted(reader.names()):
-            digest.update(f"{name} {reader.info(name).content_sha256}\n".encode())
-    return digest.hexdigest()
+        return reader.state_sha256
 
 
 def save_state(path: str | Path, state: TrainState, settings: TrainSettings, origin: Origin) -> None:
-    """Write a training state to one file, atomically (CKP-006)."""
+    """Write a training state to one file, atomically (CKP-006, CKP-007)."""
     tensors: dict[str, formats.Tensor] = {}
     attributes: dict[str, formats.JSON] = {
         "step": state.step,

@@ -22,10 +22,11 @@ from formats.convert import hf
 from formats.convert.changes import Changes
 from formats.convert.checks import cast
 from formats.convert.shira import write_shira
-from formats.convert.sources import detect, is_sparse, open_changes, open_source
+from formats.convert.sources import detect, open_changes, open_source
 from formats.convert.trl_delta import write_trl_delta
 from formats.digest import of_content
 from formats.errors import CannotHold
+from formats.index import is_sparse
 
 Encoding = Annotated[
     str, typer.Option(help="auto (fewest bytes), dense, bitmask, csr, gap8, varint, nm, nm:N:M or nm:N:M:AXIS.")

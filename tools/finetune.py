@@ -14,6 +14,7 @@ import _cli
 import numpy as np
 import typer
 
+from formats.index import is_sparse
 from seft_ref import (
     TrainSettings,
     finish,
@@ -24,7 +25,7 @@ from seft_ref import (
     step_batches,
     train,
 )
-from seft_ref.checkpoint import Origin, identity, is_sparse, load_state, save_state, settings_text
+from seft_ref.checkpoint import Origin, identity, load_state, save_state, settings_text
 from seft_ref.kernels import cpu
 from seft_ref.update.adamw import AdamW
 from seft_ref.update.grow import GrowScope

@@ -9,8 +9,9 @@ import numpy as np
 import typer
 
 from formats.convert.hf import open_hf, write_hf
+from formats.index import is_sparse
 from seft_ref.calibrate import prune_magnitude, prune_wanda
-from seft_ref.checkpoint import check_names, check_shape, in_compute_dtype, is_sparse, read_config
+from seft_ref.checkpoint import check_names, check_shape, in_compute_dtype, read_config
 from seft_ref.config import ModelConfig
 from seft_ref.kernels import cpu
 from seft_ref.prune.keep import parse_pattern, removed_count

@@ -12,7 +12,7 @@ from rich.table import Table
 
 import formats
 from formats.convert.hf import HfFolder, open_hf
-from formats.convert.sources import is_sparse
+from formats.index import is_sparse
 
 
 def main(

@@ -66,7 +66,7 @@ def open_gguf(path: str | os.PathLike[str], *, expand_quantised: bool = False) -
     if quantised and not expand_quantised:
         raise ForeignGguf(
             f"{tensors.file_name} holds {len(quantised)} quantised tensors, the first is {quantised[0]!r}; "
-            f"pass expand_quantised=True to make F32 of them"
+            f"pass expand_quantised=True, or --expand-quantised, to make F32 of them"
         )
     names: list[JSON] = [*quantised]
     return Checkpoint("model", tensors, {"source": "gguf", "expanded": names} if names else {})

@@ -20,10 +20,9 @@ from formats.convert.spiel import read_spiel
 from formats.convert.stock import open_stock
 from formats.convert.trl_delta import read_trl_delta
 from formats.errors import FormatError, UnknownOption
-from formats.index import INDEX
+from formats.index import is_sparse
 from formats.reader import open_checkpoint
 from formats.records import Checkpoint, Tensor
-from formats.v1 import MANIFEST_KEY
 
 ADAPTERS: dict[str, Callable[[Path, Mapping[str, Tensor]], Changes]] = {
     "spiel": read_spiel,
@@ -90,14 +89,6 @@ def _optional(module: str, function: str, path: Path, **options: bool) -> Checkp
     """Call a converter whose library not every user has, and which is imported only now."""
     found: Checkpoint = getattr(importlib.import_module(f"formats.convert.{module}"), function)(path, **options)
     return found
-
-
-def is_sparse(path: Path) -> bool:
-    """Tell whether a path holds a checkpoint of this format, whole or damaged."""
-    if path.is_dir():
-        return any(path.glob("model.sparse*.safetensors")) or (path / INDEX).exists()
-    with path.open("rb") as file:
-        return MANIFEST_KEY.encode() in file.read(1 << 12)
 
 
 def detect(path: Path) -> str:

@@ -13,7 +13,14 @@ import torch
 
 from formats import atomic, validate
 from formats.convert.checks import require_plain
-from formats.convert.torch_tensors import check_kind, from_torch, from_torch_csr, to_torch, to_torch_csr
+from formats.convert.torch_tensors import (
+    check_kind,
+    from_torch,
+    from_torch_csr,
+    to_torch,
+    to_torch_csr,
+    without_beta_warning,
+)
 from formats.errors import CannotHold, ForeignTorch, FormatError
 from formats.records import LIMIT, Checkpoint, Dense, Mask, Tensor
 
@@ -90,7 +97,8 @@ def _state_dict(path: Path) -> dict[Any, Any]:
     _check_archive(path)
     try:
         # mapped, so that no storage is larger than the file
-        found = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        with without_beta_warning():
+            found = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:
         raise ForeignTorch(
             f"{path.name} holds more than tensors, or is damaged; save module.state_dict() instead. "

@@ -5,6 +5,9 @@
 Floats that only one side names travel as unsigned integers of their size, so that no value is ever computed.
 """
 
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import ml_dtypes
@@ -118,13 +121,22 @@ def to_torch_csr(sparse: Sparse, *, index_dtype: torch.dtype = torch.int64, name
     validate.check_record(sparse, name)
     if index_dtype == torch.int32 and sparse.nnz > validate.MAX_SPARSE_DIM:
         raise CannotHold(f"{name!r} stores {sparse.nnz} values, int32 row pointers end at 2^31 - 1; use torch.int64")
-    return torch.sparse_csr_tensor(
-        to_torch(sparse.indptr).to(index_dtype),
-        to_torch(sparse.indices).to(index_dtype),
-        to_torch(sparse.values, name=name),
-        size=sparse.shape,
-        check_invariants=True,
-    )
+    with without_beta_warning():
+        return torch.sparse_csr_tensor(
+            to_torch(sparse.indptr).to(index_dtype),
+            to_torch(sparse.indices).to(index_dtype),
+            to_torch(sparse.values, name=name),
+            size=sparse.shape,
+            check_invariants=True,
+        )
+
+
+@contextmanager
+def without_beta_warning() -> Iterator[None]:
+    """Keep to itself what torch says once a process about its own sparse tensors; a user can do nothing about it."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta state")
+        yield
 
 
 def from_torch_csr(tensor: torch.Tensor, *, name: str = "tensor", limit: int = LIMIT) -> Sparse:

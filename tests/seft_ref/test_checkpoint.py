@@ -77,6 +77,26 @@ def test_CKP_006_a_state_of_another_run_is_refused(tmp_path):
         load_state(tmp_path / "absent", model.weights, SETTINGS, ORIGIN, reference)
 
 
+def test_CKP_007_a_state_says_what_it_holds_by_name(tmp_path):
+    folder = sparse_folder(tmp_path / "model")
+    tokens = tokens_of(folder, tmp_path)
+    _, state = start(folder, reference, SETTINGS, tokens)
+    file = tmp_path / "run.state"
+    save_state(file, state, SETTINGS, ORIGIN)
+    with formats.open(file) as reader:
+        reader.verify()
+        assert reader.kind == "training-state"
+        assert set(reader.attributes) == {"step", "settings", "model", "text", "budgets", "delta_budgets"}
+        parts = {"base", "delta", "delta.first_moment", "delta.second_moment", "delta.age"}
+        names = {f"{target}.{part}" for target in state.targets for part in parts}
+        assert set(reader.names()) - names <= {f"{target}.window" for target in state.targets}
+        assert names <= set(reader.names())
+        for target in state.targets:
+            slots = reader.info(f"{target}.delta").nnz
+            for part in ("first_moment", "second_moment", "age"):
+                assert reader.info(f"{target}.delta.{part}").shape == (slots,)
+
+
 def test_CKP_001_sixteen_bit_weights_are_computed_in_float32(tmp_path):
     for dtype, expected in (
         (BF16, np.float32),
