@@ -84,6 +84,8 @@ def _of_file(path: Path) -> Iterator[Violation]:
         yield violation
     if sound:
         yield from _try(path.name, lambda: Reader(path))
+    # FMT-102: beside a file that was given
+    yield from _companions(path.parent, path)
 
 
 def _of_part(path: Path) -> Iterator[Violation]:

@@ -35,7 +35,7 @@ def inputs():
 def test_readers_agree_on_the_corpus(judge, inputs):
     wrong = []
     for number, given in enumerate(inputs):
-        verdict = judge(given.raw, deep=number % 16 == 0)
+        verdict = judge(given.raw, deep=True)
         if verdict.accepted != (not given.clause):
             wrong.append((number, given.clause, verdict.clauses))
     judge.flush()
