@@ -5,8 +5,10 @@ from math import prod
 from random import Random
 from typing import Any
 
+import zstandard
+
 from conformance.fuzz import grow, spelling, spoil
-from conformance.fuzz.parts import CONTENT, NOTHING, SECTIONS, Parts, copied, stored_frame
+from conformance.fuzz.parts import CONTENT, NOTHING, SECTIONS, Parts, copied
 from conformance.fuzz.sections import of_role, put, some_bytes
 from conformance.fuzz.strings import INTEGERS, NAMED, a_string
 from conformance.oracle import files
@@ -177,13 +179,19 @@ def rename(chance: Random, parts: Parts) -> None:
 
 
 def compressed(chance: Random, parts: Parts) -> None:
-    """Compress a section, rightly or nearly (FMT-140 to FMT-142)."""
+    """Compress a section, in planes, rightly or nearly (FMT-140 to FMT-142)."""
     at = chance.randrange(len(parts.sections))
     section = parts.sections[at]
     name, _, role = section.name.rpartition("#")
     data = bytes([section.data[0]]) * len(section.data) if chance.random() < 0.8 else section.data
-    frame = files.rle_frame(len(data), data[0]) if data != section.data or chance.random() < 0.5 else stored_frame(data)
-    if chance.random() < 0.4:
+    if chance.random() < 0.3:
+        frame = files.rle_frame(len(data), data[0])
+    else:
+        size = max(BITS.get(section.dtype, 8) // 8, 1)
+        told: dict[str, Any] = {"write_checksum": chance.random() < 0.2, "write_content_size": chance.random() < 0.9}
+        planes = b"".join(data[i::size] for i in range(size))
+        frame = zstandard.ZstdCompressor(level=chance.randint(1, 19), **told).compress(planes)
+    if chance.random() < 0.3:
         i = chance.randrange(len(frame))
         frame = chance.choice((frame[:i], frame + b"\0", frame[:i] + chance.randbytes(1) + frame[i + 1 :], frame * 2))
     parts.sections[at] = Section(section.name, section.dtype, section.shape, data, frame)

@@ -62,7 +62,7 @@ class Parts:
                 seal_sections(entry, self.of(name))
         if self.seal >= CONTENT:
             for name, entry in self.entries.items():
-                seal_content(entry, {role: s.data for role, s in self.of(name).items()})
+                seal_content(entry, self.of(name))
         manifest = spell(self.manifest)
         for respell in self.of_texts:
             manifest = respell(manifest)
@@ -134,7 +134,7 @@ def seal_sections(entry: dict[str, Any], own: dict[str, Section]) -> None:
             stated |= {"bytes": len(section.stored), "sha256": files.digest(section.stored)}
 
 
-def seal_content(entry: dict[str, Any], own: dict[str, bytes]) -> None:
+def seal_content(entry: dict[str, Any], sections: dict[str, Section]) -> None:
     """Make an entry state the content digest of what its sections say, read as leniently as can be (FMT-091).
 
     A reader that forgets a rule then finds the digest right, and its mistake is seen; a strict one never comes to it.
@@ -142,8 +142,11 @@ def seal_content(entry: dict[str, Any], own: dict[str, bytes]) -> None:
     try:
         dtype, shape, n = entry["dtype"], tuple(entry["shape"]), entry["nnz"]
         numbers = all(type(number) is int and abs(number) < 2**64 for number in (*shape, n))
-        if not numbers or any("codec" in stated for stated in entry["sections"].values()):
+        # what a frame holds that was taken from a file is not known
+        unknown = any("codec" in told and sections[role].frame is None for role, told in entry["sections"].items())
+        if not numbers or unknown:
             return
+        own = {role: section.data for role, section in sections.items()}
         if BITS[dtype] and "values" not in own:
             return
         bits = own.get("values", b"") if BITS[dtype] else b""
@@ -218,11 +221,6 @@ def _of_ranks(pattern: dict[str, int], shape: tuple[int, ...], raw: bytes) -> An
             offset = bisect_right(binomials, rank) - 1
             rank -= binomials[offset]
             yield first + offset * step
-
-
-def stored_frame(data: bytes) -> bytes:
-    """Return a zstd frame that holds data as one raw block: magic, single segment, size in 4 bytes."""
-    return struct.pack("<IBI", 0xFD2FB528, 0xA0, len(data)) + (1 | len(data) << 3).to_bytes(3, "little") + data
 
 
 def copied(section: Section, **change: Any) -> Section:

@@ -1,5 +1,6 @@
 """Inputs that reach every clause which a single file can break, given to three readers; and a fuzzer that bites."""
 
+import gzip
 import random
 import shutil
 from pathlib import Path
@@ -48,7 +49,8 @@ def test_the_corpus_reaches_every_clause_of_a_single_file(inputs):
 
 def test_the_corpus_is_written_alike(inputs, tmp_path):
     corpus.save(tmp_path / "again", reversed(inputs))
-    assert (tmp_path / "again").read_bytes() == CORPUS.read_bytes()
+    # the lines alone: another zlib packs them into other bytes
+    assert gzip.decompress((tmp_path / "again").read_bytes()) == gzip.decompress(CORPUS.read_bytes())
 
 
 def test_an_input_depends_on_seed_and_number_alone(inputs):
