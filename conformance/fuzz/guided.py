@@ -7,11 +7,14 @@ watch. Its own mutations of bytes die at the first digest, so that the ones that
 import argparse
 import os
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from conformance.fuzz.judge import Judge
 
 _COMPILED = ["formats.fast"]
 _LONGEST = 1 << 16
@@ -47,6 +50,8 @@ def _fuzz(atheris: ModuleType, asked: argparse.Namespace) -> None:
 
     known = [i.raw for path in asked.corpus for i in corpus.load(path)]
     inputs, judge, tally = Inputs(asked.seed, known), Judge(), Tally()
+    folder = judge.path / "seeds"
+    folder.mkdir()
     end = time.monotonic() + asked.seconds
 
     def one(raw: bytes) -> None:
@@ -54,15 +59,14 @@ def _fuzz(atheris: ModuleType, asked: argparse.Namespace) -> None:
             execute(judge, tally, raw)
         except Disagreement as found:
             report(tally)
-            _end(tell(found, found.culprit or raw, asked.save))
+            _end(judge, tell(found, found.culprit or raw, asked.save))
         if time.monotonic() > end:
             report(tally)
-            _end(0)
+            _end(judge, 0)
 
     def mutated(raw: bytes, most: int, seed: int) -> bytes:
         return inputs.mutated(raw, seed)[:most]
 
-    folder = Path(tempfile.mkdtemp(prefix="fuzz-seeds-"))
     for number, raw in enumerate([*known, *(inputs[n] for n in range(_SEEDS))]):
         (folder / str(number)).write_bytes(raw)
     flags = [f"-seed={asked.seed}", f"-max_len={_LONGEST}", "-len_control=0", "-rss_limit_mb=0", "-verbosity=0"]
@@ -72,8 +76,9 @@ def _fuzz(atheris: ModuleType, asked: argparse.Namespace) -> None:
     atheris.Fuzz()
 
 
-def _end(code: int) -> None:
+def _end(judge: "Judge", code: int) -> None:
     """End the process past libFuzzer, which would take a normal end for a crash."""
+    judge.__exit__(None, None, None)
     sys.stdout.flush()
     os._exit(code)
 
