@@ -181,6 +181,82 @@ def keeps_pattern(indptr: NDArray[np.int64], indices: NDArray[np.int32], n: int,
 
 
 @_compiled
+def pack_ranks(
+    indices: NDArray[np.int32], table: NDArray[np.uint64], m: int, bits: int, packed: NDArray[np.uint8]
+) -> None:
+    """Write the ranks of groups along the last axis into packed, (rows, bytes), which is all zero before (FMT-052).
+
+    Shapes  indices (groups, n), the columns of each group; table (m, n + 1), the binomials C(p, i)
+
+    ranks = sum(table[indices[:, i - 1] % m, i]); np.packbits of their bits, the lowest first, row by row
+    """
+    rows = packed.shape[0]
+    per_row = indices.shape[0] // rows
+    for row in range(rows):
+        at = 0
+        for group in range(per_row):
+            rank = np.uint64(0)
+            for i in range(indices.shape[1]):
+                rank += table[indices[row * per_row + group, i] - group * m, i + 1]
+            left = bits
+            while left > 0:
+                room = 8 - (at & 7)
+                packed[row, at >> 3] |= np.uint8((rank << np.uint64(at & 7)) & np.uint64(255))
+                rank >>= np.uint64(room)
+                at += min(room, left)
+                left -= room
+
+
+@_compiled
+def _rank_at(packed: NDArray[np.uint8], row: int, at: int, bits: int) -> Any:
+    """Return the number of so many bits that begins at bit at of a row."""
+    rank, done = np.uint64(0), 0
+    while done < bits:
+        rank |= np.uint64(packed[row, at >> 3] >> (at & 7)) << np.uint64(done)
+        done += 8 - (at & 7)
+        at += 8 - (at & 7)
+    return rank & ((np.uint64(1) << np.uint64(bits)) - np.uint64(1))
+
+
+@_compiled
+def unpack_ranks(
+    packed: NDArray[np.uint8],
+    table: NDArray[np.uint64],
+    offsets: NDArray[np.uint8],
+    m: int,
+    bits: int,
+    limit: int,
+    indices: NDArray[np.int32],
+) -> int:
+    """Write the columns of groups along the last axis into indices, (groups, n); return a rank from limit on, or -1.
+
+    The inverse of `pack_ranks`: the i-th offset is the largest p with C(p, i) within what is left of the rank.
+
+    Shapes  offsets (limit, n), those of every rank, or (0, n) if there are too many
+    """
+    rows, n = packed.shape[0], indices.shape[1]
+    per_row = indices.shape[0] // rows if rows else 0
+    for row in range(rows):
+        for group in range(per_row):
+            rank = _rank_at(packed, row, group * bits, bits)
+            if rank >= np.uint64(limit):
+                return int(rank)
+            slot = row * per_row + group
+            if offsets.shape[0]:
+                for i in range(n):
+                    indices[slot, i] = group * m + offsets[rank, i]
+                continue
+            p = m - 1
+            for i in range(n, 0, -1):
+                while table[p, i] > rank:
+                    p -= 1
+                rank -= table[p, i]
+                indices[slot, i - 1] = group * m + p
+                p -= 1
+    return -1
+
+
+@_compiled
 def count_nonzero(values: NDArray[Any]) -> int:
     """Return how many of some unsigned integers, (n,), are not 0: np.count_nonzero(values)."""
     total = 0

@@ -251,10 +251,10 @@ def check_pattern(pattern: Pattern, shape: tuple[int, ...], nnz: int, name: str)
         raise BadPattern(f"{name!r} of shape {list(shape)} with {nnz} stored cannot be {n}:{m} along axis {axis}")
 
 
-def check_ranks(ranks: NDArray[np.uint64], limit: int, name: str) -> None:
-    """Verify FMT-053."""
-    if ranks.size and int(ranks.max()) >= limit:
-        raise RankOutOfRange(f"{name!r} has the rank {int(ranks.max())}, a group has only {limit} of them")
+def check_rank(rank: int, limit: int, name: str) -> None:
+    """Verify FMT-053 for the largest rank of a tensor."""
+    if rank >= limit:
+        raise RankOutOfRange(f"{name!r} has the rank {rank}, a group has only {limit} of them")
 
 
 def most_gap_rows(nbytes: int) -> int:

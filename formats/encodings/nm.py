@@ -142,8 +142,19 @@ def _offsets(ranks: NDArray[np.uint64], m: int, n: int) -> NDArray[np.uint8]:
 def encode(support: Supported, pattern: Pattern | None) -> dict[str, Array]:
     """Return the packed ranks of a support that keeps the pattern."""
     assert pattern is not None
-    _, offsets = grouped(support, pattern)
     packed_rows, per_row = packed_shape(support.shape, pattern)
+    if pattern.axis == len(support.shape) - 1:
+        packed_ranks = np.zeros((packed_rows, -(-per_row * width(pattern) // 8)), dtype=np.uint8)
+        groups, table = support.indices.reshape(packed_rows, per_row, pattern.n), binomials(pattern.m, pattern.n)
+        fast.by_rows(
+            packed_rows,
+            support.nnz,
+            lambda a, b: fast.pack_ranks(
+                groups[a:b].reshape(-1, pattern.n), table, pattern.m, width(pattern), packed_ranks[a:b]
+            ),
+        )
+        return {"ranks": packed_ranks}
+    _, offsets = grouped(support, pattern)
     ranks = ranks_of(offsets.reshape(-1, pattern.n), pattern).reshape(packed_rows, per_row)
     bits = width(pattern)
     packed = np.empty((packed_rows, -(-per_row * bits // 8)), dtype=np.uint8)
@@ -157,8 +168,7 @@ def encode(support: Supported, pattern: Pattern | None) -> dict[str, Array]:
 
 def _unpack(packed: NDArray[np.uint8], per_row: int, bits: int, name: str) -> NDArray[np.uint64]:
     """Return the ranks of packed rows, (packed rows, per_row) (FMT-072)."""
-    used = per_row * bits % 8
-    validate.check_spare(int((packed[:, -1] >> used).max(initial=0)) if used else 0, name)
+    _check_spare(packed, per_row * bits, name)
     ranks = np.empty((packed.shape[0], per_row), dtype=np.uint64)
     step = max(1, _RUN // per_row)
     for first in range(0, packed.shape[0], step):
@@ -171,6 +181,12 @@ def _unpack(packed: NDArray[np.uint8], per_row: int, bits: int, name: str) -> ND
     return ranks
 
 
+def _check_spare(packed: NDArray[np.uint8], bits: int, name: str) -> None:
+    """Verify that the rows of packed, each with so many bits in use, end in zeros (FMT-072)."""
+    used = bits % 8
+    validate.check_spare(int((packed[:, -1] >> used).max(initial=0)) if used else 0, name)
+
+
 def decode(entry: Entry, name: str, sections: Mapping[str, Array], rows: Rows) -> tuple[Mask, int]:
     """Return the support of some rows; along the last axis only their ranks are read."""
     pattern = entry.pattern
@@ -180,13 +196,23 @@ def decode(entry: Entry, name: str, sections: Mapping[str, Array], rows: Rows) -
     if pattern.axis != len(entry.shape) - 1:
         return cut(_whole(entry, name, packed, per_row, pattern), rows)
     first, last = rows
-    offsets = _checked_offsets(_unpack(packed[first:last], per_row, width(pattern), name), pattern, name)
-    starts = np.arange(per_row, dtype=np.int32)[:, None] * np.int32(pattern.m)
-    indices = (offsets.reshape(last - first, per_row, pattern.n) + starts).reshape(-1)
+    some = packed[first:last]
+    _check_spare(some, per_row * width(pattern), name)
+    indices = np.empty((last - first, per_row, pattern.n), dtype=np.int32)
+    table, limit = binomials(pattern.m, pattern.n), comb(pattern.m, pattern.n)
+    known = _all_offsets(pattern.m, pattern.n) if limit <= _TABLE else np.empty((0, pattern.n), dtype=np.uint8)
+    wrong = fast.by_rows(
+        last - first,
+        indices.size,
+        lambda a, b: fast.unpack_ranks(
+            some[a:b], table, known, pattern.m, width(pattern), limit, indices[a:b].reshape(-1, pattern.n)
+        ),
+    )
+    validate.check_rank(max(wrong), limit, name)
     shape = entry.shape if last - first == packed.shape[0] else (last - first, columns)
     per_matrix_row = per_row * pattern.n
     indptr = np.arange(last - first + 1, dtype=np.int64) * per_matrix_row
-    return Mask(shape, indptr, indices.astype(np.int32, copy=False)), first * per_matrix_row
+    return Mask(shape, indptr, indices.reshape(-1)), first * per_matrix_row
 
 
 def _whole(entry: Entry, name: str, packed: NDArray[np.uint8], per_row: int, pattern: Pattern) -> Mask:
@@ -199,7 +225,7 @@ def _whole(entry: Entry, name: str, packed: NDArray[np.uint8], per_row: int, pat
 
 
 def _checked_offsets(ranks: NDArray[np.uint64], pattern: Pattern, name: str) -> NDArray[np.uint8]:
-    validate.check_ranks(ranks, comb(pattern.m, pattern.n), name)
+    validate.check_rank(int(ranks.max(initial=0)), comb(pattern.m, pattern.n), name)
     return offsets_of(ranks.reshape(-1), pattern)
 
 

@@ -1,10 +1,13 @@
 """Rows of a tensor without the rest, and the compiled loops against what their docstrings say in NumPy."""
 
+from math import comb
+
 import numpy as np
 import pytest
 
 import formats
 from formats import container, errors, fast
+from formats.encodings import nm
 from formats.records import flat_rows
 
 SHAPES = [(7, 13), (1, 8), (40, 64), (3, 4, 8), (2, 3, 2, 5), (5, 0), (0, 6)]
@@ -109,6 +112,28 @@ def test_masks_are_what_numpy_packs(sample):
     fast.mask_columns(packed, indices)
     unpacked = np.unpackbits(packed, axis=1, bitorder="little")
     assert (indices == np.flatnonzero(unpacked) % max(unpacked.shape[1], 1)).all()
+
+
+@pytest.mark.parametrize(("n", "m"), [(1, 2), (2, 4), (3, 7), (8, 16), (16, 32), (1, 64), (32, 64), (63, 64)])
+def test_ranks_are_those_of_the_numpy_definition(n, m):
+    pattern = formats.Pattern(n, m, 1)
+    rng = np.random.default_rng(n)
+    offsets = np.sort(np.argsort(rng.random((3 * 5, m)), axis=1)[:, :n], axis=1)
+    columns = (offsets.reshape(3, 5, n) + np.arange(5)[:, None] * m).astype(np.int32)
+    bits, table = nm.width(pattern), nm.binomials(m, n)
+    packed = np.zeros((3, -(-5 * bits // 8)), np.uint8)
+    fast.pack_ranks(columns.reshape(-1, n), table, m, bits, packed)
+    ranks = nm.ranks_of(offsets, pattern)
+    assert (nm._unpack(packed, 5, bits, "w").reshape(-1) == ranks).all()
+    assert (nm.offsets_of(ranks, pattern) == offsets).all()
+    back = np.empty((15, n), np.int32)
+    limit = comb(m, n)
+    none = np.empty((0, n), np.uint8)
+    for known in [none, nm._all_offsets(m, n)] if limit < 1 << 16 else [none]:
+        back[:] = -1
+        assert fast.unpack_ranks(packed, table, known, m, bits, limit, back) == -1
+        assert (back.reshape(columns.shape) == columns).all()
+        assert fast.unpack_ranks(packed, table, known, m, bits, int(ranks.max()), back) == ranks.max()
 
 
 def test_scatter_and_gather_are_what_numpy_indexes(sample):
