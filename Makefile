@@ -43,9 +43,9 @@ demo: setup
 bench: setup
 	$(PY) tools/bench.py kernels
 
-# Readers of checkpoint files against inputs made to break them; docs/fuzzing.md says more.
+# Readers of checkpoint files against inputs made to break them; docs/fuzzing.md says more. Compiled loops check bounds.
 fuzz: setup
-	$(PY) -m conformance.fuzz --seconds $(SECONDS) --seed $(SEED) --corpus tests/formats/corpus.jsonl.gz
+	NUMBA_BOUNDSCHECK=1 NUMBA_CACHE_DIR=build/checked $(PY) -m conformance.fuzz --seconds $(SECONDS) --seed $(SEED) --corpus tests/formats/corpus.jsonl.gz
 
 clean:
 	rm -rf build .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
