@@ -12,7 +12,8 @@ from hashlib import sha256
 from pathlib import Path
 
 from conformance.fuzz import corpus
-from conformance.fuzz.judge import Disagreement, Judge
+from conformance.fuzz.content import Disagreement
+from conformance.fuzz.judge import Judge
 from conformance.fuzz.loop import Inputs, Tally, execute
 
 

@@ -36,16 +36,15 @@ def main(words: Sequence[str] | None = None) -> None:
     except ImportError:
         sys.exit("needs atheris, which is there for Linux on x86-64: pip install 'atheris>=2.3'")
     with atheris.instrument_imports(include=["formats"], exclude=_COMPILED):
-        import formats.check
-        import formats.reader
-        import formats.writer  # noqa: F401 - loaded to be watched
+        import conformance.ports.engine_fuzz  # noqa: F401 - loads formats, to be watched
     _fuzz(atheris, asked)
 
 
 def _fuzz(atheris: ModuleType, asked: argparse.Namespace) -> None:
     from conformance.fuzz import corpus
     from conformance.fuzz.__main__ import report, tell
-    from conformance.fuzz.judge import Disagreement, Judge
+    from conformance.fuzz.content import Disagreement
+    from conformance.fuzz.judge import Judge
     from conformance.fuzz.loop import Inputs, Tally, execute
 
     known = [i.raw for path in asked.corpus for i in corpus.load(path)]

@@ -7,21 +7,15 @@ import tracemalloc
 from collections.abc import Callable
 from dataclasses import dataclass
 from hashlib import sha256
-from math import prod
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import numpy as np
-
-import formats
 from conformance import second_reader
 from conformance.fuzz.c_library import CCommand, CLibrary
+from conformance.fuzz.content import Content, Disagreement, integers
 from conformance.fuzz.parts import take_apart
-from formats import check
-from formats.container import NONE, dtype_name, raw_bytes
-from formats.reader import checkpoint_of
-from formats.records import Array, Dense, Mask, Tensor
+from conformance.ports import engine_fuzz
 
 LIMIT = 1 << 30
 """Bytes of data that the whole process may take beyond what it had at first: a reader that asks for more is told."""
@@ -33,24 +27,6 @@ TOGETHER = 500
 """How many inputs wait for one process of the reader in C with sanitizers."""
 
 _LINE = ("dtype", "shape", "nnz", "encoding", "row_pointers_sha256", "columns_sha256", "values_sha256")
-
-
-class Disagreement(Exception):
-    """Two readers disagree, or one of them breaks down; the message says which, `culprit` on what if not the last."""
-
-    def __init__(self, message: str, culprit: bytes | None = None) -> None:
-        super().__init__(message)
-        self.culprit = culprit
-
-
-@dataclass(frozen=True, slots=True)
-class Content:
-    """What a reader says that a file holds, in words that all of them share."""
-
-    about: tuple[str, ...]
-    """kind, state digest (FMT-099), then attributes, delta, scales and ties as canonical text"""
-    tensors: dict[str, tuple[Any, ...]]
-    """name -> dtype, shape, and digests of row pointers, columns (as I64, None if all are there) and values"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +59,8 @@ class Judge:
         self._waiting: list[tuple[bytes, str]] = []
         self._sanitized = CCommand(self.path)
         if bounded:
-            self._warm_up()
+            # compiled loops are loaded before memory is bounded and before anything is counted
+            engine_fuzz.warm_up(self.path)
             bound_memory(LIMIT)
 
     def __enter__(self) -> "Judge":
@@ -91,13 +68,6 @@ class Judge:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._folder.cleanup()
-
-    def _warm_up(self) -> None:
-        """Compiled loops are loaded before memory is bounded and before anything is counted."""
-        mask = formats.from_dense(np.eye(3, dtype=np.float32))
-        for encoding in ("auto", "csr"):
-            formats.write_file(self.path / "warm", formats.Checkpoint("model", {"w": mask}), encoding=encoding)
-            formats.read(self.path / "warm")
 
     def __call__(self, raw: bytes, *, deep: bool = False) -> Verdict:
         """Return the verdict on a file.
@@ -134,7 +104,7 @@ class Judge:
     def _judge(self, raw: bytes, path: Path, *, deep: bool) -> Verdict:
         if deep:
             tracemalloc.start()
-        first = _asked("the first reader", formats.FormatError, lambda: _first(path))
+        first = _asked("the first reader", engine_fuzz.REFUSAL, lambda: engine_fuzz.read(path))
         if deep:
             _, peak = tracemalloc.get_traced_memory()
             tracemalloc.stop()
@@ -162,8 +132,7 @@ class Judge:
             for told in entry["sections"].values():
                 if "codec" in told and not told["bytes"] < told["raw_bytes"] <= 1024 * told["bytes"]:
                     raise Disagreement(f"a section is read that is compressed as {told}, against FMT-141")
-        with formats.open(path) as reader:
-            formats.write_file(again, checkpoint_of(reader))
+        engine_fuzz.expand(path, again)
         try:
             found = (_second(again), self._third(again.read_bytes()))
         finally:
@@ -187,13 +156,13 @@ class Judge:
         allowed = READER_FIXED + READER_TIMES * (len(raw) + expanded(raw))
         if peak > allowed:
             raise Disagreement(f"the first reader takes {peak} bytes for {len(raw)}, {allowed} would be enough")
-        told = _asked("check", formats.FormatError, lambda: [error.clause for _, error in check.violations(path)])
+        told = _asked("check", (), lambda: engine_fuzz.violations(path))
         if bool(told) != isinstance(first, str):
             raise Disagreement(f"the first reader says {first!r:.40}, all its violations are {told}")
         if isinstance(first, Content):
-            _asked("rows", (), lambda: _rows(path))
+            _asked("rows", (), lambda: engine_fuzz.rows(path))
             again = path.with_suffix(".again")
-            if _asked("writing", (), lambda: _rewritten(path, again)) != first:
+            if _asked("writing", (), lambda: engine_fuzz.rewritten(path, again)) != first:
                 raise Disagreement("what was read and written again is something else")
 
 
@@ -231,64 +200,14 @@ def expanded(raw: bytes) -> int:
     return 1024 * len(raw) // READER_TIMES if b"raw_bytes" in raw else 0
 
 
-def _first(path: Path) -> Content:
-    with formats.open(path) as reader:
-        tensors = {name: _of_first(reader.load_verified(name)) for name in reader.names()}
-        for name in reader.files:
-            reader.files[name]
-        delta = reader.delta and {
-            "base_sha256": reader.delta.base_sha256,
-            "scales": reader.delta.scales,
-            "target_sha256": reader.delta.target_sha256,
-            "tensors": {n: {"base": b, "target": t} for n, (b, t) in reader.delta.tensors.items()},
-            "tied": reader.delta.tied,
-        }
-        told = (reader.attributes, delta, reader.scales, reader.tied)
-        return Content((reader.kind, reader.state_sha256, *map(second_reader.spell, told)), tensors)
-
-
-def _of_first(t: Tensor) -> tuple[Any, ...]:
-    values = sha256(b"" if isinstance(t, Mask) else raw_bytes(t.values)).hexdigest()
-    full = isinstance(t, Dense) or t.nnz == prod(t.shape)
-    support = (None, None) if isinstance(t, Dense) or full else (_integers(t.indptr), _integers(t.indices))
-    return (NONE if isinstance(t, Mask) else dtype_name(t.dtype), tuple(t.shape), *support, values)
-
-
-def _integers(array: Array) -> str:
-    return sha256(array.astype("<i8").tobytes()).hexdigest()
-
-
 def _second(path: Path) -> Content:
     found = second_reader.read(path)
     tensors = {}
     for name, t in found.tensors.items():
-        support = [None if a is None else _integers(a) for a in (t.row_pointers, t.columns)]
+        support = [None if a is None else integers(a) for a in (t.row_pointers, t.columns)]
         tensors[name] = (t.dtype, tuple(t.shape), *support, sha256(t.bits).hexdigest())
     texts = map(second_reader.spell, (found.attributes, found.delta, found.scales, found.tied))
     return Content((found.kind, found.state_sha256, *texts), tensors)
-
-
-def _rows(path: Path) -> None:
-    """Slices of a tensor are what the whole has there."""
-    with formats.open(path) as reader:
-        for name in reader.names():
-            info = reader.info(name)
-            if len(info.shape) < 2 or info.numel > 1 << 20 or reader[name].nnz > 1 << 16:
-                continue
-            cut = info.shape[0] // 2
-            slices = [formats.to_dense(reader.rows(name, *rows)) for rows in ((0, cut), (cut, info.shape[0]))]
-            if np.concatenate(slices).tobytes() != formats.to_dense(reader[name]).tobytes():
-                raise Disagreement(f"rows of {name!r:.40} are not those of the whole")
-
-
-def _rewritten(path: Path, again: Path) -> Content:
-    with formats.open(path) as reader:
-        # what another option would find is another matter: only the content must stay
-        formats.write_file(again, checkpoint_of(reader, files={}))
-    try:
-        return _first(again)
-    finally:
-        again.unlink()
 
 
 def _short(found: Any, wanted: Content) -> str:

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from conformance.fuzz import corpus, grow
-from conformance.fuzz.judge import Disagreement, Judge
+from conformance.fuzz.content import Disagreement
+from conformance.fuzz.judge import Judge
 from conformance.fuzz.loop import Inputs
 from conformance.fuzz.parts import take_apart
 from formats import validate
