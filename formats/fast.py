@@ -88,6 +88,8 @@ def set_bits(indptr: NDArray[np.int64], indices: NDArray[np.int32], mask: NDArra
 
     present[row, indices[slot]] = True for each slot; mask[:] = np.packbits(present, axis=1, bitorder="little")
     """
+    if not mask.size:  # no rows: a row of its own could take 2^31 bytes
+        return
     width = mask.shape[1]
     present = np.zeros(8 * width, dtype=np.uint8)
     eight = present.view(np.uint64)

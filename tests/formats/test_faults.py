@@ -167,6 +167,21 @@ def test_a_disk_that_fails_beside_is_told(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc")
+@pytest.mark.parametrize("wanted", ["auto", "bitmask", "csr", "gap8", "varint"])
+def test_FMT_096_no_rows_take_no_memory_however_wide_they_are(tmp_path, wanted):
+    wide = formats.Mask((4, 0, 2**31 - 1), np.zeros(1, np.int64), np.zeros(0, np.int32))
+    held = next(x for x in Path("/proc/self/status").read_text().splitlines() if x.startswith("VmData"))
+
+    def limited() -> None:
+        limit = int(held.split()[1]) * 1024 + (1 << 29)
+        resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+        formats.write_file(tmp_path / "m.sparse", formats.Checkpoint("model", {"w": wide}), encoding=wanted)
+        formats.read(tmp_path / "m.sparse")
+
+    assert in_child(limited) == 0
+
+
 ENCODINGS = ["bitmask", "csr", "gap8", "varint"]
 
 
