@@ -9,7 +9,6 @@ import zstandard
 from numpy.typing import NDArray
 
 from formats.errors import BadCompressedSize, BadFrame
-from formats.records import Array
 
 LEVEL = 9
 RATIO = 1024
@@ -57,8 +56,3 @@ def unpack(frame: NDArray[np.uint8], raw_bytes: int, itemsize: int, name: str) -
     if len(planes) != raw_bytes:
         raise BadFrame(f"section {name!r} expands to {len(planes)} bytes, its manifest says {raw_bytes}")
     return np.ascontiguousarray(np.frombuffer(planes, dtype=np.uint8).reshape(itemsize, -1).T).reshape(-1)
-
-
-def stored_array(frame: bytes) -> Array:
-    """Return a frame as the section that holds it."""
-    return np.frombuffer(frame, dtype=np.uint8)

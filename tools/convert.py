@@ -34,6 +34,8 @@ Encoding = Annotated[
 Compress = Annotated[str | None, typer.Option(help="zstd: smaller files that are expanded when they are read.")]
 ShardSize = Annotated[str, typer.Option(help="Bytes of tensors in one file, such as 500MB or 5GB.")]
 Verify = Annotated[bool, typer.Option("--verify", help="Read everything back and compare it bit for bit.")]
+READ_BACK = {"sparse": "sparse", "hf": "hf", "delta": "sparse", "torch-csr": "torch"}
+"""Targets that --verify can compare, and what each is read as."""
 TO = ("sparse", "hf", "delta", "torch-csr", "peft", "trl-delta", "scipy", "binsparse")
 
 
@@ -72,6 +74,8 @@ def main(
     shard_bytes = size_of(shard_size)
     if to not in TO:
         raise _cli.Refused(f"--to {to} is unknown; choose {', '.join(TO)}")
+    if verify and to not in READ_BACK:
+        raise _cli.Refused(f"--verify reads back {', '.join(READ_BACK)}, and not {to}; leave it out")
     if to == "delta":
         found = open_changes(source, open_source(_needed(base, to)), source_format)
         formats.write(destination, found, encoding=encoding, compress=compress, shard_bytes=shard_bytes)
@@ -218,15 +222,15 @@ def _writer(module: str, function: str) -> Callable[..., None]:
 
 def compare(destination: Path, to: str, found: formats.Checkpoint, dtype: str | None) -> None:
     """Read what was written, and compare it with what it was made of, tensor by tensor."""
-    if to not in ("sparse", "hf", "delta"):
-        raise _cli.Refused(f"{destination} is written; --verify compares sparse, hf and delta only")
-    written = open_source(destination, "hf" if to == "hf" else "sparse")
+    written = open_source(destination, READ_BACK[to])
     if sorted(written.tensors) != sorted(found.tensors):
         raise _cli.Refused(f"{destination} does not have the tensors of its source")
     for name in sorted(found.tensors):
         wanted = found.tensors[name]
         if to == "hf":
-            wanted = cast(formats.Dense(formats.to_dense(wanted)), dtype, name)
+            wanted = formats.Dense(formats.to_dense(wanted))
+        if to in ("hf", "torch-csr"):
+            wanted = cast(wanted, dtype, name)
         if of_content(written.tensors[name]) != of_content(wanted):
             raise _cli.Refused(f"{name!r} in {destination} is not what was to be written")
 

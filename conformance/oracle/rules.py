@@ -69,11 +69,6 @@ def spiel_phases(period: int, accumulate: int, steps: int) -> tuple[list[int], l
     return [e for e in ends if e > 0], [n for e, n in zip(ends, sums, strict=True) if e > 0]
 
 
-def flat_positions(shape: tuple[int, int], indptr: Sequence[int], indices: Sequence[int]) -> list[int]:
-    """Return the flat positions of a topology (TOP-003)."""
-    return [row * shape[1] + c for row in range(shape[0]) for c in indices[indptr[row] : indptr[row + 1]]]
-
-
 def rows_and_columns(shape: tuple[int, int], flat: Sequence[int]) -> tuple[list[int], list[int]]:
     """Return row pointers and columns of flat positions (TOP-001, TOP-002)."""
     indptr = [sum(1 for p in flat if p < row * shape[1]) for row in range(shape[0] + 1)]

@@ -179,6 +179,7 @@ REFUSALS = {
         ("convert", "{dense}", "{out}", "--to", "sparse", "--encoding", "nm:1:2"),
         "FMT-051",
     ),
+    "comparing what is not read": (("convert", "{dense}", "{out}", "--to", "binsparse", "--verify"), "leave it out"),
     "checking nothing": (("check", "{tmp}/absent"), "there is no"),
     "showing text": (("show", "{text}"), "no sparse checkpoint"),
     "an unknown encoding": (("convert", "{dense}", "{out}", "--to", "sparse", "--encoding", "zip"), "zip"),

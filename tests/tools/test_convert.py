@@ -168,6 +168,14 @@ def test_a_rescued_model_is_told_apart_and_expanded(cli, tmp_path):
         assert not any("bitmask" in name for name in found)
 
 
+def test_a_torch_file_is_written_compared_and_read_again(cli, tmp_path, dense):
+    cli("convert", dense, tmp_path / "s", "--to", "sparse")
+    code, _, err = cli("convert", tmp_path / "s", tmp_path / "m.pt", "--to", "torch-csr", "--dtype", "F32", "--verify")
+    assert code == 0, err
+    assert "config.json" in err
+    assert cli("convert", tmp_path / "m.pt", tmp_path / "again", "--to", "sparse", "--verify")[0] == 0
+
+
 # check -------------------------------------------------------------------------------------------
 
 
