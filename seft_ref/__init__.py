@@ -2,7 +2,7 @@
 
     model = load_model("pruned-sparse", kernels.cpu)
     tokens = read_tokens(Path("train.txt"), Path("pruned-sparse"))
-    settings = TrainSettings(steps=80)
+    settings = settings_of("seft", steps=80)
     first = step_batches(settings, tokens, 1, model.weights)
     start = initial_state(settings, model.config, model.weights, model.bases, kernels.cpu, first)
     for state, record in train(start, settings, model.config, tokens, kernels.cpu):
@@ -13,16 +13,17 @@ A kernel set is an argument everywhere: `kernels.reference` runs on any array li
 NumPy arrays.
 """
 
-from seft_ref.checkpoint import Model, load_model, load_state, save_model, save_state
+from seft_ref.checkpoint import Model, load_model, save_model
 from seft_ref.config import ModelConfig
 from seft_ref.errors import SeftError
 from seft_ref.evaluate import Evaluation, evaluate
 from seft_ref.gradients import Batch, every_gradient, loss_and_gradients
+from seft_ref.resume import load_state, save_state
+from seft_ref.settings import TrainSettings, settings_of
 from seft_ref.text import read_tokens
 from seft_ref.topology import Topology
 from seft_ref.train import (
     StepRecord,
-    TrainSettings,
     TrainState,
     finish,
     initial_state,
@@ -51,6 +52,7 @@ __all__ = [
     "read_tokens",
     "save_model",
     "save_state",
+    "settings_of",
     "step_batches",
     "train",
     "train_step",

@@ -1,4 +1,5 @@
-"""The only door between files and arrays: models in, fine-tuned models and training states out (chapter 13).
+"""The only door between files and arrays: models in, fine-tuned models out (chapter 13).
+`resume` does the same for training states.
 
 model = load_model("pruned-sparse", kernels)
 save_model("pruned-sparse", "repaired-sparse", finish(...))
@@ -7,7 +8,7 @@ save_model("pruned-sparse", "repaired-sparse", finish(...))
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,10 @@ from formats.convert.hf import open_hf
 from formats.index import is_sparse
 from seft_ref.config import ModelConfig
 from seft_ref.errors import CheckpointError, ConfigError
-from seft_ref.gradients import Accumulated
 from seft_ref.kernels import Kernels, Packed
 from seft_ref.topology import Topology, full
-from seft_ref.train import Target, TrainSettings, TrainState, place
-from seft_ref.update.delta import Base, Delta
-from seft_ref.weights import Weights, assemble, with_matrices
+from seft_ref.update.delta import Base
+from seft_ref.weights import Weights, assemble
 
 NumpyArray = np.ndarray[Any, Any]
 _SIXTEEN_BIT = (np.dtype(np.float16), np.dtype(ml_dtypes.bfloat16))
@@ -42,14 +41,6 @@ class Model:
     def stored(self) -> int:
         """Return the number of stored weights of the targets."""
         return sum(base.topology.nnz for base in self.bases.values())
-
-
-@dataclass(frozen=True, slots=True)
-class Origin:
-    """What a training state belongs to: digests of the model it started from and of the tokens it reads."""
-
-    model: str
-    text: str
 
 
 @contextmanager
@@ -163,79 +154,6 @@ def identity(path: str | Path) -> str:
         return reader.state_sha256
 
 
-def save_state(path: str | Path, state: TrainState, settings: TrainSettings, origin: Origin) -> None:
-    """Write a training state to one file, atomically (CKP-006, CKP-007)."""
-    tensors: dict[str, formats.Tensor] = {}
-    attributes: dict[str, formats.JSON] = {
-        "step": state.step,
-        "settings": settings_text(settings),
-        "model": origin.model,
-        "text": origin.text,
-        "budgets": {name: target.budget for name, target in state.targets.items()},
-        "delta_budgets": {name: target.delta_budget for name, target in state.targets.items()},
-    }
-    for name, target in state.targets.items():
-        base, delta = target.base, target.delta
-        tensors[f"{name}.base"] = _sparse(base.topology, base.values)
-        tensors[f"{name}.delta"] = _sparse(delta.topology, delta.values)
-        for part in ("first_moment", "second_moment", "age"):
-            tensors[f"{name}.delta.{part}"] = formats.Dense(getattr(delta, part))
-    for name, accumulated in state.window.items():
-        tensors[f"{name}.window"] = formats.Dense(accumulated.whole())
-    formats.write_file(path, formats.Checkpoint("training-state", tensors, attributes))
-
-
-def load_state(
-    path: str | Path, weights: Weights, settings: TrainSettings, origin: Origin, kernels: Kernels
-) -> TrainState:
-    """Return the training state in a file, placed into the weights of its model (CKP-006, TRN-004).
-
-    Raises:
-        CheckpointError: CKP-006 if the state belongs to other settings, another model or another text.
-    """
-    if not Path(path).is_file():
-        raise CheckpointError("CKP-006", f"there is no training state {path} to resume from; start without --resume")
-    with formats.open(path) as reader:
-        if reader.kind != "training-state":
-            raise CheckpointError("CKP-006", f"{path} is a {reader.kind}, not a training state")
-        reader.verify()
-        held: dict[str, Any] = reader.attributes
-        expected = {"settings": settings_text(settings), "model": origin.model, "text": origin.text}
-        for key, value in expected.items():
-            if held.get(key) != value:
-                raise CheckpointError(
-                    "CKP-006",
-                    f"the training state was made with other {key}: {_difference(held.get(key), value)}",
-                )
-        targets: dict[str, Target] = {}
-        packed: dict[str, Packed] = {}
-        window: dict[str, Accumulated] = {}
-        for name, budget in held["budgets"].items():
-            base = Base(*_topology_and_values(name, reader[f"{name}.base"]))
-            topology, values = _topology_and_values(name, reader[f"{name}.delta"])
-            parts = ("first_moment", "second_moment", "age")
-            moments = (with_values_in(name, reader[f"{name}.delta.{part}"]).values for part in parts)
-            delta = Delta(topology, values, *moments)
-            targets[name], packed[name] = place(base, delta, budget, held["delta_budgets"][name], kernels)
-            if f"{name}.window" in reader:
-                window[name] = Accumulated(topology.shape, (), with_values_in(name, reader[f"{name}.window"]).values)
-    return TrainState(held["step"], targets, with_matrices(weights, packed), window)
-
-
-def settings_text(settings: TrainSettings) -> str:
-    """Return the settings as canonical JSON text; numbers stand in it as Python writes them, exactly."""
-    return json.dumps(asdict(settings), sort_keys=True)
-
-
-def _difference(held: object, given: str) -> str:
-    """Name what two settings texts disagree on."""
-    try:
-        old, new = json.loads(str(held)), json.loads(given)
-        return ", ".join(f"{key} was {old.get(key)}, is {new.get(key)}" for key in new if old.get(key) != new.get(key))
-    except (ValueError, AttributeError):
-        return "digests differ"
-
-
 def check_names(config: ModelConfig, source: Any) -> None:
     """Refuse a folder that lacks a tensor of the config or has one that the config has no place for (CKP-002)."""
     names = set(source.names() if hasattr(source, "names") else source)
@@ -300,7 +218,7 @@ def _computable(name: str, values: NumpyArray, dtype: str | None) -> NumpyArray:
 
 def _base(name: str, tensor: formats.Tensor, dtype: str | None) -> Base:
     """Return the base of a target: the stored support, or all of a dense tensor (TOP-004)."""
-    topology, values = _topology_and_values(name, tensor)
+    topology, values = topology_and_values(name, tensor)
     return Base(topology, _computable(name, values, dtype))
 
 
@@ -311,16 +229,13 @@ def with_values_in(name: str, tensor: formats.Tensor) -> formats.Dense | formats
     return tensor
 
 
-def _topology_and_values(name: str, tensor: formats.Tensor) -> tuple[Topology, NumpyArray]:
+def topology_and_values(name: str, tensor: formats.Tensor) -> tuple[Topology, NumpyArray]:
+    """Return the topology of a matrix and its values in slot order."""
     tensor = with_values_in(name, tensor)
     rows, columns = tensor.shape
     if isinstance(tensor, formats.Dense):
         return full((rows, columns), tensor.values), tensor.values.reshape(-1)
     return Topology((rows, columns), tensor.indptr, tensor.indices), tensor.values
-
-
-def _sparse(topology: Topology, values: NumpyArray) -> formats.Sparse:
-    return formats.Sparse(topology.shape, topology.indptr, topology.indices, values)
 
 
 def _rounded(name: str, values: NumpyArray, dtype: np.dtype[Any]) -> NumpyArray:

@@ -64,3 +64,8 @@ def choose(key: int, ids: np.ndarray[Any, Any], size: int) -> np.ndarray[Any, An
     """
     by_draw = np.lexsort((ids, draws(key, ids)))
     return np.sort(ids[by_draw[:size]])
+
+
+def uniform(key: int, counters: np.ndarray[Any, Any]) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """Return draws as numbers in [0, 1), multiples of 2^-53 (RNG-003)."""
+    return (draws(key, counters) >> np.uint64(11)).astype(np.float64) * 2.0**-53

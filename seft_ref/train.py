@@ -9,97 +9,51 @@
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Any
 
 from jaxtyping import Float, Int
 
-from seft_ref.arrays import Array, array_namespace, from_numpy, to_numpy
+from seft_ref.arrays import Array, array_namespace, int64_like
 from seft_ref.config import ModelConfig
-from seft_ref.counter import STREAM_POSITIONS, choose, counter_key
 from seft_ref.errors import ConfigError, UpdateError
 from seft_ref.evaluate import batch_of
-from seft_ref.gradients import Accumulated, Batch, StepGradients, loss_and_gradients, snapshot
+from seft_ref.evidence import View, evidence
+from seft_ref.gradients import Batch, StepGradients, loss_and_gradients
 from seft_ref.kernels import Kernels, Packed
+from seft_ref.settings import TrainSettings, settings_of
+from seft_ref.start import initial_positions
 from seft_ref.text import training_starts
-from seft_ref.topology import Topology, find, flat
-from seft_ref.update.adamw import AdamW, adamw_step, clip_factor
-from seft_ref.update.delta import Base, Delta, delta_budget, effective, new_delta, values_at
-from seft_ref.update.evolve import Event, evolve, final_adapt
-from seft_ref.update.grow import GrowScope
-from seft_ref.update.presets import preset_named
-from seft_ref.update.schedule import LrSchedule, is_event, learning_rate_at, n_drop
-from seft_ref.update.select import largest
+from seft_ref.topology import Topology, difference, find, flat, union
+from seft_ref.update.count import count
+from seft_ref.update.criteria import Chance
+from seft_ref.update.delta import Base, Delta, effective, new_delta, values_at
+from seft_ref.update.evolve import Event, Part, evolve, final_adapt
+from seft_ref.update.optimizers import Sm3, clip_factor, shares_of
+from seft_ref.update.record import EventRecord, record_of
+from seft_ref.update.rules import Rule
+from seft_ref.update.schedule import learning_rate_at
 from seft_ref.weights import Weights, matrix_of, with_matrices
+from seft_ref.window import AnyWindow, FirstStepWindow, Window
+
+__all__ = [
+    "StepRecord",
+    "Target",
+    "TrainSettings",
+    "TrainState",
+    "finish",
+    "initial_state",
+    "place",
+    "refresh",
+    "settings_of",
+    "step_batches",
+    "train",
+    "train_step",
+]
 
 
-@dataclass(frozen=True, slots=True)
-class TrainSettings:
-    """Everything that decides a run besides model and text. Defaults are chapter 8's and 10's; units are
-    steps, tokens and ratios.
-    """
-
-    preset: str = "seft"
-    grow_scope: GrowScope | None = None
-    """where growth may look; None for the preset's choice. A base with an N:M pattern needs "active" (EVT-007)"""
-    steps: int = 80
-    batch: int = 4
-    """rows of one micro-batch"""
-    micro_batches: int = 1
-    length: int = 128
-    density: float = 0.02
-    evolve_every: int = 20
-    drop_fraction: float = 0.2
-    gradient_window: int = 1
-    initial_positions: Literal["random", "gradient"] = "gradient"
-    lr: float = 1e-3
-    warmup_steps: int = 0
-    lr_schedule: LrSchedule = "constant"
-    optimizer: AdamW = field(default_factory=AdamW)
-    max_norm: float = 1.0
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        """Refuse settings that contradict the clauses."""
-        preset_named(self.preset)
-        counter_key(self.seed)
-        for name, lowest in (
-            ("steps", 1),
-            ("batch", 1),
-            ("micro_batches", 1),
-            ("length", 2),
-            ("evolve_every", 1),
-            ("warmup_steps", 0),
-        ):
-            if getattr(self, name) < lowest:
-                raise ConfigError("TRN-008", f"{name} is {getattr(self, name)}, must be at least {lowest}")
-        if not 0 < self.density <= 1:
-            raise ConfigError(
-                "DLT-002",
-                f"density is {self.density}, must be above 0 and at most 1 (0.02 trains 2 % of the positions)",
-            )
-        if not 0 <= self.drop_fraction <= 1:
-            raise ConfigError("SCH-001", f"drop_fraction is {self.drop_fraction}, must lie in 0 to 1")
-        if not 1 <= self.gradient_window <= self.evolve_every:
-            raise ConfigError(
-                "TRN-005",
-                f"gradient_window is {self.gradient_window}, must lie in 1 to evolve_every {self.evolve_every}",
-            )
-        if self.grow_scope not in (None, "anywhere", "active"):
-            raise ConfigError("GROW-001", f"grow_scope is {self.grow_scope!r}; choose anywhere or active")
-        if self.initial_positions not in ("random", "gradient"):
-            raise ConfigError("DLT-004", f"initial_positions is {self.initial_positions!r}; choose random or gradient")
-        # TRN-008
-        for name, value in (
-            ("lr", self.lr),
-            ("max_norm", self.max_norm),
-            ("weight_decay", self.optimizer.weight_decay),
-        ):
-            if not 0 <= value < math.inf:
-                raise ConfigError("TRN-008", f"{name} is {value}, must be finite and not negative")
-        if not (0 <= self.optimizer.beta1 < 1 and 0 <= self.optimizer.beta2 < 1 and 0 < self.optimizer.eps < math.inf):
-            raise ConfigError("TRN-008", f"{self.optimizer} needs betas in 0 to below 1 and eps above 0")
-        learning_rate_at(1, self.steps, self.lr, self.warmup_steps, self.lr_schedule)
+AT_END = Rule(grow="random")
+"""Growth does not happen after the last step: nothing is scored"""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -115,6 +69,11 @@ class Target:
     """places of the slots in the packed weight"""
     under: Float[Array, " d"]
     """base values under the slots, 0 where the base has none"""
+    lost: Int[Array, " n"]
+    """flat positions that were stored at load and have left the base, ascending"""
+    row_budget: Int[Array, " out"] | None = None
+    """K of each row, with scope row"""
+    row_delta_budget: Int[Array, " out"] | None = None
 
     def support_size(self) -> int:
         """Return |S|, S = B ∪ η."""
@@ -130,14 +89,14 @@ class TrainState:
     step: int
     targets: dict[str, Target]
     weights: Weights
-    window: dict[str, Accumulated]
-    """gradients summed since the window opened; empty outside one (TRN-005)"""
+    window: dict[str, AnyWindow]
+    """what the steps since the window opened have summed up to; empty outside one (TRN-005)"""
 
 
 @dataclass(frozen=True, slots=True)
 class StepRecord:
-    """What a step did: loss in nats per target, norms in loss per unit of weight, events as counts over all
-    matrices.
+    """What a step did: loss in nats per target, norms in loss per unit of weight; the sums of an event over all
+    matrices, and the record of each (TRN-009).
     """
 
     step: int
@@ -145,6 +104,7 @@ class StepRecord:
     lr: float
     gradient_norm: float
     event: dict[str, int] | None = None
+    matrices: dict[str, EventRecord] | None = None
 
 
 def initial_state(
@@ -160,46 +120,71 @@ def initial_state(
     weights  the model with its bases packed
     bases    a base for every target of the config
     batches  those of the first step; initial_positions "gradient" looks at their gradient
-    Raises   ConfigError DLT-002 if no matrix would get a slot
+    Raises   ConfigError DLT-002 if no matrix would get a slot, EVT-012 if scope group does not fit the model
     """
-    by_gradient: dict[str, Array] = {}
-    if settings.initial_positions == "gradient":
-        at = {name: base.topology for name, base in bases.items()}
-        by_gradient = loss_and_gradients(weights, config, batches, kernels, at).at
+    sizes = settings.delta_budgets([base.topology for base in bases.values()])
+    check_pattern(settings, bases)
+    chosen = initial_positions(settings, config, weights, bases, kernels, batches, sizes)
     targets: dict[str, Target] = {}
-    for index, matrix in enumerate(config.targets()):
-        base = bases[matrix.name]
-        size = delta_budget(settings.density, base.topology)
-        positions = flat(base.topology)
-        if by_gradient:
-            xp = array_namespace(positions)
-            chosen = xp.take(positions, largest(xp.abs(by_gradient[matrix.name]), size))
+    packed: dict[str, Packed] = {}
+    for matrix, size in zip(config.targets(), sizes, strict=True):
+        base, positions = bases[matrix.name], chosen[matrix.name]
+        shares = shares_of(settings.optimizer, matrix.shape)
+        delta = new_delta(matrix.shape, positions, base.values, settings.keeps(), shares)
+        row_budget = _per_row(base.topology) if settings.rule.scope == "row" else None
+        row_slots = _per_row(delta.topology) if settings.rule.scope == "row" else None
+        new = Target(
+            base, delta, base.topology.nnz, size, positions[:0], base.values[:0], positions[:0], row_budget, row_slots
+        )
+        if settings.initial_scope == "anywhere":
+            targets[matrix.name], packed[matrix.name] = place(new, kernels)
         else:
-            key = counter_key(settings.seed, STREAM_POSITIONS, index)
-            chosen = from_numpy(choose(key, to_numpy(positions), size), positions)
-        delta = new_delta(matrix.shape, chosen, base.values)
-        # η lies in B and φ = 0: the base as packed is the effective weight
-        packed = matrix_of(weights, matrix.name)
-        targets[matrix.name] = _placed(base, delta, base.topology.nnz, size, base.topology, packed, kernels)
+            # η lies in B and φ = 0: the base as packed is the effective weight
+            targets[matrix.name] = _placed(new, base.topology, matrix_of(weights, matrix.name), kernels)
     if not any(target.delta_budget for target in targets.values()):
-        raise ConfigError("DLT-002", f"density {settings.density} gives no matrix a single slot; raise it")
-    return TrainState(0, targets, weights, {})
+        raise ConfigError("DLT-002", "the delta budget gives no matrix a single slot; raise density, slots or rank")
+    return TrainState(0, targets, with_matrices(weights, packed), {})
 
 
-def place(base: Base, delta: Delta, budget: int, size: int, kernels: Kernels) -> tuple[Target, Packed]:
-    """Return a target and its effective weight, packed (DLT-003)."""
-    support, values = effective(base, delta)
+def check_pattern(settings: TrainSettings, bases: Mapping[str, Base]) -> None:
+    """Refuse a model that scope group cannot hold to its pattern (EVT-009, EVT-012)."""
+    if settings.rule.scope != "group":
+        return
+    if settings.pattern is None:
+        raise ConfigError("EVT-012", "scope group needs an N:M pattern; this model's record of pruning names none")
+    n_keep, width = settings.pattern
+    for name, base in bases.items():
+        n_out, n_in = base.topology.shape
+        if n_in % width:
+            raise ConfigError("EVT-009", f"rows of {name} have {n_in} columns, which groups of {width} do not divide")
+        if not base.topology.nnz:
+            continue
+        groups = flat(base.topology) // width
+        xp = array_namespace(groups)
+        edges = xp.searchsorted(groups, int64_like(range(n_out * (n_in // width) + 1), groups))
+        most = int(xp.max(edges[1:] - edges[:-1]))
+        if most > n_keep:
+            raise ConfigError("EVT-009", f"{name} stores {most} of a group of {width}, the pattern allows {n_keep}")
+
+
+def _per_row(topology: Topology) -> Int[Array, " out"]:
+    """Return how many positions each row stores."""
+    return topology.indptr[1:] - topology.indptr[:-1]
+
+
+def place(target: Target, kernels: Kernels) -> tuple[Target, Packed]:
+    """Return a target whose base or delta has moved with its effective weight, packed (DLT-003)."""
+    support, values = effective(target.base, target.delta)
     packed = kernels.pack(support, values)
-    return _placed(base, delta, budget, size, support, packed, kernels), packed
+    return _placed(target, support, packed, kernels), packed
 
 
-def _placed(
-    base: Base, delta: Delta, budget: int, size: int, support: Topology, packed: Packed, kernels: Kernels
-) -> Target:
+def _placed(target: Target, support: Topology, packed: Packed, kernels: Kernels) -> Target:
     """Return a target whose effective weight is packed on the given support."""
-    slots, _ = find(flat(support), flat(delta.topology))
-    under = values_at(base.topology, base.values, flat(delta.topology))
-    return Target(base, delta, budget, size, kernels.locate(packed, support, slots), under)
+    eta = flat(target.delta.topology)
+    slots, _ = find(flat(support), eta)
+    under = values_at(flat(target.base.topology), target.base.values, eta)
+    return replace(target, where=kernels.locate(packed, support, slots), under=under)
 
 
 def train_step(
@@ -212,41 +197,102 @@ def train_step(
     """Return the state after one more step, and what it did (chapters 8 to 10).
 
     Raises:
-        UpdateError: TRN-007 for a loss or gradient that is not finite; EVT-005 for such a snapshot. The given
+        UpdateError: TRN-007 for a loss or gradient that is not finite; EVT-005 for such evidence. The given
         state is spent then.
     """
     step = state.step + 1
-    preset = preset_named(settings.preset)
-    has_event = preset.evolves and is_event(step, settings.steps, settings.evolve_every)
+    rule, timetable = settings.rule, settings.timetable()
+    has_event = timetable.is_event(step)
     slots = {name: target.delta.topology for name, target in state.targets.items()}
-    window = _window(state, step, settings) if preset.evolves else {}
+    window = _window(state, step, settings)
     found = loss_and_gradients(state.weights, config, batches, kernels, slots, window)
     norm = _norm(found, step)
 
     lr = learning_rate_at(step, settings.steps, settings.lr, settings.warmup_steps, settings.lr_schedule)
-    factor = clip_factor(norm * norm, settings.max_norm)
-    targets = {
-        name: replace(target, delta=adamw_step(target.delta, found.at[name] * factor, lr, settings.optimizer, step))
-        for name, target in state.targets.items()
-    }
+    targets = dict(state.targets)
+    # EVT-010
+    if not (has_event and rule.event_replaces_step):
+        factor = clip_factor(norm * norm, settings.max_norm)
+        optimize = settings.optimizer.step
+        targets = {
+            name: replace(target, delta=optimize(target.delta, found.at[name] * factor, lr, step))
+            for name, target in targets.items()
+        }
     if not has_event:
         weights = refresh(state.weights, targets, kernels)
         # settled, so that a run resumed inside a window adds the same numbers in the same order (TRN-004)
-        open_window = {name: gradient.settled() for name, gradient in found.kept.items()}
+        open_window = {name: seen.settled() for name, seen in found.kept.items()}
         return TrainState(step, targets, weights, open_window), StepRecord(step, found.loss, lr, norm)
 
-    packed, counts = (
-        {},
-        dict.fromkeys(("dropped", "grown", "reactivated", "cancelled", "pruned", "slots", "support"), 0),
-    )
-    for name, target in targets.items():
-        event = _evolve(target, found.kept[name], step, settings)
-        targets[name], packed[name] = place(event.base, event.delta, target.budget, target.delta_budget, kernels)
-        _count(counts, target, targets[name], event)
+    targets, packed, records = evolve_all(targets, found.kept, step, settings, kernels)
+    total = {key: sum(getattr(record, key) for record in records.values()) for key in EventRecord.COUNTS}
     return (
         TrainState(step, targets, with_matrices(state.weights, packed), {}),
-        StepRecord(step, found.loss, lr, norm, counts),
+        StepRecord(step, found.loss, lr, norm, total, records),
     )
+
+
+def evolve_all(
+    targets: Mapping[str, Target],
+    kept: Mapping[str, AnyWindow],
+    step: int,
+    settings: TrainSettings,
+    kernels: Kernels,
+) -> tuple[dict[str, Target], dict[str, Packed], dict[str, EventRecord]]:
+    """Return the targets after the event of a step, their packed weights, and what happened to each (EVT-001).
+
+    A matrix is looked at, changed and packed before the next, unless all are one pool.
+    """
+    names = list(targets)
+    pools = [list(range(len(names)))] if settings.rule.scope == "model" else [[i] for i in range(len(names))]
+    fraction = settings.timetable().fraction(step)
+    after: dict[str, Target] = {}
+    packed: dict[str, Packed] = {}
+    records: dict[str, EventRecord] = {}
+    for pool in pools:
+        held = [targets[names[i]] for i in pool]
+        views = [View(kept.get(names[i]), targets[names[i]].base, targets[names[i]].delta, i) for i in pool]
+        drops, grows = _counts(held, fraction, settings)
+        chance = Chance(settings.seed, step)
+        pattern = settings.pattern if settings.rule.scope == "group" else None
+        seen = evidence(views, settings.rule, grows, chance=chance, pattern=pattern, kernels=kernels)
+        parts = [_part(t, e, i, settings) for t, e, i in zip(held, seen, pool, strict=True)]
+        seeds = None if isinstance(settings.optimizer, Sm3) else settings.optimizer.seeds
+        events = evolve(parts, n_drop=drops, rule=settings.rule, chance=chance, pattern=pattern, seeds=seeds)
+        for i, before, part, event in zip(pool, held, parts, events, strict=True):
+            name = names[i]
+            moved = _after(before, event)
+            after[name], packed[name] = place(moved, kernels)
+            records[name] = record_of(part, event, before.budget, before.delta_budget, moved.lost)
+    return after, packed, records
+
+
+def _counts(held: Sequence[Target], fraction: float, settings: TrainSettings) -> tuple[Any, Any]:
+    """Return how many slots a pool drops (SCH-002), and how many positions it grows at most (GROW-002)."""
+    if settings.rule.scope != "row":
+        slots = sum(target.delta.topology.nnz for target in held)
+        drops = count(fraction * slots)
+        return drops, max(0, drops + sum(target.delta_budget for target in held) - slots)
+    (target,) = held
+    per_row = _per_row(target.delta.topology)
+    xp = array_namespace(per_row)
+    drops = int64_like([count(fraction * int(n)) for n in per_row], per_row)
+    grows = drops + target.row_delta_budget - per_row
+    return drops, xp.where(grows > 0, grows, xp.zeros_like(grows))
+
+
+def _part(target: Target, seen: Any, matrix: int, settings: TrainSettings) -> Part:
+    """Return a target as an event sees it."""
+    by_row = settings.rule.scope == "row"
+    budget = target.row_budget if by_row else target.budget
+    delta_budget = target.row_delta_budget if by_row else target.delta_budget
+    return Part(target.base, target.delta, seen, budget, delta_budget, matrix)  # type: ignore[arg-type]
+
+
+def _after(target: Target, event: Event) -> Target:
+    """Return a target after an event, not yet placed."""
+    left = difference(flat(target.base.topology), flat(event.base.topology))
+    return replace(target, base=event.base, delta=event.delta, lost=union(target.lost, left))
 
 
 def refresh(weights: Weights, targets: Mapping[str, Target], kernels: Kernels) -> Weights:
@@ -285,69 +331,60 @@ def finish(
 
     The pass looks at the gradient of the last step's data at the final weights.
     """
-    over = {name for name, target in state.targets.items() if target.support_size() > target.budget}
-    final: dict[str, tuple[Topology, Array]] = {}
-    kept: dict[str, Accumulated] = {}
-    if over:
+    rule = settings.rule
+    asked = rule.asks_at_end()
+    names = list(state.targets)
+    sizes = {name: target.support_size() for name, target in state.targets.items()}
+    # EVT-008
+    if rule.adapts == "never":
+        over: list[str] = []
+    elif rule.scope == "model":
+        too_many = sum(sizes.values()) > sum(t.budget for t in state.targets.values())
+        over = names if too_many else []
+    else:
+        over = [name for name in names if _over(state.targets[name], sizes[name], settings)]
+    final = {name: (target.base, target.delta) for name, target in state.targets.items()}
+    kept: dict[str, AnyWindow] = {}
+    if over and asked:
         batches = step_batches(settings, tokens, settings.steps, state.weights)
-        empty = {name: Accumulated(state.targets[name].base.topology.shape) for name in over}
+        empty: dict[str, AnyWindow] = {name: Window(final[name][0].topology.shape, asked) for name in over}
         kept = loss_and_gradients(state.weights, config, batches, kernels, {}, empty).kept
-    for name, target in state.targets.items():
-        base, delta = target.base, target.delta
-        if name in over:
-            seen = snapshot(kept[name], 1, flat(base.topology), flat(delta.topology), 0)
-            event = final_adapt(base, delta, seen, budget=target.budget)
-            base, delta = event.base, event.delta
-        final[name] = effective(base, delta)
-    return final
+    parts = []
+    chance = Chance(settings.seed, settings.steps)
+    for name in over:
+        target, matrix = state.targets[name], names.index(name)
+        (seen,) = evidence([View(kept.get(name), target.base, target.delta, matrix)], AT_END, 0)
+        parts.append(_part(target, seen, matrix, settings))
+    for name, event in zip(over, final_adapt(parts, rule=rule, chance=chance, pattern=settings.pattern), strict=True):
+        final[name] = (event.base, event.delta)
+    return {name: effective(base, delta) for name, (base, delta) in final.items()}
 
 
-def _window(state: TrainState, step: int, settings: TrainSettings) -> dict[str, Accumulated]:
+def _over(target: Target, size: int, settings: TrainSettings) -> bool:
+    """Tell whether a matrix, or one of its rows, holds more than its budget."""
+    if settings.rule.scope != "row":
+        return size > target.budget
+    xp = array_namespace(target.row_budget)
+    return bool(xp.any(_per_row(effective(target.base, target.delta)[0]) > target.row_budget))
+
+
+def _window(state: TrainState, step: int, settings: TrainSettings) -> dict[str, AnyWindow]:
     """Return what this step's whole gradient is added to: nothing outside the window of the next event (TRN-005)."""
-    event = math.ceil(step / settings.evolve_every) * settings.evolve_every
-    if event >= settings.steps or step <= event - settings.gradient_window:
+    rule = settings.rule
+    asked = rule.asks()
+    if not asked or not settings.timetable().in_window(step):
         return {}
-    return state.window or {name: Accumulated(target.base.topology.shape) for name, target in state.targets.items()}
-
-
-def _evolve(target: Target, gradient: Accumulated, step: int, settings: TrainSettings) -> Event:
-    """Return the event of one matrix (EVT-001)."""
-    preset = preset_named(settings.preset)
-    slots = target.delta.topology.nnz
-    drops = n_drop(step, settings.steps, settings.drop_fraction, slots)
-    grows = drops + (target.delta_budget - slots)
-    scope = settings.grow_scope or preset.grow_scope
-    seen = snapshot(
-        gradient,
-        settings.gradient_window,
-        flat(target.base.topology),
-        flat(target.delta.topology),
-        grows,
-        scope,
-    )
-    return evolve(
-        target.base,
-        target.delta,
-        seen,
-        n_drop=drops,
-        delta_budget=target.delta_budget,
-        budget=target.budget,
-        grow_scope=scope,
-        adapts=preset.adapts,
-    )
-
-
-def _count(counts: dict[str, int], before: Target, after: Target, event: Event) -> None:
-    """Add the event of one matrix to the counts of the step."""
-    counts["dropped"] += int(event.dropped.shape[0])
-    counts["grown"] += int(event.grown.shape[0])
-    _, in_base = find(flat(before.base.topology), event.grown)
-    xp = array_namespace(in_base)
-    counts["reactivated"] += int(xp.sum(xp.astype(~in_base, xp.int64)))
-    counts["cancelled"] += int(event.cancelled.shape[0])
-    counts["pruned"] += int(event.pruned.shape[0])
-    counts["slots"] += after.delta.topology.nnz
-    counts["support"] += after.support_size()
+    if state.window:
+        return state.window
+    windows: dict[str, AnyWindow] = {}
+    for name, target in state.targets.items():
+        first = Window(target.base.topology.shape, asked if rule.candidates == "all" else frozenset({"gradient"}))
+        if rule.candidates == "all":
+            windows[name] = first
+        else:
+            support = union(flat(target.base.topology), flat(target.delta.topology))
+            windows[name] = FirstStepWindow(target.delta_budget, support, first)
+    return windows
 
 
 def _norm(found: StepGradients, step: int) -> float:

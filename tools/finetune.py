@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import _cli
 import numpy as np
 import typer
+from seft_ref.update.adamw import AdamW
 
 from formats.index import is_sparse
 from seft_ref import (
@@ -27,7 +28,6 @@ from seft_ref import (
 )
 from seft_ref.checkpoint import Origin, identity, load_state, save_state, settings_text
 from seft_ref.kernels import cpu
-from seft_ref.update.adamw import AdamW
 from seft_ref.update.grow import GrowScope
 
 

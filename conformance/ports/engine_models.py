@@ -3,6 +3,7 @@
 from typing import Any
 
 import numpy as np
+from seft_ref.update.adamw import AdamW
 
 from seft_ref.arrays import Array, array_namespace
 from seft_ref.calibrate import prune_wanda
@@ -12,7 +13,6 @@ from seft_ref.gradients import Batch, every_gradient
 from seft_ref.model import model_forward
 from seft_ref.topology import flat, from_flat
 from seft_ref.train import TrainSettings, finish, initial_state, step_batches, train
-from seft_ref.update.adamw import AdamW
 from seft_ref.update.delta import Base
 from seft_ref.weights import Weights, assemble
 

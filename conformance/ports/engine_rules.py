@@ -3,6 +3,7 @@
 from typing import Any
 
 import numpy as np
+from seft_ref.update.adamw import AdamW, adamw_step, clip_factor
 
 from seft_ref.arrays import Array, array_namespace, device, to_numpy
 from seft_ref.config import Rope
@@ -20,7 +21,6 @@ from seft_ref.prune.magnitude import magnitude_mask
 from seft_ref.prune.wanda import wanda_mask
 from seft_ref.text import calibration_starts, evaluation_starts, training_starts
 from seft_ref.topology import Topology, check, flat, from_flat, full
-from seft_ref.update.adamw import AdamW, adamw_step, clip_factor
 from seft_ref.update.change import change, realign
 from seft_ref.update.delta import Base, Delta, delta_budget, effective
 from seft_ref.update.drop import drop

@@ -1,4 +1,4 @@
-"""Kernel sets: modules with the same seven functions, passed as an argument by whoever chose one (KRN).
+"""Kernel sets: modules with the same eight functions, passed as an argument by whoever chose one (KRN).
 
     packed = kernels.pack(topology, values)       # once per topology
     y = kernels.matmul(x, packed)                 # (n, in)  -> (n, out)    y = x Wᵀ
@@ -15,6 +15,7 @@
     matmul(x, packed) -> y
     matmul_transposed(dy, packed) -> dx
     sample(dy, x, topology) -> dvalues
+    exceeding(values, least) -> indices           where |values| is above a number, or not finite
 
 W is (out, in); x and dy are two-dimensional, one token a row, contiguous. `Packed` is a frozen dataclass of
 the set's own with `shape`, `dtype` and `nbytes`; nothing else of it concerns a caller. Wrong arrays raise
@@ -23,7 +24,7 @@ KernelError.
 
 from typing import Any
 
-NAMES = ("pack", "pack_dense", "locate", "store", "matmul", "matmul_transposed", "sample")
+NAMES = ("pack", "pack_dense", "locate", "store", "matmul", "matmul_transposed", "sample", "exceeding")
 """The functions of a kernel set."""
 
 Kernels = Any

@@ -40,6 +40,13 @@ def check_matrix(name: str, a: Array, n_columns: int | None = None) -> None:
         raise KernelError("KRN-009", f"{name} has shape {tuple(a.shape)}, expected {wanted}")
 
 
+def check_vector(name: str, a: Array) -> None:
+    """Refuse what is not a float vector."""
+    check_float(name, a)
+    if len(a.shape) != 1:
+        raise KernelError("KRN-009", f"{name} has shape {tuple(a.shape)}, expected (n,)")
+
+
 def check_factors(dy: Array, x: Array, topology: Topology) -> None:
     """Refuse the two factors of a gradient if they do not belong to a matrix of the topology's shape."""
     check_matrix("dy", dy, topology.shape[0])

@@ -24,6 +24,7 @@ from seft_ref.kernels._checks import (
     check_places,
     check_shape,
     check_values,
+    check_vector,
 )
 from seft_ref.kernels._vectors import REGISTER_BYTES
 from seft_ref.topology import Topology
@@ -197,6 +198,18 @@ def sample(dy: Float[Array, "n out"], x: Float[Array, "n in"], topology: Topolog
     else:
         _sample_lines(dy, x, topology, dvalues)
     return dvalues
+
+
+def exceeding(values: Float[Array, " n"], least: float) -> Int[Array, " m"]:
+    """Return the indices of the entries with |value| above `least`, ascending; NaN and infinity are among them
+    (KRN-014).
+
+    Raises:
+        KernelError: KRN-009, KRN-010 if values are not a contiguous float vector.
+    """
+    check_vector("values", values)
+    _check_numpy(values=values)
+    return _panels.exceeding(values, values.dtype.type(least))
 
 
 def _multiply(task: Any, src: Any, packed: Packed, n_result: int, n_extra_lines: int) -> Any:

@@ -13,6 +13,7 @@ from seft_ref.kernels._checks import (
     check_places,
     check_shape,
     check_values,
+    check_vector,
 )
 from seft_ref.topology import Topology, find, flat
 
@@ -124,6 +125,18 @@ def sample(dy: Float[Array, "n out"], x: Float[Array, "n in"], topology: Topolog
     if not topology.nnz:
         return xp.zeros((0,), dtype=x.dtype, device=device(x))
     return xp.take(xp.reshape(dy.T @ x, (-1,)), flat(topology))
+
+
+def exceeding(values: Float[Array, " n"], least: float) -> Int[Array, " m"]:
+    """Return the indices of the entries with |value| above `least`, ascending; NaN and infinity are among them
+    (KRN-014).
+
+    Raises:
+        KernelError: KRN-009, KRN-010 if values are not a float vector.
+    """
+    check_vector("values", values)
+    xp = array_namespace(values)
+    return xp.astype(xp.nonzero(~(xp.abs(values) <= least))[0], xp.int64)
 
 
 def _dense(packed: Packed) -> Float[Array, "out in"]:

@@ -1,12 +1,16 @@
 """The state of one target matrix: a base that only shrinks, a delta that moves, and the weight they make together."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from jaxtyping import Float, Int
 
 from seft_ref.arrays import Array, array_namespace, device, mask_at, spread
 from seft_ref.topology import Topology, difference, find, flat, from_flat, merge_order
+from seft_ref.update.change import change, realign
 from seft_ref.update.count import count
+
+ADAMW_KEEPS = ("first_moment", "second_moment", "age")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -19,32 +23,78 @@ class Base:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Delta:
-    """A sparse update: topology η, and per slot the value φ, both moments and the age."""
+    """A sparse update: topology η, per slot the value φ and what is kept of it, and what the matrix shares."""
 
     topology: Topology
     values: Float[Array, " d"]
-    first_moment: Float[Array, " d"]
-    second_moment: Float[Array, " d"]
-    age: Int[Array, " d"]
-    """int32: optimizer steps that the slot has taken."""
+    kept: Mapping[str, Array]
+    """arrays in slot order, moved with the slots (CHG-002): first_moment, second_moment, momentum, origin in the
+    dtype of the values; age, int32: optimizer steps that the slot has taken"""
+    shared: Mapping[str, Array] = field(default_factory=dict)
+    """arrays of the matrix that no event moves: SM3's rows (out,) and columns (in,)"""
 
 
-def delta_budget(density: float, topology: Topology) -> int:
-    """Return the number of delta slots of a matrix with the given base topology (DLT-002)."""
+def budget_by_numel(density: float, topology: Topology) -> int:
+    """Return d_φ as a fraction of all positions, at most K (DLT-002)."""
     return min(count(density * topology.shape[0] * topology.shape[1]), topology.nnz)
 
 
-def new_delta(shape: tuple[int, int], positions: Int[Array, " d"], like: Float[Array, "..."]) -> Delta:
-    """Return a delta of zeros at sorted flat positions, in the dtype and on the device of `like` (DLT-005)."""
+def budget_by_nnz(density: float, topology: Topology) -> int:
+    """Return d_φ as a fraction of the stored weights (DLT-002)."""
+    return min(count(density * topology.nnz), topology.nnz)
+
+
+def budget_by_count(slots: int, total: int, topology: Topology) -> int:
+    """Return a matrix's share of `slots` slots, by its share of the `total` positions of all targets (DLT-002)."""
+    return min(slots * topology.numel // total, topology.nnz)
+
+
+def budget_by_rank(rank: int, topology: Topology) -> int:
+    """Return the number of parameters of a LoRA adapter of that rank, at most K (DLT-002)."""
+    return min(rank * (topology.shape[0] + topology.shape[1]), topology.nnz)
+
+
+def new_delta(
+    shape: tuple[int, int],
+    positions: Int[Array, " d"],
+    like: Float[Array, "..."],
+    keeps: tuple[str, ...] = ADAMW_KEEPS,
+    shares: Mapping[str, int] | None = None,
+) -> Delta:
+    """Return a delta of zeros at sorted flat positions, in the dtype and on the device of `like` (DLT-005).
+
+    keeps   names of what is kept of a slot: the optimizer's, and "origin" where drop goes by change
+    shares  names and lengths of what the matrix shares
+    """
     xp = array_namespace(positions, like)
-    zeros = xp.zeros(positions.shape, dtype=like.dtype, device=device(like))
+    where = device(like)
     return Delta(
         from_flat(shape, positions),
-        zeros,
-        zeros,
-        zeros,
-        xp.zeros(positions.shape, dtype=xp.int32, device=device(like)),
+        xp.zeros(positions.shape, dtype=like.dtype, device=where),
+        {
+            name: xp.zeros(positions.shape, dtype=xp.int32 if name == "age" else like.dtype, device=where)
+            for name in keeps
+        },
+        {name: xp.zeros((length,), dtype=like.dtype, device=where) for name, length in (shares or {}).items()},
     )
+
+
+def move_delta(delta: Delta, positions: Int[Array, " n"], seeds: Mapping[str, Array] | None = None) -> Delta:
+    """Return the delta on other sorted flat positions: slots that stay keep everything, new ones start from zero, or
+    from seeds (CHG-002, DLT-005, DLT-006).
+
+    seeds  by name one entry a new slot, in order of position
+    """
+    moved = change(delta.topology, from_flat(delta.topology.shape, positions))
+    xp = array_namespace(moved.source)
+    kept = {name: realign(array, moved) for name, array in delta.kept.items()}
+    if seeds:
+        (new,) = xp.nonzero(moved.source < 0)
+        n = moved.source.shape[0]
+        fresh = mask_at(n, new)
+        for name, values in seeds.items():
+            kept[name] = xp.where(fresh, spread(xp.astype(values, kept[name].dtype), new, n), kept[name])
+    return Delta(moved.new, realign(delta.values, moved), kept, delta.shared)
 
 
 def effective(base: Base, delta: Delta) -> tuple[Topology, Float[Array, " s"]]:
@@ -53,6 +103,12 @@ def effective(base: Base, delta: Delta) -> tuple[Topology, Float[Array, " s"]]:
     Shapes  values (nnz of the union,)
     Dtypes  that of the base values
     """
+    support, weight = effective_at(base, delta)
+    return from_flat(base.topology.shape, support), weight
+
+
+def effective_at(base: Base, delta: Delta) -> tuple[Int[Array, " s"], Float[Array, " s"]]:
+    """Return the support as flat positions, and the weight on it (DLT-003)."""
     xp = array_namespace(base.values, delta.values)
     slots = flat(delta.topology)
     stored = flat(base.topology)
@@ -67,14 +123,14 @@ def effective(base: Base, delta: Delta) -> tuple[Topology, Float[Array, " s"]]:
     n = support.shape[0]
     # where there is no slot the base keeps its bits: −0.0 + 0 would be +0.0
     weight = xp.where(mask_at(n, where), under + spread(delta.values, where, n), under)
-    return from_flat(base.topology.shape, support), weight
+    return support, weight
 
 
-def values_at(topology: Topology, values: Float[Array, " nnz"], positions: Int[Array, " n"]) -> Float[Array, " n"]:
+def values_at(stored: Int[Array, " m"], values: Float[Array, " m"], positions: Int[Array, " n"]) -> Float[Array, " n"]:
     """Return the values stored at sorted flat positions, 0 where nothing is stored."""
     xp = array_namespace(values, positions)
     zeros = xp.zeros(positions.shape, dtype=values.dtype, device=device(values))
-    if topology.nnz == 0:
+    if stored.shape[0] == 0:
         return zeros
-    where, present = find(flat(topology), positions)
+    where, present = find(stored, positions)
     return xp.where(present, xp.take(values, where), zeros)

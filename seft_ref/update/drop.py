@@ -2,7 +2,8 @@
 
 from jaxtyping import Float, Int
 
-from seft_ref.arrays import Array, array_namespace
+from seft_ref.arrays import Array
+from seft_ref.update.criteria import DROP, Known
 from seft_ref.update.select import smallest
 
 
@@ -14,4 +15,4 @@ def drop(values: Float[Array, " d"], n: int) -> Int[Array, " n"]:
     Raises:
         UpdateError: SEL-004 for NaN or infinite values, SEL-005 if n exceeds the slots.
     """
-    return smallest(array_namespace(values).abs(values), n)
+    return smallest(DROP["magnitude"](Known(value=values)), n)

@@ -1,22 +1,50 @@
-"""One event of one matrix: drop, grow, adapt, in this order, with one gradient (EVT-001, EVT-002)."""
+"""One event: drop, grow, adapt, in this order, with one gradient (EVT-001, EVT-002).
 
-from dataclasses import dataclass, replace
+    events = evolve(parts, n_drop=..., rule=rule)      # one part a matrix, one event a part
+
+With scope model all parts are one pool; else each is a world of its own (EVT-009).
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from jaxtyping import Int
 
-from seft_ref.arrays import Array, array_namespace
+from seft_ref.arrays import Array, array_namespace, device
 from seft_ref.errors import UpdateError
-from seft_ref.topology import difference, flat, from_flat, outside, union
-from seft_ref.update.adapt import adapt, sensitivity
+from seft_ref.topology import difference, flat, outside, union
 from seft_ref.update.change import TopologyChange, change, realign, without
-from seft_ref.update.delta import Base, Delta, effective
-from seft_ref.update.drop import drop
-from seft_ref.update.grow import GradientSnapshot, GrowScope, candidates_again, grow
+from seft_ref.update.criteria import ADAPT, DROP, USE_ADAPT, USE_DROP, USE_END, Chance, Known
+from seft_ref.update.delta import Base, Delta, effective_at, move_delta, values_at
+from seft_ref.update.evidence import Evidence
+from seft_ref.update.grow import Growable, best_of_groups, growable
+from seft_ref.update.rules import Rule
+from seft_ref.update.select import Boundary, Selection, largest_selection, smallest_selection
+
+Counts = int | Int[Array, " pools"]
+"""A count of one pool, or of every row"""
+Seeds = Callable[[Array, Array, int], Mapping[str, Array]]
+"""An optimizer's `seeds`"""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Part:
+    """One matrix at an event."""
+
+    base: Base
+    delta: Delta
+    evidence: Evidence
+    budget: Counts
+    """K (DLT-001): of the matrix, or of each row with scope row"""
+    delta_budget: Counts
+    """d_φ, likewise"""
+    matrix: int = 0
+    """matrix index (MDL-007)"""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Event:
-    """What an event did, as flat positions and as changes; base and delta after it."""
+    """What an event did to a matrix, as flat positions and as changes; base and delta after it."""
 
     base: Base
     delta: Delta
@@ -27,115 +55,326 @@ class Event:
     """new slots: cancelled positions are not among them"""
     cancelled: Int[Array, " n"]
     pruned: Int[Array, " n"]
+    boundaries: Mapping[str, Boundary | None] = field(default_factory=dict)
+    """of drop, grow and adapt (SEL-008); those of a pool of matrices are the same for all"""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Moved:
+    """A matrix after drop and grow."""
+
+    part: Part
+    base: Base
+    delta: Delta
+    dropped: Array
+    fresh: Array
+    cancelled: Array
 
 
 def evolve(
-    base: Base,
-    delta: Delta,
-    snapshot: GradientSnapshot,
+    parts: Sequence[Part],
     *,
-    n_drop: int,
-    delta_budget: int,
-    budget: int,
-    grow_scope: GrowScope = "anywhere",
-    adapts: bool = True,
-) -> Event:
-    """Return the event that drops n_drop slots, grows back to delta_budget, and prunes to budget (chapter 8).
+    n_drop: Counts | Sequence[Counts],
+    rule: Rule = Rule(),  # noqa: B008  frozen
+    chance: Chance = Chance(0, 0),  # noqa: B008  frozen
+    pattern: tuple[int, int] | None = None,
+    seeds: Seeds | None = None,
+) -> list[Event]:
+    """Return the event of every part (chapter 8).
 
-    A support within its budget stays there (EVT-003). Whatever is neither dropped, grown nor pruned keeps its bits,
-    and the base only loses positions (EVT-006); a dropped slot takes φ with it and leaves the base value (DROP-002).
+    Whatever is neither dropped, grown nor pruned keeps its bits, and a base only loses positions (EVT-006).
 
-    Shapes  all arrays of one (out, in) matrix
-    Units   the snapshot is loss per unit of weight, mean over counted targets
-    Raises  UpdateError EVT-005 for a snapshot with NaN or infinity, SEL-005 for impossible counts; nothing has
-            changed then
+    n_drop   slots to drop (SCH-002): one count for each part, or one for the pool with scope model; a count a row
+             with scope row
+    chance   where random scores come from
+    pattern  (N, M) of the groups with scope group
+    seeds    what a new slot starts with; needed with moments seeded
+    Raises   UpdateError EVT-005 for evidence with NaN or infinity, SEL-005 for impossible counts; nothing has
+             changed then
     """
-    xp = array_namespace(base.values, delta.values)
-    # EVT-005
-    for gradient in (snapshot.support_gradient, snapshot.candidate_gradient):
-        if not bool(xp.all(xp.isfinite(gradient))):
+    for part in parts:
+        _check_finite(part.evidence)
+    if rule.scope == "model":
+        return _evolve(parts, n_drop, rule, chance, pattern, seeds)  # type: ignore[arg-type]
+    counts = list(n_drop) if isinstance(n_drop, Sequence) else [n_drop] * len(parts)
+    return [_evolve([part], drops, rule, chance, pattern, seeds)[0] for part, drops in zip(parts, counts, strict=True)]
+
+
+def final_adapt(
+    parts: Sequence[Part],
+    *,
+    rule: Rule = Rule(),  # noqa: B008  frozen
+    chance: Chance = Chance(0, 0),  # noqa: B008  frozen
+    pattern: tuple[int, int] | None = None,
+) -> list[Event]:
+    """Return the pass after the last step: prune to the budget by support, nothing exempt (EVT-004)."""
+    last = replace(rule, counts="support", exempt="none") if rule.scope != "group" else rule
+    pools = [list(parts)] if rule.scope == "model" else [[part] for part in parts]
+    events = []
+    for pool in pools:
+        still = []
+        for part in pool:
+            _check_finite(part.evidence)
+            nothing = part.evidence.support[:0]
+            still.append(_Moved(part, part.base, part.delta, nothing, nothing, nothing))
+        pruned, boundary = _excess(still, last, chance, pattern, USE_END)
+        events += [_event(m, gone, {"adapt": boundary}) for m, gone in zip(still, pruned, strict=True)]
+    return events
+
+
+def _evolve(
+    parts: Sequence[Part],
+    n_drop: Counts,
+    rule: Rule,
+    chance: Chance,
+    pattern: tuple[int, int] | None,
+    seeds: Seeds | None,
+) -> list[Event]:
+    """Return the event of one pool of matrices."""
+    slots = [flat(part.delta.topology) for part in parts]
+    if rule.candidates == "first-step":
+        # GROW-006
+        n_drop = min(int(n_drop), parts[0].evidence.candidates.shape[0])  # type: ignore[arg-type]
+    scores = [_drop_scores(part, at, rule, chance) for part, at in zip(parts, slots, strict=True)]
+    found, drop_boundary = _chosen(smallest_selection, scores, slots, parts, n_drop, rule)
+    dropped = [array_namespace(at).take(at, chosen) for at, chosen in zip(slots, found, strict=True)]
+
+    open_to = [_candidates(part, gone, rule, pattern) for part, gone in zip(parts, dropped, strict=True)]
+    n_grow = _growth(parts, slots, open_to, n_drop, rule)
+    at = [candidates.positions for candidates in open_to]
+    found, grow_boundary = _chosen(largest_selection, [c.scores for c in open_to], at, parts, n_grow, rule)
+    moved = []
+    for part, eta, gone, candidates, chosen in zip(parts, slots, dropped, open_to, found, strict=True):
+        grown = array_namespace(chosen).take(candidates.positions, chosen)
+        moved.append(_move(part, eta, gone, grown, rule, seeds))
+
+    if rule.adapts == "always":
+        pruned, adapt_boundary = _excess(moved, rule, chance, pattern, USE_ADAPT)
+    else:
+        pruned, adapt_boundary = [m.dropped[:0] for m in moved], None
+    boundaries = {"drop": drop_boundary, "grow": grow_boundary, "adapt": adapt_boundary}
+    return [_event(m, gone, boundaries) for m, gone in zip(moved, pruned, strict=True)]
+
+
+def _check_finite(evidence: Evidence) -> None:
+    """Refuse evidence that is not finite (EVT-005)."""
+    for values in (evidence.gradient, evidence.square, evidence.scores, evidence.candidate_scores, evidence.inputs):
+        if values is not None and not bool(array_namespace(values).all(array_namespace(values).isfinite(values))):
             raise UpdateError(
                 "EVT-005", "the gradient of this event holds NaN or infinity; lower the learning rate or clip"
             )
-    slots = flat(delta.topology)
 
-    dropped = xp.take(slots, drop(delta.values, n_drop))
-    kept = difference(slots, dropped)
-    # GROW-002: replace what was dropped and refill what adaptation had taken
-    again = candidates_again(dropped, flat(base.topology), grow_scope)
-    grown = grow(snapshot, again, n_drop + (delta_budget - slots.shape[0]))
+
+def _drop_scores(part: Part, slots: Array, rule: Rule, chance: Chance) -> Array:
+    """Return the score of every slot (DROP-003)."""
+    known = Known(value=part.delta.values)
+    if rule.drop == "change":
+        known = Known(value=part.delta.values, origin=part.delta.kept["origin"])
+    elif rule.drop == "fisher":
+        known = Known(value=part.delta.values, square=_on(part.evidence, part.evidence.square, slots))
+    elif rule.drop == "weight":
+        known = Known(weight=values_at(*effective_at(part.base, part.delta), slots))
+    elif rule.drop == "random":
+        known = Known(uniform=chance.scores(part.matrix, slots, USE_DROP))
+    return DROP[rule.drop](known)
+
+
+def _on(evidence: Evidence, values: Array | None, positions: Array) -> Array:
+    """Return what the evidence holds on the support, at positions; 0 off it."""
+    assert values is not None, "the rule asks for evidence that was not gathered"
+    return values_at(evidence.support, values, positions)
+
+
+def _candidates(part: Part, dropped: Array, rule: Rule, pattern: tuple[int, int] | None) -> Growable:
+    """Return what growth may choose from (GROW-001, GROW-005, GROW-007)."""
+    if not rule.regrow:
+        dropped = dropped[:0]
+    elif rule.grow_scope == "active":
+        dropped = dropped[~outside(dropped, flat(part.base.topology))]
+    if part.evidence.again is not None:
+        dropped = dropped[~outside(dropped, part.evidence.again)]
+    open_to = growable(part.evidence, dropped)
+    if rule.scope == "group":
+        assert pattern is not None, "scope group needs a pattern"
+        return best_of_groups(open_to, pattern)
+    return open_to
+
+
+def _growth(
+    parts: Sequence[Part], slots: Sequence[Array], open_to: Sequence[Growable], n_drop: Counts, rule: Rule
+) -> Counts:
+    """Return how many positions grow: those that replace what was dropped, and those that adaptation had taken, at
+    most the candidates (GROW-002).
+    """
+    if rule.scope != "row":
+        want = int(n_drop) + sum(int(p.delta_budget) for p in parts) - sum(s.shape[0] for s in slots)  # type: ignore[arg-type]
+        return min(max(want, 0), sum(c.positions.shape[0] for c in open_to))
+    (part,), (at,), (candidates,) = parts, slots, open_to
+    xp = array_namespace(at)
+    want = n_drop + part.delta_budget - _per_row(at, part)
+    return xp.minimum(xp.maximum(want, xp.zeros_like(want)), _per_row(candidates.positions, part))
+
+
+def _per_row(positions: Array, part: Part) -> Array:
+    """Return how many positions each row has."""
+    xp = array_namespace(positions)
+    n_out, n_in = part.base.topology.shape
+    starts = xp.arange(n_out + 1, dtype=xp.int64, device=device(positions)) * n_in
+    edges = xp.astype(xp.searchsorted(positions, starts), xp.int64)
+    return edges[1:] - edges[:-1]
+
+
+def _chosen(
+    select: Callable[..., Selection],
+    scores: Sequence[Array],
+    at: Sequence[Array],
+    parts: Sequence[Part],
+    k: Counts,
+    rule: Rule,
+) -> tuple[list[Array], Boundary | None]:
+    """Return the chosen indices of each part and the boundary: a selection over all parts, or by row (SEL-007)."""
+    xp = array_namespace(*scores)
+    if rule.scope == "row":
+        (one,), (positions,) = scores, at
+        found = select(one, k, positions // max(parts[0].base.topology.shape[1], 1))
+        return [found.indices], found.boundary
+    if len(scores) == 1:
+        found = select(scores[0], k)
+        return [found.indices], found.boundary
+    found = select(xp.concat(list(scores)), k)
+    split, start = [], 0
+    for one in scores:
+        stop = start + one.shape[0]
+        edges = xp.searchsorted(found.indices, xp.asarray([start, stop], dtype=xp.int64, device=device(found.indices)))
+        split.append(found.indices[int(edges[0]) : int(edges[1])] - start)
+        start = stop
+    return split, found.boundary
+
+
+def _move(part: Part, slots: Array, dropped: Array, grown: Array, rule: Rule, seeds: Seeds | None) -> _Moved:
+    """Return a matrix after drop and grow (GROW-003, DROP-004, DLT-006)."""
+    xp = array_namespace(slots)
     # GROW-003: a position in both keeps its slot
     cancelled = difference(grown, difference(grown, dropped))
-    fresh = difference(grown, cancelled)
-    evolved = move_delta(delta, union(kept, grown))
-
-    # ADPT-003: fresh slots are exempt, cancelled ones are not
-    pruned = _excess_positions(base, evolved, snapshot, dropped, fresh, budget) if adapts else dropped[:0]
-    return _event(base, delta, evolved, dropped, fresh, cancelled, pruned)
-
-
-def final_adapt(base: Base, delta: Delta, snapshot: GradientSnapshot, *, budget: int) -> Event:
-    """Return the pass after the last step: prune to the budget, nothing exempt (EVT-004)."""
-    nothing = snapshot.support[:0]
-    return _event(
-        base,
-        delta,
-        delta,
-        nothing,
-        nothing,
-        nothing,
-        _excess_positions(base, delta, snapshot, nothing, nothing, budget),
-    )
-
-
-def move_delta(delta: Delta, positions: Int[Array, " n"]) -> Delta:
-    """Return the delta on other sorted flat positions: slots that stay keep everything, new ones start from
-    zero (CHG-002, DLT-005).
-    """
-    moved = change(delta.topology, from_flat(delta.topology.shape, positions))
-    return Delta(
-        moved.new,
-        realign(delta.values, moved),
-        realign(delta.first_moment, moved),
-        realign(delta.second_moment, moved),
-        realign(delta.age, moved),
-    )
+    fresh = difference(grown, slots)
+    gone = difference(dropped, cancelled)
+    delta = part.delta
+    if "origin" in delta.kept:
+        # DROP-003: a cancelled slot enters anew, with the value it has
+        again = ~outside(slots, cancelled)
+        kept = {**delta.kept, "origin": xp.where(again, delta.values, delta.kept["origin"])}
+        delta = replace(delta, kept=kept)
+    start = None
+    if rule.moments == "seeded" and fresh.shape[0]:
+        seen = part.evidence
+        assert seeds is not None, "moments seeded need an optimizer's seeds"
+        assert seen.candidate_gradient is not None
+        assert seen.candidate_square is not None
+        start = seeds(
+            values_at(seen.candidates, seen.candidate_gradient, fresh),
+            values_at(seen.candidates, seen.candidate_square, fresh),
+            seen.steps,
+        )
+    delta = move_delta(delta, union(difference(slots, gone), fresh), start)
+    base = part.base
+    if rule.drops == "weight":
+        lost = without(base.topology, gone)
+        base = Base(lost.new, realign(base.values, lost))
+    return _Moved(part, base, delta, dropped, fresh, cancelled)
 
 
-def _excess_positions(
-    base: Base,
-    delta: Delta,
-    snapshot: GradientSnapshot,
-    dropped: Int[Array, " k"],
-    exempt: Int[Array, " n"],
-    budget: int,
-) -> Int[Array, " m"]:
-    """Return the positions that must leave so that the support fits its budget (ADPT-001)."""
-    topology, weight = effective(base, delta)
-    support = flat(topology)
-    excess = max(0, support.shape[0] - budget)
-    if excess == 0:
-        return support[:0]
-    prunable = outside(support, exempt)
-    # what may be pruned was stored before the event too: the old support less the exempt and what the drop took out
-    gone = union(difference(dropped, support), exempt)
-    gradient = snapshot.support_gradient[outside(snapshot.support, gone)]
-    return adapt(support[prunable], sensitivity(gradient, weight[prunable]), excess)
+def _excess(
+    moved: Sequence[_Moved], rule: Rule, chance: Chance, pattern: tuple[int, int] | None, use: int
+) -> tuple[list[Array], Boundary | None]:
+    """Return the positions of each part that must leave so that the support fits its budget (ADPT-001)."""
+    positions, weights, counted = [], [], []
+    for m in moved:
+        support, weight = effective_at(m.base, m.delta)
+        if rule.counts == "values":
+            # ADPT-006: zeros are neither counted nor pruned
+            held = weight != 0
+            support, weight = support[held], weight[held]
+        counted.append(support)
+        # ADPT-003, ADPT-007
+        exempt = {"new": m.fresh, "slots": flat(m.delta.topology), "none": m.fresh[:0]}[rule.exempt]
+        open_to = outside(support, exempt)
+        positions.append(support[open_to])
+        weights.append(weight[open_to])
+    xp = array_namespace(*positions)
+    if rule.scope in ("row", "group"):
+        return _excess_in_pools(moved[0], counted[0], positions[0], weights[0], rule, chance, pattern, use)
+    excess = sum(c.shape[0] for c in counted) - sum(int(m.part.budget) for m in moved)  # type: ignore[arg-type]
+    if excess <= 0:
+        return [p[:0] for p in positions], None
+    scores = [_adapt_scores(m, p, w, rule, chance, use) for m, p, w in zip(moved, positions, weights, strict=True)]
+    found, boundary = _chosen(smallest_selection, scores, positions, [m.part for m in moved], excess, rule)
+    return [xp.take(p, chosen) for p, chosen in zip(positions, found, strict=True)], boundary
 
 
-def _event(
-    base: Base, before: Delta, evolved: Delta, dropped: Array, fresh: Array, cancelled: Array, pruned: Array
-) -> Event:
+def _excess_in_pools(
+    m: _Moved,
+    counted: Array,
+    positions: Array,
+    weight: Array,
+    rule: Rule,
+    chance: Chance,
+    pattern: tuple[int, int] | None,
+    use: int,
+) -> tuple[list[Array], Boundary | None]:
+    """Return what leaves a matrix so that every row or group fits its budget (EVT-009)."""
+    xp = array_namespace(positions)
+    n_out, n_in = m.base.topology.shape
+    if rule.scope == "row":
+        width, n_pools, budget = n_in, n_out, m.part.budget
+    else:
+        assert pattern is not None, "scope group needs a pattern"
+        n_keep, width = pattern
+        n_pools = n_out * (n_in // width)
+        budget = n_keep
+    edges = xp.arange(n_pools + 1, dtype=xp.int64, device=device(positions)) * width
+    edges = xp.astype(xp.searchsorted(counted, edges), xp.int64)
+    excess = edges[1:] - edges[:-1] - budget
+    excess = xp.where(excess > 0, excess, xp.zeros_like(excess))
+    if not bool(xp.any(excess > 0)):
+        return [positions[:0]], None
+    # only pools with something to prune are looked at
+    pools = positions // max(width, 1)
+    busy = xp.take(excess, pools) > 0
+    positions, weight, pools = positions[busy], weight[busy], pools[busy]
+    scores = _adapt_scores(m, positions, weight, rule, chance, use)
+    found = smallest_selection(scores, excess, pools)
+    return [xp.take(positions, found.indices)], found.boundary
+
+
+def _adapt_scores(m: _Moved, positions: Array, weight: Array, rule: Rule, chance: Chance, use: int) -> Array:
+    """Return the scores of weights that may be pruned (ADPT-002, ADPT-005)."""
+    xp = array_namespace(positions)
+    seen = m.part.evidence
+    known = Known(weight=weight)
+    if rule.adapt == "sensitivity":
+        # off the support of before W is 0, and so is the score whatever the gradient
+        known = Known(weight=weight, gradient=_on(seen, seen.gradient, positions))
+    elif rule.adapt in ("activation", "curvature"):
+        assert seen.inputs is not None, "the rule asks for evidence that was not gathered"
+        known = Known(weight=weight, inputs=xp.take(seen.inputs, positions % m.base.topology.shape[1]))
+    elif rule.adapt == "random":
+        known = Known(uniform=chance.scores(m.part.matrix, positions, use))
+    return ADAPT[rule.adapt](known)
+
+
+def _event(m: _Moved, pruned: Array, boundaries: Mapping[str, Boundary | None]) -> Event:
     """Take the pruned positions out of base and delta (ADPT-004) and record the event."""
-    base_change = without(base.topology, pruned)
-    after = move_delta(evolved, difference(flat(evolved.topology), pruned))
+    lost = without(m.base.topology, pruned)
+    after = move_delta(m.delta, difference(flat(m.delta.topology), pruned)) if pruned.shape[0] else m.delta
+    base = replace(m.base, topology=lost.new, values=realign(m.base.values, lost))
     return Event(
-        base=replace(base, topology=base_change.new, values=realign(base.values, base_change)),
+        base=base,
         delta=after,
-        base_change=base_change,
-        delta_change=change(before.topology, after.topology),
-        dropped=dropped,
-        grown=fresh,
-        cancelled=cancelled,
+        base_change=change(m.part.base.topology, base.topology),
+        delta_change=change(m.part.delta.topology, after.topology),
+        dropped=m.dropped,
+        grown=m.fresh,
+        cancelled=m.cancelled,
         pruned=pruned,
+        boundaries=boundaries,
     )

@@ -1,79 +1,76 @@
-"""Grow: positions with the largest gradient come.
-
-`snapshot_of` is the definition: it looks at a whole gradient. `gradients.snapshot` finds the same candidates
-row block by row block. A rule sees only the snapshot.
-"""
+"""Grow: the positions with the largest scores come."""
 
 from dataclasses import dataclass
-from typing import Literal
 
-from jaxtyping import Float, Int
+from jaxtyping import Int
 
 from seft_ref.arrays import Array, array_namespace, device
-from seft_ref.topology import difference, find, outside, union
-from seft_ref.update.select import largest
+from seft_ref.topology import find
+from seft_ref.update.evidence import Evidence, evidence_of
+from seft_ref.update.select import Boundary, largest_selection, selection_in_pools
 
-GrowScope = Literal["anywhere", "active"]
+__all__ = ["Growable", "Grown", "best_of_groups", "evidence_of", "grow", "growable"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class GradientSnapshot:
-    """What an event must know of the gradient of one matrix (EVT-002).
+class Growable:
+    """Candidates and their scores, ascending by flat position."""
 
-    candidates are the strongest positions outside η, enough of them that no growth needs another.
+    positions: Int[Array, " n"]
+    scores: Array
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Grown:
+    """Grown positions, ascending, and the boundary of their selection."""
+
+    positions: Int[Array, " n"]
+    boundary: Boundary | None
+
+
+def growable(evidence: Evidence, dropped: Int[Array, " k"]) -> Growable:
+    """Return the candidates: those of the evidence, and the dropped positions that may be grown again (GROW-001).
+
+    dropped  flat positions in S, ascending
     """
-
-    support: Int[Array, " s"]
-    """flat positions of S = B ∪ η, ascending"""
-    support_gradient: Float[Array, " s"]
-    candidates: Int[Array, " c"]
-    """flat positions outside η, ascending"""
-    candidate_gradient: Float[Array, " c"]
-
-
-def snapshot_of(
-    gradient: Float[Array, "out in_"],
-    base_positions: Int[Array, " b"],
-    delta_positions: Int[Array, " d"],
-    n: int,
-    scope: GrowScope = "anywhere",
-) -> GradientSnapshot:
-    """Return the snapshot of a whole gradient: its values on S, and its n largest outside η (GROW-001, SEL-001).
-
-    The definition: it holds a score for every position. n is capped by the number of candidates.
-    """
-    xp = array_namespace(gradient, base_positions)
-    values = xp.reshape(gradient, (-1,))
-    support = union(base_positions, delta_positions)
-    everywhere = (
-        xp.arange(values.shape[0], dtype=xp.int64, device=device(values)) if scope == "anywhere" else base_positions
-    )
-    outside = difference(everywhere, delta_positions)
-    found = xp.take(values, outside)
-    chosen = largest(xp.abs(found), min(n, outside.shape[0]))
-    return GradientSnapshot(support, xp.take(values, support), xp.take(outside, chosen), xp.take(found, chosen))
+    xp = array_namespace(evidence.candidates, dropped)
+    positions, scores = evidence.candidates, evidence.candidate_scores
+    if dropped.shape[0]:
+        where, _ = find(evidence.support, dropped)
+        positions = xp.concat([positions, dropped])
+        scores = xp.concat([scores, xp.take(evidence.scores, where)])
+        order = xp.argsort(positions)
+        positions, scores = xp.take(positions, order), xp.take(scores, order)
+    return Growable(positions, scores)
 
 
-def candidates_again(
-    dropped: Int[Array, " k"], base_positions: Int[Array, " b"], scope: GrowScope = "anywhere"
-) -> Int[Array, " m"]:
-    """Return the dropped positions that may be grown at once: all, or those in B with scope active (GROW-001)."""
-    return dropped if scope == "anywhere" else dropped[~outside(dropped, base_positions)]
-
-
-def grow(snapshot: GradientSnapshot, dropped: Int[Array, " k"], n: int) -> Int[Array, " n"]:
-    """Return the positions of the n largest |ḡ| among the candidates and the dropped positions, ascending
-    (GROW-001, GROW-002).
+def grow(evidence: Evidence, dropped: Int[Array, " k"], n: int) -> Grown:
+    """Return the n positions with the largest scores among the candidates and the dropped positions (GROW-001,
+    GROW-002).
 
     Shapes  dropped (k,) flat positions in S; result (min(n, candidates + k),)
-    Raises  UpdateError SEL-004 for a NaN or infinite gradient
+    Raises  UpdateError SEL-004 for a NaN or infinite score
     """
-    xp = array_namespace(snapshot.candidates, dropped)
-    where, _ = find(snapshot.support, dropped)
-    positions = xp.concat([snapshot.candidates, dropped])
-    gradient = snapshot.candidate_gradient
-    if dropped.shape[0]:
-        gradient = xp.concat([gradient, xp.take(snapshot.support_gradient, where)])
-    order = xp.argsort(positions)
-    positions, gradient = xp.take(positions, order), xp.take(gradient, order)
-    return xp.take(positions, largest(xp.abs(gradient), min(n, positions.shape[0])))
+    open_to = growable(evidence, dropped)
+    xp = array_namespace(open_to.positions)
+    found = largest_selection(open_to.scores, min(n, open_to.positions.shape[0]))
+    return Grown(xp.take(open_to.positions, found.indices), found.boundary)
+
+
+def best_of_groups(open_to: Growable, pattern: tuple[int, int]) -> Growable:
+    """Return the candidates that are among the N best of their group of M (GROW-007); rows divide into groups."""
+    xp = array_namespace(open_to.positions)
+    n_keep, width = pattern
+    if not open_to.positions.shape[0]:
+        return open_to
+    groups = open_to.positions // width
+    # number the groups that occur, in order
+    one = xp.ones((1,), dtype=xp.bool, device=device(groups))
+    starts = xp.concat([one, groups[1:] != groups[:-1]])
+    pools = xp.cumulative_sum(xp.astype(starts, xp.int64)) - 1
+    first = xp.nonzero(starts)[0]
+    end = xp.asarray([groups.shape[0]], dtype=xp.int64, device=device(groups))
+    sizes = xp.concat([xp.astype(first[1:], xp.int64), end]) - xp.astype(first, xp.int64)
+    counts = xp.minimum(sizes, xp.full_like(sizes, n_keep))
+    chosen = selection_in_pools(-open_to.scores, pools, counts).indices
+    return Growable(xp.take(open_to.positions, chosen), xp.take(open_to.scores, chosen))

@@ -1,34 +1,55 @@
-"""Presets: an update rule as a small record of choices."""
+"""Presets: named rules and settings as data (EVT-011). What a preset does not name has its default."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from typing import Any
 
 from seft_ref.errors import ConfigError
-from seft_ref.update.grow import GrowScope
 
+_SPIEL: dict[str, Any] = {
+    "adapts": "never",
+    "events": "phases",
+    "drop_schedule": "linear",
+    "first_event": "all",
+    "evolve_every": 20,
+    "gradient_window": 5,
+    "density": 0.01,
+    "initial_positions": "random",
+    "initial_scope": "anywhere",
+    "max_norm": 0.0,
+}
+_WEIGHTS: dict[str, Any] = {
+    "drop": "weight",
+    "drops": "weight",
+    "adapts": "never",
+    "drop_fraction": 0.3,
+    "evolve_every": 100,
+    "budget_by": "nnz",
+    "density": 1.0,
+    "initial_positions": "magnitude",
+    "optimizer": "sgd",
+}
 
-@dataclass(frozen=True, slots=True)
-class Preset:
-    """Which parts of an event run, and where growth may look."""
-
-    evolves: bool = True
-    grow_scope: GrowScope = "anywhere"
-    adapts: bool = True
-
-
-PRESETS: dict[str, Preset] = {
-    "seft": Preset(),
-    "active-only": Preset(grow_scope="active"),
-    "no-adapt": Preset(adapts=False),
-    "static": Preset(evolves=False),
+PRESETS: dict[str, dict[str, Any]] = {
+    "seft": {},
+    "literal": {"counts": "values", "exempt": "none"},
+    "unprotected": {"exempt": "none"},
+    "active-only": {"grow_scope": "active"},
+    "no-adapt": {"adapts": "end"},
+    "magnitude": {"adapt": "magnitude"},
+    "spiel-ag": {**_SPIEL, "candidates": "first-step", "moments": "seeded", "optimizer": "spiel-adamw"},
+    "spiel-ma": {**_SPIEL, "grow": "moments", "regrow": False, "optimizer": "sm3"},
+    "rigl": {**_WEIGHTS, "evolve_until": 0.75, "event_replaces_step": True},
+    "set": {**_WEIGHTS, "grow": "random", "drop_schedule": "constant"},
+    "static": {"evolves": False},
 }
 
 
-def preset_named(name: str) -> Preset:
-    """Return a preset by name (chapter 8).
+def preset_named(name: str) -> Mapping[str, Any]:
+    """Return what a preset sets (EVT-011).
 
     Raises:
-        ConfigError: EVT-001 for an unknown name.
+        ConfigError: EVT-011 for an unknown name.
     """
     if name not in PRESETS:
-        raise ConfigError("EVT-001", f"unknown preset {name!r}; choose one of {', '.join(PRESETS)}")
+        raise ConfigError("EVT-011", f"unknown preset {name!r}; choose one of {', '.join(PRESETS)}")
     return PRESETS[name]

@@ -1,27 +1,90 @@
 """What happens at which step: drop fraction, events, learning rate."""
 
 import math
+from dataclasses import dataclass
 from typing import Literal, get_args
 
 from seft_ref.errors import UpdateError
 from seft_ref.update.count import count
+from seft_ref.update.rules import DropSchedule, Rule
 
 LrSchedule = Literal["constant", "linear", "cosine"]
 
 
-def drop_fraction_at(step: int, total_steps: int, drop_fraction: float) -> float:
-    """Return the fraction of slots to drop after a step, a binary64 number (SCH-001)."""
-    return 0.5 * drop_fraction * (1.0 + math.cos(math.pi * step / total_steps))
+def drop_fraction_at(step: int, last: int, drop_fraction: float, schedule: DropSchedule = "cosine") -> float:
+    """Return the fraction of slots to drop after a step, a binary64 number (SCH-001, SCH-006); last is E."""
+    if schedule == "linear":
+        return drop_fraction * (1.0 - step / last)
+    if schedule == "constant":
+        return drop_fraction
+    return 0.5 * drop_fraction * (1.0 + math.cos(math.pi * step / last))
 
 
-def n_drop(step: int, total_steps: int, drop_fraction: float, slots: int) -> int:
+def n_drop(step: int, last: int, drop_fraction: float, slots: int) -> int:
     """Return how many of the slots to drop after a step (SCH-002)."""
-    return count(drop_fraction_at(step, total_steps, drop_fraction) * slots)
+    return count(drop_fraction_at(step, last, drop_fraction) * slots)
 
 
-def is_event(step: int, total_steps: int, evolve_every: int) -> bool:
+def last_event_step(total_steps: int, evolve_until: float) -> int:
+    """Return E, the last step that an event may follow (SCH-007)."""
+    return count(evolve_until * total_steps)
+
+
+def is_event(step: int, total_steps: int, evolve_every: int, last: int | None = None) -> bool:
     """Tell whether an event follows a step, counted from 1 (SCH-003). evolve_every 0 means never."""
-    return evolve_every > 0 and step % evolve_every == 0 and step < total_steps
+    last = total_steps if last is None else last
+    return evolve_every > 0 and step % evolve_every == 0 and step < total_steps and step <= last
+
+
+@dataclass(frozen=True, slots=True)
+class Timetable:
+    """Which steps have an event, and what part of the slots it drops."""
+
+    rule: Rule
+    steps: int
+    evolve_every: int
+    gradient_window: int
+    drop_fraction: float
+
+    def event_after(self, step: int) -> tuple[int, int] | None:
+        """Return the first event at or after a step and the number of steps whose gradients it sums, None if there
+        is none (SCH-003, SCH-005).
+        """
+        if not self.rule.evolves:
+            return None
+        last = last_event_step(self.steps, self.rule.evolve_until)
+        every, window = self.evolve_every, self.gradient_window
+        if self.rule.events == "period":
+            event = math.ceil(step / every) * every
+            return (event, window) if is_event(event, self.steps, every, last) else None
+        first = window or every
+        phase = max(0, math.ceil((step - first) / every))
+        event = first + phase * every
+        # SCH-005: A + 1 steps but in the first phase, which is empty with A = 0
+        sums = window + (0 if event == window else 1)
+        return (event, sums) if event <= min(self.steps, last) else None
+
+    def is_event(self, step: int) -> bool:
+        """Tell whether an event follows a step."""
+        found = self.event_after(step)
+        return found is not None and found[0] == step
+
+    def is_first_event(self, step: int) -> bool:
+        """Tell whether the event after a step is the first of the run."""
+        first = self.event_after(1)
+        return first is not None and first[0] == step
+
+    def fraction(self, step: int) -> float:
+        """Return the part of the slots that the event after a step drops (SCH-001, SCH-006, SCH-008)."""
+        if self.rule.first_event == "all" and self.is_first_event(step):
+            return 1.0
+        last = last_event_step(self.steps, self.rule.evolve_until)
+        return drop_fraction_at(step, last, self.drop_fraction, self.rule.drop_schedule)
+
+    def in_window(self, step: int) -> bool:
+        """Tell whether the gradient of a step belongs to the window of an event (TRN-005)."""
+        found = self.event_after(step)
+        return found is not None and step > found[0] - found[1]
 
 
 def learning_rate_at(

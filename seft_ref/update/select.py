@@ -1,9 +1,33 @@
 """Selection under one total order: score, then id. Given the same scores, every implementation picks the same."""
 
+from dataclasses import dataclass
+
 from jaxtyping import Float, Int
 
-from seft_ref.arrays import Array, array_namespace
+from seft_ref.arrays import Array, array_namespace, device
 from seft_ref.errors import UpdateError
+
+
+@dataclass(frozen=True, slots=True)
+class Boundary:
+    """Where a selection ends: the score of the last chosen id, and of the best one left behind (SEL-008)."""
+
+    inside: float
+    outside: float
+
+    @property
+    def gap(self) -> float:
+        """|inside − outside| over the larger magnitude, 0 where both are 0."""
+        largest = max(abs(self.inside), abs(self.outside))
+        return abs(self.inside - self.outside) / largest if largest else 0.0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Selection:
+    """Chosen indices, ascending, and the boundary, None where nothing was chosen or nothing is left."""
+
+    indices: Int[Array, " k"]
+    boundary: Boundary | None
 
 
 def largest(scores: Float[Array, " n"], k: int) -> Int[Array, " k"]:
@@ -20,24 +44,100 @@ def largest(scores: Float[Array, " n"], k: int) -> Int[Array, " k"]:
 def smallest(scores: Float[Array, " n"], k: int) -> Int[Array, " k"]:
     """Return the indices of the k smallest scores, ties to the lower index, in ascending order (SEL-002, SEL-003).
 
-    Scores stand in ascending order of their ids. The k-th smallest value splits the rest from the chosen; of
-    the scores equal to it the first ones fill up. −0.0 compares equal to +0.0, as SEL-004 wants.
+    Scores stand in ascending order of their ids. −0.0 compares equal to +0.0, as SEL-004 wants.
+
+    Raises:
+        UpdateError: SEL-004 for NaN or infinite scores, SEL-005 if k is outside 0 to n.
+    """
+    return selection(scores, k).indices
+
+
+def selection(scores: Float[Array, " n"], k: int) -> Selection:
+    """Return the k smallest scores of one pool and their boundary (SEL-002, SEL-008).
+
+    The k-th smallest value splits the rest from the chosen; of the scores equal to it the first ones fill up.
 
     Raises:
         UpdateError: SEL-004 for NaN or infinite scores, SEL-005 if k is outside 0 to n.
     """
     xp = array_namespace(scores)
     n = scores.shape[0]
+    _check_count(k, n)
+    _check_finite(scores)
+    if k == 0:
+        return Selection(xp.zeros((0,), dtype=xp.int64, device=device(scores)), None)
+    if k == n:
+        return Selection(xp.arange(n, dtype=xp.int64, device=device(scores)), None)
+    in_order = xp.sort(scores, stable=False)  # equal scores look alike: stability would cost and change nothing
+    (below,) = xp.nonzero(scores < in_order[k - 1])
+    (equal,) = xp.nonzero(scores == in_order[k - 1])
+    chosen = xp.concat([below, equal[: k - below.shape[0]]])
+    # +0 makes either zero one
+    boundary = Boundary(float(in_order[k - 1]) + 0.0, float(in_order[k]) + 0.0)
+    return Selection(xp.astype(xp.sort(chosen), xp.int64), boundary)
+
+
+def selection_in_pools(scores: Float[Array, " n"], pools: Int[Array, " n"], counts: Int[Array, " p"]) -> Selection:
+    """Return the counts[p] smallest scores of every pool p, and the boundary with the smallest gap (SEL-007).
+
+    Shapes  pools (n,) the pool of each score, from 0; counts (p,) how many of each pool
+    Raises  UpdateError SEL-004 for NaN or infinite scores, SEL-005 if a count is outside 0 to the size of its pool
+    """
+    xp = array_namespace(scores, pools, counts)
+    _check_finite(scores)
+    n, n_pools = scores.shape[0], counts.shape[0]
+    order = xp.argsort(scores, stable=True)
+    order = xp.take(order, xp.argsort(xp.take(pools, order), stable=True))
+    scores, pools = xp.take(scores, order), xp.take(pools, order)
+    numbers = xp.arange(n_pools + 1, dtype=pools.dtype, device=device(pools))
+    edges = xp.astype(xp.searchsorted(pools, numbers), xp.int64)
+    sizes = edges[1:] - edges[:-1]
+    for wrong in (counts < 0, counts > sizes):
+        if bool(xp.any(wrong)):
+            pool = int(xp.argmax(xp.astype(wrong, xp.int8)))
+            _check_count(int(counts[pool]), int(sizes[pool]))
+    counts = xp.astype(counts, xp.int64)
+    if n == 0:
+        return Selection(order, None)
+    rank = xp.arange(n, dtype=xp.int64, device=device(pools)) - xp.take(edges, pools)
+    chosen = xp.sort(order[rank < xp.take(counts, pools)])
+    # SEL-008
+    (bounded,) = xp.nonzero((counts > 0) & (counts < sizes))
+    if not bounded.shape[0]:
+        return Selection(xp.astype(chosen, xp.int64), None)
+    last = xp.take(edges, bounded) + xp.take(counts, bounded)
+    inside, outside = xp.take(scores, last - 1), xp.take(scores, last)
+    size = xp.maximum(xp.abs(inside), xp.abs(outside))
+    gaps = xp.where(size > 0, xp.abs(inside - outside) / xp.where(size > 0, size, xp.ones_like(size)), size)
+    best = int(xp.argmin(gaps))
+    return Selection(xp.astype(chosen, xp.int64), Boundary(float(inside[best]) + 0.0, float(outside[best]) + 0.0))
+
+
+def largest_selection(
+    scores: Float[Array, " n"], k: int | Int[Array, " p"], pools: Int[Array, " n"] | None = None
+) -> Selection:
+    """Return the selection of the k largest, or of counts k of each pool (SEL-001, SEL-007)."""
+    found = smallest_selection(-scores, k, pools)
+    if found.boundary is None:
+        return found
+    return Selection(found.indices, Boundary(0.0 - found.boundary.inside, 0.0 - found.boundary.outside))
+
+
+def smallest_selection(
+    scores: Float[Array, " n"], k: int | Int[Array, " p"], pools: Int[Array, " n"] | None = None
+) -> Selection:
+    """Return the selection of the k smallest, or of counts k of each pool (SEL-002, SEL-007)."""
+    return selection(scores, int(k)) if pools is None else selection_in_pools(scores, pools, k)
+
+
+def _check_count(k: int, n: int) -> None:
     # SEL-005
     if not 0 <= k <= n:
         raise UpdateError("SEL-005", f"cannot select {k} of {n} scores")
+
+
+def _check_finite(scores: Float[Array, " n"]) -> None:
     # SEL-004
+    xp = array_namespace(scores)
     if not bool(xp.all(xp.isfinite(scores))):
         raise UpdateError("SEL-004", "scores hold NaN or infinity; the gradient they come from is not usable")
-    if k == 0:
-        return xp.astype(xp.nonzero(scores != scores)[0], xp.int64)
-    boundary = xp.sort(scores, stable=False)[k - 1]  # equal scores look alike: stability would cost and change nothing
-    (below,) = xp.nonzero(scores < boundary)
-    (equal,) = xp.nonzero(scores == boundary)
-    chosen = xp.concat([below, equal[: k - below.shape[0]]])
-    return xp.astype(xp.sort(chosen), xp.int64)

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from seft_ref.update.adamw import AdamW
 
 from seft_ref.counter import STREAM_POSITIONS, counter_key, draw
 from seft_ref.errors import ConfigError, SeftError, UpdateError
@@ -12,7 +13,6 @@ from seft_ref.gradients import Accumulated, every_gradient
 from seft_ref.kernels import reference
 from seft_ref.topology import flat
 from seft_ref.train import finish, step_batches, train, train_step
-from seft_ref.update.adamw import AdamW
 from seft_ref.update.schedule import drop_fraction_at, learning_rate_at
 from tests.seft_ref.tiny import (
     CONFIG,

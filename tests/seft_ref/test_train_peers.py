@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from seft_ref.update.adamw import AdamW
 
 import seft_ref
 from seft_ref.counter import counter_key, draw
@@ -20,7 +21,6 @@ from seft_ref.kernels import reference
 from seft_ref.text import training_starts
 from seft_ref.topology import flat
 from seft_ref.train import finish, step_batches, train
-from seft_ref.update.adamw import AdamW
 from seft_ref.weights import with_matrices
 from tests.seft_ref.tiny import (
     CONFIG,

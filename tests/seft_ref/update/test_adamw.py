@@ -7,8 +7,8 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-
 from seft_ref.update.adamw import AdamW, adamw_step, clip_factor
+
 from tests.seft_ref.update.by_hand import (
     F32,
     F64,

@@ -5,10 +5,10 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
+from seft_ref.update.adamw import AdamW, adamw_step
 
 from seft_ref.arrays import array_namespace, to_numpy
 from seft_ref.topology import check, flat
-from seft_ref.update.adamw import AdamW, adamw_step
 from seft_ref.update.delta import effective
 from seft_ref.update.evolve import evolve
 from seft_ref.update.grow import snapshot_of

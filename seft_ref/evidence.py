@@ -1,0 +1,266 @@
+"""The evidence that an event takes from windows, `ROWS` rows of a gradient at a time (GRD-003).
+
+    (seen,) = evidence([View(window, base, delta)], rule, n)
+
+`update.evidence.evidence_of` is the definition: it holds a score for every position.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from jaxtyping import Int
+
+from seft_ref.arrays import Array, array_namespace, device
+from seft_ref.kernels import Kernels
+from seft_ref.kernels import reference as definition
+from seft_ref.topology import difference, find, flat, outside, union
+from seft_ref.update.criteria import GROW, USE_GROW, Chance, Known
+from seft_ref.update.delta import Base, Delta
+from seft_ref.update.evidence import Evidence
+from seft_ref.update.grow import Growable, best_of_groups
+from seft_ref.update.rules import Rule
+from seft_ref.update.select import largest, selection_in_pools
+from seft_ref.window import AnyWindow, FirstStepWindow, Window, refuse_infinite
+
+ROWS = 256
+"""Rows of a gradient that are evaluated at once when all of it is looked at."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class View:
+    """One matrix whose evidence is wanted; window None where the rule asks for no gradient."""
+
+    window: AnyWindow | None
+    base: Base
+    delta: Delta
+    matrix: int = 0
+
+
+def evidence(
+    views: Sequence[View],
+    rule: Rule,
+    n: int | Int[Array, " out"],
+    *,
+    chance: Chance = Chance(0, 0),  # noqa: B008  frozen
+    pattern: tuple[int, int] | None = None,
+    kernels: Kernels = definition,
+) -> list[Evidence]:
+    """Return what an event needs of the matrices of one pool, `ROWS` rows at a time (GRD-003).
+
+    n  how many positions grow at most, of all matrices together; of each row with scope row
+    Equal to `update.evidence.evidence_of` of the whole gradient when the blocks have the same numbers.
+    """
+    if rule.candidates == "first-step":
+        return [_first_step_evidence(view, rule) for view in views]
+    # one more than grows: the best that is left behind
+    held = (
+        _PerRow(n)
+        if rule.scope == "row"
+        else _Strongest(int(n) + 1, pattern if rule.scope == "group" else None, kernels)
+    )
+    found = [_look(view, number, rule, held, chance) for number, view in enumerate(views)]
+    chosen = held.result(len(views))
+    return [replace(seen, **chosen[number]) for number, seen in enumerate(found)]
+
+
+def _look(view: View, number: int, rule: Rule, held: Any, chance: Chance) -> Evidence:
+    """Return the evidence on the support, and offer everything else to what is held."""
+    n_out, n_in = view.base.topology.shape
+    base, eta = flat(view.base.topology), flat(view.delta.topology)
+    support = union(base, eta)
+    xp = array_namespace(support)
+    window = view.window
+    inputs = window.inputs() if isinstance(window, Window) else None
+    on_support: dict[str, list[Array]] = {"scores": []}
+    for start in range(0, n_out, ROWS):
+        stop = min(start + ROWS, n_out)
+        low, high = start * n_in, stop * n_in
+        known = window.rows(start, stop) if isinstance(window, Window) else Known()
+        known = _with_rest(known, rule, view, inputs, chance, (start, stop))
+        # |ḡ| is taken where it is needed: most of the block is never looked at again
+        signed = known.gradient if rule.grow == "gradient" else GROW[rule.grow](known)
+        values = xp.reshape(signed, (-1,))
+        here = _between(support, low, high) - low
+        on_support["scores"].append(xp.abs(xp.take(values, here)))
+        more = {}
+        for name in ("gradient", "square"):
+            block = getattr(known, name)
+            if block is not None:
+                more[name] = xp.reshape(block, (-1,))
+                on_support.setdefault(name, []).append(xp.take(more[name], here))
+        taken = _between(eta, low, high) - low
+        only = _between(base, low, high) - low if rule.grow_scope == "active" else None
+        held.offer(number, low, n_in, values, taken, only, more if rule.moments == "seeded" else {})
+    gathered = {name: xp.concat(parts) if parts else support[:0] for name, parts in on_support.items()}
+    nothing = support[:0]
+    steps = 1 if window is None else window.steps
+    return Evidence(support, candidates=nothing, candidate_scores=nothing, inputs=inputs, steps=steps, **gathered)
+
+
+def _with_rest(
+    known: Known, rule: Rule, view: View, inputs: Array | None, chance: Chance, block: tuple[int, int]
+) -> Known:
+    """Return what a growth criterion looks at besides gradients, for a block of rows."""
+    start, stop = block
+    if rule.grow == "curvature":
+        return replace(known, inputs=inputs)
+    if rule.grow == "moments":
+        return replace(known, row=view.delta.shared["rows"][start:stop, None], column=view.delta.shared["columns"])
+    if rule.grow == "random":
+        n_in = view.base.topology.shape[1]
+        xp = array_namespace(view.base.values)
+        positions = xp.arange(start * n_in, stop * n_in, dtype=xp.int64, device=device(view.base.values))
+        return replace(known, uniform=chance.scores(view.matrix, positions, USE_GROW))
+    return known
+
+
+class _Strongest:
+    """The n strongest positions seen so far, of all matrices offered, in order of matrix and position."""
+
+    def __init__(self, n: int, pattern: tuple[int, int] | None, kernels: Kernels) -> None:
+        self.n, self.pattern, self.kernels = n, pattern, kernels
+        self.least: float | None = None
+        self.pieces: list[dict[str, Any]] = []
+        self.held = 0
+
+    def offer(
+        self, number: int, low: int, n_in: int, values: Array, taken: Array, only: Array | None, more: dict[str, Array]
+    ) -> None:
+        """Look at a block of scores, or of signed gradients; entries of η are taken, and only some may be looked at."""
+        xp = array_namespace(values)
+        if self.least is None or only is not None:
+            refuse_infinite(values)
+        if self.n == 0:
+            return
+        if only is not None:
+            here = only
+        elif self.least is not None:
+            # an equal score stands at a higher position and loses (SEL-001)
+            here = self.kernels.exceeding(values, self.least)
+        elif self.pattern is not None:
+            here = xp.arange(values.shape[0], dtype=xp.int64, device=device(values))
+        else:
+            # at most len(taken) of these lie in η
+            here = largest(xp.abs(values), min(self.n + taken.shape[0], values.shape[0]))
+        here = difference(here, taken)
+        scores = xp.abs(xp.take(values, here))
+        refuse_infinite(scores)
+        if self.pattern is not None:
+            best = best_of_groups(Growable(here, scores), self.pattern)
+            here, scores = best.positions, best.scores
+        if not here.shape[0]:
+            return
+        extras = {name: xp.take(array, here) for name, array in more.items()}
+        self.pieces.append({"number": number, "positions": here + low, "scores": scores, **extras})
+        self.held += here.shape[0]
+        if self.held >= self.n and (self.least is None or self.held > 2 * self.n):
+            self._compact()
+
+    def _compact(self) -> None:
+        """Keep the n strongest of what is held."""
+        xp = array_namespace(self.pieces[0]["scores"])
+        scores = xp.concat([piece["scores"] for piece in self.pieces])
+        chosen = largest(scores, self.n)
+        self.least = float(xp.min(xp.take(scores, chosen)))
+        kept, start = [], 0
+        for piece in self.pieces:
+            stop = start + piece["scores"].shape[0]
+            here = _between(chosen, start, stop) - start
+            if here.shape[0]:
+                kept.append({k: v if k == "number" else xp.take(v, here) for k, v in piece.items()})
+            start = stop
+        self.pieces, self.held = kept, chosen.shape[0]
+
+    def result(self, n_matrices: int) -> list[dict[str, Array]]:
+        """Return for each matrix its candidates and what is known of them."""
+        if self.held > self.n:
+            self._compact()
+        return [_candidates([p for p in self.pieces if p["number"] == number]) for number in range(n_matrices)]
+
+
+class _PerRow:
+    """The n[r] + 1 strongest positions of every row of one matrix."""
+
+    def __init__(self, n: Int[Array, " out"]) -> None:
+        self.n = n
+        self.pieces: list[dict[str, Any]] = []
+
+    def offer(
+        self, number: int, low: int, n_in: int, values: Array, taken: Array, only: Array | None, more: dict[str, Array]
+    ) -> None:
+        """Look at a block of whole rows, as `_Strongest` does."""
+        xp = array_namespace(values)
+        refuse_infinite(values)
+        here = xp.arange(values.shape[0], dtype=xp.int64, device=device(values)) if only is None else only
+        here = difference(here, taken)
+        if not here.shape[0]:
+            return
+        n_rows = values.shape[0] // n_in
+        wanted = self.n[low // n_in : low // n_in + n_rows] + 1
+        starts = xp.arange(n_rows + 1, dtype=xp.int64, device=device(values)) * n_in
+        edges = xp.astype(xp.searchsorted(here, starts), xp.int64)
+        counts = xp.minimum(wanted, edges[1:] - edges[:-1])
+        scores = xp.abs(xp.take(values, here))
+        chosen = selection_in_pools(-scores, here // n_in, counts).indices
+        here, scores = xp.take(here, chosen), xp.take(scores, chosen)
+        extras = {name: xp.take(array, here) for name, array in more.items()}
+        self.pieces.append({"number": number, "positions": here + low, "scores": scores, **extras})
+
+    def result(self, n_matrices: int) -> list[dict[str, Array]]:
+        """Return the candidates of the matrix and what is known of them."""
+        return [_candidates(self.pieces)]
+
+
+def _candidates(pieces: list[dict[str, Any]]) -> dict[str, Array]:
+    """Return the fields of Evidence that pieces make together."""
+    if not pieces:
+        return {}
+    xp = array_namespace(pieces[0]["scores"])
+    names = {
+        "positions": "candidates",
+        "scores": "candidate_scores",
+        "gradient": "candidate_gradient",
+        "square": "candidate_square",
+    }
+    return {names[k]: xp.concat([p[k] for p in pieces]) for k in names if k in pieces[0]}
+
+
+def _first_step_evidence(view: View, rule: Rule) -> Evidence:
+    """Return the evidence of a window that kept some positions only (GRD-007, GROW-006)."""
+    assert isinstance(view.window, FirstStepWindow), "candidates first-step need their window"
+    window = view.window.settled()
+    assert window.positions is not None
+    assert window.candidates is not None
+    xp = array_namespace(window.positions)
+    eta = flat(view.delta.topology)
+    for values in (window.gradient, window.square):
+        refuse_infinite(values)
+    steps = window.settled_steps
+    mean, square = (x if steps == 1 else x / steps for x in (window.gradient, window.square))
+    scores = GROW[rule.grow](Known(gradient=mean, square=square))
+
+    def at(positions: Array, values: Array) -> Array:
+        return xp.take(values, find(window.positions, positions)[0])
+
+    free = outside(window.candidates, eta)
+    candidates = window.candidates[free]
+    return Evidence(
+        window.support,
+        at(window.support, scores),
+        candidates,
+        at(candidates, scores),
+        gradient=at(window.support, mean),
+        square=at(window.support, square),
+        candidate_gradient=at(candidates, mean),
+        candidate_square=at(candidates, square),
+        steps=steps,
+        again=window.candidates[~free],
+    )
+
+
+def _between(positions: Int[Array, " n"], low: int, high: int) -> Int[Array, " m"]:
+    """Return the sorted positions p with low ≤ p < high."""
+    xp = array_namespace(positions)
+    edges = xp.searchsorted(positions, xp.asarray([low, high], dtype=positions.dtype, device=device(positions)))
+    return positions[int(edges[0]) : int(edges[1])]

@@ -1,0 +1,82 @@
+"""Where the slots of a run start (DLT-004)."""
+
+from collections.abc import Mapping, Sequence
+
+from seft_ref.arrays import Array, array_namespace, device, from_numpy, to_numpy
+from seft_ref.config import ModelConfig
+from seft_ref.counter import STREAM_POSITIONS, choose, counter_key
+from seft_ref.evidence import View, evidence
+from seft_ref.gradients import Batch, loss_and_gradients
+from seft_ref.kernels import Kernels
+from seft_ref.settings import TrainSettings
+from seft_ref.topology import flat
+from seft_ref.update.delta import Base, new_delta, values_at
+from seft_ref.update.rules import Rule
+from seft_ref.update.select import largest
+from seft_ref.weights import Weights
+from seft_ref.window import Window
+
+
+def initial_positions(
+    settings: TrainSettings,
+    config: ModelConfig,
+    weights: Weights,
+    bases: Mapping[str, Base],
+    kernels: Kernels,
+    batches: Sequence[Batch],
+    sizes: Sequence[int],
+) -> dict[str, Array]:
+    """Return the initial flat positions of every target, ascending (DLT-004).
+
+    batches  those of the first step, of which `gradient` takes the gradient at the weights as loaded
+    """
+    by, anywhere = settings.initial_positions, settings.initial_scope == "anywhere"
+    if by == "gradient":
+        return _by_gradient(config, weights, bases, kernels, batches, sizes, anywhere=anywhere)
+    chosen: dict[str, Array] = {}
+    for index, (matrix, size) in enumerate(zip(config.targets(), sizes, strict=True)):
+        base = bases[matrix.name]
+        open_to = _everywhere(base) if anywhere else flat(base.topology)
+        if by == "random":
+            key = counter_key(settings.seed, STREAM_POSITIONS, index)
+            chosen[matrix.name] = from_numpy(choose(key, to_numpy(open_to), size), open_to)
+        else:
+            xp = array_namespace(open_to)
+            magnitude = xp.abs(values_at(flat(base.topology), base.values, open_to))
+            chosen[matrix.name] = xp.take(open_to, largest(magnitude, size))
+    return chosen
+
+
+def _by_gradient(
+    config: ModelConfig,
+    weights: Weights,
+    bases: Mapping[str, Base],
+    kernels: Kernels,
+    batches: Sequence[Batch],
+    sizes: Sequence[int],
+    *,
+    anywhere: bool,
+) -> dict[str, Array]:
+    """Return the positions with the largest gradients, in the base or anywhere."""
+    chosen: dict[str, Array] = {}
+    if not anywhere:
+        at = {name: base.topology for name, base in bases.items()}
+        found = loss_and_gradients(weights, config, batches, kernels, at).at
+        for (name, base), size in zip(bases.items(), sizes, strict=True):
+            positions = flat(base.topology)
+            xp = array_namespace(positions)
+            chosen[name] = xp.take(positions, largest(xp.abs(found[name]), size))
+        return chosen
+    windows = {name: Window(base.topology.shape) for name, base in bases.items()}
+    kept = loss_and_gradients(weights, config, batches, kernels, {}, windows).kept
+    for (name, base), size in zip(bases.items(), sizes, strict=True):
+        nothing = new_delta(base.topology.shape, flat(base.topology)[:0], base.values)
+        (seen,) = evidence([View(kept[name], base, nothing)], Rule(), size, kernels=kernels)
+        best = largest(seen.candidate_scores, min(size, seen.candidates.shape[0]))
+        chosen[name] = array_namespace(best).take(seen.candidates, best)
+    return chosen
+
+
+def _everywhere(base: Base) -> Array:
+    xp = array_namespace(base.values)
+    return xp.arange(base.topology.numel, dtype=xp.int64, device=device(base.values))

@@ -1,0 +1,101 @@
+"""Criteria as values: a name and the score it gives, one rounded operation at a time (NUM-006).
+
+    DROP["fisher"](slots)            the score of each slot; the smallest go
+    GROW["curvature"](known)         the score of each candidate; the largest come
+    ADAPT["activation"](weights)     the score of each weight; the smallest go
+
+What a criterion looks at is a record whose arrays broadcast against each other: one value a position, or a block of
+rows with one value a row or a column.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from jaxtyping import Float, Int
+
+from seft_ref.arrays import Array, array_namespace, from_numpy, to_numpy
+from seft_ref.counter import STREAM_SCORES, counter_key, uniform
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Known:
+    """What may be known of positions; None where no criterion asks for it."""
+
+    gradient: Array | None = None
+    """ḡ, loss per unit of weight"""
+    absolute: Array | None = None
+    """mean of |g| over the steps of the window"""
+    square: Array | None = None
+    """mean of g² over the steps of the window"""
+    inputs: Array | None = None
+    """mean square of the layer's input at the column"""
+    row: Array | None = None
+    """SM3's accumulator of the row"""
+    column: Array | None = None
+    """SM3's accumulator of the column"""
+    weight: Array | None = None
+    """W, the effective weight"""
+    value: Array | None = None
+    """φ"""
+    origin: Array | None = None
+    """φ₀, the value with which the slot entered"""
+    uniform: Array | None = None
+    """a random number in [0, 1), binary64 (RNG-003)"""
+
+
+Score = Callable[[Any], Array]
+
+
+def _abs(x: Array) -> Array:
+    return array_namespace(x).abs(x)
+
+
+def _curvature(k: Known) -> Array:
+    # GROW-004: a dead input has no gradient either
+    xp = array_namespace(k.gradient)
+    dead = k.inputs == 0
+    return xp.where(
+        dead, xp.zeros_like(k.gradient), (k.gradient * k.gradient) / (k.inputs + xp.astype(dead, k.inputs.dtype))
+    )
+
+
+DROP: dict[str, Score] = {  # DROP-003
+    "magnitude": lambda k: _abs(k.value),
+    "change": lambda k: _abs(k.value - k.origin),
+    "fisher": lambda k: k.square * (k.value * k.value),
+    "weight": lambda k: _abs(k.weight),
+    "random": lambda k: k.uniform,
+}
+
+GROW: dict[str, Score] = {  # GROW-004
+    "gradient": lambda k: _abs(k.gradient),
+    "absolute": lambda k: k.absolute,
+    "fisher": lambda k: k.square,
+    "moments": lambda k: k.row * k.column,
+    "curvature": _curvature,
+    "random": lambda k: k.uniform,
+}
+
+ADAPT: dict[str, Score] = {  # ADPT-002, ADPT-005
+    "sensitivity": lambda k: _abs(k.gradient * k.weight),
+    "magnitude": lambda k: _abs(k.weight),
+    "activation": lambda k: _abs(k.weight) * array_namespace(k.inputs).sqrt(k.inputs),
+    "curvature": lambda k: 0.5 * ((k.weight * k.weight) * k.inputs),
+    "random": lambda k: k.uniform,
+}
+
+USE_DROP, USE_GROW, USE_ADAPT, USE_END = 1, 2, 3, 4
+
+
+@dataclass(frozen=True, slots=True)
+class Chance:
+    """Where random scores of an event come from (RNG-003)."""
+
+    seed: int
+    step: int
+
+    def scores(self, matrix: int, positions: Int[Array, " n"], use: int) -> Float[Array, " n"]:
+        """Return the random scores of flat positions of a matrix, binary64."""
+        key = counter_key(self.seed, STREAM_SCORES, matrix, self.step, use)
+        return from_numpy(uniform(key, to_numpy(positions)), positions)

@@ -1,0 +1,217 @@
+"""Optimizers of a delta: settings, what they keep of a slot, one step, and what a seeded slot would know (chapter 9).
+
+    delta = optimizer.step(delta, gradient, lr, oldest)     # oldest bounds the ages after the step
+    seeds = optimizer.seeds(mean, mean_square, steps)       # DLT-006
+
+Every optimizer is a frozen record of its settings; its arrays live in the delta.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any
+
+from jaxtyping import Float, Int
+
+from seft_ref.arrays import Array, array_namespace, device
+from seft_ref.errors import ConfigError
+from seft_ref.topology import rows as rows_of
+from seft_ref.update.delta import ADAMW_KEEPS, Delta
+
+
+@dataclass(frozen=True, slots=True)
+class AdamW:
+    """AdamW with an age per slot (OPT-001); the defaults are OPT-003's."""
+
+    beta1: float = 0.9
+    beta2: float = 0.999
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+
+    keeps = ADAMW_KEEPS
+
+    def step(self, delta: Delta, gradient: Float[Array, " d"], lr: float, oldest: int | None = None) -> Delta:
+        """Return the delta after one step (OPT-001); a new slot takes a full first step whatever its number (OPT-005).
+
+        Shapes  gradient (d,) in slot order
+        Dtypes  all of the delta's dtype; ages int32
+        Units   gradient is loss per unit of weight, clipped
+        """
+        xp = array_namespace(delta.values, gradient)
+        age, m, v = _moments(self, delta, gradient)
+        values = delta.values * (1.0 - lr * self.weight_decay)
+        oldest = _oldest(age, oldest)
+        # OPT-002
+        step_size = _per_age([lr / c for c in _corrections(self.beta1, oldest)], age, values)
+        root = _per_age([math.sqrt(c) for c in _corrections(self.beta2, oldest)], age, values)
+        values = values - step_size * (m / (xp.sqrt(v) / root + self.eps))
+        return replace(delta, values=values, kept={**delta.kept, **_named(m, v, age)})
+
+    def seeds(self, mean: Float[Array, " n"], square: Float[Array, " n"], steps: int) -> dict[str, Array]:
+        """Return moments and age of slots that had seen the window (DLT-006)."""
+        return _adamw_seeds(self, mean, square, steps, steps)
+
+
+@dataclass(frozen=True, slots=True)
+class SpielAdamW:
+    """SpIEL's AdamW (OPT-006): eps divided by the correction too, decay after the update."""
+
+    beta1: float = 0.9
+    beta2: float = 0.999
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+
+    keeps = ADAMW_KEEPS
+
+    def step(self, delta: Delta, gradient: Float[Array, " d"], lr: float, oldest: int | None = None) -> Delta:
+        """Return the delta after one step (OPT-006). Shapes, dtypes and units as AdamW's."""
+        xp = array_namespace(delta.values, gradient)
+        age, m, v = _moments(self, delta, gradient)
+        oldest = _oldest(age, oldest)
+        c1 = _per_age(list(_corrections(self.beta1, oldest)), age, m)
+        c2 = _per_age([math.sqrt(c) for c in _corrections(self.beta2, oldest)], age, m)
+        values = delta.values - lr * (m / (((xp.sqrt(v) + self.eps) * c1) / c2))
+        values = values - (lr * self.weight_decay) * values
+        return replace(delta, values=values, kept={**delta.kept, **_named(m, v, age)})
+
+    def seeds(self, mean: Float[Array, " n"], square: Float[Array, " n"], steps: int) -> dict[str, Array]:
+        """Return moments and age of slots that had seen the window; its correction lags one step behind (DLT-006)."""
+        return _adamw_seeds(self, mean, square, steps, steps - 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Sgd:
+    """SGD with momentum (OPT-007)."""
+
+    momentum: float = 0.9
+    weight_decay: float = 0.0
+
+    keeps = ("momentum",)
+
+    def step(self, delta: Delta, gradient: Float[Array, " d"], lr: float, oldest: int | None = None) -> Delta:
+        """Return the delta after one step (OPT-007). Shapes, dtypes and units as AdamW's; oldest is not needed."""
+        values = delta.values * (1.0 - lr * self.weight_decay)
+        u = self.momentum * delta.kept["momentum"] + gradient
+        return replace(delta, values=values - lr * u, kept={**delta.kept, "momentum": u})
+
+    def seeds(self, mean: Float[Array, " n"], square: Float[Array, " n"], steps: int) -> dict[str, Array]:
+        """Return the momentum of slots that had seen the mean in every step of the window (DLT-006)."""
+        return {"momentum": mean * ((1.0 - self.momentum**steps) / (1.0 - self.momentum))}
+
+
+@dataclass(frozen=True, slots=True)
+class Sm3:
+    """SM3-II on the slots of a matrix, with accumulators for rows and columns (OPT-008)."""
+
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+
+    keeps = ()
+
+    def step(self, delta: Delta, gradient: Float[Array, " d"], lr: float, oldest: int | None = None) -> Delta:
+        """Return the delta after one step (OPT-008). Shapes, dtypes and units as AdamW's; oldest is not needed."""
+        xp = array_namespace(delta.values, gradient)
+        if not delta.topology.nnz:
+            return delta
+        row, column = rows_of(delta.topology), xp.astype(delta.topology.indices, xp.int64)
+        r, c = delta.shared["rows"], delta.shared["columns"]
+        nu = xp.minimum(xp.take(r, row), xp.take(c, column)) + gradient * gradient
+        values = delta.values - lr * (gradient / xp.sqrt(nu + self.eps))
+        values = values - (lr * self.weight_decay) * values
+        shared = {"rows": _raised(r, row, nu), "columns": _raised(c, column, nu)}
+        return replace(delta, values=values, shared={**delta.shared, **shared})
+
+
+Optimizer = AdamW | SpielAdamW | Sgd | Sm3
+
+OPTIMIZERS: dict[str, type[Optimizer]] = {"adamw": AdamW, "spiel-adamw": SpielAdamW, "sgd": Sgd, "sm3": Sm3}
+
+
+def optimizer_named(name: str, settings: Mapping[str, Any]) -> Optimizer:
+    """Return an optimizer by name.
+
+    Raises:
+        ConfigError: OPT-001 for an unknown name, TRN-008 for a setting that it does not have.
+    """
+    if name not in OPTIMIZERS:
+        raise ConfigError("OPT-001", f"unknown optimizer {name!r}; choose one of {', '.join(OPTIMIZERS)}")
+    kind = OPTIMIZERS[name]
+    for key in settings:
+        if key not in kind.__dataclass_fields__:
+            known = ", ".join(kind.__dataclass_fields__)
+            raise ConfigError("TRN-008", f"optimizer {name} has no setting {key}; it has {known}")
+    return kind(**settings)
+
+
+def name_of(optimizer: Optimizer) -> str:
+    """Return the name of an optimizer."""
+    return next(name for name, kind in OPTIMIZERS.items() if type(optimizer) is kind)
+
+
+def shares_of(optimizer: Optimizer, shape: tuple[int, int]) -> dict[str, int]:
+    """Return names and lengths of the arrays that an optimizer keeps for a whole matrix (OPT-008)."""
+    return {"rows": shape[0], "columns": shape[1]} if isinstance(optimizer, Sm3) else {}
+
+
+def clip_factor(sum_of_squares: float, max_norm: float) -> float:
+    """Return what gradients are multiplied by so that their norm is at most max_norm; 0 switches clipping off
+    (OPT-004).
+    """
+    if max_norm == 0:
+        return 1.0
+    return min(1.0, max_norm / (math.sqrt(sum_of_squares) + 1e-6))
+
+
+def _moments(settings: AdamW | SpielAdamW, delta: Delta, gradient: Array) -> tuple[Array, Array, Array]:
+    """Return age, m and v after one more gradient."""
+    m = settings.beta1 * delta.kept["first_moment"] + (1.0 - settings.beta1) * gradient
+    v = settings.beta2 * delta.kept["second_moment"] + (1.0 - settings.beta2) * (gradient * gradient)
+    return delta.kept["age"] + 1, m, v
+
+
+def _named(m: Array, v: Array, age: Array) -> dict[str, Array]:
+    return {"first_moment": m, "second_moment": v, "age": age}
+
+
+def _adamw_seeds(settings: AdamW | SpielAdamW, mean: Array, square: Array, steps: int, age: int) -> dict[str, Array]:
+    xp = array_namespace(mean)
+    return {
+        "first_moment": mean * (1.0 - settings.beta1**steps),
+        "second_moment": square * (1.0 - settings.beta2**steps),
+        "age": xp.full(mean.shape, age, dtype=xp.int32, device=device(mean)),
+    }
+
+
+@lru_cache(maxsize=64)
+def _corrections(beta: float, steps: int) -> tuple[float, ...]:
+    """Return 1 − beta^age for age 0 to steps, in binary64 (OPT-002); age 0 never occurs and holds 1."""
+    return (1.0, *(1.0 - beta**age for age in range(1, steps + 1)))
+
+
+def _oldest(age: Int[Array, " d"], bound: int | None) -> int:
+    """Return a bound on the ages; the largest where none is given."""
+    if bound is not None:
+        return bound
+    return int(array_namespace(age).max(age)) if age.shape[0] else 0
+
+
+def _per_age(table: list[float], age: Int[Array, " d"], like: Float[Array, " d"]) -> Float[Array, " d"]:
+    """Return the table's entry for each age, rounded once to the dtype of `like`."""
+    xp = array_namespace(age, like)
+    return xp.take(xp.asarray(table, dtype=like.dtype, device=device(like)), xp.astype(age, xp.int64))
+
+
+def _raised(held: Float[Array, " n"], index: Int[Array, " d"], values: Float[Array, " d"]) -> Float[Array, " n"]:
+    """Return held with entry i raised to the largest value whose index is i; values are not negative."""
+    xp = array_namespace(held, index, values)
+    # sorted by value within index, the last of each run is the largest
+    order = xp.argsort(values, stable=True)
+    order = xp.take(order, xp.argsort(xp.take(index, order), stable=True))
+    index, values = xp.take(index, order), xp.take(values, order)
+    n = held.shape[0]
+    numbers = xp.arange(n, dtype=index.dtype, device=device(index))
+    ends = xp.astype(xp.searchsorted(index, numbers, side="right"), xp.int64)
+    last = xp.where(ends > 0, ends - 1, xp.zeros_like(ends))
+    present = xp.take(index, last) == numbers
+    return xp.where(present, xp.maximum(held, xp.take(values, last)), held)

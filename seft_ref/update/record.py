@@ -1,0 +1,89 @@
+"""What an event did to one matrix, in numbers (TRN-009)."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from jaxtyping import Int
+
+from seft_ref.arrays import Array, array_namespace
+from seft_ref.topology import flat, outside
+from seft_ref.update.evolve import Event, Part
+from seft_ref.update.select import Boundary
+
+
+@dataclass(frozen=True, slots=True)
+class EventRecord:
+    """Counts of positions, ratios and boundaries of one matrix at one event (TRN-009)."""
+
+    dropped: int
+    grown: int
+    cancelled: int
+    pruned: int
+    reactivated: int
+    refilled: int
+    slots: int
+    support: int
+    start: int
+    """weights of the support that were stored at load"""
+    churn: float
+    overlap: float
+    gradient_norm: float | None
+    boundaries: Mapping[str, Boundary | None]
+
+    COUNTS: ClassVar = (
+        "dropped",
+        "grown",
+        "cancelled",
+        "pruned",
+        "reactivated",
+        "refilled",
+        "slots",
+        "support",
+        "start",
+    )
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the record as TRN-010 logs it."""
+        told: dict[str, Any] = {name: getattr(self, name) for name in self.COUNTS}
+        told |= {"churn": self.churn, "overlap": self.overlap, "gradient_norm": self.gradient_norm}
+        told["boundaries"] = {
+            name: None if b is None else {"inside": b.inside, "outside": b.outside, "gap": b.gap}
+            for name, b in self.boundaries.items()
+        }
+        return told
+
+
+def record_of(part: Part, event: Event, budget: int, delta_budget: int, lost: Int[Array, " n"]) -> EventRecord:
+    """Return the record of an event.
+
+    part     the matrix before it
+    budget   K of the whole matrix; delta_budget its d_φ
+    lost     flat positions stored at load that have left the base, after the event
+    """
+    xp = array_namespace(event.dropped, lost)
+
+    def inside(a: Array, b: Array) -> int:
+        return int(a.shape[0]) - int(xp.sum(xp.astype(outside(a, b), xp.int64)))
+
+    slots_before = part.delta.topology.nnz
+    stored, eta = flat(event.base.topology), flat(event.delta.topology)
+    n_stored, n_slots = int(stored.shape[0]), int(eta.shape[0])
+    start = n_stored + inside(eta, lost)
+    gradient = part.evidence.gradient
+    return EventRecord(
+        dropped=int(event.dropped.shape[0]),
+        grown=int(event.grown.shape[0]),
+        cancelled=int(event.cancelled.shape[0]),
+        pruned=int(event.pruned.shape[0]),
+        reactivated=int(event.grown.shape[0]) - inside(event.grown, flat(part.base.topology)),
+        refilled=max(0, delta_budget - slots_before),
+        slots=n_slots,
+        support=n_stored + n_slots - inside(eta, stored),
+        start=start,
+        churn=int(event.grown.shape[0]) / max(slots_before, 1),
+        overlap=start / max(budget, 1),
+        gradient_norm=None if gradient is None else math.sqrt(float(xp.sum(gradient * gradient))),
+        boundaries=event.boundaries,
+    )

@@ -1,0 +1,139 @@
+"""An update rule as a record of named choices (chapter 8), and which choices contradict each other (EVT-012)."""
+
+from dataclasses import dataclass, fields
+from typing import Literal, get_args, get_type_hints
+
+from seft_ref.errors import ConfigError
+
+Drop = Literal["magnitude", "change", "fisher", "weight", "random"]
+Drops = Literal["slot", "weight"]
+Grow = Literal["gradient", "absolute", "fisher", "moments", "curvature", "random"]
+GrowScope = Literal["anywhere", "active"]
+Candidates = Literal["all", "first-step"]
+Moments = Literal["zero", "seeded"]
+Adapt = Literal["sensitivity", "magnitude", "activation", "curvature", "random"]
+Adapts = Literal["always", "end", "never"]
+Counts = Literal["support", "values"]
+Exempt = Literal["new", "slots", "none"]
+Scope = Literal["matrix", "row", "group", "model"]
+Events = Literal["period", "phases"]
+DropSchedule = Literal["cosine", "linear", "constant"]
+FirstEvent = Literal["fraction", "all"]
+
+_CLAUSE = {
+    "evolves": "EVT-001",
+    "drop": "DROP-003",
+    "drops": "DROP-004",
+    "grow": "GROW-004",
+    "grow_scope": "GROW-001",
+    "regrow": "GROW-005",
+    "candidates": "GROW-006",
+    "moments": "DLT-006",
+    "adapt": "ADPT-005",
+    "adapts": "EVT-008",
+    "counts": "ADPT-006",
+    "exempt": "ADPT-007",
+    "scope": "EVT-009",
+    "events": "SCH-003",
+    "drop_schedule": "SCH-001",
+    "first_event": "SCH-008",
+    "evolve_until": "SCH-007",
+    "event_replaces_step": "EVT-010",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """What drop, grow and adapt look at, and when; the defaults are the rule `seft` (table of chapter 8)."""
+
+    evolves: bool = True
+    drop: Drop = "magnitude"
+    drops: Drops = "slot"
+    grow: Grow = "gradient"
+    grow_scope: GrowScope = "anywhere"
+    regrow: bool = True
+    candidates: Candidates = "all"
+    moments: Moments = "zero"
+    adapt: Adapt = "sensitivity"
+    adapts: Adapts = "always"
+    counts: Counts = "support"
+    exempt: Exempt = "new"
+    scope: Scope = "matrix"
+    events: Events = "period"
+    drop_schedule: DropSchedule = "cosine"
+    first_event: FirstEvent = "fraction"
+    evolve_until: float = 1.0
+    event_replaces_step: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse unknown names, and choices that contradict each other whatever else is set."""
+        for name, hint in get_type_hints(Rule).items():
+            value, allowed = getattr(self, name), get_args(hint)
+            if allowed and value not in allowed:
+                raise ConfigError(_CLAUSE[name], f"{name} is {value!r}; choose one of {', '.join(allowed)}")
+            if hint is bool and not isinstance(value, bool):
+                raise ConfigError(_CLAUSE[name], f"{name} is {value!r}; choose true or false")
+        # SCH-007
+        if not 0 < self.evolve_until <= 1:
+            raise ConfigError("SCH-007", f"evolve_until is {self.evolve_until}, must be above 0 and at most 1")
+        for wrong, why in (
+            (
+                self.candidates == "first-step" and self.grow not in ("gradient", "fisher"),
+                f"candidates first-step keeps sums of g and g², which grow {self.grow} does not use",
+            ),
+            (
+                self.candidates == "first-step" and (self.grow_scope == "active" or self.scope != "matrix"),
+                "candidates first-step are chosen among all positions of a matrix; use grow_scope anywhere and "
+                "scope matrix",
+            ),
+            (
+                self.scope == "group" and (self.adapts != "always" or self.counts != "support"),
+                "scope group holds N of M only with adapts always and counts support",
+            ),
+            (
+                self.scope == "group" and (self.exempt != "new" or self.drops != "slot"),
+                "scope group holds N of M only with exempt new and drops slot",
+            ),
+            (
+                self.scope == "group" and self.grow_scope == "active",
+                "scope group moves an N:M pattern, grow_scope active keeps it; choose one",
+            ),
+            (
+                self.scope == "row" and self.exempt == "slots",
+                "scope row with exempt slots can leave a row nothing to prune",
+            ),
+        ):
+            if wrong:
+                raise ConfigError("EVT-012", why)
+
+    def asks(self) -> frozenset[str]:
+        """Return the evidence that the criteria of an event look at: gradient, absolute, square, inputs."""
+        wanted = {
+            "gradient": {"gradient"},
+            "absolute": {"absolute"},
+            "fisher": {"square"},
+            "curvature": {"gradient", "inputs"},
+        }.get(self.grow, set())
+        if self.adapts == "always":
+            wanted = wanted | _ADAPT_ASKS[self.adapt]
+        if self.drop == "fisher":
+            wanted = wanted | {"square"}
+        if self.moments == "seeded":
+            wanted = wanted | {"gradient", "square"}
+        return frozenset(wanted)
+
+    def asks_at_end(self) -> frozenset[str]:
+        """Return the evidence that the last adapt pass looks at."""
+        return frozenset() if self.adapts == "never" else frozenset(_ADAPT_ASKS[self.adapt])
+
+
+_ADAPT_ASKS: dict[str, set[str]] = {
+    "sensitivity": {"gradient"},
+    "magnitude": set(),
+    "activation": {"inputs"},
+    "curvature": {"inputs"},
+    "random": set(),
+}
+
+CHOICES = tuple(f.name for f in fields(Rule))
+"""The names of all choices, in the order of the table of chapter 8."""
