@@ -117,8 +117,7 @@ class TrainSettings:
         for wrong, why in (
             (
                 self.initial_scope == "anywhere" and rule.adapts != "never",
-                "initial_scope anywhere starts above the budget that adapts holds; set adapts never or initial_scope "
-                "active",
+                "initial_scope anywhere starts above the budget that adapts holds; set adapts never",
             ),
             (rule.grow == "moments" and not sm3, "grow moments looks at the accumulators of sm3; set optimizer sm3"),
             (rule.moments == "seeded" and sm3, "sm3 keeps nothing for a slot that moments seeded could fill"),

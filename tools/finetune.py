@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import _cli
 import numpy as np
 import typer
-from seft_ref.update.adamw import AdamW
+from seft_ref.update.optimizers import AdamW
 
 from formats.index import is_sparse
 from seft_ref import (

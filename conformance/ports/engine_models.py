@@ -3,7 +3,6 @@
 from typing import Any
 
 import numpy as np
-from seft_ref.update.adamw import AdamW
 
 from seft_ref.arrays import Array, array_namespace
 from seft_ref.calibrate import prune_wanda
@@ -12,7 +11,8 @@ from seft_ref.evaluate import evaluate
 from seft_ref.gradients import Batch, every_gradient
 from seft_ref.model import model_forward
 from seft_ref.topology import flat, from_flat
-from seft_ref.train import TrainSettings, finish, initial_state, step_batches, train
+from seft_ref.settings import TrainSettings, settings_of
+from seft_ref.train import finish, initial_state, step_batches, train
 from seft_ref.update.delta import Base
 from seft_ref.weights import Weights, assemble
 
@@ -64,30 +64,25 @@ def _prune(a: Values) -> Values:
     return {"kept": {name: np.flatnonzero(np.asarray(mask)).astype(np.int64) for name, mask in masks}}
 
 
-def settings_of(given: Values) -> TrainSettings:
-    """Return the engine's settings of a run."""
-    return TrainSettings(
-        initial_positions=given["start"],
-        preset=given["preset"],
-        steps=given["steps"],
-        batch=given["rows"] // given["micro_batches"],
-        micro_batches=given["micro_batches"],
-        length=given["length"],
-        density=given["density"],
-        evolve_every=given["evolve_every"],
-        drop_fraction=given["drop_fraction"],
-        gradient_window=given["gradient_window"],
-        lr=given["lr"],
-        warmup_steps=given["warmup"],
-        lr_schedule=given["schedule"],
-        optimizer=AdamW(weight_decay=given["weight_decay"]),
-        max_norm=given["max_norm"],
-        seed=given["seed"],
-    )
+_NAMES = {"start": "initial_positions", "warmup": "warmup_steps", "schedule": "lr_schedule"}
+
+
+def settings_of_case(given: Values) -> TrainSettings:
+    """Return the engine's settings of a run: those of the case, and the choices of its rule."""
+    told = {_NAMES.get(key, key): value for key, value in given.items() if key not in ("rule", "rows", "preset")}
+    told |= {key: _choice(key, value) for key, value in (given.get("rule") or {}).items()}
+    if told.get("pattern") is not None:
+        told["pattern"] = tuple(int(n) for n in told["pattern"])
+    return settings_of(given.get("preset") or "seft", batch=given["rows"] // given["micro_batches"], **told)
+
+
+def _choice(name: str, value: Any) -> Any:
+    """Return a choice of a rule: the kit writes true and false as 1 and 0."""
+    return bool(value) if name in ("evolves", "regrow", "event_replaces_step") else value
 
 
 def _run(a: Values) -> Values:
-    settings = settings_of(a["settings"])
+    settings = settings_of_case(a["settings"])
     config = ModelConfig.from_json(a["config"])
     text = [int(t) for t in a["text"]]
     bases = {}

@@ -3,12 +3,11 @@
 from typing import Any
 
 import numpy as np
-from seft_ref.update.adamw import AdamW, adamw_step, clip_factor
 
 from seft_ref.arrays import Array, array_namespace, device, to_numpy
 from seft_ref.config import Rope
 from seft_ref.counter import STREAM_POSITIONS, choose, counter_key, draws
-from seft_ref.gradients import Accumulated, snapshot
+from seft_ref.evidence import View, evidence
 from seft_ref.layers.attention import attention_backward, attention_forward, visible_keys
 from seft_ref.layers.cross_entropy import cross_entropy_backward, cross_entropy_forward
 from seft_ref.layers.embedding import embedding_backward, embedding_forward, embedding_gradient
@@ -20,14 +19,17 @@ from seft_ref.prune.keep import keep_n_of_m
 from seft_ref.prune.magnitude import magnitude_mask
 from seft_ref.prune.wanda import wanda_mask
 from seft_ref.text import calibration_starts, evaluation_starts, training_starts
-from seft_ref.topology import Topology, check, flat, from_flat, full
+from seft_ref.topology import Topology, check, flat, from_flat, full, outside
 from seft_ref.update.change import change, realign
-from seft_ref.update.delta import Base, Delta, delta_budget, effective
+from seft_ref.update.delta import Base, Delta, budget_by_numel, effective
 from seft_ref.update.drop import drop
-from seft_ref.update.evolve import evolve, final_adapt
-from seft_ref.update.grow import candidates_again, grow, snapshot_of
+from seft_ref.update.evolve import Part, evolve, final_adapt
+from seft_ref.update.grow import evidence_of, grow
+from seft_ref.update.optimizers import AdamW, clip_factor
+from seft_ref.update.rules import Rule
 from seft_ref.update.schedule import drop_fraction_at, is_event, learning_rate_at, n_drop, spiel_phases
 from seft_ref.update.select import largest, smallest
+from seft_ref.window import Accumulated, Window
 
 Values = dict[str, Any]
 _SCOPES = {"all": "anywhere", "active": "active"}
@@ -70,7 +72,7 @@ def _realign(a: Values) -> Values:
 
 def _budget(a: Values) -> Values:
     whole = Topology((a["out"], a["in"]), _ints([0]), np.broadcast_to(np.int32(0), (a["stored"],)))
-    return {"n": delta_budget(a["density"], whole)}
+    return {"n": budget_by_numel(a["density"], whole)}
 
 
 def _spiel(a: Values) -> Values:
@@ -92,9 +94,11 @@ def _state(a: Values) -> tuple[Base, Delta]:
     delta = Delta(
         _topology(a, "delta"),
         a["delta_values"],
-        a.get("m", zeros),
-        a.get("v", zeros),
-        xp.astype(age, xp.int32),
+        {
+            "first_moment": a.get("m", zeros),
+            "second_moment": a.get("v", zeros),
+            "age": xp.astype(age, xp.int32),
+        },
     )
     return Base(_topology(a, "base"), a["base_values"]), delta
 
@@ -115,33 +119,28 @@ def _drop(a: Values) -> Values:
 
 
 def _grow(a: Values) -> Values:
-    seen = snapshot_of(a["gradient"], a["base"], a["delta"], a["n"], _SCOPES[a["scope"]])  # type: ignore[arg-type]
-    again = candidates_again(a["dropped"], a["base"], _SCOPES[a["scope"]])  # type: ignore[arg-type]
-    return {"grown": grow(seen, again, a["n"])}
+    scope = _SCOPES[a["scope"]]
+    seen = evidence_of(a["gradient"], a["base"], a["delta"], a["n"], scope)  # type: ignore[arg-type]
+    again = a["dropped"] if scope == "anywhere" else a["dropped"][~outside(a["dropped"], a["base"])]
+    return {"grown": grow(seen, again, a["n"]).positions}
 
 
 def _adapt(a: Values) -> Values:
     base, delta = _state(a)
-    seen = snapshot_of(a["gradient"], a["base"], a["delta"], 0)
-    return {"pruned": final_adapt(base, delta, seen, budget=a["budget"]).pruned}
+    seen = evidence_of(a["gradient"], a["base"], a["delta"], 0)
+    (event,) = final_adapt([Part(base, delta, seen, a["budget"], delta.topology.nnz)])
+    return {"pruned": event.pruned}
 
 
 def _evolve(a: Values) -> Values:
     base, delta = _state(a)
     n = max(a["n_drop"] + a["delta_budget"] - delta.topology.nnz, 0)
+    rule = Rule(grow_scope=_SCOPES[a["scope"]], adapts="always" if a["adapts"] else "end")  # type: ignore[arg-type]
     # a whole gradient as the engine meets it: summed, then looked at row block by row block
-    whole = Accumulated((a["out"], a["in"]), (), a["gradient"])
-    seen = snapshot(whole, 1, a["base"], a["delta"], n, _SCOPES[a["scope"]])  # type: ignore[arg-type]
-    event = evolve(
-        base,
-        delta,
-        seen,
-        n_drop=a["n_drop"],
-        delta_budget=a["delta_budget"],
-        budget=a["budget"],
-        grow_scope=_SCOPES[a["scope"]],  # type: ignore[arg-type]
-        adapts=bool(a["adapts"]),
-    )
+    shape = (a["out"], a["in"])
+    window = Window(shape, latest=Accumulated(shape, (), a["gradient"]))
+    (seen,) = evidence([View(window, base, delta)], rule, n)
+    (event,) = evolve([Part(base, delta, seen, a["budget"], a["delta_budget"])], n_drop=a["n_drop"], rule=rule)
     return after(event.base, event.delta)
 
 
@@ -153,9 +152,9 @@ def after(base: Base, delta: Delta) -> Values:
         "base_values": base.values,
         "delta": flat(delta.topology),
         "delta_values": delta.values,
-        "m": delta.first_moment,
-        "v": delta.second_moment,
-        "age": delta.age,
+        "m": delta.kept["first_moment"],
+        "v": delta.kept["second_moment"],
+        "age": delta.kept["age"],
         "support": flat(support),
         "weights": weights,
     }
@@ -165,11 +164,12 @@ def _adamw(a: Values) -> Values:
     xp = array_namespace(a["values"])
     n = a["values"].shape[0]
     slots = full((1, n), a["values"])
-    delta = Delta(slots, a["values"], a["m"], a["v"], xp.astype(a["age"], xp.int32))
+    kept = {"first_moment": a["m"], "second_moment": a["v"], "age": xp.astype(a["age"], xp.int32)}
+    delta = Delta(slots, a["values"], kept)
     hyper = {k: a[k] for k in ("beta1", "beta2", "eps", "weight_decay") if a[k] is not None}
-    oldest = int(xp.max(a["age"])) + 1 if n else 1
-    new = adamw_step(delta, a["gradient"], a["lr"], AdamW(**hyper), oldest)
-    return {"values": new.values, "m": new.first_moment, "v": new.second_moment, "age": new.age}
+    new = AdamW(**hyper).step(delta, a["gradient"], a["lr"])
+    kept = new.kept
+    return {"values": new.values, "m": kept["first_moment"], "v": kept["second_moment"], "age": kept["age"]}
 
 
 def _odd(a: Values, *names: str) -> list[Any]:
@@ -301,12 +301,26 @@ def _at(a: Values) -> Values:
 
 
 def _candidates(a: Values) -> Values:
-    total = Accumulated((a["out"], a["in"]))
+    shape = (a["out"], a["in"])
+    rule = Rule(grow_scope=_SCOPES[a["scope"]], moments="seeded")  # type: ignore[arg-type]
+    total = Accumulated(shape)
     for dy, x in zip(a["dy"], a["x"], strict=True):
         total = total.plus(WeightGradient(dy, x))
-    seen = snapshot(total, a["steps"], a["base"], a["delta"], a["n"], _SCOPES[a["scope"]])  # type: ignore[arg-type]
+    # the sum of all steps as one matrix
+    window = Window(shape, settled_steps=a["steps"], gradient=total.whole())
+    like = a["dy"][0]
+    bases = Base(_topology(a, "base"), _zeros(a["base"], like))
+    delta = Delta(_topology(a, "delta"), _zeros(a["delta"], like), {})
+    (seen,) = evidence([View(window, bases, delta)], rule, a["n"])
+    chosen = largest(seen.candidate_scores, min(a["n"], seen.candidates.shape[0]))
+    xp = array_namespace(chosen)
+    found = seen.candidate_gradient if seen.candidate_gradient is not None else _zeros(chosen, like)
     # candidates are kept with their numbers; +0 makes either zero one
-    return {"candidates": seen.candidates, "values": seen.candidate_gradient + 0.0}
+    return {"candidates": xp.take(seen.candidates, chosen), "values": xp.take(found, chosen) + 0.0}
+
+
+def _zeros(positions: Array, like: Array) -> Array:
+    return array_namespace(like).zeros(positions.shape, dtype=like.dtype, device=device(like))
 
 
 def _kept(mask: Array) -> Values:

@@ -83,8 +83,7 @@ class Rule:
             ),
             (
                 self.candidates == "first-step" and (self.grow_scope == "active" or self.scope != "matrix"),
-                "candidates first-step are chosen among all positions of a matrix; use grow_scope anywhere and "
-                "scope matrix",
+                "candidates first-step lie anywhere in a matrix; use grow_scope anywhere and scope matrix",
             ),
             (
                 self.scope == "group" and (self.adapts != "always" or self.counts != "support"),
