@@ -121,6 +121,10 @@ class TrainSettings:
             ),
             (rule.grow == "moments" and not sm3, "grow moments looks at the accumulators of sm3; set optimizer sm3"),
             (rule.moments == "seeded" and sm3, "sm3 keeps nothing for a slot that moments seeded could fill"),
+            (
+                rule.scope == "group" and self.pattern is None,
+                "scope group needs an N:M pattern; this model's record of pruning names none",
+            ),
             (self.budget_by == "count" and self.slots < 1, "budget_by count needs slots"),
             (self.budget_by == "rank" and self.rank < 1, "budget_by rank needs rank"),
             (self.budget_by != "count" and self.slots != 0, f"slots is not used with budget_by {self.budget_by}"),

@@ -13,7 +13,6 @@ from typing import Annotated, Any
 import _cli
 import numpy as np
 import typer
-from seft_ref.update.optimizers import AdamW
 
 from formats.index import is_sparse
 from seft_ref import (
@@ -29,6 +28,7 @@ from seft_ref import (
 from seft_ref.checkpoint import Origin, identity, load_state, save_state, settings_text
 from seft_ref.kernels import cpu
 from seft_ref.update.grow import GrowScope
+from seft_ref.update.optimizers import AdamW
 
 
 def main(

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from conformance.port import Refused, Unsupported
-from conformance.ports import engine_files, engine_models, engine_rules
+from conformance.ports import engine_choices, engine_files, engine_models, engine_rules
 from formats import FormatError
 from seft_ref.arrays import Array, array_namespace, device, to_numpy
 from seft_ref.errors import SeftError
@@ -32,6 +32,7 @@ class EnginePort:
         self._like = np.zeros(0) if like is None else like
         self.ops: dict[str, Operation] = {
             **engine_rules.OPERATIONS,
+            **engine_choices.OPERATIONS,
             **engine_models.OPERATIONS,
             **engine_files.OPERATIONS,
         }

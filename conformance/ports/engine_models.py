@@ -10,8 +10,8 @@ from seft_ref.config import ModelConfig
 from seft_ref.evaluate import evaluate
 from seft_ref.gradients import Batch, every_gradient
 from seft_ref.model import model_forward
-from seft_ref.topology import flat, from_flat
 from seft_ref.settings import TrainSettings, settings_of
+from seft_ref.topology import flat, from_flat
 from seft_ref.train import finish, initial_state, step_batches, train
 from seft_ref.update.delta import Base
 from seft_ref.weights import Weights, assemble
