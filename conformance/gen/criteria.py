@@ -36,10 +36,10 @@ def of_slots() -> Area:
     """DROP-003, RNG-003, NUM-006."""
     area = Area("score-drop", "scalar by scalar")
     n = Numbers(70, 1)
-    phi = np.concatenate([_EXACT, n.real(15, 0.5)])
-    origin = np.concatenate([_EXACT[::-1], n.real(15, 0.5)])
-    square = abs(np.concatenate([_EXACT[3:], _EXACT[:3], n.real(15)]))
-    weight = np.concatenate([-_EXACT, n.real(15)])
+    phi = np.concatenate([_EXACT, n.real(6, 0.5)])
+    origin = np.concatenate([_EXACT[::-1], n.real(6, 0.5)])
+    square = abs(np.concatenate([_EXACT[3:], _EXACT[:3], n.real(6)]))
+    weight = np.concatenate([-_EXACT, n.real(6)])
     at = ids(n.subset(200, len(phi)))
     given = {"positions": at, "values": phi, "origin": origin, "square": square, "weight": weight}
     for name, purpose in (
@@ -90,18 +90,18 @@ def of_candidates() -> Area:
     """GROW-004, GRD-006, OPT-008."""
     area = Area("score-grow", "scalar by scalar")
     n = Numbers(71, 1)
-    shape = (5, 7)
-    flat = np.concatenate([_EXACT, n.real(26)])
+    shape = (4, 5)
+    flat = np.concatenate([_EXACT, n.real(11)])
     evidence = {
         "gradient": flat.reshape(shape),
         "absolute": abs(n.real(shape)),
-        "square": abs(np.concatenate([_EXACT, n.real(26)])).reshape(shape),
+        "square": abs(np.concatenate([_EXACT, n.real(11)])).reshape(shape),
     }
-    h = reals([0.0, 0.5, 3.0, 2.0**-100, 1 + 2.0**-23, 7.0, _TINY * 2**60])
-    rows, columns = abs(n.real(5)), abs(n.real(7))
+    h = reals([0.0, 3.0, 2.0**-100, 1 + 2.0**-23, 7.0])
+    rows, columns = abs(n.real(4)), abs(n.real(5))
     rows[2], columns[3] = 0.0, 2.0**-130
-    at = n.subset(35, 21)
-    given = {"out": 5, "in": 7, "positions": ids(at)} | evidence
+    at = n.subset(20, 14)
+    given = {"out": 4, "in": 5, "positions": ids(at)} | evidence
     given |= {"inputs": h, "row_moments": rows, "column_moments": columns}
 
     def scored(name: str, r: Round) -> list[float]:
@@ -109,9 +109,9 @@ def of_candidates() -> Area:
             scores.of_candidate(
                 name,
                 **{key: float(evidence[full].reshape(-1)[p]) for key, full in _EVIDENCE.items()},
-                h=float(h[p % 7]),
-                row=float(rows[p // 7]),
-                column=float(columns[p % 7]),
+                h=float(h[p % 5]),
+                row=float(rows[p // 5]),
+                column=float(columns[p % 5]),
                 r=r,
             )
             for p in at
@@ -133,7 +133,7 @@ def of_candidates() -> Area:
             {"criterion": name} | given,
             partial(scored, name),
         )
-    _drawn(area, "score.grow", {"out": 5, "in": 7, "positions": ids(at)}, scores.GROW, "GROW-004")
+    _drawn(area, "score.grow", {"out": 4, "in": 5, "positions": ids(at)}, scores.GROW, "GROW-004")
     none = given | {"criterion": "curvature", "positions": ids([])}
     area.add("empty", "score.grow", "GROW-004", "no candidates", none, {"scores": reals([])})
     for name, criterion, which, value in (
@@ -144,7 +144,7 @@ def of_candidates() -> Area:
         ("overflow", "curvature", "gradient", _HUGE),
     ):
         bad = np.array(given[which])
-        bad.reshape(-1)[at[1] if bad.ndim == 2 else at[1] % 7] = value
+        bad.reshape(-1)[at[1] if bad.ndim == 2 else at[1] % 5] = value
         more = {k: given[k] for k in ("out", "in", "positions", *_NEEDS[criterion])}
         more |= {"criterion": criterion, which: bad}
         dtypes = ("float32",) if name == "overflow" else ("float64", "float32")
@@ -162,8 +162,8 @@ def of_weights() -> Area:
     """ADPT-005, ADPT-002."""
     area = Area("score-adapt", "scalar by scalar")
     n = Numbers(72, 1)
-    at = n.subset(40, 24)
-    w, g = np.concatenate([_EXACT, n.real(15)]), np.concatenate([_EXACT[::-1], n.real(15)])
+    at = n.subset(40, 15)
+    w, g = np.concatenate([_EXACT, n.real(6)]), np.concatenate([_EXACT[::-1], n.real(6)])
     h = reals([0.0, 0.5, 3.0, 2.0**-100, 1 + 2.0**-23, 7.0, _TINY * 3, 2.0])
     given = {"out": 5, "in": 8, "positions": ids(at), "weight": w, "gradient": g, "inputs": h}
 
@@ -211,10 +211,10 @@ def in_pools() -> Area:
     """SEL-007, SEL-008."""
     area = Area("pools", "sorted tuples")
     n = Numbers(73, 1)
-    levels = [float(x) for x in n.integers(30, 1, 3)]
-    of = sorted(int(x) for x in n.integers(30, 0, 5))
+    levels = [float(x) for x in n.integers(18, 1, 3)]
+    of = sorted(int(x) for x in n.integers(18, 0, 5))
     sizes = [of.count(p) for p in range(6)]
-    spread = [float(x) for x in abs(n.real(30))]
+    spread = [float(x) for x in abs(n.real(18))]
     for name, scored, pool, counts, purpose in (
         ("one", [1.0, 3.0, 3.0, 2.0], [0] * 4, [2], "the example of chapter 7: a boundary of another pair"),
         ("levels", levels, of, [s // 2 for s in sizes], "one selection over all pools; ties to a higher id"),
