@@ -73,7 +73,66 @@ OPS: dict[str, Op] = {
         support="exact",
         weights="exact",
     ),
+    # a part is a dict of out, in, matrix, base, base_values, delta, delta_values, age?, m?, v?, u?, origin?, gradient,
+    # absolute, square, inputs, row_moments, column_moments, candidates?, lost, budget, delta_budget, steps, optimizer,
+    # first; rule has every choice of chapter 8 and beta1, beta2, momentum; an array that nobody keeps is None
+    "update.event": _op(
+        "rule",
+        "parts rule fraction seed step pattern?",
+        base="exact",
+        base_values="exact",
+        delta="exact",
+        delta_values="exact",
+        age="exact",
+        m="exact",
+        v="exact",
+        u="exact",
+        origin="exact",
+        dropped="exact",
+        grown="exact",
+        cancelled="exact",
+        pruned="exact",
+        records="exact",
+    ),
+    "score.drop": _op("rule", "criterion positions values origin? square? weight? seed? matrix? step?", scores="exact"),
+    "score.grow": _op(
+        "rule",
+        "criterion out in positions gradient? absolute? square? inputs? row_moments? column_moments?"
+        " seed? matrix? step?",
+        scores="exact",
+    ),
+    "score.adapt": _op(
+        "rule", "criterion out in positions weight gradient? inputs? seed? matrix? step? use?", scores="exact"
+    ),
+    # largest is 0 or 1; a boundary is an array of length 0 or 1 for each of its numbers
+    "select.pools": _op(
+        "rule", "scores ids pools counts largest", chosen="exact", inside="exact", outside="exact", gap="exact"
+    ),
+    "count.budgets": _op("scalar", "by amount shapes stored", n="exact"),
+    "schedule.drops": _op(
+        "scalar",
+        "drop_schedule drop_fraction step steps evolve_until first_event first",
+        value="binary64",
+    ),
+    "schedule.all_events": _op(
+        "scalar", "events steps evolve_every evolve_until gradient_window", at="exact", sums="exact"
+    ),
+    "delta.initial": _op("rule", "out in base base_values n by scope seed matrix gradient?", positions="exact"),
+    # choices are written key=value, numbers as %g writes them
+    "preset.rule": _op("scalar", "name", choices="exact"),
+    "rule.check": _op("scalar", "choices", ok="exact"),
     # chapter 9
+    "optimizer.step": _op(
+        "rule",
+        "kind out in positions values m? v? age? u? rows? columns? gradient lr beta1 beta2 eps weight_decay momentum",
+        values="gauge",
+        m="gauge",
+        v="gauge",
+        u="gauge",
+        age="exact",
+        rows="gauge",
+        columns="gauge",
+    ),
     "adamw.step": _op(
         "rule",
         "values m v age gradient lr beta1? beta2? eps? weight_decay?",
@@ -113,6 +172,9 @@ OPS: dict[str, Op] = {
     "gradient.whole": _op("layer", "dy x", gradient="gauge"),
     "gradient.at": _op("layer", "out in dy x positions", values="gauge"),
     "gradient.candidates": _op("rule", "out in dy x steps base delta n scope", candidates="exact", values="exact"),
+    # lists over steps of lists over micro-batches
+    "window.evidence": _op("layer", "out in dy x", gradient="value", absolute="value", square="value", inputs="value"),
+    "window.candidates": _op("rule", "out in gradients n", candidates="exact", gradient="value", square="value"),
     # chapter 12; attributes, scales and delta are canonical JSON text, state a digest, bits
     # the values as bytes, a tensor with full support has no pointers
     "file.read": _op(

@@ -5,10 +5,29 @@ from collections.abc import Iterator
 from itertools import chain
 
 from conformance.cases import VECTORS, dump
-from conformance.gen import bad_files, deltas, events, kernels, layers, models, rules, train, update
+from conformance.gen import (
+    bad_files,
+    choices,
+    criteria,
+    deltas,
+    events,
+    kernels,
+    layers,
+    models,
+    optimizers,
+    presets,
+    rule_events,
+    rules,
+    train,
+    update,
+    windows,
+)
 from conformance.gen import files as containers
 
-MODULES = (containers, bad_files, deltas, kernels, rules, update, events, layers, models, train)
+_FORMATS = (containers, bad_files, deltas)
+_RULES = (kernels, rules, update, events, layers, models, train)
+_CHOICES = (criteria, choices, windows, optimizers, rule_events, presets)
+MODULES = (*_FORMATS, *_RULES, *_CHOICES)
 
 
 def files() -> Iterator[tuple[str, str]]:

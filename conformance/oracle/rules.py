@@ -41,9 +41,47 @@ def delta_budget(density: float, rows: int, cols: int, stored: int) -> int:
     return min(count(density * rows * cols), stored)
 
 
+def delta_budgets(by: str, amount: float, shapes: Sequence[tuple[int, int]], stored: Sequence[int]) -> list[int]:
+    """Return d_φ of every matrix; amount is density, slots or rank (DLT-002)."""
+    total = sum(rows * cols for rows, cols in shapes)
+    out = []
+    for (rows, cols), k in zip(shapes, stored, strict=True):
+        d = {
+            "numel": lambda: count(amount * rows * cols),  # noqa: B023  called at once
+            "nnz": lambda: count(amount * k),  # noqa: B023
+            "count": lambda: int(amount) * rows * cols // total,  # noqa: B023
+            "rank": lambda: int(amount) * (rows + cols),  # noqa: B023
+        }[by]()
+        out.append(min(d, k))
+    return out
+
+
 def drop_fraction(fraction: float, step: int, steps: int) -> float:
-    """Return the drop fraction of a step (SCH-001)."""
+    """Return the drop fraction of a step, `steps` being the last that may have an event (SCH-001)."""
     return 0.5 * fraction * (1 + math.cos(math.pi * step / steps))
+
+
+def last_event(steps: int, until: float) -> int:
+    """Return E (SCH-007)."""
+    return count(until * steps)
+
+
+def scheduled(kind: str, fraction: float, step: int, last: int) -> float:
+    """Return the drop fraction of a step by its schedule, E being `last` (SCH-001, SCH-006)."""
+    if kind == "constant":
+        return fraction
+    return fraction * (1 - step / last) if kind == "linear" else drop_fraction(fraction, step, last)
+
+
+def all_events(kind: str, steps: int, every: int, until: float, window: int) -> tuple[list[int], list[int]]:
+    """Return the steps that events follow and the steps in the window of each (SCH-003, SCH-005, SCH-007)."""
+    last = last_event(steps, until)
+    if kind == "phases":
+        pairs = zip(*spiel_phases(every, window, steps), strict=True)
+    else:
+        pairs = zip(range(every, steps, every), [window] * steps, strict=False)
+    kept = [(at, n) for at, n in pairs if at <= last]
+    return [at for at, _ in kept], [n for _, n in kept]
 
 
 def is_event(step: int, steps: int, every: int) -> bool:
@@ -96,6 +134,24 @@ def initial_random(base: Sequence[int], n: int, seed: int, matrix: int) -> list[
 def initial_gradient(base: Sequence[int], n: int, gradient: Sequence[float]) -> list[int]:
     """Return the initial positions with the largest gradients, gradient flat over the matrix (DLT-004)."""
     return largest([abs(gradient[p]) for p in base], base, n)
+
+
+def initial(
+    by: str,
+    open_to: Sequence[int],
+    n: int,
+    *,
+    seed: int,
+    matrix: int,
+    gradient: Sequence[float],
+    base: dict[int, float],
+) -> list[int]:
+    """Return the initial positions among those open to the choice (DLT-004)."""
+    if by == "random":
+        return initial_random(open_to, n, seed, matrix)
+    if by == "magnitude":
+        return largest([abs(base.get(p, 0.0)) for p in open_to], open_to, n)
+    return initial_gradient(open_to, n, gradient)
 
 
 def window_starts(seed: int, stream: int, first: int, n: int, tokens: int, length: int) -> list[int]:

@@ -5,7 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from conformance.oracle import adamw, rules, update
+from conformance.oracle import adamw, choices, optimizers, pools, rules, update, window
+from conformance.oracle import event as events
+from conformance.oracle.event import Evidence, Part
 from conformance.oracle.model import Config, Decoder, targets
 from conformance.oracle.tape import Array
 
@@ -21,42 +23,38 @@ class Run:
         budgets: K of each target.
         delta_budgets: d_φ of each target.
         final: the effective weights on the final support of each target.
-        gap: the smallest relative distance between a chosen score and one left behind, over all selections.
+        gap: the smallest relative distance between a chosen score and one left behind, over all selections whose
+            scores are neither both zero nor drawn.
+        moves: how many positions were dropped, grown, cancelled and pruned, over all events.
     """
 
     losses: list[float]
     events: list[list[tuple[list[int], list[int]]]]
-    states: list[update.State]
+    states: list[Part]
     budgets: list[int]
     delta_budgets: list[int]
     final: list[dict[int, float]]
     gap: float
+    moves: dict[str, int]
 
 
-def _gap(scores: list[float], k: int, *, largest: bool) -> float:
-    order = sorted(scores, reverse=largest)
-    if not 0 < k < len(order):
-        return float("inf")
-    inside, outside = order[k - 1], order[k]
-    return abs(inside - outside) / max(abs(inside), abs(outside), 1e-300)
+@dataclass
+class Step:
+    """What a pass over the data of a step gave: the loss, and gradient and inputs of each target."""
+
+    loss: float
+    gradients: list[list[float]]
+    inputs: list[list[list[float]]]
 
 
-def _event_gap(state: update.State, g: list[float], n_drop: int, d: int, scope: str, budget: int | None) -> float:
-    """Return the smallest gap of the three selections of an event; budget None where adapt is left out."""
-    gaps = [_gap([abs(x) for x in state.phi.values()], n_drop, largest=False)]
-    held = state.phi.keys() - set(update.dropped(state.phi, n_drop))
-    open_to = [p for p in range(state.size) if p not in held and (scope == "all" or p in state.base)]
-    gaps.append(_gap([abs(g[p]) for p in open_to], n_drop + d - len(state.phi), largest=True))
-    if budget is not None:
-        after, moves = update.evolve(state, g, n_drop=n_drop, delta_budget=d, budget=budget, scope=scope, adapts=False)
-        fresh = set(moves["grown"]) - state.phi.keys()
-        w = update.effective(after.base, after.phi)
-        gaps.append(_gap([abs(g[p] * x) for p, x in w.items() if p not in fresh], len(w) - budget, largest=False))
-    return min(gaps)
+def rule_of(settings: Any) -> choices.Rule:
+    """Return the rule of a run: spelled out under `rule`, or a preset by its name."""
+    rule = settings["rule"] if "rule" in settings else choices.rule_of(settings["preset"])
+    return rule | {"beta1": 0.9, "beta2": 0.999, "momentum": settings.get("momentum", 0.9)}
 
 
 class Trainer:
-    """The state of a run; `settings` has the names of chapter 1 and TRN."""
+    """The state of a run; `settings` has the names of chapter 1 and TRN, and `rule` those of chapter 8."""
 
     def __init__(
         self,
@@ -67,91 +65,121 @@ class Trainer:
         settings: Any,
     ) -> None:
         self.config, self.tensors, self.text, self.s = config, dict(tensors), text, settings
+        self.rule, self.optimizer = rule_of(settings), settings.get("optimizer", "adamw")
+        self.pattern = tuple(settings["pattern"]) if settings.get("pattern") else None
         self.names = targets(config)
         self.shapes = [tensors[n].shape for n in self.names]
-        self.states, self.budgets, self.delta_budgets = [], [], []
-        for i, name in enumerate(self.names):
-            base = {p: float(tensors[name].reshape(-1)[p]) for p in masks[name]}
-            rows, cols = tensors[name].shape
-            d = rules.delta_budget(settings["density"], rows, cols, len(base))
-            eta = rules.initial_random(list(base), d, settings["seed"], i)
-            zeros = dict.fromkeys(eta, 0.0)
-            self.states.append(update.State(rows * cols, base, zeros, zeros, zeros, dict.fromkeys(eta, 0)))
-            self.budgets.append(len(base))
-            self.delta_budgets.append(d)
+        bases = [{p: float(tensors[name].reshape(-1)[p]) for p in masks[name]} for name in self.names]
+        by = settings.get("budget_by", "numel")
+        amount = settings[{"count": "slots", "rank": "rank"}.get(by, "density")]
+        self.budgets = [len(base) for base in bases]
+        self.delta_budgets = rules.delta_budgets(by, amount, self.shapes, self.budgets)
+        self.rows = [[0.0] * shape[0] for shape in self.shapes]
+        self.columns = [[0.0] * shape[1] for shape in self.shapes]
+        self.loaded = bases
+        self.parts = [self.part(i, []) for i in range(len(bases))]
         self.gap = float("inf")
-        if settings["start"] == "gradient":
-            self.start_by_gradient()
+        self.place()
 
-    def start_by_gradient(self) -> None:
-        """Move the slots to the base positions with the largest gradients of the first step (DLT-004)."""
-        _, grads = self.gradients(1)
-        for i, g in enumerate(grads):
-            st, d = self.states[i], self.delta_budgets[i]
-            self.gap = min(self.gap, _gap([abs(float(g[p])) for p in sorted(st.base)], d, largest=True))
-            eta = rules.initial_gradient(sorted(st.base), d, [float(x) for x in g])
-            zeros = dict.fromkeys(eta, 0.0)
-            self.states[i] = replace(st, phi=zeros, m=zeros, v=zeros, age=dict.fromkeys(eta, 0))
+    def part(self, i: int, eta: list[int]) -> Part:
+        """Return target i at load with these slots (DLT-001, DLT-005, EVT-009)."""
+        shape, base = self.shapes[i], self.loaded[i]
+        budget, slots = [self.budgets[i]], [self.delta_budgets[i]]
+        if self.rule["scope"] == "row":
+            budget = [sum(p // shape[1] == r for p in base) for r in range(shape[0])]
+            slots = [sum(p // shape[1] == r for p in eta) for r in range(shape[0])]
+        names = [*optimizers.KEEPS[self.optimizer], *(["origin"] if self.rule["drop"] == "change" else [])]
+        kept: dict[str, dict[int, Any]] = {n: dict.fromkeys(eta, 0 if n == "age" else 0.0) for n in names}
+        return Part(shape, i, base, dict.fromkeys(eta, 0.0), kept, budget, slots, self.optimizer, first=True)
 
-    def gradients(self, step: int) -> tuple[float, list[Array]]:
-        """Return loss and target gradients of a step's data at the present weights (TRN-001, TRN-003)."""
-        for name, shape, state in zip(self.names, self.shapes, self.states, strict=True):
+    def place(self) -> None:
+        """Choose the initial positions (DLT-004)."""
+        by, seed = self.s["start"], self.s["seed"]
+        found = self.look(1).gradients if by == "gradient" else [[] for _ in self.names]
+        for i, (shape, base, g) in enumerate(zip(self.shapes, self.loaded, found, strict=True)):
+            anywhere = self.s.get("initial_scope") == "anywhere"
+            open_to = list(range(shape[0] * shape[1])) if anywhere else sorted(base)
+            d = self.delta_budgets[i]
+            eta = rules.initial(by, open_to, d, seed=seed, matrix=i, gradient=g, base=base)
+            if by != "random":
+                score = {p: abs(g[p]) if by == "gradient" else abs(base.get(p, 0.0)) for p in open_to}
+                inside, outside = [score[p] for p in eta], [score[p] for p in open_to if p not in eta]
+                if inside and outside:
+                    self.meet([(min(inside), max(outside))], drawn=False)
+            self.parts[i] = self.part(i, eta)
+
+    def meet(self, boundaries: list[pools.Boundary], *, drawn: bool) -> None:
+        """Remember the smallest gap; zeros on both sides and drawn scores are the same on every machine."""
+        gaps = [pools.gap(b) for b in boundaries if not drawn and b != (0.0, 0.0)]
+        self.gap = min([self.gap, *gaps])
+
+    def look(self, step: int) -> Step:
+        """Return loss, target gradients and inputs of a step's data at the present weights (TRN-001, TRN-003)."""
+        for name, shape, part in zip(self.names, self.shapes, self.parts, strict=True):
             dense = np.zeros(shape[0] * shape[1])
-            w = update.effective(state.base, state.phi)
+            w = update.effective(part.base, part.phi)
             dense[list(w)] = list(w.values())
             self.tensors[name] = dense.reshape(shape)
         n, length, rows = len(self.text), self.s["length"], self.s["rows"]
         starts = rules.window_starts(self.s["seed"], 2, (step - 1) * rows, rows, n, length)
         tokens = np.array([self.text[a : a + length] for a in starts])
-        loss, _, grads = Decoder(self.config, self.tensors).loss_and_gradients(tokens, tokens)
-        return loss, [grads[name].reshape(-1) for name in self.names]
+        decoder = Decoder(self.config, self.tensors)
+        loss, _, grads = decoder.loss_and_gradients(tokens, tokens)
+        entered = [decoder.inputs[name].reshape(-1, self.tensors[name].shape[1]) for name in self.names]
+        flat = [[float(x) for x in grads[name].reshape(-1)] for name in self.names]
+        return Step(loss, flat, [window.floats(x) for x in entered])
 
-    def optimize(self, step: int, grads: list[Array]) -> None:
+    def optimize(self, step: int, gradients: list[list[float]]) -> None:
         """Take one optimizer step (OPT, SCH-004)."""
         s = self.s
         lr = rules.learning_rate(s["schedule"], s["lr"], step, s["steps"], s["warmup"])
-        at_eta = [float(g[p]) for g, state in zip(grads, self.states, strict=True) for p in state.phi]
-        factor = adamw.clip_factor(at_eta, s["max_norm"])
-        hyper = adamw.Settings(weight_decay=s["weight_decay"])
-        for i, (g, st) in enumerate(zip(grads, self.states, strict=True)):
-            new = {
-                p: adamw.step(st.phi[p], st.m[p], st.v[p], st.age[p], factor * float(g[p]), lr, hyper) for p in st.phi
-            }
-            cut: list[dict[int, Any]] = [{p: x[j] for p, x in new.items()} for j in range(4)]
-            self.states[i] = replace(st, phi=cut[0], m=cut[1], v=cut[2], age=cut[3])
+        at_eta = [{p: g[p] for p in part.phi} for g, part in zip(gradients, self.parts, strict=True)]
+        factor = adamw.clip_factor([x for g in at_eta for x in g.values()], s["max_norm"])
+        hyper = optimizers.Hyper(weight_decay=s["weight_decay"], momentum=self.rule["momentum"])
+        for i, (g, part) in enumerate(zip(at_eta, self.parts, strict=True)):
+            slots = optimizers.Slots(part.phi, part.kept, self.rows[i], self.columns[i])
+            scaled = {p: factor * x for p, x in g.items()}
+            new = optimizers.step(self.optimizer, part.shape[1], slots, scaled, lr, hyper)
+            self.parts[i] = replace(part, phi=new.phi, kept=new.kept)
+            self.rows[i], self.columns[i] = new.rows, new.columns
 
-    def event(self, step: int, mean: list[Array]) -> None:
-        """Let every target evolve after a step (EVT-001)."""
-        s = self.s
-        fraction = rules.drop_fraction(s["drop_fraction"], step, s["steps"])
-        for i, g in enumerate(mean):
-            state, values = self.states[i], [float(x) for x in g]
-            n_drop, adapts = rules.count(fraction * len(state.phi)), s["preset"] != "no-adapt"
-            scope = "active" if s["preset"] == "active-only" else "all"
-            room = self.budgets[i] if adapts else None
-            self.gap = min(self.gap, _event_gap(state, values, n_drop, self.delta_budgets[i], scope, room))
-            self.states[i], _ = update.evolve(
-                state,
-                values,
-                n_drop=n_drop,
-                delta_budget=self.delta_budgets[i],
-                budget=self.budgets[i],
-                scope=scope,
-                adapts=adapts,
-            )
+    def evidence(self, i: int, recent: list[Step]) -> Evidence:
+        """Return the evidence of a window's steps for target i (GRD, OPT-008)."""
+        seen = window.evidence([step.gradients[i] for step in recent])
+        h = window.inputs(self.shapes[i][1], [step.inputs[i] for step in recent])
+        first = None
+        if self.rule["candidates"] == "first-step":
+            of_first = recent[0].gradients[i]
+            first = frozenset(window.candidates(of_first, self.delta_budgets[i]))
+            order = sorted((abs(x) for x in of_first), reverse=True)
+            if 0 < len(first) < len(order):
+                self.meet([(order[len(first) - 1], order[len(first)])], drawn=False)
+        return Evidence(**seen, inputs=h, row_moments=self.rows[i], column_moments=self.columns[i],
+                        candidates=first, steps=len(recent))  # fmt: skip
+
+    def event(self, step: int, recent: list[Step]) -> dict[str, int]:
+        """Let all targets evolve after a step and return what moved (EVT-001)."""
+        s, rule = self.s, self.rule
+        last = rules.last_event(s["steps"], rule["evolve_until"])
+        fraction = rules.scheduled(rule["drop_schedule"], s["drop_fraction"], step, last)
+        seen = [self.evidence(i, recent) for i in range(len(self.parts))]
+        found = events.event(self.parts, seen, rule, fraction, seed=s["seed"], step=step, pattern=self.pattern)
+        for i, one in enumerate(found):
+            for name, boundary in one.boundaries.items():
+                self.meet([boundary] if boundary else [], drawn=rule[name] == "random")
+            lost = self.loaded[i].keys() - one.part.base.keys()
+            self.parts[i] = replace(one.part, first=False, lost=frozenset(lost))
+        return {n: sum(one.record[n] for one in found) for n in ("dropped", "grown", "cancelled", "pruned")}
 
     def finish(self) -> list[dict[int, float]]:
-        """Adapt once more with nothing exempt and return the final weights (EVT-004)."""
-        _, grads = self.gradients(self.s["steps"])
-        final = []
-        for i, g in enumerate(grads):
-            w, values = update.effective(self.states[i].base, self.states[i].phi), [float(x) for x in g]
-            excess = len(w) - self.budgets[i]
-            self.gap = min(self.gap, _gap([abs(values[p] * x) for p, x in w.items()], excess, largest=False))
-            gone = update.pruned(w, set(), values, self.budgets[i])
-            self.states[i] = update.without(self.states[i], gone)
-            final.append(update.effective(self.states[i].base, self.states[i].phi))
-        return final
+        """Adapt once more with nothing exempt and return the final weights (EVT-004, EVT-008)."""
+        if self.rule["adapts"] != "never":
+            last = self.look(self.s["steps"])
+            seen = [self.evidence(i, [last]) for i in range(len(self.parts))]
+            where = {"seed": self.s["seed"], "step": self.s["steps"]}
+            self.parts, met = events.last_pass(self.parts, seen, self.rule, **where, pattern=self.pattern)
+            self.meet(met, drawn=self.rule["adapt"] == "random")
+        return [update.effective(part.base, part.phi) for part in self.parts]
 
 
 def run(
@@ -163,16 +191,23 @@ def run(
 ) -> Run:
     """Train by the settings and return what happened."""
     trainer = Trainer(config, tensors, masks, text, settings)
+    rule, steps = trainer.rule, settings["steps"]
+    every, size = settings["evolve_every"], settings["gradient_window"]
+    at, sums = rules.all_events(rule["events"], steps, every, rule["evolve_until"], size)
+    due = dict(zip(at, sums, strict=True)) if rule["evolves"] else {}
     losses: list[float] = []
     events: list[list[tuple[list[int], list[int]]]] = []
-    recent: list[list[Array]] = []
-    for step in range(1, settings["steps"] + 1):
-        loss, grads = trainer.gradients(step)
-        losses.append(loss)
-        recent = [*recent, grads][-settings["gradient_window"] :]
-        trainer.optimize(step, grads)
-        if settings["preset"] != "static" and rules.is_event(step, settings["steps"], settings["evolve_every"]):
-            trainer.event(step, [np.mean(np.stack(gs), axis=0) for gs in zip(*recent, strict=True)])
-            events.append([(list(st.phi), sorted(st.base)) for st in trainer.states])
+    moves = dict.fromkeys(("dropped", "grown", "cancelled", "pruned"), 0)
+    recent: list[Step] = []
+    for step in range(1, steps + 1):
+        seen = trainer.look(step)
+        losses.append(seen.loss)
+        recent.append(seen)
+        if not (step in due and rule["event_replaces_step"]):
+            trainer.optimize(step, seen.gradients)
+        if step in due:
+            for name, n in trainer.event(step, recent[-due[step] :]).items():
+                moves[name] += n
+            events.append([(list(part.phi), sorted(part.base)) for part in trainer.parts])
     final = trainer.finish()
-    return Run(losses, events, trainer.states, trainer.budgets, trainer.delta_budgets, final, trainer.gap)
+    return Run(losses, events, trainer.parts, trainer.budgets, trainer.delta_budgets, final, trainer.gap, moves)

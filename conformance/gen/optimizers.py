@@ -1,0 +1,107 @@
+"""Cases of chapter 9: every optimizer, one step of a matrix."""
+
+from typing import Any
+
+import numpy as np
+
+from conformance.cases import Bound
+from conformance.gen.numbers import Area, Array, Numbers, ids, reals
+from conformance.oracle import optimizers
+from conformance.oracle.optimizers import KEEPS, Hyper, Slots
+
+_SHAPE = (4, 6)
+
+
+def _bounds(kind: str, given: dict[str, Any], new: Slots, hyper: Hyper, lr: float) -> dict[str, Bound]:
+    """Return the gauges: what is added up, and for φ the step with everything added up in it."""
+    g, phi = abs(given["gradient"]), abs(given["values"])
+    if kind == "sgd":
+        u = hyper.momentum * abs(given["u"]) + g
+        return {"u": Bound(u, 2), "values": Bound(phi + lr * u, 4)}
+    if kind == "sm3":
+        cols = given["in"]
+        old = [min(given["rows"][p // cols], given["columns"][p % cols]) for p in given["positions"]]
+        moved = lr * g / np.sqrt(reals(old) + g * g + hyper.eps)
+        rows, columns = reals(new.rows), reals(new.columns)
+        return {"rows": Bound(rows, 2), "columns": Bound(columns, 2), "values": Bound(phi + moved, 4)}
+    age = reals(new.kept["age"].values())
+    m, v = hyper.beta1 * abs(given["m"]) + (1 - hyper.beta1) * g, reals(new.kept["v"].values())
+    c1, c2 = 1 - hyper.beta1**age, np.sqrt(1 - hyper.beta2**age)
+    below = np.sqrt(v) / c2 + (hyper.eps / c2 if kind == "spiel-adamw" else hyper.eps)
+    return {"m": Bound(m, 2), "v": Bound(v, 2), "values": Bound(phi + lr / c1 * m / below, 4)}
+
+
+def _case(
+    area: Area, name: str, kind: str, clauses: str, purpose: str, slots: dict[str, Any], lr: float, hyper: Hyper
+) -> None:
+    at = [int(p) for p in slots["positions"]]
+
+    def held(values: Array) -> dict[int, Any]:
+        return {p: x.item() for p, x in zip(at, values, strict=True)}
+
+    before = Slots(held(slots["values"]), {n: held(slots[n]) for n in KEEPS[kind]})
+    own = {n: slots[n] for n in KEEPS[kind]}
+    if kind == "sm3":
+        own |= {n: slots[n] for n in ("rows", "columns")}
+        before = Slots(before.phi, {}, [float(x) for x in slots["rows"]], [float(x) for x in slots["columns"]])
+    new = optimizers.step(kind, slots["in"], before, held(slots["gradient"]), lr, hyper)
+    given = {"kind": kind} | {n: slots[n] for n in ("out", "in", "positions", "values", "gradient")} | own
+    given |= {"lr": lr, "beta1": hyper.beta1, "beta2": hyper.beta2, "eps": hyper.eps}
+    given |= {"weight_decay": hyper.weight_decay, "momentum": hyper.momentum}
+    answer: dict[str, Any] = dict.fromkeys(("m", "v", "u", "age", "rows", "columns"))
+    answer |= {n: (ids if n == "age" else reals)(new.kept[n].values()) for n in KEEPS[kind]}
+    answer |= {"values": reals(new.phi.values())}
+    if kind == "sm3":
+        answer |= {"rows": reals(new.rows), "columns": reals(new.columns)}
+    bounds = _bounds(kind, given, new, hyper, lr)
+    area.add(name, "optimizer.step", f"{clauses} NUM-002", purpose, given, answer, bounds=bounds)
+
+
+def _slots(n: Numbers, at: list[int], *, fresh: int = 0) -> dict[str, Any]:
+    """Return slots of a matrix, the first `fresh` of them new."""
+    k = len(at)
+    slots: dict[str, Any] = {"out": _SHAPE[0], "in": _SHAPE[1], "positions": ids(at), "gradient": n.real(k, 0.5)}
+    slots |= {"values": n.real(k, 0.01), "m": n.real(k, 0.1), "v": abs(n.real(k, 0.02)), "u": n.real(k)}
+    slots |= {"age": ids([1, 2, 5, 40, 999, 3][i] for i in range(k))}
+    slots |= {"rows": abs(n.real(_SHAPE[0])), "columns": abs(n.real(_SHAPE[1]))}
+    for name in ("values", "m", "v", "u", "age"):
+        slots[name][:fresh] = 0
+    return slots
+
+
+def steps() -> Area:
+    """OPT-001, OPT-006 to OPT-008."""
+    area = Area("optimizer", "binary64 by the written formula")
+    n = Numbers(77, 1)
+    at = n.subset(24, 6)
+    slots, none = _slots(n, at, fresh=2), _slots(n, [])
+    big_eps = Hyper(0.5, 0.75, 0.125, 0.0)
+    decay = Hyper(0.9, 0.999, 1e-8, 0.25)
+    texts = {
+        "adamw": ("OPT-001 OPT-003", "one step counter for all slots"),
+        "spiel-adamw": ("OPT-006", "the correction of adamw, or one step counter for all slots"),
+        "sgd": ("OPT-007 OPT-003", "Nesterov, or a gradient times 1 − μ"),
+        "sm3": ("OPT-008", "accumulators of one slot seen by the next, a sum for a maximum, r and c exchanged"),
+    }
+    for kind, (clauses, purpose) in texts.items():
+        _case(area, f"{kind}-plain", kind, clauses, purpose, slots, 0.0625, Hyper())
+        text = "decay of the old φ where the new one is meant, or the other way round, or through the gradient"
+        _case(area, f"{kind}-decay", kind, clauses, text, slots, 0.125, decay)
+        text = "no slots: what belongs to rows and columns stays" if kind == "sm3" else "a matrix without slots"
+        _case(area, f"{kind}-empty", kind, clauses, text, none, 0.125, Hyper())
+    text = "eps inside the root, or divided by c₂ where it is not"
+    _case(area, "adamw-eps", "adamw", "OPT-001", text, slots, 0.0625, big_eps)
+    text = "eps outside c₂: with a large eps the steps differ"
+    _case(area, "spiel-adamw-eps", "spiel-adamw", "OPT-006", text, slots, 0.0625, big_eps)
+    _case(area, "sgd-momentum", "sgd", "OPT-007", "μ fixed at 0.9", slots, 0.0625, Hyper(momentum=0.25))
+    _case(area, "sgd-none", "sgd", "OPT-007", "μ 0 taken for the default", slots, 0.0625, Hyper(momentum=0.0))
+    _case(area, "sm3-eps", "sm3", "OPT-008", "eps outside the root", slots, 0.0625, big_eps)
+    start = slots | {"rows": np.zeros(4), "columns": np.zeros(6)}
+    text = "the first step is lr · sign(g), and each slot sees the accumulators from before it"
+    _case(area, "sm3-first", "sm3", "OPT-008", text, start, 0.0625, Hyper())
+    still = slots | {"gradient": np.zeros(6), "rows": np.zeros(4), "columns": np.zeros(6)}
+    _case(area, "sm3-zero-gradient", "sm3", "OPT-008", "0 / 0 without eps", still, 0.0625, Hyper())
+    return area
+
+
+AREAS = (steps,)

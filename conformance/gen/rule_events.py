@@ -1,0 +1,263 @@
+"""Cases of chapter 8: whole events by any rule, over one or several matrices, with ties at every boundary."""
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from conformance.gen.numbers import Area, Numbers, ids, reals
+from conformance.oracle import choices, scores
+from conformance.oracle.event import Evidence, Outcome, Part, event
+from conformance.oracle.optimizers import KEEPS
+from conformance.oracle.rules import binary64
+
+Made = tuple[Part, Evidence]
+Rule = choices.Rule
+
+KEPT = ("age", "m", "v", "u", "origin")
+BETAS: Rule = {"beta1": 0.5, "beta2": 0.75, "momentum": 0.5}
+"""Their small powers are exact."""
+
+
+CLOSE = 3469982
+"""A seed with two draws that are one number in binary32, found by search."""
+
+
+def rule(**change: Any) -> Rule:
+    """Return the default rule with changes."""
+    return choices.RULE | BETAS | change
+
+
+def made(
+    word: int,
+    shape: tuple[int, int],
+    stored: int,
+    slots: int,
+    outside: int,
+    *,
+    chosen: Rule,
+    matrix: int = 0,
+    optimizer: str = "adamw",
+    steps: int = 1,
+    limit: int = 2,
+    missing: int = 0,
+    **more: Any,
+) -> Made:
+    """Return a matrix with `outside` of its slots off the base, and evidence on few levels.
+
+    missing  how many slots and weights the matrix has less than its budgets
+    """
+    n = Numbers(78, word, matrix)
+    size = shape[0] * shape[1]
+    base = n.subset(size, stored)
+    off = sorted(set(range(size)) - set(base))
+    eta = sorted([base[i] for i in n.subset(stored, slots - outside)] + [off[i] for i in n.subset(len(off), outside)])
+
+    def column(values: Any) -> dict[int, Any]:
+        return dict(zip(eta, [x.item() for x in values], strict=True))
+
+    kept = {"age": column(n.integers(slots, 1, 9)), "m": column(n.lattice(slots) / 8)}
+    kept |= {"v": column(abs(n.lattice(slots)) / 8), "u": column(n.lattice(slots) / 8)}
+    kept["origin"] = column(n.lattice(slots, limit) / 4)
+    names = (*KEEPS[optimizer], *(["origin"] if chosen["drop"] == "change" else []))
+    held = dict(zip(base, [float(x) / 2 for x in n.integers(stored, -limit, limit)], strict=True))
+    support = len(set(base) | set(eta))
+    lost = [off[i] for i in n.subset(len(off), 2)] if len(off) > 1 else []
+    budget, delta_budget = [support + missing], [slots + missing]
+    if chosen["scope"] == "row":
+        rows = [[p for p in sorted(set(base) | set(eta)) if p // shape[1] == r] for r in range(shape[0])]
+        budget, delta_budget = [len(r) for r in rows], [sum(p in eta for p in r) for r in rows]
+    part = Part(shape, matrix, held, column(n.lattice(slots, limit) / 4), {k: kept[k] for k in names},
+                budget, delta_budget, optimizer, lost=frozenset(lost))  # fmt: skip
+    flat = [[float(x) for x in n.lattice(size, limit)] for _ in range(3)]
+    absolute, square = [abs(x) for x in flat[1]], [x * x for x in flat[2]]
+    h = [2.0 ** int(x) for x in n.integers(shape[1], -1, 2)]
+    r, c = ([float(x) for x in n.integers(k, 0, limit)] for k in shape)
+    first = frozenset(n.subset(size, slots + missing)) if chosen["candidates"] == "first-step" else None
+    seen = Evidence(flat[0], absolute, square, h, r, c, first, steps)
+    return replace(part, **more), seen
+
+
+def _given(part: Part, seen: Evidence) -> dict[str, Any]:
+    """Return a part as an input."""
+    shape = part.shape
+    given = {"out": shape[0], "in": shape[1], "matrix": part.matrix, "base": ids(part.base)}
+    given |= {"base_values": reals(part.base.values()), "delta": ids(part.phi)}
+    given |= {"delta_values": reals(part.phi.values())}
+    given |= {name: (ids if name == "age" else reals)(part.kept[name].values()) for name in KEPT if name in part.kept}
+    given |= {n: reals(getattr(seen, n)).reshape(shape) for n in ("gradient", "absolute", "square")}
+    given |= {n: reals(getattr(seen, n)) for n in ("inputs", "row_moments", "column_moments")}
+    if seen.candidates is not None:
+        given["candidates"] = ids(sorted(seen.candidates))
+    given |= {"lost": ids(sorted(part.lost)), "budget": ids(part.budget), "delta_budget": ids(part.delta_budget)}
+    return given | {"steps": seen.steps, "optimizer": part.optimizer, "first": int(part.first)}
+
+
+def _answer(found: list[Outcome]) -> dict[str, Any]:
+    """Return the outputs, one entry a part."""
+    parts = [one.part for one in found]
+    answer: dict[str, Any] = {"base": [ids(p.base) for p in parts]}
+    answer |= {"base_values": [reals(p.base.values()) for p in parts], "delta": [ids(p.phi) for p in parts]}
+    answer["delta_values"] = [reals(p.phi.values()) for p in parts]
+    for name in KEPT:
+        make = ids if name == "age" else reals
+        answer[name] = [make(p.kept[name].values()) if name in p.kept else None for p in parts]
+    for name in ("dropped", "grown", "cancelled", "pruned"):
+        answer[name] = [ids(getattr(one, name)) for one in found]
+    answer["records"] = [
+        one.record | {name: reals(near or ()) for name, near in one.boundaries.items()} for one in found
+    ]
+    return answer
+
+
+def _same(a: Any, b: Any) -> bool:
+    """Tell whether answers agree once their floats are rounded to binary32."""
+    if isinstance(a, dict):
+        return all(_same(a[k], b[k]) for k in a)
+    if isinstance(a, list):
+        return len(a) == len(b) and all(map(_same, a, b))
+    if isinstance(a, np.ndarray) and a.dtype.kind == "f":
+        return a.shape == b.shape and np.array_equal(a.astype(np.float32), b.astype(np.float32))
+    return bool(np.array_equal(a, b))
+
+
+def add(
+    area: Area,
+    name: str,
+    clauses: str,
+    purpose: str,
+    parts: list[Made],
+    chosen: Rule,
+    fraction: float,
+    *,
+    seed: int = 3,
+    step: int = 20,
+    pattern: tuple[int, int] | None = None,
+) -> None:
+    """Add an event: one case for both dtypes, or one for each where they differ."""
+    given = {"parts": [_given(*made) for made in parts], "rule": chosen, "fraction": fraction}
+    given |= {"seed": seed, "step": step} | ({"pattern": list(pattern)} if pattern else {})
+    of, seen = [p for p, _ in parts], [s for _, s in parts]
+    how: dict[str, Any] = {"seed": seed, "step": step, "pattern": pattern}
+    answers = [_answer(event(of, seen, chosen, fraction, rounded=r, **how)) for r in (binary64, scores.binary32)]
+    clauses = f"{clauses} EVT-006 TRN-009"
+    if _same(*answers):
+        area.add(name, "update.event", clauses, purpose, given, answers[0])
+        return
+    for dtype, answer in zip(("float64", "float32"), answers, strict=True):
+        area.add(f"{name}-{dtype}", "update.event", clauses, purpose, given, answer, dtypes=(dtype,))
+
+
+_NEVER: Rule = {"adapts": "never"}
+_TABLE: list[tuple[str, Rule, str, str, str]] = [
+    ("seft", {}, "DROP-001 GROW-002 ADPT-002 EVT-001", "adamw", "the parts in another order"),
+    ("change", {"drop": "change"}, "DROP-003 GROW-003", "adamw", "φ₀ kept where a slot is cancelled"),
+    ("fisher", {"drop": "fisher", "grow": "fisher"}, "DROP-003 GROW-004", "adamw", "ḡ² taken for square"),
+    ("absolute", {"grow": "absolute", "adapt": "activation"}, "GROW-004 ADPT-005", "adamw", "h by row"),
+    ("curvature", {"grow": "curvature", "adapt": "curvature"}, "GROW-004 ADPT-005", "adamw", "h by row"),
+    ("weight", {"drop": "weight", "adapt": "magnitude"}, "DROP-003 ADPT-005", "adamw", "|φ| taken for |W|"),
+    ("random", dict.fromkeys(("drop", "grow", "adapt"), "random"), "RNG-003", "adamw", "one use for all three"),
+    ("moments", _NEVER | {"grow": "moments", "regrow": 0}, "OPT-008 GROW-005 EVT-008", "sm3", "dropped, grown again"),
+    ("rigl", _NEVER | {"drop": "weight", "drops": "weight"}, "DROP-004", "sgd", "a dropped weight that stays"),
+    ("literal", {"counts": "values", "exempt": "none"}, "ADPT-006 ADPT-007", "adamw", "zeros counted, or pruned"),
+    ("unprotected", {"exempt": "none"}, "ADPT-007", "adamw", "new slots exempt"),
+    ("slots", {"exempt": "slots"}, "ADPT-007", "adamw", "only new slots exempt"),
+]
+
+
+def by_choice() -> Area:
+    """DROP-003, DROP-004, GROW-004, GROW-005, ADPT-005 to ADPT-007."""
+    area = Area("event", "dictionaries by flat position")
+    for i, (name, change, clauses, optimizer, purpose) in enumerate(_TABLE):
+        chosen = rule(**change)
+        part, seen = made(i, (3, 5), 8, 4, 1, chosen=chosen, optimizer=optimizer, missing=1)
+        support = len(part.base.keys() | part.phi.keys())
+        if name == "unprotected":  # what grows lies off the base
+            seen = replace(seen, gradient=[x + 9.0 * (p not in part.base) for p, x in enumerate(seen.gradient)])
+        if name == "change":  # the dropped slots come back
+            seen = replace(seen, gradient=[9.0 if p in part.phi else x for p, x in enumerate(seen.gradient)])
+        tight = support - (3 if name in ("literal", "slots", "change", "random") else 0)
+        add(area, name, clauses, purpose, [(replace(part, budget=[tight]), seen)], chosen, 0.5)
+    _windows(area)
+    _scopes(area)
+    _edges(area)
+    return area
+
+
+def _windows(area: Area) -> None:
+    """DLT-006, GRD-007, GROW-006, SCH-008."""
+    spiel = rule(candidates="first-step", moments="seeded", first_event="all", **_NEVER)
+    part, seen = made(20, (3, 5), 9, 5, 2, chosen=spiel, optimizer="spiel-adamw", steps=2, first=True)
+    text = "candidates of later steps, more dropped than can grow, age A"
+    add(area, "spiel-first", "GROW-006 DLT-006 GRD-007 SCH-008", text, [(part, seen)], spiel, 0.25)
+    part, seen = made(21, (3, 5), 9, 5, 2, chosen=spiel, optimizer="spiel-adamw", steps=4)
+    eta = sorted(part.phi)
+    within = frozenset([*eta[:4], next(p for p in range(15) if p not in part.phi)])
+    text = "five dropped where one candidate lies outside η"
+    add(area, "spiel-few", "GROW-006 DLT-006", text, [(part, replace(seen, candidates=within))], spiel, 1.0)
+    for optimizer, text in (("adamw", "age A − 1, m not scaled, ḡ² for square"), ("sgd", "1 − μ^A left undivided")):
+        chosen = rule(moments="seeded")
+        pair = made(22, (3, 5), 8, 4, 1, chosen=chosen, optimizer=optimizer, steps=3)
+        add(area, f"seeded-{optimizer}", "DLT-006 GROW-003", text, [pair], chosen, 0.5)
+
+
+def _scopes(area: Area) -> None:
+    """EVT-009, GROW-007, SEL-007, SEL-008, DLT-001."""
+    chosen = rule(scope="row")
+    text = "one selection over all rows, or a budget of the whole matrix"
+    add(area, "row", "EVT-009 DLT-001 SEL-007 SEL-008", text, [made(31, (3, 6), 10, 6, 1, chosen=chosen)], chosen, 0.5)
+    chosen = rule(scope="model", drop="random", counts="values")
+    parts = [made(32, (2, 5), 6, 3, 1, chosen=chosen, matrix=0), made(32, (3, 4), 7, 5, 1, chosen=chosen, matrix=4)]
+    parts = [(replace(part, budget=[part.budget[0] - 2]), seen) for part, seen in parts]
+    text = "matrices apart, budgets not summed, ties to a later matrix, draws of one key for all"
+    add(area, "model", "EVT-009 DLT-001 SEL-007 RNG-003 ADPT-006", text, parts, chosen, 0.5)
+    chosen = rule(scope="model")
+    parts = [made(33, (2, 5), 6, 3, 1, chosen=chosen, matrix=i, limit=1) for i in (2, 7)]
+    add(area, "model-ties", "EVT-009 SEL-007 SEL-008", text, parts, chosen, 0.4)
+    chosen = rule(scope="group")
+    part, seen = made(34, (3, 8), 12, 6, 0, chosen=chosen)
+    base = {4 * group + column: float(group % 3) for group in range(6) for column in ((0, 2), (1, 3))[group % 2]}
+    eta = sorted(base)[::2]
+    kept = {name: dict(zip(eta, held.values(), strict=True)) for name, held in part.kept.items()}
+    phi = dict(zip(eta, part.phi.values(), strict=True))
+    part = replace(part, base=base, phi=phi, kept=kept, budget=[12], delta_budget=[8])
+    gradient = [9.0 if p < 8 else x for p, x in enumerate(seen.gradient)]
+    text = "three new slots in a group of 2:4, or pruning by the whole matrix"
+    pair = (part, replace(seen, gradient=gradient))
+    add(area, "group", "EVT-009 GROW-007 DLT-001", text, [pair], chosen, 0.5, pattern=(2, 4))
+
+
+def _edges(area: Area) -> None:
+    """Empty matrices, no budgets, equal scores, one rounding, and what is refused."""
+    chosen = rule()
+    one, seen = made(40, (2, 3), 3, 2, 0, chosen=chosen, limit=1)
+    zero = replace(seen, gradient=[0.0] * 6)
+    bare = replace(one, base={}, phi={}, kept={key: {} for key in one.kept}, lost=frozenset())
+    parts = [
+        (replace(one, phi=dict.fromkeys(one.phi, -0.0)), zero),
+        (replace(bare, budget=[0], delta_budget=[0], matrix=1), seen),
+        (replace(one, phi={}, kept={key: {} for key in one.kept}, delta_budget=[0], matrix=2), seen),
+        made(41, (0, 3), 0, 0, 0, chosen=chosen, matrix=3),
+    ]
+    text = "K = 0, d = 0, no rows, all scores 0 and equal, −0 before +0"
+    add(area, "nothing", "SEL-002 SEL-008 EVT-009", text, parts, chosen, 0.5)
+    drawn = rule(grow="random", **_NEVER)
+    part, seen = made(42, (4, 6), 12, 2, 0, chosen=drawn, matrix=1)
+    eta = [0, 5]
+    kept = {name: dict(zip(eta, held.values(), strict=True)) for name, held in part.kept.items()}
+    part = replace(part, phi=dict(zip(eta, part.phi.values(), strict=True)), kept=kept, delta_budget=[8])
+    text = "random scores rounded to binary32, in which two of them tie"
+    add(area, "drawn", "RNG-003 NUM-006", text, [(part, seen)], drawn, 0.0, seed=CLOSE, step=7)
+    for name, which, value, clauses in (
+        ("nan", "gradient", math.nan, "EVT-005 SEL-004"),
+        ("infinite", "square", math.inf, "EVT-005 SEL-004"),
+    ):
+        chosen = rule(drop="fisher", grow="gradient")
+        part, seen = made(43, (2, 3), 4, 2, 0, chosen=chosen)
+        given: dict[str, Any] = {"parts": [_given(part, seen)], "rule": chosen, "fraction": 0.5, "seed": 0, "step": 1}
+        given["parts"][0][which] = np.full((2, 3), value)
+        area.add(f"refuse-{name}", "update.event", clauses, "an event with such evidence", given, refused=clauses)
+
+
+AREAS = (by_choice,)

@@ -1,0 +1,95 @@
+"""Cases of chapter 6: the evidence of a window of steps. Sizes are powers of two, so that means are exact."""
+
+import math
+from typing import Any
+
+import numpy as np
+
+from conformance.gen.numbers import Area, Array, Numbers, ids, reals
+from conformance.oracle import window
+
+Steps = list[list[Array]]
+
+
+def _oracle(out: int, cols: int, dy: Steps, x: Steps) -> dict[str, Array]:
+    steps = zip(dy, x, strict=True)
+    pairs = [[(window.floats(a), window.floats(b)) for a, b in zip(*step, strict=True)] for step in steps]
+    seen = window.evidence([window.of_batches(out, cols, step) for step in pairs])
+    h = window.inputs(cols, [rows for step in pairs for _, rows in step])
+    return {name: reals(values).reshape(out, cols) for name, values in seen.items()} | {"inputs": reals(h)}
+
+
+def evidence() -> Area:
+    """GRD-004 to GRD-006."""
+    area = Area("window", "plain loops on integers")
+    example = ([[reals([[1], [2]])]], [[reals([[3, 0], [4, 5]])]])
+    shapes = {
+        "example": (1, 2, example, "the example of chapter 6"),
+        "one-step": (3, 5, _rows(1, 3, 5, [[4]]), "columns of x and dy exchanged"),
+        "micro-batches": (3, 4, _rows(2, 3, 4, [[1, 1, 2]]), "|·| or the square taken of micro-batches"),
+        "steps": (4, 3, _rows(3, 4, 3, [[2], [2], [2], [2]]), "the absolute value before the mean; a sum for a mean"),
+        "both": (3, 7, _rows(4, 3, 7, [[1, 3], [4], [2, 2], [3, 1]]), "a mean of means of inputs"),
+        "uneven": (2, 3, _rows(5, 2, 3, [[1], [7]]), "h as the mean over steps of means over rows"),
+        "cancels": (1, 2, _cancels(), "the square of the mean taken for the mean of squares"),
+        "zero-dy": (2, 3, _silent(), "rows without gradient left out of N"),
+        "no-rows-in-one": (2, 2, _rows(7, 2, 2, [[0, 4], [4]]), "an empty micro-batch"),
+        "no-out": (0, 3, _rows(8, 0, 3, [[2]]), "a matrix without rows"),
+    }
+    for name, (out, cols, (dy, x), purpose) in shapes.items():
+        given = {"out": out, "in": cols, "dy": dy, "x": x}
+        clauses = "GRD-001 GRD-004 GRD-005 GRD-006 NUM-003"
+        area.add(name, "window.evidence", clauses, purpose, given, _oracle(out, cols, dy, x))
+    return area
+
+
+def _rows(word: int, out: int, cols: int, rows: list[list[int]]) -> tuple[Steps, Steps]:
+    n = Numbers(75, word)
+    dy = [[n.lattice((k, out), 3) for k in step] for step in rows]
+    return dy, [[n.lattice((k, cols), 3) for k in step] for step in rows]
+
+
+def _cancels() -> tuple[Steps, Steps]:
+    one, minus = reals([[1.0]]), reals([[-1.0]])
+    return [[one], [minus]], [[reals([[2.0, 3.0]])], [reals([[2.0, 3.0]])]]
+
+
+def _silent() -> tuple[Steps, Steps]:
+    dy, x = _rows(6, 2, 3, [[4], [4]])
+    dy[0][0][1:] = 0.0
+    return dy, x
+
+
+def candidates() -> Area:
+    """GRD-007."""
+    area = Area("first-step", "sorted tuples")
+    n = Numbers(76, 1)
+    shape = (3, 5)
+    steps = [n.lattice(shape, 3) for _ in range(4)]
+    late = [np.zeros(shape), *(n.lattice(shape, 3) for _ in range(3))]
+    for name, gradients, k, purpose in (
+        ("ties", steps, 6, "candidates by the mean, or by the last step"),
+        ("one-step", steps[:1], 4, "a window of one step"),
+        ("all", steps, 15, "fewer candidates than there are positions"),
+        ("none", steps, 0, "a candidate where there should be none"),
+        ("zero-first", late, 5, "the first step that has a gradient taken for the first step"),
+        ("signed", [-abs(g) for g in steps[:2]], 3, "g ranked instead of |g|"),
+    ):
+        flat = [[float(v) for v in g.reshape(-1)] for g in gradients]
+        at = window.candidates(flat[0], k)
+        seen = window.evidence(flat)
+        answer: dict[str, Any] = {"candidates": ids(at)}
+        answer |= {what: reals(seen[what][p] for p in at) for what in ("gradient", "square")}
+        given = {"out": 3, "in": 5, "gradients": gradients, "n": k}
+        clauses = "GRD-007 GRD-004 GRD-005 SEL-001"
+        area.add(name, "window.candidates", clauses, purpose, given, answer)
+    bad = [steps[0].copy()]
+    bad[0][1, 1] = math.nan
+    given = {"out": 3, "in": 5, "gradients": bad, "n": 3}
+    clauses = "EVT-005 SEL-004"
+    area.add("refuse-nan", "window.candidates", clauses, "NaN ranked", given, refused=clauses)
+    given = {"out": 3, "in": 5, "gradients": steps[:1], "n": 16}
+    area.add("refuse-many", "window.candidates", "SEL-005", "more than there are", given, refused="SEL-005")
+    return area
+
+
+AREAS = (evidence, candidates)

@@ -1,0 +1,340 @@
+"""One event over several matrices, driven by the choices of chapter 8 (DROP, GROW, ADPT, EVT, DLT-006, TRN-009)."""
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from conformance.oracle import pools, scores
+from conformance.oracle.choices import Rule
+from conformance.oracle.pools import Boundary, Selection
+from conformance.oracle.rules import Round, binary64, count
+from conformance.oracle.update import effective
+
+Pattern = tuple[int, int]
+Place = tuple[int, int]
+"""The index of a matrix among the parts, and a flat position."""
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What an event knows of its window; gradient, absolute and square are flat over the matrix (GRD).
+
+    Attributes:
+        gradient: ḡ.
+        absolute: mean of |g|.
+        square: mean of g · g.
+        inputs: h, one a column.
+        row_moments: r of SM3, one a row.
+        column_moments: c of SM3, one a column.
+        candidates: the positions of GRD-007; None where all are candidates.
+        steps: A.
+    """
+
+    gradient: list[float]
+    absolute: list[float]
+    square: list[float]
+    inputs: list[float]
+    row_moments: list[float]
+    column_moments: list[float]
+    candidates: frozenset[int] | None = None
+    steps: int = 1
+
+
+@dataclass(frozen=True)
+class Part:
+    """One matrix at an event; dictionaries are keyed by flat position.
+
+    Attributes:
+        shape: (out, in).
+        matrix: its index, a word of random scores.
+        base: b on B.
+        phi: φ on η.
+        kept: what is kept of a slot, by name: m, v, age, u, origin; only what optimizer and rule keep.
+        budget: K, one a pool of the scope; unused with scope group.
+        delta_budget: d_φ likewise.
+        optimizer: its name.
+        first: whether this is the first event of the run.
+        lost: positions that were stored at load and have left the base.
+    """
+
+    shape: tuple[int, int]
+    matrix: int
+    base: dict[int, float]
+    phi: dict[int, float]
+    kept: dict[str, dict[int, Any]]
+    budget: list[int]
+    delta_budget: list[int]
+    optimizer: str = "adamw"
+    first: bool = False
+    lost: frozenset[int] = frozenset()
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A matrix after an event, what moved, and the boundaries of drop, grow and adapt.
+
+    Attributes:
+        part: the matrix after it.
+        dropped: D, cancelled positions included.
+        grown: new slots.
+        cancelled: positions dropped and grown at once.
+        pruned: what adapt took.
+        boundaries: by the name of the selection; None where it has none.
+        record: the counts of TRN-009.
+    """
+
+    part: Part
+    dropped: list[int]
+    grown: list[int]
+    cancelled: list[int]
+    pruned: list[int]
+    boundaries: dict[str, Boundary | None] = field(default_factory=dict)
+    record: dict[str, int] = field(default_factory=dict)
+
+
+class _Event:
+    """The three selections of an event, each over all parts."""
+
+    def __init__(
+        self,
+        parts: Sequence[Part],
+        seen: Sequence[Evidence],
+        rule: Rule,
+        where: tuple[int, int],
+        pattern: Pattern | None,
+        rounded: Round,
+    ) -> None:
+        self.parts, self.seen, self.rule = parts, seen, rule
+        self.seed, self.step = where
+        self.pattern, self.r = pattern, rounded
+        self.scope = rule["scope"]
+
+    def pool(self, place: Place) -> Hashable:
+        """Return the pool of a position in drop and grow (EVT-009)."""
+        i, p = place
+        if self.scope == "row":
+            return (i, p // self.parts[i].shape[1])
+        return () if self.scope == "model" else (i,)
+
+    def pools(self) -> list[Any]:
+        """Return all pools of drop and grow in their order (SEL-007)."""
+        if self.scope == "row":
+            return [(i, row) for i, part in enumerate(self.parts) for row in range(part.shape[0])]
+        return [()] if self.scope == "model" else [(i,) for i in range(len(self.parts))]
+
+    def limit(self, pool: Any, name: str) -> int:
+        """Return the budget of a pool: `budget` or `delta_budget` (DLT-001, DLT-002, EVT-009)."""
+        if self.scope == "model":
+            return sum(sum(getattr(part, name)) for part in self.parts)
+        given = getattr(self.parts[pool[0]], name)
+        return given[pool[1]] if self.scope == "row" else given[0]
+
+    def drop(self, fraction: float) -> tuple[Selection, dict[Any, int], dict[Any, int]]:
+        """Return the dropped places, how many each pool dropped, and how many slots it had (DROP, SCH-002)."""
+        scored = []
+        slots = dict.fromkeys(self.pools(), 0)
+        for i, part in enumerate(self.parts):
+            w = effective(part.base, part.phi, self.r)
+            for p, phi in part.phi.items():
+                slots[self.pool((i, p))] += 1
+                scored.append((self.pool((i, p)), (i, p), self._of_slot(i, p, phi, w[p])))
+        n_drop = {pool: count(fraction * n) for pool, n in slots.items()}
+        if self.rule["candidates"] == "first-step":
+            for i, (part, seen) in enumerate(zip(self.parts, self.seen, strict=True)):
+                n_drop[(i,)] = min(n_drop[(i,)], len((seen.candidates or frozenset()) - part.phi.keys()))
+        return pools.select(scored, n_drop, largest=False), n_drop, slots
+
+    def _of_slot(self, i: int, p: int, phi: float, w: float) -> float:
+        criterion, part = self.rule["drop"], self.parts[i]
+        if criterion == "random":
+            return scores.chance(self.seed, part.matrix, self.step, scores.DROP, p)
+        origin = part.kept["origin"][p] if criterion == "change" else 0.0
+        return scores.of_slot(criterion, phi, origin=origin, square=self.seen[i].square[p], weight=w, r=self.r)
+
+    def grow(self, out: set[Place], n_drop: dict[Any, int], slots: dict[Any, int]) -> Selection:
+        """Return the grown places, cancelled ones among them (GROW)."""
+        scored = []
+        for i, (part, seen) in enumerate(zip(self.parts, self.seen, strict=True)):
+            here = []
+            for p in range(part.shape[0] * part.shape[1]):
+                dropped = (i, p) in out
+                is_open = (p not in part.phi or dropped) and (self.rule["regrow"] or not dropped)
+                is_open = is_open and (self.rule["grow_scope"] == "anywhere" or p in part.base)
+                if self.rule["candidates"] == "first-step":
+                    is_open = is_open and p in (seen.candidates or ())
+                if is_open:
+                    here.append((self._of_candidate(i, p), p))
+            if self.scope == "group":
+                here = self._best_of_groups(here)
+            scored += [(self.pool((i, p)), (i, p), score) for score, p in here]
+        there = dict.fromkeys(self.pools(), 0)
+        for pool, _, _ in scored:
+            there[pool] += 1
+        room = {k: n_drop[k] + self.limit(k, "delta_budget") - slots[k] for k in there}
+        return pools.select(scored, {k: min(max(room[k], 0), n) for k, n in there.items()}, largest=True)
+
+    def _best_of_groups(self, here: list[tuple[float, int]]) -> list[tuple[float, int]]:
+        """Return the candidates that are among the N best of their group (GROW-007)."""
+        n, m = self.pattern or (0, 0)
+        best: dict[int, list[tuple[float, int]]] = {}
+        for score, p in sorted(here, key=lambda pair: (-pair[0], pair[1])):
+            best.setdefault(p // m, []).append((score, p))
+        return [pair for group in best.values() for pair in group[:n]]
+
+    def _of_candidate(self, i: int, p: int) -> float:
+        criterion, part, seen = self.rule["grow"], self.parts[i], self.seen[i]
+        row, column = divmod(p, part.shape[1])
+        if criterion == "random":
+            return scores.chance(self.seed, part.matrix, self.step, scores.GROW, p)
+        return scores.of_candidate(
+            criterion,
+            g=seen.gradient[p],
+            absolute=seen.absolute[p],
+            square=seen.square[p],
+            h=seen.inputs[column],
+            row=seen.row_moments[row] if criterion == "moments" else 0.0,
+            column=seen.column_moments[column] if criterion == "moments" else 0.0,
+            r=self.r,
+        )
+
+    def adapt(self, exempt: set[Place], counts: str, use: int) -> Selection:
+        """Return the places that adapt prunes of the parts as they are (ADPT)."""
+        _, m = self.pattern or (0, 0)
+        by_group = self.scope == "group"
+        scored, held = [], dict.fromkeys([] if by_group else self.pools(), 0)
+        if by_group:
+            sizes = [part.shape[0] * part.shape[1] for part in self.parts]
+            held = dict.fromkeys([(i, g) for i, size in enumerate(sizes) for g in range(size // m)], 0)
+        for i, part in enumerate(self.parts):
+            for p, w in effective(part.base, part.phi, self.r).items():
+                pool = (i, p // m) if by_group else self.pool((i, p))
+                if counts == "values" and w == 0:
+                    continue
+                held[pool] += 1
+                if (i, p) not in exempt:
+                    scored.append((pool, (i, p), self._of_weight(i, p, w, use)))
+        limit = {pool: self.pattern[0] if by_group and self.pattern else self.limit(pool, "budget") for pool in held}
+        return pools.select(scored, {k: max(0, n - limit[k]) for k, n in held.items()}, largest=False)
+
+    def _of_weight(self, i: int, p: int, w: float, use: int) -> float:
+        criterion, part, seen = self.rule["adapt"], self.parts[i], self.seen[i]
+        if criterion == "random":
+            return scores.chance(self.seed, part.matrix, self.step, use, p)
+        return scores.of_weight(criterion, w, g=seen.gradient[p], h=seen.inputs[p % part.shape[1]], r=self.r)
+
+    def near(self, selection: Selection, i: int) -> Boundary | None:
+        """Return the boundary that the record of a matrix names (SEL-008): that of its own pools."""
+        mine = [b for pool, b in selection.boundaries if self.scope == "model" or pool[0] == i]  # type: ignore[index]
+        return pools.nearest(mine)
+
+
+def seeded(part: Part, seen: Evidence, rule: Rule, p: int, rounded: Round) -> dict[str, Any]:
+    """Return what the optimizer would know of a new slot had it seen the window (DLT-006)."""
+    g, square, a = seen.gradient[p], seen.square[p], seen.steps
+    if part.optimizer == "sgd":
+        mu = rule["momentum"]
+        return {"u": rounded(g * rounded((1 - mu**a) / (1 - mu)))}
+    m = rounded(g * rounded(1 - rule["beta1"] ** a))
+    v = rounded(square * rounded(1 - rule["beta2"] ** a))
+    return {"m": m, "v": v, "age": a - (part.optimizer == "spiel-adamw")}
+
+
+def _moved(part: Part, seen: Evidence, rule: Rule, out: list[int], into: list[int], rounded: Round) -> Part:
+    """Return a matrix after drop and grow (DROP-002, DROP-004, GROW-003, DLT-005, DLT-006)."""
+    eta = sorted((part.phi.keys() - set(out)) | set(into))
+    kept: dict[str, dict[int, Any]] = {}
+    for name, held in part.kept.items():
+        kept[name] = {p: held.get(p, 0 if name == "age" else 0.0) for p in eta}
+    for p in eta:
+        if p not in part.phi and rule["moments"] == "seeded":
+            for name, value in seeded(part, seen, rule, p, rounded).items():
+                kept[name][p] = value
+        if "origin" in kept and p in out:
+            kept["origin"][p] = part.phi[p]
+    gone = set(out) - set(into) if rule["drops"] == "weight" else set()
+    base = {p: b for p, b in part.base.items() if p not in gone}
+    return replace(part, base=base, phi={p: part.phi.get(p, 0.0) for p in eta}, kept=kept)
+
+
+def without(part: Part, gone: list[int]) -> Part:
+    """Return a matrix after positions left base and delta (ADPT-004)."""
+
+    def cut(held: dict[int, Any]) -> dict[int, Any]:
+        return {p: x for p, x in held.items() if p not in gone}
+
+    kept = {name: cut(held) for name, held in part.kept.items()}
+    return replace(part, base=cut(part.base), phi=cut(part.phi), kept=kept)
+
+
+def event(
+    parts: Sequence[Part],
+    seen: Sequence[Evidence],
+    rule: Rule,
+    fraction: float,
+    *,
+    seed: int = 0,
+    step: int = 0,
+    pattern: Pattern | None = None,
+    rounded: Round = binary64,
+) -> list[Outcome]:
+    """Return every matrix after drop, grow and adapt.
+
+    rule      the choices of chapter 8, and beta1, beta2 and momentum where moments are seeded
+    fraction  that of the schedule; SCH-008 is applied here
+    """
+    if rule["first_event"] == "all" and any(part.first for part in parts):
+        fraction = 1.0
+    before = _Event(parts, seen, rule, (seed, step), pattern, rounded)
+    dropped, n_drop, slots = before.drop(fraction)
+    grown = before.grow(set(dropped.chosen), n_drop, slots)
+
+    def of(selection: Selection, i: int) -> list[int]:
+        return [p for j, p in selection.chosen if j == i]
+
+    moved = [
+        _moved(part, s, rule, of(dropped, i), of(grown, i), rounded)
+        for i, (part, s) in enumerate(zip(parts, seen, strict=True))
+    ]
+    after = _Event(moved, seen, rule, (seed, step), pattern, rounded)
+    passed_over = {
+        "new": {(i, p) for i, p in grown.chosen if p not in parts[i].phi},
+        "slots": {(i, p) for i, part in enumerate(moved) for p in part.phi},
+        "none": set[Place](),
+    }[rule["exempt"]]
+    pruned = Selection([], [])
+    if rule["adapts"] == "always":
+        pruned = after.adapt(passed_over, rule["counts"], scores.ADAPT)
+    outcomes = []
+    for i, part in enumerate(moved):
+        out, into, gone = of(dropped, i), of(grown, i), of(pruned, i)
+        fresh, again = [p for p in into if p not in parts[i].phi], [p for p in into if p in parts[i].phi]
+        new = without(part, gone)
+        near = {"drop": before.near(dropped, i), "grow": before.near(grown, i), "adapt": after.near(pruned, i)}
+        one = Outcome(new, out, fresh, again, gone, near)
+        outcomes.append(replace(one, record=_record(parts[i], one)))
+    return outcomes
+
+
+def _record(old: Part, one: Outcome) -> dict[str, int]:
+    """Return the counts of TRN-009."""
+    support = one.part.base.keys() | one.part.phi.keys()
+    return {
+        "dropped": len(one.dropped),
+        "grown": len(one.grown),
+        "cancelled": len(one.cancelled),
+        "pruned": len(one.pruned),
+        "reactivated": sum(p not in old.base for p in one.grown),
+        "refilled": max(0, sum(old.delta_budget) - len(old.phi)),
+        "slots": len(one.part.phi),
+        "support": len(support),
+        "start": len(support & (old.base.keys() | old.lost)),
+    }
+
+
+def last_pass(
+    parts: Sequence[Part], seen: Sequence[Evidence], rule: Rule, *, seed: int, step: int, pattern: Pattern | None = None
+) -> tuple[list[Part], list[Boundary]]:
+    """Return every matrix after the pass that follows the last step, and its boundaries (EVT-004)."""
+    found = _Event(parts, seen, rule, (seed, step), pattern, binary64).adapt(set(), "support", scores.LAST)
+    cut = [without(part, [p for j, p in found.chosen if j == i]) for i, part in enumerate(parts)]
+    return cut, [b for _, b in found.boundaries]
