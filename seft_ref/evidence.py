@@ -92,10 +92,12 @@ def _look(view: View, number: int, rule: Rule, held: Any, chance: Chance) -> Evi
         taken = _between(eta, low, high) - low
         only = _between(base, low, high) - low if rule.grow_scope == "active" else None
         held.offer(number, low, n_in, values, taken, only, more if rule.moments == "seeded" else {})
-    gathered = {name: xp.concat(parts) if parts else support[:0] for name, parts in on_support.items()}
-    nothing = support[:0]
+    zero = view.base.values[:0]
+    gathered = {name: xp.concat(parts) if parts else zero for name, parts in on_support.items()}
     steps = 1 if window is None else window.steps
-    return Evidence(support, candidates=nothing, candidate_scores=nothing, inputs=inputs, steps=steps, **gathered)
+    return Evidence(
+        support, candidates=support[:0], candidate_scores=gathered["scores"][:0], inputs=inputs, steps=steps, **gathered
+    )
 
 
 def _with_rest(

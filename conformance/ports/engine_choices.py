@@ -23,7 +23,7 @@ from seft_ref.update.record import record_of
 from seft_ref.update.rules import CHOICES, Rule
 from seft_ref.update.schedule import Timetable, spiel_phases
 from seft_ref.update.select import largest, largest_selection, smallest_selection
-from seft_ref.window import Accumulated, FirstStepWindow, Window
+from seft_ref.window import Accumulated, FirstStepWindow, Window, refuse_infinite
 
 Values = dict[str, Any]
 _BOOLEAN = ("evolves", "regrow", "event_replaces_step")
@@ -46,11 +46,16 @@ def _rule(given: Mapping[str, Any]) -> Rule:
     return Rule(**{key: value for key, value in choices_of(given).items() if key in CHOICES})
 
 
+def _finite(scores: Array) -> Array:
+    refuse_infinite(scores)
+    return scores
+
+
 def _drop_scores(a: Values) -> Values:
     known = Known(value=a["values"], origin=a["origin"], square=a["square"], weight=a["weight"])
     if a["criterion"] == "random":
         known = Known(uniform=Chance(a["seed"], a["step"]).scores(a["matrix"], a["positions"], USE_DROP))
-    return {"scores": DROP[a["criterion"]](known)}
+    return {"scores": _finite(DROP[a["criterion"]](known))}
 
 
 def _grow_scores(a: Values) -> Values:
@@ -71,7 +76,7 @@ def _grow_scores(a: Values) -> Values:
     )
     if a["criterion"] == "random":
         known = Known(uniform=Chance(a["seed"], a["step"]).scores(a["matrix"], positions, USE_GROW))
-    return {"scores": GROW[a["criterion"]](known)}
+    return {"scores": _finite(GROW[a["criterion"]](known))}
 
 
 def _adapt_scores(a: Values) -> Values:
@@ -81,7 +86,7 @@ def _adapt_scores(a: Values) -> Values:
     known = Known(weight=a["weight"], gradient=a["gradient"], inputs=inputs)
     if a["criterion"] == "random":
         known = Known(uniform=Chance(a["seed"], a["step"]).scores(a["matrix"], positions, a["use"]))
-    return {"scores": ADAPT[a["criterion"]](known)}
+    return {"scores": _finite(ADAPT[a["criterion"]](known))}
 
 
 def _pools(a: Values) -> Values:
@@ -108,6 +113,7 @@ def _budgets(a: Values) -> Values:
 
 def _fraction(a: Values) -> Values:
     chosen = Rule(drop_schedule=a["drop_schedule"], first_event=a["first_event"], evolve_until=a["evolve_until"])
+    settings_of("seft", drop_fraction=a["drop_fraction"])
     step = a["step"]
     # a period that puts the first event at the step, or before it
     every = step if a["first"] else 1

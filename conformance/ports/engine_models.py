@@ -14,6 +14,7 @@ from seft_ref.settings import TrainSettings, settings_of
 from seft_ref.topology import flat, from_flat
 from seft_ref.train import finish, initial_state, step_batches, train
 from seft_ref.update.delta import Base
+from seft_ref.update.optimizers import OPTIMIZERS
 from seft_ref.weights import Weights, assemble
 
 Values = dict[str, Any]
@@ -64,6 +65,7 @@ def _prune(a: Values) -> Values:
     return {"kept": {name: np.flatnonzero(np.asarray(mask)).astype(np.int64) for name, mask in masks}}
 
 
+_OPTIMIZERS_OWN = ("beta1", "beta2", "eps", "momentum", "weight_decay")
 _NAMES = {"start": "initial_positions", "warmup": "warmup_steps", "schedule": "lr_schedule"}
 
 
@@ -73,6 +75,8 @@ def settings_of_case(given: Values) -> TrainSettings:
     told |= {key: _choice(key, value) for key, value in (given.get("rule") or {}).items()}
     if told.get("pattern") is not None:
         told["pattern"] = tuple(int(n) for n in told["pattern"])
+    has = OPTIMIZERS[told.get("optimizer", "adamw")].__dataclass_fields__
+    told = {key: value for key, value in told.items() if key not in _OPTIMIZERS_OWN or key in has}
     return settings_of(given.get("preset") or "seft", batch=given["rows"] // given["micro_batches"], **told)
 
 

@@ -109,7 +109,7 @@ def final_adapt(
 ) -> list[Event]:
     """Return the pass after the last step: prune to the budget by support, nothing exempt (EVT-004)."""
     last = replace(rule, counts="support", exempt="none") if rule.scope != "group" else rule
-    pools = [list(parts)] if rule.scope == "model" else [[part] for part in parts]
+    pools = [list(parts)] if rule.scope == "model" and parts else [[part] for part in parts]
     events = []
     for pool in pools:
         still = []
