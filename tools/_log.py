@@ -227,9 +227,9 @@ class _Reader:
         value = record.get(key)
         if value is None and default is not None:
             return default
-        if isinstance(value, int | float) and type(value) is not bool and abs(value) <= LARGEST:
-            return value
-        self._refuse(f"{key} is {'missing' if key not in record else 'not a finite number'}")
+        if not isinstance(value, int | float) or type(value) is bool or not abs(value) <= LARGEST:
+            self._refuse(f"{key} is {'missing' if key not in record else 'not a finite number'}")
+        return value
 
     def _refuse(self, why: str) -> NoReturn:
         raise LogError(f"{self.path}, line {self.number}: {why}") from None
