@@ -287,7 +287,7 @@ def _power(value: float) -> str:
 
 
 def _map(axes: Any, log: Log, title: str, value: Callable[[str, Sequence[Event]], float], unit: str) -> None:
-    """A cell for each matrix, rows of projections and columns of blocks; values of both signs get colours of two ends."""
+    """A cell for each matrix, rows of projections and columns of blocks; both signs get colours of two ends."""
     places = {place(name): name for name in log.matrices}
     cells = {(role, block): value(name, log.events) for (role, block), name in places.items() if block is not None}
     roles = sorted({role for role, _ in cells}, key=lambda r: (PROJECTIONS.index(r) if r in PROJECTIONS else 9, r))
