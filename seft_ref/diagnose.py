@@ -81,8 +81,8 @@ class Watch:
                 step,
                 "denser-at-end",
                 f"the run ends with {stored:,} stored weights, {stored - self.budget:,} more than the "
-                f"{self.budget:,} at load. Likely cause: the rule never prunes (adapts never, as in spiel-ag, "
-                "spiel-ma, rigl and set). Compare it with other results at its own density only, or "
+                f"{self.budget:,} at load. Likely cause: the rule never prunes (adapts never, as in spiel-ag "
+                "and spiel-ma). Compare it with other results at its own density only, or "
                 "set adapts to always or end.",
             )
         ]

@@ -239,7 +239,10 @@ def _first_step_evidence(view: View, rule: Rule) -> Evidence:
     for values in (window.gradient, window.square):
         refuse_infinite(values)
     steps = window.settled_steps
-    mean, square = (x if steps == 1 else x / steps for x in (window.gradient, window.square))
+    total, squares = window.gradient, window.square
+    assert total is not None
+    assert squares is not None
+    mean, square = (total, squares) if steps == 1 else (total / steps, squares / steps)
     scores = GROW[rule.grow](Known(gradient=mean, square=square))
 
     def at(positions: Array, values: Array) -> Array:

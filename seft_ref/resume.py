@@ -111,7 +111,7 @@ def load_state(
                 held["delta_budgets"][name],
                 nothing,
                 values[:0],
-                formats.flat(reader[f"{name}.lost"]) if f"{name}.lost" in reader else nothing,
+                _positions(reader, f"{name}.lost") if f"{name}.lost" in reader else nothing,
                 dense("row_budget") if by_row else None,
                 dense("row_delta_budget") if by_row else None,
             )
@@ -127,6 +127,8 @@ def _window_parts(window: AnyWindow) -> tuple[dict[str, formats.Tensor], dict[st
     if isinstance(window, FirstStepWindow):
         assert window.positions is not None
         assert window.candidates is not None
+        assert window.gradient is not None
+        assert window.square is not None
         where = from_flat(window.first.shape, window.positions)
         tensors["gradient"] = _sparse(where, window.gradient)
         tensors["square"] = _sparse(where, window.square)
@@ -144,7 +146,7 @@ def _window_of(name: str, reader: Any, counts: Mapping[str, Any], target: Target
     if rule.candidates == "first-step":
         where, gradient = topology_and_values(name, reader[f"{name}.window.gradient"])
         _, square = topology_and_values(name, reader[f"{name}.window.square"])
-        candidates = formats.flat(reader[f"{name}.window.candidates"])
+        candidates = _positions(reader, f"{name}.window.candidates")
         support = union(flat(target.base.topology), flat(target.delta.topology))
         return FirstStepWindow(
             target.delta_budget,
@@ -156,7 +158,7 @@ def _window_of(name: str, reader: Any, counts: Mapping[str, Any], target: Target
             gradient=gradient,
             square=square,
         )
-    sums = {
+    sums: dict[str, Any] = {
         part: with_values_in(name, reader[f"{name}.window.{part}"]).values
         for part in ("gradient", "absolute", "square", "input_squares")
         if f"{name}.window.{part}" in reader
@@ -184,3 +186,11 @@ def _sparse(topology: Topology, values: NumpyArray) -> formats.Sparse:
 
 def _mask(shape: tuple[int, int], positions: NumpyArray) -> formats.Mask:
     return formats.from_flat(shape, positions)
+
+
+def _positions(reader: Any, name: str) -> NumpyArray:
+    """Return the flat positions of a mask."""
+    tensor = reader[name]
+    if not isinstance(tensor, formats.Mask):
+        raise CheckpointError("CKP-007", f"{name} is not a mask; the training state is damaged")
+    return formats.flat(tensor)

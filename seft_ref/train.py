@@ -284,7 +284,7 @@ def _part(target: Target, seen: Any, matrix: int, settings: TrainSettings) -> Pa
     by_row = settings.rule.scope == "row"
     budget = target.row_budget if by_row else target.budget
     delta_budget = target.row_delta_budget if by_row else target.delta_budget
-    return Part(target.base, target.delta, seen, budget, delta_budget, matrix)  # type: ignore[arg-type]
+    return Part(target.base, target.delta, seen, budget, delta_budget, matrix)
 
 
 def _after(target: Target, event: Event) -> Target:

@@ -126,6 +126,7 @@ class Window:
             if latest is not None:
                 term = _term(name, latest)
                 total = term if total is None else total + term
+            assert total is not None, "the window holds no step"
             found[name] = total if self.steps == 1 else total / self.steps
         return Known(**found)
 

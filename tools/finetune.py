@@ -6,29 +6,25 @@ While it runs, the training state is kept in OUT_DIR.state; --resume continues f
 import hashlib
 import json
 import time
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
 import _cli
 import numpy as np
 import typer
+from _settings import changes_of
+from _write_log import LogWriter
 
 from formats.index import is_sparse
-from seft_ref import (
-    TrainSettings,
-    finish,
-    initial_state,
-    load_model,
-    read_tokens,
-    save_model,
-    step_batches,
-    train,
-)
-from seft_ref.checkpoint import Origin, identity, load_state, save_state, settings_text
+from seft_ref import finish, initial_state, load_model, read_tokens, save_model, step_batches, train
+from seft_ref.checkpoint import identity
+from seft_ref.diagnose import Finding, Watch
 from seft_ref.kernels import cpu
-from seft_ref.update.grow import GrowScope
-from seft_ref.update.optimizers import AdamW
+from seft_ref.prune.keep import parse_pattern
+from seft_ref.resume import Origin, load_state, save_state, settings_text
+from seft_ref.settings import settings_of
+from seft_ref.train import StepRecord
+from seft_ref.update.presets import PRESETS
 
 
 def main(
@@ -38,30 +34,58 @@ def main(
         typer.Argument(metavar="OUT_DIR", help="Where the fine-tuned sparse checkpoint goes; must not exist."),
     ],
     text: Annotated[Path, typer.Option(help="UTF-8 text to train on.")],
-    preset: Annotated[str, typer.Option(help="Update rule: seft, active-only, no-adapt or static.")] = "seft",
-    steps: Annotated[int, typer.Option(min=1, help="Optimizer steps.")] = 80,
-    batch: Annotated[int, typer.Option(min=1, help="Rows of a micro-batch.")] = 4,
-    micro_batches: Annotated[int, typer.Option(min=1, help="Micro-batches of a step.")] = 1,
-    length: Annotated[int, typer.Option(min=2, help="Tokens of a row.")] = 128,
-    density: Annotated[float, typer.Option(help="Trained positions, as a fraction of each matrix.")] = 0.02,
-    evolve_every: Annotated[int, typer.Option(min=1, help="Steps between events.")] = 20,
-    drop_fraction: Annotated[float, typer.Option(help="Fraction of slots dropped at an event, annealed to 0.")] = 0.2,
-    gradient_window: Annotated[int, typer.Option(min=1, help="Steps whose gradients an event averages.")] = 1,
+    preset: Annotated[str, typer.Option(help=f"Update rule: {', '.join(PRESETS)}.")] = "seft",
+    change: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="Any choice or setting of chapters 8 to 10, e.g. --set grow=curvature --set scope=row. Repeatable.",
+        ),
+    ] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Optimizer steps [80].")] = None,
+    batch: Annotated[int | None, typer.Option(min=1, help="Rows of a micro-batch [4].")] = None,
+    micro_batches: Annotated[int | None, typer.Option(min=1, help="Micro-batches of a step [1].")] = None,
+    length: Annotated[int | None, typer.Option(min=2, help="Tokens of a row [128].")] = None,
+    density: Annotated[
+        float | None, typer.Option(help="Trained positions, as a fraction of each matrix [0.02, or the preset's].")
+    ] = None,
+    evolve_every: Annotated[int | None, typer.Option(min=1, help="Steps between events [20, or the preset's].")] = None,
+    drop_fraction: Annotated[
+        float | None, typer.Option(help="Fraction of slots dropped at an event [0.2, or the preset's].")
+    ] = None,
+    gradient_window: Annotated[
+        int | None, typer.Option(help="Steps whose gradients an event averages [1, or the preset's].")
+    ] = None,
     initial_positions: Annotated[
-        str, typer.Option(help="Where slots start: gradient (largest) or random.")
-    ] = "gradient",
-    lr: Annotated[float, typer.Option(help="Learning rate.")] = 1e-3,
-    warmup_steps: Annotated[int, typer.Option(min=0, help="Steps over which the learning rate rises.")] = 0,
-    lr_schedule: Annotated[str, typer.Option(help="constant, linear or cosine.")] = "constant",
-    weight_decay: Annotated[float, typer.Option(help="Decoupled decay of the delta towards the base.")] = 0.0,
-    max_norm: Annotated[float, typer.Option(help="Clip the delta gradient to this norm; 0 for never.")] = 1.0,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of positions and of the order of text.")] = 0,
+        str | None, typer.Option(help="Where slots start: gradient, random or magnitude [gradient, or the preset's].")
+    ] = None,
+    optimizer: Annotated[
+        str | None, typer.Option(help="adamw, spiel-adamw, sgd or sm3 [adamw, or the preset's].")
+    ] = None,
+    lr: Annotated[float | None, typer.Option(help="Learning rate [0.001].")] = None,
+    warmup_steps: Annotated[
+        int | None, typer.Option(min=0, help="Steps over which the learning rate rises [0].")
+    ] = None,
+    lr_schedule: Annotated[str | None, typer.Option(help="constant, linear or cosine [constant].")] = None,
+    weight_decay: Annotated[
+        float | None, typer.Option(help="Decoupled decay of the delta towards the base [0].")
+    ] = None,
+    max_norm: Annotated[
+        float | None, typer.Option(help="Clip the delta gradient to this norm; 0 for never [1, or the preset's].")
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="Seed of positions, random scores and the order of text [0].")
+    ] = None,
     dtype: Annotated[
         str | None, typer.Option(help="Compute in float32 or float64; default: as stored, 16-bit as float32.")
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue from OUT_DIR.state.")] = False,
     save_every: Annotated[int, typer.Option(min=1, help="Steps between saves of the state.")] = 20,
     stop_after: Annotated[int | None, typer.Option(min=1, help="Stop after this step and keep the state.")] = None,
+    log: Annotated[
+        Path | None, typer.Option(help="Append every step, event and warning there as JSON lines (TRN-010).")
+    ] = None,
     json_file: Annotated[
         Path | None, typer.Option("--json", help="Write settings, every step and the totals there.")
     ] = None,
@@ -75,25 +99,25 @@ def main(
     state_file = destination.with_name(destination.name + ".state")
     if state_file.exists() and not resume:
         raise _cli.Refused(f"{state_file} holds an unfinished run; continue it with --resume or remove it")
-    settings = TrainSettings(
-        preset=preset,
-        grow_scope=_grow_scope(folder),
-        steps=steps,
-        batch=batch,
-        micro_batches=micro_batches,
-        length=length,
-        density=density,
-        evolve_every=evolve_every,
-        drop_fraction=drop_fraction,
-        gradient_window=gradient_window,
-        initial_positions=initial_positions,  # type: ignore[arg-type]
-        lr=lr,
-        warmup_steps=warmup_steps,
-        lr_schedule=lr_schedule,  # type: ignore[arg-type]
-        optimizer=AdamW(weight_decay=weight_decay),
-        max_norm=max_norm,
-        seed=seed,
-    )
+    options = {
+        "steps": steps,
+        "batch": batch,
+        "micro_batches": micro_batches,
+        "length": length,
+        "density": density,
+        "evolve_every": evolve_every,
+        "drop_fraction": drop_fraction,
+        "gradient_window": gradient_window,
+        "initial_positions": initial_positions,
+        "optimizer": optimizer,
+        "lr": lr,
+        "warmup_steps": warmup_steps,
+        "lr_schedule": lr_schedule,
+        "weight_decay": weight_decay,
+        "max_norm": max_norm,
+        "seed": seed,
+    }
+    settings = settings_of(preset, pattern=_pattern(folder), **changes_of(options, change or []))
     tokens = read_tokens(text, folder)
     whose = Origin(identity(folder), hashlib.sha256(np.asarray(tokens, dtype="<i8").tobytes()).hexdigest())
     model = load_model(folder, cpu, dtype)
@@ -105,14 +129,24 @@ def main(
     stored = model.stored()
     del model.bases, model.weights  # the state holds what is still needed
 
-    last = min(stop_after or steps, steps)
+    last = min(stop_after or settings.steps, settings.steps)
+    writer = LogWriter(log)
+    if state.step < last or not resume:
+        writer.run(settings.described(), state.targets)
+    watch = Watch(stored)
     records: list[dict[str, Any]] = []
     started = time.perf_counter()
     with _cli.progress("fine-tuning", max(last - state.step, 0)) as advance:
         run = train(state, settings, model.config, tokens, cpu) if state.step < last else ()
         for state, record in run:
             now = time.perf_counter()
-            records.append(asdict(record) | {"seconds": now - started})
+            records.append(_told(record) | {"seconds": now - started})
+            fraction = settings.timetable().fraction(state.step) if record.event else None
+            writer.step(record, now - started, fraction)
+            findings = watch.add_step(record.step, record.loss)
+            if record.event:
+                findings = [*findings, *watch.add_event(record.step, record.event["support"])]
+            _warn(findings, writer)
             started = now
             advance(f"loss {record.loss:.3f}")
             if state.step == last or state.step % save_every == 0:
@@ -127,24 +161,39 @@ def main(
         "median_seconds_a_step": seconds[len(seconds) // 2] if seconds else None,
         "records": records,
     }
-    if state.step < steps:
+    if state.step < settings.steps:
         _cli.write_json(json_file, totals | {"peak_memory_bytes": _cli.peak_memory_bytes()})
-        _cli.out.print(f"stopped after step {state.step} of {steps}; continue with --resume")
+        _cli.out.print(f"stopped after step {state.step} of {settings.steps}; continue with --resume")
         return
     final = finish(state, settings, model.config, tokens, cpu)
     kept = sum(topology.nnz for topology, _ in final.values())
     save_model(folder, destination, final, {"seft.settings": settings_text(settings)})
+    _warn(watch.end(state.step, kept), writer)
+    writer.end(state.step, kept, stored)
     state_file.unlink(missing_ok=True)
     _cli.write_json(json_file, totals | {"stored_weights": kept, "peak_memory_bytes": _cli.peak_memory_bytes()})
-    _cli.out.print(f"{destination}: {kept} stored weights ({stored} at load), {steps} steps")
+    _cli.out.print(f"{destination}: {kept} stored weights ({stored} at load), {settings.steps} steps")
 
 
-def _grow_scope(folder: Path) -> GrowScope | None:
-    """Return "active" for a base with an N:M pattern, which growth elsewhere would break (EVT-007)."""
+def _told(record: StepRecord) -> dict[str, Any]:
+    """Return a step and the sums of its event as JSON."""
+    return {name: getattr(record, name) for name in ("step", "loss", "lr", "gradient_norm", "event")}
+
+
+def _warn(findings: list[Finding], writer: LogWriter) -> None:
+    """Show warnings and log them (TRN-011)."""
+    for finding in findings:
+        _cli.console.print(f"warning: {finding.name} at step {finding.step}: {finding.message}", highlight=False)
+        writer.warning(finding.step, finding.name, finding.message)
+
+
+def _pattern(folder: Path) -> tuple[int, int] | None:
+    """Return the N:M pattern that a base was pruned to, of which events keep track (EVT-007)."""
     record = folder / "pruning.json"
-    if record.is_file() and json.loads(record.read_text(encoding="utf-8")).get("pattern"):
-        return "active"
-    return None
+    if not record.is_file():
+        return None
+    pattern = json.loads(record.read_text(encoding="utf-8")).get("pattern")
+    return parse_pattern(pattern) if pattern else None
 
 
 if __name__ == "__main__":

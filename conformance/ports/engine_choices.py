@@ -36,7 +36,7 @@ def _ints(values: Any) -> np.ndarray[Any, Any]:
 
 def choices_of(given: Mapping[str, Any]) -> dict[str, Any]:
     """Return choices as the engine takes them: the kit writes true and false as 1 and 0, patterns as lists."""
-    found = {key: bool(value) if key in _BOOLEAN else value for key, value in given.items()}
+    found: dict[str, Any] = {key: bool(value) if key in _BOOLEAN else value for key, value in given.items()}
     if found.get("pattern") is not None:
         found["pattern"] = tuple(int(n) for n in found["pattern"])
     return found

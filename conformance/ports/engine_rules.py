@@ -168,8 +168,8 @@ def _adamw(a: Values) -> Values:
     delta = Delta(slots, a["values"], kept)
     hyper = {k: a[k] for k in ("beta1", "beta2", "eps", "weight_decay") if a[k] is not None}
     new = AdamW(**hyper).step(delta, a["gradient"], a["lr"])
-    kept = new.kept
-    return {"values": new.values, "m": kept["first_moment"], "v": kept["second_moment"], "age": kept["age"]}
+    named = {"m": "first_moment", "v": "second_moment", "age": "age"}
+    return {"values": new.values} | {short: new.kept[name] for short, name in named.items()}
 
 
 def _odd(a: Values, *names: str) -> list[Any]:

@@ -53,11 +53,13 @@ def _abs(x: Array) -> Array:
 
 def _curvature(k: Known) -> Array:
     # GROW-004: a dead input has no gradient either
-    xp = array_namespace(k.gradient)
-    dead = k.inputs == 0
-    return xp.where(
-        dead, xp.zeros_like(k.gradient), (k.gradient * k.gradient) / (k.inputs + xp.astype(dead, k.inputs.dtype))
-    )
+    gradient, inputs = k.gradient, k.inputs
+    assert gradient is not None
+    assert inputs is not None
+    xp = array_namespace(gradient)
+    dead = inputs == 0
+    below = xp.where(dead, xp.ones_like(inputs), inputs)
+    return xp.where(dead, xp.zeros_like(gradient), (gradient * gradient) / below)
 
 
 DROP: dict[str, Score] = {  # DROP-003

@@ -95,7 +95,7 @@ def evolve(
     for part in parts:
         _check_finite(part.evidence)
     if rule.scope == "model":
-        return _evolve(parts, n_drop, rule, chance, pattern, seeds)  # type: ignore[arg-type]
+        return _evolve(parts, n_drop, rule, chance, pattern, seeds)
     counts = list(n_drop) if isinstance(n_drop, Sequence) else [n_drop] * len(parts)
     return [_evolve([part], drops, rule, chance, pattern, seeds)[0] for part, drops in zip(parts, counts, strict=True)]
 
@@ -134,7 +134,7 @@ def _evolve(
     slots = [flat(part.delta.topology) for part in parts]
     if rule.candidates == "first-step":
         # GROW-006
-        n_drop = min(int(n_drop), parts[0].evidence.candidates.shape[0])  # type: ignore[arg-type]
+        n_drop = min(int(n_drop), parts[0].evidence.candidates.shape[0])
     scores = [_drop_scores(part, at, rule, chance) for part, at in zip(parts, slots, strict=True)]
     found, drop_boundary = _chosen(smallest_selection, scores, slots, parts, n_drop, rule)
     dropped = [array_namespace(at).take(at, chosen) for at, chosen in zip(slots, found, strict=True)]
@@ -207,7 +207,7 @@ def _growth(
     most the candidates (GROW-002).
     """
     if rule.scope != "row":
-        want = int(n_drop) + sum(int(p.delta_budget) for p in parts) - sum(s.shape[0] for s in slots)  # type: ignore[arg-type]
+        want = int(n_drop) + sum(int(p.delta_budget) for p in parts) - sum(s.shape[0] for s in slots)
         return min(max(want, 0), sum(c.positions.shape[0] for c in open_to))
     (part,), (at,), (candidates,) = parts, slots, open_to
     xp = array_namespace(at)
@@ -303,7 +303,7 @@ def _excess(
     xp = array_namespace(*positions)
     if rule.scope in ("row", "group"):
         return _excess_in_pools(moved[0], counted[0], positions[0], weights[0], rule, chance, pattern, use)
-    excess = sum(c.shape[0] for c in counted) - sum(int(m.part.budget) for m in moved)  # type: ignore[arg-type]
+    excess = sum(c.shape[0] for c in counted) - sum(int(m.part.budget) for m in moved)
     if excess <= 0:
         return [p[:0] for p in positions], None
     scores = [_adapt_scores(m, p, w, rule, chance, use) for m, p, w in zip(moved, positions, weights, strict=True)]
