@@ -77,7 +77,7 @@ def markdown(report: Report) -> str:
         f"```\n{report.command}\n```",
         *map(prose, _head(report)),
         prose(experiment.question),
-        f"![{report.name}: perplexity of every run, and loss over the steps]({report.name}.svg)",
+        f"![{report.name}: perplexity of every run, differences, and the steps]({report.name}.svg)",
         "## Results",
         _results(report),
         prose(NOTE_RESULTS),
@@ -218,7 +218,7 @@ def _sentence(label: str, reference: str, of: Estimate) -> str:
     if not of.excludes_zero:
         return f"{start} The interval includes 0: these runs do not tell the two apart."
     word = "higher, that is worse," if of.mean > 0 else "lower, that is better,"
-    return f"{start} The interval excludes 0: in these runs {label} was {word} than {reference}."
+    return f"{start} The interval excludes 0: in these runs {label} ended {word} than {reference} on average."
 
 
 def _settings(report: Report) -> list[str]:

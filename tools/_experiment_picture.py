@@ -1,6 +1,6 @@
 """The picture of an experiment: every run as a point, means with intervals, loss over the steps, and density."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -8,6 +8,7 @@ from typing import Any
 import _cli
 from _experiment_page import Report, perplexity
 from _experiment_statistics import estimate
+from _experiment_table import Row
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 PLAIN = {
@@ -40,17 +41,12 @@ def draw(report: Report, path: Path) -> None:
     mpl = library()
     from matplotlib import pyplot as plt
 
-    n = 4 if report.experiment.shows_density else 3
     with mpl.rc_context(PLAIN):
-        figure, axes = plt.subplots(2, 2, figsize=(9, 6), layout="constrained")
-        points, losses, apart, density = axes.flat
+        figure, ((points, losses), (apart, last)) = plt.subplots(2, 2, figsize=(9, 6), layout="constrained")
         _points(points, report)
-        _losses(losses, apart, report)
-        if n == 4:
-            _density(density, report)
-        else:
-            density.axis("off")
-            density.legend(*losses.get_legend_handles_labels(), loc="center", frameon=False)
+        _differences(apart, report)
+        _losses(losses, report)
+        (_density if report.experiment.shows_density else _losses_apart)(last, report)
         temporary = path.with_name(path.name + ".tmp")
         figure.savefig(temporary, format="svg", metadata={"Date": None, "Creator": None})
         plt.close(figure)
@@ -66,29 +62,59 @@ def _points(axes: Any, report: Report) -> None:
     for seed in values[0]:
         axes.plot([v[seed] for v in values], range(len(rows)), color="#cccccc", linewidth=0.7, zorder=1)
     for at, (row, of_row) in enumerate(zip(rows, values, strict=True)):
-        colour = _colour(report, row.arm)
-        axes.scatter([*of_row.values()], [at] * len(of_row), s=14, color=colour, alpha=0.6, zorder=2)
-        mean = estimate([*of_row.values()])
-        axes.errorbar(mean.mean, at, xerr=mean.half_width, fmt="D", color=colour, markersize=5, capsize=4, zorder=3)
-    axes.set_yticks(range(len(rows)), [row.label.replace(", ", ",\n") for row in rows])
-    axes.set_ylim(len(rows) - 0.5, -0.5)
+        _row(axes, at, [*of_row.values()], _colour(report, row.arm))
+    _name_rows(axes, rows)
     axes.set_xlabel("perplexity: runs (a grey line a seed), mean, 95 % interval")
 
 
-def _losses(axes: Any, apart: Any, report: Report) -> None:
-    reference: list[float] = []
-    for arm, runs in report.runs.items():
-        mean = [fmean(step) for step in zip(*(run["losses"] for run in runs.values()), strict=True)]
-        reference = reference or mean
-        steps, colour = range(1, len(mean) + 1), _colour(report, arm)
-        axes.plot(steps, mean, color=colour, linewidth=1, label=_label(report, arm))
-        apart.plot(steps, [a - b for a, b in zip(mean, reference, strict=True)], color=colour, linewidth=1)
+def _differences(axes: Any, report: Report) -> None:
+    reference, *others = report.rows()
+    at_reference = report.values(reference, perplexity)
+    for at, row in enumerate(others):
+        values = [value - at_reference[seed] for seed, value in report.values(row, perplexity).items()]
+        _row(axes, at, values, _colour(report, row.arm))
+    axes.axvline(0, color="#888888", linewidth=0.7, linestyle=":")
+    _name_rows(axes, others)
+    axes.set_xlabel(f"the same less {reference.label} of the same seed")
+
+
+def _row(axes: Any, at: int, values: Sequence[float], colour: str) -> None:
+    """Draw values as points on one height, their mean and its interval."""
+    mean = estimate(values)
+    axes.scatter(values, [at] * len(values), s=14, color=colour, alpha=0.6, zorder=2)
+    axes.errorbar(mean.mean, at, xerr=mean.half_width, fmt="D", color=colour, markersize=5, capsize=4, zorder=3)
+
+
+def _name_rows(axes: Any, rows: Sequence[Row]) -> None:
+    axes.set_yticks(range(len(rows)), [row.label.replace(", ", ",\n") for row in rows])
+    axes.set_ylim(max(len(rows), 1) - 0.5, -0.5)
+
+
+def _mean_losses(report: Report) -> dict[str, list[float]]:
+    """Return the loss of every step, mean over seeds, by arm."""
+    return {
+        arm: [fmean(step) for step in zip(*(run["losses"] for run in runs.values()), strict=True)]
+        for arm, runs in report.runs.items()
+    }
+
+
+def _losses(axes: Any, report: Report) -> None:
+    for arm, mean in _mean_losses(report).items():
+        steps, colour, label = range(1, len(mean) + 1), _colour(report, arm), _label(report, arm)
+        axes.plot(steps, mean, color=colour, linewidth=1, label=label)
     axes.set_xlabel("step")
     axes.set_ylabel("training loss, mean over seeds")
-    apart.set_xlabel("step")
-    apart.set_ylabel(f"the same less that of {_label(report, next(iter(report.runs)))}")
-    if report.experiment.shows_density:
-        axes.legend(frameon=False)
+    axes.legend(frameon=False)
+
+
+def _losses_apart(axes: Any, report: Report) -> None:
+    losses = _mean_losses(report)
+    reference = next(iter(losses))
+    for arm, mean in losses.items():
+        values = [loss - of for loss, of in zip(mean, losses[reference], strict=True)]
+        axes.plot(range(1, len(mean) + 1), values, color=_colour(report, arm), linewidth=1)
+    axes.set_xlabel("step")
+    axes.set_ylabel(f"training loss less that of {_label(report, reference)}")
 
 
 def _density(axes: Any, report: Report) -> None:
@@ -98,7 +124,7 @@ def _density(axes: Any, report: Report) -> None:
             axes.plot(steps, supports, color=_colour(report, arm), linewidth=1, drawstyle="steps-post", alpha=0.7)
     axes.axhline(1, color="#888888", linewidth=0.7, linestyle=":")
     axes.set_xlabel("step")
-    axes.set_ylabel("stored weights / those at load, every run")
+    axes.set_ylabel("stored weights / at load, every run")
 
 
 def _supports(run: Mapping[str, Any]) -> tuple[list[int], list[float]]:
