@@ -1,0 +1,118 @@
+"""The experiments: which arms each compares, as data. A new experiment is a new entry here and nothing else.
+
+An arm is a set of choices on top of the settings given on the command line; it bears one name in all experiments,
+so that its runs are shared.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import seft_ref.train as engine
+from seft_ref import TrainSettings
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One line of a result table: an arm, looked at after its end or just before its last adapt pass."""
+
+    label: str
+    arm: str
+    before_last_pass: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Experiment:
+    """A question and the rows that are compared with the first one."""
+
+    title: str
+    question: str
+    expected: str
+    """what could be read about the paper leads one to expect, and no more"""
+    rows: tuple[Row, ...]
+    shows_density: bool = False
+    """whether the picture follows the number of stored weights"""
+
+    def arms(self) -> tuple[str, ...]:
+        """Return the arms, each once."""
+        return tuple(dict.fromkeys(row.arm for row in self.rows))
+
+
+ARMS: dict[str, dict[str, Any]] = {
+    "seft": {"preset": "seft"},
+    "active-only": {"preset": "active-only"},
+    "static": {"preset": "static"},
+    "no-adapt": {"preset": "no-adapt"},
+    "mean-5": {"preset": "seft", "gradient_window": 5},
+    "absolute-5": {"preset": "seft", "grow": "absolute", "gradient_window": 5},
+    "random-start": {"preset": "seft", "initial_positions": "random"},
+}
+
+EXPERIMENTS: dict[str, Experiment] = {
+    "mask-ablation": Experiment(
+        "May pruned weights come back?",
+        """`seft` grows anywhere, pruned positions included. `active-only` differs in one choice: it grows among stored
+        weights only, so that the mask never changes. `static` has no events at all and is the floor.""",
+        """A summary of the paper reports an ablation (Table 7) in which allowing updates at pruned positions was better
+        than not allowing them, on other models and tasks. If that carries over, `active-only` ends with a higher
+        perplexity than `seft`. About a fixed set of slots (`static`) nothing that could be read says anything.""",
+        (Row("seft", "seft"), Row("active-only", "active-only"), Row("static", "static")),
+    ),
+    "drift-control": Experiment(
+        "Does the model stay as sparse as it was, and what does that cost?",
+        """`seft` adapts at every event: it prunes what exceeds the stored weights at load. `no-adapt` differs in one
+        choice: it prunes once, after the last step. It is evaluated before that pass, when it is denser than it may be,
+        and after it.""",
+        """The paper's abstract gives adaptation the purpose of keeping the target sparsity. So the support of
+        `no-adapt` should exceed the stored weights at load during the run, and that of `seft` never. What adaptation
+        costs in quality nothing that could be read says for a model of this size.""",
+        (
+            Row("seft", "seft"),
+            Row("no-adapt, after the last pass", "no-adapt"),
+            Row("no-adapt, before the last pass", "no-adapt", before_last_pass=True),
+        ),
+        shows_density=True,
+    ),
+    "gradient-reliability": Experiment(
+        "Is the gradient of one step good enough to grow by?",
+        """`instantaneous` is `seft`: an event looks at the gradient of its own step. `mean of 5` looks at the mean over
+        the last five steps, for growth and for adaptation. `sum of abs of 5` adapts as that one does and grows where
+        the sum of |g| over five steps is largest.""",
+        """The summaries do not say which gradient the paper uses; a reviewer asks. SpIEL, which SEFT descends from,
+        adds gradients up over some steps. Nothing that could be read says which of them is better.""",
+        (
+            Row("instantaneous", "seft"),
+            Row("mean of 5", "mean-5"),
+            Row("sum of abs of 5", "absolute-5"),
+        ),
+    ),
+    "start-positions": Experiment(
+        "Where should slots start?",
+        """`gradient` is `seft`: slots start at the stored weights whose gradient is largest on the data of the first
+        step, which costs one backward pass. `random` draws them from the stored weights.""",
+        """Nothing that could be read says where the slots start (SPEC.md, D15). One run each, in
+        docs/start-positions.md, ended lower with `gradient`.""",
+        (Row("gradient", "seft"), Row("random", "random-start")),
+    ),
+}
+
+
+def settings_of(preset: str, **choices: Any) -> TrainSettings:
+    """Return the settings of a preset with choices beside it (EVT-011)."""
+    make = getattr(engine, "settings_of", None)  # an engine without it has only the settings of TrainSettings
+    return make(preset, **choices) if make else TrainSettings(preset=preset, **choices)
+
+
+def settings_for(arm: str, given: Mapping[str, Any], seed: int) -> TrainSettings | None:
+    """Return the settings of an arm: its choices replace those given for all; None if the engine lacks one of them.
+
+    Raises:
+        SeftError: for choices that the engine refuses.
+    """
+    choices = {**given, **ARMS[arm], "seed": seed}
+    try:
+        return settings_of(**choices)
+    except TypeError as error:
+        if "unexpected keyword argument" not in str(error):
+            raise
+        return None
