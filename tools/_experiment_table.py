@@ -97,12 +97,6 @@ EXPERIMENTS: dict[str, Experiment] = {
 }
 
 
-def settings_of(preset: str, **choices: Any) -> TrainSettings:
-    """Return the settings of a preset with choices beside it (EVT-011)."""
-    make = getattr(engine, "settings_of", None)  # an engine without it has only the settings of TrainSettings
-    return make(preset, **choices) if make else TrainSettings(preset=preset, **choices)
-
-
 def settings_for(arm: str, given: Mapping[str, Any], seed: int) -> TrainSettings | None:
     """Return the settings of an arm: its choices replace those given for all; None if the engine lacks one of them.
 
