@@ -2,36 +2,22 @@
 
 from typing import Any
 
-import numpy as np
-
-from conformance.gen.models import tensors_of
-from conformance.gen.numbers import Area, Array, Numbers, ids, reals
+from conformance.gen.numbers import Area, Numbers, ids, reals
+from conformance.gen.tiny import CONFIG, world
 from conformance.gen.train import GAP
-from conformance.oracle import choices, prune, train
-from conformance.oracle.model import Config, targets
+from conformance.oracle import choices, train
+from conformance.oracle.model import Config
 
-_CONFIG: Config = {
-    "model_type": "llama",
-    "vocab_size": 7,
-    "hidden_size": 4,
-    "intermediate_size": 6,
-    "num_hidden_layers": 1,
-    "num_attention_heads": 2,
-    "num_key_value_heads": 1,
-    "max_position_embeddings": 16,
-    "rms_norm_eps": 1e-5,
-    "rope_theta": 100.0,
-}
 _SETTINGS: dict[str, Any] = {
     "start": "random",
     "initial_scope": "active",
     "budget_by": "numel",
     "optimizer": "adamw",
     "momentum": 0.9,
-    "steps": 9,
+    "steps": 7,
     "rows": 4,
     "micro_batches": 2,
-    "length": 6,
+    "length": 5,
     "density": 0.25,
     "evolve_every": 3,
     "drop_fraction": 0.6,
@@ -43,11 +29,19 @@ _SETTINGS: dict[str, Any] = {
     "weight_decay": 0.0,
 }
 _SPIEL = {"start": "random", "initial_scope": "anywhere", "max_norm": 0.0, "evolve_every": 4, "gradient_window": 2}
-_SGD = {"start": "magnitude", "budget_by": "nnz", "density": 1.0, "optimizer": "sgd", "drop_fraction": 0.3}
+_SGD = {
+    "start": "magnitude",
+    "budget_by": "nnz",
+    "density": 1.0,
+    "optimizer": "sgd",
+    "drop_fraction": 0.9,
+    "evolve_every": 2,
+}
+_SET = _SGD | {"drop_fraction": 0.3, "evolve_every": 3}
 _RUNS: tuple[tuple[str, dict[str, Any], dict[str, Any], str, str], ...] = (
     ("literal", {}, {}, "EVT-011 ADPT-006 EVT-004", "zeros counted, at events or not after the last step"),
-    ("unprotected", {}, {}, "EVT-011 ADPT-007", "new slots exempt"),
-    ("magnitude", {}, {}, "EVT-011 ADPT-005", "sensitivity in the last pass"),
+    ("unprotected", {}, {"steps": 4, "evolve_every": 2}, "EVT-011 ADPT-007", "new slots exempt"),
+    ("magnitude", {}, {"steps": 4, "evolve_every": 2}, "EVT-011 ADPT-005", "sensitivity in the last pass"),
     (
         "spiel-ag",
         {},
@@ -63,9 +57,21 @@ _RUNS: tuple[tuple[str, dict[str, Any], dict[str, Any], str, str], ...] = (
         "accumulators that start anew at events, or from before the step",
     ),
     ("rigl", {}, _SGD, "EVT-011 EVT-010 OPT-007 SCH-007 DLT-002 DROP-004", "a step beside an event, an event after E"),
-    ("set", {}, _SGD, "EVT-011 RNG-003 SCH-006 DROP-003", "draws that ignore the step, or an annealed fraction"),
-    ("seft", {"scope": "row"}, {"density": 0.3}, "EVT-009 DLT-001", "rows that trade budgets"),
-    ("seft", {"scope": "model"}, {"budget_by": "rank", "rank": 1}, "EVT-009 DLT-002", "matrices that keep theirs"),
+    (
+        "set",
+        {},
+        _SET,
+        "EVT-011 RNG-003 SCH-006 DROP-003",
+        "draws that ignore the step, or an annealed fraction",
+    ),
+    ("seft", {"scope": "row"}, {"density": 0.5, "drop_fraction": 1.0}, "EVT-009 DLT-001", "rows that trade budgets"),
+    (
+        "seft",
+        {"scope": "model"},
+        {"budget_by": "rank", "rank": 1, "steps": 4, "evolve_every": 2},
+        "EVT-009 DLT-002",
+        "matrices that keep theirs",
+    ),
     (
         "seft",
         {"scope": "group"},
@@ -76,35 +82,20 @@ _RUNS: tuple[tuple[str, dict[str, Any], dict[str, Any], str, str], ...] = (
     (
         "no-adapt",
         {"drop": "change", "grow": "curvature", "adapt": "curvature"},
-        {"gradient_window": 3, "initial_scope": "active", "start": "gradient"},
+        {"gradient_window": 2, "evolve_every": 2, "steps": 5, "start": "gradient"},
         "GRD-006 DROP-003 EVT-008",
         "inputs of the last step only, or φ₀ of the last event",
     ),
 )
 
 
-def _world(n: Numbers, config: Config, *, pattern: bool) -> tuple[dict[str, Array], dict[str, list[int]], list[int]]:
-    """Return tensors, stored positions of each target, and a text in which a token narrows the next."""
-    tensors, stored = tensors_of(config, n), {}
-    for name in targets(config):
-        w = tensors[name]
-        stored[name] = prune.pattern(abs(w), 2, 4) if pattern else prune.magnitude(w, 0.5)
-        mask = np.zeros(w.size)
-        mask[stored[name]] = 1.0
-        tensors[name] = w * mask.reshape(w.shape)
-    text = [1]
-    for step in n.integers(59, 0, 3):
-        text.append((3 * text[-1] + 1 + int(step) // 3) % 7)
-    return tensors, stored, text
-
-
 def _certified(config: Config, settings: dict[str, Any], want: tuple[str, ...]) -> tuple[int, train.Run, Any]:
     """Return the first seed whose run hangs on no gap below GAP and moves something of each kind wanted."""
     for seed in range(300):
-        world = _world(Numbers(61, seed), config, pattern="pattern" in settings)
-        run = train.run(config, *world, settings | {"seed": seed})
+        found = world(Numbers(61, seed), config, pattern="pattern" in settings)
+        run = train.run(config, *found, settings | {"seed": seed})
         if run.gap >= GAP and all(run.moves[name] for name in want):
-            return seed, run, world
+            return seed, run, found
     msg = "no seed with a gap large enough"
     raise AssertionError(msg)
 
@@ -115,10 +106,9 @@ def runs() -> Area:
     for preset, change, more, clauses, purpose in _RUNS:
         rule = choices.rule_of(preset) | change
         settings = _SETTINGS | more | {"rule": rule}
-        config = _CONFIG | {"intermediate_size": 4} if "pattern" in settings else _CONFIG
         want = ("dropped", "grown", *(["pruned"] if rule["adapts"] == "always" else []))
-        seed, run, (tensors, stored, text) = _certified(config, settings, want)
-        given = {"config": config, "tensors": tensors, "stored": {k: ids(v) for k, v in stored.items()}}
+        seed, run, (tensors, stored, text) = _certified(CONFIG, settings, want)
+        given = {"config": CONFIG, "tensors": tensors, "stored": {k: ids(v) for k, v in stored.items()}}
         given |= {"text": ids(text), "settings": settings | {"seed": seed}}
         answer: dict[str, Any] = {"losses": reals(run.losses), "budgets": ids(run.budgets)}
         answer |= {"delta_budgets": ids(run.delta_budgets)}
