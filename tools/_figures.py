@@ -51,6 +51,8 @@ SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 PROJECTIONS = ("q", "k", "v", "o", "gate", "up", "down")
 MANY_STEPS, MANY_EVENTS, MANY_WARNINGS = 1200, 40, 12
 MEAN_OF = 10
+ROUND = (1, 2, 5, 10)
+"""where ticks may lie"""
 
 
 def sheet(log: Log) -> Figure:
@@ -130,6 +132,11 @@ def place(name: str) -> tuple[str, int | None]:
     return printable(role[1] if role else rest), int(block[1]) if block else None
 
 
+def projection_order(role: str) -> tuple[int, str]:
+    """Return a key that sorts projections as a block uses them, others behind them."""
+    return PROJECTIONS.index(role) if role in PROJECTIONS else len(PROJECTIONS), role
+
+
 def _titled(axes: Any, title: str, unit: str, log: Log) -> None:
     axes.set_title(title)
     axes.set_xlabel("step")
@@ -137,7 +144,7 @@ def _titled(axes: Any, title: str, unit: str, log: Log) -> None:
     axes.grid(axis="y")
     last = max([s.step for s in log.steps[-1:]] + [e.step for e in log.events[-1:]] + [1])
     axes.set_xlim(-0.012 * last, 1.012 * last)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=ROUND))
 
 
 def _loss(axes: Any, log: Log) -> None:
@@ -205,12 +212,12 @@ def _support(axes: Any, log: Log) -> None:
     room = max(1.25 * max(abs(n - log.budget) for n in support), 0.01 * log.budget, 1)
     axes.set_ylim(max(log.budget - room, 0), log.budget + room)
     axes.yaxis.set_major_formatter(EngFormatter(places=2 if room < 0.1 * log.budget else 1))
-    axes.yaxis.set_major_locator(MaxNLocator(5))
+    axes.yaxis.set_major_locator(MaxNLocator(5, steps=ROUND))
     numel = max(log.numel, 1)
     density = axes.secondary_yaxis("right", functions=(lambda n: n / numel, lambda share: share * numel))
     density.set_ylabel("density", color=QUIET)
     density.yaxis.set_major_formatter(PercentFormatter(1, decimals=None, symbol=" %"))
-    density.yaxis.set_major_locator(MaxNLocator(5))
+    density.yaxis.set_major_locator(MaxNLocator(5, steps=ROUND))
     density.spines["right"].set_visible(True)
     axes.legend(loc="lower left", ncols=2)
 
@@ -225,7 +232,7 @@ def _band(axes: Any, log: Log, ratio: str, color: str) -> list[float]:
     axes.plot(steps, [*map(fmean, values)], color=color, marker=marker, markersize=4)
     if len(steps) == 1:
         axes.vlines(steps, low, high, color=color, alpha=0.3, linewidth=6)
-    axes.yaxis.set_major_locator(MaxNLocator(4))
+    axes.yaxis.set_major_locator(MaxNLocator(4, steps=ROUND))
     axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=None, symbol=" %"))
     return [min(low, default=0.0), max(high, default=0.0)]
 
@@ -290,7 +297,7 @@ def _map(axes: Any, log: Log, title: str, value: Callable[[str, Sequence[Event]]
     """A cell for each matrix, rows of projections and columns of blocks; both signs get colours of two ends."""
     places = {place(name): name for name in log.matrices}
     cells = {(role, block): value(name, log.events) for (role, block), name in places.items() if block is not None}
-    roles = sorted({role for role, _ in cells}, key=lambda r: (PROJECTIONS.index(r) if r in PROJECTIONS else 9, r))
+    roles = sorted({role for role, _ in cells}, key=projection_order)
     blocks = sorted({block for _, block in cells})
     axes.set_title(title)
     if not cells:
@@ -315,7 +322,7 @@ def _map(axes: Any, log: Log, title: str, value: Callable[[str, Sequence[Event]]
     bar.set_label(unit)
     if unit.startswith("of"):
         bar.ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=None, symbol=" %"))
-    bar.ax.yaxis.set_major_locator(MaxNLocator(4))
+    bar.ax.yaxis.set_major_locator(MaxNLocator(4, steps=ROUND))
 
 
 def churn_of(name: str, events: Sequence[Event]) -> float:
@@ -329,6 +336,13 @@ def replaced_of(name: str, events: Sequence[Event]) -> float:
     return 1 - overlaps[-1] if overlaps else 0.0
 
 
+def gained_of(name: str, log: Log) -> float:
+    """Return by how much the density of a matrix after the last event exceeds that at load."""
+    matrix = log.matrices[name]
+    after = [event.matrices[name].counts["support"] for event in log.events if name in event.matrices]
+    return (after[-1] - matrix.stored) / matrix.numel if after else 0.0
+
+
 def _churn_map(axes: Any, log: Log) -> None:
     _map(axes, log, "Where slots moved: churn of each matrix, summed over events", churn_of, "grown ÷ slots")
 
@@ -338,11 +352,7 @@ def _replaced_map(axes: Any, log: Log) -> None:
 
 
 def _density_map(axes: Any, log: Log) -> None:
-    def gained(name: str, events: Sequence[Event]) -> float:
-        matrix, after = log.matrices[name], [e.matrices[name].counts["support"] for e in events if name in e.matrices]
-        return (after[-1] - matrix.stored) / max(matrix.numel, 1) if after else 0.0
-
-    _map(axes, log, "Where density changed, in positions of the matrix", gained, "of all positions")
+    _map(axes, log, "Where density changed", lambda name, _: gained_of(name, log), "of all positions")
 
 
 PANELS: dict[str, Callable[[Any, Log], None]] = {

@@ -3,18 +3,19 @@
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from html import escape
 from typing import Any
 
 import _figures
-from _log import COUNTS, Log
+from _log import COUNTS, Log, Matrix
 
 STYLE = """
 :root{color-scheme:light}
 body{margin:0;background:#f6f6f4;color:#222;
 font:15px/1.5 system-ui,-apple-system,"Segoe UI",Roboto,"DejaVu Sans",sans-serif}
 main{max-width:1040px;margin:0 auto;padding:28px 24px 60px}
-h1{font-size:24px;line-height:1.3;margin:0 0 2px}
+h1{font-size:22px;line-height:1.3;margin:0 0 2px}
 h2{font-size:17px;margin:36px 0 10px}
 p{margin:4px 0}
 .quiet{color:#666}
@@ -33,16 +34,15 @@ table{border-collapse:collapse;width:100%;font-size:13px;font-variant-numeric:ta
 th,td{padding:4px 10px;text-align:right;white-space:nowrap;border-bottom:1px solid #eee}
 th{position:sticky;top:0;background:#fff;color:#666;font-weight:600;box-shadow:0 1px #ddd}
 .left{text-align:left}
-.settings td.left+td{white-space:normal;text-align:left;width:80%}
+.texts td:last-child{white-space:normal;width:75%}
+.low{max-height:220px}
 @media(max-width:760px){.tiles{grid-template-columns:repeat(2,1fr)}.pictures{grid-template-columns:1fr}}
 @media print{body{background:#fff}.table{max-height:none}}
 """
-SAID_OF_ALL = 20
-"""warnings of one name that are written out; of more, the rest are counted"""
 WIDE, HALF = (10.4, 3.1), (5.1, 3.1)
 PICTURES = {
     "loss": (("loss",), WIDE, "Loss of every step, with events and warnings."),
-    "support": (("support",), HALF, "Stored weights and density after every event, with the target."),
+    "support": (("support",), (5.1, 3.9), "Stored weights and density after every event, with the target."),
     "moved": (("overlap", "churn"), (5.1, 3.9), "Overlap with the weights of load, and churn, at every event."),
     "counts": (("counts",), HALF, "Weights grown, reactivated and pruned at every event."),
     "gaps": (("gaps",), HALF, "Relative gaps at the boundaries of drop, grow and adapt."),
@@ -97,36 +97,38 @@ def _latest(log: Log) -> int:
 
 
 def _warnings(log: Log) -> str:
+    """Each name once, explained by its first message; and a table of all, where a name comes more than once."""
     if not log.warnings:
         return "<h2>Warnings</h2><p>None.</p>"
-    said, left = [], dict.fromkeys((warned.name for warned in log.warnings), SAID_OF_ALL)
-    for warned in log.warnings:
-        left[warned.name] -= 1
-        if left[warned.name] >= 0:
-            head = f"<b>{escape(warned.name)}</b> <span class=quiet>step {warned.step:,}</span>"
-            said.append(f'<div class="warning">{head}<p>{escape(warned.message)}</p></div>')
-    more = [f"{-n:,} more of {escape(name)}" for name, n in left.items() if n < 0]
-    return "<h2>Warnings</h2>" + "".join(said) + (f'<p class="quiet">and {", ".join(more)}</p>' if more else "")
+    said = []
+    for name in dict.fromkeys(warned.name for warned in log.warnings):
+        those = [warned for warned in log.warnings if warned.name == name]
+        when = f"step {those[0].step:,}"
+        if len(those) > 1:
+            when += f", the first of {len(those):,}, the last at step {those[-1].step:,}"
+        head = f'<b>{escape(name)}</b> <span class="quiet">{when}</span>'
+        said.append(f'<div class="warning">{head}<p>{escape(those[0].message)}</p></div>')
+    if len(said) < len(log.warnings):
+        rows = [[warned.step, warned.name, warned.message] for warned in log.warnings]
+        said.append(_table(["step", "warning", "message"], rows, left=3, kind="table texts low"))
+    return "<h2>Warnings</h2>" + "".join(said)
 
 
 def _pictures(log: Log) -> str:
     names = list(PICTURES) if log.events else ["loss", "support"]
-    if all(matrix.stored == _after(log, matrix.name, matrix.stored) for matrix in log.matrices.values()):
-        names = [name for name in names if name != "density"]
+    flat = {
+        "replaced": all(_figures.replaced_of(name, log.events) == 0 for name in log.matrices),
+        "density": all(_figures.gained_of(name, log) == 0 for name in log.matrices),
+    }
+    names = [name for name in names if not flat.get(name)]
     shown = []
     for name in names:
         panels, size, says = PICTURES[name]
         if not log.events:
             size = WIDE
-        picture = _inline(_figures.rendered(lambda p=panels, s=size: _figures.panel(log, p, s), "svg"), name, says)  # type: ignore[misc]
+        picture = _inline(_figures.rendered(partial(_figures.panel, log, panels, size), "svg"), name, says)
         shown.append(f"<figure{' class=wide' if size[0] > HALF[0] else ''}>{picture}</figure>")
     return f'<h2>Pictures</h2><div class="pictures">{"".join(shown)}</div>'
-
-
-def _after(log: Log, name: str, otherwise: int) -> int:
-    """The stored weights of a matrix after the last event."""
-    parts = [event.matrices[name] for event in log.events[-1:] if name in event.matrices]
-    return parts[0].counts["support"] if parts else otherwise
 
 
 def _inline(svg: bytes, name: str, says: str) -> str:
@@ -151,7 +153,7 @@ def _matrices(log: Log) -> str:
     heads = ["matrix", "shape", "at load", "stored", "density", "slots", "grown", "reactivated", "pruned", "churn",
              "overlap"]  # fmt: skip
     rows: list[list[Any]] = []
-    for matrix in log.matrices.values():
+    for matrix in sorted(log.matrices.values(), key=_order):
         parts = [event.matrices[matrix.name] for event in log.events if matrix.name in event.matrices]
         after = parts[-1].counts if parts else {"support": matrix.stored, "slots": matrix.slots}
         sums = [sum(part.counts[key] for part in parts) for key in ("grown", "reactivated", "pruned")]
@@ -164,9 +166,14 @@ def _matrices(log: Log) -> str:
     return "<h2>Matrices, over the whole run</h2>" + _table(heads, rows, left=1)
 
 
+def _order(matrix: Matrix) -> tuple[Any, ...]:
+    role, block = _figures.place(matrix.name)
+    return block is None, block or 0, _figures.projection_order(role), matrix.name
+
+
 def _settings(log: Log) -> str:
     rows = [[key, value] for key, value in _flat(log.settings)]
-    return "<h2>Settings</h2>" + _table(["setting", "value"], rows, left=2, kind="table settings")
+    return "<h2>Settings</h2>" + _table(["setting", "value"], rows, left=2, kind="table texts")
 
 
 def _flat(settings: Mapping[str, Any], before: str = "") -> Iterable[tuple[str, str]]:
