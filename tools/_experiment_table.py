@@ -8,8 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import seft_ref.train as engine
-from seft_ref import TrainSettings
+from seft_ref import TrainSettings, settings_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,16 +96,10 @@ EXPERIMENTS: dict[str, Experiment] = {
 }
 
 
-def settings_for(arm: str, given: Mapping[str, Any], seed: int) -> TrainSettings | None:
-    """Return the settings of an arm: its choices replace those given for all; None if the engine lacks one of them.
+def settings_for(arm: str, given: Mapping[str, Any], seed: int) -> TrainSettings:
+    """Return the settings of an arm: its choices replace those given for all.
 
     Raises:
         SeftError: for choices that the engine refuses.
     """
-    choices = {**given, **ARMS[arm], "seed": seed}
-    try:
-        return settings_of(**choices)
-    except TypeError as error:
-        if "unexpected keyword argument" not in str(error):
-            raise
-        return None
+    return settings_of(**{**given, **ARMS[arm], "seed": seed})
