@@ -149,6 +149,7 @@ OPS: dict[str, Op] = {
     "kernel.dense": _op("layer", "weight x dy odd?", y="gauge", dx="gauge", shape="exact"),
     "kernel.store": _op("layer", "out in positions values slots new x", y="value"),
     "kernel.store_dense": _op("layer", "out in weight positions slots new x", y="value"),
+    "kernel.exceeding": _op("layer", "values least", indices="exact"),
     # chapter 4
     "layer.embedding": _op("layer", "weight tokens dy", y="exact", dweight="gauge"),
     "layer.rmsnorm": _op("layer", "x weight eps dy", y="relative", dx="relative", dweight="relative"),

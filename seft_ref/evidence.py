@@ -14,7 +14,7 @@ from jaxtyping import Int
 from seft_ref.arrays import Array, array_namespace, device
 from seft_ref.kernels import Kernels
 from seft_ref.kernels import reference as definition
-from seft_ref.topology import difference, find, flat, outside, union
+from seft_ref.topology import difference, find, flat, flat_rows, outside, union
 from seft_ref.update.criteria import GROW, USE_GROW, Chance, Known
 from seft_ref.update.delta import Base, Delta
 from seft_ref.update.evidence import Evidence
@@ -67,36 +67,39 @@ def evidence(
 def _look(view: View, number: int, rule: Rule, held: Any, chance: Chance) -> Evidence:
     """Return the evidence on the support, and offer everything else to what is held."""
     n_out, n_in = view.base.topology.shape
-    base, eta = flat(view.base.topology), flat(view.delta.topology)
-    support = union(base, eta)
-    xp = array_namespace(support)
+    xp = array_namespace(view.base.values)
     window = view.window
     inputs = window.inputs() if isinstance(window, Window) else None
-    on_support: dict[str, list[Array]] = {"scores": []}
+    asked = window.asked if isinstance(window, Window) else frozenset[str]()
+    found: dict[str, list[Array]] = {"support": [], "scores": [], "gradient": [], "square": []}
     for start in range(0, n_out, ROWS):
         stop = min(start + ROWS, n_out)
-        low, high = start * n_in, stop * n_in
+        low = start * n_in
         known = window.rows(start, stop) if isinstance(window, Window) else Known()
         known = _with_rest(known, rule, view, inputs, chance, (start, stop))
         # |ḡ| is taken where it is needed: most of the block is never looked at again
         signed = known.gradient if rule.grow == "gradient" else GROW[rule.grow](known)
         values = xp.reshape(signed, (-1,))
-        here = _between(support, low, high) - low
-        on_support["scores"].append(xp.abs(xp.take(values, here)))
-        more = {}
-        for name in ("gradient", "square"):
-            block = getattr(known, name)
-            if block is not None:
-                more[name] = xp.reshape(block, (-1,))
-                on_support.setdefault(name, []).append(xp.take(more[name], here))
-        taken = _between(eta, low, high) - low
-        only = _between(base, low, high) - low if rule.grow_scope == "active" else None
+        stored, taken = flat_rows(view.base.topology, start, stop), flat_rows(view.delta.topology, start, stop)
+        here = union(stored, taken)
+        more = {n: xp.reshape(getattr(known, n), (-1,)) for n in ("gradient", "square") if n in asked}
+        for name, block in more.items():
+            found[name].append(xp.take(block, here))
+        found["support"].append(here + low)
+        found["scores"].append(xp.abs(xp.take(values, taken)))
+        only = stored if rule.grow_scope == "active" else None
         held.offer(number, low, n_in, values, taken, only, more if rule.moments == "seeded" else {})
-    zero = view.base.values[:0]
-    gathered = {name: xp.concat(parts) if parts else zero for name, parts in on_support.items()}
-    steps = 1 if window is None else window.steps
+    zero, nothing = view.base.values[:0], flat(view.delta.topology)[:0]
+    scores = xp.concat(found["scores"]) if found["scores"] else zero
     return Evidence(
-        support, candidates=support[:0], candidate_scores=gathered["scores"][:0], inputs=inputs, steps=steps, **gathered
+        xp.concat(found["support"]) if found["support"] else nothing,
+        flat(view.delta.topology),
+        scores,
+        candidates=nothing,
+        candidate_scores=scores[:0],
+        inputs=inputs,
+        steps=1 if window is None else window.steps,
+        **{n: xp.concat(found[n]) if found[n] else zero for n in ("gradient", "square") if n in asked},
     )
 
 
@@ -252,7 +255,8 @@ def _first_step_evidence(view: View, rule: Rule) -> Evidence:
     candidates = window.candidates[free]
     return Evidence(
         window.support,
-        at(window.support, scores),
+        eta,
+        at(eta, scores),
         candidates,
         at(candidates, scores),
         gradient=at(window.support, mean),

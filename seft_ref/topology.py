@@ -53,6 +53,15 @@ def flat(topology: Topology) -> Int[Array, " nnz"]:
     return rows(topology) * topology.shape[1] + xp.astype(topology.indices, xp.int64)
 
 
+def flat_rows(topology: Topology, start: int, stop: int) -> Int[Array, " n"]:
+    """Return the positions of the slots of rows start to stop, counted from the first of these rows (TOP-003)."""
+    xp = array_namespace(topology.indices)
+    first, last = int(topology.indptr[start]), int(topology.indptr[stop])
+    per_row = topology.indptr[start + 1 : stop + 1] - topology.indptr[start:stop]
+    starts = xp.arange(stop - start, dtype=xp.int64, device=device(topology.indptr)) * topology.shape[1]
+    return repeat_each(starts, per_row) + xp.astype(topology.indices[first:last], xp.int64)
+
+
 def from_flat(shape: tuple[int, int], positions: Int[Array, " nnz"]) -> Topology:
     """Return the topology of strictly increasing flat positions (TOP-003).
 
@@ -135,6 +144,8 @@ def find(sorted_positions: Int[Array, " n"], wanted: Int[Array, " m"]) -> tuple[
 def union(a: Int[Array, " n"], b: Int[Array, " m"]) -> Int[Array, " nm"]:
     """Return the sorted union of two sorted position arrays without repeats."""
     extra = difference(b, a)
+    if not extra.shape[0]:
+        return a
     return array_namespace(a, b).take(array_namespace(a, b).concat([a, extra]), merge_order(a, extra))
 
 

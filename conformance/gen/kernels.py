@@ -1,12 +1,13 @@
 """Cases of chapter 3: products with a sparse matrix, and values stored into it."""
 
+import math
 from typing import Any
 
 import numpy as np
 
 from conformance.cases import Bound
 from conformance.compare import tau
-from conformance.gen.numbers import Area, Array, Numbers, ids
+from conformance.gen.numbers import Area, Array, Numbers, ids, reals
 from conformance.oracle import kernels
 from conformance.oracle.kernels import Sums
 
@@ -158,4 +159,25 @@ def _refusals(area: Area, n: Numbers) -> None:
     area.add("refuse-dense-integers", "kernel.dense", "KRN-010", "integers taken", given, refused="KRN-010")
 
 
-AREAS = (products,)
+def exceeding() -> Area:
+    """KRN-014."""
+    area = Area("exceeding", "a loop")
+    n = Numbers(70, 90)
+    special = [0.0, -0.0, 2.0, -2.0, math.nan, math.inf, -math.inf, 2.5, -2.5]
+    for name, values, least, purpose in (
+        ("special", special, 2.0, "an entry equal to least, NaN left out, the sign counted"),
+        ("zero", special, 0.0, "either zero above 0"),
+        ("long", n.lattice(2051, 3), 2.5, "remainders of blocks"),
+        ("all", n.lattice(70, 3), -1.0, "an entry left out"),
+        ("none", n.lattice(1030, 3), 3.0, "an entry equal to least"),
+        ("empty", [], 0.0, "no entries"),
+    ):
+        found = [i for i, x in enumerate(values) if not abs(x) <= least]
+        given = {"values": reals(values), "least": least}
+        area.add(name, "kernel.exceeding", "KRN-014", purpose, given, {"indices": ids(found)})
+    given = {"values": n.lattice((2, 3)), "least": 1.0}
+    area.add("refuse-matrix", "kernel.exceeding", "KRN-009", "a matrix taken", given, refused="KRN-009")
+    return area
+
+
+AREAS = (products, exceeding)

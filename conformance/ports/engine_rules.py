@@ -224,6 +224,10 @@ def _store_dense(a: Values) -> Values:
     return {"y": kernels.matmul(a["x"], packed)}
 
 
+def _exceeding(a: Values) -> Values:
+    return {"indices": a["kernels"].exceeding(a["values"], a["least"])}
+
+
 def _embedding(a: Values) -> Values:
     y, cache = embedding_forward(a["tokens"], a["weight"])
     return {"y": y, "dweight": embedding_gradient(embedding_backward(a["dy"], cache))}
@@ -356,6 +360,7 @@ OPERATIONS: dict[str, Any] = {
     "kernel.dense": _dense,
     "kernel.store": _store,
     "kernel.store_dense": _store_dense,
+    "kernel.exceeding": _exceeding,
     "layer.embedding": _embedding,
     "layer.rmsnorm": _rmsnorm,
     "layer.linear": _linear,

@@ -23,8 +23,10 @@ class Evidence:
 
     support: Int[Array, " s"]
     """flat positions of S = B ∪ η, ascending"""
-    scores: Float[Array, " s"]
-    """of growth, on the support: a position that is dropped may be grown again"""
+    slots: Int[Array, " d"]
+    """flat positions of η, ascending"""
+    scores: Float[Array, " d"]
+    """of growth, on η: a position that is dropped may be grown again"""
     candidates: Int[Array, " c"]
     """flat positions outside η, ascending"""
     candidate_scores: Float[Array, " c"]
@@ -66,7 +68,8 @@ def evidence_of(
     at_support, at_candidates = xp.take(values, support), xp.take(found, chosen)
     return Evidence(
         support,
-        score(Known(gradient=at_support)),
+        delta_positions,
+        score(Known(gradient=xp.take(values, delta_positions))),
         xp.take(outside, chosen),
         score(Known(gradient=at_candidates)),
         gradient=at_support,

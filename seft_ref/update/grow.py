@@ -31,12 +31,12 @@ class Grown:
 def growable(evidence: Evidence, dropped: Int[Array, " k"]) -> Growable:
     """Return the candidates: those of the evidence, and the dropped positions that may be grown again (GROW-001).
 
-    dropped  flat positions in S, ascending
+    dropped  flat positions in η, ascending
     """
     xp = array_namespace(evidence.candidates, dropped)
     positions, scores = evidence.candidates, evidence.candidate_scores
     if dropped.shape[0]:
-        where, _ = find(evidence.support, dropped)
+        where, _ = find(evidence.slots, dropped)
         positions = xp.concat([positions, dropped])
         scores = xp.concat([scores, xp.take(evidence.scores, where)])
         order = xp.argsort(positions)
@@ -48,7 +48,7 @@ def grow(evidence: Evidence, dropped: Int[Array, " k"], n: int) -> Grown:
     """Return the n positions with the largest scores among the candidates and the dropped positions (GROW-001,
     GROW-002).
 
-    Shapes  dropped (k,) flat positions in S; result (min(n, candidates + k),)
+    Shapes  dropped (k,) flat positions in η; result (min(n, candidates + k),)
     Raises  UpdateError SEL-004 for a NaN or infinite score
     """
     open_to = growable(evidence, dropped)
