@@ -20,12 +20,10 @@ class Report:
     name: str
     experiment: Experiment
     runs: Mapping[str, Mapping[int, Run]]
-    """arm, seed, run; an arm that the engine cannot run is absent"""
+    """arm, seed, run"""
     command: str
     model: str
     texts: tuple[str, str]
-    lacking: tuple[str, ...] = ()
-    """labels of rows whose arm the engine lacks"""
 
     def rows(self) -> list[Row]:
         """Return the rows that were run, the reference first."""
@@ -125,8 +123,6 @@ def _head(report: Report) -> list[str]:
     n_engines = len({run["engine"] for run in runs})
     if n_engines > 1:
         said.append(f"The runs were made by {n_engines} versions of the engine, which may differ in their numbers.")
-    if report.lacking:
-        said.append(f"Not run, because this engine lacks the choice: {', '.join(report.lacking)}.")
     return said
 
 

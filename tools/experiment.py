@@ -23,7 +23,7 @@ from _experiment_table import ARMS, EXPERIMENTS, Experiment, settings_for
 
 from formats.index import is_sparse
 from seft_ref import TrainSettings
-from seft_ref.checkpoint import settings_text
+from seft_ref.resume import settings_text
 
 
 def main(
@@ -89,12 +89,12 @@ def main(
             raise _cli.Refused(f"seed {one} is none of the {seeds} seeds, 0 to {seeds - 1}; raise --seeds")
     library()
     inputs = read_inputs(folder, train, valid, {"length": eval_length, "windows": eval_windows})
-    cells, lacking = cells_of(experiment, given, seeds, inputs)
+    cells = cells_of(experiment, given, seeds, inputs)
     engine = engine_digest()
     results = Results(work, None if any_engine else engine)
     chosen = [c for c in cells if c.arm in (only_arm or ARMS) and c.seed in (seed or range(seeds))]
     if plan:
-        print_plan(name, cells, chosen, lacking, results)
+        print_plan(name, cells, chosen, results)
         return
     fill(chosen, inputs, results, engine)
     found = results.found()
@@ -110,7 +110,7 @@ def main(
     options = {"seeds": seeds, **given, "eval_length": eval_length, "eval_windows": eval_windows}
     command = command_line(name, folder, train, valid, out, options)
     texts = (train.name, valid.name)
-    report = Report(name, experiment, runs, command, describe(folder, runs), texts, lacking)
+    report = Report(name, experiment, runs, command, describe(folder, runs), texts)
     write(report, out)
     _cli.wide.print(f"wrote {out / name}.md and {out / name}.svg")
 
@@ -125,23 +125,19 @@ class Cell:
     key: str
 
 
-def cells_of(
-    experiment: Experiment, given: dict[str, Any], seeds: int, inputs: Inputs
-) -> tuple[list[Cell], tuple[str, ...]]:
-    """Return the runs of an experiment, seed by seed, and the labels of rows whose arm the engine lacks.
+def cells_of(experiment: Experiment, given: dict[str, Any], seeds: int, inputs: Inputs) -> list[Cell]:
+    """Return the runs of an experiment, seed by seed.
 
     Raises:
         SeftError: for settings that the engine refuses, before anything is run.
     """
     cells = []
-    known = [arm for arm in experiment.arms() if settings_for(arm, given, 0) is not None]
     for seed in range(seeds):
-        for arm in known:
+        for arm in experiment.arms():
             settings = settings_for(arm, given, seed)
-            assert settings is not None
             content = {**inputs.identity(), "settings": json.loads(settings_text(settings))}
             cells.append(Cell(arm, seed, settings, key_of(content)))
-    return cells, tuple(row.label for row in experiment.rows if row.arm not in known)
+    return cells
 
 
 def fill(cells: list[Cell], inputs: Inputs, results: Results, engine: str) -> None:
@@ -242,7 +238,7 @@ def print_list() -> None:
             _cli.wide.print(f"  {row.label}: arm {row.arm} ({choices})")
 
 
-def print_plan(name: str, cells: list[Cell], chosen: list[Cell], lacking: tuple[str, ...], results: Results) -> None:
+def print_plan(name: str, cells: list[Cell], chosen: list[Cell], results: Results) -> None:
     """Print how many runs are there and which are to be done."""
     found = results.found()
     there = sum(cell.key in found for cell in cells)
@@ -251,8 +247,6 @@ def print_plan(name: str, cells: list[Cell], chosen: list[Cell], lacking: tuple[
     for arm in dict.fromkeys(cell.arm for cell in todo):
         seeds = ", ".join(str(cell.seed) for cell in todo if cell.arm == arm)
         _cli.wide.print(f"  {arm}: seeds {seeds}")
-    for label in lacking:
-        _cli.wide.print(f"  {label}: the engine lacks this choice")
 
 
 if __name__ == "__main__":
