@@ -16,6 +16,7 @@ import formats
 from seft_ref.checkpoint import topology_and_values, with_values_in
 from seft_ref.errors import CheckpointError
 from seft_ref.kernels import Kernels, Packed
+from seft_ref.nm import grouped
 from seft_ref.settings import TrainSettings
 from seft_ref.topology import Topology, flat, from_flat, union
 from seft_ref.train import Target, TrainState, place
@@ -95,6 +96,8 @@ def load_state(
         keeps, rule = settings.keeps(), settings.rule
         for name, budget in held["budgets"].items():
             base = Base(*topology_and_values(name, reader[f"{name}.base"]))
+            if settings.pattern is not None:
+                base = Base(grouped(base.topology, settings.pattern), base.values)
             topology, values = topology_and_values(name, reader[f"{name}.delta"])
 
             def dense(part: str, of: str = name) -> NumpyArray:

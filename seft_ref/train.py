@@ -21,6 +21,7 @@ from seft_ref.evaluate import batch_of
 from seft_ref.evidence import View, evidence
 from seft_ref.gradients import Batch, StepGradients, loss_and_gradients
 from seft_ref.kernels import Kernels, Packed
+from seft_ref.nm import grouped
 from seft_ref.settings import TrainSettings, settings_of
 from seft_ref.start import initial_positions
 from seft_ref.text import training_starts
@@ -123,7 +124,7 @@ def initial_state(
     Raises   ConfigError DLT-002 if no matrix would get a slot, EVT-012 if scope group does not fit the model
     """
     sizes = settings.delta_budgets([base.topology for base in bases.values()])
-    check_pattern(settings, bases)
+    bases = in_groups(settings, bases)
     chosen = initial_positions(settings, config, weights, bases, kernels, batches, sizes)
     targets: dict[str, Target] = {}
     packed: dict[str, Packed] = {}
@@ -146,23 +147,15 @@ def initial_state(
     return TrainState(0, targets, with_matrices(weights, packed), {})
 
 
-def check_pattern(settings: TrainSettings, bases: Mapping[str, Base]) -> None:
-    """Refuse a model that scope group cannot hold to its pattern (EVT-009, EVT-012)."""
-    if settings.rule.scope != "group" or settings.pattern is None:
-        return
-    n_keep, width = settings.pattern
-    for name, base in bases.items():
-        n_out, n_in = base.topology.shape
-        if n_in % width:
-            raise ConfigError("EVT-009", f"rows of {name} have {n_in} columns, which groups of {width} do not divide")
-        if not base.topology.nnz:
-            continue
-        groups = flat(base.topology) // width
-        xp = array_namespace(groups)
-        edges = xp.searchsorted(groups, int64_like(range(n_out * (n_in // width) + 1), groups))
-        most = int(xp.max(edges[1:] - edges[:-1]))
-        if most > n_keep:
-            raise ConfigError("EVT-009", f"{name} stores {most} of a group of {width}, the pattern allows {n_keep}")
+def in_groups(settings: TrainSettings, bases: Mapping[str, Base]) -> dict[str, Base]:
+    """Return the bases of a model with an N:M pattern held group by group (TOP-005); others as they are.
+
+    Raises:
+        TopologyError: TOP-005 if a base does not have the pattern.
+    """
+    if settings.pattern is None:
+        return dict(bases)
+    return {name: replace(base, topology=grouped(base.topology, settings.pattern)) for name, base in bases.items()}
 
 
 def _per_row(topology: Topology) -> Int[Array, " out"]:
@@ -259,7 +252,7 @@ def evolve_all(
         events = evolve(parts, n_drop=drops, rule=settings.rule, chance=chance, pattern=pattern, seeds=seeds)
         for i, before, part, event in zip(pool, held, parts, events, strict=True):
             name = names[i]
-            moved = _after(before, event)
+            moved = _after(before, event, settings.pattern)
             after[name], packed[name] = place(moved, kernels)
             records[name] = record_of(part, event, before.budget, before.delta_budget, moved.lost)
     return after, packed, records
@@ -287,10 +280,13 @@ def _part(target: Target, seen: Any, matrix: int, settings: TrainSettings) -> Pa
     return Part(target.base, target.delta, seen, budget, delta_budget, matrix)
 
 
-def _after(target: Target, event: Event) -> Target:
-    """Return a target after an event, not yet placed."""
+def _after(target: Target, event: Event, pattern: tuple[int, int] | None) -> Target:
+    """Return a target after an event, not yet placed; an N:M base stays in its groups (TOP-005)."""
     left = difference(flat(target.base.topology), flat(event.base.topology))
-    return replace(target, base=event.base, delta=event.delta, lost=union(target.lost, left))
+    if not left.shape[0]:
+        return replace(target, delta=event.delta)
+    base = event.base if pattern is None else replace(event.base, topology=grouped(event.base.topology, pattern))
+    return replace(target, base=base, delta=event.delta, lost=union(target.lost, left))
 
 
 def refresh(weights: Weights, targets: Mapping[str, Target], kernels: Kernels) -> Weights:
