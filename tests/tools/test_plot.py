@@ -150,6 +150,10 @@ MALFORMED = {
     "no run first": (1, {"type": "step", "step": 1, "loss": 1.0}),
     "no shape": (1, RUN | {"matrices": [without(RUN["matrices"][0], "shape")]}),
     "a size of 0": (1, RUN | {"matrices": [RUN["matrices"][0] | {"shape": [0, 3]}]}),
+    "a setting that is no JSON": (
+        1,
+        b'{"type": "run", "log": 1, "settings": {"lr": NaN}, "matrices": [], "budget": 0}',
+    ),
     "settings as a list": (1, RUN | {"settings": []}),
 }
 
