@@ -16,7 +16,7 @@ from matplotlib.ticker import EngFormatter, FuncFormatter, MaxNLocator, PercentF
 
 # the colours of Okabe and Ito, told apart by everybody
 BLUE, VERMILLION, GREEN, ORANGE, SKY, PURPLE = "#0072b2", "#d55e00", "#009e73", "#e69f00", "#56b4e9", "#cc79a7"
-INK, QUIET, FAINT = "#222222", "#666666", "#d9d9d9"
+INK, QUIET, FAINT = "#222222", "#666666", "#c8c8c8"
 STYLE = {
     "font.family": "DejaVu Sans",
     "font.size": 9,
@@ -172,7 +172,7 @@ def _loss(axes: Any, log: Log) -> None:
         axes.plot(steps, losses, color=SKY, linewidth=1, label="each step")
         axes.plot(steps[MEAN_OF - 1 :], means, color=BLUE, label=f"mean of the last {MEAN_OF} steps")
     if log.events:
-        axes.plot([], [], color=FAINT if len(log.events) <= MANY_EVENTS else QUIET, marker="|", markersize=9,
+        axes.plot([], [], color=FAINT if len(log.events) <= MANY_EVENTS else QUIET, marker="|", markersize=9, markeredgewidth=1.3,
                   linestyle="none", label="event")  # fmt: skip
     _marks(axes, log, steps, losses)
     if axes.get_legend_handles_labels()[0]:
