@@ -172,8 +172,8 @@ def _loss(axes: Any, log: Log) -> None:
         axes.plot(steps, losses, color=SKY, linewidth=1, label="each step")
         axes.plot(steps[MEAN_OF - 1 :], means, color=BLUE, label=f"mean of the last {MEAN_OF} steps")
     if log.events:
-        axes.plot([], [], color=FAINT if len(log.events) <= MANY_EVENTS else QUIET, marker="|", markersize=9, markeredgewidth=1.3,
-                  linestyle="none", label="event")  # fmt: skip
+        color = FAINT if len(log.events) <= MANY_EVENTS else QUIET
+        axes.plot([], [], "|", color=color, markersize=9, markeredgewidth=1.3, label="event")
     _marks(axes, log, steps, losses)
     if axes.get_legend_handles_labels()[0]:
         axes.legend(loc="upper right", ncols=1 if log.warnings else 3)
