@@ -16,7 +16,7 @@ from matplotlib.ticker import EngFormatter, FuncFormatter, MaxNLocator, PercentF
 
 # the colours of Okabe and Ito, told apart by everybody
 BLUE, VERMILLION, GREEN, ORANGE, SKY, PURPLE = "#0072b2", "#d55e00", "#009e73", "#e69f00", "#56b4e9", "#cc79a7"
-INK, QUIET, FAINT = "#222222", "#666666", "#d9d9d9"
+INK, QUIET, FAINT = "#222222", "#666666", "#c8c8c8"
 STYLE = {
     "font.family": "DejaVu Sans",
     "font.size": 9,
@@ -51,6 +51,8 @@ SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 PROJECTIONS = ("q", "k", "v", "o", "gate", "up", "down")
 MANY_STEPS, MANY_EVENTS, MANY_WARNINGS = 1200, 40, 12
 MEAN_OF = 10
+HIGHEST = 1e100
+"""losses beyond are drawn there: an axis needs room to compute"""
 ROUND = (1, 2, 5, 10)
 """where ticks may lie"""
 
@@ -149,7 +151,7 @@ def _titled(axes: Any, title: str, unit: str, log: Log) -> None:
 
 def _loss(axes: Any, log: Log) -> None:
     _titled(axes, "Loss", "cross-entropy, nats a token", log)
-    steps, losses = [s.step for s in log.steps], [s.loss for s in log.steps]
+    steps, losses = [s.step for s in log.steps], [max(-HIGHEST, min(s.loss, HIGHEST)) for s in log.steps]
     if len(log.events) <= MANY_EVENTS:
         for event in log.events:
             axes.axvline(event.step, color=FAINT, linewidth=0.9, zorder=0)
@@ -170,8 +172,8 @@ def _loss(axes: Any, log: Log) -> None:
         axes.plot(steps, losses, color=SKY, linewidth=1, label="each step")
         axes.plot(steps[MEAN_OF - 1 :], means, color=BLUE, label=f"mean of the last {MEAN_OF} steps")
     if log.events:
-        axes.plot([], [], color=FAINT if len(log.events) <= MANY_EVENTS else QUIET, marker="|", markersize=9,
-                  linestyle="none", label="event")  # fmt: skip
+        color = FAINT if len(log.events) <= MANY_EVENTS else QUIET
+        axes.plot([], [], "|", color=color, markersize=9, markeredgewidth=1.3, label="event")
     _marks(axes, log, steps, losses)
     if axes.get_legend_handles_labels()[0]:
         axes.legend(loc="upper right", ncols=1 if log.warnings else 3)
@@ -212,12 +214,12 @@ def _support(axes: Any, log: Log) -> None:
     room = max(1.25 * max(abs(n - log.budget) for n in support), 0.01 * log.budget, 1)
     axes.set_ylim(max(log.budget - room, 0), log.budget + room)
     axes.yaxis.set_major_formatter(EngFormatter(places=2 if room < 0.1 * log.budget else 1))
-    axes.yaxis.set_major_locator(MaxNLocator(5, steps=ROUND))
+    axes.yaxis.set_major_locator(MaxNLocator(6, steps=ROUND))
     numel = max(log.numel, 1)
     density = axes.secondary_yaxis("right", functions=(lambda n: n / numel, lambda share: share * numel))
     density.set_ylabel("density", color=QUIET)
     density.yaxis.set_major_formatter(PercentFormatter(1, decimals=None, symbol=" %"))
-    density.yaxis.set_major_locator(MaxNLocator(5, steps=ROUND))
+    density.yaxis.set_major_locator(MaxNLocator(6, steps=ROUND))
     density.spines["right"].set_visible(True)
     axes.legend(loc="lower left", ncols=2)
 
@@ -232,7 +234,7 @@ def _band(axes: Any, log: Log, ratio: str, color: str) -> list[float]:
     axes.plot(steps, [*map(fmean, values)], color=color, marker=marker, markersize=4)
     if len(steps) == 1:
         axes.vlines(steps, low, high, color=color, alpha=0.3, linewidth=6)
-    axes.yaxis.set_major_locator(MaxNLocator(4, steps=ROUND))
+    axes.yaxis.set_major_locator(MaxNLocator(5, steps=ROUND))
     axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=None, symbol=" %"))
     return [min(low, default=0.0), max(high, default=0.0)]
 
@@ -322,7 +324,7 @@ def _map(axes: Any, log: Log, title: str, value: Callable[[str, Sequence[Event]]
     bar.set_label(unit)
     if unit.startswith("of"):
         bar.ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=None, symbol=" %"))
-    bar.ax.yaxis.set_major_locator(MaxNLocator(4, steps=ROUND))
+    bar.ax.yaxis.set_major_locator(MaxNLocator(5, steps=ROUND))
 
 
 def churn_of(name: str, events: Sequence[Event]) -> float:

@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 import _cli
 
 LOG_VERSION = 1
-LARGEST = sys.float_info.max
+LARGEST, MOST = sys.float_info.max, 2**63 - 1
 COUNTS = ("dropped", "grown", "cancelled", "pruned", "reactivated", "refilled", "slots", "support", "start")
 RATIOS = ("churn", "overlap", "gradient_norm")
 SELECTIONS = ("drop", "grow", "adapt")
@@ -139,7 +139,7 @@ class _Reader:
             self._run(record)
         elif self.log is None:
             self._refuse("a log begins with a line of type run; is this the log of a run?")
-        elif kind in self.kinds:
+        elif isinstance(kind, str) and kind in self.kinds:
             self.kinds[kind](record, self.log)
         else:
             self._refuse(f"type is {kind!r}, must be run, step, event, warning or end")
@@ -181,7 +181,7 @@ class _Reader:
             name = self._of(item, "name", str)
             if name not in log.matrices:
                 self._refuse(f"the matrix {name!r} is not among those of the run")
-            ratios = {key: self._number(item, key) for key in RATIOS}
+            ratios = {key: self._ratio(item, key) for key in RATIOS}
             boundaries = self._of(item, "boundaries", dict)
             parts[name] = Part(self._counts(item), ratios, {k: g for k in SELECTIONS for g in self._gap(boundaries, k)})
         total = Part(self._counts(record))
@@ -192,7 +192,7 @@ class _Reader:
         boundary = boundaries.get(selection)
         if boundary is None:
             return []
-        gap = self._number(boundary, "gap", math.nan)
+        gap = self._ratio(boundary, "gap", math.nan)
         return [] if math.isnan(gap) else [gap]
 
     def _warning(self, record: Mapping[str, Any], _: Log) -> None:
@@ -216,8 +216,14 @@ class _Reader:
 
     def _count(self, record: Any, key: str, least: int = 0) -> int:
         value = self._number(record, key)
-        if type(value) is not int or not least <= value < 1 << 63:
+        if type(value) is not int or not least <= value <= MOST:
             self._refuse(f"{key} is {value!r}, must be an integer of at least {least}")
+        return value
+
+    def _ratio(self, record: Any, key: str, default: float | None = None) -> float:
+        value = self._number(record, key, default)
+        if value < 0 or value > MOST:
+            self._refuse(f"{key} is {value!r}, must not be negative")
         return value
 
     def _number(self, record: Any, key: str, default: float | None = None) -> float:

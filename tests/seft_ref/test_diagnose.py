@@ -99,6 +99,9 @@ def test_TRN_011_a_divergence_is_told_once_for_each_lowest_mean():
     assert [f.name for f in again] == ["divergence", "divergence"]
     assert warnings_of([1.0] * 9, [], {}, 1) == warnings_of([], [], {}, 1) == []
     assert warnings_of([1.0] * 10 + [1.2] * 10, [], {}, 1) == []  # 20 % is not exceeded
+    assert names(warnings_of([1.0] * 10 + [1.205] * 10, [], {}, 1)) == [(20, "divergence")]
+    # the lowest mean follows each small step down
+    assert names(warnings_of([1.0] * 10 + [0.95] * 10 + [1.17] * 10, [], {}, 1)) == [(29, "divergence")]
 
 
 def test_TRN_011_support_and_the_end_are_compared_with_the_budget():
