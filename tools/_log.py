@@ -181,7 +181,8 @@ class _Reader:
             name = self._of(item, "name", str)
             if name not in log.matrices:
                 self._refuse(f"the matrix {name!r} is not among those of the run")
-            ratios = {key: self._ratio(item, key) for key in RATIOS}
+            # a rule without a gradient has no norm of it (TRN-009)
+            ratios = {key: self._ratio(item, key) for key in RATIOS if item.get(key, 0.0) is not None}
             boundaries = self._of(item, "boundaries", dict)
             parts[name] = Part(self._counts(item), ratios, {k: g for k in SELECTIONS for g in self._gap(boundaries, k)})
         total = Part(self._counts(record))

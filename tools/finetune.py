@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import _cli
 import numpy as np
 import typer
+from _log import read_log
 from _settings import changes_of
 from _write_log import LogWriter
 
@@ -133,7 +134,7 @@ def main(
     writer = LogWriter(log)
     if state.step < last or not resume:
         writer.run(settings.described(), state.targets)
-    watch = Watch(stored)
+    watch = _watch(stored, log, state.step)
     records: list[dict[str, Any]] = []
     started = time.perf_counter()
     with _cli.progress("fine-tuning", max(last - state.step, 0)) as advance:
@@ -173,6 +174,21 @@ def main(
     state_file.unlink(missing_ok=True)
     _cli.write_json(json_file, totals | {"stored_weights": kept, "peak_memory_bytes": _cli.peak_memory_bytes()})
     _cli.out.print(f"{destination}: {kept} stored weights ({stored} at load), {settings.steps} steps")
+
+
+def _watch(budget: int, log: Path | None, step: int) -> Watch:
+    """Return a watch that knows the steps of the log up to one, where a run goes on (TRN-011)."""
+    watch = Watch(budget)
+    if not step or log is None or not log.is_file():
+        return watch
+    before = read_log(log)
+    events = {event.step: event.total.counts["support"] for event in before.events}
+    for seen in before.steps:
+        if seen.step <= step:
+            watch.add_step(seen.step, seen.loss)
+            if seen.step in events:
+                watch.add_event(seen.step, events[seen.step])
+    return watch
 
 
 def _told(record: StepRecord) -> dict[str, Any]:
