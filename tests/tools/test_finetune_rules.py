@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from seft_ref.update.presets import PRESETS
-from tests.tools.test_command_lines import call, folders  # noqa: F401  a fixture
+from tests.seft_ref.folders import TEXT, sparse_folder
+from tests.tools.test_command_lines import call
 
 TOOLS = Path(__file__).resolve().parents[2] / "tools"
 
@@ -15,6 +16,13 @@ TOOLS = Path(__file__).resolve().parents[2] / "tools"
 @pytest.fixture(autouse=True)
 def tools_on_path(monkeypatch):
     monkeypatch.syspath_prepend(str(TOOLS))
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    tmp = tmp_path_factory.mktemp("folders")
+    (tmp / "text.txt").write_text(TEXT)
+    return {"text": tmp / "text.txt", "sparse": sparse_folder(tmp / "sparse")}
 
 
 @pytest.fixture
@@ -37,7 +45,7 @@ def run(cli, folders, out, *more):
 def test_TRN_010_every_preset_runs_and_logs_what_it_did(cli, folders, tmp_path, preset):
     log = tmp_path / "run.jsonl"
     window = ("--gradient-window", "2") if preset.startswith("spiel") else ()
-    code, said, err = run(cli, folders, tmp_path / "out", "--preset", preset, *SHORT, *window, "--log", str(log))
+    code, _, err = run(cli, folders, tmp_path / "out", "--preset", preset, *SHORT, *window, "--log", str(log))
     assert code == 0, err
     seen = read_log(log)
     assert [step.step for step in seen.steps] == list(range(1, 13))
