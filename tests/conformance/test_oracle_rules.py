@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from conformance.cases import load_all
+from conformance.gen.presets import WRONG
 from conformance.gen.rule_events import ALIKE, BETAS, CLOSE
 from conformance.oracle import choices, optimizers, pools, rng, rules, scores, train, update, window
 from conformance.oracle.event import Evidence, Part, event, last_pass
@@ -311,46 +312,7 @@ def test_an_event_that_takes_one_choice_for_another_fails_a_case(key, right, wro
     assert any(moved(case) != moved(case, **{key: wrong}) for case in mine), (key, right, wrong)
 
 
-WRONG_RUNS = [
-    ("literal", {"counts": "support"}, {}),
-    ("literal", {"exempt": "new"}, {}),
-    ("unprotected", {"exempt": "new"}, {}),
-    ("unprotected", {"adapts": "end"}, {}),
-    ("magnitude", {"adapt": "sensitivity"}, {}),
-    ("magnitude", {"adapts": "never"}, {}),
-    ("spiel-ag", {"candidates": "all"}, {}),
-    ("spiel-ag", {"moments": "zero"}, {}),
-    ("spiel-ag", {"events": "period"}, {}),
-    ("spiel-ag", {"drop_schedule": "cosine"}, {}),
-    ("spiel-ag", {"first_event": "fraction"}, {}),
-    ("spiel-ag", {}, {"initial_scope": "active"}),
-    ("spiel-ag", {}, {"optimizer": "adamw"}),
-    ("spiel-ag", {}, {"gradient_window": 1}),
-    ("spiel-ma", {"regrow": 1}, {}),
-    ("spiel-ma", {"grow": "gradient"}, {}),
-    ("spiel-ma", {"adapts": "end"}, {}),
-    ("rigl", {"event_replaces_step": 0}, {}),
-    ("rigl", {"evolve_until": 1.0}, {}),
-    ("rigl", {"drops": "slot"}, {}),
-    ("rigl", {"drop": "magnitude"}, {}),
-    ("rigl", {}, {"momentum": 0.0}),
-    ("rigl", {}, {"budget_by": "numel"}),
-    ("rigl", {}, {"start": "gradient"}),
-    ("set", {"grow": "gradient"}, {}),
-    ("set", {"drop_schedule": "cosine"}, {}),
-    ("seft-row", {"scope": "matrix"}, {}),
-    ("seft-model", {"scope": "matrix"}, {}),
-    ("seft-model", {}, {"budget_by": "numel"}),
-    ("seft-group", {"scope": "matrix"}, {}),
-    ("seft-group", {}, {"budget_by": "nnz"}),
-    ("evidence", {"drop": "magnitude"}, {}),
-    ("evidence", {"grow": "gradient"}, {}),
-    ("evidence", {"adapt": "sensitivity"}, {}),
-    ("evidence", {}, {"gradient_window": 1}),
-]
-
-
-@pytest.mark.parametrize(("name", "choice", "setting"), WRONG_RUNS)
+@pytest.mark.parametrize(("name", "choice", "setting"), [(n, *wrong) for n in WRONG for wrong in WRONG[n]])
 def test_a_run_by_another_rule_or_setting_fails_its_case(name, choice, setting):
     case = CASES[f"train-rule.{name}"]
     given = case.inputs
@@ -362,4 +324,4 @@ def test_a_run_by_another_rule_or_setting_fails_its_case(name, choice, setting):
     same = same and all(list(w) == at.tolist() for w, at in zip(run.final, want["support"], strict=True))
     for event_, slots in zip(run.events, want["slots"], strict=False):
         same = same and all(eta == at.tolist() for (eta, _), at in zip(event_, slots, strict=True))
-    assert not same or not np.allclose(run.losses, want["losses"], rtol=1e-4, atol=0)
+    assert not same or not np.allclose(run.losses, want["losses"], rtol=1e-3, atol=0)
