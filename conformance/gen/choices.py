@@ -162,15 +162,12 @@ def _refused() -> list[tuple[str, dict[str, Any], str]]:
     return [
         *unknown,
         ("until-0", {"evolve_until": 0.0}, "SCH-007"),
-        ("until-2", {"evolve_until": 2.0}, "SCH-007"),
         ("pattern-anywhere", {"pattern": [2, 4], "grow_scope": "anywhere"}, "EVT-007"),
         ("anywhere-always", {"initial_scope": "anywhere"}, "EVT-012"),
         ("anywhere-end", {"initial_scope": "anywhere", "adapts": "end"}, "EVT-012"),
         ("moments-adamw", {"grow": "moments"}, "EVT-012"),
-        ("moments-sgd", {"grow": "moments", "optimizer": "sgd"}, "EVT-012"),
         ("seeded-sm3", {"moments": "seeded", "optimizer": "sm3"}, "EVT-012"),
         ("first-absolute", _FIRST | {"grow": "absolute"}, "EVT-012"),
-        ("first-random", _FIRST | {"grow": "random"}, "EVT-012"),
         ("first-active", _FIRST | {"grow_scope": "active"}, "EVT-012"),
         ("first-row", _FIRST | {"scope": "row"}, "EVT-012"),
         ("first-model", _FIRST | {"scope": "model"}, "EVT-012"),
@@ -187,7 +184,6 @@ def _refused() -> list[tuple[str, dict[str, Any], str]]:
         ("rank-without", {"budget_by": "rank"}, "EVT-012"),
         ("slots-beside", {"slots": 100}, "EVT-012"),
         ("rank-beside", {"budget_by": "nnz", "rank": 2}, "EVT-012"),
-        ("slots-and-rank", {"budget_by": "count", "slots": 100, "rank": 2}, "EVT-012"),
     ]
 
 
@@ -210,7 +206,6 @@ def preset() -> Area:
         "pattern": {"pattern": [2, 4]},
         "pattern-active": {"pattern": [2, 4], "grow_scope": "active", "scope": "row"},
         "row-none": {"scope": "row", "exempt": "none"},
-        "model-slots": {"scope": "model", "exempt": "slots"},
         "count": {"budget_by": "count", "slots": 100},
         "rank": {"budget_by": "rank", "rank": 2},
     }

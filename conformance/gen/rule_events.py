@@ -1,13 +1,14 @@
 """Cases of chapter 8: whole events by any rule, over one or several matrices, with ties at every boundary."""
 
 import math
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from conformance.gen.numbers import Area, Numbers, ids, reals
-from conformance.oracle import choices, scores
+from conformance.oracle import choices, pools, scores
 from conformance.oracle.event import Evidence, Outcome, Part, event
 from conformance.oracle.optimizers import KEEPS
 from conformance.oracle.rules import binary64
@@ -20,6 +21,8 @@ BETAS: Rule = {"beta1": 0.5, "beta2": 0.75, "momentum": 0.5}
 """Their small powers are exact."""
 
 
+ALIKE: tuple[set[Any], ...] = ({"end", "never"}, {"activation", "curvature"})
+"""Values that an event cannot tell apart: the second pair ranks alike, curvature being half the square."""
 CLOSE = 3469982
 """A seed with two draws that are one number in binary32, found by search."""
 
@@ -153,7 +156,7 @@ _NEVER: Rule = {"adapts": "never"}
 _CHANGE = {"drop": "change", "grow": "curvature", "adapt": "curvature"}
 _FISHER = {"drop": "fisher", "grow": "fisher", "adapt": "magnitude"}
 _WEIGHT = {"drop": "weight", "grow": "absolute", "adapt": "activation"}
-_RIGL = _NEVER | {"drop": "weight", "drops": "weight", "moments": "seeded"}
+_RIGL = {"adapts": "end", "drop": "weight", "drops": "weight", "moments": "seeded"}
 _TABLE: list[tuple[str, Rule, str, str, str]] = [
     ("seft", {}, "DROP-001 GROW-002 ADPT-002 EVT-001", "adamw", "the parts in another order"),
     ("change", _CHANGE, "DROP-003 GROW-003 GROW-004 ADPT-005", "adamw", "φ₀ kept where a slot is cancelled"),
@@ -161,10 +164,39 @@ _TABLE: list[tuple[str, Rule, str, str, str]] = [
     ("weight", _WEIGHT, "DROP-003 GROW-004 ADPT-005", "adamw", "|φ| taken for |W|, h by row"),
     ("random", dict.fromkeys(("drop", "grow", "adapt"), "random"), "RNG-003", "adamw", "one use for all three"),
     ("moments", _NEVER | {"grow": "moments", "regrow": 0}, "OPT-008 GROW-005 EVT-008", "sm3", "dropped, grown again"),
-    ("rigl", _RIGL, "DROP-004 DLT-006", "sgd", "a dropped weight that stays"),
+    ("rigl", _RIGL, "DROP-004 DLT-006 EVT-008", "sgd", "a dropped weight that stays"),
     ("literal", {"counts": "values", "exempt": "none"}, "ADPT-006 ADPT-007", "adamw", "zeros counted, or pruned"),
-    ("slots", {"exempt": "slots"}, "ADPT-007", "adamw", "only new slots exempt"),
+    ("slots", {"exempt": "slots", "grow_scope": "active"}, "ADPT-007 GROW-001", "adamw", "only new slots exempt"),
 ]
+
+
+def _pair(word: int, name: str, chosen: Rule, optimizer: str) -> Made:
+    """Return the matrix of a row of the table."""
+    part, seen = made(word, (3, 5), 8, 4, 1, chosen=chosen, optimizer=optimizer, missing=1, steps=2)
+    support = len(part.base.keys() | part.phi.keys())
+    if name == "change":  # the dropped slots come back
+        seen = replace(seen, gradient=[9.0 if p in part.phi else x for p, x in enumerate(seen.gradient)])
+    tight = support if name == "seft" else 4 if name == "literal" else support - 3
+    return replace(part, budget=[tight], first=name == "seft"), seen
+
+
+def tells(pair: Made, chosen: Rule, keys: Iterable[str]) -> bool:
+    """Tell whether the event would end otherwise with any other value of each of the choices."""
+
+    def end(what: Rule) -> Any:
+        try:
+            (one,) = event([pair[0]], [pair[1]], what, 0.5, seed=3, step=20)
+        except (KeyError, IndexError, pools.RefusedError):  # a choice that needs what is not there
+            return None
+        return replace(one, boundaries={}), one.part.phi.keys()
+
+    right = end(chosen)
+    for key in keys:
+        names = (0, 1) if key == "regrow" else choices.VALUES[key][0]
+        others = [n for n in names if n != chosen[key] and {n, chosen[key]} not in ALIKE]
+        if any(end(chosen | {key: other}) == right for other in others):
+            return False
+    return True
 
 
 def by_choice() -> Area:
@@ -172,13 +204,10 @@ def by_choice() -> Area:
     area = Area("event", "dictionaries by flat position")
     for i, (name, change, clauses, optimizer, purpose) in enumerate(_TABLE):
         chosen = rule(**change)
-        part, seen = made(i, (3, 5), 8, 4, 1, chosen=chosen, optimizer=optimizer, missing=1, steps=2)
-        support = len(part.base.keys() | part.phi.keys())
-        if name == "change":  # the dropped slots come back
-            seen = replace(seen, gradient=[9.0 if p in part.phi else x for p, x in enumerate(seen.gradient)])
-        tight = support - (3 if name in ("slots", "change", "random") else 0)
-        tight = 4 if name == "literal" else tight
-        add(area, name, clauses, purpose, [(replace(part, budget=[tight]), seen)], chosen, 0.5)
+        pairs = (_pair(word, name, chosen, optimizer) for word in range(1000 * i, 1000 * i + 500))
+        keys = change or ("first_event", "exempt", "regrow", "counts")
+        pair = next(pair for pair in pairs if tells(pair, chosen, keys))
+        add(area, name, clauses, purpose, [pair], chosen, 0.5)
     _windows(area)
     _scopes(area)
     _edges(area)
@@ -232,8 +261,9 @@ def _edges(area: Area) -> None:
     parts = [
         (replace(one, phi=dict.fromkeys(one.phi, -0.0)), zero),
         (replace(bare, budget=[0], delta_budget=[0], matrix=1), seen),
+        made(41, (0, 3), 0, 0, 0, chosen=chosen, matrix=3),
     ]
-    text = "K = 0 and d = 0, all scores 0 and equal, −0 before +0"
+    text = "K = 0 and d = 0, no rows, all scores 0 and equal, −0 before +0"
     add(area, "nothing", "SEL-002 SEL-008 EVT-009", text, parts, chosen, 0.5)
     drawn = rule(grow="random", **_NEVER)
     part, seen = made(42, (4, 6), 12, 2, 0, chosen=drawn, matrix=1)
