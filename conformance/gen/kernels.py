@@ -167,9 +167,9 @@ def exceeding() -> Area:
     for name, values, least, purpose in (
         ("special", special, 2.0, "an entry equal to least, NaN left out, the sign counted"),
         ("zero", special, 0.0, "either zero above 0"),
-        ("long", n.lattice(2051, 3), 2.5, "remainders of blocks"),
+        ("long", n.lattice(1101, 3), 2.5, "remainders of blocks"),
         ("all", n.lattice(70, 3), -1.0, "an entry left out"),
-        ("none", n.lattice(1030, 3), 3.0, "an entry equal to least"),
+        ("none", n.lattice(70, 3), 3.0, "an entry equal to least"),
         ("empty", [], 0.0, "no entries"),
     ):
         found = [i for i, x in enumerate(values) if not abs(x) <= least]

@@ -249,7 +249,7 @@ def _scopes(area: Area) -> None:
     gradient = [9.0 if p < 8 else x for p, x in enumerate(seen.gradient)]
     text = "three new slots in a group of 2:4, or pruning by the whole matrix"
     pair = (part, replace(seen, gradient=gradient))
-    add(area, "group", "EVT-009 GROW-007 DLT-001", text, [pair], chosen, 0.5, pattern=(2, 4))
+    add(area, "group", "EVT-009 GROW-007 DLT-001 TOP-005", text, [pair], chosen, 0.5, pattern=(2, 4))
 
 
 def _edges(area: Area) -> None:
