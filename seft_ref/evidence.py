@@ -5,6 +5,7 @@
 `update.evidence.evidence_of` is the definition: it holds a score for every position.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -25,6 +26,8 @@ from seft_ref.window import AnyWindow, FirstStepWindow, Window, refuse_infinite
 
 ROWS = 256
 """Rows of a gradient that are evaluated at once when all of it is looked at."""
+_FIRST_LOOK = 1 << 15
+"""Least number of scores that are sorted to find a first threshold."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -71,6 +74,8 @@ def _look(view: View, number: int, rule: Rule, held: Any, chance: Chance) -> Evi
     window = view.window
     inputs = window.inputs() if isinstance(window, Window) else None
     asked = window.asked if isinstance(window, Window) else frozenset[str]()
+    wanted = rule.asks_on_support()
+    squares = 0.0
     found: dict[str, list[Array]] = {"support": [], "scores": [], "gradient": [], "square": []}
     for start in range(0, n_out, ROWS):
         stop = min(start + ROWS, n_out)
@@ -84,8 +89,13 @@ def _look(view: View, number: int, rule: Rule, held: Any, chance: Chance) -> Evi
         here = union(stored, taken)
         more = {n: xp.reshape(getattr(known, n), (-1,)) for n in ("gradient", "square") if n in asked}
         for name, block in more.items():
-            found[name].append(xp.take(block, here))
-        found["support"].append(here + low)
+            there = xp.take(block, here)
+            if name == "gradient":
+                squares += float(xp.sum(there * there))
+            if name in wanted:
+                found[name].append(there)
+        if wanted:
+            found["support"].append(here + low)
         found["scores"].append(xp.abs(xp.take(values, taken)))
         only = stored if rule.grow_scope == "active" else None
         held.offer(number, low, n_in, values, taken, only, more if rule.moments == "seeded" else {})
@@ -99,7 +109,8 @@ def _look(view: View, number: int, rule: Rule, held: Any, chance: Chance) -> Evi
         candidate_scores=scores[:0],
         inputs=inputs,
         steps=1 if window is None else window.steps,
-        **{n: xp.concat(found[n]) if found[n] else zero for n in ("gradient", "square") if n in asked},
+        gradient_norm=math.sqrt(squares) if "gradient" in asked else None,
+        **{n: xp.concat(found[n]) if found[n] else zero for n in sorted(wanted)},
     )
 
 
@@ -133,10 +144,25 @@ class _Strongest:
         self, number: int, low: int, n_in: int, values: Array, taken: Array, only: Array | None, more: dict[str, Array]
     ) -> None:
         """Look at a block of scores, or of signed gradients; entries of η are taken, and only some may be looked at."""
+        n, start = values.shape[0], 0
+        # a first look at little of it finds what the rest has to exceed
+        while self.least is None and self.n and only is None and self.pattern is None and start < n:
+            stop = min(n, start + max(_FIRST_LOOK, 4 * self.n))
+            here = _between(taken, start, stop) - start
+            self._look_at(number, low + start, values[start:stop], here, None, _parts(more, start, stop))
+            start = stop
+        rest = None if only is None else _between(only, start, n) - start
+        self._look_at(
+            number, low + start, values[start:], _between(taken, start, n) - start, rest, _parts(more, start, n)
+        )
+
+    def _look_at(
+        self, number: int, low: int, values: Array, taken: Array, only: Array | None, more: dict[str, Array]
+    ) -> None:
         xp = array_namespace(values)
-        if self.least is None or only is not None:
+        if self.least is None or only is not None or not self.n:
             refuse_infinite(values)
-        if self.n == 0:
+        if not self.n or not values.shape[0]:
             return
         if only is not None:
             here = only
@@ -217,6 +243,10 @@ class _PerRow:
         return [_candidates(self.pieces)]
 
 
+def _parts(arrays: dict[str, Array], start: int, stop: int) -> dict[str, Array]:
+    return {name: array[start:stop] for name, array in arrays.items()}
+
+
 def _candidates(pieces: list[dict[str, Any]]) -> dict[str, Array]:
     """Return the fields of Evidence that pieces make together."""
     if not pieces:
@@ -260,6 +290,7 @@ def _first_step_evidence(view: View, rule: Rule) -> Evidence:
         candidates,
         at(candidates, scores),
         gradient=at(window.support, mean),
+        gradient_norm=math.sqrt(float(xp.sum(at(window.support, mean) ** 2))),
         square=at(window.support, square),
         candidate_gradient=at(candidates, mean),
         candidate_square=at(candidates, square),

@@ -53,10 +53,6 @@ __all__ = [
 ]
 
 
-AT_END = Rule(grow="random")
-"""Growth does not happen after the last step: nothing is scored"""
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class Target:
     """The sparse state of one matrix, and how its delta sits in the packed weight."""
@@ -345,9 +341,11 @@ def finish(
         kept = loss_and_gradients(state.weights, config, batches, kernels, {}, empty).kept
     parts = []
     chance = Chance(settings.seed, settings.steps)
+    # growth does not happen any more: nothing is scored
+    at_end = Rule(grow="random", adapt=rule.adapt)
     for name in over:
         target, matrix = state.targets[name], names.index(name)
-        (seen,) = evidence([View(kept.get(name), target.base, target.delta, matrix)], AT_END, 0)
+        (seen,) = evidence([View(kept.get(name), target.base, target.delta, matrix)], at_end, 0)
         parts.append(_part(target, seen, matrix, settings))
     for name, event in zip(over, final_adapt(parts, rule=rule, chance=chance, pattern=settings.pattern), strict=True):
         final[name] = (event.base, event.delta)

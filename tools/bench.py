@@ -4,6 +4,7 @@
     python tools/bench.py sizes MODEL    bytes a weight, beside other formats
     python tools/bench.py files          writing and reading, beside safetensors
     python tools/bench.py big            memory with a file of a 7B model
+    python tools/bench.py growth         exact top-k of a gradient, beside whole gradients
 
 Every comparison is made in one process: each round runs every method, so that whatever disturbs the machine
 disturbs all of them, and each timed block follows an untimed call of the same method, so that its memory is
@@ -11,11 +12,7 @@ warm. A ratio is dense NumPy's time over the method's within a round; the table 
 """
 
 import json
-import os
-import platform
 import statistics
-import sys
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -24,24 +21,18 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import bench_files
+import bench_growth
 import typer
+from _bench import machine, restart_in_clean_environment, rounds
 
 app = typer.Typer(add_completion=False, help=__doc__)
-for command in (bench_files.sizes, bench_files.files, bench_files.big):
+for command in (bench_files.sizes, bench_files.files, bench_files.big, bench_growth.growth):
     app.command()(command)
-
-# Idle workers of OpenBLAS and OpenMP spin on cores that the other pool needs; both read this when loaded.
-CLEAN = {"OPENBLAS_THREAD_TIMEOUT": "4", "OMP_WAIT_POLICY": "PASSIVE"}
-# Would make OpenBLAS choose a slower dense product than the machine's own.
-UNSET = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")
-THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
 
 SHAPES = ((576, 576), (1536, 576), (2048, 2048), (5632, 2048))
 SPARSITIES = (0.5, 0.7, 0.9)
 TOKENS = (128, 512, 2048)
 SAMPLED = 0.01  # share of positions at which a sparse update asks for its gradient
-BLOCK_SECONDS = 0.04
-"""Least duration of a timed block."""
 UNDISTURBED = 0.95
 """Share of its cores from which a block is printed without a mark."""
 
@@ -83,7 +74,7 @@ def kernels(
     quick: Annotated[bool, typer.Option(help="One shape, two token counts, three rounds.")] = False,
 ) -> None:
     """Compare the CPU kernel set with dense NumPy, dense and CSR torch, and SciPy."""
-    _restart_in_clean_environment(threads)
+    restart_in_clean_environment(threads)
     print(json.dumps(machine(threads), indent=1))
     rows: list[Row] = []
     print(f"{'product':8} {'shape':>10} {'sparse':>6} {'tokens':>6}  {'method':12} {'ms':>9}  against numpy")
@@ -98,45 +89,6 @@ def kernels(
         json_file.write_text(
             json.dumps({"machine": machine(threads), "rows": [asdict(r) for r in rows]}, indent=1) + "\n"
         )
-
-
-def machine(threads: int) -> dict[str, Any]:
-    """What a reader must know to compare these figures with others."""
-    import numba
-    import numpy as np
-
-    model = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        lines = cpuinfo.read_text(encoding="utf-8").splitlines()
-        model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), model)
-    blas = "unknown (threadpoolctl is not installed)"
-    if find_spec("threadpoolctl"):
-        from threadpoolctl import threadpool_info
-
-        blas = ", ".join(
-            f"{i['internal_api']} {i['version']} {i.get('architecture')}"
-            for i in threadpool_info()
-            if i["user_api"] == "blas"
-        )
-    return {
-        "cpu": model,
-        "cores": os.cpu_count(),
-        "threads": threads,
-        "blas of numpy": blas,
-        "python": platform.python_version(),
-        "numpy": np.__version__,
-        "numba": numba.__version__,
-    }
-
-
-def _restart_in_clean_environment(threads: int) -> None:
-    """Replace this process by one whose libraries will wait passively and use the machine's own kernels."""
-    wanted = CLEAN | dict.fromkeys(THREADS, str(threads))
-    if all(os.environ.get(name) == value for name, value in wanted.items()) and not any(n in os.environ for n in UNSET):
-        return
-    environment = {name: value for name, value in os.environ.items() if name not in UNSET} | wanted
-    os.execve(sys.executable, [sys.executable, *sys.argv], environment)  # noqa: S606
 
 
 def _measure(shapes: tuple[tuple[int, int], ...], tokens: tuple[int, ...], n_rounds: int) -> Iterator[Row]:
@@ -167,7 +119,7 @@ def _measure(shapes: tuple[tuple[int, int], ...], tokens: tuple[int, ...], n_rou
                 for product in ours if sparsity in SPARSITIES else ("sample",):
                     methods = {"numpy": peers[product].pop("numpy"), "ours": ours[product], **peers[product]}
                     _check(product, methods)
-                    for method, times, ratios, core in _rounds(methods, n_rounds):
+                    for method, times, ratios, core in rounds(methods, n_rounds):
                         yield Row(
                             product,
                             shape,
@@ -229,31 +181,6 @@ def _check(product: str, methods: dict[str, Callable[[], Any]]) -> None:
         error = float(abs(method() - expected).max())
         if not error <= 3e-5 * largest:
             raise SystemExit(f"{product} by {name} is off by {error}, largest entry {largest}")
-
-
-def _rounds(
-    methods: dict[str, Callable[[], Any]], n_rounds: int
-) -> Iterator[tuple[str, list[float], list[float], float]]:
-    """Time each method once a round; yield its name, times, ratios to dense NumPy, and share of a core."""
-    times: dict[str, list[float]] = {name: [] for name in methods}
-    cores: dict[str, list[float]] = {name: [] for name in methods}
-    repeats: dict[str, int] = {}
-    n_threads = int(os.environ[THREADS[0]])
-    for _ in range(n_rounds):
-        for name, method in methods.items():
-            start = time.perf_counter()
-            method()
-            once = time.perf_counter() - start
-            count = repeats.setdefault(name, max(1, min(200, int(BLOCK_SECONDS / once))))
-            start, cpu_start = time.perf_counter(), time.process_time()
-            for _ in range(count):
-                method()
-            elapsed = time.perf_counter() - start
-            times[name].append(elapsed / count)
-            cores[name].append((time.process_time() - cpu_start) / elapsed / n_threads)
-    for name, own in times.items():
-        ratios = [dense / mine for dense, mine in zip(times["numpy"], own, strict=True)]
-        yield name, own, ratios, min(cores[name] + cores["numpy"])
 
 
 def _goal(row: Row) -> float:

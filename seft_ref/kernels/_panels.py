@@ -298,23 +298,23 @@ def take_rows(indptr, indices, first_row, last_row, tile, dvalues):
 
 @njit(cache=True, error_model="numpy")
 def exceeding(values, least):
-    """Return where |value| > least or value is NaN, ascending: a branch-free count for every 1,024 entries, a look at
-    those that have any.
+    """Return where |value| > least or value is NaN, ascending: one bit for every 1,024 entries, found without a branch
+    (the constant count lets the loop become vectors), then a look at those that have it set.
     """
     n = values.shape[0]
-    room = 1024
-    found = np.empty(room, dtype=np.int64)
+    found = np.empty(4096, dtype=np.int64)
     n_found = 0
     for start in range(0, n, 1024):
         stop = min(start + 1024, n)
-        above = 0
-        for i in range(start, stop):
-            above += not (abs(values[i]) <= least)
-        if above == 0:
-            continue
-        if n_found + above > room:
-            room = 2 * (n_found + above)
-            larger = np.empty(room, dtype=np.int64)
+        if stop - start == 1024:
+            block = values[start:stop]
+            any_above = np.uint32(0)
+            for i in range(1024):
+                any_above |= np.uint32(not (abs(block[i]) <= least))
+            if any_above == 0:
+                continue
+        if n_found + 1024 > found.shape[0]:
+            larger = np.empty(2 * found.shape[0], dtype=np.int64)
             larger[:n_found] = found[:n_found]
             found = larger
         for i in range(start, stop):

@@ -4,6 +4,7 @@
 block. An event sees only the evidence.
 """
 
+import math
 from dataclasses import dataclass
 
 from jaxtyping import Float, Int
@@ -31,7 +32,9 @@ class Evidence:
     """flat positions outside η, ascending"""
     candidate_scores: Float[Array, " c"]
     gradient: Float[Array, " s"] | None = None
-    """ḡ on the support, loss per unit of weight"""
+    """ḡ on the support, loss per unit of weight, if the rule looks at it there"""
+    gradient_norm: float | None = None
+    """of ḡ on the support"""
     square: Float[Array, " s"] | None = None
     """mean g² on the support"""
     candidate_gradient: Float[Array, " c"] | None = None
@@ -73,5 +76,6 @@ def evidence_of(
         xp.take(outside, chosen),
         score(Known(gradient=at_candidates)),
         gradient=at_support,
+        gradient_norm=math.sqrt(float(xp.sum(at_support * at_support))),
         candidate_gradient=at_candidates,
     )

@@ -1,6 +1,5 @@
 """What an event did to one matrix, in numbers (TRN-009)."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -71,7 +70,6 @@ def record_of(part: Part, event: Event, budget: int, delta_budget: int, lost: In
     stored, eta = flat(event.base.topology), flat(event.delta.topology)
     n_stored, n_slots = int(stored.shape[0]), int(eta.shape[0])
     start = n_stored + inside(eta, lost)
-    gradient = part.evidence.gradient
     return EventRecord(
         dropped=int(event.dropped.shape[0]),
         grown=int(event.grown.shape[0]),
@@ -84,6 +82,6 @@ def record_of(part: Part, event: Event, budget: int, delta_budget: int, lost: In
         start=start,
         churn=int(event.grown.shape[0]) / max(slots_before, 1),
         overlap=start / max(budget, 1),
-        gradient_norm=None if gradient is None else math.sqrt(float(xp.sum(gradient * gradient))),
+        gradient_norm=part.evidence.gradient_norm,
         boundaries=event.boundaries,
     )

@@ -121,6 +121,11 @@ class Rule:
             wanted = wanted | {"gradient", "square"}
         return frozenset(wanted)
 
+    def asks_on_support(self) -> frozenset[str]:
+        """Return what an event looks at on the support: ḡ to adapt by, g² to drop by."""
+        wanted = {"gradient"} if self.adapts == "always" and self.adapt == "sensitivity" else set()
+        return frozenset(wanted | ({"square"} if self.drop == "fisher" else set()))
+
     def asks_at_end(self) -> frozenset[str]:
         """Return the evidence that the last adapt pass looks at."""
         return frozenset() if self.adapts == "never" else frozenset(_ADAPT_ASKS[self.adapt])
