@@ -337,11 +337,11 @@ def _excess_in_pools(
     excess = xp.where(excess > 0, excess, xp.zeros_like(excess))
     if not bool(xp.any(excess > 0)):
         return [positions[:0]], None
+    scores = _adapt_scores(m, positions, weight, rule, chance, use)
     # only pools with something to prune are looked at
     pools = positions // max(width, 1)
     busy = xp.take(excess, pools) > 0
-    positions, weight, pools = positions[busy], weight[busy], pools[busy]
-    scores = _adapt_scores(m, positions, weight, rule, chance, use)
+    positions, scores, pools = positions[busy], scores[busy], pools[busy]
     found = smallest_selection(scores, excess, pools)
     return [xp.take(positions, found.indices)], found.boundary
 
@@ -352,14 +352,26 @@ def _adapt_scores(m: _Moved, positions: Array, weight: Array, rule: Rule, chance
     seen = m.part.evidence
     known = Known(weight=weight)
     if rule.adapt == "sensitivity":
-        # off the support of before W is 0, and so is the score whatever the gradient
-        known = Known(weight=weight, gradient=_on(seen, seen.gradient, positions))
+        known = Known(weight=weight, gradient=_gradient_at(m, positions, rule))
     elif rule.adapt in ("activation", "curvature"):
         assert seen.inputs is not None, "the rule asks for evidence that was not gathered"
         known = Known(weight=weight, inputs=xp.take(seen.inputs, positions % m.base.topology.shape[1]))
     elif rule.adapt == "random":
         known = Known(uniform=chance.scores(m.part.matrix, positions, use))
     return ADAPT[rule.adapt](known)
+
+
+def _gradient_at(m: _Moved, positions: Array, rule: Rule) -> Array:
+    """Return ḡ at positions of the support. Off the support of before W is 0, and so is the sensitivity whatever ḡ."""
+    seen = m.part.evidence
+    if rule.exempt != "new" or rule.counts != "support":
+        return _on(seen, seen.gradient, positions)
+    assert seen.gradient is not None, "the rule asks for evidence that was not gathered"
+    # what may be pruned is the support of before less what the drop took out and what is new: few to look up
+    gone = difference(m.dropped, m.cancelled)
+    if rule.drops == "slot":
+        gone = difference(gone, flat(m.base.topology))
+    return seen.gradient[outside(seen.support, union(gone, m.fresh))]
 
 
 def _event(m: _Moved, pruned: Array, boundaries: Mapping[str, Boundary | None]) -> Event:
@@ -370,7 +382,7 @@ def _event(m: _Moved, pruned: Array, boundaries: Mapping[str, Boundary | None]) 
     return Event(
         base=base,
         delta=after,
-        base_change=change(m.part.base.topology, base.topology),
+        base_change=lost if m.base is m.part.base else change(m.part.base.topology, base.topology),
         delta_change=change(m.part.delta.topology, after.topology),
         dropped=m.dropped,
         grown=m.fresh,
