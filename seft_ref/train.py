@@ -25,7 +25,7 @@ from seft_ref.nm import grouped
 from seft_ref.settings import TrainSettings, settings_of
 from seft_ref.start import initial_positions
 from seft_ref.text import training_starts
-from seft_ref.topology import Topology, difference, find, flat, union
+from seft_ref.topology import Topology, find, flat, union
 from seft_ref.update.count import count
 from seft_ref.update.criteria import Chance
 from seft_ref.update.delta import Base, Delta, effective, new_delta, values_at
@@ -278,11 +278,10 @@ def _part(target: Target, seen: Any, matrix: int, settings: TrainSettings) -> Pa
 
 def _after(target: Target, event: Event, pattern: tuple[int, int] | None) -> Target:
     """Return a target after an event, not yet placed; an N:M base stays in its groups (TOP-005)."""
-    left = difference(flat(target.base.topology), flat(event.base.topology))
-    if not left.shape[0]:
+    if not event.left.shape[0]:
         return replace(target, delta=event.delta)
     base = event.base if pattern is None else replace(event.base, topology=grouped(event.base.topology, pattern))
-    return replace(target, base=base, delta=event.delta, lost=union(target.lost, left))
+    return replace(target, base=base, delta=event.delta, lost=union(target.lost, event.left))
 
 
 def refresh(weights: Weights, targets: Mapping[str, Target], kernels: Kernels) -> Weights:

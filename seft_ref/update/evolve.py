@@ -55,6 +55,8 @@ class Event:
     """new slots: cancelled positions are not among them"""
     cancelled: Int[Array, " n"]
     pruned: Int[Array, " n"]
+    left: Int[Array, " n"]
+    """positions that left the base"""
     boundaries: Mapping[str, Boundary | None] = field(default_factory=dict)
     """of drop, grow and adapt (SEL-008); those of a pool of matrices are the same for all"""
 
@@ -69,6 +71,8 @@ class _Moved:
     dropped: Array
     fresh: Array
     cancelled: Array
+    left: Array
+    """what the drop took out of the base"""
 
 
 def evolve(
@@ -116,7 +120,7 @@ def final_adapt(
         for part in pool:
             _check_finite(part.evidence)
             nothing = part.evidence.support[:0]
-            still.append(_Moved(part, part.base, part.delta, nothing, nothing, nothing))
+            still.append(_Moved(part, part.base, part.delta, nothing, nothing, nothing, nothing))
         pruned, boundary = _excess(still, last, chance, pattern, USE_END)
         events += [_event(m, gone, {"adapt": boundary}) for m, gone in zip(still, pruned, strict=True)]
     return events
@@ -276,11 +280,12 @@ def _move(part: Part, slots: Array, dropped: Array, grown: Array, rule: Rule, se
             seen.steps,
         )
     delta = move_delta(delta, union(difference(slots, gone), fresh), start)
-    base = part.base
+    base, left = part.base, gone[:0]
     if rule.drops == "weight":
-        lost = without(base.topology, gone)
+        left = gone[~outside(gone, flat(base.topology))]
+        lost = without(base.topology, left)
         base = Base(lost.new, realign(base.values, lost))
-    return _Moved(part, base, delta, dropped, fresh, cancelled)
+    return _Moved(part, base, delta, dropped, fresh, cancelled, left)
 
 
 def _excess(
@@ -376,7 +381,8 @@ def _gradient_at(m: _Moved, positions: Array, rule: Rule) -> Array:
 
 def _event(m: _Moved, pruned: Array, boundaries: Mapping[str, Boundary | None]) -> Event:
     """Take the pruned positions out of base and delta (ADPT-004) and record the event."""
-    lost = without(m.base.topology, pruned)
+    stored = pruned[~outside(pruned, flat(m.base.topology))]
+    lost = without(m.base.topology, stored)
     after = move_delta(m.delta, difference(flat(m.delta.topology), pruned)) if pruned.shape[0] else m.delta
     base = replace(m.base, topology=lost.new, values=realign(m.base.values, lost))
     return Event(
@@ -388,5 +394,6 @@ def _event(m: _Moved, pruned: Array, boundaries: Mapping[str, Boundary | None]) 
         grown=m.fresh,
         cancelled=m.cancelled,
         pruned=pruned,
+        left=union(m.left, stored),
         boundaries=boundaries,
     )
