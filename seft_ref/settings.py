@@ -32,8 +32,8 @@ class TrainSettings:
     them from a preset.
     """
 
-    preset: str = "seft"
-    """the name under which the run goes"""
+    label: str = "seft"
+    """the preset that `settings_of` started from; it decides nothing"""
     rule: Rule = field(default_factory=Rule)
     pattern: tuple[int, int] | None = None
     """(N, M) of a base pruned to a pattern"""
@@ -133,6 +133,8 @@ class TrainSettings:
             if wrong:
                 raise ConfigError("EVT-012", why)
         # EVT-007
+        if self.pattern is not None and self.initial_scope == "anywhere":
+            raise ConfigError("EVT-007", "initial_scope anywhere breaks the N:M pattern of this model; use active")
         if self.pattern is not None and rule.evolves and rule.grow_scope != "active" and rule.scope != "group":
             raise ConfigError("EVT-007", "this model has an N:M pattern: use grow_scope active or scope group")
 
@@ -156,8 +158,14 @@ class TrainSettings:
 
     def described(self) -> dict[str, Any]:
         """Return all settings under flat names, as `settings_of` takes them."""
-        told = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("rule", "optimizer")}
-        return told | asdict(self.rule) | {"optimizer": name_of(self.optimizer)} | asdict(self.optimizer)
+        told = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("label", "rule", "optimizer")}
+        return (
+            {"preset": self.label}
+            | told
+            | asdict(self.rule)
+            | {"optimizer": name_of(self.optimizer)}
+            | asdict(self.optimizer)
+        )
 
 
 def settings_of(preset: str = "seft", **changes: Any) -> TrainSettings:
@@ -172,7 +180,7 @@ def settings_of(preset: str = "seft", **changes: Any) -> TrainSettings:
     rule = {name: wanted.pop(name) for name in CHOICES if name in wanted}
     optimizer = wanted.pop("optimizer", "adamw")
     own = {name: wanted.pop(name) for name in _OPTIMIZER_SETTINGS if name in wanted}
-    known = [f.name for f in fields(TrainSettings) if f.name not in ("preset", "rule", "optimizer")]
+    known = [f.name for f in fields(TrainSettings) if f.name not in ("label", "rule", "optimizer")]
     for name in wanted:
         if name not in known:
             names = sorted({*known, *CHOICES, *_OPTIMIZER_SETTINGS, "optimizer"})
@@ -181,4 +189,4 @@ def settings_of(preset: str = "seft", **changes: Any) -> TrainSettings:
         optimizer = optimizer_named(optimizer, own)
     elif own:
         raise ConfigError("EVT-011", f"{', '.join(own)} beside a whole optimizer; give its name")
-    return TrainSettings(preset=preset, rule=Rule(**rule), optimizer=optimizer, **wanted)
+    return TrainSettings(label=preset, rule=Rule(**rule), optimizer=optimizer, **wanted)

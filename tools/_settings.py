@@ -17,7 +17,7 @@ def _types() -> dict[str, str]:
     """Return the type of every setting by name, as it is written in the source."""
     kinds = (TrainSettings, Rule, *OPTIMIZERS.values())
     found = {f.name: getattr(f.type, "__name__", "str") for kind in kinds for f in fields(kind)}
-    for name in ("preset", "rule", "pattern"):
+    for name in ("label", "rule", "pattern"):
         found.pop(name)  # the preset has an option; a pattern belongs to the model
     return found | {"optimizer": "str"}
 
