@@ -1,4 +1,4 @@
-"""The evidence that an event takes from windows, `ROWS` rows of a gradient at a time (GRD-003).
+"""The evidence that an event takes from windows, some rows of a gradient at a time (GRD-003).
 
     (seen,) = evidence([View(window, base, delta)], rule, n)
 
@@ -24,8 +24,10 @@ from seft_ref.update.rules import Rule
 from seft_ref.update.select import largest, selection_in_pools
 from seft_ref.window import AnyWindow, FirstStepWindow, Window, refuse_infinite
 
-ROWS = 256
-"""Rows of a gradient that are evaluated at once when all of it is looked at."""
+ROWS = 512
+"""Most rows of a gradient that are evaluated at once when all of it is looked at."""
+_BLOCKS, _LEAST_BLOCK = 24, 1 << 18
+"""A block is a 24th of the matrix, so that it costs little to hold, but not so small that a product of it is slow."""
 _FIRST_LOOK = 1 << 15
 """Least number of scores that are sorted to find a first threshold."""
 
@@ -49,7 +51,7 @@ def evidence(
     pattern: tuple[int, int] | None = None,
     kernels: Kernels = definition,
 ) -> list[Evidence]:
-    """Return what an event needs of the matrices of one pool, `ROWS` rows at a time (GRD-003).
+    """Return what an event needs of the matrices of one pool, some rows at a time (GRD-003).
 
     n  how many positions grow at most, of all matrices together; of each row with scope row
     Equal to `update.evidence.evidence_of` of the whole gradient when the blocks have the same numbers.
@@ -77,28 +79,29 @@ def _look(view: View, number: int, rule: Rule, held: Any, chance: Chance) -> Evi
     wanted = rule.asks_on_support()
     squares = 0.0
     found: dict[str, list[Array]] = {"support": [], "scores": [], "gradient": [], "square": []}
-    for start in range(0, n_out, ROWS):
-        stop = min(start + ROWS, n_out)
+    rows = min(ROWS, max(1, max(n_out * n_in // _BLOCKS, _LEAST_BLOCK) // max(n_in, 1)))
+    for start in range(0, n_out, rows):
+        stop = min(start + rows, n_out)
         low = start * n_in
         known = window.rows(start, stop) if isinstance(window, Window) else Known()
         known = _with_rest(known, rule, view, inputs, chance, (start, stop))
         # |ḡ| is taken where it is needed: most of the block is never looked at again
         signed = known.gradient if rule.grow == "gradient" else GROW[rule.grow](known)
         values = xp.reshape(signed, (-1,))
-        stored, taken = flat_rows(view.base.topology, start, stop), flat_rows(view.delta.topology, start, stop)
-        here = union(stored, taken)
+        taken = flat_rows(view.delta.topology, start, stop)
+        stored = flat_rows(view.base.topology, start, stop) if wanted or rule.grow_scope == "active" else taken
+        here = union(stored, taken) if wanted else taken
         more = {n: xp.reshape(getattr(known, n), (-1,)) for n in ("gradient", "square") if n in asked}
-        for name, block in more.items():
-            there = xp.take(block, here)
-            if name == "gradient":
-                squares += float(xp.sum(there * there))
-            if name in wanted:
-                found[name].append(there)
+        if "gradient" in more:
+            squares += float(xp.vecdot(more["gradient"], more["gradient"]))
+        for name in wanted:
+            found[name].append(xp.take(more[name], here))
         if wanted:
             found["support"].append(here + low)
         found["scores"].append(xp.abs(xp.take(values, taken)))
         only = stored if rule.grow_scope == "active" else None
         held.offer(number, low, n_in, values, taken, only, more if rule.moments == "seeded" else {})
+        del known, signed, values, more  # before the next block takes as much
     zero, nothing = view.base.values[:0], flat(view.delta.topology)[:0]
     scores = xp.concat(found["scores"]) if found["scores"] else zero
     return Evidence(
@@ -185,7 +188,7 @@ class _Strongest:
         extras = {name: xp.take(array, here) for name, array in more.items()}
         self.pieces.append({"number": number, "positions": here + low, "scores": scores, **extras})
         self.held += here.shape[0]
-        if self.held >= self.n and (self.least is None or self.held > 2 * self.n):
+        if self.held >= self.n and (self.least is None or self.held > self.n + max(self.n // 4, 4096)):
             self._compact()
 
     def _compact(self) -> None:
@@ -290,7 +293,6 @@ def _first_step_evidence(view: View, rule: Rule) -> Evidence:
         candidates,
         at(candidates, scores),
         gradient=at(window.support, mean),
-        gradient_norm=math.sqrt(float(xp.sum(at(window.support, mean) ** 2))),
         square=at(window.support, square),
         candidate_gradient=at(candidates, mean),
         candidate_square=at(candidates, square),

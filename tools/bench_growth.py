@@ -2,7 +2,7 @@
 
     numpy           dW = dyᵀ x, |dW|, np.partition for the k-th, the positions above it
     torch           torch.topk of |dyᵀ x|
-    ours            seft_ref.evidence.evidence, 256 rows at a time
+    ours            seft_ref.evidence.evidence, some rows at a time
     product         dyᵀ x alone: what no way can do without
 
 All find the same positions outside the update's own, checked before anything is timed. Memory is the peak of what a
@@ -100,7 +100,7 @@ def _methods(shape: tuple[int, int], tokens: int, threads: int) -> dict[str, Cal
     from seft_ref.topology import from_flat
     from seft_ref.update.delta import Base, new_delta
     from seft_ref.update.rules import Rule
-    from seft_ref.window import Window
+    from seft_ref.window import Accumulated, Window
 
     torch.set_num_threads(threads)
     rng = np.random.default_rng(0)
@@ -110,7 +110,9 @@ def _methods(shape: tuple[int, int], tokens: int, threads: int) -> dict[str, Cal
     stored = np.flatnonzero(rng.random(n) < 0.3)
     base = Base(from_flat(shape, stored), np.ones(stored.size, dtype=np.float32))
     own = np.sort(rng.choice(stored, n // 100, replace=False))
-    view = View(Window(shape).plus(WeightGradient(dy, x)), base, new_delta(shape, own, base.values))
+    # from the two factors, as a backward pass has them
+    window = Window(shape, latest=Accumulated(shape, (WeightGradient(dy, x),)))
+    view = View(window, base, new_delta(shape, own, base.values))
     # growth alone: what adaptation looks at on the support costs the same whatever found the candidates
     rule, k = Rule(adapts="end"), int(GROWN * n)
 

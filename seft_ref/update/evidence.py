@@ -34,7 +34,7 @@ class Evidence:
     gradient: Float[Array, " s"] | None = None
     """ḡ on the support, loss per unit of weight, if the rule looks at it there"""
     gradient_norm: float | None = None
-    """of ḡ on the support"""
+    """of ḡ over all positions (TRN-009)"""
     square: Float[Array, " s"] | None = None
     """mean g² on the support"""
     candidate_gradient: Float[Array, " c"] | None = None
@@ -76,6 +76,6 @@ def evidence_of(
         xp.take(outside, chosen),
         score(Known(gradient=at_candidates)),
         gradient=at_support,
-        gradient_norm=math.sqrt(float(xp.sum(at_support * at_support))),
+        gradient_norm=math.sqrt(float(xp.vecdot(values, values))),
         candidate_gradient=at_candidates,
     )
