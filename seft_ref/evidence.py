@@ -26,8 +26,8 @@ from seft_ref.window import AnyWindow, FirstStepWindow, Window, refuse_infinite
 
 ROWS = 512
 """Most rows of a gradient that are evaluated at once when all of it is looked at."""
-_BLOCKS, _LEAST_BLOCK = 24, 1 << 18
-"""A block is a 24th of the matrix, so that it costs little to hold, but not so small that a product of it is slow."""
+_BLOCKS, _LEAST_BLOCK = 18, 1 << 18
+"""A block is an 18th of the matrix, so that it costs little to hold, but not so small that a product of it is slow."""
 _FIRST_LOOK = 1 << 15
 """Least number of scores that are sorted to find a first threshold."""
 
