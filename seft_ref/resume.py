@@ -45,6 +45,7 @@ def save_state(path: str | Path, state: TrainState, settings: TrainSettings, ori
         "settings": settings_text(settings),
         "model": origin.model,
         "text": origin.text,
+        "matrices": list(state.targets),
         "budgets": {name: target.budget for name, target in state.targets.items()},
         "delta_budgets": {name: target.delta_budget for name, target in state.targets.items()},
     }
@@ -94,7 +95,9 @@ def load_state(
         packed: dict[str, Packed] = {}
         window: dict[str, AnyWindow] = {}
         keeps, rule = settings.keeps(), settings.rule
-        for name, budget in held["budgets"].items():
+        # the order of the list is the matrix index; objects of JSON have none
+        for name in held["matrices"]:
+            budget = held["budgets"][name]
             base = Base(*topology_and_values(name, reader[f"{name}.base"]))
             if settings.pattern is not None:
                 base = Base(grouped(base.topology, settings.pattern), base.values)

@@ -171,6 +171,8 @@ def _refused() -> list[tuple[str, dict[str, Any], str]]:
         ("first-active", _FIRST | {"grow_scope": "active"}, "EVT-012"),
         ("first-row", _FIRST | {"scope": "row"}, "EVT-012"),
         ("first-model", _FIRST | {"scope": "model"}, "EVT-012"),
+        ("first-activation", _FIRST | {"adapt": "activation"}, "EVT-012"),
+        ("first-curvature", _FIRST | {"adapt": "curvature"}, "EVT-012"),
         ("group-alone", {"scope": "group"}, "EVT-012"),
         ("group-end", _GROUP | {"adapts": "end"}, "EVT-012"),
         ("group-never", _GROUP | {"adapts": "never"}, "EVT-012"),

@@ -135,6 +135,7 @@ def _clashes(c: Rule) -> list[str]:
         "first-step with grow": first and c["grow"] not in ("gradient", "fisher"),
         "first-step with grow_scope": first and c["grow_scope"] == "active",
         "first-step with scope": first and c["scope"] != "matrix",
+        "first-step with inputs": first and c["adapts"] == "always" and c["adapt"] in ("activation", "curvature"),
         "group without pattern": group and c.get("pattern") is None,
         "group with adapts": group and c["adapts"] != "always",
         "group with counts": group and c["counts"] != "support",

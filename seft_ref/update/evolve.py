@@ -162,7 +162,9 @@ def _evolve(
 
 def _check_finite(evidence: Evidence) -> None:
     """Refuse evidence that is not finite (EVT-005)."""
-    for values in (evidence.gradient, evidence.square, evidence.scores, evidence.candidate_scores, evidence.inputs):
+    on_support = (evidence.gradient, evidence.square, evidence.scores)
+    on_candidates = (evidence.candidate_gradient, evidence.candidate_square, evidence.candidate_scores)
+    for values in (*on_support, *on_candidates, evidence.inputs):
         if values is not None and not bool(array_namespace(values).all(array_namespace(values).isfinite(values))):
             raise UpdateError(
                 "EVT-005", "the gradient of this event holds NaN or infinity; lower the learning rate or clip"

@@ -86,6 +86,10 @@ class Rule:
                 "candidates first-step lie anywhere in a matrix; use grow_scope anywhere and scope matrix",
             ),
             (
+                self.candidates == "first-step" and "inputs" in self.asks(),
+                f"candidates first-step keeps no inputs, which adapt {self.adapt} looks at",
+            ),
+            (
                 self.scope == "group" and (self.adapts != "always" or self.counts != "support"),
                 "scope group holds N of M only with adapts always and counts support",
             ),
