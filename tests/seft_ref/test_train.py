@@ -5,14 +5,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from seft_ref.update.adamw import AdamW
 
 from seft_ref.counter import STREAM_POSITIONS, counter_key, draw
 from seft_ref.errors import ConfigError, SeftError, UpdateError
-from seft_ref.gradients import Accumulated, every_gradient
+from seft_ref.gradients import every_gradient
 from seft_ref.kernels import reference
 from seft_ref.topology import flat
 from seft_ref.train import finish, step_batches, train, train_step
+from seft_ref.update.optimizers import AdamW, Sgd, Sm3, SpielAdamW
 from seft_ref.update.schedule import drop_fraction_at, learning_rate_at
 from tests.seft_ref.tiny import (
     CONFIG,
@@ -32,6 +32,7 @@ from tests.seft_ref.tiny import (
     start,
     states,
     tiny_settings,
+    without_events,
 )
 from tests.seft_ref.update.by_hand import event_by_hand, floor_of
 
@@ -44,7 +45,7 @@ def test_TRN_001_the_loss_falls():
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
-@pytest.mark.parametrize("preset", ["seft", "active-only", "static"])
+@pytest.mark.parametrize("preset", ["seft", "active-only", "unprotected", "magnitude", "static"])
 def test_EVT_003_the_support_stays_in_its_budget_and_the_weight_is_zero_off_it(preset, dtype):
     settings = tiny_settings(preset=preset, steps=13, evolve_every=3, density=0.3)
     before, run = states(settings, dtype=dtype)
@@ -74,12 +75,14 @@ def test_EVT_003_the_support_stays_in_its_budget_and_the_weight_is_zero_off_it(p
 def test_EVT_001_EVT_002_an_event_uses_the_gradient_of_its_step_before_update_and_clipping():
     settings = tiny_settings(steps=9, evolve_every=4, density=0.3, drop_fraction=1.0, max_norm=0.01)
     state, run = states(settings, dtype=np.float64)
+    at_load = {name: positions(target.base.topology) for name, target in state.targets.items()}
     events = 0
     for after, record in run:
         _, gradients = every_gradient(
             state.weights, CONFIG, step_batches(settings, TOKENS, after.step, state.weights), reference
         )
         if record.event is None:
+            assert record.matrices is None
             state = after
             continue
         events += 1
@@ -89,7 +92,7 @@ def test_EVT_001_EVT_002_an_event_uses_the_gradient_of_its_step_before_update_an
             alone, _ = train_step(
                 state,
                 step_batches(settings, TOKENS, after.step, state.weights),
-                replace(settings, preset="static"),
+                without_events(settings),
                 CONFIG,
                 reference,
             )
@@ -105,13 +108,25 @@ def test_EVT_001_EVT_002_an_event_uses_the_gradient_of_its_step_before_update_an
                 budget=target.budget,
             )
             assert as_matrix(target) == outcome.after, (index, name)
-            counts["dropped"] += len(outcome.dropped)
-            counts["grown"] += len(outcome.grown)
-            counts["reactivated"] += len(set(outcome.grown) - set(now.base))
-            counts["cancelled"] += len(outcome.cancelled)
-            counts["pruned"] += len(outcome.pruned)
-            counts["slots"] += len(outcome.after.slots)
-            counts["support"] += len(outcome.after.support())
+            mine = {
+                "dropped": len(outcome.dropped),
+                "grown": len(outcome.grown),
+                "reactivated": len(set(outcome.grown) - set(now.base)),
+                "cancelled": len(outcome.cancelled),
+                "pruned": len(outcome.pruned),
+                "refilled": max(0, target.delta_budget - len(now.slots)),
+                "slots": len(outcome.after.slots),
+                "support": len(outcome.after.support()),
+                "start": len(outcome.after.support() & at_load[name]),
+            }
+            told = record.matrices[name]
+            assert {key: getattr(told, key) for key in mine} == mine, name
+            assert told.churn == mine["grown"] / len(now.slots)
+            assert told.overlap == mine["start"] / target.budget
+            squares = math.fsum(gradient[p] ** 2 for p in now.support())
+            assert told.gradient_norm == pytest.approx(math.sqrt(squares), rel=1e-12)
+            counts = {key: counts[key] + mine[key] for key in counts}
+        assert list(record.matrices) == list(after.targets)
         assert record.event == counts
         assert min(counts[name] for name in ("dropped", "grown", "reactivated", "pruned")) > 0
         state = after
@@ -143,10 +158,23 @@ def test_GROW_001_active_only_never_leaves_the_first_support():
     assert moved > 0
 
 
+def test_EVT_007_a_pattern_with_growth_anywhere_is_refused():
+    with pytest.raises(ConfigError) as refused:
+        tiny_settings(pattern=(2, 4), grow_scope="anywhere")
+    assert refused.value.clause == "EVT-007"
+
+
 @pytest.mark.parametrize(("n", "m"), [(2, 4), (1, 4)])
-@pytest.mark.parametrize("scope", [{"preset": "active-only"}, {"grow_scope": "active"}], ids=["preset", "setting"])
+@pytest.mark.parametrize(
+    "scope",
+    [{"preset": "active-only"}, {"grow_scope": "active"}, {"pattern": True}, {"pattern": True, "scope": "group"}],
+    ids=["preset", "setting", "pattern", "group"],
+)
 def test_EVT_007_an_n_m_base_keeps_its_pattern_through_every_event(n, m, scope):
+    if "pattern" in scope:
+        scope = scope | {"pattern": (n, m)}
     settings = tiny_settings(steps=14, evolve_every=2, drop_fraction=1.0, density=0.2, **scope)
+    assert settings.rule.grow_scope == ("anywhere" if settings.rule.scope == "group" else "active")
     state, run = states(settings, config=n_m_config(), keep=n_of_m_keep(n, m))
     for state, _ in run:
         for name, target in state.targets.items():
@@ -170,7 +198,7 @@ def test_TRN_005_GRD_004_the_gradient_of_an_event_is_the_signed_mean_of_its_wind
         collecting = after.step < 8 and after.step % 4 > 0 and after.step % 4 > 4 - window
         assert bool(after.window) == collecting
         if record.event is not None:
-            alone, _ = train_step(state, batches, replace(settings, preset="static"), CONFIG, reference)
+            alone, _ = train_step(state, batches, without_events(settings), CONFIG, reference)
             for name, target in after.targets.items():
                 now = as_matrix(alone.targets[name])
                 mean = sum(g[name] for g in seen[-window:]) / window
@@ -256,7 +284,7 @@ def test_DLT_001_DLT_005_the_first_state():
     for name, target in first.targets.items():
         assert target.budget == bases[name].topology.nnz
         assert not np.any(target.delta.values)
-        assert not np.any(target.delta.age)
+        assert not np.any(target.delta.kept["age"])
         np.testing.assert_array_equal(
             matrix_of(first.weights, name), dense_of(bases[name].topology, bases[name].values)
         )
@@ -265,7 +293,49 @@ def test_DLT_001_DLT_005_the_first_state():
 @pytest.mark.parametrize(
     ("clause", "changes"),
     [
-        ("EVT-001", {"preset": "rigl"}),
+        ("EVT-011", {"preset": "best"}),
+        ("EVT-011", {"colour": "red"}),
+        ("EVT-011", {"optimizer": AdamW(), "beta1": 0.5}),
+        ("EVT-001", {"evolves": "yes"}),
+        ("DROP-003", {"drop": "gradient"}),
+        ("DROP-004", {"drops": "base"}),
+        ("GROW-004", {"grow": "magnitude"}),
+        ("GROW-005", {"regrow": 1}),
+        ("GROW-006", {"candidates": "first"}),
+        ("DLT-006", {"moments": "kept"}),
+        ("ADPT-005", {"adapt": "gradient"}),
+        ("EVT-008", {"adapts": True}),
+        ("ADPT-006", {"counts": "slots"}),
+        ("ADPT-007", {"exempt": "all"}),
+        ("EVT-009", {"scope": "layer"}),
+        ("SCH-003", {"events": "steps"}),
+        ("SCH-001", {"drop_schedule": "square"}),
+        ("SCH-008", {"first_event": "none"}),
+        ("EVT-010", {"event_replaces_step": "no"}),
+        ("SCH-007", {"evolve_until": 0.0}),
+        ("SCH-007", {"evolve_until": 1.01}),
+        ("SCH-007", {"evolve_until": math.nan}),
+        ("SCH-005", {"events": "phases", "gradient_window": 3}),
+        ("DLT-002", {"budget_by": "blocks"}),
+        ("DLT-004", {"initial_scope": "base"}),
+        ("OPT-001", {"optimizer": "adam"}),
+        ("TRN-008", {"optimizer": "sgd", "beta1": 0.5}),
+        ("EVT-012", {"initial_scope": "anywhere"}),
+        ("EVT-012", {"grow": "moments"}),
+        ("EVT-012", {"moments": "seeded", "optimizer": "sm3"}),
+        ("EVT-012", {"candidates": "first-step", "grow": "absolute"}),
+        ("EVT-012", {"candidates": "first-step", "grow_scope": "active"}),
+        ("EVT-012", {"candidates": "first-step", "scope": "row"}),
+        ("EVT-012", {"scope": "group", "pattern": (2, 4), "adapts": "end"}),
+        ("EVT-012", {"scope": "group", "pattern": (2, 4), "counts": "values"}),
+        ("EVT-012", {"scope": "group", "pattern": (2, 4), "exempt": "none"}),
+        ("EVT-012", {"scope": "group", "pattern": (2, 4), "drops": "weight"}),
+        ("EVT-012", {"scope": "group", "pattern": (2, 4), "grow_scope": "active"}),
+        ("EVT-012", {"scope": "row", "exempt": "slots"}),
+        ("EVT-012", {"budget_by": "count"}),
+        ("EVT-012", {"budget_by": "rank"}),
+        ("EVT-012", {"slots": 3}),
+        ("EVT-012", {"rank": 3, "budget_by": "nnz"}),
         ("RNG-002", {"seed": -1}),
         ("RNG-002", {"seed": 2**64}),
         ("TRN-008", {"steps": 0}),
@@ -292,6 +362,17 @@ def test_DLT_001_DLT_005_the_first_state():
         ("TRN-008", {"optimizer": AdamW(beta2=-0.1)}),
         ("TRN-008", {"optimizer": AdamW(eps=0.0)}),
         ("TRN-008", {"optimizer": AdamW(weight_decay=-1.0)}),
+        ("TRN-008", {"beta1": 1.0}),
+        ("TRN-008", {"beta2": -0.1}),
+        ("TRN-008", {"eps": 0.0}),
+        ("TRN-008", {"eps": math.inf}),
+        ("TRN-008", {"weight_decay": -1.0}),
+        ("TRN-008", {"weight_decay": math.nan}),
+        ("TRN-008", {"optimizer": SpielAdamW(beta2=1.0)}),
+        ("TRN-008", {"optimizer": Sgd(momentum=1.0)}),
+        ("TRN-008", {"optimizer": "sgd", "momentum": -0.1}),
+        ("TRN-008", {"optimizer": Sm3(eps=-1.0)}),
+        ("TRN-008", {"optimizer": "sm3", "weight_decay": math.inf}),
         ("SCH-004", {"lr_schedule": "square"}),
         ("SCH-004", {"lr_schedule": "square", "warmup_steps": 3}),
     ],
@@ -340,7 +421,7 @@ def test_EVT_005_a_window_that_is_not_finite_stops_the_run():
     state = next(state for state, _ in run if state.step == 3)
     name, kept = next(iter(state.window.items()))
     broken = np.full(kept.shape, math.inf, dtype=np.float32)
-    state = replace(state, window={**state.window, name: Accumulated(kept.shape, (), broken)})
+    state = replace(state, window={**state.window, name: replace(kept, gradient=broken)})
     with np.errstate(all="ignore"), pytest.raises(UpdateError) as refused:
         next(train(state, settings, CONFIG, TOKENS, reference))
     assert refused.value.clause == "EVT-005"
