@@ -50,7 +50,9 @@ def test_SEL_002_equal_sensitivities_go_by_flat_position(library, data, scored):
     positions = sorted(scored)
     excess = data.draw(st.integers(0, len(positions)))
     scores = [scored[p] for p in positions]
-    assert listed(adapt(library.ints(positions), library.floats(scores), excess).positions) == ranked(scores, positions, excess)
+    assert listed(adapt(library.ints(positions), library.floats(scores), excess).positions) == ranked(
+        scores, positions, excess
+    )
 
 
 @libraries
