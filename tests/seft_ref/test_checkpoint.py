@@ -141,9 +141,9 @@ def test_CKP_007_a_state_names_what_its_rule_keeps_its_open_windows_and_what_lef
     folder = sparse_folder(tmp_path / "model")
     tokens = tokens_of(folder, tmp_path)
     settings = settings_of("seft", **(SHORT | {"gradient_window": 3, "density": 0.3, "drop_fraction": 1.0} | choices))
-    model, state = start(folder, reference, settings, tokens)
+    model, begin = start(folder, reference, settings, tokens)
     n_lost = 0
-    for state, _ in train(state, settings, model.config, tokens, reference):
+    for state, _ in train(begin, settings, model.config, tokens, reference):
         file = tmp_path / f"{state.step}.state"
         save_state(file, state, settings, ORIGIN)
         collecting = state.step < 6 and state.step % 3 > 0 and bool(sums)
