@@ -221,13 +221,16 @@ def test_GROW_002_a_delta_on_every_stored_position_of_a_full_matrix(library):
 
 @libraries
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
-@pytest.mark.parametrize("part", ["gradient", "scores", "candidate_gradient", "candidate_scores"])
+@pytest.mark.parametrize(
+    "part", ["gradient", "scores", "square", "candidate_gradient", "candidate_scores", "candidate_square"]
+)
 def test_EVT_005_evidence_that_is_not_finite_changes_nothing(library, bad, part):
     matrix = Matrix(SHAPE, {3: 1.0, 9: 2.0}, {3: Slot(0.5, 1.0, 1.0, 4)})
     base, delta = matrix.arrays(library)
     xp = array_namespace(library.like)
     whole = xp.reshape(library.floats([1.0] * N), SHAPE)
     good = evidence_of(whole, flat(base.topology), flat(delta.topology), 2)
+    good = replace(good, square=good.scores, candidate_square=good.candidate_scores)
     broken = replace(good, **{part: library.floats([*listed(getattr(good, part))[:-1], bad])})
     before = [bits(x) for x in (base.values, *(part_of(delta, name) for name in PARTS))]
     passes = [lambda: evolve([Part(base, delta, broken, budget=2, delta_budget=2)], n_drop=1)]
