@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from seft_ref import arrays, kernels
-from seft_ref.errors import KernelError
 from seft_ref.kernels import cpu, reference
 from seft_ref.topology import Topology, flat, from_flat
+from tests.kernels.refused import assert_refused
 
 SETS = [reference, cpu]
 TOKENS = [0, 1, 2, 3, 15, 16, 17, 127, 128, 129, 200]
@@ -296,13 +296,6 @@ def test_KRN_010_reference_refuses_another_device():
 
 
 # ---- refusals ------------------------------------------------------------------------------------
-
-
-def assert_refused(clause, function, *args):
-    """The kernel's own refusal; a shape-checking decorator, where one is installed, is looked through."""
-    with pytest.raises(KernelError, match=clause) as error:
-        inspect.unwrap(function)(*args)
-    assert error.value.clause == clause
 
 
 @pytest.mark.parametrize("kernel_set", SETS)

@@ -9,16 +9,18 @@ import pytest
 
 import formats
 from formats.convert.hf import open_hf, to_hf, to_sparse
-from seft_ref import TrainSettings, finish, initial_state, load_model, read_tokens, save_model, step_batches, train
-from seft_ref.checkpoint import Origin, identity, load_state, save_state
+from seft_ref import finish, initial_state, load_model, read_tokens, save_model, settings_of, step_batches, train
+from seft_ref.checkpoint import identity
 from seft_ref.config import ModelConfig
 from seft_ref.errors import SeftError
 from seft_ref.kernels import cpu, reference
+from seft_ref.resume import Origin, load_state, save_state
 from seft_ref.update.delta import effective
 from tests.seft_ref.folders import BF16, CONFIG, TEXT, hf_folder, parameters, pruned, sparse_folder
 
 ORIGIN = Origin("model", "text")
-SETTINGS = TrainSettings(steps=7, batch=2, length=12, density=0.1, evolve_every=3, lr=1e-2)
+SHORT = {"steps": 7, "batch": 2, "length": 12, "density": 0.1, "evolve_every": 3, "lr": 1e-2}
+SETTINGS = settings_of("seft", **SHORT)
 
 
 def tokens_of(folder, tmp_path):
@@ -41,9 +43,35 @@ def content(final):
 @pytest.mark.parametrize("kernels", [reference, cpu], ids=["reference", "cpu"])
 @pytest.mark.parametrize("window", [1, 2])
 def test_TRN_004_a_run_resumed_after_any_step_equals_the_uninterrupted_one(tmp_path, kernels, window):
+    resumes_anywhere(tmp_path, kernels, replace(SETTINGS, gradient_window=window, steps=8, evolve_every=3))
+
+
+PRESETS = ("literal", "unprotected", "active-only", "no-adapt", "magnitude", "spiel-ag", "spiel-ma", "rigl", "set")
+RULES = {
+    **{name: {"preset": name} for name in (*PRESETS, "static")},
+    "row": {"scope": "row"},
+    "model": {"scope": "model"},
+    "absolute": {"grow": "absolute"},
+    "fisher": {"grow": "fisher", "drop": "fisher"},
+    "curvature": {"grow": "curvature", "adapt": "curvature"},
+    "activation": {"adapt": "activation", "drop": "change"},
+    "random": {"grow": "random", "adapt": "random", "drop": "random"},
+    "seeded": {"moments": "seeded", "optimizer": "sgd"},
+    "count": {"budget_by": "count", "slots": 300},
+}
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_TRN_004_a_run_of_any_rule_resumes(tmp_path, rule):
+    # a window of 1 is the longest that the phases of SpIEL leave room for; the others have theirs open across steps
+    window = 1 if rule.startswith("spiel") else 2
+    settings = settings_of(**({"density": 0.1} | RULES[rule] | SHORT | {"gradient_window": window, "steps": 8}))
+    resumes_anywhere(tmp_path, reference, settings)
+
+
+def resumes_anywhere(tmp_path, kernels, settings):
     folder = sparse_folder(tmp_path / "model")
     tokens = tokens_of(folder, tmp_path)
-    settings = replace(SETTINGS, gradient_window=window, steps=8, evolve_every=3)
     model, state = start(folder, kernels, settings, tokens)
     begin = state
     for after, (state, _) in enumerate(train(begin, settings, model.config, tokens, kernels), start=1):
@@ -86,15 +114,63 @@ def test_CKP_007_a_state_says_what_it_holds_by_name(tmp_path):
     with formats.open(file) as reader:
         reader.verify()
         assert reader.kind == "training-state"
-        assert set(reader.attributes) == {"step", "settings", "model", "text", "budgets", "delta_budgets"}
+        assert set(reader.attributes) == {"step", "settings", "model", "text", "budgets", "delta_budgets", "windows"}
         parts = {"base", "delta", "delta.first_moment", "delta.second_moment", "delta.age"}
-        names = {f"{target}.{part}" for target in state.targets for part in parts}
-        assert set(reader.names()) - names <= {f"{target}.window" for target in state.targets}
-        assert names <= set(reader.names())
+        assert set(reader.names()) == {f"{target}.{part}" for target in state.targets for part in parts}
         for target in state.targets:
             slots = reader.info(f"{target}.delta").nnz
             for part in ("first_moment", "second_moment", "age"):
                 assert reader.info(f"{target}.delta.{part}").shape == (slots,)
+
+
+HELD = {
+    "seft": ({}, {"first_moment", "second_moment", "age"}, {"gradient"}),
+    "fisher": ({"grow": "fisher"}, {"first_moment", "second_moment", "age"}, {"gradient", "square"}),
+    "absolute": ({"grow": "absolute"}, {"first_moment", "second_moment", "age"}, {"gradient", "absolute"}),
+    "change": ({"drop": "change"}, {"first_moment", "second_moment", "age", "origin"}, {"gradient"}),
+    "inputs": ({"adapt": "activation"}, {"first_moment", "second_moment", "age"}, {"gradient", "input_squares"}),
+    "sgd": ({"optimizer": "sgd"}, {"momentum"}, {"gradient"}),
+    "sm3": ({"optimizer": "sm3"}, {"rows", "columns"}, {"gradient"}),
+    "random": ({"grow": "random", "adapt": "magnitude"}, {"first_moment", "second_moment", "age"}, set()),
+}
+
+
+@pytest.mark.parametrize("rule", HELD)
+def test_CKP_007_a_state_names_what_its_rule_keeps_its_open_windows_and_what_left_the_base(tmp_path, rule):
+    choices, kept, sums = HELD[rule]
+    folder = sparse_folder(tmp_path / "model")
+    tokens = tokens_of(folder, tmp_path)
+    settings = settings_of("seft", **(SHORT | {"gradient_window": 3, "density": 0.3, "drop_fraction": 1.0} | choices))
+    model, begin = start(folder, reference, settings, tokens)
+    n_lost = 0
+    for state, _ in train(begin, settings, model.config, tokens, reference):
+        file = tmp_path / f"{state.step}.state"
+        save_state(file, state, settings, ORIGIN)
+        collecting = state.step < 6 and state.step % 3 > 0 and bool(sums)
+        assert bool(state.window) == collecting
+        with formats.open(file) as reader:
+            reader.verify()
+            names, held = set(reader.names()), reader.attributes
+            assert set(held["windows"]) == (set(state.targets) if collecting else set())
+            for target, of in state.targets.items():
+                mine = {"base", "delta", *(f"delta.{part}" for part in kept)}
+                if collecting:
+                    mine |= {f"window.{part}" for part in sums}
+                    assert held["windows"][target]["steps"] == state.step % 3
+                if of.lost.shape[0]:
+                    n_lost += 1
+                    mine.add("lost")
+                    assert formats.flat(reader[f"{target}.lost"]).tolist() == of.lost.tolist()
+                names -= {f"{target}.{part}" for part in mine}
+                slots, shape = reader.info(f"{target}.delta").nnz, of.base.topology.shape
+                for part in kept:
+                    expected = {"rows": shape[0], "columns": shape[1]}.get(part, slots)
+                    assert reader.info(f"{target}.delta.{part}").shape == (expected,)
+                for part in sums if collecting else ():
+                    expected = shape[1:] if part == "input_squares" else shape
+                    assert reader.info(f"{target}.window.{part}").shape == expected
+        assert names == set()
+    assert n_lost > 0
 
 
 def test_CKP_001_sixteen_bit_weights_are_computed_in_float32(tmp_path):

@@ -3,14 +3,15 @@
 import numpy as np
 import pytest
 
-from seft_ref import gradients
+from seft_ref import evidence
 from seft_ref.config import ModelConfig
 from seft_ref.errors import LayerError, UpdateError
-from seft_ref.gradients import Accumulated, Batch, every_gradient, loss_and_gradients, snapshot
+from seft_ref.gradients import Batch, every_gradient, loss_and_gradients
 from seft_ref.kernels import reference
 from seft_ref.layers.linear import WeightGradient
 from seft_ref.topology import from_flat
-from seft_ref.update.grow import snapshot_of
+from seft_ref.update.grow import evidence_of
+from seft_ref.window import Accumulated, Window
 from tests.compare import assert_close, same_bits
 from tests.seft_ref.families import (
     CONFIGS,
@@ -21,6 +22,7 @@ from tests.seft_ref.families import (
     tokens_of,
     weights_of,
 )
+from tests.seft_ref.looks import PARTS, latest, looked, settled
 
 
 def integer_factors(rng, rows, shape, high=4):
@@ -85,17 +87,22 @@ def test_GRD_001_kept_gradients_add_up_over_steps():
     other = Batch(batch.tokens[::-1].copy(), batch.labels[::-1].copy(), batch.mask[::-1].copy())
     names = [target.name for target in config.targets()][2:5]
     shapes = {target.name: target.shape for target in config.targets()}
-    kept = {name: Accumulated(shapes[name]) for name in names}
+    kept = {name: Window(shapes[name]) for name in names}
     total = dict.fromkeys(names, 0.0)
     for batches in ([batch], [other, batch]):
         step = loss_and_gradients(weights, config, batches, reference, {}, kept)
-        kept = step.kept
+        # as the loop does after a step without an event, and as a window that stays in its factors
+        last = {name: window.latest for name, window in step.kept.items()}
+        kept = {name: window.settled() for name, window in step.kept.items()}
         _, whole = every_gradient(weights, config, batches, reference)
         total = {name: total[name] + whole[name] for name in names}
+        for name in names:
+            assert_close(last[name].whole(), whole[name], 1e-12, name)
+            assert_close(step.kept[name].rows(0, shapes[name][0]).gradient * step.kept[name].steps, total[name], 1e-12)
+            assert_close(kept[name].gradient, total[name], 1e-12, name)
     assert set(kept) == set(names)
     assert not step.at
-    for name in names:
-        assert_close(kept[name].whole(), total[name], 1e-12, name)
+    assert {window.steps for window in kept.values()} == {2}
 
 
 # GRD-002: where it is asked for
@@ -138,8 +145,8 @@ def scene(seed, shape):
     return dy, x, whole, base, delta
 
 
-def assert_same_snapshot(backend, got, want):
-    for name in ("support", "support_gradient", "candidates", "candidate_gradient"):
+def assert_same_evidence(backend, got, want):
+    for name in PARTS:
         assert same_bits(backend.numpy(getattr(got, name)), backend.numpy(getattr(want, name))), name
 
 
@@ -147,24 +154,27 @@ def assert_same_snapshot(backend, got, want):
 @pytest.mark.parametrize("rows", [1, 2, 3, 5, 256])
 @pytest.mark.parametrize("shape", [(1, 1), (1, 9), (9, 1), (5, 7), (11, 3)])
 def test_GRD_003_blocks_of_rows_find_what_the_whole_has(monkeypatch, backend, shape, rows, scope):
-    monkeypatch.setattr(gradients, "ROWS", rows)
+    monkeypatch.setattr(evidence, "ROWS", rows)
     size = shape[0] * shape[1]
     for seed in range(4):
         dy, x, _, base, delta = scene([seed, *shape], shape)
         accumulated = Accumulated(shape).plus(weight_gradient(backend, dy, x))
         at = backend.array(base), backend.array(delta)
         for n in {0, 1, 2, size // 3, size, size + 5}:
-            got = snapshot(accumulated, 1, *at, n, scope)
-            assert_same_snapshot(backend, got, snapshot_of(accumulated.whole(), *at, n, scope))
+            for window in (latest(accumulated), settled(accumulated)):
+                got = looked(window, *at, n, scope)
+                assert_same_evidence(backend, got, evidence_of(accumulated.whole(), *at, n + 1, scope))
 
 
-def naive_snapshot(whole, base, delta, n, scope):
-    """Return the snapshot of a whole gradient of integers, by sorting tuples."""
+def naive_evidence(whole, base, delta, n, scope):
+    """Return the evidence of a whole gradient of integers, by sorting tuples."""
     flat, taken = [int(v) for v in whole.reshape(-1)], set(delta.tolist())
     support = sorted(set(base.tolist()) | taken)
     outside = [p for p in (base.tolist() if scope == "active" else range(len(flat))) if p not in taken]
     chosen = sorted(sorted(outside, key=lambda p: (-abs(flat[p]), p))[:n])
-    return support, [flat[p] for p in support], chosen, [flat[p] for p in chosen]
+    on_support, on_chosen = ([flat[p] for p in positions] for positions in (support, chosen))
+    on_slots = [abs(flat[p]) for p in sorted(taken)]
+    return support, on_support, on_slots, chosen, [abs(x) for x in on_chosen], on_chosen
 
 
 @pytest.mark.parametrize("scope", ["anywhere", "active"])
@@ -173,20 +183,22 @@ def test_GRD_003_more_rows_than_one_block(backend, shape, scope):
     dy, x, whole, base, delta = scene([6, *shape], shape)
     accumulated = Accumulated(shape).plus(weight_gradient(backend, dy, x))
     for n in (0, 1, 17, 10_000):
-        got = snapshot(accumulated, 1, backend.array(base), backend.array(delta), n, scope)
-        found = (got.support, got.support_gradient, got.candidates, got.candidate_gradient)
-        assert tuple([int(v) for v in backend.numpy(part)] for part in found) == naive_snapshot(
-            whole, base, delta, n, scope
-        )
+        for window in (latest(accumulated), settled(accumulated)):
+            got = looked(window, backend.array(base), backend.array(delta), n, scope)
+            found = (getattr(got, part) for part in PARTS)
+            # one more than grows: the best that is left behind (SEL-008)
+            assert tuple([int(v) for v in backend.numpy(part)] for part in found) == naive_evidence(
+                whole, base, delta, n + 1, scope
+            )
 
 
 def test_GRD_003_equal_gradients_prefer_the_lower_position(monkeypatch, backend):
     # every |gradient| is 2: the first positions outside δ = {0, 4} win, whatever block they are in
-    monkeypatch.setattr(gradients, "ROWS", 1)
+    monkeypatch.setattr(evidence, "ROWS", 1)
     signs = np.array([[1.0, -1.0, 1.0]])
     accumulated = Accumulated((3, 3)).plus(WeightGradient(backend.array(2.0 * signs), backend.array(signs)))
     base, delta = backend.array(np.array([0, 1, 8])), backend.array(np.array([0, 4]))
-    got = snapshot(accumulated, 1, base, delta, 4)
+    got = looked(latest(accumulated), base, delta, 3)
     assert backend.numpy(got.candidates).tolist() == [1, 2, 3, 5]
     assert backend.numpy(got.candidate_gradient).tolist() == [-2.0, 2.0, -2.0, -2.0]
     assert backend.numpy(got.support).tolist() == [0, 1, 4, 8]
@@ -196,11 +208,11 @@ def test_GRD_003_empty_base_and_delta(backend):
     dy, x, whole = integer_factors(np.random.default_rng(7), 2, (3, 5))
     accumulated = Accumulated((3, 5)).plus(weight_gradient(backend, dy, x))
     nothing = backend.array(np.zeros(0, dtype=np.int64))
-    got = snapshot(accumulated, 1, nothing, nothing, 15)
+    got = looked(latest(accumulated), nothing, nothing, 15)
     assert backend.numpy(got.candidates).tolist() == list(range(15))
-    assert got.support.shape == got.support_gradient.shape == (0,)
+    assert got.support.shape == got.gradient.shape == got.scores.shape == (0,)
     assert np.array_equal(backend.numpy(got.candidate_gradient), whole.reshape(-1))
-    assert snapshot(accumulated, 1, nothing, nothing, 15, "active").candidates.shape == (0,)
+    assert looked(latest(accumulated), nothing, nothing, 15, "active").candidates.shape == (0,)
 
 
 # GRD-004: the mean is signed
@@ -214,20 +226,28 @@ def test_GRD_004_absolute_value_after_the_mean(backend):
             WeightGradient(backend.array(np.ones((1, 1))), backend.array(np.array([[8.0 * sign, 1.0, 0.0]])))
         )
     nothing = backend.array(np.zeros(0, dtype=np.int64))
-    got = snapshot(accumulated, 2, backend.array(np.array([0, 1, 2])), nothing, 1)
-    assert backend.numpy(got.support_gradient).tolist() == [0.0, 1.0, 0.0]
+    everywhere = backend.array(np.array([0, 1, 2]))
+    got = looked(settled(accumulated, 2), everywhere, nothing, 0)
+    assert backend.numpy(got.gradient).tolist() == [0.0, 1.0, 0.0]
+    assert backend.numpy(looked(settled(accumulated, 2), everywhere, everywhere, 0).scores).tolist() == [0.0, 1.0, 0.0]
     assert backend.numpy(got.candidates).tolist() == [1]
 
 
 @pytest.mark.parametrize("steps", [2, 4])
-def test_GRD_004_the_snapshot_is_the_mean_over_the_window(backend, steps):
+def test_GRD_004_the_evidence_is_the_mean_over_the_window(backend, steps):
     rng, accumulated, total = np.random.default_rng(8), Accumulated((5, 7)), 0
+    by_step = Window((5, 7))
     for _ in range(steps):
         dy, x, whole = integer_factors(rng, 2, (5, 7))
         accumulated, total = accumulated.plus(weight_gradient(backend, dy, x)), total + whole
+        by_step = by_step.settled().plus(weight_gradient(backend, dy, x))
     everywhere = backend.array(np.arange(35))
-    got = snapshot(accumulated, steps, everywhere, everywhere[:0], 3)
-    assert np.array_equal(backend.numpy(got.support_gradient), total.reshape(-1) / steps)
+    got = looked(settled(accumulated, steps), everywhere, everywhere[:0], 3)
+    assert np.array_equal(backend.numpy(got.gradient), total.reshape(-1) / steps)
+    # and so it is for a window whose last step is still apart
+    got = looked(by_step, everywhere, everywhere[:0], 3)
+    assert (by_step.steps, by_step.settled_steps) == (steps, steps - 1)
+    assert np.array_equal(backend.numpy(got.gradient), total.reshape(-1) / steps)
 
 
 # Refusals
@@ -237,14 +257,15 @@ def test_GRD_004_the_snapshot_is_the_mean_over_the_window(backend, steps):
 @pytest.mark.parametrize("row", [0, 4])
 @pytest.mark.parametrize("scope", ["anywhere", "active"])
 def test_EVT_005_gradient_that_is_not_finite_is_refused(monkeypatch, backend, bad, row, scope):
-    monkeypatch.setattr(gradients, "ROWS", 2)
+    monkeypatch.setattr(evidence, "ROWS", 2)
     dy = np.ones((1, 5))
     dy[0, row] = bad
     accumulated = Accumulated((5, 3)).plus(WeightGradient(backend.array(dy), backend.array(np.ones((1, 3)))))
     base, delta = backend.array(np.array([3, 4, 5])), backend.array(np.array([4]))
-    with pytest.raises(UpdateError) as caught:
-        snapshot(accumulated, 1, base, delta, 1, scope)
-    assert caught.value.clause == "EVT-005"
+    for window in (latest(accumulated), settled(accumulated)):
+        with pytest.raises(UpdateError) as caught:
+            looked(window, base, delta, 1, scope)
+        assert caught.value.clause == "EVT-005"
 
 
 def test_LYR_011_step_without_a_counted_label_is_refused():

@@ -2,15 +2,17 @@
 
 import hashlib
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from seft_ref.config import ModelConfig
 from seft_ref.kernels import reference
+from seft_ref.settings import TrainSettings, settings_of
 from seft_ref.topology import flat, from_flat
-from seft_ref.train import TrainSettings, TrainState, initial_state, step_batches, train
-from seft_ref.update.delta import Base
+from seft_ref.train import TrainState, initial_state, step_batches, train
+from seft_ref.update.delta import ADAMW_KEEPS, Base
 from seft_ref.weights import Weights, assemble
 from tests.seft_ref.update.by_hand import Matrix, Slot
 
@@ -103,7 +105,7 @@ def token_stream(n: int = 700, seed: int = 11) -> list[int]:
     return tokens
 
 
-def tiny_settings(**changes: Any) -> TrainSettings:
+def tiny_settings(preset: str = "seft", **changes: Any) -> TrainSettings:
     """A short run with two events."""
     short = {
         "initial_positions": "random",
@@ -115,7 +117,12 @@ def tiny_settings(**changes: Any) -> TrainSettings:
         "drop_fraction": 0.6,
         "lr": 0.02,
     }
-    return TrainSettings(**{**short, **changes})
+    return settings_of(preset, **{**short, **changes})
+
+
+def without_events(settings: TrainSettings) -> TrainSettings:
+    """The same run with no events."""
+    return replace(settings, rule=replace(settings.rule, evolves=False))
 
 
 def start(
@@ -171,7 +178,7 @@ def by_position(topology, values):
 def as_matrix(target):
     """A target as dictionaries."""
     d = target.delta
-    parts = (d.values.tolist(), d.first_moment.tolist(), d.second_moment.tolist(), d.age.tolist())
+    parts = (d.values.tolist(), *(d.kept[name].tolist() for name in ADAMW_KEEPS))
     slots = {p: Slot(*of) for p, *of in zip(flat(d.topology).tolist(), *parts, strict=True)}
     return Matrix(target.base.topology.shape, by_position(target.base.topology, target.base.values), slots)
 
@@ -187,9 +194,9 @@ def digest(targets):
             base.values,
             flat(delta.topology),
             delta.values,
-            delta.first_moment,
-            delta.second_moment,
-            delta.age,
+            *(delta.kept[key] for key in sorted(delta.kept)),
+            *(delta.shared[key] for key in sorted(delta.shared)),
+            target.lost,
         ):
             seen.update(np.ascontiguousarray(part).tobytes())
     return seen.hexdigest()

@@ -63,6 +63,15 @@ def bits(x: Any) -> bytes:
     return to_numpy(x).tobytes()
 
 
+PARTS = ("values", "first_moment", "second_moment", "age")
+"""What a delta holds of a slot under AdamW."""
+
+
+def part_of(delta: Delta, part: str) -> Any:
+    """The values of a delta, or what it keeps under a name."""
+    return delta.values if part == "values" else delta.kept[part]
+
+
 def ranked(scores, ids, k: int, *, largest: bool = False) -> list[int]:
     """The k smallest (or largest) by score, ties to the lower id, in order of id (SEL-001 to SEL-003)."""
     order = sorted((-float(score) if largest else float(score), i) for score, i in zip(scores, ids, strict=True))
@@ -98,8 +107,9 @@ class Matrix:
         at = sorted(self.slots)
         base = Base(library.topology(self.shape, self.base), library.floats(self.base[p] for p in sorted(self.base)))
         ages = from_numpy(np.asarray([self.slots[p].age for p in at], dtype=np.int32), library.like)
-        parts = [library.floats(getattr(self.slots[p], name) for p in at) for name in ("phi", "m", "v")]
-        return base, Delta(library.topology(self.shape, at), *parts, ages)
+        phi, m, v = (library.floats(getattr(self.slots[p], name) for p in at) for name in ("phi", "m", "v"))
+        kept = {"first_moment": m, "second_moment": v, "age": ages}
+        return base, Delta(library.topology(self.shape, at), phi, kept)
 
 
 @dataclass

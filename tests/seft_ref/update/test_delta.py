@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from seft_ref.topology import flat
-from seft_ref.update.delta import delta_budget, effective, new_delta, values_at
+from seft_ref.update.delta import budget_by_numel, effective, new_delta, values_at
 from tests.seft_ref.update.by_hand import LIBRARIES, RULES, Matrix, Slot, bits, floor_of, library_id, listed
 
 SHAPE = (5, 7)
@@ -31,7 +31,7 @@ libraries = pytest.mark.parametrize("library", LIBRARIES, ids=library_id)
     ],
 )
 def test_DLT_002_worked_budgets(library, density, shape, stored, expected):
-    assert delta_budget(density, library.topology(shape, range(stored))) == expected
+    assert budget_by_numel(density, library.topology(shape, range(stored))) == expected
 
 
 @RULES
@@ -39,7 +39,7 @@ def test_DLT_002_worked_budgets(library, density, shape, stored, expected):
 def test_DLT_002_from_left_to_right_at_most_the_stored(density, out, inner, data):
     stored = data.draw(st.integers(0, out * inner))
     topology = LIBRARIES[0].topology((out, inner), range(stored))
-    assert delta_budget(density, topology) == min(floor_of(density * out * inner), stored)
+    assert budget_by_numel(density, topology) == min(floor_of(density * out * inner), stored)
 
 
 @libraries
@@ -47,11 +47,13 @@ def test_DLT_002_from_left_to_right_at_most_the_stored(density, out, inner, data
 def test_DLT_005_a_new_delta_is_zero_everywhere(library, positions):
     delta = new_delta(SHAPE, library.ints(positions), library.like)
     assert listed(flat(delta.topology)) == positions
-    for part in (delta.values, delta.first_moment, delta.second_moment):
+    for part in (delta.values, delta.kept["first_moment"], delta.kept["second_moment"]):
         assert bits(part) == np.zeros(len(positions), dtype=library.dtype).tobytes()
         assert part.dtype == library.like.dtype
-    assert listed(delta.age) == [0] * len(positions)
-    assert str(delta.age.dtype).endswith("int32")
+    assert listed(delta.kept["age"]) == [0] * len(positions)
+    assert str(delta.kept["age"].dtype).endswith("int32")
+    assert set(delta.kept) == {"first_moment", "second_moment", "age"}
+    assert delta.shared == {}
 
 
 @libraries
@@ -79,5 +81,5 @@ def test_TOP_004_a_sum_that_cancels_stays_in_the_support(library):
 @given(base=st.dictionaries(st.integers(0, 34), VALUES), at=POSITIONS)
 def test_DLT_003_a_part_counts_as_zero_where_it_has_no_slot(library, base, at):
     arrays, _ = Matrix(SHAPE, base).arrays(library)
-    found = values_at(arrays.topology, arrays.values, library.ints(sorted(at)))
+    found = values_at(flat(arrays.topology), arrays.values, library.ints(sorted(at)))
     assert listed(found) == [float(library.dtype(base.get(p, 0.0))) for p in sorted(at)]

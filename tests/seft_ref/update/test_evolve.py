@@ -1,6 +1,7 @@
 """Events against the dictionaries of by_hand: every outcome, every moved bit, every count."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,13 +9,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from seft_ref.arrays import array_namespace
-from seft_ref.errors import UpdateError
+from seft_ref.errors import SeftError, UpdateError
+from seft_ref.settings import settings_of
 from seft_ref.topology import flat
-from seft_ref.update.evolve import evolve, final_adapt, move_delta
-from seft_ref.update.grow import snapshot_of
+from seft_ref.update.delta import move_delta
+from seft_ref.update.evolve import Part, evolve, final_adapt
+from seft_ref.update.grow import evidence_of
 from seft_ref.update.presets import PRESETS, preset_named
+from seft_ref.update.rules import Rule
 from tests.seft_ref.update.by_hand import (
     LIBRARIES,
+    PARTS,
     RULES,
     Matrix,
     Slot,
@@ -22,6 +27,7 @@ from tests.seft_ref.update.by_hand import (
     event_by_hand,
     library_id,
     listed,
+    part_of,
     prune_by_hand,
 )
 
@@ -32,14 +38,22 @@ LEVELS = st.sampled_from([-2.0, -1.0, -0.5, -0.0, 0.0, 0.5, 1.0, 3.0])
 SLOTS = st.builds(Slot, LEVELS, LEVELS, st.sampled_from([0.0, 0.25, 4.0]), st.integers(0, 9))
 
 
-def run(library, matrix, gradient, *, scope="anywhere", **counts):
-    """The engine's event."""
+def run(library, matrix, gradient, *, n_drop, delta_budget, budget, more=0, **choices):
+    """The engine's event, with as many candidates as may grow and some more, under any choices of a rule."""
     base, delta = matrix.arrays(library)
     xp = array_namespace(library.like)
-    n = counts["n_drop"] + counts["delta_budget"] - len(matrix.slots)
+    n = n_drop + delta_budget - len(matrix.slots) + more
     whole = xp.reshape(library.floats(gradient), matrix.shape)
-    snapshot = snapshot_of(whole, flat(base.topology), flat(delta.topology), n, scope)
-    return evolve(base, delta, snapshot, **counts)
+    rule = Rule(**choices)
+    seen = evidence_of(whole, flat(base.topology), flat(delta.topology), n, rule.grow_scope)
+    (event,) = evolve([Part(base, delta, seen, budget, delta_budget)], n_drop=n_drop, rule=rule)
+    return event
+
+
+def by_hand(library, matrix, gradient, *, grow_scope="anywhere", adapts="always", exempt="new", more=0, **counts):
+    """The event of the dictionaries under the same choices."""
+    choices = {"scope": grow_scope, "adapts": adapts == "always", "exempts": exempt == "new"}
+    return event_by_hand(matrix, gradient, library.dtype, **choices, **counts)
 
 
 def agree(library, event, before, expected):
@@ -52,8 +66,9 @@ def agree(library, event, before, expected):
     assert listed(flat(event.delta.topology)) == eta
     base, delta = after.arrays(library)
     assert bits(event.base.values) == bits(base.values)
-    for part in ("values", "first_moment", "second_moment", "age"):
-        assert bits(getattr(event.delta, part)) == bits(getattr(delta, part)), part
+    assert set(event.delta.kept) == set(delta.kept)
+    for part in PARTS:
+        assert bits(part_of(event.delta, part)) == bits(part_of(delta, part)), part
     old_base, old_eta = sorted(before.base), sorted(before.slots)
     fresh = set(expected.grown)
     assert listed(event.base_change.source) == [old_base.index(p) for p in stored]
@@ -73,7 +88,9 @@ def situations(draw, scope="anywhere"):
         "n_drop": draw(st.integers(0, len(slots))),
         "delta_budget": draw(st.integers(len(slots), budget)),
         "budget": budget,
-        "adapts": draw(st.sampled_from([True, True, False])),
+        "adapts": draw(st.sampled_from(["always", "always", "end", "never"])),
+        "exempt": draw(st.sampled_from(["new", "new", "none"])),
+        "more": draw(st.integers(0, 2)),
     }
     return matrix, draw(st.lists(LEVELS, min_size=N, max_size=N)), counts
 
@@ -84,8 +101,8 @@ def situations(draw, scope="anywhere"):
 @given(data=st.data())
 def test_EVT_001_EVT_006_any_event(library, scope, data):
     matrix, gradient, counts = data.draw(situations(scope))
-    event = run(library, matrix, gradient, scope=scope, **counts)
-    agree(library, event, matrix, event_by_hand(matrix, gradient, library.dtype, scope=scope, **counts))
+    event = run(library, matrix, gradient, grow_scope=scope, **counts)
+    agree(library, event, matrix, by_hand(library, matrix, gradient, grow_scope=scope, **counts))
 
 
 @libraries
@@ -101,11 +118,7 @@ def test_EVT_001_worked_example(library):
     assert listed(flat(event.base.topology)) == [0, 1]
     assert listed(event.base.values) == [5, 1]
     assert listed(flat(event.delta.topology)) == [3]
-    assert [listed(part)[0] for part in (event.delta.values, event.delta.first_moment, event.delta.age)] == [
-        0,
-        0,
-        0,
-    ]
+    assert [listed(part_of(event.delta, part)) for part in PARTS] == [[0]] * 4
 
 
 @libraries
@@ -117,9 +130,9 @@ def test_GROW_003_a_cancelled_pair_keeps_value_moments_and_age(library):
     assert [listed(part) for part in (event.dropped, event.grown, event.cancelled)] == [[3], [], [3]]
     assert listed(event.delta_change.source) == [0, 1]
     assert listed(event.delta.values) == [0.25, 8]
-    assert listed(event.delta.first_moment) == [0.5, 1]
-    assert listed(event.delta.second_moment) == [0.125, 1]
-    assert listed(event.delta.age) == [9, 3]
+    assert listed(event.delta.kept["first_moment"]) == [0.5, 1]
+    assert listed(event.delta.kept["second_moment"]) == [0.125, 1]
+    assert listed(event.delta.kept["age"]) == [9, 3]
 
 
 @libraries
@@ -188,7 +201,7 @@ def test_SEL_001_SEL_002_one_value_everywhere_moves_the_lowest_positions(library
 
 
 @libraries
-@pytest.mark.parametrize("adapts", [True, False])
+@pytest.mark.parametrize("adapts", ["always", "end", "never"])
 def test_EVT_001_an_empty_matrix_and_empty_deltas(library, adapts):
     zero = {"n_drop": 0, "delta_budget": 0, "adapts": adapts}
     event = run(library, Matrix(SHAPE, {}), [1.0] * N, budget=0, **zero)
@@ -208,22 +221,26 @@ def test_GROW_002_a_delta_on_every_stored_position_of_a_full_matrix(library):
 
 @libraries
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
-@pytest.mark.parametrize("part", ["support_gradient", "candidate_gradient"])
-def test_EVT_005_a_snapshot_that_is_not_finite_changes_nothing(library, bad, part):
-    from dataclasses import replace
-
+@pytest.mark.parametrize(
+    "part", ["gradient", "scores", "square", "candidate_gradient", "candidate_scores", "candidate_square"]
+)
+def test_EVT_005_evidence_that_is_not_finite_changes_nothing(library, bad, part):
     matrix = Matrix(SHAPE, {3: 1.0, 9: 2.0}, {3: Slot(0.5, 1.0, 1.0, 4)})
     base, delta = matrix.arrays(library)
     xp = array_namespace(library.like)
     whole = xp.reshape(library.floats([1.0] * N), SHAPE)
-    good = snapshot_of(whole, flat(base.topology), flat(delta.topology), 2)
+    good = evidence_of(whole, flat(base.topology), flat(delta.topology), 2)
+    good = replace(good, square=good.scores, candidate_square=good.candidate_scores)
     broken = replace(good, **{part: library.floats([*listed(getattr(good, part))[:-1], bad])})
-    before = [bits(x) for x in (base.values, delta.values, delta.first_moment, delta.second_moment, delta.age)]
-    with pytest.raises(UpdateError) as refused:
-        evolve(base, delta, broken, n_drop=1, delta_budget=2, budget=2)
-    assert refused.value.clause == "EVT-005"
-    after = [bits(x) for x in (base.values, delta.values, delta.first_moment, delta.second_moment, delta.age)]
-    assert after == before
+    before = [bits(x) for x in (base.values, *(part_of(delta, name) for name in PARTS))]
+    passes = [lambda: evolve([Part(base, delta, broken, budget=2, delta_budget=2)], n_drop=1)]
+    if not part.startswith("candidate"):
+        passes.append(lambda: final_adapt([Part(base, delta, broken, budget=2, delta_budget=2)]))
+    for one in passes:
+        with pytest.raises(UpdateError) as refused:
+            one()
+        assert refused.value.clause == "EVT-005"
+        assert [bits(x) for x in (base.values, *(part_of(delta, name) for name in PARTS))] == before
 
 
 @libraries
@@ -234,14 +251,20 @@ def test_SEL_005_more_drops_than_slots_is_refused(library):
 
 
 @libraries
+@pytest.mark.parametrize(
+    "rule",
+    [Rule(), Rule(counts="values", exempt="none"), Rule(exempt="slots"), Rule(adapts="end"), Rule(scope="model")],
+    ids=["seft", "literal", "slots", "end", "model"],
+)
 @RULES
 @given(situation=situations(), over=st.integers(0, 12))
-def test_EVT_004_the_final_pass_prunes_to_the_budget_with_nothing_exempt(library, situation, over):
+def test_EVT_004_the_final_pass_prunes_to_the_budget_with_nothing_exempt(library, rule, situation, over):
     matrix, gradient, _ = situation
     budget = max(0, len(matrix.support()) - over)
     base, delta = matrix.arrays(library)
     whole = array_namespace(library.like).reshape(library.floats(gradient), SHAPE)
-    event = final_adapt(base, delta, snapshot_of(whole, flat(base.topology), flat(delta.topology), 0), budget=budget)
+    seen = evidence_of(whole, flat(base.topology), flat(delta.topology), 0)
+    (event,) = final_adapt([Part(base, delta, seen, budget, len(matrix.slots))], rule=rule)
     after = Matrix(SHAPE, dict(matrix.base), dict(matrix.slots))
     pruned = prune_by_hand(after, gradient, library.dtype, budget, [])
     assert listed(event.pruned) == pruned
@@ -257,9 +280,9 @@ def test_CHG_002_all_four_arrays_of_a_delta_move_together(library, slots, new):
     _, delta = Matrix(SHAPE, {}, slots).arrays(library)
     _, expected = Matrix(SHAPE, {}, {p: slots.get(p, Slot()) for p in new}).arrays(library)
     moved = move_delta(delta, library.ints(sorted(new)))
-    for part in ("values", "first_moment", "second_moment", "age"):
-        assert bits(getattr(moved, part)) == bits(getattr(expected, part)), part
-        assert getattr(moved, part).dtype == getattr(delta, part).dtype
+    for part in PARTS:
+        assert bits(part_of(moved, part)) == bits(part_of(expected, part)), part
+        assert part_of(moved, part).dtype == part_of(delta, part).dtype
 
 
 def persistent_training(*, exempts, events=8):
@@ -294,11 +317,66 @@ def test_ADPT_003_without_the_exemption_no_reactivation_survives_and_the_delta_d
     assert min(sizes) > 20 * 3 / 4
 
 
-def test_EVT_001_presets_are_these_choices():
-    assert {name: (p.evolves, p.grow_scope, p.adapts) for name, p in PRESETS.items()} == {
-        "seft": (True, "anywhere", True),
-        "active-only": (True, "active", True),
-        "no-adapt": (True, "anywhere", False),
-        "static": (False, "anywhere", True),
+SPIEL = {
+    "adapts": "never",
+    "events": "phases",
+    "drop_schedule": "linear",
+    "first_event": "all",
+    "evolve_every": 20,
+    "gradient_window": 5,
+    "density": 0.01,
+    "initial_positions": "random",
+    "initial_scope": "anywhere",
+    "max_norm": 0,
+}
+MOVED_WEIGHTS = {
+    "drop": "weight",
+    "drops": "weight",
+    "adapts": "never",
+    "drop_fraction": 0.3,
+    "evolve_every": 100,
+    "budget_by": "nnz",
+    "density": 1.0,
+    "initial_positions": "magnitude",
+    "optimizer": "sgd",
+}
+
+
+def test_EVT_001_EVT_011_presets_are_these_choices():
+    assert {name: dict(choices) for name, choices in PRESETS.items()} == {
+        "seft": {},
+        "literal": {"counts": "values", "exempt": "none"},
+        "unprotected": {"exempt": "none"},
+        "active-only": {"grow_scope": "active"},
+        "no-adapt": {"adapts": "end"},
+        "magnitude": {"adapt": "magnitude"},
+        "spiel-ag": SPIEL | {"candidates": "first-step", "moments": "seeded", "optimizer": "spiel-adamw"},
+        "spiel-ma": SPIEL | {"grow": "moments", "regrow": False, "optimizer": "sm3"},
+        "rigl": MOVED_WEIGHTS | {"evolve_until": 0.75, "event_replaces_step": True},
+        "set": MOVED_WEIGHTS | {"grow": "random", "drop_schedule": "constant"},
+        "static": {"evolves": False},
     }
-    assert preset_named("static") is PRESETS["static"]
+    for name in PRESETS:
+        assert preset_named(name) is PRESETS[name]
+    rules = {name: settings_of(name).rule for name in PRESETS}
+    assert {name: (r.evolves, r.grow_scope, r.adapts) for name, r in rules.items()} == {
+        "seft": (True, "anywhere", "always"),
+        "literal": (True, "anywhere", "always"),
+        "unprotected": (True, "anywhere", "always"),
+        "active-only": (True, "active", "always"),
+        "no-adapt": (True, "anywhere", "end"),
+        "magnitude": (True, "anywhere", "always"),
+        "spiel-ag": (True, "anywhere", "never"),
+        "spiel-ma": (True, "anywhere", "never"),
+        "rigl": (True, "anywhere", "never"),
+        "set": (True, "anywhere", "never"),
+        "static": (False, "anywhere", "always"),
+    }
+
+
+@pytest.mark.parametrize("name", ["rigl2", "", "SEFT"])
+def test_EVT_011_an_unknown_preset_is_refused(name):
+    for ask in (preset_named, settings_of):
+        with pytest.raises(SeftError, match="choose one of seft, literal") as refused:
+            ask(name)
+        assert refused.value.clause == "EVT-011"

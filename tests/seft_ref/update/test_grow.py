@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 
 from seft_ref.arrays import array_namespace
 from seft_ref.errors import UpdateError
-from seft_ref.gradients import Accumulated, snapshot
 from seft_ref.layers.linear import WeightGradient
-from seft_ref.update.grow import grow, snapshot_of
+from seft_ref.update.grow import evidence_of, grow
+from seft_ref.window import Accumulated
+from tests.seft_ref.looks import PARTS, latest, looked, settled
 from tests.seft_ref.update.by_hand import LIBRARIES, RULES, library_id, listed, ranked
 
 libraries = pytest.mark.parametrize("library", LIBRARIES, ids=library_id)
@@ -25,22 +26,25 @@ def matrix(library, gradient):
 
 
 def seen(library, gradient, base, eta, n, scope="anywhere"):
-    return snapshot_of(matrix(library, gradient), library.ints(sorted(base)), library.ints(sorted(eta)), n, scope)
+    return evidence_of(matrix(library, gradient), library.ints(sorted(base)), library.ints(sorted(eta)), n, scope)
 
 
 @libraries
 @pytest.mark.parametrize("scope", ["anywhere", "active"])
 @RULES
 @given(gradient=GRADIENTS, base=POSITIONS, eta=POSITIONS, n=st.integers(0, 40))
-def test_GROW_001_the_snapshot_holds_the_support_and_the_strongest_outside(library, scope, gradient, base, eta, n):
+def test_GROW_001_the_evidence_holds_the_support_and_the_strongest_outside(library, scope, gradient, base, eta, n):
     found = seen(library, gradient, base, eta, n, scope)
     support = sorted(base | eta)
     outside = [p for p in range(35) if p not in eta and (scope == "anywhere" or p in base)]
     chosen = ranked([abs(gradient[p]) for p in outside], outside, min(n, len(outside)), largest=True)
     assert listed(found.support) == support
-    assert listed(found.support_gradient) == [gradient[p] for p in support]
+    assert listed(found.gradient) == [gradient[p] for p in support]
+    assert listed(found.slots) == sorted(eta)
+    assert listed(found.scores) == [abs(gradient[p]) for p in sorted(eta)]
     assert listed(found.candidates) == chosen
     assert listed(found.candidate_gradient) == [gradient[p] for p in chosen]
+    assert listed(found.candidate_scores) == [abs(gradient[p]) for p in chosen]
 
 
 @libraries
@@ -52,7 +56,7 @@ def test_GROW_002_the_strongest_of_candidates_and_dropped(library, gradient, bas
     n = data.draw(st.integers(0, 40))
     found = grow(seen(library, gradient, base, eta, n), library.ints(dropped), n)
     scores = [abs(gradient[p]) for p in candidates]
-    assert listed(found) == ranked(scores, candidates, min(n, len(candidates)), largest=True)
+    assert listed(found.positions) == ranked(scores, candidates, min(n, len(candidates)), largest=True)
 
 
 @libraries
@@ -61,10 +65,10 @@ def test_GROW_001_pruned_active_and_just_dropped_positions_compete(library):
     gradient[2], gradient[9], gradient[30], gradient[31] = 1.0, -4.0, 3.0, 9.0
     # base {2, 9}, η {9, 31}: 9 is dropped, 31 kept and out of the race, 30 was pruned, 2 is active
     snap = seen(library, gradient, {2, 9}, {9, 31}, 3)
-    assert listed(grow(snap, library.ints([9]), 1)) == [9]
-    assert listed(grow(snap, library.ints([9]), 2)) == [9, 30]
-    assert listed(grow(snap, library.ints([9]), 3)) == [2, 9, 30]
-    assert listed(grow(snap, library.ints([]), 2)) == [2, 30]
+    assert listed(grow(snap, library.ints([9]), 1).positions) == [9]
+    assert listed(grow(snap, library.ints([9]), 2).positions) == [9, 30]
+    assert listed(grow(snap, library.ints([9]), 3).positions) == [2, 9, 30]
+    assert listed(grow(snap, library.ints([]), 2).positions) == [2, 30]
 
 
 @libraries
@@ -72,15 +76,15 @@ def test_GROW_001_scope_active_stays_inside_the_base(library):
     gradient = [float(35 - p) for p in range(35)]
     snap = seen(library, gradient, {20, 21, 22, 23}, {21}, 5, "active")
     assert listed(snap.candidates) == [20, 22, 23]
-    assert listed(grow(snap, library.ints([]), 2)) == [20, 22]
-    assert listed(grow(snap, library.ints([21]), 2)) == [20, 21]
+    assert listed(grow(snap, library.ints([]), 2).positions) == [20, 22]
+    assert listed(grow(snap, library.ints([21]), 2).positions) == [20, 21]
 
 
 @libraries
 def test_GROW_002_an_all_zero_gradient_grows_the_lowest_positions(library):
     snap = seen(library, [0.0] * 35, {0, 5}, {0, 3, 8}, 4)
     assert listed(snap.candidates) == [1, 2, 4, 5]
-    assert listed(grow(snap, library.ints([3]), 4)) == [1, 2, 3, 4]
+    assert listed(grow(snap, library.ints([3]), 4).positions) == [1, 2, 3, 4]
 
 
 @libraries
@@ -88,22 +92,22 @@ def test_GROW_002_an_all_zero_gradient_grows_the_lowest_positions(library):
 def test_SEL_001_a_large_tie_is_broken_by_flat_position(library, fill):
     gradient = [fill if p % 2 else -fill for p in range(35)]
     snap = seen(library, gradient, {1, 2, 3}, {0, 17}, 20)
-    assert listed(grow(snap, library.ints([17]), 20)) == list(range(1, 21))
+    assert listed(grow(snap, library.ints([17]), 20).positions) == list(range(1, 21))
 
 
 @libraries
 def test_GROW_002_at_most_the_candidates_and_the_full_matrix(library):
     snap = seen(library, [1.0] * 35, set(range(35)), set(range(35)), 7)
     assert listed(snap.candidates) == []
-    assert listed(grow(snap, library.ints([4, 6]), 9)) == [4, 6]
-    assert listed(grow(snap, library.ints([]), 9)) == []
+    assert listed(grow(snap, library.ints([4, 6]), 9).positions) == [4, 6]
+    assert listed(grow(snap, library.ints([]), 9).positions) == []
 
 
 @libraries
 def test_GROW_002_growing_nothing(library):
     snap = seen(library, [1.0] * 35, {1}, {2}, 0)
     assert listed(snap.candidates) == []
-    assert listed(grow(snap, library.ints([2]), 0)) == []
+    assert listed(grow(snap, library.ints([2]), 0).positions) == []
 
 
 @libraries
@@ -126,7 +130,9 @@ def test_GRD_003_the_loop_of_an_event_sees_what_the_definition_sees(scope, seed,
     dy, x = rng.integers(-2, 3, (4, 5)).astype(float), rng.integers(-2, 3, (4, 7)).astype(float)
     base, eta = (np.sort(rng.choice(35, size, replace=False)) for size in rng.integers(0, 36, 2))
     gradient = Accumulated(SHAPE).plus(WeightGradient(dy, x))
-    found = snapshot(gradient, steps, base, eta, n, scope)
-    expected = snapshot_of(dy.T @ x / steps, base, eta, n, scope)
-    for part in ("support", "support_gradient", "candidates", "candidate_gradient"):
-        assert listed(getattr(found, part)) == listed(getattr(expected, part)), part
+    # one more than grows is held: the best that is left behind (SEL-008)
+    expected = evidence_of(dy.T @ x / steps, base, eta, n + 1, scope)
+    for window in (settled(gradient, steps), *([latest(gradient)] if steps == 1 else [])):
+        found = looked(window, base, eta, n, scope)
+        for part in PARTS:
+            assert listed(getattr(found, part)) == listed(getattr(expected, part)), part

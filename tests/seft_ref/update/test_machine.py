@@ -5,15 +5,17 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
-from seft_ref.update.adamw import AdamW, adamw_step
 
 from seft_ref.arrays import array_namespace, to_numpy
 from seft_ref.topology import check, flat
 from seft_ref.update.delta import effective
-from seft_ref.update.evolve import evolve
-from seft_ref.update.grow import snapshot_of
+from seft_ref.update.evolve import Part, evolve
+from seft_ref.update.grow import evidence_of
+from seft_ref.update.optimizers import AdamW
+from seft_ref.update.rules import Rule
 from tests.seft_ref.update.by_hand import (
     LIBRARIES,
+    PARTS,
     Library,
     Matrix,
     Slot,
@@ -22,6 +24,7 @@ from tests.seft_ref.update.by_hand import (
     event_by_hand,
     library_id,
     listed,
+    part_of,
 )
 
 SHAPE = (4, 5)
@@ -49,7 +52,7 @@ class Run(RuleBasedStateMachine):
     def step(self, gradient, lr, decay):
         self.steps += 1
         at = self.library.floats(gradient[p] for p in listed(flat(self.delta.topology)))
-        self.delta = adamw_step(self.delta, at, lr, AdamW(weight_decay=decay), self.steps)
+        self.delta = AdamW(weight_decay=decay).step(self.delta, at, lr, self.steps)
         dtype = self.library.dtype
         self.hand.slots = {p: adamw_by_hand(s, gradient[p], lr, dtype, decay=decay) for p, s in self.hand.slots.items()}
 
@@ -62,9 +65,9 @@ class Run(RuleBasedStateMachine):
         positions = flat(self.base.topology), flat(self.delta.topology)
         before, old_base, old_delta = self.hand, self.base, self.delta
         counts = {"n_drop": n_drop, "delta_budget": self.delta_budget, "budget": self.budget}
-        event = evolve(
-            old_base, old_delta, snapshot_of(whole, *positions, n, self.scope), grow_scope=self.scope, **counts
-        )
+        seen = evidence_of(whole, *positions, n, self.scope)
+        part = Part(old_base, old_delta, seen, self.budget, self.delta_budget)
+        (event,) = evolve([part], n_drop=n_drop, rule=Rule(grow_scope=self.scope))
         outcome = event_by_hand(before, gradient, self.library.dtype, scope=self.scope, **counts)
 
         for name in ("dropped", "grown", "cancelled", "pruned"):
@@ -100,8 +103,8 @@ class Run(RuleBasedStateMachine):
         sources = listed(event.base_change.source)
         assert min(sources, default=0) >= 0
         assert bits(event.base.values) == to_numpy(old_base.values)[np.asarray(sources, dtype=int)].tobytes()
-        for part in ("values", "first_moment", "second_moment", "age"):
-            old, new = to_numpy(getattr(old_delta, part)), to_numpy(getattr(event.delta, part))
+        for part in PARTS:
+            old, new = to_numpy(part_of(old_delta, part)), to_numpy(part_of(event.delta, part))
             source = listed(event.delta_change.source)
             expected = np.asarray([old[s] if s >= 0 else 0 for s in source], dtype=old.dtype)
             assert new.tobytes() == expected.tobytes(), part
@@ -126,8 +129,8 @@ class Run(RuleBasedStateMachine):
         assert listed(flat(self.base.topology)) == sorted(self.hand.base)
         assert listed(flat(self.delta.topology)) == sorted(self.hand.slots)
         assert bits(self.base.values) == bits(base.values)
-        for part in ("values", "first_moment", "second_moment", "age"):
-            assert bits(getattr(self.delta, part)) == bits(getattr(delta, part)), part
+        for part in PARTS:
+            assert bits(part_of(self.delta, part)) == bits(part_of(delta, part)), part
 
 
 @pytest.mark.parametrize("scope", ["anywhere", "active"])
