@@ -1,0 +1,568 @@
+"""Tiny runs of any rule, and one event of any rule once more in dictionaries and loops written from SPEC.md.
+
+    run = begin(settings_of("seft", ...))            # a Run: state, settings, config, tokens
+    for before, after, record in walk(run): ...
+
+`hand_event` knows nothing of the engine: a matrix is two dictionaries, flat position to value and to slot.
+"""
+
+import hashlib
+import importlib
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from seft_ref.config import ModelConfig
+from seft_ref.kernels import reference
+from seft_ref.resume import Origin, load_state, save_state
+from seft_ref.settings import TrainSettings, settings_of
+from seft_ref.topology import flat, from_flat
+from seft_ref.train import StepRecord, Target, TrainState, finish, initial_state, step_batches, train_step
+from seft_ref.update.delta import Base
+from seft_ref.weights import Weights, assemble
+from seft_ref.window import FirstStepWindow, Window
+
+VOCABULARY = 29
+SHORT: dict[str, Any] = {
+    "steps": 12,
+    "batch": 3,
+    "length": 9,
+    "evolve_every": 4,
+    "gradient_window": 1,
+    "density": 0.1,
+    "budget_by": "numel",
+    "drop_fraction": 0.6,
+    "lr": 0.02,
+}
+"""A short run with two events"""
+SHORT_OF: dict[str, dict[str, Any]] = {
+    # phases: events after 2 and 7
+    "spiel-ag": {"evolve_every": 5, "gradient_window": 2},
+    "spiel-ma": {"evolve_every": 5, "gradient_window": 2, "lr": 0.05},
+    "rigl": {"budget_by": "nnz", "density": 1.0},
+    "set": {"budget_by": "nnz", "density": 1.0},
+}
+ORIGIN = Origin("model", "text")
+
+
+def short(preset: str = "seft", **changes: Any) -> TrainSettings:
+    """Settings of a short run of a preset."""
+    return settings_of(preset, **{**SHORT, **SHORT_OF.get(preset, {}), **changes})
+
+
+def tiny_config(**changes: Any) -> ModelConfig:
+    """One block: 15 hidden, 2 heads of 6 and one key head, 21 in the MLP."""
+    return ModelConfig.from_json(
+        {
+            "model_type": "llama",
+            "vocab_size": VOCABULARY,
+            "hidden_size": 15,
+            "intermediate_size": 21,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 2,
+            "num_key_value_heads": 1,
+            "head_dim": 6,
+            "max_position_embeddings": 64,
+            "rms_norm_eps": 1e-6,
+            **changes,
+        }
+    )
+
+
+def config_of(pattern: tuple[int, int]) -> ModelConfig:
+    """A tiny model whose rows divide into groups of M, for M 4, 5 and 8."""
+    hidden, inner, head = {4: (12, 20, 8), 5: (15, 20, 10), 8: (16, 24, 8)}[pattern[1]]
+    return tiny_config(hidden_size=hidden, intermediate_size=inner, head_dim=head)
+
+
+def parameters(config: ModelConfig, dtype: type = np.float32, seed: int = 7) -> dict[str, np.ndarray]:
+    """Every parameter by name."""
+    rng = np.random.default_rng(seed)
+    made = {}
+    for name, shape in config.parameters().items():
+        values = rng.normal(size=shape) * 0.4
+        made[name] = (1 + 0.1 * values if "norm" in name else values).astype(dtype)
+    return made
+
+
+def strongest(weight: np.ndarray, pattern: tuple[int, int] | None, share: float) -> np.ndarray:
+    """Flat positions of the weights that stay: of every group the N largest, or a share of the matrix."""
+    size = np.abs(weight)
+    if pattern is None:
+        stay = np.argsort(-size.reshape(-1), kind="stable")[: round(share * weight.size)]
+        return np.sort(stay).astype(np.int64)
+    n, m = pattern
+    mask = np.zeros((weight.size // m, m), dtype=bool)
+    np.put_along_axis(mask, np.argsort(-size.reshape(-1, m), axis=1, kind="stable")[:, :n], True, axis=1)
+    return np.flatnonzero(mask).astype(np.int64)
+
+
+def tokens(n: int = 400, seed: int = 11) -> list[int]:
+    """Tokens of which most follow from the one before."""
+    rng = np.random.default_rng(seed)
+    made = [1]
+    for surprise in rng.random(n - 1):
+        made.append(int(rng.integers(VOCABULARY)) if surprise < 0.1 else (made[-1] * 5 + 3) % VOCABULARY)
+    return made
+
+
+TOKENS = tokens()
+
+
+@dataclass
+class Run:
+    """A run before some step."""
+
+    settings: TrainSettings
+    config: ModelConfig
+    weights: Weights
+    bases: dict[str, Base]
+    state: TrainState
+    records: list[StepRecord] = field(default_factory=list)
+
+
+def packed_weights(config: ModelConfig, dense: dict, at: dict[str, tuple[Any, np.ndarray]]) -> Weights:
+    """The model whose targets store values at topologies."""
+    packed = {name: reference.pack(topology, values) for name, (topology, values) in at.items()}
+    packed["lm_head.weight"] = reference.pack_dense(dense["lm_head.weight"])
+    return assemble(config, dense, packed)
+
+
+def begin(
+    settings: TrainSettings,
+    config: ModelConfig | None = None,
+    dtype: type = np.float32,
+    share: float = 0.4,
+) -> Run:
+    """A run before its first step; the base has the settings' pattern, or a share of the weights."""
+    config = config or (config_of(settings.pattern) if settings.pattern else tiny_config())
+    dense = parameters(config, dtype)
+    bases = {}
+    for matrix in config.targets():
+        at = strongest(dense[matrix.name], settings.pattern, share)
+        bases[matrix.name] = Base(from_flat(matrix.shape, at), dense[matrix.name].reshape(-1)[at])
+    weights = packed_weights(config, dense, {n: (b.topology, b.values) for n, b in bases.items()})
+    batches = step_batches(settings, TOKENS, 1, weights)
+    state = initial_state(settings, config, weights, bases, reference, batches)
+    return Run(settings, config, weights, bases, state)
+
+
+def one_step(run: Run, state: TrainState) -> tuple[TrainState, StepRecord]:
+    """The step after a state."""
+    batches = step_batches(run.settings, TOKENS, state.step + 1, state.weights)
+    return train_step(state, batches, run.settings, run.config, reference)
+
+
+def walk(run: Run) -> Iterator[tuple[TrainState, TrainState, StepRecord]]:
+    """Every remaining step of a run: the states before and after it, and its record."""
+    while run.state.step < run.settings.steps:
+        before = run.state
+        run.state, record = one_step(run, before)
+        run.records.append(record)
+        yield before, run.state, record
+
+
+def end(run: Run) -> dict[str, tuple[Any, np.ndarray]]:
+    """The final weights of a run that has taken its last step."""
+    return finish(run.state, run.settings, run.config, TOKENS, reference)
+
+
+def through_file(run: Run, state: TrainState, path: Path) -> TrainState:
+    """A state saved and loaded into the weights of the model as it was at the start."""
+    save_state(path, state, run.settings, ORIGIN)
+    return load_state(path, run.weights, run.settings, ORIGIN, reference)
+
+
+def arrays_of(state: TrainState) -> dict[str, np.ndarray]:
+    """Every array of a state by name: targets, packed weights, and the open window."""
+    found: dict[str, Any] = {}
+    for name, target in state.targets.items():
+        base, delta = target.base, target.delta
+        found |= {
+            f"{name}.base": flat(base.topology),
+            f"{name}.base.values": base.values,
+            f"{name}.delta": flat(delta.topology),
+            f"{name}.delta.values": delta.values,
+            f"{name}.where": target.where,
+            f"{name}.under": target.under,
+            f"{name}.lost": target.lost,
+            f"{name}.budgets": np.asarray([target.budget, target.delta_budget]),
+        }
+        found |= {f"{name}.{part}": array for part, array in (*delta.kept.items(), *delta.shared.items())}
+        for part in ("row_budget", "row_delta_budget"):
+            if getattr(target, part) is not None:
+                found[f"{name}.{part}"] = getattr(target, part)
+        *_, layer, _, projection, _ = name.split(".")
+        packed = getattr(state.weights.blocks[int(layer)], projection).weight
+        found |= {f"{name}.packed": packed.values, f"{name}.packed.positions": packed.positions}
+    for name, window in state.window.items():
+        parts = ["gradient", "square", "settled_steps"]
+        parts += ["support", "candidates", "positions"] if isinstance(window, FirstStepWindow) else []
+        parts += ["absolute", "input_squares", "n_inputs"] if isinstance(window, Window) else []
+        for part in parts:
+            if getattr(window, part) is not None:
+                found[f"{name}.window.{part}"] = np.asarray(getattr(window, part))
+    return found
+
+
+def digest(state: TrainState) -> str:
+    """A hash of every array of a state, by name."""
+    seen = hashlib.sha256()
+    for name, array in sorted(arrays_of(state).items()):
+        seen.update(f"{name} {array.dtype} {array.shape}".encode())
+        seen.update(np.ascontiguousarray(array).tobytes())
+    return seen.hexdigest()
+
+
+def content(final: dict[str, tuple[Any, np.ndarray]]) -> dict[str, tuple[bytes, bytes]]:
+    """The bytes of final weights."""
+    return {name: (flat(topology).tobytes(), values.tobytes()) for name, (topology, values) in final.items()}
+
+
+def support_of(target: Target) -> set[int]:
+    """The flat positions of B and η."""
+    return set(flat(target.base.topology).tolist()) | set(flat(target.delta.topology).tolist())
+
+
+# ---- dictionaries ----------------------------------------------------------------------------------------------
+
+
+@dataclass
+class HandMatrix:
+    """One matrix: flat position to base value, to φ, and by name what is kept of a slot."""
+
+    shape: tuple[int, int]
+    base: dict[int, Any]
+    phi: dict[int, Any]
+    kept: dict[str, dict[int, Any]] = field(default_factory=dict)
+    shared: dict[str, list] = field(default_factory=dict)
+    budget: int = 0
+    delta_budget: int = 0
+    row_budget: list[int] | None = None
+    row_delta_budget: list[int] | None = None
+
+    def support(self) -> list[int]:
+        return sorted(set(self.base) | set(self.phi))
+
+    def weight(self, p: int) -> Any:
+        """b + φ in the compute dtype (DLT-003)."""
+        some = next(iter(self.base.values()), next(iter(self.phi.values()), np.float64(0)))
+        b = self.base.get(p, type(some)(0))
+        return b + self.phi[p] if p in self.phi else b
+
+
+def hand_matrix(target: Target) -> HandMatrix:
+    """A target as dictionaries of NumPy scalars."""
+    base, delta = target.base, target.delta
+    eta = flat(delta.topology).tolist()
+
+    def listed(rows: Any) -> list[int] | None:
+        return None if rows is None else rows.tolist()
+
+    return HandMatrix(
+        base.topology.shape,
+        dict(zip(flat(base.topology).tolist(), base.values, strict=True)),
+        dict(zip(eta, delta.values, strict=True)),
+        {name: dict(zip(eta, array, strict=True)) for name, array in delta.kept.items()},
+        {name: list(array) for name, array in delta.shared.items()},
+        target.budget,
+        target.delta_budget,
+        listed(target.row_budget),
+        listed(target.row_delta_budget),
+    )
+
+
+def same(target: Target, by_hand: HandMatrix) -> None:
+    """Fail unless a target has exactly the positions and the bits of the dictionaries."""
+    got = hand_matrix(target)
+    for name, a, b in (
+        ("base", got.base, by_hand.base),
+        ("phi", got.phi, by_hand.phi),
+        *((n, got.kept[n], by_hand.kept[n]) for n in got.kept),
+    ):
+        assert list(a) == sorted(b), name
+        assert all(a[p].tobytes() == b[p].tobytes() for p in a), name
+
+
+def mix(z: int) -> int:
+    """RNG-001 once more."""
+    z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) % 2**64
+    z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) % 2**64
+    return z ^ (z >> 31)
+
+
+def chance_by_hand(p: int, *words: int) -> float:
+    """RNG-002 and RNG-003 once more: the random score of a position under the key of the words."""
+    gamma, key = 0x9E3779B97F4A7C15, 0
+    for word in words:
+        key = mix(((key + gamma) % 2**64) ^ word)
+    return (mix((key + (p + 1) * gamma) % 2**64) >> 11) * 2.0**-53
+
+
+def first_of(scored: list[tuple[Any, int, int]], k: int, *, largest: bool = False) -> set[tuple[int, int]]:
+    """The k best of (score, matrix, position) by score, then matrix, then position (SEL-001, SEL-002, SEL-007)."""
+    order = sorted((-float(s) if largest else float(s), i, p) for s, i, p in scored)
+    assert 0 <= k <= len(order)
+    return {(i, p) for _, i, p in order[:k]}
+
+
+def count(x: float) -> int:
+    """SEL-006."""
+    return math.floor(x + 2.0**-20)
+
+
+@dataclass
+class Seen:
+    """What an event knows of the gradients of a matrix, as arrays of one entry a position."""
+
+    mean: np.ndarray | None = None
+    absolute: np.ndarray | None = None
+    square: np.ndarray | None = None
+    inputs: np.ndarray | None = None
+
+
+@dataclass
+class HandEvent:
+    """Positions that an event moved, for each matrix."""
+
+    dropped: set[int] = field(default_factory=set)
+    grown: set[int] = field(default_factory=set)
+    cancelled: set[int] = field(default_factory=set)
+    pruned: set[int] = field(default_factory=set)
+
+
+Scored = tuple[Any, int, int]
+"""A score, the number of its matrix, its flat position"""
+
+
+def hand_event(
+    matrices: list[HandMatrix], seen: list[Seen], settings: TrainSettings, step: int, fraction: float
+) -> list[HandEvent]:
+    """One event of all matrices (chapter 8), in place; candidates first-step and moments seeded are not written."""
+    rule = settings.rule
+    pools = _pools(matrices, rule)
+    looked = [_Look(settings, i, step, seen[i]) for i in range(len(matrices))]
+    slots = _by_pool(
+        [(look.drop(m, p), look.i, p) for look, m in zip(looked, matrices, strict=True) for p in m.phi], matrices, rule
+    )
+    n_drop = {pool: count(fraction * len(slots.get(pool, []))) for pool in pools}
+    dropped = [set() for _ in matrices]
+    for pool in pools:
+        for i, p in first_of(slots.get(pool, []), n_drop[pool]):
+            dropped[i].add(p)
+    open_to = [_open_to(look, m, gone) for look, m, gone in zip(looked, matrices, dropped, strict=True)]
+    candidates = _by_pool([one for scored in open_to for one in scored], matrices, rule)
+    grown = [set() for _ in matrices]
+    for pool, wanted in pools.items():
+        here = candidates.get(pool, [])
+        n_grow = max(0, n_drop[pool] + wanted - len(slots.get(pool, [])))
+        for i, p in first_of(here, min(n_grow, len(here)), largest=True):
+            grown[i].add(p)
+    done = [_move(m, gone, come, rule) for m, gone, come in zip(matrices, dropped, grown, strict=True)]
+    if rule.adapts == "always":
+        for did, gone in zip(
+            done, prune_by_hand(matrices, seen, settings, step, 3, [d.grown for d in done]), strict=True
+        ):
+            did.pruned = gone
+    return done
+
+
+def _pool_of(i: int, p: int, matrices: list[HandMatrix], rule: Any) -> Any:
+    """The pool in which slots are compared (EVT-009)."""
+    if rule.scope == "model":
+        return "all"
+    return (i, p // matrices[i].shape[1]) if rule.scope == "row" else i
+
+
+def _by_pool(scored: list[Scored], matrices: list[HandMatrix], rule: Any) -> dict[Any, list[Scored]]:
+    found: dict[Any, list[Scored]] = {}
+    for s, i, p in scored:
+        found.setdefault(_pool_of(i, p, matrices, rule), []).append((s, i, p))
+    return found
+
+
+def _pools(matrices: list[HandMatrix], rule: Any) -> dict[Any, int]:
+    """Every pool and its d_φ."""
+    if rule.scope == "model":
+        return {"all": sum(m.delta_budget for m in matrices)}
+    if rule.scope == "row":
+        return {(i, r): d for i, m in enumerate(matrices) for r, d in enumerate(m.row_delta_budget)}
+    return {i: m.delta_budget for i, m in enumerate(matrices)}
+
+
+def _open_to(look: "_Look", m: HandMatrix, dropped: set[int]) -> list[Scored]:
+    """Candidates and their scores (GROW-001, GROW-005, GROW-007)."""
+    rule, i = look.settings.rule, look.i
+    taken = set(m.phi) - dropped if rule.regrow else set(m.phi)
+    everywhere = sorted(m.base) if rule.grow_scope == "active" else range(m.shape[0] * m.shape[1])
+    scored = [(look.grow(m, p), i, p) for p in everywhere if p not in taken]
+    if rule.scope != "group":
+        return scored
+    n_keep, width = look.settings.pattern
+    groups: dict[int, list[Scored]] = {}
+    for one in scored:
+        groups.setdefault(one[2] // width, []).append(one)
+    best = set().union(*(first_of(g, min(n_keep, len(g)), largest=True) for g in groups.values()))
+    return [one for one in scored if one[1:] in best]
+
+
+def _move(m: HandMatrix, dropped: set[int], grown: set[int], rule: Any) -> HandEvent:
+    """Drop and grow in place (GROW-003, DROP-004, DLT-005)."""
+    did = HandEvent(dropped, grown - dropped, grown & dropped)
+    if "origin" in m.kept:
+        m.kept["origin"] |= {p: m.phi[p] for p in did.cancelled}
+    kind = type(next(iter({**m.phi, **m.base}.values()), np.float32(0)))
+    for p in dropped - did.cancelled:
+        for part in (m.phi, *m.kept.values()):
+            del part[p]
+        if rule.drops == "weight":
+            m.base.pop(p, None)
+    for p in did.grown:
+        m.phi[p] = kind(0)
+        for name, part in m.kept.items():
+            part[p] = np.int32(0) if name == "age" else kind(0)
+    return did
+
+
+def prune_by_hand(
+    matrices: list[HandMatrix],
+    seen: list[Seen],
+    settings: TrainSettings,
+    step: int,
+    use: int,
+    fresh: list[set[int]],
+) -> list[set[int]]:
+    """Adapt in place; return what was pruned from each matrix. use 4: the last pass (EVT-004)."""
+    rule = settings.rule
+    counts, exempt = (rule.counts, rule.exempt) if use == 3 else ("support", "none")
+    sizes: dict[Any, int] = {}
+    budgets: dict[Any, int] = {}
+    scored: dict[Any, list[Scored]] = {}
+    for i, m in enumerate(matrices):
+        look = _Look(settings, i, step, seen[i])
+        passed_over = {"new": fresh[i], "slots": set(m.phi), "none": set()}[exempt]
+        for p in m.support():
+            if counts == "values" and m.weight(p) == 0:
+                continue
+            pool, budgets[pool] = _room(i, p, matrices, settings)
+            sizes[pool] = sizes.get(pool, 0) + 1
+            if p not in passed_over:
+                scored.setdefault(pool, []).append((look.adapt(m, p, use), i, p))
+    gone: list[set[int]] = [set() for _ in matrices]
+    for pool, size in sizes.items():
+        for i, p in first_of(scored.get(pool, []), max(0, size - budgets[pool])):
+            gone[i].add(p)
+            for part in (matrices[i].base, matrices[i].phi, *matrices[i].kept.values()):
+                part.pop(p, None)
+    return gone
+
+
+def _room(i: int, p: int, matrices: list[HandMatrix], settings: TrainSettings) -> tuple[Any, int]:
+    """The pool in which a weight is compared, and its budget (DLT-001)."""
+    m = matrices[i]
+    if settings.rule.scope == "row":
+        return (i, p // m.shape[1]), m.row_budget[p // m.shape[1]]
+    if settings.rule.scope == "group":
+        n_keep, width = settings.pattern
+        return (i, p // width), n_keep
+    return ("all", sum(other.budget for other in matrices)) if settings.rule.scope == "model" else (i, m.budget)
+
+
+@dataclass
+class _Look:
+    """The scores of positions of a matrix (DROP-003, GROW-004, ADPT-005)."""
+
+    settings: TrainSettings
+    i: int
+    step: int
+    seen: Seen
+
+    def chance(self, p: int, use: int) -> float:
+        return chance_by_hand(p, self.settings.seed, 3, self.i, self.step, use)
+
+    def drop(self, m: HandMatrix, p: int) -> Any:
+        kind, phi = self.settings.rule.drop, m.phi[p]
+        if kind == "magnitude":
+            return abs(phi)
+        if kind == "change":
+            return abs(phi - m.kept["origin"][p])
+        if kind == "fisher":
+            return self.seen.square[p] * (phi * phi)
+        return abs(m.weight(p)) if kind == "weight" else self.chance(p, 1)
+
+    def grow(self, m: HandMatrix, p: int) -> Any:
+        kind = self.settings.rule.grow
+        row, column = divmod(p, m.shape[1])
+        if kind == "gradient":
+            return abs(self.seen.mean[p])
+        if kind in ("absolute", "fisher"):
+            return self.seen.absolute[p] if kind == "absolute" else self.seen.square[p]
+        if kind == "moments":
+            return m.shared["rows"][row] * m.shared["columns"][column]
+        if kind == "random":
+            return self.chance(p, 2)
+        h = self.seen.inputs[column]
+        return (self.seen.mean[p] * self.seen.mean[p]) / h if h else 0.0
+
+    def adapt(self, m: HandMatrix, p: int, use: int) -> Any:
+        kind, w = self.settings.rule.adapt, m.weight(p)
+        if kind == "sensitivity":
+            return abs(self.seen.mean[p] * w)
+        if kind == "magnitude":
+            return abs(w)
+        if kind == "random":
+            return self.chance(p, use)
+        h = self.seen.inputs[p % m.shape[1]]
+        return abs(w) * np.sqrt(h) if kind == "activation" else type(w)(0.5) * ((w * w) * h)
+
+
+def seen_by(window: Any) -> Seen:
+    """Everything a whole window knows, position by position."""
+    if window is None:
+        return Seen()
+    known = window.rows(0, window.shape[0])
+    return Seen(
+        *(None if a is None else a.reshape(-1) for a in (known.gradient, known.absolute, known.square)),
+        window.inputs(),
+    )
+
+
+@dataclass
+class Watched:
+    """An event as it was entered: the matrices after the optimizer's step, and what their windows held."""
+
+    matrices: list[HandMatrix]
+    seen: list[Seen]
+    windows: list[Any]
+
+
+def watch(monkeypatch: Any) -> list[Watched]:
+    """Have every event leave here what it was given."""
+    loop = importlib.import_module("seft_ref.train")  # the package's name `train` is the function
+    events: list[Watched] = []
+    engine = loop.evolve_all
+
+    def watched(targets: Any, kept: Any, step: int, settings: TrainSettings, kernels: Any) -> Any:
+        windows = [kept.get(name) for name in targets]
+        whole = [None if isinstance(w, FirstStepWindow) else w for w in windows]
+        events.append(Watched([hand_matrix(t) for t in targets.values()], [seen_by(w) for w in whole], windows))
+        return engine(targets, kept, step, settings, kernels)
+
+    monkeypatch.setattr(loop, "evolve_all", watched)
+    return events
+
+
+def check_event(event: Watched, after: TrainState, record: StepRecord, settings: TrainSettings) -> list[HandEvent]:
+    """Fail unless the state after an event is the one that dictionaries give, bit for bit, and the counts agree."""
+    fraction = settings.timetable().fraction(after.step)
+    moved = hand_event(event.matrices, event.seen, settings, after.step, fraction)
+    for (name, target), by_hand, did in zip(after.targets.items(), event.matrices, moved, strict=True):
+        same(target, by_hand)
+        noted = record.matrices[name]
+        told = (noted.dropped, noted.grown, noted.cancelled, noted.pruned)
+        assert told == tuple(map(len, (did.dropped, did.grown, did.cancelled, did.pruned))), name
+    return moved
