@@ -17,12 +17,14 @@ from typing import Any
 import numpy as np
 
 from seft_ref.config import ModelConfig
+from seft_ref.gradients import loss_and_gradients
 from seft_ref.kernels import reference
 from seft_ref.resume import Origin, load_state, save_state
 from seft_ref.settings import TrainSettings, settings_of
 from seft_ref.topology import flat, from_flat
 from seft_ref.train import StepRecord, Target, TrainState, finish, initial_state, step_batches, train_step
 from seft_ref.update.delta import Base
+from seft_ref.update.optimizers import AdamW
 from seft_ref.weights import Weights, assemble
 from seft_ref.window import FirstStepWindow, Window
 
@@ -323,6 +325,7 @@ class Seen:
     absolute: np.ndarray | None = None
     square: np.ndarray | None = None
     inputs: np.ndarray | None = None
+    steps: int = 1
 
 
 @dataclass
@@ -342,7 +345,7 @@ Scored = tuple[Any, int, int]
 def hand_event(
     matrices: list[HandMatrix], seen: list[Seen], settings: TrainSettings, step: int, fraction: float
 ) -> list[HandEvent]:
-    """One event of all matrices (chapter 8), in place; candidates first-step and moments seeded are not written."""
+    """One event of all matrices (chapter 8), in place; candidates first-step is not written."""
     rule = settings.rule
     pools = _pools(matrices, rule)
     looked = [_Look(settings, i, step, seen[i]) for i in range(len(matrices))]
@@ -362,7 +365,7 @@ def hand_event(
         n_grow = max(0, n_drop[pool] + wanted - len(slots.get(pool, [])))
         for i, p in first_of(here, min(n_grow, len(here)), largest=True):
             grown[i].add(p)
-    done = [_move(m, gone, come, rule) for m, gone, come in zip(matrices, dropped, grown, strict=True)]
+    done = [_move(m, gone, come, look) for m, gone, come, look in zip(matrices, dropped, grown, looked, strict=True)]
     if rule.adapts == "always":
         for did, gone in zip(
             done, prune_by_hand(matrices, seen, settings, step, 3, [d.grown for d in done]), strict=True
@@ -410,8 +413,9 @@ def _open_to(look: "_Look", m: HandMatrix, dropped: set[int]) -> list[Scored]:
     return [one for one in scored if one[1:] in best]
 
 
-def _move(m: HandMatrix, dropped: set[int], grown: set[int], rule: Any) -> HandEvent:
-    """Drop and grow in place (GROW-003, DROP-004, DLT-005)."""
+def _move(m: HandMatrix, dropped: set[int], grown: set[int], look: "_Look") -> HandEvent:
+    """Drop and grow in place (GROW-003, DROP-004, DLT-005, DLT-006)."""
+    rule = look.settings.rule
     did = HandEvent(dropped, grown - dropped, grown & dropped)
     if "origin" in m.kept:
         m.kept["origin"] |= {p: m.phi[p] for p in did.cancelled}
@@ -425,6 +429,8 @@ def _move(m: HandMatrix, dropped: set[int], grown: set[int], rule: Any) -> HandE
         m.phi[p] = kind(0)
         for name, part in m.kept.items():
             part[p] = np.int32(0) if name == "age" else kind(0)
+            if rule.moments == "seeded" and name != "origin":
+                part[p] = look.seed(name, p, kind)
     return did
 
 
@@ -494,6 +500,16 @@ class _Look:
             return self.seen.square[p] * (phi * phi)
         return abs(m.weight(p)) if kind == "weight" else self.chance(p, 1)
 
+    def seed(self, name: str, p: int, kind: Any) -> Any:
+        """What a new slot starts with under moments seeded (DLT-006)."""
+        how, a = self.settings.optimizer, self.seen.steps
+        if name == "age":
+            return np.int32(a if type(how) is AdamW else a - 1)
+        if name == "second_moment":
+            return self.seen.square[p] * kind(1 - how.beta2**a)
+        factor = 1 - how.beta1**a if name == "first_moment" else (1 - how.momentum**a) / (1 - how.momentum)
+        return self.seen.mean[p] * kind(factor)
+
     def grow(self, m: HandMatrix, p: int) -> Any:
         kind = self.settings.rule.grow
         row, column = divmod(p, m.shape[1])
@@ -528,6 +544,7 @@ def seen_by(window: Any) -> Seen:
     return Seen(
         *(None if a is None else a.reshape(-1) for a in (known.gradient, known.absolute, known.square)),
         window.inputs(),
+        window.steps,
     )
 
 
@@ -566,3 +583,21 @@ def check_event(event: Watched, after: TrainState, record: StepRecord, settings:
         told = (noted.dropped, noted.grown, noted.cancelled, noted.pruned)
         assert told == tuple(map(len, (did.dropped, did.grown, did.cancelled, did.pruned))), name
     return moved
+
+
+def check_end(run: Run) -> list[set[int]]:
+    """Fail unless the final weights of a run are those of dictionaries (EVT-004, EVT-008); return what was pruned."""
+    settings = run.settings
+    matrices = [hand_matrix(target) for target in run.state.targets.values()]
+    gone: list[set[int]] = [set() for _ in matrices]
+    if settings.rule.adapts != "never":
+        shapes = {name: target.base.topology.shape for name, target in run.state.targets.items()}
+        empty = {name: Window(shape, settings.rule.asks_at_end()) for name, shape in shapes.items()}
+        batches = step_batches(settings, TOKENS, settings.steps, run.state.weights)
+        kept = loss_and_gradients(run.state.weights, run.config, batches, reference, {}, empty).kept
+        seen = [seen_by(window) for window in kept.values()]
+        gone = prune_by_hand(matrices, seen, settings, settings.steps, 4, [set() for _ in matrices])
+    for m, (topology, values) in zip(matrices, end(run).values(), strict=True):
+        assert flat(topology).tolist() == m.support()
+        assert [m.weight(p).tobytes() for p in m.support()] == [v.tobytes() for v in values]
+    return gone

@@ -8,7 +8,18 @@ from seft_ref.nm import NMTopology
 from seft_ref.settings import TrainSettings, settings_of
 from seft_ref.topology import flat
 from seft_ref.update.rules import Rule
-from tests.seft_ref.rule_runs import begin, check_event, end, hand_matrix, short, support_of, through_file, walk, watch
+from tests.seft_ref.rule_runs import (
+    begin,
+    check_end,
+    check_event,
+    end,
+    hand_matrix,
+    short,
+    support_of,
+    through_file,
+    walk,
+    watch,
+)
 
 PATTERNS = [(2, 4), (1, 4), (4, 8), (3, 5)]
 DTYPES = [np.float32, np.float64]
@@ -31,6 +42,11 @@ RULES = {
     "curvature": {"drop": "change", "grow": "curvature", "adapt": "curvature", "gradient_window": 3},
     "absolute": {"grow": "absolute", "gradient_window": 3, "optimizer": "sgd", "lr": 0.5},
     "drops-weight": {"drops": "weight", "drop": "change"},
+    "seeded-adamw": {"moments": "seeded", "gradient_window": 3},
+    "seeded-spiel-adamw": {"moments": "seeded", "gradient_window": 2, "optimizer": "spiel-adamw", "scope": "row"},
+    "seeded-sgd": {"moments": "seeded", "gradient_window": 3, "optimizer": "sgd", "lr": 0.5, "drop": "change"},
+    "seeded-random": {"moments": "seeded", "grow": "random", "scope": "model"},
+    "seeded-active": {"moments": "seeded", "grow_scope": "active", "gradient_window": 2},
     "row": {"scope": "row"},
     "row-change": {"scope": "row", "drop": "change", "grow": "absolute", "adapt": "activation"},
     "row-random": {"scope": "row", "drop": "random", "grow": "random", "adapt": "random"},
@@ -63,6 +79,31 @@ def test_EVT_009_every_event_of_a_run_is_that_of_dictionaries(name, dtype, monke
             moved += sum(len(did.grown) for did in done)
     assert len(events) >= 2
     assert moved > 0
+    check_end(run)
+
+
+AT_END = {
+    "sensitivity": {"preset": "no-adapt"},
+    "magnitude": {"adapts": "end", "adapt": "magnitude"},
+    "activation": {"adapts": "end", "adapt": "activation", "exempt": "slots"},
+    "curvature": {"adapts": "end", "adapt": "curvature"},
+    "random": {"adapts": "end", "adapt": "random", "seed": 4},
+    "values": {"preset": "literal"},
+    "row": {"scope": "row", "adapts": "end"},
+    "row-values": {"scope": "row", "preset": "literal", "adapt": "curvature", "density": 0.3},
+    "model": {"scope": "model", "adapts": "end"},
+    "model-random": {"scope": "model", "adapts": "end", "adapt": "random"},
+    "model-values": {"scope": "model", "preset": "literal", "adapt": "activation"},
+}
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=["float32", "float64"])
+@pytest.mark.parametrize("name", AT_END)
+def test_EVT_004_the_last_pass_is_that_of_dictionaries(name, dtype):
+    run = begin(short(**AT_END[name]), dtype=dtype)
+    for _ in walk(run):
+        pass
+    assert sum(map(len, check_end(run))) > 0
 
 
 def per_row(topology_positions, shape):
