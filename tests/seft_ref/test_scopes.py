@@ -8,18 +8,8 @@ from seft_ref.nm import NMTopology
 from seft_ref.settings import TrainSettings, settings_of
 from seft_ref.topology import flat
 from seft_ref.update.rules import Rule
-from tests.seft_ref.rule_runs import (
-    begin,
-    check_end,
-    check_event,
-    end,
-    hand_matrix,
-    short,
-    support_of,
-    through_file,
-    walk,
-    watch,
-)
+from tests.seft_ref.rule_events import check_end, check_event, hand_matrix, watch
+from tests.seft_ref.rule_runs import begin, end, short, support_of, through_file, walk
 
 PATTERNS = [(2, 4), (1, 4), (4, 8), (3, 5)]
 DTYPES = [np.float32, np.float64]
