@@ -17,8 +17,8 @@ from seft_ref.update.delta import Base, Delta, effective_at, new_delta
 from seft_ref.update.evolve import Part, evolve
 from seft_ref.update.schedule import drop_fraction_at
 from seft_ref.window import Window
-from tests.seft_ref.rule_events import chance_by_hand, count, watch
-from tests.seft_ref.rule_runs import begin, support_of, walk
+from tests.seft_ref.rule_events import chance_by_hand, count, hand_matrix, watch
+from tests.seft_ref.rule_runs import begin, short, support_of, walk
 
 DTYPES = [np.float64, np.float32]
 dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=["float64", "float32"])
@@ -313,3 +313,27 @@ def test_RNG_003_random_growth_is_uniform():
     assert chosen.sum() == 400 * 30
     assert np.abs(chosen - 120).max() < 4.5 * math.sqrt(400 * 0.3 * 0.7)
     assert np.std(chosen) == pytest.approx(math.sqrt(400 * 0.3 * 0.7), rel=0.25)
+
+
+@dtypes
+@pytest.mark.parametrize(
+    "changes",
+    [{"preset": "rigl"}, {"event_replaces_step": True}, {"event_replaces_step": True, "optimizer": "sm3"}],
+    ids=["rigl", "adamw", "sm3"],
+)
+def test_EVT_010_at_an_event_the_optimizer_leaves_every_slot_alone(changes, dtype):
+    run = begin(short(**changes), dtype=dtype)
+    events = 0
+    for before, after, record in walk(run):
+        moved = 0
+        for name, target in after.targets.items():
+            was, now = hand_matrix(before.targets[name]), hand_matrix(target)
+            stayed = set(was.phi) & set(now.phi)
+            moved += sum(was.phi[p] != now.phi[p] for p in stayed)
+            if record.event is not None:
+                assert all(was.kept[part][p] == now.kept[part][p] for part in was.kept for p in stayed)
+                assert was.shared == now.shared
+        # at every other step it moves them
+        assert (moved == 0) == (record.event is not None), after.step
+        events += record.event is not None
+    assert events == 2

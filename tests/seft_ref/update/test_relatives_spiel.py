@@ -12,9 +12,6 @@ from seft_ref.window import Window
 from tests.seft_ref.rule_events import watch
 from tests.seft_ref.rule_runs import TOKENS, begin, short, walk
 
-DTYPES = [np.float64, np.float32]
-dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=["float64", "float32"])
-
 
 def whole_gradients(run, state):
     """The gradient of every target at the next step's data, flat."""
