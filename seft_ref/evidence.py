@@ -91,7 +91,9 @@ def _look(view: View, number: int, rule: Rule, held: Any, chance: Chance) -> Evi
         taken = flat_rows(view.delta.topology, start, stop)
         stored = flat_rows(view.base.topology, start, stop) if wanted or rule.grow_scope == "active" else taken
         here = union(stored, taken) if wanted else taken
-        more = {n: xp.reshape(getattr(known, n), (-1,)) for n in ("gradient", "square") if n in asked}
+        more: dict[str, Array] = {}
+        for name in asked & {"gradient", "square"}:
+            more[name] = xp.reshape(getattr(known, name), (-1,))
         if "gradient" in more:
             squares += float(xp.vecdot(more["gradient"], more["gradient"]))
         for name in wanted:

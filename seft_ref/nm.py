@@ -30,6 +30,9 @@ class NMTopology(Topology):
         for name, value in (("shape", shape), ("pattern", pattern), ("masks", masks), ("_nnz", nnz)):
             object.__setattr__(self, name, value)  # frozen, as its kind is
 
+    def __reduce__(self) -> tuple[type["NMTopology"], tuple[object, ...]]:
+        return NMTopology, (self.shape, self.pattern, self.masks, self._nnz)
+
     @property
     def nnz(self) -> int:
         """Number of stored positions."""

@@ -139,10 +139,16 @@ class _Event:
                 slots[self.pool((i, p))] += 1
                 scored.append((self.pool((i, p)), (i, p), self._of_slot(i, p, phi, w[p])))
         n_drop = {pool: count(fraction * n) for pool, n in slots.items()}
-        if self.rule["candidates"] == "first-step":
-            for i, (part, seen) in enumerate(zip(self.parts, self.seen, strict=True)):
-                n_drop[(i,)] = min(n_drop[(i,)], len((seen.candidates or frozenset()) - part.phi.keys()))
         return pools.select(scored, n_drop, largest=False), n_drop, slots
+
+    def replaced(self, i: int, out: list[int], into: list[int]) -> list[int]:
+        """Return the dropped positions of a matrix but those that stay because nothing comes for them (GROW-006)."""
+        part = self.parts[i]
+        come = sum(p not in part.phi for p in into) - (sum(part.delta_budget) - len(part.phi))
+        w = effective(part.base, part.phi, self.r)
+        away = sorted((self._of_slot(i, p, part.phi[p], w[p]), p) for p in out if p not in into)
+        leave = {p for _, p in away[: max(0, come)]}
+        return [p for p in out if p in into or p in leave]
 
     def _of_slot(self, i: int, p: int, phi: float, w: float) -> float:
         criterion, part = self.rule["drop"], self.parts[i]
@@ -289,7 +295,10 @@ def event(
     grown = before.grow(set(dropped.chosen), n_drop, slots)
 
     def of(selection: Selection, i: int) -> list[int]:
-        return [p for j, p in selection.chosen if j == i]
+        found = [p for j, p in selection.chosen if j == i]
+        if rule["candidates"] == "first-step" and selection is dropped:
+            return before.replaced(i, found, of(grown, i))
+        return found
 
     moved = [
         _moved(part, s, rule, of(dropped, i), of(grown, i), rounded)

@@ -13,33 +13,20 @@ from jaxtyping import Int
 from seft_ref.arrays import Array, array_namespace, device
 from seft_ref.errors import UpdateError
 from seft_ref.topology import difference, flat, outside, union
+from seft_ref.update.adapt import excess_of
 from seft_ref.update.change import TopologyChange, change, realign, without
-from seft_ref.update.criteria import ADAPT, DROP, USE_ADAPT, USE_DROP, USE_END, Chance, Known
+from seft_ref.update.criteria import DROP, USE_ADAPT, USE_DROP, USE_END, Chance, Known
 from seft_ref.update.delta import Base, Delta, effective_at, move_delta, values_at
 from seft_ref.update.evidence import Evidence
 from seft_ref.update.grow import Growable, best_of_groups, growable
+from seft_ref.update.parts import Counts, Moved, Part, on_support, select_over
 from seft_ref.update.rules import Rule
-from seft_ref.update.select import Boundary, Selection, largest_selection, smallest_selection
+from seft_ref.update.select import Boundary, largest_selection, smallest_selection
 
-Counts = int | Int[Array, " pools"]
-"""A count of one pool, or of every row"""
+__all__ = ["Event", "Part", "Seeds", "evolve", "final_adapt"]
+
 Seeds = Callable[[Array, Array, int], Mapping[str, Array]]
 """An optimizer's `seeds`"""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Part:
-    """One matrix at an event."""
-
-    base: Base
-    delta: Delta
-    evidence: Evidence
-    budget: Counts
-    """K (DLT-001): of the matrix, or of each row with scope row"""
-    delta_budget: Counts
-    """d_φ, likewise"""
-    matrix: int = 0
-    """matrix index (MDL-007)"""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -59,20 +46,6 @@ class Event:
     """positions that left the base"""
     boundaries: Mapping[str, Boundary | None] = field(default_factory=dict)
     """of drop, grow and adapt (SEL-008); those of a pool of matrices are the same for all"""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Moved:
-    """A matrix after drop and grow."""
-
-    part: Part
-    base: Base
-    delta: Delta
-    dropped: Array
-    fresh: Array
-    cancelled: Array
-    left: Array
-    """what the drop took out of the base"""
 
 
 def evolve(
@@ -120,8 +93,8 @@ def final_adapt(
         for part in pool:
             _check_finite(part.evidence)
             nothing = part.evidence.support[:0]
-            still.append(_Moved(part, part.base, part.delta, nothing, nothing, nothing, nothing))
-        pruned, boundary = _excess(still, last, chance, pattern, USE_END)
+            still.append(Moved(part, part.base, part.delta, nothing, nothing, nothing, nothing))
+        pruned, boundary = excess_of(still, last, chance, pattern, USE_END)
         events += [_event(m, gone, {"adapt": boundary}) for m, gone in zip(still, pruned, strict=True)]
     return events
 
@@ -136,24 +109,23 @@ def _evolve(
 ) -> list[Event]:
     """Return the event of one pool of matrices."""
     slots = [flat(part.delta.topology) for part in parts]
-    if rule.candidates == "first-step":
-        # GROW-006
-        n_drop = min(int(n_drop), parts[0].evidence.candidates.shape[0])
     scores = [_drop_scores(part, at, rule, chance) for part, at in zip(parts, slots, strict=True)]
-    found, drop_boundary = _chosen(smallest_selection, scores, slots, parts, n_drop, rule)
+    found, drop_boundary = select_over(smallest_selection, scores, slots, parts, n_drop, rule)
     dropped = [array_namespace(at).take(at, chosen) for at, chosen in zip(slots, found, strict=True)]
 
     open_to = [_candidates(part, gone, rule, pattern) for part, gone in zip(parts, dropped, strict=True)]
     n_grow = _growth(parts, slots, open_to, n_drop, rule)
     at = [candidates.positions for candidates in open_to]
-    found, grow_boundary = _chosen(largest_selection, [c.scores for c in open_to], at, parts, n_grow, rule)
+    found, grow_boundary = select_over(largest_selection, [c.scores for c in open_to], at, parts, n_grow, rule)
     moved = []
     for part, eta, gone, candidates, chosen in zip(parts, slots, dropped, open_to, found, strict=True):
         grown = array_namespace(chosen).take(candidates.positions, chosen)
+        if rule.candidates == "first-step":
+            gone = _replaced(part, eta, gone, grown, rule, chance)
         moved.append(_move(part, eta, gone, grown, rule, seeds))
 
     if rule.adapts == "always":
-        pruned, adapt_boundary = _excess(moved, rule, chance, pattern, USE_ADAPT)
+        pruned, adapt_boundary = excess_of(moved, rule, chance, pattern, USE_ADAPT)
     else:
         pruned, adapt_boundary = [m.dropped[:0] for m in moved], None
     boundaries = {"drop": drop_boundary, "grow": grow_boundary, "adapt": adapt_boundary}
@@ -177,18 +149,12 @@ def _drop_scores(part: Part, slots: Array, rule: Rule, chance: Chance) -> Array:
     if rule.drop == "change":
         known = Known(value=part.delta.values, origin=part.delta.kept["origin"])
     elif rule.drop == "fisher":
-        known = Known(value=part.delta.values, square=_on(part.evidence, part.evidence.square, slots))
+        known = Known(value=part.delta.values, square=on_support(part.evidence, part.evidence.square, slots))
     elif rule.drop == "weight":
         known = Known(weight=values_at(*effective_at(part.base, part.delta), slots))
     elif rule.drop == "random":
         known = Known(uniform=chance.scores(part.matrix, slots, USE_DROP))
     return DROP[rule.drop](known)
-
-
-def _on(evidence: Evidence, values: Array | None, positions: Array) -> Array:
-    """Return what the evidence holds on the support, at positions; 0 off it."""
-    assert values is not None, "the rule asks for evidence that was not gathered"
-    return values_at(evidence.support, values, positions)
 
 
 def _candidates(part: Part, dropped: Array, rule: Rule, pattern: tuple[int, int] | None) -> Growable:
@@ -204,6 +170,19 @@ def _candidates(part: Part, dropped: Array, rule: Rule, pattern: tuple[int, int]
         assert pattern is not None, "scope group needs a pattern"
         return best_of_groups(open_to, pattern)
     return open_to
+
+
+def _replaced(part: Part, slots: Array, dropped: Array, grown: Array, rule: Rule, chance: Chance) -> Array:
+    """Return which dropped positions leave or are cancelled: where fewer come than go, the strongest of those that do
+    not come back stay, so that the delta keeps its size (GROW-006).
+    """
+    xp = array_namespace(slots)
+    back = dropped[~outside(dropped, grown)]
+    away = difference(dropped, grown)
+    fresh = grown.shape[0] - back.shape[0]
+    n_leave = min(away.shape[0], max(0, fresh - (int(part.delta_budget) - slots.shape[0])))
+    scores = _drop_scores(part, slots, rule, chance)[~outside(slots, away)]
+    return union(back, xp.take(away, smallest_selection(scores, n_leave).indices))
 
 
 def _growth(
@@ -230,34 +209,7 @@ def _per_row(positions: Array, part: Part) -> Array:
     return edges[1:] - edges[:-1]
 
 
-def _chosen(
-    select: Callable[..., Selection],
-    scores: Sequence[Array],
-    at: Sequence[Array],
-    parts: Sequence[Part],
-    k: Counts,
-    rule: Rule,
-) -> tuple[list[Array], Boundary | None]:
-    """Return the chosen indices of each part and the boundary: a selection over all parts, or by row (SEL-007)."""
-    xp = array_namespace(*scores)
-    if rule.scope == "row":
-        (one,), (positions,) = scores, at
-        found = select(one, k, positions // max(parts[0].base.topology.shape[1], 1))
-        return [found.indices], found.boundary
-    if len(scores) == 1:
-        found = select(scores[0], k)
-        return [found.indices], found.boundary
-    found = select(xp.concat(list(scores)), k)
-    split, start = [], 0
-    for one in scores:
-        stop = start + one.shape[0]
-        edges = xp.searchsorted(found.indices, xp.asarray([start, stop], dtype=xp.int64, device=device(found.indices)))
-        split.append(found.indices[int(edges[0]) : int(edges[1])] - start)
-        start = stop
-    return split, found.boundary
-
-
-def _move(part: Part, slots: Array, dropped: Array, grown: Array, rule: Rule, seeds: Seeds | None) -> _Moved:
+def _move(part: Part, slots: Array, dropped: Array, grown: Array, rule: Rule, seeds: Seeds | None) -> Moved:
     """Return a matrix after drop and grow (GROW-003, DROP-004, DLT-006)."""
     xp = array_namespace(slots)
     # GROW-003: a position in both keeps its slot
@@ -287,101 +239,10 @@ def _move(part: Part, slots: Array, dropped: Array, grown: Array, rule: Rule, se
         left = gone[~outside(gone, flat(base.topology))]
         lost = without(base.topology, left)
         base = Base(lost.new, realign(base.values, lost))
-    return _Moved(part, base, delta, dropped, fresh, cancelled, left)
+    return Moved(part, base, delta, dropped, fresh, cancelled, left)
 
 
-def _excess(
-    moved: Sequence[_Moved], rule: Rule, chance: Chance, pattern: tuple[int, int] | None, use: int
-) -> tuple[list[Array], Boundary | None]:
-    """Return the positions of each part that must leave so that the support fits its budget (ADPT-001)."""
-    positions, weights, counted = [], [], []
-    for m in moved:
-        support, weight = effective_at(m.base, m.delta)
-        if rule.counts == "values":
-            # ADPT-006: zeros are neither counted nor pruned
-            held = weight != 0
-            support, weight = support[held], weight[held]
-        counted.append(support)
-        # ADPT-003, ADPT-007
-        exempt = {"new": m.fresh, "slots": flat(m.delta.topology), "none": m.fresh[:0]}[rule.exempt]
-        open_to = outside(support, exempt)
-        positions.append(support[open_to])
-        weights.append(weight[open_to])
-    xp = array_namespace(*positions)
-    if rule.scope in ("row", "group"):
-        return _excess_in_pools(moved[0], counted[0], positions[0], weights[0], rule, chance, pattern, use)
-    excess = sum(c.shape[0] for c in counted) - sum(int(m.part.budget) for m in moved)
-    if excess <= 0:
-        return [p[:0] for p in positions], None
-    scores = [_adapt_scores(m, p, w, rule, chance, use) for m, p, w in zip(moved, positions, weights, strict=True)]
-    found, boundary = _chosen(smallest_selection, scores, positions, [m.part for m in moved], excess, rule)
-    return [xp.take(p, chosen) for p, chosen in zip(positions, found, strict=True)], boundary
-
-
-def _excess_in_pools(
-    m: _Moved,
-    counted: Array,
-    positions: Array,
-    weight: Array,
-    rule: Rule,
-    chance: Chance,
-    pattern: tuple[int, int] | None,
-    use: int,
-) -> tuple[list[Array], Boundary | None]:
-    """Return what leaves a matrix so that every row or group fits its budget (EVT-009)."""
-    xp = array_namespace(positions)
-    n_out, n_in = m.base.topology.shape
-    if rule.scope == "row":
-        width, n_pools, budget = n_in, n_out, m.part.budget
-    else:
-        assert pattern is not None, "scope group needs a pattern"
-        n_keep, width = pattern
-        n_pools = n_out * (n_in // width)
-        budget = n_keep
-    edges = xp.arange(n_pools + 1, dtype=xp.int64, device=device(positions)) * width
-    edges = xp.astype(xp.searchsorted(counted, edges), xp.int64)
-    excess = edges[1:] - edges[:-1] - budget
-    excess = xp.where(excess > 0, excess, xp.zeros_like(excess))
-    if not bool(xp.any(excess > 0)):
-        return [positions[:0]], None
-    scores = _adapt_scores(m, positions, weight, rule, chance, use)
-    # only pools with something to prune are looked at
-    pools = positions // max(width, 1)
-    busy = xp.take(excess, pools) > 0
-    positions, scores, pools = positions[busy], scores[busy], pools[busy]
-    found = smallest_selection(scores, excess, pools)
-    return [xp.take(positions, found.indices)], found.boundary
-
-
-def _adapt_scores(m: _Moved, positions: Array, weight: Array, rule: Rule, chance: Chance, use: int) -> Array:
-    """Return the scores of weights that may be pruned (ADPT-002, ADPT-005)."""
-    xp = array_namespace(positions)
-    seen = m.part.evidence
-    known = Known(weight=weight)
-    if rule.adapt == "sensitivity":
-        known = Known(weight=weight, gradient=_gradient_at(m, positions, rule))
-    elif rule.adapt in ("activation", "curvature"):
-        assert seen.inputs is not None, "the rule asks for evidence that was not gathered"
-        known = Known(weight=weight, inputs=xp.take(seen.inputs, positions % m.base.topology.shape[1]))
-    elif rule.adapt == "random":
-        known = Known(uniform=chance.scores(m.part.matrix, positions, use))
-    return ADAPT[rule.adapt](known)
-
-
-def _gradient_at(m: _Moved, positions: Array, rule: Rule) -> Array:
-    """Return ḡ at positions of the support. Off the support of before W is 0, and so is the sensitivity whatever ḡ."""
-    seen = m.part.evidence
-    if rule.exempt != "new" or rule.counts != "support":
-        return _on(seen, seen.gradient, positions)
-    assert seen.gradient is not None, "the rule asks for evidence that was not gathered"
-    # what may be pruned is the support of before less what the drop took out and what is new: few to look up
-    gone = difference(m.dropped, m.cancelled)
-    if rule.drops == "slot":
-        gone = difference(gone, flat(m.base.topology))
-    return seen.gradient[outside(seen.support, union(gone, m.fresh))]
-
-
-def _event(m: _Moved, pruned: Array, boundaries: Mapping[str, Boundary | None]) -> Event:
+def _event(m: Moved, pruned: Array, boundaries: Mapping[str, Boundary | None]) -> Event:
     """Take the pruned positions out of base and delta (ADPT-004) and record the event."""
     stored = pruned[~outside(pruned, flat(m.base.topology))]
     lost = without(m.base.topology, stored)

@@ -114,7 +114,16 @@ def test_CKP_007_a_state_says_what_it_holds_by_name(tmp_path):
     with formats.open(file) as reader:
         reader.verify()
         assert reader.kind == "training-state"
-        assert set(reader.attributes) == {"step", "settings", "model", "text", "budgets", "delta_budgets", "windows"}
+        assert set(reader.attributes) == {
+            "step",
+            "settings",
+            "model",
+            "text",
+            "matrices",
+            "budgets",
+            "delta_budgets",
+            "windows",
+        }
         parts = {"base", "delta", "delta.first_moment", "delta.second_moment", "delta.age"}
         assert set(reader.names()) == {f"{target}.{part}" for target in state.targets for part in parts}
         for target in state.targets:

@@ -40,14 +40,7 @@ def told(record):
     return (record.step, record.loss, record.lr, record.gradient_norm, record.event, record.matrices)
 
 
-ORDER = pytest.mark.xfail(
-    reason="load_state gives the targets in the order of the sorted keys of `budgets`: matrices change their numbers",
-    strict=True,
-)
-"""Rules that look at a matrix's number: RNG-003 does"""
-
-
-@pytest.mark.parametrize("name", [pytest.param(n, marks=ORDER) if n in ("set", "random") else n for n in RULES])
+@pytest.mark.parametrize("name", RULES)
 def test_TRN_004_a_run_of_any_rule_resumed_after_any_step_equals_the_uninterrupted_one(name, tmp_path):
     settings = short(**{"micro_batches": 2, **RULES[name]})
     run = begin(settings)

@@ -15,6 +15,7 @@ from seft_ref.update.criteria import Chance
 from seft_ref.update.delta import Base, effective, new_delta
 from seft_ref.update.evolve import Part, evolve, final_adapt
 from seft_ref.update.optimizers import Sm3, SpielAdamW, shares_of
+from seft_ref.update.rules import Rule
 from seft_ref.window import FirstStepWindow, Window
 from tests.seft_ref.update.by_hand import Library, bits, listed
 from tests.seft_ref.update.drawn_rules import rules

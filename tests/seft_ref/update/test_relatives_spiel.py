@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from seft_ref.errors import ConfigError
 from seft_ref.gradients import loss_and_gradients
 from seft_ref.kernels import reference
 from seft_ref.settings import settings_of
@@ -118,11 +119,6 @@ def test_GRD_007_GROW_006_spiel_ag_selects_and_seeds_as_spiel_does_where_candida
     assert sum(done) > 8
 
 
-@pytest.mark.xfail(
-    reason="GROW-006 drops no more than there are candidates outside η; SpIEL drops all and lets the largest that do"
-    " not come back stay: after the first selection its slots are exactly the candidates",
-    strict=True,
-)
 def test_GROW_006_spiel_ag_selects_as_spiel_does_where_candidates_lie_in_the_delta(monkeypatch):
     found, _ = spiel_run(monkeypatch, 0.1)
     scarce = [of for of in selections(found) if of[-1]]
@@ -131,13 +127,7 @@ def test_GROW_006_spiel_ag_selects_as_spiel_does_where_candidates_lie_in_the_del
         agrees_with_spiel(target, m, steps, rate)
 
 
-@pytest.mark.xfail(
-    reason="a window of candidates first-step keeps no inputs, which adapt activation and curvature look at",
-    raises=AssertionError,
-    strict=True,
-)
 @pytest.mark.parametrize("adapt", ["activation", "curvature"])
-def test_GRD_006_GROW_006_first_step_candidates_beside_adaptation_by_inputs(adapt):
-    run = begin(short(candidates="first-step", adapt=adapt, gradient_window=2, steps=5))
-    for _ in walk(run):
-        pass
+def test_EVT_012_first_step_candidates_beside_adaptation_by_inputs_are_refused(adapt):
+    with pytest.raises(ConfigError, match="EVT-012"):
+        short(candidates="first-step", adapt=adapt, gradient_window=2, steps=5)
