@@ -72,7 +72,6 @@ def test_TRN_004_a_run_of_any_rule_resumed_after_any_step_equals_the_uninterrupt
             assert content(end(run)) == final, after
 
 
-@ORDER
 def test_TRN_004_a_loaded_state_has_its_matrices_in_their_order(tmp_path):
     run = begin(short())
     assert list(through_file(run, run.state, tmp_path / "state").targets) == list(run.state.targets)
