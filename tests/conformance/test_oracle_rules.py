@@ -65,13 +65,18 @@ def test_SCH_005_the_schedule_of_spiel_and_its_first_event():
     assert (again.dropped, again.grown) == ([0], [4])
 
 
-def test_GROW_006_no_more_is_dropped_than_can_grow():
+def test_GROW_006_as_many_leave_as_come():
     one = part((1, 5), {}, {0: 1.0, 1: 2.0, 2: 3.0}, [3], [3])
     what = seen((1, 5), [0.0] * 5, candidates=frozenset({0, 1, 4}))
     found = only(event([one], [what], rule(candidates="first-step", adapts="never"), 1.0))
-    # one candidate lies outside η; of {0, 4} the first grows, so nothing changes
-    assert (found.dropped, found.grown, found.cancelled) == ([0], [], [0])
-    assert len(found.part.phi) == 3
+    # all are dropped; of the candidates two come back and one is new, for which 2 leaves
+    assert (found.dropped, found.grown, found.cancelled) == ([0, 1, 2], [4], [0, 1])
+    assert list(found.part.phi) == [0, 1, 4]
+    what = seen((1, 5), [0.0] * 5, candidates=frozenset({0, 1}))
+    found = only(event([one], [what], rule(candidates="first-step", adapts="never"), 1.0))
+    # nothing new comes: 2 was not dropped
+    assert (found.dropped, found.grown, found.cancelled) == ([0, 1], [], [0, 1])
+    assert list(found.part.phi) == [0, 1, 2]
 
 
 def test_EVT_009_a_pair_swaps_places_inside_its_group():

@@ -343,10 +343,8 @@ class AnyRun(RuleBasedStateMachine):
                     assert found.sum() == wanted
                     continue
                 # GROW-006: of those that do not come back as many leave as come, less the refill
-                left = event.dropped.shape[0] - event.cancelled.shape[0]
-                refill = part.delta_budget - part.delta.topology.nnz
-                assert found.sum() <= wanted
-                assert left <= max(0, event.grown.shape[0] - refill)
+                come = event.grown.shape[0] - (part.delta_budget - part.delta.topology.nnz)
+                assert found.sum() - event.cancelled.shape[0] <= max(0, come) <= wanted
         # |η| never exceeds its budget
         slots = [self.per_pool(p, flat(e.delta.topology), whole=True) for p, e in zip(parts, events, strict=True)]
         if self.rule.scope == "model":
