@@ -134,7 +134,7 @@ def main(
     writer = LogWriter(log)
     if state.step < last or not resume:
         writer.run(settings.described(), state.targets)
-    watch = _watch(stored, log, state.step)
+    watch, told = _watch(stored, log, state.step), set[str]()
     records: list[dict[str, Any]] = []
     started = time.perf_counter()
     with _cli.progress("fine-tuning", max(last - state.step, 0)) as advance:
@@ -147,7 +147,7 @@ def main(
             findings = watch.add_step(record.step, record.loss)
             if record.event:
                 findings = [*findings, *watch.add_event(record.step, record.event["support"])]
-            _warn(findings, writer)
+            _warn(findings, writer, told)
             started = now
             advance(f"loss {record.loss:.3f}")
             if state.step == last or state.step % save_every == 0:
@@ -169,7 +169,7 @@ def main(
     final = finish(state, settings, model.config, tokens, cpu)
     kept = sum(topology.nnz for topology, _ in final.values())
     save_model(folder, destination, final, {"seft.settings": settings_text(settings)})
-    _warn(watch.end(state.step, kept), writer)
+    _warn(watch.end(state.step, kept), writer, told)
     writer.end(state.step, kept, stored)
     state_file.unlink(missing_ok=True)
     _cli.write_json(json_file, totals | {"stored_weights": kept, "peak_memory_bytes": _cli.peak_memory_bytes()})
@@ -196,10 +196,12 @@ def _told(record: StepRecord) -> dict[str, Any]:
     return {name: getattr(record, name) for name in ("step", "loss", "lr", "gradient_norm", "event")}
 
 
-def _warn(findings: list[Finding], writer: LogWriter) -> None:
-    """Show warnings and log them (TRN-011)."""
+def _warn(findings: list[Finding], writer: LogWriter, told: set[str]) -> None:
+    """Log warnings and show them (TRN-011), those of a name told before in a few words."""
     for finding in findings:
-        _cli.console.print(f"warning: {finding.name} at step {finding.step}: {finding.message}", highlight=False)
+        why = "as before" if finding.name in told else finding.message
+        _cli.console.print(f"warning: {finding.name} at step {finding.step}: {why}", highlight=False)
+        told.add(finding.name)
         writer.warning(finding.step, finding.name, finding.message)
 
 
