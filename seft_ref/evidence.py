@@ -26,8 +26,8 @@ from seft_ref.window import AnyWindow, FirstStepWindow, Window, refuse_infinite
 
 ROWS = 512
 """Most rows of a gradient that are evaluated at once when all of it is looked at."""
-_BLOCKS, _LEAST_BLOCK = 18, 1 << 18
-"""A block is an 18th of the matrix, so that it costs little to hold, but not so small that a product of it is slow."""
+_BLOCKS, _LEAST_BLOCK = 9, 1 << 18
+"""A block is a ninth of the matrix: little to hold, and not so small that a product of it is slow."""
 _FIRST_LOOK = 1 << 15
 """Least number of scores that are sorted to find a first threshold."""
 
@@ -78,7 +78,7 @@ def _look(view: View, number: int, rule: Rule, held: Any, chance: Chance) -> Evi
     asked = window.asked if isinstance(window, Window) else frozenset[str]()
     wanted = rule.asks_on_support()
     squares = 0.0
-    found: dict[str, list[Array]] = {"support": [], "scores": [], "gradient": [], "square": []}
+    found: dict[str, list[Array]] = {"support": [], "slots": [], "scores": [], "gradient": [], "square": []}
     rows = min(ROWS, max(1, max(n_out * n_in // _BLOCKS, _LEAST_BLOCK) // max(n_in, 1)))
     for start in range(0, n_out, rows):
         stop = min(start + rows, n_out)
@@ -95,20 +95,21 @@ def _look(view: View, number: int, rule: Rule, held: Any, chance: Chance) -> Evi
         for name in asked & {"gradient", "square"}:
             more[name] = xp.reshape(getattr(known, name), (-1,))
         if "gradient" in more:
-            squares += float(xp.vecdot(more["gradient"], more["gradient"]))
+            squares += float(more["gradient"] @ more["gradient"])
         for name in wanted:
             found[name].append(xp.take(more[name], here))
         if wanted:
             found["support"].append(here + low)
+        found["slots"].append(taken + low)
         found["scores"].append(xp.abs(xp.take(values, taken)))
         only = stored if rule.grow_scope == "active" else None
         held.offer(number, low, n_in, values, taken, only, more if rule.moments == "seeded" else {})
         del known, signed, values, more  # before the next block takes as much
-    zero, nothing = view.base.values[:0], flat(view.delta.topology)[:0]
+    zero, nothing = view.base.values[:0], xp.zeros((0,), dtype=xp.int64, device=device(view.base.values))
     scores = xp.concat(found["scores"]) if found["scores"] else zero
     return Evidence(
         xp.concat(found["support"]) if found["support"] else nothing,
-        flat(view.delta.topology),
+        xp.concat(found["slots"]) if found["slots"] else nothing,
         scores,
         candidates=nothing,
         candidate_scores=scores[:0],
@@ -143,23 +144,23 @@ class _Strongest:
         self.n, self.pattern, self.kernels = n, pattern, kernels
         self.least: float | None = None
         self.pieces: list[dict[str, Any]] = []
-        self.held = 0
+        self.held = self.seen = 0
 
     def offer(
         self, number: int, low: int, n_in: int, values: Array, taken: Array, only: Array | None, more: dict[str, Array]
     ) -> None:
         """Look at a block of scores, or of signed gradients; entries of η are taken, and only some may be looked at."""
+        if only is not None or self.pattern is not None or not self.n:
+            self._look_at(number, low, values, taken, only, more)
+            return
+        # pieces as long as all that was seen before: what exceeds the least of those is then about n entries
         n, start = values.shape[0], 0
-        # a first look at little of it finds what the rest has to exceed
-        while self.least is None and self.n and only is None and self.pattern is None and start < n:
-            stop = min(n, start + max(_FIRST_LOOK, 4 * self.n))
+        while start < n:
+            stop = min(n, start + max(_FIRST_LOOK, 4 * self.n, self.seen))
             here = _between(taken, start, stop) - start
             self._look_at(number, low + start, values[start:stop], here, None, _parts(more, start, stop))
+            self.seen += stop - start
             start = stop
-        rest = None if only is None else _between(only, start, n) - start
-        self._look_at(
-            number, low + start, values[start:], _between(taken, start, n) - start, rest, _parts(more, start, n)
-        )
 
     def _look_at(
         self, number: int, low: int, values: Array, taken: Array, only: Array | None, more: dict[str, Array]
