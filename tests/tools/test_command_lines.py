@@ -228,7 +228,9 @@ def test_bad_input_ends_in_one_line_and_writes_nothing(cli, folders, tmp_path, c
     assert sorted(p.name for p in folders["tmp"].iterdir()) == before
 
 
-@pytest.mark.parametrize("tool", ["prune", "convert", "finetune", "eval", "show", "check", "verify", "bench", "demo"])
+@pytest.mark.parametrize(
+    "tool", ["prune", "convert", "finetune", "eval", "show", "plot", "experiment", "check", "verify", "bench", "demo"]
+)
 def test_help_explains_every_option(tool):
     if not (TOOLS / f"{tool}.py").exists():
         pytest.fail(f"tools/{tool}.py is missing")
