@@ -18,11 +18,11 @@ from seft_ref.kernels import reference as definition
 from seft_ref.topology import difference, find, flat, flat_rows, outside, union
 from seft_ref.update.criteria import GROW, USE_GROW, Chance, Known
 from seft_ref.update.delta import Base, Delta
-from seft_ref.update.evidence import Evidence
+from seft_ref.update.evidence import Evidence, refuse_infinite
 from seft_ref.update.grow import Growable, best_of_groups
 from seft_ref.update.rules import Rule
 from seft_ref.update.select import largest, selection_in_pools
-from seft_ref.window import AnyWindow, FirstStepWindow, Window, refuse_infinite
+from seft_ref.window import AnyWindow, FirstStepWindow, Window
 
 ROWS = 512
 """Most rows of a gradient that are evaluated at once when all of it is looked at."""

@@ -12,12 +12,12 @@ from dataclasses import dataclass, replace
 from jaxtyping import Float, Int
 
 from seft_ref.arrays import Array, array_namespace
-from seft_ref.errors import UpdateError
 from seft_ref.kernels import Kernels
 from seft_ref.kernels import reference as definition
 from seft_ref.layers.linear import WeightGradient
 from seft_ref.topology import from_flat, union
 from seft_ref.update.criteria import Known
+from seft_ref.update.evidence import refuse_infinite
 from seft_ref.update.select import largest
 
 GRADIENT_ONLY = frozenset({"gradient"})
@@ -198,12 +198,3 @@ def _term(name: str, gradient: Array) -> Array:
     if name == "absolute":
         return array_namespace(gradient).abs(gradient)
     return gradient * gradient if name == "square" else gradient
-
-
-def refuse_infinite(values: Array) -> None:
-    """Refuse evidence that is not finite (EVT-005)."""
-    xp = array_namespace(values)
-    if not bool(xp.all(xp.isfinite(values))):
-        raise UpdateError(
-            "EVT-005", "the gradient of this event holds NaN or infinity; lower the learning rate or clip"
-        )

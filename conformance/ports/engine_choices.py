@@ -16,6 +16,7 @@ from seft_ref.topology import Topology, flat, from_flat, union
 from seft_ref.update.count import count
 from seft_ref.update.criteria import ADAPT, DROP, GROW, USE_DROP, USE_GROW, Chance, Known
 from seft_ref.update.delta import Base, Delta, values_at
+from seft_ref.update.evidence import refuse_infinite
 from seft_ref.update.evolve import Part, evolve
 from seft_ref.update.optimizers import OPTIMIZERS, optimizer_named, shares_of
 from seft_ref.update.presets import preset_named
@@ -23,7 +24,7 @@ from seft_ref.update.record import record_of
 from seft_ref.update.rules import CHOICES, Rule
 from seft_ref.update.schedule import Timetable, spiel_phases
 from seft_ref.update.select import largest, largest_selection, smallest_selection
-from seft_ref.window import Accumulated, FirstStepWindow, Window, refuse_infinite
+from seft_ref.window import Accumulated, FirstStepWindow, Window
 
 Values = dict[str, Any]
 _BOOLEAN = ("evolves", "regrow", "event_replaces_step")

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from jaxtyping import Float, Int
 
 from seft_ref.arrays import Array, array_namespace, device
+from seft_ref.errors import UpdateError
 from seft_ref.topology import difference, union
 from seft_ref.update.criteria import GROW, Known
 from seft_ref.update.rules import GrowScope
@@ -79,3 +80,12 @@ def evidence_of(
         gradient_norm=math.sqrt(float(xp.vecdot(values, values))),
         candidate_gradient=at_candidates,
     )
+
+
+def refuse_infinite(values: Array) -> None:
+    """Refuse evidence that is not finite (EVT-005)."""
+    xp = array_namespace(values)
+    if not bool(xp.all(xp.isfinite(values))):
+        raise UpdateError(
+            "EVT-005", "the gradient of this event holds NaN or infinity; lower the learning rate or clip"
+        )

@@ -11,13 +11,12 @@ from dataclasses import dataclass, field, replace
 from jaxtyping import Int
 
 from seft_ref.arrays import Array, array_namespace, device
-from seft_ref.errors import UpdateError
 from seft_ref.topology import difference, flat, outside, union
 from seft_ref.update.adapt import excess_of
 from seft_ref.update.change import TopologyChange, change, realign, without
 from seft_ref.update.criteria import DROP, USE_ADAPT, USE_DROP, USE_END, Chance, Known
 from seft_ref.update.delta import Base, Delta, effective_at, move_delta, values_at
-from seft_ref.update.evidence import Evidence
+from seft_ref.update.evidence import Evidence, refuse_infinite
 from seft_ref.update.grow import Growable, best_of_groups, growable
 from seft_ref.update.parts import Counts, Moved, Part, on_support, select_over
 from seft_ref.update.rules import Rule
@@ -137,10 +136,8 @@ def _check_finite(evidence: Evidence) -> None:
     on_support = (evidence.gradient, evidence.square, evidence.scores)
     on_candidates = (evidence.candidate_gradient, evidence.candidate_square, evidence.candidate_scores)
     for values in (*on_support, *on_candidates, evidence.inputs):
-        if values is not None and not bool(array_namespace(values).all(array_namespace(values).isfinite(values))):
-            raise UpdateError(
-                "EVT-005", "the gradient of this event holds NaN or infinity; lower the learning rate or clip"
-            )
+        if values is not None:
+            refuse_infinite(values)
 
 
 def _drop_scores(part: Part, slots: Array, rule: Rule, chance: Chance) -> Array:

@@ -21,8 +21,8 @@ from seft_ref.train import StepRecord, Target, TrainState, finish, initial_state
 from seft_ref.update.delta import Base
 from seft_ref.weights import Weights, assemble
 from seft_ref.window import FirstStepWindow, Window
+from tests.seft_ref.tiny import VOCABULARY, parameters, token_stream
 
-VOCABULARY = 29
 SHORT: dict[str, Any] = {
     "steps": 12,
     "batch": 3,
@@ -75,16 +75,6 @@ def config_of(pattern: tuple[int, int]) -> ModelConfig:
     return tiny_config(hidden_size=hidden, intermediate_size=inner, head_dim=head)
 
 
-def parameters(config: ModelConfig, dtype: type = np.float32, seed: int = 7) -> dict[str, np.ndarray]:
-    """Every parameter by name."""
-    rng = np.random.default_rng(seed)
-    made = {}
-    for name, shape in config.parameters().items():
-        values = rng.normal(size=shape) * 0.4
-        made[name] = (1 + 0.1 * values if "norm" in name else values).astype(dtype)
-    return made
-
-
 def strongest(weight: np.ndarray, pattern: tuple[int, int] | None, share: float) -> np.ndarray:
     """Flat positions of the weights that stay: of every group the N largest, or a share of the matrix."""
     size = np.abs(weight)
@@ -97,16 +87,7 @@ def strongest(weight: np.ndarray, pattern: tuple[int, int] | None, share: float)
     return np.flatnonzero(mask).astype(np.int64)
 
 
-def tokens(n: int = 400, seed: int = 11) -> list[int]:
-    """Tokens of which most follow from the one before."""
-    rng = np.random.default_rng(seed)
-    made = [1]
-    for surprise in rng.random(n - 1):
-        made.append(int(rng.integers(VOCABULARY)) if surprise < 0.1 else (made[-1] * 5 + 3) % VOCABULARY)
-    return made
-
-
-TOKENS = tokens()
+TOKENS = token_stream(400)
 
 
 @dataclass
