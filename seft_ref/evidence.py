@@ -26,9 +26,9 @@ from seft_ref.window import AnyWindow, FirstStepWindow, Window
 
 ROWS = 512
 """Most rows of a gradient that are evaluated at once when all of it is looked at."""
-_BLOCKS, _LEAST_BLOCK = 9, 1 << 18
-"""A block is a ninth of the matrix: little to hold, and not so small that a product of it is slow."""
-_FIRST_LOOK = 1 << 15
+_BLOCKS, _LEAST_BLOCK = 8, 1 << 18
+"""A block is an eighth of the matrix: little to hold, and not so small that a product of it is slow."""
+_FIRST_LOOK = 1 << 14
 """Least number of scores that are sorted to find a first threshold."""
 
 
@@ -79,7 +79,7 @@ def _look(view: View, number: int, rule: Rule, held: Any, chance: Chance) -> Evi
     wanted = rule.asks_on_support()
     squares = 0.0
     found: dict[str, list[Array]] = {"support": [], "slots": [], "scores": [], "gradient": [], "square": []}
-    rows = min(ROWS, max(1, max(n_out * n_in // _BLOCKS, _LEAST_BLOCK) // max(n_in, 1)))
+    rows = _rows_at_once(n_out, n_in)
     for start in range(0, n_out, rows):
         stop = min(start + rows, n_out)
         low = start * n_in
@@ -118,6 +118,12 @@ def _look(view: View, number: int, rule: Rule, held: Any, chance: Chance) -> Evi
         gradient_norm=math.sqrt(squares) if "gradient" in asked else None,
         **{n: xp.concat(found[n]) if found[n] else zero for n in sorted(wanted)},
     )
+
+
+def _rows_at_once(n_out: int, n_in: int) -> int:
+    """Return how many rows a block has: equal ones, for a short last block costs a product as much as a long one."""
+    n_blocks = max(1, min(_BLOCKS, n_out * n_in // _LEAST_BLOCK), -(-n_out // ROWS))
+    return max(1, -(-n_out // n_blocks))
 
 
 def _with_rest(

@@ -133,7 +133,6 @@ def test_DROP_004_rigl_moves_the_mask_as_rigl_does(shape, density, dtype):
 
 @dtypes
 def test_DROP_004_rigl_moves_the_mask_as_the_package_rigl_torch_does(dtype):
-    pytest.importorskip("rigl_torch", reason="pip install rigl-torch torchvision")
     moved = 0
     for seed, (shape, density, alpha) in enumerate(itertools.product(SHAPES[1:], (0.2, 0.5, 0.9), (0.1, 0.5, 1.0))):
         layer = a_layer(shape, density, seed, dtype)
@@ -233,7 +232,6 @@ def test_EVT_010_a_run_of_rigl_equals_one_in_torch(shape, density, every, alpha)
 
 @pytest.mark.parametrize(("shape", "density", "every", "alpha"), RUNS, ids=str)
 def test_EVT_010_a_run_of_rigl_equals_one_of_the_package_rigl_torch(shape, density, every, alpha):
-    pytest.importorskip("rigl_torch", reason="pip install rigl-torch torchvision")
     import torch
     from rigl_torch.RigL import RigLScheduler
 
