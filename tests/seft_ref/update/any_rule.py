@@ -24,6 +24,8 @@ SHAPES = ((3, 8), (2, 4))
 PATTERNS = ((2, 4), (1, 4), (3, 4), (1, 2))
 FRACTIONS = st.sampled_from([0.5, 1.0, 0.75, 0.25, 0.75, 1.0, 0.5, 0.0])
 SEEDS = st.integers(0, 2**32 - 1)
+UNITS = st.sampled_from(["one", "one", "one", "smallest"])
+"""What weights and gradients are small multiples of: 1, or the smallest number above 0, so that all of them are subnormal."""
 
 
 def every_bit(x):
@@ -61,10 +63,11 @@ class AnyRun(RuleBasedStateMachine):
 
     library: Library
 
-    @initialize(choices=rules(), pattern=st.sampled_from(PATTERNS), density=FRACTIONS, seed=SEEDS)
-    def load(self, choices, pattern, density, seed):
+    @initialize(choices=rules(), pattern=st.sampled_from(PATTERNS), density=FRACTIONS, unit=UNITS, seed=SEEDS)
+    def load(self, choices, pattern, density, unit, seed):
         self.optimizer, self.rule = choices
         self.pattern = pattern
+        self.unit = 1.0 if unit == "one" else float(np.finfo(self.library.dtype).smallest_subnormal)
         rng = np.random.default_rng(seed)
         self.chance_seed, self.steps, self.oldest = seed, 0, 0
         keeps = (*self.optimizer.keeps, *(("origin",) if self.rule.drop == "change" else ()))
@@ -77,7 +80,7 @@ class AnyRun(RuleBasedStateMachine):
                 by_group = np.argsort(np.argsort(order.reshape(-1, pattern[1]), axis=1), axis=1)
                 keep = (by_group < pattern[0]).reshape(-1) & (rng.random(size) < 0.9)
             positions = np.flatnonzero(keep)
-            values = rng.choice([-2.0, -1.0, -0.0, 0.0, 0.5, 1.0, 3.0], positions.size)
+            values = rng.choice([-2.0, -1.0, -0.0, 0.0, 0.5, 1.0, 3.0], positions.size) * self.unit
             base = Base(from_flat(shape, self.library.ints(positions)), self.library.floats(values))
             anywhere = self.rule.adapts == "never" and bool(rng.integers(2))
             open_to = np.arange(size) if anywhere else positions
@@ -99,6 +102,7 @@ class AnyRun(RuleBasedStateMachine):
         dy, x = rng.integers(-2, 3, (n, shape[0])), rng.integers(-2, 3, (n, shape[1]))
         # a dead input now and then
         x = x * (rng.random(shape[1]) < 0.8)
+        dy = dy * self.unit
         if scale is not None:
             # one entry, or one row where zero times it is no number
             dy, x = np.zeros((1, shape[0])), np.zeros((1, shape[1]))
