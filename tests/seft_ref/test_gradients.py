@@ -179,17 +179,19 @@ def naive_evidence(whole, base, delta, n, scope):
 
 @pytest.mark.parametrize("scope", ["anywhere", "active"])
 @pytest.mark.parametrize("shape", [(5, 7), (300, 3), (513, 2), (256, 3), (257, 3)])
-def test_GRD_003_more_rows_than_one_block(backend, shape, scope):
+@pytest.mark.parametrize("unit", ["one", "smallest"])
+def test_GRD_003_more_rows_than_one_block_subnormals_too(backend, shape, scope, unit):
+    # multiples of the smallest number above 0 keep their order: nothing may flush them to 0
+    unit = 1.0 if unit == "one" else float(np.finfo(backend.dtype).smallest_subnormal)
     dy, x, whole, base, delta = scene([6, *shape], shape)
-    accumulated = Accumulated(shape).plus(weight_gradient(backend, dy, x))
+    accumulated = Accumulated(shape).plus(weight_gradient(backend, dy * unit, x))
     for n in (0, 1, 17, 10_000):
         for window in (latest(accumulated), settled(accumulated)):
             got = looked(window, backend.array(base), backend.array(delta), n, scope)
-            found = (getattr(got, part) for part in PARTS)
+            found = {part: backend.numpy(getattr(got, part)) for part in PARTS}
+            units = [part if part.dtype.kind == "i" else part / part.dtype.type(unit) for part in found.values()]
             # one more than grows: the best that is left behind (SEL-008)
-            assert tuple([int(v) for v in backend.numpy(part)] for part in found) == naive_evidence(
-                whole, base, delta, n + 1, scope
-            )
+            assert tuple([int(v) for v in part] for part in units) == naive_evidence(whole, base, delta, n + 1, scope)
 
 
 def test_GRD_003_equal_gradients_prefer_the_lower_position(monkeypatch, backend):
