@@ -213,7 +213,7 @@ _POSITIONS = {"positions": stored_positions((5, 7), 1)}
 _STORED = _POSITIONS["positions"].shape
 _FROZEN = {
     "positions": stored_positions((6, 7), 2),
-    "values": np.random.default_rng(8).integers(-3, 4, stored_positions((6, 7), 2).shape) / 2.0,
+    "values": np.random.default_rng(8).integers(-1, 3, stored_positions((6, 7), 2).shape) / 2.0,
     "bias": np.array([0.5, -1.0, 0.0, 2.0, 1.0, -0.25]),
 }
 _FACTORS = {"x": (2, 3, 7), "a": (3, 7), "b": (6, 3)}
