@@ -20,7 +20,6 @@ from tests.backends import REFERENCE
 from tests.compare import assert_close, same_bits
 from tests.seft_ref.lone_adapters import ADAPTERS, Case, case_of, weights_of
 
-torch = pytest.importorskip("torch")
 KINDS = list(ADAPTERS)
 UNIT = {"float32": 2.0**-24, "float64": 2.0**-53}
 
@@ -55,6 +54,7 @@ def test_compiled_kernels_give_the_same(case, dtype):
 
 
 def test_autograd_gives_the_same(case):
+    torch = pytest.importorskip("torch")
     leaves = {name: torch.tensor(x, requires_grad=True) for name, x in case.moving().items()}
     w = torch.tensor(case.weight())
     stored = torch.zeros(w.numel(), dtype=torch.float64)
@@ -238,6 +238,7 @@ def test_ADP_002_the_start_is_the_loop(backend, seed, matrix):
 
 
 def test_ADP_002_the_start_has_the_spread_of_kaiming():
+    torch = pytest.importorskip("torch")
     like = np.zeros(1)
     a = lora_initial((3, 400), rank=50, alpha=1.0, seed=1, matrix=0, like=like).a
     torch.manual_seed(0)
@@ -336,7 +337,7 @@ def test_nothing_of_the_size_of_the_matrix_is_held(kind):
 
 
 def test_LoRA_is_that_of_peft():
-    peft = pytest.importorskip("peft")
+    torch, peft = pytest.importorskip("torch"), pytest.importorskip("peft")
     case = case_of("lora", "odd")
     linear = torch.nn.Linear(7, 12, dtype=torch.float64)
     model = peft.get_peft_model(
