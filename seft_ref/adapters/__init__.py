@@ -6,7 +6,7 @@
     dx, da, dc = spp_backward(dy, cache)
     values = spp_merge(base, adapter)
 
-SPP and SparsePEFT form nothing of size (out, in): their change of the weight, and its gradient, are values on the base's
-topology. What a kernel set holds of these is its own affair: `cpu` packs densely from 55 % of the positions on,
+SPP and SparsePEFT form nothing of size (out, in): their change of the weight, and its gradient, are values on the
+base's topology. What a kernel set holds of these is its own affair: `cpu` packs densely from 55 % of the positions on,
 `reference` always multiplies densely.
 """
