@@ -34,7 +34,7 @@ contracts: setup
 # The second run reads the shape annotations and complains where an array has another shape.
 tests: setup
 	$(PY) -m pytest -n 2 tests
-	$(PY) -m pytest --jaxtyping-packages=seft_ref.layers,seft_ref.update,seft_ref.model,seft_ref.gradients,beartype.beartype \
+	$(PY) -m pytest --jaxtyping-packages=seft_ref.layers,seft_ref.adapters,seft_ref.update,seft_ref.model,seft_ref.gradients,beartype.beartype \
 	    tests/seft_ref/test_pairs.py tests/seft_ref/test_model_torch.py
 
 demo: setup

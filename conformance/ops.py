@@ -37,6 +37,14 @@ def _op(kind: Kind, inputs: str, /, **outputs: Class) -> Op:
 
 
 _MATRIX = "out in base base_values delta delta_values"
+_FROZEN = "out in positions values bias?"
+_PAIR: dict[str, Class] = {
+    "y": "relative",
+    "dx": "relative",
+    "da": "relative",
+    "merged": "relative",
+    "parameters": "exact",
+}
 
 OPS: dict[str, Op] = {
     # chapter 7
@@ -201,6 +209,19 @@ OPS: dict[str, Op] = {
     "prune.wanda": _op("rule", "weights square_sums sparsity", kept="exact"),
     "prune.pattern": _op("rule", "scores n m", kept="exact"),
     "prune.model": _op("whole", "config tensors tokens sparsity", kept="exact"),
+    # merged is flat: of every position for lora, of the stored ones for the others
+    "adapter.lora": _op("layer", f"{_FROZEN} a b alpha x dy", **_PAIR, db="relative"),
+    "adapter.spp": _op("layer", f"{_FROZEN} a c alpha rank x dy", **_PAIR, dc="relative"),
+    "adapter.sparsepeft": _op("layer", f"{_FROZEN} a b alpha x dy", **_PAIR, db="relative"),
+    # pattern is (N, M)
+    "adapter.lora_star": _op(
+        "layer",
+        "out in positions values a b alpha square_sums sparsity pattern?",
+        kept="exact",
+        values="value",
+    ),
+    # rows of A, which is the rank or the bands; like has the dtype that is asked for
+    "adapter.initial": _op("layer", "kind out in rows seed matrix like", a="exact", other="exact", parameters="exact"),
     "train.run": _op(
         "whole",
         "config tensors stored text settings",

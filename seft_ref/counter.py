@@ -18,7 +18,7 @@ GAMMA = 0x9E3779B97F4A7C15
 _M1, _M2 = 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
 _MASK = (1 << 64) - 1
 
-STREAM_POSITIONS, STREAM_WINDOWS, STREAM_SCORES, STREAM_CALIBRATION = 1, 2, 3, 4
+STREAM_POSITIONS, STREAM_WINDOWS, STREAM_SCORES, STREAM_CALIBRATION, STREAM_FACTORS = 1, 2, 3, 4, 5
 
 
 def mix(z: int) -> int:
@@ -66,6 +66,6 @@ def choose(key: int, ids: np.ndarray[Any, Any], size: int) -> np.ndarray[Any, An
     return np.sort(ids[by_draw[:size]])
 
 
-def uniform(key: int, counters: np.ndarray[Any, Any]) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """Return draws as numbers in [0, 1), multiples of 2^-53 (RNG-003)."""
+def uniform(key: int, counters: Iterable[int] | np.ndarray[Any, Any]) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """Return draws as numbers in [0, 1), multiples of 2^-53 (RNG-003, ADP-002)."""
     return (draws(key, counters) >> np.uint64(11)).astype(np.float64) * 2.0**-53

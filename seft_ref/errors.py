@@ -37,6 +37,10 @@ class PruneError(SeftError):
     """A sparsity, pattern or weight that a pruner refuses."""
 
 
+class AdapterError(SeftError):
+    """Factors or a pruner that do not fit the weight they are to change."""
+
+
 class CheckpointError(SeftError):
     """A checkpoint whose content does not describe a model or a training state."""
 

@@ -6,6 +6,7 @@ from itertools import chain
 
 from conformance.cases import VECTORS, dump
 from conformance.gen import (
+    adapters,
     bad_files,
     choices,
     criteria,
@@ -25,7 +26,7 @@ from conformance.gen import (
 from conformance.gen import files as containers
 
 _FORMATS = (containers, bad_files, deltas)
-_RULES = (kernels, rules, update, events, layers, models, train)
+_RULES = (kernels, rules, update, events, layers, models, adapters, train)
 _CHOICES = (criteria, choices, windows, optimizers, rule_events, presets)
 MODULES = (*_FORMATS, *_RULES, *_CHOICES)
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from conformance.port import Refused, Unsupported
-from conformance.ports import engine_choices, engine_files, engine_models, engine_rules
+from conformance.ports import engine_adapters, engine_choices, engine_files, engine_models, engine_rules
 from formats import FormatError
 from seft_ref.arrays import Array, array_namespace, device, to_numpy
 from seft_ref.errors import SeftError
@@ -35,6 +35,7 @@ class EnginePort:
             **engine_choices.OPERATIONS,
             **engine_models.OPERATIONS,
             **engine_files.OPERATIONS,
+            **engine_adapters.OPERATIONS,
         }
 
     def call(self, op: str, inputs: dict[str, Any], dtype: str) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from conformance.harness import Variant, run
 from conformance.ops import OPS
 from conformance.oracle import rules
 from conformance.port import Refused, Unsupported
+from tests.conformance import mutant_adapters
 from tests.conformance import mutants as m
 from tests.conformance.mutant_events import event
 
@@ -234,6 +235,7 @@ MUTANTS = [
     ("DLT-004", "train.run", m.settings(seed=99), "another seed"),
     ("EVT-004", "train.run", m.settings(preset="static"), "no events"),
     ("SCH-004", "train.run", m.settings(warmup=0, schedule="constant"), "a constant rate"),
+    *mutant_adapters.MUTANTS,
 ]
 
 
@@ -257,7 +259,9 @@ def test_a_mutant_is_refused_by_a_case_of_its_clause(clause, op, mutant, name):
     assert any(clause in case.clauses for case in refused), {c for case in refused for c in case.clauses}
 
 
-@pytest.mark.parametrize(("op", "control"), [("update.evolve", event()), ("adamw.step", m.adamw())])
+@pytest.mark.parametrize(
+    ("op", "control"), [("update.evolve", event()), ("adamw.step", m.adamw()), mutant_adapters.CONTROL]
+)
 def test_without_a_flaw_nothing_is_refused(op, control):
     for result in judge(op, control, "control"):
         assert result.status == "passed", (result.case.id, result.failures)

@@ -12,6 +12,10 @@ from typing import Any
 
 import numpy as np
 
+from seft_ref.adapters.frozen import frozen
+from seft_ref.adapters.lora import Lora, lora_backward, lora_forward
+from seft_ref.adapters.sparsepeft import sparsepeft_backward, sparsepeft_forward
+from seft_ref.adapters.spp import Spp, spp_backward, spp_forward
 from seft_ref.config import ModelConfig, Rope
 from seft_ref.kernels import reference
 from seft_ref.layers.attention import attention_backward, attention_forward, visible_keys
@@ -115,6 +119,20 @@ def _cross_entropy(x: Arrays, fixed: Arrays, backend: Backend) -> Any:
     return loss, lambda dloss: {"logits": cross_entropy_backward(dloss, cache)}
 
 
+def _adapter(x: Arrays, fixed: Arrays, backend: Backend, kind: str, out: int) -> Any:
+    """Run an adapter beside a frozen weight, of which some stored values are zero."""
+    topology = from_flat((out, x["x"].shape[-1]), fixed["positions"])
+    base = frozen(topology, fixed["values"], reference, fixed.get("bias"))
+    if kind == "spp":
+        y, spp_cache = spp_forward(x["x"], base, Spp(x["a"], x["c"], 3.0, 2), reference)
+        return y, lambda dy: dict(zip(("x", "a", "c"), spp_backward(dy, spp_cache), strict=True))
+    if kind == "lora":
+        y, lora_cache = lora_forward(x["x"], base, Lora(x["a"], x["b"], 2.0), reference)
+        return y, lambda dy: dict(zip(("x", "a", "b"), lora_backward(dy, lora_cache), strict=True))
+    y, cache = sparsepeft_forward(x["x"], base, Lora(x["a"], x["b"], 2.0), reference)
+    return y, lambda dy: dict(zip(("x", "a", "b"), sparsepeft_backward(dy, cache), strict=True))
+
+
 def _named(gradients: Any, backend: Backend, config: ModelConfig) -> Arrays:
     """Return gradients by parameter name, multiplied out; the two uses of a tied table are summed."""
     total: Arrays = {}
@@ -193,6 +211,12 @@ def _model_row(name: str, family: str, pad: str) -> Pair:
 
 _POSITIONS = {"positions": stored_positions((5, 7), 1)}
 _STORED = _POSITIONS["positions"].shape
+_FROZEN = {
+    "positions": stored_positions((6, 7), 2),
+    "values": np.random.default_rng(8).integers(-1, 3, stored_positions((6, 7), 2).shape) / 2.0,
+    "bias": np.array([0.5, -1.0, 0.0, 2.0, 1.0, -0.25]),
+}
+_FACTORS = {"x": (2, 3, 7), "a": (3, 7), "b": (6, 3)}
 _QKV = {"q": (3, 6, 7, 4), "k": (3, 3, 7, 4), "v": (3, 3, 7, 4)}
 _TARGETS = np.array([3, -100, 0, 6, -100, 3, 3, 5, 1, -100, 2])
 
@@ -248,6 +272,9 @@ PAIRS = {
         ),
         Pair("swiglu", {"gate": (2, 3, 5), "up": (2, 3, 5)}, (2, 3, 5), _swiglu),
         Pair("cross_entropy", {"logits": (11, 7)}, (), _cross_entropy, {"targets": _TARGETS}),
+        Pair("lora", _FACTORS, (2, 3, 6), partial(_adapter, kind="lora", out=6), _FROZEN),
+        Pair("spp", {"x": (2, 3, 7), "a": (3, 7), "c": (6,)}, (2, 3, 6), partial(_adapter, kind="spp", out=6), _FROZEN),
+        Pair("sparsepeft", _FACTORS, (2, 3, 6), partial(_adapter, kind="sparsepeft", out=6), _FROZEN),
         _part_row("self_attention", "mistral", "self_attn", "none"),
         _part_row("self_attention-norms-biases-mask", "qwen3-attention-bias", "self_attn", "left"),
         _part_row("mlp", "llama-gqa", "mlp", "none"),

@@ -1,0 +1,80 @@
+"""The weight beside which an adapter is trained, and what all adapters share: start values, refusals, a transpose."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from jaxtyping import Float
+
+from seft_ref.arrays import Array, array_namespace, device, from_numpy
+from seft_ref.counter import STREAM_FACTORS, counter_key, uniform
+from seft_ref.errors import AdapterError
+from seft_ref.kernels import Kernels
+from seft_ref.layers.linear import Linear
+from seft_ref.topology import Topology
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Frozen:
+    """A weight that stays: packed for products, and slot by slot for what happens on its support."""
+
+    linear: Linear
+    topology: Topology
+    values: Float[Array, " nnz"]
+
+
+def frozen(
+    topology: Topology, values: Float[Array, " nnz"], kernels: Kernels, bias: Float[Array, " out"] | None = None
+) -> Frozen:
+    """Return the weight that stores values at the slots of a topology, packed by a kernel set."""
+    return Frozen(Linear(kernels.pack(topology, values), bias), topology, values)
+
+
+def uniform_factor(rows: int, n_in: int, seed: int, matrix: int, like: Array) -> Float[Array, "rows in_"]:
+    """Return the start of a factor A: uniform between ±1/√in, in the dtype and on the device of `like` (ADP-002)."""
+    xp = array_namespace(like)
+    # ADP-002: in binary64, rounded once
+    draws = uniform(counter_key(seed, STREAM_FACTORS, matrix), range(rows * n_in))
+    start = (2.0 * draws - 1.0) / math.sqrt(max(n_in, 1))
+    rounded = start.reshape(rows, n_in).astype(f"float{xp.finfo(like.dtype).bits}")
+    return from_numpy(rounded, like)
+
+
+def check_scale(alpha: float, rank: int) -> None:
+    """Refuse a scale alpha / rank that is none.
+
+    Raises:
+        AdapterError: ADP-009 if rank is below 1 or alpha is not a positive finite number.
+    """
+    # ADP-009
+    if rank < 1:
+        raise AdapterError("ADP-009", f"rank is {rank}, must be at least 1")
+    if not 0 < alpha < math.inf:
+        raise AdapterError("ADP-009", f"alpha is {alpha}, must be a positive finite number; the scale is alpha / rank")
+
+
+def check_factors(base: Frozen, factors: Mapping[str, tuple[Array, tuple[int, ...]]]) -> None:
+    """Refuse factors that do not fit the base; each comes with the shape that it should have.
+
+    Raises:
+        AdapterError: ADP-009 for the first one of another shape, dtype or device.
+    """
+    n_out, n_in = base.topology.shape
+    for name, (factor, shape) in factors.items():
+        # ADP-009
+        if tuple(factor.shape) != shape:
+            raise AdapterError(
+                "ADP-009", f"{name} has shape {tuple(factor.shape)}, beside a {n_out}x{n_in} weight it needs {shape}"
+            )
+        if factor.dtype != base.values.dtype or device(factor) != device(base.values):
+            raise AdapterError(
+                "ADP-009",
+                f"{name} is {factor.dtype} on {device(factor)}, the weight {base.values.dtype} on "
+                f"{device(base.values)}; convert one of them first",
+            )
+
+
+def transposed(x: Float[Array, "n m"]) -> Float[Array, "m n"]:
+    """Return xᵀ laid out row by row, as compiled kernels take their operands."""
+    xp = array_namespace(x)
+    return xp.reshape(xp.reshape(xp.matrix_transpose(x), (-1,)), (x.shape[1], x.shape[0]))

@@ -1,0 +1,132 @@
+"""LoRA: y = x Wᵀ + bias + s (x Aᵀ) Bᵀ with s = alpha / rank (ADP-001); and LoRA*, which prunes what it merged."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from jaxtyping import Bool, Float
+
+from seft_ref.adapters.frozen import Frozen, check_factors, check_scale, uniform_factor
+from seft_ref.arrays import Array, array_namespace, device, spread
+from seft_ref.errors import AdapterError
+from seft_ref.kernels import Kernels
+from seft_ref.layers.linear import LinearCache, linear_backward, linear_forward
+from seft_ref.topology import Topology, flat, from_flat
+
+Keep = Callable[[Float[Array, "out in_"]], Bool[Array, "out in_"]]
+"""A pruner with everything but the weight decided: which entries stay."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Lora:
+    """The factors of a change B A of low rank."""
+
+    a: Float[Array, "rank in_"]
+    b: Float[Array, "out rank"]
+    alpha: float
+
+    @property
+    def scale(self) -> float:
+        """The factor alpha / rank of the change."""
+        return self.alpha / self.a.shape[0]
+
+    @property
+    def n_parameters(self) -> int:
+        """Number of trained parameters, rank · (in + out)."""
+        return int(self.a.shape[0] * (self.a.shape[1] + self.b.shape[0]))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LoraCache:
+    """What the backward needs."""
+
+    linear: LinearCache
+    u: Float[Array, "*n rank"]
+    lora: Lora
+
+
+def lora_initial(shape: tuple[int, int], *, rank: int, alpha: float, seed: int, matrix: int, like: Array) -> Lora:
+    """Return factors that change nothing yet, in the dtype and on the device of `like` (ADP-002).
+
+    Raises:
+        AdapterError: ADP-009 for a rank or an alpha that gives no scale.
+    """
+    check_scale(alpha, rank)
+    n_out, n_in = shape
+    zero = array_namespace(like).zeros((n_out, rank), dtype=like.dtype, device=device(like))
+    return Lora(uniform_factor(rank, n_in, seed, matrix, like), zero, alpha)
+
+
+def lora_forward(
+    x: Float[Array, "*n in_"], base: Frozen, lora: Lora, kernels: Kernels
+) -> tuple[Float[Array, "*n out"], LoraCache]:
+    """Return x Wᵀ + bias + s (x Aᵀ) Bᵀ, and the cache (ADP-001).
+
+    Raises:
+        AdapterError: ADP-009 if the factors do not fit the base.
+    """
+    check_lora(base, lora)
+    xp = array_namespace(x)
+    y, linear = linear_forward(x, base.linear, kernels)
+    # ADP-001
+    u = x @ xp.matrix_transpose(lora.a)
+    return y + lora.scale * (u @ xp.matrix_transpose(lora.b)), LoraCache(linear, u, lora)
+
+
+def lora_backward(
+    dy: Float[Array, "*n out"], cache: LoraCache
+) -> tuple[Float[Array, "*n in_"], Float[Array, "rank in_"], Float[Array, "out rank"]]:
+    """Return (dx, da, db)."""
+    xp = array_namespace(dy)
+    lora = cache.lora
+    # forward: y = y + s · (u @ Bᵀ)
+    dx, rows, _ = linear_backward(dy, cache.linear)
+    u: Any = xp.reshape(cache.u, (-1, cache.u.shape[-1]))
+    du = lora.scale * (rows.dy @ lora.b)
+    db = lora.scale * (xp.matrix_transpose(rows.dy) @ u)
+    # forward: u = x @ Aᵀ
+    da = xp.matrix_transpose(du) @ rows.x
+    return dx + xp.reshape(du @ lora.a, dx.shape), da, db
+
+
+def lora_merge(base: Frozen, lora: Lora) -> Float[Array, "out in_"]:
+    """Return W + s B A, a dense matrix (ADP-004).
+
+    Raises:
+        AdapterError: ADP-009 if the factors do not fit the base.
+    """
+    check_lora(base, lora)
+    topology = base.topology
+    weight = spread(base.values, flat(topology), topology.numel)
+    # ADP-004
+    return array_namespace(weight).reshape(weight, topology.shape) + lora.scale * (lora.b @ lora.a)
+
+
+def lora_star(base: Frozen, lora: Lora, keep: Keep) -> tuple[Topology, Float[Array, " nnz"]]:
+    """Return the support and values that the base's pruner leaves of the merged weight (ADP-005).
+
+    Raises:
+        AdapterError: ADP-005 if the merged weight is not finite, or the pruner keeps another number of weights than
+            the base stores; ADP-009 if the factors do not fit the base.
+    """
+    merged = lora_merge(base, lora)
+    xp = array_namespace(merged)
+    # ADP-005
+    if not bool(xp.all(xp.isfinite(merged))):
+        raise AdapterError("ADP-005", "the merged weight holds NaN or infinity; the training of its factors diverged")
+    positions = xp.nonzero(xp.reshape(keep(merged), (-1,)))[0]
+    if positions.shape[0] != base.topology.nnz:
+        raise AdapterError(
+            "ADP-005",
+            f"the pruner keeps {positions.shape[0]} weights, the base stores {base.topology.nnz}; prune by the rule, "
+            "rate and pattern that the base was pruned by",
+        )
+    return from_flat(base.topology.shape, positions), xp.take(xp.reshape(merged, (-1,)), positions)
+
+
+def check_lora(base: Frozen, lora: Lora) -> None:
+    """Refuse factors that do not fit the base (ADP-009)."""
+    n_out, n_in = base.topology.shape
+    rank = lora.a.shape[0]
+    check_scale(lora.alpha, rank)
+    check_factors(base, {"a": (lora.a, (rank, n_in)), "b": (lora.b, (n_out, rank))})

@@ -1,0 +1,73 @@
+"""SparsePEFT: LoRA on the stored positions alone, y = x (W + D)ᵀ + bias with D = s B A on the support (ADP-007).
+
+The factors, their start and their number are LoRA's (`lora.Lora`, `lora.lora_initial`). Neither B A nor the gradient
+dyᵀ x is formed: both are evaluated at the stored positions, and what follows are products with a packed matrix.
+"""
+
+from dataclasses import dataclass
+
+from jaxtyping import Float
+
+from seft_ref.adapters.frozen import Frozen, transposed
+from seft_ref.adapters.lora import Lora, check_lora
+from seft_ref.arrays import Array, array_namespace
+from seft_ref.kernels import Kernels
+from seft_ref.layers.linear import Linear, LinearCache, linear_backward, linear_forward
+from seft_ref.topology import Topology
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SparsePeftCache:
+    """What the backward needs."""
+
+    linear: LinearCache
+    change: LinearCache
+    topology: Topology
+    lora: Lora
+
+
+def sparsepeft_forward(
+    x: Float[Array, "*n in_"], base: Frozen, lora: Lora, kernels: Kernels
+) -> tuple[Float[Array, "*n out"], SparsePeftCache]:
+    """Return x (W + D)ᵀ + bias, and the cache (ADP-007).
+
+    Raises:
+        AdapterError: ADP-009 if the factors do not fit the base.
+    """
+    check_lora(base, lora)
+    y, linear = linear_forward(x, base.linear, kernels)
+    d = kernels.pack(base.topology, _change(base.topology, lora, kernels))
+    more, change = linear_forward(x, Linear(d), kernels)
+    return y + more, SparsePeftCache(linear, change, base.topology, lora)
+
+
+def sparsepeft_backward(
+    dy: Float[Array, "*n out"], cache: SparsePeftCache
+) -> tuple[Float[Array, "*n in_"], Float[Array, "rank in_"], Float[Array, "out rank"]]:
+    """Return (dx, da, db); the gradient of D at the stored positions stands between (ADP-007)."""
+    xp, lora, kernels = array_namespace(dy), cache.lora, cache.change.kernels
+    # forward: y = y + more, more = x @ Dᵀ
+    dx, rows, _ = linear_backward(dy, cache.linear)
+    dx_more, _, _ = linear_backward(dy, cache.change)
+    # forward: D = s · (B @ A) on the support
+    gradient = kernels.pack(cache.topology, lora.scale * kernels.sample(rows.dy, rows.x, cache.topology))
+    db = xp.matrix_transpose(kernels.matmul(lora.a, gradient))
+    da = kernels.matmul_transposed(transposed(lora.b), gradient)
+    return dx + dx_more, da, db
+
+
+def sparsepeft_merge(base: Frozen, lora: Lora, kernels: Kernels) -> Float[Array, " nnz"]:
+    """Return the values of W + D on the base's topology (ADP-008).
+
+    Raises:
+        AdapterError: ADP-009 if the factors do not fit the base.
+    """
+    check_lora(base, lora)
+    # ADP-008
+    return base.values + _change(base.topology, lora, kernels)
+
+
+def _change(topology: Topology, lora: Lora, kernels: Kernels) -> Float[Array, " nnz"]:
+    """Return s Σ_k B[o, k] A[k, i] in slot order, stored zeros included (ADP-007)."""
+    # B A is the gradient of a weight for rank tokens: sampled, never formed
+    return lora.scale * kernels.sample(transposed(lora.b), lora.a, topology)

@@ -1,0 +1,141 @@
+"""SPP: each weight scaled by a factor of its column and one of its row, y = x (W + D)ᵀ + bias (ADP-006).
+
+D[o, i] = s · A[band of o, i] · c[o] · W[o, i]      rows 0 … out - 1 fall into equal bands, one row of A each
+"""
+
+from dataclasses import dataclass
+
+from jaxtyping import Float, Int
+
+from seft_ref.adapters.frozen import Frozen, check_factors, check_scale, uniform_factor
+from seft_ref.arrays import Array, array_namespace, device
+from seft_ref.errors import AdapterError
+from seft_ref.kernels import Kernels
+from seft_ref.layers.linear import Linear, LinearCache, linear_backward, linear_forward
+from seft_ref.topology import rows
+
+BANDS = 16
+"""Rows of A unless another number is given (ADP-006)."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Spp:
+    """The factors of a change that is proportional to the weight."""
+
+    a: Float[Array, "bands in_"]
+    c: Float[Array, " out"]
+    alpha: float
+    rank: int
+    """Enters the scale alone."""
+
+    @property
+    def scale(self) -> float:
+        """The factor alpha / rank of the change."""
+        return self.alpha / self.rank
+
+    @property
+    def n_parameters(self) -> int:
+        """Number of trained parameters, bands · in + out."""
+        return int(self.a.shape[0] * self.a.shape[1] + self.c.shape[0])
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SppCache:
+    """What the backward needs."""
+
+    linear: LinearCache
+    change: LinearCache
+    base: Frozen
+    spp: Spp
+
+
+def spp_initial(
+    shape: tuple[int, int], *, rank: int, alpha: float, seed: int, matrix: int, like: Array, bands: int = BANDS
+) -> Spp:
+    """Return factors that change nothing yet, in the dtype and on the device of `like` (ADP-002).
+
+    Raises:
+        AdapterError: ADP-009 for a rank or an alpha that gives no scale, or bands that do not divide the rows.
+    """
+    n_out, n_in = shape
+    check_scale(alpha, rank)
+    _check_bands(bands, n_out)
+    zero = array_namespace(like).zeros((n_out,), dtype=like.dtype, device=device(like))
+    return Spp(uniform_factor(bands, n_in, seed, matrix, like), zero, alpha, rank)
+
+
+def spp_forward(
+    x: Float[Array, "*n in_"], base: Frozen, spp: Spp, kernels: Kernels
+) -> tuple[Float[Array, "*n out"], SppCache]:
+    """Return x (W + D)ᵀ + bias, and the cache (ADP-006).
+
+    Raises:
+        AdapterError: ADP-009 if the factors do not fit the base.
+    """
+    _check(base, spp)
+    y, linear = linear_forward(x, base.linear, kernels)
+    d = kernels.pack(base.topology, _change(base, spp))
+    more, change = linear_forward(x, Linear(d), kernels)
+    return y + more, SppCache(linear, change, base, spp)
+
+
+def spp_backward(
+    dy: Float[Array, "*n out"], cache: SppCache
+) -> tuple[Float[Array, "*n in_"], Float[Array, "bands in_"], Float[Array, " out"]]:
+    """Return (dx, da, dc); the gradient of D at the stored positions stands between (ADP-006)."""
+    xp, base, spp, kernels = array_namespace(dy), cache.base, cache.spp, cache.change.kernels
+    bands, n_out = spp.a.shape[0], spp.c.shape[0]
+    # forward: y = y + more, more = x @ Dᵀ
+    dx, factors, _ = linear_backward(dy, cache.linear)
+    dx_more, _, _ = linear_backward(dy, cache.change)
+    # forward: D = s · A[band] · c · W on the support
+    weighted = spp.scale * kernels.sample(factors.dy, factors.x, base.topology) * base.values
+    gradient = kernels.pack(base.topology, weighted)
+    band = _band_of_rows(bands, n_out, spp.c)
+    number = xp.arange(n_out, dtype=xp.int64, device=device(spp.c))
+    # every band meets every row; a row keeps what its own band gives
+    dc = xp.take(xp.reshape(kernels.matmul(spp.a, gradient), (-1,)), band * n_out + number)
+    is_own = xp.arange(bands, dtype=xp.int64, device=device(spp.c))[:, None] == band[None, :]
+    of_band = xp.where(is_own, spp.c[None, :], xp.zeros_like(spp.c)[None, :])
+    da = kernels.matmul_transposed(of_band, gradient)
+    return dx + dx_more, da, dc
+
+
+def spp_merge(base: Frozen, spp: Spp) -> Float[Array, " nnz"]:
+    """Return the values of W + D on the base's topology (ADP-008).
+
+    Raises:
+        AdapterError: ADP-009 if the factors do not fit the base.
+    """
+    _check(base, spp)
+    # ADP-008
+    return base.values + _change(base, spp)
+
+
+def _change(base: Frozen, spp: Spp) -> Float[Array, " nnz"]:
+    """Return s · A[band, i] · c[o] · W[o, i] in slot order (ADP-006)."""
+    xp, topology = array_namespace(base.values), base.topology
+    row = rows(topology)
+    band = xp.take(_band_of_rows(spp.a.shape[0], topology.shape[0], spp.c), row)
+    place = band * topology.shape[1] + xp.astype(topology.indices, xp.int64)
+    # ADP-006
+    return spp.scale * xp.take(xp.reshape(spp.a, (-1,)), place) * xp.take(spp.c, row) * base.values
+
+
+def _band_of_rows(bands: int, n_out: int, like: Array) -> Int[Array, " out"]:
+    """Return floor(o / (out / bands)) of each row o."""
+    xp = array_namespace(like)
+    return xp.arange(n_out, dtype=xp.int64, device=device(like)) // max(n_out // bands, 1)
+
+
+def _check(base: Frozen, spp: Spp) -> None:
+    n_out, n_in = base.topology.shape
+    check_scale(spp.alpha, spp.rank)
+    _check_bands(spp.a.shape[0], n_out)
+    check_factors(base, {"a": (spp.a, (spp.a.shape[0], n_in)), "c": (spp.c, (n_out,))})
+
+
+def _check_bands(bands: int, n_out: int) -> None:
+    # ADP-009
+    if bands < 1 or n_out % bands:
+        raise AdapterError("ADP-009", f"{bands} bands do not divide the {n_out} rows of the weight; choose a divisor")
