@@ -131,6 +131,15 @@ def test_PRN_012_blocks_do_not_matter_to_a_pattern(pattern):
 
 
 @libraries
+def test_PRN_009_the_hessian_is_a_sum_over_all_tokens(library):
+    inputs = np.random.default_rng(4).integers(-9, 10, size=(3, 4, 5))
+    found = to_numpy(hessian_of(from_numpy(inputs.astype(library.dtype), library.like)))
+    tokens = inputs.reshape(12, 5).tolist()
+    assert found.tolist() == [[sum(t[i] * t[j] for t in tokens) for j in range(5)] for i in range(5)]
+    assert found.dtype == np.float64
+
+
+@libraries
 def test_PRN_009_dead_inputs_go_first_and_a_scale_changes_nothing(library):
     weight, inputs = layer(5)
     inputs[:, [2, 7]] = 0.0
