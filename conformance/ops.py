@@ -208,7 +208,10 @@ OPS: dict[str, Op] = {
     "prune.magnitude": _op("rule", "weights sparsity", kept="exact"),
     "prune.wanda": _op("rule", "weights square_sums sparsity", kept="exact"),
     "prune.pattern": _op("rule", "scores n m", kept="exact"),
+    # inputs are what a matrix was given, one row a token
+    "prune.sparsegpt": _op("rule", "weights inputs sparsity n? m? damping? block?", kept="exact", weights="relative"),
     "prune.model": _op("whole", "config tensors tokens sparsity", kept="exact"),
+    "prune.model_sparsegpt": _op("whole", "config tensors tokens sparsity", kept="exact", weights="relative"),
     # merged is flat: of every position for lora, of the stored ones for the others
     "adapter.lora": _op("layer", f"{_FROZEN} a b alpha x dy", **_PAIR, db="relative"),
     "adapter.spp": _op("layer", f"{_FROZEN} a c alpha rank x dy", **_PAIR, dc="relative"),

@@ -11,6 +11,7 @@ from seft_ref.kernels import Kernels
 from seft_ref.layers.embedding import embedding_forward
 from seft_ref.model import BlockCache, block_forward, surroundings
 from seft_ref.prune.magnitude import magnitude_mask
+from seft_ref.prune.sparsegpt import hessian_of, sparsegpt
 from seft_ref.prune.wanda import wanda_mask
 from seft_ref.weights import block_of
 
@@ -39,6 +40,51 @@ def prune_wanda(
     batches  calibration tokens, each (B, T)
     Raises   PruneError PRN-006 for NaN or infinite weights, PRN-003 for such activations
     """
+
+    def prune(weight: Array, square_sum: Array) -> tuple[Array, Array]:
+        xp = array_namespace(weight)
+        mask = wanda_mask(weight, square_sum, sparsity, pattern)
+        return mask, xp.where(mask, weight, xp.zeros_like(weight))
+
+    for name, mask, _ in _block_by_block(config, read, batches, kernels, _square_sum, prune):
+        yield name, mask
+
+
+def prune_sparsegpt(
+    config: ModelConfig,
+    read: Read,
+    batches: Sequence[Int[Array, "B T"]],
+    kernels: Kernels,
+    sparsity: float,
+    pattern: tuple[int, int] | None = None,
+) -> Iterator[tuple[str, Array, Array]]:
+    """Yield (name, mask, new weight) of every target, block by block (PRN-005, PRN-009 to PRN-013).
+
+    Holds one block, its activations, and a float64 (in, in) Hessian of each of the four inputs of its linear layers.
+
+    batches  calibration tokens, each (B, T)
+    Raises   PruneError PRN-006 for NaN or infinite weights, PRN-009 for such activations
+    """
+
+    def prune(weight: Array, hessian: Array) -> tuple[Array, Array]:
+        return sparsegpt(weight, hessian, sparsity, pattern)
+
+    yield from _block_by_block(config, read, batches, kernels, hessian_of, prune)
+
+
+def _block_by_block(
+    config: ModelConfig,
+    read: Read,
+    batches: Sequence[Int[Array, "B T"]],
+    kernels: Kernels,
+    measure: Callable[[Array], Array],
+    prune: Callable[[Array, Array], tuple[Array, Array]],
+) -> Iterator[tuple[str, Array, Array]]:
+    """Yield (name, mask, new weight) of every target (PRN-005).
+
+    measure  from the input of a matrix, (B, T, in), to a statistic that is summed over the batches
+    prune    from a weight and its statistic to the mask and the new weight
+    """
     table = _finite("model.embed_tokens.weight", read("model.embed_tokens.weight"))
     activations = []
     for tokens in batches:
@@ -51,18 +97,17 @@ def prune_wanda(
         prefix = block_prefix(layer)
         parameters = {name: _finite(name, read(name)) for name in config.parameters() if name.startswith(f"{prefix}.")}
         block = block_of(config, layer, parameters, _pack(parameters, kernels))
-        squares: dict[str, Array] = {}
+        # PRN-005
+        sums: dict[tuple[str, ...], Array] = {}
         for x in activations:
-            _, cache = block_forward(x, block, config, layer, around, kernels)
-            for name, seen in _inputs(cache, prefix).items():
-                total = _square_sum(seen)
-                squares[name] = total if name not in squares else squares[name] + total
-        for name, square in squares.items():
-            mask = wanda_mask(parameters[name], square, sparsity, pattern)
-            weight = parameters[name]
-            xp = array_namespace(weight)
-            parameters[name] = xp.where(mask, weight, xp.zeros_like(weight))
-            yield name, mask
+            for names, seen in _inputs(block_forward(x, block, config, layer, around, kernels)[1], prefix).items():
+                total = measure(seen)
+                sums[names] = total if names not in sums else sums[names] + total
+        for names in list(sums):
+            statistic = sums.pop(names)
+            for name in names:
+                mask, parameters[name] = prune(parameters[name], statistic)
+                yield name, mask, parameters[name]
         block = block_of(config, layer, parameters, _pack(parameters, kernels))
         activations = [block_forward(x, block, config, layer, around, kernels)[0] for x in activations]
 
@@ -71,10 +116,19 @@ def _pack(parameters: Mapping[str, Array], kernels: Kernels) -> dict[str, Array]
     return {name: kernels.pack_dense(weight) for name, weight in parameters.items() if weight.ndim == 2}
 
 
-def _inputs(cache: BlockCache, prefix: str) -> dict[str, Array]:
-    """Return the input of every linear layer of a block under its weight's name."""
-    inputs = {f"{prefix}.self_attn.{p}.weight": getattr(cache.self_attn, p).x for p in ATTENTION}
-    return inputs | {f"{prefix}.mlp.{p}.weight": getattr(cache.mlp, p).x for p in MLP}
+def _inputs(cache: BlockCache, prefix: str) -> dict[tuple[str, ...], Array]:
+    """Return the inputs of the linear layers of a block, each under the names of the weights that share it."""
+    mixer, mlp = f"{prefix}.self_attn", f"{prefix}.mlp"
+    return {
+        _weights(mixer, ATTENTION[:3]): cache.self_attn.q_proj.x,
+        _weights(mixer, ATTENTION[3:]): cache.self_attn.o_proj.x,
+        _weights(mlp, MLP[:2]): cache.mlp.gate_proj.x,
+        _weights(mlp, MLP[2:]): cache.mlp.down_proj.x,
+    }
+
+
+def _weights(prefix: str, projections: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(f"{prefix}.{p}.weight" for p in projections)
 
 
 def _square_sum(x: Float[Array, "B T C"]) -> Float[Array, " C"]:

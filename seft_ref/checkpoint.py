@@ -120,7 +120,9 @@ class _Replaced(Mapping[str, formats.Tensor]):
         if name not in self._final:
             return original  # CKP-005
         topology, values = self._final[name]
-        return formats.Sparse(topology.shape, topology.indptr, topology.indices, _rounded(name, values, original.dtype))
+        return formats.Sparse(
+            topology.shape, topology.indptr, topology.indices, in_file_dtype(name, values, original.dtype)
+        )
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._names)
@@ -208,6 +210,19 @@ def in_compute_dtype(name: str, values: NumpyArray, dtype: str | None) -> NumpyA
     return np.ascontiguousarray(values.astype(wanted, copy=False))
 
 
+def in_file_dtype(name: str, values: NumpyArray, dtype: np.dtype[Any]) -> NumpyArray:
+    """Return values in the dtype of the file, rounded once (CKP-004).
+
+    Raises:
+        CheckpointError: CKP-004 if a value does not fit it.
+    """
+    with np.errstate(over="ignore"):
+        rounded = values.astype(dtype)
+    if not np.isfinite(rounded).all():
+        raise CheckpointError("CKP-004", f"a weight of {name} does not fit {dtype}; convert the model to float32 first")
+    return rounded
+
+
 def _computable(name: str, values: NumpyArray, dtype: str | None) -> NumpyArray:
     """Return values in the dtype to compute with, refusing NaN and infinity by name (CKP-003)."""
     values = in_compute_dtype(name, values, dtype)
@@ -236,12 +251,3 @@ def topology_and_values(name: str, tensor: formats.Tensor) -> tuple[Topology, Nu
     if isinstance(tensor, formats.Dense):
         return full((rows, columns), tensor.values), tensor.values.reshape(-1)
     return Topology((rows, columns), tensor.indptr, tensor.indices), tensor.values
-
-
-def _rounded(name: str, values: NumpyArray, dtype: np.dtype[Any]) -> NumpyArray:
-    """Return values in the dtype of the file, rounded once (CKP-004)."""
-    with np.errstate(over="ignore"):
-        rounded = values.astype(dtype)
-    if not np.isfinite(rounded).all():
-        raise CheckpointError("CKP-004", f"a weight of {name} does not fit {dtype}; convert the model to float32 first")
-    return rounded

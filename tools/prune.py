@@ -1,6 +1,7 @@
 """Prune a Hugging Face model: python tools/prune.py HF_DIR OUT_DIR --method wanda --sparsity 0.7 --calibration TEXT"""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,12 +11,15 @@ import typer
 
 from formats.convert.hf import open_hf, write_hf
 from formats.index import is_sparse
-from seft_ref.calibrate import prune_magnitude, prune_wanda
-from seft_ref.checkpoint import check_names, check_shape, in_compute_dtype, read_config
+from seft_ref.calibrate import prune_magnitude, prune_sparsegpt, prune_wanda
+from seft_ref.checkpoint import check_names, check_shape, in_compute_dtype, in_file_dtype, read_config
 from seft_ref.config import ModelConfig
 from seft_ref.kernels import cpu
 from seft_ref.prune.keep import parse_pattern, removed_count
 from seft_ref.text import calibration_starts, read_tokens
+
+CALIBRATED = {"wanda": prune_wanda, "sparsegpt": prune_sparsegpt}
+METHODS = ("magnitude", *CALIBRATED)
 
 
 def main(
@@ -24,13 +28,15 @@ def main(
         Path,
         typer.Argument(metavar="OUT_DIR", help="Where the pruned Hugging Face folder goes; must not exist."),
     ],
-    method: Annotated[str, typer.Option(help="magnitude or wanda.")],
+    method: Annotated[str, typer.Option(help=f"One of {', '.join(METHODS)}.")],
     sparsity: Annotated[float, typer.Option(help="Fraction of weights removed from every matrix, 0 to below 1.")] = 0.5,
     pattern: Annotated[
         str | None,
         typer.Option(help="N:M keeps N of every M weights of a row, for example 2:4; replaces --sparsity."),
     ] = None,
-    calibration: Annotated[Path | None, typer.Option(help="UTF-8 text that Wanda measures activations on.")] = None,
+    calibration: Annotated[
+        Path | None, typer.Option(help="UTF-8 text that Wanda and SparseGPT measure activations on.")
+    ] = None,
     samples: Annotated[int, typer.Option(min=1, help="Calibration windows.")] = 16,
     length: Annotated[int, typer.Option(min=2, help="Tokens of a calibration window.")] = 256,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the calibration windows.")] = 0,
@@ -38,10 +44,13 @@ def main(
         str | None, typer.Option(help="Compute in float32 or float64; default: as stored, 16-bit as float32.")
     ] = None,
 ) -> None:
-    """Prune the linear layers of the blocks of HF_DIR and write the model, kept weights bit for bit, to OUT_DIR."""
+    """Prune the linear layers of the blocks of HF_DIR and write the model to OUT_DIR.
+
+    What stays keeps its bits under magnitude and wanda; sparsegpt changes it, and holds it until all is written.
+    """
     _cli.require_absent(destination)
-    if method not in ("magnitude", "wanda"):
-        raise _cli.Refused(f"unknown method {method!r}; choose magnitude or wanda")
+    if method not in METHODS:
+        raise _cli.Refused(f"unknown method {method!r}; choose one of {', '.join(METHODS)}")
     if not folder.is_dir() or is_sparse(folder):
         raise _cli.Refused(f"{folder} is not a Hugging Face folder")
     groups = None if pattern is None else parse_pattern(pattern)
@@ -55,19 +64,22 @@ def main(
         def read(name: str) -> Any:
             return in_compute_dtype(name, source[name].values, dtype)
 
-        if method == "wanda":
+        if method in CALIBRATED:
             if calibration is None:
-                raise _cli.Refused("wanda needs --calibration TEXT")
+                raise _cli.Refused(f"{method} needs --calibration TEXT")
             tokens = np.asarray(read_tokens(calibration, folder), dtype=np.int64)
             starts = calibration_starts(len(tokens), length, seed, samples)
             batches = [np.stack([tokens[s : s + length] for s in starts[i : i + 4]]) for i in range(0, samples, 4)]
-            found = prune_wanda(config, read, batches, cpu, sparsity, groups)
+            found: Iterator[tuple[Any, ...]] = CALIBRATED[method](config, read, batches, cpu, sparsity, groups)
         else:
             found = prune_magnitude(config, read, sparsity, groups)
         masks: dict[str, Any] = {}
+        changed: dict[str, Any] = {}
         with _cli.progress("pruning", len(config.targets())) as advance:
-            for name, mask in found:
+            for name, mask, *weight in found:
                 masks[name] = np.packbits(mask)  # an eighth of a byte a weight, until the writer comes to it
+                if weight:
+                    changed[name] = in_file_dtype(name, weight[0], source[name].values.dtype)
                 advance(name.removeprefix("model.layers."))
         removed = sum(_removed(config, name, packed) for name, packed in masks.items())
         total = sum(m.shape[0] * m.shape[1] for m in config.targets())
@@ -77,12 +89,12 @@ def main(
             "pattern": pattern,
             "removed": removed,
             "of": total,
-            "calibration": {"samples": samples, "length": length, "seed": seed} if method == "wanda" else None,
+            "calibration": {"samples": samples, "length": length, "seed": seed} if method in CALIBRATED else None,
         }
         files = dict(source.files) | {"pruning.json": (json.dumps(record, indent=2) + "\n").encode()}
 
         def fetch(name: str) -> Any:
-            values = source[name].values
+            values = changed[name] if name in changed else source[name].values
             if name not in masks:
                 return values
             mask = np.unpackbits(masks[name], count=values.size).reshape(values.shape).astype(bool)

@@ -19,6 +19,7 @@ from conformance.gen import (
     presets,
     rule_events,
     rules,
+    sparsegpt,
     train,
     update,
     windows,
@@ -26,7 +27,7 @@ from conformance.gen import (
 from conformance.gen import files as containers
 
 _FORMATS = (containers, bad_files, deltas)
-_RULES = (kernels, rules, update, events, layers, models, adapters, train)
+_RULES = (kernels, rules, update, events, layers, models, sparsegpt, adapters, train)
 _CHOICES = (criteria, choices, windows, optimizers, rule_events, presets)
 MODULES = (*_FORMATS, *_RULES, *_CHOICES)
 

@@ -269,7 +269,7 @@ def _whole_model(area: Area) -> None:
     n = Numbers(40, 2)
     tensors = tensors_of(config, n)
     tokens = n.integers((4, 8), 0, 10)
-    kept, gap = prune.model(config, tensors, tokens, 0.5)
+    kept, _, gap = prune.model(config, tensors, tokens, prune.by_wanda(0.5))
     assert gap > 1e-5, f"the choice hangs on a relative gap of {gap}"
     given = {"config": config, "tensors": tensors, "tokens": tokens, "sparsity": 0.5}
     purpose = "statistics taken behind unpruned blocks, or behind parts of the block already pruned"

@@ -1,6 +1,8 @@
 """Pruning by sorted tuples (PRN)."""
 
 import math
+from collections.abc import Callable
+from decimal import Decimal, localcontext
 from typing import Any
 
 import numpy as np
@@ -43,26 +45,131 @@ def pattern(scores: Array, n: int, m: int) -> list[int]:
     return sorted(kept)
 
 
+Pattern = tuple[int, int]
+
+
+def hessian(x: Array, damping: float) -> tuple[list[list[float]], list[int]]:
+    """Return H after damping, and the dead inputs (PRN-009)."""
+    tokens = [[float(v) for v in token] for token in x.reshape(-1, x.shape[-1])]
+    cols = range(x.shape[-1])
+    h = [[math.fsum(t[i] * t[j] for t in tokens) for j in cols] for i in cols]
+    dead = [i for i in cols if h[i][i] == 0.0]
+    added = damping * math.fsum(h[i][i] for i in cols) / len(cols)
+    for i in cols:
+        h[i][i] = 1.0 if i in dead else h[i][i] + added
+    return h, dead
+
+
+def trailing_columns(h: list[list[float]]) -> list[list[float]]:
+    """Return for each i the first column of the inverse of H without its first i rows and columns.
+
+    From the last row up, each inverse is that of the rows below it with a border. In 60 decimal digits, so that no
+    condition of H matters, and without a library, so that the numbers are the same on every machine.
+    """
+    with localcontext(prec=60):
+        columns: list[list[Decimal]] = []
+        inverse: list[list[Decimal]] = []
+        for i in reversed(range(len(h))):
+            border = [Decimal(v) for v in h[i][i + 1 :]]
+            u = [_dot(row, border) for row in inverse]
+            s = Decimal(h[i][i]) - _dot(border, u)
+            inner = [[x + a * b / s for x, b in zip(row, u, strict=True)] for row, a in zip(inverse, u, strict=True)]
+            first = [1 / s, *(-a / s for a in u)]
+            inverse = [first, *([head, *row] for head, row in zip(first[1:], inner, strict=True))]
+            columns.append(first)
+        return [[float(v) for v in column] for column in reversed(columns)]
+
+
+def _dot(a: list[Decimal], b: list[Decimal]) -> Decimal:
+    return sum((x * y for x, y in zip(a, b, strict=True)), Decimal(0))
+
+
+def sparsegpt(
+    w: Array, x: Array, sparsity: float, pattern: Pattern | None = None, damping: float = 0.01, block: int = 128
+) -> tuple[list[int], Array, float]:
+    """Return what SparseGPT keeps, the new weight, and the smallest relative gap of a choice (PRN-009 to PRN-012).
+
+    Without a factor: z[i], the first column of the inverse of H without its first i rows and columns, is U_ii · U_ij.
+    """
+    rows, cols = w.shape
+    h, dead = hessian(x, damping)
+    now = [[0.0 if c in dead else float(v) for c, v in enumerate(row)] for row in w]
+    z = trailing_columns(h)
+    gone: set[int] = set()
+    gap = 1.0
+    step = block if pattern is None else pattern[1]
+    for i in range(cols):
+        if i % step == 0:
+            columns = range(i, min(i + step, cols))
+            costs = {r * cols + c: now[r][c] ** 2 / z[c][0] for r in range(rows) for c in columns}
+            for removed, kept in _choice(costs, rows, cols, sparsity, pattern):
+                gone |= set(removed)
+                gap = min(gap, _gap([costs[p] for p in removed], [costs[p] for p in kept]))
+        for r in range(rows):
+            if r * cols + i in gone:
+                for j in range(i + 1, cols):
+                    now[r][j] -= now[r][i] * z[i][j - i] / z[i][0]
+                now[r][i] = 0.0
+    return sorted(set(range(rows * cols)) - gone), np.array(now), gap
+
+
+def _choice(
+    costs: dict[int, float], rows: int, cols: int, sparsity: float, pattern: Pattern | None
+) -> list[tuple[list[int], list[int]]]:
+    """Return (removed, kept) of each pool: a block (PRN-011), or the groups of one start (PRN-012)."""
+    if pattern is None:
+        order = sorted(costs, key=lambda p: (costs[p], p))
+        n = count(sparsity * len(costs))
+        return [(order[:n], order[n:])]
+    pools = []
+    for r in range(rows):
+        order = sorted((p for p in costs if p // cols == r), key=lambda p: (-costs[p], p))
+        pools.append((order[pattern[0] :], order[: pattern[0]]))
+    return pools
+
+
+def _gap(removed: list[float], kept: list[float]) -> float:
+    """Return the relative gap of a choice, 1 where there is none (SEL-008)."""
+    if not removed or not kept:
+        return 1.0
+    inside, outside = max(removed), min(kept)
+    return (outside - inside) / outside if outside else 0.0
+
+
+Prune = Callable[[Array, Array], tuple[list[int], Array, float]]
+"""From a weight and its inputs to the kept positions, the new weight and the smallest relative gap."""
+
+
+def by_wanda(sparsity: float) -> Prune:
+    """Return Wanda at a sparsity (PRN-003)."""
+
+    def prune(w: Array, x: Array) -> tuple[list[int], Array, float]:
+        norms = input_norms(x)
+        kept = wanda(w, norms, sparsity)
+        n = count(sparsity * w.shape[1])
+        gap = min(float((row[n] - row[n - 1]) / row[n]) for row in np.sort(np.abs(w) * norms, axis=1))
+        mask = np.zeros(w.size)
+        mask[kept] = 1.0
+        return kept, w * mask.reshape(w.shape), gap
+
+    return prune
+
+
 def model(
-    config: Config, tensors: dict[str, Array], tokens: Array, sparsity: float
-) -> tuple[dict[str, list[int]], float]:
-    """Return what Wanda keeps of every target, and the smallest relative gap of a choice (PRN-005)."""
+    config: Config, tensors: dict[str, Array], tokens: Array, prune: Prune
+) -> tuple[dict[str, list[int]], dict[str, Array], float]:
+    """Return what is kept of every target, the new weights, and the smallest relative gap of a choice (PRN-005)."""
     decoder: Any = Decoder(config, tensors)
     x = decoder.embed(tokens)
     kept: dict[str, list[int]] = {}
-    gap = 1.0
+    weights: dict[str, Array] = {}
+    smallest_gap = 1.0
     for i in range(config["num_hidden_layers"]):
         decoder.block(x, i)
         for p in PROJECTIONS:
             name = place(i, p)
-            w = decoder.tensors[name].value
-            norms = input_norms(decoder.inputs[name])
-            kept[name] = wanda(w, norms, sparsity)
-            n = count(sparsity * w.shape[1])
-            for row in np.sort(np.abs(w) * norms, axis=1):
-                gap = min(gap, float((row[n] - row[n - 1]) / row[n]))
-            mask = np.zeros(w.size)
-            mask[kept[name]] = 1.0
-            decoder.tensors[name].value = w * mask.reshape(w.shape)
+            kept[name], weights[name], gap = prune(decoder.tensors[name].value, decoder.inputs[name])
+            smallest_gap = min(smallest_gap, gap)
+            decoder.tensors[name].value = weights[name]
         x = decoder.block(x, i)
-    return kept, gap
+    return kept, weights, smallest_gap

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from seft_ref.arrays import Array, array_namespace
-from seft_ref.calibrate import prune_wanda
+from seft_ref.calibrate import prune_sparsegpt, prune_wanda
 from seft_ref.config import ModelConfig
 from seft_ref.evaluate import evaluate
 from seft_ref.gradients import Batch, every_gradient
@@ -65,6 +65,16 @@ def _prune(a: Values) -> Values:
     return {"kept": {name: np.flatnonzero(np.asarray(mask)).astype(np.int64) for name, mask in masks}}
 
 
+def _prune_sparsegpt(a: Values) -> Values:
+    config = ModelConfig.from_json(a["config"])
+    batches = [a["tokens"][:3, :], a["tokens"][3:, :]]
+    found = list(prune_sparsegpt(config, a["tensors"].__getitem__, batches, a["kernels"], a["sparsity"]))
+    return {
+        "kept": {name: np.flatnonzero(np.asarray(mask)).astype(np.int64) for name, mask, _ in found},
+        "weights": {name: weight for name, _, weight in found},
+    }
+
+
 _OPTIMIZERS_OWN = ("beta1", "beta2", "eps", "momentum", "weight_decay")
 _NAMES = {"start": "initial_positions", "warmup": "warmup_steps", "schedule": "lr_schedule"}
 
@@ -122,5 +132,6 @@ OPERATIONS: dict[str, Any] = {
     "model.step": _step,
     "evaluate.perplexity": _perplexity,
     "prune.model": _prune,
+    "prune.model_sparsegpt": _prune_sparsegpt,
     "train.run": _run,
 }

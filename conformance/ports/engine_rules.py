@@ -17,6 +17,7 @@ from seft_ref.layers.rope import rope_backward, rope_forward, rope_frequencies, 
 from seft_ref.layers.swiglu import swiglu_backward, swiglu_forward
 from seft_ref.prune.keep import keep_n_of_m
 from seft_ref.prune.magnitude import magnitude_mask
+from seft_ref.prune.sparsegpt import BLOCK, DAMPING, hessian_of, sparsegpt
 from seft_ref.prune.wanda import wanda_mask
 from seft_ref.text import calibration_starts, evaluation_starts, training_starts
 from seft_ref.topology import Topology, check, flat, from_flat, full, outside
@@ -332,6 +333,15 @@ def _kept(mask: Array) -> Values:
     return {"kept": xp.nonzero(xp.reshape(mask, (-1,)))[0]}
 
 
+def _sparsegpt(a: Values) -> Values:
+    pattern = None if a["n"] is None else (a["n"], a["m"])
+    damping = DAMPING if a["damping"] is None else a["damping"]
+    block = BLOCK if a["block"] is None else a["block"]
+    hessian = hessian_of(a["inputs"])
+    mask, weight = sparsegpt(a["weights"], hessian, a["sparsity"], pattern, damping=damping, block=block)
+    return _kept(mask) | {"weights": weight}
+
+
 OPERATIONS: dict[str, Any] = {
     "rng.draws": lambda a: {"draws": draws(counter_key(*map(int, a["words"])), a["numbers"])},
     "select.largest": _chosen(largest),
@@ -379,5 +389,6 @@ OPERATIONS: dict[str, Any] = {
     "text.evaluation": lambda a: {"starts": _ints(evaluation_starts(a["tokens"], a["length"], a["windows"]))},
     "prune.magnitude": lambda a: _kept(magnitude_mask(a["weights"], a["sparsity"])),
     "prune.wanda": lambda a: _kept(wanda_mask(a["weights"], a["square_sums"], a["sparsity"])),
+    "prune.sparsegpt": _sparsegpt,
     "prune.pattern": lambda a: _kept(keep_n_of_m(a["scores"], a["n"], a["m"])),
 }

@@ -59,14 +59,19 @@ def keep_n_of_m(scores: Float[Array, "out in_"], n: int, m: int) -> Bool[Array, 
     """
     xp = array_namespace(scores)
     n_out, n_in = scores.shape
+    check_groups(n_in, m)
+    groups = xp.reshape(scores, (n_out * (n_in // m), m))
+    # ranking the negated scores puts the largest first and, among equals, the lower column first
+    return xp.reshape(rank_in_rows(-groups) < n, scores.shape)
+
+
+def check_groups(n_in: int, m: int) -> None:
+    """Refuse a row of n_in weights that does not divide into groups of m (PRN-004)."""
     # PRN-004
     if n_in % m:
         raise PruneError(
             "PRN-004", f"a row of {n_in} weights does not divide into groups of {m}; choose another pattern"
         )
-    groups = xp.reshape(scores, (n_out * (n_in // m), m))
-    # ranking the negated scores puts the largest first and, among equals, the lower column first
-    return xp.reshape(rank_in_rows(-groups) < n, scores.shape)
 
 
 def rank_in_rows(scores: Float[Array, "r c"]) -> Array:

@@ -10,7 +10,7 @@ from conformance.harness import Variant, run
 from conformance.ops import OPS
 from conformance.oracle import rules
 from conformance.port import Refused, Unsupported
-from tests.conformance import mutant_adapters
+from tests.conformance import mutant_adapters, mutant_prune
 from tests.conformance import mutants as m
 from tests.conformance.mutant_events import event
 
@@ -229,6 +229,7 @@ MUTANTS = [
         m.changed("prune.pattern", scores=lambda a: -a["scores"]),
         "the smallest kept",
     ),
+    *mutant_prune.MUTANTS,
     ("EVT-004", "update.adapt", lambda a: {"pruned": m.ids([])}, "no last pass"),
     ("TRN-005", "train.run", m.settings(gradient_window=1), "the last gradient alone"),
     ("OPT-004", "train.run", m.settings(max_norm=0.0), "no clipping"),
@@ -265,6 +266,11 @@ def test_a_mutant_is_refused_by_a_case_of_its_clause(clause, op, mutant, name):
 def test_without_a_flaw_nothing_is_refused(op, control):
     for result in judge(op, control, "control"):
         assert result.status == "passed", (result.case.id, result.failures)
+
+
+def test_sparsegpt_without_a_flaw_gives_every_answer():
+    for result in judge("prune.sparsegpt", mutant_prune.sparsegpt(), "control"):
+        assert result.status == "passed" or result.case.refused, (result.case.id, result.failures)
 
 
 def test_at_least_one_mutant_for_most_operations():

@@ -5,7 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from seft_ref.calibrate import prune_magnitude, prune_wanda
+from conformance.oracle.prune import sparsegpt as sparsegpt_oracle
+from seft_ref.calibrate import prune_magnitude, prune_sparsegpt, prune_wanda
 from seft_ref.config import ATTENTION, MLP
 from seft_ref.errors import PruneError
 from seft_ref.kernels import reference
@@ -54,10 +55,13 @@ def plain_block(x, get, config):
     return h + z @ get("mlp.down_proj").T, inputs
 
 
-def plain_wanda(dense, config, keep, *, behind_pruned=True):
-    """Masks by the sequential definition; or with all statistics from the unpruned model, which is not it."""
+def plain_blocks(dense, config, prune, *, behind_pruned=True):
+    """Masks and new weights by the sequential definition; or with all statistics from the unpruned model: not it.
+
+    prune  from a weight and its inputs, one row a token, to mask and new weight
+    """
     rows = [dense["model.embed_tokens.weight"][row] for batch in BATCHES for row in batch]
-    masks = {}
+    found = {}
     for layer in range(config.num_hidden_layers):
         prefix = f"model.layers.{layer}"
         now = {name: value.copy() for name, value in dense.items()}
@@ -67,12 +71,37 @@ def plain_wanda(dense, config, keep, *, behind_pruned=True):
 
         unpruned = [plain_block(x, get, config) for x in rows]
         for part in [f"self_attn.{p}" for p in ATTENTION] + [f"mlp.{p}" for p in MLP]:
-            squares = sum(np.sum(inputs[part] ** 2, axis=0) for _, inputs in unpruned)
-            masks[f"{prefix}.{part}.weight"] = keep(np.abs(get(part)) * np.sqrt(squares))
-        for name, mask in masks.items():
-            now[name] = np.where(mask, now[name], 0.0)
+            found[f"{prefix}.{part}.weight"] = prune(
+                get(part), np.concatenate([inputs[part] for _, inputs in unpruned])
+            )
+        for name, (_, weight) in found.items():
+            now[name] = weight
         rows = [plain_block(x, get, config)[0] for x in rows] if behind_pruned else [y for y, _ in unpruned]
-    return masks
+    return found
+
+
+def plain_wanda(dense, config, keep, *, behind_pruned=True):
+    """Masks of Wanda."""
+
+    def prune(weight, inputs):
+        mask = keep(np.abs(weight) * np.sqrt(np.sum(inputs**2, axis=0)))
+        return mask, np.where(mask, weight, 0.0)
+
+    found = plain_blocks(dense, config, prune, behind_pruned=behind_pruned)
+    return {name: mask for name, (mask, _) in found.items()}
+
+
+def plain_sparsegpt(sparsity, pattern=None):
+    """The kit's oracle, an inverse at every column."""
+
+    def prune(weight, inputs):
+        kept, new, gap = sparsegpt_oracle(weight, inputs, sparsity, pattern)
+        assert gap > 1e-6
+        mask = np.zeros(weight.size, dtype=bool)
+        mask[kept] = True
+        return mask.reshape(weight.shape), new
+
+    return prune
 
 
 def keep_rows(sparsity):
@@ -123,6 +152,31 @@ def test_PRN_004_PRN_005_a_whole_model_by_pattern(pattern):
         np.testing.assert_array_equal(mask, expected[name], err_msg=name)
 
 
+@pytest.mark.parametrize(("config", "pattern"), [(CONFIG, None), (n_m_config(), (2, 4))], ids=["blocks", "2:4"])
+def test_PRN_005_PRN_010_sparsegpt_measures_each_block_behind_changed_blocks(config, pattern):
+    dense = parameters(config, np.float64)
+    before = {name: value.tobytes() for name, value in dense.items()}
+    found = list(prune_sparsegpt(config, dense.__getitem__, BATCHES, reference, 0.6, pattern))
+    expected = plain_blocks(dense, config, plain_sparsegpt(0.6, pattern))
+    assert [name for name, *_ in found] == [matrix.name for matrix in config.targets()]
+    for name, mask, weight in found:
+        np.testing.assert_array_equal(mask, expected[name][0], err_msg=name)
+        np.testing.assert_allclose(weight, expected[name][1], rtol=1e-8, atol=1e-10, err_msg=name)
+    assert {name: value.tobytes() for name, value in dense.items()} == before
+    other = plain_blocks(dense, config, plain_sparsegpt(0.6, pattern), behind_pruned=False)
+    close = {name: np.allclose(weight, other[name][1], rtol=1e-3) for name, _, weight in found}
+    assert all(close[name] for name in close if ".layers.0." in name)
+    assert not any(close[name] for name in close if ".layers.1." in name)
+
+
+def test_PRN_009_activations_that_overflow_are_refused():
+    dense = parameters(CONFIG)
+    dense["model.layers.0.input_layernorm.weight"][...] = 3e38
+    with np.errstate(all="ignore"), pytest.raises(PruneError) as refused:
+        list(prune_sparsegpt(CONFIG, dense.__getitem__, BATCHES, reference, 0.5))
+    assert refused.value.clause == "PRN-009"
+
+
 def test_PRN_003_the_statistics_do_not_depend_on_the_batches():
     dense = parameters(CONFIG, np.float64)
     one_by_one = [row[None, :] for batch in BATCHES for row in batch]
@@ -145,7 +199,8 @@ def test_PRN_006_what_was_read_keeps_its_bits_and_masks_name_what_stays():
 def test_PRN_006_a_weight_that_is_not_finite_is_refused_by_name(name, bad):
     dense = parameters(CONFIG)
     dense[name][3, 4] = bad
-    for prune in (run(CONFIG, dense), prune_magnitude(CONFIG, dense.__getitem__, 0.5)):
+    by_sparsegpt = prune_sparsegpt(CONFIG, dense.__getitem__, BATCHES, reference, 0.5)
+    for prune in (run(CONFIG, dense), by_sparsegpt, prune_magnitude(CONFIG, dense.__getitem__, 0.5)):
         with pytest.raises(PruneError, match=name.replace(".", r"\.")) as refused:
             list(prune)
         assert refused.value.clause == "PRN-006"

@@ -1,7 +1,8 @@
 """Twelve things that must hold of the rules whatever the numbers, each on real runs and beside dictionaries.
 
-The numbers are those of the project's notes on algorithms. Oracle 5, Wanda, is in test_prune.py (PRN-003); oracles 6 to
-8 concern SparseGPT, SPP and LoRA, which are not here. Oracle 4 is in test_reactivation.py.
+The numbers are those of the project's notes on algorithms. Oracle 5, Wanda, is in test_prune.py (PRN-003), oracle 6,
+SparseGPT, in test_sparsegpt.py (PRN-010); oracles 7 and 8 concern SPP and LoRA, which are not here. Oracle 4 is in
+test_reactivation.py.
 """
 
 import math

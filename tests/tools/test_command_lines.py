@@ -11,7 +11,11 @@ import pytest
 
 import formats
 from formats.convert.hf import open_hf
-from tests.seft_ref.folders import CONFIG, TEXT, hf_folder, parameters, sparse_folder
+from seft_ref.calibrate import prune_sparsegpt
+from seft_ref.config import ModelConfig
+from seft_ref.kernels import cpu
+from seft_ref.text import calibration_starts, read_tokens
+from tests.seft_ref.folders import BF16, CONFIG, TEXT, hf_folder, parameters, sparse_folder
 
 TOOLS = Path(__file__).resolve().parents[2] / "tools"
 
@@ -136,6 +140,40 @@ def test_PRN_008_the_record_of_pruning_travels_along(cli, tmp_path):
         assert record["removed"] == record["of"] - stored
 
 
+@pytest.mark.parametrize("dtype", [np.float32, BF16], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize("pattern", [None, "2:4"])
+def test_PRN_006_PRN_008_sparsegpt_writes_the_changed_weights(cli, tmp_path, text, dtype, pattern):
+    dense = hf_folder(tmp_path / "dense", dtype=dtype)
+    amount = ("--sparsity", "0.6") if pattern is None else ("--pattern", pattern)
+    calibration = ("--calibration", text, "--length", 32, "--samples", 6)
+    code, _, err = cli("prune", dense, tmp_path / "pruned", "--method", "sparsegpt", *amount, *calibration)
+    assert code == 0, err
+    tensors = parameters(dtype=dtype)
+    config = ModelConfig.from_json(CONFIG)
+    tokens = np.asarray(read_tokens(text, dense), dtype=np.int64)
+    windows = np.stack([tokens[s : s + 32] for s in calibration_starts(len(tokens), 32, 0, 6)])
+    groups = None if pattern is None else (2, 4)
+
+    def read(name):
+        return tensors[name].astype(np.float32)
+
+    expected = {n: (m, w) for n, m, w in prune_sparsegpt(config, read, [windows[:4], windows[4:]], cpu, 0.6, groups)}
+    removed = sum(int((~mask).sum()) for mask, _ in expected.values())
+    record = json.loads((tmp_path / "pruned" / "pruning.json").read_text())
+    assert (record["method"], record["removed"], record["pattern"]) == ("sparsegpt", removed, pattern)
+    assert record["calibration"] == {"samples": 6, "length": 32, "seed": 0}
+    with open_hf(tmp_path / "pruned") as folder:
+        for name, values in tensors.items():
+            written = folder[name].values
+            wanted = expected[name][1].astype(dtype) if name in expected else values
+            assert written.dtype == dtype
+            assert written.tobytes() == wanted.tobytes(), name
+            if name in expected:
+                mask = expected[name][0]
+                assert (written[mask] != values[mask]).mean() > 0.3, name  # columns before the first removed one stay
+    assert cli("convert", tmp_path / "pruned", tmp_path / "sparse", "--to", "sparse")[0] == 0
+
+
 REFUSALS = {
     "the output exists": (("prune", "{dense}", "{dense}", "--method", "magnitude"), "exists"),
     "sparsity above 1": (("prune", "{dense}", "{out}", "--method", "magnitude", "--sparsity", "70"), "PRN-001"),
@@ -145,8 +183,13 @@ REFUSALS = {
         ("prune", "{dense}", "{out}", "--method", "magnitude", "--pattern", "2:7"),
         "PRN-004",
     ),
-    "an unknown method": (("prune", "{dense}", "{out}", "--method", "magic"), "magnitude or wanda"),
+    "an unknown method": (("prune", "{dense}", "{out}", "--method", "magic"), "magnitude, wanda, sparsegpt"),
     "wanda without text": (("prune", "{dense}", "{out}", "--method", "wanda"), "--calibration"),
+    "sparsegpt without text": (("prune", "{dense}", "{out}", "--method", "sparsegpt"), "--calibration"),
+    "sparsegpt on NaN": (
+        ("prune", "{nan}", "{out}", "--method", "sparsegpt", "--calibration", "{text}", "--length", "32"),
+        "PRN-006",
+    ),
     "pruning a sparse folder": (("prune", "{sparse}", "{out}", "--method", "magnitude"), "not a Hugging Face folder"),
     "pruning NaN": (("prune", "{nan}", "{out}", "--method", "magnitude"), "PRN-006"),
     "no such folder": (("eval", "{tmp}/absent", "--text", "{text}"), "tokenizer.json"),

@@ -25,7 +25,7 @@ PATTERNS = ((2, 4), (1, 4), (3, 4), (1, 2))
 FRACTIONS = st.sampled_from([0.5, 1.0, 0.75, 0.25, 0.75, 1.0, 0.5, 0.0])
 SEEDS = st.integers(0, 2**32 - 1)
 UNITS = st.sampled_from(["one", "one", "one", "smallest"])
-"""What weights and gradients are small multiples of: 1, or the smallest number above 0, so that all of them are subnormal."""
+"""What weights and gradients are small multiples of: 1, or the smallest number above 0, all of them subnormal then."""
 
 
 def every_bit(x):
