@@ -31,6 +31,11 @@ class Op:
     inputs: tuple[str, ...]
     outputs: dict[str, Class]
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of all inputs, those that may be absent too."""
+        return tuple(name.rstrip("?") for name in self.inputs)
+
 
 def _op(kind: Kind, inputs: str, /, **outputs: Class) -> Op:
     return Op(kind, tuple(inputs.split()), outputs)

@@ -175,7 +175,7 @@ class Child:
                 path.unlink()
 
     def raw_answer(self) -> bytes:
-        """Return the bytes of the last answer without its id, to compare two."""
+        """Return the bytes of the last answer to a call without its id, to compare two."""
         return self._last_raw
 
     def ping(self) -> None:
@@ -250,7 +250,8 @@ class Child:
         if self._buffer or self._drain(process):
             raise Breach(f"it wrote without being asked: {self._buffer[:80]!r}")
         raw = self._exchange(process, line(message), time.monotonic() + timeout)
-        self._last_raw = raw.replace(str(message.get("id")).encode(), b"")
+        if message["type"] == "call":
+            self._last_raw = raw.replace(message["id"].encode(), b"")
         try:
             return parse(raw)
         except Malformed as error:

@@ -338,8 +338,9 @@ def test_a_port_that_does_nothing_fails_every_operation(name):
     found = run(CASES, [Variant(port, "float64")], lambda case: setattr(port, "case", case))
     by_op = {}
     for result in found:
-        by_op.setdefault(result.case.op, []).append(result.status)
-    assert [op for op, statuses in by_op.items() if "failed" not in statuses] == []
+        by_op.setdefault(result.case.op, []).append(result.outcome)
+    assert [op for op, outcomes in by_op.items() if not {"fail", "error", "blocked"} & set(outcomes)] == []
+    assert len([op for op, outcomes in by_op.items() if "blocked" not in outcomes]) > 50
     if name in ("nothing", "none", "raises"):
         assert {result.status for result in found if result.ran or result.failures} == {"failed"}
 
