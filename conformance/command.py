@@ -1,6 +1,5 @@
 """The command line of the kit. Without a subcommand it judges a port, our engine if none is named."""
 
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +16,7 @@ from conformance import listing, report, templates
 from conformance.judgement import Run
 from conformance.profiles import CLASSES, PROFILES
 from conformance.protocol.child import StartError
-from conformance.runner import BACKENDS, Options, Target, Unusable, judge
+from conformance.runner import BACKENDS, Broken, Options, Target, Unusable, judge
 
 __all__ = ["app", "main"]
 
@@ -206,6 +205,8 @@ def _run(target: Target, options: Options, folder: Path | None) -> Run:
         _stop(str(error), USAGE if options.filtered or options.profiles or options.classes else KIT)
     except StartError as error:
         _stop(f"the port did not start: {error}", NOT_STARTED)
+    except Broken as error:
+        _stop(str(error), KIT)
 
 
 def _expectations(run: Run, expect: Path | None, write_expect: Path | None) -> None:
@@ -256,9 +257,6 @@ def main() -> int:
     """Run the command; the exit status."""
     try:
         status = app(standalone_mode=False)
-    except json.JSONDecodeError as error:
-        print(f"verify: the kit cannot be read: {error}", file=sys.stderr)
-        return KIT
     except Exception as error:
         # typer may bring its own click, so that the class of a usage error has no public name
         tell = getattr(error, "format_message", None)

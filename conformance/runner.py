@@ -17,8 +17,8 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from conformance.cases import Case, load_all
-from conformance.clauses import read_clauses
-from conformance.coverage import coverage, elsewhere
+from conformance.clauses import Clause, ClauseError, read_clauses
+from conformance.coverage import Coverage, coverage, elsewhere
 from conformance.harness import Result, Variant
 from conformance.harness import run as run_cases
 from conformance.judgement import Run, cases_of
@@ -26,13 +26,17 @@ from conformance.ops import OPS
 from conformance.profiles import CLASSES, PROFILES, profile_of
 from conformance.protocol.child import Child, Hello
 
-__all__ = ["BACKENDS", "Options", "Target", "Unusable", "judge", "started"]
+__all__ = ["BACKENDS", "Broken", "Options", "Target", "Unusable", "judge", "started"]
 
 BACKENDS = {"numpy": "reference_numpy", "numba": "compiled", "strict": "strict", "cupy": "cupy"}
 """Our engine's kernel sets and array libraries, by the function of `conformance.ports.engine` that makes the port."""
 
 QUICK_CASES = 1
 """Cases of each clause in a quick run."""
+
+
+class Broken(Exception):
+    """The kit itself is at fault: its files cannot be read, or a clause is shown by nothing."""
 
 
 class Unusable(Exception):
@@ -178,11 +182,10 @@ def judge(
     """Return the run of a target.
 
     artifacts  where the folders of failed properties go; None runs no properties
-    Raises     Unusable for options that leave nothing; StartError if the target does not start
+    Raises     Unusable for options that leave nothing; StartError if the target does not start; Broken if the kit is
     """
     begun, clock = datetime.now(UTC), time.monotonic()
-    every = load_all()
-    clauses = read_clauses()
+    every, clauses, shown = _kit()
     seed = options.seed or secrets.token_hex(16)
     order = random.Random(seed)  # noqa: S311  the order of calls is no secret
     with started(target, options) as port:
@@ -198,7 +201,7 @@ def judge(
             profiles=profiles,
             classes=port.classes,
             results=results,
-            coverage=list(coverage(clauses, every, elsewhere()).values()),
+            coverage=shown,
             clauses=clauses,
             seed=seed,
             fresh=not options.seed,
@@ -208,6 +211,22 @@ def judge(
         )
     run.seconds = time.monotonic() - clock
     return run
+
+
+def _kit() -> tuple[list[Case], dict[str, Clause], list[Coverage]]:
+    """Return cases, clauses, and how each clause is shown."""
+    try:
+        every, clauses = load_all(), read_clauses()
+        unknown = next((case for case in every if case.op not in OPS), None)
+        if unknown is not None:
+            raise Broken(f"case {unknown.id} asks for {unknown.op}, which ops.py does not have")
+        shown = list(coverage(clauses, every, elsewhere()).values())
+    except (OSError, ValueError, KeyError, ClauseError) as error:
+        raise Broken(f"the kit cannot be read: {type(error).__name__}: {error}") from error
+    bare = [c.clause.id for c in shown if not c.covered]
+    if bare:
+        raise Broken(f"no case, no test elsewhere and no reason stands for {', '.join(bare)}")
+    return every, clauses, shown
 
 
 def _described(hellos: Sequence[Hello]) -> dict[str, object]:
@@ -233,7 +252,9 @@ def _chosen(cases: Sequence[Case], options: Options) -> list[Case]:
     if options.clause:
         left = [c for c in left if options.clause in c.clauses]
         if not left:
-            raise Unusable(f"no case of these profiles shows {options.clause}; see explain {options.clause}")
+            raise Unusable(
+                f"no case of these profiles shows {options.clause}; `explain {options.clause}` says what does"
+            )
     if options.quick:
         seen: dict[str, int] = {}
         short = []
