@@ -23,7 +23,7 @@ from conformance.harness import Result, Variant
 from conformance.harness import run as run_cases
 from conformance.judgement import Run, cases_of
 from conformance.ops import OPS
-from conformance.profiles import CLASSES, PROFILES, profile_of
+from conformance.profiles import CLASSES, PROFILES, profile_of, profiles_of_case
 from conformance.protocol.child import Child, Hello
 
 __all__ = ["BACKENDS", "Broken", "Options", "Target", "Unusable", "judge", "started"]
@@ -194,6 +194,8 @@ def judge(
         cases = _chosen(cases_of(profiles, every), options)
         if not cases and not (options.profiles or options.only or options.clause):
             raise Unusable("the port offers no operation of any profile; its hello lists them under ops")
+        if options.filtered:
+            profiles = tuple(p for p in profiles if any(p in profiles_of_case(case) for case in cases))
         results = run_cases(cases, port.lanes[0], progress, order, port.lanes[1:])
         results += _probes(every, {case.op for case in cases}, port, order)
         run = Run(
