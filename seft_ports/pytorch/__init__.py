@@ -1,9 +1,9 @@
 """SEFT for PyTorch and the Hugging Face Trainer.
 
-    model = wrap(load_sparse(AutoModelForCausalLM.from_config(config), "pruned"), settings)
-    Trainer(model, args, optimizers=(SeftOptimizer(model, lr=1e-4), None), callbacks=[SeftCallback(settings)], ...).train()
-    merge(model)
-    save_sparse(model, "tuned")
+model = wrap(load_sparse(AutoModelForCausalLM.from_config(config), "pruned"), settings)
+Trainer(model, args, optimizers=(SeftOptimizer(model, lr=1e-4), None), callbacks=[SeftCallback(settings)], ...).train()
+merge(model)
+save_sparse(model, "tuned")
 """
 
 from seft_ports.pytorch.errors import SeftError

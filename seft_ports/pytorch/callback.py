@@ -41,7 +41,9 @@ class SeftCallback(TrainerCallback, ExportableState):
     def on_train_begin(self, args: Any, state: Any, control: Any, **given: Any) -> None:
         """Take the model and the number of steps; refuse a checkpoint of a run with other settings."""
         if args.fp16:
-            raise SeftError("EVT-002", "fp16=True scales gradients as it goes along; use bf16 or float32")
+            # the scale changes from step to step, and with it what a window sums
+            msg = "fp16=True scales gradients; use bf16=True or float32"
+            raise NotImplementedError(msg)
         told = state.stateful_callbacks.get(type(self).__name__)
         told = told[0] if isinstance(told, list) else told
         if told is not None and told["attributes"]["settings"] != asdict(self.settings):
@@ -74,7 +76,10 @@ class SeftCallback(TrainerCallback, ExportableState):
         assert self._evolution is not None
         step = state.global_step
         if made := self._evolution.after_step(step):
-            counts = {what: sum(getattr(one, what).numel() for one in made.values()) for what in ("dropped", "grown", "pruned")}
+            counts = {
+                what: sum(getattr(one, what).numel() for one in made.values())
+                for what in ("dropped", "grown", "pruned")
+            }
             self.events.append({"step": step, **counts})
         if step == state.max_steps:
             batches, self._batches = self._batches or [], None

@@ -17,7 +17,7 @@ def _signed(word: int) -> int:
 
 
 def _shifted(z: Tensor, n: int) -> Tensor:
-    """z ≫ n without sign."""
+    """Return z ≫ n without sign."""
     return (z >> n) & ((1 << (64 - n)) - 1)
 
 

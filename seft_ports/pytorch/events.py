@@ -1,9 +1,9 @@
 """When something happens to the support, and with which gradient: a run of a wrapped model, step by step.
 
-    evolution.before_step(t)          before the forward of step t, counted from 1
-    evolution.before_optimizer(t)     after the last backward of the step, before clipping
-    evolution.after_step(t)           after the optimizer step
-    evolution.finish(replay)          after the last one
+evolution.before_step(t)          before the forward of step t, counted from 1
+evolution.before_optimizer(t)     after the last backward of the step, before clipping
+evolution.after_step(t)           after the optimizer step
+evolution.finish(replay)          after the last one
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -37,8 +37,12 @@ class Evolution:
         self.layers = layers_of(model)
         if not self.layers:
             raise SeftError("MDL-007", "the model has no sparse layers; wrap it first")
-        if any(type(layer.values) is not nn.Parameter for layer in self.layers.values()):
-            raise SeftError("EVT-003", "the values of a delta are split over processes (FSDP); this port knows data parallel only")
+        if any(
+            type(layer.values) is not nn.Parameter or len(layer.values) != layer.delta_budget
+            for layer in self.layers.values()
+        ):
+            msg = "the values of a delta are split over processes (FSDP); this port knows data parallel only"
+            raise NotImplementedError(msg)
         self._optimizer, self._settings, self.steps = optimizer, settings, steps
         evolves = settings.preset != "static"
         self._events = event_steps(steps, settings.evolve_every) if evolves else range(0)

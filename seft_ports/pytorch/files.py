@@ -22,7 +22,9 @@ def save_sparse(model: nn.Module, folder: str | os.PathLike[str]) -> None:
     Embeddings, norms, biases and lm_head are written as they are (CKP-005), and the config beside them.
     """
     with _plain_layers(model):
-        masks = {f"{name}.weight": mask for name, linear in targets_of(model).items() if (mask := _mask(linear)) is not None}
+        masks = {
+            f"{name}.weight": mask for name, linear in targets_of(model).items() if (mask := _mask(linear)) is not None
+        }
         checkpoint = from_module(model, masks=masks)
     config = getattr(model, "config", None)
     if config is not None:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from seft_ports.pytorch.errors import SeftError
 
-__all__ = ["check", "matmul", "matmul_transposed", "sample", "store", "wide", "whole"]
+__all__ = ["check", "matmul", "matmul_transposed", "sample", "store", "whole", "wide"]
 
 _FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 _ROWS = 256
@@ -18,7 +18,9 @@ _ROWS = 256
 with warnings.catch_warnings():
     # torch says once a process that CSR tensors are in beta
     warnings.simplefilter("ignore")
-    torch.sparse_csr_tensor(torch.zeros(2, dtype=torch.int64), torch.zeros(0, dtype=torch.int64), torch.zeros(0), (1, 1))
+    torch.sparse_csr_tensor(
+        torch.zeros(2, dtype=torch.int64), torch.zeros(0, dtype=torch.int64), torch.zeros(0), (1, 1)
+    )
 
 
 def wide(dtype: torch.dtype) -> torch.dtype:

@@ -22,7 +22,7 @@ class _Product(torch.autograd.Function):
     """y = x Wᵀ; the gradient by the values is that at the delta's positions."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, values: Tensor, layer: "SeftLinear", dtype: torch.dtype) -> Tensor:  # type: ignore[override]
+    def forward(ctx: Any, x: Tensor, values: Tensor, layer: "SeftLinear", dtype: torch.dtype) -> Tensor:
         layer.refresh(values)
         rows = x.reshape(math.prod(x.shape[:-1]), layer.in_features).to(dtype)
         # of values only the version counts: torch refuses a backward after they were changed
@@ -33,7 +33,7 @@ class _Product(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
         x, values = ctx.saved_tensors
         layer, dx, dvalues = ctx.layer, None, None
         # y = x Wᵀ
@@ -77,7 +77,9 @@ class SeftLinear(nn.Module):
     ) -> None:
         super().__init__()
         if mask.shape != weight.shape or mask.dtype != torch.bool:
-            raise SeftError("TOP-004", f"a mask is {mask.dtype} {tuple(mask.shape)}, expected bool {tuple(weight.shape)}")
+            raise SeftError(
+                "TOP-004", f"a mask is {mask.dtype} {tuple(mask.shape)}, expected bool {tuple(weight.shape)}"
+            )
         self.out_features, self.in_features = weight.shape
         # DLT-001
         self.budget = int(mask.sum())
@@ -196,7 +198,9 @@ class SeftLinear(nn.Module):
 
     def extra_repr(self) -> str:
         """Return shape, stored weights and slots."""
-        return f"{self.in_features}, {self.out_features}, stored={self.budget}, slots={self.slots} of {self.delta_budget}"
+        return (
+            f"{self.in_features}, {self.out_features}, stored={self.budget}, slots={self.slots} of {self.delta_budget}"
+        )
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
         # TRN-004: an open window is part of a checkpoint

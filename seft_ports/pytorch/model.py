@@ -1,6 +1,7 @@
 """A transformers model whose block projections are sparse: in, and out again."""
 
 from collections.abc import Mapping
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +24,7 @@ def targets_of(model: nn.Module) -> dict[str, nn.Module]:
     found: list[tuple[int, int, str, nn.Module]] = []
     for name, module in model.named_modules():
         parts = name.split(".")
-        blocks = [int(part) for before, part in zip(parts, parts[1:], strict=False) if before == "layers" and part.isdigit()]
+        blocks = [int(part) for before, part in pairwise(parts) if before == "layers" and part.isdigit()]
         if blocks and parts[-1] in TARGETS:
             # MDL-007
             found.append((blocks[0], TARGETS.index(parts[-1]), name, module))
@@ -90,7 +91,8 @@ def _sparse(name: str, linear: nn.Module, mask: Tensor | None, settings: Setting
     weight = linear.weight.detach()
     if weight.dtype not in (torch.float32, torch.float64) and not settings.keep_dtype:
         raise SeftError(
-            "CKP-001", f"{name} is {weight.dtype}; load the model with dtype=float32, or ask for Settings(keep_dtype=True)"
+            "CKP-001",
+            f"{name} is {weight.dtype}; load the model with dtype=float32, or ask for Settings(keep_dtype=True)",
         )
     if not bool(torch.isfinite(weight).all()):
         raise SeftError("CKP-003", f"{name} has a NaN or infinite weight")

@@ -27,7 +27,9 @@ class SeftOptimizer(torch.optim.Optimizer):
     ) -> None:
         finite = all(torch.isfinite(torch.tensor(x)) for x in (lr, eps, weight_decay))
         if not finite or lr < 0 or weight_decay < 0 or eps <= 0 or not all(0 <= beta < 1 for beta in betas):
-            raise SeftError("TRN-008", f"lr {lr}, betas {betas}, eps {eps} or weight_decay {weight_decay} is out of range")
+            raise SeftError(
+                "TRN-008", f"lr {lr}, betas {betas}, eps {eps} or weight_decay {weight_decay} is out of range"
+            )
         self.layers = {id(layer.values): layer for layer in layers_of(model).values()}
         defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
         super().__init__([layer.values for layer in self.layers.values()], defaults)

@@ -98,7 +98,9 @@ def _there(value: Any) -> Any:
 def _back(value: Any) -> Any:
     if isinstance(value, Tensor):
         value = value.detach().contiguous()
-        return value.view(torch.int16).numpy().view(ml_dtypes.bfloat16) if value.dtype == torch.bfloat16 else value.numpy()
+        return (
+            value.view(torch.int16).numpy().view(ml_dtypes.bfloat16) if value.dtype == torch.bfloat16 else value.numpy()
+        )
     return [_back(one) for one in value] if isinstance(value, list) else value
 
 
@@ -247,7 +249,8 @@ def _adamw(g: Given) -> Answer:
     betas = (0.9 if g["beta1"] is None else g["beta1"], 0.999 if g["beta2"] is None else g["beta2"])
     # OPT-003
     eps, decay = (1e-8 if g["eps"] is None else g["eps"]), (g["weight_decay"] or 0.0)
-    rules.adamw(*kept.values(), g["gradient"], g["lr"], betas, eps, decay)
+    values, first, second, age = kept.values()
+    rules.adamw(values, first, second, age, g["gradient"], g["lr"], betas, eps, decay)
     return kept
 
 
@@ -264,7 +267,9 @@ _OPERATIONS: dict[str, Callable[[Given], Answer]] = {
         "n": rules.drop_count(rules.drop_fraction_at(g["step"], g["steps"], g["drop_fraction"]), g["slots"])
     },
     "schedule.fraction": lambda g: {"value": rules.drop_fraction_at(g["step"], g["steps"], g["drop_fraction"])},
-    "schedule.events": lambda g: {"at": torch.tensor(list(rules.event_steps(g["steps"], g["evolve_every"])), dtype=torch.int64)},
+    "schedule.events": lambda g: {
+        "at": torch.tensor(list(rules.event_steps(g["steps"], g["evolve_every"])), dtype=torch.int64)
+    },
     "schedule.learning_rate": lambda g: {
         "value": rules.learning_rate(g["kind"], g["lr"], g["step"], g["steps"], g["warmup"])
     },

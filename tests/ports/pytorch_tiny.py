@@ -1,5 +1,7 @@
 """A tiny LLaMA, texts for it, and a Trainer that keeps the order of its data."""
 
+from dataclasses import replace
+
 import torch
 import transformers
 from torch.utils.data import SequentialSampler
@@ -12,13 +14,16 @@ transformers.logging.disable_progress_bar()
 
 STEPS, ROWS, LENGTH, VOCABULARY = 7, 4, 6, 17
 SETTINGS = Settings(density=0.2, evolve_every=3, drop_fraction=0.9, gradient_window=2, start="random")
+BY_GRADIENT = replace(SETTINGS, start="gradient")
 
 
 def model(seed=0, **other):
     torch.manual_seed(seed)
     sizes = {"vocab_size": VOCABULARY, "hidden_size": 8, "intermediate_size": 10, "max_position_embeddings": 32}
     config = LlamaConfig(
-        **sizes | {"num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1, "pad_token_id": 0} | other
+        **sizes
+        | {"num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1, "pad_token_id": 0}
+        | other
     )
     return LlamaForCausalLM(config).float()
 

@@ -3,8 +3,11 @@
 import os
 import sys
 
+import pytest
 import torch
+from torch.distributed.fsdp import fully_shard
 
+from seft_ports.pytorch import Evolution, SeftOptimizer
 from tests.ports import pytorch_tiny as tiny
 
 
@@ -18,15 +21,25 @@ def main(rank, folder, port):
         "MASTER_PORT": port,
     }
     torch.set_num_threads(1)
-    made = tiny.wrapped()
+    made = tiny.wrapped(tiny.BY_GRADIENT)
     data = []
     made.register_forward_pre_hook(lambda m, args, kwargs: data.append(kwargs["input_ids"].tolist()), with_kwargs=True)
-    run = tiny.trainer(made, f"{folder}/out", per_device_train_batch_size=tiny.ROWS // 2, ddp_backend="gloo")
+    run = tiny.trainer(
+        made,
+        f"{folder}/out",
+        tiny.BY_GRADIENT,
+        per_device_train_batch_size=tiny.ROWS // 2,
+        ddp_backend="gloo",
+        ddp_find_unused_parameters=False,
+    )
     run.train()
     assert torch.distributed.get_world_size() == 2
     assert isinstance(run.model_wrapped, torch.nn.parallel.DistributedDataParallel)
     state = {name: x.clone() for name, x in made.state_dict().items()}
     torch.save({"state": state, "events": tiny.events(run), "data": data}, f"{folder}/rank-{rank}.pt")
+    split = fully_shard(tiny.wrapped())
+    with pytest.raises(NotImplementedError, match="FSDP"):
+        Evolution(split, SeftOptimizer(split), tiny.SETTINGS, 5)
     torch.distributed.destroy_process_group()
 
 

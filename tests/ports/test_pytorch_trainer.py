@@ -13,6 +13,8 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 pytest.importorskip("accelerate")
 
+from transformers import AutoConfig, AutoModelForCausalLM  # noqa: E402
+
 import formats  # noqa: E402
 from conformance.cases import load_all  # noqa: E402
 from seft_ports.pytorch import (  # noqa: E402
@@ -27,9 +29,10 @@ from seft_ports.pytorch import (  # noqa: E402
 )
 from seft_ports.pytorch.model import targets_of  # noqa: E402
 from seft_ports.pytorch.rules import learning_rate  # noqa: E402
-from seft_ports.pytorch.run import _model, training_starts  # noqa: E402
+from seft_ports.pytorch.run import model_of, settings_of, training_starts  # noqa: E402
 from tests.ports import pytorch_tiny as tiny  # noqa: E402
 
+PROJECTIONS = [f"self_attn.{n}_proj" for n in "qkvo"] + [f"mlp.{n}_proj" for n in ("gate", "up", "down")]
 RUNS = {case.id: case for case in load_all() if case.id.startswith("train.") and not case.refused}
 
 pytestmark = pytest.mark.filterwarnings("default")
@@ -44,15 +47,15 @@ def same_bits(a, b):
 def test_a_trainer_gives_the_supports_and_weights_of_the_kit(case, tmp_path):
     given, want = RUNS[f"train.{case}"].inputs, RUNS[f"train.{case}"].expected
     s, text = given["settings"], torch.from_numpy(given["text"])
-    settings = Settings(
-        **{k: s[k] for k in ("density", "evolve_every", "drop_fraction", "gradient_window", "preset", "start", "seed")}
-    )
-    plain = _model(given["config"], {n: torch.from_numpy(x).float() for n, x in given["tensors"].items()})
+    settings = settings_of(s, len(text))
+    plain = model_of(given["config"], {n: torch.from_numpy(x).float() for n, x in given["tensors"].items()})
     masks = {n: torch.zeros(w.weight.shape, dtype=torch.bool) for n, w in targets_of(plain).items()}
     for name, mask in masks.items():
         mask.view(-1)[torch.from_numpy(given["stored"][f"{name}.weight"])] = True
     made = wrap(plain, settings, masks)
-    starts = [x for t in range(s["steps"]) for x in training_starts(len(text), s["length"], s["seed"], t + 1, s["rows"])]
+    starts = [
+        x for t in range(s["steps"]) for x in training_starts(len(text), s["length"], s["seed"], t + 1, s["rows"])
+    ]
     data = [{"input_ids": text[at : at + s["length"]], "labels": text[at : at + s["length"]]} for at in starts]
     optimizer = SeftOptimizer(made, lr=s["lr"], weight_decay=s["weight_decay"])
     rate = torch.optim.lr_scheduler.LambdaLR(
@@ -81,11 +84,12 @@ def test_a_trainer_gives_the_supports_and_weights_of_the_kit(case, tmp_path):
         assert np.abs(got - values).max() <= 1e-4 * np.abs(values).max()
 
 
-def test_evt_003_no_step_stores_more_than_was_loaded_and_the_rest_of_the_model_stays(tmp_path):
+@pytest.mark.parametrize("bf16", [False, True])
+def test_evt_003_no_step_stores_more_than_was_loaded_and_the_rest_of_the_model_stays(bf16, tmp_path):
     made = tiny.wrapped()
     before = {name: x.clone() for name, x in made.state_dict().items()}
     loaded = [int(mask.sum()) for mask in tiny.masks(tiny.model()).values()]
-    run = tiny.trainer(made, tmp_path)
+    run = tiny.trainer(made, tmp_path, bf16=bf16)
     run.train()
     supports = tiny.watched(run).supports
     assert len(supports) == tiny.STEPS
@@ -94,10 +98,37 @@ def test_evt_003_no_step_stores_more_than_was_loaded_and_the_rest_of_the_model_s
     assert all(e["grown"] > 0 and e["pruned"] > 0 for e in tiny.events(run))
     sparse = tuple(f"{name}." for name in layers_of(made))
     untouched = {name: x for name, x in made.state_dict().items() if not name.startswith(sparse)}
-    assert "lm_head.weight" in untouched and "model.embed_tokens.weight" in untouched
+    assert {"lm_head.weight", "model.embed_tokens.weight"} <= set(untouched)
     assert same_bits({name: before[name] for name in untouched}, untouched) == []
     trained = [name for name, x in made.named_parameters() if x.requires_grad]
     assert trained == [f"{name}.values" for name in layers_of(made)]
+
+
+def test_gradient_checkpointing_changes_nothing(tmp_path):
+    one, other = (tiny.trainer(tiny.wrapped(), tmp_path, max_steps=4) for _ in range(2))
+    one.train()
+    other.model.gradient_checkpointing_enable()
+    assert other.model.is_gradient_checkpointing
+    other.train()
+    assert same_bits(one.model.state_dict(), other.model.state_dict()) == []
+
+
+@pytest.mark.parametrize("case", ["mistral-1", "qwen2-3", "qwen3-3"])
+def test_mdl_007_other_families_are_wrapped_and_merged(case):
+    config = next(c for c in load_all() if c.id == f"model.{case}").inputs["config"]
+    made = AutoModelForCausalLM.from_config(
+        AutoConfig.for_model(**config), attn_implementation="eager", dtype=torch.float32
+    )
+    names = [f"model.layers.{i}.{n}" for i in range(2) for n in PROJECTIONS]
+    assert list(targets_of(made)) == names
+    tokens = torch.tensor([[1, 2, 3, 4]])
+    wrap(made, tiny.SETTINGS, tiny.masks(made))
+    assert list(layers_of(made)) == names
+    made(tokens, labels=tokens).loss.backward()
+    assert all(bool(layer.values.grad[: layer.slots].any()) for layer in layers_of(made).values())
+    want = made(tokens).logits
+    merge(made)
+    assert torch.equal(made(tokens).logits, want)
 
 
 @pytest.mark.parametrize("at", [2, 3, 5])
@@ -147,7 +178,7 @@ def test_merge_save_and_reload_keep_weights_and_support(tmp_path):
 
 
 def test_two_processes_have_the_same_support_and_that_of_one(tmp_path):
-    one = tiny.trainer(tiny.wrapped(), tmp_path / "one")
+    one = tiny.trainer(tiny.wrapped(tiny.BY_GRADIENT), tmp_path / "one", tiny.BY_GRADIENT)
     one.train()
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
