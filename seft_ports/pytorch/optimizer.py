@@ -46,11 +46,20 @@ class SeftOptimizer(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Take one step of every slot that has a gradient."""
+        """Take one step of every slot that has a gradient.
+
+        Raises:
+            SeftError: TRN-007 for a gradient that is NaN or infinite, before anything is changed.
+        """
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        gradients = [layer.values.grad for layer in self.layers.values() if layer.values.grad is not None]
+        finite = [torch.isfinite(gradient).all() for gradient in gradients]
+        # TRN-007
+        if finite and not bool(torch.stack(finite).all()):
+            raise SeftError("TRN-007", "a gradient is NaN or infinite; the last saved state is valid")
         for group in self.param_groups:
             for values in group["params"]:
                 if values.grad is not None:

@@ -145,6 +145,15 @@ def test_trn_004_a_resumed_run_gives_the_same_bits(at, tmp_path):
         assert same_bits(kept, other) == []
 
 
+def test_trn_007_a_run_stops_at_a_gradient_that_is_not_finite_and_changes_nothing(tmp_path):
+    made = tiny.wrapped()
+    made.lm_head.weight.data[:] = 3e38
+    before = {name: x.clone() for name, x in made.state_dict().items()}
+    with pytest.raises(SeftError, match="TRN-007"):
+        tiny.trainer(made, tmp_path).train()
+    assert same_bits(before, made.state_dict()) == []
+
+
 def test_ckp_006_a_checkpoint_of_other_settings_is_refused(tmp_path):
     tiny.trainer(tiny.wrapped(), tmp_path, save_strategy="steps", save_steps=4, max_steps=4).train()
     other = Settings(density=0.2, evolve_every=3, drop_fraction=0.5, gradient_window=2, start="random")
