@@ -1,17 +1,17 @@
-/* seft.h: reads, checks and expands checkpoint files of SPEC.md chapter 12 ("Files"), version 1.0, features: delta.
+/* seft_file.h: reads, checks and expands checkpoint files of SPEC.md chapter 12 ("Files"), version 1.0, feature delta.
  *
  * One header, C99, libc only. In one source file of a program:
  *
  *     #define SEFT_IMPLEMENTATION
- *     #include "seft.h"
+ *     #include "seft_file.h"
  *
  * The caller holds the bytes of a whole file in memory (read or mapped) as long as the seft_file lives. There is no
  * global state: different files may be used from different threads. Functions that return int return 1 for success
  * and 0 for failure, and then fill `error` unless it is NULL. A clause id such as FMT-063 in a comment stands where
  * the clause is enforced. Out of scope: folders, and what FMT-102 and FMT-043 have a reader of bytes refuse: files
  * with companions, and files with compressed sections. */
-#ifndef SEFT_H
-#define SEFT_H
+#ifndef SEFT_FILE_H
+#define SEFT_FILE_H
 
 #include <stddef.h>
 #include <stdint.h>
@@ -84,7 +84,7 @@ void seft_sha256(const void *data, size_t size, char hex[65]);
 #ifdef __cplusplus
 }
 #endif
-#endif /* SEFT_H */
+#endif /* SEFT_FILE_H */
 
 #ifdef SEFT_IMPLEMENTATION
 
@@ -96,7 +96,7 @@ void seft_sha256(const void *data, size_t size, char hex[65]);
 
 /* Values are handed out as they stand in the file, which is little-endian. */
 #if defined(__BYTE_ORDER__) && defined(__ORDER_LITTLE_ENDIAN__) && __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
-#error "seft.h reads files on little-endian hosts only"
+#error "seft_file.h reads files on little-endian hosts only"
 #endif
 
 #define SF_MOST INT64_C(9007199254740991) /* 2^53 - 1 */
