@@ -18,7 +18,7 @@
 
 #else
 
-/* KRN-001, KRN-005 */
+/* KRN-001, KRN-004, KRN-005: stored positions alone take part, whatever their values */
 void OF(seft_matmul)(int64_t n, const REAL *x, const seft_topology *w, const REAL *values, REAL *y)
 {
     int64_t t, row, slot;
@@ -158,7 +158,7 @@ int64_t OF(seft_exceeding)(const REAL *values, int64_t count, REAL least, int64_
     return found;
 }
 
-/* GRD-001, GRD-004: the sum over all rows of all micro-batches, and its mean over the steps of the window */
+/* GRD-001, GRD-004, TRN-005: the sum over all rows of all micro-batches, and its mean over the steps of the window */
 void OF(seft_gradient)(int64_t out, int64_t in, int64_t batches, const int64_t *n, const REAL *const *dy,
                        const REAL *const *x, int64_t steps, REAL *gradient)
 {

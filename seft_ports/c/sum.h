@@ -1,4 +1,5 @@
-/* A sum whose error does not grow with the number of its terms (Neumaier); exact on integers (KRN-006, KRN-007). */
+/* A sum whose error does not grow with the number of its terms (Neumaier); exact on integers (KRN-006, KRN-007,
+ * NUM-002, NUM-003). */
 #ifndef SEFT_SUM_H
 #define SEFT_SUM_H
 

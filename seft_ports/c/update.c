@@ -89,7 +89,7 @@ int seft_initial_random(const int64_t *base, int64_t count, int64_t n, uint64_t 
 
 typedef OF(seft_matrix) OF(matrix);
 
-/* DLT-003: one rounded addition at the positions of the delta, b bit for bit elsewhere */
+/* DLT-003, TOP-004: one rounded addition at the positions of the delta, b bit for bit elsewhere; zeros stay stored */
 int64_t OF(seft_effective)(const OF(matrix) * w, int64_t *support, REAL *weights)
 {
     int64_t i = 0, j = 0, size = 0;
@@ -137,13 +137,14 @@ int OF(seft_grow)(const OF(matrix) * w, const int64_t *dropped, int64_t dropped_
         /* GROW-001 */
         if (has(w->delta, w->delta_count, p) && !has(dropped, dropped_count, p))
             continue;
+        /* EVT-007: a base with an N:M pattern grows so, and keeps it */
         if (scope == SEFT_ACTIVE && !has(w->base, w->base_count, p))
             continue;
         /* GROW-004, gradient */
         ids[candidates] = p;
         scores[candidates++] = fabs((double)gradient[p]);
     }
-    /* GROW-002 */
+    /* GROW-002, GRD-003 */
     *count = n < 0 ? 0 : n > candidates ? candidates : n;
     done = done && seft_largest(scores, ids, candidates, *count, grown, error);
     free(scores);
@@ -213,7 +214,8 @@ static void OF(keep)(const OF(matrix) * before, const int64_t *pruned, int64_t c
     after->base_count = kept;
 }
 
-/* EVT-001, EVT-002: drop, grow, adapt, with one gradient. The delta has a state in between, in `delta` and `grew`. */
+/* EVT-001, EVT-002, EVT-003: drop, grow, adapt, with one gradient. `delta` is the state in between, `fresh` the new
+ * slots. */
 static int OF(change)(const OF(matrix) * before, const REAL *gradient, int64_t n_drop, int64_t delta_budget,
                       int64_t budget, seft_scope scope, int adapts, int64_t *delta, int64_t *fresh, OF(matrix) * after,
                       seft_event *event, seft_error *error)
