@@ -1,10 +1,16 @@
 /* Chapter 2: index arrays, what a change of them is, and sets of positions. */
-#define SEFT_IMPLEMENTATION /* the reader of files is compiled here */
 #include "seft.h"
+
+#include <stdio.h>
+#include <string.h>
 
 int seft_refuse(seft_error *error, const char *clause, const char *message)
 {
-    return sf_fail(error, clause, "%s", message);
+    if (error) {
+        snprintf(error->clause, sizeof error->clause, "%s", clause);
+        snprintf(error->message, sizeof error->message, "%s", message);
+    }
+    return 0;
 }
 
 int seft_topology_check(int64_t out, int64_t in, const int64_t *indptr, int64_t pointers, const int64_t *indices,

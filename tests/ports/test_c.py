@@ -21,7 +21,7 @@ FOLDER = Path(seft_ports.__file__).parent / "c"
 CC = shutil.which("cc")
 STRICT = ["-std=c99", "-Wall", "-Wextra", "-Wpedantic", "-Werror", "-ffp-contract=off"]
 SANITIZERS = ["-g", "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
-LIBRARY = [FOLDER / f"{name}.c" for name in ("topology", "kernels", "select", "schedule", "update", "optimizer")]
+LIBRARY = [FOLDER / f"{name}.c" for name in ("topology", "kernels", "select", "schedule", "update", "optimizer", "delta")]
 PORT = [FOLDER / f"{name}.c" for name in ("port", "port_numbers", "port_rules", "port_files", "call", "json")]
 CLASSES = {"exact64": "float64", "fp32": "float32"}
 
@@ -50,7 +50,7 @@ def needs_zstd(case):
     return case.op == "file.read" and b"zstd" in case.inputs["raw"].tobytes() and "FMT-043" not in case.refused
 
 
-CASES = [*cases_of(["core", "kernels"], load_all()), *(c for c in load_all() if c.op in ("file.read", "prune.pattern"))]
+CASES = [*cases_of(["core", "kernels"], load_all()), *(c for c in load_all() if c.op in ("file.read", "delta.apply", "prune.pattern"))]
 CASES = [case for case in CASES if not needs_zstd(case)]
 
 
