@@ -1,5 +1,6 @@
-/* 12.10: a delta applied to what files hold. The reader is compiled here, whose walk over JSON and SHA-256 this uses. */
+/* 12.10: a delta applied to what files hold. The reader is compiled here, for its walk over JSON and SHA-256. */
 #define SEFT_IMPLEMENTATION
+#define SEFT_ZSTD /* zstd.c */
 #include "delta.h"
 
 #include <math.h>
@@ -364,7 +365,7 @@ static int same_shape(const seft_stored *a, const seft_stored *b)
     return a->dims == b->dims && !memcmp(a->shape, b->shape, a->dims * sizeof *a->shape);
 }
 
-/* FMT-133, FMT-134, FMT-135: w with positions set or added to, and others taken out. `change` and `gone` may be NULL. */
+/* FMT-133 to FMT-135: w with positions set or added to, and others taken out. `change` and `gone` may be NULL. */
 static int merge(seft_model *model, seft_stored *w, const seft_stored *change, int adds, const seft_stored *gone,
                  seft_error *error)
 {

@@ -1,4 +1,4 @@
-/* delta.h: what checkpoint files hold, in memory, and deltas applied to it (SPEC.md 12.10). Errors as in seft_file.h. */
+/* delta.h: what checkpoint files hold, in memory, and deltas applied to it (SPEC.md 12.10); errors as in seft_file.h */
 #ifndef SEFT_DELTA_H
 #define SEFT_DELTA_H
 
