@@ -6,6 +6,9 @@ from pathlib import Path
 __all__ = ["LANGUAGES", "write"]
 
 HERE = Path(__file__).parent
+C_PORT = HERE.parents[1] / "seft_ports" / "c"
+SHARED = {"c": ("json.c", "json.h")}
+"""What a template takes from the port in its language."""
 LANGUAGES: dict[str, tuple[str, ...]] = {
     "python": ("python tools/verify.py doctor --port-py my_port:Port      # from {folder}, or with it on PYTHONPATH",),
     "c": ("make -C {folder}", 'python tools/verify.py doctor --port "{folder}/my_port"'),
@@ -23,6 +26,8 @@ def write(language: str, folder: Path) -> list[str]:
     making = folder.with_name(folder.name + ".partial")
     shutil.rmtree(making, ignore_errors=True)
     shutil.copytree(HERE / language, making, ignore=shutil.ignore_patterns("__pycache__", "target"))
+    for name in SHARED.get(language, ()):
+        shutil.copy(C_PORT / name, making / name)
     making.rename(folder)
     return [f"wrote a port in {language} to {folder}; try it:", *(f"  {c}" for c in commands(language, folder))]
 
