@@ -1,0 +1,22 @@
+"""What a run tells: on the terminal, and as a folder of files for people and for programs.
+
+    write(run, Path("report"))              report.jsonl, summary.json, summary.md, junit.xml, badge.json, report.html
+    check_report(Path("report.jsonl"))      what is wrong with a report that somebody else wrote
+"""
+
+from conformance.report.check import check_report
+from conformance.report.folder import FILES, ReportError, write
+from conformance.report.tables import as_json, counts, explain, matches, shown_value, table_rows
+
+__all__ = [
+    "FILES",
+    "ReportError",
+    "as_json",
+    "check_report",
+    "counts",
+    "explain",
+    "matches",
+    "shown_value",
+    "table_rows",
+    "write",
+]
