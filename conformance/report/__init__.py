@@ -1,7 +1,6 @@
 """What a run tells: on the terminal, and as a folder of files for people and for programs.
 
-    write(run, Path("report"))              report.jsonl, summary.json, summary.md, junit.xml, badge.json, report.html
-    check_report(Path("report.jsonl"))      what is wrong with a report that somebody else wrote
+`write` makes the folder, `check_report` says what is wrong with a report.jsonl that somebody else wrote.
 """
 
 from conformance.report.check import check_report

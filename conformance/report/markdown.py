@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from conformance.clauses import SPEC
 from conformance.judgement import REVISION, Run
+from conformance.report.shown import detail_text
 from conformance.report.summary import OUTCOMES, failed, op_rows, profile_rows, repeat_command
 from conformance.report.words import clip
 
@@ -20,7 +21,7 @@ def markdown(run: Run) -> str:
     lines = [
         f"# {_text(run.name)}: {_text(run.verdict().line)}",
         "",
-        f"{passed} passed, {wrong} failed, {skipped} skipped. "
+        f"{passed} passed, {wrong} failed, {skipped} skipped.",
         f"{SPEC.name} {run.spec_sha256[:12]}, kit {REVISION} {run.kit_sha256[:12]}, seed {_code(run.seed or 'none')}.",
         "",
     ]
@@ -47,9 +48,10 @@ def _failures(run: Run) -> list[str]:
     lines = ["## Failures", ""] if wrong or broken else []
     for result in wrong[:_MOST]:
         first = result.failures[0]
-        told = f"{first.variant}: {first.output} {first.detail.splitlines()[0] if first.detail else ''}"
+        told = f"{first.variant}: {first.output} {detail_text(first).split(chr(10))[0]}"
         lines += [
-            f"- **{_text(result.case.id)}** ({result.outcome}; {', '.join(result.case.clauses)}): {_text(result.case.purpose)}",
+            f"- **{_text(result.case.id)}** ({result.outcome}): {_text(result.case.purpose)}",
+            f"  - {', '.join(result.case.clauses)}",
             f"  - {_text(clip(told, 300))}",
             f"  - {_code(repeat_command(run, result.case))}",
         ]

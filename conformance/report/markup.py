@@ -4,7 +4,7 @@ from html import escape
 
 from conformance.report.words import visible
 
-__all__ = ["Markup", "join", "tag"]
+__all__ = ["Markup", "join", "sentence", "tag"]
 
 _VOID = frozenset(("meta", "br", "hr"))
 
@@ -28,3 +28,8 @@ def tag(name: str, /, *inside: str, **attributes: str) -> Markup:
 def join(*parts: str) -> Markup:
     """Return parts one behind the other."""
     return Markup("".join(part if isinstance(part, Markup) else escape(visible(part)) for part in parts))
+
+
+def sentence(text: str) -> Markup:
+    """Return a sentence of SPEC.md, what stands between backticks as code."""
+    return join(*(tag("code", part) if at % 2 else part for at, part in enumerate(text.split("`"))))

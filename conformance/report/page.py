@@ -2,17 +2,18 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from conformance.judgement import REVISION, Run
 from conformance.report.markup import Markup, join, tag
 from conformance.report.page_clauses import clause_matrix
 from conformance.report.page_failures import failure_cards
-from conformance.report.style import STYLE
 from conformance.report.summary import MARGINAL, OUTCOMES, failed, op_rows, profile_rows
 
 __all__ = ["page"]
 
 _REASONS = 12
+_STYLE = Path(__file__).parent / "style.css"
 
 
 def page(run: Run, signatures: Mapping[str, Sequence[str]]) -> str:
@@ -22,7 +23,7 @@ def page(run: Run, signatures: Mapping[str, Sequence[str]]) -> str:
         tag("meta", charset="utf-8"),
         tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
         tag("title", f"{run.name}: {run.verdict().line}"),
-        tag("style", Markup(STYLE)),
+        tag("style", Markup("\n" + _STYLE.read_text(encoding="utf-8"))),
     )
     main = tag(
         "main",
@@ -47,9 +48,9 @@ def _verdict(run: Run) -> Markup:
     lines = [tag("li", reason) for reason in verdict.reasons[:_REASONS]]
     if len(verdict.reasons) > _REASONS:
         lines.append(tag("li", f"and {len(verdict.reasons) - _REASONS} more"))
-    shown = tag("ul", *lines) if lines else tag("p", rest)
-    basis = f"SPEC {REVISION.split('-', maxsplit=1)[0]}, kit {REVISION}"
-    return tag("div", tag("strong", word), shown, tag("p", basis, class_="soft"), class_=f"verdict {kind}")
+    basis = tag("p", f"SPEC {REVISION.split('-', maxsplit=1)[0]}, kit {REVISION}", class_="soft")
+    shown = join(tag("ul", *lines), basis) if lines else tag("p", rest)
+    return tag("div", tag("strong", word), shown, class_=f"verdict {kind}")
 
 
 def _tiles(run: Run) -> Markup:
@@ -104,7 +105,9 @@ def _profiles(run: Run) -> Markup:
         if len(heads) > len(cells):
             cells.append(tag("td", ", ".join(f"{n} {status}" for status, n in sorted(row.properties.items()))))
         body.append(tag("tr", *cells))
-    table = tag("div", tag("table", tag("tr", *heads), *body), class_="scroll") if rows else tag("p", "None was asked for.")
+    table = (
+        tag("div", tag("table", tag("tr", *heads), *body), class_="scroll") if rows else tag("p", "None was asked for.")
+    )
     return join(tag("h2", "Profiles", id="profiles"), table)
 
 
@@ -116,7 +119,7 @@ def _tolerance(run: Run) -> Markup:
         kind = "fill mild" if row.marginal else "fill"
         fill = tag("div", class_=kind, style=f"width:{100 * min(row.used, 1):.1f}%")
         track = tag("div", fill, tag("div", class_="limit"), class_="track")
-        number = f"{row.used:.1%}" if row.used < 0.01 else f"{row.used:.0%}"
+        number = "under 1%" if row.used < 0.01 else f"{row.used:.0%}"
         shown = tag("div", f"{number}{' high' if row.marginal else ''}", class_="n", title=row.worst)
         bars += [tag("div", row.op, class_="op", title=f"most by {row.worst}"), track, shown]
     marginal = [row for row in used if row.marginal]

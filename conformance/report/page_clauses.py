@@ -3,7 +3,7 @@
 from collections import Counter
 
 from conformance.judgement import Run
-from conformance.report.markup import Markup, join, tag
+from conformance.report.markup import Markup, join, sentence, tag
 from conformance.report.summary import ClauseRow, chapter_of, clause_rows
 
 __all__ = ["clause_matrix"]
@@ -32,19 +32,24 @@ def clause_matrix(run: Run) -> Markup:
     ]
     cells = []
     for title, rows in chapters.items():
-        squares = [tag("a", _SIGNS[r.outcome][0], href=f"#{r.id}", class_=_cell_class(r.outcome), title=_told(r)) for r in rows]
+        squares = [_square(row) for row in rows]
         cells += [tag("div", title, class_="area"), tag("div", *squares, class_="cells")]
     return join(
         tag("h2", "Clauses", id="clauses"),
-        tag("p", "Every clause of SPEC.md, and how the cases and properties of this run that show it came out.", class_="soft"),
+        tag(
+            "p",
+            "Every clause of SPEC.md, and how the cases and properties of this run that show it came out.",
+            class_="soft",
+        ),
         tag("div", *legend, class_="legend"),
         tag("div", *cells, class_="map"),
         *(_chapter(title, rows) for title, rows in chapters.items()),
     )
 
 
-def _told(row: ClauseRow) -> str:
-    return f"{row.id} {row.outcome}"
+def _square(row: ClauseRow) -> Markup:
+    sign, told = _SIGNS[row.outcome][0], f"{row.id} {row.outcome}"
+    return tag("a", sign, href=f"#{row.id}", class_=_cell_class(row.outcome), title=told)
 
 
 def _cell(outcome: str) -> Markup:
@@ -59,13 +64,14 @@ def _chapter(title: str, rows: list[ClauseRow]) -> Markup:
     found = Counter(row.outcome for row in rows)
     told = ", ".join(f"{found[name]} {name}" for name in _SIGNS if found[name])
     head = tag("summary", f"{title}: ", tag("span", f"{len(rows)} clauses, {told}", class_="soft"))
-    return tag("details", head, *(_clause(row) for row in rows), class_="group", open="open")
+    asked = {"open": "open"} if set(found) - {"not asked", "no case"} else {}
+    return tag("details", head, *(_clause(row) for row in rows), class_="group", **asked)
 
 
 def _clause(row: ClauseRow) -> Markup:
     kind = row.outcome if row.outcome in ("passed", "failed", "waived", "partly") else "none"
     n, m = len(row.results), len(row.properties)
-    shown = f"{n} case{'' if n == 1 else 's'}" if n else "no case"
+    shown = f"{n} case{'' if n == 1 else 's'}" if n == row.known else f"{n} of {row.known} cases"
     shown += f", {m} propert{'y' if m == 1 else 'ies'}" if m else ""
     head = tag(
         "summary",
@@ -74,7 +80,7 @@ def _clause(row: ClauseRow) -> Markup:
         tag("span", shown, class_="soft num"),
         tag("span", row.outcome, class_=f"mark {kind}"),
     )
-    parts = [tag("p", row.text)]
+    parts = [tag("p", sentence(row.text))]
     if row.reason:
         parts.append(tag("p", row.reason, class_="soft"))
     by_outcome: dict[str, list[str]] = {}

@@ -9,11 +9,12 @@ import numpy as np
 from conformance.harness import Failure
 from conformance.report.words import LONGEST, clip
 
-__all__ = ["difference", "first_index", "value_text"]
+__all__ = ["detail_text", "difference", "first_index", "value_text"]
 
 _WHOLE, _BEGIN, _AROUND = 64, 12, 4
 _ENTRIES = 24
 _INDEX = re.compile(r"(?:^|: )at (\[\d+(?:, \d+)*\]) expected ")
+_NUMBER = re.compile(r"\bnp\.\w+\(([^()]*)\)")
 
 
 def value_text(value: Any, depth: int = 0) -> str:
@@ -38,7 +39,7 @@ def _entries(pairs: list[tuple[Any, Any]], depth: int) -> Iterator[str]:
 
 def _array_text(x: np.ndarray[Any, Any]) -> str:
     if x.size <= _WHOLE:
-        text = np.array2string(x, max_line_width=100, separator=", ", floatmode="unique", threshold=_WHOLE + 1)
+        text = np.array2string(x, max_line_width=64, separator=", ", floatmode="unique", threshold=_WHOLE + 1)
         return text if x.size else f"{text} {x.dtype.name}, shape {list(x.shape)}"
     begin = ", ".join(str(v) for v in x.reshape(-1)[:_BEGIN])
     return f"{x.dtype.name}, shape {list(x.shape)}: {begin}, ..."
@@ -57,7 +58,14 @@ def difference(failure: Failure, expected: Any) -> tuple[str, str]:
         index = tuple(int(i) for i in where[1:-1].split(","))
         if expected.shape == got.shape and len(index) == expected.ndim:
             return _near(expected, index), _near(got, index)
+    if _floats(expected) and _floats(got):
+        # as the type that was asked for shows it
+        expected = expected.astype(got.dtype)
     return value_text(expected), value_text(got)
+
+
+def _floats(x: Any) -> bool:
+    return isinstance(x, np.ndarray) and x.dtype.kind == "f"
 
 
 def _near(x: np.ndarray[Any, Any], index: tuple[int, ...]) -> str:
@@ -66,3 +74,8 @@ def _near(x: np.ndarray[Any, Any], index: tuple[int, ...]) -> str:
     told = ", ".join(f"»{row[i]}«" if i == at else str(row[i]) for i in range(low, high))
     outer = "".join(f"{i}, " for i in index[:-1])
     return f"{x.dtype.name}, shape {list(x.shape)}; [{outer}{low}:{high}] = {told}"
+
+
+def detail_text(failure: Failure) -> str:
+    """Return what a failure tells, numbers without the name of their type."""
+    return _NUMBER.sub(r"\1", failure.detail)

@@ -15,7 +15,7 @@ LONGEST = 4000
 _SHORT = 300
 _DEEPEST = 6
 
-# controls but tab and line feed, halves of surrogate pairs, marks that turn the direction of what follows, and what XML has not
+# controls but tab and line feed, halves of surrogate pairs, marks of direction, and what XML cannot hold
 _HIDDEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]")
 
 
