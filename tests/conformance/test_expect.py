@@ -343,8 +343,9 @@ def test_a_match_is_added_where_there_was_none(tmp_path):
         text_of().replace('"at [0]"', '"""\nat [9]"""'),
         text_of().replace('"at [0]"', '"""\n[[expect]]\n"""'),
         "[[expect]]\nid = \"a.one\"\nexpect.status = \"x\"\nstatus = '''fail'''\n",
+        '[[expect]]\nid = "a.one"\nstatus = """fail"""\nmatch = "at [0]"\nissue = """\nstatus = "fail"\n"""\n',
     ],
-    ids=["inline", "many lines", "a header in a text", "other quotes"],
+    ids=["inline", "many lines", "a header in a text", "other quotes", "a key in a text"],
 )
 def test_what_cannot_be_edited_by_lines_is_left_alone(tmp_path, text):
     path = tmp_path / "seft-expect.toml"

@@ -9,19 +9,36 @@ from conformance.judgement import PropertyResult, cases_of
 from conformance.ops import OPS
 from conformance.port import Unsupported
 from conformance.ports.engine import EnginePort
-from conformance.report import check_report, write
+from conformance.report import check, check_report, write
 from tests.conformance.report_runs import all_cases, failed, run_of, whole
 
 ORDER = PropertyResult("pattern.order", ("PRN-004",), "nm", 100)
 
 
+@pytest.fixture(autouse=True)
+def cases_read_once(monkeypatch):
+    monkeypatch.setattr(check, "load_all", all_cases)
+
+
+@pytest.fixture(scope="module")
+def as_written(tmp_path_factory):
+    """The bytes of the report of a conformant run."""
+    folder = tmp_path_factory.mktemp("report") / "out"
+    write(whole(properties=[ORDER]), folder)
+    return (folder / "report.jsonl").read_bytes()
+
+
 @pytest.fixture
-def doctor(tmp_path):
+def doctor(tmp_path, as_written):
     """Write a conformant run, change its lines, and return what check_report says."""
 
     def doctored(change, run=None, **more):
-        write(run or whole(properties=[ORDER]), tmp_path / "out")
         path = tmp_path / "out" / "report.jsonl"
+        if run is None:
+            path.parent.mkdir(exist_ok=True)
+            path.write_bytes(as_written)
+        else:
+            write(run, tmp_path / "out")
         rows = [json.loads(line) for line in path.read_text().splitlines()]
         change(rows)
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -31,13 +48,12 @@ def doctor(tmp_path):
 
 
 @pytest.fixture
-def spoil(tmp_path):
+def spoil(tmp_path, as_written):
     """Write a conformant run, change its bytes, and return what check_report says."""
 
     def spoilt(change):
-        write(whole(properties=[ORDER]), tmp_path / "out")
-        path = tmp_path / "out" / "report.jsonl"
-        path.write_bytes(change(path.read_bytes()))
+        path = tmp_path / "report.jsonl"
+        path.write_bytes(change(as_written))
         return check_report(path)
 
     return spoilt

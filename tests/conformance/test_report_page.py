@@ -11,6 +11,7 @@ import pytest
 from conformance.harness import Failure, Result
 from conformance.judgement import PropertyResult
 from conformance.report import write
+from conformance.report.markup import tag
 from conformance.report.page import page
 from conformance.report.shown import difference, first_index, value_text
 from conformance.report.summary import chapter_of
@@ -78,6 +79,12 @@ def test_hostile_texts_stay_text():
     run.properties.append(PropertyResult(bad, ("SEL-001",), "core", failure=bad))
     reader = read(page(run, {LARGEST.id: [bad]}))
     assert "".join(reader.text).count(bad) >= 8
+
+
+def test_attributes_are_escaped():
+    reader = read(tag("p", "x", title='"><script>\x1b', class_="", id="a"))
+    assert reader.ids == ["a"]
+    assert tag("p", title='"<\x1b') == '<p title="&quot;&lt;\\x1b"></p>'
 
 
 def test_the_verdict_comes_first():
