@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 from jaxtyping import Float
 
-from seft_ref.arrays import Array, array_namespace, device
+from seft_ref.arrays import Array, array_namespace, device, to_numpy
 from seft_ref.errors import ConfigError, UpdateError
 
 
@@ -58,9 +58,9 @@ def gradient_norm(step: int, loss: float, gradients: Mapping[str, Float[Array, "
     """
     square = 0.0
     for gradient in gradients.values():
-        xp = array_namespace(gradient)
-        wide = xp.astype(gradient, xp.float64)
-        square += float(xp.sum(wide * wide))
+        # on the host: there are devices without binary64
+        wide = to_numpy(gradient).astype("float64")
+        square += float((wide * wide).sum())
     # TRN-007
     if not (math.isfinite(loss) and math.isfinite(square)):
         raise UpdateError(

@@ -126,11 +126,12 @@ def runs() -> Area:
     purpose = "a run that goes on with a loss that is not finite"
     area.add("refuse-overflow", "train.run", "TRN-007", purpose, given, refused="TRN-007", dtypes=("float32",))
     world = tiny.world(Numbers(60, 0), tiny.CONFIG)
-    for name, change, clause, purpose in (
+    spoilt: tuple[tuple[str, dict[str, Any], str, str], ...] = (
         ("values", {"lr": 1e39, "steps": 1}, "TRN-007", "an infinite φ taken for a state after the last step"),
         ("eps", {"eps": 1e-50}, "TRN-008", "an eps that is 0 in the compute dtype"),
-    ):
-        given = _given(_SETTINGS | {"seed": 0} | change, world, tiny.CONFIG)
+    )
+    for name, extreme, clause, purpose in spoilt:
+        given = _given(_SETTINGS | {"seed": 0} | extreme, world, tiny.CONFIG)
         area.add(f"refuse-{name}", "train.run", clause, purpose, given, refused=clause, dtypes=("float32",))
     for name, bad, clause in (
         ("window-0", {"gradient_window": 0}, "TRN-005"),

@@ -116,6 +116,7 @@ def test_CKP_007_a_state_says_what_it_holds_by_name(tmp_path):
         assert reader.kind == "training-state"
         assert set(reader.attributes) == {
             "step",
+            "dtype",
             "settings",
             "model",
             "text",
