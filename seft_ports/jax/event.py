@@ -1,7 +1,7 @@
 """An event: drop, grow, adapt, and a delta moved through the change (DLT, DROP, GROW, ADPT, EVT).
 
-An event is one function of arrays of fixed capacity: the base has room for K weights, the delta for d_φ slots, and neither
-needs more. Counts may be traced: one compilation serves every event of a run.
+An event is one function of arrays of fixed capacity: the base has room for K weights, the delta for d_φ slots, and
+neither needs more. Counts may be traced: one compilation serves every event of a run.
 """
 
 from typing import Any, NamedTuple
@@ -56,7 +56,7 @@ class Event(NamedTuple):
         base, delta: after it; as before where it is refused.
         dropped: mask of the old slots that were chosen, those that grew at once included.
         grown: positions chosen, NOWHERE behind them.
-        pruned: positions, in an array of the capacity of base and delta, NOWHERE elsewhere.
+        pruned: positions, NOWHERE behind them.
         trouble: a code of `errors`; FINE, or why it is refused.
     """
 
@@ -69,7 +69,7 @@ class Event(NamedTuple):
 
 
 class Pruned(NamedTuple):
-    """What sensitivity pruning chose: positions, NOWHERE where none is, and the code of `errors`."""
+    """What sensitivity pruning chose: positions with NOWHERE behind them, and a code of `errors`."""
 
     positions: Array
     trouble: Array
@@ -139,7 +139,7 @@ def adapt(weight: Base, gradient: Array, budget: Any, exempt: Array | None = Non
     # ADPT-001
     excess = jnp.maximum(0, jnp.sum(held) - budget)
     chosen = smallest(score, weight.positions, excess, may)
-    return Pruned(jnp.where(chosen, weight.positions, NOWHERE), trouble(score, excess, may))
+    return Pruned(packed(chosen, weight.positions)[0], trouble(score, excess, may))
 
 
 def _taken(x: Array, at: Array) -> Array:
@@ -151,8 +151,7 @@ def last_adapt(base: Base, delta: Delta, gradient: Array, budget: Any) -> tuple[
     weight = effective(base, delta.positions, delta.values)
     # EVT-004: nothing is exempt
     pruned = adapt(weight, gradient.reshape(-1), budget)
-    gone = holds(jnp.sort(pruned.positions), weight.positions)
-    return Base(*packed(~gone, weight.positions, weight.values)), pruned.trouble
+    return Base(*packed(~holds(pruned.positions, weight.positions), weight.positions, weight.values)), pruned.trouble
 
 
 def evolve(
@@ -196,7 +195,7 @@ def evolve(
     pruned = adapt(weight, gradient, jnp.where(adapts, budget, weight.positions.shape[0]), exempt)
     wrong = _either(wrong, pruned.trouble)
     # ADPT-004: from the base, and from the delta with all that is kept of a slot
-    gone = jnp.sort(pruned.positions)
+    gone = pruned.positions
     after = Base(*packed(~holds(gone, base.positions), *base))
     rest = Delta(*packed(~holds(gone, moved.positions), *moved))
     # EVT-005: the state stays as it was

@@ -1,7 +1,7 @@
-"""What a score needs and XLA does not give: an order, sums and products that know subnormal numbers, and one rounding an operation.
+"""What a score needs and XLA on a CPU does not give: subnormal numbers, and one rounding an operation (NUM-006).
 
-XLA on a CPU flushes subnormal operands and results to zero, in comparisons too, and contracts a · b + c to one operation.
-Moving a number keeps its bits. So numbers are compared as integers, and small ones are added and multiplied as integers.
+XLA flushes subnormal operands and results to zero, in comparisons too, and contracts a · b + c to one operation. Moving
+a number keeps its bits. So numbers are compared as integers, and small ones are added and multiplied with integers.
 """
 
 import jax.numpy as jnp

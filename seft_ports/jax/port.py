@@ -12,7 +12,7 @@ from typing import Any
 
 import jax
 
-jax.config.update("jax_enable_x64", True)
+jax.config.update("jax_enable_x64", val=True)  # type: ignore[no-untyped-call]
 
 import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
@@ -112,22 +112,33 @@ def _selected(choose: Any, i: Inputs) -> Outputs:
 # chapter 2
 
 
-_from_csr, _csr = jax.jit(topology.from_csr), jax.jit(topology.csr, static_argnums=1)
+_csr = jax.jit(topology.csr, static_argnums=1)
+_positions_wrong = jax.jit(topology.positions_wrong)
 _source, _realign = jax.jit(topology.source), jax.jit(topology.realign)
 
 
+@jax.jit
+def _from_csr(indptr: Array, indices: Array, columns: int, slots: int) -> tuple[Array, Array, Array]:
+    wrong = topology.pointers_wrong(indptr, slots), topology.columns_wrong(indptr, indices, columns)
+    return *wrong, topology.from_csr(indptr, indices, columns)
+
+
 def _flat(i: Inputs) -> Outputs:
-    indptr, indices = jnp.asarray(i["indptr"]), jnp.asarray(i["indices"])
-    if indptr.shape != (i["out"] + 1,) or topology.pointers_wrong(indptr, indices.shape[0]):
-        raise errors.Refusal("TOP-001", "row pointers")
-    if topology.columns_wrong(indptr, indices, i["in"]):
-        raise errors.Refusal("TOP-002", "columns")
-    return {"positions": _from_csr(indptr, indices, i["in"])}
+    n = len(i["indices"])
+    if i["indptr"].shape != (i["out"] + 1,):
+        raise errors.Refusal("TOP-001", f"there are {len(i['indptr'])} row pointers for {i['out']} rows")
+    indptr, indices = _pad(i["indptr"], i["indptr"][-1]), _pad(i["indices"])
+    pointers_wrong, columns_wrong, positions = _from_csr(indptr, indices, i["in"], n)
+    if pointers_wrong:
+        raise errors.Refusal("TOP-001", "row pointers start at 0, never decrease and end at the number of slots")
+    if columns_wrong:
+        raise errors.Refusal("TOP-002", "the columns of a row are to increase strictly, from 0 to in − 1")
+    return {"positions": positions[:n]}
 
 
 def _pointers(i: Inputs) -> Outputs:
     positions, n = _positions(i["positions"]), len(i["positions"])
-    if topology.positions_wrong(positions, i["out"], i["in"]):
+    if _positions_wrong(positions, i["out"], i["in"]):
         raise errors.Refusal("TOP-003", "positions are to increase strictly, from 0 to out · in − 1")
     indptr, indices = _csr(positions, _capacity(i["out"]), i["in"])
     return {"indptr": indptr[: i["out"] + 1], "indices": indices[:n]}
@@ -157,17 +168,22 @@ def _fraction(i: Inputs) -> Outputs:
     return {"value": schedule.drop_fraction_at(i["step"], i["steps"], i["drop_fraction"])}
 
 
+_is_event = jax.jit(schedule.is_event)
+
+
 def _events(i: Inputs) -> Outputs:
     steps = np.arange(1, i["steps"] + 1)
-    return {"at": steps[np.asarray(schedule.is_event(jnp.asarray(steps), i["steps"], i["evolve_every"]))]}
+    follows = _is_event(_pad(steps), i["steps"], i["evolve_every"])[: len(steps)]
+    return {"at": steps[np.asarray(follows)]}
 
 
 def _rate(i: Inputs) -> Outputs:
     return {"value": schedule.learning_rate_at(i["step"], i["steps"], i["warmup"], i["lr"], i["kind"])}
 
 
-_effective, _initial, _drop, _grow = map(jax.jit, (event.effective, event.initial_random, event.drop, event.grow))
-_evolve, _adapt = jax.jit(event.evolve), jax.jit(event.adapt)
+_effective, _initial = jax.jit(event.effective), jax.jit(event.initial_random)
+_drop, _grow, _adapt = jax.jit(event.drop), jax.jit(event.grow), jax.jit(event.adapt)
+_evolve = jax.jit(event.evolve)
 
 
 def _weights(i: Inputs) -> Outputs:
@@ -204,9 +220,8 @@ def _pruned(i: Inputs) -> Outputs:
 def _evolved(i: Inputs) -> Outputs:
     # a delta that is refilled has more slots than before
     room = max(0, i["delta_budget"] - len(i["delta"]))
-    kept = [
-        _pad(np.concatenate([i[name], np.zeros(room, i[name].dtype)])) for name in ("delta_values", "m", "v", "age")
-    ]
+    longer = (np.concatenate([i[n], np.zeros(room, i[n].dtype)]) for n in ("delta_values", "m", "v", "age"))
+    kept = [_pad(x) for x in longer]
     positions = _positions(np.concatenate([i["delta"], np.full(room, NOWHERE)]))
     done = _evolve(
         _base(i),
@@ -288,8 +303,12 @@ def _whole(i: Inputs) -> Outputs:
     return {"gradient": sparse.gradient_whole(jnp.asarray(i["dy"]), jnp.asarray(i["x"]))}
 
 
+_gradient_at = jax.jit(sparse.gradient_at)
+
+
 def _at(i: Inputs) -> Outputs:
-    return {"values": sparse.gradient_at(jnp.asarray(i["dy"]), jnp.asarray(i["x"]), jnp.asarray(i["positions"]))}
+    n = len(i["positions"])
+    return {"values": _gradient_at(jnp.asarray(i["dy"]), jnp.asarray(i["x"]), _positions(i["positions"]))[:n]}
 
 
 _candidates = jax.jit(sparse.candidates, static_argnames=("n", "at_once"))

@@ -1,7 +1,7 @@
 """A linear layer whose weight is a base and a delta, both sparse (KRN, GRD).
 
-XLA has no fast product with an unstructured sparse matrix. The weight is stored sparse and written out for the product; what is
-kept between forward and backward is sparse, and the gradient of the delta is evaluated at its positions only.
+XLA has no fast product with an unstructured sparse matrix. The weight is stored sparse and written out for the product;
+what is kept between forward and backward is sparse, and the gradient of the delta is evaluated at its positions only.
 """
 
 from collections.abc import Sequence
@@ -102,7 +102,8 @@ def candidates(
     def block(best: tuple[Array, Array], number: Array) -> tuple[tuple[Array, Array], None]:
         # GRD-004: the signed mean over the window
         cut = [lax.dynamic_slice_in_dim(part, number * at_once, at_once, 1) for part in wide]
-        g = sum(gradient_whole(a, b) for a, b in zip(cut, x, strict=True)).reshape(-1) / steps
+        parts = jnp.stack([gradient_whole(a, b) for a, b in zip(cut, x, strict=True)])
+        g = jnp.sum(parts, axis=0).reshape(-1) / steps
         ids = number * at_once * columns + jnp.arange(at_once * columns)
         # GROW-001
         free = (ids < size) & ~_in(delta, ids) & (_in(base, ids) | ~jnp.asarray(active))

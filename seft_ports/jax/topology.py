@@ -38,11 +38,11 @@ def count(positions: Array) -> Array:
 
 
 def packed(keep: Array, positions: Array, *arrays: Array) -> tuple[Array, ...]:
-    """Return the kept positions in ascending order with NOWHERE behind them, and arrays on them with 0 there."""
-    moved = jnp.where(keep, positions, NOWHERE)
-    order = jnp.argsort(moved, stable=True)
-    held = moved[order] != NOWHERE
-    return (moved[order], *(jnp.where(held, x[order], jnp.zeros((), x.dtype)) for x in arrays))
+    """Return the kept positions with NOWHERE behind them, and arrays on them with 0 there."""
+    to = jnp.where(keep & (positions != NOWHERE), jnp.cumsum(keep) - 1, NOWHERE)
+    tails = [NOWHERE, *(0 for _ in arrays)]
+    moved = [jnp.full_like(x, tail) for x, tail in zip((positions, *arrays), tails, strict=True)]
+    return tuple(new.at[to].set(x, mode="drop") for new, x in zip(moved, (positions, *arrays), strict=True))
 
 
 def source(old: Array, new: Array) -> Array:
@@ -69,11 +69,11 @@ def realign(values: Array, source: Array, fill: Any = 0) -> Array:
 
 
 def from_csr(indptr: Array, indices: Array, columns: Any) -> Array:
-    """Return the flat position of each slot."""
-    # TOP-003; a slot lies in the last row that starts at or before it
-    row = jnp.searchsorted(indptr, jnp.arange(indices.shape[0]), side="right") - 1
-    # a search gives int32, too small for a product
-    return row.astype(jnp.int64) * columns + indices
+    """Return the flat position of each slot, NOWHERE behind the last."""
+    slots = jnp.arange(indices.shape[0])
+    # TOP-003; a slot lies in the last row that starts at or before it; a search gives int32, too small for a product
+    row = (jnp.searchsorted(indptr, slots, side="right") - 1).astype(jnp.int64)
+    return jnp.where(slots < indptr[-1], row * columns + indices, NOWHERE)
 
 
 def csr(positions: Array, rows: int, columns: Any) -> tuple[Array, Array]:
@@ -92,7 +92,7 @@ def positions_wrong(positions: Array, rows: Any, columns: Any) -> Array:
     return jnp.any(falls | hole) | jnp.any(held & ((positions < 0) | (positions >= rows * columns)))
 
 
-def pointers_wrong(indptr: Array, slots: int) -> Array:
+def pointers_wrong(indptr: Array, slots: Any) -> Array:
     """Tell whether row pointers do not start at 0, decrease, or end elsewhere than at the slots (TOP-001)."""
     return (indptr[0] != 0) | (indptr[-1] != slots) | jnp.any(indptr[1:] < indptr[:-1])
 
@@ -101,5 +101,6 @@ def columns_wrong(indptr: Array, indices: Array, columns: Any) -> Array:
     """Tell whether columns lie outside, or do not increase within a row (TOP-002)."""
     slots = jnp.arange(indices.shape[0])
     row = jnp.searchsorted(indptr, slots, side="right")
-    falls = (indices[1:] <= indices[:-1]) & (row[1:] == row[:-1])
-    return jnp.any((indices < 0) | (indices >= columns)) | jnp.any(falls)
+    held = slots < indptr[-1]
+    falls = (indices[1:] <= indices[:-1]) & (row[1:] == row[:-1]) & held[1:]
+    return jnp.any(held & ((indices < 0) | (indices >= columns))) | jnp.any(falls)
