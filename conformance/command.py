@@ -11,8 +11,10 @@ from rich.table import Table
 from rich.text import Text
 
 from conformance import doctor as doctors
+from conformance import expect as expectations
 from conformance import export as exports
 from conformance import listing, report, templates
+from conformance.cases import load_all
 from conformance.judgement import Run
 from conformance.profiles import CLASSES, PROFILES
 from conformance.protocol.child import StartError
@@ -210,12 +212,11 @@ def _run(target: Target, options: Options, folder: Path | None) -> Run:
 
 
 def _expectations(run: Run, expect: Path | None, write_expect: Path | None) -> None:
-    from conformance import expect as expectations
-
     if expect is not None:
         try:
-            run.complaints += expectations.apply(expectations.read(expect), run.results)
-        except expectations.ExpectError as error:
+            known = {case.id for case in load_all()}
+            run.complaints += expectations.apply(expectations.read(expect), run.results, known)
+        except expectations.ManifestError as error:
             _stop(f"{expect}: {error}", USAGE)
     if write_expect is not None:
         expectations.write(write_expect, run.results)

@@ -191,7 +191,8 @@ def judge(
     with started(target, options) as port:
         offered = port.offered
         profiles = options.profiles or tuple(p for p, ops in PROFILES.items() if offered & set(ops))
-        cases = _chosen(cases_of(profiles, every), options)
+        meant = [case for case in cases_of(profiles, every) if any(v.takes(case) for v in port.lanes[0])]
+        cases = _chosen(meant, options)
         if not cases and not (options.profiles or options.only or options.clause):
             raise Unusable("the port offers no operation of any profile; its hello lists them under ops")
         if options.filtered:

@@ -136,7 +136,9 @@ def train(dtype: str = "float32") -> tuple[list[Report], list[Base]]:
     random = jax.random.key(SEED)
     teacher, layers = [], []
     for number, (rows, columns) in enumerate(SHAPES):
-        weight = jax.random.normal(jax.random.fold_in(random, STEPS + 1 + number), (rows, columns), dtype) / columns**0.5
+        weight = (
+            jax.random.normal(jax.random.fold_in(random, STEPS + 1 + number), (rows, columns), dtype) / columns**0.5
+        )
         base = pruned(weight, int(schedule.delta_budget(KEPT, rows, columns, rows * columns)))
         slots = int(schedule.delta_budget(DENSITY, rows, columns, len(base.values)))
         layers.append(_layer(base, jnp.int64(number), slots))
