@@ -193,7 +193,7 @@ def check_report(file: Annotated[Path, typer.Argument(metavar="FILE", help="A re
     """Check somebody's report: whole, of this kit, and with the verdict that its own lines give."""
     if not file.is_file():
         _stop(f"{file}: there is no such file", USAGE)
-    wrong = report.check_report(file, PROPERTIES)
+    wrong = report.check_report(file, {p.name: p.profile for p in PROPERTIES.values()})
     for line in wrong:
         console.print(Text(line))
     console.print("the report holds" if not wrong else f"{len(wrong)} things are wrong with it")
