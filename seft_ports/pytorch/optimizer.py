@@ -31,6 +31,9 @@ class SeftOptimizer(torch.optim.Optimizer):
                 "TRN-008", f"lr {lr}, betas {betas}, eps {eps} or weight_decay {weight_decay} is out of range"
             )
         self.layers = {id(layer.values): layer for layer in layers_of(model).values()}
+        kinds = {layer.values.dtype for layer in self.layers.values()}
+        if any(float(torch.tensor(eps, dtype=kind)) == 0.0 for kind in kinds):
+            raise SeftError("TRN-008", f"eps {eps} is 0 in the dtype of the update; choose a larger one")
         defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
         super().__init__([layer.values for layer in self.layers.values()], defaults)
 
@@ -49,7 +52,8 @@ class SeftOptimizer(torch.optim.Optimizer):
         """Take one step of every slot that has a gradient.
 
         Raises:
-            SeftError: TRN-007 for a gradient that is NaN or infinite, before anything is changed.
+            SeftError: TRN-007 for a gradient that is NaN or infinite, before anything is changed; or for a step that
+                makes a value so, after which the model is spent.
         """
         loss = None
         if closure is not None:
@@ -76,6 +80,9 @@ class SeftOptimizer(torch.optim.Optimizer):
                         group["eps"],
                         group["weight_decay"],
                     )
+                    # TRN-007
+                    if not all(bool(torch.isfinite(x[:n]).all()) for x in (values, *kept.values())):
+                        raise SeftError("TRN-007", "a step made a value NaN or infinite; the last saved state is valid")
         return loss
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

@@ -12,7 +12,7 @@ from seft_ports.pytorch.errors import SeftError
 from seft_ports.pytorch.events import Evolution
 from seft_ports.pytorch.model import layers_of, merge, targets_of, wrap
 from seft_ports.pytorch.optimizer import SeftOptimizer
-from seft_ports.pytorch.rules import learning_rate
+from seft_ports.pytorch.rules import clip_factor, learning_rate
 from seft_ports.pytorch.settings import Settings
 
 __all__ = ["model_of", "settings_of", "train_run", "training_starts"]
@@ -50,7 +50,7 @@ def train_run(g: dict[str, Any]) -> dict[str, Any]:
         mask.view(-1)[g["stored"][f"{name}.weight"]] = True
     model = wrap(model, settings, masks)
     layers = list(layers_of(model).values())
-    optimizer = SeftOptimizer(model, weight_decay=s["weight_decay"])
+    optimizer = SeftOptimizer(model, eps=s.get("eps", 1e-8), weight_decay=s["weight_decay"])
     evolution = Evolution(model, optimizer, settings, s["steps"])
     losses: list[float] = []
     slots: list[list[Tensor]] = []
@@ -78,7 +78,11 @@ def train_run(g: dict[str, Any]) -> dict[str, Any]:
         if not math.isfinite(losses[-1]):
             raise SeftError("TRN-007", f"the loss of step {step} is {losses[-1]}")
         if s["max_norm"]:
-            nn.utils.clip_grad_norm_([layer.values for layer in layers], s["max_norm"])
+            gradients = [layer.values.grad for layer in layers if layer.values.grad is not None]
+            # OPT-004: the norm in binary64
+            norm = math.sqrt(sum(float((gradient.double() ** 2).sum()) for gradient in gradients))
+            for gradient in gradients:
+                gradient *= clip_factor(norm, s["max_norm"])
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(s["schedule"], s["lr"], step, s["steps"], s["warmup"])
         optimizer.step()
