@@ -143,6 +143,7 @@ MUTANTS = [
     ("OPT-001", "adamw.step", m.adamw("eps inside the root"), "eps inside the root"),
     ("OPT-001", "adamw.step", m.adamw("eps before the correction"), "eps before the correction"),
     ("OPT-002", "adamw.step", m.adamw("corrections in the run's dtype"), "corrections in binary32"),
+    ("OPT-002", "adamw.step", m.adamw("1 - beta in the run's dtype"), "1 − β₂ in binary32"),
     (
         "OPT-004",
         "adamw.clip",
@@ -196,6 +197,7 @@ MUTANTS = [
         lambda a: m.right("evaluate.perplexity")(a | {"windows": a["windows"] - 1}),
         "one short",
     ),
+    ("EVL-003", "evaluate.perplexity", m.any_perplexity, "an infinite perplexity"),
     ("PRN-001", "prune.magnitude", m.no_nudge, "int(ρ n)"),
     ("KRN-001", "kernel.sparse", m.last_of_a_row_lost, "the last entry of a row lost"),
     ("KRN-002", "kernel.sparse", flipped("kernel.sparse", "dx"), "dx transposed"),
