@@ -11,12 +11,18 @@ from rich.table import Table
 from rich.text import Text
 
 from conformance import doctor as doctors
+from conformance import expect as expectations
 from conformance import export as exports
 from conformance import listing, report, templates
+from conformance.cases import load_all
+from conformance.clauses import read_clauses
 from conformance.judgement import Run
 from conformance.profiles import CLASSES, PROFILES
+from conformance.properties import PROPERTIES
+from conformance.properties import freeze as freeze_case
+from conformance.properties import replay as replay_case
 from conformance.protocol.child import StartError
-from conformance.runner import BACKENDS, Broken, Options, Target, Unusable, judge
+from conformance.runner import BACKENDS, EXAMPLES, Broken, Options, Target, Unusable, judge, started
 
 __all__ = ["app", "main"]
 
@@ -65,6 +71,9 @@ def verify(
         Path | None, typer.Option("--report", metavar="DIR", help="Write report.html, .jsonl, junit.xml ... there.")
     ] = None,
     timeout: Timeout = 20.0,
+    examples: Annotated[
+        int, typer.Option(min=0, metavar="N", help="Examples of each property; 0 tries none, and claims nothing.")
+    ] = EXAMPLES,
     jobs: Annotated[int, typer.Option(min=1, max=64, help="Processes of the port, asked side by side.")] = 1,
 ) -> None:
     """Judge a port of SEFT by SPEC.md, clause by clause; our engine if no port is named.
@@ -84,10 +93,11 @@ def verify(
         seed=_hexadecimal(seed),
         timeout=timeout,
         jobs=jobs,
+        examples=examples,
     )
     if expect is not None and not expect.is_file():
         _stop(f"--expect {expect}: there is no such file; --write-expect makes one", USAGE)
-    run = _run(target, options, report_folder)
+    run = _run(target, options)
     if expect is not None or write_expect is not None:
         _expectations(run, expect, write_expect)
     if report_folder is not None:
@@ -95,7 +105,7 @@ def verify(
     _print(run)
     passed, failed, skipped = run.counts()
     console.print(f"{passed} passed, {failed} failed, {skipped} skipped")
-    if not run.results:
+    if not run.results and not run.properties:
         raise typer.Exit(KIT)
     partial = bool(run.filtered) or not run.fresh
     raise typer.Exit(NOT_MET if failed or not (partial or run.verdict().met) else MET)
@@ -141,12 +151,49 @@ def export(folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder 
     console.print(f"wrote {exports.write(folder)} cases to {folder}")
 
 
+@app.command()
+def replay(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="What a property that failed left behind.")],
+    port: Port = None,
+    port_py: PortPy = None,
+    backend: Backend = None,
+    timeout: Timeout = 20.0,
+) -> None:
+    """Ask exactly what failed in a property, without hypothesis."""
+    if not (folder / "case.json").is_file():
+        _stop(f"{folder} holds no case.json; name a folder that a failed property left", USAGE)
+    try:
+        with started(_target(port, port_py, backend), Options(timeout=timeout)) as asked:
+            result = replay_case(folder, asked.lanes[0])
+    except StartError as error:
+        _stop(f"the port did not start: {error}", NOT_STARTED)
+    for line in report.explain(result, read_clauses()) if result.failures else ():
+        console.print(Text(line))
+    passed, failed, skipped = (int(result.status == status) for status in ("passed", "failed", "skipped"))
+    console.print(f"{passed} passed, {failed} failed, {skipped} skipped")
+    raise typer.Exit(NOT_MET if failed else MET)
+
+
+@app.command()
+def freeze(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="What a property that failed left behind.")],
+    clause: Annotated[list[str], typer.Option(help="Clause that the case shows; may be repeated.")],
+    name: Annotated[str, typer.Option(help="Name of the case, after found.")],
+) -> None:
+    """Make a frozen case of what failed in a property."""
+    try:
+        path = freeze_case(folder, clause, name)
+    except (ValueError, OSError) as error:
+        _stop(str(error), USAGE)
+    console.print(f"wrote found.{name} to {path}")
+
+
 @app.command("check-report")
 def check_report(file: Annotated[Path, typer.Argument(metavar="FILE", help="A report.jsonl.")]) -> None:
     """Check somebody's report: whole, of this kit, and with the verdict that its own lines give."""
     if not file.is_file():
         _stop(f"{file}: there is no such file", USAGE)
-    wrong = report.check_report(file)
+    wrong = report.check_report(file, {p.name: p.profile for p in PROPERTIES.values()})
     for line in wrong:
         console.print(Text(line))
     console.print("the report holds" if not wrong else f"{len(wrong)} things are wrong with it")
@@ -198,9 +245,9 @@ def _hexadecimal(seed: str | None) -> str:
     return seed or ""
 
 
-def _run(target: Target, options: Options, folder: Path | None) -> Run:
+def _run(target: Target, options: Options) -> Run:
     try:
-        return judge(target, options, artifacts=folder)
+        return judge(target, options)
     except Unusable as error:
         _stop(str(error), USAGE if options.filtered or options.profiles or options.classes else KIT)
     except StartError as error:
@@ -210,12 +257,11 @@ def _run(target: Target, options: Options, folder: Path | None) -> Run:
 
 
 def _expectations(run: Run, expect: Path | None, write_expect: Path | None) -> None:
-    from conformance import expect as expectations
-
     if expect is not None:
         try:
-            run.complaints += expectations.apply(expectations.read(expect), run.results)
-        except expectations.ExpectError as error:
+            known = {case.id for case in load_all()}
+            run.complaints += expectations.apply(expectations.read(expect), run.results, known, PROPERTIES)
+        except expectations.ManifestError as error:
             _stop(f"{expect}: {error}", USAGE)
     if write_expect is not None:
         expectations.write(write_expect, run.results)

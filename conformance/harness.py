@@ -92,7 +92,7 @@ class Result:
 
     Attributes:
         ratio: the largest part of a bound that any output used.
-        reason: unsupported, blocked or notrun where the case was not judged; else empty.
+        reason: unsupported, blocked or notrun where the case was not judged, or not in each dtype; else empty.
         waived: what an expected-failure manifest says of its failures; else empty.
         seconds: how long its calls took.
     """
@@ -111,7 +111,7 @@ class Result:
         """Return passed, failed or skipped."""
         if self.failures and not self.waived:
             return "failed"
-        return "passed" if self.ran and not self.failures else "skipped"
+        return "passed" if self.outcome == "pass" else "skipped"
 
     @property
     def outcome(self) -> str:
@@ -120,7 +120,7 @@ class Result:
             return "waived"
         if self.failures:
             return max((f.status for f in self.failures), key=_GRAVITY.index)
-        return "pass" if self.ran else self.reason or "unsupported"
+        return self.reason or ("pass" if self.ran else "unsupported")
 
 
 _GRAVITY = ("fail", "error", "protocol", "timeout", "crash")
@@ -185,14 +185,21 @@ def _judge_case(result: Result, variants: Sequence[Variant], bad: set[str], *, a
         result.reason, result.skipped = "blocked", f"{case.op} rests on {blocking[0]}, which fails"
         return
     meant = [v for v in variants if v.takes(case)]
-    for variant in meant[:1] if OPS[case.op].kind == "scalar" else meant:
+    meant = meant[:1] if OPS[case.op].kind == "scalar" else meant
+    answered: set[str] = set()
+    for variant in meant:
         if getattr(variant.port, "restarts", 0) >= MAX_RESTARTS:
             result.reason, result.skipped = "notrun", f"{variant.port.name} was lost {MAX_RESTARTS} times"
             continue
+        before = result.ran
         _judge(result, variant, again=again)
-    if not result.ran and not result.failures:
+        if result.ran > before:
+            answered.add(variant.dtype)
+    if not meant:
+        result.skipped = "no way of calling the port is meant for this case"
+    # every dtype must be answered by some form of the port
+    if not meant or {v.dtype for v in meant} - answered:
         result.reason = result.reason or "unsupported"
-        result.skipped = result.skipped or "no way of calling the port is meant for this case"
 
 
 def prepared_inputs(case: Case, dtype: str) -> dict[str, Any]:

@@ -21,9 +21,10 @@ from conformance.clauses import Clause, ClauseError, read_clauses
 from conformance.coverage import Coverage, coverage, elsewhere
 from conformance.harness import Result, Variant
 from conformance.harness import run as run_cases
-from conformance.judgement import Run, cases_of
+from conformance.judgement import PropertyResult, Run, cases_of
 from conformance.ops import OPS
 from conformance.profiles import CLASSES, PROFILES, profile_of, profiles_of_case
+from conformance.properties import PROPERTIES, run_properties
 from conformance.protocol.child import Child, Hello
 
 __all__ = ["BACKENDS", "Broken", "Options", "Target", "Unusable", "judge", "started"]
@@ -33,6 +34,8 @@ BACKENDS = {"numpy": "reference_numpy", "numba": "compiled", "strict": "strict",
 
 QUICK_CASES = 1
 """Cases of each clause in a quick run."""
+EXAMPLES = 20
+"""Examples of each property on each form and class, besides the directed ones."""
 
 
 class Broken(Exception):
@@ -90,7 +93,7 @@ class Options:
         seed: hexadecimal; empty to draw one.
         timeout: seconds a call.
         jobs: child processes of each form.
-        examples: of each property.
+        examples: of each property; 0 tries none, and claims nothing.
     """
 
     profiles: tuple[str, ...] = ()
@@ -101,13 +104,14 @@ class Options:
     seed: str = ""
     timeout: float = 20.0
     jobs: int = 1
-    examples: int = 100
+    examples: int = EXAMPLES
 
     @property
     def filtered(self) -> str:
         """The option that leaves cases out, empty if none does."""
         told = [f"--only {self.only}"] if self.only else []
         told += [f"--clause {self.clause}"] if self.clause else []
+        told += ["--examples 0"] if not self.examples else []
         return " ".join(told + (["--quick"] if self.quick else []))
 
 
@@ -177,11 +181,11 @@ def judge(
     target: Target,
     options: Options,
     progress: Callable[[Case], None] = lambda case: None,
-    artifacts: Path | None = None,
+    artifacts: Path = Path("seft-failures"),
 ) -> Run:
     """Return the run of a target.
 
-    artifacts  where the folders of failed properties go; None runs no properties
+    artifacts  where the folders of failed properties go
     Raises     Unusable for options that leave nothing; StartError if the target does not start; Broken if the kit is
     """
     begun, clock = datetime.now(UTC), time.monotonic()
@@ -191,19 +195,33 @@ def judge(
     with started(target, options) as port:
         offered = port.offered
         profiles = options.profiles or tuple(p for p, ops in PROFILES.items() if offered & set(ops))
-        cases = _chosen(cases_of(profiles, every), options)
-        if not cases and not (options.profiles or options.only or options.clause):
+        meant = [case for case in cases_of(profiles, every) if any(v.takes(case) for v in port.lanes[0])]
+        cases = _chosen(meant, options)
+        if not cases and not options.filtered and not options.profiles:
             raise Unusable("the port offers no operation of any profile; its hello lists them under ops")
         if options.filtered:
-            profiles = tuple(p for p in profiles if any(p in profiles_of_case(case) for case in cases))
+            named = {p.profile for p in PROPERTIES.values() if fnmatchcase(p.name, options.only)}
+            profiles = tuple(p for p in profiles if p in named or any(p in profiles_of_case(case) for case in cases))
         results = run_cases(cases, port.lanes[0], progress, order, port.lanes[1:])
         results += _probes(every, {case.op for case in cases}, port, order)
+        held: list[PropertyResult] = []
+        if options.examples and not options.quick:
+            held = run_properties(
+                port.lanes[0],
+                profiles,
+                seed,
+                examples=options.examples,
+                only=options.only or None,
+                clause=options.clause or None,
+                artifacts=artifacts,
+            )
         run = Run(
             port=_described(port.hellos),
             profiles=profiles,
             classes=port.classes,
             results=results,
             coverage=shown,
+            properties=held,
             clauses=clauses,
             seed=seed,
             fresh=not options.seed,
@@ -250,6 +268,8 @@ def _chosen(cases: Sequence[Case], options: Options) -> list[Case]:
         names = {"*"} if options.only == "*" else {options.only}
         left = [c for c in left if any(fnmatchcase(n, p) for p in names for n in (c.id, c.op, *c.clauses))]
         if not left:
+            if any(fnmatchcase(name, options.only) for name in PROPERTIES):
+                return []
             raise Unusable(f"--only {options.only!r} matches no case, operation or clause of these profiles; see list")
     if options.clause:
         left = [c for c in left if options.clause in c.clauses]

@@ -4,7 +4,7 @@ import hashlib
 import json
 import math
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -70,10 +70,10 @@ _FAILURE: dict[str, tuple[type, ...]] = {
 _Row = dict[str, Any]
 
 
-def check_report(path: Path, properties: Collection[str] | None = None) -> list[str]:
+def check_report(path: Path, properties: Mapping[str, str] | None = None) -> list[str]:
     """Return what is wrong with the report at path, a sentence each; empty if it is as this kit writes it.
 
-    properties  the names of the properties that each profile must have been asked; None leaves them unchecked
+    properties  name → profile of the properties that a run of these profiles asks; None leaves them unchecked
 
     That answers were given, and by the program that is named, no report can show.
     """
@@ -98,7 +98,7 @@ def check_report(path: Path, properties: Collection[str] | None = None) -> list[
     known = {case.id: case for case in load_all()}
     wrong += _ids(header["options"], cases, known)
     if properties is not None:
-        wrong += _property_ids(asked, properties, filtered=bool(header["options"]["filtered"]))
+        wrong += _property_ids(header["options"], asked, properties)
     if wrong:
         return wrong
     run = _run(header, cases, asked, known)
@@ -218,10 +218,11 @@ def _ids(options: _Row, rows: Sequence[_Row], known: dict[str, Case]) -> list[st
     return wrong
 
 
-def _property_ids(rows: Sequence[_Row], names: Collection[str], *, filtered: bool) -> list[str]:
+def _property_ids(options: _Row, rows: Sequence[_Row], known: Mapping[str, str]) -> list[str]:
     told = {row["id"] for row in rows}
-    wrong = _named("is no property of this kit", "are no properties of this kit", [n for n in told if n not in names])
-    missing = [] if filtered else [name for name in names if name not in told]
+    wrong = _named("is no property of this kit", "are no properties of this kit", [n for n in told if n not in known])
+    mine = [name for name, profile in known.items() if profile in options["profiles"]]
+    missing = [] if options["filtered"] else [name for name in mine if name not in told]
     return wrong + _named("is a property and missing", "are properties and missing", missing)
 
 

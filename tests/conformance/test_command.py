@@ -18,6 +18,8 @@ from conformance.ports.engine import EnginePort
 def Port():
     return EnginePort().with_ops("broken", {what})
 """
+BARE = ("--examples", "0")
+"""Cases alone, which can be counted."""
 HIGHER = 'select__largest=lambda a: {"chosen": a["ids"][: a["k"]]}'
 FALLING = 'rng__draws=lambda a: {"draws": a["numbers"][99]}'
 
@@ -46,7 +48,7 @@ def broken(tmp_path, monkeypatch):
 
 def test_the_tool_ends_with_its_counts():
     done = subprocess.run(
-        [sys.executable, "tools/verify.py", "--only", "select.largest", "--backend", "numpy"],
+        [sys.executable, "tools/verify.py", "--only", "select.largest", "--backend", "numpy", *BARE],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -59,11 +61,12 @@ def test_the_tool_ends_with_its_counts():
 
 
 def test_a_filter_means_cases_operations_and_clauses(verify):
-    status, out, _ = verify("--backend", "numpy", "--only", "SEL-004")
+    status, out, _ = verify("--backend", "numpy", "--only", "SEL-004", *BARE)
     assert status == 0
     assert int(out.splitlines()[-1].split()[0]) > 5
-    assert verify("--backend", "numpy", "--only", "rng.key-*")[1].splitlines()[-1] == "3 passed, 0 failed, 0 skipped"
-    assert verify("--backend", "numpy", "--clause", "SEL-004")[1].splitlines()[-1] == out.splitlines()[-1]
+    keys = verify("--backend", "numpy", "--only", "rng.key-*", *BARE)[1]
+    assert keys.splitlines()[-1] == "3 passed, 0 failed, 0 skipped"
+    assert verify("--backend", "numpy", "--clause", "SEL-004", *BARE)[1].splitlines()[-1] == out.splitlines()[-1]
 
 
 def test_a_profile_is_claimed_whole_and_a_given_seed_claims_nothing(verify):
@@ -77,7 +80,7 @@ def test_a_profile_is_claimed_whole_and_a_given_seed_claims_nothing(verify):
 
 
 def test_a_failure_tells_everything(verify, broken):
-    status, out, _ = verify(*broken(HIGHER), "--only", "select.largest-example")
+    status, out, _ = verify(*broken(HIGHER), "--only", "select.largest-example", *BARE)
     assert status == 1
     assert out.splitlines()[-1] == "0 passed, 1 failed, 0 skipped"
     for part in (
@@ -92,7 +95,7 @@ def test_a_failure_tells_everything(verify, broken):
 
 
 def test_PRT_012_what_rests_on_a_failure_is_blocked_and_no_pass(verify, broken):
-    status, out, _ = verify(*broken(HIGHER), "--profile", "core")
+    status, out, _ = verify(*broken(HIGHER), "--profile", "core", *BARE)
     assert status == 1
     assert "blocked" in out.splitlines()[-3]
     passed, failed, skipped = (int(part.split()[0]) for part in out.splitlines()[-1].split(", "))
@@ -103,7 +106,7 @@ def test_PRT_012_what_rests_on_a_failure_is_blocked_and_no_pass(verify, broken):
 
 
 def test_what_a_port_raises_is_a_failure_of_the_port(verify, broken):
-    status, out, _ = verify(*broken(FALLING), "--only", "rng.*")
+    status, out, _ = verify(*broken(FALLING), "--only", "rng.*", *BARE)
     assert status == 1
     assert "IndexError" in out
     assert out.splitlines()[-1] == "0 passed, 4 failed, 0 skipped"
@@ -213,8 +216,9 @@ def test_a_new_port_is_well_and_right_in_two_operations(verify, tmp_path, monkey
     status, out, _ = verify("doctor", option, program)
     assert status == 0, out
     assert "all is well: 3 calls tried" in out
-    status, out, _ = verify(option, program, "--only", "select.largest")
+    status, out, _ = verify(option, program, "--only", "select.largest", *BARE)
     assert (status, out.splitlines()[-1]) == (0, "16 passed, 0 failed, 0 skipped")
+    # and its properties, with seeds that nobody has seen
     status, out, _ = verify(option, program, "--only", "count.drop")
     assert status == 0
     assert ", 0 failed, 0 skipped" in out.splitlines()[-1]
@@ -227,3 +231,43 @@ def test_doctor_shows_the_lines_and_what_is_wrong(verify, broken):
     assert '<- {"type":"hello"' in out
     assert "WRONG: got chosen = [5, 7], expected chosen = [7, 9]" in out
     assert "something is wrong" in out
+
+
+def test_a_property_that_fails_leaves_what_replays_and_freezes(verify, broken, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    port = broken(HIGHER)
+    status, out, _ = verify(*port, "--only", "select.largest", "--examples", "5")
+    assert status == 1
+    (line,) = (line for line in out.splitlines() if "replay it: " in line)
+    folder = line.split("verify.py replay ")[1].split()[0]
+    assert line.endswith("--port-py broken_port:Port")
+    status, out, err = verify("replay", folder, *port)
+    assert err == ""
+    assert (status, out.splitlines()[-1]) == (1, "0 passed, 1 failed, 0 skipped")
+    status, out, _ = verify("replay", folder, "--backend", "numpy")
+    assert (status, out.splitlines()[-1]) == (0, "1 passed, 0 failed, 0 skipped")
+    assert verify("freeze", folder, "--clause", "SEL-999", "--name", "x")[0] == 2
+    assert verify("replay", tmp_path, *port)[0] == 2
+
+
+def test_a_report_of_a_run_holds_and_a_doctored_one_does_not(verify, tmp_path):
+    status, _, _ = verify("--backend", "numpy", "--profile", "kernels", "--report", tmp_path / "report")
+    assert status == 0
+    file = tmp_path / "report" / "report.jsonl"
+    assert verify("check-report", file)[:2] == (0, "the report holds\n")
+    lines = file.read_text().splitlines()
+    file.write_text("\n".join([*lines[:3], *lines[4:]]) + "\n")
+    assert verify("check-report", file)[0] == 1
+
+
+def test_known_failures_are_forgiven_and_new_ones_are_not(verify, broken, tmp_path):
+    manifest = tmp_path / "seft-expect.toml"
+    port = (*broken(FALLING), "--only", "rng.*", *BARE)
+    assert verify(*port, "--write-expect", manifest)[0] == 1
+    assert verify(*port, "--expect", manifest)[0] == 2  # no issue is named yet
+    manifest.write_text(manifest.read_text().replace('issue = ""', 'issue = "https://example.org/1"'))
+    status, out, _ = verify(*port, "--expect", manifest)
+    assert (status, out.splitlines()[-1]) == (0, "0 passed, 0 failed, 4 skipped")
+    status, out, _ = verify("--backend", "numpy", "--only", "rng.*", *BARE, "--expect", manifest)
+    assert status == 1
+    assert "FAILED expectation" in out

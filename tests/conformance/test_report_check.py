@@ -303,9 +303,11 @@ def test_a_property_told_otherwise(doctor, change, text):
 
 
 def test_properties_that_the_kit_has(doctor):
-    assert doctor(lambda rows: None, properties=["pattern.order"]) == []
-    says(doctor(lambda rows: None, properties=["pattern.order", "pattern.x"]), "pattern.x is a property and missing")
-    says(doctor(lambda rows: None, properties=[]), "pattern.order is no property of this kit")
+    mine = {"pattern.order": "nm", "select.x": "core"}  # of a profile that was not asked for
+    assert doctor(lambda rows: None, properties=mine) == []
+    missing = mine | {"pattern.x": "nm"}
+    says(doctor(lambda rows: None, properties=missing), "pattern.x is a property and missing")
+    says(doctor(lambda rows: None, properties={}), "pattern.order is no property of this kit")
 
 
 class OneClass(EnginePort):
