@@ -107,18 +107,19 @@ def drop(delta_positions: Array, delta_values: Array, n: Any) -> Array:
     return smallest(jnp.abs(delta_values), delta_positions, n, delta_positions != NOWHERE)
 
 
-def grow(gradient: Array, base: Array, kept: Array, n: Any, *, active: Any = False) -> Array:
+def grow(gradient: Array, base: Array, kept: Array, n: Any, *, active: Any = False, size: Any = None) -> Array:
     """Return the n candidates with the largest |g|, in their order, NOWHERE where there are no more.
 
-    gradient  (size,) of all positions
+    gradient  flat, of all positions
     kept      positions of the delta that are not dropped
     active    candidates lie in the base (scope active)
+    size      positions that there are, where the gradient has a tail
     """
-    size = gradient.shape[0]
-    everywhere = jnp.arange(size)
+    everywhere = jnp.arange(gradient.shape[0])
     # GROW-001
-    candidates = jnp.ones(size, bool).at[kept].set(False, mode="drop")
-    stored = jnp.zeros(size, bool).at[base].set(True, mode="drop")
+    candidates = everywhere < (gradient.shape[0] if size is None else size)
+    candidates = candidates.at[kept].set(False, mode="drop")
+    stored = jnp.zeros(gradient.shape[0], bool).at[base].set(True, mode="drop")
     candidates &= stored | ~jnp.asarray(active)
     # GROW-002
     order = first(-key(jnp.abs(gradient)), everywhere, candidates)
@@ -164,6 +165,7 @@ def evolve(
     *,
     active: Any = False,
     adapts: Any = True,
+    size: Any = None,
 ) -> Event:
     """Return what an event makes of one matrix.
 
@@ -173,6 +175,7 @@ def evolve(
     budget        K
     active        growth stays in the base
     adapts        whether weights are pruned
+    size          out · in, where the gradient is flat and has a tail of zeros
     """
     gradient = gradient.reshape(-1)
     n_drop, slots, capacity = jnp.asarray(n_drop), count(delta.positions), delta.positions.shape[0]
@@ -184,7 +187,7 @@ def evolve(
     dropped = drop(delta.positions, delta.values, n_drop)
     kept = jnp.where(dropped, NOWHERE, delta.positions)
     n_grow = jnp.maximum(0, n_drop + (delta_budget - slots))
-    grown = grow(gradient, base.positions, kept, n_grow, active=active)[:capacity]
+    grown = grow(gradient, base.positions, kept, n_grow, active=active, size=size)[:capacity]
     positions = jnp.sort(jnp.concatenate([kept, grown]))[:capacity]
     # GROW-003: a position that is dropped and grown finds its old slot; DROP-002: the others lose theirs
     moved = _moved(delta, positions)

@@ -131,14 +131,17 @@ def _report(step: int, loss: Array, layers: list[Layer], budgets: list[Array]) -
     return Report(step, float(loss), support, tuple(map(int, budgets)), sum(support) - sum(of_base))
 
 
+@partial(jax.jit, static_argnums=(1, 2))
+def _normal(key: Array, shape: tuple[int, int], dtype: str) -> Array:
+    return jax.random.normal(key, shape, dtype) / shape[1] ** 0.5
+
+
 def train(dtype: str = "float32") -> tuple[list[Report], list[Base]]:
     """Return what the steps with an event and the last one left, and the final weights."""
     random = jax.random.key(SEED)
     teacher, layers = [], []
     for number, (rows, columns) in enumerate(SHAPES):
-        weight = (
-            jax.random.normal(jax.random.fold_in(random, STEPS + 1 + number), (rows, columns), dtype) / columns**0.5
-        )
+        weight = _normal(jax.random.fold_in(random, STEPS + 1 + number), (rows, columns), dtype)
         base = pruned(weight, int(schedule.delta_budget(KEPT, rows, columns, rows * columns)))
         slots = int(schedule.delta_budget(DENSITY, rows, columns, len(base.values)))
         layers.append(_layer(base, jnp.int64(number), slots))

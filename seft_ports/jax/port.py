@@ -93,6 +93,10 @@ def _base(i: Inputs) -> event.Base:
     return event.Base(_positions(i["base"]), _pad(i["base_values"]))
 
 
+def _gradient(i: Inputs) -> Array:
+    return _pad(i["gradient"].reshape(-1))
+
+
 # chapter 7
 
 
@@ -156,19 +160,21 @@ def _realigned(i: Inputs) -> Outputs:
 # chapter 8
 
 
+_delta_budget, _drop_count_at = jax.jit(schedule.delta_budget), jax.jit(schedule.drop_count)
+_drop_fraction_at, _is_event = jax.jit(schedule.drop_fraction_at), jax.jit(schedule.is_event)
+_learning_rate_at = jax.jit(schedule.learning_rate_at, static_argnames="kind")
+
+
 def _budget(i: Inputs) -> Outputs:
-    return {"n": schedule.delta_budget(i["density"], i["out"], i["in"], i["stored"])}
+    return {"n": _delta_budget(i["density"], i["out"], i["in"], i["stored"])}
 
 
 def _drop_count(i: Inputs) -> Outputs:
-    return {"n": schedule.drop_count(i["step"], i["steps"], i["drop_fraction"], i["slots"])}
+    return {"n": _drop_count_at(i["step"], i["steps"], i["drop_fraction"], i["slots"])}
 
 
 def _fraction(i: Inputs) -> Outputs:
-    return {"value": schedule.drop_fraction_at(i["step"], i["steps"], i["drop_fraction"])}
-
-
-_is_event = jax.jit(schedule.is_event)
+    return {"value": _drop_fraction_at(i["step"], i["steps"], i["drop_fraction"])}
 
 
 def _events(i: Inputs) -> Outputs:
@@ -178,7 +184,7 @@ def _events(i: Inputs) -> Outputs:
 
 
 def _rate(i: Inputs) -> Outputs:
-    return {"value": schedule.learning_rate_at(i["step"], i["steps"], i["warmup"], i["lr"], i["kind"])}
+    return {"value": _learning_rate_at(i["step"], i["steps"], i["warmup"], i["lr"], kind=i["kind"])}
 
 
 _effective, _initial = jax.jit(event.effective), jax.jit(event.initial_random)
@@ -206,13 +212,13 @@ def _dropped(i: Inputs) -> Outputs:
 
 def _grown(i: Inputs) -> Outputs:
     kept = _positions(np.setdiff1d(i["delta"], i["dropped"]))
-    gradient = jnp.asarray(i["gradient"]).reshape(-1)
-    return {"grown": _cut(_grow(gradient, _positions(i["base"]), kept, i["n"], active=i["scope"] == "active"))}
+    options = {"active": i["scope"] == "active", "size": i["gradient"].size}
+    return {"grown": _cut(_grow(_gradient(i), _positions(i["base"]), kept, i["n"], **options))}
 
 
 def _pruned(i: Inputs) -> Outputs:
     weight = _effective(_base(i), _positions(i["delta"]), _pad(i["delta_values"]))
-    pruned = _adapt(weight, jnp.asarray(i["gradient"]).reshape(-1), i["budget"])
+    pruned = _adapt(weight, _gradient(i), i["budget"])
     errors.refuse(pruned.trouble)
     return {"pruned": _cut(pruned.positions)}
 
@@ -226,12 +232,13 @@ def _evolved(i: Inputs) -> Outputs:
     done = _evolve(
         _base(i),
         event.Delta(positions, *kept),
-        jnp.asarray(i["gradient"]),
+        _gradient(i),
         i["n_drop"],
         i["delta_budget"],
         i["budget"],
         active=i["scope"] == "active",
         adapts=bool(i["adapts"]),
+        size=i["gradient"].size,
     )
     errors.refuse(done.trouble)
     weight = _effective(done.base, done.delta.positions, done.delta.values)
@@ -252,15 +259,18 @@ def _evolved(i: Inputs) -> Outputs:
 # chapter 9
 
 
+_adamw_step, _clip_factor = jax.jit(optimizer.adamw), jax.jit(optimizer.clip_factor)
+
+
 def _adamw(i: Inputs) -> Outputs:
     delta = event.Delta(jnp.arange(len(i["age"])), *(jnp.asarray(i[name]) for name in ("values", "m", "v", "age")))
     options = {n: i[n] for n in ("beta1", "beta2", "eps", "weight_decay") if i[n] is not None}
-    after = jax.jit(optimizer.adamw)(delta, jnp.asarray(i["gradient"]), i["lr"], **options)
+    after = _adamw_step(delta, jnp.asarray(i["gradient"]), i["lr"], **options)
     return {"values": after.values, "m": after.m, "v": after.v, "age": after.age}
 
 
 def _clip(i: Inputs) -> Outputs:
-    return {"factor": optimizer.clip_factor(i["norm"], i["max_norm"])}
+    return {"factor": _clip_factor(i["norm"], i["max_norm"])}
 
 
 # chapters 3 and 6
