@@ -53,7 +53,8 @@ def test_the_kit_passes_whole_runs_of_transformers_in_float32():
     pytest.importorskip("transformers")
     results = judged(Runs(), [case for case in ALL if case.id.startswith("train.")], ("fp32",))
     assert failures(results) == set()
-    assert Counter(r.outcome for r in results) == {"pass": 14}
+    assert {r.outcome for r in results} == {"pass"}
+    assert len(results) > 13
 
 
 def by_topk(scores, k):
