@@ -21,6 +21,7 @@ from conformance.profiles import CLASSES, PROFILES
 from conformance.properties import PROPERTIES
 from conformance.properties import freeze as freeze_case
 from conformance.properties import replay as replay_case
+from conformance.properties.artifacts import read as read_artifact
 from conformance.protocol.child import StartError
 from conformance.runner import BACKENDS, EXAMPLES, Broken, Options, Target, Unusable, judge, started
 
@@ -59,7 +60,8 @@ def verify(
     ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="One case a clause: not enough for a claim.")] = False,
     only: Annotated[
-        str | None, typer.Option(metavar="GLOB", help="Only cases that GLOB matches, by id, operation or clause.")
+        list[str] | None,
+        typer.Option(metavar="GLOB", help="Only what GLOB matches: cases by id, operation or clause; may be repeated."),
     ] = None,
     clause: Annotated[str | None, typer.Option(metavar="ID", help="Only cases that show this clause.")] = None,
     seed: Annotated[str | None, typer.Option(metavar="HEX", help="Seed of order and properties; else drawn.")] = None,
@@ -87,7 +89,7 @@ def verify(
     options = Options(
         profiles=_names(profile, PROFILES, "--profile"),
         classes=_names(classes, CLASSES, "--class"),
-        only=only or "",
+        only=tuple(only or ()),
         clause=clause or "",
         quick=quick,
         seed=_hexadecimal(seed),
@@ -105,8 +107,8 @@ def verify(
     _print(run)
     passed, failed, skipped = run.counts()
     console.print(f"{passed} passed, {failed} failed, {skipped} skipped")
-    if not run.results and not run.properties:
-        raise typer.Exit(KIT)
+    if not (passed or failed or run.waivers):
+        _stop("nothing ran: the port offers nothing of what was asked; see doctor", KIT)
     partial = bool(run.filtered) or not run.fresh
     raise typer.Exit(NOT_MET if failed or not (partial or run.verdict().met) else MET)
 
@@ -287,14 +289,23 @@ def _print(run: Run) -> None:
     for result in run.results:
         if result.failures and not result.waived:
             console.print(Text("\n".join(["", *report.explain(result, run.clauses)])))
+    absent = [held.name for held in run.properties if held.status == "skipped" and "fault" not in held.skipped]
+    if absent:
+        console.print(Text(f"properties that need operations that are not offered: {', '.join(absent)}"))
     for held in run.properties:
-        if held.status != "passed":
+        if held.status != "passed" and held.name not in absent:
             console.print(Text(f"{held.status.upper()} {held.name}: {held.failure or held.skipped}"))
             if held.artifact is not None:
+                (*_, smallest) = read_artifact(held.artifact)
+                console.print(Text("\n".join(f"  {name} {run.clauses[name].text}" for name in held.clauses)))
+                given = {k: v for k, v in smallest.inputs.items() if v is not None}
+                console.print(Text("\n".join(f"  {k} = {report.shown_value(v)}" for k, v in given.items())))
                 console.print(Text(f"  replay it: python tools/verify.py replay {held.artifact} {run.command[0]}"))
     for told in run.complaints:
         console.print(Text(f"FAILED expectation: {told}"))
     told = ", ".join(f"{n} {outcome}" for outcome, n in sorted(run.outcomes().items()))
+    if run.properties:
+        told += f" of cases; {sum(held.status == 'passed' for held in run.properties)} properties pass"
     console.print(Text(f"{run.name}: {told}; seed {run.seed}; {run.seconds:.0f} s"))
     console.print(Text(run.verdict().line))
 

@@ -131,7 +131,7 @@ def _exact(a: NDArray[Any], b: NDArray[Any]) -> Verdict:
     if bool(np.all(same)):
         return Verdict(passed=True)
     where, index = _first(~np.asarray(same))
-    return Verdict(passed=False, detail=f"{where}expected {b[index]!r}, got {a[index]!r}", ratio=math.inf)
+    return Verdict(passed=False, detail=f"{where}expected {b[index]}, got {a[index]}", ratio=math.inf)
 
 
 def _bounds(want: NDArray[Any], how: Class, dtype: str, bound: Bound | None) -> NDArray[np.float64]:
@@ -160,7 +160,7 @@ def _within(a: NDArray[Any], b: NDArray[Any], bounds: NDArray[np.float64], *, ke
         return Verdict(passed=True, ratio=float(np.max(ratios, initial=0.0)))
     where, index = _first(~good)
     ratio = float(ratios[index])
-    detail = f"{where}expected {b[index]!r}, got {a[index]!r}"
+    detail = f"{where}expected {b[index]}, got {a[index]}"
     return Verdict(passed=False, detail=detail, ratio=math.inf if math.isnan(ratio) else ratio)
 
 

@@ -65,7 +65,8 @@ def examine(command: Sequence[str], timeout: float, say: Say) -> bool:
             say(f"its standard error:\n{child.stderr.strip()[-2000:]}")
         if not tried:
             say("none of the operations that this command knows by heart is offered; offer select.largest first")
-        say(f"{'all is well' if good else 'something is wrong'}: {tried} calls tried")
+        say("ties, most refusals and other numbers are not tried here; judge an operation with --only NAME")
+        say(f"{'all is well' if good else 'something is wrong'}: {tried} calls of {len(hello.ops)} operations tried")
     return good
 
 

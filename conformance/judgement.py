@@ -88,7 +88,7 @@ class Run:
         filtered: the option that left cases out, empty if none did.
         waivers: number of results that an expected-failure manifest forgave.
         complaints: what is wrong with that manifest.
-        command: how the port is started.
+        command: the options that name the port, as typed.
         started: UTC, ISO 8601.
     """
 

@@ -45,12 +45,14 @@ def _operation(op: str, every: list[Case]) -> Iterator[str]:
 
 
 def explained(what: str) -> list[str]:
-    """Return all about a clause, an operation or a case.
+    """Return all about a profile, a clause, an operation or a case.
 
     Raises:
         KeyError: nothing has that name; the message says what comes near.
     """
     every, clauses = load_all(), read_clauses()
+    if what in PROFILES:
+        return [line for op in PROFILES[what] for line in _operation(op, every)]
     if what in clauses:
         return _clause(clauses[what], every)
     if what in OPS:
@@ -58,7 +60,7 @@ def explained(what: str) -> list[str]:
     found = next((case for case in every if case.id == what), None)
     if found is not None:
         return _case(found, clauses)
-    near = get_close_matches(what, [*clauses, *OPS, *(case.id for case in every)], 3)
+    near = get_close_matches(what, [*PROFILES, *clauses, *OPS, *(case.id for case in every)], 3)
     raise KeyError(f"nothing is called {what!r}" + (f"; near it are {', '.join(near)}" if near else "; see list"))
 
 
@@ -72,13 +74,41 @@ def _clause(clause: Clause, every: list[Case]) -> list[str]:
 
 
 def _case(case: Case, clauses: dict[str, Clause]) -> list[str]:
-    out = [f"{case.id} ({case.op}), profiles {', '.join(sorted(profiles_of_case(case)))}", f"catches: {case.purpose}"]
+    out = [
+        f"{case.id} ({case.op}), profiles {', '.join(sorted(profiles_of_case(case)))}",
+        f"meant to catch: {case.purpose}",
+    ]
     out += [f"{name} {clauses[name].text}" for name in case.clauses]
     out += ["", "in:"] + [f"  {k} = {shown_value(v)}" for k, v in case.inputs.items() if v is not None]
     if case.refused:
         return [*out, "", f"refused by {' or '.join(case.refused)}"]
     out += ["", f"out, from {case.oracle}:"] + [f"  {k} = {shown_value(v)}" for k, v in case.expected.items()]
     return out + [f"  bound of {k}: {b.terms} terms, gauge {shown_value(b.gauge)}" for k, b in case.bounds.items()]
+
+
+NAMES = (
+    ("`out`, `in`", "integers: rows and columns of a matrix"),
+    (
+        "`positions`, `base`, `delta`, `old`, `new`, `dropped`",
+        "i64: flat positions row · in + column, ascending",
+    ),
+    ("`indptr`, `indices`", "i64: row pointers (out + 1) and columns (TOP-001)"),
+    ("`values`, `base_values`, `delta_values`", "floats: one a slot, in the order of the positions; φ for a delta"),
+    ("`gradient`, `absolute`, `square`", "floats (out, in), or one a position where `positions` is an input"),
+    ("`m`, `v`, `u`, `origin`; `age`", "floats; i64: one a slot of the delta (chapter 9, DROP-003)"),
+    (
+        "`x`, `dy`",
+        "floats (tokens, in), (tokens, out); lists of them over steps and micro-batches",
+    ),
+    ("`scope` of `update.*`", "`all` grows anywhere, `active` in the base (GROW-001)"),
+    ("`adapts` of `update.evolve`", "1 adapts in the event, 0 leaves adaptation out"),
+    ("`update.adapt`", "nothing is exempt: the last pass (EVT-004)"),
+    ("`k`, `n`, `n_drop`, `budget`, `delta_budget`, `step`, `steps`", "integers"),
+    ("`lr`, `beta1`, `eps`, `density`, `drop_fraction` ...", "floats alone: binary64, whatever the dtype of the call"),
+    ("`words`", "u64 (RNG-002)"),
+    ("`raw`", "u8: a file"),
+)
+"""What inputs and outputs are, by name."""
 
 
 def operations_page() -> str:
@@ -91,7 +121,12 @@ def operations_page() -> str:
         "*exact*, equal bits; *value*, equal numbers; *gauge*, within the rounding of its sums (NUM-002);",
         "*binary64*, the same in binary64 whatever the dtype; *relative*, within 1e-9 (float64) or 1e-4 (float32)",
         "of the largest value (NUM-004).",
-        "`python tools/verify.py explain OPERATION` lists its cases. Written by `python -m conformance.listing`.",
+        "`python tools/verify.py explain OPERATION` lists its cases, `explain CASE` shows one in full. Written by",
+        "`python -m conformance.listing`.",
+        "",
+        "| name | what it is |",
+        "|---|---|",
+        *(f"| {name} | {what} |" for name, what in NAMES),
     ]
     for profile, names in PROFILES.items():
         out += [

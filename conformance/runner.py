@@ -87,7 +87,7 @@ class Options:
     Attributes:
         profiles: empty for all in which the port offers anything.
         classes: numeric classes, empty for all that the port offers.
-        only: glob of case ids, operations or clauses; empty for all.
+        only: globs of case ids, operations, clauses or properties; empty for all.
         clause: id of one clause; empty for all.
         quick: one case a clause.
         seed: hexadecimal; empty to draw one.
@@ -98,7 +98,7 @@ class Options:
 
     profiles: tuple[str, ...] = ()
     classes: tuple[str, ...] = ()
-    only: str = ""
+    only: tuple[str, ...] = ()
     clause: str = ""
     quick: bool = False
     seed: str = ""
@@ -109,7 +109,7 @@ class Options:
     @property
     def filtered(self) -> str:
         """The option that leaves cases out, empty if none does."""
-        told = [f"--only {self.only}"] if self.only else []
+        told = [f"--only {pattern}" for pattern in self.only]
         told += [f"--clause {self.clause}"] if self.clause else []
         told += ["--examples 0"] if not self.examples else []
         return " ".join(told + (["--quick"] if self.quick else []))
@@ -200,21 +200,13 @@ def judge(
         if not cases and not options.filtered and not options.profiles:
             raise Unusable("the port offers no operation of any profile; its hello lists them under ops")
         if options.filtered:
-            named = {p.profile for p in PROPERTIES.values() if fnmatchcase(p.name, options.only)}
+            named = {p.profile for p in PROPERTIES.values() if any(fnmatchcase(p.name, o) for o in options.only)}
             profiles = tuple(p for p in profiles if p in named or any(p in profiles_of_case(case) for case in cases))
         results = run_cases(cases, port.lanes[0], progress, order, port.lanes[1:])
         results += _probes(every, {case.op for case in cases}, port, order)
         held: list[PropertyResult] = []
         if options.examples and not options.quick:
-            held = run_properties(
-                port.lanes[0],
-                profiles,
-                seed,
-                examples=options.examples,
-                only=options.only or None,
-                clause=options.clause or None,
-                artifacts=artifacts,
-            )
+            held = _properties(port, profiles, seed, options, artifacts)
         run = Run(
             port=_described(port.hellos),
             profiles=profiles,
@@ -249,6 +241,25 @@ def _kit() -> tuple[list[Case], dict[str, Clause], list[Coverage]]:
     return every, clauses, shown
 
 
+def _properties(
+    port: Started, profiles: Sequence[str], seed: str, options: Options, artifacts: Path
+) -> list[PropertyResult]:
+    """Return the results of the properties that the options name, each once."""
+    found: dict[str, PropertyResult] = {}
+    for pattern in options.only or (None,):
+        for held in run_properties(
+            port.lanes[0],
+            profiles,
+            seed,
+            examples=options.examples,
+            only=pattern,
+            clause=options.clause or None,
+            artifacts=artifacts,
+        ):
+            found.setdefault(held.name, held)
+    return list(found.values())
+
+
 def _described(hellos: Sequence[Hello]) -> dict[str, object]:
     """Return what a report says of a target of one form, or of several."""
     told = dict(hellos[0].port)
@@ -265,12 +276,13 @@ def _chosen(cases: Sequence[Case], options: Options) -> list[Case]:
     """
     left = list(cases)
     if options.only:
-        names = {"*"} if options.only == "*" else {options.only}
-        left = [c for c in left if any(fnmatchcase(n, p) for p in names for n in (c.id, c.op, *c.clauses))]
+        left = [c for c in left if any(fnmatchcase(n, p) for p in options.only for n in (c.id, c.op, *c.clauses))]
         if not left:
-            if any(fnmatchcase(name, options.only) for name in PROPERTIES):
+            if any(fnmatchcase(name, pattern) for name in PROPERTIES for pattern in options.only):
                 return []
-            raise Unusable(f"--only {options.only!r} matches no case, operation or clause of these profiles; see list")
+            raise Unusable(
+                f"--only {' '.join(options.only)} matches no case, operation or clause of these profiles; see list"
+            )
     if options.clause:
         left = [c for c in left if options.clause in c.clauses]
         if not left:

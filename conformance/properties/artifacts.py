@@ -42,10 +42,8 @@ def save(folder: Path, seen: Seen, port: str, seed: str) -> Path:
         f"kit: {kit_digest()}",
         f"seed: {seed}",
         "",
-        "To ask again; hypothesis is not needed:",
-        "    from conformance.harness import Variant",
-        "    from conformance.properties import replay",
-        f"    replay({str(folder)!r}, [Variant(port, ...)])",
+        "To ask again, with the options that name the port; hypothesis is not needed:",
+        f"    python tools/verify.py replay {folder} ...",
     ]
     (folder / "README.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
     return folder

@@ -50,7 +50,7 @@ def _of_case(result: Result) -> tuple[str, str, float]:
     where = f"{profile_of(case.op)}.{case.op}"
     if kind:
         told = [f"{f.variant}: {f.output} {f.detail}".strip() for f in result.failures]
-        body = "\n".join([f"catches: {case.purpose}", f"clauses: {' '.join(case.clauses)}", *told])
+        body = "\n".join([f"meant to catch: {case.purpose}", f"clauses: {' '.join(case.clauses)}", *told])
         return _test(where, case.id, result.seconds, kind, told[0], body, result.outcome)
     if result.outcome == "pass":
         return _test(where, case.id, result.seconds)

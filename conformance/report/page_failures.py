@@ -37,7 +37,7 @@ def failure_cards(run: Run, signatures: Mapping[str, Sequence[str]]) -> Markup:
 
 def _card(run: Run, result: Result, like: Sequence[str], is_open: bool) -> Markup:  # noqa: FBT001  private
     case = result.case
-    parts = [tag("p", tag("span", "catches: ", class_="soft"), case.purpose)]
+    parts = [tag("p", tag("span", "meant to catch: ", class_="soft"), case.purpose)]
     if like:
         parts.append(tag("p", "looks like mutant ", tag("b", ", ".join(like)), class_="like"))
     parts += [_failure(result, failure) for failure in result.failures]

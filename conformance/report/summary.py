@@ -148,8 +148,7 @@ def failed(results: Sequence[Result]) -> list[Result]:
 
 def repeat_command(run: Run, case: Case) -> str:
     """Return the command line that asks one case again."""
-    port = f" --port {shlex.quote(shlex.join(run.command))}" if run.command else ""
-    return f"python tools/verify.py{port} --only {shlex.quote(escape(case.id))}"
+    return " ".join(["python tools/verify.py", *run.command, f"--only {shlex.quote(escape(case.id))}"])
 
 
 @cache

@@ -53,7 +53,7 @@ def run_of(results=(), **more):
         "coverage": covered(),
         "clauses": clauses(),
         "seed": "0a",
-        "command": ["./my_port", "a b"],
+        "command": ["--port ./my_port"],
         "started": "2026-01-02T03:04:05Z",
         "seconds": 1.5,
     }
@@ -64,7 +64,7 @@ def passed(case, ratio=0.25):
     return Result(case, ran=1 if OPS[case.op].kind == "scalar" else 2, ratio=ratio, seconds=0.001)
 
 
-def failed(case=LARGEST, detail="at [0] expected np.int64(7), got np.int64(9)", **more):
+def failed(case=LARGEST, detail="at [0] expected 7, got 9", **more):
     failure = {"output": "chosen", "got": np.array([9]), **more}
     return Result(case, [Failure("small float32", detail=detail, **failure)], ran=2, seconds=0.002)
 

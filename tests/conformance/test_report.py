@@ -36,7 +36,7 @@ GOLDEN_LINES = [
                 "variant": "small float32",
                 "output": "chosen",
                 "status": "fail",
-                "detail": "at [0] expected np.int64(7), got np.int64(9)",
+                "detail": "at [0] expected 7, got 9",
                 "ratio": None,
             }
         ],
@@ -69,10 +69,10 @@ GOLDEN_JUNIT = """\
 <testsuites name="small 1" tests="3" failures="1" errors="0" skipped="1" time="0.003">
   <testsuite name="core" tests="3" failures="1" errors="0" skipped="1" time="0.003" timestamp="2026-01-02T03:04:05Z">
     <testcase classname="core.select.largest" name="select.largest-ties" time="0.002000">\
-<failure message="small float32: chosen at [0] expected np.int64(7), got np.int64(9)" type="fail">\
-catches: ties by the highest id
+<failure message="small float32: chosen at [0] expected 7, got 9" type="fail">\
+meant to catch: ties by the highest id
 clauses: SEL-001
-small float32: chosen at [0] expected np.int64(7), got np.int64(9)</failure></testcase>
+small float32: chosen at [0] expected 7, got 9</failure></testcase>
     <testcase classname="core.adamw.step" name="adamw.one" time="0.001000"/>
     <testcase classname="core.adamw.step" name="adamw.one" time="0.000000">\
 <skipped message="blocked: it rests on others"/></testcase>
@@ -98,7 +98,7 @@ SPEC.md 00, kit 1.0-r1 11, seed `0a`.
 - **select.largest-ties** (fail): ties by the highest id
   - SEL-001
   - small float32: chosen at \\[0\\] expected 7, got 9
-  - `python tools/verify.py --port './my_port '"'"'a b'"'"'' --only select.largest-ties`
+  - `python tools/verify.py --port ./my_port --only select.largest-ties`
 """
 
 
@@ -126,7 +126,7 @@ def test_golden_lines(tmp_path):
         "profiles": ["core"],
         "classes": ["exact64", "fp32"],
         "filtered": "",
-        "command": ["./my_port", "a b"],
+        "command": ["--port ./my_port"],
     }
     assert (header["type"], header["spec"], header["kit"], header["seed"]) == ("header", "1.0", "1.0-r1", "0a")
 

@@ -95,16 +95,16 @@ def test_the_verdict_comes_first():
 
 
 def test_a_failure_tells_everything():
-    text = shown(run_of([failed(detail="at [0] expected np.int64(7), got np.int64(9)", ratio=2.5)]), None)
+    text = shown(run_of([failed(detail="at [0] expected 7, got 9", ratio=2.5)]), None)
     for part in (
         "fail select.largest-ties select.largest",
-        "catches: ties by the highest id",
+        "meant to catch: ties by the highest id",
         "SEL-001The k largest of scores with ids",
         "scores[1., 3., 3.]",
         "small float32, output chosen, first at [0], 2.5 times the bound",
         "at [0] expected 7, got 9",
         "expected[7]got[9]",
-        "once more: python tools/verify.py --port './my_port '\"'\"'a b'\"'\"'' --only select.largest-ties",
+        "once more: python tools/verify.py --port ./my_port --only select.largest-ties",
     ):
         assert part in text, part
     assert "looks like mutant" not in text
@@ -147,7 +147,7 @@ def test_large_arrays_are_shown_where_they_differ():
     want = np.arange(200.0).reshape(2, 100)
     got = want.copy()
     got[1, 3] = -1
-    failure = Failure("p", "y", "at [1, 3] expected np.float64(103.0), got np.float64(-1.0)", got=got)
+    failure = Failure("p", "y", "at [1, 3] expected 103.0, got -1.0", got=got)
     assert first_index(failure) == "[1, 3]"
     assert difference(failure, want) == (
         "float64, shape [2, 100]; [1, 0:8] = 100.0, 101.0, 102.0, »103.0«, 104.0, 105.0, 106.0, 107.0",

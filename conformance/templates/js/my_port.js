@@ -44,13 +44,20 @@ function integers(data) {
   return { dtype: "i64", shape: [data.length], b64: raw.toString("base64") };
 }
 
+function floats(data, dtype, shape) {
+  const wide = dtype === "float64";
+  const raw = Buffer.alloc((wide ? 8 : 4) * data.length);
+  data.forEach((x, i) => (wide ? raw.writeDoubleLE(x, 8 * i) : raw.writeFloatLE(x, 4 * i)));
+  return { dtype: wide ? "f64" : "f32", shape: shape || [data.length], b64: raw.toString("base64") };
+}
+
 // operations
 
 class Refused extends Error {
   constructor(code, detail) { super(detail); this.code = code; }
 }
 
-function largest({ scores, ids, k }) {
+function largest({ scores, ids, k }, dtype) { // dtype: what float arrays have, in and out; see floats()
   if (!scores.data.every(Number.isFinite)) throw new Refused("SEL-004", "a score is NaN or infinite");
   if (k < 0 || k > scores.data.length) throw new Refused("SEL-005", `cannot select ${k} of ${scores.data.length}`);
   // SEL-001: by score descending, then id ascending
@@ -82,7 +89,7 @@ function answer(message) {
   if (!(message.op in OPERATIONS)) return { type: "unsupported", id, what: message.op };
   try {
     const given = Object.fromEntries(Object.entries(message.in).map(([name, v]) => [name, decode(v)]));
-    return { type: "ok", id, out: OPERATIONS[message.op](given) };
+    return { type: "ok", id, out: OPERATIONS[message.op](given, message.dtype) };
   } catch (e) {
     if (e instanceof Refused) return { type: "rejected", id, code: e.code, detail: e.message };
     return { type: "error", id, message: String(e), trace: e.stack };
