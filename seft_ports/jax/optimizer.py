@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from seft_ports.jax.event import Delta
+from seft_ports.jax.exact import plus, times
 
 __all__ = ["adamw", "clip_factor"]
 
@@ -27,12 +28,16 @@ def adamw(
     grown = age.astype(jnp.float64)
     step = (lr / (1 - beta1**grown)).astype(kind)
     c2 = jnp.sqrt(1 - beta2**grown).astype(kind)
-    # OPT-001
-    values = delta.values * (1 - lr * weight_decay).astype(kind)
-    m = beta1.astype(kind) * delta.m + (1 - beta1).astype(kind) * gradient
-    v = beta2.astype(kind) * delta.v + (1 - beta2).astype(kind) * (gradient * gradient)
-    values = values - step * (m / (jnp.sqrt(v) / c2 + eps.astype(kind)))
+    # OPT-001; a slot that is subnormal keeps its value where nothing moves it
+    values = _times((1 - lr * weight_decay).astype(kind), delta.values)
+    m = plus(_times(beta1.astype(kind), delta.m), _times((1 - beta1).astype(kind), gradient))
+    v = plus(_times(beta2.astype(kind), delta.v), _times((1 - beta2).astype(kind), times(gradient, gradient)))
+    values = plus(values, -step * (m / (jnp.sqrt(v) / c2 + eps.astype(kind))))
     return Delta(delta.positions, values, m, v, age)
+
+
+def _times(factor: Array, x: Array) -> Array:
+    return times(jnp.broadcast_to(factor, x.shape), x)
 
 
 def clip_factor(norm: Any, max_norm: Any) -> Array:

@@ -153,7 +153,9 @@ def _changed(i: Inputs) -> Outputs:
 
 
 def _realigned(i: Inputs) -> Outputs:
-    moved = _realign(_pad(i["values"]), _source(_positions(i["old"]), _positions(i["new"])), i["fill"])
+    # XLA would flush it in a cast
+    fill = i["values"].dtype.type(i["fill"])
+    moved = _realign(_pad(i["values"]), _source(_positions(i["old"]), _positions(i["new"])), fill)
     return {"values": moved[: len(i["new"])]}
 
 

@@ -60,7 +60,7 @@ def holds(positions: Array, asked: Array) -> Array:
 
 
 def realign(values: Array, source: Array, fill: Any = 0) -> Array:
-    """Return values in new slots: those of the sources bit for bit, `fill` in the others."""
+    """Return values in new slots: those of the sources bit for bit, `fill` of their dtype in the others."""
     fill = jnp.asarray(fill, values.dtype)
     if values.shape[0] == 0:
         return jnp.full(source.shape, fill)

@@ -233,6 +233,15 @@ def test_an_event_is_the_same_with_jit_and_without():
     assert int(topology.count(final[0].positions)) == 40
 
 
+def test_CHG_002_OPT_001_a_subnormal_value_stays_where_nothing_moves_it():
+    least = jnp.full(5, np.finfo(np.float32).smallest_subnormal)
+    zero = jnp.zeros(5, jnp.float32)
+    moved = jax.jit(topology.realign)(least, jnp.array([4, -1, 0]), np.float32(1e-44))
+    assert same_bits(moved, np.array([least[0], 1e-44, least[0]], np.float32))
+    after = jax.jit(optimizer.adamw)(event.Delta(jnp.arange(5), least, zero, least, jnp.arange(5)), zero, 1e-3)
+    assert same_bits(after.values, least)
+
+
 def test_a_step_of_adamw_is_the_same_with_jit_up_to_rounding():
     _, delta, _ = event_of(np.float64)
     delta = delta._replace(v=jnp.abs(delta.v))
