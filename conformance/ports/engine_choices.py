@@ -13,7 +13,6 @@ from seft_ref.evidence import View, evidence
 from seft_ref.layers.linear import WeightGradient
 from seft_ref.settings import settings_of
 from seft_ref.topology import Topology, flat, from_flat, union
-from seft_ref.update.count import count
 from seft_ref.update.criteria import ADAPT, DROP, GROW, USE_DROP, USE_GROW, Chance, Known
 from seft_ref.update.delta import Base, Delta, values_at
 from seft_ref.update.evidence import refuse_infinite
@@ -22,7 +21,7 @@ from seft_ref.update.optimizers import OPTIMIZERS, optimizer_named, shares_of
 from seft_ref.update.presets import preset_named
 from seft_ref.update.record import record_of
 from seft_ref.update.rules import CHOICES, Rule
-from seft_ref.update.schedule import Timetable, spiel_phases
+from seft_ref.update.schedule import Timetable, n_drop, spiel_phases
 from seft_ref.update.select import largest, largest_selection, smallest_selection
 from seft_ref.window import Accumulated, FirstStepWindow, Window
 
@@ -247,7 +246,8 @@ def _event(a: Values) -> Values:
         base = Base(from_flat(shape, given["base"]), given["base_values"])
         shared = {"rows": given["row_moments"], "columns": given["column_moments"]}
         delta = Delta(from_flat(shape, given["delta"]), given["delta_values"], kept, shared)
-        views.append(View(_seen(given, base, delta, rule), base, delta, given["matrix"]))
+        groups = given["budget"] if rule.scope == "group" else None
+        views.append(View(_seen(given, base, delta, rule), base, delta, given["matrix"], groups))
         optimizer = kind(**{n: a["rule"][n] for n in names if n in kind.__dataclass_fields__})
         steps.append(given["steps"])
     fraction = 1.0 if rule.first_event == "all" and a["parts"][0]["first"] else a["fraction"]
@@ -261,11 +261,11 @@ def _event(a: Values) -> Values:
         if by_row:
             topology = views[pool[0]].delta.topology
             slots = topology.indptr[1:] - topology.indptr[:-1]
-            drops: Any = from_numpy(_ints(count(fraction * int(n)) for n in slots), slots)
+            drops: Any = from_numpy(_ints(n_drop(fraction, int(n)) for n in slots), slots)
             grows: Any = drops + budgets[0] - slots
         else:
             slots = sum(views[i].delta.topology.nnz for i in pool)
-            drops = count(fraction * slots)
+            drops = n_drop(fraction, slots)
             grows = max(0, drops + sum(int(b[0]) for b in budgets) - slots)
         seen = evidence([views[i] for i in pool], rule, grows, chance=chance, pattern=pattern)
         seen = [replace(e, steps=steps[i]) for e, i in zip(seen, pool, strict=True)]
@@ -274,7 +274,7 @@ def _event(a: Values) -> Values:
                 views[i].base,
                 views[i].delta,
                 e,
-                a["parts"][i]["budget"] if by_row else int(a["parts"][i]["budget"][0]),
+                a["parts"][i]["budget"] if rule.scope in ("row", "group") else int(a["parts"][i]["budget"][0]),
                 a["parts"][i]["delta_budget"] if by_row else int(a["parts"][i]["delta_budget"][0]),
                 views[i].matrix,
             )
