@@ -4,16 +4,35 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
-from conformance.cases import Bound
-from conformance.ops import Class
+from conformance.cases import Bound, Case
+from conformance.ops import OPS, Class
 
-__all__ = ["Verdict", "compare", "tau"]
+__all__ = ["Verdict", "compare", "float_type", "holds", "tau"]
 
-UNIT = {"float64": 2.0**-53, "float32": 2.0**-24}
+UNIT = {"float64": 2.0**-53, "float32": 2.0**-24, "bfloat16": 2.0**-24, "float16": 2.0**-24}
+"""Of the sums of a product (NUM-002); those of 16-bit types are taken in float32 (PRT-011)."""
+ROUNDING = {"bfloat16": 2.0**-8, "float16": 2.0**-11}
+"""Of a result that is rounded to a 16-bit type (PRT-011)."""
 RELATIVE = {"float64": 1e-9, "float32": 1e-4}
+
+
+def float_type(dtype: str) -> np.dtype[Any]:
+    """Return the NumPy dtype of a name; bfloat16 is none of NumPy's own."""
+    return np.dtype(ml_dtypes.bfloat16) if dtype == "bfloat16" else np.dtype(dtype)
+
+
+def holds(case: Case, dtype: str) -> bool:
+    """Tell whether a 16-bit type holds every float array of a case, and its outputs can be judged in it (PRT-011)."""
+    if case.refused or "relative" in OPS[case.op].outputs.values():
+        return False
+    arrays = [x for x in case.inputs.values() if isinstance(x, np.ndarray) and x.dtype.kind == "f"]
+    kind = float_type(dtype)
+    with np.errstate(over="ignore"):
+        return bool(arrays) and all(np.array_equal(x.astype(kind).astype(np.float64), x) for x in arrays)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,13 +80,30 @@ def compare(
     a, b = np.asarray(got), np.asarray(want)
     if a.shape != b.shape:
         return Verdict(passed=False, detail=f"expected shape {b.shape}, got {a.shape}", ratio=math.inf)
+    if a.dtype == float_type("bfloat16") and dtype == "bfloat16":
+        return compare_reduced(a, b, how, dtype, bound, keep_zeros=keep_zeros)
     if a.dtype.kind != b.dtype.kind:
         return Verdict(passed=False, detail=f"expected {b.dtype.name}, got {a.dtype.name}", ratio=math.inf)
     if a.dtype.kind == "f" and not is_scalar and a.dtype.name != dtype:
         return Verdict(passed=False, detail=f"expected {dtype}, got {a.dtype.name}", ratio=math.inf)
+    if dtype in ROUNDING and b.dtype.kind == "f" and not is_scalar:
+        return compare_reduced(a, b, how, dtype, bound, keep_zeros=keep_zeros)
     if how == "exact":
         return _exact(a, b)
     return _within(a, b, _bounds(b, how, dtype, bound), keep_zeros=keep_zeros)
+
+
+def compare_reduced(
+    a: NDArray[Any], b: NDArray[Any], how: Class, dtype: str, bound: Bound | None, *, keep_zeros: bool
+) -> Verdict:
+    """Return the verdict on an array of a 16-bit type: what float32 may differ by, and one rounding (PRT-011)."""
+    wide = a.astype(np.float64)
+    if how in ("exact", "value"):
+        with np.errstate(over="ignore"):
+            rounded = b.astype(float_type(dtype)).astype(np.float64)
+        return _exact(wide, rounded) if how == "exact" else _within(wide, rounded, np.zeros(b.shape), keep_zeros=False)
+    sums = _bounds(b, how, dtype, bound)
+    return _within(wide, b, sums + ROUNDING[dtype] * (np.abs(b) + sums), keep_zeros=keep_zeros)
 
 
 def _compare_many(got: Any, want: Any, how: Class, dtype: str, *, keep_zeros: bool) -> Verdict:

@@ -1,19 +1,35 @@
-"""Runs cases against a port and collects, case by case, what failed."""
+"""Runs cases against a port and says of each what came out.
+
+    results = run(cases, [Variant(port, "float32")])
+
+A port is called in this process, or is a child process that speaks the protocol (`conformance.protocol.child`).
+"""
 
 import math
+import random
+import time
 import traceback
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from conformance.cases import Case
-from conformance.compare import compare
+from conformance.compare import compare, float_type, holds
 from conformance.ops import OPS
 from conformance.port import Port, Refused, Unsupported
+from conformance.profiles import NEEDS, in_order
+from conformance.protocol.child import PortFault, StartError
 
-__all__ = ["Failure", "Result", "Variant", "run"]
+__all__ = ["Failure", "Result", "Variant", "prepared_inputs", "run"]
+
+MAX_RESTARTS = 20
+"""How often a port may be lost before the rest of a run is not run."""
+_PROBED = 0.05
+"""Share of calls that a deterministic port is asked twice."""
+_REDUCED = ("bfloat16", "float16")
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,31 +40,50 @@ class Variant:
         port: what is called.
         dtype: float dtype of its arrays.
         kinds: kinds of operations that this way is meant for.
+        offers: the operations that it says it offers in this way; None where it does not say.
+        deterministic: it says that the same call gets the same bytes.
     """
 
     port: Port
     dtype: str
     kinds: tuple[str, ...] = ("scalar", "rule", "layer", "whole")
+    offers: frozenset[str] | None = None
+    deterministic: bool = False
 
     @property
     def name(self) -> str:
         """What failures call it."""
         return f"{self.port.name} {self.dtype}"
 
+    def dtype_of(self, case: Case) -> str:
+        """Return the dtype that the case is asked in: operations on numbers alone know binary64 only."""
+        return "float64" if OPS[case.op].kind == "scalar" else self.dtype
+
     def takes(self, case: Case) -> bool:
         """Tell whether the case is meant for this variant."""
-        kind = OPS[case.op].kind
-        return kind in self.kinds and (kind == "scalar" or self.dtype in case.dtypes)
+        op = OPS[case.op]
+        if op.kind not in self.kinds:
+            return False
+        if self.dtype in _REDUCED:
+            return op.kind == "layer" and holds(case, self.dtype)
+        return op.kind == "scalar" or self.dtype in case.dtypes
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """What went wrong in one variant: the output, what was found, and how far outside the bound."""
+    """What went wrong in one variant: the output, what was found, and how far outside the bound.
+
+    Attributes:
+        status: fail (a wrong answer), error, crash, timeout or protocol.
+        got: the wrong output, where there was one.
+    """
 
     variant: str
     output: str
     detail: str
     ratio: float = math.inf
+    status: str = "fail"
+    got: Any = None
 
 
 @dataclass(slots=True)
@@ -57,6 +92,9 @@ class Result:
 
     Attributes:
         ratio: the largest part of a bound that any output used.
+        reason: unsupported, blocked or notrun where the case was not judged, or not in each dtype; else empty.
+        waived: what an expected-failure manifest says of its failures; else empty.
+        seconds: how long its calls took.
     """
 
     case: Case
@@ -64,63 +102,199 @@ class Result:
     ran: int = 0
     ratio: float = 0.0
     skipped: str = ""
+    reason: str = ""
+    waived: str = ""
+    seconds: float = 0.0
 
     @property
     def status(self) -> str:
         """Return passed, failed or skipped."""
-        if self.failures:
+        if self.failures and not self.waived:
             return "failed"
-        return "passed" if self.ran else "skipped"
+        return "passed" if self.outcome == "pass" else "skipped"
+
+    @property
+    def outcome(self) -> str:
+        """Return pass, fail, error, crash, timeout, protocol, unsupported, blocked, notrun or waived."""
+        if self.waived:
+            return "waived"
+        if self.failures:
+            return max((f.status for f in self.failures), key=_GRAVITY.index)
+        return self.reason or ("pass" if self.ran else "unsupported")
+
+
+_GRAVITY = ("fail", "error", "protocol", "timeout", "crash")
 
 
 def run(
-    cases: Iterable[Case], variants: Sequence[Variant], progress: Callable[[Case], None] = lambda case: None
+    cases: Iterable[Case],
+    variants: Sequence[Variant],
+    progress: Callable[[Case], None] = lambda case: None,
+    order: random.Random | None = None,
+    lanes: Sequence[Sequence[Variant]] = (),
 ) -> list[Result]:
-    """Return one result a case."""
-    results = []
-    for case in cases:
-        progress(case)
-        result = Result(case)
-        scalar = OPS[case.op].kind == "scalar"
-        meant = [v for v in variants if v.takes(case)]
-        for variant in meant[:1] if scalar else meant:
-            _judge(result, variant)
-        if not result.ran and not result.failures:
-            result.skipped = result.skipped or "no way of calling the port is meant for this case"
-        results.append(result)
+    """Return one result a case, in the order of the cases.
+
+    order  shuffles the order in which they are asked, and picks those asked twice; None asks as they come
+    lanes  the same variants in other processes, which are asked side by side
+    """
+    by_op: dict[str, list[Result]] = {}
+    results = [Result(case) for case in cases]
+    for result in results:
+        by_op.setdefault(result.case.op, []).append(result)
+    bad: set[str] = set()
+    for group in in_order(list(OPS)):
+        here = [result for op in group for result in by_op.get(op, ())]
+        again: set[str] = set()
+        if order is not None:
+            order.shuffle(here)
+            again = {result.case.id for result in here if order.random() < _PROBED}
+        _judge_group(here, [variants, *lanes], bad, again, progress)
+        bad |= {r.case.op for r in here if r.failures or r.reason == "blocked"}
     return results
 
 
-def _judge(result: Result, variant: Variant) -> None:
+def _judge_group(
+    results: Sequence[Result],
+    lanes: Sequence[Sequence[Variant]],
+    bad: set[str],
+    again: set[str],
+    progress: Callable[[Case], None],
+) -> None:
+    """Judge cases that do not rest on each other, every lane its share."""
+
+    def work(number: int) -> None:
+        for result in results[number :: len(lanes)]:
+            progress(result.case)
+            began = time.monotonic()
+            _judge_case(result, lanes[number], bad, again=result.case.id in again)
+            result.seconds = time.monotonic() - began
+
+    if len(lanes) == 1:
+        work(0)
+        return
+    with ThreadPoolExecutor(len(lanes)) as pool:
+        list(pool.map(work, range(len(lanes))))
+
+
+def _judge_case(result: Result, variants: Sequence[Variant], bad: set[str], *, again: bool) -> None:
+    case = result.case
+    blocking = [need for need in NEEDS.get(case.op, ()) if need in bad]
+    if blocking:
+        # PRT-012
+        result.reason, result.skipped = "blocked", f"{case.op} rests on {blocking[0]}, which fails"
+        return
+    meant = [v for v in variants if v.takes(case)]
+    meant = meant[:1] if OPS[case.op].kind == "scalar" else meant
+    answered: set[str] = set()
+    for variant in meant:
+        if getattr(variant.port, "restarts", 0) >= MAX_RESTARTS:
+            result.reason, result.skipped = "notrun", f"{variant.port.name} was lost {MAX_RESTARTS} times"
+            continue
+        before = result.ran
+        _judge(result, variant, again=again)
+        if result.ran > before:
+            answered.add(variant.dtype)
+    if not meant:
+        result.skipped = "no way of calling the port is meant for this case"
+    # every dtype must be answered by some form of the port
+    if not meant or {v.dtype for v in meant} - answered:
+        result.reason = result.reason or "unsupported"
+
+
+def prepared_inputs(case: Case, dtype: str) -> dict[str, Any]:
+    """Return copies of all inputs of a case, absent ones as None, float arrays in dtype."""
+    return {name: _prepared(case.inputs.get(name), dtype) for name in OPS[case.op].names}
+
+
+def _judge(result: Result, variant: Variant, *, again: bool) -> None:
     case, failures = result.case, result.failures
-    given = {name: _prepared(case.inputs.get(name), variant.dtype) for name in _names(case.op)}
-    before = {name: _prepared(case.inputs.get(name), variant.dtype) for name in _names(case.op)}
-    try:
-        with np.errstate(all="ignore"):
-            got = variant.port.call(case.op, given, variant.dtype)
-    except Refused as refusal:
-        result.ran += 1
-        if refusal.clause not in case.refused:
-            wanted = f"a refusal by {' or '.join(case.refused)}" if case.refused else "an answer"
-            failures.append(Failure(variant.name, "", f"expected {wanted}, got the refusal {refusal}"))
-    except Unsupported:
-        result.skipped = f"{variant.port.name} does not offer {case.op}"
+    dtype = variant.dtype_of(case)
+    given, before = prepared_inputs(case, dtype), prepared_inputs(case, dtype)
+    answer = _ask(variant, case, given)
+    if isinstance(answer, Unsupported):
+        if variant.offers is not None and case.op in variant.offers:
+            # PRT-007
+            text = f"its hello offers {case.op}, its answer does not"
+            failures.append(Failure(variant.name, "", text, status="protocol"))
+        result.skipped = result.skipped or f"{variant.port.name} does not offer {case.op}"
         return
-    except Exception:  # noqa: BLE001  whatever a port raises is a finding about the port
-        trace = traceback.format_exc(limit=-3).strip()
-        failures.append(Failure(variant.name, "", f"it raised\n{trace}"))
+    result.ran += 1
+    if isinstance(answer, Failure):
+        failures.append(answer)
         return
+    if variant.offers is not None and case.op not in variant.offers:
+        text = f"its hello does not offer {case.op}, but it answers"
+        failures.append(Failure(variant.name, "", text, status="protocol"))
+    elif isinstance(answer, Refused):
+        _judge_refusal(result, variant, answer)
+    elif case.refused:
+        text = f"expected a refusal by {' or '.join(case.refused)}, got an answer"
+        failures.append(Failure(variant.name, "", text))
     else:
-        result.ran += 1
-        if case.refused:
-            failures.append(
-                Failure(variant.name, "", f"expected a refusal by {' or '.join(case.refused)}, got an answer")
-            )
-        else:
-            _compare_outputs(result, variant, got)
+        _compare_outputs(result, variant, answer)
+    if again and variant.deterministic and not failures:
+        _ask_again(result, variant)
     changed = [name for name in before if not _same(before[name], given[name])]
     if changed:
         failures.append(Failure(variant.name, "", f"it wrote to its input {changed[0]}"))
+
+
+def _ask(variant: Variant, case: Case, given: dict[str, Any]) -> Any:
+    """Return the outputs, or the refusal, or that the operation is not offered, or what went wrong."""
+    try:
+        with np.errstate(all="ignore"):
+            return variant.port.call(case.op, given, variant.dtype_of(case))
+    except (Refused, Unsupported) as answer:
+        return answer
+    except PortFault as fault:
+        return Failure(variant.name, "", str(fault), status=fault.status)
+    except StartError as error:
+        return Failure(variant.name, "", str(error), status="crash")
+    except Exception:  # noqa: BLE001  whatever a port raises is a finding about the port
+        trace = traceback.format_exc(limit=-3).strip()
+        return Failure(variant.name, "", f"it raised\n{trace}", status="error")
+
+
+def _judge_refusal(result: Result, variant: Variant, refusal: Refused) -> None:
+    """PRT-006: refused where a clause refuses, by that clause; and the port still answers (PRT-008)."""
+    case = result.case
+    if refusal.clause not in case.refused:
+        wanted = f"a refusal by {' or '.join(case.refused)}" if case.refused else "an answer"
+        result.failures.append(Failure(variant.name, "", f"expected {wanted}, got the refusal {refusal}"))
+    elif (fault := _no_longer_answers(variant.port)) is not None:
+        result.failures.append(Failure(variant.name, "", f"after a refusal: {fault}", status=fault.status))
+
+
+def _no_longer_answers(port: Any) -> PortFault | None:
+    """PRT-008: a program that has refused something still answers."""
+    ping = getattr(port, "ping", None)
+    if ping is None:
+        return None
+    try:
+        ping()
+    except PortFault as fault:
+        return fault
+    return None
+
+
+def _ask_again(result: Result, variant: Variant) -> None:
+    """PRT-004, PRT-009: a port that says so gives the same bytes twice."""
+    raw = getattr(variant.port, "raw_answer", None)
+    if raw is None:
+        return
+    first = raw()
+    try:
+        dtype = variant.dtype_of(result.case)
+        variant.port.call(result.case.op, prepared_inputs(result.case, dtype), dtype)
+    except (Refused, Unsupported):
+        pass
+    except PortFault as fault:
+        result.failures.append(Failure(variant.name, "", f"asked again: {fault}", status=fault.status))
+        return
+    if raw() != first:
+        text = "the same call got other bytes the second time, although the port says that it is deterministic"
+        result.failures.append(Failure(variant.name, "", text))
 
 
 def _compare_outputs(result: Result, variant: Variant, got: Any) -> None:
@@ -135,24 +309,20 @@ def _compare_outputs(result: Result, variant: Variant, got: Any) -> None:
             got[name],
             case.expected[name],
             how,
-            variant.dtype,
+            variant.dtype_of(case),
             case.bounds.get(name),
             keep_zeros=name in case.zeros,
         )
         if verdict.passed:
             result.ratio = max(result.ratio, verdict.ratio)
         else:
-            result.failures.append(Failure(variant.name, name, verdict.detail, verdict.ratio))
-
-
-def _names(op: str) -> list[str]:
-    return [name.rstrip("?") for name in OPS[op].inputs]
+            result.failures.append(Failure(variant.name, name, verdict.detail, verdict.ratio, got=got[name]))
 
 
 def _prepared(value: Any, dtype: str) -> Any:
     """Return a copy of a value with float arrays in dtype."""
     if isinstance(value, np.ndarray):
-        return value.astype(dtype) if value.dtype.kind == "f" else value.copy()
+        return value.astype(float_type(dtype)) if value.dtype.kind == "f" else value.copy()
     if isinstance(value, dict):
         return {k: _prepared(v, dtype) for k, v in value.items()}
     if isinstance(value, list):

@@ -31,6 +31,11 @@ class Op:
     inputs: tuple[str, ...]
     outputs: dict[str, Class]
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of all inputs, those that may be absent too."""
+        return tuple(name.rstrip("?") for name in self.inputs)
+
 
 def _op(kind: Kind, inputs: str, /, **outputs: Class) -> Op:
     return Op(kind, tuple(inputs.split()), outputs)
@@ -227,6 +232,20 @@ OPS: dict[str, Op] = {
     ),
     # rows of A, which is the rank or the bands; like has the dtype that is asked for
     "adapter.initial": _op("layer", "kind out in rows seed matrix like", a="exact", other="exact", parameters="exact"),
+    # one step from a state: a part, one a target, is a dict of base, base_values, delta, delta_values, m, v, age,
+    # budget, delta_budget; tensors hold what is no target, and the shapes of those that are
+    "train.step": _op(
+        "whole",
+        "config tensors parts text settings step",
+        loss="relative",
+        base="exact",
+        base_values="exact",
+        delta="exact",
+        delta_values="relative",
+        m="relative",
+        v="relative",
+        age="exact",
+    ),
     "train.run": _op(
         "whole",
         "config tensors stored text settings",

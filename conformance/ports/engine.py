@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from conformance.ops import OPS
 from conformance.port import Refused, Unsupported
 from conformance.ports import engine_adapters, engine_choices, engine_files, engine_models, engine_rules
 from formats import FormatError
@@ -13,7 +14,7 @@ from seft_ref.arrays import Array, array_namespace, device, to_numpy
 from seft_ref.errors import SeftError
 from seft_ref.kernels import reference
 
-__all__ = ["EnginePort", "compiled_kernels", "strict_like"]
+__all__ = ["EnginePort", "compiled", "compiled_kernels", "reference_numpy", "strict", "strict_like"]
 
 Operation = Callable[[dict[str, Any]], dict[str, Any]]
 
@@ -26,17 +27,21 @@ class EnginePort:
             operation finds the kernel set under ``kernels``.
     """
 
-    def __init__(self, name: str = "engine", like: Array | None = None, kernels: Any = reference) -> None:
+    def __init__(
+        self,
+        name: str = "engine",
+        like: Array | None = None,
+        kernels: Any = reference,
+        classes: tuple[str, ...] = ("exact64", "fp32"),
+        kinds: tuple[str, ...] = ("scalar", "rule", "layer", "whole"),
+    ) -> None:
         self.name = name
+        self._classes = classes
         self._kernels = kernels
         self._like = np.zeros(0) if like is None else like
-        self.ops: dict[str, Operation] = {
-            **engine_rules.OPERATIONS,
-            **engine_choices.OPERATIONS,
-            **engine_models.OPERATIONS,
-            **engine_files.OPERATIONS,
-            **engine_adapters.OPERATIONS,
-        }
+        modules = (engine_rules, engine_choices, engine_models, engine_files, engine_adapters)
+        every: dict[str, Operation] = {op: f for module in modules for op, f in module.OPERATIONS.items()}
+        self.ops = {op: f for op, f in every.items() if OPS[op].kind in kinds}
 
     def call(self, op: str, inputs: dict[str, Any], dtype: str) -> dict[str, Any]:
         """Return the outputs of an operation; see `conformance.port.Port`."""
@@ -48,6 +53,17 @@ class EnginePort:
         except (SeftError, FormatError) as error:
             raise Refused(error.clause, str(error)) from error
         return {name: _back(value) for name, value in out.items()}
+
+    def describe(self) -> dict[str, Any]:
+        """Return what the engine says of itself to a caller from outside (PRT-004)."""
+        from importlib.metadata import version
+
+        told = {"name": self.name, "version": version("seft_ref"), "language": "Python"}
+        return {
+            "port": told,
+            "ops": {op: list(self._classes) for op in self.ops},
+            "flags": {"deterministic": True, "files": True},
+        }
 
     def with_ops(self, name: str, **ops: Operation) -> "EnginePort":
         """Return the same port with operations replaced; ``__`` in a keyword stands for the dot."""
@@ -75,6 +91,35 @@ def _back(value: Any) -> Any:
     if isinstance(value, list):
         return [_back(v) for v in value]
     return to_numpy(value) if hasattr(value, "__array_namespace__") else value
+
+
+def reference_numpy() -> EnginePort:
+    """Return the engine on NumPy with the kernels that define the others."""
+    return EnginePort("engine")
+
+
+def compiled() -> EnginePort:
+    """Return the engine with the kernels that numba compiles.
+
+    Raises:
+        SystemExit: numba is not installed.
+    """
+    kernels = compiled_kernels()
+    if kernels is None:
+        raise SystemExit("the engine's compiled kernels need numba; pip install numba")
+    return EnginePort("engine with kernels.cpu", kernels=kernels, kinds=("layer", "whole"))
+
+
+def strict() -> EnginePort:
+    """Return the engine on array-api-strict, on a device that is not the host.
+
+    Raises:
+        SystemExit: array-api-strict is not installed.
+    """
+    like = strict_like()
+    if like is None:
+        raise SystemExit("this needs array-api-strict; pip install array-api-strict")
+    return EnginePort("engine on array-api-strict", like, classes=("fp32",), kinds=("rule", "layer"))
 
 
 def compiled_kernels() -> Any:

@@ -15,13 +15,13 @@ from seft_ref.settings import settings_of
 from seft_ref.topology import Topology, flat, from_flat, union
 from seft_ref.update.criteria import ADAPT, DROP, GROW, USE_DROP, USE_GROW, Chance, Known
 from seft_ref.update.delta import Base, Delta, values_at
-from seft_ref.update.evidence import refuse_infinite
+from seft_ref.update.evidence import finite_norm, refuse_infinite
 from seft_ref.update.evolve import Part, evolve
 from seft_ref.update.optimizers import OPTIMIZERS, optimizer_named, shares_of
 from seft_ref.update.presets import preset_named
 from seft_ref.update.record import record_of
 from seft_ref.update.rules import CHOICES, Rule
-from seft_ref.update.schedule import Timetable, n_drop, spiel_phases
+from seft_ref.update.schedule import Timetable, is_event, n_drop, spiel_phases
 from seft_ref.update.select import largest, largest_selection, smallest_selection
 from seft_ref.window import Accumulated, FirstStepWindow, Window
 
@@ -118,6 +118,16 @@ def _fraction(a: Values) -> Values:
     # a period that puts the first event at the step, or before it
     every = step if a["first"] else 1
     return {"value": Timetable(chosen, a["steps"], every, 1, a["drop_fraction"]).fraction(step)}
+
+
+def _spiel(a: Values) -> Values:
+    phases = spiel_phases(a["steps"], a["period"], a["accumulate"])
+    return {"at": _ints(p[0] for p in phases), "sums": _ints(p[1] for p in phases)}
+
+
+def _periods(a: Values) -> Values:
+    steps = a["steps"]
+    return {"at": _ints(t for t in range(1, steps + 2) if is_event(t, steps, a["evolve_every"]))}
 
 
 def _all_events(a: Values) -> Values:
@@ -313,12 +323,15 @@ def _told(a: Values, events: list[Any]) -> Values:
 
 
 OPERATIONS: dict[str, Any] = {
+    "gradient.norm": lambda a: {"norm": finite_norm(array_namespace(a["gradient"]).reshape(a["gradient"], (-1,)))},
     "score.drop": _drop_scores,
     "score.grow": _grow_scores,
     "score.adapt": _adapt_scores,
     "select.pools": _pools,
     "count.budgets": _budgets,
     "schedule.drops": _fraction,
+    "schedule.events": _periods,
+    "schedule.spiel": _spiel,
     "schedule.all_events": _all_events,
     "delta.initial": _initial,
     "preset.rule": _preset,

@@ -25,12 +25,11 @@ from seft_ref.update.change import change, realign
 from seft_ref.update.criteria import Chance
 from seft_ref.update.delta import Base, Delta, budget_by_numel, effective
 from seft_ref.update.drop import drop
-from seft_ref.update.evidence import finite_norm
 from seft_ref.update.evolve import Part, evolve, final_adapt
 from seft_ref.update.grow import grow
 from seft_ref.update.optimizers import AdamW, clip_factor
 from seft_ref.update.rules import Rule
-from seft_ref.update.schedule import drop_fraction_at, is_event, learning_rate_at, n_drop, spiel_phases
+from seft_ref.update.schedule import drop_fraction_at, learning_rate_at, n_drop
 from seft_ref.update.select import largest, selection
 from seft_ref.window import Accumulated, Window
 
@@ -76,16 +75,6 @@ def _realign(a: Values) -> Values:
 def _budget(a: Values) -> Values:
     whole = Topology((a["out"], a["in"]), _ints([0]), np.broadcast_to(np.int32(0), (a["stored"],)))
     return {"n": budget_by_numel(a["density"], whole)}
-
-
-def _spiel(a: Values) -> Values:
-    phases = spiel_phases(a["steps"], a["period"], a["accumulate"])
-    return {"at": _ints(p[0] for p in phases), "sums": _ints(p[1] for p in phases)}
-
-
-def _events(a: Values) -> Values:
-    steps = a["steps"]
-    return {"at": _ints(t for t in range(1, steps + 2) if is_event(t, steps, a["evolve_every"]))}
 
 
 def _state(a: Values) -> tuple[Base, Delta]:
@@ -365,11 +354,9 @@ OPERATIONS: dict[str, Any] = {
     "count.budget": _budget,
     "count.drop": lambda a: {"n": n_drop(drop_fraction_at(a["step"], a["steps"], a["drop_fraction"]), a["slots"])},
     "schedule.fraction": lambda a: {"value": drop_fraction_at(a["step"], a["steps"], a["drop_fraction"])},
-    "schedule.events": _events,
     "schedule.learning_rate": lambda a: {
         "value": learning_rate_at(a["step"], a["steps"], a["lr"], a["warmup"], a["kind"])
     },
-    "schedule.spiel": _spiel,
     "delta.effective": _effective,
     "delta.initial_random": _initial_random,
     "update.drop": _drop,
@@ -393,7 +380,6 @@ OPERATIONS: dict[str, Any] = {
     "rope.frequencies": _frequencies,
     "gradient.whole": _whole,
     "gradient.at": _at,
-    "gradient.norm": lambda a: {"norm": finite_norm(array_namespace(a["gradient"]).reshape(a["gradient"], (-1,)))},
     "gradient.candidates": _candidates,
     "text.training": lambda a: {
         "starts": _ints(training_starts(a["tokens"], a["length"], a["seed"], a["step"], a["rows"]))

@@ -13,6 +13,7 @@ import sys
 import traceback
 from typing import Any, BinaryIO
 
+from conformance.ops import OPS
 from conformance.port import Port, Refused, Unsupported
 from conformance.protocol.values import Malformed, decode, encode, line, parse
 
@@ -52,8 +53,10 @@ def _answer(port: Port, message: dict[str, Any]) -> dict[str, Any]:
     if kind != "call":
         return {"type": "error", "id": number, "message": f"a message of type {kind!r} is not known"}
     try:
-        given = {name: decode(value) for name, value in message["in"].items()}
-        out = port.call(message["op"], given, message["dtype"])
+        op = message["op"]
+        absent = dict.fromkeys(OPS[op].names if op in OPS else ())
+        given = absent | {name: decode(value) for name, value in message["in"].items()}
+        out = port.call(op, given, message["dtype"])
         return {"type": "ok", "id": number, "out": {name: encode(value) for name, value in out.items()}}
     except Refused as refusal:
         return {"type": "rejected", "id": number, "code": refusal.clause, "detail": str(refusal)}

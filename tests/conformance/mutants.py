@@ -76,8 +76,11 @@ def adamw(flaw=""):
             values = values * kind(1 - lr * decay)
         if flaw == "coupled decay":
             g, values = g + kind(decay) * a["values"], a["values"]
-        m = kind(beta1) * a["m"] + kind(1 - beta1) * g
-        v = kind(beta2) * a["v"] + kind(1 - beta2) * (g * g)
+        rest1, rest2 = kind(1 - beta1), kind(1 - beta2)
+        if flaw == "1 - beta in the run's dtype":
+            rest1, rest2 = kind(1) - kind(beta1), kind(1) - kind(beta2)
+        m = kind(beta1) * a["m"] + rest1 * g
+        v = kind(beta2) * a["v"] + rest2 * (g * g)
         if flaw == "corrections in the run's dtype":
             c1, c2 = 1 - kind(beta1) ** steps.astype(kind), np.sqrt(1 - kind(beta2) ** steps.astype(kind))
             size = kind(lr) / c1
@@ -367,6 +370,13 @@ def absolute_sums(a):
     flat = mean.reshape(-1)
     chosen = rules.largest([float(flat[p]) for p in open_to], open_to, min(a["n"], len(open_to)))
     return {"candidates": ids(chosen), "values": flat[chosen]}
+
+
+def any_perplexity(a):
+    try:
+        return right("evaluate.perplexity")(a)
+    except SeftError:
+        return {"perplexity": math.inf, "targets": 0}
 
 
 def settings(**new):

@@ -1,0 +1,146 @@
+"""What a port can claim: profiles of operations, what each operation rests on, and numeric classes (chapter 16)."""
+
+from collections.abc import Iterable
+
+from conformance.cases import Case
+from conformance.ops import OPS
+
+__all__ = ["CLASSES", "NEEDS", "PROFILES", "in_order", "profile_of", "profiles_of_case"]
+
+CLASSES = {"exact64": "float64", "fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+"""Numeric classes, and the dtype of float arrays in each (PRT-011)."""
+
+PROFILES: dict[str, tuple[str, ...]] = {
+    "core": (
+        "rng.draws",
+        "select.largest",
+        "select.smallest",
+        "topology.positions",
+        "topology.of",
+        "change.source",
+        "change.realign",
+        "count.budget",
+        "count.drop",
+        "schedule.fraction",
+        "schedule.events",
+        "schedule.learning_rate",
+        "delta.effective",
+        "delta.initial_random",
+        "kernel.sparse",
+        "kernel.store",
+        "gradient.whole",
+        "gradient.at",
+        "gradient.candidates",
+        "update.drop",
+        "update.grow",
+        "update.adapt",
+        "update.evolve",
+        "adamw.step",
+        "adamw.clip",
+    ),
+    "rules": (
+        "select.pools",
+        "score.drop",
+        "score.grow",
+        "score.adapt",
+        "window.evidence",
+        "window.candidates",
+        "count.budgets",
+        "schedule.drops",
+        "schedule.all_events",
+        "schedule.spiel",
+        "delta.initial",
+        "preset.rule",
+        "rule.check",
+        "optimizer.step",
+        "update.event",
+    ),
+    "nm": ("prune.pattern",),
+    "kernels": ("kernel.dense", "kernel.store_dense", "kernel.exceeding"),
+    "layers": (
+        "layer.embedding",
+        "layer.rmsnorm",
+        "layer.linear",
+        "layer.rope",
+        "layer.attention",
+        "layer.swiglu",
+        "layer.cross_entropy",
+        "rope.frequencies",
+        "config.describe",
+        "model.step",
+    ),
+    "train": ("text.training", "text.evaluation", "evaluate.perplexity", "train.step", "train.run"),
+    "prune": (
+        "text.calibration",
+        "prune.magnitude",
+        "prune.wanda",
+        "prune.sparsegpt",
+        "prune.model",
+        "prune.model_sparsegpt",
+    ),
+    "adapters": ("adapter.initial", "adapter.lora", "adapter.spp", "adapter.sparsepeft", "adapter.lora_star"),
+    "ckpt-read": ("file.read", "delta.apply"),
+    "ckpt-write": ("file.write",),
+}
+"""Every operation stands in one profile."""
+
+_NM_CLAUSES = {"TOP-005", "GROW-007", "EVT-007", "PRN-004", "PRN-012"}
+
+NEEDS: dict[str, tuple[str, ...]] = {
+    "change.realign": ("change.source",),
+    "delta.initial_random": ("rng.draws",),
+    "delta.initial": ("select.largest", "rng.draws"),
+    "gradient.at": ("gradient.whole",),
+    "gradient.candidates": ("select.largest",),
+    "update.drop": ("select.smallest",),
+    "update.grow": ("select.largest",),
+    "update.adapt": ("select.smallest", "delta.effective"),
+    "update.evolve": ("update.drop", "update.grow", "update.adapt", "change.realign"),
+    "update.event": ("update.evolve", "select.pools", "score.drop", "score.grow", "score.adapt"),
+    "window.candidates": ("select.largest",),
+    "schedule.drops": ("schedule.fraction",),
+    "layer.linear": ("kernel.sparse",),
+    "layer.rope": ("rope.frequencies",),
+    "model.step": (
+        "layer.embedding",
+        "layer.rmsnorm",
+        "layer.linear",
+        "layer.rope",
+        "layer.attention",
+        "layer.swiglu",
+        "layer.cross_entropy",
+        "config.describe",
+    ),
+    "evaluate.perplexity": ("model.step", "text.evaluation"),
+    "train.step": ("model.step", "update.evolve", "adamw.step", "text.training"),
+    "train.run": ("train.step",),
+    "prune.model": ("prune.wanda", "model.step"),
+    "prune.model_sparsegpt": ("prune.sparsegpt", "model.step"),
+    "adapter.lora_star": ("adapter.lora", "prune.wanda"),
+    "delta.apply": ("file.read",),
+}
+"""What an operation rests on: where one of these fails, its own cases would only say so again (PRT-012)."""
+
+_OF = {op: name for name, ops in PROFILES.items() for op in ops}
+
+
+def profile_of(op: str) -> str:
+    """Return the profile of an operation."""
+    return _OF[op]
+
+
+def profiles_of_case(case: Case) -> set[str]:
+    """Return the profiles that a case belongs to: its operation's, and `nm` where it shows a clause of N:M."""
+    return {_OF[case.op]} | ({"nm"} if _NM_CLAUSES & set(case.clauses) else set())
+
+
+def in_order(ops: Iterable[str] = OPS) -> list[list[str]]:
+    """Return operations in groups, each resting on those before it only."""
+    left = dict.fromkeys(ops)
+    groups: list[list[str]] = []
+    while left:
+        ready = [op for op in left if not any(need in left for need in NEEDS.get(op, ()))]
+        groups.append(ready)
+        for op in ready:
+            del left[op]
+    return groups
