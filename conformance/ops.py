@@ -88,7 +88,8 @@ OPS: dict[str, Op] = {
     ),
     # a part is a dict of out, in, matrix, base, base_values, delta, delta_values, age?, m?, v?, u?, origin?, gradient,
     # absolute, square, inputs, row_moments, column_moments, candidates?, lost, budget, delta_budget, steps, optimizer,
-    # first; rule has every choice of chapter 8 and beta1, beta2, momentum; an array that nobody keeps is None
+    # first; budget has one entry, with scope row one a row and with scope group one a group, delta_budget one or one a
+    # row; rule has every choice of chapter 8 and beta1, beta2, momentum; an array that nobody keeps is None
     "update.event": _op(
         "rule",
         "parts rule fraction seed step pattern?",
@@ -184,6 +185,7 @@ OPS: dict[str, Op] = {
         gradients="relative",
     ),
     "gradient.whole": _op("layer", "dy x", gradient="gauge"),
+    "gradient.norm": _op("rule", "out in gradient", norm="relative"),
     "gradient.at": _op("layer", "out in dy x positions", values="gauge"),
     "gradient.candidates": _op("rule", "out in dy x steps base delta n scope", candidates="exact", values="exact"),
     # lists over steps of lists over micro-batches

@@ -45,6 +45,7 @@ PROFILES: dict[str, tuple[str, ...]] = {
         "score.adapt",
         "window.evidence",
         "window.candidates",
+        "gradient.norm",
         "count.budgets",
         "schedule.drops",
         "schedule.all_events",

@@ -37,6 +37,11 @@ def to_numpy(x: Array) -> np.ndarray[Any, Any]:
     return np.asarray(x)
 
 
+def binary64(x: Array) -> np.ndarray[Any, Any]:
+    """Return numbers widened to binary64, which not every device has, as a NumPy array."""
+    return to_numpy(x).astype(np.float64)
+
+
 def from_numpy(x: np.ndarray[Any, Any], like: Array) -> Array:
     """Return the NumPy array x in the library and on the device of `like`; shape and dtype stay."""
     if is_numpy_array(like):

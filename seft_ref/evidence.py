@@ -1,13 +1,12 @@
 """The evidence that an event takes from windows, some rows of a gradient at a time (GRD-003).
 
-    (seen,) = evidence([View(window, base, delta)], rule, n)
-
-`update.evidence.evidence_of` is the definition: it holds a score for every position.
+(seen,) = evidence([View(window, base, delta)], rule, n)
 """
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from typing import Any
 
 from jaxtyping import Int
@@ -15,10 +14,10 @@ from jaxtyping import Int
 from seft_ref.arrays import Array, array_namespace, device
 from seft_ref.kernels import Kernels
 from seft_ref.kernels import reference as definition
-from seft_ref.topology import difference, find, flat, flat_rows, outside, union
+from seft_ref.topology import difference, find, flat, outside, per_pool, union
 from seft_ref.update.criteria import GROW, USE_GROW, Chance, Known
 from seft_ref.update.delta import Base, Delta
-from seft_ref.update.evidence import Evidence, refuse_infinite
+from seft_ref.update.evidence import Evidence, finite_norm, refuse_infinite
 from seft_ref.update.grow import Growable, best_of_groups
 from seft_ref.update.rules import Rule
 from seft_ref.update.select import largest, selection_in_pools
@@ -26,8 +25,10 @@ from seft_ref.window import AnyWindow, FirstStepWindow, Window
 
 ROWS = 512
 """Most rows of a gradient that are evaluated at once when all of it is looked at."""
-_BLOCKS, _LEAST_BLOCK = 8, 1 << 18
-"""A block is an eighth of the matrix: little to hold, and not so small that a product of it is slow."""
+_BLOCKS = 8
+"""Blocks of a large matrix: an eighth of it is little to hold."""
+_LEAST_BLOCK = 1 << 18
+"""Least entries of a block: a product of fewer is slow."""
 _FIRST_LOOK = 1 << 14
 """Least number of scores that are sorted to find a first threshold."""
 
@@ -40,12 +41,14 @@ class View:
     base: Base
     delta: Delta
     matrix: int = 0
+    budget: Int[Array, " groups"] | None = None
+    """K of every group (DLT-001), with scope group"""
 
 
 def evidence(
     views: Sequence[View],
     rule: Rule,
-    n: int | Int[Array, " out"],
+    n: int | Int[Array, " out"] | None,
     *,
     chance: Chance = Chance(0, 0),  # noqa: B008  frozen
     pattern: tuple[int, int] | None = None,
@@ -53,69 +56,95 @@ def evidence(
 ) -> list[Evidence]:
     """Return what an event needs of the matrices of one pool, some rows at a time (GRD-003).
 
-    n  how many positions grow at most, of all matrices together; of each row with scope row
-    Equal to `update.evidence.evidence_of` of the whole gradient when the blocks have the same numbers.
+    n       how many positions grow at most, of all matrices together; of each row with scope row; None where growth is
+            over and nothing is scored
+    Raises  UpdateError EVT-005, SEL-004 for evidence, or the score of a candidate, that is not finite
     """
     if rule.candidates == "first-step":
         return [_first_step_evidence(view, rule) for view in views]
-    # one more than grows: the best that is left behind
-    held = (
-        _PerRow(n)
-        if rule.scope == "row"
-        else _Strongest(int(n) + 1, pattern if rule.scope == "group" else None, kernels)
-    )
+    held: _PerRow | _Strongest | None = None
+    if n is not None:
+        # one more than grows: the best that is left behind
+        held = _PerRow(n) if rule.scope == "row" else _Strongest(int(n) + 1, pattern, kernels)
     found = [_look(view, number, rule, held, chance) for number, view in enumerate(views)]
+    if held is None:
+        return found
     chosen = held.result(len(views))
     return [replace(seen, **chosen[number]) for number, seen in enumerate(found)]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Block:
+    """Some rows of a matrix: what growth scores them by, positions counted from the first of them."""
+
+    number: int
+    """of the matrix among the views"""
+    low: int
+    """flat position of its first entry"""
+    n_in: int
+    values: Array
+    """scores, or signed gradients whose magnitude is the score"""
+    taken: Array
+    """positions of η"""
+    only: Array | None
+    """positions that alone may be looked at; None for all"""
+    more: dict[str, Array]
+    """what is kept of a candidate besides its score"""
+    budget: Array | None
+    """K of every group of the matrix, with scope group"""
 
 
 def _look(view: View, number: int, rule: Rule, held: Any, chance: Chance) -> Evidence:
     """Return the evidence on the support, and offer everything else to what is held."""
     n_out, n_in = view.base.topology.shape
     xp = array_namespace(view.base.values)
-    window = view.window
-    inputs = window.inputs() if isinstance(window, Window) else None
-    asked = window.asked if isinstance(window, Window) else frozenset[str]()
+    window = view.window if isinstance(view.window, Window) else None
+    inputs = None if window is None else window.inputs()
+    asked = sorted(frozenset[str]() if window is None else window.asked - {"inputs"})
     wanted = rule.asks_on_support()
-    squares = 0.0
-    found: dict[str, list[Array]] = {"support": [], "slots": [], "scores": [], "gradient": [], "square": []}
+    norm = 0.0
+    found: dict[str, list[Array]] = {"slots": [], "scores": [], "gradient": [], "square": []}
     rows = _rows_at_once(n_out, n_in)
     for start in range(0, n_out, rows):
         stop = min(start + rows, n_out)
         low = start * n_in
-        known = window.rows(start, stop) if isinstance(window, Window) else Known()
-        known = _with_rest(known, rule, view, inputs, chance, (start, stop))
-        # |ḡ| is taken where it is needed: most of the block is never looked at again
-        signed = known.gradient if rule.grow == "gradient" else GROW[rule.grow](known)
-        values = xp.reshape(signed, (-1,))
-        taken = flat_rows(view.delta.topology, start, stop)
-        stored = flat_rows(view.base.topology, start, stop) if wanted or rule.grow_scope == "active" else taken
+        known = Known() if window is None else window.rows(start, stop)
+        whole: dict[str, Array] = {}
+        for name in asked:
+            whole[name] = xp.reshape(getattr(known, name), (-1,))
+            # EVT-005: all of what is asked for, wherever it stands
+            if name == "gradient":
+                norm = math.hypot(norm, finite_norm(whole[name]))
+            else:
+                refuse_infinite(whole[name])
+        active = held is not None and rule.grow_scope == "active"
+        taken = view.delta.topology.positions(start, stop)
+        stored = view.base.topology.positions(start, stop) if wanted or active else taken
         here = union(stored, taken) if wanted else taken
-        more: dict[str, Array] = {}
-        for name in asked & {"gradient", "square"}:
-            more[name] = xp.reshape(getattr(known, name), (-1,))
-        if "gradient" in more:
-            squares += float(more["gradient"] @ more["gradient"])
         for name in wanted:
-            found[name].append(xp.take(more[name], here))
-        if wanted:
-            found["support"].append(here + low)
-        found["slots"].append(taken + low)
-        found["scores"].append(xp.abs(xp.take(values, taken)))
-        only = stored if rule.grow_scope == "active" else None
-        held.offer(number, low, n_in, values, taken, only, more if rule.moments == "seeded" else {})
-        del known, signed, values, more  # before the next block takes as much
+            found[name].append(xp.take(whole[name], here))
+        if held is not None:
+            known = _with_rest(known, rule, view, inputs, chance, (start, stop))
+            # |ḡ| is taken where it is needed: most of the block is never looked at again
+            signed = known.gradient if rule.grow == "gradient" else GROW[rule.grow](known)
+            values = xp.reshape(signed, (-1,))
+            found["slots"].append(taken + low)
+            found["scores"].append(xp.abs(xp.take(values, taken)))
+            more = {n: v for n, v in whole.items() if rule.moments == "seeded" and n in ("gradient", "square")}
+            budget = view.budget if rule.scope == "group" else None
+            held.offer(_Block(number, low, n_in, values, taken, stored if active else None, more, budget))
+            del signed, values, more
+        del known, whole  # before the next block takes as much
     zero, nothing = view.base.values[:0], xp.zeros((0,), dtype=xp.int64, device=device(view.base.values))
     scores = xp.concat(found["scores"]) if found["scores"] else zero
     return Evidence(
-        xp.concat(found["support"]) if found["support"] else nothing,
         xp.concat(found["slots"]) if found["slots"] else nothing,
         scores,
         candidates=nothing,
         candidate_scores=scores[:0],
         inputs=inputs,
-        steps=1 if window is None else window.steps,
-        gradient_norm=math.sqrt(squares) if "gradient" in asked else None,
+        steps=1 if view.window is None else view.window.steps,
+        gradient_norm=norm if "gradient" in asked else None,
         **{n: xp.concat(found[n]) if found[n] else zero for n in sorted(wanted)},
     )
 
@@ -152,50 +181,47 @@ class _Strongest:
         self.pieces: list[dict[str, Any]] = []
         self.held = self.seen = 0
 
-    def offer(
-        self, number: int, low: int, n_in: int, values: Array, taken: Array, only: Array | None, more: dict[str, Array]
-    ) -> None:
-        """Look at a block of scores, or of signed gradients; entries of η are taken, and only some may be looked at."""
-        if only is not None or self.pattern is not None or not self.n:
-            self._look_at(number, low, values, taken, only, more)
+    def offer(self, block: _Block) -> None:
+        """Look at a block."""
+        if block.only is not None or block.budget is not None:
+            self._look_at(block)
             return
         # pieces as long as all that was seen before: what exceeds the least of those is then about n entries
-        n, start = values.shape[0], 0
+        n, start = block.values.shape[0], 0
         while start < n:
             stop = min(n, start + max(_FIRST_LOOK, 4 * self.n, self.seen))
-            here = _between(taken, start, stop) - start
-            self._look_at(number, low + start, values[start:stop], here, None, _parts(more, start, stop))
+            here = _between(block.taken, start, stop) - start
+            more = {name: array[start:stop] for name, array in block.more.items()}
+            part = replace(block, low=block.low + start, values=block.values[start:stop], taken=here, more=more)
+            self._look_at(part)
             self.seen += stop - start
             start = stop
 
-    def _look_at(
-        self, number: int, low: int, values: Array, taken: Array, only: Array | None, more: dict[str, Array]
-    ) -> None:
-        xp = array_namespace(values)
-        if self.least is None or only is not None or not self.n:
-            refuse_infinite(values)
-        if not self.n or not values.shape[0]:
-            return
-        if only is not None:
-            here = only
+    def _look_at(self, block: _Block) -> None:
+        xp = array_namespace(block.values)
+        if block.only is not None:
+            here = block.only
         elif self.least is not None:
             # an equal score stands at a higher position and loses (SEL-001)
-            here = self.kernels.exceeding(values, self.least)
-        elif self.pattern is not None:
-            here = xp.arange(values.shape[0], dtype=xp.int64, device=device(values))
+            here = self.kernels.exceeding(block.values, self.least)
         else:
-            # at most len(taken) of these lie in η
-            here = largest(xp.abs(values), min(self.n + taken.shape[0], values.shape[0]))
-        here = difference(here, taken)
-        scores = xp.abs(xp.take(values, here))
+            here = xp.arange(block.values.shape[0], dtype=xp.int64, device=device(block.values))
+        here = difference(here, block.taken)
+        scores = xp.abs(xp.take(block.values, here))
+        # EVT-005: of candidates only
         refuse_infinite(scores)
-        if self.pattern is not None:
-            best = best_of_groups(Growable(here, scores), self.pattern)
+        if block.budget is not None:
+            assert self.pattern is not None, "scope group needs a pattern"
+            width = self.pattern[1]
+            best = best_of_groups(Growable(here, scores), width, block.budget[block.low // width :])
             here, scores = best.positions, best.scores
+        elif self.least is None and here.shape[0] > self.n:
+            chosen = largest(scores, self.n)
+            here, scores = xp.take(here, chosen), xp.take(scores, chosen)
         if not here.shape[0]:
             return
-        extras = {name: xp.take(array, here) for name, array in more.items()}
-        self.pieces.append({"number": number, "positions": here + low, "scores": scores, **extras})
+        extras = {name: xp.take(array, here) for name, array in block.more.items()}
+        self.pieces.append({"number": block.number, "positions": here + block.low, "scores": scores, **extras})
         self.held += here.shape[0]
         if self.held >= self.n and (self.least is None or self.held > self.n + max(self.n // 4, 4096)):
             self._compact()
@@ -206,13 +232,15 @@ class _Strongest:
         scores = xp.concat([piece["scores"] for piece in self.pieces])
         chosen = largest(scores, self.n)
         self.least = float(xp.min(xp.take(scores, chosen)))
-        kept, start = [], 0
-        for piece in self.pieces:
-            stop = start + piece["scores"].shape[0]
-            here = _between(chosen, start, stop) - start
-            if here.shape[0]:
+        sizes = [piece["scores"].shape[0] for piece in self.pieces]
+        starts = [0, *accumulate(sizes)]
+        edges = xp.searchsorted(chosen, xp.asarray(starts, dtype=chosen.dtype, device=device(chosen)))
+        edges = [int(edges[i]) for i in range(len(starts))]
+        kept = []
+        for piece, start, low, high in zip(self.pieces, starts, edges, edges[1:], strict=False):
+            if high > low:
+                here = chosen[low:high] - start
                 kept.append({k: v if k == "number" else xp.take(v, here) for k, v in piece.items()})
-            start = stop
         self.pieces, self.held = kept, chosen.shape[0]
 
     def result(self, n_matrices: int) -> list[dict[str, Array]]:
@@ -229,34 +257,27 @@ class _PerRow:
         self.n = n
         self.pieces: list[dict[str, Any]] = []
 
-    def offer(
-        self, number: int, low: int, n_in: int, values: Array, taken: Array, only: Array | None, more: dict[str, Array]
-    ) -> None:
-        """Look at a block of whole rows, as `_Strongest` does."""
+    def offer(self, block: _Block) -> None:
+        """Look at a block."""
+        values = block.values
         xp = array_namespace(values)
-        refuse_infinite(values)
-        here = xp.arange(values.shape[0], dtype=xp.int64, device=device(values)) if only is None else only
-        here = difference(here, taken)
+        everywhere = xp.arange(values.shape[0], dtype=xp.int64, device=device(values))
+        here = difference(everywhere if block.only is None else block.only, block.taken)
         if not here.shape[0]:
             return
-        n_rows = values.shape[0] // n_in
-        wanted = self.n[low // n_in : low // n_in + n_rows] + 1
-        starts = xp.arange(n_rows + 1, dtype=xp.int64, device=device(values)) * n_in
-        edges = xp.astype(xp.searchsorted(here, starts), xp.int64)
-        counts = xp.minimum(wanted, edges[1:] - edges[:-1])
         scores = xp.abs(xp.take(values, here))
-        chosen = selection_in_pools(-scores, here // n_in, counts).indices
+        # EVT-005: of candidates only
+        refuse_infinite(scores)
+        n_rows, first = values.shape[0] // block.n_in, block.low // block.n_in
+        counts = xp.minimum(self.n[first : first + n_rows] + 1, per_pool(here, block.n_in, n_rows))
+        chosen = selection_in_pools(-scores, here // block.n_in, counts).indices
         here, scores = xp.take(here, chosen), xp.take(scores, chosen)
-        extras = {name: xp.take(array, here) for name, array in more.items()}
-        self.pieces.append({"number": number, "positions": here + low, "scores": scores, **extras})
+        extras = {name: xp.take(array, here) for name, array in block.more.items()}
+        self.pieces.append({"number": block.number, "positions": here + block.low, "scores": scores, **extras})
 
     def result(self, n_matrices: int) -> list[dict[str, Array]]:
         """Return the candidates of the matrix and what is known of them."""
         return [_candidates(self.pieces)]
-
-
-def _parts(arrays: dict[str, Array], start: int, stop: int) -> dict[str, Array]:
-    return {name: array[start:stop] for name, array in arrays.items()}
 
 
 def _candidates(pieces: list[dict[str, Any]]) -> dict[str, Array]:
@@ -296,7 +317,6 @@ def _first_step_evidence(view: View, rule: Rule) -> Evidence:
     free = outside(window.candidates, eta)
     candidates = window.candidates[free]
     return Evidence(
-        window.support,
         eta,
         at(eta, scores),
         candidates,

@@ -20,7 +20,8 @@ from seft_ref.errors import TopologyError
 class Topology:
     """Stored positions of an (out, in) matrix, sorted by row and then column, without repeats (TOP-001, TOP-002).
 
-    Construction checks only shapes; `check` verifies every rule and is called at the doors.
+    Construction checks nothing: files are checked by `formats` before they come here, `from_flat` checks what it is
+    given, and what is made of topologies is one by construction. `check` verifies every rule, for tests and ports.
     """
 
     shape: tuple[int, int]
@@ -39,27 +40,39 @@ class Topology:
         """Number of positions of the dense matrix."""
         return self.shape[0] * self.shape[1]
 
+    def positions(self, start: int, stop: int) -> Int[Array, " n"]:
+        """Return the positions of the slots of rows start to stop, counted from the first of these rows (TOP-003)."""
+        xp = array_namespace(self.indptr)
+        edges = self.indptr[start : stop + 1]
+        starts = xp.arange(stop - start, dtype=xp.int64, device=device(self.indptr)) * self.shape[1]
+        columns = self.indices[int(edges[0]) : int(edges[-1])]
+        return repeat_each(starts, edges[1:] - edges[:-1]) + xp.astype(columns, xp.int64)
+
 
 def rows(topology: Topology) -> Int[Array, " nnz"]:
     """Return the row of each slot, int64."""
-    xp = array_namespace(topology.indptr)
-    numbers = xp.arange(topology.shape[0], dtype=xp.int64, device=device(topology.indptr))
-    return repeat_each(numbers, topology.indptr[1:] - topology.indptr[:-1])
+    per_row = slots_per_row(topology)
+    xp = array_namespace(per_row)
+    return repeat_each(xp.arange(topology.shape[0], dtype=xp.int64, device=device(per_row)), per_row)
+
+
+def slots_per_row(topology: Topology) -> Int[Array, " out"]:
+    """Return how many positions each row stores."""
+    indptr = topology.indptr
+    return indptr[1:] - indptr[:-1]
+
+
+def per_pool(positions: Int[Array, " n"], width: int, n_pools: int) -> Int[Array, " pools"]:
+    """Return how many of sorted flat positions lie in each of n_pools pools of `width` consecutive positions."""
+    xp = array_namespace(positions)
+    edges = xp.arange(n_pools + 1, dtype=xp.int64, device=device(positions)) * width
+    edges = xp.astype(xp.searchsorted(positions, edges), xp.int64)
+    return edges[1:] - edges[:-1]
 
 
 def flat(topology: Topology) -> Int[Array, " nnz"]:
     """Return row * in + column of each slot, int64, strictly increasing (TOP-003)."""
-    xp = array_namespace(topology.indices)
-    return rows(topology) * topology.shape[1] + xp.astype(topology.indices, xp.int64)
-
-
-def flat_rows(topology: Topology, start: int, stop: int) -> Int[Array, " n"]:
-    """Return the positions of the slots of rows start to stop, counted from the first of these rows (TOP-003)."""
-    xp = array_namespace(topology.indices)
-    first, last = int(topology.indptr[start]), int(topology.indptr[stop])
-    per_row = topology.indptr[start + 1 : stop + 1] - topology.indptr[start:stop]
-    starts = xp.arange(stop - start, dtype=xp.int64, device=device(topology.indptr)) * topology.shape[1]
-    return repeat_each(starts, per_row) + xp.astype(topology.indices[first:last], xp.int64)
+    return topology.positions(0, topology.shape[0])
 
 
 def from_flat(shape: tuple[int, int], positions: Int[Array, " nnz"]) -> Topology:

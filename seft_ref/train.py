@@ -25,15 +25,15 @@ from seft_ref.kernels import Kernels, Packed
 from seft_ref.settings import TrainSettings, settings_of
 from seft_ref.start import initial_positions
 from seft_ref.text import training_starts
-from seft_ref.topology import Topology, find, flat, union
-from seft_ref.update.count import count
+from seft_ref.topology import Topology, find, flat, per_pool, slots_per_row, union
 from seft_ref.update.criteria import Chance
 from seft_ref.update.delta import Base, Delta, effective, new_delta, values_at
+from seft_ref.update.evidence import Evidence
 from seft_ref.update.evolve import Event, Part, evolve, final_adapt
 from seft_ref.update.optimizers import Sm3, clip_factor, shares_of
 from seft_ref.update.record import EventRecord, record_of
 from seft_ref.update.rules import Rule
-from seft_ref.update.schedule import learning_rate_at
+from seft_ref.update.schedule import learning_rate_at, n_drop
 from seft_ref.weights import Weights, matrix_of, with_matrices
 from seft_ref.window import AnyWindow, FirstStepWindow, Window
 
@@ -131,8 +131,8 @@ def initial_state(
         base, positions = bases[matrix.name], chosen[matrix.name]
         shares = shares_of(settings.optimizer, matrix.shape)
         delta = new_delta(matrix.shape, positions, base.values, settings.keeps(), shares)
-        row_budget = _per_row(base.topology) if settings.rule.scope == "row" else None
-        row_slots = _per_row(delta.topology) if settings.rule.scope == "row" else None
+        row_budget = slots_per_row(base.topology) if settings.rule.scope == "row" else None
+        row_slots = slots_per_row(delta.topology) if settings.rule.scope == "row" else None
         new = Target(
             base, delta, base.topology.nnz, size, positions[:0], base.values[:0], positions[:0], row_budget, row_slots
         )
@@ -144,11 +144,6 @@ def initial_state(
     if not any(target.delta_budget for target in targets.values()):
         raise ConfigError("DLT-002", "the delta budget gives no matrix a single slot; raise density, slots or rank")
     return TrainState(0, targets, with_matrices(weights, packed), {})
-
-
-def _per_row(topology: Topology) -> Int[Array, " out"]:
-    """Return how many positions each row stores."""
-    return topology.indptr[1:] - topology.indptr[:-1]
 
 
 def place(target: Target, kernels: Kernels) -> tuple[Target, Packed]:
@@ -194,7 +189,7 @@ def train_step(
         factor = clip_factor(norm * norm, settings.max_norm)
         optimize = settings.optimizer.step
         targets = {
-            name: replace(target, delta=optimize(target.delta, found.at[name] * factor, lr, step))
+            name: replace(target, delta=optimize(target.delta, found.at[name] * factor, lr))
             for name, target in targets.items()
         }
         _check(targets, step)
@@ -232,12 +227,16 @@ def evolve_all(
     records: dict[str, EventRecord] = {}
     for pool in pools:
         held = [targets[names[i]] for i in pool]
-        views = [View(kept.get(names[i]), targets[names[i]].base, targets[names[i]].delta, i) for i in pool]
+        budgets = [_budget(target, settings) for target in held]
+        views = [
+            View(kept.get(names[i]), t.base, t.delta, i, k if settings.rule.scope == "group" else None)
+            for i, t, k in zip(pool, held, budgets, strict=True)
+        ]
         drops, grows = _counts(held, fraction, settings)
         chance = Chance(settings.seed, step)
         pattern = settings.pattern if settings.rule.scope == "group" else None
         seen = evidence(views, settings.rule, grows, chance=chance, pattern=pattern, kernels=kernels)
-        parts = [_part(t, e, i, settings) for t, e, i in zip(held, seen, pool, strict=True)]
+        parts = [_part(*of, settings) for of in zip(held, seen, budgets, pool, strict=True)]
         seeds = None if isinstance(settings.optimizer, Sm3) else settings.optimizer.seeds
         events = evolve(parts, n_drop=drops, rule=settings.rule, chance=chance, pattern=pattern, seeds=seeds)
         for i, before, part, event in zip(pool, held, parts, events, strict=True):
@@ -252,22 +251,32 @@ def _counts(held: Sequence[Target], fraction: float, settings: TrainSettings) ->
     """Return how many slots a pool drops (SCH-002), and how many positions it grows at most (GROW-002)."""
     if settings.rule.scope != "row":
         slots = sum(target.delta.topology.nnz for target in held)
-        drops = count(fraction * slots)
+        drops = n_drop(fraction, slots)
         return drops, max(0, drops + sum(target.delta_budget for target in held) - slots)
     (target,) = held
-    per_row = _per_row(target.delta.topology)
+    per_row = slots_per_row(target.delta.topology)
     xp = array_namespace(per_row)
-    drops = int64_like([count(fraction * int(n)) for n in per_row], per_row)
+    drops = int64_like([n_drop(fraction, int(n)) for n in per_row], per_row)
     grows = drops + target.row_delta_budget - per_row
     return drops, xp.where(grows > 0, grows, xp.zeros_like(grows))
 
 
-def _part(target: Target, seen: Any, matrix: int, settings: TrainSettings) -> Part:
+def _part(target: Target, seen: Evidence, budget: Any, matrix: int, settings: TrainSettings) -> Part:
     """Return a target as an event sees it."""
-    by_row = settings.rule.scope == "row"
-    budget = target.row_budget if by_row else target.budget
-    delta_budget = target.row_delta_budget if by_row else target.delta_budget
+    delta_budget = target.row_delta_budget if settings.rule.scope == "row" else target.delta_budget
     return Part(target.base, target.delta, seen, budget, delta_budget, matrix)
+
+
+def _budget(target: Target, settings: TrainSettings) -> Any:
+    """Return K of a matrix, of its rows or of its groups: what each stored at load (DLT-001)."""
+    if settings.rule.scope == "row":
+        return target.row_budget
+    if settings.rule.scope != "group":
+        return target.budget
+    assert settings.pattern is not None, "scope group needs a pattern"
+    at_load = union(flat(target.base.topology), target.lost)
+    width = settings.pattern[1]
+    return per_pool(at_load, width, target.base.topology.numel // width)
 
 
 def _after(target: Target, event: Event, pattern: tuple[int, int] | None) -> Target:
@@ -334,12 +343,12 @@ def finish(
         kept = loss_and_gradients(state.weights, config, batches, kernels, {}, empty).kept
     parts = []
     chance = Chance(settings.seed, settings.steps)
-    # growth does not happen any more: nothing is scored
-    at_end = Rule(grow="random", adapt=rule.adapt)
+    at_end = Rule(adapt=rule.adapt)
     for name in over:
         target, matrix = state.targets[name], names.index(name)
-        (seen,) = evidence([View(kept.get(name), target.base, target.delta, matrix)], at_end, 0)
-        parts.append(_part(target, seen, matrix, settings))
+        # growth does not happen any more: nothing is scored
+        (seen,) = evidence([View(kept.get(name), target.base, target.delta, matrix)], at_end, None)
+        parts.append(_part(target, seen, _budget(target, settings), matrix, settings))
     for name, event in zip(over, final_adapt(parts, rule=rule, chance=chance, pattern=settings.pattern), strict=True):
         final[name] = (event.base, event.delta)
     return {name: effective(base, delta) for name, (base, delta) in final.items()}
@@ -350,7 +359,7 @@ def _over(target: Target, size: int, settings: TrainSettings) -> bool:
     if settings.rule.scope != "row":
         return size > target.budget
     xp = array_namespace(target.row_budget)
-    return bool(xp.any(_per_row(effective(target.base, target.delta)[0]) > target.row_budget))
+    return bool(xp.any(slots_per_row(effective(target.base, target.delta)[0]) > target.row_budget))
 
 
 def _window(state: TrainState, step: int, settings: TrainSettings) -> dict[str, AnyWindow]:

@@ -50,10 +50,6 @@ class Accumulated:
         """Return all of the gradient."""
         return self.rows(0, self.shape[0])
 
-    def settled(self) -> "Accumulated":
-        """Return the same gradient as one matrix."""
-        return Accumulated(self.shape, (), self.whole())
-
     def _rows_of(self, factors: tuple[WeightGradient, ...], start: int, stop: int) -> Array:
         total = None if self.dense is None else self.dense[start:stop, :]
         for f in factors:

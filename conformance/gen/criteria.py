@@ -236,6 +236,15 @@ def in_pools() -> Area:
             kind = "largest" if largest else "smallest"
             clauses = f"SEL-007 SEL-008 {'SEL-001' if largest else 'SEL-002'} SEL-003"
             area.add(f"{kind}-{name}", "select.pools", clauses, purpose, given | {"largest": largest}, answer)
+    close = [float(np.float32(x)) for x in (1.612568736, 1.877071857, 1.458720088, 1.697988033)]
+    found = pools.select(list(zip([0, 0, 1, 1], range(4), close, strict=True)), {0: 1, 1: 1}, largest=False)
+    best = pools.nearest([b for _, b in found.boundaries])
+    assert best is not None
+    given = {"scores": reals(close), "ids": ids(range(4)), "pools": ids([0, 0, 1, 1]), "counts": ids([1, 1])}
+    answer = {"chosen": ids(found.chosen), "inside": reals(best[:1]), "outside": reals(best[1:]), "gap": _gap_of(best)}
+    text = "gaps compared in float32, in which the wrong one is the smaller or both are equal"
+    clauses = "SEL-008 SEL-007"
+    area.add("near-gaps", "select.pools", clauses, text, given | {"largest": 0}, answer, dtypes=("float32",))
     for name, bad, counts, clause in (
         ("too-many", [1.0, 2.0, 3.0], [2, 2], "SEL-005 SEL-007"),
         ("negative", [1.0, 2.0, 3.0], [-1, 1], "SEL-005 SEL-007"),

@@ -248,11 +248,19 @@ def _scopes(area: Area) -> None:
     eta = sorted(base)[::2]
     kept = {name: dict(zip(eta, held.values(), strict=True)) for name, held in part.kept.items()}
     phi = dict(zip(eta, part.phi.values(), strict=True))
-    part = replace(part, base=base, phi=phi, kept=kept, budget=[12], delta_budget=[8])
+    part = replace(part, base=base, phi=phi, kept=kept, budget=[2] * 6, delta_budget=[8])
     gradient = [9.0 if p < 8 else x for p, x in enumerate(seen.gradient)]
     text = "three new slots in a group of 2:4, or pruning by the whole matrix"
     pair = (part, replace(seen, gradient=gradient))
     add(area, "group", "EVT-009 GROW-007 DLT-001 TOP-005", text, [pair], chosen, 0.5, pattern=(2, 4))
+    base = {p: b for p, b in base.items() if p not in (5, 8, 10, 16, 23)}
+    eta = [p for p in eta if p in base]
+    kept = {name: {p: held[p] for p in eta} for name, held in part.kept.items()}
+    budget = [sum(p // 4 == g for p in base) for g in range(6)]
+    part = replace(part, base=base, phi={p: part.phi[p] for p in eta}, kept=kept, budget=budget)
+    text = "groups that stored fewer than N at load filled up to N"
+    pair = (part, replace(seen, gradient=[9.0 if p // 4 in (1, 2, 4) else x for p, x in enumerate(seen.gradient)]))
+    add(area, "group-short", "EVT-009 GROW-007 DLT-001 EVT-007", text, [pair], chosen, 0.75, pattern=(2, 4))
 
 
 def _edges(area: Area) -> None:
@@ -280,6 +288,73 @@ def _edges(area: Area) -> None:
     given: dict[str, Any] = {"parts": [_given(part, seen)], "rule": chosen, "fraction": 0.5, "seed": 0, "step": 1}
     given["parts"][0]["square"] = np.full((2, 3), math.inf)
     area.add("refuse-infinite", "update.event", clauses, "an event with such evidence", given, refused=clauses)
+    _unusable(area)
+
+
+def _unusable(area: Area) -> None:
+    """EVT-005: all evidence that is asked for, and the scores that are ranked."""
+    for dtype, large in (("float64", 2.0**600), ("float32", 2.0**80)):
+        for name, change, off, text in _OVERFLOWS:
+            chosen = rule(**change)
+            part, seen = made(44, (3, 4), 6, 3, 0, chosen=chosen)
+            at = off(part)
+            gradient = [large if p == at and chosen["grow"] == "curvature" else g for p, g in enumerate(seen.gradient)]
+            h = list(seen.inputs)
+            base = dict(part.base)
+            if chosen["scope"] == "row":
+                # one row is a weight over its budget, in another a product overflows
+                base[at], h[at % 4] = large, large
+                over = [int(r != at // 4 and r == min({p // 4 for p in base} - {at // 4})) for r in range(3)]
+                over = [int(name.startswith("refuse") and r == at // 4) or o for r, o in enumerate(over)]
+                part = replace(part, base=base, budget=[k - o for k, o in zip(part.budget, over, strict=True)])
+            pair = part, replace(seen, gradient=gradient, inputs=h)
+            given = {"parts": [_given(*pair)], "rule": chosen, "fraction": 0.5, "seed": 3, "step": 20}
+            rounded = binary64 if dtype == "float64" else scores.binary32
+            clauses, here = "EVT-005 SEL-004", f"{name}-{dtype}"
+            try:
+                answer = _answer(event([pair[0]], [pair[1]], chosen, 0.5, seed=3, step=20, rounded=rounded))
+            except pools.RefusedError:
+                assert name.startswith("refuse"), name
+                area.add(here, "update.event", clauses, text, given, refused=clauses, dtypes=(dtype,))
+            else:
+                assert not name.startswith("refuse"), name
+                area.add(here, "update.event", "EVT-005 EVT-009", text, given, answer, dtypes=(dtype,))
+    for name, change in (("random", {"grow": "random"}), ("dead", {"grow": "curvature"})):
+        chosen = rule(**change)
+        part, seen = made(45, (2, 4), 4, 2, 0, chosen=chosen)
+        at = next(p for p in range(8) if p not in part.base)
+        gradient = [math.nan if p == at else g for p, g in enumerate(seen.gradient)]
+        h = [0.0 if j == at % 4 else x for j, x in enumerate(seen.inputs)]
+        given = {"parts": [_given(part, replace(seen, gradient=gradient, inputs=h))], "rule": chosen}
+        given |= {"fraction": 0.5, "seed": 0, "step": 1}
+        text = "evidence looked at only where something is scored by it"
+        clauses = "EVT-005 SEL-004"
+        area.add(f"refuse-nan-{name}", "update.event", clauses, text, given, refused=clauses)
+
+
+def _off_base(part: Part) -> int:
+    return next(p for p in range(12) if p not in part.base and p not in part.phi)
+
+
+def _slot(part: Part) -> int:
+    return max(part.phi, key=lambda p: abs(part.phi[p]))
+
+
+def _weight(part: Part) -> int:
+    return max(p for p in part.base if p not in part.phi)
+
+
+_CURVED: Rule = {"grow": "curvature", "adapts": "never"}
+_ROWS: Rule = {"scope": "row", "adapt": "curvature"}
+_OVERFLOWS = (
+    ("overflow-off-base", _CURVED | {"grow_scope": "active"}, _off_base, "refused for a score off B"),
+    ("overflow-on-slot", _CURVED | {"regrow": 0}, _slot, "refused for the score of a slot"),
+    ("overflow-kept-slot", _CURVED, _slot, "refused for the score of a slot that was not dropped"),
+    ("overflow-idle-row", _ROWS, _weight, "refused for a row with nothing to prune"),
+    ("refuse-overflow-candidate", _CURVED, _off_base, "a candidate's infinite score ranked"),
+    ("refuse-overflow-row", _ROWS, _weight, "a weight's infinite score ranked"),
+)
+"""Name, choices, the position whose score overflows, and what a wrong program does."""
 
 
 AREAS = (by_choice,)

@@ -92,4 +92,36 @@ def candidates() -> Area:
     return area
 
 
-AREAS = (evidence, candidates)
+def norms() -> Area:
+    """TRN-009: the norm of an event's record."""
+    area = Area("gradient-norm", "Python's hypot")
+    one = Numbers(77, 1).lattice((3, 5), 3)
+    large, long = one.copy(), Numbers(77, 2).real((5, 211))
+    large[1, 2] = 2.0**66
+    both = ("float64", "float32")
+    for name, gradient, purpose, dtypes in (
+        ("plain", one, "a sum of |g|, or a sum of squares without its root", both),
+        ("long", long, "a mean of squares", both),
+        ("one-large", large, "a square that overflows in float32", both),
+        ("all-tiny", np.full((3, 5), 2.0**-100), "squares that underflow in float32", both),
+        ("subnormal", one * 2.0**-149, "subnormal numbers flushed to 0", both),
+        ("wide", one * 2.0**600, "squares that overflow in binary64", ("float64",)),
+        ("narrow", one * 2.0**-1070, "squares that underflow in binary64", ("float64",)),
+        ("zero", one * 0.0, "0 / 0", both),
+        ("no-rows", one[:0], "a matrix without rows", both),
+    ):
+        given = {"out": gradient.shape[0], "in": gradient.shape[1], "gradient": gradient}
+        answer = {"norm": math.hypot(*(float(g) for g in gradient.reshape(-1)))}
+        area.add(name, "gradient.norm", "TRN-009 NUM-004", purpose, given, answer, dtypes=dtypes)
+    for name, bad in (("nan", math.nan), ("infinite", -math.inf)):
+        gradient = one.copy()
+        gradient[2, 4] = bad
+        given = {"out": 3, "in": 5, "gradient": gradient}
+        area.add(f"refuse-{name}", "gradient.norm", "EVT-005", "a norm that is no number", given, refused="EVT-005")
+    given = {"out": 2, "in": 2, "gradient": np.full((2, 2), 2.0**1023)}
+    text = "an infinite norm of finite numbers"
+    area.add("refuse-norm", "gradient.norm", "EVT-005", text, given, refused="EVT-005", dtypes=("float64",))
+    return area
+
+
+AREAS = (norms, evidence, candidates)

@@ -1,5 +1,6 @@
 """One event over several matrices, driven by the choices of chapter 8 (DROP, GROW, ADPT, EVT, DLT-006, TRN-009)."""
 
+import math
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -50,8 +51,8 @@ class Part:
         base: b on B.
         phi: φ on η.
         kept: what is kept of a slot, by name: m, v, age, u, origin; only what optimizer and rule keep.
-        budget: K, one a pool of the scope; unused with scope group.
-        delta_budget: d_φ likewise.
+        budget: K, one a pool of the scope: with scope group one a group.
+        delta_budget: d_φ, one or with scope row one a row.
         optimizer: its name.
         first: whether this is the first event of the run.
         lost: positions that were stored at load and have left the base.
@@ -90,6 +91,44 @@ class Outcome:
     pruned: list[int]
     boundaries: dict[str, Boundary | None] = field(default_factory=dict)
     record: dict[str, int] = field(default_factory=dict)
+
+
+def refuse_infinite(values: Sequence[float]) -> None:
+    """Refuse numbers that are not finite (EVT-005)."""
+    if not all(map(math.isfinite, values)):
+        msg = "EVT-005: NaN or infinity"
+        raise pools.RefusedError(msg)
+
+
+_GROWTH = {
+    "gradient": {"gradient"},
+    "absolute": {"absolute"},
+    "fisher": {"square"},
+    "curvature": {"gradient", "inputs"},
+}
+_ADAPTATION = {"sensitivity": {"gradient"}, "activation": {"inputs"}, "curvature": {"inputs"}}
+"""The evidence that a criterion asks for, by its name; nothing for the others."""
+
+
+def check(parts: Sequence[Part], seen: Sequence[Evidence], asked: set[str]) -> None:
+    """Refuse evidence that is asked for and cannot be used (EVT-005)."""
+    for part, one in zip(parts, seen, strict=True):
+        kept = None if one.candidates is None else one.candidates | part.base.keys() | part.phi.keys()
+        for name in asked:
+            values = getattr(one, name)
+            refuse_infinite(values if kept is None or name == "inputs" else [values[p] for p in sorted(kept)])
+        if "gradient" in asked and kept is None:
+            refuse_infinite([math.hypot(*one.gradient)])
+
+
+def asked_by(rule: Rule) -> set[str]:
+    """Return the evidence that an event looks at."""
+    found = set(_GROWTH.get(rule["grow"], ()))
+    if rule["adapts"] == "always":
+        found |= _ADAPTATION.get(rule["adapt"], set())
+    if rule["drop"] == "fisher":
+        found |= {"square"}
+    return found | {"gradient", "square"} if rule["moments"] == "seeded" else found
 
 
 class _Event:
@@ -171,7 +210,8 @@ class _Event:
                 if is_open:
                     here.append((self._of_candidate(i, p), p))
             if self.scope == "group":
-                here = self._best_of_groups(here)
+                refuse_infinite([score for score, _ in here])
+                here = self._best_of_groups(i, here)
             scored += [(self.pool((i, p)), (i, p), score) for score, p in here]
         there = dict.fromkeys(self.pools(), 0)
         for pool, _, _ in scored:
@@ -179,13 +219,13 @@ class _Event:
         room = {k: n_drop[k] + self.limit(k, "delta_budget") - slots[k] for k in there}
         return pools.select(scored, {k: min(max(room[k], 0), n) for k, n in there.items()}, largest=True)
 
-    def _best_of_groups(self, here: list[tuple[float, int]]) -> list[tuple[float, int]]:
-        """Return the candidates that are among the N best of their group (GROW-007)."""
-        n, m = self.pattern or (0, 0)
+    def _best_of_groups(self, i: int, here: list[tuple[float, int]]) -> list[tuple[float, int]]:
+        """Return the candidates that are among the K best of their group (GROW-007)."""
+        _, m = self.pattern or (0, 0)
         best: dict[int, list[tuple[float, int]]] = {}
         for score, p in sorted(here, key=lambda pair: (-pair[0], pair[1])):
             best.setdefault(p // m, []).append((score, p))
-        return [pair for group in best.values() for pair in group[:n]]
+        return [pair for g, group in best.items() for pair in group[: self.parts[i].budget[g]]]
 
     def _of_candidate(self, i: int, p: int) -> float:
         criterion, part, seen = self.rule["grow"], self.parts[i], self.seen[i]
@@ -207,7 +247,7 @@ class _Event:
         """Return the places that adapt prunes of the parts as they are (ADPT)."""
         _, m = self.pattern or (0, 0)
         by_group = self.scope == "group"
-        scored, held = [], dict.fromkeys([] if by_group else self.pools(), 0)
+        open_to, held = [], dict.fromkeys([] if by_group else self.pools(), 0)
         if by_group:
             sizes = [part.shape[0] * part.shape[1] for part in self.parts]
             held = dict.fromkeys([(i, g) for i, size in enumerate(sizes) for g in range(size // m)], 0)
@@ -218,9 +258,14 @@ class _Event:
                     continue
                 held[pool] += 1
                 if (i, p) not in exempt:
-                    scored.append((pool, (i, p), self._of_weight(i, p, w, use)))
-        limit = {pool: self.pattern[0] if by_group and self.pattern else self.limit(pool, "budget") for pool in held}
-        return pools.select(scored, {k: max(0, n - limit[k]) for k, n in held.items()}, largest=False)
+                    open_to.append((pool, (i, p), w))
+        excess = {}
+        for pool, n in held.items():
+            limit = self.parts[pool[0]].budget[pool[1]] if by_group else self.limit(pool, "budget")
+            excess[pool] = max(0, n - limit)
+        # EVT-005: where nothing is too many, nothing is ranked
+        scored = [(pool, at, self._of_weight(*at, w, use)) for pool, at, w in open_to if excess[pool]]
+        return pools.select(scored, excess, largest=False)
 
     def _of_weight(self, i: int, p: int, w: float, use: int) -> float:
         criterion, part, seen = self.rule["adapt"], self.parts[i], self.seen[i]
@@ -290,6 +335,7 @@ def event(
     """
     if rule["first_event"] == "all" and any(part.first for part in parts):
         fraction = 1.0
+    check(parts, seen, asked_by(rule))
     before = _Event(parts, seen, rule, (seed, step), pattern, rounded)
     dropped, n_drop, slots = before.drop(fraction)
     grown = before.grow(set(dropped.chosen), n_drop, slots)
@@ -344,6 +390,7 @@ def last_pass(
     parts: Sequence[Part], seen: Sequence[Evidence], rule: Rule, *, seed: int, step: int, pattern: Pattern | None = None
 ) -> tuple[list[Part], list[Boundary]]:
     """Return every matrix after the pass that follows the last step, and its boundaries (EVT-004)."""
+    check(parts, seen, set(_ADAPTATION.get(rule["adapt"], ())))
     found = _Event(parts, seen, rule, (seed, step), pattern, binary64).adapt(set(), "support", scores.LAST)
     cut = [without(part, [p for j, p in found.chosen if j == i]) for i, part in enumerate(parts)]
     return cut, [b for _, b in found.boundaries]

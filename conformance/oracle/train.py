@@ -88,6 +88,9 @@ class Trainer:
         if self.rule["scope"] == "row":
             budget = [sum(p // shape[1] == r for p in base) for r in range(shape[0])]
             slots = [sum(p // shape[1] == r for p in eta) for r in range(shape[0])]
+        if self.rule["scope"] == "group" and self.pattern is not None:
+            m = self.pattern[1]
+            budget = [sum(p // m == g for p in base) for g in range(shape[0] * shape[1] // m)]
         names = [*optimizers.KEEPS[self.optimizer], *(["origin"] if self.rule["drop"] == "change" else [])]
         kept: dict[str, dict[int, Any]] = {n: dict.fromkeys(eta, 0 if n == "age" else 0.0) for n in names}
         return Part(shape, i, base, dict.fromkeys(eta, 0.0), kept, budget, slots, self.optimizer, first=True)

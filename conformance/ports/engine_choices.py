@@ -13,16 +13,15 @@ from seft_ref.evidence import View, evidence
 from seft_ref.layers.linear import WeightGradient
 from seft_ref.settings import settings_of
 from seft_ref.topology import Topology, flat, from_flat, union
-from seft_ref.update.count import count
 from seft_ref.update.criteria import ADAPT, DROP, GROW, USE_DROP, USE_GROW, Chance, Known
 from seft_ref.update.delta import Base, Delta, values_at
-from seft_ref.update.evidence import refuse_infinite
+from seft_ref.update.evidence import finite_norm, refuse_infinite
 from seft_ref.update.evolve import Part, evolve
 from seft_ref.update.optimizers import OPTIMIZERS, optimizer_named, shares_of
 from seft_ref.update.presets import preset_named
 from seft_ref.update.record import record_of
 from seft_ref.update.rules import CHOICES, Rule
-from seft_ref.update.schedule import Timetable, spiel_phases
+from seft_ref.update.schedule import Timetable, is_event, n_drop, spiel_phases
 from seft_ref.update.select import largest, largest_selection, smallest_selection
 from seft_ref.window import Accumulated, FirstStepWindow, Window
 
@@ -119,6 +118,16 @@ def _fraction(a: Values) -> Values:
     # a period that puts the first event at the step, or before it
     every = step if a["first"] else 1
     return {"value": Timetable(chosen, a["steps"], every, 1, a["drop_fraction"]).fraction(step)}
+
+
+def _spiel(a: Values) -> Values:
+    phases = spiel_phases(a["steps"], a["period"], a["accumulate"])
+    return {"at": _ints(p[0] for p in phases), "sums": _ints(p[1] for p in phases)}
+
+
+def _periods(a: Values) -> Values:
+    steps = a["steps"]
+    return {"at": _ints(t for t in range(1, steps + 2) if is_event(t, steps, a["evolve_every"]))}
 
 
 def _all_events(a: Values) -> Values:
@@ -247,7 +256,8 @@ def _event(a: Values) -> Values:
         base = Base(from_flat(shape, given["base"]), given["base_values"])
         shared = {"rows": given["row_moments"], "columns": given["column_moments"]}
         delta = Delta(from_flat(shape, given["delta"]), given["delta_values"], kept, shared)
-        views.append(View(_seen(given, base, delta, rule), base, delta, given["matrix"]))
+        groups = given["budget"] if rule.scope == "group" else None
+        views.append(View(_seen(given, base, delta, rule), base, delta, given["matrix"], groups))
         optimizer = kind(**{n: a["rule"][n] for n in names if n in kind.__dataclass_fields__})
         steps.append(given["steps"])
     fraction = 1.0 if rule.first_event == "all" and a["parts"][0]["first"] else a["fraction"]
@@ -261,11 +271,11 @@ def _event(a: Values) -> Values:
         if by_row:
             topology = views[pool[0]].delta.topology
             slots = topology.indptr[1:] - topology.indptr[:-1]
-            drops: Any = from_numpy(_ints(count(fraction * int(n)) for n in slots), slots)
+            drops: Any = from_numpy(_ints(n_drop(fraction, int(n)) for n in slots), slots)
             grows: Any = drops + budgets[0] - slots
         else:
             slots = sum(views[i].delta.topology.nnz for i in pool)
-            drops = count(fraction * slots)
+            drops = n_drop(fraction, slots)
             grows = max(0, drops + sum(int(b[0]) for b in budgets) - slots)
         seen = evidence([views[i] for i in pool], rule, grows, chance=chance, pattern=pattern)
         seen = [replace(e, steps=steps[i]) for e, i in zip(seen, pool, strict=True)]
@@ -274,7 +284,7 @@ def _event(a: Values) -> Values:
                 views[i].base,
                 views[i].delta,
                 e,
-                a["parts"][i]["budget"] if by_row else int(a["parts"][i]["budget"][0]),
+                a["parts"][i]["budget"] if rule.scope in ("row", "group") else int(a["parts"][i]["budget"][0]),
                 a["parts"][i]["delta_budget"] if by_row else int(a["parts"][i]["delta_budget"][0]),
                 views[i].matrix,
             )
@@ -313,12 +323,15 @@ def _told(a: Values, events: list[Any]) -> Values:
 
 
 OPERATIONS: dict[str, Any] = {
+    "gradient.norm": lambda a: {"norm": finite_norm(array_namespace(a["gradient"]).reshape(a["gradient"], (-1,)))},
     "score.drop": _drop_scores,
     "score.grow": _grow_scores,
     "score.adapt": _adapt_scores,
     "select.pools": _pools,
     "count.budgets": _budgets,
     "schedule.drops": _fraction,
+    "schedule.events": _periods,
+    "schedule.spiel": _spiel,
     "schedule.all_events": _all_events,
     "delta.initial": _initial,
     "preset.rule": _preset,

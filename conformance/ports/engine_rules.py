@@ -20,16 +20,17 @@ from seft_ref.prune.magnitude import magnitude_mask
 from seft_ref.prune.sparsegpt import BLOCK, DAMPING, hessian_of, sparsegpt
 from seft_ref.prune.wanda import wanda_mask
 from seft_ref.text import calibration_starts, evaluation_starts, training_starts
-from seft_ref.topology import Topology, check, flat, from_flat, full, outside
+from seft_ref.topology import Topology, check, flat, from_flat, full
 from seft_ref.update.change import change, realign
+from seft_ref.update.criteria import Chance
 from seft_ref.update.delta import Base, Delta, budget_by_numel, effective
 from seft_ref.update.drop import drop
 from seft_ref.update.evolve import Part, evolve, final_adapt
-from seft_ref.update.grow import evidence_of, grow
+from seft_ref.update.grow import grow
 from seft_ref.update.optimizers import AdamW, clip_factor
 from seft_ref.update.rules import Rule
-from seft_ref.update.schedule import drop_fraction_at, is_event, learning_rate_at, n_drop, spiel_phases
-from seft_ref.update.select import largest, smallest
+from seft_ref.update.schedule import drop_fraction_at, learning_rate_at, n_drop
+from seft_ref.update.select import largest, selection
 from seft_ref.window import Accumulated, Window
 
 Values = dict[str, Any]
@@ -76,16 +77,6 @@ def _budget(a: Values) -> Values:
     return {"n": budget_by_numel(a["density"], whole)}
 
 
-def _spiel(a: Values) -> Values:
-    phases = spiel_phases(a["steps"], a["period"], a["accumulate"])
-    return {"at": _ints(p[0] for p in phases), "sums": _ints(p[1] for p in phases)}
-
-
-def _events(a: Values) -> Values:
-    steps = a["steps"]
-    return {"at": _ints(t for t in range(1, steps + 2) if is_event(t, steps, a["evolve_every"]))}
-
-
 def _state(a: Values) -> tuple[Base, Delta]:
     xp = array_namespace(a["base_values"])
     zeros = xp.zeros_like(a["delta_values"])
@@ -115,20 +106,33 @@ def _initial_random(a: Values) -> Values:
 
 
 def _drop(a: Values) -> Values:
-    slots = drop(a["delta_values"], a["n"])
-    return {"dropped": array_namespace(slots).take(a["delta"], slots)}
+    delta = Delta(_topology(a, "delta"), a["delta_values"], {})
+    base = Base(_topology(a | {"base": a["delta"][:0]}, "base"), a["delta_values"][:0])
+    (seen,) = evidence([View(None, base, delta)], Rule(adapts="end"), None)
+    (dropped,), _ = drop([Part(base, delta, seen, 0, delta.topology.nnz)], a["n"], Rule(), Chance(0, 0))
+    return {"dropped": dropped}
+
+
+def _whole_window(a: Values) -> Window:
+    """Return a window of a whole gradient, as a step leaves it: the event looks at it row block by row block."""
+    return Window((a["out"], a["in"]), settled_steps=1, gradient=a["gradient"])
 
 
 def _grow(a: Values) -> Values:
-    scope = _SCOPES[a["scope"]]
-    seen = evidence_of(a["gradient"], a["base"], a["delta"], a["n"], scope)  # type: ignore[arg-type]
-    again = a["dropped"] if scope == "anywhere" else a["dropped"][~outside(a["dropped"], a["base"])]
-    return {"grown": grow(seen, again, a["n"]).positions}
+    rule = Rule(grow_scope=_SCOPES[a["scope"]], adapts="end")  # type: ignore[arg-type]
+    base = Base(_topology(a, "base"), _zeros(a["base"], a["gradient"]))
+    delta = Delta(_topology(a, "delta"), _zeros(a["delta"], a["gradient"]), {})
+    (seen,) = evidence([View(_whole_window(a), base, delta)], rule, a["n"])
+    n_drop = int(a["dropped"].shape[0])
+    # so that n grow: n_drop + (d_φ − |η|) is n
+    part = Part(base, delta, seen, base.topology.nnz, a["n"] - n_drop + delta.topology.nnz)
+    (grown,), _ = grow([part], [a["dropped"]], n_drop, rule)
+    return {"grown": grown}
 
 
 def _adapt(a: Values) -> Values:
     base, delta = _state(a)
-    seen = evidence_of(a["gradient"], a["base"], a["delta"], 0)
+    (seen,) = evidence([View(_whole_window(a), base, delta)], Rule(), None)
     (event,) = final_adapt([Part(base, delta, seen, a["budget"], delta.topology.nnz)])
     return {"pruned": event.pruned}
 
@@ -137,10 +141,7 @@ def _evolve(a: Values) -> Values:
     base, delta = _state(a)
     n = max(a["n_drop"] + a["delta_budget"] - delta.topology.nnz, 0)
     rule = Rule(grow_scope=_SCOPES[a["scope"]], adapts="always" if a["adapts"] else "end")  # type: ignore[arg-type]
-    # a whole gradient as the engine meets it: summed, then looked at row block by row block
-    shape = (a["out"], a["in"])
-    window = Window(shape, latest=Accumulated(shape, (), a["gradient"]))
-    (seen,) = evidence([View(window, base, delta)], rule, n)
+    (seen,) = evidence([View(_whole_window(a), base, delta)], rule, n)
     (event,) = evolve([Part(base, delta, seen, a["budget"], a["delta_budget"])], n_drop=a["n_drop"], rule=rule)
     return after(event.base, event.delta)
 
@@ -345,19 +346,17 @@ def _sparsegpt(a: Values) -> Values:
 OPERATIONS: dict[str, Any] = {
     "rng.draws": lambda a: {"draws": draws(counter_key(*map(int, a["words"])), a["numbers"])},
     "select.largest": _chosen(largest),
-    "select.smallest": _chosen(smallest),
+    "select.smallest": _chosen(lambda scores, k: selection(scores, k).indices),
     "topology.positions": _positions,
     "topology.of": _topology_of,
     "change.source": _source,
     "change.realign": _realign,
     "count.budget": _budget,
-    "count.drop": lambda a: {"n": n_drop(a["step"], a["steps"], a["drop_fraction"], a["slots"])},
+    "count.drop": lambda a: {"n": n_drop(drop_fraction_at(a["step"], a["steps"], a["drop_fraction"]), a["slots"])},
     "schedule.fraction": lambda a: {"value": drop_fraction_at(a["step"], a["steps"], a["drop_fraction"])},
-    "schedule.events": _events,
     "schedule.learning_rate": lambda a: {
         "value": learning_rate_at(a["step"], a["steps"], a["lr"], a["warmup"], a["kind"])
     },
-    "schedule.spiel": _spiel,
     "delta.effective": _effective,
     "delta.initial_random": _initial_random,
     "update.drop": _drop,

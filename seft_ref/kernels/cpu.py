@@ -27,7 +27,7 @@ from seft_ref.kernels._checks import (
     check_vector,
 )
 from seft_ref.kernels._vectors import REGISTER_BYTES
-from seft_ref.topology import Topology
+from seft_ref.topology import Topology, flat
 
 PANELS_BELOW = 0.55
 """Share of stored positions from which a forward and a backward product cost less through BLAS."""
@@ -89,17 +89,18 @@ def pack(topology: Topology, values: Float[Array, " nnz"]) -> Packed:
         KernelError: KRN-009, KRN-010 if values do not fit the topology.
     """
     check_values(topology, values)
-    _check_numpy(values=values, indices=topology.indices)
     n_out, n_in = topology.shape
+    indptr, indices = topology.indptr, topology.indices
+    _check_numpy(values=values, indices=indices)
     if topology.nnz >= PANELS_BELOW * topology.numel:
         dense = np.zeros(topology.numel, dtype=values.dtype)
-        dense[_flat(topology)] = values
+        dense[flat(topology)] = values
         return Packed(topology.shape, dense)
     n_panels = -(-n_in // _panels.WIDTH)
     pointer = np.empty(n_panels * n_out + 1, dtype=np.int64)
     index = np.empty(topology.nnz, dtype=np.uint8)
     place = np.empty(topology.nnz, dtype=np.int64)
-    _panels.fill_panels(topology.indptr, topology.indices, pointer, index, place)
+    _panels.fill_panels(indptr, indices, pointer, index, place)
     ordered = np.empty_like(values)
     ordered[place] = values
     return Packed(topology.shape, ordered, index, pointer)
@@ -124,11 +125,12 @@ def locate(packed: Packed, topology: Topology, slots: Int[Array, " m"]) -> Int[A
     """
     check_shape(packed.shape, topology)
     check_places("slots", slots, topology.nnz)
-    row = np.searchsorted(topology.indptr, slots, side="right") - 1
+    indptr, indices = topology.indptr, topology.indices
+    row = np.searchsorted(indptr, slots, side="right") - 1
     if packed.index is None:
-        return row * topology.shape[1] + topology.indices[slots]
+        return row * topology.shape[1] + indices[slots]
     where = np.empty_like(slots)
-    _panels.find_places(topology.indptr, topology.indices, packed.pointer, slots, row, where)
+    _panels.find_places(indptr, indices, packed.pointer, slots, row, where)
     return where
 
 
@@ -248,10 +250,11 @@ def _multiply(task: Any, src: Any, packed: Packed, n_result: int, n_extra_lines:
 
 def _sample_lines(dy: Any, x: Any, topology: Topology, dvalues: Any) -> None:
     n_out, n_in = topology.shape
+    indptr, indices = topology.indptr, topology.indices
     lanes = REGISTER_BYTES // x.itemsize
     parts = numba.get_num_threads()
     first_slots = np.arange(parts, dtype=np.int64) * topology.nnz // parts
-    row_of_part = np.searchsorted(topology.indptr, first_slots, side="right") - 1
+    row_of_part = np.searchsorted(indptr, first_slots, side="right") - 1
     lines = _scratch.take((SAMPLE_TOKENS * (n_in + n_out),), x.dtype)
     x_lines, dy_lines = lines[: SAMPLE_TOKENS * n_in], lines[SAMPLE_TOKENS * n_in :]
     for first in range(0, x.shape[0], SAMPLE_TOKENS):
@@ -268,8 +271,8 @@ def _sample_lines(dy: Any, x: Any, topology: Topology, dvalues: Any) -> None:
             _panels.sample_task,
             (
                 dvalues,
-                topology.indptr,
-                topology.indices,
+                indptr,
+                indices,
                 row_of_part,
                 parts,
                 n_out,
@@ -286,16 +289,12 @@ def _sample_lines(dy: Any, x: Any, topology: Topology, dvalues: Any) -> None:
 
 def _sample_tiles(dy: Any, x: Any, topology: Topology, dvalues: Any) -> None:
     n_out, n_in = topology.shape
+    indptr, indices = topology.indptr, topology.indices
     buffer = _scratch.take((min(SAMPLE_ROWS, n_out), n_in), x.dtype)
     for first in range(0, n_out, SAMPLE_ROWS):
         last = min(first + SAMPLE_ROWS, n_out)
         tile = np.matmul(dy[:, first:last].T, x, out=buffer[: last - first])
-        _panels.take_rows(topology.indptr, topology.indices, first, last, tile, dvalues)
-
-
-def _flat(topology: Topology) -> Any:
-    row = np.repeat(np.arange(topology.shape[0], dtype=np.int64), np.diff(topology.indptr))
-    return row * topology.shape[1] + topology.indices
+        _panels.take_rows(indptr, indices, first, last, tile, dvalues)
 
 
 def _check_numpy(**arrays: Any) -> None:

@@ -5,9 +5,8 @@ import re
 from jaxtyping import Bool, Float
 
 from seft_ref.arrays import Array, array_namespace, device
+from seft_ref.count import count
 from seft_ref.errors import PruneError
-
-_NUDGE = 2.0**-20
 
 
 def removed_count(sparsity: float, n: int) -> int:
@@ -22,7 +21,7 @@ def removed_count(sparsity: float, n: int) -> int:
             "PRN-001",
             f"sparsity is {sparsity}, must be at least 0 and below 1 (0.7 removes 70 % of the weights)",
         )
-    return int(sparsity * n + _NUDGE)
+    return count(sparsity * n)
 
 
 def parse_pattern(pattern: str) -> tuple[int, int]:

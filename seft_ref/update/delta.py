@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from jaxtyping import Float, Int
 
 from seft_ref.arrays import Array, array_namespace, device, mask_at, spread
+from seft_ref.count import count
 from seft_ref.topology import Topology, difference, find, flat, from_flat, merge_order
 from seft_ref.update.change import change, realign
-from seft_ref.update.count import count
 
 ADAMW_KEEPS = ("first_moment", "second_moment", "age")
 

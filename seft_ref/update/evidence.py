@@ -1,7 +1,7 @@
 """What an event must know of one matrix: its evidence (chapter 6).
 
-`evidence_of` is the definition: it scores every position. `gradients.evidence` finds the same row block by row
-block. An event sees only the evidence.
+`seft_ref.evidence` gathers it row block by row block; an event sees nothing else of the gradients. What lies on the
+support S = B ∪ η is in order of flat position, and the positions are those of the matrix.
 """
 
 import math
@@ -9,12 +9,13 @@ from dataclasses import dataclass
 
 from jaxtyping import Float, Int
 
-from seft_ref.arrays import Array, array_namespace, device
+from seft_ref.arrays import Array, array_namespace, binary64
 from seft_ref.errors import UpdateError
-from seft_ref.topology import difference, union
-from seft_ref.update.criteria import GROW, Known
-from seft_ref.update.rules import GrowScope
-from seft_ref.update.select import largest
+
+_ROW = 256
+"""Squares that are summed in the compute dtype before binary64 takes over: its rounding stays below 1e-5."""
+_PIECE = 15 << 10
+"""Numbers that are widened at once: they stay in a cache, and their memory is used again."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -23,10 +24,8 @@ class Evidence:
     them that no growth needs another.
     """
 
-    support: Int[Array, " s"]
-    """flat positions of S = B ∪ η, ascending"""
     slots: Int[Array, " d"]
-    """flat positions of η, ascending"""
+    """flat positions of η, ascending; none where nothing grows any more"""
     scores: Float[Array, " d"]
     """of growth, on η: a position that is dropped may be grown again"""
     candidates: Int[Array, " c"]
@@ -35,7 +34,7 @@ class Evidence:
     gradient: Float[Array, " s"] | None = None
     """ḡ on the support, loss per unit of weight, if the rule looks at it there"""
     gradient_norm: float | None = None
-    """of ḡ over all positions (TRN-009)"""
+    """of ḡ over all positions, binary64 (TRN-009)"""
     square: Float[Array, " s"] | None = None
     """mean g² on the support"""
     candidate_gradient: Float[Array, " c"] | None = None
@@ -48,44 +47,40 @@ class Evidence:
     """positions of η that may be grown again if they are dropped; None for all (GROW-006)"""
 
 
-def evidence_of(
-    gradient: Float[Array, "out in_"],
-    base_positions: Int[Array, " b"],
-    delta_positions: Int[Array, " d"],
-    n: int,
-    scope: GrowScope = "anywhere",
-) -> Evidence:
-    """Return the evidence of a whole gradient: its values on S, and its n largest outside η (GROW-001, SEL-001).
-
-    n is capped by the number of candidates.
-    """
-    xp = array_namespace(gradient, base_positions)
-    values = xp.reshape(gradient, (-1,))
-    support = union(base_positions, delta_positions)
-    everywhere = (
-        xp.arange(values.shape[0], dtype=xp.int64, device=device(values)) if scope == "anywhere" else base_positions
-    )
-    outside = difference(everywhere, delta_positions)
-    found = xp.take(values, outside)
-    score = GROW["gradient"]
-    chosen = largest(score(Known(gradient=found)), min(n, outside.shape[0]))
-    at_support, at_candidates = xp.take(values, support), xp.take(found, chosen)
-    return Evidence(
-        support,
-        delta_positions,
-        score(Known(gradient=xp.take(values, delta_positions))),
-        xp.take(outside, chosen),
-        score(Known(gradient=at_candidates)),
-        gradient=at_support,
-        gradient_norm=math.sqrt(float(xp.vecdot(values, values))),
-        candidate_gradient=at_candidates,
-    )
-
-
 def refuse_infinite(values: Array) -> None:
     """Refuse evidence that is not finite (EVT-005)."""
     xp = array_namespace(values)
     if not bool(xp.all(xp.isfinite(values))):
-        raise UpdateError(
-            "EVT-005", "the gradient of this event holds NaN or infinity; lower the learning rate or clip"
-        )
+        raise _refusal()
+
+
+def finite_norm(values: Float[Array, " n"]) -> float:
+    """Return the root of the sum of squares, within 1e-5 of it also where squares leave the compute dtype (TRN-009).
+
+    Raises:
+        UpdateError: EVT-005 if an entry is NaN or infinite, or the norm too large for binary64.
+    """
+    xp = array_namespace(values)
+    if not values.shape[0]:
+        return 0.0
+    largest = max(float(xp.max(values)), -float(xp.min(values)))
+    if largest == 0:
+        return 0.0
+    if values.dtype == xp.float32 and 2.0**-40 < largest < 2.0**40:
+        # no square overflows, and those that underflow are too few to matter
+        n = values.shape[0] // _ROW * _ROW
+        in_rows = xp.reshape(values[:n], (-1, _ROW))
+        rest = binary64(values[n:])
+        return math.sqrt(float(binary64(xp.vecdot(in_rows, in_rows)).sum()) + float(rest @ rest))
+    n, total = values.shape[0], 0.0
+    for start in range(0, n if math.isfinite(largest) else 0, _PIECE):
+        piece = binary64(values[start : min(start + _PIECE, n)]) / largest
+        total += float(piece @ piece)
+    norm = largest * math.sqrt(total)
+    if not math.isfinite(norm):
+        raise _refusal()
+    return norm
+
+
+def _refusal() -> UpdateError:
+    return UpdateError("EVT-005", "the gradient of this event holds NaN or infinity; lower the learning rate or clip")

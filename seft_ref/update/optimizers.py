@@ -1,20 +1,19 @@
 """Optimizers of a delta: settings, what they keep of a slot, one step, and what a seeded slot would know (chapter 9).
 
-    delta = optimizer.step(delta, gradient, lr, oldest)     # oldest bounds the ages after the step
-    seeds = optimizer.seeds(mean, mean_square, steps)       # DLT-006
+    delta = optimizer.step(delta, gradient, lr)
+    seeds = optimizer.seeds(mean, mean_square, steps)     # DLT-006
 
 Every optimizer is a frozen record of its settings; its arrays live in the delta.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from typing import Any
 
 from jaxtyping import Float, Int
 
-from seft_ref.arrays import Array, array_namespace, device
+from seft_ref.arrays import Array, array_namespace, device, spread
 from seft_ref.errors import ConfigError
 from seft_ref.topology import rows as rows_of
 from seft_ref.update.delta import ADAMW_KEEPS, Delta
@@ -31,7 +30,7 @@ class AdamW:
 
     keeps = ADAMW_KEEPS
 
-    def step(self, delta: Delta, gradient: Float[Array, " d"], lr: float, oldest: int | None = None) -> Delta:
+    def step(self, delta: Delta, gradient: Float[Array, " d"], lr: float) -> Delta:
         """Return the delta after one step (OPT-001); a new slot takes a full first step whatever its number (OPT-005).
 
         Shapes  gradient (d,) in slot order
@@ -41,10 +40,13 @@ class AdamW:
         xp = array_namespace(delta.values, gradient)
         age, m, v = _moments(self, delta, gradient)
         values = delta.values * (1.0 - lr * self.weight_decay)
-        oldest = _oldest(age, oldest)
         # OPT-002
-        step_size = _per_age([lr / c for c in _corrections(self.beta1, oldest)], age, values)
-        root = _per_age([math.sqrt(c) for c in _corrections(self.beta2, oldest)], age, values)
+        step_size, root = _per_age(
+            age,
+            values,
+            lambda age: lr / (1.0 - self.beta1**age),
+            lambda age: math.sqrt(1.0 - self.beta2**age),
+        )
         values = values - step_size * (m / (xp.sqrt(v) / root + self.eps))
         return replace(delta, values=values, kept={**delta.kept, **_named(m, v, age)})
 
@@ -64,13 +66,11 @@ class SpielAdamW:
 
     keeps = ADAMW_KEEPS
 
-    def step(self, delta: Delta, gradient: Float[Array, " d"], lr: float, oldest: int | None = None) -> Delta:
+    def step(self, delta: Delta, gradient: Float[Array, " d"], lr: float) -> Delta:
         """Return the delta after one step (OPT-006). Shapes, dtypes and units as AdamW's."""
         xp = array_namespace(delta.values, gradient)
         age, m, v = _moments(self, delta, gradient)
-        oldest = _oldest(age, oldest)
-        c1 = _per_age(list(_corrections(self.beta1, oldest)), age, m)
-        c2 = _per_age([math.sqrt(c) for c in _corrections(self.beta2, oldest)], age, m)
+        c1, c2 = _per_age(age, m, lambda age: 1.0 - self.beta1**age, lambda age: math.sqrt(1.0 - self.beta2**age))
         values = delta.values - lr * (m / (((xp.sqrt(v) + self.eps) * c1) / c2))
         values = values - (lr * self.weight_decay) * values
         return replace(delta, values=values, kept={**delta.kept, **_named(m, v, age)})
@@ -89,8 +89,8 @@ class Sgd:
 
     keeps = ("momentum",)
 
-    def step(self, delta: Delta, gradient: Float[Array, " d"], lr: float, oldest: int | None = None) -> Delta:
-        """Return the delta after one step (OPT-007). Shapes, dtypes and units as AdamW's; oldest is not needed."""
+    def step(self, delta: Delta, gradient: Float[Array, " d"], lr: float) -> Delta:
+        """Return the delta after one step (OPT-007). Shapes, dtypes and units as AdamW's."""
         values = delta.values * (1.0 - lr * self.weight_decay)
         u = self.momentum * delta.kept["momentum"] + gradient
         return replace(delta, values=values - lr * u, kept={**delta.kept, "momentum": u})
@@ -109,8 +109,8 @@ class Sm3:
 
     keeps = ()
 
-    def step(self, delta: Delta, gradient: Float[Array, " d"], lr: float, oldest: int | None = None) -> Delta:
-        """Return the delta after one step (OPT-008). Shapes, dtypes and units as AdamW's; oldest is not needed."""
+    def step(self, delta: Delta, gradient: Float[Array, " d"], lr: float) -> Delta:
+        """Return the delta after one step (OPT-008). Shapes, dtypes and units as AdamW's."""
         xp = array_namespace(delta.values, gradient)
         if not delta.topology.nnz:
             return delta
@@ -183,23 +183,26 @@ def _adamw_seeds(settings: AdamW | SpielAdamW, mean: Array, square: Array, steps
     }
 
 
-@lru_cache(maxsize=64)
-def _corrections(beta: float, steps: int) -> tuple[float, ...]:
-    """Return 1 − beta^age for age 0 to steps, in binary64 (OPT-002); age 0 never occurs and holds 1."""
-    return (1.0, *(1.0 - beta**age for age in range(1, steps + 1)))
-
-
-def _oldest(age: Int[Array, " d"], bound: int | None) -> int:
-    """Return a bound on the ages; the largest where none is given."""
-    if bound is not None:
-        return bound
-    return int(array_namespace(age).max(age)) if age.shape[0] else 0
-
-
-def _per_age(table: list[float], age: Int[Array, " d"], like: Float[Array, " d"]) -> Float[Array, " d"]:
-    """Return the table's entry for each age, rounded once to the dtype of `like`."""
+def _per_age(
+    age: Int[Array, " d"], like: Float[Array, " d"], *scalars: Callable[[int], float]
+) -> list[Float[Array, " d"]]:
+    """Return scalars of each age, evaluated once for every age that occurs, in binary64, and rounded once to the dtype
+    of `like` (OPT-002).
+    """
     xp = array_namespace(age, like)
-    return xp.take(xp.asarray(table, dtype=like.dtype, device=device(like)), xp.astype(age, xp.int64))
+    if not age.shape[0]:
+        return [xp.zeros_like(like) for _ in scalars]
+    # slots that came together are as old as each other: few ages occur, though they may be large
+    in_order = xp.sort(age, stable=False)
+    one = xp.ones((1,), dtype=xp.bool, device=device(age))
+    occurring = xp.astype(in_order[xp.concat([one, in_order[1:] != in_order[:-1]])], xp.int64)
+    ages = [int(occurring[i]) for i in range(occurring.shape[0])]
+    where = xp.astype(age, xp.int64)
+    found = []
+    for scalar in scalars:
+        values = xp.asarray([scalar(a) for a in ages], dtype=like.dtype, device=device(like))
+        found.append(xp.take(spread(values, occurring, ages[-1] + 1), where))
+    return found
 
 
 def _raised(held: Float[Array, " n"], index: Int[Array, " d"], values: Float[Array, " d"]) -> Float[Array, " n"]:

@@ -6,13 +6,14 @@ from dataclasses import dataclass
 from jaxtyping import Int
 
 from seft_ref.arrays import Array, array_namespace, device
+from seft_ref.topology import flat, union
 from seft_ref.update.delta import Base, Delta, values_at
 from seft_ref.update.evidence import Evidence
 from seft_ref.update.rules import Rule
 from seft_ref.update.select import Boundary, Selection
 
 Counts = int | Int[Array, " pools"]
-"""A count of one pool, or of every row"""
+"""A count of one pool, or of every row or group"""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -23,9 +24,9 @@ class Part:
     delta: Delta
     evidence: Evidence
     budget: Counts
-    """K (DLT-001): of the matrix, or of each row with scope row"""
+    """K (DLT-001): of the matrix; of each row with scope row, of each group with scope group"""
     delta_budget: Counts
-    """d_φ, likewise"""
+    """d_φ: of the matrix, or of each row with scope row"""
     matrix: int = 0
     """matrix index (MDL-007)"""
 
@@ -44,10 +45,15 @@ class Moved:
     """what the drop took out of the base"""
 
 
-def on_support(evidence: Evidence, values: Array | None, positions: Array) -> Array:
+def support_of(part: Part) -> Int[Array, " s"]:
+    """Return the flat positions of S = B ∪ η before the event, ascending."""
+    return union(flat(part.base.topology), flat(part.delta.topology))
+
+
+def on_support(part: Part, values: Array | None, positions: Array) -> Array:
     """Return what the evidence holds on the support, at positions; 0 off it."""
     assert values is not None, "the rule asks for evidence that was not gathered"
-    return values_at(evidence.support, values, positions)
+    return values_at(support_of(part), values, positions)
 
 
 def select_over(

@@ -4,8 +4,8 @@ import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from seft_ref.count import count
 from seft_ref.errors import UpdateError
-from seft_ref.update.count import count
 from seft_ref.update.rules import DropSchedule, Rule
 
 LrSchedule = Literal["constant", "linear", "cosine"]
@@ -20,9 +20,9 @@ def drop_fraction_at(step: int, last: int, drop_fraction: float, schedule: DropS
     return 0.5 * drop_fraction * (1.0 + math.cos(math.pi * step / last))
 
 
-def n_drop(step: int, last: int, drop_fraction: float, slots: int) -> int:
-    """Return how many of the slots to drop after a step (SCH-002)."""
-    return count(drop_fraction_at(step, last, drop_fraction) * slots)
+def n_drop(fraction: float, slots: int) -> int:
+    """Return how many of the slots of a pool to drop (SCH-002)."""
+    return count(fraction * slots)
 
 
 def last_event_step(total_steps: int, evolve_until: float) -> int:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from jaxtyping import Float, Int
 
-from seft_ref.arrays import Array, array_namespace, device
+from seft_ref.arrays import Array, array_namespace, binary64, device
 from seft_ref.errors import UpdateError
 
 
@@ -17,7 +17,7 @@ class Boundary:
 
     @property
     def gap(self) -> float:
-        """|inside − outside| over the larger magnitude, 0 where both are 0."""
+        """|inside − outside| over the larger magnitude, 0 where both are 0; binary64 (SEL-008)."""
         largest = max(abs(self.inside), abs(self.outside))
         return abs(self.inside - self.outside) / largest if largest else 0.0
 
@@ -38,23 +38,14 @@ def largest(scores: Float[Array, " n"], k: int) -> Int[Array, " k"]:
     Raises:
         UpdateError: SEL-004 for NaN or infinite scores, SEL-005 if k is outside 0 to n.
     """
-    return smallest(-scores, k)
-
-
-def smallest(scores: Float[Array, " n"], k: int) -> Int[Array, " k"]:
-    """Return the indices of the k smallest scores, ties to the lower index, in ascending order (SEL-002, SEL-003).
-
-    Scores stand in ascending order of their ids. −0.0 compares equal to +0.0, as SEL-004 wants.
-
-    Raises:
-        UpdateError: SEL-004 for NaN or infinite scores, SEL-005 if k is outside 0 to n.
-    """
-    return selection(scores, k).indices
+    return selection(-scores, k).indices
 
 
 def selection(scores: Float[Array, " n"], k: int) -> Selection:
-    """Return the k smallest scores of one pool and their boundary (SEL-002, SEL-008).
+    """Return the k smallest scores of one pool, ties to the lower index, in ascending order, and their boundary
+    (SEL-002, SEL-003, SEL-008).
 
+    −0.0 compares equal to +0.0, as SEL-004 wants.
     The k-th smallest value splits the rest from the chosen; of the scores equal to it the first ones fill up.
 
     Raises:
@@ -100,17 +91,19 @@ def selection_in_pools(scores: Float[Array, " n"], pools: Int[Array, " n"], coun
     if n == 0:
         return Selection(order, None)
     rank = xp.arange(n, dtype=xp.int64, device=device(pools)) - xp.take(edges, pools)
-    chosen = xp.sort(order[rank < xp.take(counts, pools)])
+    chosen = xp.astype(xp.sort(order[rank < xp.take(counts, pools)]), xp.int64)
     # SEL-008
     (bounded,) = xp.nonzero((counts > 0) & (counts < sizes))
     if not bounded.shape[0]:
-        return Selection(xp.astype(chosen, xp.int64), None)
+        return Selection(chosen, None)
     last = xp.take(edges, bounded) + xp.take(counts, bounded)
-    inside, outside = xp.take(scores, last - 1), xp.take(scores, last)
+    # in binary64: of two gaps that float32 cannot tell apart another may be the smaller
+    inside, outside = binary64(xp.take(scores, last - 1)), binary64(xp.take(scores, last))
+    xp = array_namespace(inside)
     size = xp.maximum(xp.abs(inside), xp.abs(outside))
     gaps = xp.where(size > 0, xp.abs(inside - outside) / xp.where(size > 0, size, xp.ones_like(size)), size)
     best = int(xp.argmin(gaps))
-    return Selection(xp.astype(chosen, xp.int64), Boundary(float(inside[best]) + 0.0, float(outside[best]) + 0.0))
+    return Selection(chosen, Boundary(float(inside[best]) + 0.0, float(outside[best]) + 0.0))
 
 
 def largest_selection(

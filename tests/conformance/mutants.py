@@ -269,6 +269,52 @@ def written_with_spaces(a):
     return {"raw": np.frombuffer((n + 64).to_bytes(8, "little") + raw[8 : 8 + n] + b" " * 64 + raw[8 + n :], np.uint8)}
 
 
+# --- events of any rule ---
+
+
+def n_for_the_budget_of_a_group(a):
+    """Groups filled up to N, whatever they stored at load."""
+    if a["pattern"] is None:
+        return right("update.event")(a)
+    parts = [part | {"budget": np.full_like(part["budget"], a["pattern"][0])} for part in a["parts"]]
+    return right("update.event")(a | {"parts": parts})
+
+
+def looked_at_where_it_is_scored(a):
+    """NaN in a gradient off what is scored by it goes unseen."""
+    parts = [part | {"gradient": np.nan_to_num(part["gradient"])} for part in a["parts"]]
+    return right("update.event")(a | {"parts": parts})
+
+
+def gaps_in_the_dtype_of_scores(a):
+    """The nearest boundary by gaps in the compute dtype."""
+    found = right("select.pools")(a)
+    scores, best = a["scores"], None
+    for p, k in enumerate(a["counts"]):
+        mine = np.sort(scores[a["pools"] == p])
+        mine = mine[::-1] if a["largest"] else mine
+        if not 0 < k < len(mine):
+            continue
+        inside, outside = mine[k - 1], mine[k]
+        top = max(abs(inside), abs(outside))
+        gap = abs(inside - outside) / top if top else top
+        if best is None or gap < best[0]:
+            best = gap, inside, outside
+    names = ("gap", "inside", "outside")
+    return (
+        found
+        if best is None
+        else found | {n: np.array([x + 0], scores.dtype) for n, x in zip(names, best, strict=True)}
+    )
+
+
+def norm_in_the_dtype(a):
+    """Squares and their sum in the compute dtype."""
+    if not np.isfinite(a["gradient"]).all():
+        return right("gradient.norm")(a)
+    return {"norm": float(np.sqrt(np.sum(a["gradient"] * a["gradient"])))}
+
+
 # --- models and runs ---
 
 

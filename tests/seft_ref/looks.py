@@ -10,7 +10,7 @@ from seft_ref.update.rules import Rule
 from seft_ref.window import Window
 from tests.compare import same_bits
 
-PARTS = ("support", "gradient", "scores", "candidates", "candidate_scores", "candidate_gradient")
+PARTS = ("gradient", "scores", "candidates", "candidate_scores", "candidate_gradient")
 """What the evidence of a gradient holds."""
 
 
@@ -37,7 +37,7 @@ def looked(window, base_positions, delta_positions, n, scope="anywhere"):
     (plain,) = evidence([view], Rule(grow_scope=scope), n)
     (seeded,) = evidence([view], Rule(grow_scope=scope, moments="seeded"), n)
     assert plain.candidate_gradient is None
-    for part in ("support", "gradient", "scores", "candidates", "candidate_scores"):
+    for part in ("gradient", "scores", "candidates", "candidate_scores"):
         assert same_bits(to_numpy(getattr(plain, part)), to_numpy(getattr(seeded, part))), part
     if seeded.candidate_gradient is None:
         # nothing to gather from

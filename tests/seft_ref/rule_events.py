@@ -33,9 +33,15 @@ class HandMatrix:
     delta_budget: int = 0
     row_budget: list[int] | None = None
     row_delta_budget: list[int] | None = None
+    at_load: list[int] = field(default_factory=list)
+    """flat positions stored at load"""
 
     def support(self) -> list[int]:
         return sorted(set(self.base) | set(self.phi))
+
+    def group_room(self, p: int, width: int) -> int:
+        """How many weights the group of a position stored at load (DLT-001)."""
+        return sum(q // width == p // width for q in self.at_load)
 
     def weight(self, p: int) -> Any:
         """b + φ in the compute dtype (DLT-003)."""
@@ -62,6 +68,7 @@ def hand_matrix(target: Target) -> HandMatrix:
         target.delta_budget,
         listed(target.row_budget),
         listed(target.row_delta_budget),
+        sorted([*flat(base.topology).tolist(), *target.lost.tolist()]),
     )
 
 
@@ -192,11 +199,13 @@ def _open_to(look: "_Look", m: HandMatrix, dropped: set[int]) -> list[Scored]:
     scored = [(look.grow(m, p), i, p) for p in everywhere if p not in taken]
     if rule.scope != "group":
         return scored
-    n_keep, width = look.settings.pattern
+    width = look.settings.pattern[1]
     groups: dict[int, list[Scored]] = {}
     for one in scored:
         groups.setdefault(one[2] // width, []).append(one)
-    best = set().union(*(first_of(g, min(n_keep, len(g)), largest=True) for g in groups.values()))
+    best = set().union(
+        *(first_of(here, min(m.group_room(g * width, width), len(here)), largest=True) for g, here in groups.items())
+    )
     return [one for one in scored if one[1:] in best]
 
 
@@ -260,8 +269,8 @@ def _room(i: int, p: int, matrices: list[HandMatrix], settings: TrainSettings) -
     if settings.rule.scope == "row":
         return (i, p // m.shape[1]), m.row_budget[p // m.shape[1]]
     if settings.rule.scope == "group":
-        n_keep, width = settings.pattern
-        return (i, p // width), n_keep
+        width = settings.pattern[1]
+        return (i, p // width), m.group_room(p, width)
     return ("all", sum(other.budget for other in matrices)) if settings.rule.scope == "model" else (i, m.budget)
 
 

@@ -114,13 +114,17 @@ def begin(
     config: ModelConfig | None = None,
     dtype: type = np.float32,
     share: float = 0.4,
+    thin: int = 0,
 ) -> Run:
-    """A run before its first step; the base has the settings' pattern, or a share of the weights."""
+    """A run before its first step; the base has the settings' pattern, or a share of the weights. thin: every so many
+    of them are taken away.
+    """
     config = config or (config_of(settings.pattern) if settings.pattern else tiny_config())
     dense = parameters(config, dtype)
     bases = {}
     for matrix in config.targets():
         at = strongest(dense[matrix.name], settings.pattern, share)
+        at = np.delete(at, slice(0, None, thin)) if thin else at
         bases[matrix.name] = Base(from_flat(matrix.shape, at), dense[matrix.name].reshape(-1)[at])
     weights = packed_weights(config, dense, {n: (b.topology, b.values) for n, b in bases.items()})
     batches = step_batches(settings, TOKENS, 1, weights)

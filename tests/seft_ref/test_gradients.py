@@ -10,7 +10,6 @@ from seft_ref.gradients import Batch, every_gradient, loss_and_gradients
 from seft_ref.kernels import reference
 from seft_ref.layers.linear import WeightGradient
 from seft_ref.topology import from_flat
-from seft_ref.update.grow import evidence_of
 from seft_ref.window import Accumulated, Window
 from tests.compare import assert_close, same_bits
 from tests.seft_ref.families import (
@@ -23,6 +22,7 @@ from tests.seft_ref.families import (
     weights_of,
 )
 from tests.seft_ref.looks import PARTS, latest, looked, settled
+from tests.seft_ref.whole_gradient import evidence_of
 
 
 def integer_factors(rng, rows, shape, high=4):
@@ -174,7 +174,7 @@ def naive_evidence(whole, base, delta, n, scope):
     chosen = sorted(sorted(outside, key=lambda p: (-abs(flat[p]), p))[:n])
     on_support, on_chosen = ([flat[p] for p in positions] for positions in (support, chosen))
     on_slots = [abs(flat[p]) for p in sorted(taken)]
-    return support, on_support, on_slots, chosen, [abs(x) for x in on_chosen], on_chosen
+    return on_support, on_slots, chosen, [abs(x) for x in on_chosen], on_chosen
 
 
 @pytest.mark.parametrize("scope", ["anywhere", "active"])
@@ -203,7 +203,8 @@ def test_GRD_003_equal_gradients_prefer_the_lower_position(monkeypatch, backend)
     got = looked(latest(accumulated), base, delta, 3)
     assert backend.numpy(got.candidates).tolist() == [1, 2, 3, 5]
     assert backend.numpy(got.candidate_gradient).tolist() == [-2.0, 2.0, -2.0, -2.0]
-    assert backend.numpy(got.support).tolist() == [0, 1, 4, 8]
+    # on B ∪ η = {0, 1, 4, 8}
+    assert backend.numpy(got.gradient).tolist() == [2.0, -2.0, 2.0, 2.0]
 
 
 def test_GRD_003_empty_base_and_delta(backend):
@@ -212,7 +213,7 @@ def test_GRD_003_empty_base_and_delta(backend):
     nothing = backend.array(np.zeros(0, dtype=np.int64))
     got = looked(latest(accumulated), nothing, nothing, 15)
     assert backend.numpy(got.candidates).tolist() == list(range(15))
-    assert got.support.shape == got.gradient.shape == got.scores.shape == (0,)
+    assert got.gradient.shape == got.scores.shape == (0,)
     assert np.array_equal(backend.numpy(got.candidate_gradient), whole.reshape(-1))
     assert looked(latest(accumulated), nothing, nothing, 15, "active").candidates.shape == (0,)
 

@@ -5,10 +5,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from seft_ref import evidence as evidence_module
 from seft_ref.errors import TopologyError
+from seft_ref.evidence import View
 from seft_ref.nm import NMTopology, grouped
-from seft_ref.topology import check, flat, flat_rows, from_flat, rows, union
+from seft_ref.topology import check, flat, from_flat, rows, union
 from seft_ref.update.change import change, realign, without
+from seft_ref.update.delta import Base, new_delta
+from seft_ref.update.rules import Rule
+from seft_ref.window import Window
 from tests.backends import BACKENDS
 from tests.compare import same_bits
 
@@ -193,7 +198,7 @@ def test_TOP_005_whatever_takes_a_topology_takes_groups(backend, pattern):
     plain = from_flat(shape, ids(backend, positions))
     made = grouped(plain, pattern)
     for start, stop in ((0, 4), (1, 3), (2, 2)):
-        assert listed(backend, flat_rows(made, start, stop)) == listed(backend, flat_rows(plain, start, stop))
+        assert listed(backend, made.positions(start, stop)) == listed(backend, plain.positions(start, stop))
     values = backend.array(np.arange(1.0, len(positions) + 1))
     gone = ids(backend, positions[::3])
     for old in (made, plain):
@@ -234,3 +239,20 @@ def test_TOP_005_groups_are_frozen_like_their_kind():
         with pytest.raises((AttributeError, TypeError)):
             setattr(made, name, None)
     assert made.pattern == (2, 4)
+
+
+def test_TOP_005_evidence_reads_the_groups_of_its_rows_only(monkeypatch):
+    base = Base(grouped(from_flat((64, 8), np.arange(0, 512, 3)), (2, 4)), np.ones(171))
+    delta = new_delta((64, 8), np.arange(0, 512, 30), base.values)
+    read = []
+    monkeypatch.setattr(evidence_module, "ROWS", 16)
+    positions = NMTopology.positions
+
+    def watched(topology, start, stop):
+        read.append((start, stop))
+        return positions(topology, start, stop)
+
+    monkeypatch.setattr(NMTopology, "positions", watched)
+    window = Window((64, 8), settled_steps=1, gradient=np.ones((64, 8)))
+    evidence_module.evidence([View(window, base, delta)], Rule(), 3)
+    assert read == [(0, 16), (16, 32), (32, 48), (48, 64)]

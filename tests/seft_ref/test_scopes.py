@@ -1,5 +1,7 @@
 """What is compared with what (EVT-009): rows, groups, the whole model; and every event against dictionaries."""
 
+from collections import Counter
+
 import numpy as np
 import pytest
 
@@ -7,6 +9,7 @@ from seft_ref.errors import ConfigError
 from seft_ref.nm import NMTopology
 from seft_ref.settings import TrainSettings, settings_of
 from seft_ref.topology import flat
+from seft_ref.update.criteria import GROW, Chance
 from seft_ref.update.rules import Rule
 from tests.seft_ref.rule_events import check_end, check_event, hand_matrix, watch
 from tests.seft_ref.rule_runs import begin, end, short, support_of, through_file, walk
@@ -207,6 +210,45 @@ def test_EVT_009_scope_group_holds_n_of_m_while_the_pattern_moves(pattern, dtype
     # a group has really gained a column that it lacked
     gained = [n for n, (topology, _) in final.items() if set(flat(topology).tolist()) - start[n]]
     assert gained
+
+
+@pytest.mark.parametrize("pattern", PATTERNS, ids=pattern_id)
+def test_EVT_009_EVT_007_groups_that_store_fewer_than_n_never_store_more_than_at_load(pattern, monkeypatch, tmp_path):
+    m = pattern[1]
+    settings = short(scope="group", pattern=pattern, density=0.1, evolve_every=2)
+    events = watch(monkeypatch)
+    run = begin(settings, thin=3)
+    bases = run.bases
+    at_load = {name: Counter(p // m for p in flat(base.topology).tolist()) for name, base in bases.items()}
+    assert all(b.topology.nnz < b.topology.numel // m * pattern[0] for b in bases.values())
+    moved = 0
+    for _, after, record in walk(run):
+        if record.event is not None:
+            check_event(events.pop(), after, record, settings)
+            moved += record.event["reactivated"]
+        for name, target in after.targets.items():
+            now = Counter(p // m for p in support_of(target))
+            assert all(size <= at_load[name][g] for g, size in now.items()), name
+        if record.step == 6:
+            # what a group may hold follows from what is saved
+            run.state = through_file(run, after, tmp_path / "state")
+    assert moved > 0
+    for name, (topology, _) in end(run).items():
+        now = Counter(p // m for p in flat(topology).tolist())
+        assert all(size <= at_load[name][g] for g, size in now.items()), name
+
+
+def test_EVT_004_the_last_pass_scores_no_growth(monkeypatch):
+    run = begin(short("no-adapt"))
+    for _ in walk(run):
+        pass
+
+    def scored(*_):
+        raise AssertionError("growth is over")
+
+    monkeypatch.setitem(GROW, "gradient", scored)
+    monkeypatch.setattr(Chance, "scores", scored)
+    assert sum(t.base.topology.nnz for t in run.state.targets.values()) >= sum(t.nnz for t, _ in end(run).values())
 
 
 @pytest.mark.parametrize("pattern", PATTERNS, ids=pattern_id)

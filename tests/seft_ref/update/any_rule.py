@@ -37,7 +37,7 @@ class AnyRun(AnyEvent, RuleBasedStateMachine):
         self.pattern = pattern
         self.unit = 1.0 if unit == "one" else float(np.finfo(self.library.dtype).smallest_subnormal)
         rng = np.random.default_rng(seed)
-        self.chance_seed, self.steps, self.oldest = seed, 0, 0
+        self.chance_seed, self.steps = seed, 0
         keeps = (*self.optimizer.keeps, *(("origin",) if self.rule.drop == "change" else ()))
         self.bases, self.deltas, self.budgets, self.delta_budgets = [], [], [], []
         for shape in SHAPES:
@@ -56,7 +56,11 @@ class AnyRun(AnyEvent, RuleBasedStateMachine):
             delta = new_delta(shape, self.library.ints(eta), base.values, keeps, shares_of(self.optimizer, shape))
             self.bases.append(base)
             self.deltas.append(delta)
-            if self.rule.scope == "row":
+            if self.rule.scope == "group":
+                groups = np.bincount(positions // pattern[1], minlength=size // pattern[1])
+                self.budgets.append(self.library.ints(groups))
+                self.delta_budgets.append(len(eta))
+            elif self.rule.scope == "row":
                 self.budgets.append(self.library.ints(np.bincount(positions // shape[1], minlength=shape[0])))
                 self.delta_budgets.append(self.library.ints(np.bincount(eta // shape[1], minlength=shape[0])))
             else:
@@ -83,14 +87,12 @@ class AnyRun(AnyEvent, RuleBasedStateMachine):
     def step(self, seed, lr):
         rng = np.random.default_rng(seed)
         self.steps += 1
-        self.oldest += 1
         for i, delta in enumerate(self.deltas):
             f = self.factors(rng, delta.topology.shape)
             whole = to_numpy(f.dy).T @ to_numpy(f.x)
             at = self.library.floats(whole.reshape(-1)[to_numpy(flat(delta.topology))])
             before = every_bit([delta, at])
             after = self.optimizer.step(delta, at, lr)
-            assert every_bit(after) == every_bit(self.optimizer.step(delta, at, lr, self.oldest))
             assert every_bit([delta, at]) == before
             assert after.topology is delta.topology
             assert set(after.kept) == set(delta.kept)
@@ -101,7 +103,6 @@ class AnyRun(AnyEvent, RuleBasedStateMachine):
     @rule(seed=SEEDS, fraction=FRACTIONS, steps=st.integers(1, 3))
     def evolves(self, seed, fraction, steps):
         parts, drops = self.look(seed, fraction, steps)
-        self.oldest = max(self.oldest, steps)
         before = every_bit(parts)
         events = evolve(parts, n_drop=drops, **self.how())
         assert every_bit(parts) == before
@@ -109,7 +110,7 @@ class AnyRun(AnyEvent, RuleBasedStateMachine):
             self.positions_are_those_of_the_rule(part, event)
             self.what_is_not_moved_keeps_its_bits(part, event)
             self.new_slots_start_as_they_should(part, event)
-            self.changes_tell_what_happened(part, event)
+            self.values_move_with_their_positions(part, event)
             self.bases[i], self.deltas[i] = event.base, event.delta
         self.counts_are_those_of_the_clauses(parts, drops, events)
 
@@ -123,7 +124,8 @@ class AnyRun(AnyEvent, RuleBasedStateMachine):
         for i, (base, delta) in enumerate(zip(self.bases, self.deltas, strict=True)):
             window = Window(base.topology.shape, self.rule.asks_at_end())
             window = window.plus(self.factors(rng, base.topology.shape)) if self.rule.asks_at_end() else None
-            (seen,) = evidence([View(window, base, delta, i)], Rule(grow="random", adapt=self.rule.adapt), 0)
+            (seen,) = evidence([View(window, base, delta, i)], Rule(adapt=self.rule.adapt), None)
+            assert seen.scores.shape == seen.candidates.shape == (0,)
             parts.append(Part(base, delta, seen, self.budgets[i], self.delta_budgets[i], i))
         before = every_bit(parts)
         how = self.how()
@@ -133,7 +135,7 @@ class AnyRun(AnyEvent, RuleBasedStateMachine):
         for part, event in zip(parts, events, strict=True):
             assert listed(event.dropped) == listed(event.grown) == listed(event.cancelled) == []
             self.what_is_not_moved_keeps_its_bits(part, event)
-            self.changes_tell_what_happened(part, event)
+            self.values_move_with_their_positions(part, event)
         self.fits([effective(event.base, event.delta)[0] for event in events], exactly=True, was=parts)
 
     # how it does it
@@ -166,8 +168,8 @@ class AnyRun(AnyEvent, RuleBasedStateMachine):
         rng = np.random.default_rng(seed)
         scope = self.rule.scope
         views = [
-            View(self.window(rng, i, steps, scale), base, delta, i)
-            for i, (base, delta) in enumerate(zip(self.bases, self.deltas, strict=True))
+            View(self.window(rng, i, steps, scale), base, delta, i, k if scope == "group" else None)
+            for i, (base, delta, k) in enumerate(zip(self.bases, self.deltas, self.budgets, strict=True))
         ]
         how = {"chance": Chance(self.chance_seed, self.steps), "pattern": self.how()["pattern"]}
         if scope == "model":

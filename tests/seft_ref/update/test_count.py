@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from seft_ref.count import count
 from seft_ref.errors import UpdateError
-from seft_ref.update.count import count
 from tests.seft_ref.update.by_hand import RULES, floor_of
 
 NUDGE = 2.0**-20

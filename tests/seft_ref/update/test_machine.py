@@ -8,9 +8,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from seft_ref.arrays import array_namespace, to_numpy
 from seft_ref.topology import check, flat
+from seft_ref.update.change import change
 from seft_ref.update.delta import effective
 from seft_ref.update.evolve import Part, evolve
-from seft_ref.update.grow import evidence_of
 from seft_ref.update.optimizers import AdamW
 from seft_ref.update.rules import Rule
 from tests.seft_ref.update.by_hand import (
@@ -26,6 +26,7 @@ from tests.seft_ref.update.by_hand import (
     listed,
     part_of,
 )
+from tests.seft_ref.whole_gradient import evidence_of
 
 SHAPE = (4, 5)
 N = 20
@@ -52,7 +53,7 @@ class Run(RuleBasedStateMachine):
     def step(self, gradient, lr, decay):
         self.steps += 1
         at = self.library.floats(gradient[p] for p in listed(flat(self.delta.topology)))
-        self.delta = AdamW(weight_decay=decay).step(self.delta, at, lr, self.steps)
+        self.delta = AdamW(weight_decay=decay).step(self.delta, at, lr)
         dtype = self.library.dtype
         self.hand.slots = {p: adamw_by_hand(s, gradient[p], lr, dtype, decay=decay) for p, s in self.hand.slots.items()}
 
@@ -100,12 +101,12 @@ class Run(RuleBasedStateMachine):
 
     def changes_carry_everything(self, event, old_base, old_delta):
         """CHG-001, CHG-002, EVT-006: a source gives its bits, the rest is zero; the base loses only."""
-        sources = listed(event.base_change.source)
+        sources = listed(change(old_base.topology, event.base.topology).source)
         assert min(sources, default=0) >= 0
         assert bits(event.base.values) == to_numpy(old_base.values)[np.asarray(sources, dtype=int)].tobytes()
         for part in PARTS:
             old, new = to_numpy(part_of(old_delta, part)), to_numpy(part_of(event.delta, part))
-            source = listed(event.delta_change.source)
+            source = listed(change(old_delta.topology, event.delta.topology).source)
             expected = np.asarray([old[s] if s >= 0 else 0 for s in source], dtype=old.dtype)
             assert new.tobytes() == expected.tobytes(), part
 

@@ -64,7 +64,7 @@ class OurRigl:
         if timetable.is_event(self.step):
             return self.event(gradient, count(timetable.fraction(self.step) * self.delta.topology.nnz))
         at = gradient.reshape(-1)[flat(self.delta.topology)]
-        self.delta = self.settings.optimizer.step(self.delta, at, self.settings.lr, self.step)
+        self.delta = self.settings.optimizer.step(self.delta, at, self.settings.lr)
         return None
 
 

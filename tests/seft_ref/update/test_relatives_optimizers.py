@@ -47,8 +47,8 @@ def test_OPT_001_adamw_is_torchs_slot_by_slot(dtype, decay, beta1, beta2, eps):
     parameter = torch.nn.Parameter(torch.from_numpy(values.copy()))
     theirs = torch.optim.AdamW([parameter], lr=lr, betas=(beta1, beta2), eps=eps, weight_decay=decay)
     ours_path, their_path = [], []
-    for t, g in enumerate(gradients(n, steps, dtype), start=1):
-        delta = optimizer.step(delta, g, lr, t)
+    for g in gradients(n, steps, dtype):
+        delta = optimizer.step(delta, g, lr)
         parameter.grad = torch.from_numpy(g.copy())
         theirs.step()
         ours_path.append(delta.values)
@@ -60,8 +60,8 @@ def test_OPT_001_adamw_is_torchs_slot_by_slot(dtype, decay, beta1, beta2, eps):
     # far from a coincidence: the other order of decay would be seen
     if decay and dtype is np.float64:
         late = some_delta(values, optimizer)
-        for t, g in enumerate(gradients(n, steps, dtype), start=1):
-            late = SpielAdamW(beta1, beta2, eps, decay).step(late, g, lr, t)
+        for g in gradients(n, steps, dtype):
+            late = SpielAdamW(beta1, beta2, eps, decay).step(late, g, lr)
         assert (np.abs(late.values - their_path[-1]) > 1e3 * bound).all()
 
 
@@ -117,7 +117,7 @@ def test_OPT_006_spiel_adamw_is_a_loop_over_slots_and_seeds_alike(dtype, decay):
     all_steps = gradients(n, 31, dtype)
     largest = np.zeros(n)
     for t, g in enumerate(all_steps, start=1):
-        delta = optimizer.step(delta, g, lr, t)
+        delta = optimizer.step(delta, g, lr)
         at = flat(delta.topology).tolist()
         for p, x in zip(at, g.tolist(), strict=True):
             slots[p] = sft_adamw(slots[p], x, lr, decay)

@@ -39,14 +39,14 @@ def test_SCH_001_the_formula_bit_for_bit(of, data, rate):
     ],
 )
 def test_SCH_002_worked_counts(step, of, rate, slots, expected):
-    assert n_drop(step, of, rate, slots) == expected
+    assert n_drop(drop_fraction_at(step, of, rate), slots) == expected
 
 
 @RULES
 @given(of=st.integers(1, 1000), data=st.data(), rate=st.floats(0, 1), slots=st.integers(0, 10**6))
 def test_SCH_002_floor_of_fraction_times_slots(of, data, rate, slots):
     step = data.draw(st.integers(1, of))
-    found = n_drop(step, of, rate, slots)
+    found = n_drop(drop_fraction_at(step, of, rate), slots)
     assert found == floor_of(drop_fraction_at(step, of, rate) * slots)
     assert 0 <= found <= slots
 

@@ -8,13 +8,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from seft_ref.errors import UpdateError
-from seft_ref.update.select import largest, smallest
+from seft_ref.update.select import largest, selection, selection_in_pools
 from tests.seft_ref.update.by_hand import LIBRARIES, RULES, library_id, listed, ranked
 
 pytestmark = pytest.mark.parametrize("library", LIBRARIES, ids=library_id)
 TIES = [
     [(i * 7 + i // 5) % levels * 0.5 for i in range(n)] for n, levels in ((64, 2), (67, 3), (131, 2), (1, 1), (9, 9))
 ]
+
+
+def smallest(scores, k):
+    return selection(scores, k).indices
 
 
 def both(library, scores, k):
@@ -100,3 +104,12 @@ def test_SEL_001_subnormals_are_told_apart(library):
     assert listed(smallest(scores, 2)) == [1, 3]
     assert listed(smallest(scores, 3)) == [1, 2, 3]
     assert listed(largest(scores, 3)) == [0, 2, 5]
+
+
+def test_SEL_008_gaps_that_float32_confuses_are_told_apart_in_binary64(library):
+    scores = library.floats([1.612568736, 1.877071857, 1.458720088, 1.697988033])
+    found = selection_in_pools(scores, library.ints([0, 0, 1, 1]), library.ints([1, 1]))
+    pairs = [(float(a), float(b)) for a, b in (listed(scores)[:2], listed(scores)[2:])]
+    best = min(pairs, key=lambda pair: (pair[1] - pair[0]) / pair[1])
+    assert (found.boundary.inside, found.boundary.outside) == best
+    assert found.boundary.gap == (best[1] - best[0]) / best[1]
