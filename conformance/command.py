@@ -1,97 +1,270 @@
-"""The command line of the kit: judge our engine clause by clause."""
+"""The command line of the kit. Without a subcommand it judges a port, our engine if none is named."""
 
-import json
 import sys
 from collections.abc import Sequence
-from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from conformance import report
-from conformance.cases import Case, load_all
-from conformance.clauses import Clause, read_clauses
-from conformance.coverage import Coverage, coverage, elsewhere
-from conformance.harness import Result, Variant, run
-from conformance.ops import OPS
+from conformance import doctor as doctors
+from conformance import expect as expectations
+from conformance import export as exports
+from conformance import listing, report, templates
+from conformance.cases import load_all
+from conformance.clauses import read_clauses
+from conformance.judgement import Run
+from conformance.profiles import CLASSES, PROFILES
+from conformance.properties import PROPERTIES
+from conformance.properties import freeze as freeze_case
+from conformance.properties import replay as replay_case
+from conformance.protocol.child import StartError
+from conformance.runner import BACKENDS, EXAMPLES, Broken, Options, Target, Unusable, judge, started
 
-__all__ = ["app", "main", "variants_of_engine"]
+__all__ = ["app", "main"]
 
-PASSED, FAILED, USAGE, KIT = 0, 1, 2, 4
+MET, NOT_MET, USAGE, NOT_STARTED, KIT = 0, 1, 2, 3, 4
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+console = Console(highlight=False, soft_wrap=True)
+
+Port = Annotated[
+    str | None,
+    typer.Option(metavar="COMMAND", help="The port: a program that speaks the protocol on stdin and stdout."),
+]
+PortPy = Annotated[
+    str | None, typer.Option(metavar="pkg.mod:Class", help="A Python class as the port, run in a child process.")
+]
+Backend = Annotated[
+    list[str] | None, typer.Option(help=f"Our engine on this backend ({', '.join(BACKENDS)}); may be repeated.")
+]
+Timeout = Annotated[float, typer.Option(min=0.1, metavar="S", help="Seconds that a call may take.")]
 
 
-def variants_of_engine() -> list[Variant]:
-    """Return how our engine is called: both dtypes, compiled kernels, a strict library on a foreign device."""
-    from conformance.ports.engine import EnginePort, compiled_kernels, strict_like
+@app.callback(invoke_without_command=True)
+def verify(
+    context: typer.Context,
+    *,
+    port: Port = None,
+    port_py: PortPy = None,
+    backend: Backend = None,
+    profile: Annotated[
+        str | None, typer.Option(metavar="A,B", help=f"Profiles: {','.join(PROFILES)}; default all that are offered.")
+    ] = None,
+    classes: Annotated[
+        str | None, typer.Option("--class", metavar="A,B", help=f"Numeric classes: {','.join(CLASSES)}.")
+    ] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="One case a clause: not enough for a claim.")] = False,
+    only: Annotated[
+        str | None, typer.Option(metavar="GLOB", help="Only cases that GLOB matches, by id, operation or clause.")
+    ] = None,
+    clause: Annotated[str | None, typer.Option(metavar="ID", help="Only cases that show this clause.")] = None,
+    seed: Annotated[str | None, typer.Option(metavar="HEX", help="Seed of order and properties; else drawn.")] = None,
+    expect: Annotated[Path | None, typer.Option(metavar="FILE", help="Expected failures, a seft-expect.toml.")] = None,
+    write_expect: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write the failures of this run there as expected.")
+    ] = None,
+    report_folder: Annotated[
+        Path | None, typer.Option("--report", metavar="DIR", help="Write report.html, .jsonl, junit.xml ... there.")
+    ] = None,
+    timeout: Timeout = 20.0,
+    examples: Annotated[
+        int, typer.Option(min=0, metavar="N", help="Examples of each property; 0 tries none, and claims nothing.")
+    ] = EXAMPLES,
+    jobs: Annotated[int, typer.Option(min=1, max=64, help="Processes of the port, asked side by side.")] = 1,
+) -> None:
+    """Judge a port of SEFT by SPEC.md, clause by clause; our engine if no port is named.
 
-    engine, arrays = EnginePort("engine"), ("rule", "layer", "whole")
-    out = [Variant(engine, "float64"), Variant(engine, "float32", arrays)]
-    compiled = compiled_kernels()
-    if compiled is not None:
-        port = EnginePort("engine with kernels.cpu", kernels=compiled)
-        out += [Variant(port, dtype, ("layer", "whole")) for dtype in ("float64", "float32")]
-    like = strict_like()
-    if like is not None:
-        out.append(Variant(EnginePort("engine on array-api-strict", like), "float32", ("rule", "layer")))
-    return out
+    Ends with a line "N passed, N failed, N skipped". Exit status: 0 the claim is met (or, of a filtered run, nothing
+    failed), 1 it is not, 2 wrong use, 3 the port did not start, 4 the kit itself is broken or nothing ran.
+    """
+    if context.invoked_subcommand is not None:
+        return
+    target = _target(port, port_py, backend)
+    options = Options(
+        profiles=_names(profile, PROFILES, "--profile"),
+        classes=_names(classes, CLASSES, "--class"),
+        only=only or "",
+        clause=clause or "",
+        quick=quick,
+        seed=_hexadecimal(seed),
+        timeout=timeout,
+        jobs=jobs,
+        examples=examples,
+    )
+    if expect is not None and not expect.is_file():
+        _stop(f"--expect {expect}: there is no such file; --write-expect makes one", USAGE)
+    run = _run(target, options)
+    if expect is not None or write_expect is not None:
+        _expectations(run, expect, write_expect)
+    if report_folder is not None:
+        report.write(run, report_folder)
+    _print(run)
+    passed, failed, skipped = run.counts()
+    console.print(f"{passed} passed, {failed} failed, {skipped} skipped")
+    if not run.results and not run.properties:
+        raise typer.Exit(KIT)
+    partial = bool(run.filtered) or not run.fresh
+    raise typer.Exit(NOT_MET if failed or not (partial or run.verdict().met) else MET)
 
 
 @app.command()
-def verify(
-    *,
-    json_file: Annotated[
-        Path | None, typer.Option("--json", metavar="FILE", help="Write every result to FILE as JSON.")
-    ] = None,
-    only: Annotated[
-        str | None,
-        typer.Option(metavar="GLOB", help="Only cases that GLOB matches, by id or clause."),
-    ] = None,
-    show_list: Annotated[bool, typer.Option("--list", help="List clauses and cases; run nothing.")] = False,
-) -> None:
-    """Judge our engine by SPEC.md, clause by clause.
+def doctor(port: Port = None, port_py: PortPy = None, timeout: Timeout = 20.0) -> None:
+    """Greet a port and make a few small calls, showing exactly what was sent and what came back."""
+    if port is None and port_py is None:
+        _stop("doctor needs --port COMMAND or --port-py pkg.mod:Class", USAGE)
+    good = doctors.examine(_target(port, port_py, None).commands[0], timeout, console.print)
+    raise typer.Exit(MET if good else NOT_MET)
 
-    Ends with a line "N passed, N failed, N skipped". Exit status: 0 nothing failed, 1 a check failed, 2 wrong use,
-    4 the kit itself is broken or nothing ran.
-    """
-    console = Console(highlight=False, soft_wrap=True)
-    if json_file is not None and not json_file.parent.is_dir():
-        _stop(f"--json {json_file}: the folder {json_file.parent} does not exist; create it first", USAGE)
+
+@app.command("list")
+def list_(
+    *,
+    clauses: Annotated[bool, typer.Option("--clauses", help="Every clause, and how it is shown.")] = False,
+    ops: Annotated[bool, typer.Option("--ops", help="Every operation with inputs and outputs.")] = False,
+    cases: Annotated[bool, typer.Option("--cases", help="Every case with its purpose.")] = False,
+) -> None:
+    """List profiles, clauses, operations or cases."""
+    for line in listing.lines(clauses=clauses, ops=ops, cases=cases):
+        console.print(Text(line))
+
+
+@app.command()
+def explain(what: Annotated[str, typer.Argument(metavar="ID", help="A clause, an operation or a case.")]) -> None:
+    """Tell what a clause says and shows, what an operation takes, or what a case asks and expects."""
     try:
-        clauses = read_clauses()
-        cases = load_all()
-        unknown = next((case for case in cases if case.op not in OPS), None)
-        if unknown is not None:
-            _stop(f"case {unknown.id} asks for {unknown.op}, which ops.py does not have", KIT)
-        covered = coverage(clauses, cases, elsewhere())
-    except Exception as error:  # noqa: BLE001  whatever is wrong with the kit's own files is the kit's fault
-        _stop(f"the kit cannot be read: {type(error).__name__}: {error}", KIT)
-    shown = list(covered.values())
-    if only is not None:
-        cases = [case for case in cases if report.matches(case, only)]
-        shown = [c for c in shown if fnmatchcase(c.clause.id, only)]
-        if not cases and not shown:
-            _stop(f"--only {only!r} matches no case and no clause; --list shows what there is", USAGE)
-    if show_list:
-        _list(console, cases, shown)
-        raise typer.Exit(PASSED)
-    if not cases:
-        _stop("no case ran: the vectors are empty, or what --only names has none; see --list", KIT)
-    variants = variants_of_engine()
-    results = run(cases, variants)
-    _print(console, results, shown, clauses)
-    if json_file is not None:
-        whole = report.as_json(results, shown, [v.name for v in variants], only)
-        text = json.dumps(whole, indent=1, allow_nan=False)
-        json_file.write_text(text + "\n", encoding="utf-8")
-    passed, failed, skipped = report.counts(results, shown)
+        lines = listing.explained(what)
+    except KeyError as error:
+        _stop(str(error.args[0]), USAGE)
+    for line in lines:
+        console.print(Text(line))
+
+
+@app.command()
+def export(folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder that does not exist yet.")]) -> None:
+    """Write every case as it goes over the line, one file each, for those who cannot start a child process."""
+    if folder.exists():
+        _stop(f"{folder} exists; name a folder that does not", USAGE)
+    console.print(f"wrote {exports.write(folder)} cases to {folder}")
+
+
+@app.command()
+def replay(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="What a property that failed left behind.")],
+    port: Port = None,
+    port_py: PortPy = None,
+    backend: Backend = None,
+    timeout: Timeout = 20.0,
+) -> None:
+    """Ask exactly what failed in a property, without hypothesis."""
+    if not (folder / "case.json").is_file():
+        _stop(f"{folder} holds no case.json; name a folder that a failed property left", USAGE)
+    try:
+        with started(_target(port, port_py, backend), Options(timeout=timeout)) as asked:
+            result = replay_case(folder, asked.lanes[0])
+    except StartError as error:
+        _stop(f"the port did not start: {error}", NOT_STARTED)
+    for line in report.explain(result, read_clauses()) if result.failures else ():
+        console.print(Text(line))
+    passed, failed, skipped = (int(result.status == status) for status in ("passed", "failed", "skipped"))
     console.print(f"{passed} passed, {failed} failed, {skipped} skipped")
-    raise typer.Exit(FAILED if failed else PASSED)
+    raise typer.Exit(NOT_MET if failed else MET)
+
+
+@app.command()
+def freeze(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="What a property that failed left behind.")],
+    clause: Annotated[list[str], typer.Option(help="Clause that the case shows; may be repeated.")],
+    name: Annotated[str, typer.Option(help="Name of the case, after found.")],
+) -> None:
+    """Make a frozen case of what failed in a property."""
+    try:
+        path = freeze_case(folder, clause, name)
+    except (ValueError, OSError) as error:
+        _stop(str(error), USAGE)
+    console.print(f"wrote found.{name} to {path}")
+
+
+@app.command("check-report")
+def check_report(file: Annotated[Path, typer.Argument(metavar="FILE", help="A report.jsonl.")]) -> None:
+    """Check somebody's report: whole, of this kit, and with the verdict that its own lines give."""
+    if not file.is_file():
+        _stop(f"{file}: there is no such file", USAGE)
+    wrong = report.check_report(file, {p.name: p.profile for p in PROPERTIES.values()})
+    for line in wrong:
+        console.print(Text(line))
+    console.print("the report holds" if not wrong else f"{len(wrong)} things are wrong with it")
+    raise typer.Exit(NOT_MET if wrong else MET)
+
+
+@app.command("new-port")
+def new_port(
+    language: Annotated[str, typer.Argument(metavar="LANGUAGE", help=f"One of {', '.join(templates.LANGUAGES)}.")],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder that does not exist yet.")],
+) -> None:
+    """Write a port of two operations that `doctor` is content with, to start from."""
+    if language not in templates.LANGUAGES:
+        _stop(f"there is no template in {language}; choose one of {', '.join(templates.LANGUAGES)}", USAGE)
+    if folder.exists():
+        _stop(f"{folder} exists; name a folder that does not", USAGE)
+    for line in templates.write(language, folder):
+        console.print(Text(line))
+
+
+def _target(port: str | None, port_py: str | None, backend: Sequence[str] | None) -> Target:
+    named = [name for name, value in (("--port", port), ("--port-py", port_py), ("--backend", backend)) if value]
+    if len(named) > 1:
+        _stop(f"{' and '.join(named)} name different ports; give one", USAGE)
+    for name in backend or ():
+        if name not in BACKENDS:
+            _stop(f"--backend {name} is not known; choose from {', '.join(BACKENDS)}", USAGE)
+    if port:
+        return Target.of_command(port)
+    if port_py:
+        return Target.of_class(port_py)
+    return Target.of_engine(backend or ())
+
+
+def _names(given: str | None, known: dict[str, Any], option: str) -> tuple[str, ...]:
+    names = tuple(name.strip() for name in given.split(",")) if given else ()
+    for name in names:
+        if name not in known:
+            _stop(f"{option} {name} is not known; choose from {', '.join(known)}", USAGE)
+    return names
+
+
+def _hexadecimal(seed: str | None) -> str:
+    if seed is not None:
+        try:
+            int(seed, 16)
+        except ValueError:
+            _stop(f"--seed {seed} is not hexadecimal", USAGE)
+    return seed or ""
+
+
+def _run(target: Target, options: Options) -> Run:
+    try:
+        return judge(target, options)
+    except Unusable as error:
+        _stop(str(error), USAGE if options.filtered or options.profiles or options.classes else KIT)
+    except StartError as error:
+        _stop(f"the port did not start: {error}", NOT_STARTED)
+    except Broken as error:
+        _stop(str(error), KIT)
+
+
+def _expectations(run: Run, expect: Path | None, write_expect: Path | None) -> None:
+    if expect is not None:
+        try:
+            known = {case.id for case in load_all()}
+            run.complaints += expectations.apply(expectations.read(expect), run.results, known, PROPERTIES)
+        except expectations.ManifestError as error:
+            _stop(f"{expect}: {error}", USAGE)
+    if write_expect is not None:
+        expectations.write(write_expect, run.results)
 
 
 def _stop(line: str, status: int) -> NoReturn:
@@ -99,33 +272,31 @@ def _stop(line: str, status: int) -> NoReturn:
     raise typer.Exit(status)
 
 
-def _list(console: Console, cases: Sequence[Case], shown: Sequence[Coverage]) -> None:
-    for c in shown:
-        how = f"{len(c.cases)} cases" if c.cases else c.reason or "NOT COVERED"
-        console.print(Text(f"{c.clause.id} {c.clause.level}  {how}"))
-    for case in cases:
-        console.print(Text(f"{case.id}  {case.op}  {' '.join(case.clauses)}  {case.purpose}"))
-    console.print(f"{len(shown)} clauses, {len(cases)} cases")
-
-
-def _print(console: Console, results: Sequence[Result], shown: Sequence[Coverage], clauses: dict[str, Clause]) -> None:
+def _print(run: Run) -> None:
     table = Table(box=None, pad_edge=False)
-    table.add_column("area")
+    table.add_column("profile")
     for name in ("passed", "failed", "skipped", "bound used"):
         table.add_column(name, justify="right")
-    for area, passed, failed, skipped, used in report.table_rows(results):
-        table.add_row(area, str(passed), str(failed or ""), str(skipped or ""), f"{used:.0%}" if used else "")
+    for profile in PROFILES:
+        mine = run.of_profile(profile)
+        if mine:
+            n = [sum(r.status == status for r in mine) for status in ("passed", "failed", "skipped")]
+            used = max(r.ratio for r in mine)
+            table.add_row(profile, str(n[0]), str(n[1] or ""), str(n[2] or ""), f"{used:.0%}" if used else "")
     console.print(table)
-    for result in results:
-        if result.failures:
-            console.print(Text("\n".join(["", *report.explain(result, clauses)])))
-        elif result.skipped:
-            console.print(Text(f"skipped {result.case.id}: {result.skipped}"))
-    for c in shown:
-        if not c.covered:
-            console.print(Text(f"FAILED {c.clause.id}: no case, no test elsewhere and no reason; {c.clause.text}"))
-        elif not c.cases:
-            console.print(Text(f"skipped {c.clause.id}: {c.reason}"))
+    for result in run.results:
+        if result.failures and not result.waived:
+            console.print(Text("\n".join(["", *report.explain(result, run.clauses)])))
+    for held in run.properties:
+        if held.status != "passed":
+            console.print(Text(f"{held.status.upper()} {held.name}: {held.failure or held.skipped}"))
+            if held.artifact is not None:
+                console.print(Text(f"  replay it: python tools/verify.py replay {held.artifact} {run.command[0]}"))
+    for told in run.complaints:
+        console.print(Text(f"FAILED expectation: {told}"))
+    told = ", ".join(f"{n} {outcome}" for outcome, n in sorted(run.outcomes().items()))
+    console.print(Text(f"{run.name}: {told}; seed {run.seed}; {run.seconds:.0f} s"))
+    console.print(Text(run.verdict().line))
 
 
 def main() -> int:
@@ -139,4 +310,4 @@ def main() -> int:
             raise
         print(f"verify: {tell()} See --help.", file=sys.stderr)
         return USAGE
-    return status if isinstance(status, int) else PASSED
+    return status if isinstance(status, int) else MET

@@ -7,8 +7,10 @@ A port is called in this process, or is a child process that speaks the protocol
 
 import math
 import random
+import time
 import traceback
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -90,7 +92,7 @@ class Result:
 
     Attributes:
         ratio: the largest part of a bound that any output used.
-        reason: unsupported, blocked or notrun where the case was not judged; else empty.
+        reason: unsupported, blocked or notrun where the case was not judged, or not in each dtype; else empty.
         waived: what an expected-failure manifest says of its failures; else empty.
         seconds: how long its calls took.
     """
@@ -109,7 +111,7 @@ class Result:
         """Return passed, failed or skipped."""
         if self.failures and not self.waived:
             return "failed"
-        return "passed" if self.ran and not self.failures else "skipped"
+        return "passed" if self.outcome == "pass" else "skipped"
 
     @property
     def outcome(self) -> str:
@@ -118,7 +120,7 @@ class Result:
             return "waived"
         if self.failures:
             return max((f.status for f in self.failures), key=_GRAVITY.index)
-        return "pass" if self.ran else self.reason or "unsupported"
+        return self.reason or ("pass" if self.ran else "unsupported")
 
 
 _GRAVITY = ("fail", "error", "protocol", "timeout", "crash")
@@ -129,10 +131,12 @@ def run(
     variants: Sequence[Variant],
     progress: Callable[[Case], None] = lambda case: None,
     order: random.Random | None = None,
+    lanes: Sequence[Sequence[Variant]] = (),
 ) -> list[Result]:
     """Return one result a case, in the order of the cases.
 
     order  shuffles the order in which they are asked, and picks those asked twice; None asks as they come
+    lanes  the same variants in other processes, which are asked side by side
     """
     by_op: dict[str, list[Result]] = {}
     results = [Result(case) for case in cases]
@@ -141,16 +145,39 @@ def run(
     bad: set[str] = set()
     for group in in_order(list(OPS)):
         here = [result for op in group for result in by_op.get(op, ())]
+        again: set[str] = set()
         if order is not None:
             order.shuffle(here)
-        for result in here:
-            progress(result.case)
-            _judge_case(result, variants, bad, order)
+            again = {result.case.id for result in here if order.random() < _PROBED}
+        _judge_group(here, [variants, *lanes], bad, again, progress)
         bad |= {r.case.op for r in here if r.failures or r.reason == "blocked"}
     return results
 
 
-def _judge_case(result: Result, variants: Sequence[Variant], bad: set[str], order: random.Random | None) -> None:
+def _judge_group(
+    results: Sequence[Result],
+    lanes: Sequence[Sequence[Variant]],
+    bad: set[str],
+    again: set[str],
+    progress: Callable[[Case], None],
+) -> None:
+    """Judge cases that do not rest on each other, every lane its share."""
+
+    def work(number: int) -> None:
+        for result in results[number :: len(lanes)]:
+            progress(result.case)
+            began = time.monotonic()
+            _judge_case(result, lanes[number], bad, again=result.case.id in again)
+            result.seconds = time.monotonic() - began
+
+    if len(lanes) == 1:
+        work(0)
+        return
+    with ThreadPoolExecutor(len(lanes)) as pool:
+        list(pool.map(work, range(len(lanes))))
+
+
+def _judge_case(result: Result, variants: Sequence[Variant], bad: set[str], *, again: bool) -> None:
     case = result.case
     blocking = [need for need in NEEDS.get(case.op, ()) if need in bad]
     if blocking:
@@ -158,14 +185,21 @@ def _judge_case(result: Result, variants: Sequence[Variant], bad: set[str], orde
         result.reason, result.skipped = "blocked", f"{case.op} rests on {blocking[0]}, which fails"
         return
     meant = [v for v in variants if v.takes(case)]
-    for variant in meant[:1] if OPS[case.op].kind == "scalar" else meant:
+    meant = meant[:1] if OPS[case.op].kind == "scalar" else meant
+    answered: set[str] = set()
+    for variant in meant:
         if getattr(variant.port, "restarts", 0) >= MAX_RESTARTS:
             result.reason, result.skipped = "notrun", f"{variant.port.name} was lost {MAX_RESTARTS} times"
             continue
-        _judge(result, variant, again=order is not None and order.random() < _PROBED)
-    if not result.ran and not result.failures:
+        before = result.ran
+        _judge(result, variant, again=again)
+        if result.ran > before:
+            answered.add(variant.dtype)
+    if not meant:
+        result.skipped = "no way of calling the port is meant for this case"
+    # every dtype must be answered by some form of the port
+    if not meant or {v.dtype for v in meant} - answered:
         result.reason = result.reason or "unsupported"
-        result.skipped = result.skipped or "no way of calling the port is meant for this case"
 
 
 def prepared_inputs(case: Case, dtype: str) -> dict[str, Any]:

@@ -14,12 +14,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from conformance.cases import Case, load_all
-from conformance.command import variants_of_engine
-from conformance.harness import run
+from conformance.harness import Variant, run
 from conformance.kills import Matrix, kill_matrix
 from conformance.ops import OPS
+from conformance.ports import engine_right
+from conformance.ports.engine import EnginePort, compiled_kernels, strict_like
 
-__all__ = ["ALLOWED", "LARGEST_RIGHT", "MARGINS", "SMALLEST_WRONG", "Row", "margins_of", "numeric", "too_narrow"]
+__all__ = ["ALLOWED", "MARGINS", "Row", "engine_variants", "margins_of", "numeric", "right_variants", "too_narrow"]
 
 _REGISTRY = Path(__file__).parent / "registry"
 MARGINS = _REGISTRY / "margins.json"
@@ -36,6 +37,27 @@ def numeric(case: Case) -> bool:
     return not case.refused and bool({"gauge", "relative", "binary64"} & set(OPS[case.op].outputs.values()))
 
 
+def engine_variants() -> list[Variant]:
+    """Return the engine on all its kernel sets and libraries, called in this process."""
+    engine, arrays = EnginePort("engine"), ("rule", "layer", "whole")
+    out = [Variant(engine, "float64"), Variant(engine, "float32", arrays)]
+    compiled = compiled_kernels()
+    if compiled is not None:
+        port = EnginePort("engine with kernels.cpu", kernels=compiled)
+        out += [Variant(port, dtype, ("layer", "whole")) for dtype in ("float64", "float32")]
+    like = strict_like()
+    if like is not None:
+        out.append(Variant(EnginePort("engine on array-api-strict", like), "float32", ("rule", "layer")))
+    return out
+
+
+def right_variants() -> list[Variant]:
+    """Return every right implementation that there is: the engine on its libraries, and with sums in other orders."""
+    ports = [engine_right.permuted(), engine_right.split(), engine_right.fused()]
+    dtypes = ("float64", "float32")
+    return engine_variants() + [Variant(port, dtype, ("layer", "whole")) for port in ports for dtype in dtypes]
+
+
 def margins_of(matrix: Matrix, cases: Sequence[Case]) -> dict[str, Row]:
     """Return the row of every numeric case."""
     mine = [case for case in cases if numeric(case)]
@@ -45,7 +67,7 @@ def margins_of(matrix: Matrix, cases: Sequence[Case]) -> dict[str, Row]:
             if math.isfinite(kill.ratio) and kill.ratio < nearest.get(kill.case, (math.inf, ""))[0]:
                 nearest[kill.case] = (kill.ratio, name)
     rows: dict[str, Row] = {}
-    for result in run(mine, variants_of_engine()):
+    for result in run(mine, right_variants()):
         wrong = nearest.get(result.case.id)
         right = _short(result.ratio if not result.failures else math.inf)
         rows[result.case.id] = (right, None, None) if wrong is None else (right, _short(wrong[0]), wrong[1])

@@ -69,7 +69,7 @@ PROFILES: dict[str, tuple[str, ...]] = {
         "config.describe",
         "model.step",
     ),
-    "train": ("text.training", "text.evaluation", "evaluate.perplexity", "train.run"),
+    "train": ("text.training", "text.evaluation", "evaluate.perplexity", "train.step", "train.run"),
     "prune": (
         "text.calibration",
         "prune.magnitude",
@@ -112,7 +112,8 @@ NEEDS: dict[str, tuple[str, ...]] = {
         "config.describe",
     ),
     "evaluate.perplexity": ("model.step", "text.evaluation"),
-    "train.run": ("model.step", "update.evolve", "adamw.step", "text.training"),
+    "train.step": ("model.step", "update.evolve", "adamw.step", "text.training"),
+    "train.run": ("train.step",),
     "prune.model": ("prune.wanda", "model.step"),
     "prune.model_sparsegpt": ("prune.sparsegpt", "model.step"),
     "adapter.lora_star": ("adapter.lora", "prune.wanda"),

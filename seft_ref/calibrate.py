@@ -24,7 +24,7 @@ def prune_magnitude(
 ) -> Iterator[tuple[str, Array]]:
     """Yield (name, mask) of every target, True where a weight stays (PRN-002, PRN-004)."""
     for matrix in config.targets():
-        yield matrix.name, magnitude_mask(_finite(matrix.name, read(matrix.name)), sparsity, pattern)
+        yield matrix.name, magnitude_mask(finite_weight(matrix.name, read(matrix.name)), sparsity, pattern)
 
 
 def prune_wanda(
@@ -85,7 +85,7 @@ def _block_by_block(
     measure  from the input of a matrix, (B, T, in), to a statistic that is summed over the batches
     prune    from a weight and its statistic to the mask and the new weight
     """
-    table = _finite("model.embed_tokens.weight", read("model.embed_tokens.weight"))
+    table = finite_weight("model.embed_tokens.weight", read("model.embed_tokens.weight"))
     activations = []
     for tokens in batches:
         xp = array_namespace(tokens)
@@ -95,7 +95,9 @@ def _block_by_block(
     del table
     for layer in range(config.num_hidden_layers):
         prefix = block_prefix(layer)
-        parameters = {name: _finite(name, read(name)) for name in config.parameters() if name.startswith(f"{prefix}.")}
+        parameters = {
+            name: finite_weight(name, read(name)) for name in config.parameters() if name.startswith(f"{prefix}.")
+        }
         block = block_of(config, layer, parameters, _pack(parameters, kernels))
         # PRN-005
         sums: dict[tuple[str, ...], Array] = {}
@@ -135,8 +137,9 @@ def _square_sum(x: Float[Array, "B T C"]) -> Float[Array, " C"]:
     return array_namespace(x).sum(x * x, axis=(0, 1))
 
 
-def _finite(name: str, weight: Array) -> Array:
-    """Refuse NaN and infinity by name (PRN-006)."""
+def finite_weight(name: str, weight: Array) -> Array:
+    """Return a weight, refusing NaN and infinity by name (PRN-006)."""
+    # PRN-006
     xp = array_namespace(weight)
     if not bool(xp.all(xp.isfinite(weight))):
         raise PruneError("PRN-006", f"{name} holds NaN or infinite weights; repair the model before pruning")

@@ -214,8 +214,11 @@ def in_file_dtype(name: str, values: NumpyArray, dtype: np.dtype[Any]) -> NumpyA
     """Return values in the dtype of the file, rounded once (CKP-004).
 
     Raises:
-        CheckpointError: CKP-004 if a value does not fit it.
+        CheckpointError: CKP-004 if a value is NaN or infinite, or does not fit the dtype.
     """
+    # CKP-004
+    if not np.isfinite(values).all():
+        raise CheckpointError("CKP-004", f"{name} has become NaN or infinite; lower the learning rate and train anew")
     with np.errstate(over="ignore"):
         rounded = values.astype(dtype)
     if not np.isfinite(rounded).all():

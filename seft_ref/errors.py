@@ -45,5 +45,9 @@ class CheckpointError(SeftError):
     """A checkpoint whose content does not describe a model or a training state."""
 
 
+class EvaluationError(SeftError):
+    """A model whose loss on a text gives no perplexity."""
+
+
 class TextError(SeftError):
     """Text that cannot be turned into the windows asked for."""

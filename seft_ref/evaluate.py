@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from seft_ref.arrays import array_namespace, int64_like
 from seft_ref.config import ModelConfig
-from seft_ref.errors import TextError
+from seft_ref.errors import EvaluationError, TextError
 from seft_ref.gradients import Batch
 from seft_ref.kernels import Kernels
 from seft_ref.layers.cross_entropy import cross_entropy_forward
@@ -42,7 +42,8 @@ def evaluate(
     rows      windows that go through the model at once
     progress  called with (windows done, windows in all)
     Units     nats a target
-    Raises    TextError EVL-002 if the text is shorter than one window
+    Raises    TextError EVL-002 if the text is shorter than one window; EvaluationError EVL-003 if binary64 has no
+              such perplexity
     """
     if windows < 1 or rows < 1:
         raise TextError("EVL-001", f"windows is {windows} and rows {rows}; both must be at least 1")
@@ -53,7 +54,8 @@ def evaluate(
         total += _nats(weights, config, batch, kernels)
         targets += batch.count()
         progress(min(first + rows, windows), windows)
-    return Evaluation(math.exp(total / targets), total / targets, targets, windows, length)
+    mean = total / targets
+    return Evaluation(_perplexity(mean), mean, targets, windows, length)
 
 
 def batch_of(tokens: Sequence[int], starts: Sequence[int], length: int, weights: Weights) -> Batch:
@@ -63,6 +65,20 @@ def batch_of(tokens: Sequence[int], starts: Sequence[int], length: int, weights:
     flat = int64_like([token for row in rows for token in row], weights.norm)
     windows = xp.reshape(flat, (len(rows), length))
     return Batch(windows, windows)
+
+
+def _perplexity(mean: float) -> float:
+    """Return exp of a mean loss, refusing what is not finite (EVL-003)."""
+    try:
+        perplexity = math.exp(mean)
+    except OverflowError:
+        perplexity = math.inf
+    # EVL-003
+    if not math.isfinite(perplexity):
+        raise EvaluationError(
+            "EVL-003", f"the mean loss is {mean} nats a target, which has no finite perplexity; is the model damaged?"
+        )
+    return perplexity
 
 
 def _nats(weights: Weights, config: ModelConfig, batch: Batch, kernels: Kernels) -> float:

@@ -13,17 +13,18 @@ from typing import Any
 import numpy as np
 
 import formats
-from seft_ref.checkpoint import topology_and_values, with_values_in
+from seft_ref.checkpoint import topology_and_values
+from seft_ref.config import ATTENTION, MLP
 from seft_ref.errors import CheckpointError
+from seft_ref.groups import in_groups
 from seft_ref.kernels import Kernels, Packed
-from seft_ref.nm import grouped
 from seft_ref.settings import TrainSettings
 from seft_ref.topology import Topology, flat, from_flat, union
 from seft_ref.train import Target, TrainState, place
 from seft_ref.update.delta import Base, Delta
 from seft_ref.update.optimizers import shares_of
 from seft_ref.update.rules import Rule
-from seft_ref.weights import Weights, with_matrices
+from seft_ref.weights import Weights, matrix_of, with_matrices
 from seft_ref.window import AnyWindow, FirstStepWindow, Window
 
 NumpyArray = np.ndarray[Any, Any]
@@ -48,6 +49,7 @@ def save_state(path: str | Path, state: TrainState, settings: TrainSettings, ori
         "matrices": list(state.targets),
         "budgets": {name: target.budget for name, target in state.targets.items()},
         "delta_budgets": {name: target.delta_budget for name, target in state.targets.items()},
+        "dtype": np.dtype(state.weights.norm.dtype).name,
     }
     for name, target in state.targets.items():
         base, delta = target.base, target.delta
@@ -75,7 +77,8 @@ def load_state(
     """Return the training state in a file, placed into the weights of its model (CKP-006, TRN-004).
 
     Raises:
-        CheckpointError: CKP-006 if the state belongs to other settings, another model or another text.
+        CheckpointError: CKP-006 if the state belongs to other settings, another model, text or compute dtype;
+            CKP-007 if something in it is missing, not finite, or of another length or dtype than it must be.
     """
     if not Path(path).is_file():
         raise CheckpointError("CKP-006", f"there is no training state {path} to resume from; start without --resume")
@@ -84,47 +87,102 @@ def load_state(
             raise CheckpointError("CKP-006", f"{path} is a {reader.kind}, not a training state")
         reader.verify()
         held: dict[str, Any] = reader.attributes
-        expected = {"settings": settings_text(settings), "model": origin.model, "text": origin.text}
-        for key, value in expected.items():
-            if held.get(key) != value:
-                raise CheckpointError(
-                    "CKP-006",
-                    f"the training state was made with other {key}: {_difference(held.get(key), value)}",
-                )
+        dtype = np.dtype(weights.norm.dtype)
+        # CKP-006
+        if difference := _difference(_told(held, "settings", str), settings_text(settings)):
+            raise CheckpointError("CKP-006", f"the training state was made with other settings: {difference}")
+        for key, value in (("model", origin.model), ("text", origin.text), ("dtype", dtype.name)):
+            if (was := _told(held, key, str)) != value:
+                why = f"{key} was {was}, is {value}" if key == "dtype" else "digests differ"
+                raise CheckpointError("CKP-006", f"the training state was made with another {key}: {why}")
         targets: dict[str, Target] = {}
         packed: dict[str, Packed] = {}
         window: dict[str, AnyWindow] = {}
-        keeps, rule = settings.keeps(), settings.rule
+        step, windows = _told(held, "step", int), _told(held, "windows", dict)
         # the order of the list is the matrix index; objects of JSON have none
-        for name in held["matrices"]:
-            budget = held["budgets"][name]
-            base = Base(*topology_and_values(name, reader[f"{name}.base"]))
-            if settings.pattern is not None:
-                base = Base(grouped(base.topology, settings.pattern), base.values)
-            topology, values = topology_and_values(name, reader[f"{name}.delta"])
+        names = _told(held, "matrices", list)
+        for name in names:
+            parts = _Parts(reader, name, _shape_of(weights, name), dtype)
+            budgets = [_told(_told(held, key, dict), name, int) for key in ("budgets", "delta_budgets")]
+            targets[name], packed[name] = place(_target_of(parts, settings, step, *budgets), kernels)
+            if name in windows:
+                window[name] = _window_of(parts, _told(windows, name, dict), targets[name], settings.rule)
+        if len(targets) != len(ATTENTION + MLP) * len(weights.blocks) or len(names) != len(targets):
+            raise _damaged("matrices does not name every target once")
+        if windows and windows.keys() != targets.keys():
+            raise _damaged("windows does not name all matrices or none")
+    return TrainState(step, targets, with_matrices(weights, packed), window)
 
-            def dense(part: str, of: str = name) -> NumpyArray:
-                return with_values_in(of, reader[f"{of}.{part}"]).values
 
-            kept = {part: dense(f"delta.{part}") for part in keeps}
-            shared = {part: dense(f"delta.{part}") for part in shares_of(settings.optimizer, topology.shape)}
-            nothing = flat(topology)[:0]
-            by_row = rule.scope == "row"
-            placed = Target(
-                base,
-                Delta(topology, values, kept, shared),
-                budget,
-                held["delta_budgets"][name],
-                nothing,
-                values[:0],
-                _positions(reader, f"{name}.lost") if f"{name}.lost" in reader else nothing,
-                dense("row_budget") if by_row else None,
-                dense("row_delta_budget") if by_row else None,
-            )
-            targets[name], packed[name] = place(placed, kernels)
-            if name in held["windows"]:
-                window[name] = _window_of(name, reader, held["windows"][name], targets[name], rule)
-    return TrainState(held["step"], targets, with_matrices(weights, packed), window)
+class _Parts:
+    """The tensors of one matrix in a training state; each is there, finite, and of the one shape and dtype that it may
+    have (CKP-007).
+    """
+
+    def __init__(self, reader: Any, name: str, shape: tuple[int, int], dtype: np.dtype[Any]) -> None:
+        self.reader, self.name, self.shape, self.dtype = reader, name, shape, dtype
+
+    def __contains__(self, part: str) -> bool:
+        return f"{self.name}.{part}" in self.reader
+
+    def sparse(self, part: str) -> tuple[Topology, NumpyArray]:
+        """Return a topology and its values."""
+        tensor = self._read(part)
+        if isinstance(tensor, formats.Mask) or tuple(tensor.shape) != self.shape:
+            raise _damaged(f"{self.name}.{part} is not a matrix of {self.shape} with values")
+        topology, values = topology_and_values(self.name, tensor)
+        return topology, self._sound(part, values, self.dtype)
+
+    def dense(self, part: str, shape: tuple[int, ...], dtype: Any = None) -> NumpyArray:
+        """Return an array of a shape; of integers none is negative."""
+        tensor = self._read(part)
+        if not isinstance(tensor, formats.Dense) or tuple(tensor.shape) != shape:
+            raise _damaged(f"{self.name}.{part} has the shape {tuple(tensor.shape)}, must be dense of {shape}")
+        return self._sound(part, tensor.values, np.dtype(dtype or self.dtype))
+
+    def positions(self, part: str) -> NumpyArray:
+        """Return the flat positions of a mask."""
+        tensor = self._read(part)
+        if not isinstance(tensor, formats.Mask) or tuple(tensor.shape) != self.shape:
+            raise _damaged(f"{self.name}.{part} is not a mask of {self.shape}")
+        return formats.flat(tensor)
+
+    def _read(self, part: str) -> formats.Tensor:
+        if part not in self:
+            raise _damaged(f"there is no {self.name}.{part}")
+        tensor: formats.Tensor = self.reader[f"{self.name}.{part}"]
+        return tensor
+
+    def _sound(self, part: str, values: NumpyArray, dtype: np.dtype[Any]) -> NumpyArray:
+        if values.dtype != dtype:
+            raise _damaged(f"{self.name}.{part} is {values.dtype}, must be {dtype}")
+        if not np.isfinite(values).all() or (dtype.kind == "i" and (values < 0).any()):
+            raise _damaged(f"{self.name}.{part} holds NaN, infinity or a negative count")
+        return values
+
+
+def _target_of(parts: _Parts, settings: TrainSettings, step: int, budget: int, delta_budget: int) -> Target:
+    """Return a target as it was saved, not yet placed."""
+    base = Base(*parts.sparse("base"))
+    if settings.pattern is not None:
+        base = Base(in_groups(base.topology, settings.pattern), base.values)
+    topology, values = parts.sparse("delta")
+    slots = (topology.nnz,)
+    kept = {part: parts.dense(f"delta.{part}", slots, np.int32 if part == "age" else None) for part in settings.keeps()}
+    # the corrections of the optimizer are a table up to the step
+    if "age" in kept and int(kept["age"].max(initial=0)) > step:
+        raise _damaged(f"{parts.name}.delta.age exceeds step {step}")
+    shares = shares_of(settings.optimizer, topology.shape)
+    shared = {part: parts.dense(f"delta.{part}", (n,)) for part, n in shares.items()}
+    nothing = flat(topology)[:0]
+    by_row = settings.rule.scope == "row"
+    rows = [
+        parts.dense(part, parts.shape[:1], np.int64) if by_row else None for part in ("row_budget", "row_delta_budget")
+    ]
+    lost = parts.positions("lost") if "lost" in parts else nothing
+    return Target(
+        base, Delta(topology, values, kept, shared), budget, delta_budget, nothing, values[:0], lost, rows[0], rows[1]
+    )
 
 
 def _window_parts(window: AnyWindow) -> tuple[dict[str, formats.Tensor], dict[str, formats.JSON]]:
@@ -146,30 +204,31 @@ def _window_parts(window: AnyWindow) -> tuple[dict[str, formats.Tensor], dict[st
     return tensors, {"steps": window.settled_steps, "inputs": window.n_inputs}
 
 
-def _window_of(name: str, reader: Any, counts: Mapping[str, Any], target: Target, rule: Rule) -> AnyWindow:
+def _window_of(parts: _Parts, counts: Mapping[str, Any], target: Target, rule: Rule) -> AnyWindow:
     """Return the window of a matrix as it was saved."""
-    shape = target.base.topology.shape
+    shape, steps = parts.shape, _told(counts, "steps", int)
     if rule.candidates == "first-step":
-        where, gradient = topology_and_values(name, reader[f"{name}.window.gradient"])
-        _, square = topology_and_values(name, reader[f"{name}.window.square"])
-        candidates = _positions(reader, f"{name}.window.candidates")
+        where, gradient = parts.sparse("window.gradient")
+        same, square = parts.sparse("window.square")
+        candidates = parts.positions("window.candidates")
         support = union(flat(target.base.topology), flat(target.delta.topology))
+        if not all(np.array_equal(flat(where), x) for x in (flat(same), union(candidates, support))):
+            raise _damaged(f"the sums of the window of {parts.name} are not those of its candidates and support")
         return FirstStepWindow(
             target.delta_budget,
             support,
             Window(shape),
-            counts["steps"],
+            steps,
             candidates,
             flat(where),
             gradient=gradient,
             square=square,
         )
-    sums: dict[str, Any] = {
-        part: with_values_in(name, reader[f"{name}.window.{part}"]).values
-        for part in ("gradient", "absolute", "square", "input_squares")
-        if f"{name}.window.{part}" in reader
-    }
-    return Window(shape, rule.asks(), counts["steps"], n_inputs=counts["inputs"], **sums)
+    asked = rule.asks()
+    sums: dict[str, Any] = {part: parts.dense(f"window.{part}", shape) for part in sorted(asked - {"inputs"})}
+    if "inputs" in asked:
+        sums["input_squares"] = parts.dense("window.input_squares", shape[1:])
+    return Window(shape, asked, steps, n_inputs=_told(counts, "inputs", int), **sums)
 
 
 def settings_text(settings: TrainSettings) -> str:
@@ -177,13 +236,35 @@ def settings_text(settings: TrainSettings) -> str:
     return json.dumps(settings.described(), sort_keys=True)
 
 
-def _difference(held: object, given: str) -> str:
-    """Name what two settings texts disagree on."""
+def _difference(held: str, given: str) -> str:
+    """Name what two settings texts disagree on, but for the preset, which decides nothing; empty if on nothing."""
     try:
-        old, new = json.loads(str(held)), json.loads(given)
-        return ", ".join(f"{key} was {old.get(key)}, is {new.get(key)}" for key in new if old.get(key) != new.get(key))
-    except (ValueError, AttributeError):
-        return "digests differ"
+        old, new = json.loads(held), json.loads(given)
+        names = [key for key in {**old, **new} if key != "preset" and old.get(key) != new.get(key)]
+    except (ValueError, TypeError, AttributeError):
+        return "they are not readable"
+    return ", ".join(f"{key} was {old.get(key)}, is {new.get(key)}" for key in names)
+
+
+def _told(held: Mapping[str, Any], key: str, kind: type) -> Any:
+    """Return an attribute of a kind; integers are not negative (CKP-007)."""
+    value = held.get(key)
+    fits = isinstance(value, kind) and not isinstance(value, bool)
+    if not fits or (isinstance(value, int) and value < 0):
+        raise _damaged(f"the attribute {key} is {str(value)[:40]!r}, must be {kind.__name__}")
+    return value
+
+
+def _shape_of(weights: Weights, name: str) -> tuple[int, int]:
+    """Return the shape of a target of the model (CKP-007)."""
+    try:
+        return matrix_of(weights, name).shape
+    except (ValueError, IndexError, AttributeError):
+        raise _damaged(f"the model has no target {name!r}") from None
+
+
+def _damaged(why: str) -> CheckpointError:
+    return CheckpointError("CKP-007", f"{why}; the training state is damaged: start without --resume")
 
 
 def _sparse(topology: Topology, values: NumpyArray) -> formats.Sparse:
@@ -192,11 +273,3 @@ def _sparse(topology: Topology, values: NumpyArray) -> formats.Sparse:
 
 def _mask(shape: tuple[int, int], positions: NumpyArray) -> formats.Mask:
     return formats.from_flat(shape, positions)
-
-
-def _positions(reader: Any, name: str) -> NumpyArray:
-    """Return the flat positions of a mask."""
-    tensor = reader[name]
-    if not isinstance(tensor, formats.Mask):
-        raise CheckpointError("CKP-007", f"{name} is not a mask; the training state is damaged")
-    return formats.flat(tensor)

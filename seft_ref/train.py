@@ -7,7 +7,6 @@
 `train_step` is the whole method on one screen.
 """
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -16,12 +15,13 @@ from jaxtyping import Float, Int
 
 from seft_ref.arrays import Array, array_namespace, int64_like
 from seft_ref.config import ModelConfig
-from seft_ref.errors import ConfigError, UpdateError
+from seft_ref.errors import ConfigError
 from seft_ref.evaluate import batch_of
 from seft_ref.evidence import View, evidence
-from seft_ref.gradients import Batch, StepGradients, loss_and_gradients
+from seft_ref.finite import check_eps, gradient_norm, refuse_spoilt
+from seft_ref.gradients import Batch, loss_and_gradients
+from seft_ref.groups import in_groups
 from seft_ref.kernels import Kernels, Packed
-from seft_ref.nm import grouped
 from seft_ref.settings import TrainSettings, settings_of
 from seft_ref.start import initial_positions
 from seft_ref.text import training_starts
@@ -117,10 +117,13 @@ def initial_state(
     weights  the model with its bases packed
     bases    a base for every target of the config
     batches  those of the first step; initial_positions "gradient" looks at their gradient
-    Raises   ConfigError DLT-002 if no matrix would get a slot, EVT-012 if scope group does not fit the model
+    Raises   ConfigError DLT-002 if no matrix would get a slot, EVT-012 if scope group does not fit the model,
+             TRN-008 if eps is 0 in the dtype of the weights
     """
+    check_eps(getattr(settings.optimizer, "eps", 1.0), weights.norm)
     sizes = settings.delta_budgets([base.topology for base in bases.values()])
-    bases = in_groups(settings, bases)
+    if settings.pattern is not None:
+        bases = {name: replace(b, topology=in_groups(b.topology, settings.pattern)) for name, b in bases.items()}
     chosen = initial_positions(settings, config, weights, bases, kernels, batches, sizes)
     targets: dict[str, Target] = {}
     packed: dict[str, Packed] = {}
@@ -141,17 +144,6 @@ def initial_state(
     if not any(target.delta_budget for target in targets.values()):
         raise ConfigError("DLT-002", "the delta budget gives no matrix a single slot; raise density, slots or rank")
     return TrainState(0, targets, with_matrices(weights, packed), {})
-
-
-def in_groups(settings: TrainSettings, bases: Mapping[str, Base]) -> dict[str, Base]:
-    """Return the bases of a model with an N:M pattern held group by group (TOP-005); others as they are.
-
-    Raises:
-        TopologyError: TOP-005 if a base does not have the pattern.
-    """
-    if settings.pattern is None:
-        return dict(bases)
-    return {name: replace(base, topology=grouped(base.topology, settings.pattern)) for name, base in bases.items()}
 
 
 def _per_row(topology: Topology) -> Int[Array, " out"]:
@@ -184,8 +176,8 @@ def train_step(
     """Return the state after one more step, and what it did (chapters 8 to 10).
 
     Raises:
-        UpdateError: TRN-007 for a loss or gradient that is not finite; EVT-005 for such evidence. The given
-        state is spent then.
+        UpdateError: TRN-007 for a loss, gradient or new state that is not finite; EVT-005 for such evidence. The
+        given state is spent then.
     """
     step = state.step + 1
     rule, timetable = settings.rule, settings.timetable()
@@ -193,7 +185,7 @@ def train_step(
     slots = {name: target.delta.topology for name, target in state.targets.items()}
     window = _window(state, step, settings)
     found = loss_and_gradients(state.weights, config, batches, kernels, slots, window)
-    norm = _norm(found, step)
+    norm = gradient_norm(step, found.loss, found.at)
 
     lr = learning_rate_at(step, settings.steps, settings.lr, settings.warmup_steps, settings.lr_schedule)
     targets = dict(state.targets)
@@ -205,6 +197,7 @@ def train_step(
             name: replace(target, delta=optimize(target.delta, found.at[name] * factor, lr, step))
             for name, target in targets.items()
         }
+        _check(targets, step)
     if not has_event:
         weights = refresh(state.weights, targets, kernels)
         # settled, so that a run resumed inside a window adds the same numbers in the same order (TRN-004)
@@ -212,6 +205,7 @@ def train_step(
         return TrainState(step, targets, weights, open_window), StepRecord(step, found.loss, lr, norm)
 
     targets, packed, records = evolve_all(targets, found.kept, step, settings, kernels)
+    _check(targets, step)
     total = {key: sum(getattr(record, key) for record in records.values()) for key in EventRecord.COUNTS}
     return (
         TrainState(step, targets, with_matrices(state.weights, packed), {}),
@@ -280,7 +274,7 @@ def _after(target: Target, event: Event, pattern: tuple[int, int] | None) -> Tar
     """Return a target after an event, not yet placed; an N:M base stays in its groups (TOP-005)."""
     if not event.left.shape[0]:
         return replace(target, delta=event.delta)
-    base = event.base if pattern is None else replace(event.base, topology=grouped(event.base.topology, pattern))
+    base = event.base if pattern is None else replace(event.base, topology=in_groups(event.base.topology, pattern))
     return replace(target, base=base, delta=event.delta, lost=union(target.lost, event.left))
 
 
@@ -378,15 +372,9 @@ def _window(state: TrainState, step: int, settings: TrainSettings) -> dict[str, 
     return windows
 
 
-def _norm(found: StepGradients, step: int) -> float:
-    """Return the norm of all delta gradients (OPT-004), refusing what is not finite (TRN-007)."""
-    square = 0.0
-    for gradient in found.at.values():
-        square += float(array_namespace(gradient).sum(gradient * gradient))
-    # TRN-007
-    if not (math.isfinite(found.loss) and math.isfinite(square)):
-        raise UpdateError(
-            "TRN-007",
-            f"step {step} has loss {found.loss} and gradient norm² {square}; lower the learning rate and resume",
-        )
-    return math.sqrt(square)
+def _check(targets: Mapping[str, Target], step: int) -> None:
+    """Refuse targets that a step has left with NaN or infinity (TRN-007)."""
+    for name, target in targets.items():
+        delta = target.delta
+        effective_values = target.under + delta.values
+        refuse_spoilt(step, name, {"values": delta.values, "weights": effective_values, **delta.kept, **delta.shared})

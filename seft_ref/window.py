@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from jaxtyping import Float, Int
 
 from seft_ref.arrays import Array, array_namespace
+from seft_ref.finite import refuse_spoilt_sums
 from seft_ref.kernels import Kernels
 from seft_ref.kernels import reference as definition
 from seft_ref.layers.linear import WeightGradient
@@ -113,6 +114,8 @@ class Window:
             for name in sorted(self.asked - {"inputs"}):
                 term, held = _term(name, whole), getattr(self, name)
                 sums[name] = term if held is None else held + term
+        inputs = {} if self.input_squares is None else {"input_squares": self.input_squares}
+        refuse_spoilt_sums(sums | inputs)
         return replace(self, settled_steps=self.steps, latest=None, **sums)
 
     def rows(self, start: int, stop: int) -> Known:
@@ -174,6 +177,7 @@ class FirstStepWindow:
             candidates = largest(xp.abs(everywhere), min(self.n, everywhere.shape[0]))
             positions = union(candidates, self.support)
             found = xp.take(everywhere, positions)
+            refuse_spoilt_sums({"square": found * found})
             first = Window(self.first.shape)
             return replace(
                 self,
@@ -187,6 +191,7 @@ class FirstStepWindow:
         if self.latest is None:
             return self
         total, square = self.gradient + self.latest, self.square + self.latest * self.latest
+        refuse_spoilt_sums({"gradient": total, "square": square})
         return replace(self, settled_steps=self.steps, latest=None, gradient=total, square=square)
 
 

@@ -13,7 +13,7 @@ import pytest
 import seft_ref
 
 ROOT = Path(seft_ref.__file__).parents[1]
-PACKAGES = ("seft_ref", "formats", "conformance")
+PACKAGES = ("seft_ref", "formats", "conformance", "seft_ports")
 SETTINGS = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 CONTRACTS = [contract["name"] for contract in SETTINGS["tool"]["importlinter"]["contracts"]]
 LONGEST = 400
@@ -27,6 +27,7 @@ TRESPASSES = {
     "only arrays and compiled kernel sets name an array library": ("seft_ref/prune/keep.py", "import numpy"),
     "oracles never import the engine": ("conformance/oracle/__init__.py", "import seft_ref.errors"),
     "nobody imports the kit": ("formats/__init__.py", "import conformance"),
+    "ports know nothing of the engine": ("seft_ports/__init__.py", "import seft_ref.errors"),
 }
 
 

@@ -70,12 +70,16 @@ def require_absent(path: Path) -> None:
 
 
 def write_json(path: Path | None, content: dict[str, Any]) -> None:
-    """Write content to a JSON file, by way of a temporary one."""
+    """Write content to a JSON file, by way of a temporary one; NaN and infinity, which JSON lacks, are refused."""
     if path is None:
         return
+    try:
+        text = json.dumps(content, indent=2, allow_nan=False) + "\n"
+    except ValueError as error:
+        raise Refused(f"{path} is not written: {error}") from None
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    temporary.write_text(text, encoding="utf-8")
     temporary.replace(path)
 
 

@@ -14,7 +14,7 @@ import _cli
 LOG_VERSION = 1
 LARGEST, MOST = sys.float_info.max, 2**63 - 1
 COUNTS = ("dropped", "grown", "cancelled", "pruned", "reactivated", "refilled", "slots", "support", "start")
-RATIOS = ("churn", "overlap", "gradient_norm")
+RATIOS = ("churn", "overlap")
 SELECTIONS = ("drop", "grow", "adapt")
 
 
@@ -98,13 +98,24 @@ class Log:
 
 def read_log(path: Path) -> Log:
     """Read a log; of what appears twice, as after resuming, the later wins. An incomplete last line is passed over."""
-    *lines, last = path.read_bytes().split(b"\n")
+    return parse_log(path, path.read_bytes())
+
+
+def parse_log(path: Path, data: bytes) -> Log:
+    """Read the bytes of a log; errors name the path."""
+    *lines, last = data.split(b"\n")
     reader = _Reader(path)
     for line in lines:
         reader.take(line)
     if last:
         reader.take(last, may_be_cut=True)
     return reader.done()
+
+
+def same_run(log: Log, settings: Mapping[str, Any], matrices: Mapping[str, Matrix]) -> bool:
+    """Tell whether a run goes on in a log (TRN-010): same matrices, same settings but for the name of the preset."""
+    old, new = ({k: v for k, v in told.items() if k != "preset"} for told in (log.settings, settings))
+    return old == new and log.matrices == matrices
 
 
 class _Reader:
@@ -166,7 +177,7 @@ class _Reader:
         log = Log(settings, matrices, self._count(record, "budget"))
         if self.log is None:
             self.log = log
-        elif (self.log.settings, self.log.matrices.keys()) != (settings, matrices.keys()):
+        elif not same_run(self.log, settings, matrices):
             self._refuse("another run begins here, with other settings or matrices; one log holds one run")
         self.log.stored_at_end = None
 
@@ -181,8 +192,10 @@ class _Reader:
             name = self._of(item, "name", str)
             if name not in log.matrices:
                 self._refuse(f"the matrix {name!r} is not among those of the run")
+            ratios = {key: self._ratio(item, key) for key in RATIOS}
             # a rule without a gradient has no norm of it (TRN-009)
-            ratios = {key: self._ratio(item, key) for key in RATIOS if item.get(key, 0.0) is not None}
+            if item.get("gradient_norm") is not None:
+                ratios["gradient_norm"] = self._not_negative(item, "gradient_norm")
             boundaries = self._of(item, "boundaries", dict)
             parts[name] = Part(self._counts(item), ratios, {k: g for k in SELECTIONS for g in self._gap(boundaries, k)})
         total = Part(self._counts(record))
@@ -222,8 +235,14 @@ class _Reader:
         return value
 
     def _ratio(self, record: Any, key: str, default: float | None = None) -> float:
+        value = self._not_negative(record, key, default)
+        if value > MOST:
+            self._refuse(f"{key} is {value!r}, must be at most {MOST}")
+        return value
+
+    def _not_negative(self, record: Any, key: str, default: float | None = None) -> float:
         value = self._number(record, key, default)
-        if value < 0 or value > MOST:
+        if value < 0:
             self._refuse(f"{key} is {value!r}, must not be negative")
         return value
 

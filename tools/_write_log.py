@@ -6,26 +6,47 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import _cli
+from _log import Log, parse_log, same_run
+
 from seft_ref.train import StepRecord, Target
 
 
 class LogWriter:
-    """Appends lines to a log; without a path it does nothing."""
+    """Appends lines to a log; without a path it does nothing.
 
-    def __init__(self, path: Path | None) -> None:
-        self._path = path
-        if path is not None:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            _end_cut_line(path)
+    A file that is no log, or that of a run with other settings or matrices, is refused and stays as it is.
+    """
 
-    def run(self, settings: Mapping[str, Any], targets: Mapping[str, Target]) -> None:
+    def __init__(self, path: Path | None, settings: Mapping[str, Any]) -> None:
+        self._path, self._settings = path, settings
+        self._before: Log | None = None
+        if path is not None and path.exists() and (data := path.read_bytes()):
+            self._before = parse_log(path, data)
+            self._refuse_another(settings, self._before.matrices)
+
+    def _refuse_another(self, settings: Mapping[str, Any], matrices: Any) -> None:
+        """Refuse to go on in the log of another run (TRN-010)."""
+        # TRN-010
+        if self._before is not None and not same_run(self._before, _as_read(settings), matrices):
+            raise _cli.Refused(
+                f"TRN-010: {self._path} is the log of a run with other settings or matrices; name another file"
+            )
+
+    def run(self, targets: Mapping[str, Target]) -> None:
         """Write what is about to run."""
         matrices = [
             {"name": name, "shape": list(t.base.topology.shape), "stored": t.budget, "slots": t.delta_budget}
             for name, t in targets.items()
         ]
         budget = sum(t.budget for t in targets.values())
-        self._write({"type": "run", "log": 1, "settings": settings, "matrices": matrices, "budget": budget})
+        line = {"type": "run", "log": 1, "settings": self._settings, "matrices": matrices, "budget": budget}
+        if self._path is not None:
+            self._refuse_another(self._settings, parse_log(self._path, _line(line)).matrices)
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            if self._before is not None:
+                _end_cut_line(self._path)
+        self._write(line)
 
     def step(self, record: StepRecord, seconds: float, fraction: float | None) -> None:
         """Write a step, and the event behind it."""
@@ -47,7 +68,7 @@ class LogWriter:
     def _write(self, line: Mapping[str, Any]) -> None:
         if self._path is None:
             return
-        data = (json.dumps(line, allow_nan=False) + "\n").encode()
+        data = _line(line)
         where = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
         try:
             os.write(where, data)
@@ -55,12 +76,26 @@ class LogWriter:
             os.close(where)
 
 
+def _line(line: Mapping[str, Any]) -> bytes:
+    return (json.dumps(line, allow_nan=False) + "\n").encode()
+
+
+def _as_read(settings: Mapping[str, Any]) -> Any:
+    """Return settings as they read back: pairs as lists."""
+    return json.loads(json.dumps(settings))
+
+
 def _end_cut_line(path: Path) -> None:
-    """Cut off a last line that a stopped run left without its end."""
-    if not path.exists():
-        return
+    """Cut off a last line of a log that a stopped run left unfinished; one that lacks only its end gets it."""
     data = path.read_bytes()
     whole = data.rfind(b"\n") + 1
-    if whole != len(data):
+    if whole == len(data):
+        return
+    try:
+        json.loads(data[whole:])
+    except ValueError:
         with path.open("r+b") as file:
             file.truncate(whole)
+    else:
+        with path.open("ab") as file:
+            file.write(b"\n")

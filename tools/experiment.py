@@ -23,6 +23,7 @@ from _experiment_table import ARMS, EXPERIMENTS, Experiment, settings_for
 
 from formats.index import is_sparse
 from seft_ref import TrainSettings
+from seft_ref.prune.record import read_record
 from seft_ref.resume import settings_text
 
 
@@ -189,14 +190,15 @@ def check_model(folder: Path) -> None:
 def pruning_of(folder: Path) -> dict[str, Any]:
     """Return the record of pruning of a model, empty if it has none (PRN-008)."""
     record = folder / "pruning.json"
-    return json.loads(record.read_text(encoding="utf-8")) if record.is_file() else {}
+    return read_record(record.read_bytes()) if record.is_file() else {}
 
 
 def describe(folder: Path, runs: dict[str, dict[int, Run]]) -> str:
     """Say which model it is, without where it lies."""
     run = next(iter(next(iter(runs.values())).values()))
     record = pruning_of(folder)
-    how = f", pruned by {record['method']} to {record['removed'] / record['of']:.1%}" if record else ""
+    told = {"method", "removed", "of"} <= record.keys()
+    how = f", pruned by {record['method']} to {record['removed'] / record['of']:.1%}" if told else ""
     stored = f"{run['stored']:,} stored weights in the target matrices"
     return f"The model `{folder.name}` (state {run['model'][:12]}){how}: {stored}"
 

@@ -21,7 +21,7 @@ from seft_ref import finish, initial_state, load_model, read_tokens, save_model,
 from seft_ref.checkpoint import identity
 from seft_ref.diagnose import Finding, Watch
 from seft_ref.kernels import cpu
-from seft_ref.prune.keep import parse_pattern
+from seft_ref.prune.record import pattern_of, read_record
 from seft_ref.resume import Origin, load_state, save_state, settings_text
 from seft_ref.settings import settings_of
 from seft_ref.train import StepRecord
@@ -119,6 +119,8 @@ def main(
         "seed": seed,
     }
     settings = settings_of(preset, pattern=_pattern(folder), **changes_of(options, change or []))
+    # TRN-010: a file that is no log of this run is refused before anything is computed
+    writer = LogWriter(log, settings.described())
     tokens = read_tokens(text, folder)
     whose = Origin(identity(folder), hashlib.sha256(np.asarray(tokens, dtype="<i8").tobytes()).hexdigest())
     model = load_model(folder, cpu, dtype)
@@ -131,9 +133,7 @@ def main(
     del model.bases, model.weights  # the state holds what is still needed
 
     last = min(stop_after or settings.steps, settings.steps)
-    writer = LogWriter(log)
-    if state.step < last or not resume:
-        writer.run(settings.described(), state.targets)
+    writer.run(state.targets)
     watch, told = _watch(stored, log, state.step), set[str]()
     records: list[dict[str, Any]] = []
     started = time.perf_counter()
@@ -208,10 +208,7 @@ def _warn(findings: list[Finding], writer: LogWriter, told: set[str]) -> None:
 def _pattern(folder: Path) -> tuple[int, int] | None:
     """Return the N:M pattern that a base was pruned to, of which events keep track (EVT-007)."""
     record = folder / "pruning.json"
-    if not record.is_file():
-        return None
-    pattern = json.loads(record.read_text(encoding="utf-8")).get("pattern")
-    return parse_pattern(pattern) if pattern else None
+    return pattern_of(read_record(record.read_bytes())) if record.is_file() else None
 
 
 if __name__ == "__main__":

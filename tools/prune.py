@@ -11,7 +11,7 @@ import typer
 
 from formats.convert.hf import open_hf, write_hf
 from formats.index import is_sparse
-from seft_ref.calibrate import prune_magnitude, prune_sparsegpt, prune_wanda
+from seft_ref.calibrate import finite_weight, prune_magnitude, prune_sparsegpt, prune_wanda
 from seft_ref.checkpoint import check_names, check_shape, in_compute_dtype, in_file_dtype, read_config
 from seft_ref.config import ModelConfig
 from seft_ref.kernels import cpu
@@ -58,8 +58,11 @@ def main(
     with open_hf(folder) as source:
         config = read_config(source.files)
         check_names(config, source)
+        pruned = {matrix.name for matrix in config.targets()}
         for name, shape in config.parameters().items():
             check_shape(name, source.section(name).shape, shape)
+            if name not in pruned:  # PRN-006; the pruner looks at the others
+                finite_weight(name, source[name].values)
 
         def read(name: str) -> Any:
             return in_compute_dtype(name, source[name].values, dtype)

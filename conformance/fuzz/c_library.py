@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-SOURCE = Path(__file__).parents[1] / "c" / "seft_read.c"
+SOURCE = Path(__file__).parents[2] / "seft_ports" / "c" / "seft_read.c"
 
 _STRICT = ("-std=c99", "-Wall", "-Wextra", "-Werror", "-pedantic")
 _SANITIZERS = ("-g", "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")

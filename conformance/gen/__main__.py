@@ -20,6 +20,7 @@ from conformance.gen import (
     rule_events,
     rules,
     sparsegpt,
+    steps,
     train,
     update,
     windows,
@@ -27,7 +28,7 @@ from conformance.gen import (
 from conformance.gen import files as containers
 
 _FORMATS = (containers, bad_files, deltas)
-_RULES = (kernels, rules, update, events, layers, models, sparsegpt, adapters, train)
+_RULES = (kernels, rules, update, events, layers, models, sparsegpt, adapters, train, steps)
 _CHOICES = (criteria, choices, windows, optimizers, rule_events, presets)
 MODULES = (*_FORMATS, *_RULES, *_CHOICES)
 

@@ -70,7 +70,7 @@ def _fractions(area: Area) -> None:
     for name, more, clause in (
         ("until-0", {"evolve_until": 0.0}, "SCH-007"),
         ("until-above", {"evolve_until": 1.25}, "SCH-007"),
-        ("schedule", {"drop_schedule": "exponential"}, "SCH-001 SCH-006"),
+        ("schedule", {"drop_schedule": "exponential"}, "SCH-001"),
         ("fraction", {"drop_fraction": 1.5}, "SCH-001"),
         ("first", {"first_event": "none"}, "SCH-008"),
     ):
@@ -105,7 +105,7 @@ def _events(area: Area) -> None:
         ("period-0", {"events": "period", "gradient_window": 0}, "TRN-005"),
         ("period-21", {"events": "period", "gradient_window": 21}, "TRN-005"),
         ("until", {"evolve_until": -0.5}, "SCH-007"),
-        ("unknown", {"events": "epochs"}, "SCH-003 SCH-005"),
+        ("unknown", {"events": "epochs"}, "SCH-003"),
     ):
         text = "a schedule outside its range"
         area.add(f"refuse-events-{name}", "schedule.all_events", clause, text, good | more, refused=clause)
@@ -151,14 +151,8 @@ _FIRST = {"candidates": "first-step"}
 
 
 def _refused() -> list[tuple[str, dict[str, Any], str]]:
-    """Return what must be refused: a name, choices, and the clauses one of which must be named."""
-    known = ("initial_positions", "initial_scope", "budget_by", "events", "drop_schedule", "first_event")
-    unknown = [
-        (f"unknown-{key}", {key: "nonsense"}, clause) for key, (_, clause) in choices.VALUES.items() if key not in known
-    ]
-    more = {"GRD-007": "GROW-006", "EVT-008": "EVT-004", "ADPT-007": "ADPT-003", "SCH-005": "SCH-003"}
-    more["SCH-006"] = "SCH-001"
-    unknown = [(name, given, f"{clause} {more.get(clause, '')}".strip()) for name, given, clause in unknown]
+    """Return what must be refused: a name, choices, and the clause that must be named."""
+    unknown = [(f"unknown-{key}", {key: "nonsense"}, clause) for key, (_, clause) in choices.VALUES.items()]
     return [
         *unknown,
         ("until-0", {"evolve_until": 0.0}, "SCH-007"),
@@ -215,9 +209,10 @@ def preset() -> Area:
     for name, given in good.items():
         choices.check(given)
         area.add(f"good-{name}", "rule.check", "EVT-012", "refused too much", {"choices": given}, {"ok": 1})
-    for name, given, clauses in _refused():
-        text = "taken as it is"
-        area.add(f"refuse-{name}", "rule.check", clauses, text, {"choices": given}, refused=clauses)
+    for name, given, clause in _refused():
+        text = "taken as it is, or refused under another clause than the first of the table"
+        clauses = f"TRN-008 {clause}" if name.startswith("unknown") else clause
+        area.add(f"refuse-{name}", "rule.check", clauses, text, {"choices": given}, refused=clause)
     return area
 
 

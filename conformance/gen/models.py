@@ -284,7 +284,7 @@ def _whole_model(area: Area) -> None:
 
 
 def evaluation() -> Area:
-    """EVL-001."""
+    """EVL-001, EVL-003."""
     area = Area("evaluate", "binary64 decoder")
     config = MODELS["llama-plain"]
     n = Numbers(50, 1)
@@ -298,6 +298,18 @@ def evaluation() -> Area:
     answer = {"perplexity": float(np.exp(loss.value)), "targets": windows * (length - 1)}
     purpose = "a mean over tokens instead of targets, or 2 to the power of the loss"
     area.add("windows", "evaluate.perplexity", "EVL-001 NUM-004", purpose, given, answer)
+    sharp = dict(tensors)
+    sharp["lm_head.weight"] = tensors["lm_head.weight"] * 2.0**14
+    mean = float(Decoder(config, sharp).loss(rows, rows)[0].value)
+    assert mean > 1000
+    purpose = "an overflow instead of a refusal, or a perplexity that is infinite"
+    bad = given | {"tensors": sharp}
+    area.add("refuse-large", "evaluate.perplexity", "EVL-003", purpose, bad, refused="EVL-003")
+    sharp = dict(sharp)
+    sharp["model.norm.weight"] = tensors["model.norm.weight"] * 2.0**125
+    purpose = "a mean of infinite or missing numbers taken for a loss"
+    bad = given | {"tensors": sharp}
+    area.add("refuse-overflow", "evaluate.perplexity", "EVL-003", purpose, bad, refused="EVL-003", dtypes=("float32",))
     return area
 
 

@@ -112,12 +112,27 @@ def runs() -> Area:
         settings = _SETTINGS | change
         seed, run, world = _certified(settings, 0)
         area.add(name, "train.run", clauses, purpose, _given(settings | {"seed": seed}, world), _answer(run))
+    tensors, stored, text = tiny.world(Numbers(60, 0), tiny.CONFIG)
+    tensors["lm_head.weight"] = tensors["lm_head.weight"] * 2.0**68
+    settings = _SETTINGS | {"seed": 0, "steps": 3, "evolve_every": 2}
+    run = train.run(tiny.CONFIG, tensors, stored, text, settings)
+    purpose = "squares of finite gradients that overflow in binary32: the norm is binary64"
+    given = _given(settings, (tensors, stored, text), tiny.CONFIG)
+    area.add("large-gradient", "train.run", "OPT-004 TRN-007", purpose, given, _answer(run))
     tensors, stored, text = _world(Numbers(60, 0))
     tensors["model.norm.weight"] = np.full(8, 2.0**127)
     tensors["lm_head.weight"] = tensors["lm_head.weight"] * 2.0**100
     given = _given(_SETTINGS | {"seed": 0}, (tensors, stored, text))
     purpose = "a run that goes on with a loss that is not finite"
     area.add("refuse-overflow", "train.run", "TRN-007", purpose, given, refused="TRN-007", dtypes=("float32",))
+    world = tiny.world(Numbers(60, 0), tiny.CONFIG)
+    spoilt: tuple[tuple[str, dict[str, Any], str, str], ...] = (
+        ("values", {"lr": 1e39, "steps": 1}, "TRN-007", "an infinite φ taken for a state after the last step"),
+        ("eps", {"eps": 1e-50}, "TRN-008", "an eps that is 0 in the compute dtype"),
+    )
+    for name, extreme, clause, purpose in spoilt:
+        given = _given(_SETTINGS | {"seed": 0} | extreme, world, tiny.CONFIG)
+        area.add(f"refuse-{name}", "train.run", clause, purpose, given, refused=clause, dtypes=("float32",))
     for name, bad, clause in (
         ("window-0", {"gradient_window": 0}, "TRN-005"),
         ("window-4", {"gradient_window": 4}, "TRN-005"),

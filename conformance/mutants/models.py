@@ -108,8 +108,27 @@ def ruled(**new: Any) -> Operation:
     return f
 
 
+def stepped(**new: Any) -> Operation:
+    """One step under other settings."""
+    return lambda a: right("train.step")(a | {"settings": a["settings"] | new})
+
+
+def of_every_target(**new: Callable[[Values], Any]) -> Operation:
+    """One step from a state whose parts have other entries."""
+    return lambda a: right("train.step")(
+        a | {"parts": [part | {name: f(part) for name, f in new.items()} for part in a["parts"]]}
+    )
+
+
 def stops_a_step_early(a: Values) -> Values:
     return right("evaluate.perplexity")(a | {"windows": a["windows"] - 1})
+
+
+def any_perplexity(a: Values) -> Values:
+    try:
+        return right("evaluate.perplexity")(a)
+    except REFUSALS:
+        return {"perplexity": float("inf"), "targets": 0}
 
 
 def loss_in_sixteen_bits(out: Values, _: Values) -> Values:
@@ -143,6 +162,15 @@ MUTANTS: list[Mutant] = [
     mutant("TRN-002", "model.step", mean_of_means, "a mean of means"),
     *unchecked("model.step", "LYR-001"),
     mutant("EVL-001", "evaluate.perplexity", stops_a_step_early, "one short"),
+    mutant("OPT-004", "train.step", stepped(max_norm=0.0), "no clipping"),
+    mutant("TRN-003", "train.step", stepped(seed=99), "another seed"),
+    mutant("EVT-001 GROW-002", "train.step", stepped(preset="static"), "no events"),
+    mutant("SCH-001 SCH-002", "train.step", stepped(drop_fraction=0.9), "another drop fraction"),
+    mutant("OPT-001", "train.step", of_every_target(age=lambda p: p["age"] * 0), "ages start anew"),
+    mutant("OPT-001", "train.step", of_every_target(m=lambda p: p["m"] * 0), "first moments start anew"),
+    mutant("DLT-003", "train.step", of_every_target(delta_values=lambda p: p["delta_values"] * 0), "φ starts anew"),
+    mutant("ADPT-002", "train.step", of_every_target(budget=lambda p: p["budget"] + 1), "a budget of K + 1"),
+    mutant("EVL-003", "evaluate.perplexity", any_perplexity, "an infinite perplexity"),
     mutant("TRN-005", "train.run", settings(gradient_window=1), "the last gradient alone"),
     mutant("OPT-004", "train.run", settings(max_norm=0.0), "no clipping"),
     mutant("DLT-004", "train.run", settings(seed=99), "another seed"),

@@ -21,8 +21,11 @@ def adamw(flaw: str = "") -> Operation:
             values = values * kind(1 - lr * decay)
         if flaw == "coupled decay":
             g, values = g + kind(decay) * a["values"], a["values"]
-        m = kind(beta1) * a["m"] + kind(1 - beta1) * g
-        v = kind(beta2) * a["v"] + kind(1 - beta2) * (g * g)
+        rest1, rest2 = kind(1 - beta1), kind(1 - beta2)
+        if flaw == "1 - beta in the run's dtype":
+            rest1, rest2 = kind(1) - kind(beta1), kind(1) - kind(beta2)
+        m = kind(beta1) * a["m"] + rest1 * g
+        v = kind(beta2) * a["v"] + rest2 * (g * g)
         if flaw == "corrections in the run's dtype":
             c1, c2 = 1 - kind(beta1) ** steps.astype(kind), np.sqrt(1 - kind(beta2) ** steps.astype(kind))
             size = kind(lr) / c1
@@ -82,6 +85,7 @@ MUTANTS: list[Mutant] = [
     mutant("OPT-001", "adamw.step", adamw("coupled decay"), "decay through the gradient"),
     mutant("OPT-001", "adamw.step", adamw("eps inside the root"), "eps inside the root"),
     mutant("OPT-001", "adamw.step", adamw("eps before the correction"), "eps before the correction"),
+    mutant("OPT-002", "adamw.step", adamw("1 - beta in the run's dtype"), "1 − β₂ in binary32"),
     mutant("OPT-002", "adamw.step", adamw("corrections in the run's dtype"), "corrections in binary32"),
     mutant(
         "OPT-003", "adamw.step", changed("adamw.step", beta2=lambda a: a["beta2"] or 0.99), "β₂ of 0.99 unless told"

@@ -11,21 +11,21 @@ VALUES: dict[str, tuple[tuple[str, ...], str]] = {
     "drops": (("slot", "weight"), "DROP-004"),
     "grow": (("gradient", "absolute", "fisher", "moments", "curvature", "random"), "GROW-004"),
     "grow_scope": (("anywhere", "active"), "GROW-001"),
-    "candidates": (("all", "first-step"), "GRD-007"),
+    "candidates": (("all", "first-step"), "GROW-006"),
     "moments": (("zero", "seeded"), "DLT-006"),
     "adapt": (("sensitivity", "magnitude", "activation", "curvature", "random"), "ADPT-005"),
     "adapts": (("always", "end", "never"), "EVT-008"),
     "counts": (("support", "values"), "ADPT-006"),
     "exempt": (("new", "slots", "none"), "ADPT-007"),
     "scope": (("matrix", "row", "group", "model"), "EVT-009"),
-    "events": (("period", "phases"), "SCH-005"),
-    "drop_schedule": (("cosine", "linear", "constant"), "SCH-006"),
+    "events": (("period", "phases"), "SCH-003"),
+    "drop_schedule": (("cosine", "linear", "constant"), "SCH-001"),
     "first_event": (("fraction", "all"), "SCH-008"),
     "initial_positions": (("gradient", "random", "magnitude"), "DLT-004"),
     "initial_scope": (("active", "anywhere"), "DLT-004"),
     "budget_by": (("numel", "nnz", "count", "rank"), "DLT-002"),
 }
-"""Names that a choice may have and the clause that an unknown one is refused under."""
+"""Names that a choice may have, and the clause that an unknown one is refused under: the first of the table."""
 
 RULE: Rule = {
     "evolves": 1,

@@ -211,3 +211,34 @@ def run(
             events.append([(list(part.phi), sorted(part.base)) for part in trainer.parts])
     final = trainer.finish()
     return Run(losses, events, trainer.parts, trainer.budgets, trainer.delta_budgets, final, trainer.gap, moves)
+
+
+def one_step(
+    config: Config,
+    tensors: dict[str, Array],
+    parts: list[Part],
+    text: list[int],
+    settings: dict[str, Any],
+    step: int,
+) -> tuple[float, list[Part], float]:
+    """Return the loss of one step from a given state, the state after it, and the smallest gap of its event.
+
+    For runs whose gradient window is one step: what came before is all in the state (TRN-004).
+    """
+    trainer = Trainer.__new__(Trainer)
+    trainer.config, trainer.tensors, trainer.text, trainer.s = config, dict(tensors), text, settings
+    trainer.rule, trainer.optimizer, trainer.pattern = rule_of(settings), settings.get("optimizer", "adamw"), None
+    trainer.names = targets(config)
+    trainer.shapes = [part.shape for part in parts]
+    trainer.budgets = [part.budget[0] for part in parts]
+    trainer.delta_budgets = [part.delta_budget[0] for part in parts]
+    trainer.rows = [[0.0] * shape[0] for shape in trainer.shapes]
+    trainer.columns = [[0.0] * shape[1] for shape in trainer.shapes]
+    trainer.loaded, trainer.parts, trainer.gap = [part.base for part in parts], list(parts), float("inf")
+    seen = trainer.look(step)
+    trainer.optimize(step, seen.gradients)
+    rule, steps = trainer.rule, settings["steps"]
+    at, _ = rules.all_events(rule["events"], steps, settings["evolve_every"], rule["evolve_until"], 1)
+    if rule["evolves"] and step in at:
+        trainer.event(step, [seen])
+    return seen.loss, trainer.parts, trainer.gap

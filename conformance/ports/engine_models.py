@@ -12,10 +12,10 @@ from seft_ref.gradients import Batch, every_gradient
 from seft_ref.model import model_forward
 from seft_ref.settings import TrainSettings, settings_of
 from seft_ref.topology import flat, from_flat
-from seft_ref.train import finish, initial_state, step_batches, train
-from seft_ref.update.delta import Base
+from seft_ref.train import Target, TrainState, finish, initial_state, place, step_batches, train, train_step
+from seft_ref.update.delta import Base, Delta
 from seft_ref.update.optimizers import OPTIMIZERS
-from seft_ref.weights import Weights, assemble
+from seft_ref.weights import Weights, assemble, with_matrices
 
 Values = dict[str, Any]
 
@@ -127,11 +127,43 @@ def _run(a: Values) -> Values:
     }
 
 
+def _train_step(a: Values) -> Values:
+    settings = settings_of_case(a["settings"])
+    config = ModelConfig.from_json(a["config"])
+    text = [int(t) for t in a["text"]]
+    weights = _weights(config, a["tensors"], a["kernels"])
+    targets: dict[str, Target] = {}
+    packed = {}
+    for matrix, part in zip(config.targets(), a["parts"], strict=True):
+        base = Base(from_flat(matrix.shape, part["base"]), part["base_values"])
+        xp = array_namespace(part["age"])
+        kept = {"first_moment": part["m"], "second_moment": part["v"], "age": xp.astype(part["age"], xp.int32)}
+        delta = Delta(from_flat(matrix.shape, part["delta"]), part["delta_values"], kept)
+        nothing = part["delta"][:0]
+        target = Target(base, delta, part["budget"], part["delta_budget"], nothing, part["m"][:0], nothing)
+        targets[matrix.name], packed[matrix.name] = place(target, a["kernels"])
+    state = TrainState(a["step"] - 1, targets, with_matrices(weights, packed), {})
+    batches = step_batches(settings, text, a["step"], state.weights)
+    after, record = train_step(state, batches, settings, config, a["kernels"])
+    found = list(after.targets.values())
+    return {
+        "loss": record.loss,
+        "base": [flat(t.base.topology) for t in found],
+        "base_values": [t.base.values for t in found],
+        "delta": [flat(t.delta.topology) for t in found],
+        "delta_values": [t.delta.values for t in found],
+        "m": [t.delta.kept["first_moment"] for t in found],
+        "v": [t.delta.kept["second_moment"] for t in found],
+        "age": [array_namespace(t.delta.values).astype(t.delta.kept["age"], np.int64) for t in found],
+    }
+
+
 OPERATIONS: dict[str, Any] = {
     "config.describe": _describe,
     "model.step": _step,
     "evaluate.perplexity": _perplexity,
     "prune.model": _prune,
     "prune.model_sparsegpt": _prune_sparsegpt,
+    "train.step": _train_step,
     "train.run": _run,
 }

@@ -15,7 +15,7 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -100,6 +100,7 @@ class Child:
 
     Attributes:
         restarts: how often it had to be started again.
+        on_line: is called with ``->`` or ``<-`` and every line.
     """
 
     def __init__(self, command: Sequence[str], timeout: float = 20.0, start_timeout: float = 120.0) -> None:
@@ -111,6 +112,7 @@ class Child:
         self._stderr = b""
         self._hello: Hello | None = None
         self._last_raw = b""
+        self.on_line: Callable[[str, bytes], object] = lambda arrow, raw: None
 
     def __enter__(self) -> Self:
         return self
@@ -249,7 +251,10 @@ class Child:
         assert process is not None
         if self._buffer or self._drain(process):
             raise Breach(f"it wrote without being asked: {self._buffer[:80]!r}")
-        raw = self._exchange(process, line(message), time.monotonic() + timeout)
+        request = line(message)
+        self.on_line("->", request)
+        raw = self._exchange(process, request, time.monotonic() + timeout)
+        self.on_line("<-", raw)
         if message["type"] == "call":
             self._last_raw = raw.replace(message["id"].encode(), b"")
         try:

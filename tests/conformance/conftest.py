@@ -11,7 +11,7 @@ import pytest
 import seft_ref
 from conformance.second_reader import read
 
-SOURCE = Path(seft_ref.__file__).parents[1] / "conformance" / "c" / "seft_read.c"
+SOURCE = Path(seft_ref.__file__).parents[1] / "seft_ports" / "c" / "seft_read.c"
 
 
 class CReader:

@@ -1,25 +1,33 @@
 """tools/verify.py: what it prints, what it writes, and what its exit status says."""
 
-import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 import conformance
-from conformance import command
-from conformance.harness import Variant
-from conformance.ports.engine import EnginePort
+from conformance import command, runner, templates
 
 ROOT = Path(conformance.__file__).parents[1]
+
+BROKEN = """
+from conformance.ports.engine import EnginePort
+
+def Port():
+    return EnginePort().with_ops("broken", {what})
+"""
+BARE = ("--examples", "0")
+"""Cases alone, which can be counted."""
+HIGHER = 'select__largest=lambda a: {"chosen": a["ids"][: a["k"]]}'
+FALLING = 'rng__draws=lambda a: {"draws": a["numbers"][99]}'
 
 
 @pytest.fixture
 def verify(monkeypatch, capsys):
     def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["verify.py", *arguments])
+        monkeypatch.setattr(sys, "argv", ["verify.py", *map(str, arguments)])
         status = command.main()
         return status, *capsys.readouterr()
 
@@ -27,31 +35,52 @@ def verify(monkeypatch, capsys):
 
 
 @pytest.fixture
-def broken(monkeypatch):
-    port = EnginePort().with_ops("broken", select__largest=lambda a: {"chosen": a["ids"][: a["k"]]})
-    monkeypatch.setattr(command, "variants_of_engine", lambda: [Variant(port, "float64")])
+def broken(tmp_path, monkeypatch):
+    """A port with a wrong operation, as a module on the path of child processes."""
+
+    def make(what):
+        (tmp_path / "broken_port.py").write_text(BROKEN.replace("{what}", what), encoding="utf-8")
+        monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{ROOT}")
+        return "--port-py", "broken_port:Port"
+
+    return make
 
 
 def test_the_tool_ends_with_its_counts():
     done = subprocess.run(
-        [sys.executable, "tools/verify.py", "--only", "select.*"], cwd=ROOT, capture_output=True, text=True, check=False
+        [sys.executable, "tools/verify.py", "--only", "select.largest", "--backend", "numpy", *BARE],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.splitlines()[-1] == "32 passed, 0 failed, 0 skipped"
+    assert done.stdout.splitlines()[-1] == "16 passed, 0 failed, 0 skipped"
+    assert "no claim" not in done.stdout
     assert done.stderr == ""
 
 
-def test_a_glob_means_cases_and_clauses(verify):
-    status, out, _ = verify("--only", "SEL-004")
+def test_a_filter_means_cases_operations_and_clauses(verify):
+    status, out, _ = verify("--backend", "numpy", "--only", "SEL-004", *BARE)
     assert status == 0
     assert int(out.splitlines()[-1].split()[0]) > 5
-    status, out, _ = verify("--only", "rng.key-*")
-    assert (status, out.splitlines()[-1]) == (0, "3 passed, 0 failed, 0 skipped")
+    keys = verify("--backend", "numpy", "--only", "rng.key-*", *BARE)[1]
+    assert keys.splitlines()[-1] == "3 passed, 0 failed, 0 skipped"
+    assert verify("--backend", "numpy", "--clause", "SEL-004", *BARE)[1].splitlines()[-1] == out.splitlines()[-1]
 
 
-def test_a_failure_tells_everything(verify, broken, tmp_path):
-    path = tmp_path / "out.json"
-    status, out, _ = verify("--only", "select.largest-example", "--json", str(path))
+def test_a_profile_is_claimed_whole_and_a_given_seed_claims_nothing(verify):
+    status, out, _ = verify("--backend", "numpy", "--profile", "kernels")
+    assert status == 0
+    assert "conformant: kernels in exact64, fp32" in out.splitlines()[-2]
+    status, out, _ = verify("--backend", "numpy", "--profile", "kernels", "--seed", "0abc")
+    assert status == 0
+    assert "not conformant: the seed was given, not drawn" in out.splitlines()[-2]
+    assert "seed 0abc" in out
+
+
+def test_a_failure_tells_everything(verify, broken):
+    status, out, _ = verify(*broken(HIGHER), "--only", "select.largest-example", *BARE)
     assert status == 1
     assert out.splitlines()[-1] == "0 passed, 1 failed, 0 skipped"
     for part in (
@@ -60,84 +89,185 @@ def test_a_failure_tells_everything(verify, broken, tmp_path):
         "SEL-001 The k largest of scores with ids",
         "scores = [1., 3., 3., 2.]",
         "k = 2",
-        "broken float64: chosen at [0] expected np.int64(7), got np.int64(5)",
+        "broken 0.1.0 float64: chosen at [0] expected np.int64(7), got np.int64(5)",
     ):
         assert part in out, part
-    whole = json.loads(path.read_text(encoding="utf-8"))
-    assert (whole["passed"], whole["failed"], whole["skipped"]) == (0, 1, 0)
-    (case,) = whole["cases"]
-    assert case["status"] == "failed"
-    assert case["failures"][0]["output"] == "chosen"
 
 
-def test_json_holds_every_clause(verify, tmp_path):
-    path = tmp_path / "out.json"
-    status, _, _ = verify("--only", "[CP][KR][NP]-001", "--json", str(path))
-    whole = json.loads(path.read_text(encoding="utf-8"))
-    assert status == 0
-    rows = {row["id"]: row for row in whole["clauses"]}
-    assert rows["PRN-001"]["status"] == "passed"
-    assert rows["CKP-001"]["status"] == "skipped"
-    assert rows["CKP-001"]["reason"]
-
-
-def test_list_runs_nothing(verify, monkeypatch):
-    monkeypatch.setattr(command, "run", None)
-    status, out, _ = verify("--list")
-    assert status == 0
-    assert "SEL-001 MUST" in out
-    assert "select.largest-example  select.largest" in out
-    assert "CKP-001 MUST  needs files: tests/" in out
-
-
-@pytest.mark.parametrize(
-    ("arguments", "says"),
-    [
-        (["--only", "nothing*"], "--list"),
-        (["--what"], "--help"),
-        (["--json"], "--help"),
-        (["--json", "no/such/folder/x.json"], "create it first"),
-        (["extra"], "--help"),
-    ],
-)
-def test_wrong_use_is_told_in_one_line(verify, arguments, says):
-    status, out, err = verify(*arguments)
-    assert (status, out) == (2, "")
-    assert says in err
-    assert err.count("\n") == 1
-
-
-def test_a_run_of_nothing_is_the_kits_fault(verify, monkeypatch):
-    status, _, err = verify("--only", "CKP-001")
-    assert (status, err.count("\n")) == (4, 1)
-    monkeypatch.setattr(command, "load_all", list)
-    assert verify()[0] == 4
-
-
-def test_a_kit_that_cannot_be_read_says_so(verify, monkeypatch):
-    def fail():
-        raise ValueError("torn")
-
-    monkeypatch.setattr(command, "load_all", fail)
-    status, _, err = verify()
-    assert status == 4
-    assert "torn" in err
-
-
-def test_a_clause_that_nothing_covers_fails(verify, monkeypatch):
-    monkeypatch.setattr(command, "elsewhere", dict)
-    status, out, _ = verify("--only", "*-005")
+def test_PRT_012_what_rests_on_a_failure_is_blocked_and_no_pass(verify, broken):
+    status, out, _ = verify(*broken(HIGHER), "--profile", "core", *BARE)
     assert status == 1
-    assert "FAILED NUM-005" in out
+    assert "blocked" in out.splitlines()[-3]
+    passed, failed, skipped = (int(part.split()[0]) for part in out.splitlines()[-1].split(", "))
+    assert failed > 0
+    assert skipped > 20
+    assert passed > 100
+    assert "FAILED evolve" not in out
 
 
-def test_what_a_port_raises_is_a_failure_of_the_port(verify, monkeypatch):
-    def fall(a):
-        return {"draws": np.zeros(1)[5]}
-
-    port = EnginePort().with_ops("falling", rng__draws=fall)
-    monkeypatch.setattr(command, "variants_of_engine", lambda: [Variant(port, "float64")])
-    status, out, _ = verify("--only", "rng.*")
+def test_what_a_port_raises_is_a_failure_of_the_port(verify, broken):
+    status, out, _ = verify(*broken(FALLING), "--only", "rng.*", *BARE)
     assert status == 1
     assert "IndexError" in out
     assert out.splitlines()[-1] == "0 passed, 4 failed, 0 skipped"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "says"),
+    [
+        (["--only", "nothing*"], 2, "see list"),
+        (["--what"], 2, "--help"),
+        (["--only"], 2, "--help"),
+        (["--profile", "corn"], 2, "choose from core"),
+        (["--class", "fp8"], 2, "choose from exact64"),
+        (["--backend", "abacus"], 2, "choose from numpy"),
+        (["--seed", "xyz"], 2, "hexadecimal"),
+        (["--port", "a", "--port-py", "b:C"], 2, "give one"),
+        (["--backend", "numpy", "--class", "bf16"], 2, "it offers exact64, fp32"),
+        (["--expect", "no/such.toml"], 2, "--write-expect"),
+        (["--port", "/no/such/program"], 3, "did not start"),
+        (["--port", "true"], 3, "did not start"),
+        (["--port-py", "no.such:Port"], 3, "did not start"),
+        (["doctor"], 2, "--port"),
+        (["explain", "SEL-01"], 2, "near it are SEL-00"),
+        (["new-port", "cobol", "x"], 2, "choose one of python"),
+        (["check-report", "no/such.jsonl"], 2, "no such file"),
+        (["export", "."], 2, "does not"),
+        (["extra"], 2, "--help"),
+    ],
+)
+def test_wrong_use_is_told_in_one_line(verify, arguments, status, says):
+    found, out, err = verify(*arguments)
+    assert (found, out) == (status, "")
+    assert says in err
+    assert err.splitlines()[0].startswith("verify: ")
+
+
+def test_a_clause_that_is_shown_elsewhere_is_explained(verify):
+    status, _, err = verify("--backend", "numpy", "--clause", "CKP-001")
+    assert status == 2
+    assert "explain CKP-001" in err
+    status, out, _ = verify("explain", "CKP-001")
+    assert status == 0
+    assert "tests/" in out
+
+
+def test_a_kit_that_cannot_be_read_or_shows_too_little_is_at_fault(verify, monkeypatch):
+    def fail():
+        raise ValueError("torn")
+
+    monkeypatch.setattr(runner, "load_all", fail)
+    assert verify()[0] == 4
+    monkeypatch.undo()
+    monkeypatch.setattr(runner, "elsewhere", dict)
+    status, _, err = verify()
+    assert status == 4
+    assert "CKP-001" in err
+
+
+def test_lists_and_explanations(verify):
+    assert "core: " in verify("list")[1]
+    assert "SEL-001 MUST  " in verify("list", "--clauses")[1]
+    assert "select.largest (core, rule, 16 cases)" in verify("list", "--ops")[1]
+    assert "select.largest-example  select.largest" in verify("list", "--cases")[1]
+    assert "The k largest" in verify("explain", "SEL-001")[1]
+    assert "rests on update.drop" in verify("explain", "update.evolve")[1]
+    assert "k = 2" in verify("explain", "select.largest-example")[1]
+
+
+def test_the_page_of_operations_is_what_the_kit_has():
+    from conformance.listing import operations_page
+
+    page = ROOT / "conformance" / "OPERATIONS.md"
+    assert page.read_text(encoding="utf-8") == operations_page(), "run python -m conformance.listing"
+
+
+def test_export_writes_every_case_as_it_goes_over_the_line(verify, tmp_path):
+    import json
+
+    from conformance.cases import load_all
+    from conformance.protocol.values import decode
+
+    assert verify("export", tmp_path / "out")[0] == 0
+    files = list((tmp_path / "out").glob("*/*.json"))
+    assert len(files) == len(load_all())
+    case = json.loads((tmp_path / "out" / "select.largest" / "select.largest-example.json").read_text())
+    assert decode(case["in"]["float32"]["scores"]).tolist() == [1, 3, 3, 2]
+    assert decode(case["out"]["chosen"]).tolist() == [7, 9]
+
+
+NEEDED = {"python": None, "c": "cc", "rust": "cargo", "js": "node"}
+
+
+@pytest.mark.parametrize("language", templates.LANGUAGES)
+def test_a_new_port_is_well_and_right_in_two_operations(verify, tmp_path, monkeypatch, language):
+    if NEEDED[language] is not None and shutil.which(NEEDED[language]) is None:
+        pytest.skip(f"{NEEDED[language]} is not installed")
+    folder = tmp_path / "mine"
+    status, out, _ = verify("new-port", language, folder)
+    assert status == 0
+    *build, examine = templates.commands(language, folder)
+    assert all(line in out for line in (*build, examine))
+    for line in build:
+        subprocess.run(line.split(), check=True, capture_output=True)
+    monkeypatch.setenv("PYTHONPATH", f"{folder}:{ROOT}")
+    option, _, program = examine.partition(" doctor ")[2].partition("#")[0].strip().partition(" ")
+    program = program.strip('"')
+    status, out, _ = verify("doctor", option, program)
+    assert status == 0, out
+    assert "all is well: 3 calls tried" in out
+    status, out, _ = verify(option, program, "--only", "select.largest", *BARE)
+    assert (status, out.splitlines()[-1]) == (0, "16 passed, 0 failed, 0 skipped")
+    # and its properties, with seeds that nobody has seen
+    status, out, _ = verify(option, program, "--only", "count.drop")
+    assert status == 0
+    assert ", 0 failed, 0 skipped" in out.splitlines()[-1]
+
+
+def test_doctor_shows_the_lines_and_what_is_wrong(verify, broken):
+    status, out, _ = verify("doctor", *broken(HIGHER))
+    assert status == 1
+    assert '-> {"type":"hello","protocol":1' in out
+    assert '<- {"type":"hello"' in out
+    assert "WRONG: got chosen = [5, 7], expected chosen = [7, 9]" in out
+    assert "something is wrong" in out
+
+
+def test_a_property_that_fails_leaves_what_replays_and_freezes(verify, broken, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    port = broken(HIGHER)
+    status, out, _ = verify(*port, "--only", "select.largest", "--examples", "5")
+    assert status == 1
+    (line,) = (line for line in out.splitlines() if "replay it: " in line)
+    folder = line.split("verify.py replay ")[1].split()[0]
+    assert line.endswith("--port-py broken_port:Port")
+    status, out, err = verify("replay", folder, *port)
+    assert err == ""
+    assert (status, out.splitlines()[-1]) == (1, "0 passed, 1 failed, 0 skipped")
+    status, out, _ = verify("replay", folder, "--backend", "numpy")
+    assert (status, out.splitlines()[-1]) == (0, "1 passed, 0 failed, 0 skipped")
+    assert verify("freeze", folder, "--clause", "no clause", "--name", "x")[0] == 2
+    assert verify("replay", tmp_path, *port)[0] == 2
+
+
+def test_a_report_of_a_run_holds_and_a_doctored_one_does_not(verify, tmp_path):
+    status, _, _ = verify("--backend", "numpy", "--profile", "kernels", "--report", tmp_path / "report")
+    assert status == 0
+    file = tmp_path / "report" / "report.jsonl"
+    assert verify("check-report", file)[:2] == (0, "the report holds\n")
+    lines = file.read_text().splitlines()
+    file.write_text("\n".join([*lines[:3], *lines[4:]]) + "\n")
+    assert verify("check-report", file)[0] == 1
+
+
+def test_known_failures_are_forgiven_and_new_ones_are_not(verify, broken, tmp_path):
+    manifest = tmp_path / "seft-expect.toml"
+    port = (*broken(FALLING), "--only", "rng.*", *BARE)
+    assert verify(*port, "--write-expect", manifest)[0] == 1
+    assert verify(*port, "--expect", manifest)[0] == 2  # no issue is named yet
+    manifest.write_text(manifest.read_text().replace('issue = ""', 'issue = "https://example.org/1"'))
+    status, out, _ = verify(*port, "--expect", manifest)
+    assert (status, out.splitlines()[-1]) == (0, "0 passed, 0 failed, 4 skipped")
+    status, out, _ = verify("--backend", "numpy", "--only", "rng.*", *BARE, "--expect", manifest)
+    assert status == 1
+    assert "FAILED expectation" in out

@@ -11,6 +11,7 @@ from conformance.clauses import read_clauses
 from conformance.coverage import elsewhere
 from conformance.harness import Variant, run
 from conformance.kills import killing, unproven, variants_of
+from conformance.margins import engine_variants
 from conformance.mutants import CONTROLS, MUTANTS
 from conformance.mutants.base import ENGINE, REFUSALS, Mutant, right
 from conformance.mutants.pruning import sparsegpt
@@ -165,6 +166,4 @@ def test_a_port_that_offers_nothing_passes_nothing():
 
 
 def test_the_engine_passes_on_every_library():
-    from conformance.command import variants_of_engine
-
-    assert [r.case.id for r in run(CASES, variants_of_engine()) if r.status != "passed"] == []
+    assert [r.case.id for r in run(CASES, engine_variants()) if r.status != "passed"] == []

@@ -10,9 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from conformance.harness import Variant
 from conformance.judgement import Run
 from conformance.nulls import answers, lines
 from conformance.nulls.expected import CONFORMANT, EXPECTED, complaints, judged
+from conformance.properties import run_properties
 from conformance.protocol.child import Child
 
 LINUX = pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs /proc")
@@ -64,6 +66,14 @@ def test_a_null_port_comes_out_as_expected(mode):
 def test_there_are_null_ports_of_every_kind():
     assert set(EXPECTED) == set(answers.MODES) | set(lines.MODES)
     assert len(set(EXPECTED) - set(CONFORMANT)) >= 24
+
+
+def test_the_properties_of_the_kit_find_a_table(tmp_path):
+    with Child([sys.executable, "-m", "conformance.nulls", "table"], timeout=5.0) as child:
+        ports = [Variant(child, "float32", offers=frozenset(child.hello().ops))]
+        found = run_properties(ports, ["kernels"], "5eed", examples=3, artifacts=tmp_path, seconds=5.0)
+    assert found
+    assert "passed" not in {r.status for r in found}
 
 
 def test_a_run_of_nothing_is_not_conformant():

@@ -116,6 +116,7 @@ def test_CKP_007_a_state_says_what_it_holds_by_name(tmp_path):
         assert reader.kind == "training-state"
         assert set(reader.attributes) == {
             "step",
+            "dtype",
             "settings",
             "model",
             "text",
@@ -291,6 +292,16 @@ def test_CKP_004_a_value_that_overflows_the_file_is_refused_and_nothing_is_writt
     with pytest.raises(SeftError, match="does not fit float16"):
         save_model(folder, tmp_path / "out", {name: (base.topology, values)})
     assert not [p for p in tmp_path.iterdir() if "out" in p.name]
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_CKP_004_a_weight_that_is_no_number_is_told_from_one_that_does_not_fit(tmp_path, bad):
+    folder = sparse_folder(tmp_path / "model", dtype=np.float16)
+    name, base = next(iter(load_model(folder, reference).bases.items()))
+    values = base.values.copy()
+    values[3] = bad
+    with pytest.raises(SeftError, match=f"CKP-004: {name} has become NaN or infinite"):
+        save_model(folder, tmp_path / "out", {name: (base.topology, values)})
 
 
 def test_TOP_004_stored_zeros_are_loaded_counted_and_written_back(tmp_path):

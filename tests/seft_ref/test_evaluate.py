@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from seft_ref.errors import TextError
+from seft_ref.errors import EvaluationError, TextError
 from seft_ref.evaluate import evaluate
 from seft_ref.kernels import reference
 from seft_ref.text import evaluation_starts
@@ -91,3 +91,27 @@ def test_EVL_002_a_text_shorter_than_a_window_is_refused():
     with pytest.raises(TextError) as refused:
         evaluate(weights, CONFIG, TOKENS[:8], reference, length=9, windows=1)
     assert refused.value.clause == "EVL-002"
+
+
+@pytest.mark.parametrize(
+    ("scale", "finite"), [(1.0, True), (700.0, True), (709.7, True), (709.9, False), (1e5, False), (1e300, False)]
+)
+def test_EVL_003_a_perplexity_beyond_binary64_is_refused(scale, finite):
+    # the wrong one of two tokens, always, by so many nats
+    weights, config = bigram_model([[0.0, scale], [scale, 0.0]])
+    tokens = [0] * 20
+    if finite:
+        found = evaluate(weights, config, tokens, reference, length=5, windows=2)
+        assert found.nats_per_token == pytest.approx(math.log1p(math.exp(-scale)) + scale, rel=1e-9)
+        assert math.isfinite(found.perplexity)
+        return
+    with pytest.raises(EvaluationError, match="EVL-003"):
+        evaluate(weights, config, tokens, reference, length=5, windows=2)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_EVL_003_a_mean_that_is_no_number_is_refused(bad):
+    dense = parameters(CONFIG)
+    dense["lm_head.weight"][0] = bad
+    with np.errstate(all="ignore"), pytest.raises(EvaluationError, match="EVL-003"):
+        evaluate(weights_of(dense), CONFIG, TOKENS, reference, length=5, windows=2)

@@ -97,7 +97,7 @@ def test_CKP_006_float64_states_keep_their_dtype(name, tmp_path):
         ({"scope": "row"}, {}, "scope was row, is matrix"),
         ({"gradient_window": 3}, {"gradient_window": 2}, "gradient_window was 3, is 2"),
         ({}, {"optimizer": "sgd"}, "optimizer was adamw, is sgd"),
-        ({"preset": "literal"}, {}, "preset was literal, is seft"),
+        ({"preset": "literal"}, {}, "counts was values, is support, exempt was none, is new"),
         ({}, {"beta2": 0.99}, "beta2 was 0.999, is 0.99"),
     ],
 )

@@ -56,7 +56,7 @@ def masked_adamw_loop(settings, dtype, batches_of):
         gradients = loss_and_gradients(weights, CONFIG, batches_of(step, weights), reference, at).at
         squares = 0.0
         for g in gradients.values():
-            squares += float(np.sum(g * g))
+            squares += float(np.sum(g.astype(np.float64) ** 2))
         factor = 1.0 if settings.max_norm == 0 else min(1.0, settings.max_norm / (math.sqrt(squares) + 1e-6))
         o, lr = settings.optimizer, settings.lr
         for name, raw in gradients.items():

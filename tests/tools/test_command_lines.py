@@ -227,6 +227,16 @@ REFUSALS = {
     "showing text": (("show", "{text}"), "no sparse checkpoint"),
     "an unknown encoding": (("convert", "{dense}", "{out}", "--to", "sparse", "--encoding", "zip"), "zip"),
     "showing nothing": (("show", "{tmp}/absent"), "absent"),
+    "NaN in a norm": (("prune", "{nan_norm}", "{out}", "--method", "magnitude"), "PRN-006: model.norm.weight"),
+    "NaN in the head": (("prune", "{inf_head}", "{out}", "--method", "magnitude"), "PRN-006: lm_head.weight"),
+    "a loss without a perplexity": (
+        ("eval", "{sharp}", "--text", "{text}", "--length", "8", "--windows", "2", "--json", "{out}"),
+        "EVL-003",
+    ),
+    "a record that is no object": (("finetune", "{record_list}", "{out}", "--text", "{text}"), "PRN-008"),
+    "a record that is no JSON": (("finetune", "{record_cut}", "{out}", "--text", "{text}"), "PRN-008"),
+    "a record of a pattern that is a number": (("finetune", "{record_number}", "{out}", "--text", "{text}"), "PRN-008"),
+    "a record of a pattern that is none": (("finetune", "{record_word}", "{out}", "--text", "{text}"), "PRN-008"),
 }
 
 
@@ -242,6 +252,17 @@ def folders(tmp_path_factory):
     tensors = parameters()
     tensors["model.layers.0.mlp.up_proj.weight"][3, 4] = np.nan
     found["nan"] = hf_folder(tmp / "nan", tensors=tensors)
+    for name, where, config, change in (
+        ("nan_norm", "model.norm.weight", CONFIG, np.nan),
+        ("inf_head", "lm_head.weight", CONFIG | {"tie_word_embeddings": False}, np.inf),
+        ("sharp", "model.norm.weight", CONFIG, 1e4),
+    ):
+        tensors = parameters(config)
+        tensors[where].reshape(-1)[:] *= change
+        found[name] = hf_folder(tmp / name, config, tensors)
+    for name, record in (("list", "[1]"), ("cut", "{"), ("number", '{"pattern": 4}'), ("word", '{"pattern": "four"}')):
+        found[f"record_{name}"] = sparse_folder(tmp / f"record_{name}")
+        (found[f"record_{name}"] / "pruning.json").write_text(record)
     for name, config in (
         ("gpt", CONFIG | {"model_type": "gpt2"}),
         ("keyless", {k: v for k, v in CONFIG.items() if k != "hidden_size"}),

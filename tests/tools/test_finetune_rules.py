@@ -2,12 +2,14 @@
 
 import importlib
 import json
+import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from seft_ref.update.presets import PRESETS
-from tests.seft_ref.folders import TEXT, sparse_folder
+from tests.seft_ref.folders import CONFIG, TEXT, sparse_folder
 from tests.tools.test_command_lines import call
 
 TOOLS = Path(__file__).resolve().parents[2] / "tools"
@@ -71,6 +73,102 @@ def test_TRN_010_a_resumed_run_goes_on_with_its_log(cli, folders, tmp_path):
     assert [(s.step, s.loss, s.gradient_norm) for s in a.steps] == [(s.step, s.loss, s.gradient_norm) for s in b.steps]
     assert a.events == b.events
     assert a.stored_at_end == b.stored_at_end
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"x" * 1000, b"{" + b"x" * 999, b"notes\n", b'{"type": "step", "step": 1, "loss": 1.0}\n', b'{"a": 1}', b"\xff"],
+    ids=["no end", "an object cut off", "text", "no run first", "JSON", "no text"],
+)
+def test_TRN_010_a_file_that_is_no_log_stays_as_it_is(cli, folders, tmp_path, content):
+    file = tmp_path / "notes"
+    file.write_bytes(content)
+    code, _, err = run(cli, folders, tmp_path / "out", *SHORT, "--log", str(file))
+    assert (code, err.count("\n")) == (2, 1)
+    assert file.read_bytes() == content
+    assert list(tmp_path.iterdir()) == [file]
+
+
+@pytest.mark.parametrize("cut", [0, 5], ids=["whole", "cut"])
+def test_TRN_010_the_log_of_another_run_stays_as_it_is(cli, folders, tmp_path, cut):
+    log, out = tmp_path / "run.jsonl", tmp_path / "out"
+    assert run(cli, folders, tmp_path / "other", *SHORT, "--seed", "7", "--log", str(log))[0] == 0
+    log.write_bytes(log.read_bytes()[: -cut or None])
+    before = log.read_bytes()
+    code, _, err = run(cli, folders, out, *SHORT, "--log", str(log))
+    assert code == 2
+    assert "TRN-010" in err
+    assert not (tmp_path / "out.state").exists()
+    assert log.read_bytes() == before
+    assert run(cli, folders, out, *SHORT, "--stop-after", "5")[0] == 0
+    code, _, err = run(cli, folders, out, *SHORT, "--resume", "--log", str(log))
+    assert code == 2
+    assert "TRN-010" in err
+    assert log.read_bytes() == before
+    # and the run goes on without it
+    assert run(cli, folders, out, *SHORT, "--resume")[0] == 0
+
+
+def test_TRN_010_the_log_of_another_model_stays_as_it_is(cli, folders, tmp_path):
+    log = tmp_path / "run.jsonl"
+    assert run(cli, folders, tmp_path / "one", *SHORT, "--log", str(log))[0] == 0
+    before = log.read_bytes()
+    folder = sparse_folder(tmp_path / "larger", CONFIG | {"intermediate_size": 48})
+    code, _, err = run(cli, folders | {"sparse": folder}, tmp_path / "two", *SHORT, "--log", str(log))
+    assert code == 2
+    assert "matrices" in err
+    assert log.read_bytes() == before
+
+
+def test_TRN_010_a_log_that_lacks_only_its_last_end_keeps_its_last_line(cli, folders, tmp_path):
+    log, out = tmp_path / "run.jsonl", tmp_path / "out"
+    assert run(cli, folders, out, *SHORT, "--log", str(log), "--stop-after", "5")[0] == 0
+    before = log.read_bytes()
+    log.write_bytes(before[:-1])
+    assert run(cli, folders, out, *SHORT, "--log", str(log), "--resume")[0] == 0
+    assert log.read_bytes().startswith(before)
+    assert [step.step for step in read_log(log).steps] == list(range(1, 13))
+
+
+def test_TRN_010_an_empty_file_and_a_run_that_had_ended_give_whole_logs(cli, folders, tmp_path):
+    log, out = tmp_path / "run.jsonl", tmp_path / "out"
+    log.touch()
+    assert run(cli, folders, out, *SHORT, "--log", str(log), "--stop-after", "12", "--save-every", "1")[0] == 0
+    assert read_log(log).stored_at_end is not None
+    # a process that died between the last state and the model: another log begins with a run line too
+    state = tmp_path / "out.state"
+    shutil.rmtree(out)
+    assert run(cli, folders, out, *SHORT, "--stop-after", "11")[0] == 0
+    assert state.exists()
+    later = tmp_path / "logs" / "later.jsonl"
+    assert run(cli, folders, out, *SHORT, "--log", str(later), "--resume")[0] == 0
+    assert [step.step for step in read_log(later).steps] == [12]
+
+
+def test_CKP_006_another_name_of_the_same_settings_resumes(cli, folders, tmp_path):
+    log, out = tmp_path / "run.jsonl", tmp_path / "out"
+    literal = ("--set", "counts=values", "--set", "exempt=none")
+    assert run(cli, folders, out, *SHORT, *literal, "--log", str(log), "--stop-after", "5")[0] == 0
+    code, _, err = run(cli, folders, out, *SHORT, "--preset", "literal", "--log", str(log), "--resume")
+    assert code == 0, err
+    assert len(read_log(log).steps) == 12
+
+
+def test_CKP_006_a_state_of_another_dtype_is_refused_in_one_line(cli, folders, tmp_path):
+    out = tmp_path / "out"
+    assert run(cli, folders, out, *SHORT, "--dtype", "float64", "--stop-after", "3")[0] == 0
+    code, _, err = run(cli, folders, out, *SHORT, "--resume")
+    assert code == 2
+    assert "CKP-006: the training state was made with another dtype: dtype was float64, is float32" in err
+    assert run(cli, folders, out, *SHORT, "--dtype", "float64", "--resume")[0] == 0
+
+
+def test_TRN_007_a_spoilt_step_is_not_saved(cli, folders, tmp_path):
+    with np.errstate(all="ignore"):
+        code, _, err = run(cli, folders, tmp_path / "out", *SHORT, "--lr", "1e39", "--save-every", "1")
+    assert code == 2
+    assert "TRN-007: step 1 leaves values of model.layers.0" in err
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_EVT_011_set_reaches_every_choice(cli, folders, tmp_path):

@@ -118,6 +118,23 @@ def without(record, key):
     return {k: v for k, v in record.items() if k != key}
 
 
+def test_TRN_009_a_norm_may_be_absent_or_large(written):
+    event = json.loads(json.dumps(EVENT))
+    absent, null, large = event["matrices"][:3]
+    del absent["gradient_norm"]
+    null["gradient_norm"] = None
+    large["gradient_norm"] = 1e19
+    (seen,) = read(written([RUN, event])).events
+    assert "gradient_norm" not in seen.matrices[absent["name"]].ratios
+    assert "gradient_norm" not in seen.matrices[null["name"]].ratios
+    assert seen.matrices[large["name"]].ratios["gradient_norm"] == 1e19
+
+
+def test_TRN_010_the_name_of_the_preset_is_not_compared(written):
+    named = RUN | {"settings": RUN["settings"] | {"preset": "another"}}
+    assert len(read(written([*SMALL, named])).steps) == 6
+
+
 MALFORMED = {
     "cut inside": (2, b'{"type": "step", "st'),
     "no JSON": (2, b"step 1"),
@@ -144,7 +161,10 @@ MALFORMED = {
     "a boundary that is none": (2, EVENT | {"matrices": [EVENT["matrices"][0] | {"boundaries": {"drop": 3}}]}),
     "a warning without words": (2, {"type": "warning", "step": 1, "name": "divergence"}),
     "an end of nothing": (2, {"type": "end", "step": 1}),
-    "another run": (2, RUN | {"settings": {"preset": "rigl"}}),
+    "a negative norm": (2, EVENT | {"matrices": [EVENT["matrices"][0] | {"gradient_norm": -1.0}]}),
+    "no churn": (2, EVENT | {"matrices": [without(EVENT["matrices"][0], "churn")]}),
+    "other stored weights": (2, RUN | {"matrices": [RUN["matrices"][0] | {"stored": 1}, *RUN["matrices"][1:]]}),
+    "another run": (2, RUN | {"settings": RUN["settings"] | {"steps": 7}}),
     "other matrices": (2, RUN | {"matrices": RUN["matrices"][1:]}),
     "a later version": (1, RUN | {"log": 2}),
     "no run first": (1, {"type": "step", "step": 1, "loss": 1.0}),

@@ -16,7 +16,8 @@ from seft_ref.update.delta import Base, new_delta
 from seft_ref.update.evolve import Part, evolve, final_adapt
 from seft_ref.update.rules import Rule
 from seft_ref.window import FirstStepWindow, Window
-from tests.seft_ref.update.any_rule import FRACTIONS, SEEDS, AnyRun, every_bit
+from tests.seft_ref.update.any_event import every_bit
+from tests.seft_ref.update.any_rule import FRACTIONS, SEEDS, AnyRun
 from tests.seft_ref.update.by_hand import F64, LIBRARIES, library_id, listed
 
 

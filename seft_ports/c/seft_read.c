@@ -5,9 +5,9 @@
  *     seft_read --dense NAME FILE   the bytes of a tensor as a dense array
  *     seft_read --many LISTFILE     for each path of a list, one a line: 0 or 1 or 2 and the clause or -
  *
- * As a shared library it exports seft_verdict and the functions of seft.h. */
+ * As a shared library it exports seft_verdict and the functions of seft_file.h. */
 #define SEFT_IMPLEMENTATION
-#include "seft.h"
+#include "seft_file.h"
 
 int seft_verdict(const uint8_t *data, size_t size, char clause[8], char *json, size_t json_size);
 

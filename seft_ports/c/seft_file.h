@@ -1,17 +1,18 @@
-/* seft.h: reads, checks and expands checkpoint files of SPEC.md chapter 12 ("Files"), version 1.0, features: delta.
+/* seft_file.h: reads, checks and expands checkpoint files of SPEC.md chapter 12 ("Files"), version 1.0, feature delta;
+ * with SEFT_ZSTD, and zstd.c beside it, feature zstd too.
  *
  * One header, C99, libc only. In one source file of a program:
  *
  *     #define SEFT_IMPLEMENTATION
- *     #include "seft.h"
+ *     #include "seft_file.h"
  *
  * The caller holds the bytes of a whole file in memory (read or mapped) as long as the seft_file lives. There is no
  * global state: different files may be used from different threads. Functions that return int return 1 for success
  * and 0 for failure, and then fill `error` unless it is NULL. A clause id such as FMT-063 in a comment stands where
  * the clause is enforced. Out of scope: folders, and what FMT-102 and FMT-043 have a reader of bytes refuse: files
- * with companions, and files with compressed sections. */
-#ifndef SEFT_H
-#define SEFT_H
+ * with companions and, without SEFT_ZSTD, files with compressed sections. */
+#ifndef SEFT_FILE_H
+#define SEFT_FILE_H
 
 #include <stddef.h>
 #include <stdint.h>
@@ -84,7 +85,7 @@ void seft_sha256(const void *data, size_t size, char hex[65]);
 #ifdef __cplusplus
 }
 #endif
-#endif /* SEFT_H */
+#endif /* SEFT_FILE_H */
 
 #ifdef SEFT_IMPLEMENTATION
 
@@ -96,7 +97,7 @@ void seft_sha256(const void *data, size_t size, char hex[65]);
 
 /* Values are handed out as they stand in the file, which is little-endian. */
 #if defined(__BYTE_ORDER__) && defined(__ORDER_LITTLE_ENDIAN__) && __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
-#error "seft.h reads files on little-endian hosts only"
+#error "seft_file.h reads files on little-endian hosts only"
 #endif
 
 #define SF_MOST INT64_C(9007199254740991) /* 2^53 - 1 */
@@ -656,9 +657,19 @@ enum { SF_DTYPES = sizeof sf_dtypes / sizeof *sf_dtypes };
 static const char *const sf_encodings[SF_ENCODINGS] = {"dense", "bitmask", "nm", "csr", "gap8", "varint"};
 static const char *const sf_roles[SF_ROLES] = {"col_idx", "gaps", "mask", "ranks", "row_ptr", "values"};
 
+/* FMT-140: the codec, if it was asked for. */
+#ifdef SEFT_ZSTD
+int seft_zstd(const uint8_t *frame, size_t size, uint8_t *out, size_t out_size);
+enum { SF_ZSTD = 1 };
+#else
+enum { SF_ZSTD = 0 };
+#endif
+
 typedef struct {
-    int role;
+    int role, compressed;
     uint64_t size, begin; /* begin counts from the end of the header */
+    uint64_t raw_size;    /* FMT-049: what dtype and shape take; size unless it is compressed */
+    uint8_t *raw;         /* a compressed section once it is expanded */
     const uint8_t *digest;
 } sf_section;
 
@@ -698,6 +709,7 @@ struct seft_file {
     size_t count;
     const uint8_t *attributes, *delta, *scales, *tied; /* in the manifest */
     char kind[65];
+    int compressed;          /* whether a section is */
     uint64_t choose[65][65]; /* binomials C(p, i) */
 };
 
@@ -857,7 +869,7 @@ static int sf_features(const uint8_t *list, const char *name, int taken, seft_er
             return 0;
         if (!sf_matches(walk.value + 1, '-') || (before && sf_compare(before, walk.value + 1) >= 0)) /* FMT-044 */
             return sf_fail(error, "FMT-044", "%s is not a sorted list of different feature names", name);
-        if (taken && sf_is(walk.value + 1, "delta")) /* FMT-044 */
+        if ((taken & 1 && sf_is(walk.value + 1, "delta")) || (taken & 2 && sf_is(walk.value + 1, "zstd"))) /* FMT-044 */
             return sf_fail(error, "FMT-044", "a feature stands in both lists");
         before = walk.value + 1;
     }
@@ -876,7 +888,8 @@ static int sf_version(const uint8_t *string)
 }
 
 /* FMT-042: judged before any other key, so that a later file is refused for what it needs. */
-static int sf_understood(const uint8_t *manifest, int *delta, seft_error *error)
+/* `needs` has bit 0 if the file requires delta, bit 1 if it requires zstd. */
+static int sf_understood(const uint8_t *manifest, int *needs, seft_error *error)
 {
     const uint8_t *spec = sf_find(manifest, "spec"), *requires_list = sf_find(manifest, "requires");
     sf_walk walk;
@@ -888,13 +901,14 @@ static int sf_understood(const uint8_t *manifest, int *delta, seft_error *error)
         return sf_fail(error, "FMT-042", "spec is not 1.<minor>");
     if (!sf_features(requires_list, "requires", 0, error))
         return 0;
-    *delta = 0;
+    *needs = 0;
     walk = sf_enter(requires_list);
     while (sf_step_list(&walk)) {
-        if (!sf_is(walk.value + 1, "delta")) /* FMT-043 */
+        int zstd = SF_ZSTD && sf_is(walk.value + 1, "zstd");
+        if (!zstd && !sf_is(walk.value + 1, "delta")) /* FMT-043 */
             return sf_fail(error, "FMT-043", "the feature %.*s is required", (int)(walk.next - walk.value),
                            (const char *)walk.value);
-        *delta = 1;
+        *needs |= zstd ? 2 : 1;
     }
     return 1;
 }
@@ -976,10 +990,16 @@ static int sf_open_section(sf_section *section, const uint8_t *object, seft_erro
         return 0;
     if (values[1] && !sf_is(values[1] + 1, "zstd")) /* FMT-043 */
         return sf_fail(error, "FMT-043", "a section has an unknown codec");
-    if (values[1]) /* FMT-050; a file that requires zstd does not come this far */
+    if (values[1] && !SF_ZSTD) /* FMT-050; a file that requires zstd does not come this far */
         return sf_fail(error, "FMT-050", "a section is compressed, and requires does not name zstd");
     if (!sf_count(values[0], &section->size)) /* FMT-041 */
         return sf_fail(error, "FMT-041", "bytes is no integer from 0");
+    section->compressed = values[1] != NULL;
+    section->raw_size = section->size;
+    if (values[2] && !sf_count(values[2], &section->raw_size)) /* FMT-041 */
+        return sf_fail(error, "FMT-041", "raw_bytes is no integer from 0");
+    if (values[1] && (section->size >= section->raw_size || (section->raw_size - 1) / 1024 >= section->size))
+        return sf_fail(error, "FMT-141", "a compressed section is not smaller, or too small"); /* FMT-141 */
     if (!sf_type(values[3], '"', "sha256", error))
         return 0;
     if (!sf_digest(values[3])) /* FMT-047 */
@@ -1027,19 +1047,19 @@ static sf_layout sf_layout_of(const sf_tensor *t, int role, uint64_t stated)
 
 static int sf_fits(const sf_tensor *t, const sf_section *section, seft_error *error)
 {
-    sf_layout layout = sf_layout_of(t, section->role, section->size);
+    sf_layout layout = sf_layout_of(t, section->role, section->raw_size);
     const seft_tensor *info = &t->info;
     uint64_t size = sf_dtypes[layout.dtype].bits / 8, most;
     unsigned i;
     for (i = 0; i < layout.dims; i++)
         size *= layout.shape[i];
     most = t->encoding == SF_GAP8 ? info->nnz + info->numel / 255 : 8 * info->nnz;
-    if (section->role == SF_GAPS && (info->rows > 1 << 20 || sf_up(info->rows, 65536) > section->size + 1))
+    if (section->role == SF_GAPS && (info->rows > 1 << 20 || sf_up(info->rows, 65536) > section->raw_size + 1))
         return sf_fail(error, "FMT-056", /* FMT-056 */
                        "tensor %.160s: too many rows for its gaps", info->name);
-    if (section->role == SF_GAPS && (section->size < info->nnz || section->size > most)) /* FMT-057 */
+    if (section->role == SF_GAPS && (section->raw_size < info->nnz || section->raw_size > most)) /* FMT-057 */
         return sf_fail(error, "FMT-057", "tensor %.160s: gaps has too few or too many bytes", info->name);
-    if (section->size != size) /* FMT-049 */
+    if (section->raw_size != size) /* FMT-049 */
         return sf_fail(error, "FMT-049", "tensor %.160s: bytes is not what dtype and shape take", info->name);
     return 1;
 }
@@ -1245,7 +1265,8 @@ static int sf_place_pad(seft_file *file, const sf_tensor *t, int role, uint64_t 
 
 static int sf_place_section(seft_file *file, const sf_tensor *t, sf_section *section, uint64_t *end, seft_error *error)
 {
-    sf_layout layout = sf_layout_of(t, section->role, section->size);
+    const sf_layout bytes = {SF_U8, 1, {section->size}};
+    sf_layout layout = section->compressed ? bytes : sf_layout_of(t, section->role, section->raw_size);
     sf_entry *entry = sf_entry_of(file, t, section->role, "");
     const char *name = t->info.name, *role = sf_roles[section->role];
     if (!entry) /* FMT-031 */
@@ -1257,6 +1278,7 @@ static int sf_place_section(seft_file *file, const sf_tensor *t, sf_section *sec
     if (section->size > file->body_size - *end) /* FMT-035, FMT-096 */
         return sf_fail(error, "FMT-035", "tensor %.160s: the file ends within the section %s", name, role);
     entry->used = 1;
+    file->compressed |= section->compressed;
     section->begin = *end;
     *end += section->size;
     return sf_place_pad(file, t, section->role, end, error);
@@ -1391,7 +1413,7 @@ static int sf_check_delta(const seft_file *file, const uint8_t *object, seft_err
 /* ------------------------------------------------------------------------------------------------------ opening */
 
 /* Types and the keys of a whole checkpoint that need no other. */
-static int sf_check_whole(const uint8_t *const *v, int needs_delta, seft_error *error)
+static int sf_check_whole(const uint8_t *const *v, int needs, seft_error *error)
 {
     uint64_t part;
     if (!sf_type(v[0], '{', "attributes", error) || !sf_type(v[2], '{', "files", error) ||
@@ -1404,7 +1426,7 @@ static int sf_check_whole(const uint8_t *const *v, int needs_delta, seft_error *
         return sf_fail(error, "FMT-048", "the file is a part of a checkpoint");
     if (v[2][1] != '}') /* FMT-102 */
         return sf_fail(error, "FMT-102", "the file has companions, which a reader of bytes cannot find");
-    return sf_features(v[4], "optional", needs_delta, error);
+    return sf_features(v[4], "optional", needs, error);
 }
 
 /* 12.8: the order of the checks. */
@@ -1413,29 +1435,32 @@ static int sf_open_all(seft_file *file, seft_error *error)
     static const char *const keys[] = {"attributes", "?delta", "files",  "kind",    "optional", "part",
                                        "requires",   "scales", "spec",   "tensors", "tied"};
     const uint8_t *v[11], *manifest;
-    int is_delta, needs_delta = 0;
+    int is_delta, needs = 0;
     if (!sf_open_header(file, error) || !sf_open_metadata(file, error))
         return 0;
     manifest = file->manifest;
     if (*manifest != '{') /* FMT-040 */
         return sf_fail(error, "FMT-040", "the manifest is no object");
-    if (!sf_understood(manifest, &needs_delta, error))
+    if (!sf_understood(manifest, &needs, error))
         return 0;
     if (!sf_fields(manifest, keys, 11, v)) /* FMT-040 */
         return sf_fail(error, "FMT-040", "the manifest has a key too many or too few");
-    if (!sf_keep_kind(file, v[3], error) || !sf_check_whole(v, needs_delta, error))
+    if (!sf_keep_kind(file, v[3], error) || !sf_check_whole(v, needs, error))
         return 0;
     is_delta = !strcmp(file->kind, "delta");
     if (is_delta != (v[1] != NULL)) /* FMT-040, FMT-130 */
         return sf_fail(error, "FMT-040", "delta belongs to a file of kind delta and to no other");
-    if (is_delta != needs_delta) /* FMT-050 */
+    if (is_delta != (needs & 1)) /* FMT-050 */
         return sf_fail(error, "FMT-050", "requires does not name the features that the file uses");
     file->attributes = v[0];
     file->delta = v[1];
     file->scales = v[7];
     file->tied = v[10];
-    return sf_open_tensors(file, v[9], error) && sf_place_sections(file, error) &&
-           sf_check_tied(file, file->tied, 1, error) && sf_check_scales(file, file->scales, 1, error) &&
+    if (!sf_open_tensors(file, v[9], error) || !sf_place_sections(file, error))
+        return 0;
+    if (file->compressed != needs >> 1) /* FMT-050 */
+        return sf_fail(error, "FMT-050", "requires does not name the features that the file uses");
+    return sf_check_tied(file, file->tied, 1, error) && sf_check_scales(file, file->scales, 1, error) &&
            (!is_delta || sf_check_delta(file, v[1], error));
 }
 
@@ -1481,9 +1506,15 @@ seft_file *seft_open(const uint8_t *data, size_t size, seft_error *error)
 void seft_close(seft_file *file)
 {
     seft_memory memory;
+    size_t i;
+    unsigned j;
     if (!file)
         return;
     memory = file->memory;
+    for (i = 0; file->tensors && i < file->count; i++)
+        for (j = 0; j < 3; j++)
+            if (file->tensors[i].sections[j].raw)
+                memory.give(memory.user, file->tensors[i].sections[j].raw);
     if (file->entries)
         memory.give(memory.user, file->entries);
     if (file->manifest)
@@ -1504,8 +1535,8 @@ static const uint8_t *sf_bytes(const seft_file *file, const sf_tensor *t, int ro
         if (t->sections[i].role != role)
             continue;
         if (size)
-            *size = t->sections[i].size;
-        return file->body + t->sections[i].begin;
+            *size = t->sections[i].raw_size;
+        return t->sections[i].compressed ? t->sections[i].raw : file->body + t->sections[i].begin;
     }
     if (size)
         *size = 0;
@@ -1784,10 +1815,50 @@ static int sf_check_values(const seft_file *file, const sf_tensor *t, seft_error
     return 1;
 }
 
+/* FMT-140, FMT-142: compressed sections expanded, their planes put together. */
+#ifdef SEFT_ZSTD
+static int sf_expand_section(const seft_file *file, const sf_tensor *t, sf_section *section, seft_error *error)
+{
+    size_t size = (size_t)section->raw_size, width, i, plane;
+    uint8_t *planes = (uint8_t *)sf_reserve((seft_file *)file, size, 1, error);
+    uint8_t *raw = planes ? (uint8_t *)sf_reserve((seft_file *)file, size, 1, error) : NULL;
+    int done = raw ? seft_zstd(file->body + section->begin, (size_t)section->size, planes, size) : -1;
+    width = sf_dtypes[sf_layout_of(t, section->role, section->raw_size).dtype].bits / 8;
+    for (plane = 0; done > 0 && plane < width; plane++)
+        for (i = 0; i < size / width; i++)
+            raw[i * width + plane] = planes[plane * (size / width) + i];
+    if (planes)
+        file->memory.give(file->memory.user, planes);
+    if (raw && done <= 0)
+        file->memory.give(file->memory.user, raw);
+    section->raw = done > 0 ? raw : NULL;
+    if (!done) /* FMT-142 */
+        return sf_fail(error, "FMT-142", "tensor %.160s: a section is no such frame", t->info.name);
+    return done > 0 ? 1 : sf_fail(error, "", "out of memory");
+}
+
+static int sf_expand_sections(const seft_file *file, sf_tensor *t, seft_error *error)
+{
+    unsigned i;
+    for (i = 0; i < t->section_count; i++)
+        if (t->sections[i].compressed && !t->sections[i].raw &&
+            !sf_expand_section(file, t, &t->sections[i], error))
+            return 0;
+    return 1;
+}
+#else
+static int sf_expand_sections(const seft_file *file, const sf_tensor *t, seft_error *error)
+{
+    (void)file, (void)t, (void)error;
+    return 1;
+}
+#endif
+
 /* FMT-095, always: what has to hold before the arrays of a tensor are used. */
 static int sf_sound(const seft_file *file, sf_tensor *t, seft_error *error)
 {
-    int sound = t->sound || (sf_check_pads(file, t, error) && sf_check_values(file, t, error));
+    int sound = t->sound || (sf_check_pads(file, t, error) && sf_expand_sections(file, t, error) &&
+                             sf_check_values(file, t, error));
     if (!t->sound && sound && t->encoding == SF_BITMASK)
         sound = sf_check_bitmask(file, t, error);
     if (!t->sound && sound && t->encoding == SF_NM)

@@ -1,0 +1,9 @@
+"""The expected failures of a port: a TOML file beside it of what is known to be wrong, and who tracks it.
+
+`read` and `apply` forgive what it expects and complain of whatever in it is not so, `write` makes or updates it.
+"""
+
+from conformance.expect.edit import write
+from conformance.expect.manifest import STATUSES, Expect, ManifestError, apply, read
+
+__all__ = ["STATUSES", "Expect", "ManifestError", "apply", "read", "write"]

@@ -1,0 +1,150 @@
+"""Writes the expected failures of a run into a manifest, by lines: comments and order of what is there stay.
+
+Only the lines of `status` and `match` of an entry that has changed are written anew, entries that no longer fail are
+taken out, new ones are put at the end. What stands on a line of its own as a comment is kept in every case.
+"""
+
+import json
+import os
+import re
+import tomllib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+from conformance.expect.manifest import STATUSES, ManifestError, entries, findings, is_glob
+from conformance.harness import Result
+from formats.atomic import new_file, write_bytes
+
+__all__ = ["write"]
+
+_HEADER = re.compile(r"^[ \t]*\[\[[ \t]*expect[ \t]*\]\][ \t]*(#.*)?$")
+_LINE = re.compile(r"""^([ \t]*(\w+)[ \t]*=[ \t]*)("(?:[^"\\]|\\.)*"|'[^']*'|\d+)([ \t]*(?:#.*)?)$""")
+_LONGEST = 80
+_BEGIN = "# What is known to be wrong. Each entry needs the URL of the issue that tracks it.\n"
+
+
+@dataclass(slots=True)
+class _Block:
+    """The lines of one entry, from its header on, and what they say."""
+
+    lines: list[str]
+    row: dict[str, Any]
+
+
+def write(path: Path, results: Sequence[Result]) -> None:
+    """Write the failures of a run into the manifest at path, new or updated, whole or not at all.
+
+    A new entry has an empty issue, which `read` refuses until it is filled in. Entries with a glob, and those of cases
+    that the run did not ask, stay as they are.
+
+    Raises:
+        ManifestError: what is there is no manifest, or has lines that cannot be told apart; nothing is written.
+    """
+    try:
+        old = path.read_bytes().decode("utf-8") if path.exists() else _BEGIN
+    except (OSError, UnicodeDecodeError) as error:
+        msg = f"{path}: it cannot be read: {error}"
+        raise ManifestError(msg) from error
+    end = "\r\n" if "\r\n" in old else "\n"
+    before, blocks = _blocks(old.replace("\r\n", "\n"), path.name)
+    wanted = [dict(block.row) for block in blocks]
+    out = list(before)
+    new: list[dict[str, Any]] = []
+    for result in results:
+        new += _settle(result, blocks, wanted)
+    for block, row in zip(blocks, wanted, strict=True):
+        out += _edited(block, row, path.name)
+    for row in new:
+        if out and out[-1].strip():
+            out.append("")
+        out += ["[[expect]]", *(f"{key} = {_quoted(value)}" for key, value in row.items())]
+        out += ['issue = ""  # the URL of the issue that tracks it']
+    text = "\n".join(out).rstrip("\n") + "\n"
+    right = [row for row in wanted if row] + [row | {"issue": ""} for row in new]
+    if entries(text, path.name) != right:
+        msg = f"{path.name}: it cannot be updated line by line; write each key of an entry on a line of its own"
+        raise ManifestError(msg)
+    with new_file(Path(os.path.abspath(path))) as temporary:  # noqa: PTH100  a link stays a name
+        write_bytes(temporary, text.replace("\n", end).encode())
+
+
+def _blocks(text: str, name: str) -> tuple[list[str], list[_Block]]:
+    """Return the lines before the first entry, and the entries."""
+    rows = entries(text, name)
+    before: list[str] = []
+    parts: list[list[str]] = []
+    for line in text.split("\n"):
+        if _HEADER.match(line):
+            parts.append([line])
+        else:
+            (parts[-1] if parts else before).append(line)
+    try:
+        told = [tomllib.loads("\n".join(part))["expect"][0] for part in parts]
+    except (tomllib.TOMLDecodeError, KeyError):
+        told = []
+    if told != rows:
+        msg = f"{name}: it cannot be updated line by line; write each entry as [[expect]] on a line of its own"
+        raise ManifestError(msg)
+    return before, [_Block(part, row) for part, row in zip(parts, rows, strict=True)]
+
+
+def _settle(result: Result, blocks: Sequence[_Block], wanted: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Bring the entries of one case to what it tells; return those that are to be added."""
+    name = result.case.id
+    mine = [at for at, block in enumerate(blocks) if block.row.get("id") == name]
+    others = [block.row for block in blocks if _is_glob_for(block.row, name)]
+    told = [one for one in findings(result) if one[0] in STATUSES]
+    left = [one for one in told if not any(_expects(row, one) for row in [*others, *(wanted[at] for at in mine)])]
+    stale = [at for at in mine if not any(_expects(wanted[at], one) for one in told)]
+    fresh = list(dict.fromkeys((status, _beginning(status, detail)) for status, detail in left))
+    for at, (status, match) in zip(stale, fresh, strict=False):
+        wanted[at] = wanted[at] | {"status": status} | ({"match": match} if match or "match" in wanted[at] else {})
+    for at in stale[len(fresh) :]:
+        wanted[at] = {}
+    return [
+        {"id": name, "status": status} | ({"match": match} if match else {}) for status, match in fresh[len(stale) :]
+    ]
+
+
+def _is_glob_for(row: dict[str, Any], name: str) -> bool:
+    pattern = str(row.get("id", ""))
+    return is_glob(pattern) and fnmatchcase(name, pattern)
+
+
+def _expects(row: dict[str, Any], told: tuple[str, str]) -> bool:
+    return row.get("status") == told[0] and told[1].startswith(str(row.get("match", "")))
+
+
+def _beginning(status: str, detail: str) -> str:
+    """Return the part of a detail that the next run will tell too: not what was got, and not how the port is called."""
+    if status == "unsupported":
+        return ""
+    first = detail.split("\n", maxsplit=1)[0].split(", got ", maxsplit=1)[0][:_LONGEST]
+    return first[: next((at for at, c in enumerate(first) if not c.isprintable()), None)]
+
+
+def _edited(block: _Block, row: dict[str, Any], name: str) -> list[str]:
+    """Return the lines of an entry that now says row; of one that is taken out, its comments."""
+    lines = list(block.lines)
+    if not row:
+        return [line for line in lines if line.lstrip().startswith("#")]
+    for key in ("status", "match"):
+        if row.get(key) == block.row.get(key):
+            continue
+        at = [n for n, line in enumerate(lines) if (found := _LINE.match(line)) and found[2] == key]
+        if len(at) == 1 and (found := _LINE.match(lines[at[0]])):
+            lines[at[0]] = f"{found[1]}{_quoted(row[key])}{found[4]}"
+        elif key not in block.row:
+            lines.insert(1, f"{key} = {_quoted(row[key])}")
+        else:
+            msg = f"{name}: {key} of {row['id'][:80]} is not on a line of its own; write it so"
+            raise ManifestError(msg)
+    return lines
+
+
+def _quoted(text: str) -> str:
+    """Return a text as TOML writes it; what it is made of is printable."""
+    return json.dumps(text, ensure_ascii=False)

@@ -1,0 +1,135 @@
+"""Single steps from states that a run has reached: each starts from the state before it, so that no error adds up."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from conformance.gen import tiny
+from conformance.gen.numbers import Area, Array, Numbers, ids, reals
+from conformance.gen.train import GAP
+from conformance.oracle import train
+from conformance.oracle.event import Part
+from conformance.oracle.model import Config
+
+SETTINGS: dict[str, Any] = {
+    "preset": "seft",
+    "start": "gradient",
+    "steps": 12,
+    "rows": 2,
+    "micro_batches": 1,
+    "length": 6,
+    "density": 0.25,
+    "evolve_every": 2,
+    "drop_fraction": 0.6,
+    "gradient_window": 1,
+    "lr": 2.0**-6,
+    "warmup": 0,
+    "schedule": "constant",
+    "max_norm": 1.0,
+    "weight_decay": 0.0,
+    "seed": 0,
+}
+_LEAST = 1e-6
+"""Least gradient in proportion to the largest: below it a quotient m / sqrt(v) shows rounding and nothing else."""
+
+World = tuple[dict[str, Array], dict[str, list[int]], list[int]]
+
+
+def rounded(part: Part) -> Part:
+    """Return a state that binary32 holds: every class of numbers starts from the same one."""
+    kept = {
+        name: {p: x if name == "age" else float(np.float32(x)) for p, x in values.items()}
+        for name, values in part.kept.items()
+    }
+    base = {p: float(np.float32(b)) for p, b in part.base.items()}
+    return replace(part, base=base, phi={p: float(np.float32(x)) for p, x in part.phi.items()}, kept=kept)
+
+
+def described(part: Part) -> dict[str, Any]:
+    """Return a state as a case holds it."""
+    base, slots = sorted(part.base), sorted(part.phi)
+    return {
+        "base": ids(base),
+        "base_values": reals([part.base[p] for p in base]),
+        "delta": ids(slots),
+        "delta_values": reals([part.phi[p] for p in slots]),
+        **{name: reals([part.kept[name][p] for p in slots]) for name in ("m", "v")},
+        "age": ids([part.kept["age"][p] for p in slots]),
+        "budget": part.budget[0],
+        "delta_budget": part.delta_budget[0],
+    }
+
+
+def asked(config: Config, world: World, parts: list[Part], settings: dict[str, Any], step: int) -> dict[str, Any]:
+    """Return the inputs of a step."""
+    tensors, _, text = world
+    return {
+        "config": config,
+        "tensors": tensors,
+        "parts": [described(part) for part in parts],
+        "text": ids(text),
+        "settings": settings,
+        "step": step,
+    }
+
+
+def answered(loss: float, parts: list[Part]) -> dict[str, Any]:
+    """Return the outputs of a step."""
+    told = [described(part) for part in parts]
+    names = ("base", "base_values", "delta", "delta_values", "m", "v", "age")
+    return {"loss": loss, **{name: [one[name] for one in told] for name in names}}
+
+
+def steps() -> Area:
+    """TRN, EVT, OPT: a step with and one without an event, and states that only a run would reach."""
+    area = Area("step", "binary64 step")
+    clauses = "TRN-001 TRN-003 EVT-001 EVT-002 EVT-006 OPT-001 OPT-004 DLT-003"
+    event = f"{clauses} SCH-001 SCH-002 GROW-002 GROW-003 ADPT-002 ADPT-004 DLT-005"
+    for name, change, at in (
+        ("plain", {}, (1, 3)),
+        ("event", {}, (2, 4, 6)),
+        ("active-only", {"preset": "active-only"}, (4,)),
+        ("no-adapt", {"preset": "no-adapt"}, (4,)),
+        ("decay", {"weight_decay": 0.5, "max_norm": 0.0625, "micro_batches": 2}, (4,)),
+    ):
+        settings = SETTINGS | change
+        for seed, step, given, answer in _reached(settings, at):
+            purpose = "an age, a moment or a slot that the run before it has left and a fresh start does not have"
+            linked = event if step % settings["evolve_every"] == 0 else clauses
+            given["settings"] = settings | {"seed": seed}
+            area.add(f"{name}-{step}", "train.step", linked, purpose, given, answer)
+    return area
+
+
+def _reached(settings: dict[str, Any], at: tuple[int, ...]) -> list[tuple[int, int, dict[str, Any], dict[str, Any]]]:
+    """Return the steps asked for of the first seed in which none of them hangs on a small gap."""
+    for seed in range(200):
+        here = settings | {"seed": seed}
+        world = tiny.world(Numbers(61, seed), tiny.CONFIG)
+        trainer = train.Trainer(tiny.CONFIG, *world, here)
+        parts = [rounded(part) for part in trainer.parts]
+        found = []
+        for step in range(1, max(at) + 1):
+            loss, after, gap = train.one_step(tiny.CONFIG, world[0], parts, world[2], here, step)
+            if gap < GAP or min(trainer.gap, _weakest(after)) < _LEAST:
+                break
+            if step in at:
+                found.append((seed, step, asked(tiny.CONFIG, world, parts, here, step), answered(loss, after)))
+            parts = [rounded(part) for part in after]
+        else:
+            return found
+    msg = "no seed with gaps large enough"
+    raise AssertionError(msg)
+
+
+def _weakest(parts: list[Part]) -> float:
+    """Return the smallest gradient that has just moved a slot, in proportion to the largest of its matrix."""
+    shares = []
+    for part in parts:
+        sizes = [abs(x) for p, x in part.kept["m"].items() if part.kept["age"][p]]
+        shares += [size / max(sizes) for size in sizes if size]
+    return min(shares, default=1.0)
+
+
+AREAS = (steps,)

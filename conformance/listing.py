@@ -1,0 +1,122 @@
+"""What the kit knows, in lines: profiles, clauses, operations, cases; and one of them in full."""
+
+from collections.abc import Iterator
+from difflib import get_close_matches
+
+from conformance.cases import Case, load_all
+from conformance.clauses import Clause, read_clauses
+from conformance.coverage import coverage, elsewhere
+from conformance.ops import OPS
+from conformance.profiles import NEEDS, PROFILES, profile_of, profiles_of_case
+from conformance.report import shown_value
+
+__all__ = ["explained", "lines", "operations_page"]
+
+
+def lines(*, clauses: bool, ops: bool, cases: bool) -> Iterator[str]:
+    """Yield what is asked for; profiles if nothing is."""
+    every = load_all()
+    if not (clauses or ops or cases):
+        for profile, names in PROFILES.items():
+            n = sum(profile in profiles_of_case(case) for case in every)
+            yield f"{profile}: {n} cases of {len(names)} operations: {', '.join(names)}"
+    if clauses:
+        for shown in coverage(read_clauses(), every, elsewhere()).values():
+            yield f"{shown.clause.id} {shown.clause.level}  {_how(shown.cases, shown.reason)}"
+    if ops:
+        for op in OPS:
+            yield from _operation(op, every)
+    if cases:
+        for case in every:
+            yield f"{case.id}  {case.op}  {' '.join(case.clauses)}  {case.purpose}"
+
+
+def _how(cases: tuple[str, ...], reason: str) -> str:
+    return f"{len(cases)} cases" if cases else reason or "NOT SHOWN"
+
+
+def _operation(op: str, every: list[Case]) -> Iterator[str]:
+    n = sum(case.op == op for case in every)
+    yield f"{op} ({profile_of(op)}, {OPS[op].kind}, {n} cases)"
+    yield f"  in:  {', '.join(OPS[op].inputs)}"
+    yield f"  out: {', '.join(f'{name} ({how})' for name, how in OPS[op].outputs.items())}"
+    if op in NEEDS:
+        yield f"  rests on {', '.join(NEEDS[op])}"
+
+
+def explained(what: str) -> list[str]:
+    """Return all about a clause, an operation or a case.
+
+    Raises:
+        KeyError: nothing has that name; the message says what comes near.
+    """
+    every, clauses = load_all(), read_clauses()
+    if what in clauses:
+        return _clause(clauses[what], every)
+    if what in OPS:
+        return [*_operation(what, every), "", *(f"{c.id}  {c.purpose}" for c in every if c.op == what)]
+    found = next((case for case in every if case.id == what), None)
+    if found is not None:
+        return _case(found, clauses)
+    near = get_close_matches(what, [*clauses, *OPS, *(case.id for case in every)], 3)
+    raise KeyError(f"nothing is called {what!r}" + (f"; near it are {', '.join(near)}" if near else "; see list"))
+
+
+def _clause(clause: Clause, every: list[Case]) -> list[str]:
+    shown = coverage(read_clauses(), every, elsewhere())[clause.id]
+    tags = " [paper-silent]" if clause.paper_silent else ""
+    out = [f"{clause.id} ({clause.level}){tags}", clause.text, ""]
+    if shown.reason:
+        out.append(shown.reason)
+    return out + [f"{c.id}  {c.op}  {c.purpose}" for c in every if clause.id in c.clauses]
+
+
+def _case(case: Case, clauses: dict[str, Clause]) -> list[str]:
+    out = [f"{case.id} ({case.op}), profiles {', '.join(sorted(profiles_of_case(case)))}", f"catches: {case.purpose}"]
+    out += [f"{name} {clauses[name].text}" for name in case.clauses]
+    out += ["", "in:"] + [f"  {k} = {shown_value(v)}" for k, v in case.inputs.items() if v is not None]
+    if case.refused:
+        return [*out, "", f"refused by {' or '.join(case.refused)}"]
+    out += ["", f"out, from {case.oracle}:"] + [f"  {k} = {shown_value(v)}" for k, v in case.expected.items()]
+    return out + [f"  bound of {k}: {b.terms} terms, gauge {shown_value(b.gauge)}" for k, b in case.bounds.items()]
+
+
+def operations_page() -> str:
+    """Return the page of all operations, as Markdown."""
+    every = load_all()
+    out = [
+        "# Operations",
+        "",
+        "What a port may offer, by profile. An input with ? may be absent. How each output is compared:",
+        "*exact*, equal bits; *value*, equal numbers; *gauge*, within the rounding of its sums (NUM-002);",
+        "*binary64*, the same in binary64 whatever the dtype; *relative*, within 1e-9 (float64) or 1e-4 (float32)",
+        "of the largest value (NUM-004).",
+        "`python tools/verify.py explain OPERATION` lists its cases. Written by `python -m conformance.listing`.",
+    ]
+    for profile, names in PROFILES.items():
+        out += [
+            "",
+            f"## {profile}",
+            "",
+            "| operation | in | out | rests on | clauses | cases |",
+            "|---|---|---|---|---|---:|",
+        ]
+        for op in names:
+            mine = [case for case in every if case.op == op]
+            clauses = sorted({name for case in mine for name in case.clauses if not name.startswith("NUM-")})
+            cells = (
+                f"`{op}`",
+                " ".join(f"`{name}`" for name in OPS[op].inputs),
+                "<br>".join(f"`{name}` {how}" for name, how in OPS[op].outputs.items()),
+                " ".join(f"`{need}`" for need in NEEDS.get(op, ())),
+                " ".join(clauses),
+                str(len(mine)),
+            )
+            out.append("| " + " | ".join(cells) + " |")
+    return "\n".join(out) + "\n"
+
+
+if __name__ == "__main__":
+    from pathlib import Path
+
+    Path(__file__).with_name("OPERATIONS.md").write_text(operations_page(), encoding="utf-8")

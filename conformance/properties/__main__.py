@@ -1,0 +1,95 @@
+"""Try the properties on programs that are right, with fresh seeds: whatever fails is a fault of the kit.
+
+python -m conformance.properties --runs 100 --variants numpy,numba,strict,permuted,split,fma
+"""
+
+import argparse
+import os
+import secrets
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+# numba and OpenBLAS keep their threads spinning against each other unless told so before they are loaded
+os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "4")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+from conformance.harness import Variant
+from conformance.judgement import PropertyResult
+from conformance.profiles import PROFILES
+from conformance.properties import run_properties
+
+RIGHT = {
+    "numpy": "engine:reference_numpy",
+    "numba": "engine:compiled",
+    "strict": "engine:strict",
+    "permuted": "engine_right:permuted",
+    "split": "engine_right:split",
+    "fma": "engine_right:fused",
+}
+"""Programs that are right, and the functions of conformance.ports that make them."""
+
+
+def variants_of(name: str) -> list[Variant]:
+    """Return how a program is called: by its own hello, in every class that it offers."""
+    from conformance.profiles import CLASSES
+    from conformance.protocol.serve import load
+
+    port = load(f"conformance.ports.{RIGHT[name]}")
+    ops = port.describe()["ops"]  # type: ignore[attr-defined]
+    classes = sorted({c for offered in ops.values() for c in offered})
+    return [
+        Variant(port, CLASSES[c], offers=frozenset(op for op, offered in ops.items() if c in offered)) for c in classes
+    ]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run, and print a line a program; 1 if a property failed or showed nothing."""
+    parser = argparse.ArgumentParser(
+        prog="python -m conformance.properties", description=(__doc__ or "").splitlines()[0]
+    )
+    parser.add_argument("--runs", type=int, default=1, help="how many runs, each with a seed of its own")
+    parser.add_argument("--variants", default=",".join(RIGHT), help="programs, separated by commas")
+    parser.add_argument("--examples", type=int, default=100, help="examples of a property in each class")
+    parser.add_argument("--seconds", type=float, default=120.0, help="time for a property")
+    parser.add_argument("--seed", help="hexadecimal; for one run that is to be repeated")
+    parser.add_argument("--only", help="a glob of names of properties")
+    parser.add_argument("--artifacts", type=Path, default=Path("artifacts"), help="where failing examples go")
+    asked = parser.parse_args(arguments)
+    names = asked.variants.split(",")
+    unknown = [name for name in names if name not in RIGHT]
+    if unknown:
+        parser.error(f"there is no program {unknown[0]}; there are {', '.join(RIGHT)}")
+    wrong = 0
+    for name in names:
+        variants, bad = variants_of(name), 0
+        begun, examples, tried = time.monotonic(), 0, 0
+        for run in range(asked.runs):
+            seed = asked.seed or secrets.token_hex(16)
+            folder = asked.artifacts / f"{name}-{seed}"
+            results = run_properties(
+                variants, list(PROFILES), seed, examples=asked.examples, only=asked.only, artifacts=folder,
+                seconds=asked.seconds,
+            )  # fmt: skip
+            shown = [r for r in results if r.failure or r.skipped.startswith("the kit's fault")]
+            for r in shown:
+                print(_line(name, run, seed, r), flush=True)
+            bad += len(shown)
+            tried += sum(r.status == "passed" for r in results)
+            examples += sum(r.examples for r in results)
+        seconds = time.monotonic() - begun
+        print(f"{name}: {asked.runs} runs, {tried} properties passed, {examples} examples, {bad} false failures, "
+              f"{seconds:.0f} s", flush=True)  # fmt: skip
+        wrong += bad
+    return 1 if wrong else 0
+
+
+def _line(name: str, run: int, seed: str, r: PropertyResult) -> str:
+    return f"{name} run {run} seed {seed}: {r.name}: {r.failure or r.skipped}" + (
+        f" ({r.artifact})" if r.artifact else ""
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,114 @@
+"""A failing example as a folder: what was asked, what came back, and how to ask again without hypothesis.
+
+result = replay(folder, [Variant(port, "float64")])
+freeze(folder, ["SEL-001"], "three-equal-scores")
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from conformance.cases import VECTORS, Case, dump, load
+from conformance.clauses import read_clauses
+from conformance.harness import Result, Variant, run
+from conformance.judgement import kit_digest
+from conformance.properties.trial import RELATION, NotOffered, Seen, ask_all
+from conformance.protocol.values import encode
+
+__all__ = ["folder_of", "freeze", "read", "replay", "save"]
+
+
+def save(folder: Path, seen: Seen, port: str, seed: str) -> Path:
+    """Write a failing example into a folder and return it.
+
+    ``case.json`` holds the cases in the form of the frozen ones, ``got.json`` the answers, ``README.txt`` the rest.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "case.json").write_text(dump(seen.cases), encoding="utf-8", newline="\n")
+    got = {"failure": seen.failure.detail, "output": seen.failure.output, "status": seen.failure.status}
+    answers = [_sent(answer) for answer in seen.answers]
+    (folder / "got.json").write_text(json.dumps(got | {"answers": answers}, indent=1) + "\n", encoding="utf-8")
+    first = seen.cases[0]
+    compared = first.oracle.removeprefix(RELATION) if _related(first) else "with what case.json expects"
+    lines = [
+        f"{first.id}: {first.purpose}",
+        f"clauses: {' '.join(first.clauses)}",
+        f"asked: {', '.join(case.op for case in seen.cases)}",
+        f"compared: {compared}",
+        f"port: {port}, asked as {seen.failure.variant}",
+        f"what is wrong ({seen.failure.status}): {' '.join(filter(None, (seen.failure.output, seen.failure.detail)))}",
+        f"kit: {kit_digest()}",
+        f"seed: {seed}",
+        "",
+        "To ask again; hypothesis is not needed:",
+        "    from conformance.harness import Variant",
+        "    from conformance.properties import replay",
+        f"    replay({str(folder)!r}, [Variant(port, ...)])",
+    ]
+    (folder / "README.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return folder
+
+
+def _sent(answer: Any) -> Any:
+    try:
+        return encode(answer)
+    except TypeError as error:
+        # a port in this process may answer what no value of the protocol is
+        return f"{error}: {answer!r}"[:2000]
+
+
+def _related(case: Case) -> bool:
+    return case.oracle.startswith(RELATION)
+
+
+def read(folder: Path | str) -> list[Case]:
+    """Return the cases of a folder."""
+    return load(Path(folder) / "case.json")
+
+
+def replay(folder: Path | str, variants: Sequence[Variant]) -> Result:
+    """Ask exactly what failed; several cases are compared by their relation, told as the result of the last."""
+    cases = read(folder)
+    if not _related(cases[0]):
+        return run(cases, variants)[-1]
+    result = Result(cases[-1])
+    for variant in variants:
+        try:
+            failure, _ = ask_all(cases, variant)
+        except NotOffered as missing:
+            result.skipped = f"{variant.port.name} does not offer {missing}"
+            continue
+        result.ran += 1
+        result.failures += [] if failure is None else [failure]
+    return result
+
+
+def freeze(folder: Path | str, clauses: Sequence[str], name: str, vectors: Path = VECTORS) -> Path:
+    """Add the case of a folder to the frozen ones, as ``found.name`` in ``found.json``; return that file.
+
+    Raises:
+        ValueError: the folder compares two answers of a port, a clause does not exist, or the name is taken.
+    """
+    cases = read(folder)
+    if len(cases) != 1 or _related(cases[0]):
+        msg = f"{folder} compares answers of a port with each other; a vector needs an expected answer"
+        raise ValueError(msg)
+    unknown = sorted(set(clauses) - set(read_clauses()))
+    if unknown or not clauses:
+        msg = f"SPEC.md has no clause {unknown[0]}" if unknown else "a vector needs a clause of SPEC.md"
+        raise ValueError(msg)
+    path = vectors / "found.json"
+    known = load(path) if path.is_file() else []
+    case = replace(cases[0], id=f"found.{name}", clauses=tuple(clauses))
+    if any(case.id == old.id for old in known):
+        msg = f"there is a case {case.id} already; give another name"
+        raise ValueError(msg)
+    path.write_text(dump([*known, case]), encoding="utf-8", newline="\n")
+    return path
+
+
+def folder_of(artifacts: Path, name: str) -> Path:
+    """Return the folder of a property that failed."""
+    return artifacts / name.replace(".", "-")

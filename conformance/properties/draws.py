@@ -1,0 +1,175 @@
+"""What examples are made of: integers, and everything else as a function of them.
+
+The integers come from hypothesis, which makes them smaller where something fails, or from the counter of RNG-001, which
+always gives the same. 0 is the simplest integer, and the first of several the simplest choice.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+import numpy as np
+
+from conformance.gen.numbers import Array, reals
+from conformance.oracle import rng
+
+__all__ = ["SMALL", "Chosen", "Counted", "Draw", "Shape"]
+
+T = TypeVar("T")
+Shape = tuple[int, int]
+
+FAR = 0x5EF7_3D91_C06B_52E8_A417_90
+"""Where hypothesis is asked for its integers: it likes to give numbers that stand in loaded source files, so that
+examples would depend on what else is loaded. None stands near this one."""
+LENGTHS = (0, 1, 2, 3, 5, 8, 16, 17, 18, 33, 64, 65, 70)
+"""Lengths of vectors: libraries change their sort at 16 and at 64."""
+SIDES = (1, 2, 3, 4, 5, 8, 17, 0)
+"""Rows and columns of matrices."""
+SMALL = (3, 5, 17, 70)
+"""The most rows, columns or entries of an example, by its size."""
+ROOMS = (4, 9, 25, 70)
+"""How many integers are drawn at once."""
+MASKS = ("scattered", "holes", "one row", "band", "full", "empty")
+"""How stored positions lie."""
+
+
+class Draw(ABC):
+    """A source of integers, and what is made of them.
+
+    Attributes:
+        size: the most rows, columns or entries.
+    """
+
+    size: int = SMALL[-1]
+
+    @abstractmethod
+    def drawn(self, n: int, low: int, high: int) -> list[int]:
+        """Return n integers from low to high, both possible; low is the simplest."""
+
+    def integer(self, low: int, high: int) -> int:
+        """Return an integer from low to high."""
+        return self.drawn(1, low, high)[0]
+
+    def integers(self, n: int, low: int, high: int) -> list[int]:
+        """Return n integers from low to high.
+
+        More are drawn than asked for: while an example gets smaller, what is drawn after them stays as it was.
+        """
+        return self.drawn(next((room for room in ROOMS if n <= room), n), low, high)[:n]
+
+    def choice(self, given: Sequence[T]) -> T:
+        """Return one of several, the first being the simplest."""
+        return given[self.integer(0, len(given) - 1)]
+
+    def flag(self, one_in: int = 2) -> bool:
+        """Return true once in so many times."""
+        return self.integer(0, one_in - 1) == one_in - 1
+
+    def length(self, most: int = 70) -> int:
+        """Return the length of a vector."""
+        return self.choice([n for n in LENGTHS if n <= min(most, self.size)])
+
+    def shape(self, most: int = 17, *, none: bool = False) -> Shape:
+        """Return (out, in).
+
+        none  0 rows or columns are possible
+        """
+        sides = [n for n in SIDES if n <= min(most, self.size) and (n or none)]
+        return self.choice(sides), self.choice(sides)
+
+    def levels(self, n: int, top: int = 2, unit: float = 0.125) -> list[float]:
+        """Return n multiples of a unit up to top units, of either sign: few levels, hence many ties."""
+        return [unit * _signed(i) for i in self.integers(n, 0, 2 * top)]
+
+    def lattice(self, shape: tuple[int, ...], top: int = 8) -> Array:
+        """Return small integers as floats: sums of their products are exact in every dtype."""
+        return reals(self.levels(int(np.prod(shape)), top, 1.0)).reshape(shape)
+
+    def real(self, shape: tuple[int, ...]) -> Array:
+        """Return numbers with 20 digits behind the point, below 2 in magnitude."""
+        return reals(self.levels(int(np.prod(shape)), 2**21, 2.0**-20)).reshape(shape)
+
+    def subset(self, n: int, one_in: int = 2) -> list[int]:
+        """Return some of the numbers 0 to n − 1, each taken once in so many times."""
+        return [i for i, x in enumerate(self.integers(n, 0, one_in - 1)) if x == one_in - 1]
+
+    def some(self, given: Sequence[T], n: int) -> list[T]:
+        """Return n of the given, in their order; the first n are the simplest."""
+        keys = self.integers(len(given), 0, 2**16 - 1)
+        taken = sorted(sorted(range(len(given)), key=lambda i: (keys[i], i))[:n])
+        return [given[i] for i in taken]
+
+    def order(self, n: int) -> list[int]:
+        """Return the numbers 0 to n − 1 in some order."""
+        keys = self.integers(n, 0, 2**16 - 1)
+        return sorted(range(n), key=lambda i: (keys[i], i))
+
+    def mask(self, shape: Shape) -> tuple[list[int], str]:
+        """Return flat positions, and how they lie."""
+        rows, cols = shape
+        kind = self.choice(MASKS)
+        every = range(rows * cols)
+        if kind == "scattered":
+            return self.subset(rows * cols), kind
+        if kind == "holes":
+            row, col = self.integer(0, max(rows - 1, 0)), self.integer(0, max(cols - 1, 0))
+            found = self.subset(rows * cols)
+            return [p for p in found if p // cols != row and p % cols != col], kind
+        if kind == "one row":
+            row = self.integer(0, max(rows - 1, 0))
+            return [p for p in every if p // cols == row], kind
+        if kind == "band":
+            width = self.integer(0, 2)
+            return [p for p in every if abs(p // cols - p % cols) <= width], kind
+        return list(every) if kind == "full" else [], kind
+
+    def pattern(self, shape: Shape, n: int, m: int) -> list[int]:
+        """Return flat positions that hold at most n of every m columns."""
+        found: list[int] = []
+        for first in range(0, shape[0] * shape[1], m):
+            found += self.some(range(first, first + m), self.integer(n - 1, n))
+        return found
+
+    def with_specials(self, values: list[float]) -> list[float]:
+        """Return values, sometimes with zeros of the other sign and with numbers that a flush to zero would lose."""
+        if not values or not self.flag(3):
+            return values
+        special = [-0.0, 2.0**-149, -(2.0**-149), 2.0**-140, 0.0]
+        picks = self.integers(len(values), 0, 2 * len(special))
+        return [special[i - 1] if 0 < i <= len(special) else x for i, x in zip(picks, values, strict=True)]
+
+
+def _signed(i: int) -> int:
+    """Return 0, 1, −1, 2, −2, … for 0, 1, 2, 3, 4, …."""
+    return (i + 1) // 2 if i % 2 else -(i // 2)
+
+
+class Counted(Draw):
+    """Integers by the counter of RNG-001: the same for the same words, without hypothesis."""
+
+    def __init__(self, *words: int) -> None:
+        self._key, self._next = rng.key(*words), 0
+        self.size = self.choice(SMALL)
+
+    def drawn(self, n: int, low: int, high: int) -> list[int]:
+        """Return n integers from low to high."""
+        start, self._next = self._next, self._next + n
+        return [low + rng.draw(self._key, start + i) % (high - low + 1) for i in range(n)]
+
+
+class Chosen(Draw):
+    """Integers that hypothesis chooses."""
+
+    def __init__(self, data: Any, strategies: Any, size: int | None = None) -> None:
+        self._data, self._st = data, strategies
+        self.size = self.choice(SMALL) if size is None else size
+
+    def drawn(self, n: int, low: int, high: int) -> list[int]:
+        """Return n integers from low to high."""
+        if low == high:
+            return [low] * n
+        one = self._st.integers(FAR + low, FAR + high)
+        if n == 1:
+            return [int(self._data.draw(one)) - FAR]
+        drawn = self._data.draw(self._st.lists(one, min_size=n, max_size=n))
+        return [int(x) - FAR for x in drawn]

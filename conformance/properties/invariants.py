@@ -1,0 +1,57 @@
+"""What holds for every event of the rule `seft`, read from its inputs and outputs alone (EVT-003, EVT-006)."""
+
+from typing import Any
+
+import numpy as np
+
+from conformance.oracle.update import State
+
+__all__ = ["broken", "state_of"]
+
+_STATE = ("base", "base_values", "delta", "delta_values", "m", "v", "age")
+
+
+def state_of(size: int, told: dict[str, Any], dtype: str = "float64") -> State:
+    """Return the state that inputs or outputs of update.evolve tell, its floats as the dtype holds them."""
+    base, values, eta, phi, m, v, age = (
+        [x.item() for x in (a.astype(dtype) if a.dtype.kind == "f" else a)]
+        for a in (np.asarray(told[n]) for n in _STATE)
+    )
+    held = [dict(zip(eta, column, strict=True)) for column in (phi, m, v, age)]
+    return State(size, dict(zip(base, values, strict=True)), *held)
+
+
+def broken(given: dict[str, Any], answer: dict[str, Any], dtype: str) -> str:
+    """Return what an answer of update.evolve breaks, empty if nothing."""
+    size = int(given["out"]) * int(given["in"])
+    before, after = state_of(size, given, dtype), state_of(size, answer)
+    support = after.base.keys() | after.phi.keys()
+    fresh = after.phi.keys() - before.phi.keys()
+    refill = max(0, given["delta_budget"] - len(before.phi))
+    rules = {
+        "TOP-003: positions are not strictly increasing": all(
+            np.all(np.diff(np.asarray(answer[n])) > 0) for n in ("base", "delta", "support")
+        ),
+        "TOP-003: a position outside the matrix": all(0 <= p < size for p in support),
+        "TOP-004: the support is not that of base and delta": set(np.asarray(answer["support"]).tolist()) == support,
+        "EVT-003: more slots than d_φ": len(after.phi) <= max(given["delta_budget"], len(before.phi)),
+        # new slots are exempt (ADPT-003): more than K weights are left only where nothing else is
+        "EVT-003: more than K weights": not given["adapts"] or len(support) <= max(given["budget"], len(fresh)),
+        "EVT-006: the base gained a position": after.base.keys() <= before.base.keys(),
+        "EVT-006: a base weight changed": _kept(after.base, before.base),
+        "EVT-006: a slot that stays changed": all(
+            _kept({p: x for p, x in getattr(after, n).items() if p not in fresh}, getattr(before, n))
+            for n in ("phi", "m", "v", "age")
+        ),
+        "DLT-005: a new slot is not zero": all(
+            x[p] == 0 for x in (after.phi, after.m, after.v, after.age) for p in fresh
+        ),
+        "GROW-002: more grown than dropped and refilled": len(fresh) <= given["n_drop"] + refill,
+        "GROW-001: growth left the base": given["scope"] == "all" or fresh <= before.base.keys(),
+    }
+    return next((text for text, holds in rules.items() if not holds), "")
+
+
+def _kept(after: dict[int, Any], before: dict[int, Any]) -> bool:
+    """Tell whether every entry is there as it was, bit for bit."""
+    return all(p in before and float(x).hex() == float(before[p]).hex() for p, x in after.items())

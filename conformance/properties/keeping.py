@@ -1,0 +1,152 @@
+"""Properties of files, of pruning, and of windows of text (chapters 10 to 12)."""
+
+import json
+import struct
+from typing import Any
+
+from conformance.gen.files import content, raw_array, state
+from conformance.gen.numbers import ids, reals
+from conformance.oracle import files, prune, rules
+from conformance.oracle.files import Tensor
+from conformance.properties.draws import Draw
+from conformance.properties.states import ties
+from conformance.properties.trial import Trial, property_of
+
+__all__: list[str] = []
+
+_CODES = {"F32": "f", "F64": "d", "I16": "h"}
+
+
+def _tensors(d: Draw, t: Trial) -> dict[str, Tensor]:
+    """Return a few tensors: sparse, dense, masks, one that keeps a pattern."""
+    found = {}
+    for name in d.some(("w", "a", "é", "m.weight"), d.integer(0, 3)):
+        shape = d.shape(8)
+        at = d.mask(shape)[0] if not d.flag(4) else d.pattern((shape[0], 4), 2, 4)
+        shape = shape if at and max(at) < shape[0] * shape[1] else (shape[0], max(shape[1], 4))
+        at = [p for p in at if p < shape[0] * shape[1]]
+        kind = d.choice(("F32", "F64", "I16", "NONE"))
+        whole = len(at) == shape[0] * shape[1]
+        t.saw("a mask", kind == "NONE")
+        t.saw("a full support", whole)
+        t.saw("an empty row", at and len({p // shape[1] for p in at}) < shape[0])
+        support = tuple(divmod(p, shape[1]) for p in at)
+        if kind == "NONE":
+            found[name] = Tensor(kind, shape, b"", support)
+            continue
+        numbers: list[Any] = d.with_specials(d.levels(len(at), 3)) if kind != "I16" else d.integers(len(at), 0, 999)
+        t.saw("a stored zero", 0 in numbers)
+        found[name] = Tensor(
+            kind, shape, struct.pack(f"<{len(at)}{_CODES[kind]}", *numbers), None if whole else support
+        )
+    return found
+
+
+def _first_of(raw: bytes, section: str) -> int:
+    """Return where the first byte of a section lies in a file."""
+    size = int.from_bytes(raw[:8], "little")
+    return 8 + size + int(json.loads(raw[8 : 8 + size])[section]["data_offsets"][0])
+
+
+_FILES = ("a mask", "a full support", "an empty row", "a stored zero")
+
+
+@property_of("file.read", "FMT-001 FMT-003 FMT-091 FMT-099", "ckpt-read", "file.read", sees=(*_FILES, "a changed byte"))
+def _read(d: Draw, t: Trial) -> None:
+    """A file put together byte by byte is read as what it holds; with a byte of its values changed it is refused."""
+    tensors = _tensors(d, t)
+    raw = bytearray(files.pieces(tensors).pack())
+    filled = [name for name, x in tensors.items() if x.bits]
+    if filled and d.flag(4):
+        raw[_first_of(bytes(raw), f"{d.choice(filled)}#values")] ^= 1 << d.integer(0, 7)
+        t.saw("a changed byte")
+        t.case("file.read", {"raw": raw_array(bytes(raw))}, refused=["FMT-090", "FMT-091"])
+        return
+    answer = content(tensors) | {"state": state(tensors)}
+    t.case("file.read", {"raw": raw_array(bytes(raw))}, answer)
+
+
+@property_of("file.write", "FMT-080 FMT-081 FMT-092", "ckpt-write", "file.write", sees=_FILES)
+def _write(d: Draw, t: Trial) -> None:
+    """A checkpoint is written in its one spelling."""
+    tensors = _tensors(d, t)
+    raw = files.pieces(tensors).pack()
+    t.case("file.write", content(tensors) | {"encoding": "auto"}, {"raw": raw_array(raw)})
+
+
+@property_of("file.round", "FMT-001 FMT-002 FMT-080", "ckpt-write", "file.write file.read", sees=_FILES)
+def _round(d: Draw, t: Trial) -> None:
+    """What is written is read again as it was."""
+    tensors = _tensors(d, t)
+    given = content(tensors) | {"encoding": "auto"}
+    raw = t.case("file.write", given, {"raw": raw_array(files.pieces(tensors).pack())})
+    if raw is not None:
+        t.related("back", ("file.write", given), ("file.read", {"raw": raw["raw"]}))
+
+
+@property_of(
+    "prune.magnitude",
+    "PRN-001 PRN-002 SEL-002",
+    "prune",
+    "prune.magnitude",
+    sees=("a tie at the boundary", "nothing removed"),
+)
+def _magnitude(d: Draw, t: Trial) -> None:
+    """What is kept is not among the smallest |W|."""
+    shape = d.shape()
+    w, sparsity = reals(d.with_specials(d.levels(shape[0] * shape[1], 2))).reshape(shape), d.integer(0, 99) / 100
+    n = rules.count(sparsity * w.size)
+    t.saw("a tie at the boundary", ties([abs(float(x)) for x in w.reshape(-1)], n))
+    t.saw("nothing removed", n == 0)
+    t.case("prune.magnitude", {"weights": w, "sparsity": sparsity}, {"kept": ids(prune.magnitude(w, sparsity))})
+
+
+@property_of("prune.wanda", "PRN-003", "prune", "prune.wanda", sees=("a tie at the boundary", "a dead input"))
+def _wanda(d: Draw, t: Trial) -> None:
+    """Each row keeps what is not among its smallest |W| · ‖X‖."""
+    shape = d.shape()
+    w, sparsity = reals(d.levels(shape[0] * shape[1], 2)).reshape(shape), d.integer(0, 99) / 100
+    norms = [float(x) for x in d.integers(shape[1], 0, 3)]
+    n = rules.count(sparsity * shape[1])
+    t.saw(
+        "a tie at the boundary", any(ties([abs(float(x)) * h for x, h in zip(row, norms, strict=True)], n) for row in w)
+    )
+    t.saw("a dead input", 0.0 in norms)
+    given = {"weights": w, "square_sums": reals(x * x for x in norms), "sparsity": sparsity}
+    t.case("prune.wanda", given, {"kept": ids(prune.wanda(w, norms, sparsity))})
+
+
+@property_of("prune.pattern", "PRN-004 TOP-005", "nm", "prune.pattern", sees=("a tie in a group", "several groups"))
+def _pattern(d: Draw, t: Trial) -> None:
+    """N of every M columns are kept, ties at the lower one."""
+    n, m = d.choice(((2, 4), (1, 2), (1, 4), (4, 8)))
+    shape = (d.integer(1, 4), m * d.integer(1, 4))
+    scores = abs(reals(d.levels(shape[0] * shape[1], 2)).reshape(shape))
+    t.saw("a tie in a group", any(ties([-float(x) for x in group], n) for group in scores.reshape(-1, m)))
+    t.saw("several groups", scores.size > m)
+    t.case("prune.pattern", {"scores": scores, "n": n, "m": m}, {"kept": ids(prune.pattern(scores, n, m))})
+
+
+@property_of(
+    "text.windows",
+    "TRN-003 EVL-001 EVL-002 PRN-007",
+    "train",
+    "text.training text.evaluation",
+    sees=("a text too short", "one window"),
+)
+def _windows(d: Draw, t: Trial) -> None:
+    """Windows of text start where the counter and the formula say."""
+    length, n = d.integer(2, 20), d.integer(1, 5)
+    tokens = length + d.choice((0, -1, d.integer(0, 60)))
+    seed, step = d.choice((0, 7, 2**64 - 1)), d.integer(1, 50)
+    training: dict[str, Any] = {"tokens": tokens, "length": length, "seed": seed, "step": step, "rows": n}
+    evaluation: dict[str, Any] = {"tokens": tokens, "length": length, "windows": n}
+    if tokens < length:
+        t.saw("a text too short")
+        t.case("text.training", training, refused=["TRN-003"])
+        t.case("text.evaluation", evaluation, refused=["EVL-002"])
+        return
+    t.saw("one window", n == 1)
+    starts = rules.window_starts(seed, 2, (step - 1) * n, n, tokens, length)
+    t.case("text.training", training, {"starts": ids(starts)})
+    t.case("text.evaluation", evaluation, {"starts": ids(rules.evaluation_starts(tokens, length, n))})

@@ -1,0 +1,221 @@
+"""Properties of layers and adapters (chapters 4 and 11)."""
+
+from typing import Any
+
+import numpy as np
+
+from conformance.cases import Bound
+from conformance.gen.numbers import Array, ids, reals
+from conformance.oracle import adapters, layers
+from conformance.oracle.tape import Var, gradients
+from conformance.properties.draws import Draw
+from conformance.properties.trial import Trial, property_of
+
+__all__: list[str] = []
+
+
+def _layer(
+    t: Trial, op: str, y: Var, dy: Array, inputs: dict[str, Var], given: dict[str, Any], scales: dict[str, float]
+) -> None:
+    """Ask for a layer, its outputs judged by the size of what is added up in them."""
+    found = dict(zip(inputs, gradients(y, dy, list(inputs.values())), strict=True))
+    answer = {"y": y.value} | {f"d{n}": g for n, g in found.items()}
+    bounds = {n: Bound(np.asarray(max(scales[n], float(np.max(np.abs(x), initial=0.0)))), 1) for n, x in answer.items()}
+    t.case(op, given | {"dy": dy}, answer, bounds=bounds)
+
+
+def _top(x: Array) -> float:
+    return float(np.max(np.abs(x), initial=0.0))
+
+
+@property_of(
+    "layer.linear", "LYR-003 GRD-001 NUM-003", "layers", "layer.linear", sees=("a bias", "no rows"), reduced=True
+)
+def _linear(d: Draw, t: Trial) -> None:
+    """Y = x Wᵀ + bias and its gradients, exact on integers."""
+    shape, rows = d.shape(8), d.choice((1, 2, 5, 0))
+    x, w, dy = d.lattice((rows, shape[1])), d.lattice(shape), d.lattice((rows, shape[0]))
+    bias = d.lattice((shape[0],)) if d.flag() else None
+    t.saw("a bias", bias is not None)
+    t.saw("no rows", rows == 0)
+    answer: dict[str, Any] = {"y": np.einsum("ni,oi->no", x, w) + (0.0 if bias is None else bias)}
+    answer |= {"dx": np.einsum("no,oi->ni", dy, w), "dweight": np.einsum("no,ni->oi", dy, x)}
+    answer["dbias"] = None if bias is None else dy.sum(axis=0)
+    bounds = {n: Bound(np.zeros(v.shape), 1) for n, v in answer.items() if v is not None}
+    t.case("layer.linear", {"x": x, "weight": w, "bias": bias, "dy": dy}, answer, bounds=bounds)
+
+
+@property_of(
+    "layer.embedding",
+    "LYR-001",
+    "layers",
+    "layer.embedding",
+    sees=("a repeated token", "a token outside"),
+    reduced=True,
+)
+def _embedding(d: Draw, t: Trial) -> None:
+    """Rows of the table, and gradients that add up over a repeated token."""
+    rows, width, n = d.integer(1, 8), d.integer(1, 5), d.length(18)
+    tokens = d.integers(n, 0, rows - 1)
+    weight, dy = d.lattice((rows, width)), d.lattice((n, width))
+    given = {"weight": weight, "dy": dy}
+    if n and d.flag(6):
+        tokens[d.integer(0, n - 1)] = d.choice((rows, -1))
+        t.saw("a token outside")
+        t.case("layer.embedding", given | {"tokens": ids(tokens)}, refused=["LYR-001"])
+        return
+    t.saw("a repeated token", len(set(tokens)) < n)
+    dweight = np.zeros((rows, width))
+    for token, row in zip(tokens, dy, strict=True):
+        dweight[token] += row
+    answer = {"y": weight[ids(tokens)], "dweight": dweight}
+    t.case(
+        "layer.embedding",
+        given | {"tokens": ids(tokens)},
+        answer,
+        bounds={"dweight": Bound(np.zeros((rows, width)), n)},
+    )
+
+
+@property_of("layer.rmsnorm", "LYR-002 NUM-004", "layers", "layer.rmsnorm", sees=("a row of zeros",))
+def _rmsnorm(d: Draw, t: Trial) -> None:
+    """Y = x · r · weight with eps inside the root."""
+    shape, eps = (d.integer(1, 3), d.integer(1, 8)), 2.0 ** -d.choice((16, 2, 8))
+    x, weight, dy = (reals(d.levels(n, 8)) for n in (shape[0] * shape[1], shape[1], shape[0] * shape[1]))
+    x, dy = x.reshape(shape), dy.reshape(shape)
+    t.saw("a row of zeros", not x.any(axis=1).all())
+    held = {"x": Var(x), "weight": Var(weight)}
+    y = layers.rmsnorm(held["x"], held["weight"], eps)
+    r = float(np.max(1 / np.sqrt(np.mean(x * x, axis=1) + eps)))
+    top = r * _top(dy) * _top(weight)
+    scales = {"y": r * _top(x) * _top(weight), "dx": 2 * top, "dweight": shape[0] * r * _top(x) * _top(dy)}
+    _layer(t, "layer.rmsnorm", y, dy, held, {"x": x, "weight": weight, "eps": eps}, scales)
+
+
+@property_of(
+    "layer.attention",
+    "LYR-007 LYR-008 LYR-009 NUM-004",
+    "layers",
+    "layer.attention",
+    sees=("a query that sees nothing", "a window", "shared heads"),
+)
+def _attention(d: Draw, t: Trial) -> None:
+    """Softmax over the keys a query sees; one that sees none gives zeros."""
+    rows, length, kv, share, width = (
+        d.integer(1, 2),
+        d.integer(1, 5),
+        d.integer(1, 2),
+        d.integer(1, 3),
+        2 * d.integer(1, 2),
+    )
+    size = (rows, length, kv * share, width)
+    q, dy = (reals(d.levels(int(np.prod(size)), 8)).reshape(size) for _ in range(2))
+    small = (rows, length, kv, width)
+    k, v = (reals(d.levels(int(np.prod(small)), 8)).reshape(small) for _ in range(2))
+    mask = np.array(d.integers(rows * length, 0, 2)).reshape(rows, length) > 0 if d.flag() else None
+    wide = d.integer(1, length + 1) if d.flag() else None
+    held = {"q": Var(q), "k": Var(k), "v": Var(v)}
+    seen = [
+        layers.visible(i, wide, None if mask is None else mask[b].tolist()) for b in range(rows) for i in range(length)
+    ]
+    t.saw("a query that sees nothing", not all(seen))
+    t.saw("a window", wide is not None and wide < length)
+    t.saw("shared heads", share > 1)
+    y = layers.attention(held["q"], held["k"], held["v"], mask, wide)
+    top = width * length * share * _top(dy) * max(_top(v), 1.0)
+    scales = {"y": _top(v), "dq": top * _top(k), "dk": top * _top(q), "dv": share * length * _top(dy)}
+    _layer(t, "layer.attention", y, dy, held, {"q": q, "k": k, "v": v, "mask": mask, "window": wide}, scales)
+
+
+@property_of("layer.swiglu", "LYR-010 NUM-004", "layers", "layer.swiglu", sees=("a large gate", "a very negative gate"))
+def _swiglu(d: Draw, t: Trial) -> None:
+    """Y = silu(gate) · up, finite for every finite gate."""
+    n = d.length(18)
+    gate = reals(d.levels(n, 80, 0.125))
+    if n and d.flag():
+        far = d.choice((100.0, -80.0, 60.0))
+        gate[d.integer(0, n - 1)] = far
+        t.saw("a large gate", far > 50)
+        t.saw("a very negative gate", far < -50)
+    up, dy = reals(d.levels(n, 8)), reals(d.levels(n, 8))
+    held = {"gate": Var(gate), "up": Var(up)}
+    y = layers.swiglu(held["gate"], held["up"])
+    scales = {"y": 0.0, "dgate": 2 * _top(dy) * _top(up), "dup": 0.0}
+    _layer(t, "layer.swiglu", y, dy, held, {"gate": gate, "up": up}, scales)
+
+
+@property_of(
+    "layer.cross-entropy",
+    "LYR-011 NUM-004",
+    "layers",
+    "layer.cross_entropy",
+    sees=("an ignored row", "a class outside", "large logits"),
+)
+def _cross_entropy(d: Draw, t: Trial) -> None:
+    """The loss over counted rows, its gradient exactly zero in the others."""
+    rows, classes = d.integer(1, 5), d.integer(1, 6)
+    unit = d.choice((0.125, 32.0))
+    logits = reals(d.levels(rows * classes, 8, unit)).reshape(rows, classes)
+    targets = [d.choice((-100, d.integer(0, classes - 1), d.integer(0, classes - 1))) for _ in range(rows)]
+    given: dict[str, Any] = {"logits": logits, "count": rows, "dloss": 0.5}
+    if d.flag(6):
+        targets[0] = d.choice((classes, -1, -99))
+        t.saw("a class outside")
+        t.case("layer.cross_entropy", given | {"targets": ids(targets)}, refused=["LYR-011"])
+        return
+    t.saw("an ignored row", -100 in targets)
+    t.saw("large logits", unit > 1 and logits.any())
+    held = Var(logits)
+    loss = layers.cross_entropy(held, ids(targets), rows)
+    (dlogits,) = gradients(loss, 0.5, [held])
+    answer = {"loss": float(loss.value.real), "dlogits": dlogits}
+    bounds = {"loss": Bound(np.asarray(2 * _top(logits) + 2.0), 1), "dlogits": Bound(np.asarray(0.5 / rows), 1)}
+    t.case("layer.cross_entropy", given | {"targets": ids(targets)}, answer, bounds=bounds)
+
+
+@property_of(
+    "adapter.pairs",
+    "ADP-001 ADP-004 ADP-006 ADP-007 ADP-008 TOP-004",
+    "adapters",
+    "adapter.lora adapter.spp adapter.sparsepeft",
+    sees=("lora", "spp", "sparsepeft", "a stored zero", "an empty row"),
+)
+def _adapters(d: Draw, t: Trial) -> None:
+    """Factors beside a frozen weight: outputs, gradients and merge, exact on integers."""
+    kind = d.choice(("lora", "spp", "sparsepeft"))
+    bands = d.integer(1, 3)
+    shape = (bands * d.integer(1, 2), d.integer(1, 6))
+    at, _ = d.mask(shape)
+    w = {divmod(p, shape[1]): float(v) for p, v in zip(at, d.lattice((len(at),), 2), strict=True)}
+    a, s, tokens = d.lattice((bands, shape[1]), 2), d.choice((1.0, 0.5, 2.0)), d.integer(0, 3)
+    other = d.lattice((shape[0],) if kind == "spp" else (shape[0], bands), 2)
+    x, dy = d.lattice((tokens, shape[1]), 2), d.lattice((tokens, shape[0]), 2)
+    bias = d.lattice((shape[0],), 2) if d.flag() else None
+    t.saw(kind)
+    t.saw("a stored zero", 0.0 in w.values())
+    t.saw("an empty row", w and len({o for o, _ in w}) < shape[0])
+    everywhere = [(o, i) for o in range(shape[0]) for i in range(shape[1])]
+    places = everywhere if kind == "lora" else list(w)
+    if kind == "spp":
+        change = adapters.proportional(w, a, other, s)
+        da, dother = adapters.proportional_gradients(dy, x, w, a, other, s)
+    else:
+        change = adapters.low_rank(a, other, s, places)
+        da, dother = adapters.low_rank_gradients(dy, x, a, other, s, places)
+    weight = adapters.merged(w, change)
+    name = "c" if kind == "spp" else "b"
+    answer: dict[str, Any] = {
+        "y": adapters.forward(x, weight, shape[0], bias),
+        "dx": adapters.backward(dy, weight, shape[1]),
+        "da": da,
+    }
+    answer |= {f"d{name}": dother, "merged": reals(weight.values()), "parameters": a.size + other.size}
+    given: dict[str, Any] = {
+        "out": shape[0],
+        "in": shape[1],
+        "positions": ids(at),
+        "values": reals(w.values()),
+        "bias": bias,
+    }
+    given |= {"a": a, name: other, "alpha": s * bands, "x": x, "dy": dy} | ({"rank": bands} if kind == "spp" else {})
+    t.case(f"adapter.{kind}", given, answer)

@@ -1,0 +1,185 @@
+"""What several answers of a port have to do with each other, by name, so that a failure can be asked again.
+
+A relation looks at the cases and the answers, in the order in which they were asked, and says what is wrong; nothing if
+it holds. What else it has to know stands in the first case's inputs, or follows from both.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from conformance.cases import Case
+from conformance.compare import UNIT, compare, tau
+from conformance.ops import OPS
+from conformance.properties.invariants import broken
+
+__all__ = ["RELATIONS", "Relation", "given_to_port"]
+
+Answer = dict[str, Any]
+Relation = Callable[[Sequence[Case], Sequence[Answer], str], str]
+
+
+def _unequal(got: Answer, want: Answer, dtype: str, skip: Sequence[str] = ()) -> str:
+    """Return where two answers differ in their bits."""
+    for name, value in want.items():
+        if name in skip:
+            continue
+        verdict = compare(got[name], value, "exact", dtype)
+        if not verdict.passed:
+            return f"{name}: {verdict.detail}"
+    return ""
+
+
+def _same(cases: Sequence[Case], answers: Sequence[Answer], dtype: str) -> str:
+    """All answers are equal."""
+    return next(filter(None, (_unequal(a, answers[0], dtype) for a in answers[1:])), "")
+
+
+def _same_choice(cases: Sequence[Case], answers: Sequence[Answer], dtype: str) -> str:
+    """The largest of scores are the smallest of their negatives."""
+    return _unequal(answers[1], answers[0], dtype)
+
+
+def _unchanged(cases: Sequence[Case], answers: Sequence[Answer], dtype: str) -> str:
+    """Every output is the input of the same name, bit for bit."""
+    kind = np.dtype(dtype)
+    for case, answer in zip(cases, answers, strict=True):
+        kept = {n: x for n, x in case.inputs.items() if n in answer}
+        cast = {n: x.astype(kind) if x.dtype.kind == "f" else x for n, x in kept.items()}
+        text = _unequal(answer, cast, dtype)
+        if text:
+            return text
+    return ""
+
+
+def _back(cases: Sequence[Case], answers: Sequence[Answer], dtype: str) -> str:
+    """The last answer gives the inputs of the first question back."""
+    want = {n: cases[0].inputs[n] for n in answers[-1] if n in cases[0].inputs}
+    return _unequal(answers[-1], want, dtype)
+
+
+def _scaled(cases: Sequence[Case], answers: Sequence[Answer], dtype: str) -> str:
+    """With dy a power of two times larger, everything linear in it is so, bit for bit."""
+    one, two = cases[0].inputs["dy"], cases[1].inputs["dy"]
+    factor = float(np.max(np.abs(two), initial=0.0)) / (float(np.max(np.abs(one), initial=0.0)) or 1.0)
+    if not one.any():
+        return ""
+    for name, first in answers[0].items():
+        scales = name.startswith("d") or name in ("gradient", "values")
+        want = first * np.asarray(factor, first.dtype) if scales else first
+        verdict = compare(answers[1][name], want, "value" if first.dtype.kind == "f" else "exact", dtype)
+        if not verdict.passed:
+            return f"{name}: with dy {factor:g} times larger {verdict.detail}"
+    return ""
+
+
+def _adds_up(cases: Sequence[Case], answers: Sequence[Answer], dtype: str) -> str:
+    """The gradient of all tokens is that of some and that of the others, each within its bound (NUM-002)."""
+    bounds, sums = 0.0, []
+    for case, answer in zip(cases, answers, strict=True):
+        x, dy = case.inputs["x"], case.inputs["dy"]
+        bounds = bounds + tau(len(x)) * UNIT[dtype] * (np.abs(dy).T @ np.abs(x))
+        sums.append(answer["gradient"].astype(np.float64))
+    error = np.abs(sums[0] - sums[1] - sums[2])
+    bad = np.argwhere(~(error <= bounds))
+    if not len(bad):
+        return ""
+    at = tuple(int(i) for i in bad[0])
+    return f"at {list(at)} the whole is {sums[0][at]!r}, the parts are {sums[1][at]!r} and {sums[2][at]!r}"
+
+
+def _rows_moved(cases: Sequence[Case], answers: Sequence[Answer], dtype: str) -> str:
+    """With the rows of the matrix in another order, positions are those of the other order.
+
+    The order is told by the second question: its rows are those of the first that `order` names.
+    """
+    order = [int(r) for r in cases[1].inputs["order"]]
+    cols = int(cases[0].inputs["in"])
+    to = {old: new for new, old in enumerate(order)}
+    for places, arrays in _POSITIONS.get(cases[0].op, ()):
+        found = answers[0][places]
+        moved = np.array([to[int(p) // cols] * cols + int(p) % cols for p in found], dtype=np.int64)
+        sort = np.argsort(moved, kind="stable")
+        want = {places: moved[sort]} | {n: answers[0][n][sort] for n in arrays}
+        text = _unequal(answers[1], want, dtype)
+        if text:
+            return text
+    return ""
+
+
+_POSITIONS: dict[str, tuple[tuple[str, tuple[str, ...]], ...]] = {
+    "update.drop": (("dropped", ()),),
+    "update.grow": (("grown", ()),),
+    "update.adapt": (("pruned", ()),),
+    "update.evolve": (
+        ("base", ("base_values",)),
+        ("delta", ("delta_values", "m", "v", "age")),
+        ("support", ("weights",)),
+    ),
+}
+"""Outputs that are flat positions, and the arrays aligned with them."""
+
+
+def _padded(cases: Sequence[Case], answers: Sequence[Answer], dtype: str) -> str:
+    """With one column more that is zero everywhere, nothing changes but the numbers of positions."""
+    cols = int(cases[0].inputs["in"])
+    outputs = _POSITIONS.get(cases[0].op)
+    if outputs is None:
+        want = dict(answers[0])
+        want.pop("shape", None)
+        if "dx" in want:
+            dx = want["dx"]
+            want["dx"] = np.concatenate([dx, np.zeros((len(dx), 1), dtype=dx.dtype)], axis=1)
+        return next(
+            (
+                f"{n}: {v.detail}"
+                for n, x in want.items()
+                if not (v := compare(answers[1][n], x, "value", dtype)).passed
+            ),
+            "",
+        )
+    for places, arrays in outputs:
+        found = answers[0][places]
+        want = {places: found // cols * (cols + 1) + found % cols} | {n: answers[0][n] for n in arrays}
+        text = _unequal(answers[1], want, dtype)
+        if text:
+            return text
+    return ""
+
+
+def _rows_of_product(cases: Sequence[Case], answers: Sequence[Answer], dtype: str) -> str:
+    """With the rows of W and the columns of dy in another order, y has its columns in that order, and dx stays."""
+    order = cases[1].inputs["order"]
+    want = {"y": answers[0]["y"][:, order], "dx": answers[0]["dx"]}
+    return next(
+        (f"{n}: {v.detail}" for n, x in want.items() if not (v := compare(answers[1][n], x, "value", dtype)).passed),
+        "",
+    )
+
+
+def _keeps(cases: Sequence[Case], answers: Sequence[Answer], dtype: str) -> str:
+    """An event keeps to EVT-003 and EVT-006."""
+    pairs = zip(cases, answers, strict=True)
+    return next(filter(None, (broken(case.inputs, answer, dtype) for case, answer in pairs)), "")
+
+
+RELATIONS: dict[str, Relation] = {
+    "same": _same,
+    "largest and smallest": _same_choice,
+    "unchanged": _unchanged,
+    "back": _back,
+    "scaled": _scaled,
+    "adds up": _adds_up,
+    "keeps to the rule": _keeps,
+    "rows moved": _rows_moved,
+    "rows of a product moved": _rows_of_product,
+    "padded": _padded,
+}
+"""Every relation by name."""
+
+
+def given_to_port(case: Case) -> Case:
+    """Return the case without what only its relation reads."""
+    return replace(case, inputs={n: x for n, x in case.inputs.items() if n in OPS[case.op].names})

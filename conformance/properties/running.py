@@ -1,0 +1,234 @@
+"""Tries properties on ports: examples from a seed, made smaller where they fail, in the time there is."""
+
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from conformance.cases import Case
+from conformance.harness import Variant
+from conformance.judgement import PropertyResult
+from conformance.properties import choosing, comparing, computing, keeping, layering, updating
+from conformance.properties.artifacts import folder_of, save
+from conformance.properties.draws import SMALL, Chosen, Counted
+from conformance.properties.trial import REGISTER, Enough, Found, NotOffered, Property, Seen, Trial
+
+try:
+    import hypothesis
+    from hypothesis import strategies
+except ImportError:
+    hypothesis = None
+    strategies = None
+
+__all__ = ["PROPERTIES", "Explored", "explore", "run_properties"]
+
+_AREAS = (choosing, updating, comparing, computing, layering, keeping)
+"""Modules that enter properties."""
+PROPERTIES: dict[str, Property] = REGISTER
+"""Every property by name."""
+
+DIRECTED = 40
+"""How many examples are always the same: what a property has to have seen is among them."""
+WITHOUT = "hypothesis is not installed; pip install hypothesis"
+
+
+@dataclass(slots=True)
+class Explored:
+    """What came of one property on one variant.
+
+    Attributes:
+        examples: how many were tried.
+        seen: the smallest failing one found, None if none failed.
+        saw: what the examples had among them.
+        missing: the operation that the port does not offer, empty if it offers all.
+        late: the time was over before all examples were tried.
+    """
+
+    examples: int = 0
+    seen: Seen | None = None
+    saw: Counter[str] = field(default_factory=Counter)
+    missing: str = ""
+    late: bool = False
+
+
+def run_properties(
+    ports: Sequence[Variant],
+    profiles: Sequence[str],
+    seed: str,
+    *,
+    examples: int = 100,
+    only: str | None = None,
+    clause: str | None = None,
+    artifacts: Path,
+    seconds: float = 60.0,
+) -> list[PropertyResult]:
+    """Return one result a property of the profiles.
+
+    seed       128 bits, hexadecimal; the same gives the same examples
+    examples   of each property on each variant, besides the directed ones
+    only       a glob of names
+    clause     a glob of clauses
+    artifacts  where a failing property leaves its folder
+    seconds    for the examples of a property, and once more to make a failing one smaller
+
+    Raises:
+        ValueError: the seed is no hexadecimal number of at most 128 bits.
+    """
+    _number(seed)
+    results = []
+    for prop in PROPERTIES.values():
+        if prop.profile not in profiles or (only is not None and not fnmatchcase(prop.name, only)):
+            continue
+        if clause is not None and not any(fnmatchcase(one, clause) for one in prop.clauses):
+            continue
+        results.append(_judge(prop, ports, seed, examples, artifacts, seconds))
+    return results
+
+
+def _number(seed: str) -> int:
+    try:
+        number = int(seed, 16)
+    except ValueError:
+        number = -1
+    if not 0 <= number < 2**128:
+        msg = f"a seed is a hexadecimal number of at most 128 bits, not {seed!r}"
+        raise ValueError(msg)
+    return number
+
+
+def _judge(
+    prop: Property, ports: Sequence[Variant], seed: str, examples: int, artifacts: Path, seconds: float
+) -> PropertyResult:
+    result = PropertyResult(prop.name, prop.clauses, prop.profile)
+    begun = time.monotonic()
+    if hypothesis is None:
+        result.skipped = WITHOUT
+        return result
+    meant = [v for v in ports if prop.fits(v)]
+    ran = 0
+    # operations on numbers alone know one dtype only
+    for variant in meant[:1] if prop.scalar else meant:
+        restarts = getattr(variant.port, "restarts", None)
+        found = explore(prop, variant, seed, examples=examples, seconds=seconds)
+        if restarts is not None:
+            # while an example got smaller the port may have been lost often: that counts once
+            variant.port.restarts = min(variant.port.restarts, restarts + 1)  # type: ignore[attr-defined]
+        result.examples += found.examples
+        if found.missing:
+            result.skipped = f"{variant.port.name} does not offer {found.missing}"
+            continue
+        ran += 1
+        if found.seen is not None:
+            failure = found.seen.failure
+            where = f"{failure.output}: " if failure.output else ""
+            result.failure = f"{failure.variant}: {where}{failure.detail}"
+            result.artifact = save(folder_of(artifacts, prop.name), found.seen, variant.port.name, seed)
+            break
+        unseen = [what for what in prop.sees if not found.saw[what]]
+        if unseen:
+            # such a property shows nothing: its examples have to be made better
+            result.skipped = f"the kit's fault: {found.examples} examples without {', '.join(unseen)}" + (
+                "; the time was over" if found.late else ""
+            )
+            break
+    if ran and not result.skipped.startswith("the kit's fault"):
+        result.skipped = ""
+    elif not ran:
+        result.skipped = result.skipped or f"the port does not offer {_lacking(prop, ports)}"
+    result.seconds = time.monotonic() - begun
+    return result
+
+
+def _lacking(prop: Property, ports: Sequence[Variant]) -> str:
+    offered = {op for v in ports for op in v.offers or ()}
+    missing = [op for op in prop.ops if op not in offered]
+    return f"{', '.join(missing or prop.ops)} in a way that this property can be asked"
+
+
+def explore(
+    prop: Property, variant: Variant, seed: str, *, examples: int, seconds: float, log: list[Case] | None = None
+) -> Explored:
+    """Try a property on a port called in one way."""
+    found = Explored()
+    trial = Trial(prop, variant, time.monotonic() + seconds, found.saw, log=log)
+    try:
+        # most mistakes show in a small example, and what is small already is soon at its smallest
+        _random(prop, trial, found, seed, examples // 2, seconds, SMALL[0])
+        if found.seen is None:
+            _random(prop, trial, found, seed, examples - examples // 2, seconds)
+        if found.seen is None and _directed(prop, trial, found):
+            found.seen = trial.failing
+            # hypothesis makes it smaller if it comes across it too
+            aside = Explored()
+            trial.until = time.monotonic() + seconds
+            _random(prop, trial, aside, seed, 10 * examples, seconds)
+            found.seen = aside.seen or found.seen
+    except Enough:
+        found.late = True
+    except NotOffered as missing:
+        found.missing = str(missing)
+    return found
+
+
+def _directed(prop: Property, trial: Trial, found: Explored) -> bool:
+    """Try the examples that are always the same; tell whether one failed."""
+    word = int.from_bytes(sha256(prop.name.encode()).digest()[:7], "big")
+    for number in range(DIRECTED):
+        found.examples += 1
+        try:
+            prop.body(Counted(word, number), trial)
+        except Found:
+            return True
+    return False
+
+
+def _random(
+    prop: Property, trial: Trial, found: Explored, seed: str, examples: int, seconds: float, size: int | None = None
+) -> None:
+    """Try examples that hypothesis makes; where one fails, smaller ones until nothing smaller fails or time is over."""
+    if not examples:
+        return
+    smaller = False
+
+    def tried(data: Any) -> None:
+        nonlocal smaller
+        if not smaller:
+            found.examples += 1
+        try:
+            prop.body(Chosen(data, strategies, size), trial)
+        except Found:
+            # hypothesis tries nothing that is not smaller: the last one that fails is the smallest
+            found.seen = trial.failing
+            if not smaller:
+                smaller, trial.until = True, time.monotonic() + seconds
+            raise
+
+    settings = hypothesis.settings(
+        max_examples=examples,
+        database=None,
+        deadline=None,
+        derandomize=False,
+        print_blob=False,
+        report_multiple_bugs=False,
+        verbosity=hypothesis.Verbosity.quiet,
+        phases=[hypothesis.Phase.generate, hypothesis.Phase.shrink],
+        suppress_health_check=list(hypothesis.HealthCheck),
+    )
+    word = int.from_bytes(sha256(f"{_number(seed):032x} {prop.name} {size}".encode()).digest()[:16], "big")
+    runs = hypothesis.seed(word)(settings(hypothesis.given(strategies.data())(tried)))
+    try:
+        runs()
+    except Found:
+        pass
+    except Enough:
+        found.late = found.seen is None
+        if found.seen is None:
+            raise
+    except (hypothesis.errors.HypothesisException, BaseExceptionGroup):
+        # it failed once and not again: what failed is told all the same
+        if found.seen is None:
+            raise

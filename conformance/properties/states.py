@@ -1,0 +1,147 @@
+"""States of a matrix under an update rule: drawn, told to a port, and read from its answers."""
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from conformance.cases import Bound
+from conformance.gen.numbers import Array, ids, reals
+from conformance.gen.update import matrix_of
+from conformance.oracle import adamw, rules, update
+from conformance.oracle.update import State
+from conformance.properties.draws import Draw, Shape
+from conformance.properties.trial import Trial
+
+__all__ = ["Event", "adamw_case", "draw_event", "draw_state", "evolve_case", "ties", "told"]
+
+
+@dataclass(frozen=True)
+class Event:
+    """What an event is given beside the state.
+
+    Attributes:
+        gradient: (out, in).
+        n_drop: how many slots are dropped.
+        delta_budget: d_φ.
+        budget: K.
+        scope: all or active.
+        adapts: whether it prunes.
+    """
+
+    gradient: Array
+    n_drop: int
+    delta_budget: int
+    budget: int
+    scope: str = "all"
+    adapts: bool = True
+
+    @property
+    def how(self) -> dict[str, Any]:
+        """The numbers by the names of the operation."""
+        names = ("n_drop", "delta_budget", "budget", "scope", "adapts")
+        return {n: getattr(self, n) for n in names}
+
+
+def draw_state(d: Draw, shape: Shape, base: list[int] | None = None, *, inside: bool = False) -> State:
+    """Return a state on few levels.
+
+    base    the stored positions, drawn if None
+    inside  every slot lies on the base
+    """
+    size = shape[0] * shape[1]
+    at = d.mask(shape)[0] if base is None else base
+    open_to = at if inside else list(range(size))
+    eta = [open_to[i] for i in d.subset(len(open_to), 3)]
+    n, top = len(eta), d.integer(0, 3)
+    b = dict(zip(at, d.with_specials(d.levels(len(at), top, 0.5)), strict=True))
+    phi = dict(zip(eta, d.with_specials(d.levels(n, top, 0.25)), strict=True))
+    m = dict(zip(eta, d.levels(n, 3), strict=True))
+    v = dict(zip(eta, map(abs, d.levels(n, 3)), strict=True))
+    return State(size, b, phi, m, v, dict(zip(eta, d.integers(n, 0, 9), strict=True)))
+
+
+def draw_event(d: Draw, shape: Shape, state: State, *, scope: str | None = None) -> Event:
+    """Return an event for a state, often on a budget that makes it prune."""
+    slots, support = len(state.phi), len(state.base.keys() | state.phi.keys())
+    gradient = reals(d.levels(shape[0] * shape[1], d.integer(0, 3))).reshape(shape)
+    delta_budget = slots + d.choice((0, 0, 1, 3))
+    return Event(
+        gradient,
+        d.integer(0, slots),
+        delta_budget,
+        # d_φ is at most K (DLT-002)
+        max(delta_budget, support + d.choice((0, -1, 1, -4, 2))),
+        scope or d.choice(("all", "active")),
+        not d.flag(4),
+    )
+
+
+def told(shape: Shape, state: State) -> dict[str, Any]:
+    """Return a state as inputs of an operation."""
+    given = matrix_of(shape, state.base, state.phi)
+    return given | {"m": reals(state.m.values()), "v": reals(state.v.values()), "age": ids(state.age.values())}
+
+
+def ties(values: list[float], n: int) -> bool:
+    """Tell whether the n smallest have an equal beside them that is left."""
+    order = sorted(values)
+    return 0 < n < len(order) and order[n - 1] == order[n]
+
+
+def evolve_case(t: Trial, shape: Shape, state: State, event: Event) -> dict[str, Any] | None:
+    """Ask for an event, compare it with dictionaries, and return the answer."""
+    rounded = rules.binary32 if t.dtype == "float32" else rules.binary64
+    flat = [float(x) for x in event.gradient.reshape(-1)]
+    after, moves = update.evolve(state, flat, rounded=rounded, **event.how)
+    w = update.effective(after.base, after.phi, rounded)
+    expected = {
+        "base": ids(after.base),
+        "base_values": reals(after.base.values()),
+        "delta": ids(after.phi),
+        "delta_values": reals(after.phi.values()),
+        "m": reals(after.m.values()),
+        "v": reals(after.v.values()),
+        "age": ids(after.age.values()),
+        "support": ids(w),
+        "weights": reals(w.values()),
+    }
+    _saw(t, shape, state, moves, event)
+    given = told(shape, state) | event.how | {"gradient": event.gradient, "adapts": int(event.adapts)}
+    answer = t.case("update.evolve", given, expected, dtypes=(t.dtype,))
+    if answer is not None:
+        t.holds("keeps to the rule", "update.evolve", given, answer)
+    return answer
+
+
+def _saw(t: Trial, shape: Shape, state: State, moves: dict[str, list[int]], event: Event) -> None:
+    out, into = set(moves["dropped"]), set(moves["grown"])
+    rows = Counter(p // shape[1] for p in state.base)
+    t.saw("a tie at the drop", ties([abs(x) for x in state.phi.values()], event.n_drop))
+    t.saw("a regrown pair", out & into)
+    t.saw("a pruned position", moves["pruned"])
+    t.saw("a reactivated position", into - state.base.keys() - state.phi.keys())
+    t.saw("a slot pruned", set(moves["pruned"]) & (state.phi.keys() - out))
+    t.saw("an empty row", len(rows) < shape[0] and state.base)
+    t.saw("a refill", len(into) > len(out))
+
+
+def adamw_case(
+    t: Trial, state: State, gradient: list[float], lr: float, hyper: dict[str, float]
+) -> dict[str, Any] | None:
+    """Ask for a step of AdamW at every slot, compare it with the written formula, and return the answer."""
+    settings = adamw.Settings(**hyper)
+    slots = [(state.phi[p], state.m[p], state.v[p], state.age[p]) for p in state.phi]
+    new = [adamw.step(*slot, g, lr, settings) for slot, g in zip(slots, gradient, strict=True)]
+    columns = [reals(x[i] for x in slots) for i in range(3)]
+    age, after = ids(x[3] for x in new), [reals(x[i] for x in new) for i in range(3)]
+    phi, m, _ = columns
+    g = reals(gradient)
+    gauge = np.abs(settings.beta1 * m) + np.abs((1 - settings.beta1) * g)
+    c1, c2 = 1 - settings.beta1 ** age.astype(float), np.sqrt(1 - settings.beta2 ** age.astype(float))
+    moved = lr / c1 * gauge / (np.sqrt(after[2]) / c2 + settings.eps)
+    bounds = {"m": Bound(gauge, 2), "v": Bound(np.abs(after[2]), 2), "values": Bound(np.abs(phi) + moved, 2)}
+    given = dict(zip(("values", "m", "v"), columns, strict=True)) | {"age": ids(state.age.values()), "gradient": g}
+    answer = dict(zip(("values", "m", "v"), after, strict=True)) | {"age": age}
+    return t.case("adamw.step", given | {"lr": lr} | hyper, answer, bounds=bounds, dtypes=(t.dtype,))

@@ -1,0 +1,21 @@
+"""What a run tells: on the terminal, and as a folder of files for people and for programs.
+
+`write` makes the folder, `check_report` says what is wrong with a report.jsonl that somebody else wrote.
+"""
+
+from conformance.report.check import check_report
+from conformance.report.folder import FILES, ReportError, write
+from conformance.report.tables import as_json, counts, explain, matches, shown_value, table_rows
+
+__all__ = [
+    "FILES",
+    "ReportError",
+    "as_json",
+    "check_report",
+    "counts",
+    "explain",
+    "matches",
+    "shown_value",
+    "table_rows",
+    "write",
+]

@@ -1,0 +1,351 @@
+"""A report.jsonl that somebody else wrote, checked against the kit: what it tells must follow from its lines."""
+
+import hashlib
+import json
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from conformance.cases import Case, load_all
+from conformance.clauses import SPEC
+from conformance.harness import Failure, Result, Variant
+from conformance.judgement import REVISION, PropertyResult, Run, cases_of, kit_digest
+from conformance.ops import OPS
+from conformance.profiles import CLASSES, PROFILES, profiles_of_case
+from conformance.report.lines import VERSION, footer, verdict_row
+from conformance.report.summary import OUTCOMES, WRONG
+
+__all__ = ["check_report"]
+
+_LONGEST_LINE = 1 << 24
+_SHOWN = 5
+
+# what stands in each kind of line, and of which type it is
+_LINES: dict[str, dict[str, tuple[type, ...]]] = {
+    "header": {
+        "report": (int,),
+        "kit": (str,),
+        "spec_sha256": (str,),
+        "kit_sha256": (str,),
+        "seed": (str,),
+        "fresh": (bool,),
+        "port": (dict,),
+        "options": (dict,),
+        "complaints": (list,),
+        "verdict": (dict,),
+    },
+    "case": {
+        "id": (str,),
+        "op": (str,),
+        "clauses": (list,),
+        "profiles": (list,),
+        "outcome": (str,),
+        "ran": (int,),
+        "ratio": (int, float, type(None)),
+        "reason": (str,),
+        "skipped": (str,),
+        "waived": (str,),
+        "failures": (list,),
+    },
+    "property": {
+        "id": (str,),
+        "clauses": (list,),
+        "profile": (str,),
+        "outcome": (str,),
+        "examples": (int,),
+        "skipped": (str,),
+        "failure": (str,),
+    },
+    "footer": {"cases": (int,), "properties": (int,), "outcomes": (dict,), "property_outcomes": (dict,)},
+}
+_FAILURE: dict[str, tuple[type, ...]] = {
+    "variant": (str,),
+    "output": (str,),
+    "status": (str,),
+    "detail": (str,),
+    "ratio": (int, float, type(None)),
+}
+_Row = dict[str, Any]
+
+
+def check_report(path: Path, properties: Mapping[str, str] | None = None) -> list[str]:
+    """Return what is wrong with the report at path, a sentence each; empty if it is as this kit writes it.
+
+    properties  name → profile of the properties that a run of these profiles asks; None leaves them unchecked
+
+    That answers were given, and by the program that is named, no report can show.
+    """
+    rows, wrong = _read(path)
+    if wrong:
+        return wrong
+    if _types(rows) != ["header", *sorted(t for t in _types(rows)[1:-1] if t in ("case", "property")), "footer"]:
+        return ["The lines are not a header, cases, properties and a footer, in this order."]
+    wrong = [text for number, row in enumerate(rows, 1) for text in _shape(row, number)]
+    if wrong:
+        return wrong
+    header, foot = rows[0], rows[-1]
+    wrong = _options(header)
+    if wrong:
+        return wrong
+    cases, asked = [r for r in rows if r["type"] == "case"], [r for r in rows if r["type"] == "property"]
+    wrong = _twice([r["id"] for r in cases + asked])
+    foreign = _digests(header)
+    if foreign:
+        # another kit's cases are not known here, so that only the form can be checked
+        return wrong + foreign + _totals(cases, asked, foot)
+    known = {case.id: case for case in load_all()}
+    wrong += _ids(header["options"], cases, known)
+    if properties is not None:
+        wrong += _property_ids(header["options"], asked, properties)
+    if wrong:
+        return wrong
+    run = _run(header, cases, asked, known)
+    wrong = [text for row, result in zip(cases, run.results, strict=True) for text in _case(row, result, run.classes)]
+    wrong += [text for row, one in zip(asked, run.properties, strict=True) for text in _property(row, one, run)]
+    return wrong + _told(run, header, foot)
+
+
+def _types(rows: Sequence[_Row]) -> list[str]:
+    return [str(row.get("type")) for row in rows]
+
+
+def _read(path: Path) -> tuple[list[_Row], list[str]]:
+    """Return the lines of a file, or why it has none."""
+    rows: list[_Row] = []
+    try:
+        with path.open("rb") as file:
+            while raw := file.readline(_LONGEST_LINE):
+                number = len(rows) + 1
+                if not raw.endswith(b"\n"):
+                    return [], [f"Line {number} does not end; the report was cut off or is no report."]
+                row = _parse(raw)
+                if row is None:
+                    return [], [f"Line {number} is no JSON object of distinct names and finite numbers."]
+                rows.append(row)
+    except OSError as error:
+        return [], [f"It cannot be read: {error}."]
+    if not rows:
+        return [], ["It is empty."]
+    if rows[-1].get("type") != "footer":
+        return [], ["It has no footer; it was cut off, or the run did not end."]
+    return rows, []
+
+
+def _parse(raw: bytes) -> _Row | None:
+    try:
+        row = json.loads(raw.decode("utf-8"), object_pairs_hook=_distinct, parse_constant=_refuse)
+    except (ValueError, RecursionError):
+        return None
+    return row if isinstance(row, dict) else None
+
+
+def _distinct(pairs: list[tuple[str, Any]]) -> _Row:
+    out = dict(pairs)
+    if len(out) != len(pairs):
+        msg = "a name stands twice"
+        raise ValueError(msg)
+    return out
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(constant)
+
+
+def _shape(row: _Row, number: int) -> list[str]:
+    """Return which members of a line are missing or of another type."""
+    wrong = _members(row, _LINES[row["type"]], f"Line {number}")
+    if not wrong and row["type"] == "case":
+        for one in row["failures"]:
+            if not isinstance(one, dict):
+                return [f"Line {number}: a failure is no object."]
+            wrong += _members(one, _FAILURE, f"A failure of line {number}")
+            if not wrong and one["status"] not in WRONG:
+                wrong.append(f"A failure of line {number} has the unknown status {one['status']!r}.")
+    return wrong
+
+
+def _members(row: _Row, wanted: dict[str, tuple[type, ...]], where: str) -> list[str]:
+    return [
+        f"{where} has no {name} of the right type."
+        for name, types in wanted.items()
+        # true is an int to Python and a number to nobody else
+        if not isinstance(row.get(name, ...), types) or (isinstance(row[name], bool) and bool not in types)
+    ]
+
+
+def _options(header: _Row) -> list[str]:
+    options = header["options"]
+    wrong = [] if header["report"] == VERSION else [f"It has the form {header['report']}; this kit knows {VERSION}."]
+    for name, table in (("profiles", PROFILES), ("classes", CLASSES)):
+        told = options.get(name)
+        if not isinstance(told, list) or not all(isinstance(one, str) for one in told):
+            wrong.append(f"The header has no list of {name}.")
+        else:
+            wrong += [f"The header names {one!r}, which is none of the {name}." for one in told if one not in table]
+            wrong += [f"The header names {one} twice." for one, n in Counter(told).items() if n > 1]
+    if not isinstance(options.get("filtered"), str) or not all(isinstance(one, str) for one in header["complaints"]):
+        wrong.append("The header does not tell what was left out, or complaints that are text.")
+    if not options.get("classes"):
+        wrong.append("The header names no numeric class.")
+    return wrong
+
+
+def _digests(header: _Row) -> list[str]:
+    ours = {"kit": REVISION, "spec_sha256": hashlib.sha256(SPEC.read_bytes()).hexdigest(), "kit_sha256": kit_digest()}
+    return [
+        f"Its {name} is {str(header[name])[:80]}, that of this kit is {value}."
+        for name, value in ours.items()
+        if header[name] != value
+    ]
+
+
+def _twice(ids: Iterable[str]) -> list[str]:
+    return [f"{name[:80]} is told {n} times." for name, n in Counter(ids).items() if n > 1]
+
+
+def _ids(options: _Row, rows: Sequence[_Row], known: dict[str, Case]) -> list[str]:
+    """Return which cases are unknown, not asked for, or missing; a run that was filtered need not have all."""
+    told = {row["id"] for row in rows}
+    mine = {case.id: case for case in cases_of(options["profiles"], list(known.values()))}
+    wrong = _named("is no case of this kit", "are no cases of this kit", [name for name in told if name not in known])
+    strange = [name for name in told if name in known and name not in mine]
+    wrong += _named("belongs to no profile of the header", "belong to no profile of the header", strange)
+    if not options["filtered"]:
+        missing = [n for n, case in mine.items() if n not in told and _ways(case, options["classes"])]
+        wrong += _named("is missing", "are missing", missing)
+    return wrong
+
+
+def _property_ids(options: _Row, rows: Sequence[_Row], known: Mapping[str, str]) -> list[str]:
+    told = {row["id"] for row in rows}
+    wrong = _named("is no property of this kit", "are no properties of this kit", [n for n in told if n not in known])
+    mine = [name for name, profile in known.items() if profile in options["profiles"]]
+    missing = [] if options["filtered"] else [name for name in mine if name not in told]
+    return wrong + _named("is a property and missing", "are properties and missing", missing)
+
+
+def _named(one: str, many: str, names: Sequence[str]) -> list[str]:
+    if not names:
+        return []
+    shown = ", ".join(name[:80] for name in sorted(names)[:_SHOWN])
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return [f"{shown}{more} {one if len(names) == 1 else many}."]
+
+
+class _Nobody:
+    """A port that is never called."""
+
+    name = "nobody"
+
+    def call(self, op: str, inputs: _Row, dtype: str) -> _Row:
+        raise NotImplementedError
+
+
+def _ways(case: Case, classes: Sequence[str]) -> int:
+    """Return in how many of the classes a case is asked."""
+    taken = sum(Variant(_Nobody(), CLASSES[name]).takes(case) for name in classes)
+    return min(taken, 1) if OPS[case.op].kind == "scalar" else taken
+
+
+def _run(header: _Row, cases: Sequence[_Row], asked: Sequence[_Row], known: dict[str, Case]) -> Run:
+    """Return the run that a report tells of."""
+    options = header["options"]
+    return Run(
+        port=header["port"],
+        profiles=tuple(options["profiles"]),
+        classes=tuple(options["classes"]),
+        results=[_result(row, known[row["id"]]) for row in cases],
+        coverage=[],
+        clauses={},
+        properties=[
+            PropertyResult(
+                row["id"],
+                tuple(row["clauses"]),
+                row["profile"],
+                row["examples"],
+                failure=row["failure"],
+                skipped=row["skipped"],
+            )
+            for row in asked
+        ],
+        seed=header["seed"],
+        fresh=header["fresh"],
+        filtered=options["filtered"],
+        complaints=header["complaints"],
+        spec_sha256=header["spec_sha256"],
+        kit_sha256=header["kit_sha256"],
+    )
+
+
+def _result(row: _Row, case: Case) -> Result:
+    failures = [
+        Failure(f["variant"], f["output"], f["detail"], math.inf if f["ratio"] is None else f["ratio"], f["status"])
+        for f in row["failures"]
+    ]
+    ratio = math.inf if row["ratio"] is None else row["ratio"]
+    return Result(case, failures, row["ran"], ratio, row["skipped"], row["reason"], row["waived"])
+
+
+def _case(row: _Row, result: Result, classes: Sequence[str]) -> list[str]:
+    """Return what in the line of a case does not fit the case, or itself."""
+    case, name = result.case, row["id"]
+    of_case = (case.op, list(case.clauses), sorted(profiles_of_case(case)))
+    wrong = []
+    if (row["op"], row["clauses"], row["profiles"]) != of_case:
+        wrong.append(f"{name} has another operation, other clauses or other profiles than in this kit.")
+    if row["outcome"] not in OUTCOMES or row["outcome"] != result.outcome:
+        wrong.append(f"{name} is told as {row['outcome'][:40]}, its own line shows {result.outcome}.")
+    elif row["reason"] not in ("", "unsupported", "blocked", "notrun"):
+        wrong.append(f"{name} was not judged for the unknown reason {row['reason'][:40]!r}.")
+    elif row["outcome"] == "pass":
+        if not 0 <= result.ratio <= 1:
+            wrong.append(f"{name} is told as a pass that used {result.ratio:.3g} times its bound.")
+        if row["ran"] < (ways := _ways(case, classes)):
+            wrong.append(f"{name} is told as a pass, but was asked in {row['ran']} of {ways} classes.")
+    elif row["outcome"] == "waived" and not (row["failures"] or row["skipped"]):
+        wrong.append(f"{name} is told as waived, but its line has nothing to forgive.")
+    return wrong
+
+
+def _property(row: _Row, one: PropertyResult, run: Run) -> list[str]:
+    wrong = []
+    if row["profile"] not in run.profiles:
+        wrong.append(f"{row['id'][:80]} belongs to no profile of the header.")
+    if row["outcome"] != one.status:
+        wrong.append(f"{row['id'][:80]} is told as {row['outcome'][:40]}, its own line shows {one.status}.")
+    elif one.status == "passed" and row["examples"] < 1:
+        wrong.append(f"{row['id'][:80]} is told as passed, but no example was tried.")
+    return wrong
+
+
+def _totals(cases: Sequence[_Row], asked: Sequence[_Row], foot: _Row) -> list[str]:
+    """Return which counts of the footer differ from the lines."""
+    counted = {
+        "cases": len(cases),
+        "properties": len(asked),
+        "outcomes": dict(Counter(row["outcome"] for row in cases)),
+        "property_outcomes": dict(Counter(row["outcome"] for row in asked)),
+    }
+    return [
+        f"The footer tells {str(foot[name])[:120]} for {name}, the lines have {value}."
+        for name, value in counted.items()
+        if foot[name] != value
+    ]
+
+
+def _told(run: Run, header: _Row, foot: _Row) -> list[str]:
+    """Return where counts and verdict are not those of the lines."""
+    wrong = [
+        f"The footer tells {str(foot.get(name))[:120]} for {name}, the lines have {value}."
+        for name, value in footer(run).items()
+        if foot.get(name) != value
+    ]
+    right = verdict_row(run)
+    wrong += [
+        f"The verdict has {str(header['verdict'].get(name))[:200]!r} for {name}, the lines give {str(value)[:200]!r}."
+        for name, value in right.items()
+        if header["verdict"].get(name) != value
+    ]
+    return wrong

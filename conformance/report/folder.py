@@ -1,0 +1,73 @@
+"""The folder of a report: written whole, or not at all."""
+
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from conformance.judgement import Run
+from conformance.report.junit import junit
+from conformance.report.lines import VERSION, report_lines
+from conformance.report.markdown import markdown
+from conformance.report.page import page
+from conformance.report.summary import as_summary, badge
+from conformance.report.words import tidy
+from formats.atomic import new_folder, write_bytes
+
+__all__ = ["FILES", "ReportError", "write"]
+
+FILES = ("report.jsonl", "summary.json", "summary.md", "junit.xml", "badge.json", "report.html")
+
+
+class ReportError(Exception):
+    """The folder for a report holds something else."""
+
+
+def write(run: Run, folder: Path, signatures: Mapping[str, Sequence[str]] | None = None) -> None:
+    """Write a run as a folder of the files named in FILES.
+
+    folder      is created; an earlier report there, and an empty folder, are replaced
+    signatures  for the id of a case the wrong programs that fail it in the way known to the kit
+
+    Raises:
+        ReportError: the folder holds files that are no report; nothing is written.
+    """
+    clean = tidy(run)
+    texts = {
+        "report.jsonl": report_lines(clean),
+        "summary.json": json.dumps(as_summary(clean, VERSION), indent=1, allow_nan=False) + "\n",
+        "summary.md": markdown(clean),
+        "junit.xml": junit(clean),
+        "badge.json": json.dumps(badge(clean)) + "\n",
+        "report.html": page(clean, signatures or {}),
+    }
+    folder = Path(os.path.abspath(folder))  # noqa: PTH100  resolve would follow a link that is to be refused
+    old = _set_aside(folder)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with new_folder(folder) as new:
+            for name in FILES:
+                write_bytes(new / name, texts[name].encode())
+    except BaseException:
+        if old is not None:
+            old.rename(folder)
+        raise
+    if old is not None:
+        shutil.rmtree(old)
+
+
+def _set_aside(folder: Path) -> Path | None:
+    """Move an earlier report out of the way and return where it is, None if there is none."""
+    if not os.path.lexists(folder):
+        return None
+    if folder.is_symlink() or not folder.is_dir():
+        msg = f"{folder} is no folder; name another for the report"
+        raise ReportError(msg)
+    others = sorted(path.name for path in folder.iterdir() if path.name not in FILES)
+    if others:
+        msg = f"{folder} holds {others[0]}, which is no part of a report; name another folder"
+        raise ReportError(msg)
+    aside = folder.parent / f".{folder.name}.old-{secrets.token_hex(8)}"
+    return folder.rename(aside)

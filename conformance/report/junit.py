@@ -1,0 +1,89 @@
+"""junit.xml: a suite for each profile, as CI systems read it.
+
+An answer that is wrong is a failure, one that does not come an error; what was not judged, or is forgiven, is skipped.
+"""
+
+from collections import Counter
+from xml.sax.saxutils import escape, quoteattr
+
+from conformance.harness import Result
+from conformance.judgement import PropertyResult, Run
+from conformance.profiles import profile_of
+from conformance.report.words import clip, visible
+
+__all__ = ["junit"]
+
+_KINDS = {"fail": "failure", "error": "error", "crash": "error", "timeout": "error", "protocol": "error"}
+_MESSAGE = 200
+
+
+def junit(run: Run) -> str:
+    """Return the text of junit.xml."""
+    suites: dict[str, list[tuple[str, str, float]]] = {}
+    for result in run.results:
+        suites.setdefault(profile_of(result.case.op), []).append(_of_case(result))
+    for one in run.properties:
+        suites.setdefault(f"{one.profile} properties", []).append(_of_property(one))
+    if run.complaints:
+        suites["expected failures"] = [_of_complaint(text) for text in run.complaints]
+    everything = [one for members in suites.values() for one in members]
+    lines = ['<?xml version="1.0" encoding="UTF-8"?>', f"<testsuites{_counts(run.name, everything)}>"]
+    for name, members in suites.items():
+        stamp = f" timestamp={_quoted(run.started)}" if run.started else ""
+        lines.append(f"  <testsuite{_counts(name, members)}{stamp}>")
+        lines += [text for text, _, _ in members]
+        lines.append("  </testsuite>")
+    return "\n".join([*lines, "</testsuites>", ""])
+
+
+def _counts(name: str, members: list[tuple[str, str, float]]) -> str:
+    found = Counter(kind for _, kind, _ in members)
+    seconds = sum(took for _, _, took in members)
+    return (
+        f' name={_quoted(name)} tests="{len(members)}" failures="{found["failure"]}" errors="{found["error"]}"'
+        f' skipped="{found["skipped"]}" time="{seconds:.3f}"'
+    )
+
+
+def _of_case(result: Result) -> tuple[str, str, float]:
+    case, kind = result.case, _KINDS.get(result.outcome, "")
+    where = f"{profile_of(case.op)}.{case.op}"
+    if kind:
+        told = [f"{f.variant}: {f.output} {f.detail}".strip() for f in result.failures]
+        body = "\n".join([f"catches: {case.purpose}", f"clauses: {' '.join(case.clauses)}", *told])
+        return _test(where, case.id, result.seconds, kind, told[0], body, result.outcome)
+    if result.outcome == "pass":
+        return _test(where, case.id, result.seconds)
+    why = f"{result.outcome}: {result.waived or result.skipped}"
+    return _test(where, case.id, result.seconds, "skipped", why)
+
+
+def _of_property(one: PropertyResult) -> tuple[str, str, float]:
+    where = f"{one.profile}.properties"
+    if one.failure:
+        return _test(where, one.name, one.seconds, "failure", one.failure, one.failure, "property")
+    if one.skipped:
+        return _test(where, one.name, one.seconds, "skipped", one.skipped)
+    return _test(where, one.name, one.seconds)
+
+
+def _of_complaint(text: str) -> tuple[str, str, float]:
+    return _test("expected failures", clip(text, 80), 0.0, "failure", text, text, "manifest")
+
+
+def _test(
+    where: str, name: str, seconds: float, kind: str = "", message: str = "", body: str = "", what: str = ""
+) -> tuple[str, str, float]:
+    """Return the element of a test, its kind, and how long it took."""
+    start = f'    <testcase classname={_quoted(where)} name={_quoted(name)} time="{seconds:.6f}"'
+    if not kind:
+        return f"{start}/>", "", seconds
+    short = _quoted(clip(message, _MESSAGE))
+    if kind == "skipped":
+        return f"{start}><skipped message={short}/></testcase>", kind, seconds
+    inside = f"<{kind} message={short} type={_quoted(what)}>{escape(visible(body))}</{kind}>"
+    return f"{start}>{inside}</testcase>", kind, seconds
+
+
+def _quoted(text: str) -> str:
+    return quoteattr(visible(text))

@@ -1,0 +1,81 @@
+"""Values in a report: whole where they are small, else their shape and where they begin to differ."""
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from conformance.harness import Failure
+from conformance.report.words import LONGEST, clip
+
+__all__ = ["detail_text", "difference", "first_index", "value_text"]
+
+_WHOLE, _BEGIN, _AROUND = 64, 12, 4
+_ENTRIES = 24
+_INDEX = re.compile(r"(?:^|: )at (\[\d+(?:, \d+)*\]) expected ")
+_NUMBER = re.compile(r"\bnp\.\w+\(([^()]*)\)")
+
+
+def value_text(value: Any, depth: int = 0) -> str:
+    """Return a value as text, an entry of a dict or list a line."""
+    if isinstance(value, np.ndarray):
+        return _array_text(value)
+    if isinstance(value, dict | list | tuple) and depth < 3:
+        pairs = list(value.items() if isinstance(value, dict) else enumerate(value))
+        if not any(isinstance(v, np.ndarray | dict | list | tuple) for _, v in pairs) and len(pairs) <= _WHOLE:
+            return clip(str(value), LONGEST)
+        return clip("\n".join(_entries(pairs, depth)), LONGEST)
+    return clip(str(value), LONGEST)
+
+
+def _entries(pairs: list[tuple[Any, Any]], depth: int) -> Iterator[str]:
+    for key, value in pairs[:_ENTRIES]:
+        text = value_text(value, depth + 1).replace("\n", "\n  ")
+        yield f"{key}: {text}" if "\n" not in text else f"{key}:\n  {text}"
+    if len(pairs) > _ENTRIES:
+        yield f"and {len(pairs) - _ENTRIES} more"
+
+
+def _array_text(x: np.ndarray[Any, Any]) -> str:
+    if x.size <= _WHOLE:
+        text = np.array2string(x, max_line_width=64, separator=", ", floatmode="unique", threshold=_WHOLE + 1)
+        return text if x.size else f"{text} {x.dtype.name}, shape {list(x.shape)}"
+    begin = ", ".join(str(v) for v in x.reshape(-1)[:_BEGIN])
+    return f"{x.dtype.name}, shape {list(x.shape)}: {begin}, ..."
+
+
+def first_index(failure: Failure) -> str:
+    """Return the index of the first entry that differs, as the detail tells it; empty where there is none."""
+    found = _INDEX.search(failure.detail[:LONGEST])
+    return found[1] if found else ""
+
+
+def difference(failure: Failure, expected: Any) -> tuple[str, str]:
+    """Return what was expected and what was got: whole if small, else the neighbourhood of the first difference."""
+    got, where = failure.got, first_index(failure)
+    if where and isinstance(expected, np.ndarray) and isinstance(got, np.ndarray) and expected.size > _WHOLE:
+        index = tuple(int(i) for i in where[1:-1].split(","))
+        if expected.shape == got.shape and len(index) == expected.ndim:
+            return _near(expected, index), _near(got, index)
+    if _floats(expected) and _floats(got):
+        # as the type that was asked for shows it
+        expected = expected.astype(got.dtype)
+    return value_text(expected), value_text(got)
+
+
+def _floats(x: Any) -> bool:
+    return isinstance(x, np.ndarray) and x.dtype.kind == "f"
+
+
+def _near(x: np.ndarray[Any, Any], index: tuple[int, ...]) -> str:
+    row, at = x[index[:-1]], index[-1]
+    low, high = max(0, at - _AROUND), min(len(row), at + _AROUND + 1)
+    told = ", ".join(f"»{row[i]}«" if i == at else str(row[i]) for i in range(low, high))
+    outer = "".join(f"{i}, " for i in index[:-1])
+    return f"{x.dtype.name}, shape {list(x.shape)}; [{outer}{low}:{high}] = {told}"
+
+
+def detail_text(failure: Failure) -> str:
+    """Return what a failure tells, numbers without the name of their type."""
+    return _NUMBER.sub(r"\1", failure.detail)

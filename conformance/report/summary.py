@@ -1,0 +1,208 @@
+"""A run by profile, by clause and by operation: what the page, the table and the JSON of a run are made of."""
+
+import re
+import shlex
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from glob import escape
+from typing import Any
+
+from conformance.cases import Case
+from conformance.clauses import SPEC
+from conformance.harness import Result
+from conformance.judgement import PropertyResult, Run
+from conformance.ops import OPS
+
+__all__ = [
+    "MARGINAL",
+    "OUTCOMES",
+    "ClauseRow",
+    "OpRow",
+    "ProfileRow",
+    "as_summary",
+    "badge",
+    "chapter_of",
+    "clause_rows",
+    "op_rows",
+    "profile_rows",
+    "repeat_command",
+]
+
+OUTCOMES = ("pass", "fail", "error", "crash", "timeout", "protocol", "unsupported", "blocked", "notrun", "waived")
+"""Everything that a case may come out as."""
+WRONG = frozenset(("fail", "error", "crash", "timeout", "protocol"))
+MARGINAL = 0.8
+"""Part of a bound above which a passing operation is marked."""
+_CHAPTER = re.compile(r"^## (\d+\. .+?) \(([A-Z]{3,4}(?:, [A-Z]{3,4})*)\)$", re.MULTILINE)
+
+
+@dataclass(frozen=True, slots=True)
+class ProfileRow:
+    """One profile: how its cases and properties came out, and whether all of it passed."""
+
+    name: str
+    cases: int
+    outcomes: Counter[str]
+    properties: Counter[str]
+    holds: bool
+
+
+@dataclass(slots=True)
+class ClauseRow:
+    """One clause of SPEC.md.
+
+    Attributes:
+        reason: why the kit has no case for it, else empty.
+        known: how many cases the kit has for it.
+        results: those that ran in this run.
+        properties: the same of properties.
+    """
+
+    id: str
+    level: str
+    text: str
+    reason: str = ""
+    known: int = 0
+    results: list[Result] = field(default_factory=list)
+    properties: list[PropertyResult] = field(default_factory=list)
+
+    @property
+    def outcome(self) -> str:
+        """Return passed, failed, waived, partly (some passed, the rest was not judged), not judged or not asked."""
+        found = [r.outcome for r in self.results]
+        found += [{"passed": "pass", "failed": "fail"}.get(p.status, "notrun") for p in self.properties]
+        if not found:
+            return "not asked" if self.known else "no case"
+        if WRONG & set(found):
+            return "failed"
+        if "waived" in found:
+            return "waived"
+        passed = found.count("pass")
+        return "passed" if passed == len(found) else "partly" if passed else "not judged"
+
+
+@dataclass(frozen=True, slots=True)
+class OpRow:
+    """One operation that is compared with a tolerance: the most that was used of it, and by which case."""
+
+    op: str
+    used: float
+    worst: str
+    cases: int
+
+    @property
+    def marginal(self) -> bool:
+        """Tell whether little is left of the bound."""
+        return self.used > MARGINAL
+
+
+def profile_rows(run: Run) -> list[ProfileRow]:
+    """Return one row a profile, in the order they were asked for."""
+    held = set(run.claimable())
+    rows = []
+    for name in run.profiles:
+        results = run.of_profile(name)
+        own = Counter(p.status for p in run.properties if p.profile == name)
+        rows.append(ProfileRow(name, len(results), Counter(r.outcome for r in results), own, name in held))
+    return rows
+
+
+def clause_rows(run: Run) -> list[ClauseRow]:
+    """Return one row a clause, in the order of SPEC.md."""
+    rows = {name: ClauseRow(name, clause.level, clause.text) for name, clause in run.clauses.items()}
+    for c in run.coverage:
+        if c.clause.id in rows:
+            rows[c.clause.id].reason, rows[c.clause.id].known = c.reason, len(c.cases)
+    for result in run.results:
+        for row in _named(rows, result.case.clauses):
+            row.results.append(result)
+    for one in run.properties:
+        for row in _named(rows, one.clauses):
+            row.properties.append(one)
+    return list(rows.values())
+
+
+def _named(rows: dict[str, ClauseRow], names: Iterable[str]) -> list[ClauseRow]:
+    return [rows[name] for name in dict.fromkeys(names) if name in rows]
+
+
+def op_rows(run: Run) -> list[OpRow]:
+    """Return one row an operation with a tolerance of which some was used, most used first."""
+    by_op: dict[str, list[Result]] = {}
+    for result in run.results:
+        if result.ran and set(OPS[result.case.op].outputs.values()) - {"exact", "value"}:
+            by_op.setdefault(result.case.op, []).append(result)
+    rows = []
+    for op, results in by_op.items():
+        worst = max(results, key=lambda r: r.ratio)
+        rows.append(OpRow(op, worst.ratio, worst.case.id, len(results)))
+    return sorted(rows, key=lambda row: (-row.used, row.op))
+
+
+def failed(results: Sequence[Result]) -> list[Result]:
+    """Return the results that are wrong and not forgiven."""
+    return [r for r in results if r.outcome in WRONG]
+
+
+def repeat_command(run: Run, case: Case) -> str:
+    """Return the command line that asks one case again."""
+    port = f" --port {shlex.quote(shlex.join(run.command))}" if run.command else ""
+    return f"python tools/verify.py{port} --only {shlex.quote(escape(case.id))}"
+
+
+@cache
+def _chapters() -> dict[str, str]:
+    found = _CHAPTER.findall(SPEC.read_text(encoding="utf-8"))
+    return {area: title for title, areas in found for area in areas.split(", ")}
+
+
+def chapter_of(clause: str) -> str:
+    """Return the heading in SPEC.md of the chapter of a clause."""
+    area = clause.split("-", maxsplit=1)[0]
+    return _chapters().get(area, area)
+
+
+def badge(run: Run) -> dict[str, Any]:
+    """Return what a badge shows, in the form of a shields.io endpoint: all that was asked for, or nothing."""
+    verdict = run.verdict()
+    if verdict.conformant:
+        message, color = f"1.0 {'+'.join(run.profiles)} {'+'.join(run.classes)}", "brightgreen"
+    else:
+        message, color = "not conformant", "red"
+    return {"schemaVersion": 1, "label": "SEFT", "message": message, "color": color}
+
+
+def as_summary(run: Run, version: int) -> dict[str, Any]:
+    """Return the run in numbers, as JSON holds them."""
+    verdict = run.verdict()
+    passed, wrong, skipped = run.counts()
+    return {
+        "report": version,
+        "verdict": verdict.line,
+        "conformant": verdict.conformant,
+        "met": verdict.met,
+        "reasons": list(verdict.reasons),
+        "port": run.port,
+        "passed": passed,
+        "failed": wrong,
+        "skipped": skipped,
+        "waivers": run.waivers,
+        "outcomes": dict(run.outcomes()),
+        "claimable": list(run.claimable()),
+        "profiles": {
+            row.name: {
+                "cases": row.cases,
+                "outcomes": dict(row.outcomes),
+                "properties": dict(row.properties),
+                "holds": row.holds,
+            }
+            for row in profile_rows(run)
+        },
+        "clauses": {
+            row.id: {"level": row.level, "outcome": row.outcome, "cases": len(row.results)} for row in clause_rows(run)
+        },
+        "bounds_used": {row.op: {"used": row.used, "case": row.worst} for row in op_rows(run)},
+        "failures": [r.case.id for r in failed(run.results)] + [p.name for p in run.properties if p.failure],
+    }

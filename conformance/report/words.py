@@ -1,0 +1,71 @@
+"""What a port says of itself and of its failures, made fit to be shown: it may be hostile, and a megabyte long."""
+
+import math
+import re
+from dataclasses import replace
+from typing import Any
+
+from conformance.harness import Result
+from conformance.judgement import Run
+
+__all__ = ["LONGEST", "clip", "plain", "tidy", "visible"]
+
+LONGEST = 4000
+"""Characters of a text that a report keeps."""
+_SHORT = 300
+_DEEPEST = 6
+
+# controls but tab and line feed, halves of surrogate pairs, marks of direction, and what XML cannot hold
+_HIDDEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]")
+
+
+def visible(text: str) -> str:
+    r"""Return a text whose hidden characters are written out, ``\x1b`` for escape."""
+    return _HIDDEN.sub(lambda found: found[0].encode("unicode_escape", "surrogatepass").decode("ascii"), text)
+
+
+def clip(text: str, most: int = LONGEST) -> str:
+    """Return a text that is not much longer than `most` characters, and says how long it was."""
+    if len(text) <= most:
+        return visible(text)
+    return f"{visible(text[:most])} ... ({len(text)} characters)"
+
+
+def plain(value: Any, depth: int = 0) -> Any:
+    """Return a value that JSON can hold, with its texts fit to be shown."""
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, int) and abs(value) < 1 << 63:
+        return int(value)
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else str(value)
+    if isinstance(value, dict | list | tuple) and depth < _DEEPEST:
+        if isinstance(value, dict):
+            return {clip(str(k), _SHORT): plain(v, depth + 1) for k, v in list(value.items())[:_SHORT]}
+        return [plain(v, depth + 1) for v in value[:_SHORT]]
+    return clip(value if isinstance(value, str) else type(value).__name__, _SHORT)
+
+
+def tidy(run: Run) -> Run:
+    """Return a copy of a run with every text fit to be shown."""
+    return replace(
+        run,
+        port=plain(run.port),
+        results=[_result(r) for r in run.results],
+        properties=[
+            replace(p, failure=clip(p.failure), skipped=clip(p.skipped, _SHORT), name=clip(p.name, _SHORT))
+            for p in run.properties
+        ],
+        filtered=clip(run.filtered, _SHORT),
+        complaints=[clip(c, _SHORT) for c in run.complaints],
+        command=[clip(c, _SHORT) for c in run.command],
+    )
+
+
+def _result(result: Result) -> Result:
+    failures = [
+        replace(f, variant=clip(f.variant, _SHORT), output=clip(f.output, _SHORT), detail=clip(f.detail))
+        for f in result.failures
+    ]
+    skipped, waived = clip(result.skipped, _SHORT), clip(result.waived, _SHORT)
+    return replace(result, failures=failures, skipped=skipped, waived=waived)

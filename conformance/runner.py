@@ -1,0 +1,317 @@
+"""Starts a port as often as a run needs it, asks it everything that its profiles hold, and returns the run.
+
+run = judge(Target.of_command("./my_port --flag"), Options(profiles=("core",)))
+"""
+
+import platform
+import random
+import secrets
+import shlex
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from conformance.cases import Case, load_all
+from conformance.clauses import Clause, ClauseError, read_clauses
+from conformance.coverage import Coverage, coverage, elsewhere
+from conformance.harness import Result, Variant
+from conformance.harness import run as run_cases
+from conformance.judgement import PropertyResult, Run, cases_of
+from conformance.ops import OPS
+from conformance.profiles import CLASSES, PROFILES, profile_of, profiles_of_case
+from conformance.properties import PROPERTIES, run_properties
+from conformance.protocol.child import Child, Hello
+
+__all__ = ["BACKENDS", "Broken", "Options", "Target", "Unusable", "judge", "started"]
+
+BACKENDS = {"numpy": "reference_numpy", "numba": "compiled", "strict": "strict", "cupy": "cupy"}
+"""Our engine's kernel sets and array libraries, by the function of `conformance.ports.engine` that makes the port."""
+
+QUICK_CASES = 1
+"""Cases of each clause in a quick run."""
+EXAMPLES = 20
+"""Examples of each property on each form and class, besides the directed ones."""
+
+
+class Broken(Exception):
+    """The kit itself is at fault: its files cannot be read, or a clause is shown by nothing."""
+
+
+class Unusable(Exception):
+    """Options that fit nothing: no such name, or nothing left to judge."""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What is judged: one program, or the engine in several forms that all must pass.
+
+    Attributes:
+        commands: how each form is started.
+        shown: what a reader would type to judge the same.
+    """
+
+    commands: tuple[tuple[str, ...], ...]
+    shown: str
+
+    @classmethod
+    def of_command(cls, command: str) -> "Target":
+        """Return a program by its command line, split as a shell would."""
+        return cls((tuple(shlex.split(command)),), f"--port {shlex.quote(command)}")
+
+    @classmethod
+    def of_class(cls, name: str) -> "Target":
+        """Return a Python class, pkg.mod:Class, served in a child process."""
+        return cls((_served(name),), f"--port-py {name}")
+
+    @classmethod
+    def of_engine(cls, backends: Sequence[str] = ()) -> "Target":
+        """Return our engine on the named backends; on all but cupy if none is named."""
+        chosen = tuple(backends) or ("numpy", "numba", "strict")
+        shown = " ".join(f"--backend {name}" for name in backends)
+        return cls(tuple(_served(f"conformance.ports.engine:{BACKENDS[name]}") for name in chosen), shown)
+
+
+def _served(name: str) -> tuple[str, ...]:
+    return (sys.executable, "-m", "conformance.protocol.serve", name)
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What is asked of a target.
+
+    Attributes:
+        profiles: empty for all in which the port offers anything.
+        classes: numeric classes, empty for all that the port offers.
+        only: glob of case ids, operations or clauses; empty for all.
+        clause: id of one clause; empty for all.
+        quick: one case a clause.
+        seed: hexadecimal; empty to draw one.
+        timeout: seconds a call.
+        jobs: child processes of each form.
+        examples: of each property; 0 tries none, and claims nothing.
+    """
+
+    profiles: tuple[str, ...] = ()
+    classes: tuple[str, ...] = ()
+    only: str = ""
+    clause: str = ""
+    quick: bool = False
+    seed: str = ""
+    timeout: float = 20.0
+    jobs: int = 1
+    examples: int = EXAMPLES
+
+    @property
+    def filtered(self) -> str:
+        """The option that leaves cases out, empty if none does."""
+        told = [f"--only {self.only}"] if self.only else []
+        told += [f"--clause {self.clause}"] if self.clause else []
+        told += ["--examples 0"] if not self.examples else []
+        return " ".join(told + (["--quick"] if self.quick else []))
+
+
+@dataclass(slots=True)
+class Started:
+    """A target that runs.
+
+    Attributes:
+        lanes: the same variants once for each job.
+        hellos: what each form said of itself.
+        classes: numeric classes that are judged.
+    """
+
+    lanes: list[list[Variant]] = field(default_factory=list)
+    hellos: list[Hello] = field(default_factory=list)
+    classes: tuple[str, ...] = ()
+
+    @property
+    def offered(self) -> set[str]:
+        """Operations that any form offers in any judged class."""
+        return {op for variant in self.lanes[0] for op in variant.offers or ()}
+
+
+@contextmanager
+def started(target: Target, options: Options) -> Iterator[Started]:
+    """Start every form of a target, once for each job.
+
+    Raises:
+        conformance.protocol.child.StartError: a form does not start or does not introduce itself.
+        Unusable: no form offers a class that is asked for.
+    """
+    found = Started()
+    with ExitStack() as stack:
+        for job in range(max(1, options.jobs)):
+            lane: list[Variant] = []
+            for command in target.commands:
+                child = stack.enter_context(Child(command, options.timeout))
+                hello = child.hello()
+                if job == 0:
+                    found.hellos.append(hello)
+                lane += _variants(child, hello, options.classes)
+            found.lanes.append(lane)
+        known = {name for hello in found.hellos for classes in hello.ops.values() for name in classes}
+        unknown = sorted(known - set(CLASSES))
+        if unknown:
+            raise Unusable(f"the port offers the numeric class {unknown[0]}; known are {', '.join(CLASSES)}")
+        missing = [name for name in options.classes if name not in known]
+        if missing:
+            offers = ", ".join(sorted(known)) or "none"
+            raise Unusable(f"the port does not offer the numeric class {missing[0]}; it offers {offers}")
+        found.classes = tuple(name for name in CLASSES if name in (options.classes or known))
+        yield found
+
+
+def _variants(child: Child, hello: Hello, classes: Sequence[str]) -> list[Variant]:
+    deterministic = bool(hello.flags.get("deterministic"))
+    out = []
+    for name, dtype in CLASSES.items():
+        offers = frozenset(op for op, offered in hello.ops.items() if name in offered)
+        if offers and (not classes or name in classes):
+            out.append(Variant(child, dtype, offers=offers, deterministic=deterministic))
+    # a port that offers nothing is asked all the same: it must say so each time (PRT-007)
+    return out or [Variant(child, "float64", offers=frozenset())]
+
+
+def judge(
+    target: Target,
+    options: Options,
+    progress: Callable[[Case], None] = lambda case: None,
+    artifacts: Path = Path("seft-failures"),
+) -> Run:
+    """Return the run of a target.
+
+    artifacts  where the folders of failed properties go
+    Raises     Unusable for options that leave nothing; StartError if the target does not start; Broken if the kit is
+    """
+    begun, clock = datetime.now(UTC), time.monotonic()
+    every, clauses, shown = _kit()
+    seed = options.seed or secrets.token_hex(16)
+    order = random.Random(seed)  # noqa: S311  the order of calls is no secret
+    with started(target, options) as port:
+        offered = port.offered
+        profiles = options.profiles or tuple(p for p, ops in PROFILES.items() if offered & set(ops))
+        meant = [case for case in cases_of(profiles, every) if any(v.takes(case) for v in port.lanes[0])]
+        cases = _chosen(meant, options)
+        if not cases and not options.filtered and not options.profiles:
+            raise Unusable("the port offers no operation of any profile; its hello lists them under ops")
+        if options.filtered:
+            named = {p.profile for p in PROPERTIES.values() if fnmatchcase(p.name, options.only)}
+            profiles = tuple(p for p in profiles if p in named or any(p in profiles_of_case(case) for case in cases))
+        results = run_cases(cases, port.lanes[0], progress, order, port.lanes[1:])
+        results += _probes(every, {case.op for case in cases}, port, order)
+        held: list[PropertyResult] = []
+        if options.examples and not options.quick:
+            held = run_properties(
+                port.lanes[0],
+                profiles,
+                seed,
+                examples=options.examples,
+                only=options.only or None,
+                clause=options.clause or None,
+                artifacts=artifacts,
+            )
+        run = Run(
+            port=_described(port.hellos),
+            profiles=profiles,
+            classes=port.classes,
+            results=results,
+            coverage=shown,
+            properties=held,
+            clauses=clauses,
+            seed=seed,
+            fresh=not options.seed,
+            filtered=options.filtered,
+            command=[target.shown],
+            started=begun.isoformat(timespec="seconds"),
+        )
+    run.seconds = time.monotonic() - clock
+    return run
+
+
+def _kit() -> tuple[list[Case], dict[str, Clause], list[Coverage]]:
+    """Return cases, clauses, and how each clause is shown."""
+    try:
+        every, clauses = load_all(), read_clauses()
+        unknown = next((case for case in every if case.op not in OPS), None)
+        if unknown is not None:
+            raise Broken(f"case {unknown.id} asks for {unknown.op}, which ops.py does not have")
+        shown = list(coverage(clauses, every, elsewhere()).values())
+    except (OSError, ValueError, KeyError, ClauseError) as error:
+        raise Broken(f"the kit cannot be read: {type(error).__name__}: {error}") from error
+    bare = [c.clause.id for c in shown if not c.covered]
+    if bare:
+        raise Broken(f"no case, no test elsewhere and no reason stands for {', '.join(bare)}")
+    return every, clauses, shown
+
+
+def _described(hellos: Sequence[Hello]) -> dict[str, object]:
+    """Return what a report says of a target of one form, or of several."""
+    told = dict(hellos[0].port)
+    if len(hellos) > 1:
+        told["forms"] = [hello.name for hello in hellos]
+    return told | {"host": platform.platform(), "python": platform.python_version()}
+
+
+def _chosen(cases: Sequence[Case], options: Options) -> list[Case]:
+    """Return the cases that filters leave.
+
+    Raises:
+        Unusable: a filter matches nothing.
+    """
+    left = list(cases)
+    if options.only:
+        names = {"*"} if options.only == "*" else {options.only}
+        left = [c for c in left if any(fnmatchcase(n, p) for p in names for n in (c.id, c.op, *c.clauses))]
+        if not left:
+            if any(fnmatchcase(name, options.only) for name in PROPERTIES):
+                return []
+            raise Unusable(f"--only {options.only!r} matches no case, operation or clause of these profiles; see list")
+    if options.clause:
+        left = [c for c in left if options.clause in c.clauses]
+        if not left:
+            raise Unusable(
+                f"no case of these profiles shows {options.clause}; `explain {options.clause}` says what does"
+            )
+    if options.quick:
+        seen: dict[str, int] = {}
+        short = []
+        for case in left:
+            if any(seen.get(name, 0) < QUICK_CASES for name in case.clauses):
+                short.append(case)
+                for name in case.clauses:
+                    seen[name] = seen.get(name, 0) + 1
+        left = short
+    return left
+
+
+def _probes(every: Sequence[Case], asked: set[str], port: Started, order: random.Random) -> list[Result]:
+    """Return the results of one call of each operation that is neither offered nor asked for, where it is answered."""
+    firsts: dict[str, Case] = {}
+    for case in every:
+        if case.op not in asked and case.op not in port.offered:
+            firsts.setdefault(case.op, case)
+    found = run_cases(list(firsts.values()), port.lanes[0], order=order)
+    return [result for result in found if result.failures]
+
+
+def profiles_offered(ops: set[str]) -> dict[str, tuple[int, int]]:
+    """Return for each profile how many of its operations are offered, and how many there are."""
+    return {p: (len(ops & set(mine)), len(mine)) for p, mine in PROFILES.items()}
+
+
+def unknown_operations(hello: Hello) -> list[str]:
+    """Return the operations of a hello that the kit does not have."""
+    return sorted(set(hello.ops) - set(OPS))
+
+
+def grouped(ops: Sequence[str]) -> dict[str, list[str]]:
+    """Return operations by profile."""
+    out: dict[str, list[str]] = {}
+    for op in ops:
+        out.setdefault(profile_of(op), []).append(op)
+    return out

@@ -1,0 +1,37 @@
+"""Ports of two operations, to start from: `new-port LANGUAGE DIR` copies one."""
+
+import shutil
+from pathlib import Path
+
+__all__ = ["LANGUAGES", "write"]
+
+HERE = Path(__file__).parent
+C_PORT = HERE.parents[1] / "seft_ports" / "c"
+SHARED = {"c": ("json.c", "json.h")}
+"""What a template takes from the port in its language."""
+LANGUAGES: dict[str, tuple[str, ...]] = {
+    "python": ("python tools/verify.py doctor --port-py my_port:Port      # from {folder}, or with it on PYTHONPATH",),
+    "c": ("make -C {folder}", 'python tools/verify.py doctor --port "{folder}/my_port"'),
+    "rust": (
+        "cargo build --release --manifest-path {folder}/Cargo.toml",
+        'python tools/verify.py doctor --port "{folder}/target/release/my_port"',
+    ),
+    "js": ('python tools/verify.py doctor --port "node {folder}/my_port.js"',),
+}
+"""Languages, and what to type after the files are there."""
+
+
+def write(language: str, folder: Path) -> list[str]:
+    """Copy a template to a folder that does not exist, whole or not at all; return lines that say how to go on."""
+    making = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(making, ignore_errors=True)
+    shutil.copytree(HERE / language, making, ignore=shutil.ignore_patterns("__pycache__", "target"))
+    for name in SHARED.get(language, ()):
+        shutil.copy(C_PORT / name, making / name)
+    making.rename(folder)
+    return [f"wrote a port in {language} to {folder}; try it:", *(f"  {c}" for c in commands(language, folder))]
+
+
+def commands(language: str, folder: Path) -> list[str]:
+    """Return the commands that build and examine a template."""
+    return [command.format(folder=folder) for command in LANGUAGES[language]]

@@ -1,0 +1,1 @@
+"""Ports of SEFT that are useful on their own; each is judged by `conformance`."""

@@ -1,0 +1,51 @@
+/* delta.h: what checkpoint files hold, in memory, and deltas applied to it (SPEC.md 12.10); errors as in seft_file.h */
+#ifndef SEFT_DELTA_H
+#define SEFT_DELTA_H
+
+#include "seft_file.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* A tensor. Its name and texts lie in the file that it came from, which stays open as long as the model lives. */
+typedef struct {
+    const char *name, *name_json;
+    size_t name_size, name_json_size;
+    int kind;           /* of dtype */
+    const char *dtype;
+    unsigned dims, unit; /* bytes of a value in memory: one for values of 4 and 6 bits, none for a mask */
+    uint64_t shape[8], nnz, numel, rows, columns;
+    const uint64_t *positions; /* flat, in row-major order; NULL if the support is every position */
+    const uint8_t *values;     /* nnz * unit */
+    char digest[65];           /* FMT-091 */
+} seft_stored;
+
+typedef struct {
+    seft_stored *tensors; /* sorted by name */
+    size_t count, room;
+    const uint8_t *tied, *scales; /* canonical JSON */
+    size_t tied_size, scales_size;
+    void **blocks;
+    size_t block_count, block_room;
+} seft_model;
+
+/* Everything of a file whose tensors have been checked; free with seft_model_free, after a failure too. */
+int seft_model_load(seft_model *model, seft_file *file, seft_error *error);
+void seft_model_free(seft_model *model);
+void seft_model_state(const seft_model *model, char hex[65]); /* FMT-099 */
+
+/* FMT-137, FMT-139: whether deltas, in their order, lead on from the model and each from the one before. */
+int seft_chain(const seft_model *model, seft_file *const *deltas, size_t count, seft_error *error);
+
+/* Applies a delta. The model is of no use after a failure (FMT-138). */
+int seft_delta_apply(seft_model *model, seft_file *delta, seft_error *error);
+
+/* The bytes of the values as a file has them (FMT-071): their number, and where they go. */
+uint64_t seft_packed_size(const seft_stored *tensor);
+void seft_pack(const seft_stored *tensor, uint8_t *bytes);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

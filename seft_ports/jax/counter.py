@@ -1,0 +1,43 @@
+"""Random numbers by counter: draw number i of a key is a function of both (RNG-001 to RNG-003)."""
+
+from typing import Any
+
+import jax.numpy as jnp
+from jax import Array
+
+import seft_ports.jax.wide  # noqa: F401  64-bit numbers, or an error that says how
+
+__all__ = ["ADAPT", "DROP", "GROW", "LAST", "counter_key", "draws", "random_scores"]
+
+DROP, GROW, ADAPT, LAST = 1, 2, 3, 4
+"""The last word of the key of random scores."""
+
+_GAMMA = 0x9E3779B97F4A7C15
+
+
+def _mix(z: Array) -> Array:
+    z = (z ^ (z >> 30)) * jnp.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> 27)) * jnp.uint64(0x94D049BB133111EB)
+    return z ^ (z >> 31)
+
+
+def counter_key(*words: Any) -> Array:
+    """Return the key of words, each a non-negative integer below 2⁶⁴ or a scalar array."""
+    key = jnp.uint64(0)
+    for word in words:
+        # RNG-002
+        key = _mix((key + jnp.uint64(_GAMMA)) ^ jnp.asarray(word, dtype=jnp.uint64))
+    return key
+
+
+def draws(key: Array, numbers: Array) -> Array:
+    """Return the draws of a key by their numbers, uint64."""
+    # RNG-001; arithmetic of uint64 is modulo 2⁶⁴
+    return _mix(key + (numbers.astype(jnp.uint64) + jnp.uint64(1)) * jnp.uint64(_GAMMA))
+
+
+def random_scores(positions: Array, seed: Any, matrix: Any, step: Any, use: int) -> Array:
+    """Return the random score of flat positions in binary64; use is DROP, GROW, ADAPT or LAST."""
+    # RNG-003
+    drawn = draws(counter_key(seed, 3, matrix, step, use), positions)
+    return (drawn >> 11).astype(jnp.float64) * 2.0**-53

@@ -1,0 +1,216 @@
+"""An event: drop, grow, adapt, and a delta moved through the change (DLT, DROP, GROW, ADPT, EVT).
+
+An event is one function of arrays of fixed capacity: the base has room for K weights, the delta for d_φ slots, and
+neither needs more. Counts may be traced: one compilation serves every event of a run.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from seft_ports.jax.counter import counter_key, draws
+from seft_ports.jax.errors import FINE, NOT_FINITE
+from seft_ports.jax.exact import key, plus, times
+from seft_ports.jax.select import first, smallest, trouble
+from seft_ports.jax.topology import NOWHERE, count, holds, packed, realign, source
+
+__all__ = [
+    "Base",
+    "Delta",
+    "Event",
+    "Pruned",
+    "adapt",
+    "drop",
+    "effective",
+    "evolve",
+    "grow",
+    "initial_random",
+    "last_adapt",
+    "new_delta",
+]
+
+
+class Base(NamedTuple):
+    """The pruned weights: positions and values."""
+
+    positions: Array
+    values: Array
+
+
+class Delta(NamedTuple):
+    """The update: positions, and for each slot its value, both moments and its age."""
+
+    positions: Array
+    values: Array
+    m: Array
+    v: Array
+    age: Array
+
+
+class Event(NamedTuple):
+    """What an event gives.
+
+    Attributes:
+        base, delta: after it; as before where it is refused.
+        dropped: mask of the old slots that were chosen, those that grew at once included.
+        grown: positions chosen, NOWHERE behind them.
+        pruned: positions, NOWHERE behind them.
+        trouble: a code of `errors`; FINE, or why it is refused.
+    """
+
+    base: Base
+    delta: Delta
+    dropped: Array
+    grown: Array
+    pruned: Array
+    trouble: Array
+
+
+class Pruned(NamedTuple):
+    """What sensitivity pruning chose: positions with NOWHERE behind them, and a code of `errors`."""
+
+    positions: Array
+    trouble: Array
+
+
+def new_delta(positions: Array, dtype: Any) -> Delta:
+    """Return a delta of new slots."""
+    # DLT-005
+    zero = jnp.zeros(positions.shape, dtype)
+    return Delta(positions, zero, zero, zero, jnp.zeros(positions.shape, jnp.int64))
+
+
+def initial_random(base: Array, n: Any, seed: Any, matrix: Any) -> Array:
+    """Return a mask of n slots of the base whose draws are smallest."""
+    # DLT-004; a draw is ordered as an unsigned integer
+    drawn = draws(counter_key(seed, 1, matrix), base)
+    order = first(drawn, base, base != NOWHERE)
+    return jnp.zeros(base.shape, bool).at[order].set(jnp.arange(base.shape[0]) < n)
+
+
+def effective(base: Base, delta_positions: Array, delta_values: Array) -> Base:
+    """Return the weights b + φ on the union of both, with room for all of both."""
+    apart = jnp.where(holds(base.positions, delta_positions), NOWHERE, delta_positions)
+    support = jnp.sort(jnp.concatenate([base.positions, apart]))
+    weight = realign(base.values, source(base.positions, support))
+    slot = source(delta_positions, support)
+    # DLT-003: rounded once at η, moved elsewhere
+    moved = plus(weight, realign(delta_values, slot))
+    return Base(support, jnp.where(slot >= 0, moved, weight))
+
+
+def drop(delta_positions: Array, delta_values: Array, n: Any) -> Array:
+    """Return a mask of the n slots with the smallest |φ|."""
+    # DROP-001
+    return smallest(jnp.abs(delta_values), delta_positions, n, delta_positions != NOWHERE)
+
+
+def grow(gradient: Array, base: Array, kept: Array, n: Any, *, active: Any = False, size: Any = None) -> Array:
+    """Return the n candidates with the largest |g|, in their order, NOWHERE where there are no more.
+
+    gradient  flat, of all positions
+    kept      positions of the delta that are not dropped
+    active    candidates lie in the base (scope active)
+    size      positions that there are, where the gradient has a tail
+    """
+    everywhere = jnp.arange(gradient.shape[0])
+    # GROW-001
+    candidates = everywhere < (gradient.shape[0] if size is None else size)
+    candidates = candidates.at[kept].set(False, mode="drop")
+    stored = jnp.zeros(gradient.shape[0], bool).at[base].set(True, mode="drop")
+    candidates &= stored | ~jnp.asarray(active)
+    # GROW-002
+    order = first(-key(jnp.abs(gradient)), everywhere, candidates)
+    return jnp.where(everywhere < jnp.minimum(n, jnp.sum(candidates)), order, NOWHERE)
+
+
+def adapt(weight: Base, gradient: Array, budget: Any, exempt: Array | None = None) -> Pruned:
+    """Return the positions of least sensitivity by which the support exceeds the budget.
+
+    weight    effective
+    exempt    mask over its support, None if nothing is
+    """
+    held = weight.positions != NOWHERE
+    may = held if exempt is None else held & ~exempt
+    at = jnp.where(held, weight.positions, 0)
+    # ADPT-002
+    score = jnp.abs(times(_taken(gradient, at), weight.values))
+    # ADPT-001
+    excess = jnp.maximum(0, jnp.sum(held) - budget)
+    chosen = smallest(score, weight.positions, excess, may)
+    return Pruned(packed(chosen, weight.positions)[0], trouble(score, excess, may))
+
+
+def _taken(x: Array, at: Array) -> Array:
+    return x[at] if x.shape[0] else jnp.zeros(at.shape, x.dtype)
+
+
+def last_adapt(base: Base, delta: Delta, gradient: Array, budget: Any) -> tuple[Base, Array]:
+    """Return the final weights, on a support of at most the budget, and a code of `errors`."""
+    weight = effective(base, delta.positions, delta.values)
+    # EVT-004: nothing is exempt
+    pruned = adapt(weight, gradient.reshape(-1), budget)
+    return Base(*packed(~holds(pruned.positions, weight.positions), weight.positions, weight.values)), pruned.trouble
+
+
+def evolve(
+    base: Base,
+    delta: Delta,
+    gradient: Array,
+    n_drop: Any,
+    delta_budget: Any,
+    budget: Any,
+    *,
+    active: Any = False,
+    adapts: Any = True,
+    size: Any = None,
+) -> Event:
+    """Return what an event makes of one matrix.
+
+    gradient      (out, in), of the step just taken, before clipping
+    n_drop        slots to drop
+    delta_budget  d_φ, at most the capacity of the delta
+    budget        K
+    active        growth stays in the base
+    adapts        whether weights are pruned
+    size          out · in, where the gradient is flat and has a tail of zeros
+    """
+    gradient = gradient.reshape(-1)
+    n_drop, slots, capacity = jnp.asarray(n_drop), count(delta.positions), delta.positions.shape[0]
+    held = delta.positions != NOWHERE
+    # EVT-005; SEL-005
+    wrong = jnp.where(jnp.all(jnp.isfinite(gradient)), FINE, NOT_FINITE)
+    wrong = _either(wrong, trouble(delta.values, n_drop, held))
+    # EVT-001: drop, grow, adapt, with one gradient (EVT-002)
+    dropped = drop(delta.positions, delta.values, n_drop)
+    kept = jnp.where(dropped, NOWHERE, delta.positions)
+    n_grow = jnp.maximum(0, n_drop + (delta_budget - slots))
+    grown = grow(gradient, base.positions, kept, n_grow, active=active, size=size)[:capacity]
+    positions = jnp.sort(jnp.concatenate([kept, grown]))[:capacity]
+    # GROW-003: a position that is dropped and grown finds its old slot; DROP-002: the others lose theirs
+    moved = _moved(delta, positions)
+    new = source(delta.positions, positions) < 0
+    weight = effective(base, moved.positions, moved.values)
+    # ADPT-003
+    exempt = realign(new, source(positions, weight.positions), fill=False)
+    pruned = adapt(weight, gradient, jnp.where(adapts, budget, weight.positions.shape[0]), exempt)
+    wrong = _either(wrong, pruned.trouble)
+    # ADPT-004: from the base, and from the delta with all that is kept of a slot
+    gone = pruned.positions
+    after = Base(*packed(~holds(gone, base.positions), *base))
+    rest = Delta(*packed(~holds(gone, moved.positions), *moved))
+    # EVT-005: the state stays as it was
+    base, delta = jax.tree.map(lambda x, y: jnp.where(wrong == FINE, x, y), (after, rest), (base, delta))
+    return Event(base, delta, dropped, grown, gone, wrong)
+
+
+def _either(first: Array, second: Array) -> Array:
+    return jnp.where(first == FINE, second, first)
+
+
+def _moved(delta: Delta, positions: Array) -> Delta:
+    """Return the delta at other positions; new slots are zeros (DLT-005), the others move bit for bit."""
+    slot = source(delta.positions, positions)
+    return Delta(positions, *(realign(x, slot) for x in delta[1:]))

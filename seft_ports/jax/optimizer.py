@@ -1,0 +1,42 @@
+"""AdamW with an age a slot, and clipping (OPT-001 to OPT-005)."""
+
+from typing import Any
+
+import jax.numpy as jnp
+from jax import Array
+
+from seft_ports.jax.event import Delta
+
+__all__ = ["adamw", "clip_factor"]
+
+
+def adamw(
+    delta: Delta,
+    gradient: Array,
+    lr: Any,
+    beta1: Any = 0.9,
+    beta2: Any = 0.999,
+    eps: Any = 1e-8,
+    weight_decay: Any = 0.0,
+) -> Delta:
+    """Return the delta after one step; gradient is (slots,) and 0 in the tail."""
+    kind = delta.values.dtype
+    beta1, beta2, eps, lr, weight_decay = (jnp.asarray(x, jnp.float64) for x in (beta1, beta2, eps, lr, weight_decay))
+    age = delta.age + 1
+    # OPT-002: in binary64, rounded once
+    grown = age.astype(jnp.float64)
+    step = (lr / (1 - beta1**grown)).astype(kind)
+    c2 = jnp.sqrt(1 - beta2**grown).astype(kind)
+    # OPT-001
+    values = delta.values * (1 - lr * weight_decay).astype(kind)
+    m = beta1.astype(kind) * delta.m + (1 - beta1).astype(kind) * gradient
+    v = beta2.astype(kind) * delta.v + (1 - beta2).astype(kind) * (gradient * gradient)
+    values = values - step * (m / (jnp.sqrt(v) / c2 + eps.astype(kind)))
+    return Delta(delta.positions, values, m, v, age)
+
+
+def clip_factor(norm: Any, max_norm: Any) -> Array:
+    """Return what gradients of this norm are multiplied by; max_norm 0 clips nothing."""
+    norm, max_norm = jnp.asarray(norm, jnp.float64), jnp.asarray(max_norm, jnp.float64)
+    # OPT-004
+    return jnp.where(max_norm == 0, 1.0, jnp.minimum(1.0, max_norm / (norm + 1e-6)))

@@ -1,0 +1,44 @@
+"""Selection in the total order: score, then id (SEL-001 to SEL-005)."""
+
+from typing import Any
+
+import jax.numpy as jnp
+from jax import Array, lax
+
+from seft_ports.jax.errors import FINE, NOT_FINITE, TOO_MANY
+from seft_ports.jax.exact import key
+
+__all__ = ["first", "largest", "smallest", "trouble"]
+
+
+def largest(scores: Array, ids: Array, k: Any, among: Array | None = None) -> Array:
+    """Return a mask of the k largest scores of those `among` all; ties go to the smaller id."""
+    # SEL-001
+    return _mask(first(-key(scores), ids, among), k)
+
+
+def smallest(scores: Array, ids: Array, k: Any, among: Array | None = None) -> Array:
+    """Return a mask of the k smallest scores of those `among` all; ties go to the smaller id."""
+    # SEL-002
+    return _mask(first(key(scores), ids, among), k)
+
+
+def first(keys: Array, ids: Array, among: Array | None = None) -> Array:
+    """Return indices in the order of integer keys, then ids; those not `among` come last."""
+    out = jnp.zeros(ids.shape, jnp.int32) if among is None else (~among).astype(jnp.int32)
+    # three sorting keys: the order does not rest on how a sort or a top-k treats ties
+    return lax.sort((out, keys, ids, jnp.arange(ids.shape[0])), num_keys=3)[3]
+
+
+def _mask(order: Array, k: Any) -> Array:
+    n = order.shape[0]
+    return jnp.zeros(n, bool).at[order].set(jnp.arange(n) < k)
+
+
+def trouble(scores: Array, k: Any, among: Array | None = None) -> Array:
+    """Return why a selection is refused, FINE if it is not; `errors.refuse` raises it."""
+    ranked = jnp.ones(scores.shape, bool) if among is None else among
+    # SEL-005
+    count = jnp.where((k < 0) | (k > jnp.sum(ranked)), TOO_MANY, FINE)
+    # SEL-004
+    return jnp.where(jnp.any(ranked & ~jnp.isfinite(scores)), NOT_FINITE, count)

@@ -1,0 +1,9 @@
+"""Refuses to be imported where JAX has no 64-bit numbers: it would cut positions and counters to 32 bits in silence."""
+
+import jax
+
+if jax.dtypes.canonicalize_dtype("int64") != "int64":
+    raise ImportError(
+        "seft_ports.jax needs 64-bit integers (TOP-003, RNG-001) and binary64 scalars (SEL-006, OPT-002): "
+        'say jax.config.update("jax_enable_x64", True) before this import, or set JAX_ENABLE_X64=1'
+    )

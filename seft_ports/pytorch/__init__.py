@@ -1,0 +1,39 @@
+"""SEFT for PyTorch and the Hugging Face Trainer.
+
+model = wrap(load_sparse(AutoModelForCausalLM.from_config(config), "pruned"), settings)
+Trainer(model, args, optimizers=(SeftOptimizer(model, lr=1e-4), None), callbacks=[SeftCallback(settings)], ...).train()
+merge(model)
+save_sparse(model, "tuned")
+"""
+
+from seft_ports.pytorch.errors import SeftError
+from seft_ports.pytorch.events import Evolution
+from seft_ports.pytorch.files import load_sparse, save_sparse
+from seft_ports.pytorch.linear import SeftLinear
+from seft_ports.pytorch.model import layers_of, mask_zeros, merge, wrap
+from seft_ports.pytorch.optimizer import SeftOptimizer
+from seft_ports.pytorch.settings import Settings
+
+__all__ = [
+    "Evolution",
+    "SeftCallback",
+    "SeftError",
+    "SeftLinear",
+    "SeftOptimizer",
+    "Settings",
+    "layers_of",
+    "load_sparse",
+    "mask_zeros",
+    "merge",
+    "save_sparse",
+    "wrap",
+]
+
+
+def __getattr__(name: str) -> object:
+    """Import SeftCallback, and transformers with it, when it is asked for."""
+    if name == "SeftCallback":
+        from seft_ports.pytorch.callback import SeftCallback
+
+        return SeftCallback
+    raise AttributeError(name)

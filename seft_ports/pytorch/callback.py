@@ -1,0 +1,99 @@
+"""SEFT inside `transformers.Trainer`."""
+
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import TrainerCallback
+from transformers.trainer_callback import ExportableState
+
+from seft_ports.pytorch.errors import SeftError
+from seft_ports.pytorch.events import Evolution
+from seft_ports.pytorch.optimizer import SeftOptimizer
+from seft_ports.pytorch.settings import Settings
+
+__all__ = ["SeftCallback"]
+
+
+class SeftCallback(TrainerCallback, ExportableState):
+    """Events, and the last adapt pass, of a wrapped model that a Trainer fine-tunes with `SeftOptimizer`.
+
+    The state of a run is in the buffers of the model and in the optimizer, both part of the Trainer's checkpoints.
+
+    Attributes:
+        settings: those the model was wrapped with.
+        events: for each event its step and how many weights were dropped, grown and pruned.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.events: list[dict[str, int]] = []
+        self._evolution: Evolution | None = None
+        self._batches: list[dict[str, Any]] | None = None
+        self._hook: Any = None
+
+    def state(self) -> dict[str, Any]:
+        """Return what a checkpoint tells of the settings."""
+        return {"args": {}, "attributes": {"settings": asdict(self.settings)}}
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+        """Take the model and the number of steps; refuse a checkpoint of a run with other settings."""
+        if args.fp16:
+            # the scale changes from step to step, and with it what a window sums
+            msg = "fp16=True scales gradients; use bf16=True or float32"
+            raise NotImplementedError(msg)
+        told = state.stateful_callbacks.get(type(self).__name__)
+        told = told[0] if isinstance(told, list) else told
+        if told is not None and told["attributes"]["settings"] != asdict(self.settings):
+            # CKP-006
+            raise SeftError("CKP-006", f"the checkpoint is of a run with {told['attributes']['settings']}")
+        optimizer = given["optimizer"]
+        optimizer = getattr(optimizer, "optimizer", optimizer)
+        if not isinstance(optimizer, SeftOptimizer):
+            raise SeftError("OPT-001", "give the Trainer optimizers=(SeftOptimizer(model, lr=...), None)")
+        self._evolution = Evolution(given["model"], optimizer, self.settings, state.max_steps)
+        self._hook = given["model"].register_forward_pre_hook(self._remember, with_kwargs=True)
+
+    def _remember(self, module: Any, args: Any, kwargs: dict[str, Any]) -> None:
+        if self._batches is not None and module.training and torch.is_grad_enabled():
+            self._batches.append(kwargs)
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+        """Watch gradients where the step needs them; keep the batches of the last step at hand."""
+        assert self._evolution is not None
+        self._evolution.before_step(state.global_step + 1)
+        self._batches = [] if state.global_step + 1 == state.max_steps else None
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+        """Choose the first slots, at the first step of a run that starts by gradient."""
+        assert self._evolution is not None
+        self._evolution.before_optimizer(state.global_step + 1, args.max_grad_norm or 0.0)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+        """Make the event that follows the step, or the last adapt pass."""
+        assert self._evolution is not None
+        step = state.global_step
+        if made := self._evolution.after_step(step):
+            counts = {
+                what: sum(getattr(one, what).numel() for one in made.values())
+                for what in ("dropped", "grown", "pruned")
+            }
+            self.events.append({"step": step, **counts})
+        if step == state.max_steps:
+            batches, self._batches = self._batches or [], None
+            self._evolution.finish(lambda: _losses(given["model"], batches))
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+        """Let go of the model."""
+        if self._hook is not None:
+            self._hook.remove()
+        self._hook = self._evolution = None
+
+
+def _losses(model: Any, batches: list[dict[str, Any]]) -> Iterator[Tensor]:
+    """Yield the losses of batches; where they are not divided by the tokens of the step, they count alike."""
+    for batch in batches:
+        loss = model(**batch).loss
+        yield loss if batch.get("num_items_in_batch") is not None else loss / len(batches)

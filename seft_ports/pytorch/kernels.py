@@ -1,0 +1,107 @@
+"""Products of chapter 3 with a matrix that is held densely, zeros where nothing is stored.
+
+Sums of 16-bit operands are taken in float32: on the CPU by widening them first, on a GPU inside its products.
+"""
+
+import warnings
+
+import torch
+from torch import Tensor
+
+from seft_ports.pytorch.errors import SeftError
+
+__all__ = ["check", "matmul", "matmul_transposed", "sample", "store", "whole", "wide"]
+
+_FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+_ROWS = 256
+
+with warnings.catch_warnings():
+    # torch says once a process that CSR tensors are in beta
+    warnings.simplefilter("ignore")
+    torch.sparse_csr_tensor(
+        torch.zeros(2, dtype=torch.int64), torch.zeros(0, dtype=torch.int64), torch.zeros(0), (1, 1)
+    )
+
+
+def wide(dtype: torch.dtype) -> torch.dtype:
+    """Return the dtype in which sums of a dtype are taken."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def check(x: Tensor, dy: Tensor | None, shape: tuple[int, int], dtype: torch.dtype) -> None:
+    """Refuse operands that do not fit a matrix of (out, in)."""
+    # KRN-010
+    for operand in (x, dy):
+        if operand is not None and (operand.dtype != dtype or dtype not in _FLOATS):
+            raise SeftError("KRN-010", f"an operand is {operand.dtype}, the matrix {dtype}; expected one float dtype")
+    # KRN-009
+    if x.ndim != 2 or x.shape[1] != shape[1]:
+        raise SeftError("KRN-009", f"x has the shape {tuple(x.shape)}, expected (n, {shape[1]})")
+    if dy is not None and tuple(dy.shape) != (x.shape[0], shape[0]):
+        raise SeftError("KRN-009", f"dy has the shape {tuple(dy.shape)}, expected {(x.shape[0], shape[0])}")
+
+
+def _product(a: Tensor, b: Tensor) -> Tensor:
+    if a.device.type == "cpu" and a.dtype in (torch.bfloat16, torch.float16):
+        # PRT-011
+        return (a.float() @ b.float()).to(a.dtype)
+    return a @ b
+
+
+def matmul(x: Tensor, weight: Tensor) -> Tensor:
+    """Return x Wᵀ, (n, out)."""
+    # KRN-001
+    return _product(x, weight.T)
+
+
+def matmul_transposed(dy: Tensor, weight: Tensor) -> Tensor:
+    """Return dy W, (n, in)."""
+    # KRN-002
+    return _product(dy, weight)
+
+
+def whole(dy: Tensor, x: Tensor) -> Tensor:
+    """Return dyᵀ x, (out, in), in the dtype of its sums."""
+    # GRD-001
+    kind = wide(x.dtype)
+    return dy.to(kind).T @ x.to(kind)
+
+
+def sample(dy: Tensor, x: Tensor, positions: Tensor) -> Tensor:
+    """Return the entries of dyᵀ x at flat positions, in the dtype of its sums; the product is never formed."""
+    # KRN-003, GRD-002
+    kind, out, width = wide(x.dtype), dy.shape[1], x.shape[1]
+    if not x.shape[0] or not positions.numel():
+        return torch.zeros(positions.shape, dtype=kind, device=x.device)
+    dy, x = dy.to(kind), x.to(kind)
+    if x.is_cuda or torch.backends.mkl.is_available():
+        starts = torch.arange(out + 1, device=x.device) * width
+        pattern = torch.sparse_csr_tensor(
+            torch.searchsorted(positions, starts),
+            positions % width,
+            torch.zeros(positions.shape, dtype=kind, device=x.device),
+            (out, width),
+        )
+        return torch.sparse.sampled_addmm(pattern, dy.T, x, beta=0.0).values()
+    return _sample_by_rows(dy, x, positions)
+
+
+def _sample_by_rows(dy: Tensor, x: Tensor, positions: Tensor) -> Tensor:
+    """The same where torch has no sampled product: row blocks of dyᵀ x, one after the other."""
+    width, found = x.shape[1], torch.empty(positions.shape, dtype=x.dtype, device=x.device)
+    for first in range(0, dy.shape[1], _ROWS):
+        block = dy[:, first : first + _ROWS].T @ x
+        ends = torch.tensor([first * width, first * width + block.numel()], device=x.device)
+        begin, end = torch.searchsorted(positions, ends).tolist()
+        found[begin:end] = block.flatten()[positions[begin:end] - first * width]
+    return found
+
+
+def store(values: Tensor, slots: Tensor, new: Tensor) -> Tensor:
+    """Return values with new ones at slots."""
+    # KRN-012
+    if slots.ndim != 1 or slots.dtype != torch.int64 or slots.shape != new.shape:
+        raise SeftError("KRN-012", f"{tuple(new.shape)} values for slots of shape {tuple(slots.shape)}")
+    if slots.numel() and not 0 <= int(slots.min()) <= int(slots.max()) < values.numel():
+        raise SeftError("KRN-012", f"a slot is not in 0 ... {values.numel() - 1}")
+    return values.index_copy(0, slots, new)

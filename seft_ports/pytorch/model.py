@@ -1,0 +1,137 @@
+"""A transformers model whose block projections are sparse: in, and out again."""
+
+from collections.abc import Mapping
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+
+from seft_ports.pytorch.errors import SeftError
+from seft_ports.pytorch.linear import SeftLinear
+from seft_ports.pytorch.rules import budget, initial_random
+from seft_ports.pytorch.settings import Settings
+
+__all__ = ["TARGETS", "layers_of", "mask_of", "mask_zeros", "merge", "plain", "replace", "targets_of", "wrap"]
+
+TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+"""The projections of a block, in the order of their matrix indices (MDL-007)."""
+MASK = "seft_mask"
+"""Name of the buffer in which a plain linear layer keeps its support; it is not part of a state_dict."""
+
+
+def targets_of(model: nn.Module) -> dict[str, nn.Module]:
+    """Return the projections of all blocks by name, in the order of matrix indices."""
+    found: list[tuple[int, int, str, nn.Module]] = []
+    for name, module in model.named_modules():
+        parts = name.split(".")
+        blocks = [int(part) for before, part in pairwise(parts) if before == "layers" and part.isdigit()]
+        if blocks and parts[-1] in TARGETS:
+            # MDL-007
+            found.append((blocks[0], TARGETS.index(parts[-1]), name, module))
+    return {name: module for _, _, name, module in sorted(found, key=lambda one: one[:2])}
+
+
+def layers_of(model: nn.Module) -> dict[str, SeftLinear]:
+    """Return the sparse layers of a wrapped model by name, in the order of matrix indices."""
+    found = {name: module for name, module in model.named_modules() if isinstance(module, SeftLinear)}
+    return dict(sorted(found.items(), key=lambda one: one[1].matrix))
+
+
+def mask_of(linear: nn.Module) -> Tensor | None:
+    """Return the support that a layer tells: merged or loaded by this port, or pruned by torch.nn.utils.prune."""
+    if isinstance(linear, SeftLinear):
+        return linear.support()
+    told = dict(linear.named_buffers(recurse=False))
+    if MASK in told:
+        return told[MASK]
+    return told["weight_mask"] != 0 if "weight_mask" in told else None
+
+
+def mask_zeros(model: nn.Module) -> dict[str, Tensor]:
+    """Return masks of the projections of a model whose file tells no support: what is not zero is stored.
+
+    A guess, to be made once, of a freshly pruned model: after training a stored weight may be zero (TOP-004).
+    """
+    return {name: linear.weight.detach() != 0 for name, linear in targets_of(model).items()}
+
+
+def wrap(model: nn.Module, settings: Settings, masks: Mapping[str, Tensor] | None = None) -> nn.Module:
+    """Make the block projections of a model sparse layers, freeze everything else, and return the model.
+
+    masks  the support of each projection, by the name of its module; without them the layers must tell it, as
+           after `load_sparse` or torch.nn.utils.prune
+
+    Raises:
+        SeftError: TOP-004 for a projection without a mask, CKP-001 for 16-bit weights, CKP-003 for NaN.
+    """
+    targets = targets_of(model)
+    if not targets:
+        raise SeftError("MDL-007", "the model has no block projections; a LLaMA, Mistral or Qwen model is expected")
+    made = {}
+    for matrix, (name, linear) in enumerate(targets.items()):
+        mask = (masks or {}).get(name, mask_of(linear))
+        made[name] = _sparse(name, linear, mask, settings, matrix)
+    # MDL-007
+    model.requires_grad_(requires_grad=False)
+    for name, layer in made.items():
+        replace(model, name, layer)
+    # every rank makes the same event of the same gradient: nothing is left to broadcast
+    ignored = [f"{name}.{buffer}" for name, layer in made.items() for buffer in (*layer._buffers, "bias")]
+    nn.parallel.DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(model, ignored)
+    return model
+
+
+def _sparse(name: str, linear: nn.Module, mask: Tensor | None, settings: Settings, matrix: int) -> SeftLinear:
+    if type(linear) is not nn.Linear:
+        raise SeftError("MDL-007", f"{name} is a {type(linear).__name__}, expected torch.nn.Linear")
+    if mask is None:
+        raise SeftError(
+            "TOP-004", f"nothing tells the support of {name}; give masks, or mask_zeros(model) if its zeros are pruned"
+        )
+    weight = linear.weight.detach()
+    if weight.dtype not in (torch.float32, torch.float64) and not settings.keep_dtype:
+        raise SeftError(
+            "CKP-001",
+            f"{name} is {weight.dtype}; load the model with dtype=float32, or ask for Settings(keep_dtype=True)",
+        )
+    if not bool(torch.isfinite(weight).all()):
+        raise SeftError("CKP-003", f"{name} has a NaN or infinite weight")
+    shape = (linear.out_features, linear.in_features)
+    slots = budget(settings.density, shape, int(mask.sum()))
+    layer = SeftLinear(weight, mask.to(weight.device), slots, linear.bias, matrix)
+    if settings.start == "random":
+        base = torch.nonzero(layer.mask.view(-1)).flatten()
+        layer.place(initial_random(base, slots, settings.seed, matrix))
+    return layer.train(linear.training)
+
+
+def replace(model: nn.Module, name: str, module: nn.Module) -> None:
+    """Put a module in the place of the one of this name."""
+    parent, _, last = name.rpartition(".")
+    setattr(model.get_submodule(parent), last, module)
+
+
+def plain(layer: SeftLinear) -> nn.Linear:
+    """Return a linear layer that shares the effective weight, and keeps the support as a buffer."""
+    layer.refresh()
+    made = nn.Linear(layer.in_features, layer.out_features, bias=False, device="meta")
+    made.weight = nn.Parameter(layer.weight, requires_grad=False)
+    made.bias = layer.bias
+    made.register_buffer(MASK, layer.support(), persistent=False)
+    return made.train(layer.training)
+
+
+def merge(model: nn.Module) -> dict[str, Tensor]:
+    """Make sparse layers plain ones with the effective weight, in place, and return the support of each.
+
+    Raises:
+        SeftError: EVT-004 if a matrix stores more than it did at load; the last adapt pass has not run.
+    """
+    layers = layers_of(model)
+    supports = {name: layer.support() for name, layer in layers.items()}
+    for name, layer in layers.items():
+        if (stored := int(supports[name].sum())) > layer.budget:
+            raise SeftError("EVT-004", f"{name} stores {stored} weights, {layer.budget} at load; finish the run first")
+    for name, layer in layers.items():
+        replace(model, name, plain(layer))
+    return supports

@@ -1,0 +1,289 @@
+"""The port as the kit asks it; the only file here that knows of `conformance`.
+
+    python tools/verify.py --port "python -m conformance.protocol.serve seft_ports.pytorch.port:Port"
+
+Products and events go through `SeftLinear` and its autograd function, the same code that trains.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import torch
+from torch import Tensor
+
+from conformance.port import Refused, Unsupported
+from seft_ports.pytorch import kernels, rules
+from seft_ports.pytorch.counter import counter_key, draws
+from seft_ports.pytorch.errors import SeftError
+from seft_ports.pytorch.linear import SeftLinear
+
+__all__ = ["Port", "Runs"]
+
+Given = dict[str, Any]
+Answer = dict[str, Any]
+
+_DTYPES = {"float64": "exact64", "float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
+_REDUCED = ("kernel.sparse", "kernel.store", "gradient.whole", "gradient.at")
+_ODD = {"int64": torch.int64}
+
+
+class Port:
+    """The profile `core`, and the step of AdamW."""
+
+    name = "seft_ports.pytorch"
+
+    def __init__(self) -> None:
+        torch.set_num_threads(1)
+
+    def operations(self) -> dict[str, Callable[[Given], Answer]]:
+        """Return what is offered by name."""
+        return dict(_OPERATIONS)
+
+    def classes(self, op: str) -> list[str]:
+        """Return the numeric classes in which an operation is offered."""
+        return list(_DTYPES.values()) if op in _REDUCED else ["exact64", "fp32"]
+
+    def describe(self) -> dict[str, Any]:
+        """Return what the port says of itself (PRT-004)."""
+        told = {"name": self.name, "version": torch.__version__, "language": "Python"}
+        ops = {op: self.classes(op) for op in self.operations()}
+        return {"port": told, "ops": ops, "flags": {"deterministic": True, "files": True}}
+
+    def call(self, op: str, inputs: Given, dtype: str) -> Answer:
+        """Return the outputs of an operation; see `conformance.port.Port`."""
+        operation = self.operations().get(op)
+        if operation is None or _DTYPES[dtype] not in self.classes(op):
+            raise Unsupported(op)
+        try:
+            out = operation({name: _there(value) for name, value in inputs.items()})
+        except SeftError as error:
+            raise Refused(error.clause, str(error)) from error
+        return {name: _back(value) for name, value in out.items()}
+
+
+class Runs(Port):
+    """The same with `train.run` in float32, for the presets of `Settings`.
+
+    transformers takes norms, softmax and rotations in float32 whatever the dtype of the model, so that a run in
+    float64 would not hold what chapter 14 asks of one.
+    """
+
+    name = "seft_ports.pytorch with transformers"
+
+    def operations(self) -> dict[str, Callable[[Given], Answer]]:
+        """Return what is offered by name."""
+        from seft_ports.pytorch.run import train_run
+
+        return {**_OPERATIONS, "train.run": train_run}
+
+    def classes(self, op: str) -> list[str]:
+        """Return the numeric classes in which an operation is offered."""
+        return ["fp32"] if op == "train.run" else super().classes(op)
+
+
+def _there(value: Any) -> Any:
+    if isinstance(value, np.ndarray):
+        if value.dtype == np.uint64:
+            return torch.from_numpy(value.view(np.int64))
+        if value.dtype == np.dtype(ml_dtypes.bfloat16):
+            return torch.from_numpy(value.view(np.int16)).view(torch.bfloat16)
+        return torch.from_numpy(value)
+    if isinstance(value, dict):
+        return {name: _there(one) for name, one in value.items()}
+    return [_there(one) for one in value] if isinstance(value, list) else value
+
+
+def _back(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        value = value.detach().contiguous()
+        return (
+            value.view(torch.int16).numpy().view(ml_dtypes.bfloat16) if value.dtype == torch.bfloat16 else value.numpy()
+        )
+    return [_back(one) for one in value] if isinstance(value, list) else value
+
+
+def _shape(g: Given) -> tuple[int, int]:
+    return g["out"], g["in"]
+
+
+def _numel(g: Given) -> int:
+    return g["out"] * g["in"]
+
+
+def _at(g: Given, positions: Tensor) -> Tensor:
+    """Return booleans of the whole matrix, flat."""
+    mask = torch.zeros(_numel(g), dtype=torch.bool)
+    mask[positions] = True
+    return mask
+
+
+def _layer(g: Given, base: Tensor, base_values: Tensor, delta: Tensor, delta_values: Tensor, slots: int) -> SeftLinear:
+    """Return a layer with this base and delta and room for `slots`."""
+    weight = torch.zeros(_numel(g), dtype=base_values.dtype)
+    weight[base] = base_values
+    layer = SeftLinear(weight.view(_shape(g)), _at(g, base).view(_shape(g)), max(slots, len(delta)))
+    layer.place(delta)
+    layer.values.data[: layer.slots] = delta_values.to(layer.values.dtype)
+    layer.refresh()
+    return layer
+
+
+def _draws(g: Given) -> Answer:
+    key = counter_key(*(int(word) & (2**64 - 1) for word in g["words"]))
+    return {"draws": draws(key, g["numbers"]).numpy().view(np.uint64)}
+
+
+def _select(choose: Callable[[Tensor, int], Tensor]) -> Callable[[Given], Answer]:
+    def operation(g: Given) -> Answer:
+        ids, order = torch.sort(g["ids"])
+        return {"chosen": ids[choose(g["scores"][order], g["k"])]}
+
+    return operation
+
+
+def _positions(g: Given) -> Answer:
+    (out, width), indptr, indices = _shape(g), g["indptr"], g["indices"]
+    steps = indptr.diff()
+    # TOP-001
+    if indptr.shape != (out + 1,) or indptr[0] != 0 or indptr[-1] != len(indices) or bool((steps < 0).any()):
+        raise SeftError("TOP-001", f"row pointers {indptr.tolist()} for {len(indices)} columns of {out} rows")
+    flat = torch.repeat_interleave(torch.arange(out), steps) * width + indices
+    # TOP-002
+    if bool(((indices < 0) | (indices >= width)).any()) or bool((flat.diff() <= 0).any()):
+        raise SeftError("TOP-002", "the columns of a row are not strictly increasing in 0 ... in - 1")
+    return {"positions": flat}
+
+
+def _topology(g: Given) -> Answer:
+    (out, width), flat = _shape(g), g["positions"]
+    # TOP-003
+    if flat.numel() and (bool((flat.diff() <= 0).any()) or not 0 <= int(flat[0]) <= int(flat[-1]) < out * width):
+        raise SeftError("TOP-003", "flat positions are not strictly increasing in 0 ... out * in - 1")
+    return {"indptr": torch.searchsorted(flat, torch.arange(out + 1) * width), "indices": flat % max(width, 1)}
+
+
+def _effective(g: Given) -> Answer:
+    layer = _layer(g, g["base"], g["base_values"], g["delta"], g["delta_values"], len(g["delta"]))
+    return _support(layer)
+
+
+def _support(layer: SeftLinear) -> Answer:
+    support = torch.nonzero(layer.support().view(-1)).flatten()
+    return {"support": support, "weights": layer.weight.view(-1)[support]}
+
+
+def _sparse(g: Given) -> Answer:
+    for name, kind in (g["odd"] or {}).items():
+        other = torch.float32 if g[name].dtype == torch.float64 else torch.float64
+        g[name] = g[name].to(_ODD.get(kind, other))
+    values, at = g["values"], g["positions"]
+    kernels.check(g["x"], g["dy"], _shape(g), values.dtype)
+    if values.shape != at.shape:
+        # KRN-009
+        raise SeftError("KRN-009", f"{tuple(values.shape)} values for {len(at)} positions")
+    layer = _layer(g, at, torch.zeros_like(values), at, values, len(at))
+    x = g["x"].requires_grad_()
+    y = layer(x)
+    dx, dvalues = torch.autograd.grad(y, (x, layer.values), g["dy"])
+    return {"y": y, "dx": dx, "dvalues": dvalues.to(values.dtype), "shape": torch.tensor(layer.shape)}
+
+
+def _store(g: Given) -> Answer:
+    values = kernels.store(g["values"], g["slots"], g["new"])
+    weight = torch.zeros(_numel(g), dtype=values.dtype)
+    weight[g["positions"]] = values
+    return {"y": kernels.matmul(g["x"], weight.view(_shape(g)))}
+
+
+def _candidates(g: Given) -> Answer:
+    # GRD-004
+    seen = sum(kernels.whole(dy, x) for dy, x in zip(g["dy"], g["x"], strict=True))
+    mean = (seen / g["steps"]).flatten()
+    base = _at(g, g["base"]) if g["scope"] == "active" else None
+    found = rules.grow(mean, _at(g, g["delta"]), g["n"], base)
+    return {"candidates": found, "values": mean[found]}
+
+
+def _grow(g: Given) -> Answer:
+    taken = _at(g, g["delta"])
+    taken[g["dropped"]] = False
+    base = _at(g, g["base"]) if g["scope"] == "active" else None
+    return {"grown": rules.grow(g["gradient"].flatten(), taken, g["n"], base)}
+
+
+def _drop(g: Given) -> Answer:
+    return {"dropped": g["delta"][rules.drop(g["delta_values"], g["n"])]}
+
+
+def _adapt(g: Given) -> Answer:
+    layer = _layer(g, g["base"], g["base_values"], g["delta"], g["delta_values"], len(g["delta"]))
+    layer.budget = g["budget"]
+    return {"pruned": layer.decide_last(g["gradient"]).pruned}
+
+
+def _evolve(g: Given) -> Answer:
+    layer = _layer(g, g["base"], g["base_values"], g["delta"], g["delta_values"], g["delta_budget"])
+    layer.budget, layer.delta_budget = g["budget"], g["delta_budget"]
+    kept = {name: torch.zeros(layer.values.shape, dtype=g[name].dtype) for name in ("m", "v", "age")}
+    for name, array in kept.items():
+        array[: layer.slots] = g[name]
+    active, adapts = g["scope"] == "active", bool(g["adapts"])
+    layer.apply_decision(layer.decide(g["gradient"], g["n_drop"], active=active, adapts=adapts), kept)
+    n, base = layer.slots, layer.mask.view(-1)
+    values = layer.weight.view(-1).clone()
+    values[layer.positions[:n]] = layer.held[:n]
+    return {
+        "base": torch.nonzero(base).flatten(),
+        "base_values": values[base],
+        "delta": layer.positions[:n],
+        "delta_values": layer.values[:n],
+        **{name: array[:n] for name, array in kept.items()},
+        **_support(layer),
+    }
+
+
+def _adamw(g: Given) -> Answer:
+    kept = {name: g[name].clone() for name in ("values", "m", "v", "age")}
+    betas = (0.9 if g["beta1"] is None else g["beta1"], 0.999 if g["beta2"] is None else g["beta2"])
+    # OPT-003
+    eps, decay = (1e-8 if g["eps"] is None else g["eps"]), (g["weight_decay"] or 0.0)
+    values, first, second, age = kept.values()
+    rules.adamw(values, first, second, age, g["gradient"], g["lr"], betas, eps, decay)
+    return kept
+
+
+_OPERATIONS: dict[str, Callable[[Given], Answer]] = {
+    "rng.draws": _draws,
+    "select.largest": _select(rules.largest),
+    "select.smallest": _select(rules.smallest),
+    "topology.positions": _positions,
+    "topology.of": _topology,
+    "change.source": lambda g: {"source": rules.source(g["old"], g["new"])},
+    "change.realign": lambda g: {"values": rules.realign(g["values"], rules.source(g["old"], g["new"]), g["fill"])},
+    "count.budget": lambda g: {"n": rules.budget(g["density"], _shape(g), g["stored"])},
+    "count.drop": lambda g: {
+        "n": rules.drop_count(rules.drop_fraction_at(g["step"], g["steps"], g["drop_fraction"]), g["slots"])
+    },
+    "schedule.fraction": lambda g: {"value": rules.drop_fraction_at(g["step"], g["steps"], g["drop_fraction"])},
+    "schedule.events": lambda g: {
+        "at": torch.tensor(list(rules.event_steps(g["steps"], g["evolve_every"])), dtype=torch.int64)
+    },
+    "schedule.learning_rate": lambda g: {
+        "value": rules.learning_rate(g["kind"], g["lr"], g["step"], g["steps"], g["warmup"])
+    },
+    "delta.effective": _effective,
+    "delta.initial_random": lambda g: {"positions": rules.initial_random(g["base"], g["n"], g["seed"], g["matrix"])},
+    "kernel.sparse": _sparse,
+    "kernel.store": _store,
+    "gradient.whole": lambda g: {"gradient": kernels.whole(g["dy"], g["x"]).to(g["x"].dtype)},
+    "gradient.at": lambda g: {"values": kernels.sample(g["dy"], g["x"], g["positions"]).to(g["x"].dtype)},
+    "gradient.candidates": _candidates,
+    "update.drop": _drop,
+    "update.grow": _grow,
+    "update.adapt": _adapt,
+    "update.evolve": _evolve,
+    "adamw.step": _adamw,
+    "adamw.clip": lambda g: {"factor": rules.clip_factor(g["norm"], g["max_norm"])},
+}

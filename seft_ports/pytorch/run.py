@@ -1,0 +1,116 @@
+"""A whole run, from config and tensors to the final weights, with the model of transformers (chapter 10)."""
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from seft_ports.pytorch.counter import counter_key, draws
+from seft_ports.pytorch.errors import SeftError
+from seft_ports.pytorch.events import Evolution
+from seft_ports.pytorch.model import layers_of, merge, targets_of, wrap
+from seft_ports.pytorch.optimizer import SeftOptimizer
+from seft_ports.pytorch.rules import clip_factor, learning_rate
+from seft_ports.pytorch.settings import Settings
+
+__all__ = ["model_of", "settings_of", "train_run", "training_starts"]
+
+
+def training_starts(tokens: int, length: int, seed: int, step: int, rows: int) -> list[int]:
+    """Return where the windows of a step start in a text of so many tokens."""
+    # TRN-003
+    if tokens < length:
+        raise SeftError("TRN-003", f"a text of {tokens} tokens is shorter than a window of {length}")
+    key, places = counter_key(seed, 2), tokens - length + 1
+    numbers = torch.arange((step - 1) * rows, step * rows)
+    return [(int(bits) & (2**64 - 1)) % places for bits in draws(key, numbers)]
+
+
+def settings_of(s: dict[str, Any], tokens: int) -> Settings:
+    """Return the settings of a run on a text of so many tokens; TRN-003 and TRN-008 are checked here."""
+    if min(s["steps"], s["rows"], s["micro_batches"]) < 1 or s["length"] < 2:
+        raise SeftError("TRN-008", "steps, rows and micro_batches are at least 1, length at least 2")
+    if not all(math.isfinite(s[name]) and s[name] >= 0 for name in ("lr", "max_norm", "weight_decay")):
+        raise SeftError("TRN-008", "lr, max_norm and weight_decay are finite and not negative")
+    names = ("density", "evolve_every", "drop_fraction", "gradient_window", "preset", "start", "seed")
+    made = Settings(**{name: s[name] for name in names})
+    training_starts(tokens, s["length"], s["seed"], 1, 1)
+    return made
+
+
+def train_run(g: dict[str, Any]) -> dict[str, Any]:
+    """Return losses, slots and bases after every event, and the final support and weights."""
+    s, text = g["settings"], g["text"]
+    settings = settings_of(s, len(text))
+    model = model_of(g["config"], g["tensors"])
+    masks = {name: torch.zeros(layer.weight.shape, dtype=torch.bool) for name, layer in targets_of(model).items()}
+    for name, mask in masks.items():
+        mask.view(-1)[g["stored"][f"{name}.weight"]] = True
+    model = wrap(model, settings, masks)
+    layers = list(layers_of(model).values())
+    optimizer = SeftOptimizer(model, eps=s.get("eps", 1e-8), weight_decay=s["weight_decay"])
+    evolution = Evolution(model, optimizer, settings, s["steps"])
+    losses: list[float] = []
+    slots: list[list[Tensor]] = []
+    bases: list[list[Tensor]] = []
+
+    def losses_of(step: int) -> Iterator[Tensor]:
+        """Yield the losses of micro-batches, whose sum is that of the step."""
+        starts = training_starts(len(text), s["length"], s["seed"], step, s["rows"])
+        tokens = torch.stack([text[start : start + s["length"]] for start in starts])
+        for part in tokens.tensor_split(s["micro_batches"]):
+            logits = model(input_ids=part, use_cache=False).logits[:, :-1].flatten(0, 1)
+            # TRN-001, TRN-002
+            total = nn.functional.cross_entropy(logits, part[:, 1:].flatten(), reduction="sum")
+            yield total / (s["rows"] * (s["length"] - 1))
+
+    for step in range(1, s["steps"] + 1):
+        evolution.before_step(step)
+        optimizer.zero_grad()
+        losses.append(0.0)
+        for loss in losses_of(step):
+            loss.backward()
+            losses[-1] += float(loss.detach())
+        evolution.before_optimizer(step)
+        # TRN-007
+        if not math.isfinite(losses[-1]):
+            raise SeftError("TRN-007", f"the loss of step {step} is {losses[-1]}")
+        if s["max_norm"]:
+            gradients = [layer.values.grad for layer in layers if layer.values.grad is not None]
+            # OPT-004: the norm in binary64
+            norm = math.sqrt(sum(float((gradient.double() ** 2).sum()) for gradient in gradients))
+            for gradient in gradients:
+                gradient *= clip_factor(norm, s["max_norm"])
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(s["schedule"], s["lr"], step, s["steps"], s["warmup"])
+        optimizer.step()
+        if evolution.after_step(step):
+            slots.append([layer.positions[: layer.slots].clone() for layer in layers])
+            bases.append([torch.nonzero(layer.mask.view(-1)).flatten() for layer in layers])
+    evolution.finish(lambda: losses_of(s["steps"]))
+    supports = [torch.nonzero(mask.view(-1)).flatten() for mask in merge(model).values()]
+    final = [layer.weight.detach().view(-1) for layer in targets_of(model).values()]
+    return {
+        "losses": torch.tensor(losses, dtype=final[0].dtype),
+        "budgets": torch.tensor([layer.budget for layer in layers]),
+        "delta_budgets": torch.tensor([layer.delta_budget for layer in layers]),
+        "slots": slots,
+        "bases": bases,
+        "support": supports,
+        "weights": [weight[where] for weight, where in zip(final, supports, strict=True)],
+    }
+
+
+def model_of(config: dict[str, Any], tensors: dict[str, Tensor]) -> nn.Module:
+    """Return the model of transformers with this config and these tensors."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    rest = {key: value for key, value in config.items() if key != "model_type"}
+    made = AutoConfig.for_model(config["model_type"], **rest)
+    model = AutoModelForCausalLM.from_config(
+        made, attn_implementation="eager", dtype=next(iter(tensors.values())).dtype
+    )
+    model.load_state_dict(tensors, strict=not made.tie_word_embeddings)
+    return model

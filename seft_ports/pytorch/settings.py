@@ -1,0 +1,51 @@
+"""What a run is told."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from seft_ports.pytorch.errors import SeftError
+
+__all__ = ["Settings"]
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How the support evolves; learning rate, clipping, steps and data are the trainer's.
+
+    Attributes:
+        density: slots of the delta as a share of a matrix (DLT-002).
+        evolve_every: steps between events.
+        drop_fraction: share of slots dropped at step 0, annealed by a cosine (SCH-001).
+        gradient_window: steps whose mean gradient an event uses.
+        preset: `seft`, or one of its controls `active-only`, `no-adapt` and `static` (EVT-011).
+        start: where the first slots are (DLT-004).
+        seed: of `start` random.
+        keep_dtype: compute in the 16-bit dtype of the model's weights; by default they are refused, for SEFT
+            computes them in float32 unless another dtype is asked for (CKP-001).
+    """
+
+    density: float
+    evolve_every: int
+    drop_fraction: float
+    gradient_window: int = 1
+    preset: Literal["seft", "active-only", "no-adapt", "static"] = "seft"
+    start: Literal["gradient", "random"] = "gradient"
+    seed: int = 0
+    keep_dtype: bool = False
+
+    def __post_init__(self) -> None:
+        if not 0 < self.density <= 1:
+            raise SeftError("DLT-002", f"density {self.density} is outside (0, 1]")
+        if not 0 <= self.drop_fraction <= 1:
+            raise SeftError("SCH-001", f"drop_fraction {self.drop_fraction} is outside [0, 1]")
+        if self.evolve_every < 1:
+            raise SeftError("TRN-008", f"evolve_every {self.evolve_every} is below 1")
+        if not 1 <= self.gradient_window <= self.evolve_every:
+            # TRN-005
+            raise SeftError("TRN-005", f"gradient_window {self.gradient_window} is outside 1 ... {self.evolve_every}")
+        if self.preset not in ("seft", "active-only", "no-adapt", "static"):
+            raise SeftError("EVT-011", f"this port has no preset {self.preset!r}")
+        if self.start not in ("gradient", "random"):
+            raise SeftError("DLT-004", f"this port has no start {self.start!r}")
+        if not 0 <= self.seed < 1 << 64:
+            raise SeftError("RNG-002", f"the seed {self.seed} is not in 0 ... 2**64 - 1")

@@ -1,0 +1,82 @@
+"""What a run may go on with: gradients, sums and states that are finite, and settings that the dtype can hold."""
+
+import math
+from collections.abc import Mapping
+
+from jaxtyping import Float
+
+from seft_ref.arrays import Array, array_namespace, device, to_numpy
+from seft_ref.errors import ConfigError, UpdateError
+
+
+def all_finite(*arrays: Array) -> bool:
+    """Tell whether no entry of arrays of one library is NaN or infinite; integers never are."""
+    found = None
+    for x in arrays:
+        xp = array_namespace(x)
+        if xp.isdtype(x.dtype, "real floating"):
+            here = xp.all(xp.isfinite(x))
+            found = here if found is None else found & here
+    return found is None or bool(found)
+
+
+def refuse_spoilt(step: int, name: str, arrays: Mapping[str, Array]) -> None:
+    """Refuse what a step has left of a matrix if an entry is NaN or infinite (TRN-007).
+
+    arrays  by the name that the error gives them
+    Raises  UpdateError TRN-007
+    """
+    # TRN-007
+    if not all_finite(*arrays.values()):
+        bad = next(part for part, x in arrays.items() if not all_finite(x))
+        raise UpdateError(
+            "TRN-007",
+            f"step {step} leaves {bad} of {name} with NaN or infinity; lower the learning rate and resume",
+        )
+
+
+def refuse_spoilt_sums(arrays: Mapping[str, Array]) -> None:
+    """Refuse sums of a gradient window with NaN or infinity (TRN-007).
+
+    Raises:
+        UpdateError: TRN-007.
+    """
+    # TRN-007
+    for name, x in arrays.items():
+        if not all_finite(x):
+            raise UpdateError(
+                "TRN-007",
+                f"the sum of {name} of a gradient window holds NaN or infinity; lower the learning rate and resume",
+            )
+
+
+def gradient_norm(step: int, loss: float, gradients: Mapping[str, Float[Array, " d"]]) -> float:
+    """Return the norm of all delta gradients, squared and summed in binary64 (OPT-004).
+
+    Raises:
+        UpdateError: TRN-007 if it or the loss is not finite.
+    """
+    square = 0.0
+    for gradient in gradients.values():
+        # on the host: there are devices without binary64
+        wide = to_numpy(gradient).astype("float64")
+        square += float((wide * wide).sum())
+    # TRN-007
+    if not (math.isfinite(loss) and math.isfinite(square)):
+        raise UpdateError(
+            "TRN-007", f"step {step} has loss {loss} and gradient norm² {square}; lower the learning rate and resume"
+        )
+    return math.sqrt(square)
+
+
+def check_eps(eps: float, like: Array) -> None:
+    """Refuse an eps that is 0 or infinite in the compute dtype: a slot without gradient would divide 0 by 0.
+
+    Raises:
+        ConfigError: TRN-008.
+    """
+    xp = array_namespace(like)
+    rounded = float(xp.asarray(eps, dtype=like.dtype, device=device(like)))
+    # TRN-008
+    if not 0 < rounded < math.inf:
+        raise ConfigError("TRN-008", f"eps is {eps}, which {like.dtype} rounds to {rounded}; choose another")

@@ -1,0 +1,34 @@
+"""The record of pruning that a model carries, `pruning.json` (PRN-008)."""
+
+import json
+from typing import Any
+
+from seft_ref.errors import PruneError
+from seft_ref.prune.keep import parse_pattern
+
+
+def read_record(content: bytes) -> dict[str, Any]:
+    """Return a record of pruning as its file spells it.
+
+    Raises:
+        PruneError: PRN-008 if it is no JSON object, or names a pattern that is none.
+    """
+    try:
+        record = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise PruneError("PRN-008", f"pruning.json is not JSON ({error}); restore or remove it") from None
+    if not isinstance(record, dict):
+        raise PruneError("PRN-008", f"pruning.json holds {str(record)[:40]!r}, must be an object")
+    pattern = record.get("pattern")
+    try:
+        if pattern is not None:
+            parse_pattern(pattern)
+    except (PruneError, TypeError):
+        raise PruneError("PRN-008", f"pruning.json has pattern {pattern!r}, must be null or N:M as in 2:4") from None
+    return record
+
+
+def pattern_of(record: dict[str, Any]) -> tuple[int, int] | None:
+    """Return the N:M pattern that a record names, if it names one."""
+    pattern = record.get("pattern")
+    return None if pattern is None else parse_pattern(pattern)

@@ -1,0 +1,85 @@
+"""Runs to report on: small ones made by hand, and one of all cases of a profile."""
+
+from functools import cache
+
+import numpy as np
+
+from conformance.cases import Case, load_all
+from conformance.clauses import read_clauses
+from conformance.coverage import coverage, elsewhere
+from conformance.harness import Failure, Result
+from conformance.judgement import PropertyResult, Run, cases_of
+from conformance.ops import OPS
+
+LARGEST = Case(
+    "select.largest-ties",
+    "select.largest",
+    ("SEL-001",),
+    "ties by the highest id",
+    {"scores": np.array([1.0, 3.0, 3.0]), "ids": np.array([5, 7, 9]), "k": 1},
+    {"chosen": np.array([7])},
+)
+STEP = Case(
+    "adamw.one",
+    "adamw.step",
+    ("OPT-001", "OPT-002"),
+    "eps inside the root",
+    {"values": np.array([1.0]), "lr": 0.5},
+    {"values": np.array([0.5])},
+)
+
+
+@cache
+def clauses():
+    return read_clauses()
+
+
+@cache
+def all_cases():
+    return load_all()
+
+
+@cache
+def covered():
+    return list(coverage(clauses(), all_cases(), elsewhere()).values())
+
+
+def run_of(results=(), **more):
+    told = {
+        "port": {"name": "small", "version": "1"},
+        "profiles": ("core",),
+        "classes": ("exact64", "fp32"),
+        "results": list(results),
+        "coverage": covered(),
+        "clauses": clauses(),
+        "seed": "0a",
+        "command": ["./my_port", "a b"],
+        "started": "2026-01-02T03:04:05Z",
+        "seconds": 1.5,
+    }
+    return Run(**told | more)
+
+
+def passed(case, ratio=0.25):
+    return Result(case, ran=1 if OPS[case.op].kind == "scalar" else 2, ratio=ratio, seconds=0.001)
+
+
+def failed(case=LARGEST, detail="at [0] expected np.int64(7), got np.int64(9)", **more):
+    failure = {"output": "chosen", "got": np.array([9]), **more}
+    return Result(case, [Failure("small float32", detail=detail, **failure)], ran=2, seconds=0.002)
+
+
+def whole(profiles=("nm",), **more):
+    """A conformant run: every case of the profiles passes."""
+    return run_of([passed(case) for case in cases_of(profiles, all_cases())], profiles=profiles, **more)
+
+
+def broken(n=30):
+    """A run in which n cases fail, in every way there is, and the rest passes."""
+    run = whole(("core", "nm"), properties=[PropertyResult("select.order", ("SEL-001",), "core", 7, failure="[0]")])
+    ways = ("fail", "error", "crash", "timeout", "protocol")
+    for at, result in enumerate(run.results[:n]):
+        output = next(iter(result.case.expected), "")
+        got = result.case.expected.get(output)
+        result.failures = [Failure("small float64", output, f"way {at}", 2.5, ways[at % 5], got)]
+    return run

@@ -1,0 +1,196 @@
+"""A port as a child process: each way of breaking chapter 16 has its own status, and the next call is answered."""
+
+import random
+import sys
+
+import numpy as np
+import pytest
+
+from conformance.cases import load_all
+from conformance.harness import Variant, run
+from conformance.port import Refused, Unsupported
+from conformance.protocol.child import Breach, Child, Crash, Late, PortError, StartError
+
+PROGRAM = """
+import json, sys, time
+first = True
+for text in sys.stdin:
+    m = json.loads(text)
+    n = m.get("id")
+    def say(**more): print(json.dumps(more), flush=True)
+    if m["type"] == "stop": break
+    if m["type"] == "hello":
+        say(type="hello", protocol=1, port={"name": "it"}, ops=OPS, flags={"deterministic": True})
+    elif m["type"] == "ping": say(type="pong", id=n)
+    else:
+        given = m["in"]
+        BODY
+"""
+OK = 'say(type="ok", id=n, out={"n": given["slots"]})'
+OPS = '{"count.drop": ["exact64", "fp32"]}'
+GIVEN = {"drop_fraction": 0.5, "step": 1, "steps": 2, "slots": 3}
+COUNT = [case for case in load_all() if case.op == "count.drop"]
+
+
+@pytest.fixture
+def child(tmp_path):
+    children = []
+
+    def make(body, ops=OPS, timeout=5.0):
+        path = tmp_path / "port.py"
+        path.write_text(PROGRAM.replace("BODY", body).replace("OPS", ops), encoding="utf-8")
+        children.append(Child([sys.executable, str(path)], timeout))
+        return children[-1]
+
+    yield make
+    for one in children:
+        one.close()
+
+
+def test_PRT_005_a_right_answer_comes_through(child):
+    port = child(OK)
+    assert port.hello().ops == {"count.drop": ["exact64", "fp32"]}
+    assert port.call("count.drop", GIVEN, "float64") == {"n": 3}
+    port.ping()
+    assert (port.restarts, port.name) == (0, "it")
+
+
+@pytest.mark.parametrize(
+    ("body", "error"),
+    [
+        ('print("log"); ' + OK, Breach),
+        (OK + "; " + OK, Breach),
+        ('say(type="ok", id="other", out={})', Breach),
+        ('say(type="fine", id=n)', Breach),
+        ('say(type="ok", id=n)', Breach),
+        ('say(type="ok", id=n, out={"n": 1.5})', Breach),
+        ('say(type="ok", id=n, out={"n": {"dtype": "i64", "shape": [2], "b64": ""}})', Breach),
+        ('say(type="rejected", id=n)', Breach),
+        ('sys.stdout.buffer.write(b"\\xff\\n"); sys.stdout.flush()', Breach),
+        ('print("[]", flush=True)', Breach),
+        ("sys.exit(3)", Crash),
+        ("import os; os.abort()", Crash),
+        ('sys.stdout.write("{"); sys.stdout.flush(); sys.exit()', Crash),
+        ("import os; os.close(1); time.sleep(9)", Crash),
+    ],
+)
+def test_PRT_001_PRT_005_what_is_no_answer_costs_the_case_and_the_process(child, body, error):
+    port = child(f"if first: first = False; {body}\n        else: {OK}" if ";" not in body else body)
+    port.hello()
+    with pytest.raises(error) as told:
+        [port.call("count.drop", GIVEN, "float64") for _ in range(2)]
+    assert told.value.lost
+    assert port.restarts == 1
+    # it is started again and greeted; that it may break again is its own affair
+    assert port.hello().name == "it"
+
+
+def test_PRT_009_an_answer_that_does_not_come_costs_the_process(child):
+    port = child("time.sleep(60)", timeout=0.3)
+    with pytest.raises(Late):
+        port.call("count.drop", GIVEN, "float64")
+    assert port.restarts == 1
+
+
+def test_PRT_001_an_answer_in_pieces_is_an_answer(child):
+    body = (
+        'raw = json.dumps({"type": "ok", "id": n, "out": {"n": 3}}) + "\\n"\n'
+        "        for c in raw: sys.stdout.write(c); sys.stdout.flush()"
+    )
+    assert child(body).call("count.drop", GIVEN, "float64") == {"n": 3}
+
+
+def test_PRT_005_an_error_that_the_port_caught_costs_only_the_case(child):
+    port = child('say(type="error", id=n, message="it broke", trace="line 7")')
+    with pytest.raises(PortError, match="it broke"):
+        port.call("count.drop", GIVEN, "float64")
+    assert port.restarts == 0
+
+
+def test_PRT_006_PRT_007_refusals_and_what_is_not_offered(child):
+    port = child(
+        'say(type="rejected", id=n, code="SCH-001") if m["op"] == "count.drop" else say(type="unsupported", id=n)'
+    )
+    with pytest.raises(Refused) as refused:
+        port.call("count.drop", GIVEN, "float64")
+    assert refused.value.clause == "SCH-001"
+    with pytest.raises(Unsupported):
+        port.call("rng.draws", {}, "float64")
+
+
+@pytest.mark.parametrize(
+    ("body", "ops", "outcome", "says"),
+    [
+        ('say(type="unsupported", id=n)', OPS, "protocol", "offers count.drop"),
+        (OK, '{"rng.draws": ["exact64"]}', "protocol", "does not offer count.drop"),
+        ('say(type="rejected", id=n, code="SCH-001")', OPS, "fail", "expected an answer"),
+        ('say(type="ok", id=n, out={})', OPS, "fail", "expected outputs"),
+        ('say(type="ok", id=n, out={"n": 1, "m": 2})', OPS, "fail", "expected outputs"),
+        ('say(type="ok", id=n, out={"n": {"dtype": "f64", "shape": [], "b64": "AAAAAAAA8D8="}})', OPS, "fail", "n"),
+        ('say(type="error", id=n, message="it broke")', OPS, "error", "it broke"),
+        ("sys.exit(3)", OPS, "crash", "exit status 3"),
+        ('print("log"); sys.stdout.flush(); ' + OK, OPS, "protocol", ""),
+    ],
+)
+def test_PRT_006_PRT_007_each_breach_has_its_status(child, body, ops, outcome, says):
+    port = child(body)
+    if ops != OPS:
+        port = child(body, ops)
+    offers = frozenset(port.hello().ops)
+    case = next(c for c in COUNT if not c.refused)
+    (result,) = run([case], [Variant(port, "float64", offers=offers, deterministic=True)])
+    assert result.outcome == outcome
+    assert says in result.failures[0].detail
+
+
+@pytest.mark.parametrize(
+    ("second", "says"), [(COUNT[0].expected["n"], None), (-1, "other bytes"), ("None", "other bytes")]
+)
+def test_PRT_004_PRT_009_a_port_that_says_so_gives_the_same_bytes_twice(child, second, says):
+    class Always(random.Random):
+        def random(self):
+            return 0.0
+
+    case = next(c for c in COUNT if not c.refused)
+    body = f'say(type="ok", id=n, out={{"n": {case.expected["n"]} if first else {second}}}); first = False'
+    port = child(body)
+    (result,) = run([case], [Variant(port, "float64", deterministic=True)], order=Always())
+    assert [f.detail for f in result.failures] == [] if says is None else says in result.failures[0].detail
+    # one that does not promise it is not asked twice
+    (result,) = run([case], [Variant(child(body), "float64")], order=Always())
+    assert result.outcome == "pass"
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        '{"type":"hello"}',
+        '{"type":"hello","protocol":2,"port":{},"ops":{}}',
+        '{"type":"hello","protocol":1,"port":{}}',
+        '{"type":"hello","protocol":1,"port":{},"ops":{"rng.draws":true}}',
+        "hello",
+    ],
+)
+def test_PRT_004_a_hello_that_is_none_is_no_start(tmp_path, answer):
+    path = tmp_path / "port.py"
+    path.write_text(f"input(); print({answer!r}, flush=True); input()", encoding="utf-8")
+    with Child([sys.executable, str(path)]) as port, pytest.raises(StartError, match=r"hello|JSON"):
+        port.hello()
+
+
+def test_PRT_008_a_port_that_is_asked_to_stop_ends_by_itself(child):
+    port = child(OK)
+    port.call("count.drop", GIVEN, "float64")
+    process = port._process
+    port.close()
+    assert process.returncode == 0
+
+
+def test_PRT_003_files_are_gone_after_the_call(tmp_path):
+    with Child(
+        [sys.executable, "-m", "conformance.protocol.serve", "conformance.ports.engine:reference_numpy"]
+    ) as port:
+        scores = np.arange(20_000.0)
+        found = port.call("select.largest", {"scores": scores, "ids": np.arange(20_000), "k": 2}, "float64")
+        assert found["chosen"].tolist() == [19_998, 19_999]
+        assert list(port._scratch.iterdir()) == []

@@ -1,0 +1,100 @@
+"""PRT-010, PRT-011: what may be claimed on the strength of a run."""
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from conformance.cases import Bound, Case, load_all
+from conformance.compare import compare, holds
+from conformance.harness import Failure, Result, Variant
+from conformance.judgement import PropertyResult, Run
+from conformance.ports.engine import EnginePort
+from conformance.profiles import NEEDS, PROFILES, in_order, profiles_of_case
+
+CASES = {case.id: case for case in load_all()}
+KERNELS = [case for case in CASES.values() if profiles_of_case(case) == {"kernels"}]
+
+
+def a_run(**changes):
+    results = [Result(case, ran=1) for case in KERNELS]
+    return Run({"name": "it"}, ("kernels",), ("fp32",), results, [], {}, **changes)
+
+
+def test_PRT_010_a_claim_needs_everything():
+    assert a_run().verdict().conformant
+    assert a_run().claimable() == ("kernels",)
+    for outcome in ("unsupported", "blocked", "notrun"):
+        run = a_run()
+        run.results[3].ran, run.results[3].reason = 0, outcome
+        assert not run.verdict().conformant
+        assert f"kernels: 1 {outcome} of {len(KERNELS)}" in run.verdict().line
+        assert run.claimable() == ()
+    for status in ("fail", "error", "crash", "timeout", "protocol"):
+        run = a_run()
+        run.results[0].failures.append(Failure("it", "y", "wrong", status=status))
+        assert f"1 {status}" in run.verdict().line
+        assert not run.verdict().met
+
+
+def test_PRT_010_nothing_left_out_filtered_or_forgiven():
+    assert not a_run(filtered="--quick").verdict().conformant
+    assert not a_run(fresh=False).verdict().conformant
+    assert not a_run(complaints=["an expected failure passes"]).verdict().met
+    run = a_run()
+    run.results.clear()
+    assert not run.verdict().conformant
+    run = a_run()
+    run.results[0].failures.append(Failure("it", "y", "wrong"))
+    run.results[0].waived = "https://example.org/1"
+    assert (run.verdict().conformant, run.verdict().met) == (False, True)
+    assert run.verdict().line.startswith("conformant with 1 waivers: kernels")
+    assert not Run({"name": "it"}, (), (), [], [], {}).verdict().conformant
+
+
+def test_PRT_010_properties_count():
+    for held, conformant in (
+        (PropertyResult("kernel.p", (), "kernels", examples=9), True),
+        (PropertyResult("kernel.p", (), "kernels", failure="it fails"), False),
+        (PropertyResult("kernel.p", (), "kernels", skipped="no hypothesis"), False),
+    ):
+        assert a_run(properties=[held]).verdict().conformant == conformant
+
+
+def test_PRT_012_operations_come_after_what_they_rest_on():
+    groups = in_order()
+    place = {op: i for i, group in enumerate(groups) for op in group}
+    assert all(place[need] < place[op] for op, needs in NEEDS.items() for need in needs)
+    assert sorted(place) == sorted(op for ops in PROFILES.values() for op in ops)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_PRT_011_a_result_of_16_bits_may_be_rounded_once(dtype):
+    kind = ml_dtypes.bfloat16 if dtype == "bfloat16" else np.float16
+    unit = {"bfloat16": 2.0**-8, "float16": 2.0**-11}[dtype]
+    want = np.array([1.0, 3.0 * (1 + 0.6 * unit)])
+    bound = Bound(want, 4)
+    far = np.array([1.0 + 4 * unit, 3.0]).astype(kind)
+    assert np.any(want.astype(kind).astype(float) != want)
+    assert compare(want.astype(kind), want, "gauge", dtype, bound).passed
+    assert not compare(far, want, "gauge", dtype, bound).passed
+    assert not compare(want.astype(np.float32), want, "gauge", dtype, bound).passed
+    # exact is the nearest number of the type, and no other
+    third = np.array([1 / 3])
+    assert compare(third.astype(kind), third, "value", dtype).passed
+    assert not compare(np.nextafter(third.astype(kind), kind(1)), third, "value", dtype).passed
+    assert not compare(np.array([np.nan]).astype(kind), third, "gauge", dtype, Bound(third, 1)).passed
+
+
+def test_PRT_011_cases_of_16_bits_are_those_that_the_type_holds():
+    class Half(EnginePort):
+        pass
+
+    taken = [case for case in CASES.values() if Variant(Half(), "bfloat16").takes(case)]
+    assert len(taken) > 20
+    assert {case.op for case in taken} >= {"kernel.sparse", "gradient.at", "layer.linear"}
+    for case in taken:
+        for x in case.inputs.values():
+            if isinstance(x, np.ndarray) and x.dtype.kind == "f":
+                assert np.array_equal(x.astype(ml_dtypes.bfloat16).astype(float), x)
+    third = Case("a.b", "kernel.exceeding", (), "", {"values": np.array([1 / 3]), "least": 0.0})
+    assert not holds(third, "bfloat16")

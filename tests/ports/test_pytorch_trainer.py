@@ -1,0 +1,211 @@
+"""seft_ports.pytorch inside transformers.Trainer: against the kit's runs, resumed, in files, on two processes."""
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("transformers")
+pytest.importorskip("accelerate")
+
+from transformers import AutoConfig, AutoModelForCausalLM  # noqa: E402
+
+import formats  # noqa: E402
+from conformance.cases import load_all  # noqa: E402
+from seft_ports.pytorch import (  # noqa: E402
+    SeftError,
+    SeftOptimizer,
+    Settings,
+    layers_of,
+    load_sparse,
+    merge,
+    save_sparse,
+    wrap,
+)
+from seft_ports.pytorch.model import targets_of  # noqa: E402
+from seft_ports.pytorch.rules import learning_rate  # noqa: E402
+from seft_ports.pytorch.run import model_of, settings_of, training_starts  # noqa: E402
+from tests.ports import pytorch_tiny as tiny  # noqa: E402
+
+PROJECTIONS = [f"self_attn.{n}_proj" for n in "qkvo"] + [f"mlp.{n}_proj" for n in ("gate", "up", "down")]
+RUNS = {case.id: case for case in load_all() if case.id.startswith("train.") and not case.refused}
+
+pytestmark = pytest.mark.filterwarnings("default")
+
+
+def same_bits(a, b):
+    assert a.keys() == b.keys()
+    return [name for name in a if not torch.equal(a[name], b[name])]
+
+
+@pytest.mark.parametrize("case", ["seft", "window", "start-gradient", "no-adapt", "active-only"])
+def test_a_trainer_gives_the_supports_and_weights_of_the_kit(case, tmp_path):
+    given, want = RUNS[f"train.{case}"].inputs, RUNS[f"train.{case}"].expected
+    s, text = given["settings"], torch.from_numpy(given["text"])
+    settings = settings_of(s, len(text))
+    plain = model_of(given["config"], {n: torch.from_numpy(x).float() for n, x in given["tensors"].items()})
+    masks = {n: torch.zeros(w.weight.shape, dtype=torch.bool) for n, w in targets_of(plain).items()}
+    for name, mask in masks.items():
+        mask.view(-1)[torch.from_numpy(given["stored"][f"{name}.weight"])] = True
+    made = wrap(plain, settings, masks)
+    starts = [
+        x for t in range(s["steps"]) for x in training_starts(len(text), s["length"], s["seed"], t + 1, s["rows"])
+    ]
+    data = [{"input_ids": text[at : at + s["length"]], "labels": text[at : at + s["length"]]} for at in starts]
+    optimizer = SeftOptimizer(made, lr=s["lr"], weight_decay=s["weight_decay"])
+    rate = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda t: learning_rate(s["schedule"], 1.0, min(t + 1, s["steps"]), s["steps"], s["warmup"])
+    )
+    run = tiny.trainer(
+        made,
+        tmp_path,
+        settings,
+        data,
+        (optimizer, rate),
+        max_steps=s["steps"],
+        per_device_train_batch_size=s["rows"] // s["micro_batches"],
+        gradient_accumulation_steps=s["micro_batches"],
+        max_grad_norm=s["max_norm"],
+        learning_rate=s["lr"],
+    )
+    run.train()
+    seen, at = tiny.watched(run), range(s["evolve_every"] - 1, s["steps"] - 1, s["evolve_every"])
+    assert [[x.tolist() for x in seen.slots[t]] for t in at] == [[x.tolist() for x in e] for e in want["slots"]]
+    assert [[x.tolist() for x in seen.bases[t]] for t in at] == [[x.tolist() for x in e] for e in want["bases"]]
+    supports = merge(made)
+    for (name, support), stored, values in zip(supports.items(), want["support"], want["weights"], strict=True):
+        assert torch.nonzero(support.view(-1)).flatten().tolist() == stored.tolist()
+        got = made.get_submodule(name).weight.detach()[support].numpy()
+        assert np.abs(got - values).max() <= 1e-4 * np.abs(values).max()
+
+
+@pytest.mark.parametrize("bf16", [False, True])
+def test_evt_003_no_step_stores_more_than_was_loaded_and_the_rest_of_the_model_stays(bf16, tmp_path):
+    made = tiny.wrapped()
+    before = {name: x.clone() for name, x in made.state_dict().items()}
+    loaded = [int(mask.sum()) for mask in tiny.masks(tiny.model()).values()]
+    run = tiny.trainer(made, tmp_path, bf16=bf16)
+    run.train()
+    supports = tiny.watched(run).supports
+    assert len(supports) == tiny.STEPS
+    assert all(stored <= k for row in supports for stored, k in zip(row, loaded, strict=True))
+    assert [e["step"] for e in tiny.events(run)] == [3, 6]
+    assert all(e["grown"] > 0 and e["pruned"] > 0 for e in tiny.events(run))
+    sparse = tuple(f"{name}." for name in layers_of(made))
+    untouched = {name: x for name, x in made.state_dict().items() if not name.startswith(sparse)}
+    assert {"lm_head.weight", "model.embed_tokens.weight"} <= set(untouched)
+    assert same_bits({name: before[name] for name in untouched}, untouched) == []
+    trained = [name for name, x in made.named_parameters() if x.requires_grad]
+    assert trained == [f"{name}.values" for name in layers_of(made)]
+
+
+def test_gradient_checkpointing_changes_nothing(tmp_path):
+    one, other = (tiny.trainer(tiny.wrapped(), tmp_path, max_steps=4) for _ in range(2))
+    one.train()
+    other.model.gradient_checkpointing_enable()
+    assert other.model.is_gradient_checkpointing
+    other.train()
+    assert same_bits(one.model.state_dict(), other.model.state_dict()) == []
+
+
+@pytest.mark.parametrize("case", ["mistral-1", "qwen2-3", "qwen3-3"])
+def test_mdl_007_other_families_are_wrapped_and_merged(case):
+    config = next(c for c in load_all() if c.id == f"model.{case}").inputs["config"]
+    made = AutoModelForCausalLM.from_config(
+        AutoConfig.for_model(**config), attn_implementation="eager", dtype=torch.float32
+    )
+    names = [f"model.layers.{i}.{n}" for i in range(2) for n in PROJECTIONS]
+    assert list(targets_of(made)) == names
+    tokens = torch.tensor([[1, 2, 3, 4]])
+    wrap(made, tiny.SETTINGS, tiny.masks(made))
+    assert list(layers_of(made)) == names
+    made(tokens, labels=tokens).loss.backward()
+    assert all(bool(layer.values.grad[: layer.slots].any()) for layer in layers_of(made).values())
+    want = made(tokens).logits
+    merge(made)
+    assert torch.equal(made(tokens).logits, want)
+
+
+@pytest.mark.parametrize("at", [2, 3, 5])
+def test_trn_004_a_resumed_run_gives_the_same_bits(at, tmp_path):
+    # a save after step 2 or 5 lies inside the gradient window of the event after step 3 or 6
+    whole = tiny.trainer(tiny.wrapped(), tmp_path, save_strategy="steps", save_steps=at, save_total_limit=4)
+    whole.train()
+    again = tiny.trainer(tiny.wrapped(), tmp_path / "again")
+    again.train(resume_from_checkpoint=str(tmp_path / f"checkpoint-{at}"))
+    assert same_bits(whole.model.state_dict(), again.model.state_dict()) == []
+    for a, b in zip(layers_of(whole.model).values(), layers_of(again.model).values(), strict=True):
+        kept, other = (r.optimizer.optimizer.kept(x.values) for r, x in ((whole, a), (again, b)))
+        assert kept["age"].dtype == other["age"].dtype == torch.int64
+        assert same_bits(kept, other) == []
+
+
+def test_trn_007_a_run_stops_at_a_gradient_that_is_not_finite_and_changes_nothing(tmp_path):
+    made = tiny.wrapped()
+    made.lm_head.weight.data[:] = 3e38
+    before = {name: x.clone() for name, x in made.state_dict().items()}
+    with pytest.raises(SeftError, match="TRN-007"):
+        tiny.trainer(made, tmp_path).train()
+    assert same_bits(before, made.state_dict()) == []
+
+
+def test_ckp_006_a_checkpoint_of_other_settings_is_refused(tmp_path):
+    tiny.trainer(tiny.wrapped(), tmp_path, save_strategy="steps", save_steps=4, max_steps=4).train()
+    other = Settings(density=0.2, evolve_every=3, drop_fraction=0.5, gradient_window=2, start="random")
+    with pytest.raises(SeftError, match="CKP-006"):
+        tiny.trainer(tiny.wrapped(other), tmp_path, other).train(resume_from_checkpoint=str(tmp_path / "checkpoint-4"))
+
+
+def test_merge_save_and_reload_keep_weights_and_support(tmp_path):
+    made = tiny.wrapped()
+    tiny.trainer(made, tmp_path).train()
+    # a weight that training moved to zero is stored all the same
+    layer = next(iter(layers_of(made).values()))
+    layer.values.data[0] = -layer.held[0]
+    save_sparse(made, tmp_path / "wrapped")
+    tokens = torch.stack([row["input_ids"] for row in tiny.texts(3, seed=9)])
+    want = made.eval()(tokens).logits
+    supports = merge(made)
+    assert all(type(x) is torch.nn.Linear for x in targets_of(made).values())
+    assert torch.equal(made(tokens).logits, want)
+    save_sparse(made, tmp_path / "merged")
+    assert formats.open(tmp_path / "merged").state_sha256 == formats.open(tmp_path / "wrapped").state_sha256
+    fresh = load_sparse(tiny.model(seed=5), tmp_path / "merged").eval()
+    assert torch.equal(fresh(tokens).logits, want)
+    again = layers_of(wrap(fresh, tiny.SETTINGS))
+    assert same_bits(supports, {name: x.mask for name, x in again.items()}) == []
+    name, first = next(iter(again.items()))
+    assert first.budget > int(torch.count_nonzero(first.weight)), f"{name} lost its stored zero"
+    made.save_pretrained(tmp_path / "stock")
+    stock = tiny.LlamaForCausalLM.from_pretrained(tmp_path / "stock").eval()
+    assert torch.equal(stock(tokens).logits, want)
+
+
+def test_two_processes_have_the_same_support_and_that_of_one(tmp_path):
+    one = tiny.trainer(tiny.wrapped(tiny.BY_GRADIENT), tmp_path / "one", tiny.BY_GRADIENT)
+    one.train()
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    found = subprocess.run(
+        [sys.executable, "-W", "ignore", Path(__file__).with_name("pytorch_two.py"), tmp_path, port],
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert found.returncode == 0, found.stdout + found.stderr
+    first, second = (torch.load(tmp_path / f"rank-{rank}.pt") for rank in (0, 1))
+    assert same_bits(first["state"], second["state"]) == []
+    assert first["events"] == second["events"] == tiny.events(one)
+    assert first["data"] != second["data"]
+    mine = one.model.state_dict()
+    assert [n for n in same_bits(first["state"], mine) if n.endswith(("mask", "positions"))] == []
+    values = [n for n in mine if n.endswith("values")]
+    assert all(torch.allclose(first["state"][n], mine[n], rtol=1e-3, atol=1e-6) for n in values)
