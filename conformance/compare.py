@@ -159,9 +159,9 @@ def _within(a: NDArray[Any], b: NDArray[Any], bounds: NDArray[np.float64], *, ke
     if bool(np.all(good)):
         return Verdict(passed=True, ratio=float(np.max(ratios, initial=0.0)))
     where, index = _first(~good)
-    ratio = float(ratios[index])
     detail = f"{where}expected {b[index]}, got {a[index]}"
-    return Verdict(passed=False, detail=detail, ratio=math.inf if math.isnan(ratio) else ratio)
+    # the worst entry, which need not be the first; NaN is worse than any number
+    return Verdict(passed=False, detail=detail, ratio=float(np.max(np.where(np.isnan(ratios), np.inf, ratios))))
 
 
 def _first(bad: NDArray[Any]) -> tuple[str, tuple[int, ...]]:

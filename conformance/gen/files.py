@@ -296,6 +296,11 @@ def _described(found: Files) -> None:
     found.add(
         "zstd-both", "FMT-140 FMT-049", "sections of one byte in planes", {"w": everything}, "bitmask", frames=full
     )
+    # in the other cases every byte of a section is the same, which shows no planes
+    low, high = bytes([1, 3, 5, 7]), bytes([2, 4, 6, 8])
+    halves = on("F32", (4, 300), [7 * i for i in range(60)], low * 30 + high * 30)
+    planes = {"w#values": files.runs_frame([(byte, 30) for byte in range(1, 9)])}
+    found.add("zstd-planes", "FMT-140", "planes left apart", {"w": halves}, "bitmask", frames=planes)
 
 
 def _tolerated(found: Files) -> None:

@@ -61,10 +61,22 @@ def products() -> Area:
         ("tall", "blocks of rows and tokens: the remainders", (37, 19), n.subset(37 * 19, 150), 17, n.lattice),
     ):
         _products(area, name, purpose, shape, at, tokens, numbers)
+    _large(area)
     _dense(area, n)
     _stores(area, n)
     _refusals(area, n)
     return area
+
+
+def _large(area: Area) -> None:
+    """Integers of eleven bits: operands or sums in fewer bits than binary32 are no longer exact."""
+    n = Numbers(70, 2)
+
+    def lattice(shape: int | tuple[int, ...]) -> Array:
+        return n.lattice(shape, 1500)
+
+    at = n.subset(7 * 5, 22)
+    _products(area, "lattice-large", "operands or sums in sixteen bits", (7, 5), at, 3, lattice)
 
 
 def _dense(area: Area, n: Numbers) -> None:

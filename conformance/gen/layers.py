@@ -235,14 +235,14 @@ def rope() -> Area:
             {"y": y, "dx": dx},
             bounds=bounds,
         )
-    shape = (1, 70, 1, 4)
+    shape = (1, 160, 1, 4)
     x, dy = n.lattice(shape, 2), n.lattice(shape, 2)
     far = {"type": "default", "base": 3.0, "max_position_embeddings": 64}
-    y, (dx,) = differentiate(lambda a: layers.rotate(a, layers.frequencies(4, far, 70)), [x], dy)
+    y, (dx,) = differentiate(lambda a: layers.rotate(a, layers.frequencies(4, far, 160)), [x], dy)
     text = "angles computed in binary32"
     bounds = {"y": _pairs(x), "dx": _pairs(dy)}
     area.add(
-        "far",
+        "farther",
         "layer.rope",
         "LYR-004 NUM-002",
         text,

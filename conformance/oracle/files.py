@@ -2,6 +2,7 @@
 
 import json
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from itertools import accumulate
@@ -189,6 +190,15 @@ def fitting_patterns(t: Tensor) -> list[tuple[int, int, int]]:
 def rle_frame(size: int, byte: int) -> bytes:
     """Return a zstd frame of one run: magic, single segment with a size of 4 bytes, one last block that repeats."""
     return struct.pack("<IBI", 0xFD2FB528, 0xA0, size) + (1 | 1 << 1 | size << 3).to_bytes(3, "little") + bytes([byte])
+
+
+def runs_frame(runs: Sequence[tuple[int, int]]) -> bytes:
+    """Return a zstd frame of several runs, each of a byte and how often it comes; one block a run."""
+    size = sum(n for _, n in runs)
+    out = struct.pack("<IBI", 0xFD2FB528, 0xA0, size)
+    for i, (byte, n) in enumerate(runs):
+        out += ((i == len(runs) - 1) | 1 << 1 | n << 3).to_bytes(3, "little") + bytes([byte])
+    return out
 
 
 def content_digest(t: Tensor) -> str:

@@ -16,14 +16,17 @@ from formats.encoding import dtype_of
 Values = dict[str, Any]
 
 
-def _read(a: Values) -> Values:
+def read(a: Values, *, verified: bool = True) -> Values:
+    """Return what a file holds, every tensor verified unless a wrong program is wanted."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "case.safetensors"
         path.write_bytes(a["raw"].tobytes())
         # every tensor is read and verified before anything is handed out
         with formats.open(path) as reader:
-            tensors = {name: described(reader.load_verified(name)) for name in reader.names()}
-            reader.verify()
+            load = reader.load_verified if verified else reader.__getitem__
+            tensors = {name: described(load(name)) for name in reader.names()}
+            if verified:
+                reader.verify()
             return {
                 "kind": reader.kind,
                 "tensors": tensors,
@@ -121,4 +124,4 @@ def _supported(t: formats.Tensor) -> formats.Tensor:
     return formats.with_values(formats.from_support(np.ones(t.shape, dtype=np.bool_)), t.values.reshape(-1))
 
 
-OPERATIONS: dict[str, Any] = {"file.read": _read, "file.write": _write, "delta.apply": _apply}
+OPERATIONS: dict[str, Any] = {"file.read": read, "file.write": _write, "delta.apply": _apply}

@@ -14,8 +14,16 @@ import conformance
 from conformance.cases import dump, load
 from conformance.clauses import read_clauses
 from conformance.harness import Variant
+from conformance.mutants.base import ENGINE, changed, ids, right
+from conformance.mutants.choosing import higher_id_wins, in_order_of_score, nan_ranked
+from conformance.mutants.events import event
+from conformance.mutants.files import stored_zeros_lost
+from conformance.mutants.kernels import last_of_a_row_lost, zeros_without_gradient
+from conformance.mutants.layers import absolute_sums
+from conformance.mutants.optimizers import adamw
 from conformance.ops import OPS
 from conformance.ports import engine_right
+from conformance.ports.engine import EnginePort
 from conformance.profiles import PROFILES
 from conformance.properties import PROPERTIES, freeze, replay, run_properties
 from conformance.properties.artifacts import read
@@ -23,12 +31,10 @@ from conformance.properties.draws import Counted
 from conformance.properties.running import DIRECTED, Explored, _directed, explore
 from conformance.properties.trial import Property, Trial
 from conformance.protocol.child import Child
-from tests.conformance import mutants as m
-from tests.conformance.mutant_events import event
 
 ROOT = Path(conformance.__file__).parents[1]
 ARRAYS = ("rule", "layer", "whole")
-BOTH = [Variant(m.ENGINE, "float64"), Variant(m.ENGINE, "float32", ARRAYS)]
+BOTH = [Variant(ENGINE, "float64"), Variant(ENGINE, "float32", ARRAYS)]
 SEEDS = ("5ef7000000000000000000000000c0de", "00000000000000000000000000000001")
 
 
@@ -37,7 +43,7 @@ def tried(variants, seed, tmp_path, **more):
 
 
 def wrong(op, flaw):
-    port = m.ENGINE.with_ops("wrong", **{op.replace(".", "__"): flaw})
+    port = ENGINE.with_ops("wrong", **{op.replace(".", "__"): flaw})
     return [Variant(port, "float64"), Variant(port, "float32", ARRAYS)]
 
 
@@ -109,7 +115,7 @@ def test_a_property_that_never_saw_what_it_needs_is_the_kits_fault(tmp_path, mon
     def body(d, t):
         scores = np.arange(float(d.integer(1, 4)))
         t.saw("a tie", len(set(scores)) < len(scores))
-        t.case("select.largest", {"scores": scores, "ids": m.ids(range(len(scores))), "k": 0}, {"chosen": m.ids([])})
+        t.case("select.largest", {"scores": scores, "ids": ids(range(len(scores))), "k": 0}, {"chosen": ids([])})
 
     prop = Property("select.vacuous", ("SEL-001",), "core", ("select.largest",), ("a tie",), "nothing", body)
     monkeypatch.setitem(PROPERTIES, prop.name, prop)
@@ -121,12 +127,12 @@ def test_a_property_that_never_saw_what_it_needs_is_the_kits_fault(tmp_path, mon
 
 
 def test_operations_that_a_port_does_not_offer_are_left_out_with_the_reason(tmp_path):
-    modest = [Variant(m.ENGINE, "float64", offers=frozenset({"select.largest"}))]
+    modest = [Variant(ENGINE, "float64", offers=frozenset({"select.largest"}))]
     found = {r.name: r for r in tried(modest, SEEDS[0], tmp_path, examples=5, only="select.*")}
     assert found["select.largest"].status == "passed"
     assert found["select.smallest"].status == "skipped"
     assert "does not offer select.smallest" in found["select.smallest"].skipped
-    silent = m.EnginePort("silent", kinds=("layer",))
+    silent = EnginePort("silent", kinds=("layer",))
     (missing,) = tried([Variant(silent, "float64")], SEEDS[0], tmp_path, examples=5, only="update.drop")
     assert (missing.status, missing.skipped) == ("skipped", "silent does not offer update.drop")
 
@@ -167,22 +173,22 @@ def test_the_same_seed_gives_the_same_examples_in_another_process_too():
 
 FOUND = [
     # property, operation, flaw, and the most entries that an input may have in the smallest example
-    ("select.largest", "select.largest", m.higher_id_wins(-1), {"scores": 3}),
-    ("select.largest", "select.largest", m.in_order_of_score, {"scores": 3}),
-    ("select.smallest", "select.smallest", m.nan_ranked, {"scores": 3}),
-    ("select.negated", "select.smallest", m.higher_id_wins(1), {"scores": 3}),
-    ("change.realign", "change.realign", m.changed("change.realign", fill=lambda a: 0.0), {"new": 1, "old": 1}),
+    ("select.largest", "select.largest", higher_id_wins(-1), {"scores": 3}),
+    ("select.largest", "select.largest", in_order_of_score, {"scores": 3}),
+    ("select.smallest", "select.smallest", nan_ranked, {"scores": 3}),
+    ("select.negated", "select.smallest", higher_id_wins(1), {"scores": 3}),
+    ("change.realign", "change.realign", changed("change.realign", fill=lambda a: 0.0), {"new": 1, "old": 1}),
     ("update.evolve", "update.evolve", event("cancelled loses moments"), {"delta": 2, "gradient": 9}),
     ("update.evolve", "update.evolve", event("new slots not exempt"), {"delta": 2, "gradient": 9}),
     ("update.evolve", "update.evolve", event("values counted"), {"delta": 2, "gradient": 9}),
     ("update.cancelled", "update.evolve", event("cancelled starts anew"), {"delta": 2, "gradient": 9}),
     ("update.padded", "update.evolve", lambda a: event("no refill" if a["in"] % 2 else "")(a), {"gradient": 12}),
-    ("adamw.step", "adamw.step", m.adamw("global step"), {"values": 3}),
-    ("adamw.step", "adamw.step", m.adamw("decay after"), {"values": 3}),
-    ("kernel.sparse", "kernel.sparse", m.last_of_a_row_lost, {"positions": 6, "x": 10}),
-    ("kernel.sparse", "kernel.sparse", m.zeros_without_gradient, {"positions": 6, "x": 10}),
-    ("gradient.candidates", "gradient.candidates", m.absolute_sums, {"delta": 2}),
-    ("file.read", "file.read", m.stored_zeros_lost, {"raw": 3000}),
+    ("adamw.step", "adamw.step", adamw("global step"), {"values": 3}),
+    ("adamw.step", "adamw.step", adamw("decay after"), {"values": 3}),
+    ("kernel.sparse", "kernel.sparse", last_of_a_row_lost, {"positions": 6, "x": 10}),
+    ("kernel.sparse", "kernel.sparse", zeros_without_gradient, {"positions": 6, "x": 10}),
+    ("gradient.candidates", "gradient.candidates", absolute_sums, {"delta": 2}),
+    ("file.read", "file.read", stored_zeros_lost, {"raw": 3000}),
 ]  # fmt: skip
 
 
@@ -215,7 +221,7 @@ def test_a_port_that_answers_otherwise_the_second_time_is_told_all_the_same(tmp_
     answers = iter([True] * 7 + [False] + [True] * 10**6)
 
     def fickle(a):
-        out = m.right("select.largest")(a)
+        out = right("select.largest")(a)
         return out if next(answers) else {"chosen": out["chosen"] + 1}
 
     variants = wrong("select.largest", fickle)[:1]
@@ -280,7 +286,7 @@ def test_a_folder_becomes_a_vector(folder, tmp_path):
 
 def test_what_compares_two_answers_is_no_vector(tmp_path):
     (found,) = tried(
-        wrong("select.smallest", m.higher_id_wins(1)), SEEDS[0], tmp_path, examples=40, only="select.negated"
+        wrong("select.smallest", higher_id_wins(1)), SEEDS[0], tmp_path, examples=40, only="select.negated"
     )
     assert len(read(found.artifact)) == 2
     with pytest.raises(ValueError, match="with each other"):

@@ -1,0 +1,196 @@
+"""The kill matrix: which wrong program is refused by which case, and what that says of clauses and cases.
+
+    matrix = kill_matrix()
+    matrix.kills["update.evolve: no refill"]     the ids of the cases that refuse it
+
+A mutant is killed where a case gets a wrong answer, or an answer where it expects a refusal, or a refusal by another
+clause. An error that it raises, or a refusal where an answer is expected, proves nothing about the case and counts for
+nothing: any nonsense would do that.
+"""
+
+import json
+import math
+import os
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from multiprocessing import get_context
+from pathlib import Path
+
+from conformance.cases import Case, load_all
+from conformance.clauses import read_clauses
+from conformance.coverage import elsewhere
+from conformance.harness import Failure, Variant, run
+from conformance.mutants import MUTANTS, Mutant
+
+__all__ = [
+    "SIGNATURES",
+    "UNPROVEN",
+    "Kill",
+    "Matrix",
+    "kill_matrix",
+    "killing",
+    "looks_like",
+    "unproven",
+    "variants_of",
+]
+
+UNPROVEN = Path(__file__).parent / "mutants" / "unproven.json"
+SIGNATURES = Path(__file__).parent / "registry" / "signatures.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Kill:
+    """A case that refuses a mutant.
+
+    Attributes:
+        case: its id.
+        ratio: how many times the bound its nearest wrong output lies outside, over both dtypes; infinite where an
+            output is no number within a bound.
+    """
+
+    case: str
+    ratio: float
+
+
+@dataclass(slots=True)
+class Matrix:
+    """Mutants by cases.
+
+    Attributes:
+        kills: for each mutant the cases that refuse it.
+        clauses: the clauses of each case.
+        shown: for each clause of level MUST its killed mutants, by name.
+        reasons: for each clause of level MUST without one, why; empty where there is no reason.
+        idle: ids of cases that kill no mutant.
+    """
+
+    kills: dict[str, list[Kill]]
+    clauses: dict[str, tuple[str, ...]]
+    shown: dict[str, list[str]] = field(default_factory=dict)
+    reasons: dict[str, str] = field(default_factory=dict)
+    idle: list[str] = field(default_factory=list)
+
+    def complaints(self) -> list[str]:
+        """Return what is wrong: a mutant that lives, or no proof and no reason for a clause, or a stale reason."""
+        told = []
+        for m in MUTANTS:
+            hit = {clause for kill in self.kills.get(m.name, ()) for clause in self.clauses[kill.case]}
+            told += [f"{m.name} is not refused by a case of {c}" for c in m.clauses if c not in hit]
+        told += [f"{c} has no killed mutant and no reason" for c, reason in self.reasons.items() if not reason]
+        told += [f"{c} has a killed mutant; take it out of {UNPROVEN.name}" for c in unproven() if self.shown.get(c)]
+        return told
+
+    def signatures(self) -> dict[str, list[str]]:
+        """Return for each case the names of the mutants that fail there."""
+        found: dict[str, list[str]] = {}
+        for name, kills in self.kills.items():
+            for kill in kills:
+                found.setdefault(kill.case, []).append(name)
+        return {case: sorted(names) for case, names in sorted(found.items())}
+
+
+def unproven(path: Path = UNPROVEN) -> dict[str, str]:
+    """Return for each clause that no mutant breaks the reason why."""
+    table: dict[str, str] = json.loads(path.read_text(encoding="utf-8"))
+    return table
+
+
+def variants_of(mutant: Mutant) -> list[Variant]:
+    """Return how a mutant is called: in this process, in both dtypes."""
+    port = mutant.port()
+    return [Variant(port, "float64"), Variant(port, "float32")]
+
+
+def proves(case: Case, failure: Failure) -> bool:
+    """Tell whether a failure of a mutant says something about the case."""
+    refused = failure.output == "" and "got the refusal" in failure.detail
+    return failure.status == "fail" and (bool(case.refused) or not refused)
+
+
+def killing(mutant: Mutant, cases: Iterable[Case]) -> list[Kill]:
+    """Return the cases that refuse a mutant, those of its operation being asked."""
+    found = []
+    for case in cases:
+        if case.op != mutant.op or (mutant.only_refusals and not case.refused):
+            continue
+        # each on its own: no case is blocked by another
+        (result,) = run([case], variants_of(mutant))
+        told = [f for f in result.failures if proves(case, f)]
+        if told:
+            found.append(Kill(case.id, _nearest(told)))
+    return found
+
+
+def _nearest(failures: Sequence[Failure]) -> float:
+    """Return the smallest over variants of the largest ratio over outputs."""
+    worst: dict[str, float] = {}
+    for f in failures:
+        worst[f.variant] = max(worst.get(f.variant, 0.0), f.ratio)
+    return min(worst.values(), default=math.inf)
+
+
+def _one(name: str) -> tuple[str, list[Kill]]:
+    mutant = next(m for m in MUTANTS if m.name == name)
+    return name, killing(mutant, _CASES)
+
+
+_CASES: list[Case] = []
+
+
+def _start() -> None:
+    _CASES[:] = load_all()
+
+
+def kill_matrix(jobs: int | None = None) -> Matrix:
+    """Return the matrix of all mutants over all cases of the operations they replace."""
+    cases = load_all()
+    # the slowest operations first, so that no process is left alone with one of them
+    slow = Counter(case.op for case in cases)
+    names = [m.name for m in sorted(MUTANTS, key=lambda m: (m.op != "train.run", m.only_refusals, -slow[m.op]))]
+    workers = jobs or min(os.cpu_count() or 1, 8)
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_start) as pool:
+        found = dict(pool.map(_one, names, chunksize=2))
+    return matrix_of({m.name: found[m.name] for m in MUTANTS}, cases)
+
+
+def matrix_of(kills: dict[str, list[Kill]], cases: Sequence[Case]) -> Matrix:
+    """Return what kills say of clauses and cases."""
+    matrix = Matrix(kills, {case.id: case.clauses for case in cases})
+    reasons = {clause: f"{why}: {test}" for clause, (test, why) in elsewhere().items()} | unproven()
+    for clause in read_clauses().values():
+        if clause.level != "MUST":
+            continue
+        named = [m.name for m in MUTANTS if clause.id in m.clauses]
+        matrix.shown[clause.id] = [
+            name for name in named if any(clause.id in matrix.clauses[kill.case] for kill in kills.get(name, ()))
+        ]
+        if not matrix.shown[clause.id]:
+            matrix.reasons[clause.id] = f"untestable: {clause.untestable}" if clause.untestable else ""
+            matrix.reasons[clause.id] = matrix.reasons[clause.id] or reasons.get(clause.id, "")
+    killers = {kill.case for row in kills.values() for kill in row}
+    matrix.idle = [case.id for case in cases if case.id not in killers]
+    return matrix
+
+
+def looks_like(failed_ids: set[str], path: Path = SIGNATURES, most: int = 3) -> list[str]:
+    """Return the names of the mutants that fail most nearly where a port fails, the most similar first.
+
+    Similar is what two sets of failed cases have in common, over what they have together; below a half nothing is said.
+    """
+    table: dict[str, list[str]] = json.loads(path.read_text(encoding="utf-8"))
+    fails_at: dict[str, set[str]] = {}
+    for case, names in table.items():
+        for name in names:
+            fails_at.setdefault(name, set()).add(case)
+    ranked = []
+    for name, where in fails_at.items():
+        common = len(where & failed_ids)
+        # cases of operations that the mutant does not touch say nothing for or against it
+        op = name.split(":", 1)[0]
+        mine = {case for case in failed_ids if any(other.startswith(f"{op}:") for other in table.get(case, ()))}
+        similarity = common / len(where | mine) if common else 0.0
+        if similarity >= 0.5:
+            ranked.append((-similarity, name))
+    return [name for _, name in sorted(ranked)[:most]]

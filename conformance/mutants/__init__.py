@@ -1,0 +1,26 @@
+"""Programs that are wrong on purpose: our engine with one operation replaced by a plausible mistake.
+
+The kit is worth something only if each of them is refused, and by a case of the clause that it breaks.
+"""
+
+from conformance.mutants import adapters, choosing, events, files, kernels, layers, models, optimizers, pruning, rules
+from conformance.mutants.base import Mutant
+
+__all__ = ["CONTROLS", "MUTANTS", "Mutant"]
+
+MUTANTS: tuple[Mutant, ...] = (
+    *choosing.MUTANTS,
+    *kernels.MUTANTS,
+    *layers.MUTANTS,
+    *models.MUTANTS,
+    *events.MUTANTS,
+    *rules.MUTANTS,
+    *optimizers.MUTANTS,
+    *pruning.MUTANTS,
+    *adapters.MUTANTS,
+    *files.MUTANTS,
+)
+"""Every mutant; the name of each is its own."""
+
+CONTROLS: tuple[Mutant, ...] = (*events.CONTROLS, *optimizers.CONTROLS, *adapters.CONTROLS)
+"""Operations that were rewritten for mutants, here without a flaw: no case may refuse them."""

@@ -1,0 +1,111 @@
+"""What every file of wrong programs needs: the right engine, and the record of a wrong one."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from conformance.ports.engine import EnginePort
+from conformance.ports.engine_flaws import REFUSALS
+
+__all__ = [
+    "ENGINE",
+    "REFUSALS",
+    "Mutant",
+    "Operation",
+    "Values",
+    "changed",
+    "flipped",
+    "ids",
+    "mutant",
+    "right",
+    "unchecked",
+]
+
+Values = dict[str, Any]
+Operation = Callable[[Values], Values]
+
+ENGINE = EnginePort()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Mutant:
+    """Our engine with one operation replaced by a plausible mistake.
+
+    Attributes:
+        op: the operation that is wrong.
+        flaw: the mistake, in a few words.
+        clauses: those it breaks; for each of them a linked case must refuse it.
+        call: the wrong operation.
+        only_refusals: it differs from the engine only where that refuses.
+    """
+
+    op: str
+    flaw: str
+    clauses: tuple[str, ...]
+    call: Operation
+    only_refusals: bool = False
+
+    @property
+    def name(self) -> str:
+        """What tables and reports call it."""
+        return f"{self.op}: {self.flaw}"
+
+    def port(self) -> EnginePort:
+        """Return the engine with this mistake."""
+        return ENGINE.with_ops(self.name, **{self.op.replace(".", "__"): self.call})
+
+
+def mutant(clauses: str, op: str, call: Operation, flaw: str) -> Mutant:
+    """Return the record of a wrong operation; clauses are separated by spaces."""
+    return Mutant(op, flaw, tuple(clauses.split()), call)
+
+
+def right(op: str) -> Operation:
+    """Return the engine's own operation."""
+    return ENGINE.ops[op]
+
+
+def ids(values: Any) -> NDArray[np.int64]:
+    """Return integers as an operation hands them out."""
+    return np.array(list(values), dtype=np.int64)
+
+
+def changed(op: str, **inputs: Callable[[Values], Any]) -> Operation:
+    """Return the operation with some inputs replaced by functions of all inputs."""
+    return lambda a: right(op)(a | {name: f(a) for name, f in inputs.items()})
+
+
+def after(op: str, change: Callable[[Values, Values], Values]) -> Operation:
+    """Return the operation with some outputs replaced: change gets the outputs and the inputs."""
+
+    def f(a: Values) -> Values:
+        out = right(op)(a)
+        return out | change(out, a)
+
+    return f
+
+
+def flipped(op: str, name: str) -> Operation:
+    """Return the operation with one output transposed and brought back to its shape."""
+    return after(op, lambda out, _: {name: np.ascontiguousarray(out[name].T).reshape(out[name].shape)})
+
+
+def unchecked(op: str, *clauses: str) -> list[Mutant]:
+    """Return for each clause the operation without the check: it answers where that clause refuses."""
+
+    def without(clause: str) -> Operation:
+        def f(a: Values) -> Values:
+            try:
+                return right(op)(a)
+            except REFUSALS as error:
+                if error.clause != clause:
+                    raise
+            # an answer of whatever content: it is wrong that there is one
+            return {}
+
+        return f
+
+    return [Mutant(op, f"{clause} not checked", (clause,), without(clause), only_refusals=True) for clause in clauses]

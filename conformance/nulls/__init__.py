@@ -1,0 +1,8 @@
+"""Programs that must never be called conformant: they do nothing, guess, or break the protocol.
+
+    python -m conformance.nulls MODE
+
+answers     wrong answers in right lines
+lines       wrong lines, or none
+expected    what the kit must say of each
+"""

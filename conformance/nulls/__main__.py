@@ -1,0 +1,36 @@
+"""Run one null port: ``python -m conformance.nulls MODE``."""
+
+import sys
+
+from conformance.nulls import answers, lines
+from conformance.port import Port
+from conformance.protocol.serve import serve
+
+
+class _Printing(answers.Right):
+    """A port whose library prints; the loop moves standard output aside."""
+
+    name = "prints"
+
+    def call(self, op: str, inputs: answers.Values, dtype: str) -> answers.Values:
+        print("a library says hello")
+        return super().call(op, inputs, dtype)
+
+
+def main() -> int:
+    """Run the null port that the command line names."""
+    known = sorted({*answers.MODES, *lines.MODES})
+    if len(sys.argv) != 2 or sys.argv[1] not in known:
+        print(f"usage: python -m conformance.nulls MODE, one of {', '.join(known)}", file=sys.stderr)
+        return 2
+    mode = sys.argv[1]
+    if mode in answers.MODES or mode == "prints":
+        port: Port = _Printing() if mode == "prints" else answers.port_of(mode)
+        serve(port)
+    else:
+        lines.serve_lines(mode)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,155 @@
+"""What the kit must say of each null port, and how it is judged.
+
+outcomes, verdict = judged("echo")
+"""
+
+import random
+import secrets
+import sys
+from dataclasses import dataclass
+
+import numpy as np
+
+from conformance.cases import VECTORS, load
+from conformance.harness import Result, Variant, run
+from conformance.judgement import PropertyResult, Run, Verdict
+from conformance.nulls import lines
+from conformance.port import Refused, Unsupported
+from conformance.profiles import PROFILES
+from conformance.protocol.child import Child, PortFault, StartError
+
+__all__ = ["ASKED", "CONFORMANT", "EXPECTED", "Judged", "complaints", "judged"]
+
+ASKED = (
+    "kernel.dense-lattice",
+    "kernel.dense-real",
+    "kernel.refuse-dense-width",
+    "kernel.refuse-dense-integers",
+    "kernel.store-dense-some",
+    "exceeding.special",
+    "exceeding.zero",
+    "exceeding.refuse-matrix",
+)
+"""The cases that null ports are asked: answers of every class, and refusals."""
+_FEW = ("kernel.dense-real", "kernel.refuse-dense-width", "exceeding.special")
+"""Enough where every case costs a new start."""
+_FEWER = ("exceeding.special",)
+_OF_MODE = {
+    "memory-hog": ("file-refused.short", "exceeding.special"),
+    **dict.fromkeys(("late-reply", "hang", "closes-stdout"), _FEWER),
+    **dict.fromkeys(set(lines.MODES) - {"slow", "prints", "late-reply", "hang", "closes-stdout"}, _FEW),
+}
+
+CONFORMANT = ("right", "slow", "prints")
+"""Programs with which nothing is wrong: whoever refuses them as well refuses everything."""
+
+EXPECTED: dict[str, set[str]] = {
+    **{mode: {"pass"} for mode in CONFORMANT},
+    "table": {"pass"},
+    "empty-outputs": {"fail"},
+    "empty-lists": {"fail"},
+    "nulls": {"fail"},
+    "echo": {"fail"},
+    "zeros": {"fail", "pass"},
+    "nan": {"fail", "pass"},
+    "unsupported-all": {"protocol"},
+    "declares-nothing": {"unsupported"},
+    "offers-less": {"protocol"},
+    "rejects-all": {"fail"},
+    "accepts-all": {"fail", "pass"},
+    "error-all": {"error"},
+    "wrong-dtype": {"fail", "pass"},
+    "wrong-shape": {"fail", "pass"},
+    "wrong-endianness": {"fail", "pass"},
+    "more-outputs": {"fail", "pass"},
+    "memory-hog": {"error", "pass"},
+    "wrong-id": {"protocol"},
+    "duplicate-reply": {"protocol", "pass"},
+    "late-reply": {"timeout"},
+    "two-on-a-line": {"protocol"},
+    "log-on-stdout": {"protocol"},
+    "empty-line": {"protocol"},
+    "crash": {"crash", "pass"},
+    "half-a-line": {"crash"},
+    "hang": {"timeout"},
+    "exits-at-once": {"crash"},
+    "exits-on-call": {"crash"},
+    "closes-stdout": {"crash"},
+    "junk-base64": {"protocol", "pass"},
+    "json-float": {"protocol", "pass"},
+    "no-object": {"protocol"},
+    "nan-literal": {"protocol"},
+    "unknown-type": {"protocol"},
+    "invalid-utf8": {"protocol"},
+    "unasked": {"crash", "protocol"},
+    "old-hello": {"crash"},
+}
+"""The outcomes of its cases, by null port; `pass` beside another where a refusal or an empty answer is right."""
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """What came out: of each case, of all, and what was left running."""
+
+    results: list[Result]
+    verdict: Verdict
+    left: int
+
+
+def judged(mode: str, timeout: float = 1.0) -> Judged:
+    """Return what the kit says of a null port: the cases asked in float32, and one property with a fresh seed."""
+    wanted = _OF_MODE.get(mode, ASKED)
+    names = dict.fromkeys(id_.split(".")[0] for id_ in wanted)
+    cases = [case for name in names for case in load(VECTORS / f"{name}.json") if case.id in wanted]
+    profiles = ("kernels", "ckpt-read") if mode == "memory-hog" else ("kernels",)
+    seed = secrets.token_hex(16)
+    with Child([sys.executable, "-m", "conformance.nulls", mode], timeout=timeout) as child:
+        offers = _offers(child)
+        results = run(cases, [Variant(child, "float32", offers=offers, deterministic=True)])
+        told = {"name": mode}
+        whole = Run(told, profiles, ("fp32",), results, [], {}, properties=[exceeding(child, seed)], seed=seed)
+        process = child._process
+    return Judged(results, whole.verdict(), 0 if process is None or process.poll() is not None else 1)
+
+
+def _offers(child: Child) -> frozenset[str] | None:
+    try:
+        return frozenset(op for op, classes in child.hello().ops.items() if "fp32" in classes)
+    except StartError:
+        return None
+
+
+def exceeding(child: Child, seed: str, examples: int = 20) -> PropertyResult:
+    """Ask for what exceeds a limit among numbers that nobody has seen (KRN-014)."""
+    found = PropertyResult("kernels.exceeding", ("KRN-014",), "kernels")
+    draw = random.Random(seed)  # noqa: S311  it draws test data
+    for _ in range(examples):
+        values = np.array([draw.randrange(-8, 9) for _ in range(draw.randrange(1, 20))], dtype=np.float32)
+        least = float(draw.randrange(0, 8))
+        want = [i for i, x in enumerate(values.tolist()) if abs(x) > least]
+        found.examples += 1
+        try:
+            got = child.call("kernel.exceeding", {"values": values, "least": least}, "float32").get("indices")
+        except (PortFault, StartError, Refused, Unsupported) as error:
+            found.failure = str(error)
+            return found
+        if not isinstance(got, np.ndarray) or got.tolist() != want:
+            found.failure = f"expected {want}, got {got}"
+            return found
+    return found
+
+
+def complaints(mode: str, found: Judged) -> list[str]:
+    """Return what is wrong with what the kit said of a null port."""
+    outcomes = {result.outcome for result in found.results}
+    told = []
+    if outcomes != EXPECTED[mode] and not (mode == "unasked" and outcomes <= EXPECTED[mode]):
+        told.append(f"{mode}: outcomes {sorted(outcomes)}, expected {sorted(EXPECTED[mode])}")
+    if found.verdict.conformant != (mode in CONFORMANT):
+        told.append(f"{mode}: {found.verdict.line}")
+    if found.left:
+        told.append(f"{mode}: a process is left behind")
+    return told
+
+
+assert "kernel.exceeding" in PROFILES["kernels"]

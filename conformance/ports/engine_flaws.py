@@ -1,0 +1,42 @@
+"""What wrong programs need of the engine: its refusals, attention to keys of their choice, a walk that skips."""
+
+from typing import Any
+
+import numpy as np
+
+from formats import FormatError
+from seft_ref import calibrate
+from seft_ref.config import ModelConfig
+from seft_ref.errors import SeftError
+from seft_ref.layers.attention import attention_backward, attention_forward
+from seft_ref.prune.sparsegpt import hessian_of, sparsegpt
+
+__all__ = ["REFUSALS", "attended", "behind_unpruned_blocks"]
+
+Values = dict[str, Any]
+
+REFUSALS = (SeftError, FormatError)
+"""What an operation of the engine raises where a clause refuses; each has a `clause`."""
+
+
+def attended(q: Any, k: Any, v: Any, dy: Any, seen: Any) -> tuple[Any, ...]:
+    """Return y, dq, dk, dv of attention, heads first, for keys seen of any pattern."""
+    y, cache = attention_forward(q, k, v, seen)
+    return (y, *attention_backward(dy, cache))
+
+
+def behind_unpruned_blocks(a: Values) -> Values:
+    """Return a whole model pruned by SparseGPT whose statistics are those of the model before pruning."""
+    config, found = ModelConfig.from_json(a["config"]), []
+
+    def prune(weight: Any, hessian: Any) -> tuple[Any, Any]:
+        found.append(sparsegpt(weight, hessian, a["sparsity"]))
+        return found[-1][0], weight
+
+    read = a["tensors"].__getitem__
+    steps = calibrate._block_by_block(config, read, [a["tokens"]], a["kernels"], hessian_of, prune)
+    names = [name for name, *_ in steps]
+    return {
+        "kept": {n: np.flatnonzero(mask).astype(np.int64) for n, (mask, _) in zip(names, found, strict=True)},
+        "weights": {n: weight for n, (_, weight) in zip(names, found, strict=True)},
+    }

@@ -1,0 +1,91 @@
+"""The self-test of the kit: comparators, signatures, and the page; the whole matrix is run by hand and in releases."""
+
+import json
+
+import numpy as np
+
+from conformance import selftest
+from conformance.cases import load_all
+from conformance.kills import SIGNATURES, Kill, looks_like, matrix_of
+from conformance.mutants import MUTANTS
+
+CASES = load_all()
+
+
+def test_comparators_hold_at_their_bounds():
+    assert selftest.comparators() == []
+
+
+def test_a_loose_comparator_is_noticed(monkeypatch):
+    right = selftest.compare
+
+    def loose(got, want, how, dtype="float64", bound=None, **more):
+        verdict = right(got, want, how, dtype, bound, **more)
+        return type(verdict)(passed=True) if isinstance(got, np.ndarray) and np.isnan(got).any() else verdict
+
+    monkeypatch.setattr(selftest, "compare", loose)
+    assert len(selftest.comparators()) >= 4
+
+
+def signatures():
+    return json.loads(SIGNATURES.read_text(encoding="utf-8"))
+
+
+def failed_by(name):
+    return {case for case, names in signatures().items() if name in names}
+
+
+def test_signatures_name_cases_and_mutants_that_exist():
+    assert set(signatures()) <= {case.id for case in CASES}
+    assert {name for names in signatures().values() for name in names} == {m.name for m in MUTANTS}
+
+
+def test_a_port_that_fails_where_a_mutant_fails_looks_like_it():
+    for name in ("layer.rmsnorm: eps outside the root", "update.evolve: no refill", "rng.draws: words reversed"):
+        assert name in looks_like(failed_by(name))
+
+
+def test_failures_elsewhere_do_not_hide_the_likeness():
+    name = "layer.attention: empty rows average"
+    assert name in looks_like(failed_by(name) | failed_by("rng.draws: words reversed"), most=5)
+
+
+def test_nothing_looks_like_nothing():
+    assert looks_like(set()) == []
+    assert looks_like({"no.such-case"}) == []
+
+
+def test_the_most_similar_comes_first(tmp_path):
+    path = tmp_path / "signatures.json"
+    path.write_text(json.dumps({"a.1": ["x: p", "x: q"], "a.2": ["x: p"], "a.3": ["x: p"]}), encoding="utf-8")
+    assert looks_like({"a.1", "a.2", "a.3"}, path) == ["x: p"]
+    assert looks_like({"a.1"}, path) == ["x: q"]
+
+
+def test_a_mutant_that_lives_is_a_complaint():
+    kills = {m.name: [] for m in MUTANTS}
+    told = matrix_of(kills, CASES).complaints()
+    assert len(told) > len(MUTANTS)
+    assert any("has no killed mutant and no reason" in line for line in told)
+
+
+def test_the_page_lists_mutants_reasons_and_idle_cases():
+    kills = {m.name: [Kill(case, 2.0) for case in failed_by(m.name)] for m in MUTANTS}
+    matrix = matrix_of(kills, CASES)
+    assert matrix.complaints() == []
+    text = selftest.page(matrix)
+    assert text.count("\n| `") == len(MUTANTS)
+    assert f"Cases that kill no mutant ({len(matrix.idle)})" in text
+    assert "NO REASON" not in text
+
+
+def test_the_page_is_the_one_in_docs():
+    kills = {m.name: [Kill(case, 2.0) for case in failed_by(m.name)] for m in MUTANTS}
+    page = SIGNATURES.parents[2] / "docs" / "kill-matrix.md"
+    assert selftest.page(matrix_of(kills, CASES)) == page.read_text(encoding="utf-8")
+
+
+def test_withdrawn_cases_do_not_come_back():
+    withdrawn = json.loads((SIGNATURES.parent / "withdrawn.json").read_text(encoding="utf-8"))
+    assert set(withdrawn) & {case.id for case in CASES} == set()
+    assert all(len(reason) > 20 for reason in withdrawn.values())
