@@ -82,23 +82,46 @@ def test_GROW_006_as_many_leave_as_come():
 def test_EVT_009_a_pair_swaps_places_inside_its_group():
     # groups 0 to 3 and 4 to 7, 2 of 4 each
     base = {0: 1.0, 1: 4.0, 4: 1.0, 5: 1.0}
-    one = part((1, 8), base, {0: 0.5}, [4], [1])
+    one = part((1, 8), base, {0: 0.5}, [2, 2], [1])
     gradient = [1.0, 1.0, 3.0, 0.0, 0.1, 1.0, 0.0, 2.0]
     group = rule(scope="group")
     found = only(event([one], [seen((1, 8), gradient)], group, 1.0, pattern=(2, 4)))
     # drop 0; grow 2; group 0 holds 0, 1, 2: of 0 (1 · 1) and 1 (1 · 4) the first goes; position 4, at 0.1, stays
     assert (found.dropped, found.grown, found.pruned) == ([0], [2], [0])
-    whole = only(event([one], [seen((1, 8), gradient)], rule(), 1.0))
+    whole = only(event([replace(one, budget=[4])], [seen((1, 8), gradient)], rule(), 1.0))
     assert whole.pruned == [4]
 
 
 def test_GROW_007_a_third_new_slot_of_a_group_is_passed_over():
-    one = part((1, 8), {0: 1.0, 1: 1.0, 4: 1.0, 5: 1.0}, {}, [4], [3])
+    one = part((1, 8), {0: 1.0, 1: 1.0, 4: 1.0, 5: 1.0}, {}, [2, 2], [3])
     gradient = [0.0, 7.0, 9.0, 8.0, 1.0, 0.0, 2.0, 0.0]
     found = only(event([one], [seen((1, 8), gradient)], rule(scope="group"), 0.0, pattern=(2, 4)))
     assert found.grown == [2, 3, 6]
     assert found.pruned == [0, 1, 5]
-    assert only(event([one], [seen((1, 8), gradient)], rule(), 0.0)).grown == [1, 2, 3]
+    assert only(event([replace(one, budget=[4])], [seen((1, 8), gradient)], rule(), 0.0)).grown == [1, 2, 3]
+
+
+def test_GROW_007_DLT_001_a_group_takes_as_many_as_it_stored_at_load():
+    one = part((1, 12), {0: 1.0, 4: 1.0, 5: 1.0}, {}, [1, 2, 0], [4])
+    gradient = [0.0, 7.0, 9.0, 8.0, 1.0, 0.0, 2.0, 0.0, 9.0, 9.0, 9.0, 9.0]
+    found = only(event([one], [seen((1, 12), gradient)], rule(scope="group"), 0.0, pattern=(2, 4)))
+    # one of the first group, two of the second, none of the third, which stored nothing
+    assert found.grown == [2, 4, 6]
+    assert found.pruned == [0, 5]
+
+
+def test_EVT_005_evidence_that_is_asked_for_and_scores_that_are_ranked():
+    one = part((2, 2), {0: 1.0, 1: 1.0, 2: 1e200}, {}, [2, 1], [1, 1])
+    nan = seen((2, 2), [1.0, 1.0, 1.0, math.nan])
+    for chosen in (rule(grow="random"), rule(grow_scope="active"), rule(moments="seeded", grow="absolute")):
+        with pytest.raises(pools.RefusedError, match="EVT-005"):
+            event([replace(one, budget=[9], delta_budget=[1])], [nan], chosen, 0.0)
+    # row 1 has nothing to prune: its weight, whose score would overflow, is not ranked
+    rows = rule(scope="row", adapt="curvature", grow="random", grow_scope="active")
+    fine = seen((2, 2), [1.0] * 4)
+    assert only(event([replace(one, delta_budget=[0, 0])], [fine], rows, 0.0)).pruned == []
+    with pytest.raises(pools.RefusedError, match="SEL-004"):
+        event([replace(one, budget=[2, 0], delta_budget=[0, 0])], [fine], rows, 0.0)
 
 
 def test_EVT_009_rows_keep_their_budgets():
@@ -244,17 +267,19 @@ def test_the_older_oracle_agrees():
         assert found.pruned == moves["pruned"]
 
 
-def test_EVT_009_n_of_m_hold_after_every_event():
+def test_EVT_009_no_group_stores_more_than_at_load_after_any_event():
     for word in range(100):
         r = np.random.default_rng(word)
-        base = {int(4 * g + c): float(r.integers(-2, 3)) for g in range(6) for c in sorted(r.permutation(4)[:2])}
+        budget = [int(n) for n in r.integers(0, 3, size=6)] if word % 2 else [2] * 6
+        at = [4 * g + int(c) for g, n in enumerate(budget) for c in sorted(r.permutation(4)[:n])]
+        base = {p: float(r.integers(-2, 3)) for p in at}
         eta = sorted(int(p) for p in r.permutation(sorted(base))[:5])
-        one = part((3, 8), base, {p: float(r.integers(-2, 3)) for p in eta}, [12], [int(r.integers(5, 13))])
+        one = part((3, 8), base, {p: float(r.integers(-2, 3)) for p in eta}, budget, [int(r.integers(5, 13))])
         for _ in range(3):
             what = seen((3, 8), [float(x) for x in r.integers(-2, 3, size=24)])
             one = only(event([one], [what], rule(scope="group"), float(r.uniform()), pattern=(2, 4))).part
             support = one.base.keys() | one.phi.keys()
-            assert max(sum(p // 4 == g for p in support) for g in range(6)) <= 2
+            assert all(sum(p // 4 == g for p in support) <= n for g, n in enumerate(budget))
             assert len(one.phi) <= one.delta_budget[0]
 
 
