@@ -202,6 +202,18 @@ def check_report(file: Annotated[Path, typer.Argument(metavar="FILE", help="A re
     raise typer.Exit(NOT_MET if wrong else MET)
 
 
+@app.command("self-test")
+def self_test(
+    page: Annotated[Path | None, typer.Option(metavar="PATH", help="Write the kill matrix as a page.")] = None,
+    jobs: Annotated[int | None, typer.Option(min=1, help="Processes; one a core unless told.")] = None,
+) -> None:
+    """Judge wrong programs and programs that do nothing: each must be refused for what it breaks."""
+    from conformance import selftest
+
+    told = ["--page", str(page)] if page is not None else []
+    raise typer.Exit(selftest.main(told + (["--jobs", str(jobs)] if jobs is not None else [])))
+
+
 @app.command("new-port")
 def new_port(
     language: Annotated[str, typer.Argument(metavar="LANGUAGE", help=f"One of {', '.join(templates.LANGUAGES)}.")],
