@@ -5,7 +5,6 @@ taken out, new ones are put at the end. What stands on a line of its own as a co
 """
 
 import json
-import os
 import re
 import tomllib
 from collections.abc import Sequence
@@ -16,7 +15,7 @@ from typing import Any
 
 from conformance.expect.manifest import STATUSES, ManifestError, entries, findings, is_glob
 from conformance.harness import Result
-from formats.atomic import new_file, write_bytes
+from conformance.whole import write_file
 
 __all__ = ["write"]
 
@@ -67,8 +66,7 @@ def write(path: Path, results: Sequence[Result]) -> None:
     if entries(text, path.name) != right:
         msg = f"{path.name}: it cannot be updated line by line; write each key of an entry on a line of its own"
         raise ManifestError(msg)
-    with new_file(Path(os.path.abspath(path))) as temporary:  # noqa: PTH100  a link stays a name
-        write_bytes(temporary, text.replace("\n", end).encode())
+    write_file(path, text.replace("\n", end).encode())
 
 
 def _blocks(text: str, name: str) -> tuple[list[str], list[_Block]]:

@@ -2,8 +2,6 @@
 
 import json
 import os
-import secrets
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -14,7 +12,7 @@ from conformance.report.markdown import markdown
 from conformance.report.page import page
 from conformance.report.summary import as_summary, badge
 from conformance.report.words import tidy
-from formats.atomic import new_folder, write_bytes
+from conformance.whole import write_folder
 
 __all__ = ["FILES", "ReportError", "write"]
 
@@ -44,24 +42,14 @@ def write(run: Run, folder: Path, signatures: Mapping[str, Sequence[str]] | None
         "report.html": page(clean, signatures or {}),
     }
     folder = Path(os.path.abspath(folder))  # noqa: PTH100  resolve would follow a link that is to be refused
-    old = _set_aside(folder)
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with new_folder(folder) as new:
-            for name in FILES:
-                write_bytes(new / name, texts[name].encode())
-    except BaseException:
-        if old is not None:
-            old.rename(folder)
-        raise
-    if old is not None:
-        shutil.rmtree(old)
+    _refuse_other(folder)
+    write_folder(folder, {name: texts[name].encode() for name in FILES})
 
 
-def _set_aside(folder: Path) -> Path | None:
-    """Move an earlier report out of the way and return where it is, None if there is none."""
+def _refuse_other(folder: Path) -> None:
+    """Refuse what is there, unless it is a report or empty."""
     if not os.path.lexists(folder):
-        return None
+        return
     if folder.is_symlink() or not folder.is_dir():
         msg = f"{folder} is no folder; name another for the report"
         raise ReportError(msg)
@@ -69,5 +57,3 @@ def _set_aside(folder: Path) -> Path | None:
     if others:
         msg = f"{folder} holds {others[0]}, which is no part of a report; name another folder"
         raise ReportError(msg)
-    aside = folder.parent / f".{folder.name}.old-{secrets.token_hex(8)}"
-    return folder.rename(aside)

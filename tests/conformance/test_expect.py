@@ -5,6 +5,7 @@ import tomllib
 import numpy as np
 import pytest
 
+from conformance import whole as atomic
 from conformance.cases import Case
 from conformance.expect import Expect, ManifestError, apply, read, write
 from conformance.expect import manifest as module
@@ -365,3 +366,18 @@ def test_hostile_details_make_a_manifest_that_can_be_read(tmp_path):
     assert apply(filled(path), results) == []
     assert all(r.waived for r in results)
     assert len(tomllib.loads(path.read_text())["expect"]) == len(details)
+
+
+def test_a_write_that_breaks_leaves_the_manifest(tmp_path, monkeypatch):
+    path = tmp_path / "seft-expect.toml"
+    path.write_text(OLD)
+
+    def full(path, data):
+        path.write_bytes(data[:9])
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(atomic, "_write", full)
+    with pytest.raises(OSError, match="No space"):
+        write(path, [good("a.two")])
+    assert path.read_text() == OLD
+    assert list(tmp_path.iterdir()) == [path]

@@ -3,11 +3,13 @@
 import json
 import re
 from dataclasses import replace
+from pathlib import Path
 from xml.etree import ElementTree as ET
 
 import numpy as np
 import pytest
 
+from conformance import whole as atomic
 from conformance.harness import Result
 from conformance.judgement import PropertyResult
 from conformance.report import FILES, ReportError, check_report, folder, write
@@ -199,19 +201,28 @@ def test_an_earlier_report_is_replaced_and_nothing_else(tmp_path):
 
 
 @pytest.mark.parametrize("earlier", [False, True])
-def test_a_write_that_breaks_leaves_what_was_there(tmp_path, monkeypatch, earlier):
+@pytest.mark.parametrize("breaks", ["_write", "rename"])
+def test_a_write_that_breaks_leaves_what_was_there(tmp_path, monkeypatch, earlier, breaks):
     if earlier:
         write(whole(), tmp_path / "out")
     before = {path.name: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
-    real, left = folder.write_bytes, [3]
+    real_write, real_rename, left = atomic._write, Path.rename, [3]
 
     def full(path, data):
         left[0] -= 1
         if not left[0]:
             raise OSError(28, "No space left on device")
-        real(path, data)
+        real_write(path, data)
 
-    monkeypatch.setattr(folder, "write_bytes", full)
+    def refused(path, to):
+        if ".new-" in path.name:
+            raise OSError(28, "No space left on device")
+        return real_rename(path, to)
+
+    if breaks == "_write":
+        monkeypatch.setattr(atomic, "_write", full)
+    else:
+        monkeypatch.setattr(Path, "rename", refused)
     with pytest.raises(OSError, match="No space"):
         write(broken(), tmp_path / "out")
     assert {path.name: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
