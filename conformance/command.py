@@ -17,6 +17,7 @@ from conformance import listing, report, templates
 from conformance.cases import load_all
 from conformance.clauses import read_clauses
 from conformance.judgement import Run
+from conformance.kills import looks_like, signatures
 from conformance.profiles import CLASSES, PROFILES
 from conformance.properties import PROPERTIES
 from conformance.properties import freeze as freeze_case
@@ -103,7 +104,7 @@ def verify(
     if expect is not None or write_expect is not None:
         _expectations(run, expect, write_expect)
     if report_folder is not None:
-        report.write(run, report_folder)
+        report.write(run, report_folder, signatures())
     _print(run)
     passed, failed, skipped = run.counts()
     console.print(f"{passed} passed, {failed} failed, {skipped} skipped")
@@ -313,6 +314,9 @@ def _print(run: Run) -> None:
                 given = {k: v for k, v in smallest.inputs.items() if v is not None}
                 console.print(Text("\n".join(f"  {k} = {report.shown_value(v)}" for k, v in given.items())))
                 console.print(Text(f"  replay it: python tools/verify.py replay {held.artifact} {run.command[0]}"))
+    near = looks_like({r.case.id for r in run.results if r.failures})
+    if near:
+        console.print(Text("it fails where these wrong programs do: " + "; ".join(near)))
     for told in run.complaints:
         console.print(Text(f"FAILED expectation: {told}"))
     told = ", ".join(f"{n} {outcome}" for outcome, n in sorted(run.outcomes().items()))

@@ -32,6 +32,7 @@ __all__ = [
     "kill_matrix",
     "killing",
     "looks_like",
+    "signatures",
     "unproven",
     "variants_of",
 ]
@@ -174,12 +175,18 @@ def matrix_of(kills: dict[str, list[Kill]], cases: Sequence[Case]) -> Matrix:
     return matrix
 
 
+def signatures(path: Path = SIGNATURES) -> dict[str, list[str]]:
+    """Return for the id of each case the names of the mutants that fail it."""
+    table: dict[str, list[str]] = json.loads(path.read_text(encoding="utf-8"))
+    return table
+
+
 def looks_like(failed_ids: set[str], path: Path = SIGNATURES, most: int = 3) -> list[str]:
     """Return the names of the mutants that fail most nearly where a port fails, the most similar first.
 
     Similar is what two sets of failed cases have in common, over what they have together; below a half nothing is said.
     """
-    table: dict[str, list[str]] = json.loads(path.read_text(encoding="utf-8"))
+    table = signatures(path)
     fails_at: dict[str, set[str]] = {}
     for case, names in table.items():
         for name in names:
