@@ -288,6 +288,25 @@ def _stop(line: str, status: int) -> NoReturn:
 
 
 def _print(run: Run) -> None:
+    """Tell a run on the terminal: counts, what failed, what may be claimed."""
+    _print_counts(run)
+    for result in run.results:
+        if result.failures and not result.waived:
+            console.print(Text("\n".join(["", *report.explain(result, run.clauses)])))
+    _print_properties(run)
+    near = looks_like({r.case.id for r in run.results if r.failures})
+    if near:
+        console.print(Text("it fails where these wrong programs do: " + "; ".join(near)))
+    for told in run.complaints:
+        console.print(Text(f"FAILED expectation: {told}"))
+    told = ", ".join(f"{n} {outcome}" for outcome, n in sorted(run.outcomes().items()))
+    if run.properties:
+        told += f" of cases; {sum(held.status == 'passed' for held in run.properties)} properties pass"
+    console.print(Text(f"{run.name}: {told}; seed {run.seed}; {run.seconds:.0f} s"))
+    console.print(Text(run.verdict().line))
+
+
+def _print_counts(run: Run) -> None:
     table = Table(box=None, pad_edge=False)
     table.add_column("profile")
     for name in ("passed", "failed", "skipped", "bound used"):
@@ -299,31 +318,23 @@ def _print(run: Run) -> None:
             used = max(r.ratio for r in mine)
             table.add_row(profile, str(n[0]), str(n[1] or ""), str(n[2] or ""), f"{used:.0%}" if used else "")
     console.print(table)
-    for result in run.results:
-        if result.failures and not result.waived:
-            console.print(Text("\n".join(["", *report.explain(result, run.clauses)])))
+
+
+def _print_properties(run: Run) -> None:
     absent = [held.name for held in run.properties if held.status == "skipped" and "fault" not in held.skipped]
     if absent:
         console.print(Text(f"properties that need operations that are not offered: {', '.join(absent)}"))
     for held in run.properties:
-        if held.status != "passed" and held.name not in absent:
-            console.print(Text(f"{held.status.upper()} {held.name}: {held.failure or held.skipped}"))
-            if held.artifact is not None:
-                (*_, smallest) = read_artifact(held.artifact)
-                console.print(Text("\n".join(f"  {name} {run.clauses[name].text}" for name in held.clauses)))
-                given = {k: v for k, v in smallest.inputs.items() if v is not None}
-                console.print(Text("\n".join(f"  {k} = {report.shown_value(v)}" for k, v in given.items())))
-                console.print(Text(f"  replay it: python tools/verify.py replay {held.artifact} {run.command[0]}"))
-    near = looks_like({r.case.id for r in run.results if r.failures})
-    if near:
-        console.print(Text("it fails where these wrong programs do: " + "; ".join(near)))
-    for told in run.complaints:
-        console.print(Text(f"FAILED expectation: {told}"))
-    told = ", ".join(f"{n} {outcome}" for outcome, n in sorted(run.outcomes().items()))
-    if run.properties:
-        told += f" of cases; {sum(held.status == 'passed' for held in run.properties)} properties pass"
-    console.print(Text(f"{run.name}: {told}; seed {run.seed}; {run.seconds:.0f} s"))
-    console.print(Text(run.verdict().line))
+        if held.status == "passed" or held.name in absent:
+            continue
+        console.print(Text(f"{held.status.upper()} {held.name}: {held.failure or held.skipped}"))
+        if held.artifact is not None:
+            (*_, smallest) = read_artifact(held.artifact)
+            given = {name: value for name, value in smallest.inputs.items() if value is not None}
+            lines = [f"  {name} {run.clauses[name].text}" for name in held.clauses]
+            lines += [f"  {name} = {report.shown_value(value)}" for name, value in given.items()]
+            lines.append(f"  replay it: python tools/verify.py replay {held.artifact} {run.command[0]}")
+            console.print(Text("\n".join(lines)))
 
 
 def main() -> int:
