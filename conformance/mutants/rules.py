@@ -27,6 +27,13 @@ def told(name: str, change: Callable[[Any], Any]) -> Operation:
     return after("update.event", lambda out, _: {"records": [r | {name: change(r[name])} for r in out["records"]]})
 
 
+def scope_taken_for_matrix(a: Values) -> Values:
+    # one budget for what has one a row or a group
+    names = ("budget", "delta_budget")
+    parts = [part | {name: np.array([np.sum(part[name])]) for name in names} for part in a["parts"]]
+    return right("update.event")(a | {"rule": a["rule"] | {"scope": "matrix"}, "parts": parts})
+
+
 def matrices_apart(a: Values) -> Values:
     found = [right("update.event")(a | {"parts": [part]}) for part in a["parts"]]
     return {name: [one for each in found for one in each[name]] for name in found[0]}
@@ -206,7 +213,7 @@ MUTANTS: list[Mutant] = [
         of_parts(candidates=lambda p: None if p["candidates"] is None else p["candidates"][:1]),
         "one candidate alone",
     ),
-    mutant("GROW-007 EVT-009 TOP-005", "update.event", choosing(scope="matrix"), "scope taken for matrix"),
+    mutant("GROW-007 EVT-009 TOP-005", "update.event", scope_taken_for_matrix, "scope taken for matrix"),
     mutant("ADPT-005", "update.event", choosing(adapt="sensitivity"), "always adapts by |ḡ · W|"),
     mutant("ADPT-006", "update.event", choosing(counts="support"), "always counts the support"),
     mutant("ADPT-007", "update.event", choosing(exempt="new"), "only new slots exempt"),
