@@ -29,10 +29,14 @@ def holds(case: Case, dtype: str) -> bool:
     """Tell whether a 16-bit type holds every float array of a case, and its outputs can be judged in it (PRT-011)."""
     if case.refused or "relative" in OPS[case.op].outputs.values():
         return False
-    arrays = [x for x in case.inputs.values() if isinstance(x, np.ndarray) and x.dtype.kind == "f"]
+    arrays, results = (
+        [x for x in values.values() if isinstance(x, np.ndarray) and x.dtype.kind == "f"]
+        for values in (case.inputs, case.expected)
+    )
     kind = float_type(dtype)
     with np.errstate(over="ignore"):
-        return bool(arrays) and all(np.array_equal(x.astype(kind).astype(np.float64), x) for x in arrays)
+        fits = all(np.isfinite(x.astype(kind).astype(np.float64)).all() for x in results)
+        return fits and bool(arrays) and all(np.array_equal(x.astype(kind).astype(np.float64), x) for x in arrays)
 
 
 @dataclass(frozen=True, slots=True)

@@ -249,7 +249,7 @@ def test_a_folder_tells_everything(folder):
     told = (folder / "README.txt").read_text(encoding="utf-8")
     assert SEEDS[0] in told
     assert "wrong" in told
-    assert "replay(" in told
+    assert "verify.py replay " in told
 
 
 def test_a_folder_is_asked_again_without_hypothesis(folder, tmp_path):
