@@ -63,15 +63,17 @@ def finite_norm(values: Float[Array, " n"]) -> float:
     xp = array_namespace(values)
     if not values.shape[0]:
         return 0.0
-    largest = max(float(xp.max(values)), -float(xp.min(values)))
-    if largest == 0:
-        return 0.0
-    if values.dtype == xp.float32 and 2.0**-40 < largest < 2.0**40:
-        # no square overflows, and those that underflow are too few to matter
+    if values.dtype == xp.float32:
         n = values.shape[0] // _ROW * _ROW
         in_rows = xp.reshape(values[:n], (-1, _ROW))
         rest = binary64(values[n:])
-        return math.sqrt(float(binary64(xp.vecdot(in_rows, in_rows)).sum()) + float(rest @ rest))
+        total = float(binary64(xp.vecdot(in_rows, in_rows)).sum()) + float(rest @ rest)
+        # no square has overflown, and what has underflown is too little to matter
+        if values.shape[0] * 2.0**-100 < total < math.inf:
+            return math.sqrt(total)
+    largest = max(float(xp.max(values)), -float(xp.min(values)))
+    if largest == 0:
+        return 0.0
     n, total = values.shape[0], 0.0
     for start in range(0, n if math.isfinite(largest) else 0, _PIECE):
         piece = binary64(values[start : min(start + _PIECE, n)]) / largest
