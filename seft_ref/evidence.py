@@ -186,10 +186,10 @@ class _Strongest:
         if block.only is not None or block.budget is not None:
             self._look_at(block)
             return
-        # pieces as long as all that was seen before: what exceeds the least of those is then about n entries
+        # pieces twice as long as all that was seen before: what exceeds the least of those is then about 2 n entries
         n, start = block.values.shape[0], 0
         while start < n:
-            stop = min(n, start + max(_FIRST_LOOK, 4 * self.n, self.seen))
+            stop = min(n, start + max(_FIRST_LOOK, 4 * self.n, 2 * self.seen))
             here = _between(block.taken, start, stop) - start
             more = {name: array[start:stop] for name, array in block.more.items()}
             part = replace(block, low=block.low + start, values=block.values[start:stop], taken=here, more=more)
@@ -223,7 +223,7 @@ class _Strongest:
         extras = {name: xp.take(array, here) for name, array in block.more.items()}
         self.pieces.append({"number": block.number, "positions": here + block.low, "scores": scores, **extras})
         self.held += here.shape[0]
-        if self.held >= self.n and (self.least is None or self.held > self.n + max(self.n // 4, 4096)):
+        if self.held >= self.n and (self.least is None or self.held > self.n + max(self.n // 2, 4096)):
             self._compact()
 
     def _compact(self) -> None:
