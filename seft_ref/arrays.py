@@ -4,6 +4,7 @@ xp = array_namespace(x)             # numpy, cupy, array_api_strict ...
 y = xp.zeros((3,), dtype=x.dtype, device=device(x))
 """
 
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ __all__ = [
     "from_numpy",
     "int64_like",
     "mask_at",
+    "overflow_allowed",
     "repeat_each",
     "spread",
     "to_numpy",
@@ -40,6 +42,14 @@ def to_numpy(x: Array) -> np.ndarray[Any, Any]:
 def binary64(x: Array) -> np.ndarray[Any, Any]:
     """Return numbers widened to binary64, which not every device has, as a NumPy array."""
     return to_numpy(x).astype(np.float64)
+
+
+def overflow_allowed() -> AbstractContextManager[None]:
+    """Return a context in which what overflows is infinite without a warning: the caller looks at the result.
+
+    NumPy, and what computes with it, warns on some processors and not on others.
+    """
+    return np.errstate(over="ignore", invalid="ignore")
 
 
 def from_numpy(x: np.ndarray[Any, Any], like: Array) -> Array:

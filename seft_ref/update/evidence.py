@@ -7,10 +7,9 @@ support S = B ∪ η is in order of flat position, and the positions are those o
 import math
 from dataclasses import dataclass
 
-import numpy as np
 from jaxtyping import Float, Int
 
-from seft_ref.arrays import Array, array_namespace, binary64
+from seft_ref.arrays import Array, array_namespace, binary64, overflow_allowed
 from seft_ref.errors import UpdateError
 
 _ROW = 256
@@ -68,8 +67,7 @@ def finite_norm(values: Float[Array, " n"]) -> float:
         n = values.shape[0] // _ROW * _ROW
         in_rows = xp.reshape(values[:n], (-1, _ROW))
         rest = binary64(values[n:])
-        # what overflows is seen below; whether NumPy warns of it depends on the processor
-        with np.errstate(over="ignore", invalid="ignore"):
+        with overflow_allowed():
             total = float(binary64(xp.vecdot(in_rows, in_rows)).sum()) + float(rest @ rest)
         # no square has overflown, and what has underflown is too little to matter
         if values.shape[0] * 2.0**-100 < total < math.inf:
