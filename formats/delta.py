@@ -128,7 +128,7 @@ def apply(base: Checkpoint, deltas: Sequence[Checkpoint]) -> Checkpoint:
     Each tensor is made, and compared with the digest that the delta promises, when it is asked for.
 
     Raises:
-        WrongBase: FMT-137 if the base is not the one that the first delta was made for.
+        WrongBase: FMT-137 if the base is not the one that the first delta was made for, or a delta lists other tensors.
         BrokenChain: FMT-139 if a delta does not start where the one before it ends.
         WrongResult: FMT-138, here if digests cannot lead to the target, later if a tensor does not.
     """
@@ -141,6 +141,10 @@ def apply(base: Checkpoint, deltas: Sequence[Checkpoint]) -> Checkpoint:
             raise BadDelta(f"number {i + 1} of the chain is a {delta.kind}, not a delta")
         if reached != described.base_sha256:
             _tell_difference(i, state, described)
+        # FMT-137
+        wrong = sorted(n for n, (before, _) in described.tensors.items() if state.get(n) != before)
+        if wrong:
+            raise WrongBase(f"delta {i + 1} lists {wrong[0]!r} with another digest than its base has; make it anew")
         state = {n: d for n, d in state.items() if n not in described.tensors}
         state |= {n: target for n, (_, target) in described.tensors.items() if target is not None}
         reached = digest.of_state(state, described.tied, described.scales)

@@ -108,6 +108,10 @@ def _refusals(area: Area, first: dict[str, Any], second: dict[str, Any]) -> None
     refuse("gap", "FMT-139", BASE, {"1": one, "2": one})
     refuse("another-base", "FMT-137", {**BASE, "gone": F16}, {"1": one})
     refuse("more-base", "FMT-137", {**BASE, "zz": F16}, {"1": one})
+    listed = copy.deepcopy(first)
+    changed = next(name for name, digests in listed["tensors"].items() if None not in digests.values())
+    listed["tensors"][changed]["base"] = "0" * 64
+    refuse("listed-base", "FMT-137", BASE, {"1": _file(FIRST, listed)})
     refuse("no-delta", "FMT-131", BASE, {"1": files.pieces(BASE)})
     refuse("target", "FMT-138", BASE, {"1": _file(FIRST, first | {"target_sha256": "0" * 64})})
     refuse("result", "FMT-138", BASE, {"1": _file({**FIRST, "replace:d": on("F32", (2, 2), [1])}, first)})

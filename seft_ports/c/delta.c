@@ -493,8 +493,8 @@ int seft_delta_apply(seft_model *model, seft_file *delta, seft_error *error)
     while (sf_step(&listed)) {
         const uint8_t *base = sf_find(listed.value, "base"), *target = sf_find(listed.value, "target");
         seft_stored *before = named(model, listed.key), after;
-        if (before ? !is_digest(base, before->digest) : *base == '"') /* FMT-133: it is for another tensor */
-            return sf_fail(error, "FMT-133", "a listed tensor is another one in the base");
+        if (before ? !is_digest(base, before->digest) : *base == '"') /* FMT-137 */
+            return sf_fail(error, "FMT-137", "a listed tensor is another one in the base");
         if (*target != '"') {
             if (before)
                 memmove(before, before + 1, (size_t)(model->tensors + model->count-- - before - 1) * sizeof *before);

@@ -217,6 +217,15 @@ def test_FMT_139_a_chain_leads_to_its_end_and_only_in_order(same):
         delta.apply(b, steps)
 
 
+def test_FMT_137_each_listed_tensor_is_the_one_of_the_base():
+    a, b, *_ = models(2)
+    step = delta.diff(a, b)
+    name, (_, target) = next(iter(step.delta.tensors.items()))
+    wrong = replace(step.delta, tensors={**step.delta.tensors, name: ("0" * 64, target)})
+    with pytest.raises(errors.WrongBase, match=f"delta 1 lists '{name}'"):
+        delta.apply(a, [replace(step, delta=wrong)])
+
+
 def test_FMT_137_the_rest_of_the_base_counts_too():
     a, b, *_ = models(2)
     step = delta.diff(a, b)
