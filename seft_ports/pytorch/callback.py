@@ -41,16 +41,12 @@ class SeftCallback(TrainerCallback, ExportableState):
 
     def on_init_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
         """Refuse what no run under FSDP can keep, before anything is split."""
-        # what accelerate made of the arguments, or of its own configuration
-        plugin = AcceleratorState._shared_state.get("fsdp_plugin")
-        if plugin is not None:
-            _check_fsdp(plugin, self.settings)
-        elif args.fsdp:
-            msg = "accelerate splits nothing on this device; leave fsdp off, or use fully_shard and Evolution"
-            raise NotImplementedError(msg)
+        _check_fsdp(args, self.settings)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **given: Any) -> None:
         """Take the model and the number of steps; refuse a checkpoint of a run with other settings."""
+        # a callback that was added later has seen no on_init_end
+        _check_fsdp(args, self.settings)
         if args.fp16:
             # the scale changes from step to step, and with it what a window sums
             msg = "fp16=True scales gradients; use bf16=True or float32"
@@ -103,7 +99,14 @@ class SeftCallback(TrainerCallback, ExportableState):
         self._hook = self._evolution = None
 
 
-def _check_fsdp(plugin: Any, settings: Settings) -> None:
+def _check_fsdp(args: Any, settings: Settings) -> None:
+    # what accelerate made of the arguments, or of a configuration of its own
+    plugin = AcceleratorState._shared_state.get("fsdp_plugin")
+    if plugin is None:
+        if args.fsdp:
+            msg = "accelerate splits nothing on this device; leave fsdp off, or use fully_shard and Evolution"
+            raise NotImplementedError(msg)
+        return
     if plugin.fsdp_version != 2:
         raise NotImplementedError(FSDP1)
     if plugin.cpu_ram_efficient_loading:

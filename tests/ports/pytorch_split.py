@@ -57,6 +57,19 @@ def own_loop(rank, folder):
     return told
 
 
+def free_slots():
+    """A step leaves alone what is no slot, in every process."""
+    made = shard(tiny.wrapped(tiny.BY_GRADIENT))
+    optimizer = SeftOptimizer(made)
+    layer = next(iter(layers_of(made).values()))
+    assert layer.delta_budget == 12
+    layer.place(torch.nonzero(whole(layer.mask).view(-1)).flatten()[:7])
+    layer.values.grad = torch.ones_like(layer.values)
+    optimizer.step()
+    assert whole(optimizer.kept(layer.values)["age"]).tolist() == [1] * 7 + [0] * 5
+    assert torch.count_nonzero(whole(layer.values)) == 7
+
+
 def refusals(rank):
     late = tiny.wrapped()
     early = SeftOptimizer(late)
@@ -147,6 +160,7 @@ def in_trainer(folder):
 def main(rank, folder):
     torch.distributed.init_process_group("gloo")
     told = own_loop(rank, folder)
+    free_slots()
     refusals(rank)
     told |= in_trainer(folder)
     torch.save(told, f"{folder}/rank-{rank}.pt")
