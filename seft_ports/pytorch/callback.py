@@ -5,12 +5,13 @@ from dataclasses import asdict
 from typing import Any
 
 import torch
+from accelerate.state import AcceleratorState
 from torch import Tensor
 from transformers import TrainerCallback
 from transformers.trainer_callback import ExportableState
 
 from seft_ports.pytorch.errors import SeftError
-from seft_ports.pytorch.events import Evolution
+from seft_ports.pytorch.events import FSDP1, Evolution
 from seft_ports.pytorch.optimizer import SeftOptimizer
 from seft_ports.pytorch.settings import Settings
 
@@ -38,8 +39,14 @@ class SeftCallback(TrainerCallback, ExportableState):
         """Return what a checkpoint tells of the settings."""
         return {"args": {}, "attributes": {"settings": asdict(self.settings)}}
 
+    def on_init_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+        """Refuse what no run under FSDP can keep, before anything is split."""
+        _check_fsdp(args, self.settings)
+
     def on_train_begin(self, args: Any, state: Any, control: Any, **given: Any) -> None:
         """Take the model and the number of steps; refuse a checkpoint of a run with other settings."""
+        # a callback that was added later has seen no on_init_end
+        _check_fsdp(args, self.settings)
         if args.fp16:
             # the scale changes from step to step, and with it what a window sums
             msg = "fp16=True scales gradients; use bf16=True or float32"
@@ -90,6 +97,29 @@ class SeftCallback(TrainerCallback, ExportableState):
         if self._hook is not None:
             self._hook.remove()
         self._hook = self._evolution = None
+
+
+def _check_fsdp(args: Any, settings: Settings) -> None:
+    # what accelerate made of the arguments, or of a configuration of its own
+    plugin = AcceleratorState._shared_state.get("fsdp_plugin")
+    if plugin is None:
+        if args.fsdp:
+            msg = "accelerate splits nothing on this device; leave fsdp off, or use fully_shard and Evolution"
+            raise NotImplementedError(msg)
+        return
+    if plugin.fsdp_version != 2:
+        raise NotImplementedError(FSDP1)
+    if plugin.cpu_ram_efficient_loading:
+        msg = "cpu_ram_efficient_loading sends parameters only, not masks; set it to False in fsdp_config"
+        raise NotImplementedError(msg)
+    policy = plugin.mixed_precision_policy
+    if policy is not None and policy.param_dtype not in (None, torch.float32):
+        msg = f"FSDP would cast the values of the delta to {policy.param_dtype}; set bf16=False and fp16=False"
+        raise NotImplementedError(msg)
+    if "SHARDED" in str(plugin.state_dict_type) and settings.gradient_window > 1:
+        # TRN-004
+        msg = "SHARDED_STATE_DICT cannot hold an open gradient window; set state_dict_type to FULL_STATE_DICT"
+        raise NotImplementedError(msg)
 
 
 def _losses(model: Any, batches: list[dict[str, Any]]) -> Iterator[Tensor]:

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from seft_ports.pytorch.errors import SeftError
@@ -19,8 +18,12 @@ from seft_ports.pytorch.model import layers_of
 from seft_ports.pytorch.optimizer import SeftOptimizer
 from seft_ports.pytorch.rules import Decision, clip_factor, drop_count, drop_fraction_at, event_steps, largest
 from seft_ports.pytorch.settings import Settings
+from seft_ports.pytorch.split import is_split, mean_of_all, put, reshard, whole
 
-__all__ = ["Evolution"]
+__all__ = ["FSDP1", "Evolution"]
+
+FSDP1 = "FSDP1 flattens parameters, in which no event can move slots; use FSDP2 (fully_shard, fsdp_version 2)"
+"""What is said to who uses FullyShardedDataParallel."""
 
 
 class Evolution:
@@ -37,12 +40,11 @@ class Evolution:
         self.layers = layers_of(model)
         if not self.layers:
             raise SeftError("MDL-007", "the model has no sparse layers; wrap it first")
-        if any(
-            type(layer.values) is not nn.Parameter or len(layer.values) != layer.delta_budget
-            for layer in self.layers.values()
-        ):
-            msg = "the values of a delta are split over processes (FSDP); this port knows data parallel only"
-            raise NotImplementedError(msg)
+        reshard(model)
+        _check(model, self.layers, optimizer)
+        self._split = any(is_split(layer.values) for layer in self.layers.values())
+        for layer in self.layers.values():
+            layer.split()
         self._optimizer, self._settings, self.steps = optimizer, settings, steps
         evolves = settings.preset != "static"
         self._events = event_steps(steps, settings.evolve_every) if evolves else range(0)
@@ -57,7 +59,15 @@ class Evolution:
 
     def before_step(self, step: int) -> None:
         """Let the layers see their whole gradients where step needs them."""
-        for layer in self.layers.values():
+        opened = self._in_window(step - 1) and step - 1 not in self._events
+        for name, layer in self.layers.items():
+            # TRN-004
+            if self._in_window(step) and opened and not layer.seen.numel():
+                raise SeftError(
+                    "TRN-004",
+                    f"step {step} lies in an open gradient window, of which {name} has no gradients; resume from a "
+                    "checkpoint outside windows",
+                )
             if self._in_window(step) or self._starts(step):
                 layer.watch()
             else:
@@ -71,17 +81,21 @@ class Evolution:
         """
         if not self._starts(step):
             return
+        squares = []
         for layer in self.layers.values():
             gradient = self._mean(layer, 1).flatten()
-            base = torch.nonzero(layer.mask.view(-1)).flatten()
+            base = torch.nonzero(whole(layer.mask).view(-1)).flatten()
             # DLT-004
             layer.place(base[largest(gradient[base].abs(), layer.delta_budget)])
+            placed = gradient.new_zeros(layer.delta_budget)
+            placed[: layer.slots] = gradient[layer.positions[: layer.slots]]
             layer.values.grad = torch.zeros_like(layer.values)
-            layer.values.grad[: layer.slots] = gradient[layer.positions[: layer.slots]]
+            put(layer.values.grad, placed)
+            squares.append(placed.double().square().sum())
         # OPT-004
-        norm = torch.stack([layer.values.grad.double().square().sum() for layer in self.layers.values()]).sum().sqrt()
+        factor = clip_factor(float(torch.stack(squares).sum().sqrt()), max_norm)
         for layer in self.layers.values():
-            layer.values.grad *= clip_factor(float(norm), max_norm)
+            layer.values.grad *= factor
 
     @torch.no_grad()
     def after_step(self, step: int) -> dict[str, Decision]:
@@ -89,6 +103,11 @@ class Evolution:
         if step not in self._events:
             if not self._in_window(step):
                 self._forget()
+            else:
+                # TRN-004: what is saved of a window is that of all processes, whichever of them saves
+                for layer in self.layers.values():
+                    if not is_split(layer.seen):
+                        mean_of_all(layer.seen)
             return {}
         s = self._settings
         fraction = drop_fraction_at(step, self.steps, s.drop_fraction)
@@ -117,15 +136,31 @@ class Evolution:
         """
         if all(int(layer.support().sum()) <= layer.budget for layer in self.layers.values()):
             self._forget()
+            for layer in self.layers.values():
+                layer.refresh()
             return
         with self.watching():
-            # the gradients at η are asked for and thrown away: nothing is added to .grad, and no hook of DDP runs
             for loss in replay():
-                torch.autograd.grad(loss, [layer.values for layer in self.layers.values()])
+                self._backward(loss)
         made = {name: layer.decide_last(self._mean(layer, 1)) for name, layer in self.layers.items()}
         for name, layer in self.layers.items():
             layer.apply_decision(made[name], self._optimizer.kept(layer.values))
         self._forget()
+
+    def _backward(self, loss: Tensor) -> None:
+        """Run a backward for what the layers see of it; the gradients at η are thrown away, `.grad` stays as it is."""
+        values = [layer.values for layer in self.layers.values()]
+        if self._split:
+            # leaves of the graph are the gathered values, which only FSDP holds
+            before = [x.grad for x in values]
+            for x in values:
+                x.grad = None
+            loss.backward()
+            for x, gradient in zip(values, before, strict=True):
+                x.grad = gradient
+        else:
+            # no hook of DDP runs
+            torch.autograd.grad(loss, values)
 
     @contextmanager
     def watching(self) -> Iterator[None]:
@@ -143,10 +178,20 @@ class Evolution:
 
     def _mean(self, layer: SeftLinear, steps: int) -> Tensor:
         """Return the mean gradient of a window; of all processes, so that every one chooses the same."""
-        if layer.seen is None:
+        if not layer.seen.numel():
             raise SeftError("EVT-002", "an event without a gradient: before_step was not called, or no backward ran")
-        seen = layer.seen.clone()
-        if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
-            dist.all_reduce(seen)
-            seen /= dist.get_world_size()
+        seen = whole(layer.seen) if is_split(layer.seen) else mean_of_all(layer.seen.clone())
         return seen / steps
+
+
+def _check(model: nn.Module, layers: dict[str, SeftLinear], optimizer: SeftOptimizer) -> None:
+    """Refuse a model that is split in another way than `fully_shard` does, and an optimizer of other values."""
+    if any(type(module).__name__ == "FullyShardedDataParallel" for module in model.modules()):
+        raise NotImplementedError(FSDP1)
+    stepped = {id(values) for group in optimizer.param_groups for values in group["params"]}
+    if any(layer.values.numel() and id(layer.values) not in stepped for layer in layers.values()):
+        raise SeftError(
+            "OPT-001",
+            "the optimizer steps other values than those of the model; make it after fully_shard, or give "
+            "accelerator.prepare both",
+        )

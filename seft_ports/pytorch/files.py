@@ -4,14 +4,18 @@ import dataclasses
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 import formats
 from formats.convert.torch_module import from_module, to_module
 from seft_ports.pytorch.errors import SeftError
+from seft_ports.pytorch.linear import SeftLinear
 from seft_ports.pytorch.model import MASK, layers_of, mask_of, plain, replace, targets_of
+from seft_ports.pytorch.split import is_split, reshard, whole
 
 __all__ = ["load_sparse", "save_sparse"]
 
@@ -19,14 +23,37 @@ __all__ = ["load_sparse", "save_sparse"]
 def save_sparse(model: nn.Module, folder: str | os.PathLike[str]) -> None:
     """Write a model with the support of each projection: stored zeros stay apart from absent weights (CKP-004).
 
-    Embeddings, norms, biases and lm_head are written as they are (CKP-005), and the config beside them.
+    Embeddings, norms, biases and lm_head are written as they are (CKP-005), and the config beside them. Of a model that
+    FSDP splits every process calls this; the first writes.
     """
+    reshard(model)
+    if any(is_split(tensor) for tensor in model.parameters()):
+        _write_first(_gathered(model), folder, getattr(model, "config", None))
+        return
     with _plain_layers(model):
-        masks = {
-            f"{name}.weight": mask for name, linear in targets_of(model).items() if (mask := _mask(linear)) is not None
-        }
-        checkpoint = from_module(model, masks=masks)
-    config = getattr(model, "config", None)
+        _write(model, folder, getattr(model, "config", None))
+
+
+def _write_first(model: nn.Module, folder: str | os.PathLike[str], config: Any) -> None:
+    """Write in the first process; the others wait for the file, or for the news that it cannot be written."""
+    failed = None
+    if dist.get_rank() == 0:
+        try:
+            _write(model, folder, config)
+        except Exception as error:  # noqa: BLE001, raised below
+            failed = error
+    told = [failed if failed is None else str(failed)]
+    dist.broadcast_object_list(told, 0)
+    if failed is not None:
+        raise failed
+    if told[0] is not None:
+        msg = f"the first process could not write: {told[0]}"
+        raise RuntimeError(msg)
+
+
+def _write(model: nn.Module, folder: str | os.PathLike[str], config: Any) -> None:
+    masks = {f"{n}.weight": mask for n, linear in targets_of(model).items() if (mask := _mask(linear)) is not None}
+    checkpoint = from_module(model, masks=masks)
     if config is not None:
         checkpoint = dataclasses.replace(checkpoint, files={"config.json": config.to_json_string().encode()})
     formats.write(folder, checkpoint)
@@ -50,6 +77,37 @@ def load_sparse(model: nn.Module, folder: str | os.PathLike[str]) -> nn.Module:
 def _mask(linear: nn.Module) -> Tensor | None:
     """Return the support to write; what torch.nn.utils.prune prunes is told by the module itself."""
     return mask_of(linear) if MASK in dict(linear.named_buffers(recurse=False)) else None
+
+
+def _gathered(model: nn.Module) -> nn.Module:
+    """Return bare modules with the names and the whole tensors of a split model, on the CPU; empty but in process 0."""
+    bare, first = nn.Module(), dist.get_rank() == 0
+    made: dict[object, Tensor] = {}
+
+    def gathered(tensor: Tensor, key: object) -> Tensor:
+        """Gather a tensor once, in every process; what is tied stays so."""
+        if key not in made:
+            made[key] = whole(tensor).detach().cpu() if first else whole(tensor).new_zeros(0)
+        return made[key]
+
+    for path, module in model.named_modules(remove_duplicate=False):
+        at = bare
+        for name in path.split(".") if path else ():
+            if name not in at._modules:
+                at.add_module(name, nn.Module())
+            at = at.get_submodule(name)
+        kept = dict(module.named_parameters(recurse=False))
+        if isinstance(module, SeftLinear):
+            at.register_buffer(MASK, gathered(module.support(), (id(module), MASK)), persistent=False)
+            at.register_buffer("weight", gathered(module.refresh(), (id(module), "weight")))
+            kept.pop("values")
+            kept.pop("weight")
+        else:
+            lasting = dict(module.named_buffers(recurse=False))
+            kept |= {name: x for name, x in lasting.items() if name not in module._non_persistent_buffers_set}
+        for name, tensor in kept.items():
+            at.register_buffer(name, gathered(tensor, id(tensor)))
+    return bare
 
 
 @contextmanager

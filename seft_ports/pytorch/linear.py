@@ -2,6 +2,8 @@
 
 What is stored is told by `mask` and `positions`, never by a value. The matrix holds the effective weight W: b + φ at
 the positions of the delta, b elsewhere on the support, 0 off it; `held` keeps b at the positions of the delta.
+
+FSDP splits the parameters `weight` and `values`; `split` does the same with `mask` and `seen`.
 """
 
 import math
@@ -14,6 +16,7 @@ from torch.autograd.function import once_differentiable
 from seft_ports.pytorch import kernels
 from seft_ports.pytorch.errors import SeftError
 from seft_ports.pytorch.rules import Decision, adapt, decide, realign, source
+from seft_ports.pytorch.split import add_mean, is_split, put, split_as, whole
 
 __all__ = ["SeftLinear"]
 
@@ -23,13 +26,13 @@ class _Product(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, values: Tensor, layer: "SeftLinear", dtype: torch.dtype) -> Tensor:
-        layer.refresh(values)
+        weight = layer.refresh(values)
         rows = x.reshape(math.prod(x.shape[:-1]), layer.in_features).to(dtype)
         # of values only the version counts: torch refuses a backward after they were changed
         ctx.save_for_backward(rows, values)
         ctx.layer, ctx.shape, ctx.kind = layer, x.shape, x.dtype
         kernels.check(rows, None, layer.shape, dtype)
-        return kernels.matmul(rows, layer.weight.to(dtype)).reshape(*x.shape[:-1], layer.out_features)
+        return kernels.matmul(rows, weight.to(dtype)).reshape(*x.shape[:-1], layer.out_features)
 
     @staticmethod
     @once_differentiable
@@ -39,13 +42,14 @@ class _Product(torch.autograd.Function):
         # y = x Wᵀ
         dy = dy.reshape(len(x), layer.out_features).to(x.dtype)
         if ctx.needs_input_grad[0]:
-            dx = kernels.matmul_transposed(dy, layer.weight.to(x.dtype)).reshape(ctx.shape).to(ctx.kind)
+            # FSDP has gathered the weight once more, without what the forward wrote
+            dx = kernels.matmul_transposed(dy, layer.refresh(values).to(x.dtype)).reshape(ctx.shape).to(ctx.kind)
         if ctx.needs_input_grad[1]:
             dvalues = torch.zeros_like(values)
             dvalues[: layer.slots] = kernels.sample(dy, x, layer.positions[: layer.slots]).to(values.dtype)
-        if layer.seen is not None and layer.watched:
+        if layer.watched:
             # GRD-001: of all micro-batches, before anything is clipped
-            layer.seen += kernels.whole(dy, x)
+            layer.see(kernels.whole(dy, x))
         return dx, dvalues, None, None
 
 
@@ -53,12 +57,12 @@ class SeftLinear(nn.Module):
     """y = x (θ′ + δ)ᵀ + bias.
 
     Attributes:
-        weight: (out, in), the effective weight.
+        weight: (out, in), the effective weight; a parameter that nothing trains.
         mask: (out, in), the support B of the base.
         positions: (d_φ,) int64, the flat positions of the delta, ascending; out · in where there is no slot.
         held: (d_φ,), the base at the positions of the delta, 0 off B and where there is no slot.
         values: (d_φ,), φ in float32, or float64 for such a weight; 0 where there is no slot.
-        seen: (out, in), the sum of gradients of an open window, None outside one.
+        seen: (out, in), the sum of gradients of an open window; (0,) outside one.
         budget: K.
         delta_budget: d_φ.
         matrix: the matrix index.
@@ -66,11 +70,11 @@ class SeftLinear(nn.Module):
         watched: whether a backward adds to `seen`.
     """
 
-    weight: Tensor
+    weight: nn.Parameter
     mask: Tensor
     positions: Tensor
     held: Tensor
-    seen: Tensor | None
+    seen: Tensor
 
     def __init__(
         self, weight: Tensor, mask: Tensor, delta_budget: int, bias: nn.Parameter | None = None, matrix: int = 0
@@ -85,11 +89,12 @@ class SeftLinear(nn.Module):
         self.budget = int(mask.sum())
         self.delta_budget, self.matrix, self.slots, self.watched = delta_budget, matrix, 0, False
         kind = kernels.wide(weight.dtype)
-        self.register_buffer("weight", torch.where(mask, weight.detach(), 0).contiguous())
+        self.weight = nn.Parameter(torch.where(mask, weight.detach(), 0).contiguous(), requires_grad=False)
         self.register_buffer("mask", mask.clone())
         self.register_buffer("positions", torch.full((delta_budget,), weight.numel(), device=weight.device))
         self.register_buffer("held", torch.zeros(delta_budget, dtype=weight.dtype, device=weight.device))
-        self.register_buffer("seen", None)
+        # always in a state_dict: FSDP loads into no name that is not there
+        self.register_buffer("seen", torch.zeros(0, dtype=kind, device=weight.device))
         self.values = nn.Parameter(torch.zeros(delta_budget, dtype=kind, device=weight.device))
         self.bias = bias
 
@@ -105,20 +110,25 @@ class SeftLinear(nn.Module):
             dtype = torch.get_autocast_dtype(kind)
         elif x.dtype != dtype:
             raise SeftError("KRN-010", f"x is {x.dtype}, the weight {dtype}")
+        if self.values.dtype not in (torch.float32, torch.float64):
+            msg = f"FSDP casts the values of the delta to {self.values.dtype}; give it no mixed precision (bf16=False)"
+            raise NotImplementedError(msg)
         y: Tensor = _Product.apply(x, self.values, self, dtype)
         return y if self.bias is None else y + self.bias.to(y.dtype)
 
     @torch.no_grad()
-    def refresh(self, values: Tensor | None = None) -> None:
-        """Write b + φ at the positions of the delta."""
+    def refresh(self, values: Tensor | None = None) -> Tensor:
+        """Write b + φ at the positions of the delta, and return the whole effective weight, (out, in)."""
+        weight, phi = whole(self.weight), whole(self.values if values is None else values)[: self.slots]
         # DLT-003
-        at, phi = self.positions[: self.slots], (self.values if values is None else values)[: self.slots]
-        self.weight.view(-1)[at] = (self.held[: self.slots].to(phi.dtype) + phi).to(self.weight.dtype)
+        weight.view(-1)[self.positions[: self.slots]] = (self.held[: self.slots].to(phi.dtype) + phi).to(weight.dtype)
+        put(self.weight, weight)
+        return weight
 
     def support(self) -> Tensor:
         """Return S as booleans, (out, in)."""
         # TOP-004
-        stored = self.mask.clone()
+        stored = whole(self.mask).clone()
         stored.view(-1)[self.positions[: self.slots]] = True
         return stored
 
@@ -131,14 +141,13 @@ class SeftLinear(nn.Module):
 
     def decide(self, gradient: Tensor, n_drop: int, *, active: bool = False, adapts: bool = True) -> Decision:
         """Return what an event with this gradient, (out, in), does; nothing is changed."""
-        self.refresh()
-        n = self.slots
+        weight, n = self.refresh(), self.slots
         return decide(
-            self.weight.view(-1),
-            self.mask.view(-1),
+            weight.view(-1),
+            whole(self.mask).view(-1),
             self.held[:n],
             self.positions[:n],
-            self.values.detach()[:n],
+            whole(self.values).detach()[:n],
             gradient.reshape(-1).to(self.values.dtype),
             n_drop=n_drop,
             budget=self.budget,
@@ -149,19 +158,19 @@ class SeftLinear(nn.Module):
 
     def decide_last(self, gradient: Tensor) -> Decision:
         """Return what the last adapt pass prunes with this gradient, (out, in): nothing is exempt."""
-        self.refresh()
-        none = self.positions[:0]
+        weight, none = self.refresh(), self.positions[:0]
         # EVT-005
         if not bool(torch.isfinite(gradient).all()):
             raise SeftError("EVT-005", "the gradient of the last pass has a NaN or infinite entry")
         # EVT-004
         flat = gradient.reshape(-1).to(self.values.dtype)
-        return Decision(none, none, adapt(flat, self.weight.view(-1), self.support().view(-1), self.budget))
+        return Decision(none, none, adapt(flat, weight.view(-1), self.support().view(-1), self.budget))
 
     @torch.no_grad()
     def apply_decision(self, decision: Decision, kept: dict[str, Tensor]) -> None:
         """Drop, grow and prune; values, and what the optimizer keeps of each slot, move along, in place."""
-        flat, mask, n = self.weight.view(-1), self.mask.view(-1), self.slots
+        weight, base = whole(self.weight), whole(self.mask)
+        flat, mask, n = weight.view(-1), base.view(-1), self.slots
         old = self.positions[:n].clone()
         # DROP-002: off the base nothing is held, so that the weight is exactly 0
         flat[old] = self.held[:n]
@@ -178,23 +187,40 @@ class SeftLinear(nn.Module):
         self.slots = len(new)
         # GROW-003, EVT-006: one change for everything that lives on a slot
         for array in (self.values.data, *kept.values()):
-            array[: self.slots] = realign(array[:n], moved)
-            array[self.slots :] = 0
+            all_of_it = whole(array)
+            all_of_it[: self.slots] = realign(all_of_it[:n], moved)
+            all_of_it[self.slots :] = 0
+            put(array, all_of_it)
         self.positions.fill_(mask.numel())[: self.slots] = new
         self.held.zero_()[: self.slots] = flat[new]
+        put(self.weight, weight)
+        put(self.mask, base)
         self.refresh()
 
     def watch(self) -> None:
         """Open a window if none is open: backwards add their whole gradient to `seen`."""
         self.watched = True
-        if self.seen is None:
-            self.seen = torch.zeros(self.shape, dtype=self.values.dtype, device=self.weight.device)
+        if not self.seen.numel():
+            self.seen = torch.zeros_like(self.weight, dtype=self.values.dtype)
+        # one that was loaded is whole
+        self.seen = split_as(self.weight, self.seen)
+
+    def see(self, gradient: Tensor) -> None:
+        """Add a gradient of this process, (out, in), to what is seen; of all processes where that is split."""
+        if is_split(self.seen):
+            add_mean(self.seen, gradient)
+        else:
+            self.seen += gradient
+
+    def split(self) -> None:
+        """Split the mask as FSDP splits the weight."""
+        self.mask = split_as(self.weight, self.mask)
 
     def unwatch(self, *, forget: bool = True) -> None:
         """Add no more gradients; forget what was seen."""
         self.watched = False
         if forget:
-            self.seen = None
+            self.seen = torch.zeros(0, dtype=self.values.dtype, device=self.held.device)
 
     def extra_repr(self) -> str:
         """Return shape, stored weights and slots."""
@@ -204,6 +230,8 @@ class SeftLinear(nn.Module):
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
         # TRN-004: an open window is part of a checkpoint
-        self.seen = torch.zeros_like(self.weight, dtype=self.values.dtype) if f"{prefix}seen" in state_dict else None
+        self.unwatch()
+        told = state_dict.setdefault(f"{prefix}seen", self.seen)
+        self.seen = self.seen.new_zeros(told.shape)
         super()._load_from_state_dict(state_dict, prefix, *rest)
-        self.slots = int((self.positions < self.weight.numel()).sum())
+        self.slots = int((self.positions < self.mask.numel()).sum())

@@ -10,6 +10,7 @@ from seft_ports.pytorch.errors import SeftError
 from seft_ports.pytorch.linear import SeftLinear
 from seft_ports.pytorch.rules import budget, initial_random
 from seft_ports.pytorch.settings import Settings
+from seft_ports.pytorch.split import is_split
 
 __all__ = ["TARGETS", "layers_of", "mask_of", "mask_zeros", "merge", "plain", "replace", "targets_of", "wrap"]
 
@@ -76,7 +77,7 @@ def wrap(model: nn.Module, settings: Settings, masks: Mapping[str, Tensor] | Non
     for name, layer in made.items():
         replace(model, name, layer)
     # every rank makes the same event of the same gradient: nothing is left to broadcast
-    ignored = [f"{name}.{buffer}" for name, layer in made.items() for buffer in (*layer._buffers, "bias")]
+    ignored = [f"{name}.{buffer}" for name, layer in made.items() for buffer in (*layer._buffers, "weight", "bias")]
     nn.parallel.DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(model, ignored)
     return model
 
@@ -84,6 +85,9 @@ def wrap(model: nn.Module, settings: Settings, masks: Mapping[str, Tensor] | Non
 def _sparse(name: str, linear: nn.Module, mask: Tensor | None, settings: Settings, matrix: int) -> SeftLinear:
     if type(linear) is not nn.Linear:
         raise SeftError("MDL-007", f"{name} is a {type(linear).__name__}, expected torch.nn.Linear")
+    if is_split(linear.weight):
+        msg = f"{name} is split (FSDP); wrap the model before it is"
+        raise NotImplementedError(msg)
     if mask is None:
         raise SeftError(
             "TOP-004", f"nothing tells the support of {name}; give masks, or mask_zeros(model) if its zeros are pruned"
@@ -113,9 +117,8 @@ def replace(model: nn.Module, name: str, module: nn.Module) -> None:
 
 def plain(layer: SeftLinear) -> nn.Linear:
     """Return a linear layer that shares the effective weight, and keeps the support as a buffer."""
-    layer.refresh()
     made = nn.Linear(layer.in_features, layer.out_features, bias=False, device="meta")
-    made.weight = nn.Parameter(layer.weight, requires_grad=False)
+    made.weight = nn.Parameter(layer.refresh(), requires_grad=False)
     made.bias = layer.bias
     made.register_buffer(MASK, layer.support(), persistent=False)
     return made.train(layer.training)
@@ -128,6 +131,9 @@ def merge(model: nn.Module) -> dict[str, Tensor]:
         SeftError: EVT-004 if a matrix stores more than it did at load; the last adapt pass has not run.
     """
     layers = layers_of(model)
+    if any(is_split(layer.weight) or is_split(layer.values) for layer in layers.values()):
+        msg = "the model is split (FSDP): save_sparse in every process, load_sparse into a plain model, which is merged"
+        raise NotImplementedError(msg)
     supports = {name: layer.support() for name, layer in layers.items()}
     for name, layer in layers.items():
         if (stored := int(supports[name].sum())) > layer.budget:

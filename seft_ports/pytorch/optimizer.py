@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from seft_ports.pytorch.errors import SeftError
 from seft_ports.pytorch.model import layers_of
 from seft_ports.pytorch.rules import adamw
+from seft_ports.pytorch.split import all_true, is_split, local, part
 
 __all__ = ["SeftOptimizer"]
 
@@ -30,12 +31,12 @@ class SeftOptimizer(torch.optim.Optimizer):
             raise SeftError(
                 "TRN-008", f"lr {lr}, betas {betas}, eps {eps} or weight_decay {weight_decay} is out of range"
             )
-        self.layers = {id(layer.values): layer for layer in layers_of(model).values()}
-        kinds = {layer.values.dtype for layer in self.layers.values()}
+        self.layers = list(layers_of(model).values())
+        kinds = {layer.values.dtype for layer in self.layers}
         if any(float(torch.tensor(eps, dtype=kind)) == 0.0 for kind in kinds):
             raise SeftError("TRN-008", f"eps {eps} is 0 in the dtype of the update; choose a larger one")
         defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
-        super().__init__([layer.values for layer in self.layers.values()], defaults)
+        super().__init__([layer.values for layer in self.layers], defaults)
 
     def kept(self, values: Tensor) -> dict[str, Tensor]:
         """Return what is kept of the slots of a layer: `first_moment`, `second_moment` and `age`."""
@@ -44,7 +45,7 @@ class SeftOptimizer(torch.optim.Optimizer):
             # DLT-005
             kept["first_moment"] = torch.zeros_like(values)
             kept["second_moment"] = torch.zeros_like(values)
-            kept["age"] = torch.zeros(values.shape, dtype=torch.int64, device=values.device)
+            kept["age"] = torch.zeros_like(values, dtype=torch.int64)
         return kept
 
     @torch.no_grad()
@@ -59,36 +60,39 @@ class SeftOptimizer(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        gradients = [layer.values.grad for layer in self.layers.values() if layer.values.grad is not None]
-        finite = [torch.isfinite(gradient).all() for gradient in gradients]
+        # each process steps the slots that it holds, and stops if one must
+        trained = [
+            (group, layer, values)
+            for group in self.param_groups
+            for layer, values in zip(self.layers, group["params"], strict=True)
+            if values.grad is not None
+        ]
+        everywhere = any(is_split(values) for _, _, values in trained)
         # TRN-007
-        if finite and not bool(torch.stack(finite).all()):
+        if not all_true([torch.isfinite(local(x.grad)).all() for _, _, x in trained], everywhere=everywhere):
             raise SeftError("TRN-007", "a gradient is NaN or infinite; the last saved state is valid")
-        for group in self.param_groups:
-            for values in group["params"]:
-                if values.grad is not None:
-                    n = self.layers[id(values)].slots
-                    kept = self.kept(values)
-                    adamw(
-                        values[:n],
-                        kept["first_moment"][:n],
-                        kept["second_moment"][:n],
-                        kept["age"][:n],
-                        values.grad[:n],
-                        float(group["lr"]),
-                        group["betas"],
-                        group["eps"],
-                        group["weight_decay"],
-                    )
-                    # TRN-007
-                    if not all(bool(torch.isfinite(x[:n]).all()) for x in (values, *kept.values())):
-                        raise SeftError("TRN-007", "a step made a value NaN or infinite; the last saved state is valid")
+        finite = []
+        for group, layer, values in trained:
+            # slots come first, in the whole and in every part of it
+            n = int((part(layer.positions, values) < layer.mask.numel()).sum())
+            kept = self.kept(values)
+            phi, first, second, age, gradient = (
+                local(x)[:n] for x in (values, kept["first_moment"], kept["second_moment"], kept["age"], values.grad)
+            )
+            rate, betas = float(group["lr"]), group["betas"]
+            adamw(phi, first, second, age, gradient, rate, betas, group["eps"], group["weight_decay"])
+            finite += [torch.isfinite(x).all() for x in (phi, first, second)]
+        # TRN-007
+        if not all_true(finite, everywhere=everywhere):
+            raise SeftError("TRN-007", "a step made a value NaN or infinite; the last saved state is valid")
         return loss
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load what `state_dict` gave; ages stay integers, which torch would make floats of."""
-        ages = {number: copy.deepcopy(kept["age"]) for number, kept in state_dict["state"].items()}
+        # torch tells them apart by order; FSDP calls them by the names of the parameters
+        saved = [number for group in state_dict["param_groups"] for number in group["params"]]
+        ages = [copy.deepcopy(state_dict["state"].get(number, {}).get("age")) for number in saved]
         super().load_state_dict(state_dict)
-        for number, values in enumerate(p for group in self.param_groups for p in group["params"]):
-            if number in ages:
-                self.state[values]["age"] = ages[number].to(values.device)
+        for age, values in zip(ages, (p for group in self.param_groups for p in group["params"]), strict=True):
+            if age is not None:
+                self.state[values]["age"] = age.to(values.device)

@@ -1,13 +1,19 @@
-"""A tiny LLaMA, texts for it, and a Trainer that keeps the order of its data."""
+"""A tiny LLaMA, texts for it, a Trainer that keeps the order of its data, and two processes at once."""
 
+import os
+import socket
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 import transformers
 from torch.utils.data import SequentialSampler
 from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainerCallback, TrainingArguments
 
-from seft_ports.pytorch import SeftCallback, SeftOptimizer, Settings, layers_of, wrap
+from seft_ports.pytorch import Evolution, SeftCallback, SeftOptimizer, Settings, layers_of, wrap
+from seft_ports.pytorch.split import whole
 
 transformers.logging.set_verbosity_error()
 transformers.logging.disable_progress_bar()
@@ -15,6 +21,8 @@ transformers.logging.disable_progress_bar()
 STEPS, ROWS, LENGTH, VOCABULARY = 7, 4, 6, 17
 SETTINGS = Settings(density=0.2, evolve_every=3, drop_fraction=0.9, gradient_window=2, start="random")
 BY_GRADIENT = replace(SETTINGS, start="gradient")
+ODD = {"hidden_size": 6, "intermediate_size": 7, "num_attention_heads": 3}
+"""Sizes that two processes cannot halve."""
 
 
 def model(seed=0, **other):
@@ -35,8 +43,8 @@ def masks(plain, seed=1, density=0.5):
     return {n: torch.rand(w.weight.shape, generator=dice) < density for n, w in targets_of(plain).items()}
 
 
-def wrapped(settings=SETTINGS, seed=0):
-    plain = model(seed)
+def wrapped(settings=SETTINGS, seed=0, **other):
+    plain = model(seed, **other)
     return wrap(plain, settings, masks(plain))
 
 
@@ -61,7 +69,7 @@ class Watcher(TrainerCallback):
         layers = layers_of(model).values()
         self.supports.append([int(layer.support().sum()) for layer in layers])
         self.slots.append([layer.positions[: layer.slots].clone() for layer in layers])
-        self.bases.append([torch.nonzero(layer.mask.view(-1)).flatten() for layer in layers])
+        self.bases.append([torch.nonzero(whole(layer.mask).view(-1)).flatten() for layer in layers])
 
 
 def trainer(made, folder, settings=SETTINGS, data=None, optimizers=None, **other):
@@ -81,9 +89,35 @@ def trainer(made, folder, settings=SETTINGS, data=None, optimizers=None, **other
         made,
         TrainingArguments(str(folder), **given | other),
         train_dataset=texts(STEPS * ROWS) if data is None else data,
-        optimizers=optimizers or (SeftOptimizer(made, lr=0.01), None),
+        # the way that the Trainer allows with FSDP as well
+        **{"optimizers": optimizers}
+        if optimizers
+        else {"optimizer_cls_and_kwargs": (SeftOptimizer, {"model": made, "lr": 0.01})},
         callbacks=[SeftCallback(settings), Watcher()],
     )
+
+
+def loop(made, settings, optimizer, rows):
+    """Train without the Trainer: rows(t) are the texts of this process in step t."""
+    evolution = Evolution(made, optimizer, settings, STEPS)
+    values = [layer.values for layer in layers_of(made).values()]
+
+    def losses(t):
+        for part in rows(t):
+            yield made(input_ids=part, labels=part).loss / len(rows(t))
+
+    made_at = []
+    for t in range(1, STEPS + 1):
+        evolution.before_step(t)
+        optimizer.zero_grad()
+        for loss in losses(t):
+            loss.backward()
+        evolution.before_optimizer(t, 1.0)
+        torch.nn.utils.clip_grad_norm_(values, 1.0)
+        optimizer.step()
+        made_at.append(evolution.after_step(t))
+    evolution.finish(lambda: losses(STEPS))
+    return made_at
 
 
 def watched(run):
@@ -92,3 +126,38 @@ def watched(run):
 
 def events(run):
     return next(c for c in run.callback_handler.callbacks if isinstance(c, SeftCallback)).events
+
+
+def in_two(script, folder):
+    """Run a script of this folder, which forks: script.py FOLDER PORT."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    found = subprocess.run(
+        [sys.executable, "-W", "ignore", Path(__file__).with_name(script), folder, port],
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert found.returncode == 0, found.stdout + found.stderr
+
+
+def both(main, folder, port):
+    """Fork, and call main in both processes with its rank; one import of transformers for both."""
+    child = os.fork()
+    rank = 1 if child == 0 else 0
+    os.environ |= {
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": "2",
+        "LOCAL_WORLD_SIZE": "2",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": port,
+    }
+    torch.set_num_threads(1)
+    main(rank, folder)
+    torch.distributed.destroy_process_group()
+    if child:
+        sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))

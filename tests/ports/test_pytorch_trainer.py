@@ -1,11 +1,5 @@
 """seft_ports.pytorch inside transformers.Trainer: against the kit's runs, resumed, in files, on two processes."""
 
-import os
-import socket
-import subprocess
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 
@@ -189,20 +183,11 @@ def test_merge_save_and_reload_keep_weights_and_support(tmp_path):
 def test_two_processes_have_the_same_support_and_that_of_one(tmp_path):
     one = tiny.trainer(tiny.wrapped(tiny.BY_GRADIENT), tmp_path / "one", tiny.BY_GRADIENT)
     one.train()
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    found = subprocess.run(
-        [sys.executable, "-W", "ignore", Path(__file__).with_name("pytorch_two.py"), tmp_path, port],
-        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-    )
-    assert found.returncode == 0, found.stdout + found.stderr
+    tiny.in_two("pytorch_two.py", tmp_path)
     first, second = (torch.load(tmp_path / f"rank-{rank}.pt") for rank in (0, 1))
     assert same_bits(first["state"], second["state"]) == []
+    # TRN-004
+    assert same_bits(first["state"], first["resumed"]) == same_bits(first["state"], second["resumed"]) == []
     assert first["events"] == second["events"] == tiny.events(one)
     assert first["data"] != second["data"]
     mine = one.model.state_dict()

@@ -1,0 +1,97 @@
+"""seft_ports.pytorch split by FSDP2: two processes have what one has, decide alike, save, and resume to the bit."""
+
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("transformers")
+pytest.importorskip("accelerate")
+
+import formats  # noqa: E402
+from seft_ports.pytorch import SeftOptimizer, layers_of, load_sparse  # noqa: E402
+from seft_ports.pytorch.model import targets_of  # noqa: E402
+from tests.ports import pytorch_tiny as tiny  # noqa: E402
+
+pytestmark = pytest.mark.filterwarnings("default")
+
+SIZES = {"odd": tiny.ODD, "tied": {"tie_word_embeddings": True}}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    made = tmp_path_factory.mktemp("split")
+    tiny.in_two("pytorch_split.py", made)
+    return made
+
+
+@pytest.fixture(scope="module")
+def ranks(folder):
+    return [torch.load(folder / f"rank-{rank}.pt") for rank in (0, 1)]
+
+
+def differ(a, b):
+    assert a.keys() == b.keys()
+    return [name for name in a if not torch.equal(a[name], b[name])]
+
+
+def compare(split, one):
+    """Supports are equal, values are those of another order of summing."""
+    for name in differ(split, one):
+        assert name.endswith(("values", "weight", "held")), name
+        assert torch.allclose(split[name], one[name], rtol=1e-3, atol=1e-6), name
+
+
+def refreshed(made):
+    for layer in layers_of(made).values():
+        layer.refresh()
+    return made.state_dict()
+
+
+def check_file(path, state, **sizes):
+    """The file has the effective weights and the supports of a run."""
+    fresh = load_sparse(tiny.model(seed=5, **sizes), path)
+    for name, linear in targets_of(fresh).items():
+        slots = state[f"{name}.positions"]
+        support = state[f"{name}.mask"].clone()
+        support.view(-1)[slots[slots < support.numel()]] = True
+        assert torch.equal(linear.seft_mask, support)
+        assert torch.equal(linear.weight, state[f"{name}.weight"])
+    rest = {name: x for name, x in fresh.state_dict().items() if "_proj" not in name}
+    assert differ(rest, {name: state[name] for name in rest}) == []
+
+
+@pytest.mark.parametrize("name", ["odd", "tied"])
+def test_two_processes_that_split_a_model_decide_and_hold_what_one_does(name, folder, ranks):
+    made = tiny.wrapped(tiny.BY_GRADIENT, **SIZES[name])
+    optimizer = SeftOptimizer(made, lr=0.01)
+    texts = torch.stack([row["input_ids"] for row in tiny.texts(tiny.STEPS * tiny.ROWS)])
+    texts = texts.view(tiny.STEPS, tiny.ROWS, -1)
+    events = tiny.loop(made, tiny.BY_GRADIENT, optimizer, lambda t: texts[t - 1].tensor_split(2))
+    want = [{n: [d.dropped.tolist(), d.grown.tolist(), d.pruned.tolist()] for n, d in one.items()} for one in events]
+    assert [len(one) for one in want] == [0, 0, 14, 0, 0, 14, 0]
+    for rank in ranks:
+        found = [{n: [x.tolist() for x in d] for n, d in one.items()} for one in rank[name]["decided"]]
+        assert found == want
+        compare(rank[name]["state"], refreshed(made))
+        for split, layer in zip(rank[name]["kept"], layers_of(made).values(), strict=True):
+            kept = optimizer.kept(layer.values)
+            assert torch.equal(split["age"], kept["age"])
+            assert torch.allclose(split["first_moment"], kept["first_moment"], rtol=1e-3, atol=1e-6)
+        logits = made(input_ids=texts[0, :1] * 0 + 1).logits
+        assert torch.allclose(rank[name]["logits"], logits, rtol=1e-3, atol=1e-5)
+    assert differ(ranks[0][name]["state"], ranks[1][name]["state"]) == []
+    check_file(folder / name, ranks[0][name]["state"], **SIZES[name])
+    assert ("lm_head.weight" in formats.read(folder / name).tied) == (name == "tied")
+
+
+@pytest.mark.parametrize(("name", "window"), [("full", 2), ("sharded", 1)])
+def test_trn_004_a_trainer_splits_and_resumes_to_the_same_bits(name, window, folder, ranks, tmp_path):
+    settings = tiny.replace(tiny.BY_GRADIENT, gradient_window=window)
+    one = tiny.trainer(tiny.wrapped(settings), tmp_path, settings)
+    one.train()
+    for rank in ranks:
+        assert rank[name]["events"] == tiny.events(one)
+        compare(rank[name]["state"], refreshed(one.model))
+        assert differ(rank[name]["state"], rank[name]["resumed"]) == []
+    assert differ(ranks[0][name]["state"], ranks[1][name]["state"]) == []
+    if name == "sharded":
+        check_file(folder / "trainer", ranks[0][name]["state"])
