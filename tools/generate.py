@@ -1,4 +1,4 @@
-"""Let a model go on from a prompt: python tools/generate.py DIR "The state of the union is" """
+"""Let a model go on from a prompt: python tools/generate.py DIR "The state of the union is" --temperature 0.8"""
 
 import sys
 import time
