@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from seft_ref.arrays import Array, binary64
+from seft_ref.arrays import Array, binary64, overflow_allowed
 from seft_ref.counter import STREAM_PICKS, counter_key, uniform
 from seft_ref.errors import GenerateError
 
@@ -57,7 +57,7 @@ def pick(logits: Float[Array, " V"], sampling: Sampling, number: int) -> int:
         return int(np.argmax(scores))
     ids = _largest_first(scores, sampling.top_k)
     # GEN-004
-    with np.errstate(over="ignore", under="ignore"):
+    with overflow_allowed():
         weights = np.exp((scores[ids] - scores[ids[0]]) / sampling.temperature)
     sums = np.cumsum(weights)
     n_kept = int(np.argmax(sums >= sampling.top_p * sums[-1])) + 1
