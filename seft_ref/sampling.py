@@ -2,10 +2,9 @@
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from seft_ref.arrays import Array, binary64, overflow_allowed
 from seft_ref.counter import STREAM_PICKS, counter_key, uniform
@@ -66,7 +65,7 @@ def pick(logits: Float[Array, " V"], sampling: Sampling, number: int) -> int:
     return int(ids[np.argmax(sums > u * sums[n_kept - 1])])
 
 
-def _largest_first(scores: np.ndarray[Any, Any], k: int | None) -> np.ndarray[Any, Any]:
+def _largest_first(scores: Float[Array, " V"], k: int | None) -> Int[Array, " k"]:
     """Return the ids of the k largest scores by score, ties to the lower id (SEL-001); all of them for None."""
     n = scores.shape[0]
     ids = np.arange(n)

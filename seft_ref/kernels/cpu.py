@@ -5,6 +5,7 @@ that mixes this set with NumPy's own products should set OPENBLAS_THREAD_TIMEOUT
 before importing either: idle workers of one pool otherwise spin on the cores the other one needs.
 """
 
+import math
 import threading
 from dataclasses import dataclass
 from typing import Any
@@ -69,11 +70,11 @@ class _Scratch(threading.local):
 
     def take(self, shape: tuple[int, ...], dtype: Any) -> Any:
         """Return an uninitialised array, aligned to a cache line; this thread's next call takes it back."""
-        n_bytes = int(np.prod(shape)) * dtype.itemsize
-        if self.memory.nbytes < n_bytes + 64:
-            self.memory = np.empty(n_bytes + 64, dtype=np.uint8)
-        start = -self.memory.ctypes.data % 64
-        return self.memory[start : start + n_bytes].view(dtype).reshape(shape)
+        n_bytes = math.prod(shape) * dtype.itemsize
+        if self.memory.nbytes < n_bytes:
+            memory = np.empty(n_bytes + 64, dtype=np.uint8)
+            self.memory = memory[-memory.ctypes.data % 64 :]
+        return self.memory[:n_bytes].view(dtype).reshape(shape)
 
 
 _scratch = _Scratch()

@@ -32,13 +32,13 @@ class Past:
     length: int
 
     @property
-    def keys(self) -> Float[Array, "B K S D"]:
-        """The keys."""
+    def keys(self) -> Float[Array, "B K S D"] | None:
+        """The keys; None where nothing was read."""
         return None if self.room is None else self.room.keys[:, :, : self.length, :]
 
     @property
-    def values(self) -> Float[Array, "B K S D"]:
-        """The values."""
+    def values(self) -> Float[Array, "B K S D"] | None:
+        """The values; None where nothing was read."""
         return None if self.room is None else self.room.values[:, :, : self.length, :]
 
 
