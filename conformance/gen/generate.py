@@ -56,7 +56,7 @@ def picks() -> Area:
     large = reals([3e38, -3e38, 2.5e38, 3e38])
     draws = list(range(24))
     plain: dict[str, Any] = {"temperature": 1.0, "seed": 5}
-    for name, logits, how, clauses, purpose in (
+    every: tuple[tuple[str, Array, dict[str, Any], str, str], ...] = (
         ("greedy", spread, {"temperature": 0.0}, "GEN-003", "a draw at temperature 0"),
         ("greedy-ties", levels, {"temperature": 0.0}, "GEN-003 SEL-001", "the last of equals"),
         ("greedy-zeros", zeros, {"temperature": 0.0, "top_k": 1, "top_p": 0.5}, "GEN-003 SEL-004", "−0 below +0"),
@@ -80,10 +80,10 @@ def picks() -> Area:
         ("one", spread[:1], {}, "GEN-005", "a vocabulary of one"),
         ("large", large, {}, "GEN-004", "an overflow: the largest is subtracted first"),
         ("sharp", spread, {"temperature": 1e-30}, "GEN-004", "an overflow of the quotient"),
-    ):
+    )
+    for name, logits, how, clauses, purpose in every:
         given = {"logits": logits, "numbers": draws} | plain | how
         area.add(name, "generate.pick", clauses, purpose, given, {"picked": _picked(given)})
-    bad: Array
     for name, bad in (
         ("nan", reals([0.0, math.nan])),
         ("infinite", reals([0.0, math.inf])),
@@ -91,7 +91,7 @@ def picks() -> Area:
     ):
         given = {"logits": bad, "numbers": [0]} | plain
         area.add(f"refuse-{name}", "generate.pick", "GEN-006", "a logit that is no number", given, refused="GEN-006")
-    for name, how in (
+    wrong: tuple[tuple[str, dict[str, Any]], ...] = (
         ("negative", {"temperature": -1.0}),
         ("hot", {"temperature": math.inf}),
         ("no-temperature", {"temperature": math.nan}),
@@ -99,7 +99,8 @@ def picks() -> Area:
         ("top-p-0", {"top_p": 0.0}),
         ("top-p-above", {"top_p": 1.5}),
         ("no-top-p", {"top_p": math.nan}),
-    ):
+    )
+    for name, how in wrong:
         given = {"logits": spread, "numbers": [0]} | plain | how
         area.add(f"refuse-{name}", "generate.pick", "GEN-006", "a setting out of range", given, refused="GEN-006")
     given = {"logits": spread, "numbers": [0], "temperature": 1.0, "seed": -1}
@@ -110,7 +111,7 @@ def picks() -> Area:
 def _picked(given: dict[str, Any]) -> Array:
     """Return what the oracle picks, sure in every number."""
     logits = [float(x) for x in given["logits"]]
-    how = [given.get(name) for name in ("temperature", "top_k", "top_p", "seed")]
+    how = (given["temperature"], given.get("top_k"), given.get("top_p"), given["seed"])
     found = [generate.picked(logits, *how, number) for number in given["numbers"]]
     assert all(sure for _, sure in found), "a draw near a boundary"
     return ids(token for token, _ in found)
@@ -126,7 +127,7 @@ def texts() -> Area:
     greedy, _ = generate.text(config, tensors, [3, 1, 4], [], None, base)
     late = greedy[3]
     warm = {"temperature": 3.0, "top_k": 4, "top_p": 0.6, "seed": 3}
-    for name, how, clauses, purpose in (
+    every: tuple[tuple[str, dict[str, Any], str, str], ...] = (
         ("full", {}, "GEN-007 GEN-002 GEN-003", "a token less, or a reading beyond the last position"),
         ("most", {"max_tokens": 4}, "GEN-007", "the prompt counted, or one token more"),
         ("stop", {"stops": [late, 99]}, "GEN-007", "the stop token left out, or a text that goes on behind it"),
@@ -139,17 +140,19 @@ def texts() -> Area:
         ),
         ("drawn", warm, "GEN-005 GEN-004 GEN-007", "draws counted from the end of the prompt"),
         ("drawn-stop", warm | {"stops": [3, 1]}, "GEN-005 GEN-007", "a drawn stop token that does not stop"),
-    ):
+    )
+    for name, how, clauses, purpose in every:
         given = base | how
         tokens, gap = generate.text(config, tensors, given["prompt"], given["stops"], given.get("max_tokens"), given)
         assert gap >= 1e-4, f"{name} hangs on {gap}"
         area.add(name, "generate.text", clauses, purpose, given, {"tokens": ids(tokens)})
-    for name, how, clause in (
+    wrong: tuple[tuple[str, dict[str, Any], str], ...] = (
         ("empty", {"prompt": []}, "GEN-002"),
         ("too-long", {"prompt": [1] * 13}, "GEN-002"),
         ("none", {"max_tokens": 0}, "GEN-007"),
         ("top-p", {"top_p": 2.0}, "GEN-006"),
-    ):
+    )
+    for name, how, clause in wrong:
         area.add(f"refuse-{name}", "generate.text", clause, "nothing to do, or too much", base | how, refused=clause)
     return area
 

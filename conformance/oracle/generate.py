@@ -65,8 +65,7 @@ def text(
     while True:
         logits = [float(x) for x in decoder.logits(np.array([tokens])).value[0, -1]]
         number = len(tokens)
-        given = [sampling.get(name) for name in ("top_k", "top_p")]
-        token, _ = picked(logits, sampling["temperature"], *given, sampling["seed"], number)
+        token, _ = picked(logits, *_told(sampling), number)
         for scale in (1e-2, 1e-3, 1e-4):
             if all(_after(logits, sampling, number, scale, i) == token for i in range(8)):
                 gap = min(gap, scale)
@@ -82,5 +81,8 @@ def _after(logits: list[float], sampling: dict[str, Any], number: int, scale: fl
     """Return what is picked where every logit has changed by up to `scale`."""
     key = rng.key(8, number, i)
     moved = [x + scale * (2 * rng.draw(key, j) / 2**64 - 1) for j, x in enumerate(logits)]
-    given = [sampling.get(name) for name in ("top_k", "top_p")]
-    return picked(moved, sampling["temperature"], *given, sampling["seed"], number)[0]
+    return picked(moved, *_told(sampling), number)[0]
+
+
+def _told(sampling: dict[str, Any]) -> tuple[float, int | None, float | None, int]:
+    return sampling["temperature"], sampling.get("top_k"), sampling.get("top_p"), sampling["seed"]

@@ -5,10 +5,9 @@
 
 An entry of W is used once, so that nothing but reading it should cost time. With 64 columns a panel of x fills four
 registers of float32 or eight of float64, and AVX512 looks up a register of indices in two of them at once. A row has
-a register of sums of its own: entry j is added to lane (j - start) % lanes, always in the order of j, and `total` adds
-the lanes at the end. Where there is no AVX512 the same sums are made entry by entry, with lane 0 only.
-
-Every entry of y is one register here, whatever computes it.
+a register of sums of its own, in which every entry of a row has its lane, and `sum_register` adds the lanes at the
+end. Where there is no AVX512 entries are added one by one, in the first lanes. Neither order depends on who computes a
+row (KRN-008).
 """
 
 from typing import Any
@@ -16,7 +15,6 @@ from typing import Any
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
-from numba.core.codegen import get_host_cpu_features
 from numba.extending import intrinsic
 
 from seft_ref.kernels._vectors import Emitter, i64
@@ -24,13 +22,15 @@ from seft_ref.kernels._vectors import Emitter, i64
 _PANEL = 64
 _AHEAD = 2048
 """Entries between what is asked for and what is added up: two pages of float32 values."""
-_I1, _I8, _I32, _I64 = (ir.IntType(bits) for bits in (1, 8, 32, 64))
+_SUMS = 4
+"""Lanes that take turns where entries are added one by one: an addition takes several cycles."""
+_I8, _I32, _I64 = (ir.IntType(bits) for bits in (8, 32, 64))
 
 
-def _has_permutes() -> bool:
+def has_permutes(context: Any) -> bool:
     """Tell whether code is compiled for a processor that looks up lanes in two registers."""
-    features = set(str(get_host_cpu_features()).split(","))
-    return {"+avx512f", "+avx512bw", "+avx512vl"} <= features
+    _, _, features = context.codegen().magic_tuple()
+    return {"+avx512f", "+avx512bw", "+avx512vl"} <= set(features.split(","))
 
 
 class _Lookup(Emitter):
@@ -76,14 +76,16 @@ class _Lookup(Emitter):
         found = self.intrinsic(f"llvm.masked.load.v{self.lanes}i8.p0", bytes_type, [at_index, one, mask, nothing])
         return value, b.zext(found, self.indices)
 
-    def prefetch(self, array: Any, j: Any) -> None:
-        """Ask for the line of element j: the streams are short where rows are, and the machine's own look-ahead is not
-        enough for them.
+    def ask(self, values: Any, index: Any, j: Any, end: Any, gap: Any) -> None:
+        """Ask for what is read _AHEAD entries later, beyond `end` a gap further on: the machine's own look-ahead stops
+        at the end of a page.
         """
-        at = self.builder.bitcast(self.builder.gep(array, [j]), _I8.as_pointer())
-        kind = ir.FunctionType(ir.VoidType(), [at.type, _I32, _I32, _I32])
-        function = cgutils.get_or_insert_function(self.builder.module, kind, "llvm.prefetch.p0")
-        self.builder.call(function, [at, *(ir.Constant(_I32, n) for n in (0, 3, 1))])
+        b = self.builder
+        later = b.add(j, i64(_AHEAD))
+        later = b.add(later, b.select(b.icmp_signed(">=", later, end), gap, i64(0)))
+        for array in (values, index):
+            at = b.bitcast(b.gep(array, [later]), _I8.as_pointer())
+            self.intrinsic("llvm.prefetch.p0", ir.VoidType(), [at, *(ir.Constant(_I32, n) for n in (0, 3, 1))])
 
     def row(
         self, panel: list[Any], values: Any, index: Any, start: Any, stop: Any, end: Any, gap: Any, total: Any
@@ -95,10 +97,7 @@ class _Lookup(Emitter):
         b = self.builder
 
         def add(j: Any, total: Any, mask: Any = None) -> Any:
-            later = b.add(j, i64(_AHEAD))
-            later = b.add(later, b.select(b.icmp_signed(">=", later, end), gap, i64(0)))
-            self.prefetch(values, later)
-            self.prefetch(index, later)
+            self.ask(values, index, j, end, gap)
             value, columns = self.entries(values, index, j, mask)
             return self.fma(value, self.look_up(panel, columns), total)
 
@@ -121,6 +120,28 @@ class _Lookup(Emitter):
         out.add_incoming(total, before)
         out.add_incoming(more, inside)
         return out
+
+    def row_one_by_one(
+        self, x: Any, x_base: Any, values: Any, index: Any, start: Any, stop: Any, end: Any, gap: Any, total: Any
+    ) -> Any:
+        """Return what `row` does without looking lanes up; the first lanes take turns."""
+        b = self.builder
+        self.ask(values, index, start, end, gap)
+        numbers = [ir.Constant(_I32, k) for k in range(_SUMS)]
+
+        def add(j: Any, total: Any) -> Any:
+            column = b.zext(b.load(b.gep(index, [j])), _I64)
+            factor = b.load(b.gep(x, [b.add(x_base, column)]))
+            return b.fadd(total, b.fmul(b.load(b.gep(values, [j])), factor))
+
+        def add_all(j: Any, sums: list[Any]) -> list[Any]:
+            return [add(b.add(j, i64(k)), sums[k]) for k in range(_SUMS)]
+
+        j, sums = self.loop(start, stop, _SUMS, [b.extract_element(total, k) for k in numbers], add_all)
+        _, (first,) = self.loop(j, stop, 1, sums[:1], lambda j, t: [add(j, t[0])])
+        for k, value in zip(numbers, [first, *sums[1:]], strict=True):
+            total = b.insert_element(total, value, k)
+        return total
 
 
 @intrinsic
@@ -146,19 +167,8 @@ def gather_panel(
         values_, index_, pointer_, first_, last_, x_, x_base_, y_, y_base_, following_ = e.args
         end = builder.load(builder.gep(pointer_, [last_]))
         gap = builder.sub(following_, end)
-        permutes = _has_permutes()
+        permutes = has_permutes(context)
         panel = [e.load(x_, x_base_, k) for k in range(_PANEL // e.lanes)] if permutes else []
-
-        def one_by_one(start: Any, stop: Any, total: Any) -> Any:
-            def add(j: Any, carried: list[Any]) -> list[Any]:
-                column = builder.zext(builder.load(builder.gep(index_, [j])), _I64)
-                factor = builder.load(builder.gep(x_, [builder.add(x_base_, column)]))
-                value = builder.load(builder.gep(values_, [j]))
-                return [builder.fadd(carried[0], builder.fmul(value, factor))]
-
-            zero = ir.Constant(ir.IntType(32), 0)
-            _, (lane0,) = e.loop(start, stop, 1, [builder.extract_element(total, zero)], add)
-            return builder.insert_element(total, lane0, zero)
 
         def of_a_row(r: Any, carried: list[Any]) -> list[Any]:
             start, line = carried
@@ -167,7 +177,7 @@ def gather_panel(
             if permutes:
                 total = e.row(panel, values_, index_, start, stop, end, gap, total)
             else:
-                total = one_by_one(start, stop, total)
+                total = e.row_one_by_one(x_, x_base_, values_, index_, start, stop, end, gap, total)
             e.store(total, y_, line)
             return [stop, builder.add(line, i64(e.lanes))]
 

@@ -88,12 +88,16 @@ def test_GEN_001_two_texts_go_on_from_one_context(small_chunks):
     tokens = tokens_of(config, 33, (1, 9))
     _, context = read(tokens[:, :3], nothing_read(config), weights, config, reference)
     held = [(past.keys.copy(), past.values.copy()) for past in context.blocks]
-    first, _ = read(tokens[:, 3:5], context, weights, config, reference)
-    other, longer = read(tokens[:, 6:8], context, weights, config, reference)
-    read(tokens[:, 8:9], longer, weights, config, reference)
-    again, _ = read(tokens[:, 3:5], context, weights, config, reference)
+    # both have room for their fourth token in the memory of the first three
+    first, one = read(tokens[:, 3:4], context, weights, config, reference)
+    other, two = read(tokens[:, 6:7], context, weights, config, reference)
+    again, _ = read(tokens[:, 3:4], context, weights, config, reference)
     assert same_bits(first, again)
     assert np.abs(first - other).max() > 0.01
+    for branch, fourth in ((one, 3), (two, 6)):
+        logits, _ = read(tokens[:, 8:9], branch, weights, config, reference)
+        whole, _ = model_forward(tokens[:, [0, 1, 2, fourth, 8]], weights, config, reference)
+        assert_close(logits, whole[:, -1], 1e-12)
     for past, (keys, values) in zip(context.blocks, held, strict=True):
         assert same_bits(past.keys, keys)
         assert same_bits(past.values, values)
