@@ -17,7 +17,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from seft_ref.kernels._vectors import Emitter, i64
+from seft_ref.kernels._vectors import _Emitter, _i64
 
 _PANEL = 64
 _AHEAD = 2048
@@ -33,7 +33,7 @@ def has_permutes(context: Any) -> bool:
     return {"+avx512f", "+avx512bw", "+avx512vl"} <= set(features.split(","))
 
 
-class _Lookup(Emitter):
+class _Lookup(_Emitter):
     """An emitter that holds a panel of x in registers."""
 
     def __init__(self, context: Any, builder: ir.IRBuilder, signature: Any, args: tuple[Any, ...]) -> None:
@@ -81,8 +81,8 @@ class _Lookup(Emitter):
         at the end of a page.
         """
         b = self.builder
-        later = b.add(j, i64(_AHEAD))
-        later = b.add(later, b.select(b.icmp_signed(">=", later, end), gap, i64(0)))
+        later = b.add(j, _i64(_AHEAD))
+        later = b.add(later, b.select(b.icmp_signed(">=", later, end), gap, _i64(0)))
         for array in (values, index):
             at = b.bitcast(b.gep(array, [later]), _I8.as_pointer())
             self.intrinsic("llvm.prefetch.p0", ir.VoidType(), [at, *(ir.Constant(_I32, n) for n in (0, 3, 1))])
@@ -135,7 +135,7 @@ class _Lookup(Emitter):
             return b.fadd(total, b.fmul(b.load(b.gep(values, [j])), factor))
 
         def add_all(j: Any, sums: list[Any]) -> list[Any]:
-            return [add(b.add(j, i64(k)), sums[k]) for k in range(_SUMS)]
+            return [add(b.add(j, _i64(k)), sums[k]) for k in range(_SUMS)]
 
         j, sums = self.loop(start, stop, _SUMS, [b.extract_element(total, k) for k in numbers], add_all)
         _, (first,) = self.loop(j, stop, 1, sums[:1], lambda j, t: [add(j, t[0])])
@@ -172,14 +172,14 @@ def gather_panel(
 
         def of_a_row(r: Any, carried: list[Any]) -> list[Any]:
             start, line = carried
-            stop = builder.load(builder.gep(pointer_, [builder.add(r, i64(1))]))
+            stop = builder.load(builder.gep(pointer_, [builder.add(r, _i64(1))]))
             total = e.load(y_, line)
             if permutes:
                 total = e.row(panel, values_, index_, start, stop, end, gap, total)
             else:
                 total = e.row_one_by_one(x_, x_base_, values_, index_, start, stop, end, gap, total)
             e.store(total, y_, line)
-            return [stop, builder.add(line, i64(e.lanes))]
+            return [stop, builder.add(line, _i64(e.lanes))]
 
         start = builder.load(builder.gep(pointer_, [first_]))
         e.loop(first_, last_, 1, [start, y_base_], of_a_row)
@@ -193,7 +193,7 @@ def sum_register(typing_context: Any, y: Any, y_base: Any) -> Any:
     """Return the sum of the lanes of the register y[y_base:], by halves."""
 
     def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        e = Emitter(context, builder, signature, args, 1)
+        e = _Emitter(context, builder, signature, args, 1)
         y_, y_base_ = e.args
         return e.total([e.load(y_, y_base_)])
 

@@ -28,7 +28,7 @@ REGISTER_BYTES = 64
 _I64 = ir.IntType(64)
 
 
-def i64(value: int) -> ir.Constant:
+def _i64(value: int) -> ir.Constant:
     return ir.Constant(_I64, value)
 
 
@@ -36,7 +36,7 @@ def _widen(builder: ir.IRBuilder, integer: Any) -> Any:
     return builder.sext(integer, _I64) if integer.type.width < 64 else integer
 
 
-class Emitter:
+class _Emitter:
     """Shorthand around an IR builder for lines of vectors of one element type."""
 
     def __init__(
@@ -62,7 +62,7 @@ class Emitter:
 
     def register(self, array: Any, offset: Any, k: int = 0) -> Any:
         """Address of register k of the line that starts at element `offset`."""
-        start = self.builder.gep(array, [self.builder.add(offset, i64(k * self.lanes))])
+        start = self.builder.gep(array, [self.builder.add(offset, _i64(k * self.lanes))])
         return self.builder.bitcast(start, self.vector.as_pointer())
 
     def load(self, array: Any, offset: Any, k: int = 0) -> Any:
@@ -104,7 +104,7 @@ class Emitter:
     def line(self, index: Any, base: Any, j: Any) -> Any:
         """Element offset of the line that stored entry j refers to."""
         column = self.builder.zext(self.builder.load(self.builder.gep(index, [j])), _I64)
-        return self.builder.add(base, self.builder.mul(column, i64(self.n_vectors * self.lanes)))
+        return self.builder.add(base, self.builder.mul(column, _i64(self.n_vectors * self.lanes)))
 
     def loop(
         self,
@@ -125,11 +125,11 @@ class Emitter:
         phis = [b.phi(value.type) for value in carried]
         for phi, value in zip(phis, carried, strict=True):
             phi.add_incoming(value, before)
-        b.cbranch(b.icmp_signed("<=", b.add(j, i64(step)), stop), inside, after)
+        b.cbranch(b.icmp_signed("<=", b.add(j, _i64(step)), stop), inside, after)
         b.position_at_end(inside)
         for phi, value in zip(phis, body(j, phis), strict=True):
             phi.add_incoming(value, b.block)
-        j.add_incoming(b.add(j, i64(step)), b.block)
+        j.add_incoming(b.add(j, _i64(step)), b.block)
         b.branch(head)
         b.position_at_end(after)
         return j, phis
@@ -153,7 +153,7 @@ def _make_gather_row(n_vectors: int, lanes: int | None = None) -> Any:
         y_base: Any,
     ) -> Any:
         def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            e = Emitter(context, builder, signature, args, n_vectors, lanes)
+            e = _Emitter(context, builder, signature, args, n_vectors, lanes)
             values_, index_, start_, stop_, x_, x_base_, y_, y_base_ = e.args
 
             def accumulate(j: Any, sums: list[Any]) -> list[Any]:
@@ -164,7 +164,7 @@ def _make_gather_row(n_vectors: int, lanes: int | None = None) -> Any:
                 return [
                     new
                     for i in range(n_sums)
-                    for new in accumulate(builder.add(j, i64(i)), sums[i * n_vectors : (i + 1) * n_vectors])
+                    for new in accumulate(builder.add(j, _i64(i)), sums[i * n_vectors : (i + 1) * n_vectors])
                 ]
 
             j, sums = e.loop(start_, stop_, n_sums, [e.zero] * (n_sums * n_vectors), accumulate_all)
@@ -200,7 +200,7 @@ def _make_scatter_row(n_vectors: int) -> Any:
         y_base: Any,
     ) -> Any:
         def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            e = Emitter(context, builder, signature, args, n_vectors)
+            e = _Emitter(context, builder, signature, args, n_vectors)
             values_, index_, start_, stop_, x_, x_base_, y_, y_base_ = e.args
             row = [e.load(y_, y_base_, k) for k in range(n_vectors)]
 
@@ -234,7 +234,7 @@ def _make_dot_row(n_vectors: int) -> Any:
         y_base: Any,
     ) -> Any:
         def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            e = Emitter(context, builder, signature, args, n_vectors)
+            e = _Emitter(context, builder, signature, args, n_vectors)
             values_, index_, start_, stop_, x_, x_base_, y_, y_base_ = e.args
             row = [e.load(y_, y_base_, k) for k in range(n_vectors)]
 
@@ -281,10 +281,10 @@ def transpose(
     """Transpose one square of `lanes` rows of one register each; bases and strides count elements."""
 
     def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        e = Emitter(context, builder, signature, args, 1)
+        e = _Emitter(context, builder, signature, args, 1)
         src_, src_base_, src_stride_, dst_, dst_base_, dst_stride_ = e.args
         n = e.lanes
-        square = [e.load(src_, builder.add(src_base_, builder.mul(src_stride_, i64(i)))) for i in range(n)]
+        square = [e.load(src_, builder.add(src_base_, builder.mul(src_stride_, _i64(i)))) for i in range(n)]
         low = [lane for i in range(n // 2) for lane in (i, n + i)]
         high = [lane for i in range(n // 2, n) for lane in (i, n + i)]
         # Interleaving row i with row i + n/2 rotates the bits of an element's number, row and lane together,
@@ -292,7 +292,7 @@ def transpose(
         for _ in range(n.bit_length() - 1):
             square = [e.shuffle(square[i], square[i + n // 2], half) for i in range(n // 2) for half in (low, high)]
         for i in range(n):
-            e.store(square[i], dst_, builder.add(dst_base_, builder.mul(dst_stride_, i64(i))))
+            e.store(square[i], dst_, builder.add(dst_base_, builder.mul(dst_stride_, _i64(i))))
         return context.get_dummy_value()
 
     return types.void(src, src_base, src_stride, dst, dst_base, dst_stride), emit
