@@ -34,8 +34,8 @@ contracts: setup
 # The second run reads the shape annotations and complains where an array has another shape.
 tests: setup
 	$(PY) -m pytest -n 2 tests
-	$(PY) -m pytest --jaxtyping-packages=seft_ref.layers,seft_ref.adapters,seft_ref.update,seft_ref.model,seft_ref.gradients,beartype.beartype \
-	    tests/seft_ref/test_pairs.py tests/seft_ref/test_model_torch.py
+	$(PY) -m pytest --jaxtyping-packages=seft_ref.layers,seft_ref.adapters,seft_ref.update,seft_ref.model,seft_ref.gradients,seft_ref.generate,beartype.beartype \
+	    tests/seft_ref/test_pairs.py tests/seft_ref/test_model_torch.py tests/seft_ref/test_generate.py
 
 demo: setup
 	$(PY) tools/demo.py $(if $(QUICK),--quick,)

@@ -105,6 +105,11 @@ NAMES = (
     ("`update.adapt`", "nothing is exempt: the last pass (EVT-004)"),
     ("`k`, `n`, `n_drop`, `budget`, `delta_budget`, `step`, `steps`", "integers"),
     ("`lr`, `beta1`, `eps`, `density`, `drop_fraction` ...", "floats alone: binary64, whatever the dtype of the call"),
+    (
+        "`parts`; `logits` of `generate.read`",
+        "how many tokens each reading has; (B, parts, V), those behind each (GEN-001)",
+    ),
+    ("`numbers` of `generate.pick`; `picked`", "for each number of tokens before it, the id that is picked (GEN-005)"),
     ("`words`", "u64 (RNG-002)"),
     ("`raw`", "u8: a file"),
 )

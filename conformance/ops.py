@@ -230,6 +230,12 @@ OPS: dict[str, Op] = {
         kept="exact",
         values="value",
     ),
+    # chapter 17; parts says how many of the tokens are read at once, logits (B, parts, V) are those behind each of them
+    "generate.read": _op("whole", "config tensors tokens parts", logits="relative"),
+    "generate.pick": _op("rule", "logits temperature top_k? top_p? seed numbers", picked="exact"),
+    "generate.text": _op(
+        "whole", "config tensors prompt stops max_tokens? temperature top_k? top_p? seed", tokens="exact"
+    ),
     # rows of A, which is the rank or the bands; like has the dtype that is asked for
     "adapter.initial": _op("layer", "kind out in rows seed matrix like", a="exact", other="exact", parameters="exact"),
     # one step from a state: a part, one a target, is a dict of base, base_values, delta, delta_values, m, v, age,

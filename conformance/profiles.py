@@ -80,6 +80,7 @@ PROFILES: dict[str, tuple[str, ...]] = {
         "prune.model_sparsegpt",
     ),
     "adapters": ("adapter.initial", "adapter.lora", "adapter.spp", "adapter.sparsepeft", "adapter.lora_star"),
+    "generate": ("generate.read", "generate.pick", "generate.text"),
     "ckpt-read": ("file.read", "delta.apply"),
     "ckpt-write": ("file.write",),
 }
@@ -117,6 +118,9 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "train.run": ("train.step",),
     "prune.model": ("prune.wanda", "model.step"),
     "prune.model_sparsegpt": ("prune.sparsegpt", "model.step"),
+    "generate.read": ("model.step",),
+    "generate.pick": ("rng.draws",),
+    "generate.text": ("generate.read", "generate.pick"),
     "adapter.lora_star": ("adapter.lora", "prune.wanda"),
     "delta.apply": ("file.read",),
 }

@@ -13,14 +13,16 @@ A kernel set is an argument everywhere: `kernels.reference` runs on any array li
 NumPy arrays.
 """
 
-from seft_ref.checkpoint import Model, load_model, save_model
+from seft_ref.checkpoint import Model, load_model, save_model, stop_tokens
 from seft_ref.config import ModelConfig
 from seft_ref.errors import SeftError
 from seft_ref.evaluate import Evaluation, evaluate
+from seft_ref.generate import generate
 from seft_ref.gradients import Batch, every_gradient, loss_and_gradients
 from seft_ref.resume import load_state, save_state
+from seft_ref.sampling import Sampling
 from seft_ref.settings import TrainSettings, settings_of
-from seft_ref.text import read_tokens
+from seft_ref.text import read_tokenizer, read_tokens, written
 from seft_ref.topology import Topology
 from seft_ref.train import (
     StepRecord,
@@ -37,6 +39,7 @@ __all__ = [
     "Evaluation",
     "Model",
     "ModelConfig",
+    "Sampling",
     "SeftError",
     "StepRecord",
     "Topology",
@@ -45,15 +48,19 @@ __all__ = [
     "evaluate",
     "every_gradient",
     "finish",
+    "generate",
     "initial_state",
     "load_model",
     "load_state",
     "loss_and_gradients",
+    "read_tokenizer",
     "read_tokens",
     "save_model",
     "save_state",
     "settings_of",
     "step_batches",
+    "stop_tokens",
     "train",
     "train_step",
+    "written",
 ]

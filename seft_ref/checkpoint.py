@@ -19,7 +19,7 @@ import formats
 from formats.convert.hf import open_hf
 from formats.index import is_sparse
 from seft_ref.config import ModelConfig
-from seft_ref.errors import CheckpointError, ConfigError
+from seft_ref.errors import CheckpointError, ConfigError, GenerateError
 from seft_ref.kernels import Kernels, Packed
 from seft_ref.topology import Topology, full
 from seft_ref.update.delta import Base
@@ -69,13 +69,40 @@ def read_config(files: Mapping[str, bytes]) -> ModelConfig:
     """
     if "config.json" not in files:
         raise ConfigError("MDL-006", "the folder has no config.json; copy the model's there")
+    return ModelConfig.from_json(_json_object(files, "config.json"))
+
+
+def _json_object(files: Mapping[str, bytes], name: str) -> dict[str, Any]:
+    """Return the object in a companion file."""
     try:
-        content = json.loads(files["config.json"])
+        content = json.loads(files[name])
     except ValueError as error:
-        raise ConfigError("MDL-006", f"config.json is not JSON: {error}") from error
+        raise ConfigError("MDL-006", f"{name} is not JSON: {error}") from error
     if not isinstance(content, dict):
-        raise ConfigError("MDL-006", "config.json is not a JSON object")
-    return ModelConfig.from_json(content)
+        raise ConfigError("MDL-006", f"{name} is not a JSON object")
+    return content
+
+
+def stop_tokens(path: str | Path) -> tuple[int, ...]:
+    """Return the tokens that end a text, as the companion files of a folder name them (GEN-008).
+
+    Raises:
+        GenerateError: GEN-008 for what is no token; CheckpointError, ConfigError, FormatError for the folder.
+    """
+    with open_folder(path) as source:
+        read_config(source.files)
+        for name in ("generation_config.json", "config.json"):
+            named = _json_object(source.files, name).get("eos_token_id") if name in source.files else None
+            if named is None:
+                continue
+            # GEN-008
+            tokens = named if isinstance(named, list) else [named]
+            if not all(isinstance(token, int) and not isinstance(token, bool) and token >= 0 for token in tokens):
+                raise GenerateError(
+                    "GEN-008", f"eos_token_id of {name} is {named!r}, must be a token or a list of them"
+                )
+            return tuple(tokens)
+    return ()
 
 
 def load_model(path: str | Path, kernels: Kernels, dtype: str | None = None) -> Model:

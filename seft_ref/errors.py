@@ -49,5 +49,9 @@ class EvaluationError(SeftError):
     """A model whose loss on a text gives no perplexity."""
 
 
+class GenerateError(SeftError):
+    """Tokens, logits or settings from which nothing can be generated."""
+
+
 class TextError(SeftError):
     """Text that cannot be turned into the windows asked for."""

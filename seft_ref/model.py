@@ -16,6 +16,7 @@ from seft_ref.kernels import Kernels
 from seft_ref.layers.attention import AttentionCache, attention_backward, attention_forward, visible_keys
 from seft_ref.layers.embedding import EmbeddingCache, EmbeddingGradient, embedding_backward, embedding_forward
 from seft_ref.layers.linear import LinearCache, WeightGradient, linear_backward, linear_forward
+from seft_ref.layers.past import Past, extend
 from seft_ref.layers.rmsnorm import RmsNormCache, rmsnorm_backward, rmsnorm_forward
 from seft_ref.layers.rope import RopeTable, rope_backward, rope_forward, rope_table
 from seft_ref.layers.swiglu import SwigluCache, swiglu_backward, swiglu_forward
@@ -37,6 +38,8 @@ class SelfAttentionCache:
     rope: RopeTable
     attention: AttentionCache
     o_proj: LinearCache
+    past: Past | None
+    """what was read before, with these tokens; None where nothing is to be kept"""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -74,15 +77,18 @@ class Surroundings:
     """What every block of one forward shares: RoPE angles, and which keys each query sees under each window."""
 
     rope: RopeTable
-    visible: dict[int | None, Bool[Array, "M T T"]]
+    visible: dict[int | None, Bool[Array, "M T S"]]
 
 
 def surroundings(
-    config: ModelConfig, length: int, mask: Bool[Array, "B T"] | None, like: Float[Array, "..."]
+    config: ModelConfig, length: int, mask: Bool[Array, "B S"] | None, like: Float[Array, "..."], first: int = 0
 ) -> Surroundings:
-    """Return the angles and masks of a forward over `length` tokens, in the dtype and on the device of `like`."""
-    rope = rope_table(config.rope, config.head_dim, length, config.max_position_embeddings, like)
-    return Surroundings(rope, {window: visible_keys(length, window, mask, like) for window in set(config.windows)})
+    """Return the angles and masks of a forward over the tokens from `first` on of `length`, in the dtype and on the
+    device of `like`.
+    """
+    rope = rope_table(config.rope, config.head_dim, length, config.max_position_embeddings, like, first)
+    windows = set(config.windows)
+    return Surroundings(rope, {window: visible_keys(length, window, mask, like, first) for window in windows})
 
 
 def self_attention_forward(
@@ -92,8 +98,9 @@ def self_attention_forward(
     layer: int,
     around: Surroundings,
     kernels: Kernels,
+    past: Past | None = None,
 ) -> tuple[Float[Array, "B T C"], SelfAttentionCache]:
-    """Return the output of the attention half, before the residual sum."""
+    """Return the output of the attention half, before the residual sum; x stands behind the tokens of a past."""
     q, q_proj = linear_forward(x, block.q_proj, kernels)
     k, k_proj = linear_forward(x, block.k_proj, kernels)
     v, v_proj = linear_forward(x, block.v_proj, kernels)
@@ -105,20 +112,26 @@ def self_attention_forward(
         k, k_norm = rmsnorm_forward(k, block.k_norm, config.rms_norm_eps)
     q, rope = rope_forward(q, around.rope)
     k, _ = rope_forward(k, around.rope)
+    # GEN-001
+    if past is not None:
+        past = extend(past, k, v)
+        k, v = past.keys, past.values
     y, attention = attention_forward(q, k, v, around.visible[config.windows[layer]])
     y = _join_heads(y)
     y, o_proj = linear_forward(y, block.o_proj, kernels)
-    return y, SelfAttentionCache(q_proj, k_proj, v_proj, q_norm, k_norm, rope, attention, o_proj)
+    return y, SelfAttentionCache(q_proj, k_proj, v_proj, q_norm, k_norm, rope, attention, o_proj, past)
 
 
 def self_attention_backward(
     dy: Float[Array, "B T C"], cache: SelfAttentionCache, prefix: str
 ) -> tuple[Float[Array, "B T C"], list[NamedGradient]]:
-    """Return (dx, gradients)."""
+    """Return (dx, gradients); a past is a constant."""
     gradients: list[NamedGradient] = []
     dy = _linear_backward(dy, cache.o_proj, f"{prefix}.o_proj", gradients)
     dy = _split_heads(dy, cache.attention.q.shape[-1])
     dq, dk, dv = attention_backward(dy, cache.attention)
+    # forward: k, v = past.keys, past.values
+    dk, dv = (part[:, :, part.shape[2] - dq.shape[2] :, :] for part in (dk, dv))
     dk = rope_backward(dk, cache.rope)
     dq = rope_backward(dq, cache.rope)
     if cache.k_norm is not None:
@@ -162,10 +175,11 @@ def block_forward(
     layer: int,
     around: Surroundings,
     kernels: Kernels,
+    past: Past | None = None,
 ) -> tuple[Float[Array, "B T C"], BlockCache]:
-    """Return the output of a block (MDL-001)."""
+    """Return the output of a block (MDL-001); x stands behind the tokens of a past."""
     normed, input_layernorm = rmsnorm_forward(x, block.input_layernorm, config.rms_norm_eps)
-    attended, self_attn = self_attention_forward(normed, block, config, layer, around, kernels)
+    attended, self_attn = self_attention_forward(normed, block, config, layer, around, kernels, past)
     h = x + attended
     normed, post_attention_layernorm = rmsnorm_forward(h, block.post_attention_layernorm, config.rms_norm_eps)
     inner, mlp = mlp_forward(normed, block, kernels)

@@ -63,6 +63,15 @@ def progress(what: str, total: int) -> Iterator[Callable[..., None]]:
         yield advance
 
 
+def restart_with_threads(threads: int) -> None:
+    """Replace this process by one whose libraries use this many threads: they read it when they are loaded."""
+    wanted = dict.fromkeys(
+        ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"), str(threads)
+    )
+    if any(os.environ.get(name) != value for name, value in wanted.items()):
+        os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | wanted)  # noqa: S606
+
+
 def require_absent(path: Path) -> None:
     """Refuse an output that exists, before any work is done."""
     if path.exists():

@@ -12,6 +12,7 @@ from conformance.gen import (
     criteria,
     deltas,
     events,
+    generate,
     kernels,
     layers,
     models,
@@ -28,7 +29,7 @@ from conformance.gen import (
 from conformance.gen import files as containers
 
 _FORMATS = (containers, bad_files, deltas)
-_RULES = (kernels, rules, update, events, layers, models, sparsegpt, adapters, train, steps)
+_RULES = (kernels, rules, update, events, layers, models, sparsegpt, adapters, train, steps, generate)
 _CHOICES = (criteria, choices, windows, optimizers, rule_events, presets)
 MODULES = (*_FORMATS, *_RULES, *_CHOICES)
 

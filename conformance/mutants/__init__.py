@@ -3,7 +3,19 @@
 The kit is worth something only if each of them is refused, and by a case of the clause that it breaks.
 """
 
-from conformance.mutants import adapters, choosing, events, files, kernels, layers, models, optimizers, pruning, rules
+from conformance.mutants import (
+    adapters,
+    choosing,
+    events,
+    files,
+    generating,
+    kernels,
+    layers,
+    models,
+    optimizers,
+    pruning,
+    rules,
+)
 from conformance.mutants.base import Mutant
 
 __all__ = ["CONTROLS", "MUTANTS", "Mutant"]
@@ -18,9 +30,10 @@ MUTANTS: tuple[Mutant, ...] = (
     *optimizers.MUTANTS,
     *pruning.MUTANTS,
     *adapters.MUTANTS,
+    *generating.MUTANTS,
     *files.MUTANTS,
 )
 """Every mutant; the name of each is its own."""
 
-CONTROLS: tuple[Mutant, ...] = (*events.CONTROLS, *optimizers.CONTROLS, *adapters.CONTROLS)
+CONTROLS: tuple[Mutant, ...] = (*events.CONTROLS, *optimizers.CONTROLS, *adapters.CONTROLS, *generating.CONTROLS)
 """Operations that were rewritten for mutants, here without a flaw: no case may refuse them."""

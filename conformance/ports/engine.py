@@ -8,7 +8,14 @@ import numpy as np
 
 from conformance.ops import OPS
 from conformance.port import Refused, Unsupported
-from conformance.ports import engine_adapters, engine_choices, engine_files, engine_models, engine_rules
+from conformance.ports import (
+    engine_adapters,
+    engine_choices,
+    engine_files,
+    engine_generate,
+    engine_models,
+    engine_rules,
+)
 from formats import FormatError
 from seft_ref.arrays import Array, array_namespace, device, to_numpy
 from seft_ref.errors import SeftError
@@ -39,7 +46,7 @@ class EnginePort:
         self._classes = classes
         self._kernels = kernels
         self._like = np.zeros(0) if like is None else like
-        modules = (engine_rules, engine_choices, engine_models, engine_files, engine_adapters)
+        modules = (engine_rules, engine_choices, engine_models, engine_files, engine_adapters, engine_generate)
         every: dict[str, Operation] = {op: f for module in modules for op, f in module.OPERATIONS.items()}
         self.ops = {op: f for op, f in every.items() if OPS[op].kind in kinds}
 

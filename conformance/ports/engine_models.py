@@ -20,7 +20,8 @@ from seft_ref.weights import Weights, assemble, with_matrices
 Values = dict[str, Any]
 
 
-def _weights(config: ModelConfig, tensors: dict[str, Array], kernels: Any) -> Weights:
+def weights_of_case(config: ModelConfig, tensors: dict[str, Array], kernels: Any) -> Weights:
+    """Return the engine's weights of a model in which every position is stored."""
     packed = {name: kernels.pack_dense(x) for name, x in tensors.items() if x.ndim == 2}
     if config.tie_word_embeddings:
         packed["lm_head.weight"] = packed["model.embed_tokens.weight"]
@@ -39,7 +40,7 @@ def _describe(a: Values) -> Values:
 
 def _step(a: Values) -> Values:
     config = ModelConfig.from_json(a["config"])
-    weights = _weights(config, a["tensors"], a["kernels"])
+    weights = weights_of_case(config, a["tensors"], a["kernels"])
     tokens, labels, mask, n = a["tokens"], a["labels"], a["mask"], a["rows_at_once"]
     batches = [
         Batch(tokens[i : i + n, :], labels[i : i + n, :], None if mask is None else mask[i : i + n, :])
@@ -53,7 +54,7 @@ def _step(a: Values) -> Values:
 def _perplexity(a: Values) -> Values:
     config = ModelConfig.from_json(a["config"])
     text = [int(t) for t in a["text"]]
-    weights = _weights(config, a["tensors"], a["kernels"])
+    weights = weights_of_case(config, a["tensors"], a["kernels"])
     found = evaluate(weights, config, text, a["kernels"], length=a["length"], windows=a["windows"], rows=2)
     return {"perplexity": found.perplexity, "targets": found.targets}
 
@@ -104,7 +105,7 @@ def _run(a: Values) -> Values:
         where = a["stored"][matrix.name]
         values = array_namespace(where).take(a["tensors"][matrix.name].reshape(-1), where)
         bases[matrix.name] = Base(from_flat(matrix.shape, where), values)
-    weights = _weights(config, a["tensors"], a["kernels"])
+    weights = weights_of_case(config, a["tensors"], a["kernels"])
     state = initial_state(settings, config, weights, bases, a["kernels"], step_batches(settings, text, 1, weights))
     names = list(state.targets)
     budgets = [state.targets[name].budget for name in names]
@@ -131,7 +132,7 @@ def _train_step(a: Values) -> Values:
     settings = settings_of_case(a["settings"])
     config = ModelConfig.from_json(a["config"])
     text = [int(t) for t in a["text"]]
-    weights = _weights(config, a["tensors"], a["kernels"])
+    weights = weights_of_case(config, a["tensors"], a["kernels"])
     targets: dict[str, Target] = {}
     packed = {}
     for matrix, part in zip(config.targets(), a["parts"], strict=True):

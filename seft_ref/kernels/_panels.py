@@ -29,6 +29,7 @@ from typing import Any
 import numpy as np
 from numba import cfunc, from_dtype, njit, prange, types
 
+from seft_ref.kernels._token import gather_panel, sum_register
 from seft_ref.kernels._vectors import (
     call,
     dot_row,
@@ -36,7 +37,6 @@ from seft_ref.kernels._vectors import (
     gather_row_2,
     gather_row_4,
     gather_row_8,
-    gather_row_token,
     scatter_row_1,
     scatter_row_2,
     scatter_row_4,
@@ -47,6 +47,7 @@ from seft_ref.kernels._vectors import (
 WIDTH = 64
 LINE_VECTORS = 8
 ROW_BLOCK = 256  # rows of y kept in turned form: 128 KiB, in the second-level cache
+TOKEN_ROWS = 8192  # rows of y whose sums a product with one token keeps, a register each: half the second-level cache
 SAMPLE_VECTORS = 4  # shorter lines in `sample`: those of a whole x, not of a panel, have to fit a cache
 
 
@@ -146,14 +147,10 @@ def gather_task(values, index, pointer, n_out, n_in, x, y, n, n_parts, work, wor
     part = task % n_parts
     first_row, last_row = part * n_out // n_parts, (part + 1) * n_out // n_parts
     n_vectors = vectors_for(n_tokens, lanes)
-    width = n_vectors * lanes if n > 1 else 1
+    width = n_vectors * lanes
     x_lines = worker * work_size
     y_lines = x_lines + n_in * width
-    if width > 1:
-        to_lines(x, n_in, first_token, n_tokens, 0, n_in, work, x_lines, width, lanes)
-    else:  # one token is its own line
-        for c in range(n_in):
-            work[x_lines + c] = x[c]
+    to_lines(x, n_in, first_token, n_tokens, 0, n_in, work, x_lines, width, lanes)
     top = first_row
     while top < last_row:
         bottom = min(top + ROW_BLOCK, last_row)
@@ -164,9 +161,7 @@ def gather_task(values, index, pointer, n_out, n_in, x, y, n, n_parts, work, wor
             for r in range(top, bottom):
                 start, stop = pointer[p * n_out + r], pointer[p * n_out + r + 1]
                 y_line = y_lines + (r - top) * width
-                if width == 1:
-                    gather_row_token(values, index, start, stop, work, x_line, work, y_line)
-                elif n_vectors == 8:
+                if n_vectors == 8:
                     gather_row_8(values, index, start, stop, work, x_line, work, y_line)
                 elif n_vectors == 4:
                     gather_row_4(values, index, start, stop, work, x_line, work, y_line)
@@ -175,6 +170,30 @@ def gather_task(values, index, pointer, n_out, n_in, x, y, n, n_parts, work, wor
                 else:
                     gather_row_1(values, index, start, stop, work, x_line, work, y_line)
         from_lines(work, y_lines, width, y, n_out, first_token, n_tokens, top, bottom, lanes)
+        top = bottom
+
+
+def token_task(values, index, pointer, n_out, n_in, x, y, n, n_parts, work, work_size, lanes, task, worker):
+    """Y = x Wᵀ for one token and one of n_parts parts of the rows of W."""
+    first_row, last_row = task * n_out // n_parts, (task + 1) * n_out // n_parts
+    n_panels = (n_in + WIDTH - 1) // WIDTH
+    x_line = worker * work_size
+    y_lines = x_line + n_panels * WIDTH
+    for c in range(n_in):
+        work[x_line + c] = x[c]
+    for c in range(n_in, n_panels * WIDTH):
+        work[x_line + c] = 0
+    top = first_row
+    while top < last_row:
+        bottom = min(top + TOKEN_ROWS, last_row)
+        for i in range(y_lines, y_lines + (bottom - top) * lanes):
+            work[i] = 0
+        for p in range(n_panels):
+            first, last = p * n_out + top, p * n_out + bottom
+            following = pointer[first + n_out] if p + 1 < n_panels else pointer[last]
+            gather_panel(values, index, pointer, first, last, work, x_line + p * WIDTH, work, y_lines, following)
+        for r in range(top, bottom):
+            y[r] = sum_register(work, y_lines + (r - top) * lanes)
         top = bottom
 
 

@@ -298,7 +298,6 @@ def transpose(
     return types.void(src, src_base, src_stride, dst, dst_base, dst_stride), emit
 
 
-gather_row_token = _make_gather_row(1, lanes=1)
 gather_row_1, gather_row_2, gather_row_4, gather_row_8 = (_make_gather_row(n) for n in (1, 2, 4, 8))
 scatter_row_1, scatter_row_2, scatter_row_4, scatter_row_8 = (_make_scatter_row(n) for n in (1, 2, 4, 8))
 dot_row = _make_dot_row(4)

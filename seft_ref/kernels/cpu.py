@@ -5,6 +5,7 @@ that mixes this set with NumPy's own products should set OPENBLAS_THREAD_TIMEOUT
 before importing either: idle workers of one pool otherwise spin on the cores the other one needs.
 """
 
+import math
 import threading
 from dataclasses import dataclass
 from typing import Any
@@ -69,11 +70,11 @@ class _Scratch(threading.local):
 
     def take(self, shape: tuple[int, ...], dtype: Any) -> Any:
         """Return an uninitialised array, aligned to a cache line; this thread's next call takes it back."""
-        n_bytes = int(np.prod(shape)) * dtype.itemsize
-        if self.memory.nbytes < n_bytes + 64:
-            self.memory = np.empty(n_bytes + 64, dtype=np.uint8)
-        start = -self.memory.ctypes.data % 64
-        return self.memory[start : start + n_bytes].view(dtype).reshape(shape)
+        n_bytes = math.prod(shape) * dtype.itemsize
+        if self.memory.nbytes < n_bytes:
+            memory = np.empty(n_bytes + 64, dtype=np.uint8)
+            self.memory = memory[-memory.ctypes.data % 64 :]
+        return self.memory[:n_bytes].view(dtype).reshape(shape)
 
 
 _scratch = _Scratch()
@@ -161,6 +162,8 @@ def matmul(x: Float[Array, "n in"], packed: Packed) -> Float[Array, "n out"]:
     check_alike("x", x, "the packed matrix", packed.values)
     if packed.index is None:
         return x @ packed.values.reshape(packed.shape).T
+    if x.shape[0] == 1:
+        return _multiply_token(x, packed)
     return _multiply(_panels.gather_task, x, packed, packed.shape[0], _panels.ROW_BLOCK)
 
 
@@ -243,6 +246,38 @@ def _multiply(task: Any, src: Any, packed: Packed, n_result: int, n_extra_lines:
             lanes,
         ),
         n_blocks * n_parts,
+        workers,
+    )
+    return result
+
+
+def _multiply_token(x: Any, packed: Packed) -> Any:
+    """Return the product with one token; each worker has rows of its own."""
+    n_out, n_in = packed.shape
+    result = np.empty((1, n_out), dtype=x.dtype)
+    if not result.size:
+        return result
+    lanes = REGISTER_BYTES // x.itemsize
+    workers = numba.get_num_threads()
+    work_size = -(-n_in // _panels.WIDTH) * _panels.WIDTH + min(_panels.TOKEN_ROWS, n_out) * lanes
+    work = _scratch.take((workers * work_size,), x.dtype)
+    _panels.run(
+        _panels.token_task,
+        (
+            packed.values,
+            packed.index,
+            packed.pointer,
+            n_out,
+            n_in,
+            x.reshape(-1),
+            result.reshape(-1),
+            1,
+            workers,
+            work,
+            work_size,
+            lanes,
+        ),
+        workers,
         workers,
     )
     return result

@@ -17,19 +17,22 @@ class AttentionCache:
     """
 
     q: Float[Array, "B K GT D"]
-    k: Float[Array, "B K T D"]
-    v: Float[Array, "B K T D"]
-    probabilities: Float[Array, "B K GT T"]
+    k: Float[Array, "B K S D"]
+    v: Float[Array, "B K S D"]
+    probabilities: Float[Array, "B K GT S"]
 
 
-def visible_keys(length: int, window: int | None, mask: Bool[Array, "B T"] | None, like: Array) -> Bool[Array, "M T T"]:
-    """Return which key (last axis) each query sees (LYR-008): M is B with a mask and 1 without.
+def visible_keys(
+    length: int, window: int | None, mask: Bool[Array, "B S"] | None, like: Array, first: int = 0
+) -> Bool[Array, "M T S"]:
+    """Return which of `length` keys (last axis) each query sees (LYR-008): M is B with a mask and 1 without.
 
-    The mask is True for tokens and False for padding.
+    mask   True for tokens and False for padding
+    first  position of the first query; those before it have no query
     """
     xp = array_namespace(like)
     position = xp.arange(length, dtype=xp.int64, device=device(like))
-    age = position[:, None] - position[None, :]
+    age = position[first:, None] - position[None, :]
     seen = age >= 0
     if window is not None:
         seen = seen & (age < window)
@@ -38,17 +41,17 @@ def visible_keys(length: int, window: int | None, mask: Bool[Array, "B T"] | Non
 
 def attention_forward(
     q: Float[Array, "B H T D"],
-    k: Float[Array, "B K T D"],
-    v: Float[Array, "B K T D"],
-    visible: Bool[Array, "M T T"],
+    k: Float[Array, "B K S D"],
+    v: Float[Array, "B K S D"],
+    visible: Bool[Array, "M T S"],
 ) -> tuple[Float[Array, "B H T D"], AttentionCache]:
-    """Return the attended values, and the cache (LYR-007, LYR-009)."""
+    """Return the attended values, and the cache (LYR-007, LYR-009). There may be more keys than queries."""
     xp = array_namespace(q, k, v)
     b, h, t, d = q.shape
-    kv = k.shape[1]
+    kv, s = k.shape[1:3]
     q = xp.reshape(q, (b, kv, -1, d))
     scores = (q @ xp.matrix_transpose(k)) * (1.0 / math.sqrt(d))
-    by_head = xp.reshape(scores, (b, kv, h // kv, t, t))
+    by_head = xp.reshape(scores, (b, kv, h // kv, t, s))
     probabilities = xp.reshape(_softmax(by_head, visible[:, None, None, :, :]), scores.shape)
     y = probabilities @ v
     return xp.reshape(y, (b, h, t, d)), AttentionCache(q, k, v, probabilities)
@@ -56,7 +59,7 @@ def attention_forward(
 
 def attention_backward(
     dy: Float[Array, "B H T D"], cache: AttentionCache
-) -> tuple[Float[Array, "B H T D"], Float[Array, "B K T D"], Float[Array, "B K T D"]]:
+) -> tuple[Float[Array, "B H T D"], Float[Array, "B K S D"], Float[Array, "B K S D"]]:
     """Return (dq, dk, dv)."""
     xp = array_namespace(dy)
     q, k, v, probabilities = cache.q, cache.k, cache.v, cache.probabilities
@@ -74,7 +77,7 @@ def attention_backward(
     return xp.reshape(dq, shape), dk, dv
 
 
-def _softmax(scores: Float[Array, "B K G T T"], visible: Bool[Array, "M 1 1 T T"]) -> Float[Array, "B K G T T"]:
+def _softmax(scores: Float[Array, "B K G T S"], visible: Bool[Array, "M 1 1 T S"]) -> Float[Array, "B K G T S"]:
     """Return the softmax of each row over its visible entries, exactly 0 elsewhere and in rows that see
     nothing (LYR-009).
     """

@@ -42,11 +42,13 @@ def _llama3(rope: Rope, frequency: float) -> float:
     return (1.0 - m) * frequency / rope.factor + m * frequency
 
 
-def rope_table(rope: Rope, head_dim: int, length: int, max_positions: int, like: Float[Array, "..."]) -> RopeTable:
-    """Return the table for positions 0 to length − 1 in the dtype and on the device of `like` (LYR-004)."""
+def rope_table(
+    rope: Rope, head_dim: int, length: int, max_positions: int, like: Float[Array, "..."], first: int = 0
+) -> RopeTable:
+    """Return the table for positions `first` to length − 1 in the dtype and on the device of `like` (LYR-004)."""
     xp = array_namespace(like)
     frequencies = rope_frequencies(rope, head_dim, length, max_positions)
-    angles = [[position * f for f in frequencies] for position in range(length)]
+    angles = [[position * f for f in frequencies] for position in range(first, length)]
     cos = xp.asarray([[math.cos(a) for a in row] for row in angles], dtype=like.dtype, device=device(like))
     sin = xp.asarray([[math.sin(a) for a in row] for row in angles], dtype=like.dtype, device=device(like))
     return RopeTable(cos, sin)

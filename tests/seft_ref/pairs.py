@@ -27,6 +27,7 @@ from seft_ref.layers.embedding import (
     embedding_gradient,
 )
 from seft_ref.layers.linear import Linear, WeightGradient, linear_backward, linear_forward
+from seft_ref.layers.past import NOTHING, extend
 from seft_ref.layers.rmsnorm import rmsnorm_backward, rmsnorm_forward
 from seft_ref.layers.rope import rope_backward, rope_forward, rope_table
 from seft_ref.layers.swiglu import swiglu_backward, swiglu_forward
@@ -104,7 +105,8 @@ def _rope(x: Arrays, fixed: Arrays, backend: Backend, rope: Rope) -> Any:
 
 
 def _attention(x: Arrays, fixed: Arrays, backend: Backend, window: int | None = None) -> Any:
-    visible = visible_keys(x["q"].shape[2], window, fixed.get("mask"), x["q"])
+    length = x["k"].shape[2]
+    visible = visible_keys(length, window, fixed.get("mask"), x["q"], length - x["q"].shape[2])
     y, cache = attention_forward(x["q"], x["k"], x["v"], visible)
     return y, lambda dy: dict(zip(("q", "k", "v"), attention_backward(dy, cache), strict=True))
 
@@ -152,10 +154,13 @@ def _part(x: Arrays, fixed: Arrays, backend: Backend, config: ModelConfig, part:
     named = backend.arrays(parameters_of(config, 3)) | {name: value for name, value in x.items() if name != "x"}
     layer = config.num_hidden_layers - 1
     block = weights_of(config, named, backend).blocks[layer]
-    around = surroundings(config, x["x"].shape[1], fixed.get("mask"), x["x"])
+    around, past = surroundings(config, x["x"].shape[1], fixed.get("mask"), x["x"]), None
+    if "past_k" in fixed:
+        past = extend(NOTHING, fixed["past_k"], fixed["past_v"])
+        around = surroundings(config, past.length + x["x"].shape[1], None, x["x"], past.length)
     prefix = f"model.layers.{layer}"
     if part == "self_attn":
-        y, cache = self_attention_forward(x["x"], block, config, layer, around, reference)
+        y, cache = self_attention_forward(x["x"], block, config, layer, around, reference, past)
         backward = partial(self_attention_backward, cache=cache, prefix=f"{prefix}.self_attn")
     elif part == "mlp":
         y, cache = mlp_forward(x["x"], block, reference)
@@ -177,7 +182,7 @@ def _model(x: Arrays, fixed: Arrays, backend: Backend, config: ModelConfig) -> A
     return y, lambda dy: _named(model_backward(dy, cache), backend, config)
 
 
-def _part_row(name: str, family: str, part: str, pad: str) -> Pair:
+def _part_row(name: str, family: str, part: str, pad: str, past: int = 0) -> Pair:
     config = ModelConfig.from_json(CONFIGS[family])
     mask = padding(pad)
     within = f"model.layers.{config.num_hidden_layers - 1}.{'' if part == 'block' else part}"
@@ -191,6 +196,10 @@ def _part_row(name: str, family: str, part: str, pad: str) -> Pair:
         key: shape for key, shape in config.parameters().items() if key.startswith(within)
     }
     fixed = {} if mask is None else {"mask": mask}
+    if past:
+        rng = np.random.default_rng(9)
+        held = rng.standard_normal((2, 3, config.num_key_value_heads, past, config.head_dim)).astype(np.float32)
+        fixed |= {"past_k": held[0].astype(np.float64), "past_v": held[1].astype(np.float64)}
     return Pair(name, shapes, (3, 7, config.hidden_size), partial(_part, config=config, part=part), fixed, draw)
 
 
@@ -262,6 +271,13 @@ PAIRS = {
         Pair("attention", {"q": (2, 3, 7, 4), "k": (2, 3, 7, 4), "v": (2, 3, 7, 4)}, (2, 3, 7, 4), _attention),
         Pair("attention-gqa", _QKV, (3, 6, 7, 4), _attention),
         Pair("attention-window", _QKV, (3, 6, 7, 4), partial(_attention, window=3)),
+        Pair("attention-past", {"q": (3, 6, 2, 4), "k": (3, 3, 7, 4), "v": (3, 3, 7, 4)}, (3, 6, 2, 4), _attention),
+        Pair(
+            "attention-past-window",
+            {"q": (3, 6, 4, 4), "k": (3, 3, 7, 4), "v": (3, 3, 7, 4)},
+            (3, 6, 4, 4),
+            partial(_attention, window=3),
+        ),
         Pair("attention-mask", _QKV, (3, 6, 7, 4), _attention, {"mask": padding("left")}),
         Pair(
             "attention-window-mask",
@@ -277,6 +293,7 @@ PAIRS = {
         Pair("sparsepeft", _FACTORS, (2, 3, 6), partial(_adapter, kind="sparsepeft", out=6), _FROZEN),
         _part_row("self_attention", "mistral", "self_attn", "none"),
         _part_row("self_attention-norms-biases-mask", "qwen3-attention-bias", "self_attn", "left"),
+        _part_row("self_attention-past", "qwen3-sliding", "self_attn", "none", past=2),
         _part_row("mlp", "llama-gqa", "mlp", "none"),
         _part_row("mlp-biases", "llama-mlp-bias", "mlp", "none"),
         _part_row("block", "llama-head_dim", "block", "none"),

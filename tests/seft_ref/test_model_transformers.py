@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from seft_ref.config import ModelConfig
+from seft_ref.generate import generate
 from seft_ref.gradients import Batch, every_gradient
 from seft_ref.kernels import reference
 from seft_ref.model import model_forward
@@ -91,3 +92,41 @@ def test_MDL_001_logits_loss_and_every_gradient(family, pad, style, within):
     assert set(gradients) == set(wanted)
     for name, gradient in gradients.items():
         within(f"transformers {family}", gradient, wanted[name], BOUND, name)
+
+
+@pytest.mark.parametrize("family", ["llama-gqa", "llama3", "mistral", "qwen2-max_window_layers", "qwen3", "smollm2"])
+def test_GEN_003_greedy_texts_are_those_of_transformers(family):
+    config = ModelConfig.from_json(CONFIGS[family])
+    named = parameters_of(config, 24)
+    model = hugging_model(hugging_config(CONFIGS[family]), named)
+    weights = weights_of(config, FLOAT32.arrays(named), FLOAT32)
+    for prompt in ([5, 2, 11, 7], [0], tokens_of(config, 25, (1, 20))[0].tolist()):
+        given = torch.tensor([prompt])
+        theirs = model.generate(
+            given, attention_mask=torch.ones_like(given), do_sample=False, max_new_tokens=25, pad_token_id=0
+        )
+        ours = list(generate(prompt, weights, config, reference, max_tokens=25))
+        assert ours == theirs[0, len(prompt) :].tolist()
+
+
+@pytest.mark.parametrize(("top_k", "top_p"), [(None, 1.0), (5, 1.0), (None, 0.7), (7, 0.8)])
+def test_GEN_004_what_stays_is_what_transformers_keeps(top_k, top_p):
+    from transformers.generation.logits_process import (
+        LogitsProcessorList,
+        TemperatureLogitsWarper,
+        TopKLogitsWarper,
+        TopPLogitsWarper,
+    )
+
+    from seft_ref.sampling import Sampling, pick
+
+    logits = np.random.default_rng(7).standard_normal(23) * 2
+    steps = [TemperatureLogitsWarper(0.6)]
+    steps += [] if top_k is None else [TopKLogitsWarper(top_k)]
+    steps += [] if top_p == 1 else [TopPLogitsWarper(top_p)]
+    left = LogitsProcessorList(steps)(None, torch.tensor(logits[None]))
+    shares = torch.softmax(left, -1)[0].numpy()
+    sampling = Sampling(0.6, top_k, top_p, 3)
+    found = np.bincount([pick(logits, sampling, i) for i in range(8000)], minlength=23)
+    assert not found[shares == 0].any()
+    assert np.all(np.abs(found - 8000 * shares) <= 4.5 * np.sqrt(8000 * shares * (1 - shares)) + 1e-9)

@@ -1,11 +1,11 @@
 """From a file to tokens, and from tokens to windows; every refusal with the smallest input that earns it."""
 
 import pytest
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from seft_ref.counter import counter_key, draw
 from seft_ref.errors import TextError
-from seft_ref.text import calibration_starts, evaluation_starts, read_tokens, training_starts
+from seft_ref.text import calibration_starts, evaluation_starts, read_tokens, training_starts, written
 
 
 @pytest.fixture
@@ -106,3 +106,54 @@ def test_windows_that_a_text_cannot_give_are_refused(clause, starts):
     assert refused(lambda: starts(8, 1)).clause == clause
     assert refused(lambda: starts(8, 0)).clause == clause
     assert starts(9, 9) == [0]
+
+
+def byte_tokenizer():
+    """A tokenizer with a token a byte, and three of several bytes."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {c: i for i, c in enumerate(alphabet)}
+    for pair in ("th", "Ġt", "Ã¼"):  # of printable forms of bytes: "th", " t", "ü"
+        vocabulary[pair] = len(vocabulary)
+    merges = [("t", "h"), ("Ġ", "t"), ("Ã", "¼")]
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=merges))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    return tokenizer
+
+
+@pytest.mark.parametrize("text", ["the ü in tüte", "語 and 🙂🙃!", "e\u0301 👩‍👩‍👧", " two  spaces\n", "a"])
+def test_GEN_009_pieces_are_whole_characters_and_make_up_the_text(text):
+    tokenizer = byte_tokenizer()
+    tokens = tokenizer.encode(text).ids
+    pieces = list(written(iter(tokens), tokenizer))
+    assert "".join(pieces) == text
+    assert all(piece and "\ufffd" not in piece for piece in pieces)
+    # one piece for each character at least: nothing waits longer than it must
+    assert len(pieces) >= len(text) - 2 * text.count("th") - text.count(" t")
+
+
+def test_GEN_009_pieces_come_as_soon_as_they_are_certain():
+    tokenizer = byte_tokenizer()
+    tokens = iter(tokenizer.encode("a🙂b").ids)
+    taken = []
+
+    def noted():
+        for token in tokens:
+            taken.append(token)
+            yield token
+
+    assert [(piece, len(taken)) for piece in written(noted(), tokenizer)] == [("a", 1), ("🙂", 5), ("b", 6)]
+
+
+def test_GEN_009_bytes_that_are_no_character_are_shown_as_the_tokenizer_shows_them():
+    tokenizer = byte_tokenizer()
+    half = tokenizer.encode("🙂").ids[:2]
+    for tokens in (half, [*half, *tokenizer.encode("ab").ids], [*half, *tokenizer.encode("ü").ids]):
+        assert "".join(written(iter(tokens), tokenizer)) == tokenizer.decode(tokens)
+
+
+def test_GEN_009_words_keep_the_spaces_between_them():
+    tokenizer = Tokenizer(models.Unigram([("<unk>", 0.0), ("▁the", -1.0), ("▁fox", -1.0), ("es", -2.0)], unk_id=0))
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    tokenizer.decoder = decoders.Metaspace()
+    assert list(written(iter([1, 2, 3, 1]), tokenizer)) == ["the", " fox", "es", " the"]

@@ -1,0 +1,160 @@
+"""Cases of chapter 17: readings behind a context, picks, whole texts."""
+
+import math
+from typing import Any
+
+import numpy as np
+
+from conformance.gen import tiny
+from conformance.gen.models import MODELS, tensors_of
+from conformance.gen.numbers import Area, Array, Numbers, ids, reals
+from conformance.oracle import generate
+
+_ORDER = "a whole forward a token, binary64"
+_NARROW = {"hidden_size": 4, "intermediate_size": 3, "vocab_size": 7}
+"""Sizes of models that are wide enough for contexts."""
+
+
+def reading() -> Area:
+    """GEN-001, GEN-002."""
+    area = Area("read", _ORDER)
+    parts = {
+        "llama": (3, 1, 2),
+        "llama-plain": (1, 1, 1, 1),
+        "mistral": (2, 1, 3, 1),
+        "qwen2": (5, 1, 1),
+        "qwen3": (2, 1, 1),
+    }
+    for i, (name, model) in enumerate(MODELS.items()):
+        config, n = model | _NARROW, Numbers(90, i)
+        tensors = tensors_of(config, n)
+        tokens = n.integers((2, sum(parts[name])), 0, 6)
+        given = {"config": config, "tensors": tensors, "tokens": tokens, "parts": list(parts[name])}
+        answer = {"logits": generate.logits_behind(config, tensors, tokens, parts[name])}
+        clauses = "GEN-001 MDL-001 LYR-004 NUM-004" + (" LYR-008" if name in ("mistral", "qwen2", "qwen3") else "")
+        purpose = "positions that start anew, keys forgotten or of another row, a window that ends at a reading"
+        area.add(name, "generate.read", clauses, purpose, given, answer)
+    # what is left: qwen3 with its four positions
+    for name, read, split, purpose in (
+        ("refuse-beyond", n.integers((1, 5), 0, 6), [4, 1], "a fifth token where there are four positions"),
+        ("refuse-none", tokens, [2, 0], "a reading of nothing"),
+    ):
+        bad = given | {"tokens": read, "parts": split}
+        area.add(name, "generate.read", "GEN-002", purpose, bad, refused="GEN-002")
+    bad = given | {"tokens": tokens + 7}
+    area.add("refuse-token", "generate.read", "LYR-001", "a token outside the vocabulary", bad, refused="LYR-001")
+    return area
+
+
+def picks() -> Area:
+    """GEN-003 to GEN-006."""
+    area = Area("pick")
+    n = Numbers(91, 1)
+    spread, levels = n.real(17, 2.0), n.lattice(13, 3) / 2
+    even = np.zeros(8)
+    zeros = reals([-1.0, -0.0, 0.0, -2.0])
+    large = reals([3e38, -3e38, 2.5e38, 3e38])
+    draws = list(range(24))
+    plain: dict[str, Any] = {"temperature": 1.0, "seed": 5}
+    every: tuple[tuple[str, Array, dict[str, Any], str, str], ...] = (
+        ("greedy", spread, {"temperature": 0.0}, "GEN-003", "a draw at temperature 0"),
+        ("greedy-ties", levels, {"temperature": 0.0}, "GEN-003 SEL-001", "the last of equals"),
+        ("greedy-zeros", zeros, {"temperature": 0.0, "top_k": 1, "top_p": 0.5}, "GEN-003 SEL-004", "−0 below +0"),
+        ("plain", spread, {}, "GEN-004 GEN-005", "sums in order of id, another stream, another number"),
+        ("seed", spread, {"seed": 2**64 - 1}, "GEN-005 RNG-002", "a seed of 32 or 63 bits"),
+        ("cool", spread, {"temperature": 0.25}, "GEN-004", "logits multiplied by the temperature"),
+        ("warm", spread, {"temperature": 4.0}, "GEN-004", "logits multiplied by the temperature"),
+        ("top-k", levels, {"top_k": 4, "temperature": 3.0}, "GEN-004 SEL-001", "ties at the boundary kept"),
+        ("top-k-1", levels, {"top_k": 1}, "GEN-004", "another than the first of equals"),
+        ("top-k-all", spread, {"top_k": 40}, "GEN-004", "more than there are refused"),
+        ("top-p", spread, {"top_p": 0.75}, "GEN-004", "the one that crosses the boundary left out"),
+        ("top-p-small", spread, {"top_p": 1e-6}, "GEN-004", "nothing left"),
+        ("top-p-exact", even, {"top_p": 0.5}, "GEN-004", "> for ≥: one more where the sum is met exactly"),
+        ("top-p-ties", levels, {"top_p": 0.5, "temperature": 2.0}, "GEN-004", "ties to the higher id"),
+        ("cool-top-p", spread, {"temperature": 0.5, "top_p": 0.9}, "GEN-004", "top-p before the temperature"),
+        ("warm-top-p", spread, {"temperature": 3.0, "top_p": 0.6}, "GEN-004", "top-p before the temperature"),
+        ("both", spread, {"top_k": 5, "top_p": 0.8, "temperature": 2.0}, "GEN-004", "top-p before top-k"),
+        ("even", even, {}, "GEN-005", "≥ for >, or a draw counted from 1"),
+        # draws near enough to a boundary that weights or sums in binary32 lie on its other side
+        ("precise", spread, {"numbers": [254766, 796199]}, "GEN-004 GEN-005", "weights or sums in binary32"),
+        ("one", spread[:1], {}, "GEN-005", "a vocabulary of one"),
+        ("large", large, {}, "GEN-004", "an overflow: the largest is subtracted first"),
+        ("sharp", spread, {"temperature": 1e-30}, "GEN-004", "an overflow of the quotient"),
+    )
+    for name, logits, how, clauses, purpose in every:
+        given = {"logits": logits, "numbers": draws} | plain | how
+        area.add(name, "generate.pick", clauses, purpose, given, {"picked": _picked(given)})
+    for name, bad in (
+        ("nan", reals([0.0, math.nan])),
+        ("infinite", reals([0.0, math.inf])),
+        ("minus-infinite", reals([0.0, -math.inf])),
+    ):
+        given = {"logits": bad, "numbers": [0]} | plain
+        area.add(f"refuse-{name}", "generate.pick", "GEN-006", "a logit that is no number", given, refused="GEN-006")
+    wrong: tuple[tuple[str, dict[str, Any]], ...] = (
+        ("negative", {"temperature": -1.0}),
+        ("hot", {"temperature": math.inf}),
+        ("no-temperature", {"temperature": math.nan}),
+        ("top-k-0", {"top_k": 0}),
+        ("top-p-0", {"top_p": 0.0}),
+        ("top-p-above", {"top_p": 1.5}),
+        ("no-top-p", {"top_p": math.nan}),
+    )
+    for name, how in wrong:
+        given = {"logits": spread, "numbers": [0]} | plain | how
+        area.add(f"refuse-{name}", "generate.pick", "GEN-006", "a setting out of range", given, refused="GEN-006")
+    given = {"logits": spread, "numbers": [0], "temperature": 1.0, "seed": -1}
+    area.add("refuse-seed", "generate.pick", "RNG-002", "a negative seed", given, refused="RNG-002")
+    return area
+
+
+def _picked(given: dict[str, Any]) -> Array:
+    """Return what the oracle picks, sure in every number."""
+    logits = [float(x) for x in given["logits"]]
+    how = (given["temperature"], given.get("top_k"), given.get("top_p"), given["seed"])
+    found = [generate.picked(logits, *how, number) for number in given["numbers"]]
+    assert all(sure for _, sure in found), "a draw near a boundary"
+    return ids(token for token, _ in found)
+
+
+def texts() -> Area:
+    """GEN-003, GEN-005, GEN-007."""
+    area = Area("text-generated", _ORDER)
+    config = tiny.CONFIG | {"model_type": "mistral", "sliding_window": 4, "max_position_embeddings": 12}
+    tensors = tensors_of(config, Numbers(92, 13), 0.8)
+    base: dict[str, Any] = {"config": config, "tensors": tensors, "prompt": [3, 1, 4], "stops": []}
+    base |= {"temperature": 0.0, "seed": 1}
+    greedy, _ = generate.text(config, tensors, [3, 1, 4], [], None, base)
+    late = greedy[3]
+    warm = {"temperature": 3.0, "top_k": 4, "top_p": 0.6, "seed": 3}
+    every: tuple[tuple[str, dict[str, Any], str, str], ...] = (
+        ("full", {}, "GEN-007 GEN-002 GEN-003", "a token less, or a reading beyond the last position"),
+        ("most", {"max_tokens": 4}, "GEN-007", "the prompt counted, or one token more"),
+        ("stop", {"stops": [late, 99]}, "GEN-007", "the stop token left out, or a text that goes on behind it"),
+        ("stop-in-prompt", {"prompt": [3, late, 4], "stops": [late], "max_tokens": 3}, "GEN-007", "a prompt searched"),
+        (
+            "long-prompt",
+            {"prompt": [1, 2, 3, 4, 0, 1, 2, 3, 4, 0, 1, 2]},
+            "GEN-007 GEN-002",
+            "no token behind a full context",
+        ),
+        ("drawn", warm, "GEN-005 GEN-004 GEN-007", "draws counted from the end of the prompt"),
+        ("drawn-stop", warm | {"stops": [3, 1]}, "GEN-005 GEN-007", "a drawn stop token that does not stop"),
+    )
+    for name, how, clauses, purpose in every:
+        given = base | how
+        tokens, gap = generate.text(config, tensors, given["prompt"], given["stops"], given.get("max_tokens"), given)
+        assert gap >= 1e-4, f"{name} hangs on {gap}"
+        area.add(name, "generate.text", clauses, purpose, given, {"tokens": ids(tokens)})
+    wrong: tuple[tuple[str, dict[str, Any], str], ...] = (
+        ("empty", {"prompt": []}, "GEN-002"),
+        ("too-long", {"prompt": [1] * 13}, "GEN-002"),
+        ("none", {"max_tokens": 0}, "GEN-007"),
+        ("top-p", {"top_p": 2.0}, "GEN-006"),
+    )
+    for name, how, clause in wrong:
+        area.add(f"refuse-{name}", "generate.text", clause, "nothing to do, or too much", base | how, refused=clause)
+    return area
+
+
+AREAS = (reading, picks, texts)

@@ -1,0 +1,88 @@
+"""Generation in plain Python, every token from a forward over all tokens before it (GEN)."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from conformance.oracle import rng
+from conformance.oracle.model import Config, Decoder
+from conformance.oracle.tape import Array
+
+NEAR = 1e-9
+"""Two programs may pick differently where a boundary lies nearer than this part of the sum (GEN-005)."""
+
+
+def weights_of(logits: Sequence[float], temperature: float, top_k: int | None) -> tuple[list[int], list[float]]:
+    """Return the ids that top-k leaves, in their order, and their weights (GEN-004)."""
+    order = sorted(range(len(logits)), key=lambda i: (-logits[i], i))[:top_k]
+    return order, [math.exp(max((logits[i] - logits[order[0]]) / temperature, -1e4)) for i in order]
+
+
+def picked(
+    logits: Sequence[float], temperature: float, top_k: int | None, top_p: float | None, seed: int, number: int
+) -> tuple[int, bool]:
+    """Return the id that follows `number` tokens, and whether every program is bound to pick it (GEN-003, GEN-005)."""
+    if temperature == 0:
+        return min(range(len(logits)), key=lambda i: (-logits[i], i)), True
+    ids, weights = weights_of(logits, temperature, top_k)
+    sums = [0.0]
+    for w in weights:
+        sums.append(sums[-1] + w)
+    least = (1.0 if top_p is None else top_p) * sums[-1]
+    n = next(i for i in range(1, len(sums)) if sums[i] >= least)
+    u = (rng.draw(rng.key(seed, 6), number) >> 11) * 2.0**-53
+    at = u * sums[n]
+    boundaries = [at] if top_p is None else [at, least]
+    near = min(abs(b - c) for b in boundaries for c in sums[1:])
+    sure = near > NEAR * sums[-1] or all(w == 1 for w in weights)
+    return ids[next(i for i in range(n) if sums[i + 1] > at)], sure
+
+
+def logits_behind(config: Config, tensors: dict[str, Array], tokens: Array, parts: Sequence[int]) -> Array:
+    """Return the logits (B, parts, V) behind the last token of every part, each from a whole forward (GEN-001)."""
+    decoder, found, length = Decoder(config, tensors), [], 0
+    for n in parts:
+        length += n
+        found.append(decoder.logits(tokens[:, :length]).value[:, -1])
+    return np.stack(found, axis=1)
+
+
+def text(
+    config: Config,
+    tensors: dict[str, Array],
+    prompt: Sequence[int],
+    stops: Sequence[int],
+    max_tokens: int | None,
+    sampling: dict[str, Any],
+) -> tuple[list[int], float]:
+    """Return the tokens that follow a prompt, and by how much logits may change without changing one (GEN-007).
+
+    The second number is found by trying, and 0 where a small change did.
+    """
+    decoder, tokens, gap = Decoder(config, tensors), list(prompt), math.inf
+    while True:
+        logits = [float(x) for x in decoder.logits(np.array([tokens])).value[0, -1]]
+        number = len(tokens)
+        token, _ = picked(logits, *_told(sampling), number)
+        for scale in (1e-2, 1e-3, 1e-4):
+            if all(_after(logits, sampling, number, scale, i) == token for i in range(8)):
+                gap = min(gap, scale)
+                break
+        else:
+            gap = 0.0
+        tokens.append(token)
+        if token in stops or len(tokens) - len(prompt) == max_tokens or number == config["max_position_embeddings"]:
+            return tokens[len(prompt) :], gap
+
+
+def _after(logits: list[float], sampling: dict[str, Any], number: int, scale: float, i: int) -> int:
+    """Return what is picked where every logit has changed by up to `scale`."""
+    key = rng.key(8, number, i)
+    moved = [x + scale * (2 * rng.draw(key, j) / 2**64 - 1) for j, x in enumerate(logits)]
+    return picked(moved, *_told(sampling), number)[0]
+
+
+def _told(sampling: dict[str, Any]) -> tuple[float, int | None, float | None, int]:
+    return sampling["temperature"], sampling.get("top_k"), sampling.get("top_p"), sampling["seed"]

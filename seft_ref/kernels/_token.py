@@ -1,0 +1,200 @@
+# mypy: allow-untyped-decorators, allow-untyped-calls
+"""The innermost loop of a product with one token: a panel of x is held in registers and looked up there.
+
+    gather_panel   y[r, :]  +=  values[j] * x[index[j]]     for every stored j of each row r of a panel
+
+An entry of W is used once, so that nothing but reading it should cost time. With 64 columns a panel of x fills four
+registers of float32 or eight of float64, and AVX512 looks up a register of indices in two of them at once. A row has
+a register of sums of its own, in which every entry of a row has its lane, and `sum_register` adds the lanes at the
+end. Where there is no AVX512 entries are added one by one, in the first lanes. Neither order depends on who computes a
+row (KRN-008).
+"""
+
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from seft_ref.kernels._vectors import _Emitter, _i64
+
+_PANEL = 64
+_AHEAD = 2048
+"""Entries between what is asked for and what is added up: two pages of float32 values."""
+_SUMS = 4
+"""Lanes that take turns where entries are added one by one: an addition takes several cycles."""
+_I8, _I32, _I64 = (ir.IntType(bits) for bits in (8, 32, 64))
+
+
+def has_permutes(context: Any) -> bool:
+    """Tell whether code is compiled for a processor that looks up lanes in two registers."""
+    _, _, features = context.codegen().magic_tuple()
+    return {"+avx512f", "+avx512bw", "+avx512vl"} <= set(features.split(","))
+
+
+class _Lookup(_Emitter):
+    """An emitter that holds a panel of x in registers."""
+
+    def __init__(self, context: Any, builder: ir.IRBuilder, signature: Any, args: tuple[Any, ...]) -> None:
+        super().__init__(context, builder, signature, args, 1)
+        wide = self.align == 8
+        self.integer = _I64 if wide else _I32
+        self.indices = ir.VectorType(self.integer, self.lanes)
+        self.name = "pd" if wide else "ps"
+        self.suffix = f"v{self.lanes}f{self.align * 8}"
+
+    def splat(self, value: int) -> Any:
+        return ir.Constant(self.indices, [value] * self.lanes)
+
+    def intrinsic(self, name: str, result: Any, arguments: list[Any]) -> Any:
+        kind = ir.FunctionType(result, [a.type for a in arguments])
+        return self.builder.call(cgutils.get_or_insert_function(self.builder.module, kind, name), arguments)
+
+    def look_up(self, panel: list[Any], index: Any) -> Any:
+        """Return x at the columns in `index`: pairs of registers, then the pair that the upper bits name."""
+        name = f"llvm.x86.avx512.vpermi2var.{self.name}.512"
+        found = [self.intrinsic(name, self.vector, [a, index, b]) for a, b in zip(panel[::2], panel[1::2], strict=True)]
+        bit = 2 * self.lanes
+        while len(found) > 1:
+            upper = self.builder.icmp_unsigned("!=", self.builder.and_(index, self.splat(bit)), self.splat(0))
+            found = [self.builder.select(upper, b, a) for a, b in zip(found[::2], found[1::2], strict=True)]
+            bit *= 2
+        return found[0]
+
+    def entries(self, values: Any, index: Any, j: Any, mask: Any = None) -> tuple[Any, Any]:
+        """Return one register of values and of indices from j on, zeros where a mask is false."""
+        b = self.builder
+        at_value, at_index = self.register(values, j), b.gep(index, [j])
+        bytes_type = ir.VectorType(_I8, self.lanes)
+        at_index = b.bitcast(at_index, bytes_type.as_pointer())
+        if mask is None:
+            return b.load(at_value, align=self.align), b.zext(b.load(at_index, align=1), self.indices)
+        nothing = ir.Constant(bytes_type, None)
+        one, four = ir.Constant(_I32, 1), ir.Constant(_I32, self.align)
+        value = self.intrinsic(f"llvm.masked.load.{self.suffix}.p0", self.vector, [at_value, four, mask, self.zero])
+        found = self.intrinsic(f"llvm.masked.load.v{self.lanes}i8.p0", bytes_type, [at_index, one, mask, nothing])
+        return value, b.zext(found, self.indices)
+
+    def ask(self, values: Any, index: Any, j: Any, end: Any, gap: Any) -> None:
+        """Ask for what is read _AHEAD entries later, beyond `end` a gap further on: the machine's own look-ahead stops
+        at the end of a page.
+        """
+        b = self.builder
+        later = b.add(j, _i64(_AHEAD))
+        later = b.add(later, b.select(b.icmp_signed(">=", later, end), gap, _i64(0)))
+        for array in (values, index):
+            at = b.bitcast(b.gep(array, [later]), _I8.as_pointer())
+            self.intrinsic("llvm.prefetch.p0", ir.VoidType(), [at, *(ir.Constant(_I32, n) for n in (0, 3, 1))])
+
+    def row(
+        self, panel: list[Any], values: Any, index: Any, start: Any, stop: Any, end: Any, gap: Any, total: Any
+    ) -> Any:
+        """Return total + the products of a row's entries start to stop, lane by lane.
+
+        What is read next ends at `end` and goes on a gap later.
+        """
+        b = self.builder
+
+        def add(j: Any, total: Any, mask: Any = None) -> Any:
+            self.ask(values, index, j, end, gap)
+            value, columns = self.entries(values, index, j, mask)
+            return self.fma(value, self.look_up(panel, columns), total)
+
+        j, (total,) = self.loop(start, stop, self.lanes, [total], lambda j, t: [add(j, t[0])])
+        rest = b.trunc(b.sub(stop, j), self.integer) if self.integer is _I32 else b.sub(stop, j)
+        before = b.block
+        inside, after = b.append_basic_block("rest"), b.append_basic_block("whole")
+        b.cbranch(b.icmp_signed(">", rest, ir.Constant(self.integer, 0)), inside, after)
+        b.position_at_end(inside)
+        first = b.insert_element(ir.Constant(self.indices, ir.Undefined), rest, ir.Constant(_I32, 0))
+        undefined = ir.Constant(self.indices, ir.Undefined)
+        zeros = ir.Constant(ir.VectorType(_I32, self.lanes), None)
+        lanes = ir.Constant(self.indices, list(range(self.lanes)))
+        mask = b.icmp_unsigned("<", lanes, b.shuffle_vector(first, undefined, zeros))
+        more = add(j, total, mask)
+        inside = b.block
+        b.branch(after)
+        b.position_at_end(after)
+        out = b.phi(self.vector)
+        out.add_incoming(total, before)
+        out.add_incoming(more, inside)
+        return out
+
+    def row_one_by_one(
+        self, x: Any, x_base: Any, values: Any, index: Any, start: Any, stop: Any, end: Any, gap: Any, total: Any
+    ) -> Any:
+        """Return what `row` does without looking lanes up; the first lanes take turns."""
+        b = self.builder
+        self.ask(values, index, start, end, gap)
+        numbers = [ir.Constant(_I32, k) for k in range(_SUMS)]
+
+        def add(j: Any, total: Any) -> Any:
+            column = b.zext(b.load(b.gep(index, [j])), _I64)
+            factor = b.load(b.gep(x, [b.add(x_base, column)]))
+            return b.fadd(total, b.fmul(b.load(b.gep(values, [j])), factor))
+
+        def add_all(j: Any, sums: list[Any]) -> list[Any]:
+            return [add(b.add(j, _i64(k)), sums[k]) for k in range(_SUMS)]
+
+        j, sums = self.loop(start, stop, _SUMS, [b.extract_element(total, k) for k in numbers], add_all)
+        _, (first,) = self.loop(j, stop, 1, sums[:1], lambda j, t: [add(j, t[0])])
+        for k, value in zip(numbers, [first, *sums[1:]], strict=True):
+            total = b.insert_element(total, value, k)
+        return total
+
+
+@intrinsic
+def gather_panel(
+    typing_context: Any,
+    values: Any,
+    index: Any,
+    pointer: Any,
+    first: Any,
+    last: Any,
+    x: Any,
+    x_base: Any,
+    y: Any,
+    y_base: Any,
+    following: Any,
+) -> Any:
+    """Add to the registers y[y_base:] of the rows pointer[first] to pointer[last]; x[x_base:] is their panel, and
+    `following` the entry that is read after them.
+    """
+
+    def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        e = _Lookup(context, builder, signature, args)
+        values_, index_, pointer_, first_, last_, x_, x_base_, y_, y_base_, following_ = e.args
+        end = builder.load(builder.gep(pointer_, [last_]))
+        gap = builder.sub(following_, end)
+        permutes = has_permutes(context)
+        panel = [e.load(x_, x_base_, k) for k in range(_PANEL // e.lanes)] if permutes else []
+
+        def of_a_row(r: Any, carried: list[Any]) -> list[Any]:
+            start, line = carried
+            stop = builder.load(builder.gep(pointer_, [builder.add(r, _i64(1))]))
+            total = e.load(y_, line)
+            if permutes:
+                total = e.row(panel, values_, index_, start, stop, end, gap, total)
+            else:
+                total = e.row_one_by_one(x_, x_base_, values_, index_, start, stop, end, gap, total)
+            e.store(total, y_, line)
+            return [stop, builder.add(line, _i64(e.lanes))]
+
+        start = builder.load(builder.gep(pointer_, [first_]))
+        e.loop(first_, last_, 1, [start, y_base_], of_a_row)
+        return context.get_dummy_value()
+
+    return types.void(values, index, pointer, first, last, x, x_base, y, y_base, following), emit
+
+
+@intrinsic
+def sum_register(typing_context: Any, y: Any, y_base: Any) -> Any:
+    """Return the sum of the lanes of the register y[y_base:], by halves."""
+
+    def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        e = _Emitter(context, builder, signature, args, 1)
+        y_, y_base_ = e.args
+        return e.total([e.load(y_, y_base_)])
+
+    return y.dtype(y, y_base), emit

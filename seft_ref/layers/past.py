@@ -1,0 +1,79 @@
+"""Keys and values of tokens that a block has read, in memory with room for more (GEN-001).
+
+past = extend(NOTHING, k, v)      # after a first forward
+past = extend(past, k, v)         # after the next one: past.keys holds both
+"""
+
+from dataclasses import dataclass
+
+from jaxtyping import Float
+
+from seft_ref.arrays import Array, array_namespace, device
+from seft_ref.errors import GenerateError
+
+CHUNK = 256
+"""Room is made for a multiple of this many tokens."""
+
+
+@dataclass(slots=True, eq=False)
+class _Room:
+    """Memory that pasts share: tokens up to `filled` are never written again."""
+
+    keys: Float[Array, "B K room D"]
+    values: Float[Array, "B K room D"]
+    filled: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Past:
+    """The keys, after RoPE, and the values of the first `length` tokens. A value: nothing that follows changes it."""
+
+    room: _Room | None
+    length: int
+
+    @property
+    def keys(self) -> Float[Array, "B K S D"] | None:
+        """The keys; None where nothing was read."""
+        return None if self.room is None else self.room.keys[:, :, : self.length, :]
+
+    @property
+    def values(self) -> Float[Array, "B K S D"] | None:
+        """The values; None where nothing was read."""
+        return None if self.room is None else self.room.values[:, :, : self.length, :]
+
+
+NOTHING = Past(None, 0)
+"""The past of a block that has read nothing."""
+
+
+def extend(past: Past, k: Float[Array, "B K T D"], v: Float[Array, "B K T D"]) -> Past:
+    """Return the past with T more tokens.
+
+    Raises:
+        GenerateError: GEN-002 if the past has another number of rows.
+    """
+    room, length = past.room, past.length + k.shape[2]
+    # GEN-002
+    if room is not None and room.keys.shape[0] != k.shape[0]:
+        raise GenerateError(
+            "GEN-002", f"the context has {room.keys.shape[0]} rows and there are tokens of {k.shape[0]}"
+        )
+    # tokens behind this past belong to another one that went on from it: leave them to it
+    if room is None or room.filled != past.length or room.keys.shape[2] < length:
+        room = _Room(_roomy(past.keys, k, length), _roomy(past.values, v, length), past.length)
+    room.keys[:, :, past.length : length, :] = k
+    room.values[:, :, past.length : length, :] = v
+    room.filled = length
+    return Past(room, length)
+
+
+def _roomy(
+    held: Float[Array, "B K S D"] | None, like: Float[Array, "B K T D"], length: int
+) -> Float[Array, "B K room D"]:
+    """Return what is held, with room up to `length` tokens and to the end of a chunk."""
+    xp = array_namespace(like)
+    b, kv, _, d = like.shape
+    room = xp.empty((b, kv, -(-length // CHUNK) * CHUNK, d), dtype=like.dtype, device=device(like))
+    if held is not None:
+        room[:, :, : held.shape[2], :] = held
+    return room

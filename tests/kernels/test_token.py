@@ -1,0 +1,78 @@
+"""Products with one token: many rows, short last panels, and processors that cannot look lanes up (KRN)."""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from seft_ref.kernels import cpu
+from seft_ref.kernels._panels import TOKEN_ROWS
+from seft_ref.topology import from_flat
+
+
+def make(rng, n_out, n_in, share, dtype, *, integers):
+    topology = from_flat((n_out, n_in), np.flatnonzero(rng.random(n_out * n_in) < share))
+
+    def draw(n):
+        return (rng.integers(-4, 5, n) if integers else rng.standard_normal(n)).astype(dtype)
+
+    return topology, draw(topology.nnz), draw(n_in)[None, :]
+
+
+def by_rows(topology, values, x):
+    """Return each row's products, added up exactly."""
+    wide = values.astype(np.longdouble) * x[0].astype(np.longdouble)[topology.indices]
+    return np.array([wide[a:b].sum() for a, b in zip(topology.indptr[:-1], topology.indptr[1:], strict=True)])
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("n_in", [1, 15, 63, 64, 65, 130])
+@pytest.mark.parametrize("share", [0.02, 0.25, 0.5])
+def test_KRN_001_007_one_token_and_every_length_of_a_row(dtype, n_in, share):
+    rng = np.random.default_rng(n_in)
+    topology, values, x = make(rng, 400, n_in, share, dtype, integers=True)
+    np.testing.assert_array_equal(cpu.matmul(x, cpu.pack(topology, values))[0], by_rows(topology, values, x))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_KRN_001_006_more_rows_than_sums_are_kept_of(dtype):
+    topology, values, x = make(np.random.default_rng(0), 2 * TOKEN_ROWS + 77, 70, 0.3, dtype, integers=False)
+    found = cpu.matmul(x, cpu.pack(topology, values))[0]
+    gauge = by_rows(topology, np.abs(values), np.abs(x))
+    terms = np.diff(topology.indptr)
+    bound = (8 + 2 * np.sqrt(terms)) * (np.finfo(dtype).eps / 2) * gauge
+    assert np.all(np.abs(found - by_rows(topology, values, x)) <= bound)
+
+
+def test_KRN_004_what_lies_behind_a_row_is_not_read():
+    # the last row is shorter than a register, and behind it there is nothing of this matrix
+    topology = from_flat((2, 64), np.array([0, 5, 64, 70, 127]))
+    store = np.full(200, np.nan, dtype=np.float32)
+    store[:5] = [1, 2, 3, 4, 5]
+    packed = cpu.pack(topology, store[:5].copy())
+    behind = cpu.Packed(packed.shape, store[:5], packed.index, packed.pointer)
+    x = np.arange(64, dtype=np.float32)[None, :]
+    assert cpu.matmul(x, behind)[0].tolist() == [10.0, 4 * 6 + 5 * 63]
+
+
+_ELSEWHERE = """
+import numpy as np
+from numba.core.registry import cpu_target
+from seft_ref.kernels import _token, cpu
+from tests.kernels.test_token import by_rows, make
+assert not _token.has_permutes(cpu_target.target_context)
+for dtype in ("float32", "float64"):
+    topology, values, x = make(np.random.default_rng(1), 301, 130, 0.3, dtype, integers=True)
+    np.testing.assert_array_equal(cpu.matmul(x, cpu.pack(topology, values))[0], by_rows(topology, values, x))
+print("the same")
+"""
+
+
+def test_KRN_001_a_processor_without_permutes_finds_the_same(tmp_path):
+    environment = os.environ | {"NUMBA_CPU_FEATURES": "+sse2", "NUMBA_CACHE_DIR": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", _ELSEWHERE], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.stdout == "the same\n", done.stderr
