@@ -21,7 +21,7 @@ and, for models that are held in 16 bits,
 
     compact(topology, values) -> Packed           16-bit values, multiplied as the float32 numbers they stand for
     unpack(packed) -> (topology, values)          of a compact matrix, bit for bit
-    clear(packed, where) -> packed                zeros at `where` of a compact matrix; donates its argument
+    clear(packed, where) -> packed                zeros at `where` of a compact matrix
     split(frozen, live) -> Split                  their sum; `locate` and `store` know the live part
 
 W is (out, in); x and dy are two-dimensional, one token a row, contiguous. `Packed` is a frozen dataclass of

@@ -165,12 +165,15 @@ def unpack(packed: Packed) -> tuple[Topology, Any]:
 
 
 def clear(packed: Packed, where: Int[Array, " m"]) -> Packed:
-    """Return a packed matrix with zeros at `where`, in the same memory (KRN-016); packed is not to be used again.
+    """Return a matrix with zeros at `where` that shares everything but its values (KRN-016).
 
     Raises:
         KernelError: KRN-012 if a place is out of range.
     """
-    return store(packed, where, np.zeros(where.shape, dtype=packed.values.dtype))
+    check_places("where", where, packed.values.shape[0])
+    values = packed.values.copy()
+    values[where] = 0
+    return Packed(packed.shape, values, packed.index, packed.pointer)
 
 
 def pack_dense(weight: Float[Array, "out in"]) -> Packed:

@@ -24,6 +24,11 @@ class Split:
         return self.live.dtype
 
     @property
+    def held_in(self) -> Any:
+        """The 16-bit dtype of the frozen part."""
+        return self.frozen.held_in
+
+    @property
     def nbytes(self) -> int:
         """Bytes held."""
         return self.frozen.nbytes + self.live.nbytes
