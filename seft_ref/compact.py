@@ -11,10 +11,9 @@ the live one holds the effective weights there, as float32. No copy of the model
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 from jaxtyping import Float, Int
 
-from seft_ref.arrays import Array, array_namespace, from_numpy, int64_like, mask_at, spread, to_numpy
+from seft_ref.arrays import Array, array_namespace, from_halves, int64_like, mask_at, spread, to_halves
 from seft_ref.kernels import Kernels, Packed
 from seft_ref.topology import Topology, find, flat, from_flat
 from seft_ref.update.delta import Base, Delta, values_at
@@ -61,7 +60,7 @@ class CompactBase:
     def open(self) -> Base:
         """Return positions and numbers in the dtype of computation, 8 bytes a weight."""
         topology, held = self.kernels.unpack(self.frozen)
-        values = from_numpy(held.astype(np.float32), topology.indptr)
+        values = from_halves(held, topology.indptr)
         eta = flat(self.slots)
         if not eta.shape[0] or not topology.nnz:
             return Base(topology, values)
@@ -80,7 +79,7 @@ def compact_base(topology: Topology, values: Any, kernels: Kernels) -> CompactBa
     """
     frozen = kernels.compact(topology, values)
     nothing = flat(topology)[:0]
-    none = from_numpy(np.empty(0, dtype=np.float32), topology.indptr)
+    none = from_halves(values[:0], topology.indptr)
     return CompactBase(frozen, topology.nnz, from_flat(topology.shape, nothing), none, kernels)
 
 
@@ -94,7 +93,7 @@ def compacted(
     eta, stored = flat(delta.topology), flat(base.topology)
     under = values_at(stored, base.values, eta)
     where, present = find(stored, eta)
-    frozen = kernels.compact(base.topology, to_numpy(base.values).astype(held_in))
+    frozen = kernels.compact(base.topology, to_halves(base.values, held_in))
     frozen = kernels.clear(frozen, kernels.locate(frozen, base.topology, where[present]))
     live = kernels.pack(delta.topology, under + delta.values)
     places = kernels.locate(live, delta.topology, int64_like(range(eta.shape[0]), eta))

@@ -176,8 +176,10 @@ def train_step(
     settings: TrainSettings,
     config: ModelConfig,
     kernels: Kernels,
+    *,
+    recompute: bool | None = None,
 ) -> tuple[TrainState, StepRecord]:
-    """Return the state after one more step, and what it did (chapters 8 to 10).
+    """Return the state after one more step, and what it did (chapters 8 to 10); recompute as `loss_and_gradients`.
 
     Raises:
         UpdateError: TRN-007 for a loss, gradient or new state that is not finite; EVT-005 for such evidence. The
@@ -188,7 +190,7 @@ def train_step(
     has_event = timetable.is_event(step)
     slots = {name: target.delta.topology for name, target in state.targets.items()}
     window = _window(state, step, settings)
-    found = loss_and_gradients(state.weights, config, batches, kernels, slots, window)
+    found = loss_and_gradients(state.weights, config, batches, kernels, slots, window, recompute=recompute)
     norm = gradient_norm(step, found.loss, found.at)
 
     lr = learning_rate_at(step, settings.steps, settings.lr, settings.warmup_steps, settings.lr_schedule)
@@ -306,12 +308,18 @@ def refresh(weights: Weights, targets: Mapping[str, Target], kernels: Kernels) -
 
 
 def train(
-    state: TrainState, settings: TrainSettings, config: ModelConfig, tokens: Sequence[int], kernels: Kernels
+    state: TrainState,
+    settings: TrainSettings,
+    config: ModelConfig,
+    tokens: Sequence[int],
+    kernels: Kernels,
+    *,
+    recompute: bool | None = None,
 ) -> Iterator[tuple[TrainState, StepRecord]]:
     """Yield the state and the record after every remaining step; windows come from the token stream (TRN-003)."""
     while state.step < settings.steps:
         batches = step_batches(settings, tokens, state.step + 1, state.weights)
-        state, record = train_step(state, batches, settings, config, kernels)
+        state, record = train_step(state, batches, settings, config, kernels, recompute=recompute)
         yield state, record
 
 

@@ -3,10 +3,9 @@
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 from jaxtyping import Float, Int
 
-from seft_ref.arrays import Array, array_namespace, device, from_numpy, to_numpy
+from seft_ref.arrays import Array, array_namespace, device, from_halves, to_halves
 from seft_ref.kernels._checks import (
     check_alike,
     check_compact,
@@ -92,15 +91,14 @@ def compact(topology: Topology, values: Any) -> Packed:
         KernelError: KRN-009, KRN-010 if values do not fit the topology or are no 16-bit floats.
     """
     check_compact(topology, values)
-    widened = from_numpy(values.astype(np.float32), topology.indptr)
-    return Packed(topology.shape, flat(topology), widened, values.dtype)
+    return Packed(topology.shape, flat(topology), from_halves(values, topology.indptr), values.dtype)
 
 
 def unpack(packed: Packed) -> tuple[Topology, Any]:
     """Return the topology of a compact matrix and its 16-bit values in slot order (KRN-015)."""
     assert packed.held_in is not None, "only compact matrices are unpacked"
     assert packed.positions is not None
-    return from_flat(packed.shape, packed.positions), to_numpy(packed.values).astype(packed.held_in)
+    return from_flat(packed.shape, packed.positions), to_halves(packed.values, packed.held_in)
 
 
 def clear(packed: Packed, where: Int[Array, " m"]) -> Packed:
