@@ -1,5 +1,7 @@
 """The last product and the loss, some rows at a time: the logits of a long batch are never held at once (LYR-012)."""
 
+from itertools import pairwise
+
 from jaxtyping import Float, Int
 
 from seft_ref.arrays import Array, array_namespace
@@ -59,4 +61,4 @@ def _parts(x: Array, targets: Array, lm_head: Linear) -> list[tuple[Array, Array
     n, n_rows = rows_at_once(lm_head.weight.shape[0]), x.shape[0]
     # with no row at all there is still a loss to refuse or to return
     edges = [*range(0, max(n_rows, 1), n), n_rows]
-    return [(x[i:j, :], targets[i:j]) for i, j in zip(edges, edges[1:], strict=False)]
+    return [(x[i:j, :], targets[i:j]) for i, j in pairwise(edges)]

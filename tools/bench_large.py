@@ -127,9 +127,9 @@ def _train(model: Path, length: int, density: float, result: Path) -> None:
     def stage(name: str, work: Callable[[], Any]) -> Any:
         started = time.perf_counter()
         found = work()
-        row = {"stage": name, "seconds": time.perf_counter() - started, "peak_bytes": _cli.peak_memory_bytes()}
-        stages.append(row)
-        print(f"{name:16} {row['seconds']:7.1f} s   peak so far {row['peak_bytes'] / 2**30:6.2f} GiB", flush=True)
+        seconds, peak = time.perf_counter() - started, _cli.peak_memory_bytes()
+        stages.append({"stage": name, "seconds": seconds, "peak_bytes": peak})
+        print(f"{name:16} {seconds:7.1f} s   peak so far {peak / 2**30:6.2f} GiB", flush=True)
         return found
 
     settings = settings_of("seft", steps=3, batch=1, length=length, density=density, evolve_every=2, lr=1e-4)
