@@ -1,5 +1,6 @@
 """What a step holds: blocks computed twice (MDL-008), logits some rows at a time (LYR-012)."""
 
+import tracemalloc
 from dataclasses import fields, is_dataclass
 
 import numpy as np
@@ -15,11 +16,12 @@ from seft_ref.layers.cross_entropy import cross_entropy_backward, cross_entropy_
 from seft_ref.layers.linear import Linear, linear_backward, linear_forward
 from seft_ref.model import decoder_backward, decoder_forward
 from seft_ref.topology import full
-from seft_ref.train import train
+from seft_ref.train import initial_state, step_batches, train
+from seft_ref.weights import assemble
 from seft_ref.window import Window
 from tests.seft_ref.families import CONFIGS, weights_of
 from tests.seft_ref.test_gradients import tiny_step
-from tests.seft_ref.tiny import CONFIG, TOKENS, digest, model, start, tiny_settings
+from tests.seft_ref.tiny import CONFIG, TOKENS, digest, model, start, tiny_config, tiny_settings
 
 
 def arrays_of(value, seen):
@@ -117,8 +119,6 @@ def test_LYR_012_rows_in_parts_give_the_loss_and_gradient_of_all(backend, monkey
 
 
 def test_LYR_012_the_logits_of_a_long_batch_are_never_held():
-    import tracemalloc
-
     rng = np.random.default_rng(0)
     x, table = rng.standard_normal((1, 4096, 8)).astype(np.float32), rng.standard_normal((4096, 8)).astype(np.float32)
     lm_head = Linear(reference.pack_dense(table))
@@ -145,3 +145,23 @@ def test_GRD_002_a_window_gives_the_gradient_at_positions_too():
     topology = full(shape, weights.norm)
     found = loss_and_gradients(weights, config, [batch], reference, {name: topology}, {name: Window(shape)})
     assert found.kept[name].latest.at(topology, reference).tobytes() == found.at[name].tobytes()
+
+
+def test_KRN_011_a_step_without_an_event_allocates_nothing_of_the_size_of_a_matrix():
+    config = tiny_config(
+        hidden_size=512, intermediate_size=1500, num_hidden_layers=2, num_attention_heads=4, head_dim=64
+    )
+    settings = tiny_settings(steps=4, evolve_every=4, batch=1, length=6, density=0.01)
+    dense, bases = model(config=config)
+    packed = {name: cpu.pack(base.topology, base.values) for name, base in bases.items()}
+    packed["lm_head.weight"] = cpu.pack_dense(dense["lm_head.weight"])
+    weights = assemble(config, dense, packed)
+    state = initial_state(settings, config, weights, bases, cpu, step_batches(settings, TOKENS, 1, weights))
+    largest = max(shape[0] * shape[1] for shape in (m.shape for m in config.targets())) * 4
+    steps = train(state, settings, config, TOKENS, cpu)
+    next(steps)  # kernels are compiled, their scratch is there
+    tracemalloc.start()
+    next(steps)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < largest / 2, (peak, largest)
