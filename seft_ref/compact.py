@@ -84,16 +84,18 @@ def compact_base(topology: Topology, values: Any, kernels: Kernels) -> CompactBa
 
 
 def compacted(
-    base: Base, delta: Delta, held_in: Any, kernels: Kernels
+    base: Base, delta: Delta, held_in: Any, kernels: Kernels, loaded: Packed | None = None
 ) -> tuple[CompactBase, Packed, Int[Array, " d"], Float[Array, " d"]]:
     """Return a base in 16 bits under a delta, both packed, the places of the slots, and the base under them (DLT-003).
 
     The numbers of the base are those that 16 bits held, so that none is rounded.
+
+    loaded  the base as it was loaded, if it has not changed since: all but its values is then shared
     """
     eta, stored = flat(delta.topology), flat(base.topology)
     under = values_at(stored, base.values, eta)
     where, present = find(stored, eta)
-    frozen = kernels.compact(base.topology, to_halves(base.values, held_in))
+    frozen = loaded if loaded is not None else kernels.compact(base.topology, to_halves(base.values, held_in))
     frozen = kernels.clear(frozen, kernels.locate(frozen, base.topology, where[present]))
     live = kernels.pack(delta.topology, under + delta.values)
     places = kernels.locate(live, delta.topology, int64_like(range(eta.shape[0]), eta))

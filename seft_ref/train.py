@@ -136,9 +136,11 @@ def initial_state(
         row_budget = slots_per_row(base.topology) if settings.rule.scope == "row" else None
         row_slots = slots_per_row(delta.topology) if settings.rule.scope == "row" else None
         new = Target(base, delta, base.nnz, size, positions[:0], base.values[:0], positions[:0], row_budget, row_slots)
-        held_in = bases[matrix.name].held_in
-        if settings.initial_scope == "anywhere" or held_in is not None:
-            targets[matrix.name], packed[matrix.name] = place(new, kernels, held_in)
+        held = bases[matrix.name]
+        if isinstance(held, CompactBase):
+            targets[matrix.name], packed[matrix.name] = place(new, kernels, held.held_in, held.frozen)
+        elif settings.initial_scope == "anywhere":
+            targets[matrix.name], packed[matrix.name] = place(new, kernels)
         else:
             # η lies in B and φ = 0: the base as packed is the effective weight
             targets[matrix.name] = _placed(new, base.topology, matrix_of(weights, matrix.name), kernels)
@@ -147,13 +149,14 @@ def initial_state(
     return TrainState(0, targets, with_matrices(weights, packed), {})
 
 
-def place(target: Target, kernels: Kernels, held_in: Any = None) -> tuple[Target, Packed]:
+def place(target: Target, kernels: Kernels, held_in: Any = None, loaded: Packed | None = None) -> tuple[Target, Packed]:
     """Return a target whose base or delta has moved with its effective weight, packed (DLT-003).
 
     held_in  the 16-bit dtype in which the base is held; None for the dtype of computation (CKP-008)
+    loaded   a compact base as it was loaded, where it has not changed since
     """
     if held_in is not None:
-        base, packed, where, under = compacted(target.base.open(), target.delta, held_in, kernels)
+        base, packed, where, under = compacted(target.base.open(), target.delta, held_in, kernels, loaded)
         return replace(target, base=base, where=where, under=under), packed
     assert isinstance(target.base, Base)
     support, values = effective(target.base, target.delta)
