@@ -121,7 +121,7 @@ def _layer(shape: tuple[int, int], sparsity: float) -> dict[str, Callable[[], An
     topology, under = from_flat(shape, stored), weight.reshape(-1)[own]
     packed = cpu.pack(topology, values)
     where = cpu.locate(packed, topology, np.searchsorted(stored, own))
-    held = {"packed": packed, "delta": new_delta(shape, own, values)}
+    held: dict[str, Any] = {"packed": packed, "delta": new_delta(shape, own, values)}
     optimizer, lr = AdamW(), 1e-4
 
     def gradient() -> Any:
