@@ -6,6 +6,7 @@
     python tools/bench.py big            memory with a file of a 7B model
     python tools/bench.py growth         exact top-k of a gradient, beside whole gradients
     python tools/bench.py step           a training step, beside PyTorch with dense gradients and with LoRA
+    python tools/bench.py memory         what a step holds, by part, beside PyTorch
     python tools/bench.py large          a training step of a 7B model, event included, inside 16 GiB
 
 Every comparison is made in one process: each round runs every method, so that whatever disturbs the machine
@@ -25,6 +26,7 @@ from typing import Annotated, Any
 import bench_files
 import bench_growth
 import bench_large
+import bench_memory
 import bench_step
 import typer
 from _bench import machine, restart_in_clean_environment, rounds
@@ -36,6 +38,7 @@ for command in (
     bench_files.big,
     bench_growth.growth,
     bench_large.large,
+    bench_memory.memory,
     bench_step.step,
 ):
     app.command()(command)

@@ -181,9 +181,12 @@ class OurRun:
 
 
 def made_up_run(
-    json_config: dict[str, Any], sparsity: float, rows: int = ROWS, length: int = LENGTH, **changes: Any
+    json_config: dict[str, Any], sparsity: float, *, compact: bool = False, **changes: Any
 ) -> tuple[OurRun, Any, dict[str, Any], dict[str, Any], Any]:
     """Return a run on random weights, tokens of a step, and what a peer needs: positions, dense weights, config."""
+    import ml_dtypes
+
+    from seft_ref.compact import CompactBase, compact_base
     from seft_ref.config import ModelConfig
     from seft_ref.gradients import Batch
     from seft_ref.kernels import cpu
@@ -202,19 +205,24 @@ def made_up_run(
             if "norm" in name
             else rng.standard_normal(shape, dtype=np.float32) * np.float32(0.02)
         )
-    bases, packed = {}, {}
+    bases: dict[str, Base | CompactBase] = {}
+    packed: dict[str, Any] = {}
     for matrix in config.targets():
         weight = dense[matrix.name].reshape(-1)
         weight[rng.random(weight.size) < sparsity] = 0
         stored = np.flatnonzero(weight)
-        bases[matrix.name] = base = Base(from_flat(matrix.shape, stored), weight[stored])
-        packed[matrix.name] = cpu.pack(base.topology, base.values)
+        topology, values = from_flat(matrix.shape, stored), weight[stored]
+        if compact:
+            held = compact_base(topology, values.astype(ml_dtypes.bfloat16), cpu)
+            bases[matrix.name], packed[matrix.name] = held, held.frozen
+        else:
+            bases[matrix.name], packed[matrix.name] = Base(topology, values), cpu.pack(topology, values)
     head = "model.embed_tokens.weight" if config.tie_word_embeddings else "lm_head.weight"
     packed["lm_head.weight"] = cpu.pack_dense(dense[head])
     weights = assemble(config, dense, packed)
-    options = {"steps": 1000, "evolve_every": 1000, "density": DENSITY, "batch": rows, "length": length} | changes
+    options = {"steps": 1000, "evolve_every": 1000, "density": DENSITY, "batch": ROWS, "length": LENGTH} | changes
     settings = settings_of("seft", **({"initial_positions": "random"} | options))
-    tokens = rng.integers(0, config.vocab_size, (rows, length))
+    tokens = rng.integers(0, config.vocab_size, (ROWS, LENGTH))
     state = initial_state(settings, config, weights, bases, cpu, [Batch(tokens, tokens)])
     positions = {name: flat(target.delta.topology) for name, target in state.targets.items()}
     return OurRun(config, settings, state), tokens, positions, dense, config
