@@ -84,19 +84,31 @@ def compact_base(topology: Topology, values: Any, kernels: Kernels) -> CompactBa
 
 
 def compacted(
-    base: Base, delta: Delta, held_in: Any, kernels: Kernels, loaded: Packed | None = None
+    base: Base,
+    delta: Delta,
+    held_in: Any,
+    kernels: Kernels,
+    *,
+    loaded: Packed | None = None,
+    spent: Packed | None = None,
 ) -> tuple[CompactBase, Packed, Int[Array, " d"], Float[Array, " d"]]:
     """Return a base in 16 bits under a delta, both packed, the places of the slots, and the base under them (DLT-003).
 
     The numbers of the base are those that 16 bits held, so that none is rounded.
 
     loaded  the base as it was loaded, if it has not changed since: all but its values is then shared
+    spent   what the matrix was packed as before, with no fewer weights, and nobody needs any more: its memory is used
     """
     eta, stored = flat(delta.topology), flat(base.topology)
     under = values_at(stored, base.values, eta)
     where, present = find(stored, eta)
-    frozen = loaded if loaded is not None else kernels.compact(base.topology, to_halves(base.values, held_in))
-    frozen = kernels.clear(frozen, kernels.locate(frozen, base.topology, where[present]))
+    if loaded is not None:
+        frozen = kernels.clear(loaded, kernels.locate(loaded, base.topology, where[present]))
+    else:
+        off = ~mask_at(base.nnz, where[present])
+        xp = array_namespace(base.values)
+        values = xp.where(off, base.values, xp.zeros_like(base.values))
+        frozen = kernels.compact(base.topology, to_halves(values, held_in), spent)
     live = kernels.pack(delta.topology, under + delta.values)
     places = kernels.locate(live, delta.topology, int64_like(range(eta.shape[0]), eta))
     held = CompactBase(frozen, base.topology.nnz, delta.topology, under, kernels)

@@ -138,7 +138,7 @@ def initial_state(
         new = Target(base, delta, base.nnz, size, positions[:0], base.values[:0], positions[:0], row_budget, row_slots)
         held = bases[matrix.name]
         if isinstance(held, CompactBase):
-            targets[matrix.name], packed[matrix.name] = place(new, kernels, held.held_in, held.frozen)
+            targets[matrix.name], packed[matrix.name] = place(new, kernels, held.held_in, loaded=held.frozen)
         elif settings.initial_scope == "anywhere":
             targets[matrix.name], packed[matrix.name] = place(new, kernels)
         else:
@@ -149,14 +149,14 @@ def initial_state(
     return TrainState(0, targets, with_matrices(weights, packed), {})
 
 
-def place(target: Target, kernels: Kernels, held_in: Any = None, loaded: Packed | None = None) -> tuple[Target, Packed]:
+def place(target: Target, kernels: Kernels, held_in: Any = None, **memory: Packed) -> tuple[Target, Packed]:
     """Return a target whose base or delta has moved with its effective weight, packed (DLT-003).
 
     held_in  the 16-bit dtype in which the base is held; None for the dtype of computation (CKP-008)
-    loaded   a compact base as it was loaded, where it has not changed since
+    memory   of a compact base: `loaded` or `spent` of `compacted`
     """
     if held_in is not None:
-        base, packed, where, under = compacted(target.base.open(), target.delta, held_in, kernels, loaded)
+        base, packed, where, under = compacted(target.base.open(), target.delta, held_in, kernels, **memory)
         return replace(target, base=base, where=where, under=under), packed
     assert isinstance(target.base, Base)
     support, values = effective(target.base, target.delta)
@@ -255,9 +255,11 @@ def evolve_all(
         events = evolve(parts, n_drop=drops, rule=settings.rule, chance=chance, pattern=pattern, seeds=seeds)
         for i, before, part, event in zip(pool, held, parts, events, strict=True):
             name = names[i]
-            held_in = targets[name].base.held_in
-            moved = _after(before, event, None if held_in is not None else settings.pattern)
-            after[name], packed[name] = place(moved, kernels, held_in)
+            base = targets[name].base
+            moved = _after(before, event, None if isinstance(base, CompactBase) else settings.pattern)
+            # a base only shrinks, and the state before the event is spent
+            memory = {"spent": base.frozen} if isinstance(base, CompactBase) else {}
+            after[name], packed[name] = place(moved, kernels, base.held_in, **memory)
             records[name] = record_of(part, event, before.budget, before.delta_budget, moved.lost)
     return after, packed, records
 

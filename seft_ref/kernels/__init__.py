@@ -19,7 +19,8 @@
 
 and, for models that are held in 16 bits,
 
-    compact(topology, values) -> Packed           16-bit values, multiplied as the float32 numbers they stand for
+    compact(topology, values, into) -> Packed     16-bit values, multiplied as the float32 numbers they stand for; a
+                                                  compact matrix `into` that is no smaller donates its memory
     unpack(packed) -> (topology, values)          of a compact matrix, bit for bit
     clear(packed, where) -> packed                zeros at `where` of a compact matrix
     split(frozen, live) -> Split                  their sum; `locate` and `store` know the live part

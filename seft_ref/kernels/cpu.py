@@ -125,21 +125,27 @@ def pack(topology: Topology, values: Float[Array, " nnz"]) -> Packed:
     return _in_panels(topology, values)
 
 
-def _in_panels(topology: Topology, values: Any) -> Packed:
+def _in_panels(topology: Topology, values: Any, into: Packed | None = None) -> Packed:
     n_out, n_in = topology.shape
     n_panels = -(-n_in // _panels.WIDTH)
     offsets = np.int32 if topology.nnz <= np.iinfo(np.int32).max else np.int64
-    pointer = np.empty(n_panels * n_out + 1, dtype=offsets)
-    index = np.empty(topology.nnz, dtype=np.uint8)
+    pointer: Any
+    if into is None:
+        pointer = np.empty(n_panels * n_out + 1, dtype=offsets)
+        index, ordered = np.empty(topology.nnz, dtype=np.uint8), np.empty_like(values)
+    else:
+        assert into.index is not None
+        pointer, index, ordered = into.pointer, into.index[: topology.nnz], into.values[: topology.nnz]
     place = np.empty(topology.nnz, dtype=offsets)
     _panels.fill_panels(topology.indptr, topology.indices, pointer, index, place)
-    ordered = np.empty_like(values)
     ordered[place] = values
     return Packed(topology.shape, ordered, index, pointer)
 
 
-def compact(topology: Topology, values: Any) -> Packed:
+def compact(topology: Topology, values: Any, into: Packed | None = None) -> Packed:
     """Return the matrix of topology and 16-bit values, held in 16 bits and computed with as float32 (KRN-015).
+
+    A compact matrix of that shape and dtype that stores as much or more gives its memory: `into` is not used again.
 
     Shapes  values (nnz,) in slot order
     Dtypes  values bfloat16 or float16
@@ -149,7 +155,15 @@ def compact(topology: Topology, values: Any) -> Packed:
     """
     check_compact(topology, values)
     _check_numpy(values=values, indices=topology.indices)
-    return _in_panels(topology, values.view(_BITS[values.dtype]))
+    if into is not None and (into.shape != topology.shape or into.values.size < topology.nnz):
+        raise KernelError(
+            "KRN-009", f"a matrix {into.shape} of {into.values.size} values has no room for {topology.nnz}"
+        )
+    if into is not None and into.held_in != values.dtype:
+        raise KernelError(
+            "KRN-010", f"values are {values.dtype}, the memory that they are to take holds {into.held_in}"
+        )
+    return _in_panels(topology, values.view(_BITS[values.dtype]), into)
 
 
 def unpack(packed: Packed) -> tuple[Topology, Any]:

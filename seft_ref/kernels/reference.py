@@ -81,8 +81,9 @@ def pack_dense(weight: Float[Array, "out in"]) -> Packed:
     return Packed((n_out, n_in), None, array_namespace(weight).reshape(weight, (-1,)))
 
 
-def compact(topology: Topology, values: Any) -> Packed:
-    """Return the matrix of topology and 16-bit values, computed with as float32 (KRN-015).
+def compact(topology: Topology, values: Any, into: Packed | None = None) -> Packed:
+    """Return the matrix of topology and 16-bit values, computed with as float32 (KRN-015); this set needs no memory
+    of another.
 
     Shapes  values (nnz,) in slot order
     Dtypes  values bfloat16 or float16, a NumPy array; this set holds them widened

@@ -247,3 +247,23 @@ def test_CKP_008_a_base_without_a_delta():
     assert same_bits(held.values, values.astype(np.float32))
     assert same_bits(flat(held.topology), flat(topology))
     assert held.numel == 35
+
+
+@pytest.mark.parametrize("kernels", SETS)
+def test_KRN_015_memory_of_a_matrix_that_is_no_smaller(kernels):
+    kernels = SETS[kernels]
+    topology, values = drawn((9, 70), np.float16)
+    old = kernels.compact(topology, values)
+    fewer, kept = from_flat((9, 70), flat(topology)[::2]), np.ascontiguousarray(values[::2])
+    new = kernels.compact(fewer, kept, old)
+    found, held = kernels.unpack(new)
+    assert same_bits(held, kept)
+    assert same_bits(flat(found), flat(fewer))
+    if kernels is cpu:
+        assert np.shares_memory(new.values, old.values)
+        with pytest.raises(KernelError, match="KRN-009"):
+            kernels.compact(topology, values, new)
+        with pytest.raises(KernelError, match="KRN-009"):
+            kernels.compact(from_flat((70, 9), flat(fewer)), kept, old)
+        with pytest.raises(KernelError, match="KRN-010"):
+            kernels.compact(fewer, kept.astype(ml_dtypes.bfloat16), old)
