@@ -17,12 +17,14 @@ __all__ = [
     "Array",
     "array_namespace",
     "device",
+    "from_halves",
     "from_numpy",
     "int64_like",
     "mask_at",
     "overflow_allowed",
     "repeat_each",
     "spread",
+    "to_halves",
     "to_numpy",
 ]
 
@@ -50,6 +52,16 @@ def overflow_allowed() -> AbstractContextManager[None]:
     NumPy, and what computes with it, warns on some processors and not on others.
     """
     return np.errstate(over="ignore", invalid="ignore")
+
+
+def from_halves(x: np.ndarray[Any, Any], like: Array) -> Array:
+    """Return 16-bit floats, a NumPy array, as float32 in the library and on the device of `like`; exact."""
+    return from_numpy(x.astype(np.float32), like)
+
+
+def to_halves(x: Array, dtype: Any) -> np.ndarray[Any, Any]:
+    """Return numbers rounded to a 16-bit type, a NumPy array: no other library of those here has both types."""
+    return to_numpy(x).astype(dtype)
 
 
 def from_numpy(x: np.ndarray[Any, Any], like: Array) -> Array:

@@ -18,6 +18,7 @@ import numpy as np
 import formats
 from formats.convert.hf import open_hf
 from formats.index import is_sparse
+from seft_ref.compact import CompactBase, compact_base
 from seft_ref.config import ModelConfig
 from seft_ref.errors import CheckpointError, ConfigError, GenerateError
 from seft_ref.kernels import Kernels, Packed
@@ -35,12 +36,12 @@ class Model:
 
     config: ModelConfig
     weights: Weights
-    bases: dict[str, Base]
+    bases: dict[str, Base | CompactBase]
     """empty for a Hugging Face folder: it has no support to keep"""
 
     def stored(self) -> int:
         """Return the number of stored weights of the targets."""
-        return sum(base.topology.nnz for base in self.bases.values())
+        return sum(base.nnz for base in self.bases.values())
 
 
 @contextmanager
@@ -105,11 +106,13 @@ def stop_tokens(path: str | Path) -> tuple[int, ...]:
     return ()
 
 
-def load_model(path: str | Path, kernels: Kernels, dtype: str | None = None) -> Model:
+def load_model(path: str | Path, kernels: Kernels, dtype: str | None = None, *, compact: bool = False) -> Model:
     """Return the model in a folder, one tensor at a time (CKP-001 to CKP-003).
 
-    dtype   what to compute with, float32 or float64; None for the stored one, with 16-bit floats as float32
-    Raises  CheckpointError CKP-002 for missing, misshapen or unknown tensors, CKP-003 for NaN; ConfigError; FormatError
+    dtype    what to compute with, float32 or float64; None for the stored one, with 16-bit floats as float32
+    compact  hold the targets in their 16 bits, 3.2 bytes a stored weight instead of 13 (CKP-008)
+    Raises   CheckpointError CKP-002 for missing, misshapen or unknown tensors, CKP-003 for NaN, CKP-008 for targets
+             that cannot be held in 16 bits; ConfigError; FormatError
     """
     with open_folder(path) as source:
         config = read_config(source.files)
@@ -117,11 +120,15 @@ def load_model(path: str | Path, kernels: Kernels, dtype: str | None = None) -> 
         has_support = is_sparse(Path(path))
         dense: dict[str, NumpyArray] = {}
         packed: dict[str, Packed] = {}
-        bases: dict[str, Base] = {}
+        bases: dict[str, Base | CompactBase] = {}
         matrices = {matrix.name for matrix in config.targets()}
         for name, shape in config.parameters().items():
             tensor = source[name]
             check_shape(name, tensor.shape, shape)
+            if name in matrices and compact:
+                bases[name] = held = _compact(name, tensor, dtype, kernels)
+                packed[name] = held.frozen
+                continue
             if name in matrices and has_support:
                 bases[name] = base = _base(name, tensor, dtype)
                 packed[name] = kernels.pack(base.topology, base.values)
@@ -265,6 +272,18 @@ def _base(name: str, tensor: formats.Tensor, dtype: str | None) -> Base:
     """Return the base of a target: the stored support, or all of a dense tensor (TOP-004)."""
     topology, values = topology_and_values(name, tensor)
     return Base(topology, _computable(name, values, dtype))
+
+
+def _compact(name: str, tensor: formats.Tensor, dtype: str | None, kernels: Kernels) -> CompactBase:
+    """Return the base of a target as its file holds it (CKP-008)."""
+    topology, values = topology_and_values(name, tensor)
+    if values.dtype not in _SIXTEEN_BIT or dtype == "float64":
+        wanted = f"computed with in {dtype}" if dtype == "float64" else f"stored as {values.dtype}"
+        raise CheckpointError(
+            "CKP-008", f"{name} is {wanted}; only weights of 16 bits computed with in float32 can be held compact"
+        )
+    _computable(name, values, dtype)
+    return compact_base(topology, values, kernels)
 
 
 def with_values_in(name: str, tensor: formats.Tensor) -> formats.Dense | formats.Sparse:

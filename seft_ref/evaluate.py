@@ -8,9 +8,9 @@ from seft_ref.arrays import array_namespace, int64_like
 from seft_ref.config import ModelConfig
 from seft_ref.errors import EvaluationError, TextError
 from seft_ref.gradients import Batch
+from seft_ref.head import head_loss
 from seft_ref.kernels import Kernels
-from seft_ref.layers.cross_entropy import cross_entropy_forward
-from seft_ref.model import model_forward
+from seft_ref.model import decoder_forward
 from seft_ref.text import evaluation_starts
 from seft_ref.weights import Weights
 
@@ -82,7 +82,5 @@ def _perplexity(mean: float) -> float:
 
 
 def _nats(weights: Weights, config: ModelConfig, batch: Batch, kernels: Kernels) -> float:
-    xp = array_namespace(weights.norm)
-    logits, _ = model_forward(batch.tokens, weights, config, kernels, batch.mask)
-    loss, _ = cross_entropy_forward(xp.reshape(logits, (-1, logits.shape[-1])), batch.targets(), 1)
-    return float(loss)
+    x, _ = decoder_forward(batch.tokens, weights, config, kernels, batch.mask, recompute=True)
+    return head_loss(x, weights.lm_head, batch.targets(), 1, kernels)

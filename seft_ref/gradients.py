@@ -10,13 +10,15 @@ from dataclasses import dataclass, field
 
 from jaxtyping import Bool, Float, Int
 
+from seft_ref.activations import recomputes
 from seft_ref.arrays import Array, array_namespace
 from seft_ref.config import ModelConfig
+from seft_ref.head import head_loss_and_gradient
 from seft_ref.kernels import Kernels
 from seft_ref.layers.cross_entropy import IGNORE, cross_entropy_backward, cross_entropy_forward
 from seft_ref.layers.embedding import EmbeddingGradient, embedding_gradient
 from seft_ref.layers.linear import WeightGradient
-from seft_ref.model import NamedGradient, model_backward, model_forward
+from seft_ref.model import NamedGradient, decoder_backward, decoder_forward, model_backward, model_forward
 from seft_ref.topology import Topology
 from seft_ref.weights import Weights
 from seft_ref.window import AnyWindow
@@ -59,20 +61,25 @@ def loss_and_gradients(
     kernels: Kernels,
     at: Mapping[str, Topology],
     keep: Mapping[str, AnyWindow] | None = None,
+    *,
+    recompute: bool | None = None,
 ) -> StepGradients:
     """Return the mean loss of a step over its micro-batches, and the gradients asked for (TRN-001, TRN-002).
 
-    at      for each matrix the positions at which its gradient is wanted (GRD-002)
-    keep    for each matrix whose whole gradient an event will look at, its window so far
-    Units   loss in nats per target; gradients loss per unit of weight
-    Raises  LayerError LYR-011 if no label counts
+    at         for each matrix the positions at which its gradient is wanted (GRD-002)
+    keep       for each matrix whose whole gradient an event will look at, its window so far
+    recompute  keep the input of each block only, and compute the rest again in the backward, with the same bits
+               (MDL-008); None to do so where the rest takes a GiB
+    Units      loss in nats per target; gradients loss per unit of weight
+    Raises     LayerError LYR-011 if no label counts
     """
     count = sum(batch.count() for batch in batches)
     loss = 0.0
     found: dict[str, Array] = {}
     kept = dict(keep or {})
     for batch in batches:
-        batch_loss, gradients = _backward(weights, config, batch, count, kernels)
+        again = recomputes(config, batch.tokens.shape, weights.norm) if recompute is None else recompute
+        batch_loss, gradients = _backward_to_targets(weights, config, batch, count, kernels, recompute=again)
         loss += batch_loss
         for name, gradient in gradients:
             if not isinstance(gradient, WeightGradient):
@@ -112,6 +119,15 @@ def _backward(
     loss, loss_cache = cross_entropy_forward(xp.reshape(logits, (-1, shape[-1])), batch.targets(), count)
     dlogits = cross_entropy_backward(xp.ones_like(loss), loss_cache)
     return float(loss), model_backward(xp.reshape(dlogits, shape), cache)
+
+
+def _backward_to_targets(
+    weights: Weights, config: ModelConfig, batch: Batch, count: int, kernels: Kernels, *, recompute: bool
+) -> tuple[float, Iterator[NamedGradient]]:
+    """As `_backward`, without the gradient of lm_head, and without ever holding the logits of all rows."""
+    x, cache = decoder_forward(batch.tokens, weights, config, kernels, batch.mask, recompute=recompute)
+    loss, dx = head_loss_and_gradient(x, weights.lm_head, batch.targets(), count, kernels)
+    return loss, decoder_backward(dx, cache)
 
 
 def _multiplied_out(gradient: WeightGradient | EmbeddingGradient | Array) -> Array:

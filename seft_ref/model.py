@@ -63,12 +63,36 @@ class BlockCache:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class BlockInput:
+    """What the cache of a block comes from a second time, with the same bits (MDL-008)."""
+
+    x: Float[Array, "B T C"]
+    block: Block
+    config: ModelConfig
+    layer: int
+    around: "Surroundings"
+    kernels: Kernels
+
+    def cache(self) -> BlockCache:
+        """Return the cache of the block's forward."""
+        _, cache = block_forward(self.x, self.block, self.config, self.layer, self.around, self.kernels)
+        return cache
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class DecoderCache:
+    """A forward up to the last norm."""
+
+    embed_tokens: EmbeddingCache
+    blocks: tuple[BlockCache | BlockInput, ...]
+    norm: RmsNormCache
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class ModelCache:
     """A whole forward."""
 
-    embed_tokens: EmbeddingCache
-    blocks: tuple[BlockCache, ...]
-    norm: RmsNormCache
+    decoder: DecoderCache
     lm_head: LinearCache
 
 
@@ -202,31 +226,69 @@ def block_backward(
     return dx + dh, gradients + more
 
 
-def model_forward(
+def decoder_forward(
     tokens: Int[Array, "B T"],
     weights: Weights,
     config: ModelConfig,
     kernels: Kernels,
     mask: Bool[Array, "B T"] | None = None,
-) -> tuple[Float[Array, "B T V"], ModelCache]:
-    """Return the logits of every position, and the cache (MDL-001).
+    *,
+    recompute: bool = False,
+) -> tuple[Float[Array, "B T C"], DecoderCache]:
+    """Return what the last norm gives at every position, and the cache (MDL-001).
 
-    Shapes  mask (B, T), True for tokens and False for padding; None if nothing is padded
-    Dtypes  tokens int64; logits the dtype of the weights
-    Raises  LayerError LYR-001 for a token outside the vocabulary
+    Shapes     mask (B, T), True for tokens and False for padding; None if nothing is padded
+    Dtypes     tokens int64; the result the dtype of the weights
+    recompute  keep the input of each block only; its backward computes the rest again (MDL-008)
+    Raises     LayerError LYR-001 for a token outside the vocabulary
     """
     xp = array_namespace(tokens)
     b, t = tokens.shape
     around = surroundings(config, t, mask, weights.norm)
     x, embed_tokens = embedding_forward(xp.reshape(tokens, (-1,)), weights.embed_tokens)
     x = xp.reshape(x, (b, t, -1))
-    blocks = []
+    blocks: list[BlockCache | BlockInput] = []
     for layer, block in enumerate(weights.blocks):
+        before = BlockInput(x, block, config, layer, around, kernels)
         x, cache = block_forward(x, block, config, layer, around, kernels)
-        blocks.append(cache)
+        blocks.append(before if recompute else cache)
+        del before, cache
     x, norm = rmsnorm_forward(x, weights.norm, config.rms_norm_eps)
+    return x, DecoderCache(embed_tokens, tuple(blocks), norm)
+
+
+def decoder_backward(dx: Float[Array, "B T C"], cache: DecoderCache) -> Iterator[NamedGradient]:
+    """Yield the gradient of every parameter but lm_head's, from the last layer to the first."""
+    xp = array_namespace(dx)
+    embed_tokens, blocks = cache.embed_tokens, list(cache.blocks)
+    dx, dnorm = rmsnorm_backward(dx, cache.norm)
+    del cache  # each block's part is let go as soon as it is used
+    yield "model.norm.weight", dnorm
+    while blocks:
+        kept = blocks.pop()
+        dx, gradients = block_backward(
+            dx, kept.cache() if isinstance(kept, BlockInput) else kept, block_prefix(len(blocks))
+        )
+        del kept
+        yield from gradients
+        del gradients
+    dx = xp.reshape(dx, (-1, dx.shape[-1]))
+    yield "model.embed_tokens.weight", embedding_backward(dx, embed_tokens)
+
+
+def model_forward(
+    tokens: Int[Array, "B T"],
+    weights: Weights,
+    config: ModelConfig,
+    kernels: Kernels,
+    mask: Bool[Array, "B T"] | None = None,
+    *,
+    recompute: bool = False,
+) -> tuple[Float[Array, "B T V"], ModelCache]:
+    """Return the logits of every position, and the cache (MDL-001); arguments are those of `decoder_forward`."""
+    x, decoder = decoder_forward(tokens, weights, config, kernels, mask, recompute=recompute)
     logits, lm_head = linear_forward(x, weights.lm_head, kernels)
-    return logits, ModelCache(embed_tokens, tuple(blocks), norm, lm_head)
+    return logits, ModelCache(decoder, lm_head)
 
 
 def model_backward(dlogits: Float[Array, "B T V"], cache: ModelCache) -> Iterator[NamedGradient]:
@@ -235,16 +297,9 @@ def model_backward(dlogits: Float[Array, "B T V"], cache: ModelCache) -> Iterato
     The table of tied embeddings comes twice, as lm_head.weight and as model.embed_tokens.weight; the sum is
     its gradient (MDL-005).
     """
-    xp = array_namespace(dlogits)
     dx, dweight, _ = linear_backward(dlogits, cache.lm_head)
     yield "lm_head.weight", dweight
-    dx, dnorm = rmsnorm_backward(dx, cache.norm)
-    yield "model.norm.weight", dnorm
-    for layer in reversed(range(len(cache.blocks))):
-        dx, gradients = block_backward(dx, cache.blocks[layer], block_prefix(layer))
-        yield from gradients
-    dx = xp.reshape(dx, (-1, dx.shape[-1]))
-    yield "model.embed_tokens.weight", embedding_backward(dx, cache.embed_tokens)
+    yield from decoder_backward(dx, cache.decoder)
 
 
 def _linear_backward(dy: Any, cache: LinearCache, name: str, gradients: list[NamedGradient]) -> Any:

@@ -104,7 +104,8 @@ def load_state(
         for name in names:
             parts = _Parts(reader, name, _shape_of(weights, name), dtype)
             budgets = [_told(_told(held, key, dict), name, int) for key in ("budgets", "delta_budgets")]
-            targets[name], packed[name] = place(_target_of(parts, settings, step, *budgets), kernels)
+            held_in = getattr(matrix_of(weights, name), "held_in", None)
+            targets[name], packed[name] = place(_target_of(parts, settings, step, *budgets), kernels, held_in)
             if name in windows:
                 window[name] = _window_of(parts, _told(windows, name, dict), targets[name], settings.rule)
         if len(targets) != len(ATTENTION + MLP) * len(weights.blocks) or len(names) != len(targets):

@@ -10,8 +10,7 @@ from typing import Any, Literal
 
 from seft_ref.counter import counter_key
 from seft_ref.errors import ConfigError
-from seft_ref.topology import Topology
-from seft_ref.update.delta import budget_by_count, budget_by_nnz, budget_by_numel, budget_by_rank
+from seft_ref.update.delta import Extent, budget_by_count, budget_by_nnz, budget_by_numel, budget_by_rank
 from seft_ref.update.optimizers import AdamW, Optimizer, Sm3, name_of, optimizer_named
 from seft_ref.update.presets import preset_named
 from seft_ref.update.rules import CHOICES, Rule
@@ -142,15 +141,15 @@ class TrainSettings:
         """Return which steps have events (SCH)."""
         return Timetable(self.rule, self.steps, self.evolve_every, self.gradient_window, self.drop_fraction)
 
-    def delta_budgets(self, topologies: Sequence[Topology]) -> list[int]:
-        """Return d_φ of every target, from their topologies at load (DLT-002)."""
+    def delta_budgets(self, extents: Sequence[Extent]) -> list[int]:
+        """Return d_φ of every target, from their topologies or bases at load (DLT-002)."""
         if self.budget_by == "count":
-            total = sum(topology.numel for topology in topologies)
-            return [budget_by_count(self.slots, total, topology) for topology in topologies]
+            total = sum(extent.numel for extent in extents)
+            return [budget_by_count(self.slots, total, extent) for extent in extents]
         if self.budget_by == "rank":
-            return [budget_by_rank(self.rank, topology) for topology in topologies]
+            return [budget_by_rank(self.rank, extent) for extent in extents]
         by = budget_by_nnz if self.budget_by == "nnz" else budget_by_numel
-        return [by(self.density, topology) for topology in topologies]
+        return [by(self.density, extent) for extent in extents]
 
     def keeps(self) -> tuple[str, ...]:
         """Return the names of what is kept of a slot."""

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from seft_ref.arrays import Array, array_namespace, device, from_numpy, to_numpy
+from seft_ref.compact import CompactBase
 from seft_ref.config import ModelConfig
 from seft_ref.counter import STREAM_POSITIONS, choose, counter_key
 from seft_ref.evidence import View, evidence
@@ -14,14 +15,14 @@ from seft_ref.update.delta import Base, new_delta, values_at
 from seft_ref.update.rules import Rule
 from seft_ref.update.select import largest
 from seft_ref.weights import Weights
-from seft_ref.window import Window
+from seft_ref.window import Accumulated, AnyWindow, Window
 
 
 def initial_positions(
     settings: TrainSettings,
     config: ModelConfig,
     weights: Weights,
-    bases: Mapping[str, Base],
+    bases: Mapping[str, Base | CompactBase],
     kernels: Kernels,
     batches: Sequence[Batch],
     sizes: Sequence[int],
@@ -35,7 +36,7 @@ def initial_positions(
         return _by_gradient(config, weights, bases, kernels, batches, sizes, anywhere=anywhere)
     chosen: dict[str, Array] = {}
     for index, (matrix, size) in enumerate(zip(config.targets(), sizes, strict=True)):
-        base = bases[matrix.name]
+        base = bases[matrix.name].open()
         open_to = _everywhere(base) if anywhere else flat(base.topology)
         if by == "random":
             key = counter_key(settings.seed, STREAM_POSITIONS, index)
@@ -50,7 +51,7 @@ def initial_positions(
 def _by_gradient(
     config: ModelConfig,
     weights: Weights,
-    bases: Mapping[str, Base],
+    bases: Mapping[str, Base | CompactBase],
     kernels: Kernels,
     batches: Sequence[Batch],
     sizes: Sequence[int],
@@ -59,7 +60,8 @@ def _by_gradient(
 ) -> dict[str, Array]:
     """Return the positions with the largest gradients, in the base or anywhere."""
     chosen: dict[str, Array] = {}
-    if not anywhere:
+    compact = any(base.held_in is not None for base in bases.values())
+    if not anywhere and not compact:
         at = {name: base.topology for name, base in bases.items()}
         found = loss_and_gradients(weights, config, batches, kernels, at).at
         for (name, base), size in zip(bases.items(), sizes, strict=True):
@@ -67,9 +69,16 @@ def _by_gradient(
             xp = array_namespace(positions)
             chosen[name] = xp.take(positions, largest(xp.abs(found[name]), size))
         return chosen
-    windows = {name: Window(base.topology.shape) for name, base in bases.items()}
+    windows = {name: Window(base.shape) for name, base in bases.items()}
     kept = loss_and_gradients(weights, config, batches, kernels, {}, windows).kept
-    for (name, base), size in zip(bases.items(), sizes, strict=True):
+    for (name, held), size in zip(bases.items(), sizes, strict=True):
+        base = held.open()
+        if not anywhere:
+            # one matrix after the other: the gradients of all stored weights are as large as the weights
+            positions = flat(base.topology)
+            xp = array_namespace(positions)
+            chosen[name] = xp.take(positions, largest(xp.abs(_latest(kept[name]).at(base.topology, kernels)), size))
+            continue
         nothing = new_delta(base.topology.shape, flat(base.topology)[:0], base.values)
         (seen,) = evidence([View(kept[name], base, nothing)], Rule(), size, kernels=kernels)
         best = largest(seen.candidate_scores, min(size, seen.candidates.shape[0]))
@@ -80,3 +89,10 @@ def _by_gradient(
 def _everywhere(base: Base) -> Array:
     xp = array_namespace(base.values)
     return xp.arange(base.topology.numel, dtype=xp.int64, device=device(base.values))
+
+
+def _latest(window: AnyWindow) -> Accumulated:
+    """Return the gradient of the one step that a window holds."""
+    assert isinstance(window, Window)
+    assert window.latest is not None
+    return window.latest

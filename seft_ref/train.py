@@ -14,6 +14,7 @@ from typing import Any
 from jaxtyping import Float, Int
 
 from seft_ref.arrays import Array, array_namespace, int64_like
+from seft_ref.compact import CompactBase, compacted
 from seft_ref.config import ModelConfig
 from seft_ref.errors import ConfigError
 from seft_ref.evaluate import batch_of
@@ -57,7 +58,7 @@ __all__ = [
 class Target:
     """The sparse state of one matrix, and how its delta sits in the packed weight."""
 
-    base: Base
+    base: Base | CompactBase
     delta: Delta
     budget: int
     """K, the stored weights at load (DLT-001)"""
@@ -74,9 +75,10 @@ class Target:
 
     def support_size(self) -> int:
         """Return |S|, S = B ∪ η."""
-        _, present = find(flat(self.base.topology), flat(self.delta.topology))
+        base = self.base.open()
+        _, present = find(flat(base.topology), flat(self.delta.topology))
         xp = array_namespace(present)
-        return self.base.topology.nnz + self.delta.topology.nnz - int(xp.sum(xp.astype(present, xp.int64)))
+        return base.nnz + self.delta.topology.nnz - int(xp.sum(xp.astype(present, xp.int64)))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -108,7 +110,7 @@ def initial_state(
     settings: TrainSettings,
     config: ModelConfig,
     weights: Weights,
-    bases: Mapping[str, Base],
+    bases: Mapping[str, Base | CompactBase],
     kernels: Kernels,
     batches: Sequence[Batch],
 ) -> TrainState:
@@ -121,22 +123,23 @@ def initial_state(
              TRN-008 if eps is 0 in the dtype of the weights
     """
     check_eps(getattr(settings.optimizer, "eps", 1.0), weights.norm)
-    sizes = settings.delta_budgets([base.topology for base in bases.values()])
+    sizes = settings.delta_budgets(list(bases.values()))
     if settings.pattern is not None:
-        bases = {name: replace(b, topology=in_groups(b.topology, settings.pattern)) for name, b in bases.items()}
+        bases = {name: _in_groups(base, settings.pattern) for name, base in bases.items()}
     chosen = initial_positions(settings, config, weights, bases, kernels, batches, sizes)
     targets: dict[str, Target] = {}
     packed: dict[str, Packed] = {}
     for matrix, size in zip(config.targets(), sizes, strict=True):
-        base, positions = bases[matrix.name], chosen[matrix.name]
+        base, positions = bases[matrix.name].open(), chosen[matrix.name]
         shares = shares_of(settings.optimizer, matrix.shape)
         delta = new_delta(matrix.shape, positions, base.values, settings.keeps(), shares)
         row_budget = slots_per_row(base.topology) if settings.rule.scope == "row" else None
         row_slots = slots_per_row(delta.topology) if settings.rule.scope == "row" else None
-        new = Target(
-            base, delta, base.topology.nnz, size, positions[:0], base.values[:0], positions[:0], row_budget, row_slots
-        )
-        if settings.initial_scope == "anywhere":
+        new = Target(base, delta, base.nnz, size, positions[:0], base.values[:0], positions[:0], row_budget, row_slots)
+        held = bases[matrix.name]
+        if isinstance(held, CompactBase):
+            targets[matrix.name], packed[matrix.name] = place(new, kernels, held.held_in, loaded=held.frozen)
+        elif settings.initial_scope == "anywhere":
             targets[matrix.name], packed[matrix.name] = place(new, kernels)
         else:
             # η lies in B and φ = 0: the base as packed is the effective weight
@@ -146,8 +149,16 @@ def initial_state(
     return TrainState(0, targets, with_matrices(weights, packed), {})
 
 
-def place(target: Target, kernels: Kernels) -> tuple[Target, Packed]:
-    """Return a target whose base or delta has moved with its effective weight, packed (DLT-003)."""
+def place(target: Target, kernels: Kernels, held_in: Any = None, **memory: Packed) -> tuple[Target, Packed]:
+    """Return a target whose base or delta has moved with its effective weight, packed (DLT-003).
+
+    held_in  the 16-bit dtype in which the base is held; None for the dtype of computation (CKP-008)
+    memory   of a compact base: `loaded` or `spent` of `compacted`
+    """
+    if held_in is not None:
+        base, packed, where, under = compacted(target.base.open(), target.delta, held_in, kernels, **memory)
+        return replace(target, base=base, where=where, under=under), packed
+    assert isinstance(target.base, Base)
     support, values = effective(target.base, target.delta)
     packed = kernels.pack(support, values)
     return _placed(target, support, packed, kernels), packed
@@ -157,7 +168,8 @@ def _placed(target: Target, support: Topology, packed: Packed, kernels: Kernels)
     """Return a target whose effective weight is packed on the given support."""
     eta = flat(target.delta.topology)
     slots, _ = find(flat(support), eta)
-    under = values_at(flat(target.base.topology), target.base.values, eta)
+    base = target.base.open()
+    under = values_at(flat(base.topology), base.values, eta)
     return replace(target, where=kernels.locate(packed, support, slots), under=under)
 
 
@@ -167,8 +179,10 @@ def train_step(
     settings: TrainSettings,
     config: ModelConfig,
     kernels: Kernels,
+    *,
+    recompute: bool | None = None,
 ) -> tuple[TrainState, StepRecord]:
-    """Return the state after one more step, and what it did (chapters 8 to 10).
+    """Return the state after one more step, and what it did (chapters 8 to 10); recompute as `loss_and_gradients`.
 
     Raises:
         UpdateError: TRN-007 for a loss, gradient or new state that is not finite; EVT-005 for such evidence. The
@@ -179,7 +193,7 @@ def train_step(
     has_event = timetable.is_event(step)
     slots = {name: target.delta.topology for name, target in state.targets.items()}
     window = _window(state, step, settings)
-    found = loss_and_gradients(state.weights, config, batches, kernels, slots, window)
+    found = loss_and_gradients(state.weights, config, batches, kernels, slots, window, recompute=recompute)
     norm = gradient_norm(step, found.loss, found.at)
 
     lr = learning_rate_at(step, settings.steps, settings.lr, settings.warmup_steps, settings.lr_schedule)
@@ -226,10 +240,10 @@ def evolve_all(
     packed: dict[str, Packed] = {}
     records: dict[str, EventRecord] = {}
     for pool in pools:
-        held = [targets[names[i]] for i in pool]
+        held = [replace(targets[names[i]], base=targets[names[i]].base.open()) for i in pool]
         budgets = [_budget(target, settings) for target in held]
         views = [
-            View(kept.get(names[i]), t.base, t.delta, i, k if settings.rule.scope == "group" else None)
+            View(kept.get(names[i]), t.base.open(), t.delta, i, k if settings.rule.scope == "group" else None)
             for i, t, k in zip(pool, held, budgets, strict=True)
         ]
         drops, grows = _counts(held, fraction, settings)
@@ -241,8 +255,11 @@ def evolve_all(
         events = evolve(parts, n_drop=drops, rule=settings.rule, chance=chance, pattern=pattern, seeds=seeds)
         for i, before, part, event in zip(pool, held, parts, events, strict=True):
             name = names[i]
-            moved = _after(before, event, settings.pattern)
-            after[name], packed[name] = place(moved, kernels)
+            base = targets[name].base
+            moved = _after(before, event, None if isinstance(base, CompactBase) else settings.pattern)
+            # a base only shrinks, and the state before the event is spent
+            memory = {"spent": base.frozen} if isinstance(base, CompactBase) else {}
+            after[name], packed[name] = place(moved, kernels, base.held_in, **memory)
             records[name] = record_of(part, event, before.budget, before.delta_budget, moved.lost)
     return after, packed, records
 
@@ -264,7 +281,7 @@ def _counts(held: Sequence[Target], fraction: float, settings: TrainSettings) ->
 def _part(target: Target, seen: Evidence, budget: Any, matrix: int, settings: TrainSettings) -> Part:
     """Return a target as an event sees it."""
     delta_budget = target.row_delta_budget if settings.rule.scope == "row" else target.delta_budget
-    return Part(target.base, target.delta, seen, budget, delta_budget, matrix)
+    return Part(target.base.open(), target.delta, seen, budget, delta_budget, matrix)
 
 
 def _budget(target: Target, settings: TrainSettings) -> Any:
@@ -296,12 +313,18 @@ def refresh(weights: Weights, targets: Mapping[str, Target], kernels: Kernels) -
 
 
 def train(
-    state: TrainState, settings: TrainSettings, config: ModelConfig, tokens: Sequence[int], kernels: Kernels
+    state: TrainState,
+    settings: TrainSettings,
+    config: ModelConfig,
+    tokens: Sequence[int],
+    kernels: Kernels,
+    *,
+    recompute: bool | None = None,
 ) -> Iterator[tuple[TrainState, StepRecord]]:
     """Yield the state and the record after every remaining step; windows come from the token stream (TRN-003)."""
     while state.step < settings.steps:
         batches = step_batches(settings, tokens, state.step + 1, state.weights)
-        state, record = train_step(state, batches, settings, config, kernels)
+        state, record = train_step(state, batches, settings, config, kernels, recompute=recompute)
         yield state, record
 
 
@@ -317,7 +340,7 @@ def step_batches(settings: TrainSettings, tokens: Sequence[int], step: int, weig
 
 def finish(
     state: TrainState, settings: TrainSettings, config: ModelConfig, tokens: Sequence[int], kernels: Kernels
-) -> dict[str, tuple[Topology, Array]]:
+) -> Mapping[str, tuple[Topology, Array]]:
     """Return for each target the final support and the weight on it, after one last adapt pass where it is
     needed (EVT-004).
 
@@ -335,23 +358,46 @@ def finish(
         over = names if too_many else []
     else:
         over = [name for name in names if _over(state.targets[name], sizes[name], settings)]
-    final = {name: (target.base, target.delta) for name, target in state.targets.items()}
+    final: dict[str, tuple[Base | CompactBase, Delta]] = {n: (t.base, t.delta) for n, t in state.targets.items()}
     kept: dict[str, AnyWindow] = {}
     if over and asked:
         batches = step_batches(settings, tokens, settings.steps, state.weights)
-        empty: dict[str, AnyWindow] = {name: Window(final[name][0].topology.shape, asked) for name in over}
+        empty: dict[str, AnyWindow] = {name: Window(final[name][0].shape, asked) for name in over}
         kept = loss_and_gradients(state.weights, config, batches, kernels, {}, empty).kept
     parts = []
     chance = Chance(settings.seed, settings.steps)
     at_end = Rule(adapt=rule.adapt)
     for name in over:
         target, matrix = state.targets[name], names.index(name)
+        target = replace(target, base=target.base.open())
         # growth does not happen any more: nothing is scored
-        (seen,) = evidence([View(kept.get(name), target.base, target.delta, matrix)], at_end, None)
+        (seen,) = evidence([View(kept.get(name), target.base.open(), target.delta, matrix)], at_end, None)
         parts.append(_part(target, seen, _budget(target, settings), matrix, settings))
     for name, event in zip(over, final_adapt(parts, rule=rule, chance=chance, pattern=settings.pattern), strict=True):
         final[name] = (event.base, event.delta)
-    return {name: effective(base, delta) for name, (base, delta) in final.items()}
+    return Final(final)
+
+
+class Final(Mapping[str, tuple[Topology, Array]]):
+    """The support and the weight on it of every target, each put together when it is asked for."""
+
+    def __init__(self, held: Mapping[str, tuple[Base | CompactBase, Delta]]) -> None:
+        self._held = held
+
+    def __getitem__(self, name: str) -> tuple[Topology, Array]:
+        base, delta = self._held[name]
+        return effective(base.open(), delta)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._held)
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+
+def _in_groups(base: Base | CompactBase, pattern: tuple[int, int]) -> Base | CompactBase:
+    """Return a base whose topology is held in groups (TOP-005); a compact one is small as it is."""
+    return replace(base, topology=in_groups(base.topology, pattern)) if isinstance(base, Base) else base
 
 
 def _over(target: Target, size: int, settings: TrainSettings) -> bool:
@@ -359,7 +405,7 @@ def _over(target: Target, size: int, settings: TrainSettings) -> bool:
     if settings.rule.scope != "row":
         return size > target.budget
     xp = array_namespace(target.row_budget)
-    return bool(xp.any(slots_per_row(effective(target.base, target.delta)[0]) > target.row_budget))
+    return bool(xp.any(slots_per_row(effective(target.base.open(), target.delta)[0]) > target.row_budget))
 
 
 def _window(state: TrainState, step: int, settings: TrainSettings) -> dict[str, AnyWindow]:
@@ -372,7 +418,7 @@ def _window(state: TrainState, step: int, settings: TrainSettings) -> dict[str, 
         return state.window
     windows: dict[str, AnyWindow] = {}
     for name, target in state.targets.items():
-        first = Window(target.base.topology.shape, asked if rule.candidates == "all" else frozenset({"gradient"}))
+        first = Window(target.base.shape, asked if rule.candidates == "all" else frozenset({"gradient"}))
         if rule.candidates == "all":
             windows[name] = first
         else:

@@ -16,7 +16,7 @@ from seft_ref.finite import refuse_spoilt_sums
 from seft_ref.kernels import Kernels
 from seft_ref.kernels import reference as definition
 from seft_ref.layers.linear import WeightGradient
-from seft_ref.topology import from_flat, union
+from seft_ref.topology import Topology, flat, from_flat, union
 from seft_ref.update.criteria import Known
 from seft_ref.update.evidence import refuse_infinite
 from seft_ref.update.select import largest
@@ -45,6 +45,17 @@ class Accumulated:
     def rows(self, start: int, stop: int) -> Float[Array, "rows in_"]:
         """Return rows start to stop of the gradient."""
         return self._rows_of(self.factors, start, stop)
+
+    def at(self, topology: Topology, kernels: Kernels) -> Float[Array, " nnz"]:
+        """Return the gradient at the slots of a topology (GRD-002)."""
+        total = None
+        if self.dense is not None:
+            xp = array_namespace(self.dense)
+            total = xp.take(xp.reshape(self.dense, (-1,)), flat(topology))
+        for f in self.factors:
+            part = kernels.sample(f.dy, f.x, topology)
+            total = part if total is None else total + part
+        return total
 
     def whole(self) -> Float[Array, "out in_"]:
         """Return all of the gradient."""

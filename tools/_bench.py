@@ -59,9 +59,9 @@ def restart_in_clean_environment(threads: int) -> None:
 
 
 def rounds(
-    methods: dict[str, Callable[[], Any]], n_rounds: int
+    methods: dict[str, Callable[[], Any]], n_rounds: int, base: str = "numpy"
 ) -> Iterator[tuple[str, list[float], list[float], float]]:
-    """Time each method once a round; yield its name, times, ratios of "numpy" to them, and share of a core."""
+    """Time each method once a round; yield its name, times, ratios of the base's to them, and share of a core."""
     times: dict[str, list[float]] = {name: [] for name in methods}
     cores: dict[str, list[float]] = {name: [] for name in methods}
     repeats: dict[str, int] = {}
@@ -79,5 +79,5 @@ def rounds(
             times[name].append(elapsed / count)
             cores[name].append((time.process_time() - cpu_start) / elapsed / n_threads)
     for name, own in times.items():
-        ratios = [dense / mine for dense, mine in zip(times["numpy"], own, strict=True)]
-        yield name, own, ratios, min(cores[name] + cores["numpy"])
+        ratios = [dense / mine for dense, mine in zip(times[base], own, strict=True)]
+        yield name, own, ratios, min(cores[name] + cores[base])

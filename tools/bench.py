@@ -6,6 +6,9 @@
     python tools/bench.py big            memory with a file of a 7B model
     python tools/bench.py growth         exact top-k of a gradient, beside whole gradients
     python tools/bench.py generate       products with one token, beside dense and CSR
+    python tools/bench.py step           a training step, beside PyTorch with dense gradients and with LoRA
+    python tools/bench.py memory         what a step holds, by part, beside PyTorch
+    python tools/bench.py large          a training step of a 7B model, event included, inside 16 GiB
 
 Every comparison is made in one process: each round runs every method, so that whatever disturbs the machine
 disturbs all of them, and each timed block follows an untimed call of the same method, so that its memory is
@@ -24,11 +27,23 @@ from typing import Annotated, Any
 import bench_files
 import bench_generate
 import bench_growth
+import bench_large
+import bench_memory
+import bench_step
 import typer
 from _bench import machine, restart_in_clean_environment, rounds
 
 app = typer.Typer(add_completion=False, help=__doc__)
-for command in (bench_files.sizes, bench_files.files, bench_files.big, bench_growth.growth, bench_generate.generate):
+for command in (
+    bench_files.sizes,
+    bench_files.files,
+    bench_files.big,
+    bench_growth.growth,
+    bench_generate.generate,
+    bench_large.large,
+    bench_memory.memory,
+    bench_step.step,
+):
     app.command()(command)
 
 SHAPES = ((576, 576), (1536, 576), (2048, 2048), (5632, 2048))

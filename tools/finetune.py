@@ -13,6 +13,7 @@ import _cli
 import numpy as np
 import typer
 from _log import read_log
+from _memory import require_memory
 from _settings import changes_of
 from _write_log import LogWriter
 
@@ -81,6 +82,16 @@ def main(
     dtype: Annotated[
         str | None, typer.Option(help="Compute in float32 or float64; default: as stored, 16-bit as float32.")
     ] = None,
+    compact: Annotated[
+        bool, typer.Option("--compact", help="Hold 16-bit weights in their 16 bits: 3.2 bytes a stored weight, not 13.")
+    ] = False,
+    recompute: Annotated[
+        bool | None,
+        typer.Option(help="Compute each block twice instead of keeping its activations [where they take a GiB]."),
+    ] = None,
+    ignore_memory: Annotated[
+        bool, typer.Option("--ignore-memory", help="Start although the run is expected not to fit into memory.")
+    ] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Continue from OUT_DIR.state.")] = False,
     save_every: Annotated[int, typer.Option(min=1, help="Steps between saves of the state.")] = 20,
     stop_after: Annotated[int | None, typer.Option(min=1, help="Stop after this step and keep the state.")] = None,
@@ -119,11 +130,13 @@ def main(
         "seed": seed,
     }
     settings = settings_of(preset, pattern=_pattern(folder), **changes_of(options, change or []))
+    if not ignore_memory:
+        require_memory(folder, settings, itemsize=8 if dtype == "float64" else 4, compact=compact, recompute=recompute)
     # TRN-010: a file that is no log of this run is refused before anything is computed
     writer = LogWriter(log, settings.described())
     tokens = read_tokens(text, folder)
     whose = Origin(identity(folder), hashlib.sha256(np.asarray(tokens, dtype="<i8").tobytes()).hexdigest())
-    model = load_model(folder, cpu, dtype)
+    model = load_model(folder, cpu, dtype, compact=compact)
     if resume:
         state = load_state(state_file, model.weights, settings, whose, cpu)
     else:
@@ -138,7 +151,7 @@ def main(
     records: list[dict[str, Any]] = []
     started = time.perf_counter()
     with _cli.progress("fine-tuning", max(last - state.step, 0)) as advance:
-        run = train(state, settings, model.config, tokens, cpu) if state.step < last else ()
+        run = train(state, settings, model.config, tokens, cpu, recompute=recompute) if state.step < last else ()
         for state, record in run:
             now = time.perf_counter()
             records.append(_told(record) | {"seconds": now - started})

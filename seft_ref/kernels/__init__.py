@@ -1,4 +1,4 @@
-"""Kernel sets: modules with the same eight functions, passed as an argument by whoever chose one (KRN).
+"""Kernel sets: modules with the same twelve functions, passed as an argument by whoever chose one (KRN).
 
     packed = kernels.pack(topology, values)       # once per topology
     y = kernels.matmul(x, packed)                 # (n, in)  -> (n, out)    y = x Wᵀ
@@ -17,6 +17,14 @@
     sample(dy, x, topology) -> dvalues
     exceeding(values, least) -> indices           where |values| is above a number, or not finite
 
+and, for models that are held in 16 bits,
+
+    compact(topology, values, into) -> Packed     16-bit values, multiplied as the float32 numbers they stand for; a
+                                                  compact matrix `into` that is no smaller donates its memory
+    unpack(packed) -> (topology, values)          of a compact matrix, bit for bit
+    clear(packed, where) -> packed                zeros at `where` of a compact matrix
+    split(frozen, live) -> Split                  their sum; `locate` and `store` know the live part
+
 W is (out, in); x and dy are two-dimensional, one token a row, contiguous. `Packed` is a frozen dataclass of
 the set's own with `shape`, `dtype` and `nbytes`; nothing else of it concerns a caller. Wrong arrays raise
 KernelError.
@@ -24,7 +32,10 @@ KernelError.
 
 from typing import Any
 
-NAMES = ("pack", "pack_dense", "locate", "store", "matmul", "matmul_transposed", "sample", "exceeding")
+NAMES = (
+    *("pack", "pack_dense", "locate", "store", "matmul", "matmul_transposed", "sample", "exceeding"),
+    *("compact", "unpack", "clear", "split"),
+)
 """The functions of a kernel set."""
 
 Kernels = Any

@@ -2,6 +2,9 @@
 
 from typing import Any
 
+import ml_dtypes
+import numpy as np
+
 from seft_ref.arrays import Array, array_namespace, device
 from seft_ref.errors import KernelError
 from seft_ref.topology import Topology
@@ -30,6 +33,15 @@ def check_values(topology: Topology, values: Array) -> None:
             "KRN-009",
             f"values have shape {tuple(values.shape)}, a topology of {topology.nnz} slots needs ({topology.nnz},)",
         )
+
+
+def check_compact(topology: Topology, values: Any) -> None:
+    """Refuse what is no NumPy array of 16-bit floats, one for each slot."""
+    if not isinstance(values, np.ndarray) or values.dtype not in (np.float16, ml_dtypes.bfloat16):
+        kind = getattr(values, "dtype", type(values).__name__)
+        raise KernelError("KRN-010", f"values are {kind}; a compact matrix holds bfloat16 or float16 NumPy arrays")
+    if values.shape != (topology.nnz,):
+        raise KernelError("KRN-009", f"values have shape {values.shape}, the topology needs ({topology.nnz},)")
 
 
 def check_matrix(name: str, a: Array, n_columns: int | None = None) -> None:

@@ -75,6 +75,21 @@ def fill_panels(indptr, indices, pointer, index, place):
 
 
 @njit(cache=True, error_model="numpy")
+def open_panels(values, index, pointer, n_in, indptr, indices, opened):
+    """Fill indptr (out + 1,), indices and opened (nnz,) with the CSR matrix that lies in panels."""
+    n_out = indptr.shape[0] - 1
+    at = 0
+    for r in range(n_out):
+        indptr[r] = at
+        for p in range((n_in + WIDTH - 1) // WIDTH):
+            for entry in range(pointer[p * n_out + r], pointer[p * n_out + r + 1]):
+                indices[at] = p * WIDTH + index[entry]
+                opened[at] = values[entry]
+                at += 1
+    indptr[n_out] = at
+
+
+@njit(cache=True, error_model="numpy")
 def find_places(indptr, indices, pointer, slots, row_of_slot, where):
     """Fill where (m,) with the panel positions of CSR slots (m,) that lie in the given rows."""
     n_out = indptr.shape[0] - 1

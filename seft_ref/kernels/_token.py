@@ -17,7 +17,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from seft_ref.kernels._vectors import _Emitter, _i64
+from seft_ref.kernels._vectors import _Emitter, _i64, _widen
 
 _PANEL = 64
 _AHEAD = 2048
@@ -42,7 +42,6 @@ class _Lookup(_Emitter):
         self.integer = _I64 if wide else _I32
         self.indices = ir.VectorType(self.integer, self.lanes)
         self.name = "pd" if wide else "ps"
-        self.suffix = f"v{self.lanes}f{self.align * 8}"
 
     def splat(self, value: int) -> Any:
         return ir.Constant(self.indices, [value] * self.lanes)
@@ -64,17 +63,25 @@ class _Lookup(_Emitter):
 
     def entries(self, values: Any, index: Any, j: Any, mask: Any = None) -> tuple[Any, Any]:
         """Return one register of values and of indices from j on, zeros where a mask is false."""
-        b = self.builder
-        at_value, at_index = self.register(values, j), b.gep(index, [j])
-        bytes_type = ir.VectorType(_I8, self.lanes)
-        at_index = b.bitcast(at_index, bytes_type.as_pointer())
+        value = self.read(values, j, mask)
+        value = value if self.halves is None else self.widened(value)
+        return value, self.builder.zext(self.read(index, j, mask), self.indices)
+
+    def read(self, array: Any, j: Any, mask: Any) -> Any:
+        """Return as many entries of an array from j on as a register has lanes, zeros where a mask is false."""
+        b, kind = self.builder, array.type.pointee
+        integer = isinstance(kind, ir.IntType)
+        size = kind.width // 8 if integer else self.align
+        vector = ir.VectorType(kind, self.lanes)
+        at = b.bitcast(b.gep(array, [j]), vector.as_pointer())
         if mask is None:
-            return b.load(at_value, align=self.align), b.zext(b.load(at_index, align=1), self.indices)
-        nothing = ir.Constant(bytes_type, None)
-        one, four = ir.Constant(_I32, 1), ir.Constant(_I32, self.align)
-        value = self.intrinsic(f"llvm.masked.load.{self.suffix}.p0", self.vector, [at_value, four, mask, self.zero])
-        found = self.intrinsic(f"llvm.masked.load.v{self.lanes}i8.p0", bytes_type, [at_index, one, mask, nothing])
-        return value, b.zext(found, self.indices)
+            return b.load(at, align=size)
+        name = f"llvm.masked.load.v{self.lanes}{'i' if integer else 'f'}{8 * size}.p0"
+        return self.intrinsic(name, vector, [at, ir.Constant(_I32, size), mask, ir.Constant(vector, None)])
+
+    def place(self, pointer: Any, row: Any) -> Any:
+        """Return where a row starts; pointers have 32 bits or 64."""
+        return _widen(self.builder, self.builder.load(self.builder.gep(pointer, [row])))
 
     def ask(self, values: Any, index: Any, j: Any, end: Any, gap: Any) -> None:
         """Ask for what is read _AHEAD entries later, beyond `end` a gap further on: the machine's own look-ahead stops
@@ -132,7 +139,9 @@ class _Lookup(_Emitter):
         def add(j: Any, total: Any) -> Any:
             column = b.zext(b.load(b.gep(index, [j])), _I64)
             factor = b.load(b.gep(x, [b.add(x_base, column)]))
-            return b.fadd(total, b.fmul(b.load(b.gep(values, [j])), factor))
+            value = b.load(b.gep(values, [j]))
+            value = value if self.halves is None else self.widened(value)
+            return b.fadd(total, b.fmul(value, factor))
 
         def add_all(j: Any, sums: list[Any]) -> list[Any]:
             return [add(b.add(j, _i64(k)), sums[k]) for k in range(_SUMS)]
@@ -165,14 +174,14 @@ def gather_panel(
     def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         e = _Lookup(context, builder, signature, args)
         values_, index_, pointer_, first_, last_, x_, x_base_, y_, y_base_, following_ = e.args
-        end = builder.load(builder.gep(pointer_, [last_]))
+        end = e.place(pointer_, last_)
         gap = builder.sub(following_, end)
         permutes = has_permutes(context)
         panel = [e.load(x_, x_base_, k) for k in range(_PANEL // e.lanes)] if permutes else []
 
         def of_a_row(r: Any, carried: list[Any]) -> list[Any]:
             start, line = carried
-            stop = builder.load(builder.gep(pointer_, [builder.add(r, _i64(1))]))
+            stop = e.place(pointer_, builder.add(r, _i64(1)))
             total = e.load(y_, line)
             if permutes:
                 total = e.row(panel, values_, index_, start, stop, end, gap, total)
@@ -181,7 +190,7 @@ def gather_panel(
             e.store(total, y_, line)
             return [stop, builder.add(line, _i64(e.lanes))]
 
-        start = builder.load(builder.gep(pointer_, [first_]))
+        start = e.place(pointer_, first_)
         e.loop(first_, last_, 1, [start, y_base_], of_a_row)
         return context.get_dummy_value()
 

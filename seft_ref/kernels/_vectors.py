@@ -25,6 +25,8 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 REGISTER_BYTES = 64
+BFLOAT16, FLOAT16 = types.uint16, types.int16
+"""Arrays of these integers hold the bits of 16-bit floats."""
 _I64 = ir.IntType(64)
 
 
@@ -54,10 +56,14 @@ class _Emitter:
             arg if isinstance(kind, types.CPointer) else _widen(builder, arg)
             for kind, arg in zip(signature.args, args, strict=True)
         ]
-        dtype = signature.args[0].dtype
+        # of what is multiplied, and summed in: the last array
+        dtype = [kind.dtype for kind in signature.args if isinstance(kind, types.CPointer)][-1]
         self.lanes = lanes or REGISTER_BYTES // (dtype.bitwidth // 8)
         self.align = dtype.bitwidth // 8
-        self.vector = ir.VectorType(context.get_data_type(dtype), self.lanes)
+        self.scalar = context.get_data_type(dtype)
+        self.vector = ir.VectorType(self.scalar, self.lanes)
+        first = next(kind for kind in signature.args if isinstance(kind, types.CPointer)).dtype
+        self.halves = first if first in (BFLOAT16, FLOAT16) else None
         self.zero = ir.Constant(self.vector, None)
 
     def register(self, array: Any, offset: Any, k: int = 0) -> Any:
@@ -73,10 +79,34 @@ class _Emitter:
 
     def broadcast(self, array: Any, j: Any) -> Any:
         scalar = self.builder.load(self.builder.gep(array, [j]))
+        if self.halves is not None:
+            scalar = self.widened(scalar)
         lane0 = self.builder.insert_element(
             ir.Constant(self.vector, ir.Undefined), scalar, ir.Constant(ir.IntType(32), 0)
         )
         return self.shuffle(lane0, lane0, [0] * self.lanes)
+
+    def widened(self, bits: Any) -> Any:
+        """The numbers of the compute dtype that 16 bits, or a vector of them, stand for; exact."""
+        b = self.builder
+        n = bits.type.count if isinstance(bits.type, ir.VectorType) else None
+        i32, single, wide = (
+            kind if n is None else ir.VectorType(kind, n) for kind in (ir.IntType(32), ir.FloatType(), self.scalar)
+        )
+
+        def constant(kind: Any, value: Any) -> Any:
+            return ir.Constant(kind, value if n is None else [value] * n)
+
+        bits = b.zext(bits, i32)
+        if self.halves == BFLOAT16:
+            number = b.bitcast(b.shl(bits, constant(i32, 16)), single)
+        else:
+            # exponent and fraction moved to their places stand for 2^-112 times the number, subnormals too
+            small = b.bitcast(b.shl(b.and_(bits, constant(i32, 0x7FFF)), constant(i32, 13)), single)
+            size = b.bitcast(b.fmul(small, constant(single, 2.0**112)), i32)
+            sign = b.shl(b.and_(bits, constant(i32, 0x8000)), constant(i32, 16))
+            number = b.bitcast(b.or_(size, sign), single)
+        return number if self.scalar == ir.FloatType() else b.fpext(number, wide)
 
     def shuffle(self, a: Any, b: Any, lanes: list[int]) -> Any:
         mask = ir.Constant(ir.VectorType(ir.IntType(32), len(lanes)), lanes)

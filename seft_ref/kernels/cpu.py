@@ -10,6 +10,7 @@ import threading
 from dataclasses import dataclass
 from typing import Any
 
+import ml_dtypes
 import numba
 import numpy as np
 from jaxtyping import Float, Int, UInt8
@@ -19,6 +20,7 @@ from seft_ref.errors import KernelError
 from seft_ref.kernels import _panels
 from seft_ref.kernels._checks import (
     check_alike,
+    check_compact,
     check_factors,
     check_matrix,
     check_new_values,
@@ -28,7 +30,27 @@ from seft_ref.kernels._checks import (
     check_vector,
 )
 from seft_ref.kernels._vectors import REGISTER_BYTES
+from seft_ref.kernels.split import Split, split
 from seft_ref.topology import Topology, flat
+
+__all__ = [
+    "clear",
+    "compact",
+    "exceeding",
+    "locate",
+    "matmul",
+    "matmul_transposed",
+    "pack",
+    "pack_dense",
+    "sample",
+    "split",
+    "store",
+    "unpack",
+]
+
+_BITS = {np.dtype(ml_dtypes.bfloat16): np.dtype(np.uint16), np.dtype(np.float16): np.dtype(np.int16)}
+"""16-bit floats, and the integers that tell the loops which of them they read (`_vectors`)."""
+_HELD = {bits: dtype for dtype, bits in _BITS.items()}
 
 PANELS_BELOW = 0.55
 """Share of stored positions from which a forward and a backward product cost less through BLAS."""
@@ -46,16 +68,22 @@ class Packed:
 
     shape: tuple[int, int]
     values: Float[Array, " stored"]
-    """Panel order, or row-major where the matrix is dense."""
+    """Panel order, or row-major where the matrix is dense; the bits of 16-bit floats where it is compact."""
     index: UInt8[Array, " stored"] | None = None
     """uint8, column within the panel; None where the matrix is dense."""
     pointer: Int[Array, " rows"] | None = None
-    """int64, (panels * out + 1,): where each row of each panel starts; None where the matrix is dense."""
+    """(panels * out + 1,): where each row of each panel starts, int32 where that holds them, else int64; None where
+    the matrix is dense."""
+
+    @property
+    def held_in(self) -> Any:
+        """The 16-bit dtype of a compact matrix, else None."""
+        return _HELD.get(self.values.dtype)
 
     @property
     def dtype(self) -> Any:
-        """Dtype of the values."""
-        return self.values.dtype
+        """Dtype that is computed in."""
+        return self.values.dtype if self.held_in is None else np.dtype(np.float32)
 
     @property
     def nbytes(self) -> int:
@@ -90,21 +118,77 @@ def pack(topology: Topology, values: Float[Array, " nnz"]) -> Packed:
         KernelError: KRN-009, KRN-010 if values do not fit the topology.
     """
     check_values(topology, values)
-    n_out, n_in = topology.shape
-    indptr, indices = topology.indptr, topology.indices
-    _check_numpy(values=values, indices=indices)
+    _check_numpy(values=values, indices=topology.indices)
     if topology.nnz >= PANELS_BELOW * topology.numel:
         dense = np.zeros(topology.numel, dtype=values.dtype)
         dense[flat(topology)] = values
         return Packed(topology.shape, dense)
+    return _in_panels(topology, values)
+
+
+def _in_panels(topology: Topology, values: Any, into: Packed | None = None) -> Packed:
+    n_out, n_in = topology.shape
     n_panels = -(-n_in // _panels.WIDTH)
-    pointer = np.empty(n_panels * n_out + 1, dtype=np.int64)
-    index = np.empty(topology.nnz, dtype=np.uint8)
-    place = np.empty(topology.nnz, dtype=np.int64)
-    _panels.fill_panels(indptr, indices, pointer, index, place)
-    ordered = np.empty_like(values)
+    offsets = np.int32 if topology.nnz <= np.iinfo(np.int32).max else np.int64
+    pointer: Any
+    if into is None:
+        pointer = np.empty(n_panels * n_out + 1, dtype=offsets)
+        index, ordered = np.empty(topology.nnz, dtype=np.uint8), np.empty_like(values)
+    else:
+        assert into.index is not None
+        pointer, index, ordered = into.pointer, into.index[: topology.nnz], into.values[: topology.nnz]
+    place = np.empty(topology.nnz, dtype=offsets)
+    _panels.fill_panels(topology.indptr, topology.indices, pointer, index, place)
     ordered[place] = values
     return Packed(topology.shape, ordered, index, pointer)
+
+
+def compact(topology: Topology, values: Any, into: Packed | None = None) -> Packed:
+    """Return the matrix of topology and 16-bit values, held in 16 bits and computed with as float32 (KRN-015).
+
+    A compact matrix of that shape and dtype that stores as much or more gives its memory: `into` is not used again.
+
+    Shapes  values (nnz,) in slot order
+    Dtypes  values bfloat16 or float16
+
+    Raises:
+        KernelError: KRN-009, KRN-010 if values do not fit the topology or are no 16-bit floats.
+    """
+    check_compact(topology, values)
+    _check_numpy(values=values, indices=topology.indices)
+    if into is not None and (into.shape != topology.shape or into.values.size < topology.nnz):
+        raise KernelError(
+            "KRN-009", f"a matrix {into.shape} of {into.values.size} values has no room for {topology.nnz}"
+        )
+    if into is not None and into.held_in != values.dtype:
+        raise KernelError(
+            "KRN-010", f"values are {values.dtype}, the memory that they are to take holds {into.held_in}"
+        )
+    return _in_panels(topology, values.view(_BITS[values.dtype]), into)
+
+
+def unpack(packed: Packed) -> tuple[Topology, Any]:
+    """Return the topology of a compact matrix and its 16-bit values in slot order (KRN-015)."""
+    n_out, n_in = packed.shape
+    assert packed.held_in is not None, "only compact matrices are unpacked"
+    assert packed.index is not None
+    indptr = np.empty(n_out + 1, dtype=np.int64)
+    indices = np.empty(packed.index.size, dtype=np.int32)
+    values = np.empty_like(packed.values)
+    _panels.open_panels(packed.values, packed.index, packed.pointer, n_in, indptr, indices, values)
+    return Topology(packed.shape, indptr, indices), values.view(packed.held_in)
+
+
+def clear(packed: Packed, where: Int[Array, " m"]) -> Packed:
+    """Return a matrix with zeros at `where` that shares everything but its values (KRN-016).
+
+    Raises:
+        KernelError: KRN-012 if a place is out of range.
+    """
+    check_places("where", where, packed.values.shape[0])
+    values = packed.values.copy()
+    values[where] = 0
+    return Packed(packed.shape, values, packed.index, packed.pointer)
 
 
 def pack_dense(weight: Float[Array, "out in"]) -> Packed:
@@ -118,12 +202,14 @@ def pack_dense(weight: Float[Array, "out in"]) -> Packed:
     return Packed((weight.shape[0], weight.shape[1]), weight.reshape(-1))
 
 
-def locate(packed: Packed, topology: Topology, slots: Int[Array, " m"]) -> Int[Array, " m"]:
+def locate(packed: Packed | Split, topology: Topology, slots: Int[Array, " m"]) -> Int[Array, " m"]:
     """Return where the values of CSR slots lie in packed; topology is the one that was packed (KRN-012).
 
     Raises:
         KernelError: KRN-012 if a slot is out of range, KRN-009 if the topology has another shape.
     """
+    if isinstance(packed, Split):
+        return locate(packed.live, topology, slots)
     check_shape(packed.shape, topology)
     check_places("slots", slots, topology.nnz)
     indptr, indices = topology.indptr, topology.indices
@@ -135,12 +221,14 @@ def locate(packed: Packed, topology: Topology, slots: Int[Array, " m"]) -> Int[A
     return where
 
 
-def store(packed: Packed, where: Int[Array, " m"], values: Float[Array, " m"]) -> Packed:
+def store(packed: Any, where: Int[Array, " m"], values: Float[Array, " m"]) -> Any:
     """Return packed with values at `where`, in the same memory (KRN-012); packed is not to be used again.
 
     Raises:
         KernelError: KRN-012 if a place is out of range, KRN-009, KRN-010 if values do not fit.
     """
+    if isinstance(packed, Split):
+        return Split(packed.frozen, store(packed.live, where, values))
     check_new_values(where, values, packed.values)
     # Memory of a mapped file may be read-only; a donation may be declined.
     stored = packed.values if packed.values.flags.writeable else packed.values.copy()
@@ -148,7 +236,7 @@ def store(packed: Packed, where: Int[Array, " m"], values: Float[Array, " m"]) -
     return Packed(packed.shape, stored, packed.index, packed.pointer)
 
 
-def matmul(x: Float[Array, "n in"], packed: Packed) -> Float[Array, "n out"]:
+def matmul(x: Float[Array, "n in"], packed: Packed | Split) -> Float[Array, "n out"]:
     """Return y = x Wᵀ (KRN-001).
 
     Shapes  x (n, in), y (n, out), both with one token a row
@@ -159,7 +247,9 @@ def matmul(x: Float[Array, "n in"], packed: Packed) -> Float[Array, "n out"]:
     """
     check_matrix("x", x, packed.shape[1])
     _check_numpy(x=x)
-    check_alike("x", x, "the packed matrix", packed.values)
+    check_alike("x", x, "the packed matrix", _of_dtype(packed))
+    if isinstance(packed, Split):
+        return matmul(x, packed.frozen) + matmul(x, packed.live)
     if packed.index is None:
         return x @ packed.values.reshape(packed.shape).T
     if x.shape[0] == 1:
@@ -167,7 +257,7 @@ def matmul(x: Float[Array, "n in"], packed: Packed) -> Float[Array, "n out"]:
     return _multiply(_panels.gather_task, x, packed, packed.shape[0], _panels.ROW_BLOCK)
 
 
-def matmul_transposed(dy: Float[Array, "n out"], packed: Packed) -> Float[Array, "n in"]:
+def matmul_transposed(dy: Float[Array, "n out"], packed: Packed | Split) -> Float[Array, "n in"]:
     """Return dx = dy W (KRN-002).
 
     Shapes  dy (n, out), dx (n, in), both with one token a row
@@ -178,7 +268,9 @@ def matmul_transposed(dy: Float[Array, "n out"], packed: Packed) -> Float[Array,
     """
     check_matrix("dy", dy, packed.shape[0])
     _check_numpy(dy=dy)
-    check_alike("dy", dy, "the packed matrix", packed.values)
+    check_alike("dy", dy, "the packed matrix", _of_dtype(packed))
+    if isinstance(packed, Split):
+        return matmul_transposed(dy, packed.frozen) + matmul_transposed(dy, packed.live)
     if packed.index is None:
         return dy @ packed.values.reshape(packed.shape)
     return _multiply(_panels.scatter_task, dy, packed, packed.shape[1], _panels.WIDTH)
@@ -215,6 +307,11 @@ def exceeding(values: Float[Array, " n"], least: float) -> Int[Array, " m"]:
     check_vector("values", values)
     _check_numpy(values=values)
     return _panels.exceeding(values, values.dtype.type(least))
+
+
+def _of_dtype(packed: Packed | Split) -> Any:
+    """Return an array of the dtype that a packed matrix computes in."""
+    return np.empty(0, dtype=packed.dtype)
 
 
 def _multiply(task: Any, src: Any, packed: Packed, n_result: int, n_extra_lines: int) -> Any:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from jaxtyping import Float, Int
 
@@ -13,12 +14,52 @@ from seft_ref.update.change import change, realign
 ADAMW_KEEPS = ("first_moment", "second_moment", "age")
 
 
+class Extent(Protocol):
+    """What a budget follows from: a topology or a base."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Shape of the matrix."""
+
+    @property
+    def nnz(self) -> int:
+        """Number of stored positions."""
+
+    @property
+    def numel(self) -> int:
+        """Number of positions of the dense matrix."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Base:
     """Pruned base weights: topology B and values b in slot order."""
 
     topology: Topology
     values: Float[Array, " nnz"]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Shape of the matrix."""
+        return self.topology.shape
+
+    @property
+    def nnz(self) -> int:
+        """Number of stored weights."""
+        return self.topology.nnz
+
+    @property
+    def numel(self) -> int:
+        """Number of positions of the dense matrix."""
+        return self.topology.numel
+
+    @property
+    def held_in(self) -> None:
+        """Held in the dtype of computation, not in 16 bits (CKP-008)."""
+        return None
+
+    def open(self) -> "Base":
+        """Return itself: nothing is compact here."""
+        return self
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -34,24 +75,24 @@ class Delta:
     """arrays of the matrix that no event moves: SM3's rows (out,) and columns (in,)"""
 
 
-def budget_by_numel(density: float, topology: Topology) -> int:
+def budget_by_numel(density: float, extent: Extent) -> int:
     """Return d_φ as a fraction of all positions, at most K (DLT-002)."""
-    return min(count(density * topology.shape[0] * topology.shape[1]), topology.nnz)
+    return min(count(density * extent.shape[0] * extent.shape[1]), extent.nnz)
 
 
-def budget_by_nnz(density: float, topology: Topology) -> int:
+def budget_by_nnz(density: float, extent: Extent) -> int:
     """Return d_φ as a fraction of the stored weights (DLT-002)."""
-    return min(count(density * topology.nnz), topology.nnz)
+    return min(count(density * extent.nnz), extent.nnz)
 
 
-def budget_by_count(slots: int, total: int, topology: Topology) -> int:
+def budget_by_count(slots: int, total: int, extent: Extent) -> int:
     """Return a matrix's share of `slots` slots, by its share of the `total` positions of all targets (DLT-002)."""
-    return min(slots * topology.numel // total, topology.nnz)
+    return min(slots * extent.numel // total, extent.nnz)
 
 
-def budget_by_rank(rank: int, topology: Topology) -> int:
+def budget_by_rank(rank: int, extent: Extent) -> int:
     """Return the number of parameters of a LoRA adapter of that rank, at most K (DLT-002)."""
-    return min(rank * (topology.shape[0] + topology.shape[1]), topology.nnz)
+    return min(rank * (extent.shape[0] + extent.shape[1]), extent.nnz)
 
 
 def new_delta(

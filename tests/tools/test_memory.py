@@ -1,0 +1,111 @@
+"""What a run is expected to hold, against what it holds, and a run that does not fit (TRN-012)."""
+
+import importlib
+from pathlib import Path
+
+import pytest
+
+from seft_ref import initial_state, load_model, read_tokens, settings_of, step_batches
+from seft_ref.config import ModelConfig
+from seft_ref.kernels import cpu
+from seft_ref.memory import PARTS, memory_of_run
+from seft_ref.weights import matrix_of
+from tests.seft_ref.folders import BF16, CONFIG, TEXT, sparse_folder
+from tests.tools.test_command_lines import call
+
+TOOLS = Path(__file__).resolve().parents[2] / "tools"
+SHORT = {"steps": 6, "batch": 2, "length": 8, "density": 0.1, "evolve_every": 3}
+
+
+@pytest.fixture(autouse=True)
+def tools_on_path(monkeypatch):
+    monkeypatch.syspath_prepend(str(TOOLS))
+
+
+def held_by(state, config):
+    """Bytes of the arrays of a state, part by part."""
+    sizes = dict.fromkeys(("weights", "base", "delta", "moments"), 0)
+    for name, target in state.targets.items():
+        packed, delta = matrix_of(state.weights, name), target.delta
+        compact = target.base.held_in is not None
+        sizes["weights"] += packed.frozen.nbytes if compact else packed.nbytes
+        if not compact:
+            topology = target.base.topology
+            sizes["base"] += target.base.values.nbytes + topology.indices.nbytes + topology.indptr.nbytes
+        arrays = (delta.topology.indptr, delta.topology.indices, delta.values, target.where, target.under)
+        sizes["delta"] += sum(a.nbytes for a in arrays) + (packed.live.nbytes if compact else 0)
+        sizes["moments"] += sum(a.nbytes for a in delta.kept.values())
+    return sizes
+
+
+@pytest.mark.parametrize("compact", [False, True])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("changes", [{}, {"optimizer": "sgd"}, {"drop": "change"}], ids=str)
+def test_TRN_012_the_formula_counts_what_a_state_holds(tmp_path, compact, dtype, changes):
+    if compact and dtype == "float64":
+        pytest.skip("16-bit weights are computed with in float32")
+    folder = sparse_folder(tmp_path / "model", dtype=BF16)
+    (tmp_path / "text.txt").write_text(TEXT)
+    settings = settings_of("seft", **SHORT, **changes)
+    model = load_model(folder, cpu, dtype, compact=compact)
+    stored = {name: base.nnz for name, base in model.bases.items()}
+    first = step_batches(settings, read_tokens(tmp_path / "text.txt", folder), 1, model.weights)
+    state = initial_state(settings, model.config, model.weights, model.bases, cpu, first)
+    itemsize = 8 if dtype == "float64" else 4
+    found = memory_of_run(model.config, settings, stored, itemsize=itemsize, compact=compact)
+    assert tuple(found) == PARTS
+    for part, size in held_by(state, model.config).items():
+        assert found[part] == size, part
+    assert importlib.import_module("_memory").memory_of(folder, settings, itemsize=itemsize, compact=compact) == found
+
+
+def test_TRN_012_what_makes_a_run_smaller_or_larger():
+    config = ModelConfig.from_json(CONFIG)
+    stored = {m.name: int(0.3 * m.shape[0] * m.shape[1]) for m in config.targets()}
+
+    def total(**changes):
+        options = {key: changes.pop(key) for key in ("compact", "recompute", "itemsize") if key in changes}
+        return sum(memory_of_run(config, settings_of("seft", **(SHORT | changes)), stored, **options).values())
+
+    plain = total()
+    assert total(compact=True) < plain < total(itemsize=8)
+    assert total(recompute=True) < plain == total(recompute=False)
+    assert plain < total(batch=4) < total(batch=4, length=16)
+    few = {"batch": 1, "length": 2}
+    assert total(**few) < total(**few, gradient_window=2)
+    assert total(density=0.05) < plain
+    assert total(evolve_every=100, initial_positions="random") < plain
+
+
+def test_TRN_012_a_run_that_does_not_fit_is_told_before_it_starts(tmp_path, monkeypatch, capsys):
+    folder = sparse_folder(tmp_path / "model")
+    (tmp_path / "text.txt").write_text(TEXT)
+    memory = importlib.import_module("_memory")
+    monkeypatch.setattr(memory, "available_bytes", lambda: 1 << 20)
+    out = tmp_path / "out"
+    arguments = ("finetune", folder, out, "--text", tmp_path / "text.txt", "--steps", "2", "--length", "8")
+    arguments = tuple(map(str, arguments))
+    code, _, err = call(monkeypatch, capsys, *arguments)
+    assert code == 2
+    words = " ".join(err.split())
+    assert "TRN-012: the run needs about" in words
+    assert "0.00 GiB are free" in words
+    assert "--compact" in words
+    assert "--ignore-memory" in words
+    assert not out.exists()
+    code, _, err = call(monkeypatch, capsys, *arguments, "--ignore-memory")
+    assert code == 0, err
+    assert out.is_dir()
+
+
+def test_TRN_012_the_limit_of_a_group_counts(tmp_path, monkeypatch):
+    memory = importlib.import_module("_memory")
+    limit, used = tmp_path / "max", tmp_path / "current"
+    monkeypatch.setattr(memory, "CGROUP", (limit, used))
+    free = memory.available_bytes()
+    assert free > 0
+    used.write_text("1000\n")
+    limit.write_text("5000\n")
+    assert memory.available_bytes() == 4000
+    limit.write_text("max\n")
+    assert memory.available_bytes() > 4000

@@ -1,0 +1,56 @@
+"""Whether a run fits into the memory of this machine (TRN-012)."""
+
+from pathlib import Path
+from typing import Any
+
+import _cli
+import psutil
+
+import formats
+from seft_ref.checkpoint import read_config
+from seft_ref.memory import memory_of_run
+from seft_ref.settings import TrainSettings
+
+CGROUP = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current"))
+"""Limit and use of the group this process runs in, where there is one."""
+
+
+def available_bytes() -> int:
+    """Return how much memory a new process can have without others being swapped out."""
+    free = psutil.virtual_memory().available
+    if all(path.is_file() for path in CGROUP):
+        limit, used = (path.read_text().strip() for path in CGROUP)
+        if limit.isdigit():
+            free = min(free, max(0, int(limit) - int(used)))
+    return free
+
+
+def memory_of(folder: Path, settings: TrainSettings, **options: Any) -> dict[str, int]:
+    """Return what each part of a run on a sparse checkpoint takes; options are those of `memory_of_run`."""
+    with formats.open(folder) as reader:
+        config = read_config(reader.files)
+        names = {matrix.name for matrix in config.targets()} & set(reader.names())
+        stored = {matrix.name: 0 for matrix in config.targets()} | {name: reader.info(name).nnz for name in names}
+    return memory_of_run(config, settings, stored, **options)
+
+
+def require_memory(folder: Path, settings: TrainSettings, **options: Any) -> None:
+    """Refuse a run that is expected not to fit, with what would help (TRN-012)."""
+    parts, free = memory_of(folder, settings, **options), available_bytes()
+    needed = sum(parts.values())
+    if needed <= free:
+        return
+    largest = ", ".join(f"{name} {_gib(n)}" for name, n in sorted(parts.items(), key=lambda p: -p[1])[:4])
+    hints = ["smaller --batch or --length", "a smaller --density"]
+    if not options.get("compact"):
+        hints.insert(0, "--compact, if the weights are stored in 16 bits")
+    if settings.gradient_window > 1:
+        hints.insert(0, "--gradient-window 1")
+    raise _cli.Refused(
+        f"TRN-012: the run needs about {_gib(needed)} of memory and {_gib(free)} are free ({largest}); "
+        f"try {', '.join(hints)}, or --ignore-memory to start all the same"
+    )
+
+
+def _gib(n: int) -> str:
+    return f"{n / 2**30:.2f} GiB"
