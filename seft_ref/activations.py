@@ -2,6 +2,7 @@
 
 from seft_ref.arrays import Array, array_namespace
 from seft_ref.config import ModelConfig
+from seft_ref.layers.attention_blocks import WHOLE
 
 LARGE = 1 << 30
 """Bytes of activations from which a step keeps the inputs of its blocks only."""
@@ -23,7 +24,9 @@ def per_token(config: ModelConfig, length: int) -> int:
     # a norm keeps what it was given, one number a row, and what it gave is kept by the products that follow
     normed = 2 * residual + 1
     qk_norms = q + k + heads + config.num_key_value_heads if config.qk_norm else 0
-    attention = qk_norms + q + 2 * k + heads * length + q
+    # LYR-013: of a long sequence no scores are kept
+    scores = heads * length if length <= WHOLE else 0
+    attention = qk_norms + q + 2 * k + scores + q
     return normed + attention + normed + 3 * config.intermediate_size
 
 

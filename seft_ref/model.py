@@ -14,6 +14,7 @@ from seft_ref.arrays import Array, array_namespace
 from seft_ref.config import ModelConfig, block_prefix
 from seft_ref.kernels import Kernels
 from seft_ref.layers.attention import AttentionCache, attention_backward, attention_forward, visible_keys
+from seft_ref.layers.attention_blocks import WHOLE, BlockwiseCache, Sight, blockwise_backward, blockwise_forward
 from seft_ref.layers.embedding import EmbeddingCache, EmbeddingGradient, embedding_backward, embedding_forward
 from seft_ref.layers.linear import LinearCache, WeightGradient, linear_backward, linear_forward
 from seft_ref.layers.past import Past, extend
@@ -36,7 +37,7 @@ class SelfAttentionCache:
     q_norm: RmsNormCache | None
     k_norm: RmsNormCache | None
     rope: RopeTable
-    attention: AttentionCache
+    attention: AttentionCache | BlockwiseCache
     o_proj: LinearCache
     past: Past | None
     """what was read before, with these tokens; None where nothing is to be kept"""
@@ -101,7 +102,7 @@ class Surroundings:
     """What every block of one forward shares: RoPE angles, and which keys each query sees under each window."""
 
     rope: RopeTable
-    visible: dict[int | None, Bool[Array, "M T S"]]
+    visible: dict[int | None, Bool[Array, "M T S"] | Sight]
 
 
 def surroundings(
@@ -112,6 +113,9 @@ def surroundings(
     """
     rope = rope_table(config.rope, config.head_dim, length, config.max_position_embeddings, like, first)
     windows = set(config.windows)
+    # LYR-013: a long sequence has no matrix of what sees what
+    if length - first > WHOLE:
+        return Surroundings(rope, {window: Sight(length, window, mask, like, first) for window in windows})
     return Surroundings(rope, {window: visible_keys(length, window, mask, like, first) for window in windows})
 
 
@@ -140,7 +144,7 @@ def self_attention_forward(
     if past is not None:
         past = extend(past, k, v)
         k, v = past.keys, past.values
-    y, attention = attention_forward(q, k, v, around.visible[config.windows[layer]])
+    y, attention = _attend(q, k, v, around.visible[config.windows[layer]])
     y = _join_heads(y)
     y, o_proj = linear_forward(y, block.o_proj, kernels)
     return y, SelfAttentionCache(q_proj, k_proj, v_proj, q_norm, k_norm, rope, attention, o_proj, past)
@@ -153,7 +157,7 @@ def self_attention_backward(
     gradients: list[NamedGradient] = []
     dy = _linear_backward(dy, cache.o_proj, f"{prefix}.o_proj", gradients)
     dy = _split_heads(dy, cache.attention.q.shape[-1])
-    dq, dk, dv = attention_backward(dy, cache.attention)
+    dq, dk, dv = _attend_backward(dy, cache.attention)
     # forward: k, v = past.keys, past.values
     dk, dv = (part[:, :, part.shape[2] - dq.shape[2] :, :] for part in (dk, dv))
     dk = rope_backward(dk, cache.rope)
@@ -309,6 +313,16 @@ def _linear_backward(dy: Any, cache: LinearCache, name: str, gradients: list[Nam
     if dbias is not None:
         gradients.append((f"{name}.bias", dbias))
     return dx
+
+
+def _attend(q: Any, k: Any, v: Any, visible: Any) -> tuple[Any, AttentionCache | BlockwiseCache]:
+    """Return attention and its cache, a long sequence's in blocks."""
+    return blockwise_forward(q, k, v, visible) if isinstance(visible, Sight) else attention_forward(q, k, v, visible)
+
+
+def _attend_backward(dy: Any, cache: AttentionCache | BlockwiseCache) -> tuple[Any, Any, Any]:
+    """Return (dq, dk, dv)."""
+    return blockwise_backward(dy, cache) if isinstance(cache, BlockwiseCache) else attention_backward(dy, cache)
 
 
 def _split_heads(x: Float[Array, "B T HD"], head_dim: int) -> Float[Array, "B H T D"]:
