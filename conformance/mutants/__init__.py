@@ -3,7 +3,19 @@
 The kit is worth something only if each of them is refused, and by a case of the clause that it breaks.
 """
 
-from conformance.mutants import adapters, choosing, events, files, kernels, layers, models, optimizers, pruning, rules
+from conformance.mutants import (
+    adapters,
+    choosing,
+    events,
+    files,
+    kernels,
+    layers,
+    models,
+    optimizers,
+    pruning,
+    rules,
+    short_sums,
+)
 from conformance.mutants.base import Mutant
 
 __all__ = ["CONTROLS", "MUTANTS", "Mutant"]
@@ -19,8 +31,9 @@ MUTANTS: tuple[Mutant, ...] = (
     *pruning.MUTANTS,
     *adapters.MUTANTS,
     *files.MUTANTS,
+    *short_sums.MUTANTS,
 )
 """Every mutant; the name of each is its own."""
 
-CONTROLS: tuple[Mutant, ...] = (*events.CONTROLS, *optimizers.CONTROLS, *adapters.CONTROLS)
+CONTROLS: tuple[Mutant, ...] = (*events.CONTROLS, *optimizers.CONTROLS, *adapters.CONTROLS, *short_sums.CONTROLS)
 """Operations that were rewritten for mutants, here without a flaw: no case may refuse them."""
