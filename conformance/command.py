@@ -110,16 +110,24 @@ def verify(
     console.print(f"{passed} passed, {failed} failed, {skipped} skipped")
     if not (passed or failed or run.waivers):
         _stop("nothing ran: the port offers nothing of what was asked; see doctor", KIT)
+    if run.fault:
+        _stop(f"the kit is at fault: {run.fault}", KIT)
     partial = bool(run.filtered) or not run.fresh
     raise typer.Exit(NOT_MET if failed or not (partial or run.verdict().met) else MET)
 
 
 @app.command()
 def doctor(port: Port = None, port_py: PortPy = None, timeout: Timeout = 20.0) -> None:
-    """Greet a port and make a few small calls, showing exactly what was sent and what came back."""
+    """Greet a port and make a few small calls, showing exactly what was sent and what came back.
+
+    Exit status: 0 all is well, 1 an answer is wrong, 2 wrong use, 3 the port did not start.
+    """
     if port is None and port_py is None:
         _stop("doctor needs --port COMMAND or --port-py pkg.mod:Class", USAGE)
-    good = doctors.examine(_target(port, port_py, None).commands[0], timeout, console.print)
+    try:
+        good = doctors.examine(_target(port, port_py, None).commands[0], timeout, console.print)
+    except StartError as error:
+        _stop(f"the port did not start: {error}", NOT_STARTED)
     raise typer.Exit(MET if good else NOT_MET)
 
 
@@ -230,15 +238,25 @@ def new_port(
 
 
 def _target(port: str | None, port_py: str | None, backend: Sequence[str] | None) -> Target:
-    named = [name for name, value in (("--port", port), ("--port-py", port_py), ("--backend", backend)) if value]
+    given = {"--port": port, "--port-py": port_py, "--backend": backend or None}
+    named = [name for name, value in given.items() if value is not None]
     if len(named) > 1:
         _stop(f"{' and '.join(named)} name different ports; give one", USAGE)
     for name in backend or ():
         if name not in BACKENDS:
             _stop(f"--backend {name} is not known; choose from {', '.join(BACKENDS)}", USAGE)
-    if port:
-        return Target.of_command(port)
-    if port_py:
+    if "cupy" in (backend or ()):
+        from conformance.ports.engine import without_cupy
+
+        told = without_cupy()
+        if told:
+            _stop(f"--backend cupy: {told}", USAGE)
+    if port is not None:
+        try:
+            return Target.of_command(port)
+        except ValueError as error:
+            _stop(f"--port {port!r} is no command: {error}", USAGE)
+    if port_py is not None:
         return Target.of_class(port_py)
     return Target.of_engine(backend or ())
 
@@ -275,11 +293,15 @@ def _expectations(run: Run, expect: Path | None, write_expect: Path | None) -> N
     if expect is not None:
         try:
             known = {case.id for case in load_all()}
-            run.complaints += expectations.apply(expectations.read(expect), run.results, known, PROPERTIES)
+            told: list[expectations.Judged] = [*run.results, *run.properties]
+            run.complaints += expectations.apply(expectations.read(expect), told, known, PROPERTIES, run.classes)
         except expectations.ManifestError as error:
             _stop(f"{expect}: {error}", USAGE)
     if write_expect is not None:
-        expectations.write(write_expect, run.results)
+        try:
+            expectations.write(write_expect, [*run.results, *run.properties], run.classes)
+        except expectations.ManifestError as error:
+            _stop(str(error), USAGE)
 
 
 def _stop(line: str, status: int) -> NoReturn:
@@ -325,7 +347,7 @@ def _print_properties(run: Run) -> None:
     if absent:
         console.print(Text(f"properties that need operations that are not offered: {', '.join(absent)}"))
     for held in run.properties:
-        if held.status == "passed" or held.name in absent:
+        if held.status == "passed" or held.waived or held.name in absent:
             continue
         console.print(Text(f"{held.status.upper()} {held.name}: {held.failure or held.skipped}"))
         if held.artifact is not None:

@@ -42,15 +42,14 @@ def examine(command: Sequence[str], timeout: float, say: Say) -> bool:
     """Tell what a port answers; True if nothing is wrong with what it offers.
 
     say  prints a line
+
+    Raises:
+        StartError: it does not start, or does not introduce itself.
     """
     with Child(command, timeout) as child:
         child.on_line = lambda arrow, raw: say(f"  {arrow} {_cut(raw)}")
         say(f"starting {' '.join(command)}")
-        try:
-            hello = child.hello()
-        except StartError as error:
-            say(f"  WRONG: {error}")
-            return False
+        hello = child.hello()
         _introduce(hello, say)
         good = _greets_again(child, say)
         tried = 0
@@ -61,8 +60,8 @@ def examine(command: Sequence[str], timeout: float, say: Say) -> bool:
         missing = next((op for op in OPS if op not in hello.ops), None)
         if missing is not None:
             good &= _declines(child, missing, say)
-        if child.stderr.strip():
-            say(f"its standard error:\n{child.stderr.strip()[-2000:]}")
+        if child.said():
+            say(f"its standard error:{child.said()}")
         if not tried:
             say("none of the operations that this command knows by heart is offered; offer select.largest first")
         say("ties, most refusals and other numbers are not tried here; judge an operation with --only NAME")
@@ -110,7 +109,7 @@ def _tries(child: Child, hello: Hello, op: str, given: dict[str, Any], wanted: d
     except Unsupported:
         say("  WRONG: its hello offers this operation, its answer does not")
         return False
-    except PortFault as fault:
+    except (PortFault, StartError) as fault:
         say(f"  WRONG: {fault}")
         return False
     if isinstance(wanted, dict) and set(got) == set(wanted) and all(_equal(got[k], wanted[k]) for k in wanted):
@@ -127,7 +126,7 @@ def _declines(child: Child, op: str, say: Say) -> bool:
     except Unsupported:
         say("  right: it says so")
         return True
-    except (Refused, PortFault) as error:
+    except (Refused, PortFault, StartError) as error:
         say(f"  WRONG: it should answer unsupported (PRT-007): {error}")
         return False
     say("  WRONG: it answers")

@@ -11,7 +11,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -20,15 +20,15 @@ from conformance.cases import Case
 from conformance.compare import compare, float_type, holds
 from conformance.ops import OPS
 from conformance.port import Port, Refused, Unsupported
-from conformance.profiles import NEEDS, in_order
+from conformance.profiles import CLASSES, NEEDS, in_order
 from conformance.protocol.child import PortFault, StartError
 
-__all__ = ["Failure", "Result", "Variant", "prepared_inputs", "run"]
+__all__ = ["Failure", "Result", "Variant", "classes_of", "prepared_inputs", "run"]
 
 MAX_RESTARTS = 20
 """How often a port may be lost before the rest of a run is not run."""
 _PROBED = 0.05
-"""Share of calls that a deterministic port is asked twice."""
+"""Share of calls that are made twice, besides one of each operation."""
 _REDUCED = ("bfloat16", "float16")
 
 
@@ -61,12 +61,21 @@ class Variant:
 
     def takes(self, case: Case) -> bool:
         """Tell whether the case is meant for this variant."""
-        op = OPS[case.op]
-        if op.kind not in self.kinds:
-            return False
-        if self.dtype in _REDUCED:
-            return op.kind == "layer" and holds(case, self.dtype)
-        return op.kind == "scalar" or self.dtype in case.dtypes
+        return OPS[case.op].kind in self.kinds and _fits(case, self.dtype)
+
+
+def _fits(case: Case, dtype: str) -> bool:
+    """Tell whether a case can be asked in a dtype."""
+    kind = OPS[case.op].kind
+    if dtype in _REDUCED:
+        return kind == "layer" and holds(case, dtype)
+    return kind == "scalar" or dtype in case.dtypes
+
+
+def classes_of(case: Case, classes: Sequence[str]) -> tuple[str, ...]:
+    """Return the numeric classes, of those given, in which a case is asked; one for operations on numbers alone."""
+    fit = tuple(name for name in classes if _fits(case, CLASSES[name]))
+    return fit[:1] if OPS[case.op].kind == "scalar" else fit
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +93,12 @@ class Failure:
     ratio: float = math.inf
     status: str = "fail"
     got: Any = None
+
+    @property
+    def in_class(self) -> str:
+        """The numeric class that it was asked in, with which the name of a variant ends."""
+        dtype = self.variant.rpartition(" ")[2]
+        return next((name for name, one in CLASSES.items() if one == dtype), "")
 
 
 @dataclass(slots=True)
@@ -105,6 +120,11 @@ class Result:
     reason: str = ""
     waived: str = ""
     seconds: float = 0.0
+
+    @property
+    def name(self) -> str:
+        """The id of the case."""
+        return self.case.id
 
     @property
     def status(self) -> str:
@@ -149,6 +169,8 @@ def run(
         if order is not None:
             order.shuffle(here)
             again = {result.case.id for result in here if order.random() < _PROBED}
+            # where an answer is expected rather than a refusal, if there is such a case
+            again |= set({r.case.op: r.case.id for r in sorted(here, key=lambda r: not r.case.refused)}.values())
         _judge_group(here, [variants, *lanes], bad, again, progress)
         bad |= {r.case.op for r in here if r.failures or r.reason == "blocked"}
     return results
@@ -226,14 +248,9 @@ def _judge(result: Result, variant: Variant, *, again: bool) -> None:
     if variant.offers is not None and case.op not in variant.offers:
         text = f"its hello does not offer {case.op}, but it answers"
         failures.append(Failure(variant.name, "", text, status="protocol"))
-    elif isinstance(answer, Refused):
-        _judge_refusal(result, variant, answer)
-    elif case.refused:
-        text = f"expected a refusal by {' or '.join(case.refused)}, got an answer"
-        failures.append(Failure(variant.name, "", text))
     else:
-        _compare_outputs(result, variant, answer)
-    if again and variant.deterministic and not failures:
+        _judge_answer(result, variant, answer)
+    if again and not failures:
         _ask_again(result, variant)
     changed = [name for name in before if not _same(before[name], given[name])]
     if changed:
@@ -254,6 +271,17 @@ def _ask(variant: Variant, case: Case, given: dict[str, Any]) -> Any:
     except Exception:  # noqa: BLE001  whatever a port raises is a finding about the port
         trace = traceback.format_exc(limit=-3).strip()
         return Failure(variant.name, "", f"it raised\n{trace}", status="error")
+
+
+def _judge_answer(result: Result, variant: Variant, answer: Any) -> None:
+    """Judge outputs, or a refusal."""
+    if isinstance(answer, Refused):
+        _judge_refusal(result, variant, answer)
+    elif result.case.refused:
+        text = f"expected a refusal by {' or '.join(result.case.refused)}, got an answer"
+        result.failures.append(Failure(variant.name, "", text))
+    else:
+        _compare_outputs(result, variant, answer)
 
 
 def _judge_refusal(result: Result, variant: Variant, refusal: Refused) -> None:
@@ -279,22 +307,22 @@ def _no_longer_answers(port: Any) -> PortFault | None:
 
 
 def _ask_again(result: Result, variant: Variant) -> None:
-    """PRT-004, PRT-009: a port that says so gives the same bytes twice."""
+    """PRT-009, PRT-013: the second answer is right too; of a port that says so, it has the same bytes."""
     raw = getattr(variant.port, "raw_answer", None)
     if raw is None:
         return
-    first = raw()
-    try:
-        dtype = variant.dtype_of(result.case)
-        variant.port.call(result.case.op, prepared_inputs(result.case, dtype), dtype)
-    except (Refused, Unsupported):
-        pass
-    except PortFault as fault:
-        result.failures.append(Failure(variant.name, "", f"asked again: {fault}", status=fault.status))
-        return
-    if raw() != first:
-        text = "the same call got other bytes the second time, although the port says that it is deterministic"
-        result.failures.append(Failure(variant.name, "", text))
+    first, second = raw(), Result(result.case)
+    answer = _ask(variant, result.case, prepared_inputs(result.case, variant.dtype_of(result.case)))
+    if isinstance(answer, Failure):
+        second.failures.append(answer)
+    elif variant.deterministic and raw() != first:
+        text = "the same call got other bytes, although the port says that it is deterministic"
+        second.failures.append(Failure(variant.name, "", text))
+    elif isinstance(answer, Unsupported):
+        second.failures.append(Failure(variant.name, "", "it does not offer what it just answered", status="protocol"))
+    else:
+        _judge_answer(second, variant, answer)
+    result.failures += [replace(f, detail=f"asked again: {f.detail}") for f in second.failures]
 
 
 def _compare_outputs(result: Result, variant: Variant, got: Any) -> None:

@@ -5,7 +5,7 @@ Run(...).verdict()      what a report's first line says
 
 import hashlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,10 +17,13 @@ from conformance.harness import Result
 from conformance.ops import OPS
 from conformance.profiles import profiles_of_case
 
-__all__ = ["PropertyResult", "Run", "Verdict", "kit_digest"]
+__all__ = ["UNTRIED", "PropertyResult", "Run", "Verdict", "kit_digest"]
 
 REVISION = "1.0-r1"
 """Version of SPEC.md, and of the cases for it: a revision adds or withdraws cases, it changes none."""
+UNTRIED = ("the kit's fault", "hypothesis is not installed")
+"""How the reason begins for which a property shows nothing, whatever the port offers."""
+_FINE = ("pass", "waived")
 
 
 @dataclass(slots=True)
@@ -35,6 +38,7 @@ class PropertyResult:
         failure: what failed in the smallest example found, empty if none did.
         artifact: the folder that replays it, None if nothing failed.
         skipped: why it was not run, else empty.
+        waived: what an expected-failure manifest says of it; else empty.
     """
 
     name: str
@@ -45,13 +49,25 @@ class PropertyResult:
     artifact: Path | None = None
     skipped: str = ""
     seconds: float = 0.0
+    waived: str = ""
 
     @property
     def status(self) -> str:
         """Return passed, failed or skipped."""
-        if self.failure:
+        if self.failure and not self.waived:
             return "failed"
-        return "skipped" if self.skipped else "passed"
+        return "skipped" if self.skipped or self.waived else "passed"
+
+    @property
+    def outcome(self) -> str:
+        """Return pass, fail, unsupported, notrun (it shows nothing, and that is not the port's doing) or waived."""
+        if self.waived:
+            return "waived"
+        if self.failure:
+            return "fail"
+        if self.skipped:
+            return "notrun" if self.skipped.startswith(UNTRIED) else "unsupported"
+        return "pass"
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,12 +96,14 @@ class Run:
         profiles: those asked for, or all that the port can claim.
         classes: numeric classes judged.
         results: one a case of these profiles.
+        chosen: for each case and property that was to be asked, by name, how often it is to be answered at least.
         properties: one a property of these profiles.
         coverage: how each clause of SPEC.md is shown.
         clauses: the clauses themselves.
         seed: of the order of calls and of properties, hexadecimal.
         fresh: the seed was drawn for this run.
         filtered: the option that left cases out, empty if none did.
+        deterministic: the port says that the same call gets the same bytes (PRT-013).
         waivers: number of results that an expected-failure manifest forgave.
         complaints: what is wrong with that manifest.
         command: the options that name the port, as typed.
@@ -98,10 +116,12 @@ class Run:
     results: list[Result]
     coverage: list[Coverage]
     clauses: dict[str, Clause]
+    chosen: Mapping[str, int] = field(default_factory=dict)
     properties: list[PropertyResult] = field(default_factory=list)
     seed: str = ""
     fresh: bool = True
     filtered: str = ""
+    deterministic: bool = True
     complaints: list[str] = field(default_factory=list)
     command: list[str] = field(default_factory=list)
     started: str = ""
@@ -118,7 +138,22 @@ class Run:
     @property
     def waivers(self) -> int:
         """Number of results that the expected-failure manifest forgave."""
-        return sum(bool(r.waived) for r in self.results)
+        return sum(bool(r.waived) for r in self.results) + sum(bool(p.waived) for p in self.properties)
+
+    @property
+    def fault(self) -> str:
+        """Why the results are not those of the cases that were to be asked, which is no port's doing; else empty."""
+        told = Counter([r.name for r in self.results] + [p.name for p in self.properties])
+        short = [r.name for r in self.results if r.outcome == "pass" and r.ran < self.chosen.get(r.name, 0)]
+        for what, names in (
+            ("without a result", [name for name in self.chosen if name not in told]),
+            ("with several results", [name for name, n in told.items() if n > 1]),
+            ("that nobody was to ask", [name for name in told if name not in self.chosen]),
+            ("passed without an answer in each form and class", short),
+        ):
+            if names:
+                return f"{names[0]}, {len(names)} of {len(self.chosen)} checks {what}"
+        return ""
 
     def outcomes(self) -> Counter[str]:
         """Return how many cases came out how."""
@@ -134,7 +169,9 @@ class Run:
         return [r for r in self.results if profile in profiles_of_case(r.case)]
 
     def claimable(self) -> tuple[str, ...]:
-        """Return the profiles of which everything passed."""
+        """Return the profiles of which everything passed; none where the kit is at fault."""
+        if self.fault:
+            return ()
         return tuple(p for p in self.profiles if self._holds(p))
 
     def _holds(self, profile: str) -> bool:
@@ -144,13 +181,19 @@ class Run:
 
     def verdict(self) -> Verdict:
         """Return what may be claimed: the profiles asked for, all or nothing (PRT-010)."""
+        # PRT-010: what was lost on the way is not known to pass
+        if self.fault:
+            line = f"no verdict, the kit is at fault: {self.fault} (SPEC 1.0, kit {REVISION})"
+            return Verdict(line, reasons=(self.fault,))
         reasons = list(self.complaints)
         if self.filtered:
             reasons.append(f"cases were left out by {self.filtered}")
         if not self.fresh:
             reasons.append("the seed was given, not drawn")
         reasons += [reason for profile in self.profiles for reason in self._against(profile)]
-        what = f"{', '.join(self.profiles)} in {', '.join(self.classes)} (SPEC 1.0, kit {REVISION})"
+        what = f"{', '.join(self.profiles)} in {', '.join(self.classes)}"
+        # PRT-013
+        what += f"{'' if self.deterministic else ', not deterministic'} (SPEC 1.0, kit {REVISION})"
         if reasons or not self.profiles:
             shown = "; ".join(reasons[:3]) or "nothing was asked for"
             return Verdict(f"not conformant: {shown} (SPEC 1.0, kit {REVISION})", reasons=tuple(reasons))
@@ -161,8 +204,8 @@ class Run:
     def _against(self, profile: str) -> list[str]:
         """Return why a profile cannot be claimed."""
         results = self.of_profile(profile)
-        bad = Counter(r.outcome for r in results if r.outcome not in ("pass", "waived"))
-        own = Counter(p.status for p in self.properties if p.profile == profile and p.status != "passed")
+        bad = Counter(r.outcome for r in results if r.outcome not in _FINE)
+        own = Counter(p.status for p in self.properties if p.profile == profile and p.outcome not in _FINE)
         told = [f"{n} {outcome}" for outcome, n in sorted(bad.items())]
         told += [f"{n} properties {status}" for status, n in sorted(own.items())]
         if not results:

@@ -99,9 +99,9 @@ def unproven(path: Path = UNPROVEN) -> dict[str, str]:
 
 
 def variants_of(mutant: Mutant) -> list[Variant]:
-    """Return how a mutant is called: in this process, in both dtypes."""
+    """Return how a mutant is called: in this process, in the dtypes in which it is wrong."""
     port = mutant.port()
-    return [Variant(port, "float64"), Variant(port, "float32")]
+    return [Variant(port, dtype) for dtype in ([mutant.dtype] if mutant.dtype else ["float64", "float32"])]
 
 
 def proves(case: Case, failure: Failure) -> bool:

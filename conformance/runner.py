@@ -60,8 +60,15 @@ class Target:
 
     @classmethod
     def of_command(cls, command: str) -> "Target":
-        """Return a program by its command line, split as a shell would."""
-        return cls((tuple(shlex.split(command)),), f"--port {shlex.quote(command)}")
+        """Return a program by its command line, split as a shell would.
+
+        Raises:
+            ValueError: it is empty, or a quotation mark is left open.
+        """
+        words = tuple(shlex.split(command))
+        if not words:
+            raise ValueError("it names no program")
+        return cls((words,), f"--port {shlex.quote(command)}")
 
     @classmethod
     def of_class(cls, name: str) -> "Target":
@@ -167,12 +174,11 @@ def started(target: Target, options: Options) -> Iterator[Started]:
 
 
 def _variants(child: Child, hello: Hello, classes: Sequence[str]) -> list[Variant]:
-    deterministic = bool(hello.flags.get("deterministic"))
     out = []
     for name, dtype in CLASSES.items():
         offers = frozenset(op for op, offered in hello.ops.items() if name in offered)
         if offers and (not classes or name in classes):
-            out.append(Variant(child, dtype, offers=offers, deterministic=deterministic))
+            out.append(Variant(child, dtype, offers=offers, deterministic=hello.deterministic))
     # a port that offers nothing is asked all the same: it must say so each time (PRT-007)
     return out or [Variant(child, "float64", offers=frozenset())]
 
@@ -203,7 +209,7 @@ def judge(
             named = {p.profile for p in PROPERTIES.values() if any(fnmatchcase(p.name, o) for o in options.only)}
             profiles = tuple(p for p in profiles if p in named or any(p in profiles_of_case(case) for case in cases))
         results = run_cases(cases, port.lanes[0], progress, order, port.lanes[1:])
-        results += _probes(every, {case.op for case in cases}, port, order)
+        probes = _probes(every, {case.op for case in cases}, port, order)
         held: list[PropertyResult] = []
         if options.examples and not options.quick:
             held = _properties(port, profiles, seed, options, artifacts)
@@ -211,13 +217,15 @@ def judge(
             port=_described(port.hellos),
             profiles=profiles,
             classes=port.classes,
-            results=results,
+            results=results + probes,
             coverage=shown,
             properties=held,
             clauses=clauses,
+            chosen=_plan(cases, port.lanes[0]) | {r.name: 0 for r in probes} | _tried(held, profiles, options),
             seed=seed,
             fresh=not options.seed,
             filtered=options.filtered,
+            deterministic=all(hello.deterministic for hello in port.hellos),
             command=[target.shown],
             started=begun.isoformat(timespec="seconds"),
         )
@@ -299,6 +307,22 @@ def _chosen(cases: Sequence[Case], options: Options) -> list[Case]:
                     seen[name] = seen.get(name, 0) + 1
         left = short
     return left
+
+
+def _plan(cases: Sequence[Case], variants: Sequence[Variant]) -> dict[str, int]:
+    """Return for each case how often it is to be answered: by each form, in each class in which it is offered."""
+    plan = {}
+    for case in cases:
+        meant = [v for v in variants if v.takes(case)]
+        meant = meant[:1] if OPS[case.op].kind == "scalar" else meant
+        plan[case.id] = sum(case.op in (v.offers or ()) for v in meant)
+    return plan
+
+
+def _tried(held: Sequence[PropertyResult], profiles: Sequence[str], options: Options) -> dict[str, int]:
+    """Return the properties that are to be tried: all of the profiles, or what a filter left."""
+    whole = [p.name for p in PROPERTIES.values() if p.profile in profiles]
+    return dict.fromkeys([one.name for one in held] if options.filtered else whole, 0)
 
 
 def _probes(every: Sequence[Case], asked: set[str], port: Started, order: random.Random) -> list[Result]:

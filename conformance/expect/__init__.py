@@ -4,6 +4,6 @@
 """
 
 from conformance.expect.edit import write
-from conformance.expect.manifest import STATUSES, Expect, ManifestError, apply, read
+from conformance.expect.manifest import STATUSES, Expect, Judged, ManifestError, apply, read
 
-__all__ = ["STATUSES", "Expect", "ManifestError", "apply", "read", "write"]
+__all__ = ["STATUSES", "Expect", "Judged", "ManifestError", "apply", "read", "write"]

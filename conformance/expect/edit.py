@@ -1,7 +1,8 @@
 """Writes the expected failures of a run into a manifest, by lines: comments and order of what is there stay.
 
-Only the lines of `status` and `match` of an entry that has changed are written anew, entries that no longer fail are
-taken out, new ones are put at the end. What stands on a line of its own as a comment is kept in every case.
+Only the lines of `status` and `match` of an entry that has changed are written anew, entries of what was asked and no
+longer fails are taken out, new ones are put at the end. What stands on a line of its own as a comment is kept in every
+case.
 """
 
 import json
@@ -13,8 +14,19 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from conformance.expect.manifest import STATUSES, ManifestError, entries, findings, is_glob
-from conformance.harness import Result
+from conformance.expect.manifest import (
+    STATUSES,
+    Finding,
+    Judged,
+    ManifestError,
+    entries,
+    findings,
+    is_glob,
+    name_in,
+)
+from conformance.harness import classes_of
+from conformance.judgement import PropertyResult
+from conformance.profiles import CLASSES
 from conformance.whole import write_file
 
 __all__ = ["write"]
@@ -33,11 +45,13 @@ class _Block:
     row: dict[str, Any]
 
 
-def write(path: Path, results: Sequence[Result]) -> None:
-    """Write the failures of a run into the manifest at path, new or updated, whole or not at all.
+def write(path: Path, results: Sequence[Judged], classes: Sequence[str] = tuple(CLASSES)) -> None:
+    """Write what failed in a run into the manifest at path, new or updated, whole or not at all.
 
-    A new entry has an empty issue, which `read` refuses until it is filled in. Entries with a glob, and those of cases
-    that the run did not ask, stay as they are.
+    A new entry has an empty issue, which `read` refuses until it is filled in. Entries with a glob, and those of cases,
+    properties and classes that the run did not ask, stay as they are.
+
+    classes  the numeric classes that were judged
 
     Raises:
         ManifestError: what is there is no manifest, or has lines that cannot be told apart; nothing is written.
@@ -53,7 +67,7 @@ def write(path: Path, results: Sequence[Result]) -> None:
     out = list(before)
     new: list[dict[str, Any]] = []
     for result in results:
-        new += _settle(result, blocks, wanted)
+        new += _settle(result, blocks, wanted, classes)
     for block, row in zip(blocks, wanted, strict=True):
         out += _edited(block, row, path.name)
     for row in new:
@@ -89,31 +103,69 @@ def _blocks(text: str, name: str) -> tuple[list[str], list[_Block]]:
     return before, [_Block(part, row) for part, row in zip(parts, rows, strict=True)]
 
 
-def _settle(result: Result, blocks: Sequence[_Block], wanted: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Bring the entries of one case to what it tells; return those that are to be added."""
-    name = result.case.id
-    mine = [at for at, block in enumerate(blocks) if block.row.get("id") == name]
-    others = [block.row for block in blocks if _is_glob_for(block.row, name)]
+def _settle(
+    result: Judged, blocks: Sequence[_Block], wanted: list[dict[str, Any]], classes: Sequence[str]
+) -> list[dict[str, Any]]:
+    """Bring the entries of one case or property to what it tells; return those that are to be added."""
+    mine = [at for at, block in enumerate(blocks) if _is_for(block.row, result)]
+    globs = [block.row for block in blocks if _is_glob_for(block.row, result)]
     told = [one for one in findings(result) if one[0] in STATUSES]
-    left = [one for one in told if not any(_expects(row, one) for row in [*others, *(wanted[at] for at in mine)])]
-    stale = [at for at in mine if not any(_expects(wanted[at], one) for one in told)]
-    fresh = list(dict.fromkeys((status, _beginning(status, detail)) for status, detail in left))
-    for at, (status, match) in zip(stale, fresh, strict=False):
-        wanted[at] = wanted[at] | {"status": status} | ({"match": match} if match or "match" in wanted[at] else {})
-    for at in stale[len(fresh) :]:
+    left = [one for one in told if not any(_expects(row, one) for row in [*globs, *(wanted[at] for at in mine)])]
+    stale = [at for at in mine if _reached(wanted[at], result, classes) and not _tells(told, wanted[at])]
+    new = []
+    for row in _rows(result, left, classes):
+        # what failed otherwise before keeps its place, its issue and its comments
+        at = next((at for at in stale if wanted[at].get("class") == row.get("class")), None)
+        if at is None:
+            new.append(row)
+        else:
+            stale.remove(at)
+            wanted[at] = wanted[at] | row | ({"match": row.get("match", "")} if "match" in wanted[at] else {})
+    for at in stale:
         wanted[at] = {}
-    return [
-        {"id": name, "status": status} | ({"match": match} if match else {}) for status, match in fresh[len(stale) :]
-    ]
+    return new
 
 
-def _is_glob_for(row: dict[str, Any], name: str) -> bool:
+def _rows(result: Judged, told: Sequence[Finding], classes: Sequence[str]) -> list[dict[str, Any]]:
+    """Return the entries that expect what a result tells; with a class where it is not so in all that were asked."""
+    if isinstance(result, PropertyResult):
+        return [{"property": result.name, "status": status} for status, _, _ in told]
+    found: dict[tuple[str, str], list[str]] = {}
+    for status, detail, in_class in told:
+        found.setdefault((status, _beginning(status, detail)), []).append(in_class)
+    asked = set(classes_of(result.case, classes))
+    rows = []
+    for (status, match), where in found.items():
+        row = {"id": result.name, "status": status} | ({"match": match} if match else {})
+        some = [] if "" in where or asked <= set(where) else list(dict.fromkeys(where))
+        rows += [row | {"class": name} for name in some] or [row]
+    return rows
+
+
+def _is_for(row: dict[str, Any], result: Judged) -> bool:
+    key = "property" if isinstance(result, PropertyResult) else "id"
+    return row.get(key) == result.name
+
+
+def _is_glob_for(row: dict[str, Any], result: Judged) -> bool:
     pattern = str(row.get("id", ""))
-    return is_glob(pattern) and fnmatchcase(name, pattern)
+    return not isinstance(result, PropertyResult) and is_glob(pattern) and fnmatchcase(result.name, pattern)
 
 
-def _expects(row: dict[str, Any], told: tuple[str, str]) -> bool:
-    return row.get("status") == told[0] and told[1].startswith(str(row.get("match", "")))
+def _reached(row: dict[str, Any], result: Judged, classes: Sequence[str]) -> bool:
+    """Tell whether a run says anything of an entry: not if it was given up, or asked in other classes."""
+    given_up = result.outcome == "notrun" or (not isinstance(result, PropertyResult) and result.reason == "notrun")
+    return not given_up and row.get("class") in (None, *classes)
+
+
+def _tells(told: Sequence[Finding], row: dict[str, Any]) -> bool:
+    return any(_expects(row, one) for one in told)
+
+
+def _expects(row: dict[str, Any], told: Finding) -> bool:
+    status, detail, in_class = told
+    fits = row.get("status") == status and detail.startswith(str(row.get("match", "")))
+    return fits and row.get("class", in_class) == in_class
 
 
 def _beginning(status: str, detail: str) -> str:
@@ -138,7 +190,7 @@ def _edited(block: _Block, row: dict[str, Any], name: str) -> list[str]:
         elif key not in block.row:
             lines.insert(1, f"{key} = {_quoted(row[key])}")
         else:
-            msg = f"{name}: {key} of {row['id'][:80]} is not on a line of its own; write it so"
+            msg = f"{name}: {key} of {name_in(row)[:80]} is not on a line of its own; write it so"
             raise ManifestError(msg)
     return lines
 

@@ -5,10 +5,17 @@
     status = "fail"                   # how it comes out
     match = "at [0] expected 7"       # how what it tells begins
     issue = "https://..."
+    class = "fp32"                    # the numeric class in which it does; may be left out
     until = "1.0-r3"                  # the last revision of the kit for which this holds; may be left out
 
-A case is forgiven if each of its failures is one that an entry expects. Whatever else an entry says that is not so is
-a complaint, and a complaint is a failure of the run. Properties cannot be listed.
+    [[expect]]
+    property = "select.order"
+    status = "fail"                   # or unsupported
+    issue = "https://..."
+
+A case is forgiven if each of its failures is one that an entry expects; a property if an entry expects its status, as
+what it tells depends on the seed. Whatever else an entry says that is not so is a complaint, and a complaint is a
+failure of the run.
 """
 
 import re
@@ -21,17 +28,47 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from conformance.harness import Result
-from conformance.judgement import REVISION
+from conformance.judgement import REVISION, PropertyResult
+from conformance.profiles import CLASSES
 
-__all__ = ["STATUSES", "Expect", "ManifestError", "apply", "entries", "findings", "is_glob", "read"]
+__all__ = [
+    "OF_PROPERTIES",
+    "STATUSES",
+    "Expect",
+    "Finding",
+    "Judged",
+    "ManifestError",
+    "apply",
+    "entries",
+    "findings",
+    "is_glob",
+    "name_in",
+    "read",
+]
 
 STATUSES = ("fail", "error", "crash", "timeout", "protocol", "unsupported", "blocked")
 """What may be expected: not that a run was given up."""
+OF_PROPERTIES = ("fail", "unsupported")
+"""What may be expected of a property."""
 MOST = 20
 """Cases that one glob may stand for."""
 
 _REVISION = re.compile(r"(\d+)\.(\d+)-r(\d+)")
-_KEYS = {"id": str, "status": str, "match": str, "issue": str, "until": str, "max_matches": int}
+_KEYS = {
+    "id": str,
+    "property": str,
+    "status": str,
+    "match": str,
+    "class": str,
+    "issue": str,
+    "until": str,
+    "max_matches": int,
+}
+_NO_MATCH = ("unsupported", "blocked")
+
+Judged = Result | PropertyResult
+Finding = tuple[str, str, str]
+"""Status, detail, and the numeric class where one is known."""
 
 
 class ManifestError(Exception):
@@ -43,8 +80,10 @@ class Expect:
     """One entry.
 
     Attributes:
-        id: the id of a case, or a glob.
+        id: the id of a case, or a glob; the name of a property.
         match: how the detail of the failure begins; the reason, where nothing was answered.
+        of_property: it names a property.
+        in_class: the numeric class in which it holds, empty for all.
         until: the last revision of the kit for which it holds, empty for all.
         max_matches: how many cases it may stand for.
     """
@@ -55,24 +94,35 @@ class Expect:
     issue: str
     until: str = ""
     max_matches: int = 1
+    of_property: bool = False
+    in_class: str = ""
 
     @property
     def expired(self) -> bool:
         """Tell whether this kit is newer than the entry allows."""
         return bool(self.until) and _revision(REVISION) > _revision(self.until)
 
-    def names(self, case: str) -> bool:
-        """Tell whether the entry stands for a case."""
-        return self.id == case or (is_glob(self.id) and fnmatchcase(case, self.id))
+    def names(self, name: str) -> bool:
+        """Tell whether the entry stands for what has this name."""
+        return self.id == name or (not self.of_property and is_glob(self.id) and fnmatchcase(name, self.id))
 
-    def expects(self, status: str, detail: str) -> bool:
+    def means(self, result: Judged) -> bool:
+        """Tell whether the entry stands for a result."""
+        return self.of_property == isinstance(result, PropertyResult) and self.names(result.name)
+
+    def expects(self, status: str, detail: str, in_class: str = "") -> bool:
         """Tell whether a failure is the one that the entry expects."""
-        return status == self.status and detail.startswith(self.match)
+        return status == self.status and detail.startswith(self.match) and self.in_class in ("", in_class)
 
 
 def is_glob(name: str) -> bool:
     """Tell whether an id stands for several."""
     return any(mark in name for mark in "*?[")
+
+
+def name_in(row: dict[str, Any]) -> str:
+    """Return what an entry names, as it stands in the file."""
+    return str(row.get("property") or row.get("id", ""))
 
 
 def _revision(text: str) -> tuple[int, ...]:
@@ -114,13 +164,22 @@ def entries(text: str, name: str) -> list[dict[str, Any]]:
 
 
 def _checked(row: dict[str, Any], where: str) -> Expect:
-    if isinstance(row.get("id"), str):
-        where += f" ({row['id'][:80]})"
+    if {"id", "property"} & set(row):
+        where += f" ({name_in(row)[:80]})"
     told = _form(row) or _content(row)
     if told:
         msg = f"{where}: {told}"
         raise ManifestError(msg)
-    return Expect(**{"match": "", **row})
+    more = {key: row[key] for key in ("until", "max_matches") if key in row}
+    return Expect(
+        name_in(row),
+        row["status"],
+        row.get("match", ""),
+        row["issue"],
+        of_property="property" in row,
+        in_class=row.get("class", ""),
+        **more,
+    )
 
 
 def _form(row: dict[str, Any]) -> str:
@@ -130,20 +189,30 @@ def _form(row: dict[str, Any]) -> str:
             return f"{key} is not known; there are {', '.join(_KEYS)}"
         if type(value) is not _KEYS[key]:
             return f"{key} must be {'a number' if _KEYS[key] is int else 'text'}"
-    missing = [key for key in ("id", "status", "issue") if not row.get(key)]
+    if "property" in row:
+        extra = [key for key in ("id", "class", "max_matches") if key in row]
+        if extra:
+            return f"{extra[0]} is not for properties"
+    name = "property" if "property" in row else "id"
+    missing = [key for key in (name, "status", "issue") if not row.get(key)]
     return f"{missing[0]} is missing" if missing else ""
 
 
 def _content(row: dict[str, Any]) -> str:
     """Return what is wrong with the values of an entry."""
-    if row["status"] not in STATUSES:
-        return f"status must be one of {', '.join(STATUSES)}"
-    if not row.get("match") and row["status"] not in ("unsupported", "blocked"):
+    known = OF_PROPERTIES if "property" in row else STATUSES
+    if row["status"] not in known:
+        return f"status must be one of {', '.join(known)}"
+    if not row.get("match") and "property" not in row and row["status"] not in _NO_MATCH:
         return "match is missing; write how the detail of the failure begins"
     if not _is_url(row["issue"]):
         return "issue must be the URL of the issue that tracks it"
     if row.get("until") and not _revision(row["until"]):
         return f"until must be a revision of the kit such as {REVISION}"
+    if row.get("class", "fp32") not in CLASSES:
+        return f"class must be one of {', '.join(CLASSES)}"
+    if "property" in row:
+        return ""
     if is_glob(row["id"]) and not 1 <= row.get("max_matches", 0) <= MOST:
         return f"a glob needs max_matches from 1 to {MOST}"
     if not is_glob(row["id"]) and row.get("max_matches", 1) != 1:
@@ -161,39 +230,43 @@ def _is_url(text: str) -> bool:
 
 def apply(
     manifest: Sequence[Expect],
-    results: Sequence[Result],
+    results: Sequence[Judged],
     known: Collection[str] | None = None,
     properties: Collection[str] = (),
+    classes: Sequence[str] = (),
 ) -> list[str]:
-    """Mark the results that the manifest forgives, and return what in it is not so.
+    """Mark the results, of cases and of properties, that the manifest forgives; return what in it is not so.
 
     known       ids of all cases of the kit: an entry for one that was not asked in this run is let be; None if every
                 case was asked
-    properties  names of properties, none of which can be listed
+    properties  names of all properties of the kit; the same holds for them
+    classes     numeric classes of the run: an entry for another is let be; none if all were judged
     """
     complaints: list[str] = []
     good: list[Expect] = []
     for entry in manifest:
-        hits = [r for r in results if entry.names(r.case.id)]
+        if entry.in_class and classes and entry.in_class not in classes:
+            continue
+        hits = [r for r in results if entry.means(r)]
         wrong = _against(entry, hits, known, properties)
         complaints += wrong
         if not wrong:
             good.append(entry)
     for result in results:
-        mine = [entry for entry in good if entry.names(result.case.id)]
+        mine = [entry for entry in good if entry.means(result)]
         if mine:
             complaints += _forgive(result, mine)
     return complaints
 
 
 def _against(
-    entry: Expect, hits: Sequence[Result], known: Collection[str] | None, properties: Collection[str]
+    entry: Expect, hits: Sequence[Judged], known: Collection[str] | None, properties: Collection[str]
 ) -> list[str]:
     """Return why an entry forgives nothing."""
-    if any(entry.names(name) for name in properties):
-        return [f"{entry.id} names a property; only cases can be expected to fail"]
-    if not hits and not any(entry.names(name) for name in known or ()):
-        return [f"{entry.id} matches no case"]
+    if not hits and not any(entry.names(name) for name in (properties if entry.of_property else known or ())):
+        other = next((name for name in properties if entry.names(name)), None)
+        more = f'; {other} is a property: write property = "{other}"' if other is not None else ""
+        return [f"{entry.id} matches no {'property' if entry.of_property else 'case'}{more}"]
     if entry.expired:
         return [f"{entry.id} was expected to fail until {entry.until}, this kit is {REVISION}: {entry.issue}"]
     if len(hits) > entry.max_matches:
@@ -201,32 +274,38 @@ def _against(
     return [text for result in hits for text in _differs(entry, result)]
 
 
-def _differs(entry: Expect, result: Result) -> list[str]:
-    name = result.case.id
-    if result.outcome == "pass":
-        return [f"{name} passes, but is expected to come out as {entry.status}; remove the entry: {entry.issue}"]
-    told = findings(result)
-    if any(entry.expects(status, detail) for status, detail in told):
+def _differs(entry: Expect, result: Judged) -> list[str]:
+    name, told = result.name, findings(result)
+    if any(entry.expects(*one) for one in told):
         return []
-    status, detail = told[0]
-    if entry.status in [status for status, _ in told]:
-        shown = next(detail for status, detail in told if status == entry.status)
+    here = [one for one in told if "" in (entry.in_class, one[2]) or entry.in_class == one[2]]
+    if not here:
+        where = f" in {entry.in_class}" if entry.in_class else ""
+        return [f"{name} passes{where}, but is expected to come out as {entry.status}; remove the entry: {entry.issue}"]
+    shown = next((detail for status, detail, _ in here if status == entry.status), None)
+    if shown is not None:
         return [f"{name}: expected {entry.status} {entry.match!r}, it tells {shown[:160]!r}"]
+    status, detail, _ = here[0]
     return [f"{name}: expected {entry.status}, it comes out as {status}: {detail[:160]!r}"]
 
 
-def _forgive(result: Result, mine: Sequence[Expect]) -> list[str]:
-    more = [told for told in findings(result) if not any(entry.expects(*told) for entry in mine)]
+def _forgive(result: Judged, mine: Sequence[Expect]) -> list[str]:
+    told = findings(result)
+    more = [one for one in told if not any(entry.expects(*one) for entry in mine)]
     if more:
-        status, detail = more[0]
-        return [f"{result.case.id} also comes out as {status}, which no entry expects: {detail[:160]!r}"]
-    used = [entry for entry in mine if any(entry.expects(*told) for told in findings(result))]
+        status, detail, _ = more[0]
+        return [f"{result.name} also comes out as {status}, which no entry expects: {detail[:160]!r}"]
+    used = [entry for entry in mine if any(entry.expects(*one) for one in told)]
     result.waived = ", ".join(dict.fromkeys(entry.issue for entry in used))
     return []
 
 
-def findings(result: Result) -> list[tuple[str, str]]:
-    """Return status and detail of all that is wrong with a result; the reason where it was not judged."""
+def findings(result: Judged) -> list[Finding]:
+    """Return all that is wrong with a result; the reason where it was not judged."""
+    if isinstance(result, PropertyResult):
+        waived = "fail" if result.failure else "unsupported"
+        status = waived if result.waived else result.outcome
+        return [] if status == "pass" else [(status, result.failure or result.skipped, "")]
     if result.failures:
-        return list(dict.fromkeys((f.status, f.detail) for f in result.failures))
-    return [] if result.outcome == "pass" else [(result.reason or "unsupported", result.skipped)]
+        return list(dict.fromkeys((f.status, f.detail, f.in_class) for f in result.failures))
+    return [] if result.outcome == "pass" else [(result.reason or "unsupported", result.skipped, "")]

@@ -11,6 +11,8 @@ from conformance.gen.numbers import Area, Array, Numbers, ids, reals
 from conformance.oracle import kernels
 from conformance.oracle.kernels import Sums
 
+_TERMS = 600
+
 
 def _bound(sums: Sums, *, exact: bool) -> Bound:
     """Return the bound of each entry: τ(0) = 8 is what `terms` gives, the rest of τ(K) goes into the gauge."""
@@ -22,7 +24,16 @@ def _at(shape: tuple[int, int], positions: list[int], values: Array) -> dict[tup
     return {divmod(p, shape[1]): float(v) for p, v in zip(positions, values, strict=True)}
 
 
-def _products(area: Area, name: str, purpose: str, shape: tuple[int, int], at: list[int], n: int, numbers: Any) -> None:
+def _products(
+    area: Area,
+    name: str,
+    purpose: str,
+    shape: tuple[int, int],
+    at: list[int],
+    n: int,
+    numbers: Any,
+    more: str = "",
+) -> None:
     exact = numbers.__name__ == "lattice"
     values, x, dy = numbers(len(at)), numbers((n, shape[1])), numbers((n, shape[0]))
     if len(values) > 3:
@@ -37,7 +48,7 @@ def _products(area: Area, name: str, purpose: str, shape: tuple[int, int], at: l
     answer = {k: s.value for k, s in found.items()} | {"shape": ids(shape)}
     bounds = {k: _bound(s, exact=exact) for k, s in found.items()}
     clauses = f"KRN-001 KRN-002 KRN-003 KRN-004 KRN-005 KRN-011 {'KRN-007 NUM-003' if exact else 'KRN-006 NUM-002'}"
-    area.add(name, "kernel.sparse", clauses, purpose, given, answer, bounds=bounds)
+    area.add(name, "kernel.sparse", clauses + more, purpose, given, answer, bounds=bounds)
 
 
 def products() -> Area:
@@ -65,7 +76,60 @@ def products() -> Area:
     _dense(area, n)
     _stores(area, n)
     _refusals(area, n)
+    _patterns(area)
+    _sums(area)
     return area
+
+
+def _patterns(area: Area) -> None:
+    """TOP-005: at most N of every M columns, for ports that multiply group by group."""
+    n = Numbers(70, 3)
+    for kept, of, shape, tokens, name, numbers in (
+        (2, 4, (5, 12), 3, "", n.lattice),
+        (2, 4, (6, 8), 4, "-fewer", n.lattice),
+        (2, 4, (3, 8), 0, "-no-tokens", n.lattice),
+        (2, 4, (4, 16), 2, "-real", n.real),
+        (1, 4, (3, 8), 1, "", n.lattice),
+        (1, 4, (4, 12), 2, "-fewer", n.lattice),
+        (4, 8, (4, 16), 5, "", n.lattice),
+        (4, 8, (3, 24), 2, "-fewer", n.lattice),
+        (3, 5, (3, 10), 2, "", n.lattice),
+        (3, 5, (4, 15), 3, "-fewer", n.lattice),
+    ):
+        at: list[int] = []
+        for first in range(0, shape[0] * shape[1], of):
+            # of those that store fewer, a whole row stores nothing
+            some = n.integer(0, kept) if first >= shape[1] else 0
+            at += [first + column for column in n.subset(of, some if name == "-fewer" else kept)]
+        text = "columns of a group in another order, or a group that stores fewer read as a full one"
+        _products(area, f"pattern-{kept}-{of}{name}", text, shape, at, tokens, numbers, " TOP-005")
+
+
+def _sums(area: Area) -> None:
+    """PRT-011: sums of 600 terms, which sixteen bits hold and parts of which they do not."""
+    n, exact = Numbers(70, 4), Bound(np.zeros(()), 0)
+    one, many = n.lattice((1, 1), 31), n.balanced(_TERMS)
+    line, column = many[0].reshape(1, -1), many[1].reshape(-1, 1)
+    purpose = "a sum kept in sixteen bits while it grows"
+    clauses = "KRN-007 NUM-003 PRT-011"
+    for name, op, clause, w, x, dy in (
+        ("sums-row", "kernel.sparse", "KRN-001", line, column.T, one),
+        ("sums-column", "kernel.sparse", "KRN-002", column, one, line),
+        ("sums-tokens", "kernel.sparse", "KRN-003", one, line.T, column),
+        ("dense-sums-row", "kernel.dense", "KRN-001", line, column.T, one),
+        ("dense-sums-column", "kernel.dense", "KRN-002", column, one, line),
+    ):
+        given: dict[str, Any] = {"x": x, "dy": dy}
+        stored = _at(w.shape, list(range(w.size)), w.reshape(-1))
+        y, dx = kernels.matmul(stored, w.shape, x), kernels.matmul_transposed(stored, w.shape, dy)
+        answer = {"y": y.value, "dx": dx.value, "shape": ids(w.shape)}
+        if op == "kernel.sparse":
+            given |= {"out": w.shape[0], "in": w.shape[1], "positions": ids(range(w.size)), "values": w.reshape(-1)}
+            answer["dvalues"] = kernels.sample(stored, dy, x).value
+        else:
+            given["weight"] = w
+        bounds = {key: exact for key in answer if key != "shape"}
+        area.add(name, op, f"{clause} {clauses}", purpose, given, answer, bounds=bounds)
 
 
 def _large(area: Area) -> None:

@@ -131,7 +131,24 @@ def linear() -> Area:
         text = "a transposed backward, the bias twice, low-precision products"
         area.add(name, "layer.linear", clauses, text, given, answer, bounds=bounds)
     _gradients(area, n)
+    _long_gradients(area)
     return area
+
+
+def _long_gradients(area: Area) -> None:
+    """PRT-011: sums over 600 rows, which sixteen bits hold and parts of which they do not."""
+    n = Numbers(10, 4)
+    dy, x = (values.reshape(-1, 1) for values in n.balanced(600))
+    whole, bound = dy.T @ x, Bound(np.zeros(()), 0)
+    text = "a sum kept in sixteen bits while it grows"
+    given: dict[str, Any] = {"dy": dy, "x": x}
+    answer = {"gradient": whole}
+    area.add(
+        "gradient-sums", "gradient.whole", "GRD-001 NUM-003 PRT-011", text, given, answer, bounds={"gradient": bound}
+    )
+    given = given | {"out": 1, "in": 1, "positions": ids([0])}
+    at = {"values": whole.reshape(-1)}
+    area.add("at-sums", "gradient.at", "GRD-002 NUM-003 PRT-011", text, given, at, bounds={"values": bound})
 
 
 def _gradients(area: Area, n: Numbers) -> None:

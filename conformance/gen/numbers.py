@@ -43,6 +43,22 @@ class Numbers:
         flat = [sum(self._draw() / 2**64 for _ in range(6)) - 3 for _ in range(math.prod(size))]
         return (np.array(flat) * (scale * math.sqrt(2))).astype(np.float32).astype(np.float64).reshape(size)
 
+    def balanced(self, terms: int) -> tuple[Array, Array]:
+        """Return two vectors of integers up to 31 whose products add up to a number from 1 to 31, parts to thousands.
+
+        The vectors and the sum are exact in sixteen bits, sums of parts are not.
+        """
+        a, b = self.lattice(terms, 31), self.lattice(terms, 31)
+        *ends, last = self.subset(terms, 16)
+        a[last] = b[last] = a[ends] = b[ends] = 0.0
+        rest = float(a @ b)
+        for at in ends:
+            a[at], b[at] = 31.0, 0.0 - np.clip(rest // 31, -31, 31)
+            rest += a[at] * b[at]
+        a[last], b[last] = 1.0, 16.0 * (rest == 0)
+        assert 0 < a @ b < 32
+        return a, b
+
     def subset(self, size: int, n: int) -> list[int]:
         """Return n of the numbers 0 to size − 1, ascending."""
         return sorted(sorted(range(size), key=lambda _: self._draw())[:n])

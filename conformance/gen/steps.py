@@ -6,28 +6,18 @@ from typing import Any
 import numpy as np
 
 from conformance.gen import tiny
+from conformance.gen import train as train_cases
 from conformance.gen.numbers import Area, Array, Numbers, ids, reals
-from conformance.gen.train import GAP
 from conformance.oracle import train
 from conformance.oracle.event import Part
 from conformance.oracle.model import Config
 
-SETTINGS: dict[str, Any] = {
-    "preset": "seft",
+SETTINGS = train_cases.SETTINGS | {
     "start": "gradient",
-    "steps": 12,
     "rows": 2,
-    "micro_batches": 1,
     "length": 6,
     "density": 0.25,
     "evolve_every": 2,
-    "drop_fraction": 0.6,
-    "gradient_window": 1,
-    "lr": 2.0**-6,
-    "warmup": 0,
-    "schedule": "constant",
-    "max_norm": 1.0,
-    "weight_decay": 0.0,
     "seed": 0,
 }
 _LEAST = 1e-6
@@ -112,7 +102,7 @@ def _reached(settings: dict[str, Any], at: tuple[int, ...]) -> list[tuple[int, i
         found = []
         for step in range(1, max(at) + 1):
             loss, after, gap = train.one_step(tiny.CONFIG, world[0], parts, world[2], here, step)
-            if gap < GAP or min(trainer.gap, _weakest(after)) < _LEAST:
+            if gap < train_cases.GAP or min(trainer.gap, _weakest(after)) < _LEAST:
                 break
             if step in at:
                 found.append((seed, step, asked(tiny.CONFIG, world, parts, here, step), answered(loss, after)))

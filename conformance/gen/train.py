@@ -22,7 +22,7 @@ _CONFIG: Config = {
     "rms_norm_eps": 1e-5,
     "rope_theta": 100.0,
 }
-_SETTINGS: dict[str, Any] = {
+SETTINGS: dict[str, Any] = {
     "preset": "seft",
     "start": "random",
     "steps": 12,
@@ -109,12 +109,12 @@ def runs() -> Area:
             "events in a preset without them",
         ),
     ):
-        settings = _SETTINGS | change
+        settings = SETTINGS | change
         seed, run, world = _certified(settings, 0)
         area.add(name, "train.run", clauses, purpose, _given(settings | {"seed": seed}, world), _answer(run))
     tensors, stored, text = tiny.world(Numbers(60, 0), tiny.CONFIG)
     tensors["lm_head.weight"] = tensors["lm_head.weight"] * 2.0**68
-    settings = _SETTINGS | {"seed": 0, "steps": 3, "evolve_every": 2}
+    settings = SETTINGS | {"seed": 0, "steps": 3, "evolve_every": 2}
     run = train.run(tiny.CONFIG, tensors, stored, text, settings)
     purpose = "squares of finite gradients that overflow in binary32: the norm is binary64"
     given = _given(settings, (tensors, stored, text), tiny.CONFIG)
@@ -122,7 +122,7 @@ def runs() -> Area:
     tensors, stored, text = _world(Numbers(60, 0))
     tensors["model.norm.weight"] = np.full(8, 2.0**127)
     tensors["lm_head.weight"] = tensors["lm_head.weight"] * 2.0**100
-    given = _given(_SETTINGS | {"seed": 0}, (tensors, stored, text))
+    given = _given(SETTINGS | {"seed": 0}, (tensors, stored, text))
     purpose = "a run that goes on with a loss that is not finite"
     area.add("refuse-overflow", "train.run", "TRN-007", purpose, given, refused="TRN-007", dtypes=("float32",))
     world = tiny.world(Numbers(60, 0), tiny.CONFIG)
@@ -131,7 +131,7 @@ def runs() -> Area:
         ("eps", {"eps": 1e-50}, "TRN-008", "an eps that is 0 in the compute dtype"),
     )
     for name, extreme, clause, purpose in spoilt:
-        given = _given(_SETTINGS | {"seed": 0} | extreme, world, tiny.CONFIG)
+        given = _given(SETTINGS | {"seed": 0} | extreme, world, tiny.CONFIG)
         area.add(f"refuse-{name}", "train.run", clause, purpose, given, refused=clause, dtypes=("float32",))
     for name, bad, clause in (
         ("window-0", {"gradient_window": 0}, "TRN-005"),
@@ -144,7 +144,7 @@ def runs() -> Area:
     ):
         # what is refused does not depend on the model: the smallest will do
         small = tiny.world(Numbers(60, 0), tiny.SMALLEST)
-        given = _given(_SETTINGS | {"seed": 0} | bad, small, tiny.SMALLEST)
+        given = _given(SETTINGS | {"seed": 0} | bad, small, tiny.SMALLEST)
         area.add(f"refuse-{name}", "train.run", clause, "a setting outside its range", given, refused=clause)
     return area
 

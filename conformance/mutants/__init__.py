@@ -15,6 +15,7 @@ from conformance.mutants import (
     optimizers,
     pruning,
     rules,
+    short_sums,
 )
 from conformance.mutants.base import Mutant
 
@@ -32,8 +33,15 @@ MUTANTS: tuple[Mutant, ...] = (
     *adapters.MUTANTS,
     *generating.MUTANTS,
     *files.MUTANTS,
+    *short_sums.MUTANTS,
 )
 """Every mutant; the name of each is its own."""
 
-CONTROLS: tuple[Mutant, ...] = (*events.CONTROLS, *optimizers.CONTROLS, *adapters.CONTROLS, *generating.CONTROLS)
+CONTROLS: tuple[Mutant, ...] = (
+    *events.CONTROLS,
+    *optimizers.CONTROLS,
+    *adapters.CONTROLS,
+    *generating.CONTROLS,
+    *short_sums.CONTROLS,
+)
 """Operations that were rewritten for mutants, here without a flaw: no case may refuse them."""

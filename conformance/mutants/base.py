@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from conformance.ports.engine import EnginePort
 from conformance.ports.engine_flaws import REFUSALS
+from conformance.ports.engine_right import reduced
 
 __all__ = [
     "ENGINE",
@@ -28,6 +29,7 @@ Values = dict[str, Any]
 Operation = Callable[[Values], Values]
 
 ENGINE = EnginePort()
+REDUCED = reduced()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -39,6 +41,7 @@ class Mutant:
         flaw: the mistake, in a few words.
         clauses: those it breaks; for each of them a linked case must refuse it.
         call: the wrong operation.
+        dtype: the dtype of sixteen bits in which it is wrong; empty for float64 and float32.
         only_refusals: it differs from the engine only where that refuses.
     """
 
@@ -47,6 +50,7 @@ class Mutant:
     clauses: tuple[str, ...]
     call: Operation
     only_refusals: bool = False
+    dtype: str = ""
 
     @property
     def name(self) -> str:
@@ -55,7 +59,8 @@ class Mutant:
 
     def port(self) -> EnginePort:
         """Return the engine with this mistake."""
-        return ENGINE.with_ops(self.name, **{self.op.replace(".", "__"): self.call})
+        engine = REDUCED if self.dtype else ENGINE
+        return engine.with_ops(self.name, **{self.op.replace(".", "__"): self.call})
 
 
 def mutant(clauses: str, op: str, call: Operation, flaw: str) -> Mutant:

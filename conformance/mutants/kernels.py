@@ -1,5 +1,8 @@
 """Wrong kernels (KRN)."""
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 from ml_dtypes import bfloat16
 
@@ -78,6 +81,26 @@ def under_another_number(op: str, clause: str) -> Operation:
     return f
 
 
+def by_groups(value_of: Callable[[Any, Any, Any], Any]) -> Operation:
+    """At most two of every four columns multiplied group by group, any other matrix by the engine.
+
+    value_of  takes the wrong value of a slot: from its group, its place there, and how many each group stores
+    """
+
+    def f(a: Values) -> Values:
+        out = right("kernel.sparse")(a)
+        groups = a["positions"] // 4
+        held = np.bincount(groups, minlength=a["out"] * a["in"] // 4)
+        if a["in"] % 4 or held.max(initial=0) > 2:
+            return out
+        place = np.arange(len(groups)) - (np.cumsum(held) - held)[groups]
+        taken = np.minimum(value_of(groups, place, held), max(len(groups) - 1, 0))
+        moved = right("kernel.sparse")(a | {"values": a["values"][taken]})
+        return out | {"y": moved["y"], "dx": moved["dx"]}
+
+    return f
+
+
 def strictly_less(out: Values, a: Values) -> Values:
     return {"indices": ids(np.flatnonzero(~(np.abs(a["values"]) < a["least"])))}
 
@@ -120,6 +143,15 @@ MUTANTS: list[Mutant] = [
     mutant("KRN-011", "kernel.sparse", after("kernel.sparse", transposed_shape), "the shape transposed"),
     mutant(
         "KRN-013", "kernel.sparse", under_another_number("kernel.sparse", "KRN-001"), "refused under another number"
+    ),
+    mutant(
+        "TOP-005",
+        "kernel.sparse",
+        by_groups(lambda groups, place, held: np.cumsum(held)[groups] - 1 - place),
+        "groups read from their last column",
+    ),
+    mutant(
+        "TOP-005", "kernel.sparse", by_groups(lambda groups, place, _: 2 * groups + place), "every group taken as full"
     ),
     mutant("KRN-001", "kernel.dense", flipped("kernel.dense", "y"), "y transposed"),
     mutant(

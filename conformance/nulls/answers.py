@@ -133,6 +133,56 @@ def _echo(port: Table, op: str, inputs: Values, dtype: str) -> Values:
     return {name: given[i % len(given)] for i, name in enumerate(OPS[op].outputs)}
 
 
+class Unsteady(Right):
+    """A port whose floats differ in the last bit from one answer to the next, well inside their bounds (PRT-013)."""
+
+    def __init__(self, name: str, *, says_so: bool) -> None:
+        super().__init__()
+        self.name, self._says_so, self._calls = name, says_so, 0
+
+    def describe(self) -> Values:
+        """Return what it says of itself: that it is deterministic, or nothing."""
+        return super().describe() | {"flags": {} if self._says_so else {"deterministic": True}}
+
+    def call(self, op: str, inputs: Values, dtype: str) -> Values:
+        """Return the right answer, every second one with other bits."""
+        self._calls += 1
+        change = _next_up if self._calls % 2 and op == "kernel.dense" else _kept
+        return {name: change(value) for name, value in super().call(op, inputs, dtype).items()}
+
+
+class Forgetful(Right):
+    """A port that is right the first time, and says that it is not deterministic so as not to be asked again."""
+
+    name = "second-answer-wrong"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._seen: set[str] = set()
+
+    def describe(self) -> Values:
+        """Return what it says of itself: that its answers may differ."""
+        return super().describe() | {"flags": {"deterministic": False}}
+
+    def call(self, op: str, inputs: Values, dtype: str) -> Values:
+        """Return the right answer, and a wrong one to the same call later."""
+        key = _key(op, inputs, dtype)
+        change = _zeros if key in self._seen else _kept
+        self._seen.add(key)
+        return {name: change(value) for name, value in super().call(op, inputs, dtype).items()}
+
+
+def _kept(value: Any) -> Any:
+    return value
+
+
+def _next_up(value: Any) -> Any:
+    """Return the next numbers above those that are no integers: sums of integers leave no room (KRN-007)."""
+    if value.dtype.kind != "f":
+        return value
+    return np.where(value == np.rint(value), value, np.nextafter(value, value.dtype.type(np.inf)))
+
+
 def _more(port: Table, op: str, inputs: Values, dtype: str) -> Values:
     assert isinstance(port, Null)
     return port.right(op, inputs, dtype) | {"more": 1}
@@ -165,8 +215,11 @@ MODES: dict[str, Callable[[], Table]] = {
     "wrong-endianness": lambda: Null("wrong-endianness", _each(_swapped)),
     "more-outputs": lambda: Null("more-outputs", _more),
     "memory-hog": lambda: Null("memory-hog", _hog),
+    "unsteady": lambda: Unsteady("unsteady", says_so=False),
+    "unsteady-and-says-so": lambda: Unsteady("unsteady-and-says-so", says_so=True),
+    "second-answer-wrong": Forgetful,
 }
-"""Null ports by name; `right` is none, it shows that the kit would say so."""
+"""Null ports by name; `right` and `unsteady-and-says-so` are none, they show that the kit would say so."""
 
 
 def port_of(mode: str) -> Table:

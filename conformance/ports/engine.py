@@ -1,6 +1,7 @@
 """Our engine as a port: one function an operation, each a few calls into seft_ref."""
 
 import copy
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -21,7 +22,17 @@ from seft_ref.arrays import Array, array_namespace, device, to_numpy
 from seft_ref.errors import SeftError
 from seft_ref.kernels import reference
 
-__all__ = ["EnginePort", "compiled", "compiled_kernels", "reference_numpy", "strict", "strict_like"]
+__all__ = [
+    "EnginePort",
+    "compiled",
+    "compiled_kernels",
+    "cupy",
+    "cupy_like",
+    "reference_numpy",
+    "strict",
+    "strict_like",
+    "without_cupy",
+]
 
 Operation = Callable[[dict[str, Any]], dict[str, Any]]
 
@@ -97,7 +108,8 @@ def _back(value: Any) -> Any:
         return {k: _back(v) for k, v in value.items()}
     if isinstance(value, list):
         return [_back(v) for v in value]
-    return to_numpy(value) if hasattr(value, "__array_namespace__") else value
+    # CuPy has get, and __array_namespace__ in late versions only
+    return to_numpy(value) if hasattr(value, "__array_namespace__") or hasattr(value, "get") else value
 
 
 def reference_numpy() -> EnginePort:
@@ -127,6 +139,44 @@ def strict() -> EnginePort:
     if like is None:
         raise SystemExit("this needs array-api-strict; pip install array-api-strict")
     return EnginePort("engine on array-api-strict", like, classes=("fp32",), kinds=("rule", "layer"))
+
+
+def cupy() -> EnginePort:
+    """Return the engine on arrays of CuPy, on the current device.
+
+    Raises:
+        SystemExit: CuPy is not installed, or finds no device.
+    """
+    told = without_cupy()
+    if told:
+        raise SystemExit(told)
+    return EnginePort("engine on CuPy", cupy_like(), kinds=("rule", "layer"))
+
+
+def without_cupy() -> str:
+    """Return why there are no arrays of CuPy, and what to do about it; empty if there are."""
+    try:
+        cupy_like()
+    except ImportError:
+        return "this needs CuPy; pip install cupy-cuda12x, or for CUDA 13 cupy-cuda13x"
+    except Exception as error:  # noqa: BLE001  drivers and libraries that are missing have errors of many classes
+        first = next(iter(str(error).splitlines()), type(error).__name__)
+        return f"CuPy finds no device ({first}); install the driver of an NVIDIA GPU, or choose another backend"
+    return ""
+
+
+def cupy_like() -> Array:
+    """Return an array of CuPy on the current device.
+
+    Raises:
+        ImportError: CuPy is not installed.
+        Exception: what CuPy raises where it finds no device.
+    """
+    with warnings.catch_warnings():
+        # CuPy may look for CUDA with a warning
+        warnings.simplefilter("ignore")
+        import cupy as xp
+    return xp.zeros(0)
 
 
 def compiled_kernels() -> Any:

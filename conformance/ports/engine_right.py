@@ -1,17 +1,20 @@
-"""Our engine with kernel sets that add up in other orders: all are right, and a kit that refuses one is not.
+"""Our engine with kernel sets that add up in other orders, and in 16 bits: a kit that refuses one is not right.
 
-Each is the reference set with its three products replaced. What a product is of, and what is refused, stays.
+Each set is the reference set with its three products replaced. What a product is of, and what is refused, stays.
 """
 
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
+
+from conformance.compare import float_type
 from conformance.ports.engine import EnginePort
 from seft_ref.arrays import Array, array_namespace, device
 from seft_ref.kernels import NAMES, reference
 from seft_ref.topology import Topology, flat
 
-__all__ = ["fused", "permuted", "split"]
+__all__ = ["fused", "permuted", "reduced", "split"]
 
 
 def _whole(packed: Any) -> Array:
@@ -113,3 +116,23 @@ def split() -> EnginePort:
 def fused() -> EnginePort:
     """Return the engine with products that are added before they are rounded."""
     return EnginePort("engine with fused sums", kernels=_set(_fused), kinds=("layer", "whole"))
+
+
+class _Reduced(EnginePort):
+    """The engine on arrays of a 16-bit type: they are widened, and each result is rounded once (PRT-011)."""
+
+    def call(self, op: str, inputs: dict[str, Any], dtype: str) -> dict[str, Any]:
+        """Return the outputs of an operation; see `conformance.port.Port`."""
+        kind = float_type(dtype)
+        wide = {k: v.astype(np.float32) if _has(v, kind) else v for k, v in inputs.items()}
+        out = super().call(op, wide, "float32")
+        return {k: v.astype(kind) if _has(v, np.dtype(np.float32)) else v for k, v in out.items()}
+
+
+def _has(value: Any, kind: np.dtype[Any]) -> bool:
+    return isinstance(value, np.ndarray) and value.dtype == kind
+
+
+def reduced() -> EnginePort:
+    """Return the engine in 16 bits, with sums in float32."""
+    return _Reduced("engine in 16 bits", classes=("bf16", "fp16"), kinds=("layer",))

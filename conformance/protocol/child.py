@@ -21,13 +21,13 @@ from types import TracebackType
 from typing import Any, Self
 
 from conformance.port import Refused, Unsupported
+from conformance.protocol.ends import Ends
 from conformance.protocol.values import Malformed, decode, encode, line, parse
 
 __all__ = ["Breach", "Child", "Crash", "Hello", "Late", "PortError", "PortFault", "StartError"]
 
 PROTOCOL = 1
 _LONGEST_LINE = 1 << 28
-_STDERR_KEPT = 1 << 14
 _FILE_OPS_MEMORY = 2 << 30
 """Bytes of address space beyond what the port has that an operation on files may take."""
 
@@ -86,13 +86,21 @@ class Hello:
             raise Breach("its hello has no ops, an object of operation to list of numeric classes")
         self.port: dict[str, Any] = told
         self.ops: dict[str, list[str]] = ops
-        self.flags: dict[str, Any] = message.get("flags") or {}
+        flags = message.get("flags") or {}
+        if not isinstance(flags, dict):
+            raise Breach("its hello has flags that are no object")
+        self.flags: dict[str, Any] = flags
 
     @property
     def name(self) -> str:
         """What reports call the port."""
         version = self.port.get("version")
         return str(self.port.get("name", "port")) + (f" {version}" if version else "")
+
+    @property
+    def deterministic(self) -> bool:
+        """It says that the same call gets the same bytes (PRT-013)."""
+        return self.flags.get("deterministic") is True
 
 
 class Child:
@@ -109,7 +117,7 @@ class Child:
         self._process: subprocess.Popen[bytes] | None = None
         self._scratch = Path(tempfile.mkdtemp(prefix="seft-port-"))
         self._buffer = b""
-        self._stderr = b""
+        self._stderr = Ends()
         self._hello: Hello | None = None
         self._last_raw = b""
         self.on_line: Callable[[str, bytes], object] = lambda arrow, raw: None
@@ -129,8 +137,12 @@ class Child:
 
     @property
     def stderr(self) -> str:
-        """The last that the port wrote to standard error."""
-        return self._stderr.decode("utf-8", "replace")
+        """What the port wrote to standard error, without the middle where it is long."""
+        return self._stderr.text
+
+    def said(self) -> str:
+        """Return the first and the last lines of it, each after a line feed; the first often hold the cause."""
+        return "".join(f"\n  stderr: {text}" for text in self._stderr.lines())
 
     def hello(self) -> Hello:
         """Start the port if it does not run, and return what it says of itself.
@@ -146,7 +158,7 @@ class Child:
             self._hello = Hello(answer)
         except PortFault as fault:
             self._kill()
-            raise StartError(f"{self.command[0]}: {fault}{self._said()}") from fault
+            raise StartError(f"{self.command[0]}: {fault}{self.said()}") from fault
         return self._hello
 
     def call(self, op: str, inputs: dict[str, Any], dtype: str) -> dict[str, Any]:
@@ -170,7 +182,7 @@ class Child:
             if fault.lost:
                 self._kill()
                 self.restarts += 1
-                raise type(fault)(f"{fault}{self._said()}") from fault
+                raise type(fault)(f"{fault}{self.said()}") from fault
             raise
         finally:
             for path in self._scratch.iterdir():
@@ -219,11 +231,11 @@ class Child:
         if kind == "unsupported":
             raise Unsupported(str(answer.get("what", "")))
         if kind == "error":
-            raise PortError(f"{answer.get('message', '')}\n{answer.get('trace', '')}".strip())
+            raise PortError(f"it answers with an error: {answer.get('message', '')}\n{answer.get('trace', '')}".strip())
         raise Breach(f"its answer is of no known type: {str(answer)[:200]}")
 
     def _start(self) -> None:
-        self._buffer = self._stderr = b""
+        self._buffer, self._stderr = b"", Ends()
         try:
             self._process = subprocess.Popen(
                 self.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0
@@ -319,7 +331,7 @@ class Child:
         said = os.read(fileno, 1 << 16)
         if not said:
             ready.unregister(stream)
-        self._stderr = (self._stderr + said)[-_STDERR_KEPT:]
+        self._stderr.add(said)
 
     def _how_it_ended(self, process: "subprocess.Popen[bytes]", started: bool) -> str:  # noqa: FBT001  private
         try:
@@ -329,15 +341,11 @@ class Child:
         assert process.stderr is not None
         try:
             while said := os.read(process.stderr.fileno(), 1 << 16):
-                self._stderr = (self._stderr + said)[-_STDERR_KEPT:]
+                self._stderr.add(said)
         except BlockingIOError:
             pass
         told = f"signal {-status}" if status < 0 else f"exit status {status}"
         return f"it ended with {told}{' in the middle of an answer' if started else ''}"
-
-    def _said(self) -> str:
-        tail = self.stderr.strip().splitlines()[-6:]
-        return "".join(f"\n  stderr: {text}" for text in tail)
 
     def _limited(self, op: str) -> "_AddressSpace":
         assert self._process is not None

@@ -10,9 +10,8 @@ from typing import Any
 
 from conformance.cases import Case, load_all
 from conformance.clauses import SPEC
-from conformance.harness import Failure, Result, Variant
+from conformance.harness import Failure, Result, classes_of
 from conformance.judgement import REVISION, PropertyResult, Run, cases_of, kit_digest
-from conformance.ops import OPS
 from conformance.profiles import CLASSES, PROFILES, profiles_of_case
 from conformance.report.lines import VERSION, footer, verdict_row
 from conformance.report.summary import OUTCOMES, WRONG
@@ -31,6 +30,7 @@ _LINES: dict[str, dict[str, tuple[type, ...]]] = {
         "kit_sha256": (str,),
         "seed": (str,),
         "fresh": (bool,),
+        "deterministic": (bool,),
         "port": (dict,),
         "options": (dict,),
         "complaints": (list,),
@@ -57,6 +57,7 @@ _LINES: dict[str, dict[str, tuple[type, ...]]] = {
         "examples": (int,),
         "skipped": (str,),
         "failure": (str,),
+        "waived": (str,),
     },
     "footer": {"cases": (int,), "properties": (int,), "outcomes": (dict,), "property_outcomes": (dict,)},
 }
@@ -213,7 +214,7 @@ def _ids(options: _Row, rows: Sequence[_Row], known: dict[str, Case]) -> list[st
     strange = [name for name in told if name in known and name not in mine]
     wrong += _named("belongs to no profile of the header", "belong to no profile of the header", strange)
     if not options["filtered"]:
-        missing = [n for n, case in mine.items() if n not in told and _ways(case, options["classes"])]
+        missing = [n for n, case in mine.items() if n not in told and classes_of(case, options["classes"])]
         wrong += _named("is missing", "are missing", missing)
     return wrong
 
@@ -234,21 +235,6 @@ def _named(one: str, many: str, names: Sequence[str]) -> list[str]:
     return [f"{shown}{more} {one if len(names) == 1 else many}."]
 
 
-class _Nobody:
-    """A port that is never called."""
-
-    name = "nobody"
-
-    def call(self, op: str, inputs: _Row, dtype: str) -> _Row:
-        raise NotImplementedError
-
-
-def _ways(case: Case, classes: Sequence[str]) -> int:
-    """Return in how many of the classes a case is asked."""
-    taken = sum(Variant(_Nobody(), CLASSES[name]).takes(case) for name in classes)
-    return min(taken, 1) if OPS[case.op].kind == "scalar" else taken
-
-
 def _run(header: _Row, cases: Sequence[_Row], asked: Sequence[_Row], known: dict[str, Case]) -> Run:
     """Return the run that a report tells of."""
     options = header["options"]
@@ -267,12 +253,16 @@ def _run(header: _Row, cases: Sequence[_Row], asked: Sequence[_Row], known: dict
                 row["examples"],
                 failure=row["failure"],
                 skipped=row["skipped"],
+                waived=row["waived"],
             )
             for row in asked
         ],
+        # that none is missing has been looked at
+        chosen=dict.fromkeys([row["id"] for row in (*cases, *asked)], 0),
         seed=header["seed"],
         fresh=header["fresh"],
         filtered=options["filtered"],
+        deterministic=header["deterministic"],
         complaints=header["complaints"],
         spec_sha256=header["spec_sha256"],
         kit_sha256=header["kit_sha256"],
@@ -302,7 +292,7 @@ def _case(row: _Row, result: Result, classes: Sequence[str]) -> list[str]:
     elif row["outcome"] == "pass":
         if not 0 <= result.ratio <= 1:
             wrong.append(f"{name} is told as a pass that used {result.ratio:.3g} times its bound.")
-        if row["ran"] < (ways := _ways(case, classes)):
+        if row["ran"] < (ways := len(classes_of(case, classes))):
             wrong.append(f"{name} is told as a pass, but was asked in {row['ran']} of {ways} classes.")
     elif row["outcome"] == "waived" and not (row["failures"] or row["skipped"]):
         wrong.append(f"{name} is told as waived, but its line has nothing to forgive.")
@@ -317,6 +307,8 @@ def _property(row: _Row, one: PropertyResult, run: Run) -> list[str]:
         wrong.append(f"{row['id'][:80]} is told as {row['outcome'][:40]}, its own line shows {one.status}.")
     elif one.status == "passed" and row["examples"] < 1:
         wrong.append(f"{row['id'][:80]} is told as passed, but no example was tried.")
+    elif one.waived and not (row["failure"] or row["skipped"]):
+        wrong.append(f"{row['id'][:80]} is told as waived, but its line has nothing to forgive.")
     return wrong
 
 

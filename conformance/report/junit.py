@@ -60,10 +60,10 @@ def _of_case(result: Result) -> tuple[str, str, float]:
 
 def _of_property(one: PropertyResult) -> tuple[str, str, float]:
     where = f"{one.profile}.properties"
-    if one.failure:
+    if one.status == "failed":
         return _test(where, one.name, one.seconds, "failure", one.failure, one.failure, "property")
-    if one.skipped:
-        return _test(where, one.name, one.seconds, "skipped", one.skipped)
+    if one.status == "skipped":
+        return _test(where, one.name, one.seconds, "skipped", f"waived: {one.waived}" if one.waived else one.skipped)
     return _test(where, one.name, one.seconds)
 
 

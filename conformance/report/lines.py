@@ -37,6 +37,7 @@ def header(run: Run) -> dict[str, Any]:
         "kit_sha256": run.kit_sha256,
         "seed": run.seed,
         "fresh": run.fresh,
+        "deterministic": run.deterministic,
         "port": run.port,
         "host": {
             "system": platform.system(),
@@ -111,6 +112,7 @@ def property_row(one: PropertyResult) -> dict[str, Any]:
         "seconds": round(one.seconds, 6),
         "skipped": one.skipped,
         "failure": one.failure,
+        "waived": one.waived,
         "artifact": None if one.artifact is None else one.artifact.name,
     }
 

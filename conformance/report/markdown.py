@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from conformance.clauses import SPEC
 from conformance.judgement import REVISION, Run
 from conformance.report.shown import detail_text
-from conformance.report.summary import OUTCOMES, failed, op_rows, profile_rows, repeat_command
+from conformance.report.summary import OUTCOMES, broken, failed, op_rows, profile_rows, repeat_command
 from conformance.report.words import clip
 
 __all__ = ["markdown"]
@@ -44,8 +44,8 @@ def markdown(run: Run) -> str:
 
 
 def _failures(run: Run) -> list[str]:
-    wrong, broken = failed(run.results), [p for p in run.properties if p.failure]
-    lines = ["## Failures", ""] if wrong or broken else []
+    wrong, untrue = failed(run.results), broken(run.properties)
+    lines = ["## Failures", ""] if wrong or untrue else []
     for result in wrong[:_MOST]:
         first = result.failures[0]
         told = f"{first.variant}: {first.output} {detail_text(first).split(chr(10))[0]}"
@@ -56,8 +56,8 @@ def _failures(run: Run) -> list[str]:
             f"  - {_code(repeat_command(run, result.case))}",
         ]
     lines += _more(wrong)
-    lines += [f"- **{_text(p.name)}** (property): {_text(clip(p.failure, 300))}" for p in broken[:_MOST]]
-    return lines + _more(broken)
+    lines += [f"- **{_text(p.name)}** (property): {_text(clip(p.failure, 300))}" for p in untrue[:_MOST]]
+    return lines + _more(untrue)
 
 
 def _more(items: Sequence[object]) -> list[str]:

@@ -8,7 +8,7 @@ from conformance.judgement import REVISION, Run
 from conformance.report.markup import Markup, join, tag
 from conformance.report.page_clauses import clause_matrix
 from conformance.report.page_failures import failure_cards
-from conformance.report.summary import MARGINAL, OUTCOMES, failed, op_rows, profile_rows
+from conformance.report.summary import MARGINAL, OUTCOMES, broken, failed, op_rows, profile_rows
 
 __all__ = ["page"]
 
@@ -64,7 +64,7 @@ def _tiles(run: Run) -> Markup:
 
 def _contents(run: Run) -> Markup:
     parts = [("profiles", "Profiles"), ("tolerance", "Tolerance"), ("unjudged", "Not judged"), ("clauses", "Clauses")]
-    n = len(failed(run.results)) + sum(bool(p.failure) for p in run.properties) + len(run.complaints)
+    n = len(failed(run.results)) + len(broken(run.properties)) + len(run.complaints)
     if n:
         parts.insert(1, ("failures", f"{n} failures"))
     return tag("nav", *(tag("a", text, href=f"#{name}") for name, text in parts))
@@ -140,7 +140,7 @@ def _not_judged(run: Run) -> Markup:
             groups[r.outcome, r.waived or r.skipped] += 1
     for p in run.properties:
         if p.status == "skipped":
-            groups["property skipped", p.skipped] += 1
+            groups["waived" if p.waived else "property skipped", p.waived or p.skipped] += 1
     head = tag("h2", "Not judged, or forgiven", id="unjudged")
     if not groups:
         return join(head, tag("p", "Nothing."))

@@ -8,7 +8,7 @@ from conformance.harness import Failure, Result
 from conformance.judgement import PropertyResult, Run
 from conformance.report.markup import Markup, join, sentence, tag
 from conformance.report.shown import detail_text, difference, first_index, value_text
-from conformance.report.summary import failed, repeat_command
+from conformance.report.summary import broken, failed, repeat_command
 
 __all__ = ["failure_cards"]
 
@@ -17,8 +17,8 @@ _OPEN, _MOST, _FEW = 3, 300, 2
 
 def failure_cards(run: Run, signatures: Mapping[str, Sequence[str]]) -> Markup:
     """Return the failures, those of the manifest first."""
-    wrong, broken = failed(run.results), [p for p in run.properties if p.failure]
-    if not (wrong or broken or run.complaints):
+    wrong, untrue = failed(run.results), broken(run.properties)
+    if not (wrong or untrue or run.complaints):
         return Markup("")
     parts = [tag("h2", "Failures", id="failures")]
     if run.complaints:
@@ -31,7 +31,7 @@ def failure_cards(run: Run, signatures: Mapping[str, Sequence[str]]) -> Markup:
     parts += [_card(run, r, signatures.get(r.case.id, ()), at < _OPEN) for at, r in enumerate(wrong[:_MOST])]
     if len(wrong) > _MOST:
         parts.append(tag("p", f"{len(wrong) - _MOST} more are in report.jsonl."))
-    parts += [_property_card(run, p) for p in broken[:_MOST]]
+    parts += [_property_card(run, p) for p in untrue[:_MOST]]
     return join(*parts)
 
 

@@ -72,7 +72,7 @@ class ClauseRow:
     def outcome(self) -> str:
         """Return passed, failed, waived, partly (some passed, the rest was not judged), not judged or not asked."""
         found = [r.outcome for r in self.results]
-        found += [{"passed": "pass", "failed": "fail"}.get(p.status, "notrun") for p in self.properties]
+        found += [p.outcome for p in self.properties]
         if not found:
             return "not asked" if self.known else "no case"
         if WRONG & set(found):
@@ -146,6 +146,11 @@ def failed(results: Sequence[Result]) -> list[Result]:
     return [r for r in results if r.outcome in WRONG]
 
 
+def broken(properties: Sequence[PropertyResult]) -> list[PropertyResult]:
+    """Return the properties that fail and are not forgiven."""
+    return [p for p in properties if p.status == "failed"]
+
+
 def repeat_command(run: Run, case: Case) -> str:
     """Return the command line that asks one case again."""
     return " ".join(["python tools/verify.py", *run.command, f"--only {shlex.quote(escape(case.id))}"])
@@ -203,5 +208,5 @@ def as_summary(run: Run, version: int) -> dict[str, Any]:
             row.id: {"level": row.level, "outcome": row.outcome, "cases": len(row.results)} for row in clause_rows(run)
         },
         "bounds_used": {row.op: {"used": row.used, "case": row.worst} for row in op_rows(run)},
-        "failures": [r.case.id for r in failed(run.results)] + [p.name for p in run.properties if p.failure],
+        "failures": [r.case.id for r in failed(run.results)] + [p.name for p in broken(run.properties)],
     }

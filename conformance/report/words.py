@@ -50,10 +50,17 @@ def tidy(run: Run) -> Run:
     """Return a copy of a run with every text fit to be shown."""
     return replace(
         run,
+        chosen={clip(name, _SHORT): n for name, n in run.chosen.items()},
         port=plain(run.port),
         results=[_result(r) for r in run.results],
         properties=[
-            replace(p, failure=clip(p.failure), skipped=clip(p.skipped, _SHORT), name=clip(p.name, _SHORT))
+            replace(
+                p,
+                failure=clip(p.failure),
+                skipped=clip(p.skipped, _SHORT),
+                waived=clip(p.waived, _SHORT),
+                name=clip(p.name, _SHORT),
+            )
             for p in run.properties
         ],
         filtered=clip(run.filtered, _SHORT),

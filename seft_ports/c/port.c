@@ -21,10 +21,12 @@ static const operation *find(const json *op)
     return NULL;
 }
 
-/* An id as it came: a string, an integer, or null for anything else. */
-static void put_id(json_out *out, const json *id)
+/* The beginning of an answer; an id as it came: a string, an integer, or null for anything else. */
+static void put_head(json_out *out, const char *type, const json *id)
 {
-    json_puts(out, "\"id\":");
+    json_puts(out, "{\"type\":");
+    json_string(out, type, strlen(type));
+    json_puts(out, ",\"id\":");
     if (id && id->kind == JSON_STRING)
         json_string(out, id->text, id->size);
     else if (id && id->kind == JSON_INTEGER)
@@ -35,14 +37,13 @@ static void put_id(json_out *out, const json *id)
 
 static void put_error(json_out *out, const json *id, const char *message)
 {
-    json_puts(out, "{\"type\":\"error\",");
-    put_id(out, id);
+    put_head(out, "error", id);
     json_puts(out, ",\"message\":");
     json_string(out, message, strlen(message));
     json_puts(out, "}");
 }
 
-/* PRT-004 */
+/* PRT-004, PRT-011 */
 static void put_hello(json_out *out)
 {
     const operation *one;
@@ -72,8 +73,7 @@ static void answer_call(const json_tree *tree, const json *message, json_out *ou
     c.real = json_is(dtype, "float32") ? F32 : F64;
     c.out = out;
     if (!op) {
-        json_puts(out, "{\"type\":\"unsupported\",");
-        put_id(out, id);
+        put_head(out, "unsupported", id);
         json_puts(out, "}");
         return;
     }
@@ -81,16 +81,14 @@ static void answer_call(const json_tree *tree, const json *message, json_out *ou
         put_error(out, id, "a call has inputs, and the dtype float64 or float32");
         return;
     }
-    json_puts(out, "{\"type\":\"ok\",");
-    put_id(out, id);
+    put_head(out, "ok", id);
     json_puts(out, ",\"out\":{");
     op->run[c.real == F32](&c);
     json_puts(out, "}}");
     if (c.failed)
         out->size = begin;
     if (c.failed && *c.error.clause) {
-        json_puts(out, "{\"type\":\"rejected\",");
-        put_id(out, id);
+        put_head(out, "rejected", id);
         json_puts(out, ",\"code\":");
         json_string(out, c.error.clause, strlen(c.error.clause));
         json_puts(out, ",\"detail\":");
@@ -122,8 +120,7 @@ static int answer(json_tree *tree, char *line, size_t size, json_out *out)
         answer_call(tree, message, out);
     } else if (json_is(type, "ping")) {
         /* PRT-008 */
-        json_puts(out, "{\"type\":\"pong\",");
-        put_id(out, json_member(tree, message, "id"));
+        put_head(out, "pong", json_member(tree, message, "id"));
         json_puts(out, "}");
     } else {
         put_error(out, json_member(tree, message, "id"), "a message of no known type");
@@ -158,13 +155,11 @@ int main(void)
     json_tree tree;
     json_out out;
     long long size;
-    int more = 1;
     memset(&tree, 0, sizeof tree);
     memset(&out, 0, sizeof out);
-    while (more && (size = read_line(stdin, &line, &room)) != -1) {
+    while ((size = read_line(stdin, &line, &room)) != -1) {
         char none[1] = "";
-        more = answer(&tree, size > 0 ? line : none, size > 0 ? (size_t)size : 0, &out);
-        if (!more)
+        if (!answer(&tree, size > 0 ? line : none, size > 0 ? (size_t)size : 0, &out))
             break;
         if (out.failed)
             fputs("{\"type\":\"error\",\"id\":null,\"message\":\"out of memory\"}", stdout);

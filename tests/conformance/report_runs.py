@@ -57,7 +57,14 @@ def run_of(results=(), **more):
         "started": "2026-01-02T03:04:05Z",
         "seconds": 1.5,
     }
-    return Run(**told | more)
+    run = Run(**told | more)
+    return chosen(run)
+
+
+def chosen(run):
+    """The run, with nothing to be asked but what it has results of."""
+    run.chosen = {one.name: 0 for one in [*run.results, *run.properties]}
+    return run
 
 
 def passed(case, ratio=0.25):

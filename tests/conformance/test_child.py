@@ -143,22 +143,63 @@ def test_PRT_006_PRT_007_each_breach_has_its_status(child, body, ops, outcome, s
     assert says in result.failures[0].detail
 
 
+class Always(random.Random):
+    """Every call is made twice."""
+
+    def random(self):
+        return 0.0
+
+
 @pytest.mark.parametrize(
     ("second", "says"), [(COUNT[0].expected["n"], None), (-1, "other bytes"), ("None", "other bytes")]
 )
-def test_PRT_004_PRT_009_a_port_that_says_so_gives_the_same_bytes_twice(child, second, says):
-    class Always(random.Random):
-        def random(self):
-            return 0.0
-
+def test_PRT_013_a_port_that_says_so_gives_the_same_bytes_twice(child, second, says):
     case = next(c for c in COUNT if not c.refused)
     body = f'say(type="ok", id=n, out={{"n": {case.expected["n"]} if first else {second}}}); first = False'
     port = child(body)
     (result,) = run([case], [Variant(port, "float64", deterministic=True)], order=Always())
     assert [f.detail for f in result.failures] == [] if says is None else says in result.failures[0].detail
-    # one that does not promise it is not asked twice
+    # one that does not promise it is asked twice all the same, and each answer has to be right
     (result,) = run([case], [Variant(child(body), "float64")], order=Always())
-    assert result.outcome == "pass"
+    assert result.outcome == ("pass" if says is None else "fail")
+
+
+def test_PRT_013_a_second_answer_may_differ_within_its_bound_where_nothing_else_is_said(child):
+    case = next(c for c in load_all() if c.op == "schedule.fraction" and not c.refused)
+    value = case.expected["value"]
+    for bits, outcomes in ((0, ("pass", "pass")), (1, ("fail", "pass")), (2**40, ("fail", "fail"))):
+        other = float(value + bits * np.spacing(value))
+        told = f'"{value.hex()}" if first else "{other.hex()}"'
+        body = f'say(type="ok", id=n, out={{"value": {{"f64": {told}}}}}); first = False'
+        found = []
+        for steady in (True, False):
+            port = child(body, '{"schedule.fraction": ["exact64"]}')
+            found += run([case], [Variant(port, "float64", deterministic=steady)], order=Always())
+        assert tuple(r.outcome for r in found) == outcomes
+
+
+def test_PRT_009_one_call_of_each_operation_is_made_twice_whatever_is_drawn(child):
+    class Never(random.Random):
+        def random(self):
+            return 0.9
+
+    case = next(c for c in COUNT if not c.refused)
+    body = f'say(type="ok", id=n, out={{"n": {case.expected["n"]} if first else -1}}); first = False'
+    (result,) = run([case], [Variant(child(body), "float64", deterministic=True)], order=Never())
+    assert "asked again" in result.failures[0].detail
+
+
+@pytest.mark.parametrize(("lines", "shown"), [(3, 3), (13, 13), (14, 13), (200_000, 13)])
+def test_the_first_and_the_last_lines_of_standard_error_are_shown(child, lines, shown):
+    port = child(f'for i in range({lines}): print("line", i, file=sys.stderr)\n        sys.exit(3)')
+    with pytest.raises(Crash) as told:
+        port.call("count.drop", GIVEN, "float64")
+    said = str(told.value).splitlines()[1:]
+    assert len(said) == shown
+    assert (said[0], said[-1]) == ("  stderr: line 0", f"  stderr: line {lines - 1}")
+    if lines > shown:
+        assert "left out" in said[6]
+        assert len(port.stderr) < 20_000
 
 
 @pytest.mark.parametrize(

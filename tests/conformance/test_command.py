@@ -128,7 +128,10 @@ def test_what_a_port_raises_is_a_failure_of_the_port(verify, broken):
         (["--port", "/no/such/program"], 3, "did not start"),
         (["--port", "true"], 3, "did not start"),
         (["--port-py", "no.such:Port"], 3, "did not start"),
+        (["--port", ""], 2, "names no program"),
+        (["--port", "my_port 'x"], 2, "is no command"),
         (["doctor"], 2, "--port"),
+        (["doctor", "--port", ""], 2, "names no program"),
         (["explain", "SEL-01"], 2, "near it are SEL-00"),
         (["new-port", "cobol", "x"], 2, "choose one of python"),
         (["check-report", "no/such.jsonl"], 2, "no such file"),
@@ -224,6 +227,85 @@ def test_a_new_port_is_well_and_right_in_two_operations(verify, tmp_path, monkey
     assert ", 0 failed, 0 skipped" in out.splitlines()[-1]
 
 
+@pytest.mark.parametrize("program", ["/no/such/program", "true", f"{sys.executable} -c 'import nothing_of_the_kind'"])
+def test_doctor_of_a_port_that_does_not_start_ends_with_3(verify, program):
+    status, out, err = verify("doctor", "--port", program)
+    assert status == 3
+    assert "verify: the port did not start: " in err
+    assert out.startswith("starting ")
+
+
+ONCE = """
+import json, os, sys
+for text in sys.stdin:
+    m = json.loads(text)
+    if os.path.exists({flag!r}): sys.exit(9)
+    if m["type"] == "call": open({flag!r}, "w"); sys.exit("lost")
+    out = {{"type": "pong", "id": m.get("id")}}
+    if m["type"] == "hello":
+        out = {{"type": "hello", "protocol": 1, "port": {{"name": "it"}}, "ops": {{"select.largest": ["fp32"]}}}}
+    print(json.dumps(out), flush=True)
+"""
+
+
+def test_doctor_of_a_port_that_is_lost_and_starts_no_more_ends_with_1(verify, tmp_path):
+    """It did start: what it does afterwards is a wrong answer."""
+    (tmp_path / "port.py").write_text(ONCE.format(flag=str(tmp_path / "flag")))
+    status, out, _ = verify("doctor", "--port", f"{sys.executable} {tmp_path / 'port.py'}")
+    assert status == 1
+    assert "stderr: lost" in out
+    assert out.count("WRONG") == 3
+
+
+NO_DEVICE = "def zeros(n): raise RuntimeError('cudaErrorNoDevice: none\\nand more')"
+STRICT = (
+    "import array_api_strict as xp\nclass ndarray: pass\ndef zeros(n): return xp.zeros(n, device=xp.Device('device1'))"
+)
+
+
+def test_without_cupy_or_a_device_nothing_is_run_and_one_line_says_what_to_install(verify, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "cupy", None)
+    status, out, err = verify("--backend", "numpy", "--backend", "cupy")
+    assert (status, out) == (2, "")
+    assert err == "verify: --backend cupy: this needs CuPy; pip install cupy-cuda12x, or for CUDA 13 cupy-cuda13x\n"
+    monkeypatch.delitem(sys.modules, "cupy")
+    (tmp_path / "cupy.py").write_text(NO_DEVICE)
+    monkeypatch.syspath_prepend(tmp_path)
+    status, out, err = verify("--backend", "cupy")
+    assert (status, out, err.count("\n")) == (2, "", 1)
+    assert "finds no device (cudaErrorNoDevice: none); install the driver" in err
+
+
+def test_with_arrays_of_cupy_the_engine_is_judged_on_them(verify, tmp_path, monkeypatch):
+    """A module of that name whose arrays are array_api_strict's: what is asked for is the current device's zeros."""
+    (tmp_path / "cupy.py").write_text(STRICT)
+    monkeypatch.delitem(sys.modules, "cupy", raising=False)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{ROOT}")
+    status, out, err = verify("--backend", "cupy", "--only", "kernel.sparse", "--class", "fp32", *BARE)
+    assert (status, err) == (0, "")
+    assert "engine on CuPy" in out
+    monkeypatch.delitem(sys.modules, "cupy")
+
+
+@pytest.mark.parametrize("lost", [slice(1), slice(-1, None), slice(0, 0)])
+def test_a_run_that_lost_results_is_the_fault_of_the_kit(verify, monkeypatch, lost):
+    right = runner.run_cases
+
+    def losing(cases, *more):
+        found = right(cases, *more)
+        if not cases:
+            return found
+        del found[lost]
+        return found if lost != slice(0, 0) else [*found, found[0]]
+
+    monkeypatch.setattr(runner, "run_cases", lambda cases, *more, **named: losing(list(cases), *more) if more else [])
+    status, out, err = verify("--backend", "numpy", "--only", "select.largest", *BARE)
+    assert status == 4
+    assert "the kit is at fault" in err
+    assert "no verdict" in out
+
+
 def test_doctor_shows_the_lines_and_what_is_wrong(verify, broken):
     status, out, _ = verify("doctor", *broken(HIGHER))
     assert status == 1
@@ -271,3 +353,29 @@ def test_known_failures_are_forgiven_and_new_ones_are_not(verify, broken, tmp_pa
     status, out, _ = verify("--backend", "numpy", "--only", "rng.*", *BARE, "--expect", manifest)
     assert status == 1
     assert "FAILED expectation" in out
+    # what is no manifest is left alone
+    other = tmp_path / "other.toml"
+    other.write_text("x = 1")
+    status, _, err = verify(*port, "--write-expect", other)
+    assert (status, other.read_text()) == (2, "x = 1")
+    assert "x is not known" in err
+    # other cases say nothing of these
+    before = manifest.read_text()
+    assert verify("--backend", "numpy", "--only", "select.largest", *BARE, "--write-expect", manifest)[0] == 0
+    assert manifest.read_text() == before
+
+
+def test_a_known_failure_of_a_property_is_forgiven(verify, broken, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    manifest = tmp_path / "seft-expect.toml"
+    port = (*broken(HIGHER), "--only", "select.largest", "--only", "select.order*", "--examples", "5")
+    assert verify(*port, "--write-expect", manifest)[0] == 1
+    assert "property = " in manifest.read_text()
+    manifest.write_text(manifest.read_text().replace('issue = ""', 'issue = "https://example.org/1"'))
+    status, out, _ = verify(*port, "--expect", manifest, "--report", tmp_path / "report")
+    assert (status, out.splitlines()[-1].split(", ")[1]) == (0, "0 failed")
+    assert "FAILED" not in out
+    assert verify("check-report", tmp_path / "report" / "report.jsonl")[:2] == (0, "the report holds\n")
+    status, out, _ = verify("--backend", "numpy", *port[2:], "--expect", manifest)
+    assert status == 1
+    assert "passes, but is expected to come out as fail" in out

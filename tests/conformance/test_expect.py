@@ -1,40 +1,11 @@
-"""The manifest of expected failures: what it forgives, what it is scolded for, and how it is written."""
+"""The manifest of expected failures: what it forgives, and what it is scolded for."""
 
-import tomllib
-
-import numpy as np
 import pytest
 
-from conformance import whole as atomic
-from conformance.cases import Case
-from conformance.expect import Expect, ManifestError, apply, read, write
+from conformance.expect import ManifestError, apply, read
 from conformance.expect import manifest as module
-from conformance.harness import Failure, Result
+from tests.conformance.expect_rows import URL, bad, entry, good, held, in_classes, listed, skipped, text_of
 from tests.conformance.report_runs import run_of
-
-URL = "https://example.org/issues/1"
-
-
-def case(name):
-    return Case(name, "select.largest", ("SEL-001",), "ties", {}, {"chosen": np.array([7])})
-
-
-def good(name="a.one"):
-    return Result(case(name), ran=2)
-
-
-def bad(name="a.one", *told, status="fail"):
-    told = told or ("at [0] expected 7, got 9",)
-    failures = [Failure(f"port {dtype}", "chosen", text, status=status) for text in told for dtype in ("f32", "f64")]
-    return Result(case(name), failures, ran=2)
-
-
-def skipped(name="a.one", reason="unsupported", why="port 1.2 does not offer select.largest"):
-    return Result(case(name), reason=reason, skipped=why)
-
-
-def entry(name="a.one", status="fail", match="at [0] expected", issue=URL, **more):
-    return Expect(name, status, match, issue, **more)
 
 
 def test_an_expected_failure_is_forgiven():
@@ -137,21 +108,65 @@ def test_a_case_that_was_not_asked_is_let_be():
     assert apply([entry("a.three")], [bad()], known=["a.one"]) == ["a.three matches no case"]
 
 
-def test_properties_cannot_be_listed():
-    for name, more in (("select.order", {}), ("select.*", {"max_matches": 2})):
-        told = apply([entry(name, **more)], [bad()], properties=["select.order"])
-        assert told == [f"{name} names a property; only cases can be expected to fail"]
+def test_a_property_that_fails_is_forgiven_and_told_like_a_case():
+    for result, status in (
+        (held(failure="port f32: chosen"), "fail"),
+        (held(skipped="no select.smallest"), "unsupported"),
+    ):
+        assert apply([listed(status=status)], [result, good()]) == []
+        assert (result.waived, result.outcome, result.status) == (URL, "waived", "skipped")
+        run = run_of([good()], properties=[result])
+        assert (run.verdict().met, run.verdict().conformant, run.waivers, run.counts()) == (True, False, 1, (1, 0, 1))
+
+
+def test_a_listed_property_that_is_not_so_is_a_complaint():
+    for result, text in (
+        (held(), f"select.order passes, but is expected to come out as fail; remove the entry: {URL}"),
+        (held(skipped="no select.smallest"), "expected fail, it comes out as unsupported: 'no select.smallest'"),
+        (held(skipped="the kit's fault: 9 examples without ties"), "it comes out as notrun"),
+    ):
+        (complaint,) = apply([listed()], [result])
+        assert text in complaint
+        assert not result.waived
+    (complaint,) = apply([listed("select.other")], [held()], properties=["select.order"])
+    assert complaint == "select.other matches no property"
+    assert apply([listed()], [bad()], properties=["select.order"]) == []
+    # a case and a property of one name are two things
+    case_of_that_name = bad("select.order")
+    assert apply([listed()], [case_of_that_name], properties=["select.order"]) == []
+    assert not case_of_that_name.waived
+
+
+def test_an_id_that_is_the_name_of_a_property_says_how_to_list_it():
+    (told,) = apply([entry("select.order")], [bad()], properties=["select.order"])
+    assert told == 'select.order matches no case; select.order is a property: write property = "select.order"'
+
+
+def test_a_glob_of_cases_means_no_properties():
+    result = held(failure="x")
+    assert apply([entry("select.*", max_matches=2)], [bad("select.one"), result]) == []
+    assert not result.waived
+
+
+def test_an_entry_of_one_class_expects_failures_of_that_class():
+    only = entry(in_class="fp32")
+    result = in_classes(fp32=("at [0] expected 7",))
+    assert apply([only], [result]) == []
+    assert result.waived
+    result = in_classes(exact64=("at [0] expected 7",))
+    assert "a.one passes in fp32, but is expected to come out as fail" in apply([only], [result])[0]
+    result = in_classes(exact64=("at [0] expected 7",), fp32=("at [0] expected 7",))
+    assert "also comes out as fail" in apply([only], [result])[0]
+    # what was not asked says nothing
+    assert apply([only], [good()], classes=("exact64",)) == []
+    assert apply([entry("a.one", "fail", in_class="fp32")], [skipped(reason="blocked")])[0].startswith(
+        "a.one: expected"
+    )
 
 
 def test_a_long_message_is_told_in_short():
     (complaint,) = apply([entry(match="x")], [bad("a.one", "y" * 1_000_000)])
     assert len(complaint) < 300
-
-
-def text_of(**change):
-    row = {"id": "a.one", "status": "fail", "match": "at [0]", "issue": URL} | change
-    told = {k: v if isinstance(v, int | list) else f'"{v}"' for k, v in row.items() if v is not None}
-    return "[[expect]]\n" + "".join(f"{k} = {v}\n" for k, v in told.items())
 
 
 def test_a_manifest_is_read(tmp_path):
@@ -160,6 +175,8 @@ def test_a_manifest_is_read(tmp_path):
     assert read(path) == [entry(match="at [0]"), entry("a.*", match="at [0]", until="1.0-r3", max_matches=20)]
     path.write_text(text_of(status="unsupported", match=None))
     assert read(path) == [entry(status="unsupported", match="")]
+    path.write_text(text_of(id=None, property="select.order", match=None) + text_of(**{"class": "fp32"}))
+    assert read(path) == [listed(), entry(match="at [0]", in_class="fp32")]
     path.write_text("")
     assert read(path) == []
 
@@ -186,6 +203,11 @@ def test_a_manifest_is_read(tmp_path):
         (text_of(max_matches=2), "max_matches is for globs"),
         (text_of() + "max_matches = true\n", "max_matches must be a number"),
         (text_of(reason="x"), "reason is not known"),
+        (text_of(**{"class": "fp8"}), "class must be one of exact64, fp32"),
+        (text_of(property="select.order"), "entry 1 (select.order): id is not for properties"),
+        (text_of(id=None, property="select.order", max_matches=1), "max_matches is not for properties"),
+        (text_of(id=None, property="select.order", status="crash"), "status must be one of fail, unsupported"),
+        (text_of(id=None, property=""), "property is missing"),
         (text_of() + text_of(id=""), "entry 2 (): id is missing"),
         ("[[expect", "seft-expect.toml: "),
         ("x = 1\n" + text_of(), "x is not known"),
@@ -206,178 +228,3 @@ def test_a_manifest_that_is_none_says_what_to_write(tmp_path, text, says):
 def test_a_manifest_that_is_not_there(tmp_path):
     with pytest.raises(ManifestError, match="cannot be read"):
         read(tmp_path / "none.toml")
-
-
-def filled(path):
-    path.write_text(path.read_text().replace('issue = ""', f'issue = "{URL}"'))
-    return read(path)
-
-
-NEW = """\
-# What is known to be wrong. Each entry needs the URL of the issue that tracks it.
-
-[[expect]]
-id = "a.one"
-status = "fail"
-match = "at [0] expected 7"
-issue = ""  # the URL of the issue that tracks it
-
-[[expect]]
-id = "a.two"
-status = "unsupported"
-issue = ""  # the URL of the issue that tracks it
-"""
-
-
-def test_a_new_manifest_forgives_the_run_once_issues_are_named(tmp_path):
-    path = tmp_path / "seft-expect.toml"
-    given_up = skipped("a.four", "notrun")
-    results = [bad(), skipped("a.two"), good("a.three"), given_up]
-    write(path, results)
-    assert path.read_text() == NEW
-    with pytest.raises(ManifestError, match="issue is missing"):
-        read(path)
-    write(path, results)
-    assert path.read_text() == NEW
-    assert apply(filled(path), results) == []
-    assert [r.outcome for r in results] == ["waived", "waived", "pass", "notrun"]
-
-
-OLD = """\
-# Our port, by hand.   Do not sort.
-
-[[expect]]   # the first
-  id = 'a.one'
-status = "fail"      # since May
-  # the moments are off
-match = "at [9]"   # an old place
-issue = "https://example.org/issues/1"
-until = "1.0-r9"
-
-# this one is fixed now
-[[expect]]
-id = "a.two"
-# nobody knows why
-status = "crash"
-match = "it ended"
-issue = "https://example.org/issues/2"
-
-[[expect]]
-id = "b.*"
-max_matches = 3
-status = "fail"
-match = "at ["
-issue = "https://example.org/issues/3"
-
-# the end
-"""
-UPDATED = """\
-# Our port, by hand.   Do not sort.
-
-[[expect]]   # the first
-  id = 'a.one'
-status = "error"      # since May
-  # the moments are off
-match = "it raised \\"x\\""   # an old place
-issue = "https://example.org/issues/1"
-until = "1.0-r9"
-
-# this one is fixed now
-# nobody knows why
-[[expect]]
-id = "b.*"
-max_matches = 3
-status = "fail"
-match = "at ["
-issue = "https://example.org/issues/3"
-
-# the end
-
-[[expect]]
-id = "a.one"
-status = "error"
-match = "it raised y"
-issue = ""  # the URL of the issue that tracks it
-"""
-
-
-def test_an_update_keeps_comments_and_order(tmp_path):
-    path = tmp_path / "seft-expect.toml"
-    path.write_text(OLD)
-    results = [bad("a.one", 'it raised "x"\nTraceback', "it raised y", status="error"), good("a.two"), bad("b.one")]
-    write(path, results)
-    assert path.read_text() == UPDATED
-    assert apply(filled(path), results) == []
-    write(path, results)
-    assert path.read_text() == UPDATED.replace('issue = ""', f'issue = "{URL}"')
-
-
-def test_an_update_that_changes_nothing_changes_no_byte(tmp_path):
-    path = tmp_path / "seft-expect.toml"
-    for end in ("\n", "\r\n"):
-        old = OLD.replace("\n", end).encode()
-        path.write_bytes(old)
-        write(path, [bad("a.one", "at [9] expected"), bad("a.two", "it ended with signal 9", status="crash")])
-        assert path.read_bytes() == old
-
-
-def test_a_case_that_was_not_asked_keeps_its_entry(tmp_path):
-    path = tmp_path / "seft-expect.toml"
-    path.write_text(OLD)
-    write(path, [good("z.one")])
-    assert path.read_text() == OLD
-
-
-def test_a_match_is_added_where_there_was_none(tmp_path):
-    path = tmp_path / "seft-expect.toml"
-    path.write_text(text_of(status="unsupported", match=None))
-    write(path, [bad()])
-    assert read(path) == [entry(match="at [0] expected 7")]
-    write(path, [skipped()])
-    assert read(path) == [entry(status="unsupported", match="")]
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        'expect = [{id = "a.one", status = "fail", match = "x", issue = "y"}]\n',
-        text_of().replace('"at [0]"', '"""\nat [9]"""'),
-        text_of().replace('"at [0]"', '"""\n[[expect]]\n"""'),
-        "[[expect]]\nid = \"a.one\"\nexpect.status = \"x\"\nstatus = '''fail'''\n",
-        '[[expect]]\nid = "a.one"\nstatus = """fail"""\nmatch = "at [0]"\nissue = """\nstatus = "fail"\n"""\n',
-    ],
-    ids=["inline", "many lines", "a header in a text", "other quotes", "a key in a text"],
-)
-def test_what_cannot_be_edited_by_lines_is_left_alone(tmp_path, text):
-    path = tmp_path / "seft-expect.toml"
-    path.write_text(text)
-    with pytest.raises(ManifestError, match="line"):
-        write(path, [bad(status="crash")])
-    assert path.read_text() == text
-    assert list(tmp_path.iterdir()) == [path]
-
-
-def test_hostile_details_make_a_manifest_that_can_be_read(tmp_path):
-    path = tmp_path / "seft-expect.toml"
-    details = ['a "quoted" \\ one', "tab\there", "bell\x07", "half \ud800", "del\x7f", "é ü 漢 🙂", "x" * 1_000_000]
-    results = [bad(f"a.n{at}", text) for at, text in enumerate(details)]
-    write(path, results)
-    assert path.stat().st_size < 5000
-    assert apply(filled(path), results) == []
-    assert all(r.waived for r in results)
-    assert len(tomllib.loads(path.read_text())["expect"]) == len(details)
-
-
-def test_a_write_that_breaks_leaves_the_manifest(tmp_path, monkeypatch):
-    path = tmp_path / "seft-expect.toml"
-    path.write_text(OLD)
-
-    def full(path, data):
-        path.write_bytes(data[:9])
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(atomic, "_write", full)
-    with pytest.raises(OSError, match="No space"):
-        write(path, [good("a.two")])
-    assert path.read_text() == OLD
-    assert list(tmp_path.iterdir()) == [path]

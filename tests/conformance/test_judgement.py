@@ -17,7 +17,8 @@ KERNELS = [case for case in CASES.values() if profiles_of_case(case) == {"kernel
 
 def a_run(**changes):
     results = [Result(case, ran=1) for case in KERNELS]
-    return Run({"name": "it"}, ("kernels",), ("fp32",), results, [], {}, **changes)
+    chosen = {one.name: 1 for one in [*results, *changes.get("properties", ())]}
+    return Run({"name": "it"}, ("kernels",), ("fp32",), results, [], {}, chosen, **changes)
 
 
 def test_PRT_010_a_claim_needs_everything():
@@ -49,6 +50,51 @@ def test_PRT_010_nothing_left_out_filtered_or_forgiven():
     assert (run.verdict().conformant, run.verdict().met) == (False, True)
     assert run.verdict().line.startswith("conformant with 1 waivers: kernels")
     assert not Run({"name": "it"}, (), (), [], [], {}).verdict().conformant
+
+
+def lose(run):
+    run.results.pop()
+
+
+def repeat(run):
+    run.results.append(run.results[0])
+
+
+def swap(run):
+    run.results[0] = run.results[1]
+
+
+def skip_a_class(run):
+    run.chosen = run.chosen | {run.results[2].name: 2}
+
+
+def lose_a_property(run):
+    run.properties.clear()
+
+
+@pytest.mark.parametrize("spoil", [lose, repeat, swap, skip_a_class, lose_a_property])
+def test_PRT_010_a_run_that_is_not_whole_claims_nothing_and_blames_the_kit(spoil):
+    run = a_run(properties=[PropertyResult("kernel.p", (), "kernels", examples=9)])
+    assert run.fault == ""
+    spoil(run)
+    assert run.fault
+    verdict = run.verdict()
+    assert (verdict.conformant, verdict.met, run.claimable()) == (False, False, ())
+    assert verdict.line.startswith("no verdict, the kit is at fault: ")
+
+
+def test_PRT_010_what_failed_need_not_have_answered_in_each_class():
+    run = a_run()
+    run.chosen = dict.fromkeys(run.chosen, 2)
+    for result in run.results:
+        result.failures.append(Failure("it", "y", "wrong"))
+    assert run.fault == ""
+    assert "fail" in run.verdict().line
+
+
+def test_PRT_013_a_claim_says_that_a_port_is_not_deterministic():
+    assert "not deterministic" not in a_run().verdict().line
+    assert a_run(deterministic=False).verdict().line.startswith("conformant: kernels in fp32, not deterministic (")
 
 
 def test_PRT_010_properties_count():

@@ -17,6 +17,7 @@ from conformance.mutants.base import ENGINE, REFUSALS, Mutant, right
 from conformance.mutants.pruning import sparsegpt
 from conformance.ops import OPS
 from conformance.port import Refused, Unsupported
+from conformance.ports.engine_right import reduced
 
 CASES = load_all()
 BY_OP = {op: [case for case in CASES if case.op == op] for op in OPS}
@@ -61,10 +62,26 @@ def test_a_mutant_that_only_raises_or_refuses_proves_nothing():
         assert all(by_id[kill.case].refused for kill in found)
 
 
-@pytest.mark.parametrize("control", CONTROLS, ids=[c.op for c in CONTROLS])
+@pytest.mark.parametrize("control", CONTROLS, ids=[f"{c.op} {c.dtype}".strip() for c in CONTROLS])
 def test_without_a_flaw_nothing_is_refused(control):
-    for result in run(BY_OP[control.op], variants_of(control)):
+    ways = variants_of(control)
+    asked = [case for case in BY_OP[control.op] if any(way.takes(case) for way in ways)]
+    assert asked
+    for result in run(asked, ways):
         assert result.status == "passed", (result.case.id, result.failures)
+
+
+def test_PRT_011_sums_in_sixteen_bits_lie_far_outside_and_sums_in_float32_inside():
+    """What a right port of a 16-bit class uses of the bounds of long sums, and the nearest of the wrong ones."""
+    short = [m for m in MUTANTS if m.dtype]
+    assert {(m.op, m.dtype) for m in short} == {(c.op, c.dtype) for c in CONTROLS if c.dtype}
+    for mutant in short:
+        assert min(kill.ratio for kill in killing(mutant, BY_OP[mutant.op])) > 50, mutant.name
+    ways = [Variant(reduced(), dtype) for dtype in ("bfloat16", "float16")]
+    right = [r for op in {m.op for m in short} for r in run(BY_OP[op], ways) if r.ran]
+    assert len(right) > 30
+    assert not any(r.failures for r in right)
+    assert max(r.ratio for r in right if "sums" in r.case.id) <= 0.5
 
 
 def test_sparsegpt_without_a_flaw_gives_every_answer():

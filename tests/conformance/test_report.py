@@ -53,6 +53,7 @@ GOLDEN_LINES = [
         "seconds": 0.5,
         "skipped": "",
         "failure": "",
+        "waived": "",
         "artifact": None,
     },
     {

@@ -1,6 +1,7 @@
 """check_report: a report as written is accepted, and one that was cut or doctored is refused, for the right reason."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -11,7 +12,7 @@ from conformance.ops import OPS
 from conformance.port import Unsupported
 from conformance.ports.engine import EnginePort
 from conformance.report import check, check_report, write
-from tests.conformance.report_runs import all_cases, failed, run_of, whole
+from tests.conformance.report_runs import all_cases, chosen, failed, run_of, whole
 
 N = len(cases_of(["nm"], load_all()))
 """Cases of the profile that these reports are about."""
@@ -260,7 +261,7 @@ def test_a_verdict_that_forgets_what_the_header_tells(doctor, name, value):
 def test_a_filtered_run_may_miss_cases_and_claims_nothing(doctor):
     part = whole(filtered="--only 'topology*'")
     del part.results[3:]
-    assert doctor(lambda rows: None, part) == []
+    assert doctor(lambda rows: None, chosen(part)) == []
     says(doctor(lambda rows: rows[0]["options"].update(filtered=""), part), "are missing")
 
 
@@ -331,10 +332,31 @@ def test_a_port_that_answers_in_one_class_of_two_is_found_out(tmp_path):
     assert check_report(tmp_path / "out" / "report.jsonl") or not done.verdict().conformant
 
 
+def test_what_is_forgiven_of_a_property_is_told_and_checked(doctor):
+    forgiven = replace(ORDER, failure="scores = [1.]", waived="https://example.org/1")
+    made = whole(properties=[forgiven])
+    assert made.verdict().line.startswith("conformant with 1 waivers")
+    assert doctor(lambda rows: None, made) == []
+    says(doctor(lambda rows: rows[-2].update(waived=""), made), "its own line shows failed")
+    says(doctor(lambda rows: rows[-2].update(failure=""), made), "has nothing to forgive")
+
+
+def test_PRT_013_a_report_tells_whether_the_port_is_deterministic(doctor):
+    made = whole(deterministic=False)
+    assert doctor(lambda rows: None, made) == []
+    says(doctor(lambda rows: rows[0].update(deterministic=True), made), "The verdict has")
+
+
+def test_a_report_of_a_run_that_lost_results_is_refused(doctor):
+    made = whole()
+    made.results.pop()
+    says(doctor(lambda rows: None, made), "is missing")
+
+
 def test_a_case_that_no_class_asks_may_be_left_out(doctor):
     made = whole(("core",), classes=("fp32",))
     wide = [r for r in made.results if OPS[r.case.op].kind != "scalar" and r.case.dtypes == ("float64",)]
     assert wide
     made.results = [r for r in made.results if r not in wide]
-    assert doctor(lambda rows: None, made) == []
+    assert doctor(lambda rows: None, chosen(made)) == []
     says(doctor(lambda rows: rows[0]["options"].update(classes=["exact64"]), made), "are missing")

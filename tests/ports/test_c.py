@@ -214,6 +214,19 @@ def test_products_by_groups_are_those_of_plain_loops(program):
                 assert np.array_equal(got["dvalues"], (dy.T @ x).reshape(-1)[positions])
 
 
+def test_frozen_cases_reach_the_product_by_groups():
+    """TOP-005: at most two of every four columns, with tokens, with groups that store less and with none."""
+    held = {}
+    for case in load_all():
+        if case.op == "kernel.sparse" and not case.refused and case.inputs["in"] % 4 == 0:
+            given = case.inputs
+            stored = np.bincount(given["positions"] // 4, minlength=given["out"] * given["in"] // 4)
+            if stored.size and 0 < stored.max() <= 2 and len(given["x"]):
+                held[case.id] = set(stored.tolist())
+    assert len(held) >= 5
+    assert {0, 1, 2} in held.values()
+
+
 def test_sums_lose_nothing_however_long(program):
     """KRN-006: 1 + n · 2⁻⁵⁴ in float64, which a plain loop leaves at 1."""
     n = 4096

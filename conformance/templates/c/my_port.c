@@ -177,13 +177,13 @@ static void answer_call(const json_tree *tree, const json *message, json_out *ou
         put_head(out, c.what.broken ? "error" : "rejected", id);
         json_puts(out, c.what.broken ? ",\"message\":\"" : ",\"code\":\"");
         json_puts(out, c.what.broken ? c.what.broken : c.what.refused);
-        json_puts(out, "\"}");
+        json_puts(out, c.what.broken ? "\"}" : "\",\"detail\":\"the inputs break it\"}");
     }
 }
 
 static int answer(json_tree *tree, char *line, size_t size, json_out *out)
 {
-    const json *message = tree->values, *type;
+    const json *message, *type;
     out->size = 0;
     if (!json_parse(tree, line, size)) {
         json_puts(out, "{\"type\":\"error\",\"id\":null,\"message\":\"no JSON\"}");
@@ -217,7 +217,7 @@ int main(void)
         line[size++] = (char)c;
         if (c != '\n')
             continue;
-        if (!answer(&tree, line, size - 1, &out))
+        if (!answer(&tree, line, size - 1, &out) || out.failed)
             break;
         fwrite(out.at, 1, out.size, stdout);
         putchar('\n');
@@ -227,5 +227,5 @@ int main(void)
     free(line);
     free(out.at);
     json_free(&tree);
-    return 0;
+    return out.failed; /* out of memory */
 }
