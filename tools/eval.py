@@ -17,11 +17,14 @@ def main(
     text: Annotated[Path, typer.Option(help="UTF-8 text to predict.")],
     length: Annotated[int, typer.Option(min=2, help="Tokens in a window.")] = 128,
     windows: Annotated[int, typer.Option(min=1, help="Windows, spread evenly over the text.")] = 40,
+    compact: Annotated[
+        bool, typer.Option("--compact", help="Hold 16-bit weights in their 16 bits: 3.2 bytes a stored weight.")
+    ] = False,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the result there too.")] = None,
 ) -> None:
     """Print the perplexity of the model in DIR over windows of a text."""
     tokens = read_tokens(text, folder)
-    model = load_model(folder, cpu)
+    model = load_model(folder, cpu, compact=compact)
     started = time.perf_counter()
     with _cli.progress("evaluating", windows) as advance:
         done = 0

@@ -109,3 +109,26 @@ def test_TRN_012_the_limit_of_a_group_counts(tmp_path, monkeypatch):
     assert memory.available_bytes() == 4000
     limit.write_text("max\n")
     assert memory.available_bytes() > 4000
+
+
+def test_CKP_008_the_command_lines_hold_16_bits(tmp_path, monkeypatch, capsys):
+    folder = str(sparse_folder(tmp_path / "model", dtype=BF16))
+    text = tmp_path / "text.txt"
+    text.write_text(TEXT)
+    out = str(tmp_path / "out")
+    options = ("--text", str(text), "--steps", "4", "--length", "8", "--evolve-every", "2", "--density", "0.1")
+    code, _, err = call(monkeypatch, capsys, "finetune", folder, out, *options, "--compact", "--recompute")
+    assert code == 0, err
+    found = []
+    for more in ((), ("--compact",)):
+        code, told, err = call(
+            monkeypatch, capsys, "eval", out, "--text", str(text), "--length", "8", "--windows", "3", *more
+        )
+        assert code == 0, err
+        found.append(told.split()[1])
+    assert found[0] == found[1]
+    single = str(sparse_folder(tmp_path / "single"))
+    code, _, err = call(monkeypatch, capsys, "finetune", single, str(tmp_path / "no"), *options, "--compact")
+    assert code != 0
+    assert "CKP-008" in err
+    assert not (tmp_path / "no").exists()
