@@ -93,6 +93,10 @@ def mask_at(n: int, slots: Array) -> Array:
     xp = array_namespace(slots)
     m = slots.shape[0]
     where = device(slots)
+    if _scatters(slots):
+        mask = xp.zeros((n,), dtype=xp.bool, device=where)
+        mask[slots] = True
+        return mask
     if m == 0:
         return xp.zeros((n,), dtype=xp.bool, device=where)
     one = xp.ones((m,), dtype=xp.int64, device=where)
@@ -106,8 +110,16 @@ def spread(values: Array, slots: Array, n: int) -> Array:
     """Return n numbers that are values[i] at slots[i], strictly increasing, and 0 elsewhere; dtype of values."""
     xp = array_namespace(values, slots)
     zeros = xp.zeros((n,), dtype=values.dtype, device=device(values))
+    if _scatters(slots):
+        zeros[slots] = values
+        return zeros
     if slots.shape[0] == 0:
         return zeros
     mask = mask_at(n, slots)
     order = xp.cumulative_sum(xp.astype(mask, xp.int64)) - 1
     return xp.where(mask, xp.take(values, xp.where(mask, order, xp.zeros_like(order))), zeros)
+
+
+def _scatters(slots: Array) -> bool:
+    """Tell whether a library assigns at positions, which the standard does not ask for; NumPy and CuPy do."""
+    return is_numpy_array(slots) or hasattr(slots, "get")
