@@ -52,10 +52,13 @@ def after_adamw(slots: Sequence[Array], lr: float, settings: adamw.Settings) -> 
 
     slots  φ, m, v, ages and gradients
     """
-    phi, m, _, _, g = slots
-    new = [adamw.step(*(x.item() for x in slot), lr, settings) for slot in zip(*slots, strict=True)]
+    new = [
+        adamw.step(float(p), float(m), float(v), int(a), float(g), lr, settings)
+        for p, m, v, a, g in zip(*slots, strict=True)
+    ]
     after, age = [reals(x[i] for x in new) for i in range(3)], ids(x[3] for x in new)
-    gauge = np.abs(settings.beta1 * m) + np.abs((1 - settings.beta1) * g)
+    phi, m, _, _, gradient = slots
+    gauge = np.abs(settings.beta1 * m) + np.abs((1 - settings.beta1) * gradient)
     c1, c2 = 1 - settings.beta1 ** age.astype(float), np.sqrt(1 - settings.beta2 ** age.astype(float))
     moved = lr / c1 * gauge / (np.sqrt(after[2]) / c2 + settings.eps)
     bounds = {"m": Bound(gauge, 2), "v": Bound(np.abs(after[2]), 2), "values": Bound(np.abs(phi) + moved, 2)}

@@ -12,7 +12,7 @@ from typing import Any
 from conformance.cases import Case
 from conformance.harness import Variant
 from conformance.judgement import PropertyResult
-from conformance.properties import choosing, comparing, computing, keeping, layering, updating
+from conformance.properties import choosing, comparing, computing, keeping, layering, ruling, updating
 from conformance.properties.artifacts import folder_of, save
 from conformance.properties.draws import SMALL, Chosen, Counted
 from conformance.properties.trial import REGISTER, Enough, Found, NotOffered, Property, Seen, Trial
@@ -26,7 +26,7 @@ except ImportError:
 
 __all__ = ["PROPERTIES", "Explored", "explore", "run_properties"]
 
-_AREAS = (choosing, updating, comparing, computing, layering, keeping)
+_AREAS = (choosing, updating, ruling, comparing, computing, layering, keeping)
 """Modules that enter properties."""
 PROPERTIES: dict[str, Property] = REGISTER
 """Every property by name."""
