@@ -35,6 +35,7 @@ class PropertyResult:
         failure: what failed in the smallest example found, empty if none did.
         artifact: the folder that replays it, None if nothing failed.
         skipped: why it was not run, else empty.
+        counts: what it counts in its examples, by name; among it what could not be judged exactly.
     """
 
     name: str
@@ -45,6 +46,12 @@ class PropertyResult:
     artifact: Path | None = None
     skipped: str = ""
     seconds: float = 0.0
+    counts: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def told(self) -> str:
+        """The counts in words."""
+        return ", ".join(f"{n} {what}" for what, n in self.counts.items())
 
     @property
     def status(self) -> str:
