@@ -84,6 +84,8 @@ def _round(d: Draw, t: Trial) -> None:
         t.related("back", ("file.write", given), ("file.read", {"raw": raw["raw"]}))
 
 
+_Delta = tuple[dict[str, Tensor], dict[str, Any]]
+"""What is stored, and the description."""
 _NUMBERS = ("F32", "F16", "BF16", "F64")
 _KINDS = ("replace", "remove", "both", "add", "whole", "gone", "nothing")
 
@@ -143,19 +145,8 @@ def _step(d: Draw, t: Trial, base: dict[str, Tensor]) -> tuple[dict[str, Tensor]
     return stored, target, described
 
 
-_DELTA = ("replace", "remove", "both", "add", "whole", "a tensor that leaves", "a chain", "another base",
-          "another result", "in another order")  # fmt: skip
-
-
-@property_of(
-    "delta.apply",
-    "FMT-132 FMT-133 FMT-134 FMT-135 FMT-136 FMT-137 FMT-138 FMT-139",
-    "ckpt-read",
-    "delta.apply",
-    sees=_DELTA,
-)
-def _apply(d: Draw, t: Trial) -> None:
-    """Deltas lead, position by position, to the model that they name, and from no other."""
+def _chain(d: Draw, t: Trial) -> tuple[dict[str, Tensor], dict[str, Tensor], list[_Delta]]:
+    """Return a model, the model at the end, and the deltas between them: at most two, none where nothing changes."""
     base = {name: _any_tensor(d) for name in d.some(("w", "a", "m.weight"), d.integer(1, 3))}
     target, chain = base, []
     for _ in range(d.integer(1, 2)):
@@ -163,29 +154,85 @@ def _apply(d: Draw, t: Trial) -> None:
         if described["tensors"]:
             target = after
             chain.append((stored, described))
-    if not chain:
-        return
+    return base, target, chain
+
+
+def _given(base: dict[str, Tensor], packed: list[bytes]) -> dict[str, Any]:
+    held = {str(i + 1): raw_array(raw) for i, raw in enumerate(packed)}
+    return {"base": raw_array(files.pieces(base).pack()), "deltas": held}
+
+
+def _packed(stored: dict[str, Tensor], described: dict[str, Any]) -> bytes:
+    return files.pieces(stored, kind="delta", delta=described).pack()
+
+
+@property_of(
+    "delta.apply",
+    "FMT-132 FMT-134 FMT-135 FMT-136 FMT-138",
+    "ckpt-read",
+    "delta.apply",
+    sees=("replace", "remove", "both", "add", "whole", "a tensor that leaves", "a chain", "a change of every position"),
+)
+def _apply(d: Draw, t: Trial) -> None:
+    """Deltas lead, position by position, to the model that they name."""
+    base, target, chain = _chain(d, t)
     t.saw("a chain", len(chain) > 1)
-    wrong = d.choice(("", "", "", "another base", "another result", "in another order"))
-    refused = {"another base": ["FMT-137"], "another result": ["FMT-138"], "in another order": ["FMT-137", "FMT-139"]}
+    t.saw("a change of every position", any(x.support is None for stored, _ in chain for x in stored.values()))
+    told = content(target)
+    answer = {key: told[key] for key in ("tensors", "tied", "scales")} | {"state": deltas.model(target)[1]}
+    if chain:
+        t.case("delta.apply", _given(base, [_packed(*one) for one in chain]), answer)
+
+
+_WRONG = {
+    "another base": ["FMT-137"],
+    "another result": ["FMT-138"],
+    "in another order": ["FMT-137", "FMT-139"],
+    "one of them twice": ["FMT-137", "FMT-139"],
+    "values of another dtype": ["FMT-133"],
+    "an infinite sum": ["FMT-135"],
+    "no delta": ["FMT-131"],
+}
+
+
+@property_of(
+    "delta.refuses",
+    "FMT-131 FMT-133 FMT-135 FMT-137 FMT-138 FMT-139",
+    "ckpt-read",
+    "delta.apply",
+    sees=tuple(_WRONG),
+)
+def _refused(d: Draw, t: Trial) -> None:
+    """Deltas that do not fit the model, each other, or what they say of themselves are refused."""
+    base, _, chain = _chain(d, t)
+    wrong = d.choice(list(_WRONG))
+    if not chain or (wrong == "in another order" and len(chain) < 2):
+        return
+    stored, described = chain[-1]
     if wrong == "another base":
         base = base | {"zz": _any_tensor(d)}
-    if wrong == "another result":
-        stored, described = chain[-1]
+    elif wrong == "another result":
         chain[-1] = stored, described | {"target_sha256": "5e" * 32}
-    if wrong == "in another order":
+    elif wrong == "in another order":
         chain.reverse()
-        wrong = wrong if len(chain) > 1 else ""
+    elif wrong == "one of them twice":
+        chain.append(chain[-1])
+    elif wrong in ("values of another dtype", "an infinite sum"):
+        found = [key for key in stored if key.startswith("add" if wrong == "an infinite sum" else "replace")]
+        if not found:
+            return
+        old = stored[found[0]]
+        dtype = "F64" if wrong == "an infinite sum" else "I32" if old.dtype != "I32" else "U8"
+        raw = struct.pack("<d", 1e308) if dtype == "F64" else bytes(files.BITS[dtype] // 8)
+        at = dict.fromkeys(deltas.cells(old), raw)
+        chain[-1] = stored | {found[0]: deltas.tensor(dtype, (old.shape[0], old.shape[1]), at)}, described
+        into = base.get(found[0].split(":")[1])
+        if dtype == "F64" and (into is None or into.dtype == "F64"):
+            return
+    packed = [_packed(*one) for one in chain]
+    packed[-1] = files.pieces(base).pack() if wrong == "no delta" else packed[-1]
     t.saw(wrong)
-    packed = [files.pieces(stored, kind="delta", delta=described).pack() for stored, described in chain]
-    given = {"base": raw_array(files.pieces(base).pack())}
-    given["deltas"] = {str(i + 1): raw_array(raw) for i, raw in enumerate(packed)}
-    if wrong:
-        t.case("delta.apply", given, refused=refused[wrong])
-        return
-    told = content(target)
-    answer = {key: told[key] for key in ("tensors", "tied", "scales")}
-    t.case("delta.apply", given, answer | {"state": deltas.model(target)[1]})
+    t.case("delta.apply", _given(base, packed), refused=_WRONG[wrong])
 
 
 @property_of(

@@ -11,9 +11,10 @@ from conformance.cases import Bound
 from conformance.gen.numbers import Array, ids, reals
 from conformance.gen.rule_events import BETAS, answered, given_part
 from conformance.oracle import choices, pools, rules, scores, window
-from conformance.oracle.event import Evidence, Outcome, Part, event
+from conformance.oracle.event import Evidence, Outcome, Part, asked_by, event
 from conformance.oracle.optimizers import KEEPS
 from conformance.oracle.rules import Round, binary64
+from conformance.oracle.update import effective
 from conformance.properties.draws import Draw, Shape
 from conformance.properties.states import ties
 from conformance.properties.trial import Trial, property_of
@@ -226,7 +227,7 @@ def _drops(d: Draw, t: Trial) -> None:
     t.case("schedule.drops", given | {"step": step}, {"value": value}, bounds=bounds)
 
 
-_CHOSEN = ("scope", "adapt", "grow", "drop", "drops", "moments", "candidates", "counts", "exempt", "adapts",
+_CHOSEN = ("adapt", "grow", "drop", "drops", "moments", "candidates", "counts", "exempt", "adapts",
            "grow_scope", "first_event")  # fmt: skip
 _OPTIMIZERS = ("adamw", "sgd", "spiel-adamw", "sm3")
 
@@ -235,7 +236,10 @@ def _rule(d: Draw) -> tuple[choices.Rule, str, tuple[int, int] | None]:
     """Return a rule that does not contradict itself, the optimizer, and a pattern where the rule needs one."""
     optimizer = d.choice(_OPTIMIZERS)
     given: choices.Rule = {}
-    wanted: choices.Rule = {key: d.choice(choices.VALUES[key][0]) for key in d.some(_CHOSEN, d.integer(0, 6))}
+    wanted: choices.Rule = {"scope": d.choice(choices.VALUES["scope"][0])}
+    wanted |= {key: d.choice(choices.VALUES[key][0]) for key in d.some(_CHOSEN, d.integer(0, 6))}
+    if optimizer == "sm3" and d.flag():
+        wanted["grow"] = "moments"
     pattern = (2, 4) if wanted.get("scope") == "group" else None
     if d.flag(4):
         wanted["regrow"] = 0
@@ -294,14 +298,15 @@ def _evidence(d: Draw, chosen: choices.Rule, part: Part) -> Evidence:
 
 
 _SEES = ("two matrices", "row", "group", "model", "a cancelled pair", "a pruned position", "a seeded slot",
-         "a dropped weight", "a first event that drops all", "candidates of a first step", "a count of values",
-         "equal scores at a boundary", "evidence that is not finite")  # fmt: skip
+         "a dropped weight", "a first event that drops all", "candidates of a first step", "zeros that are not counted",
+         "moments of rows and columns", "a group that stored less at load", "equal scores at a boundary",
+         "evidence that is not finite")  # fmt: skip
 
 
 @property_of(
     "update.event",
-    "DROP-003 DROP-004 GROW-003 GROW-004 GROW-005 GROW-006 ADPT-005 ADPT-006 ADPT-007 DLT-006 EVT-001 EVT-005 EVT-006"
-    " EVT-008 EVT-009 SEL-007 SEL-008 SCH-008 TRN-009 RNG-003",
+    "DROP-003 DROP-004 GROW-003 GROW-004 GROW-005 GROW-006 GROW-007 ADPT-005 ADPT-006 ADPT-007 DLT-001 DLT-006 EVT-001"
+    " EVT-005 EVT-006 EVT-008 EVT-009 SEL-007 SEL-008 SCH-008 TRN-009 RNG-003",
     "rules",
     "update.event",
     sees=_SEES,
@@ -314,9 +319,11 @@ def _event(d: Draw, t: Trial) -> None:
     parts = [replace(_part(d, chosen, optimizer, 4 * i, pattern), first=first) for i in range(d.integer(1, 2))]
     seen = [_evidence(d, chosen, part) for part in parts]
     fraction, words = d.integer(0, 8) / 8, {"seed": d.integer(0, 5), "step": d.integer(1, 50)}
-    if d.flag(8):
-        name = d.choice(("gradient", "absolute", "square", "inputs"))
-        values = getattr(seen[0], name)
+    if d.flag(5):
+        # a window of candidates keeps g² beside ḡ whether it is asked for or not
+        narrow = chosen["candidates"] == "first-step"
+        names = sorted(asked_by(chosen)) if narrow else ["gradient", "absolute", "square", "inputs"]
+        values = getattr(seen[0], d.choice(names))
         values[d.integer(0, len(values) - 1)] = d.choice((math.nan, math.inf))
     given = {"parts": [given_part(*one) for one in zip(parts, seen, strict=True)], "rule": chosen, "fraction": fraction}
     given |= words | ({"pattern": list(pattern)} if pattern else {})
@@ -335,10 +342,13 @@ def _event(d: Draw, t: Trial) -> None:
 def _saw(t: Trial, parts: list[Part], chosen: choices.Rule, found: list[Outcome]) -> None:
     t.saw("two matrices", len(parts) > 1)
     t.saw(chosen["scope"])
-    t.saw("a count of values", chosen["counts"] == "values")
+    t.saw("moments of rows and columns", chosen["grow"] == "moments" and any(one.grown for one in found))
     t.saw("candidates of a first step", chosen["candidates"] == "first-step")
     t.saw("a first event that drops all", chosen["first_event"] == "all" and parts[0].first)
-    for one in found:
+    for one, part in zip(found, parts, strict=True):
+        zeros = [x for x in effective(part.base, part.phi).values() if x == 0]
+        t.saw("zeros that are not counted", chosen["counts"] == "values" and chosen["adapts"] == "always" and zeros)
+        t.saw("a group that stored less at load", chosen["scope"] == "group" and min(part.budget, default=2) < 2)
         t.saw("a cancelled pair", one.cancelled)
         t.saw("a pruned position", one.pruned)
         t.saw("a seeded slot", chosen["moments"] == "seeded" and one.grown)

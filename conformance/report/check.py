@@ -57,6 +57,7 @@ _LINES: dict[str, dict[str, tuple[type, ...]]] = {
         "examples": (int,),
         "skipped": (str,),
         "failure": (str,),
+        "counts": (dict,),
     },
     "footer": {"cases": (int,), "properties": (int,), "outcomes": (dict,), "property_outcomes": (dict,)},
 }

@@ -112,6 +112,7 @@ def property_row(one: PropertyResult) -> dict[str, Any]:
         "skipped": one.skipped,
         "failure": one.failure,
         "artifact": None if one.artifact is None else one.artifact.name,
+        "counts": one.counts,
     }
 
 
