@@ -113,8 +113,8 @@ def steps() -> Area:
         ("active-only", {"preset": "active-only"}, (4,)),
         ("no-adapt", {"preset": "no-adapt"}, (4,)),
         ("decay", {"weight_decay": 0.5, "max_norm": 0.0625, "micro_batches": 2}, (4,)),
-        ("window", {"gradient_window": 2, "evolve_every": 3}, (2, 3, 6)),
-        ("long-window", {"gradient_window": 4, "evolve_every": 4, "micro_batches": 2}, (4, 8)),
+        ("window", {"gradient_window": 2, "evolve_every": 3}, (3,)),
+        ("long-window", {"gradient_window": 4, "evolve_every": 4, "micro_batches": 2}, (4,)),
     ):
         settings = SETTINGS | change
         for seed, step, given, answer in _reached(settings, at):

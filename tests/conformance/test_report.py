@@ -54,6 +54,7 @@ GOLDEN_LINES = [
         "skipped": "",
         "failure": "",
         "artifact": None,
+        "counts": {},
     },
     {
         "type": "footer",
