@@ -211,9 +211,11 @@ def _drops(d: Draw, t: Trial) -> None:
     given: dict[str, Any] = {"drop_schedule": kind, "drop_fraction": fraction, "steps": steps, "evolve_until": until}
     given |= {"first_event": how, "first": first}
     if d.flag(6):
-        bad, clause = d.choice((({"drop_fraction": 1.25}, "SCH-001"), ({"evolve_until": 0.0}, "SCH-007")))
+        bad: dict[str, Any] = {"SCH-001": {"drop_fraction": 1.25}, "SCH-007": {"evolve_until": 0.0}}
+        bad["SCH-008"] = {"first_event": "none"}
+        clause = d.choice(list(bad))
         t.saw("refused")
-        t.case("schedule.drops", given | bad | {"step": 1}, refused=[clause])
+        t.case("schedule.drops", given | bad[clause] | {"step": 1}, refused=[clause])
         return
     least, most = 2 - first, min(last, steps - 1)
     if most < least:
