@@ -347,6 +347,8 @@ def _print_properties(run: Run) -> None:
     if absent:
         console.print(Text(f"properties that need operations that are not offered: {', '.join(absent)}"))
     for held in run.properties:
+        if held.counts:
+            console.print(Text(f"{held.name}: {held.told}"))
         if held.status == "passed" or held.waived or held.name in absent:
             continue
         console.print(Text(f"{held.status.upper()} {held.name}: {held.failure or held.skipped}"))

@@ -39,6 +39,7 @@ class PropertyResult:
         artifact: the folder that replays it, None if nothing failed.
         skipped: why it was not run, else empty.
         waived: what an expected-failure manifest says of it; else empty.
+        counts: what it counts in its examples, by name; among it what could not be judged exactly.
     """
 
     name: str
@@ -50,6 +51,12 @@ class PropertyResult:
     skipped: str = ""
     seconds: float = 0.0
     waived: str = ""
+    counts: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def told(self) -> str:
+        """The counts in words."""
+        return ", ".join(f"{n} {what}" for what, n in self.counts.items())
 
     @property
     def status(self) -> str:

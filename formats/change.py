@@ -97,8 +97,9 @@ def apply(base: Tensor | None, operations: Mapping[str, Tensor], name: str) -> T
     removed, changed = operations.get(REMOVE), operations.get(REPLACE) or operations.get(ADD)
     values = None
     if changed is not None:
-        assert isinstance(changed, Sparse)
-        values = _sums(base, changed, name) if ADD in operations else changed.values
+        assert not isinstance(changed, Mask)
+        # FMT-005: a change of every position may come as a dense tensor
+        values = _sums(base, changed, name) if ADD in operations else changed.values.reshape(-1)
     return _merged(base, removed, changed, values, name)
 
 
@@ -145,11 +146,11 @@ def _merged(
     return with_values(from_flat(base.shape, at), values)
 
 
-def _sums(base: Dense | Sparse, change: Sparse, name: str) -> Array:
+def _sums(base: Dense | Sparse, change: Dense | Sparse, name: str) -> Array:
     """Return value plus amount at the positions of a change, in the dtype of base, rounded as FMT-135 says."""
     old = _values_at(base, positions(change)).astype(np.float64)
     with np.errstate(over="ignore", invalid="ignore"):
-        sums: Array = old + change.values.astype(np.float64)
+        sums: Array = old + change.values.reshape(-1).astype(np.float64)
         if base.dtype != np.float64:
             # by way of F32: what a cast from binary64 to 16 bits does differs between libraries
             sums = sums.astype(np.float32)

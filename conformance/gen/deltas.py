@@ -65,6 +65,11 @@ def applied() -> Area:
     stored = {"replace:w": on("U8", (2, 2), [1, 2])}
     target, described = deltas.step(full, stored)
     _add(area, "fills-up", "FMT-134 FMT-005", full, {"1": _file(stored, described)}, target)
+    whole = {"w": on("F32", (2, 2), [0, 3], struct.pack("<2f", 1, 2))}
+    for operation, clause in (("add", "FMT-135"), ("replace", "FMT-134")):
+        stored = {f"{operation}:w": Tensor("F32", (2, 2), struct.pack("<4f", 5, 6, 7, 8))}
+        target, described = deltas.step(whole, stored)
+        _add(area, f"{operation}-everywhere", f"FMT-005 {clause}", whole, {"1": _file(stored, described)}, target)
     _refusals(area, first, second)
     return area
 

@@ -4,7 +4,7 @@ import math
 from typing import Any
 
 from conformance.gen.numbers import Area, Array, Numbers, ids, reals
-from conformance.gen.update import matrix_of
+from conformance.gen.update import after_event, given_state, matrix_of
 from conformance.oracle import rules, update
 from conformance.oracle.update import State
 
@@ -34,26 +34,13 @@ def _evolve_case(
     gradient: Array,
     **how: Any,
 ) -> None:
-    given = matrix_of(shape, state.base, state.phi)
-    given |= {"m": reals(state.m.values()), "v": reals(state.v.values()), "age": ids(state.age.values())}
-    given |= {"gradient": gradient} | how
+    given = given_state(shape, state) | {"gradient": gradient} | how
     dtypes = how.pop("dtypes", ("float64", "float32"))
     rounded = rules.binary32 if dtypes == ("float32",) else rules.binary64
     given.pop("dtypes", None)
     how = how | {"adapts": bool(how["adapts"])}
     after, _ = update.evolve(state, [float(x) for x in gradient.reshape(-1)], rounded=rounded, **how)
-    w = update.effective(after.base, after.phi, rounded)
-    answer = {
-        "base": ids(after.base),
-        "base_values": reals(after.base.values()),
-        "delta": ids(after.phi),
-        "delta_values": reals(after.phi.values()),
-        "m": reals(after.m.values()),
-        "v": reals(after.v.values()),
-        "age": ids(after.age.values()),
-        "support": ids(w),
-        "weights": reals(w.values()),
-    }
+    answer = after_event(after, rounded)
     area.add(name, "update.evolve", f"EVT-001 EVT-006 NUM-001 {clauses}", purpose, given, answer, dtypes=dtypes)
 
 
@@ -209,8 +196,7 @@ def _pattern(area: Area) -> None:
 
 
 def _refusals(area: Area, shape: tuple[int, int], state: State, n: Numbers) -> None:
-    given = matrix_of(shape, state.base, state.phi)
-    given |= {"m": reals(state.m.values()), "v": reals(state.v.values()), "age": ids(state.age.values())}
+    given = given_state(shape, state)
     given |= {"n_drop": 4, "delta_budget": 15, "budget": 67, "scope": "all", "adapts": 1}
     off = next(p for p in range(state.size) if p not in state.base and p not in state.phi)
     for name, bad, at in (

@@ -82,7 +82,7 @@ def made(
     return replace(part, **more), seen
 
 
-def _given(part: Part, seen: Evidence) -> dict[str, Any]:
+def given_part(part: Part, seen: Evidence) -> dict[str, Any]:
     """Return a part as an input."""
     shape = part.shape
     given = {"out": shape[0], "in": shape[1], "matrix": part.matrix, "base": ids(part.base)}
@@ -97,7 +97,7 @@ def _given(part: Part, seen: Evidence) -> dict[str, Any]:
     return given | {"steps": seen.steps, "optimizer": part.optimizer, "first": int(part.first)}
 
 
-def _answer(found: list[Outcome]) -> dict[str, Any]:
+def answered(found: list[Outcome]) -> dict[str, Any]:
     """Return the outputs, one entry a part."""
     parts = [one.part for one in found]
     answer: dict[str, Any] = {"base": [ids(p.base) for p in parts]}
@@ -139,11 +139,11 @@ def add(
     pattern: tuple[int, int] | None = None,
 ) -> None:
     """Add an event: one case for both dtypes, or one for each where they differ."""
-    given = {"parts": [_given(*made) for made in parts], "rule": chosen, "fraction": fraction}
+    given = {"parts": [given_part(*made) for made in parts], "rule": chosen, "fraction": fraction}
     given |= {"seed": seed, "step": step} | ({"pattern": list(pattern)} if pattern else {})
     of, seen = [p for p, _ in parts], [s for _, s in parts]
     how: dict[str, Any] = {"seed": seed, "step": step, "pattern": pattern}
-    answers = [_answer(event(of, seen, chosen, fraction, rounded=r, **how)) for r in (binary64, scores.binary32)]
+    answers = [answered(event(of, seen, chosen, fraction, rounded=r, **how)) for r in (binary64, scores.binary32)]
     clauses = f"{clauses} EVT-006 TRN-009"
     if _same(*answers):
         area.add(name, "update.event", clauses, purpose, given, answers[0])
@@ -285,7 +285,7 @@ def _edges(area: Area) -> None:
     add(area, "drawn", "RNG-003 NUM-006", text, [(part, seen)], drawn, 0.0, seed=CLOSE, step=7)
     chosen, clauses = rule(drop="fisher"), "EVT-005 SEL-004"
     part, seen = made(43, (2, 3), 4, 2, 0, chosen=chosen)
-    given: dict[str, Any] = {"parts": [_given(part, seen)], "rule": chosen, "fraction": 0.5, "seed": 0, "step": 1}
+    given: dict[str, Any] = {"parts": [given_part(part, seen)], "rule": chosen, "fraction": 0.5, "seed": 0, "step": 1}
     given["parts"][0]["square"] = np.full((2, 3), math.inf)
     area.add("refuse-infinite", "update.event", clauses, "an event with such evidence", given, refused=clauses)
     _unusable(area)
@@ -308,11 +308,11 @@ def _unusable(area: Area) -> None:
                 over = [int(name.startswith("refuse") and r == at // 4) or o for r, o in enumerate(over)]
                 part = replace(part, base=base, budget=[k - o for k, o in zip(part.budget, over, strict=True)])
             pair = part, replace(seen, gradient=gradient, inputs=h)
-            given = {"parts": [_given(*pair)], "rule": chosen, "fraction": 0.5, "seed": 3, "step": 20}
+            given = {"parts": [given_part(*pair)], "rule": chosen, "fraction": 0.5, "seed": 3, "step": 20}
             rounded = binary64 if dtype == "float64" else scores.binary32
             clauses, here = "EVT-005 SEL-004", f"{name}-{dtype}"
             try:
-                answer = _answer(event([pair[0]], [pair[1]], chosen, 0.5, seed=3, step=20, rounded=rounded))
+                answer = answered(event([pair[0]], [pair[1]], chosen, 0.5, seed=3, step=20, rounded=rounded))
             except pools.RefusedError:
                 assert name.startswith("refuse"), name
                 area.add(here, "update.event", clauses, text, given, refused=clauses, dtypes=(dtype,))
@@ -325,7 +325,7 @@ def _unusable(area: Area) -> None:
         at = next(p for p in range(8) if p not in part.base)
         gradient = [math.nan if p == at else g for p, g in enumerate(seen.gradient)]
         h = [0.0 if j == at % 4 else x for j, x in enumerate(seen.inputs)]
-        given = {"parts": [_given(part, replace(seen, gradient=gradient, inputs=h))], "rule": chosen}
+        given = {"parts": [given_part(part, replace(seen, gradient=gradient, inputs=h))], "rule": chosen}
         given |= {"fraction": 0.5, "seed": 0, "step": 1}
         text = "evidence looked at only where something is scored by it"
         clauses = "EVT-005 SEL-004"

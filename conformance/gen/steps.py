@@ -36,6 +36,16 @@ def rounded(part: Part) -> Part:
     return replace(part, base=base, phi={p: float(np.float32(x)) for p, x in part.phi.items()}, kept=kept)
 
 
+def summed(earlier: train.Earlier | None, gradients: list[list[float]]) -> train.Earlier:
+    """Return the sums of a window with one more step, such as binary32 holds."""
+    before, steps = ([[0.0] * len(g) for g in gradients], 0) if earlier is None else (earlier.sums, earlier.steps)
+    sums = [
+        [float(np.float32(a + x)) for a, x in zip(old, g, strict=True)]
+        for old, g in zip(before, gradients, strict=True)
+    ]
+    return train.Earlier(sums, steps + 1)
+
+
 def described(part: Part) -> dict[str, Any]:
     """Return a state as a case holds it."""
     base, slots = sorted(part.base), sorted(part.phi)
@@ -51,13 +61,24 @@ def described(part: Part) -> dict[str, Any]:
     }
 
 
-def asked(config: Config, world: World, parts: list[Part], settings: dict[str, Any], step: int) -> dict[str, Any]:
+def asked(
+    config: Config,
+    world: World,
+    parts: list[Part],
+    settings: dict[str, Any],
+    step: int,
+    earlier: train.Earlier | None = None,
+) -> dict[str, Any]:
     """Return the inputs of a step."""
     tensors, _, text = world
+    told = [described(part) for part in parts]
+    if earlier is not None:
+        for one, part, sums in zip(told, parts, earlier.sums, strict=True):
+            one |= {"window": reals(sums).reshape(part.shape), "window_steps": earlier.steps}
     return {
         "config": config,
         "tensors": tensors,
-        "parts": [described(part) for part in parts],
+        "parts": told,
         "text": ids(text),
         "settings": settings,
         "step": step,
@@ -82,11 +103,14 @@ def steps() -> Area:
         ("active-only", {"preset": "active-only"}, (4,)),
         ("no-adapt", {"preset": "no-adapt"}, (4,)),
         ("decay", {"weight_decay": 0.5, "max_norm": 0.0625, "micro_batches": 2}, (4,)),
+        ("window", {"gradient_window": 2, "evolve_every": 3}, (3,)),
+        ("long-window", {"gradient_window": 4, "evolve_every": 4, "micro_batches": 2}, (4,)),
     ):
         settings = SETTINGS | change
         for seed, step, given, answer in _reached(settings, at):
             purpose = "an age, a moment or a slot that the run before it has left and a fresh start does not have"
             linked = event if step % settings["evolve_every"] == 0 else clauses
+            linked += " GRD-004 TRN-005" if "window" in given["parts"][0] else ""
             given["settings"] = settings | {"seed": seed}
             area.add(f"{name}-{step}", "train.step", linked, purpose, given, answer)
     return area
@@ -100,13 +124,17 @@ def _reached(settings: dict[str, Any], at: tuple[int, ...]) -> list[tuple[int, i
         trainer = train.Trainer(tiny.CONFIG, *world, here)
         parts = [rounded(part) for part in trainer.parts]
         found = []
+        earlier = None
         for step in range(1, max(at) + 1):
-            loss, after, gap = train.one_step(tiny.CONFIG, world[0], parts, world[2], here, step)
-            if gap < train_cases.GAP or min(trainer.gap, _weakest(after)) < _LEAST:
+            before, ends = train.window_of(here, step)
+            earlier = earlier if before else None
+            own = train.one_step(tiny.CONFIG, world[0], parts, world[2], here, step, earlier)
+            if own.gap < train_cases.GAP or min(trainer.gap, _weakest(own.parts)) < _LEAST:
                 break
             if step in at:
-                found.append((seed, step, asked(tiny.CONFIG, world, parts, here, step), answered(loss, after)))
-            parts = [rounded(part) for part in after]
+                given = asked(tiny.CONFIG, world, parts, here, step, earlier if ends else None)
+                found.append((seed, step, given, answered(own.loss, own.parts)))
+            parts, earlier = [rounded(part) for part in own.parts], summed(earlier, own.gradients)
         else:
             return found
     msg = "no seed with gaps large enough"

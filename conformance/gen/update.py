@@ -1,6 +1,7 @@
 """Cases of chapters 8 and 9: delta, drop, grow, optimizer."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -8,6 +9,7 @@ import numpy as np
 from conformance.cases import Bound
 from conformance.gen.numbers import Area, Array, Numbers, ids, reals
 from conformance.oracle import adamw, rules, update
+from conformance.oracle.rules import Round
 from conformance.oracle.update import State
 
 
@@ -21,6 +23,46 @@ def matrix_of(shape: tuple[int, int], base: dict[int, float], phi: dict[int, flo
         "delta": ids(phi),
         "delta_values": reals(phi.values()),
     }
+
+
+def given_state(shape: tuple[int, int], state: State) -> dict[str, Any]:
+    """Return a state as inputs of an operation."""
+    given = matrix_of(shape, state.base, state.phi)
+    return given | {"m": reals(state.m.values()), "v": reals(state.v.values()), "age": ids(state.age.values())}
+
+
+def after_event(state: State, rounded: Round) -> dict[str, Any]:
+    """Return the state after an event as outputs of `update.evolve`."""
+    w = update.effective(state.base, state.phi, rounded)
+    return {
+        "base": ids(state.base),
+        "base_values": reals(state.base.values()),
+        "delta": ids(state.phi),
+        "delta_values": reals(state.phi.values()),
+        "m": reals(state.m.values()),
+        "v": reals(state.v.values()),
+        "age": ids(state.age.values()),
+        "support": ids(w),
+        "weights": reals(w.values()),
+    }
+
+
+def after_adamw(slots: Sequence[Array], lr: float, settings: adamw.Settings) -> tuple[dict[str, Any], dict[str, Bound]]:
+    """Return the outputs of `adamw.step` and their bounds.
+
+    slots  φ, m, v, ages and gradients
+    """
+    new = [
+        adamw.step(float(p), float(m), float(v), int(a), float(g), lr, settings)
+        for p, m, v, a, g in zip(*slots, strict=True)
+    ]
+    after, age = [reals(x[i] for x in new) for i in range(3)], ids(x[3] for x in new)
+    phi, m, _, _, gradient = slots
+    gauge = np.abs(settings.beta1 * m) + np.abs((1 - settings.beta1) * gradient)
+    c1, c2 = 1 - settings.beta1 ** age.astype(float), np.sqrt(1 - settings.beta2 ** age.astype(float))
+    moved = lr / c1 * gauge / (np.sqrt(after[2]) / c2 + settings.eps)
+    bounds = {"m": Bound(gauge, 2), "v": Bound(np.abs(after[2]), 2), "values": Bound(np.abs(phi) + moved, 2)}
+    return {"values": after[0], "m": after[1], "v": after[2], "age": age}, bounds
 
 
 def delta() -> Area:
@@ -204,20 +246,8 @@ def _adamw_case(
     lr: float,
     hyper: dict[str, float],
 ) -> None:
-    settings = adamw.Settings(**hyper)
-    rows = [
-        adamw.step(float(p), float(m), float(v), int(a), float(g), lr, settings)
-        for p, m, v, a, g in zip(*slots, strict=True)
-    ]
-    new = [reals(r[i] for r in rows) for i in range(3)]
-    age = ids(r[3] for r in rows)
-    phi, m, v, _, g = slots
-    gauge_m = np.abs(settings.beta1 * m) + np.abs((1 - settings.beta1) * g)
-    c1, c2 = 1 - settings.beta1 ** age.astype(float), np.sqrt(1 - settings.beta2 ** age.astype(float))
-    moved = lr / c1 * gauge_m / (np.sqrt(new[2]) / c2 + settings.eps)
-    bounds = {"m": Bound(gauge_m, 2), "v": Bound(np.abs(new[2]), 2), "values": Bound(np.abs(phi) + moved, 2)}
-    given = {"values": phi, "m": m, "v": v, "age": slots[3], "gradient": g, "lr": lr} | hyper
-    answer = {"values": new[0], "m": new[1], "v": new[2], "age": age}
+    answer, bounds = after_adamw(slots, lr, adamw.Settings(**hyper))
+    given = dict(zip(("values", "m", "v", "age", "gradient"), slots, strict=True)) | {"lr": lr} | hyper
     area.add(name, "adamw.step", clauses + " NUM-002", purpose, given, answer, bounds=bounds)
 
 

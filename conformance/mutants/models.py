@@ -120,6 +120,25 @@ def of_every_target(**new: Callable[[Values], Any]) -> Operation:
     )
 
 
+def without_window(part: Values) -> Values:
+    """A state whose window has been lost."""
+    return {name: value for name, value in part.items() if not name.startswith("window")}
+
+
+def last_gradient_alone(a: Values) -> Values:
+    return right("train.step")(a | {"parts": [without_window(part) for part in a["parts"]]})
+
+
+def of_a_window(**new: Callable[[Values], Any]) -> Operation:
+    """One step that ends a gradient window, from a window with other entries."""
+
+    def f(a: Values) -> Values:
+        held = [part | ({name: g(part) for name, g in new.items()} if "window" in part else {}) for part in a["parts"]]
+        return right("train.step")(a | {"parts": held})
+
+    return f
+
+
 def stops_a_step_early(a: Values) -> Values:
     return right("evaluate.perplexity")(a | {"windows": a["windows"] - 1})
 
@@ -170,6 +189,13 @@ MUTANTS: list[Mutant] = [
     mutant("OPT-001", "train.step", of_every_target(m=lambda p: p["m"] * 0), "first moments start anew"),
     mutant("DLT-003", "train.step", of_every_target(delta_values=lambda p: p["delta_values"] * 0), "φ starts anew"),
     mutant("ADPT-002", "train.step", of_every_target(budget=lambda p: p["budget"] + 1), "a budget of K + 1"),
+    mutant("GRD-004 TRN-005", "train.step", last_gradient_alone, "the last gradient alone"),
+    mutant(
+        "GRD-004 TRN-005",
+        "train.step",
+        of_a_window(window=lambda p: abs(p["window"])),
+        "|g| added up before the mean",
+    ),
     mutant("EVL-003", "evaluate.perplexity", any_perplexity, "an infinite perplexity"),
     mutant("TRN-005", "train.run", settings(gradient_window=1), "the last gradient alone"),
     mutant("OPT-004", "train.run", settings(max_norm=0.0), "no clipping"),

@@ -47,6 +47,42 @@ class Step:
     inputs: list[list[list[float]]]
 
 
+@dataclass(frozen=True)
+class Earlier:
+    """What the steps of a window before the present one have summed up to.
+
+    Attributes:
+        sums: Σ g of each target, flat.
+        steps: how many they are.
+    """
+
+    sums: list[list[float]]
+    steps: int
+
+
+@dataclass(frozen=True)
+class OneStep:
+    """A single step from a given state, and what it hung on.
+
+    Attributes:
+        loss: of the step.
+        gradients: of each target, flat.
+        moved: each target after the optimizer.
+        evidence: what the event saw of each target; empty without an event.
+        outcomes: what the event did to each; empty without an event.
+        parts: each target after the step.
+        gap: the smallest relative gap of the event.
+    """
+
+    loss: float
+    gradients: list[list[float]]
+    moved: list[Part]
+    evidence: list[Evidence]
+    outcomes: list[events.Outcome]
+    parts: list[Part]
+    gap: float
+
+
 def rule_of(settings: Any) -> choices.Rule:
     """Return the rule of a run: spelled out under `rule`, or a preset by its name."""
     rule = settings["rule"] if "rule" in settings else choices.rule_of(settings["preset"])
@@ -160,19 +196,18 @@ class Trainer:
         return Evidence(**seen, inputs=h, row_moments=self.rows[i], column_moments=self.columns[i],
                         candidates=first, steps=len(recent))  # fmt: skip
 
-    def event(self, step: int, recent: list[Step]) -> dict[str, int]:
-        """Let all targets evolve after a step and return what moved (EVT-001)."""
+    def event(self, step: int, seen: list[Evidence]) -> list[events.Outcome]:
+        """Let all targets evolve after a step and return what happened to each (EVT-001)."""
         s, rule = self.s, self.rule
         last = rules.last_event(s["steps"], rule["evolve_until"])
         fraction = rules.scheduled(rule["drop_schedule"], s["drop_fraction"], step, last)
-        seen = [self.evidence(i, recent) for i in range(len(self.parts))]
         found = events.event(self.parts, seen, rule, fraction, seed=s["seed"], step=step, pattern=self.pattern)
         for i, one in enumerate(found):
             for name, boundary in one.boundaries.items():
                 self.meet([boundary] if boundary else [], drawn=rule[name] == "random")
             lost = self.loaded[i].keys() - one.part.base.keys()
             self.parts[i] = replace(one.part, first=False, lost=frozenset(lost))
-        return {n: sum(one.record[n] for one in found) for n in ("dropped", "grown", "cancelled", "pruned")}
+        return found
 
     def finish(self) -> list[dict[int, float]]:
         """Adapt once more with nothing exempt and return the final weights (EVT-004, EVT-008)."""
@@ -209,11 +244,27 @@ def run(
         if not (step in due and rule["event_replaces_step"]):
             trainer.optimize(step, seen.gradients)
         if step in due:
-            for name, n in trainer.event(step, recent[-due[step] :]).items():
-                moves[name] += n
+            held = recent[-due[step] :]
+            for one in trainer.event(step, [trainer.evidence(i, held) for i in range(len(trainer.parts))]):
+                for name in moves:
+                    moves[name] += one.record[name]
             events.append([(list(part.phi), sorted(part.base)) for part in trainer.parts])
     final = trainer.finish()
     return Run(losses, events, trainer.parts, trainer.budgets, trainer.delta_budgets, final, trainer.gap, moves)
+
+
+def window_of(settings: Any, step: int) -> tuple[int, bool]:
+    """Return how many steps before this one its window holds, and whether the window's event follows (TRN-005).
+
+    0 and False where the step lies in no window.
+    """
+    rule = rule_of(settings)
+    every, size = settings["evolve_every"], settings["gradient_window"]
+    at, sums = rules.all_events(rule["events"], settings["steps"], every, rule["evolve_until"], size)
+    for end, n in zip(at, sums, strict=True):
+        if rule["evolves"] and end - n < step <= end:
+            return step - (end - n) - 1, step == end
+    return 0, False
 
 
 def one_step(
@@ -223,10 +274,11 @@ def one_step(
     text: list[int],
     settings: dict[str, Any],
     step: int,
-) -> tuple[float, list[Part], float]:
-    """Return the loss of one step from a given state, the state after it, and the smallest gap of its event.
+    earlier: Earlier | None = None,
+) -> OneStep:
+    """Return one step from a given state: what came before is all in the state (TRN-004).
 
-    For runs whose gradient window is one step: what came before is all in the state (TRN-004).
+    earlier  what the window of an event that follows the step has summed up to; events see no evidence but ḡ then
     """
     trainer = Trainer.__new__(Trainer)
     trainer.config, trainer.tensors, trainer.text, trainer.s = config, dict(tensors), text, settings
@@ -238,10 +290,18 @@ def one_step(
     trainer.rows = [[0.0] * shape[0] for shape in trainer.shapes]
     trainer.columns = [[0.0] * shape[1] for shape in trainer.shapes]
     trainer.loaded, trainer.parts, trainer.gap = [part.base for part in parts], list(parts), float("inf")
-    seen = trainer.look(step)
-    trainer.optimize(step, seen.gradients)
-    rule, steps = trainer.rule, settings["steps"]
-    at, _ = rules.all_events(rule["events"], steps, settings["evolve_every"], rule["evolve_until"], 1)
-    if rule["evolves"] and step in at:
-        trainer.event(step, [seen])
-    return seen.loss, trainer.parts, trainer.gap
+    looked = trainer.look(step)
+    trainer.optimize(step, looked.gradients)
+    moved, seen, outcomes = list(trainer.parts), list[Evidence](), list[events.Outcome]()
+    if window_of(settings, step)[1]:
+        seen = [trainer.evidence(i, [looked]) for i in range(len(parts))]
+        if earlier is not None:
+            seen = [_with_earlier(one, sums, earlier.steps) for one, sums in zip(seen, earlier.sums, strict=True)]
+        outcomes = trainer.event(step, seen)
+    return OneStep(looked.loss, looked.gradients, moved, seen, outcomes, trainer.parts, trainer.gap)
+
+
+def _with_earlier(seen: Evidence, sums: list[float], steps: int) -> Evidence:
+    """Return evidence of a step joined with the gradients of the steps before it (GRD-004)."""
+    total = [a + g for a, g in zip(sums, seen.gradient, strict=True)]
+    return replace(seen, gradient=[x / (steps + 1) for x in total], steps=steps + 1)

@@ -224,16 +224,11 @@ def _seen(part: Values, base: Base, delta: Delta, rule: Rule) -> Window | FirstS
     """Return a window whose means are those of the case."""
     shape = (part["out"], part["in"])
     if rule.candidates == "all":
-        return Window(
-            shape,
-            rule.asks(),
-            1,
-            gradient=part["gradient"],
-            absolute=part["absolute"],
-            square=part["square"],
-            input_squares=part["inputs"],
-            n_inputs=1,
-        )
+        # a window holds what its rule asks for, and nothing else
+        asked = rule.asks()
+        sums = {n: part[n] for n in ("gradient", "absolute", "square") if n in asked}
+        h = part["inputs"] if "inputs" in asked else None
+        return Window(shape, asked, 1, **sums, input_squares=h, n_inputs=1)
     support = union(flat(base.topology), flat(delta.topology))
     positions = union(part["candidates"], support)
     xp = array_namespace(positions)

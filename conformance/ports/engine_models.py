@@ -16,6 +16,7 @@ from seft_ref.train import Target, TrainState, finish, initial_state, place, ste
 from seft_ref.update.delta import Base, Delta
 from seft_ref.update.optimizers import OPTIMIZERS
 from seft_ref.weights import Weights, assemble, with_matrices
+from seft_ref.window import AnyWindow, Window
 
 Values = dict[str, Any]
 
@@ -143,7 +144,12 @@ def _train_step(a: Values) -> Values:
         nothing = part["delta"][:0]
         target = Target(base, delta, part["budget"], part["delta_budget"], nothing, part["m"][:0], nothing)
         targets[matrix.name], packed[matrix.name] = place(target, a["kernels"])
-    state = TrainState(a["step"] - 1, targets, with_matrices(weights, packed), {})
+    windows: dict[str, AnyWindow] = {
+        matrix.name: Window(matrix.shape, settings.rule.asks(), part["window_steps"], gradient=part["window"])
+        for matrix, part in zip(config.targets(), a["parts"], strict=True)
+        if "window" in part
+    }
+    state = TrainState(a["step"] - 1, targets, with_matrices(weights, packed), windows)
     batches = step_batches(settings, text, a["step"], state.weights)
     after, record = train_step(state, batches, settings, config, a["kernels"])
     found = list(after.targets.values())

@@ -8,6 +8,7 @@ import os
 import secrets
 import sys
 import time
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -65,6 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name in names:
         variants, bad = variants_of(name), 0
         begun, examples, tried = time.monotonic(), 0, 0
+        counts = Counter[str]()
         for run in range(asked.runs):
             seed = asked.seed or secrets.token_hex(16)
             folder = asked.artifacts / f"{name}-{seed}"
@@ -76,11 +78,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             for r in shown:
                 print(_line(name, run, seed, r), flush=True)
             bad += len(shown)
+            counts.update({f"{r.name}: {what}": n for r in results for what, n in r.counts.items()})
             tried += sum(r.status == "passed" for r in results)
             examples += sum(r.examples for r in results)
         seconds = time.monotonic() - begun
         print(f"{name}: {asked.runs} runs, {tried} properties passed, {examples} examples, {bad} false failures, "
               f"{seconds:.0f} s", flush=True)  # fmt: skip
+        for what, n in counts.items():
+            print(f"    {what}: {n}", flush=True)
         wrong += bad
     return 1 if wrong else 0
 

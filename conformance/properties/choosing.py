@@ -10,15 +10,10 @@ from conformance.cases import Bound
 from conformance.gen.numbers import ids, reals
 from conformance.oracle import choices, pools, rng, rules
 from conformance.properties.draws import Draw
+from conformance.properties.states import ties
 from conformance.properties.trial import Trial, property_of
 
 __all__: list[str] = []
-
-
-def _tied(scores: list[float], k: int) -> bool:
-    """Tell whether a choice of k has equal scores on both sides of its boundary."""
-    order = sorted(scores)
-    return 0 < k < len(order) and order[k - 1] == order[k]
 
 
 def _scores(d: Draw) -> list[float]:
@@ -41,7 +36,7 @@ def _select(name: str, choose: Any) -> Any:
         given = {"scores": reals(scores), "ids": ids(where), "k": k}
         t.saw(
             "a tie at the boundary",
-            not refused and _tied(scores if choose is rules.smallest else [-s for s in scores], k),
+            not refused and ties(scores if choose is rules.smallest else [-s for s in scores], k),
         )
         t.saw("a score that is not finite", "SEL-004" in refused)
         t.saw("an impossible count", "SEL-005" in refused)
@@ -70,7 +65,7 @@ def _negated(d: Draw, t: Trial) -> None:
     """The k largest of scores are the k smallest of their negatives."""
     scores = reals(d.levels(d.length(), 2))
     k = d.integer(0, len(scores))
-    t.saw("a tie at the boundary", _tied(list(scores), len(scores) - k))
+    t.saw("a tie at the boundary", ties(list(scores), len(scores) - k))
     given = {"ids": ids(range(len(scores))), "k": k}
     t.related(
         "largest and smallest",

@@ -14,10 +14,10 @@ from conformance.properties.invariants import state_of
 from conformance.properties.states import (
     Event,
     adamw_case,
+    asked,
     draw_event,
     draw_state,
     evolve_case,
-    told,
 )
 from conformance.properties.trial import Trial, property_of
 
@@ -28,11 +28,8 @@ def _ask(
     t: Trial, relation: str, shapes: Sequence[Shape], states: Sequence[State], events: Sequence[Event], **more: Any
 ) -> None:
     """Compare the answers to several events."""
-    asked = []
-    for shape, state, event in zip(shapes, states, events, strict=True):
-        given = told(shape, state) | event.how | {"gradient": event.gradient, "adapts": int(event.adapts)}
-        asked.append(("update.evolve", given | more))
-    t.related(relation, *asked)
+    several = zip(shapes, states, events, strict=True)
+    t.related(relation, *(("update.evolve", asked(*one) | more) for one in several))
 
 
 @property_of(

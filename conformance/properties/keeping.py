@@ -6,7 +6,7 @@ from typing import Any
 
 from conformance.gen.files import content, raw_array, state
 from conformance.gen.numbers import ids, reals
-from conformance.oracle import files, prune, rules
+from conformance.oracle import deltas, files, prune, rules
 from conformance.oracle.files import Tensor
 from conformance.properties.draws import Draw
 from conformance.properties.states import ties
@@ -82,6 +82,157 @@ def _round(d: Draw, t: Trial) -> None:
     raw = t.case("file.write", given, {"raw": raw_array(files.pieces(tensors).pack())})
     if raw is not None:
         t.related("back", ("file.write", given), ("file.read", {"raw": raw["raw"]}))
+
+
+_Delta = tuple[dict[str, Tensor], dict[str, Any]]
+"""What is stored, and the description."""
+_NUMBERS = ("F32", "F16", "BF16", "F64")
+_KINDS = ("replace", "remove", "both", "add", "whole", "gone", "nothing")
+
+
+def _number(d: Draw, dtype: str, n: int, unit: float) -> bytes:
+    """Return n values of a dtype: multiples of a unit, or whole bytes."""
+    if dtype not in _NUMBERS:
+        return bytes(d.integers(n, 0, 255))
+    return b"".join(deltas.rounded(dtype, x) for x in d.levels(n, 40, unit))
+
+
+def _stored(d: Draw, dtype: str, shape: tuple[int, int], at: list[int], unit: float = 0.125) -> Tensor:
+    raw = _number(d, dtype, len(at), unit)
+    size = len(raw) // max(len(at), 1)
+    return deltas.tensor(dtype, shape, {p: raw[i * size : (i + 1) * size] for i, p in enumerate(at)})
+
+
+def _any_tensor(d: Draw) -> Tensor:
+    shape = d.shape(5)
+    return _stored(d, d.choice((*_NUMBERS, "U8")), shape, d.mask(shape)[0])
+
+
+def _operations(d: Draw, kind: str, w: Tensor) -> dict[str, Tensor]:
+    """Return the operations that are stored for one tensor, without their name."""
+    shape = (w.shape[0], w.shape[1])
+    held, size = list(deltas.cells(w)), shape[0] * shape[1]
+    if kind == "whole":
+        return {"whole": _any_tensor(d)}
+    if kind == "add":
+        # units that a sum rounds off, half of them to the middle of two numbers
+        amounts = _stored(d, d.choice(_NUMBERS), shape, d.subset(size), 2.0 ** -d.integer(0, 14))
+        return {"add": amounts} if w.dtype in _NUMBERS and amounts.bits else {}
+    found = {}
+    away = [held[i] for i in d.subset(len(held))] if kind in ("remove", "both") else []
+    if away:
+        found["remove"] = deltas.tensor("NONE", shape, dict.fromkeys(away, b""))
+    new = [p for p in d.subset(size) if p not in away] if kind in ("replace", "both") else []
+    return found | ({"replace": _stored(d, w.dtype, shape, new)} if new else {})
+
+
+def _step(d: Draw, t: Trial, base: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Any]]:
+    """Return what is stored, the model after it, and the description; nothing stored where nothing changes."""
+    stored: dict[str, Tensor] = {}
+    gone = []
+    for name, w in base.items():
+        kind = d.choice(_KINDS)
+        found = {} if kind in ("gone", "nothing") else _operations(d, kind, w)
+        if kind == "gone":
+            gone.append(name)
+        elif found and files.content_digest(deltas.change(w, found)) != files.content_digest(w):
+            stored |= {f"{what}:{name}": x for what, x in found.items()}
+            t.saw("both" if len(found) > 1 else next(iter(found)))
+    if d.flag(3) and "new" not in base:
+        stored["whole:new"] = _any_tensor(d)
+    t.saw("a tensor that leaves", gone)
+    target, described = deltas.step(base, stored, tuple(gone))
+    return stored, target, described
+
+
+def _chain(d: Draw, t: Trial) -> tuple[dict[str, Tensor], dict[str, Tensor], list[_Delta]]:
+    """Return a model, the model at the end, and the deltas between them: at most two, none where nothing changes."""
+    base = {name: _any_tensor(d) for name in d.some(("w", "a", "m.weight"), d.integer(1, 3))}
+    target, chain = base, []
+    for _ in range(d.integer(1, 2)):
+        stored, after, described = _step(d, t, target)
+        if described["tensors"]:
+            target = after
+            chain.append((stored, described))
+    return base, target, chain
+
+
+def _given(base: dict[str, Tensor], packed: list[bytes]) -> dict[str, Any]:
+    held = {str(i + 1): raw_array(raw) for i, raw in enumerate(packed)}
+    return {"base": raw_array(files.pieces(base).pack()), "deltas": held}
+
+
+def _packed(stored: dict[str, Tensor], described: dict[str, Any]) -> bytes:
+    return files.pieces(stored, kind="delta", delta=described).pack()
+
+
+@property_of(
+    "delta.apply",
+    "FMT-132 FMT-134 FMT-135 FMT-136 FMT-138",
+    "ckpt-read",
+    "delta.apply",
+    sees=("replace", "remove", "both", "add", "whole", "a tensor that leaves", "a chain", "a change of every position"),
+)
+def _apply(d: Draw, t: Trial) -> None:
+    """Deltas lead, position by position, to the model that they name."""
+    base, target, chain = _chain(d, t)
+    t.saw("a chain", len(chain) > 1)
+    t.saw("a change of every position", any(x.support is None for stored, _ in chain for x in stored.values()))
+    told = content(target)
+    answer = {key: told[key] for key in ("tensors", "tied", "scales")} | {"state": deltas.model(target)[1]}
+    if chain:
+        t.case("delta.apply", _given(base, [_packed(*one) for one in chain]), answer)
+
+
+_WRONG = {
+    "another base": ["FMT-137"],
+    "another result": ["FMT-138"],
+    "in another order": ["FMT-137", "FMT-139"],
+    "one of them twice": ["FMT-137", "FMT-139"],
+    "values of another dtype": ["FMT-133"],
+    "an infinite sum": ["FMT-135"],
+    "no delta": ["FMT-131"],
+}
+
+
+@property_of(
+    "delta.refuses",
+    "FMT-131 FMT-133 FMT-135 FMT-137 FMT-138 FMT-139",
+    "ckpt-read",
+    "delta.apply",
+    sees=tuple(_WRONG),
+)
+def _refused(d: Draw, t: Trial) -> None:
+    """Deltas that do not fit the model, each other, or what they say of themselves are refused."""
+    base, _, chain = _chain(d, t)
+    wrong = d.choice(list(_WRONG))
+    if not chain or (wrong == "in another order" and len(chain) < 2):
+        return
+    stored, described = chain[-1]
+    if wrong == "another base":
+        base = base | {"zz": _any_tensor(d)}
+    elif wrong == "another result":
+        chain[-1] = stored, described | {"target_sha256": "5e" * 32}
+    elif wrong == "in another order":
+        chain.reverse()
+    elif wrong == "one of them twice":
+        chain.append(chain[-1])
+    elif wrong in ("values of another dtype", "an infinite sum"):
+        found = [key for key in stored if key.startswith("add" if wrong == "an infinite sum" else "replace")]
+        if not found:
+            return
+        old = stored[found[0]]
+        dtype = "F64" if wrong == "an infinite sum" else "I32" if old.dtype != "I32" else "U8"
+        raw = struct.pack("<d", 1e308) if dtype == "F64" else bytes(files.BITS[dtype] // 8)
+        at = dict.fromkeys(deltas.cells(old), raw)
+        chain[-1] = stored | {found[0]: deltas.tensor(dtype, (old.shape[0], old.shape[1]), at)}, described
+        into = base.get(found[0].split(":")[1])
+        if dtype == "F64" and (into is None or into.dtype == "F64"):
+            return
+    packed = [_packed(*one) for one in chain]
+    packed[-1] = files.pieces(base).pack() if wrong == "no delta" else packed[-1]
+    t.saw(wrong)
+    t.case("delta.apply", _given(base, packed), refused=_WRONG[wrong])
 
 
 @property_of(

@@ -92,6 +92,48 @@ def _rmsnorm(d: Draw, t: Trial) -> None:
     _layer(t, "layer.rmsnorm", y, dy, held, {"x": x, "weight": weight, "eps": eps}, scales)
 
 
+_ROPES = ("default", "linear", "dynamic", "llama3")
+
+
+@property_of(
+    "layer.rope",
+    "LYR-004 LYR-005 LYR-006 NUM-002",
+    "layers",
+    "layer.rope",
+    sees=(*_ROPES, "longer than its context", "several heads"),
+)
+def _rope(d: Draw, t: Trial) -> None:
+    """Pairs of entries half a head apart are turned by position times frequency, gradients back."""
+    kind = d.choice(_ROPES)
+    # the base of dynamic has an exponent that a width of 2 does not have
+    half = d.integer(1 + (kind == "dynamic"), 4)
+    size = (d.integer(1, 2), d.choice((1, 2, 5, 9, 18)), d.integer(1, 2), 2 * half)
+    context, factor = d.choice((4, 8, 64)), d.integer(2, 8) / 2
+    given: dict[str, Any] = {"type": kind, "base": d.choice((100.0, 10000.0, 3.0)), "max_position_embeddings": context}
+    given |= {} if kind == "default" else {"factor": factor}
+    low = d.integer(1, 2)
+    given |= {"low": float(low), "high": float(low + d.integer(1, 3)), "original": context} if kind == "llama3" else {}
+    x, dy = (reals(d.levels(int(np.prod(size)), 8)).reshape(size) for _ in range(2))
+    t.saw(kind)
+    t.saw("longer than its context", size[1] > context)
+    t.saw("several heads", size[2] > 1)
+    f, held = layers.frequencies(2 * half, given, size[1]), Var(x)
+    y = layers.rotate(held, f)
+    (dx,) = gradients(y, dy, [held])
+    # a frequency that is 16 units off, which `rope.frequencies` allows, turns by that much more
+    angles = np.outer(np.arange(size[1]), f)[None, :, None, :]
+    off = 1 + 1.5 * angles * (2.0**-29 if t.dtype == "float32" else 1.0)
+    bounds = {name: _turned(z, off) for name, z in (("y", x), ("dx", dy))}
+    t.case("layer.rope", {"x": x, "rope": given, "dy": dy}, {"y": y.value, "dx": dx}, bounds=bounds)
+
+
+def _turned(x: Array, off: Array) -> Bound:
+    """Return the bound of a rotation: |x_j| + |x_{j+D/2}|, for both of the pair."""
+    half = x.shape[-1] // 2
+    total = off * (np.abs(x[..., :half]) + np.abs(x[..., half:]))
+    return Bound(np.concatenate([total, total], axis=-1), 2)
+
+
 @property_of(
     "layer.attention",
     "LYR-007 LYR-008 LYR-009 NUM-004",

@@ -13,6 +13,7 @@ import numpy as np
 from conformance.cases import Case
 from conformance.compare import UNIT, compare, tau
 from conformance.ops import OPS
+from conformance.properties.anchored import broken_step
 from conformance.properties.invariants import broken
 
 __all__ = ["RELATIONS", "Relation", "given_to_port"]
@@ -165,6 +166,12 @@ def _keeps(cases: Sequence[Case], answers: Sequence[Answer], dtype: str) -> str:
     return next(filter(None, (broken(case.inputs, answer, dtype) for case, answer in pairs)), "")
 
 
+def _one_step(cases: Sequence[Case], answers: Sequence[Answer], dtype: str) -> str:
+    """A step of training is the kit's own from the same state."""
+    pairs = zip(cases, answers, strict=True)
+    return next(filter(None, (broken_step(case.inputs, answer, dtype) for case, answer in pairs)), "")
+
+
 RELATIONS: dict[str, Relation] = {
     "same": _same,
     "largest and smallest": _same_choice,
@@ -176,6 +183,7 @@ RELATIONS: dict[str, Relation] = {
     "rows moved": _rows_moved,
     "rows of a product moved": _rows_of_product,
     "padded": _padded,
+    "one step of training": _one_step,
 }
 """Every relation by name."""
 

@@ -12,7 +12,17 @@ from typing import Any
 from conformance.cases import Case
 from conformance.harness import Variant
 from conformance.judgement import PropertyResult
-from conformance.properties import choosing, comparing, computing, generating, keeping, layering, updating
+from conformance.properties import (
+    choosing,
+    comparing,
+    computing,
+    generating,
+    keeping,
+    layering,
+    ruling,
+    training,
+    updating,
+)
 from conformance.properties.artifacts import folder_of, save
 from conformance.properties.draws import SMALL, Chosen, Counted
 from conformance.properties.trial import REGISTER, Enough, Found, NotOffered, Property, Seen, Trial
@@ -26,13 +36,15 @@ except ImportError:
 
 __all__ = ["PROPERTIES", "Explored", "explore", "run_properties"]
 
-_AREAS = (choosing, updating, comparing, computing, layering, keeping, generating)
+_AREAS = (choosing, updating, ruling, comparing, computing, layering, keeping, training, generating)
 """Modules that enter properties."""
 PROPERTIES: dict[str, Property] = REGISTER
 """Every property by name."""
 
 DIRECTED = 40
 """How many examples are always the same: what a property has to have seen is among them."""
+LEAST = 3
+"""How many of them a property has whose examples are long."""
 WITHOUT = "hypothesis is not installed; pip install hypothesis"
 
 
@@ -118,6 +130,8 @@ def _judge(
             # while an example got smaller the port may have been lost often: that counts once
             variant.port.restarts = min(variant.port.restarts, restarts + 1)  # type: ignore[attr-defined]
         result.examples += found.examples
+        for what in prop.tells:
+            result.counts[what] = result.counts.get(what, 0) + found.saw[what]
         if found.missing:
             result.skipped = f"{variant.port.name} does not offer {found.missing}"
             continue
@@ -155,11 +169,14 @@ def explore(
     """Try a property on a port called in one way."""
     found = Explored()
     trial = Trial(prop, variant, time.monotonic() + seconds, found.saw, log=log)
+    # the first of each lot is the simplest there is
+    examples = max(examples // prop.cost, min(examples, 2))
+    small = examples // 2 if prop.cost == 1 else 0
     try:
         # most mistakes show in a small example, and what is small already is soon at its smallest
-        _random(prop, trial, found, seed, examples // 2, seconds, SMALL[0])
+        _random(prop, trial, found, seed, small, seconds, SMALL[0])
         if found.seen is None:
-            _random(prop, trial, found, seed, examples - examples // 2, seconds)
+            _random(prop, trial, found, seed, examples - small, seconds)
         if found.seen is None and _directed(prop, trial, found):
             found.seen = trial.failing
             # hypothesis makes it smaller if it comes across it too
@@ -177,7 +194,7 @@ def explore(
 def _directed(prop: Property, trial: Trial, found: Explored) -> bool:
     """Try the examples that are always the same; tell whether one failed."""
     word = int.from_bytes(sha256(prop.name.encode()).digest()[:7], "big")
-    for number in range(DIRECTED):
+    for number in range(max(DIRECTED // prop.cost, LEAST)):
         found.examples += 1
         try:
             prop.body(Counted(word, number), trial)

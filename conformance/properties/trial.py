@@ -43,6 +43,8 @@ class Property:
         text: what holds, in one line.
         body: makes an example of a draw and tries it.
         reduced: it can be asked in 16-bit types too.
+        tells: what its result counts.
+        cost: one of its examples is as long as so many of another property, and it has so many fewer.
     """
 
     name: str
@@ -53,6 +55,8 @@ class Property:
     text: str
     body: "Callable[[Draw, Trial], None]"
     reduced: bool = False
+    tells: tuple[str, ...] = ()
+    cost: int = 1
 
     @property
     def scalar(self) -> bool:
@@ -252,14 +256,31 @@ REGISTER: dict[str, Property] = {}
 
 
 def property_of(
-    name: str, clauses: str, profile: str, ops: str, *, sees: Sequence[str] = (), reduced: bool = False
+    name: str,
+    clauses: str,
+    profile: str,
+    ops: str,
+    *,
+    sees: Sequence[str] = (),
+    reduced: bool = False,
+    tells: Sequence[str] = (),
+    cost: int = 1,
 ) -> Callable[[Callable[[Draw, Trial], None]], Callable[[Draw, Trial], None]]:
     """Enter a body as a property; its docstring says what holds."""
 
     def enter(body: Callable[[Draw, Trial], None]) -> Callable[[Draw, Trial], None]:
         text = (body.__doc__ or "").strip().rstrip(".")
         REGISTER[name] = Property(
-            name, tuple(clauses.split()), profile, tuple(ops.split()), tuple(sees), text, body, reduced
+            name,
+            tuple(clauses.split()),
+            profile,
+            tuple(ops.split()),
+            tuple(sees),
+            text,
+            body,
+            reduced,
+            tuple(tells),
+            cost,
         )
         return body
 

@@ -13,11 +13,11 @@ from conformance.oracle.update import State
 from conformance.properties.draws import Draw
 from conformance.properties.states import (
     adamw_case,
+    asked,
     draw_event,
     draw_state,
     evolve_case,
     ties,
-    told,
 )
 from conformance.properties.trial import Trial, property_of
 
@@ -188,7 +188,7 @@ def _refuses(d: Draw, t: Trial) -> None:
     bad = d.choice((math.nan, math.inf, -math.inf))
     event.gradient.reshape(-1)[d.integer(0, state.size - 1)] = bad
     t.saw("NaN" if math.isnan(bad) else "infinity")
-    given = told(shape, state) | event.how | {"gradient": event.gradient, "adapts": int(event.adapts)}
+    given = asked(shape, state, event)
     t.case("update.evolve", given, refused=["EVT-005", "SEL-004"])
 
 

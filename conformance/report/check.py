@@ -58,6 +58,7 @@ _LINES: dict[str, dict[str, tuple[type, ...]]] = {
         "skipped": (str,),
         "failure": (str,),
         "waived": (str,),
+        "counts": (dict,),
     },
     "footer": {"cases": (int,), "properties": (int,), "outcomes": (dict,), "property_outcomes": (dict,)},
 }

@@ -114,6 +114,7 @@ def property_row(one: PropertyResult) -> dict[str, Any]:
         "failure": one.failure,
         "waived": one.waived,
         "artifact": None if one.artifact is None else one.artifact.name,
+        "counts": one.counts,
     }
 
 

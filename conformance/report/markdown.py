@@ -39,6 +39,8 @@ def markdown(run: Run) -> str:
     marginal = [row for row in op_rows(run) if row.marginal]
     lines += [f"- {_code(row.op)} used {row.used:.0%} of its bound in {_code(row.worst)}" for row in marginal]
     lines += [""] * bool(marginal)
+    counted = [p for p in run.properties if p.counts]
+    lines += [f"- {_code(p.name)} counted {_text(p.told)}" for p in counted] + [""] * bool(counted)
     lines += _failures(run)
     return "\n".join(lines).rstrip("\n") + "\n"
 

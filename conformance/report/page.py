@@ -141,6 +141,8 @@ def _not_judged(run: Run) -> Markup:
     for p in run.properties:
         if p.status == "skipped":
             groups["waived" if p.waived else "property skipped", p.waived or p.skipped] += 1
+        if p.counts:
+            groups["counted", f"{p.name}: {p.told}"] += 1
     head = tag("h2", "Not judged, or forgiven", id="unjudged")
     if not groups:
         return join(head, tag("p", "Nothing."))

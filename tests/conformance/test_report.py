@@ -55,6 +55,7 @@ GOLDEN_LINES = [
         "failure": "",
         "waived": "",
         "artifact": None,
+        "counts": {},
     },
     {
         "type": "footer",

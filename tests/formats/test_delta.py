@@ -145,6 +145,25 @@ def test_FMT_135_differences_lead_to_the_target_bit_for_bit(dtype, same):
 
 
 @pytest.mark.parametrize(
+    ("operation", "expected"), [("replace", [5, 7, 9, 11]), ("add", [6, 7, 11, 11])], ids=["replace", "add"]
+)
+def test_FMT_005_a_change_of_every_position_may_be_dense(operation, expected):
+    base, values = sparse([[1, N], [2, N]], F32), np.array([[5, 7], [9, 11]], F32)
+    for change_of_all in (formats.Dense(values), sparse(values.tolist(), F32)):
+        made = change.apply(base, {operation: change_of_all}, "w")
+        assert (flat(made).tolist(), made.values.tolist()) == ([0, 1, 2, 3], expected)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+def test_FMT_135_sums_at_every_position_are_applied_as_they_are_read(dtype, tmp_path, same):
+    old = np.arange(6, dtype=dtype).reshape(2, 3)
+    base, target = checkpoint({"w": formats.Dense(old)}), checkpoint({"w": formats.Dense(old + dtype(1))})
+    formats.write(tmp_path / "d", delta.diff(base, target, "add"))
+    with formats.open(tmp_path / "d") as reader:
+        assert same(delta.apply(base, [delta.verified(reader)]).tensors["w"], target.tensors["w"])
+
+
+@pytest.mark.parametrize(
     ("old", "new"),
     [
         (formats.Dense(np.array([1e30], F32)), formats.Dense(np.array([1e-30], F32))),

@@ -1,0 +1,250 @@
+"""A step of training, judged from the state before it (TRN, EVT, NUM).
+
+The kit takes the step as well, in binary64, and knows how far rounding may move each number of a right program. A
+selection that this cannot turn is exact. One that it can is in doubt: another is right too if every position of
+it is as good as the kit's within the error.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from conformance.cases import Bound
+from conformance.compare import RELATIVE, UNIT, compare
+from conformance.gen.numbers import ids, reals
+from conformance.oracle import adamw, optimizers, rules, train, update
+from conformance.oracle.event import Part
+from conformance.oracle.model import targets
+
+__all__ = ["Own", "broken_step", "own_step", "part_of"]
+
+NOISE = 256.0
+"""How far an entry of a gradient may be off, in roundings of the largest entry of all targets; programs whose sums are
+taken in other orders stayed below 50."""
+_FLOATS = ("base_values", "delta_values", "m", "v", "window")
+
+
+def part_of(told: dict[str, Any], shape: tuple[int, ...], matrix: int, dtype: str) -> Part:
+    """Return a target as it is told, its floats as the dtype holds them."""
+    held = {n: (x.astype(dtype) if n in _FLOATS else x) for n, x in told.items() if isinstance(x, np.ndarray)}
+    base, eta = held["base"].tolist(), held["delta"].tolist()
+
+    def column(name: str) -> dict[int, Any]:
+        return dict(zip(eta, held[name].tolist(), strict=True))
+
+    kept = {name: column(name) for name in ("m", "v", "age")}
+    values = dict(zip(base, held["base_values"].tolist(), strict=True))
+    budget, slots = [int(told["budget"])], [int(told["delta_budget"])]
+    return Part((shape[0], shape[1]), matrix, values, column("delta_values"), kept, budget, slots)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A selection of an event: scores with what they may be off by, and what the kit chose.
+
+    Attributes:
+        scores: (score, error) of each position that may be chosen; the smallest are chosen.
+        chosen: positions.
+    """
+
+    scores: dict[int, tuple[float, float]]
+    chosen: frozenset[int]
+
+    @cached_property
+    def decided(self) -> bool:
+        """Whether no error can turn it; equal scores that are exact are decided by position."""
+        inside = [self.scores[p] for p in self.chosen]
+        outside = [x for p, x in self.scores.items() if p not in self.chosen]
+        return all(s + e < t - f or e == f == 0 for s, e in inside for t, f in outside)
+
+    def may(self, p: int) -> bool:
+        """Tell whether a position is as good as one that was chosen, within the errors."""
+        if p not in self.scores or not self.chosen:
+            return False
+        s, e = self.scores[p]
+        return s - e <= max(t + f for t, f in (self.scores[q] for q in self.chosen))
+
+
+class Own:
+    """The kit's own step, and how far a right program may be from it.
+
+    Attributes:
+        parts: each target before it.
+        step: the step.
+        rule: the choices of the run.
+        off: how far any entry of a gradient may be off.
+    """
+
+    def __init__(self, given: dict[str, Any], dtype: str) -> None:
+        names, tensors = targets(given["config"]), given["tensors"]
+        told = given["parts"]
+        self.unit, self.settings = UNIT[dtype], given["settings"]
+        self.parts = [
+            part_of(one, tensors[n].shape, i, dtype) for i, (n, one) in enumerate(zip(names, told, strict=True))
+        ]
+        earlier = None
+        if "window" in told[0]:
+            sums = [one["window"].astype(dtype).reshape(-1).tolist() for one in told]
+            earlier = train.Earlier(sums, int(told[0]["window_steps"]))
+        text = [int(x) for x in given["text"]]
+        self.step = train.one_step(given["config"], tensors, self.parts, text, self.settings, given["step"], earlier)
+        self.rule = train.rule_of(self.settings)
+        seen = [*self.step.gradients, *(one.gradient for one in self.step.evidence)]
+        self.off = NOISE * self.unit * max((abs(x) for g in seen for x in g), default=0.0)
+        self._number = int(given["step"])
+
+    @cached_property
+    def errors(self) -> list[dict[str, dict[int, float]]]:
+        """How far φ, m and v of each slot may be off after the optimizer, by target and name."""
+        s, number = self.settings, self._number
+        lr = rules.learning_rate(s["schedule"], s["lr"], number, s["steps"], s["warmup"])
+        slots = [{p: g[p] for p in part.phi} for g, part in zip(self.step.gradients, self.parts, strict=True)]
+        every = [x for at in slots for x in at.values()]
+        factor, norm = adamw.clip_factor(every, s["max_norm"]), math.sqrt(math.fsum(x * x for x in every))
+        scale = self.off * math.sqrt(len(every)) / norm if s["max_norm"] and norm else 0.0
+        return [
+            self._around(i, {p: factor * x for p, x in at.items()}, factor * self.off, scale, lr)
+            for i, at in enumerate(slots)
+        ]
+
+    def _around(self, i: int, at: dict[int, float], off: float, scale: float, lr: float) -> dict[str, dict[int, float]]:
+        """Return how far a target moves apart when its gradients do."""
+        old, new = self.parts[i], self.step.moved[i]
+        hyper = optimizers.Hyper(weight_decay=self.settings["weight_decay"], momentum=self.rule["momentum"])
+        found = {name: dict.fromkeys(at, 0.0) for name in ("phi", "m", "v")}
+        for part in (-1.0, -0.5, 0.5, 1.0):
+            moved = {p: g + part * (off + scale * abs(g)) for p, g in at.items()}
+            other = optimizers.step("adamw", old.shape[1], optimizers.Slots(old.phi, old.kept), moved, lr, hyper)
+            for name, held, want in _columns(other, new):
+                found[name] = {p: max(x, 2 * abs(held[p] - want[p])) for p, x in found[name].items()}
+        for p, g in at.items():
+            # what the operations of the step itself round
+            found["phi"][p] += 16 * self.unit * (abs(new.phi[p]) + abs(new.phi[p] - old.phi[p]))
+            found["m"][p] += 16 * self.unit * (abs(new.kept["m"][p]) + abs(old.kept["m"][p]) + abs(g))
+            found["v"][p] += 16 * self.unit * new.kept["v"][p]
+        return found
+
+    def choices(self, i: int) -> dict[str, Choice]:
+        """Return the selections of the event at a target, by name; none without an event."""
+        if not self.step.outcomes:
+            return {}
+        moved, mean, one = self.step.moved[i], self.step.evidence[i].gradient, self.step.outcomes[i]
+        e = self.errors[i]["phi"]
+        into, kept = {*one.grown, *one.cancelled}, moved.phi.keys() - set(one.dropped)
+        inside = self.rule["grow_scope"] == "active"
+        open_to = [p for p in range(len(mean)) if p not in kept and (p in moved.base or not inside)]
+        found = {
+            "drop": Choice({p: (abs(x), e[p]) for p, x in moved.phi.items()}, frozenset(one.dropped)),
+            "grow": Choice({p: (-abs(mean[p]), self.off) for p in open_to}, frozenset(into)),
+        }
+        if self.rule["adapts"] != "always":
+            return found
+        w = update.effective(moved.base, {p: moved.phi.get(p, 0.0) for p in sorted(kept | into)})
+        pool = [p for p in w if p not in one.grown or self.rule["exempt"] == "none"]
+        scores = {}
+        for p in pool:
+            off = e[p] + self.unit * abs(w[p]) if p in moved.phi and p in kept | into else 0.0
+            scores[p] = (abs(w[p]), off)
+            if self.rule["adapt"] == "sensitivity":
+                s = abs(mean[p] * w[p])
+                scores[p] = (s, self.off * (abs(w[p]) + off) + abs(mean[p]) * off + 4 * self.unit * s)
+        return found | {"adapt": Choice(scores, frozenset(one.pruned))}
+
+    def in_doubt(self, i: int) -> bool:
+        """Tell whether rounding can turn a selection of the event at a target."""
+        return not all(choice.decided for choice in self.choices(i).values())
+
+
+def _columns(after: optimizers.Slots, new: Part) -> Iterator[tuple[str, dict[int, float], dict[int, float]]]:
+    yield "phi", after.phi, new.phi
+    for name in ("m", "v"):
+        yield name, after.kept[name], new.kept[name]
+
+
+_LAST: list[tuple[dict[str, Any], str, Own]] = []
+"""The last step taken: what judges an answer and what goes on from it ask for the same one."""
+
+
+def own_step(given: dict[str, Any], dtype: str) -> Own:
+    """Return the kit's own step from the inputs of `train.step`."""
+    if not _LAST or _LAST[0][0] is not given or _LAST[0][1] != dtype:
+        _LAST[:] = [(given, dtype, Own(given, dtype))]
+    return _LAST[0][2]
+
+
+def broken_step(given: dict[str, Any], answer: dict[str, Any], dtype: str) -> str:
+    """Return what is wrong with an answer of `train.step`, empty if nothing."""
+    own = own_step(given, dtype)
+    verdict = compare(answer["loss"], own.step.loss, "relative", dtype)
+    if not verdict.passed:
+        return f"loss: {verdict.detail}"
+    for i in range(len(own.parts)):
+        told = {name: answer[name][i] for name in ("base", "base_values", "delta", "delta_values", "m", "v", "age")}
+        wrong = _sets(own, i, told) or _values(own, i, told, dtype)
+        if wrong:
+            return f"target {i}: {wrong}"
+    return ""
+
+
+def _sets(own: Own, i: int, told: dict[str, Any]) -> str:
+    """Return what is wrong with the positions of a target."""
+    after = own.step.parts[i]
+    if not own.in_doubt(i):
+        for name, want in (("base", after.base), ("delta", after.phi)):
+            verdict = compare(told[name], ids(sorted(want)), "exact")
+            if not verdict.passed:
+                return f"{name}: {verdict.detail}"
+        return ""
+    base, eta = (told[name].tolist() for name in ("base", "delta"))
+    if any(a >= b for held in (base, eta) for a, b in pairwise(held)):
+        return "TOP-003: positions are not strictly increasing"
+    return _another(own, i, set(base), set(eta))
+
+
+def _another(own: Own, i: int, base: set[int], eta: set[int]) -> str:
+    """Return what is wrong with the outcome of an event that is in doubt."""
+    moved, choices = own.step.moved[i], own.choices(i)
+    old, new = moved.phi.keys() - eta, eta - moved.phi.keys()
+    drop, grow, adapt = choices["drop"], choices["grow"], choices.get("adapt")
+    # what follows a selection in doubt follows another one where that was turned
+    grows, adapts = drop.decided, adapt is not None and drop.decided and grow.decided
+    limit = max(moved.budget[0], len(new))
+    pruned = (moved.base.keys() - base) | {p for p in old if not drop.may(p)}
+    broken = {
+        "EVT-006: the base gained a position": not base <= moved.base.keys(),
+        "TOP-003: a position outside the matrix": any(not 0 <= p < math.prod(moved.shape) for p in eta),
+        "EVT-003: more slots than d_φ": len(eta) > max(moved.delta_budget[0], len(moved.phi)),
+        "EVT-003: more than K weights": adapt is not None and len(base | eta) > limit,
+        "EVT-008: a weight was pruned": adapt is None and pruned,
+        "GROW-002: a position grew that is worse by more than rounding": grows and not all(map(grow.may, new)),
+        "ADPT-002: a position left that is worse by more than rounding": adapts
+        and not all(adapt.may(p) for p in pruned if adapt is not None),
+        "GROW-001: growth left the base": own.rule["grow_scope"] == "active" and not new <= moved.base.keys(),
+    }
+    return next((text for text, holds in broken.items() if holds), "")
+
+
+def _values(own: Own, i: int, told: dict[str, Any], dtype: str) -> str:
+    """Return what is wrong with the numbers of a target, at the positions that it has."""
+    moved, eta = own.step.moved[i], told["delta"].tolist()
+    want = reals(own.parts[i].base[p] for p in told["base"].tolist())
+    verdict = compare(told["base_values"], want, "exact", dtype)
+    if not verdict.passed:
+        return f"base_values: {verdict.detail}"
+    verdict = compare(told["age"], ids(moved.kept["age"].get(p, 0) for p in eta), "exact")
+    if not verdict.passed:
+        return f"age: {verdict.detail}"
+    for name, key, held in (("delta_values", "phi", moved.phi), *((n, n, moved.kept[n]) for n in ("m", "v"))):
+        top = max(map(abs, held.values()), default=0.0)
+        # a new slot is zero and nothing else (DLT-005)
+        gauge = reals(top + own.errors[i][key][p] / RELATIVE[dtype] if p in held else 0.0 for p in eta)
+        want = reals(held.get(p, 0.0) for p in eta)
+        verdict = compare(told[name], want, "relative", dtype, Bound(gauge, 1))
+        if not verdict.passed:
+            return f"{name}: {verdict.detail}"
+    return ""

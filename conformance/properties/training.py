@@ -1,0 +1,95 @@
+"""Properties of training: a run in which every step is judged from the state before it (chapter 10)."""
+
+from typing import Any
+
+from conformance.gen import tiny
+from conformance.gen.numbers import Numbers
+from conformance.gen.steps import SETTINGS, asked, rounded, summed
+from conformance.oracle import train
+from conformance.properties.anchored import Own, own_step, part_of
+from conformance.properties.draws import Draw
+from conformance.properties.trial import Trial, property_of
+
+__all__: list[str] = []
+
+_PRESETS = ("seft", "active-only", "no-adapt", "magnitude", "unprotected")
+
+
+def _settings(d: Draw) -> dict[str, Any]:
+    every, rows = d.integer(1, 6), d.integer(1, 2)
+    steps = d.choice((6, 30, 30))
+    return SETTINGS | {
+        "preset": d.choice(_PRESETS),
+        "start": d.choice(("random", "magnitude")),
+        "seed": d.integer(0, 50),
+        "steps": steps,
+        "rows": rows,
+        "micro_batches": d.integer(1, rows),
+        "length": d.integer(3, 5),
+        "density": d.integer(1, 4) / 8,
+        "evolve_every": every,
+        "gradient_window": d.integer(1, every),
+        "drop_fraction": d.integer(1, 8) / 8,
+        "lr": 2.0 ** -d.integer(4, 7),
+        "warmup": d.choice((0, 3)),
+        "schedule": d.choice(("constant", "linear", "cosine")),
+        "max_norm": d.choice((1.0, 0.0, 0.0625)),
+        "weight_decay": d.choice((0.0, 0.5)),
+    }
+
+
+_SEES = ("an event at the end of a long window", "an event on one gradient", "several events", "clipping",
+         "a regrown pair", "a new slot", "a pruned position", "a slot of an earlier event")  # fmt: skip
+_TELLS = ("steps", "events of matrices", "too close to decide", "decided otherwise")
+
+
+@property_of(
+    "train.anchored",
+    "TRN-001 TRN-003 TRN-004 TRN-005 EVT-001 EVT-002 EVT-003 EVT-006 OPT-001 OPT-004 SCH-001 SCH-002 SCH-003 SCH-004"
+    " DROP-001 GROW-001 GROW-002 GROW-003 ADPT-001 ADPT-002 ADPT-003 ADPT-004 DLT-003 DLT-005 GRD-004",
+    "train",
+    "train.step",
+    sees=_SEES,
+    tells=_TELLS,
+    cost=20,
+)
+def _anchored(d: Draw, t: Trial) -> None:
+    """Every step of a run is the kit's own step from the state that the step before has left."""
+    settings = _settings(d)
+    world = tiny.world(Numbers(62, d.integer(0, 1000)), tiny.CONFIG)
+    parts = [rounded(part) for part in train.Trainer(tiny.CONFIG, *world, settings).parts]
+    earlier, events = None, 0
+    for step in range(1, settings["steps"] + 1):
+        before, ends = train.window_of(settings, step)
+        earlier = earlier if before else None
+        given = asked(tiny.CONFIG, world, parts, settings, step, earlier if ends else None)
+        answers = t.related("one step of training", ("train.step", given))
+        if not answers:
+            return
+        own, events = own_step(given, t.dtype), events + ends
+        told = [{name: x[i] for name, x in answers[0].items() if name != "loss"} for i in range(len(parts))]
+        _saw(t, own, told, before, events)
+        parts = [
+            part_of(one | {"budget": p.budget[0], "delta_budget": p.delta_budget[0]}, p.shape, p.matrix, t.dtype)
+            for one, p in zip(told, parts, strict=True)
+        ]
+        earlier = summed(earlier, own.step.gradients) if settings["gradient_window"] > 1 else None
+
+
+def _saw(t: Trial, own: Own, told: list[dict[str, Any]], before: int, events: int) -> None:
+    t.saw("steps")
+    t.saw("several events", events > 1)
+    t.saw("clipping", own.settings["max_norm"] == 0.0625)
+    t.saw("an event at the end of a long window", own.step.outcomes and before)
+    t.saw("an event on one gradient", own.step.outcomes and not before)
+    for i, one in enumerate(own.step.outcomes):
+        t.saw("events of matrices")
+        t.saw("a regrown pair", one.cancelled)
+        t.saw("a new slot", one.grown)
+        t.saw("a pruned position", one.pruned)
+        ages = own.step.moved[i].kept["age"].values()
+        t.saw("a slot of an earlier event", len(set(ages)) > 1)
+        after = own.step.parts[i]
+        same = told[i]["delta"].tolist() == list(after.phi) and told[i]["base"].tolist() == sorted(after.base)
+        t.saw("too close to decide", own.in_doubt(i))
+        t.saw("decided otherwise", not same)
