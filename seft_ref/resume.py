@@ -19,8 +19,9 @@ from seft_ref.errors import CheckpointError
 from seft_ref.groups import in_groups
 from seft_ref.kernels import Kernels, Packed
 from seft_ref.settings import TrainSettings
+from seft_ref.target import Target, place
 from seft_ref.topology import Topology, flat, from_flat, union
-from seft_ref.train import Target, TrainState, place
+from seft_ref.train import TrainState
 from seft_ref.update.delta import Base, Delta
 from seft_ref.update.optimizers import shares_of
 from seft_ref.update.rules import Rule

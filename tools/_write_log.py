@@ -9,7 +9,8 @@ from typing import Any
 import _cli
 from _log import Log, parse_log, same_run
 
-from seft_ref.train import StepRecord, Target
+from seft_ref.target import Target
+from seft_ref.train import StepRecord
 
 
 class LogWriter:

@@ -11,8 +11,9 @@ from seft_ref.evaluate import evaluate
 from seft_ref.gradients import Batch, every_gradient
 from seft_ref.model import model_forward
 from seft_ref.settings import TrainSettings, settings_of
+from seft_ref.target import Target, place
 from seft_ref.topology import flat, from_flat
-from seft_ref.train import Target, TrainState, finish, initial_state, place, step_batches, train, train_step
+from seft_ref.train import TrainState, finish, initial_state, step_batches, train, train_step
 from seft_ref.update.delta import Base, Delta
 from seft_ref.update.optimizers import OPTIMIZERS
 from seft_ref.weights import Weights, assemble, with_matrices

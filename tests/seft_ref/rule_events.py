@@ -13,8 +13,9 @@ import numpy as np
 from seft_ref.gradients import loss_and_gradients
 from seft_ref.kernels import reference
 from seft_ref.settings import TrainSettings
+from seft_ref.target import Target
 from seft_ref.topology import flat
-from seft_ref.train import StepRecord, Target, TrainState, step_batches
+from seft_ref.train import StepRecord, TrainState, step_batches
 from seft_ref.update.optimizers import AdamW
 from seft_ref.window import FirstStepWindow, Window
 from tests.seft_ref.rule_runs import TOKENS, Run, end

@@ -16,8 +16,9 @@ from seft_ref.config import ModelConfig
 from seft_ref.kernels import reference
 from seft_ref.resume import Origin, load_state, save_state
 from seft_ref.settings import TrainSettings, settings_of
+from seft_ref.target import Target
 from seft_ref.topology import flat, from_flat
-from seft_ref.train import StepRecord, Target, TrainState, finish, initial_state, step_batches, train_step
+from seft_ref.train import StepRecord, TrainState, finish, initial_state, step_batches, train_step
 from seft_ref.update.delta import Base
 from seft_ref.weights import Weights, assemble
 from seft_ref.window import FirstStepWindow, Window

@@ -1,0 +1,84 @@
+"""The sparse state of one matrix: base, delta, budgets, and how they sit in the packed weight."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from jaxtyping import Float, Int
+
+from seft_ref.arrays import Array, array_namespace
+from seft_ref.compact import CompactBase, compacted
+from seft_ref.finite import refuse_spoilt
+from seft_ref.kernels import Kernels, Packed
+from seft_ref.topology import Topology, find, flat
+from seft_ref.update.delta import Base, Delta, effective, values_at
+from seft_ref.weights import Weights, matrix_of, with_matrices
+
+__all__ = ["Target", "check_targets", "place", "placed", "refresh"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Target:
+    """The sparse state of one matrix, and how its delta sits in the packed weight."""
+
+    base: Base | CompactBase
+    delta: Delta
+    budget: int
+    """K, the stored weights at load (DLT-001)"""
+    delta_budget: int
+    where: Int[Array, " d"]
+    """places of the slots in the packed weight"""
+    under: Float[Array, " d"]
+    """base values under the slots, 0 where the base has none"""
+    lost: Int[Array, " n"]
+    """flat positions that were stored at load and have left the base, ascending"""
+    row_budget: Int[Array, " out"] | None = None
+    """K of each row, with scope row"""
+    row_delta_budget: Int[Array, " out"] | None = None
+
+    def support_size(self) -> int:
+        """Return |S|, S = B ∪ η."""
+        base = self.base.open()
+        _, present = find(flat(base.topology), flat(self.delta.topology))
+        xp = array_namespace(present)
+        return base.nnz + self.delta.topology.nnz - int(xp.sum(xp.astype(present, xp.int64)))
+
+
+def place(target: Target, kernels: Kernels, held_in: Any = None, **memory: Packed) -> tuple[Target, Packed]:
+    """Return a target whose base or delta has moved with its effective weight, packed (DLT-003).
+
+    held_in  the 16-bit dtype in which the base is held; None for the dtype of computation (CKP-008)
+    memory   of a compact base: `loaded` or `spent` of `compacted`
+    """
+    if held_in is not None:
+        base, packed, where, under = compacted(target.base.open(), target.delta, held_in, kernels, **memory)
+        return replace(target, base=base, where=where, under=under), packed
+    assert isinstance(target.base, Base)
+    support, values = effective(target.base, target.delta)
+    packed = kernels.pack(support, values)
+    return placed(target, support, packed, kernels), packed
+
+
+def placed(target: Target, support: Topology, packed: Packed, kernels: Kernels) -> Target:
+    """Return a target whose effective weight is packed on the given support."""
+    eta = flat(target.delta.topology)
+    slots, _ = find(flat(support), eta)
+    base = target.base.open()
+    under = values_at(flat(base.topology), base.values, eta)
+    return replace(target, where=kernels.locate(packed, support, slots), under=under)
+
+
+def refresh(weights: Weights, targets: Mapping[str, Target], kernels: Kernels) -> Weights:
+    """Return the weights with every slot's effective value, base plus delta rounded once, stored (DLT-003)."""
+    packed = {}
+    for name, target in targets.items():
+        packed[name] = kernels.store(matrix_of(weights, name), target.where, target.under + target.delta.values)
+    return with_matrices(weights, packed)
+
+
+def check_targets(targets: Mapping[str, Target], step: int) -> None:
+    """Refuse targets that a step has left with NaN or infinity (TRN-007)."""
+    for name, target in targets.items():
+        delta = target.delta
+        effective_values = target.under + delta.values
+        refuse_spoilt(step, name, {"values": delta.values, "weights": effective_values, **delta.kept, **delta.shared})
