@@ -187,6 +187,7 @@ def store(packed: Any, where: Int[Array, " m"], values: Float[Array, " m"]) -> A
 
 
 def check_numpy(**arrays: Any) -> None:
+    """Refuse what compiled loops cannot walk: KRN-010 for no NumPy array, KRN-009 for one that is not contiguous."""
     for name, a in arrays.items():
         if not isinstance(a, np.ndarray):
             raise KernelError("KRN-010", f"{name} is a {type(a).__name__}; this kernel set takes NumPy arrays")

@@ -32,7 +32,6 @@ from seft_ref.kernels.split import Split, split
 from seft_ref.topology import Topology
 
 __all__ = [
-    "Packed",
     "clear",
     "compact",
     "exceeding",
