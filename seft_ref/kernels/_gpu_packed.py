@@ -13,6 +13,8 @@ from seft_ref.topology import Topology, flat
 
 DENSE_FROM = 0.5
 """Share of stored positions from which a matrix is held densely and multiplied by cuBLAS. Not measured."""
+LOOKED_FOR = ((2, 4), (4, 8))
+"""Patterns that a matrix is held in if it happens to keep them."""
 _MOST_SLOTS = 1 << 32
 
 BITS = {np.dtype(ml_dtypes.bfloat16): "bfloat16", np.dtype(np.float16): "float16"}
@@ -74,17 +76,17 @@ class Packed:
 
 
 def packed(xp: Any, topology: Topology, values: Any) -> Packed:
-    """Return values at the slots of a topology in the layout that its share of stored positions, or its pattern, asks
+    """Return values at the slots of a topology in the layout that its pattern or its share of stored positions asks
     for.
     """
-    grouped = _fills_groups(topology)
-    if topology.nnz >= DENSE_FROM * topology.numel and not grouped:
+    positions = flat(topology)
+    pattern = _pattern_of(topology, positions)
+    if pattern is not None:
+        return _in_groups(xp, topology.shape, positions, values, *pattern)
+    if topology.nnz >= DENSE_FROM * topology.numel:
         dense = xp.zeros(topology.numel, dtype=values.dtype)
-        dense[flat(topology)] = values
+        dense[positions] = values
         return Packed(topology.shape, dense)
-    if grouped:
-        assert isinstance(topology, NMTopology)
-        return _in_groups(xp, topology, values)
     assert topology.nnz < _MOST_SLOTS, "slots are counted in 32 bits"
     by_rows = as_rows(xp, topology)
     order = xp.argsort(by_rows.indices, kind="stable")
@@ -105,23 +107,26 @@ def as_rows(xp: Any, topology: Topology) -> Topology:
     )
 
 
-def _fills_groups(topology: Topology) -> bool:
-    """Tell whether a topology has a pattern of which at least half is stored; else rows alone are smaller."""
-    if not isinstance(topology, NMTopology):
-        return False
-    n, m = topology.pattern
-    return topology.nnz * 2 >= topology.numel // m * n
+def _pattern_of(topology: Topology, positions: Any) -> tuple[int, int] | None:
+    """Return the pattern of a topology if at least half of it is stored; else rows alone are smaller."""
+    for n, m in (topology.pattern,) if isinstance(topology, NMTopology) else LOOKED_FOR:
+        n_entries = topology.numel // m * n
+        if topology.shape[1] % m or not n_entries <= 2 * topology.nnz <= 2 * n_entries or not topology.nnz:
+            continue
+        groups = positions // m
+        # ascending: where a group holds more than n, an entry and the n-th after it lie in one
+        if not bool((groups[n:] == groups[:-n]).any()):
+            return n, m
+    return None
 
 
-def _in_groups(xp: Any, topology: NMTopology, values: Any) -> Packed:
-    n, m = topology.pattern
-    n_entries = topology.numel // m * n
-    positions = flat(topology)
-    where = places_in_groups(xp, positions, xp.arange(topology.nnz, dtype=np.int64), n, m)
+def _in_groups(xp: Any, shape: tuple[int, int], positions: Any, values: Any, n: int, m: int) -> Packed:
+    n_entries = shape[0] * shape[1] // m * n
+    where = places_in_groups(xp, positions, xp.arange(positions.shape[0], dtype=np.int64), n, m)
     stored, position = xp.zeros(n_entries, dtype=values.dtype), xp.zeros(n_entries, dtype=np.uint8)
     stored[where] = values
     position[where] = (positions % m).astype(np.uint8)
-    return Packed(topology.shape, stored, grouped=Grouped(n, m, position))
+    return Packed(shape, stored, grouped=Grouped(n, m, position))
 
 
 def places_in_groups(xp: Any, positions: Any, slots: Any, n: int, m: int) -> Any:

@@ -63,6 +63,12 @@ def test_KRN_011_a_pattern_takes_five_bytes_an_entry_and_a_thin_one_goes_by_rows
     assert gpu.pack(full, np.ones(full.nnz, dtype=np.float32)).nbytes == 5 * full.nnz
     thin = grouped(in_pattern(rng, 40, 8, (2, 4), 0.2), (2, 4))
     assert gpu.pack(thin, np.ones(thin.nnz, dtype=np.float32)).grouped is None
+    # a pattern is found, too, and one position too many breaks it
+    plain = from_flat(full.shape, flat(full))
+    assert gpu.pack(plain, np.ones(full.nnz, dtype=np.float32)).grouped is not None
+    moved = np.setdiff1d(np.union1d(flat(full), [0, 1, 2]), [7])
+    broken = from_flat(full.shape, moved)
+    assert gpu.pack(broken, np.ones(broken.nnz, dtype=np.float32)).grouped is None
 
 
 @pytest.mark.parametrize("n", [1, FEW + 1])
