@@ -42,7 +42,7 @@ class _Cupy:
 
     def owns(self, a: Any) -> bool:
         """Tell whether a is an array of CuPy on the current device, where results are allocated and kernels run."""
-        return isinstance(a, cupy.ndarray) and a.device.id == cupy.cuda.runtime.getDevice()
+        return isinstance(a, cupy.ndarray) and a.device == cupy.cuda.Device()
 
     def to_host(self, a: Any) -> Any:
         """Return an array of CuPy as one of NumPy."""

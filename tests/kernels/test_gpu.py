@@ -15,6 +15,7 @@ from seft_ref.kernels._launch import KERNELS
 from seft_ref.kernels._on_device import FEW, TILE_ROWS
 from seft_ref.nm import grouped
 from seft_ref.topology import Topology, flat, from_flat
+from tests.kernels import cupy_on_cpu
 from tests.kernels.test_kernels import assert_within_gauge, dense, make_case, make_mask
 
 pytestmark = pytest.mark.skipif(bool(stand_in.without_gpp()), reason=stand_in.without_gpp())
@@ -162,6 +163,39 @@ def test_KRN_012_64_bit_pointers_and_columns_of_other_width(gpu):
     np.testing.assert_array_equal(gpu.sample(x[:, :2].copy(), x, other), gpu.sample(x[:, :2].copy(), x, topology))
 
 
+_BY_CUPY = """
+import inspect
+import numpy as np
+from seft_ref import kernels
+from seft_ref.kernels import gpu, reference
+from tests.kernels import cupy_on_cpu
+from tests.kernels.test_kernels import make_case
+for name in kernels.NAMES:
+    assert [(p.name, p.default) for p in inspect.signature(getattr(gpu, name)).parameters.values()] == [
+        (p.name, p.default) for p in inspect.signature(getattr(reference, name)).parameters.values()
+    ], name
+assert sorted(gpu.__all__) == sorted(kernels.NAMES)
+rng = np.random.default_rng(0)
+for n in (3, 40):
+    topology, values, x, dy = make_case(rng, rng.random((20, 30)) < 0.3, n, "float32", integers=True)
+    ours, definition = gpu.pack(topology, values), reference.pack(topology, values)
+    assert (gpu.matmul(x, ours) == reference.matmul(x, definition)).all()
+    assert (gpu.matmul_transposed(dy, ours) == reference.matmul_transposed(dy, definition)).all()
+    assert (gpu.sample(dy, x, topology) == reference.sample(dy, x, topology)).all()
+    assert (gpu.exceeding(values, 1.0) == reference.exceeding(values, 1.0)).all()
+"""
+
+
+def test_KRN_001_002_003_014_the_set_for_cupy_launches_what_the_table_says(tmp_path):
+    # as CuPy calls it: a module of that name, whose kernels run on a CPU
+    (tmp_path / "cupy.py").write_text(cupy_on_cpu.TEXT)
+    environment = os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{Path(stand_in.__file__).parents[2]}"}
+    done = subprocess.run(
+        [sys.executable, "-c", _BY_CUPY], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
 # Every kernel, on arrays that end where a line of memory ends or not, watched by the address and undefined behaviour
 # sanitizers: a read or write outside an array ends the process.
 _WATCHED = """
@@ -172,6 +206,7 @@ from conformance.ports.on_cpu import OnCpu
 from seft_ref.kernels import _on_device
 from seft_ref.nm import grouped
 from tests.kernels.test_gpu import in_pattern
+from tests.kernels import cupy_on_cpu
 from tests.kernels.test_kernels import make_case, make_mask
 class Counting(OnCpu):
     used = set()
