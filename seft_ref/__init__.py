@@ -10,7 +10,7 @@
     save_model("pruned-sparse", "repaired-sparse", finish(state, settings, model.config, tokens, kernels.cpu))
 
 A kernel set is an argument everywhere: `kernels.reference` runs on any array library, `kernels.cpu` is fast on
-NumPy arrays.
+NumPy arrays, `kernels.gpu` runs on CuPy's. `load_model(..., like=array)` puts a model where an array lies.
 """
 
 from seft_ref.checkpoint import Model, load_model, save_model, stop_tokens

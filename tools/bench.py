@@ -1,6 +1,6 @@
 """Measure what the project claims about speed, against the libraries one would use otherwise.
 
-    python tools/bench.py kernels [--json FILE] [--threads N] [--quick]
+    python tools/bench.py kernels [--json FILE] [--threads N] [--quick] [--device cuda]
     python tools/bench.py sizes MODEL    bytes a weight, beside other formats
     python tools/bench.py files          writing and reading, beside safetensors
     python tools/bench.py big            memory with a file of a 7B model
@@ -26,12 +26,14 @@ from typing import Annotated, Any
 
 import bench_files
 import bench_generate
+import bench_gpu
 import bench_growth
 import bench_large
 import bench_memory
 import bench_step
 import typer
 from _bench import machine, restart_in_clean_environment, rounds
+from _device import Device, DeviceOption
 
 app = typer.Typer(add_completion=False, help=__doc__)
 for command in (
@@ -89,8 +91,14 @@ def kernels(
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the rows to this file as well.")] = None,
     threads: Annotated[int, typer.Option(help="Threads of every library.")] = 1,
     quick: Annotated[bool, typer.Option(help="One shape, two token counts, three rounds.")] = False,
+    device: DeviceOption = Device.cpu,
 ) -> None:
-    """Compare the CPU kernel set with dense NumPy, dense and CSR torch, and SciPy."""
+    """Compare the CPU kernel set with dense NumPy, dense and CSR torch, and SciPy; the GPU's with cuBLAS, torch and
+    cuSPARSE.
+    """
+    if device is Device.cuda:
+        bench_gpu.kernels(json_file, quick=quick)
+        return
     restart_in_clean_environment(threads)
     print(json.dumps(machine(threads), indent=1))
     rows: list[Row] = []

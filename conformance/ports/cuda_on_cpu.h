@@ -1,6 +1,7 @@
 // CUDA kernels on one core of a CPU: what gpu.cu uses of the language, as C++. A block's threads run one after another;
 // where they wait for each other (`meets`), each has a stack of its own and gives way to the next at a barrier.
 // on_cpu.py compiles this, gpu.cu and one LAUNCHER a kernel into a library.
+#include <setjmp.h>
 #include <ucontext.h>
 
 #include <cstdio>
@@ -22,18 +23,37 @@ struct Shape { unsigned grid_x, grid_y, block_x, block_y; };
 
 static const std::size_t STACK = 64 * 1024;
 static bool meeting = false;  // threads of this launch may wait for each other
-static ucontext_t home;
-static std::vector<ucontext_t> threads;
+
+// A place to go on from. swapcontext asks the kernel for signal masks, twice a switch; a jump does not, but the
+// address sanitizer knows stacks by swapcontext only.
+struct Place {
+  ucontext_t context;
+  jmp_buf jump;
+  bool begun;
+};
+static Place home;
+static std::vector<Place> threads;
 static std::vector<std::vector<char>> stacks;
 static std::vector<bool> ended;
 static unsigned current;
 static void (*body)(void*);
 static void* given;
 
+static void go_on(Place& from, Place& to) {
+#ifdef __SANITIZE_ADDRESS__
+  swapcontext(&from.context, &to.context);
+#else
+  if (_setjmp(from.jump)) return;
+  if (to.begun) _longjmp(to.jump, 1);
+  to.begun = true;
+  setcontext(&to.context);
+#endif
+}
+
 static void start() {
   body(given);
   ended[current] = true;
-  swapcontext(&threads[current], &home);
+  go_on(threads[current], home);
 }
 
 // Runs every thread of a block up to its next barrier, until all have ended. A barrier that only some reach is a
@@ -43,20 +63,23 @@ static void run_block(const Shape& shape) {
   threads.resize(n);
   stacks.resize(n);
   ended.assign(n, false);
+  home.begun = true;
   for (unsigned i = 0; i < n; ++i) {
+    ucontext_t& context = threads[i].context;
     stacks[i].resize(STACK);
-    getcontext(&threads[i]);
-    threads[i].uc_stack.ss_sp = stacks[i].data();
-    threads[i].uc_stack.ss_size = STACK;
-    threads[i].uc_link = nullptr;
-    makecontext(&threads[i], start, 0);
+    getcontext(&context);
+    context.uc_stack.ss_sp = stacks[i].data();
+    context.uc_stack.ss_size = STACK;
+    context.uc_link = nullptr;
+    makecontext(&context, start, 0);
+    threads[i].begun = false;
   }
   for (unsigned left = n; left;) {
     unsigned before = left;
     for (current = 0; current < n; ++current) {
       if (ended[current]) continue;
       threadIdx = Index{current % shape.block_x, current / shape.block_x};
-      swapcontext(&home, &threads[current]);
+      go_on(home, threads[current]);
       left -= ended[current];
     }
     if (left && left != before) {
@@ -98,7 +121,7 @@ static void __syncthreads() {
     std::abort();
   }
   Index own = threadIdx;
-  swapcontext(&on_cpu::threads[on_cpu::current], &on_cpu::home);
+  on_cpu::go_on(on_cpu::threads[on_cpu::current], on_cpu::home);
   threadIdx = own;
 }
 

@@ -6,7 +6,8 @@
     dvalues = kernels.sample(dy, x, topology)     # (nnz,)   dyᵀ x at the stored positions, in slot order
     packed = kernels.store(packed, kernels.locate(packed, topology, slots), values)
 
-`reference` is the definition and runs on any array library; `cpu` is compiled for NumPy arrays. A set has:
+`reference` is the definition and runs on any array library; `cpu` is compiled for NumPy arrays, `gpu` for CuPy's,
+which must be installed before it is imported. A set has:
 
     pack(topology, values) -> Packed              the layout of this set; values in slot order
     pack_dense(weight) -> Packed                  a matrix in which every position is stored; no copy

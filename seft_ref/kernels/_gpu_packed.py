@@ -87,6 +87,11 @@ def packed(xp: Any, topology: Topology, values: Any) -> Packed:
         dense = xp.zeros(topology.numel, dtype=values.dtype)
         dense[positions] = values
         return Packed(topology.shape, dense)
+    return by_rows_and_columns(xp, topology, values)
+
+
+def by_rows_and_columns(xp: Any, topology: Topology, values: Any) -> Packed:
+    """Return values at the slots of a topology in CSR, with the order in which the transposed product reads them."""
     assert topology.nnz < _MOST_SLOTS, "slots are counted in 32 bits"
     by_rows = as_rows(xp, topology)
     order = xp.argsort(by_rows.indices, kind="stable")

@@ -118,6 +118,13 @@ def test_without_a_gpu_one_line_says_what_to_do_and_nothing_is_written(cli, tmp_
     assert sorted(p.name for p in tmp_path.iterdir()) == before
 
 
+@pytest.mark.skipif(CUPY is not None, reason="this machine has a GPU")
+def test_bench_kernels_without_a_gpu_ends_in_one_line(monkeypatch):
+    monkeypatch.syspath_prepend(str(TOOLS))
+    with pytest.raises(SystemExit, match=r"^error: --device cuda: "):
+        importlib.import_module("bench").kernels(device=importlib.import_module("_device").Device.cuda)
+
+
 def test_verify_takes_a_device(monkeypatch):
     command = importlib.import_module("conformance.command")
     assert command._on_device("cuda", None) == ("cupy",)

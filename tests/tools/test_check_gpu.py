@@ -1,0 +1,127 @@
+"""tools/check_gpu.py with the GPU's kernels on a CPU: what it checks holds, what is broken is told, a page is kept."""
+
+import importlib
+import json
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from conformance.ports.on_cpu import on_cpu, without_gpp
+from tests.backends import CUPY
+
+ROOT = Path(__file__).resolve().parents[2]
+needs_gpp = pytest.mark.skipif(bool(without_gpp()), reason=without_gpp())
+
+
+@pytest.fixture
+def tools(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "tools"))
+    return importlib.import_module
+
+
+def a_gpu(tools, kernels):
+    """A CPU that says it is a GPU; its peers are NumPy's dense products."""
+    gpu = tools("_gpu")
+
+    def peers(weight, topology, values, x, dy):
+        return gpu.dense_peers(weight, tools("seft_ref.topology").flat(topology), x, dy)
+
+    nothing = SimpleNamespace(held=lambda: 0, finish=lambda: None)
+    return gpu.Gpu({"GPU": "none"}, kernels, np.zeros(0), np, nothing.finish, nothing.held, nothing.finish, peers)
+
+
+@needs_gpp
+def test_everything_holds_and_the_page_says_so(tools, tmp_path, monkeypatch, capsys):
+    check, bench, checks = tools("check_gpu"), tools("bench_gpu"), tools("_gpu_checks")
+    monkeypatch.setattr(bench, "PATTERNS", ("2:4", "90%"))
+    monkeypatch.setattr(checks, "RUNS", {name: checks.RUNS[name] for name in ("seft", "2:4")})
+    monkeypatch.setattr(bench, "BLOCK_SECONDS", 0.0)
+    monkeypatch.setattr(check, "the_gpu", lambda: a_gpu(tools, on_cpu()))
+    monkeypatch.setattr(check, "SHAPES", ((32, 48),))
+    monkeypatch.setattr(check, "check_kit", lambda backend: iter([checks.Checked("kit", True, backend)]))
+    page = tmp_path / "gpu.md"
+    page.write_text("# Kept\n" + check.MARK + "gone\n")
+    monkeypatch.setattr(sys, "argv", ["check_gpu.py", "--page", str(page), "--quick"])
+    with pytest.raises(SystemExit) as left:
+        check._cli.run(check.main)
+    assert not left.value.code, capsys.readouterr().err
+    text = page.read_text()
+    assert text.startswith("# Kept\n" + check.MARK)
+    assert "gone" not in text
+    assert "**no**" not in text
+    for said in (
+        "| kit | yes | cupy |",
+        "| run 2:4, float64 | yes |",
+        "| 70% in 16 bits | 6.",
+        "| dx | 32 x 48 | 2:4 | 128 | ours |",
+    ):
+        assert said in text
+
+
+@needs_gpp
+def test_bench_kernels_on_a_gpu_writes_every_row(tools, tmp_path, monkeypatch, capsys):
+    bench = tools("bench_gpu")
+    for name, value in (("BLOCK_SECONDS", 0.0), ("PATTERNS", ("70%",)), ("SHAPES", ((32, 48),))):
+        monkeypatch.setattr(bench, name, value)
+    monkeypatch.setattr(bench, "the_gpu", lambda: a_gpu(tools, on_cpu()))
+    bench.kernels(tmp_path / "rows.json", quick=True)
+    rows = json.loads((tmp_path / "rows.json").read_text())["rows"]
+    assert {(r["product"], r["tokens"]) for r in rows} == {
+        (p, n) for p in ("forward", "dx", "sample") for n in (1, 128)
+    }
+    assert len(capsys.readouterr().out.splitlines()) == 3 + len(rows)
+
+
+@needs_gpp
+def test_a_method_that_is_off_is_not_timed(tools):
+    bench = tools("bench_gpu")
+    with pytest.raises(SystemExit, match="dx by ours is off by"):
+        bench._check("dx", {"dense": lambda: np.ones(3), "ours": lambda: np.full(3, 1.001)})
+
+
+@needs_gpp
+def test_what_is_broken_is_told(tools):
+    checks = tools("_gpu_checks")
+    right = on_cpu()
+    wrong = SimpleNamespace(**vars(right))
+    wrong.matmul_transposed = lambda dy, packed: right.matmul_transposed(dy, packed) * (1 + (dy.shape[0] == 17))
+    found = list(checks.check_kernels(a_gpu(tools, wrong), tokens=(3, 17)))
+    assert not any(c.held for c in found)
+    assert "differ: dx of 17 tokens" in found[0].seen
+    assert all(c.held for c in checks.check_kernels(a_gpu(tools, right), tokens=(3, 17)))
+
+
+@needs_gpp
+def test_a_check_that_breaks_is_one_that_does_not_hold(tools):
+    def broken():
+        yield tools("_gpu_checks").Checked("first", True, "")
+        raise RuntimeError("no driver\nmore")
+
+    found = list(tools("check_gpu")._guarded("products", broken))
+    assert [(c.what, c.held, c.seen) for c in found] == [
+        ("first", True, ""),
+        ("products", False, "RuntimeError: no driver"),
+    ]
+
+
+@pytest.mark.skipif(CUPY is not None, reason="this machine has a GPU")
+def test_without_a_gpu_one_line_and_nothing_is_written(tools, tmp_path, monkeypatch, capsys):
+    check = tools("check_gpu")
+    monkeypatch.setattr(sys, "argv", ["check_gpu.py", "--page", str(tmp_path / "gpu.md")])
+    with pytest.raises(SystemExit) as left:
+        check._cli.run(check.main)
+    assert left.value.code == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: --device cuda: ")
+    assert said.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_page_says_what_it_is(tools):
+    kept, mark, results = (ROOT / "docs" / "gpu.md").read_text(encoding="utf-8").partition(tools("check_gpu").MARK)
+    assert mark
+    assert "without a GPU" in kept
+    assert "**It has not run on hardware.**" in results or "## Speed" in results
