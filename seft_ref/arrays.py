@@ -79,10 +79,18 @@ def int64_like(values: list[int] | range, like: Array) -> Array:
 
 def repeat_each(x: Array, counts: Array) -> Array:
     """Return x with entry i repeated counts[i] times; x and counts are (n,)."""
-    xp = array_namespace(x)
-    if hasattr(x, "get"):  # cupy takes the counts as a list only
-        counts = counts.tolist()
-    return xp.repeat(x, counts)
+    if hasattr(x, "get"):  # cupy repeats one entry after another, a launch each
+        return repeat_by_search(x, counts)
+    return array_namespace(x).repeat(x, counts)
+
+
+def repeat_by_search(x: Array, counts: Array) -> Array:
+    """Return what `repeat_each` does: every place of the result looks up whose it is."""
+    xp = array_namespace(x, counts)
+    ends = xp.cumulative_sum(counts)
+    n = int(ends[-1]) if counts.shape[0] else 0
+    places = xp.arange(n, dtype=ends.dtype, device=device(counts))
+    return xp.take(x, xp.searchsorted(ends, places, side="right"))
 
 
 def mask_at(n: int, slots: Array) -> Array:

@@ -1,0 +1,16 @@
+"""What `arrays` does in two ways does the same in both."""
+
+import numpy as np
+import pytest
+
+from seft_ref.arrays import repeat_by_search, repeat_each
+
+
+@pytest.mark.parametrize("counts", [[], [0], [3], [0, 0], [2, 0, 1], [0, 4, 0, 0, 1, 0], list(range(50))])
+def test_repeats_that_are_looked_up(backend, counts):
+    counts = backend.array(np.asarray(counts, dtype=np.int64))
+    x = backend.array(np.arange(counts.shape[0]) * 3 + 1)
+    expected = np.repeat(backend.numpy(x), backend.numpy(counts))
+    for found in (repeat_by_search(x, counts), repeat_each(x, counts)):
+        assert found.dtype == x.dtype
+        np.testing.assert_array_equal(backend.numpy(found), expected)
