@@ -1,5 +1,6 @@
-// CUDA kernels on one core of a CPU: what gpu.cu uses of the language, as C++. A block's threads run one after another;
-// where they wait for each other (`meets`), each has a stack of its own and gives way to the next at a barrier.
+// CUDA kernels on one core of a CPU: what gpu.cu uses of the language, as C++. A block's threads run one after another,
+// from the first to the last or backwards; where they wait for each other (`meets`), each has a stack of its own and
+// gives way to the next at a barrier.
 // on_cpu.py compiles this, gpu.cu and one LAUNCHER a kernel into a library.
 #include <setjmp.h>
 #include <ucontext.h>
@@ -19,7 +20,9 @@ static Index threadIdx, blockIdx;
 
 namespace on_cpu {
 
-struct Shape { unsigned grid_x, grid_y, block_x, block_y; };
+struct Shape { unsigned grid_x, grid_y, block_x, block_y, backwards; };
+
+static unsigned nth(const Shape& shape, unsigned i, unsigned n) { return shape.backwards ? n - 1 - i : i; }
 
 static const std::size_t STACK = 64 * 1024;
 static bool meeting = false;  // threads of this launch may wait for each other
@@ -76,7 +79,8 @@ static void run_block(const Shape& shape) {
   }
   for (unsigned left = n; left;) {
     unsigned before = left;
-    for (current = 0; current < n; ++current) {
+    for (unsigned i = 0; i < n; ++i) {
+      current = nth(shape, i, n);
       if (ended[current]) continue;
       threadIdx = Index{current % shape.block_x, current / shape.block_x};
       go_on(home, threads[current]);
@@ -97,14 +101,14 @@ void launch(void (*kernel)(A...), const Shape& shape, bool meets, void** argumen
   meeting = meets;
   for (unsigned y = 0; y < shape.grid_y; ++y) {
     for (unsigned x = 0; x < shape.grid_x; ++x) {
-      blockIdx = Index{x, y};
+      blockIdx = Index{nth(shape, x, shape.grid_x), nth(shape, y, shape.grid_y)};
       if (meets) {
         run_block(shape);
         continue;
       }
       for (unsigned j = 0; j < shape.block_y; ++j) {
         for (unsigned i = 0; i < shape.block_x; ++i) {
-          threadIdx = Index{i, j};
+          threadIdx = Index{nth(shape, i, shape.block_x), nth(shape, j, shape.block_y)};
           call();
         }
       }

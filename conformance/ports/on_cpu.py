@@ -82,12 +82,12 @@ def program() -> str:
 
 
 class OnCpu:
-    """NumPy, and a library that launches kernels on its arrays."""
+    """NumPy, and a library that launches kernels on its arrays, blocks and threads in order or backwards."""
 
     xp = np
 
-    def __init__(self, library: Path) -> None:
-        self._library = ctypes.CDLL(str(library))
+    def __init__(self, library: Path, *, backwards: bool = False) -> None:
+        self._library, self._backwards = ctypes.CDLL(str(library)), backwards
 
     def owns(self, a: Any) -> bool:
         """Tell whether a is an array of NumPy."""
@@ -102,7 +102,7 @@ class OnCpu:
         kernel = KERNELS[name]
         held = [_argument(kind, a) for kind, a in zip(kernel.takes, arguments, strict=True)]
         pointers = (ctypes.c_void_p * len(held))(*(h.ctypes.data for h in held))
-        shape = (ctypes.c_uint * 4)(*grid, *kernel.block)
+        shape = (ctypes.c_uint * 5)(*grid, *kernel.block, self._backwards)
         assert all(0 < n < limit for n, limit in zip(grid, (1 << 31, 1 << 16), strict=True)), grid
         getattr(self._library, f"launch_{name}")(shape, pointers)
 

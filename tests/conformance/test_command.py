@@ -276,6 +276,15 @@ def test_without_cupy_or_a_device_nothing_is_run_and_one_line_says_what_to_insta
 
 
 @pytest.mark.skipif(bool(without_gpp()), reason=without_gpp())
+def test_the_kernels_of_the_gpu_are_judged_on_a_cpu(verify):
+    only = [word for pattern in ("kernel.*", "event.*", "train.step*") for word in ("--only", pattern)]
+    status, out, err = verify("--backend", "gpu-on-cpu", *only, *BARE)
+    assert (status, err) == (0, ""), out
+    assert "engine with kernels.gpu on a CPU" in out
+    assert ", 0 failed" in out.splitlines()[-1]
+
+
+@pytest.mark.skipif(bool(without_gpp()), reason=without_gpp())
 def test_with_arrays_of_cupy_the_engine_is_judged_on_them(verify, tmp_path, monkeypatch):
     """A module of that name whose arrays are NumPy's, and whose kernels run on a CPU."""
     (tmp_path / "cupy.py").write_text(cupy_on_cpu.TEXT)

@@ -12,7 +12,7 @@ import pytest
 from conformance.ports import on_cpu as stand_in
 from seft_ref.kernels import reference
 from seft_ref.kernels._launch import KERNELS
-from seft_ref.kernels._on_device import FEW, TILE_ROWS
+from seft_ref.kernels._on_device import FEW, TILE_ROWS, OnDevice
 from seft_ref.nm import grouped
 from seft_ref.topology import Topology, flat, from_flat
 from tests.kernels import cupy_on_cpu
@@ -140,6 +140,26 @@ def test_KRN_008_012_nothing_that_was_given_is_changed_and_bits_repeat(gpu):
     assert [a.tobytes() for a in first] == [a.tobytes() for a in again]
     gpu.store(packed, np.arange(3), np.zeros(3, dtype=np.float32))
     assert [a.tobytes() for a in arrays] == before
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("n", [3, 150])
+def test_KRN_008_no_bit_depends_on_the_order_of_threads(gpu, n, dtype):
+    # a thread that reads what another has yet to write, or writes what another has written, is seen in one order
+    backwards = OnDevice(stand_in.OnCpu(stand_in.compiled_by_gpp(), backwards=True))
+    rng = np.random.default_rng(n)
+    topology, values, x, dy = make_case(rng, make_mask(rng, 60, 44, 0.15, "random"), n, dtype)
+    pattern = grouped(in_pattern(rng, 60, 11, (2, 4), 0.9), (2, 4))
+    results = []
+    for kernels in (gpu, backwards):
+        matrices = [kernels.pack(topology, values), kernels.pack(pattern, np.ones(pattern.nnz, dtype=dtype))]
+        if dtype == "float32":
+            matrices.append(kernels.compact(topology, values.astype(np.float16)))
+        found = [f(a, m) for m in matrices for f, a in ((kernels.matmul, x), (kernels.matmul_transposed, dy))]
+        found += [kernels.sample(dy, x, topology)]
+        found += [kernels.exceeding(np.resize(values, 3000), least) for least in (-1.0, 0.3, 1.0)]
+        results.append([a.tobytes() for a in found])
+    assert results[0] == results[1]
 
 
 def test_KRN_009_010_what_kernels_cannot_walk_is_refused(gpu):

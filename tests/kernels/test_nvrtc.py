@@ -1,6 +1,7 @@
 """NVIDIA's own compiler takes gpu.cu for every kind of GPU that is named here, without a word; no driver is needed."""
 
 import ctypes
+import re
 from importlib.metadata import PackageNotFoundError, files
 
 import pytest
@@ -24,11 +25,11 @@ NVRTC = _library()
 needs_nvrtc = pytest.mark.skipif(NVRTC is None, reason="nvidia-cuda-nvrtc is not installed")
 
 
-def compiled(text, architecture):
+def compiled(text, architecture, *more):
     """Machine code of a text of kernels, and what the compiler said."""
     nvrtc = ctypes.CDLL(str(NVRTC))
     program = ctypes.c_void_p()
-    options = [f"--gpu-architecture={architecture}".encode(), b"--std=c++14"]
+    options = [f"--gpu-architecture={architecture}".encode(), b"--std=c++14", *more]
 
     def asked(size_of, get):
         size = ctypes.c_size_t()
@@ -55,6 +56,15 @@ def test_every_kernel_compiles_without_a_warning(architecture):
     assert code[:4] == b"\x7fELF"
     for name in KERNELS:
         assert f".text.{name}\0".encode() in code
+
+
+@needs_nvrtc
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_no_kernel_runs_out_of_registers(architecture):
+    _, said = compiled(SOURCE.read_text(), architecture, b"--ptxas-options=-v")
+    told = re.findall(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads", said)
+    assert len(told) >= len(KERNELS)
+    assert set(told) == {("0", "0", "0")}
 
 
 @needs_nvrtc
