@@ -9,6 +9,7 @@
     python tools/bench.py step           a training step, beside PyTorch with dense gradients and with LoRA
     python tools/bench.py memory         what a step holds, by part, beside PyTorch
     python tools/bench.py large          a training step of a 7B model, event included, inside 16 GiB
+    python tools/bench.py page PAGE RESULTS    tables and pictures from what --json wrote
 
 Every comparison is made in one process: each round runs every method, so that whatever disturbs the machine
 disturbs all of them, and each timed block follows an untimed call of the same method, so that its memory is
@@ -30,6 +31,7 @@ import bench_generate
 import bench_growth
 import bench_large
 import bench_memory
+import bench_page
 import bench_step
 import typer
 from _bench import drawn_mask, machine, restart_in_clean_environment, rounds
@@ -43,6 +45,7 @@ for command in (
     bench_generate.generate,
     bench_large.large,
     bench_memory.memory,
+    bench_page.page,
     bench_step.step,
 ):
     app.command()(command)
