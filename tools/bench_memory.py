@@ -85,9 +85,10 @@ def _size(topology: Any) -> int:
 
 
 def _format(row: dict[str, Any]) -> str:
-    mib = {name: f"{size / 2**20:.1f}" for name, size in row["held"].items()}
-    parts = "  ".join(f"{name} {mib[name]}" + _expected(row, name) for name in mib)
-    transient = "  ".join(f"{name} {size / 2**20:.0f}" for name, size in row["transient"].items())
+    parts, transient = (
+        "  ".join(f"{name} {size / 2**20:.1f}" + _expected(row, name) for name, size in row[kind].items())
+        for kind in ("held", "transient")
+    )
     return (
         f"{row['who']:8} {row['sparsity']:.0%}   MiB held (formula): {parts}   transient: {transient}   "
         f"peak {row['peak'] / 2**20:.0f}   bytes a weight {row['bytes_a_weight']:.2f}"
@@ -120,12 +121,13 @@ def _ours(sparsity: float, blocks: int, *, compact: bool) -> dict[str, Any]:
         held["moments"] += sum(a.nbytes for a in delta.kept.values())
     stored = {name: target.base.nnz for name, target in state.targets.items()}
     formula = memory_of_run(config, run.settings, stored, compact=compact)
+    step_formula = formula["activations"] + formula["logits"]
     numel = sum(m.shape[0] * m.shape[1] for m in config.targets())
     del state
     run.step(tokens)  # kernels are compiled, their scratch is there
     before = _forget_peak()
     transient, peak = {}, 0
-    for name in ("event", "step"):
+    for name in ("with an event", "a step"):
         tracemalloc.start()
         run.step(tokens)
         transient[name] = tracemalloc.get_traced_memory()[1]
@@ -133,7 +135,7 @@ def _ours(sparsity: float, blocks: int, *, compact: bool) -> dict[str, Any]:
         peak = max(peak, _peak())
     return {
         "held": held,
-        "formula": formula,
+        "formula": formula | {"a step": step_formula, "with an event": step_formula + formula["event"]},
         "transient": transient,
         "resident_before": before,
         "peak": peak,
@@ -162,7 +164,7 @@ def _torch(sparsity: float, blocks: int) -> dict[str, Any]:
     peak = _peak()
     return {
         "held": held,
-        "transient": {"step": peak - before},
+        "transient": {"a step": peak - before},
         "resident_before": before,
         "peak": peak,
         "bytes_a_weight": sum(held.values()) / numel,

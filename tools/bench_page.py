@@ -104,15 +104,18 @@ def _step(told: dict[str, Any]) -> str:
 
 
 def _memory(told: dict[str, Any]) -> str:
+    def cell(row: dict[str, Any], sizes: dict[str, int], part: str) -> str:
+        expected = f" ({row['formula'][part] / 2**20:.1f})" if part in row.get("formula", {}) else ""
+        return f"{sizes[part] / 2**20:.1f}{expected}" if part in sizes else ""
+
     rows = []
     for row in told["rows"]:
-        transient = row["transient"]
+        sizes = row["held"] | row["transient"]
         rows.append(
             [
                 {"ours": "this project", "compact": "this project, `--compact`", "torch": "PyTorch"}[row["who"]],
                 f"{row['sparsity']:.0%}",
-                *(f"{row['held'][part] / 2**20:.1f}" if part in row["held"] else "" for part in PARTS),
-                *(f"{transient[what] / 2**20:.0f}" if what in transient else "" for what in ("step", "event")),
+                *(cell(row, sizes, part) for part in (*PARTS, "a step", "with an event")),
                 f"{row['peak'] / 2**20:.0f}",
                 f"{row['bytes_a_weight']:.2f}",
             ]
@@ -122,7 +125,7 @@ def _memory(told: dict[str, Any]) -> str:
     patterns = [[row[n] if isinstance(row[n], str) else f"{row[n]:.3f}" for n in names] for row in told["patterns"]]
     return "\n\n".join(
         (
-            "MiB:",
+            "MiB, and what the formula of TRN-012 says:",
             _table(head, rows, 1),
             "Bytes a position of a matrix of N:M in float32:",
             _table(names, patterns, 1),

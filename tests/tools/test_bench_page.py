@@ -19,8 +19,8 @@ KERNELS = {
 MEMORY = {
     "machine": {},
     "rows": [
-        {"who": "ours", "sparsity": 0.7, "held": {"weights": 2**20, "delta": 2**19}, "transient": {"step": 2**21}}
-        | {"peak": 2**23, "bytes_a_weight": 1.25}
+        {"who": "ours", "sparsity": 0.7, "held": {"weights": 2**20, "delta": 2**19}, "transient": {"a step": 2**21}}
+        | {"peak": 2**23, "bytes_a_weight": 1.25, "formula": {"a step": 3 * 2**20}}
     ],
     "patterns": [{"pattern": "2:4", "packed": 2.5}],
 }
@@ -46,7 +46,7 @@ def test_tables_are_written_between_the_marks(tmp_path):
         lines = page.read_text().splitlines()
         assert "| dx | 2048 x 2048 | 70% | 1.75 (1.50..2.00) |" in lines
         assert "| dx | 70% | 16 | 1.75 (1.50..2.00) | 0.50 (0.25..0.75) |  |  |" in lines
-        assert "| this project | 70% | 1.0 |  | 0.5 |  | 2 |  | 8 | 1.25 |" in lines
+        assert "| this project | 70% | 1.0 |  | 0.5 |  | 2.0 (3.0) |  | 8 | 1.25 |" in lines
         assert "| 2:4 | 2.500 |" in lines
         assert (lines[0], lines[-1], "old" in lines) == ("# A page", "kept", False)
     for name in ("kernels-1.svg", "memory.svg"):
