@@ -43,6 +43,7 @@ PortPy = Annotated[
 Backend = Annotated[
     list[str] | None, typer.Option(help=f"Our engine on this backend ({', '.join(BACKENDS)}); may be repeated.")
 ]
+Device = Annotated[str | None, typer.Option(help="Our engine on cpu, or on cuda: short for --backend cupy.")]
 Timeout = Annotated[float, typer.Option(min=0.1, metavar="S", help="Seconds that a call may take.")]
 
 
@@ -53,6 +54,7 @@ def verify(
     port: Port = None,
     port_py: PortPy = None,
     backend: Backend = None,
+    device: Device = None,
     profile: Annotated[
         str | None, typer.Option(metavar="A,B", help=f"Profiles: {','.join(PROFILES)}; default all that are offered.")
     ] = None,
@@ -86,7 +88,7 @@ def verify(
     """
     if context.invoked_subcommand is not None:
         return
-    target = _target(port, port_py, backend)
+    target = _target(port, port_py, _on_device(device, backend))
     options = Options(
         profiles=_names(profile, PROFILES, "--profile"),
         classes=_names(classes, CLASSES, "--class"),
@@ -235,6 +237,15 @@ def new_port(
         _stop(f"{folder} exists; name a folder that does not", USAGE)
     for line in templates.write(language, folder):
         console.print(Text(line))
+
+
+def _on_device(device: str | None, backend: Sequence[str] | None) -> Sequence[str] | None:
+    """Return the backends of a device, none for the processor's own."""
+    if device not in (None, "cpu", "cuda"):
+        _stop(f"--device {device} is not known; choose from cpu, cuda", USAGE)
+    if device == "cuda" and backend:
+        _stop("--device cuda and --backend name different backends; give one", USAGE)
+    return ("cupy",) if device == "cuda" else backend
 
 
 def _target(port: str | None, port_py: str | None, backend: Sequence[str] | None) -> Target:

@@ -29,7 +29,13 @@ from conformance.protocol.child import Child, Hello
 
 __all__ = ["BACKENDS", "Broken", "Options", "Target", "Unusable", "judge", "started"]
 
-BACKENDS = {"numpy": "reference_numpy", "numba": "compiled", "strict": "strict", "cupy": "cupy"}
+BACKENDS = {
+    "numpy": "reference_numpy",
+    "numba": "compiled",
+    "strict": "strict",
+    "gpu-on-cpu": "gpu_on_cpu",
+    "cupy": "cupy",
+}
 """Our engine's kernel sets and array libraries, by the function of `conformance.ports.engine` that makes the port."""
 
 QUICK_CASES = 1
@@ -77,7 +83,7 @@ class Target:
 
     @classmethod
     def of_engine(cls, backends: Sequence[str] = ()) -> "Target":
-        """Return our engine on the named backends; on all but cupy if none is named."""
+        """Return our engine on the named backends; on the first three if none is named."""
         chosen = tuple(backends) or ("numpy", "numba", "strict")
         shown = " ".join(f"--backend {name}" for name in backends)
         return cls(tuple(_served(f"conformance.ports.engine:{BACKENDS[name]}") for name in chosen), shown)

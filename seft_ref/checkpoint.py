@@ -18,11 +18,12 @@ import numpy as np
 import formats
 from formats.convert.hf import open_hf
 from formats.index import is_sparse
+from seft_ref.arrays import Array, from_numpy, to_numpy
 from seft_ref.compact import CompactBase, compact_base
 from seft_ref.config import ModelConfig
 from seft_ref.errors import CheckpointError, ConfigError, GenerateError
 from seft_ref.kernels import Kernels, Packed
-from seft_ref.topology import Topology, full
+from seft_ref.topology import Topology, as_numpy, full, placed_like
 from seft_ref.update.delta import Base
 from seft_ref.weights import Weights, assemble
 
@@ -106,19 +107,23 @@ def stop_tokens(path: str | Path) -> tuple[int, ...]:
     return ()
 
 
-def load_model(path: str | Path, kernels: Kernels, dtype: str | None = None, *, compact: bool = False) -> Model:
+def load_model(
+    path: str | Path, kernels: Kernels, dtype: str | None = None, *, compact: bool = False, like: Array | None = None
+) -> Model:
     """Return the model in a folder, one tensor at a time (CKP-001 to CKP-003).
 
     dtype    what to compute with, float32 or float64; None for the stored one, with 16-bit floats as float32
     compact  hold the targets in their 16 bits, 3.2 bytes a stored weight instead of 13 (CKP-008)
+    like     an array of the library and on the device where the model goes, one that the kernels take; None for NumPy
     Raises   CheckpointError CKP-002 for missing, misshapen or unknown tensors, CKP-003 for NaN, CKP-008 for targets
              that cannot be held in 16 bits; ConfigError; FormatError
     """
+    there = np.zeros(0) if like is None else like
     with open_folder(path) as source:
         config = read_config(source.files)
         check_names(config, source)
         has_support = is_sparse(Path(path))
-        dense: dict[str, NumpyArray] = {}
+        dense: dict[str, Array] = {}
         packed: dict[str, Packed] = {}
         bases: dict[str, Base | CompactBase] = {}
         matrices = {matrix.name for matrix in config.targets()}
@@ -126,14 +131,14 @@ def load_model(path: str | Path, kernels: Kernels, dtype: str | None = None, *, 
             tensor = source[name]
             check_shape(name, tensor.shape, shape)
             if name in matrices and compact:
-                bases[name] = held = _compact(name, tensor, dtype, kernels)
+                bases[name] = held = _compact(name, tensor, dtype, kernels, there)
                 packed[name] = held.frozen
                 continue
             if name in matrices and has_support:
-                bases[name] = base = _base(name, tensor, dtype)
+                bases[name] = base = _base(name, tensor, dtype, there)
                 packed[name] = kernels.pack(base.topology, base.values)
                 continue
-            values = _computable(name, formats.to_dense(tensor), dtype)
+            values = from_numpy(_computable(name, formats.to_dense(tensor), dtype), there)
             if name in matrices or name == "lm_head.weight":
                 packed[name] = kernels.pack_dense(values)
             else:
@@ -146,7 +151,7 @@ def load_model(path: str | Path, kernels: Kernels, dtype: str | None = None, *, 
 class _Replaced(Mapping[str, formats.Tensor]):
     """The tensors of a folder, some of them replaced; each is read when it is asked for."""
 
-    def __init__(self, source: Any, names: list[str], final: Mapping[str, tuple[Topology, NumpyArray]]) -> None:
+    def __init__(self, source: Any, names: list[str], final: Mapping[str, tuple[Topology, Array]]) -> None:
         self._source, self._names, self._final = source, names, final
 
     def __getitem__(self, name: str) -> formats.Tensor:
@@ -154,8 +159,9 @@ class _Replaced(Mapping[str, formats.Tensor]):
         if name not in self._final:
             return original  # CKP-005
         topology, values = self._final[name]
+        there = as_numpy(topology)
         return formats.Sparse(
-            topology.shape, topology.indptr, topology.indices, in_file_dtype(name, values, original.dtype)
+            there.shape, there.indptr, there.indices, in_file_dtype(name, to_numpy(values), original.dtype)
         )
 
     def __iter__(self) -> Iterator[str]:
@@ -168,12 +174,12 @@ class _Replaced(Mapping[str, formats.Tensor]):
 def save_model(
     source: str | Path,
     destination: str | Path,
-    final: Mapping[str, tuple[Topology, NumpyArray]],
+    final: Mapping[str, tuple[Topology, Array]],
     attributes: Mapping[str, str] | None = None,
 ) -> None:
     """Write the model of a sparse folder with other targets, everything else bit for bit (CKP-004, CKP-005).
 
-    final       for each target its support and the values on it, as `train.finish` returns them
+    final       for each target its support and the values on it, as `train.finish` returns them, on any device
     attributes  what is to be recorded about the making
     Raises      CheckpointError CKP-004 if a value does not fit the dtype of its matrix; FormatError if
                 destination exists
@@ -268,13 +274,13 @@ def _computable(name: str, values: NumpyArray, dtype: str | None) -> NumpyArray:
     return values
 
 
-def _base(name: str, tensor: formats.Tensor, dtype: str | None) -> Base:
+def _base(name: str, tensor: formats.Tensor, dtype: str | None, like: Array) -> Base:
     """Return the base of a target: the stored support, or all of a dense tensor (TOP-004)."""
     topology, values = topology_and_values(name, tensor)
-    return Base(topology, _computable(name, values, dtype))
+    return Base(placed_like(topology, like), from_numpy(_computable(name, values, dtype), like))
 
 
-def _compact(name: str, tensor: formats.Tensor, dtype: str | None, kernels: Kernels) -> CompactBase:
+def _compact(name: str, tensor: formats.Tensor, dtype: str | None, kernels: Kernels, like: Array) -> CompactBase:
     """Return the base of a target as its file holds it (CKP-008)."""
     topology, values = topology_and_values(name, tensor)
     if values.dtype not in _SIXTEEN_BIT or dtype == "float64":
@@ -283,7 +289,7 @@ def _compact(name: str, tensor: formats.Tensor, dtype: str | None, kernels: Kern
             "CKP-008", f"{name} is {wanted}; only weights of 16 bits computed with in float32 can be held compact"
         )
     _computable(name, values, dtype)
-    return compact_base(topology, values, kernels)
+    return compact_base(placed_like(topology, like), values, kernels)
 
 
 def with_values_in(name: str, tensor: formats.Tensor) -> formats.Dense | formats.Sparse:

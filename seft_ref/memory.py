@@ -32,26 +32,29 @@ def memory_of_run(
     itemsize: int = 4,
     compact: bool = False,
     recompute: bool | None = None,
+    index_bytes: tuple[int, int] = (1, 1),
 ) -> dict[str, int]:
     """Return the bytes of each part of a run on the compiled kernels, at its largest (TRN-012).
 
-    stored    stored weights of every target at load
-    itemsize  bytes of a number that is computed with
+    stored       stored weights of every target at load
+    itemsize     bytes of a number that is computed with
+    index_bytes  what tells the position of a packed weight, plain and in 16 bits
     """
+    index, index_of_16_bits = index_bytes
     extents = [_Extent(matrix.shape, stored[matrix.name]) for matrix in config.targets()]
     slots = settings.delta_budgets(extents)
     pointers = [4 * (-(-e.shape[1] // PANEL) * e.shape[0] + 1) for e in extents]
     weights = base = 0
     for extent, of_rows in zip(extents, pointers, strict=True):
         if compact:
-            weights += 3 * extent.nnz + of_rows
+            weights += (2 + index_of_16_bits) * extent.nnz + of_rows
             continue
         is_dense = extent.nnz >= DENSE_FROM * extent.numel
-        weights += itemsize * extent.numel if is_dense else (itemsize + 1) * extent.nnz + of_rows
+        weights += itemsize * extent.numel if is_dense else (itemsize + index) * extent.nnz + of_rows
         base += (itemsize + 4) * extent.nnz + 8 * (extent.shape[0] + 1)
     # a slot: its column, φ, its place and the base under it; the live part once more in panels
     row_starts = sum(8 * (extent.shape[0] + 1) for extent in extents)
-    live = sum(slots) * (itemsize + 1) + sum(pointers) if compact else 0
+    live = sum(slots) * (itemsize + index) + sum(pointers) if compact else 0
     delta = sum(slots) * (4 + itemsize + 8 + itemsize) + row_starts + live
     moments = sum(slots) * sum(4 if name == "age" else itemsize for name in settings.keeps())
     rows, length = settings.batch, settings.length

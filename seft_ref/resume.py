@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 import formats
+from seft_ref.arrays import Array, from_numpy, to_numpy
 from seft_ref.checkpoint import topology_and_values
 from seft_ref.config import ATTENTION, MLP
 from seft_ref.errors import CheckpointError
@@ -20,7 +21,7 @@ from seft_ref.groups import in_groups
 from seft_ref.kernels import Kernels, Packed
 from seft_ref.settings import TrainSettings
 from seft_ref.target import Target, place
-from seft_ref.topology import Topology, flat, from_flat, union
+from seft_ref.topology import Topology, as_numpy, flat, from_flat, placed_like, union
 from seft_ref.train import TrainState
 from seft_ref.update.delta import Base, Delta
 from seft_ref.update.optimizers import shares_of
@@ -50,19 +51,19 @@ def save_state(path: str | Path, state: TrainState, settings: TrainSettings, ori
         "matrices": list(state.targets),
         "budgets": {name: target.budget for name, target in state.targets.items()},
         "delta_budgets": {name: target.delta_budget for name, target in state.targets.items()},
-        "dtype": np.dtype(state.weights.norm.dtype).name,
+        "dtype": to_numpy(state.weights.norm).dtype.name,
     }
     for name, target in state.targets.items():
         base, delta = target.base, target.delta
         tensors[f"{name}.base"] = _sparse(base.topology, base.values)
         tensors[f"{name}.delta"] = _sparse(delta.topology, delta.values)
         for part, array in (*delta.kept.items(), *delta.shared.items()):
-            tensors[f"{name}.delta.{part}"] = formats.Dense(array)
+            tensors[f"{name}.delta.{part}"] = _dense(array)
         if target.lost.shape[0]:
             tensors[f"{name}.lost"] = _mask(base.topology.shape, target.lost)
         for part in ("row_budget", "row_delta_budget"):
             if (rows := getattr(target, part)) is not None:
-                tensors[f"{name}.{part}"] = formats.Dense(rows)
+                tensors[f"{name}.{part}"] = _dense(rows)
     windows: dict[str, formats.JSON] = {}
     for name, window in state.window.items():
         held, counts = _window_parts(window)
@@ -88,7 +89,7 @@ def load_state(
             raise CheckpointError("CKP-006", f"{path} is a {reader.kind}, not a training state")
         reader.verify()
         held: dict[str, Any] = reader.attributes
-        dtype = np.dtype(weights.norm.dtype)
+        dtype = to_numpy(weights.norm).dtype
         # CKP-006
         if difference := _difference(_told(held, "settings", str), settings_text(settings)):
             raise CheckpointError("CKP-006", f"the training state was made with other settings: {difference}")
@@ -103,7 +104,7 @@ def load_state(
         # the order of the list is the matrix index; objects of JSON have none
         names = _told(held, "matrices", list)
         for name in names:
-            parts = _Parts(reader, name, _shape_of(weights, name), dtype)
+            parts = _Parts(reader, name, _shape_of(weights, name), dtype, weights.norm)
             budgets = [_told(_told(held, key, dict), name, int) for key in ("budgets", "delta_budgets")]
             held_in = getattr(matrix_of(weights, name), "held_in", None)
             targets[name], packed[name] = place(_target_of(parts, settings, step, *budgets), kernels, held_in)
@@ -118,36 +119,36 @@ def load_state(
 
 class _Parts:
     """The tensors of one matrix in a training state; each is there, finite, and of the one shape and dtype that it may
-    have (CKP-007).
+    have (CKP-007). They go where the weights of the model are.
     """
 
-    def __init__(self, reader: Any, name: str, shape: tuple[int, int], dtype: np.dtype[Any]) -> None:
-        self.reader, self.name, self.shape, self.dtype = reader, name, shape, dtype
+    def __init__(self, reader: Any, name: str, shape: tuple[int, int], dtype: np.dtype[Any], like: Array) -> None:
+        self.reader, self.name, self.shape, self.dtype, self.like = reader, name, shape, dtype, like
 
     def __contains__(self, part: str) -> bool:
         return f"{self.name}.{part}" in self.reader
 
-    def sparse(self, part: str) -> tuple[Topology, NumpyArray]:
+    def sparse(self, part: str) -> tuple[Topology, Array]:
         """Return a topology and its values."""
         tensor = self._read(part)
         if isinstance(tensor, formats.Mask) or tuple(tensor.shape) != self.shape:
             raise _damaged(f"{self.name}.{part} is not a matrix of {self.shape} with values")
         topology, values = topology_and_values(self.name, tensor)
-        return topology, self._sound(part, values, self.dtype)
+        return placed_like(topology, self.like), self._sound(part, values, self.dtype)
 
-    def dense(self, part: str, shape: tuple[int, ...], dtype: Any = None) -> NumpyArray:
+    def dense(self, part: str, shape: tuple[int, ...], dtype: Any = None) -> Array:
         """Return an array of a shape; of integers none is negative."""
         tensor = self._read(part)
         if not isinstance(tensor, formats.Dense) or tuple(tensor.shape) != shape:
             raise _damaged(f"{self.name}.{part} has the shape {tuple(tensor.shape)}, must be dense of {shape}")
         return self._sound(part, tensor.values, np.dtype(dtype or self.dtype))
 
-    def positions(self, part: str) -> NumpyArray:
+    def positions(self, part: str) -> Array:
         """Return the flat positions of a mask."""
         tensor = self._read(part)
         if not isinstance(tensor, formats.Mask) or tuple(tensor.shape) != self.shape:
             raise _damaged(f"{self.name}.{part} is not a mask of {self.shape}")
-        return formats.flat(tensor)
+        return from_numpy(formats.flat(tensor), self.like)
 
     def _read(self, part: str) -> formats.Tensor:
         if part not in self:
@@ -155,12 +156,12 @@ class _Parts:
         tensor: formats.Tensor = self.reader[f"{self.name}.{part}"]
         return tensor
 
-    def _sound(self, part: str, values: NumpyArray, dtype: np.dtype[Any]) -> NumpyArray:
+    def _sound(self, part: str, values: NumpyArray, dtype: np.dtype[Any]) -> Array:
         if values.dtype != dtype:
             raise _damaged(f"{self.name}.{part} is {values.dtype}, must be {dtype}")
         if not np.isfinite(values).all() or (dtype.kind == "i" and (values < 0).any()):
             raise _damaged(f"{self.name}.{part} holds NaN, infinity or a negative count")
-        return values
+        return from_numpy(values, self.like)
 
 
 def _target_of(parts: _Parts, settings: TrainSettings, step: int, budget: int, delta_budget: int) -> Target:
@@ -172,7 +173,7 @@ def _target_of(parts: _Parts, settings: TrainSettings, step: int, budget: int, d
     slots = (topology.nnz,)
     kept = {part: parts.dense(f"delta.{part}", slots, np.int32 if part == "age" else None) for part in settings.keeps()}
     # the corrections of the optimizer are a table up to the step
-    if "age" in kept and int(kept["age"].max(initial=0)) > step:
+    if "age" in kept and int(to_numpy(kept["age"]).max(initial=0)) > step:
         raise _damaged(f"{parts.name}.delta.age exceeds step {step}")
     shares = shares_of(settings.optimizer, topology.shape)
     shared = {part: parts.dense(f"delta.{part}", (n,)) for part, n in shares.items()}
@@ -202,7 +203,7 @@ def _window_parts(window: AnyWindow) -> tuple[dict[str, formats.Tensor], dict[st
         return tensors, {"steps": window.settled_steps}
     for part in ("gradient", "absolute", "square", "input_squares"):
         if (sums := getattr(window, part)) is not None:
-            tensors[part] = formats.Dense(sums)
+            tensors[part] = _dense(sums)
     return tensors, {"steps": window.settled_steps, "inputs": window.n_inputs}
 
 
@@ -214,7 +215,8 @@ def _window_of(parts: _Parts, counts: Mapping[str, Any], target: Target, rule: R
         same, square = parts.sparse("window.square")
         candidates = parts.positions("window.candidates")
         support = union(flat(target.base.topology), flat(target.delta.topology))
-        if not all(np.array_equal(flat(where), x) for x in (flat(same), union(candidates, support))):
+        held = to_numpy(flat(where))
+        if not all(np.array_equal(held, to_numpy(x)) for x in (flat(same), union(candidates, support))):
             raise _damaged(f"the sums of the window of {parts.name} are not those of its candidates and support")
         return FirstStepWindow(
             target.delta_budget,
@@ -269,9 +271,14 @@ def _damaged(why: str) -> CheckpointError:
     return CheckpointError("CKP-007", f"{why}; the training state is damaged: start without --resume")
 
 
-def _sparse(topology: Topology, values: NumpyArray) -> formats.Sparse:
-    return formats.Sparse(topology.shape, topology.indptr, topology.indices, values)
+def _sparse(topology: Topology, values: Array) -> formats.Sparse:
+    there = as_numpy(topology)
+    return formats.Sparse(there.shape, there.indptr, there.indices, to_numpy(values))
 
 
-def _mask(shape: tuple[int, int], positions: NumpyArray) -> formats.Mask:
-    return formats.from_flat(shape, positions)
+def _dense(array: Array) -> formats.Dense:
+    return formats.Dense(to_numpy(array))
+
+
+def _mask(shape: tuple[int, int], positions: Array) -> formats.Mask:
+    return formats.from_flat(shape, to_numpy(positions))

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from jaxtyping import Bool, Int
 
-from seft_ref.arrays import Array, array_namespace, device, mask_at, merged, repeat_each
+from seft_ref.arrays import Array, array_namespace, device, from_numpy, mask_at, merged, repeat_each, to_numpy
 from seft_ref.errors import TopologyError
 
 
@@ -102,6 +102,16 @@ def full(shape: tuple[int, int], like: Array) -> Topology:
     xp = array_namespace(like)
     n_out, n_in = shape
     return from_flat(shape, xp.arange(n_out * n_in, dtype=xp.int64, device=device(like)))
+
+
+def placed_like(topology: Topology, like: Array) -> Topology:
+    """Return a topology of NumPy arrays in the library and on the device of `like` (TOP-001, TOP-002)."""
+    return Topology(topology.shape, from_numpy(topology.indptr, like), from_numpy(topology.indices, like))
+
+
+def as_numpy(topology: Topology) -> Topology:
+    """Return a topology as one of NumPy arrays, copied from its device if need be (TOP-001, TOP-002)."""
+    return Topology(topology.shape, to_numpy(topology.indptr), to_numpy(topology.indices))
 
 
 def check(topology: Topology) -> None:

@@ -34,9 +34,9 @@ def memory_of(folder: Path, settings: TrainSettings, **options: Any) -> dict[str
     return memory_of_run(config, settings, stored, **options)
 
 
-def require_memory(folder: Path, settings: TrainSettings, **options: Any) -> None:
-    """Refuse a run that is expected not to fit, with what would help (TRN-012)."""
-    parts, free = memory_of(folder, settings, **options), available_bytes()
+def require_memory(folder: Path, settings: TrainSettings, free: int, **options: Any) -> None:
+    """Refuse a run that is expected not to fit into free bytes, with what would help (TRN-012)."""
+    parts = memory_of(folder, settings, **options)
     needed = sum(parts.values())
     if needed <= free:
         return

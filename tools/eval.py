@@ -7,9 +7,9 @@ from typing import Annotated
 
 import _cli
 import typer
+from _device import Device, DeviceOption, place_of
 
 from seft_ref import evaluate, load_model, read_tokens
-from seft_ref.kernels import cpu
 
 
 def main(
@@ -20,11 +20,13 @@ def main(
     compact: Annotated[
         bool, typer.Option("--compact", help="Hold 16-bit weights in their 16 bits: 3.2 bytes a stored weight.")
     ] = False,
+    device: DeviceOption = Device.cpu,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the result there too.")] = None,
 ) -> None:
     """Print the perplexity of the model in DIR over windows of a text."""
+    place = place_of(device)
     tokens = read_tokens(text, folder)
-    model = load_model(folder, cpu, compact=compact)
+    model = load_model(folder, place.kernels, compact=compact, like=place.like)
     started = time.perf_counter()
     with _cli.progress("evaluating", windows) as advance:
         done = 0
@@ -35,7 +37,9 @@ def main(
                 advance()
             done = reached
 
-        found = evaluate(model.weights, model.config, tokens, cpu, length=length, windows=windows, progress=show)
+        found = evaluate(
+            model.weights, model.config, tokens, place.kernels, length=length, windows=windows, progress=show
+        )
     seconds = time.perf_counter() - started
     _cli.out.print(
         f"perplexity {found.perplexity:.4g}  "

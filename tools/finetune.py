@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import _cli
 import numpy as np
 import typer
+from _device import Device, DeviceOption, place_of
 from _log import read_log
 from _memory import require_memory
 from _settings import changes_of
@@ -21,7 +22,6 @@ from formats.index import is_sparse
 from seft_ref import finish, initial_state, load_model, read_tokens, save_model, step_batches, train
 from seft_ref.checkpoint import identity
 from seft_ref.diagnose import Finding, Watch
-from seft_ref.kernels import cpu
 from seft_ref.prune.record import pattern_of, read_record
 from seft_ref.resume import Origin, load_state, save_state, settings_text
 from seft_ref.settings import settings_of
@@ -85,6 +85,7 @@ def main(
     compact: Annotated[
         bool, typer.Option("--compact", help="Hold 16-bit weights in their 16 bits: 3.2 bytes a stored weight, not 13.")
     ] = False,
+    device: DeviceOption = Device.cpu,
     recompute: Annotated[
         bool | None,
         typer.Option(help="Compute each block twice instead of keeping its activations [where they take a GiB]."),
@@ -111,7 +112,7 @@ def main(
     state_file = destination.with_name(destination.name + ".state")
     if state_file.exists() and not resume:
         raise _cli.Refused(f"{state_file} holds an unfinished run; continue it with --resume or remove it")
-    options = {
+    wanted = {
         "steps": steps,
         "batch": batch,
         "micro_batches": micro_batches,
@@ -129,19 +130,22 @@ def main(
         "max_norm": max_norm,
         "seed": seed,
     }
-    settings = settings_of(preset, pattern=_pattern(folder), **changes_of(options, change or []))
+    place = place_of(device)
+    kernels = place.kernels
+    settings = settings_of(preset, pattern=_pattern(folder), **changes_of(wanted, change or []))
     if not ignore_memory:
-        require_memory(folder, settings, itemsize=8 if dtype == "float64" else 4, compact=compact, recompute=recompute)
+        options: dict[str, Any] = {"compact": compact, "recompute": recompute, "index_bytes": place.index_bytes}
+        require_memory(folder, settings, place.free_bytes(), itemsize=8 if dtype == "float64" else 4, **options)
     # TRN-010: a file that is no log of this run is refused before anything is computed
     writer = LogWriter(log, settings.described())
     tokens = read_tokens(text, folder)
     whose = Origin(identity(folder), hashlib.sha256(np.asarray(tokens, dtype="<i8").tobytes()).hexdigest())
-    model = load_model(folder, cpu, dtype, compact=compact)
+    model = load_model(folder, kernels, dtype, compact=compact, like=place.like)
     if resume:
-        state = load_state(state_file, model.weights, settings, whose, cpu)
+        state = load_state(state_file, model.weights, settings, whose, kernels)
     else:
         first = step_batches(settings, tokens, 1, model.weights)
-        state = initial_state(settings, model.config, model.weights, model.bases, cpu, first)
+        state = initial_state(settings, model.config, model.weights, model.bases, kernels, first)
     stored = model.stored()
     del model.bases, model.weights  # the state holds what is still needed
 
@@ -151,7 +155,7 @@ def main(
     records: list[dict[str, Any]] = []
     started = time.perf_counter()
     with _cli.progress("fine-tuning", max(last - state.step, 0)) as advance:
-        run = train(state, settings, model.config, tokens, cpu, recompute=recompute) if state.step < last else ()
+        run = train(state, settings, model.config, tokens, kernels, recompute=recompute) if state.step < last else ()
         for state, record in run:
             now = time.perf_counter()
             records.append(_told(record) | {"seconds": now - started})
@@ -179,7 +183,7 @@ def main(
         _cli.write_json(json_file, totals | {"peak_memory_bytes": _cli.peak_memory_bytes()})
         _cli.out.print(f"stopped after step {state.step} of {settings.steps}; continue with --resume")
         return
-    final = finish(state, settings, model.config, tokens, cpu)
+    final = finish(state, settings, model.config, tokens, kernels)
     kept = sum(topology.nnz for topology, _ in final.values())
     save_model(folder, destination, final, {"seft.settings": settings_text(settings)})
     _warn(watch.end(state.step, kept), writer, told)

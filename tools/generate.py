@@ -9,9 +9,9 @@ from typing import Annotated
 import _chat
 import _cli
 import typer
+from _device import Device, DeviceOption, place_of
 
 from seft_ref import Sampling, generate, load_model, read_tokenizer, stop_tokens, written
-from seft_ref.kernels import cpu
 
 
 def main(
@@ -26,6 +26,7 @@ def main(
     compact: Annotated[
         bool, typer.Option("--compact", help="Hold 16-bit weights in their 16 bits: 3.2 bytes a stored weight.")
     ] = False,
+    device: DeviceOption = Device.cpu,
     seed: Annotated[int, typer.Option(help="Another seed, another text.")] = 0,
     chat: Annotated[bool, typer.Option("--chat", help="Put the prompt into the folder's chat template.")] = False,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads of every library [all cores].")] = None,
@@ -33,6 +34,7 @@ def main(
     """Print what the model in DIR writes behind PROMPT, as it writes it."""
     if threads is not None:
         _cli.restart_with_threads(threads)
+    place = place_of(device)
     sampling = Sampling(temperature, top_k, top_p, seed)
     tokenizer, stops = read_tokenizer(folder), stop_tokens(folder)
     text = _from_standard_input() if prompt == "-" else prompt
@@ -40,11 +42,11 @@ def main(
         text = _chat.as_chat(folder, text)
     # a chat template writes the special tokens itself
     tokens = tokenizer.encode(text, add_special_tokens=not chat).ids
-    model = load_model(folder, cpu, compact=compact)
+    model = load_model(folder, place.kernels, compact=compact, like=place.like)
     started = time.perf_counter()
     times: list[float] = []
     following = generate(
-        tokens, model.weights, model.config, cpu, sampling=sampling, max_tokens=max_tokens, stops=stops
+        tokens, model.weights, model.config, place.kernels, sampling=sampling, max_tokens=max_tokens, stops=stops
     )
 
     def timed() -> Iterator[int]:

@@ -28,6 +28,7 @@ __all__ = [
     "compiled_kernels",
     "cupy",
     "cupy_like",
+    "gpu_on_cpu",
     "reference_numpy",
     "strict",
     "strict_like",
@@ -150,7 +151,23 @@ def cupy() -> EnginePort:
     told = without_cupy()
     if told:
         raise SystemExit(told)
-    return EnginePort("engine on CuPy", cupy_like(), kinds=("rule", "layer"))
+    from seft_ref.kernels import gpu
+
+    return EnginePort("engine on CuPy with kernels.gpu", cupy_like(), kernels=gpu, kinds=("rule", "layer"))
+
+
+def gpu_on_cpu() -> EnginePort:
+    """Return the engine with the GPU's kernels, compiled for this CPU and launched on NumPy arrays.
+
+    Raises:
+        SystemExit: there is no g++.
+    """
+    from conformance.ports.on_cpu import on_cpu, without_gpp
+
+    told = without_gpp()
+    if told:
+        raise SystemExit(told)
+    return EnginePort("engine with kernels.gpu on a CPU", kernels=on_cpu(), kinds=("layer", "whole"))
 
 
 def without_cupy() -> str:

@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 from seft_ref import arrays
 from seft_ref.kernels import cpu, reference
 from tests.kernels.refused import assert_refused
-
-SETS = [reference, cpu]
+from tests.kernels.sets import SETS
 
 
 def exceeding_by_loop(values, least):

@@ -13,8 +13,8 @@ from seft_ref import arrays, kernels
 from seft_ref.kernels import cpu, reference
 from seft_ref.topology import Topology, flat, from_flat
 from tests.kernels.refused import assert_refused
+from tests.kernels.sets import COMPILED, SETS
 
-SETS = [reference, cpu]
 TOKENS = [0, 1, 2, 3, 15, 16, 17, 127, 128, 129, 200]
 UNIT = {"float32": 2.0**-24, "float64": 2.0**-53}
 
@@ -116,54 +116,60 @@ def test_KRN_001_002_003_plain_loops(kernel_set):
     assert packed.nbytes >= 16
 
 
+@pytest.mark.parametrize("kernel_set", COMPILED)
 @settings(max_examples=60, deadline=None, derandomize=True)
-@given(cases())
-def test_KRN_006_within_the_gauge_of_the_definition(case):
+@given(case=cases())
+def test_KRN_006_within_the_gauge_of_the_definition(kernel_set, case):
     topology, values, x, dy = case
-    weight, packed = dense(topology, values), cpu.pack(topology, values)
+    weight, packed = dense(topology, values), kernel_set.pack(topology, values)
     n_in_row = np.diff(topology.indptr)
     n_in_column = np.bincount(topology.indices, minlength=topology.shape[1])
-    assert_within_gauge(cpu.matmul(x, packed), x, weight.T, n_in_row[None, :])
-    assert_within_gauge(cpu.matmul_transposed(dy, packed), dy, weight, n_in_column[None, :])
+    assert_within_gauge(kernel_set.matmul(x, packed), x, weight.T, n_in_row[None, :])
+    assert_within_gauge(kernel_set.matmul_transposed(dy, packed), dy, weight, n_in_column[None, :])
     everywhere = np.zeros(topology.numel, dtype=x.dtype)
-    everywhere[flat(topology)] = cpu.sample(dy, x, topology)
+    everywhere[flat(topology)] = kernel_set.sample(dy, x, topology)
     mask = dense(topology, np.ones_like(values)) != 0
     wide_bound = np.abs(dy.astype(np.longdouble)).T @ np.abs(x) * (8 + 2 * np.sqrt(len(x))) * UNIT[str(x.dtype)]
     error = np.abs(everywhere.reshape(topology.shape) - dy.astype(np.longdouble).T @ x)
     assert np.all(error[mask] <= wide_bound[mask])
 
 
+@pytest.mark.parametrize("kernel_set", COMPILED)
 @settings(max_examples=60, deadline=None, derandomize=True)
-@given(cases(integers=True))
-def test_KRN_007_integer_lattice_is_exact_and_equals_reference(case):
+@given(case=cases(integers=True))
+def test_KRN_007_integer_lattice_is_exact_and_equals_reference(kernel_set, case):
     topology, values, x, dy = case
-    packed, packed_reference = cpu.pack(topology, values), reference.pack(topology, values)
-    np.testing.assert_array_equal(cpu.matmul(x, packed), reference.matmul(x, packed_reference), strict=True)
+    packed, packed_reference = kernel_set.pack(topology, values), reference.pack(topology, values)
+    np.testing.assert_array_equal(kernel_set.matmul(x, packed), reference.matmul(x, packed_reference), strict=True)
     np.testing.assert_array_equal(
-        cpu.matmul_transposed(dy, packed), reference.matmul_transposed(dy, packed_reference), strict=True
+        kernel_set.matmul_transposed(dy, packed), reference.matmul_transposed(dy, packed_reference), strict=True
     )
-    np.testing.assert_array_equal(cpu.sample(dy, x, topology), reference.sample(dy, x, topology), strict=True)
+    np.testing.assert_array_equal(kernel_set.sample(dy, x, topology), reference.sample(dy, x, topology), strict=True)
 
 
+@pytest.mark.parametrize("kernel_set", COMPILED)
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("n", [*TOKENS, 511, 1000, 2047, 4096])
-def test_KRN_007_every_count_of_tokens_is_exact(n, dtype):
+def test_KRN_007_every_count_of_tokens_is_exact(kernel_set, n, dtype):
     rng = np.random.default_rng(n)
     topology, values, x, dy = make_case(rng, make_mask(rng, 275, 150, 0.2, "empty rows"), n, dtype, integers=True)
-    weight, packed = dense(topology, values), cpu.pack(topology, values)
-    np.testing.assert_array_equal(cpu.matmul(x, packed), x @ weight.T, strict=True)
-    np.testing.assert_array_equal(cpu.matmul_transposed(dy, packed), dy @ weight, strict=True)
-    np.testing.assert_array_equal(cpu.sample(dy, x, topology), (dy.T @ x).reshape(-1)[flat(topology)], strict=True)
+    weight, packed = dense(topology, values), kernel_set.pack(topology, values)
+    np.testing.assert_array_equal(kernel_set.matmul(x, packed), x @ weight.T, strict=True)
+    np.testing.assert_array_equal(kernel_set.matmul_transposed(dy, packed), dy @ weight, strict=True)
+    np.testing.assert_array_equal(
+        kernel_set.sample(dy, x, topology), (dy.T @ x).reshape(-1)[flat(topology)], strict=True
+    )
 
 
+@pytest.mark.parametrize("kernel_set", COMPILED)
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_KRN_006_constant_operands_round_the_same_way_every_time_and_still_stay_within_the_gauge(dtype):
+def test_KRN_006_constant_operands_round_the_same_way_every_time_and_still_stay_within_the_gauge(kernel_set, dtype):
     # Equal terms make every rounding of a long sum go the same way: the worst input of a running sum.
     mask = np.zeros((3, 4096), dtype=bool)
     mask[:, ::3] = True
     topology = make_topology(mask)
     values, x = np.full(topology.nnz, 0.1, dtype=dtype), np.full((20, 4096), 0.7, dtype=dtype)
-    assert_within_gauge(cpu.matmul(x, cpu.pack(topology, values)), x, dense(topology, values).T, 1366)
+    assert_within_gauge(kernel_set.matmul(x, kernel_set.pack(topology, values)), x, dense(topology, values).T, 1366)
 
 
 @pytest.mark.parametrize("kernel_set", SETS)
@@ -190,21 +196,21 @@ def test_KRN_004_stored_zeros_are_sampled_and_replaced(kernel_set):
     assert kernel_set.matmul(x, packed)[:, 4].tolist() == (2 * x[:, 4]).tolist()
 
 
+@pytest.mark.parametrize("kernel_set", SETS)
 @settings(max_examples=40, deadline=None, derandomize=True)
-@given(cases(integers=True), st.integers(0, 2**32 - 1))
-def test_KRN_012_store_at_located_slots_equals_packing_the_new_values(case, seed):
+@given(case=cases(integers=True), seed=st.integers(0, 2**32 - 1))
+def test_KRN_012_store_at_located_slots_equals_packing_the_new_values(kernel_set, case, seed):
     topology, values, x, _ = case
     rng = np.random.default_rng(seed)
     slots = rng.permutation(topology.nnz)[: rng.integers(0, topology.nnz + 1)]
     new = rng.integers(-4, 5, slots.shape).astype(values.dtype)
     changed = values.copy()
     changed[slots] = new
-    for kernel_set in SETS:
-        packed = kernel_set.pack(topology, values.copy())
-        where = kernel_set.locate(packed, topology, slots)
-        assert (where.dtype, where.shape) == (np.int64, slots.shape)
-        stored = kernel_set.store(packed, where, new)
-        np.testing.assert_array_equal(kernel_set.matmul(x, stored), x @ dense(topology, changed).T, strict=True)
+    packed = kernel_set.pack(topology, values.copy())
+    where = kernel_set.locate(packed, topology, slots)
+    assert (where.dtype, where.shape) == (np.int64, slots.shape)
+    stored = kernel_set.store(packed, where, new)
+    np.testing.assert_array_equal(kernel_set.matmul(x, stored), x @ dense(topology, changed).T, strict=True)
 
 
 @pytest.mark.parametrize("kernel_set", SETS)

@@ -11,10 +11,11 @@ from seft_ref.kernels import _packed, cpu, reference
 from seft_ref.resume import Origin, load_state, save_state
 from seft_ref.topology import flat, from_flat
 from seft_ref.update.delta import Base, effective, new_delta
+from tests.kernels.sets import NAMED
 from tests.seft_ref.folders import BF16, TEXT, sparse_folder
 
 HALVES = {"bfloat16": ml_dtypes.bfloat16, "float16": np.float16}
-SETS = {"reference": reference, "cpu": cpu}
+SETS = NAMED
 SHAPES = [(1, 1), (5, 7), (64, 64), (130, 200), (3, 257), (33, 0), (0, 4)]
 
 

@@ -1,0 +1,132 @@
+"""The GPU kernel set without a GPU: gpu.cu compiled by g++, launched on NumPy arrays, one thread after another.
+
+    kernels = on_cpu()            # the functions of seft_ref.kernels.gpu, as attributes
+    kernels.matmul(x, packed)
+
+What is shown so: every line of the kernels but what only hardware does, that is, threads at the same time.
+"""
+
+import ctypes
+import hashlib
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from seft_ref.kernels import NAMES
+from seft_ref.kernels._launch import EACH, KERNELS, LANES, NUMBERS, ROWS, RUN, SOURCE, THREADS
+from seft_ref.kernels._on_device import OnDevice
+
+__all__ = ["OnCpu", "compiled_by_gpp", "on_cpu", "without_gpp"]
+
+HEADER = Path(__file__).with_name("cuda_on_cpu.h")
+OPTIONS = ("-std=c++14", "-O1", "-fPIC", "-shared", "-Wall", "-Wextra", "-Werror")
+
+
+def without_gpp() -> str:
+    """Return why kernels cannot be compiled for the CPU, and what to do about it; empty if they can."""
+    if not _compiler():
+        return "gpu.cu needs g++ to run on a CPU; install it, or choose another backend"
+    return ""
+
+
+def _compiler() -> str:
+    return shutil.which("g++") or ""
+
+
+@cache
+def on_cpu() -> SimpleNamespace:
+    """Return the GPU kernel set on NumPy arrays, compiled once a machine and text of the kernels.
+
+    Raises:
+        CalledProcessError: g++ refuses the kernels; what it says is on standard error.
+    """
+    kernels = OnDevice(OnCpu(compiled_by_gpp()))
+    return SimpleNamespace(__all__=list(NAMES), **{name: getattr(kernels, name) for name in NAMES})
+
+
+def compiled_by_gpp(more: Sequence[str] = ()) -> Path:
+    """Return the path of a library of the kernels; the next call finds it there.
+
+    more  further options of g++
+    """
+    text = program()
+    key = hashlib.sha256("\0".join([text, HEADER.read_text(), SOURCE.read_text(), *OPTIONS, *more]).encode())
+    folder = Path(tempfile.gettempdir()) / f"seft_ref-on-cpu-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    library = folder / f"{key.hexdigest()[:24]}.so"
+    if not library.exists():
+        with tempfile.TemporaryDirectory(dir=folder) as scratch:
+            source, built = Path(scratch) / "kernels.cpp", Path(scratch) / "kernels.so"
+            source.write_text(text)
+            subprocess.run([_compiler(), *OPTIONS, *more, "-o", str(built), str(source)], check=True)
+            built.replace(library)
+    return library
+
+
+def program() -> str:
+    """Return the C++ text: header, kernels, and a launcher of each with the types that the table says."""
+    lines = [f'#include "{HEADER}"', f'#include "{SOURCE}"']
+    constants = {"LANES": LANES, "ROWS": ROWS, "EACH": EACH, "THREADS": THREADS, "RUN": RUN}
+    lines += [f'static_assert({name} == {value}, "{name}");' for name, value in constants.items()]
+    for name, kernel in KERNELS.items():
+        lines.append(f"LAUNCHER({name}, {str(kernel.meets).lower()}, {', '.join(kernel.takes)})")
+    return "\n".join(lines) + "\n"
+
+
+class OnCpu:
+    """NumPy, and a library that launches kernels on its arrays."""
+
+    xp = np
+
+    def __init__(self, library: Path) -> None:
+        self._library = ctypes.CDLL(str(library))
+
+    def owns(self, a: Any) -> bool:
+        """Tell whether a is an array of NumPy."""
+        return isinstance(a, np.ndarray)
+
+    def to_host(self, a: Any) -> Any:
+        """Return the array."""
+        return a
+
+    def run(self, name: str, grid: tuple[int, int], *arguments: Any) -> None:
+        """Run every thread of every block of a grid."""
+        kernel = KERNELS[name]
+        held = [_argument(kind, a) for kind, a in zip(kernel.takes, arguments, strict=True)]
+        pointers = (ctypes.c_void_p * len(held))(*(h.ctypes.data for h in held))
+        shape = (ctypes.c_uint * 4)(*grid, *kernel.block)
+        assert all(0 < n < limit for n, limit in zip(grid, (1 << 31, 1 << 16), strict=True)), grid
+        getattr(self._library, f"launch_{name}")(shape, pointers)
+
+
+_KINDS = {
+    "float": np.dtype(np.float32),
+    "double": np.dtype(np.float64),
+    "bfloat16": np.dtype(np.uint16),
+    "float16": np.dtype(np.uint16),
+    "i64": np.dtype(np.int64),
+    "int": np.dtype(np.int32),
+    "u32": np.dtype(np.uint32),
+    "unsigned char": np.dtype(np.uint8),
+}
+"""The dtype of an array that a pointer of the table points to."""
+
+
+def _argument(kind: str, a: Any) -> Any:
+    """Return an argument in memory of its own type: a number, or the address of an array of the right dtype."""
+    if kind in NUMBERS:
+        return np.asarray(a, dtype=NUMBERS[kind])
+    if a is None:
+        return np.zeros(1, dtype=np.uintp)
+    wanted = _KINDS[kind.removeprefix("const ").removesuffix("*")]
+    assert a.dtype == wanted, f"{a.dtype} where the kernel reads {wanted}"
+    assert a.flags.c_contiguous, "kernels walk contiguous arrays"
+    return np.asarray(a.ctypes.data, dtype=np.uintp)

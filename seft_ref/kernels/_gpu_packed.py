@@ -1,0 +1,135 @@
+"""How the GPU set holds a matrix: dense, by rows and by columns, in groups of a pattern, or by rows in 16 bits."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+from jaxtyping import Float, Int
+
+from seft_ref.arrays import Array
+from seft_ref.nm import NMTopology
+from seft_ref.topology import Topology, flat
+
+DENSE_FROM = 0.5
+"""Share of stored positions from which a matrix is held densely and multiplied by cuBLAS. Not measured."""
+LOOKED_FOR = ((2, 4), (4, 8))
+"""Patterns that a matrix is held in if it happens to keep them."""
+_MOST_SLOTS = 1 << 32
+
+BITS = {np.dtype(ml_dtypes.bfloat16): "bfloat16", np.dtype(np.float16): "float16"}
+"""16-bit floats by the names that their kernels have."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Columns:
+    """The stored positions column by column, which the transposed product reads."""
+
+    pointer: Int[Array, " in+1"]
+    """int64: where each column starts"""
+    row: Int[Array, " nnz"]
+    """int32"""
+    slot: Int[Array, " nnz"]
+    """uint32: the slot of each entry, so that values are stored once"""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Grouped:
+    """An N:M pattern: n entries for every m columns."""
+
+    n: int
+    m: int
+    position: Int[Array, " entries"]
+    """uint8: the column of an entry within its group; unused entries are zeros at column 0"""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Packed:
+    """A matrix as flat values in one of four layouts."""
+
+    shape: tuple[int, int]
+    values: Float[Array, " stored"]
+    """slot order; row-major where the matrix is dense; n a group; uint16 where it is compact"""
+    topology: Topology | None = None
+    """int64 pointers and int32 columns, of the layouts by rows"""
+    columns: Columns | None = None
+    grouped: Grouped | None = None
+    held_in: Any = None
+    """The 16-bit dtype of a compact matrix, else None."""
+
+    @property
+    def dtype(self) -> Any:
+        """Dtype that is computed in."""
+        return self.values.dtype if self.held_in is None else np.dtype(np.float32)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held on the device."""
+        held = [self.values]
+        if self.topology is not None:
+            held += [self.topology.indptr, self.topology.indices]
+        if self.columns is not None:
+            held += [self.columns.pointer, self.columns.row, self.columns.slot]
+        if self.grouped is not None:
+            held += [self.grouped.position]
+        return sum(int(a.nbytes) for a in held)
+
+
+def packed(xp: Any, topology: Topology, values: Any) -> Packed:
+    """Return values at the slots of a topology in the layout that its pattern or its share of stored positions asks
+    for.
+    """
+    positions = flat(topology)
+    pattern = _pattern_of(topology, positions)
+    if pattern is not None:
+        return _in_groups(xp, topology.shape, positions, values, *pattern)
+    if topology.nnz >= DENSE_FROM * topology.numel:
+        dense = xp.zeros(topology.numel, dtype=values.dtype)
+        dense[positions] = values
+        return Packed(topology.shape, dense)
+    assert topology.nnz < _MOST_SLOTS, "slots are counted in 32 bits"
+    by_rows = as_rows(xp, topology)
+    order = xp.argsort(by_rows.indices, kind="stable")
+    pointer = xp.searchsorted(by_rows.indices[order], xp.arange(topology.shape[1] + 1, dtype=np.int32))
+    slots = xp.arange(topology.nnz, dtype=np.int64)
+    row = xp.searchsorted(by_rows.indptr, slots, side="right") - 1
+    columns = Columns(pointer.astype(np.int64), row[order].astype(np.int32), order.astype(np.uint32))
+    return Packed(topology.shape, xp.array(values), by_rows, columns)
+
+
+def as_rows(xp: Any, topology: Topology) -> Topology:
+    """Return a topology whose arrays kernels can walk."""
+    pointer, index = topology.indptr, topology.indices
+    return Topology(
+        topology.shape,
+        xp.ascontiguousarray(pointer.astype(np.int64, copy=False)),
+        xp.ascontiguousarray(index.astype(np.int32, copy=False)),
+    )
+
+
+def _pattern_of(topology: Topology, positions: Any) -> tuple[int, int] | None:
+    """Return the pattern of a topology if at least half of it is stored; else rows alone are smaller."""
+    for n, m in (topology.pattern,) if isinstance(topology, NMTopology) else LOOKED_FOR:
+        n_entries = topology.numel // m * n
+        if topology.shape[1] % m or not n_entries <= 2 * topology.nnz <= 2 * n_entries or not topology.nnz:
+            continue
+        groups = positions // m
+        # ascending: where a group holds more than n, an entry and the n-th after it lie in one
+        if not bool((groups[n:] == groups[:-n]).any()):
+            return n, m
+    return None
+
+
+def _in_groups(xp: Any, shape: tuple[int, int], positions: Any, values: Any, n: int, m: int) -> Packed:
+    n_entries = shape[0] * shape[1] // m * n
+    where = places_in_groups(xp, positions, xp.arange(positions.shape[0], dtype=np.int64), n, m)
+    stored, position = xp.zeros(n_entries, dtype=values.dtype), xp.zeros(n_entries, dtype=np.uint8)
+    stored[where] = values
+    position[where] = (positions % m).astype(np.uint8)
+    return Packed(shape, stored, grouped=Grouped(n, m, position))
+
+
+def places_in_groups(xp: Any, positions: Any, slots: Any, n: int, m: int) -> Any:
+    """Return where slots lie when every group has n places: behind the slots of its group before it."""
+    group = positions[slots] // m
+    return group * n + (slots - xp.searchsorted(positions, group * m))

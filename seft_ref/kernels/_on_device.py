@@ -1,0 +1,296 @@
+"""The functions of the GPU set, on whatever launches the kernels of gpu.cu (`_launch.Machine`)."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from seft_ref.arrays import Array
+from seft_ref.errors import KernelError
+from seft_ref.kernels import _gpu_packed as layouts
+from seft_ref.kernels._checks import (
+    check_alike,
+    check_compact,
+    check_factors,
+    check_matrix,
+    check_new_values,
+    check_places,
+    check_shape,
+    check_values,
+    check_vector,
+)
+from seft_ref.kernels._gpu_packed import BITS, Packed
+from seft_ref.kernels._launch import EACH, LANES, ROWS, RUN, THREADS, Machine
+from seft_ref.kernels.split import Split, split
+from seft_ref.topology import Topology, flat
+
+FEW = 16
+"""Tokens up to which lanes share a row instead of taking a token each. Not measured."""
+TILE_ROWS = 512
+"""Rows of a compact matrix that are opened at once for the transposed product, and rows of a gradient that cuBLAS
+computes at once. Not measured.
+"""
+SAMPLE_BELOW = 0.2
+"""Share of stored positions from which `sample` multiplies row tiles by cuBLAS and picks from them. Not measured."""
+
+
+class OnDevice:
+    """A kernel set whose arrays and kernels are those of one machine; its functions are methods of the same names."""
+
+    def __init__(self, machine: Machine) -> None:
+        self.machine = machine
+        self.split = split
+
+    def pack(self, topology: Topology, values: Float[Array, " nnz"]) -> Packed:
+        """Return the layout in which the matrix of topology and values is multiplied (KRN-011).
+
+        Shapes  values (nnz,) in slot order
+        Dtypes  values float32 or float64
+
+        Raises:
+            KernelError: KRN-009, KRN-010 if values do not fit the topology.
+        """
+        check_values(topology, values)
+        self._check(values=values, indices=topology.indices)
+        return layouts.packed(self.machine.xp, topology, values)
+
+    def pack_dense(self, weight: Float[Array, "out in"]) -> Packed:
+        """Return a matrix of which every position is stored; it shares weight's memory (KRN-011).
+
+        Raises:
+            KernelError: KRN-009, KRN-010 if weight is not a contiguous float matrix.
+        """
+        check_matrix("weight", weight)
+        self._check(weight=weight)
+        return Packed((weight.shape[0], weight.shape[1]), weight.reshape(-1))
+
+    def compact(self, topology: Topology, values: Any, into: Packed | None = None) -> Packed:
+        """Return the matrix of topology and 16-bit values, held in 16 bits and computed with as float32 (KRN-015);
+        this set needs no memory of another.
+
+        Shapes  values (nnz,) in slot order
+        Dtypes  values bfloat16 or float16, a NumPy array
+
+        Raises:
+            KernelError: KRN-009, KRN-010 if values do not fit the topology or are no 16-bit floats.
+        """
+        check_compact(topology, values)
+        self._check(indices=topology.indices)
+        xp = self.machine.xp
+        bits = xp.array(values.view(np.uint16))
+        return Packed(topology.shape, bits, layouts.as_rows(xp, topology), held_in=values.dtype)
+
+    def unpack(self, packed: Packed) -> tuple[Topology, Any]:
+        """Return the topology of a compact matrix and its 16-bit values, a NumPy array in slot order (KRN-015)."""
+        assert packed.held_in is not None, "only compact matrices are unpacked"
+        assert packed.topology is not None
+        return packed.topology, self.machine.to_host(packed.values).view(packed.held_in)
+
+    def clear(self, packed: Packed, where: Int[Array, " m"]) -> Packed:
+        """Return a matrix with zeros at `where` that shares everything but its values (KRN-016).
+
+        Raises:
+            KernelError: KRN-012 if a place is out of range.
+        """
+        check_places("where", where, packed.values.shape[0])
+        values = packed.values.copy()
+        values[where] = 0
+        return Packed(packed.shape, values, packed.topology, held_in=packed.held_in)
+
+    def locate(self, packed: Packed | Split, topology: Topology, slots: Int[Array, " m"]) -> Int[Array, " m"]:
+        """Return where the values of CSR slots lie in packed; topology is the one that was packed (KRN-012).
+
+        Raises:
+            KernelError: KRN-012 if a slot is out of range, KRN-009 if the topology has another shape.
+        """
+        if isinstance(packed, Split):
+            return self.locate(packed.live, topology, slots)
+        check_shape(packed.shape, topology)
+        check_places("slots", slots, topology.nnz)
+        if packed.topology is not None or not slots.shape[0]:
+            return slots
+        positions = flat(topology)
+        if packed.grouped is None:
+            return positions[slots]
+        return layouts.places_in_groups(self.machine.xp, positions, slots, packed.grouped.n, packed.grouped.m)
+
+    def store(self, packed: Any, where: Int[Array, " m"], values: Float[Array, " m"]) -> Any:
+        """Return packed with values at `where`, in the same memory (KRN-012); packed is not to be used again.
+
+        Raises:
+            KernelError: KRN-012 if a place is out of range, KRN-009, KRN-010 if values do not fit.
+        """
+        if isinstance(packed, Split):
+            return Split(packed.frozen, self.store(packed.live, where, values))
+        check_new_values(where, values, packed.values)
+        packed.values[where] = values
+        return packed
+
+    def matmul(self, x: Float[Array, "n in"], packed: Packed | Split) -> Float[Array, "n out"]:
+        """Return y = x Wᵀ (KRN-001).
+
+        Shapes  x (n, in), y (n, out), both with one token a row
+        Dtypes  the packed matrix's
+
+        Raises:
+            KernelError: KRN-009, KRN-010 if x does not fit the matrix.
+        """
+        check_matrix("x", x, packed.shape[1])
+        self._check(x=x)
+        check_alike("x", x, "the packed matrix", self._of_dtype(packed))
+        if isinstance(packed, Split):
+            return self.matmul(x, packed.frozen) + self.matmul(x, packed.live)
+        n_out, n_in = packed.shape
+        if packed.grouped is not None:
+            g = packed.grouped
+            return self._multiply("group", x, n_out, (packed.values, g.position), (n_in // g.m, g.n, g.m))
+        if packed.topology is None:
+            return x @ packed.values.reshape(packed.shape).T
+        rows = (packed.values, packed.topology.indptr, packed.topology.indices, None)
+        return self._multiply("csr", x, n_out, rows, (), BITS.get(packed.held_in))
+
+    def matmul_transposed(self, dy: Float[Array, "n out"], packed: Packed | Split) -> Float[Array, "n in"]:
+        """Return dx = dy W (KRN-002).
+
+        Shapes  dy (n, out), dx (n, in), both with one token a row
+        Dtypes  the packed matrix's
+
+        Raises:
+            KernelError: KRN-009, KRN-010 if dy does not fit the matrix.
+        """
+        check_matrix("dy", dy, packed.shape[0])
+        self._check(dy=dy)
+        check_alike("dy", dy, "the packed matrix", self._of_dtype(packed))
+        if isinstance(packed, Split):
+            return self.matmul_transposed(dy, packed.frozen) + self.matmul_transposed(dy, packed.live)
+        n_out, n_in = packed.shape
+        if packed.held_in is not None:
+            return self._by_tiles(dy, packed)
+        if packed.grouped is not None:
+            g = packed.grouped
+            return self._many(
+                f"group_transposed_{dy.dtype}",
+                dy,
+                n_in,
+                lambda dyt, dxt: (packed.values, g.position, dyt, dxt, n_out, n_in // g.m, g.n, g.m, dy.shape[0]),
+            )
+        if packed.columns is None:
+            return dy @ packed.values.reshape(packed.shape)
+        c = packed.columns
+        return self._multiply("csr", dy, n_in, (packed.values, c.pointer, c.row, c.slot), ())
+
+    def sample(self, dy: Float[Array, "n out"], x: Float[Array, "n in"], topology: Topology) -> Float[Array, " nnz"]:
+        """Return dyᵀ x at the stored positions, in slot order; the whole of dyᵀ x is never held (KRN-003).
+
+        Shapes  dy (n, out), x (n, in), result (nnz,)
+        Dtypes  float32 or float64, one for all
+
+        Raises:
+            KernelError: KRN-009, KRN-010 if the factors do not fit the topology or each other.
+        """
+        check_factors(dy, x, topology)
+        self._check(dy=dy, x=x)
+        xp = self.machine.xp
+        n_slots, (n_out, n_in) = topology.nnz, topology.shape
+        if not n_slots or not x.shape[0]:
+            return xp.zeros(n_slots, dtype=x.dtype)
+        if n_slots >= SAMPLE_BELOW * topology.numel:
+            tiles = range(0, n_out, TILE_ROWS)
+            stops = [min(first + TILE_ROWS, n_out) for first in tiles]
+            return xp.concatenate(
+                [
+                    (dy[:, first:stop].T @ x).reshape(-1)[topology.positions(first, stop)]
+                    for first, stop in zip(tiles, stops, strict=True)
+                ]
+            )
+        rows, dvalues = layouts.as_rows(xp, topology), xp.empty(n_slots, dtype=x.dtype)
+        self.machine.run(
+            f"sample_{x.dtype}",
+            (-(-n_slots // THREADS), 1),
+            *(rows.indptr, rows.indices, dy, x, dvalues, n_slots, n_out, n_in, x.shape[0]),
+        )
+        return dvalues
+
+    def exceeding(self, values: Float[Array, " n"], least: float) -> Int[Array, " m"]:
+        """Return the indices of the entries with |value| above `least`, ascending; NaN and infinity are among them
+        (KRN-014).
+
+        Raises:
+            KernelError: KRN-009, KRN-010 if values are not a contiguous float vector.
+        """
+        check_vector("values", values)
+        self._check(values=values)
+        xp, n = self.machine.xp, values.shape[0]
+        n_blocks = -(-n // (THREADS * RUN))
+        if not n:
+            return xp.empty(0, dtype=np.int64)
+        counts = xp.empty(n_blocks, dtype=np.int64)
+        self.machine.run(f"exceeding_count_{values.dtype}", (n_blocks, 1), values, least, n, counts)
+        sums = xp.cumsum(counts)
+        found = xp.empty(int(sums[-1]), dtype=np.int64)
+        if found.shape[0]:
+            self.machine.run(f"exceeding_write_{values.dtype}", (n_blocks, 1), values, least, n, sums, found)
+        return found
+
+    def _check(self, **arrays: Any) -> None:
+        """Refuse what kernels cannot walk: KRN-010 for arrays of another library, KRN-009 for ones that are not
+        contiguous.
+        """
+        for name, a in arrays.items():
+            if not self.machine.owns(a):
+                raise KernelError(
+                    "KRN-010",
+                    f"{name} is a {type(a).__name__}; this kernel set takes arrays of {self.machine.xp.__name__} here",
+                )
+            if not a.flags.c_contiguous:
+                raise KernelError("KRN-009", f"{name} of shape {a.shape} is not contiguous in row-major order")
+
+    def _of_dtype(self, packed: Packed | Split) -> Any:
+        """Return an array of the dtype that a packed matrix computes in."""
+        return self.machine.xp.empty(0, dtype=packed.dtype)
+
+    def _multiply(
+        self, layout: str, src: Any, n_result: int, stored: tuple[Any, ...], more: tuple[int, ...], held: Any = None
+    ) -> Any:
+        """Return (n, n_result): src times the transpose of what is stored; `more` tells how, behind the row count."""
+        n, name = src.shape[0], held or str(src.dtype)
+        if n > FEW:
+            return self._many(
+                f"{layout}_product_{name}",
+                src,
+                n_result,
+                lambda src_last, result_last: (*stored, src_last, result_last, n_result, *more, n),
+            )
+        result = self.machine.xp.empty((n, n_result), dtype=src.dtype)
+        width = () if layout == "group" else (src.shape[1],)
+        if result.size:
+            self.machine.run(
+                f"{layout}_few_{name}", (-(-n_result // ROWS), n), *stored, src, result, n_result, *more, *width
+            )
+        return result
+
+    def _many(self, name: str, src: Any, n_result: int, arguments: Callable[[Any, Any], tuple[Any, ...]]) -> Any:
+        """Return (n, n_result) of a kernel that takes and gives activations token-last."""
+        xp, n = self.machine.xp, src.shape[0]
+        result = xp.empty((n_result, n), dtype=src.dtype)
+        if result.size:
+            grid = (-(-n_result // ROWS), -(-n // (LANES * EACH)))
+            self.machine.run(name, grid, *arguments(xp.ascontiguousarray(src.T), result))
+        return xp.ascontiguousarray(result.T)
+
+    def _by_tiles(self, dy: Any, packed: Packed) -> Any:
+        """Return dy W for a compact matrix, some of its rows opened at a time: it has no columns to read."""
+        assert packed.topology is not None
+        xp, (n_out, n_in) = self.machine.xp, packed.shape
+        dx = xp.zeros((dy.shape[0], n_in), dtype=dy.dtype)
+        for first in range(0, n_out, TILE_ROWS):
+            stop = min(first + TILE_ROWS, n_out)
+            tile = xp.zeros((stop - first, n_in), dtype=dy.dtype)
+            self.machine.run(
+                f"expand_{BITS[packed.held_in]}",
+                (stop - first, 1),
+                *(packed.values, packed.topology.indptr, packed.topology.indices, first, n_in, tile),
+            )
+            dx += dy[:, first:stop] @ tile
+        return dx

@@ -1,0 +1,68 @@
+"""The kernel set for CuPy arrays: the kernels of gpu.cu, and cuBLAS where a matrix is dense enough.
+
+Kernels are compiled by CuPy when the first of them is launched, and kept in its cache. Nothing here has been measured
+on hardware: which code takes which matrix follows from constants that say so, and tools/check_gpu.py measures them.
+float32 is multiplied as float32; CUPY_TF32=1 would round what cuBLAS multiplies, and break KRN-006.
+"""
+
+from functools import cache
+from typing import Any
+
+import cupy
+import numpy as np
+
+from seft_ref.kernels._launch import KERNELS, NUMBERS, SOURCE
+from seft_ref.kernels._on_device import OnDevice
+
+__all__ = [
+    "clear",
+    "compact",
+    "exceeding",
+    "locate",
+    "matmul",
+    "matmul_transposed",
+    "pack",
+    "pack_dense",
+    "sample",
+    "split",
+    "store",
+    "unpack",
+]
+
+
+@cache
+def _module() -> Any:
+    return cupy.RawModule(code=SOURCE.read_text(), options=("--std=c++14",))
+
+
+class _Cupy:
+    """CuPy on its current device and stream."""
+
+    xp = cupy
+
+    def owns(self, a: Any) -> bool:
+        """Tell whether a is an array of CuPy on the current device, where results are allocated and kernels run."""
+        return isinstance(a, cupy.ndarray) and a.device == cupy.cuda.Device()
+
+    def to_host(self, a: Any) -> Any:
+        """Return an array of CuPy as one of NumPy."""
+        return a.get()
+
+    def run(self, name: str, grid: tuple[int, int], *arguments: Any) -> None:
+        """Launch a kernel on a grid of blocks."""
+        kernel = KERNELS[name]
+        given = [_argument(kind, a) for kind, a in zip(kernel.takes, arguments, strict=True)]
+        _module().get_function(name)(grid, kernel.block, tuple(given))
+
+
+def _argument(kind: str, a: Any) -> Any:
+    """Return an argument as the driver takes it: arrays as they are, numbers of the width of their type."""
+    if kind in NUMBERS:
+        return NUMBERS[kind](a)
+    return np.uint64(0) if a is None else a
+
+
+_set = OnDevice(_Cupy())
+pack, pack_dense, locate, store = _set.pack, _set.pack_dense, _set.locate, _set.store
+matmul, matmul_transposed, sample, exceeding = _set.matmul, _set.matmul_transposed, _set.sample, _set.exceeding
+compact, unpack, clear, split = _set.compact, _set.unpack, _set.clear, _set.split

@@ -1,0 +1,64 @@
+"""NVIDIA's own compiler takes gpu.cu for every kind of GPU that is named here, without a word; no driver is needed."""
+
+import ctypes
+from importlib.metadata import PackageNotFoundError, files
+
+import pytest
+
+from seft_ref.kernels._launch import KERNELS, SOURCE
+
+ARCHITECTURES = ["sm_80", "sm_90", "sm_100"]
+
+
+def _library():
+    """The path of libnvrtc of the dev dependency, None where there is none for this platform."""
+    try:
+        found = files("nvidia-cuda-nvrtc") or []
+    except PackageNotFoundError:
+        return None
+    paths = [f.locate() for f in found if f.name.startswith("libnvrtc.so.")]
+    return paths[0] if paths else None
+
+
+NVRTC = _library()
+needs_nvrtc = pytest.mark.skipif(NVRTC is None, reason="nvidia-cuda-nvrtc is not installed")
+
+
+def compiled(text, architecture):
+    """Machine code of a text of kernels, and what the compiler said."""
+    nvrtc = ctypes.CDLL(str(NVRTC))
+    program = ctypes.c_void_p()
+    options = [f"--gpu-architecture={architecture}".encode(), b"--std=c++14"]
+
+    def asked(size_of, get):
+        size = ctypes.c_size_t()
+        assert size_of(program, ctypes.byref(size)) == 0
+        memory = ctypes.create_string_buffer(size.value)
+        assert get(program, memory) == 0
+        return memory.raw
+
+    assert nvrtc.nvrtcCreateProgram(ctypes.byref(program), text.encode(), b"gpu.cu", 0, None, None) == 0
+    try:
+        status = nvrtc.nvrtcCompileProgram(program, len(options), (ctypes.c_char_p * len(options))(*options))
+        said = asked(nvrtc.nvrtcGetProgramLogSize, nvrtc.nvrtcGetProgramLog).rstrip(b"\0").decode()
+        code = b"" if status else asked(nvrtc.nvrtcGetCUBINSize, nvrtc.nvrtcGetCUBIN)
+    finally:
+        nvrtc.nvrtcDestroyProgram(ctypes.byref(program))
+    return code, said
+
+
+@needs_nvrtc
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_every_kernel_compiles_without_a_warning(architecture):
+    code, said = compiled(SOURCE.read_text(), architecture)
+    assert said == ""
+    assert code[:4] == b"\x7fELF"
+    for name in KERNELS:
+        assert f".text.{name}\0".encode() in code
+
+
+@needs_nvrtc
+def test_a_mistake_is_told_with_its_line():
+    code, said = compiled(SOURCE.read_text().replace("T total, lost, part;", "T total, lost;"), "sm_80")
+    assert not code
+    assert '"part" is undefined' in said

@@ -1,0 +1,128 @@
+"""--device: every product and every file goes by way of the place it names; one line says where there is none."""
+
+import importlib
+import json
+import sys
+from pathlib import Path
+
+import array_api_strict
+import numpy as np
+import pytest
+
+import formats
+from conformance.ports.engine import without_cupy
+from seft_ref.kernels import reference
+from tests.backends import CUPY
+from tests.seft_ref.folders import BF16, TEXT, sparse_folder
+
+TOOLS = Path(__file__).resolve().parents[2] / "tools"
+
+
+@pytest.fixture
+def cli(monkeypatch, capsys):
+    monkeypatch.syspath_prepend(str(TOOLS))
+
+    def call(tool, *arguments):
+        module = importlib.import_module(tool)
+        monkeypatch.setattr(sys, "argv", [f"{tool}.py", *map(str, arguments)])
+        with pytest.raises(SystemExit) as left:
+            module._cli.run(module.main)
+        captured = capsys.readouterr()
+        return left.value.code or 0, captured.out, captured.err
+
+    return call
+
+
+@pytest.fixture
+def foreign(monkeypatch):
+    """--device cuda means a device of array-api-strict, which refuses arrays of the host."""
+    monkeypatch.syspath_prepend(str(TOOLS))
+    device = importlib.import_module("_device")
+    like = array_api_strict.zeros(0, device=array_api_strict.Device("device1"))
+    place = device.Place(reference, like, (12, 4), lambda: 1 << 40)
+    monkeypatch.setitem(device._PLACES, device.Device.cuda, lambda: place)
+
+
+def values_of(folder):
+    with formats.open(folder) as reader:
+        return {name: formats.to_dense(reader[name]) for name in reader.names()}
+
+
+@pytest.mark.usefixtures("foreign")
+@pytest.mark.parametrize("more", [[], ["--compact"]], ids=["plain", "compact"])
+def test_a_run_elsewhere_stopped_and_resumed_writes_what_a_run_here_writes(cli, tmp_path, more):
+    folder = sparse_folder(tmp_path / "sparse", dtype=BF16)
+    text = tmp_path / "text.txt"
+    text.write_text(TEXT)
+    wanted = ("--text", text, "--steps", 6, "--length", 16, "--evolve-every", 3, "--density", "0.1", *more)
+    here, there, log = tmp_path / "here", tmp_path / "there", tmp_path / "run.jsonl"
+    assert cli("finetune", folder, here, *wanted)[0] == 0
+    code, _, err = cli("finetune", folder, there, *wanted, "--device", "cuda", "--stop-after", 4, "--log", log)
+    assert code == 0, err
+    code, _, err = cli("finetune", folder, there, *wanted, "--device", "cuda", "--resume", "--log", log)
+    assert code == 0, err
+    expected, found = values_of(here), values_of(there)
+    for name, values in expected.items():
+        np.testing.assert_array_equal(found[name] != 0, values != 0, err_msg=name)
+        # one unit of bfloat16
+        np.testing.assert_allclose(
+            found[name].astype(np.float32), values.astype(np.float32), rtol=2.0**-7, atol=1e-5, err_msg=name
+        )
+    told = []
+    for device in ("cpu", "cuda"):
+        result = tmp_path / f"{device}.json"
+        options = ("--length", 16, "--windows", 3, "--device", device, "--json", result, *more)
+        assert cli("eval", there, "--text", text, *options)[0] == 0
+        told.append(json.loads(result.read_text())["perplexity"])
+    assert told[1] == pytest.approx(told[0], rel=1e-4)
+
+
+@pytest.mark.usefixtures("foreign")
+def test_text_goes_on_elsewhere(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(TOOLS))
+    folder = sparse_folder(tmp_path / "sparse")
+    generate = importlib.import_module("generate")
+    pieces = {"cpu": [], "cuda": []}
+    for device in pieces:
+        monkeypatch.setattr(generate, "_print", pieces[device].append)
+        monkeypatch.setattr(
+            sys, "argv", ["generate.py", str(folder), "the quick", "--max-tokens", "6", "--device", device]
+        )
+        with pytest.raises(SystemExit) as left:
+            generate._cli.run(generate.main)
+        assert not left.value.code
+    assert pieces["cuda"] == pieces["cpu"]
+    assert len(pieces["cpu"]) > 1
+
+
+@pytest.mark.skipif(CUPY is not None, reason="this machine has a GPU")
+@pytest.mark.parametrize(
+    "line",
+    [
+        ("eval", "{sparse}", "--text", "{text}"),
+        ("generate", "{sparse}", "the"),
+        ("finetune", "{sparse}", "{out}", "--text", "{text}"),
+    ],
+    ids=lambda line: line[0],
+)
+def test_without_a_gpu_one_line_says_what_to_do_and_nothing_is_written(cli, tmp_path, line):
+    folder = sparse_folder(tmp_path / "sparse")
+    text = tmp_path / "text.txt"
+    text.write_text(TEXT)
+    before = sorted(p.name for p in tmp_path.iterdir())
+    arguments = [a.format(sparse=folder, text=text, out=tmp_path / "out") for a in line]
+    code, out, err = cli(*arguments, "--device", "cuda")
+    assert code == 2
+    assert err == f"error: --device cuda: {without_cupy()}\n"
+    assert not out
+    assert sorted(p.name for p in tmp_path.iterdir()) == before
+
+
+def test_verify_takes_a_device(monkeypatch):
+    command = importlib.import_module("conformance.command")
+    assert command._on_device("cuda", None) == ("cupy",)
+    assert command._on_device("cpu", None) is None
+    assert command._on_device(None, ["numpy"]) == ["numpy"]
+    for device, backend in (("tpu", None), ("cuda", ["numpy"])):
+        with pytest.raises(command.typer.Exit):
+            command._on_device(device, backend)
