@@ -31,11 +31,13 @@ types: setup
 contracts: setup
 	$(VENV)/bin/lint-imports
 
-# The second run reads the shape annotations and complains where an array has another shape.
+# The second run reads the shape annotations and complains where an array has another shape; in the third, compiled
+# loops check the bounds of arrays.
 tests: setup
 	$(PY) -m pytest -n 2 tests
 	$(PY) -m pytest --jaxtyping-packages=seft_ref.layers,seft_ref.adapters,seft_ref.update,seft_ref.model,seft_ref.gradients,seft_ref.generate,beartype.beartype \
 	    tests/seft_ref/test_pairs.py tests/seft_ref/test_model_torch.py tests/seft_ref/test_generate.py
+	NUMBA_BOUNDSCHECK=1 NUMBA_CACHE_DIR=build/checked $(PY) -m pytest -n 2 tests/kernels tests/seft_ref/test_compact.py
 
 demo: setup
 	$(PY) tools/demo.py $(if $(QUICK),--quick,)

@@ -128,6 +128,24 @@ def spread(values: Array, slots: Array, n: int) -> Array:
     return xp.where(mask, xp.take(values, xp.where(mask, order, xp.zeros_like(order))), zeros)
 
 
+def merged(a: Array, extra: Array, places: Array) -> Array:
+    """Return the entries of a in their order with extra[i] at places[i], strictly increasing, of all; dtype of a."""
+    xp = array_namespace(a, extra, places)
+    n = a.shape[0] + extra.shape[0]
+    if not places.shape[0]:
+        return a
+    of_a = ~mask_at(n, places)
+    if _scatters(places):
+        whole = xp.empty((n,), dtype=a.dtype, device=device(a))
+        whole[places] = extra
+        whole[of_a] = a
+        return whole
+    if not a.shape[0]:
+        return extra
+    order = xp.cumulative_sum(xp.astype(of_a, xp.int64)) - 1
+    return xp.where(of_a, xp.take(a, xp.where(of_a, order, xp.zeros_like(order))), spread(extra, places, n))
+
+
 def _scatters(slots: Array) -> bool:
     """Tell whether a library assigns at positions, which the standard does not ask for; NumPy and CuPy do."""
     return is_numpy_array(slots) or hasattr(slots, "get")

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from jaxtyping import Bool, Int
 
-from seft_ref.arrays import Array, array_namespace, device, from_numpy, mask_at, repeat_each, to_numpy
+from seft_ref.arrays import Array, array_namespace, device, from_numpy, mask_at, merged, repeat_each, to_numpy
 from seft_ref.errors import TopologyError
 
 
@@ -167,22 +167,14 @@ def find(sorted_positions: Int[Array, " n"], wanted: Int[Array, " m"]) -> tuple[
 def union(a: Int[Array, " n"], b: Int[Array, " m"]) -> Int[Array, " nm"]:
     """Return the sorted union of two sorted position arrays without repeats."""
     extra = difference(b, a)
-    if not extra.shape[0]:
-        return a
-    return array_namespace(a, b).take(array_namespace(a, b).concat([a, extra]), merge_order(a, extra))
+    return merged(a, extra, places_among(a, extra))
 
 
-def merge_order(a: Int[Array, " n"], extra: Int[Array, " m"]) -> Int[Array, " nm"]:
-    """Return the order in which concat([a, extra]) is sorted; both are sorted and have no position in common."""
+def places_among(a: Int[Array, " n"], extra: Int[Array, " m"]) -> Int[Array, " m"]:
+    """Return where the positions of extra stand in the union with a; both are sorted, with no position in common."""
     xp = array_namespace(a, extra)
-    n, m = a.shape[0], extra.shape[0]
-    if m == 0:
-        return xp.arange(n, dtype=xp.int64, device=device(a))
-    places = xp.astype(xp.searchsorted(a, extra), xp.int64) + xp.arange(m, dtype=xp.int64, device=device(a))
-    from_extra = mask_at(n + m, places)
-    before = xp.cumulative_sum(xp.astype(from_extra, xp.int64))
-    index = xp.arange(n + m, dtype=xp.int64, device=device(a))
-    return xp.where(from_extra, n + before - 1, index - before)
+    before = xp.arange(extra.shape[0], dtype=xp.int64, device=device(extra))
+    return xp.astype(xp.searchsorted(a, extra), xp.int64) + before
 
 
 def difference(a: Int[Array, " n"], b: Int[Array, " m"]) -> Int[Array, " k"]:

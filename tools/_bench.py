@@ -58,6 +58,15 @@ def restart_in_clean_environment(threads: int) -> None:
     os.execve(sys.executable, [sys.executable, *sys.argv], environment)  # noqa: S606
 
 
+def drawn_mask(rng: Any, shape: tuple[int, int], pattern: str) -> Any:
+    """Return which positions are stored: `N:M` of every M in a row, or each unless a share of them, `70%`, is not."""
+    if ":" in pattern:
+        n_keep, width = map(int, pattern.split(":"))
+        order = rng.random((shape[0], shape[1] // width, width)).argsort(axis=2)
+        return (order < n_keep).reshape(shape)
+    return rng.random(shape) >= int(pattern.rstrip("%")) / 100
+
+
 def rounds(
     methods: dict[str, Callable[[], Any]], n_rounds: int, base: str = "numpy"
 ) -> Iterator[tuple[str, list[float], list[float], float]]:

@@ -19,7 +19,7 @@ from typing import Annotated, Any
 
 import numpy as np
 import typer
-from _bench import machine, restart_in_clean_environment, rounds
+from _bench import drawn_mask, machine, restart_in_clean_environment, rounds
 
 SHAPES = ((2048, 2048), (5632, 2048), (576, 1536))
 """Of models of a billion parameters, and of the demo's."""
@@ -84,15 +84,6 @@ def _measure(shape: tuple[int, int], pattern: str, threads: int, n_rounds: int) 
     )
 
 
-def _mask(shape: tuple[int, int], pattern: str) -> Any:
-    """Return which positions are stored."""
-    rng = np.random.default_rng(0)
-    if pattern == "2:4":
-        order = rng.random((shape[0], shape[1] // 4, 4)).argsort(axis=2)
-        return (order < 2).reshape(shape)
-    return rng.random(shape) >= int(pattern.rstrip("%")) / 100
-
-
 def _methods(
     shape: tuple[int, int], pattern: str, threads: int
 ) -> tuple[dict[str, Callable[[], Any]], dict[str, float]]:
@@ -106,7 +97,7 @@ def _methods(
     torch.set_num_threads(threads)
     torch.set_grad_enabled(False)
     rng = np.random.default_rng(1)
-    mask = _mask(shape, pattern)
+    mask = drawn_mask(np.random.default_rng(0), shape, pattern)
     topology = from_flat(shape, np.flatnonzero(mask))
     values = rng.standard_normal(topology.nnz, dtype=np.float32)
     dense = np.zeros(shape, dtype=np.float32)

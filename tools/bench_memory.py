@@ -18,6 +18,9 @@ from _bench import machine, restart_in_clean_environment
 GOALS = {0.5: 3.0, 0.7: 2.0, 0.9: 1.0}
 """Bytes held per weight of the targets, update and its optimizer included, by sparsity."""
 HELD = ("weights", "base", "delta", "moments")
+PATTERNS = ((2, 4), (4, 8), (1, 4), (8, 16), (3, 7))
+PATTERN_SHAPE = (2048, 4 * 4 * 7 * 36)
+"""A matrix whose rows every M of PATTERNS divides."""
 
 
 def memory(
@@ -41,14 +44,51 @@ def memory(
             next(r for r in rows if r["who"] == who and r["sparsity"] == sparsity) for who in ("ours", "torch")
         )
         print(f"{sparsity:.0%}: largest resident size {ours['peak'] / peer['peak']:.2f} of PyTorch's (goal 0.5)")
+    patterns = [_pattern(*pattern) for pattern in PATTERNS]
+    for row in patterns:
+        print("  ".join(f"{name} {value:.3f}" if isinstance(value, float) else value for name, value in row.items()))
     if json_file is not None:
-        json_file.write_text(json.dumps({"machine": machine(threads), "rows": rows}, indent=1) + "\n")
+        told = {"machine": machine(threads), "rows": rows, "patterns": patterns}
+        json_file.write_text(json.dumps(told, indent=1) + "\n")
+
+
+def _pattern(n_keep: int, width: int) -> dict[str, Any]:
+    """Return bytes per position of a matrix of N:M, as a run holds it: packed for products, and as base."""
+    import ml_dtypes
+    import numpy as np
+
+    from seft_ref.groups import in_groups
+    from seft_ref.kernels import cpu
+    from seft_ref.topology import from_flat
+
+    n_out, n_in = PATTERN_SHAPE
+    rng = np.random.default_rng(width)
+    order = rng.random((n_out * n_in // width, width)).argsort(axis=1)[:, :n_keep]
+    stored = np.sort((np.arange(len(order))[:, None] * width + order).reshape(-1))
+    topology = from_flat(PATTERN_SHAPE, stored)
+    values = rng.standard_normal(stored.size, dtype=np.float32)
+    groups = in_groups(topology, (n_keep, width))
+    numel = n_out * n_in
+    return {
+        "pattern": f"{n_keep}:{width}",
+        "values": 4 * n_keep / width,
+        "packed": cpu.pack(topology, values).nbytes / numel,
+        "packed in 16 bits": cpu.compact(topology, values.astype(ml_dtypes.bfloat16)).nbytes / numel,
+        "positions of the base": _size(groups) / numel,
+        "as CSR": _size(topology) / numel,
+    }
+
+
+def _size(topology: Any) -> int:
+    """Return bytes of a topology: what it says of itself where it is held in groups, else its two arrays."""
+    return int(getattr(topology, "nbytes", 0)) or topology.indptr.nbytes + topology.indices.nbytes
 
 
 def _format(row: dict[str, Any]) -> str:
-    mib = {name: f"{size / 2**20:.1f}" for name, size in row["held"].items()}
-    parts = "  ".join(f"{name} {mib[name]}" + _expected(row, name) for name in mib)
-    transient = "  ".join(f"{name} {size / 2**20:.0f}" for name, size in row["transient"].items())
+    parts, transient = (
+        "  ".join(f"{name} {size / 2**20:.1f}" + _expected(row, name) for name, size in row[kind].items())
+        for kind in ("held", "transient")
+    )
     return (
         f"{row['who']:8} {row['sparsity']:.0%}   MiB held (formula): {parts}   transient: {transient}   "
         f"peak {row['peak'] / 2**20:.0f}   bytes a weight {row['bytes_a_weight']:.2f}"
@@ -81,12 +121,13 @@ def _ours(sparsity: float, blocks: int, *, compact: bool) -> dict[str, Any]:
         held["moments"] += sum(a.nbytes for a in delta.kept.values())
     stored = {name: target.base.nnz for name, target in state.targets.items()}
     formula = memory_of_run(config, run.settings, stored, compact=compact)
+    step_formula = formula["activations"] + formula["logits"]
     numel = sum(m.shape[0] * m.shape[1] for m in config.targets())
     del state
     run.step(tokens)  # kernels are compiled, their scratch is there
     before = _forget_peak()
     transient, peak = {}, 0
-    for name in ("event", "step"):
+    for name in ("with an event", "a step"):
         tracemalloc.start()
         run.step(tokens)
         transient[name] = tracemalloc.get_traced_memory()[1]
@@ -94,7 +135,7 @@ def _ours(sparsity: float, blocks: int, *, compact: bool) -> dict[str, Any]:
         peak = max(peak, _peak())
     return {
         "held": held,
-        "formula": formula,
+        "formula": formula | {"a step": step_formula, "with an event": step_formula + formula["event"]},
         "transient": transient,
         "resident_before": before,
         "peak": peak,
@@ -123,7 +164,7 @@ def _torch(sparsity: float, blocks: int) -> dict[str, Any]:
     peak = _peak()
     return {
         "held": held,
-        "transient": {"step": peak - before},
+        "transient": {"a step": peak - before},
         "resident_before": before,
         "peak": peak,
         "bytes_a_weight": sum(held.values()) / numel,

@@ -29,7 +29,13 @@ def training_starts(tokens: int, length: int, seed: int, step: int, rows: int) -
 
 
 def settings_of(s: dict[str, Any], tokens: int) -> Settings:
-    """Return the settings of a run on a text of so many tokens; TRN-003 and TRN-008 are checked here."""
+    """Return the settings of a run on a text of so many tokens; TRN-003 and TRN-008 are checked here.
+
+    Raises:
+        ValueError: for a run whose rule is spelled out instead of named by a preset: this port has no such rules.
+    """
+    if "rule" in s:
+        raise ValueError("this port runs the presets seft, active-only, no-adapt and static; it knows no other rule")
     if min(s["steps"], s["rows"], s["micro_batches"]) < 1 or s["length"] < 2:
         raise SeftError("TRN-008", "steps, rows and micro_batches are at least 1, length at least 2")
     if not all(math.isfinite(s[name]) and s[name] >= 0 for name in ("lr", "max_norm", "weight_decay")):

@@ -6,9 +6,9 @@ from typing import Protocol
 
 from jaxtyping import Float, Int
 
-from seft_ref.arrays import Array, array_namespace, device, mask_at, spread
+from seft_ref.arrays import Array, array_namespace, device, mask_at, merged, spread
 from seft_ref.count import count
-from seft_ref.topology import Topology, difference, find, flat, from_flat, merge_order
+from seft_ref.topology import Topology, difference, find, flat, from_flat, places_among
 from seft_ref.update.change import change, realign
 
 ADAMW_KEEPS = ("first_moment", "second_moment", "age")
@@ -154,12 +154,10 @@ def effective_at(base: Base, delta: Delta) -> tuple[Int[Array, " s"], Float[Arra
     slots = flat(delta.topology)
     stored = flat(base.topology)
     extra = difference(slots, stored)
-    order = merge_order(stored, extra)
-    support = xp.take(xp.concat([stored, extra]), order)
-    under = xp.take(
-        xp.concat([base.values, xp.zeros(extra.shape, dtype=base.values.dtype, device=device(base.values))]),
-        order,
-    )
+    places = places_among(stored, extra)
+    support = merged(stored, extra, places)
+    nothing = xp.zeros(extra.shape, dtype=base.values.dtype, device=device(base.values))
+    under = merged(base.values, nothing, places)
     where, _ = find(support, slots)
     n = support.shape[0]
     # where there is no slot the base keeps its bits: −0.0 + 0 would be +0.0

@@ -149,7 +149,7 @@ def test_KRN_007_integer_lattice_is_exact_and_equals_reference(kernel_set, case)
 
 @pytest.mark.parametrize("kernel_set", COMPILED)
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("n", TOKENS)
+@pytest.mark.parametrize("n", [*TOKENS, 511, 1000, 2047, 4096])
 def test_KRN_007_every_count_of_tokens_is_exact(kernel_set, n, dtype):
     rng = np.random.default_rng(n)
     topology, values, x, dy = make_case(rng, make_mask(rng, 275, 150, 0.2, "empty rows"), n, dtype, integers=True)

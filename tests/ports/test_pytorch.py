@@ -57,6 +57,14 @@ def test_the_kit_passes_whole_runs_of_transformers_in_float32():
     assert len(results) > 13
 
 
+def test_a_rule_that_the_port_has_not_is_an_error_that_says_so():
+    pytest.importorskip("transformers")
+    (case,) = [case for case in ALL if case.id == "train-rule.rigl"]
+    (result,) = judged(Runs(), [case], ("fp32",))
+    assert result.outcome == "error"
+    assert "it knows no other rule" in " ".join(failures([result]))
+
+
 def by_topk(scores, k):
     return torch.topk(scores, k, largest=False, sorted=False).indices.sort().values
 

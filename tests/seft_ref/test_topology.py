@@ -5,8 +5,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from seft_ref.arrays import merged
 from seft_ref.errors import TopologyError, UpdateError
-from seft_ref.topology import Topology, check, difference, find, flat, from_flat, full, rows, union
+from seft_ref.topology import Topology, check, difference, find, flat, from_flat, full, places_among, rows, union
 from seft_ref.update.change import change, realign
 from tests.compare import same_bits
 
@@ -158,3 +159,15 @@ def test_CHG_002_array_of_another_length_is_refused():
     with pytest.raises(UpdateError) as caught:
         realign(np.zeros(3), moved)
     assert caught.value.clause == "CHG-002"
+
+
+@relaxed
+@given(a=positions_in(12), b=positions_in(12))
+def test_values_are_merged_where_their_positions_are(backend, a, b):
+    only_a, extra = sorted(set(a) - set(b)), sorted(b)
+    places = places_among(ids(backend, only_a), ids(backend, extra))
+    given = {p: -0.0 if p == 3 else p / 4 for p in only_a} | {p: -p - 0.5 for p in extra}
+    of_a, of_extra = (backend.array(np.array([given[p] for p in ps])) for ps in (only_a, extra))
+    found = backend.numpy(merged(of_a, of_extra, places))
+    assert same_bits(found, np.array([given[p] for p in sorted(given)]).astype(found.dtype))
+    assert backend.numpy(of_a).tolist() == [given[p] for p in only_a]

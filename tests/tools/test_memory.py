@@ -132,3 +132,14 @@ def test_CKP_008_the_command_lines_hold_16_bits(tmp_path, monkeypatch, capsys):
     assert code != 0
     assert "CKP-008" in err
     assert not (tmp_path / "no").exists()
+
+
+@pytest.mark.parametrize("pattern", ["2:4", "1:4", "8:16", "3:7"])
+def test_TOP_005_a_matrix_of_a_pattern_holds_its_share_of_the_dense_values(pattern):
+    n_keep, width = map(int, pattern.split(":"))
+    told = importlib.import_module("bench_memory")._pattern(n_keep, width)
+    share = n_keep / width
+    # panels: a value and a byte each, and 32 bits for every 64 columns of a row
+    assert told["packed"] == pytest.approx(share * 5 + 4 / 64, rel=1e-3)
+    assert told["packed in 16 bits"] == pytest.approx(share * 3 + 4 / 64, rel=1e-3)
+    assert told["positions of the base"] == {4: 1 / 4, 16: 1 / 8, 7: 1 / 7}[width]

@@ -1,0 +1,105 @@
+"""Nothing outside an array is touched: numba's own checks, and pages without access behind every array.
+
+Loops in vectors are not checked by numba, so arrays end where a page without access begins. A child process runs
+them, and a touch kills it. `make tests` runs this folder once more with NUMBA_BOUNDSCHECK=1.
+"""
+
+import ctypes
+import itertools
+import mmap
+import subprocess
+import sys
+
+import numba
+import numpy as np
+import pytest
+
+from seft_ref.kernels import _packed, _panels, cpu
+from seft_ref.topology import Topology, from_flat
+
+SHAPES = [(1, 1), (3, 65), (17, 64), (5, 130), (70, 257), (301, 3)]
+TOKENS = [1, 2, 15, 16, 17, 129, 257]
+
+
+class Fence:
+    """Arrays that end where a page without access begins."""
+
+    def __init__(self):
+        self.pages = []
+        self.protect = ctypes.CDLL(None, use_errno=True).mprotect
+        self.protect.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+
+    def empty(self, shape, dtype):
+        size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+        inside = -(-size // mmap.PAGESIZE) * mmap.PAGESIZE
+        page = mmap.mmap(-1, inside + mmap.PAGESIZE)
+        start = np.frombuffer(page, np.uint8).ctypes.data
+        assert self.protect(start + inside, mmap.PAGESIZE, 0) == 0, ctypes.get_errno()
+        self.pages.append(page)
+        return np.frombuffer(page, np.uint8)[inside - size : inside].view(dtype).reshape(shape)
+
+    def copy(self, array):
+        there = self.empty(array.shape, array.dtype)
+        there[...] = array
+        return there
+
+
+class Scratch:
+    """In place of the kernels' own: as much as they asked for, and nothing behind."""
+
+    def __init__(self, fence):
+        self.fence = fence
+
+    def take(self, shape, dtype):
+        there = self.fence.empty(shape, dtype)
+        there[...] = 0
+        return there
+
+
+def fenced(fence, made):
+    return type(made)(made.shape, *(fence.copy(array) for array in (made.values, made.index, made.pointer)))
+
+
+def walk():
+    """Compare every product with plain ones, on arrays behind which there is nothing."""
+    fence = Fence()
+    cpu._scratch = Scratch(fence)
+    _packed.PANELS_BELOW = cpu.SAMPLE_BELOW = 2.0
+    rng = np.random.default_rng(0)
+    for dtype, shape, share in itertools.product(("float32", "float64", "float16"), SHAPES, (0.05, 0.3, 1.0)):
+        stored = rng.random(shape) < share
+        found = from_flat(shape, np.flatnonzero(stored))
+        topology = Topology(shape, fence.copy(found.indptr), fence.copy(found.indices))
+        values = rng.integers(-4, 5, topology.nnz).astype(dtype)
+        dense = np.zeros(shape)
+        dense[stored] = values
+        packed = fenced(fence, (cpu.compact if dtype == "float16" else cpu.pack)(topology, values))
+        for n in TOKENS:
+            x, dy = (fence.copy(rng.integers(-4, 5, (n, k)).astype(packed.dtype)) for k in shape[::-1])
+            assert np.array_equal(cpu.matmul(x, packed), x @ dense.T)
+            assert np.array_equal(cpu.matmul_transposed(dy, packed), dy @ dense)
+            assert np.array_equal(cpu.sample(dy, x, topology), (dy.T @ x)[stored])
+            assert np.array_equal(cpu.exceeding(x.reshape(-1), 2.0), np.flatnonzero(np.abs(x) > 2))
+        fence.pages.clear()
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="pages are fenced by calls of Linux")
+def test_KRN_001_nothing_behind_an_array_is_touched():
+    assert child("walk()").stdout == "alive\n", "a loop reads or writes past the end of an array"
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="pages are fenced by calls of Linux")
+def test_a_fence_stops_whoever_steps_over_it():
+    step = child("fence = Fence(); ctypes.string_at(fence.empty((3,), 'f4').ctypes.data + 12, 1)")
+    assert step.returncode < 0
+
+
+def child(work):
+    code = f"from tests.kernels.test_bounds import *; {work}; print('alive')"
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+
+
+@pytest.mark.skipif(not numba.config.BOUNDSCHECK, reason="this run was not started with NUMBA_BOUNDSCHECK=1")
+def test_the_loops_check_their_bounds():
+    with pytest.raises(IndexError):
+        _panels.take_rows(np.array([0, 5]), np.zeros(1, np.int32), 0, 1, np.zeros((1, 1)), np.zeros(1))
