@@ -159,7 +159,7 @@ class _Replaced(Mapping[str, formats.Tensor]):
         if name not in self._final:
             return original  # CKP-005
         topology, values = self._final[name]
-        there = as_numpy(topology)
+        there = as_numpy(topology)  # CKP-009
         return formats.Sparse(
             there.shape, there.indptr, there.indices, in_file_dtype(name, to_numpy(values), original.dtype)
         )

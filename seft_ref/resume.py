@@ -41,7 +41,7 @@ class Origin:
 
 
 def save_state(path: str | Path, state: TrainState, settings: TrainSettings, origin: Origin) -> None:
-    """Write a training state to one file, atomically (CKP-006, CKP-007)."""
+    """Write a training state to one file, atomically, from any device (CKP-006, CKP-007, CKP-009)."""
     tensors: dict[str, formats.Tensor] = {}
     attributes: dict[str, formats.JSON] = {
         "step": state.step,
@@ -119,7 +119,7 @@ def load_state(
 
 class _Parts:
     """The tensors of one matrix in a training state; each is there, finite, and of the one shape and dtype that it may
-    have (CKP-007). They go where the weights of the model are.
+    have (CKP-007). They go where the weights of the model are (CKP-009).
     """
 
     def __init__(self, reader: Any, name: str, shape: tuple[int, int], dtype: np.dtype[Any], like: Array) -> None:

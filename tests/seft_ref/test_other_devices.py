@@ -8,6 +8,7 @@ import array_api_strict
 import numpy as np
 import pytest
 
+import formats
 from formats.convert.hf import to_sparse
 from seft_ref import (
     evaluate,
@@ -96,9 +97,17 @@ def run(folder, settings, place, state_file, stop=5):
     return finish(state, settings, model.config, tokens, kernels), losses
 
 
+def described(file):
+    """Names, kinds, shapes and dtypes of the tensors of a file, and its attributes."""
+    with formats.open(file) as reader:
+        tensors = {name: reader[name] for name in reader.names()}
+        told = {n: (type(t), tuple(t.shape), getattr(t, "dtype", None)) for n, t in tensors.items()}
+        return told, dict(reader.attributes)
+
+
 @pytest.mark.parametrize("choice", CHOICES)
 @pytest.mark.parametrize("place", [name for name in PLACES if name != "reference"])
-def test_CKP_006_a_run_elsewhere_is_the_run(tmp_path, folder, folder_in_groups, choice, place):
+def test_CKP_009_a_run_elsewhere_is_the_run(tmp_path, folder, folder_in_groups, choice, place):
     if choice == "group":
         folder = folder_in_groups
     settings = settings_for(choice)
@@ -110,6 +119,8 @@ def test_CKP_006_a_run_elsewhere_is_the_run(tmp_path, folder, folder_in_groups, 
         (topology, values), (other, theirs) = expected[name], found[name]
         np.testing.assert_array_equal(to_numpy(flat(other)), flat(topology), err_msg=name)
         np.testing.assert_allclose(to_numpy(theirs), values, rtol=1e-3, atol=1e-5, err_msg=name)
+    # CKP-009: the files hold the same tensors, whatever the numbers are
+    assert described(tmp_path / "there.state") == described(tmp_path / "here.state")
     save_model(folder, tmp_path / "here", expected)
     save_model(folder, tmp_path / "there", found)
     here, there = (load_model(tmp_path / name, reference) for name in ("here", "there"))
@@ -118,7 +129,7 @@ def test_CKP_006_a_run_elsewhere_is_the_run(tmp_path, folder, folder_in_groups, 
 
 
 @pytest.mark.parametrize("choice", ["seft", "first-step"])
-def test_CKP_006_a_state_goes_on_on_another_device(tmp_path, folder, choice):
+def test_CKP_009_a_state_goes_on_on_another_device(tmp_path, folder, choice):
     settings = settings_for(choice)
     tokens = read_tokens(folder.parent / "text.txt", folder)
     expected, _ = run(folder, settings, "reference", tmp_path / "here.state")
@@ -147,7 +158,7 @@ def test_EVL_001_GEN_007_a_model_elsewhere_says_the_same(folder, place):
     assert told[1][1] == told[0][1]
 
 
-def test_CKP_008_a_compact_run_on_a_foreign_device(tmp_path):
+def test_CKP_008_009_a_compact_run_on_a_foreign_device(tmp_path):
     folder = sparse_folder(tmp_path / "sparse", dtype=BF16)
     (tmp_path / "text.txt").write_text(TEXT)
     settings = settings_for("seft")
