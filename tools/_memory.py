@@ -34,9 +34,13 @@ def memory_of(folder: Path, settings: TrainSettings, **options: Any) -> dict[str
     return memory_of_run(config, settings, stored, **options)
 
 
-def require_memory(folder: Path, settings: TrainSettings, **options: Any) -> None:
-    """Refuse a run that is expected not to fit, with what would help (TRN-012)."""
+def require_memory(folder: Path, settings: TrainSettings, processes: int = 1, **options: Any) -> None:
+    """Refuse a run that is expected not to fit, with what would help (TRN-012).
+
+    processes  how many of this machine run; each holds a model and a window of its own
+    """
     parts, free = memory_of(folder, settings, **options), available_bytes()
+    parts = {name: processes * n for name, n in parts.items()}
     needed = sum(parts.values())
     if needed <= free:
         return
@@ -46,6 +50,8 @@ def require_memory(folder: Path, settings: TrainSettings, **options: Any) -> Non
         hints.insert(0, "--compact, if the weights are stored in 16 bits")
     if settings.gradient_window > 1:
         hints.insert(0, "--gradient-window 1")
+    if processes > 1:
+        hints.insert(0, "fewer processes on this machine")
     raise _cli.Refused(
         f"TRN-012: the run needs about {_gib(needed)} of memory and {_gib(free)} are free ({largest}); "
         f"try {', '.join(hints)}, or --ignore-memory to start all the same"
