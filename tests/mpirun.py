@@ -1,0 +1,24 @@
+"""Several Python processes that mpirun starts."""
+
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+MPIRUN = shutil.which("mpirun", path=str(Path(sys.executable).parent)) or shutil.which("mpirun")
+needs_mpi = pytest.mark.skipif(
+    MPIRUN is None or importlib.util.find_spec("mpi4py") is None, reason="needs mpirun and mpi4py: the extra mpi"
+)
+AS_ROOT = dict.fromkeys(("OMPI_ALLOW_RUN_AS_ROOT", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM"), "1")
+HERE = Path(__file__).resolve().parents[1]
+
+
+def together(n, command):
+    """Run a Python command as n processes; returns what subprocess does."""
+    command = [MPIRUN, "-n", str(n), sys.executable, *map(str, command)]
+    environment = os.environ | AS_ROOT | {"PYTHONPATH": str(HERE)}
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120, env=environment)
