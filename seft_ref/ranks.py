@@ -165,5 +165,5 @@ def refuse_different(ranks: Ranks, when: str, held: Mapping[str, Any]) -> None:
             raise UpdateError(
                 "TRN-014",
                 f"{when} process {rank} of {ranks.size} holds other {', '.join(wrong)} than process 0; start all with "
-                "the same command, files and libraries on processors of one kind, and resume",
+                "the same command, files, libraries and numbers of threads on processors of one kind, and resume",
             )

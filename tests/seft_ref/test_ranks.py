@@ -26,6 +26,7 @@ FIVE = {"batch": 5}
 RUNS = {
     "seft": {},
     "gradient start": {"initial_positions": "gradient"},
+    "gradient start anywhere": {"initial_positions": "gradient", "initial_scope": "anywhere", "adapts": "never"},
     "window": {"gradient_window": 3, "micro_batches": 2},
     "curvature": {"grow": "curvature", "adapt": "curvature", "drop": "fisher", "gradient_window": 2},
     "activation": {"adapt": "activation", "gradient_window": 2},

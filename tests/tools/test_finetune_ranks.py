@@ -2,6 +2,8 @@
 
 import importlib
 import json
+import os
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -161,6 +163,20 @@ def test_TRN_013_processes_that_cannot_talk_do_not_train_alone(folders, tmp_path
     assert "TRN-013: 2 processes were started together" in err
     assert "[mpi]" in err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_processes_of_one_machine_share_its_threads():
+    code = "import os, _cli, numba; print(os.environ['OMP_NUM_THREADS'], numba.config.NUMBA_NUM_THREADS)"
+    plain = {name: value for name, value in os.environ.items() if not name.endswith("_NUM_THREADS")}
+
+    def threads(**environment):
+        command = [sys.executable, "-c", code]
+        done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=TOOLS, env=plain | environment)
+        return done.stdout.split()
+
+    for launcher in ("MPI_LOCALNRANKS", "OMPI_COMM_WORLD_LOCAL_SIZE"):
+        assert threads(**{launcher: "2"}) == [str(max(1, os.cpu_count() // 2))] * 2
+    assert threads(MPI_LOCALNRANKS="2", OMP_NUM_THREADS="1", NUMBA_NUM_THREADS="1") == ["1", "1"]
 
 
 def test_TRN_013_a_launcher_of_another_mpi_is_refused(folders, tmp_path, monkeypatch, capsys):
