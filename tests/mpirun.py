@@ -13,12 +13,17 @@ MPIRUN = shutil.which("mpirun", path=str(Path(sys.executable).parent)) or shutil
 needs_mpi = pytest.mark.skipif(
     MPIRUN is None or importlib.util.find_spec("mpi4py") is None, reason="needs mpirun and mpi4py: the extra mpi"
 )
-AS_ROOT = dict.fromkeys(("OMPI_ALLOW_RUN_AS_ROOT", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM"), "1")
+OPEN_MPI = {
+    "OMPI_ALLOW_RUN_AS_ROOT": "1",
+    "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
+    "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe",
+}
+"""Open MPI refuses root, and more processes than cores, unless it is told otherwise."""
 HERE = Path(__file__).resolve().parents[1]
 
 
 def together(n, command):
     """Run a Python command as n processes; returns what subprocess does."""
     command = [MPIRUN, "-n", str(n), sys.executable, *map(str, command)]
-    environment = os.environ | AS_ROOT | {"PYTHONPATH": str(HERE)}
+    environment = os.environ | OPEN_MPI | {"PYTHONPATH": str(HERE)}
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120, env=environment)
