@@ -12,7 +12,7 @@ import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from seft_ref.arrays import Array, array_namespace, computed, device, to_numpy
 from seft_ref.errors import ConfigError, UpdateError
@@ -20,6 +20,7 @@ from seft_ref.errors import ConfigError, UpdateError
 __all__ = ["ALONE", "Alone", "Mpi", "Ranks", "digest_of", "over_mpi", "refuse_different", "rows_of"]
 
 
+@runtime_checkable
 class Ranks(Protocol):
     """The processes of a run, as one of them sees them."""
 
