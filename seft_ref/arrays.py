@@ -16,6 +16,7 @@ Array = Any
 __all__ = [
     "Array",
     "array_namespace",
+    "computed",
     "device",
     "from_halves",
     "from_numpy",
@@ -52,6 +53,13 @@ def overflow_allowed() -> AbstractContextManager[None]:
     NumPy, and what computes with it, warns on some processors and not on others.
     """
     return np.errstate(over="ignore", invalid="ignore")
+
+
+def computed(x: Array) -> Array:
+    """Return x once its device has finished with it: another library is to read or write its memory."""
+    if hasattr(x, "get"):  # cupy
+        x.device.synchronize()
+    return x
 
 
 def from_halves(x: np.ndarray[Any, Any], like: Array) -> Array:

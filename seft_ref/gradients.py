@@ -19,6 +19,7 @@ from seft_ref.layers.cross_entropy import IGNORE, cross_entropy_backward, cross_
 from seft_ref.layers.embedding import EmbeddingGradient, embedding_gradient
 from seft_ref.layers.linear import WeightGradient
 from seft_ref.model import NamedGradient, decoder_backward, decoder_forward, model_backward, model_forward
+from seft_ref.ranks import ALONE, Ranks
 from seft_ref.topology import Topology
 from seft_ref.weights import Weights
 from seft_ref.window import AnyWindow
@@ -63,9 +64,11 @@ def loss_and_gradients(
     keep: Mapping[str, AnyWindow] | None = None,
     *,
     recompute: bool | None = None,
+    ranks: Ranks = ALONE,
 ) -> StepGradients:
     """Return the mean loss of a step over its micro-batches, and the gradients asked for (TRN-001, TRN-002).
 
+    batches    micro-batches of this rank, at least one; the result is of all ranks, and the same on each (TRN-013)
     at         for each matrix the positions at which its gradient is wanted (GRD-002)
     keep       for each matrix whose whole gradient an event will look at, its window so far
     recompute  keep the input of each block only, and compute the rest again in the backward, with the same bits
@@ -73,10 +76,11 @@ def loss_and_gradients(
     Units      loss in nats per target; gradients loss per unit of weight
     Raises     LayerError LYR-011 if no label counts
     """
-    count = sum(batch.count() for batch in batches)
+    count = sum(ranks.every(sum(batch.count() for batch in batches)))
     loss = 0.0
     found: dict[str, Array] = {}
-    kept = dict(keep or {})
+    keep = keep or {}
+    here = {name: window.fresh() for name, window in keep.items()}
     for batch in batches:
         again = recomputes(config, batch.tokens.shape, weights.norm) if recompute is None else recompute
         batch_loss, gradients = _backward_to_targets(weights, config, batch, count, kernels, recompute=again)
@@ -87,8 +91,13 @@ def loss_and_gradients(
             if name in at:
                 values = kernels.sample(gradient.dy, gradient.x, at[name])
                 found[name] = values if name not in found else found[name] + values
-            if name in kept:
-                kept[name] = kept[name].plus(gradient, kernels)
+            if name in here:
+                here[name] = here[name].plus(gradient, kernels)
+    # TRN-013
+    loss = sum(ranks.every(loss), 0.0)
+    found = {name: ranks.sum(values) for name, values in found.items()}
+    # one matrix after the other: what this rank alone has summed up is let go
+    kept = {name: window.joined(here.pop(name), ranks) for name, window in keep.items()}
     return StepGradients(loss, found, kept)
 
 

@@ -9,6 +9,7 @@ from seft_ref.counter import STREAM_POSITIONS, choose, counter_key
 from seft_ref.evidence import View, evidence
 from seft_ref.gradients import Batch, loss_and_gradients
 from seft_ref.kernels import Kernels
+from seft_ref.ranks import ALONE, Ranks
 from seft_ref.settings import TrainSettings
 from seft_ref.topology import flat
 from seft_ref.update.delta import Base, new_delta, values_at
@@ -26,14 +27,15 @@ def initial_positions(
     kernels: Kernels,
     batches: Sequence[Batch],
     sizes: Sequence[int],
+    ranks: Ranks = ALONE,
 ) -> dict[str, Array]:
-    """Return the initial flat positions of every target, ascending (DLT-004).
+    """Return the initial flat positions of every target, ascending (DLT-004); the same on every rank.
 
-    batches  those of the first step, of which `gradient` takes the gradient at the weights as loaded
+    batches  this rank's of the first step, of which `gradient` takes the gradient at the weights as loaded
     """
     by, anywhere = settings.initial_positions, settings.initial_scope == "anywhere"
     if by == "gradient":
-        return _by_gradient(config, weights, bases, kernels, batches, sizes, anywhere=anywhere)
+        return _by_gradient(config, weights, bases, kernels, batches, sizes, ranks, anywhere=anywhere)
     chosen: dict[str, Array] = {}
     for index, (matrix, size) in enumerate(zip(config.targets(), sizes, strict=True)):
         base = bases[matrix.name].open()
@@ -55,6 +57,7 @@ def _by_gradient(
     kernels: Kernels,
     batches: Sequence[Batch],
     sizes: Sequence[int],
+    ranks: Ranks,
     *,
     anywhere: bool,
 ) -> dict[str, Array]:
@@ -63,14 +66,14 @@ def _by_gradient(
     compact = any(base.held_in is not None for base in bases.values())
     if not anywhere and not compact:
         at = {name: base.topology for name, base in bases.items()}
-        found = loss_and_gradients(weights, config, batches, kernels, at).at
+        found = loss_and_gradients(weights, config, batches, kernels, at, ranks=ranks).at
         for (name, base), size in zip(bases.items(), sizes, strict=True):
             positions = flat(base.topology)
             xp = array_namespace(positions)
             chosen[name] = xp.take(positions, largest(xp.abs(found[name]), size))
         return chosen
     windows = {name: Window(base.shape) for name, base in bases.items()}
-    kept = loss_and_gradients(weights, config, batches, kernels, {}, windows).kept
+    kept = loss_and_gradients(weights, config, batches, kernels, {}, windows, ranks=ranks).kept
     for (name, held), size in zip(bases.items(), sizes, strict=True):
         base = held.open()
         if not anywhere:

@@ -20,6 +20,7 @@ from seft_ref.finite import check_eps, gradient_norm
 from seft_ref.gradients import Batch, loss_and_gradients
 from seft_ref.groups import in_groups
 from seft_ref.kernels import Kernels, Packed
+from seft_ref.ranks import ALONE, Ranks, digest_of, refuse_different, rows_of
 from seft_ref.settings import TrainSettings
 from seft_ref.start import initial_positions
 from seft_ref.target import Target, check_targets, place, placed, refresh
@@ -37,6 +38,7 @@ __all__ = [
     "TrainState",
     "finish",
     "initial_state",
+    "moving_parts",
     "step_batches",
     "train",
     "train_step",
@@ -75,12 +77,13 @@ def initial_state(
     bases: Mapping[str, Base | CompactBase],
     kernels: Kernels,
     batches: Sequence[Batch],
+    ranks: Ranks = ALONE,
 ) -> TrainState:
     """Return the state before the first step (DLT-001, DLT-002, DLT-004).
 
     weights  the model with its bases packed
     bases    a base for every target of the config
-    batches  those of the first step; initial_positions "gradient" looks at their gradient
+    batches  this rank's of the first step; initial_positions "gradient" looks at their gradient
     Raises   ConfigError DLT-002 if no matrix would get a slot, EVT-012 if scope group does not fit the model,
              TRN-008 if eps is 0 in the dtype of the weights
     """
@@ -88,7 +91,7 @@ def initial_state(
     sizes = settings.delta_budgets(list(bases.values()))
     if settings.pattern is not None:
         bases = {name: _in_groups(base, settings.pattern) for name, base in bases.items()}
-    chosen = initial_positions(settings, config, weights, bases, kernels, batches, sizes)
+    chosen = initial_positions(settings, config, weights, bases, kernels, batches, sizes, ranks)
     targets: dict[str, Target] = {}
     packed: dict[str, Packed] = {}
     for matrix, size in zip(config.targets(), sizes, strict=True):
@@ -119,19 +122,22 @@ def train_step(
     kernels: Kernels,
     *,
     recompute: bool | None = None,
+    ranks: Ranks = ALONE,
 ) -> tuple[TrainState, StepRecord]:
     """Return the state after one more step, and what it did (chapters 8 to 10); recompute as `loss_and_gradients`.
 
+    batches  micro-batches of this rank; state and record are the same on every rank (TRN-013)
+
     Raises:
-        UpdateError: TRN-007 for a loss, gradient or new state that is not finite; EVT-005 for such evidence. The
-        given state is spent then.
+        UpdateError: TRN-007 for a loss, gradient or new state that is not finite; EVT-005 for such evidence; TRN-014
+        for ranks that differ after an event. The given state is spent then.
     """
     step = state.step + 1
     rule, timetable = settings.rule, settings.timetable()
     has_event = timetable.is_event(step)
     slots = {name: target.delta.topology for name, target in state.targets.items()}
     window = _window(state, step, settings)
-    found = loss_and_gradients(state.weights, config, batches, kernels, slots, window, recompute=recompute)
+    found = loss_and_gradients(state.weights, config, batches, kernels, slots, window, recompute=recompute, ranks=ranks)
     norm = gradient_norm(step, found.loss, found.at)
 
     lr = learning_rate_at(step, settings.steps, settings.lr, settings.warmup_steps, settings.lr_schedule)
@@ -153,6 +159,7 @@ def train_step(
 
     targets, packed, records = evolve_all(targets, found.kept, step, settings, kernels)
     check_targets(targets, step)
+    refuse_different(ranks, f"after the event of step {step}", moving_parts(targets, ranks))
     total = {key: sum(getattr(record, key) for record in records.values()) for key in EventRecord.COUNTS}
     return (
         TrainState(step, targets, with_matrices(state.weights, packed), {}),
@@ -168,26 +175,39 @@ def train(
     kernels: Kernels,
     *,
     recompute: bool | None = None,
+    ranks: Ranks = ALONE,
 ) -> Iterator[tuple[TrainState, StepRecord]]:
     """Yield the state and the record after every remaining step; windows come from the token stream (TRN-003)."""
     while state.step < settings.steps:
-        batches = step_batches(settings, tokens, state.step + 1, state.weights)
-        state, record = train_step(state, batches, settings, config, kernels, recompute=recompute)
+        batches = step_batches(settings, tokens, state.step + 1, state.weights, ranks)
+        state, record = train_step(state, batches, settings, config, kernels, recompute=recompute, ranks=ranks)
         yield state, record
 
 
-def step_batches(settings: TrainSettings, tokens: Sequence[int], step: int, weights: Weights) -> list[Batch]:
-    """Return the micro-batches of a step, counted from 1 (TRN-002, TRN-003)."""
+def step_batches(
+    settings: TrainSettings, tokens: Sequence[int], step: int, weights: Weights, ranks: Ranks = ALONE
+) -> list[Batch]:
+    """Return the micro-batches of a step, counted from 1, with the rows of this rank (TRN-002, TRN-003, TRN-013).
+
+    Raises:
+        ConfigError: TRN-013 if the step has fewer rows than there are ranks.
+    """
     rows = settings.batch * settings.micro_batches
-    starts = training_starts(len(tokens), settings.length, settings.seed, step, rows)
+    mine = rows_of(rows, ranks)
+    starts = training_starts(len(tokens), settings.length, settings.seed, step, rows)[mine.start : mine.stop]
     return [
         batch_of(tokens, starts[i : i + settings.batch], settings.length, weights)
-        for i in range(0, rows, settings.batch)
+        for i in range(0, len(starts), settings.batch)
     ]
 
 
 def finish(
-    state: TrainState, settings: TrainSettings, config: ModelConfig, tokens: Sequence[int], kernels: Kernels
+    state: TrainState,
+    settings: TrainSettings,
+    config: ModelConfig,
+    tokens: Sequence[int],
+    kernels: Kernels,
+    ranks: Ranks = ALONE,
 ) -> Mapping[str, tuple[Topology, Array]]:
     """Return for each target the final support and the weight on it, after one last adapt pass where it is
     needed (EVT-004).
@@ -197,11 +217,24 @@ def finish(
     over, asked = over_budget(state.targets, settings), settings.rule.asks_at_end()
     kept: dict[str, AnyWindow] = {}
     if over and asked:
-        batches = step_batches(settings, tokens, settings.steps, state.weights)
+        batches = step_batches(settings, tokens, settings.steps, state.weights, ranks)
         empty: dict[str, AnyWindow] = {name: Window(state.targets[name].base.shape, asked) for name in over}
-        kept = loss_and_gradients(state.weights, config, batches, kernels, {}, empty).kept
+        kept = loss_and_gradients(state.weights, config, batches, kernels, {}, empty, ranks=ranks).kept
     final: dict[str, tuple[Base | CompactBase, Delta]] = {n: (t.base, t.delta) for n, t in state.targets.items()}
     return Final(final | adapt_last(state.targets, over, kept, settings))
+
+
+def moving_parts(targets: Mapping[str, Target], ranks: Ranks) -> dict[str, str]:
+    """Return hashes of what a run changes of its targets, by what ranks call them (TRN-014); of one process none.
+
+    The base at load and `lost` say what the base is.
+    """
+    if ranks.size == 1:
+        return {}
+    deltas = [target.delta for target in targets.values()]
+    places = [x for target in targets.values() for x in (flat(target.delta.topology), target.lost)]
+    values = [x for delta in deltas for x in (delta.values, *delta.kept.values(), *delta.shared.values())]
+    return {"positions": digest_of(places), "values": digest_of(values)}
 
 
 class Final(Mapping[str, tuple[Topology, Array]]):

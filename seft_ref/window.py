@@ -1,7 +1,9 @@
 """What the gradients of a window say about one matrix (chapter 6).
 
     window = Window(shape, rule.asks())
-    window = window.plus(gradient)               # once a micro-batch
+    step = window.fresh()
+    step = step.plus(gradient)                   # once a micro-batch of this rank
+    window = window.joined(step, ranks)          # once all ranks have
     window = window.settled()                    # after a step that has no event
 
 A gradient stays in its factors while a window holds one step.
@@ -16,6 +18,7 @@ from seft_ref.finite import refuse_spoilt_sums
 from seft_ref.kernels import Kernels
 from seft_ref.kernels import reference as definition
 from seft_ref.layers.linear import WeightGradient
+from seft_ref.ranks import Ranks
 from seft_ref.topology import Topology, flat, from_flat, union
 from seft_ref.update.criteria import Known
 from seft_ref.update.evidence import refuse_infinite
@@ -61,6 +64,21 @@ class Accumulated:
         """Return all of the gradient."""
         return self.rows(0, self.shape[0])
 
+    def over(self, ranks: Ranks) -> "Accumulated":
+        """Return the sum over all ranks, the same on each: the factors of all while they are smaller, else one matrix
+        (TRN-013).
+        """
+        if ranks.size == 1 or (self.dense is None and not self.factors):
+            return self
+        n_out, n_in = self.shape
+        # every rank must choose alike, whatever it holds
+        n_rows = ranks.every(None if self.dense is not None else sum(f.x.shape[0] for f in self.factors))
+        if None in n_rows or sum(n_rows) * (n_out + n_in) >= n_out * n_in:
+            return Accumulated(self.shape, (), ranks.sum(self.whole()))
+        xp = array_namespace(self.factors[0].dy)
+        dy, x = (ranks.join(xp.concat(parts)) for parts in ([f.dy for f in self.factors], [f.x for f in self.factors]))
+        return Accumulated(self.shape, (WeightGradient(dy, x),))
+
     def _rows_of(self, factors: tuple[WeightGradient, ...], start: int, stop: int) -> Array:
         total = None if self.dense is None else self.dense[start:stop, :]
         for f in factors:
@@ -96,6 +114,23 @@ class Window:
     def steps(self) -> int:
         """Steps that the window holds."""
         return self.settled_steps + (self.latest is not None)
+
+    def fresh(self) -> "Window":
+        """Return a window that asks for the same and has seen nothing: the next step of one rank."""
+        return Window(self.shape, self.asked)
+
+    def joined(self, step: "AnyWindow", ranks: Ranks) -> "Window":
+        """Return this window with a step of which every rank has summed up its rows (TRN-013)."""
+        assert isinstance(step, Window)
+        assert step.latest is not None, "the step holds no micro-batch"
+        latest = step.latest.over(ranks)
+        if "inputs" not in self.asked:
+            return replace(self, latest=latest)
+        squares = ranks.sum(step.input_squares)
+        if self.input_squares is not None:
+            squares = self.input_squares + squares
+        n_inputs = self.n_inputs + sum(ranks.every(step.n_inputs))
+        return replace(self, latest=latest, input_squares=squares, n_inputs=n_inputs)
 
     def plus(self, gradient: WeightGradient, kernels: Kernels = definition) -> "Window":
         """Return the window with one more micro-batch of the latest step."""
@@ -166,6 +201,17 @@ class FirstStepWindow:
     def steps(self) -> int:
         """Steps that the window holds."""
         return self.settled_steps + (self.latest is not None or self.first.latest is not None)
+
+    def fresh(self) -> "FirstStepWindow":
+        """Return what the next step of one rank is added to: this, for it keeps the step apart."""
+        return self
+
+    def joined(self, step: "AnyWindow", ranks: Ranks) -> "FirstStepWindow":
+        """Return this window with a step of which every rank has summed up its rows (TRN-013)."""
+        assert isinstance(step, FirstStepWindow)
+        if self.positions is None:
+            return replace(self, first=self.first.joined(step.first, ranks))
+        return replace(self, latest=ranks.sum(step.latest))
 
     def plus(self, gradient: WeightGradient, kernels: Kernels = definition) -> "FirstStepWindow":
         """Return the window with one more micro-batch of the latest step."""

@@ -1,18 +1,17 @@
-"""What all command lines share: thread settings before NumPy loads, errors in one line, progress on a terminal."""
+"""What all command lines share: thread settings, errors in one line, progress on a terminal.
 
-import os
-
-# Two thread pools fight over the cores unless idle workers sleep; both must be set before the libraries load.
-os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "4")
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+`_threads` stands before all that loads NumPy.
+"""
 
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import _threads
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -65,9 +64,7 @@ def progress(what: str, total: int) -> Iterator[Callable[..., None]]:
 
 def restart_with_threads(threads: int) -> None:
     """Replace this process by one whose libraries use this many threads: they read it when they are loaded."""
-    wanted = dict.fromkeys(
-        ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"), str(threads)
-    )
+    wanted = dict.fromkeys(_threads.NAMES, str(threads))
     if any(os.environ.get(name) != value for name, value in wanted.items()):
         os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | wanted)  # noqa: S606
 

@@ -34,9 +34,12 @@ def memory_of(folder: Path, settings: TrainSettings, **options: Any) -> dict[str
     return memory_of_run(config, settings, stored, **options)
 
 
-def require_memory(folder: Path, settings: TrainSettings, free: int, **options: Any) -> None:
-    """Refuse a run that is expected not to fit into free bytes, with what would help (TRN-012)."""
-    parts = memory_of(folder, settings, **options)
+def require_memory(folder: Path, settings: TrainSettings, free: int, processes: int = 1, **options: Any) -> None:
+    """Refuse a run that is expected not to fit into free bytes, with what would help (TRN-012).
+
+    processes  how many of this machine run; each holds a model and a window of its own
+    """
+    parts = {name: processes * n for name, n in memory_of(folder, settings, **options).items()}
     needed = sum(parts.values())
     if needed <= free:
         return
@@ -46,6 +49,8 @@ def require_memory(folder: Path, settings: TrainSettings, free: int, **options: 
         hints.insert(0, "--compact, if the weights are stored in 16 bits")
     if settings.gradient_window > 1:
         hints.insert(0, "--gradient-window 1")
+    if processes > 1:
+        hints.insert(0, "fewer processes on this machine")
     raise _cli.Refused(
         f"TRN-012: the run needs about {_gib(needed)} of memory and {_gib(free)} are free ({largest}); "
         f"try {', '.join(hints)}, or --ignore-memory to start all the same"

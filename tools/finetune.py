@@ -1,6 +1,7 @@
 """Fine-tune a pruned model so that it stays pruned: python tools/finetune.py SPARSE_DIR OUT_DIR --text TRAIN.txt
 
-While it runs, the training state is kept in OUT_DIR.state; --resume continues from there.
+While it runs, the training state is kept in OUT_DIR.state; --resume continues from there. Started by mpirun -n 2, two
+processes share the rows of each step.
 """
 
 import hashlib
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import _cli
+import _ranks
 import numpy as np
 import typer
 from _device import Device, DeviceOption, place_of
@@ -23,12 +25,14 @@ from seft_ref import finish, initial_state, load_model, read_tokens, save_model,
 from seft_ref.checkpoint import identity
 from seft_ref.diagnose import Finding, Watch
 from seft_ref.prune.record import pattern_of, read_record
+from seft_ref.ranks import refuse_different, rows_of
 from seft_ref.resume import Origin, load_state, save_state, settings_text
 from seft_ref.settings import settings_of
-from seft_ref.train import StepRecord
+from seft_ref.train import StepRecord, moving_parts
 from seft_ref.update.presets import PRESETS
 
 
+@_ranks.ending_together()
 def main(
     folder: Annotated[Path, typer.Argument(metavar="SPARSE_DIR", help="Sparse checkpoint of a pruned model.")],
     destination: Annotated[
@@ -104,6 +108,7 @@ def main(
     ] = None,
 ) -> None:
     """Train a sparse update of the model in SPARSE_DIR and write the result, as sparse as before, to OUT_DIR."""
+    ranks = _ranks.ranks_of_launcher()
     _cli.require_absent(destination)
     if not is_sparse(folder):
         raise _cli.Refused(
@@ -133,9 +138,12 @@ def main(
     place = place_of(device)
     kernels = place.kernels
     settings = settings_of(preset, pattern=_pattern(folder), **changes_of(wanted, change or []))
+    rows_of(settings.batch * settings.micro_batches, ranks)
+    processes, itemsize = _ranks.on_this_machine(ranks), 8 if dtype == "float64" else 4
     if not ignore_memory:
         options: dict[str, Any] = {"compact": compact, "recompute": recompute, "index_bytes": place.index_bytes}
-        require_memory(folder, settings, place.free_bytes(), itemsize=8 if dtype == "float64" else 4, **options)
+        require_memory(folder, settings, place.free_bytes(), processes, itemsize=itemsize, **options)
+    ranks.every(None)  # nothing is loaded before all have looked at what is free
     # TRN-010: a file that is no log of this run is refused before anything is computed
     writer = LogWriter(log, settings.described())
     tokens = read_tokens(text, folder)
@@ -144,18 +152,29 @@ def main(
     if resume:
         state = load_state(state_file, model.weights, settings, whose, kernels)
     else:
-        first = step_batches(settings, tokens, 1, model.weights)
-        state = initial_state(settings, model.config, model.weights, model.bases, kernels, first)
+        first = step_batches(settings, tokens, 1, model.weights, ranks)
+        state = initial_state(settings, model.config, model.weights, model.bases, kernels, first, ranks)
     stored = model.stored()
     del model.bases, model.weights  # the state holds what is still needed
 
+    told_alike = {"settings": settings_text(settings), "model": whose.model, "text": whose.text, "step": state.step}
+    refuse_different(ranks, "at the start", told_alike | moving_parts(state.targets, ranks))
+    # TRN-015: from here on files are written
+    writes = ranks.rank == 0
+    if not writes:
+        log = json_file = None
+        writer = LogWriter(None, settings.described())
     last = min(stop_after or settings.steps, settings.steps)
     writer.run(state.targets)
     watch, told = _watch(stored, log, state.step), set[str]()
     records: list[dict[str, Any]] = []
     started = time.perf_counter()
     with _cli.progress("fine-tuning", max(last - state.step, 0)) as advance:
-        run = train(state, settings, model.config, tokens, kernels, recompute=recompute) if state.step < last else ()
+        run = (
+            train(state, settings, model.config, tokens, kernels, recompute=recompute, ranks=ranks)
+            if state.step < last
+            else ()
+        )
         for state, record in run:
             now = time.perf_counter()
             records.append(_told(record) | {"seconds": now - started})
@@ -167,7 +186,7 @@ def main(
             _warn(findings, writer, told)
             started = now
             advance(f"loss {record.loss:.3f}")
-            if state.step == last or state.step % save_every == 0:
+            if writes and (state.step == last or state.step % save_every == 0):
                 save_state(state_file, state, settings, whose)
                 started = time.perf_counter()
             if state.step == last:
@@ -183,7 +202,9 @@ def main(
         _cli.write_json(json_file, totals | {"peak_memory_bytes": _cli.peak_memory_bytes()})
         _cli.out.print(f"stopped after step {state.step} of {settings.steps}; continue with --resume")
         return
-    final = finish(state, settings, model.config, tokens, kernels)
+    final = finish(state, settings, model.config, tokens, kernels, ranks)
+    if not writes:
+        return
     kept = sum(topology.nnz for topology, _ in final.values())
     save_model(folder, destination, final, {"seft.settings": settings_text(settings)})
     _warn(watch.end(state.step, kept), writer, told)
@@ -229,4 +250,4 @@ def _pattern(folder: Path) -> tuple[int, int] | None:
 
 
 if __name__ == "__main__":
-    _cli.run(main)
+    _ranks.run(main)

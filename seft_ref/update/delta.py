@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from jaxtyping import Float, Int
 
@@ -14,6 +14,7 @@ from seft_ref.update.change import change, realign
 ADAMW_KEEPS = ("first_moment", "second_moment", "age")
 
 
+@runtime_checkable
 class Extent(Protocol):
     """What a budget follows from: a topology or a base."""
 
