@@ -11,8 +11,8 @@ from seft_ref.arrays import Array
 from seft_ref.nm import NMTopology
 from seft_ref.topology import Topology, flat
 
-DENSE_FROM = 0.5
-"""Share of stored positions from which a matrix is held densely and multiplied by cuBLAS. Not measured."""
+INDEX_BYTES = 12
+"""What a stored weight takes besides its value by rows and columns: its column, its row, and its slot."""
 LOOKED_FOR = ((2, 4), (4, 8))
 """Patterns that a matrix is held in if it happens to keep them."""
 _MOST_SLOTS = 1 << 32
@@ -83,7 +83,8 @@ def packed(xp: Any, topology: Topology, values: Any) -> Packed:
     pattern = _pattern_of(topology, positions)
     if pattern is not None:
         return _in_groups(xp, topology.shape, positions, values, *pattern)
-    if topology.nnz >= DENSE_FROM * topology.numel:
+    # cuBLAS multiplies what is no larger as a dense matrix
+    if topology.numel * values.itemsize <= topology.nnz * (values.itemsize + INDEX_BYTES):
         dense = xp.zeros(topology.numel, dtype=values.dtype)
         dense[positions] = values
         return Packed(topology.shape, dense)

@@ -287,7 +287,7 @@ def test_the_kernels_of_the_gpu_are_judged_on_a_cpu(verify):
 @pytest.mark.skipif(bool(without_gpp()), reason=without_gpp())
 def test_with_arrays_of_cupy_the_engine_is_judged_on_them(verify, tmp_path, monkeypatch):
     """A module of that name whose arrays are NumPy's, and whose kernels run on a CPU."""
-    (tmp_path / "cupy.py").write_text(cupy_on_cpu.TEXT)
+    cupy_on_cpu.install(tmp_path)
     monkeypatch.delitem(sys.modules, "cupy", raising=False)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{ROOT}")

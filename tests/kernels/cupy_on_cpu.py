@@ -1,4 +1,4 @@
-"""As much of CuPy as the GPU set asks for, on NumPy arrays: put a file that imports this on the path as cupy.py.
+"""As much of CuPy as kernels and tools ask for, on NumPy arrays: `install` puts a module of that name on a path.
 
 What the driver would do with arguments is done here with more care: every one has the width that its kernel reads.
 """
@@ -9,8 +9,21 @@ from numpy import generic, ndarray, uint64
 from conformance.ports.on_cpu import OnCpu, compiled_by_gpp
 from seft_ref.kernels._launch import KERNELS, NUMBERS, SOURCE
 
-TEXT = "from tests.kernels.cupy_on_cpu import *\nfrom tests.kernels.cupy_on_cpu import RawModule, cuda\n"
-"""What that file holds."""
+TEXT = """
+from tests.kernels.cupy_on_cpu import *
+from tests.kernels.cupy_on_cpu import RawModule, cuda, get_default_memory_pool
+__version__ = "0 on NumPy"
+"""
+
+
+def install(folder):
+    """Write cupy and cupyx into a folder; what is sparse there is SciPy's."""
+    (folder / "cupy.py").write_text(TEXT)
+    (folder / "cupyx" / "scipy").mkdir(parents=True)
+    (folder / "cupyx" / "scipy" / "sparse.py").write_text("from scipy.sparse import *\n")
+
+
+_PROPERTIES = {"name": b"a processor", "major": 0, "minor": 0, "totalGlobalMem": 1 << 30}
 
 
 class cuda:  # noqa: N801
@@ -19,6 +32,27 @@ class cuda:  # noqa: N801
     @staticmethod
     def Device():
         return "cpu"
+
+    class runtime:  # noqa: N801
+        """What the driver tells of one device."""
+
+        getDevice = staticmethod(lambda: 0)  # noqa: N815
+        getDeviceProperties = staticmethod(lambda device: dict(_PROPERTIES))  # noqa: N815
+        runtimeGetVersion = driverGetVersion = staticmethod(lambda: 0)  # noqa: N815
+        deviceSynchronize = staticmethod(lambda: None)  # noqa: N815
+        memGetInfo = staticmethod(lambda: (1 << 40, 1 << 40))  # noqa: N815
+
+
+class _Pool:
+    def total_bytes(self):
+        return 0
+
+    def free_all_blocks(self):
+        pass
+
+
+def get_default_memory_pool():
+    return _Pool()
 
 
 class RawModule:

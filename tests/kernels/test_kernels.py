@@ -56,7 +56,7 @@ def cases(draw, *, integers=False):
         draw(st.integers(1, 300)),
         draw(st.sampled_from([1, 2, 15, 63, 64, 65, 127, 128, 129, 200, 256])),
     )
-    density = draw(st.sampled_from([0.01, 0.1, 0.3, 0.5, 0.6, 1.0]))
+    density = draw(st.sampled_from([0.01, 0.1, 0.2, 0.3, 0.5, 0.6, 1.0]))
     kind = draw(st.sampled_from(["random", "random", "empty", "full row", "empty rows", "last column"]))
     dtype = draw(st.sampled_from(["float32", "float64"]))
     return make_case(

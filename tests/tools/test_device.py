@@ -2,6 +2,8 @@
 
 import importlib
 import json
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -11,8 +13,10 @@ import pytest
 
 import formats
 from conformance.ports.engine import without_cupy
+from conformance.ports.on_cpu import without_gpp
 from seft_ref.kernels import reference
 from tests.backends import CUPY
+from tests.kernels import cupy_on_cpu
 from tests.seft_ref.folders import BF16, TEXT, sparse_folder
 
 TOOLS = Path(__file__).resolve().parents[2] / "tools"
@@ -75,6 +79,23 @@ def test_a_run_elsewhere_stopped_and_resumed_writes_what_a_run_here_writes(cli, 
         assert cli("eval", there, "--text", text, *options)[0] == 0
         told.append(json.loads(result.read_text())["perplexity"])
     assert told[1] == pytest.approx(told[0], rel=1e-4)
+
+
+@pytest.mark.skipif(bool(without_gpp()), reason=without_gpp())
+def test_cuda_means_cupy_and_the_kernels_for_it(tmp_path):
+    """A module cupy whose arrays are NumPy's, and whose kernels run on a CPU."""
+    folder = sparse_folder(tmp_path / "sparse")
+    text, stub = tmp_path / "text.txt", tmp_path / "stub"
+    text.write_text(TEXT)
+    stub.mkdir()
+    cupy_on_cpu.install(stub)
+    environment = os.environ | {"PYTHONPATH": f"{stub}{os.pathsep}{TOOLS.parent}"}
+    out, state = tmp_path / "out", ("--steps", "4", "--length", "16", "--evolve-every", "2", "--density", "0.1")
+    line = [sys.executable, TOOLS / "finetune.py", folder, out, "--text", text, *state, "--device", "cuda"]
+    done = subprocess.run(line, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    (before, after) = (sum(int((v != 0).sum()) for v in values_of(f).values()) for f in (folder, out))
+    assert before == after
 
 
 @pytest.mark.usefixtures("foreign")
