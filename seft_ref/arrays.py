@@ -4,6 +4,7 @@ xp = array_namespace(x)             # numpy, cupy, array_api_strict ...
 y = xp.zeros((3,), dtype=x.dtype, device=device(x))
 """
 
+import warnings
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -16,17 +17,21 @@ Array = Any
 __all__ = [
     "Array",
     "array_namespace",
+    "binary64",
     "computed",
+    "cupy_like",
     "device",
     "from_halves",
     "from_numpy",
     "int64_like",
     "mask_at",
+    "merged",
     "overflow_allowed",
     "repeat_each",
     "spread",
     "to_halves",
     "to_numpy",
+    "without_cupy",
 ]
 
 
@@ -157,3 +162,30 @@ def merged(a: Array, extra: Array, places: Array) -> Array:
 def _scatters(slots: Array) -> bool:
     """Tell whether a library assigns at positions, which the standard does not ask for; NumPy and CuPy do."""
     return is_numpy_array(slots) or hasattr(slots, "get")
+
+
+def without_cupy() -> str:
+    """Return why there are no arrays of CuPy, and what to do about it; empty if there are."""
+    try:
+        cupy_like()
+    except ImportError:
+        return "this needs CuPy; pip install cupy-cuda12x, or for CUDA 13 cupy-cuda13x"
+    except Exception as error:  # noqa: BLE001  drivers and libraries that are missing have errors of many classes
+        first = next(iter(str(error).splitlines()), type(error).__name__)
+        return f"CuPy finds no device ({first}); install the driver of an NVIDIA GPU, or choose another backend"
+    return ""
+
+
+def cupy_like() -> Array:
+    """Return an array of CuPy on the current device.
+
+    Raises:
+        ImportError: CuPy is not installed.
+        Exception: what CuPy raises where it finds no device.
+    """
+    with warnings.catch_warnings():
+        # CuPy may look for CUDA with a warning
+        warnings.simplefilter("ignore")
+        import cupy
+    like: Array = cupy.zeros(0)
+    return like

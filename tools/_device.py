@@ -58,7 +58,7 @@ def _on_cpu() -> Place:
 
 
 def _on_cuda() -> Place:
-    from conformance.ports.engine import cupy_like, without_cupy
+    from seft_ref.arrays import cupy_like, without_cupy
 
     told = without_cupy()
     if told:

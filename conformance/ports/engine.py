@@ -1,7 +1,6 @@
 """Our engine as a port: one function an operation, each a few calls into seft_ref."""
 
 import copy
-import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -18,7 +17,7 @@ from conformance.ports import (
     engine_rules,
 )
 from formats import FormatError
-from seft_ref.arrays import Array, array_namespace, device, to_numpy
+from seft_ref.arrays import Array, array_namespace, cupy_like, device, to_numpy, without_cupy
 from seft_ref.errors import SeftError
 from seft_ref.kernels import reference
 
@@ -27,12 +26,10 @@ __all__ = [
     "compiled",
     "compiled_kernels",
     "cupy",
-    "cupy_like",
     "gpu_on_cpu",
     "reference_numpy",
     "strict",
     "strict_like",
-    "without_cupy",
 ]
 
 Operation = Callable[[dict[str, Any]], dict[str, Any]]
@@ -168,32 +165,6 @@ def gpu_on_cpu() -> EnginePort:
     if told:
         raise SystemExit(told)
     return EnginePort("engine with kernels.gpu on a CPU", kernels=on_cpu(), kinds=("layer", "whole"))
-
-
-def without_cupy() -> str:
-    """Return why there are no arrays of CuPy, and what to do about it; empty if there are."""
-    try:
-        cupy_like()
-    except ImportError:
-        return "this needs CuPy; pip install cupy-cuda12x, or for CUDA 13 cupy-cuda13x"
-    except Exception as error:  # noqa: BLE001  drivers and libraries that are missing have errors of many classes
-        first = next(iter(str(error).splitlines()), type(error).__name__)
-        return f"CuPy finds no device ({first}); install the driver of an NVIDIA GPU, or choose another backend"
-    return ""
-
-
-def cupy_like() -> Array:
-    """Return an array of CuPy on the current device.
-
-    Raises:
-        ImportError: CuPy is not installed.
-        Exception: what CuPy raises where it finds no device.
-    """
-    with warnings.catch_warnings():
-        # CuPy may look for CUDA with a warning
-        warnings.simplefilter("ignore")
-        import cupy as xp
-    return xp.zeros(0)
 
 
 def compiled_kernels() -> Any:

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 import formats
-from conformance.ports.engine import without_cupy
 from conformance.ports.on_cpu import without_gpp
+from seft_ref.arrays import without_cupy
 from seft_ref.kernels import reference
 from tests.backends import CUPY
 from tests.kernels import cupy_on_cpu

@@ -189,11 +189,10 @@ def test_TRN_013_a_launcher_of_another_mpi_is_refused(folders, tmp_path, monkeyp
     assert list(tmp_path.iterdir()) == []
 
 
-def test_TRN_012_processes_of_one_machine_need_memory_each(folders, tmp_path, monkeypatch, capsys):
+def test_TRN_012_processes_of_one_machine_need_memory_each(folders):
     memory = importlib.import_module("_memory")
     settings = importlib.import_module("seft_ref.settings").settings_of(length=16)
     needed = sum(memory.memory_of(folders["sparse"], settings).values())
-    monkeypatch.setattr(memory, "available_bytes", lambda: needed)
-    memory.require_memory(folders["sparse"], settings)
+    memory.require_memory(folders["sparse"], settings, needed)
     with pytest.raises(memory._cli.Refused, match="fewer processes"):
-        memory.require_memory(folders["sparse"], settings, 2)
+        memory.require_memory(folders["sparse"], settings, needed, 2)
