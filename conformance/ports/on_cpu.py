@@ -11,6 +11,7 @@ import hashlib
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Sequence
 from functools import cache
@@ -32,6 +33,8 @@ OPTIONS = ("-std=c++14", "-O1", "-U_FORTIFY_SOURCE", "-fPIC", "-shared", "-Wall"
 
 def without_gpp() -> str:
     """Return why kernels cannot be compiled for the CPU, and what to do about it; empty if they can."""
+    if sys.platform != "linux":
+        return "gpu.cu runs on the processor under Linux only; choose another backend"
     if not _compiler():
         return "gpu.cu needs g++ to run on a CPU; install it, or choose another backend"
     return ""
@@ -47,6 +50,7 @@ def on_cpu() -> SimpleNamespace:
 
     Raises:
         CalledProcessError: g++ refuses the kernels; what it says is on standard error.
+        PermissionError: the folder for what is compiled is not ours.
     """
     kernels = OnDevice(OnCpu(compiled_by_gpp()))
     return SimpleNamespace(__all__=list(NAMES), **{name: getattr(kernels, name) for name in NAMES})
@@ -61,6 +65,8 @@ def compiled_by_gpp(more: Sequence[str] = ()) -> Path:
     key = hashlib.sha256("\0".join([text, HEADER.read_text(), SOURCE.read_text(), *OPTIONS, *more]).encode())
     folder = Path(tempfile.gettempdir()) / f"seft_ref-on-cpu-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
+    if folder.stat().st_uid != os.getuid():
+        raise PermissionError(f"{folder} belongs to somebody else; remove it, or set TMPDIR to a folder of yours")
     library = folder / f"{key.hexdigest()[:24]}.so"
     if not library.exists():
         with tempfile.TemporaryDirectory(dir=folder) as scratch:
