@@ -42,12 +42,14 @@ class Place:
     free_bytes: Callable[[], int]
 
 
-def place_of(device: Device) -> Place:
-    """Return where to compute.
+def place_of(device: Device, processes: int = 1) -> Place:
+    """Return where each of several processes computes.
 
     Raises:
-        Refused: there is no CuPy or no GPU; the message says what to do.
+        Refused: there is no CuPy or no GPU, or more than one process asks for it; the message says what to do.
     """
+    if device is Device.cuda and processes > 1:
+        raise _cli.Refused("--device cuda computes in one process; start it without mpirun, or choose --device cpu")
     return _PLACES[device]()
 
 

@@ -135,7 +135,7 @@ def main(
         "max_norm": max_norm,
         "seed": seed,
     }
-    place = place_of(device)
+    place = place_of(device, ranks.size)
     kernels = place.kernels
     settings = settings_of(preset, pattern=_pattern(folder), **changes_of(wanted, change or []))
     rows_of(settings.batch * settings.micro_batches, ranks)

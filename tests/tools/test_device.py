@@ -146,6 +146,14 @@ def test_bench_kernels_without_a_gpu_ends_in_one_line(monkeypatch):
         importlib.import_module("bench").kernels(device=importlib.import_module("_device").Device.cuda)
 
 
+def test_several_processes_do_not_share_a_gpu(monkeypatch):
+    monkeypatch.syspath_prepend(str(TOOLS))
+    device = importlib.import_module("_device")
+    with pytest.raises(importlib.import_module("_cli").Refused, match="one process"):
+        device.place_of(device.Device.cuda, 2)
+    assert device.place_of(device.Device.cpu, 2).like is None
+
+
 def test_verify_takes_a_device(monkeypatch):
     command = importlib.import_module("conformance.command")
     assert command._on_device("cuda", None) == ("cupy",)
