@@ -257,7 +257,7 @@ def _target(port: str | None, port_py: str | None, backend: Sequence[str] | None
         if name not in BACKENDS:
             _stop(f"--backend {name} is not known; choose from {', '.join(BACKENDS)}", USAGE)
     if "cupy" in (backend or ()):
-        from seft_ref.arrays import without_cupy
+        from conformance.ports.engine import without_cupy
 
         told = without_cupy()
         if told:

@@ -1,7 +1,7 @@
 // CUDA kernels on one core of a CPU: what gpu.cu uses of the language, as C++. A block's threads run one after another,
 // from the first to the last or backwards; where they wait for each other (`meets`), each has a stack of its own and
 // gives way to the next at a barrier.
-// on_cpu.py compiles this, gpu.cu and one LAUNCHER a kernel into a library.
+// engine_on_cpu.py compiles this, gpu.cu and one LAUNCHER a kernel into a library.
 #include <setjmp.h>
 #include <ucontext.h>
 

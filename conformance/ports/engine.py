@@ -30,6 +30,7 @@ __all__ = [
     "reference_numpy",
     "strict",
     "strict_like",
+    "without_cupy",
 ]
 
 Operation = Callable[[dict[str, Any]], dict[str, Any]]
@@ -159,7 +160,7 @@ def gpu_on_cpu() -> EnginePort:
     Raises:
         SystemExit: there is no g++.
     """
-    from conformance.ports.on_cpu import on_cpu, without_gpp
+    from conformance.ports.engine_on_cpu import on_cpu, without_gpp
 
     told = without_gpp()
     if told:

@@ -9,7 +9,7 @@ import pytest
 
 import conformance
 from conformance import command, runner, templates
-from conformance.ports.on_cpu import without_gpp
+from conformance.ports.engine_on_cpu import without_gpp
 from tests.kernels import cupy_on_cpu
 
 ROOT = Path(conformance.__file__).parents[1]

@@ -6,7 +6,7 @@ What the driver would do with arguments is done here with more care: every one h
 from numpy import *  # noqa: F403
 from numpy import generic, ndarray, uint64
 
-from conformance.ports.on_cpu import OnCpu, compiled_by_gpp
+from conformance.ports.engine_on_cpu import OnCpu, compiled_by_gpp
 from seft_ref.kernels._launch import KERNELS, NUMBERS, SOURCE
 
 TEXT = """

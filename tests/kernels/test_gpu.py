@@ -9,7 +9,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from conformance.ports import on_cpu as stand_in
+from conformance.ports import engine_on_cpu as stand_in
 from seft_ref.kernels import reference
 from seft_ref.kernels._launch import KERNELS
 from seft_ref.kernels._on_device import FEW, TILE_ROWS, OnDevice
@@ -231,7 +231,7 @@ _WATCHED = """
 import sys
 from pathlib import Path
 import numpy as np
-from conformance.ports.on_cpu import OnCpu
+from conformance.ports.engine_on_cpu import OnCpu
 from seft_ref.kernels import _on_device
 from seft_ref.nm import grouped
 from tests.kernels.test_gpu import in_pattern

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from conformance.ports.on_cpu import on_cpu, without_gpp
+from conformance.ports.engine_on_cpu import on_cpu, without_gpp
 from tests.backends import CUPY
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import formats
-from conformance.ports.on_cpu import without_gpp
+from conformance.ports.engine_on_cpu import without_gpp
 from seft_ref.arrays import without_cupy
 from seft_ref.kernels import reference
 from tests.backends import CUPY
