@@ -110,6 +110,9 @@ def kernels(
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the rows to this file as well.")] = None,
     threads: Annotated[int, typer.Option(help="Threads of every library.")] = 1,
     quick: Annotated[bool, typer.Option(help="One shape, three patterns, two token counts, three rounds.")] = False,
+    shape: Annotated[
+        list[str] | None, typer.Option(help="A matrix, 2048x2048 for instance; all of them if none is named. Repeat.")
+    ] = None,
     device: DeviceOption = Device.cpu,
 ) -> None:
     """Compare the CPU kernel set with dense NumPy, dense and CSR torch, and SciPy; the GPU's with cuBLAS, torch and
@@ -118,12 +121,13 @@ def kernels(
     if device is Device.cuda:
         bench_gpu.kernels(json_file, quick=quick)
         return
+    shapes = tuple(_shape(told) for told in shape or ()) or (((2048, 2048),) if quick else SHAPES)
     restart_in_clean_environment(threads)
     print(json.dumps(machine(threads), indent=1))
     rows: list[Row] = []
     print(f"{'product':8} {'shape':>10} {'sparse':>6} {'tokens':>6}  {'method':12} {'ms':>9}  against numpy")
-    grid = (((2048, 2048),), ("50%", "70%", "90%"), (128, 512), 3) if quick else (SHAPES, PATTERNS, TOKENS, 5)
-    for row in _measure(*grid):
+    grid = (("50%", "70%", "90%"), (128, 512), 3) if quick else (PATTERNS, TOKENS, 5)
+    for row in _measure(shapes, *grid):
         rows.append(row)
         print(_format(row), flush=True)
     missed = list(_missed(rows))
@@ -132,6 +136,13 @@ def kernels(
         json_file.write_text(
             json.dumps({"machine": machine(threads), "rows": [asdict(r) for r in rows]}, indent=1) + "\n"
         )
+
+
+def _shape(told: str) -> tuple[int, int]:
+    n_out, _, n_in = told.partition("x")
+    if not (n_out.isdigit() and n_in.isdigit() and int(n_out) and int(n_in) and int(n_in) % 4 == 0):
+        raise typer.BadParameter(f"--shape {told} is not OUTxIN with IN a multiple of 4; say 2048x2048")
+    return int(n_out), int(n_in)
 
 
 def _measure(
