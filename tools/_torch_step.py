@@ -85,4 +85,4 @@ class TorchRun:
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.values, self.max_norm)
         self.optimizer.step()
-        return float(loss)
+        return float(loss.detach())
