@@ -161,7 +161,8 @@ def _picture_of_kernels(told: dict[str, Any]) -> Any:
     shapes = [(2048, 2048), (5632, 2048), (4096, 4096)]
     shares = {"50%": 0.5, "70%": 0.7, "80%": 0.8, "90%": 0.9}
     rows = [r for r in told["rows"] if r["method"] == "ours" and r["pattern"] in shares]
-    figure = Figure(figsize=(9.6, 8.4), layout="constrained")
+    shapes = [shape for shape in shapes if any(tuple(r["shape"]) == shape for r in rows)]
+    figure = Figure(figsize=(0.6 + 3.0 * len(shapes), 8.4), layout="constrained")
     axes = figure.subplots(3, len(shapes), sharex=True, sharey="row", squeeze=False)
     for i, product in enumerate(("forward", "dx", "sample")):
         for j, shape in enumerate(shapes):
@@ -175,7 +176,7 @@ def _picture_of_kernels(told: dict[str, Any]) -> Any:
                 }
                 ax.plot(list(line), list(line.values()), marker="o", markersize=3, color=color, label=f"{n}")
             ax.set_yscale("log")
-            ax.set_yticks([0.5, 1, 2, 4, 8], ["0.5", "1", "2", "4", "8"], minor=False)
+            ax.set_yticks([0.25, 0.5, 1, 2, 4, 8], ["0.25", "0.5", "1", "2", "4", "8"], minor=False)
             ax.yaxis.set_minor_locator(NullLocator())
             ax.grid(visible=True)
             ax.set_title(f"{product}, {shape[0]} x {shape[1]}")
