@@ -62,6 +62,8 @@ CSR_WORK = 1.2e10
 """Multiplications and additions from which CSR peers are left out: they would take most of the time."""
 LONG_WORK = 6e10
 """The same of a dense product, from which three rounds have to do; no product has more than twice as many."""
+CSR = ("scipy csr", "torch csr", "mkl csr")
+"""Peers that store what we store; MKL's where sparse-dot-mkl is installed."""
 UNDISTURBED = 0.95
 """Share of its cores from which a block is printed without a mark."""
 
@@ -199,6 +201,14 @@ def _peers(
         csr_transposed = csr.T.tocsr()
         peers["forward"]["scipy csr"] = lambda: (csr @ x.T).T
         peers["dx"]["scipy csr"] = lambda: (csr_transposed @ dy.T).T
+        if find_spec("sparse_dot_mkl"):
+            try:
+                from sparse_dot_mkl import dot_product_mkl
+            except ImportError as error:
+                raise SystemExit(f"sparse_dot_mkl is installed and does not load: {error}") from error
+
+            peers["forward"]["mkl csr"] = lambda: dot_product_mkl(csr, x.T).T
+            peers["dx"]["mkl csr"] = lambda: dot_product_mkl(csr_transposed, dy.T).T
     if find_spec("torch"):
         import warnings
 
@@ -237,7 +247,7 @@ def _missed(rows: list[Row]) -> Iterator[str]:
             continue
         for peer, least in GOALS.get((row.product, row.pattern, row.tokens), {}).items():
             where = (row.product, row.shape, row.pattern, row.tokens)
-            times = [found[*where, m] for m in ("scipy csr", "torch csr") if (*where, m) in found]
+            times = [found[*where, m] for m in CSR if (*where, m) in found]
             if peer != "csr":
                 times = [found[*where, peer]] if (*where, peer) in found else []
             ratio = row.ratio if peer == "numpy" else min(times) / row.seconds if times else least

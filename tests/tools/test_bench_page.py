@@ -45,7 +45,7 @@ def test_tables_are_written_between_the_marks(tmp_path):
         assert page_of(page, folder).returncode == 0
         lines = page.read_text().splitlines()
         assert "| dx | 2048 x 2048 | 70% | 1.75 (1.50..2.00) |" in lines
-        assert "| dx | 70% | 16 | 1.75 (1.50..2.00) | 0.50 (0.25..0.75) |  |  |" in lines
+        assert "| dx | 70% | 16 | 1.75 (1.50..2.00) | 0.50 (0.25..0.75) |" in lines
         assert "| this project | 70% | 1.0 |  | 0.5 |  | 2.0 (3.0) |  | 8 | 1.25 |" in lines
         assert "| 2:4 | 2.500 |" in lines
         assert (lines[0], lines[-1], "old" in lines) == ("# A page", "kept", False)
