@@ -7,8 +7,8 @@ import pytest
 
 from seft_ref import initial_state, load_model, read_tokens, settings_of, step_batches
 from seft_ref.config import ModelConfig
-from seft_ref.kernels import cpu
-from seft_ref.memory import PARTS, memory_of_run
+from seft_ref.kernels import _packed, _panels, cpu
+from seft_ref.memory import DENSE_FROM, PANEL, PARTS, memory_of_run
 from seft_ref.weights import matrix_of
 from tests.seft_ref.folders import BF16, CONFIG, TEXT, sparse_folder
 from tests.tools.test_command_lines import call
@@ -143,3 +143,7 @@ def test_TOP_005_a_matrix_of_a_pattern_holds_its_share_of_the_dense_values(patte
     assert told["packed"] == pytest.approx(share * 5 + 4 / 64, rel=1e-3)
     assert told["packed in 16 bits"] == pytest.approx(share * 3 + 4 / 64, rel=1e-3)
     assert told["positions of the base"] == {4: 1 / 4, 16: 1 / 8, 7: 1 / 7}[width]
+
+
+def test_TRN_012_the_estimate_knows_how_the_compiled_kernels_hold_a_matrix():
+    assert (DENSE_FROM, PANEL) == (_packed.PANELS_BELOW, _panels.WIDTH)
