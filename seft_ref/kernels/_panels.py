@@ -328,31 +328,3 @@ def take_rows(indptr, indices, first_row, last_row, tile, dvalues):
     for r in range(first_row, last_row):
         for slot in range(indptr[r], indptr[r + 1]):
             dvalues[slot] = tile[r - first_row, indices[slot]]
-
-
-@njit(cache=True, error_model="numpy")
-def exceeding(values, least):
-    """Return where |value| > least or value is NaN, ascending: one bit for every 64 entries, found without a branch
-    (the constant count lets the loop become vectors), then a look at those that have it set.
-    """
-    n = values.shape[0]
-    found = np.empty(4096, dtype=np.int64)
-    n_found = 0
-    for start in range(0, n, 64):
-        stop = min(start + 64, n)
-        if stop - start == 64:
-            block = values[start:stop]
-            any_above = np.uint32(0)
-            for i in range(64):
-                any_above |= np.uint32(not (abs(block[i]) <= least))
-            if any_above == 0:
-                continue
-        if n_found + 64 > found.shape[0]:
-            larger = np.empty(2 * found.shape[0], dtype=np.int64)
-            larger[:n_found] = found[:n_found]
-            found = larger
-        for i in range(start, stop):
-            if not (abs(values[i]) <= least):
-                found[n_found] = i
-                n_found += 1
-    return found[:n_found].copy()

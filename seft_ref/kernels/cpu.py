@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from seft_ref.arrays import Array
-from seft_ref.kernels import _panels
+from seft_ref.kernels import _exceeding, _panels
 from seft_ref.kernels._checks import check_alike, check_factors, check_matrix, check_vector
 from seft_ref.kernels._packed import (
     Packed,
@@ -141,7 +141,7 @@ def exceeding(values: Float[Array, " n"], least: float) -> Int[Array, " m"]:
     """
     check_vector("values", values)
     check_numpy(values=values)
-    return _panels.exceeding(values, values.dtype.type(least))
+    return _exceeding.exceeding(values, values.dtype.type(least))
 
 
 def _of_dtype(packed: Packed | Split) -> Any:
