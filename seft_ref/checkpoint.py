@@ -19,7 +19,7 @@ import formats
 from formats.convert.hf import open_hf
 from formats.index import is_sparse
 from seft_ref.arrays import Array, from_numpy, to_numpy
-from seft_ref.compact import CompactBase, compact_base
+from seft_ref.bases import AnyBase, PackedBase, compact_base, in_packed
 from seft_ref.config import ModelConfig
 from seft_ref.errors import CheckpointError, ConfigError, GenerateError
 from seft_ref.kernels import Kernels, Packed
@@ -33,11 +33,13 @@ _SIXTEEN_BIT = (np.dtype(np.float16), np.dtype(ml_dtypes.bfloat16))
 
 @dataclass(slots=True, eq=False)
 class Model:
-    """A model as loaded: its config, its weights packed, and the base of every target."""
+    """A model as loaded: its config, its weights packed, and the base of every target, which may be held in them: a run
+    that starts from a model spends both.
+    """
 
     config: ModelConfig
     weights: Weights
-    bases: dict[str, Base | CompactBase]
+    bases: dict[str, AnyBase]
     """empty for a Hugging Face folder: it has no support to keep"""
 
     def stored(self) -> int:
@@ -113,7 +115,7 @@ def load_model(
     """Return the model in a folder, one tensor at a time (CKP-001 to CKP-003).
 
     dtype    what to compute with, float32 or float64; None for the stored one, with 16-bit floats as float32
-    compact  hold the targets in their 16 bits, 3.2 bytes a stored weight instead of 13 (CKP-008)
+    compact  hold the targets in their 16 bits, 3.2 bytes a stored weight instead of 5.2 (CKP-008)
     like     an array of the library and on the device where the model goes, one that the kernels take; None for NumPy
     Raises   CheckpointError CKP-002 for missing, misshapen or unknown tensors, CKP-003 for NaN, CKP-008 for targets
              that cannot be held in 16 bits; ConfigError; FormatError
@@ -125,18 +127,19 @@ def load_model(
         has_support = is_sparse(Path(path))
         dense: dict[str, Array] = {}
         packed: dict[str, Packed] = {}
-        bases: dict[str, Base | CompactBase] = {}
+        bases: dict[str, AnyBase] = {}
         matrices = {matrix.name for matrix in config.targets()}
         for name, shape in config.parameters().items():
             tensor = source[name]
             check_shape(name, tensor.shape, shape)
             if name in matrices and compact:
                 bases[name] = held = _compact(name, tensor, dtype, kernels, there)
-                packed[name] = held.frozen
+                packed[name] = held.packed
                 continue
             if name in matrices and has_support:
-                bases[name] = base = _base(name, tensor, dtype, there)
+                base = _base(name, tensor, dtype, there)
                 packed[name] = kernels.pack(base.topology, base.values)
+                bases[name] = in_packed(base, packed[name], kernels)
                 continue
             values = from_numpy(_computable(name, formats.to_dense(tensor), dtype), there)
             if name in matrices or name == "lm_head.weight":
@@ -280,7 +283,7 @@ def _base(name: str, tensor: formats.Tensor, dtype: str | None, like: Array) -> 
     return Base(placed_like(topology, like), from_numpy(_computable(name, values, dtype), like))
 
 
-def _compact(name: str, tensor: formats.Tensor, dtype: str | None, kernels: Kernels, like: Array) -> CompactBase:
+def _compact(name: str, tensor: formats.Tensor, dtype: str | None, kernels: Kernels, like: Array) -> PackedBase:
     """Return the base of a target as its file holds it (CKP-008)."""
     topology, values = topology_and_values(name, tensor)
     if values.dtype not in _SIXTEEN_BIT or dtype == "float64":

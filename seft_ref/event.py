@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from seft_ref.arrays import array_namespace, int64_like
-from seft_ref.compact import CompactBase
+from seft_ref.bases import PackedBase
 from seft_ref.evidence import View, evidence
 from seft_ref.groups import in_groups
 from seft_ref.kernels import Kernels, Packed
@@ -59,9 +59,9 @@ def evolve_all(
         for i, before, part, event in zip(pool, held, parts, events, strict=True):
             name = names[i]
             base = targets[name].base
-            moved = _after(before, event, None if isinstance(base, CompactBase) else settings.pattern)
-            # a base only shrinks, and the state before the event is spent
-            memory = {"spent": base.frozen} if isinstance(base, CompactBase) else {}
+            moved = _after(before, event, None if isinstance(base, PackedBase) else settings.pattern)
+            # the state before the event is spent
+            memory = {"spent": base.packed} if isinstance(base, PackedBase) else {}
             after[name], packed[name] = place(moved, kernels, base.held_in, **memory)
             records[name] = record_of(part, event, before.budget, before.delta_budget, moved.lost)
     return after, packed, records

@@ -45,17 +45,22 @@ def memory_of_run(
     slots = settings.delta_budgets(extents)
     pointers = [4 * (-(-e.shape[1] // PANEL) * e.shape[0] + 1) for e in extents]
     weights = base = 0
-    for extent, of_rows in zip(extents, pointers, strict=True):
+    opened = sum(slots)
+    for extent, of_rows, own in zip(extents, pointers, slots, strict=True):
         if compact:
             weights += (2 + index_of_16_bits) * extent.nnz + of_rows
             continue
-        is_dense = extent.nnz >= DENSE_FROM * extent.numel
-        weights += itemsize * extent.numel if is_dense else (itemsize + index) * extent.nnz + of_rows
+        if extent.nnz < DENSE_FROM * extent.numel:
+            weights += (itemsize + index) * extent.nnz + of_rows
+            continue
+        weights += itemsize * extent.numel
+        # a dense matrix forgets what was stored (KRN-017)
         base += (itemsize + 4) * extent.nnz + 8 * (extent.shape[0] + 1)
-    # a slot: its column, φ, its place and the base under it; the live part once more in panels
+        opened -= own
+    # a slot: its column, φ, its place, the base under it, whether a base that opens has one; the live part in panels
     row_starts = sum(8 * (extent.shape[0] + 1) for extent in extents)
     live = sum(slots) * (itemsize + index) + sum(pointers) if compact else 0
-    delta = sum(slots) * (4 + itemsize + 8 + itemsize) + row_starts + live
+    delta = sum(slots) * (4 + itemsize + 8 + itemsize) + opened + row_starts + live
     moments = sum(slots) * sum(4 if name == "age" else itemsize for name in settings.keeps())
     rows, length = settings.batch, settings.length
     if recompute is None:

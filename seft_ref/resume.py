@@ -54,7 +54,7 @@ def save_state(path: str | Path, state: TrainState, settings: TrainSettings, ori
         "dtype": to_numpy(state.weights.norm).dtype.name,
     }
     for name, target in state.targets.items():
-        base, delta = target.base, target.delta
+        base, delta = target.base.open(), target.delta
         tensors[f"{name}.base"] = _sparse(base.topology, base.values)
         tensors[f"{name}.delta"] = _sparse(delta.topology, delta.values)
         for part, array in (*delta.kept.items(), *delta.shared.items()):

@@ -1,9 +1,9 @@
 """Where the slots of a run start (DLT-004)."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from seft_ref.arrays import Array, array_namespace, device, from_numpy, to_numpy
-from seft_ref.compact import CompactBase
+from seft_ref.bases import AnyBase
 from seft_ref.config import ModelConfig
 from seft_ref.counter import STREAM_POSITIONS, choose, counter_key
 from seft_ref.evidence import View, evidence
@@ -11,7 +11,7 @@ from seft_ref.gradients import Batch, loss_and_gradients
 from seft_ref.kernels import Kernels
 from seft_ref.ranks import ALONE, Ranks
 from seft_ref.settings import TrainSettings
-from seft_ref.topology import flat
+from seft_ref.topology import Topology, flat
 from seft_ref.update.delta import Base, new_delta, values_at
 from seft_ref.update.rules import Rule
 from seft_ref.update.select import largest
@@ -23,7 +23,7 @@ def initial_positions(
     settings: TrainSettings,
     config: ModelConfig,
     weights: Weights,
-    bases: Mapping[str, Base | CompactBase],
+    bases: Mapping[str, AnyBase],
     kernels: Kernels,
     batches: Sequence[Batch],
     sizes: Sequence[int],
@@ -53,7 +53,7 @@ def initial_positions(
 def _by_gradient(
     config: ModelConfig,
     weights: Weights,
-    bases: Mapping[str, Base | CompactBase],
+    bases: Mapping[str, AnyBase],
     kernels: Kernels,
     batches: Sequence[Batch],
     sizes: Sequence[int],
@@ -65,8 +65,7 @@ def _by_gradient(
     chosen: dict[str, Array] = {}
     compact = any(base.held_in is not None for base in bases.values())
     if not anywhere and not compact:
-        at = {name: base.topology for name, base in bases.items()}
-        found = loss_and_gradients(weights, config, batches, kernels, at, ranks=ranks).at
+        found = loss_and_gradients(weights, config, batches, kernels, _Opened(bases), ranks=ranks).at
         for (name, base), size in zip(bases.items(), sizes, strict=True):
             positions = flat(base.topology)
             xp = array_namespace(positions)
@@ -87,6 +86,25 @@ def _by_gradient(
         best = largest(seen.candidate_scores, min(size, seen.candidates.shape[0]))
         chosen[name] = array_namespace(best).take(seen.candidates, best)
     return chosen
+
+
+class _Opened(Mapping[str, Topology]):
+    """The topologies of bases, each opened when it is asked for."""
+
+    def __init__(self, bases: Mapping[str, AnyBase]) -> None:
+        self._bases = bases
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._bases
+
+    def __getitem__(self, name: str) -> Topology:
+        return self._bases[name].open().topology
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._bases)
+
+    def __len__(self) -> int:
+        return len(self._bases)
 
 
 def _everywhere(base: Base) -> Array:

@@ -7,21 +7,21 @@ from typing import Any
 from jaxtyping import Float, Int
 
 from seft_ref.arrays import Array, array_namespace
-from seft_ref.compact import CompactBase, compacted
+from seft_ref.bases import AnyBase, compacted, merged
 from seft_ref.finite import refuse_spoilt
 from seft_ref.kernels import Kernels, Packed
-from seft_ref.topology import Topology, find, flat
-from seft_ref.update.delta import Base, Delta, effective, values_at
+from seft_ref.topology import find, flat
+from seft_ref.update.delta import Delta
 from seft_ref.weights import Weights, matrix_of, with_matrices
 
-__all__ = ["Target", "check_targets", "place", "placed", "refresh"]
+__all__ = ["Target", "check_targets", "place", "refresh"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Target:
     """The sparse state of one matrix, and how its delta sits in the packed weight."""
 
-    base: Base | CompactBase
+    base: AnyBase
     delta: Delta
     budget: int
     """K, the stored weights at load (DLT-001)"""
@@ -48,24 +48,14 @@ def place(target: Target, kernels: Kernels, held_in: Any = None, **memory: Packe
     """Return a target whose base or delta has moved with its effective weight, packed (DLT-003).
 
     held_in  the 16-bit dtype in which the base is held; None for the dtype of computation (CKP-008)
-    memory   of a compact base: `loaded` or `spent` of `compacted`
+    memory   `loaded` or `spent` of `merged` and `compacted`
     """
-    if held_in is not None:
-        base, packed, where, under = compacted(target.base.open(), target.delta, held_in, kernels, **memory)
-        return replace(target, base=base, where=where, under=under), packed
-    assert isinstance(target.base, Base)
-    support, values = effective(target.base, target.delta)
-    packed = kernels.pack(support, values)
-    return placed(target, support, packed, kernels), packed
-
-
-def placed(target: Target, support: Topology, packed: Packed, kernels: Kernels) -> Target:
-    """Return a target whose effective weight is packed on the given support."""
-    eta = flat(target.delta.topology)
-    slots, _ = find(flat(support), eta)
-    base = target.base.open()
-    under = values_at(flat(base.topology), base.values, eta)
-    return replace(target, where=kernels.locate(packed, support, slots), under=under)
+    opened = target.base.open()
+    if held_in is None:
+        base, packed, where, under = merged(opened, target.delta, kernels, **memory)
+    else:
+        base, packed, where, under = compacted(opened, target.delta, held_in, kernels, **memory)
+    return replace(target, base=base, where=where, under=under), packed
 
 
 def refresh(weights: Weights, targets: Mapping[str, Target], kernels: Kernels) -> Weights:

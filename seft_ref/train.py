@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from seft_ref.arrays import Array
-from seft_ref.compact import CompactBase
+from seft_ref.bases import AnyBase
 from seft_ref.config import ModelConfig
 from seft_ref.errors import ConfigError
 from seft_ref.evaluate import batch_of
@@ -23,7 +23,7 @@ from seft_ref.kernels import Kernels, Packed
 from seft_ref.ranks import ALONE, Ranks, digest_of, refuse_different, rows_of
 from seft_ref.settings import TrainSettings
 from seft_ref.start import initial_positions
-from seft_ref.target import Target, check_targets, place, placed, refresh
+from seft_ref.target import Target, check_targets, place, refresh
 from seft_ref.text import training_starts
 from seft_ref.topology import Topology, flat, slots_per_row, union
 from seft_ref.update.delta import Base, Delta, effective, new_delta
@@ -74,7 +74,7 @@ def initial_state(
     settings: TrainSettings,
     config: ModelConfig,
     weights: Weights,
-    bases: Mapping[str, Base | CompactBase],
+    bases: Mapping[str, AnyBase],
     kernels: Kernels,
     batches: Sequence[Batch],
     ranks: Ranks = ALONE,
@@ -101,14 +101,10 @@ def initial_state(
         row_budget = slots_per_row(base.topology) if settings.rule.scope == "row" else None
         row_slots = slots_per_row(delta.topology) if settings.rule.scope == "row" else None
         new = Target(base, delta, base.nnz, size, positions[:0], base.values[:0], positions[:0], row_budget, row_slots)
-        held = bases[matrix.name]
-        if isinstance(held, CompactBase):
-            targets[matrix.name], packed[matrix.name] = place(new, kernels, held.held_in, loaded=held.frozen)
-        elif settings.initial_scope == "anywhere":
-            targets[matrix.name], packed[matrix.name] = place(new, kernels)
-        else:
-            # η lies in B and φ = 0: the base as packed is the effective weight
-            targets[matrix.name] = placed(new, base.topology, matrix_of(weights, matrix.name), kernels)
+        held_in, loaded = bases[matrix.name].held_in, matrix_of(weights, matrix.name)
+        # where η lies in B, the base as packed is the effective weight: φ = 0
+        memory = {"loaded": loaded} if held_in is not None or settings.initial_scope != "anywhere" else {}
+        targets[matrix.name], packed[matrix.name] = place(new, kernels, held_in, **memory)
     if not any(target.delta_budget for target in targets.values()):
         raise ConfigError("DLT-002", "the delta budget gives no matrix a single slot; raise density, slots or rank")
     return TrainState(0, targets, with_matrices(weights, packed), {})
@@ -220,7 +216,7 @@ def finish(
         batches = step_batches(settings, tokens, settings.steps, state.weights, ranks)
         empty: dict[str, AnyWindow] = {name: Window(state.targets[name].base.shape, asked) for name in over}
         kept = loss_and_gradients(state.weights, config, batches, kernels, {}, empty, ranks=ranks).kept
-    final: dict[str, tuple[Base | CompactBase, Delta]] = {n: (t.base, t.delta) for n, t in state.targets.items()}
+    final: dict[str, tuple[AnyBase, Delta]] = {n: (t.base, t.delta) for n, t in state.targets.items()}
     return Final(final | adapt_last(state.targets, over, kept, settings))
 
 
@@ -240,7 +236,7 @@ def moving_parts(targets: Mapping[str, Target], ranks: Ranks) -> dict[str, str]:
 class Final(Mapping[str, tuple[Topology, Array]]):
     """The support and the weight on it of every target, each put together when it is asked for."""
 
-    def __init__(self, held: Mapping[str, tuple[Base | CompactBase, Delta]]) -> None:
+    def __init__(self, held: Mapping[str, tuple[AnyBase, Delta]]) -> None:
         self._held = held
 
     def __getitem__(self, name: str) -> tuple[Topology, Array]:
@@ -254,8 +250,8 @@ class Final(Mapping[str, tuple[Topology, Array]]):
         return len(self._held)
 
 
-def _in_groups(base: Base | CompactBase, pattern: tuple[int, int]) -> Base | CompactBase:
-    """Return a base whose topology is held in groups (TOP-005); a compact one is small as it is."""
+def _in_groups(base: AnyBase, pattern: tuple[int, int]) -> AnyBase:
+    """Return a base whose topology is held in groups (TOP-005); a packed one has none beside what is multiplied."""
     return replace(base, topology=in_groups(base.topology, pattern)) if isinstance(base, Base) else base
 
 

@@ -37,7 +37,7 @@ class LogWriter:
     def run(self, targets: Mapping[str, Target]) -> None:
         """Write what is about to run."""
         matrices = [
-            {"name": name, "shape": list(t.base.topology.shape), "stored": t.budget, "slots": t.delta_budget}
+            {"name": name, "shape": list(t.base.shape), "stored": t.budget, "slots": t.delta_budget}
             for name, t in targets.items()
         ]
         budget = sum(t.budget for t in targets.values())

@@ -102,6 +102,7 @@ def _expected(row: dict[str, Any], name: str) -> str:
 def _ours(sparsity: float, blocks: int, *, compact: bool) -> dict[str, Any]:
     from bench_step import CONFIG, made_up_run
 
+    from seft_ref.bases import PackedBase
     from seft_ref.memory import memory_of_run
     from seft_ref.weights import matrix_of
 
@@ -114,9 +115,12 @@ def _ours(sparsity: float, blocks: int, *, compact: bool) -> dict[str, Any]:
     for name, target in state.targets.items():
         packed, delta, base = matrix_of(state.weights, name), target.delta, target.base
         held["weights"] += packed.frozen.nbytes if compact else packed.nbytes
-        if not compact:
+        topology = delta.topology
+        arrays: tuple[Any, ...] = (topology.indptr, topology.indices, delta.values, target.where, target.under)
+        if isinstance(base, PackedBase):
+            arrays = (*arrays, base.inside)
+        else:
             held["base"] += base.values.nbytes + base.topology.indices.nbytes + base.topology.indptr.nbytes
-        arrays = (delta.topology.indptr, delta.topology.indices, delta.values, target.where, target.under)
         held["delta"] += sum(a.nbytes for a in arrays) + (packed.live.nbytes if compact else 0)
         held["moments"] += sum(a.nbytes for a in delta.kept.values())
     stored = {name: target.base.nnz for name, target in state.targets.items()}

@@ -186,7 +186,7 @@ def made_up_run(
     """Return a run on random weights, tokens of a step, and what a peer needs: positions, dense weights, config."""
     import ml_dtypes
 
-    from seft_ref.compact import CompactBase, compact_base
+    from seft_ref.bases import AnyBase, compact_base, in_packed
     from seft_ref.config import ModelConfig
     from seft_ref.gradients import Batch
     from seft_ref.kernels import cpu
@@ -205,7 +205,7 @@ def made_up_run(
             if "norm" in name
             else rng.standard_normal(shape, dtype=np.float32) * np.float32(0.02)
         )
-    bases: dict[str, Base | CompactBase] = {}
+    bases: dict[str, AnyBase] = {}
     packed: dict[str, Any] = {}
     for matrix in config.targets():
         weight = dense[matrix.name].reshape(-1)
@@ -214,9 +214,10 @@ def made_up_run(
         topology, values = from_flat(matrix.shape, stored), weight[stored]
         if compact:
             held = compact_base(topology, values.astype(ml_dtypes.bfloat16), cpu)
-            bases[matrix.name], packed[matrix.name] = held, held.frozen
+            bases[matrix.name], packed[matrix.name] = held, held.packed
         else:
-            bases[matrix.name], packed[matrix.name] = Base(topology, values), cpu.pack(topology, values)
+            packed[matrix.name] = cpu.pack(topology, values)
+            bases[matrix.name] = in_packed(Base(topology, values), packed[matrix.name], cpu)
     head = "model.embed_tokens.weight" if config.tie_word_embeddings else "lm_head.weight"
     packed["lm_head.weight"] = cpu.pack_dense(dense[head])
     weights = assemble(config, dense, packed)

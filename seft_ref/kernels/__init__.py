@@ -9,7 +9,8 @@
 `reference` is the definition and runs on any array library; `cpu` is compiled for NumPy arrays, `gpu` for CuPy's,
 which must be installed before it is imported. A set has:
 
-    pack(topology, values) -> Packed              the layout of this set; values in slot order
+    pack(topology, values, into) -> Packed        the layout of this set; values in slot order; a packed matrix `into`
+                                                  donates its memory
     pack_dense(weight) -> Packed                  a matrix in which every position is stored; no copy
     locate(packed, topology, slots) -> where      CSR slots -> positions in the layout's own value order
     store(packed, where, values) -> Packed        values replaced at `where`; donates its argument
@@ -22,13 +23,13 @@ and, for models that are held in 16 bits,
 
     compact(topology, values, into) -> Packed     16-bit values, multiplied as the float32 numbers they stand for; a
                                                   compact matrix `into` that is no smaller donates its memory
-    unpack(packed) -> (topology, values)          of a compact matrix, bit for bit
+    unpack(packed) -> (topology, values)          of a matrix that `opens`, as a compact one does, bit for bit
     clear(packed, where) -> packed                zeros at `where` of a compact matrix
     split(frozen, live) -> Split                  their sum; `locate` and `store` know the live part
 
 W is (out, in); x and dy are two-dimensional, one token a row, contiguous. `Packed` is a frozen dataclass of
-the set's own with `shape`, `dtype` and `nbytes`; nothing else of it concerns a caller. Wrong arrays raise
-KernelError.
+the set's own with `shape`, `dtype`, `held_in`, `opens` and `nbytes`; nothing else of it concerns a caller. Wrong
+arrays raise KernelError.
 """
 
 from typing import Any

@@ -63,6 +63,11 @@ class Packed:
         return self.values.dtype if self.held_in is None else np.dtype(np.float32)
 
     @property
+    def opens(self) -> bool:
+        """Whether `unpack` tells topology and values (KRN-017): dense matrices and groups forget what was stored."""
+        return self.topology is not None
+
+    @property
     def nbytes(self) -> int:
         """Bytes held on the device."""
         held = [self.values]

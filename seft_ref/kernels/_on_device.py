@@ -42,8 +42,9 @@ class OnDevice:
         self.machine = machine
         self.split = split
 
-    def pack(self, topology: Topology, values: Float[Array, " nnz"]) -> Packed:
-        """Return the layout in which the matrix of topology and values is multiplied (KRN-011).
+    def pack(self, topology: Topology, values: Float[Array, " nnz"], into: Packed | None = None) -> Packed:
+        """Return the layout in which the matrix of topology and values is multiplied (KRN-011); this set needs no
+        memory of another.
 
         Shapes  values (nnz,) in slot order
         Dtypes  values float32 or float64
@@ -82,9 +83,13 @@ class OnDevice:
         return Packed(topology.shape, bits, layouts.as_rows(xp, topology), held_in=values.dtype)
 
     def unpack(self, packed: Packed) -> tuple[Topology, Any]:
-        """Return the topology of a compact matrix and its 16-bit values, a NumPy array in slot order (KRN-015)."""
-        assert packed.held_in is not None, "only compact matrices are unpacked"
-        assert packed.topology is not None
+        """Return the topology of a matrix that opens and its values in slot order; of a compact matrix 16-bit ones, as
+        a NumPy array (KRN-015, KRN-017).
+        """
+        assert packed.topology is not None, "this layout does not tell what it stores"
+        if packed.held_in is None:
+            # the next store changes the matrix, not what was read from it
+            return packed.topology, packed.values.copy()
         return packed.topology, self.machine.to_host(packed.values).view(packed.held_in)
 
     def clear(self, packed: Packed, where: Int[Array, " m"]) -> Packed:

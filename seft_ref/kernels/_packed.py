@@ -53,13 +53,20 @@ class Packed:
         return self.values.dtype if self.held_in is None else np.dtype(np.float32)
 
     @property
+    def opens(self) -> bool:
+        """Whether `unpack` tells topology and values (KRN-017): a dense matrix forgets what was stored."""
+        return self.index is not None
+
+    @property
     def nbytes(self) -> int:
         """Bytes held."""
         return sum(a.nbytes for a in (self.values, self.index, self.pointer) if a is not None)
 
 
-def pack(topology: Topology, values: Float[Array, " nnz"]) -> Packed:
+def pack(topology: Topology, values: Float[Array, " nnz"], into: Packed | None = None) -> Packed:
     """Return the layout in which the matrix of topology and values is multiplied (KRN-011).
+
+    A matrix of that shape and dtype, in panels that store as much or more, gives its memory: `into` is not used again.
 
     Shapes  values (nnz,) in slot order
     Dtypes  values float32 or float64
@@ -73,7 +80,12 @@ def pack(topology: Topology, values: Float[Array, " nnz"]) -> Packed:
         dense = np.zeros(topology.numel, dtype=values.dtype)
         dense[flat(topology)] = values
         return Packed(topology.shape, dense)
-    return _in_panels(topology, values)
+    return _in_panels(topology, values, into if into is not None and _has_room(into, topology, values) else None)
+
+
+def _has_room(into: Packed, topology: Topology, values: Any) -> bool:
+    alike = into.index is not None and into.shape == topology.shape and into.values.dtype == values.dtype
+    return alike and into.values.size >= topology.nnz and into.values.flags.writeable
 
 
 def _in_panels(topology: Topology, values: Any, into: Packed | None = None) -> Packed:
@@ -118,15 +130,16 @@ def compact(topology: Topology, values: Any, into: Packed | None = None) -> Pack
 
 
 def unpack(packed: Packed) -> tuple[Topology, Any]:
-    """Return the topology of a compact matrix and its 16-bit values in slot order (KRN-015)."""
+    """Return the topology of a matrix that opens and its values in slot order, 16-bit ones of a compact matrix
+    (KRN-015, KRN-017).
+    """
     n_out, n_in = packed.shape
-    assert packed.held_in is not None, "only compact matrices are unpacked"
-    assert packed.index is not None
+    assert packed.index is not None, "a dense matrix does not tell what it stores"
     indptr = np.empty(n_out + 1, dtype=np.int64)
     indices = np.empty(packed.index.size, dtype=np.int32)
     values = np.empty_like(packed.values)
     _panels.open_panels(packed.values, packed.index, packed.pointer, n_in, indptr, indices, values)
-    return Topology(packed.shape, indptr, indices), values.view(packed.held_in)
+    return Topology(packed.shape, indptr, indices), values if packed.held_in is None else values.view(packed.held_in)
 
 
 def clear(packed: Packed, where: Int[Array, " m"]) -> Packed:

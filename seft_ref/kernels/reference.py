@@ -53,6 +53,11 @@ class Packed:
         return self.values.dtype
 
     @property
+    def opens(self) -> bool:
+        """Whether `unpack` tells topology and values (KRN-017): here nothing would be saved by it."""
+        return self.held_in is not None
+
+    @property
     def nbytes(self) -> int:
         """Bytes held, at 8 a position."""
         xp = array_namespace(self.values)
@@ -60,8 +65,8 @@ class Packed:
         return n_values * xp.finfo(self.values.dtype).bits // 8 + (0 if self.positions is None else 8 * n_values)
 
 
-def pack(topology: Topology, values: Float[Array, " nnz"]) -> Packed:
-    """Return the matrix that stores values at the slots of a topology (KRN-011).
+def pack(topology: Topology, values: Float[Array, " nnz"], into: Packed | None = None) -> Packed:
+    """Return the matrix that stores values at the slots of a topology (KRN-011); this set needs no memory of another.
 
     Raises:
         KernelError: KRN-009, KRN-010 if values do not fit the topology.
@@ -97,7 +102,7 @@ def compact(topology: Topology, values: Any, into: Packed | None = None) -> Pack
 
 def unpack(packed: Packed) -> tuple[Topology, Any]:
     """Return the topology of a compact matrix and its 16-bit values in slot order (KRN-015)."""
-    assert packed.held_in is not None, "only compact matrices are unpacked"
+    assert packed.held_in is not None, "only compact matrices of this set are unpacked"
     assert packed.positions is not None
     return from_flat(packed.shape, packed.positions), to_halves(packed.values, packed.held_in)
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from seft_ref import finish, initial_state, load_model, read_tokens, save_model, settings_of, step_batches, train
-from seft_ref.compact import CompactBase, compact_base, compacted
+from seft_ref.bases import PackedBase, compact_base, compacted
 from seft_ref.errors import CheckpointError, KernelError
 from seft_ref.kernels import _packed, cpu, reference
 from seft_ref.resume import Origin, load_state, save_state
@@ -196,7 +196,7 @@ def test_CKP_008_a_compact_run_is_the_run(tmp_path, tokens, kernels, half, choic
     plain, expected, losses = run(folder, kernels, settings, tokens(folder), compact=False)
     state, found, compact_losses = run(folder, kernels, settings, tokens(folder), compact=True)
     np.testing.assert_allclose(compact_losses, losses, rtol=1e-5)
-    assert all(isinstance(target.base, CompactBase) for target in state.targets.values())
+    assert all(isinstance(target.base, PackedBase) for target in state.targets.values())
     for name in expected:
         (topology, values), (other, others) = expected[name], found[name]
         np.testing.assert_array_equal(flat(topology), flat(other), err_msg=name)

@@ -5,12 +5,14 @@ from pathlib import Path
 
 import pytest
 
+from formats.convert.hf import to_sparse
 from seft_ref import initial_state, load_model, read_tokens, settings_of, step_batches
+from seft_ref.bases import PackedBase
 from seft_ref.config import ModelConfig
 from seft_ref.kernels import _packed, _panels, cpu
 from seft_ref.memory import DENSE_FROM, PANEL, PARTS, memory_of_run
 from seft_ref.weights import matrix_of
-from tests.seft_ref.folders import BF16, CONFIG, TEXT, sparse_folder
+from tests.seft_ref.folders import BF16, CONFIG, TEXT, hf_folder, parameters, pruned, sparse_folder
 from tests.tools.test_command_lines import call
 
 TOOLS = Path(__file__).resolve().parents[2] / "tools"
@@ -29,10 +31,14 @@ def held_by(state, config):
         packed, delta = matrix_of(state.weights, name), target.delta
         compact = target.base.held_in is not None
         sizes["weights"] += packed.frozen.nbytes if compact else packed.nbytes
-        if not compact:
+        arrays = [delta.topology.indptr, delta.topology.indices, delta.values, target.where, target.under]
+        if isinstance(target.base, PackedBase):
+            assert target.base.packed is (packed.frozen if compact else packed)
+            assert target.base.under is target.under
+            arrays.append(target.base.inside)
+        else:
             topology = target.base.topology
             sizes["base"] += target.base.values.nbytes + topology.indices.nbytes + topology.indptr.nbytes
-        arrays = (delta.topology.indptr, delta.topology.indices, delta.values, target.where, target.under)
         sizes["delta"] += sum(a.nbytes for a in arrays) + (packed.live.nbytes if compact else 0)
         sizes["moments"] += sum(a.nbytes for a in delta.kept.values())
     return sizes
@@ -41,10 +47,13 @@ def held_by(state, config):
 @pytest.mark.parametrize("compact", [False, True])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("changes", [{}, {"optimizer": "sgd"}, {"drop": "change"}], ids=str)
-def test_TRN_012_the_formula_counts_what_a_state_holds(tmp_path, compact, dtype, changes):
+@pytest.mark.parametrize("keep", [0.4, 0.7])
+def test_TRN_012_the_formula_counts_what_a_state_holds(tmp_path, compact, dtype, changes, keep):
     if compact and dtype == "float64":
         pytest.skip("16-bit weights are computed with in float32")
-    folder = sparse_folder(tmp_path / "model", dtype=BF16)
+    source = hf_folder(tmp_path / "hf", tensors=pruned(parameters(CONFIG, dtype=BF16), keep=keep), dtype=BF16)
+    folder = tmp_path / "model"
+    to_sparse(source, folder)
     (tmp_path / "text.txt").write_text(TEXT)
     settings = settings_of("seft", **SHORT, **changes)
     model = load_model(folder, cpu, dtype, compact=compact)
@@ -68,7 +77,10 @@ def test_TRN_012_what_makes_a_run_smaller_or_larger():
         return sum(memory_of_run(config, settings_of("seft", **(SHORT | changes)), stored, **options).values())
 
     plain = total()
-    assert total(compact=True) < plain < total(itemsize=8)
+    assert plain < total(itemsize=8)
+    settings = settings_of("seft", **SHORT)
+    of_weights = [memory_of_run(config, settings, stored, compact=c)["weights"] for c in (True, False)]
+    assert of_weights[0] < of_weights[1]
     assert total(recompute=True) < plain == total(recompute=False)
     assert plain < total(batch=4) < total(batch=4, length=16)
     few = {"batch": 1, "length": 2}
