@@ -27,7 +27,8 @@ def per_token(config: ModelConfig, length: int) -> int:
     # LYR-013: of a long sequence no scores are kept
     scores = heads * length if length <= WHOLE else 0
     attention = qk_norms + q + 2 * k + scores + q
-    return normed + attention + normed + 3 * config.intermediate_size
+    # gate and up; their product is computed again
+    return normed + attention + normed + 2 * config.intermediate_size
 
 
 def recomputes(config: ModelConfig, shape: tuple[int, ...], like: Array) -> bool:

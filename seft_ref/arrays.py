@@ -31,6 +31,7 @@ __all__ = [
     "spread",
     "to_halves",
     "to_numpy",
+    "with_values",
     "without_cupy",
 ]
 
@@ -139,6 +140,17 @@ def spread(values: Array, slots: Array, n: int) -> Array:
     mask = mask_at(n, slots)
     order = xp.cumulative_sum(xp.astype(mask, xp.int64)) - 1
     return xp.where(mask, xp.take(values, xp.where(mask, order, xp.zeros_like(order))), zeros)
+
+
+def with_values(x: Array, slots: Array, values: Array) -> Array:
+    """Return x (n,) with values[i] at slots[i], strictly increasing; x, which may be the result, is not used again."""
+    if _scatters(slots):
+        x[slots] = values
+        return x
+    if not slots.shape[0]:
+        return x
+    xp = array_namespace(x, slots)
+    return xp.where(mask_at(x.shape[0], slots), spread(values, slots, x.shape[0]), x)
 
 
 def merged(a: Array, extra: Array, places: Array) -> Array:

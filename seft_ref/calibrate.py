@@ -9,6 +9,7 @@ from seft_ref.config import ATTENTION, MLP, ModelConfig, block_prefix
 from seft_ref.errors import PruneError
 from seft_ref.kernels import Kernels
 from seft_ref.layers.embedding import embedding_forward
+from seft_ref.layers.swiglu import swiglu_again
 from seft_ref.model import BlockCache, block_forward, surroundings
 from seft_ref.prune.magnitude import magnitude_mask
 from seft_ref.prune.sparsegpt import hessian_of, sparsegpt
@@ -125,7 +126,7 @@ def _inputs(cache: BlockCache, prefix: str) -> dict[tuple[str, ...], Array]:
         _weights(mixer, ATTENTION[:3]): cache.self_attn.q_proj.x,
         _weights(mixer, ATTENTION[3:]): cache.self_attn.o_proj.x,
         _weights(mlp, MLP[:2]): cache.mlp.gate_proj.x,
-        _weights(mlp, MLP[2:]): cache.mlp.down_proj.x,
+        _weights(mlp, MLP[2:]): swiglu_again(cache.mlp.swiglu)[0],
     }
 
 

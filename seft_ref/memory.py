@@ -18,7 +18,7 @@ PANEL = 64
 """Columns of a panel of the compiled kernels: each has a pointer of 4 bytes a row."""
 DENSE_FROM = 0.55
 """Share of stored positions from which these kernels hold a matrix densely."""
-LOGIT_COPIES = 5
+LOGIT_COPIES = 3
 """Arrays of the size of the logits at hand that the loss holds at once."""
 AT_AN_EVENT = 64
 """Bytes a stored weight of the largest matrix that an event works in: positions as int64, and what stands on them."""

@@ -16,11 +16,11 @@ from seft_ref.kernels import Kernels
 from seft_ref.layers.attention import AttentionCache, attention_backward, attention_forward, visible_keys
 from seft_ref.layers.attention_blocks import WHOLE, BlockwiseCache, Sight, blockwise_backward, blockwise_forward
 from seft_ref.layers.embedding import EmbeddingCache, EmbeddingGradient, embedding_backward, embedding_forward
-from seft_ref.layers.linear import LinearCache, WeightGradient, linear_backward, linear_forward
+from seft_ref.layers.linear import Linear, LinearCache, WeightGradient, linear_backward, linear_forward
 from seft_ref.layers.past import Past, extend
 from seft_ref.layers.rmsnorm import RmsNormCache, rmsnorm_backward, rmsnorm_forward
 from seft_ref.layers.rope import RopeTable, rope_backward, rope_forward, rope_table
-from seft_ref.layers.swiglu import SwigluCache, swiglu_backward, swiglu_forward
+from seft_ref.layers.swiglu import SwigluCache, swiglu_again, swiglu_backward, swiglu_forward
 from seft_ref.weights import Block, Weights
 
 NamedGradient = tuple[str, WeightGradient | EmbeddingGradient | Array]
@@ -50,7 +50,8 @@ class MlpCache:
     gate_proj: LinearCache
     up_proj: LinearCache
     swiglu: SwigluCache
-    down_proj: LinearCache
+    down_proj: Linear
+    """without its input, as large as gate: the backward computes it again from what it needs anyway"""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -180,8 +181,8 @@ def mlp_forward(x: Float[Array, "B T C"], block: Block, kernels: Kernels) -> tup
     gate, gate_proj = linear_forward(x, block.gate_proj, kernels)
     up, up_proj = linear_forward(x, block.up_proj, kernels)
     y, swiglu = swiglu_forward(gate, up)
-    y, down_proj = linear_forward(y, block.down_proj, kernels)
-    return y, MlpCache(gate_proj, up_proj, swiglu, down_proj)
+    y, _ = linear_forward(y, block.down_proj, kernels)
+    return y, MlpCache(gate_proj, up_proj, swiglu, block.down_proj)
 
 
 def mlp_backward(
@@ -189,8 +190,10 @@ def mlp_backward(
 ) -> tuple[Float[Array, "B T C"], list[NamedGradient]]:
     """Return (dx, gradients)."""
     gradients: list[NamedGradient] = []
-    dy = _linear_backward(dy, cache.down_proj, f"{prefix}.down_proj", gradients)
-    dgate, dup = swiglu_backward(dy, cache.swiglu)
+    y, swiglu = swiglu_again(cache.swiglu)
+    down_proj = LinearCache(y, cache.down_proj, cache.gate_proj.kernels)
+    dy = _linear_backward(dy, down_proj, f"{prefix}.down_proj", gradients)
+    dgate, dup = swiglu_backward(dy, swiglu)
     dx_up = _linear_backward(dup, cache.up_proj, f"{prefix}.up_proj", gradients)
     dx_gate = _linear_backward(dgate, cache.gate_proj, f"{prefix}.gate_proj", gradients)
     return dx_gate + dx_up, gradients

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from jaxtyping import Bool, Float, Int
 
-from seft_ref.arrays import Array, array_namespace, device
+from seft_ref.arrays import Array, array_namespace, device, with_values
 from seft_ref.errors import LayerError
 
 IGNORE = -100
@@ -54,8 +54,10 @@ def cross_entropy_backward(dloss: Float[Array, ""], cache: CrossEntropyCache) ->
     """Return dlogits, exactly 0 in rows that do not count."""
     xp = array_namespace(cache.logits)
     # forward: loss = sum(logsumexp - logits[target]) / count
-    softmax = xp.exp(cache.logits - cache.logsumexp)
-    classes = xp.arange(cache.logits.shape[1], dtype=cache.targets.dtype, device=device(cache.targets))
-    at_target = classes[None, :] == cache.targets[:, None]
+    n, n_classes = cache.logits.shape
+    softmax = xp.reshape(xp.exp(cache.logits - cache.logsumexp), (-1,))
+    rows = xp.arange(n, dtype=xp.int64, device=device(cache.targets))
+    at_target = rows * n_classes + xp.astype(cache.targets, xp.int64)
+    softmax = with_values(softmax, at_target, xp.take(softmax, at_target) - 1.0)
     scale = xp.where(cache.counted, dloss / cache.count, xp.zeros_like(cache.logsumexp[:, 0]))[:, None]
-    return xp.where(at_target, softmax - 1.0, softmax) * scale
+    return xp.reshape(softmax, (n, n_classes)) * scale

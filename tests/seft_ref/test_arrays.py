@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from seft_ref.arrays import repeat_by_search, repeat_each
+from seft_ref.arrays import repeat_by_search, repeat_each, with_values
 
 
 @pytest.mark.parametrize("counts", [[], [0], [3], [0, 0], [2, 0, 1], [0, 4, 0, 0, 1, 0], list(range(50))])
@@ -14,3 +14,14 @@ def test_repeats_that_are_looked_up(backend, counts):
     for found in (repeat_by_search(x, counts), repeat_each(x, counts)):
         assert found.dtype == x.dtype
         np.testing.assert_array_equal(backend.numpy(found), expected)
+
+
+@pytest.mark.parametrize("n_slots", [0, 1, 5, 12])
+def test_with_values_is_assignment(backend, n_slots):
+    rng = np.random.default_rng(n_slots)
+    x, slots, values = rng.integers(0, 99, 12), np.sort(rng.choice(12, n_slots, replace=False)), rng.integers(0, 9, 12)
+    expected = x.tolist()
+    for slot, value in zip(slots.tolist(), values.tolist(), strict=False):
+        expected[slot] = value
+    found = with_values(backend.array(x), backend.array(slots), backend.array(values[:n_slots]))
+    assert backend.numpy(found).tolist() == expected
