@@ -9,7 +9,7 @@ from seft_ref.kernels import Kernels
 from seft_ref.layers.cross_entropy import cross_entropy_backward, cross_entropy_forward
 from seft_ref.layers.linear import Linear, linear_backward, linear_forward
 
-LOGITS = 3 << 22
+LOGITS = 9 << 20
 """Most logits that are held at once, but for those of LEAST_ROWS rows; the loss takes a few times their memory."""
 LEAST_ROWS = 64
 

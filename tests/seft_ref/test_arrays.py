@@ -23,5 +23,5 @@ def test_with_values_is_assignment(backend, n_slots):
     expected = x.tolist()
     for slot, value in zip(slots.tolist(), values.tolist(), strict=False):
         expected[slot] = value
-    found = with_values(backend.array(x), backend.array(slots), backend.array(values[:n_slots]))
+    found = with_values(backend.array(x) + 0, backend.array(slots), backend.array(values[:n_slots]))
     assert backend.numpy(found).tolist() == expected
