@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 # Idle workers of OpenBLAS and OpenMP spin on cores that the other pool needs; both read this when loaded.
-CLEAN = {"OPENBLAS_THREAD_TIMEOUT": "4", "OMP_WAIT_POLICY": "PASSIVE"}
+CLEAN = {"OPENBLAS_THREAD_TIMEOUT": "4", "OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "2000"}
 # Would make OpenBLAS choose a slower dense product than the machine's own.
 UNSET = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")
 THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")

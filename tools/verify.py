@@ -10,6 +10,7 @@ from pathlib import Path
 # numba and OpenBLAS keep their threads spinning against each other unless told so before they are loaded
 os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "4")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("GOMP_SPINCOUNT", "2000")
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from conformance.command import main

@@ -1,8 +1,9 @@
 """The kernel set for NumPy arrays: column panels compiled by numba, BLAS where a matrix is dense enough.
 
 Threads are numba's: `numba.set_num_threads` decides, and results do not depend on it (KRN-008). A process
-that mixes this set with NumPy's own products should set OPENBLAS_THREAD_TIMEOUT=4 and OMP_WAIT_POLICY=PASSIVE
-before importing either: idle workers of one pool otherwise spin on the cores the other one needs.
+that mixes this set with NumPy's own products should set OPENBLAS_THREAD_TIMEOUT=4, OMP_WAIT_POLICY=PASSIVE and
+GOMP_SPINCOUNT=2000 before importing either: idle workers of one pool otherwise spin on the cores the other one needs,
+or sleep between two short products, and waking them takes longer than those.
 """
 
 import math
