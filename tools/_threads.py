@@ -5,8 +5,8 @@ import os
 NAMES = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
 """Where libraries read how many threads to use."""
 
-# Two thread pools fight over the cores unless idle workers sleep; a tenth of a millisecond awake spares the next of a row
-# of short products the waking, which takes as long as they do.
+# Two thread pools fight over the cores unless idle workers sleep. A tenth of a millisecond awake spares the next of a
+# row of short products the waking, which takes as long as they do.
 os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "4")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("GOMP_SPINCOUNT", "2000")

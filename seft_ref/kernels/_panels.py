@@ -296,8 +296,52 @@ def sample_task(
             while indptr[r + 1] <= slot:
                 r += 1
             stop = min(indptr[r + 1], last_slot)
-            dot_row(dvalues, indices, slot, stop, x_lines, b * n_in * width, dy_lines, (b * n_out + r) * width)
+            dot_row(dvalues, indices, slot, stop, x_lines, b * n_in * width, dy_lines, (b * n_out + r) * width, 0)
             slot = stop
+
+
+def sample_block_task(
+    sums,
+    indptr,
+    indices,
+    n_out,
+    n_in,
+    x,
+    dy,
+    first_token,
+    n_tokens,
+    work,
+    work_size,
+    lanes,
+    task,
+    worker,
+):
+    """Add dyᵀ x, summed over one block of tokens, to the first nnz sums; a task but the first begins its own nnz sums.
+
+    A block is turned and used by one worker, while it lies in that one's cache.
+    """
+    width = SAMPLE_VECTORS * lanes
+    first = first_token + task * width
+    n = min(width, n_tokens - first)
+    x_base, dy_base = worker * work_size, worker * work_size + n_in * width
+    to_lines(x, n_in, first, n, 0, n_in, work, x_base, width, lanes)
+    base = task * indptr[n_out]
+    if task > 0:
+        for slot in range(indptr[n_out]):
+            sums[base + slot] = 0
+    for first_row in range(0, n_out, ROW_BLOCK):
+        last_row = min(first_row + ROW_BLOCK, n_out)
+        to_lines(dy, n_out, first, n, first_row, last_row, work, dy_base, width, lanes)
+        for r in range(first_row, last_row):
+            line = dy_base + (r - first_row) * width
+            dot_row(sums, indices, indptr[r], indptr[r + 1], work, x_base, work, line, base)
+
+
+def add_task(sums, nnz, n_blocks, n_parts, task, worker):
+    """Add the sums of blocks 1 to n_blocks - 1 to those of block 0, one after the other, for a part of the slots."""
+    for b in range(1, n_blocks):
+        for slot in range(task * nnz // n_parts, (task + 1) * nnz // n_parts):
+            sums[slot] += sums[b * nnz + slot]
 
 
 @njit(cache=True, parallel=True, error_model="numpy")

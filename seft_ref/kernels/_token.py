@@ -204,6 +204,7 @@ def sum_register(typing_context: Any, y: Any, y_base: Any) -> Any:
     def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         e = _Emitter(context, builder, signature, args, 1)
         y_, y_base_ = e.args
-        return e.total([e.load(y_, y_base_)])
+        sums = e.totals([e.load(y_, y_base_)])
+        return builder.extract_element(sums, ir.Constant(ir.IntType(32), 0))
 
     return y.dtype(y, y_base), emit

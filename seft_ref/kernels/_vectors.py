@@ -3,14 +3,15 @@
 
     gather_row    y[row, :]  +=  sum over stored j of values[j] * x[index[j], :]
     scatter_row   x[index[j], :]  +=  values[j] * y[row, :]     for every stored j
-    dot_row       values[j]  +=  sum over tokens of x[index[j], :] * y[row, :]
+    dot_row       values[base + j]  +=  sum over tokens of x[index[j], :] * y[row, :]
     transpose     dst[j, i]  =  src[i, j]                       one square of 64-byte rows
 
 A "line" is `n_vectors` registers of 64 bytes: 16 tokens of float32 or 8 of float64 a register. A row loop
 takes (values, index, start, stop, x, x_base, y, y_base): the stored entries start to stop of one row, and the
-first elements of the lines of x and of the line of y. Loop vectorisers do not keep eight accumulators in
-registers over a loop of unknown length, which is worth a factor of 1.4 to 1.6 here. Every multiply-add is one
-fused operation in a fixed order, so a result does not depend on who computes it (KRN-008).
+first elements of the lines of x and of the line of y; dot_row takes a base of values as well. Loop vectorisers do
+not keep eight accumulators in registers over a loop of unknown length, which is worth a factor of 1.4 to 1.6 here.
+Every multiply-add is one fused operation in a fixed order, so a result does not depend on who computes it
+(KRN-008).
 
 Compiled code is cached on disk under the file of its caller: after a change here, remove __pycache__ or touch
 `_panels.py`, or the old loops keep running.
@@ -117,19 +118,20 @@ class _Emitter:
         kind = ir.FunctionType(self.vector, [self.vector] * 3)
         return self.builder.call(cgutils.get_or_insert_function(self.builder.module, kind, name), [a, b, c])
 
-    def total(self, vectors: list[Any]) -> Any:
-        """Sum of all lanes of all vectors, by halves."""
-        add = self.builder.fadd
-        while len(vectors) > 1:
-            vectors = [add(a, b) for a, b in zip(vectors[::2], vectors[1::2], strict=True)]
-        vector, n = vectors[0], self.lanes
-        while n > 1:
-            n //= 2
-            vector = add(
-                self.shuffle(vector, vector, list(range(n))),
-                self.shuffle(vector, vector, list(range(n, 2 * n))),
-            )
-        return self.builder.extract_element(vector, ir.Constant(ir.IntType(32), 0))
+    def totals(self, vectors: list[Any]) -> Any:
+        """Vector of the sums of all lanes of each of 1, 2, 4 or 8 vectors; each is summed by halves."""
+        length = self.lanes
+        while length > 1 or len(vectors) > 1:
+            length //= 2
+            # of every stretch of a vector that belongs to one sum its first half, and its second
+            first = [i for i in range(2 * self.lanes) if i % (2 * length) < length]
+            second = [i + length for i in first]
+            pairs = list(zip(vectors[::2], vectors[1::2], strict=False))
+            if not pairs:
+                first, second = ([i for i in half if i < vectors[0].type.count] for half in (first, second))
+                pairs = [(vectors[0], vectors[0])]
+            vectors = [self.builder.fadd(self.shuffle(a, b, first), self.shuffle(a, b, second)) for a, b in pairs]
+        return vectors[0]
 
     def line(self, index: Any, base: Any, j: Any) -> Any:
         """Element offset of the line that stored entry j refers to."""
@@ -262,23 +264,36 @@ def _make_dot_row(n_vectors: int) -> Any:
         x_base: Any,
         y: Any,
         y_base: Any,
+        values_base: Any,
     ) -> Any:
         def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
             e = _Emitter(context, builder, signature, args, n_vectors)
-            values_, index_, start_, stop_, x_, x_base_, y_, y_base_ = e.args
+            values_, index_, start_, stop_, x_, x_base_, y_, y_base_, values_base_ = e.args
             row = [e.load(y_, y_base_, k) for k in range(n_vectors)]
 
-            def measure(j: Any, carried: list[Any]) -> list[Any]:
+            def product(j: Any) -> Any:
                 line = e.line(index_, x_base_, j)
-                products = [builder.fmul(row[k], e.load(x_, line, k)) for k in range(n_vectors)]
-                place = builder.gep(values_, [j])
-                builder.store(builder.fadd(builder.load(place), e.total(products)), place)
-                return carried
+                sums = builder.fmul(row[0], e.load(x_, line))
+                for k in range(1, n_vectors):
+                    sums = e.fma(row[k], e.load(x_, line, k), sums)
+                return sums
 
-            e.loop(start_, stop_, 1, [], measure)
+            def measure(n: int) -> Callable[[Any, list[Any]], list[Any]]:
+                def body(j: Any, carried: list[Any]) -> list[Any]:
+                    totals = e.totals([product(builder.add(j, _i64(i))) for i in range(n)])
+                    place = builder.gep(values_, [builder.add(values_base_, j)])
+                    place = builder.bitcast(place, totals.type.as_pointer())
+                    builder.store(builder.fadd(builder.load(place, align=e.align), totals), place, align=e.align)
+                    return carried
+
+                return body
+
+            # the lanes of eight sums are added together, in the order in which those of one are
+            j, _ = e.loop(start_, stop_, 8, [], measure(8))
+            e.loop(j, stop_, 1, [], measure(1))
             return context.get_dummy_value()
 
-        return types.void(values, index, start, stop, x, x_base, y, y_base), emit
+        return types.void(values, index, start, stop, x, x_base, y, y_base, values_base), emit
 
     return dot_row
 

@@ -123,14 +123,15 @@ def sample(dy: Float[Array, "n out"], x: Float[Array, "n in"], topology: Topolog
     """
     check_factors(dy, x, topology)
     check_numpy(dy=dy, x=x)
-    dvalues = np.zeros(topology.nnz, dtype=x.dtype)
-    if not topology.nnz or not x.shape[0]:
-        return dvalues
-    if topology.nnz >= SAMPLE_BELOW * topology.numel:
-        _sample_tiles(dy, x, topology, dvalues)
-    else:
-        _sample_lines(dy, x, topology, dvalues)
-    return dvalues
+    nnz, width = topology.nnz, _panels.SAMPLE_VECTORS * (REGISTER_BYTES // x.itemsize)
+    if not nnz or not x.shape[0]:
+        return np.zeros(nnz, dtype=x.dtype)
+    if nnz >= SAMPLE_BELOW * topology.numel:
+        return _sample_tiles(dy, x, topology)
+    # the sums of a block take no more than its tokens, and there is a block for every worker
+    if nnz <= width * sum(topology.shape) and x.shape[0] > width * (numba.get_num_threads() - 1):
+        return _sample_blocks(dy, x, topology)
+    return _sample_lines(dy, x, topology)
 
 
 def exceeding(values: Float[Array, " n"], least: float) -> Int[Array, " m"]:
@@ -216,8 +217,46 @@ def _multiply_token(x: Any, packed: Packed) -> Any:
     return result
 
 
-def _sample_lines(dy: Any, x: Any, topology: Topology, dvalues: Any) -> None:
+def _sample_blocks(dy: Any, x: Any, topology: Topology) -> Any:
+    """A worker takes a block of tokens and all slots; sums of blocks are added in the order of blocks."""
     n_out, n_in = topology.shape
+    lanes, workers = REGISTER_BYTES // x.itemsize, numba.get_num_threads()
+    width = _panels.SAMPLE_VECTORS * lanes
+    work_size = (n_in + min(n_out, _panels.ROW_BLOCK)) * width
+    work = _scratch.take((workers * work_size,), x.dtype)
+    sums = np.empty((workers, topology.nnz), dtype=x.dtype)
+    sums[0] = 0
+    indptr, indices, n = topology.indptr, topology.indices, x.shape[0]
+    for first in range(0, n, workers * width):
+        n_blocks = min(workers, -(-(n - first) // width))
+        _panels.run(
+            _panels.sample_block_task,
+            (
+                sums.reshape(-1),
+                indptr,
+                indices,
+                n_out,
+                n_in,
+                x.reshape(-1),
+                dy.reshape(-1),
+                first,
+                n,
+                work,
+                work_size,
+                lanes,
+            ),
+            n_blocks,
+            workers,
+        )
+        if n_blocks > 1:
+            _panels.run(_panels.add_task, (sums.reshape(-1), topology.nnz, n_blocks, workers), workers, workers)
+    return sums[0] if workers == 1 else sums[0].copy()
+
+
+def _sample_lines(dy: Any, x: Any, topology: Topology) -> Any:
+    """A worker takes a part of the slots and all tokens, some at a time."""
+    n_out, n_in = topology.shape
+    dvalues = np.zeros(topology.nnz, dtype=x.dtype)
     indptr, indices = topology.indptr, topology.indices
     lanes = REGISTER_BYTES // x.itemsize
     parts = numba.get_num_threads()
@@ -253,13 +292,16 @@ def _sample_lines(dy: Any, x: Any, topology: Topology, dvalues: Any) -> None:
             parts,
             parts,
         )
+    return dvalues
 
 
-def _sample_tiles(dy: Any, x: Any, topology: Topology, dvalues: Any) -> None:
+def _sample_tiles(dy: Any, x: Any, topology: Topology) -> Any:
     n_out, n_in = topology.shape
+    dvalues = np.empty(topology.nnz, dtype=x.dtype)
     indptr, indices = topology.indptr, topology.indices
     buffer = _scratch.take((min(SAMPLE_ROWS, n_out), n_in), x.dtype)
     for first in range(0, n_out, SAMPLE_ROWS):
         last = min(first + SAMPLE_ROWS, n_out)
         tile = np.matmul(dy[:, first:last].T, x, out=buffer[: last - first])
         _panels.take_rows(indptr, indices, first, last, tile, dvalues)
+    return dvalues

@@ -249,11 +249,31 @@ def test_KRN_008_same_bits_on_one_and_two_threads(n, dtype):
     try:
         for n_threads in (1, 2):
             numba.set_num_threads(n_threads)
-            results.append((cpu.matmul(x, packed), cpu.matmul_transposed(dy, packed), cpu.sample(dy, x, topology)))
+            few = from_flat(topology.shape, flat(topology)[::37])
+            sampled = (cpu.sample(dy, x, topology), cpu.sample(dy, x, few))
+            results.append((cpu.matmul(x, packed), cpu.matmul_transposed(dy, packed), *sampled))
     finally:
         numba.set_num_threads(before)
     for one, two in zip(*results, strict=True):
         assert one.tobytes() == two.tobytes()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("n", [1, 31, 64, 65, 200, 1100])
+@pytest.mark.parametrize("share", [0.001, 0.01, 0.1])
+def test_KRN_008_sums_by_blocks_of_tokens_and_by_parts_of_slots_are_the_same_bits(n, share, dtype):
+    rng = np.random.default_rng(n)
+    topology, _, x, dy = make_case(rng, make_mask(rng, 301, 190, share, "random"), n, dtype)
+    whole = cpu._sample_lines(dy, x, topology)
+    before = numba.get_num_threads()
+    try:
+        for n_threads in range(1, before + 1):
+            numba.set_num_threads(n_threads)
+            assert cpu._sample_blocks(dy, x, topology).tobytes() == whole.tobytes()
+            assert cpu._sample_lines(dy, x, topology).tobytes() == whole.tobytes()
+    finally:
+        numba.set_num_threads(before)
+    np.testing.assert_allclose(whole, (dy.astype(float).T @ x).reshape(-1)[flat(topology)], rtol=2e-4, atol=2e-3)
 
 
 # ---- reference on other libraries ----------------------------------------------------------------
