@@ -33,12 +33,14 @@ def memory_of_run(
     compact: bool = False,
     recompute: bool | None = None,
     index_bytes: tuple[int, int] = (1, 1),
+    dense_from: float = DENSE_FROM,
 ) -> dict[str, int]:
     """Return the bytes of each part of a run on the compiled kernels, at its largest (TRN-012).
 
     stored       stored weights of every target at load
     itemsize     bytes of a number that is computed with
     index_bytes  what tells the position of a packed weight, plain and in 16 bits
+    dense_from   share of stored positions from which the kernel set holds a matrix densely
     """
     index, index_of_16_bits = index_bytes
     extents = [_Extent(matrix.shape, stored[matrix.name]) for matrix in config.targets()]
@@ -50,7 +52,7 @@ def memory_of_run(
         if compact:
             weights += (2 + index_of_16_bits) * extent.nnz + of_rows
             continue
-        if extent.nnz < DENSE_FROM * extent.numel:
+        if extent.nnz < dense_from * extent.numel:
             weights += (itemsize + index) * extent.nnz + of_rows
             continue
         weights += itemsize * extent.numel

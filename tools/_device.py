@@ -33,12 +33,14 @@ class Place:
         kernels: the kernel set that multiplies there.
         like: an array that is there; None for NumPy.
         index_bytes: what the position of a packed weight takes, plain and in 16 bits.
+        dense_from: tells from which share of stored positions a matrix is held densely, by the bytes of a number.
         free_bytes: tells how much memory a run can have.
     """
 
     kernels: Kernels
     like: Array | None
     index_bytes: tuple[int, int]
+    dense_from: Callable[[int], float]
     free_bytes: Callable[[], int]
 
 
@@ -55,8 +57,9 @@ def place_of(device: Device, processes: int = 1) -> Place:
 
 def _on_cpu() -> Place:
     from seft_ref.kernels import cpu
+    from seft_ref.memory import DENSE_FROM
 
-    return Place(cpu, None, (1, 1), lambda: _memory.available_bytes())
+    return Place(cpu, None, (1, 1), lambda itemsize: DENSE_FROM, lambda: _memory.available_bytes())
 
 
 def _on_cuda() -> Place:
@@ -69,7 +72,11 @@ def _on_cuda() -> Place:
 
     from seft_ref.kernels import gpu
 
-    return Place(gpu, cupy_like(), (12, 4), lambda: int(cupy.cuda.runtime.memGetInfo()[0]))
+    def dense_from(itemsize: int) -> float:
+        # what takes no more memory so; groups of 2:4 and 4:8 take less than this says
+        return itemsize / (itemsize + 12)
+
+    return Place(gpu, cupy_like(), (12, 4), dense_from, lambda: int(cupy.cuda.runtime.memGetInfo()[0]))
 
 
 _PLACES = {Device.cpu: _on_cpu, Device.cuda: _on_cuda}

@@ -4,7 +4,7 @@
 
 RESULTS holds what `--json` wrote: `kernels-1.json` and `kernels-2.json`, the digit being the threads, `step-1.json`,
 `memory.json`, `generate-1.json`. What is between `<!-- table NAME -->` and `<!-- end -->` in the page is written anew,
-and so are the pictures in the folder beside it.
+and so are the pictures in the folder of its name beside it.
 """
 
 import json
@@ -35,7 +35,7 @@ def page(
         raise typer.BadParameter(f"{results} lacks {', '.join(f'{name}.json' for name in missing)}")
     written = TABLE.sub(lambda m: f"{m[1]}\n{tables(m[2], found[m[2]])}\n\n{m[3]}", markdown.read_text())
     pictures = {f"{name}.svg": partial(draw, told) for name, told in found.items() for draw in _pictures(name)}
-    beside = markdown.parent / "benchmarks"
+    beside = markdown.parent / markdown.stem
     beside.mkdir(exist_ok=True)
     for name, draw in pictures.items():
         (beside / name).write_bytes(rendered(draw, "svg"))

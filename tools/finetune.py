@@ -142,6 +142,7 @@ def main(
     processes, itemsize = _ranks.on_this_machine(ranks), 8 if dtype == "float64" else 4
     if not ignore_memory:
         options: dict[str, Any] = {"compact": compact, "recompute": recompute, "index_bytes": place.index_bytes}
+        options["dense_from"] = place.dense_from(itemsize)
         require_memory(folder, settings, place.free_bytes(), processes, itemsize=itemsize, **options)
     ranks.every(None)  # nothing is loaded before all have looked at what is free
     # TRN-010: a file that is no log of this run is refused before anything is computed

@@ -50,7 +50,7 @@ def test_tables_are_written_between_the_marks(tmp_path):
         assert "| 2:4 | 2.500 |" in lines
         assert (lines[0], lines[-1], "old" in lines) == ("# A page", "kept", False)
     for name in ("kernels-1.svg", "memory.svg"):
-        assert (tmp_path / "benchmarks" / name).read_bytes().startswith(b"<?xml")
+        assert (tmp_path / "page" / name).read_bytes().startswith(b"<?xml")
 
 
 def test_a_result_that_is_missing_is_named_and_the_page_left_alone(tmp_path):

@@ -83,6 +83,8 @@ def test_TRN_012_what_makes_a_run_smaller_or_larger():
     assert of_weights[0] < of_weights[1]
     assert total(recompute=True) < plain == total(recompute=False)
     assert plain < total(batch=4) < total(batch=4, length=16)
+    bases = [memory_of_run(config, settings, stored, dense_from=share)["base"] for share in (0.25, 0.55)]
+    assert bases[0] > bases[1] == 0
     few = {"batch": 1, "length": 2}
     assert total(**few) < total(**few, gradient_window=2)
     assert total(density=0.05) < plain
