@@ -43,7 +43,7 @@ def foreign(monkeypatch):
     monkeypatch.syspath_prepend(str(TOOLS))
     device = importlib.import_module("_device")
     like = array_api_strict.zeros(0, device=array_api_strict.Device("device1"))
-    place = device.Place(reference, like, (12, 4), lambda: 1 << 40)
+    place = device.Place(reference, like, (12, 4), lambda itemsize: 0.55, lambda: 1 << 40)
     monkeypatch.setitem(device._PLACES, device.Device.cuda, lambda: place)
 
 
