@@ -12,9 +12,10 @@ from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from seft_ref.kernels._vectors import REGISTER_BYTES
+
 _I64 = ir.IntType(64)
 BITS = 64
-REGISTER_BITS = 512
 
 
 @intrinsic
@@ -24,7 +25,7 @@ def above(typing_context: Any, address: Any, least: Any) -> Any:
     def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         address_, least_ = args
         width = signature.args[1].bitwidth
-        lanes = REGISTER_BITS // width
+        lanes = 8 * REGISTER_BYTES // width
         vector = ir.VectorType(context.get_data_type(signature.args[1]), lanes)
         lane0 = builder.insert_element(ir.Constant(vector, ir.Undefined), least_, ir.Constant(ir.IntType(32), 0))
         to_all = ir.Constant(ir.VectorType(ir.IntType(32), lanes), [0] * lanes)
