@@ -18,6 +18,8 @@ UNIT = {"float64": 2.0**-53, "float32": 2.0**-24, "bfloat16": 2.0**-24, "float16
 ROUNDING = {"bfloat16": 2.0**-8, "float16": 2.0**-11}
 """Of a result that is rounded to a 16-bit type (PRT-011)."""
 RELATIVE = {"float64": 1e-9, "float32": 1e-4}
+NORMAL = {"float64": 2.0**-1022, "float32": 2.0**-126, "bfloat16": 2.0**-126, "float16": 2.0**-14}
+"""The smallest normal number: below it the numbers of a type lie one spacing apart, and a rounding errs by half of it."""
 
 
 def float_type(dtype: str) -> np.dtype[Any]:
@@ -106,8 +108,8 @@ def compare_reduced(
         with np.errstate(over="ignore"):
             rounded = b.astype(float_type(dtype)).astype(np.float64)
         return _exact(wide, rounded) if how == "exact" else _within(wide, rounded, np.zeros(b.shape), keep_zeros=False)
-    sums = _bounds(b, how, dtype, bound)
-    return _within(wide, b, sums + ROUNDING[dtype] * (np.abs(b) + sums), keep_zeros=keep_zeros)
+    sums = _bounds(b, how, "float32", bound)
+    return _within(wide, b, sums + ROUNDING[dtype] * _at_least(np.abs(b) + sums, dtype), keep_zeros=keep_zeros)
 
 
 def _compare_many(got: Any, want: Any, how: Class, dtype: str, *, keep_zeros: bool) -> Verdict:
@@ -149,8 +151,13 @@ def _bounds(want: NDArray[Any], how: Class, dtype: str, bound: Bound | None) -> 
     if bound is None:
         msg = f"an output of class {how} has no gauge"
         raise ValueError(msg)
-    unit = UNIT["float64" if how == "binary64" else dtype]
-    return np.broadcast_to(tau(bound.terms) * unit * bound.gauge, want.shape)
+    held = "float64" if how == "binary64" else dtype
+    return np.broadcast_to(tau(bound.terms) * UNIT[held] * _at_least(bound.gauge, held), want.shape)
+
+
+def _at_least(gauge: NDArray[np.float64], dtype: str) -> NDArray[np.float64]:
+    """Return a gauge, where it is above 0 at least the smallest normal number (NUM-002)."""
+    return np.where(gauge > 0, np.maximum(gauge, NORMAL[dtype]), gauge)
 
 
 def _within(a: NDArray[Any], b: NDArray[Any], bounds: NDArray[np.float64], *, keep_zeros: bool) -> Verdict:

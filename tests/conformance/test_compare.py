@@ -32,6 +32,36 @@ def test_NUM_002_where_the_gauge_is_zero_the_result_is_zero():
     assert not compare(np.array([5e-324]), np.zeros(1), "gauge", bound=zero).passed
 
 
+@pytest.mark.parametrize(("dtype", "least"), [("float64", 2.0**-1074), ("float32", 2.0**-149)])
+@pytest.mark.parametrize(("spacings", "passes"), [(0, True), (1, True), (7, True), (8, False)])
+def test_NUM_002_below_the_smallest_normal_number_a_sum_errs_by_spacings(dtype, least, spacings, passes):
+    # tau(9) = 14, so that the bound is 7 spacings
+    want = np.array([9.0 * least])
+    got = np.array([(9.0 + spacings) * least]).astype(dtype)
+    bound = Bound(np.abs(want), 9)
+    assert compare(got, want, "gauge", dtype, bound).passed is passes
+    # binary64 is asked of a result in binary64, whatever the run
+    assert compare(float(got[0]), 9.0 * least, "binary64", dtype, Bound(np.array(9.0 * least), 9)).passed is (
+        passes if dtype == "float64" else not spacings
+    )
+
+
+def test_NUM_002_a_smallest_number_that_decays_stays_what_it_is():
+    """In float32 2^-149 times 63/64 is 2^-149 again."""
+    least = np.float32(2.0**-149)
+    assert least * np.float32(1 - 1 / 64) == least
+    want = np.array([2.0**-149 * (1 - 1 / 64)])
+    assert compare(np.array([least]), want, "gauge", "float32", Bound(np.abs(want), 2)).passed
+
+
+def test_PRT_011_a_result_below_the_smallest_normal_number_is_rounded_to_its_spacing():
+    # half of float16's spacing of 2^-24, and a bit more
+    bound = Bound(np.full(1, 2.0**-20), 1)
+    for off, passes in ((0.5, True), (0.7, False)):
+        want = np.array([2.0**-20 + off * 2.0**-24])
+        assert compare(np.array([2.0**-20]).astype(np.float16), want, "gauge", "float16", bound).passed is passes
+
+
 @pytest.mark.parametrize(("dtype", "bound"), [("float64", 1e-9), ("float32", 1e-4)])
 def test_NUM_004_relative_to_the_largest_value(dtype, bound):
     want = np.array([0.0, 4.0])
