@@ -19,7 +19,7 @@ ROUNDING = {"bfloat16": 2.0**-8, "float16": 2.0**-11}
 """Of a result that is rounded to a 16-bit type (PRT-011)."""
 RELATIVE = {"float64": 1e-9, "float32": 1e-4}
 NORMAL = {"float64": 2.0**-1022, "float32": 2.0**-126, "bfloat16": 2.0**-126, "float16": 2.0**-14}
-"""The smallest normal number: below it the numbers of a type lie one spacing apart, and a rounding errs by half of it."""
+"""The smallest normal number: below it the numbers of a type lie one spacing apart; a rounding errs by half of it."""
 
 
 def float_type(dtype: str) -> np.dtype[Any]:

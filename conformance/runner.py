@@ -32,6 +32,7 @@ __all__ = ["BACKENDS", "Broken", "Options", "Target", "Unusable", "judge", "star
 BACKENDS = {
     "numpy": "reference_numpy",
     "numba": "compiled",
+    "numba-transposed": "compiled_transposed",
     "strict": "strict",
     "gpu-on-cpu": "gpu_on_cpu",
     "cupy": "cupy",

@@ -34,6 +34,7 @@ def memory_of_run(
     recompute: bool | None = None,
     index_bytes: tuple[int, int] = (1, 1),
     dense_from: float = DENSE_FROM,
+    transposed: bool = False,
 ) -> dict[str, int]:
     """Return the bytes of each part of a run on the compiled kernels, at its largest (TRN-012).
 
@@ -41,19 +42,21 @@ def memory_of_run(
     itemsize     bytes of a number that is computed with
     index_bytes  what tells the position of a packed weight, plain and in 16 bits
     dense_from   share of stored positions from which the kernel set holds a matrix densely
+    transposed   the kernel set holds a second, transposed copy of every sparse matrix
     """
     index, index_of_16_bits = index_bytes
     extents = [_Extent(matrix.shape, stored[matrix.name]) for matrix in config.targets()]
     slots = settings.delta_budgets(extents)
-    pointers = [4 * (-(-e.shape[1] // PANEL) * e.shape[0] + 1) for e in extents]
+    copies = 2 if transposed else 1
+    pointers = [_pointers(e.shape) + (_pointers(e.shape[::-1]) if transposed else 0) for e in extents]
     weights = base = 0
     opened = sum(slots)
     for extent, of_rows, own in zip(extents, pointers, slots, strict=True):
         if compact:
-            weights += (2 + index_of_16_bits) * extent.nnz + of_rows
+            weights += copies * (2 + index_of_16_bits) * extent.nnz + of_rows
             continue
         if extent.nnz < dense_from * extent.numel:
-            weights += (itemsize + index) * extent.nnz + of_rows
+            weights += copies * (itemsize + index) * extent.nnz + of_rows
             continue
         weights += itemsize * extent.numel
         # a dense matrix forgets what was stored (KRN-017)
@@ -61,7 +64,7 @@ def memory_of_run(
         opened -= own
     # a slot: its column, φ, its place, the base under it, whether a base that opens has one; the live part in panels
     row_starts = sum(8 * (extent.shape[0] + 1) for extent in extents)
-    live = sum(slots) * (itemsize + index) + sum(pointers) if compact else 0
+    live = copies * sum(slots) * (itemsize + index) + sum(pointers) if compact else 0
     delta = sum(slots) * (4 + itemsize + 8 + itemsize) + opened + row_starts + live
     moments = sum(slots) * sum(4 if name == "age" else itemsize for name in settings.keeps())
     rows, length = settings.batch, settings.length
@@ -79,6 +82,10 @@ def memory_of_run(
         "logits": LOGIT_COPIES * itemsize * min(rows * length, rows_at_once(config.vocab_size)) * config.vocab_size,
         "event": _event(config, settings, extents, itemsize),
     }
+
+
+def _pointers(shape: tuple[int, int]) -> int:
+    return 4 * (-(-shape[1] // PANEL) * shape[0] + 1)
 
 
 def _event(config: ModelConfig, settings: TrainSettings, extents: list["_Extent"], itemsize: int) -> int:

@@ -1,7 +1,7 @@
 """Where a command computes: the kernel set, the array that tells where arrays go, and how much memory is free there."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Annotated
 
@@ -44,14 +44,19 @@ class Place:
     free_bytes: Callable[[], int]
 
 
-def place_of(device: Device, processes: int = 1) -> Place:
-    """Return where each of several processes computes.
+def place_of(device: Device, processes: int = 1, *, transposed: bool = False) -> Place:
+    """Return where each of several processes computes; transposed asks for a second copy of every sparse matrix.
 
     Raises:
-        Refused: there is no CuPy or no GPU, or more than one process asks for it; the message says what to do.
+        Refused: there is no CuPy or no GPU, more than one process asks for it, or it is to hold transposed copies; the
+        message says what to do.
     """
     if device is Device.cuda and processes > 1:
         raise _cli.Refused("--device cuda computes in one process; start it without mpirun, or choose --device cpu")
+    if device is Device.cuda and transposed:
+        raise _cli.Refused("--transposed is for --device cpu; a GPU multiplies both ways from one copy")
+    if transposed:
+        return _with_transposes()
     return _PLACES[device]()
 
 
@@ -60,6 +65,12 @@ def _on_cpu() -> Place:
     from seft_ref.memory import DENSE_FROM
 
     return Place(cpu, None, (1, 1), lambda itemsize: DENSE_FROM, lambda: _memory.available_bytes())
+
+
+def _with_transposes() -> Place:
+    from seft_ref.kernels import cpu_transposed
+
+    return replace(_on_cpu(), kernels=cpu_transposed)
 
 
 def _on_cuda() -> Place:

@@ -47,6 +47,8 @@ def require_memory(folder: Path, settings: TrainSettings, free: int, processes: 
     hints = ["smaller --batch or --length", "a smaller --density"]
     if not options.get("compact"):
         hints.insert(0, "--compact, if the weights are stored in 16 bits")
+    if options.get("transposed"):
+        hints.insert(0, "no --transposed")
     if settings.gradient_window > 1:
         hints.insert(0, "--gradient-window 1")
     if processes > 1:

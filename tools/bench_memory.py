@@ -32,7 +32,7 @@ def memory(
     restart_in_clean_environment(threads)
     rows = []
     for sparsity in (0.7,) if quick else GOALS:
-        for who in ("ours", "compact", "torch"):
+        for who in ("ours", "compact", "transposed", "torch"):
             arguments = [sys.executable, str(Path(__file__).resolve()), who, str(sparsity), "4" if quick else "30"]
             done = subprocess.run(arguments, capture_output=True, text=True, check=False)
             if done.returncode:
@@ -99,16 +99,18 @@ def _expected(row: dict[str, Any], name: str) -> str:
     return f" ({row['formula'][name] / 2**20:.1f})" if name in row.get("formula", {}) else ""
 
 
-def _ours(sparsity: float, blocks: int, *, compact: bool) -> dict[str, Any]:
+def _ours(sparsity: float, blocks: int, *, compact: bool, transposed: bool) -> dict[str, Any]:
     from bench_step import CONFIG, made_up_run
 
     from seft_ref.bases import PackedBase
+    from seft_ref.kernels import cpu, cpu_transposed
     from seft_ref.memory import memory_of_run
     from seft_ref.weights import matrix_of
 
     config_json = CONFIG | {"num_hidden_layers": blocks}
     changes = {"steps": 4, "evolve_every": 2}
-    run, tokens, _, dense, config = made_up_run(config_json, sparsity, compact=compact, **changes)
+    kernels = cpu_transposed if transposed else cpu
+    run, tokens, _, dense, config = made_up_run(config_json, sparsity, kernels, compact=compact, **changes)
     dense.clear()
     state = run.state
     held = dict.fromkeys(HELD, 0)
@@ -124,7 +126,7 @@ def _ours(sparsity: float, blocks: int, *, compact: bool) -> dict[str, Any]:
         held["delta"] += sum(a.nbytes for a in arrays) + (packed.live.nbytes if compact else 0)
         held["moments"] += sum(a.nbytes for a in delta.kept.values())
     stored = {name: target.base.nnz for name, target in state.targets.items()}
-    formula = memory_of_run(config, run.settings, stored, compact=compact)
+    formula = memory_of_run(config, run.settings, stored, compact=compact, transposed=transposed)
     step_formula = formula["activations"] + formula["logits"]
     numel = sum(m.shape[0] * m.shape[1] for m in config.targets())
     del state
@@ -153,8 +155,10 @@ def _torch(sparsity: float, blocks: int) -> dict[str, Any]:
     from _torch_step import TorchRun
     from bench_step import CONFIG, made_up_run
 
+    from seft_ref.kernels import cpu
+
     config_json = CONFIG | {"num_hidden_layers": blocks}
-    run, tokens, positions, dense, config = made_up_run(config_json, sparsity)
+    run, tokens, positions, dense, config = made_up_run(config_json, sparsity, cpu)
     settings = run.settings
     del run
     gc.collect()
@@ -194,4 +198,5 @@ def _peak() -> int:
 
 if __name__ == "__main__":
     who, sparsity, blocks = sys.argv[1], float(sys.argv[2]), int(sys.argv[3])
-    print(json.dumps(_torch(sparsity, blocks) if who == "torch" else _ours(sparsity, blocks, compact=who == "compact")))
+    form = {"compact": who == "compact", "transposed": who == "transposed"}
+    print(json.dumps(_torch(sparsity, blocks) if who == "torch" else _ours(sparsity, blocks, **form)))

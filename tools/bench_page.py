@@ -19,6 +19,12 @@ import typer
 PEERS = ("torch", "torch csr", "scipy csr", "mkl csr")
 """Columns of the table of products; one that nobody has is left out."""
 PARTS = ("weights", "base", "delta", "moments")
+WHO = {
+    "ours": "this project",
+    "compact": "this project, `--compact`",
+    "transposed": "this project, `--transposed`",
+    "torch": "PyTorch",
+}
 TABLE = re.compile(r"(<!-- table ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -63,7 +69,7 @@ def _kernels(told: dict[str, Any]) -> str:
     found = {(r["product"], *r["shape"], r["pattern"], r["tokens"], r["method"]): r for r in told["rows"]}
     tokens = sorted({r["tokens"] for r in told["rows"]})
     lines = list(dict.fromkeys((r["product"], *r["shape"], r["pattern"]) for r in told["rows"]))
-    order = ("forward", "dx", "sample")
+    order = ("forward", "dx", "dx, copy", "sample")
     lines.sort(key=lambda line: order.index(line[0]))
 
     def cell(line: tuple[Any, ...], n: int, method: str) -> str:
@@ -99,10 +105,12 @@ def _step(told: dict[str, Any]) -> str:
             f"{row['milliseconds']['ours']:.1f}",
             cell(row, "torch"),
             cell(row, "torch lora"),
+            cell(row, "torch / transposed"),
         ]
         for row in told["rows"]
     ]
-    return _table(["what", "not stored", "ms", "PyTorch, dense gradient", "PyTorch, LoRA"], rows, 1)
+    head = ["what", "not stored", "ms", "PyTorch, dense gradient", "PyTorch, LoRA", "PyTorch, to `--transposed`"]
+    return _table(head, rows, 1)
 
 
 def _memory(told: dict[str, Any]) -> str:
@@ -115,7 +123,7 @@ def _memory(told: dict[str, Any]) -> str:
         sizes = row["held"] | row["transient"]
         rows.append(
             [
-                {"ours": "this project", "compact": "this project, `--compact`", "torch": "PyTorch"}[row["who"]],
+                WHO[row["who"]],
                 f"{row['sparsity']:.0%}",
                 *(cell(row, sizes, part) for part in (*PARTS, "a step", "with an event")),
                 f"{row['peak'] / 2**20:.0f}",
@@ -196,7 +204,7 @@ def _picture_of_memory(told: dict[str, Any]) -> Any:
     from matplotlib.figure import Figure
 
     rows = sorted(told["rows"], key=lambda row: -row["sparsity"])
-    names = {"ours": "this project", "compact": "--compact", "torch": "PyTorch"}
+    names = {"ours": "this project", "compact": "--compact", "transposed": "--transposed", "torch": "PyTorch"}
     figure = Figure(figsize=(8.4, 0.42 * len(rows) + 1.4), layout="constrained")
     ax = figure.subplots()
     labels = [f"{names[row['who']]}, {row['sparsity']:.0%}" for row in rows]

@@ -3,6 +3,7 @@
     torch          dense weight + scattered update + dense gradient, gathered: how the method is run today
     torch lora     dense weight with a LoRA of rank 16 (layers only)
     ours           sparse weight, the gradient at the update's positions, AdamW, the new values stored
+    transposed     ours with a second, transposed copy of the sparse weight
 
 Losses (of the model) and gradients (of the layer) agree before anything is timed.
 """
@@ -23,6 +24,7 @@ SPARSITIES = (0.5, 0.7, 0.9)
 TOKENS = 512
 DENSITY = 0.01
 RANK = 16
+OURS = ("ours", "transposed")
 GOALS = {"layer torch": 3.8, "layer torch lora": 2.5, "model torch": 3.0}
 """Least ratio of the other's time to ours at 70 % sparsity."""
 CONFIG = {
@@ -89,8 +91,9 @@ def _row(what: str, sparsity: float, methods: dict[str, Callable[[], Any]], n_ro
     ratios = {
         name: [theirs / ours for theirs, ours in zip(own, times["ours"], strict=True)]
         for name, own in times.items()
-        if name != "ours"
+        if name not in OURS
     }
+    ratios["torch / transposed"] = [a / b for a, b in zip(times["torch"], times["transposed"], strict=True)]
     return StepRow(
         what,
         sparsity,
@@ -104,7 +107,7 @@ def _layer(shape: tuple[int, int], sparsity: float) -> dict[str, Callable[[], An
     import torch
     from _torch_step import LoraLinear, ScatteredLinear
 
-    from seft_ref.kernels import cpu
+    from seft_ref.kernels import cpu, cpu_transposed
     from seft_ref.topology import from_flat
     from seft_ref.update.delta import new_delta
     from seft_ref.update.optimizers import AdamW
@@ -119,19 +122,21 @@ def _layer(shape: tuple[int, int], sparsity: float) -> dict[str, Callable[[], An
     own = np.sort(rng.choice(stored, int(DENSITY * n_out * n_in), replace=False))
     x, dy = (rng.standard_normal((TOKENS, n), dtype=np.float32) for n in (n_in, n_out))
     topology, under = from_flat(shape, stored), weight.reshape(-1)[own]
-    packed = cpu.pack(topology, values)
-    where = cpu.locate(packed, topology, np.searchsorted(stored, own))
-    held: dict[str, Any] = {"packed": packed, "delta": new_delta(shape, own, values)}
     optimizer, lr = AdamW(), 1e-4
 
-    def gradient() -> Any:
-        return cpu.sample(dy, x, held["delta"].topology)
+    def step_with(kernels: Any) -> Callable[[], None]:
+        packed = kernels.pack(topology, values)
+        where = kernels.locate(packed, topology, np.searchsorted(stored, own))
+        held: dict[str, Any] = {"packed": packed, "delta": new_delta(shape, own, values)}
 
-    def ours() -> None:
-        cpu.matmul(x, held["packed"])
-        cpu.matmul_transposed(dy, held["packed"])
-        held["delta"] = optimizer.step(held["delta"], gradient(), lr)
-        held["packed"] = cpu.store(held["packed"], where, under + held["delta"].values)
+        def work() -> None:
+            kernels.matmul(x, held["packed"])
+            kernels.matmul_transposed(dy, held["packed"])
+            gradient = kernels.sample(dy, x, held["delta"].topology)
+            held["delta"] = optimizer.step(held["delta"], gradient, lr)
+            held["packed"] = kernels.store(held["packed"], where, under + held["delta"].values)
+
+        return work
 
     torch_x, torch_dy = torch.from_numpy(x).requires_grad_(), torch.from_numpy(dy)
 
@@ -149,39 +154,52 @@ def _layer(shape: tuple[int, int], sparsity: float) -> dict[str, Callable[[], An
     scattered = ScatteredLinear(weight, own)
     scattered(torch_x).backward(torch_dy)
     assert scattered.values.grad is not None
-    _check(gradient(), scattered.values.grad.numpy(), f"the gradient of {shape}")
-    return {"torch": torch_step(scattered), "torch lora": torch_step(LoraLinear(weight, RANK)), "ours": ours}
+    found = cpu.sample(dy, x, new_delta(shape, own, values).topology)
+    _check(found, scattered.values.grad.numpy(), f"the gradient of {shape}")
+    return {
+        "torch": torch_step(scattered),
+        "torch lora": torch_step(LoraLinear(weight, RANK)),
+        "ours": step_with(cpu),
+        "transposed": step_with(cpu_transposed),
+    }
 
 
 def _model(json_config: dict[str, Any], sparsity: float) -> dict[str, Callable[[], Any]]:
     from _torch_step import TorchRun
 
-    ours, tokens, positions, dense, config = made_up_run(json_config, sparsity)
+    from seft_ref.kernels import cpu, cpu_transposed
+
+    ours, tokens, positions, dense, config = made_up_run(json_config, sparsity, cpu)
+    twice, *_ = made_up_run(json_config, sparsity, cpu_transposed)
     peer = TorchRun(config, json_config, dense, positions, lr=ours.settings.lr, max_norm=ours.settings.max_norm)
     for _ in range(2):
-        _check(np.asarray([ours.step(tokens)]), np.asarray([peer.step(tokens)]), "the loss")
-    return {"torch": lambda: peer.step(tokens), "ours": lambda: ours.step(tokens)}
+        losses = np.asarray([ours.step(tokens), twice.step(tokens)])
+        _check(losses, np.asarray([peer.step(tokens)]), "the loss")
+    return {
+        "torch": lambda: peer.step(tokens),
+        "ours": lambda: ours.step(tokens),
+        "transposed": lambda: twice.step(tokens),
+    }
 
 
 class OurRun:
     """A run of the engine that takes steps without events."""
 
-    def __init__(self, config: Any, settings: Any, state: Any) -> None:
-        self.config, self.settings, self.state = config, settings, state
+    def __init__(self, config: Any, settings: Any, state: Any, kernels: Any) -> None:
+        self.config, self.settings, self.state, self.kernels = config, settings, state, kernels
 
     def step(self, tokens: Any) -> float:
         """Take one step on rows of tokens, and return the loss."""
         from seft_ref.gradients import Batch
-        from seft_ref.kernels import cpu
         from seft_ref.train import train_step
 
         batch = np.asarray(tokens, dtype=np.int64)
-        self.state, record = train_step(self.state, [Batch(batch, batch)], self.settings, self.config, cpu)
+        self.state, record = train_step(self.state, [Batch(batch, batch)], self.settings, self.config, self.kernels)
         return record.loss
 
 
 def made_up_run(
-    json_config: dict[str, Any], sparsity: float, *, compact: bool = False, **changes: Any
+    json_config: dict[str, Any], sparsity: float, kernels: Any, *, compact: bool = False, **changes: Any
 ) -> tuple[OurRun, Any, dict[str, Any], dict[str, Any], Any]:
     """Return a run on random weights, tokens of a step, and what a peer needs: positions, dense weights, config."""
     import ml_dtypes
@@ -189,7 +207,6 @@ def made_up_run(
     from seft_ref.bases import AnyBase, compact_base, in_packed
     from seft_ref.config import ModelConfig
     from seft_ref.gradients import Batch
-    from seft_ref.kernels import cpu
     from seft_ref.settings import settings_of
     from seft_ref.topology import flat, from_flat
     from seft_ref.train import initial_state
@@ -213,20 +230,20 @@ def made_up_run(
         stored = np.flatnonzero(weight)
         topology, values = from_flat(matrix.shape, stored), weight[stored]
         if compact:
-            held = compact_base(topology, values.astype(ml_dtypes.bfloat16), cpu)
+            held = compact_base(topology, values.astype(ml_dtypes.bfloat16), kernels)
             bases[matrix.name], packed[matrix.name] = held, held.packed
         else:
-            packed[matrix.name] = cpu.pack(topology, values)
-            bases[matrix.name] = in_packed(Base(topology, values), packed[matrix.name], cpu)
+            packed[matrix.name] = kernels.pack(topology, values)
+            bases[matrix.name] = in_packed(Base(topology, values), packed[matrix.name], kernels)
     head = "model.embed_tokens.weight" if config.tie_word_embeddings else "lm_head.weight"
-    packed["lm_head.weight"] = cpu.pack_dense(dense[head])
+    packed["lm_head.weight"] = kernels.pack_dense(dense[head])
     weights = assemble(config, dense, packed)
     options = {"steps": 1000, "evolve_every": 1000, "density": DENSITY, "batch": ROWS, "length": LENGTH} | changes
     settings = settings_of("seft", **({"initial_positions": "random"} | options))
     tokens = rng.integers(0, config.vocab_size, (ROWS, LENGTH))
-    state = initial_state(settings, config, weights, bases, cpu, [Batch(tokens, tokens)])
+    state = initial_state(settings, config, weights, bases, kernels, [Batch(tokens, tokens)])
     positions = {name: flat(target.delta.topology) for name, target in state.targets.items()}
-    return OurRun(config, settings, state), tokens, positions, dense, config
+    return OurRun(config, settings, state, kernels), tokens, positions, dense, config
 
 
 def _check(found: Any, expected: Any, what: str) -> None:
@@ -237,7 +254,7 @@ def _check(found: Any, expected: Any, what: str) -> None:
 
 
 def _format(row: StepRow) -> str:
-    ms = ", ".join(f"{name} {row.milliseconds[name]:.1f}" for name in ("ours", *row.ratio))
+    ms = ", ".join(f"{name} {middle:.1f}" for name, middle in row.milliseconds.items())
     ratios = "  ".join(
         f"{n} {r:.2f} ({row.ratio_range[n][0]:.2f}..{row.ratio_range[n][1]:.2f})" for n, r in row.ratio.items()
     )

@@ -128,6 +128,19 @@ def compiled() -> EnginePort:
     return EnginePort("engine with kernels.cpu", kernels=kernels, kinds=("layer", "whole"))
 
 
+def compiled_transposed() -> EnginePort:
+    """Return the engine with the kernels that numba compiles, and a transposed copy of every matrix.
+
+    Raises:
+        SystemExit: numba is not installed.
+    """
+    if compiled_kernels() is None:
+        raise SystemExit("the engine's compiled kernels need numba; pip install numba")
+    from seft_ref.kernels import cpu_transposed
+
+    return EnginePort("engine with kernels.cpu_transposed", kernels=cpu_transposed, kinds=("layer", "whole"))
+
+
 def strict() -> EnginePort:
     """Return the engine on array-api-strict, on a device that is not the host.
 

@@ -17,6 +17,7 @@ class AttentionCache:
     """
 
     q: Float[Array, "B K GT D"]
+    """over sqrt(D)"""
     k: Float[Array, "B K S D"]
     v: Float[Array, "B K S D"]
     probabilities: Float[Array, "B K GT S"]
@@ -49,8 +50,8 @@ def attention_forward(
     xp = array_namespace(q, k, v)
     b, h, t, d = q.shape
     kv, s = k.shape[1:3]
-    q = xp.reshape(q, (b, kv, -1, d))
-    scores = (q @ xp.matrix_transpose(k)) * (1.0 / math.sqrt(d))
+    q = xp.reshape(q * (1.0 / math.sqrt(d)), (b, kv, -1, d))
+    scores = q @ xp.matrix_transpose(k)
     by_head = xp.reshape(scores, (b, kv, h // kv, t, s))
     probabilities = xp.reshape(_softmax(by_head, visible[:, None, None, :, :]), scores.shape)
     y = probabilities @ v
@@ -70,9 +71,8 @@ def attention_backward(
     dprobabilities = dy @ xp.matrix_transpose(v)
     # forward: probabilities = softmax(scores); rows that see nothing are 0 and stay 0
     dscores = probabilities * (dprobabilities - xp.sum(dprobabilities * probabilities, axis=-1, keepdims=True))
-    # forward: scores = (q @ kᵀ) / sqrt(D)
-    dscores = dscores * (1.0 / math.sqrt(q.shape[-1]))
-    dq = dscores @ k
+    # forward: scores = q @ kᵀ, with q over sqrt(D)
+    dq = (dscores @ k) * (1.0 / math.sqrt(q.shape[-1]))
     dk = xp.matrix_transpose(dscores) @ q
     return xp.reshape(dq, shape), dk, dv
 

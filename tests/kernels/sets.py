@@ -1,8 +1,8 @@
 """The kernel sets that are judged alike; the GPU's on NumPy arrays, where a g++ can compile it."""
 
 from conformance.ports.engine_on_cpu import on_cpu, without_gpp
-from seft_ref.kernels import cpu, reference
+from seft_ref.kernels import cpu, cpu_transposed, reference
 
-COMPILED = [cpu] if without_gpp() else [cpu, on_cpu()]
+COMPILED = [cpu, cpu_transposed] if without_gpp() else [cpu, cpu_transposed, on_cpu()]
 SETS = [reference, *COMPILED]
-NAMED = dict(zip(["reference", "cpu", "gpu"], SETS, strict=False))
+NAMED = dict(zip(["reference", "cpu", "cpu_transposed", "gpu"], SETS, strict=False))

@@ -5,7 +5,7 @@ import pytest
 from threadpoolctl import threadpool_limits
 
 from seft_ref.checkpoint import load_model
-from seft_ref.kernels import cpu
+from seft_ref.kernels import cpu, cpu_transposed
 from seft_ref.settings import settings_of
 from seft_ref.text import read_tokens
 from seft_ref.train import finish, initial_state, step_batches, train
@@ -18,12 +18,13 @@ SHORT = {"steps": 7, "batch": 5, "length": 70, "density": 0.05, "evolve_every": 
 
 @pytest.mark.skipif(numba.config.NUMBA_NUM_THREADS < 2, reason="this machine runs one thread")
 @pytest.mark.parametrize("compact", [False, True], ids=["plain", "compact"])
+@pytest.mark.parametrize("kernels", [cpu, cpu_transposed], ids=["one copy", "two copies"])
 @pytest.mark.parametrize(
     "changes",
     [{"gradient_window": 2}, {"preset": "spiel-ag", "gradient_window": 1}, {"scope": "row", "grow": "curvature"}],
     ids=["seft", "spiel-ag", "row"],
 )
-def test_KRN_008_a_run_has_the_same_bits_on_one_and_two_threads(tmp_path, changes, compact):
+def test_KRN_008_a_run_has_the_same_bits_on_one_and_two_threads(tmp_path, changes, compact, kernels):
     folder = sparse_folder(tmp_path / "model", WIDE, dtype=BF16)
     (tmp_path / "text.txt").write_text(TEXT)
     tokens = read_tokens(tmp_path / "text.txt", folder)
@@ -36,14 +37,14 @@ def test_KRN_008_a_run_has_the_same_bits_on_one_and_two_threads(tmp_path, change
             numba.set_num_threads(n_threads)
             # dense products are a library's, which promises nothing for another number of its own threads
             with threadpool_limits(1, user_api="blas"):
-                model = load_model(folder, cpu, compact=compact)
+                model = load_model(folder, kernels, compact=compact)
                 first = step_batches(settings, tokens, 1, model.weights)
-                state = initial_state(settings, model.config, model.weights, model.bases, cpu, first)
+                state = initial_state(settings, model.config, model.weights, model.bases, kernels, first)
                 told = []
-                for after, record in train(state, settings, model.config, tokens, cpu):
+                for after, record in train(state, settings, model.config, tokens, kernels):
                     state = after
                     told.append((record.loss, record.gradient_norm, digest(after.targets)))
-                final = finish(state, settings, model.config, tokens, cpu)
+                final = finish(state, settings, model.config, tokens, kernels)
                 told += [values.tobytes() for _, values in final.values()]
             seen.append(told)
     finally:

@@ -162,3 +162,31 @@ def test_verify_takes_a_device(monkeypatch):
     for device, backend in (("tpu", None), ("cuda", ["numpy"])):
         with pytest.raises(command.typer.Exit):
             command._on_device(device, backend)
+
+
+@pytest.mark.parametrize("more", [[], ["--compact"]], ids=["plain", "compact"])
+def test_a_run_with_transposed_copies_stopped_and_resumed_writes_what_a_run_without_writes(cli, tmp_path, more):
+    folder = sparse_folder(tmp_path / "sparse", dtype=BF16)
+    text = tmp_path / "text.txt"
+    text.write_text(TEXT)
+    wanted = ("--text", text, "--steps", 6, "--length", 16, "--evolve-every", 3, "--density", "0.1", *more)
+    once, twice = tmp_path / "once", tmp_path / "twice"
+    assert cli("finetune", folder, once, *wanted)[0] == 0
+    assert cli("finetune", folder, twice, *wanted, "--transposed", "--stop-after", 4)[0] == 0
+    assert cli("finetune", folder, twice, *wanted, "--transposed", "--resume")[0] == 0
+    expected, found = values_of(once), values_of(twice)
+    for name, values in expected.items():
+        np.testing.assert_array_equal(found[name] != 0, values != 0, err_msg=name)
+        np.testing.assert_allclose(
+            found[name].astype(np.float32), values.astype(np.float32), rtol=2.0**-7, atol=1e-5, err_msg=name
+        )
+
+
+def test_a_gpu_has_no_transposed_copies(cli, tmp_path):
+    folder = sparse_folder(tmp_path / "sparse", dtype=BF16)
+    (tmp_path / "text.txt").write_text(TEXT)
+    wanted = ("--text", tmp_path / "text.txt", "--device", "cuda", "--transposed")
+    code, _, err = cli("finetune", folder, tmp_path / "out", *wanted)
+    assert code == 2
+    assert "--transposed is for --device cpu" in " ".join(err.split())
+    assert not (tmp_path / "out").exists()

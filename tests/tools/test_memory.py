@@ -9,7 +9,7 @@ from formats.convert.hf import to_sparse
 from seft_ref import initial_state, load_model, read_tokens, settings_of, step_batches
 from seft_ref.bases import PackedBase
 from seft_ref.config import ModelConfig
-from seft_ref.kernels import _packed, _panels, cpu
+from seft_ref.kernels import _packed, _panels, cpu, cpu_transposed
 from seft_ref.memory import DENSE_FROM, PANEL, PARTS, memory_of_run
 from seft_ref.weights import matrix_of
 from tests.seft_ref.folders import BF16, CONFIG, TEXT, hf_folder, parameters, pruned, sparse_folder
@@ -48,7 +48,8 @@ def held_by(state, config):
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("changes", [{}, {"optimizer": "sgd"}, {"drop": "change"}], ids=str)
 @pytest.mark.parametrize("keep", [0.4, 0.7])
-def test_TRN_012_the_formula_counts_what_a_state_holds(tmp_path, compact, dtype, changes, keep):
+@pytest.mark.parametrize("transposed", [False, True])
+def test_TRN_012_the_formula_counts_what_a_state_holds(tmp_path, compact, dtype, changes, keep, transposed):
     if compact and dtype == "float64":
         pytest.skip("16-bit weights are computed with in float32")
     source = hf_folder(tmp_path / "hf", tensors=pruned(parameters(CONFIG, dtype=BF16), keep=keep), dtype=BF16)
@@ -56,16 +57,18 @@ def test_TRN_012_the_formula_counts_what_a_state_holds(tmp_path, compact, dtype,
     to_sparse(source, folder)
     (tmp_path / "text.txt").write_text(TEXT)
     settings = settings_of("seft", **SHORT, **changes)
-    model = load_model(folder, cpu, dtype, compact=compact)
+    kernels = cpu_transposed if transposed else cpu
+    model = load_model(folder, kernels, dtype, compact=compact)
     stored = {name: base.nnz for name, base in model.bases.items()}
     first = step_batches(settings, read_tokens(tmp_path / "text.txt", folder), 1, model.weights)
-    state = initial_state(settings, model.config, model.weights, model.bases, cpu, first)
+    state = initial_state(settings, model.config, model.weights, model.bases, kernels, first)
     itemsize = 8 if dtype == "float64" else 4
-    found = memory_of_run(model.config, settings, stored, itemsize=itemsize, compact=compact)
+    options = {"itemsize": itemsize, "compact": compact, "transposed": transposed}
+    found = memory_of_run(model.config, settings, stored, **options)
     assert tuple(found) == PARTS
     for part, size in held_by(state, model.config).items():
         assert found[part] == size, part
-    assert importlib.import_module("_memory").memory_of(folder, settings, itemsize=itemsize, compact=compact) == found
+    assert importlib.import_module("_memory").memory_of(folder, settings, **options) == found
 
 
 def test_TRN_012_what_makes_a_run_smaller_or_larger():

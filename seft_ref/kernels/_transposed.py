@@ -1,0 +1,37 @@
+# ruff: noqa: ANN001, ANN202
+# mypy: allow-untyped-decorators, allow-untyped-calls, allow-untyped-defs, allow-incomplete-defs
+"""The topology of a transpose, and where each slot goes in it."""
+
+from typing import Any
+
+import numpy as np
+from numba import njit
+
+from seft_ref.topology import Topology
+
+
+def transpose(topology: Topology) -> tuple[Topology, Any]:
+    """Return the topology of Wᵀ and, for each slot of W, its slot there (nnz,), int64."""
+    n_out, n_in = topology.shape
+    indptr = np.zeros(n_in + 1, dtype=np.int64)
+    indices = np.empty(topology.nnz, dtype=np.int32)
+    to = np.empty(topology.nnz, dtype=np.int64)
+    _transpose(topology.indptr, topology.indices, indptr, indices, to)
+    return Topology((n_in, n_out), indptr, indices), to
+
+
+@njit(cache=True, error_model="numpy")
+def _transpose(indptr, indices, starts, rows, to):
+    """Fill starts (in + 1,), zeros before, rows (nnz,) and to (nnz,): a sort by counting."""
+    n_out, n_in = indptr.shape[0] - 1, starts.shape[0] - 1
+    for slot in range(indices.shape[0]):
+        starts[indices[slot] + 1] += 1
+    for c in range(n_in):
+        starts[c + 1] += starts[c]
+    following = starts[:n_in].copy()
+    for r in range(n_out):
+        for slot in range(indptr[r], indptr[r + 1]):
+            at = following[indices[slot]]
+            rows[at] = r
+            to[slot] = at
+            following[indices[slot]] = at + 1
