@@ -27,14 +27,14 @@ from seft_ref.config import ModelConfig
 from seft_ref.kernels import reference
 from seft_ref.resume import Origin, load_state, save_state
 from seft_ref.topology import flat
-from tests.kernels.sets import SETS
+from tests.kernels.sets import NAMED
 from tests.seft_ref.folders import BF16, CONFIG, TEXT, hf_folder, parameters, sparse_folder
 
 DEVICE1 = array_api_strict.zeros(0, device=array_api_strict.Device("device1"))
 ORIGIN = Origin("model", "text")
 PLACES = {"reference": (reference, None), "device1": (reference, DEVICE1)}
-if len(SETS) > 2:
-    PLACES["gpu"] = (SETS[2], None)
+if "gpu" in NAMED:
+    PLACES["gpu"] = (NAMED["gpu"], None)
 CHOICES = {
     "seft": {},
     "row": {"scope": "row"},
