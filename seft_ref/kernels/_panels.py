@@ -14,6 +14,9 @@ column is one line of consecutive tokens; the 64 lines of a panel are 32 KiB and
 while the rows of the matrix pass over them. Few tokens use shorter lines of 1, 2 or 4 registers, padded with
 zeros.
 
+y = x Wᵀ adds up a line of y in registers. dx = dy W adds every entry to a line of dx in that cache, or, for several
+blocks of tokens, does as `_turned` says.
+
 No entry of a result is shared between threads and none is summed in an order that depends on their number
 (KRN-008).
 

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from seft_ref.arrays import Array
-from seft_ref.kernels import _exceeding, _panels
+from seft_ref.kernels import _exceeding, _panels, _turned
 from seft_ref.kernels._checks import check_alike, check_factors, check_matrix, check_vector
 from seft_ref.kernels._packed import (
     Packed,
@@ -53,6 +53,12 @@ SAMPLE_TOKENS = 256
 """Tokens that `sample` turns at a time."""
 SAMPLE_ROWS = 256
 """Rows of a BLAS tile of `sample`."""
+TURN_FROM = 3
+"""Whole blocks of tokens from which dx turns tiles of the matrix, instead of adding to lines of dx."""
+TURN_SHARE = 0.08
+"""Share of stored positions from which it does."""
+GROUP = 8
+"""Most blocks of tokens that a turned tile is multiplied with."""
 
 
 class _Scratch(threading.local):
@@ -109,7 +115,11 @@ def matmul_transposed(dy: Float[Array, "n out"], packed: Packed | Split) -> Floa
         return matmul_transposed(dy, packed.frozen) + matmul_transposed(dy, packed.live)
     if packed.index is None:
         return dy @ packed.values.reshape(packed.shape)
-    return _multiply(_panels.scatter_task, dy, packed, packed.shape[1], _panels.WIDTH)
+    n_out, n_in = packed.shape
+    n_blocks = dy.shape[0] // (_panels.LINE_VECTORS * (REGISTER_BYTES // dy.itemsize))
+    if n_blocks >= TURN_FROM and packed.values.size >= TURN_SHARE * n_out * n_in > 0:
+        return _multiply_turned(dy, packed, n_blocks)
+    return _multiply(_panels.scatter_task, dy, packed, n_in, _panels.WIDTH)
 
 
 def sample(dy: Float[Array, "n out"], x: Float[Array, "n in"], topology: Topology) -> Float[Array, " nnz"]:
@@ -183,6 +193,44 @@ def _multiply(task: Any, src: Any, packed: Packed, n_result: int, n_extra_lines:
         workers,
     )
     return result
+
+
+def _multiply_turned(dy: Any, packed: Packed, n_blocks: int) -> Any:
+    """Return dy times the panels: whole blocks of tokens with turned tiles, the tokens left over by adding to lines."""
+    n_out, n_in = packed.shape
+    lanes, workers = REGISTER_BYTES // dy.itemsize, numba.get_num_threads()
+    width, panel = _panels.LINE_VECTORS * lanes, _panels.WIDTH
+    n, n_groups = n_blocks * width, -(-n_blocks // GROUP)
+    n_parts = 1 if n_groups % workers == 0 or n_groups >= 8 * workers else workers
+    n_panels = math.ceil(math.ceil(n_in / panel) / n_parts)
+    work_size = -(-n_blocks // n_groups) * (n_panels * panel + _turned.BAND) * width
+    dx = np.empty((dy.shape[0], n_in), dtype=dy.dtype)
+    _panels.run(
+        _turned.turned_task,
+        (
+            packed.values,
+            packed.index,
+            packed.pointer,
+            n_out,
+            n_in,
+            dy.reshape(-1),
+            dx.reshape(-1),
+            n_blocks,
+            n_groups,
+            n_parts,
+            _scratch.take((workers * work_size,), dy.dtype),
+            work_size,
+            np.empty(workers * panel * panel, dtype=packed.values.dtype),
+            np.empty(workers * panel * panel, dtype=np.uint8),
+            np.empty(workers * _turned.STARTS, dtype=np.int64),
+            lanes,
+        ),
+        n_groups * n_parts,
+        workers,
+    )
+    if n < dy.shape[0]:
+        dx[n:] = _multiply(_panels.scatter_task, dy[n:], packed, n_in, panel)
+    return dx
 
 
 def _multiply_token(x: Any, packed: Packed) -> Any:

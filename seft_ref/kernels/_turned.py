@@ -1,0 +1,102 @@
+# ruff: noqa: ANN001, ANN202
+# mypy: allow-untyped-decorators, allow-untyped-calls, allow-untyped-defs, allow-incomplete-defs
+"""dx = dy W for several blocks of tokens, as sums in registers: WIDTH rows of a panel are sorted by column, and then
+multiplied with every block, as y = x Wᵀ is (`_panels`).
+
+Adding to lines of dx costs a store an entry and register; sorting costs about half of what one block does, once for all.
+"""
+
+from numba import njit
+
+from seft_ref.kernels._panels import LINE_VECTORS, WIDTH, from_lines, to_lines
+from seft_ref.kernels._vectors import gather_row_8
+
+BAND = 1024
+"""Rows of W whose lines of dy are made at a time: with eight blocks 4 MiB, in the third-level cache."""
+STARTS = 2 * WIDTH
+"""Numbers a sorted tile has for its columns; twice what is used, that no two workers write to one line of a cache."""
+
+
+@njit(cache=True, error_model="numpy")
+def turn_tile(values, index, pointer, first, last, turned, rows, tile, starts, at):
+    """Sort the entries of rows `first` to `last` of pointer, at most WIDTH rows of one panel, by column.
+
+    Their values and their rows, counted from the first, go to `turned` and `rows` from `tile` on; column c owns
+    starts[at + c] to starts[at + c + 1].
+    """
+    starts[at] = tile
+    starts[at + 1] = tile
+    for c in range(2, WIDTH + 2):
+        starts[at + c] = 0
+    for j in range(pointer[first], pointer[last]):
+        # of a column, two places on: the last one is never looked at
+        if index[j] < WIDTH - 1:
+            starts[at + index[j] + 2] += 1
+    for c in range(2, WIDTH + 1):
+        starts[at + c] += starts[at + c - 1]
+    for r in range(first, last):
+        for j in range(pointer[r], pointer[r + 1]):
+            place = starts[at + index[j] + 1]
+            turned[place] = values[j]
+            rows[place] = r - first
+            starts[at + index[j] + 1] = place + 1
+
+
+def turned_task(
+    values,
+    index,
+    pointer,
+    n_out,
+    n_in,
+    dy,
+    dx,
+    n_blocks,
+    n_groups,
+    n_parts,
+    work,
+    work_size,
+    turned,
+    rows,
+    starts,
+    lanes,
+    task,
+    worker,
+):
+    """Dx = dy W for one of n_groups groups of whole blocks of tokens and one of n_parts parts of the panels of W.
+
+    Lines of dy are made for a band of rows, that they stay in a cache while all panels pass over them.
+    """
+    width = LINE_VECTORS * lanes
+    group, part = task // n_parts, task % n_parts
+    first_block = group * n_blocks // n_groups
+    n_here = (group + 1) * n_blocks // n_groups - first_block
+    n_panels = (n_in + WIDTH - 1) // WIDTH
+    first_panel, last_panel = part * n_panels // n_parts, (part + 1) * n_panels // n_parts
+    tile, at = worker * WIDTH * WIDTH, worker * STARTS
+    block = WIDTH * width
+    dx_lines = worker * work_size
+    dy_lines = dx_lines + (last_panel - first_panel) * n_here * block
+    for i in range(dx_lines, dy_lines):
+        work[i] = 0
+    for band in range(0, n_out, BAND):
+        bottom = min(band + BAND, n_out)
+        for b in range(n_here):
+            token, line = (first_block + b) * width, dy_lines + b * BAND * width
+            to_lines(dy, n_out, token, width, band, bottom, work, line, width, lanes)
+        for p in range(first_panel, last_panel):
+            n_columns = min(WIDTH, n_in - p * WIDTH)
+            for top in range(band, bottom, WIDTH):
+                first, last = p * n_out + top, p * n_out + min(top + WIDTH, bottom)
+                turn_tile(values, index, pointer, first, last, turned, rows, tile, starts, at)
+                for b in range(n_here):
+                    dy_line = dy_lines + (b * BAND + top - band) * width
+                    dx_line = dx_lines + ((p - first_panel) * n_here + b) * block
+                    for c in range(n_columns):
+                        start, stop = starts[at + c], starts[at + c + 1]
+                        if start < stop:
+                            gather_row_8(turned, rows, start, stop, work, dy_line, work, dx_line + c * width)
+    for p in range(first_panel, last_panel):
+        first, last = p * WIDTH, min((p + 1) * WIDTH, n_in)
+        for b in range(n_here):
+            token, line = (first_block + b) * width, dx_lines + ((p - first_panel) * n_here + b) * block
+            from_lines(work, line, width, dx, n_in, token, width, first, last, lanes)
