@@ -3,7 +3,8 @@
 """dx = dy W for several blocks of tokens, as sums in registers: WIDTH rows of a panel are sorted by column, and then
 multiplied with every block, as y = x Wᵀ is (`_panels`).
 
-Adding to lines of dx costs a store an entry and register; sorting costs about half of what one block does, once for all.
+Adding to lines of dx costs a store an entry and register; sorting costs about half of what one block does, once for
+all blocks.
 """
 
 from numba import njit

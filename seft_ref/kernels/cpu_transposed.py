@@ -1,8 +1,7 @@
 """The compiled kernel set for NumPy arrays, with a second, transposed copy of every sparse matrix.
 
-dx = dy W adds to lines of dx, a load and a store an entry, where y = x Wᵀ keeps its sums in registers. With a copy of
-Wᵀ dx is a product of the second kind, for 5 more bytes a stored weight (3 in 16 bits). A matrix that `cpu` holds
-densely has no copy: BLAS reads it either way.
+With a copy of Wᵀ at hand dx = dy W is a product like y = x Wᵀ, its sums in registers and nothing to be sorted, for 5
+more bytes a stored weight (3 in 16 bits). A matrix that `cpu` holds densely has no copy: BLAS reads it either way.
 
 A place (KRN-012) is two numbers in one: that in the matrix, and 2³² times that in the copy.
 """
