@@ -18,7 +18,7 @@ def main(
     length: Annotated[int, typer.Option(min=2, help="Tokens in a window.")] = 128,
     windows: Annotated[int, typer.Option(min=1, help="Windows, spread evenly over the text.")] = 40,
     compact: Annotated[
-        bool, typer.Option("--compact", help="Hold 16-bit weights in their 16 bits: 3 bytes a stored weight.")
+        bool, typer.Option("--compact", help="Hold 16-bit weights in their 16 bits: 3.2 bytes a stored weight.")
     ] = False,
     device: DeviceOption = Device.cpu,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the result there too.")] = None,

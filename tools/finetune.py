@@ -87,13 +87,14 @@ def main(
         str | None, typer.Option(help="Compute in float32 or float64; default: as stored, 16-bit as float32.")
     ] = None,
     compact: Annotated[
-        bool, typer.Option("--compact", help="Hold 16-bit weights in their 16 bits: 3 bytes a stored weight, not 5.")
+        bool,
+        typer.Option("--compact", help="Hold 16-bit weights in their 16 bits: 3.2 bytes a stored weight, not 5.2."),
     ] = False,
     transposed: Annotated[
         bool,
         typer.Option(
             "--transposed",
-            help="Hold every sparse matrix a second time, transposed: faster, 5 bytes more a stored weight.",
+            help="Hold every sparse matrix a second time, transposed: faster, 5.2 bytes more a stored weight.",
         ),
     ] = False,
     device: DeviceOption = Device.cpu,

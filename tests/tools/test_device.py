@@ -52,6 +52,15 @@ def values_of(folder):
         return {name: formats.to_dense(reader[name]) for name in reader.names()}
 
 
+def assert_same_weights(found, expected):
+    for name, values in expected.items():
+        np.testing.assert_array_equal(found[name] != 0, values != 0, err_msg=name)
+        # one unit of bfloat16
+        np.testing.assert_allclose(
+            found[name].astype(np.float32), values.astype(np.float32), rtol=2.0**-7, atol=1e-5, err_msg=name
+        )
+
+
 @pytest.mark.usefixtures("foreign")
 @pytest.mark.parametrize("more", [[], ["--compact"]], ids=["plain", "compact"])
 def test_a_run_elsewhere_stopped_and_resumed_writes_what_a_run_here_writes(cli, tmp_path, more):
@@ -66,12 +75,7 @@ def test_a_run_elsewhere_stopped_and_resumed_writes_what_a_run_here_writes(cli, 
     code, _, err = cli("finetune", folder, there, *wanted, "--device", "cuda", "--resume", "--log", log)
     assert code == 0, err
     expected, found = values_of(here), values_of(there)
-    for name, values in expected.items():
-        np.testing.assert_array_equal(found[name] != 0, values != 0, err_msg=name)
-        # one unit of bfloat16
-        np.testing.assert_allclose(
-            found[name].astype(np.float32), values.astype(np.float32), rtol=2.0**-7, atol=1e-5, err_msg=name
-        )
+    assert_same_weights(found, expected)
     told = []
     for device in ("cpu", "cuda"):
         result = tmp_path / f"{device}.json"
@@ -175,11 +179,7 @@ def test_a_run_with_transposed_copies_stopped_and_resumed_writes_what_a_run_with
     assert cli("finetune", folder, twice, *wanted, "--transposed", "--stop-after", 4)[0] == 0
     assert cli("finetune", folder, twice, *wanted, "--transposed", "--resume")[0] == 0
     expected, found = values_of(once), values_of(twice)
-    for name, values in expected.items():
-        np.testing.assert_array_equal(found[name] != 0, values != 0, err_msg=name)
-        np.testing.assert_allclose(
-            found[name].astype(np.float32), values.astype(np.float32), rtol=2.0**-7, atol=1e-5, err_msg=name
-        )
+    assert_same_weights(found, expected)
 
 
 def test_a_gpu_has_no_transposed_copies(cli, tmp_path):
