@@ -15,6 +15,7 @@ LOG_VERSION = 1
 LARGEST, MOST = sys.float_info.max, 2**63 - 1
 COUNTS = ("dropped", "grown", "cancelled", "pruned", "reactivated", "refilled", "slots", "support", "start")
 RATIOS = ("churn", "overlap")
+ORIGIN = ("model", "text")
 SELECTIONS = ("drop", "grow", "adapt")
 
 
@@ -84,6 +85,8 @@ class Log:
     settings: Mapping[str, Any]
     matrices: Mapping[str, Matrix]
     budget: int
+    origin: Mapping[str, Any] = field(default_factory=dict)
+    """digests of the model and the text, where the log tells them"""
     steps: list[Step] = field(default_factory=list)
     events: list[Event] = field(default_factory=list)
     warnings: list[Warned] = field(default_factory=list)
@@ -112,10 +115,15 @@ def parse_log(path: Path, data: bytes) -> Log:
     return reader.done()
 
 
-def same_run(log: Log, settings: Mapping[str, Any], matrices: Mapping[str, Matrix]) -> bool:
-    """Tell whether a run goes on in a log (TRN-010): same matrices, same settings but for the name of the preset."""
+def same_run(
+    log: Log, settings: Mapping[str, Any], matrices: Mapping[str, Matrix], origin: Mapping[str, Any]
+) -> bool:
+    """Tell whether a run goes on in a log (TRN-010): same matrices, same settings but for the name of the preset, and
+    the same model and text where both tell them.
+    """
     old, new = ({k: v for k, v in told.items() if k != "preset"} for told in (log.settings, settings))
-    return old == new and log.matrices == matrices
+    known = log.origin.keys() & origin.keys()
+    return old == new and log.matrices == matrices and all(log.origin[key] == origin[key] for key in known)
 
 
 class _Reader:
@@ -174,11 +182,12 @@ class _Reader:
                 self._refuse(f"shape is {shape}, must be a list of sizes")
             name = self._of(item, "name", str)
             matrices[name] = Matrix(name, tuple(shape), self._count(item, "stored"), self._count(item, "slots"))
-        log = Log(settings, matrices, self._count(record, "budget"))
+        origin = {key: self._of(record, key, str) for key in ORIGIN if key in record}
+        log = Log(settings, matrices, self._count(record, "budget"), origin)
         if self.log is None:
             self.log = log
-        elif not same_run(self.log, settings, matrices):
-            self._refuse("another run begins here, with other settings or matrices; one log holds one run")
+        elif not same_run(self.log, settings, matrices, origin):
+            self._refuse("another run begins here, with other settings, model or text; one log holds one run")
         self.log.stored_at_end = None
 
     def _step(self, record: Mapping[str, Any], _: Log) -> None:

@@ -16,34 +16,40 @@ from seft_ref.train import StepRecord
 class LogWriter:
     """Appends lines to a log; without a path it does nothing.
 
-    A file that is no log, or that of a run with other settings or matrices, is refused and stays as it is.
+    A file that is no log, or that of another run, is refused and stays as it is; that of a run that was not resumed
+    is another run's whatever it holds.
     """
 
-    def __init__(self, path: Path | None, settings: Mapping[str, Any]) -> None:
+    def __init__(self, path: Path | None, settings: Mapping[str, Any], *, resumed: bool = False) -> None:
         self._path, self._settings = path, settings
         self._before: Log | None = None
-        if path is not None and path.exists() and (data := path.read_bytes()):
-            self._before = parse_log(path, data)
-            self._refuse_another(settings, self._before.matrices)
+        if path is None or not path.exists() or not (data := path.read_bytes()):
+            return
+        self._before = parse_log(path, data)
+        # TRN-010
+        if not resumed:
+            raise _cli.Refused(f"TRN-010: {path} is the log of an earlier run; name another file, or remove it")
+        self._refuse_another(settings, self._before.matrices, {})
 
-    def _refuse_another(self, settings: Mapping[str, Any], matrices: Any) -> None:
+    def _refuse_another(self, settings: Mapping[str, Any], matrices: Any, origin: Mapping[str, str]) -> None:
         """Refuse to go on in the log of another run (TRN-010)."""
         # TRN-010
-        if self._before is not None and not same_run(self._before, _as_read(settings), matrices):
+        if self._before is not None and not same_run(self._before, _as_read(settings), matrices, origin):
             raise _cli.Refused(
-                f"TRN-010: {self._path} is the log of a run with other settings or matrices; name another file"
+                f"TRN-010: {self._path} is the log of a run with other settings, model or text; name another file"
             )
 
-    def run(self, targets: Mapping[str, Target]) -> None:
-        """Write what is about to run."""
+    def run(self, targets: Mapping[str, Target], model: str, text: str) -> None:
+        """Write what is about to run; model and text are digests."""
         matrices = [
             {"name": name, "shape": list(t.base.shape), "stored": t.budget, "slots": t.delta_budget}
             for name, t in targets.items()
         ]
         budget = sum(t.budget for t in targets.values())
-        line = {"type": "run", "log": 1, "settings": self._settings, "matrices": matrices, "budget": budget}
+        origin = {"model": model, "text": text}
+        line = {"type": "run", "log": 1, "settings": self._settings, **origin, "matrices": matrices, "budget": budget}
         if self._path is not None:
-            self._refuse_another(self._settings, parse_log(self._path, _line(line)).matrices)
+            self._refuse_another(self._settings, parse_log(self._path, _line(line)).matrices, origin)
             self._path.parent.mkdir(parents=True, exist_ok=True)
             if self._before is not None:
                 _end_cut_line(self._path)

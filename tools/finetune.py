@@ -154,7 +154,7 @@ def main(
         require_memory(folder, settings, place.free_bytes(), processes, itemsize=itemsize, **options)
     ranks.every(None)  # nothing is loaded before all have looked at what is free
     # TRN-010: a file that is no log of this run is refused before anything is computed
-    writer = LogWriter(log, settings.described())
+    writer = LogWriter(log, settings.described(), resumed=resume)
     tokens = read_tokens(text, folder)
     whose = Origin(identity(folder), hashlib.sha256(np.asarray(tokens, dtype="<i8").tobytes()).hexdigest())
     model = load_model(folder, kernels, dtype, compact=compact, like=place.like)
@@ -174,7 +174,7 @@ def main(
         log = json_file = None
         writer = LogWriter(None, settings.described())
     last = min(stop_after or settings.steps, settings.steps)
-    writer.run(state.targets)
+    writer.run(state.targets, whose.model, whose.text)
     watch, told = _watch(stored, log, state.step), set[str]()
     records: list[dict[str, Any]] = []
     started = time.perf_counter()

@@ -98,6 +98,7 @@ def test_TRN_010_the_log_of_another_run_stays_as_it_is(cli, folders, tmp_path, c
     code, _, err = run(cli, folders, out, *SHORT, "--log", str(log))
     assert code == 2
     assert "TRN-010" in err
+    assert "remove it" in err
     assert not (tmp_path / "out.state").exists()
     assert log.read_bytes() == before
     assert run(cli, folders, out, *SHORT, "--stop-after", "5")[0] == 0
@@ -113,10 +114,29 @@ def test_TRN_010_the_log_of_another_model_stays_as_it_is(cli, folders, tmp_path)
     log = tmp_path / "run.jsonl"
     assert run(cli, folders, tmp_path / "one", *SHORT, "--log", str(log))[0] == 0
     before = log.read_bytes()
-    folder = sparse_folder(tmp_path / "larger", CONFIG | {"intermediate_size": 48})
-    code, _, err = run(cli, folders | {"sparse": folder}, tmp_path / "two", *SHORT, "--log", str(log))
+    other = folders | {"sparse": sparse_folder(tmp_path / "larger", CONFIG | {"intermediate_size": 48})}
+    assert run(cli, other, tmp_path / "two", *SHORT, "--stop-after", "5")[0] == 0
+    code, _, err = run(cli, other, tmp_path / "two", *SHORT, "--resume", "--log", str(log))
     assert code == 2
-    assert "matrices" in err
+    assert "TRN-010" in err
+    assert log.read_bytes() == before
+
+
+def test_TRN_010_the_log_of_a_run_on_another_text_stays_as_it_is(cli, folders, tmp_path):
+    log, text = tmp_path / "run.jsonl", tmp_path / "other.txt"
+    text.write_text(TEXT[::-1])
+    assert run(cli, folders, tmp_path / "one", *SHORT, "--log", str(log))[0] == 0
+    before = log.read_bytes()
+    other = folders | {"text": text}
+    # a run that begins would mix its steps with those of a run that has the same settings and matrices
+    for runs in (folders, other):
+        code, _, err = run(cli, runs, tmp_path / "two", *SHORT, "--log", str(log))
+        assert code == 2
+        assert "earlier run" in err
+    assert run(cli, other, tmp_path / "two", *SHORT, "--stop-after", "5")[0] == 0
+    code, _, err = run(cli, other, tmp_path / "two", *SHORT, "--resume", "--log", str(log))
+    assert code == 2
+    assert "text" in err
     assert log.read_bytes() == before
 
 
