@@ -31,7 +31,7 @@ def refuse_spoilt(step: int, name: str, arrays: Mapping[str, Array]) -> None:
         bad = next(part for part, x in arrays.items() if not all_finite(x))
         raise UpdateError(
             "TRN-007",
-            f"step {step} leaves {bad} of {name} with NaN or infinity; lower the learning rate and resume",
+            f"step {step} leaves {bad} of {name} with NaN or infinity; start anew with a lower learning rate",
         )
 
 
@@ -46,7 +46,7 @@ def refuse_spoilt_sums(arrays: Mapping[str, Array]) -> None:
         if not all_finite(x):
             raise UpdateError(
                 "TRN-007",
-                f"the sum of {name} of a gradient window holds NaN or infinity; lower the learning rate and resume",
+                f"the sum of {name} of a gradient window holds NaN or infinity; start anew with a lower learning rate",
             )
 
 
@@ -64,7 +64,7 @@ def gradient_norm(step: int, loss: float, gradients: Mapping[str, Float[Array, "
     # TRN-007
     if not (math.isfinite(loss) and math.isfinite(square)):
         raise UpdateError(
-            "TRN-007", f"step {step} has loss {loss} and gradient norm² {square}; lower the learning rate and resume"
+            "TRN-007", f"step {step} has loss {loss} and gradient norm² {square}; start anew with a lower learning rate"
         )
     return math.sqrt(square)
 

@@ -85,7 +85,7 @@ def initial_state(
     bases    a base for every target of the config
     batches  this rank's of the first step; initial_positions "gradient" looks at their gradient
     Raises   ConfigError DLT-002 if no matrix would get a slot, EVT-012 if scope group does not fit the model,
-             TRN-008 if eps is 0 in the dtype of the weights
+             TRN-008 if eps is 0 in the dtype of the weights; TopologyError TOP-005 if a base is not of the pattern
     """
     check_eps(getattr(settings.optimizer, "eps", 1.0), weights.norm)
     sizes = settings.delta_budgets(list(bases.values()))
@@ -251,8 +251,11 @@ class Final(Mapping[str, tuple[Topology, Array]]):
 
 
 def _in_groups(base: AnyBase, pattern: tuple[int, int]) -> AnyBase:
-    """Return a base whose topology is held in groups (TOP-005); a packed one has none beside what is multiplied."""
-    return replace(base, topology=in_groups(base.topology, pattern)) if isinstance(base, Base) else base
+    """Return a base whose topology is held in groups (TOP-005); a packed one has none beside what is multiplied, and
+    stays as it is once its positions are known to fit the pattern.
+    """
+    topology = in_groups(base.topology, pattern)
+    return replace(base, topology=topology) if isinstance(base, Base) else base
 
 
 def _window(state: TrainState, step: int, settings: TrainSettings) -> dict[str, AnyWindow]:

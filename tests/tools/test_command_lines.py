@@ -115,7 +115,12 @@ def test_EVT_007_a_pattern_survives_fine_tuning(cli, tmp_path, text):
     dense = hf_folder(tmp_path / "dense")
     code, _, err = cli("prune", dense, tmp_path / "p", "--method", "magnitude", "--pattern", "2:4")
     assert code == 0, err
-    assert cli("convert", tmp_path / "p", tmp_path / "s", "--to", "sparse")[0] == 0
+    files = ("--compress", "zstd", "--shard-size", "5GB", "--verify")
+    assert cli("convert", tmp_path / "p", tmp_path / "s", "--to", "sparse", *files)[0] == 0
+    code, told, _ = cli("show", tmp_path / "s", "--json")
+    assert code == 0
+    stored = {entry["encoding"] for name, entry in json.loads(told)["tensors"].items() if "proj" in name}
+    assert stored == {"nm 2:4", "bitmask"}  # FMT-081: in rows of 24 both take three bytes
     arguments = ("--text", text, "--steps", 5, "--evolve-every", 2, "--length", 16, "--density", 0.1, "--lr", 0.05)
     assert cli("finetune", tmp_path / "s", tmp_path / "t", *arguments)[0] == 0
     for name, tensor in formats.read(tmp_path / "t").tensors.items():
@@ -124,6 +129,21 @@ def test_EVT_007_a_pattern_survives_fine_tuning(cli, tmp_path, text):
                 formats.Sparse(tensor.shape, tensor.indptr, tensor.indices, np.ones(tensor.nnz, np.int8))
             )
             assert mask.reshape(-1, 4).sum(axis=1).max() <= 2, name
+
+
+def test_TOP_005_a_pattern_that_the_weights_do_not_have_is_refused(cli, tmp_path, text):
+    dense = hf_folder(tmp_path / "dense")
+    assert cli("prune", dense, tmp_path / "p", "--method", "magnitude", "--sparsity", "0.5")[0] == 0
+    assert cli("convert", tmp_path / "p", tmp_path / "s", "--to", "sparse")[0] == 0
+    record = tmp_path / "s" / "pruning.json"
+    for pattern in ("2:4", "2:5", "32:64"):
+        record.write_text(json.dumps(json.loads(record.read_text()) | {"pattern": pattern}))
+        arguments = ("--text", text, "--steps", 5, "--length", 16, "--set", "scope=group")
+        code, _, err = cli("finetune", tmp_path / "s", tmp_path / "t", *arguments)
+        assert code == 2
+        assert "TOP-005" in err
+        assert err.count("\n") == 1
+        assert {path.name for path in tmp_path.iterdir()} == {"dense", "p", "s", "text.txt"}
 
 
 def test_PRN_008_the_record_of_pruning_travels_along(cli, tmp_path):
