@@ -102,6 +102,12 @@ NAMES = (
     ),
     ("`scope` of `update.*`", "`all` grows anywhere, `active` in the base (GROW-001)"),
     ("`adapts` of `update.evolve`", "1 adapts in the event, 0 leaves adaptation out"),
+    (
+        "`settings`",
+        "the names of chapters 8 to 10, with 1 and 0 for true and false; but `start` for `initial_positions`, `warmup` "
+        "for `warmup_steps`, `schedule` for `lr_schedule`, and `rows`, those of a whole step, in `micro_batches` equal "
+        "parts; `preset` first, the rest changes it, and `rule` the choices of chapter 8 that change it",
+    ),
     ("`update.adapt`", "nothing is exempt: the last pass (EVT-004)"),
     ("`k`, `n`, `n_drop`, `budget`, `delta_budget`, `step`, `steps`", "integers"),
     ("`lr`, `beta1`, `eps`, `density`, `drop_fraction` ...", "floats alone: binary64, whatever the dtype of the call"),

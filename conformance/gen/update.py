@@ -136,7 +136,8 @@ def drop() -> Area:
         "delta_values": reals([1.0, math.nan, 2.0]),
         "n": 1,
     }
-    area.add("refuse-nan", "update.drop", "SEL-004", "NaN ranked", given, refused="SEL-004")
+    clauses = "EVT-005 SEL-004"
+    area.add("refuse-nan", "update.drop", clauses, "NaN ranked", given, refused=clauses)
     given = {"out": 12, "in": 11, "delta": ids(cells[:2]), "delta_values": reals([1.0, 2.0]), "n": 3}
     area.add("refuse-too-many", "update.drop", "SEL-005", "more dropped than there are", given, refused="SEL-005")
     return area

@@ -102,7 +102,7 @@ def _drop(d: Draw, t: Trial) -> None:
     if phi and d.flag(6):
         phi[d.choice(eta)] = d.choice((math.nan, math.inf))
         t.saw("a value that is not finite")
-        t.case("update.drop", given | {"delta_values": reals(phi.values()), "n": n}, refused=["SEL-004"])
+        t.case("update.drop", given | {"delta_values": reals(phi.values()), "n": n}, refused=["EVT-005", "SEL-004"])
         return
     t.saw("a tie at the drop", ties([abs(x) for x in phi.values()], n))
     given |= {"delta_values": reals(phi.values()), "n": n}
