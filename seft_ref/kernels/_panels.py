@@ -40,6 +40,7 @@ from seft_ref.kernels._vectors import (
     gather_row_2,
     gather_row_4,
     gather_row_8,
+    gather_short_row_8,
     scatter_row_1,
     scatter_row_2,
     scatter_row_4,
@@ -49,7 +50,9 @@ from seft_ref.kernels._vectors import (
 
 WIDTH = 64
 LINE_VECTORS = 8
-ROW_BLOCK = 256  # rows of y kept in turned form: 128 KiB, in the second-level cache
+ROW_BLOCK = 512  # rows of y kept in turned form: 256 KiB, in the second-level cache
+SHORT = 10  # entries below which, on average, a panel's row is too short to take eight at a time
+DY_ROWS = 256  # rows of dyᵀ that `sample` turns at a time
 TOKEN_ROWS = 8192  # rows of y whose sums a product with one token keeps, a register each: half the second-level cache
 SAMPLE_VECTORS = 4  # shorter lines in `sample`: those of a whole x, not of a panel, have to fit a cache
 
@@ -109,13 +112,13 @@ def find_places(indptr, indices, pointer, slots, row_of_slot, where):
 def to_lines(a, n_columns, first_token, n_tokens, first_column, last_column, lines, base, width, lanes):
     """Turn a block of token-major a: lines[base + (c - first_column) * width + t] = a[first_token + t, c].
 
-    Tokens from n_tokens to width are zero.
+    Tokens from n_tokens to width are zero. Columns pass within a register of tokens, so that rows of a are read on.
     """
-    c = first_column
-    while c < last_column:
-        n_c = min(lanes, last_column - c)
-        t = 0
-        while t < width:
+    t = 0
+    while t < width:
+        c = first_column
+        while c < last_column:
+            n_c = min(lanes, last_column - c)
             src = (first_token + t) * n_columns + c
             dst = base + (c - first_column) * width + t
             if n_c == lanes and t + lanes <= n_tokens:
@@ -124,8 +127,8 @@ def to_lines(a, n_columns, first_token, n_tokens, first_column, last_column, lin
                 for i in range(n_c):
                     for u in range(lanes):
                         lines[dst + i * width + u] = a[src + u * n_columns + i] if t + u < n_tokens else 0
-            t += lanes
-        c += lanes
+            c += lanes
+        t += lanes
 
 
 @njit(cache=True, error_model="numpy")
@@ -166,6 +169,8 @@ def gather_task(values, index, pointer, n_out, n_in, x, y, n, n_parts, work, wor
     first_row, last_row = part * n_out // n_parts, (part + 1) * n_out // n_parts
     n_vectors = vectors_for(n_tokens, lanes)
     width = n_vectors * lanes
+    n_panels = (n_in + WIDTH - 1) // WIDTH
+    short = pointer[n_panels * n_out] < SHORT * n_panels * n_out
     x_lines = worker * work_size
     y_lines = x_lines + n_in * width
     to_lines(x, n_in, first_token, n_tokens, 0, n_in, work, x_lines, width, lanes)
@@ -174,12 +179,14 @@ def gather_task(values, index, pointer, n_out, n_in, x, y, n, n_parts, work, wor
         bottom = min(top + ROW_BLOCK, last_row)
         for i in range(y_lines, y_lines + (bottom - top) * width):
             work[i] = 0
-        for p in range((n_in + WIDTH - 1) // WIDTH):
+        for p in range(n_panels):
             x_line = x_lines + p * WIDTH * width
             for r in range(top, bottom):
                 start, stop = pointer[p * n_out + r], pointer[p * n_out + r + 1]
                 y_line = y_lines + (r - top) * width
-                if n_vectors == 8:
+                if n_vectors == 8 and short:
+                    gather_short_row_8(values, index, start, stop, work, x_line, work, y_line)
+                elif n_vectors == 8:
                     gather_row_8(values, index, start, stop, work, x_line, work, y_line)
                 elif n_vectors == 4:
                     gather_row_4(values, index, start, stop, work, x_line, work, y_line)
@@ -332,8 +339,8 @@ def sample_block_task(
     if task > 0:
         for slot in range(indptr[n_out]):
             sums[base + slot] = 0
-    for first_row in range(0, n_out, ROW_BLOCK):
-        last_row = min(first_row + ROW_BLOCK, n_out)
+    for first_row in range(0, n_out, DY_ROWS):
+        last_row = min(first_row + DY_ROWS, n_out)
         to_lines(dy, n_out, first, n, first_row, last_row, work, dy_base, width, lanes)
         for r in range(first_row, last_row):
             line = dy_base + (r - first_row) * width

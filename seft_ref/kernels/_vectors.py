@@ -49,7 +49,6 @@ class _Emitter:
         signature: Any,
         args: tuple[Any, ...],
         n_vectors: int,
-        lanes: int | None = None,
     ) -> None:
         self.builder = builder
         self.n_vectors = n_vectors
@@ -59,7 +58,7 @@ class _Emitter:
         ]
         # of what is multiplied, and summed in: the last array
         dtype = [kind.dtype for kind in signature.args if isinstance(kind, types.CPointer)][-1]
-        self.lanes = lanes or REGISTER_BYTES // (dtype.bitwidth // 8)
+        self.lanes = REGISTER_BYTES // (dtype.bitwidth // 8)
         self.align = dtype.bitwidth // 8
         self.scalar = context.get_data_type(dtype)
         self.vector = ir.VectorType(self.scalar, self.lanes)
@@ -135,7 +134,26 @@ class _Emitter:
 
     def line(self, index: Any, base: Any, j: Any) -> Any:
         """Element offset of the line that stored entry j refers to."""
-        column = self.builder.zext(self.builder.load(self.builder.gep(index, [j])), _I64)
+        return self._line_of(base, self.builder.zext(self.builder.load(self.builder.gep(index, [j])), _I64))
+
+    def lines(self, index: Any, base: Any, j: Any, n: int) -> list[Any]:
+        """Element offsets of the lines of entries j to j + n - 1, whose indices fill one or more words.
+
+        A word is one load where indices of their own are many, and loads are what a row loop waits for.
+        """
+        b = self.builder
+        first = b.gep(index, [j])
+        width = first.type.pointee.width
+        word = ir.IntType(min(64, n * width))
+        columns = []
+        for i in range(0, n, word.width // width):
+            held = b.load(b.bitcast(b.gep(first, [_i64(i)]), word.as_pointer()), align=width // 8)
+            held = b.zext(held, _I64)
+            shifted = (b.lshr(held, _i64(bits)) for bits in range(0, word.width, width))
+            columns += [b.and_(column, _i64(2**width - 1)) for column in shifted]
+        return [self._line_of(base, column) for column in columns]
+
+    def _line_of(self, base: Any, column: Any) -> Any:
         return self.builder.add(base, self.builder.mul(column, _i64(self.n_vectors * self.lanes)))
 
     def loop(
@@ -167,8 +185,10 @@ class _Emitter:
         return j, phis
 
 
-def _make_gather_row(n_vectors: int, lanes: int | None = None) -> Any:
-    """Return the intrinsic gather_row for lines of n registers."""
+def _make_gather_row(n_vectors: int, at_once: int = 8) -> Any:
+    """Return the intrinsic gather_row for lines of n registers, which takes some entries at a time and then each of
+    the rest.
+    """
     # A fused multiply-add takes four cycles: short lines need several independent sums to fill them.
     n_sums = max(1, 4 // n_vectors)
 
@@ -185,24 +205,24 @@ def _make_gather_row(n_vectors: int, lanes: int | None = None) -> Any:
         y_base: Any,
     ) -> Any:
         def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            e = _Emitter(context, builder, signature, args, n_vectors, lanes)
+            e = _Emitter(context, builder, signature, args, n_vectors)
             values_, index_, start_, stop_, x_, x_base_, y_, y_base_ = e.args
 
-            def accumulate(j: Any, sums: list[Any]) -> list[Any]:
-                scale, line = e.broadcast(values_, j), e.line(index_, x_base_, j)
+            def add(j: Any, line: Any, sums: list[Any]) -> list[Any]:
+                scale = e.broadcast(values_, j)
                 return [e.fma(scale, e.load(x_, line, k), sums[k]) for k in range(n_vectors)]
 
-            def accumulate_all(j: Any, sums: list[Any]) -> list[Any]:
-                return [
-                    new
-                    for i in range(n_sums)
-                    for new in accumulate(builder.add(j, _i64(i)), sums[i * n_vectors : (i + 1) * n_vectors])
-                ]
+            def one(j: Any, sums: list[Any]) -> list[Any]:
+                return add(j, e.line(index_, x_base_, j), sums)
 
-            j, sums = e.loop(start_, stop_, n_sums, [e.zero] * (n_sums * n_vectors), accumulate_all)
-            first = sums[:n_vectors]
-            if n_sums > 1:
-                _, first = e.loop(j, stop_, 1, first, accumulate)
+            def several(j: Any, sums: list[Any]) -> list[Any]:
+                groups = [sums[i : i + n_vectors] for i in range(0, len(sums), n_vectors)]
+                for i, line in enumerate(e.lines(index_, x_base_, j, at_once)):
+                    groups[i % n_sums] = add(builder.add(j, _i64(i)), line, groups[i % n_sums])
+                return [total for group in groups for total in group]
+
+            j, sums = e.loop(start_, stop_, at_once, [e.zero] * (n_sums * n_vectors), several)
+            _, first = e.loop(j, stop_, 1, sums[:n_vectors], one)
             for k in range(n_vectors):
                 # A panel's sum starts at zero and joins the row once: less rounding than one sum.
                 total = first[k]
@@ -271,8 +291,7 @@ def _make_dot_row(n_vectors: int) -> Any:
             values_, index_, start_, stop_, x_, x_base_, y_, y_base_, values_base_ = e.args
             row = [e.load(y_, y_base_, k) for k in range(n_vectors)]
 
-            def product(j: Any) -> Any:
-                line = e.line(index_, x_base_, j)
+            def product(line: Any) -> Any:
                 sums = builder.fmul(row[0], e.load(x_, line))
                 for k in range(1, n_vectors):
                     sums = e.fma(row[k], e.load(x_, line, k), sums)
@@ -280,7 +299,8 @@ def _make_dot_row(n_vectors: int) -> Any:
 
             def measure(n: int) -> Callable[[Any, list[Any]], list[Any]]:
                 def body(j: Any, carried: list[Any]) -> list[Any]:
-                    totals = e.totals([product(builder.add(j, _i64(i))) for i in range(n)])
+                    lines = e.lines(index_, x_base_, j, n) if n > 1 else [e.line(index_, x_base_, j)]
+                    totals = e.totals([product(line) for line in lines])
                     place = builder.gep(values_, [builder.add(values_base_, j)])
                     place = builder.bitcast(place, totals.type.as_pointer())
                     builder.store(builder.fadd(builder.load(place, align=e.align), totals), place, align=e.align)
@@ -344,5 +364,6 @@ def transpose(
 
 
 gather_row_1, gather_row_2, gather_row_4, gather_row_8 = (_make_gather_row(n) for n in (1, 2, 4, 8))
+gather_short_row_8 = _make_gather_row(8, at_once=4)
 scatter_row_1, scatter_row_2, scatter_row_4, scatter_row_8 = (_make_scatter_row(n) for n in (1, 2, 4, 8))
 dot_row = _make_dot_row(4)

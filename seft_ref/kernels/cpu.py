@@ -270,7 +270,7 @@ def _sample_blocks(dy: Any, x: Any, topology: Topology) -> Any:
     n_out, n_in = topology.shape
     lanes, workers = REGISTER_BYTES // x.itemsize, numba.get_num_threads()
     width = _panels.SAMPLE_VECTORS * lanes
-    work_size = (n_in + min(n_out, _panels.ROW_BLOCK)) * width
+    work_size = (n_in + min(n_out, _panels.DY_ROWS)) * width
     work = _scratch.take((workers * work_size,), x.dtype)
     sums = np.empty((workers, topology.nnz), dtype=x.dtype)
     sums[0] = 0
