@@ -20,7 +20,7 @@ DENSE_FROM = 0.55
 """Share of stored positions from which these kernels hold a matrix densely."""
 LOGIT_COPIES = 3
 """Arrays of the size of the logits at hand that the loss holds at once."""
-AT_AN_EVENT = 64
+AT_AN_EVENT = 80
 """Bytes a stored weight of the largest matrix that an event works in: positions as int64, and what stands on them."""
 
 
@@ -80,7 +80,7 @@ def memory_of_run(
         "moments": moments,
         "activations": activation_bytes(config, rows, length, itemsize, recompute=recompute),
         "logits": LOGIT_COPIES * itemsize * min(rows * length, rows_at_once(config.vocab_size)) * config.vocab_size,
-        "event": _event(config, settings, extents, itemsize),
+        "event": _event(config, settings, extents, itemsize, compact=compact),
     }
 
 
@@ -88,11 +88,14 @@ def _pointers(shape: tuple[int, int]) -> int:
     return 4 * (-(-shape[1] // PANEL) * shape[0] + 1)
 
 
-def _event(config: ModelConfig, settings: TrainSettings, extents: list["_Extent"], itemsize: int) -> int:
+def _event(
+    config: ModelConfig, settings: TrainSettings, extents: list["_Extent"], itemsize: int, *, compact: bool
+) -> int:
     """Return what the window of an event holds, and what the event works in."""
     asked = settings.rule.asks() - {"inputs"}
     # the gradient at every stored weight, where slots start by it (DLT-004); compact bases are gone through one by one
-    start = itemsize * sum(extent.nnz for extent in extents) if settings.initial_positions == "gradient" else 0
+    by_gradient = settings.initial_positions == "gradient" and not compact
+    start = itemsize * sum(extent.nnz for extent in extents) if by_gradient else 0
     if settings.timetable().event_after(1) is None:
         return start
     largest = max(extent.nnz for extent in extents)

@@ -1,6 +1,7 @@
 """What a run is expected to hold, against what it holds, and a run that does not fit (TRN-012)."""
 
 import importlib
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from seft_ref.bases import PackedBase
 from seft_ref.config import ModelConfig
 from seft_ref.kernels import _packed, _panels, cpu, cpu_transposed
 from seft_ref.memory import DENSE_FROM, PANEL, PARTS, memory_of_run
+from seft_ref.train import train_step
 from seft_ref.weights import matrix_of
 from tests.seft_ref.folders import BF16, CONFIG, TEXT, hf_folder, parameters, pruned, sparse_folder
 from tests.tools.test_command_lines import call
@@ -69,6 +71,54 @@ def test_TRN_012_the_formula_counts_what_a_state_holds(tmp_path, compact, dtype,
     for part, size in held_by(state, model.config).items():
         assert found[part] == size, part
     assert importlib.import_module("_memory").memory_of(folder, settings, **options) == found
+
+
+WIDE = CONFIG | {"hidden_size": 256, "intermediate_size": 704, "num_attention_heads": 8, "num_key_value_heads": 8}
+
+
+@pytest.mark.parametrize("compact", [False, True])
+@pytest.mark.parametrize("initial_positions", ["gradient", "random"])
+def test_TRN_012_the_formula_counts_what_a_start_and_an_event_work_in(tmp_path, compact, initial_positions):
+    tensors = pruned(parameters(WIDE, dtype=BF16), WIDE, keep=0.3)
+    to_sparse(hf_folder(tmp_path / "hf", WIDE, tensors, dtype=BF16), tmp_path / "model")
+    changes = {"length": 16, "batch": 1, "density": 0.005, "initial_positions": initial_positions}
+    settings = settings_of("seft", **SHORT | changes | {"evolve_every": 2})
+    tokens = list(range(250)) * 8
+    for _ in range(2):  # what is compiled, or imported when it is first used, is there the second time
+        model = load_model(tmp_path / "model", cpu, compact=compact)
+        config, stored = model.config, {name: base.nnz for name, base in model.bases.items()}
+        first = step_batches(settings, tokens, 1, model.weights)
+        tracemalloc.start()
+        state = initial_state(settings, config, model.weights, model.bases, cpu, first)
+        start = tracemalloc.get_traced_memory()[1]
+        del model
+        state, _ = train_step(state, first, settings, config, cpu)
+        before = tracemalloc.get_traced_memory()[0]
+        tracemalloc.reset_peak()
+        state, record = train_step(state, step_batches(settings, tokens, 2, state.weights), settings, config, cpu)
+        event = tracemalloc.get_traced_memory()[1] - before
+        tracemalloc.stop()
+    assert record.event is not None
+    found = memory_of_run(config, settings, stored, compact=compact)
+    work = found["event"] + found["activations"] + found["logits"]
+    assert start < work
+    assert 0.7 * work < event < work
+
+
+def test_TRN_012_a_compact_start_looks_at_one_matrix_at_a_time():
+    config = ModelConfig.from_json(WIDE | {"num_hidden_layers": 40})
+    stored = {matrix.name: matrix.shape[0] * matrix.shape[1] // 3 for matrix in config.targets()}
+    by_gradient, random = (
+        [
+            memory_of_run(config, settings_of("seft", **SHORT, initial_positions=start), stored, compact=compact)[
+                "event"
+            ]
+            for compact in (False, True)
+        ]
+        for start in ("gradient", "random")
+    )
+    assert by_gradient[1] == random[1] == random[0]
+    assert by_gradient[0] == max(4 * sum(stored.values()), random[0]) > random[0]
 
 
 def test_TRN_012_what_makes_a_run_smaller_or_larger():
