@@ -15,6 +15,7 @@ from typing import Annotated
 
 import _cli
 import typer
+from _output import require_absent
 
 import formats
 from formats import delta
@@ -68,7 +69,7 @@ def main(
 
     Two more commands: convert.py diff BASE TARGET DELTA, and convert.py apply BASE DELTA [DELTA ...] OUT.
     """
-    _cli.require_absent(destination)
+    require_absent(destination)
     if not source.exists():
         raise _cli.Refused(f"there is no {source}")
     shard_bytes = size_of(shard_size)
@@ -109,7 +110,7 @@ def diff(
     verify: Verify = False,
 ) -> None:
     """Write the sparse delta that leads from BASE to TARGET, sparse checkpoints or Hugging Face folders."""
-    _cli.require_absent(destination)
+    require_absent(destination)
     before, after = (open_source(_existing(path)) for path in (base, target))
     found = delta.diff(before, after, op)
     formats.write(destination, found, encoding=encoding, compress=compress, shard_bytes=size_of(shard_size))
@@ -133,7 +134,7 @@ def apply(
     if len(paths) < 2:
         raise _cli.Refused("name at least one delta, and the folder to write")
     *steps, destination = paths
-    _cli.require_absent(destination)
+    require_absent(destination)
     found = open_source(_existing(base))
     result = delta.apply(found, [open_source(_existing(path), "sparse") for path in steps])
     shard_bytes = size_of(shard_size)

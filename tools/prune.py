@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import _cli
 import numpy as np
 import typer
+from _output import require_absent
 
 from formats.convert.hf import open_hf, write_hf
 from formats.index import is_sparse
@@ -48,7 +49,7 @@ def main(
 
     What stays keeps its bits under magnitude and wanda; sparsegpt changes it, and holds it until all is written.
     """
-    _cli.require_absent(destination)
+    require_absent(destination)
     if method not in METHODS:
         raise _cli.Refused(f"unknown method {method!r}; choose one of {', '.join(METHODS)}")
     if not folder.is_dir() or is_sparse(folder):

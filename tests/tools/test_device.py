@@ -146,7 +146,7 @@ def test_without_a_gpu_one_line_says_what_to_do_and_nothing_is_written(cli, tmp_
 @pytest.mark.skipif(CUPY is not None, reason="this machine has a GPU")
 def test_bench_kernels_without_a_gpu_ends_in_one_line(monkeypatch):
     monkeypatch.syspath_prepend(str(TOOLS))
-    with pytest.raises(SystemExit, match=r"^error: --device cuda: "):
+    with pytest.raises(importlib.import_module("_cli").Refused, match=r"^--device cuda: "):
         importlib.import_module("bench").kernels(device=importlib.import_module("_device").Device.cuda)
 
 
