@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import conformance
-from conformance import command, runner, templates
+from conformance import runner, templates
 from conformance.ports.engine_on_cpu import without_gpp
 from tests.kernels import cupy_on_cpu
 
@@ -24,16 +24,6 @@ BARE = ("--examples", "0")
 """Cases alone, which can be counted."""
 HIGHER = 'select__largest=lambda a: {"chosen": a["ids"][: a["k"]]}'
 FALLING = 'rng__draws=lambda a: {"draws": a["numbers"][99]}'
-
-
-@pytest.fixture
-def verify(monkeypatch, capsys):
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["verify.py", *map(str, arguments)])
-        status = command.main()
-        return status, *capsys.readouterr()
-
-    return run
 
 
 @pytest.fixture
