@@ -24,7 +24,7 @@ from conformance.properties import freeze as freeze_case
 from conformance.properties import replay as replay_case
 from conformance.properties.artifacts import read as read_artifact
 from conformance.protocol.child import StartError
-from conformance.runner import BACKENDS, EXAMPLES, Broken, Options, Target, Unusable, judge, started
+from conformance.runner import BACKENDS, DEFAULT, EXAMPLES, Broken, Options, Target, Unusable, judge, started
 
 __all__ = ["app", "main"]
 
@@ -41,7 +41,10 @@ PortPy = Annotated[
     str | None, typer.Option(metavar="pkg.mod:Class", help="A Python class as the port, run in a child process.")
 ]
 Backend = Annotated[
-    list[str] | None, typer.Option(help=f"Our engine on this backend ({', '.join(BACKENDS)}); may be repeated.")
+    list[str] | None,
+    typer.Option(
+        help=f"Our engine on this backend ({', '.join(BACKENDS)}); may be repeated; default {', '.join(DEFAULT)}."
+    ),
 ]
 Device = Annotated[str | None, typer.Option(help="Our engine on cpu, or on cuda: short for --backend cupy.")]
 Timeout = Annotated[float, typer.Option(min=0.1, metavar="S", help="Seconds that a call may take.")]
