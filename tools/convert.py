@@ -8,7 +8,7 @@ python tools/convert.py apply BASE DELTA [DELTA ...] OUT
 import importlib
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -142,6 +142,7 @@ def apply(
         formats.write(destination, result, encoding=encoding, compress=compress, shard_bytes=shard_bytes)
     else:
         hf.checkpoint_to_hf(destination, result, shard_bytes=shard_bytes)
+        _tell_left_out("hf", result.attributes)
     _report(destination)
 
 
@@ -194,14 +195,14 @@ def _write_changes(destination: Path, to: str, found: formats.Checkpoint, base: 
         write_shira(destination, changes, open_source(_needed(base, to)).tensors)
     else:
         write_trl_delta(destination, changes, {"target_sha256": found.delta.target_sha256})
+    _tell_left_out(to, found.attributes, found.files)
 
 
 def _write_foreign(destination: Path, to: str, found: formats.Checkpoint, dtype: str | None, shard_bytes: int) -> None:
     if found.delta is not None:
         raise CannotHold(f"{to} holds models, {found.kind} is none; apply the delta first")
-    if to != "hf" and (found.attributes or found.files):
-        left_out = ", ".join(sorted([*found.attributes, *found.files]))
-        _cli.console.print(f"{to} has no place for {left_out}: left out")
+    left_out = (found.attributes, {} if to == "hf" else found.files)
+    if to != "hf":
         found = replace(found, attributes={}, files={})
     if to == "hf":
         hf.checkpoint_to_hf(destination, found, dtype=dtype, shard_bytes=shard_bytes)
@@ -213,6 +214,14 @@ def _write_foreign(destination: Path, to: str, found: formats.Checkpoint, dtype:
         _writer("scipy_files", "write_scipy")(destination, found, dtype=dtype)
     else:
         _writer("binsparse", "write_binsparse")(destination, found, dtype=dtype)
+    _tell_left_out(to, *left_out)
+
+
+def _tell_left_out(to: str, *parts: Iterable[str]) -> None:
+    """Name the attributes and companions that a target has no place for (FMT-154)."""
+    names = ", ".join(sorted(name for part in parts for name in part))
+    if names:
+        _cli.console.print(f"{to} has no place for {names}: left out", markup=False, highlight=False, soft_wrap=True)
 
 
 def _writer(module: str, function: str) -> Callable[..., None]:
