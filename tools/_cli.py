@@ -5,8 +5,9 @@
 
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import _threads
 import typer
@@ -66,6 +67,13 @@ def restart_with_threads(threads: int) -> None:
     wanted = dict.fromkeys(_threads.NAMES, str(threads))
     if any(os.environ.get(name) != value for name, value in wanted.items()):
         os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | wanted)  # noqa: S606
+
+
+def refuse_unused(what: str, used: Collection[str], given: Mapping[str, Any]) -> None:
+    """Refuse options that were given and that what was chosen does not use."""
+    for option, value in given.items():
+        if value is not None and option not in used:
+            raise Refused(f"{what} does not use {option}; leave it out")
 
 
 def peak_memory_bytes() -> int:

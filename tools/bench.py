@@ -35,7 +35,7 @@ import bench_memory
 import bench_page
 import bench_step
 import typer
-from _bench import JsonFile, Threads, drawn_mask, machine, restart_in_clean_environment, rounds
+from _bench import JsonFile, drawn_mask, machine, restart_in_clean_environment, rounds
 from _device import Device, DeviceOption
 from _output import write_json
 
@@ -114,7 +114,7 @@ def main() -> None:
 @app.command()
 def kernels(
     json_file: JsonFile = None,
-    threads: Threads = 1,
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads of every library [1].")] = None,
     quick: Annotated[bool, typer.Option(help="One shape, three patterns, two token counts, three rounds.")] = False,
     shape: Annotated[
         list[str] | None, typer.Option(help="A matrix, 2048x2048 for instance; all of them if none is named. Repeat.")
@@ -125,9 +125,11 @@ def kernels(
     cuSPARSE.
     """
     if device is Device.cuda:
+        _cli.refuse_unused("--device cuda", (), {"--threads": threads, "--shape": shape or None})
         bench_gpu.kernels(json_file, quick=quick)
         return
     shapes = tuple(_shape(told) for told in shape or ()) or (((2048, 2048),) if quick else SHAPES)
+    threads = threads or 1
     restart_in_clean_environment(threads)
     print(json.dumps(machine(threads), indent=1))
     rows: list[Row] = []

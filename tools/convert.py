@@ -30,14 +30,26 @@ from formats.errors import CannotHold
 from formats.index import is_sparse
 
 Encoding = Annotated[
-    str, typer.Option(help="auto (fewest bytes), dense, bitmask, csr, gap8, varint, nm, nm:N:M or nm:N:M:AXIS.")
+    str | None,
+    typer.Option(help="auto (fewest bytes), dense, bitmask, csr, gap8, varint, nm, nm:N:M or nm:N:M:AXIS [auto]."),
 ]
 Compress = Annotated[str | None, typer.Option(help="zstd: smaller files that are expanded when they are read.")]
-ShardSize = Annotated[str, typer.Option(help="Bytes of tensors in one file, such as 500MB or 5GB.")]
+ShardSize = Annotated[str | None, typer.Option(help="Bytes of tensors in one file, such as 500MB [5GB].")]
 Verify = Annotated[bool, typer.Option("--verify", help="Read everything back and compare it bit for bit.")]
 READ_BACK = {"sparse": "sparse", "hf": "hf", "delta": "sparse", "torch-csr": "torch"}
 """Targets that --verify can compare, and what each is read as."""
-TO = ("sparse", "hf", "delta", "torch-csr", "peft", "trl-delta", "scipy", "binsparse")
+USES = {
+    "sparse": ("--encoding", "--compress", "--shard-size", "--dtype"),
+    "hf": ("--shard-size", "--dtype"),
+    "delta": ("--base", "--encoding", "--compress", "--shard-size"),
+    "torch-csr": ("--dtype",),
+    "peft": ("--base",),
+    "trl-delta": (),
+    "scipy": ("--dtype",),
+    "binsparse": ("--dtype",),
+}
+"""Targets, and which options each uses that not all do."""
+TO = tuple(USES)
 
 
 def main(
@@ -53,9 +65,9 @@ def main(
     base: Annotated[
         Path | None, typer.Option(help="The model that an adapter, a patch or a delta changes (for delta, peft).")
     ] = None,
-    encoding: Encoding = "auto",
+    encoding: Encoding = None,
     compress: Compress = None,
-    shard_size: ShardSize = "5GB",
+    shard_size: ShardSize = None,
     dtype: Annotated[
         str | None, typer.Option(help="Cast floats to F16, BF16, F32 or F64; default: keep every bit.")
     ] = None,
@@ -77,14 +89,19 @@ def main(
         raise _cli.Refused(f"--to {to} is unknown; choose {', '.join(TO)}")
     if verify and to not in READ_BACK:
         raise _cli.Refused(f"--verify reads back {', '.join(READ_BACK)}, and not {to}; leave it out")
+    given = {"--base": base, "--encoding": encoding, "--compress": compress}
+    _cli.refuse_unused(f"--to {to}", USES[to], given | {"--shard-size": shard_size, "--dtype": dtype})
+    kind = detect(source) if source_format == "auto" else source_format
+    if expand_quantised and kind != "gguf":
+        raise _cli.Refused(f"--expand-quantised is for GGUF files, and {source} is read as {kind}; leave it out")
+    encoding = encoding or "auto"
     if to == "delta":
-        found = open_changes(source, open_source(_needed(base, to)), source_format)
+        found = open_changes(source, open_source(_needed(base, to)), kind)
         formats.write(destination, found, encoding=encoding, compress=compress, shard_bytes=shard_bytes)
     elif to in ("peft", "trl-delta"):
-        found = open_source(source, source_format)
+        found = open_source(source, kind)
         _write_changes(destination, to, found, base)
     else:
-        kind = detect(source) if source_format == "auto" else source_format
         found = open_source(source, kind, expand_quantised=expand_quantised)
         if to == "sparse":
             found = _as_sparse(found, kind, encoding, dtype)
@@ -103,9 +120,9 @@ def diff(
     op: Annotated[
         str, typer.Option(help="replace: new values; add: differences, only where sums are exact.")
     ] = "replace",
-    encoding: Encoding = "auto",
+    encoding: Encoding = None,
     compress: Compress = None,
-    shard_size: ShardSize = "5GB",
+    shard_size: ShardSize = None,
     *,
     verify: Verify = False,
 ) -> None:
@@ -113,7 +130,7 @@ def diff(
     require_absent(destination)
     before, after = (open_source(_existing(path)) for path in (base, target))
     found = delta.diff(before, after, op)
-    formats.write(destination, found, encoding=encoding, compress=compress, shard_bytes=size_of(shard_size))
+    formats.write(destination, found, encoding=encoding or "auto", compress=compress, shard_bytes=size_of(shard_size))
     if verify:
         result = delta.apply(before, [open_source(destination, "sparse")])
         for name in result.tensors:
@@ -126,20 +143,22 @@ def apply(
     paths: Annotated[
         list[Path], typer.Argument(metavar="DELTA... OUT", help="Deltas in order, and the folder to write.")
     ],
-    encoding: Encoding = "auto",
+    encoding: Encoding = None,
     compress: Compress = None,
-    shard_size: ShardSize = "5GB",
+    shard_size: ShardSize = None,
 ) -> None:
     """Apply deltas to BASE, and write the result in the format of BASE. The whole chain is checked first."""
     if len(paths) < 2:
         raise _cli.Refused("name at least one delta, and the folder to write")
     *steps, destination = paths
     require_absent(destination)
-    found = open_source(_existing(base))
+    if not is_sparse(_existing(base)):
+        _cli.refuse_unused(f"a result like {base}", (), {"--encoding": encoding, "--compress": compress})
+    found = open_source(base)
     result = delta.apply(found, [open_source(_existing(path), "sparse") for path in steps])
     shard_bytes = size_of(shard_size)
     if is_sparse(base):
-        formats.write(destination, result, encoding=encoding, compress=compress, shard_bytes=shard_bytes)
+        formats.write(destination, result, encoding=encoding or "auto", compress=compress, shard_bytes=shard_bytes)
     else:
         hf.checkpoint_to_hf(destination, result, shard_bytes=shard_bytes)
         _tell_left_out("hf", result.attributes)
@@ -149,8 +168,9 @@ def apply(
 # parts -------------------------------------------------------------------------------------------
 
 
-def size_of(text: str) -> int:
-    """Return the bytes that a text such as 500MB means; units are powers of 1000."""
+def size_of(text: str | None) -> int:
+    """Return the bytes that a text such as 500MB means, 5GB without one; units are powers of 1000."""
+    text = "5GB" if text is None else text
     found = re.fullmatch(r"([1-9][0-9]*)(B|KB|MB|GB|TB)?", text)
     if not found:
         raise _cli.Refused(f"--shard-size {text} is no size; write for example 500MB or 5GB")

@@ -118,6 +118,14 @@ def test_diff_and_apply(cli, tmp_path, kind):
     assert sorted(p.name for p in tmp_path.iterdir()) == before
 
 
+def test_a_result_like_a_folder_has_no_encoding(cli, tmp_path, dense):
+    hf_folder(tmp_path / "target", tensors=pruned(4))
+    cli("convert", "diff", dense, tmp_path / "target", tmp_path / "d")
+    code, _, err = cli("convert", "apply", dense, tmp_path / "d", tmp_path / "out", "--compress", "zstd")
+    assert (code, err) == (2, f"error: a result like {dense} does not use --compress; leave it out\n")
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_chain_with_damage_leaves_nothing(cli, tmp_path, dense):
     target = hf_folder(tmp_path / "target", tensors=pruned(4))
     cli("convert", "diff", dense, target, tmp_path / "d")
