@@ -16,7 +16,7 @@ import numpy as np
 import typer
 from _device import Device, DeviceOption, place_of
 from _log import read_log
-from _memory import require_memory
+from _memory import itemsize_of, require_memory
 from _output import require_absent, require_file, write_json
 from _settings import changes_of
 from _write_log import LogWriter
@@ -148,8 +148,9 @@ def main(
     kernels = place.kernels
     settings = settings_of(preset, pattern=_pattern(folder), **changes_of(wanted, change or []))
     rows_of(settings.batch * settings.micro_batches, ranks)
-    processes, itemsize = _ranks.on_this_machine(ranks), 8 if dtype == "float64" else 4
+    processes = _ranks.on_this_machine(ranks)
     if not ignore_memory:
+        itemsize = itemsize_of(folder, dtype)
         options: dict[str, Any] = {"compact": compact, "recompute": recompute, "index_bytes": place.index_bytes}
         options |= {"dense_from": place.dense_from(itemsize), "transposed": transposed}
         require_memory(folder, settings, place.free_bytes(), processes, itemsize=itemsize, **options)

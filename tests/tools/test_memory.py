@@ -3,6 +3,7 @@
 import importlib
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from formats.convert.hf import to_sparse
@@ -109,10 +110,28 @@ def test_TRN_012_a_run_that_does_not_fit_is_told_before_it_starts(tmp_path, monk
     assert "0.00 GiB are free" in words
     assert "--compact" in words
     assert "--ignore-memory" in words
+    parts = memory.memory_of(folder, settings_of("seft", steps=2, length=8))
+    assert [part for part, size in parts.items() if size and f"{part} 0." not in words] == []
+    assert "base" not in words  # all of it is held in what is multiplied
     assert not out.exists()
     code, _, err = call(monkeypatch, capsys, *arguments, "--ignore-memory")
     assert code == 0, err
     assert out.is_dir()
+
+
+@pytest.mark.parametrize("stored", [np.float64, np.float32, BF16], ids=["float64", "float32", "bfloat16"])
+def test_TRN_012_numbers_are_as_wide_as_the_run_makes_them(tmp_path, monkeypatch, capsys, stored):
+    folder = sparse_folder(tmp_path / "model", dtype=stored)
+    (tmp_path / "text.txt").write_text(TEXT)
+    memory, settings = importlib.import_module("_memory"), settings_of("seft", steps=2, length=8)
+    for dtype in (None, "float32", "float64"):
+        wide = load_model(folder, cpu, dtype).weights.embed_tokens.dtype.itemsize
+        assert memory.itemsize_of(folder, dtype) == wide
+    narrow, wide = (sum(memory.memory_of(folder, settings, itemsize=n).values()) for n in (4, 8))
+    monkeypatch.setattr(memory, "available_bytes", lambda: (narrow + wide) // 2)
+    arguments = (folder, tmp_path / "out", "--text", tmp_path / "text.txt", "--steps", 2, "--length", 8)
+    code, _, err = call(monkeypatch, capsys, "finetune", *arguments)
+    assert (code, "TRN-012" in err) == ((2, True) if stored is np.float64 else (0, False))
 
 
 def test_TRN_012_the_limit_of_a_group_counts(tmp_path, monkeypatch):
