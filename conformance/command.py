@@ -13,18 +13,18 @@ from rich.text import Text
 from conformance import doctor as doctors
 from conformance import expect as expectations
 from conformance import export as exports
-from conformance import listing, report, templates
+from conformance import listing, outputs, report, templates
 from conformance.cases import load_all
 from conformance.clauses import read_clauses
 from conformance.judgement import Run
-from conformance.kills import looks_like, signatures
+from conformance.kills import looks_like
 from conformance.profiles import CLASSES, PROFILES
 from conformance.properties import PROPERTIES
 from conformance.properties import freeze as freeze_case
 from conformance.properties import replay as replay_case
 from conformance.properties.artifacts import read as read_artifact
 from conformance.protocol.child import StartError
-from conformance.runner import BACKENDS, EXAMPLES, Broken, Options, Target, Unusable, judge, started
+from conformance.runner import BACKENDS, DEFAULT, EXAMPLES, Broken, Options, Target, Unusable, judge, started
 
 __all__ = ["app", "main"]
 
@@ -41,7 +41,10 @@ PortPy = Annotated[
     str | None, typer.Option(metavar="pkg.mod:Class", help="A Python class as the port, run in a child process.")
 ]
 Backend = Annotated[
-    list[str] | None, typer.Option(help=f"Our engine on this backend ({', '.join(BACKENDS)}); may be repeated.")
+    list[str] | None,
+    typer.Option(
+        help=f"Our engine on this backend ({', '.join(BACKENDS)}); may be repeated; default {', '.join(DEFAULT)}."
+    ),
 ]
 Device = Annotated[str | None, typer.Option(help="Our engine on cpu, or on cuda: short for --backend cupy.")]
 Timeout = Annotated[float, typer.Option(min=0.1, metavar="S", help="Seconds that a call may take.")]
@@ -102,14 +105,18 @@ def verify(
     )
     if expect is not None and not expect.is_file():
         _stop(f"--expect {expect}: there is no such file; --write-expect makes one", USAGE)
+    expected = None if expect is None else _read(expect)
+    if wrong := outputs.check(write_expect, report_folder):
+        _stop(wrong, USAGE)
     run = _run(target, options)
-    if expect is not None or write_expect is not None:
-        _expectations(run, expect, write_expect)
-    if report_folder is not None:
-        report.write(run, report_folder, signatures())
+    if expected is not None:
+        told: list[expectations.Judged] = [*run.results, *run.properties]
+        run.complaints += expectations.apply(expected, told, {c.id for c in load_all()}, PROPERTIES, run.classes)
     _print(run)
     passed, failed, skipped = run.counts()
     console.print(f"{passed} passed, {failed} failed, {skipped} skipped")
+    if wrong := outputs.write(run, write_expect, report_folder):
+        _stop(wrong, USAGE)
     if not (passed or failed or run.waivers):
         _stop("nothing ran: the port offers nothing of what was asked; see doctor", KIT)
     if run.fault:
@@ -159,8 +166,7 @@ def explain(what: Annotated[str, typer.Argument(metavar="ID", help="A clause, an
 @app.command()
 def export(folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder that does not exist yet.")]) -> None:
     """Write every case as it goes over the line, one file each, for those who cannot start a child process."""
-    if folder.exists():
-        _stop(f"{folder} exists; name a folder that does not", USAGE)
+    _require_absent(folder)
     console.print(f"wrote {exports.write(folder)} cases to {folder}")
 
 
@@ -221,6 +227,8 @@ def self_test(
     """Judge wrong programs and programs that do nothing: each must be refused for what it breaks."""
     from conformance import selftest
 
+    if page is not None and (wrong := outputs.check_page(page)):
+        _stop(wrong, USAGE)
     told = ["--page", str(page)] if page is not None else []
     raise typer.Exit(selftest.main(told + (["--jobs", str(jobs)] if jobs is not None else [])))
 
@@ -233,8 +241,7 @@ def new_port(
     """Write a port of two operations that `doctor` is content with, to start from."""
     if language not in templates.LANGUAGES:
         _stop(f"there is no template in {language}; choose one of {', '.join(templates.LANGUAGES)}", USAGE)
-    if folder.exists():
-        _stop(f"{folder} exists; name a folder that does not", USAGE)
+    _require_absent(folder)
     for line in templates.write(language, folder):
         console.print(Text(line))
 
@@ -300,19 +307,16 @@ def _run(target: Target, options: Options) -> Run:
         _stop(str(error), KIT)
 
 
-def _expectations(run: Run, expect: Path | None, write_expect: Path | None) -> None:
-    if expect is not None:
-        try:
-            known = {case.id for case in load_all()}
-            told: list[expectations.Judged] = [*run.results, *run.properties]
-            run.complaints += expectations.apply(expectations.read(expect), told, known, PROPERTIES, run.classes)
-        except expectations.ManifestError as error:
-            _stop(f"{expect}: {error}", USAGE)
-    if write_expect is not None:
-        try:
-            expectations.write(write_expect, [*run.results, *run.properties], run.classes)
-        except expectations.ManifestError as error:
-            _stop(str(error), USAGE)
+def _read(expect: Path) -> list[expectations.Expect]:
+    try:
+        return expectations.read(expect)
+    except expectations.ManifestError as error:
+        _stop(f"{expect}: {error}", USAGE)
+
+
+def _require_absent(folder: Path) -> None:
+    if wrong := outputs.check_new(folder):
+        _stop(wrong, USAGE)
 
 
 def _stop(line: str, status: int) -> NoReturn:

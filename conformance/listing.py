@@ -104,9 +104,8 @@ NAMES = (
     ("`adapts` of `update.evolve`", "1 adapts in the event, 0 leaves adaptation out"),
     (
         "`settings`",
-        "the names of chapters 8 to 10, with 1 and 0 for true and false; but `start` for `initial_positions`, `warmup` "
-        "for `warmup_steps`, `schedule` for `lr_schedule`, and `rows`, those of a whole step, in `micro_batches` equal "
-        "parts; `preset` first, the rest changes it, and `rule` the choices of chapter 8 that change it",
+        "names of chapters 8 to 10, 1 and 0 for true and false; but `start` for `initial_positions`, `warmup`, `schedule` "
+        + "for those of the learning rate, `rows` of a whole step in `micro_batches` equal parts; `rule` changes `preset`",
     ),
     ("`update.adapt`", "nothing is exempt: the last pass (EVT-004)"),
     ("`k`, `n`, `n_drop`, `budget`, `delta_budget`, `step`, `steps`", "integers"),

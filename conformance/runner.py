@@ -27,7 +27,7 @@ from conformance.profiles import CLASSES, PROFILES, profile_of, profiles_of_case
 from conformance.properties import PROPERTIES, run_properties
 from conformance.protocol.child import Child, Hello
 
-__all__ = ["BACKENDS", "Broken", "Options", "Target", "Unusable", "judge", "started"]
+__all__ = ["BACKENDS", "DEFAULT", "Broken", "Options", "Target", "Unusable", "judge", "started"]
 
 BACKENDS = {
     "numpy": "reference_numpy",
@@ -38,6 +38,8 @@ BACKENDS = {
     "cupy": "cupy",
 }
 """Our engine's kernel sets and array libraries, by the function of `conformance.ports.engine` that makes the port."""
+DEFAULT = ("numpy", "numba", "strict")
+"""Those that are judged where none is named."""
 
 QUICK_CASES = 1
 """Cases of each clause in a quick run."""
@@ -84,8 +86,8 @@ class Target:
 
     @classmethod
     def of_engine(cls, backends: Sequence[str] = ()) -> "Target":
-        """Return our engine on the named backends; on the first three if none is named."""
-        chosen = tuple(backends) or ("numpy", "numba", "strict")
+        """Return our engine on the named backends; on those of `DEFAULT` if none is named."""
+        chosen = tuple(backends) or DEFAULT
         shown = " ".join(f"--backend {name}" for name in backends)
         return cls(tuple(_served(f"conformance.ports.engine:{BACKENDS[name]}") for name in chosen), shown)
 

@@ -20,6 +20,7 @@ from conformance.compare import compare, tau
 from conformance.kills import SIGNATURES, Matrix, kill_matrix, looks_like
 from conformance.mutants import CONTROLS, MUTANTS
 from conformance.nulls.expected import EXPECTED, complaints, judged
+from conformance.whole import write_file
 
 __all__ = ["Matrix", "comparators", "kill_matrix", "looks_like", "main", "page", "signatures_text"]
 
@@ -156,7 +157,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     elif text != SIGNATURES.read_text(encoding="utf-8"):
         told.append(f"{SIGNATURES.name} is not what the matrix gives; write it anew with --write")
     if given.page is not None:
-        given.page.write_text(page(matrix), encoding="utf-8", newline="\n")
+        write_file(given.page, page(matrix).encode())
     killed = sum(bool(kills) for kills in matrix.kills.values())
     print(f"mutants: {killed} of {len(MUTANTS)} killed, by all but {len(matrix.idle)} of {len(matrix.clauses)} cases")
     for line in told:

@@ -6,11 +6,38 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-__all__ = ["write_file", "write_folder"]
+__all__ = ["check_file", "check_place", "write_file", "write_folder"]
+
+
+def check_file(path: Path) -> None:
+    """Verify that a file can be written, in place of an older one.
+
+    Raises:
+        OSError: it is a folder, or lies where nothing can be written.
+    """
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder; name a file")
+    check_place(path)
+
+
+def check_place(path: Path) -> None:
+    """Verify that what leads to a path is a folder that can be written to; what is missing of it is made by writing.
+
+    Raises:
+        OSError: it is not.
+    """
+    folder = path.absolute().parent
+    while not os.path.lexists(folder):
+        folder = folder.parent
+    if not folder.is_dir():
+        raise NotADirectoryError(f"{folder} is no folder, so that {path} cannot be written; choose another name")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise PermissionError(f"{folder} cannot be written to; choose another place than {path}")
 
 
 def write_file(path: Path, data: bytes) -> None:
     """Write a file, in place of what is there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     new = _beside(path, "new")
     try:
         _write(new, data)

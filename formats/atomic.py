@@ -4,7 +4,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from formats.errors import DestinationExists
@@ -14,40 +14,42 @@ from formats.errors import DestinationExists
 def new_folder(path: Path) -> Iterator[Path]:
     """Yield an empty folder beside path, renamed to it if the block ends well, else removed (FMT-110).
 
-    Every file put into it must have been synced. A process that is killed leaves a ``.<name>.tmp-*`` folder
-    behind, which may be deleted.
+    Every file put into it must have been synced. Folders that lead to path are made, and removed with it. A process
+    that is killed leaves a ``.<name>.tmp-*`` folder behind, which may be deleted.
 
     Raises:
         DestinationExists: FMT-110, before anything is written.
     """
     _refuse_existing(path)
-    temporary = _beside(path)
-    temporary.mkdir()
-    try:
-        yield temporary
-        _sync_folder(temporary)
-        _refuse_existing(path)
-        temporary.rename(path)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
-    _sync_folder(path.parent)
+    with _folders_to(path):
+        temporary = _beside(path)
+        temporary.mkdir()
+        try:
+            yield temporary
+            _sync_folder(temporary)
+            _refuse_existing(path)
+            temporary.rename(path)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+        _sync_folder(path.parent)
 
 
 @contextmanager
 def new_file(path: Path) -> Iterator[Path]:
     """Yield a name beside path for a file that the block writes and syncs.
 
-    The file replaces path if the block ends well and is removed otherwise (FMT-111).
+    The file replaces path if the block ends well and is removed otherwise (FMT-111); so are folders that lead to it.
     """
-    temporary = _beside(path)
-    try:
-        yield temporary
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    _sync_folder(path.parent)
+    with _folders_to(path):
+        temporary = _beside(path)
+        try:
+            yield temporary
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        _sync_folder(path.parent)
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -62,6 +64,26 @@ def _refuse_existing(path: Path) -> None:
     # FMT-110: a dangling link counts as being there
     if os.path.lexists(path):
         raise DestinationExists(f"{path} exists; choose another destination or remove it first")
+
+
+@contextmanager
+def _folders_to(path: Path) -> Iterator[None]:
+    """Make the folders that lead to path; those made here are removed again if the block fails."""
+    made: list[Path] = []
+    folder = path.absolute().parent
+    while not os.path.lexists(folder):
+        made.append(folder)
+        folder = folder.parent
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for folder in made:
+            _sync_folder(folder.parent)
+        yield
+    except BaseException:
+        for folder in made:
+            with suppress(OSError):  # another process may have put something there
+                folder.rmdir()
+        raise
 
 
 def _beside(path: Path) -> Path:

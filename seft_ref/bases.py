@@ -1,7 +1,7 @@
 """How the base of a matrix is held: in what is multiplied, and opened one matrix at a time.
 
     base = in_packed(base, packed, kernels)                 # at load: nothing but the packed matrix is kept
-    base, packed, where, under = merged(base, delta, kernels)         # b + φ in one packed matrix, 5 bytes a weight
+    base, packed, where, under = merged(base, delta, kernels)         # b + φ in one packed matrix, 5.2 bytes a weight
     base, packed, where, under = compacted(base, delta, held_in, kernels)       # b in 16 bits, b + φ beside it
     base.open()                                             # positions and numbers, for an event
 

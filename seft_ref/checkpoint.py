@@ -234,9 +234,8 @@ def _by(shape: tuple[int, ...]) -> str:
     return "x".join(map(str, shape))
 
 
-def in_compute_dtype(name: str, values: NumpyArray, dtype: str | None) -> NumpyArray:
-    """Return values in the dtype to compute with: the named one, or the stored one with 16-bit floats as
-    float32 (CKP-001).
+def compute_dtype(name: str, stored: np.dtype[Any], dtype: str | None) -> np.dtype[Any]:
+    """Return the dtype to compute with: the named one, or the stored one with 16-bit floats as float32 (CKP-001).
 
     Raises:
         CheckpointError: CKP-001 for values that are not floats of 16, 32 or 64 bits, or another dtype than
@@ -244,13 +243,20 @@ def in_compute_dtype(name: str, values: NumpyArray, dtype: str | None) -> NumpyA
     """
     if dtype not in (None, "float32", "float64"):
         raise CheckpointError("CKP-001", f"cannot compute in {dtype}; choose float32 or float64")
-    if values.dtype not in (*_SIXTEEN_BIT, np.float32, np.float64):
+    if stored not in (*_SIXTEEN_BIT, np.float32, np.float64):
         raise CheckpointError(
-            "CKP-001",
-            f"{name} is {values.dtype}; weights of bfloat16, float16, float32 and float64 can be computed with",
+            "CKP-001", f"{name} is {stored}; weights of bfloat16, float16, float32 and float64 can be computed with"
         )
-    wanted = dtype or (np.float32 if values.dtype in _SIXTEEN_BIT else values.dtype)
-    return np.ascontiguousarray(values.astype(wanted, copy=False))
+    return np.dtype(dtype or (np.float32 if stored in _SIXTEEN_BIT else stored))
+
+
+def in_compute_dtype(name: str, values: NumpyArray, dtype: str | None) -> NumpyArray:
+    """Return values in the dtype to compute with.
+
+    Raises:
+        CheckpointError: as of `compute_dtype`.
+    """
+    return np.ascontiguousarray(values.astype(compute_dtype(name, values.dtype, dtype), copy=False))
 
 
 def in_file_dtype(name: str, values: NumpyArray, dtype: np.dtype[Any]) -> NumpyArray:

@@ -7,7 +7,15 @@ import time
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+import typer
+from _output import require_file
+
+JsonFile = Annotated[
+    Path | None, typer.Option("--json", callback=require_file, help="Write the result to this file as well.")
+]
+Threads = Annotated[int, typer.Option(min=1, help="Threads of every library.")]
 
 # Idle workers of OpenBLAS and OpenMP spin on cores that the other pool needs; both read this when loaded.
 CLEAN = {"OPENBLAS_THREAD_TIMEOUT": "4", "OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "2000"}

@@ -3,16 +3,15 @@
 `_threads` stands before all that loads NumPy.
 """
 
-import json
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import _threads
 import typer
+from _output import Refused as Refused
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -25,14 +24,15 @@ out = Console(highlight=False)
 wide = Console(highlight=False, width=None if sys.stdout.isatty() else 200)
 
 
-class Refused(Exception):
-    """Input that a command line refuses for a reason of its own."""
-
-
 def run(command: Callable[..., None]) -> None:
-    """Run a command line; a refused input ends in one line on stderr and exit code 2."""
+    """Run a command line of one command, as `run_app` does."""
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
     app.command()(command)
+    run_app(app)
+
+
+def run_app(app: typer.Typer) -> None:
+    """Run a command line; a refused input ends in one line on stderr and exit code 2."""
     try:
         app()
     except (SeftError, formats.FormatError, Refused, OSError) as error:
@@ -69,24 +69,11 @@ def restart_with_threads(threads: int) -> None:
         os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | wanted)  # noqa: S606
 
 
-def require_absent(path: Path) -> None:
-    """Refuse an output that exists, before any work is done."""
-    if path.exists():
-        raise Refused(f"{path} exists; remove it or choose another name")
-
-
-def write_json(path: Path | None, content: dict[str, Any]) -> None:
-    """Write content to a JSON file, by way of a temporary one; NaN and infinity, which JSON lacks, are refused."""
-    if path is None:
-        return
-    try:
-        text = json.dumps(content, indent=2, allow_nan=False) + "\n"
-    except ValueError as error:
-        raise Refused(f"{path} is not written: {error}") from None
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
+def refuse_unused(what: str, used: Collection[str], given: Mapping[str, Any]) -> None:
+    """Refuse options that were given and that what was chosen does not use."""
+    for option, value in given.items():
+        if value is not None and option not in used:
+            raise Refused(f"{what} does not use {option}; leave it out")
 
 
 def peak_memory_bytes() -> int:

@@ -14,6 +14,8 @@ from typing import Any
 import seft_ref
 
 Run = dict[str, Any]
+NAMED = frozenset({"key", "engine", "model", "valid", "evaluation", "perplexity_before"})
+"""What a line must have to be looked up."""
 
 
 def key_of(content: Mapping[str, Any]) -> str:
@@ -53,14 +55,16 @@ class Results:
         self._engine = engine
 
     def lines(self) -> Iterator[Run]:
-        """Yield every whole line."""
+        """Yield every whole line that tells a run."""
         if not self.path.exists():
             return
         for line in self.path.read_bytes().splitlines():
             try:
-                yield json.loads(line)
-            except ValueError:
+                run = json.loads(line)
+            except (ValueError, RecursionError):
                 continue  # cut while it was written; the run is made again
+            if isinstance(run, dict) and run.keys() >= NAMED:
+                yield run
 
     def found(self) -> dict[str, Run]:
         """Return the first run of every key."""

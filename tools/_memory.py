@@ -7,7 +7,8 @@ import _cli
 import psutil
 
 import formats
-from seft_ref.checkpoint import read_config
+from formats.container import DTYPES
+from seft_ref.checkpoint import compute_dtype, read_config
 from seft_ref.memory import memory_of_run
 from seft_ref.settings import TrainSettings
 
@@ -23,6 +24,14 @@ def available_bytes() -> int:
         if limit.isdigit():
             free = min(free, max(0, int(limit) - int(used)))
     return free
+
+
+def itemsize_of(folder: Path, dtype: str | None) -> int:
+    """Return the bytes of a number that a run on a sparse checkpoint computes with, of the widest where they differ."""
+    with formats.open(folder) as reader:
+        names = sorted(set(read_config(reader.files).parameters()) & set(reader.names()))
+        stored = {name: DTYPES[reader.info(name).dtype] for name in names if reader.info(name).dtype in DTYPES}
+    return max((compute_dtype(name, found, dtype).itemsize for name, found in stored.items()), default=4)
 
 
 def memory_of(folder: Path, settings: TrainSettings, **options: Any) -> dict[str, int]:
@@ -43,7 +52,7 @@ def require_memory(folder: Path, settings: TrainSettings, free: int, processes: 
     needed = sum(parts.values())
     if needed <= free:
         return
-    largest = ", ".join(f"{name} {_gib(n)}" for name, n in sorted(parts.items(), key=lambda p: -p[1])[:4])
+    taking = ", ".join(f"{name} {_gib(n)}" for name, n in sorted(parts.items(), key=lambda p: -p[1]) if n)
     hints = ["smaller --batch or --length", "a smaller --density"]
     if not options.get("compact"):
         hints.insert(0, "--compact, if the weights are stored in 16 bits")
@@ -54,7 +63,7 @@ def require_memory(folder: Path, settings: TrainSettings, free: int, processes: 
     if processes > 1:
         hints.insert(0, "fewer processes on this machine")
     raise _cli.Refused(
-        f"TRN-012: the run needs about {_gib(needed)} of memory and {_gib(free)} are free ({largest}); "
+        f"TRN-012: the run needs about {_gib(needed)} of memory and {_gib(free)} are free ({taking}); "
         f"try {', '.join(hints)}, or --ignore-memory to start all the same"
     )
 

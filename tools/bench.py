@@ -23,9 +23,9 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from importlib.util import find_spec
 from itertools import product as product_of
-from pathlib import Path
 from typing import Annotated, Any
 
+import _cli
 import bench_files
 import bench_generate
 import bench_gpu
@@ -35,10 +35,11 @@ import bench_memory
 import bench_page
 import bench_step
 import typer
-from _bench import drawn_mask, machine, restart_in_clean_environment, rounds
+from _bench import JsonFile, drawn_mask, machine, restart_in_clean_environment, rounds
 from _device import Device, DeviceOption
+from _output import write_json
 
-app = typer.Typer(add_completion=False, help=__doc__)
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 for command in (
     bench_files.sizes,
     bench_files.files,
@@ -112,8 +113,8 @@ def main() -> None:
 
 @app.command()
 def kernels(
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write the rows to this file as well.")] = None,
-    threads: Annotated[int, typer.Option(help="Threads of every library.")] = 1,
+    json_file: JsonFile = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads of every library [1].")] = None,
     quick: Annotated[bool, typer.Option(help="One shape, three patterns, two token counts, three rounds.")] = False,
     shape: Annotated[
         list[str] | None, typer.Option(help="A matrix, 2048x2048 for instance; all of them if none is named. Repeat.")
@@ -124,9 +125,11 @@ def kernels(
     cuSPARSE.
     """
     if device is Device.cuda:
+        _cli.refuse_unused("--device cuda", (), {"--threads": threads, "--shape": shape or None})
         bench_gpu.kernels(json_file, quick=quick)
         return
     shapes = tuple(_shape(told) for told in shape or ()) or (((2048, 2048),) if quick else SHAPES)
+    threads = threads or 1
     restart_in_clean_environment(threads)
     print(json.dumps(machine(threads), indent=1))
     rows: list[Row] = []
@@ -137,10 +140,7 @@ def kernels(
         print(_format(row), flush=True)
     missed = list(_missed(rows))
     print("\n".join(["", "goals missed:" if missed else "all goals met", *missed]))
-    if json_file is not None:
-        json_file.write_text(
-            json.dumps({"machine": machine(threads), "rows": [asdict(r) for r in rows]}, indent=1) + "\n"
-        )
+    write_json(json_file, {"machine": machine(threads), "rows": [asdict(r) for r in rows]})
 
 
 def _shape(told: str) -> tuple[int, int]:
@@ -270,4 +270,4 @@ def _format(row: Row) -> str:
 
 
 if __name__ == "__main__":
-    app()
+    _cli.run_app(app)

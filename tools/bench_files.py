@@ -19,6 +19,8 @@ import ml_dtypes
 import numpy as np
 import typer
 import zstandard
+from _bench import JsonFile
+from _output import write_json
 
 import formats
 from formats.convert.hf import open_hf
@@ -39,7 +41,7 @@ BASE = "bound: entropy of the support + values"
 
 def sizes(
     model: Annotated[Path, typer.Argument(help="Dense Hugging Face folder; its block projections are pruned here.")],
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write the figures to this file as well.")] = None,
+    json_file: JsonFile = None,
 ) -> None:
     """Print bytes per dense element, in bfloat16, of a real model pruned by magnitude to many sparsities."""
     figures: dict[str, dict[str, float]] = {}
@@ -49,8 +51,7 @@ def sizes(
             pruned = {name: _pruned(source[name].values, keep) for name in names}
             figures[label] = {name: total / _numel(pruned) for name, total in _totals(pruned, label).items()}
             _print_sizes(label, figures[label])
-    if json_file is not None:
-        json_file.write_text(json.dumps(figures, indent=1) + "\n")
+    write_json(json_file, figures)
 
 
 def _prunings() -> list[tuple[str, Callable[[Bits], Bits]]]:

@@ -14,12 +14,12 @@ import statistics
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from itertools import cycle
-from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 import typer
-from _bench import drawn_mask, machine, restart_in_clean_environment, rounds
+from _bench import JsonFile, Threads, drawn_mask, machine, restart_in_clean_environment, rounds
+from _output import write_json
 
 SHAPES = ((2048, 2048), (5632, 2048), (576, 1536))
 """Of models of a billion parameters, and of the demo's."""
@@ -43,8 +43,8 @@ class TokenRow:
 
 
 def generate(
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write the rows to this file as well.")] = None,
-    threads: Annotated[int, typer.Option(help="Threads of every library.")] = 1,
+    json_file: JsonFile = None,
+    threads: Threads = 1,
     quick: Annotated[bool, typer.Option(help="One shape, three rounds.")] = False,
 ) -> None:
     """Compare products with one token with dense NumPy and torch, and SciPy."""
@@ -60,9 +60,7 @@ def generate(
     wide = [row for row in rows if row.pattern == "70%" and min(row.shape) >= 2048]
     missed = [f"{row.shape[0]}x{row.shape[1]} {row.ratio['ours']:.2f}" for row in wide if row.ratio["ours"] < GOAL]
     print(f"at 70 %, goal {GOAL}: {'missed at ' + ', '.join(missed) if missed else 'met'}")
-    if json_file is not None:
-        content = {"machine": machine(threads), "rows": [asdict(row) for row in rows]}
-        json_file.write_text(json.dumps(content, indent=1) + "\n")
+    write_json(json_file, {"machine": machine(threads), "rows": [asdict(row) for row in rows]})
 
 
 def _measure(shape: tuple[int, int], pattern: str, threads: int, n_rounds: int) -> TokenRow:

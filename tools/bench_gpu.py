@@ -4,7 +4,6 @@ All methods are checked before one is timed; then each round runs every method, 
 disturbs all of them. A timed block is many calls and one wait for the device.
 """
 
-import json
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -14,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from _cli import Refused
 from _gpu import Gpu, the_gpu
+from _output import write_json
 
 from seft_ref.arrays import from_numpy, to_numpy
 from seft_ref.kernels._gpu_packed import by_rows_and_columns
@@ -80,18 +79,14 @@ def measure(gpu: Gpu, shapes: tuple[tuple[int, int], ...], tokens: tuple[int, ..
 
 def kernels(json_file: Path | None, *, quick: bool) -> None:
     """Print every method on this machine's GPU, and write the rows to a file as well."""
-    try:
-        gpu = the_gpu()
-    except Refused as error:
-        raise SystemExit(f"error: {error}") from None
+    gpu = the_gpu()
     print("; ".join(f"{name} {what}" for name, what in gpu.told.items()))
     print("\n".join(HEAD))
     rows = []
     for row in measure(gpu, SHAPES[:1] if quick else SHAPES, (1, 128) if quick else TOKENS, 3 if quick else 7):
         rows.append(row)
         print(format_row(row), flush=True)
-    if json_file is not None:
-        json_file.write_text(json.dumps({"machine": gpu.told, "rows": [asdict(r) for r in rows]}, indent=1) + "\n")
+    write_json(json_file, {"machine": gpu.told, "rows": [asdict(r) for r in rows]})
 
 
 def pruned(rng: np.random.Generator, shape: tuple[int, int], pattern: str) -> Topology:

@@ -15,12 +15,12 @@ import tracemalloc
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
-from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 import typer
-from _bench import machine, restart_in_clean_environment, rounds
+from _bench import JsonFile, Threads, machine, restart_in_clean_environment, rounds
+from _output import write_json
 
 SHAPES = ((2048, 2048), (5632, 2048), (2048, 5632), (8192, 2048))
 """Of models of a billion parameters: TinyLlama 1.1B's four and LLaMA 3.2 1B's widest."""
@@ -44,8 +44,8 @@ class GrowthRow:
 
 
 def growth(
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write the rows to this file as well.")] = None,
-    threads: Annotated[int, typer.Option(help="Threads of every library.")] = 1,
+    json_file: JsonFile = None,
+    threads: Threads = 1,
     quick: Annotated[bool, typer.Option(help="One shape, 512 tokens, three rounds.")] = False,
 ) -> None:
     """Compare exact top-k growth with dense NumPy and torch, in time and memory."""
@@ -63,9 +63,7 @@ def growth(
         print(f"against {other}, goal {goal:.2f}: {'missed at ' + ', '.join(missed) if missed else 'met'}")
     worst = max(row.peak["ours"] / row.peak["numpy"] for row in rows)
     print(f"memory: at most {worst:.3f} of numpy's, goal {MEMORY_GOAL}: {'met' if worst <= MEMORY_GOAL else 'missed'}")
-    if json_file is not None:
-        content = {"machine": machine(threads), "rows": [asdict(row) for row in rows]}
-        json_file.write_text(json.dumps(content, indent=1) + "\n")
+    write_json(json_file, {"machine": machine(threads), "rows": [asdict(row) for row in rows]})
 
 
 def _measure(shape: tuple[int, int], tokens: int, threads: int, n_rounds: int) -> GrowthRow:

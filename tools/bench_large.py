@@ -18,7 +18,8 @@ import _cli
 import ml_dtypes
 import numpy as np
 import typer
-from _bench import machine, restart_in_clean_environment
+from _bench import JsonFile, Threads, machine, restart_in_clean_environment
+from _output import write_json
 
 import formats
 from formats.lazy import Lazy
@@ -63,9 +64,9 @@ def large(
     ),
     length: Annotated[int, typer.Option(help="Tokens of the one row of a step.")] = 128,
     density: Annotated[float, typer.Option(help="Slots of the delta, as a share of all positions.")] = 0.005,
-    threads: Annotated[int, typer.Option(help="Threads of every library.")] = 2,
+    threads: Threads = 2,
     keep: Annotated[bool, typer.Option(help="Leave the checkpoint; use one that is there.")] = False,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write the result to this file as well.")] = None,
+    json_file: JsonFile = None,
 ) -> None:
     """Take a step without and a step with an event, and print seconds and peak memory of each stage."""
     restart_in_clean_environment(threads)
@@ -86,8 +87,7 @@ def large(
     told = json.loads(result.read_text()) | {"machine": machine(threads)}
     fits = told["peak_bytes"] <= GOAL
     print(f"peak {told['peak_bytes'] / 2**30:.2f} GiB, goal {GOAL / 2**30:.0f}: {'met' if fits else 'missed'}")
-    if json_file is not None:
-        json_file.write_text(json.dumps(told, indent=1) + "\n")
+    write_json(json_file, told)
     if not keep:
         shutil.rmtree(model)
 

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from _bench import machine, restart_in_clean_environment
+from _bench import JsonFile, Threads, machine, restart_in_clean_environment
+from _output import write_json
 
 GOALS = {0.5: 3.0, 0.7: 2.0, 0.9: 1.0}
 """Bytes held per weight of the targets, update and its optimizer included, by sparsity."""
@@ -24,8 +25,8 @@ PATTERN_SHAPE = (2048, 4 * 4 * 7 * 36)
 
 
 def memory(
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write the result to this file as well.")] = None,
-    threads: Annotated[int, typer.Option(help="Threads of every library.")] = 2,
+    json_file: JsonFile = None,
+    threads: Threads = 2,
     quick: Annotated[bool, typer.Option(help="70 %, a model of four blocks.")] = False,
 ) -> None:
     """Print what a step of a model of 135 million parameters holds, and what PyTorch holds for it."""
@@ -47,9 +48,7 @@ def memory(
     patterns = [_pattern(*pattern) for pattern in PATTERNS]
     for row in patterns:
         print("  ".join(f"{name} {value:.3f}" if isinstance(value, float) else value for name, value in row.items()))
-    if json_file is not None:
-        told = {"machine": machine(threads), "rows": rows, "patterns": patterns}
-        json_file.write_text(json.dumps(told, indent=1) + "\n")
+    write_json(json_file, {"machine": machine(threads), "rows": rows, "patterns": patterns})
 
 
 def _pattern(n_keep: int, width: int) -> dict[str, Any]:

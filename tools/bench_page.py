@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from _output import Refused
 
 PEERS = ("torch", "torch csr", "scipy csr", "mkl csr")
 """Columns of the table of products; one that nobody has is left out."""
@@ -29,13 +30,15 @@ TABLE = re.compile(r"(<!-- table ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def page(
-    markdown: Annotated[Path, typer.Argument(help="The page whose tables are written anew.")],
-    results: Annotated[Path, typer.Argument(help="A folder of what `--json` wrote.")],
+    markdown: Annotated[
+        Path, typer.Argument(help="The page whose tables are written anew.", exists=True, dir_okay=False)
+    ],
+    results: Annotated[Path, typer.Argument(help="A folder of what `--json` wrote.", exists=True, file_okay=False)],
 ) -> None:
     """Write the tables of a page and the pictures beside it from results."""
     from _figures import rendered
 
-    found = {path.stem: json.loads(path.read_text()) for path in sorted(results.glob("*.json"))}
+    found = {path.stem: _read(path) for path in sorted(results.glob("*.json"))}
     missing = sorted({name for _, name, _ in TABLE.findall(markdown.read_text())} - set(found))
     if missing:
         raise typer.BadParameter(f"{results} lacks {', '.join(f'{name}.json' for name in missing)}")
@@ -47,6 +50,17 @@ def page(
         (beside / name).write_bytes(rendered(draw, "svg"))
     markdown.write_text(written)
     print(f"{markdown}: {len(found)} results, {len(pictures)} pictures")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """Return a result; what is none is refused by name."""
+    try:
+        told = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise Refused(f"{path} is not JSON: {error}") from None
+    if not isinstance(told, dict):
+        raise Refused(f"{path} is not a JSON object")
+    return told
 
 
 def tables(name: str, told: dict[str, Any]) -> str:

@@ -12,12 +12,12 @@ import json
 import statistics
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 import typer
-from _bench import machine, restart_in_clean_environment, rounds
+from _bench import JsonFile, Threads, machine, restart_in_clean_environment, rounds
+from _output import write_json
 
 SHAPES = ((2048, 2048), (5632, 2048), (4096, 4096))
 SPARSITIES = (0.5, 0.7, 0.9)
@@ -55,8 +55,8 @@ class StepRow:
 
 
 def step(
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write the rows to this file as well.")] = None,
-    threads: Annotated[int, typer.Option(help="Threads of every library.")] = 1,
+    json_file: JsonFile = None,
+    threads: Threads = 1,
     quick: Annotated[bool, typer.Option(help="One layer and a model of two blocks, three rounds.")] = False,
 ) -> None:
     """Compare a training step with the same one in PyTorch, dense and with LoRA."""
@@ -81,9 +81,7 @@ def step(
         asked = [r for r in rows if (r.what == "model") == (kind == "model") and r.sparsity == 0.7]
         missed = [f"{r.what} {r.ratio[other]:.2f}" for r in asked if r.ratio[other] < least]
         print(f"{kind} against {other}, goal {least}: {'missed at ' + ', '.join(missed) if missed else 'met'}")
-    if json_file is not None:
-        content = {"machine": machine(threads), "rows": [asdict(row) for row in rows]}
-        json_file.write_text(json.dumps(content, indent=1) + "\n")
+    write_json(json_file, {"machine": machine(threads), "rows": [asdict(row) for row in rows]})
 
 
 def _row(what: str, sparsity: float, methods: dict[str, Callable[[], Any]], n_rounds: int) -> StepRow:

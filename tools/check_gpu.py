@@ -15,6 +15,7 @@ import _cli
 import typer
 from _gpu import Gpu, the_gpu
 from _gpu_checks import Checked, check_kernels, check_kit, check_runs, memory
+from _output import require_file, write_file
 from bench_gpu import HEAD, SHAPES, TOKENS, format_row, measure
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "gpu.md"
@@ -27,17 +28,15 @@ def main(
     quick: Annotated[bool, typer.Option("--quick", help="One shape, two token counts, three rounds.")] = False,
 ) -> None:
     """Check and measure everything on this machine's GPU, and write a page of it."""
+    require_file(page)
     gpu = the_gpu()
     kept, mark, _ = page.read_text(encoding="utf-8").partition(MARK) if page.is_file() else ("# The GPU\n\n", MARK, "")
     if not mark:
         raise _cli.Refused(f"{page} has no line {MARK.strip()}; add it where the results go, or name another --page")
-    page.parent.mkdir(parents=True, exist_ok=True)
     text, held = examined(
         gpu, "cupy", SHAPES[:1] if quick else SHAPES, (1, 128) if quick else TOKENS, 3 if quick else 7
     )
-    temporary = page.with_name(page.name + ".tmp")
-    temporary.write_text(kept + MARK + text, encoding="utf-8")
-    temporary.replace(page)
+    write_file(page, (kept + MARK + text).encode())
     _cli.out.print(f"{page}: {'all held' if held else 'NOT ALL HELD'}")
     if not held:
         raise typer.Exit(1)

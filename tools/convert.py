@@ -8,13 +8,14 @@ python tools/convert.py apply BASE DELTA [DELTA ...] OUT
 import importlib
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import _cli
 import typer
+from _output import require_absent
 
 import formats
 from formats import delta
@@ -29,14 +30,26 @@ from formats.errors import CannotHold
 from formats.index import is_sparse
 
 Encoding = Annotated[
-    str, typer.Option(help="auto (fewest bytes), dense, bitmask, csr, gap8, varint, nm, nm:N:M or nm:N:M:AXIS.")
+    str | None,
+    typer.Option(help="auto (fewest bytes), dense, bitmask, csr, gap8, varint, nm, nm:N:M or nm:N:M:AXIS [auto]."),
 ]
 Compress = Annotated[str | None, typer.Option(help="zstd: smaller files that are expanded when they are read.")]
-ShardSize = Annotated[str, typer.Option(help="Bytes of tensors in one file, such as 500MB or 5GB.")]
+ShardSize = Annotated[str | None, typer.Option(help="Bytes of tensors in one file, such as 500MB [5GB].")]
 Verify = Annotated[bool, typer.Option("--verify", help="Read everything back and compare it bit for bit.")]
 READ_BACK = {"sparse": "sparse", "hf": "hf", "delta": "sparse", "torch-csr": "torch"}
 """Targets that --verify can compare, and what each is read as."""
-TO = ("sparse", "hf", "delta", "torch-csr", "peft", "trl-delta", "scipy", "binsparse")
+USES = {
+    "sparse": ("--encoding", "--compress", "--shard-size", "--dtype"),
+    "hf": ("--shard-size", "--dtype"),
+    "delta": ("--base", "--encoding", "--compress", "--shard-size"),
+    "torch-csr": ("--dtype",),
+    "peft": ("--base",),
+    "trl-delta": (),
+    "scipy": ("--dtype",),
+    "binsparse": ("--dtype",),
+}
+"""Targets, and which options each uses that not all do."""
+TO = tuple(USES)
 
 
 def main(
@@ -52,9 +65,9 @@ def main(
     base: Annotated[
         Path | None, typer.Option(help="The model that an adapter, a patch or a delta changes (for delta, peft).")
     ] = None,
-    encoding: Encoding = "auto",
+    encoding: Encoding = None,
     compress: Compress = None,
-    shard_size: ShardSize = "5GB",
+    shard_size: ShardSize = None,
     dtype: Annotated[
         str | None, typer.Option(help="Cast floats to F16, BF16, F32 or F64; default: keep every bit.")
     ] = None,
@@ -68,7 +81,7 @@ def main(
 
     Two more commands: convert.py diff BASE TARGET DELTA, and convert.py apply BASE DELTA [DELTA ...] OUT.
     """
-    _cli.require_absent(destination)
+    require_absent(destination)
     if not source.exists():
         raise _cli.Refused(f"there is no {source}")
     shard_bytes = size_of(shard_size)
@@ -76,14 +89,19 @@ def main(
         raise _cli.Refused(f"--to {to} is unknown; choose {', '.join(TO)}")
     if verify and to not in READ_BACK:
         raise _cli.Refused(f"--verify reads back {', '.join(READ_BACK)}, and not {to}; leave it out")
+    given = {"--base": base, "--encoding": encoding, "--compress": compress}
+    _cli.refuse_unused(f"--to {to}", USES[to], given | {"--shard-size": shard_size, "--dtype": dtype})
+    kind = detect(source) if source_format == "auto" else source_format
+    if expand_quantised and kind != "gguf":
+        raise _cli.Refused(f"--expand-quantised is for GGUF files, and {source} is read as {kind}; leave it out")
+    encoding = encoding or "auto"
     if to == "delta":
-        found = open_changes(source, open_source(_needed(base, to)), source_format)
+        found = open_changes(source, open_source(_needed(base, to)), kind)
         formats.write(destination, found, encoding=encoding, compress=compress, shard_bytes=shard_bytes)
     elif to in ("peft", "trl-delta"):
-        found = open_source(source, source_format)
+        found = open_source(source, kind)
         _write_changes(destination, to, found, base)
     else:
-        kind = detect(source) if source_format == "auto" else source_format
         found = open_source(source, kind, expand_quantised=expand_quantised)
         if to == "sparse":
             found = _as_sparse(found, kind, encoding, dtype)
@@ -102,17 +120,17 @@ def diff(
     op: Annotated[
         str, typer.Option(help="replace: new values; add: differences, only where sums are exact.")
     ] = "replace",
-    encoding: Encoding = "auto",
+    encoding: Encoding = None,
     compress: Compress = None,
-    shard_size: ShardSize = "5GB",
+    shard_size: ShardSize = None,
     *,
     verify: Verify = False,
 ) -> None:
     """Write the sparse delta that leads from BASE to TARGET, sparse checkpoints or Hugging Face folders."""
-    _cli.require_absent(destination)
+    require_absent(destination)
     before, after = (open_source(_existing(path)) for path in (base, target))
     found = delta.diff(before, after, op)
-    formats.write(destination, found, encoding=encoding, compress=compress, shard_bytes=size_of(shard_size))
+    formats.write(destination, found, encoding=encoding or "auto", compress=compress, shard_bytes=size_of(shard_size))
     if verify:
         result = delta.apply(before, [open_source(destination, "sparse")])
         for name in result.tensors:
@@ -125,30 +143,34 @@ def apply(
     paths: Annotated[
         list[Path], typer.Argument(metavar="DELTA... OUT", help="Deltas in order, and the folder to write.")
     ],
-    encoding: Encoding = "auto",
+    encoding: Encoding = None,
     compress: Compress = None,
-    shard_size: ShardSize = "5GB",
+    shard_size: ShardSize = None,
 ) -> None:
     """Apply deltas to BASE, and write the result in the format of BASE. The whole chain is checked first."""
     if len(paths) < 2:
         raise _cli.Refused("name at least one delta, and the folder to write")
     *steps, destination = paths
-    _cli.require_absent(destination)
-    found = open_source(_existing(base))
+    require_absent(destination)
+    if not is_sparse(_existing(base)):
+        _cli.refuse_unused(f"a result like {base}", (), {"--encoding": encoding, "--compress": compress})
+    found = open_source(base)
     result = delta.apply(found, [open_source(_existing(path), "sparse") for path in steps])
     shard_bytes = size_of(shard_size)
     if is_sparse(base):
-        formats.write(destination, result, encoding=encoding, compress=compress, shard_bytes=shard_bytes)
+        formats.write(destination, result, encoding=encoding or "auto", compress=compress, shard_bytes=shard_bytes)
     else:
         hf.checkpoint_to_hf(destination, result, shard_bytes=shard_bytes)
+        _tell_left_out("hf", result.attributes)
     _report(destination)
 
 
 # parts -------------------------------------------------------------------------------------------
 
 
-def size_of(text: str) -> int:
-    """Return the bytes that a text such as 500MB means; units are powers of 1000."""
+def size_of(text: str | None) -> int:
+    """Return the bytes that a text such as 500MB means, 5GB without one; units are powers of 1000."""
+    text = "5GB" if text is None else text
     found = re.fullmatch(r"([1-9][0-9]*)(B|KB|MB|GB|TB)?", text)
     if not found:
         raise _cli.Refused(f"--shard-size {text} is no size; write for example 500MB or 5GB")
@@ -193,14 +215,14 @@ def _write_changes(destination: Path, to: str, found: formats.Checkpoint, base: 
         write_shira(destination, changes, open_source(_needed(base, to)).tensors)
     else:
         write_trl_delta(destination, changes, {"target_sha256": found.delta.target_sha256})
+    _tell_left_out(to, found.attributes, found.files)
 
 
 def _write_foreign(destination: Path, to: str, found: formats.Checkpoint, dtype: str | None, shard_bytes: int) -> None:
     if found.delta is not None:
         raise CannotHold(f"{to} holds models, {found.kind} is none; apply the delta first")
-    if to != "hf" and (found.attributes or found.files):
-        left_out = ", ".join(sorted([*found.attributes, *found.files]))
-        _cli.console.print(f"{to} has no place for {left_out}: left out")
+    left_out = (found.attributes, {} if to == "hf" else found.files)
+    if to != "hf":
         found = replace(found, attributes={}, files={})
     if to == "hf":
         hf.checkpoint_to_hf(destination, found, dtype=dtype, shard_bytes=shard_bytes)
@@ -212,6 +234,14 @@ def _write_foreign(destination: Path, to: str, found: formats.Checkpoint, dtype:
         _writer("scipy_files", "write_scipy")(destination, found, dtype=dtype)
     else:
         _writer("binsparse", "write_binsparse")(destination, found, dtype=dtype)
+    _tell_left_out(to, *left_out)
+
+
+def _tell_left_out(to: str, *parts: Iterable[str]) -> None:
+    """Name the attributes and companions that a target has no place for (FMT-154)."""
+    names = ", ".join(sorted(name for part in parts for name in part))
+    if names:
+        _cli.console.print(f"{to} has no place for {names}: left out", markup=False, highlight=False, soft_wrap=True)
 
 
 def _writer(module: str, function: str) -> Callable[..., None]:

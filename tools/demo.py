@@ -22,6 +22,7 @@ from typing import Annotated, Any
 
 import _cli
 import typer
+from _output import require_file, write_file
 from rich.table import Table
 
 HERE = Path(__file__).resolve().parent
@@ -53,6 +54,7 @@ def main(
     ] = None,
 ) -> None:
     """Fetch, convert, prune, evaluate, fine-tune, evaluate, convert back, and print a table."""
+    require_file(page)
     size = QUICK if quick else FULL
     work = folder / ("quick" if quick else "full")
     work.mkdir(parents=True, exist_ok=True)
@@ -142,7 +144,7 @@ def main(
     rows = table_rows(work, models)
     show(rows)
     if page is not None:
-        page.write_text(markdown(rows, size, work), encoding="utf-8")
+        write_file(page, markdown(rows, size, work).encode())
         _cli.out.print(f"wrote {page}")
 
 

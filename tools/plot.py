@@ -9,6 +9,7 @@ from typing import Annotated
 import _cli
 import typer
 from _log import Log, read_log
+from _output import require_file, write_file
 
 KINDS = (".png", ".svg", ".html")
 
@@ -31,15 +32,9 @@ def main(
         raise _cli.Refused(f"{destination} is neither .png nor .svg nor .html; name the picture OUT.png, say")
     if not file.is_file():
         raise _cli.Refused(f"there is no log {file}; finetune.py writes one with --log")
-    if not destination.parent.is_dir():
-        raise _cli.Refused(f"there is no folder {destination.parent}")
+    require_file(destination)
     log = read_log(file)
-    temporary = destination.with_name(f".{destination.name}.tmp")
-    try:
-        temporary.write_bytes(_drawn(log, destination.suffix))
-        temporary.replace(destination)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_file(destination, _drawn(log, destination.suffix))
     _cli.out.print(f"{destination}: steps {len(log.steps)}, events {len(log.events)}, warnings {len(log.warnings)}")
 
 

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import _cli
 import numpy as np
 import typer
+from _output import require_absent
 
 from formats.convert.hf import open_hf, write_hf
 from formats.index import is_sparse
@@ -29,17 +30,19 @@ def main(
         typer.Argument(metavar="OUT_DIR", help="Where the pruned Hugging Face folder goes; must not exist."),
     ],
     method: Annotated[str, typer.Option(help=f"One of {', '.join(METHODS)}.")],
-    sparsity: Annotated[float, typer.Option(help="Fraction of weights removed from every matrix, 0 to below 1.")] = 0.5,
+    sparsity: Annotated[
+        float | None, typer.Option(help="Fraction of weights removed from every matrix, 0 to below 1 [0.5].")
+    ] = None,
     pattern: Annotated[
         str | None,
-        typer.Option(help="N:M keeps N of every M weights of a row, for example 2:4; replaces --sparsity."),
+        typer.Option(help="N:M keeps N of every M weights of a row, for example 2:4; instead of --sparsity."),
     ] = None,
     calibration: Annotated[
         Path | None, typer.Option(help="UTF-8 text that Wanda and SparseGPT measure activations on.")
     ] = None,
-    samples: Annotated[int, typer.Option(min=1, help="Calibration windows.")] = 16,
-    length: Annotated[int, typer.Option(min=2, help="Tokens of a calibration window.")] = 256,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the calibration windows.")] = 0,
+    samples: Annotated[int | None, typer.Option(min=1, help="Calibration windows [16].")] = None,
+    length: Annotated[int | None, typer.Option(min=2, help="Tokens of a calibration window [256].")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Seed of the calibration windows [0].")] = None,
     dtype: Annotated[
         str | None, typer.Option(help="Compute in float32 or float64; default: as stored, 16-bit as float32.")
     ] = None,
@@ -48,11 +51,13 @@ def main(
 
     What stays keeps its bits under magnitude and wanda; sparsegpt changes it, and holds it until all is written.
     """
-    _cli.require_absent(destination)
-    if method not in METHODS:
-        raise _cli.Refused(f"unknown method {method!r}; choose one of {', '.join(METHODS)}")
+    require_absent(destination)
+    of_calibration = {"--calibration": calibration, "--samples": samples, "--length": length, "--seed": seed}
+    _require_choices(method, of_calibration, pattern, sparsity)
     if not folder.is_dir() or is_sparse(folder):
         raise _cli.Refused(f"{folder} is not a Hugging Face folder")
+    sparsity = 0.5 if sparsity is None else sparsity
+    samples, length, seed = samples or 16, length or 256, seed or 0
     groups = None if pattern is None else parse_pattern(pattern)
     removed_count(sparsity, 1)
     with open_hf(folder) as source:
@@ -67,9 +72,7 @@ def main(
         def read(name: str) -> Any:
             return in_compute_dtype(name, source[name].values, dtype)
 
-        if method in CALIBRATED:
-            if calibration is None:
-                raise _cli.Refused(f"{method} needs --calibration TEXT")
+        if calibration is not None:
             tokens = np.asarray(read_tokens(calibration, folder), dtype=np.int64)
             starts = calibration_starts(len(tokens), length, seed, samples)
             batches = [np.stack([tokens[s : s + length] for s in starts[i : i + 4]]) for i in range(0, samples, 4)]
@@ -105,6 +108,18 @@ def main(
 
         write_hf(destination, [source.section(name) for name in source], fetch, files)
     _cli.out.print(f"{destination}: removed {removed} of {total} weights ({removed / total:.4%})")
+
+
+def _require_choices(method: str, of_calibration: dict[str, Any], pattern: str | None, sparsity: float | None) -> None:
+    """Refuse a method that there is not, or that lacks its text, and options that are not used."""
+    if method not in METHODS:
+        raise _cli.Refused(f"unknown method {method!r}; choose one of {', '.join(METHODS)}")
+    if method not in CALIBRATED:
+        _cli.refuse_unused(f"--method {method}", (), of_calibration)
+    elif of_calibration["--calibration"] is None:
+        raise _cli.Refused(f"{method} needs --calibration TEXT")
+    if pattern is not None:
+        _cli.refuse_unused(f"--pattern {pattern}", (), {"--sparsity": sparsity})
 
 
 def _removed(config: ModelConfig, name: str, packed: Any) -> int:

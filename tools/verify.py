@@ -1,6 +1,8 @@
-"""Judge our engine clause by clause against SPEC.md.
+"""Judge our engine, or a port, clause by clause against SPEC.md; --help names every option and subcommand.
 
-python tools/verify.py [--json FILE] [--only GLOB] [--list]
+python tools/verify.py [--only GLOB] [--report DIR]
+python tools/verify.py --port "./my_port" [--expect seft-expect.toml]
+python tools/verify.py list --cases
 """
 
 import os

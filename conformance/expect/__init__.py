@@ -3,7 +3,7 @@
 `read` and `apply` forgive what it expects and complain of whatever in it is not so, `write` makes or updates it.
 """
 
-from conformance.expect.edit import write
+from conformance.expect.edit import check, write
 from conformance.expect.manifest import STATUSES, Expect, Judged, ManifestError, apply, read
 
-__all__ = ["STATUSES", "Expect", "Judged", "ManifestError", "apply", "read", "write"]
+__all__ = ["STATUSES", "Expect", "Judged", "ManifestError", "apply", "check", "read", "write"]

@@ -27,9 +27,9 @@ from conformance.expect.manifest import (
 from conformance.harness import classes_of
 from conformance.judgement import PropertyResult
 from conformance.profiles import CLASSES
-from conformance.whole import write_file
+from conformance.whole import check_file, write_file
 
-__all__ = ["write"]
+__all__ = ["check", "write"]
 
 _HEADER = re.compile(r"^[ \t]*\[\[[ \t]*expect[ \t]*\]\][ \t]*(#.*)?$")
 _LINE = re.compile(r"""^([ \t]*(\w+)[ \t]*=[ \t]*)("(?:[^"\\]|\\.)*"|'[^']*'|\d+)([ \t]*(?:#.*)?)$""")
@@ -56,11 +56,7 @@ def write(path: Path, results: Sequence[Judged], classes: Sequence[str] = tuple(
     Raises:
         ManifestError: what is there is no manifest, or has lines that cannot be told apart; nothing is written.
     """
-    try:
-        old = path.read_bytes().decode("utf-8") if path.exists() else _BEGIN
-    except (OSError, UnicodeDecodeError) as error:
-        msg = f"{path}: it cannot be read: {error}"
-        raise ManifestError(msg) from error
+    old = _text(path)
     end = "\r\n" if "\r\n" in old else "\n"
     before, blocks = _blocks(old.replace("\r\n", "\n"), path.name)
     wanted = [dict(block.row) for block in blocks]
@@ -81,6 +77,26 @@ def write(path: Path, results: Sequence[Judged], classes: Sequence[str] = tuple(
         msg = f"{path.name}: it cannot be updated line by line; write each key of an entry on a line of its own"
         raise ManifestError(msg)
     write_file(path, text.replace("\n", end).encode())
+
+
+def check(path: Path) -> None:
+    """Verify that a manifest can be written to a path, new or updated.
+
+    Raises:
+        ManifestError: what is there is no manifest, or has lines that cannot be told apart.
+        OSError: nothing can be written there.
+    """
+    check_file(path)
+    _blocks(_text(path).replace("\r\n", "\n"), path.name)
+
+
+def _text(path: Path) -> str:
+    """Return what a manifest holds, or how a new one begins."""
+    try:
+        return path.read_bytes().decode("utf-8") if path.exists() else _BEGIN
+    except (OSError, UnicodeDecodeError) as error:
+        msg = f"{path}: it cannot be read: {error}"
+        raise ManifestError(msg) from error
 
 
 def _blocks(text: str, name: str) -> tuple[list[str], list[_Block]]:

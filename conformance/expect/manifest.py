@@ -1,7 +1,7 @@
 """The expected failures of a port, in a TOML file beside it: what is known to be wrong, and who tracks it.
 
     [[expect]]
-    id = "select.largest-ties"        # a case, or a glob with max_matches = 1 to 20
+    id = "select.largest-example"     # a case, or a glob with max_matches = 1 to 20
     status = "fail"                   # how it comes out
     match = "at [0] expected 7"       # how what it tells begins
     issue = "https://..."
@@ -9,7 +9,7 @@
     until = "1.0-r3"                  # the last revision of the kit for which this holds; may be left out
 
     [[expect]]
-    property = "select.order"
+    property = "select.largest"
     status = "fail"                   # or unsupported
     issue = "https://..."
 

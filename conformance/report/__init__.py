@@ -4,13 +4,14 @@
 """
 
 from conformance.report.check import check_report
-from conformance.report.folder import FILES, ReportError, write
+from conformance.report.folder import FILES, ReportError, check_folder, write
 from conformance.report.tables import as_json, counts, explain, matches, shown_value, table_rows
 
 __all__ = [
     "FILES",
     "ReportError",
     "as_json",
+    "check_folder",
     "check_report",
     "counts",
     "explain",

@@ -12,9 +12,9 @@ from conformance.report.markdown import markdown
 from conformance.report.page import page
 from conformance.report.summary import as_summary, badge
 from conformance.report.words import tidy
-from conformance.whole import write_folder
+from conformance.whole import check_place, write_folder
 
-__all__ = ["FILES", "ReportError", "write"]
+__all__ = ["FILES", "ReportError", "check_folder", "write"]
 
 FILES = ("report.jsonl", "summary.json", "summary.md", "junit.xml", "badge.json", "report.html")
 
@@ -41,13 +41,19 @@ def write(run: Run, folder: Path, signatures: Mapping[str, Sequence[str]] | None
         "badge.json": json.dumps(badge(clean)) + "\n",
         "report.html": page(clean, signatures or {}),
     }
-    folder = Path(os.path.abspath(folder))  # noqa: PTH100  resolve would follow a link that is to be refused
-    _refuse_other(folder)
-    write_folder(folder, {name: texts[name].encode() for name in FILES})
+    check_folder(folder)
+    write_folder(_absolute(folder), {name: texts[name].encode() for name in FILES})
 
 
-def _refuse_other(folder: Path) -> None:
-    """Refuse what is there, unless it is a report or empty."""
+def check_folder(folder: Path) -> None:
+    """Verify that a report can be written there: nothing, an empty folder or an earlier report is in its place.
+
+    Raises:
+        ReportError: something else is.
+        OSError: nothing can be written there.
+    """
+    folder = _absolute(folder)
+    check_place(folder)
     if not os.path.lexists(folder):
         return
     if folder.is_symlink() or not folder.is_dir():
@@ -57,3 +63,7 @@ def _refuse_other(folder: Path) -> None:
     if others:
         msg = f"{folder} holds {others[0]}, which is no part of a report; name another folder"
         raise ReportError(msg)
+
+
+def _absolute(folder: Path) -> Path:
+    return Path(os.path.abspath(folder))  # noqa: PTH100  resolve would follow a link that is to be refused

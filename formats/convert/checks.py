@@ -20,20 +20,30 @@ def require_plain(checkpoint: Checkpoint, target: str) -> None:
         CannotHold: FMT-154 for another kind, attributes or companions, which target has no place for.
         FormatError: FMT-009 or FMT-010 for a name or a tie.
     """
-    extra = {
-        "kind": checkpoint.kind if checkpoint.kind != "model" else "",
-        "attributes": sorted(checkpoint.attributes),
-        "files": sorted(checkpoint.files),
-    }
-    for what, found in extra.items():
+    require_model(checkpoint.kind, target)
+    for what, found in (("attributes", sorted(checkpoint.attributes)), ("files", sorted(checkpoint.files))):
         if found:
-            raise CannotHold(
-                f"the checkpoint has {what} {found!r:.200}, which {target} cannot hold; to write the tensors alone, "
-                f'pass dataclasses.replace(checkpoint, kind="model", attributes={{}}, files={{}})'
-            )
+            raise _without_place(what, found, target)
     for name in checkpoint.tensors:
         validate.check_name(name)
     validate.check_tied(checkpoint.tied, checkpoint.tensors)
+
+
+def require_model(kind: str, target: str) -> None:
+    """Verify that a checkpoint is a model, where target holds nothing else.
+
+    Raises:
+        CannotHold: FMT-154 for another kind.
+    """
+    if kind != "model":
+        raise _without_place("kind", kind, target)
+
+
+def _without_place(what: str, found: object, target: str) -> CannotHold:
+    return CannotHold(
+        f"the checkpoint has {what} {found!r:.200}, which {target} cannot hold; to write the tensors alone, "
+        f'pass dataclasses.replace(checkpoint, kind="model", attributes={{}}, files={{}})'
+    )
 
 
 def check_cast(dtype: str | None, targets: frozenset[str] = CASTABLE) -> None:

@@ -13,7 +13,7 @@ from types import TracebackType
 
 from formats import atomic, strict_json, validate
 from formats.container import FLOATS, NONE, MappedFile, Section, dtype_name
-from formats.convert.checks import CASTABLE, cast, check_cast
+from formats.convert.checks import CASTABLE, cast, check_cast, require_model
 from formats.convert.stock import open_stock, outline, write_stock
 from formats.encoding import pays
 from formats.errors import CannotHold, ForeignFolder, FormatError, UnknownOption
@@ -24,6 +24,8 @@ from formats.writer import write
 WHOLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 MAX_INDEX = 100_000_000
+FOLDER = "a Hugging Face folder"
+"""What errors call it."""
 
 _SHARD_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,242}\.safetensors")
 
@@ -133,6 +135,7 @@ def to_hf(
     """Write the sparse checkpoint src as the Hugging Face folder dst, one tensor in memory at a time.
 
     Absent positions become +0.0; which zeros were stored is no longer told. Tied names stay absent (FMT-124).
+    Attributes, for which such a folder has no place, are left out.
 
     Args:
         src: a checkpoint folder or file.
@@ -141,7 +144,8 @@ def to_hf(
         shard_bytes: bytes of tensors that a shard may hold before the next tensor opens another one.
 
     Raises:
-        FormatError: FMT-110 if dst is there, the broken rule of src, FMT-126 for a cast that overflows.
+        FormatError: FMT-110 if dst is there, the broken rule of src, FMT-126 for a cast that overflows, FMT-154 for a
+            mask or another kind than a model.
     """
     check_cast(dtype)
     if shard_bytes < 1:
@@ -162,14 +166,16 @@ def checkpoint_to_hf(
     Each tensor is asked for twice: once for its dtype and shape, once for its values.
 
     Raises:
-        FormatError: FMT-110 if dst is there, FMT-126 for a cast that overflows, FMT-154 for a mask.
+        FormatError: FMT-110 if dst is there, FMT-126 for a cast that overflows, FMT-154 for a mask or another kind than
+            a model.
     """
     check_cast(dtype)
+    require_model(checkpoint.kind, FOLDER)
     outlines = []
     for name in sorted(checkpoint.tensors):
         tensor = checkpoint.tensors[name]
         if isinstance(tensor, Mask):
-            raise CannotHold(f"{name!r} is a mask, which a Hugging Face folder cannot hold")
+            raise CannotHold(f"{name!r} is a mask, which {FOLDER} cannot hold")
         outlines.append(outline(name, _target(dtype_name(tensor.dtype), dtype), tensor.shape))
 
     def fetch(name: str) -> Array:
@@ -223,9 +229,9 @@ def write_hf(
 def _outlines(reader: Reader, dtype: str | None) -> list[Section]:
     infos = [reader.info(name) for name in reader.names()]
     masks = [i.name for i in infos if i.dtype == NONE]
-    if reader.delta is not None or masks:
-        what = f"{masks[0]!r} is a mask" if masks else "a delta holds changes of tensors"
-        raise CannotHold(f"{what}, which a Hugging Face folder cannot hold")
+    require_model(reader.kind, FOLDER)
+    if masks:
+        raise CannotHold(f"{masks[0]!r} is a mask, which {FOLDER} cannot hold")
     return [outline(i.name, _target(i.dtype, dtype), i.shape) for i in infos]
 
 

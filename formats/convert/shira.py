@@ -119,7 +119,8 @@ def write_shira(
 
     Args:
         folder: the folder to make.
-        changes: amounts to add to weights of linear layers; each tensor is asked for up to three times.
+        changes: amounts to add to weights of linear layers; each tensor is asked for up to three times. Their
+            attributes, for which there is no place, are left out.
         base: name -> tensor of the model that is changed.
         base_name: what the configuration is to name as the base, for example a repository; nothing by default.
 

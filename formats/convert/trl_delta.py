@@ -78,7 +78,7 @@ def write_trl_delta(path: str | os.PathLike[str], changes: Changes, metadata: Ma
 
     Args:
         path: the file to write.
-        changes: new bits; each tensor is asked for three times.
+        changes: new bits; each tensor is asked for three times. Their attributes are left out but for metadata.
         metadata: what to say beside the tensors, such as model_version or checksum_sha256. sparse,
             num_changed_params, total_changed_elements and changed_params are filled in; format and version
             unless given.

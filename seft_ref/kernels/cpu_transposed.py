@@ -1,7 +1,8 @@
 """The compiled kernel set for NumPy arrays, with a second, transposed copy of every sparse matrix.
 
-With a copy of Wᵀ at hand dx = dy W is a product like y = x Wᵀ, its sums in registers and nothing to be sorted, for 5
-more bytes a stored weight (3 in 16 bits). A matrix that `cpu` holds densely has no copy: BLAS reads it either way.
+With a copy of Wᵀ at hand dx = dy W is a product like y = x Wᵀ, its sums in registers and nothing to be sorted, for
+5.2 more bytes a stored weight at 70 % sparsity (3.2 in 16 bits), pointers of panels included. A matrix that `cpu` holds
+densely has no copy: BLAS reads it either way.
 
 A place (KRN-012) is two numbers in one: that in the matrix, and 2³² times that in the copy.
 """

@@ -4,11 +4,13 @@ import ctypes
 import json
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 import seft_ref
+from conformance import command
 from conformance.second_reader import read
 
 SOURCE = Path(seft_ref.__file__).parents[1] / "seft_ports" / "c" / "seft_read.c"
@@ -58,5 +60,17 @@ def try_read(tmp_path):
     def run(raw):
         (tmp_path / "x.seft").write_bytes(raw)
         return read(tmp_path / "x.seft")
+
+    return run
+
+
+@pytest.fixture
+def verify(monkeypatch, capsys):
+    """Run tools/verify.py in this process; return (exit status, stdout, stderr)."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["verify.py", *map(str, arguments)])
+        status = command.main()
+        return status, *capsys.readouterr()
 
     return run

@@ -1,14 +1,16 @@
 """tools/verify.py: what it prints, what it writes, and what its exit status says."""
 
+import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 import conformance
-from conformance import command, runner, templates
+from conformance import runner, templates
 from conformance.ports.engine_on_cpu import without_gpp
 from tests.kernels import cupy_on_cpu
 
@@ -24,16 +26,6 @@ BARE = ("--examples", "0")
 """Cases alone, which can be counted."""
 HIGHER = 'select__largest=lambda a: {"chosen": a["ids"][: a["k"]]}'
 FALLING = 'rng__draws=lambda a: {"draws": a["numbers"][99]}'
-
-
-@pytest.fixture
-def verify(monkeypatch, capsys):
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["verify.py", *map(str, arguments)])
-        status = command.main()
-        return status, *capsys.readouterr()
-
-    return run
 
 
 @pytest.fixture
@@ -60,6 +52,18 @@ def test_the_tool_ends_with_its_counts():
     assert done.stdout.splitlines()[-1] == "16 passed, 0 failed, 0 skipped"
     assert "no claim" not in done.stdout
     assert done.stderr == ""
+
+
+def test_the_tool_and_the_pages_name_what_there_is(verify):
+    helped = verify("--help")[1] + verify("list", "--help")[1]
+    named = re.findall(r"--[a-z-]+", (ROOT / "tools" / "verify.py").read_text().split('"""')[1])
+    assert named
+    assert [option for option in named if option not in helped] == []
+    *most, last = runner.DEFAULT
+    assert runner.Target.of_engine() == replace(runner.Target.of_engine(runner.DEFAULT), shown="")
+    for page in ("README.md", "conformance/README.md"):
+        text = (ROOT / page).read_text(encoding="utf-8").replace("`", "")
+        assert f"{', '.join(most)} and {last}" in text, page
 
 
 def test_a_filter_means_cases_operations_and_clauses(verify):

@@ -1,9 +1,15 @@
 """The manifest of expected failures: what it forgives, and what it is scolded for."""
 
+import re
+import textwrap
+from pathlib import Path
+
 import pytest
 
+from conformance.cases import load_all
 from conformance.expect import ManifestError, apply, read
 from conformance.expect import manifest as module
+from conformance.properties import PROPERTIES
 from tests.conformance.expect_rows import URL, bad, entry, good, held, in_classes, listed, skipped, text_of
 from tests.conformance.report_runs import run_of
 
@@ -228,3 +234,23 @@ def test_a_manifest_that_is_none_says_what_to_write(tmp_path, text, says):
 def test_a_manifest_that_is_not_there(tmp_path):
     with pytest.raises(ManifestError, match="cannot be read"):
         read(tmp_path / "none.toml")
+
+
+PAGE = (Path(module.__file__).parents[2] / "docs" / "reports.md").read_text(encoding="utf-8")
+EXAMPLES = {
+    "the page": re.findall(r"```toml\n(.*?)```", PAGE, re.DOTALL),
+    "the module": [textwrap.dedent(module.__doc__.split("\n\n")[n]) for n in (1, 2)],
+}
+
+
+@pytest.mark.parametrize("where", EXAMPLES)
+def test_examples_are_manifests_of_cases_and_properties_that_there_are(tmp_path, where):
+    cases = {case.id: case for case in load_all()}
+    path = tmp_path / "seft-expect.toml"
+    path.write_text("\n".join(EXAMPLES[where]), encoding="utf-8")
+    found = read(path)
+    assert {one.of_property for one in found} == {False, True}
+    for one in found:
+        assert one.id in (PROPERTIES if one.of_property else cases), one.id
+        if not one.of_property:  # and it comes out so where the first index is wrong
+            assert one.match == f"at [0] expected {cases[one.id].expected['chosen'][0]}"

@@ -224,6 +224,17 @@ def test_FMT_110_destinations_that_exist_are_refused(folder, tmp_path):
         hf.to_hf(tmp_path / "sparse", folder)
 
 
+def test_FMT_154_a_folder_holds_models_only(tmp_path):
+    state = formats.Checkpoint("training-state", {"w": formats.Dense(np.ones(3))}, {"step": 1})
+    formats.write_file(tmp_path / "state", state)
+    words = "the checkpoint has kind 'training-state', which a Hugging Face folder cannot hold"
+    with pytest.raises(errors.CannotHold, match=f"^FMT-154: {words}"):
+        hf.to_hf(tmp_path / "state", tmp_path / "back")
+    with pytest.raises(errors.CannotHold, match=f"^FMT-154: {words}"):
+        hf.checkpoint_to_hf(tmp_path / "back", state)
+    assert [path.name for path in tmp_path.iterdir()] == ["state"]
+
+
 def edit(path: Path, change) -> None:
     index = json.loads((path / "model.safetensors.index.json").read_text())
     change(index)

@@ -240,3 +240,22 @@ def test_FMT_110_everything_is_on_disk_before_the_name_is(tmp_path, monkeypatch)
     formats.write(tmp_path / "c", replace(GOOD, files={"config.json": b"{}"}))
     # the companion, the part and its names, the folder, the folder's name, the folder around it
     assert events == ["sync", "sync", "to part-0", "to model.sparse.safetensors", "sync", "to c", "sync"]
+
+
+@pytest.mark.parametrize("write", [formats.write, formats.write_file])
+def test_FMT_110_folders_that_lead_to_it_are_made_and_go_with_what_failed(tmp_path, write):
+    (tmp_path / "a").mkdir()
+    path = tmp_path / "a" / "b" / "c" / "x.sparse"
+    with pytest.raises(errors.UnknownDtype):
+        write(path, formats.Checkpoint("model", {"w": formats.Dense(np.zeros(2, np.complex128))}))
+    writer = atomic.new_folder(path)
+    writer.__enter__()
+    assert path.parent.is_dir()
+    assert not writer.__exit__(OSError, OSError("the disk is full"), None)
+    assert [p.name for p in tmp_path.rglob("*")] == ["a"]
+    write(path, GOOD)
+    assert formats.read(path).tensors.keys() == GOOD.tensors.keys()
+    file = path if path.is_file() else path / "model.sparse.safetensors"
+    with pytest.raises(OSError, match="sparse"):
+        write(file / "d" / "y.sparse", GOOD)
+    assert len(list(path.parent.iterdir())) == 1

@@ -1,9 +1,12 @@
 """Pages of benchmarks: tables from what a benchmark wrote, between the marks and nowhere else."""
 
+import importlib
 import json
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 BENCH = Path(__file__).resolve().parents[2] / "tools" / "bench.py"
 PAGE = "# A page\n\n<!-- table kernels-1 -->\nold\n<!-- end -->\n\n<!-- table memory -->\n<!-- end -->\n\nkept\n"
@@ -60,3 +63,32 @@ def test_a_result_that_is_missing_is_named_and_the_page_left_alone(tmp_path):
     assert done.returncode == 2
     assert "kernels-1.json" in done.stderr
     assert page.read_text() == PAGE
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        (("page", "{tmp}/nope.md", "{tmp}"), "does not exist"),
+        (("page", "{tmp}", "{tmp}"), "is a directory"),
+        (("page", "{tmp}/page.md", "{tmp}/nope"), "does not exist"),
+        (("page", "{tmp}/page.md", "{tmp}/cut"), "cut/kernels-1.json is not JSON"),
+        (("page", "{tmp}/page.md", "{tmp}/list"), "list/kernels-1.json is not a JSON object"),
+        (("sizes", "{tmp}/nope"), "nope is not a folder"),
+        *(((name, "--threads", "0"), "--threads") for name in ("kernels", "generate", "growth", "step", "memory")),
+        (("large", "--threads", "0"), "--threads"),
+    ],
+)
+def test_wrong_use_is_told_without_a_traceback(tmp_path, monkeypatch, capsys, line, said):
+    (tmp_path / "page.md").write_text(PAGE)
+    for name, content in (("cut", "{"), ("list", "[1]")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "kernels-1.json").write_text(content)
+    monkeypatch.syspath_prepend(str(BENCH.parent))
+    bench = importlib.import_module("bench")
+    monkeypatch.setenv("COLUMNS", "1000")  # so that no line is broken
+    monkeypatch.setattr(sys, "argv", ["bench.py", *(word.format(tmp=tmp_path) for word in line)])
+    with pytest.raises(SystemExit) as left:
+        bench._cli.run_app(bench.app)
+    found = capsys.readouterr()
+    assert (left.value.code, found.out, said in found.err) == (2, "", True), found.err
+    assert (tmp_path / "page.md").read_text() == PAGE

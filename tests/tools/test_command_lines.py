@@ -243,6 +243,42 @@ REFUSALS = {
         "FMT-051",
     ),
     "comparing what is not read": (("convert", "{dense}", "{out}", "--to", "binsparse", "--verify"), "leave it out"),
+    "an encoding that is not used": (
+        ("convert", "{sparse}", "{out}", "--to", "hf", "--encoding", "csr"),
+        "--to hf does not use --encoding",
+    ),
+    "a codec that is not used": (
+        ("convert", "{sparse}", "{out}", "--to", "scipy", "--compress", "zstd"),
+        "--to scipy does not use --compress",
+    ),
+    "a cast that is not made": (
+        ("convert", "{sparse}", "{out}", "--to", "trl-delta", "--dtype", "F32"),
+        "--to trl-delta does not use --dtype",
+    ),
+    "shards that are not made": (
+        ("convert", "{sparse}", "{out}", "--to", "peft", "--shard-size", "1GB"),
+        "--to peft does not use --shard-size",
+    ),
+    "a base that is not used": (
+        ("convert", "{dense}", "{out}", "--to", "sparse", "--base", "{dense}"),
+        "--to sparse does not use --base",
+    ),
+    "nothing to expand": (
+        ("convert", "{dense}", "{out}", "--to", "sparse", "--expand-quantised"),
+        "--expand-quantised is for GGUF files, and {dense} is read as hf",
+    ),
+    "magnitudes with a text": (
+        ("prune", "{dense}", "{out}", "--method", "magnitude", "--calibration", "{text}"),
+        "--method magnitude does not use --calibration",
+    ),
+    "magnitudes of a window": (
+        ("prune", "{dense}", "{out}", "--method", "magnitude", "--samples", "16"),
+        "--method magnitude does not use --samples",
+    ),
+    "a pattern and a sparsity": (
+        ("prune", "{dense}", "{out}", "--method", "magnitude", "--pattern", "2:4", "--sparsity", "0.5"),
+        "--pattern 2:4 does not use --sparsity",
+    ),
     "checking nothing": (("check", "{tmp}/absent"), "there is no"),
     "showing text": (("show", "{text}"), "no sparse checkpoint"),
     "an unknown encoding": (("convert", "{dense}", "{out}", "--to", "sparse", "--encoding", "zip"), "zip"),
@@ -306,7 +342,7 @@ def test_bad_input_ends_in_one_line_and_writes_nothing(cli, folders, tmp_path, c
     lines = [line for line in err.splitlines() if line.startswith("error: ")]
     assert code == 2, err
     assert len(lines) == 1, err
-    assert said in lines[0]
+    assert said.format(out=out, **folders) in lines[0]
     assert "Traceback" not in err
     assert list(tmp_path.iterdir()) == []
     assert sorted(p.name for p in folders["tmp"].iterdir()) == before

@@ -118,6 +118,14 @@ def test_diff_and_apply(cli, tmp_path, kind):
     assert sorted(p.name for p in tmp_path.iterdir()) == before
 
 
+def test_a_result_like_a_folder_has_no_encoding(cli, tmp_path, dense):
+    hf_folder(tmp_path / "target", tensors=pruned(4))
+    cli("convert", "diff", dense, tmp_path / "target", tmp_path / "d")
+    code, _, err = cli("convert", "apply", dense, tmp_path / "d", tmp_path / "out", "--compress", "zstd")
+    assert (code, err) == (2, f"error: a result like {dense} does not use --compress; leave it out\n")
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_chain_with_damage_leaves_nothing(cli, tmp_path, dense):
     target = hf_folder(tmp_path / "target", tensors=pruned(4))
     cli("convert", "diff", dense, target, tmp_path / "d")
@@ -166,6 +174,41 @@ def test_a_rescued_model_is_told_apart_and_expanded(cli, tmp_path):
     assert cli("convert", source, tmp_path / "hf", "--to", "hf", "--verify")[0] == 0
     with open_hf(tmp_path / "hf") as found:
         assert not any("bitmask" in name for name in found)
+
+
+@pytest.mark.parametrize("to", ["hf", "torch-csr", "scipy", "binsparse"])
+def test_FMT_154_a_training_state_is_no_model_to_others(cli, tmp_path, to):
+    state = formats.Checkpoint("training-state", {"w": formats.Dense(np.ones(3))}, {"step": 1})
+    formats.write_file(tmp_path / "state", state)
+    code, _, err = cli("convert", tmp_path / "state", tmp_path / "out", "--to", to)
+    assert (code, err.count("\n")) == (2, 1)
+    assert err.startswith("error: FMT-154: the checkpoint has kind 'training-state', which ")
+    assert [path.name for path in tmp_path.iterdir()] == ["state"]
+
+
+def test_FMT_154_what_has_no_place_is_left_out_and_named(cli, tmp_path, dense):
+    cli("convert", dense, tmp_path / "s", "--to", "sparse", "--dtype", "BF16")
+    companions = "config.json, generation_config.json, tokenizer.json"
+    assert {path.name for path in dense.iterdir()} == {*companions.split(", "), "model.safetensors"}
+    for to, told in (("hf", "cast"), ("torch-csr", f"cast, {companions}")):
+        code, _, err = cli("convert", tmp_path / "s", tmp_path / to, "--to", to)
+        assert (code, err) == (0, f"{to} has no place for {told}: left out\n")
+    # nothing is said where all of it has a place
+    assert cli("convert", dense, tmp_path / "again", "--to", "hf")[2] == ""
+    # attributes of a delta are those of what it makes, and a file of its own goes no further than the folder
+    with formats.open(tmp_path / "s") as found:
+        norm = found["model.norm.weight"].values.copy()
+        norm[3] *= 2
+        changed = {"model.norm.weight": formats.Dense(norm)}
+        made = formats.Checkpoint("model", {**found, **changed}, {"note": 1}, files={"card.md": b"hi", **found.files})
+        formats.write(tmp_path / "noted", made)
+    assert cli("convert", "diff", tmp_path / "hf", tmp_path / "noted", tmp_path / "d")[0] == 0
+    code, _, err = cli("convert", "apply", tmp_path / "hf", tmp_path / "d", tmp_path / "applied")
+    assert (code, err) == (0, "hf has no place for note: left out\n")
+    assert (tmp_path / "applied" / "card.md").read_bytes() == b"hi"
+    assert cli("convert", "diff", tmp_path / "s", tmp_path / "noted", tmp_path / "d2")[0] == 0
+    code, _, err = cli("convert", tmp_path / "d2", tmp_path / "patch.safetensors", "--to", "trl-delta")
+    assert (code, err) == (0, "trl-delta has no place for card.md, note: left out\n")
 
 
 def test_a_torch_file_is_written_compared_and_read_again(cli, tmp_path, dense):

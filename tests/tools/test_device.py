@@ -146,8 +146,16 @@ def test_without_a_gpu_one_line_says_what_to_do_and_nothing_is_written(cli, tmp_
 @pytest.mark.skipif(CUPY is not None, reason="this machine has a GPU")
 def test_bench_kernels_without_a_gpu_ends_in_one_line(monkeypatch):
     monkeypatch.syspath_prepend(str(TOOLS))
-    with pytest.raises(SystemExit, match=r"^error: --device cuda: "):
+    with pytest.raises(importlib.import_module("_cli").Refused, match=r"^--device cuda: "):
         importlib.import_module("bench").kernels(device=importlib.import_module("_device").Device.cuda)
+
+
+def test_bench_kernels_of_a_gpu_takes_no_threads(monkeypatch):
+    monkeypatch.syspath_prepend(str(TOOLS))
+    bench = importlib.import_module("bench")
+    for option in ({"threads": 2}, {"shape": ["4x4"]}):
+        with pytest.raises(bench._cli.Refused, match=f"^--device cuda does not use --{next(iter(option))}"):
+            bench.kernels(device=importlib.import_module("_device").Device.cuda, **option)
 
 
 def test_several_processes_do_not_share_a_gpu(monkeypatch):

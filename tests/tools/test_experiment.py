@@ -164,6 +164,20 @@ def test_a_cut_results_file_goes_on_and_gives_the_same_page(cli, tmp_path):
         assert {k: v for k, v in before.items() if k not in timed} == {k: v for k, v in after.items() if k not in timed}
 
 
+def test_lines_that_tell_no_run_are_passed_over(cli, tmp_path):
+    (tmp_path / "work").mkdir()
+    file = tmp_path / "work" / "results.jsonl"
+    key = part("results").engine_digest()
+    broken = ["[1]", "5", "null", '"run"', "{}", '{"key": "k"}', json.dumps({"engine": key, "key": "k"}), "[" * 100_000]
+    file.write_text("\n".join(broken) + "\n")
+    code, out, err = cli("start-positions", "--plan", seeds=1)
+    assert (code, "2 runs, 0 in " in out) == (0, True), err
+    code, _, err = cli("start-positions", seeds=1)
+    assert code == 0, err
+    assert file.read_text().splitlines()[: len(broken)] == broken
+    assert "2 runs, 2 in " in cli("start-positions", "--plan", "--any-engine", seeds=1)[1]
+
+
 def test_cells_fill_one_file_and_the_page_waits_for_all(cli, tmp_path):
     code, out, _ = cli("start-positions", "--only-arm", "seft", "--seed", 1)
     assert code == 0

@@ -1,17 +1,20 @@
 """What a run is expected to hold, against what it holds, and a run that does not fit (TRN-012)."""
 
 import importlib
+import re
 import tracemalloc
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from formats.convert.hf import to_sparse
-from seft_ref import initial_state, load_model, read_tokens, settings_of, step_batches
+from seft_ref import bases, initial_state, load_model, read_tokens, settings_of, step_batches
 from seft_ref.bases import PackedBase
 from seft_ref.config import ModelConfig
 from seft_ref.kernels import _packed, _panels, cpu, cpu_transposed
 from seft_ref.memory import DENSE_FROM, PANEL, PARTS, memory_of_run
+from seft_ref.topology import from_flat
 from seft_ref.train import train_step
 from seft_ref.weights import matrix_of
 from tests.seft_ref.folders import BF16, CONFIG, TEXT, hf_folder, parameters, pruned, sparse_folder
@@ -159,10 +162,28 @@ def test_TRN_012_a_run_that_does_not_fit_is_told_before_it_starts(tmp_path, monk
     assert "0.00 GiB are free" in words
     assert "--compact" in words
     assert "--ignore-memory" in words
+    parts = memory.memory_of(folder, settings_of("seft", steps=2, length=8))
+    assert [part for part, size in parts.items() if size and f"{part} 0." not in words] == []
+    assert "base" not in words  # all of it is held in what is multiplied
     assert not out.exists()
     code, _, err = call(monkeypatch, capsys, *arguments, "--ignore-memory")
     assert code == 0, err
     assert out.is_dir()
+
+
+@pytest.mark.parametrize("stored", [np.float64, np.float32, BF16], ids=["float64", "float32", "bfloat16"])
+def test_TRN_012_numbers_are_as_wide_as_the_run_makes_them(tmp_path, monkeypatch, capsys, stored):
+    folder = sparse_folder(tmp_path / "model", dtype=stored)
+    (tmp_path / "text.txt").write_text(TEXT)
+    memory, settings = importlib.import_module("_memory"), settings_of("seft", steps=2, length=8)
+    for dtype in (None, "float32", "float64"):
+        wide = load_model(folder, cpu, dtype).weights.embed_tokens.dtype.itemsize
+        assert memory.itemsize_of(folder, dtype) == wide
+    narrow, wide = (sum(memory.memory_of(folder, settings, itemsize=n).values()) for n in (4, 8))
+    monkeypatch.setattr(memory, "available_bytes", lambda: (narrow + wide) // 2)
+    arguments = (folder, tmp_path / "out", "--text", tmp_path / "text.txt", "--steps", 2, "--length", 8)
+    code, _, err = call(monkeypatch, capsys, "finetune", *arguments)
+    assert (code, "TRN-012" in err) == ((2, True) if stored is np.float64 else (0, False))
 
 
 def test_TRN_012_the_limit_of_a_group_counts(tmp_path, monkeypatch):
@@ -210,6 +231,23 @@ def test_TOP_005_a_matrix_of_a_pattern_holds_its_share_of_the_dense_values(patte
     assert told["packed"] == pytest.approx(share * 5 + 4 / 64, rel=1e-3)
     assert told["packed in 16 bits"] == pytest.approx(share * 3 + 4 / 64, rel=1e-3)
     assert told["positions of the base"] == {4: 1 / 4, 16: 1 / 8, 7: 1 / 7}[width]
+
+
+def test_KRN_015_a_stored_weight_takes_what_the_pages_say():
+    rng = np.random.default_rng(0)
+    topology = from_flat((1024, 1024), np.flatnonzero(rng.random(1024 * 1024) >= 0.7))
+    values = rng.standard_normal(topology.nnz).astype(np.float32)
+    plain, twice = cpu.pack(topology, values).nbytes, cpu_transposed.pack(topology, values).nbytes
+    compact = (cpu.compact(topology, values.astype(BF16)), cpu_transposed.compact(topology, values.astype(BF16)))
+    told = [plain, twice - plain, compact[0].nbytes, compact[1].nbytes - compact[0].nbytes]
+    assert [round(n / topology.nnz, 1) for n in told] == [5.2, 5.2, 3.2, 3.2]
+    root = TOOLS.parent
+    texts = {name: (root / name).read_text(encoding="utf-8") for name in ("README.md", "SPEC.md", "CHANGELOG.md")}
+    texts |= {module.__name__: module.__doc__ for module in (bases, cpu_transposed)}
+    for name, text in texts.items():
+        said = re.findall(r"([\d.]+) (?:more )?bytes (?:more )?a (?:stored )?weight", text)
+        assert "5.2" in said, name
+        assert not {"5", "3"} & {*said}, name
 
 
 def test_TRN_012_the_estimate_knows_how_the_compiled_kernels_hold_a_matrix():

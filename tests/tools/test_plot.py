@@ -204,7 +204,7 @@ def test_TRN_010_a_malformed_line_is_refused_by_its_number(plot, written, tmp_pa
         (SMALL, ("{log}", "{tmp}/out.pdf"), ".png nor .svg nor .html"),
         (SMALL, ("{log}", "{tmp}/out"), ".png nor .svg nor .html"),
         (SMALL, ("{log}", "{tmp}/out.pdf", "--html"), ".png nor .svg nor .html"),
-        (SMALL, ("{log}", "{tmp}/no/out.png"), "there is no folder"),
+        (SMALL, ("{log}", "{log}/out.png"), "is no folder"),
     ],
 )
 def test_what_cannot_be_drawn_ends_in_one_line_and_writes_nothing(plot, written, tmp_path, content, options, said):
