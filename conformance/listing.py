@@ -102,10 +102,10 @@ NAMES = (
     ),
     ("`scope` of `update.*`", "`all` grows anywhere, `active` in the base (GROW-001)"),
     ("`adapts` of `update.evolve`", "1 adapts in the event, 0 leaves adaptation out"),
+    ("`settings`", "names of chapters 8 to 10, 1 and 0 for true and false; `rule` holds choices that change `preset`"),
     (
-        "`settings`",
-        "names of chapters 8 to 10, 1 and 0 for true and false; but `start` for `initial_positions`, `warmup`, `schedule` "
-        + "for those of the learning rate, `rows` of a whole step in `micro_batches` equal parts; `rule` changes `preset`",
+        "`start`; `warmup`, `schedule`; `rows` of `settings`",
+        "`initial_positions`; `warmup_steps`, `lr_schedule`; those of a whole step, in `micro_batches` equal parts",
     ),
     ("`update.adapt`", "nothing is exempt: the last pass (EVT-004)"),
     ("`k`, `n`, `n_drop`, `budget`, `delta_budget`, `step`, `steps`", "integers"),
