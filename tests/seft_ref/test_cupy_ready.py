@@ -8,6 +8,7 @@ import pytest
 
 from seft_ref.arrays import without_cupy
 from seft_ref.cupy_ready import UnfitCupy, keep_subnormals, try_out
+from tests import backends
 from tests.kernels.cupy_on_cpu import Compiler
 
 END = ["-arch=sm_80", "--device-as-default-execution-space"]
@@ -80,3 +81,17 @@ def test_what_is_missing_shows_in_one_line_before_anything_is_computed(monkeypat
     monkeypatch.setitem(sys.modules, "cupy", cupy)
     told = "CuPy finds a device but computes nothing (Failed to find CUDA headers.); "
     assert without_cupy() == told + 'pip install "cupy-cuda12x[ctk]>=14", or for CUDA 13 "cupy-cuda13x[ctk]>=14"'
+
+
+def test_where_there_is_a_gpu_tests_put_arrays_on_it_and_keep_subnormals(monkeypatch):
+    compiler, put = Compiler(), []
+    device = SimpleNamespace(Device=str, runtime=SimpleNamespace(getDeviceCount=lambda: 1), compiler=compiler)
+    monkeypatch.setitem(sys.modules, "cupy", SimpleNamespace(cuda=device, asarray=lambda x: x))
+    xp = SimpleNamespace(asarray=lambda x, device: put.append((x.tolist(), device)))
+    monkeypatch.setitem(sys.modules, "array_api_compat.cupy", xp)
+    backend, state = backends._cupy()
+    assert state == "found"
+    backend.array(np.arange(2))
+    assert put == [([0, 1], "0")]
+    compiler._compile_module_with_cache("", arch="80")
+    assert compiler.handed == [END]
