@@ -40,6 +40,12 @@ def _module() -> Any:
     return cupy.RawModule(code=SOURCE.read_text(), options=("--std=c++14",))
 
 
+@cache
+def _kernel(name: str) -> Any:
+    """Return a kernel, which CuPy would look up and wrap anew for every launch; it knows the devices by itself."""
+    return _module().get_function(name)
+
+
 class _Cupy:
     """CuPy on its current device and stream."""
 
@@ -57,7 +63,7 @@ class _Cupy:
         """Launch a kernel on a grid of blocks."""
         kernel = KERNELS[name]
         given = [_argument(kind, a) for kind, a in zip(kernel.takes, arguments, strict=True)]
-        _module().get_function(name)(grid, kernel.block, tuple(given))
+        _kernel(name)(grid, kernel.block, tuple(given))
 
 
 def _argument(kind: str, a: Any) -> Any:

@@ -89,8 +89,11 @@ class RawModule:
         cuda.compiler._compile_module_with_cache(code, options, arch="90")
         assert cuda.compiler.handed[-1] == ["--std=c++14", "-arch=sm_90", "--device-as-default-execution-space"]
         self.machine = OnCpu(compiled_by_gpp())
+        self.asked = set()
 
     def get_function(self, name):
+        assert name not in self.asked, f"{name} is looked up for every launch"
+        self.asked.add(name)
         kernel = KERNELS[name]
 
         def launch(grid, block, arguments):
