@@ -87,10 +87,10 @@ def from_numpy(x: np.ndarray[Any, Any], like: Array) -> Array:
     return array_namespace(like).asarray(x, device=device(like))
 
 
-def int64_like(values: list[int] | range, like: Array) -> Array:
+def int64_like(values: list[int], like: Array) -> Array:
     """Return values as an int64 array in the library and on the device of `like`."""
     xp = array_namespace(like)
-    return xp.asarray(list(values), dtype=xp.int64, device=device(like))
+    return xp.asarray(values, dtype=xp.int64, device=device(like))
 
 
 def repeat_each(x: Array, counts: Array) -> Array:
