@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 from array_api_compat import array_namespace, device, is_numpy_array, to_device
 
+from seft_ref.cupy_ready import INSTALL, UnfitCupy, keep_subnormals, try_out
+
 Array = Any
 """Any array of a library that follows the array API standard. Shapes stand in the signatures."""
 
@@ -85,10 +87,10 @@ def from_numpy(x: np.ndarray[Any, Any], like: Array) -> Array:
     return array_namespace(like).asarray(x, device=device(like))
 
 
-def int64_like(values: list[int] | range, like: Array) -> Array:
+def int64_like(values: list[int], like: Array) -> Array:
     """Return values as an int64 array in the library and on the device of `like`."""
     xp = array_namespace(like)
-    return xp.asarray(list(values), dtype=xp.int64, device=device(like))
+    return xp.asarray(values, dtype=xp.int64, device=device(like))
 
 
 def repeat_each(x: Array, counts: Array) -> Array:
@@ -180,8 +182,10 @@ def without_cupy() -> str:
     """Return why there are no arrays of CuPy, and what to do about it; empty if there are."""
     try:
         cupy_like()
+    except UnfitCupy as error:
+        return str(error)
     except ImportError:
-        return "this needs CuPy; pip install cupy-cuda12x, or for CUDA 13 cupy-cuda13x"
+        return f"this needs CuPy; {INSTALL}"
     except Exception as error:  # noqa: BLE001  drivers and libraries that are missing have errors of many classes
         first = next(iter(str(error).splitlines()), type(error).__name__)
         return f"CuPy finds no device ({first}); install the driver of an NVIDIA GPU, or choose another backend"
@@ -192,12 +196,14 @@ def cupy_like() -> Array:
     """Return an array of CuPy on the current device.
 
     Raises:
-        ImportError: CuPy is not installed.
+        ImportError: CuPy is not installed; UnfitCupy if it is, and cannot be computed with.
         Exception: what CuPy raises where it finds no device.
     """
     with warnings.catch_warnings():
         # CuPy may look for CUDA with a warning
         warnings.simplefilter("ignore")
         import cupy
+    keep_subnormals(cupy)
     like: Array = cupy.zeros(0)
+    try_out(cupy)
     return like

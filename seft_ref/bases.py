@@ -17,7 +17,7 @@ from typing import Any
 
 from jaxtyping import Bool, Float, Int
 
-from seft_ref.arrays import Array, array_namespace, from_halves, int64_like, mask_at, spread, to_halves
+from seft_ref.arrays import Array, array_namespace, device, from_halves, mask_at, spread, to_halves
 from seft_ref.kernels import Kernels, Packed
 from seft_ref.topology import Topology, find, flat, from_flat
 from seft_ref.update.delta import Base, Delta, effective, values_at
@@ -155,7 +155,8 @@ def compacted(
         values = xp.where(off, base.values, xp.zeros_like(base.values))
         frozen = kernels.compact(base.topology, to_halves(values, held_in), spent)
     live = kernels.pack(delta.topology, under + delta.values)
-    places = kernels.locate(live, delta.topology, int64_like(range(eta.shape[0]), eta))
+    every = array_namespace(eta).arange(eta.shape[0], dtype=eta.dtype, device=device(eta))
+    places = kernels.locate(live, delta.topology, every)
     held = PackedBase(frozen, base.topology.nnz, delta.topology, under, inside, kernels)
     return held, kernels.split(frozen, live), places, under
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from seft_ref.arrays import array_namespace, int64_like
+from seft_ref.arrays import array_namespace, int64_like, to_numpy
 from seft_ref.bases import PackedBase
 from seft_ref.evidence import View, evidence
 from seft_ref.groups import in_groups
@@ -112,7 +112,7 @@ def _counts(held: Sequence[Target], fraction: float, settings: TrainSettings) ->
     (target,) = held
     per_row = slots_per_row(target.delta.topology)
     xp = array_namespace(per_row)
-    drops = int64_like([n_drop(fraction, int(n)) for n in per_row], per_row)
+    drops = int64_like([n_drop(fraction, n) for n in to_numpy(per_row).tolist()], per_row)
     grows = drops + target.row_delta_budget - per_row
     return drops, xp.where(grows > 0, grows, xp.zeros_like(grows))
 

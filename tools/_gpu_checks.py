@@ -46,6 +46,9 @@ RUNS: dict[str, dict[str, Any]] = {
 LOSSES_WITHIN = {"float64": 1e-10, "float32": 1e-4}
 """Relative difference of losses that is allowed between two devices."""
 
+KIT_SECONDS = 300.0
+"""What a call of the kit may take; PRT-009 has 20 seconds unless more are allowed."""
+
 
 @dataclass(frozen=True, slots=True)
 class Checked:
@@ -56,9 +59,10 @@ class Checked:
     seen: str
 
 
-def check_kit(backend: str) -> Iterator[Checked]:
-    """Judge the engine on a backend by the kit."""
-    run = judge(Target.of_engine((backend,)), Options())
+def check_kit(backend: str, examples: int) -> Iterator[Checked]:
+    """Judge the engine on a backend by the kit, with so many examples of each property."""
+    # a call may wait for many kernels to be compiled
+    run = judge(Target.of_engine((backend,)), Options(timeout=KIT_SECONDS, examples=examples))
     passed, failed, skipped = run.counts()
     wrong = [result.name for result in run.results if result.failures]
     seen = f"{passed} passed, {failed} failed, {skipped} of operations that are not offered"

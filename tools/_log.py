@@ -115,9 +115,7 @@ def parse_log(path: Path, data: bytes) -> Log:
     return reader.done()
 
 
-def same_run(
-    log: Log, settings: Mapping[str, Any], matrices: Mapping[str, Matrix], origin: Mapping[str, Any]
-) -> bool:
+def same_run(log: Log, settings: Mapping[str, Any], matrices: Mapping[str, Matrix], origin: Mapping[str, Any]) -> bool:
     """Tell whether a run goes on in a log (TRN-010): same matrices, same settings but for the name of the preset, and
     the same model and text where both tell them.
     """

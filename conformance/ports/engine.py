@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import numpy as np
@@ -73,9 +74,7 @@ class EnginePort:
 
     def describe(self) -> dict[str, Any]:
         """Return what the engine says of itself to a caller from outside (PRT-004)."""
-        from importlib.metadata import version
-
-        told = {"name": self.name, "version": version("seft_ref"), "language": "Python"}
+        told = {"name": self.name, "version": _version(), "language": "Python"}
         return {
             "port": told,
             "ops": {op: list(self._classes) for op in self.ops},
@@ -100,6 +99,13 @@ class EnginePort:
         if isinstance(value, list):
             return [self._there(v) for v in value]
         return value
+
+
+def _version() -> str:
+    try:
+        return version("seft_ref")
+    except PackageNotFoundError:  # the source alone, on the path of whoever imports it
+        return "unknown"
 
 
 def _back(value: Any) -> Any:

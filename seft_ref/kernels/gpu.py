@@ -2,7 +2,8 @@
 
 Kernels are compiled by CuPy when the first of them is launched, and kept in its cache. Nothing here has been measured
 on hardware: which code takes which matrix follows from constants that say so, and tools/check_gpu.py measures them.
-float32 is multiplied as float32; CUPY_TF32=1 would round what cuBLAS multiplies, and break KRN-006.
+float32 is multiplied as float32; CUPY_TF32=1 would round what cuBLAS multiplies, and break KRN-006. From the import of
+this module on, all that CuPy compiles keeps subnormal numbers, in a whole process (`cupy_ready` says why).
 """
 
 from functools import cache
@@ -11,6 +12,7 @@ from typing import Any
 import cupy
 import numpy as np
 
+from seft_ref.cupy_ready import keep_subnormals, try_out
 from seft_ref.kernels._launch import KERNELS, NUMBERS, SOURCE
 from seft_ref.kernels._on_device import OnDevice
 
@@ -29,10 +31,19 @@ __all__ = [
     "unpack",
 ]
 
+keep_subnormals(cupy)
+
 
 @cache
 def _module() -> Any:
+    try_out(cupy)
     return cupy.RawModule(code=SOURCE.read_text(), options=("--std=c++14",))
+
+
+@cache
+def _kernel(name: str) -> Any:
+    """Return a kernel, which CuPy would look up and wrap anew for every launch; it knows the devices by itself."""
+    return _module().get_function(name)
 
 
 class _Cupy:
@@ -52,7 +63,7 @@ class _Cupy:
         """Launch a kernel on a grid of blocks."""
         kernel = KERNELS[name]
         given = [_argument(kind, a) for kind, a in zip(kernel.takes, arguments, strict=True)]
-        _module().get_function(name)(grid, kernel.block, tuple(given))
+        _kernel(name)(grid, kernel.block, tuple(given))
 
 
 def _argument(kind: str, a: Any) -> Any:

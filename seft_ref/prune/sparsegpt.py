@@ -82,9 +82,10 @@ def inverse_factor(hessian: Float[Array, "n n"]) -> Float[Array, "n n"]:
     # H = V Vᵀ with V upper triangular is the factorisation from the last row to the first, and U = V⁻¹
     try:
         lower = xp.linalg.cholesky(xp.flip(hessian))
-    except ValueError:  # what NumPy raises; CuPy returns NaN
+    except ValueError:  # what NumPy raises
         lower = xp.full_like(hessian, xp.nan)
-    if not bool(xp.all(xp.isfinite(lower))):
+    # CuPy raises nothing: a pivot that is no root stays behind, NaN or, in the last row, a finite number up to 0
+    if not bool(xp.all(xp.isfinite(lower)) & xp.all(xp.linalg.diagonal(lower) > 0)):
         raise PruneError("PRN-009", "the Hessian is not positive definite; raise damping or calibrate on more tokens")
     return xp.flip(xp.linalg.inv(lower))
 

@@ -1,5 +1,6 @@
 """A port as a child process: each way of breaking chapter 16 has its own status, and the next call is answered."""
 
+import importlib.metadata
 import random
 import sys
 
@@ -9,6 +10,8 @@ import pytest
 from conformance.cases import load_all
 from conformance.harness import Variant, run
 from conformance.port import Refused, Unsupported
+from conformance.ports import engine
+from conformance.ports.engine import EnginePort
 from conformance.protocol.child import Breach, Child, Crash, Late, PortError, StartError
 
 PROGRAM = """
@@ -90,6 +93,15 @@ def test_PRT_009_an_answer_that_does_not_come_costs_the_process(child):
     with pytest.raises(Late):
         port.call("count.drop", GIVEN, "float64")
     assert port.restarts == 1
+
+
+def test_PRT_004_the_engine_introduces_itself_from_source_that_is_not_installed(monkeypatch):
+    def missing(name):
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    assert EnginePort().describe()["port"]["version"] == importlib.metadata.version("seft_ref")
+    monkeypatch.setattr(engine, "version", missing)
+    assert EnginePort().describe()["port"]["version"] == "unknown"
 
 
 def test_PRT_001_an_answer_in_pieces_is_an_answer(child):

@@ -263,14 +263,18 @@ def test_doctor_of_a_port_that_is_lost_and_starts_no_more_ends_with_1(verify, tm
     assert out.count("WRONG") == 3
 
 
-NO_DEVICE = "def zeros(n): raise RuntimeError('cudaErrorNoDevice: none\\nand more')"
+NO_DEVICE = """
+from tests.kernels.cupy_on_cpu import cuda
+def zeros(n): raise RuntimeError('cudaErrorNoDevice: none\\nand more')
+"""
 
 
 def test_without_cupy_or_a_device_nothing_is_run_and_one_line_says_what_to_install(verify, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "cupy", None)
     status, out, err = verify("--backend", "numpy", "--backend", "cupy")
     assert (status, out) == (2, "")
-    assert err == "verify: --backend cupy: this needs CuPy; pip install cupy-cuda12x, or for CUDA 13 cupy-cuda13x\n"
+    told = 'pip install "cupy-cuda12x[ctk]>=14", or for CUDA 13 "cupy-cuda13x[ctk]>=14"'
+    assert err == f"verify: --backend cupy: this needs CuPy; {told}\n"
     monkeypatch.delitem(sys.modules, "cupy")
     (tmp_path / "cupy.py").write_text(NO_DEVICE)
     monkeypatch.syspath_prepend(tmp_path)

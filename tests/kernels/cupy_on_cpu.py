@@ -1,6 +1,7 @@
 """As much of CuPy as kernels and tools ask for, on NumPy arrays: `install` puts a module of that name on a path.
 
 What the driver would do with arguments is done here with more care: every one has the width that its kernel reads.
+Options take the way that they take in CuPy 13.6 and 14.2, up to where a compiler would be handed them.
 """
 
 from numpy import *  # noqa: F403
@@ -23,11 +24,36 @@ def install(folder):
     (folder / "cupyx" / "scipy" / "sparse.py").write_text("from scipy.sparse import *\n")
 
 
+class Compiler:
+    """cupy.cuda.compiler, as far as options go through it; what a compiler was handed is noted in `handed`."""
+
+    def __init__(self):
+        self.handed = []
+        self._empty_file_preprocess_cache = {}
+
+    def _compile_module_with_cache(
+        self, source, options=(), *, arch=None, extra_source=None, backend="nvrtc", jitify=False
+    ):
+        return self._compile_with_cache_cuda(source, options, arch, extra_source, backend, jitify)
+
+    def _compile_with_cache_cuda(self, source, options, arch, extra_source, backend, jitify):
+        options += ("-ftz=true",)
+        if jitify and "-DCUPY_USE_JITIFY" not in options:
+            options += ("-DCUPY_USE_JITIFY",)
+        env = (arch, options, (12, 9), backend, f"-arch=sm_{arch}", "cubin")
+        self._empty_file_preprocess_cache[env] = "// nothing"
+        options += (f"-arch=sm_{arch}",)
+        options += ("--device-as-default-execution-space",)
+        self.handed.append(list(options))
+
+
 _PROPERTIES = {"name": b"a processor", "major": 0, "minor": 0, "totalGlobalMem": 1 << 30}
 
 
 class cuda:  # noqa: N801
     """The device of NumPy's arrays."""
+
+    compiler = Compiler()
 
     @staticmethod
     def Device():
@@ -60,10 +86,14 @@ class RawModule:
 
     def __init__(self, code, options):
         assert code == SOURCE.read_text()
-        assert options == ("--std=c++14",)
+        cuda.compiler._compile_module_with_cache(code, options, arch="90")
+        assert cuda.compiler.handed[-1] == ["--std=c++14", "-arch=sm_90", "--device-as-default-execution-space"]
         self.machine = OnCpu(compiled_by_gpp())
+        self.asked = set()
 
     def get_function(self, name):
+        assert name not in self.asked, f"{name} is looked up for every launch"
+        self.asked.add(name)
         kernel = KERNELS[name]
 
         def launch(grid, block, arguments):

@@ -3,10 +3,13 @@
 import ctypes
 import re
 from importlib.metadata import PackageNotFoundError, files
+from types import SimpleNamespace
 
 import pytest
 
+from seft_ref.cupy_ready import keep_subnormals
 from seft_ref.kernels._launch import KERNELS, SOURCE
+from tests.kernels import cupy_on_cpu
 
 ARCHITECTURES = ["sm_80", "sm_90", "sm_100"]
 
@@ -25,8 +28,8 @@ NVRTC = _library()
 needs_nvrtc = pytest.mark.skipif(NVRTC is None, reason="nvidia-cuda-nvrtc is not installed")
 
 
-def compiled(text, architecture, *more):
-    """Machine code of a text of kernels, and what the compiler said."""
+def compiled(text, architecture, *more, kind="CUBIN"):
+    """Machine code of a text of kernels, or PTX, and what the compiler said."""
     nvrtc = ctypes.CDLL(str(NVRTC))
     program = ctypes.c_void_p()
     options = [f"--gpu-architecture={architecture}".encode(), b"--std=c++14", *more]
@@ -42,7 +45,7 @@ def compiled(text, architecture, *more):
     try:
         status = nvrtc.nvrtcCompileProgram(program, len(options), (ctypes.c_char_p * len(options))(*options))
         said = asked(nvrtc.nvrtcGetProgramLogSize, nvrtc.nvrtcGetProgramLog).rstrip(b"\0").decode()
-        code = b"" if status else asked(nvrtc.nvrtcGetCUBINSize, nvrtc.nvrtcGetCUBIN)
+        code = b"" if status else asked(nvrtc[f"nvrtcGet{kind}Size"], nvrtc[f"nvrtcGet{kind}"])
     finally:
         nvrtc.nvrtcDestroyProgram(ctypes.byref(program))
     return code, said
@@ -65,6 +68,26 @@ def test_no_kernel_runs_out_of_registers(architecture):
     told = re.findall(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads", said)
     assert len(told) >= len(KERNELS)
     assert set(told) == {("0", "0", "0")}
+
+
+def handed_by_cupy(options, *, kept):
+    """What CuPy hands to the compiler behind the architecture and the options that were given."""
+    compiler = cupy_on_cpu.Compiler()
+    if kept:
+        keep_subnormals(SimpleNamespace(cuda=SimpleNamespace(compiler=compiler)))
+    compiler._compile_module_with_cache("", options, arch="80")
+    return [option.encode() for option in compiler.handed[0] if "-arch=" not in option and option not in options]
+
+
+@needs_nvrtc
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_KRN_014_015_no_instruction_flushes_subnormals(architecture):
+    text, options = SOURCE.read_text(), ("--std=c++14",)
+    kept, _ = compiled(text, architecture, *handed_by_cupy(options, kept=True), kind="PTX")
+    assert b".visible .entry exceeding_write_float32" in kept
+    assert b".ftz" not in kept
+    flushed, _ = compiled(text, architecture, *handed_by_cupy(options, kept=False), kind="PTX")
+    assert b"fma.rn.ftz.f32" in flushed
 
 
 @needs_nvrtc

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from conformance.oracle import prune as oracle
-from seft_ref.arrays import from_numpy, to_numpy
+from seft_ref.arrays import array_namespace, from_numpy, to_numpy
 from seft_ref.errors import PruneError
 from seft_ref.prune.magnitude import magnitude_mask
 from seft_ref.prune.sparsegpt import hessian_of, inverse_factor, sparsegpt
@@ -214,6 +214,17 @@ def test_PRN_009_a_hessian_that_cannot_be_used_is_refused(library, bad):
         with pytest.raises(PruneError) as refused:
             sparsegpt(weight, from_numpy(h, library.like), 0.5, damping=0.0)
         assert refused.value.clause == "PRN-009"
+
+
+@pytest.mark.parametrize("last", [0.0, -3.0, math.nan])
+def test_PRN_009_a_factorisation_that_fails_without_an_exception_is_refused(monkeypatch, last):
+    # CuPy does not look at what cuSOLVER says of a matrix that is not positive definite
+    weight, hessian = np.ones((2, 2)), np.full((2, 2), 4.0)
+    linalg = array_namespace(hessian).linalg
+    monkeypatch.setattr(linalg, "cholesky", lambda h: np.array([[2.0, 0.0], [2.0, last]]))
+    with pytest.raises(PruneError) as refused:
+        sparsegpt(weight, hessian, 0.5, damping=0.0)
+    assert refused.value.clause == "PRN-009"
 
 
 def test_PRN_013_a_weight_that_does_not_fit_is_refused():

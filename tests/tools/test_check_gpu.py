@@ -41,7 +41,7 @@ def test_everything_holds_and_the_page_says_so(tools, tmp_path, monkeypatch, cap
     monkeypatch.setattr(bench, "BLOCK_SECONDS", 0.0)
     monkeypatch.setattr(check, "the_gpu", lambda: a_gpu(tools, on_cpu()))
     monkeypatch.setattr(check, "SHAPES", ((32, 48),))
-    monkeypatch.setattr(check, "check_kit", lambda backend: iter([checks.Checked("kit", True, backend)]))
+    monkeypatch.setattr(check, "check_kit", lambda backend, n: iter([checks.Checked("kit", True, f"{backend} {n}")]))
     page = tmp_path / "gpu.md"
     page.write_text("# Kept\n" + check.MARK + "gone\n")
     monkeypatch.setattr(sys, "argv", ["check_gpu.py", "--page", str(page), "--quick"])
@@ -52,13 +52,65 @@ def test_everything_holds_and_the_page_says_so(tools, tmp_path, monkeypatch, cap
     assert text.startswith("# Kept\n" + check.MARK)
     assert "gone" not in text
     assert "**no**" not in text
+    assert check.UNFINISHED not in text
     for said in (
-        "| kit | yes | cupy |",
+        "| kit | yes | cupy 2 |",
         "| run 2:4, float64 | yes |",
         "| 70% in 16 bits | 6.",
         "| dx | 32 x 48 | 2:4 | 128 | ours |",
     ):
         assert said in text
+
+
+def ends(tools, monkeypatch, page, fault):
+    """The exit status and the page of a run whose memory cannot be measured and whose dx is wrong, unless cut short."""
+    check, bench, checks = tools("check_gpu"), tools("bench_gpu"), tools("_gpu_checks")
+    right = tools("seft_ref.kernels.reference")
+    wrong = SimpleNamespace(**vars(right))
+    wrong.matmul_transposed = lambda dy, packed: right.matmul_transposed(dy, packed) * 2
+    held = [checks.Checked("check", True, "seen")]
+    for name in ("check_kernels", "check_runs", "check_kit"):
+        monkeypatch.setattr(check, name, lambda *given: iter(held))
+
+    def memory(gpu, shape):
+        yield "50%", 5.0, 1.0
+        raise fault
+
+    monkeypatch.setattr(check, "memory", memory)
+    monkeypatch.setattr(check, "SHAPES", ((32, 48),))
+    for name, value in (("BLOCK_SECONDS", 0.0), ("PATTERNS", ("70%",))):
+        monkeypatch.setattr(bench, name, value)
+    monkeypatch.setattr(bench, "by_rows_and_columns", lambda xp, topology, values: right.pack(topology, values))
+    monkeypatch.setattr(check, "the_gpu", lambda: a_gpu(tools, wrong))
+    monkeypatch.setattr(sys, "argv", ["check_gpu.py", "--page", str(page), "--quick"])
+    with pytest.raises(SystemExit) as left:
+        check._cli.run(check.main)
+    return left.value.code, page.read_text()
+
+
+def test_what_breaks_off_late_leaves_what_was_found_before(tools, tmp_path, monkeypatch):
+    code, text = ends(tools, monkeypatch, tmp_path / "gpu.md", RuntimeError("out of memory\nand more"))
+    assert code == 1
+    assert text.count("| check | yes | seen |\n") == 3
+    assert "| 50% | 5.00 | 1.0 |\n\n**Broke off**: RuntimeError: out of memory\n\n## Speed" in text
+    assert "| forward | 32 x 48 | 70% | 1 | ours |" in text
+    assert text.splitlines()[-1].startswith("**Broke off**: SystemExit: dx by ours is off by ")
+    assert tools("check_gpu").UNFINISHED not in text
+
+
+def test_a_run_that_is_ended_leaves_a_page_that_says_so(tools, tmp_path, monkeypatch):
+    code, text = ends(tools, monkeypatch, tmp_path / "gpu.md", KeyboardInterrupt())
+    assert code == 130
+    assert text.endswith(f"| 50% | 5.00 | 1.0 |\n\n{tools('check_gpu').UNFINISHED}\n")
+
+
+def test_the_kit_waits_for_kernels_to_be_compiled_and_a_quick_run_draws_few_examples(tools, monkeypatch):
+    checks, asked = tools("_gpu_checks"), []
+    run = SimpleNamespace(counts=lambda: (3, 0, 1), results=[])
+    monkeypatch.setattr(checks, "judge", lambda target, options: asked.append(options) or run)
+    (found,) = checks.check_kit("cupy", 2)
+    assert found.held
+    assert [(options.timeout, options.examples) for options in asked] == [(300.0, 2)]
 
 
 @needs_gpp
