@@ -134,10 +134,10 @@ class TrainSettings:
         # EVT-007
         if self.pattern is not None and self.initial_scope == "anywhere":
             raise ConfigError("EVT-007", "initial_scope anywhere breaks the N:M pattern of this model; use active")
-        if self.pattern is not None and rule.candidates == "first-step":
-            raise ConfigError("EVT-007", "this model has an N:M pattern, which candidates first-step break; use all")
         if self.pattern is not None and rule.evolves and rule.grow_scope != "active" and rule.scope != "group":
-            raise ConfigError("EVT-007", "this model has an N:M pattern: use grow_scope active or scope group")
+            raise ConfigError(
+                "EVT-007", "this model has an N:M pattern: use grow_scope active or scope group, and candidates all"
+            )
 
     def timetable(self) -> Timetable:
         """Return which steps have events (SCH)."""
@@ -176,8 +176,7 @@ def settings_of(preset: str = "seft", **changes: Any) -> TrainSettings:
     Raises   ConfigError EVT-011 for an unknown preset or name, EVT-012 for choices that contradict each other
     """
     wanted = {**preset_named(preset), **changes}
-    anywhere = wanted.get("scope") == "group" or wanted.get("candidates", "all") != "all"
-    if wanted.get("pattern") is not None and "grow_scope" not in wanted and not anywhere:
+    if wanted.get("pattern") is not None and "grow_scope" not in wanted and wanted.get("scope") != "group":
         wanted["grow_scope"] = "active"  # EVT-007
     rule = {name: wanted.pop(name) for name in CHOICES if name in wanted}
     optimizer = wanted.pop("optimizer", "adamw")

@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -10,6 +10,7 @@ import _chat
 import _cli
 import typer
 from _device import Device, DeviceOption, place_of
+from _interrupt import interrupts
 
 from seft_ref import Sampling, generate, load_model, read_tokenizer, stop_tokens, written
 
@@ -49,16 +50,18 @@ def main(
         tokens, model.weights, model.config, place.kernels, sampling=sampling, max_tokens=max_tokens, stops=stops
     )
 
-    def timed() -> Iterator[int]:
+    def timed(check: Callable[[], None]) -> Iterator[int]:
         for token in following:
             times.append(time.perf_counter())
+            check()
             if token not in stops:
                 yield token
 
     end = ""
     try:
-        for piece in written(timed(), tokenizer):
-            _print(piece)
+        with interrupts() as check:
+            for piece in written(timed(check), tokenizer):
+                _print(piece)
     except KeyboardInterrupt:
         end = ", interrupted"
     _print("\n")

@@ -83,7 +83,7 @@ class Rule:
             ),
             (
                 self.candidates == "first-step" and (self.grow_scope == "active" or self.scope != "matrix"),
-                "candidates first-step lie anywhere in a matrix; use grow_scope anywhere and scope matrix",
+                "candidates first-step lie anywhere in a matrix; use all, or grow_scope anywhere and scope matrix",
             ),
             (
                 self.candidates == "first-step" and "inputs" in self.asks(),

@@ -40,7 +40,7 @@ from tests.seft_ref.tiny import tiny_settings
         ("OPT-001", {"optimizer": "adam"}),
         ("TRN-008", {"optimizer": "sgd", "beta1": 0.5}),
         ("EVT-007", {"pattern": (2, 4), "grow_scope": "anywhere"}),
-        ("EVT-007", {"pattern": (2, 4), "preset": "spiel-ag", "initial_scope": "active", "evolve_every": 8}),
+        ("EVT-012", {"pattern": (2, 4), "preset": "spiel-ag", "initial_scope": "active", "evolve_every": 8}),
         ("EVT-012", {"initial_scope": "anywhere"}),
         ("EVT-012", {"grow": "moments"}),
         ("EVT-012", {"moments": "seeded", "optimizer": "sm3"}),

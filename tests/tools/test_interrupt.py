@@ -1,0 +1,49 @@
+"""An interrupt that compiled code swallowed comes back; one that is raised is raised as ever."""
+
+import contextlib
+import importlib
+import os
+import signal
+import threading
+
+import pytest
+
+from tests.tools.test_command_lines import tools_on_path  # noqa: F401  fixture
+
+
+@pytest.fixture
+def interrupts(tools_on_path):  # noqa: F811
+    return importlib.import_module("_interrupt").interrupts
+
+
+def test_a_swallowed_interrupt_comes_back(interrupts):
+    before = signal.getsignal(signal.SIGINT)
+    with interrupts() as check:
+        check()
+        with contextlib.suppress(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+        for _ in range(2):
+            with pytest.raises(KeyboardInterrupt):
+                check()
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_an_interrupt_is_raised_where_it_comes_and_the_old_handler_is_back(interrupts):
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt), interrupts():
+        os.kill(os.getpid(), signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_another_thread_may_ask_and_hears_of_nothing(interrupts):
+    seen = []
+
+    def ask():
+        with interrupts() as check:
+            check()
+            seen.append(True)
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    thread.join()
+    assert seen == [True]
