@@ -25,9 +25,12 @@ __all__ = [
     "device",
     "from_halves",
     "from_numpy",
+    "host_room",
     "int64_like",
+    "is_numpy_array",
     "mask_at",
     "merged",
+    "of_cupy",
     "overflow_allowed",
     "repeat_each",
     "spread",
@@ -38,16 +41,26 @@ __all__ = [
 ]
 
 
+def of_cupy(x: Array) -> bool:
+    """Tell whether x is an array of CuPy: at an address in the memory of a GPU, and computed in that one's time."""
+    return hasattr(x, "get")
+
+
 def to_numpy(x: Array) -> np.ndarray[Any, Any]:
     """Return x as a NumPy array of the same shape and dtype, copied from its device where it is not on the host."""
     if is_numpy_array(x):
         return x
-    if hasattr(x, "get"):  # cupy
+    if of_cupy(x):
         return x.get()
     xp = array_namespace(x)
     if hasattr(xp, "Device") or hasattr(x, "_device"):  # array_api_strict: any device to its CPU device
         x = to_device(x, xp.Device("CPU_DEVICE"))
     return np.asarray(x)
+
+
+def host_room(n: int, like: Array) -> np.ndarray[Any, Any]:
+    """Return room for n numbers of the dtype of `like`, a NumPy array of anything (n,)."""
+    return np.empty(n, dtype=to_numpy(like[:0]).dtype)
 
 
 def binary64(x: Array) -> np.ndarray[Any, Any]:
@@ -65,7 +78,7 @@ def overflow_allowed() -> AbstractContextManager[None]:
 
 def computed(x: Array) -> Array:
     """Return x once its device has finished with it: another library is to read or write its memory."""
-    if hasattr(x, "get"):  # cupy
+    if of_cupy(x):
         x.device.synchronize()
     return x
 
@@ -95,7 +108,7 @@ def int64_like(values: list[int], like: Array) -> Array:
 
 def repeat_each(x: Array, counts: Array) -> Array:
     """Return x with entry i repeated counts[i] times; x and counts are (n,)."""
-    if hasattr(x, "get"):  # cupy repeats one entry after another, a launch each
+    if of_cupy(x):  # it repeats one entry after another, a launch each
         return repeat_by_search(x, counts)
     return array_namespace(x).repeat(x, counts)
 
@@ -175,13 +188,13 @@ def merged(a: Array, extra: Array, places: Array) -> Array:
 
 def _scatters(slots: Array) -> bool:
     """Tell whether a library assigns at positions, which the standard does not ask for; NumPy and CuPy do."""
-    return is_numpy_array(slots) or hasattr(slots, "get")
+    return is_numpy_array(slots) or of_cupy(slots)
 
 
-def without_cupy() -> str:
-    """Return why there are no arrays of CuPy, and what to do about it; empty if there are."""
+def without_cupy(turn: int | None = None) -> str:
+    """Return why there are no arrays of CuPy, and what to do about it; empty if there are. `turn` as in `cupy_like`."""
     try:
-        cupy_like()
+        cupy_like(turn)
     except UnfitCupy as error:
         return str(error)
     except ImportError:
@@ -192,8 +205,11 @@ def without_cupy() -> str:
     return ""
 
 
-def cupy_like() -> Array:
+def cupy_like(turn: int | None = None) -> Array:
     """Return an array of CuPy on the current device.
+
+    turn  makes another device the current one of this thread: they are taken one by one, and again from the first when
+          there are no more
 
     Raises:
         ImportError: CuPy is not installed; UnfitCupy if it is, and cannot be computed with.
@@ -204,6 +220,8 @@ def cupy_like() -> Array:
         warnings.simplefilter("ignore")
         import cupy
     keep_subnormals(cupy)
+    if turn is not None:
+        cupy.cuda.Device(turn % cupy.cuda.runtime.getDeviceCount()).use()
     like: Array = cupy.zeros(0)
     try_out(cupy)
     return like

@@ -1,4 +1,5 @@
-"""What CuPy needs before anything is computed with it: subnormal numbers are kept, and a first kernel shows it.
+"""What CuPy needs before anything is computed with it: subnormal numbers and all bits of float32 are kept, and first
+results show it.
 
 CuPy appends -ftz=true, behind the options it was given, to everything that it compiles at run time: elementwise
 functions, reductions and RawModule alike. float32 numbers below 2^-126 are then zero to every kernel, where scores
@@ -23,6 +24,7 @@ INSTALL = 'pip install "cupy-cuda12x[ctk]>=14", or for CUDA 13 "cupy-cuda13x[ctk
 """What brings CuPy together with the compiler, the headers and the libraries that it loads."""
 _KEEPS = '13.6 and 14.2 do well: pip install "cupy-cuda12x[ctk]==14.2.*", or for CUDA 13 "cupy-cuda13x[ctk]==14.2.*"'
 """Versions of CuPy whose compiling was read and tried."""
+_WIDE = 256
 
 
 class UnfitCupy(ImportError):
@@ -70,20 +72,27 @@ def keep_subnormals(cupy: Any) -> None:
 
 
 def try_out(cupy: Any) -> None:
-    """Compute two small results on the current device: what is missing shows here, and not in the midst of a run.
+    """Compute two results on the current device: what is missing shows here, and not in the midst of a run.
 
     Raises:
-        UnfitCupy: it compiles or multiplies nothing, or flushes subnormal numbers all the same.
+        UnfitCupy: it compiles or multiplies nothing, flushes subnormal numbers all the same, or multiplies float32 with
+            fewer bits than it has (KRN-006).
     """
     try:
         least = cupy.zeros(2, dtype=cupy.int32)
         least += 1  # the bits of 2^-149
         least = least.view(cupy.float32)
         twice = int((least + least).view(cupy.int32)[1])
-        square = cupy.ones((2, 2), dtype=cupy.float32)
-        float((square @ square)[1, 1])
+        # large enough that a library may choose TF32, whose 11 bits do not tell this number from 1
+        wide = cupy.ones((_WIDE, _WIDE), dtype=cupy.float32)
+        product = float(((wide * (1 + 2.0**-12)) @ wide)[1, 1])
     except Exception as error:  # what is missing, library, header or driver, has errors of many classes
         first = next(iter(str(error).splitlines()), type(error).__name__)
         raise UnfitCupy(f"CuPy finds a device but computes nothing ({first}); {INSTALL}") from error
     if twice != 2:
         raise UnfitCupy(f"CuPy {cupy.__version__} flushes subnormal numbers all the same; {_KEEPS}")
+    if product != _WIDE * (1 + 2.0**-12):
+        raise UnfitCupy(
+            "CuPy multiplies float32 with fewer bits than it has; unset CUPY_TF32, CUPY_COMPUTE_TYPE and "
+            "NVIDIA_TF32_OVERRIDE"
+        )

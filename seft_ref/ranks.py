@@ -8,13 +8,24 @@ A rank computes with its rows and asks the others three things: `sum`, `join` an
 the same order. `ALONE` is one process, whose answers are what it was given.
 """
 
+import ctypes
 import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Protocol, runtime_checkable
 
-from seft_ref.arrays import Array, array_namespace, computed, device, to_numpy
+from seft_ref.arrays import (
+    Array,
+    array_namespace,
+    computed,
+    device,
+    from_numpy,
+    host_room,
+    is_numpy_array,
+    of_cupy,
+    to_numpy,
+)
 from seft_ref.errors import ConfigError, UpdateError
 
 __all__ = ["ALONE", "Alone", "Mpi", "Ranks", "digest_of", "over_mpi", "refuse_different", "rows_of"]
@@ -70,12 +81,14 @@ ALONE = Alone()
 class Mpi:
     """The processes that an MPI launcher started.
 
-    Arrays go to MPI as they are: those of NumPy, and those of CuPy where the MPI library is CUDA-aware. The latter has
-    not been run.
+    Arrays of NumPy go to MPI as they are. Those of CuPy do where `direct` says that this MPI reads and writes memory of
+    a GPU; otherwise they, like those of any other library, go through the memory of the host. Numbers are added where
+    the arrays are, so that the way they go changes no bit.
     """
 
-    def __init__(self, communicator: Any) -> None:
+    def __init__(self, communicator: Any, *, direct: bool = False) -> None:
         self._all = communicator
+        self._direct = direct
         self.rank: int = communicator.Get_rank()
         self.size: int = communicator.Get_size()
 
@@ -90,23 +103,42 @@ class Mpi:
         edges = [flat.shape[0] * r // self.size for r in range(self.size + 1)]
         counts = [high - low for low, high in pairwise(edges)]
         mine = counts[self.rank]
-        received = xp.empty((self.size * mine,), dtype=x.dtype, device=device(x))
-        self._all.Alltoallv([computed(flat), counts], [computed(received), [mine] * self.size])
-        total = received[:mine]
+        received = self._room(self.size * mine, flat)
+        self._all.Alltoallv([self._given(flat), counts], [received, [mine] * self.size])
+        parts = self._taken(received, flat)
+        total = parts[:mine]
         for r in range(1, self.size):
-            total = total + received[r * mine : (r + 1) * mine]
-        whole = xp.empty(flat.shape, dtype=x.dtype, device=device(x))
-        self._all.Allgatherv([computed(total), mine], [computed(whole), counts])
-        return xp.reshape(whole, x.shape)
+            total = total + parts[r * mine : (r + 1) * mine]
+        whole = self._room(flat.shape[0], flat)
+        self._all.Allgatherv([self._given(total), mine], [whole, counts])
+        return xp.reshape(self._taken(whole, flat), x.shape)
 
     def join(self, x: Array) -> Array:
         """Return the rows of all ranks."""
         xp = array_namespace(x)
         counts = [n_rows * x.shape[1] for n_rows in self.every(x.shape[0])]
-        joined = xp.empty((sum(counts),), dtype=x.dtype, device=device(x))
         flat = xp.reshape(x, (-1,))
-        self._all.Allgatherv([computed(flat), flat.shape[0]], [computed(joined), counts])
-        return xp.reshape(joined, (-1, x.shape[1]))
+        joined = self._room(sum(counts), flat)
+        self._all.Allgatherv([self._given(flat), flat.shape[0]], [joined, counts])
+        return xp.reshape(self._taken(joined, flat), (-1, x.shape[1]))
+
+    def _reaches(self, x: Array) -> bool:
+        """Tell whether MPI finds the numbers of x where they are."""
+        return is_numpy_array(x) or (self._direct and of_cupy(x))
+
+    def _given(self, x: Array) -> Any:
+        """Return the numbers of x for MPI to read."""
+        return computed(x) if self._reaches(x) else to_numpy(x)
+
+    def _room(self, n: int, like: Array) -> Any:
+        """Return room for n numbers of the dtype of `like` that MPI writes: nothing may still be at work in it."""
+        if not self._reaches(like):
+            return host_room(n, like)
+        return computed(array_namespace(like).empty((n,), dtype=like.dtype, device=device(like)))
+
+    def _taken(self, room: Any, like: Array) -> Array:
+        """Return what MPI wrote as an array of the library and device of `like`."""
+        return room if self._reaches(like) else from_numpy(room, like)
 
     def every(self, value: Any) -> list[Any]:
         """Return a Python value of every rank."""
@@ -122,7 +154,20 @@ def over_mpi() -> Mpi:
     """
     from mpi4py import MPI
 
-    return Mpi(MPI.COMM_WORLD)
+    return Mpi(MPI.COMM_WORLD, direct=_reaches_gpus(MPI.__file__))
+
+
+def _reaches_gpus(library: str) -> bool:
+    """Tell whether the MPI that a shared library is linked to says that it takes addresses in the memory of a GPU.
+
+    Open MPI and MPICH answer under one name, which is not part of MPI, so that mpi4py does not pass it on. An MPI that
+    does not know the question is taken not to, for it would read addresses of a GPU as its own.
+    """
+    try:
+        ask = ctypes.CDLL(library).MPIX_Query_cuda_support
+    except (AttributeError, OSError):
+        return False
+    return bool(ask())
 
 
 def rows_of(n_rows: int, ranks: Ranks) -> range:

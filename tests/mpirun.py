@@ -22,8 +22,8 @@ OPEN_MPI = {
 HERE = Path(__file__).resolve().parents[1]
 
 
-def together(n, command):
-    """Run a Python command as n processes; returns what subprocess does."""
+def together(n, command, *paths):
+    """Run a Python command as n processes, which import from the given folders first; returns what subprocess does."""
     command = [MPIRUN, "-n", str(n), sys.executable, *map(str, command)]
-    environment = os.environ | OPEN_MPI | {"PYTHONPATH": str(HERE)}
+    environment = os.environ | OPEN_MPI | {"PYTHONPATH": os.pathsep.join(map(str, (*paths, HERE)))}
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120, env=environment)

@@ -35,6 +35,7 @@ class Place:
         index_bytes: what the position of a packed weight takes, plain and in 16 bits.
         dense_from: tells from which share of stored positions a matrix is held densely, by the bytes of a number.
         free_bytes: tells how much memory a run can have.
+        name: what this machine calls the device.
     """
 
     kernels: Kernels
@@ -42,25 +43,26 @@ class Place:
     index_bytes: tuple[int, int]
     dense_from: Callable[[int], float]
     free_bytes: Callable[[], int]
+    name: str = "cpu"
 
 
-def place_of(device: Device, processes: int = 1, *, transposed: bool = False) -> Place:
-    """Return where each of several processes computes; transposed asks for a second copy of every sparse matrix.
+def place_of(device: Device, turn: int = 0, *, transposed: bool = False) -> Place:
+    """Return where a process computes; transposed asks for a second copy of every sparse matrix.
+
+    turn  how many processes of the same run chose on this machine before: GPUs are taken one by one, and again from
+          the first when there are no more
 
     Raises:
-        Refused: there is no CuPy or no GPU, more than one process asks for it, or it is to hold transposed copies; the
-        message says what to do.
+        Refused: there is no CuPy or no GPU, or it is to hold transposed copies; the message says what to do.
     """
-    if device is Device.cuda and processes > 1:
-        raise _cli.Refused("--device cuda computes in one process; start it without mpirun, or choose --device cpu")
     if device is Device.cuda and transposed:
         raise _cli.Refused("--transposed is for --device cpu; a GPU multiplies both ways from one copy")
     if transposed:
         return _with_transposes()
-    return _PLACES[device]()
+    return _PLACES[device](turn)
 
 
-def _on_cpu() -> Place:
+def _on_cpu(turn: int = 0) -> Place:
     from seft_ref.kernels import cpu
     from seft_ref.memory import DENSE_FROM
 
@@ -73,10 +75,10 @@ def _with_transposes() -> Place:
     return replace(_on_cpu(), kernels=cpu_transposed)
 
 
-def _on_cuda() -> Place:
+def _on_cuda(turn: int) -> Place:
     from seft_ref.arrays import cupy_like, without_cupy
 
-    told = without_cupy()
+    told = without_cupy(turn)
     if told:
         raise _cli.Refused(f"--device cuda: {told}")
     import cupy
@@ -87,7 +89,9 @@ def _on_cuda() -> Place:
         # what takes no more memory so; groups of 2:4 and 4:8 take less than this says
         return itemsize / (itemsize + 12)
 
-    return Place(gpu, cupy_like(), (12, 4), dense_from, lambda: int(cupy.cuda.runtime.memGetInfo()[0]))
+    # two processes may see different GPUs under one number
+    name = str(cupy.cuda.Device().pci_bus_id)
+    return Place(gpu, cupy_like(), (12, 4), dense_from, lambda: int(cupy.cuda.runtime.memGetInfo()[0]), name)
 
 
-_PLACES = {Device.cpu: _on_cpu, Device.cuda: _on_cuda}
+_PLACES: dict[Device, Callable[[int], Place]] = {Device.cpu: _on_cpu, Device.cuda: _on_cuda}

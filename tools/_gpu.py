@@ -28,8 +28,7 @@ class Gpu:
         like: an array that is there.
         xp: the array library.
         finish: waits until everything that was started is done.
-        held: tells how many bytes arrays take there, those that are free to be taken again included.
-        forget: gives back what no array holds.
+        taken: does some work, and tells how many bytes of memory it took there besides what was held before.
         peers: other ways to compute the products of a matrix, given weight, topology, values, x and dy.
     """
 
@@ -38,8 +37,7 @@ class Gpu:
     like: Array
     xp: Any
     finish: Callable[[], None]
-    held: Callable[[], int]
-    forget: Callable[[], None]
+    taken: Callable[[Callable[[], None]], int]
     peers: Callable[[Any, Topology, Any, Any, Any], Peers]
 
 
@@ -62,17 +60,20 @@ def the_gpu() -> Gpu:
         "PyTorch": version("torch") if find_spec("torch") else "not installed",
         "Python": platform.python_version(),
     }
-    pool = cupy.get_default_memory_pool()
-    return Gpu(
-        told,
-        place.kernels,
-        place.like,
-        cupy,
-        runtime.deviceSynchronize,
-        pool.total_bytes,
-        pool.free_all_blocks,
-        _peers,
-    )
+    return Gpu(told, place.kernels, place.like, cupy, runtime.deviceSynchronize, _taken, _peers)
+
+
+def _taken(work: Callable[[], None]) -> int:
+    """Return how much the memory that CuPy takes for some work is, of a pool of its own: in another it might fill what
+    lies free between arrays, and be seen nowhere.
+    """
+    import cupy
+
+    pool = cupy.cuda.MemoryPool()
+    with cupy.cuda.using_allocator(pool.malloc):
+        work()
+        cupy.cuda.runtime.deviceSynchronize()
+        return int(pool.total_bytes())
 
 
 def dense_peers(weight: Any, positions: Any, x: Any, dy: Any) -> Peers:
@@ -100,11 +101,9 @@ def _peers(weight: Any, topology: Topology, values: Any, x: Any, dy: Any) -> Pee
             warnings.simplefilter("ignore")
             import torch
         if torch.cuda.is_available():
-            import cupy
-
             torch.set_grad_enabled(False)
             w, tx, tdy, at = (torch.from_dlpack(a) for a in (weight, x, dy, positions))
-            peers["forward"]["torch"] = lambda: cupy.from_dlpack(tx @ w.T)
-            peers["dx"]["torch"] = lambda: cupy.from_dlpack(tdy @ w)
-            peers["sample"]["torch"] = lambda: cupy.from_dlpack((tdy.T @ tx).reshape(-1)[at])
+            peers["forward"]["torch"] = lambda: tx @ w.T
+            peers["dx"]["torch"] = lambda: tdy @ w
+            peers["sample"]["torch"] = lambda: (tdy.T @ tx).reshape(-1)[at]
     return peers

@@ -1,7 +1,12 @@
 """What a GPU has to show: the kit, products against their definition, runs against those of the processor, memory."""
 
+import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -9,17 +14,19 @@ import numpy as np
 from _gpu import Gpu
 from bench_gpu import pruned
 
+import formats
+from conformance.compare import tau
 from conformance.runner import Options, Target, judge
 from formats.container import dtype_name
 from formats.convert.hf import to_sparse, write_hf
 from formats.convert.stock import outline
 from seft_ref import finish, initial_state, load_model, settings_of, step_batches, train
-from seft_ref.arrays import from_numpy, to_numpy
+from seft_ref.arrays import binary64, from_numpy, to_numpy
 from seft_ref.config import ModelConfig
 from seft_ref.kernels import Kernels, cpu, reference
 from seft_ref.resume import Origin, load_state, save_state
 from seft_ref.settings import TrainSettings
-from seft_ref.topology import Topology, flat, placed_like
+from seft_ref.topology import Topology, flat, from_flat, placed_like
 
 CONFIG: dict[str, Any] = {
     "architectures": ["LlamaForCausalLM"],
@@ -43,9 +50,21 @@ RUNS: dict[str, dict[str, Any]] = {
     "spiel-ag": {"preset": "spiel-ag", "gradient_window": 1},
 }
 """Runs that are compared; one of 2:4 on a base of that pattern."""
+MATRICES = (
+    ((300, 152), "70%"),
+    ((64, 128), "2:4"),
+    ((72, 128), "4:8"),
+    ((40, 200), "20%"),
+    ((513, 96), "97%"),
+    ((1100, 1300), "70%"),
+)
+"""Shapes and patterns of products that are compared."""
+HALVES = ("float16", "bfloat16")
 LOSSES_WITHIN = {"float64": 1e-10, "float32": 1e-4}
 """Relative difference of losses that is allowed between two devices."""
 
+PROCESSES_WITHIN = 1e-7
+"""Difference of a weight, stored as float32, that is allowed between one process and two."""
 KIT_SECONDS = 300.0
 """What a call of the kit may take; PRT-009 has 20 seconds unless more are allowed."""
 
@@ -72,10 +91,89 @@ def check_kit(backend: str, examples: int) -> Iterator[Checked]:
 def check_kernels(gpu: Gpu, tokens: tuple[int, ...] = (0, 1, 3, 16, 17, 128, 300)) -> Iterator[Checked]:
     """Compare products of small integers, which are exact, with those of the definition on NumPy arrays."""
     for dtype in ("float32", "float64"):
-        for shape, pattern in (((300, 152), "70%"), ((64, 128), "2:4"), ((40, 200), "20%"), ((513, 96), "97%")):
+        for shape, pattern in MATRICES:
             wrong = [what for n in tokens for what in _wrong(gpu, shape, pattern, n, dtype)]
             what = f"products, {shape[0]} x {shape[1]}, {pattern} away, {dtype}"
             yield Checked(what, not wrong, "exact" if not wrong else f"differ: {', '.join(wrong[:6])}")
+    for shape, pattern in MATRICES:
+        differ = [what for n in tokens if n for what in _restless(gpu, shape, pattern, n)]
+        what = f"bits of a second launch, {shape[0]} x {shape[1]}, {pattern} away (KRN-008)"
+        yield Checked(what, not differ, "the same" if not differ else f"differ: {', '.join(differ[:6])}")
+    for n in (512, 4096):
+        yield _many_equal_terms(gpu, n)
+
+
+def check_processes(folder: Path) -> Iterator[Checked]:
+    """Fine-tune in float64 as two processes over MPI, each on a GPU, and as one; nothing where there is no MPI."""
+    mpirun = shutil.which("mpirun", path=str(Path(sys.executable).parent)) or shutil.which("mpirun")
+    if mpirun is None or find_spec("mpi4py") is None:
+        return
+    folder.mkdir(exist_ok=True)
+    base, text = _write_model(folder / "shared", "60%"), folder / "text.txt"
+    text.write_text("the quick brown fox jumps over the lazy dog and runs away\n" * 40)
+    wanted = "--steps 6 --batch 3 --length 16 --evolve-every 2 --density 0.1 --lr 0.01 --dtype float64 --device cuda"
+    tool, left = str(Path(__file__).with_name("finetune.py")), []
+    for launcher in ([], [mpirun, "-n", "2"]):
+        out = folder / f"of-{len(launcher)}"
+        line = [*launcher, sys.executable, tool, str(base), str(out), "--text", str(text), *wanted.split()]
+        done = subprocess.run(line, capture_output=True, text=True, check=False)
+        if done.returncode:
+            last = (done.stderr.strip() or "no word").splitlines()[-1]
+            yield Checked("two processes over MPI, float64", False, f"{' '.join(launcher) or 'one'}: {last}")
+            return
+        with formats.open(out) as reader:
+            left.append({name: formats.to_dense(reader[name]) for name in reader.names()})
+    one, two = left
+    differ = sum(int(((one[name] != 0) != (two[name] != 0)).sum()) for name in one)
+    apart = max(float(abs(one[name].astype(np.float64) - two[name]).max()) for name in one)
+    seen = f"{differ} positions differ, weights apart by {apart:.1e} from those of one process"
+    yield Checked("two processes over MPI, float64", not differ and apart <= PROCESSES_WITHIN, seen)
+
+
+def _restless(gpu: Gpu, shape: tuple[int, int], pattern: str, n: int) -> list[str]:
+    """Return which products of real numbers a second launch answers with other bits, were a thread not waited for."""
+    rng = np.random.default_rng([n, *shape])
+    topology = pruned(rng, shape, pattern)
+    values, x, dy = (
+        rng.standard_normal(size, dtype=np.float32) for size in (topology.nnz, (n, shape[1]), (n, shape[0]))
+    )
+    there = placed_like(topology, gpu.like)
+    tx, tdy = from_numpy(x, gpu.like), from_numpy(dy, gpu.like)
+    held = {"": gpu.kernels.pack(there, from_numpy(values, gpu.like))}
+    held |= {f" in {kind}": gpu.kernels.compact(there, values.astype(kind)) for kind in HALVES}
+    differ = []
+    for name, packed in held.items():
+        launches = {
+            "forward": partial(gpu.kernels.matmul, tx, packed),
+            "dx": partial(gpu.kernels.matmul_transposed, tdy, packed),
+        }
+        if not name:
+            launches["sample"] = partial(gpu.kernels.sample, tdy, tx, there)
+        for product, launch in launches.items():
+            first, second = to_numpy(launch()), to_numpy(launch())
+            if first.tobytes() != second.tobytes():
+                differ.append(f"{product}{name} of {n} tokens")
+    return differ
+
+
+def _many_equal_terms(gpu: Gpu, n: int) -> Checked:
+    """Compare sums of n equal terms with what KRN-006 allows; a library that adds them up one by one may drift."""
+    term = np.float32(0.1)
+    ones = from_numpy(np.ones((n, 48), dtype=np.float32), gpu.like)
+    tenths = from_numpy(np.full((48, n), term, dtype=np.float32), gpu.like)
+    every, few = (placed_like(from_flat((48, 48), np.arange(0, 48 * 48, k)), gpu.like) for k in (1, 9))
+    flat_ones, across = gpu.xp.ascontiguousarray(ones.T), gpu.xp.ascontiguousarray(tenths.T)
+    found = {
+        "forward, dense": gpu.kernels.matmul(flat_ones, gpu.kernels.pack_dense(tenths)),
+        "dx, dense": gpu.kernels.matmul_transposed(flat_ones, gpu.kernels.pack_dense(across)),
+        "sample of all": gpu.kernels.sample(across, ones, every),
+        "sample of a ninth": gpu.kernels.sample(across, ones, few),
+    }
+    exact = n * float(term)
+    off = {name: float(abs(binary64(a) - exact).max()) / (exact * 2.0**-24) for name, a in found.items()}
+    worst = max(off, key=lambda name: off[name])
+    seen = f"{worst} is off by {off[worst]:.0f} roundings of {tau(n):.0f} allowed"
+    return Checked(f"sums of {n} equal terms (KRN-006)", off[worst] <= tau(n), seen)
 
 
 def _wrong(gpu: Gpu, shape: tuple[int, int], pattern: str, n: int, dtype: str) -> list[str]:
@@ -94,12 +192,12 @@ def _wrong(gpu: Gpu, shape: tuple[int, int], pattern: str, n: int, dtype: str) -
         "sample": (gpu.kernels.sample(tdy, tx, there), reference.sample(dy, x, topology)),
         "exceeding": (gpu.kernels.exceeding(tv, least), reference.exceeding(values, least)),
     }
-    if dtype == "float32":
-        half = values.astype(np.float16)
+    for kind in HALVES if dtype == "float32" else ():
+        half = values.astype(kind)
         held, definition = gpu.kernels.compact(there, half), reference.compact(topology, half)
         pairs |= {
-            "forward in 16 bits": (gpu.kernels.matmul(tx, held), reference.matmul(x, definition)),
-            "dx in 16 bits": (gpu.kernels.matmul_transposed(tdy, held), reference.matmul_transposed(dy, definition)),
+            f"forward in {kind}": (gpu.kernels.matmul(tx, held), reference.matmul(x, definition)),
+            f"dx in {kind}": (gpu.kernels.matmul_transposed(tdy, held), reference.matmul_transposed(dy, definition)),
         }
     return [f"{name} of {n} tokens" for name, (a, b) in pairs.items() if not np.array_equal(to_numpy(a), b)]
 
@@ -169,9 +267,14 @@ def _apart(a: Topology, b: Topology) -> int:
 
 
 def _write_model(folder: Path, pattern: str) -> Path:
-    """Write a small pruned model of seeded weights as a sparse checkpoint."""
+    """Write a small pruned model of seeded weights, whose tokens are bytes, as a sparse checkpoint."""
     import json
 
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE(vocab={letter: i for i, letter in enumerate(letters)}, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     rng = np.random.default_rng(0)
     config = ModelConfig.from_json(CONFIG)
     tensors = {
@@ -185,7 +288,8 @@ def _write_model(folder: Path, pattern: str) -> Path:
         tensors[matrix.name] = kept
     outlines = [outline(name, dtype_name(values.dtype), values.shape) for name, values in tensors.items()]
     source = folder.with_name(folder.name + "-hf")
-    write_hf(source, outlines, tensors.__getitem__, {"config.json": json.dumps(CONFIG).encode()})
+    files = {"config.json": json.dumps(CONFIG).encode(), "tokenizer.json": tokenizer.to_str().encode()}
+    write_hf(source, outlines, tensors.__getitem__, files)
     to_sparse(source, folder)
     return folder
 
@@ -203,9 +307,9 @@ def memory(gpu: Gpu, shape: tuple[int, int], tokens: int = 512) -> Iterator[tupl
             packed = gpu.kernels.pack(topology, from_numpy(values, gpu.like))
         x, dy = (from_numpy(rng.standard_normal((tokens, k), dtype=np.float32), gpu.like) for k in shape[::-1])
         gpu.finish()
-        gpu.forget()
-        before = gpu.held()
-        gpu.kernels.matmul(x, packed)
-        gpu.kernels.matmul_transposed(dy, packed)
-        gpu.finish()
-        yield pattern, packed.nbytes / topology.nnz, (gpu.held() - before) / 2**20
+
+        def work(x: Any = x, dy: Any = dy, packed: Any = packed) -> None:
+            gpu.kernels.matmul(x, packed)
+            gpu.kernels.matmul_transposed(dy, packed)
+
+        yield pattern, packed.nbytes / topology.nnz, gpu.taken(work) / 2**20

@@ -46,7 +46,7 @@ def memory_of(folder: Path, settings: TrainSettings, **options: Any) -> dict[str
 def require_memory(folder: Path, settings: TrainSettings, free: int, processes: int = 1, **options: Any) -> None:
     """Refuse a run that is expected not to fit into free bytes, with what would help (TRN-012).
 
-    processes  how many of this machine run; each holds a model and a window of its own
+    processes  how many share the memory; each holds a model and a window of its own
     """
     parts = {name: processes * n for name, n in memory_of(folder, settings, **options).items()}
     needed = sum(parts.values())
@@ -61,7 +61,7 @@ def require_memory(folder: Path, settings: TrainSettings, free: int, processes: 
     if settings.gradient_window > 1:
         hints.insert(0, "--gradient-window 1")
     if processes > 1:
-        hints.insert(0, "fewer processes on this machine")
+        hints.insert(0, "fewer processes on this device")
     raise _cli.Refused(
         f"TRN-012: the run needs about {_gib(needed)} of memory and {_gib(free)} are free ({taking}); "
         f"try {', '.join(hints)}, or --ignore-memory to start all the same"

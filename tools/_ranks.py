@@ -81,9 +81,15 @@ def ranks_of_launcher() -> Ranks:
     return ranks
 
 
-def on_this_machine(ranks: Ranks) -> int:
-    """Return how many of the processes share the memory of this machine."""
-    return ranks.every(platform.node()).count(platform.node())
+def turn_here(ranks: Ranks) -> int:
+    """Return how many of the processes on this machine come before this one."""
+    return ranks.every(platform.node())[: ranks.rank].count(platform.node())
+
+
+def sharing(ranks: Ranks, device: str) -> int:
+    """Return how many of the processes share the memory of this one's device, which this machine knows by a name."""
+    mine = (platform.node(), device)
+    return ranks.every(mine).count(mine)
 
 
 @contextmanager

@@ -1,7 +1,8 @@
 """Everything that a GPU has to show, in one go: python tools/check_gpu.py
 
-The kit, products against their definition, training runs against the processor's, products beside cuBLAS, torch and
-cuSPARSE, memory. Writes docs/gpu.md. Exit status: 0 all held, 1 something did not, 2 there is no GPU.
+The kit, products against their definition, training runs against the processor's, two processes against one where there
+is MPI, products beside cuBLAS, torch and cuSPARSE, memory. Writes docs/gpu.md. Exit status: 0 all held, 1 something did
+not, 2 there is no GPU.
 """
 
 import tempfile
@@ -14,7 +15,7 @@ from typing import Annotated
 import _cli
 import typer
 from _gpu import Gpu, the_gpu
-from _gpu_checks import Checked, check_kernels, check_kit, check_runs, memory
+from _gpu_checks import Checked, check_kernels, check_kit, check_processes, check_runs, memory
 from _output import require_file, write_file
 from bench_gpu import HEAD, SHAPES, TOKENS, format_row, measure
 
@@ -61,6 +62,7 @@ def examined(
         checks = chain(
             _guarded("products", lambda: check_kernels(gpu)),
             _guarded("runs", lambda: check_runs(gpu, Path(folder))),
+            _guarded("processes", lambda: check_processes(Path(folder))),
             _guarded("kit", lambda: check_kit(backend, examples)),
         )
         for checked in checks:

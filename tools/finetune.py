@@ -144,11 +144,11 @@ def main(
         "max_norm": max_norm,
         "seed": seed,
     }
-    place = place_of(device, ranks.size, transposed=transposed)
+    place = place_of(device, _ranks.turn_here(ranks), transposed=transposed)
     kernels = place.kernels
     settings = settings_of(preset, pattern=_pattern(folder), **changes_of(wanted, change or []))
     rows_of(settings.batch * settings.micro_batches, ranks)
-    processes = _ranks.on_this_machine(ranks)
+    processes = _ranks.sharing(ranks, place.name)
     if not ignore_memory:
         itemsize = itemsize_of(folder, dtype)
         options: dict[str, Any] = {"compact": compact, "recompute": recompute, "index_bytes": place.index_bytes}

@@ -23,6 +23,7 @@ from seft_ref.kernels._checks import (
 from seft_ref.kernels._gpu_packed import BITS, Packed
 from seft_ref.kernels._launch import EACH, LANES, ROWS, RUN, THREADS, Machine
 from seft_ref.kernels.split import Split, split
+from seft_ref.nm import NMTopology
 from seft_ref.topology import Topology, flat
 
 FEW = 16
@@ -53,7 +54,8 @@ class OnDevice:
             KernelError: KRN-009, KRN-010 if values do not fit the topology.
         """
         check_values(topology, values)
-        self._check(values=values, indices=topology.indices)
+        self._check(values=values)
+        self._own_topology(topology)
         return layouts.packed(self.machine.xp, topology, values)
 
     def pack_dense(self, weight: Float[Array, "out in"]) -> Packed:
@@ -77,7 +79,7 @@ class OnDevice:
             KernelError: KRN-009, KRN-010 if values do not fit the topology or are no 16-bit floats.
         """
         check_compact(topology, values)
-        self._check(indices=topology.indices)
+        self._own_topology(topology)
         xp = self.machine.xp
         bits = xp.array(values.view(np.uint16))
         return Packed(topology.shape, bits, layouts.as_rows(xp, topology), held_in=values.dtype)
@@ -99,6 +101,7 @@ class OnDevice:
             KernelError: KRN-012 if a place is out of range.
         """
         check_places("where", where, packed.values.shape[0])
+        self._own(where=where)
         values = packed.values.copy()
         values[where] = 0
         return Packed(packed.shape, values, packed.topology, held_in=packed.held_in)
@@ -113,6 +116,7 @@ class OnDevice:
             return self.locate(packed.live, topology, slots)
         check_shape(packed.shape, topology)
         check_places("slots", slots, topology.nnz)
+        self._own(slots=slots)
         if packed.topology is not None or not slots.shape[0]:
             return slots
         positions = flat(topology)
@@ -129,6 +133,7 @@ class OnDevice:
         if isinstance(packed, Split):
             return Split(packed.frozen, self.store(packed.live, where, values))
         check_new_values(where, values, packed.values)
+        self._own(where=where, values=values)
         packed.values[where] = values
         return packed
 
@@ -143,7 +148,7 @@ class OnDevice:
         """
         check_matrix("x", x, packed.shape[1])
         self._check(x=x)
-        check_alike("x", x, "the packed matrix", self._of_dtype(packed))
+        self._own_packed("x", x, packed)
         if isinstance(packed, Split):
             return self.matmul(x, packed.frozen) + self.matmul(x, packed.live)
         n_out, n_in = packed.shape
@@ -166,7 +171,7 @@ class OnDevice:
         """
         check_matrix("dy", dy, packed.shape[0])
         self._check(dy=dy)
-        check_alike("dy", dy, "the packed matrix", self._of_dtype(packed))
+        self._own_packed("dy", dy, packed)
         if isinstance(packed, Split):
             return self.matmul_transposed(dy, packed.frozen) + self.matmul_transposed(dy, packed.live)
         n_out, n_in = packed.shape
@@ -196,6 +201,7 @@ class OnDevice:
         """
         check_factors(dy, x, topology)
         self._check(dy=dy, x=x)
+        self._own_topology(topology)
         xp = self.machine.xp
         n_slots, (n_out, n_in) = topology.nnz, topology.shape
         if not n_slots or not x.shape[0]:
@@ -239,21 +245,36 @@ class OnDevice:
         return found
 
     def _check(self, **arrays: Any) -> None:
-        """Refuse what kernels cannot walk: KRN-010 for arrays of another library, KRN-009 for ones that are not
+        """Refuse what kernels cannot walk: KRN-010 for arrays that lie elsewhere, KRN-009 for ones that are not
         contiguous.
         """
+        self._own(**arrays)
+        for name, a in arrays.items():
+            if not a.flags.c_contiguous:
+                raise KernelError("KRN-009", f"{name} of shape {a.shape} is not contiguous in row-major order")
+
+    def _own(self, **arrays: Any) -> None:
+        """Refuse arrays of another library, or of another device than the one that results are put on (KRN-010)."""
         for name, a in arrays.items():
             if not self.machine.owns(a):
                 raise KernelError(
                     "KRN-010",
-                    f"{name} is a {type(a).__name__}; this kernel set takes arrays of {self.machine.xp.__name__} here",
+                    f"{name} is a {type(a).__name__} on {getattr(a, 'device', 'no device')}; this kernel set takes "
+                    f"arrays of {self.machine.xp.__name__} on its current device",
                 )
-            if not a.flags.c_contiguous:
-                raise KernelError("KRN-009", f"{name} of shape {a.shape} is not contiguous in row-major order")
 
-    def _of_dtype(self, packed: Packed | Split) -> Any:
-        """Return an array of the dtype that a packed matrix computes in."""
-        return self.machine.xp.empty(0, dtype=packed.dtype)
+    def _own_topology(self, topology: Topology) -> None:
+        """Refuse a topology whose arrays lie elsewhere (KRN-010); of groups only the masks are held."""
+        if isinstance(topology, NMTopology):
+            self._own(masks=topology.masks)
+        else:
+            self._own(indptr=topology.indptr, indices=topology.indices)
+
+    def _own_packed(self, name: str, a: Any, packed: Packed | Split) -> None:
+        """Refuse a matrix that was packed elsewhere, and a factor of another dtype than it computes in (KRN-010)."""
+        for part in (packed.frozen, packed.live) if isinstance(packed, Split) else (packed,):
+            self._own(packed=part.values)
+        check_alike(name, a, "the packed matrix", self.machine.xp.empty(0, dtype=packed.dtype))
 
     def _multiply(
         self, layout: str, src: Any, n_result: int, stored: tuple[Any, ...], more: tuple[int, ...], held: Any = None

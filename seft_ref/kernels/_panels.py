@@ -50,7 +50,7 @@ from seft_ref.kernels._vectors import (
 
 WIDTH = 64
 LINE_VECTORS = 8
-ROW_BLOCK = 512  # rows of y kept in turned form: 256 KiB, in the second-level cache
+ROW_BLOCK = 1024  # rows of y kept in turned form: 512 KiB, in the second-level cache
 SHORT = 10  # entries below which, on average, a panel's row is too short to take eight at a time
 DY_ROWS = 256  # rows of dyᵀ that `sample` turns at a time
 TOKEN_ROWS = 8192  # rows of y whose sums a product with one token keeps, a register each: half the second-level cache

@@ -50,19 +50,37 @@ class Compiler:
 _PROPERTIES = {"name": b"a processor", "major": 0, "minor": 0, "totalGlobalMem": 1 << 30}
 
 
+class Device(str):
+    """One of two devices, both of NumPy's arrays; it is equal to what those call theirs."""
+
+    __slots__ = ("id",)
+    current = 0
+
+    def __new__(cls, number=None):
+        self = super().__new__(cls, "cpu")
+        self.id = cls.current if number is None else number
+        assert 0 <= self.id < 2
+        return self
+
+    def use(self):
+        Device.current = self.id
+
+    @property
+    def pci_bus_id(self):
+        return f"0000:0{self.id}:00.0"
+
+
 class cuda:  # noqa: N801
-    """The device of NumPy's arrays."""
+    """The devices of NumPy's arrays."""
 
     compiler = Compiler()
-
-    @staticmethod
-    def Device():
-        return "cpu"
+    Device = Device
 
     class runtime:  # noqa: N801
-        """What the driver tells of one device."""
+        """What the driver tells of its devices."""
 
-        getDevice = staticmethod(lambda: 0)  # noqa: N815
+        getDevice = staticmethod(lambda: Device.current)  # noqa: N815
+        getDeviceCount = staticmethod(lambda: 2)  # noqa: N815
         getDeviceProperties = staticmethod(lambda device: dict(_PROPERTIES))  # noqa: N815
         runtimeGetVersion = driverGetVersion = staticmethod(lambda: 0)  # noqa: N815
         deviceSynchronize = staticmethod(lambda: None)  # noqa: N815

@@ -1,8 +1,10 @@
 """gpu.cu on a CPU: what the other sets do not have, and what only a GPU's memory would forgive."""
 
 import os
+import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import ml_dtypes
@@ -10,10 +12,11 @@ import numpy as np
 import pytest
 
 from conformance.ports import engine_on_cpu as stand_in
+from seft_ref.errors import KernelError
 from seft_ref.kernels import reference
 from seft_ref.kernels._launch import KERNELS
 from seft_ref.kernels._on_device import FEW, TILE_ROWS, OnDevice
-from seft_ref.nm import grouped
+from seft_ref.nm import NMTopology, grouped
 from seft_ref.topology import Topology, flat, from_flat
 from tests.kernels import cupy_on_cpu
 from tests.kernels.test_kernels import assert_within_gauge, dense, make_case, make_mask
@@ -79,6 +82,67 @@ def test_KRN_011_no_matrix_takes_more_than_a_dense_one(gpu, dtype, share):
         packed = gpu.pack(topology, np.ones(n, dtype=dtype))
         assert (packed.topology is None) == (n == int(share * 10_000))
         assert packed.nbytes - 16 * 101 <= 10_000 * packed.dtype.itemsize
+
+
+class Elsewhere(np.ndarray):
+    """An array of a second GPU."""
+
+
+def elsewhere(a):
+    return a.view(Elsewhere)
+
+
+class FirstOfTwo:
+    """A machine whose current device is the first of two."""
+
+    def __init__(self, machine):
+        self._machine = machine
+
+    def __getattr__(self, name):
+        return getattr(self._machine, name)
+
+    def owns(self, a):
+        return not isinstance(a, Elsewhere) and self._machine.owns(a)
+
+
+def test_KRN_010_what_lies_on_another_device_is_refused(gpu):
+    kernels = OnDevice(FirstOfTwo(gpu.matmul.__self__.machine))
+    topology = from_flat((4, 6), np.arange(0, 24, 5))
+    in_groups = grouped(from_flat((4, 8), np.arange(0, 32, 4)), (2, 4))
+    values, x, dy = (np.ones(size, dtype=np.float32) for size in ((topology.nnz,), (3, 6), (3, 4)))
+    there = Topology(topology.shape, topology.indptr, elsewhere(topology.indices))
+    pointers_there = Topology(topology.shape, elsewhere(topology.indptr), topology.indices)
+    groups_there = NMTopology(in_groups.shape, in_groups.pattern, elsewhere(in_groups.masks), in_groups.nnz)
+    packed = kernels.pack(topology, values)
+    moved = replace(packed, values=elsewhere(packed.values))
+    half = kernels.compact(topology, values.astype(np.float16))
+    slots = np.arange(2)
+    calls = {
+        "packed is": lambda: kernels.matmul(x, moved),
+        "packed": lambda: kernels.matmul_transposed(dy, moved),
+        "live": lambda: kernels.matmul(x, kernels.split(half, moved)),
+        "frozen": lambda: kernels.matmul(x, kernels.split(replace(half, values=elsewhere(half.values)), packed)),
+        "indices": lambda: kernels.sample(dy, x, there),
+        "indptr": lambda: kernels.sample(dy, x, pointers_there),
+        "masks": lambda: kernels.sample(dy, np.ones((3, 8), dtype=np.float32), groups_there),
+        "masks at pack": lambda: kernels.pack(groups_there, np.ones(in_groups.nnz, dtype=np.float32)),
+        "indices at pack": lambda: kernels.pack(there, values),
+        "indices at compact": lambda: kernels.compact(pointers_there, values.astype(np.float16)),
+        "where at store": lambda: kernels.store(packed, elsewhere(slots), np.ones(2, dtype=np.float32)),
+        "values at store": lambda: kernels.store(packed, slots, elsewhere(np.ones(2, dtype=np.float32))),
+        "where at clear": lambda: kernels.clear(half, elsewhere(slots)),
+        "slots": lambda: kernels.locate(packed, topology, elsewhere(slots)),
+    }
+    told = {}
+    for name, call in calls.items():
+        try:
+            told[name] = str(call())
+        except KernelError as error:
+            told[name] = str(error)
+    assert not [t for t in told.values() if not re.match(r"KRN-010: \w+ is a Elsewhere on .* current device$", t)], told
+    # and what lies here is taken
+    kernels.matmul(x, kernels.split(half, kernels.store(packed, slots, np.ones(2, dtype=np.float32))))
+    kernels.sample(dy, np.ones((3, 8), dtype=np.float32), in_groups)
 
 
 @pytest.mark.parametrize("n", [1, FEW + 1])
@@ -233,7 +297,7 @@ from pathlib import Path
 import numpy as np
 from conformance.ports.engine_on_cpu import OnCpu
 from seft_ref.kernels import _on_device
-from seft_ref.nm import grouped
+from seft_ref.nm import NMTopology, grouped
 from tests.kernels.test_gpu import in_pattern
 from tests.kernels import cupy_on_cpu
 from tests.kernels.test_kernels import make_case, make_mask

@@ -68,6 +68,25 @@ def test_a_first_sum_shows_that_subnormals_are_kept():
         try_out(fake(None, zeros=zeros_of(Flushing), ones=np.ones, int32=np.int32, float32=np.float32))
 
 
+class Coarse(np.ndarray):
+    """A matrix whose factors lose all bits but those of TF32 before they are multiplied."""
+
+    def __mul__(self, other):
+        return (np.asarray(self) * np.float32(other)).view(Coarse)
+
+    def __matmul__(self, other):
+        short = (np.asarray(self).view(np.uint32) & np.uint32(0xFFFFE000)).view(np.float32)
+        return short @ np.asarray(other)
+
+
+def test_KRN_006_a_first_product_shows_that_no_bits_are_lost():
+    def ones(shape, dtype):
+        return np.ones(shape, dtype).view(Coarse)
+
+    with pytest.raises(UnfitCupy, match=r"fewer bits than it has; unset CUPY_TF32, .* and NVIDIA_TF32_OVERRIDE$"):
+        try_out(fake(None, zeros=np.zeros, ones=ones, int32=np.int32, float32=np.float32))
+
+
 class Silent(np.ndarray):
     """An array whose kernels cannot be compiled."""
 

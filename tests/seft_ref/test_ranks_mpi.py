@@ -3,17 +3,33 @@
 import pickle
 import subprocess
 import sys
+from pathlib import Path
 
+import array_api_strict
 import numpy as np
+import pytest
 
+import seft_ref.ranks
+from seft_ref.arrays import to_numpy
 from tests.mpirun import needs_mpi, together
+from tests.seft_ref.pending_arrays import Pending
 from tests.seft_ref.threads_as_ranks import on_ranks
 
 SHAPES = [(), (0,), (1,), (2,), (3,), (10_001,), (3, 5), (0, 4), (1, 1, 1)]
 ROWS = [(0, 2, 5), (4, 0, 0), (1, 1, 1), (700, 3, 90)]
 
 
-def answers(ranks):
+PLACES = {
+    "host": lambda x: x,
+    "foreign": lambda x: array_api_strict.asarray(x, device=array_api_strict.Device("device1")),
+    "gpu": Pending.of,
+    "unaware": Pending.of,
+    "hasty": Pending.of,
+}
+"""Where the arrays are. MPI reaches those of `gpu`; `hasty` does too, and does not wait for the device."""
+
+
+def answers(ranks, there=PLACES["host"]):
     """What a rank hears, to questions that depend on it."""
     rng = np.random.default_rng(ranks.rank)
     found = []
@@ -22,32 +38,52 @@ def answers(ranks):
         scale = np.exp(8 * np.random.default_rng(9).normal(size=10_001))
         for shape in SHAPES:
             x = rng.normal(size=shape) * scale[: int(np.prod(shape))].reshape(shape)
-            found.append(ranks.sum(np.asarray(x, dtype=dtype)))
+            found.append(to_numpy(ranks.sum(there(np.asarray(x, dtype=dtype)))))
         for counts in ROWS:
             rows = rng.normal(size=(7, counts[ranks.rank])).astype(dtype).T
-            found.append(ranks.join(rows))
+            found.append(to_numpy(ranks.join(there(rows))))
     found.append(ranks.every({"rank": ranks.rank}))
     return found
 
 
+def ask(folder, place):
+    """Write down what a process hears, with its arrays somewhere."""
+    from mpi4py import MPI
+
+    if place == "hasty":
+        seft_ref.ranks.computed = lambda x: x
+    ranks = seft_ref.ranks.Mpi(MPI.COMM_WORLD, direct=place in ("gpu", "hasty"))
+    (Path(folder) / str(ranks.rank)).write_bytes(pickle.dumps(answers(ranks, PLACES[place])))
+
+
 @needs_mpi
-def test_TRN_013_mpi_answers_as_threads_do(tmp_path):
+@pytest.mark.parametrize("place", PLACES)
+def test_TRN_013_mpi_answers_as_threads_do(tmp_path, place):
     script = tmp_path / "ask.py"
-    script.write_text(
-        "import pickle, sys\nfrom seft_ref.ranks import over_mpi\nfrom tests.seft_ref.test_ranks_mpi import answers\n"
-        "ranks = over_mpi()\n"
-        "pickle.dump(answers(ranks), open(f'{sys.argv[1]}/{ranks.rank}', 'wb'))\n"
-    )
-    done = together(3, [script, tmp_path])
+    script.write_text("import sys\nfrom tests.seft_ref.test_ranks_mpi import ask\nask(*sys.argv[1:])\n")
+    done = together(3, [script, tmp_path, place])
     assert done.returncode == 0, done.stderr
     expected = on_ranks(3, answers)
+    wrong = 0
     for rank in range(3):
         found = pickle.loads((tmp_path / str(rank)).read_bytes())
         assert len(found) == len(expected[rank]) == 2 * (len(SHAPES) + len(ROWS)) + 1
         assert found[-1] == expected[rank][-1] == [{"rank": r} for r in range(3)]
         for a, b in zip(found[:-1], expected[rank][:-1], strict=True):
             assert (a.shape, a.dtype) == (b.shape, b.dtype)
-            assert a.tobytes() == b.tobytes()
+            wrong += a.tobytes() != b.tobytes()
+    assert (wrong > 0) is (place == "hasty")
+
+
+@needs_mpi
+def test_TRN_013_what_no_mpi_says_of_gpus_is_no():
+    code = (
+        "import _ctypes, seft_ref.ranks as r; print(r.over_mpi()._direct, "
+        "r._reaches_gpus(_ctypes.__file__), r._reaches_gpus('no-such-library.so'))"
+    )
+    done = together(1, ["-c", code])
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split()[1:] == ["False", "False"]
 
 
 def test_TRN_013_nothing_needs_mpi_until_it_is_asked_for():

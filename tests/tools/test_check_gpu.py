@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import os
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,6 +12,8 @@ import pytest
 
 from conformance.ports.engine_on_cpu import on_cpu, without_gpp
 from tests.backends import CUPY
+from tests.kernels import cupy_on_cpu
+from tests.mpirun import OPEN_MPI, needs_mpi
 
 ROOT = Path(__file__).resolve().parents[2]
 needs_gpp = pytest.mark.skipif(bool(without_gpp()), reason=without_gpp())
@@ -29,8 +32,11 @@ def a_gpu(tools, kernels):
     def peers(weight, topology, values, x, dy):
         return gpu.dense_peers(weight, tools("seft_ref.topology").flat(topology), x, dy)
 
-    nothing = SimpleNamespace(held=lambda: 0, finish=lambda: None)
-    return gpu.Gpu({"GPU": "none"}, kernels, np.zeros(0), np, nothing.finish, nothing.held, nothing.finish, peers)
+    def taken(work):
+        work()
+        return 0
+
+    return gpu.Gpu({"GPU": "none"}, kernels, np.zeros(0), np, lambda: None, taken, peers)
 
 
 @needs_gpp
@@ -42,6 +48,7 @@ def test_everything_holds_and_the_page_says_so(tools, tmp_path, monkeypatch, cap
     monkeypatch.setattr(check, "the_gpu", lambda: a_gpu(tools, on_cpu()))
     monkeypatch.setattr(check, "SHAPES", ((32, 48),))
     monkeypatch.setattr(check, "check_kit", lambda backend, n: iter([checks.Checked("kit", True, f"{backend} {n}")]))
+    monkeypatch.setattr(check, "check_processes", lambda folder: iter([checks.Checked("two", True, folder.name)]))
     page = tmp_path / "gpu.md"
     page.write_text("# Kept\n" + check.MARK + "gone\n")
     monkeypatch.setattr(sys, "argv", ["check_gpu.py", "--page", str(page), "--quick"])
@@ -69,6 +76,7 @@ def ends(tools, monkeypatch, page, fault):
     wrong = SimpleNamespace(**vars(right))
     wrong.matmul_transposed = lambda dy, packed: right.matmul_transposed(dy, packed) * 2
     held = [checks.Checked("check", True, "seen")]
+    monkeypatch.setattr(check, "check_processes", lambda *given: iter(()))
     for name in ("check_kernels", "check_runs", "check_kit"):
         monkeypatch.setattr(check, name, lambda *given: iter(held))
 
@@ -141,9 +149,59 @@ def test_what_is_broken_is_told(tools):
     wrong = SimpleNamespace(**vars(right))
     wrong.matmul_transposed = lambda dy, packed: right.matmul_transposed(dy, packed) * (1 + (dy.shape[0] == 17))
     found = list(checks.check_kernels(a_gpu(tools, wrong), tokens=(3, 17)))
-    assert not any(c.held for c in found)
+    assert not any(c.held for c in found if c.what.startswith("products, "))
     assert "differ: dx of 17 tokens" in found[0].seen
     assert all(c.held for c in checks.check_kernels(a_gpu(tools, right), tokens=(3, 17)))
+
+
+@needs_gpp
+def test_KRN_008_a_second_launch_with_other_bits_is_told(tools):
+    checks, right, launches = tools("_gpu_checks"), on_cpu(), []
+    wrong = SimpleNamespace(**vars(right))
+
+    def racing(x, packed):
+        launches.append(0)
+        return right.matmul(x, packed) * np.float32(1 + 2.0**-20 * (len(launches) % 2))
+
+    wrong.matmul = racing
+    found = checks._restless(a_gpu(tools, wrong), (64, 128), "70%", 3)
+    assert found == ["forward of 3 tokens", "forward in float16 of 3 tokens", "forward in bfloat16 of 3 tokens"]
+    assert not checks._restless(a_gpu(tools, right), (64, 128), "70%", 3)
+
+
+@needs_gpp
+def test_KRN_006_a_library_that_drifts_is_told(tools):
+    checks, right = tools("_gpu_checks"), on_cpu()
+    wrong = SimpleNamespace(**vars(right))
+
+    def drifting(x, packed):
+        # one after the other, as a library may that does not cut a sum
+        return np.cumsum(x[:, None, :] * packed.values.reshape(packed.shape), axis=2, dtype=np.float32)[:, :, -1]
+
+    wrong.matmul = drifting
+    found = checks._many_equal_terms(a_gpu(tools, wrong), 4096)
+    assert not found.held
+    assert found.seen.startswith("forward, dense is off by ")
+    assert checks._many_equal_terms(a_gpu(tools, right), 4096).held
+
+
+@needs_gpp
+@needs_mpi
+def test_TRN_013_two_processes_on_gpus_are_compared_with_one(tools, tmp_path, monkeypatch):
+    checks, stub = tools("_gpu_checks"), tmp_path / "stub"
+    stub.mkdir()
+    cupy_on_cpu.install(stub)
+    for name, value in OPEN_MPI.items():
+        monkeypatch.setenv(name, value)
+    (failed,) = checks.check_processes(tmp_path)
+    assert not failed.held
+    assert failed.seen.startswith("one: error: --device cuda: this needs CuPy") or CUPY is not None
+    monkeypatch.setenv("PYTHONPATH", f"{stub}{os.pathsep}{ROOT}")
+    (found,) = checks.check_processes(tmp_path / "again")
+    assert found.held, found.seen
+    assert found.seen.startswith("0 positions differ")
+    monkeypatch.setattr(checks, "find_spec", lambda name: None)
+    assert list(checks.check_processes(tmp_path / "without")) == []
 
 
 @needs_gpp

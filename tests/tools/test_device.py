@@ -44,7 +44,7 @@ def foreign(monkeypatch):
     device = importlib.import_module("_device")
     like = array_api_strict.zeros(0, device=array_api_strict.Device("device1"))
     place = device.Place(reference, like, (12, 4), lambda itemsize: 0.55, lambda: 1 << 40)
-    monkeypatch.setitem(device._PLACES, device.Device.cuda, lambda: place)
+    monkeypatch.setitem(device._PLACES, device.Device.cuda, lambda turn: place)
 
 
 def values_of(folder):
@@ -158,12 +158,17 @@ def test_bench_kernels_of_a_gpu_takes_no_threads(monkeypatch):
             bench.kernels(device=importlib.import_module("_device").Device.cuda, **option)
 
 
-def test_several_processes_do_not_share_a_gpu(monkeypatch):
-    monkeypatch.syspath_prepend(str(TOOLS))
-    device = importlib.import_module("_device")
-    with pytest.raises(importlib.import_module("_cli").Refused, match="one process"):
-        device.place_of(device.Device.cuda, 2)
-    assert device.place_of(device.Device.cpu, 2).like is None
+@pytest.mark.skipif(bool(without_gpp()), reason=without_gpp())
+def test_processes_of_a_machine_take_its_gpus_in_turn(tmp_path):
+    cupy_on_cpu.install(tmp_path)
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, (tmp_path, TOOLS, TOOLS.parent)))}
+    code = (
+        "from _device import Device, place_of\n"
+        "print(*[place_of(Device.cuda, turn).name for turn in range(5)], place_of(Device.cpu, 3).name)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    first, second = "0000:00:00.0", "0000:01:00.0"
+    assert done.stdout.split() == [first, second, first, second, first, "cpu"]
 
 
 def test_verify_takes_a_device(monkeypatch):

@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 
 import formats
+from conformance.ports.engine_on_cpu import without_gpp
+from tests.kernels import cupy_on_cpu
 from tests.mpirun import needs_mpi, together
 from tests.seft_ref.folders import TEXT, sparse_folder
 from tests.tools.test_command_lines import call
@@ -67,6 +69,40 @@ def test_TRN_013_TRN_015_processes_leave_what_one_leaves(folders, tmp_path, monk
         assert b["loss"] == pytest.approx(a["loss"], rel=1e-9)
     lines = [json.loads(line)["type"] for line in (tmp_path / "many.jsonl").read_text().splitlines()]
     assert lines == [json.loads(line)["type"] for line in (tmp_path / "one.jsonl").read_text().splitlines()]
+
+
+@needs_mpi
+@pytest.mark.skipif(bool(without_gpp()), reason=without_gpp())
+def test_TRN_013_processes_on_gpus_leave_what_one_processor_leaves(folders, tmp_path, monkeypatch, capsys):
+    """Each takes a device of a CuPy whose arrays are NumPy's, and whose kernels run on the processor."""
+    stub = tmp_path / "stub"
+    stub.mkdir()
+    cupy_on_cpu.install(stub)
+    more = ("--dtype", "float64", "--steps", 4)
+    code, _, err = call(monkeypatch, capsys, "finetune", *arguments(folders, tmp_path / "one", *more))
+    assert code == 0, err
+    script = tmp_path / "noting.py"
+    script.write_text(
+        f"import sys\nsys.path.insert(0, {str(TOOLS)!r})\nimport _ranks, finetune\n"
+        "plain = finetune.place_of\n"
+        "def noting(*given, **more):\n"
+        "    place = plain(*given, **more)\n"
+        f"    open({str(tmp_path)!r} + f'/rank-{{_ranks.launched()[1]}}', 'w').write(place.name)\n"
+        "    return place\n"
+        "finetune.place_of = noting\n"
+        "_ranks.run(finetune.main)\n"
+    )
+    line = [script, *arguments(folders, tmp_path / "many", *more, "--device", "cuda")]
+    done = together(2, line, stub)
+    assert done.returncode == 0, done.stderr
+    assert [(tmp_path / f"rank-{r}").read_text() for r in range(2)] == ["0000:00:00.0", "0000:01:00.0"]
+    expected, found = (formats.read(tmp_path / name) for name in ("one", "many"))
+    for name, tensor in expected.tensors.items():
+        other = found.tensors[name]
+        if isinstance(tensor, formats.Sparse):
+            np.testing.assert_array_equal(other.indices, tensor.indices, err_msg=name)
+            np.testing.assert_array_equal(other.indptr, tensor.indptr, err_msg=name)
+        np.testing.assert_allclose(other.values, tensor.values, rtol=1e-5, atol=1e-7, err_msg=name)
 
 
 @needs_mpi
