@@ -17,10 +17,10 @@ from typing import Any
 
 from jaxtyping import Bool, Float, Int
 
-from seft_ref.arrays import Array, array_namespace, device, from_halves, mask_at, spread, to_halves
+from seft_ref.arrays import Array, array_namespace, device, from_halves, mask_at, to_halves, with_values
 from seft_ref.kernels import Kernels, Packed
-from seft_ref.topology import Topology, find, flat, from_flat
-from seft_ref.update.delta import Base, Delta, effective, values_at
+from seft_ref.topology import Located, Topology, find, flat, from_flat
+from seft_ref.update.delta import Base, Delta, overlay, support_topology, values_at
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -72,14 +72,14 @@ class PackedBase:
         if not eta.shape[0] or not topology.nnz:
             return Base(topology, values)
         positions = flat(topology)
+        topology = Located(topology, positions)
         where, present = find(positions, eta)
-        own, under = where[present & self.inside], self.under[present & self.inside]
-        xp = array_namespace(values)
-        values = xp.where(mask_at(topology.nnz, own), spread(under, own, topology.nnz), values)
+        # what was opened is nobody else's
+        values = with_values(values, where[present & self.inside], self.under[present & self.inside])
         if topology.nnz == self.nnz:
             return Base(topology, values)
-        stored = ~mask_at(topology.nnz, where[present & ~self.inside])
-        return Base(from_flat(topology.shape, positions[stored]), values[stored])
+        off = where[present & ~self.inside]
+        return Base(topology.without_slots(off), values[~mask_at(topology.nnz, off)])
 
 
 AnyBase = Base | PackedBase
@@ -113,19 +113,18 @@ def merged(
     loaded  the packed base, if it is the effective weight as well: η lies in B and φ is 0
     spent   what the matrix was packed as before, and nobody needs any more: its memory is used if it suffices
     """
+    over = overlay(base, delta)
     if loaded is None:
-        support, values = effective(base, delta)
-        packed = kernels.pack(support, values, spent)
+        support = support_topology(base, over, delta)
+        packed = kernels.pack(support, over.weight, spent)
     else:
         support, packed = base.topology, loaded
-    eta = flat(delta.topology)
-    slots, _ = find(flat(support), eta)
-    stored = flat(base.topology)
-    under, where = values_at(stored, base.values, eta), kernels.locate(packed, support, slots)
+    where = kernels.locate(packed, support, over.slots)
     if not packed.opens:
-        return base, packed, where, under
-    _, inside = find(stored, eta)
-    return PackedBase(packed, base.nnz, delta.topology, under, inside, kernels), packed, where, under
+        if isinstance(base.topology, Located):
+            base = Base(base.topology.plain(), base.values)
+        return base, packed, where, over.under
+    return PackedBase(packed, base.nnz, delta.topology, over.under, over.inside, kernels), packed, where, over.under
 
 
 def compacted(

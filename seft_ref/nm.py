@@ -8,9 +8,9 @@ asked for, so that whatever takes a Topology takes this one.
 
 from jaxtyping import Int
 
-from seft_ref.arrays import Array, array_namespace, device
+from seft_ref.arrays import Array, array_namespace, device, mask_at, merged
 from seft_ref.errors import TopologyError
-from seft_ref.topology import Topology, flat
+from seft_ref.topology import Topology, flat, from_flat
 
 _WIDEST = 62
 """M up to which the sum of a group's bits fits an int64"""
@@ -60,6 +60,15 @@ class NMTopology(Topology):
         # column by column of the groups: as one operation with M bits a group it takes six times as long
         present = xp.stack([(masks & (1 << j)) != 0 for j in range(self.pattern[1])], axis=2)
         return xp.astype(xp.nonzero(xp.reshape(present, (-1,)))[0], xp.int64)
+
+    def without_slots(self, gone: Int[Array, " k"]) -> Topology:
+        """Return the topology without some of its slots, which are ascending, by rows."""
+        positions = flat(self)
+        return from_flat(self.shape, positions[~mask_at(self.nnz, gone)])
+
+    def with_slots(self, extra: Int[Array, " k"], places: Int[Array, " k"]) -> Topology:
+        """Return the topology with further flat positions, ascending, which become the slots `places`, by rows."""
+        return from_flat(self.shape, merged(flat(self), extra, places))
 
     @property
     def nbytes(self) -> int:

@@ -46,7 +46,60 @@ class Topology:
         edges = self.indptr[start : stop + 1]
         starts = xp.arange(stop - start, dtype=xp.int64, device=device(self.indptr)) * self.shape[1]
         columns = self.indices[int(edges[0]) : int(edges[-1])]
-        return repeat_each(starts, edges[1:] - edges[:-1]) + xp.astype(columns, xp.int64)
+        found = repeat_each(starts, edges[1:] - edges[:-1])
+        found += columns  # fresh memory costs as much as all of this
+        return found
+
+    def without_slots(self, gone: Int[Array, " k"]) -> "Topology":
+        """Return the topology without some of its slots, which are ascending."""
+        if not gone.shape[0]:
+            return self
+        xp = array_namespace(self.indptr, gone)
+        before = xp.astype(xp.searchsorted(gone, self.indptr), xp.int64)
+        return Topology(self.shape, self.indptr - before, self.indices[~mask_at(self.nnz, gone)])
+
+    def with_slots(self, extra: Int[Array, " k"], places: Int[Array, " k"]) -> "Topology":
+        """Return the topology with further flat positions, ascending, which become the slots `places`."""
+        if not extra.shape[0]:
+            return self
+        xp = array_namespace(self.indptr, extra)
+        starts = xp.arange(self.shape[0] + 1, dtype=xp.int64, device=device(self.indptr)) * self.shape[1]
+        before = xp.astype(xp.searchsorted(extra, starts), xp.int64)
+        columns = xp.astype(extra % self.shape[1], xp.int32)
+        return Topology(self.shape, self.indptr + before, merged(self.indices, columns, places))
+
+
+class Located(Topology):
+    """A topology that keeps its flat positions, 8 bytes a slot, as long as an event asks for them again and again."""
+
+    __slots__ = ("_positions",)
+
+    _positions: Int[Array, " nnz"]
+
+    def __init__(self, topology: Topology, positions: Int[Array, " nnz"]) -> None:
+        """Take a topology, and what `flat` says of it."""
+        super().__init__(topology.shape, topology.indptr, topology.indices)
+        object.__setattr__(self, "_positions", positions)  # frozen, as its kind is
+
+    def plain(self) -> Topology:
+        """Return the topology without its positions."""
+        return Topology(self.shape, self.indptr, self.indices)
+
+    def positions(self, start: int, stop: int) -> Int[Array, " n"]:
+        """Return the positions of the slots of rows start to stop, counted from the first of these rows (TOP-003)."""
+        if (start, stop) == (0, self.shape[0]):
+            return self._positions
+        return self._positions[int(self.indptr[start]) : int(self.indptr[stop])] - start * self.shape[1]
+
+    def without_slots(self, gone: Int[Array, " k"]) -> Topology:
+        """Return the topology without some of its slots, which are ascending."""
+        if not gone.shape[0]:
+            return self
+        return Located(self.plain().without_slots(gone), self._positions[~mask_at(self.nnz, gone)])
+
+    def with_slots(self, extra: Int[Array, " k"], places: Int[Array, " k"]) -> Topology:
+        """Return the topology with further flat positions, ascending, which become the slots `places`."""
+        return self.plain().with_slots(extra, places)
 
 
 def rows(topology: Topology) -> Int[Array, " nnz"]:
@@ -150,18 +203,23 @@ def check(topology: Topology) -> None:
         )
 
 
-def find(sorted_positions: Int[Array, " n"], wanted: Int[Array, " m"]) -> tuple[Int[Array, " m"], Bool[Array, " m"]]:
-    """Return for each wanted position its index in the sorted ones (0 where absent), and whether it is there."""
+def seek(sorted_positions: Int[Array, " n"], wanted: Int[Array, " m"]) -> tuple[Int[Array, " m"], Bool[Array, " m"]]:
+    """Return for each wanted position how many of the sorted ones lie before it, and whether it is among them."""
     xp = array_namespace(sorted_positions, wanted)
     n = sorted_positions.shape[0]
     if n == 0:
         return xp.zeros(wanted.shape, dtype=xp.int64, device=device(wanted)), xp.zeros(
             wanted.shape, dtype=xp.bool, device=device(wanted)
         )
-    where = xp.astype(xp.searchsorted(sorted_positions, wanted), xp.int64)
-    where = xp.where(where < n, where, xp.zeros_like(where))
-    present = xp.take(sorted_positions, where) == wanted
-    return xp.where(present, where, xp.zeros_like(where)), present
+    before = xp.astype(xp.searchsorted(sorted_positions, wanted), xp.int64)
+    return before, xp.take(sorted_positions, xp.where(before < n, before, xp.zeros_like(before))) == wanted
+
+
+def find(sorted_positions: Int[Array, " n"], wanted: Int[Array, " m"]) -> tuple[Int[Array, " m"], Bool[Array, " m"]]:
+    """Return for each wanted position its index in the sorted ones (0 where absent), and whether it is there."""
+    before, present = seek(sorted_positions, wanted)
+    xp = array_namespace(before)
+    return xp.where(present, before, xp.zeros_like(before)), present
 
 
 def union(a: Int[Array, " n"], b: Int[Array, " m"]) -> Int[Array, " nm"]:

@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 
-from seft_ref.arrays import Array, array_namespace
-from seft_ref.topology import difference, flat, outside, per_pool, union
+from seft_ref.arrays import Array, array_namespace, mask_at
+from seft_ref.topology import difference, flat, outside, per_pool, seek, union
 from seft_ref.update.criteria import ADAPT, Chance, Known
-from seft_ref.update.delta import effective_at
-from seft_ref.update.parts import Moved, on_support, select_over, support_of
+from seft_ref.update.delta import overlay
+from seft_ref.update.parts import Moved, on_support, select_over
 from seft_ref.update.rules import Rule
 from seft_ref.update.select import Boundary, smallest_selection
 
@@ -22,7 +22,9 @@ def adapt(
     """
     positions, weights, counted = [], [], []
     for m in moved:
-        support, weight = effective_at(m.base, m.delta)
+        over = overlay(m.base, m.delta)
+        support, weight = over.positions, over.weight
+        del over
         if rule.counts == "values":
             # ADPT-006: zeros are neither counted nor pruned
             held = weight != 0
@@ -102,4 +104,8 @@ def _gradient_at(m: Moved, positions: Array, rule: Rule) -> Array:
     gone = difference(m.dropped, m.cancelled)
     if rule.drops == "slot":
         gone = difference(gone, flat(m.base.topology))
-    return gradient[outside(support_of(m.part), union(gone, m.fresh))]
+    off = union(gone, m.fresh)
+    stored, slots = flat(m.part.base.topology), flat(m.part.delta.topology)
+    extra = difference(slots, stored)
+    (before, in_base), (more, in_delta) = seek(stored, off), seek(extra, off)
+    return gradient[~mask_at(stored.shape[0] + extra.shape[0], (before + more)[in_base | in_delta])]

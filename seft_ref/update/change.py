@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 from jaxtyping import Int
 
-from seft_ref.arrays import Array, array_namespace, device
+from seft_ref.arrays import Array, array_namespace, device, mask_at
 from seft_ref.errors import UpdateError
-from seft_ref.topology import Topology, find, flat, from_flat, outside
+from seft_ref.topology import Topology, find, flat
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -31,8 +31,10 @@ def without(old: Topology, positions: Int[Array, " n"]) -> TopologyChange:
     (CHG-001).
     """
     xp = array_namespace(old.indices, positions)
-    kept = outside(flat(old), positions)
-    return TopologyChange(old, from_flat(old.shape, flat(old)[kept]), xp.astype(xp.nonzero(kept)[0], xp.int64))
+    where, present = find(flat(old), positions)
+    gone = where[present]
+    kept = ~mask_at(old.nnz, gone)
+    return TopologyChange(old, old.without_slots(gone), xp.astype(xp.nonzero(kept)[0], xp.int64))
 
 
 def realign(array: Array, moved: TopologyChange, fill: float = 0) -> Array:
@@ -45,8 +47,10 @@ def realign(array: Array, moved: TopologyChange, fill: float = 0) -> Array:
     xp = array_namespace(array, moved.source)
     if array.shape[0] != moved.old.nnz:
         raise UpdateError("CHG-002", f"the array has {array.shape[0]} entries, the old topology {moved.old.nnz} slots")
+    kept = moved.source >= 0
+    if array.shape[0] and bool(xp.all(kept)):
+        return xp.take(array, moved.source)
     filled = xp.full(moved.source.shape, fill, dtype=array.dtype, device=device(array))
     if array.shape[0] == 0:
         return filled
-    kept = moved.source >= 0
     return xp.where(kept, xp.take(array, xp.where(kept, moved.source, xp.zeros_like(moved.source))), filled)

@@ -4,11 +4,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
-from seft_ref.arrays import Array, array_namespace, device, mask_at, merged, spread
+from seft_ref.arrays import Array, array_namespace, device, mask_at, merged, spread, with_values
 from seft_ref.count import count
-from seft_ref.topology import Topology, difference, find, flat, from_flat, places_among
+from seft_ref.topology import Topology, find, flat, from_flat, seek
 from seft_ref.update.change import change, realign
 
 ADAMW_KEEPS = ("first_moment", "second_moment", "age")
@@ -139,31 +139,53 @@ def move_delta(delta: Delta, positions: Int[Array, " n"], seeds: Mapping[str, Ar
     return Delta(moved.new, realign(delta.values, moved), kept, delta.shared)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Overlay:
+    """A delta over its base: the support S = B ∪ η and the weight b + φ on it, rounded once (DLT-003)."""
+
+    positions: Int[Array, " s"]
+    """flat, ascending"""
+    weight: Float[Array, " s"]
+    slots: Int[Array, " d"]
+    """where each slot of η stands in the support"""
+    inside: Bool[Array, " d"]
+    """which slots the base stores"""
+    under: Float[Array, " d"]
+    """base values under the slots, 0 where the base stores nothing"""
+
+
+def overlay(base: Base, delta: Delta) -> Overlay:
+    """Return a delta over its base; the slots are looked up in the base once."""
+    xp = array_namespace(base.values, delta.values)
+    eta, stored = flat(delta.topology), flat(base.topology)
+    before, inside = seek(stored, eta)
+    new = xp.astype(~inside, xp.int64)
+    slots = before + xp.cumulative_sum(new) - new
+    extra, places = eta[~inside], slots[~inside]
+    nothing = xp.zeros(eta.shape, dtype=base.values.dtype, device=device(base.values))
+    under = nothing
+    if stored.shape[0]:
+        under = xp.where(inside, xp.take(base.values, xp.where(inside, before, xp.zeros_like(before))), nothing)
+    # where there is no slot the base keeps its bits: −0.0 + 0 would be +0.0
+    weight = merged(base.values, nothing[: extra.shape[0]], places)
+    weight = with_values(weight if extra.shape[0] else xp.asarray(weight, copy=True), slots, under + delta.values)
+    return Overlay(merged(stored, extra, places), weight, slots, inside, under)
+
+
+def support_topology(base: Base, over: Overlay, delta: Delta) -> Topology:
+    """Return the support of a delta over its base as a topology."""
+    new = ~over.inside
+    return base.topology.with_slots(flat(delta.topology)[new], over.slots[new])
+
+
 def effective(base: Base, delta: Delta) -> tuple[Topology, Float[Array, " s"]]:
     """Return the support S = B ∪ η and the weight b + φ on it, rounded once (DLT-003).
 
     Shapes  values (nnz of the union,)
     Dtypes  that of the base values
     """
-    support, weight = effective_at(base, delta)
-    return from_flat(base.topology.shape, support), weight
-
-
-def effective_at(base: Base, delta: Delta) -> tuple[Int[Array, " s"], Float[Array, " s"]]:
-    """Return the support as flat positions, and the weight on it (DLT-003)."""
-    xp = array_namespace(base.values, delta.values)
-    slots = flat(delta.topology)
-    stored = flat(base.topology)
-    extra = difference(slots, stored)
-    places = places_among(stored, extra)
-    support = merged(stored, extra, places)
-    nothing = xp.zeros(extra.shape, dtype=base.values.dtype, device=device(base.values))
-    under = merged(base.values, nothing, places)
-    where, _ = find(support, slots)
-    n = support.shape[0]
-    # where there is no slot the base keeps its bits: −0.0 + 0 would be +0.0
-    weight = xp.where(mask_at(n, where), under + spread(delta.values, where, n), under)
-    return support, weight
+    over = overlay(base, delta)
+    return support_topology(base, over, delta), over.weight
 
 
 def values_at(stored: Int[Array, " m"], values: Float[Array, " m"], positions: Int[Array, " n"]) -> Float[Array, " n"]:

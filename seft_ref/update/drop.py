@@ -7,7 +7,7 @@ from jaxtyping import Int
 from seft_ref.arrays import Array, array_namespace
 from seft_ref.topology import difference, flat, outside, union
 from seft_ref.update.criteria import DROP, USE_DROP, Chance, Known
-from seft_ref.update.delta import effective_at, values_at
+from seft_ref.update.delta import overlay
 from seft_ref.update.parts import Counts, Part, on_support, select_over
 from seft_ref.update.rules import Rule
 from seft_ref.update.select import Boundary, smallest_selection
@@ -51,7 +51,7 @@ def _scores(part: Part, rule: Rule, chance: Chance) -> Array:
         square = on_support(part, part.evidence.square, flat(part.delta.topology))
         known = Known(value=part.delta.values, square=square)
     elif rule.drop == "weight":
-        known = Known(weight=values_at(*effective_at(part.base, part.delta), flat(part.delta.topology)))
+        known = Known(weight=overlay(part.base, part.delta).under + part.delta.values)
     elif rule.drop == "random":
         known = Known(uniform=chance.scores(part.matrix, flat(part.delta.topology), USE_DROP))
     return DROP[rule.drop](known)

@@ -6,7 +6,7 @@ import pytest
 from seft_ref import finish, initial_state, load_model, read_tokens, settings_of, step_batches, train
 from seft_ref.bases import PackedBase, in_packed, merged
 from seft_ref.kernels import _packed, cpu, reference
-from seft_ref.topology import flat, from_flat
+from seft_ref.topology import Located, Topology, flat, from_flat
 from seft_ref.update.delta import Base, effective, new_delta
 from seft_ref.weights import matrix_of
 from tests.kernels.sets import NAMED
@@ -96,6 +96,18 @@ def test_KRN_017_a_base_alone_is_the_packed_matrix():
         held = in_packed(base, packed, kernels)
         assert isinstance(held, PackedBase) == packed.opens
         assert same_base(held.open(), base)
+
+
+def test_KRN_017_a_base_that_is_held_by_itself_keeps_no_positions():
+    topology, values = drawn((5, 7), "float32")
+    packed = cpu.pack(topology, values)
+    opened, *_ = merged(Base(topology, values), new_delta((5, 7), flat(topology)[::3], values), cpu, loaded=packed)
+    opened = opened.open()
+    assert isinstance(opened.topology, Located)
+    base, again, _, _ = merged(opened, new_delta((5, 7), flat(topology)[:3], values), reference)
+    assert not again.opens
+    assert type(base.topology) is Topology
+    assert same_base(base, Base(topology, values))
 
 
 def test_KRN_011_memory_that_suffices_is_used_again_and_other_memory_is_not():

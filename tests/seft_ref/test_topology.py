@@ -7,8 +7,22 @@ from hypothesis import strategies as st
 
 from seft_ref.arrays import merged
 from seft_ref.errors import TopologyError, UpdateError
-from seft_ref.topology import Topology, check, difference, find, flat, from_flat, full, places_among, rows, union
-from seft_ref.update.change import change, realign
+from seft_ref.nm import grouped
+from seft_ref.topology import (
+    Located,
+    Topology,
+    check,
+    difference,
+    find,
+    flat,
+    from_flat,
+    full,
+    places_among,
+    rows,
+    union,
+)
+from seft_ref.update.change import change, realign, without
+from seft_ref.update.delta import Base, Delta, overlay, support_topology
 from tests.compare import same_bits
 
 # a fixture that is constant over the examples does no harm
@@ -140,6 +154,72 @@ def test_CHG_001_source_of_every_new_slot(backend, a, b):
     expected = [int(values[a.index(p)]) if p in a else 0 for p in b]
     assert listed(backend, realign(backend.array(values.astype(float)), moved)) == expected
     assert listed(backend, realign(ids(backend, values), moved, fill=7)) == [v or 7 for v in expected]
+
+
+def as_kept(kind, shape, positions):
+    """The same positions as a topology by rows, one that keeps its positions, or one of groups."""
+    made = from_flat(shape, positions)
+    return {
+        "rows": lambda: made,
+        "located": lambda: Located(made, flat(made)),
+        "groups": lambda: grouped(made, (2, 2)),
+    }[kind]()
+
+
+@relaxed
+@pytest.mark.parametrize("kind", ["rows", "located", "groups"])
+@given(a=positions_in(12), b=positions_in(12), data=st.data())
+def test_TOP_001_to_003_slots_that_leave_and_come(backend, kind, a, b, data):
+    made = as_kept(kind, (3, 4), ids(backend, a))
+    gone = data.draw(positions_in(max(1, len(a))).map(lambda slots: slots if a else []))
+    left = made.without_slots(ids(backend, gone))
+    extra = sorted(set(b) - set(a))
+    both = made.with_slots(ids(backend, extra), places_among(ids(backend, a), ids(backend, extra)))
+    for found, expected in ((left, [p for i, p in enumerate(a) if i not in gone]), (both, sorted(set(a) | set(b)))):
+        check(found)
+        assert listed(backend, flat(found)) == expected
+        assert listed(backend, Topology(found.shape, found.indptr, found.indices).positions(0, 3)) == expected
+        for start in range(3):
+            inside = [p - 4 * start for p in expected if 4 * start <= p < 12]
+            assert listed(backend, found.positions(start, 3)) == inside
+        assert [str(backend.numpy(x).dtype) for x in (found.indptr, found.indices, flat(found))] == [
+            "int64",
+            "int32",
+            "int64",
+        ]
+    # 8 bytes a slot are kept as long as slots only leave
+    assert isinstance(left, Located) == (kind == "located")
+    assert type(both) is Topology or not extra
+
+
+@relaxed
+@given(a=positions_in(12), b=positions_in(12))
+def test_CHG_001_what_is_taken_out(backend, a, b):
+    moved = without(from_flat((3, 4), ids(backend, a)), ids(backend, b))
+    kept = [p for p in a if p not in b]
+    assert listed(backend, flat(moved.new)) == kept
+    assert listed(backend, moved.source) == [a.index(p) for p in kept]
+    values = backend.array(np.arange(1.0, len(a) + 1))
+    assert listed(backend, realign(values, moved)) == [a.index(p) + 1 for p in kept]
+
+
+@relaxed
+@given(a=positions_in(12), b=positions_in(12))
+def test_DLT_003_a_delta_over_its_base(backend, a, b):
+    under, phi = {p: p / 4 - 1 for p in a} | {3: -0.0}, {p: -p / 2 for p in b}
+    base = Base(from_flat((3, 4), ids(backend, a)), backend.array(np.array([under[p] for p in a])))
+    delta = Delta(from_flat((3, 4), ids(backend, b)), backend.array(np.array([phi[p] for p in b])), {})
+    over, support = overlay(base, delta), sorted(set(a) | set(b))
+    assert listed(backend, over.positions) == support
+    assert listed(backend, over.slots) == [support.index(p) for p in b]
+    assert listed(backend, over.inside) == [p in a for p in b]
+    assert listed(backend, over.under) == [under[p] if p in a else 0 for p in b]
+    weights = [(under[p] if p in a else 0.0) + phi[p] if p in b else under[p] for p in support]
+    assert same_bits(backend.numpy(over.weight), np.array(weights, dtype=backend.dtype))
+    check(support_topology(base, over, delta))
+    assert listed(backend, flat(support_topology(base, over, delta))) == support
+    # what the base holds stays as it was
+    assert same_bits(backend.numpy(base.values), np.array([under[p] for p in a], dtype=backend.dtype))
 
 
 def test_CHG_002_the_example_of_the_chapter(backend):

@@ -13,7 +13,7 @@ from seft_ref.evidence import View, evidence
 from seft_ref.settings import settings_of
 from seft_ref.topology import flat, from_flat
 from seft_ref.update.criteria import USE_GROW, Chance
-from seft_ref.update.delta import Base, Delta, effective_at, new_delta
+from seft_ref.update.delta import Base, Delta, new_delta, overlay
 from seft_ref.update.evolve import Part, evolve
 from seft_ref.update.schedule import drop_fraction_at
 from seft_ref.window import Window
@@ -37,7 +37,8 @@ class OurRigl:
             self.delta = Delta(self.delta.topology, self.delta.values, {"momentum": momentum.reshape(-1)[at]})
 
     def dense(self, values=None):
-        at, weight = effective_at(self.base, self.delta)
+        over = overlay(self.base, self.delta)
+        at, weight = over.positions, over.weight
         out = np.zeros(self.base.topology.numel, dtype=weight.dtype)
         out[at] = weight if values is None else values
         return out.reshape(self.base.topology.shape)
