@@ -37,34 +37,53 @@ def evolve_all(
     A matrix is looked at, changed and packed before the next, unless all are one pool.
     """
     names = list(targets)
-    pools = [list(range(len(names)))] if settings.rule.scope == "model" else [[i] for i in range(len(names))]
-    fraction = settings.timetable().fraction(step)
+    pools = [names] if settings.rule.scope == "model" else [[name] for name in names]
     after: dict[str, Target] = {}
     packed: dict[str, Packed] = {}
     records: dict[str, EventRecord] = {}
     for pool in pools:
-        held = [replace(targets[names[i]], base=targets[names[i]].base.open()) for i in pool]
-        budgets = [_budget(target, settings) for target in held]
-        views = [
-            View(kept.get(names[i]), t.base.open(), t.delta, i, k if settings.rule.scope == "group" else None)
-            for i, t, k in zip(pool, held, budgets, strict=True)
-        ]
-        drops, grows = _counts(held, fraction, settings)
-        chance = Chance(settings.seed, step)
-        pattern = settings.pattern if settings.rule.scope == "group" else None
-        seen = evidence(views, settings.rule, grows, chance=chance, pattern=pattern, kernels=kernels)
-        parts = [_part(*of, settings) for of in zip(held, seen, budgets, pool, strict=True)]
-        seeds = None if isinstance(settings.optimizer, Sm3) else settings.optimizer.seeds
-        events = evolve(parts, n_drop=drops, rule=settings.rule, chance=chance, pattern=pattern, seeds=seeds)
-        for i, before, part, event in zip(pool, held, parts, events, strict=True):
-            name = names[i]
-            base = targets[name].base
-            moved = _after(before, event, None if isinstance(base, PackedBase) else settings.pattern)
-            # the state before the event is spent
-            memory = {"spent": base.packed} if isinstance(base, PackedBase) else {}
-            after[name], packed[name] = place(moved, kernels, base.held_in, **memory)
-            records[name] = record_of(part, event, before.budget, before.delta_budget, moved.lost)
+        # in a function of its own, that nothing of it is held when the next begins
+        for name, (target, weight, record) in _evolve_pool(targets, pool, kept, step, settings, kernels).items():
+            after[name], packed[name], records[name] = target, weight, record
     return after, packed, records
+
+
+def _evolve_pool(
+    targets: Mapping[str, Target],
+    pool: Sequence[str],
+    kept: Mapping[str, AnyWindow],
+    step: int,
+    settings: TrainSettings,
+    kernels: Kernels,
+) -> dict[str, tuple[Target, Packed, EventRecord]]:
+    """Return the targets of one pool after an event, their packed weights, and what happened to each."""
+    numbers = {name: i for i, name in enumerate(targets)}
+    held = [replace(targets[name], base=targets[name].base.open()) for name in pool]
+    budgets = [_budget(target, settings) for target in held]
+    views = [
+        View(kept.get(name), t.base.open(), t.delta, numbers[name], k if settings.rule.scope == "group" else None)
+        for name, t, k in zip(pool, held, budgets, strict=True)
+    ]
+    drops, grows = _counts(held, settings.timetable().fraction(step), settings)
+    chance = Chance(settings.seed, step)
+    pattern = settings.pattern if settings.rule.scope == "group" else None
+    seen = evidence(views, settings.rule, grows, chance=chance, pattern=pattern, kernels=kernels)
+    parts = [_part(t, e, k, numbers[name], settings) for name, t, e, k in zip(pool, held, seen, budgets, strict=True)]
+    seeds = None if isinstance(settings.optimizer, Sm3) else settings.optimizer.seeds
+    events = evolve(parts, n_drop=drops, rule=settings.rule, chance=chance, pattern=pattern, seeds=seeds)
+    moved, records = [], []
+    for name, before, part, event in zip(pool, held, parts, events, strict=True):
+        grouped = None if isinstance(targets[name].base, PackedBase) else settings.pattern
+        moved.append(_after(before, event, grouped))
+        records.append(record_of(part, event, before.budget, before.delta_budget, moved[-1].lost))
+    del views, held, seen, parts, events, before, part, event  # before what is packed takes as much
+    found = {}
+    for name, target, record in zip(pool, moved, records, strict=True):
+        base = targets[name].base
+        # the state before the event is spent
+        memory = {"spent": base.packed} if isinstance(base, PackedBase) else {}
+        found[name] = (*place(target, kernels, base.held_in, **memory), record)
+    return found
 
 
 def over_budget(targets: Mapping[str, Target], settings: TrainSettings) -> list[str]:

@@ -20,8 +20,10 @@ DENSE_FROM = 0.55
 """Share of stored positions from which these kernels hold a matrix densely."""
 LOGIT_COPIES = 3
 """Arrays of the size of the logits at hand that the loss holds at once."""
-AT_AN_EVENT = 80
+AT_AN_EVENT = 58
 """Bytes a stored weight of the largest matrix that an event works in: positions as int64, and what stands on them."""
+IN_POOLS = 230
+"""The same where every row or group is sorted by itself."""
 
 
 def memory_of_run(
@@ -101,7 +103,8 @@ def _event(
     largest = max(extent.nnz for extent in extents)
     if settings.rule.scope == "model":
         largest = sum(extent.nnz for extent in extents)
-    working = AT_AN_EVENT * largest + itemsize * max(extent.numel for extent in extents) // 8
+    at_an_event = IN_POOLS if settings.rule.scope in ("row", "group") else AT_AN_EVENT
+    working = at_an_event * largest + itemsize * max(extent.numel for extent in extents) // 8
     if not asked:
         return max(start, working)
     if settings.gradient_window > 1:

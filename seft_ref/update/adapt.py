@@ -20,7 +20,7 @@ def adapt(
     Raises:
         UpdateError: SEL-004 for a NaN or infinite score, SEL-005 if more must leave than may.
     """
-    positions, weights, counted = [], [], []
+    positions, weights, n_counted = [], [], 0
     for m in moved:
         over = overlay(m.base, m.delta)
         support, weight = over.positions, over.weight
@@ -29,20 +29,21 @@ def adapt(
             # ADPT-006: zeros are neither counted nor pruned
             held = weight != 0
             support, weight = support[held], weight[held]
-        counted.append(support)
+        n_counted += support.shape[0]
         # ADPT-003, ADPT-007
         exempt = {"new": m.fresh, "slots": flat(m.delta.topology), "none": m.fresh[:0]}[rule.exempt]
         open_to = outside(support, exempt)
-        positions.append(support[open_to])
         weights.append(weight[open_to])
+        del weight
+        positions.append(support[open_to])
     xp = array_namespace(*positions)
     if rule.scope in ("row", "group"):
-        return _in_pools(moved[0], counted[0], positions[0], weights[0], rule, chance, pattern, use)
-    excess = sum(c.shape[0] for c in counted) - sum(int(m.part.budget) for m in moved)
+        return _in_pools(moved[0], support, positions[0], weights[0], rule, chance, pattern, use)
+    excess = n_counted - sum(int(m.part.budget) for m in moved)
     # EVT-005: where nothing leaves, nothing is scored
     if excess <= 0:
         return [p[:0] for p in positions], None
-    del counted, support, weight  # before the scores take as much
+    support = None  # before the scores take as much
     scores = [_scores(m, p, w, rule, chance, use) for m, p, w in zip(moved, positions, weights, strict=True)]
     found, boundary = select_over(smallest_selection, scores, positions, [m.part for m in moved], excess, rule)
     return [xp.take(p, chosen) for p, chosen in zip(positions, found, strict=True)], boundary

@@ -34,7 +34,7 @@ def without(old: Topology, positions: Int[Array, " n"]) -> TopologyChange:
     where, present = find(flat(old), positions)
     gone = where[present]
     kept = ~mask_at(old.nnz, gone)
-    return TopologyChange(old, old.without_slots(gone), xp.astype(xp.nonzero(kept)[0], xp.int64))
+    return TopologyChange(old, old.without_slots(gone), xp.astype(xp.nonzero(kept)[0], xp.int64, copy=False))
 
 
 def realign(array: Array, moved: TopologyChange, fill: float = 0) -> Array:

@@ -80,11 +80,21 @@ WIDE = CONFIG | {"hidden_size": 256, "intermediate_size": 704, "num_attention_he
 
 
 @pytest.mark.parametrize("compact", [False, True])
-@pytest.mark.parametrize("initial_positions", ["gradient", "random"])
-def test_TRN_012_the_formula_counts_what_a_start_and_an_event_work_in(tmp_path, compact, initial_positions):
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"initial_positions": "gradient"},
+        {"initial_positions": "random"},
+        {"scope": "row"},
+        {"scope": "model"},
+        {"grow_scope": "active"},
+    ],
+    ids=lambda more: next(iter(more.values())),
+)
+def test_TRN_012_the_formula_counts_what_a_start_and_an_event_work_in(tmp_path, compact, more):
     tensors = pruned(parameters(WIDE, dtype=BF16), WIDE, keep=0.3)
     to_sparse(hf_folder(tmp_path / "hf", WIDE, tensors, dtype=BF16), tmp_path / "model")
-    changes = {"length": 16, "batch": 1, "density": 0.005, "initial_positions": initial_positions}
+    changes = {"length": 16, "batch": 1, "density": 0.005, "initial_positions": "random"} | more
     settings = settings_of("seft", **SHORT | changes | {"evolve_every": 2})
     tokens = list(range(250)) * 8
     for _ in range(2):  # what is compiled, or imported when it is first used, is there the second time
