@@ -12,6 +12,8 @@ from seft_ref.layers.linear import Linear, linear_backward, linear_forward
 LOGITS = 9 << 20
 """Most logits that are held at once, but for those of LEAST_ROWS rows; the loss takes a few times their memory."""
 LEAST_ROWS = 64
+_TOGETHER = 16
+"""Rows that dense products take together; parts are multiples of it."""
 
 
 def head_loss(
@@ -50,15 +52,18 @@ def head_loss_and_gradient(
     return loss, xp.reshape(xp.concat(found), x.shape)
 
 
-def rows_at_once(n_classes: int) -> int:
-    """Return how many rows of logits are held at once."""
-    return max(LEAST_ROWS, LOGITS // n_classes)
+def rows_at_once(n_rows: int, n_classes: int) -> int:
+    """Return how many rows of logits are held at once: parts of one size, for the largest is what counts."""
+    most = max(LEAST_ROWS, LOGITS // n_classes)
+    each = -(-n_rows // max(1, -(-n_rows // most)))
+    return min(n_rows, most, -(-each // _TOGETHER) * _TOGETHER)
 
 
 def _parts(x: Array, targets: Array, lm_head: Linear) -> list[tuple[Array, Array]]:
     xp = array_namespace(x)
     x = xp.reshape(x, (-1, x.shape[-1]))
-    n, n_rows = rows_at_once(lm_head.weight.shape[0]), x.shape[0]
+    n_rows = x.shape[0]
+    n = max(1, rows_at_once(n_rows, lm_head.weight.shape[0]))
     # with no row at all there is still a loss to refuse or to return
     edges = [*range(0, max(n_rows, 1), n), n_rows]
     return [(x[i:j, :], targets[i:j]) for i, j in pairwise(edges)]

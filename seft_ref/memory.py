@@ -81,7 +81,7 @@ def memory_of_run(
         "delta": delta,
         "moments": moments,
         "activations": activation_bytes(config, rows, length, itemsize, recompute=recompute),
-        "logits": LOGIT_COPIES * itemsize * min(rows * length, rows_at_once(config.vocab_size)) * config.vocab_size,
+        "logits": LOGIT_COPIES * itemsize * rows_at_once(rows * length, config.vocab_size) * config.vocab_size,
         "event": _event(config, settings, extents, itemsize, compact=compact),
     }
 

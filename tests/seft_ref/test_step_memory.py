@@ -127,9 +127,32 @@ def test_LYR_012_the_logits_of_a_long_batch_are_never_held():
     head_loss_and_gradient(x, lm_head, rng.integers(0, 4096, 4096), 4096, reference)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert rows_at_once(4096) == 2304
+    assert rows_at_once(4096, 4096) == 2048
     # logits, softmax and gradient of the rows at hand (TRN-012), and what is as large as x
-    assert peak < LOGIT_COPIES * 4 * 2304 * 4096 + (4 << 20)
+    assert peak < LOGIT_COPIES * 4 * 2048 * 4096 + (4 << 20)
+
+
+@pytest.mark.parametrize(
+    ("n_rows", "n_classes", "expected"),
+    # 192 rows of so many classes fit; 512 are three parts, of a multiple of 16
+    [
+        (0, 49152, 0),
+        (1, 49152, 1),
+        (192, 49152, 192),
+        (193, 49152, 112),
+        (512, 49152, 176),
+        (300, 1 << 20, 64),
+        (7, 2, 7),
+    ],
+)
+def test_LYR_012_parts_are_of_one_size(n_rows, n_classes, expected):
+    assert rows_at_once(n_rows, n_classes) == expected
+
+
+def test_LYR_012_no_part_is_larger_than_may_be(monkeypatch):
+    monkeypatch.setattr(head, "LEAST_ROWS", 3)
+    monkeypatch.setattr(head, "LOGITS", 0)
+    assert [rows_at_once(n, 11) for n in (0, 1, 3, 4, 18, 19)] == [0, 1, 3, 3, 3, 3]
 
 
 def test_LYR_012_refuses_what_the_whole_refuses():
