@@ -43,7 +43,7 @@ def adapt(
     # EVT-005: where nothing leaves, nothing is scored
     if excess <= 0:
         return [p[:0] for p in positions], None
-    support = None  # before the scores take as much
+    del support  # before the scores take as much
     scores = [_scores(m, p, w, rule, chance, use) for m, p, w in zip(moved, positions, weights, strict=True)]
     found, boundary = select_over(smallest_selection, scores, positions, [m.part for m in moved], excess, rule)
     return [xp.take(p, chosen) for p, chosen in zip(positions, found, strict=True)], boundary
