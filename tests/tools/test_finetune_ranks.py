@@ -38,6 +38,17 @@ def arguments(folders, out, *more):
     return [str(folders["sparse"]), str(out), "--text", str(folders["text"]), *SHORT, *map(str, more)]
 
 
+def assert_same_model(found, expected):
+    """The same positions, and values as close as sums in another order are."""
+    found, expected = formats.read(found), formats.read(expected)
+    for name, tensor in expected.tensors.items():
+        other = found.tensors[name]
+        if isinstance(tensor, formats.Sparse):
+            np.testing.assert_array_equal(other.indices, tensor.indices, err_msg=name)
+            np.testing.assert_array_equal(other.indptr, tensor.indptr, err_msg=name)
+        np.testing.assert_allclose(other.values, tensor.values, rtol=1e-5, atol=1e-7, err_msg=name)
+
+
 @needs_mpi
 def test_TRN_013_TRN_015_processes_leave_what_one_leaves(folders, tmp_path, monkeypatch, capsys):
     wide = ("--dtype", "float64", "--gradient-window", 2)
@@ -55,13 +66,7 @@ def test_TRN_013_TRN_015_processes_leave_what_one_leaves(folders, tmp_path, monk
         "one.json",
         "one.jsonl",
     ]
-    expected, found = (formats.read(tmp_path / name) for name in ("one", "many"))
-    for name, tensor in expected.tensors.items():
-        other = found.tensors[name]
-        if isinstance(tensor, formats.Sparse):
-            np.testing.assert_array_equal(other.indices, tensor.indices, err_msg=name)
-            np.testing.assert_array_equal(other.indptr, tensor.indptr, err_msg=name)
-        np.testing.assert_allclose(other.values, tensor.values, rtol=1e-5, atol=1e-7, err_msg=name)
+    assert_same_model(tmp_path / "many", tmp_path / "one")
     told, others = (json.loads((tmp_path / f"{x}.json").read_text()) for x in ("one", "many"))
     assert told["settings"] == others["settings"]
     for a, b in zip(told["records"], others["records"], strict=True):
@@ -96,13 +101,7 @@ def test_TRN_013_processes_on_gpus_leave_what_one_processor_leaves(folders, tmp_
     done = together(2, line, stub)
     assert done.returncode == 0, done.stderr
     assert [(tmp_path / f"rank-{r}").read_text() for r in range(2)] == ["0000:00:00.0", "0000:01:00.0"]
-    expected, found = (formats.read(tmp_path / name) for name in ("one", "many"))
-    for name, tensor in expected.tensors.items():
-        other = found.tensors[name]
-        if isinstance(tensor, formats.Sparse):
-            np.testing.assert_array_equal(other.indices, tensor.indices, err_msg=name)
-            np.testing.assert_array_equal(other.indptr, tensor.indptr, err_msg=name)
-        np.testing.assert_allclose(other.values, tensor.values, rtol=1e-5, atol=1e-7, err_msg=name)
+    assert_same_model(tmp_path / "many", tmp_path / "one")
 
 
 @needs_mpi
