@@ -7,7 +7,7 @@ target = apply(base, [delta, next_delta])      the chain is checked first, each 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
-from formats import change, digest
+from formats import change, digest, validate
 from formats.delta_rules import ADD, OPERATIONS, REPLACE, operation_of
 from formats.errors import BadDelta, BrokenChain, UnknownOption, WrongBase, WrongResult
 from formats.header import DELTA
@@ -66,7 +66,7 @@ def diff(base: Checkpoint, target: Checkpoint, op: str = REPLACE) -> Checkpoint:
     if described.base_sha256 == described.target_sha256:
         raise BadDelta("base and target are the same model; there is nothing to store")
     files = {name: data for name, data in target.files.items() if base.files.get(name) != data}
-    return _delta(described, operations, target.attributes, files)
+    return replace(_delta(described, operations, target.attributes, files), remarks=target.remarks)
 
 
 def from_changes(
@@ -130,6 +130,7 @@ def apply(base: Checkpoint, deltas: Sequence[Checkpoint]) -> Checkpoint:
     Raises:
         WrongBase: FMT-137 if the base is not the one that the first delta was made for, or a delta lists other tensors.
         BrokenChain: FMT-139 if a delta does not start where the one before it ends.
+        BadTie: FMT-010 if a target ties a name to a tensor that it lacks; BadScale: FMT-016, as for ties.
         WrongResult: FMT-138, here if digests cannot lead to the target, later if a tensor does not.
     """
     _refuse_delta(base)
@@ -148,6 +149,9 @@ def apply(base: Checkpoint, deltas: Sequence[Checkpoint]) -> Checkpoint:
         state = {n: d for n, d in state.items() if n not in described.tensors}
         state |= {n: target for n, (_, target) in described.tensors.items() if target is not None}
         reached = digest.of_state(state, described.tied, described.scales)
+        # FMT-010, FMT-016: here, because not every format that a result is written in holds ties and scales
+        validate.check_tied(described.tied, state)
+        validate.check_scales(described.scales, state)
         # FMT-138
         if reached != described.target_sha256:
             raise WrongResult(f"delta {i + 1} says it leads to {described.target_sha256}, its digests to {reached}")

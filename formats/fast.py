@@ -259,21 +259,26 @@ def unpack_ranks(
 
 
 @_compiled
-def count_nonzero(values: NDArray[Any]) -> int:
-    """Return how many of some unsigned integers, (n,), are not 0: np.count_nonzero(values)."""
+def count_stored(values: NDArray[Any], counted: Any) -> int:
+    """Return how many of some unsigned integers, (n,), have a bit of counted set, which is a scalar of their dtype.
+
+    np.count_nonzero(values & counted)
+    """
     total = 0
     for at in range(values.size):
-        total += values[at] != 0
+        total += (values[at] & counted) != 0
     return total
 
 
 @_compiled
-def gather(dense: NDArray[Any], indptr: NDArray[np.int64], indices: NDArray[np.int32], values: NDArray[Any]) -> None:
-    """Write columns and values of every entry of dense, (rows, columns) of unsigned integers, that is not 0.
+def gather(
+    dense: NDArray[Any], counted: Any, indptr: NDArray[np.int64], indices: NDArray[np.int32], values: NDArray[Any]
+) -> None:
+    """Write columns and values of every entry of dense, (rows, columns), that `count_stored` counts.
 
-    Sizes: indptr (rows + 1,); indices and values one more than `count_nonzero` counts, the last is scratch.
+    Sizes: indptr (rows + 1,); indices and values one more than are counted, the last is scratch.
 
-    rows, indices[:-1] = np.nonzero(dense); values[:-1] = dense[dense != 0]
+    rows, indices[:-1] = np.nonzero(dense & counted); values[:-1] = dense[dense & counted != 0]
     """
     slot = 0
     indptr[0] = 0
@@ -283,5 +288,5 @@ def gather(dense: NDArray[Any], indptr: NDArray[np.int64], indices: NDArray[np.i
             value = dense[row, column]
             indices[slot] = column
             values[slot] = value
-            slot += value != 0
+            slot += (value & counted) != 0
         indptr[row + 1] = slot

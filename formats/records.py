@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from formats import fast
-from formats.errors import ExpansionTooLarge
+from formats.errors import ExpansionTooLarge, UnknownOption
 from formats.strict_json import JSON
 
 Array: TypeAlias = NDArray[Any]
@@ -21,6 +21,10 @@ DType: TypeAlias = np.dtype[Any]
 
 BLOCK = 1 << 22
 """Positions looked at together: bounds what packing and unpacking hold beyond their result."""
+
+ANY, POSITIVE = "any", "positive"
+ZEROS = (ANY, POSITIVE)
+"""Which entries of a dense array are absent: those equal to zero, or those without a bit set (FMT-127)."""
 
 LIMIT = 1 << 36
 """Bytes that a tensor may take in memory unless the caller says otherwise (FMT-098)."""
@@ -133,6 +137,8 @@ class Checkpoint:
     """Name of a quantised tensor -> role -> name of the stored tensor that plays it (FMT-016)."""
     delta: DeltaOf | None = None
     """Of kind ``"delta"`` only (FMT-130)."""
+    remarks: tuple[str, ...] = ()
+    """Sentences for the user on what reading or converting left out or carried as it is (FMT-154); never written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,22 +186,64 @@ def bits(values: Array) -> Array:
     return values.view(np.dtype(f"u{values.dtype.itemsize}"))
 
 
-def count_bits(values: Array) -> int:
-    """Return how many elements have a bit set."""
-    return int(fast.count_nonzero(bits(np.asarray(values, order="C")).reshape(-1)))
+def sign_of_zero(dtype: DType) -> int:
+    """Return the bits of −0.0 as an unsigned integer; 0 for a dtype that has no −0.0."""
+    # F8_E8M0 has neither zero nor sign; NumPy would convert −0.0 to its NaN
+    if dtype.name == "float8_e8m0fnu":
+        return 0
+    zero = complex(-0.0, -0.0) if dtype.kind == "c" else -0.0
+    return int(bits(np.array([zero]).astype(dtype))[0])
 
 
-def from_dense(values: Array) -> Sparse:
-    """Return the tensor whose support is every element with a bit set: −0.0 is in, +0.0 is not (FMT-122).
+def check_zeros(zeros: str) -> None:
+    """Verify the name of an option of FMT-127.
 
-    Shapes and dtypes: values of rank 1 to 8, any dtype of the table, fewer than 2^31 rows and columns.
+    Raises:
+        UnknownOption: FMT-084.
+    """
+    if zeros not in ZEROS:
+        raise UnknownOption(f"zeros {zeros!r} does not exist, expected {' or '.join(ZEROS)}")
+
+
+def _counted_bits(dtype: DType, zeros: str) -> Any:
+    """Return the bits of which one must be set in an element of the support, an unsigned integer of the dtype's size.
+
+    Raises:
+        UnknownOption: FMT-084.
+    """
+    check_zeros(zeros)
+    every = np.iinfo(f"u{dtype.itemsize}").max
+    # FMT-127
+    return np.dtype(f"u{dtype.itemsize}").type(every ^ sign_of_zero(dtype) if zeros == ANY else every)
+
+
+def count_stored(values: Array, zeros: str = ANY) -> int:
+    """Return how many elements of values are in the support that `from_dense` makes.
+
+    Raises:
+        UnknownOption: FMT-084.
+    """
+    counted = _counted_bits(values.dtype, zeros)
+    return int(fast.count_stored(bits(np.asarray(values, order="C")).reshape(-1), counted))
+
+
+def from_dense(values: Array, zeros: str = ANY) -> Sparse:
+    """Return the tensor whose support is every element that is not absent by the option zeros (FMT-127).
+
+    Args:
+        values: rank 1 to 8, any dtype of the table, fewer than 2^31 rows and columns.
+        zeros: ``"any"``: elements that equal zero are absent, and −0.0 comes back as +0.0; ``"positive"``: those
+            without a bit set, so that −0.0 is stored.
+
+    Raises:
+        UnknownOption: FMT-084.
     """
     rows, columns = rows_of(values.shape), values.shape[-1]
     matrix = bits(np.asarray(values, order="C")).reshape(rows, columns)
-    nnz = count_bits(values)
+    nnz = count_stored(values, zeros)
     indptr, indices = np.zeros(rows + 1, dtype=np.int64), np.empty(nnz + 1, dtype=np.int32)
     kept = np.empty(nnz + 1, dtype=matrix.dtype)
-    fast.gather(matrix, indptr, indices, kept)
+    fast.gather(matrix, _counted_bits(values.dtype, zeros), indptr, indices, kept)
     return Sparse(values.shape, indptr, indices[:nnz], kept[:nnz].view(values.dtype))
 
 

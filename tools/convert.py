@@ -24,10 +24,12 @@ from formats.convert.changes import Changes
 from formats.convert.checks import cast
 from formats.convert.shira import write_shira
 from formats.convert.sources import detect, open_changes, open_source
+from formats.convert.sparsify import sparsified, with_cast
 from formats.convert.trl_delta import write_trl_delta
 from formats.digest import of_content
 from formats.errors import CannotHold
 from formats.index import is_sparse
+from formats.records import ANY
 
 Encoding = Annotated[
     str | None,
@@ -39,7 +41,7 @@ Verify = Annotated[bool, typer.Option("--verify", help="Read everything back and
 READ_BACK = {"sparse": "sparse", "hf": "hf", "delta": "sparse", "torch-csr": "torch"}
 """Targets that --verify can compare, and what each is read as."""
 USES = {
-    "sparse": ("--encoding", "--compress", "--shard-size", "--dtype"),
+    "sparse": ("--encoding", "--compress", "--shard-size", "--dtype", "--zeros"),
     "hf": ("--shard-size", "--dtype"),
     "delta": ("--base", "--encoding", "--compress", "--shard-size"),
     "torch-csr": ("--dtype",),
@@ -71,13 +73,19 @@ def main(
     dtype: Annotated[
         str | None, typer.Option(help="Cast floats to F16, BF16, F32 or F64; default: keep every bit.")
     ] = None,
+    zeros: Annotated[
+        str | None,
+        typer.Option(
+            help="Absent of a dense matrix: any (all that equals 0; -0.0 returns as +0.0), positive (not -0.0) [any]."
+        ),
+    ] = None,
     *,
     expand_quantised: Annotated[
         bool, typer.Option("--expand-quantised", help="Let quantised tensors of a GGUF file become F32.")
     ] = False,
     verify: Verify = False,
 ) -> None:
-    """Convert what is in SRC; without --dtype every weight keeps its bits. Config and tokenizer travel along.
+    """Convert what is in SRC; without --dtype every weight keeps its value. Config and tokenizer travel along.
 
     Two more commands: convert.py diff BASE TARGET DELTA, and convert.py apply BASE DELTA [DELTA ...] OUT.
     """
@@ -89,9 +97,11 @@ def main(
         raise _cli.Refused(f"--to {to} is unknown; choose {', '.join(TO)}")
     if verify and to not in READ_BACK:
         raise _cli.Refused(f"--verify reads back {', '.join(READ_BACK)}, and not {to}; leave it out")
-    given = {"--base": base, "--encoding": encoding, "--compress": compress}
+    given = {"--base": base, "--encoding": encoding, "--compress": compress, "--zeros": zeros}
     _cli.refuse_unused(f"--to {to}", USES[to], given | {"--shard-size": shard_size, "--dtype": dtype})
     kind = detect(source) if source_format == "auto" else source_format
+    if zeros is not None and kind == "sparse":
+        raise _cli.Refused(f"--zeros is for dense tensors, and {source} says itself what is absent; leave it out")
     if expand_quantised and kind != "gguf":
         raise _cli.Refused(f"--expand-quantised is for GGUF files, and {source} is read as {kind}; leave it out")
     encoding = encoding or "auto"
@@ -104,12 +114,13 @@ def main(
     else:
         found = open_source(source, kind, expand_quantised=expand_quantised)
         if to == "sparse":
-            found = _as_sparse(found, kind, encoding, dtype)
+            found = _as_sparse(found, kind, encoding, dtype, zeros or ANY)
             formats.write(destination, found, encoding=encoding, compress=compress, shard_bytes=shard_bytes)
         else:
             _write_foreign(destination, to, found, dtype, shard_bytes)
     if verify:
         compare(destination, to, found, dtype)
+    _tell(found.remarks)
     _report(destination)
 
 
@@ -135,6 +146,7 @@ def diff(
         result = delta.apply(before, [open_source(destination, "sparse")])
         for name in result.tensors:
             result.tensors[name]
+    _tell(found.remarks)
     _report(destination)
 
 
@@ -162,6 +174,7 @@ def apply(
     else:
         hf.checkpoint_to_hf(destination, result, shard_bytes=shard_bytes)
         _tell_left_out("hf", result.attributes)
+    _tell(result.remarks)
     _report(destination)
 
 
@@ -189,15 +202,15 @@ def _needed(base: Path | None, to: str) -> Path:
     return _existing(base)
 
 
-def _as_sparse(found: formats.Checkpoint, kind: str, encoding: str, dtype: str | None) -> formats.Checkpoint:
+def _as_sparse(
+    found: formats.Checkpoint, kind: str, encoding: str, dtype: str | None, zeros: str
+) -> formats.Checkpoint:
     """Return what is to be written: foreign tensors made sparse, those of this format as they are (FMT-161)."""
     if kind != "sparse":
-        return hf.sparsified(found, encoding, dtype)
-    if dtype is None:
-        return found
-    if found.kind != "model":
+        return sparsified(found, encoding, dtype, zeros)
+    if dtype is not None and found.kind != "model":
         raise _cli.Refused(f"--dtype casts models; this is a {found.kind}")
-    return hf.sparsified(found, "dense", dtype)
+    return with_cast(found, dtype)
 
 
 def _write_changes(destination: Path, to: str, found: formats.Checkpoint, base: Path | None) -> None:
@@ -228,7 +241,7 @@ def _write_foreign(destination: Path, to: str, found: formats.Checkpoint, dtype:
         hf.checkpoint_to_hf(destination, found, dtype=dtype, shard_bytes=shard_bytes)
     elif to == "torch-csr":
         if dtype is not None:
-            found = replace(hf.sparsified(found, "dense", dtype), attributes={})
+            found = replace(with_cast(found, dtype), attributes={})
         _writer("torch_file", "write_torch_csr")(destination, found)
     elif to == "scipy":
         _writer("scipy_files", "write_scipy")(destination, found, dtype=dtype)
@@ -240,8 +253,13 @@ def _write_foreign(destination: Path, to: str, found: formats.Checkpoint, dtype:
 def _tell_left_out(to: str, *parts: Iterable[str]) -> None:
     """Name the attributes and companions that a target has no place for (FMT-154)."""
     names = ", ".join(sorted(name for part in parts for name in part))
-    if names:
-        _cli.console.print(f"{to} has no place for {names}: left out", markup=False, highlight=False, soft_wrap=True)
+    _tell([f"{to} has no place for {names}: left out"] if names else [])
+
+
+def _tell(remarks: Iterable[str]) -> None:
+    """Print remarks of a conversion, one a line."""
+    for remark in remarks:
+        _cli.console.print(remark, markup=False, highlight=False, soft_wrap=True)
 
 
 def _writer(module: str, function: str) -> Callable[..., None]:

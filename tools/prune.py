@@ -107,6 +107,8 @@ def main(
             return np.where(mask, values, np.zeros((), values.dtype))  # PRN-006
 
         write_hf(destination, [source.section(name) for name in source], fetch, files)
+    for remark in source.checkpoint().remarks:
+        _cli.console.print(remark, markup=False, highlight=False, soft_wrap=True)
     _cli.out.print(f"{destination}: removed {removed} of {total} weights ({removed / total:.4%})")
 
 

@@ -56,6 +56,11 @@ def check_cast(dtype: str | None, targets: frozenset[str] = CASTABLE) -> None:
         raise UnknownOption(f"dtype {dtype!r} cannot be cast to, expected one of {', '.join(sorted(targets))}")
 
 
+def name_after_cast(name: str, dtype: str | None) -> str:
+    """Return the name of the dtype that `cast` makes of a tensor of dtype name."""
+    return name if dtype is None or name not in CASTABLE else dtype
+
+
 def cast(tensor: Tensor, dtype: str | None, name: str) -> Tensor:
     """Return the tensor with its floats cast to a dtype of the table; the same one if no cast applies (FMT-126).
 

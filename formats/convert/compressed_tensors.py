@@ -11,7 +11,7 @@ The tensor is called X.weight; in checkpoints of 0.8.1 and older, whose X ends i
 import json
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
 from typing import Any, NoReturn, TypeAlias
@@ -20,13 +20,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from formats import validate
-from formats.convert.hf import HfFolder, open_hf
+from formats.convert.hf import CONFIG, HfFolder, open_hf
+from formats.convert.quantised import DESCRIPTIONS, LIBRARY, quantises
 from formats.errors import BadShape, ForeignSparse
 from formats.records import Array, Checkpoint, Sparse, Tensor, row_blocks, rows_of
 
 Json: TypeAlias = dict[str, Any]
 
-CONFIG = "config.json"
 BITMASK = "sparse-bitmask"
 TWO_OF_FOUR = "sparse-24-bitmask"
 DENSE = frozenset({"dense", "dense-sparsity"})
@@ -42,9 +42,6 @@ UNPACKED = (None, "dense", "int-quantized", "float-quantized", "naive-quantized"
 """Quantisations that keep one number for each weight, under the name of the weight."""
 
 SPARSITY = "sparsity_config"
-DESCRIPTIONS = frozenset({"quantization_config", "compression_config"})
-LIBRARY = (None, "compressed-tensors", "sparseml")
-"""What the library calls itself as quant_method; 0.3 said sparseml."""
 
 
 def open_compressed_tensors(folder: str | os.PathLike[str]) -> Checkpoint:
@@ -66,7 +63,7 @@ def open_compressed_tensors(folder: str | os.PathLike[str]) -> Checkpoint:
     source = open_hf(folder)
     config, kind = _read_config(source.files.get(CONFIG), Path(folder).name)
     files = _Companions(source.files, config)
-    return Checkpoint("model", _Tensors(source, _groups(source, kind)), files=files)
+    return replace(source.checkpoint(), tensors=_Tensors(source, _groups(source, kind)), files=files)
 
 
 def states_sparsity(config: Json) -> bool:
@@ -257,7 +254,7 @@ def _without_sparsity(config: Json, stated: set[str]) -> Json:
             _check_quantisation(value)
             rest = _without_sparsity(value, stated)
             rest.pop(SPARSITY, None)
-            if any(rest.get(part) for part in ("config_groups", "kv_cache_scheme", "transform_config")):
+            if quantises(rest):
                 kept[key] = rest
     return kept
 

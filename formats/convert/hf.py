@@ -6,23 +6,24 @@ to_hf("Llama-sparse", "Llama-again")           and comes back with them: stock l
 
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 
 from formats import atomic, strict_json, validate
-from formats.container import FLOATS, NONE, MappedFile, Section, dtype_name
-from formats.convert.checks import CASTABLE, cast, check_cast, require_model
+from formats.container import NONE, MappedFile, Section, dtype_name
+from formats.convert.checks import cast, check_cast, name_after_cast, require_model
+from formats.convert.quantised import quantisations
+from formats.convert.sparsify import sparsified
 from formats.convert.stock import open_stock, outline, write_stock
-from formats.encoding import pays
 from formats.errors import CannotHold, ForeignFolder, FormatError, UnknownOption
 from formats.reader import Reader, open_checkpoint
-from formats.records import Array, Checkpoint, Dense, Mask, Tensor, count_bits, from_dense, to_dense
+from formats.records import ANY, Array, Checkpoint, Dense, Mask, Tensor, to_dense
 from formats.writer import write
 
 WHOLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+CONFIG = "config.json"
 MAX_INDEX = 100_000_000
 FOLDER = "a Hugging Face folder"
 """What errors call it."""
@@ -45,6 +46,8 @@ class HfFolder(Mapping[str, Dense]):
 
     Attributes:
         files: name -> bytes of the companions, read when asked for (FMT-123).
+        left_out: name -> reason, of every entry of the folder that is neither companion nor weights that are read;
+            names of folders end in a slash.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -52,7 +55,22 @@ class HfFolder(Mapping[str, Dense]):
             raise ForeignFolder(f"{folder} is not a folder")
         shards = _shards(folder)
         self._owner = {name: (file, section) for file, found in shards.values() for name, section in found.items()}
-        self.files: Mapping[str, bytes] = _Companions(folder)
+        companions, self.left_out = _sorted_out(folder, {*shards} if WHOLE in shards else {*shards, INDEX})
+        self.files: Mapping[str, bytes] = _Companions(companions)
+
+    def checkpoint(self) -> Checkpoint:
+        """Return the folder as a checkpoint of dense tensors, with remarks on what it lacks or carries as it is."""
+        remarks = []
+        if self.left_out:
+            listed = ", ".join(f"{name} ({reason})" for name, reason in self.left_out.items())
+            remarks.append(f"left out: {listed}")
+        # FMT-128
+        remarks += [
+            f"{CONFIG} describes a quantisation ({found}): its tensors are carried as they are, bit for bit, and zeros "
+            f"among packed codes are not taken for sparsity"
+            for found in quantisations(self.files.get(CONFIG, b""))
+        ]
+        return Checkpoint("model", self, files=self.files, remarks=tuple(remarks))
 
     def __getitem__(self, name: str) -> Dense:
         """Return a tensor: a read-only view of the file, bit for bit. KeyError if it is not there."""
@@ -90,39 +108,30 @@ def to_sparse(
     dtype: str | None = None,
     compress: str | None = None,
     shard_bytes: int = 5_000_000_000,
-) -> None:
-    """Write the Hugging Face folder src as the sparse checkpoint dst, one tensor in memory at a time.
+    zeros: str = ANY,
+) -> tuple[str, ...]:
+    """Write the Hugging Face folder src as the sparse checkpoint dst, and return remarks for the user.
+
+    One tensor is in memory at a time. The remarks name every file and folder of src that is left out (FMT-123), say
+    how many entries of −0.0 are left out or stored (FMT-127), and whether config.json describes a quantisation
+    (FMT-128).
 
     Args:
         src: the folder to read.
         dst: the folder to make.
-        encoding: ``"auto"`` makes a float matrix sparse where that takes fewer bytes than dense;
-            ``"dense"`` none; any other every float matrix (FMT-122).
-        dtype: name of the dtype to cast floats to, for example ``"BF16"``; None keeps every bit. What is in
-            the support is judged before the cast (FMT-126).
+        encoding: as of `sparsified`.
+        dtype: as of `sparsified`.
         compress: as of `formats.write`.
         shard_bytes: as of `formats.write`.
+        zeros: as of `sparsified`.
 
     Raises:
         FormatError: FMT-110 if dst is there, FMT-120 or FMT-121 for a bad src, FMT-126 for an overflow.
     """
     with open_hf(src) as source:
-        found = Checkpoint("model", source, files=source.files)
-        write(dst, sparsified(found, encoding, dtype), encoding=encoding, compress=compress, shard_bytes=shard_bytes)
-
-
-def sparsified(checkpoint: Checkpoint, encoding: str = "auto", dtype: str | None = None) -> Checkpoint:
-    """Return a checkpoint whose dense float tensors are sparse where FMT-122 asks for it, made when asked for.
-
-    Args:
-        checkpoint: what has been read of a foreign format; tensors that have a support keep it.
-        encoding: as of `to_sparse`.
-        dtype: as of `to_sparse`.
-    """
-    check_cast(dtype)
-    cast_to: dict[str, strict_json.JSON] = {} if dtype is None else {"cast": dtype}
-    tensors = _Sparsified(checkpoint.tensors, encoding, dtype)
-    return replace(checkpoint, tensors=tensors, attributes={**checkpoint.attributes, **cast_to})
+        found = sparsified(source.checkpoint(), encoding, dtype, zeros)
+        write(dst, found, encoding=encoding, compress=compress, shard_bytes=shard_bytes)
+    return found.remarks
 
 
 def to_hf(
@@ -176,7 +185,7 @@ def checkpoint_to_hf(
         tensor = checkpoint.tensors[name]
         if isinstance(tensor, Mask):
             raise CannotHold(f"{name!r} is a mask, which {FOLDER} cannot hold")
-        outlines.append(outline(name, _target(dtype_name(tensor.dtype), dtype), tensor.shape))
+        outlines.append(outline(name, name_after_cast(dtype_name(tensor.dtype), dtype), tensor.shape))
 
     def fetch(name: str) -> Array:
         return _values(cast(Dense(to_dense(checkpoint.tensors[name])), dtype, name))
@@ -232,7 +241,7 @@ def _outlines(reader: Reader, dtype: str | None) -> list[Section]:
     require_model(reader.kind, FOLDER)
     if masks:
         raise CannotHold(f"{masks[0]!r} is a mask, which {FOLDER} cannot hold")
-    return [outline(i.name, _target(i.dtype, dtype), i.shape) for i in infos]
+    return [outline(i.name, name_after_cast(i.dtype, dtype), i.shape) for i in infos]
 
 
 def _split(tensors: list[Section], shard_bytes: int) -> list[list[Section]]:
@@ -248,48 +257,33 @@ def _split(tensors: list[Section], shard_bytes: int) -> list[list[Section]]:
     return shards
 
 
-class _Sparsified(Mapping[str, Tensor]):
-    """Tensors as a sparse checkpoint stores them (FMT-122), made when asked for."""
-
-    def __init__(self, source: Mapping[str, Tensor], encoding: str, dtype: str | None) -> None:
-        self._source = source
-        self._encoding = encoding
-        self._dtype = dtype
-
-    def __getitem__(self, name: str) -> Tensor:
-        tensor = self._source[name]
-        if isinstance(tensor, Dense) and self._becomes_sparse(tensor):
-            tensor = from_dense(tensor.values)
-        return cast(tensor, self._dtype, name)
-
-    def _becomes_sparse(self, tensor: Dense) -> bool:
-        name = dtype_name(tensor.dtype)
-        # FMT-122: an F8_E8M0 of zero bits is no zero
-        if self._encoding == "dense" or len(tensor.shape) < 2 or name not in FLOATS or name == "F8_E8M0":
-            return False
-        if not tensor.shape[-1]:
-            return False
-        return self._encoding != "auto" or pays(_target(name, self._dtype), tensor.shape, count_bits(tensor.values))
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._source)
-
-    def __len__(self) -> int:
-        return len(self._source)
+def _sorted_out(folder: Path, read: Collection[str]) -> tuple[dict[str, Path], dict[str, str]]:
+    """Return the companions of a folder, and why each other entry is left out, apart from weights that are read."""
+    companions, left_out = {}, {}
+    for path in sorted(folder.iterdir()):
+        # FMT-123
+        if path.is_dir():
+            left_out[f"{path.name}/"] = "a folder"
+        elif path.name in read:
+            continue
+        elif path.name.startswith("."):
+            left_out[path.name] = "hidden"
+        elif not path.is_file():
+            left_out[path.name] = "no regular file"
+        elif path.name.lower().endswith(validate.WEIGHT_SUFFIXES):
+            left_out[path.name] = "weights that are not read"
+        elif path.stat().st_size > validate.MAX_FILE_BYTES:
+            left_out[path.name] = f"more than {validate.MAX_FILE_BYTES:,} bytes"
+        else:
+            companions[path.name] = path
+    return companions, left_out
 
 
 class _Companions(Mapping[str, bytes]):
-    """The files that travel along: regular, not hidden, not weights, at most 50,000,000 bytes (FMT-123)."""
+    """The files that travel along, each read when it is asked for."""
 
-    def __init__(self, folder: Path) -> None:
-        self._paths = {
-            path.name: path
-            for path in sorted(folder.iterdir())
-            if path.is_file()
-            and not path.name.startswith(".")
-            and not path.name.lower().endswith(validate.WEIGHT_SUFFIXES)
-            and path.stat().st_size <= validate.MAX_FILE_BYTES
-        }
+    def __init__(self, paths: dict[str, Path]) -> None:
+        self._paths = paths
 
     def __getitem__(self, name: str) -> bytes:
         return self._paths[name].read_bytes()
@@ -343,7 +337,3 @@ def _weight_map(path: Path) -> dict[str, str]:
             )
         weight_map[name] = file_name
     return weight_map
-
-
-def _target(source: str, dtype: str | None) -> str:
-    return source if dtype is None or source not in CASTABLE else dtype

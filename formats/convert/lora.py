@@ -33,7 +33,7 @@ from formats.convert.changes import (
 )
 from formats.errors import ForeignLora
 from formats.lazy import Lazy
-from formats.records import Array, Dense, Sparse, Tensor, count_bits, flat_rows
+from formats.records import POSITIVE, Array, Dense, Sparse, Tensor, count_stored, flat_rows
 from formats.strict_json import JSON
 
 LINEAR = ("lora_A.weight", "lora_B.weight")
@@ -227,7 +227,7 @@ def _on_support(factors: Factors, before: Sparse, name: str) -> Iterator[tuple[A
     """Yield the amounts on the support of a block of rows, and how many with a bit set lie outside."""
     for first, last, amounts in _blocks(factors, name):
         kept = amounts.reshape(-1)[flat_rows(before, first, last)]
-        yield kept, count_bits(amounts) - count_bits(kept)
+        yield kept, count_stored(amounts, POSITIVE) - count_stored(kept, POSITIVE)
 
 
 def _everywhere(factors: Factors, shape: tuple[int, ...], name: str) -> Sparse:

@@ -71,13 +71,9 @@ def open_changes(path: str | os.PathLike[str], base: Checkpoint, kind: str = "au
 
 
 def _openers(*, expand_quantised: bool) -> dict[str, Callable[[Path], Checkpoint]]:
-    def hf(path: Path) -> Checkpoint:
-        source = open_hf(path)
-        return Checkpoint("model", source, files=source.files)
-
     return {
         "sparse": lambda path: delta.verified(open_checkpoint(path)),
-        "hf": hf,
+        "hf": lambda path: open_hf(path).checkpoint(),
         "compressed-tensors": open_compressed_tensors,
         "torch": partial(_optional, "torch_file", "read_torch"),
         "scipy": partial(_optional, "scipy_files", "read_scipy"),

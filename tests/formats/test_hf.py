@@ -1,6 +1,7 @@
 """Hugging Face folders: there and back bit for bit, and every bad one refused."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -89,7 +90,7 @@ def assert_state(folder: Path) -> None:
 @pytest.mark.parametrize("source", ["folder", "sharded"])
 @pytest.mark.parametrize("wanted", ["auto", "dense", "bitmask", "csr"])
 def test_FMT_125_there_and_back_bit_for_bit(request, tmp_path, source, wanted):
-    hf.to_sparse(request.getfixturevalue(source), tmp_path / "sparse", encoding=wanted)
+    hf.to_sparse(request.getfixturevalue(source), tmp_path / "sparse", encoding=wanted, zeros="positive")
     hf.to_hf(tmp_path / "sparse", tmp_path / "back")
     assert sorted(p.name for p in (tmp_path / "back").iterdir()) == [
         *("config.json", "model.safetensors", "tokenizer.json")
@@ -102,6 +103,7 @@ def test_FMT_124_shards_and_index_that_stock_readers_take(folder, tmp_path):
     hf.to_sparse(
         folder,
         tmp_path / "sparse",
+        zeros="positive",
     )
     hf.to_hf(tmp_path / "sparse", tmp_path / "back", shard_bytes=2000)
     assert_state(tmp_path / "back")
@@ -117,9 +119,9 @@ def test_FMT_124_shards_and_index_that_stock_readers_take(folder, tmp_path):
 
 
 def test_FMT_080_FMT_122_one_file_or_shards_give_the_same_checkpoint(folder, tmp_path):
-    hf.to_sparse(folder, tmp_path / "one")
+    hf.to_sparse(folder, tmp_path / "one", zeros="positive")
     hf.to_hf(tmp_path / "one", tmp_path / "back", shard_bytes=3000)
-    hf.to_sparse(tmp_path / "back", tmp_path / "two")
+    hf.to_sparse(tmp_path / "back", tmp_path / "two", zeros="positive")
     one, two = ((tmp_path / n / "model.sparse.safetensors").read_bytes() for n in ("one", "two"))
     assert one == two
 
@@ -142,8 +144,8 @@ def test_FMT_122_what_becomes_sparse(folder, tmp_path):
         assert encodings(tmp_path / wanted) == dense | dict.fromkeys(matrices, wanted)
 
 
-def test_FMT_122_the_support_is_every_entry_with_a_bit_set(folder, tmp_path):
-    hf.to_sparse(folder, tmp_path / "sparse")
+def test_FMT_127_positive_stores_every_entry_with_a_bit_set(folder, tmp_path):
+    hf.to_sparse(folder, tmp_path / "sparse", zeros="positive")
     with formats.open(tmp_path / "sparse") as reader:
         found = reader["model.layers.0.w"]
     bits = state()["model.layers.0.w"].view(torch.int16)
@@ -165,6 +167,80 @@ def test_FMT_123_companions(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(formats.validate, "MAX_FILE_BYTES", 2)
     with hf.open_hf(folder) as source:
         assert list(source.files) == ["tokenizer.json"]
+
+
+@pytest.mark.parametrize("source", ["folder", "sharded"])
+def test_FMT_123_every_entry_that_is_left_out_is_named(request, tmp_path, monkeypatch, source):
+    folder = request.getfixturevalue(source)
+    (folder / "1_Pooling").mkdir()
+    (folder / ".cache").mkdir()
+    (folder / "large.json").write_bytes(b"0" * 101)
+    os.mkfifo(folder / "pipe")
+    (folder / "linked.json").symlink_to(folder / "config.json")
+    (folder / "adapter_model.safetensors").write_bytes(b"not looked at")
+    monkeypatch.setattr(formats.validate, "MAX_FILE_BYTES", 100)
+    expected = {
+        ".cache/": "a folder",
+        ".gitattributes": "hidden",
+        "1_Pooling/": "a folder",
+        "adapter_model.safetensors": "weights that are not read",
+        "large.json": "more than 100 bytes",
+        "original/": "a folder",
+        "pipe": "no regular file",
+        "pytorch_model.bin": "weights that are not read",
+    }
+    with hf.open_hf(folder) as found:
+        assert found.left_out == expected
+        assert set(found.files) == {"config.json", "linked.json", "tokenizer.json"}
+    remarks = hf.to_sparse(folder, tmp_path / "sparse", zeros="positive")
+    assert remarks[0] == "left out: " + ", ".join(f"{name} ({reason})" for name, reason in expected.items())
+
+
+def test_FMT_123_an_index_beside_a_whole_file_is_left_out(folder):
+    (folder / "model.safetensors.index.json").write_text("{}")
+    (folder / SHARDS[0]).write_bytes(b"")
+    with hf.open_hf(folder) as found:
+        assert {SHARDS[0], "model.safetensors.index.json"} < set(found.left_out)
+
+
+PACKED = {"quant_method": "compressed-tensors", "config_groups": {"group_0": {}}}
+DESCRIBED = {
+    "pack-quantized": {"quantization_config": PACKED | {"format": "pack-quantized"}},
+    "int-quantized": {"quantization_config": PACKED | {"format": "int-quantized"}},
+    "marlin-24": {"text_config": {"compression_config": PACKED | {"format": "marlin-24"}}},
+    "gptq": {"quantization_config": {"quant_method": "gptq", "bits": 4}},
+}
+
+
+@pytest.mark.parametrize("name", DESCRIBED)
+def test_FMT_128_a_quantised_folder_is_carried_and_said_to_be(name, tmp_path):
+    (tmp_path / "hf").mkdir()
+    codes = torch.zeros(16, 16, dtype=torch.int32)
+    codes[0, 1] = -5
+    save_file({"w.weight_packed": codes, "w.weight": codes.to(torch.int8)}, tmp_path / "hf" / "model.safetensors")
+    (tmp_path / "hf" / "config.json").write_text(json.dumps(DESCRIBED[name]))
+    (remark,) = hf.to_sparse(tmp_path / "hf", tmp_path / "sparse")
+    method = "gptq" if name == "gptq" else f"compressed-tensors, {name}"
+    assert remark == (
+        f"config.json describes a quantisation ({method}): its tensors are carried as they are, bit for bit, and zeros "
+        f"among packed codes are not taken for sparsity"
+    )
+    assert encodings(tmp_path / "sparse") == {"w.weight": "dense", "w.weight_packed": "dense"}
+    hf.to_hf(tmp_path / "sparse", tmp_path / "back")
+    back = load_file(tmp_path / "back" / "model.safetensors")
+    assert raw(back["w.weight_packed"]) == raw(codes)
+
+
+OF_SPARSITY = b'{"compression_config": {"quant_method": "sparseml", "format": "dense", "sparsity_config": {"a": 1}}}'
+NO_QUANTISATION = [b"", b"[", b"[" * 100_000, b"[1]", b'{"quantization_config": null}', OF_SPARSITY]
+
+
+@pytest.mark.parametrize("config", NO_QUANTISATION)
+def test_FMT_128_no_quantisation_no_remark(config, tmp_path):
+    save_file({"w": torch.ones(2, 2)}, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_bytes(config)
+    with hf.open_hf(tmp_path) as found:
+        assert found.checkpoint().remarks == ()
 
 
 def test_FMT_124_tied_names_stay_absent(tmp_path):

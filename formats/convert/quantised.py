@@ -1,0 +1,36 @@
+"""What config.json says of quantisation: whose description it is, and what is left of it without sparsity (FMT-128)."""
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+DESCRIPTIONS = frozenset({"quantization_config", "compression_config"})
+"""Keys of config.json, at any depth, that describe how tensors are packed."""
+
+LIBRARY = (None, "compressed-tensors", "sparseml")
+"""What the library compressed-tensors calls itself as quant_method; 0.3 said sparseml."""
+
+
+def quantises(description: Mapping[str, Any]) -> bool:
+    """Tell whether a description is one of a quantisation; compressed-tensors writes others, of sparsity alone."""
+    if description.get("quant_method") not in LIBRARY:
+        return bool(description)
+    return any(description.get(part) for part in ("config_groups", "kv_cache_scheme", "transform_config"))
+
+
+def quantisations(config: bytes) -> list[str]:
+    """Return the method and format of each quantisation that a config.json describes; none for what is no JSON."""
+    try:
+        value = json.loads(config)
+    except (ValueError, RecursionError):
+        return []
+    return list(dict.fromkeys(_named(value)))
+
+
+def _named(value: object) -> Iterator[str]:
+    for key, inner in value.items() if isinstance(value, dict) else ():
+        if key in DESCRIPTIONS and isinstance(inner, dict) and quantises(inner):
+            method, packed = inner.get("quant_method"), inner.get("format")
+            yield ", ".join(str(part)[:40] for part in (method, packed) if part) or "without a name"
+        else:
+            yield from _named(inner)

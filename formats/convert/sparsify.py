@@ -1,0 +1,116 @@
+"""Dense tensors of a foreign checkpoint made sparse: which of them, and which of their entries are absent.
+
+sparsified(Checkpoint("model", open_hf("Llama-pruned")))     the same checkpoint; its pruned matrices have a support
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+
+from formats.container import FLOATS, dtype_name
+from formats.convert.checks import cast, check_cast, name_after_cast
+from formats.encoding import DENSE, pays
+from formats.records import ANY, POSITIVE, Checkpoint, Dense, Tensor, check_zeros, count_stored, from_dense
+from formats.strict_json import JSON
+
+LEFT_OUT = "negative_zeros_left_out"
+"""The attribute of a checkpoint from which entries of −0.0 were left out (FMT-127)."""
+
+
+def sparsified(
+    checkpoint: Checkpoint, encoding: str = "auto", dtype: str | None = None, zeros: str = ANY
+) -> Checkpoint:
+    """Return a checkpoint whose dense float tensors are sparse where FMT-122 asks for it, made when asked for.
+
+    Every tensor is read once before this returns, because the attributes state how many entries of −0.0 all of them
+    lack. A remark says how many were left out, or are stored.
+
+    Args:
+        checkpoint: what has been read of a foreign format; tensors that have a support keep it.
+        encoding: ``"auto"`` makes a float matrix sparse where that takes fewer bytes than dense, ``"dense"`` none, any
+            other every float matrix.
+        dtype: name of the dtype to cast floats to, for example ``"BF16"``; None keeps every bit. The support is judged
+            before the cast (FMT-126).
+        zeros: ``"any"`` leaves out every entry that equals zero, ``"positive"`` stores those of −0.0 (FMT-127).
+
+    Raises:
+        UnknownOption: FMT-084.
+    """
+    check_cast(dtype)
+    check_zeros(zeros)
+    sparse_names: set[str] = set()
+    negative = 0
+    for name in sorted(checkpoint.tensors) if encoding != DENSE else ():
+        tensor = checkpoint.tensors[name]
+        if not isinstance(tensor, Dense) or not _can_be_sparse(tensor):
+            continue
+        with_negative, stored = count_stored(tensor.values, POSITIVE), count_stored(tensor.values, zeros)
+        becomes_sparse = encoding != "auto" or pays(_dtype_after_cast(tensor, dtype), tensor.shape, stored)
+        if becomes_sparse:
+            sparse_names.add(name)
+        # a tensor that stays dense keeps its −0.0 with either option
+        if becomes_sparse or zeros == POSITIVE:
+            negative += with_negative - count_stored(tensor.values, ANY)
+    recorded: dict[str, JSON] = {LEFT_OUT: negative} if negative and zeros == ANY else {}
+    found = with_cast(checkpoint, dtype)
+    return replace(
+        found,
+        tensors=_Sparsified(checkpoint.tensors, sparse_names, dtype, zeros),
+        attributes={**found.attributes, **recorded},
+        remarks=(*found.remarks, *_remarks(negative, zeros)),
+    )
+
+
+def with_cast(checkpoint: Checkpoint, dtype: str | None) -> Checkpoint:
+    """Return a checkpoint whose floats are cast, with the attribute that says so; the same one for None (FMT-126).
+
+    Raises:
+        UnknownOption: FMT-084; CastOverflow FMT-126 when a tensor is asked for.
+    """
+    check_cast(dtype)
+    if dtype is None:
+        return checkpoint
+    tensors = _Sparsified(checkpoint.tensors, frozenset(), dtype, ANY)
+    return replace(checkpoint, tensors=tensors, attributes={**checkpoint.attributes, "cast": dtype})
+
+
+def _can_be_sparse(tensor: Dense) -> bool:
+    # FMT-122: F8_E8M0 is a float without a zero
+    name = dtype_name(tensor.dtype)
+    return len(tensor.shape) > 1 and tensor.shape[-1] > 0 and name in FLOATS and name != "F8_E8M0"
+
+
+def _dtype_after_cast(tensor: Dense, dtype: str | None) -> str:
+    return name_after_cast(dtype_name(tensor.dtype), dtype)
+
+
+def _remarks(negative: int, zeros: str) -> tuple[str, ...]:
+    if not negative:
+        return ()
+    count = f"{negative:,} entries of −0.0"
+    if zeros == ANY:
+        return (f"{count} were left out as absent weights, and come back as +0.0; --zeros positive stores them",)
+    return (f"{count} are stored as weights; --zeros any leaves them out",)
+
+
+class _Sparsified(Mapping[str, Tensor]):
+    """Tensors of a checkpoint, some of them made sparse and floats cast, each when it is asked for."""
+
+    def __init__(
+        self, source: Mapping[str, Tensor], sparse_names: set[str] | frozenset[str], dtype: str | None, zeros: str
+    ) -> None:
+        self._source = source
+        self._sparse_names = sparse_names
+        self._dtype = dtype
+        self._zeros = zeros
+
+    def __getitem__(self, name: str) -> Tensor:
+        tensor = self._source[name]
+        if name in self._sparse_names and isinstance(tensor, Dense):
+            tensor = from_dense(tensor.values, self._zeros)
+        return cast(tensor, self._dtype, name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._source)
+
+    def __len__(self) -> int:
+        return len(self._source)
