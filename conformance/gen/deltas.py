@@ -133,6 +133,16 @@ def _refusals(area: Area, first: dict[str, Any], second: dict[str, Any]) -> None
     refuse("infinite", "FMT-135", BASE, {"1": one, "2": _file(huge, sums)})
     integers = {"add:s": on("I32", (3, 3), [0, 5, 6])}
     refuse("amounts", "FMT-133", BASE, {"1": one, "2": _file(integers, sums)})
+    for name, clause, links in (
+        ("tied-to-nothing", "FMT-010", {"tied": {"t": "gone"}}),
+        ("tied-and-stored", "FMT-010", {"tied": {"new": "d"}}),
+        ("scale-of-nothing", "FMT-016", {"scales": {"gone": {"scale": "d"}}}),
+        ("nothing-as-scale", "FMT-016", {"scales": {"s": {"zero_point": "gone"}}}),
+    ):
+        broken, described = deltas.step(BASE, FIRST, ("gone",), **links)
+        refuse(name, clause, BASE, {"1": _file(FIRST, described)})
+        _, mended = deltas.step(broken, SECOND, before=links)
+        refuse(f"{name}-on-the-way", clause, BASE, {"1": _file(FIRST, described), "2": _file(SECOND, mended)})
 
 
 AREAS = (applied,)

@@ -323,7 +323,7 @@ _REFUSED_READ = [
     "FMT-142",
 ]
 _REFUSED_WRITE = ["FMT-009", "FMT-010", "FMT-011", "FMT-012", "FMT-016", "FMT-051", "FMT-082", "FMT-084", "FMT-130"]
-_REFUSED_DELTA = ["FMT-131", "FMT-133", "FMT-135", "FMT-137", "FMT-138", "FMT-139"]
+_REFUSED_DELTA = ["FMT-010", "FMT-016", "FMT-131", "FMT-133", "FMT-135", "FMT-137", "FMT-138", "FMT-139"]
 
 MUTANTS: list[Mutant] = [
     mutant("FMT-090 FMT-091", "file.read", unverified, "digests not looked at"),
