@@ -1,4 +1,4 @@
-"""A second reader of whole files, to be read beside chapter 12: every rule, no parts, no `zstd` (FMT-043, FMT-095)."""
+"""A second reader of whole files, beside chapter 12: every rule, no `zstd` (FMT-043). Folders: `second_folder`."""
 
 import hashlib
 import json
@@ -125,15 +125,15 @@ def read_header(raw: bytes) -> tuple[dict[str, Any], bytes, int]:
     return header, manifest, start
 
 
-def read_manifest(text: bytes) -> dict[str, Any]:
-    """The manifest, after the rules of 12.3 that concern no single tensor."""
+def read_manifest(text: bytes, *, whole: bool = True) -> dict[str, Any]:
+    """The manifest, after the rules of 12.3 that concern no single tensor; `whole` if the file stands alone."""
     form(m := parse(text, where := "the manifest"), dict, where)
     form({key: m[key] for key in EARLY if key in m}, EARLY, where)  # FMT-042: judged first
     need(f"the features {m['requires']}", "FMT-043", set(m["requires"]) <= {"delta"})
     form(m, MANIFEST | (DELTA if m.get("kind") == "delta" and m.get("part") in (0, 1) else {}), where)  # FMT-130
     for features in (m["requires"], m["optional"], sorted(m["requires"] + m["optional"])):
         need(where, "FMT-044", features == sorted(set(features)))
-    need(where, "FMT-048", m["part"] == 0, "FMT-050", m["requires"] == ["delta"] * (m["kind"] == "delta"))
+    need(where, "FMT-048", not whole or m["part"] == 0, "FMT-050", m["requires"] == ["delta"] * (m["kind"] == "delta"))
     need(where, "FMT-013", len({name.lower() for name in m["files"]}) == len(m["files"]))
     need(where, "FMT-014", all(file["bytes"] <= 50_000_000 for file in m["files"].values()))
     return m

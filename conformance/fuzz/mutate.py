@@ -223,6 +223,9 @@ def splice(chance: Random, parts: Parts, second: Parts) -> None:
         here[key] = there[key]
 
 
+CANNOT = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError)
+"""What mutating or packing raises of parts that an earlier mutation has spoiled."""
+
 WITHIN: tuple[tuple[Mutation, int], ...] = (
     (anywhere, 12),
     (number, 10),
@@ -244,17 +247,22 @@ def mutate(chance: Random, parts: Parts, second: Parts) -> bytes:
     """Return the bytes of a file that differs from parts by one to three mutations, sealed at some depth."""
     parts.seal = chance.choices((CONTENT, SECTIONS, NOTHING), (8, 1, 1))[0]
     for _ in range(chance.choice((1, 1, 1, 2, 3))):
-        chosen = chance.choices([m for m, _ in WITHIN], [weight for _, weight in WITHIN])[0]
-        try:
-            if chance.random() < 0.05:
-                splice(chance, parts, second)
-            else:
-                chosen(chance, parts)
-        except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError):
-            # what an earlier mutation left cannot be mutated in this way
-            continue
+        once(chance, parts, second)
     try:
         raw = parts.pack()
-    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError):
+    except CANNOT:
         raw = b""
     return spoil.bytes_of(chance, raw) if chance.random() < 0.04 else raw
+
+
+def once(chance: Random, parts: Parts, second: Parts) -> None:
+    """Apply one mutation to parts; `second` gives what a splice takes. What cannot be mutated stays as it is."""
+    chosen = chance.choices([m for m, _ in WITHIN], [weight for _, weight in WITHIN])[0]
+    try:
+        if chance.random() < 0.05:
+            splice(chance, parts, second)
+        else:
+            chosen(chance, parts)
+    except CANNOT:
+        # what an earlier mutation left cannot be mutated in this way
+        return

@@ -1,16 +1,19 @@
 """The first reader as a fuzzer asks it, and what it must do beside reading."""
 
+from contextlib import ExitStack
 from hashlib import sha256
 from math import prod
 from pathlib import Path
+from shutil import rmtree
 from typing import Any
 
 import numpy as np
 
 import formats
 from conformance.fuzz.content import Content, Disagreement, integers
-from formats import check, strict_json
+from formats import check, delta, strict_json
 from formats.container import NONE, dtype_name, raw_bytes
+from formats.digest import of_state
 from formats.reader import checkpoint_of
 from formats.records import Dense, Mask, Tensor
 
@@ -37,14 +40,14 @@ def read(path: Path) -> Content:
         tensors = {name: _of_first(reader.load_verified(name)) for name in reader.names()}
         for name in reader.files:
             reader.files[name]
-        delta = reader.delta and {
+        described = reader.delta and {
             "base_sha256": reader.delta.base_sha256,
             "scales": reader.delta.scales,
             "target_sha256": reader.delta.target_sha256,
             "tensors": {n: {"base": b, "target": t} for n, (b, t) in reader.delta.tensors.items()},
             "tied": reader.delta.tied,
         }
-        told: tuple[Any, ...] = (reader.attributes, delta, reader.scales, reader.tied)
+        told: tuple[Any, ...] = (reader.attributes, described, reader.scales, reader.tied)
         return Content((reader.kind, reader.state_sha256, *map(strict_json.canonical, told)), tensors)
 
 
@@ -66,6 +69,27 @@ def rows(path: Path) -> None:
             slices = [formats.to_dense(reader.rows(name, *rows)) for rows in ((0, cut), (cut, info.shape[0]))]
             if np.concatenate(slices).tobytes() != formats.to_dense(reader[name]).tobytes():
                 raise Disagreement(f"rows of {name!r:.40} are not those of the whole")
+
+
+def applied(base: Path, deltas: list[Path]) -> Content:
+    """Return what deltas make of a base, every tensor asked for (FMT-137 to FMT-139)."""
+    with ExitStack() as stack:
+        found = [delta.verified(stack.enter_context(formats.open(path))) for path in (base, *deltas)]
+        result = delta.apply(found[0], found[1:])
+        tensors = {name: _of_first(result.tensors[name]) for name in result.tensors}
+        state = of_state(delta.contents(result), result.tied, result.scales)
+        told: tuple[Any, ...] = (result.attributes, None, result.scales, result.tied)
+        return Content((result.kind, state, *map(strict_json.canonical, told)), tensors)
+
+
+def divided_again(path: Path, again: Path) -> Content:
+    """Return what a folder holds that is written from what another holds, a part a tensor or so (FMT-085)."""
+    with formats.open(path) as reader:
+        formats.write(again, checkpoint_of(reader), shard_bytes=64)
+    try:
+        return read(again)
+    finally:
+        rmtree(again)
 
 
 def rewritten(path: Path, again: Path) -> Content:

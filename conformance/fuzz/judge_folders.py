@@ -1,0 +1,165 @@
+"""One execution with folders: a base and deltas to two readers, which must agree on each and on what they lead to."""
+
+import os
+import shutil
+import tempfile
+import tracemalloc
+from collections.abc import Callable
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from conformance import second_folder
+from conformance.fuzz.chains import Scenario
+from conformance.fuzz.content import Content, Disagreement, integers
+from conformance.fuzz.folders import Tree
+from conformance.fuzz.judge import LIMIT, READER_FIXED, READER_TIMES, Verdict, bound_memory
+from conformance.ports import engine_fuzz
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """The clause that a reader names."""
+
+    clause: str
+
+
+class FolderJudge:
+    """Hands scenarios to the two readers of folders. A context manager.
+
+    Args:
+        scratch: a folder for the files, best one in memory.
+        bounded: bound the memory of the process (FMT-096).
+    """
+
+    def __init__(self, scratch: Path | None = None, *, bounded: bool = True) -> None:
+        memory = Path("/dev/shm")  # noqa: S108 - a folder of its own is made in it
+        self._folder = tempfile.TemporaryDirectory(dir=scratch or (memory if memory.is_dir() else None))
+        self.path = Path(self._folder.name)
+        self._count = 0
+        if bounded:
+            engine_fuzz.warm_up(self.path)
+            bound_memory(LIMIT)
+
+    def __enter__(self) -> "FolderJudge":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._folder.cleanup()
+
+    def __call__(self, given: Scenario, *, deep: bool = False) -> Verdict:
+        """Return the verdict on a scenario: the clauses that both readers name, empty where they accept all of it.
+
+        Raises:
+            Disagreement: if readers disagree, take too much memory, or raise what they must not.
+        """
+        self._count += 1
+        where = self.path / str(self._count)
+        try:
+            paths = [lay(tree, where / str(i)) for i, tree in enumerate(given)]
+            return self._judge(paths, sum(map(size_of, given)), deep=deep)
+        finally:
+            shutil.rmtree(where, ignore_errors=True)
+
+    def _judge(self, paths: list[Path], size: int, *, deep: bool) -> Verdict:
+        refused = [_agreed(path, size, deep=deep) for path in paths]
+        broken = next((clauses for clauses in refused if any(clauses)), None)
+        if broken is not None:
+            return Verdict(broken)
+        if len(paths) == 1:
+            return Verdict(("", ""))
+        first = _asked("the first reader", engine_fuzz.REFUSAL, lambda: engine_fuzz.applied(paths[0], paths[1:]))
+        second = _asked("the second reader", second_folder.Refused, lambda: _applied(paths))
+        clauses = tuple(found.clause if isinstance(found, Refusal) else "" for found in (first, second))
+        if first != second and not all(clauses):
+            raise Disagreement(f"applying: the first reader says {_short(first)}, the second {_short(second)}")
+        return Verdict(clauses)
+
+
+def lay(tree: Tree, folder: Path) -> Path:
+    """Write the files of a folder; return its path."""
+    folder.mkdir(parents=True)
+    for name, raw in tree.items():
+        if raw is None:
+            (folder / name).mkdir()
+        else:
+            (folder / name).write_bytes(raw)
+    return folder
+
+
+def size_of(tree: Tree) -> int:
+    """Return the bytes of all files of a folder."""
+    return sum(len(raw) for raw in tree.values() if raw is not None)
+
+
+def _agreed(path: Path, size: int, *, deep: bool) -> tuple[str, ...]:
+    """Return the clauses that the readers name of one folder, empty texts if both read the same."""
+    if deep:
+        tracemalloc.start()
+    first = _asked("the first reader", engine_fuzz.REFUSAL, lambda: engine_fuzz.read(path))
+    if deep:
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        _look_deeper(path, peak, size, first)
+    second = _asked("the second reader", second_folder.Refused, lambda: content_of(second_folder.read(path)))
+    clauses = tuple(found.clause if isinstance(found, Refusal) else "" for found in (first, second))
+    if first == second or all(clauses):
+        return clauses
+    if clauses[1] == "FMT-043" and not clauses[0]:
+        # compressed: only the first reader has `zstd`
+        return ("FMT-043", "FMT-043")
+    raise Disagreement(f"{path.name}: the first reader says {_short(first)}, the second {_short(second)}")
+
+
+def _look_deeper(path: Path, peak: int, size: int, first: Any) -> None:
+    """FMT-096 of the first reader; all violations; the same content in parts of another size (FMT-085)."""
+    allowed = READER_FIXED + READER_TIMES * size
+    if peak > allowed:
+        raise Disagreement(f"the first reader takes {peak} bytes for {size}, {allowed} would be enough")
+    told = _asked("check", (), lambda: engine_fuzz.violations(path))
+    if bool(told) != isinstance(first, Refusal):
+        raise Disagreement(f"the first reader says {_short(first)}, all its violations are {told}")
+    if isinstance(first, Content):
+        again = path.with_suffix(".again")
+        if _asked("writing", (), lambda: engine_fuzz.divided_again(path, again)) != first:
+            raise Disagreement("what was read and written in parts of another size is something else")
+
+
+def _asked(who: str, refusal: Any, ask: Callable[[], Any]) -> Any:
+    """Return what a reader says, or its Refusal; anything else that it raises is a finding."""
+    try:
+        return ask()
+    except refusal as error:
+        return Refusal(error.clause)
+    except Exception as error:
+        raise Disagreement(f"{who} raises {type(error).__name__}: {error!s:.300}") from error
+
+
+def _applied(paths: list[Path]) -> Content:
+    return content_of(second_folder.apply(second_folder.read(paths[0]), [second_folder.read(p) for p in paths[1:]]))
+
+
+def content_of(found: Any) -> Content:
+    """Return what the second reader says in the words that all readers share."""
+    tensors = {}
+    for name, t in found.tensors.items():
+        support = [None if a is None else integers(a) for a in (t.row_pointers, t.columns)]
+        tensors[name] = (t.dtype, tuple(t.shape), *support, sha256(t.bits).hexdigest())
+    return Content(second_folder.spelled(found), tensors)
+
+
+def _short(found: Any) -> str:
+    return f"{found!s:.400}"
+
+
+def save(given: Scenario, where: Path) -> Path:
+    """Write a scenario that finds something as folders; return their folder."""
+    raw = repr(given).encode()
+    folder = where / sha256(raw).hexdigest()[:16]
+    shutil.rmtree(folder, ignore_errors=True)
+    for i, tree in enumerate(given):
+        lay(tree, folder / (f"{i}-delta" if i else "0-base"))
+    os.sync()
+    return folder
