@@ -166,6 +166,7 @@ def changed(base: Any, operations: dict[str, Any], name: str) -> Any:
 def added(dtype: str, value: int, other: str, amount: int, name: str) -> int:
     """FMT-135: a value and an amount, both as bits, added in binary64 and rounded to F32 unless dtype is F64."""
     total = number_of(dtype, value) + number_of(other, amount)
+    need(name, "FMT-135", math.isfinite(total))
     try:
         raw = struct.pack("<d" if dtype == "F64" else "<f", total)
         if dtype == "F16":

@@ -1,4 +1,7 @@
-"""python -m conformance.fuzz --seconds 60 --seed 1: readers of checkpoint files against inputs made to break them.
+"""python -m conformance.fuzz --seconds 60 --seed 1: readers of checkpoints against inputs made to break them.
+
+--mode structure gives single files to three readers, atheris the same under coverage, folders gives folders of parts
+and chains of deltas to two readers.
 
 Exit status: 0 nothing was found, 1 readers disagree or one broke down (the input is saved), 2 wrong use.
 """
@@ -11,10 +14,11 @@ from collections.abc import Sequence
 from hashlib import sha256
 from pathlib import Path
 
-from conformance.fuzz import corpus
+from conformance.fuzz import corpus, judge_folders
 from conformance.fuzz.content import Disagreement
 from conformance.fuzz.judge import Judge
-from conformance.fuzz.loop import Inputs, Tally, execute
+from conformance.fuzz.judge_folders import FolderJudge
+from conformance.fuzz.loop import FolderInputs, Inputs, Tally, execute
 
 
 def main(given: Sequence[str] | None = None) -> int:
@@ -22,6 +26,8 @@ def main(given: Sequence[str] | None = None) -> int:
     asked = _asked(given)
     known = [i.raw for path in asked.corpus for i in corpus.load(path)]
     seconds = asked.seconds / (2 if asked.mode == "both" else 1)
+    if asked.mode == "folders":
+        return of_folders(asked.seed, seconds, asked.executions, asked.save)
     if asked.mode in ("structure", "both"):
         code = structured(Inputs(asked.seed, known), known, seconds, asked.save, asked.collect)
         if code or asked.mode == "structure":
@@ -36,7 +42,8 @@ def _asked(words: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m conformance.fuzz", description=__doc__)
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--mode", choices=("structure", "atheris", "both"), default="structure")
+    parser.add_argument("--mode", choices=("structure", "atheris", "both", "folders"), default="structure")
+    parser.add_argument("--executions", type=int, help="stop after so many; of mode folders")
     parser.add_argument("--corpus", type=Path, action="append", default=[], help="folder of files, or a .jsonl.gz")
     parser.add_argument(
         "--save", type=Path, default=Path("fuzz-findings"), help="folder for inputs that find something"
@@ -63,6 +70,23 @@ def structured(inputs: Inputs, known: list[bytes], seconds: float, save: Path, c
         judge.flush()
     if collect is not None:
         corpus.save(collect, keeper.inputs())
+    report(tally)
+    return 0
+
+
+def of_folders(seed: int, seconds: float, executions: int | None, save: Path) -> int:
+    """Run scenarios of folders and chains by number, until the time is over or so many have run."""
+    tally, inputs = Tally(), FolderInputs(seed)
+    end = time.monotonic() + seconds
+    with FolderJudge() as judge:
+        while time.monotonic() < end and tally.executions != executions:
+            given = inputs[tally.executions]
+            try:
+                execute(judge, tally, given)
+            except Disagreement as found:
+                report(tally)
+                print(f"FOUND: {found}\nsaved as {judge_folders.save(given, save)}", flush=True)
+                return 1
     report(tally)
     return 0
 

@@ -1,6 +1,7 @@
 """A model and deltas that lead on from it, as folders: valid, spoiled, or in another order (12.10)."""
 
 import json
+import struct
 from copy import deepcopy
 from dataclasses import replace
 from math import prod
@@ -105,7 +106,7 @@ def _changed(chance: Random, name: str, base: Tensor, kind: int) -> dict[str, Te
         out[f"add:{name}"] = replace(at_positions(dtype, base.shape, at, chance))
         try:
             deltas.change(base, {"add": out[f"add:{name}"]})
-        except (AssertionError, OverflowError):
+        except (AssertionError, OverflowError, struct.error):
             # a sum that is not finite is no delta; SPEC asks for a refusal (FMT-135)
             return {f"whole:{name}": _tensor(chance, base.dtype)}
         return out

@@ -36,8 +36,10 @@ class Folder:
     def pack(self) -> Tree:
         """Return the files: companions and index with digests that fit the parts, then what is to be wrong."""
         first = self.parts[0].manifest if self.parts else None
-        if isinstance(first, dict) and "files" in first:
-            first["files"] |= {n: {"bytes": len(b), "sha256": sha256(b).hexdigest()} for n, b in self.companions.items()}
+        if isinstance(first, dict) and isinstance(first.get("files"), dict):
+            first["files"] |= {
+                n: {"bytes": len(b), "sha256": sha256(b).hexdigest()} for n, b in self.companions.items()
+            }
         alone = len(self.parts) == 1
         for number, part in enumerate(self.parts, start=1):
             if self.numbered and isinstance(part.manifest, dict):
@@ -131,8 +133,9 @@ def across(chance: Random, folder: Folder) -> None:
         m["spec"] = chance.choice(("1.1", "1.0", "1.9"))
     elif kind == 3:
         name = chance.choice([*part.entries, "nothing"])
-        key, value = chance.choice((("attributes", {"a": 1}), ("tied", {"tied": name}), ("scales", {name: {"scale": "w"}})))
-        m[key] = value
+        links = {"attributes": {"a": 1}, "tied": {"tied": name}, "scales": {name: {"scale": "w"}}}
+        key = chance.choice(sorted(links))
+        m[key] = links[key]
     elif kind == 4:
         m["files"] = {"other": {"bytes": 0, "sha256": sha256(b"").hexdigest()}}
     elif kind in (5, 6) and part is not other:

@@ -3,12 +3,13 @@
 import json
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from random import Random
 
-from conformance.fuzz import grow
-from conformance.fuzz.judge import Judge, Verdict
+from conformance.fuzz import chains, grow
+from conformance.fuzz.chains import Scenario
+from conformance.fuzz.judge import Verdict
 from conformance.fuzz.mutate import mutate
 from conformance.fuzz.parts import CONTENT, NOTHING, Parts, spell, take_apart
 from conformance.oracle.files import Section
@@ -131,11 +132,23 @@ def seed_of(raw: bytes) -> Seed | None:
     return Seed(spell(found.manifest), tuple(found.sections))
 
 
-def execute(judge: Judge, tally: Tally, raw: bytes) -> Verdict:
-    """Return the verdict on one input, counted; Disagreement as of `Judge`."""
+class FolderInputs:
+    """The scenarios of a seed: number -> folders, whatever came before."""
+
+    def __init__(self, seed: int) -> None:
+        self._seed = seed
+
+    def __getitem__(self, number: int) -> Scenario:
+        """Return a base and deltas, spoiled or, one in twenty, valid."""
+        chance = Random(f"{self._seed}:{number}")  # noqa: S311 - tests want the same numbers again
+        return chains.spoil(chance, chains.scenario(chance))
+
+
+def execute(judge: Callable[..., Verdict], tally: Tally, given: bytes | Scenario) -> Verdict:
+    """Return the verdict on one input, counted; Disagreement as of `Judge` or `FolderJudge`."""
     deep = tally.executions % DEEP == 0
     begun = time.perf_counter()
-    verdict = judge(raw, deep=deep)
+    verdict = judge(given, deep=deep)
     tally.slowest = max(tally.slowest, 0.0 if deep else time.perf_counter() - begun)
     tally.deep += deep
     tally.add(verdict)
