@@ -5,6 +5,7 @@ import struct
 from copy import deepcopy
 from dataclasses import replace
 from math import prod
+from pickle import dumps, loads
 from random import Random
 from typing import Any
 
@@ -25,9 +26,10 @@ def scenario(chance: Random) -> list[Folder]:
     """Return a valid base and 0 to 3 deltas, each a folder in pieces."""
     if chance.random() < 0.35:
         return [folders.divided(chance, grow.checkpoint(chance))]
-    model, links = _model(chance), {"tied": {}, "scales": {}}
+    model: dict[str, Tensor] = _model(chance)
+    links: dict[str, Any] = {"tied": {}, "scales": {}}
     made = [folders.divided(chance, _pieces(model, kind="model", **links))]
-    for _ in range(chance.choice((1, 1, 1, 2, 2, 3))):
+    for _ in range(chance.choice((1, 1, 1, 1, 2, 2, 3))):
         stored, gone = _operations(chance, model)
         after = {name for name in (*model, *(key.partition(":")[2] for key in stored)) if name not in gone}
         new_links = _links(chance, sorted(after))
@@ -44,7 +46,7 @@ def scenario(chance: Random) -> list[Folder]:
 
 def _pieces(tensors: dict[str, Tensor], **about: Any) -> Pieces:
     # the manifest is changed later and must share nothing with what the next delta is made of
-    return files.pieces(tensors, **deepcopy(about))
+    return files.pieces(tensors, **loads(dumps(about)))
 
 
 def _model(chance: Random) -> dict[str, Tensor]:
@@ -54,9 +56,10 @@ def _model(chance: Random) -> dict[str, Tensor]:
 
 def _tensor(chance: Random, dtype: str, shape: tuple[int, ...] | None = None) -> Tensor:
     if shape is None:
-        shape = grow.shape_of(chance, 1)
-        while prod(shape) > 4 * grow.MOST:
-            shape = grow.shape_of(chance, 1)
+        found = grow.shape_of(chance, 1)
+        while prod(found) > 4 * grow.MOST:
+            found = grow.shape_of(chance, 1)
+        shape = found
     if chance.random() < 0.25 and prod(shape):
         return Tensor(dtype, shape, grow.bits_of(chance, dtype, prod(shape)))
     return at_positions(dtype, shape, grow.support_of(chance, shape), chance)

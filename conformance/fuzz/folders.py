@@ -5,6 +5,8 @@ from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass, field
 from hashlib import sha256
+from itertools import pairwise
+from pickle import dumps, loads
 from random import Random
 from typing import Any
 
@@ -37,9 +39,8 @@ class Folder:
         """Return the files: companions and index with digests that fit the parts, then what is to be wrong."""
         first = self.parts[0].manifest if self.parts else None
         if isinstance(first, dict) and isinstance(first.get("files"), dict):
-            first["files"] |= {
-                n: {"bytes": len(b), "sha256": sha256(b).hexdigest()} for n, b in self.companions.items()
-            }
+            for name, raw in self.companions.items():
+                first["files"][name] = {"bytes": len(raw), "sha256": sha256(raw).hexdigest()}
         alone = len(self.parts) == 1
         for number, part in enumerate(self.parts, start=1):
             if self.numbered and isinstance(part.manifest, dict):
@@ -95,9 +96,9 @@ def divided(chance: Random, pieces: Pieces) -> Folder:
     most = min(len(names), chance.choice((1, 2, 2, 3, 4)))
     cuts = [0, *sorted(chance.sample(range(1, len(names)), most - 1)), len(names)] if most > 1 else [0, len(names)]
     parts = []
-    for begin, end in zip(cuts, cuts[1:], strict=False):
+    for begin, end in pairwise(cuts):
         own = set(names[begin:end])
-        manifest = deepcopy(pieces.manifest)
+        manifest = loads(dumps(pieces.manifest))
         manifest["tensors"] = {name: manifest["tensors"][name] for name in names[begin:end]}
         if begin:
             manifest |= {"attributes": {}, "files": {}, "scales": {}, "tied": {}}
@@ -116,7 +117,7 @@ def in_part(chance: Random, folder: Folder) -> None:
     """Change one part as a single file is changed; index and digests follow."""
     part, second = chance.choice(folder.parts), chance.choice(folder.parts)
     part.seal = chance.choices((CONTENT, SECTIONS, NOTHING), (8, 1, 1))[0]
-    mutate.once(chance, part, deepcopy(second))
+    mutate.once(chance, part, second if second is not part else deepcopy(part))
 
 
 def across(chance: Random, folder: Folder) -> None:
@@ -157,46 +158,57 @@ def across(chance: Random, folder: Folder) -> None:
 
 def index(chance: Random, folder: Folder) -> None:
     """Change what the index says, or how (FMT-101)."""
-    kind = chance.randrange(9)
-
-    def change(value: Any) -> Any:
-        roots, where = value["metadata"]["manifests"], value["weight_map"]
-        if kind == 0:
-            roots.pop(chance.randrange(len(roots)))
-        elif kind == 1:
-            chance.shuffle(roots)
-        elif kind == 2:
-            roots[chance.randrange(len(roots))] = chance.choice(("0" * 64, "A" * 64, "", 0, roots[0].upper()))
-        elif kind == 3:
-            where[chance.choice(sorted(where))] = chance.choice((*where.values(), WHOLE, "", "../x", 1))
-        elif kind == 4:
-            where.pop(chance.choice(sorted(where)))
-        elif kind == 5:
-            where[a_string(chance, "w")] = chance.choice(sorted(where.values()))
-        elif kind == 6:
-            value["metadata"]["spec"] = chance.choice(("1.1", "2.0", "", 1, None))
-        else:
-            path, found = chance.choice(mutate.walk(value))
-            if not path:
-                return mutate.other(chance, found)
-            owner = value
-            for key in path[:-1]:
-                owner = owner[key]
-            owner[path[-1]] = mutate.other(chance, found)
-        return value
+    if chance.random() < 0.1:
+        form = chance.choice((b"%s\n", b" %s", b"\xef\xbb\xbf%s", b"[%s]", b"%.20s", b"%s%%", b"%.0s"))
+        folder.of_index_text.append(lambda text: form % text)
+        return
+    change = chance.choice((_roots, _weight_map, _anything))
 
     def kept(value: Any) -> Any:
         try:
-            return change(value)
+            return change(chance, value)
         except mutate.CANNOT:
             return value
 
-    if kind == 8:
-        spellings = (b"%s\n", b" %s", b"\xef\xbb\xbf%s", b"[%s]", b"%.20s", b"%s%%", b"")
-        form = chance.choice(spellings)
-        folder.of_index_text.append(lambda text: form % text if b"%" in form else form)
+    folder.of_index.append(kept)
+
+
+def _roots(chance: Random, value: Any) -> Any:
+    """Change the digests or the version."""
+    kind, roots = chance.randrange(4), value["metadata"]["manifests"]
+    if kind == 0:
+        roots.pop(chance.randrange(len(roots)))
+    elif kind == 1:
+        chance.shuffle(roots)
+    elif kind == 2:
+        roots[chance.randrange(len(roots))] = chance.choice(("0" * 64, "A" * 64, "", 0, roots[0].upper()))
     else:
-        folder.of_index.append(kept)
+        value["metadata"]["spec"] = chance.choice(("1.1", "2.0", "", 1, None))
+    return value
+
+
+def _weight_map(chance: Random, value: Any) -> Any:
+    """Change which part holds which tensor."""
+    kind, where = chance.randrange(3), value["weight_map"]
+    if kind == 0:
+        where[chance.choice(sorted(where))] = chance.choice((*where.values(), WHOLE, "", "../x", 1))
+    elif kind == 1:
+        where.pop(chance.choice(sorted(where)))
+    else:
+        where[a_string(chance, "w")] = chance.choice(sorted(where.values()))
+    return value
+
+
+def _anything(chance: Random, value: Any) -> Any:
+    """Change any place of the index."""
+    path, found = chance.choice(mutate.walk(value))
+    if not path:
+        return mutate.other(chance, found)
+    owner = value
+    for key in path[:-1]:
+        owner = owner[key]
+    owner[path[-1]] = mutate.other(chance, found)
+    return value
 
 
 def tree(chance: Random, folder: Folder) -> None:

@@ -63,10 +63,10 @@ class FolderJudge:
             shutil.rmtree(where, ignore_errors=True)
 
     def _judge(self, paths: list[Path], size: int, *, deep: bool) -> Verdict:
-        refused = [_agreed(path, size, deep=deep) for path in paths]
-        broken = next((clauses for clauses in refused if any(clauses)), None)
-        if broken is not None:
-            return Verdict(broken)
+        for path in paths:
+            clauses = _agreed(path, size, deep=deep)
+            if any(clauses):
+                return Verdict(clauses)
         if len(paths) == 1:
             return Verdict(("", ""))
         first = _asked("the first reader", engine_fuzz.REFUSAL, lambda: engine_fuzz.applied(paths[0], paths[1:]))

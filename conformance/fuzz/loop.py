@@ -1,6 +1,7 @@
 """Execution after execution: inputs by number from a seed, and what came of them."""
 
 import json
+import pickle
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -16,6 +17,9 @@ from conformance.oracle.files import Section
 
 BLOCK, POOL = 4000, 80
 """Executions that draw from the same random files, and how many there are."""
+
+FOLDER_BLOCK, FOLDER_POOL = 1000, 100
+"""The same of scenarios, which take longer to make."""
 
 DEEP = 256
 """Of so many executions one looks at memory and at the other entries of the first reader as well."""
@@ -136,12 +140,20 @@ class FolderInputs:
     """The scenarios of a seed: number -> folders, whatever came before."""
 
     def __init__(self, seed: int) -> None:
-        self._seed = seed
+        self._seed, self._block = seed, -1
+        self._pool: list[bytes] = []
 
     def __getitem__(self, number: int) -> Scenario:
         """Return a base and deltas, spoiled or, one in twenty, valid."""
-        chance = Random(f"{self._seed}:{number}")  # noqa: S311 - tests want the same numbers again
-        return chains.spoil(chance, chains.scenario(chance))
+        block = number // FOLDER_BLOCK
+        if block != self._block:
+            made = [chains.scenario(self._chance(-1, block, i)) for i in range(FOLDER_POOL)]
+            self._pool, self._block = [pickle.dumps(one) for one in made], block
+        chance = self._chance(number)
+        return chains.spoil(chance, pickle.loads(chance.choice(self._pool)))  # noqa: S301 - packed right above
+
+    def _chance(self, *numbers: int) -> Random:
+        return Random(":".join(map(str, (self._seed, *numbers))))  # noqa: S311 - tests want the same numbers again
 
 
 def execute(judge: Callable[..., Verdict], tally: Tally, given: bytes | Scenario) -> Verdict:
