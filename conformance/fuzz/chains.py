@@ -5,7 +5,6 @@ import struct
 from copy import deepcopy
 from dataclasses import replace
 from math import prod
-from pickle import dumps, loads
 from random import Random
 from typing import Any
 
@@ -46,7 +45,7 @@ def scenario(chance: Random) -> list[Folder]:
 
 def _pieces(tensors: dict[str, Tensor], **about: Any) -> Pieces:
     # the manifest is changed later and must share nothing with what the next delta is made of
-    return files.pieces(tensors, **loads(dumps(about)))
+    return files.pieces(tensors, **deepcopy(about))
 
 
 def _model(chance: Random) -> dict[str, Tensor]:
@@ -54,13 +53,17 @@ def _model(chance: Random) -> dict[str, Tensor]:
     return {name: _tensor(chance, chance.choice((*WHOLE_BYTES, "F16", "BF16", "F32", "F64"))) for name in names}
 
 
-def _tensor(chance: Random, dtype: str, shape: tuple[int, ...] | None = None) -> Tensor:
-    if shape is None:
-        found = grow.shape_of(chance, 1)
-        while prod(found) > 4 * grow.MOST:
-            found = grow.shape_of(chance, 1)
-        shape = found
-    if chance.random() < 0.25 and prod(shape):
+def shape_of(chance: Random) -> tuple[int, ...]:
+    """Return a shape of few positions."""
+    while True:
+        shape = grow.shape_of(chance, 1)
+        if prod(shape) <= 4 * grow.MOST:
+            return shape
+
+
+def _tensor(chance: Random, dtype: str) -> Tensor:
+    shape = shape_of(chance)
+    if prod(shape) > 0 and chance.random() < 0.25:
         return Tensor(dtype, shape, grow.bits_of(chance, dtype, prod(shape)))
     return at_positions(dtype, shape, grow.support_of(chance, shape), chance)
 

@@ -6,7 +6,6 @@ from copy import deepcopy
 from dataclasses import dataclass, field
 from hashlib import sha256
 from itertools import pairwise
-from pickle import dumps, loads
 from random import Random
 from typing import Any
 
@@ -98,7 +97,7 @@ def divided(chance: Random, pieces: Pieces) -> Folder:
     parts = []
     for begin, end in pairwise(cuts):
         own = set(names[begin:end])
-        manifest = loads(dumps(pieces.manifest))
+        manifest = deepcopy(pieces.manifest)
         manifest["tensors"] = {name: manifest["tensors"][name] for name in names[begin:end]}
         if begin:
             manifest |= {"attributes": {}, "files": {}, "scales": {}, "tied": {}}
