@@ -17,6 +17,12 @@ from conformance.fuzz.folders import Tree
 from conformance.fuzz.judge import LIMIT, READER_FIXED, READER_TIMES, Verdict, bound_memory
 from conformance.ports import engine_fuzz
 
+Reading = tuple[tuple[str, ...], Any]
+"""The clauses that the readers name of a folder, empty texts if they read it, and what the second one read."""
+
+KEPT = 1000
+"""Readings that are kept: a mutation changes one folder of a scenario, and the others come again."""
+
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
@@ -38,6 +44,7 @@ class FolderJudge:
         self._folder = tempfile.TemporaryDirectory(dir=scratch or (memory if memory.is_dir() else None))
         self.path = Path(self._folder.name)
         self._count = 0
+        self._known: dict[bytes, Reading] = {}
         if bounded:
             engine_fuzz.warm_up(self.path)
             bound_memory(LIMIT)
@@ -58,23 +65,39 @@ class FolderJudge:
         where = self.path / str(self._count)
         try:
             paths = [lay(tree, where / str(i)) for i, tree in enumerate(given)]
-            return self._judge(paths, sum(map(size_of, given)), deep=deep)
+            return self._judge(given, paths, deep=deep)
         finally:
             shutil.rmtree(where, ignore_errors=True)
 
-    def _judge(self, paths: list[Path], size: int, *, deep: bool) -> Verdict:
-        for path in paths:
-            clauses = _agreed(path, size, deep=deep)
+    def _judge(self, given: Scenario, paths: list[Path], *, deep: bool) -> Verdict:
+        contents = []
+        for tree, path in zip(given, paths, strict=True):
+            clauses, content = self._read(tree, path, deep=deep)
             if any(clauses):
                 return Verdict(clauses)
+            contents.append(content)
         if len(paths) == 1:
             return Verdict(("", ""))
         first = _asked("the first reader", engine_fuzz.REFUSAL, lambda: engine_fuzz.applied(paths[0], paths[1:]))
-        second = _asked("the second reader", second_folder.Refused, lambda: _applied(paths))
+        second = _asked(
+            "the second reader",
+            second_folder.Refused,
+            lambda: content_of(second_folder.apply(contents[0], contents[1:])),
+        )
         clauses = tuple(found.clause if isinstance(found, Refusal) else "" for found in (first, second))
         if first != second and not all(clauses):
             raise Disagreement(f"applying: the first reader says {_short(first)}, the second {_short(second)}")
         return Verdict(clauses)
+
+    def _read(self, tree: Tree, path: Path, *, deep: bool) -> Reading:
+        """Return what the readers agree on of one folder; what they said of the same files before is kept."""
+        key = sha256(repr(tree).encode()).digest()
+        if deep or key not in self._known:
+            found = _agreed(path, size_of(tree), deep=deep)
+            if len(self._known) >= KEPT:
+                self._known.clear()
+            self._known[key] = found
+        return self._known[key]
 
 
 def lay(tree: Tree, folder: Path) -> Path:
@@ -93,8 +116,12 @@ def size_of(tree: Tree) -> int:
     return sum(len(raw) for raw in tree.values() if raw is not None)
 
 
-def _agreed(path: Path, size: int, *, deep: bool) -> tuple[str, ...]:
-    """Return the clauses that the readers name of one folder, empty texts if both read the same."""
+def _agreed(path: Path, size: int, *, deep: bool) -> Reading:
+    """Return what both readers say of one folder.
+
+    Raises:
+        Disagreement: if they differ.
+    """
     if deep:
         tracemalloc.start()
     first = _asked("the first reader", engine_fuzz.REFUSAL, lambda: engine_fuzz.read(path))
@@ -102,13 +129,14 @@ def _agreed(path: Path, size: int, *, deep: bool) -> tuple[str, ...]:
         _, peak = tracemalloc.get_traced_memory()
         tracemalloc.stop()
         _look_deeper(path, peak, size, first)
-    second = _asked("the second reader", second_folder.Refused, lambda: content_of(second_folder.read(path)))
+    read = _asked("the second reader", second_folder.Refused, lambda: second_folder.read(path))
+    second = read if isinstance(read, Refusal) else content_of(read)
     clauses = tuple(found.clause if isinstance(found, Refusal) else "" for found in (first, second))
     if first == second or all(clauses):
-        return clauses
+        return clauses, read
     if clauses[1] == "FMT-043" and not clauses[0]:
         # compressed: only the first reader has `zstd`
-        return ("FMT-043", "FMT-043")
+        return ("FMT-043", "FMT-043"), None
     raise Disagreement(f"{path.name}: the first reader says {_short(first)}, the second {_short(second)}")
 
 
@@ -134,10 +162,6 @@ def _asked(who: str, refusal: Any, ask: Callable[[], Any]) -> Any:
         return Refusal(error.clause)
     except Exception as error:
         raise Disagreement(f"{who} raises {type(error).__name__}: {error!s:.300}") from error
-
-
-def _applied(paths: list[Path]) -> Content:
-    return content_of(second_folder.apply(second_folder.read(paths[0]), [second_folder.read(p) for p in paths[1:]]))
 
 
 def content_of(found: Any) -> Content:
