@@ -119,7 +119,13 @@ def _refusals(area: Area, first: dict[str, Any], second: dict[str, Any]) -> None
     refuse("listed-base", "FMT-137", BASE, {"1": _file(FIRST, listed)})
     refuse("no-delta", "FMT-131", BASE, {"1": files.pieces(BASE)})
     refuse("target", "FMT-138", BASE, {"1": _file(FIRST, first | {"target_sha256": "0" * 64})})
-    refuse("result", "FMT-138", BASE, {"1": _file({**FIRST, "replace:d": on("F32", (2, 2), [1])}, first)})
+    spoiled = _file({**FIRST, "replace:d": on("F32", (2, 2), [1])}, first)
+    refuse("result", "FMT-138", BASE, {"1": spoiled})
+    # the result holds nothing of what the first delta makes wrongly, and is refused all the same
+    reached, _ = deltas.step(BASE, FIRST, ("gone",), **{key: first[key] for key in ("tied", "scales")})
+    links = {"before": {key: first[key] for key in ("tied", "scales")}, "tied": {}, "scales": {}}
+    _, without = deltas.step(reached, {}, ("d",), **links)
+    refuse("result-that-goes", "FMT-138", BASE, {"1": spoiled, "2": _file({}, without)})
     misfits = {
         "shape": {"replace:s": on("F16", (9,), [1, 6])},
         "dtype": {"replace:s": on("BF16", (3, 3), [1, 6])},

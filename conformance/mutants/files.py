@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from conformance.mutants.base import REFUSALS, Mutant, Operation, Values, after, changed, mutant, right, unchecked
 from conformance.port import Refused
 from conformance.ports.engine_files import read
+from formats import delta
 
 __all__ = ["MUTANTS"]
 
@@ -250,6 +251,16 @@ def only_the_last(a: Values) -> Values:
     return out | ({"tensors": of_base(a["base"])} if len(names) > 1 else {})
 
 
+def what_goes_is_not_made(a: Values) -> Values:
+    """What one delta makes and the next takes away is compared with nothing."""
+    kept = delta._make_what_goes
+    delta._make_what_goes = lambda *_: None
+    try:
+        return right("delta.apply")(a)
+    finally:
+        delta._make_what_goes = kept
+
+
 def rounded_down(tensors: Values, _: Values) -> Values:
     """The last bit of sums that were rounded up is lost."""
     return {n: t | {"bits": t["bits"] & np.uint8(0xFE)} for n, t in tensors.items()}
@@ -379,6 +390,7 @@ MUTANTS: list[Mutant] = [
     mutant("FMT-134", "delta.apply", of_applied(only_values), "positions neither added nor taken out"),
     mutant("FMT-135", "delta.apply", of_applied(rounded_down), "sums rounded down"),
     mutant("FMT-136", "delta.apply", of_applied(no_whole), "whole tensors not replaced"),
+    mutant("FMT-138", "delta.apply", what_goes_is_not_made, "tensors that a later delta takes away not compared"),
     mutant("FMT-139", "delta.apply", only_the_last, "a chain that changes nothing"),
     *unchecked("delta.apply", *_REFUSED_DELTA),
 ]

@@ -268,6 +268,10 @@ def test_FMT_138_a_result_is_what_was_promised(tmp_path):
     with pytest.raises(errors.WrongResult, match="'a' becomes"):
         formats.write(tmp_path / "out", result)
     assert list(tmp_path.iterdir()) == []
+    # what the next delta takes away is judged too, though nothing of it is left
+    rest = checkpoint({name: b.tensors[name] for name in b.tensors if name != "a"})
+    with pytest.raises(errors.WrongResult, match="'a' becomes"):
+        delta.apply(a, [wrong, delta.diff(b, rest)])
     lied = replace(step, delta=replace(step.delta, target_sha256="0" * 64))
     with pytest.raises(errors.WrongResult):
         delta.apply(a, [lied])
