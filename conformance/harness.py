@@ -20,7 +20,7 @@ from conformance.cases import Case
 from conformance.compare import compare, float_type, holds
 from conformance.ops import OPS
 from conformance.port import Port, Refused, Unsupported
-from conformance.profiles import CLASSES, NEEDS, in_order
+from conformance.profiles import CLASSES, NEEDS, in_order, needs_zstd
 from conformance.protocol.child import PortFault, StartError
 
 __all__ = ["Failure", "Result", "Variant", "classes_of", "prepared_inputs", "run"]
@@ -42,6 +42,7 @@ class Variant:
         kinds: kinds of operations that this way is meant for.
         offers: the operations that it says it offers in this way; None where it does not say.
         deterministic: it says that the same call gets the same bytes.
+        zstd: it reads compressed files; one that says it does not must refuse them.
     """
 
     port: Port
@@ -49,6 +50,7 @@ class Variant:
     kinds: tuple[str, ...] = ("scalar", "rule", "layer", "whole")
     offers: frozenset[str] | None = None
     deterministic: bool = False
+    zstd: bool = True
 
     @property
     def name(self) -> str:
@@ -277,19 +279,29 @@ def _judge_answer(result: Result, variant: Variant, answer: Any) -> None:
     """Judge outputs, or a refusal."""
     if isinstance(answer, Refused):
         _judge_refusal(result, variant, answer)
-    elif result.case.refused:
-        text = f"expected a refusal by {' or '.join(result.case.refused)}, got an answer"
+    elif clauses := _refused_by(result.case, variant):
+        text = f"expected a refusal by {' or '.join(clauses)}, got an answer"
         result.failures.append(Failure(variant.name, "", text))
     else:
         _compare_outputs(result, variant, answer)
 
 
+def _refused_by(case: Case, variant: Variant) -> tuple[str, ...]:
+    """Return the clauses by which a port must refuse a case; none where it must answer."""
+    # PRT-006
+    lacks = not variant.zstd and "FMT-043" not in case.refused and needs_zstd(case)
+    return (*case.refused, "FMT-043") if lacks else case.refused
+
+
 def _judge_refusal(result: Result, variant: Variant, refusal: Refused) -> None:
     """PRT-006: refused where a clause refuses, by that clause; and the port still answers (PRT-008)."""
-    case = result.case
-    if refusal.clause not in case.refused:
-        wanted = f"a refusal by {' or '.join(case.refused)}" if case.refused else "an answer"
+    clauses = _refused_by(result.case, variant)
+    if refusal.clause not in clauses:
+        wanted = f"a refusal by {' or '.join(clauses)}" if clauses else "an answer"
         result.failures.append(Failure(variant.name, "", f"expected {wanted}, got the refusal {refusal}"))
+    elif clauses != result.case.refused and refusal.clause == "FMT-043" and "zstd" not in str(refusal):
+        text = f"expected a refusal by FMT-043 whose detail names zstd, got the refusal {refusal}"
+        result.failures.append(Failure(variant.name, "", text))
     elif (fault := _no_longer_answers(variant.port)) is not None:
         result.failures.append(Failure(variant.name, "", f"after a refusal: {fault}", status=fault.status))
 

@@ -15,7 +15,7 @@ from conformance.clauses import SPEC, Clause
 from conformance.coverage import Coverage
 from conformance.harness import Result
 from conformance.ops import OPS
-from conformance.profiles import profiles_of_case
+from conformance.profiles import needs_zstd, profiles_of_case
 
 __all__ = ["UNTRIED", "PropertyResult", "Run", "Verdict", "kit_digest"]
 
@@ -111,6 +111,7 @@ class Run:
         fresh: the seed was drawn for this run.
         filtered: the option that left cases out, empty if none did.
         deterministic: the port says that the same call gets the same bytes (PRT-013).
+        zstd: the port reads compressed files; one that does not says so, and so does its claim (PRT-010).
         waivers: number of results that an expected-failure manifest forgave.
         complaints: what is wrong with that manifest.
         command: the options that name the port, as typed.
@@ -129,6 +130,7 @@ class Run:
     fresh: bool = True
     filtered: str = ""
     deterministic: bool = True
+    zstd: bool = True
     complaints: list[str] = field(default_factory=list)
     command: list[str] = field(default_factory=list)
     started: str = ""
@@ -181,6 +183,11 @@ class Run:
             return ()
         return tuple(p for p in self.profiles if self._holds(p))
 
+    def claimed(self, profile: str) -> str:
+        """Return what a claim calls a profile: one of which zstd was left out says so (PRT-010)."""
+        lacks = not self.zstd and any(needs_zstd(r.case) for r in self.of_profile(profile))
+        return f"{profile} without zstd" if lacks else profile
+
     def _holds(self, profile: str) -> bool:
         results = self.of_profile(profile)
         own = [p for p in self.properties if p.profile == profile]
@@ -198,7 +205,7 @@ class Run:
         if not self.fresh:
             reasons.append("the seed was given, not drawn")
         reasons += [reason for profile in self.profiles for reason in self._against(profile)]
-        what = f"{', '.join(self.profiles)} in {', '.join(self.classes)}"
+        what = f"{', '.join(self.claimed(p) for p in self.profiles)} in {', '.join(self.classes)}"
         # PRT-013
         what += f"{'' if self.deterministic else ', not deterministic'} (SPEC 1.0, kit {REVISION})"
         if reasons or not self.profiles:

@@ -1,11 +1,14 @@
 """What a port can claim: profiles of operations, what each operation rests on, and numeric classes (chapter 16)."""
 
+import json
 from collections.abc import Iterable
+
+import numpy as np
 
 from conformance.cases import Case
 from conformance.ops import OPS
 
-__all__ = ["CLASSES", "NEEDS", "PROFILES", "in_order", "profile_of", "profiles_of_case"]
+__all__ = ["CLASSES", "NEEDS", "PROFILES", "in_order", "needs_zstd", "profile_of", "profiles_of_case"]
 
 CLASSES = {"exact64": "float64", "fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 """Numeric classes, and the dtype of float arrays in each (PRT-011)."""
@@ -137,6 +140,21 @@ def profile_of(op: str) -> str:
 def profiles_of_case(case: Case) -> set[str]:
     """Return the profiles that a case belongs to: its operation's, and `nm` where it shows a clause of N:M."""
     return {_OF[case.op]} | ({"nm"} if _NM_CLAUSES & set(case.clauses) else set())
+
+
+def needs_zstd(case: Case) -> bool:
+    """Tell whether a file among the inputs of a case requires `zstd`, which a port may say that it lacks (PRT-006)."""
+    given = (*case.inputs.values(), *(case.inputs.get("deltas") or {}).values())
+    return any(_requires_zstd(one.tobytes()) for one in given if isinstance(one, np.ndarray) and one.dtype == np.uint8)
+
+
+def _requires_zstd(raw: bytes) -> bool:
+    size = int.from_bytes(raw[:8], "little")
+    try:
+        manifest = json.loads(json.loads(raw[8 : 8 + size])["__metadata__"]["seft.manifest"])
+        return "zstd" in manifest["requires"]
+    except (ValueError, KeyError, TypeError):
+        return False
 
 
 def in_order(ops: Iterable[str] = OPS) -> list[list[str]]:

@@ -187,7 +187,7 @@ def _variants(child: Child, hello: Hello, classes: Sequence[str]) -> list[Varian
     for name, dtype in CLASSES.items():
         offers = frozenset(op for op, offered in hello.ops.items() if name in offered)
         if offers and (not classes or name in classes):
-            out.append(Variant(child, dtype, offers=offers, deterministic=hello.deterministic))
+            out.append(Variant(child, dtype, offers=offers, deterministic=hello.deterministic, zstd=hello.zstd))
     # a port that offers nothing is asked all the same: it must say so each time (PRT-007)
     return out or [Variant(child, "float64", offers=frozenset())]
 
@@ -235,6 +235,7 @@ def judge(
             fresh=not options.seed,
             filtered=options.filtered,
             deterministic=all(hello.deterministic for hello in port.hellos),
+            zstd=all(hello.zstd for hello in port.hellos),
             command=[target.shown],
             started=begun.isoformat(timespec="seconds"),
         )

@@ -16,7 +16,7 @@ from conformance.protocol.values import encode
 __all__ = ["MODES", "Table", "port_of"]
 
 Values = dict[str, Any]
-_FILES = ("kernel", "exceeding", "file-refused")
+_FILES = ("kernel", "exceeding", "file", "file-refused")
 """Vector files that the table is made of: the operations that null ports are asked for."""
 
 
@@ -172,6 +172,29 @@ class Forgetful(Right):
         return {name: change(value) for name, value in super().call(op, inputs, dtype).items()}
 
 
+class WithoutZstd(Right):
+    """A port that refuses compressed files, or all files, as one without zstd does, and says that it lacks it or not."""
+
+    def __init__(self, name: str, *, says_so: bool, refuses: Callable[[bytes], bool], detail: str = "no zstd") -> None:
+        super().__init__()
+        self.name, self._says_so, self._refuses, self._detail = name, says_so, refuses, detail
+
+    def describe(self) -> Values:
+        """Return what it says of itself: that it has no zstd, or nothing of it."""
+        told = super().describe()
+        return told | {"flags": told["flags"] | ({"zstd": False} if self._says_so else {})}
+
+    def call(self, op: str, inputs: Values, dtype: str) -> Values:
+        """Return the right answer, or the refusal of FMT-043."""
+        if op == "file.read" and self._refuses(inputs["raw"].tobytes()):
+            raise Refused("FMT-043", self._detail)
+        return super().call(op, inputs, dtype)
+
+
+def _compressed(raw: bytes) -> bool:
+    return b'\\"requires\\":[\\"zstd\\"]' in raw
+
+
 def _kept(value: Any) -> Any:
     return value
 
@@ -218,8 +241,13 @@ MODES: dict[str, Callable[[], Table]] = {
     "unsteady": lambda: Unsteady("unsteady", says_so=False),
     "unsteady-and-says-so": lambda: Unsteady("unsteady-and-says-so", says_so=True),
     "second-answer-wrong": Forgetful,
+    "no-zstd-and-says-so": lambda: WithoutZstd("no-zstd-and-says-so", says_so=True, refuses=_compressed),
+    "no-zstd": lambda: WithoutZstd("no-zstd", says_so=False, refuses=_compressed),
+    "no-zstd-unnamed": lambda: WithoutZstd("no-zstd-unnamed", says_so=True, refuses=_compressed, detail="not here"),
+    "says-no-zstd-and-reads": lambda: WithoutZstd("reads", says_so=True, refuses=lambda _: False),
+    "reads-no-file": lambda: WithoutZstd("reads-no-file", says_so=True, refuses=lambda _: True),
 }
-"""Null ports by name; `right` and `unsteady-and-says-so` are none, they show that the kit would say so."""
+"""Null ports by name; those of `expected.CONFORMANT` are none, they show that the kit would say so."""
 
 
 def port_of(mode: str) -> Table:

@@ -34,14 +34,17 @@ ASKED = (
 _FEW = ("kernel.dense-real", "kernel.refuse-dense-width", "exceeding.special")
 """Enough where every case costs a new start."""
 _FEWER = ("exceeding.special",)
+_OF_FILES = ("file.read-dense", "file.read-zstd-bitmask", "file-refused.zstd-no-frame", "exceeding.special")
+_ZSTD = ("no-zstd-and-says-so", "no-zstd", "no-zstd-unnamed", "says-no-zstd-and-reads", "reads-no-file")
 _OF_MODE = {
+    **dict.fromkeys(_ZSTD, _OF_FILES),
     **dict.fromkeys(("unsteady", "unsteady-and-says-so"), ("kernel.dense-real", "exceeding.special")),
     "memory-hog": ("file-refused.short", "exceeding.special"),
     **dict.fromkeys(("late-reply", "hang", "closes-stdout"), _FEWER),
     **dict.fromkeys(set(lines.MODES) - {"slow", "prints", "late-reply", "hang", "closes-stdout"}, _FEW),
 }
 
-CONFORMANT = ("right", "slow", "prints", "unsteady-and-says-so")
+CONFORMANT = ("right", "slow", "prints", "unsteady-and-says-so", "no-zstd-and-says-so")
 """Programs with which nothing is wrong: whoever refuses them as well refuses everything."""
 
 EXPECTED: dict[str, set[str]] = {
@@ -64,6 +67,7 @@ EXPECTED: dict[str, set[str]] = {
     "wrong-endianness": {"fail", "pass"},
     "more-outputs": {"fail", "pass"},
     "memory-hog": {"error", "pass"},
+    **dict.fromkeys(("no-zstd", "no-zstd-unnamed", "says-no-zstd-and-reads", "reads-no-file"), {"fail", "pass"}),
     "unsteady": {"fail", "pass"},
     "second-answer-wrong": {"fail", "pass"},
     "wrong-id": {"protocol"},
@@ -104,17 +108,18 @@ def judged(mode: str, timeout: float = 1.0) -> Judged:
     wanted = _OF_MODE.get(mode, ASKED)
     names = dict.fromkeys(id_.split(".")[0] for id_ in wanted)
     cases = [case for name in names for case in load(VECTORS / f"{name}.json") if case.id in wanted]
-    profiles = ("kernels", "ckpt-read") if mode == "memory-hog" else ("kernels",)
+    profiles = ("kernels", "ckpt-read") if mode in ("memory-hog", *_ZSTD) else ("kernels",)
     seed = secrets.token_hex(16)
     with Child([sys.executable, "-m", "conformance.nulls", mode], timeout=timeout) as child:
         offers = _offers(child)
         steady = child.hello().deterministic if offers is not None else True
-        variant = Variant(child, "float32", offers=offers, deterministic=steady)
+        zstd = child.hello().zstd if offers is not None else True
+        variant = Variant(child, "float32", offers=offers, deterministic=steady, zstd=zstd)
         results = run(cases, [variant], order=random.Random(seed))  # noqa: S311  the order is no secret
         told = {"name": mode}
         held = exceeding(child, seed)
         chosen = {case.id: 1 for case in cases} | {held.name: 0}
-        whole = Run(told, profiles, ("fp32",), results, [], {}, chosen, [held], seed, deterministic=steady)
+        whole = Run(told, profiles, ("fp32",), results, [], {}, chosen, [held], seed, deterministic=steady, zstd=zstd)
         process = child._process
     return Judged(results, whole.verdict(), 0 if process is None or process.poll() is not None else 1)
 
@@ -155,6 +160,8 @@ def complaints(mode: str, found: Judged) -> list[str]:
     if found.verdict.conformant != (mode in CONFORMANT):
         told.append(f"{mode}: {found.verdict.line}")
     if mode == "unsteady-and-says-so" and "not deterministic" not in found.verdict.line:
+        told.append(f"{mode}: {found.verdict.line}")
+    if mode == "no-zstd-and-says-so" and "kernels, ckpt-read without zstd in" not in found.verdict.line:
         told.append(f"{mode}: {found.verdict.line}")
     if found.left:
         told.append(f"{mode}: a process is left behind")

@@ -74,7 +74,7 @@ class Hello:
     Attributes:
         port: name, version, language and whatever else it tells.
         ops: operation to the numeric classes in which it is offered; None where the port does not list them.
-        flags: deterministic, files, ftz.
+        flags: deterministic, files, zstd.
     """
 
     def __init__(self, message: dict[str, Any]) -> None:
@@ -101,6 +101,11 @@ class Hello:
     def deterministic(self) -> bool:
         """It says that the same call gets the same bytes (PRT-013)."""
         return self.flags.get("deterministic") is True
+
+    @property
+    def zstd(self) -> bool:
+        """It reads compressed files, which is so unless it says that it does not (PRT-006)."""
+        return self.flags.get("zstd") is not False
 
 
 class Child:

@@ -38,6 +38,7 @@ def header(run: Run) -> dict[str, Any]:
         "seed": run.seed,
         "fresh": run.fresh,
         "deterministic": run.deterministic,
+        "zstd": run.zstd,
         "port": run.port,
         "host": {
             "system": platform.system(),

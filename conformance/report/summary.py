@@ -172,7 +172,7 @@ def badge(run: Run) -> dict[str, Any]:
     """Return what a badge shows, in the form of a shields.io endpoint: all that was asked for, or nothing."""
     verdict = run.verdict()
     if verdict.conformant:
-        message, color = f"1.0 {'+'.join(run.profiles)} {'+'.join(run.classes)}", "brightgreen"
+        message, color = f"1.0 {'+'.join(map(run.claimed, run.profiles))} {'+'.join(run.classes)}", "brightgreen"
     else:
         message, color = "not conformant", "red"
     return {"schemaVersion": 1, "label": "SEFT", "message": message, "color": color}
