@@ -8,7 +8,7 @@ import numpy as np
 from conformance.cases import Case
 from conformance.ops import OPS
 
-__all__ = ["CLASSES", "NEEDS", "PROFILES", "in_order", "needs_zstd", "profile_of", "profiles_of_case"]
+__all__ = ["CLASSES", "NEEDS", "PROFILES", "in_order", "needs_zstd", "profile_of", "profiles_of_case", "requires_zstd"]
 
 CLASSES = {"exact64": "float64", "fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 """Numeric classes, and the dtype of float arrays in each (PRT-011)."""
@@ -145,15 +145,17 @@ def profiles_of_case(case: Case) -> set[str]:
 def needs_zstd(case: Case) -> bool:
     """Tell whether a file among the inputs of a case requires `zstd`, which a port may say that it lacks (PRT-006)."""
     given = (*case.inputs.values(), *(case.inputs.get("deltas") or {}).values())
-    return any(_requires_zstd(one.tobytes()) for one in given if isinstance(one, np.ndarray) and one.dtype == np.uint8)
+    return any(requires_zstd(one.tobytes()) for one in given if isinstance(one, np.ndarray) and one.dtype == np.uint8)
 
 
-def _requires_zstd(raw: bytes) -> bool:
-    size = int.from_bytes(raw[:8], "little")
+def requires_zstd(raw: bytes) -> bool:
+    """Tell whether the manifest of a file requires `zstd`, where one can be found (FMT-043)."""
+    if b"zstd" not in raw:
+        return False
     try:
-        manifest = json.loads(json.loads(raw[8 : 8 + size])["__metadata__"]["seft.manifest"])
-        return "zstd" in manifest["requires"]
-    except (ValueError, KeyError, TypeError):
+        header = json.loads(raw[8 : 8 + int.from_bytes(raw[:8], "little")])
+        return "zstd" in json.loads(header["__metadata__"]["seft.manifest"])["requires"]
+    except (ValueError, KeyError, TypeError, RecursionError):
         return False
 
 

@@ -1,6 +1,5 @@
 """One execution: the bytes of a file to three readers, which must agree, and to what the first one must never do."""
 
-import json
 import resource
 import tempfile
 import tracemalloc
@@ -16,6 +15,7 @@ from conformance.fuzz.c_library import CCommand, CLibrary
 from conformance.fuzz.content import Content, Disagreement, integers
 from conformance.fuzz.parts import take_apart
 from conformance.ports import engine_fuzz
+from conformance.profiles import requires_zstd
 
 LIMIT = 1 << 30
 """Bytes of data that the whole process may take beyond what it had at first: a reader that asks for more is told."""
@@ -182,17 +182,6 @@ def _asked(who: str, refusal: Any, ask: Callable[[], Any]) -> Any:
         return error.clause
     except Exception as error:
         raise Disagreement(f"{who} raises {type(error).__name__}: {error!s:.300}") from error
-
-
-def requires_zstd(raw: bytes) -> bool:
-    """Tell whether a manifest that can be found requires `zstd`, which only the first reader has (FMT-043)."""
-    if b"zstd" not in raw:
-        return False
-    try:
-        header = json.loads(raw[8 : 8 + int.from_bytes(raw[:8], "little")])
-        return "zstd" in json.loads(header["__metadata__"]["seft.manifest"])["requires"]
-    except (ValueError, KeyError, TypeError, RecursionError):
-        return False
 
 
 def expanded(raw: bytes) -> int:

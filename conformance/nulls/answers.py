@@ -173,7 +173,7 @@ class Forgetful(Right):
 
 
 class WithoutZstd(Right):
-    """A port that refuses compressed files, or all files, as one without zstd does, and says that it lacks it or not."""
+    """A port that refuses compressed files, or all, as one without zstd does, and says that it lacks it, or not."""
 
     def __init__(self, name: str, *, says_so: bool, refuses: Callable[[bytes], bool], detail: str = "no zstd") -> None:
         super().__init__()

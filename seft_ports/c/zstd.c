@@ -244,6 +244,7 @@ static int codes_stream(const codes *c, const uint8_t *bytes, size_t size, uint8
         out[i] = c->symbol[state];
         state = ((state << bits) | (size_t)stream_take(&s, bits)) & mask;
     }
+    /* 4.2.2: a stream is consumed exactly; FMT-142 lets a reader take another one, as libzstd does where it is fast */
     return s.left == -c->log;
 }
 

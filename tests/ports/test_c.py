@@ -18,6 +18,9 @@ from conformance.harness import Variant, run
 from conformance.judgement import cases_of
 from conformance.protocol.child import Child
 from conformance.protocol.values import encode, line
+from formats.compress import unpack
+from formats.errors import BadFrame
+from tests.conformance.zstd_frames import unconsumed
 
 FOLDER = Path(seft_ports.__file__).parent / "c"
 CC = shutil.which("cc")
@@ -263,6 +266,26 @@ def test_frames_of_zstd_are_expanded_FMT_140_FMT_142(tmp_path):
         assert expand(frame[:-1], len(frame) - 1, out, len(data)) == 0
     checked = zstandard.ZstdCompressor(write_checksum=True).compress(bytes(100))
     assert expand(checked, len(checked), out, 100) == 0
+
+
+def test_frames_that_leave_a_huffman_stream_unconsumed_are_refused_FMT_142(tmp_path):
+    """RFC 8878 calls such a frame faulty; a library that does not notice gives the bytes that it holds all the same."""
+    source, library = FOLDER / "zstd.c", tmp_path / "zstd.so"
+    subprocess.run([CC, *STRICT, "-O2", "-shared", "-fPIC", "-o", library, source], check=True)
+    expand = ctypes.CDLL(str(library)).seft_zstd
+    expand.argtypes = (ctypes.c_char_p, ctypes.c_size_t, ctypes.c_char_p, ctypes.c_size_t)
+    tried = 0
+    for size in (100, 300, 5000, 60000):
+        for data, frame in unconsumed(size):
+            tried += 1
+            out = ctypes.create_string_buffer(size)
+            assert expand(frame, len(frame), out, size) == 0
+            try:
+                read = unpack(np.frombuffer(frame, np.uint8), size, 1, "w#values").tobytes()
+            except BadFrame:
+                continue
+            assert read == data
+    assert tried == 3 * (1 + 4 + 4 + 4)
 
 
 def test_compressed_files_changed_anywhere_are_refused(checked):

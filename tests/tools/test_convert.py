@@ -44,7 +44,8 @@ def pruned(seed):
     found = {}
     for name, values in parameters().items():
         keep = rng.random(values.shape) < 0.34
-        found[name] = values * keep if values.ndim == 2 else values
+        # values * keep would leave −0.0
+        found[name] = np.where(keep, values, 0).astype(values.dtype) if values.ndim == 2 else values
     return found
 
 
@@ -211,6 +212,101 @@ def test_FMT_154_what_has_no_place_is_left_out_and_named(cli, tmp_path, dense):
     assert (code, err) == (0, "trl-delta has no place for card.md, note: left out\n")
 
 
+def masked(folder):
+    """A model folder whose pruned weights are those of W * mask: −0.0 where they were negative, a few hundred."""
+    rng = np.random.default_rng(8)
+    found = {n: w * (rng.random(w.shape) < 0.3) if w.ndim == 2 else w for n, w in parameters().items()}
+    negative = sum(int(((w == 0) & np.signbit(w)).sum()) for n, w in found.items() if w.ndim == 2)
+    stored = sum(int((w != 0).sum()) for w in found.values() if w.ndim == 2)
+    return hf_folder(folder, tensors=found), negative, stored
+
+
+def stored_in(folder):
+    with formats.open(folder) as reader:
+        infos = [reader.info(name) for name in reader.names()]
+        return sum(info.nnz for info in infos if len(info.shape) == 2), dict(reader.attributes)
+
+
+def test_FMT_127_a_run_says_what_became_of_negative_zeros(cli, tmp_path):
+    folder, negative, stored = masked(tmp_path / "hf")
+    assert negative > stored
+    count = f"{negative:,} entries of −0.0"
+    code, _, err = cli("convert", folder, tmp_path / "any", "--to", "sparse", "--verify")
+    told = f"{count} were left out as absent weights, and come back as +0.0; --zeros positive stores them\n"
+    assert (code, err) == (0, told)
+    assert stored_in(tmp_path / "any") == (stored, {"negative_zeros_left_out": negative})
+    code, _, err = cli("convert", folder, tmp_path / "positive", "--to", "sparse", "--zeros", "positive", "--verify")
+    assert (code, err) == (0, f"{count} are stored as weights; --zeros any leaves them out\n")
+    assert stored_in(tmp_path / "positive") == (stored + negative, {})
+    assert cli("convert", tmp_path / "positive", tmp_path / "back", "--to", "hf")[0] == 0
+    assert same_weights(folder, tmp_path / "back")
+    code, _, err = cli("convert", tmp_path / "any", tmp_path / "back2", "--to", "hf")
+    assert (code, err) == (0, "hf has no place for negative_zeros_left_out: left out\n")
+    with open_hf(folder) as one, open_hf(tmp_path / "back2") as two:
+        assert all((one[n].values == two[n].values).all() and not _negative(two[n].values) for n in one)
+
+
+def _negative(values):
+    return values.ndim == 2 and ((values == 0) & np.signbit(values)).any()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("--to", "sparse", "--zeros", "none"), "FMT-084: zeros 'none' does not exist, expected any or positive"),
+        (("--to", "hf", "--zeros", "any"), "--to hf does not use --zeros; leave it out"),
+    ],
+)
+def test_FMT_127_other_uses_are_refused(cli, tmp_path, dense, arguments, told):
+    code, _, err = cli("convert", dense, tmp_path / "out", *arguments)
+    assert (code, err) == (2, f"error: {told}\n")
+    assert not (tmp_path / "out").exists()
+
+
+def test_FMT_127_a_sparse_checkpoint_says_itself_what_is_absent(cli, tmp_path, dense):
+    cli("convert", dense, tmp_path / "s", "--to", "sparse")
+    code, _, err = cli("convert", tmp_path / "s", tmp_path / "out", "--to", "sparse", "--zeros", "any")
+    assert (code, "says itself what is absent; leave it out" in err) == (2, True)
+
+
+@pytest.mark.parametrize("kind", ["hf", "any", "positive"])
+def test_FMT_127_deltas_keep_every_bit_of_what_they_are_made_of(cli, tmp_path, kind):
+    """A folder is a model of dense tensors to diff and apply: the option concerns conversion alone."""
+    masked(tmp_path / "hf0")
+    hf_folder(tmp_path / "hf1", tensors=pruned(1))
+    for i in range(2) if kind != "hf" else ():
+        cli("convert", tmp_path / f"hf{i}", tmp_path / f"{kind}{i}", "--to", "sparse", "--zeros", kind)
+    ends = [tmp_path / f"{kind}{i}" for i in range(2)]
+    for name, (base, target) in {"up": ends, "down": ends[::-1]}.items():
+        code, _, err = cli("convert", "diff", base, target, tmp_path / name, "--verify")
+        assert code == 0, err
+        code, _, err = cli("convert", "apply", base, tmp_path / name, tmp_path / f"{name}-out")
+        assert code == 0, err
+        if kind == "hf":
+            assert same_weights(tmp_path / f"{name}-out", target)
+        else:
+            assert tree(tmp_path / f"{name}-out") == tree(target)
+
+
+def test_FMT_123_every_command_names_what_a_folder_leaves_behind(cli, tmp_path, dense):
+    (dense / "1_Pooling").mkdir()
+    (dense / "[red]x.bin").write_bytes(b"")
+    told = "left out: 1_Pooling/ (a folder), [red]x.bin (weights that are not read)\n"
+    target = hf_folder(tmp_path / "target", tensors=pruned(4))
+    for arguments in (
+        (dense, tmp_path / "s", "--to", "sparse"),
+        (dense, tmp_path / "hf", "--to", "hf"),
+        ("diff", target, dense, tmp_path / "d"),
+        ("diff", dense, target, tmp_path / "e"),
+        ("apply", dense, tmp_path / "e", tmp_path / "out"),
+    ):
+        code, _, err = cli("convert", *arguments)
+        assert (code, err) == (0, "" if arguments[:2] == ("diff", dense) else told)
+    code, _, err = cli("prune", dense, tmp_path / "p", "--method", "magnitude")
+    assert code == 0, err
+    assert told in err
+
+
 def test_a_torch_file_is_written_compared_and_read_again(cli, tmp_path, dense):
     cli("convert", dense, tmp_path / "s", "--to", "sparse")
     code, _, err = cli("convert", tmp_path / "s", tmp_path / "m.pt", "--to", "torch-csr", "--dtype", "F32", "--verify")
@@ -223,7 +319,7 @@ def test_a_torch_file_is_written_compared_and_read_again(cli, tmp_path, dense):
 
 
 def test_check_finds_every_broken_rule(cli, tmp_path, dense):
-    cli("convert", dense, tmp_path / "s", "--to", "sparse", "--shard-size", "20KB")
+    cli("convert", dense, tmp_path / "s", "--to", "sparse", "--shard-size", "12KB")
     code, out, _ = cli("check", tmp_path / "s")
     assert (code, "no rule is broken" in out) == (0, True)
     parts = sorted((tmp_path / "s").glob("*.safetensors"))
