@@ -108,7 +108,7 @@ def test_FMT_002_FMT_003_stored_zeros_and_payloads_survive(tmp_path, same, wante
 
 
 def test_FMT_091_the_content_digest_ignores_the_encoding_and_tells_stored_zeros(tmp_path):
-    absent = formats.from_dense(formats.to_dense(ODD))
+    absent = formats.from_dense(formats.to_dense(ODD), "positive")
     assert absent.indices.tolist() == [2, 1]
     digests = {}
     for name, tensor, wanted in [
@@ -144,10 +144,10 @@ def test_FMT_005_FMT_091_a_full_support_is_a_dense_tensor(tmp_path):
 def test_packing_does_not_depend_on_the_block(tmp_path, monkeypatch, same, block):
     rng = np.random.default_rng(3)
     values = rng.standard_normal((17, 13)) * (rng.random((17, 13)) < 0.4)
-    whole = formats.from_dense(values)
+    whole = formats.from_dense(values, "positive")
     formats.write(tmp_path / "a", formats.Checkpoint("model", {"w": whole}), encoding="bitmask")
     monkeypatch.setattr(records, "BLOCK", block)
-    assert same(formats.from_dense(values), whole)
+    assert same(formats.from_dense(values, "positive"), whole)
     assert formats.to_dense(whole).tobytes() == values.tobytes()
     formats.write(tmp_path / "b", formats.Checkpoint("model", {"w": whole}), encoding="bitmask")
     assert same(formats.read(tmp_path / "a").tensors["w"], whole)
