@@ -105,7 +105,7 @@ def page(records: Sequence[Record]) -> str:
         "Its author had SPEC.md and the engine, and saw neither mutants nor cases.",
         "The kit refuses a version if one of its frozen cases fails.",
         "A case counts as linked if it shows a clause that the mistake breaks.",
-        "The edits are in [wrong-versions.json](wrong-versions.json); `python -m conformance.wrong_versions` made this page.",
+        "The edits are in [wrong-versions.json](wrong-versions.json); `python -m conformance.wrong_versions`\nmade this page.",
         "",
         f"{len(killed)} of {len(records)} are refused, {len(linked)} of them by a linked case.",
         "",
