@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from seft_ref.arrays import array_namespace, int64_like
+from seft_ref.arrays import array_namespace, int64_like, overflow_allowed
 from seft_ref.config import ModelConfig
 from seft_ref.errors import EvaluationError, TextError
 from seft_ref.gradients import Batch
@@ -43,7 +43,7 @@ def evaluate(
     progress  called with (windows done, windows in all)
     Units     nats a target
     Raises    TextError EVL-002 if the text is shorter than one window; EvaluationError EVL-003 if binary64 has no
-              such perplexity
+              such perplexity; LayerError LYR-015, LYR-016 for an overflow inside a layer
     """
     if windows < 1 or rows < 1:
         raise TextError("EVL-001", f"windows is {windows} and rows {rows}; both must be at least 1")
@@ -81,6 +81,7 @@ def _perplexity(mean: float) -> float:
     return perplexity
 
 
+@overflow_allowed()
 def _nats(weights: Weights, config: ModelConfig, batch: Batch, kernels: Kernels) -> float:
     x, _ = decoder_forward(batch.tokens, weights, config, kernels, batch.mask, recompute=True)
     return head_loss(x, weights.lm_head, batch.targets(), 1, kernels)

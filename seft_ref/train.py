@@ -10,13 +10,13 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from seft_ref.arrays import Array
+from seft_ref.arrays import Array, overflow_allowed
 from seft_ref.bases import AnyBase
 from seft_ref.config import ModelConfig
 from seft_ref.errors import ConfigError
 from seft_ref.evaluate import batch_of
 from seft_ref.event import adapt_last, evolve_all, over_budget
-from seft_ref.finite import check_eps, gradient_norm
+from seft_ref.finite import LOWER_RATE, check_eps, gradient_norm, overflow_ends
 from seft_ref.gradients import Batch, loss_and_gradients
 from seft_ref.groups import in_groups
 from seft_ref.kernels import Kernels, Packed
@@ -70,6 +70,7 @@ class StepRecord:
     matrices: dict[str, EventRecord] | None = None
 
 
+@overflow_allowed()
 def initial_state(
     settings: TrainSettings,
     config: ModelConfig,
@@ -110,6 +111,7 @@ def initial_state(
     return TrainState(0, targets, with_matrices(weights, packed), {})
 
 
+@overflow_allowed()
 def train_step(
     state: TrainState,
     batches: Sequence[Batch],
@@ -133,7 +135,10 @@ def train_step(
     has_event = timetable.is_event(step)
     slots = {name: target.delta.topology for name, target in state.targets.items()}
     window = _window(state, step, settings)
-    found = loss_and_gradients(state.weights, config, batches, kernels, slots, window, recompute=recompute, ranks=ranks)
+    with overflow_ends(f"step {step}", LOWER_RATE):
+        found = loss_and_gradients(
+            state.weights, config, batches, kernels, slots, window, recompute=recompute, ranks=ranks
+        )
     norm = gradient_norm(step, found.loss, found.at)
 
     lr = learning_rate_at(step, settings.steps, settings.lr, settings.warmup_steps, settings.lr_schedule)
@@ -197,6 +202,7 @@ def step_batches(
     ]
 
 
+@overflow_allowed()
 def finish(
     state: TrainState,
     settings: TrainSettings,
@@ -215,7 +221,8 @@ def finish(
     if over and asked:
         batches = step_batches(settings, tokens, settings.steps, state.weights, ranks)
         empty: dict[str, AnyWindow] = {name: Window(state.targets[name].base.shape, asked) for name in over}
-        kept = loss_and_gradients(state.weights, config, batches, kernels, {}, empty, ranks=ranks).kept
+        with overflow_ends("the last adapt pass", LOWER_RATE):
+            kept = loss_and_gradients(state.weights, config, batches, kernels, {}, empty, ranks=ranks).kept
     final: dict[str, tuple[AnyBase, Delta]] = {n: (t.base, t.delta) for n, t in state.targets.items()}
     return Final(final | adapt_last(state.targets, over, kept, settings))
 

@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 import formats
+from seft_ref.arrays import overflow_allowed
 from seft_ref.errors import SeftError
 
 console = Console(stderr=True)
@@ -34,7 +35,9 @@ def run(command: Callable[..., None]) -> None:
 def run_app(app: typer.Typer) -> None:
     """Run a command line; a refused input ends in one line on stderr and exit code 2."""
     try:
-        app()
+        # what overflows is refused under a clause: NumPy's warnings about it would be noise
+        with overflow_allowed():
+            app()
     except (SeftError, formats.FormatError, Refused, OSError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         raise SystemExit(2) from None

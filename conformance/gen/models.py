@@ -244,6 +244,7 @@ def pruning() -> Area:
         kept = ids(prune.wanda(w, [float(x) ** 0.5 for x in square], sparsity))
         given = {"weights": w, "square_sums": square, "sparsity": sparsity}
         area.add(f"wanda-{name}", "prune.wanda", "PRN-001 PRN-003", purpose, given, {"kept": kept})
+    _wide_scores(area, n)
     for name, scores, keep, of in (
         ("two-of-four", np.abs(levels), 2, 4),
         ("one-of-two", np.abs(levels), 1, 2),
@@ -264,6 +265,38 @@ def pruning() -> Area:
     return area
 
 
+def _wide_scores(area: Area, n: Numbers) -> None:
+    """PRN-014, PRN-015: scores that binary64 tells apart, and scores that nothing holds."""
+    binary32 = ("float32",)
+    weights = abs(n.integers((4, 8), 1, 9)) * 1.0
+    near = 1.9375 + n.integers((4, 8), 0, 8) * 2.0**-23
+    third = np.full(8, 1.25)
+    for name, w, square, purpose in (
+        ("large", weights * 2.0**100, np.full(8, 2.0**100), "scores that overflow in binary32 and tie"),
+        ("small", weights * 2.0**-100, np.full(8, 2.0**-110), "scores that underflow in binary32 and tie"),
+        ("near", near, third, "scores rounded to binary32, in which neighbours tie"),
+    ):
+        kept = ids(prune.wanda(w, [float(x) ** 0.5 for x in square], 0.5))
+        given = {"weights": w, "square_sums": square, "sparsity": 0.5}
+        area.add(f"wanda-{name}", "prune.wanda", "PRN-003 PRN-014", purpose, given, {"kept": kept}, dtypes=binary32)
+    given = {"weights": weights, "square_sums": third, "sparsity": 0.5}
+    broken = third.copy()
+    broken[3] = np.inf
+    purpose = "a sum that overflowed ranked above all others"
+    area.add("refuse-sum", "prune.wanda", "PRN-003", purpose, given | {"square_sums": broken}, refused="PRN-003")
+    far = given | {"weights": weights * 2.0**600, "square_sums": third * 2.0**1000}
+    purpose = "scores that overflow in binary64 and tie"
+    area.add("refuse-score", "prune.wanda", "PRN-015 SEL-004", purpose, far, refused="PRN-015 SEL-004", dtypes=("float64",))
+    scores = weights.copy()
+    scores[2, 5] = np.inf
+    asked = {"scores": scores, "n": 2, "m": 4}
+    purpose = "an infinite score ranked above all others"
+    area.add("refuse-infinite", "prune.pattern", "PRN-015 SEL-004", purpose, asked, refused="PRN-015 SEL-004")
+    far = {"weights": weights * 2.0**600, "inputs": np.eye(8), "sparsity": 0.5}
+    purpose = "squares of weights that overflow and tie"
+    area.add("refuse-cost", "prune.sparsegpt", "PRN-015 SEL-004", purpose, far, refused="PRN-015 SEL-004", dtypes=("float64",))
+
+
 def _whole_model(area: Area) -> None:
     config = MODELS["llama"]
     n = Numbers(40, 2)
@@ -281,6 +314,19 @@ def _whole_model(area: Area) -> None:
     broken[name][2, 3] = np.nan
     given = given | {"tensors": broken}
     area.add("refuse-nan", "prune.model", "PRN-006", "NaN ranked", given, refused="PRN-006")
+    far = dict(tensors)
+    name = "model.embed_tokens.weight"
+    far[name] = tensors[name] * 2.0**80
+    purpose = "RMSNorm gives 0 behind squares that overflow, all scores tie, and position decides"
+    area.add(
+        "refuse-overflow",
+        "prune.model",
+        "LYR-015 TRN-019",
+        purpose,
+        given | {"tensors": far},
+        refused="LYR-015 PRN-003",
+        dtypes=("float32",),
+    )
 
 
 def evaluation() -> Area:
@@ -310,6 +356,18 @@ def evaluation() -> Area:
     purpose = "a mean of infinite or missing numbers taken for a loss"
     bad = given | {"tensors": sharp}
     area.add("refuse-overflow", "evaluate.perplexity", "EVL-003", purpose, bad, refused="EVL-003", dtypes=("float32",))
+    far = dict(tensors)
+    far["model.embed_tokens.weight"] = tensors["model.embed_tokens.weight"] * 2.0**80
+    purpose = "RMSNorm gives 0 behind squares that overflow, and the perplexity is the size of the vocabulary"
+    area.add(
+        "refuse-hidden",
+        "evaluate.perplexity",
+        "LYR-015 TRN-019",
+        purpose,
+        given | {"tensors": far},
+        refused="LYR-015 EVL-003",
+        dtypes=("float32",),
+    )
     return area
 
 

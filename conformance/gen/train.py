@@ -133,6 +133,7 @@ def runs() -> Area:
     for name, extreme, clause, purpose in spoilt:
         given = _given(SETTINGS | {"seed": 0} | extreme, world, tiny.CONFIG)
         area.add(f"refuse-{name}", "train.run", clause, purpose, given, refused=clause, dtypes=("float32",))
+    _hidden_overflows(area)
     for name, bad, clause in (
         ("window-0", {"gradient_window": 0}, "TRN-005"),
         ("window-4", {"gradient_window": 4}, "TRN-005"),
@@ -147,6 +148,24 @@ def runs() -> Area:
         given = _given(SETTINGS | {"seed": 0} | bad, small, tiny.SMALLEST)
         area.add(f"refuse-{name}", "train.run", clause, "a setting outside its range", given, refused=clause)
     return area
+
+
+def _hidden_overflows(area: Area) -> None:
+    """TRN-019: in binary32 a number overflows, and what is computed from it is finite again."""
+    world = tiny.world(Numbers(60, 0), tiny.CONFIG)
+    tensors, stored, text = world
+    large = dict(tensors) | {"lm_head.weight": tensors["lm_head.weight"] * 2.0**68}
+    far = dict(tensors) | {"model.embed_tokens.weight": tensors["model.embed_tokens.weight"] * 2.0**80}
+    short = SETTINGS | {"seed": 0, "steps": 3, "evolve_every": 3}
+    allowed = "TRN-007 LYR-015 LYR-016"
+    for name, tensors, change, purpose in (
+        ("rate", world[0], {"lr": 2.0**34, "max_norm": 0.0}, "a loss of ln V behind a RMSNorm that gives 0"),
+        ("start", far, {"start": "gradient"}, "initial positions by a gradient of 0 behind a RMSNorm that gives 0"),
+        ("square", large, {"max_norm": 0.0}, "v = inf, with which a step is 0"),
+    ):
+        given = _given(short | change, (tensors, stored, text), tiny.CONFIG)
+        linked = "TRN-007" if name == "square" else "TRN-007 TRN-019 LYR-015"
+        area.add(f"refuse-{name}", "train.run", linked, purpose, given, refused=allowed, dtypes=("float32",))
 
 
 def _given(settings: dict[str, Any], world: tuple[Any, ...], config: Config = _CONFIG) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from conformance.mutants.base import REFUSALS, Mutant, Operation, Values, after, mutant, right, unchecked
+from conformance.ports.engine_flaws import silent_norms
 
 __all__ = ["MUTANTS"]
 
@@ -113,6 +114,16 @@ def stepped(**new: Any) -> Operation:
     return lambda a: right("train.step")(a | {"settings": a["settings"] | new})
 
 
+def behind_silent_norms(op: str) -> Operation:
+    """The operation of a model whose RMSNorm gives 0 where the squares of a row overflow."""
+
+    def f(a: Values) -> Values:
+        with silent_norms():
+            return right(op)(a)
+
+    return f
+
+
 def of_every_target(**new: Callable[[Values], Any]) -> Operation:
     """One step from a state whose parts have other entries."""
     return lambda a: right("train.step")(
@@ -206,5 +217,15 @@ MUTANTS: list[Mutant] = [
     mutant("EVT-008", "train.run", ruled(adapts="always"), "adapt where it is left out"),
     mutant("DLT-001 EVT-009", "train.run", ruled(scope="matrix"), "scope taken for matrix"),
     mutant("OPT-003", "train.run", settings(weight_decay=0.25), "decay unless told"),
+    mutant("TRN-019 LYR-015", "train.run", behind_silent_norms("train.run"), "RMSNorm gives 0 where squares overflow"),
+    mutant(
+        "TRN-019 LYR-015",
+        "evaluate.perplexity",
+        behind_silent_norms("evaluate.perplexity"),
+        "RMSNorm gives 0 where squares overflow",
+    ),
+    mutant(
+        "TRN-019 LYR-015", "prune.model", behind_silent_norms("prune.model"), "RMSNorm gives 0 where squares overflow"
+    ),
     *unchecked("train.run", "TRN-007", "TRN-008", "TRN-003", "TRN-005", "RNG-002"),
 ]

@@ -8,7 +8,7 @@ import pytest
 from conformance.oracle.prune import sparsegpt as sparsegpt_oracle
 from seft_ref.calibrate import prune_magnitude, prune_sparsegpt, prune_wanda
 from seft_ref.config import ATTENTION, MLP
-from seft_ref.errors import PruneError
+from seft_ref.errors import LayerError, PruneError
 from seft_ref.kernels import reference
 from tests.seft_ref.tiny import CONFIG, TOKENS, n_m_config, parameters
 from tests.seft_ref.update.by_hand import floor_of, ranked
@@ -171,8 +171,8 @@ def test_PRN_005_PRN_010_sparsegpt_measures_each_block_behind_changed_blocks(con
 
 def test_PRN_009_activations_that_overflow_are_refused():
     dense = parameters(CONFIG)
-    dense["model.layers.0.input_layernorm.weight"][...] = 3e38
-    with np.errstate(all="ignore"), pytest.raises(PruneError) as refused:
+    dense["model.layers.0.post_attention_layernorm.weight"][...] = 3e38
+    with pytest.raises(PruneError, match="compute in float64") as refused:
         list(prune_sparsegpt(CONFIG, dense.__getitem__, BATCHES, reference, 0.5))
     assert refused.value.clause == "PRN-009"
 
@@ -208,10 +208,24 @@ def test_PRN_006_a_weight_that_is_not_finite_is_refused_by_name(name, bad):
 
 def test_PRN_003_activations_that_overflow_are_refused():
     dense = parameters(CONFIG)
-    dense["model.layers.0.input_layernorm.weight"] *= np.float32(1e30)
-    with np.errstate(all="ignore"), pytest.raises(PruneError) as refused:
+    dense["model.layers.0.post_attention_layernorm.weight"] *= np.float32(1e38)
+    with pytest.raises(PruneError, match="compute in float64") as refused:
         list(run(CONFIG, dense))
     assert refused.value.clause == "PRN-003"
+
+
+@pytest.mark.parametrize("prune", [prune_wanda, prune_sparsegpt])
+@pytest.mark.parametrize(
+    ("name", "clause"),
+    [("model.embed_tokens.weight", "LYR-015"), ("model.layers.1.input_layernorm.weight", "LYR-016")],
+)
+def test_LYR_015_an_overflow_that_would_hide_in_a_layer_is_refused(prune, name, clause):
+    # before, y = 0 behind a row whose squares overflow, all scores tied, and position decided what stays
+    dense = parameters(CONFIG)
+    dense[name] *= np.float32(1e25)
+    with pytest.raises(LayerError, match="compute in float64") as refused:
+        list(prune(CONFIG, dense.__getitem__, BATCHES, reference, 0.5))
+    assert refused.value.clause == clause
 
 
 def test_PRN_002_magnitude_prunes_each_target_on_its_own():
