@@ -16,7 +16,7 @@ from conformance.oracle import layers, powers
 
 __all__ = ["bound_of"]
 
-_BETAS = {"beta1": 0.9, "beta2": 0.999, "eps": 1e-8}
+_DEFAULTS = {"beta1": 0.9, "beta2": 0.999, "eps": 1e-8}
 """What an absent input stands for (OPT-003)."""
 
 
@@ -35,7 +35,7 @@ def bound_of(case: Case, output: str) -> Bound | None:
 def _of_step(case: Case) -> NDArray[np.float64]:
     """Return |step| of each slot times the relative error that OPT-009 leaves to it."""
     given = case.inputs
-    beta1, beta2, eps = (given.get(k) if given.get(k) is not None else other for k, other in _BETAS.items())
+    beta1, beta2, eps = (_number(given.get(name), other) for name, other in _DEFAULTS.items())
     ages = np.asarray(case.expected["age"])
     by_age = {age: _scalars(beta1, beta2, age) for age in {int(a) for a in ages}}
     c1, c2, error = (np.array([by_age[int(a)][i] for a in ages], dtype=np.float64) for i in range(3))
@@ -50,12 +50,16 @@ def _scalars(beta1: float, beta2: float, age: int) -> tuple[float, float, float]
     return c1, c2, powers.step_error(beta1, beta2, age)
 
 
+def _number(value: Any, default: float) -> float:
+    return default if value is None else float(value)
+
+
 def _is_spiel(given: dict[str, Any]) -> bool:
     return bool(given.get("kind") == "spiel-adamw")
 
 
 def _of_rotation(case: Case, gauge: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return what a frequency that errs by LYR-017 moves: an angle p · f by p · f · 2⁻⁴⁹, cosine and sine by no more."""
+    """Return what a frequency that errs by LYR-017 moves: an angle by 2⁻⁴⁹ of it, cosine and sine by no more."""
     _, length, _, width = np.shape(case.inputs["x"])
     frequencies = layers.frequencies(width, case.inputs["rope"], length)
     angles = np.outer(np.arange(length), [*frequencies, *frequencies])[None, :, None, :]

@@ -70,7 +70,7 @@ def binary64(x: Array) -> np.ndarray[Any, Any]:
 def overflow_allowed() -> np.errstate:
     """Return a context, or decorator, in which an overflow becomes infinity without a warning of NumPy.
 
-    The caller checks the result and refuses it under a clause, because NumPy warns on some processors and not on others.
+    The caller checks the result and refuses it under a clause: NumPy warns on some processors and not on others.
     Do not put a `yield` into the context: it would reach the caller of the generator.
     """
     return np.errstate(over="ignore", invalid="ignore", divide="ignore")

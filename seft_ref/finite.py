@@ -1,4 +1,4 @@
-"""What a run may go on with: layers, gradients, sums and states that are finite, and settings that the dtype can hold."""
+"""What a run may go on with: numbers that are finite, and settings that the dtype can hold."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -96,9 +96,7 @@ def gradient_norm(step: int, loss: float, gradients: Mapping[str, Float[Array, "
             square += float((wide * wide).sum())
     # TRN-007
     if not (math.isfinite(loss) and math.isfinite(square)):
-        raise UpdateError(
-            "TRN-007", f"step {step} has loss {loss} and gradient norm² {square}; {LOWER_RATE}"
-        )
+        raise UpdateError("TRN-007", f"step {step} has loss {loss} and gradient norm² {square}; {LOWER_RATE}")
     return math.sqrt(square)
 
 

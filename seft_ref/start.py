@@ -19,7 +19,6 @@ from seft_ref.update.select import largest
 from seft_ref.weights import Weights
 from seft_ref.window import Accumulated, AnyWindow, Window
 
-
 _FIRST = "the first step, at the weights as loaded"
 
 
@@ -36,8 +35,8 @@ def initial_positions(
     """Return the initial flat positions of every target, ascending (DLT-004); the same on every rank.
 
     batches  this rank's of the first step, of which `gradient` takes the gradient at the weights as loaded
-    Raises   UpdateError TRN-007 if its loss or a gradient that is looked at is not finite, EVT-005 in the same case with
-             initial_scope anywhere
+    Raises   UpdateError TRN-007 if its loss or a gradient that is looked at is not finite; EVT-005 for such a gradient
+             with initial_scope anywhere
     """
     by, anywhere = settings.initial_positions, settings.initial_scope == "anywhere"
     if by == "gradient":

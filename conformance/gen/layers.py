@@ -292,9 +292,7 @@ def rope() -> Area:
     given = {"x": x, "rope": far, "dy": dy}
     bounds = {"y": _pairs(x), "dx": _pairs(dy)}
     text = "frequencies that are not right to 50 bits, far from the first position"
-    area.add(
-        "powers", "layer.rope", "LYR-004 LYR-017 NUM-002", text, given, {"y": y, "dx": dx}, bounds=bounds
-    )
+    area.add("powers", "layer.rope", "LYR-004 LYR-017 NUM-002", text, given, {"y": y, "dx": dx}, bounds=bounds)
     return area
 
 

@@ -286,7 +286,9 @@ def _wide_scores(area: Area, n: Numbers) -> None:
     area.add("refuse-sum", "prune.wanda", "PRN-003", purpose, given | {"square_sums": broken}, refused="PRN-003")
     far = given | {"weights": weights * 2.0**600, "square_sums": third * 2.0**1000}
     purpose = "scores that overflow in binary64 and tie"
-    area.add("refuse-score", "prune.wanda", "PRN-015 SEL-004", purpose, far, refused="PRN-015 SEL-004", dtypes=("float64",))
+    area.add(
+        "refuse-score", "prune.wanda", "PRN-015 SEL-004", purpose, far, refused="PRN-015 SEL-004", dtypes=("float64",)
+    )
     scores = weights.copy()
     scores[2, 5] = np.inf
     asked = {"scores": scores, "n": 2, "m": 4}
@@ -294,7 +296,15 @@ def _wide_scores(area: Area, n: Numbers) -> None:
     area.add("refuse-infinite", "prune.pattern", "PRN-015 SEL-004", purpose, asked, refused="PRN-015 SEL-004")
     far = {"weights": weights * 2.0**600, "inputs": np.eye(8), "sparsity": 0.5}
     purpose = "squares of weights that overflow and tie"
-    area.add("refuse-cost", "prune.sparsegpt", "PRN-015 SEL-004", purpose, far, refused="PRN-015 SEL-004", dtypes=("float64",))
+    area.add(
+        "refuse-cost",
+        "prune.sparsegpt",
+        "PRN-015 SEL-004",
+        purpose,
+        far,
+        refused="PRN-015 SEL-004",
+        dtypes=("float64",),
+    )
 
 
 def _whole_model(area: Area) -> None:

@@ -6,7 +6,19 @@ from typing import Any
 
 import numpy as np
 
-from conformance.mutants.base import REFUSALS, Mutant, Operation, Values, after, changed, flipped, ids, mutant, right, unchecked
+from conformance.mutants.base import (
+    REFUSALS,
+    Mutant,
+    Operation,
+    Values,
+    after,
+    changed,
+    flipped,
+    ids,
+    mutant,
+    right,
+    unchecked,
+)
 from conformance.oracle import rules
 from conformance.ports.engine_flaws import attended
 

@@ -64,7 +64,9 @@ def attention_forward(
         # LYR-016: an infinite key has the score −∞ with some queries, and would be passed over as if it were far away.
         # Keys before the last t came with earlier queries, which have looked at them.
         if not bool(finite & xp.all(xp.isfinite(k[:, :, s - t :, :]))):
-            raise LayerOverflow("LYR-016", f"a key of attention or the largest score of a query is beyond what {k.dtype} holds")
+            raise LayerOverflow(
+                "LYR-016", f"a key of attention or the largest score of a query is beyond what {k.dtype} holds"
+            )
         probabilities = xp.reshape(probabilities, scores.shape)
         y = probabilities @ v
     return xp.reshape(y, (b, h, t, d)), AttentionCache(q, k, v, probabilities)

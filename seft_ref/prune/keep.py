@@ -8,7 +8,6 @@ from seft_ref.arrays import Array, array_namespace, device
 from seft_ref.count import count
 from seft_ref.errors import PruneError
 
-
 ADVICE = "compute in float64 (--dtype float64), or look for a damaged weight"
 """What to do about a number that a dtype does not hold."""
 

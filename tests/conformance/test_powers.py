@@ -1,4 +1,4 @@
-"""What is asked of a power of β (OPT-009) and of a frequency (LYR-017): right programs pass, however they compute it."""
+"""What is asked of a power of β (OPT-009) and of a frequency (LYR-017): right programs pass whatever their pow is."""
 
 import math
 from fractions import Fraction
@@ -68,7 +68,6 @@ def stepping(pow_, late=0):
         return {"values": values, "m": m, "v": v, "age": age}
 
     return op
-
 
 
 @pytest.fixture(scope="module")

@@ -204,9 +204,13 @@ def test_LYR_015_a_run_that_overflows_inside_a_layer_stops_and_saves_nothing(cli
 
 @pytest.mark.parametrize(
     ("name", "scale", "why"),
-    [("model.embed_tokens.weight", 1e30, "LYR-015"), ("lm_head.weight", 2e38, "loss"), ("model.norm.weight", 2e38, "loss")],
+    [
+        ("model.embed_tokens.weight", 1e30, "LYR-015"),
+        ("lm_head.weight", 2e38, "loss"),
+        ("model.norm.weight", 2e38, "loss"),
+    ],
 )
-def test_TRN_007_a_model_that_overflows_at_the_first_step_is_refused_with_advice(cli, folders, tmp_path, name, scale, why):
+def test_TRN_007_a_model_that_overflows_at_first_is_refused_with_advice(cli, folders, tmp_path, name, scale, why):
     config = CONFIG | {"tie_word_embeddings": False}
     tensors = pruned(parameters(config), config)
     tensors[name] *= np.float32(scale)
