@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from conformance.cases import Bound
+from conformance.gen import overflows
 from conformance.gen.numbers import Area, Array, Numbers, ids, product_bound, reals
 from conformance.oracle import layers, rules
 from conformance.oracle.tape import Var, gradients
@@ -95,26 +96,8 @@ def rmsnorm() -> Area:
         given,
         {"y": y, "dx": dx, "dweight": dw},
     )
-    _overflowing_rows(area)
+    overflows.rows(area)
     return area
-
-
-def _overflowing_rows(area: Area) -> None:
-    """LYR-015: every square of a row overflows, in the dtype of the case and in no other."""
-    n = Numbers(10, 6)
-    shape = (3, 4)
-    plain, weight, dy = n.lattice(shape, 3) + 4, np.ones(4), n.lattice(shape, 2)
-    one_row = plain * np.array([[1.0], [2.0**70], [1.0]])
-    infinite = plain.copy()
-    infinite[2, 1] = np.inf
-    for name, x, dtypes, purpose in (
-        ("overflow", plain * 2.0**70, ("float32",), "r = 1 / sqrt(inf) = 0, and y = 0 with it"),
-        ("overflow-row", one_row, ("float32",), "the first row alone looked at"),
-        ("overflow-wide", plain * 2.0**520, ("float64",), "a check for the range of binary32"),
-        ("infinite", infinite, ("float64", "float32"), "inf · 0 handed on as NaN"),
-    ):
-        given = {"x": x, "weight": weight, "eps": 2.0**-16, "dy": dy}
-        area.add(f"refuse-{name}", "layer.rmsnorm", "LYR-015", purpose, given, refused="LYR-015", dtypes=dtypes)
 
 
 def linear() -> Area:
@@ -348,22 +331,8 @@ def attention() -> Area:
             bounds=bounds,
             dtypes=dtypes,
         )
-    _overflowing_scores(area)
+    overflows.attention_scores(area)
     return area
-
-
-def _overflowing_scores(area: Area) -> None:
-    """LYR-016: scores of −∞ look like no score, and a key that is infinite like one that is far away."""
-    q, k, v = (np.ones((1, 3, 1, 2)) for _ in range(3))
-    far, beyond = 2.0**70, k.copy()
-    beyond[0, 1, 0, 0] = -np.inf
-    for name, queries, keys, dtypes, purpose in (
-        ("minus", q * far, k * -far, ("float32",), "a row of scores −∞ taken for one that sees nothing"),
-        ("plus", q * far, k * far, ("float32",), "inf / inf handed on as NaN"),
-        ("key", q, beyond, ("float64", "float32"), "an infinite key passed over as if it were far away"),
-    ):
-        given = {"q": queries, "k": keys, "v": v, "mask": None, "window": None, "dy": v}
-        area.add(f"refuse-{name}", "layer.attention", "LYR-016", purpose, given, refused="LYR-016", dtypes=dtypes)
 
 
 def swiglu() -> Area:

@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 
+from conformance.gen import overflows
 from conformance.gen.layers import differentiate
 from conformance.gen.numbers import Area, Array, Numbers, ids
 from conformance.oracle import model, prune, rules
@@ -244,7 +245,7 @@ def pruning() -> Area:
         kept = ids(prune.wanda(w, [float(x) ** 0.5 for x in square], sparsity))
         given = {"weights": w, "square_sums": square, "sparsity": sparsity}
         area.add(f"wanda-{name}", "prune.wanda", "PRN-001 PRN-003", purpose, given, {"kept": kept})
-    _wide_scores(area, n)
+    overflows.pruning_scores(area)
     for name, scores, keep, of in (
         ("two-of-four", np.abs(levels), 2, 4),
         ("one-of-two", np.abs(levels), 1, 2),
@@ -263,48 +264,6 @@ def pruning() -> Area:
         area.add(f"refuse-{name}", "prune.magnitude", "PRN-001", purpose, given, refused="PRN-001")
     _whole_model(area)
     return area
-
-
-def _wide_scores(area: Area, n: Numbers) -> None:
-    """PRN-014, PRN-015: scores that binary64 tells apart, and scores that nothing holds."""
-    binary32 = ("float32",)
-    weights = abs(n.integers((4, 8), 1, 9)) * 1.0
-    near = 1.9375 + n.integers((4, 8), 0, 8) * 2.0**-23
-    third = np.full(8, 1.25)
-    for name, w, square, purpose in (
-        ("large", weights * 2.0**100, np.full(8, 2.0**100), "scores that overflow in binary32 and tie"),
-        ("small", weights * 2.0**-100, np.full(8, 2.0**-110), "scores that underflow in binary32 and tie"),
-        ("near", near, third, "scores rounded to binary32, in which neighbours tie"),
-    ):
-        kept = ids(prune.wanda(w, [float(x) ** 0.5 for x in square], 0.5))
-        given = {"weights": w, "square_sums": square, "sparsity": 0.5}
-        area.add(f"wanda-{name}", "prune.wanda", "PRN-003 PRN-014", purpose, given, {"kept": kept}, dtypes=binary32)
-    given = {"weights": weights, "square_sums": third, "sparsity": 0.5}
-    broken = third.copy()
-    broken[3] = np.inf
-    purpose = "a sum that overflowed ranked above all others"
-    area.add("refuse-sum", "prune.wanda", "PRN-003", purpose, given | {"square_sums": broken}, refused="PRN-003")
-    far = given | {"weights": weights * 2.0**600, "square_sums": third * 2.0**1000}
-    purpose = "scores that overflow in binary64 and tie"
-    area.add(
-        "refuse-score", "prune.wanda", "PRN-015 SEL-004", purpose, far, refused="PRN-015 SEL-004", dtypes=("float64",)
-    )
-    scores = weights.copy()
-    scores[2, 5] = np.inf
-    asked = {"scores": scores, "n": 2, "m": 4}
-    purpose = "an infinite score ranked above all others"
-    area.add("refuse-infinite", "prune.pattern", "PRN-015 SEL-004", purpose, asked, refused="PRN-015 SEL-004")
-    far = {"weights": weights * 2.0**600, "inputs": np.eye(8), "sparsity": 0.5}
-    purpose = "squares of weights that overflow and tie"
-    area.add(
-        "refuse-cost",
-        "prune.sparsegpt",
-        "PRN-015 SEL-004",
-        purpose,
-        far,
-        refused="PRN-015 SEL-004",
-        dtypes=("float64",),
-    )
 
 
 def _whole_model(area: Area) -> None:
