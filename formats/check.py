@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from formats import layout
+from formats.container import LENGTH
 from formats.errors import FormatError
-from formats.header import MANIFEST_KEY, parse_entry
+from formats.header import MANIFEST_KEY, MAX_HEAD, parse_entry
 from formats.index import INDEX, expected_files, parse_index
 from formats.reader import Companions, Reader, read_index
+from formats.regular import open_regular
 from formats.v1 import PartReader
 
 Violation = tuple[str, FormatError]
@@ -116,11 +118,14 @@ def _check_entry(name: str, entry: Any) -> None:
 def _lenient(path: Path) -> Any:
     """Return the tensors of a manifest however it is spelled, None if it cannot be found."""
     try:
-        with path.open("rb") as file:
-            n = int.from_bytes(file.read(8), "little")
-            header = json.loads(file.read(min(n, path.stat().st_size)))
+        with open_regular(path) as file:
+            n = int.from_bytes(file.read(LENGTH.size), "little")
+            # FMT-021, FMT-096: a forged length reads nothing
+            if n > min(MAX_HEAD, os.fstat(file.fileno()).st_size) - LENGTH.size:
+                return None
+            header = json.loads(file.read(n))
         return json.loads(header["__metadata__"][MANIFEST_KEY])["tensors"]
-    except (ValueError, KeyError, TypeError, RecursionError):
+    except (FormatError, ValueError, KeyError, TypeError, RecursionError):
         return None
 
 

@@ -6,11 +6,14 @@ from pathlib import Path
 from types import TracebackType
 
 from formats import digest, validate
+from formats.container import DTYPES
 from formats.delta_rules import check_delta
+from formats.encoding import DENSE
 from formats.errors import BadIndex, BadPart, FileDigestMismatch, MissingFile, NotWhole
 from formats.header import Companion, Manifest
 from formats.index import INDEX, MAX_INDEX, compare_index, expected_files, parse_index
-from formats.records import Checkpoint, DeltaOf, Tensor, TensorInfo
+from formats.records import Checkpoint, DeltaOf, Tensor, TensorInfo, rows_of
+from formats.regular import open_regular, read_bounded
 from formats.strict_json import JSON
 from formats.v1 import PartReader, own
 
@@ -119,6 +122,15 @@ class Reader(Mapping[str, Tensor]):
         return digest.of_state(contents, self.tied, self.scales)
 
     @property
+    def memory_bytes(self) -> int:
+        """Bytes that all tensors take together once they are read: values, columns and row pointers."""
+        total = 0
+        for info in map(self.info, self._owner):
+            total += info.nnz * DTYPES[info.dtype].itemsize if info.dtype in DTYPES else 0
+            total += 0 if info.encoding == DENSE else 4 * info.nnz + 8 * (rows_of(info.shape) + 1)
+        return total
+
+    @property
     def spec(self) -> str:
         """The version of the format that the checkpoint says."""
         return self._first.spec
@@ -209,7 +221,7 @@ class Companions(Mapping[str, bytes]):
         # FMT-102
         if not path.is_file():
             raise MissingFile(f"companion {name!r} is not there")
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             data = file.read(entry.nbytes + 1)
         # FMT-094
         if len(data) != entry.nbytes or digest.of_bytes(data) != entry.sha256:
@@ -225,10 +237,9 @@ class Companions(Mapping[str, bytes]):
 
 def read_index(folder: Path) -> bytes:
     """Return the bytes of the index of a folder (FMT-101)."""
-    with (folder / INDEX).open("rb") as file:
-        data = file.read(MAX_INDEX + 1)
+    data = read_bounded(folder / INDEX, MAX_INDEX)
     # FMT-101
-    if len(data) > MAX_INDEX:
+    if data is None:
         raise BadIndex(f"the index has more than {MAX_INDEX} bytes")
     return data
 
