@@ -79,14 +79,16 @@ def test_FMT_166_what_has_another_name_or_is_no_folder_stays(tmp_path):
     assert sorted(tmp_path.iterdir()) == sorted([*before, tmp_path / "m"])
 
 
-def test_FMT_166_a_folder_that_is_taken_for_dead_before_it_is_locked_is_made_anew(tmp_path, monkeypatch):
+@pytest.mark.parametrize("first", [True, False])
+def test_FMT_166_a_folder_that_is_taken_for_dead_before_it_is_locked_is_made_anew(tmp_path, monkeypatch, first):
     lock, calls = atomic._lock, []
 
     def late(path):
         calls.append(path)
+        handle = None if first else lock(path)
         if len(calls) == 1:
             path.rmdir()  # as another writer would
-        return lock(path)
+        return lock(path) if first else handle
 
     monkeypatch.setattr(atomic, "_lock", late)
     formats.write(tmp_path / "m", MODEL)

@@ -47,6 +47,20 @@ def test_FMT_165_a_pipe_a_device_or_a_folder_is_no_file(pipe, tmp_path):
             open_regular(path)
 
 
+def test_FMT_165_the_kind_of_a_path_is_asked_for_before_it_is_opened(pipe, monkeypatch):
+    monkeypatch.setattr(os, "open", lambda *_: pytest.fail("it is opened"))
+    with pytest.raises(errors.NotRegular):
+        open_regular(pipe)
+
+
+def test_FMT_165_what_a_name_stands_for_is_asked_again_once_it_is_open(pipe, tmp_path, monkeypatch):
+    (tmp_path / "file").write_bytes(b"x")
+    open_by_name = os.open
+    monkeypatch.setattr(os, "open", lambda _, flags: open_by_name(pipe, flags))
+    with pytest.raises(errors.NotRegular):
+        open_regular(tmp_path / "file")
+
+
 @pytest.mark.parametrize("read", [formats.open, formats.read, open_gguf, sources.detect, sources.open_source])
 def test_FMT_165_no_reader_waits_for_a_pipe(pipe, read):
     with pytest.raises(errors.NotRegular):
