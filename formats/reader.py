@@ -6,13 +6,11 @@ from pathlib import Path
 from types import TracebackType
 
 from formats import digest, validate
-from formats.container import DTYPES
 from formats.delta_rules import check_delta
-from formats.encoding import DENSE
 from formats.errors import BadIndex, BadPart, FileDigestMismatch, MissingFile, NotWhole
 from formats.header import Companion, Manifest
 from formats.index import INDEX, MAX_INDEX, compare_index, expected_files, parse_index
-from formats.records import Checkpoint, DeltaOf, Tensor, TensorInfo, rows_of
+from formats.records import Checkpoint, DeltaOf, Tensor, TensorInfo
 from formats.regular import open_regular, read_bounded
 from formats.strict_json import JSON
 from formats.v1 import PartReader, own
@@ -124,11 +122,7 @@ class Reader(Mapping[str, Tensor]):
     @property
     def memory_bytes(self) -> int:
         """Bytes that all tensors take together once they are read: values, columns and row pointers."""
-        total = 0
-        for info in map(self.info, self._owner):
-            total += info.nnz * DTYPES[info.dtype].itemsize if info.dtype in DTYPES else 0
-            total += 0 if info.encoding == DENSE else 4 * info.nnz + 8 * (rows_of(info.shape) + 1)
-        return total
+        return sum(part.memory_bytes for part in self._parts)
 
     @property
     def spec(self) -> str:

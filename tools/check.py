@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import _cli
 import typer
-from _input import require_input, tell_leftovers
+from _input import MaxBytes, limit_of, require_input, tell_leftovers
 
 from formats.check import violations
 
@@ -17,6 +17,7 @@ SCHEMA = "seft.check/1"
 def main(
     path: Annotated[Path, typer.Argument(metavar="PATH", help="Sparse checkpoint, folder or file.")],
     *,
+    max_bytes: MaxBytes = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object instead of lines.")] = False,
 ) -> None:
     """Read all of a checkpoint, compare every digest, and list each broken rule with its clause; exit code 1 if any.
@@ -26,7 +27,7 @@ def main(
     require_input(path)
     tell_leftovers(path)
     broken: list[dict[str, Any]] = []
-    for where, error in violations(path):
+    for where, error in violations(path, limit=limit_of(max_bytes, path)):
         broken.append({"where": where, "clause": error.clause, "message": str(error)})
         if not as_json:
             _cli.say(f"{where}: {error}")

@@ -74,6 +74,18 @@ def test_FMT_098_the_limit_of_a_run_is_an_option(cli, tmp_path):
         assert not (tmp_path / "x").exists()
 
 
+@pytest.mark.parametrize("damaged", [False, True])
+def test_FMT_098_check_keeps_the_limit_of_a_folder_that_is_damaged_too(cli, tmp_path, damaged):
+    tensor = formats.from_dense(np.eye(64, dtype=np.float32))
+    formats.write(tmp_path / "m", formats.Checkpoint("model", {"a": tensor, "b": tensor}), shard_bytes=1)
+    if damaged:
+        (tmp_path / "m" / "model.sparse.index.json").unlink()
+    code, out, err = cli("check", tmp_path / "m", "--max-bytes", 2000)
+    assert (code, out) == (2, "")
+    assert "FMT-098" in err
+    assert cli("check", tmp_path / "m", "--max-bytes", 3000)[0] == int(damaged)
+
+
 @pytest.mark.parametrize("tool", ["eval", "generate", "finetune"])
 def test_FMT_098_tools_that_load_a_model_keep_the_limit(cli, tmp_path, tool):
     (tmp_path / "text").write_text(TEXT)
