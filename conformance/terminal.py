@@ -20,6 +20,6 @@ class Terminal(Console):
         super().__init__(markup=False, emoji=False, highlight=False, **options)
         self._keep = keep
 
-    def render_str(self, text: str, **options: Any) -> Text:  # type: ignore[override]  # passes its options on
+    def render_str(self, text: str, **options: Any) -> Text:
         """Return a text that Rich was given as a string."""
         return super().render_str(visible(text, self._keep), **options)

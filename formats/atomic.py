@@ -5,6 +5,7 @@
 A writer that is killed leaves that folder behind. The next one to the same name removes it, since it gets the lock.
 """
 
+import importlib
 import os
 import re
 import secrets
@@ -12,13 +13,12 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from formats.errors import DestinationExists
 
-try:
-    import fcntl
-except ImportError:  # not POSIX: folders are not locked, and none is removed
-    fcntl = None  # type: ignore[assignment]
+# elsewhere folders are not locked, and none is removed
+fcntl: Any = importlib.import_module("fcntl") if os.name == "posix" else None
 
 
 @contextmanager
