@@ -11,6 +11,7 @@ from formats.errors import BadIndex, BadPart, FileDigestMismatch, MissingFile, N
 from formats.header import Companion, Manifest
 from formats.index import INDEX, MAX_INDEX, compare_index, expected_files, parse_index
 from formats.records import Checkpoint, DeltaOf, Tensor, TensorInfo
+from formats.regular import open_regular, read_bounded
 from formats.strict_json import JSON
 from formats.v1 import PartReader, own
 
@@ -119,6 +120,11 @@ class Reader(Mapping[str, Tensor]):
         return digest.of_state(contents, self.tied, self.scales)
 
     @property
+    def memory_bytes(self) -> int:
+        """Bytes that all tensors take together once they are read: values, columns and row pointers."""
+        return sum(part.memory_bytes for part in self._parts)
+
+    @property
     def spec(self) -> str:
         """The version of the format that the checkpoint says."""
         return self._first.spec
@@ -209,7 +215,7 @@ class Companions(Mapping[str, bytes]):
         # FMT-102
         if not path.is_file():
             raise MissingFile(f"companion {name!r} is not there")
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             data = file.read(entry.nbytes + 1)
         # FMT-094
         if len(data) != entry.nbytes or digest.of_bytes(data) != entry.sha256:
@@ -225,10 +231,9 @@ class Companions(Mapping[str, bytes]):
 
 def read_index(folder: Path) -> bytes:
     """Return the bytes of the index of a folder (FMT-101)."""
-    with (folder / INDEX).open("rb") as file:
-        data = file.read(MAX_INDEX + 1)
+    data = read_bounded(folder / INDEX, MAX_INDEX)
     # FMT-101
-    if len(data) > MAX_INDEX:
+    if data is None:
         raise BadIndex(f"the index has more than {MAX_INDEX} bytes")
     return data
 

@@ -158,12 +158,12 @@ class Stages:
         """Run one stage and say how long it took."""
         self._count += 1
         if made.exists():
-            _cli.console.print(f"[{self._count:2d}] {what}: kept", markup=False)
+            _cli.console.print(f"[{self._count:2d}] {what}: kept")
             return
-        _cli.console.print(f"[{self._count:2d}] {what}", markup=False)
+        _cli.console.print(f"[{self._count:2d}] {what}")
         started = time.perf_counter()
         make()
-        _cli.console.print(f"     {time.perf_counter() - started:.0f} s", markup=False)
+        _cli.console.print(f"     {time.perf_counter() - started:.0f} s")
 
 
 def tool(name: str, *arguments: object) -> None:

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import _cli
 import numpy as np
 import typer
+from _input import require_input
 from _output import require_absent
 
 from formats.convert.hf import open_hf, write_hf
@@ -58,7 +59,7 @@ def main(
     require_absent(destination)
     of_calibration = {"--calibration": calibration, "--samples": samples, "--length": length, "--seed": seed}
     _require_choices(method, of_calibration, pattern, sparsity)
-    if not folder.is_dir() or is_sparse(folder):
+    if not require_input(folder).is_dir() or is_sparse(folder):
         raise _cli.Refused(f"{folder} is not a Hugging Face folder")
     sparsity = 0.5 if sparsity is None else sparsity
     samples, length, seed = samples or 16, length or 256, seed or 0
@@ -112,7 +113,7 @@ def main(
 
         write_hf(destination, [source.section(name) for name in source], fetch, files)
     for remark in source.checkpoint().remarks:
-        _cli.console.print(remark, markup=False, highlight=False, soft_wrap=True)
+        _cli.console.print(remark)
     _cli.out.print(f"{destination}: removed {removed} of {total} weights ({removed / total:.4%})")
 
 
@@ -124,6 +125,8 @@ def _require_choices(method: str, of_calibration: dict[str, Any], pattern: str |
         _cli.refuse_unused(f"--method {method}", (), of_calibration)
     elif of_calibration["--calibration"] is None:
         raise _cli.Refused(f"{method} needs --calibration TEXT")
+    if (calibration := of_calibration["--calibration"]) is not None:
+        require_input(calibration, "text file")
     if pattern is not None:
         _cli.refuse_unused(f"--pattern {pattern}", (), {"--sparsity": sparsity})
 

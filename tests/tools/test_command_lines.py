@@ -212,7 +212,7 @@ REFUSALS = {
     ),
     "pruning a sparse folder": (("prune", "{sparse}", "{out}", "--method", "magnitude"), "not a Hugging Face folder"),
     "pruning NaN": (("prune", "{nan}", "{out}", "--method", "magnitude"), "PRN-006"),
-    "no such folder": (("eval", "{tmp}/absent", "--text", "{text}"), "tokenizer.json"),
+    "no such folder": (("eval", "{tmp}/absent", "--text", "{text}"), "there is no file or folder {tmp}/absent"),
     "no such text": (("eval", "{dense}", "--text", "{tmp}/absent.txt"), "no text file"),
     "text shorter than a window": (("eval", "{dense}", "--text", "{short}"), "one window needs 128"),
     "NaN in the weights": (("eval", "{nan}", "--text", "{text}"), "CKP-003"),
