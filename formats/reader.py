@@ -11,7 +11,7 @@ from formats.errors import BadIndex, BadPart, FileDigestMismatch, MissingFile, N
 from formats.header import Companion, Manifest
 from formats.index import INDEX, MAX_INDEX, compare_index, expected_files, parse_index
 from formats.records import Checkpoint, DeltaOf, Tensor, TensorInfo
-from formats.regular import open_regular, read_bounded
+from formats.regular import read_bounded
 from formats.strict_json import JSON
 from formats.v1 import PartReader, own
 
@@ -215,10 +215,9 @@ class Companions(Mapping[str, bytes]):
         # FMT-102
         if not path.is_file():
             raise MissingFile(f"companion {name!r} is not there")
-        with open_regular(path) as file:
-            data = file.read(entry.nbytes + 1)
+        data = read_bounded(path, entry.nbytes)
         # FMT-094
-        if len(data) != entry.nbytes or digest.of_bytes(data) != entry.sha256:
+        if data is None or len(data) != entry.nbytes or digest.of_bytes(data) != entry.sha256:
             raise FileDigestMismatch(f"companion {name!r} is not the one that was written with the checkpoint")
         return data
 

@@ -44,8 +44,9 @@ def read_bounded(path: Path, most: int) -> bytes | None:
         NotRegular: FMT-165.
     """
     with open_regular(path) as file:
-        data = file.read(most + 1)
-    return data if len(data) <= most else None
+        size = os.fstat(file.fileno()).st_size
+        # FMT-096: read(most) would reserve that much before it reads, however little the file holds
+        return file.read(size) if size <= most else None
 
 
 def kind_of(mode: int) -> str:

@@ -126,3 +126,14 @@ def test_read_bounded_returns_all_or_nothing(tmp_path):
     (tmp_path / "a").write_bytes(b"abc")
     assert read_bounded(tmp_path / "a", 3) == b"abc"
     assert read_bounded(tmp_path / "a", 2) is None
+
+
+def test_FMT_096_a_bound_is_not_reserved_for_a_small_file(tmp_path):
+    small = tmp_path / "small"
+    small.write_bytes(b"abc")
+    tracemalloc.start()
+    assert read_bounded(small, 1 << 26) == b"abc"
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 1 << 20
+    assert read_bounded(small, 2) is None
