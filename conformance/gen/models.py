@@ -61,6 +61,40 @@ MODELS: dict[str, Config] = {
 }
 
 
+_LINEAR = {"rope_type": "linear", "factor": 2.0}
+_LLAMA3_IN = _SMALL | {"rope_scaling": _LLAMA3}
+_ROPE_TWICE: dict[str, Config] = {
+    "rope-twice": _SMALL
+    | {"rope_parameters": _LINEAR | {"rope_theta": 100.0}, "rope_scaling": {"type": "linear", "factor": 2.0}},
+    "rope-empty": _SMALL | {"rope_parameters": _LINEAR, "rope_scaling": {}},
+    "rope-type-twice": _SMALL | {"rope_scaling": _LINEAR | {"type": "linear"}},
+    "rope-base-alone": _SMALL | {"rope_parameters": {"rope_theta": 7.0}},
+    "rope-context-twice": _LLAMA3_IN | {"original_max_position_embeddings": 32},
+}
+"""RoPE settings that stand twice and agree."""
+_BAD_ROPE: dict[str, tuple[Config, str]] = {
+    "rope-two": ({"rope_parameters": _LINEAR, "rope_scaling": _LINEAR | {"factor": 4.0}}, "MDL-009 MDL-006"),
+    "rope-two-bases": ({"rope_parameters": _LINEAR | {"rope_theta": 7.0}, "rope_scaling": _LINEAR}, "MDL-009 MDL-006"),
+    "rope-yarn-parameters": ({"rope_parameters": {"rope_type": "yarn", "factor": 2.0}}, "MDL-006 MDL-004"),
+    "rope-yarn-first": (
+        {"rope_parameters": {"rope_type": "yarn", "factor": 2.0}, "rope_scaling": _LINEAR},
+        "MDL-006 MDL-004 MDL-009",
+    ),
+    "rope-yarn-second": (
+        {"rope_parameters": _LINEAR, "rope_scaling": {"rope_type": "yarn", "factor": 2.0}},
+        "MDL-006 MDL-004 MDL-009",
+    ),
+    "rope-two-types": ({"rope_scaling": _LINEAR | {"type": "dynamic"}}, "MDL-010 MDL-006"),
+    "rope-no-type": ({"rope_scaling": {"factor": 2.0}}, "MDL-010 MDL-006"),
+    "rope-two-contexts": (
+        {"rope_scaling": _LLAMA3, "original_max_position_embeddings": 16},
+        "MDL-011 MDL-006",
+    ),
+    "rope-by-layer": ({"rope_parameters": {"full_attention": _LINEAR}}, "MDL-012 MDL-006"),
+    "rope-by-layer-beside": ({"rope_parameters": _LINEAR | {"sliding_attention": {}}}, "MDL-012 MDL-006"),
+}
+
+
 def tensors_of(config: Config, n: Numbers, scale: float = 0.4) -> dict[str, Array]:
     """Return random tensors of a model; norms lie near 1."""
     return {
@@ -94,9 +128,30 @@ def models() -> Area:
         for split in {"llama": (3, 2), "mistral": (1,)}.get(name, (3,)):
             more = " TRN-002" if split < 3 else ""
             area.add(f"{name}-{split}", "model.step", clauses + more, text, given | {"rows_at_once": split}, answer)
+    _contexts(area)
     given = given | {"tokens": tokens + 7, "rows_at_once": 3}
     area.add("refuse-token", "model.step", "LYR-001", "a token outside the vocabulary", given, refused="LYR-001")
     return area
+
+
+def _contexts(area: Area) -> None:
+    """Add models whose llama3 scaling has its original context beside the settings, or nowhere (MDL-011)."""
+    one_head = {"hidden_size": 4, "intermediate_size": 4, "num_hidden_layers": 1, "num_attention_heads": 1}
+    settings = {name: value for name, value in _LLAMA3.items() if not name.startswith("original")}
+    config = _SMALL | one_head | {"vocab_size": 5, "rope_scaling": settings}
+    for name, more, purpose in (
+        ("context-beside", {"original_max_position_embeddings": 8}, "an original context beside the settings ignored"),
+        ("context-nowhere", {}, "another original context than max_position_embeddings, where none is named"),
+    ):
+        n = Numbers(30, 10)
+        tensors = tensors_of(config | more, n)
+        tokens = n.integers((2, 6), 0, 4)
+        mask = np.ones(tokens.shape, dtype=bool)
+        _check(config | more, tensors, tokens, tokens, mask)
+        loss, logits, grads = Decoder(config | more, tensors).loss_and_gradients(tokens, tokens, mask)
+        given = {"config": config | more, "tensors": tensors, "tokens": tokens, "labels": tokens, "mask": None}
+        answer = {"loss": loss, "logits": logits, "gradients": grads}
+        area.add(name, "model.step", "MDL-011 LYR-006", purpose, given | {"rows_at_once": 2}, answer)
 
 
 def _check(config: Config, tensors: dict[str, Array], tokens: Array, labels: Array, mask: Array) -> None:
@@ -112,7 +167,7 @@ def _check(config: Config, tensors: dict[str, Array], tokens: Array, labels: Arr
 
 
 def configs() -> Area:
-    """MDL-002 to MDL-007."""
+    """MDL-002 to MDL-007, MDL-009 to MDL-012."""
     area = Area("config")
     more = {
         "mistral-open": _SMALL | {"model_type": "mistral", "sliding_window": None},
@@ -129,7 +184,7 @@ def configs() -> Area:
         | {"model_type": "qwen2", "use_sliding_window": False, "sliding_window": 4, "max_window_layers": 0},
         "llama-window": _SMALL | {"sliding_window": 4},
     }
-    for name, config in (MODELS | more).items():
+    for name, config in (MODELS | more | _ROPE_TWICE).items():
         layers, heads = config["num_hidden_layers"], config["num_attention_heads"]
         answer = {
             "targets": model.targets(config),
@@ -138,7 +193,7 @@ def configs() -> Area:
             "kv_heads": config.get("num_key_value_heads") or heads,
         }
         text = "targets out of order, a window on the wrong layer, a default not applied"
-        clauses = "MDL-003 MDL-004 MDL-007"
+        clauses = "MDL-003 MDL-004 MDL-007" if name not in _ROPE_TWICE else "MDL-009 MDL-010 MDL-011"
         area.add(name, "config.describe", clauses, text, {"config": config}, answer)
     bad: dict[str, tuple[Config, str]] = {
         "unknown-type": ({"model_type": "gpt2"}, "MDL-002"),
@@ -160,7 +215,7 @@ def configs() -> Area:
             "MDL-006",
         ),
     }
-    for name, (change, clause) in bad.items():
+    for name, (change, clause) in (bad | _BAD_ROPE).items():
         given = {"config": {k: v for k, v in (_SMALL | change).items() if v is not None or k not in change}}
         text = "a config that the family does not define is run all the same"
         area.add(f"refuse-{name}", "config.describe", clause, text, given, refused=clause)
