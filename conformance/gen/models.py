@@ -1,12 +1,10 @@
-"""Cases of chapters 5, 6 and 11: configs, whole models, windows of text, pruning."""
-
-from typing import Any
+"""Cases of chapters 5, 6 and 11: configs, whole models, pruning."""
 
 import numpy as np
 
 from conformance.gen.layers import differentiate
 from conformance.gen.numbers import Area, Array, Numbers, ids
-from conformance.oracle import model, prune, rules
+from conformance.oracle import model, prune
 from conformance.oracle.model import Config, Decoder
 from conformance.oracle.tape import Var
 
@@ -30,6 +28,13 @@ _LLAMA3 = {
     "low_freq_factor": 1.0,
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 32,
+}
+_ONE_HEAD = {
+    "vocab_size": 5,
+    "hidden_size": 4,
+    "intermediate_size": 4,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 1,
 }
 _SLIDES = ["full_attention", "sliding_attention"]
 
@@ -136,9 +141,8 @@ def models() -> Area:
 
 def _contexts(area: Area) -> None:
     """Add models whose llama3 scaling has its original context beside the settings, or nowhere (MDL-011)."""
-    one_head = {"hidden_size": 4, "intermediate_size": 4, "num_hidden_layers": 1, "num_attention_heads": 1}
     settings = {name: value for name, value in _LLAMA3.items() if not name.startswith("original")}
-    config = _SMALL | one_head | {"vocab_size": 5, "rope_scaling": settings}
+    config = _SMALL | _ONE_HEAD | {"rope_scaling": settings}
     for name, more, purpose in (
         ("context-beside", {"original_max_position_embeddings": 8}, "an original context beside the settings ignored"),
         ("context-nowhere", {}, "another original context than max_position_embeddings, where none is named"),
@@ -222,56 +226,6 @@ def configs() -> Area:
     return area
 
 
-def text() -> Area:
-    """TRN-003, PRN-007, EVL-001, EVL-002."""
-    area = Area("text", "Python integers")
-    for tokens, length, seed, step, rows in (
-        (1000, 16, 0, 1, 4),
-        (1000, 16, 0, 2, 4),
-        (129, 128, 9, 7, 3),
-        (8, 8, 1, 1, 2),
-    ):
-        starts = ids(rules.window_starts(seed, 2, (step - 1) * rows, rows, tokens, length))
-        given = {"tokens": tokens, "length": length, "seed": seed, "step": step, "rows": rows}
-        purpose = "a step counted from 0, the last window left out, another stream"
-        area.add(
-            f"training-{tokens}-{step}",
-            "text.training",
-            "TRN-003 RNG-002",
-            purpose,
-            given,
-            {"starts": starts},
-        )
-        given = {"tokens": tokens, "length": length, "seed": seed, "n": rows}
-        starts = ids(rules.window_starts(seed, 4, 0, rows, tokens, length))
-        purpose = "the stream of training windows"
-        area.add(
-            f"calibration-{tokens}-{step}",
-            "text.calibration",
-            "PRN-007 RNG-002",
-            purpose,
-            given,
-            {"starts": starts},
-        )
-    for tokens, length, windows in (
-        (1000, 128, 40),
-        (1000, 128, 1),
-        (128, 128, 3),
-        (777, 50, 13),
-        (130, 128, 7),
-    ):
-        given = {"tokens": tokens, "length": length, "windows": windows}
-        starts = ids(rules.evaluation_starts(tokens, length, windows))
-        purpose = "the last window left out, or n for n − length"
-        area.add(f"evaluation-{tokens}-{windows}", "text.evaluation", "EVL-001", purpose, given, {"starts": starts})
-    short: dict[str, Any] = {"tokens": 7, "length": 8}
-    purpose = "a text shorter than one window is padded or wrapped"
-    given = short | {"seed": 0, "step": 1, "rows": 1}
-    area.add("refuse-training", "text.training", "TRN-003", purpose, given, refused="TRN-003")
-    area.add("refuse-evaluation", "text.evaluation", "EVL-002", purpose, short | {"windows": 2}, refused="EVL-002")
-    return area
-
-
 def pruning() -> Area:
     """PRN-001 to PRN-006."""
     area = Area("prune", "sorted tuples")
@@ -336,36 +290,14 @@ def _whole_model(area: Area) -> None:
     broken[name][2, 3] = np.nan
     given = given | {"tensors": broken}
     area.add("refuse-nan", "prune.model", "PRN-006", "NaN ranked", given, refused="PRN-006")
+    config = _SMALL | _ONE_HEAD | {"max_position_embeddings": 8}
+    given = given | {"config": config, "tensors": tensors_of(config, n), "tokens": tokens % config["vocab_size"]}
+    bad = given | {"config": config | {"max_position_embeddings": 7}}
+    purpose = "statistics of positions that the model does not have"
+    area.add("refuse-positions", "prune.model", "TRN-017", purpose, bad, refused="TRN-017")
+    bad = given | {"tokens": np.where(np.arange(32).reshape(4, 8) == 31, config["vocab_size"], given["tokens"])}
+    purpose = "a token outside the vocabulary"
+    area.add("refuse-vocabulary", "prune.model", "TRN-018 LYR-001", purpose, bad, refused="TRN-018 LYR-001")
 
 
-def evaluation() -> Area:
-    """EVL-001, EVL-003."""
-    area = Area("evaluate", "binary64 decoder")
-    config = MODELS["llama-plain"]
-    n = Numbers(50, 1)
-    tensors = tensors_of(config, n)
-    text = n.integers(60, 0, 10)
-    length, windows = 9, 5
-    starts = rules.evaluation_starts(60, length, windows)
-    rows = np.stack([text[a : a + length] for a in starts])
-    loss, _ = Decoder(config, tensors).loss(rows, rows)
-    given = {"config": config, "tensors": tensors, "text": text, "length": length, "windows": windows}
-    answer = {"perplexity": float(np.exp(loss.value)), "targets": windows * (length - 1)}
-    purpose = "a mean over tokens instead of targets, or 2 to the power of the loss"
-    area.add("windows", "evaluate.perplexity", "EVL-001 NUM-004", purpose, given, answer)
-    sharp = dict(tensors)
-    sharp["lm_head.weight"] = tensors["lm_head.weight"] * 2.0**14
-    mean = float(Decoder(config, sharp).loss(rows, rows)[0].value)
-    assert mean > 1000
-    purpose = "an overflow instead of a refusal, or a perplexity that is infinite"
-    bad = given | {"tensors": sharp}
-    area.add("refuse-large", "evaluate.perplexity", "EVL-003", purpose, bad, refused="EVL-003")
-    sharp = dict(sharp)
-    sharp["model.norm.weight"] = tensors["model.norm.weight"] * 2.0**125
-    purpose = "a mean of infinite or missing numbers taken for a loss"
-    bad = given | {"tensors": sharp}
-    area.add("refuse-overflow", "evaluate.perplexity", "EVL-003", purpose, bad, refused="EVL-003", dtypes=("float32",))
-    return area
-
-
-AREAS = (models, configs, text, pruning, evaluation)
+AREAS = (models, configs, pruning)

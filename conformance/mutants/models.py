@@ -190,6 +190,22 @@ def stops_a_step_early(a: Values) -> Values:
     return right("evaluate.perplexity")(a | {"windows": a["windows"] - 1})
 
 
+def looks_at_windows_alone(a: Values) -> Values:
+    n, length, windows = len(a["text"]), a["length"], a["windows"]
+    held = np.zeros(n, dtype=bool)
+    for i in range(windows):
+        start = i * (n - length) // max(windows - 1, 1)
+        held[start : start + length] = True
+    return right("evaluate.perplexity")(a | {"text": np.where(held, a["text"], 0)})
+
+
+def dynamic_goes_beyond(a: Values) -> Values:
+    config = a["config"]
+    if (config.get("rope_scaling") or {}).get("rope_type") == "dynamic":
+        config = config | {"max_position_embeddings": max(config["max_position_embeddings"], a["length"])}
+    return right("evaluate.perplexity")(a | {"config": config})
+
+
 def any_perplexity(a: Values) -> Values:
     try:
         return right("evaluate.perplexity")(a)
@@ -262,5 +278,9 @@ MUTANTS: list[Mutant] = [
     mutant("EVT-008", "train.run", ruled(adapts="always"), "adapt where it is left out"),
     mutant("DLT-001 EVT-009", "train.run", ruled(scope="matrix"), "scope taken for matrix"),
     mutant("OPT-003", "train.run", settings(weight_decay=0.25), "decay unless told"),
-    *unchecked("train.run", "TRN-007", "TRN-008", "TRN-003", "TRN-005", "RNG-002"),
+    *unchecked("train.run", "TRN-007", "TRN-008", "TRN-003", "TRN-005", "RNG-002", "TRN-017", "TRN-018"),
+    *unchecked("evaluate.perplexity", "TRN-017"),
+    mutant("TRN-018", "evaluate.perplexity", looks_at_windows_alone, "tokens looked at where a window holds them"),
+    mutant("TRN-017", "evaluate.perplexity", dynamic_goes_beyond, "dynamic RoPE goes beyond the positions"),
+    *unchecked("prune.model", "TRN-017", "LYR-001"),
 ]
