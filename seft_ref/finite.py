@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from jaxtyping import Float
 
 from seft_ref.arrays import Array, array_namespace, device, to_numpy
-from seft_ref.errors import ConfigError, UpdateError
+from seft_ref.errors import CheckpointError, ConfigError, UpdateError
 
 
 def all_finite(*arrays: Array) -> bool:
@@ -32,6 +32,23 @@ def refuse_spoilt(step: int, name: str, arrays: Mapping[str, Array]) -> None:
         raise UpdateError(
             "TRN-007",
             f"step {step} leaves {bad} of {name} with NaN or infinity; start anew with a lower learning rate",
+        )
+
+
+def refuse_unstorable(step: int, name: str, weights: Float[Array, " d"], limit: float) -> None:
+    """Refuse weights of a matrix of which one would be infinite in the dtype of its file (CKP-010).
+
+    limit   the magnitude from which on that is so
+    Raises  CheckpointError CKP-010
+    """
+    xp = array_namespace(weights)
+    # CKP-010
+    if weights.shape[0] and bool(xp.any(xp.abs(weights) >= limit)):
+        raise CheckpointError(
+            "CKP-010",
+            f"step {step} leaves a weight of {name} of magnitude {float(xp.max(xp.abs(weights))):.6g}, which the dtype "
+            "of its file does not hold; start anew with a lower learning rate, or convert the model to float32 first "
+            "(tools/convert.py SRC DST --to sparse --dtype F32)",
         )
 
 

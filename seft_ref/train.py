@@ -128,7 +128,8 @@ def train_step(
 
     Raises:
         UpdateError: TRN-007 for a loss, gradient or new state that is not finite; EVT-005 for such evidence; TRN-014
-        for ranks that differ after an event. The given state is spent then.
+        for ranks that differ after an event. CheckpointError: CKP-010 for a weight that its file does not hold. The
+        given state is spent then.
     """
     step = state.step + 1
     rule, timetable = settings.rule, settings.timetable()
@@ -148,7 +149,7 @@ def train_step(
             name: replace(target, delta=optimize(target.delta, found.at[name] * factor, lr))
             for name, target in targets.items()
         }
-        check_targets(targets, step)
+        check_targets(targets, step, state.weights.limits)
     if not has_event:
         weights = refresh(state.weights, targets, kernels)
         # settled, so that a run resumed inside a window adds the same numbers in the same order (TRN-004)
@@ -156,7 +157,7 @@ def train_step(
         return TrainState(step, targets, weights, open_window), StepRecord(step, found.loss, lr, norm)
 
     targets, packed, records = evolve_all(targets, found.kept, step, settings, kernels)
-    check_targets(targets, step)
+    check_targets(targets, step, state.weights.limits)
     refuse_different(ranks, f"after the event of step {step}", moving_parts(targets, ranks))
     total = {key: sum(getattr(record, key) for record in records.values()) for key in EventRecord.COUNTS}
     return (
