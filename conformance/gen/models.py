@@ -295,7 +295,9 @@ def _whole_model(area: Area) -> None:
     bad = given | {"config": config | {"max_position_embeddings": 7}}
     purpose = "statistics of positions that the model does not have"
     area.add("refuse-positions", "prune.model", "TRN-017", purpose, bad, refused="TRN-017")
-    bad = given | {"tokens": np.where(np.arange(32).reshape(4, 8) == 31, config["vocab_size"], given["tokens"])}
+    other = tokens % config["vocab_size"]
+    other[3, 7] = config["vocab_size"]
+    bad = given | {"tokens": other}
     purpose = "a token outside the vocabulary"
     area.add("refuse-vocabulary", "prune.model", "TRN-018 LYR-001", purpose, bad, refused="TRN-018 LYR-001")
 
