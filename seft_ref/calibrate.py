@@ -14,6 +14,7 @@ from seft_ref.model import BlockCache, block_forward, surroundings
 from seft_ref.prune.magnitude import magnitude_mask
 from seft_ref.prune.sparsegpt import hessian_of, sparsegpt
 from seft_ref.prune.wanda import square_sum, wanda_mask
+from seft_ref.text import check_length
 from seft_ref.weights import Block, block_of
 
 Read = Callable[[str], Array]
@@ -39,7 +40,9 @@ def prune_wanda(
     """Yield (name, mask) of every target, block by block (PRN-003 to PRN-005). Holds one block and its activations.
 
     batches  calibration tokens, each (B, T)
-    Raises   PruneError PRN-006 for NaN or infinite weights, PRN-003 for such activations; LayerError LYR-015, LYR-016
+    Raises   PruneError PRN-006 for NaN or infinite weights, PRN-003 for such activations; TextError TRN-017 for windows
+             longer than the model has positions; LayerError LYR-001 for a token outside the vocabulary, LYR-015 and
+             LYR-016 for an overflow inside a layer
     """
 
     def prune(weight: Array, square_sum: Array) -> tuple[Array, Array]:
@@ -64,7 +67,7 @@ def prune_sparsegpt(
     Holds one block, its activations, and a float64 (in, in) Hessian of each of the four inputs of its linear layers.
 
     batches  calibration tokens, each (B, T)
-    Raises   PruneError PRN-006 for NaN or infinite weights, PRN-009 for such activations; LayerError LYR-015, LYR-016
+    Raises   PruneError PRN-006 for NaN or infinite weights, PRN-009 for such activations; else as `prune_wanda`
     """
 
     def prune(weight: Array, hessian: Array) -> tuple[Array, Array]:
@@ -86,6 +89,8 @@ def _block_by_block(
     measure  from the input of a matrix, (B, T, in), to a statistic that is summed over the batches
     prune    from a weight and its statistic to the mask and the new weight
     """
+    for tokens in batches:
+        check_length(tokens.shape[1], config)
     table = finite_weight("model.embed_tokens.weight", read("model.embed_tokens.weight"))
     activations = []
     for tokens in batches:

@@ -8,7 +8,7 @@ save_model("pruned-sparse", "repaired-sparse", finish(...))
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -139,9 +139,12 @@ def load_model(
         dense: dict[str, Array] = {}
         packed: dict[str, Packed] = {}
         bases: dict[str, AnyBase] = {}
+        limits: dict[str, float] = {}
         for name, shape in config.parameters().items():
             tensor = source[name]
             check_shape(name, tensor.shape, shape)
+            if name in matrices and (largest := _limit(name, tensor, dtype)) < np.inf:
+                limits[name] = largest
             if name in matrices and compact:
                 bases[name] = held = _compact(name, tensor, dtype, kernels, there)
                 packed[name] = held.packed
@@ -158,7 +161,7 @@ def load_model(
                 dense[name] = values
         if config.tie_word_embeddings:
             packed["lm_head.weight"] = kernels.pack_dense(dense["model.embed_tokens.weight"])
-    return Model(config, assemble(config, dense, packed), bases)
+    return Model(config, replace(assemble(config, dense, packed), limits=limits), bases)
 
 
 def _expanded_bytes(reader: formats.Reader, matrices: set[str]) -> int:
@@ -288,6 +291,16 @@ def in_file_dtype(name: str, values: NumpyArray, dtype: np.dtype[Any]) -> NumpyA
     if not np.isfinite(rounded).all():
         raise CheckpointError("CKP-004", f"a weight of {name} does not fit {dtype}; convert the model to float32 first")
     return rounded
+
+
+def _limit(name: str, tensor: formats.Tensor, dtype: str | None) -> float:
+    """Return the magnitude from which on a weight that is computed rounds to infinity in its file (CKP-010)."""
+    stored = with_values_in(name, tensor).values.dtype
+    info = ml_dtypes.finfo(stored)
+    if info.bits >= ml_dtypes.finfo(compute_dtype(name, stored, dtype)).bits:
+        return np.inf
+    # half a unit in the last place above the largest number: a tie rounds to infinity, whose last bit is even
+    return float(info.max) + 2.0 ** (int(info.maxexp) - 1 - int(info.nmant) - 1)
 
 
 def _computable(name: str, values: NumpyArray, dtype: str | None) -> NumpyArray:

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from jaxtyping import Float
 
 from seft_ref.arrays import Array, array_namespace, device, overflow_allowed, to_numpy
-from seft_ref.errors import ConfigError, LayerOverflow, UpdateError
+from seft_ref.errors import CheckpointError, ConfigError, LayerOverflow, UpdateError
 
 LOWER_RATE = "start anew with a lower learning rate"
 START_ADVICE = "compute in float64 (--dtype float64), or look for a damaged weight"
@@ -64,6 +64,23 @@ def refuse_spoilt(step: int, name: str, arrays: Mapping[str, Array]) -> None:
         raise UpdateError(
             "TRN-007",
             f"step {step} leaves {bad} of {name} with NaN or infinity; {LOWER_RATE}",
+        )
+
+
+def refuse_unstorable(step: int, name: str, weights: Float[Array, " d"], limit: float) -> None:
+    """Refuse weights of a matrix of which one would be infinite in the dtype of its file (CKP-010).
+
+    limit   the magnitude from which on that is so
+    Raises  CheckpointError CKP-010
+    """
+    xp = array_namespace(weights)
+    # CKP-010
+    if weights.shape[0] and bool(xp.any(xp.abs(weights) >= limit)):
+        raise CheckpointError(
+            "CKP-010",
+            f"step {step} leaves a weight of {name} of magnitude {float(xp.max(xp.abs(weights))):.6g}, which the dtype "
+            "of its file does not hold; start anew with a lower learning rate, or convert the model to float32 first "
+            "(tools/convert.py SRC DST --to sparse --dtype F32)",
         )
 
 

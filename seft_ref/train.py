@@ -24,7 +24,7 @@ from seft_ref.ranks import ALONE, Ranks, digest_of, refuse_different, rows_of
 from seft_ref.settings import TrainSettings
 from seft_ref.start import initial_positions
 from seft_ref.target import Target, check_targets, place, refresh
-from seft_ref.text import training_starts
+from seft_ref.text import check_length, check_windows, training_starts
 from seft_ref.topology import Topology, flat, slots_per_row, union
 from seft_ref.update.delta import Base, Delta, effective, new_delta
 from seft_ref.update.optimizers import clip_factor, shares_of
@@ -86,8 +86,10 @@ def initial_state(
     bases    a base for every target of the config
     batches  this rank's of the first step; initial_positions "gradient" looks at their gradient
     Raises   ConfigError DLT-002 if no matrix would get a slot, EVT-012 if scope group does not fit the model,
-             TRN-008 if eps is 0 in the dtype of the weights; TopologyError TOP-005 if a base is not of the pattern
+             TRN-008 if eps is 0 in the dtype of the weights; TopologyError TOP-005 if a base is not of the pattern;
+             TextError TRN-017 for windows longer than the model has positions
     """
+    check_length(settings.length, config)
     check_eps(getattr(settings.optimizer, "eps", 1.0), weights.norm)
     sizes = settings.delta_budgets(list(bases.values()))
     if settings.pattern is not None:
@@ -128,7 +130,8 @@ def train_step(
 
     Raises:
         UpdateError: TRN-007 for a loss, gradient or new state that is not finite; EVT-005 for such evidence; TRN-014
-        for ranks that differ after an event. The given state is spent then.
+        for ranks that differ after an event. CheckpointError: CKP-010 for a weight that its file does not hold. The
+        given state is spent then.
     """
     step = state.step + 1
     rule, timetable = settings.rule, settings.timetable()
@@ -151,7 +154,7 @@ def train_step(
             name: replace(target, delta=optimize(target.delta, found.at[name] * factor, lr))
             for name, target in targets.items()
         }
-        check_targets(targets, step)
+        check_targets(targets, step, state.weights.limits)
     if not has_event:
         weights = refresh(state.weights, targets, kernels)
         # settled, so that a run resumed inside a window adds the same numbers in the same order (TRN-004)
@@ -159,7 +162,7 @@ def train_step(
         return TrainState(step, targets, weights, open_window), StepRecord(step, found.loss, lr, norm)
 
     targets, packed, records = evolve_all(targets, found.kept, step, settings, kernels)
-    check_targets(targets, step)
+    check_targets(targets, step, state.weights.limits)
     refuse_different(ranks, f"after the event of step {step}", moving_parts(targets, ranks))
     total = {key: sum(getattr(record, key) for record in records.values()) for key in EventRecord.COUNTS}
     return (
@@ -178,7 +181,12 @@ def train(
     recompute: bool | None = None,
     ranks: Ranks = ALONE,
 ) -> Iterator[tuple[TrainState, StepRecord]]:
-    """Yield the state and the record after every remaining step; windows come from the token stream (TRN-003)."""
+    """Yield the state and the record after every remaining step; windows come from the token stream (TRN-003).
+
+    Raises:
+        TextError: TRN-017, TRN-018 for a text or windows that the model cannot read; as `train_step`.
+    """
+    check_windows(tokens, settings.length, config)
     while state.step < settings.steps:
         batches = step_batches(settings, tokens, state.step + 1, state.weights, ranks)
         state, record = train_step(state, batches, settings, config, kernels, recompute=recompute, ranks=ranks)

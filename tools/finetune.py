@@ -30,6 +30,7 @@ from seft_ref.prune.record import pattern_of, read_record
 from seft_ref.ranks import refuse_different, rows_of
 from seft_ref.resume import Origin, load_state, save_state, settings_text
 from seft_ref.settings import settings_of
+from seft_ref.text import check_windows
 from seft_ref.train import StepRecord, moving_parts
 from seft_ref.update.presets import PRESETS
 
@@ -164,6 +165,7 @@ def main(
     tokens = read_tokens(text, folder)
     whose = Origin(identity(folder), hashlib.sha256(np.asarray(tokens, dtype="<i8").tobytes()).hexdigest())
     model = load_model(folder, kernels, dtype, compact=compact, like=place.like, limit=limit)
+    check_windows(tokens, settings.length, model.config)
     if resume:
         state = load_state(state_file, model.weights, settings, whose, kernels)
     else:

@@ -18,7 +18,7 @@ from seft_ref.checkpoint import check_names, check_shape, in_compute_dtype, in_f
 from seft_ref.config import ModelConfig
 from seft_ref.kernels import cpu
 from seft_ref.prune.keep import parse_pattern, removed_count
-from seft_ref.text import calibration_starts, read_tokens
+from seft_ref.text import calibration_starts, check_windows, read_tokens
 
 CALIBRATED = {"wanda": prune_wanda, "sparsegpt": prune_sparsegpt}
 METHODS = ("magnitude", *CALIBRATED)
@@ -79,6 +79,7 @@ def main(
 
         if calibration is not None:
             tokens = np.asarray(read_tokens(calibration, folder), dtype=np.int64)
+            check_windows(tokens, length, config)
             starts = calibration_starts(len(tokens), length, seed, samples)
             batches = [np.stack([tokens[s : s + length] for s in starts[i : i + 4]]) for i in range(0, samples, 4)]
             found: Iterator[tuple[Any, ...]] = CALIBRATED[method](config, read, batches, cpu, sparsity, groups)
