@@ -78,8 +78,9 @@ def main(
             return in_compute_dtype(name, source[name].values, dtype)
 
         if calibration is not None:
-            tokens = np.asarray(read_tokens(calibration, folder), dtype=np.int64)
-            check_windows(tokens, length, config)
+            stream = read_tokens(calibration, folder)
+            check_windows(stream, length, config)
+            tokens = np.asarray(stream, dtype=np.int64)
             starts = calibration_starts(len(tokens), length, seed, samples)
             batches = [np.stack([tokens[s : s + length] for s in starts[i : i + 4]]) for i in range(0, samples, 4)]
             found: Iterator[tuple[Any, ...]] = CALIBRATED[method](config, read, batches, cpu, sparsity, groups)

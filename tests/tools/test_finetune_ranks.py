@@ -155,7 +155,7 @@ _ranks.run(finetune.main)
     ("rank", "error", "words"),
     [
         (1, "OSError('the disk is gone')", "error: process 1 of 2: the disk is gone"),
-        (0, "MemoryError()", "error: process 0 of 2: MemoryError"),
+        (0, "MemoryError()", "error: process 0 of 2: memory ran out (MemoryError)"),
     ],
 )
 def test_TRN_015_an_error_on_one_rank_ends_all(folders, tmp_path, rank, error, words):
