@@ -14,7 +14,8 @@ from conformance import export as exports
 from conformance import listing, outputs, report, templates
 from conformance.cases import load_all
 from conformance.clauses import read_clauses
-from conformance.judgement import Run
+from conformance.conduct import CHECKS
+from conformance.judgement import PROTOCOL, Run, Status
 from conformance.kills import looks_like
 from conformance.profiles import CLASSES, PROFILES
 from conformance.properties import PROPERTIES
@@ -28,7 +29,8 @@ from formats.visible import visible
 
 __all__ = ["app", "main"]
 
-MET, NOT_MET, USAGE, NOT_STARTED, KIT = 0, 1, 2, 3, 4
+MET, NOT_MET, KIT = Status
+USAGE, NOT_STARTED = 2, 3
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 console = Terminal(keep="\n\t", soft_wrap=True)
@@ -113,16 +115,15 @@ def verify(
         told: list[expectations.Judged] = [*run.results, *run.properties]
         run.complaints += expectations.apply(expected, told, {c.id for c in load_all()}, PROPERTIES, run.classes)
     _print(run)
-    passed, failed, skipped = run.counts()
-    console.print(f"{passed} passed, {failed} failed, {skipped} skipped")
+    verdict = run.verdict()
+    console.print(f"{verdict.passed} passed, {verdict.failed} failed, {verdict.skipped} skipped")
     if wrong := outputs.write(run, write_expect, report_folder):
         _stop(wrong, USAGE)
-    if not (passed or failed or run.waivers):
-        _stop("nothing ran: the port offers nothing of what was asked; see doctor", KIT)
     if run.fault:
         _stop(f"the kit is at fault: {run.fault}", KIT)
-    partial = bool(run.filtered) or not run.fresh
-    raise typer.Exit(NOT_MET if failed or not (partial or run.verdict().met) else MET)
+    if verdict.status == KIT:
+        _stop("nothing ran: the port offers nothing of what was asked; see doctor", KIT)
+    raise typer.Exit(verdict.status)
 
 
 @app.command()
@@ -215,7 +216,8 @@ def check_report(file: Annotated[Path, typer.Argument(metavar="FILE", help="A re
     """Check somebody's report: whole, of this kit, and with the verdict that its own lines give."""
     if not file.is_file():
         _stop(f"{file}: there is no such file", USAGE)
-    wrong = report.check_report(file, {p.name: p.profile for p in PROPERTIES.values()})
+    profiles = {p.name: p.profile for p in PROPERTIES.values()} | dict.fromkeys(CHECKS, PROTOCOL)
+    wrong = report.check_report(file, profiles)
     for line in wrong:
         console.print(line)
     console.print("the report holds" if not wrong else f"{len(wrong)} things are wrong with it")

@@ -24,7 +24,16 @@ from conformance.profiles import CLASSES, NEEDS, in_order, needs_zstd
 from conformance.protocol.child import PortFault, StartError
 from conformance.slack import bound_of
 
-__all__ = ["Failure", "Result", "Variant", "classes_of", "prepared_inputs", "run"]
+__all__ = [
+    "Failure",
+    "Result",
+    "Variant",
+    "can_ask",
+    "classes_of",
+    "failing_operations",
+    "prepared_inputs",
+    "run",
+]
 
 MAX_RESTARTS = 20
 """How often a port may be lost before the rest of a run is not run."""
@@ -64,10 +73,10 @@ class Variant:
 
     def takes(self, case: Case) -> bool:
         """Tell whether the case is meant for this variant."""
-        return OPS[case.op].kind in self.kinds and _fits(case, self.dtype)
+        return OPS[case.op].kind in self.kinds and can_ask(case, self.dtype)
 
 
-def _fits(case: Case, dtype: str) -> bool:
+def can_ask(case: Case, dtype: str) -> bool:
     """Tell whether a case can be asked in a dtype."""
     kind = OPS[case.op].kind
     if dtype in _REDUCED:
@@ -77,7 +86,7 @@ def _fits(case: Case, dtype: str) -> bool:
 
 def classes_of(case: Case, classes: Sequence[str]) -> tuple[str, ...]:
     """Return the numeric classes, of those given, in which a case is asked; one for operations on numbers alone."""
-    fit = tuple(name for name in classes if _fits(case, CLASSES[name]))
+    fit = tuple(name for name in classes if can_ask(case, CLASSES[name]))
     return fit[:1] if OPS[case.op].kind == "scalar" else fit
 
 
@@ -146,6 +155,8 @@ class Result:
         return self.reason or ("pass" if self.ran else "unsupported")
 
 
+Answered = set[tuple[str, str]]
+"""Operation and name of a variant: it did something else than to decline what it does not offer (PRT-007)."""
 _GRAVITY = ("fail", "error", "protocol", "timeout", "crash")
 
 
@@ -166,6 +177,7 @@ def run(
     for result in results:
         by_op.setdefault(result.case.op, []).append(result)
     bad: set[str] = set()
+    answered: Answered = set()
     for group in in_order(list(OPS)):
         here = [result for op in group for result in by_op.get(op, ())]
         again: set[str] = set()
@@ -174,15 +186,21 @@ def run(
             again = {result.case.id for result in here if order.random() < _PROBED}
             # where an answer is expected rather than a refusal, if there is such a case
             again |= set({r.case.op: r.case.id for r in sorted(here, key=lambda r: not r.case.refused)}.values())
-        _judge_group(here, [variants, *lanes], bad, again, progress)
-        bad |= {r.case.op for r in here if r.failures or r.reason == "blocked"}
+        _judge_group(here, [variants, *lanes], bad, answered, again, progress)
+        bad |= failing_operations(here)
     return results
+
+
+def failing_operations(results: Iterable[Result]) -> set[str]:
+    """Return the operations of which a case failed or is blocked: what rests on them would only say so again."""
+    return {r.case.op for r in results if r.failures or r.reason == "blocked"}
 
 
 def _judge_group(
     results: Sequence[Result],
     lanes: Sequence[Sequence[Variant]],
     bad: set[str],
+    answered: Answered,
     again: set[str],
     progress: Callable[[Case], None],
 ) -> None:
@@ -192,7 +210,7 @@ def _judge_group(
         for result in results[number :: len(lanes)]:
             progress(result.case)
             began = time.monotonic()
-            _judge_case(result, lanes[number], bad, again=result.case.id in again)
+            _judge_case(result, lanes[number], bad, answered, again=result.case.id in again)
             result.seconds = time.monotonic() - began
 
     if len(lanes) == 1:
@@ -202,7 +220,7 @@ def _judge_group(
         list(pool.map(work, range(len(lanes))))
 
 
-def _judge_case(result: Result, variants: Sequence[Variant], bad: set[str], *, again: bool) -> None:
+def _judge_case(result: Result, variants: Sequence[Variant], bad: set[str], answered: Answered, *, again: bool) -> None:
     case = result.case
     blocking = [need for need in NEEDS.get(case.op, ()) if need in bad]
     if blocking:
@@ -211,19 +229,24 @@ def _judge_case(result: Result, variants: Sequence[Variant], bad: set[str], *, a
         return
     meant = [v for v in variants if v.takes(case)]
     meant = meant[:1] if OPS[case.op].kind == "scalar" else meant
-    answered: set[str] = set()
+    dtypes: set[str] = set()
     for variant in meant:
         if getattr(variant.port, "restarts", 0) >= MAX_RESTARTS:
             result.reason, result.skipped = "notrun", f"{variant.port.name} was lost {MAX_RESTARTS} times"
             continue
+        if (case.op, variant.name) in answered:
+            result.skipped = f"{variant.name} answers {case.op}, which its hello does not offer: told once"
+            continue
         before = result.ran
         _judge(result, variant, again=again)
         if result.ran > before:
-            answered.add(variant.dtype)
+            dtypes.add(variant.dtype)
+            if variant.offers is not None and case.op not in variant.offers:
+                answered.add((case.op, variant.name))
     if not meant:
         result.skipped = "no way of calling the port is meant for this case"
     # every dtype must be answered by some form of the port
-    if not meant or {v.dtype for v in meant} - answered:
+    if not meant or {v.dtype for v in meant} - dtypes:
         result.reason = result.reason or "unsupported"
 
 

@@ -9,7 +9,7 @@ import secrets
 import shlex
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -18,12 +18,13 @@ from pathlib import Path
 
 from conformance.cases import Case, load_all
 from conformance.clauses import Clause, ClauseError, read_clauses
+from conformance.conduct import CHECKS, declining, ending
 from conformance.coverage import Coverage, coverage, elsewhere
-from conformance.harness import Result, Variant
+from conformance.harness import Variant, failing_operations
 from conformance.harness import run as run_cases
 from conformance.judgement import PropertyResult, Run, cases_of
 from conformance.ops import OPS
-from conformance.profiles import CLASSES, PROFILES, profile_of, profiles_of_case
+from conformance.profiles import CLASSES, PROFILES, classes_offered, offered_in, profiles_of_case
 from conformance.properties import PROPERTIES, run_properties
 from conformance.protocol.child import Child, Hello
 
@@ -146,6 +147,11 @@ class Started:
     classes: tuple[str, ...] = ()
 
     @property
+    def children(self) -> list[Child]:
+        """One process of each form."""
+        return list(dict.fromkeys(variant.port for variant in self.lanes[0] if isinstance(variant.port, Child)))
+
+    @property
     def offered(self) -> set[str]:
         """Operations that any form offers in any judged class."""
         return {op for variant in self.lanes[0] for op in variant.offers or ()}
@@ -170,8 +176,9 @@ def started(target: Target, options: Options) -> Iterator[Started]:
                     found.hellos.append(hello)
                 lane += _variants(child, hello, options.classes)
             found.lanes.append(lane)
-        known = {name for hello in found.hellos for classes in hello.ops.values() for name in classes}
-        unknown = sorted(known - set(CLASSES))
+        known = {name for hello in found.hellos for name in classes_offered(hello.ops)}
+        named = {name for hello in found.hellos for classes in hello.ops.values() for name in classes}
+        unknown = sorted(named - set(CLASSES))
         if unknown:
             raise Unusable(f"the port offers the numeric class {unknown[0]}; known are {', '.join(CLASSES)}")
         missing = [name for name in options.classes if name not in known]
@@ -183,11 +190,14 @@ def started(target: Target, options: Options) -> Iterator[Started]:
 
 
 def _variants(child: Child, hello: Hello, classes: Sequence[str]) -> list[Variant]:
-    out = []
-    for name, dtype in CLASSES.items():
-        offers = frozenset(op for op, offered in hello.ops.items() if name in offered)
-        if offers and (not classes or name in classes):
-            out.append(Variant(child, dtype, offers=offers, deterministic=hello.deterministic, zstd=hello.zstd))
+    known = classes_offered(hello.ops)
+    out = [
+        Variant(
+            child, dtype, offers=offered_in(name, hello.ops), deterministic=hello.deterministic, zstd=hello.zstd
+        )
+        for name, dtype in CLASSES.items()
+        if name in known and (not classes or name in classes)
+    ]
     # a port that offers nothing is asked all the same: it must say so each time (PRT-007)
     return out or [Variant(child, "float64", offers=frozenset())]
 
@@ -218,19 +228,20 @@ def judge(
             named = {p.profile for p in PROPERTIES.values() if any(fnmatchcase(p.name, o) for o in options.only)}
             profiles = tuple(p for p in profiles if p in named or any(p in profiles_of_case(case) for case in cases))
         results = run_cases(cases, port.lanes[0], progress, order, port.lanes[1:])
-        probes = _probes(every, {case.op for case in cases}, port, order)
         held: list[PropertyResult] = []
         if options.examples and not options.quick:
-            held = _properties(port, profiles, seed, options, artifacts)
+            bad = failing_operations(results)
+            held = _properties(port, profiles, seed, options, artifacts, bad)
+        held += _conduct(port, every, options)
         run = Run(
             port=_described(port.hellos),
             profiles=profiles,
             classes=port.classes,
-            results=results + probes,
+            results=results,
             coverage=shown,
             properties=held,
             clauses=clauses,
-            chosen=_plan(cases, port.lanes[0]) | {r.name: 0 for r in probes} | _tried(held, profiles, options),
+            chosen=_plan(cases, port.lanes[0]) | _tried(held, profiles, options),
             seed=seed,
             fresh=not options.seed,
             filtered=options.filtered,
@@ -260,9 +271,12 @@ def _kit() -> tuple[list[Case], dict[str, Clause], list[Coverage]]:
 
 
 def _properties(
-    port: Started, profiles: Sequence[str], seed: str, options: Options, artifacts: Path
+    port: Started, profiles: Sequence[str], seed: str, options: Options, artifacts: Path, bad: Collection[str]
 ) -> list[PropertyResult]:
-    """Return the results of the properties that the options name, each once."""
+    """Return the results of the properties that the options name, each once.
+
+    bad  operations that failed a case: what asks them, or rests on them, is blocked
+    """
     found: dict[str, PropertyResult] = {}
     for pattern in options.only or (None,):
         for held in run_properties(
@@ -273,9 +287,20 @@ def _properties(
             only=pattern,
             clause=options.clause or None,
             artifacts=artifacts,
+            bad=bad,
         ):
             found.setdefault(held.name, held)
     return list(found.values())
+
+
+def _conduct(port: Started, every: Sequence[Case], options: Options) -> list[PropertyResult]:
+    """Return the results of the checks of the protocol; the port does not run afterwards."""
+    children = port.children
+    held = [declining(children, every), ending(children, asked=True)]
+    if options.filtered:
+        # whoever looks at one case does not want to wait for one more start, nor to hear of what is right besides
+        return [one for one in held if one.failure]
+    return [*held, ending(children, asked=False)]
 
 
 def _described(hellos: Sequence[Hello]) -> dict[str, object]:
@@ -331,33 +356,5 @@ def _plan(cases: Sequence[Case], variants: Sequence[Variant]) -> dict[str, int]:
 
 def _tried(held: Sequence[PropertyResult], profiles: Sequence[str], options: Options) -> dict[str, int]:
     """Return the properties that are to be tried: all of the profiles, or what a filter left."""
-    whole = [p.name for p in PROPERTIES.values() if p.profile in profiles]
+    whole = [p.name for p in PROPERTIES.values() if p.profile in profiles] + list(CHECKS)
     return dict.fromkeys([one.name for one in held] if options.filtered else whole, 0)
-
-
-def _probes(every: Sequence[Case], asked: set[str], port: Started, order: random.Random) -> list[Result]:
-    """Return the results of one call of each operation that is neither offered nor asked for, where it is answered."""
-    firsts: dict[str, Case] = {}
-    for case in every:
-        if case.op not in asked and case.op not in port.offered:
-            firsts.setdefault(case.op, case)
-    found = run_cases(list(firsts.values()), port.lanes[0], order=order)
-    return [result for result in found if result.failures]
-
-
-def profiles_offered(ops: set[str]) -> dict[str, tuple[int, int]]:
-    """Return for each profile how many of its operations are offered, and how many there are."""
-    return {p: (len(ops & set(mine)), len(mine)) for p, mine in PROFILES.items()}
-
-
-def unknown_operations(hello: Hello) -> list[str]:
-    """Return the operations of a hello that the kit does not have."""
-    return sorted(set(hello.ops) - set(OPS))
-
-
-def grouped(ops: Sequence[str]) -> dict[str, list[str]]:
-    """Return operations by profile."""
-    out: dict[str, list[str]] = {}
-    for op in ops:
-        out.setdefault(profile_of(op), []).append(op)
-    return out

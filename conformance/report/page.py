@@ -54,10 +54,10 @@ def _verdict(run: Run) -> Markup:
 
 
 def _tiles(run: Run) -> Markup:
-    passed, wrong, skipped = run.counts()
+    verdict = run.verdict()
     tiles = [
         tag("div", tag("b", str(n)), name, class_="tile bad" if name == "failed" and n else "tile")
-        for n, name in ((passed, "passed"), (wrong, "failed"), (skipped, "skipped"))
+        for n, name in ((verdict.passed, "passed"), (verdict.failed, "failed"), (verdict.skipped, "skipped"))
     ]
     return tag("div", *tiles, class_="tiles")
 
