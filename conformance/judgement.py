@@ -141,6 +141,7 @@ class Run:
         seed: of the order of calls and of properties, hexadecimal.
         fresh: the seed was drawn for this run.
         filtered: the option that left cases out, empty if none did.
+        quick: what a quick run does not see, in words; empty for another.
         deterministic: the port says that the same call gets the same bytes (PRT-013).
         zstd: the port reads compressed files; one that does not says so, and so does its claim (PRT-010).
         waivers: number of results that an expected-failure manifest forgave.
@@ -160,6 +161,7 @@ class Run:
     seed: str = ""
     fresh: bool = True
     filtered: str = ""
+    quick: str = ""
     deterministic: bool = True
     zstd: bool = True
     complaints: list[str] = field(default_factory=list)

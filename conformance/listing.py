@@ -122,8 +122,10 @@ NAMES = (
     ("`raw`", "a file, byte by byte"),
     (
         "`tensors` of `file.read`, `file.write`, `delta.apply`",
-        "`dtype` is a name of chapter 12, `bits` the stored values as bytes, little-endian; `row_pointers` and `columns`"
-        " are those of TOP-001, null or absent for a tensor with full support",
+        (
+            "`dtype` is a name of chapter 12, `bits` the stored values as bytes, little-endian; `row_pointers` and"
+            " `columns` are those of TOP-001, null or absent for a tensor with full support"
+        ),
     ),
     (
         "`attributes`, `scales`, `delta`; `state`",
@@ -131,8 +133,10 @@ NAMES = (
     ),
     (
         "`odd`",
-        "for the name of an input `other` or `int64`: the port converts that input to the other of float64 and float32,"
-        " or to int64, before it multiplies, and the product refuses it (KRN-010)",
+        (
+            "for the name of an input `other` or `int64`: the port converts that input to the other of float64 and"
+            " float32, or to int64, before it multiplies, and the product refuses it (KRN-010)"
+        ),
     ),
 )
 """What inputs and outputs are, by name."""

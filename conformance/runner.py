@@ -20,13 +20,14 @@ from conformance.cases import Case, load_all
 from conformance.clauses import Clause, ClauseError, read_clauses
 from conformance.conduct import CHECKS, declining, ending
 from conformance.coverage import Coverage, coverage, elsewhere
-from conformance.harness import Variant, failing_operations
+from conformance.harness import Stop, Variant, failing_operations
 from conformance.harness import run as run_cases
-from conformance.judgement import PropertyResult, Run, cases_of
+from conformance.judgement import BLOCKED, PropertyResult, Run, cases_of
 from conformance.ops import OPS
 from conformance.profiles import CLASSES, PROFILES, classes_offered, offered_in, profiles_of_case
 from conformance.properties import PROPERTIES, run_properties
 from conformance.protocol.child import Child, Hello
+from conformance.signatures import covering, refused_by, signatures
 
 __all__ = ["BACKENDS", "DEFAULT", "Broken", "Options", "Target", "Unusable", "judge", "started"]
 
@@ -42,8 +43,6 @@ BACKENDS = {
 DEFAULT = ("numpy", "numba", "strict")
 """Those that are judged where none is named."""
 
-QUICK_CASES = 1
-"""Cases of each clause in a quick run."""
 EXAMPLES = 20
 """Examples of each property on each form and class, besides the directed ones."""
 
@@ -106,11 +105,12 @@ class Options:
         classes: numeric classes, empty for all that the port offers.
         only: globs of case ids, operations, clauses or properties; empty for all.
         clause: id of one clause; empty for all.
-        quick: one case a clause.
+        quick: as few cases as refuse every known mutant, and no properties.
         seed: hexadecimal; empty to draw one.
         timeout: seconds a call.
         jobs: child processes of each form.
         examples: of each property; 0 tries none, and claims nothing.
+        max_failures: failed cases after which the rest is not run; 0 for no limit.
     """
 
     profiles: tuple[str, ...] = ()
@@ -122,6 +122,7 @@ class Options:
     timeout: float = 20.0
     jobs: int = 1
     examples: int = EXAMPLES
+    max_failures: int = 0
 
     @property
     def filtered(self) -> str:
@@ -192,9 +193,7 @@ def started(target: Target, options: Options) -> Iterator[Started]:
 def _variants(child: Child, hello: Hello, classes: Sequence[str]) -> list[Variant]:
     known = classes_offered(hello.ops)
     out = [
-        Variant(
-            child, dtype, offers=offered_in(name, hello.ops), deterministic=hello.deterministic, zstd=hello.zstd
-        )
+        Variant(child, dtype, offers=offered_in(name, hello.ops), deterministic=hello.deterministic, zstd=hello.zstd)
         for name, dtype in CLASSES.items()
         if name in known and (not classes or name in classes)
     ]
@@ -227,11 +226,16 @@ def judge(
         if options.filtered:
             named = {p.profile for p in PROPERTIES.values() if any(fnmatchcase(p.name, o) for o in options.only)}
             profiles = tuple(p for p in profiles if p in named or any(p in profiles_of_case(case) for case in cases))
-        results = run_cases(cases, port.lanes[0], progress, order, port.lanes[1:])
+        results = run_cases(cases, port.lanes[0], progress, order, port.lanes[1:], options.max_failures)
+        stop = Stop(options.max_failures, sum(bool(r.failures) for r in results))
         held: list[PropertyResult] = []
-        if options.examples and not options.quick:
+        if options.examples and not options.quick and not stop.reached:
             bad = failing_operations(results)
             held = _properties(port, profiles, seed, options, artifacts, bad)
+        elif stop.reached and not options.filtered:
+            mine = [p for p in PROPERTIES.values() if p.profile in profiles]
+            why = f"{BLOCKED}: {stop.reason}"
+            held = [PropertyResult(p.name, p.clauses, p.profile, skipped=why) for p in mine]
         held += _conduct(port, every, options)
         run = Run(
             port=_described(port.hellos),
@@ -245,6 +249,7 @@ def judge(
             seed=seed,
             fresh=not options.seed,
             filtered=options.filtered,
+            quick=_quick(cases, meant) if options.quick else "",
             deterministic=all(hello.deterministic for hello in port.hellos),
             zstd=all(hello.zstd for hello in port.hellos),
             command=[target.shown],
@@ -333,15 +338,18 @@ def _chosen(cases: Sequence[Case], options: Options) -> list[Case]:
                 f"no case of these profiles shows {options.clause}; `explain {options.clause}` says what does"
             )
     if options.quick:
-        seen: dict[str, int] = {}
-        short = []
-        for case in left:
-            if any(seen.get(name, 0) < QUICK_CASES for name in case.clauses):
-                short.append(case)
-                for name in case.clauses:
-                    seen[name] = seen.get(name, 0) + 1
-        left = short
+        left = covering(left, signatures())
     return left
+
+
+def _quick(cases: Sequence[Case], meant: Sequence[Case]) -> str:
+    """Return what a quick run looked at, and what it left out."""
+    table = signatures()
+    seen, known = refused_by(cases, table), refused_by(meant, table)
+    return (
+        f"quick: {len(cases)} of {len(meant)} cases. They refuse {len(seen)} of the {len(known)} known mutants that"
+        " all cases refuse; another mistake may pass, and no property was tried"
+    )
 
 
 def _plan(cases: Sequence[Case], variants: Sequence[Variant]) -> dict[str, int]:
