@@ -15,6 +15,7 @@ from conformance.cases import load_all
 from conformance.clauses import read_clauses
 from conformance.conduct import CHECKS
 from conformance.judgement import PROTOCOL, Run, Status
+from conformance.printing import print_run
 from conformance.profiles import CLASSES, PROFILES
 from conformance.properties import PROPERTIES
 from conformance.properties import freeze as freeze_case
@@ -114,7 +115,8 @@ def verify(
     run = _run(target, options)
     if expected is not None:
         told: list[expectations.Judged] = [*run.results, *run.properties]
-        run.complaints += expectations.apply(expected, told, {c.id for c in load_all()}, PROPERTIES, run.classes)
+        names = {*PROPERTIES, *CHECKS}
+        run.complaints += expectations.apply(expected, told, {c.id for c in load_all()}, names, run.classes)
     print_run(run, console)
     verdict = run.verdict()
     console.print(f"{verdict.passed} passed, {verdict.failed} failed, {verdict.skipped} skipped")
