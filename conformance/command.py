@@ -20,6 +20,7 @@ from conformance.profiles import CLASSES, PROFILES
 from conformance.properties import PROPERTIES
 from conformance.properties import freeze as freeze_case
 from conformance.properties import replay as replay_case
+from conformance.properties.artifacts import read as read_artifact
 from conformance.protocol.child import StartError
 from conformance.runner import BACKENDS, DEFAULT, EXAMPLES, Broken, Options, Target, Unusable, judge, started
 from conformance.terminal import Terminal
