@@ -6,16 +6,16 @@ from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
-from rich.table import Table
 
+from conformance import asking, listing, outputs, report, templates
 from conformance import doctor as doctors
 from conformance import expect as expectations
 from conformance import export as exports
-from conformance import listing, outputs, report, templates
 from conformance.cases import load_all
 from conformance.clauses import read_clauses
-from conformance.judgement import Run
-from conformance.kills import looks_like
+from conformance.conduct import CHECKS
+from conformance.judgement import PROTOCOL, Run, Status
+from conformance.printing import print_run
 from conformance.profiles import CLASSES, PROFILES
 from conformance.properties import PROPERTIES
 from conformance.properties import freeze as freeze_case
@@ -28,7 +28,8 @@ from formats.visible import visible
 
 __all__ = ["app", "main"]
 
-MET, NOT_MET, USAGE, NOT_STARTED, KIT = 0, 1, 2, 3, 4
+MET, NOT_MET, KIT = Status
+USAGE, NOT_STARTED = 2, 3
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 console = Terminal(keep="\n\t", soft_wrap=True)
@@ -64,7 +65,7 @@ def verify(
     classes: Annotated[
         str | None, typer.Option("--class", metavar="A,B", help=f"Numeric classes: {','.join(CLASSES)}.")
     ] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="One case a clause: not enough for a claim.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Few cases, no properties: not enough for a claim.")] = False,
     only: Annotated[
         list[str] | None,
         typer.Option(metavar="GLOB", help="Only what GLOB matches: cases by id, operation or clause; may be repeated."),
@@ -83,6 +84,9 @@ def verify(
         int, typer.Option(min=0, metavar="N", help="Examples of each property; 0 tries none, and claims nothing.")
     ] = EXAMPLES,
     jobs: Annotated[int, typer.Option(min=1, max=64, help="Processes of the port, asked side by side.")] = 1,
+    max_failures: Annotated[
+        int, typer.Option(min=0, metavar="N", help="Failed cases after which the rest is not run; 0 runs all.")
+    ] = 0,
 ) -> None:
     """Judge a port of SEFT by SPEC.md, clause by clause; our engine if no port is named.
 
@@ -102,6 +106,7 @@ def verify(
         timeout=timeout,
         jobs=jobs,
         examples=examples,
+        max_failures=max_failures,
     )
     if expect is not None and not expect.is_file():
         _stop(f"--expect {expect}: there is no such file; --write-expect makes one", USAGE)
@@ -111,18 +116,18 @@ def verify(
     run = _run(target, options)
     if expected is not None:
         told: list[expectations.Judged] = [*run.results, *run.properties]
-        run.complaints += expectations.apply(expected, told, {c.id for c in load_all()}, PROPERTIES, run.classes)
-    _print(run)
-    passed, failed, skipped = run.counts()
-    console.print(f"{passed} passed, {failed} failed, {skipped} skipped")
+        names = {*PROPERTIES, *CHECKS}
+        run.complaints += expectations.apply(expected, told, {c.id for c in load_all()}, names, run.classes)
+    print_run(run, console)
+    verdict = run.verdict()
+    console.print(f"{verdict.passed} passed, {verdict.failed} failed, {verdict.skipped} skipped")
     if wrong := outputs.write(run, write_expect, report_folder):
         _stop(wrong, USAGE)
-    if not (passed or failed or run.waivers):
-        _stop("nothing ran: the port offers nothing of what was asked; see doctor", KIT)
     if run.fault:
         _stop(f"the kit is at fault: {run.fault}", KIT)
-    partial = bool(run.filtered) or not run.fresh
-    raise typer.Exit(NOT_MET if failed or not (partial or run.verdict().met) else MET)
+    if verdict.status == KIT:
+        _stop("nothing ran: the port offers nothing of what was asked; see doctor", KIT)
+    raise typer.Exit(verdict.status)
 
 
 @app.command()
@@ -161,6 +166,37 @@ def explain(what: Annotated[str, typer.Argument(metavar="ID", help="A clause, an
         _stop(str(error.args[0]), USAGE)
     for line in lines:
         console.print(line)
+
+
+@app.command()
+def ask(
+    case: Annotated[str, typer.Argument(metavar="CASE", help="The id of a case.")],
+    port: Port = None,
+    port_py: PortPy = None,
+    backend: Backend = None,
+    classes: Annotated[
+        str | None, typer.Option("--class", metavar="A,B", help=f"Numeric classes: {','.join(CLASSES)}.")
+    ] = None,
+    timeout: Timeout = 20.0,
+) -> None:
+    """Put one case to a port: every line sent and received, expected and got whole, and the first difference.
+
+    Exit status: 0 the answer is right, 1 it is not, 2 wrong use, 3 the port did not start, 4 it was not asked.
+    """
+    asked = next((one for one in load_all() if one.id == case), None)
+    if asked is None:
+        _stop(f"no case is called {case!r}; `list --cases` names them", USAGE)
+    options = Options(classes=_names(classes, CLASSES, "--class"), timeout=timeout)
+    try:
+        with started(_target(port, port_py, backend), options) as running:
+            result = asking.ask(asked, running.lanes[0], lambda line: console.print(line))
+    except StartError as error:
+        _stop(f"the port did not start: {error}", NOT_STARTED)
+    except Unusable as error:
+        _stop(str(error), USAGE)
+    if not result.ran and not result.failures:
+        _stop(f"{case} was not asked: the port does not offer {asked.op} in a class of the case", KIT)
+    raise typer.Exit(NOT_MET if result.failures else MET)
 
 
 @app.command()
@@ -215,7 +251,8 @@ def check_report(file: Annotated[Path, typer.Argument(metavar="FILE", help="A re
     """Check somebody's report: whole, of this kit, and with the verdict that its own lines give."""
     if not file.is_file():
         _stop(f"{file}: there is no such file", USAGE)
-    wrong = report.check_report(file, {p.name: p.profile for p in PROPERTIES.values()})
+    profiles = {p.name: p.profile for p in PROPERTIES.values()} | dict.fromkeys(CHECKS, PROTOCOL)
+    wrong = report.check_report(file, profiles)
     for line in wrong:
         console.print(line)
     console.print("the report holds" if not wrong else f"{len(wrong)} things are wrong with it")
@@ -325,58 +362,6 @@ def _require_absent(folder: Path) -> None:
 def _stop(line: str, status: int) -> NoReturn:
     print(visible(f"verify: {line}"), file=sys.stderr)
     raise typer.Exit(status)
-
-
-def _print(run: Run) -> None:
-    """Tell a run on the terminal: counts, what failed, what may be claimed."""
-    _print_counts(run)
-    for result in run.results:
-        if result.failures and not result.waived:
-            console.print("\n".join(["", *report.explain(result, run.clauses)]))
-    _print_properties(run)
-    near = looks_like({r.case.id for r in run.results if r.failures})
-    if near:
-        console.print("it fails where these wrong programs do: " + "; ".join(near))
-    for told in run.complaints:
-        console.print(f"FAILED expectation: {told}")
-    told = ", ".join(f"{n} {outcome}" for outcome, n in sorted(run.outcomes().items()))
-    if run.properties:
-        told += f" of cases; {sum(held.status == 'passed' for held in run.properties)} properties pass"
-    console.print(f"{run.name}: {told}; seed {run.seed}; {run.seconds:.0f} s")
-    console.print(run.verdict().line)
-
-
-def _print_counts(run: Run) -> None:
-    table = Table(box=None, pad_edge=False)
-    table.add_column("profile")
-    for name in ("passed", "failed", "skipped", "bound used"):
-        table.add_column(name, justify="right")
-    for profile in PROFILES:
-        mine = run.of_profile(profile)
-        if mine:
-            n = [sum(r.status == status for r in mine) for status in ("passed", "failed", "skipped")]
-            used = max(r.ratio for r in mine)
-            table.add_row(profile, str(n[0]), str(n[1] or ""), str(n[2] or ""), f"{used:.0%}" if used else "")
-    console.print(table)
-
-
-def _print_properties(run: Run) -> None:
-    absent = [held.name for held in run.properties if held.status == "skipped" and "fault" not in held.skipped]
-    if absent:
-        console.print(f"properties that need operations that are not offered: {', '.join(absent)}")
-    for held in run.properties:
-        if held.counts:
-            console.print(f"{held.name}: {held.told}")
-        if held.status == "passed" or held.waived or held.name in absent:
-            continue
-        console.print(f"{held.status.upper()} {held.name}: {held.failure or held.skipped}")
-        if held.artifact is not None:
-            (*_, smallest) = read_artifact(held.artifact)
-            given = {name: value for name, value in smallest.inputs.items() if value is not None}
-            lines = [f"  {name} {run.clauses[name].text}" for name in held.clauses]
-            lines += [f"  {name} = {report.shown_value(value)}" for name, value in given.items()]
-            lines.append(f"  replay it: python tools/verify.py replay {held.artifact} {run.command[0]}")
-            console.print("\n".join(lines))
 
 
 def main() -> int:

@@ -17,14 +17,25 @@ from typing import Any
 import numpy as np
 
 from conformance.cases import Case
-from conformance.compare import compare, float_type, holds
+from conformance.compare import compare, holds
+from conformance.inputs import prepared_inputs, same_values
 from conformance.ops import OPS
 from conformance.port import Port, Refused, Unsupported
 from conformance.profiles import CLASSES, NEEDS, in_order, needs_zstd
 from conformance.protocol.child import PortFault, StartError
 from conformance.slack import bound_of
 
-__all__ = ["Failure", "Result", "Variant", "classes_of", "prepared_inputs", "run"]
+__all__ = [
+    "Failure",
+    "Result",
+    "Stop",
+    "Variant",
+    "can_ask",
+    "classes_of",
+    "failing_operations",
+    "prepared_inputs",
+    "run",
+]
 
 MAX_RESTARTS = 20
 """How often a port may be lost before the rest of a run is not run."""
@@ -64,10 +75,10 @@ class Variant:
 
     def takes(self, case: Case) -> bool:
         """Tell whether the case is meant for this variant."""
-        return OPS[case.op].kind in self.kinds and _fits(case, self.dtype)
+        return OPS[case.op].kind in self.kinds and can_ask(case, self.dtype)
 
 
-def _fits(case: Case, dtype: str) -> bool:
+def can_ask(case: Case, dtype: str) -> bool:
     """Tell whether a case can be asked in a dtype."""
     kind = OPS[case.op].kind
     if dtype in _REDUCED:
@@ -77,7 +88,7 @@ def _fits(case: Case, dtype: str) -> bool:
 
 def classes_of(case: Case, classes: Sequence[str]) -> tuple[str, ...]:
     """Return the numeric classes, of those given, in which a case is asked; one for operations on numbers alone."""
-    fit = tuple(name for name in classes if _fits(case, CLASSES[name]))
+    fit = tuple(name for name in classes if can_ask(case, CLASSES[name]))
     return fit[:1] if OPS[case.op].kind == "scalar" else fit
 
 
@@ -146,6 +157,26 @@ class Result:
         return self.reason or ("pass" if self.ran else "unsupported")
 
 
+@dataclass(slots=True)
+class Stop:
+    """Counts failed cases up to the most that somebody wants to see; 0 is no limit."""
+
+    most: int
+    failed: int = 0
+
+    @property
+    def reached(self) -> bool:
+        """Tell whether the rest is not run."""
+        return 0 < self.most <= self.failed
+
+    @property
+    def reason(self) -> str:
+        """Why the rest is not run."""
+        return f"the run stopped after {self.most} failures (--max-failures)"
+
+
+Answered = set[tuple[str, str]]
+"""Operation and name of a variant: it did something else than to decline what it does not offer (PRT-007)."""
 _GRAVITY = ("fail", "error", "protocol", "timeout", "crash")
 
 
@@ -155,17 +186,20 @@ def run(
     progress: Callable[[Case], None] = lambda case: None,
     order: random.Random | None = None,
     lanes: Sequence[Sequence[Variant]] = (),
+    most: int = 0,
 ) -> list[Result]:
     """Return one result a case, in the order of the cases.
 
     order  shuffles the order in which they are asked, and picks those asked twice; None asks as they come
     lanes  the same variants in other processes, which are asked side by side
+    most   failed cases after which the rest is not run; 0 to run all
     """
     by_op: dict[str, list[Result]] = {}
     results = [Result(case) for case in cases]
     for result in results:
         by_op.setdefault(result.case.op, []).append(result)
     bad: set[str] = set()
+    answered: Answered = set()
     for group in in_order(list(OPS)):
         here = [result for op in group for result in by_op.get(op, ())]
         again: set[str] = set()
@@ -174,15 +208,23 @@ def run(
             again = {result.case.id for result in here if order.random() < _PROBED}
             # where an answer is expected rather than a refusal, if there is such a case
             again |= set({r.case.op: r.case.id for r in sorted(here, key=lambda r: not r.case.refused)}.values())
-        _judge_group(here, [variants, *lanes], bad, again, progress)
-        bad |= {r.case.op for r in here if r.failures or r.reason == "blocked"}
+        stop = Stop(most, sum(bool(r.failures) for r in results))
+        _judge_group(here, [variants, *lanes], bad, answered, stop, again, progress)
+        bad |= failing_operations(here)
     return results
+
+
+def failing_operations(results: Iterable[Result]) -> set[str]:
+    """Return the operations of which a case failed or is blocked: what rests on them would only say so again."""
+    return {r.case.op for r in results if r.failures or r.reason == "blocked"}
 
 
 def _judge_group(
     results: Sequence[Result],
     lanes: Sequence[Sequence[Variant]],
     bad: set[str],
+    answered: Answered,
+    stop: Stop,
     again: set[str],
     progress: Callable[[Case], None],
 ) -> None:
@@ -190,10 +232,14 @@ def _judge_group(
 
     def work(number: int) -> None:
         for result in results[number :: len(lanes)]:
+            if stop.reached:
+                result.reason, result.skipped = "notrun", stop.reason
+                continue
             progress(result.case)
             began = time.monotonic()
-            _judge_case(result, lanes[number], bad, again=result.case.id in again)
+            _judge_case(result, lanes[number], bad, answered, again=result.case.id in again)
             result.seconds = time.monotonic() - began
+            stop.failed += bool(result.failures)
 
     if len(lanes) == 1:
         work(0)
@@ -202,7 +248,7 @@ def _judge_group(
         list(pool.map(work, range(len(lanes))))
 
 
-def _judge_case(result: Result, variants: Sequence[Variant], bad: set[str], *, again: bool) -> None:
+def _judge_case(result: Result, variants: Sequence[Variant], bad: set[str], answered: Answered, *, again: bool) -> None:
     case = result.case
     blocking = [need for need in NEEDS.get(case.op, ()) if need in bad]
     if blocking:
@@ -211,25 +257,25 @@ def _judge_case(result: Result, variants: Sequence[Variant], bad: set[str], *, a
         return
     meant = [v for v in variants if v.takes(case)]
     meant = meant[:1] if OPS[case.op].kind == "scalar" else meant
-    answered: set[str] = set()
+    dtypes: set[str] = set()
     for variant in meant:
         if getattr(variant.port, "restarts", 0) >= MAX_RESTARTS:
             result.reason, result.skipped = "notrun", f"{variant.port.name} was lost {MAX_RESTARTS} times"
             continue
+        if (case.op, variant.name) in answered:
+            result.skipped = f"{variant.name} answers {case.op}, which its hello does not offer: told once"
+            continue
         before = result.ran
         _judge(result, variant, again=again)
         if result.ran > before:
-            answered.add(variant.dtype)
+            dtypes.add(variant.dtype)
+            if variant.offers is not None and case.op not in variant.offers:
+                answered.add((case.op, variant.name))
     if not meant:
         result.skipped = "no way of calling the port is meant for this case"
     # every dtype must be answered by some form of the port
-    if not meant or {v.dtype for v in meant} - answered:
+    if not meant or {v.dtype for v in meant} - dtypes:
         result.reason = result.reason or "unsupported"
-
-
-def prepared_inputs(case: Case, dtype: str) -> dict[str, Any]:
-    """Return copies of all inputs of a case, absent ones as None, float arrays in dtype."""
-    return {name: _prepared(case.inputs.get(name), dtype) for name in OPS[case.op].names}
 
 
 def _judge(result: Result, variant: Variant, *, again: bool) -> None:
@@ -255,7 +301,7 @@ def _judge(result: Result, variant: Variant, *, again: bool) -> None:
         _judge_answer(result, variant, answer)
     if again and not failures:
         _ask_again(result, variant)
-    changed = [name for name in before if not _same(before[name], given[name])]
+    changed = [name for name in before if not same_values(before[name], given[name])]
     if changed:
         failures.append(Failure(variant.name, "", f"it wrote to its input {changed[0]}"))
 
@@ -358,24 +404,3 @@ def _compare_outputs(result: Result, variant: Variant, got: Any) -> None:
             result.ratio = max(result.ratio, verdict.ratio)
         else:
             result.failures.append(Failure(variant.name, name, verdict.detail, verdict.ratio, got=got[name]))
-
-
-def _prepared(value: Any, dtype: str) -> Any:
-    """Return a copy of a value with float arrays in dtype."""
-    if isinstance(value, np.ndarray):
-        return value.astype(float_type(dtype)) if value.dtype.kind == "f" else value.copy()
-    if isinstance(value, dict):
-        return {k: _prepared(v, dtype) for k, v in value.items()}
-    if isinstance(value, list):
-        return [_prepared(v, dtype) for v in value]
-    return value
-
-
-def _same(a: Any, b: Any) -> bool:
-    if isinstance(a, np.ndarray):
-        return isinstance(b, np.ndarray) and a.dtype == b.dtype and a.tobytes() == b.tobytes()
-    if isinstance(a, dict):
-        return isinstance(b, dict) and a.keys() == b.keys() and all(_same(a[k], b[k]) for k in a)
-    if isinstance(a, list):
-        return isinstance(b, list) and len(a) == len(b) and all(map(_same, a, b))
-    return bool(a == b) or (a != a and b != b)

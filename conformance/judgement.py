@@ -1,12 +1,15 @@
 """A whole run of the kit as a value, and what may be claimed on the strength of it (PRT-010).
 
-Run(...).verdict()      what a report's first line says
+Run(...).verdict()      counts, claim, exit status: everything that terminal, report and badge say
+
+`Run.verdict` alone decides; whatever shows a run renders its result.
 """
 
 import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import IntEnum
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +20,25 @@ from conformance.harness import Result
 from conformance.ops import OPS
 from conformance.profiles import needs_zstd, profiles_of_case
 
-__all__ = ["UNTRIED", "PropertyResult", "Run", "Verdict", "kit_digest"]
+__all__ = ["BLOCKED", "PROTOCOL", "UNTRIED", "PropertyResult", "Run", "Status", "Verdict", "kit_digest"]
 
 REVISION = "1.0-r1"
 """Version of SPEC.md, and of the cases for it: a revision adds or withdraws cases, it changes none."""
 UNTRIED = ("the kit's fault", "hypothesis is not installed")
 """How the reason begins for which a property shows nothing, whatever the port offers."""
+BLOCKED = "blocked"
+"""How the reason begins for which a property was not tried where an operation that it asks fails (PRT-012)."""
+PROTOCOL = "protocol"
+"""The profile of what every claim needs (PRT-007, PRT-008); it is asked for by no name."""
 _FINE = ("pass", "waived")
+
+
+class Status(IntEnum):
+    """Exit status of a run."""
+
+    MET = 0
+    NOT_MET = 1
+    KIT = 4
 
 
 @dataclass(slots=True)
@@ -67,11 +82,16 @@ class PropertyResult:
 
     @property
     def outcome(self) -> str:
-        """Return pass, fail, unsupported, notrun (it shows nothing, and that is not the port's doing) or waived."""
-        if self.waived:
-            return "waived"
+        """Return waived where it is, else the finding."""
+        return "waived" if self.waived else self.finding
+
+    @property
+    def finding(self) -> str:
+        """Return pass, fail, unsupported, blocked or notrun (it shows nothing, and that is not the port's doing)."""
         if self.failure:
             return "fail"
+        if self.skipped.startswith(BLOCKED):
+            return "blocked"
         if self.skipped:
             return "notrun" if self.skipped.startswith(UNTRIED) else "unsupported"
         return "pass"
@@ -82,16 +102,27 @@ class Verdict:
     """What may be said of the port.
 
     Attributes:
-        line: one sentence, "conformant: core, nm in exact64, fp32 (SPEC 1.0, kit 1.0-r1)" or "not conformant: ...".
+        line: one sentence, "conformant: core, nm in exact64, fp32 (SPEC 1.0, kit 1.0-r1)", "not conformant: ..." or,
+            of a run that left something out and in which nothing failed, "no claim: ...".
         conformant: everything passed.
         met: nothing is wrong but what an expected-failure manifest forgives.
         reasons: why not; empty if it is.
+        claimable: the profiles that could be claimed.
+        badge: what a badge says.
+        passed, failed, skipped: how many checks; complaints of a manifest are failures.
+        status: the exit status.
     """
 
     line: str
     conformant: bool = False
     met: bool = False
     reasons: tuple[str, ...] = ()
+    claimable: tuple[str, ...] = ()
+    badge: str = "not conformant"
+    passed: int = 0
+    failed: int = 0
+    skipped: int = 0
+    status: Status = Status.NOT_MET
 
 
 @dataclass(slots=True)
@@ -110,6 +141,7 @@ class Run:
         seed: of the order of calls and of properties, hexadecimal.
         fresh: the seed was drawn for this run.
         filtered: the option that left cases out, empty if none did.
+        quick: what a quick run does not see, in words; empty for another.
         deterministic: the port says that the same call gets the same bytes (PRT-013).
         zstd: the port reads compressed files; one that does not says so, and so does its claim (PRT-010).
         waivers: number of results that an expected-failure manifest forgave.
@@ -129,6 +161,7 @@ class Run:
     seed: str = ""
     fresh: bool = True
     filtered: str = ""
+    quick: str = ""
     deterministic: bool = True
     zstd: bool = True
     complaints: list[str] = field(default_factory=list)
@@ -168,60 +201,94 @@ class Run:
         """Return how many cases came out how."""
         return Counter(r.outcome for r in self.results)
 
-    def counts(self) -> tuple[int, int, int]:
-        """Return how many checks passed, failed and were skipped: cases and properties."""
-        found = Counter([r.status for r in self.results] + [p.status for p in self.properties])
-        return found["passed"], found["failed"] + len(self.complaints), found["skipped"]
-
     def of_profile(self, profile: str) -> list[Result]:
         """Return the results of a profile's cases."""
         return [r for r in self.results if profile in profiles_of_case(r.case)]
 
-    def claimable(self) -> tuple[str, ...]:
-        """Return the profiles of which everything passed; none where the kit is at fault."""
-        if self.fault:
-            return ()
-        return tuple(p for p in self.profiles if self._holds(p))
+    def verdict(self) -> Verdict:
+        """Return what may be claimed: the profiles asked for, all or nothing (PRT-010)."""
+        found = Counter([r.status for r in self.results] + [p.status for p in self.properties])
+        passed, failed, skipped = found["passed"], found["failed"] + len(self.complaints), found["skipped"]
+        reasons = self._reasons(failed)
+        conformant = not reasons and not self.waivers
+        # where something was left out nothing is claimed; that is no fault of the port's unless something failed
+        partial = bool(self.filtered) or not self.fresh
+        if self.fault or not (failed or self.waivers or self._asked_anything()):
+            status, badge = Status.KIT, "not conformant"
+        elif failed or (reasons and not partial):
+            status, badge = Status.NOT_MET, "not conformant"
+        else:
+            status, badge = Status.MET, "not conformant" if self.waivers else "no claim"
+        if conformant:
+            badge = f"1.0 {'+'.join(map(self.claimed, self.profiles))} {'+'.join(self.classes)}"
+        line = f"{self._said(status, reasons)} (SPEC 1.0, kit {REVISION})"
+        counts = passed, failed, skipped
+        return Verdict(line, conformant, not reasons, tuple(reasons), self._claimable(), badge, *counts, status)
 
     def claimed(self, profile: str) -> str:
         """Return what a claim calls a profile: one of which zstd was left out says so (PRT-010)."""
         lacks = not self.zstd and any(needs_zstd(r.case) for r in self.of_profile(profile))
         return f"{profile} without zstd" if lacks else profile
 
-    def _holds(self, profile: str) -> bool:
-        results = self.of_profile(profile)
-        own = [p for p in self.properties if p.profile == profile]
-        return bool(results) and all(r.outcome == "pass" for r in results) and all(p.status == "passed" for p in own)
+    def _asked_anything(self) -> bool:
+        judged = [r.status for r in self.results] + [p.status for p in self.properties if p.profile != PROTOCOL]
+        return bool(set(judged) - {"skipped"})
 
-    def verdict(self) -> Verdict:
-        """Return what may be claimed: the profiles asked for, all or nothing (PRT-010)."""
+    def _said(self, status: Status, reasons: Sequence[str]) -> str:
+        """Return the line of the verdict."""
         # PRT-010: what was lost on the way is not known to pass
         if self.fault:
-            line = f"no verdict, the kit is at fault: {self.fault} (SPEC 1.0, kit {REVISION})"
-            return Verdict(line, reasons=(self.fault,))
+            return f"no verdict, the kit is at fault: {self.fault}"
+        if reasons:
+            return f"{'no claim' if status == Status.MET else 'not conformant'}: {'; '.join(reasons[:3])}"
+        # PRT-013
+        steady = "" if self.deterministic else ", not deterministic"
+        what = f"{', '.join(map(self.claimed, self.profiles))} in {', '.join(self.classes)}{steady}"
+        return f"conformant with {self.waivers} waivers: {what}" if self.waivers else f"conformant: {what}"
+
+    def _reasons(self, failed: int) -> list[str]:
+        """Return why nothing may be claimed; empty if it may."""
+        if self.fault:
+            return [self.fault]
         reasons = list(self.complaints)
         if self.filtered:
             reasons.append(f"cases were left out by {self.filtered}")
         if not self.fresh:
             reasons.append("the seed was given, not drawn")
         reasons += [reason for profile in self.profiles for reason in self._against(profile)]
-        what = f"{', '.join(self.claimed(p) for p in self.profiles)} in {', '.join(self.classes)}"
-        # PRT-013
-        what += f"{'' if self.deterministic else ', not deterministic'} (SPEC 1.0, kit {REVISION})"
-        if reasons or not self.profiles:
-            shown = "; ".join(reasons[:3]) or "nothing was asked for"
-            return Verdict(f"not conformant: {shown} (SPEC 1.0, kit {REVISION})", reasons=tuple(reasons))
-        if self.waivers:
-            return Verdict(f"conformant with {self.waivers} waivers: {what}", met=True)
-        return Verdict(f"conformant: {what}", conformant=True, met=True)
+        reasons += [f"{p.name} fails ({' '.join(p.clauses)})" for p in self._of_protocol() if p.outcome not in _FINE]
+        if not self.profiles:
+            reasons.append("nothing was asked for")
+        if failed and not reasons:
+            # whatever failed withholds the claim, also what belongs to no profile of the claim (PRT-010)
+            reasons.append(f"{failed} failed")
+        return reasons
+
+    def _of_protocol(self) -> list[PropertyResult]:
+        return [p for p in self.properties if p.profile == PROTOCOL]
+
+    def _claimable(self) -> tuple[str, ...]:
+        """Return the profiles of which everything passed; none where the kit is at fault, or the protocol is broken."""
+        strange = any(r.status == "failed" and not self._belongs(r) for r in self.results)
+        if self.fault or strange or any(p.status == "failed" for p in self._of_protocol()):
+            return ()
+        return tuple(p for p in self.profiles if self._holds(p))
+
+    def _belongs(self, result: Result) -> bool:
+        return bool(profiles_of_case(result.case) & set(self.profiles))
+
+    def _holds(self, profile: str) -> bool:
+        results = self.of_profile(profile)
+        own = [p for p in self.properties if p.profile == profile]
+        return bool(results) and all(r.outcome == "pass" for r in results) and all(p.status == "passed" for p in own)
 
     def _against(self, profile: str) -> list[str]:
         """Return why a profile cannot be claimed."""
         results = self.of_profile(profile)
         bad = Counter(r.outcome for r in results if r.outcome not in _FINE)
-        own = Counter(p.status for p in self.properties if p.profile == profile and p.outcome not in _FINE)
+        own = Counter(p.outcome for p in self.properties if p.profile == profile and p.outcome not in _FINE)
         told = [f"{n} {outcome}" for outcome, n in sorted(bad.items())]
-        told += [f"{n} properties {status}" for status, n in sorted(own.items())]
+        told += [f"{n} {'property' if n == 1 else 'properties'} {outcome}" for outcome, n in sorted(own.items())]
         if not results:
             return [f"{profile}: no case ran"]
         return [f"{profile}: {', '.join(told)} of {len(results)}"] if told else []

@@ -25,20 +25,16 @@ from conformance.harness import Failure, Variant, run
 from conformance.mutants import MUTANTS, Mutant
 
 __all__ = [
-    "SIGNATURES",
     "UNPROVEN",
     "Kill",
     "Matrix",
     "kill_matrix",
     "killing",
-    "looks_like",
-    "signatures",
     "unproven",
     "variants_of",
 ]
 
 UNPROVEN = Path(__file__).parent / "mutants" / "unproven.json"
-SIGNATURES = Path(__file__).parent / "registry" / "signatures.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,31 +169,3 @@ def matrix_of(kills: dict[str, list[Kill]], cases: Sequence[Case]) -> Matrix:
     killers = {kill.case for row in kills.values() for kill in row}
     matrix.idle = [case.id for case in cases if case.id not in killers]
     return matrix
-
-
-def signatures(path: Path = SIGNATURES) -> dict[str, list[str]]:
-    """Return for the id of each case the names of the mutants that fail it."""
-    table: dict[str, list[str]] = json.loads(path.read_text(encoding="utf-8"))
-    return table
-
-
-def looks_like(failed_ids: set[str], path: Path = SIGNATURES, most: int = 3) -> list[str]:
-    """Return the names of the mutants that fail most nearly where a port fails, the most similar first.
-
-    Similar is what two sets of failed cases have in common, over what they have together; below a half nothing is said.
-    """
-    table = signatures(path)
-    fails_at: dict[str, set[str]] = {}
-    for case, names in table.items():
-        for name in names:
-            fails_at.setdefault(name, set()).add(case)
-    ranked = []
-    for name, where in fails_at.items():
-        common = len(where & failed_ids)
-        # cases of operations that the mutant does not touch say nothing for or against it
-        op = name.split(":", 1)[0]
-        mine = {case for case in failed_ids if any(other.startswith(f"{op}:") for other in table.get(case, ()))}
-        similarity = common / len(where | mine) if common else 0.0
-        if similarity >= 0.5:
-            ranked.append((-similarity, name))
-    return [name for _, name in sorted(ranked)[:most]]

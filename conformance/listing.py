@@ -6,9 +6,11 @@ from difflib import get_close_matches
 from conformance.cases import Case, load_all
 from conformance.clauses import Clause, read_clauses
 from conformance.coverage import coverage, elsewhere
+from conformance.harness import can_ask
 from conformance.ops import OPS
-from conformance.profiles import NEEDS, PROFILES, profile_of, profiles_of_case
-from conformance.report import shown_value
+from conformance.profiles import NEEDS, PROFILES, is_scalar, profile_of, profiles_of_case
+from conformance.report import whole_text
+from conformance.wire import RECORDS, type_of
 
 __all__ = ["explained", "lines", "operations_page"]
 
@@ -38,8 +40,9 @@ def _how(cases: tuple[str, ...], reason: str) -> str:
 def _operation(op: str, every: list[Case]) -> Iterator[str]:
     n = sum(case.op == op for case in every)
     yield f"{op} ({profile_of(op)}, {OPS[op].kind}, {n} cases)"
-    yield f"  in:  {', '.join(OPS[op].inputs)}"
-    yield f"  out: {', '.join(f'{name} ({how})' for name, how in OPS[op].outputs.items())}"
+    yield "  in:  " + ", ".join(f"{name} {type_of(op, name.rstrip('?'), output=False)}" for name in OPS[op].inputs)
+    outputs = OPS[op].outputs.items()
+    yield "  out: " + ", ".join(f"{name} {type_of(op, name, output=True)} ({how})" for name, how in outputs)
     if op in NEEDS:
         yield f"  rests on {', '.join(NEEDS[op])}"
 
@@ -79,11 +82,11 @@ def _case(case: Case, clauses: dict[str, Clause]) -> list[str]:
         f"meant to catch: {case.purpose}",
     ]
     out += [f"{name} {clauses[name].text}" for name in case.clauses]
-    out += ["", "in:"] + [f"  {k} = {shown_value(v)}" for k, v in case.inputs.items() if v is not None]
+    out += ["", "in:"] + [f"  {k} = {whole_text(v)}" for k, v in case.inputs.items() if v is not None]
     if case.refused:
         return [*out, "", f"refused by {' or '.join(case.refused)}"]
-    out += ["", f"out, from {case.oracle}:"] + [f"  {k} = {shown_value(v)}" for k, v in case.expected.items()]
-    return out + [f"  bound of {k}: {b.terms} terms, gauge {shown_value(b.gauge)}" for k, b in case.bounds.items()]
+    out += ["", f"out, from {case.oracle}:"] + [f"  {k} = {whole_text(v)}" for k, v in case.expected.items()]
+    return out + [f"  bound of {k}: {b.terms} terms, gauge {whole_text(b.gauge)}" for k, b in case.bounds.items()]
 
 
 NAMES = (
@@ -116,9 +119,55 @@ NAMES = (
     ),
     ("`numbers` of `generate.pick`; `picked`", "for each number of tokens before it, the id that is picked (GEN-005)"),
     ("`words`", "u64 (RNG-002)"),
-    ("`raw`", "u8: a file"),
+    ("`raw`", "a file, byte by byte"),
+    (
+        "`tensors` of `file.read`, `file.write`, `delta.apply`",
+        (
+            "`dtype` is a name of chapter 12, `bits` the stored values as bytes, little-endian; `row_pointers` and"
+            " `columns` are those of TOP-001, null or absent for a tensor with full support"
+        ),
+    ),
+    (
+        "`attributes`, `scales`, `delta`; `state`",
+        "canonical JSON text (FMT-028); the state digest, hexadecimal (FMT-099)",
+    ),
+    (
+        "`odd`",
+        (
+            "for the name of an input `other` or `int64`: the port converts that input to the other of float64 and"
+            " float32, or to int64, before it multiplies, and the product refuses it (KRN-010)"
+        ),
+    ),
 )
 """What inputs and outputs are, by name."""
+
+
+TYPES = (
+    ("int", "an integer (PRT-002)"),
+    ("float", '`{"f64": ...}`, binary64 whatever the dtype of the call'),
+    ("string, bool, null", "JSON's own"),
+    ("i64[...], u64[...], u8[...], bool[...]", "an array of this dtype (PRT-003)"),
+    ("real[...]", "an array of floats in the dtype of the call"),
+    ("list of T", "a JSON list"),
+    ("dict of T", '`{"dict": {name: T}}`'),
+    ("value", "any of these but an array: what a configuration holds"),
+    ("tensor, part of ..., record of ...", '`{"dict": {...}}` with the members below; one that is null may be absent'),
+)
+"""What the words of `conformance.wire` mean on the line."""
+
+
+def _records() -> Iterator[str]:
+    """Yield a table for every dict that has a form of its own."""
+    for title, members in RECORDS.items():
+        yield from ("", f"### {title}", "", "| member | type |", "|---|---|")
+        yield from (f"| `{name}` | {told} |" for name, told in members.items())
+
+
+def _marks(op: str, cases: list[Case]) -> list[str]:
+    """Return what a porter has to know of an operation before offering it in a class."""
+    marks = ["**scalar**"] if is_scalar(op) else []
+    reduced = not is_scalar(op) and any(can_ask(case, "bfloat16") for case in cases)
+    return marks + (["**16 bits**"] if reduced else [])
 
 
 def operations_page() -> str:
@@ -134,6 +183,24 @@ def operations_page() -> str:
         "of the largest value (NUM-004).",
         "`python tools/verify.py explain OPERATION` lists its cases, `explain CASE` shows one in full. Written by",
         "`python -m conformance.listing`.",
+        "",
+        "A **scalar** operation has no numeric class of its own (PRT-015).",
+        "It is asked once, with the dtype `float64`: what is `real` in its row is `f64`.",
+        "An operation marked **16 bits** has cases in `bf16` and `fp16`; no other is asked there (PRT-011).",
+        "",
+        "## Types",
+        "",
+        "| type | what goes over the line |",
+        "|---|---|",
+        *(f"| {name} | {what} |" for name, what in TYPES),
+        "",
+        "Within brackets stand the lengths of the axes, the last one fastest.",
+        "A name that is also an integer input is that input's value.",
+        "Another name is the same length wherever it stands in one call, within a list in one entry.",
+        "`...` is any number of axes, and `*` a length that depends on the answer or on nothing else in the call.",
+        *_records(),
+        "",
+        "## Names",
         "",
         "| name | what it is |",
         "|---|---|",
@@ -151,9 +218,11 @@ def operations_page() -> str:
             mine = [case for case in every if case.op == op]
             clauses = sorted({name for case in mine for name in case.clauses if not name.startswith("NUM-")})
             cells = (
-                f"`{op}`",
-                " ".join(f"`{name}`" for name in OPS[op].inputs),
-                "<br>".join(f"`{name}` {how}" for name, how in OPS[op].outputs.items()),
+                f"`{op}`" + "".join(f"<br>{mark}" for mark in _marks(op, mine)),
+                "<br>".join(f"`{name}` {type_of(op, name.rstrip('?'), output=False)}" for name in OPS[op].inputs),
+                "<br>".join(
+                    f"`{name}` {type_of(op, name, output=True)}, *{how}*" for name, how in OPS[op].outputs.items()
+                ),
                 " ".join(f"`{need}`" for need in NEEDS.get(op, ())),
                 " ".join(clauses),
                 str(len(mine)),

@@ -5,7 +5,6 @@ from pathlib import Path
 
 from conformance import expect, report
 from conformance.judgement import Run
-from conformance.kills import signatures
 from conformance.whole import check_file, check_place
 
 __all__ = ["check", "check_new", "check_page", "write"]
@@ -62,7 +61,7 @@ def write(run: Run, manifest: Path | None, folder: Path | None) -> str:
         wrong.append(str(error))
     try:
         if folder is not None:
-            report.write(run, folder, signatures())
+            report.write(run, folder)
     except UNWRITABLE as error:
         wrong.append(str(error))
     return "; ".join(wrong)

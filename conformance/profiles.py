@@ -1,14 +1,27 @@
 """What a port can claim: profiles of operations, what each operation rests on, and numeric classes (chapter 16)."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import numpy as np
 
 from conformance.cases import Case
 from conformance.ops import OPS
 
-__all__ = ["CLASSES", "NEEDS", "PROFILES", "in_order", "needs_zstd", "profile_of", "profiles_of_case", "requires_zstd"]
+__all__ = [
+    "CLASSES",
+    "NEEDS",
+    "PROFILES",
+    "blocking",
+    "classes_offered",
+    "in_order",
+    "is_scalar",
+    "needs_zstd",
+    "offered_in",
+    "profile_of",
+    "profiles_of_case",
+    "requires_zstd",
+]
 
 CLASSES = {"exact64": "float64", "fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 """Numeric classes, and the dtype of float arrays in each (PRT-011)."""
@@ -128,6 +141,38 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "delta.apply": ("file.read",),
 }
 """What an operation rests on: where one of these fails, its own cases would only say so again (PRT-012)."""
+
+
+def blocking(ops: Iterable[str], bad: Collection[str]) -> str:
+    """Return an operation of `bad` that one of the operations is, or rests on; empty if there is none (PRT-012)."""
+    left, looked_at = list(ops), set[str]()
+    while left:
+        op = left.pop()
+        if op in bad:
+            return op
+        looked_at.add(op)
+        left += [need for need in NEEDS.get(op, ()) if need not in looked_at]
+    return ""
+
+
+def is_scalar(op: str) -> bool:
+    """Tell whether an operation has no numeric class of its own (PRT-015)."""
+    return op in OPS and OPS[op].kind == "scalar"
+
+
+def offered_in(name: str, ops: Mapping[str, Sequence[str]]) -> frozenset[str]:
+    """Return the operations that a hello offers in a numeric class: a scalar one if it is offered in any (PRT-015).
+
+    ops  operation to numeric classes, as a hello has them
+    """
+    return frozenset(op for op, classes in ops.items() if name in classes or (classes and is_scalar(op)))
+
+
+def classes_offered(ops: Mapping[str, Sequence[str]]) -> set[str]:
+    """Return the numeric classes of a hello; what scalar operations name counts where nothing else is offered."""
+    of_arrays = {name for op, classes in ops.items() for name in classes if not is_scalar(op)}
+    return of_arrays or {name for classes in ops.values() for name in classes}
+
 
 _OF = {op: name for name, ops in PROFILES.items() for op in ops}
 

@@ -9,7 +9,7 @@ import secrets
 import shlex
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -18,14 +18,16 @@ from pathlib import Path
 
 from conformance.cases import Case, load_all
 from conformance.clauses import Clause, ClauseError, read_clauses
+from conformance.conduct import CHECKS, declining, ending
 from conformance.coverage import Coverage, coverage, elsewhere
-from conformance.harness import Result, Variant
+from conformance.harness import Stop, Variant, failing_operations
 from conformance.harness import run as run_cases
-from conformance.judgement import PropertyResult, Run, cases_of
+from conformance.judgement import BLOCKED, PropertyResult, Run, cases_of
 from conformance.ops import OPS
-from conformance.profiles import CLASSES, PROFILES, profile_of, profiles_of_case
+from conformance.profiles import CLASSES, PROFILES, classes_offered, offered_in, profiles_of_case
 from conformance.properties import PROPERTIES, run_properties
 from conformance.protocol.child import Child, Hello
+from conformance.signatures import covering, refused_by, signatures
 
 __all__ = ["BACKENDS", "DEFAULT", "Broken", "Options", "Target", "Unusable", "judge", "started"]
 
@@ -41,8 +43,6 @@ BACKENDS = {
 DEFAULT = ("numpy", "numba", "strict")
 """Those that are judged where none is named."""
 
-QUICK_CASES = 1
-"""Cases of each clause in a quick run."""
 EXAMPLES = 20
 """Examples of each property on each form and class, besides the directed ones."""
 
@@ -105,11 +105,12 @@ class Options:
         classes: numeric classes, empty for all that the port offers.
         only: globs of case ids, operations, clauses or properties; empty for all.
         clause: id of one clause; empty for all.
-        quick: one case a clause.
+        quick: as few cases as refuse every known mutant, and no properties.
         seed: hexadecimal; empty to draw one.
         timeout: seconds a call.
         jobs: child processes of each form.
         examples: of each property; 0 tries none, and claims nothing.
+        max_failures: failed cases after which the rest is not run; 0 for no limit.
     """
 
     profiles: tuple[str, ...] = ()
@@ -121,6 +122,7 @@ class Options:
     timeout: float = 20.0
     jobs: int = 1
     examples: int = EXAMPLES
+    max_failures: int = 0
 
     @property
     def filtered(self) -> str:
@@ -144,6 +146,11 @@ class Started:
     lanes: list[list[Variant]] = field(default_factory=list)
     hellos: list[Hello] = field(default_factory=list)
     classes: tuple[str, ...] = ()
+
+    @property
+    def children(self) -> list[Child]:
+        """One process of each form."""
+        return list(dict.fromkeys(variant.port for variant in self.lanes[0] if isinstance(variant.port, Child)))
 
     @property
     def offered(self) -> set[str]:
@@ -170,8 +177,9 @@ def started(target: Target, options: Options) -> Iterator[Started]:
                     found.hellos.append(hello)
                 lane += _variants(child, hello, options.classes)
             found.lanes.append(lane)
-        known = {name for hello in found.hellos for classes in hello.ops.values() for name in classes}
-        unknown = sorted(known - set(CLASSES))
+        known = {name for hello in found.hellos for name in classes_offered(hello.ops)}
+        named = {name for hello in found.hellos for classes in hello.ops.values() for name in classes}
+        unknown = sorted(named - set(CLASSES))
         if unknown:
             raise Unusable(f"the port offers the numeric class {unknown[0]}; known are {', '.join(CLASSES)}")
         missing = [name for name in options.classes if name not in known]
@@ -183,11 +191,12 @@ def started(target: Target, options: Options) -> Iterator[Started]:
 
 
 def _variants(child: Child, hello: Hello, classes: Sequence[str]) -> list[Variant]:
-    out = []
-    for name, dtype in CLASSES.items():
-        offers = frozenset(op for op, offered in hello.ops.items() if name in offered)
-        if offers and (not classes or name in classes):
-            out.append(Variant(child, dtype, offers=offers, deterministic=hello.deterministic, zstd=hello.zstd))
+    known = classes_offered(hello.ops)
+    out = [
+        Variant(child, dtype, offers=offered_in(name, hello.ops), deterministic=hello.deterministic, zstd=hello.zstd)
+        for name, dtype in CLASSES.items()
+        if name in known and (not classes or name in classes)
+    ]
     # a port that offers nothing is asked all the same: it must say so each time (PRT-007)
     return out or [Variant(child, "float64", offers=frozenset())]
 
@@ -217,23 +226,30 @@ def judge(
         if options.filtered:
             named = {p.profile for p in PROPERTIES.values() if any(fnmatchcase(p.name, o) for o in options.only)}
             profiles = tuple(p for p in profiles if p in named or any(p in profiles_of_case(case) for case in cases))
-        results = run_cases(cases, port.lanes[0], progress, order, port.lanes[1:])
-        probes = _probes(every, {case.op for case in cases}, port, order)
+        results = run_cases(cases, port.lanes[0], progress, order, port.lanes[1:], options.max_failures)
+        stop = Stop(options.max_failures, sum(bool(r.failures) for r in results))
         held: list[PropertyResult] = []
-        if options.examples and not options.quick:
-            held = _properties(port, profiles, seed, options, artifacts)
+        if options.examples and not options.quick and not stop.reached:
+            bad = failing_operations(results)
+            held = _properties(port, profiles, seed, options, artifacts, bad)
+        elif stop.reached and not options.filtered:
+            mine = [p for p in PROPERTIES.values() if p.profile in profiles]
+            why = f"{BLOCKED}: {stop.reason}"
+            held = [PropertyResult(p.name, p.clauses, p.profile, skipped=why) for p in mine]
+        held += _conduct(port, every, options)
         run = Run(
             port=_described(port.hellos),
             profiles=profiles,
             classes=port.classes,
-            results=results + probes,
+            results=results,
             coverage=shown,
             properties=held,
             clauses=clauses,
-            chosen=_plan(cases, port.lanes[0]) | {r.name: 0 for r in probes} | _tried(held, profiles, options),
+            chosen=_plan(cases, port.lanes[0]) | _tried(held, profiles, options),
             seed=seed,
             fresh=not options.seed,
             filtered=options.filtered,
+            quick=_quick(cases, meant) if options.quick else "",
             deterministic=all(hello.deterministic for hello in port.hellos),
             zstd=all(hello.zstd for hello in port.hellos),
             command=[target.shown],
@@ -260,9 +276,12 @@ def _kit() -> tuple[list[Case], dict[str, Clause], list[Coverage]]:
 
 
 def _properties(
-    port: Started, profiles: Sequence[str], seed: str, options: Options, artifacts: Path
+    port: Started, profiles: Sequence[str], seed: str, options: Options, artifacts: Path, bad: Collection[str]
 ) -> list[PropertyResult]:
-    """Return the results of the properties that the options name, each once."""
+    """Return the results of the properties that the options name, each once.
+
+    bad  operations that failed a case: what asks them, or rests on them, is blocked
+    """
     found: dict[str, PropertyResult] = {}
     for pattern in options.only or (None,):
         for held in run_properties(
@@ -273,9 +292,20 @@ def _properties(
             only=pattern,
             clause=options.clause or None,
             artifacts=artifacts,
+            bad=bad,
         ):
             found.setdefault(held.name, held)
     return list(found.values())
+
+
+def _conduct(port: Started, every: Sequence[Case], options: Options) -> list[PropertyResult]:
+    """Return the results of the checks of the protocol; the port does not run afterwards."""
+    children = port.children
+    held = [declining(children, every), ending(children, asked=True)]
+    if options.filtered:
+        # whoever looks at one case does not want to wait for one more start, nor to hear of what is right besides
+        return [one for one in held if one.failure]
+    return [*held, ending(children, asked=False)]
 
 
 def _described(hellos: Sequence[Hello]) -> dict[str, object]:
@@ -308,15 +338,18 @@ def _chosen(cases: Sequence[Case], options: Options) -> list[Case]:
                 f"no case of these profiles shows {options.clause}; `explain {options.clause}` says what does"
             )
     if options.quick:
-        seen: dict[str, int] = {}
-        short = []
-        for case in left:
-            if any(seen.get(name, 0) < QUICK_CASES for name in case.clauses):
-                short.append(case)
-                for name in case.clauses:
-                    seen[name] = seen.get(name, 0) + 1
-        left = short
+        left = covering(left, signatures())
     return left
+
+
+def _quick(cases: Sequence[Case], meant: Sequence[Case]) -> str:
+    """Return what a quick run looked at, and what it left out."""
+    table = signatures()
+    seen, known = refused_by(cases, table), refused_by(meant, table)
+    return (
+        f"quick: {len(cases)} of {len(meant)} cases. They refuse {len(seen)} of the {len(known)} known mutants that"
+        " all cases refuse; another mistake may pass, and no property was tried"
+    )
 
 
 def _plan(cases: Sequence[Case], variants: Sequence[Variant]) -> dict[str, int]:
@@ -331,33 +364,5 @@ def _plan(cases: Sequence[Case], variants: Sequence[Variant]) -> dict[str, int]:
 
 def _tried(held: Sequence[PropertyResult], profiles: Sequence[str], options: Options) -> dict[str, int]:
     """Return the properties that are to be tried: all of the profiles, or what a filter left."""
-    whole = [p.name for p in PROPERTIES.values() if p.profile in profiles]
+    whole = [p.name for p in PROPERTIES.values() if p.profile in profiles] + list(CHECKS)
     return dict.fromkeys([one.name for one in held] if options.filtered else whole, 0)
-
-
-def _probes(every: Sequence[Case], asked: set[str], port: Started, order: random.Random) -> list[Result]:
-    """Return the results of one call of each operation that is neither offered nor asked for, where it is answered."""
-    firsts: dict[str, Case] = {}
-    for case in every:
-        if case.op not in asked and case.op not in port.offered:
-            firsts.setdefault(case.op, case)
-    found = run_cases(list(firsts.values()), port.lanes[0], order=order)
-    return [result for result in found if result.failures]
-
-
-def profiles_offered(ops: set[str]) -> dict[str, tuple[int, int]]:
-    """Return for each profile how many of its operations are offered, and how many there are."""
-    return {p: (len(ops & set(mine)), len(mine)) for p, mine in PROFILES.items()}
-
-
-def unknown_operations(hello: Hello) -> list[str]:
-    """Return the operations of a hello that the kit does not have."""
-    return sorted(set(hello.ops) - set(OPS))
-
-
-def grouped(ops: Sequence[str]) -> dict[str, list[str]]:
-    """Return operations by profile."""
-    out: dict[str, list[str]] = {}
-    for op in ops:
-        out.setdefault(profile_of(op), []).append(op)
-    return out

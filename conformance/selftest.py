@@ -17,12 +17,13 @@ import numpy as np
 
 from conformance.cases import Bound
 from conformance.compare import compare, tau
-from conformance.kills import SIGNATURES, Matrix, kill_matrix, looks_like
+from conformance.kills import Matrix, kill_matrix
 from conformance.mutants import CONTROLS, MUTANTS
 from conformance.nulls.expected import EXPECTED, complaints, judged
+from conformance.signatures import SIGNATURES
 from conformance.whole import write_file
 
-__all__ = ["Matrix", "comparators", "kill_matrix", "looks_like", "main", "page", "signatures_text"]
+__all__ = ["Matrix", "comparators", "kill_matrix", "main", "page", "signatures_text"]
 
 
 def comparators() -> list[str]:

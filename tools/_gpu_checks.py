@@ -82,7 +82,8 @@ def check_kit(backend: str, examples: int) -> Iterator[Checked]:
     """Judge the engine on a backend by the kit, with so many examples of each property."""
     # a call may wait for many kernels to be compiled
     run = judge(Target.of_engine((backend,)), Options(timeout=KIT_SECONDS, examples=examples))
-    passed, failed, skipped = run.counts()
+    verdict = run.verdict()
+    passed, failed, skipped = verdict.passed, verdict.failed, verdict.skipped
     wrong = [result.name for result in run.results if result.failures]
     seen = f"{passed} passed, {failed} failed, {skipped} of operations that are not offered"
     yield Checked(f"kit, backend {backend}", not failed and bool(passed), seen + "".join(f"; {w}" for w in wrong[:5]))

@@ -10,7 +10,7 @@
 
     [[expect]]
     property = "select.largest"
-    status = "fail"                   # or unsupported
+    status = "fail"                   # or unsupported, blocked
     issue = "https://..."
 
 A case is forgiven if each of its failures is one that an entry expects; a property if an entry expects its status, as
@@ -48,7 +48,7 @@ __all__ = [
 
 STATUSES = ("fail", "error", "crash", "timeout", "protocol", "unsupported", "blocked")
 """What may be expected: not that a run was given up."""
-OF_PROPERTIES = ("fail", "unsupported")
+OF_PROPERTIES = ("fail", "unsupported", "blocked")
 """What may be expected of a property."""
 MOST = 20
 """Cases that one glob may stand for."""
@@ -307,8 +307,7 @@ def _forgive(result: Judged, mine: Sequence[Expect]) -> list[str]:
 def findings(result: Judged) -> list[Finding]:
     """Return all that is wrong with a result; the reason where it was not judged."""
     if isinstance(result, PropertyResult):
-        waived = "fail" if result.failure else "unsupported"
-        status = waived if result.waived else result.outcome
+        status = result.finding
         return [] if status == "pass" else [(status, result.failure or result.skipped, "")]
     if result.failures:
         return list(dict.fromkeys((f.status, f.detail, f.in_class) for f in result.failures))

@@ -7,15 +7,17 @@ import random
 import secrets
 import sys
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 
-from conformance.cases import VECTORS, load
+from conformance.cases import VECTORS, Case, load, load_all
+from conformance.conduct import declining, ending
 from conformance.harness import Result, Variant, run
 from conformance.judgement import PropertyResult, Run, Verdict
-from conformance.nulls import lines
+from conformance.nulls import files, lines
 from conformance.port import Refused, Unsupported
-from conformance.profiles import PROFILES
+from conformance.profiles import PROFILES, offered_in
 from conformance.protocol.child import Child, PortFault, StartError
 
 __all__ = ["ASKED", "CONFORMANT", "EXPECTED", "Judged", "complaints", "judged"]
@@ -44,7 +46,7 @@ _OF_MODE = {
     **dict.fromkeys(set(lines.MODES) - {"slow", "prints", "late-reply", "hang", "closes-stdout"}, _FEW),
 }
 
-CONFORMANT = ("right", "slow", "prints", "unsteady-and-says-so", "no-zstd-and-says-so")
+CONFORMANT = ("right", "slow", "prints", "files", "unsteady-and-says-so", "no-zstd-and-says-so")
 """Programs with which nothing is wrong: whoever refuses them as well refuses everything."""
 
 EXPECTED: dict[str, set[str]] = {
@@ -58,7 +60,8 @@ EXPECTED: dict[str, set[str]] = {
     "nan": {"fail", "pass"},
     "unsupported-all": {"protocol"},
     "declares-nothing": {"unsupported"},
-    "offers-less": {"protocol"},
+    # that it answers is told once of an operation
+    "offers-less": {"protocol", "unsupported"},
     "rejects-all": {"fail"},
     "accepts-all": {"fail", "pass"},
     "error-all": {"error"},
@@ -93,6 +96,9 @@ EXPECTED: dict[str, set[str]] = {
     "invalid-utf8": {"protocol"},
     "unasked": {"crash", "protocol"},
     "old-hello": {"crash"},
+    **{mode: {"pass"} for mode in lines.ENDS},
+    # the refusal of the few is right, and has no array
+    **{mode: {"protocol", "pass"} for mode in set(files.MODES) - {"files"}},
 }
 """The outcomes of its cases, by null port; `pass` beside another where a refusal or an empty answer is right."""
 
@@ -120,16 +126,23 @@ def judged(mode: str, timeout: float = 1.0) -> Judged:
         variant = Variant(child, "float32", offers=offers, deterministic=steady, zstd=zstd)
         results = run(cases, [variant], order=random.Random(seed))  # noqa: S311  the order is no secret
         told = {"name": mode}
-        held = exceeding(child, seed)
-        chosen = {case.id: 1 for case in cases} | {held.name: 0}
-        whole = Run(told, profiles, ("fp32",), results, [], {}, chosen, [held], seed, deterministic=steady, zstd=zstd)
+        held = [exceeding(child, seed)]
+        if mode in CONFORMANT or mode in lines.ENDS:
+            held += [declining([child], _every_case()), *(ending([child], asked=asked) for asked in (True, False))]
+        chosen = {case.id: 1 for case in cases} | {one.name: 0 for one in held}
+        whole = Run(told, profiles, ("fp32",), results, [], {}, chosen, held, seed, deterministic=steady, zstd=zstd)
         process = child._process
     return Judged(results, whole.verdict(), 0 if process is None or process.poll() is not None else 1)
 
 
+@cache
+def _every_case() -> list[Case]:
+    return load_all()
+
+
 def _offers(child: Child) -> frozenset[str] | None:
     try:
-        return frozenset(op for op, classes in child.hello().ops.items() if "fp32" in classes)
+        return offered_in("fp32", child.hello().ops)
     except StartError:
         return None
 
@@ -165,6 +178,9 @@ def complaints(mode: str, found: Judged) -> list[str]:
     if mode == "unsteady-and-says-so" and "not deterministic" not in found.verdict.line:
         told.append(f"{mode}: {found.verdict.line}")
     if mode == "no-zstd-and-says-so" and "kernels, ckpt-read without zstd in" not in found.verdict.line:
+        told.append(f"{mode}: {found.verdict.line}")
+    broken = {"crashes-on-what-it-lacks": "PRT-007"} | dict.fromkeys(lines.ENDS[1:], "PRT-008")
+    if broken.get(mode, "") not in found.verdict.line:
         told.append(f"{mode}: {found.verdict.line}")
     if found.left:
         told.append(f"{mode}: a process is left behind")

@@ -4,9 +4,12 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
+from conformance.nulls import files
 from conformance.nulls.answers import Right, Table
+from conformance.profiles import PROFILES
 from conformance.protocol.serve import _answer
 from conformance.protocol.values import line, parse
 
@@ -71,6 +74,9 @@ def _old_hello(answer: Message, _: int) -> bytes:
 
 _JUNK = {"dtype": "f32", "shape": [1], "b64": "AAAA!AAA"}
 
+ENDS = ("crashes-on-what-it-lacks", "status-at-stop", "deaf-to-stop", "status-at-the-end")
+"""Null ports whose answers and lines are right; they break PRT-007, or PRT-008 in how they end."""
+
 MODES: dict[str, Spoil] = {
     "slow": lambda answer, _: line(answer),
     "prints": _on_calls(lambda answer, _: line(answer)),
@@ -94,6 +100,8 @@ MODES: dict[str, Spoil] = {
     "invalid-utf8": _on_calls(lambda _, __: b'{"type": "ok", "\xff": 0}\n'),
     "unasked": lambda answer, _: line(answer),
     "old-hello": _old_hello,
+    **dict.fromkeys(ENDS, lambda answer, _: line(answer)),
+    **dict.fromkeys(files.MODES, lambda answer, _: line(answer)),
 }
 """What is done to the lines, by the name of the null port; `slow` and `prints` are allowed."""
 
@@ -116,14 +124,32 @@ def serve_lines(mode: str) -> None:
     port.name = mode
     if mode == "unasked":
         os.write(1, line({"type": "pong", "id": "0"}))
-    calls = 0
+    if mode == "crashes-on-what-it-lacks":
+        port.ops = PROFILES["kernels"]
+    calls, folder = 0, Path()
     for raw in sys.stdin.buffer:
         message = parse(raw)
         if message.get("type") == "stop":
-            return
+            if mode == "deaf-to-stop":
+                continue
+            sys.exit(3 if mode == "status-at-stop" else 0)
+        if message.get("type") == "call" and message["op"] not in port.ops:
+            os._exit(7)
         answer = _answer(port, message)
+        if mode in files.MODES:
+            folder = Path(message.get("folder", folder))
+            answer = _by_file(mode, answer, folder)
         calls += _is_call(answer)
         for piece in _pieces(spoil(answer, calls), mode):
             rest = memoryview(piece)
             while rest:
                 rest = rest[os.write(1, rest) :]
+    sys.exit(4 if mode == "status-at-the-end" else 0)
+
+
+def _by_file(mode: str, answer: Message, folder: Path) -> Message:
+    if answer["type"] == "hello":
+        return answer | {"flags": {"deterministic": True, "files": mode in files.OFFERED}}
+    if answer["type"] != "ok":
+        return answer
+    return answer | {"out": files.in_files(answer["out"], folder, files.MODES[mode])}

@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from hashlib import sha256
@@ -11,7 +11,8 @@ from typing import Any
 
 from conformance.cases import Case
 from conformance.harness import Variant
-from conformance.judgement import PropertyResult
+from conformance.judgement import BLOCKED, PropertyResult
+from conformance.profiles import blocking
 from conformance.properties import (
     choosing,
     comparing,
@@ -77,6 +78,7 @@ def run_properties(
     clause: str | None = None,
     artifacts: Path,
     seconds: float = 60.0,
+    bad: Collection[str] = (),
 ) -> list[PropertyResult]:
     """Return one result a property of the profiles.
 
@@ -86,6 +88,8 @@ def run_properties(
     clause     a glob of clauses
     artifacts  where a failing property leaves its folder
     seconds    for the examples of a property, and once more to make a failing one smaller
+    bad        operations that fail their cases: a property that asks one, or rests on one, is blocked (PRT-012),
+               unless `only` is its name
 
     Raises:
         ValueError: the seed is no hexadecimal number of at most 128 bits.
@@ -96,6 +100,12 @@ def run_properties(
         if prop.profile not in profiles or (only is not None and not fnmatchcase(prop.name, only)):
             continue
         if clause is not None and not any(fnmatchcase(one, clause) for one in prop.clauses):
+            continue
+        behind = blocking(prop.ops, bad)
+        # whoever names it wants its smallest example
+        if behind and prop.name != only:
+            skipped = f"{BLOCKED}: {behind} fails its cases"
+            results.append(PropertyResult(prop.name, prop.clauses, prop.profile, skipped=skipped))
             continue
         results.append(_judge(prop, ports, seed, examples, artifacts, seconds))
     return results

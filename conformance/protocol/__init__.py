@@ -2,5 +2,7 @@
 
 values    values as JSON holds them, and back
 serve     the loop of a port written in Python
-child     a port as a child process: start, ask, wait, restart
+child     a port as a child process: start, ask, wait, restart, end
+files     the folder in which large arrays are left
+faults    what a port did instead of answering
 """

@@ -8,64 +8,26 @@ What a port does wrong comes out as an exception whose class is the status of th
 """
 
 import os
-import resource
 import secrets
 import selectors
-import shutil
 import subprocess
-import tempfile
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
+from contextlib import suppress
 from types import TracebackType
 from typing import Any, Self
 
 from conformance.port import Refused, Unsupported
 from conformance.protocol.ends import Ends
+from conformance.protocol.faults import Breach, Crash, Late, PortError, PortFault, StartError
+from conformance.protocol.files import Folder, Read
+from conformance.protocol.memory import AddressSpace
 from conformance.protocol.values import Malformed, decode, encode, line, parse
 
 __all__ = ["Breach", "Child", "Crash", "Hello", "Late", "PortError", "PortFault", "StartError"]
 
 PROTOCOL = 1
 _LONGEST_LINE = 1 << 28
-_FILE_OPS_MEMORY = 2 << 30
-"""Bytes of address space beyond what the port has that an operation on files may take."""
-
-
-class PortFault(Exception):
-    """What a port did instead of answering; `status` is what the case is called."""
-
-    status = "error"
-    lost = True
-    """whether the process must be started again"""
-
-
-class PortError(PortFault):
-    """The port caught an error of its own and says so (PRT-005)."""
-
-    status, lost = "error", False
-
-
-class Crash(PortFault):
-    """The process ended."""
-
-    status = "crash"
-
-
-class Late(PortFault):
-    """No whole answer came in time (PRT-009)."""
-
-    status = "timeout"
-
-
-class Breach(PortFault):
-    """What came was no answer of the protocol (PRT-001 to PRT-006)."""
-
-    status = "protocol"
-
-
-class StartError(Exception):
-    """The program cannot be started, or does not introduce itself."""
 
 
 class Hello:
@@ -98,6 +60,11 @@ class Hello:
         return str(self.port.get("name", "port")) + (f" {version}" if version else "")
 
     @property
+    def files(self) -> bool:
+        """It takes arrays in files, and may answer with some (PRT-014)."""
+        return self.flags.get("files") is True
+
+    @property
     def deterministic(self) -> bool:
         """It says that the same call gets the same bytes (PRT-013)."""
         return self.flags.get("deterministic") is True
@@ -113,6 +80,7 @@ class Child:
 
     Attributes:
         restarts: how often it had to be started again.
+        folder: where it and the kit leave large arrays (PRT-014).
         on_line: is called with ``->`` or ``<-`` and every line.
     """
 
@@ -120,7 +88,7 @@ class Child:
         self.command, self.timeout, self.start_timeout = list(command), timeout, start_timeout
         self.restarts = 0
         self._process: subprocess.Popen[bytes] | None = None
-        self._scratch = Path(tempfile.mkdtemp(prefix="seft-port-"))
+        self.folder = Folder()
         self._buffer = b""
         self._stderr = Ends()
         self._hello: Hello | None = None
@@ -159,7 +127,8 @@ class Child:
             return self._hello
         try:
             self._start()
-            answer = self._ask({"type": "hello", "protocol": PROTOCOL, "spec": "1.0"}, self.start_timeout)
+            told = {"type": "hello", "protocol": PROTOCOL, "spec": "1.0", "folder": str(self.folder.path)}
+            answer = self._ask(told, time.monotonic() + self.start_timeout)
             self._hello = Hello(answer)
         except PortFault as fault:
             self._kill()
@@ -176,13 +145,14 @@ class Child:
         """
         hello = self.hello()
         number = secrets.token_hex(8)
-        scratch = self._scratch if hello.flags.get("files") else None
-        given = {name: encode(value, scratch) for name, value in inputs.items() if value is not None}
+        write = self.folder.write if hello.files else None
+        given = {name: encode(value, write) for name, value in inputs.items() if value is not None}
         message = {"type": "call", "id": number, "op": op, "dtype": dtype, "in": given}
+        deadline = time.monotonic() + self.timeout
         try:
             with self._limited(op):
-                answer = self._ask(message, self.timeout)
-            return self._outputs(answer, number)
+                answer = self._ask(message, deadline)
+            return self._outputs(answer, number, self.folder.reader(deadline) if hello.files else None)
         except PortFault as fault:
             if fault.lost:
                 self._kill()
@@ -190,8 +160,7 @@ class Child:
                 raise type(fault)(f"{fault}{self.said()}") from fault
             raise
         finally:
-            for path in self._scratch.iterdir():
-                path.unlink()
+            self.folder.clear()
 
     def raw_answer(self) -> bytes:
         """Return the bytes of the last answer to a call without its id, to compare two."""
@@ -204,12 +173,66 @@ class Child:
             PortFault: it does not.
         """
         number = secrets.token_hex(8)
-        answer = self._ask({"type": "ping", "id": number}, self.timeout)
+        answer = self._ask({"type": "ping", "id": number}, time.monotonic() + self.timeout)
         if answer != {"type": "pong", "id": number}:
             raise Breach(f"to a ping it answered {str(answer)[:200]}")
 
+    def end(self, *, asked: bool) -> str:
+        """End the port, and return what is wrong with how it ends (PRT-008): empty if nothing is.
+
+        A port that was lost is started again first.
+
+        asked  by `stop`; else by the end of its input
+        """
+        after = "at stop" if asked else "at the end of its input"
+        try:
+            self.hello()
+            status, more = self._ended(asked=asked)
+        except (PortFault, StartError) as fault:
+            return f"{after}: {fault}"
+        finally:
+            self._kill()
+        if status is None:
+            return f"{after} it does not end within {self.timeout:g} seconds; it is to end with status 0"
+        if status:
+            how = f"signal {-status}" if status < 0 else f"exit status {status}"
+            return f"{after} it ends with {how}, not with status 0{self.said()}"
+        return f"{after} it writes {more[:80]!r}, which nobody asked for" if more else ""
+
+    def _ended(self, *, asked: bool) -> tuple[int | None, bytes]:
+        """Return with what status the port ends, None if it does not in time, and what it writes before."""
+        process = self._process
+        assert process is not None
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stderr is not None
+        deadline = time.monotonic() + self.timeout
+        if asked:
+            # its input stays open: a port that ends only there has not obeyed
+            request = line({"type": "stop"})
+            self.on_line("->", request)
+            # where it does not read any more, its exit status tells
+            with suppress(OSError):
+                process.stdin.write(request)
+        else:
+            process.stdin.close()
+        more, tick = bytearray(self._buffer), 0.001
+        while process.poll() is None and time.monotonic() < deadline:
+            more += self._leftover(process)
+            time.sleep(tick)
+            tick = min(2 * tick, 0.05)
+        more += self._leftover(process)
+        return process.poll(), bytes(more)
+
+    def _leftover(self, process: "subprocess.Popen[bytes]") -> bytes:
+        """Return what lies in the pipe of standard output, and keep what lies in that of standard error."""
+        assert process.stdout is not None
+        assert process.stderr is not None
+        self._stderr.add(_available(process.stderr.fileno()))
+        return _available(process.stdout.fileno())
+
     def close(self) -> None:
-        """Stop the port: it is asked first (PRT-008)."""
+        """Stop the port, whatever it does: it is asked first."""
         process = self._process
         if process is not None and process.poll() is None:
             try:
@@ -220,17 +243,21 @@ class Child:
             except (OSError, subprocess.TimeoutExpired):
                 pass
         self._kill()
-        shutil.rmtree(self._scratch, ignore_errors=True)
+        self.folder.remove()
 
-    def _outputs(self, answer: dict[str, Any], number: str) -> dict[str, Any]:
+    def _outputs(self, answer: dict[str, Any], number: str, read: Read | None) -> dict[str, Any]:
         kind = answer.get("type")
         if answer.get("id") != number:
             raise Breach(f"its answer has the id {answer.get('id')!r}, the request had {number!r}")
         if kind == "ok" and isinstance(answer.get("out"), dict):
             try:
-                return {name: decode(value) for name, value in answer["out"].items()}
+                out = {name: decode(value, read) for name, value in answer["out"].items()}
             except Malformed as error:
-                raise Breach(str(error)) from error
+                raise (Late if isinstance(error.__cause__, TimeoutError) else Breach)(str(error)) from error
+            if b'"path"' in self._last_raw:
+                # a file may have another name the next time: what counts are its bytes (PRT-013)
+                self._last_raw = line({name: encode(value) for name, value in out.items()})
+            return out
         if kind == "rejected" and isinstance(answer.get("code"), str):
             raise Refused(answer["code"], str(answer.get("detail", "")))
         if kind == "unsupported":
@@ -262,7 +289,7 @@ class Child:
             if stream is not None:
                 stream.close()
 
-    def _ask(self, message: dict[str, Any], timeout: float) -> dict[str, Any]:
+    def _ask(self, message: dict[str, Any], deadline: float) -> dict[str, Any]:
         """Return the answer to a message: one line, and nothing before it or behind it (PRT-001)."""
         process = self._process
         assert process is not None
@@ -270,7 +297,7 @@ class Child:
             raise Breach(f"it wrote without being asked: {self._buffer[:80]!r}")
         request = line(message)
         self.on_line("->", request)
-        raw = self._exchange(process, request, time.monotonic() + timeout)
+        raw = self._exchange(process, request, deadline)
         self.on_line("<-", raw)
         if message["type"] == "call":
             self._last_raw = raw.replace(message["id"].encode(), b"")
@@ -352,32 +379,13 @@ class Child:
         told = f"signal {-status}" if status < 0 else f"exit status {status}"
         return f"it ended with {told}{' in the middle of an answer' if started else ''}"
 
-    def _limited(self, op: str) -> "_AddressSpace":
+    def _limited(self, op: str) -> AddressSpace:
         assert self._process is not None
-        return _AddressSpace(self._process.pid if op.startswith(("file.", "delta.apply")) else None)
+        return AddressSpace(self._process.pid if op.startswith(("file.", "delta.apply")) else None)
 
 
-class _AddressSpace:
-    """While an operation on files runs, a forged size cannot be refused by taking all memory there is."""
-
-    def __init__(self, pid: int | None) -> None:
-        self.pid, self.before = pid, (-1, -1)
-
-    def __enter__(self) -> None:
-        if self.pid is None or not hasattr(resource, "prlimit"):
-            return
-        try:
-            pages = int(Path(f"/proc/{self.pid}/statm").read_text(encoding="ascii").split()[0])
-            self.before = resource.prlimit(self.pid, resource.RLIMIT_AS)
-            limit = pages * resource.getpagesize() + _FILE_OPS_MEMORY
-            resource.prlimit(self.pid, resource.RLIMIT_AS, (limit, self.before[1]))
-        except (OSError, ValueError, IndexError):
-            self.pid = None
-
-    def __exit__(self, *_: object) -> None:
-        if self.pid is None or not hasattr(resource, "prlimit"):
-            return
-        try:
-            resource.prlimit(self.pid, resource.RLIMIT_AS, self.before)
-        except (OSError, ValueError):
-            self.pid = None
+def _available(fileno: int) -> bytes:
+    try:
+        return os.read(fileno, 1 << 16)
+    except BlockingIOError:
+        return b""

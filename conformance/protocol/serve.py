@@ -15,6 +15,7 @@ from typing import Any, BinaryIO
 
 from conformance.ops import OPS
 from conformance.port import Port, Refused, Unsupported
+from conformance.protocol.files import read_any
 from conformance.protocol.values import Malformed, decode, encode, line, parse
 
 __all__ = ["load", "serve"]
@@ -55,7 +56,7 @@ def _answer(port: Port, message: dict[str, Any]) -> dict[str, Any]:
     try:
         op = message["op"]
         absent = dict.fromkeys(OPS[op].names if op in OPS else ())
-        given = absent | {name: decode(value) for name, value in message["in"].items()}
+        given = absent | {name: decode(value, read_any) for name, value in message["in"].items()}
         out = port.call(op, given, message["dtype"])
         return {"type": "ok", "id": number, "out": {name: encode(value) for name, value in out.items()}}
     except Refused as refusal:

@@ -5,14 +5,14 @@ In Python a value is None, a bool, an int, a float, a str, a NumPy array, or a l
 
 import base64
 import binascii
-import hashlib
 import json
 import math
-from pathlib import Path
 from typing import Any
 
 import ml_dtypes
 import numpy as np
+
+from conformance.protocol.files import Read, Write
 
 __all__ = ["DTYPES", "INLINE_LIMIT", "Malformed", "decode", "encode", "line", "parse"]
 
@@ -38,11 +38,11 @@ class Malformed(Exception):
     """What was sent is no message, or no value of the protocol."""
 
 
-def encode(value: Any, scratch: Path | None = None) -> Any:
+def encode(value: Any, write: Write | None = None) -> Any:
     """Return a value as JSON holds it (PRT-002).
 
-    scratch  a folder for the bytes of large arrays, None to keep every array in the line
-    Raises   TypeError for what is no value
+    write   puts the bytes of a large array into a file; None to keep every array in the line
+    Raises  TypeError for what is no value
     """
     if value is None or isinstance(value, bool | str):
         return value
@@ -51,13 +51,13 @@ def encode(value: Any, scratch: Path | None = None) -> Any:
     if isinstance(value, float):
         return {"f64": _hex(value)}
     if isinstance(value, np.ndarray):
-        return _encode_array(value, scratch)
+        return _encode_array(value, write)
     if isinstance(value, dict):
-        return {"dict": {key: encode(one, scratch) for key, one in value.items()}}
+        return {"dict": {key: encode(one, write) for key, one in value.items()}}
     if isinstance(value, list | tuple):
-        return [encode(one, scratch) for one in value]
+        return [encode(one, write) for one in value]
     if isinstance(value, np.generic):
-        return encode(value.item(), scratch)
+        return encode(value.item(), write)
     msg = f"{type(value).__name__} is no value of the protocol"
     raise TypeError(msg)
 
@@ -66,7 +66,7 @@ def _hex(value: float) -> str:
     return value.hex() if math.isfinite(value) else str(value)
 
 
-def _encode_array(x: np.ndarray[Any, Any], scratch: Path | None) -> dict[str, Any]:
+def _encode_array(x: np.ndarray[Any, Any], write: Write | None) -> dict[str, Any]:
     name = _NAMES.get(x.dtype.newbyteorder("="))
     if name is None and np.issubdtype(x.dtype, np.signedinteger):
         name, x = "i64", x.astype(np.int64)
@@ -75,42 +75,40 @@ def _encode_array(x: np.ndarray[Any, Any], scratch: Path | None) -> dict[str, An
         raise TypeError(msg)
     raw = np.ascontiguousarray(x.astype(DTYPES[name], copy=False)).tobytes()
     told: dict[str, Any] = {"dtype": name, "shape": list(x.shape)}
-    if scratch is None or len(raw) <= INLINE_LIMIT:
+    if write is None or len(raw) <= INLINE_LIMIT:
         return told | {"b64": base64.b64encode(raw).decode("ascii")}
-    path = scratch / f"{hashlib.sha256(raw).hexdigest()[:32]}.bin"
-    path.write_bytes(raw)
-    return told | {"path": str(path), "offset": 0, "nbytes": len(raw)}
+    return told | {"path": write(raw), "offset": 0, "nbytes": len(raw)}
 
 
-def decode(value: Any) -> Any:
+def decode(value: Any, read: Read | None = None) -> Any:
     """Return the value that JSON held (PRT-002).
 
-    Raises:
-        Malformed: it is none.
+    read    reads an array that lies in a file (PRT-014); None where no file may be named
+    Raises  Malformed for what is no value
     """
     if value is None or isinstance(value, bool | str | int):
         return value
     if isinstance(value, list):
-        return [decode(one) for one in value]
+        return [decode(one, read) for one in value]
     if not isinstance(value, dict):
         msg = f"the number {value!r} has a point or an exponent; floats are sent as {{'f64': hexadecimal}}"
         raise Malformed(msg)
     keys = set(value)
     if keys == {"dict"} and isinstance(value["dict"], dict):
-        return {key: decode(one) for key, one in value["dict"].items()}
+        return {key: decode(one, read) for key, one in value["dict"].items()}
     try:
         if keys == {"f64"}:
             return float.fromhex(value["f64"])
         if keys == {"int"}:
             return int(value["int"])
         if {"dtype", "shape"} <= keys:
-            return _decode_array(value, keys - {"dtype", "shape"})
+            return _decode_array(value, keys - {"dtype", "shape"}, read)
     except (TypeError, ValueError, OverflowError, binascii.Error, OSError) as error:
         raise Malformed(f"{_short(value)} is no value: {error}") from error
     raise Malformed(f"{_short(value)} is no value: it has the keys {sorted(keys)}")
 
 
-def _decode_array(value: dict[str, Any], rest: set[str]) -> np.ndarray[Any, Any]:
+def _decode_array(value: dict[str, Any], rest: set[str], read: Read | None) -> np.ndarray[Any, Any]:
     name, shape = value["dtype"], value["shape"]
     if name not in DTYPES:
         msg = f"there is no dtype {name!r}; known are {', '.join(DTYPES)}"
@@ -119,23 +117,36 @@ def _decode_array(value: dict[str, Any], rest: set[str]) -> np.ndarray[Any, Any]
     if not isinstance(shape, list) or not all(type(n) is int and n >= 0 for n in shape):
         msg = f"the shape {shape!r} is no list of integers from 0"
         raise ValueError(msg)
+    size = math.prod(shape) * dtype.itemsize
     if rest == {"b64"}:
         raw = base64.b64decode(value["b64"], validate=True)
+        if len(raw) != size:
+            msg = f"{len(raw)} bytes for the shape {shape} of {name}"
+            raise ValueError(msg)
     elif rest == {"path", "offset", "nbytes"}:
-        with Path(value["path"]).open("rb") as file:
-            file.seek(value["offset"])
-            raw = file.read(value["nbytes"])
+        raw = _in_file(value["path"], value["offset"], value["nbytes"], size, read)
     else:
         msg = "an array has b64, or path, offset and nbytes"
-        raise ValueError(msg)
-    if len(raw) != math.prod(shape) * dtype.itemsize:
-        msg = f"{len(raw)} bytes for the shape {shape} of {name}"
         raise ValueError(msg)
     if name == "bool" and any(byte > 1 for byte in raw):
         msg = "a bool is a byte 0 or 1"
         raise ValueError(msg)
     # a copy: whoever gets it may write to it
     return np.frombuffer(raw, dtype=dtype).reshape(shape).astype(dtype.newbyteorder("="))
+
+
+def _in_file(path: Any, offset: Any, nbytes: Any, size: int, read: Read | None) -> bytes:
+    """Return the bytes of an array that lies in a file; nothing is opened for what is wrong already (PRT-014)."""
+    if read is None:
+        msg = "a path is named, but the flags of the hello do not have files true (PRT-014)"
+        raise ValueError(msg)
+    if type(path) is not str or type(offset) is not int or type(nbytes) is not int or offset < 0:
+        msg = "path is a string, offset and nbytes are integers from 0"
+        raise ValueError(msg)
+    if nbytes != size:
+        msg = f"nbytes is {nbytes}, dtype and shape take {size}"
+        raise ValueError(msg)
+    return read(path, offset, nbytes)
 
 
 def line(message: dict[str, Any]) -> bytes:
@@ -151,7 +162,7 @@ def parse(raw: bytes) -> dict[str, Any]:
     """
     try:
         message = json.loads(raw.decode("utf-8"))
-    except (UnicodeDecodeError, ValueError) as error:
+    except (UnicodeDecodeError, ValueError, RecursionError) as error:
         raise Malformed(f"no JSON: {raw[:80]!r}") from error
     if not isinstance(message, dict):
         raise Malformed(f"no JSON object: {raw[:80]!r}")

@@ -5,6 +5,7 @@
 
 from conformance.report.check import check_report
 from conformance.report.folder import FILES, ReportError, check_folder, write
+from conformance.report.shown import whole_text
 from conformance.report.tables import as_json, counts, explain, matches, shown_value, table_rows
 
 __all__ = [
@@ -18,5 +19,6 @@ __all__ = [
     "matches",
     "shown_value",
     "table_rows",
+    "whole_text",
     "write",
 ]

@@ -11,7 +11,7 @@ from typing import Any
 from conformance.cases import Case, load_all
 from conformance.clauses import SPEC
 from conformance.harness import Failure, Result, classes_of
-from conformance.judgement import REVISION, PropertyResult, Run, cases_of, kit_digest
+from conformance.judgement import PROTOCOL, REVISION, PropertyResult, Run, cases_of, kit_digest
 from conformance.profiles import CLASSES, PROFILES, profiles_of_case
 from conformance.report.lines import VERSION, footer, verdict_row
 from conformance.report.summary import OUTCOMES, WRONG
@@ -76,7 +76,7 @@ _Row = dict[str, Any]
 def check_report(path: Path, properties: Mapping[str, str] | None = None) -> list[str]:
     """Return what is wrong with the report at path, a sentence each; empty if it is as this kit writes it.
 
-    properties  name → profile of the properties that a run of these profiles asks; None leaves them unchecked
+    properties  name → profile of the properties, and of the checks of the protocol; None leaves them unchecked
 
     That answers were given, and by the program that is named, no report can show.
     """
@@ -224,7 +224,7 @@ def _ids(options: _Row, rows: Sequence[_Row], known: dict[str, Case]) -> list[st
 def _property_ids(options: _Row, rows: Sequence[_Row], known: Mapping[str, str]) -> list[str]:
     told = {row["id"] for row in rows}
     wrong = _named("is no property of this kit", "are no properties of this kit", [n for n in told if n not in known])
-    mine = [name for name, profile in known.items() if profile in options["profiles"]]
+    mine = [name for name, profile in known.items() if profile in (*options["profiles"], PROTOCOL)]
     missing = [] if options["filtered"] else [name for name in mine if name not in told]
     return wrong + _named("is a property and missing", "are properties and missing", missing)
 
@@ -304,11 +304,11 @@ def _case(row: _Row, result: Result, classes: Sequence[str]) -> list[str]:
 
 def _property(row: _Row, one: PropertyResult, run: Run) -> list[str]:
     wrong = []
-    if row["profile"] not in run.profiles:
+    if row["profile"] not in (*run.profiles, PROTOCOL):
         wrong.append(f"{row['id'][:80]} belongs to no profile of the header.")
     if row["outcome"] != one.status:
         wrong.append(f"{row['id'][:80]} is told as {row['outcome'][:40]}, its own line shows {one.status}.")
-    elif one.status == "passed" and row["examples"] < 1:
+    elif one.status == "passed" and row["examples"] < 1 and row["profile"] != PROTOCOL:
         wrong.append(f"{row['id'][:80]} is told as passed, but no example was tried.")
     elif one.waived and not (row["failure"] or row["skipped"]):
         wrong.append(f"{row['id'][:80]} is told as waived, but its line has nothing to forgive.")

@@ -2,7 +2,6 @@
 
 import json
 import os
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from conformance.judgement import Run
@@ -23,11 +22,10 @@ class ReportError(Exception):
     """The folder for a report holds something else."""
 
 
-def write(run: Run, folder: Path, signatures: Mapping[str, Sequence[str]] | None = None) -> None:
+def write(run: Run, folder: Path) -> None:
     """Write a run as a folder of the files named in FILES.
 
-    folder      is created; an earlier report there, and an empty folder, are replaced
-    signatures  for the id of a case the wrong programs that fail it in the way known to the kit
+    folder  is created; an earlier report there, and an empty folder, are replaced
 
     Raises:
         ReportError: the folder holds files that are no report; nothing is written.
@@ -39,7 +37,7 @@ def write(run: Run, folder: Path, signatures: Mapping[str, Sequence[str]] | None
         "summary.md": markdown(clean),
         "junit.xml": junit(clean),
         "badge.json": json.dumps(badge(clean)) + "\n",
-        "report.html": page(clean, signatures or {}),
+        "report.html": page(clean),
     }
     check_folder(folder)
     write_folder(_absolute(folder), {name: texts[name].encode() for name in FILES})

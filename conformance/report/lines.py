@@ -16,7 +16,7 @@ from conformance.profiles import profiles_of_case
 
 __all__ = ["VERSION", "report_lines", "verdict_row"]
 
-VERSION = 1
+VERSION = 2
 """Of the form of report.jsonl and summary.json."""
 
 
@@ -67,7 +67,9 @@ def verdict_row(run: Run) -> dict[str, Any]:
         "conformant": verdict.conformant,
         "met": verdict.met,
         "reasons": list(verdict.reasons),
-        "claimable": list(run.claimable()),
+        "claimable": list(verdict.claimable),
+        "badge": verdict.badge,
+        "status": int(verdict.status),
     }
 
 
@@ -121,16 +123,16 @@ def property_row(one: PropertyResult) -> dict[str, Any]:
 
 def footer(run: Run) -> dict[str, Any]:
     """Return the counts of the lines before it."""
-    passed, failed, skipped = run.counts()
+    verdict = run.verdict()
     return {
         "type": "footer",
         "cases": len(run.results),
         "properties": len(run.properties),
         "outcomes": dict(run.outcomes()),
         "property_outcomes": dict(Counter(p.status for p in run.properties)),
-        "passed": passed,
-        "failed": failed,
-        "skipped": skipped,
+        "passed": verdict.passed,
+        "failed": verdict.failed,
+        "skipped": verdict.skipped,
     }
 
 

@@ -17,15 +17,15 @@ _ACTIVE = re.compile(r"([\\`*_\[\]<>|&~])")
 
 def markdown(run: Run) -> str:
     """Return the text of summary.md."""
-    passed, wrong, skipped = run.counts()
+    verdict = run.verdict()
     lines = [
-        f"# {_text(run.name)}: {_text(run.verdict().line)}",
+        f"# {_text(run.name)}: {_text(verdict.line)}",
         "",
-        f"{passed} passed, {wrong} failed, {skipped} skipped.",
+        f"{verdict.passed} passed, {verdict.failed} failed, {verdict.skipped} skipped.",
         f"{SPEC.name} {run.spec_sha256[:12]}, kit {REVISION} {run.kit_sha256[:12]}, seed {_code(run.seed or 'none')}.",
         "",
     ]
-    reasons = run.verdict().reasons
+    reasons = verdict.reasons
     lines += [f"- {_text(reason)}" for reason in reasons[:_MOST]] + _more(reasons) + [""] * bool(reasons)
     shown = [name for name in OUTCOMES if run.outcomes()[name]]
     if run.profiles:

@@ -1,7 +1,6 @@
 """report.html: one page that loads nothing and needs no scripts."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from conformance.judgement import REVISION, Run
@@ -16,7 +15,7 @@ _REASONS = 12
 _STYLE = Path(__file__).parent / "style.css"
 
 
-def page(run: Run, signatures: Mapping[str, Sequence[str]]) -> str:
+def page(run: Run) -> str:
     """Return the text of report.html."""
     head = tag(
         "head",
@@ -33,7 +32,7 @@ def page(run: Run, signatures: Mapping[str, Sequence[str]]) -> str:
         _contents(run),
         _facts(run),
         _profiles(run),
-        failure_cards(run, signatures),
+        failure_cards(run),
         _tolerance(run),
         _not_judged(run),
         clause_matrix(run),
@@ -54,10 +53,10 @@ def _verdict(run: Run) -> Markup:
 
 
 def _tiles(run: Run) -> Markup:
-    passed, wrong, skipped = run.counts()
+    verdict = run.verdict()
     tiles = [
         tag("div", tag("b", str(n)), name, class_="tile bad" if name == "failed" and n else "tile")
-        for n, name in ((passed, "passed"), (wrong, "failed"), (skipped, "skipped"))
+        for n, name in ((verdict.passed, "passed"), (verdict.failed, "failed"), (verdict.skipped, "skipped"))
     ]
     return tag("div", *tiles, class_="tiles")
 

@@ -2,9 +2,10 @@
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from conformance.harness import Failure, Result
+from conformance.hints import hints
 from conformance.judgement import PropertyResult, Run
 from conformance.report.markup import Markup, join, sentence, tag
 from conformance.report.shown import detail_text, difference, first_index, value_text
@@ -15,7 +16,7 @@ __all__ = ["failure_cards"]
 _OPEN, _MOST, _FEW = 3, 300, 2
 
 
-def failure_cards(run: Run, signatures: Mapping[str, Sequence[str]]) -> Markup:
+def failure_cards(run: Run) -> Markup:
     """Return the failures, those of the manifest first."""
     wrong, untrue = failed(run.results), broken(run.properties)
     if not (wrong or untrue or run.complaints):
@@ -28,18 +29,17 @@ def failure_cards(run: Run, signatures: Mapping[str, Sequence[str]]) -> Markup:
         ops = Counter(r.case.op for r in wrong).most_common()
         told = ", ".join(f"{op} {n}" for op, n in ops)
         parts.append(tag("p", f"{len(wrong)} cases of {len(ops)} operations: {told}.", class_="soft"))
-    parts += [_card(run, r, signatures.get(r.case.id, ()), at < _OPEN) for at, r in enumerate(wrong[:_MOST])]
+    parts += [tag("p", line, class_="like") for line in hints(run.results)]
+    parts += [_card(run, r, at < _OPEN) for at, r in enumerate(wrong[:_MOST])]
     if len(wrong) > _MOST:
         parts.append(tag("p", f"{len(wrong) - _MOST} more are in report.jsonl."))
     parts += [_property_card(run, p) for p in untrue[:_MOST]]
     return join(*parts)
 
 
-def _card(run: Run, result: Result, like: Sequence[str], is_open: bool) -> Markup:  # noqa: FBT001  private
+def _card(run: Run, result: Result, is_open: bool) -> Markup:  # noqa: FBT001  private
     case = result.case
     parts = [tag("p", tag("span", "meant to catch: ", class_="soft"), case.purpose)]
-    if like:
-        parts.append(tag("p", "looks like mutant ", tag("b", ", ".join(like)), class_="like"))
     parts += [_failure(result, failure) for failure in result.failures]
     parts += [_inputs(result, is_open), *_clauses(run, case.clauses)]
     parts.append(tag("p", tag("span", "once more: ", class_="soft"), tag("code", repeat_command(run, case))))

@@ -9,7 +9,7 @@ import numpy as np
 from conformance.harness import Failure
 from conformance.report.words import LONGEST, clip
 
-__all__ = ["detail_text", "difference", "first_index", "value_text"]
+__all__ = ["detail_text", "difference", "first_index", "value_text", "whole_text"]
 
 _WHOLE, _BEGIN, _AROUND = 64, 12, 4
 _ENTRIES = 24
@@ -27,6 +27,24 @@ def value_text(value: Any, depth: int = 0) -> str:
             return clip(str(value), LONGEST)
         return clip("\n".join(_entries(pairs, depth)), LONGEST)
     return clip(str(value), LONGEST)
+
+
+def whole_text(value: Any, most: int = 4096) -> str:
+    """Return a value in one line, arrays whole up to so many entries; what is left out is counted."""
+    if isinstance(value, np.ndarray):
+        kind = f"{value.dtype.name}{list(value.shape)}"
+        if value.size <= most:
+            text = np.array2string(
+                value, max_line_width=1_000_000, separator=", ", floatmode="unique", threshold=value.size + 1
+            )
+            return f"{kind} {' '.join(text.split())}"
+        begin = ", ".join(str(one) for one in value.reshape(-1)[:most])
+        return f"{kind} first {most} of {value.size}: {begin}"
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key}: {whole_text(one, most)}" for key, one in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(whole_text(one, most) for one in value) + "]"
+    return repr(value)
 
 
 def _entries(pairs: list[tuple[Any, Any]], depth: int) -> Iterator[str]:

@@ -100,7 +100,7 @@ class OpRow:
 
 def profile_rows(run: Run) -> list[ProfileRow]:
     """Return one row a profile, in the order they were asked for."""
-    held = set(run.claimable())
+    held = set(run.verdict().claimable)
     rows = []
     for name in run.profiles:
         results = run.of_profile(name)
@@ -171,17 +171,13 @@ def chapter_of(clause: str) -> str:
 def badge(run: Run) -> dict[str, Any]:
     """Return what a badge shows, in the form of a shields.io endpoint: all that was asked for, or nothing."""
     verdict = run.verdict()
-    if verdict.conformant:
-        message, color = f"1.0 {'+'.join(map(run.claimed, run.profiles))} {'+'.join(run.classes)}", "brightgreen"
-    else:
-        message, color = "not conformant", "red"
-    return {"schemaVersion": 1, "label": "SEFT", "message": message, "color": color}
+    color = "brightgreen" if verdict.conformant else "lightgrey" if verdict.badge == "no claim" else "red"
+    return {"schemaVersion": 1, "label": "SEFT", "message": verdict.badge, "color": color}
 
 
 def as_summary(run: Run, version: int) -> dict[str, Any]:
     """Return the run in numbers, as JSON holds them."""
     verdict = run.verdict()
-    passed, wrong, skipped = run.counts()
     return {
         "report": version,
         "verdict": verdict.line,
@@ -189,12 +185,14 @@ def as_summary(run: Run, version: int) -> dict[str, Any]:
         "met": verdict.met,
         "reasons": list(verdict.reasons),
         "port": run.port,
-        "passed": passed,
-        "failed": wrong,
-        "skipped": skipped,
+        "passed": verdict.passed,
+        "failed": verdict.failed,
+        "skipped": verdict.skipped,
+        "badge": verdict.badge,
+        "status": int(verdict.status),
         "waivers": run.waivers,
         "outcomes": dict(run.outcomes()),
-        "claimable": list(run.claimable()),
+        "claimable": list(verdict.claimable),
         "profiles": {
             row.name: {
                 "cases": row.cases,

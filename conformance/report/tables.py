@@ -12,7 +12,8 @@ import numpy as np
 from conformance.cases import Case
 from conformance.clauses import SPEC, Clause
 from conformance.coverage import Coverage
-from conformance.harness import Result
+from conformance.harness import Failure, Result
+from conformance.report.shown import difference
 
 __all__ = ["as_json", "counts", "explain", "matches", "shown_value", "table_rows"]
 
@@ -76,7 +77,17 @@ def explain(result: Result, clauses: dict[str, Clause]) -> list[str]:
         output = f" {failure.output}" if failure.output else ""
         ratio = f" ({failure.ratio:.3g} times the bound)" if math.isfinite(failure.ratio) else ""
         lines.append(f"  {failure.variant}:{output} {failure.detail}{ratio}")
+        lines += _both(failure, case)
     return lines
+
+
+def _both(failure: Failure, case: Case) -> list[str]:
+    """Return what was expected and what came, around the first difference where they are large."""
+    if failure.got is None or failure.output not in case.expected:
+        return []
+    want, got = difference(failure, case.expected[failure.output])
+    pairs = (("expected", want), ("got     ", got))
+    return [f"    {name} {' '.join(text.split())}" for name, text in pairs]
 
 
 def as_json(

@@ -246,4 +246,38 @@ def test_PRT_003_files_are_gone_after_the_call(tmp_path):
         scores = np.arange(20_000.0)
         found = port.call("select.largest", {"scores": scores, "ids": np.arange(20_000), "k": 2}, "float64")
         assert found["chosen"].tolist() == [19_998, 19_999]
-        assert list(port._scratch.iterdir()) == []
+        assert list(port.folder.path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("stop", "end", "says"),
+    [
+        ("break", "", ("", "")),
+        ("sys.exit(3)", "", ("at stop it ends with exit status 3", "")),
+        ("import os; os.abort()", "", ("at stop it ends with signal 6", "")),
+        ("continue", "", ("at stop it does not end within 0.5 seconds", "")),
+        ('print("bye"); break', "", ("at stop it writes b'bye\\n'", "")),
+        ("break", "sys.exit(4)", ("", "at the end of its input it ends with exit status 4")),
+        ("break", "time.sleep(60)", ("", "at the end of its input it does not end within 0.5 seconds")),
+    ],
+)
+def test_PRT_008_a_port_ends_with_status_0_at_stop_and_at_the_end_of_its_input(tmp_path, stop, end, says):
+    path = tmp_path / "port.py"
+    text = PROGRAM.replace('if m["type"] == "stop": break', f'if m["type"] == "stop":\n        stopped = True; {stop}')
+    text += f"\nif 'stopped' not in globals(): {end or 'pass'}\n"
+    path.write_text(text.replace("BODY", OK).replace("OPS", OPS), encoding="utf-8")
+    with Child([sys.executable, str(path)], 0.5) as port:
+        port.hello()
+        for asked, wanted in zip((True, False), says, strict=True):
+            told = port.end(asked=asked)
+            assert told.startswith(wanted) if wanted else told == ""
+            assert port._process is None
+        # it can be asked again, and ended again
+        port.hello()
+
+
+def test_PRT_008_a_port_that_was_lost_is_started_again_to_see_how_it_ends(child):
+    port = child("sys.exit(3)")
+    with pytest.raises(Crash):
+        port.call("count.drop", GIVEN, "float64")
+    assert port.end(asked=True) == ""

@@ -50,7 +50,7 @@ def test_the_tool_ends_with_its_counts():
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.splitlines()[-1] == "16 passed, 0 failed, 0 skipped"
-    assert "no claim" not in done.stdout
+    assert "no claim: cases were left out by --only select.largest" in done.stdout.splitlines()[-2]
     assert done.stderr == ""
 
 
@@ -81,7 +81,7 @@ def test_a_profile_is_claimed_whole_and_a_given_seed_claims_nothing(verify):
     assert "conformant: kernels in exact64, fp32" in out.splitlines()[-2]
     status, out, _ = verify("--backend", "numpy", "--profile", "kernels", "--seed", "0abc")
     assert status == 0
-    assert "not conformant: the seed was given, not drawn" in out.splitlines()[-2]
+    assert "no claim: the seed was given, not drawn" in out.splitlines()[-2]
     assert "seed 0abc" in out
 
 
@@ -109,6 +109,55 @@ def test_PRT_012_what_rests_on_a_failure_is_blocked_and_no_pass(verify, broken):
     assert skipped > 20
     assert passed > 100
     assert "FAILED evolve" not in out
+
+
+def test_ask_shows_lines_and_arrays_whole_and_the_first_difference(verify, broken):
+    port = broken(HIGHER)
+    status, out, _ = verify("ask", "select.largest-example", *port, "--class", "fp32")
+    assert status == 1
+    for part in (
+        '  -> {"type":"call","id":',
+        '  <- {"type":"ok","id":',
+        "expected chosen = int64[2] [7, 9]",
+        "got      chosen = int64[2] [5, 7]",
+        "WRONG    chosen, first at [0]: at [0] expected 7, got 5",
+    ):
+        assert part in out, part
+    status, out, _ = verify("ask", "select.largest-nan", "--backend", "numpy", "--class", "exact64")
+    assert (status, out.splitlines()[-1]) == (0, "  right")
+    assert "expected a refusal by SEL-004" in out
+    assert verify("ask", "select.no-such", *port)[0] == 2
+    # large arrays too
+    out = verify("ask", "drop.ties-at-zero", "--backend", "numpy", "--class", "exact64")[1]
+    assert "4, 8, 9, 11, 16, 18, 25, 38, 40, 51, 53, 57, 59, 65, 80, 82, 83]" in out
+    assert "-0.25, 0.25, 0.25]" in verify("explain", "drop.ties-at-zero")[1]
+
+
+def test_a_run_stops_after_the_failures_that_somebody_wants_to_see(verify, broken):
+    port = broken(HIGHER)
+    status, out, _ = verify(*port, "--profile", "core", "--max-failures", "2")
+    assert (status, out.count("FAILED select.largest")) == (1, 2)
+    assert "notrun" in out
+    assert "properties that were not tried" in out
+    assert out.splitlines()[-1].split(", ")[1] == "2 failed"
+    assert "ask select.largest" in out
+
+
+def test_PRT_012_a_property_of_what_fails_is_blocked_unless_it_is_named(verify, broken, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    port = broken(HIGHER)
+    out = verify(*port, "--only", "select.*", "--examples", "1")[1]
+    assert "properties that were not tried, as what they ask fails already: select.largest" in out
+    assert "FAILED select.largest:" not in out
+    assert "FAILED select.largest:" in verify(*port, "--only", "select.largest", "--examples", "1")[1]
+
+
+def test_a_quick_run_says_what_it_does_not_see(verify):
+    status, out, _ = verify("--backend", "numpy", "--profile", "nm", "--quick")
+    assert status == 0
+    told = next(line for line in out.splitlines() if line.startswith("quick: "))
+    assert re.fullmatch(r"quick: \d+ of \d+ cases\. They refuse (\d+) of the \1 known mutants .*", told)
+    assert "no claim: cases were left out by --quick" in out
 
 
 def test_what_a_port_raises_is_a_failure_of_the_port(verify, broken):

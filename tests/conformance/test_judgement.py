@@ -23,13 +23,13 @@ def a_run(**changes):
 
 def test_PRT_010_a_claim_needs_everything():
     assert a_run().verdict().conformant
-    assert a_run().claimable() == ("kernels",)
+    assert a_run().verdict().claimable == ("kernels",)
     for outcome in ("unsupported", "blocked", "notrun"):
         run = a_run()
         run.results[3].ran, run.results[3].reason = 0, outcome
         assert not run.verdict().conformant
         assert f"kernels: 1 {outcome} of {len(KERNELS)}" in run.verdict().line
-        assert run.claimable() == ()
+        assert run.verdict().claimable == ()
     for status in ("fail", "error", "crash", "timeout", "protocol"):
         run = a_run()
         run.results[0].failures.append(Failure("it", "y", "wrong", status=status))
@@ -79,7 +79,7 @@ def test_PRT_010_a_run_that_is_not_whole_claims_nothing_and_blames_the_kit(spoil
     spoil(run)
     assert run.fault
     verdict = run.verdict()
-    assert (verdict.conformant, verdict.met, run.claimable()) == (False, False, ())
+    assert (verdict.conformant, verdict.met, run.verdict().claimable) == (False, False, ())
     assert verdict.line.startswith("no verdict, the kit is at fault: ")
 
 

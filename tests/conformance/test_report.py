@@ -125,6 +125,8 @@ def test_golden_lines(tmp_path):
         "met": False,
         "reasons": ["core: 1 fail of 1"],
         "claimable": [],
+        "badge": "not conformant",
+        "status": 1,
     }
     assert header["options"] == {
         "profiles": ["core"],
@@ -152,9 +154,11 @@ def test_the_badge_is_all_that_was_asked_for_or_nothing():
         "message": "1.0 nm exact64+fp32",
         "color": "brightgreen",
     }
+    for partial in (replace(good, filtered="--quick"), replace(good, fresh=False)):
+        assert (badge(partial)["message"], badge(partial)["color"]) == ("no claim", "lightgrey")
     for bad in (
-        replace(good, filtered="--quick"),
-        replace(good, fresh=False),
+        replace(broken(1), filtered="--quick"),
+        replace(broken(1), fresh=False),
         replace(good, profiles=("nm", "layers")),
         replace(good, profiles=()),
         replace(good, complaints=["x"]),
@@ -261,9 +265,9 @@ def test_junit_is_what_ci_systems_read():
         count = {tag: len(list(one.iter(tag))) for tag in ("testcase", "failure", "error", "skipped")}
         told = (one.get("tests"), one.get("failures"), one.get("errors"), one.get("skipped"))
         assert told == tuple(str(count[tag]) for tag in ("testcase", "failure", "error", "skipped"))
-    passed_, wrong, skipped = run.counts()
-    assert int(root.get("tests")) == passed_ + wrong + skipped
-    assert int(root.get("failures")) + int(root.get("errors")) == wrong
+    verdict = run.verdict()
+    assert int(root.get("tests")) == verdict.passed + verdict.failed + verdict.skipped
+    assert int(root.get("failures")) + int(root.get("errors")) == verdict.failed
 
 
 def test_summary_counts_clauses_and_bounds():

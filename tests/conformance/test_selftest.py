@@ -6,8 +6,9 @@ import numpy as np
 
 from conformance import selftest
 from conformance.cases import load_all
-from conformance.kills import SIGNATURES, Kill, looks_like, matrix_of
+from conformance.kills import Kill, matrix_of
 from conformance.mutants import MUTANTS
+from conformance.signatures import SIGNATURES, signatures
 
 CASES = load_all()
 
@@ -27,10 +28,6 @@ def test_a_loose_comparator_is_noticed(monkeypatch):
     assert len(selftest.comparators()) >= 4
 
 
-def signatures():
-    return json.loads(SIGNATURES.read_text(encoding="utf-8"))
-
-
 def failed_by(name):
     return {case for case, names in signatures().items() if name in names}
 
@@ -38,28 +35,6 @@ def failed_by(name):
 def test_signatures_name_cases_and_mutants_that_exist():
     assert set(signatures()) <= {case.id for case in CASES}
     assert {name for names in signatures().values() for name in names} == {m.name for m in MUTANTS}
-
-
-def test_a_port_that_fails_where_a_mutant_fails_looks_like_it():
-    for name in ("layer.rmsnorm: eps outside the root", "update.evolve: no refill", "rng.draws: words reversed"):
-        assert name in looks_like(failed_by(name))
-
-
-def test_failures_elsewhere_do_not_hide_the_likeness():
-    name = "layer.attention: empty rows average"
-    assert name in looks_like(failed_by(name) | failed_by("rng.draws: words reversed"), most=5)
-
-
-def test_nothing_looks_like_nothing():
-    assert looks_like(set()) == []
-    assert looks_like({"no.such-case"}) == []
-
-
-def test_the_most_similar_comes_first(tmp_path):
-    path = tmp_path / "signatures.json"
-    path.write_text(json.dumps({"a.1": ["x: p", "x: q"], "a.2": ["x: p"], "a.3": ["x: p"]}), encoding="utf-8")
-    assert looks_like({"a.1", "a.2", "a.3"}, path) == ["x: p"]
-    assert looks_like({"a.1"}, path) == ["x: q"]
 
 
 def test_a_mutant_that_lives_is_a_complaint():

@@ -2,6 +2,9 @@
 
 import json
 import math
+import os
+import time
+from pathlib import Path
 
 import ml_dtypes
 import numpy as np
@@ -9,7 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from conformance.protocol import values
+from conformance.protocol import files, values
+from conformance.protocol.files import Folder, read_any
 from conformance.protocol.values import Malformed, decode, encode, line, parse
 
 ARRAYS = st.sampled_from(
@@ -42,6 +46,14 @@ def same(a, b):
     return type(a) is type(b) and a == b
 
 
+@pytest.fixture
+def folder():
+    made = Folder()
+    yield made
+    made.remove()
+    assert not made.path.exists()
+
+
 @settings(max_examples=300, deadline=None, derandomize=True)
 @given(VALUES)
 def test_PRT_002_values_come_back_as_they_went(value):
@@ -50,13 +62,14 @@ def test_PRT_002_values_come_back_as_they_went(value):
     assert same(decode(parse(raw)["v"]), value)
 
 
-def test_PRT_003_large_arrays_go_by_file_where_the_port_takes_files(tmp_path):
+def test_PRT_003_large_arrays_go_by_file_where_the_port_takes_files(folder):
     x = np.arange(values.INLINE_LIMIT // 8 + 1, dtype=np.float64)
-    told = encode(x, tmp_path)
+    told = encode(x, folder.write)
     assert set(told) == {"dtype", "shape", "path", "offset", "nbytes"}
-    assert same(decode(told), x)
+    assert same(decode(told, read_any), x)
+    assert same(decode(told, folder.reader(time.monotonic() + 9)), x)
     assert "b64" in encode(x)
-    assert "b64" in encode(x[:-1], tmp_path)
+    assert "b64" in encode(x[:-1], folder.write)
 
 
 @pytest.mark.parametrize(
@@ -97,3 +110,100 @@ def test_PRT_002_what_has_no_form_is_not_sent():
         with pytest.raises(TypeError):
             encode(value)
     assert json.loads(line({"a": encode(np.float32(0.5))})) == {"a": {"f64": "0x1.0000000000000p-1"}}
+
+
+def fifo(path):
+    os.mkfifo(path)
+
+
+def link(path):
+    path.symlink_to("/etc/hostname")
+
+
+def device(path):
+    path.symlink_to("/dev/zero")
+
+
+def subfolder(path):
+    path.mkdir()
+
+
+def short(path):
+    path.write_bytes(bytes(3))
+
+
+SIZED = {"dtype": "f32", "shape": [1], "offset": 0, "nbytes": 4}
+
+
+@pytest.mark.parametrize("make", [fifo, link, device, subfolder, short])
+def test_PRT_014_what_is_no_regular_file_of_the_folder_is_not_read(folder, make):
+    make(folder.path / "x")
+    began = time.monotonic()
+    with pytest.raises(Malformed):
+        decode(SIZED | {"path": str(folder.path / "x")}, folder.reader(began + 60))
+    assert time.monotonic() - began < 5
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"path": "/etc/hostname"}, "the folder that the hello names"),
+        ({"path": "/dev/zero"}, "the folder that the hello names"),
+        ({"path": "{folder}/../{name}/x"}, "the folder that the hello names"),
+        ({"path": "{folder}/.."}, "the folder that the hello names"),
+        ({"path": "x"}, "the folder that the hello names"),
+        ({"path": 1}, "path is a string"),
+        ({"offset": -1}, "integers from 0"),
+        ({"offset": True}, "integers from 0"),
+        ({"offset": 5}, "has 8 bytes"),
+        ({"offset": 2**80}, "has 8 bytes"),
+        ({"nbytes": 8}, "take 4"),
+        ({"nbytes": 2**40}, "take 4"),
+        ({"shape": [2**40], "nbytes": 2**42}, "more than"),
+    ],
+)
+def test_PRT_014_a_file_that_the_answer_tells_wrongly_is_refused(folder, changes, says):
+    (folder.path / "x").write_bytes(bytes(8))
+    told = SIZED | {"path": "{folder}/x"} | changes
+    if isinstance(told["path"], str):
+        told["path"] = told["path"].format(folder=folder.path, name=folder.path.name)
+    with pytest.raises(Malformed, match=says):
+        decode(told, folder.reader(time.monotonic() + 60))
+    right = SIZED | {"path": str(folder.path / "x"), "offset": 4}
+    assert decode(right, folder.reader(time.monotonic() + 60)).tolist() == [0.0]
+
+
+def test_PRT_014_a_sparse_file_and_many_files_stay_within_limit_and_time(folder, monkeypatch):
+    with (folder.path / "x").open("wb") as file:
+        file.truncate(1 << 40)
+    path = {"path": str(folder.path / "x")}
+    huge = {"dtype": "u8", "shape": [1 << 40], "offset": 0, "nbytes": 1 << 40}
+    with pytest.raises(Malformed, match="more than"):
+        decode(huge | path, folder.reader(time.monotonic() + 60))
+    assert decode(SIZED | path | {"offset": 1 << 39}, folder.reader(time.monotonic() + 60)).tolist() == [0.0]
+    monkeypatch.setattr(files, "MOST", 11)
+    assert len(decode([SIZED | path] * 2, folder.reader(time.monotonic() + 60))) == 2
+    with pytest.raises(Malformed, match="more than 11"):
+        decode([SIZED | path] * 3, folder.reader(time.monotonic() + 60))
+    with pytest.raises(Malformed, match="in time"):
+        decode(SIZED | path, folder.reader(time.monotonic() - 1))
+
+
+def test_PRT_014_the_folder_is_emptied_through_links_and_the_kit_writes_through_none(folder, tmp_path):
+    kept = tmp_path / "kept"
+    kept.write_bytes(b"kept")
+    raw = b"x" * 9
+    name = Path(folder.write(raw)).name
+    (folder.path / name).unlink()
+    (folder.path / name).symlink_to(kept)
+    assert Path(folder.write(raw)).read_bytes() == raw
+    (folder.path / "deep" / "er").mkdir(parents=True)
+    (folder.path / "out").symlink_to(tmp_path)
+    folder.clear()
+    assert list(folder.path.iterdir()) == []
+    assert kept.read_bytes() == b"kept"
+
+
+def test_PRT_014_no_file_is_opened_for_a_port_that_did_not_offer_them(folder):
+    with pytest.raises(Malformed, match="files true"):
+        decode(SIZED | {"path": str(folder.path / "x")})

@@ -1,0 +1,129 @@
+"""The folder in which the kit and a port leave large arrays for each other (PRT-014).
+
+The kit makes the folder, names it in its hello, and is the only one to delete it. What a port leaves there is not
+trusted: a name may be a link, a pipe or a device, and a file may be longer, or shorter, than the port says.
+"""
+
+import hashlib
+import os
+import shutil
+import stat
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+__all__ = ["MOST", "Folder", "Read", "Write", "read_any"]
+
+MOST = 1 << 28
+"""Bytes that the arrays of one answer may have in files together."""
+_CHUNK = 1 << 20
+
+Read = Callable[[str, int, int], bytes]
+"""From path, offset and number of bytes to the bytes; OSError or ValueError where they are not to be had."""
+
+Write = Callable[[bytes], str]
+"""From bytes to the path of a file that has them."""
+
+
+class Folder:
+    """A temporary folder that is read and emptied through its descriptor, wherever a port moves or links it.
+
+    Attributes:
+        path: where it lies.
+    """
+
+    def __init__(self) -> None:
+        self.path = Path(tempfile.mkdtemp(prefix="seft-port-"))
+        self._fd = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+
+    def write(self, raw: bytes) -> str:
+        """Write a file and return its path."""
+        name = f"{hashlib.sha256(raw).hexdigest()[:32]}.bin"
+        with suppress(FileNotFoundError):
+            os.unlink(name, dir_fd=self._fd)
+        # O_EXCL: never into a link or a pipe that a port has put there under this name
+        fd = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=self._fd)
+        with os.fdopen(fd, "wb") as file:
+            file.write(raw)
+        return str(self.path / name)
+
+    def reader(self, deadline: float) -> Read:
+        """Return what reads the files of one answer, until `time.monotonic()` passes the deadline.
+
+        A call of the result raises ValueError for a path that is not of this folder, for what is no regular file and
+        for bytes that the file does not have; TimeoutError where the time is over; OSError where it cannot be opened.
+        """
+        room = MOST
+
+        def read(path: str, offset: int, nbytes: int) -> bytes:
+            nonlocal room
+            room -= nbytes
+            if room < 0:
+                msg = f"its files have more than {MOST} bytes"
+                raise ValueError(msg)
+            return self._read(path, offset, nbytes, deadline)
+
+        return read
+
+    def _read(self, path: str, offset: int, nbytes: int, deadline: float) -> bytes:
+        folder, _, name = path.rpartition("/")
+        if folder != str(self.path) or name in ("", ".", "..") or "\0" in name:
+            msg = f"the path is to be {self.path}/NAME, a file in the folder that the hello names (PRT-014)"
+            raise ValueError(msg)
+        # without O_NONBLOCK the open would wait for whoever writes to a pipe
+        fd = os.open(name, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._fd)
+        try:
+            status = os.fstat(fd)
+            if not stat.S_ISREG(status.st_mode):
+                msg = f"{name} is no regular file (PRT-014)"
+                raise ValueError(msg)
+            if offset + nbytes > status.st_size:
+                msg = f"{name} has {status.st_size} bytes, not {offset} + {nbytes}"
+                raise ValueError(msg)
+            return _bytes_of(fd, name, offset, nbytes, deadline)
+        finally:
+            os.close(fd)
+
+    def clear(self) -> None:
+        """Delete everything in it; a link is deleted, and not what it points to."""
+        with os.scandir(self._fd) as entries:
+            for entry in list(entries):
+                if entry.is_dir(follow_symlinks=False):
+                    shutil.rmtree(entry.name, ignore_errors=True, dir_fd=self._fd)
+                else:
+                    with suppress(OSError):
+                        os.unlink(entry.name, dir_fd=self._fd)
+
+    def remove(self) -> None:
+        """Delete the folder with everything in it, the first time that it is called."""
+        if self._fd < 0:
+            return
+        self.clear()
+        os.close(self._fd)
+        self._fd = -1
+        # where a port put something else in its place, that is not the kit's to delete
+        with suppress(OSError):
+            self.path.rmdir()
+
+
+def _bytes_of(fd: int, name: str, offset: int, nbytes: int, deadline: float) -> bytes:
+    whole = bytearray()
+    while len(whole) < nbytes:
+        if time.monotonic() > deadline:
+            msg = f"{name} was not read in time"
+            raise TimeoutError(msg)
+        chunk = os.pread(fd, min(_CHUNK, nbytes - len(whole)), offset + len(whole))
+        if not chunk:
+            msg = f"{name} got shorter while it was read"
+            raise ValueError(msg)
+        whole += chunk
+    return bytes(whole)
+
+
+def read_any(path: str, offset: int, nbytes: int) -> bytes:
+    """Return bytes of a file anywhere: a port reads what the kit, which started it, has written."""
+    with Path(path).open("rb") as file:
+        file.seek(offset)
+        return file.read(nbytes)

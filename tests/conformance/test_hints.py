@@ -1,0 +1,65 @@
+"""Hints point at what is wrong or are not given; a quick run takes the cases that refuse the known mutants."""
+
+import pytest
+
+from conformance.cases import load_all
+from conformance.clauses import read_clauses
+from conformance.harness import Failure, Result
+from conformance.hints import hints
+from conformance.mutants import MUTANTS
+from conformance.signatures import covering, refused_by, signatures
+
+CASES = load_all()
+TABLE = signatures()
+
+
+def judged(op, failed):
+    """The results of all cases of an operation, of which some failed."""
+    mine = [Result(case, ran=1) for case in CASES if case.op == op]
+    for result in mine:
+        if result.case.id in failed:
+            result.failures.append(Failure("it", "", "wrong"))
+    return mine
+
+
+def test_a_hint_names_a_clause_that_the_program_breaks():
+    said = wrong = 0
+    fails_at = {m.name: {case for case, names in TABLE.items() if m.name in names} for m in MUTANTS}
+    clauses = set(read_clauses())
+    for mutant in MUTANTS:
+        lines = hints(judged(mutant.op, fails_at[mutant.name]))
+        named = {word.strip(",") for line in lines for word in line.split()} & clauses
+        said += bool(lines)
+        wrong += bool(lines) and not named & set(mutant.clauses)
+    # of the mutants that fail most alike, which were named before, more than a third broke no clause in common
+    assert said >= 40
+    assert wrong <= said // 10, (wrong, said)
+
+
+@pytest.mark.parametrize("n", [0, 1])
+def test_nothing_is_said_of_a_single_failure(n):
+    ids = [case.id for case in CASES if case.op == "update.drop"][:n]
+    assert hints(judged("update.drop", ids)) == []
+
+
+def test_nothing_is_said_of_failures_that_share_no_clause_or_too_many():
+    assert hints(judged("update.drop", {case.id for case in CASES if case.op == "update.drop"})) == []
+    assert hints([]) == []
+
+
+def test_what_was_not_judged_is_no_evidence():
+    results = judged("select.smallest", {"select.smallest-example"})
+    for result in results:
+        if not result.failures:
+            result.ran, result.reason = 0, "blocked"
+    assert hints(results) == []
+
+
+def test_the_cases_of_a_quick_run_refuse_every_known_mutant_and_show_every_clause():
+    few = covering(CASES, TABLE)
+    assert len(few) < len(CASES) / 3
+    assert refused_by(few, TABLE) == refused_by(CASES, TABLE)
+    assert {name for case in few for name in case.clauses} == {name for case in CASES for name in case.clauses}
+    assert covering(CASES[::-1], TABLE)[:50] == few[:50]
+    part = [case for case in CASES if case.op == "select.largest"]
+    assert refused_by(covering(part, TABLE), TABLE) == refused_by(part, TABLE)
