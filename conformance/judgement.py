@@ -13,11 +13,11 @@ from typing import Any
 from conformance.cases import VECTORS, Case
 from conformance.clauses import SPEC, Clause
 from conformance.coverage import Coverage
-from conformance.harness import Result
+from conformance.harness import Result, classes_of
 from conformance.ops import OPS
 from conformance.profiles import needs_zstd, profiles_of_case
 
-__all__ = ["UNTRIED", "PropertyResult", "Run", "Verdict", "kit_digest"]
+__all__ = ["UNTRIED", "PropertyResult", "Run", "Verdict", "asked_in", "kit_digest"]
 
 REVISION = "1.0-r1"
 """Version of SPEC.md, and of the cases for it: a revision adds or withdraws cases, it changes none."""
@@ -40,6 +40,7 @@ class PropertyResult:
         skipped: why it was not run, else empty.
         waived: what an expected-failure manifest says of it; else empty.
         counts: what it counts in its examples, by name; among it what could not be judged exactly.
+        asked_new: operations that answered inputs which nobody could know before the run, each as `asked_in` spells it.
     """
 
     name: str
@@ -52,6 +53,7 @@ class PropertyResult:
     seconds: float = 0.0
     waived: str = ""
     counts: dict[str, int] = field(default_factory=dict)
+    asked_new: tuple[str, ...] = ()
 
     @property
     def told(self) -> str:
@@ -207,13 +209,26 @@ class Run:
         reasons += [reason for profile in self.profiles for reason in self._against(profile)]
         what = f"{', '.join(self.claimed(p) for p in self.profiles)} in {', '.join(self.classes)}"
         # PRT-013
-        what += f"{'' if self.deterministic else ', not deterministic'} (SPEC 1.0, kit {REVISION})"
+        what += "" if self.deterministic else ", not deterministic"
+        frozen = self.frozen_only()
+        # PRT-018
+        what += f", frozen cases only: {', '.join(frozen)}" if frozen else ""
+        what += f" (SPEC 1.0, kit {REVISION})"
         if reasons or not self.profiles:
             shown = "; ".join(reasons[:3]) or "nothing was asked for"
             return Verdict(f"not conformant: {shown} (SPEC 1.0, kit {REVISION})", reasons=tuple(reasons))
         if self.waivers:
             return Verdict(f"conformant with {self.waivers} waivers: {what}", met=True)
         return Verdict(f"conformant: {what}", conformant=True, met=True)
+
+    def frozen_only(self) -> list[str]:
+        """Return the operations, and where it matters the classes, that no property asked for new inputs (PRT-018)."""
+        new = {pair for one in self.properties if one.status == "passed" for pair in one.asked_new}
+        cases = [result.case for result in self.results if profiles_of_case(result.case) & set(self.profiles)]
+        asked = {asked_in(case.op, name): case.op for case in cases for name in classes_of(case, self.classes)}
+        known = {op for pair, op in asked.items() if pair in new}
+        # an operation that no property asks at all is named once, without its classes
+        return sorted({pair if op in known else op for pair, op in asked.items() if pair not in new})
 
     def _against(self, profile: str) -> list[str]:
         """Return why a profile cannot be claimed."""
@@ -225,6 +240,11 @@ class Run:
         if not results:
             return [f"{profile}: no case ran"]
         return [f"{profile}: {', '.join(told)} of {len(results)}"] if told else []
+
+
+def asked_in(op: str, class_name: str) -> str:
+    """Return how an operation that is asked in a class is named; operations on numbers alone know no class."""
+    return op if OPS[op].kind == "scalar" else f"{op} in {class_name}"
 
 
 def cases_of(profiles: Sequence[str], cases: Sequence[Case]) -> list[Case]:

@@ -22,6 +22,7 @@ from conformance.properties import (
     ruling,
     training,
     updating,
+    wholes,
 )
 from conformance.properties.artifacts import folder_of, save
 from conformance.properties.draws import SMALL, Chosen, Counted
@@ -36,13 +37,15 @@ except ImportError:
 
 __all__ = ["PROPERTIES", "Explored", "explore", "run_properties"]
 
-_AREAS = (choosing, updating, ruling, comparing, computing, layering, keeping, training, generating)
+_AREAS = (choosing, updating, ruling, comparing, computing, layering, keeping, training, generating, wholes)
 """Modules that enter properties."""
 PROPERTIES: dict[str, Property] = REGISTER
 """Every property by name."""
 
 DIRECTED = 40
 """How many examples are always the same: what a property has to have seen is among them."""
+EXAMPLES = 20
+"""How many examples a run tries of a property unless told otherwise: of this many a seeded one has its own number."""
 LEAST = 3
 """How many of them a property has whose examples are long."""
 WITHOUT = "hypothesis is not installed; pip install hypothesis"
@@ -58,6 +61,7 @@ class Explored:
         saw: what the examples had among them.
         missing: the operation that the port does not offer, empty if it offers all.
         late: the time was over before all examples were tried.
+        asked_new: operations that answered inputs which nobody could know before the run.
     """
 
     examples: int = 0
@@ -65,6 +69,7 @@ class Explored:
     saw: Counter[str] = field(default_factory=Counter)
     missing: str = ""
     late: bool = False
+    asked_new: set[str] = field(default_factory=set)
 
 
 def run_properties(
@@ -130,6 +135,7 @@ def _judge(
             # while an example got smaller the port may have been lost often: that counts once
             variant.port.restarts = min(variant.port.restarts, restarts + 1)  # type: ignore[attr-defined]
         result.examples += found.examples
+        result.asked_new = tuple(sorted({*result.asked_new, *found.asked_new}))
         for what in prop.tells:
             result.counts[what] = result.counts.get(what, 0) + found.saw[what]
         if found.missing:
@@ -168,11 +174,14 @@ def explore(
 ) -> Explored:
     """Try a property on a port called in one way."""
     found = Explored()
-    trial = Trial(prop, variant, time.monotonic() + seconds, found.saw, log=log)
+    trial = Trial(prop, variant, time.monotonic() + seconds, found.saw, log=log, asked_new=found.asked_new)
     # the first of each lot is the simplest there is
-    examples = max(examples // prop.cost, min(examples, 2))
+    examples, asked = max(examples // prop.cost, min(examples, 2)), examples
     small = examples // 2 if prop.cost == 1 else 0
     try:
+        if prop.seeded:
+            _seeded(prop, trial, found, seed, max(prop.seeded, prop.seeded * asked // EXAMPLES))
+            return found
         # most mistakes show in a small example, and what is small already is soon at its smallest
         _random(prop, trial, found, seed, small, seconds, SMALL[0])
         if found.seen is None:
@@ -191,9 +200,23 @@ def explore(
     return found
 
 
+def _seeded(prop: Property, trial: Trial, found: Explored, seed: str, examples: int) -> None:
+    """Try examples that the seed of the run alone decides."""
+    word = int.from_bytes(sha256(f"{_number(seed):032x} {prop.name}".encode()).digest()[:7], "big")
+    trial.new = True
+    for number in range(examples):
+        found.examples += 1
+        try:
+            prop.body(Counted(word, number), trial)
+        except Found:
+            found.seen = trial.failing
+            return
+
+
 def _directed(prop: Property, trial: Trial, found: Explored) -> bool:
     """Try the examples that are always the same; tell whether one failed."""
     word = int.from_bytes(sha256(prop.name.encode()).digest()[:7], "big")
+    trial.new = False
     for number in range(max(DIRECTED // prop.cost, LEAST)):
         found.examples += 1
         try:
@@ -209,12 +232,15 @@ def _random(
     """Try examples that hypothesis makes; where one fails, smaller ones until nothing smaller fails or time is over."""
     if not examples:
         return
-    smaller = False
+    smaller, first = False, True
+    trial.new = False
 
     def tried(data: Any) -> None:
-        nonlocal smaller
+        nonlocal smaller, first
         if not smaller:
             found.examples += 1
+        # hypothesis begins with the simplest example there is, whatever the seed
+        trial.new, first = not first, False
         try:
             prop.body(Chosen(data, strategies, size), trial)
         except Found:
