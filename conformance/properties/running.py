@@ -1,10 +1,12 @@
 """Tries properties on ports: examples from a seed, made smaller where they fail, in the time there is."""
 
+import math
 import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ from conformance.properties import (
     computing,
     generating,
     keeping,
+    large,
     layering,
     ruling,
     training,
@@ -26,7 +29,7 @@ from conformance.properties import (
 )
 from conformance.properties.artifacts import folder_of, save
 from conformance.properties.draws import SMALL, Chosen, Counted
-from conformance.properties.trial import REGISTER, Enough, Found, NotOffered, Property, Seen, Trial
+from conformance.properties.trial import REGISTER, Enough, Found, Made, NotOffered, Property, Seen, Trial
 
 try:
     import hypothesis
@@ -37,7 +40,7 @@ except ImportError:
 
 __all__ = ["PROPERTIES", "Explored", "explore", "run_properties"]
 
-_AREAS = (choosing, updating, ruling, comparing, computing, layering, keeping, training, generating, wholes)
+_AREAS = (choosing, updating, ruling, comparing, computing, layering, keeping, training, generating, wholes, large)
 """Modules that enter properties."""
 PROPERTIES: dict[str, Property] = REGISTER
 """Every property by name."""
@@ -48,6 +51,8 @@ EXAMPLES = 20
 """How many examples a run tries of a property unless told otherwise: of this many a seeded one has its own number."""
 LEAST = 3
 """How many of them a property has whose examples are long."""
+_NOBODY: Any = None
+"""The port of an example that is made and not asked."""
 WITHOUT = "hypothesis is not installed; pip install hypothesis"
 
 
@@ -202,15 +207,27 @@ def explore(
 
 def _seeded(prop: Property, trial: Trial, found: Explored, seed: str, examples: int) -> None:
     """Try examples that the seed of the run alone decides."""
-    word = int.from_bytes(sha256(f"{_number(seed):032x} {prop.name}".encode()).digest()[:7], "big")
     trial.new = True
     for number in range(examples):
         found.examples += 1
+        made = _made(prop, seed, number)
+        found.saw.update(made.saw_)
         try:
-            prop.body(Counted(word, number), trial)
+            for case in made.cases:
+                trial.ask(case)
         except Found:
             found.seen = trial.failing
             return
+
+
+@lru_cache(maxsize=4)
+def _made(prop: Property, seed: str, number: int) -> Made:
+    """Return an example of a property that the seed decides; the ways of calling a port share it."""
+    word = int.from_bytes(sha256(f"{_number(seed):032x} {prop.name}".encode()).digest()[:7], "big")
+    # nothing is asked yet: the port is of no account
+    made = Made(prop, Variant(_NOBODY, "float64"), math.inf)
+    prop.body(Counted(word, number), made)
+    return made
 
 
 def _directed(prop: Property, trial: Trial, found: Explored) -> bool:

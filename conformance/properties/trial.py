@@ -13,7 +13,7 @@ from conformance.ops import OPS
 from conformance.properties.draws import Draw
 from conformance.properties.relations import RELATIONS, given_to_port
 
-__all__ = ["Enough", "Found", "NotOffered", "Property", "Seen", "Trial", "ask_all", "property_of"]
+__all__ = ["Enough", "Found", "Made", "NotOffered", "Property", "Seen", "Trial", "ask_all", "property_of"]
 
 FINITE = ("preset.rule",)
 """Operations with finitely many answers, each of which a frozen case asks for: new to them is what they must refuse."""
@@ -49,7 +49,8 @@ class Property:
         tells: what its result counts.
         cost: one of its examples is as long as so many of another property, and it has so many fewer.
         seeded: how many examples a run draws from its seed alone, because each is too long to be made smaller; 0 for
-            examples that hypothesis draws.
+            examples that hypothesis draws. Its body neither looks at answers nor at the dtype: it makes an example once
+            and every way of calling a port is asked the same.
     """
 
     name: str
@@ -174,11 +175,19 @@ class Trial:
             bounds or {},
             dtypes=dtypes or ("float64", "float32"),
         )
+        return self.ask(case)
+
+    def ask(self, case: Case) -> dict[str, Any] | None:
+        """Ask a case; return the answer, None for a refusal or where the port is not asked.
+
+        Raises:
+            Found: it answers something else.
+        """
         port = self._port()
         result = self._run(case, port)
         if result.failures:
             self._fail(Seen((case,), result.failures[0], (port.last,)))
-        return port.last if result.ran and not refused else None
+        return port.last if result.ran and not case.refused else None
 
     def related(self, relation: str, *asked: tuple[str, dict[str, Any]]) -> list[dict[str, Any]] | None:
         """Ask several things whose answers are compared with each other; return the answers.
@@ -241,6 +250,21 @@ class Trial:
     def _fail(self, seen: Seen) -> None:
         self.failing = seen
         raise Found(seen.failure.detail)
+
+
+@dataclass(slots=True)
+class Made(Trial):
+    """An example that is made and not yet asked.
+
+    Attributes:
+        cases: what is to be asked, in its order.
+    """
+
+    cases: list[Case] = field(default_factory=list)
+
+    def _run(self, case: Case, port: Any) -> Result:
+        self.cases.append(case)
+        return Result(case)
 
 
 def ask_all(cases: Sequence[Case], variant: Variant) -> tuple[Failure | None, list[dict[str, Any]]]:
