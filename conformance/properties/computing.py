@@ -15,7 +15,7 @@ from conformance.properties.draws import Draw, Shape
 from conformance.properties.states import ties
 from conformance.properties.trial import Trial, property_of
 
-__all__: list[str] = []
+__all__ = ["gauges"]
 
 _STORED = ("an empty row", "an empty column", "a stored zero", "nothing stored", "no tokens")
 
@@ -364,10 +364,10 @@ def _optimizer(d: Draw, t: Trial) -> None:
     if kind == "sm3":
         given |= {"rows": reals(rows), "columns": reals(cols)}
         answer |= {"rows": reals(new.rows), "columns": reals(new.columns)}
-    t.case("optimizer.step", given, answer, bounds=_gauges(kind, given, answer, hyper))
+    t.case("optimizer.step", given, answer, bounds=gauges(kind, given, answer, hyper))
 
 
-def _gauges(kind: str, given: dict[str, Any], new: dict[str, Any], h: Hyper) -> dict[str, Bound]:
+def gauges(kind: str, given: dict[str, Any], new: dict[str, Any], h: Hyper) -> dict[str, Bound]:
     """Return what is added up in each output."""
     g, phi, lr = abs(given["gradient"]), abs(given["values"]), given["lr"]
     if kind == "sgd":
