@@ -21,6 +21,7 @@ from conformance.properties import (
     generating,
     keeping,
     large,
+    large_files,
     large_rules,
     layering,
     ruling,
@@ -41,7 +42,7 @@ except ImportError:
 
 __all__ = ["PROPERTIES", "Explored", "explore", "run_properties"]
 
-_AREAS = (choosing, updating, ruling, comparing, computing, layering, keeping, training, generating, wholes, large, large_rules)
+_AREAS = (choosing, updating, ruling, comparing, computing, layering, keeping, training, generating, wholes, large, large_rules, large_files)
 """Modules that enter properties."""
 PROPERTIES: dict[str, Property] = REGISTER
 """Every property by name."""
