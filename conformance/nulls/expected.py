@@ -6,16 +6,19 @@ outcomes, verdict = judged("echo")
 import random
 import secrets
 import sys
+import tempfile
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 from conformance.cases import VECTORS, load
 from conformance.harness import Result, Variant, run
 from conformance.judgement import PropertyResult, Run, Verdict
-from conformance.nulls import lines
+from conformance.nulls import known, lines
 from conformance.port import Refused, Unsupported
 from conformance.profiles import PROFILES
+from conformance.properties import run_properties
 from conformance.protocol.child import Child, PortFault, StartError
 
 __all__ = ["ASKED", "CONFORMANT", "EXPECTED", "Judged", "complaints", "judged"]
@@ -50,6 +53,7 @@ CONFORMANT = ("right", "slow", "prints", "unsteady-and-says-so", "no-zstd-and-sa
 EXPECTED: dict[str, set[str]] = {
     **{mode: {"pass"} for mode in CONFORMANT},
     "table": {"pass"},
+    **{mode: {"pass"} for mode in known.MODES},
     "empty-outputs": {"fail"},
     "empty-lists": {"fail"},
     "nulls": {"fail"},
@@ -108,6 +112,8 @@ class Judged:
 
 def judged(mode: str, timeout: float = 1.0) -> Judged:
     """Return what the kit says of a null port: the cases asked in float32, and one property with a fresh seed."""
+    if mode in known.MODES:
+        return _judged_by_properties(mode)
     wanted = _OF_MODE.get(mode, ASKED)
     names = dict.fromkeys(id_.split(".")[0] for id_ in wanted)
     cases = [case for name in names for case in load(VECTORS / f"{name}.json") if case.id in wanted]
@@ -125,6 +131,22 @@ def judged(mode: str, timeout: float = 1.0) -> Judged:
         whole = Run(told, profiles, ("fp32",), results, [], {}, chosen, [held], seed, deterministic=steady, zstd=zstd)
         process = child._process
     return Judged(results, whole.verdict(), 0 if process is None or process.poll() is not None else 1)
+
+
+def _judged_by_properties(mode: str) -> Judged:
+    """Return what the kit says of a null port that frozen cases do not find out: a property of its profile does."""
+    profile, name = known.FOUND_BY[mode]
+    cases, seed = known.cases_of_mode(mode), secrets.token_hex(16)
+    with Child([sys.executable, "-m", "conformance.nulls", mode], timeout=60.0) as child:
+        variant = Variant(child, "float32", offers=_offers(child), deterministic=True)
+        results = run(cases, [variant])
+        with tempfile.TemporaryDirectory() as folder:
+            held = run_properties(
+                [variant], [profile], seed, examples=4, only=name, artifacts=Path(folder), seconds=2.0
+            )
+        chosen = dict.fromkeys([case.id for case in cases] + [one.name for one in held], 0)
+        whole = Run({"name": mode}, (profile,), ("fp32",), results, [], {}, chosen, held, seed)
+    return Judged(results, whole.verdict(), 0)
 
 
 def _offers(child: Child) -> frozenset[str] | None:
