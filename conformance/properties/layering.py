@@ -101,6 +101,7 @@ _ROPES = ("default", "linear", "dynamic", "llama3")
     "layers",
     "layer.rope",
     sees=(*_ROPES, "longer than its context", "several heads"),
+    reduced=True,
 )
 def _rope(d: Draw, t: Trial) -> None:
     """Pairs of entries half a head apart are turned by position times frequency, gradients back."""
@@ -122,7 +123,7 @@ def _rope(d: Draw, t: Trial) -> None:
     (dx,) = gradients(y, dy, [held])
     # a frequency that is 16 units off, which `rope.frequencies` allows, turns by that much more
     angles = np.outer(np.arange(size[1]), f)[None, :, None, :]
-    off = 1 + 1.5 * angles * (2.0**-29 if t.dtype == "float32" else 1.0)
+    off = 1 + 1.5 * angles * (1.0 if t.dtype == "float64" else 2.0**-29)
     bounds = {name: _turned(z, off) for name, z in (("y", x), ("dx", dy))}
     t.case("layer.rope", {"x": x, "rope": given, "dy": dy}, {"y": y.value, "dx": dx}, bounds=bounds)
 

@@ -14,6 +14,7 @@ from typing import Any
 from conformance.cases import Case
 from conformance.harness import Variant
 from conformance.judgement import PropertyResult
+from conformance.ops import OPS
 from conformance.properties import (
     choosing,
     comparing,
@@ -40,7 +41,7 @@ except ImportError:
     hypothesis = None
     strategies = None
 
-__all__ = ["PROPERTIES", "Explored", "explore", "run_properties"]
+__all__ = ["PROPERTIES", "Explored", "asking", "explore", "run_properties"]
 
 _AREAS = (choosing, updating, ruling, comparing, computing, layering, keeping, training, generating, wholes, large, large_rules, large_files)
 """Modules that enter properties."""
@@ -77,6 +78,11 @@ class Explored:
     missing: str = ""
     late: bool = False
     asked_new: set[str] = field(default_factory=set)
+
+
+def asking() -> dict[str, list[str]]:
+    """Return for each operation the properties that ask it inputs which nobody can know before a run (PRT-018)."""
+    return {op: [prop.name for prop in PROPERTIES.values() if op in prop.ops] for op in OPS}
 
 
 def run_properties(
@@ -209,7 +215,8 @@ def explore(
 
 def _seeded(prop: Property, trial: Trial, found: Explored, seed: str, examples: int) -> None:
     """Try examples that the seed of the run alone decides."""
-    trial.new = True
+    # all of it is asked of a slow port too, each call in the time that a call has (PRT-009)
+    trial.new, trial.until = True, math.inf
     for number in range(examples):
         found.examples += 1
         made = _made(prop, seed, number)
