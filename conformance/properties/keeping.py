@@ -309,7 +309,10 @@ def _sparsegpt(d: Draw, t: Trial) -> None:
 def _calibration(d: Draw, t: Trial) -> None:
     """Windows of calibration start where the counter of their stream says."""
     length, n = d.integer(2, 20), d.integer(1, 5)
-    tokens, seed = length + d.choice((0, d.integer(0, 60), d.integer(0, 2**33))), d.choice((0, 2**64 - 1, d.integer(0, 99)))
+    tokens, seed = (
+        length + d.choice((0, d.integer(0, 60), d.integer(0, 2**33))),
+        d.choice((0, 2**64 - 1, d.integer(0, 99))),
+    )
     t.saw("one window", n == 1)
     t.saw("a text of one window", tokens == length)
     given = {"tokens": tokens, "length": length, "seed": seed, "n": n}

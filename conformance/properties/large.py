@@ -5,6 +5,7 @@ word of the run's seed: they are too long to be drawn number by number, or to be
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -44,7 +45,7 @@ def _far(d: Draw) -> list[Shape]:
     return [(2, 1_100_000_000 + d.integer(0, 10**6)), (65_600 + d.integer(0, 99), 65_537 + d.integer(0, 99))]
 
 
-def _sees(t: Trial, shape: Shape, at: Array | list[int]) -> None:
+def _sees(t: Trial, shape: Shape, at: Array | Sequence[int]) -> None:
     t.saw(BEYOND, len(at) > 65_536)
     t.saw(_FAR, len(at) and at[-1] >= 2**31)
     t.saw(_FARTHER, len(at) and at[-1] >= 2**32)
@@ -326,7 +327,7 @@ def _adamw(d: Draw, t: Trial) -> None:
     sees=("more than 65,536 numbers", "a matrix of more than 2³² entries"), seeded=1,
 )  # fmt: skip
 def _numbers(d: Draw, t: Trial) -> None:
-    """Draws by many and far numbers, events of long runs, and slots of large matrices are those of Python's integers."""
+    """Many and far draws, events of long runs, and slots of large matrices are those of Python's integers."""
     words, n = [d.integer(0, 2**63) for _ in range(3)], 65_536 + d.integer(1, 99)
     key, numbers = rng.key(*words), [*range(n), 2**31, 2**32 + 1, 2**40 + d.integer(0, 9)]
     draws = np.array([rng.draw(key, i) for i in numbers], dtype=np.uint64)

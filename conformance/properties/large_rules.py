@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 
-from conformance.cases import Bound
 from conformance.gen.numbers import Array, ids, reals
 from conformance.gen.rule_events import BETAS, answered, given_part
 from conformance.oracle import adapters, choices, generate, layers, optimizers, pools, prune, rules, window
@@ -96,7 +95,11 @@ def _window(d: Draw, t: Trial) -> None:
     n = d.integer(size // 4, size // 2)
     flat = [g.reshape(-1) for g in steps]
     at = window.candidates(flat[0].tolist(), n)
-    told = {"candidates": ids(at), "gradient": (flat[0] + flat[1])[at] / 2, "square": (flat[0] ** 2 + flat[1] ** 2)[at] / 2}
+    told = {
+        "candidates": ids(at),
+        "gradient": (flat[0] + flat[1])[at] / 2,
+        "square": (flat[0] ** 2 + flat[1] ** 2)[at] / 2,
+    }
     t.case("window.candidates", where | {"gradients": steps, "n": n}, told)
     t.case("gradient.norm", where | {"gradient": steps[0]}, {"norm": math.sqrt(float(flat[0] @ flat[0]))})
     base = many.subset(size, size - size // 200)
@@ -165,11 +168,12 @@ def _event(d: Draw, t: Trial) -> None:
         lost=frozenset(),
     )  # fmt: skip
     flat = [(many.lattice((size,), 99) / 8).tolist() for _ in range(2)]
-    sides = [[1.0] * n for n in (shape[1], *shape)]
-    seen = Evidence(flat[0], [abs(x) for x in flat[1]], [x * x for x in flat[0]], *sides)
-    words = {"seed": d.integer(0, 99), "step": d.integer(1, 99)}
-    given = {"parts": [given_part(part, seen)], "rule": chosen, "fraction": 0.5} | words
-    found = event([part], [seen], chosen, 0.5, **words)
+    ones = [[1.0] * n for n in (shape[1], *shape)]
+    seen = Evidence(flat[0], [abs(x) for x in flat[1]], [x * x for x in flat[0]], ones[0], ones[1], ones[2])
+    seed, step = d.integer(0, 99), d.integer(1, 99)
+    given: dict[str, Any] = {"parts": [given_part(part, seen)], "rule": chosen, "fraction": 0.5}
+    given |= {"seed": seed, "step": step}
+    found = event([part], [seen], chosen, 0.5, seed=seed, step=step)
     t.case("update.event", given, answered(found))
 
 
@@ -333,9 +337,7 @@ def _adapters(d: Draw, t: Trial) -> None:
     t.case("adapter.initial", told, {"a": factor, "other": np.zeros((3, 1)), "parameters": wide + 3})
 
 
-@property_of(
-    "generate.pick-large", "GEN-003 GEN-004 GEN-005", "generate", "generate.pick", sees=(BEYOND,), seeded=2
-)
+@property_of("generate.pick-large", "GEN-003 GEN-004 GEN-005", "generate", "generate.pick", sees=(BEYOND,), seeded=2)
 def _pick(d: Draw, t: Trial) -> None:
     """The token that a loop over sorted ids picks, of more than 65,536."""
     n, many = 65_600 + d.integer(0, 999), Many(d)

@@ -43,7 +43,21 @@ except ImportError:
 
 __all__ = ["PROPERTIES", "Explored", "asking", "explore", "run_properties"]
 
-_AREAS = (choosing, updating, ruling, comparing, computing, layering, keeping, training, generating, wholes, large, large_rules, large_files)
+_AREAS = (
+    choosing,
+    updating,
+    ruling,
+    comparing,
+    computing,
+    layering,
+    keeping,
+    training,
+    generating,
+    wholes,
+    large,
+    large_rules,
+    large_files,
+)
 """Modules that enter properties."""
 PROPERTIES: dict[str, Property] = REGISTER
 """Every property by name."""

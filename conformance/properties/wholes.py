@@ -243,9 +243,7 @@ def _run(d: Draw, t: Trial) -> None:
     _ask(t, "train.run", draw, "a run")
 
 
-def _pruned(
-    d: Draw, t: Trial, op: str, how: Callable[[float], prune.Prune], outputs: tuple[str, ...]
-) -> None:
+def _pruned(d: Draw, t: Trial, op: str, how: Callable[[float], prune.Prune], outputs: tuple[str, ...]) -> None:
     def draw() -> tuple[dict[str, Any], dict[str, Any] | None]:
         config = _config(d, d.choice(_KINDS)) | {"max_position_embeddings": 16}
         tensors, sparsity = _tensors(d, config), d.choice((0.5, 0.25, 0.7))
