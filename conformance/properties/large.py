@@ -273,15 +273,15 @@ def _kernel(d: Draw, t: Trial) -> None:
 
 @property_of(
     "gradient.large",
-    "GRD-001 GRD-002 GRD-003 GROW-002 SEL-001",
+    "GRD-001 GRD-002",
     "core",
-    "gradient.whole gradient.at gradient.candidates",
+    "gradient.whole gradient.at",
     sees=(BEYOND, "more than 65,536 rows", "more than 65,536 columns"),
     reduced=True,
     seeded=1,
 )
 def _gradient(d: Draw, t: Trial) -> None:
-    """Gradients of large matrices are exact on integers, and candidates are their largest."""
+    """Gradients of large matrices are exact on integers."""
     for shape in shapes(d)[1:]:
         many, tokens = Many(d), d.integer(1, 3)
         dy, x = many.lattice((tokens, shape[0]), 5), many.lattice((tokens, shape[1]), 5)
@@ -292,7 +292,19 @@ def _gradient(d: Draw, t: Trial) -> None:
         t.case("gradient.at", _size(shape) | given | {"positions": at}, answer, bounds=exact(answer, "values"))
         whole = dy.T @ x
         t.case("gradient.whole", given, {"gradient": whole}, bounds={"gradient": Bound(np.zeros(shape), 0)})
-        size = shape[0] * shape[1]
+
+
+@property_of(
+    "gradient.candidates-large", "GRD-003 GROW-001 GROW-002 SEL-001", "core", "gradient.candidates",
+    sees=(BEYOND, "more than 65,536 rows", "more than 65,536 columns"), seeded=1,
+)  # fmt: skip
+def _candidates(d: Draw, t: Trial) -> None:
+    """Candidates of large matrices are the largest entries of the whole gradient outside the delta."""
+    for shape in shapes(d)[1:]:
+        many, tokens, size = Many(d), d.integer(1, 3), shape[0] * shape[1]
+        _sees(t, shape, range(size))
+        dy, x = many.lattice((tokens, shape[0]), 5), many.lattice((tokens, shape[1]), 5)
+        whole = dy.T @ x
         base, eta = many.subset(size, size // 2), many.subset(size, size // 5)
         n, scope = d.integer(size // 10, size // 5), d.choice(("all", "active"))
         open_to = np.setdiff1d(base if scope == "active" else np.arange(size), eta)
