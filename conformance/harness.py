@@ -69,6 +69,11 @@ class Variant:
         """What failures call it."""
         return f"{self.port.name} {self.dtype}"
 
+    @property
+    def class_name(self) -> str:
+        """The numeric class that it is called in."""
+        return next(name for name, dtype in CLASSES.items() if dtype == self.dtype)
+
     def dtype_of(self, case: Case) -> str:
         """Return the dtype that the case is asked in: operations on numbers alone know binary64 only."""
         return "float64" if OPS[case.op].kind == "scalar" else self.dtype

@@ -16,11 +16,11 @@ from typing import Any
 from conformance.cases import VECTORS, Case
 from conformance.clauses import SPEC, Clause
 from conformance.coverage import Coverage
-from conformance.harness import Result
+from conformance.harness import Result, classes_of
 from conformance.ops import OPS
 from conformance.profiles import needs_zstd, profiles_of_case
 
-__all__ = ["BLOCKED", "PROTOCOL", "UNTRIED", "PropertyResult", "Run", "Status", "Verdict", "kit_digest"]
+__all__ = ["BLOCKED", "PROTOCOL", "UNTRIED", "PropertyResult", "Run", "Status", "Verdict", "asked_in", "kit_digest"]
 
 REVISION = "1.0-r1"
 """Version of SPEC.md, and of the cases for it: a revision adds or withdraws cases, it changes none."""
@@ -55,6 +55,7 @@ class PropertyResult:
         skipped: why it was not run, else empty.
         waived: what an expected-failure manifest says of it; else empty.
         counts: what it counts in its examples, by name; among it what could not be judged exactly.
+        asked_new: operations that answered inputs which nobody could know before the run, each as `asked_in` spells it.
     """
 
     name: str
@@ -67,6 +68,7 @@ class PropertyResult:
     seconds: float = 0.0
     waived: str = ""
     counts: dict[str, int] = field(default_factory=dict)
+    asked_new: tuple[str, ...] = ()
 
     @property
     def told(self) -> str:
@@ -243,7 +245,10 @@ class Run:
             return f"{'no claim' if status == Status.MET else 'not conformant'}: {'; '.join(reasons[:3])}"
         # PRT-013
         steady = "" if self.deterministic else ", not deterministic"
-        what = f"{', '.join(map(self.claimed, self.profiles))} in {', '.join(self.classes)}{steady}"
+        frozen = self.frozen_only()
+        # PRT-018
+        known = f", frozen cases only: {', '.join(frozen)}" if frozen else ""
+        what = f"{', '.join(map(self.claimed, self.profiles))} in {', '.join(self.classes)}{steady}{known}"
         return f"conformant with {self.waivers} waivers: {what}" if self.waivers else f"conformant: {what}"
 
     def _reasons(self, failed: int) -> list[str]:
@@ -282,6 +287,15 @@ class Run:
         own = [p for p in self.properties if p.profile == profile]
         return bool(results) and all(r.outcome == "pass" for r in results) and all(p.status == "passed" for p in own)
 
+    def frozen_only(self) -> list[str]:
+        """Return the operations, and where it matters the classes, that no property asked for new inputs (PRT-018)."""
+        new = {pair for one in self.properties if one.status == "passed" for pair in one.asked_new}
+        cases = [result.case for result in self.results if profiles_of_case(result.case) & set(self.profiles)]
+        asked = {asked_in(case.op, name): case.op for case in cases for name in classes_of(case, self.classes)}
+        known = {op for pair, op in asked.items() if pair in new}
+        # an operation that no property asks at all is named once, without its classes
+        return sorted({pair if op in known else op for pair, op in asked.items() if pair not in new})
+
     def _against(self, profile: str) -> list[str]:
         """Return why a profile cannot be claimed."""
         results = self.of_profile(profile)
@@ -292,6 +306,11 @@ class Run:
         if not results:
             return [f"{profile}: no case ran"]
         return [f"{profile}: {', '.join(told)} of {len(results)}"] if told else []
+
+
+def asked_in(op: str, class_name: str) -> str:
+    """Return how an operation that is asked in a class is named; operations on numbers alone know no class."""
+    return op if OPS[op].kind == "scalar" else f"{op} in {class_name}"
 
 
 def cases_of(profiles: Sequence[str], cases: Sequence[Case]) -> list[Case]:

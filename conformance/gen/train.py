@@ -111,14 +111,14 @@ def runs() -> Area:
     ):
         settings = SETTINGS | change
         seed, run, world = _certified(settings, 0)
-        area.add(name, "train.run", clauses, purpose, _given(settings | {"seed": seed}, world), _answer(run))
+        area.add(name, "train.run", clauses, purpose, _given(settings | {"seed": seed}, world), run_answer(run))
     tensors, stored, text = tiny.world(Numbers(60, 0), tiny.CONFIG)
     tensors["lm_head.weight"] = tensors["lm_head.weight"] * 2.0**68
     settings = SETTINGS | {"seed": 0, "steps": 3, "evolve_every": 2}
     run = train.run(tiny.CONFIG, tensors, stored, text, settings)
     purpose = "squares of finite gradients that overflow in binary32: the norm is binary64"
     given = _given(settings, (tensors, stored, text), tiny.CONFIG)
-    area.add("large-gradient", "train.run", "OPT-004 TRN-007", purpose, given, _answer(run))
+    area.add("large-gradient", "train.run", "OPT-004 TRN-007", purpose, given, run_answer(run))
     tensors, stored, text = _world(Numbers(60, 0))
     tensors["model.norm.weight"] = np.full(8, 2.0**127)
     tensors["lm_head.weight"] = tensors["lm_head.weight"] * 2.0**100
@@ -191,7 +191,8 @@ def _given(settings: dict[str, Any], world: tuple[Any, ...], config: Config = _C
     return {"config": config, "tensors": tensors, "stored": stored, "text": ids(text), "settings": settings}
 
 
-def _answer(run: train.Run) -> dict[str, Any]:
+def run_answer(run: train.Run) -> dict[str, Any]:
+    """Return the outputs of a run."""
     return {
         "losses": reals(run.losses),
         "budgets": ids(run.budgets),

@@ -3,6 +3,7 @@
     python -m conformance.nulls MODE
 
 answers     wrong answers in right lines
+known       right answers to all frozen cases, or to all small inputs
 lines       wrong lines, or none
 expected    what the kit must say of each
 """

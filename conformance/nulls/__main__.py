@@ -2,7 +2,7 @@
 
 import sys
 
-from conformance.nulls import answers, lines
+from conformance.nulls import answers, known, lines
 from conformance.port import Port
 from conformance.protocol.serve import serve
 
@@ -19,12 +19,14 @@ class _Printing(answers.Right):
 
 def main() -> int:
     """Run the null port that the command line names."""
-    known = sorted({*answers.MODES, *lines.MODES})
-    if len(sys.argv) != 2 or sys.argv[1] not in known:
-        print(f"usage: python -m conformance.nulls MODE, one of {', '.join(known)}", file=sys.stderr)
+    modes = sorted({*answers.MODES, *known.MODES, *lines.MODES})
+    if len(sys.argv) != 2 or sys.argv[1] not in modes:
+        print(f"usage: python -m conformance.nulls MODE, one of {', '.join(modes)}", file=sys.stderr)
         return 2
     mode = sys.argv[1]
-    if mode in answers.MODES or mode == "prints":
+    if mode in known.MODES:
+        serve(known.MODES[mode]())
+    elif mode in answers.MODES or mode == "prints":
         port: Port = _Printing() if mode == "prints" else answers.port_of(mode)
         serve(port)
     else:

@@ -13,14 +13,15 @@ from conformance.ops import OPS
 from conformance.port import Refused, Unsupported
 from conformance.protocol.values import encode
 
-__all__ = ["MODES", "Table", "port_of"]
+__all__ = ["MODES", "Table", "cast", "key", "port_of"]
 
 Values = dict[str, Any]
 _FILES = ("kernel", "exceeding", "file", "file-refused")
 """Vector files that the table is made of: the operations that null ports are asked for."""
 
 
-def _key(op: str, inputs: Values, dtype: str) -> str:
+def key(op: str, inputs: Values, dtype: str) -> str:
+    """Return a digest of what a port is asked."""
     given = {name: encode(value) for name, value in inputs.items() if value is not None}
     return hashlib.sha256(json.dumps([op, dtype, given], sort_keys=True).encode()).hexdigest()
 
@@ -35,8 +36,8 @@ class Table:
         self._known: dict[str, tuple[Values, tuple[str, ...]]] = {}
         for case in (case for name in _FILES for case in load(VECTORS / f"{name}.json")):
             for dtype in case.dtypes:
-                answer = {name: _in(value, dtype) for name, value in case.expected.items()}
-                self._known[_key(case.op, prepared_inputs(case, dtype), dtype)] = (answer, case.refused)
+                answer = {name: cast(value, dtype) for name, value in case.expected.items()}
+                self._known[key(case.op, prepared_inputs(case, dtype), dtype)] = (answer, case.refused)
 
     def describe(self) -> Values:
         """Return what it says of itself: that it offers everything."""
@@ -45,13 +46,14 @@ class Table:
 
     def call(self, op: str, inputs: Values, dtype: str) -> Values:
         """Return what the frozen vectors say."""
-        answer, refused = self._known[_key(op, inputs, dtype)]
+        answer, refused = self._known[key(op, inputs, dtype)]
         if refused:
             raise Refused(refused[0])
         return dict(answer)
 
 
-def _in(value: Any, dtype: str) -> Any:
+def cast(value: Any, dtype: str) -> Any:
+    """Return a value with floats in a dtype."""
     return value.astype(dtype) if isinstance(value, np.ndarray) and value.dtype.kind == "f" else value
 
 
@@ -166,9 +168,9 @@ class Forgetful(Right):
 
     def call(self, op: str, inputs: Values, dtype: str) -> Values:
         """Return the right answer, and a wrong one to the same call later."""
-        key = _key(op, inputs, dtype)
-        change = _zeros if key in self._seen else _kept
-        self._seen.add(key)
+        call = key(op, inputs, dtype)
+        change = _zeros if call in self._seen else _kept
+        self._seen.add(call)
         return {name: change(value) for name, value in super().call(op, inputs, dtype).items()}
 
 

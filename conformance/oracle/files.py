@@ -127,10 +127,8 @@ def gap8(gaps: list[int]) -> bytes:
     """Return gaps a byte each, 255 for 255 absent positions more (FMT-054)."""
     out = bytearray()
     for gap in gaps:
-        while gap >= 255:
-            out.append(255)
-            gap -= 255
-        out.append(gap)
+        out += b"\xff" * (gap // 255)
+        out.append(gap % 255)
     return bytes(out)
 
 
@@ -226,6 +224,9 @@ def best_encoding(t: Tensor) -> tuple[str, tuple[int, int, int] | None]:
         able += [(coded, None)] if t.rows <= min(2**20, 2**16 * (length + 1)) else []
 
     def size(choice: tuple[str, Any]) -> int:
+        if choice[0] == "bitmask":
+            # one bit a column, each row a whole number of bytes; of few entries far apart it is too large to make
+            return t.rows * ((t.shape[-1] + 7) // 8) + len(t.bits)
         return sum(len(s.data) for s in sections_of("", replace(t, pattern=choice[1]), choice[0]))
 
     return min(able, key=size)

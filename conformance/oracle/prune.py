@@ -30,7 +30,7 @@ def wanda(w: Array, norms: list[float], sparsity: float) -> list[int]:
     kept = []
     for r, row in enumerate(w):
         scores = [abs(float(x)) * n for x, n in zip(row, norms, strict=True)]
-        gone = smallest(scores, range(cols), count(sparsity * cols))
+        gone = set(smallest(scores, range(cols), count(sparsity * cols)))
         kept += [r * cols + c for c in range(cols) if c not in gone]
     return kept
 

@@ -3,6 +3,7 @@
 import math
 import struct
 from collections.abc import Callable, Sequence
+from itertools import accumulate
 
 from conformance.oracle import rng
 
@@ -109,8 +110,10 @@ def spiel_phases(period: int, accumulate: int, steps: int) -> tuple[list[int], l
 
 def rows_and_columns(shape: tuple[int, int], flat: Sequence[int]) -> tuple[list[int], list[int]]:
     """Return row pointers and columns of flat positions (TOP-001, TOP-002)."""
-    indptr = [sum(1 for p in flat if p < row * shape[1]) for row in range(shape[0] + 1)]
-    return indptr, [p % shape[1] for p in flat]
+    counts = [0] * (shape[0] + 1)
+    for p in flat:
+        counts[p // shape[1] + 1] += 1
+    return list(accumulate(counts)), [p % shape[1] for p in flat]
 
 
 def source(old: Sequence[int], new: Sequence[int]) -> list[int]:

@@ -61,16 +61,21 @@ def _perplexity(a: Values) -> Values:
     return {"perplexity": found.perplexity, "targets": found.targets}
 
 
+def _batches(tokens: Array) -> list[Array]:
+    """Return calibration tokens as a batch of at most three rows and one of the rest: statistics are summed."""
+    return [rows for rows in (tokens[:3, :], tokens[3:, :]) if rows.shape[0]]
+
+
 def _prune(a: Values) -> Values:
     config = ModelConfig.from_json(a["config"])
-    batches = [a["tokens"][:3, :], a["tokens"][3:, :]]
+    batches = _batches(a["tokens"])
     masks = prune_wanda(config, a["tensors"].__getitem__, batches, a["kernels"], a["sparsity"])
     return {"kept": {name: np.flatnonzero(np.asarray(mask)).astype(np.int64) for name, mask in masks}}
 
 
 def _prune_sparsegpt(a: Values) -> Values:
     config = ModelConfig.from_json(a["config"])
-    batches = [a["tokens"][:3, :], a["tokens"][3:, :]]
+    batches = _batches(a["tokens"])
     found = list(prune_sparsegpt(config, a["tensors"].__getitem__, batches, a["kernels"], a["sparsity"]))
     return {
         "kept": {name: np.flatnonzero(np.asarray(mask)).astype(np.int64) for name, mask, _ in found},

@@ -302,6 +302,22 @@ def _contradictions(d: Draw, t: Trial) -> None:
     t.case("rule.check", {"choices": given}, {"ok": 1})
 
 
+@property_of("preset.rule", "EVT-011", "rules", "preset.rule", sees=("a preset", "an unknown name"))
+def _preset(d: Draw, t: Trial) -> None:
+    """A preset has the choices of its table, and a name without a table is refused.
+
+    There are finitely many presets and a frozen case for each: what is new to a port are names that it must refuse.
+    """
+    name = d.choice(list(choices.PRESETS))
+    if d.flag():
+        name = d.choice(("", name.upper(), f"{name} ", f"{name[:2]}{d.integer(0, 10**6)}", name[1:], name * 2))
+        t.saw("an unknown name")
+        t.case("preset.rule", {"name": name}, refused=["EVT-011"])
+        return
+    t.saw("a preset")
+    t.case("preset.rule", {"name": name}, {"choices": choices.spelled(name)})
+
+
 @property_of("count.budgets", "DLT-002 SEL-006", "rules", "count.budgets", sees=("the cap", "count", "rank"))
 def _budgets(d: Draw, t: Trial) -> None:
     """The slots of every matrix, however they are counted, at most what it stores."""

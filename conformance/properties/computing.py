@@ -1,5 +1,6 @@
 """Properties of kernels, gradients and optimizers (chapters 3, 6 and 9)."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from conformance.properties.draws import Draw, Shape
 from conformance.properties.states import ties
 from conformance.properties.trial import Trial, property_of
 
-__all__: list[str] = []
+__all__ = ["gauges"]
 
 _STORED = ("an empty row", "an empty column", "a stored zero", "nothing stored", "no tokens")
 
@@ -114,7 +115,12 @@ def _scaled(d: Draw, t: Trial) -> None:
 
 
 @property_of(
-    "kernel.store", "KRN-012 KRN-011 KRN-004", "core", "kernel.store", sees=("slots out of order", "an impossible slot")
+    "kernel.store",
+    "KRN-012 KRN-011 KRN-004",
+    "core",
+    "kernel.store",
+    sees=("slots out of order", "an impossible slot"),
+    reduced=True,
 )
 def _store(d: Draw, t: Trial) -> None:
     """Values stored at slots are where they belong, and no other changes."""
@@ -135,6 +141,33 @@ def _store(d: Draw, t: Trial) -> None:
     dense[[at[s] for s in slots]] = new
     answer = {"y": dense.reshape(shape).T.copy()}
     t.case("kernel.store", given | {"slots": ids(slots), "new": new}, answer)
+
+
+@property_of(
+    "kernel.store-dense",
+    "KRN-012 KRN-011",
+    "kernels",
+    "kernel.store_dense",
+    sees=("slots out of order", "an impossible slot"),
+    reduced=True,
+)
+def _store_dense(d: Draw, t: Trial) -> None:
+    """Values stored at slots of a whole matrix are at their positions, and no other entry changes."""
+    shape = d.shape()
+    at, _ = d.mask(shape)
+    slots = d.some(d.order(len(at)), d.integer(0, len(at)))
+    weight, new = d.lattice(shape), d.lattice((len(slots),))
+    given: dict[str, Any] = {"out": shape[0], "in": shape[1], "weight": weight, "positions": ids(at), "new": new}
+    given |= {"x": np.eye(shape[1])}
+    if slots and d.flag(5):
+        slots[0] = d.choice((-1, len(at)))
+        t.saw("an impossible slot")
+        t.case("kernel.store_dense", given | {"slots": ids(slots)}, refused=["KRN-012"])
+        return
+    t.saw("slots out of order", slots != sorted(slots))
+    dense = weight.reshape(-1).copy()
+    dense[[at[s] for s in slots]] = new
+    t.case("kernel.store_dense", given | {"slots": ids(slots)}, {"y": dense.reshape(shape).T.copy()})
 
 
 @property_of(
@@ -244,11 +277,35 @@ def _candidates(d: Draw, t: Trial) -> None:
 
 
 @property_of(
+    "gradient.norm",
+    "TRN-009 EVT-005 NUM-004",
+    "rules",
+    "gradient.norm",
+    sees=("a square that overflows", "squares that underflow", "an entry that is not finite", "zeros"),
+)
+def _norm(d: Draw, t: Trial) -> None:
+    """The norm of a gradient is the root of the sum of squares, where squares overflow or underflow too."""
+    shape = d.shape()
+    kind = d.choice(("plain", "a square that overflows", "squares that underflow", "zeros"))
+    scale = {"a square that overflows": 2.0**80, "squares that underflow": 2.0**-100, "zeros": 0.0}.get(kind, 1.0)
+    gradient = d.real(shape) * scale
+    given: dict[str, Any] = {"out": shape[0], "in": shape[1], "gradient": gradient}
+    t.saw(kind)
+    if d.flag(6):
+        gradient.reshape(-1)[d.integer(0, gradient.size - 1)] = d.choice((math.nan, math.inf, -math.inf))
+        t.saw("an entry that is not finite")
+        t.case("gradient.norm", given, refused=["EVT-005"])
+        return
+    t.case("gradient.norm", given, {"norm": math.hypot(*(float(g) for g in gradient.reshape(-1)))})
+
+
+@property_of(
     "window.evidence",
     "GRD-004 GRD-005 GRD-006",
     "rules",
     "window.evidence",
     sees=("several steps", "several micro-batches"),
+    reduced=True,
 )
 def _evidence(d: Draw, t: Trial) -> None:
     """Evidence is of whole steps: means of g, |g| and g · g, and the mean square of the inputs."""
@@ -307,10 +364,10 @@ def _optimizer(d: Draw, t: Trial) -> None:
     if kind == "sm3":
         given |= {"rows": reals(rows), "columns": reals(cols)}
         answer |= {"rows": reals(new.rows), "columns": reals(new.columns)}
-    t.case("optimizer.step", given, answer, bounds=_gauges(kind, given, answer, hyper))
+    t.case("optimizer.step", given, answer, bounds=gauges(kind, given, answer, hyper))
 
 
-def _gauges(kind: str, given: dict[str, Any], new: dict[str, Any], h: Hyper) -> dict[str, Bound]:
+def gauges(kind: str, given: dict[str, Any], new: dict[str, Any], h: Hyper) -> dict[str, Bound]:
     """Return what is added up in each output."""
     g, phi, lr = abs(given["gradient"]), abs(given["values"]), given["lr"]
     if kind == "sgd":

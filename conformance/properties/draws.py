@@ -13,7 +13,7 @@ import numpy as np
 from conformance.gen.numbers import Array, reals
 from conformance.oracle import rng
 
-__all__ = ["SMALL", "Chosen", "Counted", "Draw", "Shape"]
+__all__ = ["SMALL", "Chosen", "Counted", "Draw", "Many", "Shape"]
 
 T = TypeVar("T")
 Shape = tuple[int, int]
@@ -137,6 +137,38 @@ class Draw(ABC):
         special = [-0.0, 2.0**-149, -(2.0**-149), 2.0**-140, 0.0]
         picks = self.integers(len(values), 0, 2 * len(special))
         return [special[i - 1] if 0 < i <= len(special) else x for i, x in zip(picks, values, strict=True)]
+
+
+class Many:
+    """Arrays of integers by the counter of RNG-001, as long as examples of large sizes need them.
+
+    A draw gives one word, and everything else follows from it.
+    """
+
+    def __init__(self, d: Draw) -> None:
+        self._key, self._next = rng.key(d.integer(0, 2**40)), 0
+
+    def integers(self, n: int, low: int, high: int) -> Array:
+        """Return n integers from low to high as int64."""
+        start, self._next = self._next, self._next + n
+        numbers = np.arange(start + 1, start + n + 1, dtype=np.uint64)
+        # RNG-001 modulo 2⁶⁴, as unsigned integers of 64 bits wrap around
+        z = np.uint64(self._key) + numbers * np.uint64(rng.GAMMA)
+        for shift, factor in ((30, rng.FACTORS[0]), (27, rng.FACTORS[1]), (31, 1)):
+            z = (z ^ (z >> np.uint64(shift))) * np.uint64(factor)
+        return low + (z % np.uint64(high - low + 1)).astype(np.int64)
+
+    def lattice(self, shape: tuple[int, ...], top: int = 8) -> Array:
+        """Return small integers as floats: sums of their products are exact in every dtype."""
+        return self.integers(int(np.prod(shape)), -top, top).astype(np.float64).reshape(shape)
+
+    def subset(self, size: int, n: int) -> Array:
+        """Return n of the numbers 0 to size − 1, ascending, as int64; size may be beyond 2³²."""
+        if size > 2**22:
+            # one of each stretch of size // n numbers, so that all of them need not be sorted
+            stretch = size // max(n, 1)
+            return np.arange(n, dtype=np.int64) * stretch + self.integers(n, 0, stretch - 1)
+        return np.sort(np.argsort(self.integers(size, 0, 2**62), kind="stable")[:n])
 
 
 def _signed(i: int) -> int:

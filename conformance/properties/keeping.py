@@ -14,6 +14,8 @@ from conformance.properties.trial import Trial, property_of
 
 __all__: list[str] = []
 
+_SURE = 1e-4
+"""Smallest relative gap between what SparseGPT removes and what it keeps that an example may hang on (PRN-013)."""
 _CODES = {"F32": "f", "F64": "d", "I16": "h"}
 
 
@@ -265,6 +267,56 @@ def _wanda(d: Draw, t: Trial) -> None:
     t.saw("a dead input", 0.0 in norms)
     given = {"weights": w, "square_sums": reals(x * x for x in norms), "sparsity": sparsity}
     t.case("prune.wanda", given, {"kept": ids(prune.wanda(w, norms, sparsity))})
+
+
+@property_of(
+    "prune.sparsegpt",
+    "PRN-001 PRN-009 PRN-010 PRN-011 PRN-012",
+    "prune",
+    "prune.sparsegpt",
+    sees=("blocks", "a pattern", "a dead input", "an input that is not finite"),
+)
+def _sparsegpt(d: Draw, t: Trial) -> None:
+    """What is kept, and the new weights, are those of an inverse a column, block by block."""
+    cols = 4 * d.integer(1, 3)
+    w, x = d.real((d.integer(1, 6), cols)), d.real((d.integer(2, 20), cols))
+    given: dict[str, Any] = {"weights": w, "inputs": x, "sparsity": d.choice((0.5, 0.25, 0.7))}
+    if d.flag(3):
+        x[:, d.integer(0, cols - 1)] = 0.0
+    if d.flag():
+        given |= {"damping": d.choice((0.01, 0.5, 0.125))}
+    pattern = d.choice((None, (2, 4), (1, 2)))
+    given |= {"block": d.integer(3, 6)} if d.flag() else {}
+    given |= {"n": pattern[0], "m": pattern[1], "sparsity": 0.0} if pattern else {}
+    if d.flag(8):
+        x[0, 0] = d.choice((float("nan"), float("inf")))
+        t.saw("an input that is not finite")
+        t.case("prune.sparsegpt", given, refused=["PRN-009"])
+        return
+    options = {name: given[name] for name in ("damping", "block") if name in given}
+    kept, weights, gap = prune.sparsegpt(w, x, given["sparsity"], pattern, **options)
+    if gap < _SURE:
+        return
+    t.saw("blocks", given.get("block", cols) < cols and not pattern)
+    t.saw("a pattern", pattern)
+    t.saw("a dead input", not x.any(axis=0).all())
+    t.case("prune.sparsegpt", given, {"kept": ids(kept), "weights": weights})
+
+
+@property_of(
+    "text.calibration", "PRN-007 RNG-002", "prune", "text.calibration", sees=("one window", "a text of one window")
+)
+def _calibration(d: Draw, t: Trial) -> None:
+    """Windows of calibration start where the counter of their stream says."""
+    length, n = d.integer(2, 20), d.integer(1, 5)
+    tokens, seed = (
+        length + d.choice((0, d.integer(0, 60), d.integer(0, 2**33))),
+        d.choice((0, 2**64 - 1, d.integer(0, 99))),
+    )
+    t.saw("one window", n == 1)
+    t.saw("a text of one window", tokens == length)
+    given = {"tokens": tokens, "length": length, "seed": seed, "n": n}
+    t.case("text.calibration", given, {"starts": ids(rules.window_starts(seed, 4, 0, n, tokens, length))})
 
 
 @property_of("prune.pattern", "PRN-004 TOP-005", "nm", "prune.pattern", sees=("a tie in a group", "several groups"))

@@ -6,7 +6,7 @@ import numpy as np
 
 from conformance.cases import Bound
 from conformance.gen.numbers import Array, ids, reals
-from conformance.oracle import adapters, layers
+from conformance.oracle import adapters, layers, prune
 from conformance.oracle.tape import Var, gradients
 from conformance.properties.draws import Draw
 from conformance.properties.trial import Trial, property_of
@@ -101,6 +101,7 @@ _ROPES = ("default", "linear", "dynamic", "llama3")
     "layers",
     "layer.rope",
     sees=(*_ROPES, "longer than its context", "several heads"),
+    reduced=True,
 )
 def _rope(d: Draw, t: Trial) -> None:
     """Pairs of entries half a head apart are turned by position times frequency, gradients back."""
@@ -122,9 +123,27 @@ def _rope(d: Draw, t: Trial) -> None:
     (dx,) = gradients(y, dy, [held])
     # a frequency that is 16 units off, which `rope.frequencies` allows, turns by that much more
     angles = np.outer(np.arange(size[1]), f)[None, :, None, :]
-    off = 1 + 1.5 * angles * (2.0**-29 if t.dtype == "float32" else 1.0)
+    off = 1 + 1.5 * angles * (1.0 if t.dtype == "float64" else 2.0**-29)
     bounds = {name: _turned(z, off) for name, z in (("y", x), ("dx", dy))}
     t.case("layer.rope", {"x": x, "rope": given, "dy": dy}, {"y": y.value, "dx": dx}, bounds=bounds)
+
+
+@property_of(
+    "rope.frequencies", "LYR-005 LYR-006", "layers", "rope.frequencies", sees=(*_ROPES, "longer than its context")
+)
+def _frequencies(d: Draw, t: Trial) -> None:
+    """Frequencies of every kind are those of the written formulas in binary64."""
+    kind = d.choice(_ROPES)
+    width, length = 2 * d.integer(1 + (kind == "dynamic"), 16), d.integer(1, 100)
+    context, low = d.choice((4, 32, 64, 2048)), d.integer(1, 2)
+    given: dict[str, Any] = {"type": kind, "base": float(d.integer(3, 500000)), "max_position_embeddings": context}
+    given |= {} if kind == "default" else {"factor": d.integer(5, 32) / 4}
+    given |= {"low": float(low), "high": float(low + d.integer(1, 3)), "original": context} if kind == "llama3" else {}
+    t.saw(kind)
+    t.saw("longer than its context", kind == "dynamic" and length > context)
+    f = reals(layers.frequencies(width, given, length))
+    asked = {"head_dim": width, "length": length, "rope": given}
+    t.case("rope.frequencies", asked, {"frequencies": f}, bounds={"frequencies": Bound(np.abs(f), 16)})
 
 
 def _turned(x: Array, off: Array) -> Bound:
@@ -213,6 +232,70 @@ def _cross_entropy(d: Draw, t: Trial) -> None:
     answer = {"loss": float(loss.value.real), "dlogits": dlogits}
     bounds = {"loss": Bound(np.asarray(2 * _top(logits) + 2.0), 1), "dlogits": Bound(np.asarray(0.5 / rows), 1)}
     t.case("layer.cross_entropy", given | {"targets": ids(targets)}, answer, bounds=bounds)
+
+
+@property_of(
+    "adapter.initial",
+    "ADP-002 ADP-009 RNG-002",
+    "adapters",
+    "adapter.initial",
+    sees=("lora", "spp", "sparsepeft", "bands with a remainder"),
+    reduced=True,
+)
+def _initial(d: Draw, t: Trial) -> None:
+    """A starts with draws by row and column, the other factor with zeros."""
+    kind, bands = d.choice(("lora", "spp", "sparsepeft")), d.integer(1, 4)
+    rows, n_in = bands * d.integer(1, 5), d.integer(1, 17)
+    given: dict[str, Any] = {"kind": kind, "out": rows, "in": n_in, "rows": bands, "like": np.zeros(0)}
+    given |= {"seed": d.choice((0, 2**64 - 1, d.integer(0, 2**40))), "matrix": d.integer(0, 300)}
+    if kind == "spp" and bands > 1 and d.flag(4):
+        t.saw("bands with a remainder")
+        t.case("adapter.initial", given | {"out": rows + 1}, refused=["ADP-009"])
+        return
+    t.saw(kind)
+    other = np.zeros(rows if kind == "spp" else (rows, bands))
+    a = adapters.start(bands, n_in, given["seed"], given["matrix"])
+    t.case("adapter.initial", given, {"a": a, "other": other, "parameters": a.size + other.size})
+
+
+@property_of(
+    "adapter.lora-star",
+    "ADP-004 ADP-005 PRN-003 PRN-004",
+    "adapters",
+    "adapter.lora_star",
+    sees=("a pattern", "rows", "a support of another size", "a support that changes"),
+    reduced=True,
+)
+def _star(d: Draw, t: Trial) -> None:
+    """A merged matrix is pruned anew by its own weights and the inputs of the base, to the size that it had."""
+    pattern = d.choice((None, (2, 4), (1, 2)))
+    shape = (d.integer(1, 6), 4 * d.integer(1, 3) if pattern else d.integer(2, 10))
+    size, rank, sparsity = shape[0] * shape[1], d.integer(1, 3), d.choice((0.5, 0.25, 0.75))
+    norms = [float(x) for x in d.integers(shape[1], 1, 3)]
+    w = reals(d.levels(size, 6, 1.0)).reshape(shape)
+    a, b = d.lattice((rank, shape[1]), 2), d.lattice((shape[0], rank), 1)
+
+    def pruned(weight: Array) -> list[int]:
+        return prune.pattern(abs(weight) * norms, *pattern) if pattern else prune.wanda(weight, norms, sparsity)
+
+    at = pruned(w)
+    given: dict[str, Any] = {"out": shape[0], "in": shape[1], "a": a, "b": b, "alpha": float(2 * rank)}
+    given |= {"square_sums": reals(x * x for x in norms), "sparsity": sparsity}
+    given |= {"pattern": ids(pattern)} if pattern else {}
+    t.saw("a pattern" if pattern else "rows")
+    short = len(at) > 1 and d.flag(6)
+    t.saw("a support of another size", short)
+    at, full = at[short:], at
+    given |= {"positions": ids(at), "values": w.reshape(-1)[at]}
+    if short:
+        t.case("adapter.lora_star", given, refused=["ADP-005"])
+        return
+    places = [(o, i) for o in range(shape[0]) for i in range(shape[1])]
+    held = {divmod(p, shape[1]): float(w.reshape(-1)[p]) for p in full}
+    merged = reals(adapters.merged(held, adapters.low_rank(a, b, 2.0, places)).values()).reshape(shape)
+    again = pruned(merged)
+    t.saw("a support that changes", again != full)
+    t.case("adapter.lora_star", given, {"kept": ids(again), "values": merged.reshape(-1)[again] + 0.0})
 
 
 @property_of(

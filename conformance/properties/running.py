@@ -1,10 +1,12 @@
 """Tries properties on ports: examples from a seed, made smaller where they fail, in the time there is."""
 
+import math
 import time
 from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ from typing import Any
 from conformance.cases import Case
 from conformance.harness import Variant
 from conformance.judgement import BLOCKED, PropertyResult
+from conformance.ops import OPS
 from conformance.profiles import blocking
 from conformance.properties import (
     choosing,
@@ -19,14 +22,18 @@ from conformance.properties import (
     computing,
     generating,
     keeping,
+    large,
+    large_files,
+    large_rules,
     layering,
     ruling,
     training,
     updating,
+    wholes,
 )
 from conformance.properties.artifacts import folder_of, save
 from conformance.properties.draws import SMALL, Chosen, Counted
-from conformance.properties.trial import REGISTER, Enough, Found, NotOffered, Property, Seen, Trial
+from conformance.properties.trial import REGISTER, Enough, Found, Made, NotOffered, Property, Seen, Trial
 
 try:
     import hypothesis
@@ -35,17 +42,35 @@ except ImportError:
     hypothesis = None
     strategies = None
 
-__all__ = ["PROPERTIES", "Explored", "explore", "run_properties"]
+__all__ = ["PROPERTIES", "Explored", "asking", "explore", "run_properties"]
 
-_AREAS = (choosing, updating, ruling, comparing, computing, layering, keeping, training, generating)
+_AREAS = (
+    choosing,
+    updating,
+    ruling,
+    comparing,
+    computing,
+    layering,
+    keeping,
+    training,
+    generating,
+    wholes,
+    large,
+    large_rules,
+    large_files,
+)
 """Modules that enter properties."""
 PROPERTIES: dict[str, Property] = REGISTER
 """Every property by name."""
 
 DIRECTED = 40
 """How many examples are always the same: what a property has to have seen is among them."""
+EXAMPLES = 20
+"""How many examples a run tries of a property unless told otherwise: of this many a seeded one has its own number."""
 LEAST = 3
 """How many of them a property has whose examples are long."""
+_NOBODY: Any = None
+"""The port of an example that is made and not asked."""
 WITHOUT = "hypothesis is not installed; pip install hypothesis"
 
 
@@ -59,6 +84,7 @@ class Explored:
         saw: what the examples had among them.
         missing: the operation that the port does not offer, empty if it offers all.
         late: the time was over before all examples were tried.
+        asked_new: operations that answered inputs which nobody could know before the run.
     """
 
     examples: int = 0
@@ -66,6 +92,12 @@ class Explored:
     saw: Counter[str] = field(default_factory=Counter)
     missing: str = ""
     late: bool = False
+    asked_new: set[str] = field(default_factory=set)
+
+
+def asking() -> dict[str, list[str]]:
+    """Return for each operation the properties that ask it inputs which nobody can know before a run (PRT-018)."""
+    return {op: [prop.name for prop in PROPERTIES.values() if op in prop.ops] for op in OPS}
 
 
 def run_properties(
@@ -140,6 +172,7 @@ def _judge(
             # while an example got smaller the port may have been lost often: that counts once
             variant.port.restarts = min(variant.port.restarts, restarts + 1)  # type: ignore[attr-defined]
         result.examples += found.examples
+        result.asked_new = tuple(sorted({*result.asked_new, *found.asked_new}))
         for what in prop.tells:
             result.counts[what] = result.counts.get(what, 0) + found.saw[what]
         if found.missing:
@@ -178,11 +211,14 @@ def explore(
 ) -> Explored:
     """Try a property on a port called in one way."""
     found = Explored()
-    trial = Trial(prop, variant, time.monotonic() + seconds, found.saw, log=log)
+    trial = Trial(prop, variant, time.monotonic() + seconds, found.saw, log=log, asked_new=found.asked_new)
     # the first of each lot is the simplest there is
-    examples = max(examples // prop.cost, min(examples, 2))
+    examples, asked = max(examples // prop.cost, min(examples, 2)), examples
     small = examples // 2 if prop.cost == 1 else 0
     try:
+        if prop.seeded:
+            _seeded(prop, trial, found, seed, max(prop.seeded, prop.seeded * asked // EXAMPLES))
+            return found
         # most mistakes show in a small example, and what is small already is soon at its smallest
         _random(prop, trial, found, seed, small, seconds, SMALL[0])
         if found.seen is None:
@@ -201,9 +237,36 @@ def explore(
     return found
 
 
+def _seeded(prop: Property, trial: Trial, found: Explored, seed: str, examples: int) -> None:
+    """Try examples that the seed of the run alone decides."""
+    # all of it is asked of a slow port too, each call in the time that a call has (PRT-009)
+    trial.new, trial.until = True, math.inf
+    for number in range(examples):
+        found.examples += 1
+        made = _made(prop, seed, number)
+        found.saw.update(made.saw_)
+        try:
+            for case in made.cases:
+                trial.ask(case)
+        except Found:
+            found.seen = trial.failing
+            return
+
+
+@lru_cache(maxsize=4)
+def _made(prop: Property, seed: str, number: int) -> Made:
+    """Return an example of a property that the seed decides; the ways of calling a port share it."""
+    word = int.from_bytes(sha256(f"{_number(seed):032x} {prop.name}".encode()).digest()[:7], "big")
+    # nothing is asked yet: the port is of no account
+    made = Made(prop, Variant(_NOBODY, "float64"), math.inf)
+    prop.body(Counted(word, number), made)
+    return made
+
+
 def _directed(prop: Property, trial: Trial, found: Explored) -> bool:
     """Try the examples that are always the same; tell whether one failed."""
     word = int.from_bytes(sha256(prop.name.encode()).digest()[:7], "big")
+    trial.new = False
     for number in range(max(DIRECTED // prop.cost, LEAST)):
         found.examples += 1
         try:
@@ -219,12 +282,15 @@ def _random(
     """Try examples that hypothesis makes; where one fails, smaller ones until nothing smaller fails or time is over."""
     if not examples:
         return
-    smaller = False
+    smaller, first = False, True
+    trial.new = False
 
     def tried(data: Any) -> None:
-        nonlocal smaller
+        nonlocal smaller, first
         if not smaller:
             found.examples += 1
+        # hypothesis begins with the simplest example there is, whatever the seed
+        trial.new, first = not first, False
         try:
             prop.body(Chosen(data, strategies, size), trial)
         except Found:

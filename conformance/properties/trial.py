@@ -8,12 +8,15 @@ from typing import Any
 
 from conformance.cases import Bound, Case
 from conformance.harness import Failure, Result, Variant, run
+from conformance.judgement import asked_in
 from conformance.ops import OPS
 from conformance.properties.draws import Draw
 from conformance.properties.relations import RELATIONS, given_to_port
 
-__all__ = ["Enough", "Found", "NotOffered", "Property", "Seen", "Trial", "ask_all", "property_of"]
+__all__ = ["Enough", "Found", "Made", "NotOffered", "Property", "Seen", "Trial", "ask_all", "property_of"]
 
+FINITE = ("preset.rule",)
+"""Operations with finitely many answers, each of which a frozen case asks for: new to them is what they must refuse."""
 RELATION = "relation: "
 """What the oracle of a case says where the answers of several cases are compared with each other."""
 
@@ -45,6 +48,9 @@ class Property:
         reduced: it can be asked in 16-bit types too.
         tells: what its result counts.
         cost: one of its examples is as long as so many of another property, and it has so many fewer.
+        seeded: how many examples a run draws from its seed alone, because each is too long to be made smaller; 0 for
+            examples that hypothesis draws. Its body neither looks at answers nor at the dtype: it makes an example once
+            and every way of calling a port is asked the same.
     """
 
     name: str
@@ -57,6 +63,7 @@ class Property:
     reduced: bool = False
     tells: tuple[str, ...] = ()
     cost: int = 1
+    seeded: int = 0
 
     @property
     def scalar(self) -> bool:
@@ -118,6 +125,9 @@ class Trial:
         saw_: what examples had among them, and how often.
         failing: the last example that failed.
         log: the inputs of every call, where somebody wants them.
+        new: nobody can know the inputs of this example before the run, because its seed is among what they are drawn
+            from.
+        asked_new: operations that answered such inputs, each as `asked_in` spells it.
     """
 
     prop: Property
@@ -126,6 +136,8 @@ class Trial:
     saw_: Counter[str] = field(default_factory=Counter)
     failing: Seen | None = None
     log: list[Case] | None = None
+    new: bool = False
+    asked_new: set[str] = field(default_factory=set)
 
     @property
     def dtype(self) -> str:
@@ -163,11 +175,19 @@ class Trial:
             bounds or {},
             dtypes=dtypes or ("float64", "float32"),
         )
+        return self.ask(case)
+
+    def ask(self, case: Case) -> dict[str, Any] | None:
+        """Ask a case; return the answer, None for a refusal or where the port is not asked.
+
+        Raises:
+            Found: it answers something else.
+        """
         port = self._port()
         result = self._run(case, port)
         if result.failures:
             self._fail(Seen((case,), result.failures[0], (port.last,)))
-        return port.last if result.ran and not refused else None
+        return port.last if result.ran and not case.refused else None
 
     def related(self, relation: str, *asked: tuple[str, dict[str, Any]]) -> list[dict[str, Any]] | None:
         """Ask several things whose answers are compared with each other; return the answers.
@@ -187,6 +207,8 @@ class Trial:
         failure, answers = ask_all(cases, replace(self.variant, port=self._port()))
         if failure is not None:
             self._fail(Seen(cases, failure, tuple(answers)))
+        for case in cases[: len(answers)]:
+            self._note(case)
         return answers
 
     def holds(self, relation: str, op: str, inputs: dict[str, Any], answer: dict[str, Any]) -> None:
@@ -209,7 +231,14 @@ class Trial:
         (result,) = run([case], [replace(self.variant, port=port)])
         if not result.ran and not result.failures and "does not offer" in result.skipped:
             raise NotOffered(case.op)
+        if result.ran and not result.failures:
+            self._note(case)
         return result
+
+    def _note(self, case: Case) -> None:
+        """Remember that an operation answered what nobody could know; a refusal needs no knowledge of the inputs."""
+        if self.new and (not case.refused or case.op in FINITE):
+            self.asked_new.add(asked_in(case.op, self.variant.class_name))
 
     def _port(self) -> Any:
         return _Lasting(self.variant.port)
@@ -221,6 +250,21 @@ class Trial:
     def _fail(self, seen: Seen) -> None:
         self.failing = seen
         raise Found(seen.failure.detail)
+
+
+@dataclass(slots=True)
+class Made(Trial):
+    """An example that is made and not yet asked.
+
+    Attributes:
+        cases: what is to be asked, in its order.
+    """
+
+    cases: list[Case] = field(default_factory=list)
+
+    def _run(self, case: Case, port: Any) -> Result:
+        self.cases.append(case)
+        return Result(case)
 
 
 def ask_all(cases: Sequence[Case], variant: Variant) -> tuple[Failure | None, list[dict[str, Any]]]:
@@ -265,6 +309,7 @@ def property_of(
     reduced: bool = False,
     tells: Sequence[str] = (),
     cost: int = 1,
+    seeded: int = 0,
 ) -> Callable[[Callable[[Draw, Trial], None]], Callable[[Draw, Trial], None]]:
     """Enter a body as a property; its docstring says what holds."""
 
@@ -281,6 +326,7 @@ def property_of(
             reduced,
             tuple(tells),
             cost,
+            seeded,
         )
         return body
 

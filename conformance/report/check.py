@@ -60,6 +60,7 @@ _LINES: dict[str, dict[str, tuple[type, ...]]] = {
         "failure": (str,),
         "waived": (str,),
         "counts": (dict,),
+        "asked_new": (list,),
     },
     "footer": {"cases": (int,), "properties": (int,), "outcomes": (dict,), "property_outcomes": (dict,)},
 }
@@ -256,6 +257,7 @@ def _run(header: _Row, cases: Sequence[_Row], asked: Sequence[_Row], known: dict
                 failure=row["failure"],
                 skipped=row["skipped"],
                 waived=row["waived"],
+                asked_new=tuple(map(str, row["asked_new"])),
             )
             for row in asked
         ],

@@ -118,6 +118,7 @@ def property_row(one: PropertyResult) -> dict[str, Any]:
         "waived": one.waived,
         "artifact": None if one.artifact is None else one.artifact.name,
         "counts": one.counts,
+        "asked_new": list(one.asked_new),
     }
 
 

@@ -335,7 +335,8 @@ def _growth_candidates(i: Inputs) -> Outputs:
         _positions(i["delta"]),
         i["n"],
         active=i["scope"] == "active",
-        at_once=7,
+        # every block is sorted together with the n best so far, so it holds at least as many entries
+        at_once=max(7, -(-i["n"] // max(i["in"], 1))),
     )
     n = len(_cut(found))
     return {"candidates": found[:n], "values": values[:n]}

@@ -56,6 +56,7 @@ GOLDEN_LINES = [
         "waived": "",
         "artifact": None,
         "counts": {},
+        "asked_new": [],
     },
     {
         "type": "footer",

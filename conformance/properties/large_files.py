@@ -1,0 +1,94 @@
+"""Properties of files whose tensors are beyond every boundary of an index type (chapter 12)."""
+
+import struct
+from typing import Any
+
+from conformance.gen.files import content, raw_array, state
+from conformance.oracle import deltas, files
+from conformance.oracle.files import Tensor
+from conformance.properties.draws import Draw, Many, Shape
+from conformance.properties.large import BEYOND, shapes
+from conformance.properties.trial import Trial, property_of
+
+__all__: list[str] = []
+
+_FAR = "a position above 2³¹"
+_SEES = (BEYOND, _FAR, "more than 65,536 rows", "the last column of 16 bits", "the first column of 32 bits")
+
+
+def _tensor(many: Many, shape: Shape, at: list[int], dtype: str = "F32") -> Tensor:
+    """Return a tensor with integers at flat positions."""
+    numbers = many.integers(len(at), -99, 99).tolist()
+    bits = b"" if dtype == "NONE" else struct.pack(f"<{len(at)}{'f' if dtype == 'F32' else 'b'}", *numbers)
+    return Tensor(dtype, shape, bits, tuple(divmod(p, shape[1]) for p in at))
+
+
+def _tensors(d: Draw, t: Trial) -> dict[str, Tensor]:
+    """Return tensors of many entries, rows and columns, and one with few entries far apart."""
+    many, found = Many(d), {}
+    for number, shape in enumerate(shapes(d)):
+        size = shape[0] * shape[1]
+        found[f"most.{number}"] = _tensor(many, shape, many.subset(size, size - size // 200).tolist())
+        found[f"few.{number}"] = _tensor(many, shape, many.subset(size, size // 70).tolist(), "I8")
+        t.saw("more than 65,536 rows", shape[0] > 65_536)
+    t.saw(BEYOND, any(x.nnz > 65_536 for x in found.values()))
+    for width in (256, 257, 65_536, 65_537):
+        # one entry in the last column of each row: the largest index that this width has
+        found[f"edge.{width}"] = _tensor(many, (3, width), [width - 1, 2 * width - 1, 3 * width - 1])
+        t.saw("the last column of 16 bits", width == 65_536)
+        t.saw("the first column of 32 bits", width == 65_537)
+    wide = 1_100_000_000 + d.integer(0, 10**6)
+    at = [*many.subset(2 * wide - 1, 7).tolist(), 2 * wide - 1]
+    t.saw(_FAR, at[-1] >= 2**31)
+    return found | {"far": _tensor(many, (2, wide), at, "I8"), "far.mask": _tensor(many, (2, wide), at, "NONE")}
+
+
+@property_of(
+    "file.read-large", "FMT-001 FMT-051 FMT-053 FMT-054 FMT-055 FMT-091", "ckpt-read", "file.read", sees=_SEES, seeded=1
+)
+def _read(d: Draw, t: Trial) -> None:
+    """A file of large, wide and far-stretched tensors is read as what it holds, in every encoding."""
+    tensors = _tensors(d, t)
+    encodings = {name: ("csr", "bitmask", "gap8", "varint")[i % 4] for i, name in enumerate(sorted(tensors))}
+    encodings |= {"far": "csr", "far.mask": "varint"}
+    for chosen in ({}, encodings):
+        raw = files.pieces(tensors, chosen).pack()
+        t.case("file.read", {"raw": raw_array(raw)}, content(tensors) | {"state": state(tensors)})
+
+
+@property_of("file.write-large", "FMT-080 FMT-081 FMT-092", "ckpt-write", "file.write", sees=_SEES, seeded=1)
+def _write(d: Draw, t: Trial) -> None:
+    """A checkpoint of large, wide and far-stretched tensors is written in its one spelling."""
+    tensors = _tensors(d, t)
+    raw = files.pieces(tensors).pack()
+    t.case("file.write", content(tensors) | {"encoding": "auto"}, {"raw": raw_array(raw)})
+
+
+@property_of(
+    "delta.apply-large",
+    "FMT-132 FMT-134 FMT-135 FMT-136 FMT-138",
+    "ckpt-read",
+    "delta.apply",
+    sees=(BEYOND, _FAR),
+    seeded=1,
+)
+def _apply(d: Draw, t: Trial) -> None:
+    """A delta of many changes, and of changes far apart, leads to the model that it names."""
+    many, shape, wide = Many(d), shapes(d)[3], 1_100_000_000 + d.integer(0, 10**6)
+    size, far = shape[0] * shape[1], (2, wide)
+    base = {
+        "w": _tensor(many, shape, many.subset(size, size - size // 200).tolist()),
+        "far": _tensor(many, far, [*many.subset(2 * wide - 1, 7).tolist(), 2 * wide - 1]),
+    }
+    stored: dict[str, Any] = {
+        "add:w": _tensor(many, shape, many.subset(size, size - size // 300).tolist()),
+        "replace:far": _tensor(many, far, [*many.subset(2 * wide - 2, 7).tolist(), 2 * wide - 2]),
+    }
+    t.saw(BEYOND, stored["add:w"].nnz > 65_536)
+    t.saw(_FAR, 2 * wide > 2**31)
+    target, described = deltas.step(base, stored)
+    told = content(target)
+    answer = {key: told[key] for key in ("tensors", "tied", "scales")} | {"state": deltas.model(target)[1]}
+    packed = files.pieces(stored, kind="delta", delta=described).pack()
+    given = {"base": raw_array(files.pieces(base).pack()), "deltas": {"1": raw_array(packed)}}
+    t.case("delta.apply", given, answer)

@@ -1,0 +1,125 @@
+"""Inputs that no port can know, and inputs of every size, find what passes for right without them."""
+
+import numpy as np
+import pytest
+
+from conformance.cases import load_all
+from conformance.harness import Result, Variant, classes_of
+from conformance.judgement import PropertyResult, Run, asked_in
+from conformance.mutants.base import ENGINE
+from conformance.nulls.expected import complaints, judged
+from conformance.nulls.known import FOUND_BY, HONEST, Frozen
+from conformance.ops import OPS
+from conformance.oracle import rng
+from conformance.profiles import PROFILES
+from conformance.properties import PROPERTIES, run_properties
+from conformance.properties.draws import Counted, Many
+from conformance.properties.large import BEYOND
+from conformance.properties.running import _made, asking
+from conformance.properties.trial import FINITE, Property
+
+CASES = load_all()
+SEED = "5ef7000000000000000000000000c0de"
+
+
+def a_run(op, asked_new, classes=("exact64", "fp32")):
+    """A run in which everything passed: the cases of an operation, and a property."""
+    cases = [case for case in CASES if case.op == op and classes_of(case, classes)]
+    results = [Result(case, ran=2) for case in cases]
+    held = PropertyResult("a.property", (), "kernels", examples=9, asked_new=asked_new)
+    chosen = dict.fromkeys([case.id for case in cases] + ["a.property"], 0)
+    return Run({"name": "a"}, ("kernels",), classes, results, [], {}, chosen, [held])
+
+
+def test_PRT_018_a_claim_names_what_only_frozen_cases_asked():
+    line = a_run("kernel.exceeding", ()).verdict().line
+    assert line.startswith("conformant: kernels in exact64, fp32, frozen cases only: kernel.exceeding (")
+    half = a_run("kernel.exceeding", ("kernel.exceeding in fp32",))
+    assert half.frozen_only() == ["kernel.exceeding in exact64"]
+    both = tuple(asked_in("kernel.exceeding", name) for name in ("exact64", "fp32"))
+    assert "frozen" not in a_run("kernel.exceeding", both).verdict().line
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_PRT_018_every_operation_has_a_property_that_asks_what_nobody_knows(op):
+    names = asking()[op]
+    classes = {name for case in CASES if case.op == op for name in classes_of(case, ("bf16", "fp16"))}
+    assert names
+    assert not classes or OPS[op].kind == "scalar" or any(PROPERTIES[name].reduced for name in names)
+
+
+def inputs_of(prop, seed):
+    return [case for number in range(prop.seeded) for case in _made(prop, seed, number).cases]
+
+
+@pytest.mark.parametrize("name", [p.name for p in PROPERTIES.values() if p.seeded and p.profile != "core"])
+def test_PRT_018_examples_of_a_seed_ask_every_operation_that_they_declare(name):
+    prop = PROPERTIES[name]
+    assert {case.op for case in inputs_of(prop, SEED) if not case.refused} == set(prop.ops)
+
+
+def test_PRT_018_what_is_always_the_same_or_refused_shows_nothing_new(tmp_path):
+    def body(d, t):
+        t.saw("a number")
+        scores = np.arange(2.0)
+        refused = ["SEL-005"] if d.flag() else []
+        given = {"scores": scores, "ids": np.arange(2), "k": 3 if refused else d.integer(0, 2)}
+        chosen = np.arange(2 - given["k"], 2) if not refused else None
+        t.case("select.largest", given, {"chosen": chosen}, refused=refused)
+
+    prop = Property("select.few", ("SEL-001",), "core", ("select.largest",), ("a number",), "few", body, cost=40)
+    only = [Variant(ENGINE, "float32")]
+    found = {}
+    for examples in (1, 40 * 40):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setitem(PROPERTIES, prop.name, prop)
+            (found[examples],) = run_properties(
+                only, ["core"], SEED, examples=examples, only=prop.name, artifacts=tmp_path
+            )
+    # the only random example is the simplest there is, which no seed changes
+    assert found[1].asked_new == ()
+    assert found[40 * 40].asked_new == ("select.largest in fp32",)
+
+
+def test_PRT_018_an_operation_with_finitely_many_answers_is_asked_what_it_must_refuse():
+    assert FINITE == ("preset.rule",)
+    assert "an unknown name" in PROPERTIES["preset.rule"].sees
+
+
+@pytest.mark.parametrize("op", ["config.describe", "rope.frequencies", "adapter.lora_star", "kernel.store_dense",
+                                "gradient.norm", "text.calibration", "prune.sparsegpt"])  # fmt: skip
+def test_PRT_018_a_table_of_one_operation_is_found_whatever_else_is_computed(op, tmp_path):
+    profile = next(name for name, ops in PROFILES.items() if op in ops)
+    rest = tuple(one for one in PROFILES[profile] if one != op)
+    port = Frozen("table", PROFILES[profile], rest)
+    kinds = ("rule", "layer", "whole", "scalar")
+    found = run_properties([Variant(port, "float64", kinds)], [profile], SEED, examples=4, only=asking()[op][0],
+                           artifacts=tmp_path, seconds=2.0)  # fmt: skip
+    assert [r.status for r in found] == ["failed"]
+
+
+def test_PRT_018_tables_stand_for_every_profile_that_has_more_than_one_operation():
+    assert set(HONEST) == set(PROFILES) - {"nm", "kernels"}
+    assert all(f"table-{profile}" in FOUND_BY for profile in HONEST)
+
+
+@pytest.mark.parametrize("mode", ["empty-above-1300", "int32-positions"])
+def test_PRT_019_sizes_that_spoil_an_answer_are_found(mode):
+    found = judged(mode)
+    assert complaints(mode, found) == []
+    assert not found.verdict.conformant
+
+
+def test_PRT_019_large_arrays_are_asked_of_every_operation_on_arrays():
+    small = {"layer.rope", "layer.attention"}
+    large = {op for prop in PROPERTIES.values() if BEYOND in prop.sees for op in prop.ops}
+    arrays = {op for op, one in OPS.items() if one.kind in ("rule", "layer")}
+    assert arrays - large == small
+
+
+def test_PRT_019_many_numbers_are_those_of_the_counter():
+    one, many = Counted(1, 2), Many(Counted(1, 2))
+    key = one.integer(0, 2**40)
+    want = [rng.draw(rng.key(key), i) % 10 for i in range(50)]
+    assert many.integers(50, 0, 9).tolist() == want
+    assert len(set(Many(Counted(3)).subset(2**40, 300).tolist())) == 300
