@@ -12,6 +12,8 @@ from conformance.gen import (
     criteria,
     deltas,
     events,
+    file_edges,
+    file_faults,
     generate,
     kernels,
     layers,
@@ -28,7 +30,7 @@ from conformance.gen import (
 )
 from conformance.gen import files as containers
 
-_FORMATS = (containers, bad_files, deltas)
+_FORMATS = (containers, bad_files, file_edges, file_faults, deltas)
 _RULES = (kernels, rules, update, events, layers, models, sparsegpt, adapters, train, steps, generate)
 _CHOICES = (criteria, choices, windows, optimizers, rule_events, presets)
 MODULES = (*_FORMATS, *_RULES, *_CHOICES)
