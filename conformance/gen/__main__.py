@@ -11,6 +11,7 @@ from conformance.gen import (
     choices,
     criteria,
     deltas,
+    depth,
     events,
     file_edges,
     file_faults,
@@ -32,7 +33,7 @@ from conformance.gen import files as containers
 
 _FORMATS = (containers, bad_files, file_edges, file_faults, deltas)
 _RULES = (kernels, rules, update, events, layers, models, sparsegpt, adapters, train, steps, generate)
-_CHOICES = (criteria, choices, windows, optimizers, rule_events, presets)
+_CHOICES = (criteria, choices, windows, optimizers, rule_events, presets, depth)
 MODULES = (*_FORMATS, *_RULES, *_CHOICES)
 
 
