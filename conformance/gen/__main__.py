@@ -21,6 +21,7 @@ from conformance.gen import (
     models,
     optimizers,
     presets,
+    rule_edges,
     rule_events,
     rules,
     sparsegpt,
@@ -33,7 +34,7 @@ from conformance.gen import files as containers
 
 _FORMATS = (containers, bad_files, file_edges, file_faults, deltas)
 _RULES = (kernels, rules, update, events, layers, models, sparsegpt, adapters, train, steps, generate)
-_CHOICES = (criteria, choices, windows, optimizers, rule_events, presets, depth)
+_CHOICES = (criteria, choices, windows, optimizers, rule_events, presets, depth, rule_edges)
 MODULES = (*_FORMATS, *_RULES, *_CHOICES)
 
 
