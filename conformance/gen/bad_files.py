@@ -292,14 +292,19 @@ def _bad_headers(area: Area, good: Pieces) -> None:
     refuse(area, "not-utf-8", "FMT-024", latin)
 
 
-def refuse(area: Area, name: str, clause: str, good: bytes | Pieces, edit: Edit = lambda _: None) -> None:
-    """Add a file that is refused for the first of the clauses; another reader may come to the others first."""
+def refuse(
+    area: Area, name: str, clause: str, good: bytes | Pieces, edit: Edit = lambda _: None, *, shows: str = ""
+) -> None:
+    """Add a file that is refused for the first of the clauses; another reader may come to the others first.
+
+    shows  clauses that the case shows besides: a limit that is kept
+    """
     if isinstance(good, Pieces):
         spoiled = copy.deepcopy(good)
         edit(spoiled)
         good = spoiled.pack()
     text = "a broken file is read, or refused for another reason"
-    named = f"{clause.split()[0]} FMT-097"
+    named = f"{clause.split()[0]} FMT-097 {shows}"
     area.add(name, "file.read", named, text, {"raw": raw_array(good)}, refused=clause)
 
 

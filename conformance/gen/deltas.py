@@ -128,6 +128,7 @@ def _refusals(area: Area, first: dict[str, Any], second: dict[str, Any]) -> None
     refuse("result-that-goes", "FMT-138", BASE, {"1": spoiled, "2": _file({}, without)})
     misfits = {
         "shape": {"replace:s": on("F16", (9,), [1, 6])},
+        "shape-of-rank-2": {"replace:s": on("F16", (1, 9), [1, 6])},
         "dtype": {"replace:s": on("BF16", (3, 3), [1, 6])},
         "absent": {"remove:s": on("NONE", (3, 3), [5])},
         "twice": {"remove:s": on("NONE", (3, 3), [6])},

@@ -158,7 +158,7 @@ def _limits(found: Files) -> None:
     for encoding in ("gap8", "varint", "csr"):
         text = "the examples of 12.13 in another code"
         both = {"v": on("U8", (1, 700), [600]), "w": F16}
-        found.add(f"example-{encoding}", "FMT-054 FMT-055 FMT-065", text, both, encoding, "write")
+        found.add(f"example-{encoding}", "FMT-054 FMT-055 FMT-057 FMT-065", text, both, encoding)
 
 
 def _winners(found: Files) -> None:

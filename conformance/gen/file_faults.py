@@ -163,7 +163,7 @@ def _counts(area: Area) -> None:
         ("dtype-none", "FMT-017 FMT-031", lambda p: p.manifest["tensors"]["w"].update(dtype="NONE")),
         ("delta-key", "FMT-040", _top(delta=None)),
     ):
-        refuse(area, name, clause, one, edit)
+        refuse(area, name, clause, one, edit, shows="FMT-042" if name == "later-first" else "")
     for name, shape in (("2-53", [0, 2, 2**52]), ("wraps", [0, 2**32, 2**32]), ("mixed", [2**27, 0, 2**26])):
         refuse(area, f"shape-{name}", "FMT-007", files.pieces({"w": Tensor("U8", (0,), b"")}), _shaped(shape))
     broad = Tensor("F32", (0, 2**31), b"", ())
@@ -212,7 +212,7 @@ def _gaps(area: Area) -> None:
         for encoding in ("gap8", "varint") if slots == 1 else ("gap8",):
             most = files.pieces({"w": on("U8", (rows, 1), list(range(slots)))}, {"w": encoding})
             high = most.manifest["tensors"]["w"]["nnz"] + 1
-            refuse(area, f"{encoding}-kept-{rows}", "FMT-049 FMT-057", most, _with_nnz(high))
+            refuse(area, f"{encoding}-kept-{rows}", "FMT-049 FMT-057", most, _with_nnz(high), shows="FMT-056")
     # 256 steps of 2^56 come back to the start, modulo 2^64
     wraps = files.pieces({"w": on("NONE", (1, 2**11), list(range(257)))}, {"w": "varint"})
     gaps = (b"\xff" * 7 + b"\x7f") * 256 + b"\5"
@@ -222,7 +222,7 @@ def _gaps(area: Area) -> None:
     two = files.pieces({"w": on("U8", (1, 600), [598])}, {"w": "varint"})
     refuse(area, "varint-at-end", "FMT-059", two, with_data("gaps", b"\xd8\x04"))
     eight = files.pieces({"w": on("U8", (1, 600), [300])}, {"w": "varint"})
-    refuse(area, "varint-8-bytes", "FMT-059", eight, with_data("gaps", b"\xff" * 7 + b"\x7f"))
+    refuse(area, "varint-8-bytes", "FMT-059", eight, with_data("gaps", b"\xff" * 7 + b"\x7f"), shows="FMT-057")
     refuse(area, "varint-9-of-8", "FMT-057", eight, with_data("gaps", b"\xff" * 8 + b"\x7f"))
 
 

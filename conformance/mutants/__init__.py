@@ -7,6 +7,7 @@ from conformance.mutants import (
     adapters,
     choosing,
     events,
+    file_edits,
     files,
     generating,
     kernels,
@@ -14,6 +15,7 @@ from conformance.mutants import (
     models,
     optimizers,
     pruning,
+    rule_edits,
     rules,
     short_sums,
 )
@@ -33,6 +35,8 @@ MUTANTS: tuple[Mutant, ...] = (
     *adapters.MUTANTS,
     *generating.MUTANTS,
     *files.MUTANTS,
+    *file_edits.MUTANTS,
+    *rule_edits.MUTANTS,
     *short_sums.MUTANTS,
 )
 """Every mutant; the name of each is its own."""
