@@ -9,6 +9,7 @@ from conformance.gen import (
     adapters,
     bad_files,
     choices,
+    config_edges,
     criteria,
     deltas,
     depth,
@@ -34,7 +35,7 @@ from conformance.gen import files as containers
 
 _FORMATS = (containers, bad_files, file_edges, file_faults, deltas)
 _RULES = (kernels, rules, update, events, layers, models, sparsegpt, adapters, train, steps, generate)
-_CHOICES = (criteria, choices, windows, optimizers, rule_events, presets, depth, rule_edges)
+_CHOICES = (criteria, choices, windows, optimizers, rule_events, presets, depth, rule_edges, config_edges)
 MODULES = (*_FORMATS, *_RULES, *_CHOICES)
 
 

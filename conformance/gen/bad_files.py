@@ -22,10 +22,13 @@ def _top(**change: Any) -> Edit:
 
 
 def stored_as(role: str, **change: Any) -> Edit:
+    """Return what changes the entry of a section of `w` in the manifest."""
     return lambda p: p.manifest["tensors"]["w"]["sections"][role].update(change)
 
 
 def with_data(role: str, data: bytes) -> Edit:
+    """Return what gives a section of `w` other bytes, with the size and digest of these."""
+
     def edit(p: Pieces) -> None:
         section = next(s for s in p.sections if s.name == f"w#{role}")
         if len(data) != len(section.data):

@@ -54,7 +54,7 @@ def _names(found: Files) -> None:
     found.add("names-tied", "FMT-010 FMT-016 FMT-028 FMT-099", text, high, scales=scales, **ties)
     odd = [" ", "\x80\x9f", "\u2028", '"\\/', "e\u0301", "\u00e9", "..", "\ufeff"]
     text = "names refused that are legal, cut, or made one by normalisation"
-    found.add("names-odd", "FMT-009 FMT-028", text, {name: BYTE for name in odd}, ways="read")
+    found.add("names-odd", "FMT-009 FMT-028", text, dict.fromkeys(odd, BYTE), ways="read")
     longest = {"\uff61" * 170 + "ab": BYTE}
     text = "a name of 512 bytes refused, or counted in characters"
     found.add("names-long", "FMT-009", text, longest, ways="read")
@@ -68,7 +68,10 @@ def _names(found: Files) -> None:
     attributes = {"a": controls + '\x7f"\\/\u2028\u2029\u0080', "b": "\U0001f600\uff61", controls: {controls: []}}
     text = "an escape in another spelling: \\u00 in capitals, \\u000a, an escaped slash, pairs of surrogates"
     found.add("escapes", "FMT-028 FMT-011", text, {"w": BYTE}, attributes=attributes)
-    numbers = {"a": [2**53 - 1, -(2**53 - 1), 0, -1, 10, 2**31, 2**32, -(2**31) - 1, 2**24 + 1], "b": [True, False, None]}
+    numbers = {
+        "a": [2**53 - 1, -(2**53 - 1), 0, -1, 10, 2**31, 2**32, -(2**31) - 1, 2**24 + 1],
+        "b": [True, False, None],
+    }
     found.add("integers", "FMT-011 FMT-026", "integers by way of binary32 or 32 bits", {"w": BYTE}, attributes=numbers)
     deepest: Any = {}
     for _ in range(14):
@@ -98,7 +101,9 @@ def _patterns(found: Files) -> None:
     found.add("bits-dense-small", clauses, text, small, ways="read")
     found.add("bits-dense", clauses, text, {name: t for name, t in dense.items() if name not in small}, ways="read")
     for encoding, names in (("csr", "F16 F64 C64 F6_E3M2"), ("gap8", "BF16 F8_E4M3"), ("varint", "F32 F8_E8M0")):
-        found.add(f"bits-{encoding}", f"{clauses} FMT-003", text, {n: sparse[n] for n in names.split()}, encoding, "write")
+        found.add(
+            f"bits-{encoding}", f"{clauses} FMT-003", text, {n: sparse[n] for n in names.split()}, encoding, "write"
+        )
 
 
 def _zeros(found: Files) -> None:
@@ -145,7 +150,9 @@ def _limits(found: Files) -> None:
         found.add(f"digest-equal-{encoding}", "FMT-091 FMT-099", text, {"w": level}, encoding, "read")
     more, less = on("U8", (1, 104), [5, 90]), on("U8", (1, 88), [5, 80])
     for name, tensor in (("more", more), ("less", less)):
-        found.add(f"digest-{name}", "FMT-091 FMT-099", "a content digest by the larger code", {"w": tensor}, "gap8", "read")
+        found.add(
+            f"digest-{name}", "FMT-091 FMT-099", "a content digest by the larger code", {"w": tensor}, "gap8", "read"
+        )
     pattern = (1, 64, 1)
     single = replace(on("U8", (1, 64), [63]), pattern=pattern)
     found.add("nm-last", "FMT-051 FMT-052 FMT-053", "the largest rank refused", {"w": single}, "nm:1:64")
@@ -173,7 +180,12 @@ def _winners(found: Files) -> None:
         ("nm-gaps", "gap8 before nm where both take a byte", (1, 32), [0]),
         ("gap8-varint", "varint before gap8 where both take a byte", (3, 5), [7]),
         ("rows-of-bytes", "a mask of whole rows by bits: it takes 8 bytes, gap8 2", (8, 1), [0, 4]),
-        ("rows-of-ranks", "ranks by bits and not by rows of bytes: nm takes 4 bytes, bitmask 4", (4, 8), [0, 9, 18, 27]),
+        (
+            "rows-of-ranks",
+            "ranks by bits and not by rows of bytes: nm takes 4 bytes, bitmask 4",
+            (4, 8),
+            [0, 9, 18, 27],
+        ),
         ("other-axis", "a pattern along another axis than the last", (4, 5), [0, 6, 2, 8, 4, 15, 16, 17, 18, 19]),
         ("values", "the bytes of values counted", (1, 24), [1, 2, 4, 8, 16, 17, 20]),
     ):

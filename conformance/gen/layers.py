@@ -154,21 +154,16 @@ def _long_gradients(area: Area) -> None:
     area.add("at-sums", "gradient.at", "GRD-002 NUM-003 PRT-011", text, given, at, bounds={"values": bound})
     for name, (a, w, x) in ROUNDED.items():
         dy, rows = reals([a, 1.0, 1.0, -a]).reshape(2, 2), reals([a, *x, 0.0, *w]).reshape(2, 4)
-        whole = {"gradient": dy.T @ rows}
-        bound = product_bound(dy.T, rows, 2)
-        text = "a result cut to sixteen bits, rounded towards one side, or flushed to zero"
-        clauses = "NUM-002 PRT-011"
+        whole, bound = dy.T @ rows, product_bound(dy.T, rows, 2)
         given = {"dy": dy, "x": rows}
-        area.add(
-            f"gradient-rounded-{name}", "gradient.whole", f"GRD-001 {clauses}", text, given, whole,
-            bounds={"gradient": bound},
-        )  # fmt: skip
-        flat = Bound(bound.gauge.reshape(-1), 2)
-        at = {"values": whole["gradient"].reshape(-1)}
+        text, clauses = "a result cut to sixteen bits, rounded to one side, or flushed to zero", "NUM-002 PRT-011"
+        how: dict[str, Any] = {"bounds": {"gradient": bound}}
+        answer = {"gradient": whole}
+        area.add(f"gradient-rounded-{name}", "gradient.whole", f"GRD-001 {clauses}", text, given, answer, **how)
         given |= {"out": 2, "in": 4, "positions": ids(range(8))}
-        area.add(
-            f"at-rounded-{name}", "gradient.at", f"GRD-002 {clauses}", text, given, at, bounds={"values": flat}
-        )  # fmt: skip
+        how = {"bounds": {"values": Bound(bound.gauge.reshape(-1), 2)}}
+        answer = {"values": whole.reshape(-1)}
+        area.add(f"at-rounded-{name}", "gradient.at", f"GRD-002 {clauses}", text, given, answer, **how)
 
 
 def _gradients(area: Area, n: Numbers) -> None:

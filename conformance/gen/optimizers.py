@@ -34,6 +34,7 @@ def _bounds(kind: str, given: dict[str, Any], new: Slots, hyper: Hyper, lr: floa
 def add(
     area: Area, name: str, kind: str, clauses: str, purpose: str, slots: dict[str, Any], lr: float, hyper: Hyper
 ) -> None:
+    """Add one step of an optimizer."""
     at = [int(p) for p in slots["positions"]]
 
     def held(values: Array) -> dict[int, Any]:

@@ -12,6 +12,7 @@ from conformance.mutants import (
     generating,
     kernels,
     layers,
+    model_edits,
     models,
     optimizers,
     pruning,
@@ -37,6 +38,7 @@ MUTANTS: tuple[Mutant, ...] = (
     *files.MUTANTS,
     *file_edits.MUTANTS,
     *rule_edits.MUTANTS,
+    *model_edits.MUTANTS,
     *short_sums.MUTANTS,
 )
 """Every mutant; the name of each is its own."""

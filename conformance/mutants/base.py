@@ -154,7 +154,8 @@ def rewritten(function: FunctionType, old: str, new: str) -> CodeType:
         raise LookupError(msg)
     names = dict(function.__globals__)
     exec(compile(source.replace(old, new), inspect.getfile(function), "exec"), names)  # noqa: S102  our own source
-    code: CodeType = names[function.__name__].__code__
+    found = names[function.__name__]
+    code: CodeType = getattr(found, "__func__", found).__code__  # of a static method too
     return code
 
 

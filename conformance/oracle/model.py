@@ -56,11 +56,11 @@ def rope(config: Config) -> dict[str, Any]:
     given = config.get("rope_parameters") or config.get("rope_scaling") or {}
     return {
         "type": given.get("rope_type", given.get("type", "default")),
-        "base": given.get("rope_theta", config.get("rope_theta")),
+        "base": given.get("rope_theta", config.get("rope_theta", 10000.0)),
         "factor": given.get("factor"),
         "low": given.get("low_freq_factor"),
         "high": given.get("high_freq_factor"),
-        "original": given.get("original_max_position_embeddings"),
+        "original": given.get("original_max_position_embeddings", config.get("max_position_embeddings")),
         "max_position_embeddings": config.get("max_position_embeddings"),
     }
 
