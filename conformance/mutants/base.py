@@ -4,6 +4,7 @@ import inspect
 import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
@@ -142,6 +143,7 @@ def edited(clauses: str, op: str, function: Any, old: str, new: str, flaw: str) 
     return Mutant(op, flaw, tuple(clauses.split()), call, refuses_good=True)
 
 
+@cache
 def rewritten(function: FunctionType, old: str, new: str) -> CodeType:
     """Return the code of a function with one stretch of its source replaced.
 

@@ -3,7 +3,7 @@
 from typing import Any
 
 from conformance.mutants.base import Mutant, edited, reset
-from formats import change, compress, container, delta_rules, digest, encoding, header, layout, validate
+from formats import change, compress, container, delta, delta_rules, digest, encoding, header, layout, validate
 from formats.encodings import csr, gaps, nm
 
 __all__ = ["MUTANTS"]
@@ -169,6 +169,49 @@ _APPLIED: tuple[tuple[str, Any, str, str, str], ...] = (
     ("FMT-133", change._check_fits, "change.shape != base.shape", "len(change.shape) != len(base.shape)", "any shape"),
     ("FMT-133", change._merged, "not _among(gone, at).all() or ", "", "a removed position that is not there"),
     ("FMT-133", change._merged, " or _among(gone, changes).any()", "", "a position removed and replaced"),
+    (
+        "FMT-133",
+        change._check_fits,
+        "isinstance(change, Mask) != (operation == REMOVE)",
+        "operation != REMOVE and isinstance(change, Mask)",
+        "values for a mask",
+    ),
+    (
+        "FMT-133",
+        change._check_fits,
+        "change.dtype != base.dtype",
+        "change.dtype.itemsize != base.dtype.itemsize",
+        "any dtype as wide",
+    ),
+    ("FMT-133", change._check_fits, "not set(dtypes) <= set(SUMMED)", "dtypes[0] not in SUMMED", "sums of any base"),
+    (
+        "FMT-133",
+        change._check_fits,
+        "not set(dtypes) <= set(SUMMED)",
+        "dtypes[1] not in SUMMED",
+        "amounts of any dtype",
+    ),
+    (
+        "FMT-135",
+        change._sums,
+        "            sums = sums.astype(np.float32)\n",
+        "            pass\n",
+        "sums rounded at once",
+    ),
+    ("FMT-135", change._sums, "base.dtype != np.float64", "True", "sums of F64 by way of F32"),
+    ("FMT-135", change._sums, "not np.isfinite(sums).all()", "np.isnan(sums).any()", "infinite sums"),
+    ("FMT-135", change._sums, "reshape(-1).astype(np.float64)", "reshape(-1).astype(np.float32)", "amounts in F32"),
+    ("FMT-137", delta.apply, "reached != described.base_sha256", "i and reached != described.base_sha256", "any base"),
+    (
+        "FMT-139",
+        delta.apply,
+        "reached != described.base_sha256",
+        "not i and reached != described.base_sha256",
+        "any link",
+    ),
+    ("FMT-138", delta.apply, "reached != described.target_sha256", "False", "any target"),
+    ("FMT-138", delta._applied, "tied=dict(described.tied)", "tied=base.tied", "ties of the base"),
+    ("FMT-138", delta._applied, "scales=described.scales", "scales=base.scales", "scales of the base"),
 )
 
 
