@@ -43,6 +43,7 @@ def test_names_are_unique_and_clauses_exist():
 
 def test_an_edited_mutant_may_refuse_good_input_and_leaves_the_engine_as_it_was():
     cases = [case for case in BY_OP["select.largest"] if case.inputs["k"] == len(case.inputs["ids"]) > 0]
+    cases = [case for case in cases if not case.refused]
     found = next(m for m in MUTANTS if m.name == "select.largest: edited, all refused")
     assert [kill.case for kill in killing(found, cases)] == [case.id for case in cases]
     assert killing(replace(found, refuses_good=False), cases) == []
