@@ -173,7 +173,7 @@ def _no_evidence(area: Area) -> None:
     """A run whose last step leaves weights at which nothing is finite, and no pool above its budget."""
     world = tiny.world(Numbers(66, 0), tiny.CONFIG)
     for dtype, lr in (("float32", 2.0**100), ("float64", 2.0**600)):
-        settings = presets.SETTINGS | {"rule": choices.rule_of("seft"), "steps": 1, "seed": 0, "lr": lr}
+        settings = presets.SETTINGS | {"preset": "seft", "steps": 1, "seed": 0, "lr": lr}
         settings |= {"rows": 2, "micro_batches": 1}
         trainer = train.Trainer(tiny.CONFIG, *world, settings)
         loss = trainer.look(1)

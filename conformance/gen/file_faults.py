@@ -84,7 +84,7 @@ def _texts(area: Area) -> None:
         ("mark", "FMT-024", "START", "\ufeff"),
         ("twice-inside", "FMT-025", '"n":10', '"n":10,"n":10'),
         ("deep-objects", "FMT-027", '"n":10', '"n":' + '{"a":' * 14 + "{}" + "}" * 14),
-        ("list", "FMT-041 FMT-024", "WHOLE", "[]"),
+        ("list", "FMT-041 FMT-040 FMT-024", "WHOLE", "[]"),
     ):
         given = {"START": new + manifest, "END": manifest + new, "WHOLE": new}.get(old, manifest.replace(old, new))
         assert given != manifest, name
@@ -108,8 +108,8 @@ def _headers(area: Area) -> None:
         "offset-true": ("FMT-030", lambda h: h["v#values"].update(data_offsets=[False, True])),
         "shape-true": ("FMT-030", lambda h: h["v#values"].update(shape=[True])),
         "dtype-name": ("FMT-006 FMT-030", lambda h: h["v#values"].update(dtype="u8")),
-        "pad-dtype": ("FMT-033", lambda h: h["v#values#pad"].update(dtype="I8")),
-        "pad-shape": ("FMT-033", lambda h: h["v#values#pad"].update(shape=[1, 63])),
+        "pad-dtype": ("FMT-034 FMT-033", lambda h: h["v#values#pad"].update(dtype="I8")),
+        "pad-shape": ("FMT-034 FMT-033", lambda h: h["v#values#pad"].update(shape=[1, 63])),
         "last-pad-missing": ("FMT-031 FMT-034 FMT-032", lambda h: h.pop("w#values#pad")),
         "values-rank": ("FMT-033", lambda h: h["w#values"].update(shape=[3, 1])),
         "no-tensor": ("FMT-032", lambda h: h.update({"x": {"data_offsets": [0, 0], "dtype": "U8", "shape": [0]}})),

@@ -54,7 +54,7 @@ def settings() -> Area:
         ("criterion", {"rule": rule | {"drop": "smallest"}}, "DROP-003"),
     )
     for name, change, clause in bad:
-        given = described(_GOOD | {"rule": rule} | change, world, tiny.SMALLEST)
+        given = described(_GOOD | {"preset": "seft"} | change, world, tiny.SMALLEST)
         linked = clause if "TRN-008" in clause else f"TRN-008 {clause}"
         text = "a setting outside its range is used"
         area.add(f"refuse-{name}", "train.run", linked, text, given, refused=clause)
@@ -68,7 +68,7 @@ def settings() -> Area:
     )
     for name, change, clauses in good:
         for seed in range(200):
-            mine = _GOOD | {"rule": rule, "start": "random", "seed": seed} | change
+            mine = _GOOD | {"preset": "seft", "start": "random", "seed": seed} | change
             world = tiny.world(Numbers(68, seed), tiny.CONFIG)
             run = train.run(tiny.CONFIG, *world, mine)
             if run.gap >= 2e-4:
