@@ -5,9 +5,11 @@ from typing import Any
 
 import numpy as np
 
+from conformance.cases import Bound
 from conformance.gen import tiny
+from conformance.gen.kernels import ROUNDED
 from conformance.gen.models import MODELS, tensors_of
-from conformance.gen.numbers import Area, Numbers, ids, reals
+from conformance.gen.numbers import Area, Numbers, ids, product_bound, reals
 from conformance.oracle import generate, rules
 from conformance.oracle.model import Config, targets
 
@@ -73,7 +75,8 @@ def configs() -> Area:
 
 def _angles(area: Area) -> None:
     wide: Config = tiny.CONFIG | {"num_attention_heads": 1, "head_dim": 4}
-    for i, (name, change) in enumerate((("base", {"rope_theta": None}), ("original", {"rope_parameters": _LLAMA3}))):
+    changes: dict[str, Config] = {"base": {"rope_theta": None}, "original": {"rope_parameters": _LLAMA3}}
+    for i, (name, change) in enumerate(changes.items()):
         config = {k: v for k, v in (wide | change).items() if v is not None}
         n = Numbers(69, i)
         tensors = tensors_of(config, n, 0.9)
@@ -104,7 +107,24 @@ def others() -> Area:
     for name, change in (("damping", {"damping": math.inf}), ("inputs", {"inputs": bad_inputs})):
         text = "numbers that are not finite"
         area.add(f"infinite-{name}", "prune.sparsegpt", "PRN-009", text, plain | change, refused="PRN-009")
+    _rounded(area)
     return area
+
+
+def _rounded(area: Area) -> None:
+    """PRT-011: gradients that a 16-bit type does not hold."""
+    for name, (a, weights, inputs) in ROUNDED.items():
+        dy, rows = reals([a, 1.0, 1.0, -a]).reshape(2, 2), reals([a, *inputs, 0.0, *weights]).reshape(2, 4)
+        whole, bound = dy.T @ rows, product_bound(dy.T, rows, 2)
+        given = {"dy": dy, "x": rows}
+        text, clauses = "a result cut to sixteen bits, rounded to one side, or flushed to zero", "NUM-002 PRT-011"
+        how: dict[str, Any] = {"bounds": {"gradient": bound}}
+        answer = {"gradient": whole}
+        area.add(f"gradient-rounded-{name}", "gradient.whole", f"GRD-001 {clauses}", text, given, answer, **how)
+        given |= {"out": 2, "in": 4, "positions": ids(range(8))}
+        how = {"bounds": {"values": Bound(bound.gauge.reshape(-1), 2)}}
+        answer = {"values": whole.reshape(-1)}
+        area.add(f"at-rounded-{name}", "gradient.at", f"GRD-002 {clauses}", text, given, answer, **how)
 
 
 AREAS = (configs, others)

@@ -48,7 +48,7 @@ def _names(found: Files) -> None:
     found.add("names-high", "FMT-009 FMT-034 FMT-028", text, high)
     low = {name: replace(BYTE, bits=bytes([i])) for i, name in enumerate(("a", "B", "a!", "a.b", "_", "Z", "aa", "é"))}
     found.add("names-low", "FMT-009 FMT-034 FMT-028", "names sorted without case, or with their sections", low)
-    ties = {"tied": {"\U0001f601": "\uff61", "\ufb01": "\U0001f600"}}
+    ties: dict[str, Any] = {"tied": {"\U0001f601": "\uff61", "\ufb01": "\U0001f600"}}
     scales = {"\uff61": {"scale": "\U0001f600", "a_z": "\ue000"}, "\U0001f600": {"b0": "\uff61"}}
     text = "keys sorted by units of UTF-16 in tied names or scales"
     found.add("names-tied", "FMT-010 FMT-016 FMT-028 FMT-099", text, high, scales=scales, **ties)
@@ -58,10 +58,10 @@ def _names(found: Files) -> None:
     longest = {"\uff61" * 170 + "ab": BYTE}
     text = "a name of 512 bytes refused, or counted in characters"
     found.add("names-long", "FMT-009", text, longest, ways="read")
-    alias = {"tied": {"t" * 512: "w"}}
+    alias: dict[str, Any] = {"tied": {"t" * 512: "w"}}
     found.add("tied-long", "FMT-010 FMT-009", "a tied name of 512 bytes refused", {"w": BYTE}, ways="read", **alias)
     keys = ["\U0001f600", "\uff61", "\ue000", "z", "Z", "a", "", "a!", "\x7f", "é", "10", "9", "_"]
-    attributes = {key: i for i, key in enumerate(keys)}
+    attributes: dict[str, Any] = {key: i for i, key in enumerate(keys)}
     text = "keys sorted by units of UTF-16, as numbers, or without case"
     found.add("keys", "FMT-028 FMT-011", text, {"w": BYTE}, attributes=attributes)
     controls = "".join(map(chr, range(32)))
@@ -139,9 +139,9 @@ def _limits(found: Files) -> None:
         found.add(f"kind-{name}", "FMT-012", "a kind refused that is legal", {"w": BYTE}, kind=kind)
     roles = {"w": {"s": "v", letters.replace("-", "_")[:64]: "v", "a_": "v", "a0": "v"}}
     found.add("roles", "FMT-016", "a role refused that is legal", {"w": BYTE, "v": BYTE}, scales=roles)
-    both = {"v": {"scale": "w"}, "w": {"scale": "v"}}
-    found.add("scales-both", "FMT-016", "scales of each other refused", {"w": BYTE, "v": BYTE}, scales=both)
-    alike = {"tied": {"a": "w", "b": "w"}}
+    mutual = {"v": {"scale": "w"}, "w": {"scale": "v"}}
+    found.add("scales-both", "FMT-016", "scales of each other refused", {"w": BYTE, "v": BYTE}, scales=mutual)
+    alike: dict[str, Any] = {"tied": {"a": "w", "b": "w"}}
     found.add("tied-twice", "FMT-010", "two names tied to one", {"w": BYTE}, **alike)
     # 12 bytes of mask and 12 of row pointers and columns: of equals the bitmask
     level = on("U8", (1, 96), [5, 90])

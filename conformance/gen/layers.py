@@ -10,7 +10,6 @@ import numpy as np
 
 from conformance.cases import Bound
 from conformance.gen import overflows
-from conformance.gen.kernels import ROUNDED
 from conformance.gen.numbers import Area, Array, Numbers, ids, product_bound, reals
 from conformance.oracle import layers, rules
 from conformance.oracle.tape import Var, gradients
@@ -152,18 +151,6 @@ def _long_gradients(area: Area) -> None:
     given = given | {"out": 1, "in": 1, "positions": ids([0])}
     at = {"values": whole.reshape(-1)}
     area.add("at-sums", "gradient.at", "GRD-002 NUM-003 PRT-011", text, given, at, bounds={"values": bound})
-    for name, (a, w, x) in ROUNDED.items():
-        dy, rows = reals([a, 1.0, 1.0, -a]).reshape(2, 2), reals([a, *x, 0.0, *w]).reshape(2, 4)
-        whole, bound = dy.T @ rows, product_bound(dy.T, rows, 2)
-        given = {"dy": dy, "x": rows}
-        text, clauses = "a result cut to sixteen bits, rounded to one side, or flushed to zero", "NUM-002 PRT-011"
-        how: dict[str, Any] = {"bounds": {"gradient": bound}}
-        answer = {"gradient": whole}
-        area.add(f"gradient-rounded-{name}", "gradient.whole", f"GRD-001 {clauses}", text, given, answer, **how)
-        given |= {"out": 2, "in": 4, "positions": ids(range(8))}
-        how = {"bounds": {"values": Bound(bound.gauge.reshape(-1), 2)}}
-        answer = {"values": whole.reshape(-1)}
-        area.add(f"at-rounded-{name}", "gradient.at", f"GRD-002 {clauses}", text, given, answer, **how)
 
 
 def _gradients(area: Area, n: Numbers) -> None:
