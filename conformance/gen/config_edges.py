@@ -116,7 +116,7 @@ def _rounded(area: Area) -> None:
     for name, (a, weights, inputs) in ROUNDED.items():
         dy, rows = reals([a, 1.0, 1.0, -a]).reshape(2, 2), reals([a, *inputs, 0.0, *weights]).reshape(2, 4)
         whole, bound = dy.T @ rows, product_bound(dy.T, rows, 2)
-        given = {"dy": dy, "x": rows}
+        given: dict[str, Any] = {"dy": dy, "x": rows}
         text, clauses = "a result cut to sixteen bits, rounded to one side, or flushed to zero", "NUM-002 PRT-011"
         how: dict[str, Any] = {"bounds": {"gradient": bound}}
         answer = {"gradient": whole}
