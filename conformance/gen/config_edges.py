@@ -121,7 +121,7 @@ def _rounded(area: Area) -> None:
         how: dict[str, Any] = {"bounds": {"gradient": bound}}
         answer = {"gradient": whole}
         area.add(f"gradient-rounded-{name}", "gradient.whole", f"GRD-001 {clauses}", text, given, answer, **how)
-        given |= {"out": 2, "in": 4, "positions": ids(range(8))}
+        given = given | {"out": 2, "in": 4, "positions": ids(range(8))}
         how = {"bounds": {"values": Bound(bound.gauge.reshape(-1), 2)}}
         answer = {"values": whole.reshape(-1)}
         area.add(f"at-rounded-{name}", "gradient.at", f"GRD-002 {clauses}", text, given, answer, **how)

@@ -3,8 +3,21 @@
 from typing import Any
 
 from conformance.mutants.base import Mutant, edited, reset
-from formats import change, compress, container, delta, delta_rules, digest, encoding, header, layout, validate
-from formats.encodings import csr, gaps, nm
+from conformance.ports.engine_parts import (
+    change,
+    compress,
+    container,
+    csr,
+    delta,
+    delta_rules,
+    digest,
+    encoding,
+    gaps,
+    header,
+    layout,
+    nm,
+    validate,
+)
 
 __all__ = ["MUTANTS"]
 

@@ -3,10 +3,22 @@
 from typing import Any
 
 from conformance.mutants.base import Mutant, edited, unchecked
-from seft_ref import config, counter, text, topology
-from seft_ref.layers import attention, cross_entropy, embedding, rmsnorm, rope
-from seft_ref.prune import keep, sparsegpt, wanda
-from seft_ref.update import delta, select
+from conformance.ports.engine_parts import (
+    attention,
+    config,
+    counter,
+    cross_entropy,
+    embedding,
+    keep,
+    rmsnorm,
+    rope,
+    select,
+    slots,
+    sparsegpt,
+    text,
+    topology,
+    wanda,
+)
 
 __all__ = ["MUTANTS"]
 
@@ -170,17 +182,17 @@ _OTHER: tuple[tuple[str, str, Any, str, str, str], ...] = (
     (
         "count.budgets",
         "DLT-002",
-        delta.budget_by_count,
+        slots.budget_by_count,
         "slots * extent.numel // total",
         "round(slots * extent.numel / total)",
         "shares rounded",
     ),
-    ("count.budgets", "DLT-002", delta.budget_by_count, ", extent.nnz)", ", extent.numel)", "shares above K"),
-    ("count.budgets", "DLT-002", delta.budget_by_rank, ", extent.nnz)", ", extent.numel)", "ranks above K"),
+    ("count.budgets", "DLT-002", slots.budget_by_count, ", extent.nnz)", ", extent.numel)", "shares above K"),
+    ("count.budgets", "DLT-002", slots.budget_by_rank, ", extent.nnz)", ", extent.numel)", "ranks above K"),
     (
         "count.budgets",
         "DLT-002",
-        delta.budget_by_nnz,
+        slots.budget_by_nnz,
         "count(density * extent.nnz)",
         "int(density * extent.nnz)",
         "int()",

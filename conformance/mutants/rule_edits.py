@@ -3,9 +3,17 @@
 from typing import Any
 
 from conformance.mutants.base import Mutant, edited
-from seft_ref import event, settings, start
-from seft_ref.train import finish
-from seft_ref.update import drop, evolve, grow, optimizers, rules, schedule
+from conformance.ports.engine_parts import (
+    drop,
+    event,
+    evolve,
+    grow,
+    optimizers,
+    rules,
+    schedule,
+    settings,
+    start,
+)
 
 __all__ = ["MUTANTS"]
 
@@ -21,7 +29,6 @@ _RUN: Rows = (
     ("EVT-004", evolve.final_adapt, 'rule.scope == "model" and parts', "False", "the last pass takes matrices apart"),
     ("EVT-004", event._is_over, 'settings.rule.scope != "row"', "True", "the last pass looks at whole matrices"),
     ("EVT-004", event._is_over, "size > target.budget", "True", "the last pass gathers evidence for nothing"),
-    ("EVT-004", finish, "settings.steps, state.weights", "1, state.weights", "the last pass sees the first data"),
     ("RNG-003", evolve.final_adapt, "USE_END", "USE_ADAPT", "the last pass draws like an event"),
     ("RNG-003", event.adapt_last, "settings.steps)", "settings.steps - 1)", "the last pass draws of the step before"),
     (
