@@ -8,7 +8,9 @@ from seft_ref.prune import keep, sparsegpt, wanda
 from seft_ref.update import delta as slots
 from seft_ref.update import drop, evolve, grow, optimizers, rules, schedule, select
 
-__all__ = ["attention", "change", "compress", "config", "container", "counter", "cross_entropy", "csr", "delta",
-           "delta_rules", "digest", "drop", "embedding", "encoding", "event", "evolve", "gaps", "grow", "header", "keep",
-           "layout", "nm", "optimizers", "rmsnorm", "rope", "rules", "schedule", "select", "settings", "slots",
-           "sparsegpt", "start", "text", "topology", "validate", "wanda"]  # fmt: skip
+__all__ = [
+    *("attention", "change", "compress", "config", "container", "counter", "cross_entropy", "csr", "delta"),
+    *("delta_rules", "digest", "drop", "embedding", "encoding", "event", "evolve", "gaps", "grow", "header", "keep"),
+    *("layout", "nm", "optimizers", "rmsnorm", "rope", "rules", "schedule", "select", "settings", "slots", "sparsegpt"),
+    *("start", "text", "topology", "validate", "wanda"),
+]
