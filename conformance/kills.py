@@ -5,7 +5,7 @@
 
 A mutant is killed where a case gets a wrong answer, or an answer where it expects a refusal, or a refusal by another
 clause. An error that it raises, or a refusal where an answer is expected, proves nothing about the case and counts for
-nothing: any nonsense would do that.
+nothing: any nonsense would do that. Of a mutant that is there to refuse some good input a refusal does count.
 """
 
 import json
@@ -100,10 +100,10 @@ def variants_of(mutant: Mutant) -> list[Variant]:
     return [Variant(port, dtype) for dtype in ([mutant.dtype] if mutant.dtype else ["float64", "float32"])]
 
 
-def proves(case: Case, failure: Failure) -> bool:
+def proves(case: Case, failure: Failure, *, refuses_good: bool = False) -> bool:
     """Tell whether a failure of a mutant says something about the case."""
     refused = failure.output == "" and "got the refusal" in failure.detail
-    return failure.status == "fail" and (bool(case.refused) or not refused)
+    return failure.status == "fail" and (bool(case.refused) or refuses_good or not refused)
 
 
 def killing(mutant: Mutant, cases: Iterable[Case]) -> list[Kill]:
@@ -114,7 +114,7 @@ def killing(mutant: Mutant, cases: Iterable[Case]) -> list[Kill]:
             continue
         # each on its own: no case is blocked by another
         (result,) = run([case], variants_of(mutant))
-        told = [f for f in result.failures if proves(case, f)]
+        told = [f for f in result.failures if proves(case, f, refuses_good=mutant.refuses_good)]
         if told:
             found.append(Kill(case.id, _nearest(told)))
     return found

@@ -9,15 +9,20 @@ from conformance.gen import (
     adapters,
     bad_files,
     choices,
+    config_edges,
     criteria,
     deltas,
+    depth,
     events,
+    file_edges,
+    file_faults,
     generate,
     kernels,
     layers,
     models,
     optimizers,
     presets,
+    rule_edges,
     rule_events,
     rules,
     sparsegpt,
@@ -29,9 +34,9 @@ from conformance.gen import (
 )
 from conformance.gen import files as containers
 
-_FORMATS = (containers, bad_files, deltas)
+_FORMATS = (containers, bad_files, file_edges, file_faults, deltas)
 _RULES = (kernels, rules, update, events, layers, models, texts, sparsegpt, adapters, train, steps, generate)
-_CHOICES = (criteria, choices, windows, optimizers, rule_events, presets)
+_CHOICES = (criteria, choices, windows, optimizers, rule_events, presets, depth, rule_edges, config_edges)
 MODULES = (*_FORMATS, *_RULES, *_CHOICES)
 
 

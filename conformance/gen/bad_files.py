@@ -21,11 +21,14 @@ def _top(**change: Any) -> Edit:
     return lambda p: p.manifest.update(change)
 
 
-def _stored(role: str, **change: Any) -> Edit:
+def stored_as(role: str, **change: Any) -> Edit:
+    """Return what changes the entry of a section of `w` in the manifest."""
     return lambda p: p.manifest["tensors"]["w"]["sections"][role].update(change)
 
 
-def _data(role: str, data: bytes) -> Edit:
+def with_data(role: str, data: bytes) -> Edit:
+    """Return what gives a section of `w` other bytes, with the size and digest of these."""
+
     def edit(p: Pieces) -> None:
         section = next(s for s in p.sections if s.name == f"w#{role}")
         if len(data) != len(section.data):
@@ -70,7 +73,7 @@ def _manifests_and_data(area: Area) -> None:
         ("requires", "FMT-043", mask, _top(requires=["time-travel"])),
         ("requires-unused", "FMT-050", mask, _top(requires=["zstd"])),
         ("requires-delta", "FMT-050", mask, _top(requires=["delta"])),
-        ("stored-key", "FMT-040", mask, _stored("mask", note="")),
+        ("stored-key", "FMT-040", mask, stored_as("mask", note="")),
         ("features-unsorted", "FMT-044", mask, _top(optional=["b", "a"])),
         ("feature-name", "FMT-044", mask, _top(optional=["Zstd"])),
         ("encoding", "FMT-045", mask, _tensor(encoding="coo")),
@@ -82,8 +85,8 @@ def _manifests_and_data(area: Area) -> None:
         ("dtype", "FMT-006", mask, _tensor(dtype="F15")),
         ("nine-dimensions", "FMT-007", flags, _tensor(shape=[3, *[1] * 8])),
         ("shape-product", "FMT-007", flags, _tensor(shape=[0, 2**27, 2**27])),
-        ("section-bytes", "FMT-049", mask, _stored("mask", bytes=3)),
-        ("section-bytes-text", "FMT-041", mask, _stored("mask", bytes="2")),
+        ("section-bytes", "FMT-049", mask, stored_as("mask", bytes=3)),
+        ("section-bytes-text", "FMT-041", mask, stored_as("mask", bytes="2")),
         ("nnz-below", "FMT-049", mask, _tensor(nnz=2)),
         ("feature-twice", "FMT-044", mask, _top(requires=["zstd"], optional=["zstd"])),
         ("scale-of-nothing", "FMT-016", mask, _top(scales={"b": {"scale": "w"}})),
@@ -102,16 +105,16 @@ def _manifests_and_data(area: Area) -> None:
         ("section-shape", "FMT-033", mask, _section(1, shape=[1, 3])),
         ("section-order", "FMT-034", mask, lambda p: p.sections.reverse()),
         ("pad", "FMT-036", mask, lambda p: setattr(p, "pad", b"\1")),
-        ("mask-tail", "FMT-062 FMT-063", mask, _data("mask", b"\x05\x0a")),
-        ("mask-tail-only", "FMT-062", mask, _data("mask", b"\x05\x08")),
-        ("mask-count", "FMT-063", mask, _data("mask", b"\x05\x00")),
-        ("first-pointer", "FMT-066", csr, _data("row_ptr", struct.pack(u32, 1, 1, 1, 2))),
-        ("last-pointer", "FMT-066", csr, _data("row_ptr", struct.pack(u32, 0, 1, 1, 1))),
-        ("pointers-fall", "FMT-067 FMT-069", csr, _data("row_ptr", struct.pack(u32, 0, 2, 1, 2))),
-        ("pointers-wrap", "FMT-067", csr, _data("row_ptr", struct.pack(u32, 0, 2**32 - 1, 1, 2))),
-        ("column-high", "FMT-068", csr, _data("col_idx", struct.pack(u16, 40, 1))),
-        ("columns-unsorted", "FMT-069", csr, _data("row_ptr", struct.pack(u32, 0, 2, 2, 2))),
-        ("bool", "FMT-070", flags, _data("values", b"\1\2\1")),
+        ("mask-tail", "FMT-062 FMT-063", mask, with_data("mask", b"\x05\x0a")),
+        ("mask-tail-only", "FMT-062", mask, with_data("mask", b"\x05\x08")),
+        ("mask-count", "FMT-063", mask, with_data("mask", b"\x05\x00")),
+        ("first-pointer", "FMT-066", csr, with_data("row_ptr", struct.pack(u32, 1, 1, 1, 2))),
+        ("last-pointer", "FMT-066", csr, with_data("row_ptr", struct.pack(u32, 0, 1, 1, 1))),
+        ("pointers-fall", "FMT-067 FMT-069", csr, with_data("row_ptr", struct.pack(u32, 0, 2, 1, 2))),
+        ("pointers-wrap", "FMT-067", csr, with_data("row_ptr", struct.pack(u32, 0, 2**32 - 1, 1, 2))),
+        ("column-high", "FMT-068", csr, with_data("col_idx", struct.pack(u16, 40, 1))),
+        ("columns-unsorted", "FMT-069", csr, with_data("row_ptr", struct.pack(u32, 0, 2, 2, 2))),
+        ("bool", "FMT-070", flags, with_data("values", b"\1\2\1")),
         (
             "section-digest",
             "FMT-090",
@@ -121,19 +124,19 @@ def _manifests_and_data(area: Area) -> None:
         ("content-digest", "FMT-091", mask, _tensor(content_sha256="0" * 64)),
     ]
     for name, clause, good, edit in edits:
-        _refuse(area, name, clause, good, edit)
+        refuse(area, name, clause, good, edit)
     same = copy.deepcopy(csr)
-    _data("col_idx", struct.pack(u16, 9, 9))(same)
-    _data("row_ptr", struct.pack(u32, 0, 2, 2, 2))(same)
-    _refuse(area, "columns-repeated", "FMT-069", same.pack())
+    with_data("col_idx", struct.pack(u16, 9, 9))(same)
+    with_data("row_ptr", struct.pack(u32, 0, 2, 2, 2))(same)
+    refuse(area, "columns-repeated", "FMT-069", same.pack())
     no_columns = Tensor("F32", (3, 0), b"", ())
-    _refuse(area, "mask-no-columns", "FMT-064", files.pieces({"w": no_columns}, {"w": "bitmask"}).pack())
+    refuse(area, "mask-no-columns", "FMT-064", files.pieces({"w": no_columns}, {"w": "bitmask"}).pack())
     broad = Tensor("F32", (3, 2**31), b"", ())
-    _refuse(area, "broad", "FMT-008", files.pieces({"w": broad}, {"w": "csr"}).pack())
+    refuse(area, "broad", "FMT-008", files.pieces({"w": broad}, {"w": "csr"}).pack())
     point = files.pieces({"w": Tensor("F32", (1,), b"", ())}, {"w": "bitmask"})
-    _refuse(area, "no-axis", "FMT-008", point, _tensor(shape=[]))
+    refuse(area, "no-axis", "FMT-008", point, _tensor(shape=[]))
     for name, bad in (("name-empty", ""), ("name-control", "a\n"), ("name-long", "a" * 513)):
-        _refuse(area, name, "FMT-009", files.pieces({bad: FLAGS}).pack())
+        refuse(area, name, "FMT-009", files.pieces({bad: FLAGS}).pack())
     _bad_headers(area, mask)
 
 
@@ -161,31 +164,31 @@ def _encodings(area: Area) -> None:
         ("nm-pattern-key", "FMT-040", nm, pattern(k=1)),
         ("nm-pattern-text", "FMT-041", nm, pattern(n="2")),
         ("pattern-elsewhere", "FMT-040", gap8, _tensor(pattern={"axis": 1, "m": 4, "n": 2})),
-        ("nm-rank", "FMT-053", nm, _data("ranks", b"\x29\x32")),
-        ("nm-spare", "FMT-072", nm, _data("ranks", b"\x29\x5a")),
-        ("small-spare", "FMT-072", small, _data("values", b"\x42\x1a")),
+        ("nm-rank", "FMT-053", nm, with_data("ranks", b"\x29\x32")),
+        ("nm-spare", "FMT-072", nm, with_data("ranks", b"\x29\x5a")),
+        ("small-spare", "FMT-072", small, with_data("values", b"\x42\x1a")),
         ("gap8-rows", "FMT-056", files.pieces({"w": on("U8", (2**20 + 1, 1), [0])}, {"w": "gap8"}), lambda _: None),
         ("varint-rows", "FMT-056", files.pieces({"w": on("U8", (2**20 + 1, 1), [0])}, {"w": "varint"}), lambda _: None),
-        ("gap8-short", "FMT-057", gap8, _data("gaps", b"\1\2")),
-        ("gap8-long", "FMT-057", gap8, _data("gaps", b"\1" + b"\xff" * 5 + b"\0\0")),
-        ("varint-short", "FMT-057", varint, _data("gaps", b"\1\2")),
-        ("varint-long", "FMT-057", varint, _data("gaps", b"\x80" * 24 + b"\1")),
-        ("gap8-many", "FMT-058", gap8, _data("gaps", b"\1\xff\2\0\0")),
-        ("gap8-few", "FMT-058", gap8, _data("gaps", b"\1\xff\xff\xff\0")),
-        ("gap8-end", "FMT-058", gap8, _data("gaps", b"\1\xff\x5a\0\xff")),
-        ("varint-many", "FMT-058", varint, _data("gaps", b"\1\2\4\0")),
-        ("varint-few", "FMT-058", varint, _data("gaps", b"\1\xd8\x84\1")),
-        ("varint-end", "FMT-058", varint, _data("gaps", b"\1\2\4\x80")),
-        ("gap8-outside", "FMT-059", gap8, _data("gaps", b"\1\xff\xff\xff\xff\xb1\0")),
-        ("varint-outside", "FMT-059", varint, _data("gaps", b"\1\xad\x09\0")),
-        ("varint-far", "FMT-059", varint, _data("gaps", far * 3)),
-        ("varint-minimal", "FMT-073", varint, _data("gaps", b"\1\xd8\x84\0\0")),
-        ("varint-9-bytes", "FMT-073", varint, _data("gaps", b"\1" + b"\x80" * 8 + b"\1\0")),
+        ("gap8-short", "FMT-057", gap8, with_data("gaps", b"\1\2")),
+        ("gap8-long", "FMT-057", gap8, with_data("gaps", b"\1" + b"\xff" * 5 + b"\0\0")),
+        ("varint-short", "FMT-057", varint, with_data("gaps", b"\1\2")),
+        ("varint-long", "FMT-057", varint, with_data("gaps", b"\x80" * 24 + b"\1")),
+        ("gap8-many", "FMT-058", gap8, with_data("gaps", b"\1\xff\2\0\0")),
+        ("gap8-few", "FMT-058", gap8, with_data("gaps", b"\1\xff\xff\xff\0")),
+        ("gap8-end", "FMT-058", gap8, with_data("gaps", b"\1\xff\x5a\0\xff")),
+        ("varint-many", "FMT-058", varint, with_data("gaps", b"\1\2\4\0")),
+        ("varint-few", "FMT-058", varint, with_data("gaps", b"\1\xd8\x84\1")),
+        ("varint-end", "FMT-058", varint, with_data("gaps", b"\1\2\4\x80")),
+        ("gap8-outside", "FMT-059", gap8, with_data("gaps", b"\1\xff\xff\xff\xff\xb1\0")),
+        ("varint-outside", "FMT-059", varint, with_data("gaps", b"\1\xad\x09\0")),
+        ("varint-far", "FMT-059", varint, with_data("gaps", far * 3)),
+        ("varint-minimal", "FMT-073", varint, with_data("gaps", b"\1\xd8\x84\0\0")),
+        ("varint-9-bytes", "FMT-073", varint, with_data("gaps", b"\1" + b"\x80" * 8 + b"\1\0")),
     ):
-        _refuse(area, name, clause, good, edit)
+        refuse(area, name, clause, good, edit)
     wraps = on("NONE", (1, 2**11), list(range(300)))
     many = files.pieces({"w": wraps}, {"w": "varint"})
-    _refuse(area, "varint-wraps", "FMT-059", many, _data("gaps", far * 300))
+    refuse(area, "varint-wraps", "FMT-059", many, with_data("gaps", far * 300))
 
 
 def _frames(area: Area) -> None:
@@ -193,7 +196,7 @@ def _frames(area: Area) -> None:
     ones = on("F32", (4, 300), [7 * i for i in range(60)], b"\1" * 240)
 
     def framed(name: str, clause: str, frame: bytes, edit: Edit = lambda _: None) -> None:
-        _refuse(area, name, clause, files.pieces({"w": ones}, {"w": "bitmask"}, frames={"w#values": frame}), edit)
+        refuse(area, name, clause, files.pieces({"w": ones}, {"w": "bitmask"}, frames={"w#values": frame}), edit)
 
     good = files.rle_frame(240, 1)
     framed("zstd-no-frame", "FMT-142", b"no frame")
@@ -202,11 +205,11 @@ def _frames(area: Area) -> None:
     framed("zstd-cut", "FMT-142", good[:-1])
     framed("zstd-word", "FMT-142", good[:9] + (1 | 1 << 1 | 239 << 3).to_bytes(3, "little") + b"\1")
     framed("zstd-not-smaller", "FMT-141", good.ljust(240, b"\0"))
-    framed("zstd-too-small", "FMT-141 FMT-049", good, _stored("values", raw_bytes=2**20))
+    framed("zstd-too-small", "FMT-141 FMT-049", good, stored_as("values", raw_bytes=2**20))
     framed("zstd-silent", "FMT-050", good, _top(requires=[]))
-    framed("zstd-codec", "FMT-043", good, _stored("values", codec="lz4"))
+    framed("zstd-codec", "FMT-043", good, stored_as("values", codec="lz4"))
     framed("zstd-no-codec", "FMT-040", good, lambda p: p.manifest["tensors"]["w"]["sections"]["values"].pop("codec"))
-    framed("zstd-raw-bytes", "FMT-049", good, _stored("values", raw_bytes=239))
+    framed("zstd-raw-bytes", "FMT-049", good, stored_as("values", raw_bytes=239))
 
 
 def _deltas(area: Area) -> None:
@@ -219,7 +222,7 @@ def _deltas(area: Area) -> None:
     ) -> None:
         ends = {n: {"base": base, "target": target} for n, (base, target) in listed.items()}
         told = {"base_sha256": one, "scales": {}, "target_sha256": two, "tensors": ends, "tied": {}}
-        _refuse(area, f"delta-{name}", clause, files.pieces(stored, kind="delta", delta=told), edit)
+        refuse(area, f"delta-{name}", clause, files.pieces(stored, kind="delta", delta=told), edit)
 
     changes = {"w": (one, two)}
     good = {"replace:w": F16}
@@ -261,7 +264,7 @@ def _bad_headers(area: Area, good: Pieces) -> None:
         ("data-cut", "FMT-035 FMT-034", raw[:-1]),
         ("data-more", "FMT-035 FMT-032", raw + b"\0"),
     ):
-        _refuse(area, name, clause, bad)
+        refuse(area, name, clause, bad)
     spelled = {
         "twice": ("FMT-025", manifest.replace('"part":0', '"part":0,"part":0')),
         "fraction": ("FMT-026", manifest.replace('"part":0', '"part":0.0')),
@@ -275,7 +278,7 @@ def _bad_headers(area: Area, good: Pieces) -> None:
     }
     for name, (clause, bad_text) in spelled.items():
         assert bad_text != manifest, name
-        _refuse(area, f"json-{name}", clause, files.assemble(bad_text, good.sections))
+        refuse(area, f"json-{name}", clause, files.assemble(bad_text, good.sections))
     changes: dict[str, tuple[str, Callable[[dict[str, Any]], Any]]] = {
         "metadata-extra": ("FMT-029", lambda h: h["__metadata__"].update(note="")),
         "format": ("FMT-029", lambda h: h["__metadata__"].update(format="np")),
@@ -287,19 +290,24 @@ def _bad_headers(area: Area, good: Pieces) -> None:
         "hole": ("FMT-034 FMT-031", lambda h: h.pop("w#mask#pad")),
     }
     for name, (clause, change) in changes.items():
-        _refuse(area, name, clause, files.assemble(manifest, good.sections, change=change))
+        refuse(area, name, clause, files.assemble(manifest, good.sections, change=change))
     latin = raw.replace(b'"kind', b'"\xffind', 1).replace(b'\\"kind', b'\\"\xffind', 1)
-    _refuse(area, "not-utf-8", "FMT-024", latin)
+    refuse(area, "not-utf-8", "FMT-024", latin)
 
 
-def _refuse(area: Area, name: str, clause: str, good: bytes | Pieces, edit: Edit = lambda _: None) -> None:
-    """Add a file that is refused for the first of the clauses; another reader may come to the others first."""
+def refuse(
+    area: Area, name: str, clause: str, good: bytes | Pieces, edit: Edit = lambda _: None, *, shows: str = ""
+) -> None:
+    """Add a file that is refused for the first of the clauses; another reader may come to the others first.
+
+    shows  clauses that the case shows besides: a limit that is kept
+    """
     if isinstance(good, Pieces):
         spoiled = copy.deepcopy(good)
         edit(spoiled)
         good = spoiled.pack()
     text = "a broken file is read, or refused for another reason"
-    named = f"{clause.split()[0]} FMT-097"
+    named = f"{clause.split()[0]} FMT-097 {shows}"
     area.add(name, "file.read", named, text, {"raw": raw_array(good)}, refused=clause)
 
 

@@ -59,6 +59,11 @@ def applied() -> Area:
         stored = {"add:w": on("F64", (2, 4), [0, 2, 3, 5], amounts)}
         target, described = deltas.step(base, stored)
         _add(area, f"add-{dtype}", "FMT-135", base, {"1": _file(stored, described)}, target)
+    # a tie once it is an F32: 1 stays; at once it would be rounded up
+    near = {"w": on("F16", (2, 4), [0, 3], half(1, 2))}
+    stored = {"add:w": on("F64", (2, 4), [0, 3], struct.pack("<2d", 2**-11 + 2**-40, 1.0))}
+    target, described = deltas.step(near, stored)
+    _add(area, "add-twice-rounded", "FMT-135", near, {"1": _file(stored, described)}, target)
     for name, clauses, chain, target, more in ends:
         _add(area, name, clauses, BASE, chain, target, **more)
     full = {"w": on("U8", (2, 2), [0, 3])}
@@ -128,7 +133,10 @@ def _refusals(area: Area, first: dict[str, Any], second: dict[str, Any]) -> None
     refuse("result-that-goes", "FMT-138", BASE, {"1": spoiled, "2": _file({}, without)})
     misfits = {
         "shape": {"replace:s": on("F16", (9,), [1, 6])},
+        "shape-of-rank-2": {"replace:s": on("F16", (1, 9), [1, 6])},
         "dtype": {"replace:s": on("BF16", (3, 3), [1, 6])},
+        "mask": {"replace:s": on("NONE", (3, 3), [1, 6])},
+        "values": {"remove:s": on("F16", (3, 3), [4])},
         "absent": {"remove:s": on("NONE", (3, 3), [5])},
         "twice": {"remove:s": on("NONE", (3, 3), [6])},
     }
@@ -137,6 +145,9 @@ def _refusals(area: Area, first: dict[str, Any], second: dict[str, Any]) -> None
     sums = copy.deepcopy(second)
     huge = {"add:s": on("F64", (3, 3), [0], struct.pack("<d", 1e300))}
     refuse("infinite", "FMT-135", BASE, {"1": one, "2": _file(huge, sums)})
+    whole = {"w": on("I32", (2, 2), [0, 3])}
+    _, described = deltas.step(whole, {"replace:w": on("I32", (2, 2), [1])})
+    refuse("integers", "FMT-133", whole, {"1": _file({"add:w": on("F32", (2, 2), [1])}, described)})
     integers = {"add:s": on("I32", (3, 3), [0, 5, 6])}
     refuse("amounts", "FMT-133", BASE, {"1": one, "2": _file(integers, sums)})
     for name, clause, links in (

@@ -63,8 +63,8 @@ def on(dtype: str, shape: tuple[int, ...], flat: list[int], bits: bytes | None =
 class Files:
     """Collects files as cases."""
 
-    def __init__(self) -> None:
-        self.area = Area("file", "bytes by chapter 12")
+    def __init__(self, name: str = "file") -> None:
+        self.area = Area(name, "bytes by chapter 12")
 
     def add(
         self,
@@ -73,6 +73,7 @@ class Files:
         purpose: str,
         tensors: dict[str, Tensor],
         encoding: str = "auto",
+        ways: str = "read write",
         **more: Any,
     ) -> None:
         """Add a file that is read, and written with one option unless it is compressed."""
@@ -84,8 +85,9 @@ class Files:
             assert files.digest(files.text(made.manifest).encode()) == _EXAMPLE_ROOT, "not the example of the chapter"
         told = content(tensors, **more)
         found = told | {"state": state(tensors, **more)}
-        self.area.add(f"read-{name}", "file.read", f"{clauses} {_READ}", purpose, {"raw": raw_array(raw)}, found)
-        if "frames" not in more:
+        if "read" in ways:
+            self.area.add(f"read-{name}", "file.read", f"{clauses} {_READ}", purpose, {"raw": raw_array(raw)}, found)
+        if "frames" not in more and "write" in ways:
             given = told | {"encoding": encoding}
             self.area.add(f"write-{name}", "file.write", f"{clauses} {_WRITE}", purpose, given, {"raw": raw_array(raw)})
 

@@ -78,6 +78,7 @@ def products() -> Area:
     _refusals(area, n)
     _patterns(area)
     _sums(area)
+    _rounded(area)
     return area
 
 
@@ -130,6 +131,37 @@ def _sums(area: Area) -> None:
             given["weight"] = w
         bounds = {key: exact for key in answer if key != "shape"}
         area.add(name, op, f"{clause} {clauses}", purpose, given, answer, bounds=bounds)
+
+
+# numbers of a 16-bit type whose square lies 0.78 or 0.88 of a last place above one of them; sums that do so; numbers
+# whose products are subnormal in binary16, and the smallest of its numbers
+ROUNDED: dict[str, tuple[float, list[float], list[float]]] = {
+    "bfloat16": (138 / 128, [16.0, 1.0, 0.5], [16.0, 1.5, 0.5]),
+    "float16": (1054 / 1024, [16.0, 1.0, 0.5], [128.0, 1.5, 0.5]),
+    "subnormal": (2.0**-9, [2.0**-10, 2.0**-11, 2.0**-12], [2.0**-9, 2.0**-10, 2.0**-24]),
+}
+
+
+def _rounded(area: Area) -> None:
+    """PRT-011: products and sums that a 16-bit type does not hold, rounded once to the nearest number it has."""
+    purpose = "a result cut to sixteen bits, rounded towards one side, or flushed to zero"
+    for name, (a, w, x) in ROUNDED.items():
+        weight, rows = reals([a, *w, -a, *(-v for v in w)]).reshape(2, 4), reals([a, *x, -a, *x]).reshape(2, 4)
+        dy = reals([a, 1.0, 1.0, -a]).reshape(2, 2)
+        for op in ("kernel.sparse", "kernel.dense"):
+            stored = _at((2, 4), list(range(8)), weight.reshape(-1))
+            sums = {"y": kernels.matmul(stored, (2, 4), rows), "dx": kernels.matmul_transposed(stored, (2, 4), dy)}
+            given: dict[str, Any] = {"x": rows, "dy": dy}
+            if op == "kernel.sparse":
+                given |= {"out": 2, "in": 4, "positions": ids(range(8)), "values": weight.reshape(-1)}
+                sums["dvalues"] = kernels.sample(stored, dy, rows)
+            else:
+                given["weight"] = weight
+            answer = {key: s.value for key, s in sums.items()} | {"shape": ids((2, 4))}
+            bounds = {key: _bound(s, exact=False) for key, s in sums.items()}
+            clauses = "KRN-001 KRN-002 KRN-003 KRN-006 NUM-002 PRT-011"
+            kind = op.split(".")[1]
+            area.add(f"rounded-{kind}-{name}", op, clauses, purpose, given, answer, bounds=bounds)
 
 
 def _large(area: Area) -> None:

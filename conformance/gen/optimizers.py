@@ -31,9 +31,10 @@ def _bounds(kind: str, given: dict[str, Any], new: Slots, hyper: Hyper, lr: floa
     return {"m": Bound(m, 2), "v": Bound(v, 2), "values": Bound(phi + lr / c1 * m / below, 4)}
 
 
-def _case(
+def add(
     area: Area, name: str, kind: str, clauses: str, purpose: str, slots: dict[str, Any], lr: float, hyper: Hyper
 ) -> None:
+    """Add one step of an optimizer."""
     at = [int(p) for p in slots["positions"]]
 
     def held(values: Array) -> dict[int, Any]:
@@ -57,7 +58,7 @@ def _case(
     area.add(name, "optimizer.step", f"{clauses} NUM-002", purpose, given, answer, bounds=bounds)
 
 
-def _slots(n: Numbers, at: list[int], *, fresh: int = 0) -> dict[str, Any]:
+def slots_of(n: Numbers, at: list[int], *, fresh: int = 0) -> dict[str, Any]:
     """Return slots of a matrix, the first `fresh` of them new."""
     k = len(at)
     slots: dict[str, Any] = {"out": _SHAPE[0], "in": _SHAPE[1], "positions": ids(at), "gradient": n.real(k, 0.5)}
@@ -74,7 +75,7 @@ def steps() -> Area:
     area = Area("optimizer", "binary64 by the written formula")
     n = Numbers(77, 1)
     at = n.subset(24, 6)
-    slots, none = _slots(n, at, fresh=2), _slots(n, [])
+    slots, none = slots_of(n, at, fresh=2), slots_of(n, [])
     big_eps = Hyper(0.5, 0.75, 0.125, 0.0)
     decay = Hyper(0.9, 0.999, 1e-8, 0.25)
     texts = {
@@ -84,24 +85,24 @@ def steps() -> Area:
         "sm3": ("OPT-008", "accumulators of one slot seen by the next, a sum for a maximum, r and c exchanged"),
     }
     for kind, (clauses, purpose) in texts.items():
-        _case(area, f"{kind}-plain", kind, clauses, purpose, slots, 0.0625, Hyper())
+        add(area, f"{kind}-plain", kind, clauses, purpose, slots, 0.0625, Hyper())
         text = "decay of the old φ where the new one is meant, or the other way round, or through the gradient"
         if kind == "adamw":  # has cases of its own
             continue
-        _case(area, f"{kind}-decay", kind, clauses, text, slots, 0.125, decay)
+        add(area, f"{kind}-decay", kind, clauses, text, slots, 0.125, decay)
     text = "eps outside c₂: with a large eps the steps differ"
-    _case(area, "spiel-adamw-eps", "spiel-adamw", "OPT-006", text, slots, 0.0625, big_eps)
+    add(area, "spiel-adamw-eps", "spiel-adamw", "OPT-006", text, slots, 0.0625, big_eps)
     old = slots | {"age": ids([15, 31, 127, 511, 2047, 4999])}
     text = "an age too many or too few, or a power in binary32"
-    _case(area, "spiel-adamw-powers", "spiel-adamw", "OPT-006 OPT-002 OPT-009", text, old, 0.0625, Hyper())
+    add(area, "spiel-adamw-powers", "spiel-adamw", "OPT-006 OPT-002 OPT-009", text, old, 0.0625, Hyper())
     text = "no slots: what belongs to rows and columns stays"
-    _case(area, "sm3-empty", "sm3", "OPT-008", text, none, 0.125, Hyper())
-    _case(area, "sgd-none", "sgd", "OPT-007", "μ 0 taken for the default", slots, 0.0625, Hyper(momentum=0.0))
+    add(area, "sm3-empty", "sm3", "OPT-008", text, none, 0.125, Hyper())
+    add(area, "sgd-none", "sgd", "OPT-007", "μ 0 taken for the default", slots, 0.0625, Hyper(momentum=0.0))
     start = slots | {"rows": np.zeros(4), "columns": np.zeros(6)}
     text = "the first step is lr · sign(g), and each slot sees the accumulators from before it"
-    _case(area, "sm3-first", "sm3", "OPT-008", text, start, 0.0625, Hyper())
+    add(area, "sm3-first", "sm3", "OPT-008", text, start, 0.0625, Hyper())
     still = slots | {"gradient": np.zeros(6), "rows": np.zeros(4), "columns": np.zeros(6)}
-    _case(area, "sm3-zero-gradient", "sm3", "OPT-008", "0 / 0 without eps", still, 0.0625, big_eps)
+    add(area, "sm3-zero-gradient", "sm3", "OPT-008", "0 / 0 without eps", still, 0.0625, big_eps)
     return area
 
 

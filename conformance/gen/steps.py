@@ -107,7 +107,7 @@ def steps() -> Area:
         ("long-window", {"gradient_window": 4, "evolve_every": 4, "micro_batches": 2}, (4,)),
     ):
         settings = SETTINGS | change
-        for seed, step, given, answer in _reached(settings, at):
+        for seed, step, given, answer in reached(settings, at):
             purpose = "an age, a moment or a slot that the run before it has left and a fresh start does not have"
             linked = event if step % settings["evolve_every"] == 0 else clauses
             linked += " GRD-004 TRN-005" if "window" in given["parts"][0] else ""
@@ -116,23 +116,25 @@ def steps() -> Area:
     return area
 
 
-def _reached(settings: dict[str, Any], at: tuple[int, ...]) -> list[tuple[int, int, dict[str, Any], dict[str, Any]]]:
+def reached(
+    settings: dict[str, Any], at: tuple[int, ...], config: Config = tiny.CONFIG
+) -> list[tuple[int, int, dict[str, Any], dict[str, Any]]]:
     """Return the steps asked for of the first seed in which none of them hangs on a small gap."""
     for seed in range(200):
         here = settings | {"seed": seed}
-        world = tiny.world(Numbers(61, seed), tiny.CONFIG)
-        trainer = train.Trainer(tiny.CONFIG, *world, here)
+        world = tiny.world(Numbers(61, seed), config)
+        trainer = train.Trainer(config, *world, here)
         parts = [rounded(part) for part in trainer.parts]
         found = []
         earlier = None
         for step in range(1, max(at) + 1):
             before, ends = train.window_of(here, step)
             earlier = earlier if before else None
-            own = train.one_step(tiny.CONFIG, world[0], parts, world[2], here, step, earlier)
+            own = train.one_step(config, world[0], parts, world[2], here, step, earlier)
             if own.gap < train_cases.GAP or min(trainer.gap, _weakest(own.parts)) < _LEAST:
                 break
             if step in at:
-                given = asked(tiny.CONFIG, world, parts, here, step, earlier if ends else None)
+                given = asked(config, world, parts, here, step, earlier if ends else None)
                 found.append((seed, step, given, answered(own.loss, own.parts)))
             parts, earlier = [rounded(part) for part in own.parts], summed(earlier, own.gradients)
         else:

@@ -111,18 +111,18 @@ def runs() -> Area:
     ):
         settings = SETTINGS | change
         seed, run, world = _certified(settings, 0)
-        area.add(name, "train.run", clauses, purpose, _given(settings | {"seed": seed}, world), run_answer(run))
+        area.add(name, "train.run", clauses, purpose, described(settings | {"seed": seed}, world), run_answer(run))
     tensors, stored, text = tiny.world(Numbers(60, 0), tiny.CONFIG)
     tensors["lm_head.weight"] = tensors["lm_head.weight"] * 2.0**68
     settings = SETTINGS | {"seed": 0, "steps": 3, "evolve_every": 2}
     run = train.run(tiny.CONFIG, tensors, stored, text, settings)
     purpose = "squares of finite gradients that overflow in binary32: the norm is binary64"
-    given = _given(settings, (tensors, stored, text), tiny.CONFIG)
+    given = described(settings, (tensors, stored, text), tiny.CONFIG)
     area.add("large-gradient", "train.run", "OPT-004 TRN-007", purpose, given, run_answer(run))
     tensors, stored, text = _world(Numbers(60, 0))
     tensors["model.norm.weight"] = np.full(8, 2.0**127)
     tensors["lm_head.weight"] = tensors["lm_head.weight"] * 2.0**100
-    given = _given(SETTINGS | {"seed": 0}, (tensors, stored, text))
+    given = described(SETTINGS | {"seed": 0}, (tensors, stored, text))
     purpose = "a run that goes on with a loss that is not finite"
     area.add("refuse-overflow", "train.run", "TRN-007", purpose, given, refused="TRN-007", dtypes=("float32",))
     world = tiny.world(Numbers(60, 0), tiny.CONFIG)
@@ -131,7 +131,7 @@ def runs() -> Area:
         ("eps", {"eps": 1e-50}, "TRN-008", "an eps that is 0 in the compute dtype"),
     )
     for name, extreme, clause, purpose in spoilt:
-        given = _given(SETTINGS | {"seed": 0} | extreme, world, tiny.CONFIG)
+        given = described(SETTINGS | {"seed": 0} | extreme, world, tiny.CONFIG)
         area.add(f"refuse-{name}", "train.run", clause, purpose, given, refused=clause, dtypes=("float32",))
     _hidden_overflows(area)
     for name, bad, clause in (
@@ -145,7 +145,7 @@ def runs() -> Area:
     ):
         # what is refused does not depend on the model: the smallest will do
         small = tiny.world(Numbers(60, 0), tiny.SMALLEST)
-        given = _given(SETTINGS | {"seed": 0} | bad, small, tiny.SMALLEST)
+        given = described(SETTINGS | {"seed": 0} | bad, small, tiny.SMALLEST)
         area.add(f"refuse-{name}", "train.run", clause, "a setting outside its range", given, refused=clause)
     _unreadable(area)
     return area
@@ -164,7 +164,7 @@ def _hidden_overflows(area: Area) -> None:
         ("start", far, {"start": "gradient"}, "initial positions by a gradient of 0 behind a RMSNorm that gives 0"),
         ("square", large, {"max_norm": 0.0}, "v = inf, with which a step is 0"),
     ):
-        given = _given(short | change, (tensors, stored, text), tiny.CONFIG)
+        given = described(short | change, (tensors, stored, text), tiny.CONFIG)
         linked = "TRN-007" if name == "square" else "TRN-007 TRN-019 LYR-015"
         area.add(f"refuse-{name}", "train.run", linked, purpose, given, refused=allowed, dtypes=("float32",))
 
@@ -172,7 +172,7 @@ def _hidden_overflows(area: Area) -> None:
 def _unreadable(area: Area) -> None:
     """Add runs on windows or tokens that the model cannot read."""
     config = tiny.SMALLEST | {"max_position_embeddings": SETTINGS["length"] - 1}
-    given = _given(SETTINGS | {"seed": 0, "density": 0.5}, tiny.world(Numbers(60, 0), config), config)
+    given = described(SETTINGS | {"seed": 0, "density": 0.5}, tiny.world(Numbers(60, 0), config), config)
     purpose = "windows one token longer than the model has positions"
     area.add("refuse-positions", "train.run", "TRN-017", purpose, given, refused="TRN-017")
     tensors, stored, text = tiny.world(Numbers(60, 0), tiny.SMALLEST)
@@ -180,12 +180,13 @@ def _unreadable(area: Area) -> None:
     settings = SETTINGS | {"seed": 0, "density": 0.5, "steps": 1, "rows": 1, "evolve_every": 1}
     starts = rules.window_starts(0, 2, 0, 1, len(text), settings["length"])
     assert starts[0] + settings["length"] < len(text), "the window holds the token that no window is to hold"
-    given = _given(settings, (tensors, stored, text), tiny.SMALLEST)
+    given = described(settings, (tensors, stored, text), tiny.SMALLEST)
     purpose = "a text of another tokenizer, told by a token that no window holds"
     area.add("refuse-vocabulary", "train.run", "TRN-018", purpose, given, refused="TRN-018 LYR-001")
 
 
-def _given(settings: dict[str, Any], world: tuple[Any, ...], config: Config = _CONFIG) -> dict[str, Any]:
+def described(settings: dict[str, Any], world: tuple[Any, ...], config: Config = _CONFIG) -> dict[str, Any]:
+    """Return the inputs of a run."""
     tensors, stored, text = world
     stored = {name: ids(where) for name, where in stored.items()}
     return {"config": config, "tensors": tensors, "stored": stored, "text": ids(text), "settings": settings}

@@ -7,13 +7,16 @@ from conformance.mutants import (
     adapters,
     choosing,
     events,
+    file_edits,
     files,
     generating,
     kernels,
     layers,
+    model_edits,
     models,
     optimizers,
     pruning,
+    rule_edits,
     rules,
     short_sums,
 )
@@ -33,6 +36,9 @@ MUTANTS: tuple[Mutant, ...] = (
     *adapters.MUTANTS,
     *generating.MUTANTS,
     *files.MUTANTS,
+    *file_edits.MUTANTS,
+    *rule_edits.MUTANTS,
+    *model_edits.MUTANTS,
     *short_sums.MUTANTS,
 )
 """Every mutant; the name of each is its own."""

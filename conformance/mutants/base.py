@@ -1,7 +1,11 @@
 """What every file of wrong programs needs: the right engine, and the record of a wrong one."""
 
+import inspect
+import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
+from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
 import numpy as np
@@ -18,9 +22,11 @@ __all__ = [
     "Operation",
     "Values",
     "changed",
+    "edited",
     "flipped",
     "ids",
     "mutant",
+    "reset",
     "right",
     "unchecked",
 ]
@@ -41,8 +47,9 @@ class Mutant:
         flaw: the mistake, in a few words.
         clauses: those it breaks; for each of them a linked case must refuse it.
         call: the wrong operation.
-        dtype: the dtype of sixteen bits in which it is wrong; empty for float64 and float32.
         only_refusals: it differs from the engine only where that refuses.
+        dtype: the dtype of sixteen bits in which it is wrong; empty for float64 and float32.
+        refuses_good: it refuses some good input, so that such a refusal says something about the case.
     """
 
     op: str
@@ -51,6 +58,7 @@ class Mutant:
     call: Operation
     only_refusals: bool = False
     dtype: str = ""
+    refuses_good: bool = False
 
     @property
     def name(self) -> str:
@@ -114,3 +122,54 @@ def unchecked(op: str, *clauses: str) -> list[Mutant]:
         return f
 
     return [Mutant(op, f"{clause} not checked", (clause,), without(clause), only_refusals=True) for clause in clauses]
+
+
+def edited(clauses: str, op: str, function: Any, old: str, new: str, flaw: str) -> Mutant:
+    """Return the record of an operation under whose call one function of the engine is written otherwise.
+
+    A wrong edit may refuse good input too, which counts as a kill: all other input is answered as ever.
+
+    old  text that stands exactly once in the source of the function
+    new  what stands there instead
+    """
+
+    def call(a: Values) -> Values:
+        held, function.__code__ = function.__code__, rewritten(function, old, new)
+        try:
+            return right(op)(a)
+        finally:
+            function.__code__ = held
+
+    return Mutant(op, flaw, tuple(clauses.split()), call, refuses_good=True)
+
+
+@cache
+def rewritten(function: FunctionType, old: str, new: str) -> CodeType:
+    """Return the code of a function with one stretch of its source replaced.
+
+    Raises:
+        LookupError: the stretch does not stand there exactly once.
+    """
+    source = textwrap.dedent(inspect.getsource(function))
+    if source.count(old) != 1:
+        msg = f"{function.__qualname__} has {old!r} {source.count(old)} times; write the mutant anew"
+        raise LookupError(msg)
+    names = dict(function.__globals__)
+    exec(compile(source.replace(old, new), inspect.getfile(function), "exec"), names)  # noqa: S102  our own source
+    found = names[function.__name__]
+    code: CodeType = getattr(found, "__func__", found).__code__  # of a static method too
+    return code
+
+
+def reset(clauses: str, op: str, module: ModuleType, flaw: str, **values: Any) -> Mutant:
+    """Return the record of an operation under whose call constants of a module have other values."""
+
+    def call(a: Values) -> Values:
+        held = {name: getattr(module, name) for name in values}
+        vars(module).update(values)
+        try:
+            return right(op)(a)
+        finally:
+            vars(module).update(held)
+
+    return Mutant(op, flaw, tuple(clauses.split()), call, refuses_good=True)

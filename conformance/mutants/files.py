@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from conformance.mutants.base import REFUSALS, Mutant, Operation, Values, after, changed, mutant, right, unchecked
 from conformance.port import Refused
 from conformance.ports.engine_files import read
-from formats import delta
+from conformance.ports.engine_parts import delta
 
 __all__ = ["MUTANTS"]
 

@@ -1,4 +1,6 @@
-"""Products in the 16-bit classes whose sums are kept in sixteen bits, where SPEC.md asks for float32 (PRT-011)."""
+"""Products in the 16-bit classes whose sums are kept in sixteen bits, or whose results are not rounded to the nearest,
+where SPEC.md asks for sums in float32 and one rounding (PRT-011).
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -13,6 +15,7 @@ __all__ = ["CONTROLS", "MUTANTS"]
 
 Array = NDArray[Any]
 Add = Callable[[Array], Array]
+Change = Callable[[Array], Array]
 
 
 def one_by_one(terms: Array) -> Array:
@@ -30,7 +33,7 @@ def in_pairs(terms: Array) -> Array:
     return terms[0] if len(terms) else np.zeros(terms.shape[1:], terms.dtype)
 
 
-def product(a: Array, b: Array, dtype: str, add: Add) -> Array:
+def summed(a: Array, b: Array, dtype: str, add: Add) -> Array:
     """Return a @ b; operands come in float32 and hold what sixteen bits hold."""
     kind = float_type(dtype)
     with np.errstate(all="ignore"):
@@ -38,8 +41,39 @@ def product(a: Array, b: Array, dtype: str, add: Add) -> Array:
         return add(terms).astype(np.float32)
 
 
-def products(op: str, dtype: str, add: Add) -> Operation:
-    """Return an operation made of plain products."""
+def kept(found: Array) -> Array:
+    return found
+
+
+def cut(dtype: str) -> Change:
+    """Return what drops the bits that sixteen bits have no place for."""
+    mask = np.uint32(0xFFFF0000 if dtype == "bfloat16" else 0xFFFFE000)
+    return lambda found: (np.ascontiguousarray(found).view(np.uint32) & mask).view(np.float32)
+
+
+def away_from_zero(dtype: str) -> Change:
+    """Return what takes the next number away from zero wherever anything is dropped."""
+    down, one = cut(dtype), np.uint32(0x10000 if dtype == "bfloat16" else 0x2000)
+
+    def change(found: Array) -> Array:
+        less = down(found)
+        more = (less.view(np.uint32) + one).view(np.float32)
+        return np.where(less == found, less, more).astype(np.float32)
+
+    return change
+
+
+def flushed(dtype: str) -> Change:
+    """Return what takes numbers below the smallest normal one for 0."""
+    least = 2.0**-126 if dtype == "bfloat16" else 2.0**-14
+    return lambda found: np.where(np.abs(found) < least, np.float32(0), found).astype(np.float32)
+
+
+def products(op: str, dtype: str, add: Add, change: Change = kept) -> Operation:
+    """Return an operation made of plain products, and what is done to results before they are rounded."""
+
+    def product(a: Array, b: Array, dtype: str, add: Add) -> Array:
+        return change(summed(a, b, dtype, add))
 
     def call(a: Values) -> Values:
         gradient = product(a["dy"].T, a["x"], dtype, add)
@@ -66,6 +100,15 @@ MUTANTS: list[Mutant] = [
     for op in _OPS
     for dtype in _DTYPES
     for how, add in (("one by one", one_by_one), ("in pairs", in_pairs))
+]
+MUTANTS += [
+    Mutant(op, f"results in {dtype} {how}", ("PRT-011",), products(op, "float32", one_by_one, change), dtype=dtype)
+    for op in _OPS
+    for dtype, how, change in (
+        *((dtype, "cut", cut(dtype)) for dtype in _DTYPES),
+        *((dtype, "rounded away from zero", away_from_zero(dtype)) for dtype in _DTYPES),
+        ("float16", "flushed to zero", flushed("float16")),
+    )
 ]
 CONTROLS = tuple(
     Mutant(op, "none", (), products(op, "float32", one_by_one), dtype=dtype) for op in _OPS for dtype in _DTYPES

@@ -57,7 +57,7 @@ def rope(config: Config) -> dict[str, Any]:
     contexts = (given.get("original_max_position_embeddings"), config.get("original_max_position_embeddings"))
     return {
         "type": given.get("rope_type", given.get("type", "default")),
-        "base": given.get("rope_theta", config.get("rope_theta")),
+        "base": given.get("rope_theta", config.get("rope_theta", 10000.0)),
         "factor": given.get("factor"),
         "low": given.get("low_freq_factor"),
         "high": given.get("high_freq_factor"),

@@ -228,13 +228,29 @@ def run(
     settings: dict[str, Any],
 ) -> Run:
     """Train by the settings and return what happened."""
+    trainer, losses, events, moves = before_finish(config, tensors, masks, text, settings)
+    final = trainer.finish()
+    return Run(losses, events, trainer.parts, trainer.budgets, trainer.delta_budgets, final, trainer.gap, moves)
+
+
+Events = list[list[tuple[list[int], list[int]]]]
+
+
+def before_finish(
+    config: Config,
+    tensors: dict[str, Array],
+    masks: dict[str, list[int]],
+    text: list[int],
+    settings: dict[str, Any],
+) -> tuple[Trainer, list[float], Events, dict[str, int]]:
+    """Return the state after the last step, before the pass that follows it; losses, events and moves of the run."""
     trainer = Trainer(config, tensors, masks, text, settings)
     rule, steps = trainer.rule, settings["steps"]
     every, size = settings["evolve_every"], settings["gradient_window"]
     at, sums = rules.all_events(rule["events"], steps, every, rule["evolve_until"], size)
     due = dict(zip(at, sums, strict=True)) if rule["evolves"] else {}
     losses: list[float] = []
-    events: list[list[tuple[list[int], list[int]]]] = []
+    events: Events = []
     moves = dict.fromkeys(("dropped", "grown", "cancelled", "pruned"), 0)
     recent: list[Step] = []
     for step in range(1, steps + 1):
@@ -249,8 +265,7 @@ def run(
                 for name in moves:
                     moves[name] += one.record[name]
             events.append([(list(part.phi), sorted(part.base)) for part in trainer.parts])
-    final = trainer.finish()
-    return Run(losses, events, trainer.parts, trainer.budgets, trainer.delta_budgets, final, trainer.gap, moves)
+    return trainer, losses, events, moves
 
 
 def window_of(settings: Any, step: int) -> tuple[int, bool]:

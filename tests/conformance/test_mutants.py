@@ -2,6 +2,7 @@
 
 import math
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from conformance.harness import Variant, run
 from conformance.kills import killing, unproven, variants_of
 from conformance.margins import engine_variants
 from conformance.mutants import CONTROLS, MUTANTS
-from conformance.mutants.base import ENGINE, REFUSALS, Mutant, right
+from conformance.mutants.base import ENGINE, REFUSALS, Mutant, rewritten, right
 from conformance.mutants.pruning import sparsegpt
 from conformance.ops import OPS
 from conformance.port import Refused, Unsupported
@@ -38,6 +39,20 @@ def test_names_are_unique_and_clauses_exist():
     assert [name for name, n in Counter(m.name for m in MUTANTS).items() if n > 1] == []
     assert {c for m in MUTANTS for c in m.clauses} <= set(read_clauses())
     assert [m.name for m in MUTANTS if not m.clauses] == []
+
+
+def test_an_edited_mutant_may_refuse_good_input_and_leaves_the_engine_as_it_was():
+    cases = [case for case in BY_OP["select.largest"] if case.inputs["k"] == len(case.inputs["ids"]) > 0]
+    cases = [case for case in cases if not case.refused]
+    found = next(m for m in MUTANTS if m.name == "select.largest: edited, all refused")
+    assert [kill.case for kill in killing(found, cases)] == [case.id for case in cases]
+    assert killing(replace(found, refuses_good=False), cases) == []
+    assert all(not result.failures for result in run(cases, [Variant(ENGINE, "float64")]))
+
+
+def test_an_edit_that_no_longer_fits_its_function_says_so():
+    with pytest.raises(LookupError, match="write the mutant anew"):
+        rewritten(rewritten.__wrapped__, "no such text", "")
 
 
 def test_every_must_has_a_mutant_or_a_reason():

@@ -1,0 +1,174 @@
+"""Cases of chapters 8 to 10 at the edges of settings and counts: limits from both sides, one condition each."""
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from conformance.gen import optimizers, presets, rule_events, tiny
+from conformance.gen.numbers import Area, Numbers, ids
+from conformance.gen.train import answered, described
+from conformance.oracle import choices, rules, train
+from conformance.oracle.optimizers import Hyper
+
+_GOOD = presets.SETTINGS | {"steps": 4, "rows": 1, "micro_batches": 1, "length": 4, "evolve_every": 2, "seed": 0}
+
+
+def settings() -> Area:
+    """TRN-008 and the clauses it names, and the same numbers at the limit that is good."""
+    area = Area("setting", "binary64 run")
+    world = tiny.world(Numbers(67, 0), tiny.SMALLEST)
+    rule = choices.rule_of("seft")
+    bad: tuple[tuple[str, dict[str, Any], str], ...] = (
+        ("length-1", {"length": 1}, "TRN-008"),
+        ("warmup", {"warmup": -1}, "TRN-008"),
+        ("evolve-every", {"evolve_every": 0, "gradient_window": 0}, "TRN-008 TRN-005"),
+        ("drop-negative", {"drop_fraction": -0.25}, "SCH-001"),
+        ("drop-above", {"drop_fraction": 1.25}, "SCH-001"),
+        ("drop-nan", {"drop_fraction": math.nan}, "SCH-001"),
+        ("density-0", {"density": 0.0}, "DLT-002"),
+        ("density-above", {"density": 1.25}, "DLT-002"),
+        ("density-nan", {"density": math.nan}, "DLT-002"),
+        ("lr-infinite", {"lr": math.inf}, "TRN-008"),
+        ("lr-nan", {"lr": math.nan}, "TRN-008"),
+        ("norm-negative", {"max_norm": -1.0}, "TRN-008"),
+        ("norm-infinite", {"max_norm": math.inf}, "TRN-008"),
+        ("decay-negative", {"weight_decay": -0.5}, "TRN-008"),
+        ("decay-nan", {"weight_decay": math.nan}, "TRN-008"),
+        ("beta1-one", {"beta1": 1.0}, "TRN-008"),
+        ("beta1-negative", {"beta1": -0.5}, "TRN-008"),
+        ("beta2-one", {"beta2": 1.0}, "TRN-008"),
+        ("momentum-one", {"optimizer": "sgd", "momentum": 1.0}, "TRN-008"),
+        ("momentum-negative", {"optimizer": "sgd", "momentum": -0.5}, "TRN-008"),
+        ("eps-0", {"eps": 0.0}, "TRN-008"),
+        ("eps-negative", {"eps": -1e-8}, "TRN-008"),
+        ("eps-infinite", {"eps": math.inf}, "TRN-008"),
+        ("seed-large", {"seed": 2**64}, "RNG-002"),
+        ("lr-schedule", {"schedule": "step"}, "SCH-004"),
+        ("start", {"start": "first"}, "DLT-004"),
+        ("scope", {"initial_scope": "everywhere"}, "DLT-004"),
+        ("budget", {"budget_by": "size"}, "DLT-002"),
+        ("until-0", {"rule": rule | {"evolve_until": 0.0}}, "SCH-007"),
+        ("until-above", {"rule": rule | {"evolve_until": 1.5}}, "SCH-007"),
+        ("criterion", {"rule": rule | {"drop": "smallest"}}, "DROP-003"),
+    )
+    for name, change, clause in bad:
+        given = described(_GOOD | {"preset": "seft"} | change, world, tiny.SMALLEST)
+        linked = clause if "TRN-008" in clause else f"TRN-008 {clause}"
+        text = "a setting outside its range is used"
+        area.add(f"refuse-{name}", "train.run", linked, text, given, refused=clause)
+    good: tuple[tuple[str, dict[str, Any], str], ...] = (
+        ("most", {"density": 1.0, "drop_fraction": 1.0, "warmup": 2}, "SCH-001 DLT-002 SCH-004"),
+        ("least", {"lr": 0.0, "drop_fraction": 0.0, "max_norm": 0.0, "seed": 2**64 - 1}, "OPT-004 RNG-002"),
+        ("window", {"gradient_window": 2}, "TRN-005"),
+        ("no-momentum", {"optimizer": "sgd", "momentum": 0.0}, "OPT-007"),
+        ("short", {"length": 2, "rule": rule | {"evolves": 0}}, "EVT-001"),
+        ("warmup-beyond", {"warmup": 5, "schedule": "linear"}, "SCH-004"),
+    )
+    for name, change, clauses in good:
+        for seed in range(200):
+            mine = _GOOD | {"preset": "seft", "start": "random", "seed": seed} | change
+            world = tiny.world(Numbers(68, seed), tiny.CONFIG)
+            run = train.run(tiny.CONFIG, *world, mine)
+            if run.gap >= 2e-4:
+                break
+        else:
+            msg = f"no seed for {name}, {run.gap}"
+            raise AssertionError(msg)
+        text = "a setting at its limit refused, or taken for another"
+        given = described(mine, world, tiny.CONFIG)
+        area.add(name, "train.run", f"TRN-008 {clauses}", text, given, answered(run))
+    return area
+
+
+def counts() -> Area:
+    """GROW-002, GROW-006, OPT-008, SCH-004 to SCH-007, EVT-007, EVT-012: conditions that no other case has alone."""
+    area = Area("rule-edge", "dictionaries by flat position")
+    chosen = rule_events.rule()
+    part, seen = rule_events.made(80, (3, 5), 8, 5, 1, chosen=chosen)
+    full = replace(part, delta_budget=[3])
+    text = "a delta above its budget: fewer than no position grow"
+    rule_events.add(area, "above-budget", "GROW-002", text, [(full, seen)], chosen, 0.2)
+    spiel = rule_events.rule(candidates="first-step", moments="seeded", adapts="never")
+    part, seen = rule_events.made(81, (3, 5), 9, 5, 2, chosen=spiel, optimizer="spiel-adamw", steps=4)
+    part = replace(part, delta_budget=[6])
+    eta = sorted(part.phi)
+    off = [p for p in range(15) if p not in part.phi]
+    seen = replace(seen, candidates=frozenset([*eta[:2], *off[:2]]))
+    text = "a refill taken for a replacement: two come, one of them fills up, one leaves"
+    rule_events.add(area, "refilled-first-step", "GROW-006 GROW-002", text, [(part, seen)], spiel, 1.0)
+    for name, choice in (("row", {"scope": "row"}), ("model", {"scope": "model"})):
+        chosen = rule_events.rule(**choice)
+        pairs = [rule_events.made(82, (3, 4), 6, 4, 1, chosen=chosen, missing=1)]
+        if name == "row":
+            pairs = [(replace(p, delta_budget=[k + 1 for k in p.delta_budget]), s) for p, s in pairs]
+        else:
+            pairs.append(rule_events.made(83, (2, 4), 5, 2, 0, chosen=chosen, matrix=1, missing=2))
+        text = "what is missing from the budgets not grown"
+        rule_events.add(area, f"refilled-{name}", "GROW-002 EVT-009", text, pairs, chosen, 0.5)
+    _accumulators(area)
+    _schedules(area)
+    _checks(area)
+    return area
+
+
+def _accumulators(area: Area) -> None:
+    """OPT-008: an accumulator of a row that is larger than every sum of its slots stays."""
+    slots = optimizers.slots_of(Numbers(84, 1), [0, 3, 7, 8, 20, 23])
+    for name, change in (("rows", {"rows": np.full(4, 8.0)}), ("columns", {"columns": np.full(6, 8.0)})):
+        text = "an accumulator that falls"
+        optimizers.add(area, f"sm3-{name}", "sm3", "OPT-008", text, slots | change, 0.0625, Hyper())
+
+
+def _schedules(area: Area) -> None:
+    for kind, steps, every, until, window in (
+        ("period", 81, 20, 0.74, 1),  # 0.74 · 81 = 59.94
+        ("period", 9, 3, 1.0, 3),
+        ("phases", 12, 2, 1.0, 0),
+        ("phases", 13, 5, 0.6, 3),
+        ("phases", 13, 5, 1.0, 1),
+    ):
+        at, sums = rules.all_events(kind, steps, every, until, window)
+        given = {"events": kind, "steps": steps, "evolve_every": every, "evolve_until": until}
+        clauses = f"SCH-007 {'SCH-003 TRN-005' if kind == 'period' else 'SCH-005'}"
+        name = f"events-{kind}-{steps}-{every}-{until}-{window}"
+        text = "E rounded up, an event at the last step, a first phase that is not empty"
+        answer = {"at": ids(at), "sums": ids(sums)}
+        area.add(name, "schedule.all_events", clauses, text, given | {"gradient_window": window}, answer)
+    phases = choices.rule_of("seft") | {"events": "phases", "adapts": "never"}
+    mine = presets.SETTINGS | {"rule": phases, "steps": 5, "rows": 2, "micro_batches": 1, "evolve_every": 2}
+    mine |= {"gradient_window": 0}
+    for seed in range(100):
+        world = tiny.world(Numbers(85, seed), tiny.CONFIG)
+        run = train.run(tiny.CONFIG, *world, mine | {"seed": seed})
+        if run.gap >= 2e-4 and run.moves["grown"]:
+            break
+    text = "phases without accumulation: events after R, 2R, …, with one step each"
+    given = described(mine | {"seed": seed}, world, tiny.CONFIG)
+    area.add("phases-alone", "train.run", "SCH-005 TRN-005", text, given, answered(run))
+
+
+def _checks(area: Area) -> None:
+    first = {"candidates": "first-step"}
+    good: tuple[tuple[str, dict[str, Any]], ...] = (
+        ("first-activation-end", first | {"adapt": "activation", "adapts": "end"}),
+        ("first-curvature-never", first | {"adapt": "curvature", "adapts": "never"}),
+        ("pattern-static", {"pattern": [2, 4], "evolves": 0, "grow_scope": "anywhere"}),
+        ("until-1", {"evolve_until": 1.0}),
+        ("row-new", {"scope": "row", "exempt": "new", "counts": "values"}),
+    )
+    for name, given in good:
+        area.add(f"good-{name}", "rule.check", "EVT-012 EVT-007", "refused too much", {"choices": given}, {"ok": 1})
+    bad: tuple[tuple[str, dict[str, Any], str], ...] = (
+        ("pattern-initial", {"pattern": [2, 4], "initial_scope": "anywhere", "adapts": "never"}, "EVT-007"),
+        ("pattern-anywhere", {"pattern": [2, 4], "grow_scope": "anywhere"}, "EVT-007"),
+        ("until-0", {"evolve_until": 0.0}, "SCH-007"),
+        ("until-above", {"evolve_until": 1.5}, "SCH-007"),
+    )
+    for name, given, clause in bad:
+        text = "taken as it is"
+        area.add(f"refuse-{name}", "rule.check", clause, text, {"choices": given}, refused=clause)
+
+
+AREAS = (settings, counts)

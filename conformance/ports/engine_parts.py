@@ -1,0 +1,48 @@
+"""The modules of the engine and of the file library that mutants edit."""
+
+from formats import change, compress, container, delta, delta_rules, digest, encoding, header, layout, validate
+from formats.encodings import csr, gaps, nm
+from seft_ref import config, counter, event, settings, start, text, topology
+from seft_ref.layers import attention, cross_entropy, embedding, rmsnorm, rope
+from seft_ref.prune import keep, sparsegpt, wanda
+from seft_ref.update import delta as slots
+from seft_ref.update import drop, evolve, grow, optimizers, rules, schedule, select
+
+__all__ = [
+    "attention",
+    "change",
+    "compress",
+    "config",
+    "container",
+    "counter",
+    "cross_entropy",
+    "csr",
+    "delta",
+    "delta_rules",
+    "digest",
+    "drop",
+    "embedding",
+    "encoding",
+    "event",
+    "evolve",
+    "gaps",
+    "grow",
+    "header",
+    "keep",
+    "layout",
+    "nm",
+    "optimizers",
+    "rmsnorm",
+    "rope",
+    "rules",
+    "schedule",
+    "select",
+    "settings",
+    "slots",
+    "sparsegpt",
+    "start",
+    "text",
+    "topology",
+    "validate",
+    "wanda",
+]
