@@ -8,8 +8,8 @@ from conformance.gen import presets, steps, tiny
 from conformance.gen.models import tensors_of
 from conformance.gen.numbers import Area, Numbers, ids
 from conformance.gen.train import GAP
-from conformance.gen.train import answered as of_run
 from conformance.gen.train import described as given_run
+from conformance.gen.train import run_answer as of_run
 from conformance.oracle import choices, generate, prune, train
 from conformance.oracle import event as events
 from conformance.oracle.event import Evidence

@@ -8,7 +8,7 @@ import numpy as np
 
 from conformance.gen import optimizers, presets, rule_events, tiny
 from conformance.gen.numbers import Area, Numbers, ids
-from conformance.gen.train import answered, described
+from conformance.gen.train import described, run_answer
 from conformance.oracle import choices, rules, train
 from conformance.oracle.optimizers import Hyper
 
@@ -78,7 +78,7 @@ def settings() -> Area:
             raise AssertionError(msg)
         text = "a setting at its limit refused, or taken for another"
         given = described(mine, world, tiny.CONFIG)
-        area.add(name, "train.run", f"TRN-008 {clauses}", text, given, answered(run))
+        area.add(name, "train.run", f"TRN-008 {clauses}", text, given, run_answer(run))
     return area
 
 
@@ -146,7 +146,7 @@ def _schedules(area: Area) -> None:
             break
     text = "phases without accumulation: events after R, 2R, …, with one step each"
     given = described(mine | {"seed": seed}, world, tiny.CONFIG)
-    area.add("phases-alone", "train.run", "SCH-005 TRN-005", text, given, answered(run))
+    area.add("phases-alone", "train.run", "SCH-005 TRN-005", text, given, run_answer(run))
 
 
 def _checks(area: Area) -> None:
