@@ -117,6 +117,11 @@ NAMES = (
     ("`numbers` of `generate.pick`; `picked`", "for each number of tokens before it, the id that is picked (GEN-005)"),
     ("`words`", "u64 (RNG-002)"),
     ("`raw`", "u8: a file"),
+    (
+        "`origin`; `stop` of `state.write`",
+        "the digests `model` and `text` of a state; the step after which it is written",
+    ),
+    ("`starts`", "for each event the count `start` of TRN-009, one a target"),
 )
 """What inputs and outputs are, by name."""
 
@@ -130,7 +135,7 @@ def operations_page() -> str:
         "What a port may offer, by profile. An input with ? may be absent. How each output is compared:",
         "*exact*, equal bits; *value*, equal numbers; *gauge*, within the rounding of its sums (NUM-002);",
         "*binary64*, the same in binary64 whatever the dtype; *relative*, within 1e-9 (float64) or 1e-4 (float32)",
-        "of the largest value (NUM-004).",
+        "of the largest value (NUM-004); *state*, a file that is read and compared tensor by tensor (PRT-020).",
         "`python tools/verify.py explain OPERATION` lists its cases, `explain CASE` shows one in full. Written by",
         "`python -m conformance.listing`.",
         "",

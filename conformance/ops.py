@@ -6,12 +6,13 @@ Comparison classes (chapter 14)
     gauge     within τ(K) · u · Σ|a||b|, with K and the gauge in the case
     binary64  the same with u = 2⁻⁵³ whatever the dtype of the run: scalars that SPEC.md defines in binary64
     relative  largest difference over largest value, 1e-9 in float64 and 1e-4 in float32
+    state     a file, read by the rules of chapter 12 and compared tensor by tensor (PRT-020)
 """
 
 from dataclasses import dataclass
 from typing import Literal
 
-Class = Literal["exact", "value", "gauge", "binary64", "relative"]
+Class = Literal["exact", "value", "gauge", "binary64", "relative", "state"]
 Kind = Literal["scalar", "rule", "layer", "whole"]
 
 __all__ = ["OPS", "Class", "Kind", "Op"]
@@ -261,6 +262,20 @@ OPS: dict[str, Op] = {
         delta_budgets="exact",
         slots="exact",
         bases="exact",
+        support="exact",
+        weights="relative",
+    ),
+    # a training state: origin has the digests `model` and `text`, stop the step after which it is written; tensors of
+    # `state.resume` hold what is no target, and the shapes of those that are; slots, bases and starts are those of the
+    # events that follow, and starts the count `start` of TRN-009, one a target
+    "state.write": _op("whole", "config tensors stored text settings origin stop", raw="state"),
+    "state.resume": _op(
+        "whole",
+        "config tensors text settings origin raw",
+        losses="relative",
+        slots="exact",
+        bases="exact",
+        starts="exact",
         support="exact",
         weights="relative",
     ),

@@ -74,6 +74,7 @@ PROFILES: dict[str, tuple[str, ...]] = {
         "model.step",
     ),
     "train": ("text.training", "text.evaluation", "evaluate.perplexity", "train.step", "train.run"),
+    "state": ("state.write", "state.resume"),
     "prune": (
         "text.calibration",
         "prune.magnitude",
@@ -119,6 +120,8 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "evaluate.perplexity": ("model.step", "text.evaluation"),
     "train.step": ("model.step", "update.evolve", "adamw.step", "text.training"),
     "train.run": ("train.step",),
+    "state.write": ("train.run",),
+    "state.resume": ("train.run",),
     "prune.model": ("prune.wanda", "model.step"),
     "prune.model_sparsegpt": ("prune.sparsegpt", "model.step"),
     "generate.read": ("model.step",),

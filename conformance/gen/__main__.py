@@ -21,6 +21,7 @@ from conformance.gen import (
     rule_events,
     rules,
     sparsegpt,
+    states,
     steps,
     train,
     update,
@@ -29,7 +30,7 @@ from conformance.gen import (
 from conformance.gen import files as containers
 
 _FORMATS = (containers, bad_files, deltas)
-_RULES = (kernels, rules, update, events, layers, models, sparsegpt, adapters, train, steps, generate)
+_RULES = (kernels, rules, update, events, layers, models, sparsegpt, adapters, train, steps, states, generate)
 _CHOICES = (criteria, choices, windows, optimizers, rule_events, presets)
 MODULES = (*_FORMATS, *_RULES, *_CHOICES)
 

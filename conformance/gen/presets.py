@@ -7,7 +7,7 @@ from conformance.gen.tiny import CONFIG, world
 from conformance.gen.train import GAP
 from conformance.oracle import choices, train
 
-_SETTINGS: dict[str, Any] = {
+SETTINGS: dict[str, Any] = {
     "start": "random",
     "initial_scope": "active",
     "budget_by": "numel",
@@ -189,7 +189,7 @@ def runs() -> Area:
     area = Area("train-rule", "binary64 run")
     for preset, change, more, clauses, purpose in _RUNS:
         rule = choices.rule_of(preset) | change
-        settings = _SETTINGS | more | {"rule": rule}
+        settings = SETTINGS | more | {"rule": rule}
         want = ("dropped", "grown", *(["pruned"] if rule["adapts"] == "always" else []))
         scope = rule["scope"]
         name = preset if scope == "matrix" and not change else f"{preset}-{scope}" if "scope" in change else "evidence"

@@ -16,6 +16,7 @@ from conformance.mutants import (
     pruning,
     rules,
     short_sums,
+    states,
 )
 from conformance.mutants.base import Mutant
 
@@ -34,6 +35,7 @@ MUTANTS: tuple[Mutant, ...] = (
     *generating.MUTANTS,
     *files.MUTANTS,
     *short_sums.MUTANTS,
+    *states.MUTANTS,
 )
 """Every mutant; the name of each is its own."""
 

@@ -19,6 +19,7 @@ from conformance.properties import (
     generating,
     keeping,
     layering,
+    resuming,
     ruling,
     training,
     updating,
@@ -36,7 +37,7 @@ except ImportError:
 
 __all__ = ["PROPERTIES", "Explored", "explore", "run_properties"]
 
-_AREAS = (choosing, updating, ruling, comparing, computing, layering, keeping, training, generating)
+_AREAS = (choosing, updating, ruling, comparing, computing, layering, keeping, training, generating, resuming)
 """Modules that enter properties."""
 PROPERTIES: dict[str, Property] = REGISTER
 """Every property by name."""
