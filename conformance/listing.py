@@ -121,6 +121,14 @@ NAMES = (
         "`origin`; `stop` of `state.write`",
         "the digests `model` and `text` of a state; the step after which it is written",
     ),
+    ("`stored`, `asked`, `dtype` of `checkpoint.dtype`", "a name of FMT-006; `float32` or `float64`, as is the answer"),
+    ("`bits` of `checkpoint.final`, `file.expand`", "u8: the bytes of the values, little-endian, in order"),
+    ("`config`, `generation`, `record` as texts", "what `config.json`, `generation_config.json`, `pruning.json` hold"),
+    (
+        "`support`, `stored` of `run.warnings`; `steps`, `names`",
+        "stored weights after events, at the end; of each warning step and name: jump, divergence, support, end",
+    ),
+    ("`first` of `ranks.rows`", "the first row of every rank, and the number of rows"),
     ("`starts`", "for each event the count `start` of TRN-009, one a target"),
 )
 """What inputs and outputs are, by name."""

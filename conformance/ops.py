@@ -279,5 +279,15 @@ OPS: dict[str, Op] = {
         support="exact",
         weights="relative",
     ),
+    # what stands around a run; dtypes have the names of FMT-006, asked and dtype of `checkpoint.dtype` those of NumPy
+    "checkpoint.dtype": _op("scalar", "stored asked?", dtype="exact"),
+    "checkpoint.final": _op("rule", "values dtype", bits="exact"),
+    "file.name": _op("scalar", "name", ok="exact"),
+    "file.expand": _op("scalar", "raw name limit?", bits="exact"),
+    # config, generation and record are the texts of companion files
+    "generate.stops": _op("scalar", "config generation?", stops="exact"),
+    "prune.record": _op("scalar", "record", pattern="exact"),
+    "run.warnings": _op("scalar", "losses events support budget stored?", steps="exact", names="exact"),
+    "ranks.rows": _op("scalar", "rows ranks", first="exact"),
 }
 """Every operation by name."""

@@ -87,6 +87,15 @@ PROFILES: dict[str, tuple[str, ...]] = {
     "generate": ("generate.read", "generate.pick", "generate.text"),
     "ckpt-read": ("file.read", "delta.apply"),
     "ckpt-write": ("file.write",),
+    "checkpoints": (
+        "checkpoint.dtype",
+        "checkpoint.final",
+        "file.name",
+        "file.expand",
+        "generate.stops",
+        "prune.record",
+    ),
+    "runs": ("run.warnings", "ranks.rows"),
 }
 """Every operation stands in one profile."""
 
@@ -129,6 +138,7 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "generate.text": ("generate.read", "generate.pick"),
     "adapter.lora_star": ("adapter.lora", "prune.wanda"),
     "delta.apply": ("file.read",),
+    "file.expand": ("file.read",),
 }
 """What an operation rests on: where one of these fails, its own cases would only say so again (PRT-012)."""
 

@@ -7,6 +7,7 @@ from itertools import chain
 from conformance.cases import VECTORS, dump
 from conformance.gen import (
     adapters,
+    around,
     bad_files,
     choices,
     criteria,
@@ -30,7 +31,7 @@ from conformance.gen import (
 from conformance.gen import files as containers
 
 _FORMATS = (containers, bad_files, deltas)
-_RULES = (kernels, rules, update, events, layers, models, sparsegpt, adapters, train, steps, states, generate)
+_RULES = (kernels, rules, update, events, layers, models, sparsegpt, adapters, train, steps, states, generate, around)
 _CHOICES = (criteria, choices, windows, optimizers, rule_events, presets)
 MODULES = (*_FORMATS, *_RULES, *_CHOICES)
 

@@ -5,6 +5,7 @@ The kit is worth something only if each of them is refused, and by a case of the
 
 from conformance.mutants import (
     adapters,
+    around,
     choosing,
     events,
     files,
@@ -36,6 +37,7 @@ MUTANTS: tuple[Mutant, ...] = (
     *files.MUTANTS,
     *short_sums.MUTANTS,
     *states.MUTANTS,
+    *around.MUTANTS,
 )
 """Every mutant; the name of each is its own."""
 

@@ -11,6 +11,7 @@ from conformance.ops import OPS
 from conformance.port import Refused, Unsupported
 from conformance.ports import (
     engine_adapters,
+    engine_around,
     engine_choices,
     engine_files,
     engine_generate,
@@ -66,6 +67,7 @@ class EnginePort:
             engine_adapters,
             engine_generate,
             engine_state,
+            engine_around,
         )
         every: dict[str, Operation] = {op: f for module in modules for op, f in module.OPERATIONS.items()}
         self.ops = {op: f for op, f in every.items() if OPS[op].kind in kinds}

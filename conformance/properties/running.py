@@ -16,6 +16,7 @@ from conformance.properties import (
     choosing,
     comparing,
     computing,
+    enclosing,
     generating,
     keeping,
     layering,
@@ -37,7 +38,19 @@ except ImportError:
 
 __all__ = ["PROPERTIES", "Explored", "explore", "run_properties"]
 
-_AREAS = (choosing, updating, ruling, comparing, computing, layering, keeping, training, generating, resuming)
+_AREAS = (
+    choosing,
+    updating,
+    ruling,
+    comparing,
+    computing,
+    layering,
+    keeping,
+    training,
+    generating,
+    resuming,
+    enclosing,
+)
 """Modules that enter properties."""
 PROPERTIES: dict[str, Property] = REGISTER
 """Every property by name."""
