@@ -129,6 +129,10 @@ NAMES = (
         "stored weights after events, at the end; of each warning step and name: jump, divergence, support, end",
     ),
     ("`first` of `ranks.rows`", "the first row of every rank, and the number of rows"),
+    (
+        "`batches`; `branches`",
+        "dicts of `tokens`, `labels` and `mask?`, (B, T), -100 for what does not count; tokens (B, T)",
+    ),
     ("`starts`", "for each event the count `start` of TRN-009, one a target"),
 )
 """What inputs and outputs are, by name."""

@@ -237,6 +237,8 @@ OPS: dict[str, Op] = {
     "generate.text": _op(
         "whole", "config tensors prompt stops max_tokens? temperature top_k? top_p? seed", tokens="exact"
     ),
+    # tokens are read as one context, and each of the branches, (B, T), behind it; logits (B, V) behind the last of each
+    "generate.fork": _op("whole", "config tensors tokens branches", logits="relative"),
     # rows of A, which is the rank or the bands; like has the dtype that is asked for
     "adapter.initial": _op("layer", "kind out in rows seed matrix like", a="exact", other="exact", parameters="exact"),
     # one step from a state: a part, one a target, is a dict of base, base_values, delta, delta_values, m, v, age,
@@ -278,6 +280,19 @@ OPS: dict[str, Op] = {
         starts="exact",
         support="exact",
         weights="relative",
+    ),
+    # a step on rows that are given: a batch is a dict of tokens, labels and mask?, (B, T), -100 for what is not counted
+    "train.batches": _op(
+        "whole",
+        "config tensors parts batches settings step",
+        loss="relative",
+        base="exact",
+        base_values="exact",
+        delta="exact",
+        delta_values="relative",
+        m="relative",
+        v="relative",
+        age="exact",
     ),
     # what stands around a run; dtypes have the names of FMT-006, asked and dtype of `checkpoint.dtype` those of NumPy
     "checkpoint.dtype": _op("scalar", "stored asked?", dtype="exact"),

@@ -9,10 +9,12 @@ from conformance.gen import (
     adapters,
     around,
     bad_files,
+    batches,
     choices,
     criteria,
     deltas,
     events,
+    forks,
     generate,
     kernels,
     layers,
@@ -31,9 +33,10 @@ from conformance.gen import (
 from conformance.gen import files as containers
 
 _FORMATS = (containers, bad_files, deltas)
-_RULES = (kernels, rules, update, events, layers, models, sparsegpt, adapters, train, steps, states, generate, around)
+_RULES = (kernels, rules, update, events, layers, models, sparsegpt, adapters, train, steps, generate)
+_RUNS = (states, batches, forks, around)
 _CHOICES = (criteria, choices, windows, optimizers, rule_events, presets)
-MODULES = (*_FORMATS, *_RULES, *_CHOICES)
+MODULES = (*_FORMATS, *_RULES, *_RUNS, *_CHOICES)
 
 
 def files() -> Iterator[tuple[str, str]]:

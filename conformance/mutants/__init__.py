@@ -6,6 +6,7 @@ The kit is worth something only if each of them is refused, and by a case of the
 from conformance.mutants import (
     adapters,
     around,
+    batches,
     choosing,
     events,
     files,
@@ -38,6 +39,7 @@ MUTANTS: tuple[Mutant, ...] = (
     *short_sums.MUTANTS,
     *states.MUTANTS,
     *around.MUTANTS,
+    *batches.MUTANTS,
 )
 """Every mutant; the name of each is its own."""
 

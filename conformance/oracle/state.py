@@ -138,9 +138,16 @@ def begin(
     return Trainer(config, tensors, masks, text, settings)
 
 
-def resumed(config: Config, tensors: dict[str, Array], text: list[int], settings: Any, saved: Saved) -> Trainer:
+def resumed(
+    config: Config,
+    tensors: dict[str, Array],
+    text: list[int],
+    settings: Any,
+    saved: Saved,
+    kind: type[Trainer] = Trainer,
+) -> Trainer:
     """Return the run that a state belongs to: all that came before is in the state."""
-    t = Trainer.__new__(Trainer)
+    t = kind.__new__(kind)
     t.config, t.tensors, t.text, t.s = config, dict(tensors), text, settings
     t.rule, t.optimizer = rule_of(settings), settings.get("optimizer", "adamw")
     t.pattern = tuple(settings["pattern"]) if settings.get("pattern") else None

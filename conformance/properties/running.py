@@ -13,6 +13,7 @@ from conformance.cases import Case
 from conformance.harness import Variant
 from conformance.judgement import PropertyResult
 from conformance.properties import (
+    branching,
     choosing,
     comparing,
     computing,
@@ -50,6 +51,7 @@ _AREAS = (
     generating,
     resuming,
     enclosing,
+    branching,
 )
 """Modules that enter properties."""
 PROPERTIES: dict[str, Property] = REGISTER
