@@ -208,6 +208,20 @@ OPS: dict[str, Op] = {
     # base and deltas are files, the deltas under the numbers of their order
     "delta.apply": _op("scalar", "base deltas", tensors="exact", tied="exact", scales="exact", state="exact"),
     "file.write": _op("scalar", "kind tensors attributes tied scales delta encoding", raw="exact"),
+    # files by name: those of a folder, or its companions; an answer of `folder.write` holds all files of the folder
+    "folder.read": _op(
+        "scalar",
+        "files",
+        kind="exact",
+        tensors="exact",
+        attributes="exact",
+        tied="exact",
+        scales="exact",
+        delta="exact",
+        state="exact",
+        files="exact",
+    ),
+    "folder.write": _op("scalar", "kind tensors attributes tied scales delta encoding part_bytes files", files="exact"),
     # chapters 10 and 11
     "text.training": _op("scalar", "tokens length seed step rows", starts="exact"),
     "text.calibration": _op("scalar", "tokens length seed n", starts="exact"),

@@ -88,6 +88,7 @@ PROFILES: dict[str, tuple[str, ...]] = {
     "generate": ("generate.read", "generate.fork", "generate.pick", "generate.text"),
     "ckpt-read": ("file.read", "delta.apply"),
     "ckpt-write": ("file.write",),
+    "folders": ("folder.read", "folder.write"),
     "checkpoints": (
         "checkpoint.dtype",
         "checkpoint.final",
@@ -142,6 +143,8 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "adapter.lora_star": ("adapter.lora", "prune.wanda"),
     "delta.apply": ("file.read",),
     "file.expand": ("file.read",),
+    "folder.read": ("file.read",),
+    "folder.write": ("file.write",),
 }
 """What an operation rests on: where one of these fails, its own cases would only say so again (PRT-012)."""
 

@@ -14,6 +14,7 @@ from conformance.gen import (
     criteria,
     deltas,
     events,
+    folders,
     forks,
     generate,
     kernels,
@@ -34,7 +35,7 @@ from conformance.gen import files as containers
 
 _FORMATS = (containers, bad_files, deltas)
 _RULES = (kernels, rules, update, events, layers, models, sparsegpt, adapters, train, steps, generate)
-_RUNS = (states, batches, forks, around)
+_RUNS = (states, batches, forks, around, folders)
 _CHOICES = (criteria, choices, windows, optimizers, rule_events, presets)
 MODULES = (*_FORMATS, *_RULES, *_RUNS, *_CHOICES)
 

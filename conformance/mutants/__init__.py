@@ -10,6 +10,7 @@ from conformance.mutants import (
     choosing,
     events,
     files,
+    folders,
     generating,
     kernels,
     layers,
@@ -40,6 +41,7 @@ MUTANTS: tuple[Mutant, ...] = (
     *states.MUTANTS,
     *around.MUTANTS,
     *batches.MUTANTS,
+    *folders.MUTANTS,
 )
 """Every mutant; the name of each is its own."""
 

@@ -14,6 +14,7 @@ from conformance.ports import (
     engine_around,
     engine_choices,
     engine_files,
+    engine_folders,
     engine_generate,
     engine_models,
     engine_rules,
@@ -68,6 +69,7 @@ class EnginePort:
             engine_generate,
             engine_state,
             engine_around,
+            engine_folders,
         )
         every: dict[str, Operation] = {op: f for module in modules for op, f in module.OPERATIONS.items()}
         self.ops = {op: f for op, f in every.items() if OPS[op].kind in kinds}

@@ -18,6 +18,7 @@ from conformance.properties import (
     comparing,
     computing,
     enclosing,
+    filing,
     generating,
     keeping,
     layering,
@@ -52,6 +53,7 @@ _AREAS = (
     resuming,
     enclosing,
     branching,
+    filing,
 )
 """Modules that enter properties."""
 PROPERTIES: dict[str, Property] = REGISTER
