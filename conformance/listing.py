@@ -130,6 +130,11 @@ NAMES = (
     ),
     ("`first` of `ranks.rows`", "the first row of every rank, and the number of rows"),
     (
+        "`files` of `folder.*`",
+        "u8 by name: what a folder holds; for `folder.write` its companions, and as an answer all of it",
+    ),
+    ("`part_bytes`", "the part size of FMT-085"),
+    (
         "`batches`; `branches`",
         "dicts of `tokens`, `labels` and `mask?`, (B, T), -100 for what does not count; tokens (B, T)",
     ),
