@@ -8,10 +8,11 @@ import numpy as np
 
 from conformance.cases import Bound
 from conformance.compare import Verdict, compare
+from conformance.compare_packed import broken_packing
 from conformance.ops import Class
 from conformance.second_reader import Content, Refused, Tensor, read
 
-__all__ = ["judged", "state_verdict"]
+__all__ = ["judged", "packed_verdict", "state_verdict"]
 
 _FLOATS = {"float64": "F64", "float32": "F32"}
 _NUMBERS = {"F64": "<f8", "F32": "<f4", "I32": "<i4", "I64": "<i8"}
@@ -23,7 +24,17 @@ def judged(
     """Return the verdict on an output of any class; the arguments are those of `compare`."""
     if how == "state" and want is not None:
         return state_verdict(got, want, dtype)
+    if how == "packed" and want is not None:
+        return packed_verdict(got, want)
     return compare(got, want, how, dtype, bound, keep_zeros=keep_zeros)
+
+
+def packed_verdict(got: Any, want: dict[str, Any]) -> Verdict:
+    """Return the verdict on the bytes of a compressed file (FMT-140 to FMT-142)."""
+    if not isinstance(got, np.ndarray) or got.dtype != np.uint8 or got.ndim != 1:
+        return _wrong("expected the bytes of a file, a vector of u8")
+    wrong = broken_packing(got.tobytes(), want)
+    return _wrong(wrong) if wrong else Verdict(passed=True)
 
 
 def state_verdict(got: Any, want: dict[str, Any], dtype: str) -> Verdict:

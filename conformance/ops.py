@@ -7,12 +7,13 @@ Comparison classes (chapter 14)
     binary64  the same with u = 2⁻⁵³ whatever the dtype of the run: scalars that SPEC.md defines in binary64
     relative  largest difference over largest value, 1e-9 in float64 and 1e-4 in float32
     state     a file, read by the rules of chapter 12 and compared tensor by tensor (PRT-020)
+    packed    a compressed file, compared by what its sections expand to (FMT-140 to FMT-142)
 """
 
 from dataclasses import dataclass
 from typing import Literal
 
-Class = Literal["exact", "value", "gauge", "binary64", "relative", "state"]
+Class = Literal["exact", "value", "gauge", "binary64", "relative", "state", "packed"]
 Kind = Literal["scalar", "rule", "layer", "whole"]
 
 __all__ = ["OPS", "Class", "Kind", "Op"]
@@ -208,6 +209,8 @@ OPS: dict[str, Op] = {
     # base and deltas are files, the deltas under the numbers of their order
     "delta.apply": _op("scalar", "base deltas", tensors="exact", tied="exact", scales="exact", state="exact"),
     "file.write": _op("scalar", "kind tensors attributes tied scales delta encoding", raw="exact"),
+    # as `file.write`, with every section compressed that becomes smaller by it
+    "file.compress": _op("scalar", "kind tensors attributes tied scales delta encoding", raw="packed"),
     # files by name: those of a folder, or its companions; an answer of `folder.write` holds all files of the folder
     "folder.read": _op(
         "scalar",

@@ -88,6 +88,7 @@ PROFILES: dict[str, tuple[str, ...]] = {
     "generate": ("generate.read", "generate.fork", "generate.pick", "generate.text"),
     "ckpt-read": ("file.read", "delta.apply"),
     "ckpt-write": ("file.write",),
+    "compression": ("file.compress",),
     "folders": ("folder.read", "folder.write"),
     "checkpoints": (
         "checkpoint.dtype",
@@ -143,6 +144,7 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "adapter.lora_star": ("adapter.lora", "prune.wanda"),
     "delta.apply": ("file.read",),
     "file.expand": ("file.read",),
+    "file.compress": ("file.write",),
     "folder.read": ("file.read",),
     "folder.write": ("file.write",),
 }

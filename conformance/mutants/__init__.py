@@ -16,6 +16,7 @@ from conformance.mutants import (
     layers,
     models,
     optimizers,
+    packing,
     pruning,
     rules,
     short_sums,
@@ -42,6 +43,7 @@ MUTANTS: tuple[Mutant, ...] = (
     *around.MUTANTS,
     *batches.MUTANTS,
     *folders.MUTANTS,
+    *packing.MUTANTS,
 )
 """Every mutant; the name of each is its own."""
 

@@ -107,7 +107,7 @@ def tensor_of(t: Values) -> formats.Tensor:
     return mask if t["dtype"] == NONE else formats.with_values(mask, values_of(t["bits"], t["dtype"], (mask.nnz,)))
 
 
-def _write(a: Values) -> Values:
+def _write(a: Values, compress: str | None = None) -> Values:
     tensors = {name: tensor_of(t) for name, t in a["tensors"].items()}
     if a["encoding"] not in ("auto", "dense"):
         # with full support a tensor says nothing of how it is to be stored; here it is asked for by name
@@ -117,7 +117,7 @@ def _write(a: Values) -> Values:
     )
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "case.safetensors"
-        formats.write_file(path, checkpoint, encoding=a["encoding"])
+        formats.write_file(path, checkpoint, encoding=a["encoding"], compress=compress)
         return {"raw": np.frombuffer(path.read_bytes(), dtype=np.uint8)}
 
 
@@ -127,4 +127,13 @@ def _supported(t: formats.Tensor) -> formats.Tensor:
     return formats.with_values(formats.from_support(np.ones(t.shape, dtype=np.bool_)), t.values.reshape(-1))
 
 
-OPERATIONS: dict[str, Any] = {"file.read": read, "file.write": _write, "delta.apply": _apply}
+def _compress(a: Values) -> Values:
+    return _write(a, "zstd")
+
+
+OPERATIONS: dict[str, Any] = {
+    "file.read": read,
+    "file.write": _write,
+    "file.compress": _compress,
+    "delta.apply": _apply,
+}

@@ -2,6 +2,7 @@
 
 from conformance.gen.files import on, raw_array
 from conformance.gen.folders import MORE, read_from, written_to
+from conformance.gen.packing import squeezed
 from conformance.oracle import folders
 from conformance.oracle.files import Tensor
 from conformance.properties.draws import Draw
@@ -80,3 +81,29 @@ def _refused(d: Draw, t: Trial) -> None:
         first, second = folders.part_names(len(tensors))[:2]
         tree[folders.INDEX] = tree[folders.INDEX].replace(second.encode(), first.encode(), 1)
     t.case("folder.read", {"files": {name: raw_array(raw) for name, raw in tree.items()}}, refused=clauses)
+
+
+@property_of(
+    "file.compress",
+    "FMT-140 FMT-141 FMT-142 FMT-050",
+    "compression",
+    "file.compress",
+    sees=("a section that must be compressed", "noise", "several tensors"),
+)
+def _compress(d: Draw, t: Trial) -> None:
+    """A compressed file expands to the file that is written without compression."""
+    tensors: dict[str, Tensor] = {}
+    must: list[str] = []
+    for name in d.some(_NAMES, d.integer(1, 3)):
+        rows, columns, dtype = d.integer(1, 6), d.integer(1, 90), d.choice(("U8", "F32", "F16", "I64"))
+        at = d.subset(rows * columns)
+        size = len(at) * {"U8": 1, "F32": 4, "F16": 2, "I64": 8}[dtype]
+        noisy = d.flag()
+        bits = bytes(d.integers(size, 0, 255)) if noisy else bytes([d.integer(0, 255)]) * size
+        t.saw("noise", noisy and size)
+        tensors[name] = on(dtype, (rows, columns), at, bits)
+        must += [] if noisy or size < 200 else [f"{name}#values"]
+    t.saw("a section that must be compressed", must)
+    t.saw("several tensors", len(tensors) > 1)
+    given, told = squeezed(tensors, "auto", must)
+    t.case("file.compress", given, told)

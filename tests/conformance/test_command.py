@@ -172,7 +172,7 @@ def test_a_kit_that_cannot_be_read_or_shows_too_little_is_at_fault(verify, monke
     monkeypatch.setattr(runner, "elsewhere", dict)
     status, _, err = verify()
     assert status == 4
-    assert "CKP-001" in err
+    assert "CKP-002" in err
 
 
 def test_lists_and_explanations(verify):
