@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from conformance.gen.files import FLAGS, WIDE, on, raw_array
-from conformance.gen.numbers import Area, ids, reals
+from conformance.gen.numbers import Area, Array, ids, reals
 from conformance.oracle import around, files
 from conformance.oracle.files import BITS, Tensor
 from conformance.oracle.pools import RefusedError
@@ -31,6 +31,11 @@ def answered(
         area.add(f"refuse-{name}", op, clauses, purpose, given, refused=clause, **more)
 
 
+def telling(output: str, of: Callable[..., Any], *given: Any) -> Callable[[], dict[str, Any]]:
+    """Return what tells one output, once it is asked."""
+    return lambda: {output: of(*given)}
+
+
 def dtypes() -> Area:
     """CKP-001."""
     area = Area("compute-dtype", "a table")
@@ -44,7 +49,7 @@ def dtypes() -> Area:
                 "CKP-001",
                 "16 bits computed in 16 bits, float64 narrowed, or another dtype than the one that is asked for",
                 given,
-                lambda s=stored, a=asked: {"dtype": around.compute_dtype(s, a)},
+                telling("dtype", around.compute_dtype, stored, asked),
             )
     return area
 
@@ -232,6 +237,11 @@ STOPS: tuple[tuple[str, Any, Any], ...] = (
 )
 
 
+def stopping(config: str, generation: str | None) -> Array:
+    """Return stop tokens as an operation hands them out."""
+    return ids(around.stops(config, generation))
+
+
 def stop_tokens() -> Area:
     """GEN-008."""
     area = Area("stops", "a table")
@@ -245,7 +255,7 @@ def stop_tokens() -> Area:
             "GEN-008",
             "0 taken for none, the other file first, or what is no token",
             given,
-            lambda texts=texts: {"stops": ids(around.stops(*texts))},
+            telling("stops", stopping, *texts),
         )
     return area
 
@@ -329,6 +339,11 @@ def run_warnings() -> Area:
     return area
 
 
+def shared(rows: int, n: int) -> Array:
+    """Return the first rows of ranks as an operation hands them out."""
+    return ids(around.shares(rows, n))
+
+
 def ranks() -> Area:
     """TRN-013."""
     area = Area("ranks", "integers")
@@ -340,7 +355,7 @@ def ranks() -> Area:
             "TRN-013",
             "the rest on one rank, or a rank without rows",
             {"rows": rows, "ranks": n},
-            lambda rows=rows, n=n: {"first": ids(around.shares(rows, n))},
+            telling("first", shared, rows, n),
         )
     return area
 

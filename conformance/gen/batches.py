@@ -10,6 +10,7 @@ from conformance.gen.steps import SETTINGS, World, answered, asked, rounded
 from conformance.gen.train import GAP
 from conformance.oracle import batches, train
 from conformance.oracle.batches import Batch
+from conformance.oracle.event import Part
 
 LENGTH = 6
 
@@ -27,9 +28,7 @@ def rows(n: Numbers, counts: list[tuple[int, int]], *, padded: bool) -> Batch:
     return {"tokens": tokens, "labels": labels} | ({"mask": mask} if padded else {})
 
 
-def given(
-    world: World, parts: list[train.Part], settings: dict[str, Any], step: int, of: list[Batch]
-) -> dict[str, Any]:
+def given(world: World, parts: list[Part], settings: dict[str, Any], step: int, of: list[Batch]) -> dict[str, Any]:
     """Return the inputs of `train.batches`."""
     told = asked(tiny.CONFIG, world, parts, settings, step)
     del told["text"]
@@ -66,13 +65,13 @@ def steps() -> Area:
     return area
 
 
-def rounded_after(world: World, parts: list[train.Part], settings: dict[str, Any]) -> list[train.Part]:
+def rounded_after(world: World, parts: list[Part], settings: dict[str, Any]) -> list[Part]:
     """Return the targets after the first step of the run on its own text, as binary32 holds them."""
     own = train.one_step(tiny.CONFIG, world[0], parts, world[2], settings, 1)
     return [rounded(part) for part in own.parts]
 
 
-def _weak(parts: list[train.Part]) -> bool:
+def _weak(parts: list[Part]) -> bool:
     """Tell whether a slot was moved by a gradient that is rounding in proportion to the others."""
     sizes = [[abs(x) for p, x in part.kept["m"].items() if part.kept["age"][p]] for part in parts]
     return any(min(own) < 1e-3 * max(own) for own in sizes if own)

@@ -28,7 +28,8 @@ __all__: list[str] = []
 def _batches(d: Draw, t: Trial) -> None:
     """The loss of a step is the mean over all labels that count, however they are divided."""
     n = Numbers(65, d.integer(0, 1000))
-    world, padded, of = tiny.world(n, tiny.CONFIG), d.flag(), []
+    world, padded = tiny.world(n, tiny.CONFIG), d.flag()
+    of: list[batches.Batch] = []
     for _ in range(d.integer(1, 3)):
         counts = [d.integer(0 if of else 1, LENGTH - 1) for _ in range(d.integer(1, 2))]
         of.append(rows(n, [(c, d.integer(0, LENGTH - 1 - c)) for c in counts], padded=padded))
