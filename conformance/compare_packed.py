@@ -60,6 +60,8 @@ def sections_of(header: dict[str, Any], manifest: dict[str, Any], data: bytes) -
                 stored.append(one)
                 plain.append(one)
                 continue
+            if told["sha256"] != files.digest(held):
+                return stored, f"FMT-090: the digest of {name} is not that of its bytes in the file"
             dtype, shape = _implied(entry, role, told)
             wrong, content = _expanded(name, held, told, max(1, BITS[dtype] // 8))
             if wrong:

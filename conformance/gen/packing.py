@@ -58,7 +58,7 @@ def packing() -> Area:
         ("none", {}, "auto", [], "a feature that nothing uses"),
     ):
         given, told = squeezed(tensors, encoding, packed)
-        area.add(name, "file.compress", "FMT-140 FMT-141 FMT-142 FMT-049 FMT-050", purpose, given, told)
+        area.add(name, "file.compress", "FMT-140 FMT-141 FMT-142 FMT-049 FMT-050 FMT-090", purpose, given, told)
     return area
 
 

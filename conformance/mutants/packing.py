@@ -38,6 +38,7 @@ def packed(
     laid: Callable[[Section], bytes] = in_planes,
     pays: Callable[[int, int], bool] = lambda small, n: small < n <= 1024 * small,
     names: Callable[[list[str]], list[str]] = lambda requires: [*requires, "zstd"],
+    told: Callable[[Section], Values] = files.stored,
 ) -> Operation:
     """A file that is compressed in another way."""
 
@@ -51,7 +52,7 @@ def packed(
         made = [s if pays(len(s.frame or b""), len(s.data)) else replace(s, frame=None) for s in made]
         for s in made:
             tensor, role = s.name.rsplit("#", 1)
-            manifest["tensors"][tensor]["sections"][role] = files.stored(s)
+            manifest["tensors"][tensor]["sections"][role] = told(s)
         if any(s.frame is not None for s in made):
             manifest["requires"] = names(manifest["requires"])
         return {"raw": np.frombuffer(files.assemble(files.text(manifest), made), dtype=np.uint8)}
@@ -68,6 +69,10 @@ def as_it_is(s: Section) -> bytes:
     return s.data
 
 
+def of_the_content(s: Section) -> Values:
+    return files.stored(s) | {"sha256": files.digest(s.data)}
+
+
 def not_at_all(a: Values) -> Values:
     return right("file.write")(a)
 
@@ -76,6 +81,7 @@ MUTANTS: list[Mutant] = [
     mutant("FMT-140", "file.compress", packed(zstd(), laid=as_it_is), "no planes"),
     mutant("FMT-141", "file.compress", packed(zstd(), pays=lambda small, n: n > 0), "every section compressed"),
     mutant("FMT-141", "file.compress", packed(zstd(), pays=lambda small, n: small < n), "any ratio"),
+    mutant("FMT-090", "file.compress", packed(zstd(), told=of_the_content), "digests of what is expanded"),
     mutant("FMT-141", "file.compress", not_at_all, "nothing compressed"),
     mutant("FMT-142", "file.compress", packed(zstd(checksum=True)), "a checksum"),
     mutant("FMT-142", "file.compress", packed(zstd(sized=False)), "no content size"),
