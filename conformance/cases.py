@@ -28,10 +28,14 @@ _NAMES = {"f32": "<f4", "f64": "<f8", "i64": "<i8", "u64": "<u8", "u8": "|u1", "
 
 @dataclass(frozen=True, slots=True)
 class Bound:
-    """The gauge Σ|a||b| of an output and the number of terms K (NUM-002)."""
+    """The gauge Σ|a||b| of an output and the number of terms K (NUM-002).
+
+    `slack` is an absolute error that is allowed on top, and no part of a file: `conformance.slack` says whose it is.
+    """
 
     gauge: NDArray[np.float64]
     terms: int
+    slack: NDArray[np.float64] | float = 0.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)

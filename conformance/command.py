@@ -6,9 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
-from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 from conformance import doctor as doctors
 from conformance import expect as expectations
@@ -25,13 +23,15 @@ from conformance.properties import replay as replay_case
 from conformance.properties.artifacts import read as read_artifact
 from conformance.protocol.child import StartError
 from conformance.runner import BACKENDS, DEFAULT, EXAMPLES, Broken, Options, Target, Unusable, judge, started
+from conformance.terminal import Terminal
+from formats.visible import visible
 
 __all__ = ["app", "main"]
 
 MET, NOT_MET, USAGE, NOT_STARTED, KIT = 0, 1, 2, 3, 4
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
-console = Console(highlight=False, soft_wrap=True)
+console = Terminal(keep="\n\t", soft_wrap=True)
 
 Port = Annotated[
     str | None,
@@ -149,7 +149,7 @@ def list_(
 ) -> None:
     """List profiles, clauses, operations or cases."""
     for line in listing.lines(clauses=clauses, ops=ops, cases=cases):
-        console.print(Text(line))
+        console.print(line)
 
 
 @app.command()
@@ -160,7 +160,7 @@ def explain(what: Annotated[str, typer.Argument(metavar="ID", help="A clause, an
     except KeyError as error:
         _stop(str(error.args[0]), USAGE)
     for line in lines:
-        console.print(Text(line))
+        console.print(line)
 
 
 @app.command()
@@ -179,15 +179,18 @@ def replay(
     timeout: Timeout = 20.0,
 ) -> None:
     """Ask exactly what failed in a property, without hypothesis."""
-    if not (folder / "case.json").is_file():
-        _stop(f"{folder} holds no case.json; name a folder that a failed property left", USAGE)
+    try:
+        # before a port is started in vain
+        read_artifact(folder)
+    except ValueError as error:
+        _stop(str(error), USAGE)
     try:
         with started(_target(port, port_py, backend), Options(timeout=timeout)) as asked:
             result = replay_case(folder, asked.lanes[0])
     except StartError as error:
         _stop(f"the port did not start: {error}", NOT_STARTED)
     for line in report.explain(result, read_clauses()) if result.failures else ():
-        console.print(Text(line))
+        console.print(line)
     passed, failed, skipped = (int(result.status == status) for status in ("passed", "failed", "skipped"))
     console.print(f"{passed} passed, {failed} failed, {skipped} skipped")
     raise typer.Exit(NOT_MET if failed else MET)
@@ -214,7 +217,7 @@ def check_report(file: Annotated[Path, typer.Argument(metavar="FILE", help="A re
         _stop(f"{file}: there is no such file", USAGE)
     wrong = report.check_report(file, {p.name: p.profile for p in PROPERTIES.values()})
     for line in wrong:
-        console.print(Text(line))
+        console.print(line)
     console.print("the report holds" if not wrong else f"{len(wrong)} things are wrong with it")
     raise typer.Exit(NOT_MET if wrong else MET)
 
@@ -243,7 +246,7 @@ def new_port(
         _stop(f"there is no template in {language}; choose one of {', '.join(templates.LANGUAGES)}", USAGE)
     _require_absent(folder)
     for line in templates.write(language, folder):
-        console.print(Text(line))
+        console.print(line)
 
 
 def _on_device(device: str | None, backend: Sequence[str] | None) -> Sequence[str] | None:
@@ -320,7 +323,7 @@ def _require_absent(folder: Path) -> None:
 
 
 def _stop(line: str, status: int) -> NoReturn:
-    print(f"verify: {line}", file=sys.stderr)
+    print(visible(f"verify: {line}"), file=sys.stderr)
     raise typer.Exit(status)
 
 
@@ -329,18 +332,18 @@ def _print(run: Run) -> None:
     _print_counts(run)
     for result in run.results:
         if result.failures and not result.waived:
-            console.print(Text("\n".join(["", *report.explain(result, run.clauses)])))
+            console.print("\n".join(["", *report.explain(result, run.clauses)]))
     _print_properties(run)
     near = looks_like({r.case.id for r in run.results if r.failures})
     if near:
-        console.print(Text("it fails where these wrong programs do: " + "; ".join(near)))
+        console.print("it fails where these wrong programs do: " + "; ".join(near))
     for told in run.complaints:
-        console.print(Text(f"FAILED expectation: {told}"))
+        console.print(f"FAILED expectation: {told}")
     told = ", ".join(f"{n} {outcome}" for outcome, n in sorted(run.outcomes().items()))
     if run.properties:
         told += f" of cases; {sum(held.status == 'passed' for held in run.properties)} properties pass"
-    console.print(Text(f"{run.name}: {told}; seed {run.seed}; {run.seconds:.0f} s"))
-    console.print(Text(run.verdict().line))
+    console.print(f"{run.name}: {told}; seed {run.seed}; {run.seconds:.0f} s")
+    console.print(run.verdict().line)
 
 
 def _print_counts(run: Run) -> None:
@@ -360,20 +363,20 @@ def _print_counts(run: Run) -> None:
 def _print_properties(run: Run) -> None:
     absent = [held.name for held in run.properties if held.status == "skipped" and "fault" not in held.skipped]
     if absent:
-        console.print(Text(f"properties that need operations that are not offered: {', '.join(absent)}"))
+        console.print(f"properties that need operations that are not offered: {', '.join(absent)}")
     for held in run.properties:
         if held.counts:
-            console.print(Text(f"{held.name}: {held.told}"))
+            console.print(f"{held.name}: {held.told}")
         if held.status == "passed" or held.waived or held.name in absent:
             continue
-        console.print(Text(f"{held.status.upper()} {held.name}: {held.failure or held.skipped}"))
+        console.print(f"{held.status.upper()} {held.name}: {held.failure or held.skipped}")
         if held.artifact is not None:
             (*_, smallest) = read_artifact(held.artifact)
             given = {name: value for name, value in smallest.inputs.items() if value is not None}
             lines = [f"  {name} {run.clauses[name].text}" for name in held.clauses]
             lines += [f"  {name} = {report.shown_value(value)}" for name, value in given.items()]
             lines.append(f"  replay it: python tools/verify.py replay {held.artifact} {run.command[0]}")
-            console.print(Text("\n".join(lines)))
+            console.print("\n".join(lines))
 
 
 def main() -> int:
@@ -383,8 +386,11 @@ def main() -> int:
     except Exception as error:
         # typer may bring its own click, so that the class of a usage error has no public name
         tell = getattr(error, "format_message", None)
+        if isinstance(error, MemoryError):
+            print("verify: memory ran out; run fewer --jobs, or end other programs", file=sys.stderr)
+            return KIT
         if tell is None:
             raise
-        print(f"verify: {tell()} See --help.", file=sys.stderr)
+        print(visible(f"verify: {tell()} See --help."), file=sys.stderr)
         return USAGE
     return status if isinstance(status, int) else MET

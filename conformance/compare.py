@@ -67,7 +67,7 @@ def compare(
     """Return the verdict on one output.
 
     dtype       the float dtype of the run; arrays compared exactly must have it
-    bound       gauge and number of terms, for the classes gauge and binary64; for relative the scale of an
+    bound       gauge, number of terms and slack, for the classes gauge and binary64; for relative the scale of an
                 output that is 0 by cancellation
     keep_zeros  where 0 is expected, 0 must come back
     """
@@ -152,7 +152,7 @@ def _bounds(want: NDArray[Any], how: Class, dtype: str, bound: Bound | None) -> 
         msg = f"an output of class {how} has no gauge"
         raise ValueError(msg)
     held = "float64" if how == "binary64" else dtype
-    return np.broadcast_to(tau(bound.terms) * UNIT[held] * _at_least(bound.gauge, held), want.shape)
+    return np.broadcast_to(tau(bound.terms) * UNIT[held] * _at_least(bound.gauge, held) + bound.slack, want.shape)
 
 
 def _at_least(gauge: NDArray[np.float64], dtype: str) -> NDArray[np.float64]:

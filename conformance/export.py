@@ -12,6 +12,7 @@ from conformance.harness import prepared_inputs
 from conformance.judgement import REVISION, kit_digest
 from conformance.ops import OPS
 from conformance.protocol.values import encode
+from conformance.slack import bound_of
 
 __all__ = ["write"]
 
@@ -54,7 +55,12 @@ def _record(case: Case) -> dict[str, Any]:
     }
     if case.refused:
         return out | {"rejected": list(case.refused)}
-    bounds = {k: {"gauge": encode(np.asarray(b.gauge)), "terms": b.terms} for k, b in case.bounds.items()}
+    bounds: dict[str, Any] = {}
+    for name, bound in ((k, bound_of(case, k)) for k in case.bounds):
+        assert bound is not None
+        bounds[name] = {"gauge": encode(np.asarray(bound.gauge)), "terms": bound.terms}
+        if np.any(bound.slack):
+            bounds[name]["slack"] = encode(np.asarray(bound.slack))
     return out | {
         "out": {name: encode(value) for name, value in case.expected.items()},
         "compare": dict(op.outputs),

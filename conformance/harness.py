@@ -23,6 +23,7 @@ from conformance.ops import OPS
 from conformance.port import Port, Refused, Unsupported
 from conformance.profiles import CLASSES, NEEDS, in_order, needs_zstd
 from conformance.protocol.child import PortFault, StartError
+from conformance.slack import bound_of
 
 __all__ = ["Failure", "Result", "Variant", "classes_of", "prepared_inputs", "run"]
 
@@ -351,7 +352,7 @@ def _compare_outputs(result: Result, variant: Variant, got: Any) -> None:
             case.expected[name],
             how,
             variant.dtype_of(case),
-            case.bounds.get(name),
+            bound_of(case, name),
             keep_zeros=name in case.zeros,
         )
         if verdict.passed:

@@ -1,55 +1,64 @@
-"""Files and folders that appear under their name complete, or not at all."""
+"""Files and folders that appear under their name complete, or not at all.
 
+    .model.tmp-0f1e2d3c4b5a6978/      where they are made, beside the name; locked as long as the writer lives
+
+A writer that is killed leaves that folder behind. The next one to the same name removes it, since it gets the lock.
+"""
+
+import importlib
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from formats.errors import DestinationExists
+
+# elsewhere folders are not locked, and none is removed
+fcntl: Any = importlib.import_module("fcntl") if os.name == "posix" else None
 
 
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
     """Yield an empty folder beside path, renamed to it if the block ends well, else removed (FMT-110).
 
-    Every file put into it must have been synced. Folders that lead to path are made, and removed with it. A process
-    that is killed leaves a ``.<name>.tmp-*`` folder behind, which may be deleted.
+    Every file put into it must have been synced. Folders that lead to path are made, and removed with it. What writers
+    to the same path left that were killed is removed first (FMT-166).
 
     Raises:
         DestinationExists: FMT-110, before anything is written.
     """
     _refuse_existing(path)
-    with _folders_to(path):
-        temporary = _beside(path)
-        temporary.mkdir()
-        try:
-            yield temporary
-            _sync_folder(temporary)
-            _refuse_existing(path)
-            temporary.rename(path)
-        except BaseException:
-            shutil.rmtree(temporary, ignore_errors=True)
-            raise
+    with _folders_to(path), _workshop(path) as temporary:
+        yield temporary
+        _sync_folder(temporary)
+        _refuse_existing(path)
+        temporary.rename(path)
         _sync_folder(path.parent)
 
 
 @contextmanager
 def new_file(path: Path) -> Iterator[Path]:
-    """Yield a name beside path for a file that the block writes and syncs.
+    """Yield a name in a folder beside path for a file that the block writes and syncs.
 
     The file replaces path if the block ends well and is removed otherwise (FMT-111); so are folders that lead to it.
+    What writers to the same path left that were killed is removed first (FMT-166).
     """
-    with _folders_to(path):
-        temporary = _beside(path)
-        try:
-            yield temporary
-            temporary.replace(path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
+    with _folders_to(path), _workshop(path) as folder:
+        yield folder / path.name
+        (folder / path.name).replace(path)
         _sync_folder(path.parent)
+
+
+def leftovers(path: Path) -> list[Path]:
+    """Return what writers to a path left beside it, sorted: they were killed, or are still writing (FMT-166)."""
+    name = re.compile(re.escape(f".{path.name}") + r"\.tmp-[0-9a-f]{16}(\.spool)?")
+    with suppress(OSError):
+        return sorted(entry for entry in path.absolute().parent.iterdir() if name.fullmatch(entry.name))
+    return []
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -86,9 +95,69 @@ def _folders_to(path: Path) -> Iterator[None]:
         raise
 
 
-def _beside(path: Path) -> Path:
-    # the same folder, so that renaming never has to copy
-    return path.parent / f".{path.name}.tmp-{secrets.token_hex(8)}"
+@contextmanager
+def _workshop(path: Path) -> Iterator[Path]:
+    """Yield a new folder beside path, locked; it is removed when the block ends, unless it has been renamed."""
+    for left in leftovers(path):
+        _remove_if_dead(left)
+    folder, handle = _make_locked(path)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        if handle is not None:
+            os.close(handle)
+
+
+def _make_locked(path: Path) -> tuple[Path, int | None]:
+    """Return a new folder, and the open file that holds its lock; None where there are no locks."""
+    while True:
+        # in the same folder as path, so that renaming never has to copy
+        folder = path.parent / f".{path.name}.tmp-{secrets.token_hex(8)}"
+        folder.mkdir()
+        # another writer may take the folder for dead before it is locked, and remove it
+        with suppress(BlockingIOError, FileNotFoundError):
+            handle = _lock(folder)
+            if handle is None or _is_there(folder, handle):
+                return folder, handle
+            os.close(handle)
+
+
+def _lock(path: Path) -> int | None:
+    """Return an open file that holds the lock of a folder; None where there are no locks.
+
+    Raises:
+        BlockingIOError: if a living process holds it.
+        FileNotFoundError: if the folder is not there.
+    """
+    if fcntl is None:
+        return None
+    handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(handle)
+        if isinstance(error, BlockingIOError):
+            raise
+        return None
+    return handle
+
+
+def _is_there(path: Path, handle: int) -> bool:
+    try:
+        return os.path.samestat(path.lstat(), os.fstat(handle))
+    except FileNotFoundError:
+        return False
+
+
+def _remove_if_dead(left: Path) -> None:
+    """Remove what a writer left if its lock is free, which shows that the writer is dead (FMT-166)."""
+    # a file is of a writer that knew no locks, and is left to the user
+    with suppress(OSError):
+        handle = _lock(left)
+        if handle is not None:
+            shutil.rmtree(left, ignore_errors=True)
+            os.close(handle)
 
 
 def _sync_folder(path: Path) -> None:

@@ -148,8 +148,9 @@ def _merged(
 
 def _sums(base: Dense | Sparse, change: Dense | Sparse, name: str) -> Array:
     """Return value plus amount at the positions of a change, in the dtype of base, rounded as FMT-135 says."""
-    old = _values_at(base, positions(change)).astype(np.float64)
+    # converting a signalling NaN warns; its sum is refused below like that of any other NaN
     with np.errstate(over="ignore", invalid="ignore"):
+        old = _values_at(base, positions(change)).astype(np.float64)
         sums: Array = old + change.values.reshape(-1).astype(np.float64)
         if base.dtype != np.float64:
             # by way of F32: what a cast from binary64 to 16 bits does differs between libraries

@@ -7,21 +7,25 @@ for where, error in violations("model-sparse"):
 import json
 import os
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from formats import layout
+from formats.container import LENGTH
 from formats.errors import FormatError
-from formats.header import MANIFEST_KEY, parse_entry
+from formats.header import MANIFEST_KEY, MAX_HEAD, parse_entry
 from formats.index import INDEX, expected_files, parse_index
 from formats.reader import Companions, Reader, read_index
+from formats.regular import open_regular
 from formats.v1 import PartReader
+from formats.validate import check_limit
 
 Violation = tuple[str, FormatError]
 
 
-def violations(path: str | os.PathLike[str]) -> Iterator[Violation]:
+def violations(path: str | os.PathLike[str], *, limit: int | None = None) -> Iterator[Violation]:
     """Yield where a rule is broken, and the error of that rule, once each.
 
     A header that cannot be read hides what it describes: of such a file the header is told, and what can still be
@@ -29,15 +33,28 @@ def violations(path: str | os.PathLike[str]) -> Iterator[Violation]:
 
     Args:
         path: a checkpoint folder or a single file.
+        limit: bytes that all tensors may take together once expanded (FMT-098); None sets no limit.
 
     Raises:
         OSError: if path is not there or cannot be read.
+        ExpansionTooLarge: FMT-098, before a tensor is read.
     """
     path, told = Path(path), set()
+    if limit is not None:
+        check_limit(_memory_bytes(path), limit, str(path))
     for where, error in _of_folder(path) if path.is_dir() else _of_file(path):
         if (where, str(error)) not in told:
             told.add((where, str(error)))
             yield where, error
+
+
+def _memory_bytes(path: Path) -> int:
+    """Return what the tensors of all parts take whose headers are whole; those of others are not read."""
+    total = 0
+    for part in path.glob("model.sparse*.safetensors") if path.is_dir() else [path]:
+        with suppress(FormatError):
+            total += PartReader(part).memory_bytes
+    return total
 
 
 def _of_folder(folder: Path) -> Iterator[Violation]:
@@ -116,11 +133,14 @@ def _check_entry(name: str, entry: Any) -> None:
 def _lenient(path: Path) -> Any:
     """Return the tensors of a manifest however it is spelled, None if it cannot be found."""
     try:
-        with path.open("rb") as file:
-            n = int.from_bytes(file.read(8), "little")
-            header = json.loads(file.read(min(n, path.stat().st_size)))
+        with open_regular(path) as file:
+            n = int.from_bytes(file.read(LENGTH.size), "little")
+            # FMT-021, FMT-096: a forged length reads nothing
+            if n > min(MAX_HEAD, os.fstat(file.fileno()).st_size) - LENGTH.size:
+                return None
+            header = json.loads(file.read(n))
         return json.loads(header["__metadata__"][MANIFEST_KEY])["tensors"]
-    except (ValueError, KeyError, TypeError, RecursionError):
+    except (FormatError, ValueError, KeyError, TypeError, RecursionError):
         return None
 
 

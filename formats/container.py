@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from formats.errors import BadSectionEntry, FileTooShort, HeaderTooLong, UnknownDtype
 from formats.records import Array, DType
+from formats.regular import open_regular
 from formats.strict_json import JSON, canonical
 
 if sys.byteorder != "little":
@@ -184,7 +185,7 @@ class MappedFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             self.size = file.seek(0, 2)
             # FMT-020
             if self.size < LENGTH.size:

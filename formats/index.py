@@ -11,6 +11,7 @@ from pathlib import Path
 from formats import strict_json
 from formats.errors import BadIndex, MissingFile, StrayFile
 from formats.header import MANIFEST_KEY, MAX_HEAD, check_version
+from formats.regular import open_regular
 from formats.strict_json import JSON
 from formats.typed_json import as_digest, as_object, closed
 
@@ -27,7 +28,7 @@ def is_sparse(path: Path) -> bool:
     """Tell whether a path holds a checkpoint of this format, whole or damaged; OSError if it is not there."""
     if path.is_dir():
         return any(path.glob("model.sparse*.safetensors")) or (path / INDEX).exists()
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         size = int.from_bytes(file.read(8), "little")
         return size < MAX_HEAD and MANIFEST_KEY.encode() in file.read(size)
 

@@ -11,6 +11,7 @@ from formats.errors import BadIndex, BadPart, FileDigestMismatch, MissingFile, N
 from formats.header import Companion, Manifest
 from formats.index import INDEX, MAX_INDEX, compare_index, expected_files, parse_index
 from formats.records import Checkpoint, DeltaOf, Tensor, TensorInfo
+from formats.regular import read_bounded
 from formats.strict_json import JSON
 from formats.v1 import PartReader, own
 
@@ -119,6 +120,11 @@ class Reader(Mapping[str, Tensor]):
         return digest.of_state(contents, self.tied, self.scales)
 
     @property
+    def memory_bytes(self) -> int:
+        """Bytes that all tensors take together once they are read: values, columns and row pointers."""
+        return sum(part.memory_bytes for part in self._parts)
+
+    @property
     def spec(self) -> str:
         """The version of the format that the checkpoint says."""
         return self._first.spec
@@ -209,10 +215,9 @@ class Companions(Mapping[str, bytes]):
         # FMT-102
         if not path.is_file():
             raise MissingFile(f"companion {name!r} is not there")
-        with path.open("rb") as file:
-            data = file.read(entry.nbytes + 1)
+        data = read_bounded(path, entry.nbytes)
         # FMT-094
-        if len(data) != entry.nbytes or digest.of_bytes(data) != entry.sha256:
+        if data is None or len(data) != entry.nbytes or digest.of_bytes(data) != entry.sha256:
             raise FileDigestMismatch(f"companion {name!r} is not the one that was written with the checkpoint")
         return data
 
@@ -225,10 +230,9 @@ class Companions(Mapping[str, bytes]):
 
 def read_index(folder: Path) -> bytes:
     """Return the bytes of the index of a folder (FMT-101)."""
-    with (folder / INDEX).open("rb") as file:
-        data = file.read(MAX_INDEX + 1)
+    data = read_bounded(folder / INDEX, MAX_INDEX)
     # FMT-101
-    if len(data) > MAX_INDEX:
+    if data is None:
         raise BadIndex(f"the index has more than {MAX_INDEX} bytes")
     return data
 

@@ -317,7 +317,10 @@ def to_dense(tensor: Tensor, *, limit: int = LIMIT) -> Array:
     nbytes = prod(tensor.shape) * dtype.itemsize
     # FMT-098
     if nbytes > limit:
-        raise ExpansionTooLarge(f"shape {list(tensor.shape)} would take {nbytes} bytes, at most {limit} are allowed")
+        raise ExpansionTooLarge(
+            f"shape {list(tensor.shape)} would take {nbytes} bytes, at most {limit} are allowed; "
+            f"if you trust the file, raise the limit"
+        )
     values = np.zeros((rows_of(tensor.shape), tensor.shape[-1]), dtype=dtype)
     kept = np.ones(tensor.nnz, dtype=dtype) if isinstance(tensor, Mask) else tensor.values
     indptr, indices, source, target = tensor.indptr, tensor.indices, bits(kept), bits(values)

@@ -17,7 +17,7 @@ from typing import BinaryIO
 import numpy as np
 
 from formats import compress, container, digest, encoding, layout, strict_json, validate
-from formats.container import BITS, LENGTH, MappedFile, pad_length, power_of_two, raw_bytes
+from formats.container import BITS, DTYPES, LENGTH, MappedFile, pad_length, power_of_two, raw_bytes
 from formats.errors import (
     BadMetadata,
     ContentDigestMismatch,
@@ -29,7 +29,7 @@ from formats.errors import (
 )
 from formats.header import DIGEST_KEY, MANIFEST_KEY, MAX_HEAD, Entry, Manifest, Stored, manifest_text, parse_manifest
 from formats.layout import section_name
-from formats.records import Array, Dense, Mask, Sparse, Tensor, TensorInfo
+from formats.records import Array, Dense, Mask, Sparse, Tensor, TensorInfo, rows_of
 
 MAX_TENSORS = 4096
 """Tensors that the writer puts into one part: keeps headers far below MAX_HEAD (FMT-085)."""
@@ -251,6 +251,15 @@ class PartReader:
                 f"found {raw[:1]!r} and {len(raw) - len(text)} spaces"
             )
         return strict_json.parse(text, what)
+
+    @property
+    def memory_bytes(self) -> int:
+        """Bytes that its tensors take together once they are read: values, columns and row pointers."""
+        total = 0
+        for entry in self.manifest.tensors.values():
+            total += entry.nnz * DTYPES[entry.dtype].itemsize if entry.dtype in DTYPES else 0
+            total += 0 if entry.encoding == encoding.DENSE else 4 * entry.nnz + 8 * (rows_of(entry.shape) + 1)
+        return total
 
     def info(self, name: str) -> TensorInfo:
         """Return what the manifest says of a tensor."""

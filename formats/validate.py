@@ -20,6 +20,7 @@ from formats.errors import (
     BadTie,
     ColumnOrder,
     ColumnOutOfRange,
+    ExpansionTooLarge,
     FileTooLarge,
     NoColumns,
     NotBoolean,
@@ -90,6 +91,15 @@ def check_name(name: str) -> None:
         raise BadTensorName(f"tensor name {name[:40]!r} has {size} bytes, expected 1 to {MAX_NAME_BYTES}")
     if any(c < " " or c in "#\x7f" for c in name):
         raise BadTensorName(f"tensor name {name!r} holds '#' or a control character")
+
+
+def check_limit(nbytes: int, limit: int | None, what: str) -> None:
+    """Verify FMT-098 for tensors that are expanded together, before any of them is; None sets no limit."""
+    if limit is not None and nbytes > limit:
+        raise ExpansionTooLarge(
+            f"{what} would take {nbytes} bytes once expanded, at most {limit} are allowed; if you trust the file, "
+            f"raise the limit (limit={nbytes}, or --max-bytes {nbytes})"
+        )
 
 
 def check_tied(tied: Mapping[str, str], stored: Collection[str]) -> None:

@@ -5,7 +5,6 @@ y = xp.zeros((3,), dtype=x.dtype, device=device(x))
 """
 
 import warnings
-from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
@@ -68,12 +67,13 @@ def binary64(x: Array) -> np.ndarray[Any, Any]:
     return to_numpy(x).astype(np.float64)
 
 
-def overflow_allowed() -> AbstractContextManager[None]:
-    """Return a context in which what overflows is infinite without a warning: the caller looks at the result.
+def overflow_allowed() -> np.errstate:
+    """Return a context, or decorator, in which an overflow becomes infinity without a warning of NumPy.
 
-    NumPy, and what computes with it, warns on some processors and not on others.
+    The caller checks the result and refuses it under a clause: NumPy warns on some processors and not on others.
+    Do not put a `yield` into the context: it would reach the caller of the generator.
     """
-    return np.errstate(over="ignore", invalid="ignore")
+    return np.errstate(over="ignore", invalid="ignore", divide="ignore")
 
 
 def computed(x: Array) -> Array:

@@ -2,9 +2,9 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from jaxtyping import Float, Int
+from jaxtyping import Int
 
-from seft_ref.arrays import Array, array_namespace
+from seft_ref.arrays import Array, array_namespace, overflow_allowed
 from seft_ref.config import ATTENTION, MLP, ModelConfig, block_prefix
 from seft_ref.errors import PruneError
 from seft_ref.kernels import Kernels
@@ -13,8 +13,9 @@ from seft_ref.layers.swiglu import swiglu_again
 from seft_ref.model import BlockCache, block_forward, surroundings
 from seft_ref.prune.magnitude import magnitude_mask
 from seft_ref.prune.sparsegpt import hessian_of, sparsegpt
-from seft_ref.prune.wanda import wanda_mask
-from seft_ref.weights import block_of
+from seft_ref.prune.wanda import square_sum, wanda_mask
+from seft_ref.text import check_length
+from seft_ref.weights import Block, block_of
 
 Read = Callable[[str], Array]
 """Reads one parameter by name, in the dtype to compute with."""
@@ -39,7 +40,9 @@ def prune_wanda(
     """Yield (name, mask) of every target, block by block (PRN-003 to PRN-005). Holds one block and its activations.
 
     batches  calibration tokens, each (B, T)
-    Raises   PruneError PRN-006 for NaN or infinite weights, PRN-003 for such activations
+    Raises   PruneError PRN-006 for NaN or infinite weights, PRN-003 for such activations; TextError TRN-017 for windows
+             longer than the model has positions; LayerError LYR-001 for a token outside the vocabulary, LYR-015 and
+             LYR-016 for an overflow inside a layer
     """
 
     def prune(weight: Array, square_sum: Array) -> tuple[Array, Array]:
@@ -47,7 +50,7 @@ def prune_wanda(
         mask = wanda_mask(weight, square_sum, sparsity, pattern)
         return mask, xp.where(mask, weight, xp.zeros_like(weight))
 
-    for name, mask, _ in _block_by_block(config, read, batches, kernels, _square_sum, prune):
+    for name, mask, _ in _block_by_block(config, read, batches, kernels, square_sum, prune):
         yield name, mask
 
 
@@ -64,7 +67,7 @@ def prune_sparsegpt(
     Holds one block, its activations, and a float64 (in, in) Hessian of each of the four inputs of its linear layers.
 
     batches  calibration tokens, each (B, T)
-    Raises   PruneError PRN-006 for NaN or infinite weights, PRN-009 for such activations
+    Raises   PruneError PRN-006 for NaN or infinite weights, PRN-009 for such activations; else as `prune_wanda`
     """
 
     def prune(weight: Array, hessian: Array) -> tuple[Array, Array]:
@@ -86,6 +89,8 @@ def _block_by_block(
     measure  from the input of a matrix, (B, T, in), to a statistic that is summed over the batches
     prune    from a weight and its statistic to the mask and the new weight
     """
+    for tokens in batches:
+        check_length(tokens.shape[1], config)
     table = finite_weight("model.embed_tokens.weight", read("model.embed_tokens.weight"))
     activations = []
     for tokens in batches:
@@ -94,6 +99,21 @@ def _block_by_block(
         activations.append(xp.reshape(x, (*tokens.shape, -1)))
     around = surroundings(config, batches[0].shape[1], None, table)
     del table
+
+    @overflow_allowed()
+    def measured(block: Block, layer: int, prefix: str) -> dict[tuple[str, ...], Array]:
+        sums: dict[tuple[str, ...], Array] = {}
+        for x in activations:
+            _, cache = block_forward(x, block, config, layer, around, kernels)
+            for names, seen in _inputs(cache, prefix).items():
+                total = measure(seen)
+                sums[names] = total if names not in sums else sums[names] + total
+        return sums
+
+    @overflow_allowed()
+    def behind(block: Block, layer: int) -> list[Array]:
+        return [block_forward(x, block, config, layer, around, kernels)[0] for x in activations]
+
     for layer in range(config.num_hidden_layers):
         prefix = block_prefix(layer)
         parameters = {
@@ -101,18 +121,14 @@ def _block_by_block(
         }
         block = block_of(config, layer, parameters, _pack(parameters, kernels))
         # PRN-005
-        sums: dict[tuple[str, ...], Array] = {}
-        for x in activations:
-            for names, seen in _inputs(block_forward(x, block, config, layer, around, kernels)[1], prefix).items():
-                total = measure(seen)
-                sums[names] = total if names not in sums else sums[names] + total
+        sums = measured(block, layer, prefix)
         for names in list(sums):
             statistic = sums.pop(names)
             for name in names:
                 mask, parameters[name] = prune(parameters[name], statistic)
                 yield name, mask, parameters[name]
         block = block_of(config, layer, parameters, _pack(parameters, kernels))
-        activations = [block_forward(x, block, config, layer, around, kernels)[0] for x in activations]
+        activations = behind(block, layer)
 
 
 def _pack(parameters: Mapping[str, Array], kernels: Kernels) -> dict[str, Array]:
@@ -132,10 +148,6 @@ def _inputs(cache: BlockCache, prefix: str) -> dict[tuple[str, ...], Array]:
 
 def _weights(prefix: str, projections: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(f"{prefix}.{p}.weight" for p in projections)
-
-
-def _square_sum(x: Float[Array, "B T C"]) -> Float[Array, " C"]:
-    return array_namespace(x).sum(x * x, axis=(0, 1))
 
 
 def finite_weight(name: str, weight: Array) -> Array:

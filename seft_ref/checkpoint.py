@@ -8,7 +8,7 @@ save_model("pruned-sparse", "repaired-sparse", finish(...))
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ import numpy as np
 import formats
 from formats.convert.hf import open_hf
 from formats.index import is_sparse
+from formats.validate import check_limit
 from seft_ref.arrays import Array, from_numpy, to_numpy
 from seft_ref.bases import AnyBase, PackedBase, compact_base, in_packed
 from seft_ref.config import ModelConfig
@@ -80,7 +81,7 @@ def _json_object(files: Mapping[str, bytes], name: str) -> dict[str, Any]:
     """Return the object in a companion file."""
     try:
         content = json.loads(files[name])
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError("MDL-006", f"{name} is not JSON: {error}") from error
     if not isinstance(content, dict):
         raise ConfigError("MDL-006", f"{name} is not a JSON object")
@@ -117,28 +118,40 @@ def stop_tokens_of(files: Mapping[str, bytes]) -> tuple[int, ...]:
 
 
 def load_model(
-    path: str | Path, kernels: Kernels, dtype: str | None = None, *, compact: bool = False, like: Array | None = None
+    path: str | Path,
+    kernels: Kernels,
+    dtype: str | None = None,
+    *,
+    compact: bool = False,
+    like: Array | None = None,
+    limit: int | None = None,
 ) -> Model:
     """Return the model in a folder, one tensor at a time (CKP-001 to CKP-003).
 
     dtype    what to compute with, float32 or float64; None for the stored one, with 16-bit floats as float32
     compact  hold the targets in their 16 bits, 3.2 bytes a stored weight instead of 5.2 (CKP-008)
     like     an array of the library and on the device where the model goes, one that the kernels take; None for NumPy
+    limit    bytes that all tensors of a sparse checkpoint may take together once expanded (FMT-098); None bounds each
     Raises   CheckpointError CKP-002 for missing, misshapen or unknown tensors, CKP-003 for NaN, CKP-008 for targets
              that cannot be held in 16 bits; ConfigError; FormatError
     """
     there = np.zeros(0) if like is None else like
     with open_folder(path) as source:
         config = read_config(source.files)
-        check_names(config, source)
         has_support = is_sparse(Path(path))
+        matrices = {matrix.name for matrix in config.targets()}
+        if has_support:
+            check_limit(_expanded_bytes(source, matrices), limit, str(path))
+        check_names(config, source)
         dense: dict[str, Array] = {}
         packed: dict[str, Packed] = {}
         bases: dict[str, AnyBase] = {}
-        matrices = {matrix.name for matrix in config.targets()}
+        limits: dict[str, float] = {}
         for name, shape in config.parameters().items():
             tensor = source[name]
             check_shape(name, tensor.shape, shape)
+            if name in matrices and (largest := _limit(name, tensor, dtype)) < np.inf:
+                limits[name] = largest
             if name in matrices and compact:
                 bases[name] = held = _compact(name, tensor, dtype, kernels, there)
                 packed[name] = held.packed
@@ -155,7 +168,12 @@ def load_model(
                 dense[name] = values
         if config.tie_word_embeddings:
             packed["lm_head.weight"] = kernels.pack_dense(dense["model.embed_tokens.weight"])
-    return Model(config, assemble(config, dense, packed), bases)
+    return Model(config, replace(assemble(config, dense, packed), limits=limits), bases)
+
+
+def _expanded_bytes(reader: formats.Reader, matrices: set[str]) -> int:
+    """Return what the tensors of a checkpoint take in memory: matrices as they are stored, the others dense as F32."""
+    return reader.memory_bytes + sum(4 * reader.info(name).numel for name in reader.names() if name not in matrices)
 
 
 class _Replaced(Mapping[str, formats.Tensor]):
@@ -293,6 +311,16 @@ def _rounded_once(values: NumpyArray, dtype: np.dtype[Any]) -> NumpyArray:
         odd -= np.abs(near.astype(np.float64)) > np.abs(values)
         odd |= near.astype(np.float64) != values
         return near.astype(dtype)
+
+
+def _limit(name: str, tensor: formats.Tensor, dtype: str | None) -> float:
+    """Return the magnitude from which on a weight that is computed rounds to infinity in its file (CKP-010)."""
+    stored = with_values_in(name, tensor).values.dtype
+    info = ml_dtypes.finfo(stored)
+    if info.bits >= ml_dtypes.finfo(compute_dtype(name, stored, dtype)).bits:
+        return np.inf
+    # half a unit in the last place above the largest number: a tie rounds to infinity, whose last bit is even
+    return float(info.max) + 2.0 ** (int(info.maxexp) - 1 - int(info.nmant) - 1)
 
 
 def _computable(name: str, values: NumpyArray, dtype: str | None) -> NumpyArray:

@@ -29,12 +29,14 @@ _NAMED = {
     "qwen3": ("num_key_value_heads", "head_dim"),
 }
 """Keys that a family's libraries fill in differently when they are absent; null is a value."""
-_ROPE_NEEDS = {
+_ROPE_OBJECTS = ("rope_parameters", "rope_scaling")
+_ROPE_NEEDS: dict[str, tuple[str, ...]] = {
     "default": (),
     "linear": ("factor",),
     "dynamic": ("factor",),
-    "llama3": ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"),
+    "llama3": ("factor", "low_freq_factor", "high_freq_factor"),
 }
+_ORIGINAL = "original_max_position_embeddings"
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +86,8 @@ class ModelConfig:
         """Return the model that a config.json describes.
 
         Raises:
-            ConfigError: MDL-002 for an unknown architecture, MDL-004 and MDL-006 for keys that are missing,
-            contradictory or not supported.
+            ConfigError: MDL-002 for an unknown architecture, MDL-004, MDL-006 and MDL-009 to MDL-012 for keys that are
+            missing, contradictory or not supported.
         """
         family = config.get("model_type")
         # MDL-002
@@ -252,30 +254,75 @@ def _windows(family: str, config: Mapping[str, Any], layers: int) -> tuple[int |
 
 
 def _rope(config: Mapping[str, Any], head_dim: int) -> Rope:
-    """Return the rotary embedding, from rope_parameters or from rope_theta and rope_scaling (MDL-004)."""
-    for key in ("rope_parameters", "rope_scaling"):
-        if config.get(key) is not None and not isinstance(config[key], Mapping):
-            raise ConfigError("MDL-006", f"{key} is {config[key]!r}, must be an object")
-    settings = dict(config.get("rope_parameters") or config.get("rope_scaling") or {})
-    theta = next((v for v in (settings.pop("rope_theta", None), config.get("rope_theta")) if v is not None), 10000.0)
-    kind = settings.pop("rope_type", None) or settings.pop("type", None) or "default"
-    if kind not in _ROPE_NEEDS:
-        raise ConfigError("MDL-006", f"RoPE type {kind!r} is not supported; this engine knows {', '.join(_ROPE_NEEDS)}")
-    partial = settings.get("partial_rotary_factor", config.get("partial_rotary_factor"))
-    if partial not in (None, 1, 1.0):
+    """Return the rotary embedding of rope_parameters or rope_scaling; where both are set they must agree (MDL-009)."""
+    ropes: dict[str, Rope] = {}
+    for key in _ROPE_OBJECTS:
+        settings = config.get(key)
+        if settings is not None and not isinstance(settings, Mapping):
+            raise ConfigError("MDL-006", f"{key} is {settings!r}, must be an object")
+        if settings:
+            ropes[key] = _rope_of(key, settings, config, head_dim)
+    # MDL-009
+    if len(set(ropes.values())) > 1:
+        raise ConfigError(
+            "MDL-009",
+            f"rope_parameters and rope_scaling contradict each other: {ropes['rope_parameters']} and "
+            f"{ropes['rope_scaling']}; remove the one that does not hold",
+        )
+    return next(iter(ropes.values())) if ropes else _rope_of("rope_parameters", {}, config, head_dim)
+
+
+def _rope_of(key: str, settings: Mapping[str, Any], config: Mapping[str, Any], head_dim: int) -> Rope:
+    """Return the rotary embedding that one object of settings describes (MDL-004, MDL-010 to MDL-012)."""
+    kind = _rope_kind(key, settings)
+    # MDL-004
+    theta = next((v for v in (settings.get("rope_theta"), config.get("rope_theta")) if v is not None), 10000.0)
+    if any(part.get("partial_rotary_factor") not in (None, 1) for part in (settings, config)):
         raise ConfigError("MDL-006", "partial_rotary_factor is not supported; the family rotates the whole head")
     if kind == "dynamic" and head_dim <= 2:
         raise ConfigError("MDL-006", "dynamic RoPE needs head_dim above 2")
-    needed = {key: settings.get(key) for key in _ROPE_NEEDS[kind]}
-    if kind == "llama3" and needed["original_max_position_embeddings"] is None:
-        needed["original_max_position_embeddings"] = config.get("max_position_embeddings")
-    missing = [key for key, value in needed.items() if value is None]
+    missing = [name for name in _ROPE_NEEDS[kind] if settings.get(name) is None]
     if missing:
-        raise ConfigError("MDL-006", f"RoPE type {kind} lacks {', '.join(missing)}")
-    numbers = {
-        key: _positive_int(needed, key) if key == "original_max_position_embeddings" else _positive_number(key, value)
-        for key, value in needed.items()
-    }
-    if kind == "llama3" and not numbers["low_freq_factor"] < numbers["high_freq_factor"]:
-        raise ConfigError("MDL-006", "low_freq_factor must be below high_freq_factor")
-    return Rope(kind, _positive_number("rope_theta", theta), **numbers)  # type: ignore[arg-type]
+        raise ConfigError("MDL-006", f"{key} of RoPE type {kind} lacks {', '.join(missing)}")
+    numbers: dict[str, Any] = {name: _positive_number(name, settings[name]) for name in _ROPE_NEEDS[kind]}
+    if kind == "llama3":
+        numbers[_ORIGINAL] = _original_context(key, settings, config)
+        if not numbers["low_freq_factor"] < numbers["high_freq_factor"]:
+            raise ConfigError("MDL-006", "low_freq_factor must be below high_freq_factor")
+    return Rope(kind, _positive_number("rope_theta", theta), **numbers)
+
+
+def _rope_kind(key: str, settings: Mapping[str, Any]) -> str:
+    """Return the type that settings name, under its new name or its old one (MDL-010)."""
+    named = {name: value for name, value in settings.items() if value is not None}
+    # MDL-012
+    for name, value in named.items():
+        if isinstance(value, Mapping):
+            raise ConfigError(
+                "MDL-012", f"{key} has settings of its own for {name}; one rotary embedding must serve all layers"
+            )
+    kinds = [named[name] for name in ("rope_type", "type") if name in named]
+    # MDL-010
+    if len(kinds) == 2 and kinds[0] != kinds[1]:
+        raise ConfigError("MDL-010", f"{key} has rope_type {kinds[0]!r} and type {kinds[1]!r}; remove the wrong one")
+    if not kinds and named.keys() - {"rope_theta", "partial_rotary_factor"}:
+        raise ConfigError("MDL-010", f"{key} has {', '.join(sorted(named))}, and no rope_type says what for")
+    kind = kinds[0] if kinds else "default"
+    if not isinstance(kind, str) or kind not in _ROPE_NEEDS:
+        raise ConfigError(
+            "MDL-006",
+            f"RoPE type {kind!r} of {key} is not supported; this engine knows {', '.join(_ROPE_NEEDS)}",
+        )
+    return kind
+
+
+def _original_context(key: str, settings: Mapping[str, Any], config: Mapping[str, Any]) -> int:
+    """Return the original context of llama3: that of the settings, or the one beside them (MDL-011)."""
+    contexts = [_positive_int(part, _ORIGINAL) for part in (settings, config) if part.get(_ORIGINAL) is not None]
+    # MDL-011
+    if len(set(contexts)) > 1:
+        raise ConfigError(
+            "MDL-011",
+            f"{_ORIGINAL} is {contexts[0]} in {key} and {contexts[1]} beside it; remove the one that does not hold",
+        )
+    return contexts[0] if contexts else _positive_int(config, "max_position_embeddings")

@@ -6,11 +6,16 @@ class SeftError(Exception):
 
     Attributes:
         clause: the clause id, for example ``"TOP-002"``.
+        message: what is wrong and what to do, without the id.
     """
 
     def __init__(self, clause: str, message: str) -> None:
         super().__init__(f"{clause}: {message}")
-        self.clause = clause
+        self.clause, self.message = clause, message
+
+    def __reduce__(self) -> tuple[type["SeftError"], tuple[str, str]]:
+        """Return what a process needs to raise the error that another one has met (TRN-015)."""
+        return type(self), (self.clause, self.message)
 
 
 class ConfigError(SeftError):
@@ -27,6 +32,18 @@ class KernelError(SeftError):
 
 class LayerError(SeftError):
     """Tokens or targets that a layer cannot take."""
+
+
+class LayerOverflow(LayerError):
+    """A number inside a layer that its dtype does not hold (LYR-015, LYR-016); `message` says which, without advice."""
+
+    def __init__(self, clause: str, message: str) -> None:
+        super().__init__(
+            clause,
+            f"{message}; lower the learning rate if training has led here, else compute in float64 or look for a "
+            "damaged weight",
+        )
+        self.message = message
 
 
 class UpdateError(SeftError):

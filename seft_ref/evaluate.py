@@ -4,14 +4,14 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from seft_ref.arrays import array_namespace, int64_like
+from seft_ref.arrays import array_namespace, int64_like, overflow_allowed
 from seft_ref.config import ModelConfig
 from seft_ref.errors import EvaluationError, TextError
 from seft_ref.gradients import Batch
 from seft_ref.head import head_loss
 from seft_ref.kernels import Kernels
 from seft_ref.model import decoder_forward
-from seft_ref.text import evaluation_starts
+from seft_ref.text import check_windows, evaluation_starts
 from seft_ref.weights import Weights
 
 
@@ -42,12 +42,14 @@ def evaluate(
     rows      windows that go through the model at once
     progress  called with (windows done, windows in all)
     Units     nats a target
-    Raises    TextError EVL-002 if the text is shorter than one window; EvaluationError EVL-003 if binary64 has no
-              such perplexity
+    Raises    TextError EVL-002 if the text is shorter than one window, TRN-017 and TRN-018 for windows or a text that
+              the model cannot read; EvaluationError EVL-003 if binary64 has no such perplexity; LayerError LYR-015,
+              LYR-016 for an overflow inside a layer
     """
     if windows < 1 or rows < 1:
         raise TextError("EVL-001", f"windows is {windows} and rows {rows}; both must be at least 1")
     starts = evaluation_starts(len(tokens), length, windows)
+    check_windows(tokens, length, config)
     total, targets = 0.0, 0
     for first in range(0, windows, rows):
         batch = batch_of(tokens, starts[first : first + rows], length, weights)
@@ -81,6 +83,7 @@ def _perplexity(mean: float) -> float:
     return perplexity
 
 
+@overflow_allowed()
 def _nats(weights: Weights, config: ModelConfig, batch: Batch, kernels: Kernels) -> float:
     x, _ = decoder_forward(batch.tokens, weights, config, kernels, batch.mask, recompute=True)
     return head_loss(x, weights.lm_head, batch.targets(), 1, kernels)

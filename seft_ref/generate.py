@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from jaxtyping import Float, Int
 
-from seft_ref.arrays import Array, array_namespace, int64_like
+from seft_ref.arrays import Array, array_namespace, int64_like, overflow_allowed
 from seft_ref.config import ModelConfig
 from seft_ref.errors import GenerateError
 from seft_ref.kernels import Kernels
@@ -45,6 +45,7 @@ def nothing_read(config: ModelConfig) -> Context:
     return Context((NOTHING,) * config.num_hidden_layers, 0)
 
 
+@overflow_allowed()
 def read(
     tokens: Int[Array, "B T"], context: Context, weights: Weights, config: ModelConfig, kernels: Kernels
 ) -> tuple[Float[Array, "B V"], Context]:
@@ -52,7 +53,7 @@ def read(
 
     Dtypes  tokens int64; logits the dtype of the weights
     Raises  GenerateError GEN-002 for no tokens, for more than the model has positions, or for other rows than the
-            context has; LayerError LYR-001 for a token outside the vocabulary
+            context has; LayerError LYR-001 for a token outside the vocabulary, LYR-015, LYR-016 for an overflow
     """
     xp = array_namespace(tokens)
     b, t = tokens.shape

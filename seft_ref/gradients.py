@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 from jaxtyping import Bool, Float, Int
 
 from seft_ref.activations import recomputes
-from seft_ref.arrays import Array, array_namespace
+from seft_ref.arrays import Array, array_namespace, overflow_allowed
 from seft_ref.config import ModelConfig
+from seft_ref.errors import LayerError
 from seft_ref.head import head_loss_and_gradient
 from seft_ref.kernels import Kernels
 from seft_ref.layers.cross_entropy import IGNORE, cross_entropy_backward, cross_entropy_forward
@@ -55,6 +56,7 @@ class StepGradients:
     kept: dict[str, AnyWindow] = field(default_factory=dict)
 
 
+@overflow_allowed()
 def loss_and_gradients(
     weights: Weights,
     config: ModelConfig,
@@ -74,14 +76,17 @@ def loss_and_gradients(
     recompute  keep the input of each block only, and compute the rest again in the backward, with the same bits
                (MDL-008); None to do so where the rest takes a GiB
     Units      loss in nats per target; gradients loss per unit of weight
-    Raises     LayerError LYR-011 if no label counts
+    Raises     LayerError LYR-011 if no label counts; LYR-015, LYR-016 for an overflow inside a layer; on every rank if
+               one has it
     """
     count = sum(ranks.every(sum(batch.count() for batch in batches)))
     loss = 0.0
     found: dict[str, Array] = {}
     keep = keep or {}
     here = {name: window.fresh() for name, window in keep.items()}
-    for batch in batches:
+
+    def add(batch: Batch) -> None:
+        nonlocal loss
         again = recomputes(config, batch.tokens.shape, weights.norm) if recompute is None else recompute
         batch_loss, gradients = _backward_to_targets(weights, config, batch, count, kernels, recompute=again)
         loss += batch_loss
@@ -93,14 +98,26 @@ def loss_and_gradients(
                 found[name] = values if name not in found else found[name] + values
             if name in here:
                 here[name] = here[name].plus(gradient, kernels)
-    # TRN-013
-    loss = sum(ranks.every(loss), 0.0)
+
+    refusal: LayerError | None = None
+    try:
+        for batch in batches:
+            add(batch)
+    except LayerError as error:
+        refusal = error
+    # TRN-013, TRN-015: what a layer refuses on one rank ends the step on all of them
+    shares = ranks.every((loss, refusal))
+    for _, refused in shares:
+        if refused is not None:
+            raise refused
+    loss = sum((share for share, _ in shares), 0.0)
     found = {name: ranks.sum(values) for name, values in found.items()}
     # one matrix after the other: what this rank alone has summed up is let go
     kept = {name: window.joined(here.pop(name), ranks) for name, window in keep.items()}
     return StepGradients(loss, found, kept)
 
 
+@overflow_allowed()
 def every_gradient(
     weights: Weights, config: ModelConfig, batches: Sequence[Batch], kernels: Kernels
 ) -> tuple[float, dict[str, Array]]:

@@ -7,6 +7,7 @@ from seft_ref.bases import AnyBase
 from seft_ref.config import ModelConfig
 from seft_ref.counter import STREAM_POSITIONS, choose, counter_key
 from seft_ref.evidence import View, evidence
+from seft_ref.finite import START_ADVICE, overflow_ends, refuse_spoilt_start
 from seft_ref.gradients import Batch, loss_and_gradients
 from seft_ref.kernels import Kernels
 from seft_ref.ranks import ALONE, Ranks
@@ -17,6 +18,8 @@ from seft_ref.update.rules import Rule
 from seft_ref.update.select import largest
 from seft_ref.weights import Weights
 from seft_ref.window import Accumulated, AnyWindow, Window
+
+_FIRST = "the first step, at the weights as loaded"
 
 
 def initial_positions(
@@ -32,6 +35,8 @@ def initial_positions(
     """Return the initial flat positions of every target, ascending (DLT-004); the same on every rank.
 
     batches  this rank's of the first step, of which `gradient` takes the gradient at the weights as loaded
+    Raises   UpdateError TRN-007 if its loss or a gradient that is looked at is not finite; EVT-005 for such a gradient
+             with initial_scope anywhere
     """
     by, anywhere = settings.initial_positions, settings.initial_scope == "anywhere"
     if by == "gradient":
@@ -65,21 +70,29 @@ def _by_gradient(
     chosen: dict[str, Array] = {}
     compact = any(base.held_in is not None for base in bases.values())
     if not anywhere and not compact:
-        found = loss_and_gradients(weights, config, batches, kernels, _Opened(bases), ranks=ranks).at
+        with overflow_ends(_FIRST, START_ADVICE):
+            step = loss_and_gradients(weights, config, batches, kernels, _Opened(bases), ranks=ranks)
+        refuse_spoilt_start(step.loss, step.at)
+        found = step.at
         for (name, base), size in zip(bases.items(), sizes, strict=True):
             positions = flat(base.topology)
             xp = array_namespace(positions)
             chosen[name] = xp.take(positions, largest(xp.abs(found[name]), size))
         return chosen
     windows = {name: Window(base.shape) for name, base in bases.items()}
-    kept = loss_and_gradients(weights, config, batches, kernels, {}, windows, ranks=ranks).kept
+    with overflow_ends(_FIRST, START_ADVICE):
+        step = loss_and_gradients(weights, config, batches, kernels, {}, windows, ranks=ranks)
+    refuse_spoilt_start(step.loss, {})
+    kept = step.kept
     for (name, held), size in zip(bases.items(), sizes, strict=True):
         base = held.open()
         if not anywhere:
             # one matrix after the other: the gradients of all stored weights are as large as the weights
             positions = flat(base.topology)
             xp = array_namespace(positions)
-            chosen[name] = xp.take(positions, largest(xp.abs(_latest(kept[name]).at(base.topology, kernels)), size))
+            gradient = _latest(kept[name]).at(base.topology, kernels)
+            refuse_spoilt_start(step.loss, {name: gradient})
+            chosen[name] = xp.take(positions, largest(xp.abs(gradient), size))
             continue
         nothing = new_delta(base.topology.shape, flat(base.topology)[:0], base.values)
         (seen,) = evidence([View(kept[name], base, nothing)], Rule(), size, kernels=kernels)

@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 
 from seft_ref.arrays import Array, array_namespace
 from seft_ref.bases import AnyBase, compacted, merged
-from seft_ref.finite import refuse_spoilt
+from seft_ref.finite import refuse_spoilt, refuse_unstorable
 from seft_ref.kernels import Kernels, Packed
 from seft_ref.topology import find, flat
 from seft_ref.update.delta import Delta
@@ -66,9 +66,16 @@ def refresh(weights: Weights, targets: Mapping[str, Target], kernels: Kernels) -
     return with_matrices(weights, packed)
 
 
-def check_targets(targets: Mapping[str, Target], step: int) -> None:
-    """Refuse targets that a step has left with NaN or infinity (TRN-007)."""
+def check_targets(targets: Mapping[str, Target], step: int, limits: Mapping[str, float]) -> None:
+    """Refuse targets that a step has left with NaN or infinity (TRN-007), or with a weight that the dtype of its file
+    does not hold (CKP-010).
+
+    limits  those of the weights of the model
+    """
     for name, target in targets.items():
         delta = target.delta
         effective_values = target.under + delta.values
         refuse_spoilt(step, name, {"values": delta.values, "weights": effective_values, **delta.kept, **delta.shared})
+        # only at slots do weights change
+        if name in limits:
+            refuse_unstorable(step, name, effective_values, limits[name])

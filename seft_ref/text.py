@@ -1,44 +1,95 @@
 """From text to the windows of tokens that training, calibration and evaluation look at, and from tokens to text."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from seft_ref.config import ModelConfig
 from seft_ref.counter import STREAM_CALIBRATION, STREAM_WINDOWS, counter_key, draw
 from seft_ref.errors import TextError
 
 
 def read_tokens(text_file: Path, model_dir: Path) -> list[int]:
-    """Return the tokens of a UTF-8 text file under the tokenizer.json of a model folder, as one stream.
+    """Return the tokens of a UTF-8 text file under the tokenizer.json of a model folder, as one stream (TRN-016).
 
     Raises:
-        TextError: TRN-003 if a file is missing, not UTF-8 or not a tokenizer.
+        TextError: TRN-016 if a file is missing, not UTF-8 or not a tokenizer.
     """
     if not text_file.is_file():
-        raise TextError("TRN-003", f"there is no text file {text_file}")
+        raise TextError("TRN-016", f"there is no text file {text_file}")
     tokenizer = read_tokenizer(model_dir)
     try:
-        text = text_file.read_text(encoding="utf-8")
+        # bytes, because a text that is opened as text has other line ends
+        text = text_file.read_bytes().decode()
     except UnicodeDecodeError as error:
-        raise TextError("TRN-003", f"{text_file} is not UTF-8: {error.reason} at byte {error.start}") from error
+        raise TextError("TRN-016", f"{text_file} is not UTF-8: {error.reason} at byte {error.start}") from error
     return list(tokenizer.encode(text).ids)
 
 
 def read_tokenizer(model_dir: Path) -> Any:
-    """Return the tokenizer of a model folder, a `tokenizers.Tokenizer`.
+    """Return the tokenizer of a model folder, a `tokenizers.Tokenizer` that neither cuts nor pads (TRN-016).
 
     Raises:
-        TextError: TRN-003 if tokenizer.json is missing or not a tokenizer.
+        TextError: TRN-016 if tokenizer.json is missing or not a tokenizer.
     """
     from tokenizers import Tokenizer
 
     tokenizer_file = model_dir / "tokenizer.json"
     if not tokenizer_file.is_file():
-        raise TextError("TRN-003", f"{model_dir} has no tokenizer.json; copy the model's tokenizer there")
+        raise TextError("TRN-016", _without_tokenizer(model_dir))
     try:
-        return Tokenizer.from_file(str(tokenizer_file))
+        tokenizer = Tokenizer.from_file(str(tokenizer_file))
     except Exception as error:
-        raise TextError("TRN-003", f"{tokenizer_file} cannot be read: {error}") from error
+        raise TextError("TRN-016", f"{tokenizer_file} cannot be read: {error}") from error
+    # TRN-016: what a call once asked for is saved with the tokenizer, and is no part of it
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    if getattr(tokenizer.model, "dropout", None):
+        tokenizer.model.dropout = None
+    return tokenizer
+
+
+def _without_tokenizer(model_dir: Path) -> str:
+    """Return what to do where a folder has no tokenizer.json."""
+    if not (model_dir / "tokenizer.model").is_file():
+        return f"{model_dir} has no tokenizer.json; copy the model's tokenizer there"
+    return (
+        f"{model_dir} has a tokenizer.model (SentencePiece) and no tokenizer.json; make one in the Hugging Face "
+        "folder, before it is converted, with: pip install transformers sentencepiece protobuf; "
+        'python -c "from transformers import AutoTokenizer; '
+        "AutoTokenizer.from_pretrained('DIR').backend_tokenizer.save('DIR/tokenizer.json')\""
+    )
+
+
+def check_windows(tokens: Sequence[int], length: int, config: ModelConfig) -> None:
+    """Refuse a text, or windows of it, that the model cannot read (TRN-017, TRN-018).
+
+    Raises:
+        TextError: TRN-017 for windows longer than the model has positions, TRN-018 for a token that is not in its
+        vocabulary.
+    """
+    # a text shorter than a window is refused where its windows are placed
+    if length <= len(tokens):
+        check_length(length, config)
+    lowest, highest = min(tokens, default=0), max(tokens, default=0)
+    # TRN-018
+    if lowest < 0 or highest >= config.vocab_size:
+        raise TextError(
+            "TRN-018",
+            f"the text has the token {lowest if lowest < 0 else highest}, and vocab_size of the model is "
+            f"{config.vocab_size}: tokenizer and model do not belong together; use the tokenizer.json of this model",
+        )
+
+
+def check_length(length: int, config: ModelConfig) -> None:
+    """Refuse windows longer than the model has positions (TRN-017)."""
+    # TRN-017
+    if length > config.max_position_embeddings:
+        raise TextError(
+            "TRN-017",
+            f"windows of {length} tokens are longer than max_position_embeddings {config.max_position_embeddings} of "
+            f"the model; use a length of at most {config.max_position_embeddings}",
+        )
 
 
 def written(tokens: Iterable[int], tokenizer: Any) -> Iterator[str]:

@@ -10,13 +10,13 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from seft_ref.arrays import Array
+from seft_ref.arrays import Array, overflow_allowed
 from seft_ref.bases import AnyBase
 from seft_ref.config import ModelConfig
 from seft_ref.errors import ConfigError
 from seft_ref.evaluate import batch_of
 from seft_ref.event import adapt_last, evolve_all, over_budget
-from seft_ref.finite import check_eps, gradient_norm
+from seft_ref.finite import LOWER_RATE, check_eps, gradient_norm, overflow_ends
 from seft_ref.gradients import Batch, loss_and_gradients
 from seft_ref.groups import in_groups
 from seft_ref.kernels import Kernels, Packed
@@ -24,7 +24,7 @@ from seft_ref.ranks import ALONE, Ranks, digest_of, refuse_different, rows_of
 from seft_ref.settings import TrainSettings
 from seft_ref.start import initial_positions
 from seft_ref.target import Target, check_targets, place, refresh
-from seft_ref.text import training_starts
+from seft_ref.text import check_length, check_windows, training_starts
 from seft_ref.topology import Topology, flat, slots_per_row, union
 from seft_ref.update.delta import Base, Delta, effective, new_delta
 from seft_ref.update.optimizers import clip_factor, shares_of
@@ -70,6 +70,7 @@ class StepRecord:
     matrices: dict[str, EventRecord] | None = None
 
 
+@overflow_allowed()
 def initial_state(
     settings: TrainSettings,
     config: ModelConfig,
@@ -85,8 +86,10 @@ def initial_state(
     bases    a base for every target of the config
     batches  this rank's of the first step; initial_positions "gradient" looks at their gradient
     Raises   ConfigError DLT-002 if no matrix would get a slot, EVT-012 if scope group does not fit the model,
-             TRN-008 if eps is 0 in the dtype of the weights; TopologyError TOP-005 if a base is not of the pattern
+             TRN-008 if eps is 0 in the dtype of the weights; TopologyError TOP-005 if a base is not of the pattern;
+             TextError TRN-017 for windows longer than the model has positions
     """
+    check_length(settings.length, config)
     check_eps(getattr(settings.optimizer, "eps", 1.0), weights.norm)
     sizes = settings.delta_budgets(list(bases.values()))
     if settings.pattern is not None:
@@ -110,6 +113,7 @@ def initial_state(
     return TrainState(0, targets, with_matrices(weights, packed), {})
 
 
+@overflow_allowed()
 def train_step(
     state: TrainState,
     batches: Sequence[Batch],
@@ -126,14 +130,18 @@ def train_step(
 
     Raises:
         UpdateError: TRN-007 for a loss, gradient or new state that is not finite; EVT-005 for such evidence; TRN-014
-        for ranks that differ after an event. The given state is spent then.
+        for ranks that differ after an event. CheckpointError: CKP-010 for a weight that its file does not hold. The
+        given state is spent then.
     """
     step = state.step + 1
     rule, timetable = settings.rule, settings.timetable()
     has_event = timetable.is_event(step)
     slots = {name: target.delta.topology for name, target in state.targets.items()}
     window = _window(state, step, settings)
-    found = loss_and_gradients(state.weights, config, batches, kernels, slots, window, recompute=recompute, ranks=ranks)
+    with overflow_ends(f"step {step}", LOWER_RATE):
+        found = loss_and_gradients(
+            state.weights, config, batches, kernels, slots, window, recompute=recompute, ranks=ranks
+        )
     norm = gradient_norm(step, found.loss, found.at)
 
     lr = learning_rate_at(step, settings.steps, settings.lr, settings.warmup_steps, settings.lr_schedule)
@@ -146,7 +154,7 @@ def train_step(
             name: replace(target, delta=optimize(target.delta, found.at[name] * factor, lr))
             for name, target in targets.items()
         }
-        check_targets(targets, step)
+        check_targets(targets, step, state.weights.limits)
     if not has_event:
         weights = refresh(state.weights, targets, kernels)
         # settled, so that a run resumed inside a window adds the same numbers in the same order (TRN-004)
@@ -154,7 +162,7 @@ def train_step(
         return TrainState(step, targets, weights, open_window), StepRecord(step, found.loss, lr, norm)
 
     targets, packed, records = evolve_all(targets, found.kept, step, settings, kernels)
-    check_targets(targets, step)
+    check_targets(targets, step, state.weights.limits)
     refuse_different(ranks, f"after the event of step {step}", moving_parts(targets, ranks))
     total = {key: sum(getattr(record, key) for record in records.values()) for key in EventRecord.COUNTS}
     return (
@@ -173,7 +181,12 @@ def train(
     recompute: bool | None = None,
     ranks: Ranks = ALONE,
 ) -> Iterator[tuple[TrainState, StepRecord]]:
-    """Yield the state and the record after every remaining step; windows come from the token stream (TRN-003)."""
+    """Yield the state and the record after every remaining step; windows come from the token stream (TRN-003).
+
+    Raises:
+        TextError: TRN-017, TRN-018 for a text or windows that the model cannot read; as `train_step`.
+    """
+    check_windows(tokens, settings.length, config)
     while state.step < settings.steps:
         batches = step_batches(settings, tokens, state.step + 1, state.weights, ranks)
         state, record = train_step(state, batches, settings, config, kernels, recompute=recompute, ranks=ranks)
@@ -197,6 +210,7 @@ def step_batches(
     ]
 
 
+@overflow_allowed()
 def finish(
     state: TrainState,
     settings: TrainSettings,
@@ -215,7 +229,8 @@ def finish(
     if over and asked:
         batches = step_batches(settings, tokens, settings.steps, state.weights, ranks)
         empty: dict[str, AnyWindow] = {name: Window(state.targets[name].base.shape, asked) for name in over}
-        kept = loss_and_gradients(state.weights, config, batches, kernels, {}, empty, ranks=ranks).kept
+        with overflow_ends("the last adapt pass", LOWER_RATE):
+            kept = loss_and_gradients(state.weights, config, batches, kernels, {}, empty, ranks=ranks).kept
     final: dict[str, tuple[AnyBase, Delta]] = {n: (t.base, t.delta) for n, t in state.targets.items()}
     return Final(final | adapt_last(state.targets, over, kept, settings))
 

@@ -1,7 +1,7 @@
 """Model weights as the engine multiplies them, opened from named parameters."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from jaxtyping import Float
 
@@ -36,6 +36,8 @@ class Weights:
     blocks: tuple[Block, ...]
     norm: Float[Array, " C"]
     lm_head: Linear
+    limits: Mapping[str, float] = field(default_factory=dict)
+    """from which magnitude on a weight of a target no longer fits the dtype of its file; none named where all do"""
 
 
 def assemble(config: ModelConfig, dense: Mapping[str, Array], packed: Mapping[str, Packed]) -> Weights:

@@ -35,7 +35,7 @@ def _settings(folder: Path) -> dict[str, Any]:
     file = folder / "tokenizer_config.json"
     try:
         content = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise Refused(f"{file} is not JSON: {error}") from None
     if not isinstance(content, dict):
         raise Refused(f"{file} is not a JSON object")

@@ -1,8 +1,9 @@
-"""What all command lines share: thread settings, errors in one line, progress on a terminal.
+"""What all command lines share: thread settings, terminals for foreign text, errors in one line, progress.
 
 `_threads` stands before all that loads NumPy.
 """
 
+import io
 import os
 import sys
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -12,16 +13,36 @@ from typing import Any
 import _threads
 import typer
 from _output import Refused as Refused
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 import formats
+from conformance.terminal import Terminal
+from formats.visible import visible
+from seft_ref.arrays import overflow_allowed
 from seft_ref.errors import SeftError
 
-console = Console(stderr=True)
+console = Terminal(stderr=True, soft_wrap=True)
 """Progress and remarks; results go to stdout."""
-out = Console(highlight=False)
-wide = Console(highlight=False, width=None if sys.stdout.isatty() else 200)
+out = Terminal(soft_wrap=True)
+wide = Terminal(width=None if sys.stdout.isatty() else 200)
+"""For tables."""
+
+
+EXPECTED = (SeftError, formats.FormatError, Refused, OSError, MemoryError)
+"""Errors that are told in one line."""
+
+
+def told(error: BaseException) -> str:
+    """Return an error in one line, hidden characters of foreign names written out (FMT-167)."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, MemoryError):
+        text = f"memory ran out ({text}); end other programs, or use a machine with more memory"
+    return visible(text)
+
+
+def say(text: str) -> None:
+    """Print one line to stdout, hidden characters of foreign names written out (FMT-167)."""
+    print(visible(text))
 
 
 def run(command: Callable[..., None]) -> None:
@@ -32,11 +53,17 @@ def run(command: Callable[..., None]) -> None:
 
 
 def run_app(app: typer.Typer) -> None:
-    """Run a command line; a refused input ends in one line on stderr and exit code 2."""
+    """Run a command line; a refused input, or too little memory, ends in one line on stderr and exit code 2."""
+    for stream in (sys.stdout, sys.stderr):
+        # a terminal that knows ASCII only shows an escape instead of ending the program
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
-        app()
-    except (SeftError, formats.FormatError, Refused, OSError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        # what overflows is refused under a clause: NumPy's warnings about it would be noise
+        with overflow_allowed():
+            app()
+    except EXPECTED as error:
+        print(f"error: {told(error)}", file=sys.stderr)
         raise SystemExit(2) from None
     except KeyboardInterrupt:
         print("error: interrupted", file=sys.stderr)
@@ -47,17 +74,17 @@ def run_app(app: typer.Typer) -> None:
 def progress(what: str, total: int) -> Iterator[Callable[..., None]]:
     """Show a bar with a remark behind it; yields advance(remark="")."""
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[remark]}"),
+        TextColumn("{task.fields[remark]}", markup=False),
     )
     with Progress(*columns, console=console) as bar:
-        task = bar.add_task(what, total=total, remark="")
+        task = bar.add_task(visible(what), total=total, remark="")
 
         def advance(remark: str = "") -> None:
-            bar.update(task, advance=1, remark=remark)
+            bar.update(task, advance=1, remark=visible(remark))
 
         yield advance
 

@@ -27,6 +27,8 @@ def require_file(path: Path | None) -> Path | None:
         return None
     if path.is_dir():
         raise Refused(f"{path} is a folder; name a file")
+    if path.exists() and not path.is_file():
+        raise Refused(f"{path} is no regular file, so that nothing is written to it; name another")
     _require_place(path)
     return path
 

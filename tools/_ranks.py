@@ -13,8 +13,6 @@ from typing import Any
 
 import _cli
 
-import formats
-from seft_ref.errors import SeftError
 from seft_ref.ranks import ALONE, Ranks, over_mpi
 
 LAUNCHERS = (
@@ -29,8 +27,6 @@ LAST_WORDS = 1.0
 """Seconds for a process to say why it fails, since a launcher ends the others, and drops what it has not yet passed
 on, when one leaves.
 """
-EXPECTED = (SeftError, formats.FormatError, _cli.Refused, OSError)
-"""Errors that are told in one line."""
 
 
 def launched() -> tuple[int, int]:
@@ -128,6 +124,6 @@ def _all_arrive(communicator: Any) -> bool:
 
 def _tell(ranks: Ranks, error: BaseException) -> None:
     """Say what ended this process, past its silence."""
-    why = " ".join(str(error).split()) or type(error).__name__
-    whole = "" if isinstance(error, EXPECTED) else "".join(traceback.format_exception(error))
+    why = _cli.told(error)
+    whole = "" if isinstance(error, _cli.EXPECTED) else "".join(traceback.format_exception(error))
     print(f"{whole}error: process {ranks.rank} of {ranks.size}: {why}", file=sys.__stderr__, flush=True)

@@ -100,7 +100,7 @@ def _table(what: str, rows: Iterator[str]) -> Iterator[tuple[str, bool]]:
     """Yield rows; where they break off, a line says so and the rows before it stay."""
     try:
         for row in rows:
-            _cli.console.print(row, highlight=False)
+            _cli.console.print(row)
             yield row, True
     except (Exception, SystemExit) as error:  # noqa: BLE001  as below; a result that is off ends a benchmark by exit
         _cli.console.print(f"{what}: FAILED, {_first(error)}")

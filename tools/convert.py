@@ -6,7 +6,6 @@ python tools/convert.py apply BASE DELTA [DELTA ...] OUT
 """
 
 import importlib
-import re
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -15,6 +14,7 @@ from typing import Annotated
 
 import _cli
 import typer
+from _input import MaxBytes, limit_of, require_input, size_of
 from _output import require_absent
 
 import formats
@@ -80,6 +80,7 @@ def main(
         ),
     ] = None,
     *,
+    max_bytes: MaxBytes = None,
     expand_quantised: Annotated[
         bool, typer.Option("--expand-quantised", help="Let quantised tensors of a GGUF file become F32.")
     ] = False,
@@ -90,9 +91,9 @@ def main(
     Two more commands: convert.py diff BASE TARGET DELTA, and convert.py apply BASE DELTA [DELTA ...] OUT.
     """
     require_absent(destination)
-    if not source.exists():
-        raise _cli.Refused(f"there is no {source}")
-    shard_bytes = size_of(shard_size)
+    require_input(source)
+    shard_bytes = _shard_bytes(shard_size)
+    limit = limit_of(max_bytes, source, *([base] if base is not None else []))
     if to not in TO:
         raise _cli.Refused(f"--to {to} is unknown; choose {', '.join(TO)}")
     if verify and to not in READ_BACK:
@@ -106,20 +107,20 @@ def main(
         raise _cli.Refused(f"--expand-quantised is for GGUF files, and {source} is read as {kind}; leave it out")
     encoding = encoding or "auto"
     if to == "delta":
-        found = open_changes(source, open_source(_needed(base, to)), kind)
+        found = open_changes(source, open_source(_needed(base, to), limit=limit), kind)
         formats.write(destination, found, encoding=encoding, compress=compress, shard_bytes=shard_bytes)
     elif to in ("peft", "trl-delta"):
-        found = open_source(source, kind)
-        _write_changes(destination, to, found, base)
+        found = open_source(source, kind, limit=limit)
+        _write_changes(destination, to, found, base, limit)
     else:
-        found = open_source(source, kind, expand_quantised=expand_quantised)
+        found = open_source(source, kind, expand_quantised=expand_quantised, limit=limit)
         if to == "sparse":
             found = _as_sparse(found, kind, encoding, dtype, zeros or ANY)
             formats.write(destination, found, encoding=encoding, compress=compress, shard_bytes=shard_bytes)
         else:
-            _write_foreign(destination, to, found, dtype, shard_bytes)
+            _write_foreign(destination, to, found, dtype, shard_bytes, limit)
     if verify:
-        compare(destination, to, found, dtype)
+        compare(destination, to, found, dtype, limit)
     _tell(found.remarks)
     _report(destination)
 
@@ -135,13 +136,16 @@ def diff(
     compress: Compress = None,
     shard_size: ShardSize = None,
     *,
+    max_bytes: MaxBytes = None,
     verify: Verify = False,
 ) -> None:
     """Write the sparse delta that leads from BASE to TARGET, sparse checkpoints or Hugging Face folders."""
     require_absent(destination)
-    before, after = (open_source(_existing(path)) for path in (base, target))
+    limit = limit_of(max_bytes, require_input(base), require_input(target))
+    before, after = (open_source(path, limit=limit) for path in (base, target))
     found = delta.diff(before, after, op)
-    formats.write(destination, found, encoding=encoding or "auto", compress=compress, shard_bytes=size_of(shard_size))
+    shard_bytes = _shard_bytes(shard_size)
+    formats.write(destination, found, encoding=encoding or "auto", compress=compress, shard_bytes=shard_bytes)
     if verify:
         result = delta.apply(before, [open_source(destination, "sparse")])
         for name in result.tensors:
@@ -158,21 +162,23 @@ def apply(
     encoding: Encoding = None,
     compress: Compress = None,
     shard_size: ShardSize = None,
+    max_bytes: MaxBytes = None,
 ) -> None:
     """Apply deltas to BASE, and write the result in the format of BASE. The whole chain is checked first."""
     if len(paths) < 2:
         raise _cli.Refused("name at least one delta, and the folder to write")
     *steps, destination = paths
     require_absent(destination)
-    if not is_sparse(_existing(base)):
+    limit = limit_of(max_bytes, *(require_input(path) for path in (base, *steps)))
+    if not is_sparse(base):
         _cli.refuse_unused(f"a result like {base}", (), {"--encoding": encoding, "--compress": compress})
-    found = open_source(base)
-    result = delta.apply(found, [open_source(_existing(path), "sparse") for path in steps])
-    shard_bytes = size_of(shard_size)
+    found = open_source(base, limit=limit)
+    result = delta.apply(found, [open_source(path, "sparse", limit=limit) for path in steps])
+    shard_bytes = _shard_bytes(shard_size)
     if is_sparse(base):
         formats.write(destination, result, encoding=encoding or "auto", compress=compress, shard_bytes=shard_bytes)
     else:
-        hf.checkpoint_to_hf(destination, result, shard_bytes=shard_bytes)
+        hf.checkpoint_to_hf(destination, result, shard_bytes=shard_bytes, limit=limit)
         _tell_left_out("hf", result.attributes)
     _tell(result.remarks)
     _report(destination)
@@ -181,25 +187,15 @@ def apply(
 # parts -------------------------------------------------------------------------------------------
 
 
-def size_of(text: str | None) -> int:
-    """Return the bytes that a text such as 500MB means, 5GB without one; units are powers of 1000."""
-    text = "5GB" if text is None else text
-    found = re.fullmatch(r"([1-9][0-9]*)(B|KB|MB|GB|TB)?", text)
-    if not found:
-        raise _cli.Refused(f"--shard-size {text} is no size; write for example 500MB or 5GB")
-    return int(found[1]) * 1000 ** ("B", "KB", "MB", "GB", "TB").index(found[2] or "B")
-
-
-def _existing(path: Path) -> Path:
-    if not path.exists():
-        raise _cli.Refused(f"there is no {path}")
-    return path
+def _shard_bytes(text: str | None) -> int:
+    """Return the bytes that --shard-size means, 5GB without one."""
+    return size_of("--shard-size", "5GB" if text is None else text)
 
 
 def _needed(base: Path | None, to: str) -> Path:
     if base is None:
         raise _cli.Refused(f"--to {to} needs --base, the model that is changed")
-    return _existing(base)
+    return require_input(base)
 
 
 def _as_sparse(
@@ -213,7 +209,7 @@ def _as_sparse(
     return with_cast(found, dtype)
 
 
-def _write_changes(destination: Path, to: str, found: formats.Checkpoint, base: Path | None) -> None:
+def _write_changes(destination: Path, to: str, found: formats.Checkpoint, base: Path | None, limit: int) -> None:
     """Write a delta as an adapter or a patch, which hold one operation only."""
     if found.delta is None:
         raise _cli.Refused(f"--to {to} takes a delta; make one with convert.py diff, or convert an adapter")
@@ -225,20 +221,22 @@ def _write_changes(destination: Path, to: str, found: formats.Checkpoint, base: 
     tensors = {name.split(":", 1)[1]: found.tensors[name] for name in found.tensors}
     changes = Changes(wanted, tensors, found.attributes)  # type: ignore[arg-type]  # whole and remove are refused above
     if to == "peft":
-        write_shira(destination, changes, open_source(_needed(base, to)).tensors)
+        write_shira(destination, changes, open_source(_needed(base, to), limit=limit).tensors)
     else:
         write_trl_delta(destination, changes, {"target_sha256": found.delta.target_sha256})
     _tell_left_out(to, found.attributes, found.files)
 
 
-def _write_foreign(destination: Path, to: str, found: formats.Checkpoint, dtype: str | None, shard_bytes: int) -> None:
+def _write_foreign(
+    destination: Path, to: str, found: formats.Checkpoint, dtype: str | None, shard_bytes: int, limit: int
+) -> None:
     if found.delta is not None:
         raise CannotHold(f"{to} holds models, {found.kind} is none; apply the delta first")
     left_out = (found.attributes, {} if to == "hf" else found.files)
     if to != "hf":
         found = replace(found, attributes={}, files={})
     if to == "hf":
-        hf.checkpoint_to_hf(destination, found, dtype=dtype, shard_bytes=shard_bytes)
+        hf.checkpoint_to_hf(destination, found, dtype=dtype, shard_bytes=shard_bytes, limit=limit)
     elif to == "torch-csr":
         if dtype is not None:
             found = replace(with_cast(found, dtype), attributes={})
@@ -259,7 +257,7 @@ def _tell_left_out(to: str, *parts: Iterable[str]) -> None:
 def _tell(remarks: Iterable[str]) -> None:
     """Print remarks of a conversion, one a line."""
     for remark in remarks:
-        _cli.console.print(remark, markup=False, highlight=False, soft_wrap=True)
+        _cli.console.print(remark)
 
 
 def _writer(module: str, function: str) -> Callable[..., None]:
@@ -268,15 +266,15 @@ def _writer(module: str, function: str) -> Callable[..., None]:
     return found
 
 
-def compare(destination: Path, to: str, found: formats.Checkpoint, dtype: str | None) -> None:
+def compare(destination: Path, to: str, found: formats.Checkpoint, dtype: str | None, limit: int) -> None:
     """Read what was written, and compare it with what it was made of, tensor by tensor."""
-    written = open_source(destination, READ_BACK[to])
+    written = open_source(destination, READ_BACK[to], limit=limit)
     if sorted(written.tensors) != sorted(found.tensors):
         raise _cli.Refused(f"{destination} does not have the tensors of its source")
     for name in sorted(found.tensors):
         wanted = found.tensors[name]
         if to == "hf":
-            wanted = formats.Dense(formats.to_dense(wanted))
+            wanted = formats.Dense(formats.to_dense(wanted, limit=limit))
         if to in ("hf", "torch-csr"):
             wanted = cast(wanted, dtype, name)
         if of_content(written.tensors[name]) != of_content(wanted):

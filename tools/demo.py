@@ -158,12 +158,12 @@ class Stages:
         """Run one stage and say how long it took."""
         self._count += 1
         if made.exists():
-            _cli.console.print(f"[{self._count:2d}] {what}: kept", markup=False)
+            _cli.console.print(f"[{self._count:2d}] {what}: kept")
             return
-        _cli.console.print(f"[{self._count:2d}] {what}", markup=False)
+        _cli.console.print(f"[{self._count:2d}] {what}")
         started = time.perf_counter()
         make()
-        _cli.console.print(f"     {time.perf_counter() - started:.0f} s", markup=False)
+        _cli.console.print(f"     {time.perf_counter() - started:.0f} s")
 
 
 def tool(name: str, *arguments: object) -> None:
@@ -302,7 +302,8 @@ def markdown(rows: list[dict[str, Any]], size: Size, work: Path) -> str:
         Converted back to a Hugging Face folder and opened by transformers {check["transformers"]}, the repaired model
         predicts the first window with {check["nats_transformers"]:.4f} nats a token, here
         {check["nats_seft_ref"]:.4f}. Peak memory is the largest resident size of the evaluating process, for the
-        repaired model of the fine-tuning one.
+        repaired model of the fine-tuning one. The perplexities behind pruning are one draw: computed in float32, they
+        spread by about 5 % between programs and processors ([why](pruning.md)).
     """
     counts = ("dropped", "grown", "reactivated", "cancelled", "pruned", "slots", "support")
     event_rows = [(r["step"], *(r["event"][count] for count in counts)) for r in events]

@@ -8,9 +8,13 @@ from typing import Annotated
 import _cli
 import typer
 from _device import Device, DeviceOption, place_of
+from _input import MaxBytes, limit_of, require_input
 from _output import require_file, write_json
 
 from seft_ref import evaluate, load_model, read_tokens
+
+SCHEMA = "seft.eval/1"
+"""What docs/json.md calls the object of --json."""
 
 
 def main(
@@ -22,13 +26,16 @@ def main(
         bool, typer.Option("--compact", help="Hold 16-bit weights in their 16 bits: 3.2 bytes a stored weight.")
     ] = False,
     device: DeviceOption = Device.cpu,
+    max_bytes: MaxBytes = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the result there too.")] = None,
 ) -> None:
     """Print the perplexity of the model in DIR over windows of a text."""
     require_file(json_file)
+    limit = limit_of(max_bytes, require_input(folder))
+    require_input(text, "text file")
     place = place_of(device)
     tokens = read_tokens(text, folder)
-    model = load_model(folder, place.kernels, compact=compact, like=place.like)
+    model = load_model(folder, place.kernels, compact=compact, like=place.like, limit=limit)
     started = time.perf_counter()
     with _cli.progress("evaluating", windows) as advance:
         done = 0
@@ -47,7 +54,10 @@ def main(
         f"perplexity {found.perplexity:.4g}  "
         f"({found.targets} targets in {windows} windows of {length}, {seconds:.1f} s)"
     )
-    write_json(json_file, asdict(found) | {"seconds": seconds, "peak_memory_bytes": _cli.peak_memory_bytes()})
+    write_json(
+        json_file,
+        {"schema": SCHEMA} | asdict(found) | {"seconds": seconds, "peak_memory_bytes": _cli.peak_memory_bytes()},
+    )
 
 
 if __name__ == "__main__":

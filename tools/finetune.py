@@ -15,6 +15,7 @@ import _ranks
 import numpy as np
 import typer
 from _device import Device, DeviceOption, place_of
+from _input import MaxBytes, limit_of, require_input
 from _log import read_log
 from _memory import itemsize_of, require_memory
 from _output import require_absent, require_file, write_json
@@ -29,6 +30,7 @@ from seft_ref.prune.record import pattern_of, read_record
 from seft_ref.ranks import refuse_different, rows_of
 from seft_ref.resume import Origin, load_state, save_state, settings_text
 from seft_ref.settings import settings_of
+from seft_ref.text import check_windows
 from seft_ref.train import StepRecord, moving_parts
 from seft_ref.update.presets import PRESETS
 
@@ -106,6 +108,7 @@ def main(
     ignore_memory: Annotated[
         bool, typer.Option("--ignore-memory", help="Start although the run is expected not to fit into memory.")
     ] = False,
+    max_bytes: MaxBytes = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue from OUT_DIR.state.")] = False,
     save_every: Annotated[int, typer.Option(min=1, help="Steps between saves of the state.")] = 20,
     stop_after: Annotated[int | None, typer.Option(min=1, help="Stop after this step and keep the state.")] = None,
@@ -119,6 +122,8 @@ def main(
     """Train a sparse update of the model in SPARSE_DIR and write the result, as sparse as before, to OUT_DIR."""
     ranks = _ranks.ranks_of_launcher()
     _require_outputs(destination, log, json_file)
+    limit = limit_of(max_bytes, require_input(folder))
+    require_input(text, "text file")
     if not is_sparse(folder):
         raise _cli.Refused(
             f"{folder} is not a sparse checkpoint; make one with tools/convert.py {folder} DST --to sparse"
@@ -159,7 +164,8 @@ def main(
     writer = LogWriter(log, settings.described(), resumed=resume)
     tokens = read_tokens(text, folder)
     whose = Origin(identity(folder), hashlib.sha256(np.asarray(tokens, dtype="<i8").tobytes()).hexdigest())
-    model = load_model(folder, kernels, dtype, compact=compact, like=place.like)
+    model = load_model(folder, kernels, dtype, compact=compact, like=place.like, limit=limit)
+    check_windows(tokens, settings.length, model.config)
     if resume:
         state = load_state(state_file, model.weights, settings, whose, kernels)
     else:
@@ -257,7 +263,7 @@ def _warn(findings: list[Finding], writer: LogWriter, told: set[str]) -> None:
     """Log warnings and show them (TRN-011), those of a name told before in a few words."""
     for finding in findings:
         why = "as before" if finding.name in told else finding.message
-        _cli.console.print(f"warning: {finding.name} at step {finding.step}: {why}", highlight=False)
+        _cli.console.print(f"warning: {finding.name} at step {finding.step}: {why}")
         told.add(finding.name)
         writer.warning(finding.step, finding.name, finding.message)
 

@@ -10,8 +10,10 @@ import _chat
 import _cli
 import typer
 from _device import Device, DeviceOption, place_of
+from _input import MaxBytes, limit_of, require_input
 from _interrupt import interrupts
 
+from formats.visible import visible
 from seft_ref import Sampling, generate, load_model, read_tokenizer, stop_tokens, written
 
 
@@ -30,11 +32,13 @@ def main(
     device: DeviceOption = Device.cpu,
     seed: Annotated[int, typer.Option(help="Another seed, another text.")] = 0,
     chat: Annotated[bool, typer.Option("--chat", help="Put the prompt into the folder's chat template.")] = False,
+    max_bytes: MaxBytes = None,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads of every library [all cores].")] = None,
 ) -> None:
     """Print what the model in DIR writes behind PROMPT, as it writes it."""
     if threads is not None:
         _cli.restart_with_threads(threads)
+    limit = limit_of(max_bytes, require_input(folder))
     place = place_of(device)
     sampling = Sampling(temperature, top_k, top_p, seed)
     tokenizer, stops = read_tokenizer(folder), stop_tokens(folder)
@@ -43,7 +47,7 @@ def main(
         text = _chat.as_chat(folder, text)
     # a chat template writes the special tokens itself
     tokens = tokenizer.encode(text, add_special_tokens=not chat).ids
-    model = load_model(folder, place.kernels, compact=compact, like=place.like)
+    model = load_model(folder, place.kernels, compact=compact, like=place.like, limit=limit)
     started = time.perf_counter()
     times: list[float] = []
     following = generate(
@@ -79,7 +83,9 @@ def _from_standard_input() -> str:
 
 
 def _print(piece: str) -> None:
-    """Write whole characters, whatever the terminal's locale is said to be."""
+    """Write whole characters, whatever the terminal's locale is said to be; to a terminal, none that are hidden."""
+    # FMT-167: what a model writes is foreign; joiners belong to the scripts of some languages
+    piece = visible(piece, keep="\n\t\u200c\u200d") if sys.stdout.isatty() else piece
     sys.stdout.buffer.write(piece.encode(errors="replace"))
     sys.stdout.buffer.flush()
 

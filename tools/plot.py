@@ -8,6 +8,7 @@ from typing import Annotated
 
 import _cli
 import typer
+from _input import require_input
 from _log import Log, read_log
 from _output import require_file, write_file
 
@@ -30,7 +31,7 @@ def main(
         destination = destination.with_suffix(".html")
     if destination.suffix not in KINDS:
         raise _cli.Refused(f"{destination} is neither .png nor .svg nor .html; name the picture OUT.png, say")
-    if not file.is_file():
+    if not file.exists() or require_input(file).is_dir():
         raise _cli.Refused(f"there is no log {file}; finetune.py writes one with --log")
     require_file(destination)
     log = read_log(file)

@@ -8,11 +8,15 @@ from typing import Annotated, Any
 
 import _cli
 import typer
+from _input import require_input, tell_leftovers
 from rich.table import Table
 
 import formats
 from formats.convert.hf import HfFolder, open_hf
 from formats.index import is_sparse
+
+SCHEMA = "seft.show/1"
+"""What docs/json.md calls the object of --json."""
 
 
 def main(
@@ -25,8 +29,8 @@ def main(
     digests: Annotated[bool, typer.Option("--digests", help="Digests in full, those of sections too.")] = False,
 ) -> None:
     """Print tensors, encodings, support, sparsity, bytes and digests of a checkpoint, without reading the tensors."""
-    if not path.exists():
-        raise _cli.Refused(f"there is no {path}")
+    require_input(path)
+    tell_leftovers(path)
     if is_sparse(path):
         with formats.open(path) as reader:
             told = of_sparse(reader, digests=digests)
@@ -36,7 +40,8 @@ def main(
     else:
         raise _cli.Refused(f"{path} is no sparse checkpoint; convert.py reads other files")
     if as_json:
-        print(json.dumps(told, indent=1, ensure_ascii=False))
+        # in ASCII alone no name of a file can act on a terminal
+        print(json.dumps({"schema": SCHEMA, **told}, indent=1))
     else:
         _print(path, told, digests=digests)
 
@@ -95,7 +100,8 @@ def _print(path: Path, told: Mapping[str, Any], *, digests: bool) -> None:
     columns = (*left, "encoding", "support", "sparsity", *right, "content") if sparse else (*left, *right)
     for heading in columns:
         side: Any = "right" if heading in ("support", "sparsity", "bytes") else "left"
-        table.add_column(heading, justify=side, no_wrap=not digests or heading != "tensor")
+        # names may be long, and are folded rather than cut
+        table.add_column(heading, justify=side, no_wrap=heading != "tensor", overflow="fold")
     support = numel = size = 0
     for name, t in told["tensors"].items():
         row = [name, t["dtype"], "x".join(map(str, t["shape"])) or "scalar"]
@@ -114,23 +120,23 @@ def _print(path: Path, told: Mapping[str, Any], *, digests: bool) -> None:
     if sparse:
         _print_rest(told)
     if told["files"]:
-        _cli.wide.print("files: " + ", ".join(told["files"]))
+        _cli.out.print("files: " + ", ".join(told["files"]))
 
 
 def _print_rest(told: Mapping[str, Any]) -> None:
     for name, t in told["tensors"].items():
         for role, digest in t.get("sections", {}).items():
-            _cli.wide.print(f"{name}#{role}: {digest}")
-    _cli.wide.print(f"digest of the whole: {told['root_sha256']}")
-    _cli.wide.print(f"digest of what the tensors say: {told['state_sha256']}")
+            _cli.out.print(f"{name}#{role}: {digest}")
+    _cli.out.print(f"digest of the whole: {told['root_sha256']}")
+    _cli.out.print(f"digest of what the tensors say: {told['state_sha256']}")
     if "delta" in told:
-        _cli.wide.print(f"from {told['delta']['base_sha256']} to {told['delta']['target_sha256']}")
+        _cli.out.print(f"from {told['delta']['base_sha256']} to {told['delta']['target_sha256']}")
     for alias, target in sorted(told["tied"].items()):
-        _cli.wide.print(f"{alias} is {target}")
+        _cli.out.print(f"{alias} is {target}")
     for name, roles in sorted(told["scales"].items()):
-        _cli.wide.print(f"{name} has " + ", ".join(f"{role} {target}" for role, target in sorted(roles.items())))
+        _cli.out.print(f"{name} has " + ", ".join(f"{role} {target}" for role, target in sorted(roles.items())))
     for key, value in sorted(told["attributes"].items()):
-        _cli.wide.print(f"{key}: {value}")
+        _cli.out.print(f"{key}: {value}")
 
 
 if __name__ == "__main__":

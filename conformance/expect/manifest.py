@@ -136,6 +136,10 @@ def read(path: Path) -> list[Expect]:
     Raises:
         ManifestError: it cannot be read, or an entry is incomplete.
     """
+    if path.exists() and not path.is_file():
+        # a pipe would be waited for, for ever
+        msg = f"{path} is no regular file; copy what it holds into one"
+        raise ManifestError(msg)
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:

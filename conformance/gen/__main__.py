@@ -28,6 +28,7 @@ from conformance.gen import (
     sparsegpt,
     states,
     steps,
+    texts,
     train,
     update,
     windows,
@@ -35,7 +36,7 @@ from conformance.gen import (
 from conformance.gen import files as containers
 
 _FORMATS = (containers, bad_files, deltas)
-_RULES = (kernels, rules, update, events, layers, models, sparsegpt, adapters, train, steps, generate)
+_RULES = (kernels, rules, update, events, layers, models, texts, sparsegpt, adapters, train, steps, generate)
 _RUNS = (states, batches, forks, around, folders, packing)
 _CHOICES = (criteria, choices, windows, optimizers, rule_events, presets)
 MODULES = (*_FORMATS, *_RULES, *_RUNS, *_CHOICES)

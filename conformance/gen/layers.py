@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from conformance.cases import Bound
+from conformance.gen import overflows
 from conformance.gen.numbers import Area, Array, Numbers, ids, product_bound, reals
 from conformance.oracle import layers, rules
 from conformance.oracle.tape import Var, gradients
@@ -95,6 +96,7 @@ def rmsnorm() -> Area:
         given,
         {"y": y, "dx": dx, "dweight": dw},
     )
+    overflows.rows(area)
     return area
 
 
@@ -267,6 +269,13 @@ def rope() -> Area:
         {"y": y, "dx": dx},
         bounds=bounds,
     )
+    shape, far = (1, 300, 1, 6), {"type": "default", "base": 7.0, "max_position_embeddings": 512}
+    x, dy = n.lattice(shape, 2), n.lattice(shape, 2)
+    y, (dx,) = differentiate(lambda a: layers.rotate(a, layers.frequencies(6, far, 300)), [x], dy)
+    given = {"x": x, "rope": far, "dy": dy}
+    bounds = {"y": _pairs(x), "dx": _pairs(dy)}
+    text = "frequencies that are not right to 50 bits, far from the first position"
+    area.add("powers", "layer.rope", "LYR-004 LYR-017 NUM-002", text, given, {"y": y, "dx": dx}, bounds=bounds)
     return area
 
 
@@ -322,6 +331,7 @@ def attention() -> Area:
             bounds=bounds,
             dtypes=dtypes,
         )
+    overflows.attention_scores(area)
     return area
 
 

@@ -1,12 +1,11 @@
-"""Cases of chapters 5, 6 and 11: configs, whole models, windows of text, pruning."""
-
-from typing import Any
+"""Cases of chapters 5, 6 and 11: configs, whole models, pruning."""
 
 import numpy as np
 
+from conformance.gen import overflows
 from conformance.gen.layers import differentiate
 from conformance.gen.numbers import Area, Array, Numbers, ids
-from conformance.oracle import model, prune, rules
+from conformance.oracle import model, prune
 from conformance.oracle.model import Config, Decoder
 from conformance.oracle.tape import Var
 
@@ -30,6 +29,13 @@ _LLAMA3 = {
     "low_freq_factor": 1.0,
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 32,
+}
+_ONE_HEAD = {
+    "vocab_size": 5,
+    "hidden_size": 4,
+    "intermediate_size": 4,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 1,
 }
 _SLIDES = ["full_attention", "sliding_attention"]
 
@@ -58,6 +64,40 @@ MODELS: dict[str, Config] = {
         "max_position_embeddings": 4,
         "rope_scaling": {"rope_type": "dynamic", "factor": 2.0},
     },
+}
+
+
+_LINEAR = {"rope_type": "linear", "factor": 2.0}
+_LLAMA3_IN = _SMALL | {"rope_scaling": _LLAMA3}
+_ROPE_TWICE: dict[str, Config] = {
+    "rope-twice": _SMALL
+    | {"rope_parameters": _LINEAR | {"rope_theta": 100.0}, "rope_scaling": {"type": "linear", "factor": 2.0}},
+    "rope-empty": _SMALL | {"rope_parameters": _LINEAR, "rope_scaling": {}},
+    "rope-type-twice": _SMALL | {"rope_scaling": _LINEAR | {"type": "linear"}},
+    "rope-base-alone": _SMALL | {"rope_parameters": {"rope_theta": 7.0}},
+    "rope-context-twice": _LLAMA3_IN | {"original_max_position_embeddings": 32},
+}
+"""RoPE settings that stand twice and agree."""
+_BAD_ROPE: dict[str, tuple[Config, str]] = {
+    "rope-two": ({"rope_parameters": _LINEAR, "rope_scaling": _LINEAR | {"factor": 4.0}}, "MDL-009 MDL-006"),
+    "rope-two-bases": ({"rope_parameters": _LINEAR | {"rope_theta": 7.0}, "rope_scaling": _LINEAR}, "MDL-009 MDL-006"),
+    "rope-yarn-parameters": ({"rope_parameters": {"rope_type": "yarn", "factor": 2.0}}, "MDL-006 MDL-004"),
+    "rope-yarn-first": (
+        {"rope_parameters": {"rope_type": "yarn", "factor": 2.0}, "rope_scaling": _LINEAR},
+        "MDL-006 MDL-004 MDL-009",
+    ),
+    "rope-yarn-second": (
+        {"rope_parameters": _LINEAR, "rope_scaling": {"rope_type": "yarn", "factor": 2.0}},
+        "MDL-006 MDL-004 MDL-009",
+    ),
+    "rope-two-types": ({"rope_scaling": _LINEAR | {"type": "dynamic"}}, "MDL-010 MDL-006"),
+    "rope-no-type": ({"rope_scaling": {"factor": 2.0}}, "MDL-010 MDL-006"),
+    "rope-two-contexts": (
+        {"rope_scaling": _LLAMA3, "original_max_position_embeddings": 16},
+        "MDL-011 MDL-006",
+    ),
+    "rope-by-layer": ({"rope_parameters": {"full_attention": _LINEAR}}, "MDL-012 MDL-006"),
+    "rope-by-layer-beside": ({"rope_parameters": _LINEAR | {"sliding_attention": {}}}, "MDL-012 MDL-006"),
 }
 
 
@@ -94,9 +134,29 @@ def models() -> Area:
         for split in {"llama": (3, 2), "mistral": (1,)}.get(name, (3,)):
             more = " TRN-002" if split < 3 else ""
             area.add(f"{name}-{split}", "model.step", clauses + more, text, given | {"rows_at_once": split}, answer)
+    _contexts(area)
     given = given | {"tokens": tokens + 7, "rows_at_once": 3}
     area.add("refuse-token", "model.step", "LYR-001", "a token outside the vocabulary", given, refused="LYR-001")
     return area
+
+
+def _contexts(area: Area) -> None:
+    """Add models whose llama3 scaling has its original context beside the settings, or nowhere (MDL-011)."""
+    settings = {name: value for name, value in _LLAMA3.items() if not name.startswith("original")}
+    config = _SMALL | _ONE_HEAD | {"rope_scaling": settings}
+    for name, more, purpose in (
+        ("context-beside", {"original_max_position_embeddings": 8}, "an original context beside the settings ignored"),
+        ("context-nowhere", {}, "another original context than max_position_embeddings, where none is named"),
+    ):
+        n = Numbers(30, 10)
+        tensors = tensors_of(config | more, n)
+        tokens = n.integers((2, 6), 0, 4)
+        mask = np.ones(tokens.shape, dtype=bool)
+        _check(config | more, tensors, tokens, tokens, mask)
+        loss, logits, grads = Decoder(config | more, tensors).loss_and_gradients(tokens, tokens, mask)
+        given = {"config": config | more, "tensors": tensors, "tokens": tokens, "labels": tokens, "mask": None}
+        answer = {"loss": loss, "logits": logits, "gradients": grads}
+        area.add(name, "model.step", "MDL-011 LYR-006", purpose, given | {"rows_at_once": 2}, answer)
 
 
 def _check(config: Config, tensors: dict[str, Array], tokens: Array, labels: Array, mask: Array) -> None:
@@ -112,7 +172,7 @@ def _check(config: Config, tensors: dict[str, Array], tokens: Array, labels: Arr
 
 
 def configs() -> Area:
-    """MDL-002 to MDL-007."""
+    """MDL-002 to MDL-007, MDL-009 to MDL-012."""
     area = Area("config")
     more = {
         "mistral-open": _SMALL | {"model_type": "mistral", "sliding_window": None},
@@ -129,7 +189,7 @@ def configs() -> Area:
         | {"model_type": "qwen2", "use_sliding_window": False, "sliding_window": 4, "max_window_layers": 0},
         "llama-window": _SMALL | {"sliding_window": 4},
     }
-    for name, config in (MODELS | more).items():
+    for name, config in (MODELS | more | _ROPE_TWICE).items():
         layers, heads = config["num_hidden_layers"], config["num_attention_heads"]
         answer = {
             "targets": model.targets(config),
@@ -138,7 +198,7 @@ def configs() -> Area:
             "kv_heads": config.get("num_key_value_heads") or heads,
         }
         text = "targets out of order, a window on the wrong layer, a default not applied"
-        clauses = "MDL-003 MDL-004 MDL-007"
+        clauses = "MDL-003 MDL-004 MDL-007" if name not in _ROPE_TWICE else "MDL-009 MDL-010 MDL-011"
         area.add(name, "config.describe", clauses, text, {"config": config}, answer)
     bad: dict[str, tuple[Config, str]] = {
         "unknown-type": ({"model_type": "gpt2"}, "MDL-002"),
@@ -160,60 +220,10 @@ def configs() -> Area:
             "MDL-006",
         ),
     }
-    for name, (change, clause) in bad.items():
+    for name, (change, clause) in (bad | _BAD_ROPE).items():
         given = {"config": {k: v for k, v in (_SMALL | change).items() if v is not None or k not in change}}
         text = "a config that the family does not define is run all the same"
         area.add(f"refuse-{name}", "config.describe", clause, text, given, refused=clause)
-    return area
-
-
-def text() -> Area:
-    """TRN-003, PRN-007, EVL-001, EVL-002."""
-    area = Area("text", "Python integers")
-    for tokens, length, seed, step, rows in (
-        (1000, 16, 0, 1, 4),
-        (1000, 16, 0, 2, 4),
-        (129, 128, 9, 7, 3),
-        (8, 8, 1, 1, 2),
-    ):
-        starts = ids(rules.window_starts(seed, 2, (step - 1) * rows, rows, tokens, length))
-        given = {"tokens": tokens, "length": length, "seed": seed, "step": step, "rows": rows}
-        purpose = "a step counted from 0, the last window left out, another stream"
-        area.add(
-            f"training-{tokens}-{step}",
-            "text.training",
-            "TRN-003 RNG-002",
-            purpose,
-            given,
-            {"starts": starts},
-        )
-        given = {"tokens": tokens, "length": length, "seed": seed, "n": rows}
-        starts = ids(rules.window_starts(seed, 4, 0, rows, tokens, length))
-        purpose = "the stream of training windows"
-        area.add(
-            f"calibration-{tokens}-{step}",
-            "text.calibration",
-            "PRN-007 RNG-002",
-            purpose,
-            given,
-            {"starts": starts},
-        )
-    for tokens, length, windows in (
-        (1000, 128, 40),
-        (1000, 128, 1),
-        (128, 128, 3),
-        (777, 50, 13),
-        (130, 128, 7),
-    ):
-        given = {"tokens": tokens, "length": length, "windows": windows}
-        starts = ids(rules.evaluation_starts(tokens, length, windows))
-        purpose = "the last window left out, or n for n − length"
-        area.add(f"evaluation-{tokens}-{windows}", "text.evaluation", "EVL-001", purpose, given, {"starts": starts})
-    short: dict[str, Any] = {"tokens": 7, "length": 8}
-    purpose = "a text shorter than one window is padded or wrapped"
-    given = short | {"seed": 0, "step": 1, "rows": 1}
-    area.add("refuse-training", "text.training", "TRN-003", purpose, given, refused="TRN-003")
-    area.add("refuse-evaluation", "text.evaluation", "EVL-002", purpose, short | {"windows": 2}, refused="EVL-002")
     return area
 
 
@@ -244,6 +254,7 @@ def pruning() -> Area:
         kept = ids(prune.wanda(w, [float(x) ** 0.5 for x in square], sparsity))
         given = {"weights": w, "square_sums": square, "sparsity": sparsity}
         area.add(f"wanda-{name}", "prune.wanda", "PRN-001 PRN-003", purpose, given, {"kept": kept})
+    overflows.pruning_scores(area)
     for name, scores, keep, of in (
         ("two-of-four", np.abs(levels), 2, 4),
         ("one-of-two", np.abs(levels), 1, 2),
@@ -281,36 +292,30 @@ def _whole_model(area: Area) -> None:
     broken[name][2, 3] = np.nan
     given = given | {"tensors": broken}
     area.add("refuse-nan", "prune.model", "PRN-006", "NaN ranked", given, refused="PRN-006")
+    far = dict(tensors)
+    name = "model.embed_tokens.weight"
+    far[name] = tensors[name] * 2.0**80
+    purpose = "RMSNorm gives 0 behind squares that overflow, all scores tie, and position decides"
+    area.add(
+        "refuse-overflow",
+        "prune.model",
+        "LYR-015 TRN-019",
+        purpose,
+        given | {"tensors": far},
+        refused="LYR-015 PRN-003",
+        dtypes=("float32",),
+    )
+
+    config = _SMALL | _ONE_HEAD | {"max_position_embeddings": 8}
+    given = given | {"config": config, "tensors": tensors_of(config, n), "tokens": tokens % config["vocab_size"]}
+    bad = given | {"config": config | {"max_position_embeddings": 7}}
+    purpose = "statistics of positions that the model does not have"
+    area.add("refuse-positions", "prune.model", "TRN-017", purpose, bad, refused="TRN-017")
+    other = tokens % config["vocab_size"]
+    other[3, 7] = config["vocab_size"]
+    bad = given | {"tokens": other}
+    purpose = "a token outside the vocabulary"
+    area.add("refuse-vocabulary", "prune.model", "TRN-018 LYR-001", purpose, bad, refused="TRN-018 LYR-001")
 
 
-def evaluation() -> Area:
-    """EVL-001, EVL-003."""
-    area = Area("evaluate", "binary64 decoder")
-    config = MODELS["llama-plain"]
-    n = Numbers(50, 1)
-    tensors = tensors_of(config, n)
-    text = n.integers(60, 0, 10)
-    length, windows = 9, 5
-    starts = rules.evaluation_starts(60, length, windows)
-    rows = np.stack([text[a : a + length] for a in starts])
-    loss, _ = Decoder(config, tensors).loss(rows, rows)
-    given = {"config": config, "tensors": tensors, "text": text, "length": length, "windows": windows}
-    answer = {"perplexity": float(np.exp(loss.value)), "targets": windows * (length - 1)}
-    purpose = "a mean over tokens instead of targets, or 2 to the power of the loss"
-    area.add("windows", "evaluate.perplexity", "EVL-001 NUM-004", purpose, given, answer)
-    sharp = dict(tensors)
-    sharp["lm_head.weight"] = tensors["lm_head.weight"] * 2.0**14
-    mean = float(Decoder(config, sharp).loss(rows, rows)[0].value)
-    assert mean > 1000
-    purpose = "an overflow instead of a refusal, or a perplexity that is infinite"
-    bad = given | {"tensors": sharp}
-    area.add("refuse-large", "evaluate.perplexity", "EVL-003", purpose, bad, refused="EVL-003")
-    sharp = dict(sharp)
-    sharp["model.norm.weight"] = tensors["model.norm.weight"] * 2.0**125
-    purpose = "a mean of infinite or missing numbers taken for a loss"
-    bad = given | {"tensors": sharp}
-    area.add("refuse-overflow", "evaluate.perplexity", "EVL-003", purpose, bad, refused="EVL-003", dtypes=("float32",))
-    return area
-
-
-AREAS = (models, configs, text, pruning, evaluation)
+AREAS = (models, configs, pruning)

@@ -91,6 +91,9 @@ def steps() -> Area:
         _case(area, f"{kind}-decay", kind, clauses, text, slots, 0.125, decay)
     text = "eps outside c₂: with a large eps the steps differ"
     _case(area, "spiel-adamw-eps", "spiel-adamw", "OPT-006", text, slots, 0.0625, big_eps)
+    old = slots | {"age": ids([15, 31, 127, 511, 2047, 4999])}
+    text = "an age too many or too few, or a power in binary32"
+    _case(area, "spiel-adamw-powers", "spiel-adamw", "OPT-006 OPT-002 OPT-009", text, old, 0.0625, Hyper())
     text = "no slots: what belongs to rows and columns stays"
     _case(area, "sm3-empty", "sm3", "OPT-008", text, none, 0.125, Hyper())
     _case(area, "sgd-none", "sgd", "OPT-007", "μ 0 taken for the default", slots, 0.0625, Hyper(momentum=0.0))

@@ -7,7 +7,7 @@ import numpy as np
 from conformance.gen import tiny
 from conformance.gen.models import tensors_of
 from conformance.gen.numbers import Area, Array, Numbers, ids, reals
-from conformance.oracle import prune, train
+from conformance.oracle import prune, rules, train
 from conformance.oracle.model import Config, targets
 
 _CONFIG: Config = {
@@ -133,6 +133,7 @@ def runs() -> Area:
     for name, extreme, clause, purpose in spoilt:
         given = _given(SETTINGS | {"seed": 0} | extreme, world, tiny.CONFIG)
         area.add(f"refuse-{name}", "train.run", clause, purpose, given, refused=clause, dtypes=("float32",))
+    _hidden_overflows(area)
     for name, bad, clause in (
         ("window-0", {"gradient_window": 0}, "TRN-005"),
         ("window-4", {"gradient_window": 4}, "TRN-005"),
@@ -146,7 +147,42 @@ def runs() -> Area:
         small = tiny.world(Numbers(60, 0), tiny.SMALLEST)
         given = _given(SETTINGS | {"seed": 0} | bad, small, tiny.SMALLEST)
         area.add(f"refuse-{name}", "train.run", clause, "a setting outside its range", given, refused=clause)
+    _unreadable(area)
     return area
+
+
+def _hidden_overflows(area: Area) -> None:
+    """TRN-019: in binary32 a number overflows, and what is computed from it is finite again."""
+    world = tiny.world(Numbers(60, 0), tiny.CONFIG)
+    tensors, stored, text = world
+    large = dict(tensors) | {"lm_head.weight": tensors["lm_head.weight"] * 2.0**84}
+    far = dict(tensors) | {"model.embed_tokens.weight": tensors["model.embed_tokens.weight"] * 2.0**80}
+    short = SETTINGS | {"seed": 0, "steps": 3, "evolve_every": 3}
+    allowed = "TRN-007 LYR-015 LYR-016"
+    for name, tensors, change, purpose in (
+        ("rate", world[0], {"lr": 2.0**34, "max_norm": 0.0}, "a loss of ln V behind a RMSNorm that gives 0"),
+        ("start", far, {"start": "gradient"}, "initial positions by a gradient of 0 behind a RMSNorm that gives 0"),
+        ("square", large, {"max_norm": 0.0}, "v = inf, with which a step is 0"),
+    ):
+        given = _given(short | change, (tensors, stored, text), tiny.CONFIG)
+        linked = "TRN-007" if name == "square" else "TRN-007 TRN-019 LYR-015"
+        area.add(f"refuse-{name}", "train.run", linked, purpose, given, refused=allowed, dtypes=("float32",))
+
+
+def _unreadable(area: Area) -> None:
+    """Add runs on windows or tokens that the model cannot read."""
+    config = tiny.SMALLEST | {"max_position_embeddings": SETTINGS["length"] - 1}
+    given = _given(SETTINGS | {"seed": 0, "density": 0.5}, tiny.world(Numbers(60, 0), config), config)
+    purpose = "windows one token longer than the model has positions"
+    area.add("refuse-positions", "train.run", "TRN-017", purpose, given, refused="TRN-017")
+    tensors, stored, text = tiny.world(Numbers(60, 0), tiny.SMALLEST)
+    text[-1] = tiny.SMALLEST["vocab_size"]
+    settings = SETTINGS | {"seed": 0, "density": 0.5, "steps": 1, "rows": 1, "evolve_every": 1}
+    starts = rules.window_starts(0, 2, 0, 1, len(text), settings["length"])
+    assert starts[0] + settings["length"] < len(text), "the window holds the token that no window is to hold"
+    given = _given(settings, (tensors, stored, text), tiny.SMALLEST)
+    purpose = "a text of another tokenizer, told by a token that no window holds"
+    area.add("refuse-vocabulary", "train.run", "TRN-018", purpose, given, refused="TRN-018 LYR-001")
 
 
 def _given(settings: dict[str, Any], world: tuple[Any, ...], config: Config = _CONFIG) -> dict[str, Any]:

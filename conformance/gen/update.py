@@ -220,6 +220,9 @@ def optimizer() -> Area:
         0.001,
         {},
     )
+    old = ids([15, 31, 63, 127, 255, 511, 1023, 2047, 4095, 4999, 7, 2])
+    text = "an age too many or too few, or a power in binary32, where V8's and Java's pow are off by a last bit"
+    _adamw_case(area, "powers", "OPT-001 OPT-002 OPT-009", text, (phi, m, v, old, g), 0.125, {"eps": 2.0**-6})
     nothing = (zeros[:0], zeros[:0], zeros[:0], ages[:0], zeros[:0])
     _adamw_case(area, "empty", "OPT-001", "a matrix without slots", nothing, 0.001, {})
     for norm, top in ((2.0, 1.0), (0.5, 1.0), (1.0, 1.0), (0.0, 1.0), (3.0, 0.0), (1e-7, 1e-7), (1e30, 0.5)):

@@ -6,7 +6,19 @@ from typing import Any
 
 import numpy as np
 
-from conformance.mutants.base import Mutant, Operation, Values, after, changed, flipped, ids, mutant, right, unchecked
+from conformance.mutants.base import (
+    REFUSALS,
+    Mutant,
+    Operation,
+    Values,
+    after,
+    changed,
+    flipped,
+    ids,
+    mutant,
+    right,
+    unchecked,
+)
 from conformance.oracle import rules
 from conformance.ports.engine_flaws import attended
 
@@ -74,6 +86,31 @@ def coarse_angles(a: Values) -> Values:
         one, two = z[..., :half], z[..., half:]
         out[name] = np.concatenate([one * cos - two * turn, two * cos + one * turn], axis=-1)
     return out
+
+
+def coarse_frequencies(a: Values) -> Values:
+    """Angles in binary64 of frequencies that are right to 36 bits only."""
+    base = a["rope"]["base"] * (1 + 2.0**-35)
+    return right("layer.rope")(a | {"rope": a["rope"] | {"base": base}})
+
+
+def first_row_alone(a: Values) -> Values:
+    """The statistic of the first row taken for that of all."""
+    first = a["x"].reshape(-1, a["x"].shape[-1])[:1]
+    with np.errstate(over="ignore", invalid="ignore"):
+        fine = np.isfinite((first * first).mean())
+    try:
+        return right("layer.rmsnorm")(a)
+    except REFUSALS:
+        if not fine:
+            raise
+        return {}
+
+
+def keys_not_looked_at(a: Values) -> Values:
+    """Scores alone looked at: an infinite key has the score −∞ with a query, beside finite ones."""
+    finite = np.nan_to_num(a["k"], posinf=0.0, neginf=0.0)
+    return right("layer.attention")(a | {"k": finite})
 
 
 def short_mantissa(x: Any) -> Any:
@@ -211,4 +248,9 @@ MUTANTS: list[Mutant] = [
     mutant("LYR-011", "layer.cross_entropy", mean_over_all_rows, "ignored rows counted"),
     mutant("LYR-011", "layer.cross_entropy", changed("layer.cross_entropy", dloss=lambda a: 1.0), "dloss taken for 1"),
     *unchecked("layer.cross_entropy", "LYR-011"),
+    *unchecked("layer.rmsnorm", "LYR-015"),
+    mutant("LYR-015", "layer.rmsnorm", first_row_alone, "the first row alone looked at"),
+    *unchecked("layer.attention", "LYR-016"),
+    mutant("LYR-016", "layer.attention", keys_not_looked_at, "keys not looked at"),
+    mutant("LYR-017", "layer.rope", coarse_frequencies, "frequencies with 36 bits"),
 ]

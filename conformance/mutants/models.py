@@ -6,8 +6,11 @@ from typing import Any
 import numpy as np
 
 from conformance.mutants.base import REFUSALS, Mutant, Operation, Values, after, mutant, right, unchecked
+from conformance.ports.engine_flaws import silent_norms
 
 __all__ = ["MUTANTS"]
+
+_CONTEXT = "original_max_position_embeddings"
 
 
 def loss_over_padding(a: Values) -> Values:
@@ -83,6 +86,51 @@ def configured(op: str, **new: Callable[[Values], Any]) -> Operation:
     return lambda a: right(op)(a | {"config": a["config"] | {k: f(a["config"]) for k, f in new.items()}})
 
 
+def with_rope(change: Callable[[Values, Values], Values], op: str = "config.describe") -> Operation:
+    """The operation under a config whose RoPE settings, whichever object holds them, are read by a mistake.
+
+    change: from the settings and the whole config to what the config has instead.
+    """
+
+    def f(a: Values) -> Values:
+        config = a["config"]
+        held = {key: change(config[key], config) for key in ("rope_parameters", "rope_scaling") if config.get(key)}
+        return right(op)(a | {"config": config | held})
+
+    return f
+
+
+def without_keys(*keys: str, op: str = "config.describe") -> Operation:
+    """The operation under a config that lacks some keys."""
+    return lambda a: right(op)(a | {"config": {k: v for k, v in a["config"].items() if k not in keys}})
+
+
+def only_of_two(key: str, other: str) -> Operation:
+    """One of two RoPE objects read, the other left alone."""
+    alone = without_keys(other)
+    return lambda a: alone(a) if a["config"].get(key) else right("config.describe")(a)
+
+
+def old_spelling_first(rope: Values, _: Values) -> Values:
+    return rope | {"rope_type": rope["type"]} if "type" in rope else rope
+
+
+def new_spelling_first(rope: Values, _: Values) -> Values:
+    return {key: value for key, value in rope.items() if key != "type" or "rope_type" not in rope}
+
+
+def default_type(rope: Values, _: Values) -> Values:
+    return {"rope_type": "default"} | rope if "type" not in rope else rope
+
+
+def context_beside_first(rope: Values, config: Values) -> Values:
+    return rope | ({_CONTEXT: config[_CONTEXT]} if _CONTEXT in config else {})
+
+
+def without_objects(rope: Values, _: Values) -> Values:
+    return {key: value for key, value in rope.items() if not isinstance(value, dict)}
+
+
 def as_many_as_query_heads(out: Values, a: Values) -> Values:
     return {"kv_heads": a["config"]["num_attention_heads"]}
 
@@ -111,6 +159,16 @@ def ruled(**new: Any) -> Operation:
 def stepped(**new: Any) -> Operation:
     """One step under other settings."""
     return lambda a: right("train.step")(a | {"settings": a["settings"] | new})
+
+
+def behind_silent_norms(op: str) -> Operation:
+    """The operation of a model whose RMSNorm gives 0 where the squares of a row overflow."""
+
+    def f(a: Values) -> Values:
+        with silent_norms():
+            return right(op)(a)
+
+    return f
 
 
 def of_every_target(**new: Callable[[Values], Any]) -> Operation:
@@ -143,6 +201,22 @@ def stops_a_step_early(a: Values) -> Values:
     return right("evaluate.perplexity")(a | {"windows": a["windows"] - 1})
 
 
+def looks_at_windows_alone(a: Values) -> Values:
+    n, length, windows = len(a["text"]), a["length"], a["windows"]
+    held = np.zeros(n, dtype=bool)
+    for i in range(windows):
+        start = i * (n - length) // max(windows - 1, 1)
+        held[start : start + length] = True
+    return right("evaluate.perplexity")(a | {"text": np.where(held, a["text"], 0)})
+
+
+def dynamic_goes_beyond(a: Values) -> Values:
+    config = a["config"]
+    if (config.get("rope_scaling") or {}).get("rope_type") == "dynamic":
+        config = config | {"max_position_embeddings": max(config["max_position_embeddings"], a["length"])}
+    return right("evaluate.perplexity")(a | {"config": config})
+
+
 def any_perplexity(a: Values) -> Values:
     try:
         return right("evaluate.perplexity")(a)
@@ -166,6 +240,15 @@ MUTANTS: list[Mutant] = [
     ),
     mutant("MDL-007", "config.describe", targets_by_name, "targets in order of name"),
     *unchecked("config.describe", "MDL-002", "MDL-006"),
+    mutant("MDL-009", "config.describe", only_of_two("rope_parameters", "rope_scaling"), "rope_parameters goes first"),
+    mutant("MDL-009", "config.describe", only_of_two("rope_scaling", "rope_parameters"), "rope_scaling goes first"),
+    mutant("MDL-010", "config.describe", with_rope(old_spelling_first), "type goes before rope_type"),
+    mutant("MDL-010", "config.describe", with_rope(new_spelling_first), "rope_type goes before type"),
+    mutant("MDL-010", "config.describe", with_rope(default_type), "RoPE settings without a type taken for default"),
+    mutant("MDL-011", "config.describe", with_rope(context_beside_first), "a context beside the settings goes first"),
+    mutant("MDL-011", "config.describe", without_keys(_CONTEXT), "a context beside the settings not looked at"),
+    mutant("MDL-011", "model.step", without_keys(_CONTEXT, op="model.step"), "a context beside the settings ignored"),
+    mutant("MDL-012", "config.describe", with_rope(without_objects), "RoPE settings of kinds of layers left out"),
     mutant("MDL-005", "model.step", untied, "one use of a tied table"),
     mutant("MDL-001", "model.step", exchanged("gate_proj", "up_proj"), "gate and up exchanged"),
     mutant("MDL-001", "model.step", exchanged("input_layernorm", "post_attention_layernorm"), "norms exchanged"),
@@ -206,5 +289,19 @@ MUTANTS: list[Mutant] = [
     mutant("EVT-008", "train.run", ruled(adapts="always"), "adapt where it is left out"),
     mutant("DLT-001 EVT-009", "train.run", ruled(scope="matrix"), "scope taken for matrix"),
     mutant("OPT-003", "train.run", settings(weight_decay=0.25), "decay unless told"),
-    *unchecked("train.run", "TRN-007", "TRN-008", "TRN-003", "TRN-005", "RNG-002"),
+    mutant("TRN-019 LYR-015", "train.run", behind_silent_norms("train.run"), "RMSNorm gives 0 where squares overflow"),
+    mutant(
+        "TRN-019 LYR-015",
+        "evaluate.perplexity",
+        behind_silent_norms("evaluate.perplexity"),
+        "RMSNorm gives 0 where squares overflow",
+    ),
+    mutant(
+        "TRN-019 LYR-015", "prune.model", behind_silent_norms("prune.model"), "RMSNorm gives 0 where squares overflow"
+    ),
+    *unchecked("train.run", "TRN-007", "TRN-008", "TRN-003", "TRN-005", "RNG-002", "TRN-017", "TRN-018"),
+    *unchecked("evaluate.perplexity", "TRN-017"),
+    mutant("TRN-018", "evaluate.perplexity", looks_at_windows_alone, "tokens looked at where a window holds them"),
+    mutant("TRN-017", "evaluate.perplexity", dynamic_goes_beyond, "dynamic RoPE goes beyond the positions"),
+    *unchecked("prune.model", "TRN-017", "LYR-001"),
 ]

@@ -17,6 +17,8 @@ def adamw(flaw: str = "") -> Operation:
         g, lr, values = a["gradient"], a["lr"], a["values"]
         age = a["age"] + 1
         steps = np.full_like(age, age.max(initial=1)) if flaw == "global step" else age
+        if flaw == "an age too many":
+            steps = age + 1
         if flaw != "decay after":
             values = values * kind(1 - lr * decay)
         if flaw == "coupled decay":
@@ -29,6 +31,9 @@ def adamw(flaw: str = "") -> Operation:
         if flaw == "corrections in the run's dtype":
             c1, c2 = 1 - kind(beta1) ** steps.astype(kind), np.sqrt(1 - kind(beta2) ** steps.astype(kind))
             size = kind(lr) / c1
+        elif flaw == "powers in binary32":
+            p1, p2 = (np.float32(b) ** steps.astype(np.float32) for b in (beta1, beta2))
+            c2, size = np.sqrt(1 - p2.astype(float)).astype(kind), (lr / (1 - p1.astype(float))).astype(kind)
         else:
             c2 = np.sqrt(1 - beta2 ** steps.astype(float)).astype(kind)
             size = (lr / (1 - beta1 ** steps.astype(float))).astype(kind)
@@ -79,6 +84,18 @@ def first_step_by_the_run(a: Values) -> Values:
     return out | {"age": a["age"] + 1}
 
 
+def spiel_of_an_older_slot(a: Values) -> Values:
+    """Moments as they should be, and the correction of a slot that is a step older."""
+    out = right("optimizer.step")(a)
+    if a["kind"] != "spiel-adamw":
+        return out
+    older, kind = a["age"] + 2, a["values"].dtype.type
+    c1, c2 = 1 - a["beta1"] ** older.astype(float), np.sqrt(1 - a["beta2"] ** older.astype(float))
+    down = (np.sqrt(out["v"]) + kind(a["eps"])) * c1.astype(kind) / c2.astype(kind)
+    values = a["values"] - kind(a["lr"]) * (out["m"] / down)
+    return out | {"values": values - kind(a["lr"] * a["weight_decay"]) * values}
+
+
 MUTANTS: list[Mutant] = [
     mutant("OPT-001", "adamw.step", adamw("global step"), "one step counter"),
     mutant("OPT-001", "adamw.step", adamw("decay after"), "decay after the update"),
@@ -87,6 +104,9 @@ MUTANTS: list[Mutant] = [
     mutant("OPT-001", "adamw.step", adamw("eps before the correction"), "eps before the correction"),
     mutant("OPT-002", "adamw.step", adamw("1 - beta in the run's dtype"), "1 − β₂ in binary32"),
     mutant("OPT-002", "adamw.step", adamw("corrections in the run's dtype"), "corrections in binary32"),
+    mutant("OPT-009", "adamw.step", adamw("powers in binary32"), "powers in binary32"),
+    mutant("OPT-009", "adamw.step", adamw("an age too many"), "powers of an age too many"),
+    mutant("OPT-009", "optimizer.step", spiel_of_an_older_slot, "powers of an age too many"),
     mutant(
         "OPT-003", "adamw.step", changed("adamw.step", beta2=lambda a: a["beta2"] or 0.99), "β₂ of 0.99 unless told"
     ),

@@ -76,6 +76,17 @@ def sparsegpt(flaw: str = "") -> Operation:
     return op
 
 
+def wanda_in_the_runs_dtype(a: Values) -> Values:
+    """Scores in the dtype of the weights, whatever they become there."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        scores = np.abs(a["weights"]) * np.sqrt(a["square_sums"])
+    cols = scores.shape[1]
+    order = np.argsort(scores, axis=1, kind="stable")[:, : int(a["sparsity"] * cols + 2.0**-20)]
+    mask = np.ones(scores.shape, dtype=bool)
+    np.put_along_axis(mask, order, values=False, axis=1)
+    return {"kept": ids(np.flatnonzero(mask))}
+
+
 def model_as_it_was(a: Values) -> Values:
     """A whole model with the right masks on weights that were not changed."""
     out = right("prune.model_sparsegpt")(a)
@@ -106,6 +117,11 @@ MUTANTS: list[Mutant] = [
     mutant(
         "PRN-003", "prune.wanda", changed("prune.wanda", square_sums=lambda a: a["square_sums"] * 0 + 1), "no norms"
     ),
+    mutant("PRN-014 PRN-015", "prune.wanda", wanda_in_the_runs_dtype, "scores in binary32"),
+    *unchecked("prune.wanda", "PRN-003", "SEL-004"),
+    *unchecked("prune.pattern", "SEL-004"),
+    *unchecked("prune.sparsegpt", "SEL-004"),
+    *unchecked("prune.model", "LYR-015"),
     mutant("PRN-004", "prune.pattern", changed("prune.pattern", scores=lambda a: -a["scores"]), "the smallest kept"),
     *unchecked("prune.pattern", "PRN-004"),
     mutant("PRN-005", "prune.model", kept_bits_lost, "one weight too few"),

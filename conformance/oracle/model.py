@@ -52,15 +52,16 @@ def window(config: Config, block: int) -> int | None:
 
 
 def rope(config: Config) -> dict[str, Any]:
-    """Return the RoPE settings (MDL-004)."""
+    """Return the RoPE settings (MDL-004, MDL-009 to MDL-011) of a config that does not contradict itself."""
     given = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    contexts = (given.get("original_max_position_embeddings"), config.get("original_max_position_embeddings"))
     return {
         "type": given.get("rope_type", given.get("type", "default")),
         "base": given.get("rope_theta", config.get("rope_theta")),
         "factor": given.get("factor"),
         "low": given.get("low_freq_factor"),
         "high": given.get("high_freq_factor"),
-        "original": given.get("original_max_position_embeddings"),
+        "original": contexts[0] or contexts[1] or config.get("max_position_embeddings"),
         "max_position_embeddings": config.get("max_position_embeddings"),
     }
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from conformance.oracle import adamw
+from conformance.oracle.powers import power
 
 KEEPS: dict[str, tuple[str, ...]] = {
     "adamw": ("m", "v", "age"),
@@ -68,7 +69,7 @@ def _spiel(x: float, kept: dict[str, Any], g: float, lr: float, h: Hyper) -> tup
     age = kept["age"] + 1
     m = h.beta1 * kept["m"] + (1 - h.beta1) * g
     v = h.beta2 * kept["v"] + (1 - h.beta2) * g * g
-    c1, c2 = 1 - h.beta1**age, math.sqrt(1 - h.beta2**age)
+    c1, c2 = 1 - power(h.beta1, age), math.sqrt(1 - power(h.beta2, age))
     x -= lr * (m / (((math.sqrt(v) + h.eps) * c1) / c2))
     return x - (lr * h.weight_decay) * x, {"m": m, "v": v, "age": age}
 

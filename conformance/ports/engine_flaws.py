@@ -1,17 +1,19 @@
 """What wrong programs need of the engine: its refusals, attention to keys of their choice, a walk that skips."""
 
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 
 from formats import FormatError
-from seft_ref import calibrate
+from seft_ref import calibrate, model
 from seft_ref.config import ModelConfig
 from seft_ref.errors import SeftError
 from seft_ref.layers.attention import attention_backward, attention_forward
+from seft_ref.layers.rmsnorm import RmsNormCache
 from seft_ref.prune.sparsegpt import hessian_of, sparsegpt
 
-__all__ = ["REFUSALS", "attended", "behind_unpruned_blocks"]
+__all__ = ["REFUSALS", "attended", "behind_unpruned_blocks", "silent_norms"]
 
 Values = dict[str, Any]
 
@@ -40,3 +42,14 @@ def behind_unpruned_blocks(a: Values) -> Values:
         "kept": {n: np.flatnonzero(mask).astype(np.int64) for n, (mask, _) in zip(names, found, strict=True)},
         "weights": {n: weight for n, (_, weight) in zip(names, found, strict=True)},
     }
+
+
+def silent_norms() -> Any:
+    """Return a context in which RMSNorm of a model gives 0 where the squares of a row overflow, and says nothing."""
+    return patch.object(model, "rmsnorm_forward", _silent_norm)
+
+
+def _silent_norm(x: Any, weight: Any, eps: float) -> tuple[Any, RmsNormCache]:
+    with np.errstate(over="ignore", invalid="ignore"):
+        r = 1.0 / np.sqrt(np.mean(x * x, axis=-1, keepdims=True) + eps)
+    return x * r * weight, RmsNormCache(x, weight, r)

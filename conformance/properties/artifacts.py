@@ -14,6 +14,7 @@ from conformance.cases import VECTORS, Case, dump, load
 from conformance.clauses import read_clauses
 from conformance.harness import Result, Variant, run
 from conformance.judgement import kit_digest
+from conformance.ops import OPS
 from conformance.properties.trial import RELATION, NotOffered, Seen, ask_all
 from conformance.protocol.values import encode
 
@@ -62,8 +63,25 @@ def _related(case: Case) -> bool:
 
 
 def read(folder: Path | str) -> list[Case]:
-    """Return the cases of a folder."""
-    return load(Path(folder) / "case.json")
+    """Return the cases of a folder.
+
+    Raises:
+        ValueError: its case.json is missing or damaged, or asks for an operation that there is not.
+    """
+    path = Path(folder) / "case.json"
+    if not path.is_file():
+        msg = f"{folder} holds no case.json; name a folder that a failed property left"
+        raise ValueError(msg)
+    try:
+        cases = load(path)
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
+        msg = f"{path} holds no case that can be asked; run the property again to have it written anew"
+        raise ValueError(msg) from error
+    unknown = [case.op for case in cases if case.op not in OPS]
+    if unknown or not cases:
+        msg = f"{path} asks for {unknown[0]!r:.80}, which is no operation" if unknown else f"{path} holds no case"
+        raise ValueError(msg)
+    return cases
 
 
 def replay(folder: Path | str, variants: Sequence[Variant]) -> Result:

@@ -1,12 +1,12 @@
 """What a port says of itself and of its failures, made fit to be shown: it may be hostile, and a megabyte long."""
 
 import math
-import re
 from dataclasses import replace
 from typing import Any
 
 from conformance.harness import Result
 from conformance.judgement import Run
+from formats import visible as foreign
 
 __all__ = ["LONGEST", "clip", "plain", "tidy", "visible"]
 
@@ -15,13 +15,10 @@ LONGEST = 4000
 _SHORT = 300
 _DEEPEST = 6
 
-# controls but tab and line feed, halves of surrogate pairs, marks of direction, and what XML cannot hold
-_HIDDEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]")
-
 
 def visible(text: str) -> str:
     r"""Return a text whose hidden characters are written out, ``\x1b`` for escape."""
-    return _HIDDEN.sub(lambda found: found[0].encode("unicode_escape", "surrogatepass").decode("ascii"), text)
+    return foreign.visible(text, keep="\t\n")
 
 
 def clip(text: str, most: int = LONGEST) -> str:

@@ -17,6 +17,7 @@ from formats.container import FLOATS, MappedFile, Section, dtype_name
 from formats.convert.stock import open_stock
 from formats.errors import CannotHold, FormatError
 from formats.records import Array, Dense, Mask, Sparse, Tensor, from_flat, rows_of
+from formats.regular import read_bounded
 from formats.strict_json import JSON
 
 CONFIG = "adapter_config.json"
@@ -113,9 +114,8 @@ def open_adapter(
 def _read_config(folder: Path, error: type[FormatError]) -> dict[str, JSON]:
     if not (folder / CONFIG).is_file():
         raise error(f"{folder} lacks {CONFIG}")
-    with (folder / CONFIG).open("rb") as opened:
-        data = opened.read(MAX_CONFIG + 1)
-    if len(data) > MAX_CONFIG:
+    data = read_bounded(folder / CONFIG, MAX_CONFIG)
+    if data is None:
         raise error(f"{CONFIG} has more than {MAX_CONFIG} bytes")
     try:
         config = strict_json.parse_any(data, CONFIG)

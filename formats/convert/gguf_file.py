@@ -22,6 +22,7 @@ from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 from formats import validate
 from formats.errors import ForeignGguf, FormatError
 from formats.records import Array, Checkpoint, Dense, DType
+from formats.regular import open_regular
 from formats.strict_json import JSON
 
 DEFAULT_ALIGNMENT = 32
@@ -48,7 +49,7 @@ _LEAST_PAIR = 8 + 4 + 1
 _LEAST_INFO = 8 + 4 + 4 + 8
 
 
-def open_gguf(path: str | os.PathLike[str], *, expand_quantised: bool = False) -> Checkpoint:
+def open_gguf(path: str | os.PathLike[str], *, expand_quantised: bool = False, limit: int | None = None) -> Checkpoint:
     """Return the tensors of a GGUF file of version 2 or 3, each read when asked for.
 
     Names are those of the file; shapes are row-major, the file's dimensions in reverse. Plain types are read-only
@@ -57,9 +58,11 @@ def open_gguf(path: str | os.PathLike[str], *, expand_quantised: bool = False) -
     Args:
         path: the file; it must not be changed while it is open.
         expand_quantised: make F32 of quantised tensors, with the values that the gguf package gives them.
+        limit: bytes that expanded tensors may take together; None sets no limit.
 
     Raises:
         ForeignGguf: FMT-155 for a malformed file, one of several parts, or quantised tensors without the flag.
+        ExpansionTooLarge: FMT-098.
     """
     tensors = _Tensors(Path(path))
     quantised = tensors.quantised()
@@ -68,6 +71,7 @@ def open_gguf(path: str | os.PathLike[str], *, expand_quantised: bool = False) -
             f"{tensors.file_name} holds {len(quantised)} quantised tensors, the first is {quantised[0]!r}; "
             f"pass expand_quantised=True, or --expand-quantised, to make F32 of them"
         )
+    validate.check_limit(tensors.expanded_bytes(), limit, tensors.file_name)
     names: list[JSON] = [*quantised]
     return Checkpoint("model", tensors, {"source": "gguf", "expanded": names} if names else {})
 
@@ -155,7 +159,7 @@ class _Tensors(Mapping[str, Dense]):
 
     def __init__(self, path: Path) -> None:
         self.file_name = path.name
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             if not file.seek(0, 2):
                 raise ForeignGguf(f"{path.name} is empty")
             self._data = np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), dtype=np.uint8)
@@ -183,6 +187,10 @@ class _Tensors(Mapping[str, Dense]):
     def quantised(self) -> list[str]:
         """Return the names of the tensors that reading expands, sorted."""
         return sorted(name for name, info in self._infos.items() if info.type.name not in _PLAIN)
+
+    def expanded_bytes(self) -> int:
+        """Return what the tensors that reading expands take together, as F32."""
+        return sum(4 * math.prod(self._infos[name].shape) for name in self.quantised())
 
 
 def _parse(cursor: _Cursor) -> tuple[dict[str, _Info], int]:

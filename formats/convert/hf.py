@@ -7,18 +7,19 @@ to_hf("Llama-sparse", "Llama-again")           and comes back with them: stock l
 import os
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping
+from math import prod
 from pathlib import Path
 from types import TracebackType
 
 from formats import atomic, strict_json, validate
-from formats.container import NONE, MappedFile, Section, dtype_name
+from formats.container import DTYPES, NONE, MappedFile, Section, dtype_name
 from formats.convert.checks import cast, check_cast, name_after_cast, require_model
 from formats.convert.quantised import quantisations
 from formats.convert.sparsify import sparsified
 from formats.convert.stock import open_stock, outline, write_stock
 from formats.errors import CannotHold, ForeignFolder, FormatError, UnknownOption
 from formats.reader import Reader, open_checkpoint
-from formats.records import ANY, Array, Checkpoint, Dense, Mask, Tensor, to_dense
+from formats.records import ANY, LIMIT, Array, Checkpoint, Dense, Mask, Tensor, to_dense
 from formats.writer import write
 
 WHOLE = "model.safetensors"
@@ -140,6 +141,7 @@ def to_hf(
     *,
     dtype: str | None = None,
     shard_bytes: int = 5_000_000_000,
+    limit: int | None = None,
 ) -> None:
     """Write the sparse checkpoint src as the Hugging Face folder dst, one tensor in memory at a time.
 
@@ -151,32 +153,40 @@ def to_hf(
         dst: the folder to make.
         dtype: name of the dtype to cast floats to, for example ``"F32"``; None keeps every bit.
         shard_bytes: bytes of tensors that a shard may hold before the next tensor opens another one.
+        limit: bytes that all tensors may take together once they are dense (FMT-098); None bounds each alone.
 
     Raises:
-        FormatError: FMT-110 if dst is there, the broken rule of src, FMT-126 for a cast that overflows, FMT-154 for a
-            mask or another kind than a model.
+        FormatError: FMT-110 if dst is there, the broken rule of src, FMT-098, FMT-126 for a cast that overflows,
+            FMT-154 for a mask or another kind than a model.
     """
     check_cast(dtype)
     if shard_bytes < 1:
         raise UnknownOption(f"shard_bytes is {shard_bytes}, expected at least 1")
 
     def fetch(name: str) -> Array:
-        return _values(cast(Dense(to_dense(reader.load_verified(name))), dtype, name))
+        return _values(cast(Dense(to_dense(reader.load_verified(name), limit=limit or LIMIT)), dtype, name))
 
     with open_checkpoint(src) as reader:
-        write_hf(dst, _outlines(reader, dtype), fetch, reader.files, shard_bytes=shard_bytes)
+        outlines = _outlines(reader, dtype)
+        _check_dense(outlines, limit)
+        write_hf(dst, outlines, fetch, reader.files, shard_bytes=shard_bytes)
 
 
 def checkpoint_to_hf(
-    dst: str | os.PathLike[str], checkpoint: Checkpoint, *, dtype: str | None = None, shard_bytes: int = 5_000_000_000
+    dst: str | os.PathLike[str],
+    checkpoint: Checkpoint,
+    *,
+    dtype: str | None = None,
+    shard_bytes: int = 5_000_000_000,
+    limit: int | None = None,
 ) -> None:
     """Write the tensors and companions of a checkpoint as the Hugging Face folder dst, as `to_hf` does.
 
     Each tensor is asked for twice: once for its dtype and shape, once for its values.
 
     Raises:
-        FormatError: FMT-110 if dst is there, FMT-126 for a cast that overflows, FMT-154 for a mask or another kind than
-            a model.
+        FormatError: FMT-110 if dst is there, FMT-098, FMT-126 for a cast that overflows, FMT-154 for a mask or another
+            kind than a model.
     """
     check_cast(dtype)
     require_model(checkpoint.kind, FOLDER)
@@ -188,9 +198,16 @@ def checkpoint_to_hf(
         outlines.append(outline(name, name_after_cast(dtype_name(tensor.dtype), dtype), tensor.shape))
 
     def fetch(name: str) -> Array:
-        return _values(cast(Dense(to_dense(checkpoint.tensors[name])), dtype, name))
+        return _values(cast(Dense(to_dense(checkpoint.tensors[name], limit=limit or LIMIT)), dtype, name))
 
+    _check_dense(outlines, limit)
     write_hf(dst, outlines, fetch, checkpoint.files, shard_bytes=shard_bytes)
+
+
+def _check_dense(outlines: list[Section], limit: int | None) -> None:
+    """Verify FMT-098 for a folder as a whole, before a byte of it is written."""
+    total = sum(prod(section.shape) * DTYPES[section.dtype].itemsize for section in outlines)
+    validate.check_limit(total, limit, FOLDER)
 
 
 def _values(tensor: Tensor) -> Array:

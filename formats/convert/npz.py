@@ -19,13 +19,16 @@ import numpy as np
 
 from formats import atomic, strict_json, validate
 from formats.convert.checks import require_plain
-from formats.errors import CannotHold, ExpansionTooLarge, ForeignTorch, FormatError
+from formats.errors import CannotHold, ForeignTorch, FormatError
 from formats.records import Array, Checkpoint, Tensor
+from formats.regular import open_regular, read_bounded
 
 INDEX = "index.json"
 SUFFIX = ".npz"
 MAX_INDEX = 100_000_000
 MAX_FILE_NAME = 255
+MAX_HEADER = 10_000
+"""Bytes of the header of a .npy, which is one line of a shape and a dtype."""
 
 MAX_DEFLATE = 1032
 """Bytes that one compressed byte of DEFLATE can stand for at most: 258 for each two bits."""
@@ -86,11 +89,11 @@ def read_folder(folder: Path) -> tuple[dict[str, Path], dict[str, str]]:
     """
     if not (folder / INDEX).is_file():
         raise ForeignTorch(f"{folder.name} has no {INDEX}, expected name to file")
-    size = (folder / INDEX).stat().st_size
-    if size > MAX_INDEX:
-        raise ForeignTorch(f"{INDEX} of {folder.name} has {size} bytes, at most {MAX_INDEX} are allowed")
+    data = read_bounded(folder / INDEX, MAX_INDEX)
+    if data is None:
+        raise ForeignTorch(f"{INDEX} of {folder.name} has more than {MAX_INDEX} bytes")
     try:
-        found = strict_json.parse_any((folder / INDEX).read_bytes(), "the text")
+        found = strict_json.parse_any(data, "the text")
         for name in found if isinstance(found, dict) else ():
             validate.check_name(name)
     except FormatError as error:
@@ -111,41 +114,42 @@ def read_folder(folder: Path) -> tuple[dict[str, Path], dict[str, str]]:
     return {name: folder / file for file, name in owners.items()}, tied
 
 
-def read_npz(path: Path, *, limit: int) -> dict[str, Array]:
+def read_npz(path: Path, *, limit: int, used: int = 0) -> dict[str, Array]:
     """Return the arrays of an NPZ file by member name, read only.
 
     Args:
         path: a zip of .npy members, stored or deflated.
         limit: bytes that all members may take together.
+        used: bytes of that limit that files before this one took.
 
     Raises:
         ForeignTorch: FMT-153 for a member that is no plain array, or whose size is not the one that it states.
         ExpansionTooLarge: FMT-098, before anything is inflated.
     """
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         try:
             with zipfile.ZipFile(file) as archive:
                 members = archive.infolist()
-                _check_members(members, path, limit)
+                _check_members(members, path, limit, used)
                 return {
                     info.filename.removesuffix(".npy"): _array(archive.read(info), f"{info.filename!r} of {path.name}")
                     for info in members
                 }
-        except FormatError:
+        except (FormatError, MemoryError):
             raise
-        # what zipfile, zlib and NumPy's reading of headers raise over damaged bytes is of a dozen kinds
+        # what zipfile, zlib and NumPy's reading of headers raise over damaged bytes is of a dozen kinds; NumPy's own
+        # words advise to switch its protection off
         except Exception as error:
-            raise ForeignTorch(f"{path.name} is no NPZ file that can be read: {error!s:.200}") from error
+            raise ForeignTorch(f"{path.name} is no NPZ file that can be read: it is damaged, or no zip") from error
 
 
-def _check_members(members: list[zipfile.ZipInfo], path: Path, limit: int) -> None:
+def _check_members(members: list[zipfile.ZipInfo], path: Path, limit: int, used: int) -> None:
     size = path.stat().st_size
     names = [info.filename for info in members]
     if len(set(names)) != len(names):
         raise ForeignTorch(f"{path.name} holds a member twice")
-    total = sum(info.file_size for info in members)
-    if total > limit:
-        raise ExpansionTooLarge(f"{path.name} inflates to {total} bytes, at most {limit} are allowed")
+    # FMT-098
+    validate.check_limit(used + sum(info.file_size for info in members), limit, f"what leads up to {path.name}")
     for info in members:
         most = {zipfile.ZIP_STORED: 1, zipfile.ZIP_DEFLATED: MAX_DEFLATE}.get(info.compress_type, 0)
         if not info.filename.endswith(".npy") or info.flag_bits & 1 or not most:
@@ -164,6 +168,10 @@ def _array(data: bytes, what: str) -> Array:
     """Return the array of a .npy file in memory, whose header is a Python literal of shape and dtype."""
     stream = io.BytesIO(data)
     version = np.lib.format.read_magic(stream)
+    width = {(1, 0): 2, (2, 0): 4}.get(version, 0)
+    length = int.from_bytes(data[stream.tell() : stream.tell() + width], "little")
+    if length > MAX_HEADER:
+        raise ForeignTorch(f"{what} has a header of {length} bytes, at most {MAX_HEADER} are allowed")
     if version == (1, 0):
         shape, by_column, dtype = np.lib.format.read_array_header_1_0(stream)
     elif version == (2, 0):

@@ -131,7 +131,7 @@ def read_scipy(folder: str | os.PathLike[str], *, limit: int = LIMIT) -> Checkpo
 
     Args:
         folder: an index and one NPZ for each tensor.
-        limit: bytes that one tensor may take, verified before anything is inflated.
+        limit: bytes that all tensors may take together, verified before anything is inflated.
 
     Raises:
         ForeignTorch: FMT-153 for an index, a file or indices that are malformed.
@@ -139,11 +139,15 @@ def read_scipy(folder: str | os.PathLike[str], *, limit: int = LIMIT) -> Checkpo
         ExpansionTooLarge: FMT-098.
     """
     paths, tied = npz.read_folder(Path(folder))
-    return Checkpoint("model", {name: _tensor(path, name, limit) for name, path in paths.items()}, tied=tied)
+    tensors, used = {}, 0
+    for name, path in paths.items():
+        arrays = npz.read_npz(path, limit=limit, used=used)
+        used += sum(array.nbytes for array in arrays.values())
+        tensors[name] = _tensor(arrays, path, name)
+    return Checkpoint("model", tensors, tied=tied)
 
 
-def _tensor(path: Path, name: str, limit: int) -> Tensor:
-    arrays = npz.read_npz(path, limit=limit)
+def _tensor(arrays: dict[str, Array], path: Path, name: str) -> Tensor:
     found = arrays.pop("format", np.array(""))
     arrays.pop("_is_array", None)
     kind = found.tobytes().rstrip(b"\0") if found.dtype.kind == "S" and not found.ndim else str(found).encode()[:20]

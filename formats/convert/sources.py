@@ -22,7 +22,9 @@ from formats.convert.trl_delta import read_trl_delta
 from formats.errors import FormatError, UnknownOption
 from formats.index import is_sparse
 from formats.reader import open_checkpoint
-from formats.records import Checkpoint, Tensor
+from formats.records import LIMIT, Checkpoint, Tensor
+from formats.regular import open_regular, read_bounded
+from formats.validate import MAX_FILE_BYTES, check_limit
 
 ADAPTERS: dict[str, Callable[[Path, Mapping[str, Tensor]], Changes]] = {
     "spiel": read_spiel,
@@ -35,13 +37,17 @@ ADAPTERS: dict[str, Callable[[Path, Mapping[str, Tensor]], Changes]] = {
 _PEFT_TYPES = {"SFT": "spiel", "SHIRA": "shira", "LORA": "lora"}
 
 
-def open_source(path: str | os.PathLike[str], kind: str = "auto", *, expand_quantised: bool = False) -> Checkpoint:
+def open_source(
+    path: str | os.PathLike[str], kind: str = "auto", *, expand_quantised: bool = False, limit: int | None = None
+) -> Checkpoint:
     """Return what a path holds; every digest that a format has is compared when a tensor is asked for.
 
     Args:
         path: a folder or a file.
         kind: name of a format, or ``"auto"`` to look what it is.
         expand_quantised: let the quantised tensors of a GGUF file become F32; without it they are refused.
+        limit: bytes that all tensors may take together once expanded (FMT-098); None bounds each alone, where the
+            format lets it grow.
 
     Raises:
         FormatError: the rule that is broken; UnknownOption FMT-084 for an adapter, which needs its base.
@@ -50,7 +56,7 @@ def open_source(path: str | os.PathLike[str], kind: str = "auto", *, expand_quan
     kind = detect(path) if kind == "auto" else kind
     if kind in ADAPTERS:
         raise UnknownOption(f"{path} changes a base; name the base, and convert to a delta")
-    openers = _openers(expand_quantised=expand_quantised)
+    openers = _openers(expand_quantised=expand_quantised, limit=limit)
     if kind not in openers:
         raise UnknownOption(f"format {kind!r} does not exist, expected one of {', '.join([*openers, *ADAPTERS])}")
     return openers[kind](path)
@@ -70,18 +76,24 @@ def open_changes(path: str | os.PathLike[str], base: Checkpoint, kind: str = "au
     return delta.from_changes(base, changes.op, changes.tensors, changes.attributes)
 
 
-def _openers(*, expand_quantised: bool) -> dict[str, Callable[[Path], Checkpoint]]:
+def _openers(*, expand_quantised: bool, limit: int | None) -> dict[str, Callable[[Path], Checkpoint]]:
+    def sparse(path: Path) -> Checkpoint:
+        reader = open_checkpoint(path)
+        check_limit(reader.memory_bytes, limit, str(path))
+        return delta.verified(reader)
+
+    whole = LIMIT if limit is None else limit
     return {
-        "sparse": lambda path: delta.verified(open_checkpoint(path)),
+        "sparse": sparse,
         "hf": lambda path: open_hf(path).checkpoint(),
         "compressed-tensors": open_compressed_tensors,
-        "torch": partial(_optional, "torch_file", "read_torch"),
-        "scipy": partial(_optional, "scipy_files", "read_scipy"),
-        "gguf": partial(_optional, "gguf_file", "open_gguf", expand_quantised=expand_quantised),
+        "torch": partial(_optional, "torch_file", "read_torch", limit=whole),
+        "scipy": partial(_optional, "scipy_files", "read_scipy", limit=whole),
+        "gguf": partial(_optional, "gguf_file", "open_gguf", expand_quantised=expand_quantised, limit=limit),
     }
 
 
-def _optional(module: str, function: str, path: Path, **options: bool) -> Checkpoint:
+def _optional(module: str, function: str, path: Path, **options: bool | int | None) -> Checkpoint:
     """Call a converter whose library not every user has, and which is imported only now."""
     found: Checkpoint = getattr(importlib.import_module(f"formats.convert.{module}"), function)(path, **options)
     return found
@@ -115,7 +127,7 @@ def _of_folder(path: Path) -> str | None:
 
 
 def _of_file(path: Path) -> str | None:
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         magic = file.read(4)
     if magic == b"GGUF":
         return "gguf"
@@ -135,8 +147,12 @@ def _is_patch(path: Path) -> bool:
 
 
 def _json(path: Path) -> dict[str, strict_json.JSON]:
+    # FMT-096: a companion is no longer, so that a longer one is no config
+    data = read_bounded(path, MAX_FILE_BYTES)
+    if data is None:
+        raise UnknownOption(f"{path} has more than {MAX_FILE_BYTES} bytes, which no configuration has")
     try:
-        value = strict_json.parse_any(path.read_bytes(), path.name)
+        value = strict_json.parse_any(data, path.name)
     except FormatError:
         return {}
     return value if isinstance(value, dict) else {}

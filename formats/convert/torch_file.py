@@ -6,6 +6,7 @@ read_torch("pruned.pt")                        and so does any state dict, if it
 
 import os
 import zipfile
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch
 
 from formats import atomic, validate
 from formats.convert.checks import require_plain
+from formats.convert.torch_pickle import check_pickle
 from formats.convert.torch_tensors import (
     check_kind,
     from_torch,
@@ -23,6 +25,7 @@ from formats.convert.torch_tensors import (
 )
 from formats.errors import CannotHold, ForeignTorch, FormatError
 from formats.records import LIMIT, Checkpoint, Dense, Mask, Tensor
+from formats.regular import open_regular
 
 
 def write_torch_csr(
@@ -70,7 +73,7 @@ def read_torch(path: str | os.PathLike[str], *, limit: int = LIMIT) -> Checkpoin
 
     Args:
         path: a zip file of torch.save: a dict of name to tensor, or a dict of such a dict under ``"state_dict"``.
-        limit: bytes that the row pointers of one tensor may take.
+        limit: bytes that the row pointers of all tensors may take together; those of a COO tensor follow its shape.
 
     Raises:
         ForeignTorch: FMT-153 for what torch refuses, an entry that is no tensor, a tensor larger than its bytes,
@@ -82,6 +85,7 @@ def read_torch(path: str | os.PathLike[str], *, limit: int = LIMIT) -> Checkpoin
     tensors: dict[str, Tensor] = {}
     tied: dict[str, str] = {}
     owners: dict[object, str] = {}
+    used = 0
     for name, tensor in _state_dict(path).items():
         _check_entry(name, tensor, path.name)
         view = _view(tensor)
@@ -89,20 +93,29 @@ def read_torch(path: str | os.PathLike[str], *, limit: int = LIMIT) -> Checkpoin
             tied[name] = owners[view]
             continue
         owners[view] = name
+        if tensor.layout == torch.sparse_coo:
+            # FMT-098: its row pointers are made from its shape
+            used += 8 * (prod(tensor.shape[:-1]) + 1)
+            validate.check_limit(used, limit, f"what leads up to {name!r} in {path.name}")
         tensors[name] = _from_tensor(tensor, name, limit)
     return Checkpoint("model", tensors, tied=tied)
 
 
 def _state_dict(path: Path) -> dict[Any, Any]:
-    _check_archive(path)
+    # what a program has told torch to trust, torch may load here, too
+    added = torch.serialization.get_safe_globals()
+    trusted = [f[1] if isinstance(f, tuple) else f"{f.__module__}.{f.__qualname__}" for f in added]
+    check_pickle(_pickle_of(path), path.name, trusted)
     try:
         # mapped, so that no storage is larger than the file
         with without_beta_warning():
             found = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except MemoryError:
+        raise
     except Exception as error:
+        # torch's own words advise to switch its protection off
         raise ForeignTorch(
-            f"{path.name} holds more than tensors, or is damaged; save module.state_dict() instead. "
-            f"torch says: {error!s:.300}"
+            f"{path.name} holds more than tensors, or is damaged, and was not loaded; save module.state_dict() alone"
         ) from error
     if isinstance(found, dict) and isinstance(found.get("state_dict"), dict):
         others = sorted(repr(key) for key in found if key != "state_dict")
@@ -114,12 +127,19 @@ def _state_dict(path: Path) -> dict[Any, Any]:
     return found
 
 
-def _check_archive(path: Path) -> None:
-    """Verify that the file is a zip whose members are stored as they are: torch maps them without looking."""
-    with path.open("rb") as file:
+def _pickle_of(path: Path) -> bytes:
+    """Return the pickle of a file, after verifying that the file is a zip whose members are stored as they are, each
+    once, from its first byte on: torch maps them without looking, and must find the same ones.
+    """
+    with open_regular(path) as file:
         try:
             with zipfile.ZipFile(file) as archive:
-                packed = [info.filename for info in archive.infolist() if info.compress_type != zipfile.ZIP_STORED]
+                members = archive.infolist()
+                packed = [info.filename for info in members if info.compress_type != zipfile.ZIP_STORED]
+                pickles = [info for info in members if info.filename.endswith("/data.pkl")]
+                sound = len({info.filename for info in members}) == len(members) and not archive.comment
+                sound = sound and min((info.header_offset for info in members), default=0) == 0
+                data = archive.read(pickles[0]) if len(pickles) == 1 and sound and not packed else None
         # what zipfile raises over damaged bytes is of a dozen kinds
         except Exception as error:
             raise ForeignTorch(
@@ -128,6 +148,9 @@ def _check_archive(path: Path) -> None:
             ) from error
     if packed:
         raise ForeignTorch(f"member {packed[0]!r} of {path.name} is compressed, torch.save stores members as they are")
+    if data is None:
+        raise ForeignTorch(f"{path.name} is a zip file that torch.save did not write: it holds {len(pickles)} pickles")
+    return data
 
 
 def _check_entry(name: object, tensor: object, file: str) -> None:
@@ -141,6 +164,9 @@ def _check_entry(name: object, tensor: object, file: str) -> None:
     except FormatError as error:
         raise ForeignTorch(f"{file} has a name that no checkpoint can hold: {error}") from error
     check_kind(tensor, name)
+    # FMT-007: NumPy takes no dimension of 2^62, not even beside one of 0
+    for part in (tensor, *_parts(tensor)):
+        _check_shape(tuple(part.shape), name, file)
     for part in _parts(tensor):
         check_kind(part, f"a part of {name}")
         held = part.untyped_storage().nbytes()
@@ -149,6 +175,13 @@ def _check_entry(name: object, tensor: object, file: str) -> None:
             raise ForeignTorch(
                 f"{name!r} in {file} shows {part.numel()} elements of {held} bytes; call contiguous() before saving"
             )
+
+
+def _check_shape(shape: tuple[int, ...], name: str, file: str) -> None:
+    try:
+        validate.check_shape(shape, name)
+    except FormatError as error:
+        raise CannotHold(f"{name!r} in {file} is larger than a checkpoint can hold: {error}") from error
 
 
 def _parts(tensor: torch.Tensor) -> tuple[torch.Tensor, ...]:

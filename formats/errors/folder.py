@@ -79,3 +79,9 @@ class StockName(FormatError):
     """A file name under which a loader of dense models would open a sparse file."""
 
     clause = "FMT-112"
+
+
+class NotRegular(FormatError):
+    """A pipe, a device or another thing that is no regular file where a file is read."""
+
+    clause = "FMT-165"

@@ -78,6 +78,9 @@ class Evolution:
         """With `start` gradient: choose the first slots by the gradient of the first step, and set theirs.
 
         max_norm  clip them to this norm, 0 to leave that to the caller
+
+        Raises:
+            SeftError: TRN-007 for a gradient that is NaN or infinite.
         """
         if not self._starts(step):
             return
@@ -85,6 +88,13 @@ class Evolution:
         for layer in self.layers.values():
             gradient = self._mean(layer, 1).flatten()
             base = torch.nonzero(whole(layer.mask).view(-1)).flatten()
+            # TRN-007
+            if not bool(torch.isfinite(gradient[base]).all()):
+                raise SeftError(
+                    "TRN-007",
+                    "a gradient of the first step, at the weights as loaded, is NaN or infinite; compute in a wider "
+                    "dtype, or look for a damaged weight",
+                )
             # DLT-004
             layer.place(base[largest(gradient[base].abs(), layer.delta_budget)])
             placed = gradient.new_zeros(layer.delta_budget)

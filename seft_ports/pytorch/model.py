@@ -74,12 +74,25 @@ def wrap(model: nn.Module, settings: Settings, masks: Mapping[str, Tensor] | Non
         made[name] = _sparse(name, linear, mask, settings, matrix)
     # MDL-007
     model.requires_grad_(requires_grad=False)
+    for module in model.modules():
+        if type(module).__name__.endswith("RMSNorm"):
+            module.register_forward_hook(_show_overflow)
     for name, layer in made.items():
         replace(model, name, layer)
     # every rank makes the same event of the same gradient: nothing is left to broadcast
     ignored = [f"{name}.{buffer}" for name, layer in made.items() for buffer in (*layer._buffers, "weight", "bias")]
     nn.parallel.DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(model, ignored)
     return model
+
+
+def _show_overflow(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+    """Return the output of an RMSNorm with NaN in the rows whose squares overflow, where the module gives 0.
+
+    The loss is NaN then and the step is refused (TRN-007), without a wait for the device in every norm.
+    """
+    # LYR-015, TRN-019: in float32, as the modules of transformers compute
+    square = inputs[0].detach().float().square().mean(-1, keepdim=True)
+    return output + (square - square).to(output.dtype)
 
 
 def _sparse(name: str, linear: nn.Module, mask: Tensor | None, settings: Settings, matrix: int) -> SeftLinear:

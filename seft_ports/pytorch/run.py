@@ -46,10 +46,23 @@ def settings_of(s: dict[str, Any], tokens: int) -> Settings:
     return made
 
 
+def check_text(text: Tensor, length: int, config: dict[str, Any]) -> None:
+    """Refuse windows and tokens that the model cannot read."""
+    # TRN-017
+    if length > config["max_position_embeddings"]:
+        raise SeftError("TRN-017", f"a window of {length} tokens is longer than max_position_embeddings")
+    # TRN-018
+    if int(text.min()) < 0 or int(text.max()) >= config["vocab_size"]:
+        raise SeftError(
+            "TRN-018", "the text has a token outside vocab_size: tokenizer and model do not belong together"
+        )
+
+
 def train_run(g: dict[str, Any]) -> dict[str, Any]:
     """Return losses, slots and bases after every event, and the final support and weights."""
     s, text = g["settings"], g["text"]
     settings = settings_of(s, len(text))
+    check_text(text, s["length"], g["config"])
     model = model_of(g["config"], g["tensors"])
     masks = {name: torch.zeros(layer.weight.shape, dtype=torch.bool) for name, layer in targets_of(model).items()}
     for name, mask in masks.items():

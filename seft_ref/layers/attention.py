@@ -1,5 +1,5 @@
 """Attention: softmax(q kᵀ / sqrt(D)) v over visible keys, query heads in groups that share a key/value head
-(LYR-007 to LYR-009).
+(LYR-007 to LYR-009, LYR-016).
 """
 
 import math
@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from jaxtyping import Bool, Float
 
-from seft_ref.arrays import Array, array_namespace, device
+from seft_ref.arrays import Array, array_namespace, device, overflow_allowed
+from seft_ref.errors import LayerOverflow
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -46,15 +47,28 @@ def attention_forward(
     v: Float[Array, "B K S D"],
     visible: Bool[Array, "M T S"],
 ) -> tuple[Float[Array, "B H T D"], AttentionCache]:
-    """Return the attended values, and the cache (LYR-007, LYR-009). There may be more keys than queries."""
+    """Return the attended values, and the cache (LYR-007, LYR-009). There may be more keys than queries: then the last
+    t of them are those of the queries.
+
+    Raises:
+        LayerOverflow: LYR-016 if a key of a query is NaN or infinite, or the largest score that a query sees.
+    """
     xp = array_namespace(q, k, v)
     b, h, t, d = q.shape
     kv, s = k.shape[1:3]
     q = xp.reshape(q * (1.0 / math.sqrt(d)), (b, kv, -1, d))
-    scores = q @ xp.matrix_transpose(k)
-    by_head = xp.reshape(scores, (b, kv, h // kv, t, s))
-    probabilities = xp.reshape(_softmax(by_head, visible[:, None, None, :, :]), scores.shape)
-    y = probabilities @ v
+    with overflow_allowed():
+        scores = q @ xp.matrix_transpose(k)
+        by_head = xp.reshape(scores, (b, kv, h // kv, t, s))
+        probabilities, finite = _softmax(by_head, visible[:, None, None, :, :])
+        # LYR-016: an infinite key has the score −∞ with some queries, and would be passed over as if it were far away.
+        # Keys before the last t came with earlier queries, which have looked at them.
+        if not bool(finite & xp.all(xp.isfinite(k[:, :, s - t :, :]))):
+            raise LayerOverflow(
+                "LYR-016", f"a key of attention or the largest score of a query is beyond what {k.dtype} holds"
+            )
+        probabilities = xp.reshape(probabilities, scores.shape)
+        y = probabilities @ v
     return xp.reshape(y, (b, h, t, d)), AttentionCache(q, k, v, probabilities)
 
 
@@ -77,15 +91,19 @@ def attention_backward(
     return xp.reshape(dq, shape), dk, dv
 
 
-def _softmax(scores: Float[Array, "B K G T S"], visible: Bool[Array, "M 1 1 T S"]) -> Float[Array, "B K G T S"]:
+def _softmax(
+    scores: Float[Array, "B K G T S"], visible: Bool[Array, "M 1 1 T S"]
+) -> tuple[Float[Array, "B K G T S"], Bool[Array, ""]]:
     """Return the softmax of each row over its visible entries, exactly 0 elsewhere and in rows that see
-    nothing (LYR-009).
+    nothing (LYR-009), and whether the largest visible score of each row is finite (LYR-016).
     """
     xp = array_namespace(scores)
     minus_infinity = xp.asarray(-math.inf, dtype=scores.dtype, device=device(scores))
     zero = xp.zeros_like(minus_infinity)
     scores = xp.where(visible, scores, minus_infinity)
     largest = xp.max(scores, axis=-1, keepdims=True)
-    weights = xp.exp(scores - xp.where(xp.isfinite(largest), largest, zero))
+    blind = ~xp.any(visible, axis=-1, keepdims=True)
+    largest = xp.where(blind, zero, largest)
+    weights = xp.exp(scores - largest)
     total = xp.sum(weights, axis=-1, keepdims=True)
-    return weights / xp.where(total > 0, total, xp.ones_like(total))
+    return weights / xp.where(blind, xp.ones_like(total), total), xp.all(xp.isfinite(largest))

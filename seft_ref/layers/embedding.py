@@ -39,7 +39,8 @@ def embedding_forward(
     if tokens.shape[0] and not 0 <= int(xp.min(tokens)) <= int(xp.max(tokens)) < rows:
         raise LayerError(
             "LYR-001",
-            f"tokens run from {int(xp.min(tokens))} to {int(xp.max(tokens))}, the table has {rows} rows",
+            f"tokens run from {int(xp.min(tokens))} to {int(xp.max(tokens))}, the table has {rows} rows: "
+            "tokenizer and model do not belong together",
         )
     return xp.take(weight, tokens, axis=0), EmbeddingCache(tokens, rows)
 

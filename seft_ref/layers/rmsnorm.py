@@ -1,10 +1,11 @@
-"""RMSNorm: y = x · r · weight with r = 1 / sqrt(mean(x²) + eps) over the last axis (LYR-002)."""
+"""RMSNorm: y = x · r · weight with r = 1 / sqrt(mean(x²) + eps) over the last axis (LYR-002, LYR-015)."""
 
 from dataclasses import dataclass
 
 from jaxtyping import Float
 
-from seft_ref.arrays import Array, array_namespace
+from seft_ref.arrays import Array, array_namespace, overflow_allowed
+from seft_ref.errors import LayerOverflow
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -20,9 +21,17 @@ class RmsNormCache:
 def rmsnorm_forward(
     x: Float[Array, "*n C"], weight: Float[Array, " C"], eps: float
 ) -> tuple[Float[Array, "*n C"], RmsNormCache]:
-    """Return x scaled to unit mean square and by weight, and the cache (LYR-002)."""
+    """Return x scaled to unit mean square and by weight, and the cache (LYR-002).
+
+    Raises:
+        LayerOverflow: LYR-015 if the mean square of a row is NaN, infinite, or 0 without an eps.
+    """
     xp = array_namespace(x, weight)
-    r = 1.0 / xp.sqrt(xp.mean(x * x, axis=-1, keepdims=True) + eps)
+    with overflow_allowed():
+        r = 1.0 / xp.sqrt(xp.mean(x * x, axis=-1, keepdims=True) + eps)
+    # LYR-015: r is 0 where x² overflows, and then y would be 0 too
+    if not bool(xp.all((r > 0) & xp.isfinite(r))):
+        raise LayerOverflow("LYR-015", f"the mean square of a row of RMSNorm is beyond what {x.dtype} holds")
     return x * r * weight, RmsNormCache(x, weight, r)
 
 

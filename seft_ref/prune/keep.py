@@ -8,6 +8,9 @@ from seft_ref.arrays import Array, array_namespace, device
 from seft_ref.count import count
 from seft_ref.errors import PruneError
 
+ADVICE = "compute in float64 (--dtype float64), or look for a damaged weight"
+"""What to do about a number that a dtype does not hold."""
+
 
 def removed_count(sparsity: float, n: int) -> int:
     """Return how many of n weights go at a sparsity, the fraction of weights removed (PRN-001).
@@ -74,7 +77,14 @@ def check_groups(n_in: int, m: int) -> None:
 
 
 def rank_in_rows(scores: Float[Array, "r c"]) -> Array:
-    """Return each entry's place, from 0, when its row is sorted ascending with ties by column; int64."""
+    """Return each entry's place, from 0, when its row is sorted ascending with ties by column; int64.
+
+    Raises:
+        PruneError: SEL-004 for a score that is NaN or infinite: all that overflow would tie.
+    """
     xp = array_namespace(scores)
+    # SEL-004
+    if not bool(xp.all(xp.isfinite(scores))):
+        raise PruneError("SEL-004", f"a score of pruning is NaN or infinite; {ADVICE}")
     order = xp.argsort(scores, axis=1, stable=True)
     return xp.astype(xp.argsort(order, axis=1, stable=True), xp.int64)

@@ -6,9 +6,9 @@ from math import inf
 
 from jaxtyping import Bool, Float
 
-from seft_ref.arrays import Array, array_namespace, device
+from seft_ref.arrays import Array, array_namespace, device, overflow_allowed
 from seft_ref.errors import PruneError
-from seft_ref.prune.keep import check_groups, keep_n_of_m, keep_of_matrix, removed_count
+from seft_ref.prune.keep import ADVICE, check_groups, keep_n_of_m, keep_of_matrix, removed_count
 
 DAMPING = 0.01
 BLOCK = 128
@@ -21,7 +21,8 @@ def hessian_of(x: Float[Array, "*batch in_"]) -> Float[Array, "in_ in_"]:
     """Return Σ x xᵀ over all tokens, in float64 (PRN-009)."""
     xp = array_namespace(x)
     rows = xp.astype(xp.reshape(x, (-1, x.shape[-1])), xp.float64)
-    return xp.matrix_transpose(rows) @ rows
+    with overflow_allowed():
+        return xp.matrix_transpose(rows) @ rows
 
 
 def sparsegpt(
@@ -38,7 +39,8 @@ def sparsegpt(
     hessian  Σ x xᵀ over all calibration tokens, in float64
     damping  share of the mean of its diagonal that is added to it
     block    columns of a block
-    Raises   PruneError PRN-009 for a hessian or damping that cannot be used, PRN-001, PRN-004, PRN-011, PRN-013
+    Raises   PruneError PRN-009 for a hessian or damping that cannot be used, PRN-001, PRN-004, PRN-011, PRN-013;
+             SEL-004 for a cost that float64 does not hold
     """
     xp = array_namespace(weight, hessian)
     n_out, n_in = weight.shape
@@ -97,7 +99,7 @@ def _damped(hessian: Float[Array, "n n"], damping: float) -> tuple[Float[Array, 
     if not 0 <= damping < inf:
         raise PruneError("PRN-009", f"damping is {damping}, must be at least 0 and finite")
     if not bool(xp.all(xp.isfinite(hessian))):
-        raise PruneError("PRN-009", "the calibration activations hold NaN or infinity; the model or its text is broken")
+        raise PruneError("PRN-009", f"the calibration activations hold NaN or infinity; {ADVICE}")
     diagonal = xp.linalg.diagonal(hessian)
     dead = diagonal == 0
     added = xp.where(dead, xp.ones_like(diagonal), damping * xp.mean(diagonal))
@@ -119,7 +121,7 @@ def _prune_panel(
         if i % span == 0:
             # panel begins at column i; PRN-011, PRN-012
             scale = diagonal[i : i + span]
-            masks.append(keep(panel[:, :span] * panel[:, :span] / (scale * scale)[None, :]))
+            masks.append(keep(_costs(panel[:, :span], scale)))
         stays, column = masks[-1][:, i % span], panel[:, 0]
         zero = xp.zeros_like(column)
         # PRN-010
@@ -128,6 +130,12 @@ def _prune_panel(
         columns.append(xp.where(stays, column, zero))
         errors.append(error)
     return xp.concat(masks, axis=1), xp.stack(columns, axis=1), xp.stack(errors, axis=1)
+
+
+def _costs(weight: Float[Array, "out n"], scale: Float[Array, " n"]) -> Float[Array, "out n"]:
+    """Return W² / U_ii² (PRN-011); a cost that overflows is refused where it is ranked (SEL-004)."""
+    with overflow_allowed():
+        return weight * weight / (scale * scale)[None, :]
 
 
 def _rounded(new: Float[Array, "out in_"], weight: Float[Array, "out in_"]) -> Float[Array, "out in_"]:

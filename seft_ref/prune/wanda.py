@@ -2,9 +2,16 @@
 
 from jaxtyping import Bool, Float
 
-from seft_ref.arrays import Array, array_namespace
+from seft_ref.arrays import Array, array_namespace, binary64, from_numpy, overflow_allowed
 from seft_ref.errors import PruneError
-from seft_ref.prune.keep import keep_n_of_m, keep_of_rows, removed_count
+from seft_ref.prune.keep import ADVICE, keep_n_of_m, keep_of_rows, removed_count
+
+
+def square_sum(x: Float[Array, "*batch in_"]) -> Float[Array, " in_"]:
+    """Return Σ x_j² over all tokens, in float64 on the host, for there are devices without it (PRN-014)."""
+    rows = binary64(x).reshape(-1, x.shape[-1])
+    with overflow_allowed():
+        return (rows * rows).sum(axis=0)
 
 
 def wanda_mask(
@@ -13,16 +20,19 @@ def wanda_mask(
     sparsity: float,
     pattern: tuple[int, int] | None = None,
 ) -> Bool[Array, "out in_"]:
-    """Return which weights stay: row by row, or N of every M where a pattern is given (PRN-003, PRN-004).
+    """Return which weights stay: row by row, or N of every M where a pattern is given (PRN-003, PRN-004, PRN-014).
 
     Shapes  input_square_sum (in,): Σ x_j² over all calibration tokens
-    Raises  PruneError PRN-003 if a sum is NaN or infinite
+    Raises  PruneError PRN-003 if a sum is NaN or infinite, SEL-004 if a score is
     """
-    xp = array_namespace(weight, input_square_sum)
+    # PRN-014: in binary64, on the host, the product of two float32 numbers neither overflows nor ties by rounding
+    sums = binary64(input_square_sum)
+    xp = array_namespace(sums)
     # PRN-003
-    if not bool(xp.all(xp.isfinite(input_square_sum))):
-        raise PruneError("PRN-003", "the calibration activations hold NaN or infinity; the model or its text is broken")
-    scores = xp.abs(weight) * xp.sqrt(input_square_sum)[None, :]
+    if not bool(xp.all(xp.isfinite(sums))):
+        raise PruneError("PRN-003", f"the calibration activations hold NaN or infinity; {ADVICE}")
+    with overflow_allowed():
+        scores = xp.abs(binary64(weight)) * xp.sqrt(sums)[None, :]
     if pattern is not None:
-        return keep_n_of_m(scores, *pattern)
-    return keep_of_rows(scores, removed_count(sparsity, weight.shape[1]))
+        return from_numpy(keep_n_of_m(scores, *pattern), weight)
+    return from_numpy(keep_of_rows(scores, removed_count(sparsity, weight.shape[1])), weight)

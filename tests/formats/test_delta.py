@@ -178,6 +178,18 @@ def test_FMT_135_a_target_that_no_sum_reaches_is_refused(old, new):
         change.between(old, new, "add", "w")
 
 
+@pytest.mark.parametrize(
+    ("dtype", "quiet"), [(np.float32, 0x00400000), (np.float16, 0x0200), (ml_dtypes.bfloat16, 0x0040)]
+)
+def test_FMT_135_a_signalling_nan_is_refused_without_a_warning(dtype, quiet):
+    dtype = np.dtype(dtype)
+    nan = (np.array([np.nan], dtype).view(f"u{dtype.itemsize}") & ~np.array(quiet, f"u{dtype.itemsize}")) | 1
+    base = formats.Dense(nan.view(dtype))
+    amount = formats.Dense(np.ones(1, np.float32))
+    with pytest.raises(errors.InexactChange):
+        change.apply(base, {"add": amount}, "w")
+
+
 def test_FMT_135_a_sum_that_overflows_is_refused():
     base = formats.Dense(np.array([60000], np.float16))
     amount = formats.with_values(formats.from_flat((1,), np.array([0])), np.array([60000], F32))

@@ -7,9 +7,10 @@ import pytest
 
 from conformance.oracle.prune import sparsegpt as sparsegpt_oracle
 from seft_ref.calibrate import prune_magnitude, prune_sparsegpt, prune_wanda
-from seft_ref.config import ATTENTION, MLP
-from seft_ref.errors import PruneError
+from seft_ref.config import ATTENTION, MLP, ModelConfig
+from seft_ref.errors import LayerError, PruneError
 from seft_ref.kernels import reference
+from seft_ref.prune.wanda import wanda_mask
 from tests.seft_ref.tiny import CONFIG, TOKENS, n_m_config, parameters
 from tests.seft_ref.update.by_hand import floor_of, ranked
 
@@ -171,8 +172,8 @@ def test_PRN_005_PRN_010_sparsegpt_measures_each_block_behind_changed_blocks(con
 
 def test_PRN_009_activations_that_overflow_are_refused():
     dense = parameters(CONFIG)
-    dense["model.layers.0.input_layernorm.weight"][...] = 3e38
-    with np.errstate(all="ignore"), pytest.raises(PruneError) as refused:
+    dense["model.layers.0.post_attention_layernorm.weight"][...] = 3e38
+    with pytest.raises(PruneError, match="compute in float64") as refused:
         list(prune_sparsegpt(CONFIG, dense.__getitem__, BATCHES, reference, 0.5))
     assert refused.value.clause == "PRN-009"
 
@@ -208,10 +209,63 @@ def test_PRN_006_a_weight_that_is_not_finite_is_refused_by_name(name, bad):
 
 def test_PRN_003_activations_that_overflow_are_refused():
     dense = parameters(CONFIG)
-    dense["model.layers.0.input_layernorm.weight"] *= np.float32(1e30)
-    with np.errstate(all="ignore"), pytest.raises(PruneError) as refused:
+    dense["model.layers.0.post_attention_layernorm.weight"] *= np.float32(1e38)
+    with pytest.raises(PruneError, match="compute in float64") as refused:
         list(run(CONFIG, dense))
     assert refused.value.clause == "PRN-003"
+
+
+def test_PRN_014_one_near_tie_of_the_first_block_changes_many_choices_of_the_last(monkeypatch):
+    # why the clause asks for a gap in all blocks before: docs/pruning.md
+    config = ModelConfig.from_json(
+        {"model_type": "llama", "vocab_size": 64, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 8}
+        | {"num_attention_heads": 2, "max_position_embeddings": 64, "rms_norm_eps": 1e-5, "rope_theta": 1e4}
+    )
+    rng = np.random.default_rng(3)
+    dense = {
+        name: rng.standard_normal(shape) * shape[-1] ** -0.5 if len(shape) == 2 else np.ones(shape)
+        for name, shape in config.parameters().items()
+    }
+    tokens = rng.integers(0, 64, (4, 32))
+
+    def exchanged(weight, sums, sparsity, pattern):
+        mask = wanda_mask(weight, sums, sparsity, pattern)
+        if not calls:
+            scores = np.abs(weight[0]) * np.sqrt(sums)
+            weakest = min(np.flatnonzero(mask[0]), key=lambda c: scores[c])
+            strongest = max(np.flatnonzero(~mask[0]), key=lambda c: scores[c])
+            mask[0, [weakest, strongest]] = False, True
+        calls.append(mask)
+        return mask
+
+    def masks():
+        return dict(prune_wanda(config, dense.__getitem__, [tokens], reference, 0.7))
+
+    calls = []
+    plain = masks()
+    monkeypatch.setattr("seft_ref.calibrate.wanda_mask", exchanged)
+    other = masks()
+
+    def differing(layer):
+        names = [name for name in plain if f".layers.{layer}." in name]
+        return sum(int((plain[n] != other[n]).sum()) for n in names) / sum(plain[n].size for n in names)
+
+    assert differing(0) < 1e-3
+    assert differing(7) > 0.01
+
+
+@pytest.mark.parametrize("prune", [prune_wanda, prune_sparsegpt])
+@pytest.mark.parametrize(
+    ("name", "clause"),
+    [("model.embed_tokens.weight", "LYR-015"), ("model.layers.1.input_layernorm.weight", "LYR-016")],
+)
+def test_LYR_015_an_overflow_that_would_hide_in_a_layer_is_refused(prune, name, clause):
+    # before, y = 0 behind a row whose squares overflow, all scores tied, and position decided what stays
+    dense = parameters(CONFIG)
+    dense[name] *= np.float32(1e25)
+    with pytest.raises(LayerError, match="compute in float64") as refused:
+        list(prune(CONFIG, dense.__getitem__, BATCHES, reference, 0.5))
+    assert refused.value.clause == clause
 
 
 def test_PRN_002_magnitude_prunes_each_target_on_its_own():

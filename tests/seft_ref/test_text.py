@@ -1,11 +1,22 @@
 """From a file to tokens, and from tokens to windows; every refusal with the smallest input that earns it."""
 
+import json
+
+import numpy as np
 import pytest
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 
 from seft_ref.counter import counter_key, draw
 from seft_ref.errors import TextError
-from seft_ref.text import calibration_starts, evaluation_starts, read_tokens, training_starts, written
+from seft_ref.text import (
+    calibration_starts,
+    check_windows,
+    evaluation_starts,
+    read_tokenizer,
+    read_tokens,
+    training_starts,
+    written,
+)
 
 
 @pytest.fixture
@@ -23,7 +34,7 @@ def refused(call):
     return error.value
 
 
-def test_TRN_003_a_text_is_one_stream_of_tokens(model_dir):
+def test_TRN_016_a_text_is_one_stream_of_tokens(model_dir):
     text = model_dir / "text.txt"
     text.write_text("a b\nb ü\n\n  word a", encoding="utf-8")
     assert read_tokens(text, model_dir) == [1, 2, 2, 3, 0, 1]
@@ -31,28 +42,122 @@ def test_TRN_003_a_text_is_one_stream_of_tokens(model_dir):
     assert read_tokens(text, model_dir) == []
 
 
-def test_TRN_003_missing_files_are_refused_by_name(model_dir, tmp_path_factory):
+def test_TRN_016_missing_files_are_refused_by_name(model_dir, tmp_path_factory):
     error = refused(lambda: read_tokens(model_dir / "none.txt", model_dir))
-    assert (error.clause, "none.txt" in str(error)) == ("TRN-003", True)
+    assert (error.clause, "none.txt" in str(error)) == ("TRN-016", True)
     text = model_dir / "text.txt"
     text.write_text("a", encoding="utf-8")
     error = refused(lambda: read_tokens(text, tmp_path_factory.mktemp("bare")))
-    assert (error.clause, "tokenizer.json" in str(error)) == ("TRN-003", True)
+    assert (error.clause, "tokenizer.json" in str(error)) == ("TRN-016", True)
 
 
-def test_TRN_003_a_text_that_is_not_utf_8_is_refused_with_the_byte(model_dir):
+def test_TRN_016_a_text_that_is_not_utf_8_is_refused_with_the_byte(model_dir):
     text = model_dir / "text.txt"
     text.write_bytes(b"a b \xff")
     error = refused(lambda: read_tokens(text, model_dir))
-    assert (error.clause, "at byte 4" in str(error)) == ("TRN-003", True)
+    assert (error.clause, "at byte 4" in str(error)) == ("TRN-016", True)
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"model": {"type": "none"}}'])
-def test_TRN_003_a_tokenizer_that_is_none_is_refused(model_dir, content):
+def test_TRN_016_a_tokenizer_that_is_none_is_refused(model_dir, content):
     text = model_dir / "text.txt"
     text.write_text("a", encoding="utf-8")
     (model_dir / "tokenizer.json").write_text(content, encoding="utf-8")
-    assert refused(lambda: read_tokens(text, model_dir)).clause == "TRN-003"
+    assert refused(lambda: read_tokens(text, model_dir)).clause == "TRN-016"
+
+
+def saved(folder, *, special=True, cut=True, dropout=None):
+    """Save a tokenizer with a token <s> at the start of a stream, as a call that cuts and pads leaves it."""
+    vocabulary = {"?": 0, "<s>": 1, "a": 2, "b": 3, "ab": 4}
+    tokenizer = Tokenizer(models.BPE(vocabulary, [("a", "b")], dropout=dropout, unk_token="?"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.add_special_tokens(["<s>"])
+    if special:
+        tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    if cut:
+        tokenizer.enable_truncation(4)
+        tokenizer.enable_padding(pad_id=0, pad_token="?", length=9)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"), [("ab a " * 50, [1, *[4, 2] * 50]), ("a", [1, 2])], ids=["longer", "shorter"]
+)
+def test_TRN_016_truncation_and_padding_of_the_tokenizer_are_not_applied(tmp_path, text, expected):
+    (tmp_path / "text.txt").write_text(text)
+    tokens = read_tokens(tmp_path / "text.txt", saved(tmp_path))
+    assert tokens == expected
+    assert read_tokenizer(tmp_path).encode(text).ids == tokens
+
+
+def test_TRN_016_a_dropout_of_the_tokenizer_is_not_applied(tmp_path):
+    (tmp_path / "text.txt").write_text("ab " * 100)
+    folder = saved(tmp_path, dropout=0.5)
+    assert read_tokens(tmp_path / "text.txt", folder) == [1, *[4] * 100]
+
+
+@pytest.mark.parametrize("special", [True, False])
+@pytest.mark.parametrize(
+    "switches", [None, {"add_bos_token": True, "bos_token": "<s>"}, {"add_bos_token": False, "bos_token": "<s>"}]
+)
+def test_TRN_016_tokens_are_those_of_transformers(tmp_path, special, switches):
+    transformers = pytest.importorskip("transformers")
+    text = "a ab b <s> ab\r\na  c\n" * 20
+    (tmp_path / "text.txt").write_bytes(text.encode())
+    saved(tmp_path, special=special)
+    (tmp_path / "config.json").write_text('{"model_type": "llama"}')
+    if switches is not None:
+        named = switches | {"tokenizer_class": "PreTrainedTokenizerFast"}
+        (tmp_path / "tokenizer_config.json").write_text(json.dumps(named))
+    theirs = transformers.AutoTokenizer.from_pretrained(str(tmp_path))
+    tokens = read_tokens(tmp_path / "text.txt", tmp_path)
+    assert tokens == theirs(text).input_ids
+    assert tokens.count(1) == 20 + special
+    # as the words of a chat template are read
+    assert read_tokenizer(tmp_path).encode(text, add_special_tokens=False).ids == tokens[special:]
+
+
+def test_TRN_016_nothing_in_a_text_is_changed(tmp_path):
+    byte_tokenizer().save(str(tmp_path / "tokenizer.json"))
+    content = "\ufeffa\r\nb\rc\n".encode()
+    (tmp_path / "text.txt").write_bytes(content)
+    tokens = read_tokens(tmp_path / "text.txt", tmp_path)
+    assert read_tokenizer(tmp_path).decode(tokens).encode() == content
+
+
+def test_TRN_016_a_sentencepiece_model_alone_is_refused_with_what_to_type(tmp_path):
+    (tmp_path / "tokenizer.model").write_bytes(b"\n\x0e\n\x05<unk>")
+    error = str(refused(lambda: read_tokenizer(tmp_path)))
+    assert "pip install transformers sentencepiece protobuf" in error
+    command = error.split('python -c "')[1].rstrip('"')
+    compile(command, "command", "exec")
+    assert "save('DIR/tokenizer.json')" in command
+
+
+class Reads:
+    """A config, as far as `check_windows` looks at it."""
+
+    max_position_embeddings, vocab_size = 8, 5
+
+
+@pytest.mark.parametrize("tokens", [[0, 4] * 10, np.array([0, 4] * 10), []], ids=["list", "array", "none"])
+def test_TRN_017_TRN_018_what_a_model_can_read(tokens):
+    check_windows(tokens, 8, Reads)
+    # a text shorter than a window is refused by what places the windows (TRN-003, PRN-007, EVL-002)
+    check_windows(tokens, 21, Reads)
+
+
+def test_TRN_017_a_window_longer_than_the_model_has_positions():
+    error = refused(lambda: check_windows([0] * 9, 9, Reads))
+    assert (error.clause, "at most 8" in str(error)) == ("TRN-017", True)
+
+
+@pytest.mark.parametrize("token", [5, -1])
+def test_TRN_018_a_token_that_the_model_does_not_know(token):
+    error = refused(lambda: check_windows([0] * 9 + [token], 8, Reads))
+    assert (error.clause, "do not belong together" in str(error)) == ("TRN-018", True)
+    assert f"token {token}," in str(error)
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2**64 - 1])

@@ -212,7 +212,7 @@ REFUSALS = {
     ),
     "pruning a sparse folder": (("prune", "{sparse}", "{out}", "--method", "magnitude"), "not a Hugging Face folder"),
     "pruning NaN": (("prune", "{nan}", "{out}", "--method", "magnitude"), "PRN-006"),
-    "no such folder": (("eval", "{tmp}/absent", "--text", "{text}"), "tokenizer.json"),
+    "no such folder": (("eval", "{tmp}/absent", "--text", "{text}"), "there is no file or folder {tmp}/absent"),
     "no such text": (("eval", "{dense}", "--text", "{tmp}/absent.txt"), "no text file"),
     "text shorter than a window": (("eval", "{dense}", "--text", "{short}"), "one window needs 128"),
     "NaN in the weights": (("eval", "{nan}", "--text", "{text}"), "CKP-003"),
@@ -228,7 +228,25 @@ REFUSALS = {
     ),
     "density 0": (("finetune", "{sparse}", "{out}", "--text", "{text}", "--density", "0"), "DLT-002"),
     "drop fraction 2": (("finetune", "{sparse}", "{out}", "--text", "{text}", "--drop-fraction", "2"), "SCH-001"),
-    "resuming nothing": (("finetune", "{sparse}", "{out}", "--text", "{text}", "--resume"), "no training state"),
+    "resuming nothing": (
+        ("finetune", "{sparse}", "{out}", "--text", "{text}", "--length", "16", "--resume"),
+        "no training state",
+    ),
+    "training beyond the positions": (("finetune", "{sparse}", "{out}", "--text", "{text}"), "TRN-017: windows of 128"),
+    "evaluating beyond the positions": (("eval", "{sparse}", "--text", "{text}"), "TRN-017: windows of 128"),
+    "calibrating beyond the positions": (
+        ("prune", "{dense}", "{out}", "--method", "wanda", "--calibration", "{text}", "--length", "65"),
+        "use a length of at most 64",
+    ),
+    "training under another tokenizer": (
+        ("finetune", "{foreign}", "{out}", "--text", "{text}", "--length", "16"),
+        "TRN-018: the text has the token 220,",
+    ),
+    "evaluating under another tokenizer": (
+        ("eval", "{foreign}", "--text", "{text}", "--length", "16"),
+        "tokenizer and model do not belong together",
+    ),
+    "a SentencePiece model alone": (("eval", "{spiece}", "--text", "{text}"), "pip install transformers sentencepiece"),
     "an unknown target": (("convert", "{dense}", "{out}", "--to", "gguf"), "sparse, hf, delta"),
     "an unknown source": (("convert", "{dense}", "{out}", "--to", "sparse", "--from", "zip"), "'zip' does not exist"),
     "nothing to convert": (("convert", "{tmp}/absent", "{out}", "--to", "sparse"), "there is no"),
@@ -305,6 +323,10 @@ def folders(tmp_path_factory):
     found["short"].write_text("too short")
     found["dense"] = hf_folder(tmp / "dense")
     found["sparse"] = sparse_folder(tmp / "sparse")
+    # the byte-level tokenizer of these folders has 256 tokens, and a space is the 220th
+    found["foreign"] = sparse_folder(tmp / "foreign", CONFIG | {"vocab_size": 220})
+    found["spiece"] = hf_folder(tmp / "spiece")
+    (found["spiece"] / "tokenizer.json").rename(found["spiece"] / "tokenizer.model")
     tensors = parameters()
     tensors["model.layers.0.mlp.up_proj.weight"][3, 4] = np.nan
     found["nan"] = hf_folder(tmp / "nan", tensors=tensors)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from seft_ref.update.presets import PRESETS
-from tests.seft_ref.folders import CONFIG, TEXT, sparse_folder
+from tests.seft_ref.folders import CONFIG, TEXT, hf_folder, parameters, pruned, sparse_folder
 from tests.tools.test_command_lines import call
 
 TOOLS = Path(__file__).resolve().parents[2] / "tools"
@@ -189,6 +189,39 @@ def test_TRN_007_a_spoilt_step_is_not_saved(cli, folders, tmp_path):
     assert code == 2
     assert "TRN-007: step 1 leaves values of model.layers.0" in err
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("rate", ["1e10", "1e20", "1e30"])
+def test_LYR_015_a_run_that_overflows_inside_a_layer_stops_and_saves_nothing(cli, folders, tmp_path, rate):
+    # before, RMSNorm gave 0 behind x² = inf, the loss was that of a uniform guess, and a model was saved
+    code, _, err = run(cli, folders, tmp_path / "out", *SHORT, "--lr", rate, "--max-norm", "0")
+    assert code == 2
+    assert "TRN-007: step" in err
+    assert "lower learning rate" in err
+    assert "Warning" not in err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "scale", "why"),
+    [
+        ("model.embed_tokens.weight", 1e30, "LYR-015"),
+        ("lm_head.weight", 2e38, "loss"),
+        ("model.norm.weight", 2e38, "loss"),
+    ],
+)
+def test_TRN_007_a_model_that_overflows_at_first_is_refused_with_advice(cli, folders, tmp_path, name, scale, why):
+    config = CONFIG | {"tie_word_embeddings": False}
+    tensors = pruned(parameters(config), config)
+    tensors[name] *= np.float32(scale)
+    huge = hf_folder(tmp_path / "huge", config, tensors)
+    assert cli("convert", huge, tmp_path / "sparse", "--to", "sparse")[0] == 0
+    code, _, err = run(cli, folders | {"sparse": tmp_path / "sparse"}, tmp_path / "out", *SHORT)
+    assert code == 2
+    assert "TRN-007: the first step, at the weights as loaded" in err
+    assert why in err
+    assert "--dtype float64" in err
+    assert not (tmp_path / "out").exists()
 
 
 def test_EVT_011_set_reaches_every_choice(cli, folders, tmp_path):

@@ -1,0 +1,80 @@
+"""Cases of numbers that a dtype does not hold: they are refused, and do not come back as finite ones (TRN-019)."""
+
+import numpy as np
+
+from conformance.gen.numbers import Area, Numbers, ids
+from conformance.oracle import prune
+
+
+def rows(area: Area) -> None:
+    """LYR-015: every square of a row overflows, in the dtype of the case and in no other."""
+    n = Numbers(10, 6)
+    shape = (3, 4)
+    plain, weight, dy = n.lattice(shape, 3) + 4, np.ones(4), n.lattice(shape, 2)
+    one_row = plain * np.array([[1.0], [2.0**70], [1.0]])
+    infinite = plain.copy()
+    infinite[2, 1] = np.inf
+    for name, x, dtypes, purpose in (
+        ("overflow", plain * 2.0**70, ("float32",), "r = 1 / sqrt(inf) = 0, and y = 0 with it"),
+        ("overflow-row", one_row, ("float32",), "the first row alone looked at"),
+        ("overflow-wide", plain * 2.0**520, ("float64",), "a check for the range of binary32"),
+        ("infinite", infinite, ("float64", "float32"), "inf · 0 handed on as NaN"),
+    ):
+        given = {"x": x, "weight": weight, "eps": 2.0**-16, "dy": dy}
+        area.add(f"refuse-{name}", "layer.rmsnorm", "LYR-015", purpose, given, refused="LYR-015", dtypes=dtypes)
+
+
+def attention_scores(area: Area) -> None:
+    """LYR-016: scores of −∞ look like no score, and a key that is infinite like one that is far away."""
+    q, k, v = (np.ones((1, 3, 1, 2)) for _ in range(3))
+    far, beyond = 2.0**70, k.copy()
+    beyond[0, 1, 0, 0] = -np.inf
+    for name, queries, keys, dtypes, purpose in (
+        ("minus", q * far, k * -far, ("float32",), "a row of scores −∞ taken for one that sees nothing"),
+        ("plus", q * far, k * far, ("float32",), "inf / inf handed on as NaN"),
+        ("key", q, beyond, ("float64", "float32"), "an infinite key passed over as if it were far away"),
+    ):
+        given = {"q": queries, "k": keys, "v": v, "mask": None, "window": None, "dy": v}
+        area.add(f"refuse-{name}", "layer.attention", "LYR-016", purpose, given, refused="LYR-016", dtypes=dtypes)
+
+
+def pruning_scores(area: Area) -> None:
+    """PRN-014, PRN-015: scores that binary64 tells apart, and scores that nothing holds."""
+    n, binary32 = Numbers(40, 3), ("float32",)
+    weights = abs(n.integers((4, 8), 1, 9)) * 1.0
+    near = 1.9375 + n.integers((4, 8), 0, 8) * 2.0**-23
+    third = np.full(8, 1.25)
+    for name, w, square, purpose in (
+        ("large", weights * 2.0**100, np.full(8, 2.0**100), "scores that overflow in binary32 and tie"),
+        ("small", weights * 2.0**-100, np.full(8, 2.0**-110), "scores that underflow in binary32 and tie"),
+        ("near", near, third, "scores rounded to binary32, in which neighbours tie"),
+    ):
+        kept = ids(prune.wanda(w, [float(x) ** 0.5 for x in square], 0.5))
+        given = {"weights": w, "square_sums": square, "sparsity": 0.5}
+        area.add(f"wanda-{name}", "prune.wanda", "PRN-003 PRN-014", purpose, given, {"kept": kept}, dtypes=binary32)
+    given = {"weights": weights, "square_sums": third, "sparsity": 0.5}
+    broken = third.copy()
+    broken[3] = np.inf
+    purpose = "a sum that overflowed ranked above all others"
+    area.add("refuse-sum", "prune.wanda", "PRN-003", purpose, given | {"square_sums": broken}, refused="PRN-003")
+    far = given | {"weights": weights * 2.0**600, "square_sums": third * 2.0**1000}
+    purpose = "scores that overflow in binary64 and tie"
+    area.add(
+        "refuse-score", "prune.wanda", "PRN-015 SEL-004", purpose, far, refused="PRN-015 SEL-004", dtypes=("float64",)
+    )
+    scores = weights.copy()
+    scores[2, 5] = np.inf
+    asked = {"scores": scores, "n": 2, "m": 4}
+    purpose = "an infinite score ranked above all others"
+    area.add("refuse-infinite", "prune.pattern", "PRN-015 SEL-004", purpose, asked, refused="PRN-015 SEL-004")
+    far = {"weights": weights * 2.0**600, "inputs": np.eye(8), "sparsity": 0.5}
+    purpose = "squares of weights that overflow and tie"
+    area.add(
+        "refuse-cost",
+        "prune.sparsegpt",
+        "PRN-015 SEL-004",
+        purpose,
+        far,
+        refused="PRN-015 SEL-004",
+        dtypes=("float64",),
+    )

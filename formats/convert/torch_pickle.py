@@ -1,0 +1,204 @@
+"""The pickle of a torch file, looked through before anything is made of it (FMT-153).
+
+check_pickle(data, "model.pt")      raises, or returns once torch may load the same bytes in bounded time
+
+torch's own restricted loader decides what a pickle may call. It does not bound what a pickle may repeat: a tuple of
+twice the same tuple, sixty levels deep, takes 700 bytes, and its hash as the key of a dict takes longer than a life.
+So the opcodes are followed here with one record a value, and no value is built.
+"""
+
+import pickle
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field
+
+from formats.errors import ForeignTorch
+
+MAX_DEPTH = 64
+"""Levels of a value within another; a state dict needs about ten."""
+SPREAD = 256
+"""How many times its opcodes a pickle may hold values, each counted wherever it is shown."""
+
+# what torch's restricted loader takes, and how many bytes follow each: those of a number, or a length of so many bytes
+_TEXT, _NUMBER, _MARK, _TUPLE = "text", "number", "mark", "tuple"
+_FIXED = {pickle.BININT: 4, pickle.BININT1: 1, pickle.BININT2: 2, pickle.BINFLOAT: 8, pickle.PROTO: 1}
+_FIXED |= {pickle.BINPUT: 1, pickle.LONG_BINPUT: 4, pickle.BINGET: 1, pickle.LONG_BINGET: 4}
+_COUNTED = {pickle.BINUNICODE: 4, pickle.SHORT_BINSTRING: 1, pickle.LONG1: 1}
+_SCALARS = {
+    **dict.fromkeys((pickle.BINUNICODE, pickle.SHORT_BINSTRING), _TEXT),
+    **dict.fromkeys((pickle.BININT, pickle.BININT1, pickle.BININT2, pickle.LONG1, pickle.BINFLOAT), _NUMBER),
+    **dict.fromkeys((pickle.NONE, pickle.NEWTRUE, pickle.NEWFALSE), _NUMBER),
+}
+_EMPTY = {pickle.EMPTY_TUPLE: _TUPLE, pickle.EMPTY_LIST: "list", pickle.EMPTY_DICT: "dict", pickle.EMPTY_SET: "set"}
+_TUPLES = {pickle.TUPLE1: 1, pickle.TUPLE2: 2, pickle.TUPLE3: 3}
+
+
+@dataclass(slots=True, eq=False)
+class _Value:
+    """A value that the pickle would make: what it is, and the values in it."""
+
+    kind: str
+    parts: list["_Value"] = field(default_factory=list)
+
+
+def check_pickle(data: bytes, file: str, trusted: Collection[str] = ()) -> None:
+    """Verify that a pickle calls nothing outside torch, has plain keys, and repeats no value without bound.
+
+    Args:
+        data: the pickle, in the opcodes that torch's restricted loader takes.
+        file: its name in messages.
+        trusted: what it may call besides, by their full names.
+
+    Raises:
+        ForeignTorch: FMT-153, in time proportional to the bytes.
+    """
+    machine = _Machine(file, {"collections.OrderedDict", *trusted})
+    steps = 0
+    try:
+        for opcode, argument in _steps(data):
+            steps += 1
+            machine.step(opcode, argument)
+    # an end that comes too soon, a stack that is empty, a place in memory that is
+    except (IndexError, KeyError, UnicodeDecodeError) as error:
+        raise ForeignTorch(f"{file} is damaged: its pickle goes wrong after {steps} steps") from error
+    if len(machine.stack) != 1:
+        raise ForeignTorch(f"{file} is damaged: its pickle makes {len(machine.stack)} values, expected one")
+    _check_spread(machine.stack[0], steps, file)
+
+
+def _steps(data: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """Yield opcodes and the bytes that belong to them, up to STOP; IndexError if the data end before."""
+    at = 0
+    while (opcode := data[at : at + 1]) != pickle.STOP:
+        at += 1
+        size = _FIXED.get(opcode, 0)
+        if opcode in _COUNTED:
+            size = int.from_bytes(data[at : at + _COUNTED[opcode]], "little")
+            at += _COUNTED[opcode]
+        elif opcode == pickle.GLOBAL:
+            # two lines; an end that is not there makes a size past the end
+            first = data.find(b"\n", at)
+            size = data.find(b"\n", first + 1) + 1 - at if first >= 0 else -1
+        if not opcode or not 0 <= size <= len(data) - at:
+            raise IndexError(at)
+        yield opcode, data[at : at + size]
+        at += size
+
+
+class _Machine:
+    """The stack and the memory of a pickle, with one record a value."""
+
+    def __init__(self, file: str, trusted: Collection[str]) -> None:
+        self.file = file
+        self.stack: list[_Value] = []
+        self._trusted = trusted
+        self._memory: dict[int, _Value] = {}
+
+    def step(self, opcode: bytes, argument: bytes) -> None:
+        """Follow one opcode."""
+        if opcode in _SCALARS:
+            self.stack.append(_Value(_SCALARS[opcode]))
+        elif opcode in _EMPTY:
+            self.stack.append(_Value(_EMPTY[opcode]))
+        elif opcode in _TUPLES:
+            self._wrap(_TUPLE, _TUPLES[opcode])
+        elif opcode in (pickle.BINPUT, pickle.LONG_BINPUT):
+            self._memory[int.from_bytes(argument, "little")] = self.stack[-1]
+        elif opcode in (pickle.BINGET, pickle.LONG_BINGET):
+            self.stack.append(self._memory[int.from_bytes(argument, "little")])
+        elif opcode == pickle.GLOBAL:
+            self._check_global(argument)
+            self.stack.append(_Value("global"))
+        elif opcode != pickle.PROTO:
+            self._compose(opcode)
+
+    def _compose(self, opcode: bytes) -> None:
+        if opcode == pickle.MARK:
+            self.stack.append(_Value(_MARK))
+        elif opcode == pickle.TUPLE:
+            parts = self._above_mark()
+            self.stack.append(_Value(_TUPLE, parts))
+        elif opcode in (pickle.REDUCE, pickle.NEWOBJ):
+            self._wrap("object", 2)
+        elif opcode == pickle.BINPERSID:
+            # torch uses a part of it as a key
+            if any(part.kind == _TUPLE or part.kind in _EMPTY.values() for part in self.stack[-1].parts):
+                raise _refused(self.file, "names a storage by more than words and numbers")
+            self._wrap("storage", 1)
+        elif opcode in (pickle.APPEND, pickle.BUILD):
+            (part,) = self._pop(1)
+            self.stack[-1].parts.append(part)
+        elif opcode == pickle.APPENDS:
+            parts = self._above_mark()
+            self.stack[-1].parts.extend(parts)
+        elif opcode == pickle.SETITEM:
+            self._set(self._pop(2))
+        elif opcode == pickle.SETITEMS:
+            self._set(self._above_mark())
+        else:
+            raise ForeignTorch(f"{self.file} has the opcode {opcode!r} in its pickle, which no file of tensors needs")
+
+    def _pop(self, count: int) -> list[_Value]:
+        if len(self.stack) < count:
+            raise IndexError(count)
+        parts = self.stack[-count:]
+        del self.stack[-count:]
+        return parts
+
+    def _above_mark(self) -> list[_Value]:
+        at = next(i for i in range(len(self.stack) - 1, -2, -1) if i < 0 or self.stack[i].kind == _MARK)
+        if at < 0:
+            raise IndexError(at)
+        parts = self.stack[at + 1 :]
+        del self.stack[at:]
+        return parts
+
+    def _wrap(self, kind: str, count: int) -> None:
+        parts = self._pop(count)
+        self.stack.append(_Value(kind, parts))
+
+    def _set(self, pairs: list[_Value]) -> None:
+        # a key is hashed, and shown in messages
+        for key in pairs[::2]:
+            if key.kind not in (_TEXT, _NUMBER):
+                raise ForeignTorch(f"{self.file} has a key that is a {key.kind}, expected names of tensors")
+        self.stack[-1].parts.extend(pairs)
+
+    def _check_global(self, argument: bytes) -> None:
+        called = ".".join(argument.decode("utf-8").split("\n")[:2])
+        # torch judges what is its own by a list of its own
+        if called not in self._trusted and not called.startswith("torch."):
+            raise ForeignTorch(
+                f"{self.file} calls {called!r:.100}, which no file of tensors needs and which could run any program; "
+                f"nothing of it was loaded. If you made the file, save module.state_dict() alone"
+            )
+
+
+def _check_spread(root: _Value, steps: int, file: str) -> None:
+    """Verify that values nest to a bounded depth, hold no value that holds them, and repeat each other little."""
+    sizes: dict[int, tuple[int, int]] = {}
+    """id of a value that has been looked through: the values in it, each counted wherever it is shown; and its depth"""
+    waiting = [(root, iter(root.parts))]
+    inside = {id(root)}
+    while waiting:
+        value, parts = waiting[-1]
+        part = next((p for p in parts if id(p) not in sizes), None)
+        if part is None:
+            waiting.pop()
+            inside.discard(id(value))
+            below = [sizes[id(p)] for p in value.parts]
+            size, depth = 1 + sum(n for n, _ in below), 1 + max((d for _, d in below), default=0)
+            if size > SPREAD * steps:
+                raise _refused(file, "repeats values within each other without bound")
+            sizes[id(value)] = size, depth
+        else:
+            if id(part) in inside:
+                raise _refused(file, "has a value that holds itself")
+            inside.add(id(part))
+            waiting.append((part, iter(part.parts)))
+            depth = len(waiting)
+        if depth > MAX_DEPTH:
+            raise _refused(file, f"nests values more than {MAX_DEPTH} levels deep")
+
+
+def _refused(file: str, does: str) -> ForeignTorch:
+    return ForeignTorch(f"{file} {does}, which no file of tensors does; save module.state_dict() alone")

@@ -1,0 +1,62 @@
+"""Opening what others wrote: regular files only, and no more of them than a reader allows."""
+
+import os
+import stat
+from pathlib import Path
+from typing import BinaryIO
+
+from formats.errors import NotRegular
+
+_KINDS = (
+    (stat.S_ISDIR, "a folder"),
+    (stat.S_ISFIFO, "a pipe"),
+    (stat.S_ISSOCK, "a socket"),
+    (stat.S_ISCHR, "a device"),
+    (stat.S_ISBLK, "a device"),
+)
+# opening a pipe without a writer would wait for one, for ever
+_FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """Return a regular file opened for reading.
+
+    Raises:
+        NotRegular: FMT-165, before a byte of it is read.
+        OSError: if path is not there or cannot be read.
+    """
+    # a device may act when it is opened, so that its kind is asked for first
+    _check(path, path.stat().st_mode)
+    handle = os.open(path, _FLAGS)
+    try:
+        # the name may stand for another file by now
+        _check(path, os.fstat(handle).st_mode)
+        return os.fdopen(handle, "rb")
+    except BaseException:
+        os.close(handle)
+        raise
+
+
+def read_bounded(path: Path, most: int) -> bytes | None:
+    """Return the bytes of a regular file; None if it has more than most, which are then not read.
+
+    Raises:
+        NotRegular: FMT-165.
+    """
+    with open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        # FMT-096: read(most) would reserve that much before it reads, however little the file holds
+        return file.read(size) if size <= most else None
+
+
+def kind_of(mode: int) -> str:
+    """Return what a mode of `os.stat` stands for, such as ``"a pipe"``; empty for a regular file."""
+    if stat.S_ISREG(mode):
+        return ""
+    return next((kind for holds, kind in _KINDS if holds(mode)), "no regular file")
+
+
+def _check(path: Path, mode: int) -> None:
+    # FMT-165
+    if kind := kind_of(mode):
+        raise NotRegular(f"{path} is {kind}, expected a regular file; copy what it holds into one")
