@@ -20,7 +20,8 @@ class Coverage:
     Attributes:
         clause: the clause.
         cases: ids of the cases linked to it.
-        reason: why it has none: a test elsewhere, or why no test can decide it; else empty.
+        reason: why it has none: that it is not judged, and the test of the reference that shows it, or why no test
+            can decide it; else empty.
     """
 
     clause: Clause
@@ -29,7 +30,7 @@ class Coverage:
 
     @property
     def covered(self) -> bool:
-        """Tell whether cases or a reason stand for the clause."""
+        """Tell whether the kit accounts for the clause: by cases, or by a reason why there are none."""
         return bool(self.cases or self.reason)
 
 
@@ -65,6 +66,7 @@ def coverage(
             reason = f"untestable: {clause.untestable}"
         elif not shown[name] and name in table:
             test, why = table[name]
-            reason = f"{why}: {test}"
+            # a port is never asked: what the reference shows of itself says nothing about it
+            reason = f"not judged: {why}; of the reference {test} shows it"
         out[name] = Coverage(clause, tuple(shown[name]), reason)
     return out

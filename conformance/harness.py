@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 
 from conformance.cases import Case
-from conformance.compare import compare, holds
+from conformance.compare import holds
+from conformance.compare_files import judged
 from conformance.inputs import prepared_inputs, same_values
 from conformance.ops import OPS
 from conformance.port import Port, Refused, Unsupported
@@ -397,7 +398,7 @@ def _compare_outputs(result: Result, variant: Variant, got: Any) -> None:
         result.failures.append(Failure(variant.name, "", f"expected outputs {sorted(outputs)}, got {have}"))
         return
     for name, how in outputs.items():
-        verdict = compare(
+        verdict = judged(
             got[name],
             case.expected[name],
             how,

@@ -138,6 +138,28 @@ NAMES = (
             " float32, or to int64, before it multiplies, and the product refuses it (KRN-010)"
         ),
     ),
+    (
+        "`origin`; `stop` of `state.write`",
+        "the digests `model` and `text` of a state; the step after which it is written",
+    ),
+    ("`stored`, `asked`, `dtype` of `checkpoint.dtype`", "a name of FMT-006; `float32` or `float64`, as is the answer"),
+    ("`bits` of `checkpoint.final`, `file.expand`", "the bytes of the values, little-endian, in order"),
+    ("`config`, `generation`, `record` as texts", "what `config.json`, `generation_config.json`, `pruning.json` hold"),
+    (
+        "`support`, `stored` of `run.warnings`; `steps`, `names`",
+        "stored weights after events, at the end; of each warning step and name: jump, divergence, support, end",
+    ),
+    ("`first` of `ranks.rows`", "the first row of every rank, and the number of rows"),
+    (
+        "`files` of `folder.*`",
+        "bytes by name: what a folder holds; for `folder.write` its companions, and as an answer all of it",
+    ),
+    ("`part_bytes`", "the part size of FMT-085"),
+    (
+        "`batches`; `branches`",
+        "dicts of `tokens`, `labels` and `mask?`, (B, T), -100 for what does not count; tokens (B, T)",
+    ),
+    ("`starts`", "for each event the count `start` of TRN-009, one a target"),
 )
 """What inputs and outputs are, by name."""
 
@@ -180,7 +202,8 @@ def operations_page() -> str:
         "*exact*, equal bits; *value*, equal numbers; *gauge*, within the rounding of its sums (NUM-002), and what",
         "OPT-009 and LYR-017 leave open of a power of β and of a frequency of RoPE;",
         "*binary64*, the same in binary64 whatever the dtype; *relative*, within 1e-9 (float64) or 1e-4 (float32)",
-        "of the largest value (NUM-004).",
+        "of the largest value (NUM-004); *state*, a file that is read and compared tensor by tensor (PRT-020);",
+        "*packed*, a compressed file, compared by what its sections expand to (FMT-140 to FMT-142).",
         "`python tools/verify.py explain OPERATION` lists its cases, `explain CASE` shows one in full. Written by",
         "`python -m conformance.listing`.",
         "",

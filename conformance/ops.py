@@ -6,12 +6,14 @@ Comparison classes (chapter 14)
     gauge     within τ(K) · u · Σ|a||b|, with K and the gauge in the case
     binary64  the same with u = 2⁻⁵³ whatever the dtype of the run: scalars that SPEC.md defines in binary64
     relative  largest difference over largest value, 1e-9 in float64 and 1e-4 in float32
+    state     a file, read by the rules of chapter 12 and compared tensor by tensor (PRT-020)
+    packed    a compressed file, compared by what its sections expand to (FMT-140 to FMT-142)
 """
 
 from dataclasses import dataclass
 from typing import Literal
 
-Class = Literal["exact", "value", "gauge", "binary64", "relative"]
+Class = Literal["exact", "value", "gauge", "binary64", "relative", "state", "packed"]
 Kind = Literal["scalar", "rule", "layer", "whole"]
 
 __all__ = ["OPS", "Class", "Kind", "Op"]
@@ -207,6 +209,22 @@ OPS: dict[str, Op] = {
     # base and deltas are files, the deltas under the numbers of their order
     "delta.apply": _op("scalar", "base deltas", tensors="exact", tied="exact", scales="exact", state="exact"),
     "file.write": _op("scalar", "kind tensors attributes tied scales delta encoding", raw="exact"),
+    # as `file.write`, with every section compressed that becomes smaller by it
+    "file.compress": _op("scalar", "kind tensors attributes tied scales delta encoding", raw="packed"),
+    # files by name: those of a folder, or its companions; an answer of `folder.write` holds all files of the folder
+    "folder.read": _op(
+        "scalar",
+        "files",
+        kind="exact",
+        tensors="exact",
+        attributes="exact",
+        tied="exact",
+        scales="exact",
+        delta="exact",
+        state="exact",
+        files="exact",
+    ),
+    "folder.write": _op("scalar", "kind tensors attributes tied scales delta encoding part_bytes files", files="exact"),
     # chapters 10 and 11
     "text.training": _op("scalar", "tokens length seed step rows", starts="exact"),
     "text.calibration": _op("scalar", "tokens length seed n", starts="exact"),
@@ -236,6 +254,8 @@ OPS: dict[str, Op] = {
     "generate.text": _op(
         "whole", "config tensors prompt stops max_tokens? temperature top_k? top_p? seed", tokens="exact"
     ),
+    # tokens are read as one context, and each of the branches, (B, T), behind it; logits (B, V) behind the last of each
+    "generate.fork": _op("whole", "config tensors tokens branches", logits="relative"),
     # rows of A, which is the rank or the bands; like has the dtype that is asked for
     "adapter.initial": _op("layer", "kind out in rows seed matrix like", a="exact", other="exact", parameters="exact"),
     # one step from a state: a part, one a target, is a dict of base, base_values, delta, delta_values, m, v, age,
@@ -264,5 +284,42 @@ OPS: dict[str, Op] = {
         support="exact",
         weights="relative",
     ),
+    # a training state: origin has the digests `model` and `text`, stop the step after which it is written; tensors of
+    # `state.resume` hold what is no target, and the shapes of those that are; slots, bases and starts are those of the
+    # events that follow, and starts the count `start` of TRN-009, one a target
+    "state.write": _op("whole", "config tensors stored text settings origin stop", raw="state"),
+    "state.resume": _op(
+        "whole",
+        "config tensors text settings origin raw",
+        losses="relative",
+        slots="exact",
+        bases="exact",
+        starts="exact",
+        support="exact",
+        weights="relative",
+    ),
+    # a step on rows that are given: a batch is a dict of tokens, labels and mask?, (B, T), -100 for what is not counted
+    "train.batches": _op(
+        "whole",
+        "config tensors parts batches settings step",
+        loss="relative",
+        base="exact",
+        base_values="exact",
+        delta="exact",
+        delta_values="relative",
+        m="relative",
+        v="relative",
+        age="exact",
+    ),
+    # what stands around a run; dtypes have the names of FMT-006, asked and dtype of `checkpoint.dtype` those of NumPy
+    "checkpoint.dtype": _op("scalar", "stored asked?", dtype="exact"),
+    "checkpoint.final": _op("rule", "values dtype", bits="exact"),
+    "file.name": _op("scalar", "name", ok="exact"),
+    "file.expand": _op("scalar", "raw name limit?", bits="exact"),
+    # config, generation and record are the texts of companion files
+    "generate.stops": _op("scalar", "config generation?", stops="exact"),
+    "prune.record": _op("scalar", "record", pattern="exact"),
+    "run.warnings": _op("scalar", "losses events support budget stored?", steps="exact", names="exact"),
+    "ranks.rows": _op("scalar", "rows ranks", first="exact"),
 }
 """Every operation by name."""

@@ -87,6 +87,8 @@ PROFILES: dict[str, tuple[str, ...]] = {
         "model.step",
     ),
     "train": ("text.training", "text.evaluation", "evaluate.perplexity", "train.step", "train.run"),
+    "batches": ("train.batches",),
+    "state": ("state.write", "state.resume"),
     "prune": (
         "text.calibration",
         "prune.magnitude",
@@ -96,9 +98,20 @@ PROFILES: dict[str, tuple[str, ...]] = {
         "prune.model_sparsegpt",
     ),
     "adapters": ("adapter.initial", "adapter.lora", "adapter.spp", "adapter.sparsepeft", "adapter.lora_star"),
-    "generate": ("generate.read", "generate.pick", "generate.text"),
+    "generate": ("generate.read", "generate.fork", "generate.pick", "generate.text"),
     "ckpt-read": ("file.read", "delta.apply"),
     "ckpt-write": ("file.write",),
+    "compression": ("file.compress",),
+    "folders": ("folder.read", "folder.write"),
+    "checkpoints": (
+        "checkpoint.dtype",
+        "checkpoint.final",
+        "file.name",
+        "file.expand",
+        "generate.stops",
+        "prune.record",
+    ),
+    "runs": ("run.warnings", "ranks.rows"),
 }
 """Every operation stands in one profile."""
 
@@ -132,13 +145,21 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "evaluate.perplexity": ("model.step", "text.evaluation"),
     "train.step": ("model.step", "update.evolve", "adamw.step", "text.training"),
     "train.run": ("train.step",),
+    "train.batches": ("model.step", "update.evolve", "adamw.step"),
+    "state.write": ("train.run",),
+    "state.resume": ("train.run",),
     "prune.model": ("prune.wanda", "model.step"),
     "prune.model_sparsegpt": ("prune.sparsegpt", "model.step"),
     "generate.read": ("model.step",),
+    "generate.fork": ("generate.read",),
     "generate.pick": ("rng.draws",),
     "generate.text": ("generate.read", "generate.pick"),
     "adapter.lora_star": ("adapter.lora", "prune.wanda"),
     "delta.apply": ("file.read",),
+    "file.expand": ("file.read",),
+    "file.compress": ("file.write",),
+    "folder.read": ("file.read",),
+    "folder.write": ("file.write",),
 }
 """What an operation rests on: where one of these fails, its own cases would only say so again (PRT-012)."""
 

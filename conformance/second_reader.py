@@ -282,18 +282,18 @@ def read_tensor(name: str, e: dict[str, Any], parts: dict[str, Any]) -> Tensor:
     return Tensor(e["dtype"], tuple(shape), pointers, columns, bits.tobytes())
 
 
-def read(path: str | Path) -> Content:
-    """The checkpoint of a file, its companions beside it."""
-    raw = Path(path).read_bytes()
+def read(file: str | Path | bytes) -> Content:
+    """The checkpoint of a file, its companions beside it; bytes alone have none (FMT-102)."""
+    raw, folder = (file, None) if isinstance(file, bytes) else (Path(file).read_bytes(), Path(file).parent)
     header, text, start = read_header(raw)
     m = read_manifest(text)
     parts = locate(header, {name: implied(name, e) for name, e in m["tensors"].items()}, raw[start:])
     check_links(m, m.get("delta"))
     tensors = {name: read_tensor(name, e, parts[name]) for name, e in m["tensors"].items()}
     for name, stated in m["files"].items():
-        file = Path(path).parent / name
-        need(name, "FMT-102", file.is_file())
-        need(name, "FMT-094", file.stat().st_size == stated["bytes"] and sha256(file.read_bytes()) == stated["sha256"])
+        need(name, "FMT-102", folder and (folder / name).is_file())
+        held = (folder / name).read_bytes()
+        need(name, "FMT-094", len(held) == stated["bytes"] and sha256(held) == stated["sha256"])
     digests = {name: e["content_sha256"] for name, e in m["tensors"].items()}
     state = sha256({"scales": m["scales"], "tensors": digests, "tied": m["tied"]})  # FMT-099
     return Content(m["kind"], m["attributes"], m["tied"], m["scales"], m.get("delta"), [*m["files"]], tensors, state)

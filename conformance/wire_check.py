@@ -31,6 +31,9 @@ def disagreements(case: Case) -> list[str]:
         if case.inputs.get(name) is not None:
             told += _against(case.inputs[name], type_of(case.op, name, output=False), lengths, name)
     for name, value in case.expected.items():
+        # what is judged by its content stands in the case as a description of it, not as bytes
+        if OPS[case.op].outputs[name] in ("state", "packed"):
+            continue
         told += _against(value, type_of(case.op, name, output=True), lengths, f"out: {name}")
     return told
 

@@ -96,17 +96,24 @@ def stop_tokens(path: str | Path) -> tuple[int, ...]:
     """
     with open_folder(path) as source:
         read_config(source.files)
-        for name in ("generation_config.json", "config.json"):
-            named = _json_object(source.files, name).get("eos_token_id") if name in source.files else None
-            if named is None:
-                continue
-            # GEN-008
-            tokens = named if isinstance(named, list) else [named]
-            if not all(isinstance(token, int) and not isinstance(token, bool) and token >= 0 for token in tokens):
-                raise GenerateError(
-                    "GEN-008", f"eos_token_id of {name} is {named!r}, must be a token or a list of them"
-                )
-            return tuple(tokens)
+        return stop_tokens_of(source.files)
+
+
+def stop_tokens_of(files: Mapping[str, bytes]) -> tuple[int, ...]:
+    """Return the tokens that end a text by the companion files of a folder (GEN-008).
+
+    Raises:
+        GenerateError: GEN-008 for what is no token; ConfigError MDL-006 for a file that is no JSON object.
+    """
+    for name in ("generation_config.json", "config.json"):
+        named = _json_object(files, name).get("eos_token_id") if name in files else None
+        if named is None:
+            continue
+        # GEN-008
+        tokens = named if isinstance(named, list) else [named]
+        if not all(isinstance(token, int) and not isinstance(token, bool) and token >= 0 for token in tokens):
+            raise GenerateError("GEN-008", f"eos_token_id of {name} is {named!r}, must be a token or a list of them")
+        return tuple(tokens)
     return ()
 
 
@@ -286,11 +293,24 @@ def in_file_dtype(name: str, values: NumpyArray, dtype: np.dtype[Any]) -> NumpyA
     # CKP-004
     if not np.isfinite(values).all():
         raise CheckpointError("CKP-004", f"{name} has become NaN or infinite; lower the learning rate and train anew")
-    with np.errstate(over="ignore"):
-        rounded = values.astype(dtype)
+    rounded = _rounded_once(values, dtype)
     if not np.isfinite(rounded).all():
         raise CheckpointError("CKP-004", f"a weight of {name} does not fit {dtype}; convert the model to float32 first")
     return rounded
+
+
+def _rounded_once(values: NumpyArray, dtype: np.dtype[Any]) -> NumpyArray:
+    """Return values in another dtype, each rounded once to nearest, ties to even; infinity where one does not fit."""
+    with np.errstate(over="ignore"):
+        if values.dtype != np.float64 or dtype != ml_dtypes.bfloat16:
+            return values.astype(dtype)
+        # ml_dtypes goes by way of float32, which rounds twice. Rounded to odd, float32 still tells what lies beside a
+        # tie of bfloat16 from the tie: towards zero, and the last bit set where something was cut.
+        near = values.astype(np.float32)
+        odd = near.view(np.uint32)
+        odd -= np.abs(near.astype(np.float64)) > np.abs(values)
+        odd |= near.astype(np.float64) != values
+        return near.astype(dtype)
 
 
 def _limit(name: str, tensor: formats.Tensor, dtype: str | None) -> float:

@@ -7,7 +7,9 @@ from itertools import chain
 from conformance.cases import VECTORS, dump
 from conformance.gen import (
     adapters,
+    around,
     bad_files,
+    batches,
     choices,
     config_edges,
     criteria,
@@ -16,16 +18,20 @@ from conformance.gen import (
     events,
     file_edges,
     file_faults,
+    folders,
+    forks,
     generate,
     kernels,
     layers,
     models,
     optimizers,
+    packing,
     presets,
     rule_edges,
     rule_events,
     rules,
     sparsegpt,
+    states,
     steps,
     texts,
     train,
@@ -36,8 +42,9 @@ from conformance.gen import files as containers
 
 _FORMATS = (containers, bad_files, file_edges, file_faults, deltas)
 _RULES = (kernels, rules, update, events, layers, models, texts, sparsegpt, adapters, train, steps, generate)
+_RUNS = (states, batches, forks, around, folders, packing)
 _CHOICES = (criteria, choices, windows, optimizers, rule_events, presets, depth, rule_edges, config_edges)
-MODULES = (*_FORMATS, *_RULES, *_CHOICES)
+MODULES = (*_FORMATS, *_RULES, *_RUNS, *_CHOICES)
 
 
 def files() -> Iterator[tuple[str, str]]:

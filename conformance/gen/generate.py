@@ -11,7 +11,7 @@ from conformance.gen.numbers import Area, Array, Numbers, ids, reals
 from conformance.oracle import generate
 
 _ORDER = "a whole forward a token, binary64"
-_NARROW = {"hidden_size": 4, "intermediate_size": 3, "vocab_size": 7}
+NARROW = {"hidden_size": 4, "intermediate_size": 3, "vocab_size": 7}
 """Sizes of models that are wide enough for contexts."""
 
 
@@ -26,7 +26,7 @@ def reading() -> Area:
         "qwen3": (2, 1, 1),
     }
     for i, (name, model) in enumerate(MODELS.items()):
-        config, n = model | _NARROW, Numbers(90, i)
+        config, n = model | NARROW, Numbers(90, i)
         tensors = tensors_of(config, n)
         tokens = n.integers((2, sum(parts[name])), 0, 6)
         given = {"config": config, "tensors": tensors, "tokens": tokens, "parts": list(parts[name])}

@@ -5,20 +5,25 @@ The kit is worth something only if each of them is refused, and by a case of the
 
 from conformance.mutants import (
     adapters,
+    around,
+    batches,
     choosing,
     events,
     file_edits,
     files,
+    folders,
     generating,
     kernels,
     layers,
     model_edits,
     models,
     optimizers,
+    packing,
     pruning,
     rule_edits,
     rules,
     short_sums,
+    states,
 )
 from conformance.mutants.base import Mutant
 
@@ -40,6 +45,11 @@ MUTANTS: tuple[Mutant, ...] = (
     *rule_edits.MUTANTS,
     *model_edits.MUTANTS,
     *short_sums.MUTANTS,
+    *states.MUTANTS,
+    *around.MUTANTS,
+    *batches.MUTANTS,
+    *folders.MUTANTS,
+    *packing.MUTANTS,
 )
 """Every mutant; the name of each is its own."""
 

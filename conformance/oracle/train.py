@@ -159,14 +159,18 @@ class Trainer:
             w = update.effective(part.base, part.phi)
             dense[list(w)] = list(w.values())
             self.tensors[name] = dense.reshape(shape)
-        n, length, rows = len(self.text), self.s["length"], self.s["rows"]
-        starts = rules.window_starts(self.s["seed"], 2, (step - 1) * rows, rows, n, length)
-        tokens = np.array([self.text[a : a + length] for a in starts])
         decoder = Decoder(self.config, self.tensors)
-        loss, _, grads = decoder.loss_and_gradients(tokens, tokens)
+        loss, _, grads = decoder.loss_and_gradients(*self.data(step))
         entered = [decoder.inputs[name].reshape(-1, self.tensors[name].shape[1]) for name in self.names]
         flat = [[float(x) for x in grads[name].reshape(-1)] for name in self.names]
         return Step(loss, flat, [window.floats(x) for x in entered])
+
+    def data(self, step: int) -> tuple[Array, Array, Array | None]:
+        """Return the tokens of a step, their labels, and which are no padding (TRN-003)."""
+        n, length, rows = len(self.text), self.s["length"], self.s["rows"]
+        starts = rules.window_starts(self.s["seed"], 2, (step - 1) * rows, rows, n, length)
+        tokens = np.array([self.text[a : a + length] for a in starts])
+        return tokens, tokens, None
 
     def optimize(self, step: int, gradients: list[list[float]]) -> None:
         """Take one optimizer step (OPT, SCH-004)."""

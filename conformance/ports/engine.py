@@ -11,11 +11,14 @@ from conformance.ops import OPS
 from conformance.port import Refused, Unsupported
 from conformance.ports import (
     engine_adapters,
+    engine_around,
     engine_choices,
     engine_files,
+    engine_folders,
     engine_generate,
     engine_models,
     engine_rules,
+    engine_state,
 )
 from formats import FormatError
 from seft_ref.arrays import Array, array_namespace, cupy_like, device, to_numpy, without_cupy
@@ -57,7 +60,17 @@ class EnginePort:
         self._classes = classes
         self._kernels = kernels
         self._like = np.zeros(0) if like is None else like
-        modules = (engine_rules, engine_choices, engine_models, engine_files, engine_adapters, engine_generate)
+        modules = (
+            engine_rules,
+            engine_choices,
+            engine_models,
+            engine_files,
+            engine_adapters,
+            engine_generate,
+            engine_state,
+            engine_around,
+            engine_folders,
+        )
         every: dict[str, Operation] = {op: f for module in modules for op, f in module.OPERATIONS.items()}
         self.ops = {op: f for op, f in every.items() if OPS[op].kind in kinds}
 

@@ -30,10 +30,10 @@ def read(a: Values, *, verified: bool = True) -> Values:
             return {
                 "kind": reader.kind,
                 "tensors": tensors,
-                "attributes": _text(reader.attributes),
+                "attributes": encoded(reader.attributes),
                 "tied": reader.tied,
-                "scales": _text(reader.scales),
-                "delta": _text(_delta_json(reader.delta)),
+                "scales": encoded(reader.scales),
+                "delta": encoded(_delta_json(reader.delta)),
                 "state": reader.state_sha256,
             }
 
@@ -51,12 +51,13 @@ def _apply(a: Values) -> Values:
         return {
             "tensors": {name: described(t) for name, t in found.items()},
             "tied": dict(result.tied),
-            "scales": _text({name: dict(roles) for name, roles in result.scales.items()}),
+            "scales": encoded({name: dict(roles) for name, roles in result.scales.items()}),
             "state": of_state(delta.contents(result), result.tied, result.scales),
         }
 
 
-def _text(value: Any) -> str:
+def encoded(value: Any) -> str:
+    """Return a value as canonical JSON text."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
 
@@ -73,7 +74,8 @@ def _delta_json(described: formats.DeltaOf | None) -> Any:
     }
 
 
-def _delta_of(text: str) -> formats.DeltaOf | None:
+def delta_of(text: str) -> formats.DeltaOf | None:
+    """Return the description of a delta from its text; None from `null`."""
     value = json.loads(text)
     if value is None:
         return None
@@ -94,7 +96,8 @@ def described(t: formats.Tensor) -> Values:
     }
 
 
-def _tensor(t: Values) -> formats.Tensor:
+def tensor_of(t: Values) -> formats.Tensor:
+    """Return a tensor as the operations hand it in."""
     shape = tuple(int(n) for n in t["shape"])
     if t["row_pointers"] is None:
         if t["dtype"] == NONE:
@@ -104,17 +107,17 @@ def _tensor(t: Values) -> formats.Tensor:
     return mask if t["dtype"] == NONE else formats.with_values(mask, values_of(t["bits"], t["dtype"], (mask.nnz,)))
 
 
-def _write(a: Values) -> Values:
-    tensors = {name: _tensor(t) for name, t in a["tensors"].items()}
+def _write(a: Values, compress: str | None = None) -> Values:
+    tensors = {name: tensor_of(t) for name, t in a["tensors"].items()}
     if a["encoding"] not in ("auto", "dense"):
         # with full support a tensor says nothing of how it is to be stored; here it is asked for by name
         tensors = {name: _supported(t) if name == "w" else t for name, t in tensors.items()}
     checkpoint = formats.Checkpoint(
-        a["kind"], tensors, json.loads(a["attributes"]), a["tied"], {}, json.loads(a["scales"]), _delta_of(a["delta"])
+        a["kind"], tensors, json.loads(a["attributes"]), a["tied"], {}, json.loads(a["scales"]), delta_of(a["delta"])
     )
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "case.safetensors"
-        formats.write_file(path, checkpoint, encoding=a["encoding"])
+        formats.write_file(path, checkpoint, encoding=a["encoding"], compress=compress)
         return {"raw": np.frombuffer(path.read_bytes(), dtype=np.uint8)}
 
 
@@ -124,4 +127,13 @@ def _supported(t: formats.Tensor) -> formats.Tensor:
     return formats.with_values(formats.from_support(np.ones(t.shape, dtype=np.bool_)), t.values.reshape(-1))
 
 
-OPERATIONS: dict[str, Any] = {"file.read": read, "file.write": _write, "delta.apply": _apply}
+def _compress(a: Values) -> Values:
+    return _write(a, "zstd")
+
+
+OPERATIONS: dict[str, Any] = {
+    "file.read": read,
+    "file.write": _write,
+    "file.compress": _compress,
+    "delta.apply": _apply,
+}

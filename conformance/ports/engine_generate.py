@@ -29,6 +29,13 @@ def _read(a: Values) -> Values:
     return {"logits": array_namespace(tokens).stack(found, axis=1)}
 
 
+def _fork(a: Values) -> Values:
+    config = ModelConfig.from_json(a["config"])
+    weights = weights_of_case(config, a["tensors"], a["kernels"])
+    _, context = read(a["tokens"], nothing_read(config), weights, config, a["kernels"])
+    return {"logits": [read(branch, context, weights, config, a["kernels"])[0] for branch in a["branches"]]}
+
+
 def _pick(a: Values) -> Values:
     sampling = _sampling(a)
     return {"picked": np.array([pick(a["logits"], sampling, n) for n in a["numbers"]], dtype=np.int64)}
@@ -48,4 +55,9 @@ def _text(a: Values) -> Values:
     return {"tokens": np.array(list(found), dtype=np.int64)}
 
 
-OPERATIONS: dict[str, Any] = {"generate.read": _read, "generate.pick": _pick, "generate.text": _text}
+OPERATIONS: dict[str, Any] = {
+    "generate.read": _read,
+    "generate.fork": _fork,
+    "generate.pick": _pick,
+    "generate.text": _text,
+}

@@ -1,5 +1,6 @@
 """Whole models and runs of the engine, operation by operation."""
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -136,9 +137,18 @@ def _run(a: Values) -> Values:
 
 
 def _train_step(a: Values) -> Values:
+    settings, text = settings_of_case(a["settings"]), [int(t) for t in a["text"]]
+    return _one_step(a, lambda weights: step_batches(settings, text, a["step"], weights))
+
+
+def _train_batches(a: Values) -> Values:
+    batches = [Batch(one["tokens"], one["labels"], one.get("mask")) for one in a["batches"]]
+    return _one_step(a, lambda weights: batches)
+
+
+def _one_step(a: Values, batches_for: Callable[[Weights], Sequence[Batch]]) -> Values:
     settings = settings_of_case(a["settings"])
     config = ModelConfig.from_json(a["config"])
-    text = [int(t) for t in a["text"]]
     weights = weights_of_case(config, a["tensors"], a["kernels"])
     targets: dict[str, Target] = {}
     packed = {}
@@ -156,7 +166,7 @@ def _train_step(a: Values) -> Values:
         if "window" in part
     }
     state = TrainState(a["step"] - 1, targets, with_matrices(weights, packed), windows)
-    batches = step_batches(settings, text, a["step"], state.weights)
+    batches = batches_for(state.weights)
     after, record = train_step(state, batches, settings, config, a["kernels"])
     found = list(after.targets.values())
     return {
@@ -178,5 +188,6 @@ OPERATIONS: dict[str, Any] = {
     "prune.model": _prune,
     "prune.model_sparsegpt": _prune_sparsegpt,
     "train.step": _train_step,
+    "train.batches": _train_batches,
     "train.run": _run,
 }

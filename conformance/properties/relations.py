@@ -172,6 +172,15 @@ def _one_step(cases: Sequence[Case], answers: Sequence[Answer], dtype: str) -> s
     return next(filter(None, (broken_step(case.inputs, answer, dtype) for case, answer in pairs)), "")
 
 
+def _goes_on(cases: Sequence[Case], answers: Sequence[Answer], dtype: str) -> str:
+    """What follows a state is the end of the run that was not stopped, bit for bit (TRN-004)."""
+    run, rest = answers
+    steps, events = len(rest["losses"]), len(rest["slots"])
+    want = {"losses": run["losses"][len(run["losses"]) - steps :], "support": run["support"], "weights": run["weights"]}
+    want |= {name: run[name][len(run[name]) - events :] for name in ("slots", "bases")}
+    return _unequal(rest, want, dtype)
+
+
 RELATIONS: dict[str, Relation] = {
     "same": _same,
     "largest and smallest": _same_choice,
@@ -184,6 +193,7 @@ RELATIONS: dict[str, Relation] = {
     "rows of a product moved": _rows_of_product,
     "padded": _padded,
     "one step of training": _one_step,
+    "a run that goes on": _goes_on,
 }
 """Every relation by name."""
 

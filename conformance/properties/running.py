@@ -17,15 +17,19 @@ from conformance.judgement import BLOCKED, PropertyResult
 from conformance.ops import OPS
 from conformance.profiles import blocking
 from conformance.properties import (
+    branching,
     choosing,
     comparing,
     computing,
+    enclosing,
+    filing,
     generating,
     keeping,
     large,
     large_files,
     large_rules,
     layering,
+    resuming,
     ruling,
     training,
     updating,
@@ -58,6 +62,10 @@ _AREAS = (
     large,
     large_rules,
     large_files,
+    resuming,
+    enclosing,
+    branching,
+    filing,
 )
 """Modules that enter properties."""
 PROPERTIES: dict[str, Property] = REGISTER

@@ -15,6 +15,7 @@ from conformance.cases import VECTORS, Bound, Case, decode, dump, encode, load, 
 from conformance.clauses import read_clauses
 from conformance.coverage import coverage, elsewhere
 from conformance.ops import OPS
+from conformance.packed import pack, unpack
 from conformance.profiles import profile_of
 
 ROOT = Path(conformance.__file__).parents[1]
@@ -116,8 +117,19 @@ def test_a_case_survives_its_file(tmp_path):
 
 
 def test_vectors_stay_small():
-    # half of it are whole files, whose headers have at least 1,024 bytes
-    assert sum(path.stat().st_size for path in VECTORS.glob("*.json")) < 4_700_000
+    # half of it are whole files, among them training states
+    assert sum(path.stat().st_size for path in VECTORS.glob("*.json")) < 5_000_000
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [b"", b"a", b"abcdefgh" * 9, bytes(3000), b"\x00" * 7 + b"x" * 300 + b"abcdefghij" + b"x" * 140 + b"defghij" * 2],
+)
+def test_bytes_of_files_survive_packing(raw):
+    assert unpack(pack(raw)) == raw
+    mixed = bytes(b ^ (i // 50) for i, b in enumerate(raw * 3))
+    assert unpack(pack(mixed)) == mixed
+    assert len(pack(bytes(3000))) < 20
 
 
 def test_what_differs_by_dtype_is_asked_in_both():

@@ -10,7 +10,7 @@ import pytest
 import formats
 from formats.convert.hf import open_hf, to_hf, to_sparse
 from seft_ref import finish, initial_state, load_model, read_tokens, save_model, settings_of, step_batches, train
-from seft_ref.checkpoint import identity
+from seft_ref.checkpoint import identity, in_file_dtype
 from seft_ref.config import ModelConfig
 from seft_ref.errors import SeftError
 from seft_ref.kernels import cpu, reference
@@ -302,6 +302,19 @@ def test_CKP_004_a_weight_that_is_no_number_is_told_from_one_that_does_not_fit(t
     values[3] = bad
     with pytest.raises(SeftError, match=f"CKP-004: {name} has become NaN or infinite"):
         save_model(folder, tmp_path / "out", {name: (base.topology, values)})
+
+
+def test_CKP_004_a_value_beside_a_tie_is_rounded_once():
+    """By way of float32 each of these would be a tie, and go to the even neighbour: 1, 1.015625, −1, 0."""
+    beside = np.array(
+        [1 + 2.0**-8 + 2.0**-40, 1 + 3 * 2.0**-8 - 2.0**-40, -1 - 2.0**-8 - 2.0**-45, 2.0**-134 + 2.0**-180]
+    )
+    once = in_file_dtype("w", beside, np.dtype(BF16)).astype(np.float64)
+    assert once.tolist() == [1 + 2.0**-7, 1 + 2.0**-7, -1 - 2.0**-7, 2.0**-133]
+    ties = np.array([1 + 2.0**-8, 1 + 3 * 2.0**-8, -0.0, 3.3e38])
+    assert in_file_dtype("w", ties, np.dtype(BF16)).tolist() == ties.astype(BF16).tolist()
+    with pytest.raises(SeftError, match="does not fit bfloat16"):
+        in_file_dtype("w", np.array([1e39]), np.dtype(BF16))
 
 
 def test_TOP_004_stored_zeros_are_loaded_counted_and_written_back(tmp_path):

@@ -1,0 +1,43 @@
+"""A step on rows that are given, with labels and masks (TRN-001, TRN-002)."""
+
+from typing import Any
+
+import numpy as np
+
+from conformance.oracle import state
+from conformance.oracle.event import Part
+from conformance.oracle.model import Config
+from conformance.oracle.tape import Array
+from conformance.oracle.train import Trainer
+
+Batch = dict[str, Array]
+
+
+class Given(Trainer):
+    """A run whose rows do not come from a text: all micro-batches of a step, one below the other."""
+
+    batches: list[Batch]
+
+    def data(self, step: int) -> tuple[Array, Array, Array | None]:
+        """Return tokens, labels, and which tokens are no padding."""
+        tokens, labels = (np.concatenate([batch[name] for batch in self.batches]) for name in ("tokens", "labels"))
+        masks = [batch.get("mask", np.ones(batch["tokens"].shape, dtype=np.bool_)) for batch in self.batches]
+        return tokens, labels, np.concatenate(masks)
+
+
+def one_step(
+    config: Config,
+    tensors: dict[str, Array],
+    parts: list[Part],
+    batches: list[Batch],
+    settings: dict[str, Any],
+    step: int,
+) -> tuple[float, list[Part], float]:
+    """Return the loss of a step, each target after it, and the smallest gap of its event."""
+    nothing = [[0.0] * n for n in (0,) * len(parts)]
+    saved = state.Saved(step - 1, parts, nothing, nothing, [])
+    t = state.resumed(config, tensors, [], settings, saved, Given)
+    assert isinstance(t, Given)
+    t.batches = batches
+    passage = state.go_on(t, step - 1, [], step)
+    return passage.losses[0], passage.saved.parts, t.gap

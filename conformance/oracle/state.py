@@ -1,0 +1,360 @@
+"""A run that stops, its training state as a file, and the run that goes on from it (TRN-004, CKP-006, CKP-007)."""
+
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from conformance.oracle import choices, files, optimizers, rules, window
+from conformance.oracle.event import Evidence, Part, asked_by
+from conformance.oracle.model import Config, targets
+from conformance.oracle.tape import Array
+from conformance.oracle.train import Step, Trainer, rule_of
+
+__all__ = [
+    "Held",
+    "Passage",
+    "Saved",
+    "Sums",
+    "attributes",
+    "begin",
+    "contents",
+    "due",
+    "go_on",
+    "pieces",
+    "resumed",
+    "settings_of",
+    "settings_text",
+]
+
+_KEPT = {"m": "first_moment", "v": "second_moment", "age": "age", "u": "momentum", "origin": "origin"}
+"""What is kept of a slot, by its name in a file."""
+_OWN = {
+    "adamw": ("beta1", "beta2", "eps", "weight_decay"),
+    "spiel-adamw": ("beta1", "beta2", "eps", "weight_decay"),
+    "sgd": ("momentum", "weight_decay"),
+    "sm3": ("eps", "weight_decay"),
+}
+"""The settings that an optimizer has of its own."""
+_HYPER = {"beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "weight_decay": 0.0, "momentum": 0.9}
+_PLAIN = (
+    "steps",
+    "micro_batches",
+    "length",
+    "evolve_every",
+    "drop_fraction",
+    "gradient_window",
+    "lr",
+    "max_norm",
+    "seed",
+)
+
+
+@dataclass(frozen=True)
+class Sums:
+    """What the steps of a window have summed up to at one matrix (GRD-004 to GRD-007).
+
+    Attributes:
+        steps: how many they are.
+        rows: rows that entered the matrix.
+        gradient: Σ g, flat.
+        absolute: Σ |g|.
+        square: Σ g².
+        inputs: Σ x², one a column.
+        candidates: the strongest positions of the first step; None where all positions are candidates.
+    """
+
+    steps: int
+    rows: int
+    gradient: list[float]
+    absolute: list[float]
+    square: list[float]
+    inputs: list[float]
+    candidates: frozenset[int] | None = None
+
+    def plus(self, g: list[float], x: list[list[float]]) -> "Sums":
+        """Return the sums with one more step: its gradient, and the rows that entered."""
+        return Sums(
+            self.steps + 1,
+            self.rows + len(x),
+            [a + b for a, b in zip(self.gradient, g, strict=True)],
+            [a + abs(b) for a, b in zip(self.absolute, g, strict=True)],
+            [a + b * b for a, b in zip(self.square, g, strict=True)],
+            [a + sum(row[j] * row[j] for row in x) for j, a in enumerate(self.inputs)],
+            self.candidates,
+        )
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A run after a step.
+
+    Attributes:
+        step: the step.
+        parts: each target; `lost` holds the positions that were stored at load and have left.
+        rows: r of SM3, of each target.
+        columns: c of SM3.
+        sums: those of an open window, of each target; empty outside a window.
+    """
+
+    step: int
+    parts: list[Part]
+    rows: list[list[float]]
+    columns: list[list[float]]
+    sums: list[Sums]
+
+
+@dataclass(frozen=True)
+class Passage:
+    """Some steps of a run.
+
+    Attributes:
+        losses: of each step.
+        events: of each event, and of each target, the positions of η and of B after it.
+        starts: of each event the count `start` of each target (TRN-009).
+        moves: how many positions were dropped, grown, cancelled and pruned.
+        saved: the run after the last of the steps.
+    """
+
+    losses: list[float]
+    events: list[list[tuple[list[int], list[int]]]]
+    starts: list[list[int]]
+    moves: dict[str, int]
+    saved: Saved
+
+
+def due(settings: dict[str, Any]) -> dict[int, int]:
+    """Return the steps that events follow, and how many steps the window of each has."""
+    rule = rule_of(settings)
+    every, size = settings["evolve_every"], settings["gradient_window"]
+    at, sums = rules.all_events(rule["events"], settings["steps"], every, rule["evolve_until"], size)
+    return dict(zip(at, sums, strict=True)) if rule["evolves"] else {}
+
+
+def begin(
+    config: Config, tensors: dict[str, Array], masks: dict[str, list[int]], text: list[int], settings: Any
+) -> Trainer:
+    """Return a run before its first step."""
+    return Trainer(config, tensors, masks, text, settings)
+
+
+def resumed(
+    config: Config,
+    tensors: dict[str, Array],
+    text: list[int],
+    settings: Any,
+    saved: Saved,
+    kind: type[Trainer] = Trainer,
+) -> Trainer:
+    """Return the run that a state belongs to: all that came before is in the state."""
+    t = kind.__new__(kind)
+    t.config, t.tensors, t.text, t.s = config, dict(tensors), text, settings
+    t.rule, t.optimizer = rule_of(settings), settings.get("optimizer", "adamw")
+    t.pattern = tuple(settings["pattern"]) if settings.get("pattern") else None
+    t.names, t.shapes = targets(config), [part.shape for part in saved.parts]
+    t.loaded = [part.base | dict.fromkeys(part.lost, 0.0) for part in saved.parts]
+    t.parts, t.gap = list(saved.parts), float("inf")
+    t.rows, t.columns = list(saved.rows), list(saved.columns)
+    t.budgets = [len(loaded) for loaded in t.loaded]
+    t.delta_budgets = delta_budgets(settings, t.shapes, t.budgets)
+    return t
+
+
+def go_on(t: Trainer, before: int, sums: Sequence[Sums], until: int) -> Passage:
+    """Take the steps after `before` up to `until`, and return what they did."""
+    events_at, rule, held = due(t.s), t.rule, list(sums)
+    losses: list[float] = []
+    events: list[list[tuple[list[int], list[int]]]] = []
+    starts: list[list[int]] = []
+    moves = dict.fromkeys(("dropped", "grown", "cancelled", "pruned"), 0)
+    for step in range(before + 1, until + 1):
+        seen = t.look(step)
+        losses.append(seen.loss)
+        if asked_by(rule) and any(end - n < step <= end for end, n in events_at.items()):
+            held = _with_step(t, held, seen)
+        if not (step in events_at and rule["event_replaces_step"]):
+            t.optimize(step, seen.gradients)
+        if step in events_at:
+            outcomes = t.event(step, _evidence(t, held))
+            held = []
+            for one in outcomes:
+                for name in moves:
+                    moves[name] += one.record[name]
+            events.append([(sorted(part.phi), sorted(part.base)) for part in t.parts])
+            starts.append([one.record["start"] for one in outcomes])
+    parts = [
+        replace(part, lost=frozenset(loaded.keys() - part.base.keys()))
+        for part, loaded in zip(t.parts, t.loaded, strict=True)
+    ]
+    return Passage(losses, events, starts, moves, Saved(until, parts, list(t.rows), list(t.columns), held))
+
+
+def _with_step(t: Trainer, held: list[Sums], seen: Step) -> list[Sums]:
+    """Return the sums of a window with a step; the first one opens it (GRD-007)."""
+    if not held:
+        for i, shape in enumerate(t.shapes):
+            zeros, chosen, g = [0.0] * (shape[0] * shape[1]), None, seen.gradients[i]
+            if t.rule["candidates"] == "first-step":
+                chosen = frozenset(window.candidates(g, t.delta_budgets[i]))
+                order = sorted((abs(x) for x in g), reverse=True)
+                if 0 < len(chosen) < len(order):
+                    t.meet([(order[len(chosen) - 1], order[len(chosen)])], drawn=False)
+            held.append(Sums(0, 0, zeros, zeros, zeros, [0.0] * shape[1], chosen))
+    return [one.plus(g, x) for one, g, x in zip(held, seen.gradients, seen.inputs, strict=True)]
+
+
+def _evidence(t: Trainer, held: list[Sums]) -> list[Evidence]:
+    """Return what an event sees of its window: means (GRD-004 to GRD-006); nothing is known where nothing is asked."""
+    found = []
+    for i, shape in enumerate(t.shapes):
+        zeros = [0.0] * (shape[0] * shape[1])
+        one = held[i] if held else Sums(1, 1, zeros, zeros, zeros, [0.0] * shape[1])
+        found.append(
+            Evidence(
+                gradient=[x / one.steps for x in one.gradient],
+                absolute=[x / one.steps for x in one.absolute],
+                square=[x / one.steps for x in one.square],
+                inputs=[x / one.rows for x in one.inputs],
+                row_moments=t.rows[i],
+                column_moments=t.columns[i],
+                candidates=one.candidates,
+                steps=one.steps,
+            )
+        )
+    return found
+
+
+# --- the file ---
+
+
+@dataclass(frozen=True)
+class Held:
+    """A tensor of a state by content.
+
+    Attributes:
+        dtype: F32 or F64 for values in the compute dtype, I32 or I64 for counts, NONE for a mask.
+        shape: of the tensor.
+        values: one a position; none for a mask.
+        at: the positions that are stored, flat; None for all.
+    """
+
+    dtype: str
+    shape: tuple[int, ...]
+    values: list[Any]
+    at: list[int] | None = None
+
+    def stored(self) -> files.Tensor:
+        """Return the tensor of a file."""
+        kind = {"F32": "f", "F64": "d", "I32": "i", "I64": "q"}.get(self.dtype)
+        bits = struct.pack(f"<{len(self.values)}{kind}", *self.values) if kind else b""
+        support = None if self.at is None else tuple(divmod(p, self.shape[-1]) for p in self.at)
+        return files.Tensor(self.dtype, self.shape, bits, support)
+
+
+def contents(saved: Saved, names: Sequence[str], settings: dict[str, Any], dtype: str) -> dict[str, Held]:
+    """Return the tensors of a state by name (CKP-007); dtype is float32 or float64."""
+    out: dict[str, Held] = {}
+    real, rule = {"float32": "F32", "float64": "F64"}[dtype], rule_of(settings)
+    optimizer = settings.get("optimizer", "adamw")
+    kept = (*optimizers.KEEPS[optimizer], *(["origin"] if rule["drop"] == "change" else []))
+    for i, (name, part) in enumerate(zip(names, saved.parts, strict=True)):
+        base, eta = sorted(part.base), sorted(part.phi)
+        out[f"{name}.base"] = Held(real, part.shape, [part.base[p] for p in base], base)
+        out[f"{name}.delta"] = Held(real, part.shape, [part.phi[p] for p in eta], eta)
+        for key in kept:
+            kind = "I32" if key == "age" else real
+            out[f"{name}.delta.{_KEPT[key]}"] = Held(kind, (len(eta),), [part.kept[key][p] for p in eta])
+        if optimizer == "sm3":
+            for key, held in (("rows", saved.rows[i]), ("columns", saved.columns[i])):
+                out[f"{name}.delta.{key}"] = Held(real, (len(held),), held)
+        if part.lost:
+            out[f"{name}.lost"] = Held("NONE", part.shape, [], sorted(part.lost))
+        if rule["scope"] == "row":
+            out[f"{name}.row_budget"] = Held("I64", part.shape[:1], part.budget)
+            out[f"{name}.row_delta_budget"] = Held("I64", part.shape[:1], part.delta_budget)
+        if saved.sums:
+            out |= {f"{name}.window.{key}": held for key, held in _of_window(saved.sums[i], part, rule, real).items()}
+    return out
+
+
+def _of_window(sums: Sums, part: Part, rule: choices.Rule, real: str) -> dict[str, Held]:
+    """Return the tensors of an open window."""
+    if sums.candidates is not None:
+        at = sorted(sums.candidates | part.base.keys() | part.phi.keys())
+        return {
+            "gradient": Held(real, part.shape, [sums.gradient[p] for p in at], at),
+            "square": Held(real, part.shape, [sums.square[p] for p in at], at),
+            "candidates": Held("NONE", part.shape, [], sorted(sums.candidates)),
+        }
+    asked = asked_by(rule)
+    out = {
+        key: Held(real, part.shape, getattr(sums, key)) for key in ("gradient", "absolute", "square") if key in asked
+    }
+    return out | ({"input_squares": Held(real, part.shape[1:], sums.inputs)} if "inputs" in asked else {})
+
+
+def attributes(saved: Saved, names: Sequence[str], settings: dict[str, Any], origin: dict[str, str]) -> dict[str, Any]:
+    """Return the attributes of a state but for `dtype` and `settings` (CKP-007)."""
+    asked = asked_by(rule_of(settings))
+    windows: dict[str, dict[str, int]] = {}
+    for name, sums in zip(names, saved.sums, strict=False):
+        windows[name] = {"steps": sums.steps}
+        if sums.candidates is None:
+            windows[name]["inputs"] = sums.rows if "inputs" in asked else 0
+    budgets = [len(part.base.keys() | part.lost) for part in saved.parts]
+    slots = delta_budgets(settings, [part.shape for part in saved.parts], budgets)
+    return {
+        "step": saved.step,
+        "model": origin["model"],
+        "text": origin["text"],
+        "matrices": list(names),
+        "budgets": dict(zip(names, budgets, strict=True)),
+        "delta_budgets": dict(zip(names, slots, strict=True)),
+        "windows": windows,
+    }
+
+
+def delta_budgets(settings: dict[str, Any], shapes: Sequence[tuple[int, int]], budgets: Sequence[int]) -> list[int]:
+    """Return d_φ of each target (DLT-002)."""
+    by = settings.get("budget_by", "numel")
+    amount = settings[{"count": "slots", "rank": "rank"}.get(by, "density")]
+    return rules.delta_budgets(by, amount, list(shapes), list(budgets))
+
+
+def settings_of(given: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings of a run as a state tells them (CKP-007), numbers as they are."""
+    optimizer = given.get("optimizer", "adamw")
+    flags = ("evolves", "regrow", "event_replaces_step")
+    rule = {k: bool(v) if k in flags else v for k, v in rule_of(given).items() if k in choices.RULE}
+    return {
+        **{key: given[key] for key in _PLAIN},
+        **rule,
+        **{key: given.get(key, _HYPER[key]) for key in _OWN[optimizer]},
+        "batch": given["rows"] // given["micro_batches"],
+        "budget_by": given.get("budget_by", "numel"),
+        "density": given.get("density", 0.02),
+        "initial_positions": given["start"],
+        "initial_scope": given.get("initial_scope", "active"),
+        "lr_schedule": given["schedule"],
+        "optimizer": optimizer,
+        "pattern": given.get("pattern"),
+        "preset": given.get("preset", "seft"),
+        "rank": given.get("rank", 0),
+        "slots": given.get("slots", 0),
+        "warmup_steps": given["warmup"],
+    }
+
+
+def settings_text(given: dict[str, Any]) -> str:
+    """Return the attribute `settings`: JSON text whose numbers read back as the same binary64."""
+    return files.text(settings_of(given))
+
+
+def pieces(
+    saved: Saved, names: Sequence[str], settings: dict[str, Any], origin: dict[str, str], dtype: str
+) -> files.Pieces:
+    """Return the file of a state in pieces."""
+    held = {name: one.stored() for name, one in contents(saved, names, settings, dtype).items()}
+    told = attributes(saved, names, settings, origin)
+    told |= {"dtype": dtype, "settings": settings_text(settings)}
+    return files.pieces(held, kind="training-state", attributes=told)

@@ -1,0 +1,64 @@
+"""Properties of steps on given rows, and of contexts that several readings go on from (TRN-001, TRN-002, GEN-001)."""
+
+import numpy as np
+
+from conformance.gen import tiny
+from conformance.gen.batches import LENGTH, given, rows
+from conformance.gen.forks import forked
+from conformance.gen.models import tensors_of
+from conformance.gen.numbers import Numbers
+from conformance.gen.steps import SETTINGS, answered, rounded
+from conformance.gen.train import GAP
+from conformance.oracle import batches, train
+from conformance.properties.draws import Draw
+from conformance.properties.trial import Trial, property_of
+
+__all__: list[str] = []
+
+
+@property_of(
+    "train.batches",
+    "TRN-001 TRN-002 LYR-008 LYR-011",
+    "batches",
+    "train.batches",
+    sees=("padding", "micro-batches of other counts"),
+    tells=("too close to decide",),
+    cost=8,
+)
+def _batches(d: Draw, t: Trial) -> None:
+    """The loss of a step is the mean over all labels that count, however they are divided."""
+    n = Numbers(65, d.integer(0, 1000))
+    world, padded = tiny.world(n, tiny.CONFIG), d.flag()
+    of: list[batches.Batch] = []
+    for _ in range(d.integer(1, 3)):
+        counts = [d.integer(0 if of else 1, LENGTH - 1) for _ in range(d.integer(1, 2))]
+        of.append(rows(n, [(c, d.integer(0, LENGTH - 1 - c)) for c in counts], padded=padded))
+    settings = SETTINGS | {"seed": d.integer(0, 99), "start": "magnitude", "weight_decay": d.choice((0.0, 0.5))}
+    # of a first step of AdamW only the sign of a gradient is left: momentum keeps its size
+    parts = [rounded(part) for part in train.Trainer(tiny.CONFIG, *world, settings).parts]
+    for part in parts:
+        part.kept["m"].update(dict.fromkeys(part.phi, 0.125))
+        part.kept["v"].update(dict.fromkeys(part.phi, 0.0625))
+        part.kept["age"].update(dict.fromkeys(part.phi, 1))
+    step = d.choice((2, 3))
+    loss, after, gap = batches.one_step(tiny.CONFIG, world[0], parts, of, settings, step)
+    t.saw("too close to decide", gap < GAP)
+    if gap < GAP:
+        return
+    t.saw("padding", padded)
+    t.saw("micro-batches of other counts", len({int((one["labels"] != -100).sum()) for one in of}) > 1)
+    t.case("train.batches", given(world, parts, settings, step, of), answered(loss, after))
+
+
+@property_of("generate.fork", "GEN-001", "generate", "generate.fork", sees=("several branches",), cost=4)
+def _fork(d: Draw, t: Trial) -> None:
+    """Readings behind one context do not see each other."""
+    n = Numbers(94, d.integer(0, 1000))
+    config = tiny.CONFIG | {"num_key_value_heads": d.choice((1, 2))}
+    kinds = ("llama", "mistral")
+    config |= {"model_type": d.choice(kinds), "sliding_window": d.choice((2, 4, 9))}
+    tensors, size = tensors_of(config, n), d.integer(1, 3)
+    branches: list[np.ndarray] = [n.integers((size, d.integer(1, 4)), 0, 4) for _ in range(d.integer(1, 4))]
+    t.saw("several branches", len(branches) > 1)
+    asked, answer = forked(config, tensors, n.integers((size, d.integer(1, 6)), 0, 4), branches)
+    t.case("generate.fork", asked, answer)

@@ -1,0 +1,185 @@
+"""Properties of what stands around a run: dtypes, final weights, names, stop tokens, records, warnings, shares."""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from conformance.gen.around import spread, warned
+from conformance.gen.files import on, raw_array
+from conformance.gen.numbers import ids, reals
+from conformance.oracle import around, files
+from conformance.oracle.files import BITS
+from conformance.oracle.pools import RefusedError
+from conformance.properties.draws import Draw
+from conformance.properties.trial import Trial, property_of
+
+__all__: list[str] = []
+
+
+def _asked(t: Trial, op: str, given: dict[str, Any], answer: Callable[[], dict[str, Any]], **more: Any) -> bool:
+    """Ask for what the oracle answers, or for the refusal of a clause; tell whether it was a refusal."""
+    try:
+        told = answer()
+    except RefusedError as error:
+        t.case(op, given, refused=[str(error).split(":", 1)[0]], **more)
+        return True
+    t.case(op, given, told, **more)
+    return False
+
+
+@property_of(
+    "checkpoint.final",
+    "CKP-004",
+    "checkpoints",
+    "checkpoint.final",
+    sees=("a tie", "a subnormal number", "a zero with a sign", "a value that does not fit", "NaN or infinity"),
+)
+def _final(d: Draw, t: Trial) -> None:
+    """Final weights are rounded once to nearest, ties to even, in the dtype of the file."""
+    dtype = d.choice(tuple(around.FORMATS))
+    digits, top, _ = around.FORMATS[dtype]
+    values = []
+    for _ in range(d.integer(1, 12)):
+        # a number whose last digits lie at, or just beside, a tie of the dtype
+        exponent = d.choice((0, -3, 1 - top - d.integer(0, min(digits, 30)), min(top, 100) - d.integer(0, 3)))
+        half, beside = d.integer(0, 1), d.choice((0, 0, -1, 1))
+        if abs(exponent) < 900:
+            n = d.integer(0, 2 ** min(digits, 20) - 1)
+            x = (
+                1 + n * 2.0 ** (1 - digits) + half * 2.0**-digits + beside * 2.0 ** -min(50, digits + 20)
+            ) * 2.0**exponent
+            values.append(float(np.float32(x)) if t.dtype == "float32" else x)
+            t.saw("a tie", half and not beside)
+            t.saw("a subnormal number", exponent < 1 - top)
+    if d.flag():
+        values.append(-0.0)
+        t.saw("a zero with a sign")
+    bad = d.integer(0, 9)
+    if bad == 0:
+        values.append(d.choice((float("nan"), float("inf"), float("-inf"))))
+        t.saw("NaN or infinity")
+    elif bad == 1 and dtype != "F64" and (dtype != "F32" or t.dtype == "float64"):
+        values.append(d.choice((1, -1)) * 2.0 ** (top + 1) if dtype == "F16" or t.dtype == "float64" else 3.4e38)
+        t.saw("a value that does not fit")
+    values = [x for x in values if t.dtype == "float64" or not np.isfinite(x) or abs(x) < 3.403e38]
+    values = [float(np.float32(x)) if t.dtype == "float32" else x for x in values]
+    given = {"values": reals(values), "dtype": dtype}
+    _asked(t, "checkpoint.final", given, lambda: {"bits": raw_array(around.final(values, dtype))}, dtypes=(t.dtype,))
+
+
+@property_of(
+    "checkpoint.texts",
+    "CKP-001 GEN-008 PRN-008 FMT-112",
+    "checkpoints",
+    "checkpoint.dtype generate.stops prune.record file.name",
+    sees=("a refused dtype", "refused stop tokens", "a refused record", "a refused name", "two files"),
+)
+def _texts(d: Draw, t: Trial) -> None:
+    """Dtypes, stop tokens, records and names are what the tables of their clauses say."""
+    stored, asked = d.choice(tuple(BITS)[1:]), d.choice((None, "float32", "float64", "float16"))
+    given: dict[str, Any] = {"stored": stored} | ({} if asked is None else {"asked": asked})
+    t.saw(
+        "a refused dtype", _asked(t, "checkpoint.dtype", given, lambda: {"dtype": around.compute_dtype(stored, asked)})
+    )
+
+    def value() -> Any:
+        n = d.integer(0, 50000)
+        return d.choice((n, [n, n + 1], None, [n], [], str(n), -n - 1, [n, None], False, n, [n, 0, 3]))
+
+    config = json.dumps({"model_type": "llama", "eos_token_id": value()})
+    generation = json.dumps({"eos_token_id": value()}) if d.flag() else None
+    t.saw("two files", generation)
+    given = {"config": config} | ({} if generation is None else {"generation": generation})
+    t.saw(
+        "refused stop tokens",
+        _asked(t, "generate.stops", given, lambda: {"stops": ids(around.stops(config, generation))}),
+    )
+    n, m = d.integer(0, 9), d.integer(1, 12)
+    pattern = d.choice((f"{n}:{m}", None, f"{n}:{m}", f"{n}-{m}", n, [n, m], f"{n}:{m}:1", f" {n}:{m}"))
+    record = json.dumps({"method": "wanda", "sparsity": None, "pattern": pattern, "removed": n, "of": m})
+    record = record[:-1] if d.flag(8) else record
+
+    def told() -> dict[str, Any]:
+        found = around.pattern_of(record)
+        return {"pattern": None if found is None else ids(found)}
+
+    t.saw("a refused record", _asked(t, "prune.record", {"record": record}, told))
+    stem = d.choice(("model", "Model", "adapter_model", "pytorch_model", "my_model", "models"))
+    middle = d.choice(("", f"-{n:05d}-of-{m:05d}", f"-{n}-of-{m}", f"-{n}of{m}", f"-{n}", "-a-of-b", ".sparse"))
+    name = stem + middle + d.choice((".safetensors", ".SAFETENSORS", ".safetensors", ".bin", ""))
+
+    def ok() -> dict[str, Any]:
+        around.check_name(name)
+        return {"ok": 1}
+
+    t.saw("a refused name", _asked(t, "file.name", {"name": name}, ok))
+
+
+@property_of(
+    "checkpoint.expanded",
+    "FMT-098 FMT-002",
+    "checkpoints",
+    "file.expand",
+    sees=("a limit that is met", "beyond the limit", "a mask"),
+)
+def _expanded(d: Draw, t: Trial) -> None:
+    """A tensor becomes an array with zeros elsewhere, within a limit on the bytes of the array."""
+    dtype, (rows, columns) = d.choice(("F16", "F32", "U8", "NONE", "F4", "F6_E3M2", "I64")), d.shape(9)
+    at = d.subset(rows * columns)
+    width = BITS[dtype]
+    bits = bytearray(d.integers((len(at) * width + 7) // 8, 0, 255))
+    if bits and len(at) * width % 8:
+        bits[-1] &= (1 << len(at) * width % 8) - 1
+    tensor = on(dtype, (rows, columns), at, bytes(bits))
+    if len(at) == rows * columns and dtype != "NONE":
+        return
+    raw = files.pieces({"w": tensor}).pack()
+    size = rows * columns * max(1, width // 8)
+    limit = d.choice((size, None, size + 5, size - 1))
+    t.saw("a mask", dtype == "NONE")
+    t.saw("a limit that is met", limit == size)
+    given = {"raw": raw_array(raw), "name": "w"} | ({} if limit is None else {"limit": limit})
+    t.saw("beyond the limit", _asked(t, "file.expand", given, lambda: spread("w", tensor, raw, limit)[1]))
+
+
+_WARNINGS = ("support-above-target", "loss-jump-after-growth", "divergence", "denser-at-end")
+
+
+@property_of("run.warnings", "TRN-011", "runs", "run.warnings", sees=(*_WARNINGS, "no warning"))
+def _run_warnings(d: Draw, t: Trial) -> None:
+    """A run warns of what the clause names, at the step that made it true."""
+    # eighths: sums of ten are exact
+    losses = [2 + x / 8 for x in d.integers(d.integer(1, 40), 0, d.choice((1, 4, 40)))]
+    if d.flag(3):
+        middle = len(losses) // 2
+        losses = losses[:middle] + [2 * x for x in losses[middle:]]
+    every = d.integer(2, 9)
+    events = list(range(every, len(losses) + 1, every))
+    support = [100 + d.choice((0, 0, 0, 1, -3)) for _ in events]
+    given, answer = warned(losses, events, support, 100, d.choice((None, 100, 101, 90)))
+    for name in answer["names"]:
+        t.saw(name)
+    t.saw("no warning", not answer["names"])
+    if not _close(losses):
+        t.case("run.warnings", given, answer)
+
+
+def _close(losses: list[float]) -> bool:
+    """Tell whether a comparison of the clause hangs on the rounding of its products."""
+    means = [sum(losses[i : i + 10]) / 10 for i in range(len(losses) - 9)]
+    lowest = [min(means[: i + 1]) for i in range(len(means))]
+    by_mean = any(abs(mean - 1.2 * low) < 1e-9 for mean, low in zip(means, lowest, strict=True))
+    tops = [max(losses[i - 5 : i]) for i in range(5, len(losses))]
+    return by_mean or any(abs(loss - 1.05 * top) < 1e-9 for loss, top in zip(losses[5:], tops, strict=True))
+
+
+@property_of("ranks.rows", "TRN-013", "runs", "ranks.rows", sees=("fewer rows than ranks", "a rest", "no rest"))
+def _rows(d: Draw, t: Trial) -> None:
+    """The rows of a step are divided as the formula says."""
+    n = d.integer(1, 20)
+    rows = d.integer(1, 100)
+    t.saw("a rest" if rows % n else "no rest")
+    refused = _asked(t, "ranks.rows", {"rows": rows, "ranks": n}, lambda: {"first": ids(around.shares(rows, n))})
+    t.saw("fewer rows than ranks", refused)

@@ -1,0 +1,152 @@
+"""Properties of training states: a run that stops and goes on is the run (TRN-004, CKP-006, CKP-007)."""
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from conformance.gen.states import (
+    RUNS,
+    Run,
+    World,
+    after,
+    answered,
+    asked,
+    is_weak,
+    settings_for,
+    told,
+    world_of,
+    written,
+)
+from conformance.gen.train import GAP
+from conformance.oracle import state
+from conformance.oracle.event import Part, asked_by
+from conformance.oracle.train import rule_of
+from conformance.properties.draws import Draw
+from conformance.properties.trial import Trial, property_of
+
+__all__: list[str] = []
+
+
+def _drawn(d: Draw) -> tuple[Run, dict[str, Any], int, World]:
+    """Return a run, its settings, the step after which it stops, and its world."""
+    one, rows = d.choice(RUNS[1:]), d.choice((1, 2, 4))
+    settings = settings_for(one) | {
+        "seed": d.integer(0, 50),
+        "rows": rows,
+        "micro_batches": d.choice((1, rows)),
+        "lr": 2.0 ** -d.integer(3, 6),
+        "warmup": d.choice((0, 2)),
+        "schedule": d.choice(("constant", "linear", "cosine")),
+        "max_norm": d.choice((0.0, 1.0, 0.0625)),
+        "weight_decay": d.choice((0.0, 0.5)),
+    }
+    return one, settings, d.integer(1, settings["steps"]), world_of(one, d.integer(0, 1000))
+
+
+def _held_by_window(settings: dict[str, Any], step: int) -> int:
+    """Return how many steps the window that is open after a step holds; 0 outside a window (TRN-005)."""
+    if not asked_by(rule_of(settings)):
+        return 0
+    return next((step - (end - n) for end, n in state.due(settings).items() if end - n < step < end), 0)
+
+
+@property_of(
+    "state.resumed",
+    "TRN-004 CKP-006 CKP-007",
+    "state",
+    "state.write state.resume train.run",
+    sees=("a state inside a window", "weights that have left the base", "a state whose numbers are known"),
+    tells=("states whose numbers are known",),
+    cost=10,
+)
+def _resumed(d: Draw, t: Trial) -> None:
+    """A run that stops after any step and goes on from its state gives the bits of one that does not stop."""
+    one, settings, stop, world = _drawn(d)
+    first = state.begin(one.config, *world, settings)
+    saved = state.go_on(first, 0, [], stop).saved
+    given = written(world, one.config, settings, stop)
+    known = first.gap >= GAP and not is_weak(saved)
+    t.saw("a state inside a window", _held_by_window(settings, stop))
+    t.saw("weights that have left the base", any(part.lost for part in saved.parts))
+    t.saw("a state whose numbers are known", known)
+    t.saw("states whose numbers are known", known)
+    if known:
+        answer = t.case("state.write", given, {"raw": told(saved, one.config, settings)})
+    else:
+        answers = t.related("same", ("state.write", given))
+        answer = answers[0] if answers else None
+    # PRT-013: of a port that promises no bits, none are asked
+    if answer is None or not (t.variant.deterministic or t.variant.offers is None):
+        return
+    run = {key: value for key, value in given.items() if key not in ("origin", "stop")}
+    rest = asked(world, one.config, settings, saved) | {"raw": answer["raw"]}
+    t.related("a run that goes on", ("train.run", run), ("state.resume", rest))
+
+
+def _invented(d: Draw, part: Part, step: int) -> Part:
+    """Return a target in a state that no run may have reached: other moments, ages, values, and a smaller base."""
+
+    def real(scale: float) -> dict[int, float]:
+        return {p: float(np.float32(x * scale)) for p, x in zip(part.phi, d.real((len(part.phi),)), strict=True)}
+
+    gone = set(d.some(sorted(part.base), d.integer(0, 2))) if len(part.base) > 2 else set[int]()
+    kept: dict[str, dict[int, Any]] = {}
+    for name in part.kept:
+        kept[name] = {p: abs(x) + 2.0**-10 for p, x in real(2.0**-8).items()} if name == "v" else real(2.0**-4)
+        if name == "age":
+            kept[name] = {p: d.integer(0, step) for p in part.phi}
+    base = {p: b for p, b in part.base.items() if p not in gone}
+    return replace(part, base=base, phi=real(0.125), kept=kept, lost=frozenset(gone))
+
+
+def _sums(d: Draw, part: Part, steps: int, rows: int, chosen: frozenset[int] | None) -> state.Sums:
+    """Return what a window of steps may have summed up to."""
+    numel, columns = math.prod(part.shape), part.shape[1]
+    g = [float(np.float32(x / 8)) for x in d.real((numel,))]
+    more = [float(np.float32(abs(x) / 8)) for x in d.real((numel,))]
+    absolute = [float(np.float32(abs(a) + b)) for a, b in zip(g, more, strict=True)]
+    square = [float(np.float32(a * a)) for a in absolute]
+    x = [float(np.float32(abs(x) + 0.5)) for x in d.real((columns,))]
+    return state.Sums(steps, rows, g, absolute, square, x, chosen)
+
+
+@property_of(
+    "state.invented",
+    "CKP-006 CKP-007 TRN-004",
+    "state",
+    "state.resume",
+    sees=("a state inside a window", "an event", "weights that have left the base"),
+    tells=("too close to decide",),
+    cost=10,
+)
+def _any_state(d: Draw, t: Trial) -> None:
+    """From any state a run goes on to where the kit's own goes on to."""
+    one, settings, _, world = _drawn(d)
+    step = max(1, settings["steps"] - d.integer(1, 4))
+    start = state.begin(one.config, *world, settings)
+    passed = any(end <= step for end in state.due(settings))
+    parts = [replace(_invented(d, part, step), first=not passed) for part in start.parts]
+    held = _held_by_window(settings, step)
+    sums: list[state.Sums] = []
+    for part, n in zip(parts, start.delta_budgets, strict=True) if held else ():
+        by_first = rule_of(settings)["candidates"] == "first-step"
+        chosen = frozenset(d.some(range(math.prod(part.shape)), n)) if by_first else None
+        sums.append(_sums(d, part, held, held * settings["rows"] * settings["length"], chosen))
+    sm3 = settings["optimizer"] == "sm3"
+
+    def accumulators(n: int) -> list[float]:
+        return [float(np.float32(abs(x) / 16 + 2.0**-8)) if sm3 else 0.0 for x in d.real((n,))]
+
+    rows, columns = ([accumulators(part.shape[axis]) for part in parts] for axis in (0, 1))
+    saved = state.Saved(step, parts, rows, columns, sums)
+    gap, (rest, final) = after(one, world, settings, saved)
+    t.saw("too close to decide", gap < GAP)
+    if gap < GAP:
+        return
+    t.saw("a state inside a window", held)
+    t.saw("an event", rest.events)
+    t.saw("weights that have left the base", any(part.lost for part in parts))
+    given = asked(world, one.config, settings, saved, t.dtype)
+    t.case("state.resume", given, answered(rest, final), dtypes=(t.dtype,))
