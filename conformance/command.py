@@ -24,7 +24,7 @@ from conformance.properties.artifacts import read as read_artifact
 from conformance.protocol.child import StartError
 from conformance.runner import BACKENDS, DEFAULT, EXAMPLES, Broken, Options, Target, Unusable, judge, started
 from conformance.terminal import Terminal
-from formats.visible import visible
+from conformance.visible import visible
 
 __all__ = ["app", "main"]
 

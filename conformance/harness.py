@@ -25,11 +25,11 @@ from conformance.port import Port, Refused, Unsupported
 from conformance.profiles import CLASSES, NEEDS, in_order, needs_zstd
 from conformance.protocol.child import PortFault, StartError
 from conformance.slack import bound_of
+from conformance.stop import Stop
 
 __all__ = [
     "Failure",
     "Result",
-    "Stop",
     "Variant",
     "can_ask",
     "classes_of",
@@ -161,24 +161,6 @@ class Result:
         if self.failures:
             return max((f.status for f in self.failures), key=_GRAVITY.index)
         return self.reason or ("pass" if self.ran else "unsupported")
-
-
-@dataclass(slots=True)
-class Stop:
-    """Counts failed cases up to the most that somebody wants to see; 0 is no limit."""
-
-    most: int
-    failed: int = 0
-
-    @property
-    def reached(self) -> bool:
-        """Tell whether the rest is not run."""
-        return 0 < self.most <= self.failed
-
-    @property
-    def reason(self) -> str:
-        """Why the rest is not run."""
-        return f"the run stopped after {self.most} failures (--max-failures)"
 
 
 Answered = set[tuple[str, str]]

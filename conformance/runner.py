@@ -20,7 +20,7 @@ from conformance.cases import Case, load_all
 from conformance.clauses import Clause, ClauseError, read_clauses
 from conformance.conduct import CHECKS, declining, ending
 from conformance.coverage import Coverage, coverage, elsewhere
-from conformance.harness import Stop, Variant, failing_operations
+from conformance.harness import Variant, failing_operations
 from conformance.harness import run as run_cases
 from conformance.judgement import BLOCKED, PropertyResult, Run, cases_of
 from conformance.ops import OPS
@@ -28,6 +28,7 @@ from conformance.profiles import CLASSES, PROFILES, classes_offered, offered_in,
 from conformance.properties import PROPERTIES, run_properties
 from conformance.protocol.child import Child, Hello
 from conformance.signatures import covering, refused_by, signatures
+from conformance.stop import Stop
 
 __all__ = ["BACKENDS", "DEFAULT", "Broken", "Options", "Target", "Unusable", "judge", "started"]
 

@@ -5,7 +5,7 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from formats.visible import visible
+from conformance.visible import visible
 
 __all__ = ["Terminal"]
 

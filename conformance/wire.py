@@ -33,7 +33,6 @@ INPUTS: Types = {
     **_each("largest adapts first use count windows rows_at_once window block rank", "int"),
     **_each("max_tokens top_k stop limit part_bytes ranks", "int"),
     **_each("asked dtype generation record", "string"),
-    "origin": "dict of string",
     "files": "dict of u8[*]",
     **_each("density drop_fraction lr beta1 beta2 eps weight_decay momentum", "float"),
     **_each("norm max_norm fill least alpha sparsity damping temperature top_p", "float"),
@@ -293,9 +292,9 @@ OF: Mapping[str, tuple[Types, Types]] = {
     ),
     "train.batches": ({"parts": "list of part of a step", "batches": "list of batch of a step"}, _LISTS),
     "generate.fork": ({"branches": "list of i64[B, *]"}, {"logits": "list of real[B, V]"}),
-    "state.write": ({"stored": "dict of i64[*]"}, {"raw": "u8[*]"}),
+    "state.write": ({"stored": "dict of i64[*]", "origin": "dict of string"}, {"raw": "u8[*]"}),
     "state.resume": (
-        _NO_OTHER,
+        {"origin": "dict of string"},
         {
             "losses": "real[*]",
             **_each("slots bases", "list of list of i64[*]"),

@@ -17,7 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 import formats
 from conformance.terminal import Terminal
-from formats.visible import visible
+from conformance.visible import visible
 from seft_ref.arrays import overflow_allowed
 from seft_ref.errors import SeftError
 

@@ -13,7 +13,7 @@ from _device import Device, DeviceOption, place_of
 from _input import MaxBytes, limit_of, require_input
 from _interrupt import interrupts
 
-from formats.visible import visible
+from conformance.visible import visible
 from seft_ref import Sampling, generate, load_model, read_tokenizer, stop_tokens, written
 
 

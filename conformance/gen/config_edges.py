@@ -90,7 +90,7 @@ def _angles(area: Area) -> None:
 def others() -> Area:
     """DLT-002, SEL-008, LYR-011, PRN-007, PRN-009: one condition each."""
     area = Area("edge", "sorted tuples and integers")
-    given: dict[str, Any] = {"logits": np.zeros((2, 3)), "targets": ids([-100, -100]), "count": 0, "dloss": np.ones(())}
+    given: dict[str, Any] = {"logits": np.zeros((2, 3)), "targets": ids([-100, -100]), "count": 0, "dloss": 1.0}
     area.add("no-count", "layer.cross_entropy", "LYR-011", "0 / 0", given, refused="LYR-011")
     given = {"by": "nnz", "amount": 0.29, "shapes": np.array([(10, 20)], dtype=np.int64), "stored": ids([100])}
     answer = {"n": ids(rules.delta_budgets("nnz", 0.29, [(10, 20)], [100]))}

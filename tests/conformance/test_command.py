@@ -11,8 +11,6 @@ import pytest
 
 import conformance
 from conformance import runner, templates
-from conformance.ports.engine_on_cpu import without_gpp
-from tests.kernels import cupy_on_cpu
 
 ROOT = Path(conformance.__file__).parents[1]
 
@@ -281,78 +279,6 @@ def test_a_new_port_is_well_and_right_in_two_operations(verify, tmp_path, monkey
     status, out, _ = verify(option, program, "--only", "count.drop")
     assert status == 0
     assert ", 0 failed, 0 skipped" in out.splitlines()[-1]
-
-
-@pytest.mark.parametrize("program", ["/no/such/program", "true", f"{sys.executable} -c 'import nothing_of_the_kind'"])
-def test_doctor_of_a_port_that_does_not_start_ends_with_3(verify, program):
-    status, out, err = verify("doctor", "--port", program)
-    assert status == 3
-    assert "verify: the port did not start: " in err
-    assert out.startswith("starting ")
-
-
-ONCE = """
-import json, os, sys
-for text in sys.stdin:
-    m = json.loads(text)
-    if os.path.exists({flag!r}): sys.exit(9)
-    if m["type"] == "call": open({flag!r}, "w"); sys.exit("lost")
-    out = {{"type": "pong", "id": m.get("id")}}
-    if m["type"] == "hello":
-        out = {{"type": "hello", "protocol": 1, "port": {{"name": "it"}}, "ops": {{"select.largest": ["fp32"]}}}}
-    print(json.dumps(out), flush=True)
-"""
-
-
-def test_doctor_of_a_port_that_is_lost_and_starts_no_more_ends_with_1(verify, tmp_path):
-    """It did start: what it does afterwards is a wrong answer."""
-    (tmp_path / "port.py").write_text(ONCE.format(flag=str(tmp_path / "flag")))
-    status, out, _ = verify("doctor", "--port", f"{sys.executable} {tmp_path / 'port.py'}")
-    assert status == 1
-    assert "stderr: lost" in out
-    assert out.count("WRONG") == 3
-
-
-NO_DEVICE = """
-from tests.kernels.cupy_on_cpu import cuda
-def zeros(n): raise RuntimeError('cudaErrorNoDevice: none\\nand more')
-"""
-
-
-def test_without_cupy_or_a_device_nothing_is_run_and_one_line_says_what_to_install(verify, tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "cupy", None)
-    status, out, err = verify("--backend", "numpy", "--backend", "cupy")
-    assert (status, out) == (2, "")
-    told = 'pip install "cupy-cuda12x[ctk]>=14", or for CUDA 13 "cupy-cuda13x[ctk]>=14"'
-    assert err == f"verify: --backend cupy: this needs CuPy; {told}\n"
-    monkeypatch.delitem(sys.modules, "cupy")
-    (tmp_path / "cupy.py").write_text(NO_DEVICE)
-    monkeypatch.syspath_prepend(tmp_path)
-    status, out, err = verify("--backend", "cupy")
-    assert (status, out, err.count("\n")) == (2, "", 1)
-    assert "finds no device (cudaErrorNoDevice: none); install the driver" in err
-
-
-@pytest.mark.skipif(bool(without_gpp()), reason=without_gpp())
-def test_the_kernels_of_the_gpu_are_judged_on_a_cpu(verify):
-    only = [word for pattern in ("kernel.*", "event.*", "train.step*") for word in ("--only", pattern)]
-    status, out, err = verify("--backend", "gpu-on-cpu", *only, *BARE)
-    assert (status, err) == (0, ""), out
-    assert "engine with kernels.gpu on a CPU" in out
-    assert ", 0 failed" in out.splitlines()[-1]
-
-
-@pytest.mark.skipif(bool(without_gpp()), reason=without_gpp())
-def test_with_arrays_of_cupy_the_engine_is_judged_on_them(verify, tmp_path, monkeypatch):
-    """A module of that name whose arrays are NumPy's, and whose kernels run on a CPU."""
-    cupy_on_cpu.install(tmp_path)
-    monkeypatch.setitem(sys.modules, "cupy", None)  # so that the one imported below is forgotten afterwards
-    del sys.modules["cupy"]
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{ROOT}")
-    status, out, err = verify("--backend", "cupy", "--only", "kernel.*", "--class", "fp32", *BARE)
-    assert (status, err) == (0, "")
-    assert "engine on CuPy" in out
 
 
 @pytest.mark.parametrize("lost", [slice(1), slice(-1, None), slice(0, 0)])

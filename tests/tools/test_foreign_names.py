@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 import formats
+from conformance.visible import visible
 from formats.convert.hf import write_hf
 from formats.convert.stock import outline
-from formats.visible import visible
 from tests.formats.conftest import Pieces, dump, frame
 
 TOOLS = Path(__file__).resolve().parents[2] / "tools"

@@ -1,0 +1,71 @@
+"""Foreign safetensors files: any spelling is read, and every bad one refused (FMT-121)."""
+
+import json
+
+import numpy as np
+import pytest
+
+from formats import errors
+from formats.convert import hf
+
+
+def foreign(header: object, data: bytes) -> bytes:
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    return len(text).to_bytes(8, "little") + text + data
+
+
+def entry(dtype="U8", shape=(4,), begin=0, end=4):
+    return {"dtype": dtype, "shape": list(shape), "data_offsets": [begin, end]}
+
+
+FILES = {
+    "empty": b"",
+    "short": foreign({"a": entry()}, b"abc"),
+    "long": foreign({"a": entry()}, b"abcde"),
+    "hole": foreign({"a": entry(), "b": entry(begin=5, end=9)}, bytes(9)),
+    "overlap": foreign({"a": entry(), "b": entry(begin=2, end=6)}, bytes(6)),
+    "shared": foreign({"a": entry(), "b": entry()}, bytes(4)),
+    "backwards": foreign({"a": entry(begin=4, end=0)}, bytes(4)),
+    "other_size": foreign({"a": entry(shape=(5,))}, bytes(4)),
+    "huge_shape": foreign({"a": entry(shape=(2**50, 0, 2**50), end=0)}, b""),
+    "unknown_dtype": foreign({"a": entry("C128", (1,), 0, 16)}, bytes(16)),
+    "an_odd_count_of_halves": foreign({"a": entry("F4", (3,), 0, 2)}, bytes(2)),
+    "header_past_the_end": (10**6).to_bytes(8, "little") + b"{}",
+    "header_too_long": (2**63).to_bytes(8, "little") + b"{}",
+    "not_json": foreign(b"{]", b""),
+    "not_an_object": foreign(b"[]", b""),
+    "two_of_a_name": foreign(b'{"a":{},"a":{}}', b""),
+    "deep": foreign(b"[" * 90000, b""),
+}
+
+
+@pytest.mark.parametrize("case", FILES)
+def test_FMT_121(case, tmp_path):
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(foreign({"a": entry(), "__metadata__": None}, b"abcd"))
+    assert hf.open_hf(tmp_path)["a"].values.tolist() == list(b"abcd")
+    path.write_bytes(FILES[case])
+    with pytest.raises(errors.ForeignFile, match="FMT-121"):
+        hf.open_hf(tmp_path)
+
+
+def test_FMT_121_any_spelling_and_alignment_is_read(tmp_path):
+    text = (
+        b' \n{"b" : {"shape":[1],"dtype":"F32","data_offsets":[1,5]},"a":'
+        + json.dumps(entry("BOOL", (1,), 0, 1)).encode()
+    )
+    (tmp_path / "model.safetensors").write_bytes(foreign(text + b"}\t ", b"\x01" + np.float32(1.5).tobytes()))
+    with hf.open_hf(tmp_path) as source:
+        assert source["b"].values.tolist() == [1.5]
+        assert source["a"].values.tolist() == [True]
+        assert source["b"].values.flags.aligned
+
+
+LOAD = """
+import sys
+import transformers
+try:
+    transformers.AutoModelForCausalLM.from_pretrained(sys.argv[1])
+except OSError as error:
+    print("OSError", error)
+"""
