@@ -23,7 +23,8 @@ from conformance.ports.engine_parts import (
 __all__ = ["MUTANTS"]
 
 _READ = config.ModelConfig.from_json
-_WINDOWS, _ROPE = config._windows, config._rope
+_WINDOWS, _ROPE, _ROPE_OF = config._windows, config._rope, config._rope_of
+_ROPE_KIND, _CONTEXT = config._rope_kind, config._original_context
 
 _CONFIG: tuple[tuple[str, Any, str, str, str], ...] = (
     ("MDL-004 MDL-006", _READ, "_NAMED.get(family, ())", "()", "what libraries fill in taken for a default"),
@@ -65,10 +66,22 @@ _CONFIG: tuple[tuple[str, Any, str, str, str], ...] = (
     ("MDL-006", _WINDOWS, " or any(kind not in known for kind in kinds)", "", "any layer type"),
     ("MDL-006", _WINDOWS, 'window is None and "sliding_attention" in kinds', "False", "a window of nothing"),
     ("MDL-003", _WINDOWS, 'if family == "llama"', "if False", "windows for llama"),
-    ("MDL-006", _ROPE, "partial not in (None, 1, 1.0)", "False", "a part of the head rotated"),
-    ("MDL-006", _ROPE, 'kind == "dynamic" and head_dim <= 2', "False", "dynamic heads of 2"),
-    ("MDL-006", _ROPE, 'not numbers["low_freq_factor"] < numbers["high_freq_factor"]', "False", "low above high"),
-    ("MDL-006", _ROPE, 'numbers["low_freq_factor"] < numbers', 'numbers["low_freq_factor"] <= numbers', "low as high"),
+    (
+        "MDL-006",
+        _ROPE_OF,
+        'any(part.get("partial_rotary_factor") not in (None, 1) for part in (settings, config))',
+        "False",
+        "a part of the head rotated",
+    ),
+    ("MDL-006", _ROPE_OF, 'kind == "dynamic" and head_dim <= 2', "False", "dynamic heads of 2"),
+    ("MDL-006", _ROPE_OF, 'not numbers["low_freq_factor"] < numbers["high_freq_factor"]', "False", "low above high"),
+    (
+        "MDL-006",
+        _ROPE_OF,
+        'numbers["low_freq_factor"] < numbers',
+        'numbers["low_freq_factor"] <= numbers',
+        "low as high",
+    ),
     ("MDL-006", config._positive_int, " or isinstance(value, bool)", "", "true for 1"),
     ("MDL-006", config._positive_int, "value < 1", "value < 0", "0 of something"),
     ("MDL-006", config._positive_number, "0 < value < math.inf", "0 <= value", "an eps of 0 or infinity"),
@@ -86,13 +99,20 @@ _OTHER: tuple[tuple[str, str, Any, str, str, str], ...] = (
         "model.step",
         "MDL-004",
         _ROPE,
-        'config.get("rope_parameters") or config.get("rope_scaling")',
-        'config.get("rope_scaling")',
+        "in _ROPE_OBJECTS",
+        "in _ROPE_OBJECTS[1:]",
         "rope_parameters unread",
     ),
-    ("generate.read", "MDL-004", _ROPE, "10000.0", "1000000.0", "another default base"),
-    ("generate.read", "MDL-004", _ROPE, 'config.get("max_position_embeddings")', "8192", "another original context"),
-    ("model.step", "MDL-004", _ROPE, ' or settings.pop("type", None)', "", "type unread"),
+    ("generate.read", "MDL-004", _ROPE_OF, "10000.0", "1000000.0", "another default base"),
+    (
+        "generate.read",
+        "MDL-004",
+        _CONTEXT,
+        '_positive_int(config, "max_position_embeddings")',
+        "8192",
+        "another original context",
+    ),
+    ("model.step", "MDL-004", _ROPE_KIND, '("rope_type", "type")', '("rope_type",)', "type unread"),
     ("layer.attention", "LYR-008", attention.visible_keys, "age < window", "age <= window", "a key more in a window"),
     ("layer.attention", "LYR-008", attention.visible_keys, "age >= 0", "age > 0", "a query that does not see itself"),
     (

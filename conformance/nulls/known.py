@@ -27,6 +27,10 @@ HONEST: dict[str, tuple[str, ...]] = {
     "generate": ("generate.pick",),
     "ckpt-read": ("delta.apply",),
     "ckpt-write": (),
+    "state": ("state.write",),
+    "folders": ("folder.write",),
+    "checkpoints": ("checkpoint.dtype",),
+    "runs": ("ranks.rows",),
 }
 """What a port that knows the frozen cases of a profile really computes, by profile."""
 _POSITIONS = ("ids", "positions", "base", "delta", "old", "new", "dropped")
@@ -142,6 +146,10 @@ FOUND_BY = {
     "table-generate": ("generate", "generate.text"),
     "table-ckpt-read": ("ckpt-read", "file.read"),
     "table-ckpt-write": ("ckpt-write", "file.write"),
+    "table-state": ("state", "state.resumed"),
+    "table-folders": ("folders", "folder.both-ways"),
+    "table-checkpoints": ("checkpoints", "checkpoint.final"),
+    "table-runs": ("runs", "run.warnings"),
     "empty-above-1300": ("core", "change.large"),
     "int32-positions": ("core", "topology.large"),
 }

@@ -99,7 +99,7 @@ def test_PRT_018_a_table_of_one_operation_is_found_whatever_else_is_computed(op,
 
 
 def test_PRT_018_tables_stand_for_every_profile_that_has_more_than_one_operation():
-    assert set(HONEST) == set(PROFILES) - {"nm", "kernels"}
+    assert set(HONEST) == set(PROFILES) - {"nm", "kernels", "batches", "compression"}
     assert all(f"table-{profile}" in FOUND_BY for profile in HONEST)
 
 
@@ -111,7 +111,8 @@ def test_PRT_019_sizes_that_spoil_an_answer_are_found(mode):
 
 
 def test_PRT_019_large_arrays_are_asked_of_every_operation_on_arrays():
-    small = {"layer.rope", "layer.attention"}
+    # an answer entry by entry, one of whose inputs is as long as a vector of cases already
+    small = {"layer.rope", "layer.attention", "checkpoint.final"}
     large = {op for prop in PROPERTIES.values() if BEYOND in prop.sees for op in prop.ops}
     arrays = {op for op, one in OPS.items() if one.kind in ("rule", "layer")}
     assert arrays - large == small
