@@ -121,7 +121,7 @@ NAMES = (
     ("`words`", "u64 (RNG-002)"),
     ("`raw`", "a file, byte by byte"),
     (
-        "`tensors` of `file.read`, `file.write`, `delta.apply`",
+        "`tensors` of `file.*`, `folder.*`, `delta.apply`, `convert.*`",
         (
             "`dtype` is a name of chapter 12, `bits` the stored values as bytes, little-endian; `row_pointers` and"
             " `columns` are those of TOP-001, null or absent for a tensor with full support"
@@ -153,6 +153,24 @@ NAMES = (
     (
         "`files` of `folder.*`",
         "bytes by name: what a folder holds; for `folder.write` its companions, and as an answer all of it",
+    ),
+    (
+        "`files`, `large` of `convert.from_hf`",
+        (
+            "a Hugging Face folder: bytes by name, where a name that ends in a slash is a folder without entries;"
+            " further files, of so many zero bytes"
+        ),
+    ),
+    (
+        "`zeros`; `cast`",
+        "`any` or `positive` (FMT-127); the dtype to cast to, a name of FMT-006 (FMT-126), absent for none",
+    ),
+    (
+        "`companions`; `left_out`; `quantised`",
+        (
+            "the digest (FMT-047) of each by name; names sorted by bytes, that of a folder with a slash (FMT-123); 1 if"
+            " the converter says that it carries a quantisation, else 0 (FMT-128)"
+        ),
     ),
     ("`part_bytes`", "the part size of FMT-085"),
     (

@@ -321,5 +321,18 @@ OPS: dict[str, Op] = {
     "prune.record": _op("scalar", "record", pattern="exact"),
     "run.warnings": _op("scalar", "losses events support budget stored?", steps="exact", names="exact"),
     "ranks.rows": _op("scalar", "rows ranks", first="exact"),
+    # foreign folders: large are files of so many zero bytes, cast a name of FMT-126
+    "convert.from_hf": _op(
+        "scalar",
+        "files large? encoding zeros cast?",
+        kind="exact",
+        tensors="exact",
+        attributes="exact",
+        tied="exact",
+        scales="exact",
+        companions="exact",
+        left_out="exact",
+        quantised="exact",
+    ),
 }
 """Every operation by name."""

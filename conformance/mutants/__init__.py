@@ -8,6 +8,7 @@ from conformance.mutants import (
     around,
     batches,
     choosing,
+    converting,
     events,
     file_edits,
     files,
@@ -50,6 +51,7 @@ MUTANTS: tuple[Mutant, ...] = (
     *batches.MUTANTS,
     *folders.MUTANTS,
     *packing.MUTANTS,
+    *converting.MUTANTS,
 )
 """Every mutant; the name of each is its own."""
 

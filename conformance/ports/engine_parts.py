@@ -1,6 +1,7 @@
 """The modules of the engine and of the file library that mutants edit."""
 
 from formats import change, compress, container, delta, delta_rules, digest, encoding, header, layout, validate
+from formats.convert import checks, hf, quantised, sparsify, stock
 from formats.encodings import csr, gaps, nm
 from seft_ref import config, counter, event, settings, start, text, topology
 from seft_ref.layers import attention, cross_entropy, embedding, rmsnorm, rope
@@ -11,6 +12,7 @@ from seft_ref.update import drop, evolve, grow, optimizers, rules, schedule, sel
 __all__ = [
     "attention",
     "change",
+    "checks",
     "compress",
     "config",
     "container",
@@ -28,10 +30,12 @@ __all__ = [
     "gaps",
     "grow",
     "header",
+    "hf",
     "keep",
     "layout",
     "nm",
     "optimizers",
+    "quantised",
     "rmsnorm",
     "rope",
     "rules",
@@ -40,7 +44,9 @@ __all__ = [
     "settings",
     "slots",
     "sparsegpt",
+    "sparsify",
     "start",
+    "stock",
     "text",
     "topology",
     "validate",

@@ -209,6 +209,7 @@ DESCRIBED = {
     "int-quantized": {"quantization_config": PACKED | {"format": "int-quantized"}},
     "marlin-24": {"text_config": {"compression_config": PACKED | {"format": "marlin-24"}}},
     "gptq": {"quantization_config": {"quant_method": "gptq", "bits": 4}},
+    "a list": {"parts": [1, [{"quantization_config": {"quant_method": "gptq", "bits": 4}}]]},
 }
 
 
@@ -220,7 +221,7 @@ def test_FMT_128_a_quantised_folder_is_carried_and_said_to_be(name, tmp_path):
     save_file({"w.weight_packed": codes, "w.weight": codes.to(torch.int8)}, tmp_path / "hf" / "model.safetensors")
     (tmp_path / "hf" / "config.json").write_text(json.dumps(DESCRIBED[name]))
     (remark,) = hf.to_sparse(tmp_path / "hf", tmp_path / "sparse")
-    method = "gptq" if name == "gptq" else f"compressed-tensors, {name}"
+    method = "gptq" if name in ("gptq", "a list") else f"compressed-tensors, {name}"
     assert remark == (
         f"config.json describes a quantisation ({method}): its tensors are carried as they are, bit for bit, and zeros "
         f"among packed codes are not taken for sparsity"
@@ -282,6 +283,16 @@ def test_FMT_126_a_cast_that_makes_zero_keeps_the_support(tmp_path):
     hf.to_sparse(tmp_path / "hf", tmp_path / "sparse", dtype="F16")
     with formats.open(tmp_path / "sparse") as reader:
         assert (reader["w"].indices.tolist(), reader["w"].values.tolist()) == ([3], [0.0])
+
+
+def test_FMT_129_a_cast_from_double_to_bfloat16_rounds_once(tmp_path):
+    (tmp_path / "hf").mkdir()
+    # beside a tie of bfloat16, and nearer to it than float32 can tell
+    beside = torch.tensor([1 + 3 * 2.0**-8 - 2.0**-40, 1 + 2.0**-8 + 2.0**-40, -1e-320], dtype=torch.float64)
+    save_file({"b": beside}, tmp_path / "hf" / "model.safetensors")
+    hf.to_sparse(tmp_path / "hf", tmp_path / "sparse", dtype="BF16")
+    with formats.open(tmp_path / "sparse") as reader:
+        assert reader["b"].values.astype(np.float64).tolist() == [1 + 2.0**-7, 1 + 2.0**-7, 0.0]
 
 
 def test_FMT_126_a_cast_that_overflows_is_refused(tmp_path):

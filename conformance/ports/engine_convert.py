@@ -1,0 +1,55 @@
+"""Conversion of foreign folders by `formats.convert`."""
+
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import formats
+from conformance.ports.engine_files import described, encoded
+from formats.convert import hf
+from formats.convert.quantised import quantisations
+from formats.digest import of_bytes
+
+Values = dict[str, Any]
+
+
+def laid_out(folder: Path, a: Values) -> Path:
+    """Return a new folder that holds `files` and `large`; a name that ends in a slash is one of a folder."""
+    folder.mkdir()
+    for name, raw in a["files"].items():
+        if name.endswith("/"):
+            (folder / name).mkdir()
+        else:
+            (folder / name).write_bytes(raw.tobytes())
+    for name, size in (a.get("large") or {}).items():
+        with (folder / name).open("wb") as file:
+            file.truncate(size)
+    return folder
+
+
+def _from_hf(a: Values) -> Values:
+    with tempfile.TemporaryDirectory() as place:
+        source, target = laid_out(Path(place) / "source", a), Path(place) / "target"
+        with hf.open_hf(source) as found:
+            left_out = sorted(found.left_out, key=str.encode)
+            quantised = bool(quantisations(found.files.get(hf.CONFIG, b"")))
+        hf.to_sparse(source, target, encoding=a["encoding"], dtype=a.get("cast"), zeros=a["zeros"])
+        with formats.open(target) as reader:
+            return {
+                "kind": reader.kind,
+                "tensors": {name: described(reader.load_verified(name)) for name in reader.names()},
+                "attributes": encoded(reader.attributes),
+                "tied": reader.tied,
+                "scales": encoded(reader.scales),
+                "companions": _digests(reader.files),
+                "left_out": left_out,
+                "quantised": int(quantised),
+            }
+
+
+def _digests(files: Mapping[str, bytes]) -> dict[str, str]:
+    return {name: of_bytes(files[name]) for name in files}
+
+
+OPERATIONS: dict[str, Any] = {"convert.from_hf": _from_hf}

@@ -1,0 +1,138 @@
+"""Properties of conversion: folders of other tools that become sparse checkpoints (12.11)."""
+
+from math import prod
+
+from conformance.gen.convert import answered, asked
+from conformance.oracle import convert
+from conformance.oracle.around import FORMATS
+from conformance.oracle.convert import INDEX, SIGNS, WHOLE, dense, stock
+from conformance.oracle.deltas import number
+from conformance.oracle.files import BITS, Tensor
+from conformance.oracle.pools import RefusedError
+from conformance.properties.draws import Draw
+from conformance.properties.trial import Trial, property_of
+
+__all__: list[str] = []
+
+_NAMES = ("w", "model.layers.0.q.weight", "lm_head.weight", "é", "B", "a!", "a", "norm")
+_FLOATS = ("F16", "BF16", "F32", "F64", *(name for name in SIGNS if name not in FORMATS))
+_DTYPES = (*_FLOATS, "F8_E8M0", "I8", "U16", "BOOL", "I64", "C64")
+_BESIDE = ("config.json", "tokenizer.json", "a.txt", ".hidden", "x.bin", "Y.PT", "folder/", ".git/", "b.onnx", "c-1_d")
+_SHARDS = ("model-1.safetensors", "a.safetensors", "_x.y.safetensors")
+_ENCODINGS = ("auto", "csr", "dense", "bitmask", "gap8")
+
+
+def _tensor(d: Draw, cast: str | None) -> Tensor:
+    """Return a tensor of which many values are zeros of either sign."""
+    dtype = d.choice(_FLOATS) if d.flag() or cast else d.choice(_DTYPES)
+    shape = d.choice(((), (5,), (1, 9), (2, 8), (3, 4), (2, 2, 4), (16, 2), (0, 3), (3, 0)))
+    width, n = BITS[dtype], prod(shape)
+    sign, top = 1 << (width - 1), (1 << width) - 1 if dtype != "BOOL" else 1
+    kinds = d.integers(n, 0, d.choice((3, 7, 20)))
+    drawn = d.integers(n, 0, min(top, 2**40))
+    # 0 and 1 are zeros of either sign, 2 a number beside zero, 3 bits of any kind
+    patterns = [(0, sign if dtype != "BOOL" else 1, 1, x)[k] if k < 4 else 0 for k, x in zip(kinds, drawn, strict=True)]
+    if width == 64 and dtype != "C64":
+        patterns = [x << 24 if k == 3 else x for k, x in zip(kinds, patterns, strict=True)]
+    if dtype in FORMATS and cast is not None:
+        # the bits of a NaN that is cast are left open (FMT-129)
+        size = width // 8
+        patterns = [x if number(dtype, x.to_bytes(size, "little")) == number(dtype, x.to_bytes(size, "little")) else 0
+                    for x in patterns]  # fmt: skip
+    return dense(dtype, shape, patterns)
+
+
+def _model(d: Draw, cast: str | None) -> dict[str, Tensor]:
+    """Return tensors, each of whole bytes (FMT-121)."""
+    made = {name: _tensor(d, cast) for name in d.some(_NAMES, d.integer(1, 4))}
+    return {name: t for name, t in made.items() if t.nnz * BITS[t.dtype] % 8 == 0}
+
+
+@property_of(
+    "convert.from_hf",
+    "FMT-120 FMT-121 FMT-122 FMT-123 FMT-126 FMT-127 FMT-129",
+    "convert",
+    "convert.from_hf",
+    sees=(
+        "a −0.0 left out",
+        "a tensor that stays dense",
+        "shards",
+        "a cast",
+        "a value that does not fit",
+        "an entry left out",
+    ),
+    cost=2,
+)
+def _from_hf(d: Draw, t: Trial) -> None:
+    """A folder becomes the checkpoint that its values ask for one by one."""
+    cast = d.choice((None, None, "F16", "BF16", "F32", "F64"))
+    tensors = _model(d, cast)
+    parts: dict[str, dict[str, Tensor]] = {WHOLE: tensors}
+    tree: dict[str, bytes] = {}
+    if d.flag() and tensors:
+        parts = {}
+        for name in tensors:
+            parts.setdefault(d.choice(_SHARDS), {})[name] = tensors[name]
+        tree[INDEX] = convert.index({name: part for part, own in parts.items() for name in own})
+        t.saw("shards", len(parts) > 1)
+    tree |= {part: stock(own, {"format": "pt"} if d.flag() else None) for part, own in parts.items()}
+    beside = {name: b"" if name.endswith("/") else bytes(d.integers(3, 0, 255)) for name in d.some(_BESIDE, 3)}
+    given = asked(tree | beside, d.choice(_ENCODINGS), d.choice(("any", "positive")), cast)
+    read = (*parts, INDEX) if INDEX in tree else (WHOLE,)
+    try:
+        told = answered(tensors, given, read, quantised=False)
+    except RefusedError:
+        t.saw("a value that does not fit")
+        t.case("convert.from_hf", given, refused=["FMT-126"])
+        return
+    t.saw("a cast", cast)
+    t.saw("an entry left out", told["left_out"])
+    t.saw("a −0.0 left out", "negative" in told["attributes"])
+    stays = [name for name, one in told["tensors"].items() if one["columns"] is None]
+    t.saw("a tensor that stays dense", stays and given["encoding"] == "auto")
+    t.case("convert.from_hf", given, told)
+
+
+_SPOILT = ("a byte less", "a byte more", "bytes between tensors", "bytes of two tensors", "a name in another shard",
+           "a shard that is missing", "a name that no shard has")  # fmt: skip
+
+
+@property_of("convert.refused", "FMT-120 FMT-121", "convert", "convert.from_hf", sees=_SPOILT)
+def _refused(d: Draw, t: Trial) -> None:
+    """A folder whose files or index contradict themselves becomes nothing."""
+    names = d.some(_NAMES, d.integer(2, 5))
+    tensors = {name: Tensor("U8", (4,), bytes(d.integers(4, 0, 255))) for name in names}
+    spoil = d.choice(_SPOILT)
+    t.saw(spoil)
+    if spoil in _SPOILT[:4]:
+        tree, clause = {WHOLE: _spoilt_file(d, spoil, stock(tensors), len(names))}, "FMT-121"
+    else:
+        cut = d.integer(1, len(names) - 1)
+        parts = dict(zip(_SHARDS, (names[:cut], names[cut:]), strict=False))
+        places = {name: part for part, own in parts.items() for name in own}
+        tree = {part: stock({name: tensors[name] for name in own}) for part, own in parts.items()}
+        if spoil == _SPOILT[4]:
+            places[names[0]] = _SHARDS[1]
+        elif spoil == _SPOILT[5]:
+            del tree[d.choice(_SHARDS[:2])]
+        else:
+            places["another"] = d.choice(_SHARDS[:2])
+        tree[INDEX], clause = convert.index(places), "FMT-120"
+    t.case("convert.from_hf", asked(tree), refused=[clause])
+
+
+def _spoilt_file(d: Draw, spoil: str, raw: bytes, count: int) -> bytes:
+    """Return a file with one thing wrong; each of its tensors has 4 bytes."""
+    if spoil == _SPOILT[0]:
+        return raw[:-1]
+    if spoil == _SPOILT[1]:
+        return raw + b"\0"
+    begin = 4 * d.integer(1, count - 1)
+    size = int.from_bytes(raw[:8], "little")
+    header, data = raw[8 : 8 + size], raw[8 + size :]
+    at = begin + (1 if spoil == _SPOILT[2] else -1)
+    # the last tensors move on by a byte, or back
+    for place in range(4 * (count - 1), begin - 1, -4) if at > begin else range(begin, 4 * count, 4):
+        moved = place + at - begin
+        header = header.replace(f"[{place}, {place + 4}]".encode(), f"[{moved}, {moved + 4}]".encode())
+    return convert.framed(header, data + b"\0" if at > begin else data[:-1])
