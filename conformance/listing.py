@@ -151,7 +151,7 @@ NAMES = (
     ),
     ("`first` of `ranks.rows`", "the first row of every rank, and the number of rows"),
     (
-        "`files` of `folder.*`",
+        "`files` of `folder.*`, `convert.to_hf`",
         "bytes by name: what a folder holds; for `folder.write` its companions, and as an answer all of it",
     ),
     (
@@ -172,7 +172,7 @@ NAMES = (
             " the converter says that it carries a quantisation, else 0 (FMT-128)"
         ),
     ),
-    ("`part_bytes`", "the part size of FMT-085"),
+    ("`part_bytes`", "the part size of FMT-085; of `convert.to_hf` the bytes that a shard may hold (FMT-124)"),
     (
         "`batches`; `branches`",
         "dicts of `tokens`, `labels` and `mask?`, (B, T), -100 for what does not count; tokens (B, T)",
@@ -221,7 +221,8 @@ def operations_page() -> str:
         "OPT-009 and LYR-017 leave open of a power of β and of a frequency of RoPE;",
         "*binary64*, the same in binary64 whatever the dtype; *relative*, within 1e-9 (float64) or 1e-4 (float32)",
         "of the largest value (NUM-004); *state*, a file that is read and compared tensor by tensor (PRT-020);",
-        "*packed*, a compressed file, compared by what its sections expand to (FMT-140 to FMT-142).",
+        "*packed*, a compressed file, compared by what its sections expand to (FMT-140 to FMT-142);",
+        "*stock*, a Hugging Face folder, compared by tensors, companions and index (FMT-124).",
         "`python tools/verify.py explain OPERATION` lists its cases, `explain CASE` shows one in full. Written by",
         "`python -m conformance.listing`.",
         "",

@@ -8,12 +8,13 @@ Comparison classes (chapter 14)
     relative  largest difference over largest value, 1e-9 in float64 and 1e-4 in float32
     state     a file, read by the rules of chapter 12 and compared tensor by tensor (PRT-020)
     packed    a compressed file, compared by what its sections expand to (FMT-140 to FMT-142)
+    stock     a Hugging Face folder, compared by tensors, companions and index (FMT-124)
 """
 
 from dataclasses import dataclass
 from typing import Literal
 
-Class = Literal["exact", "value", "gauge", "binary64", "relative", "state", "packed"]
+Class = Literal["exact", "value", "gauge", "binary64", "relative", "state", "packed", "stock"]
 Kind = Literal["scalar", "rule", "layer", "whole"]
 
 __all__ = ["OPS", "Class", "Kind", "Op"]
@@ -334,5 +335,7 @@ OPS: dict[str, Op] = {
         left_out="exact",
         quantised="exact",
     ),
+    # files are a checkpoint folder of chapter 12; part_bytes is what a shard may hold
+    "convert.to_hf": _op("scalar", "files part_bytes cast?", files="stock"),
 }
 """Every operation by name."""

@@ -1,16 +1,19 @@
 """Wrong conversions: zeros and floats taken for what they are not, casts, folders that are not looked at."""
 
+import json
 from collections.abc import Callable
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 
-from conformance.mutants.base import Mutant, Operation, Values, after, changed, edited, mutant, reset, unchecked
-from conformance.ports.engine_parts import checks, container, encoding, hf, quantised, sparsify, stock
+from conformance.mutants.base import Mutant, Operation, Values, after, changed, edited, mutant, reset, right, unchecked
+from conformance.ports.engine_parts import checks, container, encoding, hf, quantised, reader, sparsify, stock
 
 __all__ = ["MUTANTS"]
 
-OP = "convert.from_hf"
+OP, BACK = "convert.from_hf", "convert.to_hf"
+right_dense = hf.to_dense
 
 
 def without(name: str) -> Operation:
@@ -63,6 +66,86 @@ def truncated(values: Any, dtype: Any) -> Any:
         return values.astype(dtype)
     return (values.astype(np.float32).view(np.uint32) >> 16).astype(np.uint16).view(dtype)
 
+
+def rewritten_files(change: Callable[[str, bytes], bytes]) -> Operation:
+    """A conversion whose files are changed before they are handed out."""
+
+    def changed_files(out: Values, a: Values) -> Values:
+        told = {name: change(name, raw.tobytes()) for name, raw in out["files"].items()}
+        return {"files": {name: np.frombuffer(raw, dtype=np.uint8) for name, raw in told.items()}}
+
+    return after(BACK, changed_files)
+
+
+def other_total(name: str, raw: bytes) -> bytes:
+    """An index that puts every tensor into the first shard."""
+    if name != hf.INDEX:
+        return raw
+    told = json.loads(raw)
+    first = min(told["weight_map"].values())
+    return json.dumps(told | {"weight_map": dict.fromkeys(told["weight_map"], first)}).encode()
+
+
+def no_metadata(name: str, raw: bytes) -> bytes:
+    """Files without the metadata that stock loaders ask for."""
+    return raw.replace(b'"format":"pt"', b'"format":"np"') if name.endswith(".safetensors") else raw
+
+
+def ones(tensor: Any, *, limit: int) -> Any:
+    """A dense tensor whose absent entries are not zero."""
+    found = right_dense(tensor, limit=limit)
+    if tensor.nnz < found.size and found.dtype == np.float32:
+        found.reshape(-1)[found.reshape(-1) == 0] = 1
+    return found
+
+
+def plain_zeros(tensor: Any, *, limit: int) -> Any:
+    """A dense tensor in which every zero is +0.0."""
+    found = right_dense(tensor, limit=limit)
+    return found + found.dtype.type(0) if found.dtype in (np.float16, np.float32) else found
+
+
+def unverified(self: Any, name: str) -> Any:
+    """A tensor whose digests are not looked at."""
+    return self[name]
+
+
+def without_companions(out: Values, a: Values) -> Values:
+    return {"files": {name: raw for name, raw in out["files"].items() if name not in ("config.json", "empty")}}
+
+
+def sized(part_bytes: Callable[[int], int]) -> Operation:
+    return changed(BACK, part_bytes=lambda a: part_bytes(a["part_bytes"]))
+
+
+def not_verified(a: Values) -> Values:
+    """Digests are not looked at."""
+    with patch.object(reader.Reader, "load_verified", unverified):
+        return right(BACK)(a)
+
+
+_BACK: list[Mutant] = [
+    mutant("FMT-124", BACK, after(BACK, without_companions), "no companions"),
+    mutant("FMT-124", BACK, rewritten_files(no_metadata), "metadata of another library"),
+    mutant("FMT-124", BACK, rewritten_files(other_total), "an index with one shard"),
+    mutant("FMT-124", BACK, sized(lambda n: 10**9), "one file whatever its size"),
+    mutant("FMT-124", BACK, sized(lambda n: max(1, n - 1)), "shards where one file holds all"),
+    mutant("FMT-124", BACK, sized(lambda n: n + 1), "a shard of a byte more than it may hold"),
+    reset("FMT-124", BACK, hf, "absent entries that are not zero", to_dense=ones),
+    reset("FMT-125", BACK, hf, "a stored −0.0 that loses its sign", to_dense=plain_zeros),
+    mutant("FMT-124", BACK, not_verified, "digests not verified"),
+    mutant("FMT-126", BACK, changed(BACK, cast=lambda _: None), "no cast"),
+    edited(
+        "FMT-129",
+        BACK,
+        checks.rounded_once,
+        'if values.dtype != np.float64 or dtype != DTYPES["BF16"]:',
+        "if True:",
+        "a cast that rounds twice",
+    ),
+    reset("FMT-126", BACK, checks, "F8 is cast as well", CASTABLE=checks.CASTABLE | {"F8_E4M3FNUZ"}),
+    *unchecked(BACK, "FMT-126", "FMT-154", "FMT-084", "FMT-094"),
+]
 
 MUTANTS: list[Mutant] = [
     mutant("FMT-127", OP, zeros_of("any"), "any whatever is asked for"),
@@ -185,5 +268,6 @@ MUTANTS: list[Mutant] = [
     edited(
         "FMT-128", OP, quantised.quantises, '("config_groups", "kv_', '("config_groups", "no_', "no cache looked for"
     ),
+    *_BACK,
     *unchecked(OP, "FMT-120", "FMT-121", "FMT-126", "FMT-084", "FMT-013", "FMT-009", "FMT-070"),
 ]

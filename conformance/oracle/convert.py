@@ -90,6 +90,19 @@ def _sparse(t: Tensor, encoding: str, zeros: str, cast: str | None) -> Tensor:
     return dense if encoding == "auto" and min(sizes) >= len(dense.bits) else sparse
 
 
+def expanded(t: Tensor, cast: str | None) -> Tensor:
+    """Return a tensor as a Hugging Face folder holds it: dense, absent positions +0.0 (FMT-124)."""
+    dtype = cast if cast and t.dtype in FORMATS else t.dtype
+    every = words(t)
+    if dtype != t.dtype:
+        every = [cast_word(word, t.dtype, dtype) for word in every]
+    if t.support is None:
+        return Tensor(dtype, t.shape, packed(dtype, every))
+    stored = dict(zip(t.support, every, strict=True))
+    columns = t.shape[-1]
+    return dense(dtype, t.shape, [stored.get((i // columns, i % columns), 0) for i in range(prod(t.shape))])
+
+
 def sorted_out(tree: Mapping[str, int], read: Iterable[str]) -> tuple[list[str], list[str]]:
     """Return the names of companions, and of entries that are left out, each sorted by bytes (FMT-123).
 

@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 import formats
 from conformance.ports.engine_files import described, encoded
 from formats.convert import hf
@@ -52,4 +54,11 @@ def _digests(files: Mapping[str, bytes]) -> dict[str, str]:
     return {name: of_bytes(files[name]) for name in files}
 
 
-OPERATIONS: dict[str, Any] = {"convert.from_hf": _from_hf}
+def _to_hf(a: Values) -> Values:
+    with tempfile.TemporaryDirectory() as place:
+        source, target = laid_out(Path(place) / "source", a), Path(place) / "target"
+        hf.to_hf(source, target, dtype=a.get("cast"), shard_bytes=a["part_bytes"])
+        return {"files": {file.name: np.frombuffer(file.read_bytes(), dtype=np.uint8) for file in target.iterdir()}}
+
+
+OPERATIONS: dict[str, Any] = {"convert.from_hf": _from_hf, "convert.to_hf": _to_hf}

@@ -3,6 +3,8 @@
 from math import prod
 
 from conformance.gen.convert import answered, asked
+from conformance.gen.convert_back import folder_of
+from conformance.gen.files import content
 from conformance.oracle import convert
 from conformance.oracle.around import FORMATS
 from conformance.oracle.convert import INDEX, SIGNS, WHOLE, dense, stock
@@ -91,6 +93,37 @@ def _from_hf(d: Draw, t: Trial) -> None:
     stays = [name for name, one in told["tensors"].items() if one["columns"] is None]
     t.saw("a tensor that stays dense", stays and given["encoding"] == "auto")
     t.case("convert.from_hf", given, told)
+
+
+@property_of(
+    "convert.both-ways",
+    "FMT-124 FMT-125 FMT-126",
+    "convert",
+    "convert.from_hf convert.to_hf",
+    sees=("several shards", "one file", "a −0.0", "a cast"),
+    cost=3,
+)
+def _both_ways(d: Draw, t: Trial) -> None:
+    """A folder that became a checkpoint and comes back holds the bits that it held, or those of a cast."""
+    tensors = _model(d, "F32")
+    t.saw("a −0.0", any(SIGNS.get(one.dtype) in convert.words(one) for one in tensors.values()))
+    companions = {"config.json": bytes(d.integers(4, 0, 255))} if d.flag() else {}
+    given = asked({WHOLE: stock(tensors)} | companions, d.choice(_ENCODINGS), "positive")
+    t.case("convert.from_hf", given, answered(tensors, given, (WHOLE,), quantised=False))
+    sparse = convert.converted(tensors, given["encoding"], "positive", None).tensors
+    total = sum(len(one.bits) for one in tensors.values())
+    part_bytes = max(1, d.choice((total, total - 1, 1, total // 2, 10**6)))
+    t.saw("one file" if total <= part_bytes else "several shards")
+    cast = d.choice((None, None, "F32", "F64"))
+    try:
+        given, told = folder_of(sparse, part_bytes, cast, companions=companions)
+    except RefusedError:
+        return
+    t.saw("a cast", cast)
+    if cast is None:
+        # FMT-125: what came in, and not what the oracle made of it in between
+        told["files"]["tensors"] = content(tensors)["tensors"]
+    t.case("convert.to_hf", given, told)
 
 
 _SPOILT = ("a byte less", "a byte more", "bytes between tensors", "bytes of two tensors", "a name in another shard",
