@@ -100,11 +100,7 @@ def test_FMT_125_there_and_back_bit_for_bit(request, tmp_path, source, wanted):
 
 
 def test_FMT_124_shards_and_index_that_stock_readers_take(folder, tmp_path):
-    hf.to_sparse(
-        folder,
-        tmp_path / "sparse",
-        zeros="positive",
-    )
+    hf.to_sparse(folder, tmp_path / "sparse", zeros="positive")
     hf.to_hf(tmp_path / "sparse", tmp_path / "back", shard_bytes=2000)
     assert_state(tmp_path / "back")
     index = json.loads((tmp_path / "back" / "model.safetensors.index.json").read_text())
