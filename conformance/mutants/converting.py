@@ -8,12 +8,11 @@ from unittest.mock import patch
 import numpy as np
 
 from conformance.mutants.base import Mutant, Operation, Values, after, changed, edited, mutant, reset, right, unchecked
-from conformance.ports.engine_parts import checks, container, encoding, hf, quantised, reader, sparsify, stock
+from conformance.ports.engine_parts import checks, container, encoding, hf, quantised, reader, records, sparsify, stock
 
 __all__ = ["MUTANTS"]
 
 OP, BACK = "convert.from_hf", "convert.to_hf"
-right_dense = hf.to_dense
 
 
 def without(name: str) -> Operation:
@@ -93,7 +92,7 @@ def no_metadata(name: str, raw: bytes) -> bytes:
 
 def ones(tensor: Any, *, limit: int) -> Any:
     """A dense tensor whose absent entries are not zero."""
-    found = right_dense(tensor, limit=limit)
+    found = records.to_dense(tensor, limit=limit)
     if tensor.nnz < found.size and found.dtype == np.float32:
         found.reshape(-1)[found.reshape(-1) == 0] = 1
     return found
@@ -101,7 +100,7 @@ def ones(tensor: Any, *, limit: int) -> Any:
 
 def plain_zeros(tensor: Any, *, limit: int) -> Any:
     """A dense tensor in which every zero is +0.0."""
-    found = right_dense(tensor, limit=limit)
+    found = records.to_dense(tensor, limit=limit)
     return found + found.dtype.type(0) if found.dtype in (np.float16, np.float32) else found
 
 

@@ -27,6 +27,7 @@ HONEST: dict[str, tuple[str, ...]] = {
     "generate": ("generate.pick",),
     "ckpt-read": ("delta.apply",),
     "ckpt-write": (),
+    "convert": ("convert.to_hf",),
 }
 """What a port that knows the frozen cases of a profile really computes, by profile."""
 _POSITIONS = ("ids", "positions", "base", "delta", "old", "new", "dropped")
@@ -142,6 +143,7 @@ FOUND_BY = {
     "table-generate": ("generate", "generate.text"),
     "table-ckpt-read": ("ckpt-read", "file.read"),
     "table-ckpt-write": ("ckpt-write", "file.write"),
+    "table-convert": ("convert", "convert.from_hf"),
     "empty-above-1300": ("core", "change.large"),
     "int32-positions": ("core", "topology.large"),
 }

@@ -1,6 +1,19 @@
 """The modules of the engine and of the file library that mutants edit."""
 
-from formats import change, compress, container, delta, delta_rules, digest, encoding, header, layout, reader, validate
+from formats import (
+    change,
+    compress,
+    container,
+    delta,
+    delta_rules,
+    digest,
+    encoding,
+    header,
+    layout,
+    reader,
+    records,
+    validate,
+)
 from formats.convert import checks, hf, quantised, sparsify, stock
 from formats.encodings import csr, gaps, nm
 from seft_ref import config, counter, event, settings, start, text, topology
@@ -37,6 +50,7 @@ __all__ = [
     "optimizers",
     "quantised",
     "reader",
+    "records",
     "rmsnorm",
     "rope",
     "rules",
