@@ -172,6 +172,14 @@ NAMES = (
             " the converter says that it carries a quantisation, else 0 (FMT-128)"
         ),
     ),
+    (
+        "`kind`, `files`, `tensors`; `how`, `tensors`, `left_out` of `convert.adapter`",
+        (
+            "`spiel`, `shira`, `lora` or `trl-delta`; an adapter folder or the file of a patch by name; the base;"
+            " `add` or `replace`; amounts or new bits by position; of `lora` how many entries off the support have a"
+            " bit set, by name, else nothing (FMT-151, FMT-152)"
+        ),
+    ),
     ("`part_bytes`", "the part size of FMT-085; of `convert.to_hf` the bytes that a shard may hold (FMT-124)"),
     (
         "`batches`; `branches`",

@@ -337,5 +337,7 @@ OPS: dict[str, Op] = {
     ),
     # files are a checkpoint folder of chapter 12; part_bytes is what a shard may hold
     "convert.to_hf": _op("scalar", "files part_bytes cast?", files="stock"),
+    # an adapter folder, or a patch, and the tensors of its base; how is `add` or `replace`
+    "convert.adapter": _op("scalar", "kind files tensors", how="exact", tensors="exact", left_out="exact"),
 }
 """Every operation by name."""

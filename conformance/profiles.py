@@ -103,7 +103,7 @@ PROFILES: dict[str, tuple[str, ...]] = {
     "ckpt-write": ("file.write",),
     "compression": ("file.compress",),
     "folders": ("folder.read", "folder.write"),
-    "convert": ("convert.from_hf", "convert.to_hf"),
+    "convert": ("convert.from_hf", "convert.to_hf", "convert.adapter"),
     "checkpoints": (
         "checkpoint.dtype",
         "checkpoint.final",

@@ -309,6 +309,7 @@ OF: Mapping[str, tuple[Types, Types]] = {
         {"large": "dict of int"},
         {"companions": "dict of string", "left_out": "list of string"},
     ),
+    "convert.adapter": ({"tensors": "dict of tensor"}, {"how": "string", "left_out": "dict of int"}),
     "convert.to_hf": (_NO_OTHER, {"files": "dict of u8[*]"}),
     "checkpoint.dtype": ({"stored": "string"}, {"dtype": "string"}),
     "checkpoint.final": ({"values": "real[n]"}, {"bits": "u8[*]"}),

@@ -5,6 +5,7 @@ import struct
 from collections.abc import Mapping
 from typing import Any
 
+from conformance.gen.convert_adapters import adapters
 from conformance.gen.convert_back import back
 from conformance.gen.convert_faults import refused
 from conformance.gen.files import content, raw_array
@@ -297,4 +298,4 @@ def _quantised(found: Folders) -> None:
     found.add("quantised-elsewhere", "FMT-128", purpose, codes, {"quantize.json": json.dumps(gptq).encode()})
 
 
-AREAS = (whole, back)
+AREAS = (whole, back, adapters)

@@ -9,6 +9,7 @@ from conformance.mutants import (
     batches,
     choosing,
     converting,
+    converting_adapters,
     events,
     file_edits,
     files,
@@ -52,6 +53,7 @@ MUTANTS: tuple[Mutant, ...] = (
     *folders.MUTANTS,
     *packing.MUTANTS,
     *converting.MUTANTS,
+    *converting_adapters.MUTANTS,
 )
 """Every mutant; the name of each is its own."""
 

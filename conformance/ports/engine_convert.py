@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 
 import formats
-from conformance.ports.engine_files import described, encoded
+from conformance.ports.engine_files import described, encoded, tensor_of
 from formats.convert import hf
 from formats.convert.quantised import quantisations
+from formats.convert.sources import ADAPTERS
 from formats.digest import of_bytes
 
 Values = dict[str, Any]
@@ -61,4 +62,19 @@ def _to_hf(a: Values) -> Values:
         return {"files": {file.name: np.frombuffer(file.read_bytes(), dtype=np.uint8) for file in target.iterdir()}}
 
 
-OPERATIONS: dict[str, Any] = {"convert.from_hf": _from_hf, "convert.to_hf": _to_hf}
+def _adapter(a: Values) -> Values:
+    base = {name: tensor_of(t) for name, t in a["tensors"].items()}
+    with tempfile.TemporaryDirectory() as place:
+        changes = ADAPTERS[a["kind"]](laid_out(Path(place) / "source", a), base)
+        return {
+            "how": changes.op,
+            "tensors": {name: described(changes.tensors[name]) for name in changes.tensors},
+            "left_out": changes.attributes.get("left_out", {}),
+        }
+
+
+OPERATIONS: dict[str, Any] = {
+    "convert.from_hf": _from_hf,
+    "convert.to_hf": _to_hf,
+    "convert.adapter": _adapter,
+}

@@ -14,7 +14,7 @@ from formats import (
     records,
     validate,
 )
-from formats.convert import checks, hf, quantised, sparsify, stock
+from formats.convert import changes, checks, hf, lora, quantised, shira, sparsify, spiel, stock
 from formats.encodings import csr, gaps, nm
 from seft_ref import config, counter, event, settings, start, text, topology
 from seft_ref.layers import attention, cross_entropy, embedding, rmsnorm, rope
@@ -25,6 +25,7 @@ from seft_ref.update import drop, evolve, grow, optimizers, rules, schedule, sel
 __all__ = [
     "attention",
     "change",
+    "changes",
     "checks",
     "compress",
     "config",
@@ -46,6 +47,7 @@ __all__ = [
     "hf",
     "keep",
     "layout",
+    "lora",
     "nm",
     "optimizers",
     "quantised",
@@ -57,9 +59,11 @@ __all__ = [
     "schedule",
     "select",
     "settings",
+    "shira",
     "slots",
     "sparsegpt",
     "sparsify",
+    "spiel",
     "start",
     "stock",
     "text",

@@ -3,11 +3,15 @@
 from math import prod
 
 from conformance.gen.convert import answered, asked
+from conformance.gen.convert_adapters import LORA, NAME, SPIEL, folder, reals, whole_numbers
+from conformance.gen.convert_adapters import answered as adapter_answered
+from conformance.gen.convert_adapters import asked as adapter_asked
 from conformance.gen.convert_back import folder_of
-from conformance.gen.files import content
+from conformance.gen.files import content, on
 from conformance.oracle import convert
 from conformance.oracle.around import FORMATS
 from conformance.oracle.convert import INDEX, SIGNS, WHOLE, dense, stock
+from conformance.oracle.convert_adapters import changed, lora, product
 from conformance.oracle.deltas import number
 from conformance.oracle.files import BITS, Tensor
 from conformance.oracle.pools import RefusedError
@@ -124,6 +128,47 @@ def _both_ways(d: Draw, t: Trial) -> None:
         # FMT-125: what came in, and not what the oracle made of it in between
         told["files"]["tensors"] = content(tensors)["tensors"]
     t.case("convert.to_hf", given, told)
+
+
+@property_of(
+    "convert.adapter",
+    "FMT-151 FMT-152",
+    "convert",
+    "convert.adapter",
+    sees=("positions in any order", "a position that comes twice", "a sparse base", "a product"),
+    cost=2,
+)
+def _adapter(d: Draw, t: Trial) -> None:
+    """An adapter changes the positions that its entries say, by the bits or the product that they say."""
+    rows, columns = d.integer(1, 5), d.integer(1, 6)
+    base = on("F32", (rows, columns), d.subset(rows * columns))
+    if d.flag():
+        places = [d.order(rows * columns)[i] for i in range(d.integer(1, rows * columns))]
+        values = dense("F32", (len(places),), d.integers(len(places), 0, 2**32 - 1))
+        if len(places) > 1 and d.flag(4):
+            places[0] = places[-1]
+        t.saw("positions in any order", places != sorted(places))
+        own = {"sft_delta.indices": whole_numbers(places), "sft_delta.values": values}
+        given = adapter_asked("spiel", folder(SPIEL, own), {NAME: base})
+        try:
+            told = adapter_answered("add", {NAME: changed((rows, columns), places, values)})
+        except RefusedError:
+            t.saw("a position that comes twice")
+            t.case("convert.adapter", given, refused=["FMT-151"])
+            return
+        t.case("convert.adapter", given, told)
+        return
+    rank, alpha = d.integer(1, 4), d.integer(1, 40)
+    a = reals([float(x) for x in d.real((rank * columns,))], rank, columns)
+    b = reals([float(x) for x in d.real((rows * rank,))], rows, rank)
+    root = d.flag()
+    found, left_out = lora(base, product(a, b, float(alpha), root=root, turned=False))
+    t.saw("a product")
+    t.saw("a sparse base", left_out)
+    config = LORA | {"r": rank, "lora_alpha": alpha, "use_rslora": root}
+    tree = folder(config, {"lora_A.weight": a, "lora_B.weight": b})
+    told = adapter_answered("add", {NAME: found}, {NAME: left_out})
+    t.case("convert.adapter", adapter_asked("lora", tree, {NAME: base}), told)
 
 
 _SPOILT = ("a byte less", "a byte more", "bytes between tensors", "bytes of two tensors", "a name in another shard",
