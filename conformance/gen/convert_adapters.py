@@ -62,18 +62,14 @@ def adapters() -> Area:
 def _positions(area: Area) -> None:
     purpose = "amounts that are not sorted with their positions, or changed on the way"
     places = [7, 0, 11, 4]
-    for dtype in ("I32", "I64"):
-        for values in (
-            reals([1.5, -0.0, 0.0, 3.0]),
-            reals([1.5, -0.0, 0.0, 3.0], dtype="BF16"),
-        ):
-            tree = folder(SPIEL, {"sft_delta.indices": whole_numbers(places, dtype), "sft_delta.values": values})
-            told = answered("add", {NAME: changed((3, 4), places, values)})
-            name = f"spiel-{dtype}-{values.dtype}"
-            area.add(name, OP, "FMT-151", purpose, asked("spiel", tree, {NAME: BASE}), told)
+    for dtype, of in (("I32", "F32"), ("I64", "BF16")):
+        values = reals([1.5, -0.0, 0.0, 3.0], dtype=of)
+        tree = folder(SPIEL, {"sft_delta.indices": whole_numbers(places, dtype), "sft_delta.values": values})
+        told = answered("add", {NAME: changed((3, 4), places, values)})
+        area.add(f"spiel-{dtype}-{of}", OP, "FMT-151", purpose, asked("spiel", tree, {NAME: BASE}), told)
     values = reals([1.5, -2.0, -0.0, 3.0])
     rows, columns = [p // 4 for p in places], [p % 4 for p in places]
-    for dtype in ("I32", "I64", "F32"):
+    for dtype in ("I32", "F32"):
         pair = whole_numbers([*rows, *columns], dtype)
         pair = Tensor(dtype, (2, 4), pair.bits)
         tree = folder(SHIRA, {"shira_indices": pair, "shira_weight": values})
@@ -149,7 +145,6 @@ def _refused(area: Area) -> None:
         ("lora-rank", LORA | {"r": 4}, (a, b)),
         ("lora-shape", LORA, (b, a)),
         ("lora-dora", LORA | {"use_dora": True}, (a, b)),
-        ("lora-bias", LORA | {"bias": "all"}, (a, b)),
         ("lora-saved", LORA | {"modules_to_save": ["head"]}, (a, b)),
         ("lora-start", LORA | {"init_lora_weights": "pissa"}, (a, b)),
         ("lora-large", LORA | {"lora_alpha": 1e39}, (a, b)),

@@ -12,7 +12,8 @@ from conformance.oracle.files import Tensor
 
 Tree = dict[str, bytes]
 Asked = Callable[..., dict[str, Any]]
-GOOD = dense("F16", (2, 40), [0] * 79 + [1])
+GOOD = dense("F16", (1, 9), [0] * 8 + [1])
+TINY = dense("U8", (1,), [7])
 FIRST, SECOND = "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"
 
 
@@ -33,7 +34,7 @@ def refused(area: Area, asked: Asked) -> None:
     refuse("shard", "FMT-121", {FIRST: good[:-1], INDEX: convert.index({"w": FIRST})})
     refuse("flags", "FMT-070 FMT-121", {WHOLE: flags})
     for name, tensor_name in (("hash", "a#b"), ("control", "a\n"), ("none", ""), ("long", "a" * 513)):
-        refuse(f"name-{name}", "FMT-009 FMT-121", {WHOLE: stock({tensor_name: GOOD})})
+        refuse(f"name-{name}", "FMT-009 FMT-121", {WHOLE: stock({tensor_name: TINY})})
     for name, entry in (
         ("space", "my notes.txt"),
         ("accent", "é.txt"),
@@ -67,7 +68,7 @@ def refused(area: Area, asked: Asked) -> None:
 
 def folders() -> dict[str, Tree]:
     """Return folders whose index and files disagree (FMT-120)."""
-    first, second = stock({"a": GOOD, "c": GOOD}), stock({"b": GOOD})
+    first, second = stock({"a": TINY, "c": TINY}), stock({"b": TINY})
     right = {"a": FIRST, "c": FIRST, "b": SECOND}
 
     def tree(change: dict[str, Any], *gone: str) -> Tree:
@@ -91,7 +92,7 @@ def folders() -> dict[str, Tree]:
         "another-kind": tree({"b": "b.bin"}) | {"b.bin": second},
         "upper-case": tree({"b": "b.SAFETENSORS"}) | {"b.SAFETENSORS": second},
         "no-text": tree({"b": 1}),
-        "twice": whole | {SECOND: stock({"b": GOOD, "c": GOOD})},
+        "twice": whole | {SECOND: stock({"b": TINY, "c": TINY})},
         "no-map": whole | {INDEX: b'{"metadata": {}}'},
         "a-list": whole | {INDEX: b"[]"},
         "map-a-list": whole | {INDEX: b'{"weight_map": []}'},
