@@ -7,7 +7,7 @@ from typing import Any
 
 from conformance.gen.files import content, on, raw_array
 from conformance.gen.numbers import Area
-from conformance.oracle import convert
+from conformance.oracle.around import rounded_bits
 from conformance.oracle.convert import dense, stock
 from conformance.oracle.convert_adapters import changed, lora, product
 from conformance.oracle.files import Tensor
@@ -30,7 +30,7 @@ def whole_numbers(values: Sequence[int], dtype: str = "I64") -> Tensor:
 
 def reals(values: Sequence[float], *shape: int, dtype: str = "F32") -> Tensor:
     """Return floats as a tensor."""
-    return dense(dtype, shape or (len(values),), [convert.rounded_bits(x, dtype) for x in values])
+    return dense(dtype, shape or (len(values),), [rounded_bits(x, dtype) for x in values])
 
 
 def folder(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> dict[str, bytes]:
