@@ -9,6 +9,7 @@ import numpy as np
 from conformance.cases import Bound
 from conformance.compare import Verdict, compare
 from conformance.compare_packed import broken_packing
+from conformance.compare_stock import broken_folder
 from conformance.ops import Class
 from conformance.second_reader import Content, Refused, Tensor, read
 
@@ -26,6 +27,9 @@ def judged(
         return state_verdict(got, want, dtype)
     if how == "packed" and want is not None:
         return packed_verdict(got, want)
+    if how == "stock" and want is not None:
+        wrong = broken_folder(got, want)
+        return _wrong(wrong) if wrong else Verdict(passed=True)
     return compare(got, want, how, dtype, bound, keep_zeros=keep_zeros)
 
 

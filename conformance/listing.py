@@ -121,7 +121,7 @@ NAMES = (
     ("`words`", "u64 (RNG-002)"),
     ("`raw`", "a file, byte by byte"),
     (
-        "`tensors` of `file.read`, `file.write`, `delta.apply`",
+        "`tensors` of `file.*`, `folder.*`, `delta.apply`, `convert.*`",
         (
             "`dtype` is a name of chapter 12, `bits` the stored values as bytes, little-endian; `row_pointers` and"
             " `columns` are those of TOP-001, null or absent for a tensor with full support"
@@ -151,10 +151,36 @@ NAMES = (
     ),
     ("`first` of `ranks.rows`", "the first row of every rank, and the number of rows"),
     (
-        "`files` of `folder.*`",
+        "`files` of `folder.*`, `convert.to_hf`",
         "bytes by name: what a folder holds; for `folder.write` its companions, and as an answer all of it",
     ),
-    ("`part_bytes`", "the part size of FMT-085"),
+    (
+        "`files`, `large` of `convert.from_hf`",
+        (
+            "a Hugging Face folder: bytes by name, where a name that ends in a slash is a folder without entries;"
+            " further files, of so many zero bytes"
+        ),
+    ),
+    (
+        "`zeros`; `cast`",
+        "`any` or `positive` (FMT-127); the dtype to cast to, a name of FMT-006 (FMT-126), absent for none",
+    ),
+    (
+        "`companions`; `left_out`; `quantised`",
+        (
+            "the digest (FMT-047) of each by name; names sorted by bytes, that of a folder with a slash (FMT-123); 1 if"
+            " the converter says that it carries a quantisation, else 0 (FMT-128)"
+        ),
+    ),
+    (
+        "`kind`, `files`, `tensors`; `how`, `tensors`, `left_out` of `convert.adapter`",
+        (
+            "`spiel`, `shira`, `lora` or `trl-delta`; an adapter folder or the file of a patch by name; the base;"
+            " `add` or `replace`; amounts or new bits by position; of `lora` how many entries off the support have a"
+            " bit set, by name, else nothing (FMT-151, FMT-152)"
+        ),
+    ),
+    ("`part_bytes`", "the part size of FMT-085; of `convert.to_hf` the bytes that a shard may hold (FMT-124)"),
     (
         "`batches`; `branches`",
         "dicts of `tokens`, `labels` and `mask?`, (B, T), -100 for what does not count; tokens (B, T)",
@@ -203,7 +229,8 @@ def operations_page() -> str:
         "OPT-009 and LYR-017 leave open of a power of β and of a frequency of RoPE;",
         "*binary64*, the same in binary64 whatever the dtype; *relative*, within 1e-9 (float64) or 1e-4 (float32)",
         "of the largest value (NUM-004); *state*, a file that is read and compared tensor by tensor (PRT-020);",
-        "*packed*, a compressed file, compared by what its sections expand to (FMT-140 to FMT-142).",
+        "*packed*, a compressed file, compared by what its sections expand to (FMT-140 to FMT-142);",
+        "*stock*, a Hugging Face folder, compared by tensors, companions and index (FMT-124).",
         "`python tools/verify.py explain OPERATION` lists its cases, `explain CASE` shows one in full. Written by",
         "`python -m conformance.listing`.",
         "",

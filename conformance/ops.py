@@ -8,12 +8,13 @@ Comparison classes (chapter 14)
     relative  largest difference over largest value, 1e-9 in float64 and 1e-4 in float32
     state     a file, read by the rules of chapter 12 and compared tensor by tensor (PRT-020)
     packed    a compressed file, compared by what its sections expand to (FMT-140 to FMT-142)
+    stock     a Hugging Face folder, compared by tensors, companions and index (FMT-124)
 """
 
 from dataclasses import dataclass
 from typing import Literal
 
-Class = Literal["exact", "value", "gauge", "binary64", "relative", "state", "packed"]
+Class = Literal["exact", "value", "gauge", "binary64", "relative", "state", "packed", "stock"]
 Kind = Literal["scalar", "rule", "layer", "whole"]
 
 __all__ = ["OPS", "Class", "Kind", "Op"]
@@ -321,5 +322,22 @@ OPS: dict[str, Op] = {
     "prune.record": _op("scalar", "record", pattern="exact"),
     "run.warnings": _op("scalar", "losses events support budget stored?", steps="exact", names="exact"),
     "ranks.rows": _op("scalar", "rows ranks", first="exact"),
+    # foreign folders: large are files of so many zero bytes, cast a name of FMT-126
+    "convert.from_hf": _op(
+        "scalar",
+        "files large? encoding zeros cast?",
+        kind="exact",
+        tensors="exact",
+        attributes="exact",
+        tied="exact",
+        scales="exact",
+        companions="exact",
+        left_out="exact",
+        quantised="exact",
+    ),
+    # files are a checkpoint folder of chapter 12; part_bytes is what a shard may hold
+    "convert.to_hf": _op("scalar", "files part_bytes cast?", files="stock"),
+    # an adapter folder, or a patch, and the tensors of its base; how is `add` or `replace`
+    "convert.adapter": _op("scalar", "kind files tensors", how="exact", tensors="exact", left_out="exact"),
 }
 """Every operation by name."""

@@ -103,6 +103,7 @@ PROFILES: dict[str, tuple[str, ...]] = {
     "ckpt-write": ("file.write",),
     "compression": ("file.compress",),
     "folders": ("folder.read", "folder.write"),
+    "convert": ("convert.from_hf", "convert.to_hf", "convert.adapter"),
     "checkpoints": (
         "checkpoint.dtype",
         "checkpoint.final",
@@ -160,6 +161,8 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "file.compress": ("file.write",),
     "folder.read": ("file.read",),
     "folder.write": ("file.write",),
+    "convert.from_hf": ("folder.read",),
+    "convert.to_hf": ("folder.read",),
 }
 """What an operation rests on: where one of these fails, its own cases would only say so again (PRT-012)."""
 

@@ -37,7 +37,7 @@ INPUTS: Types = {
     **_each("density drop_fraction lr beta1 beta2 eps weight_decay momentum", "float"),
     **_each("norm max_norm fill least alpha sparsity damping temperature top_p", "float"),
     **_each("evolve_until fraction dloss", "float"),
-    **_each("scope kind by criterion events drop_schedule first_event name encoding", "string"),
+    **_each("scope kind by criterion events drop_schedule first_event name encoding zeros cast", "string"),
     # slots and positions
     "positions": "i64[n_slots]",
     "values": "real[n_slots]",
@@ -83,7 +83,7 @@ INPUTS: Types = {
 """Types of inputs by name, where `OF` has no other."""
 
 OUTPUTS: Types = {
-    **_each("n head_dim kv_heads parameters targets ok", "int"),
+    **_each("n head_dim kv_heads parameters targets ok quantised", "int"),
     **_each("factor value norm loss perplexity", "float"),
     **_each("kind attributes scales delta state", "string"),
     "draws": "u64[numbers]",
@@ -305,6 +305,12 @@ OF: Mapping[str, tuple[Types, Types]] = {
     "file.compress": ({"tensors": "dict of tensor", "delta": "string"}, {"raw": "u8[*]"}),
     "folder.read": (_NO_OTHER, {"files": "dict of u8[*]"}),
     "folder.write": ({"tensors": "dict of tensor", "delta": "string"}, {"files": "dict of u8[*]"}),
+    "convert.from_hf": (
+        {"large": "dict of int"},
+        {"companions": "dict of string", "left_out": "list of string"},
+    ),
+    "convert.adapter": ({"tensors": "dict of tensor"}, {"how": "string", "left_out": "dict of int"}),
+    "convert.to_hf": (_NO_OTHER, {"files": "dict of u8[*]"}),
     "checkpoint.dtype": ({"stored": "string"}, {"dtype": "string"}),
     "checkpoint.final": ({"values": "real[n]"}, {"bits": "u8[*]"}),
     "file.expand": (_NO_OTHER, {"bits": "u8[*]"}),

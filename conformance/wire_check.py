@@ -32,7 +32,7 @@ def disagreements(case: Case) -> list[str]:
             told += _against(case.inputs[name], type_of(case.op, name, output=False), lengths, name)
     for name, value in case.expected.items():
         # what is judged by its content stands in the case as a description of it, not as bytes
-        if OPS[case.op].outputs[name] in ("state", "packed"):
+        if OPS[case.op].outputs[name] in ("state", "packed", "stock"):
             continue
         told += _against(value, type_of(case.op, name, output=True), lengths, f"out: {name}")
     return told

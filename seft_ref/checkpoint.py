@@ -16,6 +16,7 @@ import ml_dtypes
 import numpy as np
 
 import formats
+from formats.convert.checks import rounded_once
 from formats.convert.hf import open_hf
 from formats.index import is_sparse
 from formats.validate import check_limit
@@ -293,24 +294,10 @@ def in_file_dtype(name: str, values: NumpyArray, dtype: np.dtype[Any]) -> NumpyA
     # CKP-004
     if not np.isfinite(values).all():
         raise CheckpointError("CKP-004", f"{name} has become NaN or infinite; lower the learning rate and train anew")
-    rounded = _rounded_once(values, dtype)
+    rounded = rounded_once(values, dtype)
     if not np.isfinite(rounded).all():
         raise CheckpointError("CKP-004", f"a weight of {name} does not fit {dtype}; convert the model to float32 first")
     return rounded
-
-
-def _rounded_once(values: NumpyArray, dtype: np.dtype[Any]) -> NumpyArray:
-    """Return values in another dtype, each rounded once to nearest, ties to even; infinity where one does not fit."""
-    with np.errstate(over="ignore"):
-        if values.dtype != np.float64 or dtype != ml_dtypes.bfloat16:
-            return values.astype(dtype)
-        # ml_dtypes goes by way of float32, which rounds twice. Rounded to odd, float32 still tells what lies beside a
-        # tie of bfloat16 from the tie: towards zero, and the last bit set where something was cut.
-        near = values.astype(np.float32)
-        odd = near.view(np.uint32)
-        odd -= np.abs(near.astype(np.float64)) > np.abs(values)
-        odd |= near.astype(np.float64) != values
-        return near.astype(dtype)
 
 
 def _limit(name: str, tensor: formats.Tensor, dtype: str | None) -> float:

@@ -12,6 +12,7 @@ from conformance.gen import (
     batches,
     choices,
     config_edges,
+    convert,
     criteria,
     deltas,
     depth,
@@ -42,7 +43,7 @@ from conformance.gen import files as containers
 
 _FORMATS = (containers, bad_files, file_edges, file_faults, deltas)
 _RULES = (kernels, rules, update, events, layers, models, texts, sparsegpt, adapters, train, steps, generate)
-_RUNS = (states, batches, forks, around, folders, packing)
+_RUNS = (states, batches, forks, around, folders, packing, convert)
 _CHOICES = (criteria, choices, windows, optimizers, rule_events, presets, depth, rule_edges, config_edges)
 MODULES = (*_FORMATS, *_RULES, *_RUNS, *_CHOICES)
 

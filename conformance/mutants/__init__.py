@@ -8,6 +8,8 @@ from conformance.mutants import (
     around,
     batches,
     choosing,
+    converting,
+    converting_adapters,
     events,
     file_edits,
     files,
@@ -50,6 +52,8 @@ MUTANTS: tuple[Mutant, ...] = (
     *batches.MUTANTS,
     *folders.MUTANTS,
     *packing.MUTANTS,
+    *converting.MUTANTS,
+    *converting_adapters.MUTANTS,
 )
 """Every mutant; the name of each is its own."""
 

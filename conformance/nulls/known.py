@@ -31,6 +31,7 @@ HONEST: dict[str, tuple[str, ...]] = {
     "folders": ("folder.write",),
     "checkpoints": ("checkpoint.dtype",),
     "runs": ("ranks.rows",),
+    "convert": ("convert.to_hf",),
 }
 """What a port that knows the frozen cases of a profile really computes, by profile."""
 _POSITIONS = ("ids", "positions", "base", "delta", "old", "new", "dropped")
@@ -150,6 +151,7 @@ FOUND_BY = {
     "table-folders": ("folders", "folder.both-ways"),
     "table-checkpoints": ("checkpoints", "checkpoint.final"),
     "table-runs": ("runs", "run.warnings"),
+    "table-convert": ("convert", "convert.from_hf"),
     "empty-above-1300": ("core", "change.large"),
     "int32-positions": ("core", "topology.large"),
 }

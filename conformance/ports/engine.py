@@ -13,6 +13,7 @@ from conformance.ports import (
     engine_adapters,
     engine_around,
     engine_choices,
+    engine_convert,
     engine_files,
     engine_folders,
     engine_generate,
@@ -70,6 +71,7 @@ class EnginePort:
             engine_state,
             engine_around,
             engine_folders,
+            engine_convert,
         )
         every: dict[str, Operation] = {op: f for module in modules for op, f in module.OPERATIONS.items()}
         self.ops = {op: f for op, f in every.items() if OPS[op].kind in kinds}

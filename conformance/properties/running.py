@@ -21,6 +21,7 @@ from conformance.properties import (
     choosing,
     comparing,
     computing,
+    converting,
     enclosing,
     filing,
     generating,
@@ -66,6 +67,7 @@ _AREAS = (
     enclosing,
     branching,
     filing,
+    converting,
 )
 """Modules that enter properties."""
 PROPERTIES: dict[str, Property] = REGISTER

@@ -7,7 +7,7 @@ import numpy as np
 from formats import validate
 from formats.container import DTYPES, NAMES, dtype_name
 from formats.errors import CannotHold, CastOverflow, UnknownOption
-from formats.records import Checkpoint, Mask, Tensor
+from formats.records import Array, Checkpoint, DType, Mask, Tensor
 
 CASTABLE = frozenset({"F16", "BF16", "F32", "F64"})
 """Floats that a cast reads and makes (FMT-126); narrower ones mean nothing without their quantisation scheme."""
@@ -61,6 +61,21 @@ def name_after_cast(name: str, dtype: str | None) -> str:
     return name if dtype is None or name not in CASTABLE else dtype
 
 
+def rounded_once(values: Array, dtype: DType) -> Array:
+    """Return values in another dtype, each rounded once to nearest, ties to even; infinity where one does not fit."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        # FMT-129
+        if values.dtype != np.float64 or dtype != DTYPES["BF16"]:
+            return values.astype(dtype)
+        # ml_dtypes goes by way of float32, which rounds twice. Rounded to odd, float32 still tells what lies beside a
+        # tie of bfloat16 from the tie: towards zero, and the last bit set where something was cut.
+        near = values.astype(np.float32)
+        odd = near.view(np.uint32)
+        odd -= np.abs(near.astype(np.float64)) > np.abs(values)
+        odd |= near.astype(np.float64) != values
+        return near.astype(dtype)
+
+
 def cast(tensor: Tensor, dtype: str | None, name: str) -> Tensor:
     """Return the tensor with its floats cast to a dtype of the table; the same one if no cast applies (FMT-126).
 
@@ -70,7 +85,7 @@ def cast(tensor: Tensor, dtype: str | None, name: str) -> Tensor:
     if dtype is None or isinstance(tensor, Mask) or NAMES.get(tensor.dtype) not in CASTABLE - {dtype}:
         return tensor
     with np.errstate(over="ignore", invalid="ignore"):
-        values = tensor.values.astype(DTYPES[dtype])
+        values = rounded_once(tensor.values, DTYPES[dtype])
         overflows = bool((np.isfinite(values) != np.isfinite(tensor.values)).any())
     # FMT-126
     if overflows:

@@ -28,6 +28,9 @@ def quantisations(config: bytes) -> list[str]:
 
 
 def _named(value: object) -> Iterator[str]:
+    # FMT-128: at any depth, so in lists as well
+    for inner in value if isinstance(value, list) else ():
+        yield from _named(inner)
     for key, inner in value.items() if isinstance(value, dict) else ():
         if key in DESCRIPTIONS and isinstance(inner, dict) and quantises(inner):
             method, packed = inner.get("quant_method"), inner.get("format")

@@ -1,0 +1,103 @@
+"""Comparison of Hugging Face folders that a port writes: what files hold, not how headers are spelled (FMT-124)."""
+
+import json
+import re
+from collections.abc import Mapping
+from itertools import pairwise
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from conformance.oracle.convert import INDEX, WHOLE
+from conformance.oracle.files import BITS
+
+__all__ = ["broken_folder", "read_stock"]
+
+_SHARD = re.compile(r"model-([0-9]+)-of-([0-9]+)\.safetensors")
+Held = dict[str, tuple[str, list[int], bytes]]
+
+
+def broken_folder(got: Any, want: dict[str, Any]) -> str:
+    """Return what is wrong with a folder, files by name; empty if nothing is.
+
+    want  `tensors`, each with `dtype`, `shape` and `bits`; `files`, the companions; `part_bytes` of a shard
+    """
+    if not isinstance(got, dict) or not all(_is_bytes(raw) for raw in got.values()):
+        return "expected the bytes of files by name, vectors of u8"
+    tree = {name: raw.tobytes() for name, raw in got.items()}
+    companions = {name: raw.tobytes() for name, raw in want["files"].items()}
+    for name, raw in companions.items():
+        if tree.pop(name, None) != raw:
+            return f"the companion {name} is missing or changed"
+    total = sum(t["bits"].size for t in want["tensors"].values())
+    try:
+        if total <= want["part_bytes"] or len(want["tensors"]) == 1:
+            if set(tree) != {WHOLE}:
+                return f"expected {WHOLE} beside the companions, got {', '.join(sorted(tree)) or 'nothing'}"
+            return _differing(read_stock(tree[WHOLE]), want["tensors"])
+        return _broken_shards(tree, want)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        return f"no Hugging Face folder: {type(error).__name__}: {error}"
+
+
+def _is_bytes(raw: Any) -> bool:
+    return isinstance(raw, np.ndarray) and raw.dtype == np.uint8 and raw.ndim == 1
+
+
+def read_stock(raw: bytes) -> Held:
+    """Return dtype, shape and bytes of the tensors of a safetensors file, which stock loaders must take.
+
+    Raises:
+        ValueError: FMT-121, or FMT-124 for its metadata.
+    """
+    size = int.from_bytes(raw[:8], "little")
+    header, data = json.loads(raw[8 : 8 + size]), raw[8 + size :]
+    if header.pop("__metadata__", None) != {"format": "pt"}:
+        raise ValueError('FMT-124: the metadata is not {"format":"pt"}')
+    places = sorted(entry["data_offsets"] for entry in header.values())
+    ends = [[0, 0], *places, [len(data), len(data)]]
+    if any(before[1] != after[0] or after[0] > after[1] for before, after in pairwise(ends)):
+        raise ValueError("FMT-121: tensors leave holes, share bytes or end elsewhere than the file")
+    found = {}
+    for name, entry in header.items():
+        begin, end = entry["data_offsets"]
+        if 8 * (end - begin) != BITS[entry["dtype"]] * prod(entry["shape"]):
+            raise ValueError(f"FMT-121: {name} has {end - begin} bytes, not those of its shape")
+        found[name] = (entry["dtype"], entry["shape"], data[begin:end])
+    return found
+
+
+def _differing(held: Held, want: Mapping[str, Any]) -> str:
+    """Return how tensors differ from those that are expected."""
+    if held.keys() != want.keys():
+        return f"expected the tensors {sorted(want)}, got {sorted(held)}"
+    for name, t in want.items():
+        if held[name] != (t["dtype"], t["shape"].tolist(), t["bits"].tobytes()):
+            dtype, shape, bits = held[name]
+            told = f"{t['dtype']} {t['shape'].tolist()} {t['bits'].tobytes()[:16].hex()}"
+            return f"{name}: expected {told}, got {dtype} {shape} {bits[:16].hex()}"
+    return ""
+
+
+def _broken_shards(tree: dict[str, bytes], want: dict[str, Any]) -> str:
+    """Return what is wrong with shards and index."""
+    if INDEX not in tree:
+        return f"{INDEX} is missing, although the tensors take more than {want['part_bytes']} bytes"
+    weight_map = json.loads(tree.pop(INDEX))["weight_map"]
+    matches = {name: _SHARD.fullmatch(name) for name in tree}
+    numbers = sorted((int(m[1]), int(m[2])) for m in matches.values() if m)
+    if None in matches.values() or numbers != [(i + 1, len(tree)) for i in range(len(tree))] or len(tree) < 2:
+        return f"expected model-<i>-of-<N>.safetensors, got {', '.join(sorted(tree))}"
+    every: Held = {}
+    for name, raw in tree.items():
+        held = read_stock(raw)
+        size = sum(len(bits) for _, _, bits in held.values())
+        if not held or (size > want["part_bytes"] and len(held) > 1):
+            return f"{name} holds {len(held)} tensors of {size} bytes, allowed are {want['part_bytes']}"
+        if held.keys() != {tensor for tensor, place in weight_map.items() if place == name}:
+            return f"the index and {name} do not agree"
+        every |= held
+    if every.keys() != weight_map.keys():
+        return "the index names a tensor that no shard has"
+    return _differing(every, want["tensors"])

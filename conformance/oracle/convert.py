@@ -1,0 +1,150 @@
+"""Hugging Face folders, and the sparse checkpoints that they become, value by value from 12.11 (FMT-120 to FMT-129)."""
+
+import json
+import struct
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from math import isfinite, prod
+from typing import Any
+
+from conformance.oracle.around import FORMATS, rounded_bits
+from conformance.oracle.deltas import number
+from conformance.oracle.files import BITS, Tensor, digest, sections_of, text
+
+WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+SIGNS = {"F4": 0x8, "F6_E2M3": 0x20, "F6_E3M2": 0x20, "F8_E5M2": 0x80, "F8_E4M3": 0x80}
+SIGNS |= {"F8_E4M3FNUZ": 0, "F8_E5M2FNUZ": 0, "F16": 1 << 15, "BF16": 1 << 15, "F32": 1 << 31, "F64": 1 << 63}
+"""The pattern of −0.0 in the dtypes of which a tensor becomes sparse; 0 where 0x80 is a NaN (FMT-127, FMT-129)."""
+WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack", ".onnx", ".index.json")
+LARGEST = 50_000_000
+"""Bytes of a companion (FMT-014)."""
+NANS = {"F16": 0x7E00, "BF16": 0x7FC0, "F32": 0x7FC0_0000, "F64": 0x7FF8 << 48}
+
+
+@dataclass(frozen=True)
+class Converted:
+    """A sparse checkpoint made of a Hugging Face folder."""
+
+    tensors: dict[str, Tensor]
+    attributes: dict[str, Any]
+
+
+def words(t: Tensor) -> list[int]:
+    """Return the bit pattern of each stored value; smaller ones are packed from the lowest bit on (FMT-071)."""
+    every, width = int.from_bytes(t.bits, "little"), BITS[t.dtype]
+    return [every >> width * i & (1 << width) - 1 for i in range(t.nnz)]
+
+
+def packed(dtype: str, patterns: Iterable[int]) -> bytes:
+    """Return the bytes of bit patterns, the inverse of `words`."""
+    width, every, n = BITS[dtype], 0, 0
+    for pattern in patterns:
+        every |= pattern << width * n
+        n += 1
+    return every.to_bytes((width * n + 7) // 8, "little")
+
+
+def cast_word(pattern: int, old: str, new: str) -> int:
+    """Return a value in another dtype, rounded once (FMT-126, FMT-129).
+
+    Raises:
+        RefusedError: it does not fit.
+    """
+    value = number(old, pattern.to_bytes(BITS[old] // 8, "little"))
+    if value != value:
+        return NANS[new]
+    if isfinite(value):
+        return rounded_bits(value, new)
+    digits, top, size = FORMATS[new]
+    return (2 * top + 1) << (digits - 1) | (int(value < 0) << (8 * size - 1))
+
+
+def converted(dense: Mapping[str, Tensor], encoding: str, zeros: str, cast: str | None) -> Converted:
+    """Return the checkpoint that dense tensors become (FMT-122, FMT-126, FMT-127)."""
+    found, negative = {}, 0
+    for name, t in dense.items():
+        found[name] = _sparse(t, encoding, zeros, cast)
+        if found[name].support is not None and zeros == "any":
+            negative += sum(word == SIGNS[t.dtype] != 0 for word in words(t))
+    attributes: dict[str, Any] = {} if cast is None else {"cast": cast}
+    return Converted(found, attributes | ({"negative_zeros_left_out": negative} if negative else {}))
+
+
+def _sparse(t: Tensor, encoding: str, zeros: str, cast: str | None) -> Tensor:
+    """Return a tensor as it is stored: with a support, or dense."""
+    dtype = cast if cast and t.dtype in FORMATS else t.dtype
+    every = words(t)
+
+    def stored(places: Iterable[int]) -> bytes:
+        if dtype == t.dtype:
+            return packed(dtype, (every[i] for i in places))
+        return packed(dtype, (cast_word(every[i], t.dtype, dtype) for i in places))
+
+    dense = Tensor(dtype, t.shape, stored(range(len(every))))
+    if encoding == "dense" or t.dtype not in SIGNS or len(t.shape) < 2 or not t.shape[-1]:
+        return dense
+    absent = {0, SIGNS[t.dtype]} if zeros == "any" else {0}
+    places = [i for i, word in enumerate(every) if word not in absent]
+    sparse = Tensor(dtype, t.shape, stored(places), tuple(divmod(i, t.shape[-1]) for i in places))
+    sizes = [sum(len(s.data) for s in sections_of("", sparse, one)) for one in ("bitmask", "csr")]
+    return dense if encoding == "auto" and min(sizes) >= len(dense.bits) else sparse
+
+
+def expanded(t: Tensor, cast: str | None) -> Tensor:
+    """Return a tensor as a Hugging Face folder holds it: dense, absent positions +0.0 (FMT-124)."""
+    dtype = cast if cast and t.dtype in FORMATS else t.dtype
+    every = words(t)
+    if dtype != t.dtype:
+        every = [cast_word(word, t.dtype, dtype) for word in every]
+    if t.support is None:
+        return Tensor(dtype, t.shape, packed(dtype, every))
+    stored = dict(zip(t.support, every, strict=True))
+    columns = t.shape[-1]
+    return dense(dtype, t.shape, [stored.get((i // columns, i % columns), 0) for i in range(prod(t.shape))])
+
+
+def sorted_out(tree: Mapping[str, int], read: Iterable[str]) -> tuple[list[str], list[str]]:
+    """Return the names of companions, and of entries that are left out, each sorted by bytes (FMT-123).
+
+    tree  bytes by name; the name of a folder ends in a slash
+    read  the files whose weights are read, and the index if it is
+    """
+    companions: list[str] = []
+    left_out: list[str] = []
+    for name in sorted({*tree} - {*read}, key=str.encode):
+        other = name.endswith("/") or name.startswith(".") or name.lower().endswith(WEIGHTS)
+        (left_out if other or tree[name] > LARGEST else companions).append(name)
+    return companions, left_out
+
+
+def of_zeros(size: int) -> str:
+    """Return the digest of a file of so many zero bytes."""
+    return digest(bytes(size))
+
+
+def stock(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> bytes:
+    """Return a safetensors file as others write it: tensors in the given order, no pads."""
+    header: dict[str, Any] = {} if metadata is None else {"__metadata__": dict(metadata)}
+    data = b""
+    for name, t in tensors.items():
+        place = [len(data), len(data) + len(t.bits)]
+        header[name] = {"dtype": t.dtype, "shape": list(t.shape), "data_offsets": place}
+        data += t.bits
+    return framed(json.dumps(header).encode(), data)
+
+
+def framed(header: bytes, data: bytes) -> bytes:
+    """Return length, header and data."""
+    return struct.pack("<Q", len(header)) + header + data
+
+
+def index(weight_map: Mapping[str, Any], **more: Any) -> bytes:
+    """Return an index of shards."""
+    return text({"metadata": {"total_size": 1}, "weight_map": dict(weight_map)} | more).encode()
+
+
+def dense(dtype: str, shape: tuple[int, ...], patterns: Iterable[int]) -> Tensor:
+    """Return a dense tensor of bit patterns, as many as its shape asks for."""
+    every = list(patterns)
+    assert len(every) == prod(shape)
+    return Tensor(dtype, shape, packed(dtype, every))
