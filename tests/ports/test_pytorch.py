@@ -12,7 +12,7 @@ from conformance.cases import load_all  # noqa: E402
 from conformance.harness import Variant, run  # noqa: E402
 from conformance.judgement import cases_of  # noqa: E402
 from conformance.protocol.child import Child  # noqa: E402
-from seft_ports.pytorch import SeftError, SeftLinear, Settings, kernels, mask_zeros, model, rules, wrap  # noqa: E402
+from seft_ports.pytorch import SeftError, SeftLinear, SeftOptimizer, Settings, kernels, mask_zeros, model, rules, wrap  # noqa: E402
 from seft_ports.pytorch import linear as linear_file  # noqa: E402
 from seft_ports.pytorch.port import Port, Runs  # noqa: E402
 
@@ -316,6 +316,19 @@ def test_lyr_016_scores_and_keys_that_overflow_make_the_loss_nan(attention, fami
     # without the hooks the first query, whose one score is -inf, attends to keys behind it, or gives 0
     monkeypatch.setattr(model._Scores, "_show", lambda *given: None)
     assert math.isfinite(loss_of_large_scores(family, attention, -1e25, 1e25))
+
+
+def test_trn_007_a_step_that_makes_an_effective_weight_infinite_is_refused():
+    # b and φ are finite, and their sum is not
+    made = block()
+    made.layers[0].q_proj.weight.data.fill_(3.35e38)
+    wrap(made, Settings(density=1.0, evolve_every=3, drop_fraction=0.5, start="random"), mask_zeros(made))
+    optimizer = SeftOptimizer(made, lr=1e37)
+    (values,) = optimizer.param_groups[0]["params"]
+    values.grad = torch.full_like(values, -1.0)
+    with pytest.raises(SeftError, match="TRN-007"):
+        optimizer.step()
+    assert bool(torch.isfinite(values).all())
 
 
 def test_top_004_the_mask_of_torch_prune_counts_and_not_the_values():
