@@ -3,6 +3,7 @@
 from typing import Any
 
 from seft_ports.pytorch.errors import SeftError
+from seft_ports.pytorch.settings import Preset
 
 __all__ = ["preset_of"]
 
@@ -27,7 +28,7 @@ _NAMES: dict[str, tuple[str, ...]] = {
 _RULE: dict[str, Any] = {names[0]: names[1] for names in _NAMES.values()}
 _RULE |= {"evolves": 1, "regrow": 1, "event_replaces_step": 0, "evolve_until": 1.0}
 
-_PRESETS: dict[str, dict[str, Any]] = {
+_PRESETS: dict[Preset, dict[str, Any]] = {
     "seft": {},
     "active-only": {"grow_scope": "active"},
     "no-adapt": {"adapts": "end"},
@@ -46,7 +47,7 @@ _SETTINGS: tuple[tuple[str, str, tuple[str, ...], tuple[str, ...]], ...] = (
 """A setting, the clause that refuses an unknown name, the names this port has, and those that it has not."""
 
 
-def preset_of(s: dict[str, Any]) -> str:
+def preset_of(s: dict[str, Any]) -> Preset:
     """Return the preset that the settings of a run name, or that their rule spells out.
 
     Raises:
