@@ -64,7 +64,10 @@ static void put_hello(json_out *out)
 static void answer_call(const json_tree *tree, const json *message, json_out *out)
 {
     const json *id = json_member(tree, message, "id"), *dtype = json_member(tree, message, "dtype");
-    const operation *op = find(json_member(tree, message, "op"));
+    /* PRT-007: no operation is offered in the classes of 16 bits */
+    const operation *op = json_is(dtype, "bfloat16") || json_is(dtype, "float16")
+                              ? NULL
+                              : find(json_member(tree, message, "op"));
     size_t begin = out->size;
     call c;
     memset(&c, 0, sizeof c);

@@ -24,7 +24,7 @@ def adamw(
     kind = delta.values.dtype
     beta1, beta2, eps, lr, weight_decay = (jnp.asarray(x, jnp.float64) for x in (beta1, beta2, eps, lr, weight_decay))
     age = delta.age + 1
-    # OPT-002: in binary64, rounded once
+    # OPT-002: in binary64, rounded once; OPT-009: XLA's power is near enough
     grown = age.astype(jnp.float64)
     step = (lr / (1 - beta1**grown)).astype(kind)
     c2 = jnp.sqrt(1 - beta2**grown).astype(kind)

@@ -79,6 +79,11 @@ def _pad(x: Any, fill: Any = 0) -> Array:
     return jnp.asarray(out)
 
 
+def _head(x: Array, n: int) -> Any:
+    """Return the first n entries; by NumPy, since JAX would compile a slice of each length anew."""
+    return np.asarray(x)[:n]
+
+
 def _positions(x: Any) -> Array:
     return _pad(np.asarray(x, np.int64), NOWHERE)
 
@@ -137,7 +142,7 @@ def _flat(i: Inputs) -> Outputs:
         raise errors.Refusal("TOP-001", "row pointers start at 0, never decrease and end at the number of slots")
     if columns_wrong:
         raise errors.Refusal("TOP-002", "the columns of a row are to increase strictly, from 0 to in − 1")
-    return {"positions": positions[:n]}
+    return {"positions": _head(positions, n)}
 
 
 def _pointers(i: Inputs) -> Outputs:
@@ -145,18 +150,18 @@ def _pointers(i: Inputs) -> Outputs:
     if _positions_wrong(positions, i["out"], i["in"]):
         raise errors.Refusal("TOP-003", "positions are to increase strictly, from 0 to out · in − 1")
     indptr, indices = _csr(positions, _capacity(i["out"]), i["in"])
-    return {"indptr": indptr[: i["out"] + 1], "indices": indices[:n]}
+    return {"indptr": _head(indptr, i["out"] + 1), "indices": _head(indices, n)}
 
 
 def _changed(i: Inputs) -> Outputs:
-    return {"source": _source(_positions(i["old"]), _positions(i["new"]))[: len(i["new"])]}
+    return {"source": _head(_source(_positions(i["old"]), _positions(i["new"])), len(i["new"]))}
 
 
 def _realigned(i: Inputs) -> Outputs:
     # XLA would flush it in a cast
     fill = i["values"].dtype.type(i["fill"])
     moved = _realign(_pad(i["values"]), _source(_positions(i["old"]), _positions(i["new"])), fill)
-    return {"values": moved[: len(i["new"])]}
+    return {"values": _head(moved, len(i["new"]))}
 
 
 # chapter 8
@@ -181,8 +186,8 @@ def _fraction(i: Inputs) -> Outputs:
 
 def _events(i: Inputs) -> Outputs:
     steps = np.arange(1, i["steps"] + 1)
-    follows = _is_event(_pad(steps), i["steps"], i["evolve_every"])[: len(steps)]
-    return {"at": steps[np.asarray(follows)]}
+    follows = _is_event(_pad(steps), i["steps"], i["evolve_every"])
+    return {"at": steps[_head(follows, len(steps))]}
 
 
 def _rate(i: Inputs) -> Outputs:
@@ -197,7 +202,7 @@ _evolve = jax.jit(event.evolve)
 def _weights(i: Inputs) -> Outputs:
     weight = _effective(_base(i), _positions(i["delta"]), _pad(i["delta_values"]))
     n = len(_cut(weight.positions))
-    return {"support": weight.positions[:n], "weights": weight.values[:n]}
+    return {"support": _head(weight.positions, n), "weights": _head(weight.values, n)}
 
 
 def _initial_positions(i: Inputs) -> Outputs:
@@ -246,15 +251,15 @@ def _evolved(i: Inputs) -> Outputs:
     weight = _effective(done.base, done.delta.positions, done.delta.values)
     stored, slots, support = (len(_cut(x.positions)) for x in (done.base, done.delta, weight))
     return {
-        "base": done.base.positions[:stored],
-        "base_values": done.base.values[:stored],
-        "delta": done.delta.positions[:slots],
-        "delta_values": done.delta.values[:slots],
-        "m": done.delta.m[:slots],
-        "v": done.delta.v[:slots],
-        "age": done.delta.age[:slots],
-        "support": weight.positions[:support],
-        "weights": weight.values[:support],
+        "base": _head(done.base.positions, stored),
+        "base_values": _head(done.base.values, stored),
+        "delta": _head(done.delta.positions, slots),
+        "delta_values": _head(done.delta.values, slots),
+        "m": _head(done.delta.m, slots),
+        "v": _head(done.delta.v, slots),
+        "age": _head(done.delta.age, slots),
+        "support": _head(weight.positions, support),
+        "weights": _head(weight.values, support),
     }
 
 
@@ -320,7 +325,8 @@ _gradient_at = jax.jit(sparse.gradient_at)
 
 def _at(i: Inputs) -> Outputs:
     n = len(i["positions"])
-    return {"values": _gradient_at(jnp.asarray(i["dy"]), jnp.asarray(i["x"]), _positions(i["positions"]))[:n]}
+    found = _gradient_at(jnp.asarray(i["dy"]), jnp.asarray(i["x"]), _positions(i["positions"]))
+    return {"values": _head(found, n)}
 
 
 _candidates = jax.jit(sparse.candidates, static_argnames=("n", "at_once"))
@@ -339,7 +345,7 @@ def _growth_candidates(i: Inputs) -> Outputs:
         at_once=max(7, -(-i["n"] // max(i["in"], 1))),
     )
     n = len(_cut(found))
-    return {"candidates": found[:n], "values": values[:n]}
+    return {"candidates": _head(found, n), "values": _head(values, n)}
 
 
 OPERATIONS: dict[str, Callable[[Inputs], Outputs]] = {

@@ -79,6 +79,10 @@ def wrap(model: nn.Module, settings: Settings, masks: Mapping[str, Tensor] | Non
             module.register_forward_hook(_show_overflow)
     for name, layer in made.items():
         replace(model, name, layer)
+    for attention in [module for module in model.modules() if hasattr(module, "q_proj")]:
+        # a module that knows no width of heads is no attention of transformers
+        if hasattr(attention, "head_dim"):
+            _Scores(attention)
     # every rank makes the same event of the same gradient: nothing is left to broadcast
     ignored = [f"{name}.{buffer}" for name, layer in made.items() for buffer in (*layer._buffers, "weight", "bias")]
     nn.parallel.DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(model, ignored)
@@ -93,6 +97,44 @@ def _show_overflow(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> 
     # LYR-015, TRN-019: in float32, as the modules of transformers compute
     square = inputs[0].detach().float().square().mean(-1, keepdim=True)
     return output + (square - square).to(output.dtype)
+
+
+class _Scores:
+    """Hooks of one attention: its output is NaN at a token whose query has an infinite or NaN score with its own key.
+
+    The loss is NaN then, and the step is refused (TRN-007). Without them a query whose scores are all -inf attends to
+    masked keys, which have finite scores in transformers; and `scaled_dot_product_attention` gives 0 for it, and for
+    one whose scores are all NaN. One score of each query is enough. A query sees its own key, and RoPE keeps their
+    product. If it is finite, another that is +inf or NaN makes the output NaN. A score of -inf beside a finite one is
+    refused only where it is that of the own key.
+    """
+
+    def __init__(self, attention: nn.Module) -> None:
+        self._width = attention.head_dim
+        self._query: Tensor | None = None
+        self._trouble: Tensor | None = None
+        norms = hasattr(attention, "q_norm")
+        attention.get_submodule("q_norm" if norms else "q_proj").register_forward_hook(self._remember)
+        attention.get_submodule("k_norm" if norms else "k_proj").register_forward_hook(self._score)
+        attention.get_submodule("o_proj").register_forward_hook(self._show)
+
+    def _remember(self, _: nn.Module, __: tuple[Tensor, ...], output: Tensor) -> None:
+        self._query = output.detach()
+
+    def _score(self, _: nn.Module, __: tuple[Tensor, ...], output: Tensor) -> None:
+        assert self._query is not None
+        key = output.detach().reshape(*output.shape[:2], -1, 1, self._width)
+        # LYR-007: the queries of one key head
+        query = self._query.reshape(*key.shape[:3], -1, self._width)
+        self._query = None
+        # LYR-016, TRN-019: an entry of q or k that is infinite or NaN makes its products so
+        scores = (query * key).sum(-1).flatten(2)
+        self._trouble = (scores - scores).sum(-1, keepdim=True)
+
+    def _show(self, _: nn.Module, __: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        assert self._trouble is not None
+        trouble, self._trouble = self._trouble, None
+        return output + trouble.to(output.dtype)
 
 
 def _sparse(name: str, linear: nn.Module, mask: Tensor | None, settings: Settings, matrix: int) -> SeftLinear:

@@ -81,7 +81,9 @@ class SeftOptimizer(torch.optim.Optimizer):
             )
             rate, betas = float(group["lr"]), group["betas"]
             adamw(phi, first, second, age, gradient, rate, betas, group["eps"], group["weight_decay"])
-            finite += [torch.isfinite(x).all() for x in (phi, first, second)]
+            # DLT-003
+            weight = (part(layer.held, values)[:n].to(phi.dtype) + phi).to(layer.held.dtype)
+            finite += [torch.isfinite(x).all() for x in (phi, first, second, weight)]
         # TRN-007
         if not all_true(finite, everywhere=everywhere):
             raise SeftError("TRN-007", "a step made a value NaN or infinite; the last saved state is valid")

@@ -231,7 +231,7 @@ def adamw(
     values.mul_(1 - lr * weight_decay)
     first.mul_(beta1).add_(gradient, alpha=1 - beta1)
     second.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
-    # OPT-002
+    # OPT-002, OPT-009
     ages = age.to(torch.float64)
     rate = (lr / (1 - beta1**ages)).to(values.dtype)
     root = torch.sqrt(1 - beta2**ages).to(values.dtype)

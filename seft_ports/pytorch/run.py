@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from seft_ports.pytorch.choices import preset_of
 from seft_ports.pytorch.counter import counter_key, draws
 from seft_ports.pytorch.errors import SeftError
 from seft_ports.pytorch.events import Evolution
@@ -32,16 +33,17 @@ def settings_of(s: dict[str, Any], tokens: int) -> Settings:
     """Return the settings of a run on a text of so many tokens; TRN-003 and TRN-008 are checked here.
 
     Raises:
-        ValueError: for a run whose rule is spelled out instead of named by a preset: this port has no such rules.
+        ValueError: for a rule, an optimizer or a choice that SPEC.md knows and this port has not.
     """
-    if "rule" in s:
-        raise ValueError("this port runs the presets seft, active-only, no-adapt and static; it knows no other rule")
-    if min(s["steps"], s["rows"], s["micro_batches"]) < 1 or s["length"] < 2:
-        raise SeftError("TRN-008", "steps, rows and micro_batches are at least 1, length at least 2")
+    # TRN-008
+    if min(s["steps"], s["rows"], s["micro_batches"]) < 1 or s["length"] < 2 or s["warmup"] < 0:
+        raise SeftError("TRN-008", "steps, rows and micro_batches are at least 1, length at least 2, warmup at least 0")
     if not all(math.isfinite(s[name]) and s[name] >= 0 for name in ("lr", "max_norm", "weight_decay")):
         raise SeftError("TRN-008", "lr, max_norm and weight_decay are finite and not negative")
-    names = ("density", "evolve_every", "drop_fraction", "gradient_window", "preset", "start", "seed")
-    made = Settings(**{name: s[name] for name in names})
+    if not all(0 <= s.get(name, 0.0) < 1 for name in ("beta1", "beta2", "momentum")):
+        raise SeftError("TRN-008", "beta1, beta2 and momentum are at least 0 and below 1")
+    names = ("density", "evolve_every", "drop_fraction", "gradient_window", "start", "seed")
+    made = Settings(**{name: s[name] for name in names}, preset=preset_of(s))
     training_starts(tokens, s["length"], s["seed"], 1, 1)
     return made
 
@@ -69,7 +71,9 @@ def train_run(g: dict[str, Any]) -> dict[str, Any]:
         mask.view(-1)[g["stored"][f"{name}.weight"]] = True
     model = wrap(model, settings, masks)
     layers = list(layers_of(model).values())
-    optimizer = SeftOptimizer(model, eps=s.get("eps", 1e-8), weight_decay=s["weight_decay"])
+    # OPT-003
+    betas = s.get("beta1", 0.9), s.get("beta2", 0.999)
+    optimizer = SeftOptimizer(model, betas=betas, eps=s.get("eps", 1e-8), weight_decay=s["weight_decay"])
     evolution = Evolution(model, optimizer, settings, s["steps"])
     losses: list[float] = []
     slots: list[list[Tensor]] = []

@@ -5,7 +5,9 @@ from typing import Literal
 
 from seft_ports.pytorch.errors import SeftError
 
-__all__ = ["Settings"]
+__all__ = ["Preset", "Settings"]
+
+Preset = Literal["seft", "active-only", "no-adapt", "static"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +30,7 @@ class Settings:
     evolve_every: int
     drop_fraction: float
     gradient_window: int = 1
-    preset: Literal["seft", "active-only", "no-adapt", "static"] = "seft"
+    preset: Preset = "seft"
     start: Literal["gradient", "random"] = "gradient"
     seed: int = 0
     keep_dtype: bool = False

@@ -124,7 +124,7 @@ GARBAGE = {
     "unknown type": b'{"type":"sing","id":3}',
     "type no string": b'{"type":["ping"],"id":3}',
     "no inputs": b'{"type":"call","id":"x","op":"select.largest","dtype":"float64"}',
-    "dtype": asked(dtype="float16", scores=SCORES)[:-1],
+    "dtype": asked(dtype="int64", scores=SCORES)[:-1],
     "missing input": asked(ids=base([5, 7]), k=1)[:-1],
     "input no array": asked(scores=3, ids=[1], k="2")[:-1],
     "fraction": b'{"type":"call","id":"x","op":"adamw.clip","dtype":"float64","in":{"norm":1.5,"max_norm":1}}',
@@ -162,12 +162,10 @@ def test_names_escaped_and_keys_in_any_order(checked):
 
 
 def test_what_is_not_offered_is_unsupported(checked):
-    told = answers(checked, asked("train.run") + asked("") + b'{"type":"call","id":"9"}\n')
-    assert [(one["type"], one["id"]) for one in told] == [
-        ("unsupported", "7"),
-        ("unsupported", "7"),
-        ("unsupported", "9"),
-    ]
+    # PRT-007
+    classes = asked(dtype="bfloat16") + asked(dtype="float16")
+    told = answers(checked, asked("train.run") + asked("") + classes + b'{"type":"call","id":"9"}\n')
+    assert [(one["type"], one["id"]) for one in told] == [("unsupported", "7")] * 4 + [("unsupported", "9")]
 
 
 def test_requests_cut_and_changed_anywhere(checked):
