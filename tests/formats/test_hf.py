@@ -319,6 +319,16 @@ def test_FMT_120(case, sharded):
         hf.open_hf(sharded)
 
 
+LOAD = """
+import sys
+import transformers
+try:
+    transformers.AutoModelForCausalLM.from_pretrained(sys.argv[1])
+except OSError as error:
+    print("OSError", error)
+"""
+
+
 def test_FMT_100_a_stock_loader_fails_instead_of_filling_in_random_weights(tmp_path):
     config = {"model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": 8, "vocab_size": 8}
     config |= {"intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}

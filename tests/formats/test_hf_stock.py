@@ -59,13 +59,3 @@ def test_FMT_121_any_spelling_and_alignment_is_read(tmp_path):
         assert source["b"].values.tolist() == [1.5]
         assert source["a"].values.tolist() == [True]
         assert source["b"].values.flags.aligned
-
-
-LOAD = """
-import sys
-import transformers
-try:
-    transformers.AutoModelForCausalLM.from_pretrained(sys.argv[1])
-except OSError as error:
-    print("OSError", error)
-"""
