@@ -61,7 +61,7 @@ OPS: dict[str, Op] = {
     "select.smallest": _op("rule", "scores ids k", chosen="exact"),
     # chapter 2
     "topology.positions": _op("rule", "out in indptr indices", positions="exact"),
-    "topology.of": _op("rule", "out in positions", indptr="exact", indices="exact"),
+    "topology.of": _op("rule", "out in positions pattern?", indptr="exact", indices="exact"),
     "change.source": _op("rule", "out in old new", source="exact"),
     "change.realign": _op("rule", "out in old new values fill", values="exact"),
     # chapter 8
@@ -159,9 +159,10 @@ OPS: dict[str, Op] = {
         age="exact",
     ),
     "adamw.clip": _op("scalar", "norm max_norm", factor="binary64"),
-    # chapter 3; `odd` names inputs that are to come in another dtype: other (of the two float dtypes) or int64
+    # chapter 3; `held` names the 16-bit type that values are held in, but for those of the slots `live` (KRN-015,
+    # KRN-016), and `odd` inputs that are to come in another dtype: other (of the two float dtypes) or int64
     "kernel.sparse": _op(
-        "layer", "out in positions values x dy odd?", y="gauge", dx="gauge", dvalues="gauge", shape="exact"
+        "layer", "out in positions values x dy odd? held? live?", y="gauge", dx="gauge", dvalues="gauge", shape="exact"
     ),
     "kernel.dense": _op("layer", "weight x dy odd?", y="gauge", dx="gauge", shape="exact"),
     "kernel.store": _op("layer", "out in positions values slots new x", y="value"),
@@ -182,7 +183,7 @@ OPS: dict[str, Op] = {
     "config.describe": _op("scalar", "config", targets="exact", windows="exact", head_dim="exact", kv_heads="exact"),
     "model.step": _op(
         "whole",
-        "config tensors tokens labels mask? rows_at_once?",
+        "config tensors tokens labels mask? rows_at_once? recompute?",
         loss="relative",
         logits="relative",
         gradients="relative",

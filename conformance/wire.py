@@ -30,9 +30,9 @@ INPUTS: Types = {
     # numbers
     **_each("out in k n m steps step seed matrix rows parts budget delta_budget n_drop length", "int"),
     **_each("slots stored warmup evolve_every accumulate period gradient_window head_dim", "int"),
-    **_each("largest adapts first use count windows rows_at_once window block rank", "int"),
+    **_each("largest adapts first use count windows rows_at_once recompute window block rank", "int"),
     **_each("max_tokens top_k stop limit part_bytes ranks", "int"),
-    **_each("asked dtype generation record", "string"),
+    **_each("asked dtype generation record held", "string"),
     "files": "dict of u8[*]",
     **_each("density drop_fraction lr beta1 beta2 eps weight_decay momentum", "float"),
     **_each("norm max_norm fill least alpha sparsity damping temperature top_p", "float"),
@@ -64,6 +64,7 @@ INPUTS: Types = {
     "weight": "real[out, in]",
     "bias": "real[out] or null",
     "odd": "dict of string",
+    "live": "i64[n_live]",
     # selection
     "scores": "real[n]",
     "ids": "i64[n]",

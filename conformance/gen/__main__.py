@@ -22,6 +22,8 @@ from conformance.gen import (
     folders,
     forks,
     generate,
+    holes,
+    holes_rules,
     kernels,
     layers,
     models,
@@ -45,7 +47,8 @@ _FORMATS = (containers, bad_files, file_edges, file_faults, deltas)
 _RULES = (kernels, rules, update, events, layers, models, texts, sparsegpt, adapters, train, steps, generate)
 _RUNS = (states, batches, forks, around, folders, packing, convert)
 _CHOICES = (criteria, choices, windows, optimizers, rule_events, presets, depth, rule_edges, config_edges)
-MODULES = (*_FORMATS, *_RULES, *_RUNS, *_CHOICES)
+_HOLES = (holes, holes_rules)
+MODULES = (*_FORMATS, *_RULES, *_RUNS, *_CHOICES, *_HOLES)
 
 
 def files() -> Iterator[tuple[str, str]]:

@@ -51,6 +51,20 @@ def _products(
     area.add(name, "kernel.sparse", clauses + more, purpose, given, answer, bounds=bounds)
 
 
+def products_of(
+    shape: tuple[int, int], at: list[int], values: Array, x: Array, dy: Array
+) -> tuple[dict[str, Array], dict[str, Bound]]:
+    """Return the outputs of a sparse matrix, and their bounds."""
+    w = _at(shape, at, values)
+    found = {
+        "y": kernels.matmul(w, shape, x),
+        "dx": kernels.matmul_transposed(w, shape, dy),
+        "dvalues": kernels.sample(w, dy, x),
+    }
+    bounds = {key: _bound(sums, exact=False) for key, sums in found.items()}
+    return {key: sums.value for key, sums in found.items()} | {"shape": ids(shape)}, bounds
+
+
 def products() -> Area:
     """KRN-001 to KRN-013."""
     area = Area("kernel", "sums of single products by fsum")

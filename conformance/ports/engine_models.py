@@ -9,11 +9,11 @@ from seft_ref.arrays import Array, array_namespace
 from seft_ref.calibrate import prune_sparsegpt, prune_wanda
 from seft_ref.config import ModelConfig
 from seft_ref.evaluate import evaluate
-from seft_ref.gradients import Batch, every_gradient
+from seft_ref.gradients import Batch, every_gradient, loss_and_gradients
 from seft_ref.model import model_forward
 from seft_ref.settings import TrainSettings, settings_of
 from seft_ref.target import Target, place
-from seft_ref.topology import flat, from_flat
+from seft_ref.topology import flat, from_flat, full
 from seft_ref.train import TrainState, finish, initial_state, step_batches, train, train_step
 from seft_ref.update.delta import Base, Delta
 from seft_ref.update.optimizers import OPTIMIZERS
@@ -50,6 +50,14 @@ def _step(a: Values) -> Values:
         for i in range(0, tokens.shape[0], n)
     ]
     loss, gradients = every_gradient(weights, config, batches, a["kernels"])
+    if a["recompute"]:
+        # MDL-008: the gradients of the targets as a run takes them
+        like = weights.norm
+        everywhere = {m.name: full(m.shape, like) for m in config.targets()}
+        again = loss_and_gradients(weights, config, batches, a["kernels"], everywhere, recompute=True)
+        shapes = {m.name: m.shape for m in config.targets()}
+        loss, xp = again.loss, array_namespace(like)
+        gradients |= {name: xp.reshape(values, shapes[name]) for name, values in again.at.items()}
     parts = [model_forward(b.tokens, weights, config, a["kernels"], b.mask)[0] for b in batches]
     return {"loss": loss, "logits": array_namespace(tokens).concat(parts), "gradients": gradients}
 

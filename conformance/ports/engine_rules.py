@@ -4,10 +4,12 @@ from typing import Any
 
 import numpy as np
 
-from seft_ref.arrays import Array, array_namespace, device, to_numpy
+from formats.container import DTYPES
+from seft_ref.arrays import Array, array_namespace, device, to_halves, to_numpy
 from seft_ref.config import Rope
 from seft_ref.counter import STREAM_POSITIONS, choose, counter_key, draws
 from seft_ref.evidence import View, evidence
+from seft_ref.groups import in_groups
 from seft_ref.layers.attention import attention_backward, attention_forward, visible_keys
 from seft_ref.layers.cross_entropy import cross_entropy_backward, cross_entropy_forward
 from seft_ref.layers.embedding import embedding_backward, embedding_forward, embedding_gradient
@@ -34,6 +36,7 @@ from seft_ref.update.select import largest, selection
 from seft_ref.window import Accumulated, Window
 
 Values = dict[str, Any]
+_HALVES = {"float16": DTYPES["F16"], "bfloat16": DTYPES["BF16"]}
 _SCOPES = {"all": "anywhere", "active": "active"}
 
 
@@ -61,6 +64,9 @@ def _positions(a: Values) -> Values:
 
 def _topology_of(a: Values) -> Values:
     topology = _topology(a, "positions")
+    if a["pattern"] is not None:
+        n_keep, width = to_numpy(a["pattern"]).tolist()
+        topology = in_groups(topology, (n_keep, width))
     return {"indptr": topology.indptr, "indices": topology.indices}
 
 
@@ -191,13 +197,25 @@ def _odd(a: Values, *names: str) -> list[Any]:
 def _sparse(a: Values) -> Values:
     kernels, topology = a["kernels"], _topology(a, "positions")
     values, x, dy = _odd(a, "values", "x", "dy")
-    packed = kernels.pack(topology, values)
+    packed = kernels.pack(topology, values) if a["held"] is None else _held(a, topology, values)
     return {
         "y": kernels.matmul(x, packed),
         "dx": kernels.matmul_transposed(dy, packed),
         "dvalues": kernels.sample(dy, x, topology),
         "shape": _ints(packed.shape),
     }
+
+
+def _held(a: Values, topology: Topology, values: Array) -> Any:
+    """Return a matrix in 16 bits, but for the values of its live slots."""
+    kernels, live = a["kernels"], a["live"]
+    compact = kernels.compact(topology, to_halves(values, _HALVES[a["held"]]))
+    if live is None:
+        return kernels.compact(*kernels.unpack(compact))
+    compact = kernels.clear(compact, kernels.locate(compact, topology, live))
+    xp = array_namespace(values)
+    part = from_flat(topology.shape, xp.take(flat(topology), live))
+    return kernels.split(compact, kernels.pack(part, xp.take(values, live)))
 
 
 def _dense(a: Values) -> Values:

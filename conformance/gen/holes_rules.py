@@ -1,0 +1,212 @@
+"""Cases of chapters 6 to 10 for what the other cases did not reach: other sizes, unequal budgets, refusals."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from math import hypot
+from typing import Any
+
+import numpy as np
+
+from conformance.gen import presets, rule_events, tiny
+from conformance.gen.numbers import Area, Numbers, ids, reals
+from conformance.gen.train import GAP, described, run_answer
+from conformance.oracle import choices, pools, rules, train
+from conformance.oracle.event import Evidence, Part
+
+_BOTH = ("float64", "float32")
+
+
+def selections() -> Area:
+    """SEL-008, DLT-002, TRN-009: gaps, shares, norms."""
+    area = Area("hole", "plain Python")
+    for name, scores, where, counts, purpose in (
+        ("far", [100.0, 101.0, 0.5, 0.75], [0, 0, 1, 1], [1, 1], "the smallest difference, not the smallest gap"),
+        ("near", [-3.0, -2.0, 64.0, 66.0, 1.0], [1, 1, 2, 2, 0], [1, 1, 1], "a gap by a score with its sign"),
+        ("zero", [0.0, -0.0, 8.0, 8.0, 1.0, 2.0], [2, 2, 1, 1, 0, 0], [1, 1, 1], "0 / 0 for a gap of equal zeros"),
+        ("sides", [-1.0, 1.0, 4.0, 1.0], [0, 0, 1, 1], [1, 1], "a gap above 1 across zero"),
+    ):
+        for largest in (0, 1):
+            scored = [(pool, i, x) for i, (pool, x) in enumerate(zip(where, scores, strict=True))]
+            found = pools.select(scored, dict(enumerate(counts)), largest=bool(largest))
+            near = pools.nearest([b for _, b in found.boundaries])
+            given = {"scores": reals(scores), "ids": ids(range(len(scores))), "pools": ids(where)}
+            given |= {"counts": ids(counts), "largest": largest}
+            answer: dict[str, Any] = {"chosen": ids(found.chosen)}
+            told = (near[0] + 0.0, near[1] + 0.0, pools.gap(near)) if near else ()
+            for i, key in enumerate(("inside", "outside", "gap")):
+                answer[key] = reals(told[i : i + 1])
+            side = "largest" if largest else "smallest"
+            area.add(f"gap-{name}-{side}", "select.pools", "SEL-008 SEL-007", purpose, given, answer)
+    for name, amount, shapes in (
+        ("49", 49, [(1, 1), (6, 8)]),
+        ("whole", 1, [(7, 7)]),
+        ("thirds", 300, [(1, 100)] * 3),
+        ("reciprocal", 103, [(1, 1), (2, 51)]),
+    ):
+        stored = [m * n for m, n in shapes]
+        given = {"by": "count", "amount": amount, "shapes": np.array(shapes, dtype=np.int64), "stored": ids(stored)}
+        answer = {"n": ids(rules.delta_budgets("count", amount, shapes, stored))}
+        purpose = "n · (m / total) or (n / total) · m in floating point, one below the share"
+        area.add(f"share-{name}", "count.budgets", "DLT-002", purpose, given, answer)
+    n = Numbers(123, 1)
+    plain = n.lattice((19, 17), 3)
+    for name, gradient, dtypes, purpose in (
+        ("large", plain * 2.0**70, _BOTH, "squares that overflow in binary32, in a sum of many"),
+        ("tiny", plain * 2.0**-80, _BOTH, "squares that underflow in binary32, in a sum of many"),
+        ("wide", plain * 2.0**600, ("float64",), "squares that overflow in binary64, in a sum of many"),
+        ("mixed", np.where(plain > 0, plain * 2.0**70, plain), _BOTH, "a scale from the first entries"),
+    ):
+        given = {"out": 19, "in": 17, "gradient": gradient}
+        answer = {"norm": hypot(*(float(g) for g in gradient.reshape(-1)))}
+        area.add(f"norm-{name}", "gradient.norm", "EVT-005 TRN-009 NUM-004", purpose, given, answer, dtypes=dtypes)
+    return area
+
+
+def events() -> Area:
+    """ADPT-001, EVT-009, GRD-003, GROW-007: events that no other case has."""
+    area = Area("hole-event", "dictionaries by flat position")
+    _refused(area)
+    _made_up(area)
+    _many_groups(area)
+    return area
+
+
+def _refused(area: Area) -> None:
+    """ADPT-001: more is too many than may be pruned."""
+    for name, choice in (
+        ("matrix", {}),
+        ("slots", {"exempt": "slots"}),
+        ("row", {"scope": "row"}),
+        ("model", {"scope": "model"}),
+    ):
+        chosen = rule_events.rule(**choice)
+        part, seen = rule_events.made(124, (3, 4), 4, 4, 2, chosen=chosen)
+        # new slots come for all that are dropped, and there is no room for one of them
+        seen = replace(seen, gradient=[0.0 if p in part.phi else 8.0 for p in range(12)])
+        pairs = [(replace(part, budget=[0] * len(part.budget)), seen)]
+        if name == "model":
+            pairs.append((replace(pairs[0][0], matrix=1), seen))
+        given = {"parts": [rule_events.given_part(*pair) for pair in pairs], "rule": chosen, "fraction": 1.0}
+        given |= {"seed": 3, "step": 20}
+        purpose = "as much pruned as may be, and the budget exceeded in silence"
+        clauses = "ADPT-001 SEL-005"
+        try:
+            rule_events.event([p for p, _ in pairs], [s for _, s in pairs], chosen, 1.0, seed=3, step=20)
+        except pools.RefusedError as error:
+            assert "SEL-005" in str(error), error
+        else:
+            msg = f"{name} is not refused"
+            raise AssertionError(msg)
+        area.add(f"refuse-{name}", "update.event", clauses, purpose, given, refused=clauses)
+
+
+def _made_up(area: Area) -> None:
+    """EVT-009: with scope model a matrix below its budget makes up for one above."""
+    chosen = rule_events.rule(scope="model")
+    for name, room, over in (("whole", 3, 3), ("part", 2, 4), ("first", 4, 5)):
+        low = rule_events.made(125, (3, 4), 6, 4, 1, chosen=chosen, missing=room)
+        high, seen = rule_events.made(126, (3, 5), 9, 4, 1, chosen=chosen, matrix=1)
+        high = replace(high, budget=[high.budget[0] - over])
+        low = (replace(low[0], delta_budget=[len(low[0].phi)]), low[1])
+        pairs = [low, (high, seen)] if name != "first" else [(replace(high, matrix=0), seen), (replace(low[0], matrix=1), low[1])]
+        purpose = "a matrix below its budget that does not make up for another"
+        rule_events.add(area, f"made-up-{name}", "EVT-009 ADPT-001 DLT-001", purpose, pairs, chosen, 0.5)
+
+
+def _many_groups(area: Area) -> None:
+    """GRD-003, GROW-007: more rows than are looked at at once, in groups of unequal budgets."""
+    n, (rows, width) = Numbers(127, 1), (514, 2)
+    base = {2 * g + n.integer(0, 1): float(n.integer(-2, 2)) / 2 for g in range(rows) if g % 3}
+    eta = [p for p in sorted(base) if n.integer(0, 7) == 0]
+    phi = {p: float(n.integer(-2, 2)) / 4 for p in eta}
+    kept: dict[str, dict[int, Any]] = {"age": {p: 3 for p in eta}}
+    kept |= {name: {p: float(n.integer(0, 8)) / 8 for p in eta} for name in ("m", "v")}
+    budget = [int(g % 3 > 0) for g in range(rows)]
+    part = Part((rows, width), 0, base, phi, kept, budget, [len(eta)], "adamw")
+    gradient = [float(x) for x in n.lattice(rows * width, 6)]
+    for name, choice, pattern in (("groups", {"scope": "group"}, (1, 2)), ("rows", {"scope": "row"}, None)):
+        chosen = rule_events.rule(**choice)
+        mine = part
+        if name == "rows":
+            mine = replace(part, delta_budget=[sum(p // 2 == g for p in eta) for g in range(rows)])
+        nothing = [0.0] * (rows * width)
+        seen = Evidence(gradient, nothing, nothing, [0.0] * width, [0.0] * rows, [0.0] * width, None, 1)
+        outcomes = rule_events.event([mine], [seen], chosen, 0.5, seed=3, step=20, pattern=pattern)
+        told = rule_events.given_part(mine, seen)
+        told |= dict.fromkeys(("absolute", "square", "inputs", "row_moments", "column_moments"))
+        given = {"parts": [told], "rule": chosen, "fraction": 0.5, "seed": 3, "step": 20}
+        given |= {"pattern": list(pattern)} if pattern else {}
+        purpose = "budgets or positions of the first rows for all that are looked at later"
+        clauses = "GRD-003 EVT-009 DLT-001 TRN-009" + (" GROW-007" if pattern else "")
+        area.add(f"many-{name}", "update.event", clauses, purpose, given, rule_events.answered(outcomes))
+
+
+_Tells = Callable[[dict[str, Any], Any, train.Run], bool]
+
+
+def runs() -> Area:
+    """EVT-010, DLT-001: whole runs."""
+    area = Area("hole-run", "binary64 run")
+    seft = choices.rule_of("seft")
+    short = {"micro_batches": 1, "rows": 2}
+    replaced = {"rule": seft | {"event_replaces_step": 1}, "steps": 6, "evolve_every": 3, "gradient_window": 3} | short
+    grouped = {"rule": seft | {"scope": "group"}, "pattern": [2, 4], "steps": 7, "evolve_every": 2} | short
+    rows = {"rule": seft | {"scope": "row"}, "steps": 7, "evolve_every": 2, "density": 0.4, "drop_fraction": 1.0} | short
+    for name, more, tells, clauses, purpose in (
+        ("replaced", replaced, _window_told, "EVT-010 TRN-005 GRD-004", "no step in the whole window of the event"),
+        ("groups", grouped, _budgets_told, "DLT-001 EVT-009 GROW-007", "K of a group from what it stores now"),
+        ("rows", rows, _budgets_told, "DLT-001 EVT-009", "K of a row from what it stores now"),
+    ):
+        settings = presets.SETTINGS | more
+        for seed in range(300):
+            world = tiny.world(Numbers(128, seed), tiny.CONFIG, pattern="pattern" in settings)
+            mine = settings | {"seed": seed}
+            run = train.run(tiny.CONFIG, *world, mine)
+            if run.gap >= GAP and run.moves["grown"] and tells(mine, world, run):
+                break
+        else:
+            msg = f"no seed for {name}"
+            raise AssertionError(msg)
+        area.add(name, "train.run", clauses, purpose, described(mine, world, tiny.CONFIG), run_answer(run))
+    return area
+
+
+def _window_told(settings: dict[str, Any], world: Any, run: train.Run) -> bool:
+    """Tell whether steps of the window move the loss by more than rounding."""
+    still = train.run(tiny.CONFIG, *world, settings | {"lr": 0.0})
+    return abs(still.losses[-1] - run.losses[-1]) > 2e-3 * run.losses[-1]
+
+
+def _budgets_told(settings: dict[str, Any], world: Any, run: train.Run) -> bool:
+    """Tell whether the run would end otherwise if K were counted anew before every event."""
+    other = _Forgetful(tiny.CONFIG, *world, settings).events_of()
+    return other != run.events
+
+
+class _Forgetful(train.Trainer):
+    """A run whose pools have the budgets of what their base stores at the event."""
+
+    def event(self, step: int, seen: list[Evidence]) -> Any:
+        """Count K anew, then evolve."""
+        for i, part in enumerate(self.parts):
+            width = part.shape[1] if self.pattern is None else self.pattern[1]
+            budget = [sum(p // width == g for p in part.base) for g in range(len(part.budget))]
+            self.parts[i] = replace(part, budget=budget)
+        return super().event(step, seen)
+
+    def events_of(self) -> train.Events:
+        """Return base and slots after every event."""
+        s, found = self.s, []
+        for step in range(1, s["steps"] + 1):
+            looked = self.look(step)
+            self.optimize(step, looked.gradients)
+            if train.window_of(s, step)[1]:
+                try:
+                    self.event(step, [self.evidence(i, [looked]) for i in range(len(self.parts))])
+                except pools.RefusedError:
+                    return []
+                found.append([(list(part.phi), sorted(part.base)) for part in self.parts])
+        return found
+
+
+AREAS = (selections, events, runs)
