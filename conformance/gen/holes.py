@@ -88,20 +88,18 @@ def long() -> Area:
     mask = np.ones((2, 6), dtype=bool)
     mask[1, :2] = False
     purpose = "the forward that a backward repeats, with the window, mask or weights of another block"
-    slid = _SLIDES | {"layer_types": ["sliding_attention", "full_attention"]}
-    for name, config in (("again-full-first", _SLIDES), ("again-window-first", slid)):
-        more = {"tokens": n.integers((2, 6), 0, 4), "mask": mask, "recompute": 1}
-        _model(area, name, "MDL-008 MDL-003 LYR-008 MDL-001", purpose, config, n, **more)
-    narrow = {"vocab_size": 3, "max_position_embeddings": 600}
+    more = {"tokens": n.integers((2, 6), 0, 4), "mask": mask, "recompute": 1}
+    _model(area, "again", "MDL-008 MDL-003 LYR-008 MDL-001", purpose, _SLIDES, n, **more)
+    narrow = {"vocab_size": 2, "max_position_embeddings": 600}
     length = 515
     seen = np.ones((1, length), dtype=bool)
     seen[0, [0, 254, 257, 300, 513]] = False
     purpose = "a block of queries that misses the first or last key it sees, or takes the mask of another stretch"
     config = _SLIDES | narrow | {"sliding_window": 3}
-    _model(area, "masked", "LYR-013 LYR-008 MDL-003", purpose, config, n, tokens=n.integers((1, length), 0, 2), mask=seen)
+    _model(area, "masked", "LYR-013 LYR-008 MDL-003", purpose, config, n, tokens=n.integers((1, length), 0, 1), mask=seen)
     for name, window, parts in (("read-narrow", 2, (40, 513, 2)), ("read-wide", 300, (513, 1, 41))):
         config = _SLIDES | narrow | {"sliding_window": window}
-        tensors, tokens = tensors_of(config, n, 0.6), n.integers((1, sum(parts)), 0, 2)
+        tensors, tokens = tensors_of(config, n, 0.6), n.integers((1, sum(parts)), 0, 1)
         given = {"config": config, "tensors": tensors, "tokens": tokens, "parts": list(parts)}
         answer = {"logits": generate.logits_behind(config, tensors, tokens, parts)}
         purpose = "queries of a long reading counted from its first, not from that of the context"

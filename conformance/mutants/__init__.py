@@ -15,6 +15,7 @@ from conformance.mutants import (
     files,
     folders,
     generating,
+    hole_edits,
     kernels,
     layers,
     model_edits,
@@ -54,6 +55,7 @@ MUTANTS: tuple[Mutant, ...] = (
     *packing.MUTANTS,
     *converting.MUTANTS,
     *converting_adapters.MUTANTS,
+    *hole_edits.MUTANTS,
 )
 """Every mutant; the name of each is its own."""
 

@@ -133,12 +133,15 @@ def edited(clauses: str, op: str, function: Any, old: str, new: str, flaw: str) 
     new  what stands there instead
     """
 
+    # a decorator's own code would go on calling the right function
+    inner = inspect.unwrap(function)
+
     def call(a: Values) -> Values:
-        held, function.__code__ = function.__code__, rewritten(function, old, new)
+        held, inner.__code__ = inner.__code__, rewritten(inner, old, new)
         try:
             return right(op)(a)
         finally:
-            function.__code__ = held
+            inner.__code__ = held
 
     return Mutant(op, flaw, tuple(clauses.split()), call, refuses_good=True)
 
@@ -157,7 +160,7 @@ def rewritten(function: FunctionType, old: str, new: str) -> CodeType:
     names = dict(function.__globals__)
     exec(compile(source.replace(old, new), inspect.getfile(function), "exec"), names)  # noqa: S102  our own source
     found = names[function.__name__]
-    code: CodeType = getattr(found, "__func__", found).__code__  # of a static method too
+    code: CodeType = inspect.unwrap(getattr(found, "__func__", found)).__code__  # of a static method too
     return code
 
 
