@@ -165,7 +165,7 @@ OPS: dict[str, Op] = {
         "layer", "out in positions values x dy odd? held? live?", y="gauge", dx="gauge", dvalues="gauge", shape="exact"
     ),
     "kernel.dense": _op("layer", "weight x dy odd?", y="gauge", dx="gauge", shape="exact"),
-    "kernel.store": _op("layer", "out in positions values slots new x", y="value"),
+    "kernel.store": _op("layer", "out in positions values slots new x held? live?", y="value"),
     "kernel.store_dense": _op("layer", "out in weight positions slots new x", y="value"),
     "kernel.exceeding": _op("layer", "values least", indices="exact"),
     # chapter 4

@@ -34,7 +34,6 @@ def unseen() -> Area:
         ("padding", 2, 2, pad, None, "the largest score taken over padding"),
         ("blind", 2, 0, pad, None, "a key that only blind queries stand behind"),
         ("window", 1, 0, None, 2, "the largest score taken over keys that the window has left"),
-        ("padding-window", 2, 2, pad, 2, "mask and window combined after the largest score is taken"),
     ):
         q, k, v = (abs(n.real((rows, 5, heads, 4))) + 0.5 for heads in (2, 1, 1))
         # scores of this key lie thousands above all others: beside them those are exp(−∞) = 0
@@ -97,7 +96,7 @@ def long() -> Area:
     purpose = "a block of queries that misses the first or last key it sees, or takes the mask of another stretch"
     config = _SLIDES | narrow | {"sliding_window": 3}
     _model(area, "masked", "LYR-013 LYR-008 MDL-003", purpose, config, n, tokens=n.integers((1, length), 0, 1), mask=seen)
-    for name, window, parts in (("read-narrow", 2, (40, 513, 2)), ("read-wide", 300, (513, 1, 41))):
+    for name, window, parts in (("read", 2, (40, 513, 2)),):
         config = _SLIDES | narrow | {"sliding_window": window}
         tensors, tokens = tensors_of(config, n, 0.6), n.integers((1, sum(parts)), 0, 1)
         given = {"config": config, "tensors": tensors, "tokens": tokens, "parts": list(parts)}
@@ -117,8 +116,7 @@ def held() -> Area:
     for name, kind, values, x, purpose in (
         ("float16", "float16", n.lattice(22, 1500), n.lattice((3, 8)), "numbers cut to fewer than 11 bits"),
         ("float16-subnormal", "float16", low, n.lattice((3, 8)) * 2.0**12, "subnormal numbers flushed to zero"),
-        ("bfloat16", "bfloat16", n.lattice(22, 255), n.lattice((3, 8)), "numbers cut to fewer than 8 bits"),
-        ("bfloat16-range", "bfloat16", n.lattice(22, 7) * 2.0**-120, n.real((3, 8)), "the range of float16"),
+        ("bfloat16-range", "bfloat16", n.lattice(22, 255) * 2.0**-126, n.real((3, 8)), "the range of float16"),
         ("bfloat16-large", "bfloat16", n.lattice(22, 7) * 2.0**100, n.real((3, 8)), "the range of float16"),
     ):
         _product(area, name, "KRN-015", purpose, shape, at, values, x, n, {"held": kind})
@@ -133,6 +131,16 @@ def held() -> Area:
         values[chosen] = n.real(len(chosen))
         more = {"held": kind, "live": ids(chosen)}
         _product(area, name, "KRN-015 KRN-016", purpose, shape, at, values, n.real((3, 8)), n, more)
+    for name, kind, slots in (("some", "float16", live[1::2]), ("all", "bfloat16", live), ("none", "float16", [])):
+        values, new = n.lattice(22, 100) / 8, n.lattice(len(slots), 100) / 32
+        after, dense = values.copy(), np.zeros(40)
+        after[slots] = new
+        dense[at] = after
+        given = {"out": 5, "in": 8, "positions": ids(at), "values": values, "slots": ids(slots), "new": new}
+        given |= {"x": np.eye(8), "held": kind, "live": ids(live)}
+        purpose = "a live value stored into the frozen part, or added to what is there"
+        clauses, answer = "KRN-012 KRN-016 KRN-011", {"y": dense.reshape(5, 8).T.copy()}
+        area.add(f"store-{name}", "kernel.store", clauses, purpose, given, answer, dtypes=("float32",))
     _patterns(area, n)
     return area
 

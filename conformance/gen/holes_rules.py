@@ -40,7 +40,6 @@ def selections() -> Area:
     for name, amount, shapes in (
         ("49", 49, [(1, 1), (6, 8)]),
         ("whole", 1, [(7, 7)]),
-        ("thirds", 300, [(1, 100)] * 3),
         ("reciprocal", 103, [(1, 1), (2, 51)]),
     ):
         stored = [m * n for m, n in shapes]
@@ -68,7 +67,45 @@ def events() -> Area:
     _refused(area)
     _made_up(area)
     _many_groups(area)
+    _many_candidates(area)
+    _uneven_pools(area)
     return area
+
+
+def _many_candidates(area: Area) -> None:
+    """GRD-003: more positions than a first look takes, with many equal scores, in one block of rows and in two."""
+    for name, rows, width, k, scope in (("block", 500, 40, 70, "all"), ("blocks", 600, 40, 45, "all")):
+        n = Numbers(129, rows)
+        dy, x = n.lattice((1, rows), 5), n.lattice((1, width), 5)
+        base, eta = n.subset(rows * width, 120), n.subset(rows * width, 40)
+        gradient = (dy.T @ x).reshape(-1)
+        open_to = sorted(set(range(rows * width)) - set(eta))
+        chosen = rules.largest([abs(float(gradient[p])) for p in open_to], open_to, k)
+        given = {"out": rows, "in": width, "dy": [dy], "x": [x], "steps": 1, "base": ids(base), "delta": ids(eta)}
+        given |= {"n": k, "scope": scope}
+        answer = {"candidates": ids(chosen), "values": reals(gradient[chosen] + 0.0)}
+        purpose = "candidates lost, or ties to a later position, where 16,384 scores or more are looked at in parts"
+        clauses = "GRD-003 GROW-001 GROW-002 SEL-001"
+        area.add(f"many-{name}", "gradient.candidates", clauses, purpose, given, answer)
+
+
+def _uneven_pools(area: Area) -> None:
+    """EVT-009, GROW-002: rows without room or slots, and a pool of matrices of which one is empty."""
+    chosen = rule_events.rule(scope="row", adapts="never")
+    part, seen = rule_events.made(130, (4, 4), 9, 7, 0, chosen=chosen)
+    # row 0 is all slots, row 1 has none, row 2 lacks more than it has room for, row 3 is as it should be
+    eta = [0, 1, 2, 3, 8, 9, 10, 12, 14]
+    base = {p: float(p % 5 - 2) / 2 for p in [*range(10), 12, 13, 14]}
+    values = dict(zip(eta, (0.5, -0.25, 0.75, -0.5, 0.25, -0.75, 0.25, 1.0, -0.25), strict=True))
+    kept = {"age": dict.fromkeys(eta, 4), "m": dict.fromkeys(eta, 0.125), "v": dict.fromkeys(eta, 0.25)}
+    part = replace(part, base=base, phi=values, kept=kept, budget=[4, 4, 4, 3], delta_budget=[4, 0, 6, 2])
+    purpose = "a row that cannot grow as many as it lacks refused, or filled from another row"
+    rule_events.add(area, "rows", "EVT-009 GROW-002 SEL-007", purpose, [(part, seen)], chosen, 0.5)
+    chosen = rule_events.rule(scope="model")
+    first, last = (rule_events.made(131, (3, 4), 7, 4, 1, chosen=chosen, matrix=i) for i in (0, 2))
+    bare = rule_events.made(131, (0, 4), 0, 0, 0, chosen=chosen, matrix=1)
+    purpose = "positions of a matrix behind an empty one taken for those of another"
+    rule_events.add(area, "model", "EVT-009 SEL-007 DLT-001", purpose, [first, bare, last], chosen, 0.75)
 
 
 def _refused(area: Area) -> None:
@@ -128,8 +165,8 @@ def _many_groups(area: Area) -> None:
         chosen = rule_events.rule(**choice)
         mine = part
         if name == "rows":
-            # rows that lack none, one or two slots, and have room for them
-            slots = [sum(p // width == r for p in eta) + r % 3 for r in range(rows)]
+            # every 17th row lacks two slots
+            slots = [sum(p // width == r for p in eta) + 2 * (r % 17 == 0) for r in range(rows)]
             mine = replace(part, budget=[width] * rows, delta_budget=slots)
         nothing = [0.0] * (rows * width)
         seen = Evidence(gradient, nothing, nothing, [0.0] * width, [0.0] * rows, [0.0] * width, None, 1)
@@ -153,9 +190,11 @@ def runs() -> Area:
     short = {"micro_batches": 1, "rows": 2}
     replaced = {"rule": seft | {"event_replaces_step": 1}, "steps": 6, "evolve_every": 3, "gradient_window": 3} | short
     grouped = {"rule": seft | {"scope": "group"}, "pattern": [2, 4], "steps": 7, "evolve_every": 2} | short
+    narrow = {"rule": seft | {"adapt": "activation", "grow": "absolute"}, "steps": 9, "evolve_every": 4, "gradient_window": 2, "rows": 2, "micro_batches": 2}
     rows = {"rule": seft | {"scope": "row"}, "steps": 7, "evolve_every": 2, "density": 0.4, "drop_fraction": 1.0} | short
     for name, more, tells, clauses, purpose in (
         ("replaced", replaced, _window_told, "EVT-010 TRN-005 GRD-004", "no step in the whole window of the event"),
+        ("narrow", narrow, _narrow_told, "TRN-005 GRD-005 GRD-006", "a window that opens a step early or late"),
         ("groups", grouped, _budgets_told, "DLT-001 EVT-009 GROW-007", "K of a group from what it stores now"),
         ("rows", rows, _budgets_told, "DLT-001 EVT-009", "K of a row from what it stores now"),
     ):
@@ -177,6 +216,12 @@ def _window_told(settings: dict[str, Any], world: Any, run: train.Run) -> bool:
     """Tell whether steps of the window move the loss by more than rounding."""
     still = train.run(tiny.CONFIG, *world, settings | {"lr": 0.0})
     return abs(still.losses[-1] - run.losses[-1]) > 2e-3 * run.losses[-1]
+
+
+def _narrow_told(settings: dict[str, Any], world: Any, run: train.Run) -> bool:
+    """Tell whether a window of one step or of three would make another run."""
+    others = (train.run(tiny.CONFIG, *world, settings | {"gradient_window": size}) for size in (1, 3))
+    return all(other.events != run.events for other in others)
 
 
 def _budgets_told(settings: dict[str, Any], world: Any, run: train.Run) -> bool:

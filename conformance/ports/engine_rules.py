@@ -22,7 +22,7 @@ from seft_ref.prune.magnitude import magnitude_mask
 from seft_ref.prune.sparsegpt import BLOCK, DAMPING, hessian_of, sparsegpt
 from seft_ref.prune.wanda import wanda_mask
 from seft_ref.text import calibration_starts, evaluation_starts, training_starts
-from seft_ref.topology import Topology, check, flat, from_flat, full
+from seft_ref.topology import Topology, check, find, flat, from_flat, full
 from seft_ref.update.change import change, realign
 from seft_ref.update.criteria import Chance
 from seft_ref.update.delta import Base, Delta, budget_by_numel, effective
@@ -231,8 +231,12 @@ def _dense(a: Values) -> Values:
 
 def _store(a: Values) -> Values:
     kernels, topology = a["kernels"], _topology(a, "positions")
-    packed = kernels.pack(topology, a["values"])
-    packed = kernels.store(packed, kernels.locate(packed, topology, a["slots"]), a["new"])
+    if a["held"] is None:
+        packed, slots = kernels.pack(topology, a["values"]), a["slots"]
+    else:
+        packed, slots = _held(a, topology, a["values"]), find(a["live"], a["slots"])[0]
+        topology = from_flat(topology.shape, array_namespace(slots).take(flat(topology), a["live"]))
+    packed = kernels.store(packed, kernels.locate(packed, topology, slots), a["new"])
     return {"y": kernels.matmul(a["x"], packed)}
 
 
