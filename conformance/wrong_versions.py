@@ -16,6 +16,7 @@ import argparse
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -29,6 +30,8 @@ from conformance.whole import write_file
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("seft_ref", "formats")
 """What an edit may change."""
+_FAULTS = {signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGFPE, signal.SIGILL}
+"""Signals that a program gets for what it does itself."""
 
 Record = dict[str, Any]
 
@@ -71,9 +74,11 @@ def judged(record: Record, seconds: float = 900) -> Record:
             )
         except subprocess.TimeoutExpired:
             return record | {"killed_by": f"no answer in {seconds:.0f} s", "linked": False}
-        if child.returncode:
+        told = child.stdout.splitlines()
+        # a version that dies at a case, which the last line names then, is refused by it
+        if not told or (child.returncode and -child.returncode not in _FAULTS):
             return record | {"killed_by": "the engine does not start", "linked": False}
-        return record | json.loads(child.stdout.splitlines()[-1])
+        return record | json.loads(told[-1])
 
 
 def first_refusal(clauses: set[str]) -> Record:
@@ -88,9 +93,11 @@ def first_refusal(clauses: set[str]) -> Record:
     for case in [*linked, *(case for case in cases if not clauses & set(case.clauses))]:
         if case.op not in port.ops:
             continue
+        here = {"killed_by": case.id, "linked": bool(clauses & set(case.clauses))}
+        print(json.dumps(here), flush=True)
         (result,) = run([case], [Variant(port, dtype) for dtype in ("float64", "float32")])
         if any(failure.status == "fail" for failure in result.failures):
-            return {"killed_by": case.id, "linked": bool(clauses & set(case.clauses))}
+            return here
     return {"killed_by": "", "linked": False}
 
 

@@ -23,6 +23,7 @@ from conformance.gen import (
     forks,
     generate,
     holes,
+    holes_files,
     holes_rules,
     kernels,
     layers,
@@ -47,7 +48,7 @@ _FORMATS = (containers, bad_files, file_edges, file_faults, deltas)
 _RULES = (kernels, rules, update, events, layers, models, texts, sparsegpt, adapters, train, steps, generate)
 _RUNS = (states, batches, forks, around, folders, packing, convert)
 _CHOICES = (criteria, choices, windows, optimizers, rule_events, presets, depth, rule_edges, config_edges)
-_HOLES = (holes, holes_rules)
+_HOLES = (holes, holes_rules, holes_files)
 MODULES = (*_FORMATS, *_RULES, *_RUNS, *_CHOICES, *_HOLES)
 
 

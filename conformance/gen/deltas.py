@@ -58,23 +58,23 @@ def applied() -> Area:
         amounts = struct.pack("<4d", 2**-8 + 2**-33, 2**-9, 1.0, -0.125)
         stored = {"add:w": on("F64", (2, 4), [0, 2, 3, 5], amounts)}
         target, described = deltas.step(base, stored)
-        _add(area, f"add-{dtype}", "FMT-135", base, {"1": _file(stored, described)}, target)
+        add_delta(area, f"add-{dtype}", "FMT-135", base, {"1": _file(stored, described)}, target)
     # a tie once it is an F32: 1 stays; at once it would be rounded up
     near = {"w": on("F16", (2, 4), [0, 3], half(1, 2))}
     stored = {"add:w": on("F64", (2, 4), [0, 3], struct.pack("<2d", 2**-11 + 2**-40, 1.0))}
     target, described = deltas.step(near, stored)
-    _add(area, "add-twice-rounded", "FMT-135", near, {"1": _file(stored, described)}, target)
+    add_delta(area, "add-twice-rounded", "FMT-135", near, {"1": _file(stored, described)}, target)
     for name, clauses, chain, target, more in ends:
-        _add(area, name, clauses, BASE, chain, target, **more)
+        add_delta(area, name, clauses, BASE, chain, target, **more)
     full = {"w": on("U8", (2, 2), [0, 3])}
     stored = {"replace:w": on("U8", (2, 2), [1, 2])}
     target, described = deltas.step(full, stored)
-    _add(area, "fills-up", "FMT-134 FMT-005", full, {"1": _file(stored, described)}, target)
+    add_delta(area, "fills-up", "FMT-134 FMT-005", full, {"1": _file(stored, described)}, target)
     whole = {"w": on("F32", (2, 2), [0, 3], struct.pack("<2f", 1, 2))}
     for operation, clause in (("add", "FMT-135"), ("replace", "FMT-134")):
         stored = {f"{operation}:w": Tensor("F32", (2, 2), struct.pack("<4f", 5, 6, 7, 8))}
         target, described = deltas.step(whole, stored)
-        _add(area, f"{operation}-everywhere", f"FMT-005 {clause}", whole, {"1": _file(stored, described)}, target)
+        add_delta(area, f"{operation}-everywhere", f"FMT-005 {clause}", whole, {"1": _file(stored, described)}, target)
     _refusals(area, first, second)
     return area
 
@@ -83,19 +83,20 @@ def _file(stored: dict[str, Tensor], described: dict[str, Any]) -> Pieces:
     return files.pieces(stored, kind="delta", delta=described)
 
 
-def _add(
+def add_delta(
     area: Area,
     name: str,
     clauses: str,
     base: dict[str, Tensor],
     chain: dict[str, Pieces],
     target: dict[str, Tensor],
+    purpose: str = "values or supports that do not arrive",
     **more: Any,
 ) -> None:
+    """Add deltas that lead from base to target."""
     told = content(target, **more)
     expected = {key: told[key] for key in ("tensors", "tied", "scales")}
     expected |= {"state": deltas.model(target, **more)[1]}
-    purpose = "values or supports that do not arrive"
     area.add(name, "delta.apply", f"{clauses} FMT-137 FMT-138", purpose, _given(base, chain), expected)
 
 

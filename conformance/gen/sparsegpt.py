@@ -26,7 +26,8 @@ def sparsegpt() -> Area:
     return area
 
 
-def _add(area: Area, name: str, clauses: str, purpose: str, given: dict[str, Any], **more: Any) -> None:
+def add(area: Area, name: str, clauses: str, purpose: str, given: dict[str, Any], **more: Any) -> None:
+    """Add what SparseGPT keeps and leaves of a matrix; a choice that hangs on too small a gap fails."""
     pattern = (given["n"], given["m"]) if "n" in given else None
     options = {key: given[key] for key in ("damping", "block") if key in given}
     kept, weights, gap = prune.sparsegpt(given["weights"], given["inputs"], given["sparsity"], pattern, **options)
@@ -44,20 +45,20 @@ def _blocks(area: Area) -> None:
     levels, spread, inputs = n.lattice((6, 12), 3), n.real((6, 12)), n.real((30, 12))
     one = "PRN-010 PRN-011"
     text = "ties to a higher position, one choice for the whole matrix, or none in the short last block"
-    _add(area, "identity", f"{one} SEL-002", text, _given(levels, np.eye(12), 0.5, block=5))
+    add(area, "identity", f"{one} SEL-002", text, _given(levels, np.eye(12), 0.5, block=5))
     text = "0.29 · 100 is 28.999999999999996"
-    _add(area, "last-bit", f"{one} PRN-001", text, _given(n.lattice((20, 7), 9), np.eye(7), 0.29, block=5))
+    add(area, "last-bit", f"{one} PRN-001", text, _given(n.lattice((20, 7), 9), np.eye(7), 0.29, block=5))
     text = "no compensation, or later blocks left out of it"
-    _add(area, "blocks", one, text, _given(spread, inputs, 0.5, block=5))
+    add(area, "blocks", one, text, _given(spread, inputs, 0.5, block=5))
     text = "rows that must each lose as many"
     heavy = spread * np.array([1.0, 4.0, 0.25, 1.0, 8.0, 1.0])[:, None]
-    _add(area, "uneven-rows", one, text, _given(heavy, inputs, 0.5, block=4))
+    add(area, "uneven-rows", one, text, _given(heavy, inputs, 0.5, block=4))
     text = "all columns chosen from at once where they fit into one block: W of later columns is not yet compensated"
-    _add(area, "one-block", one, text, _given(spread, inputs, 0.7))
+    add(area, "one-block", one, text, _given(spread, inputs, 0.7))
     text = "a block wider or narrower than 128"
     wide = n.lattice((24, 133), 2)
-    _add(area, "default-width", one, text, _given(n.real((2, 133)), wide, 0.6))
-    _add(area, "nothing-removed", one, "sparsity 0 removes or changes something", _given(spread, inputs, 0.0, block=5))
+    add(area, "default-width", one, text, _given(n.real((2, 133)), wide, 0.6))
+    add(area, "nothing-removed", one, "sparsity 0 removes or changes something", _given(spread, inputs, 0.0, block=5))
 
 
 def _hessians(area: Area) -> None:
@@ -65,27 +66,27 @@ def _hessians(area: Area) -> None:
     levels, spread, inputs = n.lattice((5, 8), 4), n.real((5, 8)), n.real((40, 8))
     text = "U_ii for U_ii²: 2^k of each input is 4^k in H"
     scales = np.diag([1.0, 2.0, 4.0, 1.0, 8.0, 2.0, 1.0, 4.0])
-    _add(area, "scales", "PRN-009 PRN-011 SEL-002", text, _given(levels, scales, 0.5, damping=0.0, block=8))
+    add(area, "scales", "PRN-009 PRN-011 SEL-002", text, _given(levels, scales, 0.5, damping=0.0, block=8))
     text = "damping left out, or added by its share of each entry"
     few = n.real((3, 8))
-    _add(area, "few-tokens", "PRN-009", text, _given(spread, few, 0.5))
-    _add(
+    add(area, "few-tokens", "PRN-009", text, _given(spread, few, 0.5))
+    add(
         area,
         "much-damping",
         "PRN-009",
         "damping fixed",
         _given(spread, inputs * [1, 1, 9, 1, 1, 3, 1, 1], 0.5, damping=0.5),
     )
-    _add(area, "no-damping", "PRN-009", "damping fixed", _given(spread, inputs, 0.5, damping=0.0))
+    add(area, "no-damping", "PRN-009", "damping fixed", _given(spread, inputs, 0.5, damping=0.0))
     alive = np.array([1.0, 0.0, 1.0, 1.0, 0.0, 1.0, 1.0, 0.0])
     text = "dead inputs in the mean of the damping as 1, or their weights not the first to go"
-    _add(area, "dead-removed", "PRN-009", text, _given(spread, inputs * alive / 64, 0.5))
+    add(area, "dead-removed", "PRN-009", text, _given(spread, inputs * alive / 64, 0.5))
     text = "weights of dead inputs that stay must be zero, and stay in the mask"
-    _add(area, "dead-kept", "PRN-009 PRN-013", text, _given(spread, inputs * alive, 0.2))
-    _add(area, "nothing-seen", "PRN-009", "an H of zeros is divided by", _given(spread, inputs * 0, 0.5))
+    add(area, "dead-kept", "PRN-009 PRN-013", text, _given(spread, inputs * alive, 0.2))
+    add(area, "nothing-seen", "PRN-009", "an H of zeros is divided by", _given(spread, inputs * 0, 0.5))
     text = "factor or sums in binary32: columns that differ in a few units of a thousand"
     near = np.round(n.real((40, 1)) * 512) + n.lattice((40, 8), 1)
-    _add(area, "near-equal", "PRN-013 NUM-006", text, _given(spread, near, 0.5, damping=0.0, block=3))
+    add(area, "near-equal", "PRN-013 NUM-006", text, _given(spread, near, 0.5, damping=0.0, block=3))
 
 
 def _patterns(area: Area) -> None:
@@ -100,9 +101,9 @@ def _patterns(area: Area) -> None:
         ("over-blocks", 2, 4, {"block": 6}),
         ("wider-than-a-block", 3, 6, {"block": 4}),
     ):
-        _add(area, name, "PRN-004 PRN-012", text, _given(spread, inputs, 0.0, n=keep, m=of, **more))
+        add(area, name, "PRN-004 PRN-012", text, _given(spread, inputs, 0.0, n=keep, m=of, **more))
     text = "ties kept at the higher column"
-    _add(area, "pattern-ties", "PRN-004 PRN-012", text, _given(levels, np.eye(12), 0.0, n=2, m=4))
+    add(area, "pattern-ties", "PRN-004 PRN-012", text, _given(levels, np.eye(12), 0.0, n=2, m=4))
 
 
 def _refusals(area: Area) -> None:
