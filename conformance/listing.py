@@ -139,6 +139,15 @@ NAMES = (
         ),
     ),
     (
+        "`held`; `live`",
+        (
+            "`float16` or `bfloat16`: the matrix is held in this type, as are all values but those of the slots `live`,"
+            " which are a matrix of their own beside it (KRN-015, KRN-016); no result depends on it (KRN-011)"
+        ),
+    ),
+    ("`pattern` of `topology.of`", "(N, M): the topology may be held group by group, and is the same (TOP-005)"),
+    ("`recompute`", "1 to keep the input of each block only; no result depends on it (MDL-008)"),
+    (
         "`origin`; `stop` of `state.write`",
         "the digests `model` and `text` of a state; the step after which it is written",
     ),

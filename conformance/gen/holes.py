@@ -95,7 +95,9 @@ def long() -> Area:
     seen[0, [0, 254, 257, 300, 513]] = False
     purpose = "a block of queries that misses the first or last key it sees, or takes the mask of another stretch"
     config = _SLIDES | narrow | {"sliding_window": 3}
-    _model(area, "masked", "LYR-013 LYR-008 MDL-003", purpose, config, n, tokens=n.integers((1, length), 0, 1), mask=seen)
+    _model(
+        area, "masked", "LYR-013 LYR-008 MDL-003", purpose, config, n, tokens=n.integers((1, length), 0, 1), mask=seen
+    )
     for name, window, parts in (("read", 2, (40, 513, 2)),):
         config = _SLIDES | narrow | {"sliding_window": window}
         tensors, tokens = tensors_of(config, n, 0.6), n.integers((1, sum(parts)), 0, 1)

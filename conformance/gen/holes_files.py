@@ -97,7 +97,11 @@ def pruned() -> Area:
     """PRN-011: what each block loses is rounded down, not what all blocks before have lost."""
     area = Area("hole-prune", "an inverse a column")
     n = Numbers(132, 1)
-    for name, shape, sparsity, block in (("thirds", (5, 9), 0.5, 3), ("short", (3, 11), 0.4, 4), ("one", (1, 10), 0.3, 3)):
+    for name, shape, sparsity, block in (
+        ("thirds", (5, 9), 0.5, 3),
+        ("short", (3, 11), 0.4, 4),
+        ("one", (1, 10), 0.3, 3),
+    ):
         given: dict[str, Any] = {"weights": n.real(shape), "inputs": n.real((30, shape[1])), "sparsity": sparsity}
         lost = [int(sparsity * shape[0] * min(block, shape[1] - c) + 2**-20) for c in range(0, shape[1], block)]
         assert sum(lost) < int(sparsity * np.prod(shape)), "the blocks lose as many as the whole would"

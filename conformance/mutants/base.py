@@ -132,7 +132,6 @@ def edited(clauses: str, op: str, function: Any, old: str, new: str, flaw: str) 
     old  text that stands exactly once in the source of the function
     new  what stands there instead
     """
-
     # a decorator's own code would go on calling the right function
     inner = inspect.unwrap(function)
 

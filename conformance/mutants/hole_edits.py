@@ -4,10 +4,13 @@ from importlib import import_module
 from typing import Any
 
 from conformance.mutants.base import Mutant, edited, reset
+from formats import change, delta_rules
+from formats.encodings import gaps, nm
 from seft_ref import event, evidence, groups, model
 from seft_ref.kernels import reference
 from seft_ref.layers import attention, attention_blocks
-from seft_ref.update import adapt, select
+from seft_ref.prune import sparsegpt
+from seft_ref.update import adapt, schedule, select
 from seft_ref.update import delta as slots
 from seft_ref.update import evidence as norms
 
@@ -182,6 +185,71 @@ _ROWS: tuple[tuple[str, str, Any, str, str, str], ...] = (
         "not (has_event and",
         "not (timetable.in_window(step) and",
         "no step in a window",
+    ),
+    (
+        "train.run",
+        "TRN-005",
+        schedule.Timetable.in_window,
+        "step > found[0] - found[1]",
+        "step >= found[0] - found[1]",
+        "a window a step too long",
+    ),
+    (
+        "gradient.candidates",
+        "GRD-003 SEL-001",
+        evidence._Strongest.offer,
+        "low=block.low + start",
+        "low=block.low",
+        "every part of a block counted from its begin",
+    ),
+    (
+        "gradient.candidates",
+        "GRD-003",
+        evidence._Strongest._compact,
+        "self.least = float(xp.min(xp.take(scores, chosen)))",
+        "self.least = float(xp.max(xp.take(scores, chosen)))",
+        "a threshold at the best instead of the last",
+    ),
+    (
+        "kernel.store",
+        "KRN-016 KRN-012",
+        reference.store,
+        "Split(packed.frozen, store(packed.live, where, values))",
+        "Split(store(packed.frozen, where, values), packed.live)",
+        "stored into the frozen part",
+    ),
+    (
+        "file.read",
+        "FMT-072",
+        nm._unpack,
+        "    _check_spare(packed, per_row * bits, name)\n",
+        "",
+        "no look along an axis",
+    ),
+    (
+        "file.read",
+        "FMT-057",
+        gaps.plan_gap8,
+        "prod(entry.shape) // SKIP",
+        "(prod(entry.shape) >> 8)",
+        "gaps of n + numel / 256 bytes at most",
+    ),
+    ("delta.apply", "FMT-135", change._values_at, "np.zeros(at.size", "np.full(at.size, -0.0", "−0 + −0"),
+    (
+        "delta.apply",
+        "FMT-132",
+        delta_rules.operation_of,
+        'partition(":")',
+        'rpartition(":")',
+        "names parted at their last colon",
+    ),
+    (
+        "prune.sparsegpt",
+        "PRN-011",
+        sparsegpt.sparsegpt,
+        "removed_count(sparsity, n_out * n)",
+        "removed_count(sparsity, n_out * (first + n)) - removed_count(sparsity, n_out * first)",
+        "a running count",
     ),
 )
 
