@@ -9,7 +9,7 @@ from conformance.gen import sparsegpt
 from conformance.gen.bad_files import with_data
 from conformance.gen.deltas import add_delta, half
 from conformance.gen.files import F16, FLAGS, Files, on, raw_array, regular
-from conformance.gen.numbers import Area, Numbers
+from conformance.gen.numbers import Area, Numbers, ids
 from conformance.oracle import deltas, files
 from conformance.oracle.files import Pieces, Tensor
 
@@ -94,7 +94,7 @@ def changes() -> Area:
 
 
 def pruned() -> Area:
-    """PRN-011: what each block loses is rounded down, not what all blocks before have lost."""
+    """PRN-011, ADP-005: what each block loses is rounded down by itself; a count that is not the base's."""
     area = Area("hole-prune", "an inverse a column")
     n = Numbers(132, 1)
     for name, shape, sparsity, block in (
@@ -107,7 +107,18 @@ def pruned() -> Area:
         assert sum(lost) < int(sparsity * np.prod(shape)), "the blocks lose as many as the whole would"
         purpose = "what rounding leaves in one block removed in the next"
         sparsegpt.add(area, f"blocks-{name}", "PRN-011 PRN-001", purpose, given | {"block": block})
+    _fewer(area, n)
     return area
+
+
+def _fewer(area: Area, n: Numbers) -> None:
+    """ADP-005: a pruner that keeps fewer weights than the base stores."""
+    at = [p for p in range(32) if p % 8 < 4 or p == 31]
+    given: dict[str, Any] = {"out": 4, "in": 8, "positions": ids(at), "values": n.lattice(17) + 20.0}
+    given |= {"a": n.lattice((2, 8), 2), "b": n.lattice((4, 2), 2), "alpha": 4.0, "square_sums": np.ones(8)}
+    given |= {"sparsity": 0.5, "pattern": None}
+    purpose = "a support that shrinks by a weight, and nobody is told"
+    area.add("refuse-fewer", "adapter.lora_star", "ADP-005", purpose, given, refused="ADP-005")
 
 
 AREAS = (edges, changes, pruned)

@@ -12,6 +12,7 @@ from conformance.compare import float_type
 from conformance.ports.engine import EnginePort
 from seft_ref.arrays import Array, array_namespace, device
 from seft_ref.kernels import NAMES, reference
+from seft_ref.kernels.split import Split
 from seft_ref.topology import Topology, flat
 
 __all__ = ["fused", "permuted", "reduced", "split"]
@@ -19,8 +20,9 @@ __all__ = ["fused", "permuted", "reduced", "split"]
 
 def _whole(packed: Any) -> Array:
     """Return a packed matrix as one array: its product with the identity is exact."""
-    xp, n_in = array_namespace(packed.values), packed.shape[1]
-    eye = xp.eye(n_in, dtype=packed.dtype, device=device(packed.values))
+    values = packed.live.values if isinstance(packed, Split) else packed.values
+    xp, n_in = array_namespace(values), packed.shape[1]
+    eye = xp.eye(n_in, dtype=packed.dtype, device=device(values))
     return reference.matmul(eye, packed).T
 
 
