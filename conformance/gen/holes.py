@@ -117,7 +117,7 @@ def held() -> Area:
     for name, kind, values, x, purpose in (
         ("float16", "float16", n.lattice(22, 1500), n.lattice((3, 8)), "numbers cut to fewer than 11 bits"),
         ("float16-subnormal", "float16", low, n.lattice((3, 8)) * 2.0**12, "subnormal numbers flushed to zero"),
-        ("bfloat16-range", "bfloat16", n.lattice(22, 255) * 2.0**-126, n.real((3, 8)), "the range of float16"),
+        ("bfloat16-range", "bfloat16", n.lattice(22, 255) * 2.0**-100, n.real((3, 8)), "the range of float16"),
     ):
         _product(area, name, "KRN-015", purpose, shape, at, values, x, n, {"held": kind})
     live = n.subset(22, 7)
@@ -139,7 +139,7 @@ def held() -> Area:
         given |= {"x": np.eye(8), "held": kind, "live": ids(live)}
         purpose = "a live value stored into the frozen part, or added to what is there"
         clauses, answer = "KRN-012 KRN-016 KRN-011", {"y": dense.reshape(5, 8).T.copy()}
-        area.add(f"store-{name}", "kernel.store", clauses, purpose, given, answer, dtypes=("float32",))
+        area.add(f"store-{name}", "kernel.store", clauses, purpose, given, answer)
     _patterns(area, n)
     return area
 
@@ -160,7 +160,7 @@ def _product(
     answer, bounds = products_of(shape, at, values, x, dy)
     given = {"out": shape[0], "in": shape[1], "positions": ids(at), "values": values, "x": x, "dy": dy} | more
     clauses = f"{clauses} KRN-001 KRN-002 KRN-003 KRN-006"
-    area.add(name, "kernel.sparse", clauses, purpose, given, answer, bounds=bounds, dtypes=("float32",))
+    area.add(name, "kernel.sparse", clauses, purpose, given, answer, bounds=bounds)
 
 
 def _patterns(area: Area, n: Numbers) -> None:

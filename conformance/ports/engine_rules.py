@@ -197,13 +197,18 @@ def _odd(a: Values, *names: str) -> list[Any]:
 def _sparse(a: Values) -> Values:
     kernels, topology = a["kernels"], _topology(a, "positions")
     values, x, dy = _odd(a, "values", "x", "dy")
-    packed = kernels.pack(topology, values) if a["held"] is None else _held(a, topology, values)
+    packed = _held(a, topology, values) if _is_held(a, values) else kernels.pack(topology, values)
     return {
         "y": kernels.matmul(x, packed),
         "dx": kernels.matmul_transposed(dy, packed),
         "dvalues": kernels.sample(dy, x, topology),
         "shape": _ints(packed.shape),
     }
+
+
+def _is_held(a: Values, values: Array) -> bool:
+    """Tell whether a matrix is to be held in 16 bits: such a matrix is multiplied in float32 only (KRN-015)."""
+    return a["held"] is not None and values.dtype == array_namespace(values).float32
 
 
 def _held(a: Values, topology: Topology, values: Array) -> Any:
@@ -231,7 +236,7 @@ def _dense(a: Values) -> Values:
 
 def _store(a: Values) -> Values:
     kernels, topology = a["kernels"], _topology(a, "positions")
-    if a["held"] is None:
+    if not _is_held(a, a["values"]):
         packed, slots = kernels.pack(topology, a["values"]), a["slots"]
     else:
         packed, slots = _held(a, topology, a["values"]), find(a["live"], a["slots"])[0]
