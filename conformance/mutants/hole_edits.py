@@ -1,22 +1,31 @@
 """Mistakes that no case saw until somebody who knew neither cases nor mutants made them, one of each kind."""
 
-from importlib import import_module
 from typing import Any
 
 from conformance.mutants.base import Mutant, edited, reset
-from formats import change, delta_rules
-from formats.encodings import gaps, nm
-from seft_ref import event, evidence, groups, model
-from seft_ref.kernels import reference
-from seft_ref.layers import attention, attention_blocks
-from seft_ref.prune import sparsegpt
-from seft_ref.update import adapt, schedule, select
-from seft_ref.update import delta as slots
-from seft_ref.update import evidence as norms
+from conformance.ports.engine_parts import (
+    adapt,
+    attention,
+    attention_blocks,
+    change,
+    delta_rules,
+    event,
+    evidence,
+    gaps,
+    groups,
+    kernels,
+    model,
+    nm,
+    norms,
+    schedule,
+    select,
+    slots,
+    sparsegpt,
+    training,
+)
 
 __all__ = ["MUTANTS"]
 
-_training: Any = import_module("seft_ref.train")  # the package has a function of this name
 _COMPACT = "from_halves(values, topology.indptr), values.dtype"
 _WIDE = "from_halves(values, topology.indptr)"
 _UNSEEN = "    scores = xp.where(visible, scores, minus_infinity)\n"
@@ -27,7 +36,7 @@ _ROWS: tuple[tuple[str, str, Any, str, str, str], ...] = (
     (
         "kernel.sparse",
         "KRN-015",
-        reference.compact,
+        kernels.compact,
         _COMPACT,
         f"{_WIDE} * (abs({_WIDE}) >= 2.0**-14), values.dtype",
         "subnormal numbers of float16 flushed",
@@ -35,7 +44,7 @@ _ROWS: tuple[tuple[str, str, Any, str, str, str], ...] = (
     (
         "kernel.sparse",
         "KRN-015",
-        reference.compact,
+        kernels.compact,
         _COMPACT,
         "from_halves(values.astype('float16'), topology.indptr), values.dtype",
         "bfloat16 taken for float16",
@@ -43,7 +52,7 @@ _ROWS: tuple[tuple[str, str, Any, str, str, str], ...] = (
     (
         "kernel.sparse",
         "KRN-015",
-        reference.unpack,
+        kernels.unpack,
         "to_halves(packed.values, packed.held_in)",
         "to_halves(packed.values, packed.held_in)[::-1]",
         "values unpacked in another order",
@@ -51,7 +60,7 @@ _ROWS: tuple[tuple[str, str, Any, str, str, str], ...] = (
     (
         "kernel.sparse",
         "KRN-016",
-        reference.clear,
+        kernels.clear,
         "return store(packed, where, xp.zeros(",
         "return packed if where.shape[0] else store(packed, where, xp.zeros(",
         "frozen values beside the live ones",
@@ -59,7 +68,7 @@ _ROWS: tuple[tuple[str, str, Any, str, str, str], ...] = (
     (
         "kernel.sparse",
         "KRN-016",
-        reference.matmul_transposed,
+        kernels.matmul_transposed,
         "matmul_transposed(dy, packed.frozen) + matmul_transposed(dy, packed.live)",
         "matmul_transposed(dy, packed.frozen)",
         "live values left out",
@@ -181,7 +190,7 @@ _ROWS: tuple[tuple[str, str, Any, str, str, str], ...] = (
     (
         "train.run",
         "EVT-010",
-        _training.train_step,
+        training.train_step,
         "not (has_event and",
         "not (timetable.in_window(step) and",
         "no step in a window",
@@ -213,7 +222,7 @@ _ROWS: tuple[tuple[str, str, Any, str, str, str], ...] = (
     (
         "kernel.store",
         "KRN-016 KRN-012",
-        reference.store,
+        kernels.store,
         "Split(packed.frozen, store(packed.live, where, values))",
         "Split(store(packed.frozen, where, values), packed.live)",
         "stored into the frozen part",

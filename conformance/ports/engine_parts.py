@@ -1,5 +1,7 @@
 """The modules of the engine and of the file library that mutants edit."""
 
+from importlib import import_module
+
 from formats import (
     change,
     compress,
@@ -16,14 +18,21 @@ from formats import (
 )
 from formats.convert import changes, checks, hf, lora, quantised, shira, sparsify, spiel, stock
 from formats.encodings import csr, gaps, nm
-from seft_ref import config, counter, event, settings, start, text, topology
-from seft_ref.layers import attention, cross_entropy, embedding, rmsnorm, rope
+from seft_ref import config, counter, event, evidence, groups, model, settings, start, text, topology
+from seft_ref.kernels import reference as kernels
+from seft_ref.layers import attention, attention_blocks, cross_entropy, embedding, rmsnorm, rope
 from seft_ref.prune import keep, sparsegpt, wanda
+from seft_ref.update import adapt, drop, evolve, grow, optimizers, rules, schedule, select
 from seft_ref.update import delta as slots
-from seft_ref.update import drop, evolve, grow, optimizers, rules, schedule, select
+from seft_ref.update import evidence as norms
+
+training = import_module("seft_ref.train")
+"""The module: the package has a function of its name."""
 
 __all__ = [
+    "adapt",
     "attention",
+    "attention_blocks",
     "change",
     "changes",
     "checks",
@@ -40,15 +49,20 @@ __all__ = [
     "embedding",
     "encoding",
     "event",
+    "evidence",
     "evolve",
     "gaps",
+    "groups",
     "grow",
     "header",
     "hf",
     "keep",
+    "kernels",
     "layout",
     "lora",
+    "model",
     "nm",
+    "norms",
     "optimizers",
     "quantised",
     "reader",
@@ -68,6 +82,7 @@ __all__ = [
     "stock",
     "text",
     "topology",
+    "training",
     "validate",
     "wanda",
 ]
