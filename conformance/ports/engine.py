@@ -17,6 +17,7 @@ from conformance.ports import (
     engine_files,
     engine_folders,
     engine_generate,
+    engine_layers,
     engine_models,
     engine_rules,
     engine_state,
@@ -62,6 +63,7 @@ class EnginePort:
         self._kernels = kernels
         self._like = np.zeros(0) if like is None else like
         modules = (
+            engine_layers,
             engine_rules,
             engine_choices,
             engine_models,

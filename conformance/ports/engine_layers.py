@@ -1,0 +1,96 @@
+"""The layers of the engine as operations: a forward, and the gradients that its backward gives (chapter 4)."""
+
+from typing import Any
+
+import numpy as np
+
+from seft_ref.arrays import Array, array_namespace
+from seft_ref.config import Rope
+from seft_ref.layers.attention import attention_backward, attention_forward, visible_keys
+from seft_ref.layers.cross_entropy import cross_entropy_backward, cross_entropy_forward
+from seft_ref.layers.embedding import embedding_backward, embedding_forward, embedding_gradient
+from seft_ref.layers.linear import Linear, linear_backward, linear_forward
+from seft_ref.layers.rmsnorm import rmsnorm_backward, rmsnorm_forward
+from seft_ref.layers.rope import rope_backward, rope_forward, rope_frequencies, rope_table
+from seft_ref.layers.swiglu import swiglu_backward, swiglu_forward
+
+Values = dict[str, Any]
+
+
+def _embedding(a: Values) -> Values:
+    y, cache = embedding_forward(a["tokens"], a["weight"])
+    return {"y": y, "dweight": embedding_gradient(embedding_backward(a["dy"], cache))}
+
+
+def _rmsnorm(a: Values) -> Values:
+    y, cache = rmsnorm_forward(a["x"], a["weight"], a["eps"])
+    dx, dweight = rmsnorm_backward(a["dy"], cache)
+    return {"y": y, "dx": dx, "dweight": dweight}
+
+
+def _linear(a: Values) -> Values:
+    kernels = a["kernels"]
+    linear = Linear(kernels.pack_dense(a["weight"]), a["bias"])
+    y, cache = linear_forward(a["x"], linear, kernels)
+    dx, factors, dbias = linear_backward(a["dy"], cache)
+    dweight = Accumulated(tuple(a["weight"].shape)).plus(factors).whole()
+    return {"y": y, "dx": dx, "dweight": dweight, "dbias": dbias}
+
+
+def _rope_of(given: Values) -> Rope:
+    names = {"factor": "factor", "low": "low_freq_factor", "high": "high_freq_factor"}
+    more = {new: given[old] for old, new in names.items() if given.get(old) is not None}
+    if given.get("original") is not None:
+        more["original_max_position_embeddings"] = given["original"]
+    return Rope(given["type"], given["base"], **more)
+
+
+def _frequencies(a: Values) -> Values:
+    given = a["rope"]
+    found = rope_frequencies(_rope_of(given), a["head_dim"], a["length"], given["max_position_embeddings"])
+    return {"frequencies": np.array(found)}
+
+
+def _heads_first(x: Array) -> Array:
+    return array_namespace(x).permute_dims(x, (0, 2, 1, 3))
+
+
+def _rope(a: Values) -> Values:
+    x, given = a["x"], a["rope"]
+    table = rope_table(_rope_of(given), x.shape[3], x.shape[1], given["max_position_embeddings"], x)
+    y, cache = rope_forward(_heads_first(x), table)
+    dx = rope_backward(_heads_first(a["dy"]), cache)
+    return {"y": _heads_first(y), "dx": _heads_first(dx)}
+
+
+def _attention(a: Values) -> Values:
+    q, k, v, dy = (_heads_first(a[name]) for name in ("q", "k", "v", "dy"))
+    visible = visible_keys(q.shape[2], a["window"], a["mask"], q)
+    y, cache = attention_forward(q, k, v, visible)
+    outputs = (y, *attention_backward(dy, cache))
+    return {name: _heads_first(x) for name, x in zip(("y", "dq", "dk", "dv"), outputs, strict=True)}
+
+
+def _swiglu(a: Values) -> Values:
+    y, cache = swiglu_forward(a["gate"], a["up"])
+    dgate, dup = swiglu_backward(a["dy"], cache)
+    return {"y": y, "dgate": dgate, "dup": dup}
+
+
+def _cross_entropy(a: Values) -> Values:
+    loss, cache = cross_entropy_forward(a["logits"], a["targets"], a["count"])
+    xp = array_namespace(loss)
+    dloss = xp.full_like(loss, a["dloss"])
+    return {"loss": float(loss), "dlogits": cross_entropy_backward(dloss, cache)}
+
+
+OPERATIONS: dict[str, Any] = {
+    "layer.embedding": _embedding,
+    "layer.rmsnorm": _rmsnorm,
+    "layer.linear": _linear,
+    "layer.rope": _rope,
+    "layer.attention": _attention,
+    "layer.swiglu": _swiglu,
+    "layer.cross_entropy": _cross_entropy,
+    "rope.frequencies": _frequencies,
+}
