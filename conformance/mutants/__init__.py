@@ -8,6 +8,7 @@ from conformance.mutants import (
     around,
     batches,
     choosing,
+    conditions,
     converting,
     converting_adapters,
     events,
@@ -54,6 +55,7 @@ MUTANTS: tuple[Mutant, ...] = (
     *packing.MUTANTS,
     *converting.MUTANTS,
     *converting_adapters.MUTANTS,
+    *conditions.MUTANTS,
 )
 """Every mutant; the name of each is its own."""
 

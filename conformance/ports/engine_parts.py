@@ -1,5 +1,7 @@
 """The modules of the engine and of the file library that mutants edit."""
 
+from importlib import import_module
+
 from formats import (
     change,
     compress,
@@ -16,13 +18,26 @@ from formats import (
 )
 from formats.convert import changes, checks, hf, lora, quantised, shira, sparsify, spiel, stock
 from formats.encodings import csr, gaps, nm
-from seft_ref import config, counter, event, settings, start, text, topology
+from seft_ref import config, counter, diagnose, event, sampling, settings, start, text, topology
+from seft_ref.adapters import frozen as adapter_base
+from seft_ref.adapters import lora as adapter_lora
+from seft_ref.adapters import sparsepeft as adapter_sparsepeft
+from seft_ref.adapters import spp as adapter_spp
+from seft_ref.kernels import reference as kernels
 from seft_ref.layers import attention, cross_entropy, embedding, rmsnorm, rope
 from seft_ref.prune import keep, sparsegpt, wanda
 from seft_ref.update import delta as slots
 from seft_ref.update import drop, evolve, grow, optimizers, rules, schedule, select
+from seft_ref.update import record as event_record
+
+training = import_module("seft_ref.train")
+"""The module: the package has a function of its name."""
 
 __all__ = [
+    "adapter_base",
+    "adapter_lora",
+    "adapter_sparsepeft",
+    "adapter_spp",
     "attention",
     "change",
     "changes",
@@ -35,17 +50,20 @@ __all__ = [
     "csr",
     "delta",
     "delta_rules",
+    "diagnose",
     "digest",
     "drop",
     "embedding",
     "encoding",
     "event",
+    "event_record",
     "evolve",
     "gaps",
     "grow",
     "header",
     "hf",
     "keep",
+    "kernels",
     "layout",
     "lora",
     "nm",
@@ -56,6 +74,7 @@ __all__ = [
     "rmsnorm",
     "rope",
     "rules",
+    "sampling",
     "schedule",
     "select",
     "settings",
@@ -68,6 +87,7 @@ __all__ = [
     "stock",
     "text",
     "topology",
+    "training",
     "validate",
     "wanda",
 ]
