@@ -149,7 +149,7 @@ _DRAWN: Rows = (
         sampling._largest_first,
         'np.argsort(-scores[ids], kind="stable")',
         'np.argsort(scores[ids], kind="stable")[::-1]',
-        "ties to the higher id",
+        "equals by falling id",
     ),
     (
         "adapter.initial",
@@ -294,7 +294,7 @@ _RUNS: Rows = (
         "OPT-004",
         _STEP,
         _CLIPPED,
-        "optimize(target.delta, found.at[name] * clip_factor(float((found.at[name] ** 2).sum()), settings.max_norm), lr)",
+        _CLIPPED.replace("factor", "clip_factor(float((found.at[name] ** 2).sum()), settings.max_norm)"),
         "the norm of each matrix",
     ),
     *(
