@@ -340,7 +340,6 @@ def run_warnings() -> Area:
         ("exactly-20", [5.0] * 10 + [6.0] * 10, [], [], None, "a rise of 20 %, and of no more"),
         ("above-20", [5.0] * 10 + [6.03125] * 10, [], [], None, "a rise of less than 21 %, or 20 % of the mean itself"),
         ("as-low", ([2.0] * 10 + [4.0] * 10) * 2, [], [], None, "a mean as low as the lowest taken for a new one"),
-        ("nine", [2.0] * 4 + [9.0] * 5, [], [], None, "a mean of fewer than ten steps"),
         ("last-jump", [2.0] * 5 + [4.0], [5, 6], [100, 100], None, "an event behind which no step comes judged"),
     ):
         given, answer = warned(losses, events, support, 100, stored)
