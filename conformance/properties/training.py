@@ -22,7 +22,7 @@ def _settings(d: Draw, layers: int) -> dict[str, Any]:
     every, rows = d.integer(1, 6), d.integer(1, 2)
     steps = d.choice((6, 24, 24) if layers == 1 else (6, 14, 14))
     # what is drawn depends on the index of a matrix, and nothing else in a step does (RNG-003)
-    drawn = d.choice(("", "drop", "grow", "adapt"))
+    drawn = d.choice(("", "drop", "", "grow", "", "adapt"))
     settings = SETTINGS | {
         "preset": d.choice(_PRESETS),
         "start": d.choice(("random", "magnitude")),
@@ -46,7 +46,7 @@ def _settings(d: Draw, layers: int) -> dict[str, Any]:
 
 _SEES = ("an event at the end of a long window", "an event on one gradient", "several events", "clipping",
          "a regrown pair", "a new slot", "a pruned position", "a slot of an earlier event",
-         "a draw of a second block")  # fmt: skip
+         "a draw of a second block", "an event of a preset")  # fmt: skip
 _TELLS = ("steps", "events of matrices", "too close to decide", "decided otherwise")
 
 
@@ -88,6 +88,7 @@ def _saw(t: Trial, own: Own, told: list[dict[str, Any]], before: int, events: in
     t.saw("steps")
     t.saw("several events", events > 1)
     t.saw("a draw of a second block", len(own.step.outcomes) > BLOCK and "rule" in own.settings)
+    t.saw("an event of a preset", own.step.outcomes and "rule" not in own.settings)
     t.saw("clipping", own.settings["max_norm"] == 0.0625)
     t.saw("an event at the end of a long window", own.step.outcomes and before)
     t.saw("an event on one gradient", own.step.outcomes and not before)
