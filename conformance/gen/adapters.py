@@ -124,6 +124,8 @@ def pairs() -> Area:
             area.add(f"{kind}-{name}", f"adapter.{kind}", clauses, _CATCHES[kind], given, answer)
         _start_of(area, n, kind)
         _refusals(area, n, kind)
+    for kind in _CLAUSES:
+        _alone(area, Numbers(60, 4), kind)
     return area
 
 
@@ -163,6 +165,24 @@ def _refusals(area: Area, n: Numbers, kind: str) -> None:
     for name, factors, alpha, rank in wrong:
         given = _given(kind, base, [np.ascontiguousarray(f) for f in factors], alpha, rank, x, dy)
         text = "factors broadcast, cut or rounded until they fit"
+        area.add(f"{kind}-refuse-{name}", f"adapter.{kind}", "ADP-009", text, given, refused="ADP-009")
+
+
+def _alone(area: Area, n: Numbers, kind: str) -> None:
+    """ADP-009: an alpha that is no number, one far below 1, and a second factor that is longer than out."""
+    base = _Base(n, 6, 5, 13, biased=False)
+    factors, x, dy = _factors(kind, n, base, 3), n.real((4, 5)), n.real((4, 6))
+    alpha = 2.0**-20
+    given = _given(kind, base, factors, alpha, 2, x, dy)
+    answer = _answer(kind, base, factors, alpha / (2 if kind == "spp" else 3), x, dy)
+    text = "an alpha below 1 refused"
+    area.add(f"{kind}-alpha-small", f"adapter.{kind}", f"ADP-009 {_CLAUSES[kind]}", text, given, answer)
+    long = np.concatenate([factors[1], factors[1][:2]])
+    for name, other, scale, text in (
+        ("alpha-nan", factors[1], float("nan"), "an alpha compared with both ends, which NaN is beyond neither of"),
+        ("long", long, 2.0, "a factor cut to the rows that there are"),
+    ):
+        given = _given(kind, base, [factors[0], other], scale, 2, x, dy)
         area.add(f"{kind}-refuse-{name}", f"adapter.{kind}", "ADP-009", text, given, refused="ADP-009")
 
 
@@ -219,6 +239,11 @@ def star() -> Area:
     given = _star_given(4, 8, _pruned(w, norms, None)[1:], w, a, b, norms, None)
     text = "a support of another size than the base's"
     area.add("refuse-count", "adapter.lora_star", "ADP-005", text, given, refused="ADP-005")
+    kept = _pruned(w, norms, None)
+    more = sorted([*kept, next(p for p in range(32) if p not in kept)])
+    given = _star_given(4, 8, more, w, a, b, norms, None)
+    text = "a support that may shrink"
+    area.add("refuse-fewer", "adapter.lora_star", "ADP-005", text, given, refused="ADP-005")
     for name, bad in (("nan", float("nan")), ("infinite", float("inf"))):
         broken = b.copy()
         broken[1, 0] = bad

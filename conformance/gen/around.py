@@ -333,6 +333,14 @@ def run_warnings() -> Area:
         ),
         ("twenty-percent", [2.0] * 10 + [4.0, 4.0], [], [], None, "a rise of 20 %, and of no more"),
         ("all", [2.0] * 10 + [4.0] * 6, [10], [104], 103, "one warning for several"),
+        ("early-each", [2.0, 3.0, 4.5, 7.0, 11.0, 11.0], [1, 2, 3, 4], [100] * 4, None, "events before the fifth step"),
+        ("five-percent", [20.0] * 5 + [21.0], [5], [100], None, "a rise of 5 %, and of no more"),
+        ("six-percent", [20.0] * 5 + [21.125], [5], [100], None, "a rise of less than 6 %"),
+        ("of-the-largest", [*[20.0] * 4, 19.5, 20.984375], [5], [100], None, "5 % of another than the largest"),
+        ("exactly-20", [5.0] * 10 + [6.0] * 10, [], [], None, "a rise of 20 %, and of no more"),
+        ("above-20", [5.0] * 10 + [6.03125] * 10, [], [], None, "a rise of less than 21 %, or 20 % of the mean itself"),
+        ("as-low", ([2.0] * 10 + [4.0] * 10) * 2, [], [], None, "a mean as low as the lowest taken for a new one"),
+        ("last-jump", [2.0] * 5 + [4.0], [5, 6], [100, 100], None, "an event behind which no step comes judged"),
     ):
         given, answer = warned(losses, events, support, 100, stored)
         area.add(name, "run.warnings", "TRN-011", purpose, given, answer)

@@ -17,6 +17,10 @@ _PLAIN: Config = MODELS["llama-plain"] | {"num_key_value_heads": 1}
 _LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
 
 
+_WINDOWS = ("layer_types", "max_window_layers")
+_FIRST: dict[str, Any] = {"layer_types": None, "use_sliding_window": True, "sliding_window": 4}
+
+
 def configs() -> Area:
     """MDL-003, MDL-004, MDL-006: keys that are missing, null, or of another type, each alone."""
     area = Area("config-edge", "a table")
@@ -41,6 +45,12 @@ def configs() -> Area:
         answer = {"targets": targets(config), "windows": windows, "head_dim": head_dim, "kv_heads": kv_heads}
         text = "null refused where it is a value, or a window where the family has none"
         area.add(name, "config.describe", "MDL-003 MDL-004 MDL-006", text, {"config": config}, answer)
+    # layers 28 and 29 slide, for nothing says from which on
+    deep = {k: v for k, v in (MODELS["qwen2"] | {"num_hidden_layers": 30}).items() if k not in _WINDOWS}
+    deep |= {"use_sliding_window": True, "sliding_window": 4}
+    answer = {"targets": targets(deep), "windows": [None] * 28 + [4] * 2, "head_dim": 4, "kv_heads": 1}
+    text = "a window in every layer, or in none, where the config names no first one"
+    area.add("default-first", "config.describe", "MDL-003 MDL-007", text, {"config": deep}, answer)
     bad: list[tuple[str, Config, dict[str, Any], str]] = [
         *(
             (f"no-{key}", _PLAIN, {key: None}, "MDL-006")
@@ -58,6 +68,7 @@ def configs() -> Area:
         ("dynamic-2", _PLAIN, {"head_dim": 2, "rope_scaling": {"rope_type": "dynamic", "factor": 2.0}}, "MDL-006"),
         ("low-high", _PLAIN, {"rope_scaling": _LLAMA3 | {"low_freq_factor": 8.0}}, "MDL-006"),
         ("low-as-high", _PLAIN, {"rope_scaling": _LLAMA3 | {"low_freq_factor": 4.0}}, "MDL-006"),
+        ("first-below-0", MODELS["qwen2"], _FIRST | {"max_window_layers": -1}, "MDL-006 MDL-003"),
         ("true-layers", _PLAIN, {"num_hidden_layers": True}, "MDL-006"),
         ("text-size", _PLAIN, {"vocab_size": "11"}, "MDL-006"),
         ("eps-0", _PLAIN, {"rms_norm_eps": 0.0}, "MDL-006"),
@@ -100,9 +111,19 @@ def others() -> Area:
     given |= {"counts": ids([1, 1]), "largest": 0}
     told = {"chosen": ids([0, 2]), "inside": reals([1.0]), "outside": reals([2.25]), "gap": reals([1.25 / 2.25])}
     area.add("gap", "select.pools", "SEL-008 SEL-007", "gaps over the score inside", given, told)
+    given = {"scores": reals([-0.0, 1.0, -0.0, -2.0]), "ids": ids(range(4)), "pools": ids([0, 0, 1, 1])}
+    given |= {"counts": ids([1, 0]), "largest": 0}
+    told = {"chosen": ids([0]), "inside": reals([0.0]), "outside": reals([1.0]), "gap": reals([1.0])}
+    area.add("zero-inside", "select.pools", "SEL-008", "a boundary of −0", given, told)
+    given = given | {"counts": ids([0, 1]), "largest": 0}
+    told = {"chosen": ids([3]), "inside": reals([-2.0]), "outside": reals([0.0]), "gap": reals([1.0])}
+    area.add("zero-outside", "select.pools", "SEL-008", "a boundary of −0", given, told)
     short = {"tokens": 7, "length": 8, "seed": 0, "n": 1}
     area.add("calibration", "text.calibration", "PRN-007", "a text that wraps", short, refused="PRN-007")
     plain: dict[str, Any] = {"weights": np.eye(2), "inputs": np.eye(2), "sparsity": 0.5}
+    sums = {"weights": np.eye(2), "square_sums": reals([math.nan, 1.0]), "sparsity": 0.5}
+    text = "NaN taken for an input that is never there"
+    area.add("nan-sum", "prune.wanda", "PRN-003", text, sums, refused="PRN-003 PRN-015 SEL-004")
     bad_inputs = reals([math.inf, 1.0, 0.0, 1.0]).reshape(2, 2)
     for name, change in (("damping", {"damping": math.inf}), ("inputs", {"inputs": bad_inputs})):
         text = "numbers that are not finite"

@@ -143,6 +143,9 @@ def _refusals(area: Area, first: dict[str, Any], second: dict[str, Any]) -> None
     }
     for name, change in misfits.items():
         refuse(f"misfit-{name}", "FMT-133", BASE, {"1": _file({**FIRST, **change}, first)})
+    masked = {"m": on("NONE", (3, 3), [1, 4, 5])}
+    _, described = deltas.step(masked, {"whole:m": on("NONE", (3, 3), [1, 5])})
+    refuse("mask", "FMT-133", masked, {"1": _file({"remove:m": on("NONE", (3, 3), [4])}, described)})
     sums = copy.deepcopy(second)
     huge = {"add:s": on("F64", (3, 3), [0], struct.pack("<d", 1e300))}
     refuse("infinite", "FMT-135", BASE, {"1": one, "2": _file(huge, sums)})

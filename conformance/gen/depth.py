@@ -60,6 +60,11 @@ def _steps(area: Area) -> None:
     given["settings"] = steps.SETTINGS | {"seed": seed}
     purpose = "the state of a block taken for that of another"
     area.add(f"step-{step}", "train.step", "MDL-007 EVT-001 OPT-001 DLT-003", purpose, given, answer)
+    drawn = steps.SETTINGS | {"rule": choices.rule_of("seft") | _DRAWN, "start": "random", "drop_fraction": 1.0}
+    ((seed, step, given, answer),) = steps.reached(drawn, (2,), TWO)
+    given["settings"] = drawn | {"seed": seed}
+    purpose = "a matrix index that starts anew in every block"
+    area.add(f"step-drawn-{step}", "train.step", "MDL-007 RNG-003 EVT-001", purpose, given, answer)
 
 
 def _models(area: Area) -> None:
@@ -110,11 +115,14 @@ def last_pass() -> Area:
         ("row", rows_move, _whole_fits, "EVT-009", "only a matrix above its budget"),
         ("row-end", {"scope": "row", "adapts": "end"}, _whole_differs, "EVT-009", "rows that trade budgets"),
         ("model", {"scope": "model", "adapts": "end"}, _whole_differs, "EVT-009", "matrices that keep theirs"),
+        ("data", {"adapts": "end"}, _first_data_differ, "TRN-003", "the data of the first step"),
+        ("micro", {"adapts": "end"}, _first_rows_differ, "TRN-002", "the first micro-batch alone"),
     )
     for name, choice, tells, clause, purpose in rows:
         rule = choices.rule_of("seft") | choice
         more = {"steps": 9, "density": 0.3, "drop_fraction": 1.0} if choice is rows_move else {"steps": 5}
         settings = presets.SETTINGS | {"evolve_every": 2, "rows": 2, "micro_batches": 1} | more | {"rule": rule}
+        settings |= {"micro_batches": 2} if name == "micro" else {}
         seed, world, run = _found(settings, tells, zeros="counts" in choice)
         given = given_run(settings | {"seed": seed}, world, tiny.CONFIG)
         area.add(name, "train.run", f"EVT-004 {clause}", f"in the last pass: {purpose}", given, of_run(run))
@@ -167,6 +175,18 @@ def _whole_differs(before: train.Trainer, final: Final) -> bool:
     ]
     wrong, _ = events.last_pass(parts, evidence, before.rule | {"scope": "matrix"}, seed=0, step=0)
     return [part.base.keys() | part.phi.keys() for part in wrong] != [w.keys() for w in final]
+
+
+def _first_data_differ(before: train.Trainer, final: Final) -> bool:
+    first = before.data(1)
+    vars(before)["data"] = lambda _: first
+    return _whole_differs(before, final)
+
+
+def _first_rows_differ(before: train.Trainer, final: Final) -> bool:
+    tokens, labels, mask = before.data(before.s["steps"])
+    vars(before)["data"] = lambda _: (tokens[:1], labels[:1], mask)
+    return _whole_differs(before, final)
 
 
 def _no_evidence(area: Area) -> None:

@@ -84,6 +84,19 @@ def picks() -> Area:
     for name, logits, how, clauses, purpose in every:
         given = {"logits": logits, "numbers": draws} | plain | how
         area.add(name, "generate.pick", clauses, purpose, given, {"picked": _picked(given)})
+    wide, drawn = Numbers(91, 2).real(70, 0.5), {"top_p": 0.75, "temperature": 2.0}
+    alone: tuple[tuple[str, Array, dict[str, Any], str, str], ...] = (
+        ("low-first", reals([-900.0, 0.5, 1.0, 0.75]), {}, "GEN-004", "the first logit subtracted, not the largest"),
+        ("wide", wide, {"temperature": 4.0}, "GEN-004", "a top-k of 50 unless another is given"),
+        ("top-p-drawn", spread, drawn, "GEN-004 GEN-005", "u times the sum of those that did not stay"),
+        # draws that lie on the other side of a boundary once they are cut or rounded to 24 bits
+        ("bits", spread, {"numbers": [1471065, 8213407, 21357341]}, "GEN-005", "a draw of 24 bits"),
+        ("least", spread, {"temperature": 0.0, "top_k": 1, "top_p": 1.0}, "GEN-003 GEN-006", "0 and 1 refused"),
+        ("least-drawn", spread, {"top_k": 1, "top_p": 1.0}, "GEN-004 GEN-006", "1 refused"),
+    )
+    for name, logits, how, clauses, purpose in alone:
+        given = {"logits": logits, "numbers": draws} | plain | how
+        area.add(name, "generate.pick", clauses, purpose, given, {"picked": _picked(given)})
     for name, bad in (
         ("nan", reals([0.0, math.nan])),
         ("infinite", reals([0.0, math.inf])),
@@ -91,12 +104,16 @@ def picks() -> Area:
     ):
         given = {"logits": bad, "numbers": [0]} | plain
         area.add(f"refuse-{name}", "generate.pick", "GEN-006", "a logit that is no number", given, refused="GEN-006")
+        given, purpose = given | {"temperature": 0.0}, "a logit that is no number, where nothing is drawn"
+        area.add(f"refuse-greedy-{name}", "generate.pick", "GEN-006", purpose, given, refused="GEN-006")
     wrong: tuple[tuple[str, dict[str, Any]], ...] = (
         ("negative", {"temperature": -1.0}),
         ("hot", {"temperature": math.inf}),
         ("no-temperature", {"temperature": math.nan}),
         ("top-k-0", {"top_k": 0}),
+        ("top-k-negative", {"top_k": -1}),
         ("top-p-0", {"top_p": 0.0}),
+        ("top-p-negative", {"top_p": -0.5}),
         ("top-p-above", {"top_p": 1.5}),
         ("no-top-p", {"top_p": math.nan}),
     )

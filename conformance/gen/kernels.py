@@ -93,6 +93,7 @@ def products() -> Area:
     _patterns(area)
     _sums(area)
     _rounded(area)
+    _alone(area)
     return area
 
 
@@ -279,6 +280,58 @@ def _refusals(area: Area, n: Numbers) -> None:
     area.add("refuse-dense-width", "kernel.dense", "KRN-009", "a transposed operand taken", given, refused="KRN-009")
     given = given | {"x": n.lattice((3, 5)), "odd": {"weight": "int64"}}
     area.add("refuse-dense-integers", "kernel.dense", "KRN-010", "integers taken", given, refused="KRN-010")
+
+
+def _alone(area: Area) -> None:
+    """KRN-009, KRN-010, KRN-012: each operand wrong on its own."""
+    n = Numbers(70, 4)
+    sparse: dict[str, Any] = {"out": 4, "in": 5, "positions": ids([0, 7, 13, 19]), "values": n.lattice(4)}
+    sparse |= {"x": n.lattice((3, 5)), "dy": n.lattice((3, 4))}
+    for name, change in (
+        ("dy-vector", {"dy": n.lattice(4)}),
+        ("values-long", {"values": n.lattice(5)}),
+        ("values-matrix", {"values": n.lattice((1, 4))}),
+    ):
+        area.add(f"refuse-{name}", "kernel.sparse", "KRN-009 KRN-013", _FIT, sparse | change, refused="KRN-009")
+    dense: dict[str, Any] = {"weight": n.lattice((4, 5)), "x": sparse["x"], "dy": sparse["dy"]}
+    for name, change in (
+        ("dy-width", {"dy": n.lattice((3, 5))}),
+        ("x-vector", {"x": n.lattice(5)}),
+        ("dy-vector", {"dy": n.lattice(4)}),
+    ):
+        area.add(f"refuse-dense-{name}", "kernel.dense", "KRN-009", _FIT, dense | change, refused="KRN-009")
+    for name in ("x", "dy", "weight"):
+        given = dense | {"odd": {name: "other"}}
+        text = "operands cast in silence"
+        area.add(f"refuse-dense-{name}-dtype", "kernel.dense", "KRN-010", text, given, refused="KRN-010")
+    held = {
+        "out": 4,
+        "in": 5,
+        "positions": sparse["positions"],
+        "x": np.eye(5),
+        "slots": ids([1, 2]),
+        "new": np.ones(2),
+    }
+    weight = n.lattice((4, 5))
+    for op, base in (
+        ("store", held | {"values": sparse["values"]}),
+        ("store-dense", held | {"weight": weight}),
+    ):
+        rows: tuple[tuple[str, dict[str, Any], str, str], ...] = (
+            ("fewer", {"new": np.ones(1)}, "KRN-009", "one value for all slots"),
+            ("more", {"new": np.ones(3)}, "KRN-009", "values cut to fit"),
+            ("high", {"slots": ids([1, 4])}, "KRN-012", "a slot behind the last"),
+            ("negative", {"slots": ids([-1, 1])}, "KRN-012", "a slot that counts from the end"),
+        )
+        if op == "store-dense":
+            rows += (("shape", {"weight": n.lattice((5, 4))}, "KRN-009", "positions of a matrix of another shape"),)
+        for name, change, clause, text in rows:
+            refused = "KRN-009 KRN-012" if clause == "KRN-009" else clause
+            kernel = f"kernel.{op.replace('-', '_')}"
+            area.add(f"refuse-{op}-{name}-alone", kernel, f"{clause} KRN-013", text, base | change, refused=refused)
+
+
+_FIT = "arrays broadcast or cut to fit"
 
 
 def exceeding() -> Area:

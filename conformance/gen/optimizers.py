@@ -95,6 +95,10 @@ def steps() -> Area:
     old = slots | {"age": ids([15, 31, 127, 511, 2047, 4999])}
     text = "an age too many or too few, or a power in binary32"
     add(area, "spiel-adamw-powers", "spiel-adamw", "OPT-006 OPT-002 OPT-009", text, old, 0.0625, Hyper())
+    scalars = Hyper(0.8, 0.95, 0.1, 0.3, 0.7)
+    for kind, (clauses, _) in texts.items():
+        text = "a scalar rounded to binary32 on its way to a dtype that is wider"
+        add(area, f"{kind}-scalars", kind, f"OPT-002 {clauses.split()[0]}", text, slots, 0.07, scalars)
     text = "no slots: what belongs to rows and columns stays"
     add(area, "sm3-empty", "sm3", "OPT-008", text, none, 0.125, Hyper())
     add(area, "sgd-none", "sgd", "OPT-007", "μ 0 taken for the default", slots, 0.0625, Hyper(momentum=0.0))

@@ -228,6 +228,9 @@ def _windows(area: Area) -> None:
     within = frozenset([*eta[:2], next(p for p in range(15) if p not in part.phi)])
     text = "three stay away where one comes: all three leave, or the one with the largest score"
     add(area, "spiel-stay", "GROW-006 GROW-003", text, [(part, replace(seen, candidates=within))], spiel, 1.0)
+    part, seen = made(23, (3, 5), 9, 5, 2, chosen=spiel, optimizer="spiel-adamw", steps=1)
+    text = "an age of 1 where the window has one step"
+    add(area, "spiel-one", "DLT-006", text, [(part, seen)], spiel, 0.5)
     chosen, text = rule(moments="seeded"), "age A − 1, m not scaled, ḡ² for square"
     add(area, "seeded", "DLT-006 GROW-003", text, [made(22, (3, 5), 8, 4, 1, chosen=chosen, steps=3)], chosen, 0.5)
 

@@ -223,6 +223,9 @@ def optimizer() -> Area:
     old = ids([15, 31, 63, 127, 255, 511, 1023, 2047, 4095, 4999, 7, 2])
     text = "an age too many or too few, or a power in binary32, where V8's and Java's pow are off by a last bit"
     _adamw_case(area, "powers", "OPT-001 OPT-002 OPT-009", text, (phi, m, v, old, g), 0.125, {"eps": 2.0**-6})
+    text = "a scalar rounded to binary32 on its way to a dtype that is wider"
+    hyper = {"beta1": 0.8, "beta2": 0.95, "eps": 0.1, "weight_decay": 0.3}
+    _adamw_case(area, "scalars", "OPT-001 OPT-002", text, (phi, m, v, ages, g), 0.07, hyper)
     nothing = (zeros[:0], zeros[:0], zeros[:0], ages[:0], zeros[:0])
     _adamw_case(area, "empty", "OPT-001", "a matrix without slots", nothing, 0.001, {})
     for norm, top in ((2.0, 1.0), (0.5, 1.0), (1.0, 1.0), (0.0, 1.0), (3.0, 0.0), (1e-7, 1e-7), (1e30, 0.5)):

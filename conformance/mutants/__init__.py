@@ -8,6 +8,7 @@ from conformance.mutants import (
     around,
     batches,
     choosing,
+    conditions,
     converting,
     converting_adapters,
     events,
@@ -56,6 +57,7 @@ MUTANTS: tuple[Mutant, ...] = (
     *converting.MUTANTS,
     *converting_adapters.MUTANTS,
     *hole_edits.MUTANTS,
+    *conditions.MUTANTS,
 )
 """Every mutant; the name of each is its own."""
 

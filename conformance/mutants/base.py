@@ -24,6 +24,7 @@ __all__ = [
     "changed",
     "edited",
     "flipped",
+    "forgotten",
     "ids",
     "mutant",
     "reset",
@@ -122,6 +123,32 @@ def unchecked(op: str, *clauses: str) -> list[Mutant]:
         return f
 
     return [Mutant(op, f"{clause} not checked", (clause,), without(clause), only_refusals=True) for clause in clauses]
+
+
+def forgotten(op: str, clause: str, refused_by: str = "", **conditions: Callable[[Values], bool]) -> list[Mutant]:
+    """Return for each condition of a clause the operation that does not look at it.
+
+    It answers where its condition is the only one that the inputs break, so that a case has to break that one alone.
+
+    conditions  by what they say, with _ for spaces: functions of the inputs that tell whether these break it
+    refused_by  the clauses by which the engine may refuse; `clause` unless given
+    """
+
+    def without(name: str) -> Operation:
+        def f(a: Values) -> Values:
+            try:
+                return right(op)(a)
+            except REFUSALS as error:
+                broken = [other for other, breaks in conditions.items() if breaks(a)]
+                if error.clause not in (refused_by or clause).split() or broken != [name]:
+                    raise
+            # an answer of whatever content: it is wrong that there is one
+            return {}
+
+        return f
+
+    names = {name: f"{clause} without a look at {name.replace('_', ' ')}" for name in conditions}
+    return [Mutant(op, flaw, (clause,), without(name), only_refusals=True) for name, flaw in names.items()]
 
 
 def edited(clauses: str, op: str, function: Any, old: str, new: str, flaw: str) -> Mutant:

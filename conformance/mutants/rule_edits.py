@@ -76,6 +76,14 @@ _EVENT: Rows = (
 )
 _OTHER: tuple[tuple[str, str, Any, str, str, str], ...] = (
     (
+        "train.step",
+        "RNG-003 MDL-007",
+        event._evolve_pool,
+        "{name: i for i",
+        "{name: i % 7 for i",
+        "a matrix index counted in blocks",
+    ),
+    (
         "optimizer.step",
         "OPT-008",
         optimizers._raised,

@@ -47,7 +47,7 @@ def window(config: Config, block: int) -> int | None:
         return None
     if config.get("layer_types") is not None:
         return size if config["layer_types"][block] == "sliding_attention" else None
-    slides = config.get("use_sliding_window") and block >= config["max_window_layers"]
+    slides = config.get("use_sliding_window") and block >= config.get("max_window_layers", 28)
     return size if slides else None
 
 

@@ -13,6 +13,7 @@ from seft_ref.layers.linear import Linear, linear_backward, linear_forward
 from seft_ref.layers.rmsnorm import rmsnorm_backward, rmsnorm_forward
 from seft_ref.layers.rope import rope_backward, rope_forward, rope_frequencies, rope_table
 from seft_ref.layers.swiglu import swiglu_backward, swiglu_forward
+from seft_ref.window import Accumulated
 
 Values = dict[str, Any]
 

@@ -18,19 +18,41 @@ from formats import (
 )
 from formats.convert import changes, checks, hf, lora, quantised, shira, sparsify, spiel, stock
 from formats.encodings import csr, gaps, nm
-from seft_ref import config, counter, event, evidence, groups, model, settings, start, text, topology
+from seft_ref import (
+    config,
+    counter,
+    diagnose,
+    event,
+    evidence,
+    groups,
+    model,
+    sampling,
+    settings,
+    start,
+    text,
+    topology,
+)
+from seft_ref.adapters import frozen as adapter_base
+from seft_ref.adapters import lora as adapter_lora
+from seft_ref.adapters import sparsepeft as adapter_sparsepeft
+from seft_ref.adapters import spp as adapter_spp
 from seft_ref.kernels import reference as kernels
 from seft_ref.layers import attention, attention_blocks, cross_entropy, embedding, rmsnorm, rope
 from seft_ref.prune import keep, sparsegpt, wanda
 from seft_ref.update import adapt, drop, evolve, grow, optimizers, rules, schedule, select
 from seft_ref.update import delta as slots
 from seft_ref.update import evidence as norms
+from seft_ref.update import record as event_record
 
 training = import_module("seft_ref.train")
 """The module: the package has a function of its name."""
 
 __all__ = [
     "adapt",
+    "adapter_base",
+    "adapter_lora",
+    "adapter_sparsepeft",
+    "adapter_spp",
     "attention",
     "attention_blocks",
     "change",
@@ -44,11 +66,13 @@ __all__ = [
     "csr",
     "delta",
     "delta_rules",
+    "diagnose",
     "digest",
     "drop",
     "embedding",
     "encoding",
     "event",
+    "event_record",
     "evidence",
     "evolve",
     "gaps",
@@ -70,6 +94,7 @@ __all__ = [
     "rmsnorm",
     "rope",
     "rules",
+    "sampling",
     "schedule",
     "select",
     "settings",

@@ -6,7 +6,7 @@ it is as good as the kit's within the error.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -17,7 +17,7 @@ import numpy as np
 from conformance.cases import Bound
 from conformance.compare import RELATIVE, UNIT, compare
 from conformance.gen.numbers import ids, reals
-from conformance.oracle import adamw, optimizers, rules, train, update
+from conformance.oracle import adamw, optimizers, rules, scores, train, update
 from conformance.oracle.event import Part
 from conformance.oracle.model import targets
 
@@ -26,6 +26,8 @@ __all__ = ["Own", "broken_step", "own_step", "part_of"]
 NOISE = 256.0
 """How far an entry of a gradient may be off, in roundings of the largest entry of all targets; programs whose sums are
 taken in other orders stayed below 50."""
+_USES = {"drop": (scores.DROP, 1.0), "grow": (scores.GROW, -1.0), "adapt": (scores.ADAPT, 1.0)}
+"""What a choice draws for, and the sign with which its smallest scores are chosen."""
 _FLOATS = ("base_values", "delta_values", "m", "v", "window")
 
 
@@ -139,21 +141,35 @@ class Own:
         inside = self.rule["grow_scope"] == "active"
         open_to = [p for p in range(len(mean)) if p not in kept and (p in moved.base or not inside)]
         found = {
-            "drop": Choice({p: (abs(x), e[p]) for p, x in moved.phi.items()}, frozenset(one.dropped)),
-            "grow": Choice({p: (-abs(mean[p]), self.off) for p in open_to}, frozenset(into)),
+            "drop": Choice(
+                self._drawn("drop", i, moved.phi) or {p: (abs(x), e[p]) for p, x in moved.phi.items()},
+                frozenset(one.dropped),
+            ),
+            "grow": Choice(
+                self._drawn("grow", i, open_to) or {p: (-abs(mean[p]), self.off) for p in open_to},
+                frozenset(into),
+            ),
         }
         if self.rule["adapts"] != "always":
             return found
         w = update.effective(moved.base, {p: moved.phi.get(p, 0.0) for p in sorted(kept | into)})
         pool = [p for p in w if p not in one.grown or self.rule["exempt"] == "none"]
-        scores = {}
-        for p in pool:
+        scored = self._drawn("adapt", i, pool)
+        for p in pool if not scored else ():
             off = e[p] + self.unit * abs(w[p]) if p in moved.phi and p in kept | into else 0.0
-            scores[p] = (abs(w[p]), off)
+            scored[p] = (abs(w[p]), off)
             if self.rule["adapt"] == "sensitivity":
                 s = abs(mean[p] * w[p])
-                scores[p] = (s, self.off * (abs(w[p]) + off) + abs(mean[p]) * off + 4 * self.unit * s)
-        return found | {"adapt": Choice(scores, frozenset(one.pruned))}
+                scored[p] = (s, self.off * (abs(w[p]) + off) + abs(mean[p]) * off + 4 * self.unit * s)
+        return found | {"adapt": Choice(scored, frozenset(one.pruned))}
+
+    def _drawn(self, choice: str, i: int, positions: Iterable[int]) -> dict[int, tuple[float, float]]:
+        """Return scores for `Choice` where a choice is drawn: no rounding moves them (RNG-003). Else nothing."""
+        if self.rule[choice] != "random":
+            return {}
+        use, sign = _USES[choice]
+        key = (self.settings["seed"], self.parts[i].matrix, self._number, use)
+        return {p: (sign * scores.chance(*key, p), 0.0) for p in positions}
 
     def in_doubt(self, i: int) -> bool:
         """Tell whether rounding can turn a selection of the event at a target."""

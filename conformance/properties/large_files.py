@@ -92,3 +92,22 @@ def _apply(d: Draw, t: Trial) -> None:
     packed = files.pieces(stored, kind="delta", delta=described).pack()
     given = {"base": raw_array(files.pieces(base).pack()), "deltas": {"1": raw_array(packed)}}
     t.case("delta.apply", given, answer)
+
+
+_LIMIT, _OVER = "a header as large as a header may be", "a header twice as large"
+
+
+@property_of("file.header-large", "FMT-021 FMT-022", "ckpt-read", "file.read", sees=(_LIMIT, _OVER), seeded=1)
+def _headers(d: Draw, t: Trial) -> None:
+    """A header that takes 2²⁴ bytes is read, and one that takes 2²⁵ is refused."""
+    many, tensors = Many(d), {}
+    tensors["w"] = _tensor(many, (3, 5), many.subset(15, 6).tolist())
+    for n, saw in ((d.integer(2**23, 2**24 - 2**12), _LIMIT), (d.integer(2**24, 2**24 + 2**20), _OVER)):
+        attributes = {"note": str(d.integer(10**8, 10**9 - 1)) * (n // 9)}
+        raw = files.pieces(tensors, attributes=attributes).pack()
+        t.saw(saw, 8 + int.from_bytes(raw[:8], "little") == (2**24 if saw == _LIMIT else 2**25))
+        if saw == _LIMIT:
+            told = content(tensors, attributes=attributes) | {"state": state(tensors)}
+            t.case("file.read", {"raw": raw_array(raw)}, told)
+        else:
+            t.case("file.read", {"raw": raw_array(raw)}, refused=("FMT-021",))

@@ -3,22 +3,27 @@
 from typing import Any
 
 from conformance.gen import tiny
+from conformance.gen.depth import TWO
 from conformance.gen.numbers import Numbers
 from conformance.gen.steps import SETTINGS, asked, rounded, summed
-from conformance.oracle import train
+from conformance.oracle import choices, train
 from conformance.properties.anchored import Own, own_step, part_of
 from conformance.properties.draws import Draw
 from conformance.properties.trial import Trial, property_of
 
 __all__: list[str] = []
 
-_PRESETS = ("seft", "active-only", "no-adapt", "magnitude", "unprotected")
+BLOCK = 7
+"""Matrices of a block (MDL-007)."""
+_PRESETS = ("seft", "active-only", "no-adapt", "unprotected", "magnitude")
 
 
-def _settings(d: Draw) -> dict[str, Any]:
+def _settings(d: Draw, layers: int) -> dict[str, Any]:
     every, rows = d.integer(1, 6), d.integer(1, 2)
-    steps = d.choice((6, 30, 30))
-    return SETTINGS | {
+    steps = d.choice((6, 24, 24) if layers == 1 else (6, 14, 14))
+    # what is drawn depends on the index of a matrix, and nothing else in a step does (RNG-003)
+    drawn = d.choice(("", "drop", "", "grow", "", "adapt"))
+    settings = SETTINGS | {
         "preset": d.choice(_PRESETS),
         "start": d.choice(("random", "magnitude")),
         "seed": d.integer(0, 50),
@@ -29,24 +34,26 @@ def _settings(d: Draw) -> dict[str, Any]:
         "density": d.integer(1, 4) / 8,
         "evolve_every": every,
         "gradient_window": d.integer(1, every),
-        "drop_fraction": d.integer(1, 8) / 8,
+        "drop_fraction": d.integer(1, 6) / 8,
         "lr": 2.0 ** -d.integer(4, 7),
         "warmup": d.choice((0, 3)),
         "schedule": d.choice(("constant", "linear", "cosine")),
-        "max_norm": d.choice((1.0, 0.0, 0.0625)),
+        "max_norm": d.choice((1.0, 0.0625, 0.0)),
         "weight_decay": d.choice((0.0, 0.5)),
     }
+    return settings | ({"rule": choices.rule_of(settings["preset"]) | {drawn: "random"}} if drawn else {})
 
 
 _SEES = ("an event at the end of a long window", "an event on one gradient", "several events", "clipping",
-         "a regrown pair", "a new slot", "a pruned position", "a slot of an earlier event")  # fmt: skip
+         "a regrown pair", "a new slot", "a pruned position", "a slot of an earlier event",
+         "a draw of a second block", "an event of a preset")  # fmt: skip
 _TELLS = ("steps", "events of matrices", "too close to decide", "decided otherwise")
 
 
 @property_of(
     "train.anchored",
     "TRN-001 TRN-003 TRN-004 TRN-005 EVT-001 EVT-002 EVT-003 EVT-006 OPT-001 OPT-004 SCH-001 SCH-002 SCH-003 SCH-004"
-    " DROP-001 GROW-001 GROW-002 GROW-003 ADPT-001 ADPT-002 ADPT-003 ADPT-004 DLT-003 DLT-005 GRD-004",
+    " DROP-001 GROW-001 GROW-002 GROW-003 ADPT-001 ADPT-002 ADPT-003 ADPT-004 DLT-003 DLT-005 GRD-004 RNG-003 MDL-007",
     "train",
     "train.step",
     sees=_SEES,
@@ -55,14 +62,15 @@ _TELLS = ("steps", "events of matrices", "too close to decide", "decided otherwi
 )
 def _anchored(d: Draw, t: Trial) -> None:
     """Every step of a run is the kit's own step from the state that the step before has left."""
-    settings = _settings(d)
-    world = tiny.world(Numbers(62, d.integer(0, 1000)), tiny.CONFIG)
-    parts = [rounded(part) for part in train.Trainer(tiny.CONFIG, *world, settings).parts]
+    layers = d.integer(1, 2)
+    settings, config = _settings(d, layers), tiny.CONFIG if layers == 1 else TWO
+    world = tiny.world(Numbers(62, d.integer(0, 1000)), config)
+    parts = [rounded(part) for part in train.Trainer(config, *world, settings).parts]
     earlier, events = None, 0
     for step in range(1, settings["steps"] + 1):
         before, ends = train.window_of(settings, step)
         earlier = earlier if before else None
-        given = asked(tiny.CONFIG, world, parts, settings, step, earlier if ends else None)
+        given = asked(config, world, parts, settings, step, earlier if ends else None)
         answers = t.related("one step of training", ("train.step", given))
         if not answers:
             return
@@ -79,6 +87,8 @@ def _anchored(d: Draw, t: Trial) -> None:
 def _saw(t: Trial, own: Own, told: list[dict[str, Any]], before: int, events: int) -> None:
     t.saw("steps")
     t.saw("several events", events > 1)
+    t.saw("a draw of a second block", len(own.step.outcomes) > BLOCK and "rule" in own.settings)
+    t.saw("an event of a preset", own.step.outcomes and "rule" not in own.settings)
     t.saw("clipping", own.settings["max_norm"] == 0.0625)
     t.saw("an event at the end of a long window", own.step.outcomes and before)
     t.saw("an event on one gradient", own.step.outcomes and not before)
