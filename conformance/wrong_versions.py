@@ -7,7 +7,8 @@ engine alone, by somebody who has seen neither mutants nor cases: what survives 
 
 A record is an object of `id`, `file`, `old`, `new`, `clauses` (ids, in one text) and `mistake`. The text `old`, which
 stands in the file exactly once, becomes `new`. The result adds `killed_by`, the first case that refuses it, those of
-its clauses first, and `linked`, whether that case is one of them.
+its clauses first, and `linked`, whether that case is one of them. A record may have `batch` and `at_first`, the result
+of its first measurement; both are kept.
 
 Exit status: 0 if every version is refused by a case of its clauses, 1 if not, 2 for records that cannot be applied.
 """
@@ -116,6 +117,7 @@ def page(records: Sequence[Record]) -> str:
         "`python -m conformance.wrong_versions` made this page.",
         "",
         f"{len(killed)} of {len(records)} are refused, {len(linked)} of them by a linked case.",
+        *_at_first(records),
         "",
         "| mistake | where | clauses | first case that refuses it |",
         "|---|---|---|---|",
@@ -124,6 +126,25 @@ def page(records: Sequence[Record]) -> str:
         by = f"`{r['killed_by']}`{'' if r['linked'] else ' (not linked)'}" if r["killed_by"] else "**none**"
         lines.append(f"| {r['mistake'].replace('|', '¦')} | `{r['file']}` | {r['clauses']} | {by} |")
     return "\n".join(lines) + "\n"
+
+
+def _at_first(records: Sequence[Record]) -> list[str]:
+    """Return what came out when each batch was first put to the kit, before the holes that it showed were closed."""
+    batches = sorted({r["batch"] for r in records if "batch" in r})
+    if not batches:
+        return []
+    lines = [
+        "",
+        "When a batch was first put to the kit:",
+        "",
+        "| batch | versions | refused | by a linked case |",
+        "|---|---:|---:|---:|",
+    ]
+    for batch in batches:
+        own = [r for r in records if r.get("batch") == batch]
+        refused, linked = (sum(bool(r["at_first"][key]) for r in own) for key in ("killed_by", "linked"))
+        lines.append(f"| {batch} | {len(own)} | {refused} | {linked} |")
+    return lines
 
 
 def main(words: Sequence[str] | None = None) -> int:
