@@ -34,7 +34,7 @@ def _settings(d: Draw, layers: int) -> dict[str, Any]:
         "density": d.integer(1, 4) / 8,
         "evolve_every": every,
         "gradient_window": d.integer(1, every),
-        "drop_fraction": d.integer(1, 6) / 8,
+        "drop_fraction": d.integer(1, 8) / 8,
         "lr": 2.0 ** -d.integer(4, 7),
         "warmup": d.choice((0, 3)),
         "schedule": d.choice(("constant", "linear", "cosine")),
