@@ -77,7 +77,7 @@ DIRECTED = 40
 """How many examples are always the same: what a property has to have seen is among them."""
 EXAMPLES = 20
 """How many examples a run tries of a property unless told otherwise: of this many a seeded one has its own number."""
-LEAST = 5
+LEAST = 6
 """How many of them a property has whose examples are long."""
 _NOBODY: Any = None
 """The port of an example that is made and not asked."""

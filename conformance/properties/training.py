@@ -20,7 +20,7 @@ _PRESETS = ("seft", "active-only", "no-adapt", "unprotected", "magnitude")
 
 def _settings(d: Draw, layers: int) -> dict[str, Any]:
     every, rows = d.integer(1, 6), d.integer(1, 2)
-    steps = d.choice((6, 24, 24) if layers == 1 else (6, 14, 14))
+    steps = d.choice((6, 24, 24) if layers == 1 else (6, 8, 8))
     # what is drawn depends on the index of a matrix, and nothing else in a step does (RNG-003)
     drawn = d.choice(("", "drop", "", "grow", "", "adapt"))
     settings = SETTINGS | {
@@ -34,7 +34,7 @@ def _settings(d: Draw, layers: int) -> dict[str, Any]:
         "density": d.integer(1, 4) / 8,
         "evolve_every": every,
         "gradient_window": d.integer(1, every),
-        "drop_fraction": d.integer(1, 6) / 8,
+        "drop_fraction": d.integer(1, 8) / 8,
         "lr": 2.0 ** -d.integer(4, 7),
         "warmup": d.choice((0, 3)),
         "schedule": d.choice(("constant", "linear", "cosine")),
