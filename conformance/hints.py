@@ -6,8 +6,8 @@ from conformance.harness import Result
 
 __all__ = ["hints"]
 
-LEAST = 2
-"""Cases that have to fail before anything is said: one of them may fail for any reason."""
+LEAST = 3
+"""Cases that have to fail before anything is said: one or two may fail for any reason."""
 MOST = 3
 """Clauses that are named for one operation; with more the failures point at nothing."""
 
@@ -16,7 +16,7 @@ def hints(results: Iterable[Result]) -> list[str]:
     """Return for each operation whose failures are exactly the cases of a clause a line that names it.
 
     A clause is named if all its cases of the operation that were judged fail, no other case of the operation does, and
-    there are at least two. Elsewhere nothing is said: a hint that is wrong costs more than none.
+    there are at least three. Elsewhere nothing is said: a hint that is wrong costs more than none.
     """
     by_op: dict[str, list[Result]] = {}
     for result in results:

@@ -57,7 +57,7 @@ class _Cupy:
 
     def to_host(self, a: Any) -> Any:
         """Return an array of CuPy as one of NumPy."""
-        return a.get()
+        return cupy.asnumpy(a)
 
     def run(self, name: str, grid: tuple[int, int], *arguments: Any) -> None:
         """Launch a kernel on a grid of blocks."""
