@@ -104,7 +104,7 @@ def _headers(area: Area) -> None:
         "no-format": ("FMT-029", lambda h: h["__metadata__"].pop("format")),
         "digest-capitals": ("FMT-093 FMT-047", _capital_digest),
         "manifest-number": ("FMT-029", lambda h: h["__metadata__"].update({"seft.manifest": 1})),
-        "three-offsets": ("FMT-030", lambda h: h["v#values"].update(data_offsets=[0, 1, 1])),
+        "three-offsets": ("FMT-030 FMT-034", lambda h: h["v#values"].update(data_offsets=[0, 1, 1])),
         "offset-true": ("FMT-030", lambda h: h["v#values"].update(data_offsets=[False, True])),
         "shape-true": ("FMT-030", lambda h: h["v#values"].update(shape=[True])),
         "dtype-name": ("FMT-006 FMT-030", lambda h: h["v#values"].update(dtype="u8")),
@@ -154,7 +154,7 @@ def _counts(area: Area) -> None:
         # FMT-042: `spec` and `requires` are judged before any other key
         ("later-first", "FMT-043", later),
         ("feature-again", "FMT-044", _top(optional=["a", "a"])),
-        ("requires-unsorted", "FMT-044", _top(requires=["zstd", "delta"])),
+        ("requires-unsorted", "FMT-044 FMT-043", _top(requires=["zstd", "delta"])),
         ("feature-number", "FMT-044 FMT-041", _top(optional=[1])),
         ("part-2", "FMT-048", _top(part=2)),
         ("tied-list", "FMT-041", _top(tied=[])),
@@ -181,8 +181,9 @@ def _bits(area: Area) -> None:
     """FMT-062, FMT-063, FMT-070, FMT-072: bits that are in the first row, or in one encoding only."""
     rows = files.pieces({"w": on("U8", (3, 3), [0, 4, 8])}, {"w": "bitmask"})
     for name, clause, data in (
-        ("tail-first-row", "FMT-062", b"\x09\x02\x04"),
-        ("tail-middle-row", "FMT-062", b"\x01\x82\x04"),
+        # as many bits as before, so that no other rule is broken
+        ("tail-first-row", "FMT-062", b"\x08\x02\x04"),
+        ("tail-middle-row", "FMT-062", b"\x01\x80\x04"),
         ("one-more", "FMT-063", b"\x03\x02\x04"),
     ):
         refuse(area, f"mask-{name}", clause, rows, with_data("mask", data))

@@ -60,7 +60,9 @@ def test_the_engine_has_every_property(seed, tmp_path):
     # PRT-018: a property shows something new of each operation that it names, unless all it does is to be refused
     for r in found:
         asked = {name.split(" in ")[0] for name in r.asked_new}
-        assert asked == set() if r.name.endswith((".refuses", ".refused")) else asked == set(PROPERTIES[r.name].ops), r.name
+        assert asked == set() if r.name.endswith((".refuses", ".refused")) else asked == set(PROPERTIES[r.name].ops), (
+            r.name
+        )
     assert {name.split(" in ")[0] for r in found for name in r.asked_new} == set(OPS)
     # choices that rounding can turn are few, and told
     (run,) = (r for r in found if r.name == "train.anchored")
@@ -229,7 +231,9 @@ def test_a_wrong_program_is_found_by_a_small_example(name, op, flaw, most, tmp_p
 SHOWN_BY = {"delta.apply": ("delta.apply", "delta.refuses")}
 SHOWN_BY |= {name: (name,) for name in ("score.drop", "score.grow", "score.adapt", "window.candidates",
                                         "schedule.drops", "layer.rope", "update.event")}  # fmt: skip
-WRONG = [m for m in MUTANTS if m.op in SHOWN_BY]
+# an edited mutant breaks one condition alone, which a frozen case shows; so do these
+BY_A_CASE = {"tensors that a later delta takes away not compared", "FMT-010 not checked", "FMT-016 not checked"}
+WRONG = [m for m in MUTANTS if m.op in SHOWN_BY and not m.refuses_good and m.flaw not in BY_A_CASE]
 STEPS = [m for m in MUTANTS if m.op == "train.step"]
 
 

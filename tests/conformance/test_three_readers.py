@@ -29,7 +29,7 @@ def needs_zstd(raw):
 def legal_verdicts(case):
     """The clauses that a reader without zstd may name; none for a file that it reads."""
     if needs_zstd(bytes(case.inputs["raw"])):
-        return {"FMT-043"} | (BEFORE_FEATURES & set(case.refused[:1]))
+        return {"FMT-043"} | ((BEFORE_FEATURES | {"FMT-044"}) & set(case.refused[:1]))
     return set(case.refused)
 
 
