@@ -91,7 +91,10 @@ def test_PRT_011_sums_in_sixteen_bits_lie_far_outside_and_sums_in_float32_inside
     short = [m for m in MUTANTS if m.dtype]
     assert {(m.op, m.dtype) for m in short} == {(c.op, c.dtype) for c in CONTROLS if c.dtype}
     for mutant in short:
-        assert min(kill.ratio for kill in killing(mutant, BY_OP[mutant.op])) > 50, mutant.name
+        # other cases refuse it too, by what it rounds in a sum of a few terms
+        long = [kill.ratio for kill in killing(mutant, BY_OP[mutant.op]) if "sums" in kill.case]
+        assert long, mutant.name
+        assert min(long) > 50, mutant.name
     ways = [Variant(reduced(), dtype) for dtype in ("bfloat16", "float16")]
     right = [r for op in {m.op for m in short} for r in run(BY_OP[op], ways) if r.ran]
     assert len(right) > 30
@@ -182,7 +185,9 @@ def test_a_port_that_does_nothing_fails_every_operation(name):
     assert [op for op, outcomes in by_op.items() if not {"fail", "error", "blocked"} & set(outcomes)] == []
     assert len([op for op, outcomes in by_op.items() if "blocked" not in outcomes]) > 50
     if name in ("nothing", "none", "raises"):
-        assert {result.status for result in found if result.ran or result.failures} == {"failed"}
+        # no pattern is an answer of `prune.record`, which says so by null
+        asked = [r for r in found if r.case.refused or any(value is not None for value in r.case.expected.values())]
+        assert {result.status for result in asked if result.ran or result.failures} == {"failed"}
 
 
 def test_a_port_that_offers_nothing_passes_nothing():
