@@ -436,6 +436,8 @@ static int changed(seft_model *model, seft_file *delta, const sf_walk *listed, s
     if (!before) /* FMT-133 */
         return sf_fail(error, "FMT-133", "the delta changes a tensor that its base has not");
     *w = *before;
+    if (w->kind == SF_NONE) /* FMT-133: a mask changes as a whole */
+        return misfit(w, error);
     if (sets && (!same_shape(&change, w) || change.kind != w->kind)) /* FMT-133 */
         return misfit(w, error);
     if (goes && (!same_shape(&gone, w) || gone.kind != SF_NONE)) /* FMT-133 */

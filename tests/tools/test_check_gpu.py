@@ -114,7 +114,8 @@ def test_a_run_that_is_ended_leaves_a_page_that_says_so(tools, tmp_path, monkeyp
 
 def test_the_kit_waits_for_kernels_to_be_compiled_and_a_quick_run_draws_few_examples(tools, monkeypatch):
     checks, asked = tools("_gpu_checks"), []
-    run = SimpleNamespace(counts=lambda: (3, 0, 1), results=[])
+    told = SimpleNamespace(passed=3, failed=0, skipped=1)
+    run = SimpleNamespace(verdict=lambda: told, results=[])
     monkeypatch.setattr(checks, "judge", lambda target, options: asked.append(options) or run)
     (found,) = checks.check_kit("cupy", 2)
     assert found.held
