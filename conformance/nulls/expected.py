@@ -102,7 +102,7 @@ EXPECTED: dict[str, set[str]] = {
     "old-hello": {"crash"},
     **{mode: {"pass"} for mode in lines.ENDS},
     # the refusal of the few is right, and has no array
-    **{mode: {"protocol", "pass"} for mode in set(files.MODES) - {"files"}},
+    **{mode: {"protocol", "pass"} for mode in files.MODES if mode != "files"},
 }
 """The outcomes of its cases, by null port; `pass` beside another where a refusal or an empty answer is right."""
 
