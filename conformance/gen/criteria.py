@@ -184,6 +184,7 @@ def of_weights() -> Area:
             {"criterion": name} | given,
             partial(scored, name),
         )
+    _of_order(area)
     plain = {k: given[k] for k in ("out", "in", "positions", "weight")}
     for use in (scores.ADAPT, scores.LAST):
         _drawn(area, "score.adapt", plain | {"use": use}, use, "ADPT-005")
@@ -202,6 +203,23 @@ def of_weights() -> Area:
         clauses, text = "EVT-005 SEL-004", "a weight with such a score is ranked"
         area.add(f"refuse-{name}", "score.adapt", clauses, text, more, refused=clauses, dtypes=dtypes)
     return area
+
+
+def _of_order(area: Area) -> None:
+    """ADPT-005: weights and inputs whose product hangs on which two factors are multiplied first."""
+    n = Numbers(129, 1)
+    for dtype, r, bits in (("float64", rules.binary64, 52), ("float32", scores.binary32, 23)):
+        found: list[tuple[float, float]] = []
+        while len(found) < 6:
+            w, h = (1 + n.integer(1, 2**bits - 1) * 2.0**-bits for _ in range(2))
+            if r(r(w * w) * h) != r(w * r(w * h)):
+                found.append((w if len(found) % 2 else -w, h))
+        given = {"criterion": "curvature", "out": 2, "in": 6, "positions": ids([0, 1, 2, 9, 10, 11])}
+        given |= {"weight": reals(w for w, _ in found), "inputs": reals(h for _, h in found)}
+        answer = {"scores": reals(scores.of_weight("curvature", w, h=h, r=r) for w, h in found)}
+        text = "W · (W · h) taken for (W · W) · h"
+        clauses = "ADPT-005 NUM-006"
+        area.add(f"curvature-order-{dtype}", "score.adapt", clauses, text, given, answer, dtypes=(dtype,))
 
 
 def in_pools() -> Area:

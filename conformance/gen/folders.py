@@ -85,6 +85,7 @@ def whole() -> Area:
     for name, change, clause in (
         ("part-size", {"part_bytes": 0}, "FMT-084"),
         ("weights", {"files": raws({"x.safetensors": b""})}, "FMT-013"),
+        ("weights-upper", {"files": raws({"x.SafeTensors": b""})}, "FMT-013"),
         ("own-name", {"files": raws({"Model.Sparse.json": b""})}, "FMT-013"),
         ("hidden", {"files": raws({".git": b""})}, "FMT-013"),
         ("case", {"files": raws({"A": b"", "a": b""})}, "FMT-013"),

@@ -77,6 +77,12 @@ def delta() -> Area:
             {0: -1.5, 4: 0.0},
             "entries that cancel to zero, or stored zeros, leave the support",
         ),
+        (
+            "negative-zero",
+            {0: -0.0, 3: 1.5, 5: 0.0},
+            {0: -0.0, 2: -0.0, 5: -0.0, 7: -2.0},
+            "φ taken over as it is where the base stores nothing, not added to +0",
+        ),
         ("no-delta", {1: 2.0, 6: -2.5}, {}, "an empty delta"),
         ("no-base", {}, {1: 2.0, 6: -2.5}, "an empty base"),
     ):
