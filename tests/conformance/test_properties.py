@@ -75,8 +75,9 @@ def test_the_engine_has_every_property(seed, tmp_path):
 def test_sums_in_another_order_are_right_too(make, tmp_path):
     port = make()
     variants = [Variant(port, dtype, ("layer", "whole")) for dtype in ("float64", "float32")]
-    found = tried(variants, SEEDS[0], tmp_path, examples=20, only="kernel.*")
-    found += tried(variants, SEEDS[0], tmp_path, examples=20, only="gradient.*")
+    # not those of many rows and columns: these programs multiply matrices that hold all of their zeros
+    names = [n for n in PROPERTIES if n.split(".")[0] in ("kernel", "gradient") and not n.endswith("large")]
+    found = [r for n in names for r in tried(variants, SEEDS[0], tmp_path, examples=20, only=n)]
     assert [(r.name, r.failure, r.skipped) for r in found if r.failure or "fault" in r.skipped] == []
     assert sum(r.status == "passed" for r in found) >= 8
 
@@ -156,9 +157,9 @@ def test_operations_that_a_port_does_not_offer_are_left_out_with_the_reason(tmp_
 
 def test_only_properties_of_the_profiles_and_clauses_asked_for(tmp_path):
     found = run_properties(BOTH, ["nm"], SEEDS[0], examples=2, artifacts=tmp_path, seconds=60.0)
-    assert {r.name for r in found} == {"prune.pattern", "update.pattern"}
+    assert {r.name for r in found} == {"prune.pattern", "prune.pattern-large", "update.pattern"}
     found = tried(BOTH, SEEDS[0], tmp_path, examples=2, clause="OPT-002")
-    assert {r.name for r in found} == {"adamw.step"}
+    assert {r.name for r in found} == {"adamw.step", "adamw.large"}
 
 
 @pytest.mark.parametrize("seed", ["", "xyz", "-1", "1" * 33])

@@ -109,9 +109,9 @@ def test_a_failure_tells_everything():
     ):
         assert part in text, part
     assert "fails in all" not in text
-    other = replace(LARGEST, id="select.largest-more")
-    text = shown(run_of([failed(), failed(other), passed(STEP)]))
-    assert "select.largest fails in all 2 cases of SEL-001 and in no other: `explain SEL-001`" in text
+    others = [failed(replace(LARGEST, id=f"select.largest-{name}")) for name in ("more", "most")]
+    text = shown(run_of([failed(), *others, passed(STEP)]))
+    assert "select.largest fails in all 3 cases of SEL-001 and in no other: `explain SEL-001`" in text
 
 
 def test_a_property_and_the_manifest_are_failures_too():
