@@ -332,7 +332,7 @@ def _refused_options(found: Files) -> None:
         ("scales", {"scales": '{"w":{"scale":"b"}}'}, "FMT-016"),
         ("delta", {"delta": described}, "FMT-130"),
         ("fraction", {"attributes": '{"a":0.5}'}, "FMT-011 FMT-026"),
-        ("deep-attributes", {"attributes": files.text({"a": _nested(15)})}, "FMT-011 FMT-027"),
+        ("deep-attributes", {"attributes": files.text({"a": _nested(15)})}, "FMT-027 FMT-011"),
         ("name", {"tensors": content({"a#b": F16})["tensors"]}, "FMT-009"),
     ):
         given = told | {"encoding": "auto"} | change
