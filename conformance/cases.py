@@ -23,6 +23,8 @@ __all__ = ["VECTORS", "Bound", "Case", "decode", "dump", "encode", "load", "load
 Value = Any
 _FILE = 1024
 """Bytes from which on an array of u8 is a file: such text has many stretches that come twice."""
+_LONG = 1 << 15
+"""Bytes from which on any array is packed: cases that are so long repeat a few numbers."""
 _NAMES = {"f32": "<f4", "f64": "<f8", "i64": "<i8", "u64": "<u8", "u8": "|u1", "bool": "|b1"}
 
 
@@ -96,9 +98,10 @@ def _encode_array(x: NDArray[Any]) -> dict[str, Any]:
     out: dict[str, Any] = {"dtype": name, "shape": list(x.shape)}
     if name in ("i64", "bool"):
         return out | {"data": [int(v) for v in x.reshape(-1)]}
-    if name == "u8" and x.size >= _FILE:
-        return out | {"packed": base64.b64encode(pack(x.tobytes())).decode()}
-    return out | {"b64": base64.b64encode(np.ascontiguousarray(x.astype(_NAMES[name])).tobytes()).decode()}
+    raw = np.ascontiguousarray(x.astype(_NAMES[name])).tobytes()
+    if len(raw) >= (_FILE if name == "u8" else _LONG):
+        return out | {"packed": base64.b64encode(pack(raw)).decode()}
+    return out | {"b64": base64.b64encode(raw).decode()}
 
 
 def decode(value: Value) -> Value:

@@ -8,7 +8,7 @@ from conformance.gen import tiny
 from conformance.gen.numbers import Area, Numbers
 from conformance.gen.steps import SETTINGS, World, answered, asked, rounded
 from conformance.gen.train import GAP
-from conformance.oracle import batches, train
+from conformance.oracle import batches, choices, train
 from conformance.oracle.batches import Batch
 from conformance.oracle.event import Part
 
@@ -36,7 +36,7 @@ def given(world: World, parts: list[Part], settings: dict[str, Any], step: int, 
 
 
 def steps() -> Area:
-    """TRN-001, TRN-002."""
+    """TRN-001, TRN-002, GRD-006."""
     area = Area("batches", "binary64 step")
     for name, step, shape, padded, purpose in (
         ("labels", 1, [[(5, 0), (1, 0)]], False, "labels that do not count are learned, or count in the mean"),
@@ -62,7 +62,33 @@ def steps() -> Area:
         area.add(
             name, "train.batches", clauses, purpose, given(world, parts, settings, step, of), answered(loss, after)
         )
+    _silent(area)
     return area
+
+
+def _silent(area: Area) -> None:
+    """GRD-006: inputs of a micro-batch in which no label counts."""
+    rule = choices.rule_of("seft") | {"grow": "curvature", "adapt": "activation"}
+    for seed in range(200):
+        n = Numbers(133, seed)
+        settings = SETTINGS | {"seed": seed, "start": "random", "rows": 3, "micro_batches": 2, "rule": rule}
+        world = tiny.world(n, tiny.CONFIG)
+        parts = [rounded(part) for part in train.Trainer(tiny.CONFIG, *world, settings).parts]
+        parts = rounded_after(world, parts, settings)
+        of = [rows(n, counts, padded=False) for counts in ([(5, 0)], [(0, 0), (0, 0)])]
+        loss, after, gap = batches.one_step(tiny.CONFIG, world[0], parts, of, settings, 2)
+        _, other, _ = batches.one_step(tiny.CONFIG, world[0], parts, of[:1], settings, 2)
+        moved = any(one.phi.keys() != two.phi.keys() for one, two in zip(after, other, strict=True))
+        if gap >= GAP and moved and not _weak(after):
+            break
+    else:
+        msg = "no seed in which the inputs of these rows move a slot"
+        raise AssertionError(msg)
+    purpose = "a micro-batch without labels skipped, and its rows missing in the mean square of the inputs"
+    clauses = "GRD-006 GROW-004 TRN-001 TRN-002 EVT-001 EVT-002"
+    area.add(
+        "silent-inputs", "train.batches", clauses, purpose, given(world, parts, settings, 2, of), answered(loss, after)
+    )
 
 
 def rounded_after(world: World, parts: list[Part], settings: dict[str, Any]) -> list[Part]:

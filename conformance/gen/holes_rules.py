@@ -67,6 +67,8 @@ def events() -> Area:
     _many_groups(area)
     _many_candidates(area)
     _uneven_pools(area)
+    _many_drawn(area)
+    _many_seeded(area)
     return area
 
 
@@ -85,6 +87,49 @@ def _many_candidates(area: Area) -> None:
         purpose = "candidates lost, or ties to a later position, where 16,384 scores or more are looked at in parts"
         clauses = "GRD-003 GROW-001 GROW-002 SEL-001"
         area.add(f"many-{name}", "gradient.candidates", clauses, purpose, given, answer)
+
+
+def _many_drawn(area: Area) -> None:
+    """RNG-003, GROW-004: candidates of more rows than are looked at at once, scored by their flat positions."""
+    chosen = rule_events.rule(grow="random", adapts="never")
+    made = rule_events.made(133, (514, 2), 20, 6, 1, chosen=chosen, missing=6)
+    purpose = "draws that begin anew with every block of rows"
+    _many(area, "drawn", "RNG-003 GROW-004 GRD-003 TRN-009", purpose, made, chosen, ())
+
+
+def _many_seeded(area: Area) -> None:
+    """DLT-006: new slots behind the part of a matrix that a first look takes."""
+    chosen, shape = rule_events.rule(moments="seeded", adapts="never"), (129, 128)
+    part, seen = rule_events.made(134, shape, 20, 6, 1, chosen=chosen, missing=6, steps=2)
+    # numbers that repeat, which a vector file holds in few bytes, and some that are large
+    gradient, square = ([float(p % k - k // 2) for p in range(shape[0] * shape[1])] for k in (7, 5))
+    square = [x * x for x in square]
+    for i, p in enumerate((3, 8192, 16383, 16384, 16401, 16450, 16511)):
+        gradient[p], square[p] = (-1.0) ** i * (16 + i), 30.0 + i
+    seen = replace(seen, gradient=gradient, square=square)
+    purpose = "m and v of a new slot taken from another position, where the matrix is looked at in parts"
+    _many(area, "seeded", "DLT-006 GROW-003 GRD-003 TRN-009", purpose, (part, seen), chosen, ("gradient", "square"))
+
+
+def _many(
+    area: Area,
+    name: str,
+    clauses: str,
+    purpose: str,
+    made: rule_events.Made,
+    chosen: choices.Rule,
+    asked: tuple[str, ...],
+    pattern: tuple[int, int] | None = None,
+) -> None:
+    """Add an event over a matrix that is too large to be looked at at once, with the evidence asked for."""
+    part, seen = made
+    outcomes = event([part], [seen], chosen, 0.5, seed=3, step=20, pattern=pattern)
+    told = rule_events.given_part(part, seen)
+    evidence = {"gradient", "absolute", "square", "inputs", "row_moments", "column_moments"}
+    told |= dict.fromkeys(sorted(evidence - set(asked)))
+    given = {"parts": [told], "rule": chosen, "fraction": 0.5, "seed": 3, "step": 20}
+    given |= {"pattern": list(pattern)} if pattern else {}
+    area.add(f"many-{name}", "update.event", clauses, purpose, given, rule_events.answered(outcomes))
 
 
 def _uneven_pools(area: Area) -> None:
@@ -174,14 +219,9 @@ def _many_groups(area: Area) -> None:
             mine = replace(part, budget=[width] * rows, delta_budget=slots)
         nothing = [0.0] * (rows * width)
         seen = Evidence(gradient, nothing, nothing, [0.0] * width, [0.0] * rows, [0.0] * width, None, 1)
-        outcomes = event([mine], [seen], chosen, 0.5, seed=3, step=20, pattern=pattern)
-        told = rule_events.given_part(mine, seen)
-        told |= dict.fromkeys(("absolute", "square", "inputs", "row_moments", "column_moments"))
-        given = {"parts": [told], "rule": chosen, "fraction": 0.5, "seed": 3, "step": 20}
-        given |= {"pattern": list(pattern)} if pattern else {}
         purpose = "budgets or positions of the first rows for all that are looked at later"
         clauses = "GRD-003 EVT-009 DLT-001 TRN-009" + (" GROW-007" if pattern else "")
-        area.add(f"many-{name}", "update.event", clauses, purpose, given, rule_events.answered(outcomes))
+        _many(area, name, clauses, purpose, (mine, seen), chosen, ("gradient",), pattern)
 
 
 def runs() -> Area:

@@ -76,8 +76,14 @@ _ROPE_TWICE: dict[str, Config] = {
     "rope-type-twice": _SMALL | {"rope_scaling": _LINEAR | {"type": "linear"}},
     "rope-base-alone": _SMALL | {"rope_parameters": {"rope_theta": 7.0}},
     "rope-context-twice": _LLAMA3_IN | {"original_max_position_embeddings": 32},
+    "rope-rotary-alone": _SMALL | {"rope_parameters": {"rope_theta": 7.0, "partial_rotary_factor": 1.0}},
+    "rope-context-unused": _SMALL
+    | {
+        "rope_scaling": _LINEAR | {"original_max_position_embeddings": 16},
+        "original_max_position_embeddings": 32,
+    },
 }
-"""RoPE settings that stand twice and agree."""
+"""RoPE settings that stand twice and agree, that name no type, or that the type does not use."""
 _BAD_ROPE: dict[str, tuple[Config, str]] = {
     "rope-two": ({"rope_parameters": _LINEAR, "rope_scaling": _LINEAR | {"factor": 4.0}}, "MDL-009 MDL-006"),
     "rope-two-bases": ({"rope_parameters": _LINEAR | {"rope_theta": 7.0}, "rope_scaling": _LINEAR}, "MDL-009 MDL-006"),
@@ -188,6 +194,8 @@ def configs() -> Area:
         "qwen2-off": _SMALL
         | {"model_type": "qwen2", "use_sliding_window": False, "sliding_window": 4, "max_window_layers": 0},
         "llama-window": _SMALL | {"sliding_window": 4},
+        "qwen2-types-off": _SMALL
+        | {"model_type": "qwen2", "use_sliding_window": False, "sliding_window": 2, "layer_types": _SLIDES},
     }
     for name, config in (MODELS | more | _ROPE_TWICE).items():
         layers, heads = config["num_hidden_layers"], config["num_attention_heads"]
@@ -316,6 +324,13 @@ def _whole_model(area: Area) -> None:
     bad = given | {"tokens": other}
     purpose = "a token outside the vocabulary"
     area.add("refuse-vocabulary", "prune.model", "TRN-018 LYR-001", purpose, bad, refused="TRN-018 LYR-001")
+    config = config | {"mlp_bias": True}
+    # nothing is pruned behind the last down_proj, so no statistic is NaN for this bias
+    tensors = tensors_of(config, n)
+    tensors["model.layers.0.mlp.down_proj.bias"][1] = np.nan
+    bad = given | {"config": config, "tensors": tensors}
+    purpose = "tensors that are not pruned looked at only where a statistic shows them"
+    area.add("refuse-nan-bias", "prune.model", "PRN-006", purpose, bad, refused="PRN-006")
 
 
 AREAS = (models, configs, pruning)

@@ -36,6 +36,12 @@ def attention_scores(area: Area) -> None:
     ):
         given = {"q": queries, "k": keys, "v": v, "mask": None, "window": None, "dy": v}
         area.add(f"refuse-{name}", "layer.attention", "LYR-016", purpose, given, refused="LYR-016", dtypes=dtypes)
+    for name, entry in (("nan", np.nan), ("infinite", np.inf)):
+        keys = k.copy()
+        keys[0, 0, 0, 1] = entry
+        given = {"q": q, "k": keys, "v": v, "mask": np.array([[False, True, True]]), "window": None, "dy": v}
+        purpose = "a key looked at only if a query sees it: padding may hold anything"
+        area.add(f"refuse-padding-{name}", "layer.attention", "LYR-016", purpose, given, refused="LYR-016")
 
 
 def pruning_scores(area: Area) -> None:

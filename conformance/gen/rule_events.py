@@ -291,6 +291,16 @@ def _edges(area: Area) -> None:
     given: dict[str, Any] = {"parts": [given_part(part, seen)], "rule": chosen, "fraction": 0.5, "seed": 0, "step": 1}
     given["parts"][0]["square"] = np.full((2, 3), math.inf)
     area.add("refuse-infinite", "update.event", clauses, "an event with such evidence", given, refused=clauses)
+    for name, change in (("drop", {"drop": "fisher", "grow_scope": "active"}), ("seeds", {"moments": "seeded"})):
+        chosen = rule(**change)
+        part, seen = made(43, (2, 3), 4, 2, 0, chosen=chosen)
+        # the last candidate has no gradient and does not grow
+        at = max(p for p in range(6) if p not in part.base)
+        seen = replace(seen, gradient=[0.0 if p == at else 1.0 for p in range(6)])
+        seen = replace(seen, square=[math.inf if p == at else 1.0 for p in range(6)])
+        given = {"parts": [given_part(part, seen)], "rule": chosen, "fraction": 0.5, "seed": 0, "step": 1}
+        text = "mean squares looked at only on the support, or only where a slot is new"
+        area.add(f"refuse-square-{name}", "update.event", clauses, text, given, refused=clauses)
     _unusable(area)
 
 

@@ -60,6 +60,8 @@ def selection() -> Area:
         ("nan", [1.0, math.nan, 2.0], 1, "SEL-004"),
         ("nan-not-chosen", [5.0, 4.0, math.nan], 3, "SEL-004"),
         ("infinite", [1.0, math.inf, 2.0], 1, "SEL-004"),
+        ("nan-none", [1.0, math.nan, 2.0], 0, "SEL-004"),
+        ("infinite-none", [1.0, -math.inf, 2.0], 0, "SEL-004"),
         ("too-many", [1.0, 2.0], 3, "SEL-005"),
         ("negative", [1.0, 2.0], -1, "SEL-005"),
     ):
