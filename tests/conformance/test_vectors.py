@@ -86,6 +86,7 @@ def test_a_link_to_a_clause_that_does_not_exist_is_an_error():
         np.array([0.1, -0.0, 5e-324, math.inf, math.nan]),
         np.array([[1.5, 2.0]]),
         np.zeros((0, 3)),
+        np.resize(np.array([0.1, -0.0, math.nan]), (70, 90)),
         np.array([2**64 - 1], dtype=np.uint64),
         np.array([-(2**63)]),
         np.array([True, False]),
