@@ -25,6 +25,8 @@ _FILE = 1024
 """Bytes from which on an array of u8 is a file: such text has many stretches that come twice."""
 _LONG = 1 << 15
 """Bytes from which on any array is packed: cases that are so long repeat a few numbers."""
+_MANY = 1024
+"""Names of a dict from which on a value that all of them have stands there once: a folder has so many tensors."""
 _NAMES = {"f32": "<f4", "f64": "<f8", "i64": "<i8", "u64": "<u8", "u8": "|u1", "bool": "|b1"}
 
 
@@ -78,10 +80,17 @@ def encode(value: Value) -> Value:
     if isinstance(value, float):
         return {"hex": value.hex()}
     if isinstance(value, dict):
-        return {"dict": {k: encode(v) for k, v in value.items()}}
+        return _encode_dict({k: encode(v) for k, v in value.items()})
     if isinstance(value, list | tuple):
         return [encode(v) for v in value]
     return value
+
+
+def _encode_dict(held: dict[str, Value]) -> dict[str, Value]:
+    first = next(iter(held.values()), None)
+    if len(held) >= _MANY and all(v == first for v in held.values()):
+        return {"names": list(held), "each": first}
+    return {"dict": held}
 
 
 def _encode_array(x: NDArray[Any]) -> dict[str, Any]:
@@ -114,6 +123,8 @@ def decode(value: Value) -> Value:
         return float.fromhex(value["hex"])
     if "dict" in value:
         return {k: decode(v) for k, v in value["dict"].items()}
+    if "each" in value:
+        return {k: decode(value["each"]) for k in value["names"]}
     dtype = np.dtype(_NAMES[value["dtype"]])
     raw = np.array(value["data"], dtype=dtype) if "data" in value else np.frombuffer(_bytes(value), dtype=dtype)
     wide = raw.astype(np.float64) if value["dtype"] == "f32" else raw.astype(dtype.newbyteorder("="))

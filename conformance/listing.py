@@ -194,6 +194,7 @@ NAMES = (
         "`batches`; `branches`",
         "dicts of `tokens`, `labels` and `mask?`, (B, T), -100 for what does not count; tokens (B, T)",
     ),
+    ("`churn`, `overlap`, `gradient_norm`", "floats, one a matrix (TRN-009); null where no whole ḡ was asked for"),
     ("`starts`", "for each event the count `start` of TRN-009, one a target"),
 )
 """What inputs and outputs are, by name."""

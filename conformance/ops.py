@@ -323,6 +323,14 @@ OPS: dict[str, Op] = {
     "prune.record": _op("scalar", "record", pattern="exact"),
     "run.warnings": _op("scalar", "losses events support budget stored?", steps="exact", names="exact"),
     "ranks.rows": _op("scalar", "rows ranks", first="exact"),
+    # inputs are those of `update.event`; one number a matrix, gradient_norm None where no whole ḡ was asked for
+    "event.ratios": _op(
+        "rule",
+        "parts rule fraction seed step pattern?",
+        churn="relative",
+        overlap="relative",
+        gradient_norm="relative",
+    ),
     # foreign folders: large are files of so many zero bytes, cast a name of FMT-126
     "convert.from_hf": _op(
         "scalar",

@@ -112,7 +112,7 @@ PROFILES: dict[str, tuple[str, ...]] = {
         "generate.stops",
         "prune.record",
     ),
-    "runs": ("run.warnings", "ranks.rows"),
+    "runs": ("run.warnings", "ranks.rows", "event.ratios"),
 }
 """Every operation stands in one profile."""
 
@@ -129,6 +129,7 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "update.adapt": ("select.smallest", "delta.effective"),
     "update.evolve": ("update.drop", "update.grow", "update.adapt", "change.realign"),
     "update.event": ("update.evolve", "select.pools", "score.drop", "score.grow", "score.adapt"),
+    "event.ratios": ("update.event",),
     "window.candidates": ("select.largest",),
     "schedule.drops": ("schedule.fraction",),
     "layer.linear": ("kernel.sparse",),

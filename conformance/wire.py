@@ -154,6 +154,7 @@ RECORDS: Mapping[str, Types] = {
 
 _NO_OTHER: Types = {}
 _ADAPTER = {"merged": "real[*]", "parameters": "int"}
+_EVENT = {"parts": "list of part of an event", "pattern": "list of int"}
 _LISTS = {
     **_each("base delta age", "list of i64[*] or null"),
     **_each("base_values delta_values m v", "list of real[*] or null"),
@@ -191,6 +192,7 @@ OF: Mapping[str, tuple[Types, Types]] = {
     "delta.apply": ({"base": "u8[*]", "deltas": "dict of u8[*]"}, _NO_OTHER),
     "delta.effective": (_NO_OTHER, {"support": "i64[n_support]", "weights": "real[n_support]"}),
     "delta.initial_random": (_NO_OTHER, {"positions": "i64[n]"}),
+    "event.ratios": (_EVENT, _each("churn overlap", "list of float") | {"gradient_norm": "list of float or null"}),
     "file.write": ({"tensors": "dict of tensor", "delta": "string"}, _NO_OTHER),
     "generate.read": ({"parts": "list of int"}, {"logits": "real[B, *, V]"}),
     "generate.pick": (
@@ -325,7 +327,7 @@ OF: Mapping[str, tuple[Types, Types]] = {
     "ranks.rows": (_NO_OTHER, {"first": "i64[*]"}),
     "train.step": ({"parts": "list of part of a step"}, _LISTS),
     "update.event": (
-        {"parts": "list of part of an event", "pattern": "list of int"},
+        _EVENT,
         _LISTS
         | _each("u origin", "list of real[*] or null")
         | _each("dropped grown cancelled pruned", "list of i64[*]")

@@ -229,10 +229,21 @@ def _shards(found: Folders) -> None:
     raw = convert.framed(odd.encode(), b"\xff" + struct.pack("<f", 1.5))
     purpose = "spaces, escapes, order or alignment that are taken for faults"
     found.add("spelling", "FMT-121", purpose, bare, tree={WHOLE: raw})
+    _empty_between(found)
     nulls = {"w": {"dtype": "U8", "shape": [4], "data_offsets": [0, 4]}, "__metadata__": None}
     raw = convert.framed(json.dumps(nulls).encode(), b"abcd")
     found.add("no-metadata", "FMT-121", purpose, {"w": Tensor("U8", (4,), b"abcd")}, tree={WHOLE: raw})
     found.add("nothing", "FMT-121 FMT-122", "a folder without tensors", {}, tree={WHOLE: convert.framed(b"{}", b"")})
+
+
+def _empty_between(found: Folders) -> None:
+    """Tensors without bytes, which the header names behind, or before, one that begins where they do."""
+    places = {"b": (4, 3, 7), "after": (0, 7, 7), "behind": (0, 3, 3), "first": (0, 0, 0), "a": (3, 0, 3)}
+    header = {n: {"dtype": "U8", "shape": [size], "data_offsets": at} for n, (size, *at) in places.items()}
+    tensors = {n: Tensor("U8", (size,), b"abcdefg"[begin:end]) for n, (size, begin, end) in places.items()}
+    raw = convert.framed(json.dumps(header).encode(), b"abcdefg")
+    purpose = "a hole seen where two begin at one byte, one of them empty, in the order of the header"
+    found.add("empty-behind", "FMT-121", purpose, tensors, tree={WHOLE: raw})
 
 
 def _casts(found: Folders) -> None:

@@ -80,6 +80,13 @@ def _positions(area: Area) -> None:
     kept = [places[i] for i in (0, 1, 3)]
     told = answered("add", {NAME: changed((3, 4), kept, reals([1.5, -2.0, 3.0]))})
     area.add("shira-padded", OP, "FMT-157 FMT-151", "filling that is read", asked("shira", tree, {NAME: BASE}), told)
+    zeros = reals([0.0, -2.0, -0.0, 0.0])
+    tree = folder(SHIRA | {"mask_type": "given-padded"}, {"shira_indices": pair, "shira_weight": zeros})
+    kept = [places[i] for i in (0, 1, 3)]
+    told = answered("add", {NAME: changed((3, 4), kept, reals([0.0, -2.0, 0.0]))})
+    purpose = "amounts of +0.0 taken for filling"
+    given = asked("shira", tree, {NAME: BASE})
+    area.add("shira-padded-zeros", OP, "FMT-157 FMT-151", purpose, given, told)
     new = dense("F16", (4,), [0x8000, 0, 0x7E01, 5])
     patch = {f"{NAME}.indices": whole_numbers(places, "I32"), f"{NAME}.values": new}
     told = answered("replace", {NAME: changed((3, 4), places, new)})
@@ -111,6 +118,17 @@ def _lora(area: Area) -> None:
         told = answered("add", {NAME: found}, {NAME: left_out})
         purpose = "a scale, an order of sums or a shape that is another one, or amounts off the support"
         area.add(f"lora-{name}", OP, "FMT-152", purpose, asked("lora", tree, {NAME: base}), told)
+    _zeros(area)
+
+
+def _zeros(area: Area) -> None:
+    """Amounts of either zero, on the support of the base and off it."""
+    a, b = reals([1.0, -1.0, -0.0, 2.0], 1, 4), reals([0.0, -0.0, 3.0], 3, 1)
+    found, left_out = lora(BASE, product(a, b, 1.0, root=False, turned=False))
+    tree = folder(LORA | {"r": 1, "lora_alpha": 1}, {"lora_A.weight": a, "lora_B.weight": b})
+    told = answered("add", {NAME: found}, {NAME: left_out})
+    purpose = "amounts of −0.0 off the support that are not counted, though a bit of them is set"
+    area.add("lora-zeros", OP, "FMT-152", purpose, asked("lora", tree, {NAME: BASE}), told)
 
 
 def _refused(area: Area) -> None:

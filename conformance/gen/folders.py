@@ -77,6 +77,10 @@ def whole() -> Area:
         area.add(f"read-{name}", "folder.read", f"{clauses} FMT-092 FMT-099", purpose, given, told)
         given, told = written_to(tensors, part_bytes, companions, **more)
         area.add(f"write-{name}", "folder.write", f"{clauses} FMT-080 FMT-092", purpose, given, told)
+    # nothing smaller has a part that is full by count: tensors without bytes, one more than a part holds
+    many = {f"{i:04x}": Tensor("U8", (0,), b"") for i in range(folders.MOST + 1)}
+    given, told = written_to(many, big, {})
+    area.add("write-count", "folder.write", "FMT-085", "a part of a tensor more, or less, than 4,096", given, told)
     made = folders.folder(TENSORS, part_bytes=big - 1, companions=COMPANIONS, **MORE)
     others = {"model.safetensors": b"x", "README.md": b"y", ".model.sparse": b"z", "my-model.sparse": b""}
     given, told = read_from(made.pack() | others, TENSORS, COMPANIONS, **MORE)
@@ -129,6 +133,9 @@ def _refused(area: Area, good: Folder) -> None:
     spoilt("part-kind", "FMT-104", manifest(1, kind="other"))
     spoilt("part-attributes", "FMT-104", manifest(1, attributes={"step": 7}))
     spoilt("part-tied", "FMT-104", manifest(1, tied={"u": "d"}))
+    companion = folders.folder({}, companions={"config.json": COMPANIONS["config.json"]}).parts[0].manifest["files"]
+    spoilt("part-files", "FMT-104", manifest(1, files=companion))
+    spoilt("part-scales", "FMT-104", manifest(1, scales={"d": {"scale": "c"}}))
     spoilt("order", "FMT-104 FMT-101", lambda folder: folder.parts.reverse())
 
     def empty(folder: Folder) -> None:

@@ -120,6 +120,10 @@ def picks() -> Area:
     for name, how in wrong:
         given = {"logits": spread, "numbers": [0]} | plain | how
         area.add(f"refuse-{name}", "generate.pick", "GEN-006", "a setting out of range", given, refused="GEN-006")
+    for name, how in wrong[3:]:
+        given = {"logits": spread, "numbers": [0]} | plain | how | {"temperature": 0.0}
+        purpose = "a setting out of range, where it has no effect"
+        area.add(f"refuse-greedy-{name}", "generate.pick", "GEN-006", purpose, given, refused="GEN-006")
     given = {"logits": spread, "numbers": [0], "temperature": 1.0, "seed": -1}
     area.add("refuse-seed", "generate.pick", "RNG-002", "a negative seed", given, refused="RNG-002")
     return area

@@ -1,5 +1,6 @@
 """Training states: written after a step, and gone on from to the end (TRN-004, CKP-006, CKP-007)."""
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -311,6 +312,20 @@ def _stopped(one: Run) -> tuple[World, dict[str, Any], state.Saved]:
     return world, settings, in_binary32(saved)
 
 
+def _respelt(made: files.Pieces) -> files.Pieces:
+    """Return a state whose settings have numbers of the same values, spelled otherwise."""
+    attributes = made.manifest["attributes"]
+    settings: dict[str, Any] = json.loads(attributes["settings"])
+    spelt = {key: json.dumps(value) for key, value in settings.items()}
+    for key, value in settings.items():
+        if isinstance(value, float):
+            # 1.0 is 1, 0.0625 is 62.5e-3
+            spelt[key] = str(int(value)) if value.is_integer() else f"{value * 1e3!r}e-3"
+    text = "{" + ", ".join(f"{json.dumps(key)}: {value}" for key, value in spelt.items()) + "}"
+    assert json.loads(text) == settings
+    return replace(made, manifest=made.manifest | {"attributes": attributes | {"settings": text}})
+
+
 def _refusals(area: Area) -> None:
     """CKP-006: a state of another run. CKP-007: a state that lacks something, or has it in another form."""
     world, settings, saved = _stopped(_SMALL)
@@ -320,6 +335,10 @@ def _refusals(area: Area) -> None:
     made = state.pieces(saved, names, settings | {"preset": "literal"}, ORIGIN, "float32")
     area.add("resume-preset", "state.resume", "CKP-006", "the name of a preset compared",
              plain | {"raw": raw_array(made.pack())}, answered(*told), dtypes=("float32",))  # fmt: skip
+
+    spelt = _respelt(state.pieces(saved, names, settings, ORIGIN, "float32"))
+    area.add("resume-spelling", "state.resume", "CKP-007 CKP-006", "numbers of settings compared as they are spelled",
+             plain | {"raw": raw_array(spelt.pack())}, answered(*told), dtypes=("float32",))  # fmt: skip
 
     def refuse(name: str, clause: str, purpose: str, **change: Any) -> None:
         area.add(f"refuse-{name}", "state.resume", clause.split()[0], purpose, plain | change, refused=clause,

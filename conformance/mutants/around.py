@@ -7,7 +7,20 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from conformance.mutants.base import REFUSALS, Mutant, Operation, Values, after, changed, ids, mutant, right, unchecked
+from conformance.mutants.base import (
+    REFUSALS,
+    Mutant,
+    Operation,
+    Values,
+    after,
+    changed,
+    edited,
+    ids,
+    mutant,
+    right,
+    unchecked,
+)
+from conformance.ports.engine_parts import event_record
 
 __all__ = ["MUTANTS"]
 
@@ -144,6 +157,19 @@ def mask_of_bits(out: Values, a: Values) -> Values:
     return {"bits": np.where(bits == 1, 255, bits).astype(np.uint8)} if bits.max(initial=0) == 1 else {}
 
 
+def norm_for_none(out: Values, a: Values) -> Values:
+    return {"gradient_norm": [0.0 if norm is None else norm for norm in out["gradient_norm"]]}
+
+
+_RATIOS = (
+    ("max(slots_before, 1)", "max(n_slots, 1)", "churn by the slots after it"),
+    ("churn=int(event.grown.shape[0])", "churn=int(event.dropped.shape[0])", "churn of what is dropped"),
+    ("max(slots_before, 1)", "(slots_before or float('nan'))", "churn of no slots is no number"),
+    ("start / max(budget, 1)", "n_stored / max(budget, 1)", "overlap without those that grew back"),
+    ("start / max(budget, 1)", "start / max(n_stored, 1)", "overlap by what is stored after it"),
+)
+"""Text of the record, what stands there instead, and the flaw."""
+
 MUTANTS: list[Mutant] = [
     mutant("CKP-001", "checkpoint.dtype", after("checkpoint.dtype", in_sixteen_bits), "16 bits stay 16 bits"),
     mutant("CKP-001", "checkpoint.dtype", after("checkpoint.dtype", never_wide), "always float32"),
@@ -186,4 +212,6 @@ MUTANTS: list[Mutant] = [
     mutant("TRN-013", "ranks.rows", rest_on_the_first, "the rest on the first rank"),
     mutant("TRN-013", "ranks.rows", rest_on_the_last, "the rest on the last rank"),
     *unchecked("ranks.rows", "TRN-013"),
+    *(edited("TRN-009", "event.ratios", event_record.record_of, old, new, flaw) for old, new, flaw in _RATIOS),
+    mutant("TRN-009", "event.ratios", after("event.ratios", norm_for_none), "a norm of 0 where none was asked for"),
 ]

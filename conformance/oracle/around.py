@@ -6,6 +6,8 @@ import re
 from collections.abc import Sequence
 from fractions import Fraction
 
+from conformance.oracle.choices import Rule
+from conformance.oracle.event import Evidence, Outcome, Part, asked_by
 from conformance.oracle.pools import RefusedError
 
 FORMATS = {"F64": (53, 1023, 8), "F32": (24, 127, 4), "BF16": (8, 127, 2), "F16": (11, 15, 2)}
@@ -134,6 +136,19 @@ def shares(rows: int, ranks: int) -> list[int]:
         msg = f"TRN-013: {rows} rows for {ranks} ranks"
         raise RefusedError(msg)
     return [r * rows // ranks for r in range(ranks + 1)]
+
+
+def ratios(old: Part, seen: Evidence, rule: Rule, one: Outcome) -> dict[str, float | None]:
+    """Return the ratios of an event's record, and the norm of ḡ where a whole one was asked for (TRN-009).
+
+    old  the matrix before the event, which `one` is after it
+    """
+    is_whole = seen.candidates is None and "gradient" in asked_by(rule)
+    return {
+        "churn": len(one.grown) / max(len(old.phi), 1),
+        "overlap": one.record["start"] / max(sum(old.budget), 1),
+        "gradient_norm": math.hypot(*seen.gradient) if is_whole else None,
+    }
 
 
 def expanded(

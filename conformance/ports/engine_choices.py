@@ -16,10 +16,10 @@ from seft_ref.topology import Topology, flat, from_flat, union
 from seft_ref.update.criteria import ADAPT, DROP, GROW, USE_DROP, USE_GROW, Chance, Known
 from seft_ref.update.delta import Base, Delta, values_at
 from seft_ref.update.evidence import finite_norm, refuse_infinite
-from seft_ref.update.evolve import Part, evolve
+from seft_ref.update.evolve import Event, Part, evolve
 from seft_ref.update.optimizers import OPTIMIZERS, optimizer_named, shares_of
 from seft_ref.update.presets import preset_named
-from seft_ref.update.record import record_of
+from seft_ref.update.record import EventRecord, record_of
 from seft_ref.update.rules import CHOICES, Rule
 from seft_ref.update.schedule import Timetable, is_event, n_drop, spiel_phases
 from seft_ref.update.select import largest, largest_selection, smallest_selection
@@ -237,7 +237,8 @@ def _seen(part: Values, base: Base, delta: Delta, rule: Rule) -> Window | FirstS
     return FirstStepWindow(0, support, first, 1, part["candidates"], positions, gradient=gradient, square=square)
 
 
-def _event(a: Values) -> Values:
+def _events(a: Values) -> list[Any]:
+    """Return of every part its number, the part as the engine has it, and its event."""
     rule, parts = _rule(a["rule"]), []
     names = ("beta1", "beta2", "momentum")
     views, steps = [], []
@@ -288,11 +289,25 @@ def _event(a: Values) -> Values:
         seeds = getattr(optimizer, "seeds", None)
         found = evolve(parts, n_drop=drops, rule=rule, chance=chance, pattern=pattern, seeds=seeds)
         events += list(zip(pool, parts, found, strict=True))
-    return _told(a, events)
+    return events
 
 
-def _told(a: Values, events: list[Any]) -> Values:
+def _record(a: Values, number: int, part: Part, event: Event) -> EventRecord:
+    given = a["parts"][number]
+    xp = array_namespace(given["base"])
+    stored = union(given["base"], given["lost"])
+    gone = from_numpy(np.setdiff1d(to_numpy(stored), to_numpy(flat(event.base.topology))), given["base"])
+    return record_of(part, event, int(xp.sum(given["budget"])), int(xp.sum(given["delta_budget"])), gone)
+
+
+def _ratios(a: Values) -> Values:
+    records = [_record(a, *one) for one in _events(a)]
+    return {name: [getattr(r, name) for r in records] for name in ("churn", "overlap", "gradient_norm")}
+
+
+def _event(a: Values) -> Values:
     """Return the outputs of an event, one entry a part."""
+    events = _events(a)
     answer: Values = {"base": [flat(e.base.topology) for _, _, e in events]}
     answer |= {"base_values": [e.base.values for _, _, e in events]}
     answer |= {"delta": [flat(e.delta.topology) for _, _, e in events]}
@@ -303,12 +318,8 @@ def _told(a: Values, events: list[Any]) -> Values:
         answer[name] = [getattr(e, name) for _, _, e in events]
     answer["records"] = []
     for number, part, event in events:
-        given = a["parts"][number]
-        xp = array_namespace(given["base"])
-        stored = union(given["base"], given["lost"])
-        gone = from_numpy(np.setdiff1d(to_numpy(stored), to_numpy(flat(event.base.topology))), given["base"])
-        record = record_of(part, event, 1, int(xp.sum(given["delta_budget"])), gone)
-        dtype = to_numpy(given["base_values"]).dtype
+        record = _record(a, number, part, event)
+        dtype = to_numpy(a["parts"][number]["base_values"]).dtype
         near = {
             name: np.array([] if b is None else [b.inside, b.outside], dtype=dtype)
             for name, b in record.boundaries.items()
@@ -335,4 +346,5 @@ OPERATIONS: dict[str, Any] = {
     "window.evidence": _window,
     "window.candidates": _first_step,
     "update.event": _event,
+    "event.ratios": _ratios,
 }

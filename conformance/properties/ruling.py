@@ -10,6 +10,7 @@ import numpy as np
 from conformance.cases import Bound
 from conformance.gen.numbers import Array, ids, reals
 from conformance.gen.rule_events import BETAS, answered, given_part
+from conformance.gen.windows import ratios_of
 from conformance.oracle import choices, pools, rules, scores, window
 from conformance.oracle.event import Evidence, Outcome, Part, asked_by, event
 from conformance.oracle.optimizers import KEEPS
@@ -315,6 +316,11 @@ _SEES = ("two matrices", "row", "group", "model", "a cancelled pair", "a pruned 
 )
 def _event(d: Draw, t: Trial) -> None:
     """An event by any rule is drop, grow, adapt on dictionaries, matrix by matrix or together, whatever the ties."""
+    _asked_of_an_event(d, t, "update.event", lambda parts, seen, chosen, found: answered(found))
+
+
+def _asked_of_an_event(d: Draw, t: Trial, op: str, answer: Callable[..., dict[str, Any]]) -> None:
+    """Ask an operation for what it tells of an event by any rule."""
     chosen, optimizer, pattern = _rule(d)
     # the first event of a run is that of all its matrices
     first = d.flag()
@@ -335,10 +341,25 @@ def _event(d: Draw, t: Trial) -> None:
         if not str(error).startswith(_REFUSED):
             raise
         t.saw("evidence that is not finite")
-        t.case("update.event", given, refused=_REFUSED, dtypes=(t.dtype,))
+        t.case(op, given, refused=_REFUSED, dtypes=(t.dtype,))
         return
     _saw(t, parts, chosen, found)
-    t.case("update.event", given, answered(found), dtypes=(t.dtype,))
+    t.case(op, given, answer(parts, seen, chosen, found), dtypes=(t.dtype,))
+
+
+@property_of(
+    "event.ratios", "TRN-009 EVT-005", "runs", "event.ratios", sees=("no whole gradient", "no slots before it")
+)
+def _ratios(d: Draw, t: Trial) -> None:
+    """The ratios of an event by any rule are to what there was before it, each of its own matrix."""
+
+    def answer(parts: list[Part], seen: list[Evidence], chosen: choices.Rule, found: list[Outcome]) -> dict[str, Any]:
+        told = ratios_of(list(zip(parts, seen, strict=True)), chosen, found)
+        t.saw("no whole gradient", None in told["gradient_norm"])
+        t.saw("no slots before it", not all(part.phi for part in parts))
+        return told
+
+    _asked_of_an_event(d, t, "event.ratios", answer)
 
 
 def _saw(t: Trial, parts: list[Part], chosen: choices.Rule, found: list[Outcome]) -> None:

@@ -133,6 +133,15 @@ def test_bytes_of_files_survive_packing(raw):
     assert len(pack(bytes(3000))) < 20
 
 
+@pytest.mark.parametrize("n", [0, 1023, 1024])
+def test_values_that_many_names_share_survive_their_file(n):
+    told = {str(i): {"x": np.array([1]), "y": None} for i in range(n)}
+    assert decode(encode(told)) == told
+    assert len(json.dumps(encode(told | {"last": {"x": np.array([2]), "y": None}}))) > 60 * n
+    if n == 1024:
+        assert len(json.dumps(encode(told))) < 12 * n
+
+
 def test_what_differs_by_dtype_is_asked_in_both():
     """A case of core for one dtype has a twin of the same inputs for the other: no answer would be right in both."""
     inputs = {}
