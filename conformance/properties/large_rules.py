@@ -6,9 +6,10 @@ from typing import Any
 import numpy as np
 
 from conformance.gen.numbers import Array, ids, reals
-from conformance.gen.rule_events import BETAS, answered, given_part
+from conformance.gen.rule_events import BETAS, Made, answered, given_part
+from conformance.gen.windows import ratios_of
 from conformance.oracle import adapters, choices, generate, layers, optimizers, pools, prune, rules, window
-from conformance.oracle.event import Evidence, Part, event
+from conformance.oracle.event import Evidence, Outcome, Part, event
 from conformance.oracle.scores import DROP, chance
 from conformance.oracle.tape import Var, gradients
 from conformance.properties.computing import gauges
@@ -161,6 +162,19 @@ def _optimizer(d: Draw, t: Trial) -> None:
 )
 def _event(d: Draw, t: Trial) -> None:
     """An event of a matrix with many slots, by any criteria, is drop, grow, adapt on dictionaries."""
+    given, _, found = _large_event(d, t)
+    t.case("update.event", given, answered(found))
+
+
+@property_of("event.ratios-large", "TRN-009", "runs", "event.ratios", sees=(BEYOND,), seeded=1)
+def _ratios(d: Draw, t: Trial) -> None:
+    """The ratios of an event of a matrix with many slots are those of its counts."""
+    given, pair, found = _large_event(d, t)
+    t.case("event.ratios", given, ratios_of([pair], given["rule"], found))
+
+
+def _large_event(d: Draw, t: Trial) -> tuple[dict[str, Any], Made, list[Outcome]]:
+    """Return the inputs of an event, its matrix, and what comes of it."""
     shape, many = shapes(d)[d.integer(1, 3)], Many(d)
     size = shape[0] * shape[1]
     t.saw(BEYOND, size > 65_536)
@@ -183,8 +197,7 @@ def _event(d: Draw, t: Trial) -> None:
     seed, step = d.integer(0, 99), d.integer(1, 99)
     given: dict[str, Any] = {"parts": [given_part(part, seen)], "rule": chosen, "fraction": 0.5}
     given |= {"seed": seed, "step": step}
-    found = event([part], [seen], chosen, 0.5, seed=seed, step=step)
-    t.case("update.event", given, answered(found))
+    return given, (part, seen), event([part], [seen], chosen, 0.5, seed=seed, step=step)
 
 
 @property_of(
