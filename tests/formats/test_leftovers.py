@@ -1,7 +1,8 @@
 """What killed writers leave: named by its form, removed by the next writer, never taken from a living one."""
 
 import os
-import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,33 +11,34 @@ import pytest
 import formats
 from formats import atomic
 
-pytestmark = pytest.mark.skipif(os.name != "posix", reason="fork and locks of POSIX")
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals and locks of POSIX")
 MODEL = formats.Checkpoint("model", {"w": formats.from_dense(np.eye(9, dtype=np.float32))})
 WRITERS = {"folder": (formats.write, "m"), "file": (formats.write_file, "m.sparse")}
 
 
-def paused(write, path: Path) -> int:
-    """Start a process that writes to path and stops in the middle; return its id once it is there."""
-    here, there = os.pipe()
-    child = os.fork()
-    if child == 0:
+SLOW = """
+import signal, sys, formats
+class Slow(dict):
+    def __getitem__(self, name):
+        print("in the middle", flush=True)
+        signal.pause()
+getattr(formats, sys.argv[1])(sys.argv[2], formats.Checkpoint("model", Slow(w=None)))
+"""
 
-        class Slow(dict):
-            def __getitem__(self, name):
-                os.write(there, b"x")
-                signal.pause()
 
-        write(path, formats.Checkpoint("model", Slow(w=None)))
-        os._exit(1)
-    assert os.read(here, 1) == b"x"
-    os.close(here)
-    os.close(there)
+def paused(write, path: Path) -> subprocess.Popen:
+    """Start a program that writes to path and stops in the middle; return it once it is there.
+
+    It is no fork of this one, in which other tests may have started threads.
+    """
+    child = subprocess.Popen([sys.executable, "-c", SLOW, write.__name__, str(path)], stdout=subprocess.PIPE)
+    assert child.stdout.readline() == b"in the middle\n"
     return child
 
 
-def end(child: int) -> None:
-    os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
+def end(child: subprocess.Popen) -> None:
+    child.kill()
+    child.communicate()
 
 
 @pytest.mark.parametrize("kind", WRITERS)

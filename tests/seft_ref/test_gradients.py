@@ -156,11 +156,11 @@ def assert_same_evidence(backend, got, want):
 def test_GRD_003_blocks_of_rows_find_what_the_whole_has(monkeypatch, backend, shape, rows, scope):
     monkeypatch.setattr(evidence, "ROWS", rows)
     size = shape[0] * shape[1]
-    for seed in range(4):
+    for seed in range(2):
         dy, x, _, base, delta = scene([seed, *shape], shape)
         accumulated = Accumulated(shape).plus(weight_gradient(backend, dy, x))
         at = backend.array(base), backend.array(delta)
-        for n in {0, 1, 2, size // 3, size, size + 5}:
+        for n in {0, 1, size // 3, size + 5}:
             for window in (latest(accumulated), settled(accumulated)):
                 got = looked(window, *at, n, scope)
                 assert_same_evidence(backend, got, evidence_of(accumulated.whole(), *at, n + 1, scope))

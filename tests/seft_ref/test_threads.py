@@ -17,8 +17,11 @@ SHORT = {"steps": 7, "batch": 5, "length": 70, "density": 0.05, "evolve_every": 
 
 
 @pytest.mark.skipif(numba.config.NUMBA_NUM_THREADS < 2, reason="this machine runs one thread")
-@pytest.mark.parametrize("compact", [False, True], ids=["plain", "compact"])
-@pytest.mark.parametrize("kernels", [cpu, cpu_transposed], ids=["one copy", "two copies"])
+@pytest.mark.parametrize(
+    ("kernels", "compact"),
+    [(cpu, False), (cpu, True), (cpu_transposed, True)],
+    ids=["one copy", "compact", "two compact copies"],
+)
 @pytest.mark.parametrize(
     "changes",
     [{"gradient_window": 2}, {"preset": "spiel-ag", "gradient_window": 1}, {"scope": "row", "grow": "curvature"}],

@@ -215,7 +215,7 @@ def test_FMT_165_no_tool_waits_for_a_pipe(cli, tmp_path, alarm, line):
     assert sorted(tmp_path.iterdir()) == before
 
 
-@pytest.mark.skipif(os.name != "posix", reason="fork")
+@pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
 @pytest.mark.parametrize("tool", ["show", "check"])
 def test_FMT_166_what_a_killed_writer_left_is_named(cli, tmp_path, tool):
     model = formats.Checkpoint("model", {"a": formats.Dense(np.zeros(3, np.float32))})

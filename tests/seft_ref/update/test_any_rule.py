@@ -65,7 +65,8 @@ class AnyRefusal(AnyRun):
 
 def machine(library, kind):
     """Run a machine on a library."""
-    examples = 300 if library.name.startswith("numpy") else 40
+    # the property update.event of the kit draws rules, too, and compares what comes out with an oracle
+    examples = 60 if library.name.startswith("numpy") else 10
     run_state_machine_as_test(
         type("TinyAnyRun", (kind,), {"library": library}),
         settings=settings(
