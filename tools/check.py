@@ -1,45 +1,5 @@
-"""Every broken rule of a sparse checkpoint: python tools/check.py PATH [--json]"""
+"""`seft check` from a checkout: python tools/check.py --help"""
 
-import json
-from pathlib import Path
-from typing import Annotated, Any
+from _checkout import seft
 
-import _cli
-import typer
-from _input import MaxBytes, limit_of, require_input, tell_leftovers
-
-from formats.check import violations
-
-SCHEMA = "seft.check/1"
-"""What docs/json.md calls the object of --json."""
-
-
-def main(
-    path: Annotated[Path, typer.Argument(metavar="PATH", help="Sparse checkpoint, folder or file.")],
-    *,
-    max_bytes: MaxBytes = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object instead of lines.")] = False,
-) -> None:
-    """Read all of a checkpoint, compare every digest, and list each broken rule with its clause; exit code 1 if any.
-
-    A PATH that cannot be read at all ends with exit code 2.
-    """
-    require_input(path)
-    tell_leftovers(path)
-    broken: list[dict[str, Any]] = []
-    for where, error in violations(path, limit=limit_of(max_bytes, path)):
-        broken.append({"where": where, "clause": error.clause, "message": str(error)})
-        if not as_json:
-            _cli.say(f"{where}: {error}")
-    if as_json:
-        print(json.dumps({"schema": SCHEMA, "path": str(path), "broken": broken}, indent=1))
-    elif broken:
-        _cli.say(f"{path}: {len(broken)} {'rule is' if len(broken) == 1 else 'rules are'} broken")
-    else:
-        _cli.say(f"{path}: no rule is broken")
-    if broken:
-        raise SystemExit(1)
-
-
-if __name__ == "__main__":
-    _cli.run(main)
+seft("check")

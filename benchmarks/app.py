@@ -1,0 +1,262 @@
+"""Measure what the project claims about speed, against the libraries one would use otherwise.
+
+    python -m benchmarks kernels [--json FILE] [--threads N] [--quick] [--device cuda]
+    python -m benchmarks sizes MODEL    bytes a weight, beside other formats
+    python -m benchmarks files          writing and reading, beside safetensors
+    python -m benchmarks big            memory with a file of a 7B model
+    python -m benchmarks growth         exact top-k of a gradient, beside whole gradients
+    python -m benchmarks generate       products with one token, beside dense and CSR
+    python -m benchmarks step           a training step, beside PyTorch with dense gradients and with LoRA
+    python -m benchmarks memory         what a step holds, by part, beside PyTorch
+    python -m benchmarks large          a training step of a 7B model, event included, inside 16 GiB
+    python -m benchmarks page PAGE RESULTS    tables and pictures from what --json wrote
+
+Every comparison is made in one process: each round runs every method, so that whatever disturbs the machine
+disturbs all of them, and each timed block follows an untimed call of the same method, so that its memory is
+warm. A ratio is dense NumPy's time over the method's within a round; the table shows their median and range.
+"""
+
+import json
+import statistics
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from functools import partial
+from importlib.util import find_spec
+from itertools import product as product_of
+from typing import Annotated, Any
+
+import typer
+
+from benchmarks import check_gpu, files, generate, gpu, growth, large, memory, page, step
+from benchmarks.rounds import JsonFile, drawn_mask, machine, restart_in_clean_environment, rounds
+from seft_cli import console
+from seft_cli.device import Device, DeviceOption
+from seft_cli.output import write_json
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+for command in (
+    files.sizes,
+    files.files,
+    files.big,
+    growth.growth,
+    generate.generate,
+    large.large,
+    memory.memory,
+    page.page,
+    step.step,
+):
+    app.command()(command)
+app.command("gpu")(check_gpu.main)
+
+SHAPES = ((576, 576), (1536, 576), (2048, 2048), (5632, 2048), (4096, 4096), (11008, 4096))
+"""Layers of models of 135 million, of one billion and of seven billion parameters."""
+PATTERNS = ("50%", "2:4", "70%", "80%", "90%")
+SAMPLED = "99%"
+"""The positions that a sparse update asks for its gradient at."""
+TOKENS = (1, 16, 128, 512, 2048)
+CSR_WORK = 1.2e10
+"""Multiplications and additions from which CSR peers are left out: they would take most of the time."""
+LONG_WORK = 6e10
+"""The same of a dense product, from which three rounds have to do."""
+CSR = ("scipy csr", "torch csr", "mkl csr")
+"""Peers that store what we store; MKL's where sparse-dot-mkl is installed."""
+UNDISTURBED = 0.95
+"""Share of its cores from which a block is printed without a mark."""
+
+GOALS: dict[tuple[str, str, int], dict[str, float]] = {
+    ("forward", "70%", 128): {"numpy": 2.2, "torch": 3.5, "csr": 4.0},
+    ("forward", "70%", 512): {"numpy": 1.8, "torch": 3.5, "csr": 4.0},
+    ("forward", "70%", 2048): {"numpy": 1.5, "torch": 3.5, "csr": 4.0},
+    ("forward", "50%", 512): {"numpy": 1.25},
+    ("forward", "2:4", 512): {"numpy": 1.25},
+    ("forward", "90%", 512): {"numpy": 3.3},
+    ("dx", "70%", 128): {"numpy": 1.3},
+    ("dx", "70%", 512): {"numpy": 1.3},
+    ("dx", "70%", 2048): {"numpy": 1.3},
+    ("dx, copy", "70%", 128): {"numpy": 1.9},
+    ("dx, copy", "70%", 512): {"numpy": 1.9},
+    ("dx, copy", "70%", 2048): {"numpy": 1.9},
+    ("sample", SAMPLED, 128): {"numpy": 16.0},
+    ("sample", SAMPLED, 512): {"numpy": 16.0},
+}
+"""Least ratio of the time of dense NumPy, dense torch or the faster CSR to ours, on layers from 2048 wide."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One method against dense NumPy, or dense NumPy itself."""
+
+    product: str
+    shape: tuple[int, int]
+    pattern: str
+    """Share of positions that are not stored, or N:M."""
+    tokens: int
+    method: str
+    seconds: float
+    ratio: float
+    """Time of dense NumPy over that of this method, median of the rounds."""
+    lowest: float
+    highest: float
+    core: float
+    """Least share of its cores that this method or dense NumPy used in a block; low if others were busy."""
+
+
+@app.callback()
+def main() -> None:
+    """Measure speed and memory."""
+
+
+@app.command()
+def kernels(
+    json_file: JsonFile = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads of every library [1].")] = None,
+    quick: Annotated[bool, typer.Option(help="One shape, three patterns, two token counts, three rounds.")] = False,
+    shape: Annotated[
+        list[str] | None, typer.Option(help="A matrix, 2048x2048 for instance; all of them if none is named. Repeat.")
+    ] = None,
+    device: DeviceOption = Device.cpu,
+) -> None:
+    """Compare the CPU kernel set with dense NumPy, dense and CSR torch, and SciPy; the GPU's with cuBLAS, torch and
+    cuSPARSE.
+    """
+    if device is Device.cuda:
+        console.refuse_unused("--device cuda", (), {"--threads": threads, "--shape": shape or None})
+        gpu.kernels(json_file, quick=quick)
+        return
+    shapes = tuple(_shape(told) for told in shape or ()) or (((2048, 2048),) if quick else SHAPES)
+    threads = threads or 1
+    restart_in_clean_environment(threads)
+    print(json.dumps(machine(threads), indent=1))
+    rows: list[Row] = []
+    print(f"{'product':8} {'shape':>10} {'sparse':>6} {'tokens':>6}  {'method':12} {'ms':>9}  against numpy")
+    grid = (("50%", "70%", "90%"), (128, 512), 3) if quick else (PATTERNS, TOKENS, 5)
+    for row in _measure(shapes, *grid):
+        rows.append(row)
+        print(_format(row), flush=True)
+    missed = list(_missed(rows))
+    print("\n".join(["", "goals missed:" if missed else "all goals met", *missed]))
+    write_json(json_file, {"machine": machine(threads), "rows": [asdict(r) for r in rows]})
+
+
+def _shape(told: str) -> tuple[int, int]:
+    n_out, _, n_in = told.partition("x")
+    if not (n_out.isdigit() and n_in.isdigit() and int(n_out) and int(n_in) and int(n_in) % 4 == 0):
+        raise typer.BadParameter(f"--shape {told} is not OUTxIN with IN a multiple of 4; say 2048x2048")
+    return int(n_out), int(n_in)
+
+
+def _measure(
+    shapes: tuple[tuple[int, int], ...], patterns: tuple[str, ...], tokens: tuple[int, ...], n_rounds: int
+) -> Iterator[Row]:
+    import numpy as np
+
+    from seft_ref.kernels import cpu, cpu_transposed
+    from seft_ref.topology import flat, from_flat
+
+    rng = np.random.default_rng(0)
+    for shape, pattern in product_of(shapes, (*patterns, SAMPLED)):
+        n_out, n_in = shape
+        topology = from_flat(shape, np.flatnonzero(drawn_mask(rng, shape, pattern)))
+        positions = flat(topology)
+        values = rng.standard_normal(topology.nnz, dtype=np.float32)
+        weight = np.zeros(shape, dtype=np.float32)
+        weight.reshape(-1)[positions] = values
+        packed, twice = cpu.pack(topology, values), cpu_transposed.pack(topology, values)
+        for n in tokens:
+            work = 2 * n * n_out * n_in
+            x = rng.standard_normal((n, n_in), dtype=np.float32)
+            dy = rng.standard_normal((n, n_out), dtype=np.float32)
+            with_csr = pattern != SAMPLED and 2 * n * topology.nnz <= CSR_WORK
+            peers = _peers(weight, topology, values, x, dy, positions, with_csr=with_csr)
+            ours: dict[str, Callable[[], Any]] = {
+                "forward": partial(cpu.matmul, x, packed),
+                "dx": partial(cpu.matmul_transposed, dy, packed),
+                "dx, copy": partial(cpu_transposed.matmul_transposed, dy, twice),
+                "sample": partial(cpu.sample, dy, x, topology),
+            }
+            for product in ours if pattern != SAMPLED else ("sample",):
+                methods = {"numpy": peers[product].pop("numpy"), "ours": ours[product], **peers[product]}
+                _check(product, methods)
+                for method, times, ratios, core in rounds(methods, n_rounds if work < LONG_WORK else 3):
+                    middle, ratio = statistics.median(times), statistics.median(ratios)
+                    yield Row(product, shape, pattern, n, method, middle, ratio, min(ratios), max(ratios), core)
+
+
+def _peers(
+    weight: Any, topology: Any, values: Any, x: Any, dy: Any, positions: Any, *, with_csr: bool
+) -> dict[str, dict[str, Callable[[], Any]]]:
+    """The other ways to compute each product, by product and name, on token-major arrays."""
+    peers: dict[str, dict[str, Callable[[], Any]]] = {
+        "forward": {"numpy": lambda: x @ weight.T},
+        "dx": {"numpy": lambda: dy @ weight},
+        "dx, copy": {"numpy": lambda: dy @ weight},
+        "sample": {"numpy": lambda: (dy.T @ x).reshape(-1)[positions]},
+    }
+    if with_csr and find_spec("scipy"):
+        from scipy.sparse import csr_array
+
+        csr = csr_array((values, topology.indices, topology.indptr), shape=topology.shape)
+        csr_transposed = csr.T.tocsr()
+        peers["forward"]["scipy csr"] = lambda: (csr @ x.T).T
+        peers["dx"]["scipy csr"] = lambda: (csr_transposed @ dy.T).T
+        if find_spec("sparse_dot_mkl"):
+            try:
+                from sparse_dot_mkl import dot_product_mkl
+            except ImportError as error:
+                raise SystemExit(f"sparse_dot_mkl is installed and does not load: {error}") from error
+
+            peers["forward"]["mkl csr"] = lambda: dot_product_mkl(csr, x.T).T
+            peers["dx"]["mkl csr"] = lambda: dot_product_mkl(csr_transposed, dy.T).T
+    if find_spec("torch"):
+        import warnings
+
+        import torch
+
+        torch.set_grad_enabled(False)
+        tw, tx, tdy, at = (torch.from_numpy(a) for a in (weight, x, dy, positions))
+        peers["forward"]["torch"] = lambda: (tx @ tw.T).numpy()
+        peers["dx"]["torch"] = lambda: (tdy @ tw).numpy()
+        peers["sample"]["torch"] = lambda: (tdy.T @ tx).reshape(-1)[at].numpy()
+        if with_csr:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # torch calls its CSR tensors a beta
+                tcsr = tw.to_sparse_csr()
+                tcsr_transposed = tw.T.contiguous().to_sparse_csr()
+            peers["forward"]["torch csr"] = lambda: (tcsr @ tx.T).T.numpy()
+            peers["dx"]["torch csr"] = lambda: (tcsr_transposed @ tdy.T).T.numpy()
+    return peers
+
+
+def _check(product: str, methods: dict[str, Callable[[], Any]]) -> None:
+    """Refuse to time a method whose result differs from dense NumPy's by more than float32 sums may."""
+    expected = methods["numpy"]()
+    largest = float(abs(expected).max())
+    for name, method in methods.items():
+        error = float(abs(method() - expected).max())
+        if not error <= 3e-5 * largest:
+            raise SystemExit(f"{product} by {name} is off by {error}, largest entry {largest}")
+
+
+def _missed(rows: list[Row]) -> Iterator[str]:
+    """Yield a line for every goal that a product of ours misses."""
+    found = {(r.product, r.shape, r.pattern, r.tokens, r.method): r.seconds for r in rows}
+    for row in rows:
+        if row.method != "ours" or min(row.shape) < 2048:
+            continue
+        for peer, least in GOALS.get((row.product, row.pattern, row.tokens), {}).items():
+            where = (row.product, row.shape, row.pattern, row.tokens)
+            times = [found[*where, m] for m in CSR if (*where, m) in found]
+            if peer != "csr":
+                times = [found[*where, peer]] if (*where, peer) in found else []
+            ratio = row.ratio if peer == "numpy" else min(times) / row.seconds if times else least
+            if ratio < least:
+                yield f"{_format(row)}   {ratio:.2f} times as fast as {peer}, goal {least}"
+
+
+def _format(row: Row) -> str:
+    shape = f"{row.shape[0]}x{row.shape[1]}"
+    return (
+        f"{row.product:8} {shape:>10} {row.pattern:>6} {row.tokens:6}  {row.method:12} "
+        f"{row.seconds * 1e3:9.3f}  {row.ratio:6.2f} ({row.lowest:.2f}..{row.highest:.2f})"
+        + (f"  got {row.core:.0%} of its cores" if row.core < UNDISTURBED else "")
+    )

@@ -1,0 +1,327 @@
+"""What a GPU has to show: the kit, products against their definition, runs against those of the processor, memory."""
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import formats
+from benchmarks.gpu import pruned
+from benchmarks.gpu_here import Gpu
+from conformance.compare import tau
+from conformance.runner import Options, Target, judge
+from formats.container import dtype_name
+from formats.convert.hf import to_sparse, write_hf
+from formats.convert.stock import outline
+from seft_ref import finish, initial_state, load_model, settings_of, step_batches, train
+from seft_ref.arrays import binary64, from_numpy, to_numpy
+from seft_ref.config import ModelConfig
+from seft_ref.kernels import Kernels, cpu, reference
+from seft_ref.resume import Origin, load_state, save_state
+from seft_ref.settings import TrainSettings
+from seft_ref.topology import Topology, flat, from_flat, placed_like
+
+CONFIG: dict[str, Any] = {
+    "architectures": ["LlamaForCausalLM"],
+    "model_type": "llama",
+    "vocab_size": 256,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 64,
+    "rms_norm_eps": 1e-5,
+    "rope_theta": 10000.0,
+    "tie_word_embeddings": True,
+}
+RUNS: dict[str, dict[str, Any]] = {
+    "seft": {},
+    "scope row": {"scope": "row"},
+    "scope model, window of 2": {"scope": "model", "gradient_window": 2},
+    "2:4": {"scope": "group", "pattern": (2, 4)},
+    "spiel-ag": {"preset": "spiel-ag", "gradient_window": 1},
+}
+"""Runs that are compared; one of 2:4 on a base of that pattern."""
+MATRICES = (
+    ((300, 152), "70%"),
+    ((64, 128), "2:4"),
+    ((72, 128), "4:8"),
+    ((40, 200), "20%"),
+    ((513, 96), "97%"),
+    ((1100, 1300), "70%"),
+)
+"""Shapes and patterns of products that are compared."""
+HALVES = ("float16", "bfloat16")
+LOSSES_WITHIN = {"float64": 1e-10, "float32": 1e-4}
+"""Relative difference of losses that is allowed between two devices."""
+
+PROCESSES_WITHIN = 1e-7
+"""Difference of a weight, stored as float32, that is allowed between one process and two."""
+KIT_SECONDS = 300.0
+"""What a call of the kit may take; PRT-009 has 20 seconds unless more are allowed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """What was checked, whether it held, and what was seen."""
+
+    what: str
+    held: bool
+    seen: str
+
+
+def check_kit(backend: str, examples: int) -> Iterator[Checked]:
+    """Judge the engine on a backend by the kit, with so many examples of each property."""
+    # a call may wait for many kernels to be compiled
+    run = judge(Target.of_engine((backend,)), Options(timeout=KIT_SECONDS, examples=examples))
+    verdict = run.verdict()
+    passed, failed, skipped = verdict.passed, verdict.failed, verdict.skipped
+    wrong = [result.name for result in run.results if result.failures]
+    seen = f"{passed} passed, {failed} failed, {skipped} of operations that are not offered"
+    yield Checked(f"kit, backend {backend}", not failed and bool(passed), seen + "".join(f"; {w}" for w in wrong[:5]))
+
+
+def check_kernels(gpu: Gpu, tokens: tuple[int, ...] = (0, 1, 3, 16, 17, 128, 300)) -> Iterator[Checked]:
+    """Compare products of small integers, which are exact, with those of the definition on NumPy arrays."""
+    for dtype in ("float32", "float64"):
+        for shape, pattern in MATRICES:
+            wrong = [what for n in tokens for what in _wrong(gpu, shape, pattern, n, dtype)]
+            what = f"products, {shape[0]} x {shape[1]}, {pattern} away, {dtype}"
+            yield Checked(what, not wrong, "exact" if not wrong else f"differ: {', '.join(wrong[:6])}")
+    for shape, pattern in MATRICES:
+        differ = [what for n in tokens if n for what in _restless(gpu, shape, pattern, n)]
+        what = f"bits of a second launch, {shape[0]} x {shape[1]}, {pattern} away (KRN-008)"
+        yield Checked(what, not differ, "the same" if not differ else f"differ: {', '.join(differ[:6])}")
+    for n in (512, 4096):
+        yield _many_equal_terms(gpu, n)
+
+
+def check_processes(folder: Path) -> Iterator[Checked]:
+    """Fine-tune in float64 as two processes over MPI, each on a GPU, and as one; nothing where there is no MPI."""
+    mpirun = shutil.which("mpirun", path=str(Path(sys.executable).parent)) or shutil.which("mpirun")
+    if mpirun is None or find_spec("mpi4py") is None:
+        return
+    folder.mkdir(exist_ok=True)
+    base, text = _write_model(folder / "shared", "60%"), folder / "text.txt"
+    text.write_text("the quick brown fox jumps over the lazy dog and runs away\n" * 40)
+    wanted = "--steps 6 --batch 3 --length 16 --evolve-every 2 --density 0.1 --lr 0.01 --dtype float64 --device cuda"
+    left = []
+    for launcher in ([], [mpirun, "-n", "2"]):
+        out = folder / f"of-{len(launcher)}"
+        line = [
+            *launcher,
+            sys.executable,
+            "-m",
+            "seft_cli",
+            "finetune",
+            str(base),
+            str(out),
+            "--text",
+            str(text),
+            *wanted.split(),
+        ]
+        done = subprocess.run(line, capture_output=True, text=True, check=False)
+        if done.returncode:
+            last = (done.stderr.strip() or "no word").splitlines()[-1]
+            yield Checked("two processes over MPI, float64", False, f"{' '.join(launcher) or 'one'}: {last}")
+            return
+        with formats.open(out) as reader:
+            left.append({name: formats.to_dense(reader[name]) for name in reader.names()})
+    one, two = left
+    differ = sum(int(((one[name] != 0) != (two[name] != 0)).sum()) for name in one)
+    apart = max(float(abs(one[name].astype(np.float64) - two[name]).max()) for name in one)
+    seen = f"{differ} positions differ, weights apart by {apart:.1e} from those of one process"
+    yield Checked("two processes over MPI, float64", not differ and apart <= PROCESSES_WITHIN, seen)
+
+
+def _restless(gpu: Gpu, shape: tuple[int, int], pattern: str, n: int) -> list[str]:
+    """Return which products of real numbers a second launch answers with other bits, were a thread not waited for."""
+    rng = np.random.default_rng([n, *shape])
+    topology = pruned(rng, shape, pattern)
+    values, x, dy = (
+        rng.standard_normal(size, dtype=np.float32) for size in (topology.nnz, (n, shape[1]), (n, shape[0]))
+    )
+    there = placed_like(topology, gpu.like)
+    tx, tdy = from_numpy(x, gpu.like), from_numpy(dy, gpu.like)
+    held = {"": gpu.kernels.pack(there, from_numpy(values, gpu.like))}
+    held |= {f" in {kind}": gpu.kernels.compact(there, values.astype(kind)) for kind in HALVES}
+    differ = []
+    for name, packed in held.items():
+        launches = {
+            "forward": partial(gpu.kernels.matmul, tx, packed),
+            "dx": partial(gpu.kernels.matmul_transposed, tdy, packed),
+        }
+        if not name:
+            launches["sample"] = partial(gpu.kernels.sample, tdy, tx, there)
+        for product, launch in launches.items():
+            first, second = to_numpy(launch()), to_numpy(launch())
+            if first.tobytes() != second.tobytes():
+                differ.append(f"{product}{name} of {n} tokens")
+    return differ
+
+
+def _many_equal_terms(gpu: Gpu, n: int) -> Checked:
+    """Compare sums of n equal terms with what KRN-006 allows; a library that adds them up one by one may drift."""
+    term = np.float32(0.1)
+    ones = from_numpy(np.ones((n, 48), dtype=np.float32), gpu.like)
+    tenths = from_numpy(np.full((48, n), term, dtype=np.float32), gpu.like)
+    every, few = (placed_like(from_flat((48, 48), np.arange(0, 48 * 48, k)), gpu.like) for k in (1, 9))
+    flat_ones, across = gpu.xp.ascontiguousarray(ones.T), gpu.xp.ascontiguousarray(tenths.T)
+    found = {
+        "forward, dense": gpu.kernels.matmul(flat_ones, gpu.kernels.pack_dense(tenths)),
+        "dx, dense": gpu.kernels.matmul_transposed(flat_ones, gpu.kernels.pack_dense(across)),
+        "sample of all": gpu.kernels.sample(across, ones, every),
+        "sample of a ninth": gpu.kernels.sample(across, ones, few),
+    }
+    exact = n * float(term)
+    off = {name: float(abs(binary64(a) - exact).max()) / (exact * 2.0**-24) for name, a in found.items()}
+    worst = max(off, key=lambda name: off[name])
+    seen = f"{worst} is off by {off[worst]:.0f} roundings of {tau(n):.0f} allowed"
+    return Checked(f"sums of {n} equal terms (KRN-006)", off[worst] <= tau(n), seen)
+
+
+def _wrong(gpu: Gpu, shape: tuple[int, int], pattern: str, n: int, dtype: str) -> list[str]:
+    rng = np.random.default_rng([n, *shape])
+    topology = pruned(rng, shape, pattern)
+    values, x, dy = (
+        rng.integers(-4, 5, size).astype(dtype) for size in ((topology.nnz,), (n, shape[1]), (n, shape[0]))
+    )
+    there = placed_like(topology, gpu.like)
+    tv, tx, tdy = (from_numpy(a, gpu.like) for a in (values, x, dy))
+    packed, definition = gpu.kernels.pack(there, tv), reference.pack(topology, values)
+    least = 2.0
+    pairs = {
+        "forward": (gpu.kernels.matmul(tx, packed), reference.matmul(x, definition)),
+        "dx": (gpu.kernels.matmul_transposed(tdy, packed), reference.matmul_transposed(dy, definition)),
+        "sample": (gpu.kernels.sample(tdy, tx, there), reference.sample(dy, x, topology)),
+        "exceeding": (gpu.kernels.exceeding(tv, least), reference.exceeding(values, least)),
+    }
+    for kind in HALVES if dtype == "float32" else ():
+        half = values.astype(kind)
+        held, definition = gpu.kernels.compact(there, half), reference.compact(topology, half)
+        pairs |= {
+            f"forward in {kind}": (gpu.kernels.matmul(tx, held), reference.matmul(x, definition)),
+            f"dx in {kind}": (gpu.kernels.matmul_transposed(tdy, held), reference.matmul_transposed(dy, definition)),
+        }
+    return [f"{name} of {n} tokens" for name, (a, b) in pairs.items() if not np.array_equal(to_numpy(a), b)]
+
+
+def check_runs(gpu: Gpu, folder: Path) -> Iterator[Checked]:
+    """Train small models there and on the processor: equal sets in float64, equal losses; a state goes on elsewhere."""
+    tokens = np.random.default_rng(5).integers(0, CONFIG["vocab_size"], 4000).tolist()
+    bases = {pattern: _write_model(folder / pattern.replace(":", "-"), pattern) for pattern in ("60%", "2:4")}
+    here: tuple[Kernels, Any] = (cpu, None)
+    there: tuple[Kernels, Any] = (gpu.kernels, gpu.like)
+    for name, changes in RUNS.items():
+        wanted: dict[str, Any] = {
+            "steps": 8,
+            "batch": 2,
+            "length": 16,
+            "density": 0.1,
+            "evolve_every": 3,
+            "lr": 1e-2,
+        } | changes
+        settings = settings_of(wanted.pop("preset", "seft"), **wanted)
+        base = bases["2:4" if settings.pattern else "60%"]
+        for dtype, within in LOSSES_WITHIN.items():
+            state = folder / "run.state"
+            first, expected = _run(base, settings, tokens, dtype, here, here, state)
+            second, found = _run(base, settings, tokens, dtype, there, there, state)
+            _, moved = _run(base, settings, tokens, dtype, there, here, state)
+            apart = max(abs(a - b) / abs(a) for a, b in zip(first, second, strict=True))
+            differ = sum(_apart(found[m], expected[m]) + _apart(moved[m], expected[m]) for m in expected)
+            held = apart <= within and (dtype == "float32" or not differ)
+            seen = f"losses apart by {apart:.1e}, {differ} positions differ, with those of a run resumed here"
+            yield Checked(f"run {name}, {dtype}", held, seen)
+
+
+def _run(
+    base: Path,
+    settings: TrainSettings,
+    tokens: list[int],
+    dtype: str,
+    begun: tuple[Kernels, Any],
+    ended: tuple[Kernels, Any],
+    file: Path,
+) -> tuple[list[float], dict[str, Topology]]:
+    """Train half of a run in one place and the rest in another, by way of a file; losses, and supports at the end."""
+    origin, losses = Origin("model", "text"), []
+    kernels, like = begun
+    model = load_model(base, kernels, dtype, like=like)
+    first = step_batches(settings, tokens, 1, model.weights)
+    state = initial_state(settings, model.config, model.weights, model.bases, kernels, first)
+    for after, record in train(state, settings, model.config, tokens, kernels):
+        state = after
+        losses.append(record.loss)
+        if record.step == settings.steps // 2:
+            break
+    save_state(file, state, settings, origin)
+    kernels, like = ended
+    model = load_model(base, kernels, dtype, like=like)
+    state = load_state(file, model.weights, settings, origin, kernels)
+    for after, record in train(state, settings, model.config, tokens, kernels):
+        state = after
+        losses.append(record.loss)
+    return losses, {n: t for n, (t, _) in finish(state, settings, model.config, tokens, kernels).items()}
+
+
+def _apart(a: Topology, b: Topology) -> int:
+    """Return how many positions one has and the other lacks."""
+    return int(np.setxor1d(to_numpy(flat(a)), to_numpy(flat(b))).shape[0])
+
+
+def _write_model(folder: Path, pattern: str) -> Path:
+    """Write a small pruned model of seeded weights, whose tokens are bytes, as a sparse checkpoint."""
+    import json
+
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE(vocab={letter: i for i, letter in enumerate(letters)}, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    rng = np.random.default_rng(0)
+    config = ModelConfig.from_json(CONFIG)
+    tensors = {
+        name: (rng.standard_normal(shape) * (0.3 if len(shape) == 2 else 0.1) + (len(shape) == 1)).astype(np.float32)
+        for name, shape in config.parameters().items()
+    }
+    for matrix in config.targets():
+        kept = np.zeros(matrix.shape, dtype=np.float32)
+        at = flat(pruned(rng, matrix.shape, pattern))
+        kept.reshape(-1)[at] = tensors[matrix.name].reshape(-1)[at]
+        tensors[matrix.name] = kept
+    outlines = [outline(name, dtype_name(values.dtype), values.shape) for name, values in tensors.items()]
+    source = folder.with_name(folder.name + "-hf")
+    files = {"config.json": json.dumps(CONFIG).encode(), "tokenizer.json": tokenizer.to_str().encode()}
+    write_hf(source, outlines, tensors.__getitem__, files)
+    to_sparse(source, folder)
+    return folder
+
+
+def memory(gpu: Gpu, shape: tuple[int, int], tokens: int = 512) -> Iterator[tuple[str, float, float]]:
+    """Yield pattern, bytes a stored weight, and MiB that forward and backward products take besides, of one matrix."""
+    rng = np.random.default_rng(0)
+    for pattern in ("50%", "2:4", "70%", "90%", "70% in 16 bits"):
+        topology = placed_like(pruned(rng, shape, pattern.split(" in ", maxsplit=1)[0]), gpu.like)
+        values = rng.standard_normal(topology.nnz, dtype=np.float32)
+        packed: Any
+        if "16" in pattern:
+            packed = gpu.kernels.compact(topology, values.astype(np.float16))
+        else:
+            packed = gpu.kernels.pack(topology, from_numpy(values, gpu.like))
+        x, dy = (from_numpy(rng.standard_normal((tokens, k), dtype=np.float32), gpu.like) for k in shape[::-1])
+        gpu.finish()
+
+        def work(x: Any = x, dy: Any = dy, packed: Any = packed) -> None:
+            gpu.kernels.matmul(x, packed)
+            gpu.kernels.matmul_transposed(dy, packed)
+
+        yield pattern, packed.nbytes / topology.nnz, gpu.taken(work) / 2**20

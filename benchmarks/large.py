@@ -1,0 +1,165 @@
+"""One training step, and one with an event, of a model too large to hold in float32 (CKP-008, MDL-008).
+
+A checkpoint of the model's shape is made up tensor by tensor and written, then loaded and trained on made-up tokens:
+nothing about its loss means anything, its memory and its seconds do. Every stage that counts runs in one process,
+whose peak is the largest resident size the kernel saw.
+"""
+
+import json
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import ml_dtypes
+import numpy as np
+import typer
+
+import formats
+from benchmarks.rounds import JsonFile, Threads, machine, restart_in_clean_environment
+from formats.lazy import Lazy
+from seft_cli import console
+from seft_cli.output import write_json
+from seft_ref.config import ModelConfig
+
+SHAPES: dict[str, dict[str, Any]] = {
+    "7b": {
+        "model_type": "llama",
+        "vocab_size": 32000,
+        "hidden_size": 4096,
+        "intermediate_size": 11008,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 32,
+        "max_position_embeddings": 4096,
+        "rms_norm_eps": 1e-5,
+        "tie_word_embeddings": False,
+    },
+    "1b": {
+        "model_type": "llama",
+        "vocab_size": 32000,
+        "hidden_size": 2048,
+        "intermediate_size": 5632,
+        "num_hidden_layers": 22,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 4,
+        "max_position_embeddings": 2048,
+        "rms_norm_eps": 1e-5,
+        "tie_word_embeddings": False,
+    },
+}
+"""config.json of LLaMA-2-7B and of TinyLlama-1.1B."""
+SPARSITY = 0.7
+GOAL = 16 << 30
+"""Bytes in which a step of the largest shape, event included, is to fit."""
+
+
+def large(
+    shape: Annotated[str, typer.Option(help="7b or 1b.")] = "7b",
+    folder: Annotated[Path, typer.Option(help="Where the checkpoint is written; needs 6 GB for 7b.")] = Path(
+        "build/large"
+    ),
+    length: Annotated[int, typer.Option(help="Tokens of the one row of a step.")] = 128,
+    density: Annotated[float, typer.Option(help="Slots of the delta, as a share of all positions.")] = 0.005,
+    threads: Threads = 2,
+    keep: Annotated[bool, typer.Option(help="Leave the checkpoint; use one that is there.")] = False,
+    json_file: JsonFile = None,
+) -> None:
+    """Take a step without and a step with an event, and print seconds and peak memory of each stage."""
+    restart_in_clean_environment(threads)
+    if shape not in SHAPES:
+        raise typer.BadParameter(f"{shape} is not one of {', '.join(SHAPES)}")
+    model = folder / shape
+    if not (keep and model.is_dir()):
+        shutil.rmtree(model, ignore_errors=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        started = time.perf_counter()
+        subprocess.run([sys.executable, "-m", __name__, "make", shape, str(model)], check=True)
+        size = sum(f.stat().st_size for f in model.iterdir())
+        print(f"made {model}: {size:,} bytes in {time.perf_counter() - started:.0f} s", flush=True)
+    result = folder / f"{shape}.json"
+    arguments = [sys.executable, "-m", __name__, "train", shape, str(model), str(length), str(density), str(result)]
+    subprocess.run(arguments, check=True)
+    told = json.loads(result.read_text()) | {"machine": machine(threads)}
+    fits = told["peak_bytes"] <= GOAL
+    print(f"peak {told['peak_bytes'] / 2**30:.2f} GiB, goal {GOAL / 2**30:.0f}: {'met' if fits else 'missed'}")
+    write_json(json_file, told)
+    if not keep:
+        shutil.rmtree(model)
+
+
+def _made_up(config: ModelConfig, name: str) -> formats.Tensor:
+    """Return a tensor drawn from its name: norms are 1, matrices small enough for activations of size 1."""
+    shape = config.parameters()[name]
+    if "norm" in name:
+        return formats.Dense(np.ones(shape, dtype=ml_dtypes.bfloat16))
+    rng = np.random.default_rng(list(name.encode()))
+    scale = np.float32(1.0 / np.sqrt(shape[-1] * (1 - SPARSITY)))
+    values = rng.standard_normal(shape, dtype=np.float32)
+    values *= scale
+    if name not in {matrix.name for matrix in config.targets()}:
+        return formats.Dense(values.astype(ml_dtypes.bfloat16))
+    kept = rng.random(shape, dtype=np.float32) >= SPARSITY
+    n_out, n_in = shape
+    indptr = np.concatenate([np.zeros(1, np.int64), np.cumsum(kept.sum(axis=1))])
+    columns = np.broadcast_to(np.arange(n_in, dtype=np.int32), shape)[kept]
+    return formats.Sparse((n_out, n_in), indptr, columns, values[kept].astype(ml_dtypes.bfloat16))
+
+
+def _make(shape: str, model: Path) -> None:
+    text = json.dumps(SHAPES[shape], indent=1).encode()
+    config = ModelConfig.from_json(SHAPES[shape])
+    tensors = Lazy(config.parameters(), lambda name: _made_up(config, name))
+    formats.write(model, formats.Checkpoint("model", tensors, files={"config.json": text}), encoding="bitmask")
+
+
+def _train(model: Path, length: int, density: float, result: Path) -> None:
+    from seft_ref import initial_state, load_model, settings_of, step_batches
+    from seft_ref.kernels import cpu
+    from seft_ref.train import train_step
+
+    stages: list[dict[str, Any]] = []
+
+    def stage(name: str, work: Callable[[], Any]) -> Any:
+        started = time.perf_counter()
+        found = work()
+        seconds, peak = time.perf_counter() - started, console.peak_memory_bytes()
+        stages.append({"stage": name, "seconds": seconds, "peak_bytes": peak})
+        print(f"{name:16} {seconds:7.1f} s   peak so far {peak / 2**30:6.2f} GiB", flush=True)
+        return found
+
+    settings = settings_of("seft", steps=3, batch=1, length=length, density=density, evolve_every=2, lr=1e-4)
+    loaded = stage("load", lambda: load_model(model, cpu, compact=True))
+    config, stored = loaded.config, loaded.stored()
+    tokens = np.random.default_rng(0).integers(0, config.vocab_size, 50 * length).tolist()
+    first = step_batches(settings, tokens, 1, loaded.weights)
+
+    def begin() -> Any:
+        weights, bases = loaded.weights, loaded.bases
+        return initial_state(settings, config, weights, bases, cpu, first)
+
+    state = stage("first positions", begin)
+    del loaded.weights, loaded.bases
+    state, plain = stage("step", lambda: train_step(state, first, settings, config, cpu))
+    second = step_batches(settings, tokens, 2, state.weights)
+    state, with_event = stage("step with event", lambda: train_step(state, second, settings, config, cpu))
+    told = {
+        "stored_weights": stored,
+        "slots": sum(target.delta.topology.nnz for target in state.targets.values()),
+        "losses": [plain.loss, with_event.loss],
+        "event": with_event.event,
+        "stages": stages,
+        "peak_bytes": console.peak_memory_bytes(),
+    }
+    result.write_text(json.dumps(told, indent=1))
+    print({k: told[k] for k in ("stored_weights", "slots", "losses", "event")})
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "make":
+        _make(sys.argv[2], Path(sys.argv[3]))
+    else:
+        _train(Path(sys.argv[3]), int(sys.argv[4]), float(sys.argv[5]), Path(sys.argv[6]))

@@ -1,0 +1,238 @@
+"""Tables and pictures of benchmarks, from the JSON files that they wrote.
+
+    python -m benchmarks page docs/benchmarks.md RESULTS
+
+RESULTS holds what `--json` wrote: `kernels-1.json` and `kernels-2.json`, the digit being the threads, `step-1.json`,
+`memory.json`, `generate-1.json`. What is between `<!-- table NAME -->` and `<!-- end -->` in the page is written anew,
+and so are the pictures in the folder of its name beside it.
+"""
+
+import json
+import re
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from seft_cli.output import Refused
+
+PEERS = ("torch", "torch csr", "scipy csr", "mkl csr")
+"""Columns of the table of products; one that nobody has is left out."""
+PARTS = ("weights", "base", "delta", "moments")
+WHO = {
+    "ours": "this project",
+    "compact": "this project, `--compact`",
+    "transposed": "this project, `--transposed`",
+    "torch": "PyTorch",
+}
+TABLE = re.compile(r"(<!-- table ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def page(
+    markdown: Annotated[
+        Path, typer.Argument(help="The page whose tables are written anew.", exists=True, dir_okay=False)
+    ],
+    results: Annotated[Path, typer.Argument(help="A folder of what `--json` wrote.", exists=True, file_okay=False)],
+) -> None:
+    """Write the tables of a page and the pictures beside it from results."""
+    from seft_cli.log.figures import rendered
+
+    found = {path.stem: _read(path) for path in sorted(results.glob("*.json"))}
+    missing = sorted({name for _, name, _ in TABLE.findall(markdown.read_text())} - set(found))
+    if missing:
+        raise typer.BadParameter(f"{results} lacks {', '.join(f'{name}.json' for name in missing)}")
+    written = TABLE.sub(lambda m: f"{m[1]}\n{tables(m[2], found[m[2]])}\n\n{m[3]}", markdown.read_text())
+    pictures = {f"{name}.svg": partial(draw, told) for name, told in found.items() for draw in _pictures(name)}
+    beside = markdown.parent / markdown.stem
+    beside.mkdir(exist_ok=True)
+    for name, draw in pictures.items():
+        (beside / name).write_bytes(rendered(draw, "svg"))
+    markdown.write_text(written)
+    print(f"{markdown}: {len(found)} results, {len(pictures)} pictures")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """Return a result; what is none is refused by name."""
+    try:
+        told = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise Refused(f"{path} is not JSON: {error}") from None
+    if not isinstance(told, dict):
+        raise Refused(f"{path} is not a JSON object")
+    return told
+
+
+def tables(name: str, told: dict[str, Any]) -> str:
+    """Return the Markdown of a benchmark's result."""
+    kind = name.partition("-")[0]
+    return {"kernels": _kernels, "step": _step, "memory": _memory, "generate": _generate}[kind](told)
+
+
+def _table(head: list[str], rows: list[list[str]], n_text: int) -> str:
+    rule = ["---"] * n_text + ["---:"] * (len(head) - n_text)
+    return "\n".join(f"| {' | '.join(row)} |" for row in (head, rule, *rows))
+
+
+def _ratio(middle: float, lowest: float, highest: float) -> str:
+    return f"{middle:.2f} ({lowest:.2f}..{highest:.2f})"
+
+
+def _kernels(told: dict[str, Any]) -> str:
+    """Ours at every count of tokens, then every method on one shape."""
+    found = {(r["product"], *r["shape"], r["pattern"], r["tokens"], r["method"]): r for r in told["rows"]}
+    tokens = sorted({r["tokens"] for r in told["rows"]})
+    lines = list(dict.fromkeys((r["product"], *r["shape"], r["pattern"]) for r in told["rows"]))
+    order = ("forward", "dx", "dx, copy", "sample")
+    lines.sort(key=lambda line: order.index(line[0]))
+
+    def cell(line: tuple[Any, ...], n: int, method: str) -> str:
+        row = found.get((*line, n, method))
+        return _ratio(row["ratio"], row["lowest"], row["highest"]) if row else ""
+
+    ours = [[line[0], f"{line[1]} x {line[2]}", line[3], *(cell(line, n, "ours") for n in tokens)] for line in lines]
+    wide = [line for line in lines if line[1:3] == (2048, 2048)]
+    peers = [peer for peer in PEERS if any(r["method"] == peer for r in told["rows"])]
+    beside = [
+        [line[0], line[3], str(n), *(cell(line, n, method) for method in ("ours", *peers))]
+        for line in wide
+        for n in tokens
+    ]
+    return "\n\n".join(
+        (
+            "Ours, by tokens:",
+            _table(["product", "matrix", "not stored", *(f"{n}" for n in tokens)], ours, 3),
+            "Everyone, 2048 x 2048:",
+            _table(["product", "not stored", "tokens", "this project", *peers], beside, 2),
+        )
+    )
+
+
+def _step(told: dict[str, Any]) -> str:
+    def cell(row: dict[str, Any], other: str) -> str:
+        return _ratio(row["ratio"][other], *row["ratio_range"][other]) if other in row["ratio"] else ""
+
+    rows = [
+        [
+            row["what"].replace("x", " x "),
+            f"{row['sparsity']:.0%}",
+            f"{row['milliseconds']['ours']:.1f}",
+            cell(row, "torch"),
+            cell(row, "torch lora"),
+            cell(row, "torch / transposed"),
+        ]
+        for row in told["rows"]
+    ]
+    head = ["what", "not stored", "ms", "PyTorch, dense gradient", "PyTorch, LoRA", "PyTorch, to `--transposed`"]
+    return _table(head, rows, 1)
+
+
+def _memory(told: dict[str, Any]) -> str:
+    def cell(row: dict[str, Any], sizes: dict[str, int], part: str) -> str:
+        expected = f" ({row['formula'][part] / 2**20:.1f})" if part in row.get("formula", {}) else ""
+        return f"{sizes[part] / 2**20:.1f}{expected}" if part in sizes else ""
+
+    rows = []
+    for row in told["rows"]:
+        sizes = row["held"] | row["transient"]
+        rows.append(
+            [
+                WHO[row["who"]],
+                f"{row['sparsity']:.0%}",
+                *(cell(row, sizes, part) for part in (*PARTS, "a step", "with an event")),
+                f"{row['peak'] / 2**20:.0f}",
+                f"{row['bytes_a_weight']:.2f}",
+            ]
+        )
+    head = ["who", "not stored", *PARTS, "a step", "with an event", "peak resident", "bytes a weight"]
+    names = list(told["patterns"][0])
+    patterns = [[row[n] if isinstance(row[n], str) else f"{row[n]:.3f}" for n in names] for row in told["patterns"]]
+    return "\n\n".join(
+        (
+            "MiB, and what the formula of TRN-012 says:",
+            _table(head, rows, 1),
+            "Bytes a position of a matrix of N:M in float32:",
+            _table(names, patterns, 1),
+        )
+    )
+
+
+def _generate(told: dict[str, Any]) -> str:
+    others = ("ours", "scipy csr", "torch")
+    rows = [
+        [
+            f"{row['shape'][0]} x {row['shape'][1]}",
+            row["pattern"],
+            f"{row['microseconds']['ours']:.0f}",
+            *(_ratio(row["ratio"][who], *row["ratio_range"][who]) for who in others),
+        ]
+        for row in told["rows"]
+    ]
+    return _table(["matrix", "not stored", "us", "this project", "scipy csr", "torch"], rows, 2)
+
+
+def _pictures(name: str) -> Sequence[Callable[[dict[str, Any]], Any]]:
+    kind = name.partition("-")[0]
+    return {"kernels": [_picture_of_kernels], "memory": [_picture_of_memory]}.get(kind, [])
+
+
+def _picture_of_kernels(told: dict[str, Any]) -> Any:
+    """Ours against dense NumPy: by sparsity, a line a count of tokens, a panel a product and shape."""
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import NullLocator
+
+    from seft_cli.log.figures import BLUE, GREEN, ORANGE, PURPLE, QUIET, VERMILLION
+
+    shapes = [(2048, 2048), (5632, 2048), (4096, 4096)]
+    shares = {"50%": 0.5, "70%": 0.7, "80%": 0.8, "90%": 0.9}
+    rows = [r for r in told["rows"] if r["method"] == "ours" and r["pattern"] in shares]
+    shapes = [shape for shape in shapes if any(tuple(r["shape"]) == shape for r in rows)]
+    figure = Figure(figsize=(0.6 + 3.0 * len(shapes), 8.4), layout="constrained")
+    axes = figure.subplots(3, len(shapes), sharex=True, sharey="row", squeeze=False)
+    for i, product in enumerate(("forward", "dx", "sample")):
+        for j, shape in enumerate(shapes):
+            ax = axes[i, j]
+            ax.axhline(1, color=QUIET, linewidth=0.8, linestyle=(0, (4, 3)))
+            for n, color in zip((1, 16, 128, 512, 2048), (PURPLE, ORANGE, GREEN, BLUE, VERMILLION), strict=True):
+                line = {
+                    shares[r["pattern"]]: r["ratio"]
+                    for r in rows
+                    if r["product"] == product and tuple(r["shape"]) == shape and r["tokens"] == n
+                }
+                ax.plot(list(line), list(line.values()), marker="o", markersize=3, color=color, label=f"{n}")
+            ax.set_yscale("log")
+            ax.set_yticks([0.25, 0.5, 1, 2, 4, 8], ["0.25", "0.5", "1", "2", "4", "8"], minor=False)
+            ax.yaxis.set_minor_locator(NullLocator())
+            ax.grid(visible=True)
+            ax.set_title(f"{product}, {shape[0]} x {shape[1]}")
+            ax.set_xticks(list(shares.values()), list(shares))
+        axes[i, 0].set_ylabel("times as fast as dense NumPy")
+    for ax in axes[-1]:
+        ax.set_xlabel("positions not stored")
+    axes[0, 0].legend(title="tokens", ncols=2)
+    return figure
+
+
+def _picture_of_memory(told: dict[str, Any]) -> Any:
+    """What is held, by part, and the peak above it, a bar a program and sparsity."""
+    from matplotlib.figure import Figure
+
+    from seft_cli.log.figures import BLUE, FAINT, GREEN, ORANGE, SKY
+
+    rows = sorted(told["rows"], key=lambda row: -row["sparsity"])
+    names = {"ours": "this project", "compact": "--compact", "transposed": "--transposed", "torch": "PyTorch"}
+    figure = Figure(figsize=(8.4, 0.42 * len(rows) + 1.4), layout="constrained")
+    ax = figure.subplots()
+    labels = [f"{names[row['who']]}, {row['sparsity']:.0%}" for row in rows]
+    left = [0.0] * len(rows)
+    for part, color in zip(PARTS, (BLUE, SKY, GREEN, ORANGE), strict=True):
+        sizes = [row["held"].get(part, 0) / 2**20 for row in rows]
+        ax.barh(labels, sizes, left=left, color=color, label=part)
+        left = [a + b for a, b in zip(left, sizes, strict=True)]
+    rest = [max(0.0, row["peak"] / 2**20 - held) for row, held in zip(rows, left, strict=True)]
+    ax.barh(labels, rest, left=left, color=FAINT, label="rest of the process at its peak")
+    ax.set_xlabel("MiB")
+    ax.grid(visible=True, axis="x")
+    ax.legend(loc="lower right")
+    return figure

@@ -1,0 +1,101 @@
+"""What benchmarks share: a clean environment, the machine's description, and rounds in which every method runs."""
+
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable, Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from seft_cli.output import require_file
+
+JsonFile = Annotated[
+    Path | None, typer.Option("--json", callback=require_file, help="Write the result to this file as well.")
+]
+Threads = Annotated[int, typer.Option(min=1, help="Threads of every library.")]
+
+# Idle workers of OpenBLAS and OpenMP spin on cores that the other pool needs; both read this when loaded.
+CLEAN = {"OPENBLAS_THREAD_TIMEOUT": "4", "OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "2000"}
+# Would make OpenBLAS choose a slower dense product than the machine's own.
+UNSET = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")
+THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
+
+BLOCK_SECONDS = 0.04
+"""Least duration of a timed block."""
+
+
+def machine(threads: int) -> dict[str, Any]:
+    """What a reader must know to compare these figures with others."""
+    import numba
+    import numpy as np
+
+    model = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        lines = cpuinfo.read_text(encoding="utf-8").splitlines()
+        model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), model)
+    blas = "unknown (threadpoolctl is not installed)"
+    if find_spec("threadpoolctl"):
+        from threadpoolctl import threadpool_info
+
+        blas = ", ".join(
+            f"{i['internal_api']} {i['version']} {i.get('architecture')}"
+            for i in threadpool_info()
+            if i["user_api"] == "blas"
+        )
+    return {
+        "cpu": model,
+        "cores": os.cpu_count(),
+        "threads": threads,
+        "blas of numpy": blas,
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "numba": numba.__version__,
+    }
+
+
+def restart_in_clean_environment(threads: int) -> None:
+    """Replace this process by one whose libraries will wait passively and use the machine's own kernels."""
+    wanted = CLEAN | dict.fromkeys(THREADS, str(threads))
+    if all(os.environ.get(name) == value for name, value in wanted.items()) and not any(n in os.environ for n in UNSET):
+        return
+    environment = {name: value for name, value in os.environ.items() if name not in UNSET} | wanted
+    os.execve(sys.executable, sys.orig_argv, environment)  # noqa: S606
+
+
+def drawn_mask(rng: Any, shape: tuple[int, int], pattern: str) -> Any:
+    """Return which positions are stored: `N:M` of every M in a row, or each unless a share of them, `70%`, is not."""
+    if ":" in pattern:
+        n_keep, width = map(int, pattern.split(":"))
+        order = rng.random((shape[0], shape[1] // width, width)).argsort(axis=2)
+        return (order < n_keep).reshape(shape)
+    return rng.random(shape) >= int(pattern.rstrip("%")) / 100
+
+
+def rounds(
+    methods: dict[str, Callable[[], Any]], n_rounds: int, base: str = "numpy"
+) -> Iterator[tuple[str, list[float], list[float], float]]:
+    """Time each method once a round; yield its name, times, ratios of the base's to them, and share of a core."""
+    times: dict[str, list[float]] = {name: [] for name in methods}
+    cores: dict[str, list[float]] = {name: [] for name in methods}
+    repeats: dict[str, int] = {}
+    n_threads = int(os.environ[THREADS[0]])
+    for _ in range(n_rounds):
+        for name, method in methods.items():
+            start = time.perf_counter()
+            method()
+            once = time.perf_counter() - start
+            count = repeats.setdefault(name, max(1, min(200, int(BLOCK_SECONDS / once))))
+            start, cpu_start = time.perf_counter(), time.process_time()
+            for _ in range(count):
+                method()
+            elapsed = time.perf_counter() - start
+            times[name].append(elapsed / count)
+            cores[name].append((time.process_time() - cpu_start) / elapsed / n_threads)
+    for name, own in times.items():
+        ratios = [dense / mine for dense, mine in zip(times[base], own, strict=True)]
+        yield name, own, ratios, min(cores[name] + cores[base])

@@ -1,0 +1,255 @@
+"""Compare update rules over several seeds:
+
+    python -m experiments NAME SPARSE_DIR --train TRAIN.txt --valid VALID.txt
+
+An experiment is arms x seeds (--list). Each finished run is one line in WORK/results.jsonl: a stopped experiment goes
+on where it stopped, experiments share the runs they have in common, and processes that are given different cells
+(--only-arm, --seed) may fill one file. When all runs are there, OUT/NAME.md and OUT/NAME.svg are written.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from experiments.page import Report, markdown
+from experiments.picture import draw, library
+from experiments.results import Results, Run, engine_digest, key_of
+from experiments.run import Inputs, measure, perplexity_of, read_inputs
+from experiments.statistics import MOST
+from experiments.table import ARMS, EXPERIMENTS, Experiment, settings_for
+from formats.index import is_sparse
+from seft_cli import console
+from seft_cli.output import require_file, write_file
+from seft_ref import TrainSettings
+from seft_ref.prune.record import read_record
+from seft_ref.resume import settings_text
+
+
+def main(
+    name: Annotated[str | None, typer.Argument(metavar="NAME", help="Experiment, one of --list.")] = None,
+    folder: Annotated[
+        Path | None, typer.Argument(metavar="SPARSE_DIR", help="Sparse checkpoint of a pruned model.")
+    ] = None,
+    train: Annotated[Path | None, typer.Option(help="UTF-8 text to train on.")] = None,
+    valid: Annotated[Path | None, typer.Option(help="UTF-8 text to predict.")] = None,
+    out: Annotated[Path, typer.Option(help="Where page and picture go.")] = Path("docs/experiments"),
+    work: Annotated[Path, typer.Option(help="Where results are kept, shared by all experiments.")] = Path(
+        "build/experiments"
+    ),
+    seeds: Annotated[int, typer.Option(min=1, max=MOST, help="Runs of each arm, seeds 0, 1, …")] = 5,
+    steps: Annotated[int | None, typer.Option(help="Optimizer steps; default here and below: the engine's.")] = None,
+    batch: Annotated[int | None, typer.Option(help="Rows of a micro-batch.")] = None,
+    micro_batches: Annotated[int | None, typer.Option(help="Micro-batches of a step.")] = None,
+    length: Annotated[int | None, typer.Option(help="Tokens of a row.")] = None,
+    density: Annotated[float | None, typer.Option(help="Trained positions, as a fraction of each matrix.")] = None,
+    evolve_every: Annotated[int | None, typer.Option(help="Steps between events.")] = None,
+    drop_fraction: Annotated[float | None, typer.Option(help="Fraction of slots dropped at an event.")] = None,
+    lr: Annotated[float | None, typer.Option(help="Learning rate.")] = None,
+    warmup_steps: Annotated[int | None, typer.Option(help="Steps over which the learning rate rises.")] = None,
+    lr_schedule: Annotated[str | None, typer.Option(help="constant, linear or cosine.")] = None,
+    eval_length: Annotated[int, typer.Option(min=2, help="Tokens of an evaluation window.")] = 256,
+    eval_windows: Annotated[int, typer.Option(min=1, help="Evaluation windows.")] = 40,
+    only_arm: Annotated[list[str] | None, typer.Option(help="Run this arm only; may be repeated.")] = None,
+    seed: Annotated[list[int] | None, typer.Option(help="Run this seed only; may be repeated.")] = None,
+    plan: Annotated[bool, typer.Option("--plan", help="Say what is to be run and what is there; run nothing.")] = False,
+    show: Annotated[bool, typer.Option("--list", help="Print experiments and arms.")] = False,
+    any_engine: Annotated[
+        bool, typer.Option("--any-engine", help="Take results of other versions of the engine too; the page says so.")
+    ] = False,
+) -> None:
+    """Run what is missing of an experiment and write its page and picture."""
+    if show:
+        print_list()
+        return
+    if name not in EXPERIMENTS:
+        raise console.Refused(f"there is no experiment {name}; choose one of {', '.join(EXPERIMENTS)}")
+    if folder is None or train is None or valid is None:
+        raise console.Refused("an experiment needs SPARSE_DIR, --train and --valid")
+    given = {
+        "steps": steps,
+        "batch": batch,
+        "micro_batches": micro_batches,
+        "length": length,
+        "density": density,
+        "evolve_every": evolve_every,
+        "drop_fraction": drop_fraction,
+        "lr": lr,
+        "warmup_steps": warmup_steps,
+        "lr_schedule": lr_schedule,
+    }
+    given = {key: value for key, value in given.items() if value is not None}
+    experiment = EXPERIMENTS[name]
+    check_model(folder)
+    for arm in only_arm or ():
+        if arm not in experiment.arms():
+            raise console.Refused(f"{name} has no arm {arm}; choose one of {', '.join(experiment.arms())}")
+    for one in seed or ():
+        if not 0 <= one < seeds:
+            raise console.Refused(f"seed {one} is none of the {seeds} seeds, 0 to {seeds - 1}; raise --seeds")
+    for file in (out / f"{name}.md", out / f"{name}.svg", work / "results.jsonl"):
+        require_file(file)
+    library()
+    inputs = read_inputs(folder, train, valid, {"length": eval_length, "windows": eval_windows})
+    cells = cells_of(experiment, given, seeds, inputs)
+    engine = engine_digest()
+    results = Results(work, None if any_engine else engine)
+    chosen = [c for c in cells if c.arm in (only_arm or ARMS) and c.seed in (seed or range(seeds))]
+    if plan:
+        print_plan(name, cells, chosen, results)
+        return
+    fill(chosen, inputs, results, engine)
+    found = results.found()
+    missing = [cell for cell in cells if cell.key not in found]
+    if missing:
+        console.wide.print(
+            f"{name}: {len(cells) - len(missing)} of {len(cells)} runs are there; the page follows when all are"
+        )
+        return
+    runs: dict[str, dict[int, Run]] = {}
+    for cell in cells:
+        runs.setdefault(cell.arm, {})[cell.seed] = found[cell.key]
+    options = {"seeds": seeds, **given, "eval_length": eval_length, "eval_windows": eval_windows}
+    command = command_line(name, folder, train, valid, out, options)
+    texts = (train.name, valid.name)
+    report = Report(name, experiment, runs, command, describe(folder, runs), texts)
+    write(report, out)
+    console.wide.print(f"wrote {out / name}.md and {out / name}.svg")
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One run to be: an arm with a seed, its settings, and the key of its result."""
+
+    arm: str
+    seed: int
+    settings: TrainSettings
+    key: str
+
+
+def cells_of(experiment: Experiment, given: dict[str, Any], seeds: int, inputs: Inputs) -> list[Cell]:
+    """Return the runs of an experiment, seed by seed.
+
+    Raises:
+        SeftError: for settings that the engine refuses, before anything is run.
+    """
+    cells = []
+    for seed in range(seeds):
+        for arm in experiment.arms():
+            settings = settings_for(arm, given, seed)
+            content = {**inputs.identity(), "settings": json.loads(settings_text(settings))}
+            cells.append(Cell(arm, seed, settings, key_of(content)))
+    return cells
+
+
+def fill(cells: list[Cell], inputs: Inputs, results: Results, engine: str) -> None:
+    """Run the cells whose result is missing, one after the other, and add each to the results as it ends."""
+    todo = [cell for cell in cells if cell.key not in results.found()]
+    before: float | None = None
+    for number, cell in enumerate(todo, 1):
+        found = results.found()
+        if cell.key in found:
+            continue  # another process was faster
+        if before is None:
+            before = perplexity_before(inputs, results)
+        with console.progress(
+            f"{cell.arm}, seed {cell.seed} ({number} of {len(todo)})", cell.settings.steps
+        ) as advance:
+            seen = measure(inputs, cell.settings, results.path.parent, advance)
+        results.append(
+            {
+                "key": cell.key,
+                "engine": engine,
+                "arm": cell.arm,
+                "seed": cell.seed,
+                "settings": json.loads(settings_text(cell.settings)),
+                "tokens": {"train": len(inputs.train), "valid": len(inputs.valid)},
+                "perplexity_before": before,
+                **inputs.identity(),
+                **seen,
+            }
+        )
+
+
+def perplexity_before(inputs: Inputs, results: Results) -> float:
+    """Return the perplexity of the pruned model, from a run that has it or anew."""
+    same = inputs.identity()
+    for run in results.found().values():
+        if all(run[name] == same[name] for name in ("model", "valid", "evaluation")):
+            return run["perplexity_before"]
+    return perplexity_of(inputs.folder, inputs)
+
+
+def check_model(folder: Path) -> None:
+    """Refuse a folder that is no sparse checkpoint, or whose pattern leaves growth no choice (EVT-007)."""
+    if not is_sparse(folder):
+        raise console.Refused(
+            f"{folder} is not a sparse checkpoint; make one with seft convert {folder} DST --to sparse"
+        )
+    if pattern := pruning_of(folder).get("pattern"):
+        raise console.Refused(
+            f"{folder} is pruned {pattern}, so that all arms grow alike; take a model without a pattern"
+        )
+
+
+def pruning_of(folder: Path) -> dict[str, Any]:
+    """Return the record of pruning of a model, empty if it has none (PRN-008)."""
+    record = folder / "pruning.json"
+    return read_record(record.read_bytes()) if record.is_file() else {}
+
+
+def describe(folder: Path, runs: dict[str, dict[int, Run]]) -> str:
+    """Say which model it is, without where it lies."""
+    run = next(iter(next(iter(runs.values())).values()))
+    record = pruning_of(folder)
+    told = {"method", "removed", "of"} <= record.keys()
+    how = f", pruned by {record['method']} to {record['removed'] / record['of']:.1%}" if told else ""
+    stored = f"{run['stored']:,} stored weights in the target matrices"
+    return f"The model `{folder.name}` (state {run['model'][:12]}){how}: {stored}"
+
+
+def command_line(name: str, folder: Path, train: Path, valid: Path, out: Path, options: dict[str, Any]) -> str:
+    """Return the command that makes the page, with the last component of every path."""
+    words = [
+        "python tools/experiment.py",
+        name,
+        folder.name,
+        "--train",
+        train.name,
+        "--valid",
+        valid.name,
+        "--out",
+        out.name,
+    ]
+    for option, value in options.items():
+        words += [f"--{option.replace('_', '-')}", str(value)]
+    return " ".join(words)
+
+
+def write(report: Report, out: Path) -> None:
+    """Write page and picture, each whole or not at all."""
+    out.mkdir(parents=True, exist_ok=True)
+    draw(report, out / f"{report.name}.svg")
+    write_file(out / f"{report.name}.md", markdown(report).encode())
+
+
+def print_list() -> None:
+    """Print every experiment with its rows, and what each arm sets."""
+    for name, experiment in EXPERIMENTS.items():
+        console.wide.print(f"{name}: {experiment.title}")
+        for row in experiment.rows:
+            choices = ", ".join(f"{key} {value}" for key, value in ARMS[row.arm].items())
+            console.wide.print(f"  {row.label}: arm {row.arm} ({choices})")
+
+
+def print_plan(name: str, cells: list[Cell], chosen: list[Cell], results: Results) -> None:
+    """Print how many runs are there and which are to be done."""
+    found = results.found()
+    there = sum(cell.key in found for cell in cells)
+    todo = [cell for cell in chosen if cell.key not in found]
+    console.wide.print(f"{name}: {len(cells)} runs, {there} in {results.path}, {len(todo)} to do")
+    for arm in dict.fromkeys(cell.arm for cell in todo):
+        seeds = ", ".join(str(cell.seed) for cell in todo if cell.arm == arm)
+        console.wide.print(f"  {arm}: seeds {seeds}")

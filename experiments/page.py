@@ -1,0 +1,272 @@
+"""The result page of an experiment: a function of its runs and of how it was asked for, and of nothing else."""
+
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any
+
+from experiments.run import COUNTS, seconds_of
+from experiments.statistics import Estimate, estimate, paired
+from experiments.table import Experiment, Row
+
+Run = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """All runs of an experiment, and what the page says about where they come from."""
+
+    name: str
+    experiment: Experiment
+    runs: Mapping[str, Mapping[int, Run]]
+    """arm, seed, run"""
+    command: str
+    model: str
+    texts: tuple[str, str]
+
+    def rows(self) -> list[Row]:
+        """Return the rows that were run, the reference first."""
+        return [row for row in self.experiment.rows if row.arm in self.runs]
+
+    def values(self, row: Row, what: Callable[[Run, Row], float]) -> dict[int, float]:
+        """Return a number of a row for every seed."""
+        return {seed: what(run, row) for seed, run in sorted(self.runs[row.arm].items())}
+
+    def every_run(self) -> list[Run]:
+        """Return the runs, arm by arm."""
+        return [run for of_arm in self.runs.values() for _, run in sorted(of_arm.items())]
+
+
+def perplexity(run: Run, row: Row) -> float:
+    """Return the perplexity of a run at the moment that a row looks at."""
+    before = run["perplexity_before_last_pass"]
+    return before if row.before_last_pass and before is not None else run["perplexity_after"]
+
+
+def support(run: Run, row: Row) -> float:
+    """Return the stored weights at the moment that a row looks at, as a multiple of those at load."""
+    return run["support_before_last_pass" if row.before_last_pass else "support_final"] / run["stored"]
+
+
+NOTE_RESULTS = """
+    Mean over seeds ± half of the 95 % t-interval; for seconds the mean, for memory the largest. *Support* is the number
+    of stored weights of the target matrices as a multiple of that at load: the largest after any event, and at the end.
+    *Overlap* is the share of the weights stored at load that are still stored at the end. *Seconds an event* is what a
+    step with an event takes longer than one without; both are medians of a run.
+"""
+NOTE_DIFFERENCES = """
+    Perplexity of the row less that of the reference with the same seed, which fixes the order of the text; the pruned
+    model is the same in all runs. The intervals are not corrected for the number of comparisons, and hold for this
+    model, this text and these settings.
+"""
+
+
+def prose(text: str) -> str:
+    """Return a paragraph in lines of 150 characters."""
+    return textwrap.fill(" ".join(text.split()), 150, break_long_words=False, break_on_hyphens=False)
+
+
+def markdown(report: Report) -> str:
+    """Return the page."""
+    experiment = report.experiment
+    parts = [
+        f"# {experiment.title}",
+        f"```\n{report.command}\n```",
+        *map(prose, _head(report)),
+        prose(experiment.question),
+        f"![{report.name}: perplexity of every run, differences, and the steps]({report.name}.svg)",
+        "## Results",
+        _results(report),
+        prose(NOTE_RESULTS),
+        "What the events of a run changed, mean over seeds:",
+        _counts(report),
+        "## Differences, paired by seed",
+        _differences(report),
+        prose(NOTE_DIFFERENCES),
+        "## What one would expect",
+        prose(experiment.expected),
+        "## What came out",
+        "\n".join(f"- {sentence}" for sentence in sentences(report)),
+        "## Settings",
+        *_settings(report),
+        "## Every run",
+        _every_run(report),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _table(headings: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:
+    """Return a Markdown table whose first columns are text and the others numbers."""
+    rule = "|" + "|".join("---" if i < left else "---:" for i in range(len(headings))) + "|"
+    first, *others = ("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in (headings, *rows))
+    return "\n".join((first, rule, *others))
+
+
+def _head(report: Report) -> list[str]:
+    """Return when, where, on what, and what a reader must be warned of."""
+    runs = report.every_run()
+    dates = sorted({run["date"] for run in runs})
+    machines = {_machine(run["machine"]): None for run in runs}
+    first, n_seeds = runs[0], len({run["seed"] for run in runs})
+    evaluation, tokens = first["evaluation"], first["tokens"]
+    train, valid = report.texts
+    measured = (
+        f"Trained on `{train}` ({tokens['train']:,} tokens); perplexity over {evaluation['windows']} windows of "
+        f"{evaluation['length']} tokens of `{valid}` ({tokens['valid']:,} tokens), "
+        f"{first['perplexity_before']:.2f} before training."
+    )
+    said = [
+        f"{' to '.join(dict.fromkeys((dates[0], dates[-1])))}; {'; and '.join(machines)}.",
+        f"{report.model}. {n_seeds} seed{'s' if n_seeds > 1 else ''} an arm. {measured}",
+    ]
+    n_engines = len({run["engine"] for run in runs})
+    if n_engines > 1:
+        said.append(f"The runs were made by {n_engines} versions of the engine, which may differ in their numbers.")
+    return said
+
+
+def _machine(of: Mapping[str, Any]) -> str:
+    return f"{of['cpu']}, {of['cores']} cores, Python {of['python']}, NumPy {of['numpy']}, numba {of['numba']}"
+
+
+def with_interval(of: Estimate, digits: int) -> str:
+    """Return a mean and half of its interval as text."""
+    mean = f"{of.mean:,.{digits}f}"
+    return mean if of.half_width is None else f"{mean} ± {of.half_width:,.{digits}f}"
+
+
+def _results(report: Report) -> str:
+    headings = ("perplexity", "largest support", "support", "overlap", "seconds a step", "seconds an event", "peak GiB")
+    rows = []
+    for row in report.rows():
+        runs = report.runs[row.arm].values()
+        steps, events = zip(*(seconds_of(run) for run in runs), strict=True)
+        of_events = [seconds for seconds in events if seconds is not None]
+        cells = [
+            with_interval(estimate([*report.values(row, perplexity).values()]), 2),
+            with_interval(estimate([run["support_max"] / run["stored"] for run in runs]), 4),
+            with_interval(estimate([*report.values(row, support).values()]), 4),
+            "" if row.before_last_pass else with_interval(estimate([run["overlap"] for run in runs]), 4),
+            f"{fmean(steps):.2f}",
+            f"{fmean(of_events):.2f}" if of_events else "",
+            f"{max(run['peak_memory_bytes'] for run in runs) / 2**30:.2f}",
+        ]
+        rows.append([row.label, *cells])
+    return _table(("arm", *headings), rows)
+
+
+def _counts(report: Report) -> str:
+    rows = []
+    for arm, label in _labels(report).items():
+        runs = report.runs[arm]
+        means = [sum(run["counts"][name] for run in runs.values()) / len(runs) for name in COUNTS]
+        events = max(len(run["events"]) for run in runs.values())
+        rows.append([label, str(events), *(f"{mean:,.0f}" for mean in means)])
+    headings = ["arm", "events", *("of them reactivated" if name == "reactivated" else name for name in COUNTS)]
+    return _table(headings, rows)
+
+
+def _labels(report: Report) -> dict[str, str]:
+    """Return arm and label of every arm once, without the moment that a row looks at."""
+    labels: dict[str, str] = {}
+    for row in report.rows():
+        labels.setdefault(row.arm, row.label.split(",")[0])
+    return labels
+
+
+def differences(report: Report) -> list[tuple[Row, Estimate]]:
+    """Return each row with its difference from the first."""
+    reference, *others = report.rows()
+    at = report.values(reference, perplexity)
+    return [(row, paired(report.values(row, perplexity), at)) for row in others]
+
+
+def _differences(report: Report) -> str:
+    rows = []
+    for row, of in differences(report):
+        ends = ["", ""] if of.half_width is None else [f"{of.low:+,.2f}", f"{of.high:+,.2f}"]
+        verdict = "one seed, no interval" if of.half_width is None else "yes" if of.excludes_zero else "no"
+        rows.append([f"{row.label} − {report.rows()[0].label}", f"{of.mean:+,.2f}", *ends, str(of.n), verdict])
+    return _table(["difference", "mean", "from", "to", "seeds", "excludes 0"], rows)
+
+
+def sentences(report: Report) -> list[str]:
+    """Return what came out, in words that claim no more than the intervals do."""
+    reference = report.rows()[0].label
+    said = [_sentence(row.label, reference, of) for row, of in differences(report)]
+    if report.experiment.shows_density:
+        for arm, label in _labels(report).items():
+            largest = max(run["support_max"] / run["stored"] for run in report.runs[arm].values())
+            final = max(run["support_final"] / run["stored"] for run in report.runs[arm].values())
+            said.append(
+                f"{label}: the support reached {largest:.4f} times the stored weights at load during the run, and "
+                f"{final:.4f} at the end (the largest of all seeds)."
+            )
+    return said
+
+
+def _sentence(label: str, reference: str, of: Estimate) -> str:
+    start = f"{label} less {reference}: {of.mean:+,.2f} in perplexity"
+    if of.half_width is None:
+        return f"{start} with one seed. One run each says nothing about the spread."
+    start += f" (95 % interval {of.low:+,.2f} to {of.high:+,.2f}, {of.n} seeds)."
+    if not of.excludes_zero:
+        return f"{start} The interval includes 0: these runs do not tell the two apart."
+    word = "higher, that is worse," if of.mean > 0 else "lower, that is better,"
+    return f"{start} The interval excludes 0: in these runs {label} ended {word} than {reference} on average."
+
+
+def _settings(report: Report) -> list[str]:
+    """Return a table of the settings that all arms share, and one of what each arm sets."""
+    each = {arm: _flat(next(iter(runs.values()))["settings"]) for arm, runs in report.runs.items()}
+    first = next(iter(each.values()))
+    names = [name for name in first if name != "seed"]
+    apart = [name for name in names if any(of.get(name) != first[name] for of in each.values())]
+    shared = [[f"`{name}`", _text(first[name])] for name in names if name not in apart]
+    arms = [[label, *(_text(each[arm].get(name)) for name in apart)] for arm, label in _labels(report).items()]
+    return [
+        _table(["the same in all arms", ""], shared),
+        _table(["arm", *(f"`{name}`" for name in apart)], arms),
+    ]
+
+
+def _flat(settings: Mapping[str, Any], before: str = "") -> dict[str, Any]:
+    """Return nested settings under dotted names."""
+    found: dict[str, Any] = {}
+    for name, value in settings.items():
+        found |= _flat(value, f"{before}{name}.") if isinstance(value, Mapping) else {before + name: value}
+    return found
+
+
+def _text(value: Any) -> str:
+    return "not given" if value is None else str(value)
+
+
+def _every_run(report: Report) -> str:
+    headings = [
+        "arm",
+        "seed",
+        "perplexity",
+        "before the last pass",
+        "loss of the last step",
+        "largest support",
+        "support",
+        "overlap",
+    ]
+    rows = []
+    for arm, label in _labels(report).items():
+        for seed, run in sorted(report.runs[arm].items()):
+            before = run["perplexity_before_last_pass"]
+            rows.append(
+                [
+                    label,
+                    str(seed),
+                    f"{run['perplexity_after']:.2f}",
+                    "" if before is None else f"{before:.2f}",
+                    f"{run['losses'][-1]:.4f}",
+                    *(f"{run[name]:,}" for name in ("support_max", "support_final")),
+                    f"{run['overlap']:.4f}",
+                ]
+            )
+    return _table(headings, rows)

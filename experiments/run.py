@@ -1,0 +1,186 @@
+"""One run of an experiment: train a pruned model under some settings, evaluate what comes out, and measure."""
+
+import datetime as dt
+import hashlib
+import os
+import platform
+import re
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from seft_cli import console
+from seft_ref import (
+    TrainSettings,
+    evaluate,
+    finish,
+    initial_state,
+    load_model,
+    read_tokens,
+    save_model,
+    step_batches,
+    train,
+)
+from seft_ref.checkpoint import identity
+from seft_ref.kernels import cpu
+from seft_ref.topology import flat
+
+COUNTS = ("dropped", "grown", "reactivated", "cancelled", "pruned")
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """What all runs of an experiment have in common besides settings."""
+
+    folder: Path
+    model: str
+    """state digest of the pruned model"""
+    train: Sequence[int]
+    valid: Sequence[int]
+    evaluation: dict[str, int]
+    """length and windows"""
+
+    def identity(self) -> dict[str, Any]:
+        """Return digests of the model and of both token streams, and how a model is evaluated."""
+        return {
+            "model": self.model,
+            "train": _digest(self.train),
+            "valid": _digest(self.valid),
+            "evaluation": self.evaluation,
+        }
+
+
+def read_inputs(folder: Path, train_text: Path, valid_text: Path, evaluation: dict[str, int]) -> Inputs:
+    """Return the inputs of an experiment, tokenised."""
+    train_tokens, valid_tokens = (read_tokens(text, folder) for text in (train_text, valid_text))
+    return Inputs(folder, identity(folder), train_tokens, valid_tokens, evaluation)
+
+
+def _digest(tokens: Sequence[int]) -> str:
+    return hashlib.sha256(np.asarray(tokens, dtype="<i8").tobytes()).hexdigest()
+
+
+def measure(
+    inputs: Inputs, settings: TrainSettings, work: Path, advance: Callable[[str], None] = lambda remark: None
+) -> dict[str, Any]:
+    """Train and evaluate once, and return what was seen, ready for JSON.
+
+    The final model is written and read again as a user would, so that what is evaluated is what would be kept.
+    """
+    reset_peak()
+    model = load_model(inputs.folder, cpu)
+    stored = model.stored()
+    at_start = {name: base.topology for name, base in model.bases.items()}
+    config = model.config
+    first = step_batches(settings, inputs.train, 1, model.weights)
+    start = initial_state(settings, config, model.weights, model.bases, cpu, first)
+    run = train(start, settings, config, inputs.train, cpu)
+    del model, start  # only the run holds what it changes, so that the peak is that of a run
+
+    losses, seconds, events = [], [], []
+    began = time.perf_counter()
+    for state, record in run:
+        now = time.perf_counter()
+        losses.append(record.loss)
+        seconds.append(round(now - began, 4))
+        if record.event is not None:
+            counts = {name: int(record.event[name]) for name in (*COUNTS, "slots", "support")}
+            events.append({"step": state.step, **counts})
+        advance(f"loss {record.loss:.3f}")
+        began = time.perf_counter()
+
+    final = finish(state, settings, config, inputs.train, cpu)
+    seconds_finish = round(time.perf_counter() - began, 4)
+    supports = [stored, *(event["support"] for event in events)]
+    kept = sum(topology.nnz for topology, _ in final.values())
+    before_last_pass = None
+    if kept < supports[-1]:  # the last pass pruned something
+        before_last_pass = _perplexity(state.weights, config, inputs)
+    overlap = sum(
+        np.intersect1d(flat(topology), flat(at_start[name]), assume_unique=True).size
+        for name, (topology, _) in final.items()
+    )
+    del state
+    work.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=work) as temporary:
+        path = Path(temporary) / "final"
+        save_model(inputs.folder, path, final)
+        del final, at_start
+        perplexity = perplexity_of(path, inputs)
+    return {
+        "perplexity_after": perplexity,
+        "perplexity_before_last_pass": before_last_pass,
+        "losses": losses,
+        "events": events,
+        "counts": {name: sum(event[name] for event in events) for name in COUNTS},
+        "stored": stored,
+        "support_max": max(supports),
+        "support_before_last_pass": supports[-1],
+        "support_final": kept,
+        "overlap": overlap / max(stored, 1),
+        "seconds": seconds,
+        "seconds_finish": seconds_finish,
+        "peak_memory_bytes": peak_bytes(),
+        "date": dt.datetime.now(dt.UTC).date().isoformat(),
+        "machine": machine(),
+    }
+
+
+def perplexity_of(folder: Path, inputs: Inputs) -> float:
+    """Return the perplexity of the model in a folder on the validation text."""
+    model = load_model(folder, cpu)
+    model.bases.clear()
+    return _perplexity(model.weights, model.config, inputs)
+
+
+def _perplexity(weights: Any, config: Any, inputs: Inputs) -> float:
+    length, windows = inputs.evaluation["length"], inputs.evaluation["windows"]
+    return evaluate(weights, config, inputs.valid, cpu, length=length, windows=windows).perplexity
+
+
+def seconds_of(run: Mapping[str, Any]) -> tuple[float, float | None]:
+    """Return the median seconds of a step without event, and what the median step with one takes longer."""
+    at = {event["step"] for event in run["events"]}
+    plain = [s for step, s in enumerate(run["seconds"], 1) if step not in at]
+    with_event = [s for step, s in enumerate(run["seconds"], 1) if step in at]
+    step = statistics.median(plain or with_event)
+    return step, statistics.median(with_event) - step if plain and with_event else None
+
+
+def machine() -> dict[str, Any]:
+    """Name the machine: processor, cores, and the versions that numbers depend on."""
+    try:
+        found = re.search(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text(encoding="utf-8"))
+    except OSError:
+        found = None
+    return {
+        "cpu": found[1] if found else platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+        "numpy": version("numpy"),
+        "numba": version("numba"),
+    }
+
+
+def reset_peak() -> None:
+    """Forget the largest resident size so far, where the system can (Linux)."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+    except OSError:
+        return
+
+
+def peak_bytes() -> int:
+    """Return the largest resident size since reset_peak, or of the whole process where that cannot be had."""
+    try:
+        found = re.search(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text(encoding="utf-8"))
+    except OSError:
+        found = None
+    return int(found[1]) * 1024 if found else console.peak_memory_bytes()

@@ -1,0 +1,68 @@
+"""The table of commands. A command is loaded when it is named, so that none waits for the libraries of another."""
+
+import difflib
+import sys
+from collections.abc import Callable
+from importlib import import_module
+from importlib.metadata import version
+from typing import Any
+
+COMMANDS = {
+    "prune": ("commands.prune:main", "Prune a Hugging Face folder by magnitude, Wanda or SparseGPT."),
+    "convert": ("commands.convert:main", "Convert a checkpoint from and to other formats."),
+    "diff": ("commands.convert:diff", "Write what changed between two checkpoints."),
+    "apply": ("commands.convert:apply", "Apply deltas to a checkpoint."),
+    "check": ("commands.check:main", "Say every rule that a file or folder breaks."),
+    "show": ("commands.show:main", "Show what a checkpoint holds."),
+    "eval": ("commands.eval:main", "Measure the perplexity of a model."),
+    "finetune": ("commands.finetune:main", "Fine-tune a pruned model so that it stays pruned."),
+    "generate": ("commands.generate:main", "Continue a text."),
+    "plot": ("commands.plot:main", "Draw the logs of runs."),
+    "verify": ("conformance.command:main", "Judge a port, or this engine, by SPEC.md."),
+    "demo": ("commands.demo:main", "Prune and repair a real model, and see that it stays pruned."),
+}
+"""Name: where it is, below this package or in the kit, and what it does."""
+
+
+def main() -> None:
+    """Run the command that the first word names."""
+    words = sys.argv[1:]
+    if not words or words[0] in ("--help", "-h"):
+        print(usage())
+        raise SystemExit(0 if words else 2)
+    if words[0] == "--version":
+        print(f"seft {version('seft_ref')}")
+        return
+    name = words[0]
+    if name not in COMMANDS:
+        near = difflib.get_close_matches(name, COMMANDS, 1)
+        advice = f"did you mean {near[0]}?" if near else "seft --help lists all"
+        print(f"error: there is no command {name!r}; {advice}", file=sys.stderr)
+        raise SystemExit(2)
+    sys.argv[:2] = [f"seft {name}"]
+    run(name)
+
+
+def usage() -> str:
+    """Return what `seft --help` prints."""
+    width = max(map(len, COMMANDS))
+    told = ["Usage: seft COMMAND ...", "", "Fine-tune sparse language models so that they stay sparse.", ""]
+    told += [f"  {name:{width}}  {what}" for name, (_, what) in COMMANDS.items()]
+    return "\n".join([*told, "", "seft COMMAND --help explains every option."])
+
+
+def run(name: str) -> None:
+    """Run a command on the words behind sys.argv[0]."""
+    module, _, function = COMMANDS[name][0].partition(":")
+    if module.startswith("conformance"):
+        raise SystemExit(import_module(module).main())
+    command: Callable[..., Any] = getattr(import_module(f"seft_cli.{module}"), function)
+    if name == "finetune":
+        # processes that mpirun started speak with one voice
+        from seft_cli import launcher
+
+        launcher.run(command, f"seft {name}")
+    else:
+        from seft_cli import console
+
+        console.run(command, f"seft {name}")

@@ -1,0 +1,1 @@
+"""One command a file; `seft_cli.app` has their table."""

@@ -1,0 +1,60 @@
+"""Perplexity of a model on a text: seft eval DIR --text VALID.txt"""
+
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from seft_cli import console
+from seft_cli.device import Device, DeviceOption, place_of
+from seft_cli.input import MaxBytes, limit_of, require_input
+from seft_cli.output import require_file, write_json
+from seft_ref import evaluate, load_model, read_tokens
+
+SCHEMA = "seft.eval/1"
+"""What docs/json.md calls the object of --json."""
+
+
+def main(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Sparse checkpoint or Hugging Face folder.")],
+    text: Annotated[Path, typer.Option(help="UTF-8 text to predict.")],
+    length: Annotated[int, typer.Option(min=2, help="Tokens in a window.")] = 128,
+    windows: Annotated[int, typer.Option(min=1, help="Windows, spread evenly over the text.")] = 40,
+    compact: Annotated[
+        bool, typer.Option("--compact", help="Hold 16-bit weights in their 16 bits: 3.2 bytes a stored weight.")
+    ] = False,
+    device: DeviceOption = Device.cpu,
+    max_bytes: MaxBytes = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the result there too.")] = None,
+) -> None:
+    """Print the perplexity of the model in DIR over windows of a text."""
+    require_file(json_file)
+    limit = limit_of(max_bytes, require_input(folder))
+    require_input(text, "text file")
+    place = place_of(device)
+    tokens = read_tokens(text, folder)
+    model = load_model(folder, place.kernels, compact=compact, like=place.like, limit=limit)
+    started = time.perf_counter()
+    with console.progress("evaluating", windows) as advance:
+        done = 0
+
+        def show(reached: int, _: int) -> None:
+            nonlocal done
+            for _step in range(reached - done):
+                advance()
+            done = reached
+
+        found = evaluate(
+            model.weights, model.config, tokens, place.kernels, length=length, windows=windows, progress=show
+        )
+    seconds = time.perf_counter() - started
+    console.out.print(
+        f"perplexity {found.perplexity:.4g}  "
+        f"({found.targets} targets in {windows} windows of {length}, {seconds:.1f} s)"
+    )
+    write_json(
+        json_file,
+        {"schema": SCHEMA} | asdict(found) | {"seconds": seconds, "peak_memory_bytes": console.peak_memory_bytes()},
+    )

@@ -1,0 +1,275 @@
+"""Fine-tune a pruned model so that it stays pruned: seft finetune SPARSE_DIR OUT_DIR --text TRAIN.txt
+
+While it runs, the training state is kept in OUT_DIR.state; --resume continues from there. Started by mpirun -n 2, two
+processes share the rows of each step.
+"""
+
+import hashlib
+import json
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+
+from formats.index import is_sparse
+from seft_cli import console, launcher
+from seft_cli.device import Device, DeviceOption, place_of
+from seft_cli.input import MaxBytes, limit_of, require_input
+from seft_cli.log.read import read_log
+from seft_cli.log.write import LogWriter
+from seft_cli.memory import itemsize_of, require_memory
+from seft_cli.output import require_absent, require_file, write_json
+from seft_cli.settings import changes_of
+from seft_ref import finish, initial_state, load_model, read_tokens, save_model, step_batches, train
+from seft_ref.checkpoint import identity
+from seft_ref.diagnose import Finding, Watch
+from seft_ref.prune.record import pattern_of, read_record
+from seft_ref.ranks import refuse_different, rows_of
+from seft_ref.resume import Origin, load_state, save_state, settings_text
+from seft_ref.settings import settings_of
+from seft_ref.text import check_windows
+from seft_ref.train import StepRecord, moving_parts
+from seft_ref.update.presets import PRESETS
+
+
+@launcher.ending_together()
+def main(
+    folder: Annotated[Path, typer.Argument(metavar="SPARSE_DIR", help="Sparse checkpoint of a pruned model.")],
+    destination: Annotated[
+        Path,
+        typer.Argument(metavar="OUT_DIR", help="Where the fine-tuned sparse checkpoint goes; must not exist."),
+    ],
+    text: Annotated[Path, typer.Option(help="UTF-8 text to train on.")],
+    preset: Annotated[str, typer.Option(help=f"Update rule: {', '.join(PRESETS)}.")] = "seft",
+    change: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="Any choice or setting of chapters 8 to 10, e.g. --set grow=curvature --set scope=row. Repeatable.",
+        ),
+    ] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Optimizer steps [80].")] = None,
+    batch: Annotated[int | None, typer.Option(min=1, help="Rows of a micro-batch [4].")] = None,
+    micro_batches: Annotated[int | None, typer.Option(min=1, help="Micro-batches of a step [1].")] = None,
+    length: Annotated[int | None, typer.Option(min=2, help="Tokens of a row [128].")] = None,
+    density: Annotated[
+        float | None, typer.Option(help="Trained positions, as a fraction of each matrix [0.02, or the preset's].")
+    ] = None,
+    evolve_every: Annotated[int | None, typer.Option(min=1, help="Steps between events [20, or the preset's].")] = None,
+    drop_fraction: Annotated[
+        float | None, typer.Option(help="Fraction of slots dropped at an event [0.2, or the preset's].")
+    ] = None,
+    gradient_window: Annotated[
+        int | None, typer.Option(help="Steps whose gradients an event averages [1, or the preset's].")
+    ] = None,
+    initial_positions: Annotated[
+        str | None, typer.Option(help="Where slots start: gradient, random or magnitude [gradient, or the preset's].")
+    ] = None,
+    optimizer: Annotated[
+        str | None, typer.Option(help="adamw, spiel-adamw, sgd or sm3 [adamw, or the preset's].")
+    ] = None,
+    lr: Annotated[float | None, typer.Option(help="Learning rate [0.001].")] = None,
+    warmup_steps: Annotated[
+        int | None, typer.Option(min=0, help="Steps over which the learning rate rises [0].")
+    ] = None,
+    lr_schedule: Annotated[str | None, typer.Option(help="constant, linear or cosine [constant].")] = None,
+    weight_decay: Annotated[
+        float | None, typer.Option(help="Decoupled decay of the delta towards the base [0].")
+    ] = None,
+    max_norm: Annotated[
+        float | None, typer.Option(help="Clip the delta gradient to this norm; 0 for never [1, or the preset's].")
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="Seed of positions, random scores and the order of text [0].")
+    ] = None,
+    dtype: Annotated[
+        str | None, typer.Option(help="Compute in float32 or float64; default: as stored, 16-bit as float32.")
+    ] = None,
+    compact: Annotated[
+        bool,
+        typer.Option("--compact", help="Hold 16-bit weights in their 16 bits: 3.2 bytes a stored weight, not 5.2."),
+    ] = False,
+    transposed: Annotated[
+        bool,
+        typer.Option(
+            "--transposed",
+            help="Hold every sparse matrix a second time, transposed: faster, 5.2 bytes more a stored weight.",
+        ),
+    ] = False,
+    device: DeviceOption = Device.cpu,
+    recompute: Annotated[
+        bool | None,
+        typer.Option(help="Compute each block twice instead of keeping its activations [where they take a GiB]."),
+    ] = None,
+    ignore_memory: Annotated[
+        bool, typer.Option("--ignore-memory", help="Start although the run is expected not to fit into memory.")
+    ] = False,
+    max_bytes: MaxBytes = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue from OUT_DIR.state.")] = False,
+    save_every: Annotated[int, typer.Option(min=1, help="Steps between saves of the state.")] = 20,
+    stop_after: Annotated[int | None, typer.Option(min=1, help="Stop after this step and keep the state.")] = None,
+    log: Annotated[
+        Path | None, typer.Option(help="Append every step, event and warning there as JSON lines (TRN-010).")
+    ] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Write settings, every step and the totals there.")
+    ] = None,
+) -> None:
+    """Train a sparse update of the model in SPARSE_DIR and write the result, as sparse as before, to OUT_DIR."""
+    ranks = launcher.ranks_of_launcher()
+    _require_outputs(destination, log, json_file)
+    limit = limit_of(max_bytes, require_input(folder))
+    require_input(text, "text file")
+    if not is_sparse(folder):
+        raise console.Refused(
+            f"{folder} is not a sparse checkpoint; make one with seft convert {folder} DST --to sparse"
+        )
+    state_file = destination.with_name(destination.name + ".state")
+    if state_file.exists() and not resume:
+        raise console.Refused(f"{state_file} holds an unfinished run; continue it with --resume or remove it")
+    wanted = {
+        "steps": steps,
+        "batch": batch,
+        "micro_batches": micro_batches,
+        "length": length,
+        "density": density,
+        "evolve_every": evolve_every,
+        "drop_fraction": drop_fraction,
+        "gradient_window": gradient_window,
+        "initial_positions": initial_positions,
+        "optimizer": optimizer,
+        "lr": lr,
+        "warmup_steps": warmup_steps,
+        "lr_schedule": lr_schedule,
+        "weight_decay": weight_decay,
+        "max_norm": max_norm,
+        "seed": seed,
+    }
+    place = place_of(device, launcher.turn_here(ranks), transposed=transposed)
+    kernels = place.kernels
+    settings = settings_of(preset, pattern=_pattern(folder), **changes_of(wanted, change or []))
+    rows_of(settings.batch * settings.micro_batches, ranks)
+    processes = launcher.sharing(ranks, place.name)
+    if not ignore_memory:
+        itemsize = itemsize_of(folder, dtype)
+        options: dict[str, Any] = {"compact": compact, "recompute": recompute, "index_bytes": place.index_bytes}
+        options |= {"dense_from": place.dense_from(itemsize), "transposed": transposed}
+        require_memory(folder, settings, place.free_bytes(), processes, itemsize=itemsize, **options)
+    ranks.every(None)  # nothing is loaded before all have looked at what is free
+    # TRN-010: a file that is no log of this run is refused before anything is computed
+    writer = LogWriter(log, settings.described(), resumed=resume)
+    tokens = read_tokens(text, folder)
+    whose = Origin(identity(folder), hashlib.sha256(np.asarray(tokens, dtype="<i8").tobytes()).hexdigest())
+    model = load_model(folder, kernels, dtype, compact=compact, like=place.like, limit=limit)
+    check_windows(tokens, settings.length, model.config)
+    if resume:
+        state = load_state(state_file, model.weights, settings, whose, kernels)
+    else:
+        first = step_batches(settings, tokens, 1, model.weights, ranks)
+        state = initial_state(settings, model.config, model.weights, model.bases, kernels, first, ranks)
+    stored = model.stored()
+    del model.bases, model.weights  # the state holds what is still needed
+
+    told_alike = {"settings": settings_text(settings), "model": whose.model, "text": whose.text, "step": state.step}
+    refuse_different(ranks, "at the start", told_alike | moving_parts(state.targets, ranks))
+    # TRN-015: from here on files are written
+    writes = ranks.rank == 0
+    if not writes:
+        log = json_file = None
+        writer = LogWriter(None, settings.described())
+    last = min(stop_after or settings.steps, settings.steps)
+    writer.run(state.targets, whose.model, whose.text)
+    watch, told = _watch(stored, log, state.step), set[str]()
+    records: list[dict[str, Any]] = []
+    started = time.perf_counter()
+    with console.progress("fine-tuning", max(last - state.step, 0)) as advance:
+        run = (
+            train(state, settings, model.config, tokens, kernels, recompute=recompute, ranks=ranks)
+            if state.step < last
+            else ()
+        )
+        for state, record in run:
+            now = time.perf_counter()
+            records.append(_told(record) | {"seconds": now - started})
+            fraction = settings.timetable().fraction(state.step) if record.event else None
+            writer.step(record, now - started, fraction)
+            findings = watch.add_step(record.step, record.loss)
+            if record.event:
+                findings = [*findings, *watch.add_event(record.step, record.event["support"])]
+            _warn(findings, writer, told)
+            started = now
+            advance(f"loss {record.loss:.3f}")
+            if writes and (state.step == last or state.step % save_every == 0):
+                save_state(state_file, state, settings, whose)
+                started = time.perf_counter()
+            if state.step == last:
+                break
+    seconds = sorted(r["seconds"] for r in records)
+    totals = {
+        "settings": json.loads(settings_text(settings)),
+        "stored_weights_at_load": stored,
+        "median_seconds_a_step": seconds[len(seconds) // 2] if seconds else None,
+        "records": records,
+    }
+    if state.step < settings.steps:
+        write_json(json_file, totals | {"peak_memory_bytes": console.peak_memory_bytes()})
+        console.out.print(f"stopped after step {state.step} of {settings.steps}; continue with --resume")
+        return
+    final = finish(state, settings, model.config, tokens, kernels, ranks)
+    if not writes:
+        return
+    kept = sum(topology.nnz for topology, _ in final.values())
+    save_model(folder, destination, final, {"seft.settings": settings_text(settings)})
+    _warn(watch.end(state.step, kept), writer, told)
+    writer.end(state.step, kept, stored)
+    state_file.unlink(missing_ok=True)
+    write_json(json_file, totals | {"stored_weights": kept, "peak_memory_bytes": console.peak_memory_bytes()})
+    console.out.print(f"{destination}: {kept} stored weights ({stored} at load), {settings.steps} steps")
+
+
+def _require_outputs(destination: Path, log: Path | None, json_file: Path | None) -> None:
+    """Refuse outputs that cannot be written, or that would stand in the way of the model, which comes last."""
+    require_absent(destination)
+    for option, file in (("--log", require_file(log)), ("--json", require_file(json_file))):
+        if file is not None and file.resolve().is_relative_to(destination.resolve()):
+            raise console.Refused(
+                f"{option} {file} lies in {destination}, which is written last; name a file beside it"
+            )
+
+
+def _watch(budget: int, log: Path | None, step: int) -> Watch:
+    """Return a watch that knows the steps of the log up to one, where a run goes on (TRN-011)."""
+    watch = Watch(budget)
+    if not step or log is None or not log.is_file():
+        return watch
+    before = read_log(log)
+    events = {event.step: event.total.counts["support"] for event in before.events}
+    for seen in before.steps:
+        if seen.step <= step:
+            watch.add_step(seen.step, seen.loss)
+            if seen.step in events:
+                watch.add_event(seen.step, events[seen.step])
+    return watch
+
+
+def _told(record: StepRecord) -> dict[str, Any]:
+    """Return a step and the sums of its event as JSON."""
+    return {name: getattr(record, name) for name in ("step", "loss", "lr", "gradient_norm", "event")}
+
+
+def _warn(findings: list[Finding], writer: LogWriter, told: set[str]) -> None:
+    """Log warnings and show them (TRN-011), those of a name told before in a few words."""
+    for finding in findings:
+        why = "as before" if finding.name in told else finding.message
+        console.err.print(f"warning: {finding.name} at step {finding.step}: {why}")
+        told.add(finding.name)
+        writer.warning(finding.step, finding.name, finding.message)
+
+
+def _pattern(folder: Path) -> tuple[int, int] | None:
+    """Return the N:M pattern that a base was pruned to, of which events keep track (EVT-007)."""
+    record = folder / "pruning.json"
+    return pattern_of(read_record(record.read_bytes())) if record.is_file() else None

@@ -1,0 +1,100 @@
+"""Let a model go on from a prompt: seft generate DIR "The state of the union is" --temperature 0.8"""
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from conformance.visible import visible
+from seft_cli import console
+from seft_cli.chat import as_chat
+from seft_cli.device import Device, DeviceOption, place_of
+from seft_cli.input import MaxBytes, limit_of, require_input
+from seft_cli.interrupt import interrupts
+from seft_ref import Sampling, generate, load_model, read_tokenizer, stop_tokens, written
+
+
+def main(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Sparse checkpoint or Hugging Face folder.")],
+    prompt: Annotated[str, typer.Argument(help="Text to go on from; - reads it from standard input.")],
+    max_tokens: Annotated[int, typer.Option(min=1, help="Tokens at most.")] = 200,
+    temperature: Annotated[
+        float, typer.Option(help="0 takes the likeliest token, always; 1 draws as the model says.")
+    ] = 0.0,
+    top_k: Annotated[int | None, typer.Option(help="Draw among this many likeliest tokens [all].")] = None,
+    top_p: Annotated[float, typer.Option(help="Draw among the likeliest tokens that share this probability.")] = 1.0,
+    compact: Annotated[
+        bool, typer.Option("--compact", help="Hold 16-bit weights in their 16 bits: 3.2 bytes a stored weight.")
+    ] = False,
+    device: DeviceOption = Device.cpu,
+    seed: Annotated[int, typer.Option(help="Another seed, another text.")] = 0,
+    chat: Annotated[bool, typer.Option("--chat", help="Put the prompt into the folder's chat template.")] = False,
+    max_bytes: MaxBytes = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads of every library [all cores].")] = None,
+) -> None:
+    """Print what the model in DIR writes behind PROMPT, as it writes it."""
+    if threads is not None:
+        console.restart_with_threads(threads)
+    limit = limit_of(max_bytes, require_input(folder))
+    place = place_of(device)
+    sampling = Sampling(temperature, top_k, top_p, seed)
+    tokenizer, stops = read_tokenizer(folder), stop_tokens(folder)
+    text = _from_standard_input() if prompt == "-" else prompt
+    if chat:
+        text = as_chat(folder, text)
+    # a chat template writes the special tokens itself
+    tokens = tokenizer.encode(text, add_special_tokens=not chat).ids
+    model = load_model(folder, place.kernels, compact=compact, like=place.like, limit=limit)
+    started = time.perf_counter()
+    times: list[float] = []
+    following = generate(
+        tokens, model.weights, model.config, place.kernels, sampling=sampling, max_tokens=max_tokens, stops=stops
+    )
+
+    def timed(check: Callable[[], None]) -> Iterator[int]:
+        for token in following:
+            times.append(time.perf_counter())
+            check()
+            if token not in stops:
+                yield token
+
+    end = ""
+    try:
+        with interrupts() as check:
+            for piece in written(timed(check), tokenizer):
+                _print(piece)
+    except KeyboardInterrupt:
+        end = ", interrupted"
+    _print("\n")
+    print(f"{_speed(len(tokens), started, times)}{end}", file=sys.stderr)
+    if end:
+        raise typer.Exit(130)
+
+
+def _from_standard_input() -> str:
+    """Return the text of standard input without the line feed at its end."""
+    try:
+        return sys.stdin.buffer.read().decode().removesuffix("\n")
+    except UnicodeDecodeError as error:
+        raise console.Refused(f"standard input is not UTF-8: {error.reason} at byte {error.start}") from None
+
+
+def _print(piece: str) -> None:
+    """Write whole characters, whatever the terminal's locale is said to be; to a terminal, none that are hidden."""
+    # FMT-167: what a model writes is foreign; joiners belong to the scripts of some languages
+    piece = visible(piece, keep="\n\t\u200c\u200d") if sys.stdout.isatty() else piece
+    sys.stdout.buffer.write(piece.encode(errors="replace"))
+    sys.stdout.buffer.flush()
+
+
+def _speed(n_prompt: int, started: float, times: list[float]) -> str:
+    """Return how fast it went; the first token needs the whole prompt."""
+    if not times:
+        return f"prompt of {n_prompt} tokens"
+    told = f"prompt of {n_prompt} tokens in {times[0] - started:.2f} s, {len(times)} new"
+    if len(times) < 2:
+        return told
+    return f"{told}, {(len(times) - 1) / (times[-1] - times[0]):.1f} tokens/s"

@@ -1,0 +1,139 @@
+"""What is in a checkpoint: seft show PATH [--json] [--digests]"""
+
+import json
+from collections.abc import Mapping
+from math import prod
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+import formats
+from formats.convert.hf import HfFolder, open_hf
+from formats.index import is_sparse
+from seft_cli import console
+from seft_cli.input import require_input, tell_leftovers
+
+SCHEMA = "seft.show/1"
+"""What docs/json.md calls the object of --json."""
+
+
+def main(
+    path: Annotated[
+        Path,
+        typer.Argument(metavar="PATH", help="Sparse checkpoint (folder or file) or Hugging Face folder."),
+    ],
+    *,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object instead of tables.")] = False,
+    digests: Annotated[bool, typer.Option("--digests", help="Digests in full, those of sections too.")] = False,
+) -> None:
+    """Print tensors, encodings, support, sparsity, bytes and digests of a checkpoint, without reading the tensors."""
+    require_input(path)
+    tell_leftovers(path)
+    if is_sparse(path):
+        with formats.open(path) as reader:
+            told = of_sparse(reader, digests=digests)
+    elif path.is_dir():
+        with open_hf(path) as source:
+            told = of_hf(source)
+    else:
+        raise console.Refused(f"{path} is no sparse checkpoint; convert.py reads other files")
+    if as_json:
+        # in ASCII alone no name of a file can act on a terminal
+        print(json.dumps({"schema": SCHEMA, **told}, indent=1))
+    else:
+        _print(path, told, digests=digests)
+
+
+def of_sparse(reader: formats.Reader, *, digests: bool) -> dict[str, Any]:
+    """Return what a checkpoint says of itself, ready for JSON."""
+    tensors: dict[str, Any] = {}
+    for name in reader.names():
+        info = reader.info(name)
+        tensors[name] = {
+            "dtype": info.dtype,
+            "shape": list(info.shape),
+            "encoding": info.encoding + (f" {info.pattern.n}:{info.pattern.m}" if info.pattern else ""),
+            "nnz": info.nnz,
+            "numel": info.numel,
+            "bytes": info.nbytes,
+            "content_sha256": info.content_sha256,
+        }
+        if digests:
+            tensors[name]["sections"] = reader.section_digests(name)
+    told: dict[str, Any] = {
+        "kind": reader.kind,
+        "spec": reader.spec,
+        "root_sha256": reader.root_sha256,
+        "state_sha256": reader.state_sha256,
+        "tensors": tensors,
+        "tied": reader.tied,
+        "scales": reader.scales,
+        "attributes": reader.attributes,
+        "files": sorted(reader.files),
+    }
+    if reader.delta is not None:
+        told["delta"] = {
+            "base_sha256": reader.delta.base_sha256,
+            "target_sha256": reader.delta.target_sha256,
+            "tensors": {name: list(ends) for name, ends in reader.delta.tensors.items()},
+        }
+    return told
+
+
+def of_hf(source: HfFolder) -> dict[str, Any]:
+    """Return what a Hugging Face folder holds, ready for JSON."""
+    sections = {name: source.section(name) for name in source}
+    tensors = {
+        name: {"dtype": s.dtype, "shape": list(s.shape), "numel": prod(s.shape), "bytes": s.nbytes}
+        for name, s in sections.items()
+    }
+    return {"kind": "Hugging Face folder", "tensors": tensors, "files": sorted(source.files)}
+
+
+def _print(path: Path, told: Mapping[str, Any], *, digests: bool) -> None:
+    sparse = "spec" in told
+    title = f"{path}: {told['kind']}" + (f", format {told['spec']}" if sparse else "")
+    table = Table(title=title)
+    left, right = ("tensor", "dtype", "shape"), ("bytes",)
+    columns = (*left, "encoding", "support", "sparsity", *right, "content") if sparse else (*left, *right)
+    for heading in columns:
+        side: Any = "right" if heading in ("support", "sparsity", "bytes") else "left"
+        # names may be long, and are folded rather than cut
+        table.add_column(heading, justify=side, no_wrap=heading != "tensor", overflow="fold")
+    support = numel = size = 0
+    for name, t in told["tensors"].items():
+        row = [name, t["dtype"], "x".join(map(str, t["shape"])) or "scalar"]
+        if sparse:
+            row += [t["encoding"], f"{t['nnz']:,}", f"{1 - t['nnz'] / max(t['numel'], 1):.4f}"]
+        row.append(f"{t['bytes']:,}")
+        if sparse:
+            row.append(t["content_sha256"] if digests else t["content_sha256"][:12])
+        table.add_row(*row)
+        support, numel, size = support + t.get("nnz", 0), numel + t["numel"], size + t["bytes"]
+    table.add_section()
+    total = [f"{len(told['tensors'])} tensors", "", ""]
+    total += ["", f"{support:,}", f"{1 - support / max(numel, 1):.4f}"] if sparse else []
+    table.add_row(*total, f"{size:,}", *([""] if sparse else []))
+    console.wide.print(table)
+    if sparse:
+        _print_rest(told)
+    if told["files"]:
+        console.out.print("files: " + ", ".join(told["files"]))
+
+
+def _print_rest(told: Mapping[str, Any]) -> None:
+    for name, t in told["tensors"].items():
+        for role, digest in t.get("sections", {}).items():
+            console.out.print(f"{name}#{role}: {digest}")
+    console.out.print(f"digest of the whole: {told['root_sha256']}")
+    console.out.print(f"digest of what the tensors say: {told['state_sha256']}")
+    if "delta" in told:
+        console.out.print(f"from {told['delta']['base_sha256']} to {told['delta']['target_sha256']}")
+    for alias, target in sorted(told["tied"].items()):
+        console.out.print(f"{alias} is {target}")
+    for name, roles in sorted(told["scales"].items()):
+        console.out.print(f"{name} has " + ", ".join(f"{role} {target}" for role, target in sorted(roles.items())))
+    for key, value in sorted(told["attributes"].items()):
+        console.out.print(f"{key}: {value}")

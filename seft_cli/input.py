@@ -1,0 +1,72 @@
+"""What command lines read: places are looked at before anything opens them, and one limit holds for a whole run."""
+
+import os
+import re
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from formats import atomic
+from formats.regular import kind_of
+from seft_cli import console
+
+RATIO = 1024
+"""How many times the bytes of its inputs a run may expand them to, unless told otherwise (FMT-098)."""
+LEAST = 1 << 30
+"""What a run may expand its inputs to however small they are."""
+
+MaxBytes = Annotated[
+    str | None,
+    typer.Option(
+        "--max-bytes",
+        help="Bytes that tensors may take once expanded, all of an input or output together, such as 8GB "
+        "[1024 times the bytes of the inputs, at least 1GiB].",
+    ),
+]
+_SIZE = re.compile(r"([1-9][0-9]{0,17})(B|([KMGT])(i?)B)?")
+
+
+def require_input(path: Path, what: str = "file or folder") -> Path:
+    """Return a path that is a regular file or a folder; refuse anything else before it is opened (FMT-165)."""
+    try:
+        kind = kind_of(path.stat().st_mode)
+    except FileNotFoundError:
+        raise console.Refused(f"there is no {what} {path}") from None
+    if kind not in ("", "a folder"):
+        raise console.Refused(f"FMT-165: {path} is {kind}, expected a file or a folder; copy what it holds into a file")
+    return path
+
+
+def tell_leftovers(path: Path) -> None:
+    """Name on stderr what killed writers left beside a path (FMT-166)."""
+    for left in atomic.leftovers(path):
+        console.err.print(
+            f"{left} is no checkpoint: a writer left it that was killed, or that still writes. Writing to {path} again "
+            f"removes what is dead; by hand, rm -r does"
+        )
+
+
+def size_of(option: str, text: str) -> int:
+    """Return the bytes that a text such as 500MB or 8GiB means: powers of 1000, or of 1024 with an i."""
+    found = _SIZE.fullmatch(text)
+    if not found:
+        raise console.Refused(f"{option} {text} is no size; write for example 500MB, 5GB or 8GiB")
+    unit = 1024 if found[4] else 1000
+    return int(found[1]) * unit ** " KMGT".index(found[3] or " ")
+
+
+def limit_of(max_bytes: str | None, *inputs: Path) -> int:
+    """Return the bytes that the tensors of a run may be expanded to (FMT-098).
+
+    max_bytes  value of --max-bytes; without one small inputs that expand to much are refused, whatever their size
+    """
+    if max_bytes is not None:
+        return size_of("--max-bytes", max_bytes)
+    return max(LEAST, RATIO * sum(_bytes_of(path) for path in inputs))
+
+
+def _bytes_of(path: Path) -> int:
+    files = [Path(folder) / name for folder, _, names in os.walk(path) for name in names] if path.is_dir() else [path]
+    # a link that leads nowhere takes no bytes, and is told by whoever reads it
+    return sum(file.stat().st_size for file in files if file.is_file())

@@ -1,0 +1,128 @@
+"""The processes of a command line that mpirun started: found, kept quiet but for the first, and ended together
+(TRN-013 to TRN-015).
+"""
+
+import os
+import platform
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from seft_cli import console
+from seft_ref.ranks import ALONE, Ranks, over_mpi
+
+LAUNCHERS = (
+    ("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK"),
+    ("PMI_SIZE", "PMI_RANK"),
+    ("SLURM_STEP_NUM_TASKS", "SLURM_PROCID"),
+)
+"""Where Open MPI, MPICH and its kin, and srun tell a process how many they started, and which it is."""
+PATIENCE = 3.0
+"""Seconds that a failed process waits for the others to fail alike."""
+LAST_WORDS = 1.0
+"""Seconds for a process to say why it fails, since a launcher ends the others, and drops what it has not yet passed
+on, when one leaves.
+"""
+
+
+def launched() -> tuple[int, int]:
+    """Return how many processes a launcher started, and which of them this is; (1, 0) without one."""
+    for size, rank in LAUNCHERS:
+        if os.environ.get(size, "").isdigit() and int(os.environ[size]) > 1:
+            return int(os.environ[size]), int(os.environ.get(rank, "0"))
+    return 1, 0
+
+
+def run(command: Callable[..., None], name: str | None = None) -> None:
+    """Run a command line as one of several processes; the first alone speaks, for the others would say the same."""
+    if not launched()[1]:
+        console.run(command, name)
+        return
+    # open as long as the process lives
+    sys.stdout = sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115, PTH123
+    try:
+        console.run(command, name)
+    except SystemExit as left:
+        if left.code:
+            time.sleep(LAST_WORDS)
+        raise
+
+
+def ranks_of_launcher() -> Ranks:
+    """Return the processes that a launcher started together; one is alone, and needs no MPI.
+
+    Raises:
+        Refused: TRN-013 if mpi4py is missing, or belongs to another MPI than the launcher: the processes would each
+            train alone, over the same output.
+    """
+    size, _ = launched()
+    if size == 1:
+        return ALONE
+    try:
+        ranks = over_mpi()
+    except (ImportError, RuntimeError) as error:
+        raise console.Refused(
+            f"TRN-013: {size} processes were started together and cannot talk to each other ({error}); install mpi4py "
+            'and an MPI library with pip install -e ".[mpi]", or start one process without mpirun'
+        ) from None
+    if ranks.size != size:
+        raise console.Refused(
+            f"TRN-013: {size} processes were started together and MPI counts {ranks.size}: the launcher and mpi4py "
+            "belong to different MPI libraries; use the mpirun beside this Python"
+        )
+    return ranks
+
+
+def turn_here(ranks: Ranks) -> int:
+    """Return how many of the processes on this machine come before this one."""
+    return ranks.every(platform.node())[: ranks.rank].count(platform.node())
+
+
+def sharing(ranks: Ranks, device: str) -> int:
+    """Return how many of the processes share the memory of this one's device, which this machine knows by a name."""
+    mine = (platform.node(), device)
+    return ranks.every(mine).count(mine)
+
+
+@contextmanager
+def ending_together() -> Iterator[None]:
+    """End all processes when one fails (TRN-015).
+
+    Where all fail alike within some seconds, as they do over the same input, each leaves with its error, and the first
+    one tells it. Else the others may wait for this one for ever: it tells its error itself, and MPI ends them.
+    """
+    ranks = ranks_of_launcher()
+    if ranks.size == 1:
+        yield
+        return
+    from mpi4py import MPI
+
+    apart = MPI.COMM_WORLD.Dup()
+    try:
+        yield
+    except BaseException as error:
+        if not _all_arrive(apart):
+            _tell(ranks, error)
+            time.sleep(LAST_WORDS)
+            MPI.COMM_WORLD.Abort(2)
+        raise
+
+
+def _all_arrive(communicator: Any) -> bool:
+    """Tell whether all processes come here soon."""
+    arrived, started = communicator.Ibarrier(), time.monotonic()
+    while not arrived.Test():
+        if time.monotonic() - started > PATIENCE:
+            return False
+        time.sleep(0.01)
+    return True
+
+
+def _tell(ranks: Ranks, error: BaseException) -> None:
+    """Say what ended this process, past its silence."""
+    why = console.told(error)
+    whole = "" if isinstance(error, console.EXPECTED) else "".join(traceback.format_exception(error))
+    print(f"{whole}error: process {ranks.rank} of {ranks.size}: {why}", file=sys.__stderr__, flush=True)

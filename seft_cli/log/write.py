@@ -1,0 +1,107 @@
+"""The log of a run (TRN-010), written: one JSON object a line, each line in one write."""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from seft_cli import console
+from seft_cli.log.read import Log, parse_log, same_run
+from seft_ref.target import Target
+from seft_ref.train import StepRecord
+
+
+class LogWriter:
+    """Appends lines to a log; without a path it does nothing.
+
+    A file that is no log, or that of another run, is refused and stays as it is; that of a run that was not resumed
+    is another run's whatever it holds.
+    """
+
+    def __init__(self, path: Path | None, settings: Mapping[str, Any], *, resumed: bool = False) -> None:
+        self._path, self._settings = path, settings
+        self._before: Log | None = None
+        if path is None or not path.exists() or not (data := path.read_bytes()):
+            return
+        self._before = parse_log(path, data)
+        # TRN-010
+        if not resumed:
+            raise console.Refused(f"TRN-010: {path} is the log of an earlier run; name another file, or remove it")
+        self._refuse_another(settings, self._before.matrices, {})
+
+    def _refuse_another(self, settings: Mapping[str, Any], matrices: Any, origin: Mapping[str, str]) -> None:
+        """Refuse to go on in the log of another run (TRN-010)."""
+        # TRN-010
+        if self._before is not None and not same_run(self._before, _as_read(settings), matrices, origin):
+            raise console.Refused(
+                f"TRN-010: {self._path} is the log of a run with other settings, model or text; name another file"
+            )
+
+    def run(self, targets: Mapping[str, Target], model: str, text: str) -> None:
+        """Write what is about to run; model and text are digests."""
+        matrices = [
+            {"name": name, "shape": list(t.base.shape), "stored": t.budget, "slots": t.delta_budget}
+            for name, t in targets.items()
+        ]
+        budget = sum(t.budget for t in targets.values())
+        origin = {"model": model, "text": text}
+        line = {"type": "run", "log": 1, "settings": self._settings, **origin, "matrices": matrices, "budget": budget}
+        if self._path is not None:
+            self._refuse_another(self._settings, parse_log(self._path, _line(line)).matrices, origin)
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            if self._before is not None:
+                _end_cut_line(self._path)
+        self._write(line)
+
+    def step(self, record: StepRecord, seconds: float, fraction: float | None) -> None:
+        """Write a step, and the event behind it."""
+        told = {name: getattr(record, name) for name in ("step", "loss", "lr", "gradient_norm")}
+        self._write({"type": "step", **told, "seconds": seconds})
+        if record.event is None or record.matrices is None:
+            return
+        matrices = [{"name": name, **one.as_json()} for name, one in record.matrices.items()]
+        self._write({"type": "event", "step": record.step, "fraction": fraction, **record.event, "matrices": matrices})
+
+    def warning(self, step: int, name: str, message: str) -> None:
+        """Write a warning."""
+        self._write({"type": "warning", "step": step, "name": name, "message": message})
+
+    def end(self, step: int, stored: int, budget: int) -> None:
+        """Write the end of a run."""
+        self._write({"type": "end", "step": step, "stored": stored, "budget": budget})
+
+    def _write(self, line: Mapping[str, Any]) -> None:
+        if self._path is None:
+            return
+        data = _line(line)
+        where = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        try:
+            os.write(where, data)
+        finally:
+            os.close(where)
+
+
+def _line(line: Mapping[str, Any]) -> bytes:
+    return (json.dumps(line, allow_nan=False) + "\n").encode()
+
+
+def _as_read(settings: Mapping[str, Any]) -> Any:
+    """Return settings as they read back: pairs as lists."""
+    return json.loads(json.dumps(settings))
+
+
+def _end_cut_line(path: Path) -> None:
+    """Cut off a last line of a log that a stopped run left unfinished; one that lacks only its end gets it."""
+    data = path.read_bytes()
+    whole = data.rfind(b"\n") + 1
+    if whole == len(data):
+        return
+    try:
+        json.loads(data[whole:])
+    except ValueError:
+        with path.open("r+b") as file:
+            file.truncate(whole)
+    else:
+        with path.open("ab") as file:
+            file.write(b"\n")

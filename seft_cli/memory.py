@@ -1,0 +1,72 @@
+"""Whether a run fits into the memory of this machine (TRN-012)."""
+
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+import formats
+from formats.container import DTYPES
+from seft_cli import console
+from seft_ref.checkpoint import compute_dtype, read_config
+from seft_ref.memory import memory_of_run
+from seft_ref.settings import TrainSettings
+
+CGROUP = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current"))
+"""Limit and use of the group this process runs in, where there is one."""
+
+
+def available_bytes() -> int:
+    """Return how much memory a new process can have without others being swapped out."""
+    free = psutil.virtual_memory().available
+    if all(path.is_file() for path in CGROUP):
+        limit, used = (path.read_text().strip() for path in CGROUP)
+        if limit.isdigit():
+            free = min(free, max(0, int(limit) - int(used)))
+    return free
+
+
+def itemsize_of(folder: Path, dtype: str | None) -> int:
+    """Return the bytes of a number that a run on a sparse checkpoint computes with, of the widest where they differ."""
+    with formats.open(folder) as reader:
+        names = sorted(set(read_config(reader.files).parameters()) & set(reader.names()))
+        stored = {name: DTYPES[reader.info(name).dtype] for name in names if reader.info(name).dtype in DTYPES}
+    return max((compute_dtype(name, found, dtype).itemsize for name, found in stored.items()), default=4)
+
+
+def memory_of(folder: Path, settings: TrainSettings, **options: Any) -> dict[str, int]:
+    """Return what each part of a run on a sparse checkpoint takes; options are those of `memory_of_run`."""
+    with formats.open(folder) as reader:
+        config = read_config(reader.files)
+        names = {matrix.name for matrix in config.targets()} & set(reader.names())
+        stored = {matrix.name: 0 for matrix in config.targets()} | {name: reader.info(name).nnz for name in names}
+    return memory_of_run(config, settings, stored, **options)
+
+
+def require_memory(folder: Path, settings: TrainSettings, free: int, processes: int = 1, **options: Any) -> None:
+    """Refuse a run that is expected not to fit into free bytes, with what would help (TRN-012).
+
+    processes  how many share the memory; each holds a model and a window of its own
+    """
+    parts = {name: processes * n for name, n in memory_of(folder, settings, **options).items()}
+    needed = sum(parts.values())
+    if needed <= free:
+        return
+    taking = ", ".join(f"{name} {_gib(n)}" for name, n in sorted(parts.items(), key=lambda p: -p[1]) if n)
+    hints = ["smaller --batch or --length", "a smaller --density"]
+    if not options.get("compact"):
+        hints.insert(0, "--compact, if the weights are stored in 16 bits")
+    if options.get("transposed"):
+        hints.insert(0, "no --transposed")
+    if settings.gradient_window > 1:
+        hints.insert(0, "--gradient-window 1")
+    if processes > 1:
+        hints.insert(0, "fewer processes on this device")
+    raise console.Refused(
+        f"TRN-012: the run needs about {_gib(needed)} of memory and {_gib(free)} are free ({taking}); "
+        f"try {', '.join(hints)}, or --ignore-memory to start all the same"
+    )
+
+
+def _gib(n: int) -> str:
+    return f"{n / 2**30:.2f} GiB"

@@ -1,0 +1,56 @@
+"""Settings from a command line: options that were given, and `--set key=value` for everything else."""
+
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any
+
+from seft_cli import console
+from seft_ref.settings import TrainSettings
+from seft_ref.update.optimizers import OPTIMIZERS
+from seft_ref.update.rules import Rule
+
+_BOOLEAN = {"true": True, "false": False}
+
+
+def _types() -> dict[str, str]:
+    """Return the type of every setting by name, as it is written in the source."""
+    kinds = (TrainSettings, Rule, *OPTIMIZERS.values())
+    found = {f.name: getattr(f.type, "__name__", "str") for kind in kinds for f in fields(kind)}
+    for name in ("label", "rule", "pattern"):
+        found.pop(name)  # the preset has an option; a pattern belongs to the model
+    return found | {"optimizer": "str"}
+
+
+def changes_of(options: Mapping[str, Any], texts: list[str]) -> dict[str, Any]:
+    """Return the settings that a command line changes, under flat names.
+
+    options  values of options, None where one was not given
+    texts    "key=value", as given with --set
+
+    Raises:
+        Refused: for a text that is not key=value, an unknown key, a value of another type, or a key given twice.
+    """
+    types = _types()
+    given = {name: value for name, value in options.items() if value is not None}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        key = key.strip().replace("-", "_")
+        if not equals:
+            raise console.Refused(f"--set {text}: write key=value, for instance --set grow=curvature")
+        if key not in types:
+            raise console.Refused(f"--set {text}: there is no setting {key}; known are {', '.join(sorted(types))}")
+        if key in given:
+            raise console.Refused(f"--set {text}: {key} is given twice")
+        given[key] = _parsed(text, types[key], value.strip())
+    return given
+
+
+def _parsed(text: str, kind: str, value: str) -> Any:
+    """Return a value in the type of its setting."""
+    try:
+        if kind == "bool":
+            return _BOOLEAN[value.lower()]
+        return {"int": int, "float": float}.get(kind, str)(value)
+    except (KeyError, ValueError):
+        words = {"bool": "true or false", "int": "a whole number", "float": "a number"}
+        raise console.Refused(f"--set {text}: the value must be {words[kind]}") from None

@@ -1,0 +1,93 @@
+"""Pages of benchmarks: tables from what a benchmark wrote, between the marks and nowhere else."""
+
+import importlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCH = Path(__file__).resolve().parents[2] / "tools" / "bench.py"
+PAGE = "# A page\n\n<!-- table kernels-1 -->\nold\n<!-- end -->\n\n<!-- table memory -->\n<!-- end -->\n\nkept\n"
+ROW = {"product": "dx", "shape": [2048, 2048], "pattern": "70%", "tokens": 16, "seconds": 0.5, "core": 1.0}
+KERNELS = {
+    "machine": {},
+    "rows": [
+        ROW | {"method": "numpy", "ratio": 1.0, "lowest": 1.0, "highest": 1.0},
+        ROW | {"method": "ours", "ratio": 1.75, "lowest": 1.5, "highest": 2.0},
+        ROW | {"method": "torch", "ratio": 0.5, "lowest": 0.25, "highest": 0.75},
+    ],
+}
+MEMORY = {
+    "machine": {},
+    "rows": [
+        {"who": "ours", "sparsity": 0.7, "held": {"weights": 2**20, "delta": 2**19}, "transient": {"a step": 2**21}}
+        | {"peak": 2**23, "bytes_a_weight": 1.25, "formula": {"a step": 3 * 2**20}}
+    ],
+    "patterns": [{"pattern": "2:4", "packed": 2.5}],
+}
+
+
+def page_of(page: Path, folder: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, BENCH, "page", page, folder], capture_output=True, text=True, check=False)
+
+
+def results(folder: Path, **told: object) -> Path:
+    folder.mkdir()
+    for name, content in told.items():
+        (folder / f"{name.replace('_', '-')}.json").write_text(json.dumps(content))
+    return folder
+
+
+def test_tables_are_written_between_the_marks(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text(PAGE)
+    folder = results(tmp_path / "results", kernels_1=KERNELS, memory=MEMORY)
+    for _ in range(2):  # the second writes over what the first wrote
+        assert page_of(page, folder).returncode == 0
+        lines = page.read_text().splitlines()
+        assert "| dx | 2048 x 2048 | 70% | 1.75 (1.50..2.00) |" in lines
+        assert "| dx | 70% | 16 | 1.75 (1.50..2.00) | 0.50 (0.25..0.75) |" in lines
+        assert "| this project | 70% | 1.0 |  | 0.5 |  | 2.0 (3.0) |  | 8 | 1.25 |" in lines
+        assert "| 2:4 | 2.500 |" in lines
+        assert (lines[0], lines[-1], "old" in lines) == ("# A page", "kept", False)
+    for name in ("kernels-1.svg", "memory.svg"):
+        assert (tmp_path / "page" / name).read_bytes().startswith(b"<?xml")
+
+
+def test_a_result_that_is_missing_is_named_and_the_page_left_alone(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text(PAGE)
+    done = page_of(page, results(tmp_path / "results", memory=MEMORY))
+    assert done.returncode == 2
+    assert "kernels-1.json" in done.stderr
+    assert page.read_text() == PAGE
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        (("page", "{tmp}/nope.md", "{tmp}"), "does not exist"),
+        (("page", "{tmp}", "{tmp}"), "is a directory"),
+        (("page", "{tmp}/page.md", "{tmp}/nope"), "does not exist"),
+        (("page", "{tmp}/page.md", "{tmp}/cut"), "cut/kernels-1.json is not JSON"),
+        (("page", "{tmp}/page.md", "{tmp}/list"), "list/kernels-1.json is not a JSON object"),
+        (("sizes", "{tmp}/nope"), "nope is not a folder"),
+        *(((name, "--threads", "0"), "--threads") for name in ("kernels", "generate", "growth", "step", "memory")),
+        (("large", "--threads", "0"), "--threads"),
+    ],
+)
+def test_wrong_use_is_told_without_a_traceback(tmp_path, monkeypatch, capsys, line, said):
+    (tmp_path / "page.md").write_text(PAGE)
+    for name, content in (("cut", "{"), ("list", "[1]")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "kernels-1.json").write_text(content)
+    bench = importlib.import_module("benchmarks.app")
+    monkeypatch.setenv("COLUMNS", "1000")  # so that no line is broken
+    monkeypatch.setattr(sys, "argv", ["bench.py", *(word.format(tmp=tmp_path) for word in line)])
+    with pytest.raises(SystemExit) as left:
+        bench.console.run_app(bench.app)
+    found = capsys.readouterr()
+    assert (left.value.code, found.out, said in found.err) == (2, "", True), found.err
+    assert (tmp_path / "page.md").read_text() == PAGE

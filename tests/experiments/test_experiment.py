@@ -1,0 +1,313 @@
+"""Experiments: what is run, what is kept, what is computed from it, and what the page says."""
+
+import importlib
+import json
+import math
+import re
+import sys
+
+import pytest
+
+from tests.seft_ref.folders import TEXT, sparse_folder
+
+OPTIONS = (
+    "--steps",
+    6,
+    "--evolve-every",
+    5,
+    "--batch",
+    2,
+    "--length",
+    16,
+    "--density",
+    0.2,
+    "--drop-fraction",
+    1,
+    "--lr",
+    0.01,
+)
+EVALUATION = ("--eval-length", 32, "--eval-windows", 2)
+
+
+def part(name):
+    return importlib.import_module(f"experiments.{name}")
+
+
+@pytest.fixture(scope="module")
+def given(tmp_path_factory):
+    """A pruned model and two texts."""
+    folder = tmp_path_factory.mktemp("given")
+    model = sparse_folder(folder / "pruned")
+    (model / "pruning.json").write_text(
+        json.dumps({"method": "wanda", "sparsity": 0.6, "pattern": None, "removed": 6, "of": 10})
+    )
+    (folder / "train.txt").write_text(TEXT)
+    (folder / "valid.txt").write_text(TEXT[::-1])
+    return folder
+
+
+@pytest.fixture
+def cli(monkeypatch, capsys, given, tmp_path):
+    """Run an experiment into tmp_path; return (exit code, stdout, stderr)."""
+    tool = importlib.import_module("experiments.app")
+
+    def call(name, *arguments, folder=given / "pruned", seeds=2):
+        words = [name, folder, "--train", given / "train.txt", "--valid", given / "valid.txt", "--seeds", seeds]
+        words += ["--out", tmp_path / "out", "--work", tmp_path / "work", *OPTIONS, *EVALUATION, *arguments]
+        monkeypatch.setattr(sys, "argv", ["experiment.py", *map(str, words)])
+        with pytest.raises(SystemExit) as left:
+            tool.console.run(tool.main)
+        said = capsys.readouterr()
+        return left.value.code or 0, said.out, said.err
+
+    return call
+
+
+def runs_in(work):
+    return [json.loads(line) for line in (work / "results.jsonl").read_text().splitlines()]
+
+
+def test_all_experiments_share_runs_and_write_pages(cli, tmp_path):
+    experiments, arms = part("table").EXPERIMENTS, part("table").ARMS
+    available = [arm for arm in arms if part("table").settings_for(arm, {}, 0) is not None]
+    for name, experiment in experiments.items():
+        code, out, err = cli(name)
+        assert code == 0, err
+        assert f"{name}.md" in out
+        page = (tmp_path / "out" / f"{name}.md").read_text()
+        headings = re.findall(r"^#+ (.+)$", page, re.MULTILINE)
+        assert headings[0] == experiment.title
+        assert headings[1:] == [
+            "Results",
+            "Differences, paired by seed",
+            "What one would expect",
+            "What came out",
+            "Settings",
+            "Every run",
+        ]
+        assert (
+            f"python tools/experiment.py {name} pruned --train train.txt --valid valid.txt --out out --seeds 2" in page
+        )
+        assert str(tmp_path.parent) not in page
+        assert "/tmp" not in page
+        assert "pruned by wanda to 60.0%" in page
+        assert re.search(r"^\d{4}-\d\d-\d\d; .+, \d+ cores, Python 3", page, re.MULTILINE)
+        assert " ".join(experiment.expected.split()) in " ".join(page.split())
+        assert "The interval " in page
+        assert f"]({name}.svg)" in page
+        assert "<svg" in (tmp_path / "out" / f"{name}.svg").read_text()
+        for row in experiment.rows:
+            assert (f"| {row.label} |" in page) == (row.arm in available)
+            assert ("Not run" in page and row.label in page) or row.arm in available
+        for line in page.splitlines():
+            if line.startswith("|"):
+                assert line.endswith("|")
+    runs = runs_in(tmp_path / "work")
+    assert sorted((run["arm"], run["seed"]) for run in runs) == sorted((arm, s) for arm in available for s in (0, 1))
+    check_runs(runs)
+    assert [p.name for p in (tmp_path / "work").iterdir()] == ["results.jsonl"]
+    code, out, _ = cli("mask-ablation", "--plan", seeds=3)
+    assert "mask-ablation: 9 runs, 6 in " in out
+    assert "3 to do" in out
+    assert "seft: seeds 2" in out
+    assert len(runs_in(tmp_path / "work")) == len(runs)
+
+
+def check_runs(runs):
+    """Every run holds what it should, and the arms do what their names say."""
+    by_arm = {run["arm"]: run for run in runs if run["seed"] == 0}
+    assert len({run["perplexity_before"] for run in runs}) == 1
+    for run in runs:
+        assert len(run["losses"]) == len(run["seconds"]) == 6
+        assert [event["step"] for event in run["events"]] == ([] if run["arm"] == "static" else [5])
+        assert run["peak_memory_bytes"] > 0
+        assert math.isfinite(run["perplexity_after"])
+        assert run["support_final"] <= run["stored"]
+        assert 0 < run["overlap"] <= 1
+        assert (run["perplexity_before_last_pass"] is not None) == (run["arm"] == "no-adapt")
+    assert by_arm["static"]["overlap"] == by_arm["active-only"]["overlap"] == 1
+    assert by_arm["active-only"]["counts"]["reactivated"] == 0 < by_arm["seft"]["counts"]["reactivated"]
+    assert by_arm["seft"]["support_max"] == by_arm["seft"]["stored"] < by_arm["no-adapt"]["support_max"]
+    # the same seed, the same text: arms that start alike have the same losses up to the event
+    assert by_arm["seft"]["losses"][:5] == by_arm["static"]["losses"][:5]
+    assert by_arm["seft"]["losses"][0] != next(r for r in runs if r["arm"] == "seft" and r["seed"])["losses"][0]
+
+
+def test_a_cut_results_file_goes_on_and_gives_the_same_page(cli, tmp_path):
+    assert cli("start-positions")[0] == 0
+    work, page = tmp_path / "work", tmp_path / "out" / "start-positions.md"
+    whole, text = runs_in(work), page.read_text()
+    picture = (tmp_path / "out" / "start-positions.svg").read_bytes()
+    assert cli("start-positions")[0] == 0
+    assert page.read_text() == text
+    assert (tmp_path / "out" / "start-positions.svg").read_bytes() == picture
+    assert len(runs_in(work)) == 4
+
+    file = work / "results.jsonl"
+    file.write_bytes(file.read_bytes()[:-100])
+    _, out, _ = cli("start-positions", "--plan")
+    assert "4 runs, 3 in " in out
+    assert cli("start-positions")[0] == 0
+    lines = file.read_text().splitlines()
+    with pytest.raises(json.JSONDecodeError):
+        json.loads(lines[3])
+    again = [json.loads(line) for line in (*lines[:3], lines[4])]
+    timed = ("seconds", "seconds_finish", "peak_memory_bytes")
+    for before, after in zip(whole, again, strict=True):
+        assert {k: v for k, v in before.items() if k not in timed} == {k: v for k, v in after.items() if k not in timed}
+
+
+def test_lines_that_tell_no_run_are_passed_over(cli, tmp_path):
+    (tmp_path / "work").mkdir()
+    file = tmp_path / "work" / "results.jsonl"
+    key = part("results").engine_digest()
+    broken = ["[1]", "5", "null", '"run"', "{}", '{"key": "k"}', json.dumps({"engine": key, "key": "k"}), "[" * 100_000]
+    file.write_text("\n".join(broken) + "\n")
+    code, out, err = cli("start-positions", "--plan", seeds=1)
+    assert (code, "2 runs, 0 in " in out) == (0, True), err
+    code, _, err = cli("start-positions", seeds=1)
+    assert code == 0, err
+    assert file.read_text().splitlines()[: len(broken)] == broken
+    assert "2 runs, 2 in " in cli("start-positions", "--plan", "--any-engine", seeds=1)[1]
+
+
+def test_cells_fill_one_file_and_the_page_waits_for_all(cli, tmp_path):
+    code, out, _ = cli("start-positions", "--only-arm", "seft", "--seed", 1)
+    assert code == 0
+    assert "1 of 4 runs are there" in out
+    assert not (tmp_path / "out").exists()
+    assert [(run["arm"], run["seed"]) for run in runs_in(tmp_path / "work")] == [("seft", 1)]
+    _, out, _ = cli("start-positions", "--seed", 0, "--only-arm", "random-start", seeds=1)
+    assert "1 of 2 runs are there" in out
+    assert cli("start-positions", seeds=1)[0] == 0
+    assert "with one seed" in (tmp_path / "out" / "start-positions.md").read_text()
+
+
+def test_results_of_another_engine_count_only_if_asked_for(cli, tmp_path):
+    assert cli("start-positions", seeds=1)[0] == 0
+    file = tmp_path / "work" / "results.jsonl"
+    runs = runs_in(tmp_path / "work")
+    runs[0]["engine"] = "another"
+    file.write_text("".join(json.dumps(run) + "\n" for run in runs))
+    assert "2 runs, 1 in " in cli("start-positions", "--plan", seeds=1)[1]
+    assert "2 runs, 2 in " in cli("start-positions", "--plan", "--any-engine", seeds=1)[1]
+    assert cli("start-positions", "--any-engine", seeds=1)[0] == 0
+    assert "2 versions of the engine" in (tmp_path / "out" / "start-positions.md").read_text()
+
+
+def test_the_digest_of_the_engine_passes_over_remarks(tmp_path, monkeypatch):
+    results = part("results")
+    monkeypatch.setattr(results.seft_ref, "__file__", str(tmp_path / "__init__.py"))
+    digests = []
+    for source in (
+        "def f():\n    return 1\n",
+        '"""Say."""\ndef f():  # so\n    """Do."""\n    return (1)\n',
+        "f = 2\n",
+    ):
+        (tmp_path / "a.py").write_text(source)
+        digests.append(results.engine_digest())
+    assert digests[0] == digests[1] != digests[2]
+
+
+REFUSALS = {
+    "an unknown experiment": (("best",), {}, "mask-ablation, drift-control"),
+    "an unknown arm": (("mask-ablation", "--only-arm", "best"), {}, "seft, active-only, static"),
+    "a seed out of range": (("mask-ablation", "--seed", 2), {}, "--seeds"),
+    "settings that contradict": (("gradient-reliability", "--evolve-every", 3), {}, "TRN-005"),
+    "a dense model": (("mask-ablation",), {"folder": "pruned-hf"}, "not a sparse checkpoint"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSALS)
+def test_bad_input_ends_in_one_line_before_anything_is_run(cli, given, tmp_path, case):
+    arguments, options, said = REFUSALS[case]
+    code, _, err = cli(*arguments, **{key: given / value for key, value in options.items()})
+    assert code == 2
+    assert said in err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_pattern_is_refused(cli, tmp_path):
+    folder = sparse_folder(tmp_path / "nm")
+    (folder / "pruning.json").write_text('{"pattern": "2:4"}')
+    code, _, err = cli("mask-ablation", folder=folder)
+    assert code == 2
+    assert "pruned 2:4" in err
+
+
+def test_help_says_how_it_is_used(monkeypatch, capsys):
+    tool = importlib.import_module("experiments.app")
+    monkeypatch.setattr(sys, "argv", ["experiment.py", "--help"])
+    with pytest.raises(SystemExit) as left:
+        tool.console.run(tool.main)
+    assert not left.value.code
+    assert "--only-arm" in capsys.readouterr().out
+
+
+def test_list_names_every_experiment_and_arm(monkeypatch, capsys):
+    tool = importlib.import_module("experiments.app")
+    monkeypatch.setattr(sys, "argv", ["experiment.py", "--list"])
+    with pytest.raises(SystemExit):
+        tool.console.run(tool.main)
+    said = capsys.readouterr().out
+    for name, experiment in tool.EXPERIMENTS.items():
+        assert f"{name}: {experiment.title}" in said
+        for row in experiment.rows:
+            assert f"{row.label}: arm {row.arm} (" in said
+
+
+def test_statistics_against_an_example_by_hand():
+    statistics = part("statistics")
+    # 2, 4, 4, 6: mean 4, squares 4 + 0 + 0 + 4 over 3, standard error √(8/3) / 2, t of 3 degrees of freedom 3.1824
+    of = statistics.estimate([2.0, 4.0, 4.0, 6.0])
+    assert (of.n, of.mean) == (4, 4.0)
+    assert of.half_width == pytest.approx(3.1824 * math.sqrt(8 / 3) / 2)
+    assert of.excludes_zero
+    # differences 1, 2, 3: mean 2, deviation 1, half width 4.3027 / √3 = 2.484, so that 0 lies inside
+    between = statistics.paired({0: 11.0, 1: 22.0, 2: 33.0}, {2: 30.0, 0: 10.0, 1: 20.0})
+    assert (between.mean, between.half_width) == (2.0, pytest.approx(4.3027 / math.sqrt(3)))
+    assert not between.excludes_zero
+    assert statistics.estimate([7.0]).half_width is None
+    assert not statistics.estimate([7.0]).excludes_zero
+    assert not statistics.estimate([0.0, 0.0]).excludes_zero
+    for wrong in ([], [0.0] * 31):
+        with pytest.raises(ValueError, match="1 to 30"):
+            statistics.estimate(wrong)
+    with pytest.raises(ValueError, match="paired"):
+        statistics.paired({0: 1.0}, {1: 1.0})
+
+
+def test_quantiles_of_t_against_scipy():
+    from scipy.stats import t
+
+    found = part("statistics").T_QUANTILES
+    assert found == pytest.approx([t.ppf(0.975, n) for n in range(1, 30)], abs=5e-5)
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ([1.0, 1.1, 1.2], "The interval excludes 0: in these runs b ended higher, that is worse, than a on average."),
+        (
+            [-1.0, -1.1, -1.2],
+            "The interval excludes 0: in these runs b ended lower, that is better, than a on average.",
+        ),
+        ([-1.0, 1.0, 0.5], "The interval includes 0: these runs do not tell the two apart."),
+        ([1.0], "One run each says nothing about the spread."),
+    ],
+)
+def test_words_claim_no_more_than_the_interval(values, said):
+    sentence = part("page")._sentence("b", "a", part("statistics").estimate(values))
+    assert sentence.endswith(said)
+
+
+def test_arms_are_known_and_named_once():
+    table = part("table")
+    used = {arm for experiment in table.EXPERIMENTS.values() for arm in experiment.arms()}
+    assert used == set(table.ARMS)
+    settings = [json.dumps(choices, sort_keys=True) for choices in table.ARMS.values()]
+    assert len(set(settings)) == len(settings)
+    for experiment in table.EXPERIMENTS.values():
+        assert experiment.rows[0].arm == "seft"
+        labels = [row.label for row in experiment.rows]
+        assert len(set(labels)) == len(labels)
