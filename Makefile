@@ -6,7 +6,7 @@ QUICK ?=
 SECONDS ?= 60
 SEED ?= 1
 
-.PHONY: setup verify test lint types contracts tests demo bench fuzz clean
+.PHONY: setup verify test lint types contracts tests wheel demo bench fuzz clean
 
 setup: $(VENV)/.done
 
@@ -17,9 +17,9 @@ $(VENV)/.done: pyproject.toml
 	touch $@
 
 verify: setup
-	$(PY) tools/verify.py
+	$(VENV)/bin/seft verify
 
-test: lint types contracts tests verify
+test: lint types contracts tests verify wheel
 
 lint: setup
 	$(PY) -m ruff check .
@@ -39,11 +39,15 @@ tests: setup
 	    tests/seft_ref/test_pairs.py tests/seft_ref/test_model_torch.py tests/seft_ref/test_generate.py
 	NUMBA_BOUNDSCHECK=1 NUMBA_CACHE_DIR=build/checked $(PY) -m pytest -n 2 tests/kernels tests/seft_ref/test_compact.py
 
+# What a stranger installs, in an environment of its own.
+wheel: setup
+	$(PY) -m tests.wheel build/wheel
+
 demo: setup
-	$(PY) tools/demo.py $(if $(QUICK),--quick,)
+	$(VENV)/bin/seft demo $(if $(QUICK),--quick,)
 
 bench: setup
-	$(PY) tools/bench.py kernels
+	$(PY) -m benchmarks kernels
 
 # Readers of checkpoint files against inputs made to break them; docs/fuzzing.md says more. Compiled loops check bounds.
 fuzz: setup

@@ -10,9 +10,10 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-SPEC = ROOT / "SPEC.md"
-LOCK = Path(__file__).parent / "registry" / "clauses.json"
+HERE = Path(__file__).resolve().parent
+SPEC = HERE / "SPEC.md" if (HERE / "SPEC.md").is_file() else HERE.parent / "SPEC.md"
+"""Beside this file in a wheel, at the root of a checkout."""
+LOCK = HERE / "registry" / "clauses.json"
 
 __all__ = ["LOCK", "SPEC", "Clause", "ClauseError", "check_lock", "extract", "lock_text", "read_clauses"]
 

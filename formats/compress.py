@@ -1,11 +1,10 @@
 """The codec of compressed sections: byte planes, then one zstd frame (FMT-140 to FMT-143).
 
 Values of k bytes are split into k planes, all first bytes, then all second ones: exponents of neighbours are alike,
-their low bytes are noise, and apart they compress better than together.
+their low bytes are noise, and apart they compress better than together. The library is loaded where it is used.
 """
 
 import numpy as np
-import zstandard
 from numpy.typing import NDArray
 
 from formats.errors import BadCompressedSize, BadFrame
@@ -22,6 +21,8 @@ def pack(raw: NDArray[np.uint8], itemsize: int) -> bytes | None:
         raw: uint8, (nbytes,).
         itemsize: bytes of a value, 1 for bytes that are no values.
     """
+    import zstandard
+
     planes = np.ascontiguousarray(raw.reshape(-1, itemsize).T)
     frame = zstandard.ZstdCompressor(level=LEVEL, write_checksum=False, write_content_size=True).compress(planes.data)
     return frame if len(frame) < raw.size <= RATIO * len(frame) else None
@@ -41,6 +42,8 @@ def unpack(frame: NDArray[np.uint8], raw_bytes: int, itemsize: int, name: str) -
     Raises:
         BadFrame: FMT-142; nothing larger than raw_bytes is ever made.
     """
+    import zstandard
+
     try:
         head = zstandard.get_frame_parameters(frame.data)
         if head.content_size != raw_bytes or head.dict_id or head.has_checksum:

@@ -2,6 +2,8 @@
 
 Each function says in its docstring what it computes in plain NumPy; the tests compare the two. Compiled code is kept
 in the cache of numba, so that only the first process after an installation waits for the compiler.
+
+Functions import this file where they run a loop: numba takes longer to load than all else of this package.
 """
 
 import os

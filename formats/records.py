@@ -12,7 +12,6 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from formats import fast
 from formats.errors import ExpansionTooLarge, UnknownOption
 from formats.strict_json import JSON
 
@@ -223,6 +222,8 @@ def count_stored(values: Array, zeros: str = ANY) -> int:
     Raises:
         UnknownOption: FMT-084.
     """
+    from formats import fast
+
     counted = _counted_bits(values.dtype, zeros)
     return int(fast.count_stored(bits(np.asarray(values, order="C")).reshape(-1), counted))
 
@@ -238,6 +239,8 @@ def from_dense(values: Array, zeros: str = ANY) -> Sparse:
     Raises:
         UnknownOption: FMT-084.
     """
+    from formats import fast
+
     rows, columns = rows_of(values.shape), values.shape[-1]
     matrix = bits(np.asarray(values, order="C")).reshape(rows, columns)
     nnz = count_stored(values, zeros)
@@ -311,6 +314,8 @@ def to_dense(tensor: Tensor, *, limit: int = LIMIT) -> Array:
     Raises:
         ExpansionTooLarge: FMT-098, before anything is reserved.
     """
+    from formats import fast
+
     if isinstance(tensor, Dense):
         return tensor.values
     dtype = np.dtype(np.bool_) if isinstance(tensor, Mask) else tensor.dtype

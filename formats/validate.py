@@ -7,7 +7,7 @@ from math import prod
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from formats import container, fast
+from formats import container
 from formats.errors import (
     BadFileName,
     BadKind,
@@ -214,6 +214,8 @@ def check_row_ptr(row_ptr: Array, nnz: int, name: str) -> None:
 
 def check_columns(indptr: NDArray[np.int64], columns: Array, n_columns: int, name: str) -> None:
     """Verify FMT-068 and FMT-069 for columns (nnz,) of any integer dtype; indptr must be valid."""
+    from formats import fast
+
     found = fast.by_rows(
         indptr.size - 1, columns.size, lambda a, b: fast.first_fault(indptr[a : b + 1], columns, n_columns)
     )
@@ -229,6 +231,8 @@ def check_columns(indptr: NDArray[np.int64], columns: Array, n_columns: int, nam
 
 def check_mask(mask: NDArray[np.uint8], n_columns: int, nnz: int, name: str) -> NDArray[np.int64]:
     """Verify FMT-062 to FMT-064 for mask (rows, ceil(columns / 8)); return the bits of each row, (rows,)."""
+    from formats import fast
+
     check_has_columns(n_columns, name)
     tail = n_columns % 8
     if tail:

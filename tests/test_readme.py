@@ -5,6 +5,8 @@ import io
 import re
 from pathlib import Path
 
+from seft_cli.app import COMMANDS
+
 README = (Path(__file__).resolve().parents[1] / "README.md").read_text(encoding="utf-8")
 
 
@@ -25,6 +27,8 @@ def test_every_command_of_the_readme_exists():
     root = Path(__file__).resolve().parents[1]
     for tool in set(re.findall(r"python (tools/\w+\.py)", README)):
         assert (root / tool).is_file(), tool
+    for name in set(re.findall(r"^(?:mpirun -n 2 )?seft (\w+)", README, re.MULTILINE)):
+        assert name in COMMANDS, name
     targets = re.findall(r"^(\w+):", (root / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
     for target in set(re.findall(r"`make (\w+)", README)):
         assert target in targets, target

@@ -21,7 +21,7 @@ FOREIGN = {"SHA-256", "SHA-512", "SHA-384", "FMT-000"}
 # chapters that SPEC.md announces with a comment and does not hold yet
 COMING = {family for chapter, family in (("KERNEL", "KRN"), ("FORMAT", "FMT")) if f"<!-- {chapter} CHAPTER -->" in SPEC}
 TEXT = {".py", ".cu", ".md", ".json", ".jsonl", ".toml", ".txt"}
-CODE = ("seft_ref", "formats", "conformance", "tools")
+CODE = ("seft_ref", "formats", "seft_cli", "conformance")
 PROOF = ("tests", "conformance")
 
 
@@ -60,7 +60,9 @@ def test_ids_within_the_specification_exist():
     assert {clause for clause in missing if clause.split("-")[0] not in COMING} == set()
 
 
-@pytest.mark.parametrize("folder", ["seft_ref", "formats", "conformance", "tools", "tests"])
+@pytest.mark.parametrize(
+    "folder", [*CODE, "benchmarks", "experiments", "tests"]
+)
 def test_every_cited_clause_exists(folder):
     unknown = {clause: where for clause, where in cited([folder]).items() if clause not in CLAUSES}
     assert unknown == {}

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from formats import fast, validate
+from formats import validate
 from formats.encodings.code import Code, Plan, Rows
 from formats.header import Entry
 from formats.records import Array, Mask, Pattern, Supported, rows_of
@@ -34,6 +34,8 @@ def size_of(rows: int, columns: int) -> int:
 
 def encode(support: Supported, _pattern: Pattern | None) -> dict[str, Array]:
     """Return the mask."""
+    from formats import fast
+
     mask = np.empty((rows_of(support.shape), -(-support.shape[-1] // 8)), dtype=np.uint8)
     indptr, indices = support.indptr, support.indices
     fast.by_rows(len(mask), support.nnz, lambda a, b: fast.set_bits(indptr[a : b + 1], indices, mask[a:b]))
@@ -42,6 +44,8 @@ def encode(support: Supported, _pattern: Pattern | None) -> dict[str, Array]:
 
 def decode(entry: Entry, name: str, sections: Mapping[str, Array], rows: Rows) -> tuple[Mask, int]:
     """Return the support of some rows; the bits of all rows are counted, those of the rows are expanded."""
+    from formats import fast
+
     mask, columns = sections["mask"], entry.shape[-1]
     # the counts are checked before anything of the size of the support is made
     counts = validate.check_mask(mask, columns, entry.nnz, name)

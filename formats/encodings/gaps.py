@@ -10,7 +10,7 @@ from math import prod
 import numpy as np
 from numpy.typing import NDArray
 
-from formats import fast, validate
+from formats import validate
 from formats.encodings.code import Code, Plan, Rows, cut
 from formats.errors import GapNotMinimal
 from formats.header import Entry
@@ -54,6 +54,8 @@ def plan_gap8(entry: Entry, name: str) -> Plan:
 
 def size_gap8(support: Supported) -> int | None:
     """Return the bytes of the gaps; None with too many rows (FMT-056)."""
+    from formats import fast
+
     return _fits(support, fast.gap_bytes(support.indptr, support.indices, support.shape[-1])[0])
 
 
@@ -90,6 +92,8 @@ def plan_varint(entry: Entry, name: str) -> Plan:
 
 def size_varint(support: Supported) -> int | None:
     """Return the bytes of the gaps; None with too many rows (FMT-056)."""
+    from formats import fast
+
     return _fits(support, fast.gap_bytes(support.indptr, support.indices, support.shape[-1])[1])
 
 

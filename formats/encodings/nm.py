@@ -14,7 +14,7 @@ from math import comb, prod
 import numpy as np
 from numpy.typing import NDArray
 
-from formats import fast, validate
+from formats import validate
 from formats.encodings.code import Code, Plan, Rows, cut
 from formats.errors import BadPattern
 from formats.header import Entry
@@ -54,6 +54,8 @@ def find(support: Supported) -> Pattern | None:
 
 def keeps(support: Supported, pattern: Pattern) -> bool:
     """Tell whether each group of a support holds n slots; the pattern must fit shape and size (FMT-051)."""
+    from formats import fast
+
     if pattern.axis == len(support.shape) - 1:
         groups_a_row = support.shape[-1] // pattern.m
         return bool(fast.keeps_pattern(support.indptr, support.indices, pattern.n, pattern.m, groups_a_row))
@@ -141,6 +143,8 @@ def _offsets(ranks: NDArray[np.uint64], m: int, n: int) -> NDArray[np.uint8]:
 
 def encode(support: Supported, pattern: Pattern | None) -> dict[str, Array]:
     """Return the packed ranks of a support that keeps the pattern."""
+    from formats import fast
+
     assert pattern is not None
     packed_rows, per_row = packed_shape(support.shape, pattern)
     if pattern.axis == len(support.shape) - 1:
@@ -189,6 +193,8 @@ def _check_spare(packed: NDArray[np.uint8], bits: int, name: str) -> None:
 
 def decode(entry: Entry, name: str, sections: Mapping[str, Array], rows: Rows) -> tuple[Mask, int]:
     """Return the support of some rows; along the last axis only their ranks are read."""
+    from formats import fast
+
     pattern = entry.pattern
     assert pattern is not None
     packed, columns = sections["ranks"], entry.shape[-1]

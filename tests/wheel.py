@@ -1,0 +1,80 @@
+"""The wheel as a stranger gets it: built, installed into an empty environment, and used from another folder.
+
+    python -m tests.wheel [FOLDER]
+
+Runs `seft --help` and every command's help, one round on a tiny model from pruning to evaluation, twenty cases of the
+kit and `import formats`. Exit status 0 if all of it works; the first command that does not is shown with what it said.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import venv
+from pathlib import Path
+
+from tests.seft_ref.folders import TEXT, hf_folder
+
+ROOT = Path(__file__).resolve().parent.parent
+LIGHT = {"numpy", "ml_dtypes", "formats"}
+"""What `import formats` may bring, beside the standard library."""
+FORMATS_ALONE = f"""
+import sys, formats
+brought = {{name.split('.')[0] for name in sys.modules}} - set(sys.stdlib_module_names) - {LIGHT!r}
+brought -= {{name for name in brought if name.startswith('_')}}
+assert not brought, brought
+"""
+SHORT = ("--steps", 4, "--batch", 2, "--length", 8, "--evolve-every", 2, "--density", 0.2)
+
+
+def run(*words: object, cwd: Path) -> str:
+    """Run a command away from the checkout; return what it printed, or end with what it said."""
+    environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
+    line = [str(word) for word in words]
+    done = subprocess.run(line, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        sys.exit(f"{' '.join(line)}\n{done.stdout}{done.stderr}exit status {done.returncode}")
+    return done.stdout
+
+
+def main() -> None:
+    """Build, install and use the wheel."""
+    folder = Path(sys.argv[1] if len(sys.argv) > 1 else "build/wheel").resolve()
+    shutil.rmtree(folder, ignore_errors=True)
+    away = folder / "away"
+    away.mkdir(parents=True)
+    run(sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", folder, ROOT, cwd=folder)
+    (wheel,) = folder.glob("*.whl")
+    venv.create(folder / "env", with_pip=True)
+    python, seft = folder / "env" / "bin" / "python", folder / "env" / "bin" / "seft"
+    run(python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", wheel, cwd=away)
+
+    run(python, "-c", FORMATS_ALONE, cwd=away)
+    told = run(seft, "--help", cwd=away)
+    commands = [line.split()[0] for line in told.splitlines() if line.startswith("  ")]
+    for name in commands:
+        assert f"seft {name}" in run(seft, name, "--help", cwd=away), name
+
+    dense = hf_folder(away / "dense")
+    (away / "text.txt").write_text(TEXT)
+    calibration = ("--calibration", "text.txt", "--length", 32)
+    run(seft, "prune", dense, "pruned", "--method", "wanda", "--sparsity", 0.6, *calibration, cwd=away)
+    run(seft, "convert", "pruned", "sparse", "--to", "sparse", cwd=away)
+    run(seft, "finetune", "sparse", "tuned", "--text", "text.txt", *SHORT, "--log", "run.jsonl", cwd=away)
+    run(seft, "eval", "tuned", "--text", "text.txt", "--length", 16, "--windows", 2, cwd=away)
+    run(seft, "diff", "sparse", "tuned", "change", cwd=away)
+    run(seft, "apply", "sparse", "change", "again", cwd=away)
+    run(seft, "check", "again", cwd=away)
+    run(seft, "show", "tuned", cwd=away)
+    run(seft, "generate", "tuned", "the quick", "--max-tokens", 3, cwd=away)
+    run(seft, "convert", "tuned", "back", "--to", "hf", cwd=away)
+
+    told = run(python, "-m", "conformance", "--only", "select.*", "--examples", 0, "--backend", "numpy", cwd=away)
+    passed = int(told.splitlines()[-1].split()[0])
+    assert passed >= 20, told
+    run(seft, "verify", "new-port", "python", "port", cwd=away)
+    print(f"{wheel.name}: {len(commands)} commands, one round, {passed} cases")
+
+
+if __name__ == "__main__":
+    main()
