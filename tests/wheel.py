@@ -43,6 +43,7 @@ def main() -> None:
     shutil.rmtree(folder, ignore_errors=True)
     away = folder / "away"
     away.mkdir(parents=True)
+    shutil.rmtree(ROOT / "build" / "lib", ignore_errors=True)  # what an earlier build left would go into this one
     run(sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", folder, ROOT, cwd=folder)
     (wheel,) = folder.glob("*.whl")
     venv.create(folder / "env", with_pip=True)
