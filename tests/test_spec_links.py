@@ -60,9 +60,7 @@ def test_ids_within_the_specification_exist():
     assert {clause for clause in missing if clause.split("-")[0] not in COMING} == set()
 
 
-@pytest.mark.parametrize(
-    "folder", [*CODE, "benchmarks", "experiments", "tests"]
-)
+@pytest.mark.parametrize("folder", [*CODE, "benchmarks", "experiments", "tests"])
 def test_every_cited_clause_exists(folder):
     unknown = {clause: where for clause, where in cited([folder]).items() if clause not in CLAUSES}
     assert unknown == {}
