@@ -35,7 +35,7 @@ contracts: setup
 # loops check the bounds of arrays.
 tests: setup
 	$(PY) -m pytest -n 2 tests
-	$(PY) -m pytest --jaxtyping-packages=seft_ref.layers,seft_ref.adapters,seft_ref.update,seft_ref.model,seft_ref.gradients,seft_ref.generate,beartype.beartype \
+	$(PY) -m pytest --jaxtyping-packages=seft_ref.layers,seft_ref.adapters,seft_ref.update,seft_ref.model.decoder,seft_ref.train.gradients,seft_ref.text.generate,beartype.beartype \
 	    tests/seft_ref/test_pairs.py tests/seft_ref/test_model_torch.py tests/seft_ref/test_generate.py
 	NUMBA_BOUNDSCHECK=1 NUMBA_CACHE_DIR=build/checked $(PY) -m pytest -n 2 tests/kernels tests/seft_ref/test_compact.py
 

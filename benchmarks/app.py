@@ -151,7 +151,7 @@ def _measure(
     import numpy as np
 
     from seft_ref.kernels import cpu, cpu_transposed
-    from seft_ref.topology import flat, from_flat
+    from seft_ref.topology.csr import flat, from_flat
 
     rng = np.random.default_rng(0)
     for shape, pattern in product_of(shapes, (*patterns, SAMPLED)):

@@ -91,7 +91,7 @@ def _methods(
     from scipy.sparse import csr_array
 
     from seft_ref.kernels import cpu
-    from seft_ref.topology import from_flat
+    from seft_ref.topology.csr import from_flat
 
     torch.set_num_threads(threads)
     torch.set_grad_enabled(False)

@@ -21,12 +21,12 @@ from formats.container import dtype_name
 from formats.convert.hf import to_sparse, write_hf
 from formats.convert.stock import outline
 from seft_ref import finish, initial_state, load_model, settings_of, step_batches, train
-from seft_ref.arrays import binary64, from_numpy, to_numpy
-from seft_ref.config import ModelConfig
+from seft_ref.arrays.library import binary64, from_numpy, to_numpy
+from seft_ref.files.state import Origin, load_state, save_state
 from seft_ref.kernels import Kernels, cpu, reference
-from seft_ref.resume import Origin, load_state, save_state
-from seft_ref.settings import TrainSettings
-from seft_ref.topology import Topology, flat, from_flat, placed_like
+from seft_ref.model.config import ModelConfig
+from seft_ref.topology.csr import Topology, flat, from_flat, placed_like
+from seft_ref.train.settings import TrainSettings
 
 CONFIG: dict[str, Any] = {
     "architectures": ["LlamaForCausalLM"],

@@ -9,9 +9,9 @@ from importlib.util import find_spec
 from typing import Any
 
 from seft_cli.device import Device, place_of
-from seft_ref.arrays import Array
+from seft_ref.arrays.library import Array
 from seft_ref.kernels import Kernels
-from seft_ref.topology import Topology
+from seft_ref.topology.csr import Topology
 
 Peers = dict[str, dict[str, Callable[[], Any]]]
 """For every product, other ways to compute it by name; `dense` is among them."""
@@ -87,7 +87,7 @@ def dense_peers(weight: Any, positions: Any, x: Any, dy: Any) -> Peers:
 def _peers(weight: Any, topology: Topology, values: Any, x: Any, dy: Any) -> Peers:
     import cupyx.scipy.sparse
 
-    from seft_ref.topology import flat
+    from seft_ref.topology.csr import flat
 
     positions = flat(topology)
     peers = dense_peers(weight, positions, x, dy)

@@ -2,7 +2,7 @@
 
     numpy           dW = dyᵀ x, |dW|, np.partition for the k-th, the positions above it
     torch           torch.topk of |dyᵀ x|
-    ours            seft_ref.evidence.evidence, some rows at a time
+    ours            seft_ref.matrix.evidence.evidence, some rows at a time
     product         dyᵀ x alone: what no way can do without
 
 All find the same positions outside the update's own, checked before anything is timed. Memory is the peak of what a
@@ -93,13 +93,13 @@ def _measure(shape: tuple[int, int], tokens: int, threads: int, n_rounds: int) -
 def _methods(shape: tuple[int, int], tokens: int, threads: int) -> dict[str, Callable[[], Any]]:
     import torch
 
-    from seft_ref.evidence import View, evidence
     from seft_ref.kernels import cpu
     from seft_ref.layers.linear import WeightGradient
-    from seft_ref.topology import from_flat
+    from seft_ref.matrix.evidence import View, evidence
+    from seft_ref.matrix.window import Accumulated, Window
+    from seft_ref.topology.csr import from_flat
     from seft_ref.update.delta import Base, new_delta
     from seft_ref.update.rules import Rule
-    from seft_ref.window import Accumulated, Window
 
     torch.set_num_threads(threads)
     rng = np.random.default_rng(0)

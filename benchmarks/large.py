@@ -23,7 +23,7 @@ from benchmarks.rounds import JsonFile, Threads, machine, restart_in_clean_envir
 from formats.lazy import Lazy
 from seft_cli import console
 from seft_cli.output import write_json
-from seft_ref.config import ModelConfig
+from seft_ref.model.config import ModelConfig
 
 SHAPES: dict[str, dict[str, Any]] = {
     "7b": {
@@ -119,7 +119,7 @@ def _make(shape: str, model: Path) -> None:
 def _train(model: Path, length: int, density: float, result: Path) -> None:
     from seft_ref import initial_state, load_model, settings_of, step_batches
     from seft_ref.kernels import cpu
-    from seft_ref.train import train_step
+    from seft_ref.train.loop import train_step
 
     stages: list[dict[str, Any]] = []
 

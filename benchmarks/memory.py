@@ -57,9 +57,9 @@ def _pattern(n_keep: int, width: int) -> dict[str, Any]:
     import ml_dtypes
     import numpy as np
 
-    from seft_ref.groups import in_groups
     from seft_ref.kernels import cpu
-    from seft_ref.topology import from_flat
+    from seft_ref.topology.csr import from_flat
+    from seft_ref.topology.groups import in_groups
 
     n_out, n_in = PATTERN_SHAPE
     rng = np.random.default_rng(width)
@@ -101,10 +101,10 @@ def _expected(row: dict[str, Any], name: str) -> str:
 
 def _ours(sparsity: float, blocks: int, *, compact: bool, transposed: bool) -> dict[str, Any]:
     from benchmarks.step import CONFIG, made_up_run
-    from seft_ref.bases import PackedBase
     from seft_ref.kernels import cpu, cpu_transposed
-    from seft_ref.memory import memory_of_run
-    from seft_ref.weights import matrix_of
+    from seft_ref.matrix.bases import PackedBase
+    from seft_ref.model.weights import matrix_of
+    from seft_ref.train.memory import memory_of_run
 
     config_json = CONFIG | {"num_hidden_layers": blocks}
     changes = {"steps": 4, "evolve_every": 2}

@@ -107,7 +107,7 @@ def _layer(shape: tuple[int, int], sparsity: float) -> dict[str, Callable[[], An
 
     from benchmarks.torch_step import LoraLinear, ScatteredLinear
     from seft_ref.kernels import cpu, cpu_transposed
-    from seft_ref.topology import from_flat
+    from seft_ref.topology.csr import from_flat
     from seft_ref.update.delta import new_delta
     from seft_ref.update.optimizers import AdamW
 
@@ -188,8 +188,8 @@ class OurRun:
 
     def step(self, tokens: Any) -> float:
         """Take one step on rows of tokens, and return the loss."""
-        from seft_ref.gradients import Batch
-        from seft_ref.train import train_step
+        from seft_ref.text.batch import Batch
+        from seft_ref.train.loop import train_step
 
         batch = np.asarray(tokens, dtype=np.int64)
         self.state, record = train_step(self.state, [Batch(batch, batch)], self.settings, self.config, self.kernels)
@@ -202,14 +202,14 @@ def made_up_run(
     """Return a run on random weights, tokens of a step, and what a peer needs: positions, dense weights, config."""
     import ml_dtypes
 
-    from seft_ref.bases import AnyBase, compact_base, in_packed
-    from seft_ref.config import ModelConfig
-    from seft_ref.gradients import Batch
-    from seft_ref.settings import settings_of
-    from seft_ref.topology import flat, from_flat
-    from seft_ref.train import initial_state
+    from seft_ref.matrix.bases import AnyBase, compact_base, in_packed
+    from seft_ref.model.config import ModelConfig
+    from seft_ref.model.weights import assemble
+    from seft_ref.text.batch import Batch
+    from seft_ref.topology.csr import flat, from_flat
+    from seft_ref.train.loop import initial_state
+    from seft_ref.train.settings import settings_of
     from seft_ref.update.delta import Base
-    from seft_ref.weights import assemble
 
     rng = np.random.default_rng(0)
     config = ModelConfig.from_json(json_config)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from seft_ref.config import ModelConfig
+from seft_ref.model.config import ModelConfig
 
 
 class ScatteredLinear(nn.Module):

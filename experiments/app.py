@@ -24,8 +24,8 @@ from formats.index import is_sparse
 from seft_cli import console
 from seft_cli.output import require_file, write_file
 from seft_ref import TrainSettings
+from seft_ref.files.state import settings_text
 from seft_ref.prune.record import read_record
-from seft_ref.resume import settings_text
 
 
 def main(

@@ -28,9 +28,9 @@ from seft_ref import (
     step_batches,
     train,
 )
-from seft_ref.checkpoint import identity
+from seft_ref.files.model import identity
 from seft_ref.kernels import cpu
-from seft_ref.topology import flat
+from seft_ref.topology.csr import flat
 
 COUNTS = ("dropped", "grown", "reactivated", "cancelled", "pruned")
 

@@ -18,7 +18,7 @@ from conformance.terminal import Terminal
 from conformance.visible import visible
 from seft_cli.output import Refused as Refused
 from seft_cli.threads import NAMES
-from seft_ref.arrays import overflow_allowed
+from seft_ref.arrays.library import overflow_allowed
 from seft_ref.errors import SeftError
 
 err = Terminal(stderr=True, soft_wrap=True)

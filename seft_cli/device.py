@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from seft_cli import console, memory
-from seft_ref.arrays import Array
+from seft_ref.arrays.library import Array
 from seft_ref.kernels import Kernels
 
 
@@ -63,7 +63,7 @@ def place_of(device: Device, turn: int = 0, *, transposed: bool = False) -> Plac
 
 def _on_cpu(turn: int = 0) -> Place:
     from seft_ref.kernels import cpu
-    from seft_ref.memory import DENSE_FROM
+    from seft_ref.train.memory import DENSE_FROM
 
     return Place(cpu, None, (1, 1), lambda itemsize: DENSE_FROM, lambda: memory.available_bytes())
 
@@ -75,7 +75,7 @@ def _with_transposes() -> Place:
 
 
 def _on_cuda(turn: int) -> Place:
-    from seft_ref.arrays import cupy_like, without_cupy
+    from seft_ref.arrays.library import cupy_like, without_cupy
 
     told = without_cupy(turn)
     if told:

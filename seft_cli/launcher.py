@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from seft_cli import console
-from seft_ref.ranks import ALONE, Ranks, over_mpi
+from seft_ref.arrays.ranks import ALONE, Ranks, over_mpi
 
 LAUNCHERS = (
     ("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK"),

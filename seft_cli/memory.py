@@ -8,9 +8,9 @@ import psutil
 import formats
 from formats.container import DTYPES
 from seft_cli import console
-from seft_ref.checkpoint import compute_dtype, read_config
-from seft_ref.memory import memory_of_run
-from seft_ref.settings import TrainSettings
+from seft_ref.files.model import compute_dtype, read_config
+from seft_ref.train.memory import memory_of_run
+from seft_ref.train.settings import TrainSettings
 
 CGROUP = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current"))
 """Limit and use of the group this process runs in, where there is one."""

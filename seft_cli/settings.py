@@ -5,7 +5,7 @@ from dataclasses import fields
 from typing import Any
 
 from seft_cli import console
-from seft_ref.settings import TrainSettings
+from seft_ref.train.settings import TrainSettings
 from seft_ref.update.optimizers import OPTIMIZERS
 from seft_ref.update.rules import Rule
 

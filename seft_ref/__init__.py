@@ -13,18 +13,18 @@ A kernel set is an argument everywhere: `kernels.reference` runs on any array li
 NumPy arrays, `kernels.gpu` runs on CuPy's. `load_model(..., like=array)` puts a model where an array lies.
 """
 
-from seft_ref.checkpoint import Model, load_model, save_model, stop_tokens
-from seft_ref.config import ModelConfig
 from seft_ref.errors import SeftError
-from seft_ref.evaluate import Evaluation, evaluate
-from seft_ref.generate import generate
-from seft_ref.gradients import Batch, every_gradient, loss_and_gradients
-from seft_ref.resume import load_state, save_state
-from seft_ref.sampling import Sampling
-from seft_ref.settings import TrainSettings, settings_of
-from seft_ref.text import read_tokenizer, read_tokens, written
-from seft_ref.topology import Topology
-from seft_ref.train import (
+from seft_ref.files.model import Model, load_model, save_model, stop_tokens
+from seft_ref.files.state import load_state, save_state
+from seft_ref.model.config import ModelConfig
+from seft_ref.text.batch import Batch
+from seft_ref.text.evaluate import Evaluation, evaluate
+from seft_ref.text.generate import generate
+from seft_ref.text.sampling import Sampling
+from seft_ref.text.tokens import read_tokenizer, read_tokens, written
+from seft_ref.topology.csr import Topology
+from seft_ref.train.gradients import every_gradient, loss_and_gradients
+from seft_ref.train.loop import (
     StepRecord,
     TrainState,
     finish,
@@ -33,6 +33,7 @@ from seft_ref.train import (
     train,
     train_step,
 )
+from seft_ref.train.settings import TrainSettings, settings_of
 
 __all__ = [
     "Batch",

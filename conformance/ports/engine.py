@@ -23,7 +23,7 @@ from conformance.ports import (
     engine_state,
 )
 from formats import FormatError
-from seft_ref.arrays import Array, array_namespace, cupy_like, device, to_numpy, without_cupy
+from seft_ref.arrays.library import Array, array_namespace, cupy_like, device, to_numpy, without_cupy
 from seft_ref.errors import SeftError
 from seft_ref.kernels import reference
 

@@ -8,11 +8,11 @@ import numpy as np
 
 import formats
 from formats.container import DTYPES
-from seft_ref.arrays import to_numpy
-from seft_ref.checkpoint import compute_dtype, in_file_dtype, stop_tokens_of
-from seft_ref.diagnose import warnings_of
+from seft_ref.arrays.library import to_numpy
+from seft_ref.arrays.ranks import rows_of
+from seft_ref.files.model import compute_dtype, in_file_dtype, stop_tokens_of
 from seft_ref.prune.record import pattern_of, read_record
-from seft_ref.ranks import rows_of
+from seft_ref.train.diagnose import warnings_of
 
 Values = dict[str, Any]
 

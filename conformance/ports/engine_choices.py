@@ -6,13 +6,14 @@ from typing import Any
 
 import numpy as np
 
-from seft_ref.arrays import Array, array_namespace, device, from_numpy, to_numpy
-from seft_ref.counter import STREAM_POSITIONS, choose, counter_key
+from seft_ref.arrays.counter import STREAM_POSITIONS, choose, counter_key
+from seft_ref.arrays.library import Array, array_namespace, device, from_numpy, to_numpy
 from seft_ref.errors import ConfigError
-from seft_ref.evidence import View, evidence
 from seft_ref.layers.linear import WeightGradient
-from seft_ref.settings import settings_of
-from seft_ref.topology import Topology, flat, from_flat, union
+from seft_ref.matrix.evidence import View, evidence
+from seft_ref.matrix.window import Accumulated, FirstStepWindow, Window
+from seft_ref.topology.csr import Topology, flat, from_flat, union
+from seft_ref.train.settings import settings_of
 from seft_ref.update.criteria import ADAPT, DROP, GROW, USE_DROP, USE_GROW, Chance, Known
 from seft_ref.update.delta import Base, Delta, values_at
 from seft_ref.update.evidence import finite_norm, refuse_infinite
@@ -23,7 +24,6 @@ from seft_ref.update.record import EventRecord, record_of
 from seft_ref.update.rules import CHOICES, Rule
 from seft_ref.update.schedule import Timetable, is_event, n_drop, spiel_phases
 from seft_ref.update.select import largest, largest_selection, smallest_selection
-from seft_ref.window import Accumulated, FirstStepWindow, Window
 
 Values = dict[str, Any]
 _BOOLEAN = ("evolves", "regrow", "event_replaces_step")

@@ -5,10 +5,10 @@ from typing import Any
 import numpy as np
 
 from conformance.ports.engine_models import weights_of_case
-from seft_ref.arrays import array_namespace
-from seft_ref.config import ModelConfig
-from seft_ref.generate import generate, nothing_read, read
-from seft_ref.sampling import Sampling, pick
+from seft_ref.arrays.library import array_namespace
+from seft_ref.model.config import ModelConfig
+from seft_ref.text.generate import generate, nothing_read, read
+from seft_ref.text.sampling import Sampling, pick
 
 Values = dict[str, Any]
 

@@ -4,16 +4,15 @@ from typing import Any
 
 import numpy as np
 
-from seft_ref.arrays import Array, array_namespace
-from seft_ref.config import Rope
+from seft_ref.arrays.library import Array, array_namespace
 from seft_ref.layers.attention import attention_backward, attention_forward, visible_keys
 from seft_ref.layers.cross_entropy import cross_entropy_backward, cross_entropy_forward
 from seft_ref.layers.embedding import embedding_backward, embedding_forward, embedding_gradient
 from seft_ref.layers.linear import Linear, linear_backward, linear_forward
 from seft_ref.layers.rmsnorm import rmsnorm_backward, rmsnorm_forward
-from seft_ref.layers.rope import rope_backward, rope_forward, rope_frequencies, rope_table
+from seft_ref.layers.rope import Rope, rope_backward, rope_forward, rope_frequencies, rope_table
 from seft_ref.layers.swiglu import swiglu_backward, swiglu_forward
-from seft_ref.window import Accumulated
+from seft_ref.matrix.window import Accumulated
 
 Values = dict[str, Any]
 

@@ -5,20 +5,21 @@ from typing import Any
 
 import numpy as np
 
-from seft_ref.arrays import Array, array_namespace
-from seft_ref.calibrate import prune_sparsegpt, prune_wanda
-from seft_ref.config import ModelConfig
-from seft_ref.evaluate import evaluate
-from seft_ref.gradients import Batch, every_gradient, loss_and_gradients
-from seft_ref.model import model_forward
-from seft_ref.settings import TrainSettings, settings_of
-from seft_ref.target import Target, place
-from seft_ref.topology import flat, from_flat, full
-from seft_ref.train import TrainState, finish, initial_state, step_batches, train, train_step
+from seft_ref.arrays.library import Array, array_namespace
+from seft_ref.matrix.target import Target, place
+from seft_ref.matrix.window import AnyWindow, Window
+from seft_ref.model.config import ModelConfig
+from seft_ref.model.decoder import model_forward
+from seft_ref.model.weights import Weights, assemble, with_matrices
+from seft_ref.prune.blockwise import prune_sparsegpt, prune_wanda
+from seft_ref.text.batch import Batch
+from seft_ref.text.evaluate import evaluate
+from seft_ref.topology.csr import flat, from_flat, full
+from seft_ref.train.gradients import every_gradient, loss_and_gradients
+from seft_ref.train.loop import TrainState, finish, initial_state, step_batches, train, train_step
+from seft_ref.train.settings import TrainSettings, settings_of
 from seft_ref.update.delta import Base, Delta
 from seft_ref.update.optimizers import OPTIMIZERS
-from seft_ref.weights import Weights, assemble, with_matrices
-from seft_ref.window import AnyWindow, Window
 
 Values = dict[str, Any]
 

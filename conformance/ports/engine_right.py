@@ -10,10 +10,10 @@ import numpy as np
 
 from conformance.compare import float_type
 from conformance.ports.engine import EnginePort
-from seft_ref.arrays import Array, array_namespace, device
+from seft_ref.arrays.library import Array, array_namespace, device
 from seft_ref.kernels import NAMES, reference
 from seft_ref.kernels.split import Split
-from seft_ref.topology import Topology, flat
+from seft_ref.topology.csr import Topology, flat
 
 __all__ = ["fused", "permuted", "reduced", "split"]
 

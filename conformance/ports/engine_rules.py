@@ -5,18 +5,19 @@ from typing import Any
 import numpy as np
 
 from formats.container import DTYPES
-from seft_ref.arrays import Array, array_namespace, device, to_halves, to_numpy
-from seft_ref.counter import STREAM_POSITIONS, choose, counter_key, draws
-from seft_ref.evidence import View, evidence
-from seft_ref.groups import in_groups
+from seft_ref.arrays.counter import STREAM_POSITIONS, choose, counter_key, draws
+from seft_ref.arrays.library import Array, array_namespace, device, to_halves, to_numpy
 from seft_ref.layers.linear import WeightGradient
+from seft_ref.matrix.evidence import View, evidence
+from seft_ref.matrix.window import Accumulated, Window
 from seft_ref.prune.keep import keep_n_of_m
 from seft_ref.prune.magnitude import magnitude_mask
 from seft_ref.prune.sparsegpt import BLOCK, DAMPING, hessian_of, sparsegpt
 from seft_ref.prune.wanda import wanda_mask
-from seft_ref.text import calibration_starts, evaluation_starts, training_starts
-from seft_ref.topology import Topology, check, find, flat, from_flat, full
-from seft_ref.update.change import change, realign
+from seft_ref.text.tokens import calibration_starts, evaluation_starts, training_starts
+from seft_ref.topology.change import change, realign
+from seft_ref.topology.csr import Topology, check, find, flat, from_flat, full
+from seft_ref.topology.groups import in_groups
 from seft_ref.update.criteria import Chance
 from seft_ref.update.delta import Base, Delta, budget_by_numel, effective
 from seft_ref.update.drop import drop
@@ -26,7 +27,6 @@ from seft_ref.update.optimizers import AdamW, clip_factor
 from seft_ref.update.rules import Rule
 from seft_ref.update.schedule import drop_fraction_at, learning_rate_at, n_drop
 from seft_ref.update.select import largest, selection
-from seft_ref.window import Accumulated, Window
 
 Values = dict[str, Any]
 _HALVES = {"float16": DTYPES["F16"], "bfloat16": DTYPES["BF16"]}

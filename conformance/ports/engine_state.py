@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 
 from conformance.ports.engine_models import settings_of_case, weights_of_case
-from seft_ref.arrays import array_namespace
-from seft_ref.config import ModelConfig
-from seft_ref.resume import Origin, load_state, save_state
-from seft_ref.topology import flat, from_flat
-from seft_ref.train import finish, initial_state, step_batches, train
+from seft_ref.arrays.library import array_namespace
+from seft_ref.files.state import Origin, load_state, save_state
+from seft_ref.model.config import ModelConfig
+from seft_ref.topology.csr import flat, from_flat
+from seft_ref.train.loop import finish, initial_state, step_batches, train
 from seft_ref.update.delta import Base
 
 Values = dict[str, Any]

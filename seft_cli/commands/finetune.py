@@ -23,14 +23,14 @@ from seft_cli.memory import itemsize_of, require_memory
 from seft_cli.output import require_absent, require_file, write_json
 from seft_cli.settings import changes_of
 from seft_ref import finish, initial_state, load_model, read_tokens, save_model, step_batches, train
-from seft_ref.checkpoint import identity
-from seft_ref.diagnose import Finding, Watch
+from seft_ref.arrays.ranks import refuse_different, rows_of
+from seft_ref.files.model import identity
+from seft_ref.files.state import Origin, load_state, save_state, settings_text
 from seft_ref.prune.record import pattern_of, read_record
-from seft_ref.ranks import refuse_different, rows_of
-from seft_ref.resume import Origin, load_state, save_state, settings_text
-from seft_ref.settings import settings_of
-from seft_ref.text import check_windows
-from seft_ref.train import StepRecord, moving_parts
+from seft_ref.text.tokens import check_windows
+from seft_ref.train.diagnose import Finding, Watch
+from seft_ref.train.loop import StepRecord, moving_parts
+from seft_ref.train.settings import settings_of
 from seft_ref.update.presets import PRESETS
 
 

@@ -13,12 +13,12 @@ from formats.index import is_sparse
 from seft_cli import console
 from seft_cli.input import require_input
 from seft_cli.output import require_absent
-from seft_ref.calibrate import finite_weight, prune_magnitude, prune_sparsegpt, prune_wanda
-from seft_ref.checkpoint import check_names, check_shape, in_compute_dtype, in_file_dtype, read_config
-from seft_ref.config import ModelConfig
+from seft_ref.files.model import check_names, check_shape, in_compute_dtype, in_file_dtype, read_config
 from seft_ref.kernels import cpu
+from seft_ref.model.config import ModelConfig
+from seft_ref.prune.blockwise import finite_weight, prune_magnitude, prune_sparsegpt, prune_wanda
 from seft_ref.prune.keep import parse_pattern, removed_count
-from seft_ref.text import calibration_starts, check_windows, read_tokens
+from seft_ref.text.tokens import calibration_starts, check_windows, read_tokens
 
 CALIBRATED = {"wanda": prune_wanda, "sparsegpt": prune_sparsegpt}
 METHODS = ("magnitude", *CALIBRATED)

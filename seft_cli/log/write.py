@@ -8,8 +8,8 @@ from typing import Any
 
 from seft_cli import console
 from seft_cli.log.read import Log, parse_log, same_run
-from seft_ref.target import Target
-from seft_ref.train import StepRecord
+from seft_ref.matrix.target import Target
+from seft_ref.train.loop import StepRecord
 
 
 class LogWriter:

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 from jaxtyping import Float
 
-from seft_ref.arrays import Array, array_namespace, device, from_numpy
-from seft_ref.counter import STREAM_FACTORS, counter_key, uniform
+from seft_ref.arrays.counter import STREAM_FACTORS, counter_key, uniform
+from seft_ref.arrays.library import Array, array_namespace, device, from_numpy
 from seft_ref.errors import AdapterError
 from seft_ref.kernels import Kernels
 from seft_ref.layers.linear import Linear
-from seft_ref.topology import Topology
+from seft_ref.topology.csr import Topology
 
 
 @dataclass(frozen=True, slots=True, eq=False)

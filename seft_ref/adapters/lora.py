@@ -7,11 +7,11 @@ from typing import Any
 from jaxtyping import Bool, Float
 
 from seft_ref.adapters.frozen import Frozen, check_factors, check_scale, uniform_factor
-from seft_ref.arrays import Array, array_namespace, device, spread
+from seft_ref.arrays.library import Array, array_namespace, device, spread
 from seft_ref.errors import AdapterError
 from seft_ref.kernels import Kernels
 from seft_ref.layers.linear import LinearCache, linear_backward, linear_forward
-from seft_ref.topology import Topology, flat, from_flat
+from seft_ref.topology.csr import Topology, flat, from_flat
 
 Keep = Callable[[Float[Array, "out in_"]], Bool[Array, "out in_"]]
 """A pruner with everything but the weight decided: which entries stay."""

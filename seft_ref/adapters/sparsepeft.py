@@ -10,10 +10,10 @@ from jaxtyping import Float
 
 from seft_ref.adapters.frozen import Frozen, transposed
 from seft_ref.adapters.lora import Lora, check_lora
-from seft_ref.arrays import Array, array_namespace
+from seft_ref.arrays.library import Array, array_namespace
 from seft_ref.kernels import Kernels
 from seft_ref.layers.linear import Linear, LinearCache, linear_backward, linear_forward
-from seft_ref.topology import Topology
+from seft_ref.topology.csr import Topology
 
 
 @dataclass(frozen=True, slots=True, eq=False)

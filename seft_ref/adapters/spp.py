@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from jaxtyping import Float, Int
 
 from seft_ref.adapters.frozen import Frozen, check_factors, check_scale, uniform_factor
-from seft_ref.arrays import Array, array_namespace, device
+from seft_ref.arrays.library import Array, array_namespace, device
 from seft_ref.errors import AdapterError
 from seft_ref.kernels import Kernels
 from seft_ref.layers.linear import Linear, LinearCache, linear_backward, linear_forward
-from seft_ref.topology import rows
+from seft_ref.topology.csr import rows
 
 BANDS = 16
 """Rows of A unless another number is given (ADP-006)."""

@@ -5,9 +5,9 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from seft_ref.arrays import Array, array_namespace, device
+from seft_ref.arrays.library import Array, array_namespace, device
 from seft_ref.errors import KernelError
-from seft_ref.topology import Topology
+from seft_ref.topology.csr import Topology
 
 
 def check_float(name: str, a: Array) -> None:

@@ -7,9 +7,9 @@ import ml_dtypes
 import numpy as np
 from jaxtyping import Float, Int
 
-from seft_ref.arrays import Array
-from seft_ref.nm import NMTopology
-from seft_ref.topology import Topology, flat
+from seft_ref.arrays.library import Array
+from seft_ref.topology.csr import Topology, flat
+from seft_ref.topology.nm import NMTopology
 
 INDEX_BYTES = 12
 """What a stored weight takes besides its value by rows and columns: its column, its row, and its slot."""

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from seft_ref.arrays import Array
+from seft_ref.arrays.library import Array
 from seft_ref.errors import KernelError
 from seft_ref.kernels import _gpu_packed as layouts
 from seft_ref.kernels._checks import (
@@ -23,8 +23,8 @@ from seft_ref.kernels._checks import (
 from seft_ref.kernels._gpu_packed import BITS, Packed
 from seft_ref.kernels._launch import EACH, LANES, ROWS, RUN, THREADS, Machine
 from seft_ref.kernels.split import Split, split
-from seft_ref.nm import NMTopology
-from seft_ref.topology import Topology, flat
+from seft_ref.topology.csr import Topology, flat
+from seft_ref.topology.nm import NMTopology
 
 FEW = 16
 """Tokens up to which lanes share a row instead of taking a token each. Not measured."""

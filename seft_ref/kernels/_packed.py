@@ -7,7 +7,7 @@ import ml_dtypes
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
-from seft_ref.arrays import Array
+from seft_ref.arrays.library import Array
 from seft_ref.errors import KernelError
 from seft_ref.kernels import _panels
 from seft_ref.kernels._checks import (
@@ -19,7 +19,7 @@ from seft_ref.kernels._checks import (
     check_values,
 )
 from seft_ref.kernels.split import Split
-from seft_ref.topology import Topology, flat
+from seft_ref.topology.csr import Topology, flat
 
 _BITS = {np.dtype(ml_dtypes.bfloat16): np.dtype(np.uint16), np.dtype(np.float16): np.dtype(np.int16)}
 """16-bit floats, and the integers that tell the loops which of them they read (`_vectors`)."""

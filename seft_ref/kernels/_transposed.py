@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from seft_ref.topology import Topology
+from seft_ref.topology.csr import Topology
 
 
 def transpose(topology: Topology) -> tuple[Topology, Any]:

@@ -14,7 +14,7 @@ import numba
 import numpy as np
 from jaxtyping import Float, Int
 
-from seft_ref.arrays import Array
+from seft_ref.arrays.library import Array
 from seft_ref.kernels import _exceeding, _panels, _turned
 from seft_ref.kernels._checks import check_alike, check_factors, check_matrix, check_vector
 from seft_ref.kernels._packed import (
@@ -30,7 +30,7 @@ from seft_ref.kernels._packed import (
 )
 from seft_ref.kernels._vectors import REGISTER_BYTES
 from seft_ref.kernels.split import Split, split
-from seft_ref.topology import Topology
+from seft_ref.topology.csr import Topology
 
 __all__ = [
     "clear",

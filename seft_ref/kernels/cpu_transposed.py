@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from seft_ref.arrays import Array
+from seft_ref.arrays.library import Array
 from seft_ref.errors import KernelError
 from seft_ref.kernels import cpu
 from seft_ref.kernels._checks import check_alike, check_matrix, check_new_values, check_places, check_shape
@@ -21,7 +21,7 @@ from seft_ref.kernels._packed import Packed, check_numpy
 from seft_ref.kernels._transposed import transpose
 from seft_ref.kernels.cpu import exceeding, pack_dense, sample
 from seft_ref.kernels.split import Split, split
-from seft_ref.topology import Topology
+from seft_ref.topology.csr import Topology
 
 __all__ = [
     "clear",

@@ -12,7 +12,7 @@ from typing import Any
 import cupy
 import numpy as np
 
-from seft_ref.cupy_ready import keep_subnormals, try_out
+from seft_ref.arrays.cupy_ready import keep_subnormals, try_out
 from seft_ref.kernels._launch import KERNELS, NUMBERS, SOURCE
 from seft_ref.kernels._on_device import OnDevice
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from jaxtyping import Float, Int
 
-from seft_ref.arrays import Array, array_namespace, device, from_halves, to_halves
+from seft_ref.arrays.library import Array, array_namespace, device, from_halves, to_halves
 from seft_ref.kernels._checks import (
     check_alike,
     check_compact,
@@ -18,7 +18,7 @@ from seft_ref.kernels._checks import (
     check_vector,
 )
 from seft_ref.kernels.split import Split, split
-from seft_ref.topology import Topology, find, flat, from_flat
+from seft_ref.topology.csr import Topology, find, flat, from_flat
 
 __all__ = [
     "clear",

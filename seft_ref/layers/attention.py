@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from jaxtyping import Bool, Float
 
-from seft_ref.arrays import Array, array_namespace, device, overflow_allowed
+from seft_ref.arrays.library import Array, array_namespace, device, overflow_allowed
 from seft_ref.errors import LayerOverflow
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from jaxtyping import Bool, Float
 
-from seft_ref.arrays import Array, array_namespace
+from seft_ref.arrays.library import Array, array_namespace
 from seft_ref.layers.attention import AttentionCache, attention_backward, attention_forward, visible_keys
 
 WHOLE = 512

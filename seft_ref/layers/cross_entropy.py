@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from jaxtyping import Bool, Float, Int
 
-from seft_ref.arrays import Array, array_namespace, device, with_values
+from seft_ref.arrays.library import Array, array_namespace, device, with_values
 from seft_ref.errors import LayerError
 
 IGNORE = -100

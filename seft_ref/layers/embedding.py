@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from jaxtyping import Float, Int
 
-from seft_ref.arrays import Array, array_namespace, device
+from seft_ref.arrays.library import Array, array_namespace, device
 from seft_ref.errors import LayerError
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from jaxtyping import Float
 
-from seft_ref.arrays import Array, array_namespace
+from seft_ref.arrays.library import Array, array_namespace
 from seft_ref.kernels import Kernels, Packed
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from jaxtyping import Float
 
-from seft_ref.arrays import Array, array_namespace, device
+from seft_ref.arrays.library import Array, array_namespace, device
 from seft_ref.errors import GenerateError
 
 CHUNK = 256

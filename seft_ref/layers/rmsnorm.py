@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from jaxtyping import Float
 
-from seft_ref.arrays import Array, array_namespace, overflow_allowed
+from seft_ref.arrays.library import Array, array_namespace, overflow_allowed
 from seft_ref.errors import LayerOverflow
 
 

@@ -5,8 +5,19 @@ from dataclasses import dataclass
 
 from jaxtyping import Float
 
-from seft_ref.arrays import Array, array_namespace, device
-from seft_ref.config import Rope
+from seft_ref.arrays.library import Array, array_namespace, device
+
+
+@dataclass(frozen=True, slots=True)
+class Rope:
+    """Rotary position embedding (LYR-004 to LYR-006); fields of other types than `kind` are 0."""
+
+    kind: str
+    theta: float
+    factor: float = 0.0
+    low_freq_factor: float = 0.0
+    high_freq_factor: float = 0.0
+    original_max_position_embeddings: int = 0
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -4,8 +4,8 @@ import re
 
 from jaxtyping import Bool, Float
 
-from seft_ref.arrays import Array, array_namespace, device
-from seft_ref.count import count
+from seft_ref.arrays.count import count
+from seft_ref.arrays.library import Array, array_namespace, device
 from seft_ref.errors import PruneError
 
 ADVICE = "compute in float64 (--dtype float64), or look for a damaged weight"

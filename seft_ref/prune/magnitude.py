@@ -2,7 +2,7 @@
 
 from jaxtyping import Bool, Float
 
-from seft_ref.arrays import Array, array_namespace
+from seft_ref.arrays.library import Array, array_namespace
 from seft_ref.prune.keep import keep_n_of_m, keep_of_matrix, removed_count
 
 

@@ -6,7 +6,7 @@ from math import inf
 
 from jaxtyping import Bool, Float
 
-from seft_ref.arrays import Array, array_namespace, device, overflow_allowed
+from seft_ref.arrays.library import Array, array_namespace, device, overflow_allowed
 from seft_ref.errors import PruneError
 from seft_ref.prune.keep import ADVICE, check_groups, keep_n_of_m, keep_of_matrix, removed_count
 

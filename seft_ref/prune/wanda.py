@@ -2,7 +2,7 @@
 
 from jaxtyping import Bool, Float
 
-from seft_ref.arrays import Array, array_namespace, binary64, from_numpy, overflow_allowed
+from seft_ref.arrays.library import Array, array_namespace, binary64, from_numpy, overflow_allowed
 from seft_ref.errors import PruneError
 from seft_ref.prune.keep import ADVICE, keep_n_of_m, keep_of_rows, removed_count
 

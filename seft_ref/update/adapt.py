@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from seft_ref.arrays import Array, array_namespace, mask_at
-from seft_ref.topology import difference, flat, outside, per_pool, seek, union
+from seft_ref.arrays.library import Array, array_namespace, mask_at
+from seft_ref.topology.csr import difference, flat, outside, per_pool, seek, union
 from seft_ref.update.criteria import ADAPT, Chance, Known
 from seft_ref.update.delta import overlay
 from seft_ref.update.parts import Moved, on_support, select_over

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 from jaxtyping import Int
 
-from seft_ref.arrays import Array, array_namespace
-from seft_ref.topology import difference, flat, outside, union
+from seft_ref.arrays.library import Array, array_namespace
+from seft_ref.topology.csr import difference, flat, outside, union
 from seft_ref.update.criteria import DROP, USE_DROP, Chance, Known
 from seft_ref.update.delta import overlay
 from seft_ref.update.parts import Counts, Part, on_support, select_over

@@ -1,7 +1,7 @@
 """What an event must know of one matrix: its evidence (chapter 6).
 
-`seft_ref.evidence` gathers it row block by row block; an event sees nothing else of the gradients. What lies on the
-support S = B ∪ η is in order of flat position, and the positions are those of the matrix.
+`seft_ref.matrix.evidence` gathers it row block by row block; an event sees nothing else of the gradients. What lies on
+the support S = B ∪ η is in order of flat position, and the positions are those of the matrix.
 """
 
 import math
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from jaxtyping import Float, Int
 
-from seft_ref.arrays import Array, array_namespace, binary64, overflow_allowed
+from seft_ref.arrays.library import Array, array_namespace, binary64, overflow_allowed
 from seft_ref.errors import UpdateError
 
 _ROW = 256

@@ -10,10 +10,10 @@ from dataclasses import dataclass, field, replace
 
 from jaxtyping import Int
 
-from seft_ref.arrays import Array, array_namespace
-from seft_ref.topology import difference, flat, outside, union
+from seft_ref.arrays.library import Array, array_namespace
+from seft_ref.topology.change import realign, without
+from seft_ref.topology.csr import difference, flat, outside, union
 from seft_ref.update.adapt import adapt
-from seft_ref.update.change import realign, without
 from seft_ref.update.criteria import USE_ADAPT, USE_END, Chance
 from seft_ref.update.delta import Base, Delta, move_delta, values_at
 from seft_ref.update.drop import drop, replaced

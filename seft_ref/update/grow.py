@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 from jaxtyping import Int
 
-from seft_ref.arrays import Array, array_namespace, device
-from seft_ref.topology import find, flat, outside, per_pool, slots_per_row
+from seft_ref.arrays.library import Array, array_namespace, device
+from seft_ref.topology.csr import find, flat, outside, per_pool, slots_per_row
 from seft_ref.update.parts import Counts, Part, select_over
 from seft_ref.update.rules import Rule
 from seft_ref.update.select import Boundary, largest_selection, selection_in_pools

@@ -13,9 +13,9 @@ from typing import Any
 
 from jaxtyping import Float, Int
 
-from seft_ref.arrays import Array, array_namespace, device, spread
+from seft_ref.arrays.library import Array, array_namespace, device, spread
 from seft_ref.errors import ConfigError
-from seft_ref.topology import rows as rows_of
+from seft_ref.topology.csr import rows as rows_of
 from seft_ref.update.delta import ADAMW_KEEPS, Delta
 
 

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 from jaxtyping import Int
 
-from seft_ref.arrays import Array, array_namespace, device
-from seft_ref.topology import flat, union
+from seft_ref.arrays.library import Array, array_namespace, device
+from seft_ref.topology.csr import flat, union
 from seft_ref.update.delta import Base, Delta, values_at
 from seft_ref.update.evidence import Evidence
 from seft_ref.update.rules import Rule

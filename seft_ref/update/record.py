@@ -6,8 +6,8 @@ from typing import Any, ClassVar
 
 from jaxtyping import Int
 
-from seft_ref.arrays import Array, array_namespace
-from seft_ref.topology import flat, outside
+from seft_ref.arrays.library import Array, array_namespace
+from seft_ref.topology.csr import flat, outside
 from seft_ref.update.evolve import Event, Part
 from seft_ref.update.select import Boundary
 

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from seft_ref.count import count
+from seft_ref.arrays.count import count
 from seft_ref.errors import UpdateError
 from seft_ref.update.rules import DropSchedule, Rule
 

@@ -29,7 +29,7 @@ def a_gpu(tools, kernels):
     gpu = tools("benchmarks.gpu_here")
 
     def peers(weight, topology, values, x, dy):
-        return gpu.dense_peers(weight, tools("seft_ref.topology").flat(topology), x, dy)
+        return gpu.dense_peers(weight, tools("seft_ref.topology.csr").flat(topology), x, dy)
 
     def taken(work):
         work()

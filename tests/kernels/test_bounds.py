@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from seft_ref.kernels import _packed, _panels, cpu
-from seft_ref.topology import Topology, from_flat
+from seft_ref.topology.csr import Topology, from_flat
 
 SHAPES = [(1, 1), (3, 65), (17, 64), (5, 130), (70, 257), (301, 3), (1030, 5)]
 TOKENS = [1, 2, 15, 16, 17, 129, 257, 385]

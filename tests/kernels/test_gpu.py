@@ -16,8 +16,8 @@ from seft_ref.errors import KernelError
 from seft_ref.kernels import reference
 from seft_ref.kernels._launch import KERNELS
 from seft_ref.kernels._on_device import FEW, TILE_ROWS, OnDevice
-from seft_ref.nm import NMTopology, grouped
-from seft_ref.topology import Topology, flat, from_flat
+from seft_ref.topology.csr import Topology, flat, from_flat
+from seft_ref.topology.nm import NMTopology, grouped
 from tests.kernels import cupy_on_cpu
 from tests.kernels.test_kernels import assert_within_gauge, dense, make_case, make_mask
 
@@ -297,7 +297,7 @@ from pathlib import Path
 import numpy as np
 from conformance.ports.engine_on_cpu import OnCpu
 from seft_ref.kernels import _on_device
-from seft_ref.nm import NMTopology, grouped
+from seft_ref.topology.nm import NMTopology, grouped
 from tests.kernels.test_gpu import in_pattern
 from tests.kernels import cupy_on_cpu
 from tests.kernels.test_kernels import make_case, make_mask

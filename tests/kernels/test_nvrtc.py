@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from seft_ref.cupy_ready import keep_subnormals
+from seft_ref.arrays.cupy_ready import keep_subnormals
 from seft_ref.kernels._launch import KERNELS, SOURCE
 from tests.kernels import cupy_on_cpu
 

@@ -9,7 +9,7 @@ import pytest
 
 from seft_ref.kernels import _packed, cpu
 from seft_ref.kernels._panels import TOKEN_ROWS
-from seft_ref.topology import from_flat
+from seft_ref.topology.csr import from_flat
 
 
 def make(rng, n_out, n_in, share, dtype, *, integers):

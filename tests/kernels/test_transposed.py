@@ -9,7 +9,7 @@ from scipy.sparse import csr_array
 
 from seft_ref.kernels import cpu, cpu_transposed
 from seft_ref.kernels._transposed import transpose
-from seft_ref.topology import flat, from_flat
+from seft_ref.topology.csr import flat, from_flat
 from tests.kernels.refused import assert_refused
 
 

@@ -4,7 +4,7 @@ import json
 import math
 import random
 
-from seft_ref.diagnose import Watch
+from seft_ref.train.diagnose import Watch
 
 ROLES = ("self_attn.q", "self_attn.k", "self_attn.v", "self_attn.o", "mlp.gate", "mlp.up", "mlp.down")
 COUNTS = ("dropped", "grown", "cancelled", "pruned", "reactivated", "refilled", "slots", "support", "start")

@@ -10,10 +10,10 @@ import pytest
 
 import formats
 from formats.convert.hf import open_hf
-from seft_ref.calibrate import prune_sparsegpt
-from seft_ref.config import ModelConfig
 from seft_ref.kernels import cpu
-from seft_ref.text import calibration_starts, read_tokens
+from seft_ref.model.config import ModelConfig
+from seft_ref.prune.blockwise import prune_sparsegpt
+from seft_ref.text.tokens import calibration_starts, read_tokens
 from tests.seft_ref.folders import BF16, CONFIG, TEXT, hf_folder, parameters, sparse_folder
 
 TOOLS = Path(__file__).resolve().parents[2] / "tools"

@@ -13,7 +13,7 @@ import pytest
 
 import formats
 from conformance.ports.engine_on_cpu import without_gpp
-from seft_ref.arrays import without_cupy
+from seft_ref.arrays.library import without_cupy
 from seft_ref.kernels import reference
 from tests.backends import CUPY
 from tests.kernels import cupy_on_cpu

@@ -139,7 +139,7 @@ def failing(*given, **more):
     if len(seen) == 4 and launcher.launched()[1] == {rank}:
         raise {error}
     return plain(*given, **more)
-loop = sys.modules["seft_ref.train"]
+loop = sys.modules["seft_ref.train.loop"]
 plain, loop.loss_and_gradients = loop.loss_and_gradients, failing
 launcher.run(finetune.main)
 """
@@ -221,7 +221,7 @@ def test_TRN_013_a_launcher_of_another_mpi_is_refused(folders, tmp_path, monkeyp
 
 def test_TRN_012_processes_of_one_machine_need_memory_each(folders):
     memory = importlib.import_module("seft_cli.memory")
-    settings = importlib.import_module("seft_ref.settings").settings_of(length=16)
+    settings = importlib.import_module("seft_ref.train.settings").settings_of(length=16)
     needed = sum(memory.memory_of(folders["sparse"], settings).values())
     memory.require_memory(folders["sparse"], settings, needed)
     with pytest.raises(memory.console.Refused, match="fewer processes"):

@@ -11,7 +11,7 @@ import pytest
 
 from seft_ref import generate, load_model, read_tokenizer, written
 from seft_ref.kernels import cpu
-from seft_ref.sampling import Sampling
+from seft_ref.text.sampling import Sampling
 from tests.seft_ref.folders import CONFIG, sparse_folder
 
 TOOL = Path(__file__).resolve().parents[2] / "tools" / "generate.py"

@@ -9,14 +9,15 @@ import numpy as np
 import pytest
 
 from formats.convert.hf import to_sparse
-from seft_ref import bases, initial_state, load_model, read_tokens, settings_of, step_batches
-from seft_ref.bases import PackedBase
-from seft_ref.config import ModelConfig
+from seft_ref import initial_state, load_model, read_tokens, settings_of, step_batches
 from seft_ref.kernels import _packed, _panels, cpu, cpu_transposed
-from seft_ref.memory import DENSE_FROM, PANEL, PARTS, memory_of_run
-from seft_ref.topology import from_flat
-from seft_ref.train import train_step
-from seft_ref.weights import matrix_of
+from seft_ref.matrix import bases
+from seft_ref.matrix.bases import PackedBase
+from seft_ref.model.config import ModelConfig
+from seft_ref.model.weights import matrix_of
+from seft_ref.topology.csr import from_flat
+from seft_ref.train.loop import train_step
+from seft_ref.train.memory import DENSE_FROM, PANEL, PARTS, memory_of_run
 from tests.seft_cli.calling import call
 from tests.seft_ref.folders import BF16, CONFIG, TEXT, hf_folder, parameters, pruned, sparse_folder
 

@@ -5,10 +5,10 @@ from typing import Any
 
 import numpy as np
 
-from seft_ref.config import ModelConfig
 from seft_ref.kernels import reference
-from seft_ref.topology import from_flat
-from seft_ref.weights import Weights, assemble
+from seft_ref.model.config import ModelConfig
+from seft_ref.model.weights import Weights, assemble
+from seft_ref.topology.csr import from_flat
 from tests.backends import REFERENCE, Backend
 
 # H/K = 2 and K = 2, so that the order in which heads share matters; F and V odd; D differs from everything

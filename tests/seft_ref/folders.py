@@ -10,7 +10,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from formats.container import dtype_name
 from formats.convert.hf import to_sparse, write_hf
 from formats.convert.stock import outline
-from seft_ref.config import ModelConfig
+from seft_ref.model.config import ModelConfig
 
 CONFIG = {
     "architectures": ["LlamaForCausalLM"],

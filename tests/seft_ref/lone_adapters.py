@@ -9,7 +9,7 @@ from seft_ref.adapters.frozen import frozen
 from seft_ref.adapters.lora import Lora, lora_backward, lora_forward, lora_merge
 from seft_ref.adapters.sparsepeft import sparsepeft_backward, sparsepeft_forward, sparsepeft_merge
 from seft_ref.adapters.spp import Spp, spp_backward, spp_forward, spp_merge
-from seft_ref.topology import from_flat
+from seft_ref.topology.csr import from_flat
 
 ADAPTERS: dict[str, tuple[Any, Any, Any]] = {
     "lora": (lora_forward, lora_backward, lambda base, adapter, _: lora_merge(base, adapter)),

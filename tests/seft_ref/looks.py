@@ -2,12 +2,12 @@
 
 from dataclasses import replace
 
-from seft_ref.arrays import to_numpy
-from seft_ref.evidence import View, evidence
-from seft_ref.topology import from_flat
+from seft_ref.arrays.library import to_numpy
+from seft_ref.matrix.evidence import View, evidence
+from seft_ref.matrix.window import Window
+from seft_ref.topology.csr import from_flat
 from seft_ref.update.delta import Base, new_delta
 from seft_ref.update.rules import Rule
-from seft_ref.window import Window
 from tests.compare import same_bits
 
 PARTS = ("gradient", "scores", "candidates", "candidate_scores", "candidate_gradient")

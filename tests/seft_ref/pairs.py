@@ -16,7 +16,6 @@ from seft_ref.adapters.frozen import frozen
 from seft_ref.adapters.lora import Lora, lora_backward, lora_forward
 from seft_ref.adapters.sparsepeft import sparsepeft_backward, sparsepeft_forward
 from seft_ref.adapters.spp import Spp, spp_backward, spp_forward
-from seft_ref.config import ModelConfig, Rope
 from seft_ref.kernels import reference
 from seft_ref.layers.attention import attention_backward, attention_forward, visible_keys
 from seft_ref.layers.cross_entropy import cross_entropy_backward, cross_entropy_forward
@@ -29,9 +28,10 @@ from seft_ref.layers.embedding import (
 from seft_ref.layers.linear import Linear, WeightGradient, linear_backward, linear_forward
 from seft_ref.layers.past import NOTHING, extend
 from seft_ref.layers.rmsnorm import rmsnorm_backward, rmsnorm_forward
-from seft_ref.layers.rope import rope_backward, rope_forward, rope_table
+from seft_ref.layers.rope import Rope, rope_backward, rope_forward, rope_table
 from seft_ref.layers.swiglu import swiglu_backward, swiglu_forward
-from seft_ref.model import (
+from seft_ref.model.config import ModelConfig
+from seft_ref.model.decoder import (
     block_backward,
     block_forward,
     mlp_backward,
@@ -42,7 +42,7 @@ from seft_ref.model import (
     self_attention_forward,
     surroundings,
 )
-from seft_ref.topology import from_flat
+from seft_ref.topology.csr import from_flat
 from tests.backends import Backend
 from tests.seft_ref.families import CONFIGS, padding, parameters_of, stored_positions, weights_of
 

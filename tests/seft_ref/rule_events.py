@@ -10,14 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from seft_ref.gradients import loss_and_gradients
 from seft_ref.kernels import reference
-from seft_ref.settings import TrainSettings
-from seft_ref.target import Target
-from seft_ref.topology import flat
-from seft_ref.train import StepRecord, TrainState, step_batches
+from seft_ref.matrix.target import Target
+from seft_ref.matrix.window import FirstStepWindow, Window
+from seft_ref.topology.csr import flat
+from seft_ref.train.gradients import loss_and_gradients
+from seft_ref.train.loop import StepRecord, TrainState, step_batches
+from seft_ref.train.settings import TrainSettings
 from seft_ref.update.optimizers import AdamW
-from seft_ref.window import FirstStepWindow, Window
 from tests.seft_ref.rule_runs import TOKENS, Run, end
 
 
@@ -356,7 +356,7 @@ class Watched:
 
 def watch(monkeypatch: Any) -> list[Watched]:
     """Have every event leave here what it was given."""
-    loop = importlib.import_module("seft_ref.train")  # the package's name `train` is the function
+    loop = importlib.import_module("seft_ref.train.loop")  # the package's name `train` is the function
     events: list[Watched] = []
     engine = loop.evolve_all
 

@@ -12,16 +12,16 @@ from typing import Any
 
 import numpy as np
 
-from seft_ref.config import ModelConfig
+from seft_ref.files.state import Origin, load_state, save_state
 from seft_ref.kernels import reference
-from seft_ref.resume import Origin, load_state, save_state
-from seft_ref.settings import TrainSettings, settings_of
-from seft_ref.target import Target
-from seft_ref.topology import flat, from_flat
-from seft_ref.train import StepRecord, TrainState, finish, initial_state, step_batches, train_step
+from seft_ref.matrix.target import Target
+from seft_ref.matrix.window import FirstStepWindow, Window
+from seft_ref.model.config import ModelConfig
+from seft_ref.model.weights import Weights, assemble
+from seft_ref.topology.csr import flat, from_flat
+from seft_ref.train.loop import StepRecord, TrainState, finish, initial_state, step_batches, train_step
+from seft_ref.train.settings import TrainSettings, settings_of
 from seft_ref.update.delta import Base
-from seft_ref.weights import Weights, assemble
-from seft_ref.window import FirstStepWindow, Window
 from tests.seft_ref.tiny import VOCABULARY, parameters, token_stream
 
 SHORT: dict[str, Any] = {

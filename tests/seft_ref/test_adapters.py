@@ -10,12 +10,12 @@ from seft_ref.adapters.frozen import frozen
 from seft_ref.adapters.lora import Lora, lora_initial, lora_merge, lora_star
 from seft_ref.adapters.sparsepeft import sparsepeft_backward, sparsepeft_forward, sparsepeft_merge
 from seft_ref.adapters.spp import Spp, spp_backward, spp_forward, spp_initial, spp_merge
-from seft_ref.counter import counter_key, draw
+from seft_ref.arrays.counter import counter_key, draw
 from seft_ref.errors import AdapterError, KernelError
 from seft_ref.kernels import cpu, reference
 from seft_ref.prune.magnitude import magnitude_mask
 from seft_ref.prune.wanda import wanda_mask
-from seft_ref.topology import flat, from_flat
+from seft_ref.topology.csr import flat, from_flat
 from tests.backends import REFERENCE
 from tests.compare import assert_close, same_bits
 from tests.seft_ref.lone_adapters import ADAPTERS, Case, case_of, weights_of

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from seft_ref.arrays import repeat_by_search, repeat_each, with_values
+from seft_ref.arrays.library import repeat_by_search, repeat_each, with_values
 
 
 @pytest.mark.parametrize("counts", [[], [0], [3], [0, 0], [2, 0, 1], [0, 4, 0, 0, 1, 0], list(range(50))])

@@ -8,7 +8,7 @@ import pytest
 from seft_ref.layers import attention_blocks
 from seft_ref.layers.attention import attention_backward, attention_forward, visible_keys
 from seft_ref.layers.attention_blocks import Sight, blockwise_backward, blockwise_forward
-from seft_ref.model import decoder_backward, decoder_forward
+from seft_ref.model.decoder import decoder_backward, decoder_forward
 from tests.seft_ref.families import tokens_of, weights_of
 from tests.seft_ref.test_gradients import tiny_step
 
@@ -47,7 +47,7 @@ def test_LYR_013_a_model_of_a_long_sequence(monkeypatch, family, recompute):
     weights, tokens = weights_of(config, parameters), tokens_of(config, 3, (2, 11))
     found = []
     for whole in (512, 4):
-        monkeypatch.setattr("seft_ref.model.WHOLE", whole)
+        monkeypatch.setattr("seft_ref.model.decoder.WHOLE", whole)
         monkeypatch.setattr(attention_blocks, "ROWS", 3)
         y, cache = decoder_forward(tokens, weights, config, _kernels(), recompute=recompute)
         gradients = dict(decoder_backward(np.ones_like(y), cache))

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 
 from seft_ref import finish, initial_state, load_model, read_tokens, settings_of, step_batches, train
-from seft_ref.bases import PackedBase, in_packed, merged
 from seft_ref.kernels import _packed, cpu, reference
-from seft_ref.topology import Located, Topology, flat, from_flat
+from seft_ref.matrix.bases import PackedBase, in_packed, merged
+from seft_ref.model.weights import matrix_of
+from seft_ref.topology.csr import Located, Topology, flat, from_flat
 from seft_ref.update.delta import Base, effective, new_delta
-from seft_ref.weights import matrix_of
 from tests.kernels.sets import NAMED
 from tests.seft_ref.folders import TEXT, sparse_folder
 

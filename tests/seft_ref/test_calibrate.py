@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from conformance.oracle.prune import sparsegpt as sparsegpt_oracle
-from seft_ref.calibrate import prune_magnitude, prune_sparsegpt, prune_wanda
-from seft_ref.config import ATTENTION, MLP, ModelConfig
 from seft_ref.errors import LayerError, PruneError
 from seft_ref.kernels import reference
+from seft_ref.model.config import ATTENTION, MLP, ModelConfig
+from seft_ref.prune.blockwise import prune_magnitude, prune_sparsegpt, prune_wanda
 from seft_ref.prune.wanda import wanda_mask
 from tests.seft_ref.tiny import CONFIG, TOKENS, n_m_config, parameters
 from tests.seft_ref.update.by_hand import floor_of, ranked
@@ -243,7 +243,7 @@ def test_PRN_014_one_near_tie_of_the_first_block_changes_many_choices_of_the_las
 
     calls = []
     plain = masks()
-    monkeypatch.setattr("seft_ref.calibrate.wanda_mask", exchanged)
+    monkeypatch.setattr("seft_ref.prune.blockwise.wanda_mask", exchanged)
     other = masks()
 
     def differing(layer):

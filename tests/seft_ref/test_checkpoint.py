@@ -10,11 +10,11 @@ import pytest
 import formats
 from formats.convert.hf import open_hf, to_hf, to_sparse
 from seft_ref import finish, initial_state, load_model, read_tokens, save_model, settings_of, step_batches, train
-from seft_ref.checkpoint import identity, in_file_dtype
-from seft_ref.config import ModelConfig
 from seft_ref.errors import SeftError
+from seft_ref.files.model import identity, in_file_dtype
+from seft_ref.files.state import Origin, load_state, save_state
 from seft_ref.kernels import cpu, reference
-from seft_ref.resume import Origin, load_state, save_state
+from seft_ref.model.config import ModelConfig
 from seft_ref.update.delta import effective
 from tests.seft_ref.folders import BF16, CONFIG, TEXT, hf_folder, parameters, pruned, sparse_folder
 

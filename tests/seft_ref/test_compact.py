@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 
 from seft_ref import finish, initial_state, load_model, read_tokens, save_model, settings_of, step_batches, train
-from seft_ref.bases import PackedBase, compact_base, compacted
 from seft_ref.errors import CheckpointError, KernelError
+from seft_ref.files.state import Origin, load_state, save_state
 from seft_ref.kernels import _packed, cpu, reference
-from seft_ref.resume import Origin, load_state, save_state
-from seft_ref.topology import flat, from_flat
+from seft_ref.matrix.bases import PackedBase, compact_base, compacted
+from seft_ref.topology.csr import flat, from_flat
 from seft_ref.update.delta import Base, effective, new_delta
 from tests.kernels.sets import NAMED
 from tests.seft_ref.folders import BF16, TEXT, sparse_folder

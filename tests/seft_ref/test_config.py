@@ -4,8 +4,9 @@ import math
 
 import pytest
 
-from seft_ref.config import Matrix, ModelConfig, Rope
 from seft_ref.errors import ConfigError
+from seft_ref.layers.rope import Rope
+from seft_ref.model.config import Matrix, ModelConfig
 
 SMALL = {
     "model_type": "llama",

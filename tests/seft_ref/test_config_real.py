@@ -4,7 +4,8 @@ import math
 
 import pytest
 
-from seft_ref.config import ModelConfig, Rope
+from seft_ref.layers.rope import Rope
+from seft_ref.model.config import ModelConfig
 
 REAL = {
     "llama-1-7b": (

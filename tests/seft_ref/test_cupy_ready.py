@@ -6,8 +6,8 @@ from types import ModuleType, SimpleNamespace
 import numpy as np
 import pytest
 
-from seft_ref.arrays import without_cupy
-from seft_ref.cupy_ready import UnfitCupy, keep_subnormals, try_out
+from seft_ref.arrays.cupy_ready import UnfitCupy, keep_subnormals, try_out
+from seft_ref.arrays.library import without_cupy
 from tests import backends
 from tests.kernels.cupy_on_cpu import Compiler
 

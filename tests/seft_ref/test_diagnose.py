@@ -4,7 +4,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from seft_ref.diagnose import Finding, Watch, warnings_of
+from seft_ref.train.diagnose import Finding, Watch, warnings_of
 
 
 def by_the_clause(losses, events, support, budget, stored_at_end):

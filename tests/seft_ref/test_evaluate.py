@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from seft_ref.errors import EvaluationError, TextError
-from seft_ref.evaluate import evaluate
 from seft_ref.kernels import reference
-from seft_ref.text import evaluation_starts
+from seft_ref.text.evaluate import evaluate
+from seft_ref.text.tokens import evaluation_starts
 from tests.seft_ref.tiny import (
     CONFIG,
     TOKENS,

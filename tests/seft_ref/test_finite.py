@@ -6,12 +6,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from seft_ref.arrays.finite import all_finite, check_eps, gradient_norm, refuse_spoilt, refuse_spoilt_sums
 from seft_ref.errors import ConfigError, UpdateError
-from seft_ref.finite import all_finite, check_eps, gradient_norm, refuse_spoilt, refuse_spoilt_sums
 from seft_ref.kernels import reference
 from seft_ref.layers.linear import WeightGradient
-from seft_ref.train import train
-from seft_ref.window import FirstStepWindow, Window
+from seft_ref.matrix.window import FirstStepWindow, Window
+from seft_ref.train.loop import train
 from tests.backends import BACKENDS
 from tests.seft_ref.tiny import CONFIG, TOKENS, model, start, states, tiny_settings
 

@@ -6,15 +6,15 @@ from importlib import import_module
 import numpy as np
 import pytest
 
-from seft_ref.checkpoint import load_model, stop_tokens
-from seft_ref.config import ModelConfig
 from seft_ref.errors import GenerateError, LayerError
-from seft_ref.generate import generate, nothing_read, read
+from seft_ref.files.model import load_model, stop_tokens
 from seft_ref.kernels import cpu, reference
 from seft_ref.layers import past as past_module
 from seft_ref.layers.past import NOTHING, extend
-from seft_ref.model import model_forward
-from seft_ref.sampling import Sampling, pick
+from seft_ref.model.config import ModelConfig
+from seft_ref.model.decoder import model_forward
+from seft_ref.text.generate import generate, nothing_read, read
+from seft_ref.text.sampling import Sampling, pick
 from tests.backends import BACKENDS, REFERENCE
 from tests.compare import assert_close, same_bits
 from tests.seft_ref.families import CONFIGS, parameters_of, tokens_of, weights_of
@@ -161,7 +161,7 @@ def test_GEN_003_007_texts_equal_those_of_whole_forwards(family, monkeypatch):
     drawn = slow_text(prompt, weights, config, 12, warm)
     assert wanted != drawn
     for block in (1, 2, 5, 256):
-        monkeypatch.setattr(import_module("seft_ref.generate"), "PROMPT_BLOCK", block)
+        monkeypatch.setattr(import_module("seft_ref.text.generate"), "PROMPT_BLOCK", block)
         assert list(generate(prompt, weights, config, reference, max_tokens=12)) == wanted
         assert list(generate(prompt, weights, config, reference, max_tokens=12, sampling=warm)) == drawn
 

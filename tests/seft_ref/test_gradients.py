@@ -3,14 +3,15 @@
 import numpy as np
 import pytest
 
-from seft_ref import evidence
-from seft_ref.config import ModelConfig
 from seft_ref.errors import LayerError, UpdateError
-from seft_ref.gradients import Batch, every_gradient, loss_and_gradients
 from seft_ref.kernels import reference
 from seft_ref.layers.linear import WeightGradient
-from seft_ref.topology import from_flat
-from seft_ref.window import Accumulated, Window
+from seft_ref.matrix import evidence
+from seft_ref.matrix.window import Accumulated, Window
+from seft_ref.model.config import ModelConfig
+from seft_ref.text.batch import Batch
+from seft_ref.topology.csr import from_flat
+from seft_ref.train.gradients import every_gradient, loss_and_gradients
 from tests.compare import assert_close, same_bits
 from tests.seft_ref.families import (
     CONFIGS,

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 
 from seft_ref.errors import TopologyError
-from seft_ref.groups import in_groups
 from seft_ref.kernels import reference
-from seft_ref.nm import NMTopology
-from seft_ref.topology import flat, from_flat
-from seft_ref.train import finish
+from seft_ref.topology.csr import flat, from_flat
+from seft_ref.topology.groups import in_groups
+from seft_ref.topology.nm import NMTopology
+from seft_ref.train.loop import finish
 from tests.backends import BACKENDS
 from tests.seft_ref.tiny import TOKENS, n_of_m_keep, states, tiny_config, tiny_settings
 

@@ -5,18 +5,19 @@ import math
 import numpy as np
 import pytest
 
-from seft_ref.config import ModelConfig, Rope
 from seft_ref.errors import LayerError
-from seft_ref.gradients import Batch, every_gradient
 from seft_ref.kernels import reference
 from seft_ref.layers.attention import attention_backward, attention_forward, visible_keys
 from seft_ref.layers.cross_entropy import cross_entropy_backward, cross_entropy_forward
 from seft_ref.layers.embedding import embedding_backward, embedding_forward, embedding_gradient
 from seft_ref.layers.linear import Linear, linear_backward, linear_forward
 from seft_ref.layers.rmsnorm import rmsnorm_forward
-from seft_ref.layers.rope import rope_forward, rope_frequencies, rope_table
+from seft_ref.layers.rope import Rope, rope_forward, rope_frequencies, rope_table
 from seft_ref.layers.swiglu import swiglu_backward, swiglu_forward
-from seft_ref.model import model_forward
+from seft_ref.model.config import ModelConfig
+from seft_ref.model.decoder import model_forward
+from seft_ref.text.batch import Batch
+from seft_ref.train.gradients import every_gradient
 from tests.compare import assert_close, same_bits
 from tests.seft_ref.families import CONFIGS, labels_of, parameters_of, tokens_of, weights_of
 

@@ -5,11 +5,12 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from seft_ref.config import ModelConfig
-from seft_ref.gradients import Batch, every_gradient, loss_and_gradients
 from seft_ref.kernels import reference
-from seft_ref.model import model_forward
-from seft_ref.topology import from_flat
+from seft_ref.model.config import ModelConfig
+from seft_ref.model.decoder import model_forward
+from seft_ref.text.batch import Batch
+from seft_ref.topology.csr import from_flat
+from seft_ref.train.gradients import every_gradient, loss_and_gradients
 from tests.seft_ref.families import (
     CONFIGS,
     TOKENS_SHAPE,

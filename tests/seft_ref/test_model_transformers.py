@@ -5,11 +5,12 @@ import json
 import numpy as np
 import pytest
 
-from seft_ref.config import ModelConfig
-from seft_ref.generate import generate
-from seft_ref.gradients import Batch, every_gradient
 from seft_ref.kernels import reference
-from seft_ref.model import model_forward
+from seft_ref.model.config import ModelConfig
+from seft_ref.model.decoder import model_forward
+from seft_ref.text.batch import Batch
+from seft_ref.text.generate import generate
+from seft_ref.train.gradients import every_gradient
 from tests.backends import BACKENDS
 from tests.seft_ref.families import CONFIGS, labels_of, padding, parameters_of, tokens_of, weights_of
 
@@ -118,7 +119,7 @@ def test_GEN_004_what_stays_is_what_transformers_keeps(top_k, top_p):
         TopPLogitsWarper,
     )
 
-    from seft_ref.sampling import Sampling, pick
+    from seft_ref.text.sampling import Sampling, pick
 
     logits = np.random.default_rng(7).standard_normal(23) * 2
     steps = [TemperatureLogitsWarper(0.6)]

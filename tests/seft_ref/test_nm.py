@@ -5,15 +5,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from seft_ref import evidence as evidence_module
 from seft_ref.errors import TopologyError
-from seft_ref.evidence import View
-from seft_ref.nm import NMTopology, grouped
-from seft_ref.topology import check, flat, from_flat, rows, union
-from seft_ref.update.change import change, realign, without
+from seft_ref.matrix import evidence as evidence_module
+from seft_ref.matrix.evidence import View
+from seft_ref.matrix.window import Window
+from seft_ref.topology.change import change, realign, without
+from seft_ref.topology.csr import check, flat, from_flat, rows, union
+from seft_ref.topology.nm import NMTopology, grouped
 from seft_ref.update.delta import Base, new_delta
 from seft_ref.update.rules import Rule
-from seft_ref.window import Window
 from tests.backends import BACKENDS
 from tests.compare import same_bits
 

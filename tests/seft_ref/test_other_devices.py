@@ -22,11 +22,11 @@ from seft_ref import (
     step_batches,
     train,
 )
-from seft_ref.arrays import device, to_numpy
-from seft_ref.config import ModelConfig
+from seft_ref.arrays.library import device, to_numpy
+from seft_ref.files.state import Origin, load_state, save_state
 from seft_ref.kernels import reference
-from seft_ref.resume import Origin, load_state, save_state
-from seft_ref.topology import flat
+from seft_ref.model.config import ModelConfig
+from seft_ref.topology.csr import flat
 from tests.kernels.sets import NAMED
 from tests.seft_ref.folders import BF16, CONFIG, TEXT, hf_folder, parameters, sparse_folder
 

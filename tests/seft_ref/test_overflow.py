@@ -5,7 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from seft_ref.arrays import overflow_allowed
+from seft_ref.arrays.finite import gradient_norm
+from seft_ref.arrays.library import overflow_allowed
 from seft_ref.errors import (
     EvaluationError,
     GenerateError,
@@ -15,24 +16,23 @@ from seft_ref.errors import (
     SeftError,
     UpdateError,
 )
-from seft_ref.evaluate import evaluate
-from seft_ref.evidence import View, evidence
-from seft_ref.finite import gradient_norm
-from seft_ref.generate import generate
 from seft_ref.kernels import reference
 from seft_ref.layers.attention import attention_forward, visible_keys
 from seft_ref.layers.attention_blocks import Sight, blockwise_forward
 from seft_ref.layers.linear import WeightGradient
 from seft_ref.layers.rmsnorm import rmsnorm_forward
+from seft_ref.matrix.evidence import View, evidence
+from seft_ref.matrix.window import Window
 from seft_ref.prune.keep import keep_n_of_m
 from seft_ref.prune.sparsegpt import sparsegpt
 from seft_ref.prune.wanda import square_sum, wanda_mask
-from seft_ref.topology import from_flat
-from seft_ref.train import train
+from seft_ref.text.evaluate import evaluate
+from seft_ref.text.generate import generate
+from seft_ref.topology.csr import from_flat
+from seft_ref.train.loop import train
 from seft_ref.update.delta import Base, new_delta
 from seft_ref.update.evolve import Part, evolve
 from seft_ref.update.rules import Rule
-from seft_ref.window import Window
 from tests.backends import BACKENDS
 from tests.seft_ref.tiny import (
     CONFIG,

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from seft_ref.arrays import array_namespace, from_numpy
+from seft_ref.arrays.library import array_namespace, from_numpy
 from seft_ref.errors import PruneError
 from seft_ref.prune.keep import keep_n_of_m, keep_of_matrix, keep_of_rows, parse_pattern, removed_count
 from seft_ref.prune.magnitude import magnitude_mask

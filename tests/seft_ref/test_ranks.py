@@ -6,17 +6,17 @@ import array_api_strict
 import numpy as np
 import pytest
 
-from seft_ref.checkpoint import load_model
+from seft_ref.arrays.ranks import ALONE, digest_of, refuse_different, rows_of
 from seft_ref.errors import ConfigError, SeftError, UpdateError
+from seft_ref.files.model import load_model
+from seft_ref.files.state import Origin, load_state, save_state
 from seft_ref.kernels import reference
 from seft_ref.layers.linear import WeightGradient
-from seft_ref.ranks import ALONE, digest_of, refuse_different, rows_of
-from seft_ref.resume import Origin, load_state, save_state
-from seft_ref.text import read_tokens
-from seft_ref.topology import flat, from_flat
-from seft_ref.train import finish, initial_state, step_batches, train, train_step
+from seft_ref.matrix.window import Accumulated
+from seft_ref.text.tokens import read_tokens
+from seft_ref.topology.csr import flat, from_flat
+from seft_ref.train.loop import finish, initial_state, step_batches, train, train_step
 from seft_ref.update.delta import Base
-from seft_ref.window import Accumulated
 from tests.seft_ref.folders import BF16, TEXT, sparse_folder
 from tests.seft_ref.rule_runs import TOKENS, arrays_of, config_of, digest, packed_weights, short, strongest, tiny_config
 from tests.seft_ref.threads_as_ranks import on_ranks

@@ -9,8 +9,8 @@ import array_api_strict
 import numpy as np
 import pytest
 
-import seft_ref.ranks
-from seft_ref.arrays import to_numpy
+import seft_ref.arrays.ranks
+from seft_ref.arrays.library import to_numpy
 from tests.mpirun import needs_mpi, together
 from tests.seft_ref.pending_arrays import Pending
 from tests.seft_ref.threads_as_ranks import on_ranks
@@ -51,8 +51,8 @@ def ask(folder, place):
     from mpi4py import MPI
 
     if place == "hasty":
-        seft_ref.ranks.computed = lambda x: x
-    ranks = seft_ref.ranks.Mpi(MPI.COMM_WORLD, direct=place in ("gpu", "hasty"))
+        seft_ref.arrays.ranks.computed = lambda x: x
+    ranks = seft_ref.arrays.ranks.Mpi(MPI.COMM_WORLD, direct=place in ("gpu", "hasty"))
     (Path(folder) / str(ranks.rank)).write_bytes(pickle.dumps(answers(ranks, PLACES[place])))
 
 
@@ -78,7 +78,7 @@ def test_TRN_013_mpi_answers_as_threads_do(tmp_path, place):
 @needs_mpi
 def test_TRN_013_what_no_mpi_says_of_gpus_is_no():
     code = (
-        "import _ctypes, seft_ref.ranks as r; print(r.over_mpi()._direct, "
+        "import _ctypes, seft_ref.arrays.ranks as r; print(r.over_mpi()._direct, "
         "r._reaches_gpus(_ctypes.__file__), r._reaches_gpus('no-such-library.so'))"
     )
     done = together(1, ["-c", code])
@@ -87,5 +87,5 @@ def test_TRN_013_what_no_mpi_says_of_gpus_is_no():
 
 
 def test_TRN_013_nothing_needs_mpi_until_it_is_asked_for():
-    code = "import sys, seft_ref, seft_ref.ranks; assert 'mpi4py' not in sys.modules"
+    code = "import sys, seft_ref, seft_ref.arrays.ranks; assert 'mpi4py' not in sys.modules"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from seft_ref.topology import flat
+from seft_ref.topology.csr import flat
 from tests.seft_ref.rule_events import check_event, hand_matrix, watch
 from tests.seft_ref.rule_runs import begin, end, one_step, short, support_of, walk
 

@@ -7,8 +7,8 @@ import pytest
 
 import formats
 from seft_ref.errors import SeftError
+from seft_ref.files.state import load_state, save_state
 from seft_ref.kernels import reference
-from seft_ref.resume import load_state, save_state
 from tests.seft_ref.rule_runs import ORIGIN, begin, one_step, short
 
 RULES = {

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from seft_ref.errors import CheckpointError
+from seft_ref.files.state import load_state
 from seft_ref.kernels import reference
-from seft_ref.resume import load_state
 from seft_ref.update.presets import PRESETS
 from tests.seft_ref.rule_runs import ORIGIN, arrays_of, begin, content, digest, end, one_step, short, through_file, walk
 

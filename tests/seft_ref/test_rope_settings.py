@@ -6,9 +6,9 @@ import json
 
 import pytest
 
-from seft_ref.config import ModelConfig, Rope
 from seft_ref.errors import ConfigError
-from seft_ref.layers.rope import rope_frequencies
+from seft_ref.layers.rope import Rope, rope_frequencies
+from seft_ref.model.config import ModelConfig
 
 CONTEXT = "original_max_position_embeddings"
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3")

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from seft_ref.counter import counter_key, draw
+from seft_ref.arrays.counter import counter_key, draw
 from seft_ref.errors import ConfigError, GenerateError
-from seft_ref.sampling import Sampling, pick
+from seft_ref.text.sampling import Sampling, pick
 
 
 def plainly(logits, temperature, top_k, top_p, seed, number):

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from seft_ref.errors import ConfigError
-from seft_ref.nm import NMTopology
-from seft_ref.settings import TrainSettings, settings_of
-from seft_ref.topology import flat
+from seft_ref.topology.csr import flat
+from seft_ref.topology.nm import NMTopology
+from seft_ref.train.settings import TrainSettings, settings_of
 from seft_ref.update.criteria import GROW, Chance
 from seft_ref.update.rules import Rule
 from tests.seft_ref.rule_events import check_end, check_event, hand_matrix, watch

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from conformance.oracle import prune as oracle
-from seft_ref.arrays import array_namespace, from_numpy, to_numpy
+from seft_ref.arrays.library import array_namespace, from_numpy, to_numpy
 from seft_ref.errors import PruneError
 from seft_ref.prune.magnitude import magnitude_mask
 from seft_ref.prune.sparsegpt import hessian_of, inverse_factor, sparsegpt

@@ -6,20 +6,19 @@ from dataclasses import fields, is_dataclass
 import numpy as np
 import pytest
 
-from seft_ref import head
-from seft_ref.activations import activation_bytes, per_token, recomputes
 from seft_ref.errors import LayerError
-from seft_ref.gradients import loss_and_gradients
-from seft_ref.head import head_loss, head_loss_and_gradient, rows_at_once
 from seft_ref.kernels import cpu, reference
 from seft_ref.layers.cross_entropy import cross_entropy_backward, cross_entropy_forward
 from seft_ref.layers.linear import Linear, linear_backward, linear_forward
-from seft_ref.memory import LOGIT_COPIES
-from seft_ref.model import decoder_backward, decoder_forward
-from seft_ref.topology import full
-from seft_ref.train import initial_state, step_batches, train
-from seft_ref.weights import assemble
-from seft_ref.window import Window
+from seft_ref.matrix.window import Window
+from seft_ref.model.activations import activation_bytes, per_token, recomputes
+from seft_ref.model.decoder import decoder_backward, decoder_forward, head
+from seft_ref.model.head import head_loss, head_loss_and_gradient, rows_at_once
+from seft_ref.model.weights import assemble
+from seft_ref.topology.csr import full
+from seft_ref.train.gradients import loss_and_gradients
+from seft_ref.train.loop import initial_state, step_batches, train
+from seft_ref.train.memory import LOGIT_COPIES
 from tests.seft_ref.families import CONFIGS, weights_of
 from tests.seft_ref.test_gradients import tiny_step
 from tests.seft_ref.tiny import CONFIG, TOKENS, digest, model, start, tiny_config, tiny_settings

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 
-from seft_ref.counter import counter_key, draw
+from seft_ref.arrays.counter import counter_key, draw
 from seft_ref.errors import TextError
-from seft_ref.text import (
+from seft_ref.text.tokens import (
     calibration_starts,
     check_windows,
     evaluation_starts,

@@ -4,11 +4,11 @@ import numba
 import pytest
 from threadpoolctl import threadpool_limits
 
-from seft_ref.checkpoint import load_model
+from seft_ref.files.model import load_model
 from seft_ref.kernels import cpu, cpu_transposed
-from seft_ref.settings import settings_of
-from seft_ref.text import read_tokens
-from seft_ref.train import finish, initial_state, step_batches, train
+from seft_ref.text.tokens import read_tokens
+from seft_ref.train.loop import finish, initial_state, step_batches, train
+from seft_ref.train.settings import settings_of
 from tests.seft_ref.folders import BF16, CONFIG, TEXT, sparse_folder
 from tests.seft_ref.tiny import digest
 

@@ -5,10 +5,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from seft_ref.arrays import merged
+from seft_ref.arrays.library import merged
 from seft_ref.errors import TopologyError, UpdateError
-from seft_ref.nm import grouped
-from seft_ref.topology import (
+from seft_ref.topology.change import change, realign, without
+from seft_ref.topology.csr import (
     Located,
     Topology,
     check,
@@ -21,7 +21,7 @@ from seft_ref.topology import (
     rows,
     union,
 )
-from seft_ref.update.change import change, realign, without
+from seft_ref.topology.nm import grouped
 from seft_ref.update.delta import Base, Delta, overlay, support_topology
 from tests.compare import same_bits
 

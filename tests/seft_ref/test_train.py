@@ -6,12 +6,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from seft_ref.counter import STREAM_POSITIONS, counter_key, draw
+from seft_ref.arrays.counter import STREAM_POSITIONS, counter_key, draw
 from seft_ref.errors import ConfigError, UpdateError
-from seft_ref.gradients import every_gradient
 from seft_ref.kernels import reference
-from seft_ref.topology import flat
-from seft_ref.train import finish, step_batches, train, train_step
+from seft_ref.topology.csr import flat
+from seft_ref.train.gradients import every_gradient
+from seft_ref.train.loop import finish, step_batches, train, train_step
 from seft_ref.update.schedule import drop_fraction_at, learning_rate_at
 from tests.seft_ref.tiny import (
     CONFIG,

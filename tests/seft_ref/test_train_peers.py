@@ -13,14 +13,14 @@ import pytest
 import torch
 
 import seft_ref
-from seft_ref.counter import counter_key, draw
+from seft_ref.arrays.counter import counter_key, draw
 from seft_ref.errors import TextError
-from seft_ref.gradients import every_gradient, loss_and_gradients
 from seft_ref.kernels import reference
-from seft_ref.text import training_starts
-from seft_ref.topology import flat
-from seft_ref.train import finish, step_batches, train
-from seft_ref.weights import with_matrices
+from seft_ref.model.weights import with_matrices
+from seft_ref.text.tokens import training_starts
+from seft_ref.topology.csr import flat
+from seft_ref.train.gradients import every_gradient, loss_and_gradients
+from seft_ref.train.loop import finish, step_batches, train
 from tests.seft_ref.tiny import (
     CONFIG,
     TOKENS,
@@ -117,7 +117,7 @@ def test_TRN_001_the_loss_is_the_mean_over_all_targets_that_count():
     labels = batches[0].labels.copy()
     labels[0, 3:] = -100
     batches[0] = replace(batches[0], labels=labels)
-    from seft_ref.model import model_forward
+    from seft_ref.model.decoder import model_forward
 
     losses = []
     for batch in batches:

@@ -11,15 +11,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from seft_ref.gradients import every_gradient, loss_and_gradients
 from seft_ref.kernels import reference
-from seft_ref.settings import settings_of
-from seft_ref.topology import flat, from_flat
-from seft_ref.train import evolve_all, step_batches
+from seft_ref.matrix.window import Window
+from seft_ref.model.weights import assemble, matrix_of
+from seft_ref.topology.csr import flat, from_flat
+from seft_ref.train.gradients import every_gradient, loss_and_gradients
+from seft_ref.train.loop import evolve_all, step_batches
+from seft_ref.train.settings import settings_of
 from seft_ref.update.rules import Rule
 from seft_ref.update.schedule import Timetable, spiel_phases
-from seft_ref.weights import assemble, matrix_of
-from seft_ref.window import Window
 from tests.seft_ref.rule_events import Seen, check_event, hand_event, hand_matrix, same, watch
 from tests.seft_ref.rule_runs import (
     TOKENS,

@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from seft_ref.config import ModelConfig
 from seft_ref.kernels import reference
-from seft_ref.settings import TrainSettings, settings_of
-from seft_ref.topology import flat, from_flat
-from seft_ref.train import TrainState, initial_state, step_batches, train
+from seft_ref.model.config import ModelConfig
+from seft_ref.model.weights import Weights, assemble
+from seft_ref.topology.csr import flat, from_flat
+from seft_ref.train.loop import TrainState, initial_state, step_batches, train
+from seft_ref.train.settings import TrainSettings, settings_of
 from seft_ref.update.delta import ADAMW_KEEPS, Base
-from seft_ref.weights import Weights, assemble
 from tests.seft_ref.update.by_hand import Matrix, Slot
 
 VOCABULARY = 29

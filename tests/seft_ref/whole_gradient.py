@@ -2,8 +2,8 @@
 
 import math
 
-from seft_ref.arrays import array_namespace, device
-from seft_ref.topology import difference, union
+from seft_ref.arrays.library import array_namespace, device
+from seft_ref.topology.csr import difference, union
 from seft_ref.update.criteria import GROW, Known
 from seft_ref.update.evidence import Evidence
 from seft_ref.update.select import largest

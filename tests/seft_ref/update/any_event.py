@@ -4,9 +4,9 @@ from dataclasses import fields, is_dataclass
 
 import numpy as np
 
-from seft_ref.arrays import to_numpy
-from seft_ref.topology import flat, from_flat
-from seft_ref.update.change import change, realign
+from seft_ref.arrays.library import to_numpy
+from seft_ref.topology.change import change, realign
+from seft_ref.topology.csr import flat, from_flat
 from seft_ref.update.delta import effective
 from seft_ref.update.optimizers import SpielAdamW
 from tests.seft_ref.update.by_hand import bits, listed

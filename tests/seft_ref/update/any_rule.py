@@ -4,16 +4,16 @@ import numpy as np
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from seft_ref.arrays import from_numpy, to_numpy
-from seft_ref.evidence import View, evidence
+from seft_ref.arrays.library import from_numpy, to_numpy
 from seft_ref.layers.linear import WeightGradient
-from seft_ref.topology import check, flat, from_flat, union
+from seft_ref.matrix.evidence import View, evidence
+from seft_ref.matrix.window import FirstStepWindow, Window
+from seft_ref.topology.csr import check, flat, from_flat, union
 from seft_ref.update.criteria import Chance
 from seft_ref.update.delta import Base, effective, new_delta
 from seft_ref.update.evolve import Part, evolve, final_adapt
 from seft_ref.update.optimizers import Sm3, shares_of
 from seft_ref.update.rules import Rule
-from seft_ref.window import FirstStepWindow, Window
 from tests.seft_ref.update.any_event import AnyEvent, every_bit
 from tests.seft_ref.update.by_hand import Library, bits, listed
 from tests.seft_ref.update.drawn_rules import rules

@@ -8,8 +8,8 @@ import array_api_strict
 import numpy as np
 from hypothesis import settings
 
-from seft_ref.arrays import from_numpy, to_numpy
-from seft_ref.topology import from_flat
+from seft_ref.arrays.library import from_numpy, to_numpy
+from seft_ref.topology.csr import from_flat
 from seft_ref.update.delta import Base, Delta
 
 RULES = settings(derandomize=True, deadline=None, max_examples=60, database=None)

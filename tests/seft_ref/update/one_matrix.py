@@ -1,8 +1,9 @@
 """One matrix at an event as drop, grow and adapt take it, for tests of each of them."""
 
-from seft_ref.arrays import array_namespace
-from seft_ref.evidence import View, evidence
-from seft_ref.topology import flat
+from seft_ref.arrays.library import array_namespace
+from seft_ref.matrix.evidence import View, evidence
+from seft_ref.matrix.window import Window
+from seft_ref.topology.csr import flat
 from seft_ref.update.adapt import adapt
 from seft_ref.update.criteria import USE_ADAPT, Chance
 from seft_ref.update.delta import Base, new_delta
@@ -10,7 +11,6 @@ from seft_ref.update.drop import drop
 from seft_ref.update.grow import grow
 from seft_ref.update.parts import Moved, Part
 from seft_ref.update.rules import Rule
-from seft_ref.window import Window
 from tests.seft_ref.update.by_hand import Matrix, Slot
 
 NO_CHANCE = Chance(0, 0)

@@ -6,16 +6,16 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import rule, run_state_machine_as_test
 
-from seft_ref import evidence as evidence_module
-from seft_ref.arrays import to_numpy
+from seft_ref.arrays.library import to_numpy
 from seft_ref.errors import ConfigError, UpdateError
-from seft_ref.evidence import View, evidence
 from seft_ref.layers.linear import WeightGradient
-from seft_ref.topology import flat, from_flat
+from seft_ref.matrix import evidence as evidence_module
+from seft_ref.matrix.evidence import View, evidence
+from seft_ref.matrix.window import FirstStepWindow, Window
+from seft_ref.topology.csr import flat, from_flat
 from seft_ref.update.delta import Base, new_delta
 from seft_ref.update.evolve import Part, evolve, final_adapt
 from seft_ref.update.rules import Rule
-from seft_ref.window import FirstStepWindow, Window
 from tests.seft_ref.update.any_event import every_bit
 from tests.seft_ref.update.any_rule import FRACTIONS, SEEDS, AnyRun
 from tests.seft_ref.update.by_hand import F64, LIBRARIES, library_id, listed

@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from seft_ref.arrays import from_numpy
+from seft_ref.arrays.library import from_numpy
 from seft_ref.errors import UpdateError
-from seft_ref.update.change import change, realign
+from seft_ref.topology.change import change, realign
 from tests.seft_ref.update.by_hand import LIBRARIES, RULES, bits, library_id, listed
 
 pytestmark = pytest.mark.parametrize("library", LIBRARIES, ids=library_id)

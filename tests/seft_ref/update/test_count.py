@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from seft_ref.count import count
+from seft_ref.arrays.count import count
 from seft_ref.errors import UpdateError
 from tests.seft_ref.update.by_hand import RULES, floor_of
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from seft_ref.topology import flat
+from seft_ref.topology.csr import flat
 from seft_ref.update.delta import budget_by_numel, effective, new_delta, values_at
 from tests.seft_ref.update.by_hand import LIBRARIES, RULES, Matrix, Slot, bits, floor_of, library_id, listed
 

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from seft_ref.errors import UpdateError
-from seft_ref.evidence import View, evidence
-from seft_ref.topology import from_flat
+from seft_ref.matrix.evidence import View, evidence
+from seft_ref.matrix.window import Window
+from seft_ref.topology.csr import from_flat
 from seft_ref.update.delta import Base, new_delta
 from seft_ref.update.evidence import finite_norm
 from seft_ref.update.rules import Rule
-from seft_ref.window import Window
 
 
 def exact_norm(values):

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from seft_ref.arrays import array_namespace
+from seft_ref.arrays.library import array_namespace
 from seft_ref.errors import SeftError, UpdateError
-from seft_ref.settings import settings_of
-from seft_ref.topology import flat
+from seft_ref.topology.csr import flat
+from seft_ref.train.settings import settings_of
 from seft_ref.update.delta import move_delta
 from seft_ref.update.evolve import Part, evolve, final_adapt
 from seft_ref.update.presets import PRESETS, preset_named

@@ -6,9 +6,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
-from seft_ref.arrays import array_namespace, to_numpy
-from seft_ref.topology import check, flat
-from seft_ref.update.change import change
+from seft_ref.arrays.library import array_namespace, to_numpy
+from seft_ref.topology.change import change
+from seft_ref.topology.csr import check, flat
 from seft_ref.update.delta import effective
 from seft_ref.update.evolve import Part, evolve
 from seft_ref.update.optimizers import AdamW

@@ -9,14 +9,14 @@ import math
 import numpy as np
 import pytest
 
-from seft_ref.evidence import View, evidence
-from seft_ref.settings import settings_of
-from seft_ref.topology import flat, from_flat
+from seft_ref.matrix.evidence import View, evidence
+from seft_ref.matrix.window import Window
+from seft_ref.topology.csr import flat, from_flat
+from seft_ref.train.settings import settings_of
 from seft_ref.update.criteria import USE_GROW, Chance
 from seft_ref.update.delta import Base, Delta, new_delta, overlay
 from seft_ref.update.evolve import Part, evolve
 from seft_ref.update.schedule import drop_fraction_at
-from seft_ref.window import Window
 from tests.seft_ref.rule_events import chance_by_hand, count, hand_matrix, watch
 from tests.seft_ref.rule_runs import begin, short, support_of, walk
 

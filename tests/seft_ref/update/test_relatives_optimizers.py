@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from seft_ref.topology import flat
+from seft_ref.topology.csr import flat
 from seft_ref.update.delta import Delta, move_delta, new_delta
 from seft_ref.update.optimizers import AdamW, Sgd, Sm3, SpielAdamW
 

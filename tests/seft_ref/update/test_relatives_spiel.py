@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 
 from seft_ref.errors import ConfigError
-from seft_ref.gradients import loss_and_gradients
 from seft_ref.kernels import reference
-from seft_ref.settings import settings_of
-from seft_ref.topology import flat
-from seft_ref.train import step_batches
-from seft_ref.window import Window
+from seft_ref.matrix.window import Window
+from seft_ref.topology.csr import flat
+from seft_ref.train.gradients import loss_and_gradients
+from seft_ref.train.loop import step_batches
+from seft_ref.train.settings import settings_of
 from tests.seft_ref.rule_events import watch
 from tests.seft_ref.rule_runs import TOKENS, begin, short, walk
 

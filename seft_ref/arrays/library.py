@@ -1,0 +1,227 @@
+"""The one place that knows about array libraries: everything else asks the arrays it is given.
+
+xp = array_namespace(x)             # numpy, cupy, array_api_strict ...
+y = xp.zeros((3,), dtype=x.dtype, device=device(x))
+"""
+
+import warnings
+from typing import Any
+
+import numpy as np
+from array_api_compat import array_namespace, device, is_numpy_array, to_device
+
+from seft_ref.arrays.cupy_ready import INSTALL, UnfitCupy, keep_subnormals, try_out
+
+Array = Any
+"""Any array of a library that follows the array API standard. Shapes stand in the signatures."""
+
+__all__ = [
+    "Array",
+    "array_namespace",
+    "binary64",
+    "computed",
+    "cupy_like",
+    "device",
+    "from_halves",
+    "from_numpy",
+    "host_room",
+    "int64_like",
+    "is_numpy_array",
+    "mask_at",
+    "merged",
+    "of_cupy",
+    "overflow_allowed",
+    "repeat_each",
+    "spread",
+    "to_halves",
+    "to_numpy",
+    "with_values",
+    "without_cupy",
+]
+
+
+def of_cupy(x: Array) -> bool:
+    """Tell whether x is an array of CuPy: at an address in the memory of a GPU, and computed in that one's time."""
+    return hasattr(x, "get")
+
+
+def to_numpy(x: Array) -> np.ndarray[Any, Any]:
+    """Return x as a NumPy array of the same shape and dtype, copied from its device where it is not on the host."""
+    if is_numpy_array(x):
+        return x
+    if of_cupy(x):
+        return x.get()
+    xp = array_namespace(x)
+    if hasattr(xp, "Device") or hasattr(x, "_device"):  # array_api_strict: any device to its CPU device
+        x = to_device(x, xp.Device("CPU_DEVICE"))
+    return np.asarray(x)
+
+
+def host_room(n: int, like: Array) -> np.ndarray[Any, Any]:
+    """Return room for n numbers of the dtype of `like`, a NumPy array of anything (n,)."""
+    return np.empty(n, dtype=to_numpy(like[:0]).dtype)
+
+
+def binary64(x: Array) -> np.ndarray[Any, Any]:
+    """Return numbers widened to binary64, which not every device has, as a NumPy array."""
+    return to_numpy(x).astype(np.float64)
+
+
+def overflow_allowed() -> np.errstate:
+    """Return a context, or decorator, in which an overflow becomes infinity without a warning of NumPy.
+
+    The caller checks the result and refuses it under a clause: NumPy warns on some processors and not on others.
+    Do not put a `yield` into the context: it would reach the caller of the generator.
+    """
+    return np.errstate(over="ignore", invalid="ignore", divide="ignore")
+
+
+def computed(x: Array) -> Array:
+    """Return x once its device has finished with it: another library is to read or write its memory."""
+    if of_cupy(x):
+        x.device.synchronize()
+    return x
+
+
+def from_halves(x: np.ndarray[Any, Any], like: Array) -> Array:
+    """Return 16-bit floats, a NumPy array, as float32 in the library and on the device of `like`; exact."""
+    return from_numpy(x.astype(np.float32), like)
+
+
+def to_halves(x: Array, dtype: Any) -> np.ndarray[Any, Any]:
+    """Return numbers rounded to a 16-bit type, a NumPy array: no other library of those here has both types."""
+    return to_numpy(x).astype(dtype)
+
+
+def from_numpy(x: np.ndarray[Any, Any], like: Array) -> Array:
+    """Return the NumPy array x in the library and on the device of `like`; shape and dtype stay."""
+    if is_numpy_array(like):
+        return x
+    return array_namespace(like).asarray(x, device=device(like))
+
+
+def int64_like(values: list[int], like: Array) -> Array:
+    """Return values as an int64 array in the library and on the device of `like`."""
+    xp = array_namespace(like)
+    return xp.asarray(values, dtype=xp.int64, device=device(like))
+
+
+def repeat_each(x: Array, counts: Array) -> Array:
+    """Return x with entry i repeated counts[i] times; x and counts are (n,)."""
+    if of_cupy(x):  # it repeats one entry after another, a launch each
+        return repeat_by_search(x, counts)
+    return array_namespace(x).repeat(x, counts)
+
+
+def repeat_by_search(x: Array, counts: Array) -> Array:
+    """Return what `repeat_each` does: every place of the result looks up whose it is."""
+    xp = array_namespace(x, counts)
+    ends = xp.cumulative_sum(counts)
+    n = int(ends[-1]) if counts.shape[0] else 0
+    places = xp.arange(n, dtype=ends.dtype, device=device(counts))
+    return xp.take(x, xp.searchsorted(ends, places, side="right"))
+
+
+def mask_at(n: int, slots: Array) -> Array:
+    """Return n booleans that are True at the given strictly increasing slots.
+
+    The standard has no scatter; runs of False between single Trues are repeats.
+    """
+    xp = array_namespace(slots)
+    m = slots.shape[0]
+    where = device(slots)
+    if _scatters(slots):
+        mask = xp.zeros((n,), dtype=xp.bool, device=where)
+        mask[slots] = True
+        return mask
+    if m == 0:
+        return xp.zeros((n,), dtype=xp.bool, device=where)
+    one = xp.ones((m,), dtype=xp.int64, device=where)
+    gaps = xp.concat([slots[:1], slots[1:] - slots[:-1] - 1])
+    lengths = xp.concat([xp.reshape(xp.stack([gaps, one], axis=1), (-1,)), n - 1 - slots[-1:]])
+    value = xp.arange(2 * m + 1, dtype=xp.int64, device=where) % 2 == 1
+    return repeat_each(value, lengths)
+
+
+def spread(values: Array, slots: Array, n: int) -> Array:
+    """Return n numbers that are values[i] at slots[i], strictly increasing, and 0 elsewhere; dtype of values."""
+    xp = array_namespace(values, slots)
+    zeros = xp.zeros((n,), dtype=values.dtype, device=device(values))
+    if _scatters(slots):
+        zeros[slots] = values
+        return zeros
+    if slots.shape[0] == 0:
+        return zeros
+    mask = mask_at(n, slots)
+    order = xp.cumulative_sum(xp.astype(mask, xp.int64)) - 1
+    return xp.where(mask, xp.take(values, xp.where(mask, order, xp.zeros_like(order))), zeros)
+
+
+def with_values(x: Array, slots: Array, values: Array) -> Array:
+    """Return x (n,) with values[i] at slots[i], strictly increasing; x, which may be the result, is not used again."""
+    if _scatters(slots):
+        x[slots] = values
+        return x
+    if not slots.shape[0]:
+        return x
+    xp = array_namespace(x, slots)
+    return xp.where(mask_at(x.shape[0], slots), spread(values, slots, x.shape[0]), x)
+
+
+def merged(a: Array, extra: Array, places: Array) -> Array:
+    """Return the entries of a in their order with extra[i] at places[i], strictly increasing, of all; dtype of a."""
+    xp = array_namespace(a, extra, places)
+    n = a.shape[0] + extra.shape[0]
+    if not places.shape[0]:
+        return a
+    of_a = ~mask_at(n, places)
+    if _scatters(places):
+        whole = xp.empty((n,), dtype=a.dtype, device=device(a))
+        whole[places] = extra
+        whole[of_a] = a
+        return whole
+    if not a.shape[0]:
+        return extra
+    order = xp.cumulative_sum(xp.astype(of_a, xp.int64)) - 1
+    return xp.where(of_a, xp.take(a, xp.where(of_a, order, xp.zeros_like(order))), spread(extra, places, n))
+
+
+def _scatters(slots: Array) -> bool:
+    """Tell whether a library assigns at positions, which the standard does not ask for; NumPy and CuPy do."""
+    return is_numpy_array(slots) or of_cupy(slots)
+
+
+def without_cupy(turn: int | None = None) -> str:
+    """Return why there are no arrays of CuPy, and what to do about it; empty if there are. `turn` as in `cupy_like`."""
+    try:
+        cupy_like(turn)
+    except UnfitCupy as error:
+        return str(error)
+    except ImportError:
+        return f"this needs CuPy; {INSTALL}"
+    except Exception as error:  # noqa: BLE001  drivers and libraries that are missing have errors of many classes
+        first = next(iter(str(error).splitlines()), type(error).__name__)
+        return f"CuPy finds no device ({first}); install the driver of an NVIDIA GPU, or choose another backend"
+    return ""
+
+
+def cupy_like(turn: int | None = None) -> Array:
+    """Return an array of CuPy on the current device.
+
+    turn  makes another device the current one of this thread: they are taken one by one, and again from the first when
+          there are no more
+
+    Raises:
+        ImportError: CuPy is not installed; UnfitCupy if it is, and cannot be computed with.
+        Exception: what CuPy raises where it finds no device.
+    """
+    with warnings.catch_warnings():
+        # CuPy may look for CUDA with a warning
+        warnings.simplefilter("ignore")
+        import cupy
+    keep_subnormals(cupy)
+    if turn is not None:
+        cupy.cuda.Device(turn % cupy.cuda.runtime.getDeviceCount()).use()
+    like: Array = cupy.zeros(0)
+    try_out(cupy)
+    return like

@@ -1,0 +1,352 @@
+"""The only door between files and arrays: models in, fine-tuned models out (chapter 13).
+`resume` does the same for training states.
+
+model = load_model("pruned-sparse", kernels)
+save_model("pruned-sparse", "repaired-sparse", finish(...))
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+import formats
+from formats.convert.checks import rounded_once
+from formats.convert.hf import open_hf
+from formats.index import is_sparse
+from formats.validate import check_limit
+from seft_ref.arrays.library import Array, from_numpy, to_numpy
+from seft_ref.errors import CheckpointError, ConfigError, GenerateError
+from seft_ref.kernels import Kernels, Packed
+from seft_ref.matrix.bases import AnyBase, PackedBase, compact_base, in_packed
+from seft_ref.model.config import ModelConfig
+from seft_ref.model.weights import Weights, assemble
+from seft_ref.topology.csr import Topology, as_numpy, full, placed_like
+from seft_ref.update.delta import Base
+
+NumpyArray = np.ndarray[Any, Any]
+_SIXTEEN_BIT = (np.dtype(np.float16), np.dtype(ml_dtypes.bfloat16))
+
+
+@dataclass(slots=True, eq=False)
+class Model:
+    """A model as loaded: its config, its weights packed, and the base of every target, which may be held in them: a run
+    that starts from a model spends both.
+    """
+
+    config: ModelConfig
+    weights: Weights
+    bases: dict[str, AnyBase]
+    """empty for a Hugging Face folder: it has no support to keep"""
+
+    def stored(self) -> int:
+        """Return the number of stored weights of the targets."""
+        return sum(base.nnz for base in self.bases.values())
+
+
+@contextmanager
+def open_folder(path: str | Path) -> Iterator[Any]:
+    """Open a sparse checkpoint or a Hugging Face folder, whichever it is; both map names to tensors and have `files`.
+
+    Raises:
+        CheckpointError: CKP-002 if there is no such folder or no model in it.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        raise CheckpointError("CKP-002", f"there is no folder {path}")
+    if is_sparse(path):
+        with formats.open(path) as reader:
+            yield reader
+    else:
+        with open_hf(path) as folder:
+            yield folder
+
+
+def read_config(files: Mapping[str, bytes]) -> ModelConfig:
+    """Return the config among the companion files of a folder.
+
+    Raises:
+        ConfigError: MDL-006 if config.json is missing or not JSON; MDL-002 to MDL-006 for its content.
+    """
+    if "config.json" not in files:
+        raise ConfigError("MDL-006", "the folder has no config.json; copy the model's there")
+    return ModelConfig.from_json(_json_object(files, "config.json"))
+
+
+def _json_object(files: Mapping[str, bytes], name: str) -> dict[str, Any]:
+    """Return the object in a companion file."""
+    try:
+        content = json.loads(files[name])
+    except (ValueError, RecursionError) as error:
+        raise ConfigError("MDL-006", f"{name} is not JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise ConfigError("MDL-006", f"{name} is not a JSON object")
+    return content
+
+
+def stop_tokens(path: str | Path) -> tuple[int, ...]:
+    """Return the tokens that end a text, as the companion files of a folder name them (GEN-008).
+
+    Raises:
+        GenerateError: GEN-008 for what is no token; CheckpointError, ConfigError, FormatError for the folder.
+    """
+    with open_folder(path) as source:
+        read_config(source.files)
+        return stop_tokens_of(source.files)
+
+
+def stop_tokens_of(files: Mapping[str, bytes]) -> tuple[int, ...]:
+    """Return the tokens that end a text by the companion files of a folder (GEN-008).
+
+    Raises:
+        GenerateError: GEN-008 for what is no token; ConfigError MDL-006 for a file that is no JSON object.
+    """
+    for name in ("generation_config.json", "config.json"):
+        named = _json_object(files, name).get("eos_token_id") if name in files else None
+        if named is None:
+            continue
+        # GEN-008
+        tokens = named if isinstance(named, list) else [named]
+        if not all(isinstance(token, int) and not isinstance(token, bool) and token >= 0 for token in tokens):
+            raise GenerateError("GEN-008", f"eos_token_id of {name} is {named!r}, must be a token or a list of them")
+        return tuple(tokens)
+    return ()
+
+
+def load_model(
+    path: str | Path,
+    kernels: Kernels,
+    dtype: str | None = None,
+    *,
+    compact: bool = False,
+    like: Array | None = None,
+    limit: int | None = None,
+) -> Model:
+    """Return the model in a folder, one tensor at a time (CKP-001 to CKP-003).
+
+    dtype    what to compute with, float32 or float64; None for the stored one, with 16-bit floats as float32
+    compact  hold the targets in their 16 bits, 3.2 bytes a stored weight instead of 5.2 (CKP-008)
+    like     an array of the library and on the device where the model goes, one that the kernels take; None for NumPy
+    limit    bytes that all tensors of a sparse checkpoint may take together once expanded (FMT-098); None bounds each
+    Raises   CheckpointError CKP-002 for missing, misshapen or unknown tensors, CKP-003 for NaN, CKP-008 for targets
+             that cannot be held in 16 bits; ConfigError; FormatError
+    """
+    there = np.zeros(0) if like is None else like
+    with open_folder(path) as source:
+        config = read_config(source.files)
+        has_support = is_sparse(Path(path))
+        matrices = {matrix.name for matrix in config.targets()}
+        if has_support:
+            check_limit(_expanded_bytes(source, matrices), limit, str(path))
+        check_names(config, source)
+        dense: dict[str, Array] = {}
+        packed: dict[str, Packed] = {}
+        bases: dict[str, AnyBase] = {}
+        limits: dict[str, float] = {}
+        for name, shape in config.parameters().items():
+            tensor = source[name]
+            check_shape(name, tensor.shape, shape)
+            if name in matrices and (largest := _limit(name, tensor, dtype)) < np.inf:
+                limits[name] = largest
+            if name in matrices and compact:
+                bases[name] = held = _compact(name, tensor, dtype, kernels, there)
+                packed[name] = held.packed
+                continue
+            if name in matrices and has_support:
+                base = _base(name, tensor, dtype, there)
+                packed[name] = kernels.pack(base.topology, base.values)
+                bases[name] = in_packed(base, packed[name], kernels)
+                continue
+            values = from_numpy(_computable(name, formats.to_dense(tensor), dtype), there)
+            if name in matrices or name == "lm_head.weight":
+                packed[name] = kernels.pack_dense(values)
+            else:
+                dense[name] = values
+        if config.tie_word_embeddings:
+            packed["lm_head.weight"] = kernels.pack_dense(dense["model.embed_tokens.weight"])
+    return Model(config, replace(assemble(config, dense, packed), limits=limits), bases)
+
+
+def _expanded_bytes(reader: formats.Reader, matrices: set[str]) -> int:
+    """Return what the tensors of a checkpoint take in memory: matrices as they are stored, the others dense as F32."""
+    return reader.memory_bytes + sum(4 * reader.info(name).numel for name in reader.names() if name not in matrices)
+
+
+class _Replaced(Mapping[str, formats.Tensor]):
+    """The tensors of a folder, some of them replaced; each is read when it is asked for."""
+
+    def __init__(self, source: Any, names: list[str], final: Mapping[str, tuple[Topology, Array]]) -> None:
+        self._source, self._names, self._final = source, names, final
+
+    def __getitem__(self, name: str) -> formats.Tensor:
+        original = with_values_in(name, self._source[name])
+        if name not in self._final:
+            return original  # CKP-005
+        topology, values = self._final[name]
+        there = as_numpy(topology)  # CKP-009
+        return formats.Sparse(
+            there.shape, there.indptr, there.indices, in_file_dtype(name, to_numpy(values), original.dtype)
+        )
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
+def save_model(
+    source: str | Path,
+    destination: str | Path,
+    final: Mapping[str, tuple[Topology, Array]],
+    attributes: Mapping[str, str] | None = None,
+) -> None:
+    """Write the model of a sparse folder with other targets, everything else bit for bit (CKP-004, CKP-005).
+
+    final       for each target its support and the values on it, as `train.finish` returns them, on any device
+    attributes  what is to be recorded about the making
+    Raises      CheckpointError CKP-004 if a value does not fit the dtype of its matrix; FormatError if
+                destination exists
+    """
+    with open_folder(source) as reader:
+        recorded = dict(reader.attributes) | dict(attributes or {})
+        tensors = _Replaced(reader, list(reader.names()), final)
+        formats.write(destination, formats.Checkpoint("model", tensors, recorded, dict(reader.tied), reader.files))
+
+
+def identity(path: str | Path) -> str:
+    """Return the state digest of a sparse checkpoint, whatever its encodings (FMT-099)."""
+    with formats.open(path) as reader:
+        return reader.state_sha256
+
+
+def check_names(config: ModelConfig, source: Any) -> None:
+    """Refuse a folder that lacks a tensor of the config or has one that the config has no place for (CKP-002)."""
+    names = set(source.names() if hasattr(source, "names") else source)
+    needed = set(config.parameters())
+    # the frequencies of RoPE follow from the config; some folders carry them along
+    unknown = {name for name in names - needed if not name.endswith("rotary_emb.inv_freq")}
+    if config.tie_word_embeddings and "lm_head.weight" in unknown:
+        unknown.discard("lm_head.weight")
+        table, head = (formats.to_dense(source[n]) for n in ("model.embed_tokens.weight", "lm_head.weight"))
+        if table.tobytes() != head.tobytes():
+            raise CheckpointError(
+                "CKP-002",
+                "tie_word_embeddings is set but lm_head.weight differs from the embedding; unset it",
+            )
+    if missing := sorted(needed - names):
+        raise CheckpointError("CKP-002", f"the folder lacks {_few(missing)}")
+    if unknown:
+        raise CheckpointError("CKP-002", f"the config has no place for {_few(sorted(unknown))}")
+
+
+def _few(names: list[str]) -> str:
+    shown = ", ".join(names[:3])
+    return shown if len(names) <= 3 else f"{shown} and {len(names) - 3} more"
+
+
+def check_shape(name: str, found: tuple[int, ...], expected: tuple[int, ...]) -> None:
+    """Refuse a tensor whose shape the config does not give (CKP-002)."""
+    if tuple(found) != expected:
+        raise CheckpointError("CKP-002", f"{name} is {_by(found)}, the config needs {_by(expected)}")
+
+
+def _by(shape: tuple[int, ...]) -> str:
+    return "x".join(map(str, shape))
+
+
+def compute_dtype(name: str, stored: np.dtype[Any], dtype: str | None) -> np.dtype[Any]:
+    """Return the dtype to compute with: the named one, or the stored one with 16-bit floats as float32 (CKP-001).
+
+    Raises:
+        CheckpointError: CKP-001 for values that are not floats of 16, 32 or 64 bits, or another dtype than
+        float32 and float64.
+    """
+    if dtype not in (None, "float32", "float64"):
+        raise CheckpointError("CKP-001", f"cannot compute in {dtype}; choose float32 or float64")
+    if stored not in (*_SIXTEEN_BIT, np.float32, np.float64):
+        raise CheckpointError(
+            "CKP-001", f"{name} is {stored}; weights of bfloat16, float16, float32 and float64 can be computed with"
+        )
+    return np.dtype(dtype or (np.float32 if stored in _SIXTEEN_BIT else stored))
+
+
+def in_compute_dtype(name: str, values: NumpyArray, dtype: str | None) -> NumpyArray:
+    """Return values in the dtype to compute with.
+
+    Raises:
+        CheckpointError: as of `compute_dtype`.
+    """
+    return np.ascontiguousarray(values.astype(compute_dtype(name, values.dtype, dtype), copy=False))
+
+
+def in_file_dtype(name: str, values: NumpyArray, dtype: np.dtype[Any]) -> NumpyArray:
+    """Return values in the dtype of the file, rounded once (CKP-004).
+
+    Raises:
+        CheckpointError: CKP-004 if a value is NaN or infinite, or does not fit the dtype.
+    """
+    # CKP-004
+    if not np.isfinite(values).all():
+        raise CheckpointError("CKP-004", f"{name} has become NaN or infinite; lower the learning rate and train anew")
+    rounded = rounded_once(values, dtype)
+    if not np.isfinite(rounded).all():
+        raise CheckpointError("CKP-004", f"a weight of {name} does not fit {dtype}; convert the model to float32 first")
+    return rounded
+
+
+def _limit(name: str, tensor: formats.Tensor, dtype: str | None) -> float:
+    """Return the magnitude from which on a weight that is computed rounds to infinity in its file (CKP-010)."""
+    stored = with_values_in(name, tensor).values.dtype
+    info = ml_dtypes.finfo(stored)
+    if info.bits >= ml_dtypes.finfo(compute_dtype(name, stored, dtype)).bits:
+        return np.inf
+    # half a unit in the last place above the largest number: a tie rounds to infinity, whose last bit is even
+    return float(info.max) + 2.0 ** (int(info.maxexp) - 1 - int(info.nmant) - 1)
+
+
+def _computable(name: str, values: NumpyArray, dtype: str | None) -> NumpyArray:
+    """Return values in the dtype to compute with, refusing NaN and infinity by name (CKP-003)."""
+    values = in_compute_dtype(name, values, dtype)
+    if not np.isfinite(values).all():
+        raise CheckpointError("CKP-003", f"{name} holds NaN or infinite weights; repair the model first")
+    return values
+
+
+def _base(name: str, tensor: formats.Tensor, dtype: str | None, like: Array) -> Base:
+    """Return the base of a target: the stored support, or all of a dense tensor (TOP-004)."""
+    topology, values = topology_and_values(name, tensor)
+    return Base(placed_like(topology, like), from_numpy(_computable(name, values, dtype), like))
+
+
+def _compact(name: str, tensor: formats.Tensor, dtype: str | None, kernels: Kernels, like: Array) -> PackedBase:
+    """Return the base of a target as its file holds it (CKP-008)."""
+    topology, values = topology_and_values(name, tensor)
+    if values.dtype not in _SIXTEEN_BIT or dtype == "float64":
+        wanted = f"computed with in {dtype}" if dtype == "float64" else f"stored as {values.dtype}"
+        raise CheckpointError(
+            "CKP-008", f"{name} is {wanted}; only weights of 16 bits computed with in float32 can be held compact"
+        )
+    _computable(name, values, dtype)
+    return compact_base(placed_like(topology, like), values, kernels)
+
+
+def with_values_in(name: str, tensor: formats.Tensor) -> formats.Dense | formats.Sparse:
+    """Return a tensor that has values; a mask is refused by name (CKP-002)."""
+    if isinstance(tensor, formats.Mask):
+        raise CheckpointError("CKP-002", f"{name} is a mask, which has no values")
+    return tensor
+
+
+def topology_and_values(name: str, tensor: formats.Tensor) -> tuple[Topology, NumpyArray]:
+    """Return the topology of a matrix and its values in slot order."""
+    tensor = with_values_in(name, tensor)
+    rows, columns = tensor.shape
+    if isinstance(tensor, formats.Dense):
+        return full((rows, columns), tensor.values), tensor.values.reshape(-1)
+    return Topology((rows, columns), tensor.indptr, tensor.indices), tensor.values

@@ -1,0 +1,284 @@
+"""The state of a run as a file: whole, at any step, without anything that runs (CKP-006, CKP-007).
+
+save_state("run.state", state, settings, origin)
+state = load_state("run.state", model.weights, settings, origin, kernels)
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import formats
+from seft_ref.arrays.library import Array, from_numpy, to_numpy
+from seft_ref.errors import CheckpointError
+from seft_ref.files.model import topology_and_values
+from seft_ref.kernels import Kernels, Packed
+from seft_ref.matrix.target import Target, place
+from seft_ref.matrix.window import AnyWindow, FirstStepWindow, Window
+from seft_ref.model.config import ATTENTION, MLP
+from seft_ref.model.weights import Weights, matrix_of, with_matrices
+from seft_ref.topology.csr import Topology, as_numpy, flat, from_flat, placed_like, union
+from seft_ref.topology.groups import in_groups
+from seft_ref.train.loop import TrainState
+from seft_ref.train.settings import TrainSettings
+from seft_ref.update.delta import Base, Delta
+from seft_ref.update.optimizers import shares_of
+from seft_ref.update.rules import Rule
+
+NumpyArray = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """What a training state belongs to: digests of the model it started from and of the tokens it reads."""
+
+    model: str
+    text: str
+
+
+def save_state(path: str | Path, state: TrainState, settings: TrainSettings, origin: Origin) -> None:
+    """Write a training state to one file, atomically, from any device (CKP-006, CKP-007, CKP-009)."""
+    tensors: dict[str, formats.Tensor] = {}
+    attributes: dict[str, formats.JSON] = {
+        "step": state.step,
+        "settings": settings_text(settings),
+        "model": origin.model,
+        "text": origin.text,
+        "matrices": list(state.targets),
+        "budgets": {name: target.budget for name, target in state.targets.items()},
+        "delta_budgets": {name: target.delta_budget for name, target in state.targets.items()},
+        "dtype": to_numpy(state.weights.norm).dtype.name,
+    }
+    for name, target in state.targets.items():
+        base, delta = target.base.open(), target.delta
+        tensors[f"{name}.base"] = _sparse(base.topology, base.values)
+        tensors[f"{name}.delta"] = _sparse(delta.topology, delta.values)
+        for part, array in (*delta.kept.items(), *delta.shared.items()):
+            tensors[f"{name}.delta.{part}"] = _dense(array)
+        if target.lost.shape[0]:
+            tensors[f"{name}.lost"] = _mask(base.topology.shape, target.lost)
+        for part in ("row_budget", "row_delta_budget"):
+            if (rows := getattr(target, part)) is not None:
+                tensors[f"{name}.{part}"] = _dense(rows)
+    windows: dict[str, formats.JSON] = {}
+    for name, window in state.window.items():
+        held, counts = _window_parts(window)
+        windows[name] = counts
+        tensors |= {f"{name}.window.{part}": tensor for part, tensor in held.items()}
+    attributes["windows"] = windows
+    formats.write_file(path, formats.Checkpoint("training-state", tensors, attributes))
+
+
+def load_state(
+    path: str | Path, weights: Weights, settings: TrainSettings, origin: Origin, kernels: Kernels
+) -> TrainState:
+    """Return the training state in a file, placed into the weights of its model (CKP-006, TRN-004).
+
+    Raises:
+        CheckpointError: CKP-006 if the state belongs to other settings, another model, text or compute dtype;
+            CKP-007 if something in it is missing, not finite, or of another length or dtype than it must be.
+    """
+    if not Path(path).is_file():
+        raise CheckpointError("CKP-006", f"there is no training state {path} to resume from; start without --resume")
+    with formats.open(path) as reader:
+        if reader.kind != "training-state":
+            raise CheckpointError("CKP-006", f"{path} is a {reader.kind}, not a training state")
+        reader.verify()
+        held: dict[str, Any] = reader.attributes
+        dtype = to_numpy(weights.norm).dtype
+        # CKP-006
+        if difference := _difference(_told(held, "settings", str), settings_text(settings)):
+            raise CheckpointError("CKP-006", f"the training state was made with other settings: {difference}")
+        for key, value in (("model", origin.model), ("text", origin.text), ("dtype", dtype.name)):
+            if (was := _told(held, key, str)) != value:
+                why = f"{key} was {was}, is {value}" if key == "dtype" else "digests differ"
+                raise CheckpointError("CKP-006", f"the training state was made with another {key}: {why}")
+        targets: dict[str, Target] = {}
+        packed: dict[str, Packed] = {}
+        window: dict[str, AnyWindow] = {}
+        step, windows = _told(held, "step", int), _told(held, "windows", dict)
+        # the order of the list is the matrix index; objects of JSON have none
+        names = _told(held, "matrices", list)
+        for name in names:
+            parts = _Parts(reader, name, _shape_of(weights, name), dtype, weights.norm)
+            budgets = [_told(_told(held, key, dict), name, int) for key in ("budgets", "delta_budgets")]
+            held_in = getattr(matrix_of(weights, name), "held_in", None)
+            targets[name], packed[name] = place(_target_of(parts, settings, step, *budgets), kernels, held_in)
+            if name in windows:
+                window[name] = _window_of(parts, _told(windows, name, dict), targets[name], settings.rule)
+        if len(targets) != len(ATTENTION + MLP) * len(weights.blocks) or len(names) != len(targets):
+            raise _damaged("matrices does not name every target once")
+        if windows and windows.keys() != targets.keys():
+            raise _damaged("windows does not name all matrices or none")
+    return TrainState(step, targets, with_matrices(weights, packed), window)
+
+
+class _Parts:
+    """The tensors of one matrix in a training state; each is there, finite, and of the one shape and dtype that it may
+    have (CKP-007). They go where the weights of the model are (CKP-009).
+    """
+
+    def __init__(self, reader: Any, name: str, shape: tuple[int, int], dtype: np.dtype[Any], like: Array) -> None:
+        self.reader, self.name, self.shape, self.dtype, self.like = reader, name, shape, dtype, like
+
+    def __contains__(self, part: str) -> bool:
+        return f"{self.name}.{part}" in self.reader
+
+    def sparse(self, part: str) -> tuple[Topology, Array]:
+        """Return a topology and its values."""
+        tensor = self._read(part)
+        if isinstance(tensor, formats.Mask) or tuple(tensor.shape) != self.shape:
+            raise _damaged(f"{self.name}.{part} is not a matrix of {self.shape} with values")
+        topology, values = topology_and_values(self.name, tensor)
+        return placed_like(topology, self.like), self._sound(part, values, self.dtype)
+
+    def dense(self, part: str, shape: tuple[int, ...], dtype: Any = None) -> Array:
+        """Return an array of a shape; of integers none is negative."""
+        tensor = self._read(part)
+        if not isinstance(tensor, formats.Dense) or tuple(tensor.shape) != shape:
+            raise _damaged(f"{self.name}.{part} has the shape {tuple(tensor.shape)}, must be dense of {shape}")
+        return self._sound(part, tensor.values, np.dtype(dtype or self.dtype))
+
+    def positions(self, part: str) -> Array:
+        """Return the flat positions of a mask."""
+        tensor = self._read(part)
+        if not isinstance(tensor, formats.Mask) or tuple(tensor.shape) != self.shape:
+            raise _damaged(f"{self.name}.{part} is not a mask of {self.shape}")
+        return from_numpy(formats.flat(tensor), self.like)
+
+    def _read(self, part: str) -> formats.Tensor:
+        if part not in self:
+            raise _damaged(f"there is no {self.name}.{part}")
+        tensor: formats.Tensor = self.reader[f"{self.name}.{part}"]
+        return tensor
+
+    def _sound(self, part: str, values: NumpyArray, dtype: np.dtype[Any]) -> Array:
+        if values.dtype != dtype:
+            raise _damaged(f"{self.name}.{part} is {values.dtype}, must be {dtype}")
+        if not np.isfinite(values).all() or (dtype.kind == "i" and (values < 0).any()):
+            raise _damaged(f"{self.name}.{part} holds NaN, infinity or a negative count")
+        return from_numpy(values, self.like)
+
+
+def _target_of(parts: _Parts, settings: TrainSettings, step: int, budget: int, delta_budget: int) -> Target:
+    """Return a target as it was saved, not yet placed."""
+    base = Base(*parts.sparse("base"))
+    if settings.pattern is not None:
+        base = Base(in_groups(base.topology, settings.pattern), base.values)
+    topology, values = parts.sparse("delta")
+    slots = (topology.nnz,)
+    kept = {part: parts.dense(f"delta.{part}", slots, np.int32 if part == "age" else None) for part in settings.keeps()}
+    # the corrections of the optimizer are a table up to the step
+    if "age" in kept and int(to_numpy(kept["age"]).max(initial=0)) > step:
+        raise _damaged(f"{parts.name}.delta.age exceeds step {step}")
+    shares = shares_of(settings.optimizer, topology.shape)
+    shared = {part: parts.dense(f"delta.{part}", (n,)) for part, n in shares.items()}
+    nothing = flat(topology)[:0]
+    by_row = settings.rule.scope == "row"
+    rows = [
+        parts.dense(part, parts.shape[:1], np.int64) if by_row else None for part in ("row_budget", "row_delta_budget")
+    ]
+    lost = parts.positions("lost") if "lost" in parts else nothing
+    return Target(
+        base, Delta(topology, values, kept, shared), budget, delta_budget, nothing, values[:0], lost, rows[0], rows[1]
+    )
+
+
+def _window_parts(window: AnyWindow) -> tuple[dict[str, formats.Tensor], dict[str, formats.JSON]]:
+    """Return the tensors and the counts of a settled window (CKP-007)."""
+    tensors: dict[str, formats.Tensor] = {}
+    if isinstance(window, FirstStepWindow):
+        assert window.positions is not None
+        assert window.candidates is not None
+        assert window.gradient is not None
+        assert window.square is not None
+        where = from_flat(window.first.shape, window.positions)
+        tensors["gradient"] = _sparse(where, window.gradient)
+        tensors["square"] = _sparse(where, window.square)
+        tensors["candidates"] = _mask(window.first.shape, window.candidates)
+        return tensors, {"steps": window.settled_steps}
+    for part in ("gradient", "absolute", "square", "input_squares"):
+        if (sums := getattr(window, part)) is not None:
+            tensors[part] = _dense(sums)
+    return tensors, {"steps": window.settled_steps, "inputs": window.n_inputs}
+
+
+def _window_of(parts: _Parts, counts: Mapping[str, Any], target: Target, rule: Rule) -> AnyWindow:
+    """Return the window of a matrix as it was saved."""
+    shape, steps = parts.shape, _told(counts, "steps", int)
+    if rule.candidates == "first-step":
+        where, gradient = parts.sparse("window.gradient")
+        same, square = parts.sparse("window.square")
+        candidates = parts.positions("window.candidates")
+        support = union(flat(target.base.topology), flat(target.delta.topology))
+        held = to_numpy(flat(where))
+        if not all(np.array_equal(held, to_numpy(x)) for x in (flat(same), union(candidates, support))):
+            raise _damaged(f"the sums of the window of {parts.name} are not those of its candidates and support")
+        return FirstStepWindow(
+            target.delta_budget,
+            support,
+            Window(shape),
+            steps,
+            candidates,
+            flat(where),
+            gradient=gradient,
+            square=square,
+        )
+    asked = rule.asks()
+    sums: dict[str, Any] = {part: parts.dense(f"window.{part}", shape) for part in sorted(asked - {"inputs"})}
+    if "inputs" in asked:
+        sums["input_squares"] = parts.dense("window.input_squares", shape[1:])
+    return Window(shape, asked, steps, n_inputs=_told(counts, "inputs", int), **sums)
+
+
+def settings_text(settings: TrainSettings) -> str:
+    """Return the settings as canonical JSON text; numbers stand in it as Python writes them, exactly."""
+    return json.dumps(settings.described(), sort_keys=True)
+
+
+def _difference(held: str, given: str) -> str:
+    """Name what two settings texts disagree on, but for the preset, which decides nothing; empty if on nothing."""
+    try:
+        old, new = json.loads(held), json.loads(given)
+        names = [key for key in {**old, **new} if key != "preset" and old.get(key) != new.get(key)]
+    except (ValueError, TypeError, AttributeError):
+        return "they are not readable"
+    return ", ".join(f"{key} was {old.get(key)}, is {new.get(key)}" for key in names)
+
+
+def _told(held: Mapping[str, Any], key: str, kind: type) -> Any:
+    """Return an attribute of a kind; integers are not negative (CKP-007)."""
+    value = held.get(key)
+    fits = isinstance(value, kind) and not isinstance(value, bool)
+    if not fits or (isinstance(value, int) and value < 0):
+        raise _damaged(f"the attribute {key} is {str(value)[:40]!r}, must be {kind.__name__}")
+    return value
+
+
+def _shape_of(weights: Weights, name: str) -> tuple[int, int]:
+    """Return the shape of a target of the model (CKP-007)."""
+    try:
+        return matrix_of(weights, name).shape
+    except (ValueError, IndexError, AttributeError):
+        raise _damaged(f"the model has no target {name!r}") from None
+
+
+def _damaged(why: str) -> CheckpointError:
+    return CheckpointError("CKP-007", f"{why}; the training state is damaged: start without --resume")
+
+
+def _sparse(topology: Topology, values: Array) -> formats.Sparse:
+    there = as_numpy(topology)
+    return formats.Sparse(there.shape, there.indptr, there.indices, to_numpy(values))
+
+
+def _dense(array: Array) -> formats.Dense:
+    return formats.Dense(to_numpy(array))
+
+
+def _mask(shape: tuple[int, int], positions: Array) -> formats.Mask:
+    return formats.from_flat(shape, to_numpy(positions))

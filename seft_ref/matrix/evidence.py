@@ -1,0 +1,337 @@
+"""The evidence that an event takes from windows, some rows of a gradient at a time (GRD-003).
+
+(seen,) = evidence([View(window, base, delta)], rule, n)
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import accumulate
+from typing import Any
+
+from jaxtyping import Int
+
+from seft_ref.arrays.library import Array, array_namespace, device
+from seft_ref.kernels import Kernels
+from seft_ref.kernels import reference as definition
+from seft_ref.matrix.window import AnyWindow, FirstStepWindow, Window
+from seft_ref.topology.csr import difference, find, flat, outside, per_pool, union
+from seft_ref.update.criteria import GROW, USE_GROW, Chance, Known
+from seft_ref.update.delta import Base, Delta
+from seft_ref.update.evidence import Evidence, finite_norm, refuse_infinite
+from seft_ref.update.grow import Growable, best_of_groups
+from seft_ref.update.rules import Rule
+from seft_ref.update.select import largest, selection_in_pools
+
+ROWS = 512
+"""Most rows of a gradient that are evaluated at once when all of it is looked at."""
+_BLOCKS = 8
+"""Blocks of a large matrix: an eighth of it is little to hold."""
+_LEAST_BLOCK = 1 << 18
+"""Least entries of a block: a product of fewer is slow."""
+_FIRST_LOOK = 1 << 14
+"""Least number of scores that are sorted to find a first threshold."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class View:
+    """One matrix whose evidence is wanted; window None where the rule asks for no gradient."""
+
+    window: AnyWindow | None
+    base: Base
+    delta: Delta
+    matrix: int = 0
+    budget: Int[Array, " groups"] | None = None
+    """K of every group (DLT-001), with scope group"""
+
+
+def evidence(
+    views: Sequence[View],
+    rule: Rule,
+    n: int | Int[Array, " out"] | None,
+    *,
+    chance: Chance = Chance(0, 0),  # noqa: B008  frozen
+    pattern: tuple[int, int] | None = None,
+    kernels: Kernels = definition,
+) -> list[Evidence]:
+    """Return what an event needs of the matrices of one pool, some rows at a time (GRD-003).
+
+    n       how many positions grow at most, of all matrices together; of each row with scope row; None where growth is
+            over and nothing is scored
+    Raises  UpdateError EVT-005, SEL-004 for evidence, or the score of a candidate, that is not finite
+    """
+    if rule.candidates == "first-step":
+        return [_first_step_evidence(view, rule) for view in views]
+    held: _PerRow | _Strongest | None = None
+    if n is not None:
+        # one more than grows: the best that is left behind
+        held = _PerRow(n) if rule.scope == "row" else _Strongest(int(n) + 1, pattern, kernels)
+    found = [_look(view, number, rule, held, chance) for number, view in enumerate(views)]
+    if held is None:
+        return found
+    chosen = held.result(len(views))
+    return [replace(seen, **chosen[number]) for number, seen in enumerate(found)]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Block:
+    """Some rows of a matrix: what growth scores them by, positions counted from the first of them."""
+
+    number: int
+    """of the matrix among the views"""
+    low: int
+    """flat position of its first entry"""
+    n_in: int
+    values: Array
+    """scores, or signed gradients whose magnitude is the score"""
+    taken: Array
+    """positions of η"""
+    only: Array | None
+    """positions that alone may be looked at; None for all"""
+    more: dict[str, Array]
+    """what is kept of a candidate besides its score"""
+    budget: Array | None
+    """K of every group of the matrix, with scope group"""
+
+
+def _look(view: View, number: int, rule: Rule, held: Any, chance: Chance) -> Evidence:
+    """Return the evidence on the support, and offer everything else to what is held."""
+    n_out, n_in = view.base.topology.shape
+    xp = array_namespace(view.base.values)
+    window = view.window if isinstance(view.window, Window) else None
+    inputs = None if window is None else window.inputs()
+    asked = sorted(frozenset[str]() if window is None else window.asked - {"inputs"})
+    wanted = rule.asks_on_support()
+    norm = 0.0
+    found: dict[str, list[Array]] = {"slots": [], "scores": [], "gradient": [], "square": []}
+    rows = _rows_at_once(n_out, n_in)
+    for start in range(0, n_out, rows):
+        stop = min(start + rows, n_out)
+        low = start * n_in
+        known = Known() if window is None else window.rows(start, stop)
+        whole: dict[str, Array] = {}
+        for name in asked:
+            whole[name] = xp.reshape(getattr(known, name), (-1,))
+            # EVT-005: all of what is asked for, wherever it stands
+            if name == "gradient":
+                norm = math.hypot(norm, finite_norm(whole[name]))
+            else:
+                refuse_infinite(whole[name])
+        active = held is not None and rule.grow_scope == "active"
+        taken = view.delta.topology.positions(start, stop)
+        stored = view.base.topology.positions(start, stop) if wanted or active else taken
+        here = union(stored, taken) if wanted else taken
+        for name in wanted:
+            found[name].append(xp.take(whole[name], here))
+        if held is not None:
+            known = _with_rest(known, rule, view, inputs, chance, (start, stop))
+            # |ḡ| is taken where it is needed: most of the block is never looked at again
+            signed = known.gradient if rule.grow == "gradient" else GROW[rule.grow](known)
+            values = xp.reshape(signed, (-1,))
+            found["slots"].append(taken + low)
+            found["scores"].append(xp.abs(xp.take(values, taken)))
+            more = {n: v for n, v in whole.items() if rule.moments == "seeded" and n in ("gradient", "square")}
+            budget = view.budget if rule.scope == "group" else None
+            held.offer(_Block(number, low, n_in, values, taken, stored if active else None, more, budget))
+            del signed, values, more
+        del known, whole  # before the next block takes as much
+    zero, nothing = view.base.values[:0], xp.zeros((0,), dtype=xp.int64, device=device(view.base.values))
+    scores = xp.concat(found["scores"]) if found["scores"] else zero
+    return Evidence(
+        xp.concat(found["slots"]) if found["slots"] else nothing,
+        scores,
+        candidates=nothing,
+        candidate_scores=scores[:0],
+        inputs=inputs,
+        steps=1 if view.window is None else view.window.steps,
+        gradient_norm=norm if "gradient" in asked else None,
+        **{n: xp.concat(found[n]) if found[n] else zero for n in sorted(wanted)},
+    )
+
+
+def _rows_at_once(n_out: int, n_in: int) -> int:
+    """Return how many rows a block has: equal ones, for a short last block costs a product as much as a long one."""
+    n_blocks = max(1, min(_BLOCKS, n_out * n_in // _LEAST_BLOCK), -(-n_out // ROWS))
+    return max(1, -(-n_out // n_blocks))
+
+
+def _with_rest(
+    known: Known, rule: Rule, view: View, inputs: Array | None, chance: Chance, block: tuple[int, int]
+) -> Known:
+    """Return what a growth criterion looks at besides gradients, for a block of rows."""
+    start, stop = block
+    if rule.grow == "curvature":
+        return replace(known, inputs=inputs)
+    if rule.grow == "moments":
+        return replace(known, row=view.delta.shared["rows"][start:stop, None], column=view.delta.shared["columns"])
+    if rule.grow == "random":
+        n_in = view.base.topology.shape[1]
+        xp = array_namespace(view.base.values)
+        positions = xp.arange(start * n_in, stop * n_in, dtype=xp.int64, device=device(view.base.values))
+        return replace(known, uniform=chance.scores(view.matrix, positions, USE_GROW))
+    return known
+
+
+class _Strongest:
+    """The n strongest positions seen so far, of all matrices offered, in order of matrix and position."""
+
+    def __init__(self, n: int, pattern: tuple[int, int] | None, kernels: Kernels) -> None:
+        self.n, self.pattern, self.kernels = n, pattern, kernels
+        self.least: float | None = None
+        self.pieces: list[dict[str, Any]] = []
+        self.held = self.seen = 0
+
+    def offer(self, block: _Block) -> None:
+        """Look at a block."""
+        if block.only is not None or block.budget is not None:
+            self._look_at(block)
+            return
+        # pieces twice as long as all that was seen before: what exceeds the least of those is then about 2 n entries
+        n, start = block.values.shape[0], 0
+        while start < n:
+            stop = min(n, start + max(_FIRST_LOOK, 4 * self.n, 2 * self.seen))
+            here = _between(block.taken, start, stop) - start
+            more = {name: array[start:stop] for name, array in block.more.items()}
+            part = replace(block, low=block.low + start, values=block.values[start:stop], taken=here, more=more)
+            self._look_at(part)
+            self.seen += stop - start
+            start = stop
+
+    def _look_at(self, block: _Block) -> None:
+        xp = array_namespace(block.values)
+        if block.only is not None:
+            here = block.only
+        elif self.least is not None:
+            # an equal score stands at a higher position and loses (SEL-001)
+            here = self.kernels.exceeding(block.values, self.least)
+        else:
+            here = xp.arange(block.values.shape[0], dtype=xp.int64, device=device(block.values))
+        here = difference(here, block.taken)
+        scores = xp.abs(xp.take(block.values, here))
+        # EVT-005: of candidates only
+        refuse_infinite(scores)
+        if block.budget is not None:
+            assert self.pattern is not None, "scope group needs a pattern"
+            width = self.pattern[1]
+            best = best_of_groups(Growable(here, scores), width, block.budget[block.low // width :])
+            here, scores = best.positions, best.scores
+        elif self.least is None and here.shape[0] > self.n:
+            chosen = largest(scores, self.n)
+            here, scores = xp.take(here, chosen), xp.take(scores, chosen)
+        if not here.shape[0]:
+            return
+        extras = {name: xp.take(array, here) for name, array in block.more.items()}
+        self.pieces.append({"number": block.number, "positions": here + block.low, "scores": scores, **extras})
+        self.held += here.shape[0]
+        if self.held >= self.n and (self.least is None or self.held > self.n + max(self.n // 2, 4096)):
+            self._compact()
+
+    def _compact(self) -> None:
+        """Keep the n strongest of what is held."""
+        xp = array_namespace(self.pieces[0]["scores"])
+        scores = xp.concat([piece["scores"] for piece in self.pieces])
+        chosen = largest(scores, self.n)
+        self.least = float(xp.min(xp.take(scores, chosen)))
+        sizes = [piece["scores"].shape[0] for piece in self.pieces]
+        starts = [0, *accumulate(sizes)]
+        edges = xp.searchsorted(chosen, xp.asarray(starts, dtype=chosen.dtype, device=device(chosen)))
+        edges = [int(edges[i]) for i in range(len(starts))]
+        kept = []
+        for piece, start, low, high in zip(self.pieces, starts, edges, edges[1:], strict=False):
+            if high > low:
+                here = chosen[low:high] - start
+                kept.append({k: v if k == "number" else xp.take(v, here) for k, v in piece.items()})
+        self.pieces, self.held = kept, chosen.shape[0]
+
+    def result(self, n_matrices: int) -> list[dict[str, Array]]:
+        """Return for each matrix its candidates and what is known of them."""
+        if self.held > self.n:
+            self._compact()
+        return [_candidates([p for p in self.pieces if p["number"] == number]) for number in range(n_matrices)]
+
+
+class _PerRow:
+    """The n[r] + 1 strongest positions of every row of one matrix."""
+
+    def __init__(self, n: Int[Array, " out"]) -> None:
+        self.n = n
+        self.pieces: list[dict[str, Any]] = []
+
+    def offer(self, block: _Block) -> None:
+        """Look at a block."""
+        values = block.values
+        xp = array_namespace(values)
+        everywhere = xp.arange(values.shape[0], dtype=xp.int64, device=device(values))
+        here = difference(everywhere if block.only is None else block.only, block.taken)
+        if not here.shape[0]:
+            return
+        scores = xp.abs(xp.take(values, here))
+        # EVT-005: of candidates only
+        refuse_infinite(scores)
+        n_rows, first = values.shape[0] // block.n_in, block.low // block.n_in
+        counts = xp.minimum(self.n[first : first + n_rows] + 1, per_pool(here, block.n_in, n_rows))
+        chosen = selection_in_pools(-scores, here // block.n_in, counts).indices
+        here, scores = xp.take(here, chosen), xp.take(scores, chosen)
+        extras = {name: xp.take(array, here) for name, array in block.more.items()}
+        self.pieces.append({"number": block.number, "positions": here + block.low, "scores": scores, **extras})
+
+    def result(self, n_matrices: int) -> list[dict[str, Array]]:
+        """Return the candidates of the matrix and what is known of them."""
+        return [_candidates(self.pieces)]
+
+
+def _candidates(pieces: list[dict[str, Any]]) -> dict[str, Array]:
+    """Return the fields of Evidence that pieces make together."""
+    if not pieces:
+        return {}
+    xp = array_namespace(pieces[0]["scores"])
+    names = {
+        "positions": "candidates",
+        "scores": "candidate_scores",
+        "gradient": "candidate_gradient",
+        "square": "candidate_square",
+    }
+    return {names[k]: xp.concat([p[k] for p in pieces]) for k in names if k in pieces[0]}
+
+
+def _first_step_evidence(view: View, rule: Rule) -> Evidence:
+    """Return the evidence of a window that kept some positions only (GRD-007, GROW-006)."""
+    assert isinstance(view.window, FirstStepWindow), "candidates first-step need their window"
+    window = view.window.settled()
+    assert window.positions is not None
+    assert window.candidates is not None
+    xp = array_namespace(window.positions)
+    eta = flat(view.delta.topology)
+    for values in (window.gradient, window.square):
+        refuse_infinite(values)
+    steps = window.settled_steps
+    total, squares = window.gradient, window.square
+    assert total is not None
+    assert squares is not None
+    mean, square = (total, squares) if steps == 1 else (total / steps, squares / steps)
+    scores = GROW[rule.grow](Known(gradient=mean, square=square))
+
+    def at(positions: Array, values: Array) -> Array:
+        return xp.take(values, find(window.positions, positions)[0])
+
+    free = outside(window.candidates, eta)
+    candidates = window.candidates[free]
+    return Evidence(
+        eta,
+        at(eta, scores),
+        candidates,
+        at(candidates, scores),
+        gradient=at(window.support, mean),
+        square=at(window.support, square),
+        candidate_gradient=at(candidates, mean),
+        candidate_square=at(candidates, square),
+        steps=steps,
+        again=window.candidates[~free],
+    )
+
+
+def _between(positions: Int[Array, " n"], low: int, high: int) -> Int[Array, " m"]:
+    """Return the sorted positions p with low ≤ p < high."""
+    xp = array_namespace(positions)
+    edges = xp.searchsorted(positions, xp.asarray([low, high], dtype=positions.dtype, device=device(positions)))
+    return positions[int(edges[0]) : int(edges[1])]

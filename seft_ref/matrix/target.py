@@ -1,0 +1,81 @@
+"""The sparse state of one matrix: base, delta, budgets, and how they sit in the packed weight."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from jaxtyping import Float, Int
+
+from seft_ref.arrays.finite import refuse_spoilt, refuse_unstorable
+from seft_ref.arrays.library import Array, array_namespace
+from seft_ref.kernels import Kernels, Packed
+from seft_ref.matrix.bases import AnyBase, compacted, merged
+from seft_ref.model.weights import Weights, matrix_of, with_matrices
+from seft_ref.topology.csr import find, flat
+from seft_ref.update.delta import Delta
+
+__all__ = ["Target", "check_targets", "place", "refresh"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Target:
+    """The sparse state of one matrix, and how its delta sits in the packed weight."""
+
+    base: AnyBase
+    delta: Delta
+    budget: int
+    """K, the stored weights at load (DLT-001)"""
+    delta_budget: int
+    where: Int[Array, " d"]
+    """places of the slots in the packed weight"""
+    under: Float[Array, " d"]
+    """base values under the slots, 0 where the base has none"""
+    lost: Int[Array, " n"]
+    """flat positions that were stored at load and have left the base, ascending"""
+    row_budget: Int[Array, " out"] | None = None
+    """K of each row, with scope row"""
+    row_delta_budget: Int[Array, " out"] | None = None
+
+    def support_size(self) -> int:
+        """Return |S|, S = B ∪ η."""
+        base = self.base.open()
+        _, present = find(flat(base.topology), flat(self.delta.topology))
+        xp = array_namespace(present)
+        return base.nnz + self.delta.topology.nnz - int(xp.sum(xp.astype(present, xp.int64)))
+
+
+def place(target: Target, kernels: Kernels, held_in: Any = None, **memory: Packed) -> tuple[Target, Packed]:
+    """Return a target whose base or delta has moved with its effective weight, packed (DLT-003).
+
+    held_in  the 16-bit dtype in which the base is held; None for the dtype of computation (CKP-008)
+    memory   `loaded` or `spent` of `merged` and `compacted`
+    """
+    opened = target.base.open()
+    if held_in is None:
+        base, packed, where, under = merged(opened, target.delta, kernels, **memory)
+    else:
+        base, packed, where, under = compacted(opened, target.delta, held_in, kernels, **memory)
+    return replace(target, base=base, where=where, under=under), packed
+
+
+def refresh(weights: Weights, targets: Mapping[str, Target], kernels: Kernels) -> Weights:
+    """Return the weights with every slot's effective value, base plus delta rounded once, stored (DLT-003)."""
+    packed = {}
+    for name, target in targets.items():
+        packed[name] = kernels.store(matrix_of(weights, name), target.where, target.under + target.delta.values)
+    return with_matrices(weights, packed)
+
+
+def check_targets(targets: Mapping[str, Target], step: int, limits: Mapping[str, float]) -> None:
+    """Refuse targets that a step has left with NaN or infinity (TRN-007), or with a weight that the dtype of its file
+    does not hold (CKP-010).
+
+    limits  those of the weights of the model
+    """
+    for name, target in targets.items():
+        delta = target.delta
+        effective_values = target.under + delta.values
+        refuse_spoilt(step, name, {"values": delta.values, "weights": effective_values, **delta.kept, **delta.shared})
+        # only at slots do weights change
+        if name in limits:
+            refuse_unstorable(step, name, effective_values, limits[name])

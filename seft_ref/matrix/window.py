@@ -1,0 +1,258 @@
+"""What the gradients of a window say about one matrix (chapter 6).
+
+    window = Window(shape, rule.asks())
+    step = window.fresh()
+    step = step.plus(gradient)                   # once a micro-batch of this rank
+    window = window.joined(step, ranks)          # once all ranks have
+    window = window.settled()                    # after a step that has no event
+
+A gradient stays in its factors while a window holds one step.
+"""
+
+from dataclasses import dataclass, replace
+
+from jaxtyping import Float, Int
+
+from seft_ref.arrays.finite import refuse_spoilt_sums
+from seft_ref.arrays.library import Array, array_namespace
+from seft_ref.arrays.ranks import Ranks
+from seft_ref.kernels import Kernels
+from seft_ref.kernels import reference as definition
+from seft_ref.layers.linear import WeightGradient
+from seft_ref.topology.csr import Topology, flat, from_flat, union
+from seft_ref.update.criteria import Known
+from seft_ref.update.evidence import refuse_infinite
+from seft_ref.update.select import largest
+
+GRADIENT_ONLY = frozenset({"gradient"})
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Accumulated:
+    """The gradient of a matrix summed over micro-batches and steps: as factors while they are smaller, else as
+    one matrix.
+    """
+
+    shape: tuple[int, int]
+    factors: tuple[WeightGradient, ...] = ()
+    dense: Float[Array, "out in_"] | None = None
+
+    def plus(self, gradient: WeightGradient) -> "Accumulated":
+        """Return the sum with one more gradient (GRD-001)."""
+        factors = (*self.factors, gradient)
+        n_out, n_in = self.shape
+        if sum(f.x.shape[0] for f in factors) * (n_out + n_in) < n_out * n_in:
+            return Accumulated(self.shape, factors, self.dense)
+        return Accumulated(self.shape, (), self._rows_of(factors, 0, n_out))
+
+    def rows(self, start: int, stop: int) -> Float[Array, "rows in_"]:
+        """Return rows start to stop of the gradient."""
+        return self._rows_of(self.factors, start, stop)
+
+    def at(self, topology: Topology, kernels: Kernels) -> Float[Array, " nnz"]:
+        """Return the gradient at the slots of a topology (GRD-002)."""
+        total = None
+        if self.dense is not None:
+            xp = array_namespace(self.dense)
+            total = xp.take(xp.reshape(self.dense, (-1,)), flat(topology))
+        for f in self.factors:
+            part = kernels.sample(f.dy, f.x, topology)
+            total = part if total is None else total + part
+        return total
+
+    def whole(self) -> Float[Array, "out in_"]:
+        """Return all of the gradient."""
+        return self.rows(0, self.shape[0])
+
+    def over(self, ranks: Ranks) -> "Accumulated":
+        """Return the sum over all ranks, the same on each: the factors of all while they are smaller, else one matrix
+        (TRN-013).
+        """
+        if ranks.size == 1 or (self.dense is None and not self.factors):
+            return self
+        n_out, n_in = self.shape
+        # every rank must choose alike, whatever it holds
+        n_rows = ranks.every(None if self.dense is not None else sum(f.x.shape[0] for f in self.factors))
+        if None in n_rows or sum(n_rows) * (n_out + n_in) >= n_out * n_in:
+            return Accumulated(self.shape, (), ranks.sum(self.whole()))
+        xp = array_namespace(self.factors[0].dy)
+        dy, x = (ranks.join(xp.concat(parts)) for parts in ([f.dy for f in self.factors], [f.x for f in self.factors]))
+        return Accumulated(self.shape, (WeightGradient(dy, x),))
+
+    def _rows_of(self, factors: tuple[WeightGradient, ...], start: int, stop: int) -> Array:
+        total = None if self.dense is None else self.dense[start:stop, :]
+        for f in factors:
+            xp = array_namespace(f.dy)
+            part = xp.matrix_transpose(f.dy[:, start:stop]) @ f.x
+            total = part if total is None else total + part
+        return total
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Window:
+    """What the steps of a window have summed up to, of what is asked for (GRD-004 to GRD-006).
+
+    The gradient of the latest step stays apart until `settled` adds it: |g| and g² are of whole steps.
+    """
+
+    shape: tuple[int, int]
+    asked: frozenset[str] = GRADIENT_ONLY
+    settled_steps: int = 0
+    latest: Accumulated | None = None
+    gradient: Float[Array, "out in_"] | None = None
+    """Σ g over settled steps, if asked"""
+    absolute: Float[Array, "out in_"] | None = None
+    """Σ |g|, if asked"""
+    square: Float[Array, "out in_"] | None = None
+    """Σ g², if asked"""
+    input_squares: Float[Array, " in_"] | None = None
+    """Σ x² of the layer's inputs over all rows of all steps, if asked"""
+    n_inputs: int = 0
+    """rows that it sums"""
+
+    @property
+    def steps(self) -> int:
+        """Steps that the window holds."""
+        return self.settled_steps + (self.latest is not None)
+
+    def fresh(self) -> "Window":
+        """Return a window that asks for the same and has seen nothing: the next step of one rank."""
+        return Window(self.shape, self.asked)
+
+    def joined(self, step: "AnyWindow", ranks: Ranks) -> "Window":
+        """Return this window with a step of which every rank has summed up its rows (TRN-013)."""
+        assert isinstance(step, Window)
+        assert step.latest is not None, "the step holds no micro-batch"
+        latest = step.latest.over(ranks)
+        if "inputs" not in self.asked:
+            return replace(self, latest=latest)
+        squares = ranks.sum(step.input_squares)
+        if self.input_squares is not None:
+            squares = self.input_squares + squares
+        n_inputs = self.n_inputs + sum(ranks.every(step.n_inputs))
+        return replace(self, latest=latest, input_squares=squares, n_inputs=n_inputs)
+
+    def plus(self, gradient: WeightGradient, kernels: Kernels = definition) -> "Window":
+        """Return the window with one more micro-batch of the latest step."""
+        latest = self.latest or Accumulated(self.shape)
+        if self.asked - {"inputs"}:
+            latest = latest.plus(gradient)
+        if "inputs" not in self.asked:
+            return replace(self, latest=latest)
+        squares = array_namespace(gradient.x).sum(gradient.x * gradient.x, axis=0)
+        if self.input_squares is not None:
+            squares = self.input_squares + squares
+        return replace(self, latest=latest, input_squares=squares, n_inputs=self.n_inputs + gradient.x.shape[0])
+
+    def settled(self) -> "Window":
+        """Return the window with the latest step added to the sums, so that a run resumed here adds the same numbers in
+        the same order (TRN-004).
+        """
+        if self.latest is None:
+            return self
+        sums: dict[str, Array] = {}
+        if self.asked - {"inputs"}:
+            whole = self.latest.whole()
+            for name in sorted(self.asked - {"inputs"}):
+                term, held = _term(name, whole), getattr(self, name)
+                sums[name] = term if held is None else held + term
+        inputs = {} if self.input_squares is None else {"input_squares": self.input_squares}
+        refuse_spoilt_sums(sums | inputs)
+        return replace(self, settled_steps=self.steps, latest=None, **sums)
+
+    def rows(self, start: int, stop: int) -> Known:
+        """Return the means over the steps of what is asked for, rows start to stop (GRD-004, GRD-005)."""
+        latest = None
+        if self.latest is not None and self.asked - {"inputs"}:
+            latest = self.latest.rows(start, stop)
+        found: dict[str, Array] = {}
+        for name in sorted(self.asked - {"inputs"}):
+            total = None if getattr(self, name) is None else getattr(self, name)[start:stop, :]
+            if latest is not None:
+                term = _term(name, latest)
+                total = term if total is None else total + term
+            assert total is not None, "the window holds no step"
+            found[name] = total if self.steps == 1 else total / self.steps
+        return Known(**found)
+
+    def inputs(self) -> Float[Array, " in_"] | None:
+        """Return h, the mean square of the layer's inputs, if asked (GRD-006)."""
+        return None if self.input_squares is None else self.input_squares / self.n_inputs
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FirstStepWindow:
+    """A window that keeps gradients only at the strongest positions of its first step, and on the support (GRD-007)."""
+
+    n: int
+    """d_φ, how many candidates"""
+    support: Int[Array, " s"]
+    first: Window
+    """the first step, until it is settled"""
+    settled_steps: int = 0
+    candidates: Int[Array, " n"] | None = None
+    positions: Int[Array, " p"] | None = None
+    """candidates and support, ascending"""
+    latest: Float[Array, " p"] | None = None
+    gradient: Float[Array, " p"] | None = None
+    square: Float[Array, " p"] | None = None
+
+    @property
+    def steps(self) -> int:
+        """Steps that the window holds."""
+        return self.settled_steps + (self.latest is not None or self.first.latest is not None)
+
+    def fresh(self) -> "FirstStepWindow":
+        """Return what the next step of one rank is added to: this, for it keeps the step apart."""
+        return self
+
+    def joined(self, step: "AnyWindow", ranks: Ranks) -> "FirstStepWindow":
+        """Return this window with a step of which every rank has summed up its rows (TRN-013)."""
+        assert isinstance(step, FirstStepWindow)
+        if self.positions is None:
+            return replace(self, first=self.first.joined(step.first, ranks))
+        return replace(self, latest=ranks.sum(step.latest))
+
+    def plus(self, gradient: WeightGradient, kernels: Kernels = definition) -> "FirstStepWindow":
+        """Return the window with one more micro-batch of the latest step."""
+        if self.positions is None:
+            return replace(self, first=self.first.plus(gradient))
+        found = kernels.sample(gradient.dy, gradient.x, from_flat(self.first.shape, self.positions))
+        return replace(self, latest=found if self.latest is None else self.latest + found)
+
+    def settled(self) -> "FirstStepWindow":
+        """Return the window with the latest step added to the sums (TRN-004)."""
+        if self.first.latest is not None:
+            whole = self.first.latest.whole()
+            xp = array_namespace(whole)
+            everywhere = xp.reshape(whole, (-1,))
+            refuse_infinite(everywhere)
+            candidates = largest(xp.abs(everywhere), min(self.n, everywhere.shape[0]))
+            positions = union(candidates, self.support)
+            found = xp.take(everywhere, positions)
+            refuse_spoilt_sums({"square": found * found})
+            first = Window(self.first.shape)
+            return replace(
+                self,
+                first=first,
+                settled_steps=1,
+                candidates=candidates,
+                positions=positions,
+                gradient=found,
+                square=found * found,
+            )
+        if self.latest is None:
+            return self
+        total, square = self.gradient + self.latest, self.square + self.latest * self.latest
+        refuse_spoilt_sums({"gradient": total, "square": square})
+        return replace(self, settled_steps=self.steps, latest=None, gradient=total, square=square)
+
+
+AnyWindow = Window | FirstStepWindow
+
+
+def _term(name: str, gradient: Array) -> Array:
+    """Return what one step adds to a sum (GRD-005)."""
+    if name == "absolute":
+        return array_namespace(gradient).abs(gradient)
+    return gradient * gradient if name == "square" else gradient

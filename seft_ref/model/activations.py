@@ -1,0 +1,38 @@
+"""What the forward of a step keeps for its backward, in bytes, and when it is computed again instead (MDL-008)."""
+
+from seft_ref.arrays.library import Array, array_namespace
+from seft_ref.layers.attention_blocks import WHOLE
+from seft_ref.model.config import ModelConfig
+
+LARGE = 1 << 30
+"""Bytes of activations from which a step keeps the inputs of its blocks only."""
+
+
+def activation_bytes(config: ModelConfig, rows: int, length: int, itemsize: int, *, recompute: bool) -> int:
+    """Return the most that the blocks hold for the backward of rows x length tokens."""
+    tokens = rows * length
+    inputs = config.num_hidden_layers * tokens * config.hidden_size * itemsize
+    one_block = tokens * per_token(config, length) * itemsize
+    # the backward of a block computes its own cache again while those of the others are inputs still
+    return inputs + one_block if recompute else config.num_hidden_layers * one_block
+
+
+def per_token(config: ModelConfig, length: int) -> int:
+    """Return how many numbers a block keeps of each token."""
+    residual, heads = config.hidden_size, config.num_attention_heads
+    q, k = (config.projection_shape(name)[0] for name in ("q_proj", "k_proj"))
+    # a norm keeps what it was given, one number a row, and what it gave is kept by the products that follow
+    normed = 2 * residual + 1
+    qk_norms = q + k + heads + config.num_key_value_heads if config.qk_norm else 0
+    # LYR-013: of a long sequence no scores are kept
+    scores = heads * length if length <= WHOLE else 0
+    attention = qk_norms + q + 2 * k + scores + q
+    # gate and up; their product is computed again
+    return normed + attention + normed + 2 * config.intermediate_size
+
+
+def recomputes(config: ModelConfig, shape: tuple[int, ...], like: Array) -> bool:
+    """Tell whether a step of tokens of that shape, computed in the dtype of `like`, should compute blocks twice."""
+    rows, length = shape
+    itemsize = array_namespace(like).finfo(like.dtype).bits // 8
+    return activation_bytes(config, rows, length, itemsize, recompute=False) > LARGE

@@ -1,0 +1,340 @@
+"""The decoder as two lists: read a forward down and its backward up (MDL-001).
+
+Names of gradients are parameter names. The backward yields them as it goes, last layer first, so that a caller
+keeps only what it wants.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from jaxtyping import Bool, Float, Int
+
+from seft_ref.arrays.library import Array, array_namespace
+from seft_ref.kernels import Kernels
+from seft_ref.layers.attention import AttentionCache, attention_backward, attention_forward, visible_keys
+from seft_ref.layers.attention_blocks import WHOLE, BlockwiseCache, Sight, blockwise_backward, blockwise_forward
+from seft_ref.layers.embedding import EmbeddingCache, EmbeddingGradient, embedding_backward, embedding_forward
+from seft_ref.layers.linear import Linear, LinearCache, WeightGradient, linear_backward, linear_forward
+from seft_ref.layers.past import Past, extend
+from seft_ref.layers.rmsnorm import RmsNormCache, rmsnorm_backward, rmsnorm_forward
+from seft_ref.layers.rope import RopeTable, rope_backward, rope_forward, rope_table
+from seft_ref.layers.swiglu import SwigluCache, swiglu_again, swiglu_backward, swiglu_forward
+from seft_ref.model.config import ModelConfig, block_prefix
+from seft_ref.model.weights import Block, Weights
+
+NamedGradient = tuple[str, WeightGradient | EmbeddingGradient | Array]
+"""A parameter's name and its gradient: factors for a matrix, rows for a table, an array for a norm or a bias."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SelfAttentionCache:
+    """What the attention half of a block needs for its backward, in the order of the forward."""
+
+    q_proj: LinearCache
+    k_proj: LinearCache
+    v_proj: LinearCache
+    q_norm: RmsNormCache | None
+    k_norm: RmsNormCache | None
+    rope: RopeTable
+    attention: AttentionCache | BlockwiseCache
+    o_proj: LinearCache
+    past: Past | None
+    """what was read before, with these tokens; None where nothing is to be kept"""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class MlpCache:
+    """What the other half needs."""
+
+    gate_proj: LinearCache
+    up_proj: LinearCache
+    swiglu: SwigluCache
+    down_proj: Linear
+    """without its input, as large as gate: the backward computes it again from what it needs anyway"""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class BlockCache:
+    """One block."""
+
+    input_layernorm: RmsNormCache
+    self_attn: SelfAttentionCache
+    post_attention_layernorm: RmsNormCache
+    mlp: MlpCache
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class BlockInput:
+    """What the cache of a block comes from a second time, with the same bits (MDL-008)."""
+
+    x: Float[Array, "B T C"]
+    block: Block
+    config: ModelConfig
+    layer: int
+    around: "Surroundings"
+    kernels: Kernels
+
+    def cache(self) -> BlockCache:
+        """Return the cache of the block's forward."""
+        _, cache = block_forward(self.x, self.block, self.config, self.layer, self.around, self.kernels)
+        return cache
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class DecoderCache:
+    """A forward up to the last norm."""
+
+    embed_tokens: EmbeddingCache
+    blocks: tuple[BlockCache | BlockInput, ...]
+    norm: RmsNormCache
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ModelCache:
+    """A whole forward."""
+
+    decoder: DecoderCache
+    lm_head: LinearCache
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Surroundings:
+    """What every block of one forward shares: RoPE angles, and which keys each query sees under each window."""
+
+    rope: RopeTable
+    visible: dict[int | None, Bool[Array, "M T S"] | Sight]
+
+
+def surroundings(
+    config: ModelConfig, length: int, mask: Bool[Array, "B S"] | None, like: Float[Array, "..."], first: int = 0
+) -> Surroundings:
+    """Return the angles and masks of a forward over the tokens from `first` on of `length`, in the dtype and on the
+    device of `like`.
+    """
+    rope = rope_table(config.rope, config.head_dim, length, config.max_position_embeddings, like, first)
+    windows = set(config.windows)
+    # LYR-013: a long sequence has no matrix of what sees what
+    if length - first > WHOLE:
+        return Surroundings(rope, {window: Sight(length, window, mask, like, first) for window in windows})
+    return Surroundings(rope, {window: visible_keys(length, window, mask, like, first) for window in windows})
+
+
+def self_attention_forward(
+    x: Float[Array, "B T C"],
+    block: Block,
+    config: ModelConfig,
+    layer: int,
+    around: Surroundings,
+    kernels: Kernels,
+    past: Past | None = None,
+) -> tuple[Float[Array, "B T C"], SelfAttentionCache]:
+    """Return the output of the attention half, before the residual sum; x stands behind the tokens of a past."""
+    q, q_proj = linear_forward(x, block.q_proj, kernels)
+    k, k_proj = linear_forward(x, block.k_proj, kernels)
+    v, v_proj = linear_forward(x, block.v_proj, kernels)
+    q, k, v = (_split_heads(part, config.head_dim) for part in (q, k, v))
+    q_norm = k_norm = None
+    if block.q_norm is not None:
+        q, q_norm = rmsnorm_forward(q, block.q_norm, config.rms_norm_eps)
+    if block.k_norm is not None:
+        k, k_norm = rmsnorm_forward(k, block.k_norm, config.rms_norm_eps)
+    q, rope = rope_forward(q, around.rope)
+    k, _ = rope_forward(k, around.rope)
+    # GEN-001
+    if past is not None:
+        past = extend(past, k, v)
+        k, v = past.keys, past.values
+    y, attention = _attend(q, k, v, around.visible[config.windows[layer]])
+    y = _join_heads(y)
+    y, o_proj = linear_forward(y, block.o_proj, kernels)
+    return y, SelfAttentionCache(q_proj, k_proj, v_proj, q_norm, k_norm, rope, attention, o_proj, past)
+
+
+def self_attention_backward(
+    dy: Float[Array, "B T C"], cache: SelfAttentionCache, prefix: str
+) -> tuple[Float[Array, "B T C"], list[NamedGradient]]:
+    """Return (dx, gradients); a past is a constant."""
+    gradients: list[NamedGradient] = []
+    dy = _linear_backward(dy, cache.o_proj, f"{prefix}.o_proj", gradients)
+    dy = _split_heads(dy, cache.attention.q.shape[-1])
+    dq, dk, dv = _attend_backward(dy, cache.attention)
+    # forward: k, v = past.keys, past.values
+    dk, dv = (part[:, :, part.shape[2] - dq.shape[2] :, :] for part in (dk, dv))
+    dk = rope_backward(dk, cache.rope)
+    dq = rope_backward(dq, cache.rope)
+    if cache.k_norm is not None:
+        dk, dweight = rmsnorm_backward(dk, cache.k_norm)
+        gradients.append((f"{prefix}.k_norm.weight", dweight))
+    if cache.q_norm is not None:
+        dq, dweight = rmsnorm_backward(dq, cache.q_norm)
+        gradients.append((f"{prefix}.q_norm.weight", dweight))
+    dq, dk, dv = (_join_heads(part) for part in (dq, dk, dv))
+    dx_v = _linear_backward(dv, cache.v_proj, f"{prefix}.v_proj", gradients)
+    dx_k = _linear_backward(dk, cache.k_proj, f"{prefix}.k_proj", gradients)
+    dx_q = _linear_backward(dq, cache.q_proj, f"{prefix}.q_proj", gradients)
+    return dx_q + dx_k + dx_v, gradients
+
+
+def mlp_forward(x: Float[Array, "B T C"], block: Block, kernels: Kernels) -> tuple[Float[Array, "B T C"], MlpCache]:
+    """Return the output of the MLP half, before the residual sum."""
+    gate, gate_proj = linear_forward(x, block.gate_proj, kernels)
+    up, up_proj = linear_forward(x, block.up_proj, kernels)
+    y, swiglu = swiglu_forward(gate, up)
+    y, _ = linear_forward(y, block.down_proj, kernels)
+    return y, MlpCache(gate_proj, up_proj, swiglu, block.down_proj)
+
+
+def mlp_backward(
+    dy: Float[Array, "B T C"], cache: MlpCache, prefix: str
+) -> tuple[Float[Array, "B T C"], list[NamedGradient]]:
+    """Return (dx, gradients)."""
+    gradients: list[NamedGradient] = []
+    y, swiglu = swiglu_again(cache.swiglu)
+    down_proj = LinearCache(y, cache.down_proj, cache.gate_proj.kernels)
+    dy = _linear_backward(dy, down_proj, f"{prefix}.down_proj", gradients)
+    dgate, dup = swiglu_backward(dy, swiglu)
+    dx_up = _linear_backward(dup, cache.up_proj, f"{prefix}.up_proj", gradients)
+    dx_gate = _linear_backward(dgate, cache.gate_proj, f"{prefix}.gate_proj", gradients)
+    return dx_gate + dx_up, gradients
+
+
+def block_forward(
+    x: Float[Array, "B T C"],
+    block: Block,
+    config: ModelConfig,
+    layer: int,
+    around: Surroundings,
+    kernels: Kernels,
+    past: Past | None = None,
+) -> tuple[Float[Array, "B T C"], BlockCache]:
+    """Return the output of a block (MDL-001); x stands behind the tokens of a past."""
+    normed, input_layernorm = rmsnorm_forward(x, block.input_layernorm, config.rms_norm_eps)
+    attended, self_attn = self_attention_forward(normed, block, config, layer, around, kernels, past)
+    h = x + attended
+    normed, post_attention_layernorm = rmsnorm_forward(h, block.post_attention_layernorm, config.rms_norm_eps)
+    inner, mlp = mlp_forward(normed, block, kernels)
+    return h + inner, BlockCache(input_layernorm, self_attn, post_attention_layernorm, mlp)
+
+
+def block_backward(
+    dy: Float[Array, "B T C"], cache: BlockCache, prefix: str
+) -> tuple[Float[Array, "B T C"], list[NamedGradient]]:
+    """Return (dx, gradients)."""
+    # forward: y = h + inner
+    dnormed, gradients = mlp_backward(dy, cache.mlp, f"{prefix}.mlp")
+    dh, dweight = rmsnorm_backward(dnormed, cache.post_attention_layernorm)
+    gradients.append((f"{prefix}.post_attention_layernorm.weight", dweight))
+    dh = dh + dy
+    # forward: h = x + attended
+    dnormed, more = self_attention_backward(dh, cache.self_attn, f"{prefix}.self_attn")
+    dx, dweight = rmsnorm_backward(dnormed, cache.input_layernorm)
+    more.append((f"{prefix}.input_layernorm.weight", dweight))
+    return dx + dh, gradients + more
+
+
+def decoder_forward(
+    tokens: Int[Array, "B T"],
+    weights: Weights,
+    config: ModelConfig,
+    kernels: Kernels,
+    mask: Bool[Array, "B T"] | None = None,
+    *,
+    recompute: bool = False,
+) -> tuple[Float[Array, "B T C"], DecoderCache]:
+    """Return what the last norm gives at every position, and the cache (MDL-001).
+
+    Shapes     mask (B, T), True for tokens and False for padding; None if nothing is padded
+    Dtypes     tokens int64; the result the dtype of the weights
+    recompute  keep the input of each block only; its backward computes the rest again (MDL-008)
+    Raises     LayerError LYR-001 for a token outside the vocabulary
+    """
+    xp = array_namespace(tokens)
+    b, t = tokens.shape
+    around = surroundings(config, t, mask, weights.norm)
+    x, embed_tokens = embedding_forward(xp.reshape(tokens, (-1,)), weights.embed_tokens)
+    x = xp.reshape(x, (b, t, -1))
+    blocks: list[BlockCache | BlockInput] = []
+    for layer, block in enumerate(weights.blocks):
+        before = BlockInput(x, block, config, layer, around, kernels)
+        x, cache = block_forward(x, block, config, layer, around, kernels)
+        blocks.append(before if recompute else cache)
+        del before, cache
+    x, norm = rmsnorm_forward(x, weights.norm, config.rms_norm_eps)
+    return x, DecoderCache(embed_tokens, tuple(blocks), norm)
+
+
+def decoder_backward(dx: Float[Array, "B T C"], cache: DecoderCache) -> Iterator[NamedGradient]:
+    """Yield the gradient of every parameter but lm_head's, from the last layer to the first."""
+    xp = array_namespace(dx)
+    embed_tokens, blocks = cache.embed_tokens, list(cache.blocks)
+    dx, dnorm = rmsnorm_backward(dx, cache.norm)
+    del cache  # each block's part is let go as soon as it is used
+    yield "model.norm.weight", dnorm
+    while blocks:
+        kept = blocks.pop()
+        dx, gradients = block_backward(
+            dx, kept.cache() if isinstance(kept, BlockInput) else kept, block_prefix(len(blocks))
+        )
+        del kept
+        yield from gradients
+        del gradients
+    dx = xp.reshape(dx, (-1, dx.shape[-1]))
+    yield "model.embed_tokens.weight", embedding_backward(dx, embed_tokens)
+
+
+def model_forward(
+    tokens: Int[Array, "B T"],
+    weights: Weights,
+    config: ModelConfig,
+    kernels: Kernels,
+    mask: Bool[Array, "B T"] | None = None,
+    *,
+    recompute: bool = False,
+) -> tuple[Float[Array, "B T V"], ModelCache]:
+    """Return the logits of every position, and the cache (MDL-001); arguments are those of `decoder_forward`."""
+    x, decoder = decoder_forward(tokens, weights, config, kernels, mask, recompute=recompute)
+    logits, lm_head = linear_forward(x, weights.lm_head, kernels)
+    return logits, ModelCache(decoder, lm_head)
+
+
+def model_backward(dlogits: Float[Array, "B T V"], cache: ModelCache) -> Iterator[NamedGradient]:
+    """Yield every parameter's gradient, from the last layer to the first.
+
+    The table of tied embeddings comes twice, as lm_head.weight and as model.embed_tokens.weight; the sum is
+    its gradient (MDL-005).
+    """
+    dx, dweight, _ = linear_backward(dlogits, cache.lm_head)
+    yield "lm_head.weight", dweight
+    yield from decoder_backward(dx, cache.decoder)
+
+
+def _linear_backward(dy: Any, cache: LinearCache, name: str, gradients: list[NamedGradient]) -> Any:
+    """Return dx of a linear layer and note its gradients under its name."""
+    dx, dweight, dbias = linear_backward(dy, cache)
+    gradients.append((f"{name}.weight", dweight))
+    if dbias is not None:
+        gradients.append((f"{name}.bias", dbias))
+    return dx
+
+
+def _attend(q: Any, k: Any, v: Any, visible: Any) -> tuple[Any, AttentionCache | BlockwiseCache]:
+    """Return attention and its cache, a long sequence's in blocks."""
+    return blockwise_forward(q, k, v, visible) if isinstance(visible, Sight) else attention_forward(q, k, v, visible)
+
+
+def _attend_backward(dy: Any, cache: AttentionCache | BlockwiseCache) -> tuple[Any, Any, Any]:
+    """Return (dq, dk, dv)."""
+    return blockwise_backward(dy, cache) if isinstance(cache, BlockwiseCache) else attention_backward(dy, cache)
+
+
+def _split_heads(x: Float[Array, "B T HD"], head_dim: int) -> Float[Array, "B H T D"]:
+    xp = array_namespace(x)
+    b, t, _ = x.shape
+    return xp.permute_dims(xp.reshape(x, (b, t, -1, head_dim)), (0, 2, 1, 3))
+
+
+def _join_heads(x: Float[Array, "B H T D"]) -> Float[Array, "B T HD"]:
+    xp = array_namespace(x)
+    b, _, t, _ = x.shape
+    return xp.reshape(xp.permute_dims(x, (0, 2, 1, 3)), (b, t, -1))

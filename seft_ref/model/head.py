@@ -1,0 +1,69 @@
+"""The last product and the loss, some rows at a time: the logits of a long batch are never held at once (LYR-012)."""
+
+from itertools import pairwise
+
+from jaxtyping import Float, Int
+
+from seft_ref.arrays.library import Array, array_namespace
+from seft_ref.kernels import Kernels
+from seft_ref.layers.cross_entropy import cross_entropy_backward, cross_entropy_forward
+from seft_ref.layers.linear import Linear, linear_backward, linear_forward
+
+LOGITS = 9 << 20
+"""Most logits that are held at once, but for those of LEAST_ROWS rows; the loss takes a few times their memory."""
+LEAST_ROWS = 64
+_TOGETHER = 16
+"""Rows that dense products take together; parts are multiples of it."""
+
+
+def head_loss(
+    x: Float[Array, "B T C"], lm_head: Linear, targets: Int[Array, " N"], count: int, kernels: Kernels
+) -> float:
+    """Return the loss of all rows: those that count, summed and divided by count (LYR-011, LYR-012).
+
+    Raises:
+        LayerError: LYR-011 if count is not positive or a target is no class.
+    """
+    loss = 0.0
+    for part, rows in _parts(x, targets, lm_head):
+        logits, _ = linear_forward(part, lm_head, kernels)
+        loss += float(cross_entropy_forward(logits, rows, count)[0])
+    return loss
+
+
+def head_loss_and_gradient(
+    x: Float[Array, "B T C"], lm_head: Linear, targets: Int[Array, " N"], count: int, kernels: Kernels
+) -> tuple[float, Float[Array, "B T C"]]:
+    """Return the loss of all rows, and its gradient by x (LYR-011, LYR-012).
+
+    Raises:
+        LayerError: LYR-011 if count is not positive or a target is no class.
+    """
+    loss, found = 0.0, []
+    for part, rows in _parts(x, targets, lm_head):
+        logits, cache = linear_forward(part, lm_head, kernels)
+        of_part, loss_cache = cross_entropy_forward(logits, rows, count)
+        loss += float(of_part)
+        dlogits = cross_entropy_backward(array_namespace(of_part).ones_like(of_part), loss_cache)
+        del logits, loss_cache
+        found.append(linear_backward(dlogits, cache)[0])
+        del dlogits
+    xp = array_namespace(x)
+    return loss, xp.reshape(xp.concat(found), x.shape)
+
+
+def rows_at_once(n_rows: int, n_classes: int) -> int:
+    """Return how many rows of logits are held at once: parts of one size, for the largest is what counts."""
+    most = max(LEAST_ROWS, LOGITS // n_classes)
+    each = -(-n_rows // max(1, -(-n_rows // most)))
+    return min(n_rows, most, -(-each // _TOGETHER) * _TOGETHER)
+
+
+def _parts(x: Array, targets: Array, lm_head: Linear) -> list[tuple[Array, Array]]:
+    xp = array_namespace(x)
+    x = xp.reshape(x, (-1, x.shape[-1]))
+    n_rows = x.shape[0]
+    n = max(1, rows_at_once(n_rows, lm_head.weight.shape[0]))
+    # with no row at all there is still a loss to refuse or to return
+    edges = [*range(0, max(n_rows, 1), n), n_rows]
+    return [(x[i:j, :], targets[i:j]) for i, j in pairwise(edges)]

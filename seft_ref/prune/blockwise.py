@@ -1,0 +1,159 @@
+"""Pruning a whole model, block by block, each behind blocks that are already pruned (PRN-005)."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+from jaxtyping import Int
+
+from seft_ref.arrays.library import Array, array_namespace, overflow_allowed
+from seft_ref.errors import PruneError
+from seft_ref.kernels import Kernels
+from seft_ref.layers.embedding import embedding_forward
+from seft_ref.layers.swiglu import swiglu_again
+from seft_ref.model.config import ATTENTION, MLP, ModelConfig, block_prefix
+from seft_ref.model.decoder import BlockCache, block_forward, surroundings
+from seft_ref.model.weights import Block, block_of
+from seft_ref.prune.magnitude import magnitude_mask
+from seft_ref.prune.sparsegpt import hessian_of, sparsegpt
+from seft_ref.prune.wanda import square_sum, wanda_mask
+from seft_ref.text.tokens import check_length
+
+Read = Callable[[str], Array]
+"""Reads one parameter by name, in the dtype to compute with."""
+
+
+def prune_magnitude(
+    config: ModelConfig, read: Read, sparsity: float, pattern: tuple[int, int] | None = None
+) -> Iterator[tuple[str, Array]]:
+    """Yield (name, mask) of every target, True where a weight stays (PRN-002, PRN-004)."""
+    for matrix in config.targets():
+        yield matrix.name, magnitude_mask(finite_weight(matrix.name, read(matrix.name)), sparsity, pattern)
+
+
+def prune_wanda(
+    config: ModelConfig,
+    read: Read,
+    batches: Sequence[Int[Array, "B T"]],
+    kernels: Kernels,
+    sparsity: float,
+    pattern: tuple[int, int] | None = None,
+) -> Iterator[tuple[str, Array]]:
+    """Yield (name, mask) of every target, block by block (PRN-003 to PRN-005). Holds one block and its activations.
+
+    batches  calibration tokens, each (B, T)
+    Raises   PruneError PRN-006 for NaN or infinite weights, PRN-003 for such activations; TextError TRN-017 for windows
+             longer than the model has positions; LayerError LYR-001 for a token outside the vocabulary, LYR-015 and
+             LYR-016 for an overflow inside a layer
+    """
+
+    def prune(weight: Array, square_sum: Array) -> tuple[Array, Array]:
+        xp = array_namespace(weight)
+        mask = wanda_mask(weight, square_sum, sparsity, pattern)
+        return mask, xp.where(mask, weight, xp.zeros_like(weight))
+
+    for name, mask, _ in _block_by_block(config, read, batches, kernels, square_sum, prune):
+        yield name, mask
+
+
+def prune_sparsegpt(
+    config: ModelConfig,
+    read: Read,
+    batches: Sequence[Int[Array, "B T"]],
+    kernels: Kernels,
+    sparsity: float,
+    pattern: tuple[int, int] | None = None,
+) -> Iterator[tuple[str, Array, Array]]:
+    """Yield (name, mask, new weight) of every target, block by block (PRN-005, PRN-009 to PRN-013).
+
+    Holds one block, its activations, and a float64 (in, in) Hessian of each of the four inputs of its linear layers.
+
+    batches  calibration tokens, each (B, T)
+    Raises   PruneError PRN-006 for NaN or infinite weights, PRN-009 for such activations; else as `prune_wanda`
+    """
+
+    def prune(weight: Array, hessian: Array) -> tuple[Array, Array]:
+        return sparsegpt(weight, hessian, sparsity, pattern)
+
+    yield from _block_by_block(config, read, batches, kernels, hessian_of, prune)
+
+
+def _block_by_block(
+    config: ModelConfig,
+    read: Read,
+    batches: Sequence[Int[Array, "B T"]],
+    kernels: Kernels,
+    measure: Callable[[Array], Array],
+    prune: Callable[[Array, Array], tuple[Array, Array]],
+) -> Iterator[tuple[str, Array, Array]]:
+    """Yield (name, mask, new weight) of every target (PRN-005).
+
+    measure  from the input of a matrix, (B, T, in), to a statistic that is summed over the batches
+    prune    from a weight and its statistic to the mask and the new weight
+    """
+    for tokens in batches:
+        check_length(tokens.shape[1], config)
+    table = finite_weight("model.embed_tokens.weight", read("model.embed_tokens.weight"))
+    activations = []
+    for tokens in batches:
+        xp = array_namespace(tokens)
+        x, _ = embedding_forward(xp.reshape(tokens, (-1,)), table)
+        activations.append(xp.reshape(x, (*tokens.shape, -1)))
+    around = surroundings(config, batches[0].shape[1], None, table)
+    del table
+
+    @overflow_allowed()
+    def measured(block: Block, layer: int, prefix: str) -> dict[tuple[str, ...], Array]:
+        sums: dict[tuple[str, ...], Array] = {}
+        for x in activations:
+            _, cache = block_forward(x, block, config, layer, around, kernels)
+            for names, seen in _inputs(cache, prefix).items():
+                total = measure(seen)
+                sums[names] = total if names not in sums else sums[names] + total
+        return sums
+
+    @overflow_allowed()
+    def behind(block: Block, layer: int) -> list[Array]:
+        return [block_forward(x, block, config, layer, around, kernels)[0] for x in activations]
+
+    for layer in range(config.num_hidden_layers):
+        prefix = block_prefix(layer)
+        parameters = {
+            name: finite_weight(name, read(name)) for name in config.parameters() if name.startswith(f"{prefix}.")
+        }
+        block = block_of(config, layer, parameters, _pack(parameters, kernels))
+        # PRN-005
+        sums = measured(block, layer, prefix)
+        for names in list(sums):
+            statistic = sums.pop(names)
+            for name in names:
+                mask, parameters[name] = prune(parameters[name], statistic)
+                yield name, mask, parameters[name]
+        block = block_of(config, layer, parameters, _pack(parameters, kernels))
+        activations = behind(block, layer)
+
+
+def _pack(parameters: Mapping[str, Array], kernels: Kernels) -> dict[str, Array]:
+    return {name: kernels.pack_dense(weight) for name, weight in parameters.items() if weight.ndim == 2}
+
+
+def _inputs(cache: BlockCache, prefix: str) -> dict[tuple[str, ...], Array]:
+    """Return the inputs of the linear layers of a block, each under the names of the weights that share it."""
+    mixer, mlp = f"{prefix}.self_attn", f"{prefix}.mlp"
+    return {
+        _weights(mixer, ATTENTION[:3]): cache.self_attn.q_proj.x,
+        _weights(mixer, ATTENTION[3:]): cache.self_attn.o_proj.x,
+        _weights(mlp, MLP[:2]): cache.mlp.gate_proj.x,
+        _weights(mlp, MLP[2:]): swiglu_again(cache.mlp.swiglu)[0],
+    }
+
+
+def _weights(prefix: str, projections: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(f"{prefix}.{p}.weight" for p in projections)
+
+
+def finite_weight(name: str, weight: Array) -> Array:
+    """Return a weight, refusing NaN and infinity by name (PRN-006)."""
+    # PRN-006
+    xp = array_namespace(weight)
+    if not bool(xp.all(xp.isfinite(weight))):
+        raise PruneError("PRN-006", f"{name} holds NaN or infinite weights; repair the model before pruning")
+    return weight

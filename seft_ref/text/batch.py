@@ -1,0 +1,40 @@
+"""Rows of tokens, and what is to be predicted of them (TRN-001)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from jaxtyping import Bool, Int
+
+from seft_ref.arrays.library import Array, array_namespace, int64_like
+from seft_ref.layers.cross_entropy import IGNORE
+from seft_ref.model.weights import Weights
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Batch:
+    """Rows of tokens with the label of each, −100 where nothing is to be predicted (TRN-001)."""
+
+    tokens: Int[Array, "B T"]
+    labels: Int[Array, "B T"]
+    mask: Bool[Array, "B T"] | None = None
+    """True for tokens, False for padding; None if nothing is padded"""
+
+    def targets(self) -> Int[Array, " N"]:
+        """Return the target of every position: the label of the next one, none for the last (TRN-001)."""
+        xp = array_namespace(self.labels)
+        nothing = xp.full_like(self.labels[:, :1], IGNORE)
+        return xp.reshape(xp.concat([self.labels[:, 1:], nothing], axis=1), (-1,))
+
+    def count(self) -> int:
+        """Return how many targets count."""
+        xp = array_namespace(self.labels)
+        return int(xp.sum(xp.astype(self.labels[:, 1:] != IGNORE, xp.int64)))
+
+
+def batch_of(tokens: Sequence[int], starts: Sequence[int], length: int, weights: Weights) -> Batch:
+    """Return the windows that start at `starts` as a batch that predicts every token but the first of each row."""
+    xp = array_namespace(weights.norm)
+    rows = [list(tokens[start : start + length]) for start in starts]
+    flat = int64_like([token for row in rows for token in row], weights.norm)
+    windows = xp.reshape(flat, (len(rows), length))
+    return Batch(windows, windows)

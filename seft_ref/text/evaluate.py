@@ -1,0 +1,80 @@
+"""Perplexity of a model on text."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from seft_ref.arrays.library import overflow_allowed
+from seft_ref.errors import EvaluationError, TextError
+from seft_ref.kernels import Kernels
+from seft_ref.model.config import ModelConfig
+from seft_ref.model.decoder import decoder_forward
+from seft_ref.model.head import head_loss
+from seft_ref.model.weights import Weights
+from seft_ref.text.batch import Batch, batch_of
+from seft_ref.text.tokens import check_windows, evaluation_starts
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """What an evaluation found."""
+
+    perplexity: float
+    nats_per_token: float
+    targets: int
+    windows: int
+    length: int
+
+
+def evaluate(
+    weights: Weights,
+    config: ModelConfig,
+    tokens: Sequence[int],
+    kernels: Kernels,
+    *,
+    length: int = 128,
+    windows: int = 40,
+    rows: int = 1,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Evaluation:
+    """Return the perplexity over evenly spread windows of a token stream (EVL-001).
+
+    rows      windows that go through the model at once
+    progress  called with (windows done, windows in all)
+    Units     nats a target
+    Raises    TextError EVL-002 if the text is shorter than one window, TRN-017 and TRN-018 for windows or a text that
+              the model cannot read; EvaluationError EVL-003 if binary64 has no such perplexity; LayerError LYR-015,
+              LYR-016 for an overflow inside a layer
+    """
+    if windows < 1 or rows < 1:
+        raise TextError("EVL-001", f"windows is {windows} and rows {rows}; both must be at least 1")
+    starts = evaluation_starts(len(tokens), length, windows)
+    check_windows(tokens, length, config)
+    total, targets = 0.0, 0
+    for first in range(0, windows, rows):
+        batch = batch_of(tokens, starts[first : first + rows], length, weights)
+        total += _nats(weights, config, batch, kernels)
+        targets += batch.count()
+        progress(min(first + rows, windows), windows)
+    mean = total / targets
+    return Evaluation(_perplexity(mean), mean, targets, windows, length)
+
+
+def _perplexity(mean: float) -> float:
+    """Return exp of a mean loss, refusing what is not finite (EVL-003)."""
+    try:
+        perplexity = math.exp(mean)
+    except OverflowError:
+        perplexity = math.inf
+    # EVL-003
+    if not math.isfinite(perplexity):
+        raise EvaluationError(
+            "EVL-003", f"the mean loss is {mean} nats a target, which has no finite perplexity; is the model damaged?"
+        )
+    return perplexity
+
+
+@overflow_allowed()
+def _nats(weights: Weights, config: ModelConfig, batch: Batch, kernels: Kernels) -> float:
+    x, _ = decoder_forward(batch.tokens, weights, config, kernels, batch.mask, recompute=True)
+    return head_loss(x, weights.lm_head, batch.targets(), 1, kernels)

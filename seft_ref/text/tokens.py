@@ -1,0 +1,146 @@
+"""From text to the windows of tokens that training, calibration and evaluation look at, and from tokens to text."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from seft_ref.arrays.counter import STREAM_CALIBRATION, STREAM_WINDOWS, counter_key, draw
+from seft_ref.errors import TextError
+from seft_ref.model.config import ModelConfig
+
+
+def read_tokens(text_file: Path, model_dir: Path) -> list[int]:
+    """Return the tokens of a UTF-8 text file under the tokenizer.json of a model folder, as one stream (TRN-016).
+
+    Raises:
+        TextError: TRN-016 if a file is missing, not UTF-8 or not a tokenizer.
+    """
+    if not text_file.is_file():
+        raise TextError("TRN-016", f"there is no text file {text_file}")
+    tokenizer = read_tokenizer(model_dir)
+    try:
+        # bytes, because a text that is opened as text has other line ends
+        text = text_file.read_bytes().decode()
+    except UnicodeDecodeError as error:
+        raise TextError("TRN-016", f"{text_file} is not UTF-8: {error.reason} at byte {error.start}") from error
+    return list(tokenizer.encode(text).ids)
+
+
+def read_tokenizer(model_dir: Path) -> Any:
+    """Return the tokenizer of a model folder, a `tokenizers.Tokenizer` that neither cuts nor pads (TRN-016).
+
+    Raises:
+        TextError: TRN-016 if tokenizer.json is missing or not a tokenizer.
+    """
+    from tokenizers import Tokenizer
+
+    tokenizer_file = model_dir / "tokenizer.json"
+    if not tokenizer_file.is_file():
+        raise TextError("TRN-016", _without_tokenizer(model_dir))
+    try:
+        tokenizer = Tokenizer.from_file(str(tokenizer_file))
+    except Exception as error:
+        raise TextError("TRN-016", f"{tokenizer_file} cannot be read: {error}") from error
+    # TRN-016: what a call once asked for is saved with the tokenizer, and is no part of it
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    if getattr(tokenizer.model, "dropout", None):
+        tokenizer.model.dropout = None
+    return tokenizer
+
+
+def _without_tokenizer(model_dir: Path) -> str:
+    """Return what to do where a folder has no tokenizer.json."""
+    if not (model_dir / "tokenizer.model").is_file():
+        return f"{model_dir} has no tokenizer.json; copy the model's tokenizer there"
+    return (
+        f"{model_dir} has a tokenizer.model (SentencePiece) and no tokenizer.json; make one in the Hugging Face "
+        "folder, before it is converted, with: pip install transformers sentencepiece protobuf; "
+        'python -c "from transformers import AutoTokenizer; '
+        "AutoTokenizer.from_pretrained('DIR').backend_tokenizer.save('DIR/tokenizer.json')\""
+    )
+
+
+def check_windows(tokens: Sequence[int], length: int, config: ModelConfig) -> None:
+    """Refuse a text, or windows of it, that the model cannot read (TRN-017, TRN-018).
+
+    Raises:
+        TextError: TRN-017 for windows longer than the model has positions, TRN-018 for a token that is not in its
+        vocabulary.
+    """
+    # a text shorter than a window is refused where its windows are placed
+    if length <= len(tokens):
+        check_length(length, config)
+    lowest, highest = min(tokens, default=0), max(tokens, default=0)
+    # TRN-018
+    if lowest < 0 or highest >= config.vocab_size:
+        raise TextError(
+            "TRN-018",
+            f"the text has the token {lowest if lowest < 0 else highest}, and vocab_size of the model is "
+            f"{config.vocab_size}: tokenizer and model do not belong together; use the tokenizer.json of this model",
+        )
+
+
+def check_length(length: int, config: ModelConfig) -> None:
+    """Refuse windows longer than the model has positions (TRN-017)."""
+    # TRN-017
+    if length > config.max_position_embeddings:
+        raise TextError(
+            "TRN-017",
+            f"windows of {length} tokens are longer than max_position_embeddings {config.max_position_embeddings} of "
+            f"the model; use a length of at most {config.max_position_embeddings}",
+        )
+
+
+def written(tokens: Iterable[int], tokenizer: Any) -> Iterator[str]:
+    """Yield the text of tokens piece by piece as it becomes certain; the pieces make up the text of them all (GEN-009).
+
+    A character of several tokens is held back until the last of them, at the latest until the tokens end.
+    """
+    # Decoding a token alone would lose the space in front of it and bytes of a character: a piece is what the tokens
+    # from `before` on say beyond what they said without those from `shown` on.
+    so_far: list[int] = []
+    before = shown = 0
+    for token in tokens:
+        so_far.append(token)
+        known = tokenizer.decode(so_far[before:shown])
+        text = tokenizer.decode(so_far[before:])
+        # a decoder writes U+FFFD for bytes that are no character yet
+        if len(text) > len(known) and not text.endswith("\ufffd"):
+            yield text[len(known) :]
+            before, shown = shown, len(so_far)
+    rest = tokenizer.decode(so_far[before:])[len(tokenizer.decode(so_far[before:shown])) :]
+    if rest:
+        yield rest
+
+
+def training_starts(tokens: int, length: int, seed: int, step: int, rows: int) -> list[int]:
+    """Return where the windows of a step, counted from 1, start (TRN-003)."""
+    room = _room(tokens, length, "TRN-003")
+    key = counter_key(seed, STREAM_WINDOWS)
+    return [draw(key, (step - 1) * rows + row) % room for row in range(rows)]
+
+
+def calibration_starts(tokens: int, length: int, seed: int, samples: int) -> list[int]:
+    """Return where the calibration windows start (PRN-007)."""
+    room = _room(tokens, length, "PRN-007")
+    key = counter_key(seed, STREAM_CALIBRATION)
+    return [draw(key, i) % room for i in range(samples)]
+
+
+def evaluation_starts(tokens: int, length: int, windows: int) -> list[int]:
+    """Return where the evaluation windows start, spread evenly over the text (EVL-001)."""
+    room = _room(tokens, length, "EVL-002")
+    return [i * (room - 1) // max(windows - 1, 1) for i in range(windows)]
+
+
+def _room(tokens: int, length: int, clause: str) -> int:
+    """Return how many places a window can start at."""
+    if length < 2:
+        raise TextError(clause, f"a window of {length} tokens predicts nothing; use a length of at least 2")
+    if tokens < length:
+        raise TextError(
+            clause,
+            f"the text has {tokens} tokens, one window needs {length}: give more text or a smaller length",
+        )
+    return tokens - length + 1

@@ -1,0 +1,56 @@
+"""A change of topology as a value, and the one function that moves arrays across it."""
+
+from dataclasses import dataclass
+
+from jaxtyping import Int
+
+from seft_ref.arrays.library import Array, array_namespace, device, mask_at
+from seft_ref.errors import UpdateError
+from seft_ref.topology.csr import Topology, find, flat
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TopologyChange:
+    """Old topology, new topology, and where each new slot comes from (CHG-001)."""
+
+    old: Topology
+    new: Topology
+    source: Int[Array, " nnz_new"]
+    """int64: the old slot at the same position, −1 where the position is new."""
+
+
+def change(old: Topology, new: Topology) -> TopologyChange:
+    """Return the change from one topology to another of the same matrix (CHG-001)."""
+    xp = array_namespace(old.indices, new.indices)
+    where, present = find(flat(old), flat(new))
+    return TopologyChange(old, new, xp.where(present, where, -xp.ones_like(where)))
+
+
+def without(old: Topology, positions: Int[Array, " n"]) -> TopologyChange:
+    """Return the change that takes sorted flat positions out of a topology; those it lacks are passed over
+    (CHG-001).
+    """
+    xp = array_namespace(old.indices, positions)
+    where, present = find(flat(old), positions)
+    gone = where[present]
+    kept = ~mask_at(old.nnz, gone)
+    return TopologyChange(old, old.without_slots(gone), xp.astype(xp.nonzero(kept)[0], xp.int64, copy=False))
+
+
+def realign(array: Array, moved: TopologyChange, fill: float = 0) -> Array:
+    """Return an array of the old slots as an array of the new ones; new slots hold fill (CHG-002).
+
+    Shapes  array (nnz_old,); result (nnz_new,)
+    Dtypes  any; kept
+    Raises  UpdateError CHG-002 if the array does not have one entry an old slot
+    """
+    xp = array_namespace(array, moved.source)
+    if array.shape[0] != moved.old.nnz:
+        raise UpdateError("CHG-002", f"the array has {array.shape[0]} entries, the old topology {moved.old.nnz} slots")
+    kept = moved.source >= 0
+    if array.shape[0] and bool(xp.all(kept)):
+        return xp.take(array, moved.source)
+    filled = xp.full(moved.source.shape, fill, dtype=array.dtype, device=device(array))
+    if array.shape[0] == 0:
+        return filled
+    return xp.where(kept, xp.take(array, xp.where(kept, moved.source, xp.zeros_like(moved.source))), filled)

@@ -1,0 +1,144 @@
+"""Loss and gradients; the gradient of a matrix is evaluated only where it is asked for (chapter 6).
+
+step = loss_and_gradients(weights, config, batches, kernels, at={name: topology}, keep={name: window})
+step.at[name]                    # values at the topology's slots
+step.kept[name]                  # the window with this step in it
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from jaxtyping import Float
+
+from seft_ref.arrays.library import Array, array_namespace, overflow_allowed
+from seft_ref.arrays.ranks import ALONE, Ranks
+from seft_ref.errors import LayerError
+from seft_ref.kernels import Kernels
+from seft_ref.layers.cross_entropy import cross_entropy_backward, cross_entropy_forward
+from seft_ref.layers.embedding import EmbeddingGradient, embedding_gradient
+from seft_ref.layers.linear import WeightGradient
+from seft_ref.matrix.window import AnyWindow
+from seft_ref.model.activations import recomputes
+from seft_ref.model.config import ModelConfig
+from seft_ref.model.decoder import NamedGradient, decoder_backward, decoder_forward, model_backward, model_forward
+from seft_ref.model.head import head_loss_and_gradient
+from seft_ref.model.weights import Weights
+from seft_ref.text.batch import Batch
+from seft_ref.topology.csr import Topology
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class StepGradients:
+    """What one step's backward gave."""
+
+    loss: float
+    at: dict[str, Float[Array, " nnz"]] = field(default_factory=dict)
+    kept: dict[str, AnyWindow] = field(default_factory=dict)
+
+
+@overflow_allowed()
+def loss_and_gradients(
+    weights: Weights,
+    config: ModelConfig,
+    batches: Sequence[Batch],
+    kernels: Kernels,
+    at: Mapping[str, Topology],
+    keep: Mapping[str, AnyWindow] | None = None,
+    *,
+    recompute: bool | None = None,
+    ranks: Ranks = ALONE,
+) -> StepGradients:
+    """Return the mean loss of a step over its micro-batches, and the gradients asked for (TRN-001, TRN-002).
+
+    batches    micro-batches of this rank, at least one; the result is of all ranks, and the same on each (TRN-013)
+    at         for each matrix the positions at which its gradient is wanted (GRD-002)
+    keep       for each matrix whose whole gradient an event will look at, its window so far
+    recompute  keep the input of each block only, and compute the rest again in the backward, with the same bits
+               (MDL-008); None to do so where the rest takes a GiB
+    Units      loss in nats per target; gradients loss per unit of weight
+    Raises     LayerError LYR-011 if no label counts; LYR-015, LYR-016 for an overflow inside a layer; on every rank if
+               one has it
+    """
+    count = sum(ranks.every(sum(batch.count() for batch in batches)))
+    loss = 0.0
+    found: dict[str, Array] = {}
+    keep = keep or {}
+    here = {name: window.fresh() for name, window in keep.items()}
+
+    def add(batch: Batch) -> None:
+        nonlocal loss
+        again = recomputes(config, batch.tokens.shape, weights.norm) if recompute is None else recompute
+        batch_loss, gradients = _backward_to_targets(weights, config, batch, count, kernels, recompute=again)
+        loss += batch_loss
+        for name, gradient in gradients:
+            if not isinstance(gradient, WeightGradient):
+                continue
+            if name in at:
+                values = kernels.sample(gradient.dy, gradient.x, at[name])
+                found[name] = values if name not in found else found[name] + values
+            if name in here:
+                here[name] = here[name].plus(gradient, kernels)
+
+    refusal: LayerError | None = None
+    try:
+        for batch in batches:
+            add(batch)
+    except LayerError as error:
+        refusal = error
+    # TRN-013, TRN-015: what a layer refuses on one rank ends the step on all of them
+    shares = ranks.every((loss, refusal))
+    for _, refused in shares:
+        if refused is not None:
+            raise refused
+    loss = sum((share for share, _ in shares), 0.0)
+    found = {name: ranks.sum(values) for name, values in found.items()}
+    # one matrix after the other: what this rank alone has summed up is let go
+    kept = {name: window.joined(here.pop(name), ranks) for name, window in keep.items()}
+    return StepGradients(loss, found, kept)
+
+
+@overflow_allowed()
+def every_gradient(
+    weights: Weights, config: ModelConfig, batches: Sequence[Batch], kernels: Kernels
+) -> tuple[float, dict[str, Array]]:
+    """Return the loss and the whole gradient of every parameter by name; tied embeddings are summed (MDL-005)."""
+    count = sum(batch.count() for batch in batches)
+    loss = 0.0
+    total: dict[str, Array] = {}
+    for batch in batches:
+        batch_loss, gradients = _backward(weights, config, batch, count, kernels)
+        loss += batch_loss
+        for name, gradient in gradients:
+            key = "model.embed_tokens.weight" if name == "lm_head.weight" and config.tie_word_embeddings else name
+            value = _multiplied_out(gradient)
+            total[key] = value if key not in total else total[key] + value
+    return loss, total
+
+
+def _backward(
+    weights: Weights, config: ModelConfig, batch: Batch, count: int, kernels: Kernels
+) -> tuple[float, Iterator[NamedGradient]]:
+    """Return the loss of a micro-batch, as its share of the step, and the iterator of its gradients."""
+    xp = array_namespace(batch.tokens, weights.norm)
+    logits, cache = model_forward(batch.tokens, weights, config, kernels, batch.mask)
+    shape = logits.shape
+    loss, loss_cache = cross_entropy_forward(xp.reshape(logits, (-1, shape[-1])), batch.targets(), count)
+    dlogits = cross_entropy_backward(xp.ones_like(loss), loss_cache)
+    return float(loss), model_backward(xp.reshape(dlogits, shape), cache)
+
+
+def _backward_to_targets(
+    weights: Weights, config: ModelConfig, batch: Batch, count: int, kernels: Kernels, *, recompute: bool
+) -> tuple[float, Iterator[NamedGradient]]:
+    """As `_backward`, without the gradient of lm_head, and without ever holding the logits of all rows."""
+    x, cache = decoder_forward(batch.tokens, weights, config, kernels, batch.mask, recompute=recompute)
+    loss, dx = head_loss_and_gradient(x, weights.lm_head, batch.targets(), count, kernels)
+    return loss, decoder_backward(dx, cache)
+
+
+def _multiplied_out(gradient: WeightGradient | EmbeddingGradient | Array) -> Array:
+    if isinstance(gradient, WeightGradient):
+        return array_namespace(gradient.dy).matrix_transpose(gradient.dy) @ gradient.x
+    if isinstance(gradient, EmbeddingGradient):
+        return embedding_gradient(gradient)
+    return gradient

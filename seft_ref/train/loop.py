@@ -1,0 +1,292 @@
+"""The loop: the only place that puts model, gradients and rules together.
+
+    start = initial_state(settings, config, weights, bases, kernels, step_batches(settings, tokens, 1, weights))
+    for state, record in train(start, settings, config, tokens, kernels): ...
+    final = finish(state)
+
+`train_step` is the whole method on one screen.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from seft_ref.arrays.finite import LOWER_RATE, check_eps, gradient_norm, overflow_ends
+from seft_ref.arrays.library import Array, overflow_allowed
+from seft_ref.arrays.ranks import ALONE, Ranks, digest_of, refuse_different, rows_of
+from seft_ref.errors import ConfigError
+from seft_ref.kernels import Kernels, Packed
+from seft_ref.matrix.bases import AnyBase
+from seft_ref.matrix.target import Target, check_targets, place, refresh
+from seft_ref.matrix.window import AnyWindow, FirstStepWindow, Window
+from seft_ref.model.config import ModelConfig
+from seft_ref.model.weights import Weights, matrix_of, with_matrices
+from seft_ref.text.batch import Batch, batch_of
+from seft_ref.text.tokens import check_length, check_windows, training_starts
+from seft_ref.topology.csr import Topology, flat, slots_per_row, union
+from seft_ref.topology.groups import in_groups
+from seft_ref.train.event import adapt_last, evolve_all, over_budget
+from seft_ref.train.gradients import loss_and_gradients
+from seft_ref.train.settings import TrainSettings
+from seft_ref.train.start import initial_positions
+from seft_ref.update.delta import Base, Delta, effective, new_delta
+from seft_ref.update.optimizers import clip_factor, shares_of
+from seft_ref.update.record import EventRecord
+from seft_ref.update.schedule import learning_rate_at
+
+__all__ = [
+    "StepRecord",
+    "TrainState",
+    "finish",
+    "initial_state",
+    "moving_parts",
+    "step_batches",
+    "train",
+    "train_step",
+]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TrainState:
+    """A run after `step` steps. Its packed weights are donated to the next step: a state is used once."""
+
+    step: int
+    targets: dict[str, Target]
+    weights: Weights
+    window: dict[str, AnyWindow]
+    """what the steps since the window opened have summed up to; empty outside one (TRN-005)"""
+
+
+@dataclass(frozen=True, slots=True)
+class StepRecord:
+    """What a step did: loss in nats per target, norms in loss per unit of weight; the sums of an event over all
+    matrices, and the record of each (TRN-009).
+    """
+
+    step: int
+    loss: float
+    lr: float
+    gradient_norm: float
+    event: dict[str, int] | None = None
+    matrices: dict[str, EventRecord] | None = None
+
+
+@overflow_allowed()
+def initial_state(
+    settings: TrainSettings,
+    config: ModelConfig,
+    weights: Weights,
+    bases: Mapping[str, AnyBase],
+    kernels: Kernels,
+    batches: Sequence[Batch],
+    ranks: Ranks = ALONE,
+) -> TrainState:
+    """Return the state before the first step (DLT-001, DLT-002, DLT-004).
+
+    weights  the model with its bases packed
+    bases    a base for every target of the config
+    batches  this rank's of the first step; initial_positions "gradient" looks at their gradient
+    Raises   ConfigError DLT-002 if no matrix would get a slot, EVT-012 if scope group does not fit the model,
+             TRN-008 if eps is 0 in the dtype of the weights; TopologyError TOP-005 if a base is not of the pattern;
+             TextError TRN-017 for windows longer than the model has positions
+    """
+    check_length(settings.length, config)
+    check_eps(getattr(settings.optimizer, "eps", 1.0), weights.norm)
+    sizes = settings.delta_budgets(list(bases.values()))
+    if settings.pattern is not None:
+        bases = {name: _in_groups(base, settings.pattern) for name, base in bases.items()}
+    chosen = initial_positions(settings, config, weights, bases, kernels, batches, sizes, ranks)
+    targets: dict[str, Target] = {}
+    packed: dict[str, Packed] = {}
+    for matrix, size in zip(config.targets(), sizes, strict=True):
+        base, positions = bases[matrix.name].open(), chosen[matrix.name]
+        shares = shares_of(settings.optimizer, matrix.shape)
+        delta = new_delta(matrix.shape, positions, base.values, settings.keeps(), shares)
+        row_budget = slots_per_row(base.topology) if settings.rule.scope == "row" else None
+        row_slots = slots_per_row(delta.topology) if settings.rule.scope == "row" else None
+        new = Target(base, delta, base.nnz, size, positions[:0], base.values[:0], positions[:0], row_budget, row_slots)
+        held_in, loaded = bases[matrix.name].held_in, matrix_of(weights, matrix.name)
+        # where η lies in B, the base as packed is the effective weight: φ = 0
+        memory = {"loaded": loaded} if held_in is not None or settings.initial_scope != "anywhere" else {}
+        targets[matrix.name], packed[matrix.name] = place(new, kernels, held_in, **memory)
+    if not any(target.delta_budget for target in targets.values()):
+        raise ConfigError("DLT-002", "the delta budget gives no matrix a single slot; raise density, slots or rank")
+    return TrainState(0, targets, with_matrices(weights, packed), {})
+
+
+@overflow_allowed()
+def train_step(
+    state: TrainState,
+    batches: Sequence[Batch],
+    settings: TrainSettings,
+    config: ModelConfig,
+    kernels: Kernels,
+    *,
+    recompute: bool | None = None,
+    ranks: Ranks = ALONE,
+) -> tuple[TrainState, StepRecord]:
+    """Return the state after one more step, and what it did (chapters 8 to 10); recompute as `loss_and_gradients`.
+
+    batches  micro-batches of this rank; state and record are the same on every rank (TRN-013)
+
+    Raises:
+        UpdateError: TRN-007 for a loss, gradient or new state that is not finite; EVT-005 for such evidence; TRN-014
+        for ranks that differ after an event. CheckpointError: CKP-010 for a weight that its file does not hold. The
+        given state is spent then.
+    """
+    step = state.step + 1
+    rule, timetable = settings.rule, settings.timetable()
+    has_event = timetable.is_event(step)
+    slots = {name: target.delta.topology for name, target in state.targets.items()}
+    window = _window(state, step, settings)
+    with overflow_ends(f"step {step}", LOWER_RATE):
+        found = loss_and_gradients(
+            state.weights, config, batches, kernels, slots, window, recompute=recompute, ranks=ranks
+        )
+    norm = gradient_norm(step, found.loss, found.at)
+
+    lr = learning_rate_at(step, settings.steps, settings.lr, settings.warmup_steps, settings.lr_schedule)
+    targets = dict(state.targets)
+    # EVT-010
+    if not (has_event and rule.event_replaces_step):
+        factor = clip_factor(norm * norm, settings.max_norm)
+        optimize = settings.optimizer.step
+        targets = {
+            name: replace(target, delta=optimize(target.delta, found.at[name] * factor, lr))
+            for name, target in targets.items()
+        }
+        check_targets(targets, step, state.weights.limits)
+    if not has_event:
+        weights = refresh(state.weights, targets, kernels)
+        # settled, so that a run resumed inside a window adds the same numbers in the same order (TRN-004)
+        open_window = {name: seen.settled() for name, seen in found.kept.items()}
+        return TrainState(step, targets, weights, open_window), StepRecord(step, found.loss, lr, norm)
+
+    targets, packed, records = evolve_all(targets, found.kept, step, settings, kernels)
+    check_targets(targets, step, state.weights.limits)
+    refuse_different(ranks, f"after the event of step {step}", moving_parts(targets, ranks))
+    total = {key: sum(getattr(record, key) for record in records.values()) for key in EventRecord.COUNTS}
+    return (
+        TrainState(step, targets, with_matrices(state.weights, packed), {}),
+        StepRecord(step, found.loss, lr, norm, total, records),
+    )
+
+
+def train(
+    state: TrainState,
+    settings: TrainSettings,
+    config: ModelConfig,
+    tokens: Sequence[int],
+    kernels: Kernels,
+    *,
+    recompute: bool | None = None,
+    ranks: Ranks = ALONE,
+) -> Iterator[tuple[TrainState, StepRecord]]:
+    """Yield the state and the record after every remaining step; windows come from the token stream (TRN-003).
+
+    Raises:
+        TextError: TRN-017, TRN-018 for a text or windows that the model cannot read; as `train_step`.
+    """
+    check_windows(tokens, settings.length, config)
+    while state.step < settings.steps:
+        batches = step_batches(settings, tokens, state.step + 1, state.weights, ranks)
+        state, record = train_step(state, batches, settings, config, kernels, recompute=recompute, ranks=ranks)
+        yield state, record
+
+
+def step_batches(
+    settings: TrainSettings, tokens: Sequence[int], step: int, weights: Weights, ranks: Ranks = ALONE
+) -> list[Batch]:
+    """Return the micro-batches of a step, counted from 1, with the rows of this rank (TRN-002, TRN-003, TRN-013).
+
+    Raises:
+        ConfigError: TRN-013 if the step has fewer rows than there are ranks.
+    """
+    rows = settings.batch * settings.micro_batches
+    mine = rows_of(rows, ranks)
+    starts = training_starts(len(tokens), settings.length, settings.seed, step, rows)[mine.start : mine.stop]
+    return [
+        batch_of(tokens, starts[i : i + settings.batch], settings.length, weights)
+        for i in range(0, len(starts), settings.batch)
+    ]
+
+
+@overflow_allowed()
+def finish(
+    state: TrainState,
+    settings: TrainSettings,
+    config: ModelConfig,
+    tokens: Sequence[int],
+    kernels: Kernels,
+    ranks: Ranks = ALONE,
+) -> Mapping[str, tuple[Topology, Array]]:
+    """Return for each target the final support and the weight on it, after one last adapt pass where it is
+    needed (EVT-004).
+
+    The pass looks at the gradient of the last step's data at the final weights.
+    """
+    over, asked = over_budget(state.targets, settings), settings.rule.asks_at_end()
+    kept: dict[str, AnyWindow] = {}
+    if over and asked:
+        batches = step_batches(settings, tokens, settings.steps, state.weights, ranks)
+        empty: dict[str, AnyWindow] = {name: Window(state.targets[name].base.shape, asked) for name in over}
+        with overflow_ends("the last adapt pass", LOWER_RATE):
+            kept = loss_and_gradients(state.weights, config, batches, kernels, {}, empty, ranks=ranks).kept
+    final: dict[str, tuple[AnyBase, Delta]] = {n: (t.base, t.delta) for n, t in state.targets.items()}
+    return Final(final | adapt_last(state.targets, over, kept, settings))
+
+
+def moving_parts(targets: Mapping[str, Target], ranks: Ranks) -> dict[str, str]:
+    """Return hashes of what a run changes of its targets, by what ranks call them (TRN-014); of one process none.
+
+    The base at load and `lost` say what the base is.
+    """
+    if ranks.size == 1:
+        return {}
+    deltas = [target.delta for target in targets.values()]
+    places = [x for target in targets.values() for x in (flat(target.delta.topology), target.lost)]
+    values = [x for delta in deltas for x in (delta.values, *delta.kept.values(), *delta.shared.values())]
+    return {"positions": digest_of(places), "values": digest_of(values)}
+
+
+class Final(Mapping[str, tuple[Topology, Array]]):
+    """The support and the weight on it of every target, each put together when it is asked for."""
+
+    def __init__(self, held: Mapping[str, tuple[AnyBase, Delta]]) -> None:
+        self._held = held
+
+    def __getitem__(self, name: str) -> tuple[Topology, Array]:
+        base, delta = self._held[name]
+        return effective(base.open(), delta)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._held)
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+
+def _in_groups(base: AnyBase, pattern: tuple[int, int]) -> AnyBase:
+    """Return a base whose topology is held in groups (TOP-005); a packed one has none beside what is multiplied, and
+    stays as it is once its positions are known to fit the pattern.
+    """
+    topology = in_groups(base.topology, pattern)
+    return replace(base, topology=topology) if isinstance(base, Base) else base
+
+
+def _window(state: TrainState, step: int, settings: TrainSettings) -> dict[str, AnyWindow]:
+    """Return what this step's whole gradient is added to: nothing outside the window of the next event (TRN-005)."""
+    rule = settings.rule
+    asked = rule.asks()
+    if not asked or not settings.timetable().in_window(step):
+        return {}
+    if state.window:
+        return state.window
+    windows: dict[str, AnyWindow] = {}
+    for name, target in state.targets.items():
+        first = Window(target.base.shape, asked if rule.candidates == "all" else frozenset({"gradient"}))
+        if rule.candidates == "all":
+            windows[name] = first
+        else:
+            support = union(flat(target.base.topology), flat(target.delta.topology))
+            windows[name] = FirstStepWindow(target.delta_budget, support, first)
+    return windows

@@ -1,0 +1,127 @@
+"""What a run will hold, from its config and settings alone, before anything is loaded (TRN-012).
+
+parts = memory_of_run(config, settings, stored, compact=True)
+sum(parts.values())
+"""
+
+from collections.abc import Mapping
+
+from seft_ref.model.activations import LARGE, activation_bytes
+from seft_ref.model.config import ATTENTION, MLP, ModelConfig
+from seft_ref.model.head import rows_at_once
+from seft_ref.train.settings import TrainSettings
+
+PARTS = ("program", "embeddings", "weights", "base", "delta", "moments", "activations", "logits", "event")
+PROGRAM = 300 << 20
+"""Python, NumPy, numba and its compiled kernels."""
+PANEL = 64
+"""Columns of a panel of the compiled kernels: each has a pointer of 4 bytes a row."""
+DENSE_FROM = 0.55
+"""Share of stored positions from which these kernels hold a matrix densely."""
+LOGIT_COPIES = 3
+"""Arrays of the size of the logits at hand that the loss holds at once."""
+AT_AN_EVENT = 58
+"""Bytes a stored weight of the largest matrix that an event works in: positions as int64, and what stands on them."""
+IN_POOLS = 230
+"""The same where every row or group is sorted by itself."""
+
+
+def memory_of_run(
+    config: ModelConfig,
+    settings: TrainSettings,
+    stored: Mapping[str, int],
+    *,
+    itemsize: int = 4,
+    compact: bool = False,
+    recompute: bool | None = None,
+    index_bytes: tuple[int, int] = (1, 1),
+    dense_from: float = DENSE_FROM,
+    transposed: bool = False,
+) -> dict[str, int]:
+    """Return the bytes of each part of a run on the compiled kernels, at its largest (TRN-012).
+
+    stored       stored weights of every target at load
+    itemsize     bytes of a number that is computed with
+    index_bytes  what tells the position of a packed weight, plain and in 16 bits
+    dense_from   share of stored positions from which the kernel set holds a matrix densely
+    transposed   the kernel set holds a second, transposed copy of every sparse matrix
+    """
+    index, index_of_16_bits = index_bytes
+    extents = [_Extent(matrix.shape, stored[matrix.name]) for matrix in config.targets()]
+    slots = settings.delta_budgets(extents)
+    copies = 2 if transposed else 1
+    pointers = [_pointers(e.shape) + (_pointers(e.shape[::-1]) if transposed else 0) for e in extents]
+    weights = base = 0
+    opened = sum(slots)
+    for extent, of_rows, own in zip(extents, pointers, slots, strict=True):
+        if compact:
+            weights += copies * (2 + index_of_16_bits) * extent.nnz + of_rows
+            continue
+        if extent.nnz < dense_from * extent.numel:
+            weights += copies * (itemsize + index) * extent.nnz + of_rows
+            continue
+        weights += itemsize * extent.numel
+        # a dense matrix forgets what was stored (KRN-017)
+        base += (itemsize + 4) * extent.nnz + 8 * (extent.shape[0] + 1)
+        opened -= own
+    # a slot: its column, φ, its place, the base under it, whether a base that opens has one; the live part in panels
+    row_starts = sum(8 * (extent.shape[0] + 1) for extent in extents)
+    live = copies * sum(slots) * (itemsize + index) + sum(pointers) if compact else 0
+    delta = sum(slots) * (4 + itemsize + 8 + itemsize) + opened + row_starts + live
+    moments = sum(slots) * sum(4 if name == "age" else itemsize for name in settings.keeps())
+    rows, length = settings.batch, settings.length
+    if recompute is None:
+        recompute = activation_bytes(config, rows, length, itemsize, recompute=False) > LARGE
+    table = config.vocab_size * config.hidden_size
+    return {
+        "program": PROGRAM,
+        "embeddings": itemsize * table * (1 if config.tie_word_embeddings else 2),
+        "weights": weights,
+        "base": base,
+        "delta": delta,
+        "moments": moments,
+        "activations": activation_bytes(config, rows, length, itemsize, recompute=recompute),
+        "logits": LOGIT_COPIES * itemsize * rows_at_once(rows * length, config.vocab_size) * config.vocab_size,
+        "event": _event(config, settings, extents, itemsize, compact=compact),
+    }
+
+
+def _pointers(shape: tuple[int, int]) -> int:
+    return 4 * (-(-shape[1] // PANEL) * shape[0] + 1)
+
+
+def _event(
+    config: ModelConfig, settings: TrainSettings, extents: list["_Extent"], itemsize: int, *, compact: bool
+) -> int:
+    """Return what the window of an event holds, and what the event works in."""
+    asked = settings.rule.asks() - {"inputs"}
+    # the gradient at every stored weight, where slots start by it (DLT-004); compact bases are gone through one by one
+    by_gradient = settings.initial_positions == "gradient" and not compact
+    start = itemsize * sum(extent.nnz for extent in extents) if by_gradient else 0
+    if settings.timetable().event_after(1) is None:
+        return start
+    largest = max(extent.nnz for extent in extents)
+    if settings.rule.scope == "model":
+        largest = sum(extent.nnz for extent in extents)
+    at_an_event = IN_POOLS if settings.rule.scope in ("row", "group") else AT_AN_EVENT
+    working = at_an_event * largest + itemsize * max(extent.numel for extent in extents) // 8
+    if not asked:
+        return max(start, working)
+    if settings.gradient_window > 1:
+        return max(start, working + itemsize * len(asked) * sum(extent.numel for extent in extents))
+    tokens = settings.batch * settings.micro_batches * settings.length
+    held = 0
+    for name in ATTENTION + MLP:
+        n_out, n_in = config.projection_shape(name)
+        # k and v share the input of q, up that of gate; factors are kept while they are smaller than the matrix
+        own_input = 0 if name in ("k_proj", "v_proj", "up_proj") else n_in
+        as_factors = tokens * (n_out + n_in) < n_out * n_in
+        held += tokens * (n_out + own_input) if as_factors else n_out * n_in
+    return max(start, working + itemsize * held * config.num_hidden_layers)
+
+
+class _Extent:
+    """Shape and count of a matrix that is not there yet."""
+
+    def __init__(self, shape: tuple[int, int], nnz: int) -> None:
+        self.shape, self.nnz, self.numel = shape, nnz, shape[0] * shape[1]

@@ -1,0 +1,193 @@
+"""Everything that decides a run besides model and text, and how a preset and single settings make it.
+
+settings = settings_of("seft", steps=200, grow="curvature", optimizer="sgd", momentum=0.9)
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Literal
+
+from seft_ref.arrays.counter import counter_key
+from seft_ref.errors import ConfigError
+from seft_ref.update.delta import Extent, budget_by_count, budget_by_nnz, budget_by_numel, budget_by_rank
+from seft_ref.update.optimizers import AdamW, Optimizer, Sm3, name_of, optimizer_named
+from seft_ref.update.presets import preset_named
+from seft_ref.update.rules import CHOICES, Rule
+from seft_ref.update.schedule import LrSchedule, Timetable, learning_rate_at, spiel_phases
+
+BudgetBy = Literal["numel", "nnz", "count", "rank"]
+_OPTIMIZER_SETTINGS = ("beta1", "beta2", "eps", "weight_decay", "momentum")
+_NAMED = {
+    "initial_positions": (("gradient", "random", "magnitude"), "DLT-004"),
+    "initial_scope": (("active", "anywhere"), "DLT-004"),
+    "budget_by": (("numel", "nnz", "count", "rank"), "DLT-002"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class TrainSettings:
+    """Settings of a run. Defaults are chapter 8's to 10's; units are steps, tokens and ratios. `settings_of` makes
+    them from a preset.
+    """
+
+    label: str = "seft"
+    """the preset that `settings_of` started from; it decides nothing"""
+    rule: Rule = field(default_factory=Rule)
+    pattern: tuple[int, int] | None = None
+    """(N, M) of a base pruned to a pattern"""
+    steps: int = 80
+    batch: int = 4
+    """rows of one micro-batch"""
+    micro_batches: int = 1
+    length: int = 128
+    budget_by: BudgetBy = "numel"
+    density: float = 0.02
+    slots: int = 0
+    """slots of all matrices, with budget_by count"""
+    rank: int = 0
+    """LoRA rank, with budget_by rank"""
+    evolve_every: int = 20
+    drop_fraction: float = 0.2
+    gradient_window: int = 1
+    initial_positions: Literal["random", "gradient", "magnitude"] = "gradient"
+    initial_scope: Literal["active", "anywhere"] = "active"
+    lr: float = 1e-3
+    warmup_steps: int = 0
+    lr_schedule: LrSchedule = "constant"
+    optimizer: Optimizer = field(default_factory=AdamW)
+    max_norm: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse settings that contradict the clauses."""
+        counter_key(self.seed)
+        for name, lowest in (
+            ("steps", 1),
+            ("batch", 1),
+            ("micro_batches", 1),
+            ("length", 2),
+            ("evolve_every", 1),
+            ("warmup_steps", 0),
+        ):
+            if getattr(self, name) < lowest:
+                raise ConfigError("TRN-008", f"{name} is {getattr(self, name)}, must be at least {lowest}")
+        for name, (allowed, clause) in _NAMED.items():
+            if getattr(self, name) not in allowed:
+                raise ConfigError(clause, f"{name} is {getattr(self, name)!r}; choose one of {', '.join(allowed)}")
+        if not 0 < self.density <= 1:
+            raise ConfigError(
+                "DLT-002",
+                f"density is {self.density}, must be above 0 and at most 1 (0.02 trains 2 % of the positions)",
+            )
+        if not 0 <= self.drop_fraction <= 1:
+            raise ConfigError("SCH-001", f"drop_fraction is {self.drop_fraction}, must lie in 0 to 1")
+        self._check_window()
+        self._check_numbers()
+        self._check_contradictions()
+        learning_rate_at(1, self.steps, self.lr, self.warmup_steps, self.lr_schedule)
+
+    def _check_window(self) -> None:
+        if self.rule.events == "phases":
+            spiel_phases(self.steps, self.evolve_every, self.gradient_window)
+        elif not 1 <= self.gradient_window <= self.evolve_every:
+            raise ConfigError(
+                "TRN-005",
+                f"gradient_window is {self.gradient_window}, must lie in 1 to evolve_every {self.evolve_every}",
+            )
+
+    def _check_numbers(self) -> None:
+        # TRN-008
+        for name in ("lr", "max_norm", "weight_decay"):
+            value = getattr(self.optimizer if name == "weight_decay" else self, name)
+            if not 0 <= value < math.inf:
+                raise ConfigError("TRN-008", f"{name} is {value}, must be finite and not negative")
+        for name in ("beta1", "beta2", "momentum"):
+            value = getattr(self.optimizer, name, 0.0)
+            if not 0 <= value < 1:
+                raise ConfigError("TRN-008", f"{name} is {value}, must lie in 0 to below 1")
+        eps = getattr(self.optimizer, "eps", 1.0)
+        if not 0 < eps < math.inf:
+            raise ConfigError("TRN-008", f"eps is {eps}, must be finite and above 0")
+
+    def _check_contradictions(self) -> None:
+        # EVT-012
+        rule, sm3 = self.rule, isinstance(self.optimizer, Sm3)
+        for wrong, why in (
+            (
+                self.initial_scope == "anywhere" and rule.adapts != "never",
+                "initial_scope anywhere starts above the budget that adapts holds; set adapts never",
+            ),
+            (rule.grow == "moments" and not sm3, "grow moments looks at the accumulators of sm3; set optimizer sm3"),
+            (rule.moments == "seeded" and sm3, "sm3 keeps nothing for a slot that moments seeded could fill"),
+            (
+                rule.scope == "group" and self.pattern is None,
+                "scope group needs an N:M pattern; this model's record of pruning names none",
+            ),
+            (self.budget_by == "count" and self.slots < 1, "budget_by count needs slots"),
+            (self.budget_by == "rank" and self.rank < 1, "budget_by rank needs rank"),
+            (self.budget_by != "count" and self.slots != 0, f"slots is not used with budget_by {self.budget_by}"),
+            (self.budget_by != "rank" and self.rank != 0, f"rank is not used with budget_by {self.budget_by}"),
+        ):
+            if wrong:
+                raise ConfigError("EVT-012", why)
+        # EVT-007
+        if self.pattern is not None and self.initial_scope == "anywhere":
+            raise ConfigError("EVT-007", "initial_scope anywhere breaks the N:M pattern of this model; use active")
+        if self.pattern is not None and rule.evolves and rule.grow_scope != "active" and rule.scope != "group":
+            raise ConfigError(
+                "EVT-007", "this model has an N:M pattern: use grow_scope active or scope group, and candidates all"
+            )
+
+    def timetable(self) -> Timetable:
+        """Return which steps have events (SCH)."""
+        return Timetable(self.rule, self.steps, self.evolve_every, self.gradient_window, self.drop_fraction)
+
+    def delta_budgets(self, extents: Sequence[Extent]) -> list[int]:
+        """Return d_φ of every target, from their topologies or bases at load (DLT-002)."""
+        if self.budget_by == "count":
+            total = sum(extent.numel for extent in extents)
+            return [budget_by_count(self.slots, total, extent) for extent in extents]
+        if self.budget_by == "rank":
+            return [budget_by_rank(self.rank, extent) for extent in extents]
+        by = budget_by_nnz if self.budget_by == "nnz" else budget_by_numel
+        return [by(self.density, extent) for extent in extents]
+
+    def keeps(self) -> tuple[str, ...]:
+        """Return the names of what is kept of a slot."""
+        return (*self.optimizer.keeps, *(("origin",) if self.rule.drop == "change" else ()))
+
+    def described(self) -> dict[str, Any]:
+        """Return all settings under flat names, as `settings_of` takes them."""
+        told = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("label", "rule", "optimizer")}
+        return (
+            {"preset": self.label}
+            | told
+            | asdict(self.rule)
+            | {"optimizer": name_of(self.optimizer)}
+            | asdict(self.optimizer)
+        )
+
+
+def settings_of(preset: str = "seft", **changes: Any) -> TrainSettings:
+    """Return the settings of a preset with some of them changed (EVT-011).
+
+    changes  choices of chapter 8, settings of TrainSettings, and the optimizer's name and settings, all flat
+    Raises   ConfigError EVT-011 for an unknown preset or name, EVT-012 for choices that contradict each other
+    """
+    wanted = {**preset_named(preset), **changes}
+    if wanted.get("pattern") is not None and "grow_scope" not in wanted and wanted.get("scope") != "group":
+        wanted["grow_scope"] = "active"  # EVT-007
+    rule = {name: wanted.pop(name) for name in CHOICES if name in wanted}
+    optimizer = wanted.pop("optimizer", "adamw")
+    own = {name: wanted.pop(name) for name in _OPTIMIZER_SETTINGS if name in wanted}
+    known = [f.name for f in fields(TrainSettings) if f.name not in ("label", "rule", "optimizer")]
+    for name in wanted:
+        if name not in known:
+            names = sorted({*known, *CHOICES, *_OPTIMIZER_SETTINGS, "optimizer"})
+            raise ConfigError("EVT-011", f"there is no setting {name!r}; known are {', '.join(names)}")
+    if isinstance(optimizer, str):
+        optimizer = optimizer_named(optimizer, own)
+    elif own:
+        raise ConfigError("EVT-011", f"{', '.join(own)} beside a whole optimizer; give its name")
+    return TrainSettings(label=preset, rule=Rule(**rule), optimizer=optimizer, **wanted)

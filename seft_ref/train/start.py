@@ -1,0 +1,133 @@
+"""Where the slots of a run start (DLT-004)."""
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from seft_ref.arrays.counter import STREAM_POSITIONS, choose, counter_key
+from seft_ref.arrays.finite import START_ADVICE, overflow_ends, refuse_spoilt_start
+from seft_ref.arrays.library import Array, array_namespace, device, from_numpy, to_numpy
+from seft_ref.arrays.ranks import ALONE, Ranks
+from seft_ref.kernels import Kernels
+from seft_ref.matrix.bases import AnyBase
+from seft_ref.matrix.evidence import View, evidence
+from seft_ref.matrix.window import Accumulated, AnyWindow, Window
+from seft_ref.model.config import ModelConfig
+from seft_ref.model.weights import Weights
+from seft_ref.text.batch import Batch
+from seft_ref.topology.csr import Topology, flat
+from seft_ref.train.gradients import loss_and_gradients
+from seft_ref.train.settings import TrainSettings
+from seft_ref.update.delta import Base, new_delta, values_at
+from seft_ref.update.rules import Rule
+from seft_ref.update.select import largest
+
+_FIRST = "the first step, at the weights as loaded"
+
+
+def initial_positions(
+    settings: TrainSettings,
+    config: ModelConfig,
+    weights: Weights,
+    bases: Mapping[str, AnyBase],
+    kernels: Kernels,
+    batches: Sequence[Batch],
+    sizes: Sequence[int],
+    ranks: Ranks = ALONE,
+) -> dict[str, Array]:
+    """Return the initial flat positions of every target, ascending (DLT-004); the same on every rank.
+
+    batches  this rank's of the first step, of which `gradient` takes the gradient at the weights as loaded
+    Raises   UpdateError TRN-007 if its loss or a gradient that is looked at is not finite; EVT-005 for such a gradient
+             with initial_scope anywhere
+    """
+    by, anywhere = settings.initial_positions, settings.initial_scope == "anywhere"
+    if by == "gradient":
+        return _by_gradient(config, weights, bases, kernels, batches, sizes, ranks, anywhere=anywhere)
+    chosen: dict[str, Array] = {}
+    for index, (matrix, size) in enumerate(zip(config.targets(), sizes, strict=True)):
+        base = bases[matrix.name].open()
+        open_to = _everywhere(base) if anywhere else flat(base.topology)
+        if by == "random":
+            key = counter_key(settings.seed, STREAM_POSITIONS, index)
+            chosen[matrix.name] = from_numpy(choose(key, to_numpy(open_to), size), open_to)
+        else:
+            xp = array_namespace(open_to)
+            magnitude = xp.abs(values_at(flat(base.topology), base.values, open_to))
+            chosen[matrix.name] = xp.take(open_to, largest(magnitude, size))
+    return chosen
+
+
+def _by_gradient(
+    config: ModelConfig,
+    weights: Weights,
+    bases: Mapping[str, AnyBase],
+    kernels: Kernels,
+    batches: Sequence[Batch],
+    sizes: Sequence[int],
+    ranks: Ranks,
+    *,
+    anywhere: bool,
+) -> dict[str, Array]:
+    """Return the positions with the largest gradients, in the base or anywhere."""
+    chosen: dict[str, Array] = {}
+    compact = any(base.held_in is not None for base in bases.values())
+    if not anywhere and not compact:
+        with overflow_ends(_FIRST, START_ADVICE):
+            step = loss_and_gradients(weights, config, batches, kernels, _Opened(bases), ranks=ranks)
+        refuse_spoilt_start(step.loss, step.at)
+        found = step.at
+        for (name, base), size in zip(bases.items(), sizes, strict=True):
+            positions = flat(base.topology)
+            xp = array_namespace(positions)
+            chosen[name] = xp.take(positions, largest(xp.abs(found[name]), size))
+        return chosen
+    windows = {name: Window(base.shape) for name, base in bases.items()}
+    with overflow_ends(_FIRST, START_ADVICE):
+        step = loss_and_gradients(weights, config, batches, kernels, {}, windows, ranks=ranks)
+    refuse_spoilt_start(step.loss, {})
+    kept = step.kept
+    for (name, held), size in zip(bases.items(), sizes, strict=True):
+        base = held.open()
+        if not anywhere:
+            # one matrix after the other: the gradients of all stored weights are as large as the weights
+            positions = flat(base.topology)
+            xp = array_namespace(positions)
+            gradient = _latest(kept[name]).at(base.topology, kernels)
+            refuse_spoilt_start(step.loss, {name: gradient})
+            chosen[name] = xp.take(positions, largest(xp.abs(gradient), size))
+            continue
+        nothing = new_delta(base.topology.shape, flat(base.topology)[:0], base.values)
+        (seen,) = evidence([View(kept[name], base, nothing)], Rule(), size, kernels=kernels)
+        best = largest(seen.candidate_scores, min(size, seen.candidates.shape[0]))
+        chosen[name] = array_namespace(best).take(seen.candidates, best)
+    return chosen
+
+
+class _Opened(Mapping[str, Topology]):
+    """The topologies of bases, each opened when it is asked for."""
+
+    def __init__(self, bases: Mapping[str, AnyBase]) -> None:
+        self._bases = bases
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._bases
+
+    def __getitem__(self, name: str) -> Topology:
+        return self._bases[name].open().topology
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._bases)
+
+    def __len__(self) -> int:
+        return len(self._bases)
+
+
+def _everywhere(base: Base) -> Array:
+    xp = array_namespace(base.values)
+    return xp.arange(base.topology.numel, dtype=xp.int64, device=device(base.values))
+
+
+def _latest(window: AnyWindow) -> Accumulated:
+    """Return the gradient of the one step that a window holds."""
+    assert isinstance(window, Window)
+    assert window.latest is not None
+    return window.latest
