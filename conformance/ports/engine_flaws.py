@@ -9,8 +9,8 @@ from formats import FormatError
 from seft_ref.errors import SeftError
 from seft_ref.layers.attention import attention_backward, attention_forward
 from seft_ref.layers.rmsnorm import RmsNormCache
+from seft_ref.model import decoder as model
 from seft_ref.model.config import ModelConfig
-from seft_ref.model.decoder import decoder as model
 from seft_ref.prune import blockwise as calibrate
 from seft_ref.prune.sparsegpt import hessian_of, sparsegpt
 

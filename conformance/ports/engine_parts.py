@@ -22,18 +22,18 @@ from seft_ref.adapters import frozen as adapter_base
 from seft_ref.adapters import lora as adapter_lora
 from seft_ref.adapters import sparsepeft as adapter_sparsepeft
 from seft_ref.adapters import spp as adapter_spp
-from seft_ref.arrays.library import counter
+from seft_ref.arrays import counter
 from seft_ref.kernels import reference as kernels
 from seft_ref.layers import attention, attention_blocks, cross_entropy, embedding, rmsnorm, rope
 from seft_ref.matrix import evidence
-from seft_ref.model.decoder import config
-from seft_ref.model.decoder import decoder as model
+from seft_ref.model import config
+from seft_ref.model import decoder as model
 from seft_ref.prune import keep, sparsegpt, wanda
-from seft_ref.text.tokens import sampling
-from seft_ref.text.tokens import tokens as text
-from seft_ref.topology.csr import csr as topology
-from seft_ref.topology.csr import groups
-from seft_ref.train.loop import diagnose, event, settings, start
+from seft_ref.text import sampling
+from seft_ref.text import tokens as text
+from seft_ref.topology import csr as topology
+from seft_ref.topology import groups
+from seft_ref.train import diagnose, event, settings, start
 from seft_ref.update import adapt, drop, evolve, grow, optimizers, rules, schedule, select
 from seft_ref.update import delta as slots
 from seft_ref.update import evidence as norms

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from seft_ref.arrays.library import library as arrays
+from seft_ref.arrays import library as arrays
 from seft_ref.kernels import cpu, reference
 from tests.kernels.refused import assert_refused
 from tests.kernels.sets import SETS

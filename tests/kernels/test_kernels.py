@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from seft_ref import kernels
-from seft_ref.arrays.library import library as arrays
+from seft_ref.arrays import library as arrays
 from seft_ref.kernels import cpu, reference
 from seft_ref.topology.csr import Topology, flat, from_flat
 from tests.kernels.refused import assert_refused

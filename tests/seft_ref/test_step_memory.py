@@ -11,8 +11,9 @@ from seft_ref.kernels import cpu, reference
 from seft_ref.layers.cross_entropy import cross_entropy_backward, cross_entropy_forward
 from seft_ref.layers.linear import Linear, linear_backward, linear_forward
 from seft_ref.matrix.window import Window
+from seft_ref.model import head
 from seft_ref.model.activations import activation_bytes, per_token, recomputes
-from seft_ref.model.decoder import decoder_backward, decoder_forward, head
+from seft_ref.model.decoder import decoder_backward, decoder_forward
 from seft_ref.model.head import head_loss, head_loss_and_gradient, rows_at_once
 from seft_ref.model.weights import assemble
 from seft_ref.topology.csr import full
