@@ -73,6 +73,26 @@ def test_each_import_contract_bites(contract, tmp_path):
     assert verdicts(house)[contract] == "BROKEN"
 
 
+def test_a_module_that_stands_on_no_floor_fails(tmp_path):
+    house = copy_of_the_house(tmp_path)
+    (house / "seft_ref" / "lost.py").write_text('"""Belongs nowhere."""\n')
+    assert verdicts(house)["floors of the engine"] == "BROKEN"
+
+
+def test_readme_contracts_and_tree_have_the_same_rooms():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    (layout,) = re.findall(r"```\n(SPEC\.md .*?)```", readme, re.DOTALL)
+    lines = [re.findall(r"(\w+)(?:/|\.py)(?=\s|$)", line) for line in layout.splitlines() if line.startswith("  ")]
+    (floors,) = (c for c in SETTINGS["tool"]["importlinter"]["contracts"] if c["name"] == "floors of the engine")
+    assert lines == [floor.split(" | ") for floor in floors["layers"]]
+    tree = {path.stem for path in (ROOT / "seft_ref").iterdir() if path.is_dir() or path.suffix == ".py"}
+    assert {room for line in lines for room in line} == tree - {"__init__", "__pycache__"}
+    named = set(re.findall(r"^(\w+)/", layout, re.MULTILINE))
+    folders = subprocess.run(["git", "ls-files", "--", "*/*"], cwd=ROOT, capture_output=True, text=True, check=False)
+    if folders.returncode == 0:  # not in a copy without git
+        assert named == {line.split("/")[0] for line in folders.stdout.splitlines()} - {".ci", ".github"}
+
+
 def sources(*folders):
     return sorted(path for folder in folders for path in (ROOT / folder).rglob("*.py"))
 
