@@ -16,7 +16,7 @@ from typing import Any
 import array_api_strict
 import numpy as np
 
-CUPY_READY = Path(__file__).resolve().parents[1] / "seft_ref" / "cupy_ready.py"
+CUPY_READY = Path(__file__).resolve().parents[1] / "seft_ref" / "arrays" / "cupy_ready.py"
 
 
 @dataclass(frozen=True)
