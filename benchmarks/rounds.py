@@ -12,17 +12,15 @@ from typing import Annotated, Any
 import typer
 
 from seft_cli.output import require_file
+from seft_cli.threads import NAMES, PASSIVE
 
 JsonFile = Annotated[
     Path | None, typer.Option("--json", callback=require_file, help="Write the result to this file as well.")
 ]
 Threads = Annotated[int, typer.Option(min=1, help="Threads of every library.")]
 
-# Idle workers of OpenBLAS and OpenMP spin on cores that the other pool needs; both read this when loaded.
-CLEAN = {"OPENBLAS_THREAD_TIMEOUT": "4", "OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "2000"}
 # Would make OpenBLAS choose a slower dense product than the machine's own.
 UNSET = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")
-THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
 
 BLOCK_SECONDS = 0.04
 """Least duration of a timed block."""
@@ -60,7 +58,7 @@ def machine(threads: int) -> dict[str, Any]:
 
 def restart_in_clean_environment(threads: int) -> None:
     """Replace this process by one whose libraries will wait passively and use the machine's own kernels."""
-    wanted = CLEAN | dict.fromkeys(THREADS, str(threads))
+    wanted = PASSIVE | dict.fromkeys(NAMES, str(threads))
     if all(os.environ.get(name) == value for name, value in wanted.items()) and not any(n in os.environ for n in UNSET):
         return
     environment = {name: value for name, value in os.environ.items() if name not in UNSET} | wanted
@@ -83,7 +81,7 @@ def rounds(
     times: dict[str, list[float]] = {name: [] for name in methods}
     cores: dict[str, list[float]] = {name: [] for name in methods}
     repeats: dict[str, int] = {}
-    n_threads = int(os.environ[THREADS[0]])
+    n_threads = int(os.environ[NAMES[0]])
     for _ in range(n_rounds):
         for name, method in methods.items():
             start = time.perf_counter()

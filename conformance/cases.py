@@ -24,9 +24,9 @@ Value = Any
 _FILE = 1024
 """Bytes from which on an array of u8 is a file: such text has many stretches that come twice."""
 _LONG = 1 << 15
-"""Bytes from which on any array is packed: cases that are so long repeat a few numbers."""
+"""An array of at least so many bytes is packed: long cases repeat a few numbers."""
 _MANY = 1024
-"""Names of a dict from which on a value that all of them have stands there once: a folder has so many tensors."""
+"""A dict of at least so many names with equal values stores the value once. Cases of folders have such dicts."""
 _NAMES = {"f32": "<f4", "f64": "<f8", "i64": "<i8", "u64": "<u8", "u8": "|u1", "bool": "|b1"}
 
 

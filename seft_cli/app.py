@@ -58,7 +58,7 @@ def run(name: str) -> None:
         raise SystemExit(import_module(module).main())
     command: Callable[..., Any] = getattr(import_module(f"seft_cli.{module}"), function)
     if name == "finetune":
-        # processes that mpirun started speak with one voice
+        # of several processes that mpirun started, only the first prints
         from seft_cli import launcher
 
         launcher.run(command, f"seft {name}")

@@ -37,7 +37,7 @@ class Known:
     weight: Array | None = None
     """W, the effective weight"""
     value: Array | None = None
-    """φ"""
+    """φ, the value of the slot"""
     origin: Array | None = None
     """φ₀, the value with which the slot entered"""
     uniform: Array | None = None

@@ -29,7 +29,7 @@ getattr(formats, sys.argv[1])(sys.argv[2], formats.Checkpoint("model", Slow(w=No
 def paused(write, path: Path) -> subprocess.Popen:
     """Start a program that writes to path and stops in the middle; return it once it is there.
 
-    It is no fork of this one, in which other tests may have started threads.
+    A fork of this process could hang, because other tests may have started threads in it.
     """
     child = subprocess.Popen([sys.executable, "-c", SLOW, write.__name__, str(path)], stdout=subprocess.PIPE)
     assert child.stdout.readline() == b"in the middle\n"

@@ -1,0 +1,47 @@
+"""The command `seft` itself: its table, its help, and names that it does not know."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from seft_cli import app
+
+TOOLS = Path(__file__).resolve().parents[2] / "tools"
+
+
+def words(monkeypatch, capsys, *given):
+    """Run `seft GIVEN`; return (exit code, stdout, stderr)."""
+    monkeypatch.setattr(sys, "argv", ["seft", *given])
+    with pytest.raises(SystemExit) as left:
+        app.main()
+    said = capsys.readouterr()
+    return left.value.code or 0, said.out, said.err
+
+
+def test_help_names_every_command(monkeypatch, capsys):
+    code, out, _ = words(monkeypatch, capsys, "--help")
+    assert code == 0
+    assert [line.split()[0] for line in out.splitlines() if line.startswith("  ")] == list(app.COMMANDS)
+    assert words(monkeypatch, capsys)[0] == 2
+
+
+@pytest.mark.parametrize(("name", "advice"), [("convret", "did you mean convert?"), ("xyz", "seft --help lists all")])
+def test_an_unknown_command_is_refused_in_one_line(monkeypatch, capsys, name, advice):
+    assert words(monkeypatch, capsys, name) == (2, "", f"error: there is no command {name!r}; {advice}\n")
+
+
+def test_a_command_has_its_name_in_its_help(monkeypatch, capsys):
+    code, out, _ = words(monkeypatch, capsys, "check", "--help")
+    assert (code, out.split()[:3]) == (0, ["Usage:", "seft", "check"])
+
+
+def test_programs_that_a_tool_starts_find_the_checkout_from_another_folder(tmp_path):
+    child = (
+        "import subprocess, sys; subprocess.run([sys.executable, '-m', 'benchmarks.files', 'nothing', '.'], check=True)"
+    )
+    code = f"import sys; sys.path.insert(0, {str(TOOLS)!r}); import _checkout; {child}"
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert '"peak"' in done.stdout
