@@ -145,7 +145,10 @@ NAMES = (
             " which are a matrix of their own beside it (KRN-015, KRN-016); no result depends on it (KRN-011)"
         ),
     ),
-    ("`pattern` of `topology.of`", "(N, M): the topology may be held group by group, and is the same (TOP-005)"),
+    (
+        "`pattern` of `topology.of`",
+        "(N, M): the topology may be held group by group, and is the same; without such groups refused (TOP-005)",
+    ),
     ("`recompute`", "1 to keep the input of each block only; no result depends on it (MDL-008)"),
     (
         "`origin`; `stop` of `state.write`",

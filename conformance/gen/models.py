@@ -198,16 +198,19 @@ def configs() -> Area:
         | {"model_type": "qwen2", "use_sliding_window": False, "sliding_window": 2, "layer_types": _SLIDES},
     }
     for name, config in (MODELS | more | _ROPE_TWICE).items():
-        layers, heads = config["num_hidden_layers"], config["num_attention_heads"]
-        answer = {
-            "targets": model.targets(config),
-            "windows": [model.window(config, i) for i in range(layers)],
-            "head_dim": model.head_width(config),
-            "kv_heads": config.get("num_key_value_heads") or heads,
-        }
         text = "targets out of order, a window on the wrong layer, a default not applied"
         clauses = "MDL-003 MDL-004 MDL-007" if name not in _ROPE_TWICE else "MDL-009 MDL-010 MDL-011"
-        area.add(name, "config.describe", clauses, text, {"config": config}, answer)
+        area.add(name, "config.describe", clauses, text, {"config": config}, model.described(config))
+    for kind in ("llama", "mistral", "qwen2", "qwen3"):
+        for switch in ("attention_bias", "mlp_bias"):
+            config = (MODELS["llama-plain"] if kind == "llama" else MODELS[kind]) | {
+                "attention_bias": False,
+                switch: True,
+            }
+            text = "biases of another family, or a switch that belongs to one family read for another"
+            answer = model.described(config)
+            name = f"{switch.replace('_', '-')}-of-{kind}"
+            area.add(name, "config.describe", "MDL-002", text, {"config": config}, answer)
     bad: dict[str, tuple[Config, str]] = {
         "unknown-type": ({"model_type": "gpt2"}, "MDL-002"),
         "no-type": ({"model_type": None}, "MDL-002"),

@@ -16,6 +16,7 @@ from conformance.ports.engine_parts import (
     kernels,
     model,
     nm,
+    nm_topology,
     norms,
     schedule,
     select,
@@ -262,7 +263,15 @@ _ROWS: tuple[tuple[str, str, Any, str, str, str], ...] = (
     ),
 )
 
+_GROUPS: tuple[tuple[Any, str, str, str], ...] = (
+    (nm_topology.grouped, "if most > n_keep:", "if most > width:", "more than N in a group"),
+    (nm_topology.grouped, " or n_in % width", "", "rows that M does not divide"),
+    (groups.in_groups, "if n_in % width:", "if 0 < n_in < width:", "rows that a wide M does not divide"),
+    (groups.in_groups, ".any(over)", ".all(over)", "more than N in one wide group"),
+)
+
 MUTANTS: list[Mutant] = [
+    *(edited("TOP-005", "topology.of", f, old, new, f"edited, {flaw}") for f, old, new, flaw in _GROUPS),
     *(edited(clauses, op, f, old, new, f"edited, {flaw}") for op, clauses, f, old, new, flaw in _ROWS),
     reset("TOP-005", "topology.of", groups, "masks of 64 bits for any pattern", _WIDEST_MASK=64),
 ]

@@ -51,6 +51,17 @@ def window(config: Config, block: int) -> int | None:
     return size if slides else None
 
 
+def described(config: Config) -> dict[str, Any]:
+    """Return what a config says of its model: the answer to `config.describe`."""
+    return {
+        "targets": targets(config),
+        "biases": list(biases(config)),
+        "windows": [window(config, i) for i in range(config["num_hidden_layers"])],
+        "head_dim": head_width(config),
+        "kv_heads": config.get("num_key_value_heads") or config["num_attention_heads"],
+    }
+
+
 def rope(config: Config) -> dict[str, Any]:
     """Return the RoPE settings (MDL-004, MDL-009 to MDL-011) of a config that does not contradict itself."""
     given = config.get("rope_parameters") or config.get("rope_scaling") or {}

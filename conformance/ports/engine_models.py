@@ -8,7 +8,7 @@ import numpy as np
 from seft_ref.arrays.library import Array, array_namespace
 from seft_ref.matrix.target import Target, place
 from seft_ref.matrix.window import AnyWindow, Window
-from seft_ref.model.config import ModelConfig
+from seft_ref.model.config import ATTENTION, MLP, ModelConfig
 from seft_ref.model.decoder import model_forward
 from seft_ref.model.weights import Weights, assemble, with_matrices
 from seft_ref.prune.blockwise import prune_sparsegpt, prune_wanda
@@ -36,6 +36,7 @@ def _describe(a: Values) -> Values:
     config = ModelConfig.from_json(a["config"])
     return {
         "targets": [matrix.name for matrix in config.targets()],
+        "biases": [projection for projection in (*ATTENTION, *MLP) if projection in config.biased],
         "windows": list(config.windows),
         "head_dim": config.head_dim,
         "kv_heads": config.num_key_value_heads,

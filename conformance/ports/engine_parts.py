@@ -33,6 +33,7 @@ from seft_ref.text import sampling
 from seft_ref.text import tokens as text
 from seft_ref.topology import csr as topology
 from seft_ref.topology import groups
+from seft_ref.topology import nm as nm_topology
 from seft_ref.train import diagnose, event, settings, start
 from seft_ref.update import adapt, drop, evolve, grow, optimizers, rules, schedule, select
 from seft_ref.update import delta as slots
@@ -81,6 +82,7 @@ __all__ = [
     "lora",
     "model",
     "nm",
+    "nm_topology",
     "norms",
     "optimizers",
     "quantised",

@@ -323,6 +323,7 @@ def _describe(d: Draw, t: Trial) -> None:
     """Targets, windows, head width and key heads of a config are those of the tables of chapter 5."""
     kind, layers = d.choice(_KINDS), d.integer(1, 4)
     config = _config(d, kind) | {"num_hidden_layers": layers}
+    config |= {"attention_bias": d.flag(), "mlp_bias": d.flag()}
     if config["model_type"] in ("qwen2", "qwen3"):
         config |= {"use_sliding_window": d.flag(), "max_window_layers": d.integer(0, layers)}
         types = [d.choice(("full_attention", "sliding_attention")) for _ in range(layers)]
@@ -335,10 +336,4 @@ def _describe(d: Draw, t: Trial) -> None:
         t.case("config.describe", {"config": bad}, refused=clauses.split())
         return
     t.saw(kind)
-    answer = {
-        "targets": model.targets(config),
-        "windows": [model.window(config, i) for i in range(layers)],
-        "head_dim": model.head_width(config),
-        "kv_heads": config["num_key_value_heads"],
-    }
-    t.case("config.describe", {"config": config}, answer)
+    t.case("config.describe", {"config": config}, model.described(config))

@@ -43,6 +43,13 @@ static void topology_of(call *c)
     int64_t *positions = call_positions(c, "positions", out, in, &count);
     int64_t *indptr = (int64_t *)call_room(c, out + 1, sizeof *indptr);
     int64_t *indices = (int64_t *)call_room(c, count, sizeof *indices);
+    if (call_has(c, "pattern")) {
+        int64_t sides, *pattern = call_integers(c, "pattern", &sides);
+        if (!c->failed && (sides != 2 || pattern[0] < 1 || pattern[1] < 1))
+            call_fail(c, "`pattern` is no pair of positive integers");
+        if (!c->failed)
+            call_did(c, seft_groups_check(in, positions, count, pattern[0], pattern[1], &c->error));
+    }
     if (c->failed)
         return;
     seft_rows_of(out, in, positions, count, indptr, indices);

@@ -29,6 +29,9 @@ typedef struct {
 int seft_topology_check(int64_t out, int64_t in, const int64_t *indptr, int64_t pointers, const int64_t *indices,
                         int64_t columns, seft_error *error);
 void seft_flat(const seft_topology *topology, int64_t *positions); /* nnz */
+/* Whether at most `most` of every `group` consecutive columns are stored; the positions are those of a matrix. */
+int seft_groups_check(int64_t in, const int64_t *positions, int64_t count, int64_t most, int64_t group,
+                      seft_error *error);
 int seft_positions_check(int64_t out, int64_t in, const int64_t *positions, int64_t count, seft_error *error);
 void seft_rows_of(int64_t out, int64_t in, const int64_t *positions, int64_t count, int64_t *indptr, int64_t *indices);
 

@@ -58,6 +58,20 @@ int seft_positions_check(int64_t out, int64_t in, const int64_t *positions, int6
     return 1;
 }
 
+/* TOP-005 */
+int seft_groups_check(int64_t in, const int64_t *positions, int64_t count, int64_t most, int64_t group,
+                      seft_error *error)
+{
+    int64_t i;
+    if (in % group)
+        return seft_refuse(error, "TOP-005", "the width of a group does not divide the rows");
+    for (i = most; i < count; i++) {
+        if (positions[i] / group == positions[i - most] / group)
+            return seft_refuse(error, "TOP-005", "a group stores more than its pattern allows");
+    }
+    return 1;
+}
+
 void seft_rows_of(int64_t out, int64_t in, const int64_t *positions, int64_t count, int64_t *indptr, int64_t *indices)
 {
     int64_t row = 0, slot;

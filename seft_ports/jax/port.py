@@ -149,6 +149,11 @@ def _pointers(i: Inputs) -> Outputs:
     positions, n = _positions(i["positions"]), len(i["positions"])
     if _positions_wrong(positions, i["out"], i["in"]):
         raise errors.Refusal("TOP-003", "positions are to increase strictly, from 0 to out · in − 1")
+    if i["pattern"] is not None:
+        most, width = (int(number) for number in i["pattern"])
+        groups = np.asarray(i["positions"]) // width
+        if i["in"] % width or (groups[most:] == groups[: max(n - most, 0)]).any():
+            raise errors.Refusal("TOP-005", f"M is to divide the rows, and a group of {width} to store at most {most}")
     indptr, indices = _csr(positions, _capacity(i["out"]), i["in"])
     return {"indptr": _head(indptr, i["out"] + 1), "indices": _head(indices, n)}
 

@@ -161,6 +161,12 @@ def _topology(g: Given) -> Answer:
     # TOP-003
     if flat.numel() and (bool((flat.diff() <= 0).any()) or not 0 <= int(flat[0]) <= int(flat[-1]) < out * width):
         raise SeftError("TOP-003", "flat positions are not strictly increasing in 0 ... out * in - 1")
+    if g["pattern"] is not None:
+        most, group = g["pattern"].tolist()
+        groups = flat // group
+        # TOP-005
+        if width % group or bool((groups[most:] == groups[: max(len(groups) - most, 0)]).any()):
+            raise SeftError("TOP-005", f"rows of {width} have no groups of {most}:{group}, or one stores more")
     return {"indptr": torch.searchsorted(flat, torch.arange(out + 1) * width), "indices": flat % max(width, 1)}
 
 
