@@ -17,7 +17,7 @@ import typer
 from benchmarks.gpu import HEAD, SHAPES, TOKENS, format_row, measure
 from benchmarks.gpu_checks import Checked, check_kernels, check_kit, check_processes, check_runs, memory
 from benchmarks.gpu_here import Gpu, the_gpu
-from conformance.runner import EXAMPLES
+from conformance.command.runner import EXAMPLES
 from seft_cli import console
 from seft_cli.output import require_file, write_file
 

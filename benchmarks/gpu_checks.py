@@ -15,8 +15,8 @@ import numpy as np
 import formats
 from benchmarks.gpu import pruned
 from benchmarks.gpu_here import Gpu
-from conformance.compare import tau
-from conformance.runner import Options, Target, judge
+from conformance.cases.compare import tau
+from conformance.command.runner import Options, Target, judge
 from formats.container import dtype_name
 from formats.convert.hf import to_sparse, write_hf
 from formats.convert.stock import outline

@@ -1,4 +1,29 @@
-"""The kit that judges a program by SPEC.md: clauses, frozen cases, oracles, comparison.
+"""The kit that judges a program by SPEC.md, clause by clause.
 
-SPEC.md -> clauses -> registry      oracle -> gen -> vectors -> harness <-> port
+    SPEC.md -> cases/clauses      oracle -> gen -> vectors/ -> judge <-> protocol <-> your port
+
+What lives where:
+
+    cases/       what is asked: clauses, operations, profiles, frozen cases, how an output is compared
+    vectors/     the frozen cases, one JSON file an area
+    oracle/      expected answers, worked out from SPEC.md alone; the second reader of files
+    gen/         the generators of the vectors
+    protocol/    how a port is spoken to, and what a port is
+    engine/      our engine as a port
+    judge/       asks a port, compares, and says what may be claimed
+    properties/  the same questions on inputs that nobody wrote down
+    wrong/       programs that must fail: mutants, null ports, wrong versions
+    fuzz/        readers of checkpoints against broken files
+    report/      what a run says: terminal, pages, JUnit
+    expect/      failures that a port has announced
+    templates/   ports of two operations, to start from
+    registry/    tables that tools write: clauses, signatures, margins
+    command/     the command line
+
+Neither the engine nor the file format lives here, and neither imports the kit. Start with README.md for a port, with
+`judge/harness.py` for the kit.
 """
+
+from conformance.protocol.port import Port, Refused, Unsupported
+
+__all__ = ["Port", "Refused", "Unsupported"]

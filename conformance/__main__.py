@@ -7,7 +7,7 @@ os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "4")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("GOMP_SPINCOUNT", "2000")
 
-from conformance.command import main
+from conformance.command.app import main
 
 if __name__ == "__main__":
     raise SystemExit(main())

@@ -18,7 +18,7 @@ COMMANDS = {
     "finetune": ("commands.finetune:main", "Fine-tune a pruned model so that it stays pruned."),
     "generate": ("commands.generate:main", "Continue a text."),
     "plot": ("commands.plot:main", "Draw the logs of runs."),
-    "verify": ("conformance.command:main", "Judge a port, or this engine, by SPEC.md."),
+    "verify": ("conformance.command.app:main", "Judge a port, or this engine, by SPEC.md."),
     "demo": ("commands.demo:main", "Prune and repair a real model, and see that it stays pruned."),
 }
 """Name: where it is, below this package or in the kit, and what it does."""

@@ -14,8 +14,8 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 import formats
-from conformance.terminal import Terminal
-from conformance.visible import visible
+from conformance.report.terminal import Terminal
+from conformance.report.visible import visible
 from seft_cli.output import Refused as Refused
 from seft_cli.threads import NAMES
 from seft_ref.arrays.library import overflow_allowed

@@ -28,6 +28,8 @@ TRESPASSES = {
     "rules know neither kernels nor layers": ("seft_ref/update/drop.py", "import seft_ref.kernels"),
     "only arrays and compiled kernel sets name an array library": ("seft_ref/prune/keep.py", "import numpy"),
     "oracles never import the engine": ("conformance/oracle/__init__.py", "import seft_ref.errors"),
+    "floors of the kit": ("conformance/cases/ops.py", "import conformance.judge.harness"),
+    "only the kit's port of the engine imports it": ("conformance/judge/harness.py", "import seft_ref.errors"),
     "nobody imports the kit": ("formats/__init__.py", "import conformance"),
     "nobody imports the command line": ("conformance/__init__.py", "import seft_cli.app"),
     "ports know nothing of the engine": ("seft_ports/__init__.py", "import seft_ref.errors"),

@@ -14,6 +14,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+from conformance.cases.profiles import CLASSES
 from conformance.expect.manifest import (
     STATUSES,
     Finding,
@@ -24,9 +25,8 @@ from conformance.expect.manifest import (
     is_glob,
     name_in,
 )
-from conformance.harness import classes_of
-from conformance.judgement import PropertyResult
-from conformance.profiles import CLASSES
+from conformance.judge.harness import classes_of
+from conformance.judge.judgement import PropertyResult
 from conformance.whole import check_file, write_file
 
 __all__ = ["check", "write"]

@@ -27,9 +27,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from conformance.harness import Result
-from conformance.judgement import REVISION, PropertyResult
-from conformance.profiles import CLASSES
+from conformance.cases.profiles import CLASSES
+from conformance.judge.harness import Result
+from conformance.judge.judgement import REVISION, PropertyResult
 
 __all__ = [
     "OF_PROPERTIES",

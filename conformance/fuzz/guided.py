@@ -36,7 +36,7 @@ def main(words: Sequence[str] | None = None) -> None:
     except ImportError:
         sys.exit("needs atheris, which is there for Linux on x86-64: pip install 'atheris>=2.3'")
     with atheris.instrument_imports(include=["formats"], exclude=_COMPILED):
-        import conformance.ports.engine_fuzz  # noqa: F401 - loads formats, to be watched
+        import conformance.fuzz.first_reader  # noqa: F401 - loads formats, to be watched
     _fuzz(atheris, asked)
 
 

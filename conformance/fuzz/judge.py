@@ -10,12 +10,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from conformance import second_reader
+from conformance.cases.profiles import requires_zstd
+from conformance.fuzz import first_reader
 from conformance.fuzz.c_library import CCommand, CLibrary
 from conformance.fuzz.content import Content, Disagreement, integers
 from conformance.fuzz.parts import take_apart
-from conformance.ports import engine_fuzz
-from conformance.profiles import requires_zstd
+from conformance.oracle import second_reader
 
 LIMIT = 1 << 30
 """Bytes of data that the whole process may take beyond what it had at first: a reader that asks for more is told."""
@@ -60,7 +60,7 @@ class Judge:
         self._sanitized = CCommand(self.path)
         if bounded:
             # compiled loops are loaded before memory is bounded and before anything is counted
-            engine_fuzz.warm_up(self.path)
+            first_reader.warm_up(self.path)
             bound_memory(LIMIT)
 
     def __enter__(self) -> "Judge":
@@ -104,7 +104,7 @@ class Judge:
     def _judge(self, raw: bytes, path: Path, *, deep: bool) -> Verdict:
         if deep:
             tracemalloc.start()
-        first = _asked("the first reader", engine_fuzz.REFUSAL, lambda: engine_fuzz.read(path))
+        first = _asked("the first reader", first_reader.REFUSAL, lambda: first_reader.read(path))
         if deep:
             _, peak = tracemalloc.get_traced_memory()
             tracemalloc.stop()
@@ -132,7 +132,7 @@ class Judge:
             for told in entry["sections"].values():
                 if "codec" in told and not told["bytes"] < told["raw_bytes"] <= 1024 * told["bytes"]:
                     raise Disagreement(f"a section is read that is compressed as {told}, against FMT-141")
-        engine_fuzz.expand(path, again)
+        first_reader.expand(path, again)
         try:
             found = (_second(again), self._third(again.read_bytes()))
         finally:
@@ -156,13 +156,13 @@ class Judge:
         allowed = READER_FIXED + READER_TIMES * (len(raw) + expanded(raw))
         if peak > allowed:
             raise Disagreement(f"the first reader takes {peak} bytes for {len(raw)}, {allowed} would be enough")
-        told = _asked("check", (), lambda: engine_fuzz.violations(path))
+        told = _asked("check", (), lambda: first_reader.violations(path))
         if bool(told) != isinstance(first, str):
             raise Disagreement(f"the first reader says {first!r:.40}, all its violations are {told}")
         if isinstance(first, Content):
-            _asked("rows", (), lambda: engine_fuzz.rows(path))
+            _asked("rows", (), lambda: first_reader.rows(path))
             again = path.with_suffix(".again")
-            if _asked("writing", (), lambda: engine_fuzz.rewritten(path, again)) != first:
+            if _asked("writing", (), lambda: first_reader.rewritten(path, again)) != first:
                 raise Disagreement("what was read and written again is something else")
 
 

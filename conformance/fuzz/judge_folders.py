@@ -10,12 +10,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from conformance import second_folder
+from conformance.fuzz import first_reader
 from conformance.fuzz.chains import Scenario
 from conformance.fuzz.content import Content, Disagreement, integers
 from conformance.fuzz.folders import Tree
 from conformance.fuzz.judge import LIMIT, READER_FIXED, READER_TIMES, Verdict, bound_memory
-from conformance.ports import engine_fuzz
+from conformance.oracle import second_folder
 
 Reading = tuple[tuple[str, ...], Any]
 """The clauses that the readers name of a folder, empty texts if they read it, and what the second one read."""
@@ -46,7 +46,7 @@ class FolderJudge:
         self._count = 0
         self._known: dict[bytes, Reading] = {}
         if bounded:
-            engine_fuzz.warm_up(self.path)
+            first_reader.warm_up(self.path)
             bound_memory(LIMIT)
 
     def __enter__(self) -> "FolderJudge":
@@ -78,7 +78,7 @@ class FolderJudge:
             contents.append(content)
         if len(paths) == 1:
             return Verdict(("", ""))
-        first = _asked("the first reader", engine_fuzz.REFUSAL, lambda: engine_fuzz.applied(paths[0], paths[1:]))
+        first = _asked("the first reader", first_reader.REFUSAL, lambda: first_reader.applied(paths[0], paths[1:]))
         second = _asked(
             "the second reader",
             second_folder.Refused,
@@ -124,7 +124,7 @@ def _agreed(path: Path, size: int, *, deep: bool) -> Reading:
     """
     if deep:
         tracemalloc.start()
-    first = _asked("the first reader", engine_fuzz.REFUSAL, lambda: engine_fuzz.read(path))
+    first = _asked("the first reader", first_reader.REFUSAL, lambda: first_reader.read(path))
     if deep:
         _, peak = tracemalloc.get_traced_memory()
         tracemalloc.stop()
@@ -145,12 +145,12 @@ def _look_deeper(path: Path, peak: int, size: int, first: Any) -> None:
     allowed = READER_FIXED + READER_TIMES * size
     if peak > allowed:
         raise Disagreement(f"the first reader takes {peak} bytes for {size}, {allowed} would be enough")
-    told = _asked("check", (), lambda: engine_fuzz.violations(path))
+    told = _asked("check", (), lambda: first_reader.violations(path))
     if bool(told) != isinstance(first, Refusal):
         raise Disagreement(f"the first reader says {_short(first)}, all its violations are {told}")
     if isinstance(first, Content):
         again = path.with_suffix(".again")
-        if _asked("writing", (), lambda: engine_fuzz.divided_again(path, again)) != first:
+        if _asked("writing", (), lambda: first_reader.divided_again(path, again)) != first:
             raise Disagreement("what was read and written in parts of another size is something else")
 
 

@@ -4,7 +4,7 @@ import sys
 from collections.abc import Iterator
 from itertools import chain
 
-from conformance.cases import VECTORS, dump
+from conformance.cases.case import VECTORS, dump
 from conformance.gen import (
     adapters,
     around,

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from conformance.cases import Bound
+from conformance.cases.case import Bound
 from conformance.gen.numbers import Area, Numbers, ids, reals
 from conformance.oracle import choices, rules
 

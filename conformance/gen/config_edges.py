@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from conformance.cases import Bound
+from conformance.cases.case import Bound
 from conformance.gen import tiny
 from conformance.gen.kernels import ROUNDED
 from conformance.gen.models import MODELS, tensors_of

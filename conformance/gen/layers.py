@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from conformance.cases import Bound
+from conformance.cases.case import Bound
 from conformance.gen import overflows
 from conformance.gen.numbers import Area, Array, Numbers, ids, product_bound, reals
 from conformance.oracle import layers, rules

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from conformance.cases import Bound, Case
+from conformance.cases.case import Bound, Case
 from conformance.oracle import rng
 
 Array = NDArray[Any]

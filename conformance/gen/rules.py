@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from conformance.cases import Bound
+from conformance.cases.case import Bound
 from conformance.gen.numbers import Area, Numbers, ids, reals
 from conformance.oracle import rng, rules
 

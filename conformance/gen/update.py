@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from conformance.cases import Bound
+from conformance.cases.case import Bound
 from conformance.gen.numbers import Area, Array, Numbers, ids, reals
 from conformance.oracle import adamw, rules, update
 from conformance.oracle.rules import Round

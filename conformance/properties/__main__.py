@@ -17,28 +17,28 @@ os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "4")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("GOMP_SPINCOUNT", "2000")
 
-from conformance.harness import Variant
-from conformance.judgement import PropertyResult
-from conformance.profiles import PROFILES
+from conformance.cases.profiles import PROFILES
+from conformance.judge.harness import Variant
+from conformance.judge.judgement import PropertyResult
 from conformance.properties import run_properties
 
 RIGHT = {
-    "numpy": "engine:reference_numpy",
-    "numba": "engine:compiled",
-    "strict": "engine:strict",
-    "permuted": "engine_right:permuted",
-    "split": "engine_right:split",
-    "fma": "engine_right:fused",
+    "numpy": "port:reference_numpy",
+    "numba": "port:compiled",
+    "strict": "port:strict",
+    "permuted": "sums:permuted",
+    "split": "sums:split",
+    "fma": "sums:fused",
 }
-"""Programs that are right, and the functions of conformance.ports that make them."""
+"""Programs that are right, and the functions of conformance.engine that make them."""
 
 
 def variants_of(name: str) -> list[Variant]:
     """Return how a program is called: by its own hello, in every class that it offers."""
-    from conformance.profiles import CLASSES
+    from conformance.cases.profiles import CLASSES
     from conformance.protocol.serve import load
 
-    port = load(f"conformance.ports.{RIGHT[name]}")
+    port = load(f"conformance.engine.{RIGHT[name]}")
     ops = port.describe()["ops"]  # type: ignore[attr-defined]
     classes = sorted({c for offered in ops.values() for c in offered})
     return [

@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from conformance.cases import Bound
-from conformance.compare import RELATIVE, UNIT, compare
+from conformance.cases.case import Bound
+from conformance.cases.compare import RELATIVE, UNIT, compare
 from conformance.gen.numbers import ids, reals
 from conformance.oracle import adamw, optimizers, rules, scores, train, update
 from conformance.oracle.event import Part

@@ -10,11 +10,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from conformance.cases import VECTORS, Case, dump, load
-from conformance.clauses import read_clauses
-from conformance.harness import Result, Variant, run
-from conformance.judgement import kit_digest
-from conformance.ops import OPS
+from conformance.cases.case import VECTORS, Case, dump, load
+from conformance.cases.clauses import read_clauses
+from conformance.cases.ops import OPS
+from conformance.judge.harness import Result, Variant, run
+from conformance.judge.judgement import kit_digest
 from conformance.properties.trial import RELATION, NotOffered, Seen, ask_all
 from conformance.protocol.values import encode
 

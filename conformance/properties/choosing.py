@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from conformance.cases import Bound
+from conformance.cases.case import Bound
 from conformance.gen.numbers import ids, reals
 from conformance.oracle import choices, pools, rng, rules
 from conformance.properties.draws import Draw

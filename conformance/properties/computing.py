@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from conformance.cases import Bound
-from conformance.compare import tau
+from conformance.cases.case import Bound
+from conformance.cases.compare import tau
 from conformance.gen.numbers import Array, ids, reals
 from conformance.oracle import kernels, optimizers, rules, window
 from conformance.oracle.kernels import Sums

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from conformance.cases import Bound
+from conformance.cases.case import Bound
 from conformance.gen.numbers import Array, ids, reals
 from conformance.gen.update import after_adamw, after_event, given_state, matrix_of
 from conformance.oracle import adamw, rng, rules, update

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from conformance.cases import Bound
+from conformance.cases.case import Bound
 from conformance.gen.numbers import Array, ids, reals
 from conformance.oracle import adapters, layers, prune
 from conformance.oracle.tape import Var, gradients

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from conformance.cases import Case
-from conformance.compare import UNIT, compare, tau
-from conformance.ops import OPS
+from conformance.cases.case import Case
+from conformance.cases.compare import UNIT, compare, tau
+from conformance.cases.ops import OPS
 from conformance.properties.anchored import broken_step
 from conformance.properties.invariants import broken
 

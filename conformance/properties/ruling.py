@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from conformance.cases import Bound
+from conformance.cases.case import Bound
 from conformance.gen.numbers import Array, ids, reals
 from conformance.gen.rule_events import BETAS, answered, given_part
 from conformance.gen.windows import ratios_of

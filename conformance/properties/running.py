@@ -11,11 +11,11 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from conformance.cases import Case
-from conformance.harness import Variant
-from conformance.judgement import BLOCKED, PropertyResult
-from conformance.ops import OPS
-from conformance.profiles import blocking
+from conformance.cases.case import Case
+from conformance.cases.ops import OPS
+from conformance.cases.profiles import blocking
+from conformance.judge.harness import Variant
+from conformance.judge.judgement import BLOCKED, PropertyResult
 from conformance.properties import (
     branching,
     choosing,

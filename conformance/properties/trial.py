@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from conformance.cases import Bound, Case
-from conformance.harness import Failure, Result, Variant, run
-from conformance.judgement import asked_in
-from conformance.ops import OPS
+from conformance.cases.case import Bound, Case
+from conformance.cases.ops import OPS
+from conformance.judge.harness import Failure, Result, Variant, run
+from conformance.judge.judgement import asked_in
 from conformance.properties.draws import Draw
 from conformance.properties.relations import RELATIONS, given_to_port
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from conformance.cases import Bound
+from conformance.cases.case import Bound
 from conformance.gen.numbers import ids, reals
 from conformance.gen.update import matrix_of
 from conformance.oracle import adamw, rules, update

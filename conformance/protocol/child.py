@@ -17,11 +17,11 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Any, Self
 
-from conformance.port import Refused, Unsupported
 from conformance.protocol.ends import Ends
 from conformance.protocol.faults import Breach, Crash, Late, PortError, PortFault, StartError
 from conformance.protocol.files import Folder, Read
 from conformance.protocol.memory import AddressSpace
+from conformance.protocol.port import Refused, Unsupported
 from conformance.protocol.values import Malformed, decode, encode, line, parse
 
 __all__ = ["Breach", "Child", "Crash", "Hello", "Late", "PortError", "PortFault", "StartError"]
@@ -136,7 +136,7 @@ class Child:
         return self._hello
 
     def call(self, op: str, inputs: dict[str, Any], dtype: str) -> dict[str, Any]:
-        """Return the outputs of an operation; see `conformance.port.Port`.
+        """Return the outputs of an operation; see `conformance.protocol.port.Port`.
 
         Raises:
             Refused: the port refuses the inputs by a clause.

@@ -13,9 +13,9 @@ import sys
 import traceback
 from typing import Any, BinaryIO
 
-from conformance.ops import OPS
-from conformance.port import Port, Refused, Unsupported
+from conformance.cases.ops import OPS
 from conformance.protocol.files import read_any
+from conformance.protocol.port import Port, Refused, Unsupported
 from conformance.protocol.values import Malformed, decode, encode, line, parse
 
 __all__ = ["load", "serve"]

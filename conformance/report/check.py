@@ -8,11 +8,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from conformance.cases import Case, load_all
-from conformance.clauses import SPEC
-from conformance.harness import Failure, Result, classes_of
-from conformance.judgement import PROTOCOL, REVISION, PropertyResult, Run, cases_of, kit_digest
-from conformance.profiles import CLASSES, PROFILES, profiles_of_case
+from conformance.cases.case import Case, load_all
+from conformance.cases.clauses import SPEC
+from conformance.cases.profiles import CLASSES, PROFILES, profiles_of_case
+from conformance.judge.harness import Failure, Result, classes_of
+from conformance.judge.judgement import PROTOCOL, REVISION, PropertyResult, Run, cases_of, kit_digest
 from conformance.report.lines import VERSION, footer, verdict_row
 from conformance.report.summary import OUTCOMES, WRONG
 

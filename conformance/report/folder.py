@@ -4,7 +4,7 @@ import json
 import os
 from pathlib import Path
 
-from conformance.judgement import Run
+from conformance.judge.judgement import Run
 from conformance.report.junit import junit
 from conformance.report.lines import VERSION, report_lines
 from conformance.report.markdown import markdown

@@ -6,9 +6,9 @@ An answer that is wrong is a failure, one that does not come an error; what was 
 from collections import Counter
 from xml.sax.saxutils import escape, quoteattr
 
-from conformance.harness import Result
-from conformance.judgement import PropertyResult, Run
-from conformance.profiles import profile_of
+from conformance.cases.profiles import profile_of
+from conformance.judge.harness import Result
+from conformance.judge.judgement import PropertyResult, Run
 from conformance.report.words import clip, visible
 
 __all__ = ["junit"]

@@ -10,9 +10,9 @@ import platform
 from collections import Counter
 from typing import Any
 
-from conformance.harness import Failure, Result
-from conformance.judgement import REVISION, PropertyResult, Run
-from conformance.profiles import profiles_of_case
+from conformance.cases.profiles import profiles_of_case
+from conformance.judge.harness import Failure, Result
+from conformance.judge.judgement import REVISION, PropertyResult, Run
 
 __all__ = ["VERSION", "report_lines", "verdict_row"]
 

@@ -3,8 +3,8 @@
 import re
 from collections.abc import Sequence
 
-from conformance.clauses import SPEC
-from conformance.judgement import REVISION, Run
+from conformance.cases.clauses import SPEC
+from conformance.judge.judgement import REVISION, Run
 from conformance.report.shown import detail_text
 from conformance.report.summary import OUTCOMES, broken, failed, op_rows, profile_rows, repeat_command
 from conformance.report.words import clip

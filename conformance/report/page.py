@@ -3,7 +3,7 @@
 from collections import Counter
 from pathlib import Path
 
-from conformance.judgement import REVISION, Run
+from conformance.judge.judgement import REVISION, Run
 from conformance.report.markup import Markup, join, tag
 from conformance.report.page_clauses import clause_matrix
 from conformance.report.page_failures import failure_cards

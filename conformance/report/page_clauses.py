@@ -2,7 +2,7 @@
 
 from collections import Counter
 
-from conformance.judgement import Run
+from conformance.judge.judgement import Run
 from conformance.report.markup import Markup, join, sentence, tag
 from conformance.report.summary import ClauseRow, chapter_of, clause_rows
 

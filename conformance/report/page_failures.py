@@ -4,9 +4,9 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 
-from conformance.harness import Failure, Result
-from conformance.hints import hints
-from conformance.judgement import PropertyResult, Run
+from conformance.judge.harness import Failure, Result
+from conformance.judge.hints import hints
+from conformance.judge.judgement import PropertyResult, Run
 from conformance.report.markup import Markup, join, sentence, tag
 from conformance.report.shown import detail_text, difference, first_index, value_text
 from conformance.report.summary import broken, failed, repeat_command

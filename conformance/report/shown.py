@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from conformance.harness import Failure
+from conformance.judge.harness import Failure
 from conformance.report.words import LONGEST, clip
 
 __all__ = ["detail_text", "difference", "first_index", "value_text", "whole_text"]

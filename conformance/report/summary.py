@@ -9,11 +9,11 @@ from functools import cache
 from glob import escape
 from typing import Any
 
-from conformance.cases import Case
-from conformance.clauses import SPEC
-from conformance.harness import Result
-from conformance.judgement import PropertyResult, Run
-from conformance.ops import OPS
+from conformance.cases.case import Case
+from conformance.cases.clauses import SPEC
+from conformance.cases.ops import OPS
+from conformance.judge.harness import Result
+from conformance.judge.judgement import PropertyResult, Run
 
 __all__ = [
     "MARGINAL",

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from conformance.cases import Case
-from conformance.clauses import SPEC, Clause
-from conformance.coverage import Coverage
-from conformance.harness import Failure, Result
+from conformance.cases.case import Case
+from conformance.cases.clauses import SPEC, Clause
+from conformance.cases.coverage import Coverage
+from conformance.judge.harness import Failure, Result
 from conformance.report.shown import difference
 
 __all__ = ["as_json", "counts", "explain", "matches", "shown_value", "table_rows"]

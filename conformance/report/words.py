@@ -4,9 +4,9 @@ import math
 from dataclasses import replace
 from typing import Any
 
-from conformance import visible as foreign
-from conformance.harness import Result
-from conformance.judgement import Run
+from conformance.judge.harness import Result
+from conformance.judge.judgement import Run
+from conformance.report import visible as foreign
 
 __all__ = ["LONGEST", "clip", "plain", "tidy", "visible"]
 

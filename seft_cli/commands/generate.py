@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from conformance.visible import visible
+from conformance.report.visible import visible
 from seft_cli import console
 from seft_cli.chat import as_chat
 from seft_cli.device import Device, DeviceOption, place_of

@@ -18,7 +18,7 @@ import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
 from jax import Array  # noqa: E402
 
-from conformance.port import Refused, Unsupported  # noqa: E402
+from conformance.protocol.port import Refused, Unsupported  # noqa: E402
 from seft_ports.jax import counter, errors, event, optimizer, schedule, select, sparse, topology  # noqa: E402
 from seft_ports.jax.topology import NOWHERE  # noqa: E402
 
@@ -41,7 +41,7 @@ class Port:
         self.ops: dict[str, Callable[[Inputs], Outputs]] = dict(OPERATIONS)
 
     def call(self, op: str, inputs: Inputs, dtype: str) -> Outputs:
-        """Return the outputs of an operation; see `conformance.port.Port`."""
+        """Return the outputs of an operation; see `conformance.protocol.port.Port`."""
         if op not in self.ops or dtype not in ("float64", "float32"):
             raise Unsupported(op)
         try:

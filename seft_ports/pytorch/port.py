@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from conformance.port import Refused, Unsupported
+from conformance.protocol.port import Refused, Unsupported
 from seft_ports.pytorch import kernels, rules
 from seft_ports.pytorch.counter import counter_key, draws
 from seft_ports.pytorch.errors import SeftError
@@ -52,7 +52,7 @@ class Port:
         return {"port": told, "ops": ops, "flags": {"deterministic": True, "files": True}}
 
     def call(self, op: str, inputs: Given, dtype: str) -> Answer:
-        """Return the outputs of an operation; see `conformance.port.Port`."""
+        """Return the outputs of an operation; see `conformance.protocol.port.Port`."""
         operation = self.operations().get(op)
         if operation is None or _DTYPES[dtype] not in self.classes(op):
             raise Unsupported(op)

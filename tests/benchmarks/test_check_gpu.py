@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from conformance.ports.engine_on_cpu import on_cpu, without_gpp
+from conformance.engine.on_cpu import on_cpu, without_gpp
 from tests.backends import CUPY
 from tests.kernels import cupy_on_cpu
 from tests.mpirun import OPEN_MPI, needs_mpi

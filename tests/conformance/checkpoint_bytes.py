@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import conformance
-from conformance.second_reader import BITS, Refused
+from conformance.oracle.second_reader import BITS, Refused
 
 ROOT = Path(conformance.__file__).parents[1]
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 import seft_ref
-from conformance import command
-from conformance.second_reader import read
+from conformance.command import app
+from conformance.oracle.second_reader import read
 
 SOURCE = Path(seft_ref.__file__).parents[1] / "seft_ports" / "c" / "seft_read.c"
 
@@ -70,7 +70,7 @@ def verify(monkeypatch, capsys):
 
     def run(*arguments):
         monkeypatch.setattr(sys, "argv", ["verify.py", *map(str, arguments)])
-        status = command.main()
+        status = app.main()
         return status, *capsys.readouterr()
 
     return run

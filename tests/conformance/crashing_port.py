@@ -12,7 +12,7 @@ class Crashing:
         return {"port": {"name": self.name}, "ops": {"select.smallest": ["exact64"]}, "flags": {}}
 
     def call(self, op, inputs, dtype):
-        from conformance.port import Refused
+        from conformance.protocol.port import Refused
 
         scores, k = inputs["scores"], inputs["k"]
         if not np.isfinite(scores).all():

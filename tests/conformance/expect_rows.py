@@ -2,10 +2,10 @@
 
 import numpy as np
 
-from conformance.cases import Case
+from conformance.cases.case import Case
 from conformance.expect import Expect, read
-from conformance.harness import Failure, Result
-from conformance.judgement import PropertyResult
+from conformance.judge.harness import Failure, Result
+from conformance.judge.judgement import PropertyResult
 
 URL = "https://example.org/issues/1"
 

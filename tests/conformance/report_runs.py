@@ -4,12 +4,12 @@ from functools import cache
 
 import numpy as np
 
-from conformance.cases import Case, load_all
-from conformance.clauses import read_clauses
-from conformance.coverage import coverage, elsewhere
-from conformance.harness import Failure, Result
-from conformance.judgement import PropertyResult, Run, cases_of
-from conformance.ops import OPS
+from conformance.cases.case import Case, load_all
+from conformance.cases.clauses import read_clauses
+from conformance.cases.coverage import coverage, elsewhere
+from conformance.cases.ops import OPS
+from conformance.judge.harness import Failure, Result
+from conformance.judge.judgement import PropertyResult, Run, cases_of
 
 LARGEST = Case(
     "select.largest-ties",

@@ -4,14 +4,14 @@ from dataclasses import replace
 
 import numpy as np
 
-from conformance.cases import Case
+from conformance.cases.case import Case
 from conformance.gen import tiny
 from conformance.gen.numbers import Numbers
 from conformance.gen.steps import SETTINGS, asked, rounded
-from conformance.harness import prepared_inputs
-from conformance.mutants.base import ENGINE, ids
+from conformance.judge.harness import prepared_inputs
 from conformance.oracle import train
 from conformance.properties.anchored import Own, broken_step
+from conformance.wrong.mutants.base import ENGINE, ids
 
 
 def a_step(slots=2, **more):

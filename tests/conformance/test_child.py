@@ -7,12 +7,12 @@ import sys
 import numpy as np
 import pytest
 
-from conformance.cases import load_all
-from conformance.harness import Variant, run
-from conformance.port import Refused, Unsupported
-from conformance.ports import engine
-from conformance.ports.engine import EnginePort
+from conformance.cases.case import load_all
+from conformance.engine import engine
+from conformance.engine.port import EnginePort
+from conformance.judge.harness import Variant, run
 from conformance.protocol.child import Breach, Child, Crash, Late, PortError, StartError
+from conformance.protocol.port import Refused, Unsupported
 
 PROGRAM = """
 import json, sys, time
@@ -240,9 +240,7 @@ def test_PRT_008_a_port_that_is_asked_to_stop_ends_by_itself(child):
 
 
 def test_PRT_003_files_are_gone_after_the_call(tmp_path):
-    with Child(
-        [sys.executable, "-m", "conformance.protocol.serve", "conformance.ports.engine:reference_numpy"]
-    ) as port:
+    with Child([sys.executable, "-m", "conformance.protocol.serve", "conformance.engine.port:reference_numpy"]) as port:
         scores = np.arange(20_000.0)
         found = port.call("select.largest", {"scores": scores, "ids": np.arange(20_000), "k": 2}, "float64")
         assert found["chosen"].tolist() == [19_998, 19_999]

@@ -2,7 +2,7 @@
 
 import pytest
 
-from conformance.clauses import ClauseError, check_lock, extract, lock_text, read_clauses
+from conformance.cases.clauses import ClauseError, check_lock, extract, lock_text, read_clauses
 
 GOOD = """# Title
 

@@ -10,14 +10,15 @@ from pathlib import Path
 import pytest
 
 import conformance
-from conformance import runner, templates
-from conformance.cases import load_all
+from conformance import templates
+from conformance.cases.case import load_all
+from conformance.command import runner
 
 ROOT = Path(conformance.__file__).parents[1]
 LARGEST = sum(case.op == "select.largest" for case in load_all())
 
 BROKEN = """
-from conformance.ports.engine import EnginePort
+from conformance.engine.port import EnginePort
 
 def Port():
     return EnginePort().with_ops("broken", {what})
@@ -235,10 +236,10 @@ def test_lists_and_explanations(verify):
 
 
 def test_the_page_of_operations_is_what_the_kit_has():
-    from conformance.listing import operations_page
+    from conformance.command.listing import operations_page
 
     page = ROOT / "conformance" / "OPERATIONS.md"
-    assert page.read_text(encoding="utf-8") == operations_page(), "run python -m conformance.listing"
+    assert page.read_text(encoding="utf-8") == operations_page(), "run python -m conformance.command.listing"
 
 
 def test_export_writes_every_case_as_it_goes_over_the_line(verify, tmp_path):

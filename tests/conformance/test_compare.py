@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from conformance.cases import Bound
-from conformance.compare import compare, tau
+from conformance.cases.case import Bound
+from conformance.cases.compare import compare, tau
 
 ONE = np.array([1.0, -2.0])
 BOUND = Bound(np.array([1.0, 2.0]), 4)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from conformance.cases import load_all
+from conformance.cases.case import load_all
 from conformance.expect import ManifestError, apply, read
 from conformance.expect import manifest as module
 from conformance.properties import PROPERTIES

@@ -6,8 +6,8 @@ import os
 import pytest
 
 from conformance.properties import artifacts
+from conformance.report.terminal import Terminal
 from conformance.report.words import clip
-from conformance.terminal import Terminal
 
 
 def shown(capsys, *lines, **options):

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 import conformance
-from conformance.ports.engine_on_cpu import without_gpp
+from conformance.engine.on_cpu import without_gpp
 from tests.kernels import cupy_on_cpu
 
 ROOT = Path(conformance.__file__).parents[1]

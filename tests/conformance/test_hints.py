@@ -2,12 +2,12 @@
 
 import pytest
 
-from conformance.cases import load_all
-from conformance.clauses import read_clauses
-from conformance.harness import Failure, Result
-from conformance.hints import hints
-from conformance.mutants import MUTANTS
-from conformance.signatures import covering, refused_by, signatures
+from conformance.cases.case import load_all
+from conformance.cases.clauses import read_clauses
+from conformance.cases.signatures import covering, refused_by, signatures
+from conformance.judge.harness import Failure, Result
+from conformance.judge.hints import hints
+from conformance.wrong.mutants import MUTANTS
 
 CASES = load_all()
 TABLE = signatures()

@@ -4,12 +4,12 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from conformance.cases import Bound, Case, load_all
-from conformance.compare import compare, holds
-from conformance.harness import Failure, Result, Variant
-from conformance.judgement import PropertyResult, Run
-from conformance.ports.engine import EnginePort
-from conformance.profiles import NEEDS, PROFILES, in_order, profiles_of_case
+from conformance.cases.case import Bound, Case, load_all
+from conformance.cases.compare import compare, holds
+from conformance.cases.profiles import NEEDS, PROFILES, in_order, profiles_of_case
+from conformance.engine.port import EnginePort
+from conformance.judge.harness import Failure, Result, Variant
+from conformance.judge.judgement import PropertyResult, Run
 
 CASES = {case.id: case for case in load_all()}
 KERNELS = [case for case in CASES.values() if profiles_of_case(case) == {"kernels"}]

@@ -1,8 +1,8 @@
 """Right implementations stay well inside the bounds of numeric cases, mutants well outside."""
 
-from conformance import margins
-from conformance.cases import load_all
-from conformance.harness import run
+from conformance.cases.case import load_all
+from conformance.judge.harness import run
+from conformance.wrong import margins
 
 CASES = {case.id: case for case in load_all() if margins.numeric(case)}
 

@@ -7,18 +7,18 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from conformance.cases import load_all
-from conformance.clauses import read_clauses
-from conformance.coverage import elsewhere
-from conformance.harness import Variant, run
-from conformance.kills import killing, unproven, variants_of
-from conformance.margins import engine_variants
-from conformance.mutants import CONTROLS, MUTANTS
-from conformance.mutants.base import ENGINE, REFUSALS, Mutant, rewritten, right
-from conformance.mutants.pruning import sparsegpt
-from conformance.ops import OPS
-from conformance.port import Refused, Unsupported
-from conformance.ports.engine_right import reduced
+from conformance.cases.case import load_all
+from conformance.cases.clauses import read_clauses
+from conformance.cases.coverage import elsewhere
+from conformance.cases.ops import OPS
+from conformance.engine.sums import reduced
+from conformance.judge.harness import Variant, run
+from conformance.protocol.port import Refused, Unsupported
+from conformance.wrong.kills import killing, unproven, variants_of
+from conformance.wrong.margins import engine_variants
+from conformance.wrong.mutants import CONTROLS, MUTANTS
+from conformance.wrong.mutants.base import ENGINE, REFUSALS, Mutant, rewritten, right
+from conformance.wrong.mutants.pruning import sparsegpt
 
 CASES = load_all()
 BY_OP = {op: [case for case in CASES if case.op == op] for op in OPS}

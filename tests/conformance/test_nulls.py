@@ -10,18 +10,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from conformance.harness import Variant
-from conformance.judgement import Run
-from conformance.nulls import answers, known, lines
-from conformance.nulls.expected import CONFORMANT, EXPECTED, complaints, judged
+from conformance.judge.harness import Variant
+from conformance.judge.judgement import Run
 from conformance.properties import run_properties
 from conformance.protocol.child import Child
+from conformance.wrong.nulls import answers, known, lines
+from conformance.wrong.nulls.expected import CONFORMANT, EXPECTED, complaints, judged
 
 LINUX = pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs /proc")
 HARNESS = """
 import sys, time
 from conformance.protocol.child import Child
-child = Child([sys.executable, "-m", "conformance.nulls", "right"])
+child = Child([sys.executable, "-m", "conformance.wrong.nulls", "right"])
 child.hello()
 print(child._process.pid, flush=True)
 time.sleep(60)
@@ -69,7 +69,7 @@ def test_there_are_null_ports_of_every_kind():
 
 
 def test_the_properties_of_the_kit_find_a_table(tmp_path):
-    with Child([sys.executable, "-m", "conformance.nulls", "table"], timeout=5.0) as child:
+    with Child([sys.executable, "-m", "conformance.wrong.nulls", "table"], timeout=5.0) as child:
         ports = [Variant(child, "float32", offers=frozenset(child.hello().ops))]
         found = run_properties(ports, ["kernels"], "5eed", examples=3, artifacts=tmp_path, seconds=5.0)
     assert found
@@ -82,7 +82,7 @@ def test_a_run_of_nothing_is_not_conformant():
 
 
 def test_an_unknown_null_port_is_wrong_use():
-    command = [sys.executable, "-m", "conformance.nulls", "nonsense"]
+    command = [sys.executable, "-m", "conformance.wrong.nulls", "nonsense"]
     assert subprocess.run(command, capture_output=True, check=False).returncode == 2
 
 
@@ -100,7 +100,7 @@ def test_a_port_whose_harness_is_killed_ends_by_itself():
 def test_four_thousand_calls_hold_no_more_memory_than_one_thousand():
     given = {"values": np.arange(1000, dtype=np.float32), "least": 7.0}
     seen = []
-    with Child([sys.executable, "-m", "conformance.nulls", "right"]) as child:
+    with Child([sys.executable, "-m", "conformance.wrong.nulls", "right"]) as child:
         child.hello()
         for n in range(1, 4001):
             child.call("kernel.exceeding", given, "float32")

@@ -5,21 +5,21 @@ import sys
 
 import pytest
 
-from conformance import conduct
-from conformance.cases import load_all
-from conformance.harness import can_ask
-from conformance.judgement import PROTOCOL, PropertyResult, Status
-from conformance.profiles import CLASSES, PROFILES, classes_offered, offered_in
+from conformance.cases.case import load_all
+from conformance.cases.profiles import CLASSES, PROFILES, classes_offered, offered_in
+from conformance.command.runner import Options, Target, judge
+from conformance.judge import conduct
+from conformance.judge.harness import can_ask
+from conformance.judge.judgement import PROTOCOL, PropertyResult, Status
 from conformance.report import check_report, write
 from conformance.report.summary import badge
-from conformance.runner import Options, Target, judge
 from tests.conformance.report_runs import whole
 
 PORT = """
 import os, sys
-from conformance.port import Unsupported
-from conformance.ports.engine import reference_numpy
-from conformance.profiles import PROFILES
+from conformance.protocol.port import Unsupported
+from conformance.engine.port import reference_numpy
+from conformance.cases.profiles import PROFILES
 from conformance.protocol.serve import serve
 
 class Port:
@@ -138,7 +138,7 @@ def test_PRT_007_one_mistake_in_declining_is_told_once(tmp_path):
 
 @pytest.mark.parametrize("named", ["fp32", "exact64"])
 def test_PRT_015_a_port_of_float32_only_is_conformant_in_fp32(judged, named):
-    from conformance.ops import OPS
+    from conformance.cases.ops import OPS
 
     scalar = [op for op in PROFILES["core"] if OPS[op].kind == "scalar"]
     ops = f'{{op: ["fp32"] for op in PROFILES["core"]}} | {{op: ["{named}"] for op in {scalar!r}}}'

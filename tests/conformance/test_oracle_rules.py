@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from conformance.cases import load_all
+from conformance.cases.case import load_all
 from conformance.gen.presets import WRONG
 from conformance.gen.rule_events import ALIKE, BETAS, CLOSE
 from conformance.oracle import choices, optimizers, pools, rng, rules, scores, train, update, window

@@ -2,8 +2,8 @@
 
 import pytest
 
-from conformance import command
-from conformance.cases import load_all
+from conformance.cases.case import load_all
+from conformance.command import app
 
 UNWRITABLE = {
     "a report among other files": (("--report", "{tmp}/other"), "holds notes.txt, which is no part of a report"),
@@ -34,7 +34,7 @@ def test_what_cannot_be_written_or_expected_is_told_before_anything_runs(verify,
     (tmp_path / "other" / "notes.txt").write_text("mine")
     (tmp_path / "file").write_text("x = 1")
     before = sorted(tmp_path.rglob("*"))
-    monkeypatch.setattr(command, "judge", lambda *_: pytest.fail("it runs"))
+    monkeypatch.setattr(app, "judge", lambda *_: pytest.fail("it runs"))
     status, out, err = verify("--backend", "numpy", *(word.format(tmp=tmp_path) for word in arguments))
     assert (status, out, err.count("\n")) == (2, "", 1)
     assert said in err
@@ -45,7 +45,7 @@ def test_a_run_is_told_although_what_it_was_to_write_cannot_be_written(verify, t
     manifest, folder = tmp_path / "new" / "seft-expect.toml", tmp_path / "report"
     line = ("--backend", "numpy", "--only", "select.largest", "--examples", "0")
     line += ("--write-expect", manifest, "--report", folder)
-    right = command.judge
+    right = app.judge
 
     def meanwhile(*more):
         """Run, while somebody puts something where the report is to go."""
@@ -53,7 +53,7 @@ def test_a_run_is_told_although_what_it_was_to_write_cannot_be_written(verify, t
         (folder / "notes.txt").write_text("mine")
         return right(*more)
 
-    monkeypatch.setattr(command, "judge", meanwhile)
+    monkeypatch.setattr(app, "judge", meanwhile)
     status, out, err = verify(*line)
     n = sum(case.op == "select.largest" for case in load_all())
     assert (status, out.splitlines()[-1]) == (2, f"{n} passed, 0 failed, 0 skipped")

@@ -6,13 +6,13 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from conformance.cases import Case, load_all
+from conformance.cases.case import Case, load_all
+from conformance.engine.port import EnginePort
 from conformance.gen.update import after_adamw
-from conformance.harness import Variant, run
+from conformance.judge.harness import Variant, run
+from conformance.judge.slack import bound_of
 from conformance.oracle import adamw, layers
 from conformance.oracle.powers import STEP, power
-from conformance.ports.engine import EnginePort
-from conformance.slack import bound_of
 
 AGES = 5000
 BETA1, BETA2, EPS, LR = 0.9, 0.999, 1e-8, 0.125
@@ -99,7 +99,7 @@ def test_OPT_009_right_powers_pass_at_every_age(every_age, pow_):
 @pytest.mark.parametrize("pow_", [squaring, nudged(1)])
 def test_OPT_009_without_the_slack_right_powers_would_fail(every_age, pow_, monkeypatch):
     # what the kit did before: the gauge alone
-    monkeypatch.setattr("conformance.harness.bound_of", lambda case, name: case.bounds.get(name))
+    monkeypatch.setattr("conformance.judge.harness.bound_of", lambda case, name: case.bounds.get(name))
     assert failures([every_age], pow_, dtypes=("float64",))
 
 

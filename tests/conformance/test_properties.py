@@ -11,27 +11,27 @@ import numpy as np
 import pytest
 
 import conformance
-from conformance.cases import dump, load
-from conformance.clauses import read_clauses
-from conformance.harness import Variant
-from conformance.mutants import MUTANTS
-from conformance.mutants.base import ENGINE, changed, ids, right
-from conformance.mutants.choosing import higher_id_wins, in_order_of_score, nan_ranked
-from conformance.mutants.events import event
-from conformance.mutants.files import stored_zeros_lost
-from conformance.mutants.kernels import last_of_a_row_lost, zeros_without_gradient
-from conformance.mutants.layers import absolute_sums
-from conformance.mutants.optimizers import adamw
-from conformance.ops import OPS
-from conformance.ports import engine_right
-from conformance.ports.engine import EnginePort
-from conformance.profiles import PROFILES
+from conformance.cases.case import dump, load
+from conformance.cases.clauses import read_clauses
+from conformance.cases.ops import OPS
+from conformance.cases.profiles import PROFILES
+from conformance.engine import sums
+from conformance.engine.port import EnginePort
+from conformance.judge.harness import Variant
 from conformance.properties import PROPERTIES, freeze, replay, run_properties
 from conformance.properties.artifacts import read, save
 from conformance.properties.draws import Counted
 from conformance.properties.running import DIRECTED, LEAST, Explored, _directed, explore
 from conformance.properties.trial import Property, Trial
 from conformance.protocol.child import Child
+from conformance.wrong.mutants import MUTANTS
+from conformance.wrong.mutants.base import ENGINE, changed, ids, right
+from conformance.wrong.mutants.choosing import higher_id_wins, in_order_of_score, nan_ranked
+from conformance.wrong.mutants.events import event
+from conformance.wrong.mutants.files import stored_zeros_lost
+from conformance.wrong.mutants.kernels import last_of_a_row_lost, zeros_without_gradient
+from conformance.wrong.mutants.layers import absolute_sums
+from conformance.wrong.mutants.optimizers import adamw
 
 ROOT = Path(conformance.__file__).parents[1]
 ARRAYS = ("rule", "layer", "whole")
@@ -71,7 +71,7 @@ def test_the_engine_has_every_property(tmp_path):
     assert f"{run.counts['too close to decide']} too close to decide" in run.told
 
 
-@pytest.mark.parametrize("make", [engine_right.permuted, engine_right.split, engine_right.fused])
+@pytest.mark.parametrize("make", [sums.permuted, sums.split, sums.fused])
 def test_sums_in_another_order_are_right_too(make, tmp_path):
     port = make()
     variants = [Variant(port, dtype, ("layer", "whole")) for dtype in ("float64", "float32")]
@@ -82,7 +82,7 @@ def test_sums_in_another_order_are_right_too(make, tmp_path):
     assert sum(r.status == "passed" for r in found) >= 8
 
 
-@pytest.mark.parametrize("product", [engine_right._backwards, engine_right._halves, engine_right._fused])
+@pytest.mark.parametrize("product", [sums._backwards, sums._halves, sums._fused])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_other_orders_round_otherwise(product, dtype):
     # a set that gives the bits of sums in order, each product rounded, would show nothing; what BLAS gives depends on
@@ -102,9 +102,9 @@ def test_other_orders_round_otherwise(product, dtype):
 def test_a_product_is_added_before_it_is_rounded():
     a, b = np.float32([[1 + 2**-23]]), np.float32([[1 + 3 * 2**-23]])
     want = np.float32(float(a[0, 0]) * float(b[0, 0]) - 1.0)
-    assert engine_right._multiply_add(a, b, np.float32([[-1.0]])) == want != a * b - np.float32(1)
+    assert sums._multiply_add(a, b, np.float32([[-1.0]])) == want != a * b - np.float32(1)
     x, y = np.array([[1 + 2.0**-52]]), np.array([[1 - 2.0**-52]])
-    assert engine_right._multiply_add(x, y, np.array([[-1.0]])) == -(2.0**-104)
+    assert sums._multiply_add(x, y, np.array([[-1.0]])) == -(2.0**-104)
 
 
 # --- what properties are ---
@@ -313,9 +313,9 @@ def test_a_folder_is_asked_again_without_hypothesis(folder, tmp_path):
 import sys
 sys.modules["hypothesis"] = None
 from pathlib import Path
-from conformance.harness import Variant
+from conformance.judge.harness import Variant
 from conformance.properties import replay, run_properties
-from conformance.ports.engine import EnginePort
+from conformance.engine.port import EnginePort
 right = EnginePort()
 wrong = right.with_ops("wrong", update__drop=lambda a: {{"dropped": a["delta"][: a["n"]]}})
 print(*(replay({str(folder)!r}, [Variant(port, "float64")]).status for port in (right, wrong)))

@@ -3,20 +3,20 @@
 import numpy as np
 import pytest
 
-from conformance.cases import load_all
-from conformance.harness import Result, Variant, classes_of
-from conformance.judgement import PropertyResult, Run, asked_in
-from conformance.mutants.base import ENGINE
-from conformance.nulls.expected import complaints, judged
-from conformance.nulls.known import FOUND_BY, HONEST, Frozen
-from conformance.ops import OPS
+from conformance.cases.case import load_all
+from conformance.cases.ops import OPS
+from conformance.cases.profiles import PROFILES
+from conformance.judge.harness import Result, Variant, classes_of
+from conformance.judge.judgement import PropertyResult, Run, asked_in
 from conformance.oracle import rng
-from conformance.profiles import PROFILES
 from conformance.properties import PROPERTIES, run_properties
 from conformance.properties.draws import Counted, Many
 from conformance.properties.large import BEYOND
 from conformance.properties.running import _made, asking
 from conformance.properties.trial import FINITE, Property
+from conformance.wrong.mutants.base import ENGINE
+from conformance.wrong.nulls.expected import complaints, judged
+from conformance.wrong.nulls.known import FOUND_BY, HONEST, Frozen
 
 CASES = load_all()
 SEED = "5ef7000000000000000000000000c0de"

@@ -10,8 +10,8 @@ import conformance
 ROOT = Path(conformance.__file__).parents[1]
 PROGRAM = """
 import hashlib
-from conformance.cases import VECTORS, load
-from conformance.ports.engine import EnginePort
+from conformance.cases.case import VECTORS, load
+from conformance.engine.port import EnginePort
 case = next(c for c in load(VECTORS / "train.json") if c.id == "train.window")
 out = EnginePort().call("train.run", case.inputs, "float64")
 digest = hashlib.sha256(out["losses"].tobytes())

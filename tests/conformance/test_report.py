@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from conformance import whole as atomic
-from conformance.harness import Result
-from conformance.judgement import PropertyResult
+from conformance.judge.harness import Result
+from conformance.judge.judgement import PropertyResult
 from conformance.report import FILES, ReportError, check_report, folder, write
 from conformance.report.junit import junit
 from conformance.report.markdown import markdown

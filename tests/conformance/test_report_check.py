@@ -5,12 +5,12 @@ from dataclasses import replace
 
 import pytest
 
-from conformance.cases import load_all
-from conformance.harness import Variant, run
-from conformance.judgement import PropertyResult, cases_of
-from conformance.ops import OPS
-from conformance.port import Unsupported
-from conformance.ports.engine import EnginePort
+from conformance.cases.case import load_all
+from conformance.cases.ops import OPS
+from conformance.engine.port import EnginePort
+from conformance.judge.harness import Variant, run
+from conformance.judge.judgement import PropertyResult, cases_of
+from conformance.protocol.port import Unsupported
 from conformance.report import check, check_report, write
 from tests.conformance.report_runs import all_cases, chosen, failed, run_of, whole
 

@@ -9,8 +9,8 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from conformance.harness import Failure, Result
-from conformance.judgement import PropertyResult
+from conformance.judge.harness import Failure, Result
+from conformance.judge.judgement import PropertyResult
 from conformance.report import write
 from conformance.report.markup import tag
 from conformance.report.page import page

@@ -8,7 +8,7 @@ import re
 import numpy as np
 import pytest
 
-from conformance.second_reader import BITS, Refused
+from conformance.oracle.second_reader import BITS, Refused
 from tests.conformance.checkpoint_bytes import (
     BIG,
     CHANGE,
@@ -33,7 +33,7 @@ from tests.conformance.checkpoint_bytes import (
 
 
 def test_the_reader_stays_short():
-    assert len((ROOT / "conformance" / "second_reader.py").read_text("utf-8").splitlines()) <= 300
+    assert len((ROOT / "conformance" / "oracle" / "second_reader.py").read_text("utf-8").splitlines()) <= 300
 
 
 def test_the_example_of_12_13(try_read):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from conformance.second_reader import read
+from conformance.oracle.second_reader import read
 from tests.conformance.checkpoint_bytes import CARD, CHANGE, HEX, OPS, W, build, clause, delta, mask_of, put, sparse
 
 

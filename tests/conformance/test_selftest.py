@@ -4,11 +4,11 @@ import json
 
 import numpy as np
 
-from conformance import selftest
-from conformance.cases import load_all
-from conformance.kills import Kill, matrix_of
-from conformance.mutants import MUTANTS
-from conformance.signatures import SIGNATURES, signatures
+from conformance.cases.case import load_all
+from conformance.cases.signatures import SIGNATURES, signatures
+from conformance.command import selftest
+from conformance.wrong.kills import Kill, matrix_of
+from conformance.wrong.mutants import MUTANTS
 
 CASES = load_all()
 

@@ -5,11 +5,11 @@ import random
 import numpy as np
 import pytest
 
-from conformance.cases import VECTORS, load
-from conformance.compare_files import packed_verdict, state_verdict
-from conformance.harness import Variant, prepared_inputs, run
-from conformance.mutants import MUTANTS
-from conformance.ports.engine import EnginePort
+from conformance.cases.case import VECTORS, load
+from conformance.engine.port import EnginePort
+from conformance.judge.compare_files import packed_verdict, state_verdict
+from conformance.judge.harness import Variant, prepared_inputs, run
+from conformance.wrong.mutants import MUTANTS
 
 STATES = {case.id: case for case in load(VECTORS / "state.json")}
 PACKED = {case.id: case for case in load(VECTORS / "packing.json")}

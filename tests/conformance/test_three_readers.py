@@ -8,8 +8,8 @@ import struct
 import numpy as np
 import pytest
 
-from conformance.cases import VECTORS, load
-from conformance.second_reader import Refused
+from conformance.cases.case import VECTORS, load
+from conformance.oracle.second_reader import Refused
 from tests.conformance.checkpoint_bytes import spell
 from tests.conformance.test_c_refusals import mutate
 

@@ -5,10 +5,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from conformance.cases import load_all
-from conformance.ops import OPS
-from conformance.wire import INPUTS, OF, OUTPUTS, type_of
-from conformance.wire_check import disagreements
+from conformance.cases.case import load_all
+from conformance.cases.ops import OPS
+from conformance.cases.wire import INPUTS, OF, OUTPUTS, type_of
+from conformance.cases.wire_check import disagreements
 
 CASES = load_all()
 

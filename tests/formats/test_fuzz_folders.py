@@ -4,12 +4,11 @@ import random
 
 import pytest
 
-from conformance import second_folder
 from conformance.fuzz import chains
 from conformance.fuzz.content import Disagreement
 from conformance.fuzz.judge_folders import FolderJudge
 from conformance.fuzz.loop import FolderInputs, Tally, execute
-from conformance.oracle import deltas
+from conformance.oracle import deltas, second_folder
 from conformance.oracle.files import Tensor
 from formats import delta, index, reader
 

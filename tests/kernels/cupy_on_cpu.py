@@ -7,7 +7,7 @@ Options take the way that they take in CuPy 13.6 and 14.2, up to where a compile
 from numpy import *  # noqa: F403
 from numpy import generic, ndarray, uint64
 
-from conformance.ports.engine_on_cpu import OnCpu, compiled_by_gpp
+from conformance.engine.on_cpu import OnCpu, compiled_by_gpp
 from seft_ref.kernels._launch import KERNELS, NUMBERS, SOURCE
 
 TEXT = """

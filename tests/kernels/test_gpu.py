@@ -11,7 +11,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from conformance.ports import engine_on_cpu as stand_in
+from conformance.engine import on_cpu as stand_in
 from seft_ref.errors import KernelError
 from seft_ref.kernels import reference
 from seft_ref.kernels._launch import KERNELS
@@ -295,7 +295,7 @@ _WATCHED = """
 import sys
 from pathlib import Path
 import numpy as np
-from conformance.ports.engine_on_cpu import OnCpu
+from conformance.engine.on_cpu import OnCpu
 from seft_ref.kernels import _on_device
 from seft_ref.topology.nm import NMTopology, grouped
 from tests.kernels.test_gpu import in_pattern

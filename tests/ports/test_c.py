@@ -13,9 +13,9 @@ import pytest
 import zstandard
 
 import seft_ports
-from conformance.cases import load_all
-from conformance.harness import Variant, run
-from conformance.judgement import cases_of
+from conformance.cases.case import load_all
+from conformance.judge.harness import Variant, run
+from conformance.judge.judgement import cases_of
 from conformance.protocol.child import Child
 from conformance.protocol.values import encode, line
 from formats.compress import unpack

@@ -13,11 +13,11 @@ jax.config.update("jax_enable_x64", val=True)
 
 import jax.numpy as jnp  # noqa: E402
 
-from conformance.cases import load_all  # noqa: E402
-from conformance.harness import Variant, run  # noqa: E402
-from conformance.judgement import cases_of  # noqa: E402
-from conformance.ops import OPS  # noqa: E402
-from conformance.profiles import CLASSES, PROFILES  # noqa: E402
+from conformance.cases.case import load_all  # noqa: E402
+from conformance.cases.ops import OPS  # noqa: E402
+from conformance.cases.profiles import CLASSES, PROFILES  # noqa: E402
+from conformance.judge.harness import Variant, run  # noqa: E402
+from conformance.judge.judgement import cases_of  # noqa: E402
 from conformance.protocol.child import Child  # noqa: E402
 from seft_ports.jax import errors, event, exact, example, optimizer, schedule, select, sparse, topology  # noqa: E402
 from seft_ports.jax.port import Port  # noqa: E402

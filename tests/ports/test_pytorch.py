@@ -8,9 +8,9 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from conformance.cases import load_all  # noqa: E402
-from conformance.harness import Variant, run  # noqa: E402
-from conformance.judgement import cases_of  # noqa: E402
+from conformance.cases.case import load_all  # noqa: E402
+from conformance.judge.harness import Variant, run  # noqa: E402
+from conformance.judge.judgement import cases_of  # noqa: E402
 from conformance.protocol.child import Child  # noqa: E402
 from seft_ports.pytorch import SeftError, SeftLinear, SeftOptimizer, Settings, kernels, mask_zeros, model, rules, wrap  # noqa: E402
 from seft_ports.pytorch import linear as linear_file  # noqa: E402

@@ -10,7 +10,7 @@ pytest.importorskip("accelerate")
 from transformers import AutoConfig, AutoModelForCausalLM  # noqa: E402
 
 import formats  # noqa: E402
-from conformance.cases import load_all  # noqa: E402
+from conformance.cases.case import load_all  # noqa: E402
 from seft_ports.pytorch import (  # noqa: E402
     SeftError,
     SeftOptimizer,

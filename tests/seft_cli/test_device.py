@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import formats
-from conformance.ports.engine_on_cpu import without_gpp
+from conformance.engine.on_cpu import without_gpp
 from seft_ref.arrays.library import without_cupy
 from seft_ref.kernels import reference
 from tests.backends import CUPY
@@ -153,7 +153,7 @@ def test_processes_of_a_machine_take_its_gpus_in_turn(tmp_path):
 
 
 def test_verify_takes_a_device(monkeypatch):
-    command = importlib.import_module("conformance.command")
+    command = importlib.import_module("conformance.command.app")
     assert command._on_device("cuda", None) == ("cupy",)
     assert command._on_device("cpu", None) is None
     assert command._on_device(None, ["numpy"]) == ["numpy"]

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import formats
-from conformance.ports.engine_on_cpu import without_gpp
+from conformance.engine.on_cpu import without_gpp
 from tests.kernels import cupy_on_cpu
 from tests.mpirun import needs_mpi, together
 from tests.seft_cli.calling import call

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import formats
-from conformance.visible import visible
+from conformance.report.visible import visible
 from formats.convert.hf import write_hf
 from formats.convert.stock import outline
 from tests.formats.conftest import Pieces, dump, frame

@@ -1,0 +1,189 @@
+"""Cases: what is asked, what must come back, which clauses that shows; and their exact files.
+
+In memory a value is an int, float, str or None, an array (float64, int64, uint64, uint8 or bool), or a list or
+dict of values. In a file floats are hexadecimal or base64 little-endian: no decimal stands in between.
+"""
+
+import base64
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from conformance.cases.packed import pack, unpack
+
+VECTORS = Path(__file__).parents[1] / "vectors"
+
+__all__ = ["VECTORS", "Bound", "Case", "decode", "dump", "encode", "load", "load_all"]
+
+Value = Any
+_FILE = 1024
+"""Bytes from which on an array of u8 is a file: such text has many stretches that come twice."""
+_LONG = 1 << 15
+"""An array of at least so many bytes is packed: long cases repeat a few numbers."""
+_MANY = 1024
+"""A dict of at least so many names with equal values stores the value once. Cases of folders have such dicts."""
+_NAMES = {"f32": "<f4", "f64": "<f8", "i64": "<i8", "u64": "<u8", "u8": "|u1", "bool": "|b1"}
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """The gauge Σ|a||b| of an output and the number of terms K (NUM-002).
+
+    `slack` is an absolute error that is allowed on top, and no part of a file:
+    `conformance.judge.slack` says whose it is.
+    """
+
+    gauge: NDArray[np.float64]
+    terms: int
+    slack: NDArray[np.float64] | float = 0.0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Case:
+    """One question and its answer.
+
+    Attributes:
+        id: stable, ``area.name``.
+        op: the operation, a key of OPS.
+        clauses: ids of SPEC.md that the case shows.
+        purpose: the mistake it catches, in one line.
+        inputs: by name.
+        expected: outputs by name; empty for a refusal.
+        refused: the clauses one of which must be named by the refusal; empty for an answer.
+        bounds: of outputs compared by gauge.
+        zeros: outputs whose exact zeros must come back as zeros.
+        dtypes: float dtypes the case is meant for.
+        oracle: where the expected answer comes from.
+    """
+
+    id: str
+    op: str
+    clauses: tuple[str, ...]
+    purpose: str
+    inputs: dict[str, Value]
+    expected: dict[str, Value] = field(default_factory=dict)
+    refused: tuple[str, ...] = ()
+    bounds: dict[str, Bound] = field(default_factory=dict)
+    zeros: tuple[str, ...] = ()
+    dtypes: tuple[str, ...] = ("float64", "float32")
+    oracle: str = "plain Python"
+
+
+def encode(value: Value) -> Value:
+    """Return a value as JSON can hold it."""
+    if isinstance(value, np.ndarray):
+        return _encode_array(value)
+    if isinstance(value, float):
+        return {"hex": value.hex()}
+    if isinstance(value, dict):
+        return _encode_dict({k: encode(v) for k, v in value.items()})
+    if isinstance(value, list | tuple):
+        return [encode(v) for v in value]
+    return value
+
+
+def _encode_dict(held: dict[str, Value]) -> dict[str, Value]:
+    first = next(iter(held.values()), None)
+    if len(held) >= _MANY and all(v == first for v in held.values()):
+        return {"names": list(held), "each": first}
+    return {"dict": held}
+
+
+def _encode_array(x: NDArray[Any]) -> dict[str, Any]:
+    if x.dtype == np.bool_:
+        name = "bool"
+    elif x.dtype in (np.uint64, np.uint8):
+        name = "u64" if x.dtype == np.uint64 else "u8"
+    elif np.issubdtype(x.dtype, np.integer):
+        name = "i64"
+    else:
+        with np.errstate(over="ignore"):
+            fits = np.array_equal(x.astype(np.float32).astype(np.float64), x, equal_nan=True)
+        name = "f32" if fits else "f64"
+    out: dict[str, Any] = {"dtype": name, "shape": list(x.shape)}
+    if name in ("i64", "bool"):
+        return out | {"data": [int(v) for v in x.reshape(-1)]}
+    raw = np.ascontiguousarray(x.astype(_NAMES[name])).tobytes()
+    if len(raw) >= (_FILE if name == "u8" else _LONG):
+        return out | {"packed": base64.b64encode(pack(raw)).decode()}
+    return out | {"b64": base64.b64encode(raw).decode()}
+
+
+def decode(value: Value) -> Value:
+    """Return the value that `encode` wrote; floats come back as float64."""
+    if isinstance(value, list):
+        return [decode(v) for v in value]
+    if not isinstance(value, dict):
+        return value
+    if "hex" in value:
+        return float.fromhex(value["hex"])
+    if "dict" in value:
+        return {k: decode(v) for k, v in value["dict"].items()}
+    if "each" in value:
+        return {k: decode(value["each"]) for k in value["names"]}
+    dtype = np.dtype(_NAMES[value["dtype"]])
+    raw = np.array(value["data"], dtype=dtype) if "data" in value else np.frombuffer(_bytes(value), dtype=dtype)
+    wide = raw.astype(np.float64) if value["dtype"] == "f32" else raw.astype(dtype.newbyteorder("="))
+    return wide.reshape(value["shape"])
+
+
+def _bytes(value: dict[str, Any]) -> bytes:
+    return unpack(base64.b64decode(value["packed"])) if "packed" in value else base64.b64decode(value["b64"])
+
+
+def dump(cases: Iterable[Case]) -> str:
+    """Return the text of a vector file, one field a line."""
+    blocks = []
+    for case in cases:
+        fields: dict[str, Any] = {
+            "id": case.id,
+            "op": case.op,
+            "clauses": list(case.clauses),
+            "purpose": case.purpose,
+            "oracle": case.oracle,
+            "dtypes": list(case.dtypes),
+            "inputs": {k: encode(v) for k, v in case.inputs.items()},
+        }
+        if case.refused:
+            fields["refused"] = list(case.refused)
+        else:
+            fields["expected"] = {k: encode(v) for k, v in case.expected.items()}
+        if case.bounds:
+            fields["bounds"] = {
+                k: {"gauge": encode(b.gauge.astype(np.float32)), "terms": b.terms} for k, b in case.bounds.items()
+            }
+        if case.zeros:
+            fields["zeros"] = list(case.zeros)
+        body = ",\n  ".join(f"{json.dumps(k)}: {json.dumps(v, ensure_ascii=False)}" for k, v in fields.items())
+        blocks.append("{\n  " + body + "\n}")
+    return "[\n" + ",\n".join(blocks) + "\n]\n"
+
+
+def load(path: Path) -> list[Case]:
+    """Return the cases of a vector file."""
+    return [
+        Case(
+            id=row["id"],
+            op=row["op"],
+            clauses=tuple(row["clauses"]),
+            purpose=row["purpose"],
+            inputs={k: decode(v) for k, v in row["inputs"].items()},
+            expected={k: decode(v) for k, v in row.get("expected", {}).items()},
+            refused=tuple(row.get("refused", ())),
+            bounds={k: Bound(decode(b["gauge"]), b["terms"]) for k, b in row.get("bounds", {}).items()},
+            zeros=tuple(row.get("zeros", ())),
+            dtypes=tuple(row["dtypes"]),
+            oracle=row["oracle"],
+        )
+        for row in json.loads(path.read_text(encoding="utf-8"))
+    ]
+
+
+def load_all(folder: Path = VECTORS) -> list[Case]:
+    """Return the cases of every vector file of a folder, by file name."""
+    return [case for path in sorted(folder.glob("*.json")) for case in load(path)]

@@ -1,0 +1,143 @@
+"""The clauses of SPEC.md as records, and the lock file that shows when one of them changed.
+
+**SEL-001** (MUST) The k largest ... [paper-silent]
+"""
+
+import hashlib
+import json
+import re
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parents[1]
+SPEC = HERE / "SPEC.md" if (HERE / "SPEC.md").is_file() else HERE.parent / "SPEC.md"
+"""Beside this file in a wheel, at the root of a checkout."""
+LOCK = HERE / "registry" / "clauses.json"
+
+__all__ = ["LOCK", "SPEC", "Clause", "ClauseError", "check_lock", "extract", "lock_text", "read_clauses"]
+
+_START = re.compile(r"^\*\*([^*]+)\*\*(.*)$")
+_ID = re.compile(r"^[A-Z]{3,4}-\d{3}$")
+_LEVEL = re.compile(r"^ \((MUST|SHOULD|MAY)\) (\S.*)$", re.DOTALL)
+_TAG = re.compile(r"\s*\[(paper-silent|untestable: [^\]]+)\]")
+
+
+class ClauseError(Exception):
+    """A document whose clauses cannot be told apart or read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Clause:
+    """One numbered statement.
+
+    Attributes:
+        id: for example ``"SEL-001"``.
+        level: MUST, SHOULD or MAY.
+        text: the statement with white space made single and tags taken off.
+        paper_silent: it rests on our choice.
+        untestable: why no test can decide it, empty where one can.
+    """
+
+    id: str
+    level: str
+    text: str
+    paper_silent: bool
+    untestable: str
+
+    @property
+    def digest(self) -> str:
+        """The SHA-256 of level and text: what the lock file holds."""
+        return hashlib.sha256(f"{self.level} {self.text}".encode()).hexdigest()
+
+
+def _clause(line_number: int, name: str, rest: str) -> Clause:
+    found = _LEVEL.match(rest)
+    if not found:
+        msg = f"line {line_number}: {name} is not followed by (MUST), (SHOULD) or (MAY) and a statement"
+        raise ClauseError(msg)
+    text = found[2]
+    tags = _TAG.findall(text)
+    if text.count("[paper-silent") + text.count("[untestable") != len(tags):
+        msg = f"line {line_number}: {name} has a tag other than [paper-silent] or [untestable: reason]"
+        raise ClauseError(msg)
+    reasons = [tag.removeprefix("untestable: ").strip() for tag in tags if tag.startswith("untestable")]
+    return Clause(
+        id=name,
+        level=found[1],
+        text=" ".join(_TAG.sub("", text).split()),
+        paper_silent="paper-silent" in tags,
+        untestable=reasons[0] if reasons else "",
+    )
+
+
+def extract(document: str) -> list[Clause]:
+    """Return the clauses of a document in its order.
+
+    Raises:
+        ClauseError: on an id given twice or malformed, a clause without level or statement, a broken tag.
+    """
+    lines = document.splitlines()
+    clauses = []
+    for number, line in enumerate(lines, 1):
+        start = _START.match(line)
+        if not start or "-" not in start[1]:
+            continue
+        if not _ID.match(start[1]):
+            msg = f"line {number}: {start[1]!r} is not an id of the form AREA-nnn"
+            raise ClauseError(msg)
+        end = next((i for i in range(number, len(lines)) if not lines[i].strip()), len(lines))
+        clauses.append(_clause(number, start[1], "\n".join([start[2], *lines[number:end]])))
+    twice = [name for name, n in Counter(c.id for c in clauses).items() if n > 1]
+    if twice:
+        msg = f"{twice[0]} is given twice"
+        raise ClauseError(msg)
+    return clauses
+
+
+def read_clauses(path: Path = SPEC) -> dict[str, Clause]:
+    """Return the clauses of the file at path by id, in the order of the file."""
+    return {clause.id: clause for clause in extract(path.read_text(encoding="utf-8"))}
+
+
+def lock_text(clauses: dict[str, Clause]) -> str:
+    """Return the lock file that belongs to these clauses."""
+    rows = {
+        c.id: {
+            "level": c.level,
+            "sha256": c.digest,
+            **({"paper_silent": True} if c.paper_silent else {}),
+            **({"untestable": c.untestable} if c.untestable else {}),
+        }
+        for c in clauses.values()
+    }
+    body = ",\n".join(f' "{name}": {json.dumps(row)}' for name, row in rows.items())
+    return "{\n" + body + "\n}\n"
+
+
+def check_lock(clauses: dict[str, Clause], lock: Path = LOCK) -> list[str]:
+    """Return one line for each clause that differs from the lock file, empty if none does."""
+    old = json.loads(lock.read_text(encoding="utf-8"))
+    new = json.loads(lock_text(clauses))
+    lines = [f"{name}: in the lock file, not in the document" for name in old if name not in new]
+    lines += [f"{name}: in the document, not in the lock file" for name in new if name not in old]
+    lines += [f"{name}: changed since it was locked" for name in new if name in old and new[name] != old[name]]
+    return lines
+
+
+def main() -> int:
+    """Write the lock file, or with ``--check`` compare it; 1 if it differs."""
+    import sys
+
+    clauses = read_clauses()
+    if "--check" not in sys.argv[1:]:
+        LOCK.write_text(lock_text(clauses), encoding="utf-8", newline="\n")
+        return 0
+    wrong = check_lock(clauses)
+    for line in wrong:
+        print(f"{line}; run python -m conformance.cases.clauses after reviewing it")
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,72 @@
+"""Which clause is shown by which cases, and what shows it where no case can."""
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from conformance.cases.case import Case
+from conformance.cases.clauses import Clause
+
+ELSEWHERE = Path(__file__).parents[1] / "registry" / "covered_elsewhere.json"
+
+__all__ = ["ELSEWHERE", "Coverage", "coverage", "elsewhere"]
+
+
+@dataclass(frozen=True, slots=True)
+class Coverage:
+    """How a clause is shown.
+
+    Attributes:
+        clause: the clause.
+        cases: ids of the cases linked to it.
+        reason: why it has none: that it is not judged, and the test of the reference that shows it, or why no test
+            can decide it; else empty.
+    """
+
+    clause: Clause
+    cases: tuple[str, ...]
+    reason: str
+
+    @property
+    def covered(self) -> bool:
+        """Tell whether the kit accounts for the clause: by cases, or by a reason why there are none."""
+        return bool(self.cases or self.reason)
+
+
+def elsewhere(path: Path = ELSEWHERE) -> dict[str, tuple[str, str]]:
+    """Return for each clause that needs files or processes the test that shows it, and why it is there."""
+    table = json.loads(path.read_text(encoding="utf-8"))
+    return {clause: (row["test"], row["why"]) for clause, row in table.items()}
+
+
+def coverage(
+    clauses: dict[str, Clause], cases: Iterable[Case], table: dict[str, tuple[str, str]]
+) -> dict[str, Coverage]:
+    """Return how every clause is covered.
+
+    Raises:
+        ValueError: a case or the table names a clause that the document does not have.
+    """
+    shown: dict[str, list[str]] = {name: [] for name in clauses}
+    for case in cases:
+        for name in case.clauses:
+            if name not in shown:
+                msg = f"case {case.id} is linked to {name}, which SPEC.md does not have"
+                raise ValueError(msg)
+            shown[name].append(case.id)
+    for name in table:
+        if name not in shown:
+            msg = f"covered_elsewhere.json names {name}, which SPEC.md does not have"
+            raise ValueError(msg)
+    out = {}
+    for name, clause in clauses.items():
+        reason = ""
+        if not shown[name] and clause.untestable:
+            reason = f"untestable: {clause.untestable}"
+        elif not shown[name] and name in table:
+            test, why = table[name]
+            # a port is never asked: what the reference shows of itself says nothing about it
+            reason = f"not judged: {why}; of the reference {test} shows it"
+        out[name] = Coverage(clause, tuple(shown[name]), reason)
+    return out

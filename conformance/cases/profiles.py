@@ -1,0 +1,241 @@
+"""What a port can claim: profiles of operations, what each operation rests on, and numeric classes (chapter 16)."""
+
+import json
+from collections.abc import Collection, Iterable, Mapping, Sequence
+
+import numpy as np
+
+from conformance.cases.case import Case
+from conformance.cases.ops import OPS
+
+__all__ = [
+    "CLASSES",
+    "NEEDS",
+    "PROFILES",
+    "blocking",
+    "classes_offered",
+    "in_order",
+    "is_scalar",
+    "needs_zstd",
+    "offered_in",
+    "profile_of",
+    "profiles_of_case",
+    "requires_zstd",
+]
+
+CLASSES = {"exact64": "float64", "fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+"""Numeric classes, and the dtype of float arrays in each (PRT-011)."""
+
+PROFILES: dict[str, tuple[str, ...]] = {
+    "core": (
+        "rng.draws",
+        "select.largest",
+        "select.smallest",
+        "topology.positions",
+        "topology.of",
+        "change.source",
+        "change.realign",
+        "count.budget",
+        "count.drop",
+        "schedule.fraction",
+        "schedule.events",
+        "schedule.learning_rate",
+        "delta.effective",
+        "delta.initial_random",
+        "kernel.sparse",
+        "kernel.store",
+        "gradient.whole",
+        "gradient.at",
+        "gradient.candidates",
+        "update.drop",
+        "update.grow",
+        "update.adapt",
+        "update.evolve",
+        "adamw.step",
+        "adamw.clip",
+    ),
+    "rules": (
+        "select.pools",
+        "score.drop",
+        "score.grow",
+        "score.adapt",
+        "window.evidence",
+        "window.candidates",
+        "gradient.norm",
+        "count.budgets",
+        "schedule.drops",
+        "schedule.all_events",
+        "schedule.spiel",
+        "delta.initial",
+        "preset.rule",
+        "rule.check",
+        "optimizer.step",
+        "update.event",
+    ),
+    "nm": ("prune.pattern",),
+    "kernels": ("kernel.dense", "kernel.store_dense", "kernel.exceeding"),
+    "layers": (
+        "layer.embedding",
+        "layer.rmsnorm",
+        "layer.linear",
+        "layer.rope",
+        "layer.attention",
+        "layer.swiglu",
+        "layer.cross_entropy",
+        "rope.frequencies",
+        "config.describe",
+        "model.step",
+    ),
+    "train": ("text.training", "text.evaluation", "evaluate.perplexity", "train.step", "train.run"),
+    "batches": ("train.batches",),
+    "state": ("state.write", "state.resume"),
+    "prune": (
+        "text.calibration",
+        "prune.magnitude",
+        "prune.wanda",
+        "prune.sparsegpt",
+        "prune.model",
+        "prune.model_sparsegpt",
+    ),
+    "adapters": ("adapter.initial", "adapter.lora", "adapter.spp", "adapter.sparsepeft", "adapter.lora_star"),
+    "generate": ("generate.read", "generate.fork", "generate.pick", "generate.text"),
+    "ckpt-read": ("file.read", "delta.apply"),
+    "ckpt-write": ("file.write",),
+    "compression": ("file.compress",),
+    "folders": ("folder.read", "folder.write"),
+    "convert": ("convert.from_hf", "convert.to_hf", "convert.adapter"),
+    "checkpoints": (
+        "checkpoint.dtype",
+        "checkpoint.final",
+        "file.name",
+        "file.expand",
+        "generate.stops",
+        "prune.record",
+    ),
+    "runs": ("run.warnings", "ranks.rows", "event.ratios"),
+}
+"""Every operation stands in one profile."""
+
+_NM_CLAUSES = {"TOP-005", "GROW-007", "EVT-007", "PRN-004", "PRN-012"}
+
+NEEDS: dict[str, tuple[str, ...]] = {
+    "change.realign": ("change.source",),
+    "delta.initial_random": ("rng.draws",),
+    "delta.initial": ("select.largest", "rng.draws"),
+    "gradient.at": ("gradient.whole",),
+    "gradient.candidates": ("select.largest",),
+    "update.drop": ("select.smallest",),
+    "update.grow": ("select.largest",),
+    "update.adapt": ("select.smallest", "delta.effective"),
+    "update.evolve": ("update.drop", "update.grow", "update.adapt", "change.realign"),
+    "update.event": ("update.evolve", "select.pools", "score.drop", "score.grow", "score.adapt"),
+    "event.ratios": ("update.event",),
+    "window.candidates": ("select.largest",),
+    "schedule.drops": ("schedule.fraction",),
+    "layer.linear": ("kernel.sparse",),
+    "layer.rope": ("rope.frequencies",),
+    "model.step": (
+        "layer.embedding",
+        "layer.rmsnorm",
+        "layer.linear",
+        "layer.rope",
+        "layer.attention",
+        "layer.swiglu",
+        "layer.cross_entropy",
+        "config.describe",
+    ),
+    "evaluate.perplexity": ("model.step", "text.evaluation"),
+    "train.step": ("model.step", "update.evolve", "adamw.step", "text.training"),
+    "train.run": ("train.step",),
+    "train.batches": ("model.step", "update.evolve", "adamw.step"),
+    "state.write": ("train.run",),
+    "state.resume": ("train.run",),
+    "prune.model": ("prune.wanda", "model.step"),
+    "prune.model_sparsegpt": ("prune.sparsegpt", "model.step"),
+    "generate.read": ("model.step",),
+    "generate.fork": ("generate.read",),
+    "generate.pick": ("rng.draws",),
+    "generate.text": ("generate.read", "generate.pick"),
+    "adapter.lora_star": ("adapter.lora", "prune.wanda"),
+    "delta.apply": ("file.read",),
+    "file.expand": ("file.read",),
+    "file.compress": ("file.write",),
+    "folder.read": ("file.read",),
+    "folder.write": ("file.write",),
+    "convert.from_hf": ("folder.read",),
+    "convert.to_hf": ("folder.read",),
+}
+"""What an operation rests on: where one of these fails, its own cases would only say so again (PRT-012)."""
+
+
+def blocking(ops: Iterable[str], bad: Collection[str]) -> str:
+    """Return an operation of `bad` that one of the operations is, or rests on; empty if there is none (PRT-012)."""
+    left, looked_at = list(ops), set[str]()
+    while left:
+        op = left.pop()
+        if op in bad:
+            return op
+        looked_at.add(op)
+        left += [need for need in NEEDS.get(op, ()) if need not in looked_at]
+    return ""
+
+
+def is_scalar(op: str) -> bool:
+    """Tell whether an operation has no numeric class of its own (PRT-015)."""
+    return op in OPS and OPS[op].kind == "scalar"
+
+
+def offered_in(name: str, ops: Mapping[str, Sequence[str]]) -> frozenset[str]:
+    """Return the operations that a hello offers in a numeric class: a scalar one if it is offered in any (PRT-015).
+
+    ops  operation to numeric classes, as a hello has them
+    """
+    return frozenset(op for op, classes in ops.items() if name in classes or (classes and is_scalar(op)))
+
+
+def classes_offered(ops: Mapping[str, Sequence[str]]) -> set[str]:
+    """Return the numeric classes of a hello; what scalar operations name counts where nothing else is offered."""
+    of_arrays = {name for op, classes in ops.items() for name in classes if not is_scalar(op)}
+    return of_arrays or {name for classes in ops.values() for name in classes}
+
+
+_OF = {op: name for name, ops in PROFILES.items() for op in ops}
+
+
+def profile_of(op: str) -> str:
+    """Return the profile of an operation."""
+    return _OF[op]
+
+
+def profiles_of_case(case: Case) -> set[str]:
+    """Return the profiles that a case belongs to: its operation's, and `nm` where it shows a clause of N:M."""
+    return {_OF[case.op]} | ({"nm"} if _NM_CLAUSES & set(case.clauses) else set())
+
+
+def needs_zstd(case: Case) -> bool:
+    """Tell whether a file among the inputs of a case requires `zstd`, which a port may say that it lacks (PRT-006)."""
+    given = (*case.inputs.values(), *(case.inputs.get("deltas") or {}).values())
+    return any(requires_zstd(one.tobytes()) for one in given if isinstance(one, np.ndarray) and one.dtype == np.uint8)
+
+
+def requires_zstd(raw: bytes) -> bool:
+    """Tell whether the manifest of a file requires `zstd`, where one can be found (FMT-043)."""
+    if b"zstd" not in raw:
+        return False
+    try:
+        header = json.loads(raw[8 : 8 + int.from_bytes(raw[:8], "little")])
+        return "zstd" in json.loads(header["__metadata__"]["seft.manifest"])["requires"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return False
+
+
+def in_order(ops: Iterable[str] = OPS) -> list[list[str]]:
+    """Return operations in groups, each resting on those before it only."""
+    left = dict.fromkeys(ops)
+    groups: list[list[str]] = []
+    while left:
+        ready = [op for op in left if not any(need in left for need in NEEDS.get(op, ()))]
+        groups.append(ready)
+        for op in ready:
+            del left[op]
+    return groups

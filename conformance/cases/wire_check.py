@@ -1,0 +1,108 @@
+"""Holds a case against the table of types: what `wire` says of a call is so in every case, or it lies."""
+
+import re
+from typing import Any
+
+import numpy as np
+
+from conformance.cases.case import Case
+from conformance.cases.ops import OPS
+from conformance.cases.wire import RECORDS, type_of
+
+__all__ = ["disagreements"]
+
+_ARRAY = re.compile(r"(i64|u64|u8|bool|real)\[(.*)\]")
+_KINDS = {"i64": "i", "u64": "u8", "u8": "u1", "bool": "b", "real": "f"}
+_PLAIN = {"int": int, "float": float, "string": str, "bool": bool, "null": type(None)}
+Lengths = dict[str, Any]
+
+
+def disagreements(case: Case) -> list[str]:
+    """Return where a case has another type than the table says, or another length than its other arrays.
+
+    What is refused may have lengths that do not fit each other: of its arrays only the dtype is looked at.
+    """
+    lengths: Lengths | None = None
+    if not case.refused:
+        lengths = {name: value for name, value in case.inputs.items() if type(value) is int}
+    told = []
+    for name in OPS[case.op].names:
+        # an input that may be absent is left out, or None
+        if case.inputs.get(name) is not None:
+            told += _against(case.inputs[name], type_of(case.op, name, output=False), lengths, name)
+    for name, value in case.expected.items():
+        # what is judged by its content stands in the case as a description of it, not as bytes
+        if OPS[case.op].outputs[name] in ("state", "packed", "stock"):
+            continue
+        told += _against(value, type_of(case.op, name, output=True), lengths, f"out: {name}")
+    return told
+
+
+def _against(value: Any, told: str, lengths: Lengths | None, where: str) -> list[str]:
+    """Return how a value differs from a type; binds the lengths that are not known yet."""
+    for kind, python in (("list of ", list), ("dict of ", dict)):
+        if told.startswith(kind):
+            if not isinstance(value, python):
+                return [f"{where} is {type(value).__name__}, not {told}"]
+            pairs = value.items() if isinstance(value, dict) else enumerate(value)
+            inside = told.removeprefix(kind)
+            return [
+                text
+                for key, one in pairs
+                for text in _against(one, inside, None if lengths is None else dict(lengths), f"{where}[{key}]")
+            ]
+    reasons: list[str] = []
+    for alternative in told.split(" or "):
+        reasons = _against_one(value, alternative, lengths, where)
+        if not reasons:
+            return []
+    return reasons
+
+
+def _against_one(value: Any, told: str, lengths: Lengths | None, where: str) -> list[str]:
+    if told in RECORDS:
+        return _against_record(value, told, lengths, where)
+    if told == "value":
+        return [f"{where} is an array, not a value"] if isinstance(value, np.ndarray) else []
+    array = _ARRAY.fullmatch(told)
+    if array is None:
+        return [] if type(value) is _PLAIN[told] else [f"{where} is {type(value).__name__}, not {told}"]
+    kind = _KINDS[array[1]]
+    if not isinstance(value, np.ndarray) or not value.dtype.str[1:].startswith(kind):
+        have = value.dtype.name if isinstance(value, np.ndarray) else type(value).__name__
+        return [f"{where} is {have}, not {told}"]
+    if lengths is None:
+        return []
+    fits = _fits(value.shape, [one.strip() for one in array[2].split(",")], lengths)
+    return [] if fits else [f"{where} has the shape {value.shape}, not {told} with {lengths}"]
+
+
+def _against_record(value: Any, told: str, lengths: Lengths | None, where: str) -> list[str]:
+    if not isinstance(value, dict):
+        return [f"{where} is {type(value).__name__}, not a {told}"]
+    strange = [f"{where} has {name}, which no {told} has" for name in value if name not in RECORDS[told]]
+    known = None if lengths is None else dict(lengths) | {k: v for k, v in value.items() if type(v) is int}
+    return strange + [
+        text
+        for name, one in value.items()
+        if name in RECORDS[told]
+        for text in _against(one, RECORDS[told][name], known, f"{where}.{name}")
+    ]
+
+
+def _fits(shape: tuple[int, ...], axes: list[str], lengths: Lengths) -> bool:
+    """Tell whether a shape fits the names of axes; what they stand for is entered where it does."""
+    if axes[0] == "...":
+        cut = len(shape) - len(axes) + 1
+        return cut >= 0 and _same("...", shape[:cut], lengths) and _fits(shape[cut:], axes[1:] or [""], lengths)
+    if axes == [""]:
+        return shape == ()
+    return len(shape) == len(axes) and all(_same(name, n, lengths) for name, n in zip(axes, shape, strict=True))
+
+
+def _same(name: str, length: Any, lengths: Lengths) -> bool:
+    if name == "*":
+        return True
+    if name.isdigit():
+        return bool(length == int(name))
+    return bool(lengths.setdefault(name, length) == length)

@@ -1,0 +1,153 @@
+"""First aid for a port: a handshake and a few calls small enough to check by hand, with every line shown."""
+
+import json
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from conformance.cases.ops import OPS
+from conformance.cases.profiles import PROFILES, profile_of
+from conformance.protocol.child import Child, Hello, PortFault, StartError
+from conformance.protocol.port import Refused, Unsupported
+
+__all__ = ["CALLS", "examine"]
+
+Say = Callable[[str], Any]
+
+
+def _ids(*values: int) -> Any:
+    return np.array(values, dtype=np.int64)
+
+
+def _floats(*values: float) -> Any:
+    return np.array(values, dtype=np.float64)
+
+
+CALLS: tuple[tuple[str, dict[str, Any], dict[str, Any] | str], ...] = (
+    ("select.largest", {"scores": _floats(1, 3, 3, 2), "ids": _ids(5, 7, 9, 11), "k": 2}, {"chosen": _ids(7, 9)}),
+    ("select.largest", {"scores": _floats(1, float("nan")), "ids": _ids(0, 1), "k": 1}, "SEL-004"),
+    ("count.drop", {"drop_fraction": 0.2, "step": 20, "steps": 80, "slots": 100}, {"n": 17}),
+    ("topology.positions", {"out": 2, "in": 3, "indptr": _ids(0, 1, 2), "indices": _ids(2, 0)},
+     {"positions": _ids(2, 3)}),
+    ("update.drop", {"out": 1, "in": 4, "delta": _ids(0, 2, 3), "delta_values": _floats(0.5, -0.25, 0.25), "n": 2},
+     {"dropped": _ids(2, 3)}),
+    ("gradient.at", {"out": 1, "in": 2, "dy": _floats(1, 2).reshape(2, 1), "x": _floats(3, 0, 4, 5).reshape(2, 2),
+                     "positions": _ids(0, 1)}, {"values": _floats(11, 10)}),
+)  # fmt: skip
+"""Operation, inputs, and the answer or the clause of the refusal."""
+
+
+def examine(command: Sequence[str], timeout: float, say: Say) -> bool:
+    """Tell what a port answers; True if nothing is wrong with what it offers.
+
+    say  prints a line
+
+    Raises:
+        StartError: it does not start, or does not introduce itself.
+    """
+    with Child(command, timeout) as child:
+        child.on_line = lambda arrow, raw: say(f"  {arrow} {_cut(raw)}")
+        say(f"starting {' '.join(command)}")
+        hello = child.hello()
+        _introduce(hello, say)
+        good = _greets_again(child, say)
+        tried = 0
+        for op, given, wanted in CALLS:
+            if op in hello.ops:
+                tried += 1
+                good &= _tries(child, hello, op, given, wanted, say)
+        missing = next((op for op in OPS if op not in hello.ops), None)
+        if missing is not None:
+            good &= _declines(child, missing, say)
+        if child.said():
+            say(f"its standard error:{child.said()}")
+        if not tried:
+            say("none of the operations that this command knows by heart is offered; offer select.largest first")
+        say("ties, most refusals and other numbers are not tried here; judge an operation with --only NAME")
+        say(f"{'all is well' if good else 'something is wrong'}: {tried} calls of {len(hello.ops)} operations tried")
+    return good
+
+
+def _introduce(hello: Hello, say: Say) -> None:
+    say(
+        f"it is {hello.name}, {hello.port.get('language', 'language not told')}, and offers {len(hello.ops)} operations"
+    )
+    for profile, ops in PROFILES.items():
+        offered = [op for op in ops if op in hello.ops]
+        if offered:
+            missing = [op for op in ops if op not in hello.ops]
+            left = f"; not {', '.join(missing[:4])}{' ...' if len(missing) > 4 else ''}" if missing else ": all of it"
+            say(f"  {profile}: {len(offered)} of {len(ops)}{left}")
+    for op in hello.ops:
+        if op not in OPS:
+            say(f"  WRONG: it offers {op}, which is no operation; see list --ops")
+
+
+def _greets_again(child: Child, say: Say) -> bool:
+    say("ping")
+    try:
+        child.ping()
+    except PortFault as fault:
+        say(f"  WRONG: {fault}")
+        return False
+    return True
+
+
+def _tries(child: Child, hello: Hello, op: str, given: dict[str, Any], wanted: dict[str, Any] | str, say: Say) -> bool:
+    dtype = "float32" if "fp32" in hello.ops[op] and OPS[op].kind != "scalar" else "float64"
+    say(f"{op} ({profile_of(op)}), {dtype}")
+    inputs = {k: v.astype(dtype) if isinstance(v, np.ndarray) and v.dtype.kind == "f" else v for k, v in given.items()}
+    try:
+        got = child.call(op, inputs, dtype)
+    except Refused as refusal:
+        if refusal.clause == wanted:
+            say(f"  right: it refuses by {wanted}")
+            return True
+        say(f"  WRONG: it refuses by {refusal.clause}; expected {_told(wanted)}")
+        return False
+    except Unsupported:
+        say("  WRONG: its hello offers this operation, its answer does not")
+        return False
+    except (PortFault, StartError) as fault:
+        say(f"  WRONG: {fault}")
+        return False
+    if isinstance(wanted, dict) and set(got) == set(wanted) and all(_equal(got[k], wanted[k]) for k in wanted):
+        say(f"  right: {_told(got)}")
+        return True
+    say(f"  WRONG: got {_told(got)}, expected {_told(wanted)}")
+    return False
+
+
+def _declines(child: Child, op: str, say: Say) -> bool:
+    say(f"{op}, which it does not offer")
+    try:
+        child.call(op, {}, "float64")
+    except Unsupported:
+        say("  right: it says so")
+        return True
+    except (Refused, PortFault, StartError) as error:
+        say(f"  WRONG: it should answer unsupported (PRT-007): {error}")
+        return False
+    say("  WRONG: it answers")
+    return False
+
+
+def _equal(a: Any, b: Any) -> bool:
+    x, y = np.asarray(a), np.asarray(b)
+    return x.shape == y.shape and x.dtype.kind == y.dtype.kind and bool(np.all(x == y))
+
+
+def _told(value: dict[str, Any] | str) -> str:
+    if isinstance(value, str):
+        return f"a refusal by {value}"
+    return ", ".join(f"{name} = {np.asarray(one).tolist()}" for name, one in value.items())
+
+
+def _cut(raw: bytes) -> str:
+    text = raw.decode("utf-8", "replace").strip()
+    try:
+        json.loads(text)
+    except ValueError:
+        return f"(no JSON) {text[:200]!r}"
+    return text if len(text) <= 400 else text[:397] + "..."

@@ -1,0 +1,67 @@
+"""What the kit leaves where it was told to: looked at before anything runs; of a run, written when it has been told."""
+
+import os
+from pathlib import Path
+
+from conformance import expect, report
+from conformance.judge.judgement import Run
+from conformance.whole import check_file, check_place
+
+__all__ = ["check", "check_new", "check_page", "write"]
+
+UNWRITABLE = (expect.ManifestError, report.ReportError, OSError)
+
+
+def check(manifest: Path | None, folder: Path | None) -> str:
+    """Return why expected failures or a report could not be written, empty if they can; nothing is written.
+
+    manifest  where the failures of a run go as expected; None for nowhere
+    folder    where its report goes; None for nowhere
+    """
+    try:
+        if manifest is not None:
+            expect.check(manifest)
+        if folder is not None:
+            report.check_folder(folder)
+    except UNWRITABLE as error:
+        return str(error)
+    return ""
+
+
+def check_page(page: Path) -> str:
+    """Return why a page could not be written, empty if it can."""
+    try:
+        check_file(page)
+    except OSError as error:
+        return str(error)
+    return ""
+
+
+def check_new(folder: Path) -> str:
+    """Return why a folder could not be made, empty if it can."""
+    if os.path.lexists(folder):
+        return f"{folder} exists; name a folder that does not"
+    try:
+        check_place(folder)
+    except OSError as error:
+        return str(error)
+    return ""
+
+
+def write(run: Run, manifest: Path | None, folder: Path | None) -> str:
+    """Write the failures of a run as expected, and its report; return what went wrong, empty if nothing did.
+
+    Where one of the two cannot be written, the other is all the same.
+    """
+    wrong = []
+    try:
+        if manifest is not None:
+            expect.write(manifest, [*run.results, *run.properties], run.classes)
+    except UNWRITABLE as error:
+        wrong.append(str(error))
+    try:
+        if folder is not None:
+            report.write(run, folder)
+    except UNWRITABLE as error:
+        wrong.append(str(error))
+    return "; ".join(wrong)

@@ -1,0 +1,369 @@
+"""Starts a port as often as a run needs it, asks it everything that its profiles hold, and returns the run.
+
+run = judge(Target.of_command("./my_port --flag"), Options(profiles=("core",)))
+"""
+
+import platform
+import random
+import secrets
+import shlex
+import sys
+import time
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from conformance.cases.case import Case, load_all
+from conformance.cases.clauses import Clause, ClauseError, read_clauses
+from conformance.cases.coverage import Coverage, coverage, elsewhere
+from conformance.cases.ops import OPS
+from conformance.cases.profiles import CLASSES, PROFILES, classes_offered, offered_in, profiles_of_case
+from conformance.cases.signatures import covering, refused_by, signatures
+from conformance.judge.conduct import CHECKS, declining, ending
+from conformance.judge.harness import Variant, failing_operations
+from conformance.judge.harness import run as run_cases
+from conformance.judge.judgement import BLOCKED, PropertyResult, Run, cases_of
+from conformance.judge.stop import Stop
+from conformance.properties import PROPERTIES, run_properties
+from conformance.protocol.child import Child, Hello
+
+__all__ = ["BACKENDS", "DEFAULT", "Broken", "Options", "Target", "Unusable", "judge", "started"]
+
+BACKENDS = {
+    "numpy": "reference_numpy",
+    "numba": "compiled",
+    "numba-transposed": "compiled_transposed",
+    "strict": "strict",
+    "gpu-on-cpu": "gpu_on_cpu",
+    "cupy": "cupy",
+}
+"""Our engine's kernel sets and array libraries, by the function of `conformance.engine.port` that makes the port."""
+DEFAULT = ("numpy", "numba", "strict")
+"""Those that are judged where none is named."""
+
+EXAMPLES = 20
+"""Examples of each property on each form and class, besides the directed ones."""
+
+
+class Broken(Exception):
+    """The kit itself is at fault: its files cannot be read, or a clause is shown by nothing."""
+
+
+class Unusable(Exception):
+    """Options that fit nothing: no such name, or nothing left to judge."""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What is judged: one program, or the engine in several forms that all must pass.
+
+    Attributes:
+        commands: how each form is started.
+        shown: what a reader would type to judge the same.
+    """
+
+    commands: tuple[tuple[str, ...], ...]
+    shown: str
+
+    @classmethod
+    def of_command(cls, command: str) -> "Target":
+        """Return a program by its command line, split as a shell would.
+
+        Raises:
+            ValueError: it is empty, or a quotation mark is left open.
+        """
+        words = tuple(shlex.split(command))
+        if not words:
+            raise ValueError("it names no program")
+        return cls((words,), f"--port {shlex.quote(command)}")
+
+    @classmethod
+    def of_class(cls, name: str) -> "Target":
+        """Return a Python class, pkg.mod:Class, served in a child process."""
+        return cls((_served(name),), f"--port-py {name}")
+
+    @classmethod
+    def of_engine(cls, backends: Sequence[str] = ()) -> "Target":
+        """Return our engine on the named backends; on those of `DEFAULT` if none is named."""
+        chosen = tuple(backends) or DEFAULT
+        shown = " ".join(f"--backend {name}" for name in backends)
+        return cls(tuple(_served(f"conformance.engine.port:{BACKENDS[name]}") for name in chosen), shown)
+
+
+def _served(name: str) -> tuple[str, ...]:
+    return (sys.executable, "-m", "conformance.protocol.serve", name)
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What is asked of a target.
+
+    Attributes:
+        profiles: empty for all in which the port offers anything.
+        classes: numeric classes, empty for all that the port offers.
+        only: globs of case ids, operations, clauses or properties; empty for all.
+        clause: id of one clause; empty for all.
+        quick: as few cases as refuse every known mutant, and no properties.
+        seed: hexadecimal; empty to draw one.
+        timeout: seconds a call.
+        jobs: child processes of each form.
+        examples: of each property; 0 tries none, and claims nothing.
+        max_failures: failed cases after which the rest is not run; 0 for no limit.
+    """
+
+    profiles: tuple[str, ...] = ()
+    classes: tuple[str, ...] = ()
+    only: tuple[str, ...] = ()
+    clause: str = ""
+    quick: bool = False
+    seed: str = ""
+    timeout: float = 20.0
+    jobs: int = 1
+    examples: int = EXAMPLES
+    max_failures: int = 0
+
+    @property
+    def filtered(self) -> str:
+        """The option that leaves cases out, empty if none does."""
+        told = [f"--only {pattern}" for pattern in self.only]
+        told += [f"--clause {self.clause}"] if self.clause else []
+        told += ["--examples 0"] if not self.examples else []
+        return " ".join(told + (["--quick"] if self.quick else []))
+
+
+@dataclass(slots=True)
+class Started:
+    """A target that runs.
+
+    Attributes:
+        lanes: the same variants once for each job.
+        hellos: what each form said of itself.
+        classes: numeric classes that are judged.
+    """
+
+    lanes: list[list[Variant]] = field(default_factory=list)
+    hellos: list[Hello] = field(default_factory=list)
+    classes: tuple[str, ...] = ()
+
+    @property
+    def children(self) -> list[Child]:
+        """One process of each form."""
+        return list(dict.fromkeys(variant.port for variant in self.lanes[0] if isinstance(variant.port, Child)))
+
+    @property
+    def offered(self) -> set[str]:
+        """Operations that any form offers in any judged class."""
+        return {op for variant in self.lanes[0] for op in variant.offers or ()}
+
+
+@contextmanager
+def started(target: Target, options: Options) -> Iterator[Started]:
+    """Start every form of a target, once for each job.
+
+    Raises:
+        conformance.protocol.child.StartError: a form does not start or does not introduce itself.
+        Unusable: no form offers a class that is asked for.
+    """
+    found = Started()
+    with ExitStack() as stack:
+        for job in range(max(1, options.jobs)):
+            lane: list[Variant] = []
+            for command in target.commands:
+                child = stack.enter_context(Child(command, options.timeout))
+                hello = child.hello()
+                if job == 0:
+                    found.hellos.append(hello)
+                lane += _variants(child, hello, options.classes)
+            found.lanes.append(lane)
+        known = {name for hello in found.hellos for name in classes_offered(hello.ops)}
+        named = {name for hello in found.hellos for classes in hello.ops.values() for name in classes}
+        unknown = sorted(named - set(CLASSES))
+        if unknown:
+            raise Unusable(f"the port offers the numeric class {unknown[0]}; known are {', '.join(CLASSES)}")
+        missing = [name for name in options.classes if name not in known]
+        if missing:
+            offers = ", ".join(sorted(known)) or "none"
+            raise Unusable(f"the port does not offer the numeric class {missing[0]}; it offers {offers}")
+        found.classes = tuple(name for name in CLASSES if name in (options.classes or known))
+        yield found
+
+
+def _variants(child: Child, hello: Hello, classes: Sequence[str]) -> list[Variant]:
+    known = classes_offered(hello.ops)
+    out = [
+        Variant(child, dtype, offers=offered_in(name, hello.ops), deterministic=hello.deterministic, zstd=hello.zstd)
+        for name, dtype in CLASSES.items()
+        if name in known and (not classes or name in classes)
+    ]
+    # a port that offers nothing is asked all the same: it must say so each time (PRT-007)
+    return out or [Variant(child, "float64", offers=frozenset())]
+
+
+def judge(
+    target: Target,
+    options: Options,
+    progress: Callable[[Case], None] = lambda case: None,
+    artifacts: Path = Path("seft-failures"),
+) -> Run:
+    """Return the run of a target.
+
+    artifacts  where the folders of failed properties go
+    Raises     Unusable for options that leave nothing; StartError if the target does not start; Broken if the kit is
+    """
+    begun, clock = datetime.now(UTC), time.monotonic()
+    every, clauses, shown = _kit()
+    seed = options.seed or secrets.token_hex(16)
+    order = random.Random(seed)  # noqa: S311  the order of calls is no secret
+    with started(target, options) as port:
+        offered = port.offered
+        profiles = options.profiles or tuple(p for p, ops in PROFILES.items() if offered & set(ops))
+        meant = [case for case in cases_of(profiles, every) if any(v.takes(case) for v in port.lanes[0])]
+        cases = _chosen(meant, options)
+        if not cases and not options.filtered and not options.profiles:
+            raise Unusable("the port offers no operation of any profile; its hello lists them under ops")
+        if options.filtered:
+            named = {p.profile for p in PROPERTIES.values() if any(fnmatchcase(p.name, o) for o in options.only)}
+            profiles = tuple(p for p in profiles if p in named or any(p in profiles_of_case(case) for case in cases))
+        results = run_cases(cases, port.lanes[0], progress, order, port.lanes[1:], options.max_failures)
+        stop = Stop(options.max_failures, sum(bool(r.failures) for r in results))
+        held: list[PropertyResult] = []
+        if options.examples and not options.quick and not stop.reached:
+            bad = failing_operations(results)
+            held = _properties(port, profiles, seed, options, artifacts, bad)
+        elif stop.reached and not options.filtered:
+            mine = [p for p in PROPERTIES.values() if p.profile in profiles]
+            why = f"{BLOCKED}: {stop.reason}"
+            held = [PropertyResult(p.name, p.clauses, p.profile, skipped=why) for p in mine]
+        held += _conduct(port, every, options)
+        run = Run(
+            port=_described(port.hellos),
+            profiles=profiles,
+            classes=port.classes,
+            results=results,
+            coverage=shown,
+            properties=held,
+            clauses=clauses,
+            chosen=_plan(cases, port.lanes[0]) | _tried(held, profiles, options),
+            seed=seed,
+            fresh=not options.seed,
+            filtered=options.filtered,
+            quick=_quick(cases, meant) if options.quick else "",
+            deterministic=all(hello.deterministic for hello in port.hellos),
+            zstd=all(hello.zstd for hello in port.hellos),
+            command=[target.shown],
+            started=begun.isoformat(timespec="seconds"),
+        )
+    run.seconds = time.monotonic() - clock
+    return run
+
+
+def _kit() -> tuple[list[Case], dict[str, Clause], list[Coverage]]:
+    """Return cases, clauses, and how each clause is shown."""
+    try:
+        every, clauses = load_all(), read_clauses()
+        unknown = next((case for case in every if case.op not in OPS), None)
+        if unknown is not None:
+            raise Broken(f"case {unknown.id} asks for {unknown.op}, which ops.py does not have")
+        shown = list(coverage(clauses, every, elsewhere()).values())
+    except (OSError, ValueError, KeyError, ClauseError) as error:
+        raise Broken(f"the kit cannot be read: {type(error).__name__}: {error}") from error
+    bare = [c.clause.id for c in shown if not c.covered]
+    if bare:
+        raise Broken(f"no case, no test elsewhere and no reason stands for {', '.join(bare)}")
+    return every, clauses, shown
+
+
+def _properties(
+    port: Started, profiles: Sequence[str], seed: str, options: Options, artifacts: Path, bad: Collection[str]
+) -> list[PropertyResult]:
+    """Return the results of the properties that the options name, each once.
+
+    bad  operations that failed a case: what asks them, or rests on them, is blocked
+    """
+    found: dict[str, PropertyResult] = {}
+    for pattern in options.only or (None,):
+        for held in run_properties(
+            port.lanes[0],
+            profiles,
+            seed,
+            examples=options.examples,
+            only=pattern,
+            clause=options.clause or None,
+            artifacts=artifacts,
+            bad=bad,
+        ):
+            found.setdefault(held.name, held)
+    return list(found.values())
+
+
+def _conduct(port: Started, every: Sequence[Case], options: Options) -> list[PropertyResult]:
+    """Return the results of the checks of the protocol; the port does not run afterwards."""
+    children = port.children
+    held = [declining(children, every), ending(children, asked=True)]
+    if options.filtered:
+        # whoever looks at one case does not want to wait for one more start, nor to hear of what is right besides
+        return [one for one in held if one.failure]
+    return [*held, ending(children, asked=False)]
+
+
+def _described(hellos: Sequence[Hello]) -> dict[str, object]:
+    """Return what a report says of a target of one form, or of several."""
+    told = dict(hellos[0].port)
+    if len(hellos) > 1:
+        told["forms"] = [hello.name for hello in hellos]
+    return told | {"host": platform.platform(), "python": platform.python_version()}
+
+
+def _chosen(cases: Sequence[Case], options: Options) -> list[Case]:
+    """Return the cases that filters leave.
+
+    Raises:
+        Unusable: a filter matches nothing.
+    """
+    left = list(cases)
+    if options.only:
+        left = [c for c in left if any(fnmatchcase(n, p) for p in options.only for n in (c.id, c.op, *c.clauses))]
+        if not left:
+            if any(fnmatchcase(name, pattern) for name in PROPERTIES for pattern in options.only):
+                return []
+            raise Unusable(
+                f"--only {' '.join(options.only)} matches no case, operation or clause of these profiles; see list"
+            )
+    if options.clause:
+        left = [c for c in left if options.clause in c.clauses]
+        if not left:
+            raise Unusable(
+                f"no case of these profiles shows {options.clause}; `explain {options.clause}` says what does"
+            )
+    if options.quick:
+        left = covering(left, signatures())
+    return left
+
+
+def _quick(cases: Sequence[Case], meant: Sequence[Case]) -> str:
+    """Return what a quick run looked at, and what it left out."""
+    table = signatures()
+    seen, known = refused_by(cases, table), refused_by(meant, table)
+    return (
+        f"quick: {len(cases)} of {len(meant)} cases. They refuse {len(seen)} of the {len(known)} known mutants that"
+        " all cases refuse; another mistake may pass, and no property was tried"
+    )
+
+
+def _plan(cases: Sequence[Case], variants: Sequence[Variant]) -> dict[str, int]:
+    """Return for each case how often it is to be answered: by each form, in each class in which it is offered."""
+    plan = {}
+    for case in cases:
+        meant = [v for v in variants if v.takes(case)]
+        meant = meant[:1] if OPS[case.op].kind == "scalar" else meant
+        plan[case.id] = sum(case.op in (v.offers or ()) for v in meant)
+    return plan
+
+
+def _tried(held: Sequence[PropertyResult], profiles: Sequence[str], options: Options) -> dict[str, int]:
+    """Return the properties that are to be tried: all of the profiles, or what a filter left."""
+    whole = [p.name for p in PROPERTIES.values() if p.profile in profiles] + list(CHECKS)
+    return dict.fromkeys([one.name for one in held] if options.filtered else whole, 0)

@@ -1,0 +1,171 @@
+"""The kit judged by itself: wrong programs are refused, null ports are never conformant, comparators bite.
+
+    python -m conformance.command.selftest [--page PATH] [--write] [--jobs N]
+
+--page writes the kill matrix as a page, --write the signatures (`conformance/registry/signatures.json`). Exit status 0
+if the kit bites everywhere, 1 if it does not.
+"""
+
+import argparse
+import json
+import math
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from conformance.cases.case import Bound
+from conformance.cases.compare import compare, tau
+from conformance.cases.signatures import SIGNATURES
+from conformance.whole import write_file
+from conformance.wrong.kills import Matrix, kill_matrix
+from conformance.wrong.mutants import CONTROLS, MUTANTS
+from conformance.wrong.nulls.expected import EXPECTED, complaints, judged
+
+__all__ = ["Matrix", "comparators", "kill_matrix", "main", "page", "signatures_text"]
+
+
+def comparators() -> list[str]:
+    """Return what is wrong with the comparators at, just inside and just outside their bounds, and beside numbers."""
+    told = []
+    for dtype, unit in (("float64", 2.0**-53), ("float32", 2.0**-24)):
+        # a bound that every number of the dtype can meet exactly
+        limit = tau(0) * unit * 2.0**20
+        bound = Bound(np.array([2.0**20]), 0)
+        want = np.zeros(1)
+        for error, passes in (
+            (limit, True),
+            (
+                math.nextafter(limit, 0)
+                if dtype == "float64"
+                else float(np.nextafter(np.float32(limit), np.float32(0))),
+                True,
+            ),
+            (float(np.nextafter(np.array(limit, dtype), np.array(math.inf, dtype))), False),
+            (-limit, True),
+            (math.nan, False),
+            (math.inf, False),
+        ):
+            got = np.array([error], dtype=dtype)
+            if compare(got, want, "gauge", dtype, bound).passed != passes:
+                told.append(f"gauge {dtype}: an error of {error!r} where {limit!r} is allowed")
+        relative = 1e-9 if dtype == "float64" else 1e-4
+        for error, passes in ((relative * 0.99, True), (relative * 1.01, False), (math.nan, False)):
+            got = np.array([1.0 + error], dtype=dtype)
+            if compare(got, np.ones(1), "relative", dtype).passed != passes:
+                told.append(f"relative {dtype}: an error of {error!r}")
+        told += _exactly(dtype)
+    return told
+
+
+def _exactly(dtype: str) -> list[str]:
+    """The classes exact and value on zeros, NaN, infinities, empty arrays, and arrays that are not alike."""
+    zero, minus, one = np.zeros(1, dtype), -np.zeros(1, dtype), np.ones(1, dtype)
+    none, nan = np.zeros((0, 3), dtype), np.full(1, np.nan, dtype)
+    next_one = np.nextafter(one, 2 * one)
+    rows: list[tuple[str, object, object, bool]] = [
+        ("exact", one, np.ones(1), True),
+        ("exact", next_one, np.ones(1), False),
+        ("exact", minus, np.zeros(1), False),
+        ("value", minus, np.zeros(1), True),
+        ("value", next_one, np.ones(1), False),
+        ("exact", nan, np.full(1, np.nan), False),
+        ("exact", np.full(1, np.inf, dtype), np.full(1, np.inf), True),
+        ("exact", none, np.zeros((0, 3)), True),
+        ("exact", np.zeros((3, 0), dtype), np.zeros((0, 3)), False),
+        ("exact", zero, np.zeros((1, 1)), False),
+        ("exact", one.astype(np.float16), np.ones(1), False),
+        ("exact", [], np.zeros(0), False),
+        ("exact", None, np.zeros(0), False),
+    ]
+    return [
+        f"{how} {dtype}: {got!r} beside {want!r}"
+        for how, got, want, passes in rows
+        if compare(got, want, how, dtype).passed != passes  # type: ignore[arg-type]
+    ]
+
+
+def signatures_text(matrix: Matrix) -> str:
+    """Return the file of signatures: one case a line."""
+    rows = [
+        f" {json.dumps(case)}: {json.dumps(names, ensure_ascii=False)}" for case, names in matrix.signatures().items()
+    ]
+    return "{\n" + ",\n".join(rows) + "\n}\n"
+
+
+def page(matrix: Matrix) -> str:
+    """Return the kill matrix as a page."""
+    killed = sum(bool(kills) for kills in matrix.kills.values())
+    shown = sum(bool(names) for names in matrix.shown.values())
+    lines = [
+        "# Which mistakes the kit refuses",
+        "",
+        "Made by `python -m conformance.command.selftest --page docs/kill-matrix.md`. A mutant is our engine with one",
+        "operation replaced by a plausible mistake; it is killed if cases refuse it, one of them linked to each",
+        "clause that it breaks.",
+        "",
+        f"{killed} of {len(MUTANTS)} mutants are killed.",
+        f"Of {len(matrix.shown)} clauses of level MUST {shown} have a killed mutant.",
+        f"{len(matrix.idle)} of {len(matrix.clauses)} cases kill none: they are listed at the end as unproven.",
+        "",
+        "## Mutants",
+        "",
+        "| operation | mistake | clauses | cases that refuse it |",
+        "|---|---|---|---|",
+    ]
+    cell = {m.name: m.flaw.replace("|", "\\|") for m in MUTANTS}
+    lines += [f"| `{m.op}` | {cell[m.name]} | {' '.join(m.clauses)} | {len(matrix.kills[m.name])} |" for m in MUTANTS]
+    lines += ["", "## Clauses without a killed mutant", "", "| clause | why |", "|---|---|"]
+    lines += [f"| {clause} | {reason or 'NO REASON'} |" for clause, reason in matrix.reasons.items()]
+    lines += ["", f"## Cases that kill no mutant ({len(matrix.idle)})", ""]
+    areas: dict[str, list[str]] = {}
+    for case in matrix.idle:
+        area, name = case.split(".", 1)
+        areas.setdefault(area, []).append(name)
+    lines += [f"- `{area}`: {', '.join(names)}" for area, names in areas.items()]
+    return "\n".join(lines) + "\n"
+
+
+def _nulls() -> list[str]:
+    told = []
+    for mode in EXPECTED:
+        found = judged(mode)
+        outcomes = ", ".join(sorted({r.outcome for r in found.results}))
+        wrong = complaints(mode, found)
+        told += wrong
+        print(f"  {'WRONG' if wrong else 'ok':5} {mode:18} {outcomes}")
+    return told
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the self-test; the exit status."""
+    parser = argparse.ArgumentParser(prog="self-test", description=__doc__.splitlines()[0])
+    parser.add_argument("--page", type=Path, metavar="PATH", help="write the kill matrix as a page")
+    parser.add_argument("--write", action="store_true", help="write conformance/registry/signatures.json")
+    parser.add_argument("--jobs", type=int, metavar="N", help="processes for the matrix; one a core unless told")
+    given = parser.parse_args(arguments)
+    start = time.monotonic()
+    told = comparators()
+    print(f"comparators: {len(told)} wrong")
+    print(f"null ports: {len(EXPECTED)}")
+    told += _nulls()
+    matrix = kill_matrix(given.jobs)
+    told += matrix.complaints()
+    text = signatures_text(matrix)
+    if given.write:
+        SIGNATURES.write_text(text, encoding="utf-8", newline="\n")
+    elif text != SIGNATURES.read_text(encoding="utf-8"):
+        told.append(f"{SIGNATURES.name} is not what the matrix gives; write it anew with --write")
+    if given.page is not None:
+        write_file(given.page, page(matrix).encode())
+    killed = sum(bool(kills) for kills in matrix.kills.values())
+    print(f"mutants: {killed} of {len(MUTANTS)} killed, by all but {len(matrix.idle)} of {len(matrix.clauses)} cases")
+    for line in told:
+        print(f"WRONG {line}")
+    print(f"{len(told)} wrong, {len(CONTROLS)} controls in the tests, {time.monotonic() - start:.0f} s")
+    return 1 if told else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,80 @@
+"""Conversion of foreign folders by `formats.convert`."""
+
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import formats
+from conformance.engine.files import described, encoded, tensor_of
+from formats.convert import hf
+from formats.convert.quantised import quantisations
+from formats.convert.sources import ADAPTERS
+from formats.digest import of_bytes
+
+Values = dict[str, Any]
+
+
+def laid_out(folder: Path, a: Values) -> Path:
+    """Return a new folder that holds `files` and `large`; a name that ends in a slash is one of a folder."""
+    folder.mkdir()
+    for name, raw in a["files"].items():
+        if name.endswith("/"):
+            (folder / name).mkdir()
+        else:
+            (folder / name).write_bytes(raw.tobytes())
+    for name, size in (a.get("large") or {}).items():
+        with (folder / name).open("wb") as file:
+            file.truncate(size)
+    return folder
+
+
+def _from_hf(a: Values) -> Values:
+    with tempfile.TemporaryDirectory() as place:
+        source, target = laid_out(Path(place) / "source", a), Path(place) / "target"
+        with hf.open_hf(source) as found:
+            left_out = sorted(found.left_out, key=str.encode)
+            quantised = bool(quantisations(found.files.get(hf.CONFIG, b"")))
+        hf.to_sparse(source, target, encoding=a["encoding"], dtype=a.get("cast"), zeros=a["zeros"])
+        with formats.open(target) as reader:
+            return {
+                "kind": reader.kind,
+                "tensors": {name: described(reader.load_verified(name)) for name in reader.names()},
+                "attributes": encoded(reader.attributes),
+                "tied": reader.tied,
+                "scales": encoded(reader.scales),
+                "companions": _digests(reader.files),
+                "left_out": left_out,
+                "quantised": int(quantised),
+            }
+
+
+def _digests(files: Mapping[str, bytes]) -> dict[str, str]:
+    return {name: of_bytes(files[name]) for name in files}
+
+
+def _to_hf(a: Values) -> Values:
+    with tempfile.TemporaryDirectory() as place:
+        source, target = laid_out(Path(place) / "source", a), Path(place) / "target"
+        hf.to_hf(source, target, dtype=a.get("cast"), shard_bytes=a["part_bytes"])
+        return {"files": {file.name: np.frombuffer(file.read_bytes(), dtype=np.uint8) for file in target.iterdir()}}
+
+
+def _adapter(a: Values) -> Values:
+    base = {name: tensor_of(t) for name, t in a["tensors"].items()}
+    with tempfile.TemporaryDirectory() as place:
+        changes = ADAPTERS[a["kind"]](laid_out(Path(place) / "source", a), base)
+        return {
+            "how": changes.op,
+            "tensors": {name: described(changes.tensors[name]) for name in changes.tensors},
+            "left_out": changes.attributes.get("left_out", {}),
+        }
+
+
+OPERATIONS: dict[str, Any] = {
+    "convert.from_hf": _from_hf,
+    "convert.to_hf": _to_hf,
+    "convert.adapter": _adapter,
+}

@@ -1,0 +1,53 @@
+"""Checkpoint folders through the reader and writer of `formats`."""
+
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import formats
+from conformance.engine.files import delta_of, described, encoded, tensor_of
+
+Values = dict[str, Any]
+
+
+def _read(a: Values) -> Values:
+    with tempfile.TemporaryDirectory() as folder:
+        for name, raw in a["files"].items():
+            (Path(folder) / name).write_bytes(raw.tobytes())
+        with formats.open(folder) as reader:
+            tensors = {name: described(reader.load_verified(name)) for name in reader.names()}
+            reader.verify()
+            return {
+                "kind": reader.kind,
+                "tensors": tensors,
+                "attributes": encoded(reader.attributes),
+                "tied": reader.tied,
+                "scales": encoded(reader.scales),
+                "delta": encoded(None),
+                "state": reader.state_sha256,
+                "files": {name: np.frombuffer(reader.files[name], dtype=np.uint8) for name in reader.files},
+            }
+
+
+def _write(a: Values) -> Values:
+    tensors = {name: tensor_of(t) for name, t in a["tensors"].items()}
+    companions = {name: raw.tobytes() for name, raw in a["files"].items()}
+    checkpoint = formats.Checkpoint(
+        a["kind"],
+        tensors,
+        json.loads(a["attributes"]),
+        a["tied"],
+        companions,
+        json.loads(a["scales"]),
+        delta_of(a["delta"]),
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "case"
+        formats.write(path, checkpoint, encoding=a["encoding"], shard_bytes=a["part_bytes"])
+        return {"files": {file.name: np.frombuffer(file.read_bytes(), dtype=np.uint8) for file in path.iterdir()}}
+
+
+OPERATIONS: dict[str, Any] = {"folder.read": _read, "folder.write": _write}

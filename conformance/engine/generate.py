@@ -1,0 +1,63 @@
+"""Generation by the engine, operation by operation."""
+
+from typing import Any
+
+import numpy as np
+
+from conformance.engine.models import weights_of_case
+from seft_ref.arrays.library import array_namespace
+from seft_ref.model.config import ModelConfig
+from seft_ref.text.generate import generate, nothing_read, read
+from seft_ref.text.sampling import Sampling, pick
+
+Values = dict[str, Any]
+
+
+def _sampling(a: Values) -> Sampling:
+    top_p = a.get("top_p")
+    return Sampling(a["temperature"], a.get("top_k"), 1.0 if top_p is None else top_p, a["seed"])
+
+
+def _read(a: Values) -> Values:
+    config = ModelConfig.from_json(a["config"])
+    weights, tokens = weights_of_case(config, a["tensors"], a["kernels"]), a["tokens"]
+    context, found = nothing_read(config), []
+    for n in a["parts"]:
+        part = tokens[:, context.length : context.length + n]
+        logits, context = read(part, context, weights, config, a["kernels"])
+        found.append(logits)
+    return {"logits": array_namespace(tokens).stack(found, axis=1)}
+
+
+def _fork(a: Values) -> Values:
+    config = ModelConfig.from_json(a["config"])
+    weights = weights_of_case(config, a["tensors"], a["kernels"])
+    _, context = read(a["tokens"], nothing_read(config), weights, config, a["kernels"])
+    return {"logits": [read(branch, context, weights, config, a["kernels"])[0] for branch in a["branches"]]}
+
+
+def _pick(a: Values) -> Values:
+    sampling = _sampling(a)
+    return {"picked": np.array([pick(a["logits"], sampling, n) for n in a["numbers"]], dtype=np.int64)}
+
+
+def _text(a: Values) -> Values:
+    config = ModelConfig.from_json(a["config"])
+    found = generate(
+        a["prompt"],
+        weights_of_case(config, a["tensors"], a["kernels"]),
+        config,
+        a["kernels"],
+        sampling=_sampling(a),
+        max_tokens=a.get("max_tokens"),
+        stops=a["stops"],
+    )
+    return {"tokens": np.array(list(found), dtype=np.int64)}
+
+
+OPERATIONS: dict[str, Any] = {
+    "generate.read": _read,
+    "generate.fork": _fork,
+    "generate.pick": _pick,
+    "generate.text": _text,
+}

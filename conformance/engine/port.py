@@ -1,0 +1,222 @@
+"""Our engine as a port: one function an operation, each a few calls into seft_ref."""
+
+import copy
+from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import numpy as np
+
+from conformance.cases.ops import OPS
+from conformance.engine import (
+    adapters,
+    around,
+    choices,
+    convert,
+    files,
+    folders,
+    generate,
+    layers,
+    models,
+    rules,
+    state,
+)
+from conformance.protocol.port import Refused, Unsupported
+from formats import FormatError
+from seft_ref.arrays.library import Array, array_namespace, cupy_like, device, to_numpy, without_cupy
+from seft_ref.errors import SeftError
+from seft_ref.kernels import reference
+
+__all__ = [
+    "EnginePort",
+    "compiled",
+    "compiled_kernels",
+    "cupy",
+    "gpu_on_cpu",
+    "reference_numpy",
+    "strict",
+    "strict_like",
+    "without_cupy",
+]
+
+Operation = Callable[[dict[str, Any]], dict[str, Any]]
+
+
+class EnginePort:
+    """seft_ref, on the arrays of one library and with one kernel set.
+
+    Attributes:
+        ops: the operations by name; a test replaces one to see whether the kit notices. Besides its inputs an
+            operation finds the kernel set under ``kernels``.
+    """
+
+    def __init__(
+        self,
+        name: str = "engine",
+        like: Array | None = None,
+        kernels: Any = reference,
+        classes: tuple[str, ...] = ("exact64", "fp32"),
+        kinds: tuple[str, ...] = ("scalar", "rule", "layer", "whole"),
+    ) -> None:
+        self.name = name
+        self._classes = classes
+        self._kernels = kernels
+        self._like = np.zeros(0) if like is None else like
+        modules = (
+            layers,
+            rules,
+            choices,
+            models,
+            files,
+            adapters,
+            generate,
+            state,
+            around,
+            folders,
+            convert,
+        )
+        every: dict[str, Operation] = {op: f for module in modules for op, f in module.OPERATIONS.items()}
+        self.ops = {op: f for op, f in every.items() if OPS[op].kind in kinds}
+
+    def call(self, op: str, inputs: dict[str, Any], dtype: str) -> dict[str, Any]:
+        """Return the outputs of an operation; see `conformance.protocol.port.Port`."""
+        if op not in self.ops:
+            raise Unsupported(op)
+        try:
+            given = {name: self._there(value) for name, value in inputs.items()}
+            out = self.ops[op](given | {"kernels": self._kernels})
+        except (SeftError, FormatError) as error:
+            raise Refused(error.clause, str(error)) from error
+        return {name: _back(value) for name, value in out.items()}
+
+    def describe(self) -> dict[str, Any]:
+        """Return what the engine says of itself to a caller from outside (PRT-004)."""
+        told = {"name": self.name, "version": _version(), "language": "Python"}
+        return {
+            "port": told,
+            "ops": {op: list(self._classes) for op in self.ops},
+            "flags": {"deterministic": True, "files": True},
+        }
+
+    def with_ops(self, name: str, **ops: Operation) -> "EnginePort":
+        """Return the same port with operations replaced; ``__`` in a keyword stands for the dot."""
+        other = copy.copy(self)
+        other.name = name
+        other.ops = self.ops | {key.replace("__", "."): f for key, f in ops.items()}
+        return other
+
+    def _there(self, value: Any) -> Any:
+        if isinstance(value, np.ndarray):
+            if value.dtype in (np.uint64, np.uint8):
+                return value
+            xp = array_namespace(self._like)
+            return xp.asarray(value, device=device(self._like), copy=True)
+        if isinstance(value, dict):
+            return {k: self._there(v) for k, v in value.items()}
+        if isinstance(value, list):
+            return [self._there(v) for v in value]
+        return value
+
+
+def _version() -> str:
+    try:
+        return version("seft_ref")
+    except PackageNotFoundError:  # the source alone, on the path of whoever imports it
+        return "unknown"
+
+
+def _back(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _back(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_back(v) for v in value]
+    # CuPy has get, and __array_namespace__ in late versions only
+    return to_numpy(value) if hasattr(value, "__array_namespace__") or hasattr(value, "get") else value
+
+
+def reference_numpy() -> EnginePort:
+    """Return the engine on NumPy with the kernels that define the others."""
+    return EnginePort("engine")
+
+
+def compiled() -> EnginePort:
+    """Return the engine with the kernels that numba compiles.
+
+    Raises:
+        SystemExit: numba is not installed.
+    """
+    kernels = compiled_kernels()
+    if kernels is None:
+        raise SystemExit("the engine's compiled kernels need numba; pip install numba")
+    return EnginePort("engine with kernels.cpu", kernels=kernels, kinds=("layer", "whole"))
+
+
+def compiled_transposed() -> EnginePort:
+    """Return the engine with the kernels that numba compiles, and a transposed copy of every matrix.
+
+    Raises:
+        SystemExit: numba is not installed.
+    """
+    if compiled_kernels() is None:
+        raise SystemExit("the engine's compiled kernels need numba; pip install numba")
+    from seft_ref.kernels import cpu_transposed
+
+    return EnginePort("engine with kernels.cpu_transposed", kernels=cpu_transposed, kinds=("layer", "whole"))
+
+
+def strict() -> EnginePort:
+    """Return the engine on array-api-strict, on a device that is not the host.
+
+    Raises:
+        SystemExit: array-api-strict is not installed.
+    """
+    like = strict_like()
+    if like is None:
+        raise SystemExit("this needs array-api-strict; pip install array-api-strict")
+    return EnginePort("engine on array-api-strict", like, classes=("fp32",), kinds=("rule", "layer"))
+
+
+def cupy() -> EnginePort:
+    """Return the engine on arrays of CuPy, on the current device.
+
+    Raises:
+        SystemExit: CuPy is not installed, or finds no device.
+    """
+    told = without_cupy()
+    if told:
+        raise SystemExit(told)
+    from seft_ref.kernels import gpu
+
+    return EnginePort("engine on CuPy with kernels.gpu", cupy_like(), kernels=gpu, kinds=("rule", "layer"))
+
+
+def gpu_on_cpu() -> EnginePort:
+    """Return the engine with the GPU's kernels, compiled for this CPU and launched on NumPy arrays.
+
+    Raises:
+        SystemExit: there is no g++.
+    """
+    from conformance.engine.on_cpu import on_cpu, without_gpp
+
+    told = without_gpp()
+    if told:
+        raise SystemExit(told)
+    return EnginePort("engine with kernels.gpu on a CPU", kernels=on_cpu(), kinds=("layer", "whole"))
+
+
+def compiled_kernels() -> Any:
+    """Return the compiled kernel set, None if what it is compiled with is not installed."""
+    try:
+        from seft_ref.kernels import cpu
+    except ImportError:
+        return None
+    return cpu
+
+
+def strict_like() -> Array | None:
+    """Return an array of array_api_strict on a device that is not the host, None if it is not installed."""
+    try:
+        import array_api_strict as xp
+    except ImportError:
+        return None
+    return xp.zeros(0, device=xp.Device("device1"))

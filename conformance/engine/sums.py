@@ -1,0 +1,140 @@
+"""Our engine with kernel sets that add up in other orders, and in 16 bits: a kit that refuses one is not right.
+
+Each set is the reference set with its three products replaced. What a product is of, and what is refused, stays.
+"""
+
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from conformance.cases.compare import float_type
+from conformance.engine.port import EnginePort
+from seft_ref.arrays.library import Array, array_namespace, device
+from seft_ref.kernels import NAMES, reference
+from seft_ref.kernels.split import Split
+from seft_ref.topology.csr import Topology, flat
+
+__all__ = ["fused", "permuted", "reduced", "split"]
+
+
+def _whole(packed: Any) -> Array:
+    """Return a packed matrix as one array: its product with the identity is exact."""
+    values = packed.live.values if isinstance(packed, Split) else packed.values
+    xp, n_in = array_namespace(values), packed.shape[1]
+    eye = xp.eye(n_in, dtype=packed.dtype, device=device(values))
+    return reference.matmul(eye, packed).T
+
+
+def _set(product: Any) -> Any:
+    """Return the reference set with a @ b replaced.
+
+    product  a function of a (m, k) and b (k, n)
+    """
+
+    def matmul(x: Array, packed: Any) -> Array:
+        reference.matmul(x[:0, ...], packed)
+        return product(x, _whole(packed).T)
+
+    def matmul_transposed(dy: Array, packed: Any) -> Array:
+        reference.matmul_transposed(dy[:0, ...], packed)
+        return product(dy, _whole(packed))
+
+    def sample(dy: Array, x: Array, topology: Topology) -> Array:
+        found = reference.sample(dy, x, topology)
+        if not topology.nnz:
+            return found
+        xp = array_namespace(dy, x)
+        return xp.take(xp.reshape(product(dy.T, x), (-1,)), flat(topology))
+
+    held = {name: getattr(reference, name) for name in NAMES}
+    return SimpleNamespace(**(held | {"matmul": matmul, "matmul_transposed": matmul_transposed, "sample": sample}))
+
+
+def _backwards(a: Array, b: Array) -> Array:
+    """Return a @ b, the terms added one by one from the last to the first, odd ones before even ones."""
+    xp = array_namespace(a, b)
+    total = xp.zeros((a.shape[0], b.shape[1]), dtype=a.dtype, device=device(a))
+    terms = range(a.shape[1])
+    for k in [*reversed(terms[1::2]), *reversed(terms[::2])]:
+        total = total + a[:, k][:, None] * b[k, :][None, :]
+    return total
+
+
+def _halves(a: Array, b: Array) -> Array:
+    """Return a @ b as the sum of two products of half of the terms."""
+    middle = a.shape[1] // 2
+    return a[:, :middle] @ b[:middle, :] + a[:, middle:] @ b[middle:, :]
+
+
+def _fused(a: Array, b: Array) -> Array:
+    """Return a @ b, each product added before it is rounded."""
+    xp = array_namespace(a, b)
+    total = xp.zeros((a.shape[0], b.shape[1]), dtype=a.dtype, device=device(a))
+    for k in range(a.shape[1]):
+        total = _multiply_add(a[:, k][:, None], b[k, :][None, :], total)
+    return total
+
+
+def _multiply_add(a: Array, b: Array, c: Array) -> Array:
+    """Return a · b + c with one rounding, or within the last bit of it."""
+    xp = array_namespace(a, b, c)
+    if a.dtype == xp.float32:
+        # the product of two binary32 is exact in binary64
+        wide = xp.astype(a, xp.float64) * xp.astype(b, xp.float64) + xp.astype(c, xp.float64)
+        return xp.astype(wide, xp.float32)
+    product = a * b
+    lost = _rest_of_product(a, b, product)
+    total = product + c
+    # what the addition lost, exactly
+    back = total - product
+    rest = (product - (total - back)) + (c - back)
+    return total + (rest + lost)
+
+
+def _rest_of_product(a: Array, b: Array, product: Array) -> Array:
+    """Return what rounding took from a product of two binary64, by splitting both factors in halves."""
+
+    def halves(x: Array) -> tuple[Array, Array]:
+        wide = x * 134217729.0
+        high = wide - (wide - x)
+        return high, x - high
+
+    a1, a2 = halves(a)
+    b1, b2 = halves(b)
+    return ((a1 * b1 - product) + a1 * b2 + a2 * b1) + a2 * b2
+
+
+def permuted() -> EnginePort:
+    """Return the engine with sums in another order of their terms."""
+    return EnginePort("engine with permuted sums", kernels=_set(_backwards), kinds=("layer", "whole"))
+
+
+def split() -> EnginePort:
+    """Return the engine with sums of two halves."""
+    return EnginePort("engine with split sums", kernels=_set(_halves), kinds=("layer", "whole"))
+
+
+def fused() -> EnginePort:
+    """Return the engine with products that are added before they are rounded."""
+    return EnginePort("engine with fused sums", kernels=_set(_fused), kinds=("layer", "whole"))
+
+
+class _Reduced(EnginePort):
+    """The engine on arrays of a 16-bit type: they are widened, and each result is rounded once (PRT-011)."""
+
+    def call(self, op: str, inputs: dict[str, Any], dtype: str) -> dict[str, Any]:
+        """Return the outputs of an operation; see `conformance.protocol.port.Port`."""
+        kind = float_type(dtype)
+        wide = {k: v.astype(np.float32) if _has(v, kind) else v for k, v in inputs.items()}
+        out = super().call(op, wide, "float32")
+        return {k: v.astype(kind) if _has(v, np.dtype(np.float32)) else v for k, v in out.items()}
+
+
+def _has(value: Any, kind: np.dtype[Any]) -> bool:
+    return isinstance(value, np.ndarray) and value.dtype == kind
+
+
+def reduced() -> EnginePort:
+    """Return the engine in 16 bits, with sums in float32."""
+    return _Reduced("engine in 16 bits", classes=("bf16", "fp16"), kinds=("layer",))

@@ -1,0 +1,146 @@
+"""Comparison of files that a port writes: what they hold, not how their bytes came about (PRT-020)."""
+
+import json
+import math
+from typing import Any
+
+import numpy as np
+
+from conformance.cases.case import Bound
+from conformance.cases.compare import Verdict, compare
+from conformance.cases.ops import Class
+from conformance.judge.compare_packed import broken_packing
+from conformance.judge.compare_stock import broken_folder
+from conformance.oracle.second_reader import Content, Refused, Tensor, read
+
+__all__ = ["judged", "packed_verdict", "state_verdict"]
+
+_FLOATS = {"float64": "F64", "float32": "F32"}
+_NUMBERS = {"F64": "<f8", "F32": "<f4", "I32": "<i4", "I64": "<i8"}
+
+
+def judged(
+    got: Any, want: Any, how: Class, dtype: str, bound: Bound | None = None, *, keep_zeros: bool = False
+) -> Verdict:
+    """Return the verdict on an output of any class; the arguments are those of `compare`."""
+    if how == "state" and want is not None:
+        return state_verdict(got, want, dtype)
+    if how == "packed" and want is not None:
+        return packed_verdict(got, want)
+    if how == "stock" and want is not None:
+        wrong = broken_folder(got, want)
+        return _wrong(wrong) if wrong else Verdict(passed=True)
+    return compare(got, want, how, dtype, bound, keep_zeros=keep_zeros)
+
+
+def packed_verdict(got: Any, want: dict[str, Any]) -> Verdict:
+    """Return the verdict on the bytes of a compressed file (FMT-140 to FMT-142)."""
+    if not isinstance(got, np.ndarray) or got.dtype != np.uint8 or got.ndim != 1:
+        return _wrong("expected the bytes of a file, a vector of u8")
+    wrong = broken_packing(got.tobytes(), want)
+    return _wrong(wrong) if wrong else Verdict(passed=True)
+
+
+def state_verdict(got: Any, want: dict[str, Any], dtype: str) -> Verdict:
+    """Return the verdict on the bytes of a training state (CKP-007, PRT-020).
+
+    want  `attributes` as JSON text, `settings` by name, and `tensors`: name → dtype, shape, positions, values
+    """
+    if not isinstance(got, np.ndarray) or got.dtype != np.uint8 or got.ndim != 1:
+        return _wrong("expected the bytes of a file, a vector of u8")
+    try:
+        found = read(got.tobytes())
+    except Refused as error:
+        return _wrong(f"no file of chapter 12: {error}")
+    except (ValueError, TypeError, KeyError, IndexError, OverflowError, MemoryError, RecursionError) as error:
+        return _wrong(f"no file of chapter 12: {type(error).__name__}: {error}")
+    if found.kind != "training-state":
+        return _wrong(f"kind: expected 'training-state', got {found.kind!r}")
+    if found.tied or found.scales:
+        return _wrong("a training state has no tied names and no scales")
+    told = _attributes(found, want, dtype)
+    if told:
+        return _wrong(told)
+    if found.tensors.keys() != want["tensors"].keys():
+        missing, more = (sorted(a - b) for a, b in _both(want["tensors"].keys(), found.tensors.keys()))
+        text = f"{missing[0]} is missing" if missing else f"{more[0]} has no place in it"
+        return _wrong(f"tensors: {text}")
+    worst = 0.0
+    for name, tensor in want["tensors"].items():
+        one = _tensor(name, found.tensors[name], tensor, dtype)
+        if not one.passed:
+            return Verdict(passed=False, detail=f"{name}: {one.detail}", ratio=one.ratio)
+        worst = max(worst, one.ratio)
+    return Verdict(passed=True, ratio=worst)
+
+
+def _wrong(detail: str) -> Verdict:
+    return Verdict(passed=False, detail=detail, ratio=math.inf)
+
+
+def _both(one: Any, two: Any) -> tuple[tuple[set[Any], set[Any]], tuple[set[Any], set[Any]]]:
+    first, second = set(one), set(two)
+    return (first, second), (second, first)
+
+
+def _attributes(found: Content, want: dict[str, Any], dtype: str) -> str:
+    """Return what is wrong with the attributes; empty if nothing is."""
+    held = dict(found.attributes)
+    expected: dict[str, Any] = json.loads(want["attributes"]) | {"dtype": dtype}
+    text = held.pop("settings", None)
+    for key in [*expected, *held]:
+        if key not in expected or held.get(key) != expected[key] or key not in held:
+            return f"attribute {key}: expected {_short(expected.get(key))}, got {_short(held.get(key))}"
+    try:
+        settings = json.loads(text) if isinstance(text, str) else None
+    except (ValueError, RecursionError):
+        settings = None
+    if not isinstance(settings, dict):
+        return "attribute settings: expected the text of a JSON object"
+    for key in [*want["settings"], *settings]:
+        # the preset decides nothing (CKP-006)
+        if key != "preset" and not _same_setting(settings.get(key), want["settings"].get(key)):
+            return f"settings, {key}: expected {_short(want['settings'].get(key))}, got {_short(settings.get(key))}"
+    return ""
+
+
+def _same_setting(got: Any, want: Any) -> bool:
+    """Tell whether two settings are the same: numbers by value, true and false apart from 1 and 0."""
+    if isinstance(got, list) and isinstance(want, list):
+        return len(got) == len(want) and all(map(_same_setting, got, want))
+    return isinstance(got, bool) == isinstance(want, bool) and bool(got == want)
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) < 100 else text[:97] + "..."
+
+
+def _tensor(name: str, got: Tensor, want: dict[str, Any], dtype: str) -> Verdict:
+    """Return the verdict on one tensor: positions, counts and what a run only moves exactly, the rest as NUM-004."""
+    kind = _FLOATS[dtype] if want["dtype"] == "float" else want["dtype"]
+    shape = tuple(int(n) for n in want["shape"])
+    if (got.dtype, got.shape) != (kind, shape):
+        return _wrong(f"expected {kind} of {list(shape)}, got {got.dtype} of {list(got.shape)}")
+    numel = math.prod(shape)
+    positions = compare(_positions(got), _all_or(want["positions"], numel), "exact")
+    if not positions.passed or kind == "NONE":
+        return positions
+    values = np.frombuffer(got.bits, dtype=_NUMBERS[kind])
+    if kind in ("I32", "I64"):
+        return compare(values.astype(np.int64), want["values"], "exact")
+    moved = name.endswith(".base")
+    # a new slot is zero and nothing else (DLT-005)
+    return compare(values, want["values"], "exact" if moved else "relative", dtype, keep_zeros=".delta" in name)
+
+
+def _all_or(positions: Any, numel: int) -> Any:
+    return np.arange(numel, dtype=np.int64) if positions is None else positions
+
+
+def _positions(t: Tensor) -> Any:
+    """Return the flat positions of a tensor's support."""
+    if t.row_pointers is None:
+        return np.arange(math.prod(t.shape), dtype=np.int64)
+    rows = np.repeat(np.arange(len(t.row_pointers) - 1), np.diff(t.row_pointers))
+    return (rows * t.shape[-1] + t.columns).astype(np.int64)

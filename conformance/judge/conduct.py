@@ -1,0 +1,103 @@
+"""What a port has to do besides answering: decline what it does not offer, and end when it is asked to.
+
+Each check is a result of the profile `protocol`, which belongs to every claim (PRT-010).
+"""
+
+import time
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from conformance.cases.case import Case
+from conformance.cases.profiles import CLASSES, classes_offered, is_scalar, offered_in
+from conformance.judge.harness import can_ask, prepared_inputs
+from conformance.judge.judgement import PROTOCOL, PropertyResult
+from conformance.protocol.child import Child, PortFault, StartError
+from conformance.protocol.port import Refused, Unsupported
+
+__all__ = ["CHECKS", "declining", "ending"]
+
+CHECKS = ("protocol.unsupported", "protocol.stop", "protocol.end-of-input")
+"""Every check by name."""
+_TOLD = 3
+"""Calls that may go wrong before the rest is not asked."""
+
+
+def declining(children: Sequence[Child], cases: Iterable[Case]) -> PropertyResult:
+    """Ask every form of a port for what it does not offer, once for each operation and class of the port (PRT-007)."""
+    result = PropertyResult("protocol.unsupported", ("PRT-007",), PROTOCOL)
+    begun = time.monotonic()
+    wrong: list[str] = []
+    smallest = _smallest(cases)
+    for child in children:
+        for op, name in _not_offered(child, smallest):
+            if len(wrong) == _TOLD:
+                break
+            result.examples += 1
+            fault = _declines(child, smallest[op, name], name)
+            wrong += [f"{child.name}, {op} in {name}, which its hello does not offer: {fault}"] if fault else []
+    if wrong:
+        rest = "; what else it does not offer was not asked" if len(wrong) == _TOLD else ""
+        result.failure = f"it is to answer unsupported (PRT-007). {'; '.join(wrong)}{rest}"
+    result.seconds = time.monotonic() - begun
+    return result
+
+
+def _not_offered(child: Child, smallest: dict[tuple[str, str], Case]) -> list[tuple[str, str]]:
+    ops = child.hello().ops
+    # a port that offers nothing has no class: it declines in the first
+    offered = {name: offered_in(name, ops) for name in classes_offered(ops) or list(CLASSES)[:1]}
+    first = next(name for name in CLASSES if name in offered)
+    asked = [(op, name) for op, name in smallest if name in offered and (name == first or not is_scalar(op))]
+    return [(op, name) for op, name in asked if op not in offered[name]]
+
+
+def _declines(child: Child, case: Case, name: str) -> str:
+    """Return what a port does instead of declining, empty if it declines."""
+    dtype = "float64" if is_scalar(case.op) else CLASSES[name]
+    try:
+        with np.errstate(over="ignore"):
+            child.call(case.op, prepared_inputs(case, dtype), dtype)
+    except Unsupported:
+        return ""
+    except Refused as refusal:
+        return f"it refuses by {refusal.clause}"
+    except (PortFault, StartError) as fault:
+        return str(fault)
+    return "it answers"
+
+
+def _smallest(cases: Iterable[Case]) -> dict[tuple[str, str], Case]:
+    """Return for each operation and class in which it can be asked the case with the fewest bytes."""
+    found: dict[tuple[str, str], tuple[int, Case]] = {}
+    for case in cases:
+        if case.refused:
+            continue
+        size = _bytes(case.inputs)
+        for name in CLASSES:
+            key = case.op, name
+            if (key not in found or size < found[key][0]) and can_ask(case, CLASSES[name]):
+                found[key] = size, case
+    return {key: case for key, (_, case) in found.items()}
+
+
+def _bytes(value: Any) -> int:
+    if isinstance(value, np.ndarray):
+        return value.nbytes
+    if isinstance(value, dict):
+        return sum(map(_bytes, value.values()))
+    return sum(map(_bytes, value)) if isinstance(value, list) else 8
+
+
+def ending(children: Sequence[Child], *, asked: bool) -> PropertyResult:
+    """End every form of a port, by `stop` or by the end of its input, and look at how it ends (PRT-008)."""
+    result = PropertyResult("protocol.stop" if asked else "protocol.end-of-input", ("PRT-008",), PROTOCOL)
+    begun = time.monotonic()
+    for child in children:
+        result.examples += 1
+        fault = child.end(asked=asked)
+        if fault and not result.failure:
+            result.failure = f"{child.name}: {fault}"
+    result.seconds = time.monotonic() - begun
+    return result

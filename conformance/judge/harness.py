@@ -1,0 +1,394 @@
+"""Runs cases against a port and says of each what came out.
+
+    results = run(cases, [Variant(port, "float32")])
+
+A port is called in this process, or is a child process that speaks the protocol (`conformance.protocol.child`).
+"""
+
+import math
+import random
+import time
+import traceback
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from conformance.cases.case import Case
+from conformance.cases.compare import holds
+from conformance.cases.inputs import prepared_inputs, same_values
+from conformance.cases.ops import OPS
+from conformance.cases.profiles import CLASSES, NEEDS, in_order, needs_zstd
+from conformance.judge.compare_files import judged
+from conformance.judge.slack import bound_of
+from conformance.judge.stop import Stop
+from conformance.protocol.child import PortFault, StartError
+from conformance.protocol.port import Port, Refused, Unsupported
+
+__all__ = [
+    "Failure",
+    "Result",
+    "Variant",
+    "can_ask",
+    "classes_of",
+    "failing_operations",
+    "prepared_inputs",
+    "run",
+]
+
+MAX_RESTARTS = 20
+"""How often a port may be lost before the rest of a run is not run."""
+_PROBED = 0.05
+"""Share of calls that are made twice, besides one of each operation."""
+_REDUCED = ("bfloat16", "float16")
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """A port in one way of being called.
+
+    Attributes:
+        port: what is called.
+        dtype: float dtype of its arrays.
+        kinds: kinds of operations that this way is meant for.
+        offers: the operations that it says it offers in this way; None where it does not say.
+        deterministic: it says that the same call gets the same bytes.
+        zstd: it reads compressed files; one that says it does not must refuse them.
+    """
+
+    port: Port
+    dtype: str
+    kinds: tuple[str, ...] = ("scalar", "rule", "layer", "whole")
+    offers: frozenset[str] | None = None
+    deterministic: bool = False
+    zstd: bool = True
+
+    @property
+    def name(self) -> str:
+        """What failures call it."""
+        return f"{self.port.name} {self.dtype}"
+
+    @property
+    def class_name(self) -> str:
+        """The numeric class that it is called in."""
+        return next(name for name, dtype in CLASSES.items() if dtype == self.dtype)
+
+    def dtype_of(self, case: Case) -> str:
+        """Return the dtype that the case is asked in: operations on numbers alone know binary64 only."""
+        return "float64" if OPS[case.op].kind == "scalar" else self.dtype
+
+    def takes(self, case: Case) -> bool:
+        """Tell whether the case is meant for this variant."""
+        return OPS[case.op].kind in self.kinds and can_ask(case, self.dtype)
+
+
+def can_ask(case: Case, dtype: str) -> bool:
+    """Tell whether a case can be asked in a dtype."""
+    kind = OPS[case.op].kind
+    if dtype in _REDUCED:
+        return kind == "layer" and holds(case, dtype)
+    return kind == "scalar" or dtype in case.dtypes
+
+
+def classes_of(case: Case, classes: Sequence[str]) -> tuple[str, ...]:
+    """Return the numeric classes, of those given, in which a case is asked; one for operations on numbers alone."""
+    fit = tuple(name for name in classes if can_ask(case, CLASSES[name]))
+    return fit[:1] if OPS[case.op].kind == "scalar" else fit
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """What went wrong in one variant: the output, what was found, and how far outside the bound.
+
+    Attributes:
+        status: fail (a wrong answer), error, crash, timeout or protocol.
+        got: the wrong output, where there was one.
+    """
+
+    variant: str
+    output: str
+    detail: str
+    ratio: float = math.inf
+    status: str = "fail"
+    got: Any = None
+
+    @property
+    def in_class(self) -> str:
+        """The numeric class that it was asked in, with which the name of a variant ends."""
+        dtype = self.variant.rpartition(" ")[2]
+        return next((name for name, one in CLASSES.items() if one == dtype), "")
+
+
+@dataclass(slots=True)
+class Result:
+    """The outcome of a case over all variants; `skipped` says why if none took it.
+
+    Attributes:
+        ratio: the largest part of a bound that any output used.
+        reason: unsupported, blocked or notrun where the case was not judged, or not in each dtype; else empty.
+        waived: what an expected-failure manifest says of its failures; else empty.
+        seconds: how long its calls took.
+    """
+
+    case: Case
+    failures: list[Failure] = field(default_factory=list)
+    ran: int = 0
+    ratio: float = 0.0
+    skipped: str = ""
+    reason: str = ""
+    waived: str = ""
+    seconds: float = 0.0
+
+    @property
+    def name(self) -> str:
+        """The id of the case."""
+        return self.case.id
+
+    @property
+    def status(self) -> str:
+        """Return passed, failed or skipped."""
+        if self.failures and not self.waived:
+            return "failed"
+        return "passed" if self.outcome == "pass" else "skipped"
+
+    @property
+    def outcome(self) -> str:
+        """Return pass, fail, error, crash, timeout, protocol, unsupported, blocked, notrun or waived."""
+        if self.waived:
+            return "waived"
+        if self.failures:
+            return max((f.status for f in self.failures), key=_GRAVITY.index)
+        return self.reason or ("pass" if self.ran else "unsupported")
+
+
+Answered = set[tuple[str, str]]
+"""Operation and name of a variant: it did something else than to decline what it does not offer (PRT-007)."""
+_GRAVITY = ("fail", "error", "protocol", "timeout", "crash")
+
+
+def run(
+    cases: Iterable[Case],
+    variants: Sequence[Variant],
+    progress: Callable[[Case], None] = lambda case: None,
+    order: random.Random | None = None,
+    lanes: Sequence[Sequence[Variant]] = (),
+    most: int = 0,
+) -> list[Result]:
+    """Return one result a case, in the order of the cases.
+
+    order  shuffles the order in which they are asked, and picks those asked twice; None asks as they come
+    lanes  the same variants in other processes, which are asked side by side
+    most   failed cases after which the rest is not run; 0 to run all
+    """
+    by_op: dict[str, list[Result]] = {}
+    results = [Result(case) for case in cases]
+    for result in results:
+        by_op.setdefault(result.case.op, []).append(result)
+    bad: set[str] = set()
+    answered: Answered = set()
+    for group in in_order(list(OPS)):
+        here = [result for op in group for result in by_op.get(op, ())]
+        again: set[str] = set()
+        if order is not None:
+            order.shuffle(here)
+            again = {result.case.id for result in here if order.random() < _PROBED}
+            # where an answer is expected rather than a refusal, if there is such a case
+            again |= set({r.case.op: r.case.id for r in sorted(here, key=lambda r: not r.case.refused)}.values())
+        stop = Stop(most, sum(bool(r.failures) for r in results))
+        _judge_group(here, [variants, *lanes], bad, answered, stop, again, progress)
+        bad |= failing_operations(here)
+    return results
+
+
+def failing_operations(results: Iterable[Result]) -> set[str]:
+    """Return the operations of which a case failed or is blocked: what rests on them would only say so again."""
+    return {r.case.op for r in results if r.failures or r.reason == "blocked"}
+
+
+def _judge_group(
+    results: Sequence[Result],
+    lanes: Sequence[Sequence[Variant]],
+    bad: set[str],
+    answered: Answered,
+    stop: Stop,
+    again: set[str],
+    progress: Callable[[Case], None],
+) -> None:
+    """Judge cases that do not rest on each other, every lane its share."""
+
+    def work(number: int) -> None:
+        for result in results[number :: len(lanes)]:
+            if stop.reached:
+                result.reason, result.skipped = "notrun", stop.reason
+                continue
+            progress(result.case)
+            began = time.monotonic()
+            _judge_case(result, lanes[number], bad, answered, again=result.case.id in again)
+            result.seconds = time.monotonic() - began
+            stop.failed += bool(result.failures)
+
+    if len(lanes) == 1:
+        work(0)
+        return
+    with ThreadPoolExecutor(len(lanes)) as pool:
+        list(pool.map(work, range(len(lanes))))
+
+
+def _judge_case(result: Result, variants: Sequence[Variant], bad: set[str], answered: Answered, *, again: bool) -> None:
+    case = result.case
+    blocking = [need for need in NEEDS.get(case.op, ()) if need in bad]
+    if blocking:
+        # PRT-012
+        result.reason, result.skipped = "blocked", f"{case.op} rests on {blocking[0]}, which fails"
+        return
+    meant = [v for v in variants if v.takes(case)]
+    meant = meant[:1] if OPS[case.op].kind == "scalar" else meant
+    dtypes: set[str] = set()
+    for variant in meant:
+        if getattr(variant.port, "restarts", 0) >= MAX_RESTARTS:
+            result.reason, result.skipped = "notrun", f"{variant.port.name} was lost {MAX_RESTARTS} times"
+            continue
+        if (case.op, variant.name) in answered:
+            result.skipped = f"{variant.name} answers {case.op}, which its hello does not offer: told once"
+            continue
+        before = result.ran
+        _judge(result, variant, again=again)
+        if result.ran > before:
+            dtypes.add(variant.dtype)
+            if variant.offers is not None and case.op not in variant.offers:
+                answered.add((case.op, variant.name))
+    if not meant:
+        result.skipped = "no way of calling the port is meant for this case"
+    # every dtype must be answered by some form of the port
+    if not meant or {v.dtype for v in meant} - dtypes:
+        result.reason = result.reason or "unsupported"
+
+
+def _judge(result: Result, variant: Variant, *, again: bool) -> None:
+    case, failures = result.case, result.failures
+    dtype = variant.dtype_of(case)
+    given, before = prepared_inputs(case, dtype), prepared_inputs(case, dtype)
+    answer = _ask(variant, case, given)
+    if isinstance(answer, Unsupported):
+        if variant.offers is not None and case.op in variant.offers:
+            # PRT-007
+            text = f"its hello offers {case.op}, its answer does not"
+            failures.append(Failure(variant.name, "", text, status="protocol"))
+        result.skipped = result.skipped or f"{variant.port.name} does not offer {case.op}"
+        return
+    result.ran += 1
+    if isinstance(answer, Failure):
+        failures.append(answer)
+        return
+    if variant.offers is not None and case.op not in variant.offers:
+        text = f"its hello does not offer {case.op}, but it answers"
+        failures.append(Failure(variant.name, "", text, status="protocol"))
+    else:
+        _judge_answer(result, variant, answer)
+    if again and not failures:
+        _ask_again(result, variant)
+    changed = [name for name in before if not same_values(before[name], given[name])]
+    if changed:
+        failures.append(Failure(variant.name, "", f"it wrote to its input {changed[0]}"))
+
+
+def _ask(variant: Variant, case: Case, given: dict[str, Any]) -> Any:
+    """Return the outputs, or the refusal, or that the operation is not offered, or what went wrong."""
+    try:
+        with np.errstate(all="ignore"):
+            return variant.port.call(case.op, given, variant.dtype_of(case))
+    except (Refused, Unsupported) as answer:
+        return answer
+    except PortFault as fault:
+        return Failure(variant.name, "", str(fault), status=fault.status)
+    except StartError as error:
+        return Failure(variant.name, "", str(error), status="crash")
+    except Exception:  # noqa: BLE001  whatever a port raises is a finding about the port
+        trace = traceback.format_exc(limit=-3).strip()
+        return Failure(variant.name, "", f"it raised\n{trace}", status="error")
+
+
+def _judge_answer(result: Result, variant: Variant, answer: Any) -> None:
+    """Judge outputs, or a refusal."""
+    if isinstance(answer, Refused):
+        _judge_refusal(result, variant, answer)
+    elif clauses := _refused_by(result.case, variant):
+        text = f"expected a refusal by {' or '.join(clauses)}, got an answer"
+        result.failures.append(Failure(variant.name, "", text))
+    else:
+        _compare_outputs(result, variant, answer)
+
+
+def _refused_by(case: Case, variant: Variant) -> tuple[str, ...]:
+    """Return the clauses by which a port must refuse a case; none where it must answer."""
+    # PRT-006
+    lacks = not variant.zstd and "FMT-043" not in case.refused and needs_zstd(case)
+    return (*case.refused, "FMT-043") if lacks else case.refused
+
+
+def _judge_refusal(result: Result, variant: Variant, refusal: Refused) -> None:
+    """PRT-006: refused where a clause refuses, by that clause; and the port still answers (PRT-008)."""
+    clauses = _refused_by(result.case, variant)
+    if refusal.clause not in clauses:
+        wanted = f"a refusal by {' or '.join(clauses)}" if clauses else "an answer"
+        result.failures.append(Failure(variant.name, "", f"expected {wanted}, got the refusal {refusal}"))
+    elif clauses != result.case.refused and refusal.clause == "FMT-043" and "zstd" not in str(refusal):
+        text = f"expected a refusal by FMT-043 whose detail names zstd, got the refusal {refusal}"
+        result.failures.append(Failure(variant.name, "", text))
+    elif (fault := _no_longer_answers(variant.port)) is not None:
+        result.failures.append(Failure(variant.name, "", f"after a refusal: {fault}", status=fault.status))
+
+
+def _no_longer_answers(port: Any) -> PortFault | None:
+    """PRT-008: a program that has refused something still answers."""
+    ping = getattr(port, "ping", None)
+    if ping is None:
+        return None
+    try:
+        ping()
+    except PortFault as fault:
+        return fault
+    return None
+
+
+def _ask_again(result: Result, variant: Variant) -> None:
+    """PRT-009, PRT-013: the second answer is right too; of a port that says so, it has the same bytes."""
+    raw = getattr(variant.port, "raw_answer", None)
+    if raw is None:
+        return
+    first, second = raw(), Result(result.case)
+    answer = _ask(variant, result.case, prepared_inputs(result.case, variant.dtype_of(result.case)))
+    if isinstance(answer, Failure):
+        second.failures.append(answer)
+    elif variant.deterministic and raw() != first:
+        text = "the same call got other bytes, although the port says that it is deterministic"
+        second.failures.append(Failure(variant.name, "", text))
+    elif isinstance(answer, Unsupported):
+        second.failures.append(Failure(variant.name, "", "it does not offer what it just answered", status="protocol"))
+    else:
+        _judge_answer(second, variant, answer)
+    result.failures += [replace(f, detail=f"asked again: {f.detail}") for f in second.failures]
+
+
+def _compare_outputs(result: Result, variant: Variant, got: Any) -> None:
+    case = result.case
+    outputs = OPS[case.op].outputs
+    if not isinstance(got, dict) or set(got) != set(outputs):
+        have = sorted(got) if isinstance(got, dict) else type(got).__name__
+        result.failures.append(Failure(variant.name, "", f"expected outputs {sorted(outputs)}, got {have}"))
+        return
+    for name, how in outputs.items():
+        verdict = judged(
+            got[name],
+            case.expected[name],
+            how,
+            variant.dtype_of(case),
+            bound_of(case, name),
+            keep_zeros=name in case.zeros,
+        )
+        if verdict.passed:
+            result.ratio = max(result.ratio, verdict.ratio)
+        else:
+            result.failures.append(Failure(variant.name, name, verdict.detail, verdict.ratio, got=got[name]))

@@ -1,0 +1,327 @@
+"""A whole run of the kit as a value, and what may be claimed on the strength of it (PRT-010).
+
+Run(...).verdict()      counts, claim, exit status: everything that terminal, report and badge say
+
+`Run.verdict` alone decides; whatever shows a run renders its result.
+"""
+
+import hashlib
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import IntEnum
+from pathlib import Path
+from typing import Any
+
+from conformance.cases.case import VECTORS, Case
+from conformance.cases.clauses import SPEC, Clause
+from conformance.cases.coverage import Coverage
+from conformance.cases.ops import OPS
+from conformance.cases.profiles import needs_zstd, profiles_of_case
+from conformance.judge.harness import Result, classes_of
+
+__all__ = ["BLOCKED", "PROTOCOL", "UNTRIED", "PropertyResult", "Run", "Status", "Verdict", "asked_in", "kit_digest"]
+
+REVISION = "1.0-r1"
+"""Version of SPEC.md, and of the cases for it: a revision adds or withdraws cases, it changes none."""
+UNTRIED = ("the kit's fault", "hypothesis is not installed")
+"""How the reason begins for which a property shows nothing, whatever the port offers."""
+BLOCKED = "blocked"
+"""How the reason begins for which a property was not tried where an operation that it asks fails (PRT-012)."""
+PROTOCOL = "protocol"
+"""The profile of what every claim needs (PRT-007, PRT-008); it is asked for by no name."""
+_FINE = ("pass", "waived")
+
+
+class Status(IntEnum):
+    """Exit status of a run."""
+
+    MET = 0
+    NOT_MET = 1
+    KIT = 4
+
+
+@dataclass(slots=True)
+class PropertyResult:
+    """The outcome of one property over its examples.
+
+    Attributes:
+        name: ``area.name``.
+        clauses: ids of SPEC.md that it shows.
+        profile: the profile it belongs to.
+        examples: how many were tried.
+        failure: what failed in the smallest example found, empty if none did.
+        artifact: the folder that replays it, None if nothing failed.
+        skipped: why it was not run, else empty.
+        waived: what an expected-failure manifest says of it; else empty.
+        counts: what it counts in its examples, by name; among it what could not be judged exactly.
+        asked_new: operations that answered inputs which nobody could know before the run, each as `asked_in` spells it.
+    """
+
+    name: str
+    clauses: tuple[str, ...]
+    profile: str
+    examples: int = 0
+    failure: str = ""
+    artifact: Path | None = None
+    skipped: str = ""
+    seconds: float = 0.0
+    waived: str = ""
+    counts: dict[str, int] = field(default_factory=dict)
+    asked_new: tuple[str, ...] = ()
+
+    @property
+    def told(self) -> str:
+        """The counts in words."""
+        return ", ".join(f"{n} {what}" for what, n in self.counts.items())
+
+    @property
+    def status(self) -> str:
+        """Return passed, failed or skipped."""
+        if self.failure and not self.waived:
+            return "failed"
+        return "skipped" if self.skipped or self.waived else "passed"
+
+    @property
+    def outcome(self) -> str:
+        """Return waived where it is, else the finding."""
+        return "waived" if self.waived else self.finding
+
+    @property
+    def finding(self) -> str:
+        """Return pass, fail, unsupported, blocked or notrun (it shows nothing, and that is not the port's doing)."""
+        if self.failure:
+            return "fail"
+        if self.skipped.startswith(BLOCKED):
+            return "blocked"
+        if self.skipped:
+            return "notrun" if self.skipped.startswith(UNTRIED) else "unsupported"
+        return "pass"
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What may be said of the port.
+
+    Attributes:
+        line: one sentence, "conformant: core, nm in exact64, fp32 (SPEC 1.0, kit 1.0-r1)", "not conformant: ..." or,
+            of a run that left something out and in which nothing failed, "no claim: ...".
+        conformant: everything passed.
+        met: nothing is wrong but what an expected-failure manifest forgives.
+        reasons: why not; empty if it is.
+        claimable: the profiles that could be claimed.
+        badge: what a badge says.
+        passed, failed, skipped: how many checks; complaints of a manifest are failures.
+        status: the exit status.
+    """
+
+    line: str
+    conformant: bool = False
+    met: bool = False
+    reasons: tuple[str, ...] = ()
+    claimable: tuple[str, ...] = ()
+    badge: str = "not conformant"
+    passed: int = 0
+    failed: int = 0
+    skipped: int = 0
+    status: Status = Status.NOT_MET
+
+
+@dataclass(slots=True)
+class Run:
+    """Everything that a report tells.
+
+    Attributes:
+        port: what the port's hello says of it: name, version, language.
+        profiles: those asked for, or all that the port can claim.
+        classes: numeric classes judged.
+        results: one a case of these profiles.
+        chosen: for each case and property that was to be asked, by name, how often it is to be answered at least.
+        properties: one a property of these profiles.
+        coverage: how each clause of SPEC.md is shown.
+        clauses: the clauses themselves.
+        seed: of the order of calls and of properties, hexadecimal.
+        fresh: the seed was drawn for this run.
+        filtered: the option that left cases out, empty if none did.
+        quick: what a quick run does not see, in words; empty for another.
+        deterministic: the port says that the same call gets the same bytes (PRT-013).
+        zstd: the port reads compressed files; one that does not says so, and so does its claim (PRT-010).
+        waivers: number of results that an expected-failure manifest forgave.
+        complaints: what is wrong with that manifest.
+        command: the options that name the port, as typed.
+        started: UTC, ISO 8601.
+    """
+
+    port: dict[str, Any]
+    profiles: tuple[str, ...]
+    classes: tuple[str, ...]
+    results: list[Result]
+    coverage: list[Coverage]
+    clauses: dict[str, Clause]
+    chosen: Mapping[str, int] = field(default_factory=dict)
+    properties: list[PropertyResult] = field(default_factory=list)
+    seed: str = ""
+    fresh: bool = True
+    filtered: str = ""
+    quick: str = ""
+    deterministic: bool = True
+    zstd: bool = True
+    complaints: list[str] = field(default_factory=list)
+    command: list[str] = field(default_factory=list)
+    started: str = ""
+    seconds: float = 0.0
+    spec_sha256: str = field(default_factory=lambda: hashlib.sha256(SPEC.read_bytes()).hexdigest())
+    kit_sha256: str = field(default_factory=lambda: kit_digest())
+
+    @property
+    def name(self) -> str:
+        """What the report calls the port."""
+        version = self.port.get("version")
+        return str(self.port.get("name", "port")) + (f" {version}" if version else "")
+
+    @property
+    def waivers(self) -> int:
+        """Number of results that the expected-failure manifest forgave."""
+        return sum(bool(r.waived) for r in self.results) + sum(bool(p.waived) for p in self.properties)
+
+    @property
+    def fault(self) -> str:
+        """Why the results are not those of the cases that were to be asked, which is no port's doing; else empty."""
+        told = Counter([r.name for r in self.results] + [p.name for p in self.properties])
+        short = [r.name for r in self.results if r.outcome == "pass" and r.ran < self.chosen.get(r.name, 0)]
+        for what, names in (
+            ("without a result", [name for name in self.chosen if name not in told]),
+            ("with several results", [name for name, n in told.items() if n > 1]),
+            ("that nobody was to ask", [name for name in told if name not in self.chosen]),
+            ("passed without an answer in each form and class", short),
+        ):
+            if names:
+                return f"{names[0]}, {len(names)} of {len(self.chosen)} checks {what}"
+        return ""
+
+    def outcomes(self) -> Counter[str]:
+        """Return how many cases came out how."""
+        return Counter(r.outcome for r in self.results)
+
+    def of_profile(self, profile: str) -> list[Result]:
+        """Return the results of a profile's cases."""
+        return [r for r in self.results if profile in profiles_of_case(r.case)]
+
+    def verdict(self) -> Verdict:
+        """Return what may be claimed: the profiles asked for, all or nothing (PRT-010)."""
+        found = Counter([r.status for r in self.results] + [p.status for p in self.properties])
+        passed, failed, skipped = found["passed"], found["failed"] + len(self.complaints), found["skipped"]
+        reasons = self._reasons(failed)
+        conformant = not reasons and not self.waivers
+        # where something was left out nothing is claimed; that is no fault of the port's unless something failed
+        partial = bool(self.filtered) or not self.fresh
+        if self.fault or not (failed or self.waivers or self._asked_anything()):
+            status, badge = Status.KIT, "not conformant"
+        elif failed or (reasons and not partial):
+            status, badge = Status.NOT_MET, "not conformant"
+        else:
+            status, badge = Status.MET, "not conformant" if self.waivers else "no claim"
+        if conformant:
+            badge = f"1.0 {'+'.join(map(self.claimed, self.profiles))} {'+'.join(self.classes)}"
+        line = f"{self._said(status, reasons)} (SPEC 1.0, kit {REVISION})"
+        counts = passed, failed, skipped
+        return Verdict(line, conformant, not reasons, tuple(reasons), self._claimable(), badge, *counts, status)
+
+    def claimed(self, profile: str) -> str:
+        """Return what a claim calls a profile: one of which zstd was left out says so (PRT-010)."""
+        lacks = not self.zstd and any(needs_zstd(r.case) for r in self.of_profile(profile))
+        return f"{profile} without zstd" if lacks else profile
+
+    def _asked_anything(self) -> bool:
+        judged = [r.status for r in self.results] + [p.status for p in self.properties if p.profile != PROTOCOL]
+        return bool(set(judged) - {"skipped"})
+
+    def _said(self, status: Status, reasons: Sequence[str]) -> str:
+        """Return the line of the verdict."""
+        # PRT-010: what was lost on the way is not known to pass
+        if self.fault:
+            return f"no verdict, the kit is at fault: {self.fault}"
+        if reasons:
+            return f"{'no claim' if status == Status.MET else 'not conformant'}: {'; '.join(reasons[:3])}"
+        # PRT-013
+        steady = "" if self.deterministic else ", not deterministic"
+        frozen = self.frozen_only()
+        # PRT-018
+        known = f", frozen cases only: {', '.join(frozen)}" if frozen else ""
+        what = f"{', '.join(map(self.claimed, self.profiles))} in {', '.join(self.classes)}{steady}{known}"
+        return f"conformant with {self.waivers} waivers: {what}" if self.waivers else f"conformant: {what}"
+
+    def _reasons(self, failed: int) -> list[str]:
+        """Return why nothing may be claimed; empty if it may."""
+        if self.fault:
+            return [self.fault]
+        reasons = list(self.complaints)
+        if self.filtered:
+            reasons.append(f"cases were left out by {self.filtered}")
+        if not self.fresh:
+            reasons.append("the seed was given, not drawn")
+        reasons += [reason for profile in self.profiles for reason in self._against(profile)]
+        reasons += [f"{p.name} fails ({' '.join(p.clauses)})" for p in self._of_protocol() if p.outcome not in _FINE]
+        if not self.profiles:
+            reasons.append("nothing was asked for")
+        if failed and not reasons:
+            # whatever failed withholds the claim, also what belongs to no profile of the claim (PRT-010)
+            reasons.append(f"{failed} failed")
+        return reasons
+
+    def _of_protocol(self) -> list[PropertyResult]:
+        return [p for p in self.properties if p.profile == PROTOCOL]
+
+    def _claimable(self) -> tuple[str, ...]:
+        """Return the profiles of which everything passed; none where the kit is at fault, or the protocol is broken."""
+        strange = any(r.status == "failed" and not self._belongs(r) for r in self.results)
+        if self.fault or strange or any(p.status == "failed" for p in self._of_protocol()):
+            return ()
+        return tuple(p for p in self.profiles if self._holds(p))
+
+    def _belongs(self, result: Result) -> bool:
+        return bool(profiles_of_case(result.case) & set(self.profiles))
+
+    def _holds(self, profile: str) -> bool:
+        results = self.of_profile(profile)
+        own = [p for p in self.properties if p.profile == profile]
+        return bool(results) and all(r.outcome == "pass" for r in results) and all(p.status == "passed" for p in own)
+
+    def frozen_only(self) -> list[str]:
+        """Return the operations, and where it matters the classes, that no property asked for new inputs (PRT-018)."""
+        new = {pair for one in self.properties if one.status == "passed" for pair in one.asked_new}
+        cases = [result.case for result in self.results if profiles_of_case(result.case) & set(self.profiles)]
+        asked = {asked_in(case.op, name): case.op for case in cases for name in classes_of(case, self.classes)}
+        known = {op for pair, op in asked.items() if pair in new}
+        # an operation that no property asks at all is named once, without its classes
+        return sorted({pair if op in known else op for pair, op in asked.items() if pair not in new})
+
+    def _against(self, profile: str) -> list[str]:
+        """Return why a profile cannot be claimed."""
+        results = self.of_profile(profile)
+        bad = Counter(r.outcome for r in results if r.outcome not in _FINE)
+        own = Counter(p.outcome for p in self.properties if p.profile == profile and p.outcome not in _FINE)
+        told = [f"{n} {outcome}" for outcome, n in sorted(bad.items())]
+        told += [f"{n} {'property' if n == 1 else 'properties'} {outcome}" for outcome, n in sorted(own.items())]
+        if not results:
+            return [f"{profile}: no case ran"]
+        return [f"{profile}: {', '.join(told)} of {len(results)}"] if told else []
+
+
+def asked_in(op: str, class_name: str) -> str:
+    """Return how an operation that is asked in a class is named; operations on numbers alone know no class."""
+    return op if OPS[op].kind == "scalar" else f"{op} in {class_name}"
+
+
+def cases_of(profiles: Sequence[str], cases: Sequence[Case]) -> list[Case]:
+    """Return the cases of profiles."""
+    return [case for case in cases if profiles_of_case(case) & set(profiles)]
+
+
+def kit_digest() -> str:
+    """Return one digest of all vectors and operations: two reports with the same one judged by the same cases."""
+    whole = hashlib.sha256()
+    for path in sorted(VECTORS.glob("*.json")):
+        whole.update(hashlib.sha256(path.read_bytes()).digest())
+    whole.update(repr(sorted((name, op.inputs, sorted(op.outputs.items())) for name, op in OPS.items())).encode())
+    return whole.hexdigest()

@@ -1,0 +1,70 @@
+"""A run on the terminal: counts, what failed, what may be claimed."""
+
+from rich.table import Table
+
+from conformance import report
+from conformance.cases.profiles import PROFILES
+from conformance.judge.hints import hints
+from conformance.judge.judgement import Run
+from conformance.properties.artifacts import read as read_artifact
+from conformance.report.terminal import Terminal
+
+__all__ = ["print_run"]
+
+
+def print_run(run: Run, console: Terminal) -> None:
+    """Tell a run on the terminal: counts, what failed, what may be claimed."""
+    _print_counts(run, console)
+    for result in run.results:
+        if result.failures and not result.waived:
+            console.print("\n".join(["", *report.explain(result, run.clauses)]))
+            again = f"  whole: python tools/verify.py ask {result.case.id} {' '.join(run.command)}"
+            console.print(again.rstrip())
+    _print_properties(run, console)
+    for line in hints(run.results):
+        console.print(line)
+    if run.quick:
+        console.print(run.quick)
+    for told in run.complaints:
+        console.print(f"FAILED expectation: {told}")
+    told = ", ".join(f"{n} {outcome}" for outcome, n in sorted(run.outcomes().items()))
+    if run.properties:
+        told += f" of cases; {sum(held.status == 'passed' for held in run.properties)} properties pass"
+    console.print(f"{run.name}: {told}; seed {run.seed}; {run.seconds:.0f} s")
+    console.print(run.verdict().line)
+
+
+def _print_counts(run: Run, console: Terminal) -> None:
+    table = Table(box=None, pad_edge=False)
+    table.add_column("profile")
+    for name in ("passed", "failed", "skipped", "bound used"):
+        table.add_column(name, justify="right")
+    for profile in PROFILES:
+        mine = run.of_profile(profile)
+        if mine:
+            n = [sum(r.status == status for r in mine) for status in ("passed", "failed", "skipped")]
+            used = max(r.ratio for r in mine)
+            table.add_row(profile, str(n[0]), str(n[1] or ""), str(n[2] or ""), f"{used:.0%}" if used else "")
+    console.print(table)
+
+
+def _print_properties(run: Run, console: Terminal) -> None:
+    behind = [held.name for held in run.properties if held.outcome == "blocked"]
+    if behind:
+        console.print(f"properties that were not tried, as what they ask fails already: {', '.join(behind)}")
+    absent = [held.name for held in run.properties if held.outcome == "unsupported"]
+    if absent:
+        console.print(f"properties that need operations that are not offered: {', '.join(absent)}")
+    for held in run.properties:
+        if held.counts:
+            console.print(f"{held.name}: {held.told}")
+        if held.status == "passed" or held.waived or held.outcome in ("unsupported", "blocked"):
+            continue
+        console.print(f"{held.status.upper()} {held.name}: {held.failure or held.skipped}")
+        if held.artifact is not None:
+            (*_, smallest) = read_artifact(held.artifact)
+            given = {name: value for name, value in smallest.inputs.items() if value is not None}
+            lines = [f"  {name} {run.clauses[name].text}" for name in held.clauses]
+            lines += [f"  {name} = {report.whole_text(value)}" for name, value in given.items()]
+            lines.append(f"  replay it: python tools/verify.py replay {held.artifact} {run.command[0]}")
+            console.print("\n".join(lines))

@@ -1,0 +1,128 @@
+"""How far right and wrong implementations lie from the bounds of numeric cases.
+
+    python -m conformance.wrong.margins           write conformance/registry/margins.json
+    python -m conformance.wrong.margins --check   compare it instead: no case may have become worse than its limits
+
+A row is the largest part of the bound that a right implementation uses, the smallest multiple of it at which a mutant
+of the operation lies that the case refuses, and that mutant; null where no mutant lies at a finite multiple.
+"""
+
+import json
+import math
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from conformance.cases.case import Case, load_all
+from conformance.cases.ops import OPS
+from conformance.engine import sums
+from conformance.engine.port import EnginePort, compiled_kernels, strict_like
+from conformance.judge.harness import Variant, run
+from conformance.wrong.kills import Matrix, kill_matrix
+
+__all__ = ["ALLOWED", "MARGINS", "Row", "engine_variants", "margins_of", "numeric", "right_variants", "too_narrow"]
+
+_REGISTRY = Path(__file__).parents[1] / "registry"
+MARGINS = _REGISTRY / "margins.json"
+ALLOWED = _REGISTRY / "margins_allowed.json"
+"""Case id to the reason why its margin is narrower."""
+
+LARGEST_RIGHT, SMALLEST_WRONG = 0.5, 4.0
+
+Row = tuple[float, float | None, str | None]
+
+
+def numeric(case: Case) -> bool:
+    """Tell whether an output of a case is compared within a bound that is not 0."""
+    return not case.refused and bool({"gauge", "relative", "binary64"} & set(OPS[case.op].outputs.values()))
+
+
+def engine_variants() -> list[Variant]:
+    """Return the engine on all its kernel sets and libraries, called in this process."""
+    engine, arrays = EnginePort("engine"), ("rule", "layer", "whole")
+    out = [Variant(engine, "float64"), Variant(engine, "float32", arrays)]
+    compiled = compiled_kernels()
+    if compiled is not None:
+        port = EnginePort("engine with kernels.cpu", kernels=compiled)
+        out += [Variant(port, dtype, ("layer", "whole")) for dtype in ("float64", "float32")]
+    like = strict_like()
+    if like is not None:
+        out.append(Variant(EnginePort("engine on array-api-strict", like), "float32", ("rule", "layer")))
+    return out
+
+
+def right_variants() -> list[Variant]:
+    """Return every right implementation that there is: the engine on its libraries, and with sums in other orders."""
+    ports = [sums.permuted(), sums.split(), sums.fused()]
+    dtypes = ("float64", "float32")
+    return engine_variants() + [Variant(port, dtype, ("layer", "whole")) for port in ports for dtype in dtypes]
+
+
+def margins_of(matrix: Matrix, cases: Sequence[Case]) -> dict[str, Row]:
+    """Return the row of every numeric case."""
+    mine = [case for case in cases if numeric(case)]
+    nearest: dict[str, tuple[float, str]] = {}
+    for name, kills in matrix.kills.items():
+        for kill in kills:
+            if math.isfinite(kill.ratio) and kill.ratio < nearest.get(kill.case, (math.inf, ""))[0]:
+                nearest[kill.case] = (kill.ratio, name)
+    rows: dict[str, Row] = {}
+    for result in run(mine, right_variants()):
+        wrong = nearest.get(result.case.id)
+        used = _short(result.ratio if not result.failures else math.inf)
+        rows[result.case.id] = (used, None, None) if wrong is None else (used, _short(wrong[0]), wrong[1])
+    return rows
+
+
+def _short(x: float) -> float:
+    """Return x with three digits: the rest differs from machine to machine."""
+    return float(f"{x:.3g}")
+
+
+def too_narrow(rows: dict[str, Row], allowed: dict[str, str]) -> list[str]:
+    """Return the cases whose margin is too narrow and that are not allowed to be so, and allowances without need."""
+    told = []
+    for case, (right, wrong, mutant) in rows.items():
+        bad = []
+        if right > LARGEST_RIGHT:
+            bad.append(f"a right implementation uses {right} of the bound")
+        if wrong is not None and wrong < SMALLEST_WRONG:
+            bad.append(f"{mutant} lies at {wrong} times the bound")
+        if bad and case not in allowed:
+            told.append(f"{case}: {' and '.join(bad)}")
+        if not bad and case in allowed:
+            told.append(f"{case}: needs no allowance")
+    return told + [f"{case}: no such numeric case" for case in allowed if case not in rows]
+
+
+def text(rows: dict[str, Row]) -> str:
+    """Return the file: one case a line."""
+    lines = [f" {json.dumps(case)}: {json.dumps(row, ensure_ascii=False)}" for case, row in rows.items()]
+    return "{\n" + ",\n".join(lines) + "\n}\n"
+
+
+def read() -> dict[str, Row]:
+    """Return the rows as they are written."""
+    return {case: tuple(row) for case, row in json.loads(MARGINS.read_text(encoding="utf-8")).items()}
+
+
+def allowed() -> dict[str, str]:
+    """Return the cases whose margin may be narrower, with reasons."""
+    table: dict[str, str] = json.loads(ALLOWED.read_text(encoding="utf-8"))
+    return table
+
+
+def main() -> int:
+    """Write the margins, or with ``--check`` judge them as they are now; 1 if one is too narrow."""
+    rows = margins_of(kill_matrix(), load_all())
+    told = too_narrow(rows, allowed())
+    if "--check" not in sys.argv[1:]:
+        MARGINS.write_text(text(rows), encoding="utf-8", newline="\n")
+    for line in told:
+        print(line)
+    print(f"{len(rows)} numeric cases, {len(told)} too narrow")
+    return 1 if told else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

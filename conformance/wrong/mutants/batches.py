@@ -1,0 +1,95 @@
+"""Wrong steps on labels and masks, and contexts that a reading changes (TRN-001, TRN-002, GEN-001)."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from conformance.wrong.mutants.base import Mutant, Operation, Values, mutant, right, unchecked
+
+__all__ = ["MUTANTS"]
+
+
+def of_batches(change: Callable[[Values], Values]) -> Operation:
+    """A step on batches that are changed one by one."""
+    return lambda a: right("train.batches")(a | {"batches": [change(batch) for batch in a["batches"]]})
+
+
+def all_labels(batch: Values) -> Values:
+    return batch | {"labels": batch["tokens"]}
+
+
+def labels_of_tokens_before(batch: Values) -> Values:
+    """The label of a position is its own token, not the one behind it."""
+    labels = batch["labels"]
+    behind = np.concatenate([np.full_like(labels[:, :1], -100), labels[:, :-1]], axis=1)
+    return batch | {"labels": behind}
+
+
+def no_mask(batch: Values) -> Values:
+    return {name: x for name, x in batch.items() if name != "mask"}
+
+
+def counted_padding(a: Values) -> Values:
+    """The loss is divided by all positions that have a next one."""
+    out = right("train.batches")(a)
+    counted = sum(int((batch["labels"][:, 1:] != -100).sum()) for batch in a["batches"])
+    return out | {"loss": out["loss"] * counted / sum(batch["labels"][:, 1:].size for batch in a["batches"])}
+
+
+def mean_of_means(a: Values) -> Values:
+    """Each micro-batch is a step of its own; the loss is the mean of their means."""
+    losses = [
+        float(right("train.batches")(a | {"batches": [batch]})["loss"])
+        for batch in a["batches"]
+        if (batch["labels"][:, 1:] != -100).any()
+    ]
+    return right("train.batches")(a) | {"loss": float(np.mean(losses))}
+
+
+def last_alone(a: Values) -> Values:
+    """The gradient of the last micro-batch that counts replaces the sum."""
+    counted = [batch for batch in a["batches"] if (batch["labels"][:, 1:] != -100).any()]
+    return right("train.batches")(a | {"batches": counted[-1:]})
+
+
+def branches_in_a_row(a: Values) -> Values:
+    """Every reading changes the context in place."""
+    right("generate.fork")(a)
+    found, tokens = [], a["tokens"]
+    for branch in a["branches"]:
+        found += right("generate.fork")(a | {"tokens": tokens, "branches": [branch]})["logits"]
+        tokens = np.concatenate([tokens, branch], axis=1)
+    return {"logits": found}
+
+
+def without_context(a: Values) -> Values:
+    """The branches are read behind the first token alone."""
+    right("generate.fork")(a)
+    return right("generate.fork")(a | {"tokens": a["tokens"][:, :1]})
+
+
+def first_branch(a: Values) -> Values:
+    """All branches are the first."""
+    found = right("generate.fork")(a)["logits"]
+    return {"logits": [found[0] for _ in found]}
+
+
+def _steps() -> list[tuple[str, str, Any]]:
+    return [
+        ("TRN-001 LYR-011", "every label counts", of_batches(all_labels)),
+        ("TRN-001", "labels a position late", of_batches(labels_of_tokens_before)),
+        ("LYR-008", "padding is attended to", of_batches(no_mask)),
+        ("TRN-001", "a mean over padding", counted_padding),
+        ("TRN-002", "a mean of means", mean_of_means),
+        ("TRN-002 EVT-002", "the last micro-batch alone", last_alone),
+    ]
+
+
+MUTANTS: list[Mutant] = [
+    *(mutant(clauses, "train.batches", call, flaw) for clauses, flaw, call in _steps()),
+    mutant("GEN-001", "generate.fork", branches_in_a_row, "a context that readings change"),
+    mutant("GEN-001", "generate.fork", without_context, "the first token for a context"),
+    mutant("GEN-001", "generate.fork", first_branch, "the first branch for all"),
+    *unchecked("generate.fork", "GEN-002"),
+]

@@ -1,0 +1,283 @@
+"""Wrong conversions: zeros and floats taken for what they are not, casts, folders that are not looked at."""
+
+import json
+from collections.abc import Callable
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+
+from conformance.engine.parts import checks, container, encoding, hf, quantised, reader, records, sparsify, stock
+from conformance.wrong.mutants.base import (
+    Mutant,
+    Operation,
+    Values,
+    after,
+    changed,
+    edited,
+    mutant,
+    reset,
+    right,
+    unchecked,
+)
+
+__all__ = ["MUTANTS"]
+
+OP, BACK = "convert.from_hf", "convert.to_hf"
+
+
+def without(name: str) -> Operation:
+    """The conversion of a folder that lacks an attribute."""
+
+    def change(out: Values, _: Values) -> Values:
+        text = out["attributes"]
+        inner = [one for one in text[1:-1].split(",") if f'"{name}"' not in one]
+        return {"attributes": "{" + ",".join(inner) + "}"}
+
+    return after(OP, change)
+
+
+def told(change: Callable[[str], bool]) -> Operation:
+    """A conversion that names only some of what it leaves out."""
+    return after(OP, lambda out, _: {"left_out": [name for name in out["left_out"] if change(name)]})
+
+
+def canonical_nan(out: Values, _: Values) -> Values:
+    """Every NaN of a F32 tensor is the same one."""
+    found = dict(out["tensors"])
+    for name, t in found.items():
+        if t["dtype"] == "F32":
+            values = t["bits"].view(np.float32).copy()
+            values[np.isnan(values)] = np.nan
+            found[name] = t | {"bits": values.view(np.uint8)}
+    return {"tensors": found}
+
+
+def empty_companions(out: Values, _: Values) -> Values:
+    return {"companions": {}}
+
+
+def zeros_of(value: str) -> Operation:
+    return changed(OP, zeros=lambda _: value)
+
+
+def of_encoding(value: str, instead: str) -> Operation:
+    return changed(OP, encoding=lambda a: instead if a["encoding"] == value else a["encoding"])
+
+
+def always(number: int) -> Operation:
+    """The same answer to whether a quantisation is carried."""
+    return after(OP, lambda *_: {"quantised": number})
+
+
+def truncated(values: Any, dtype: Any) -> Any:
+    """A cast to BF16 that drops the lower bits."""
+    if dtype != container.DTYPES["BF16"] or values.dtype == dtype:
+        return values.astype(dtype)
+    return (values.astype(np.float32).view(np.uint32) >> 16).astype(np.uint16).view(dtype)
+
+
+def rewritten_files(change: Callable[[str, bytes], bytes]) -> Operation:
+    """A conversion whose files are changed before they are handed out."""
+
+    def changed_files(out: Values, a: Values) -> Values:
+        told = {name: change(name, raw.tobytes()) for name, raw in out["files"].items()}
+        return {"files": {name: np.frombuffer(raw, dtype=np.uint8) for name, raw in told.items()}}
+
+    return after(BACK, changed_files)
+
+
+def other_total(name: str, raw: bytes) -> bytes:
+    """An index that puts every tensor into the first shard."""
+    if name != hf.INDEX:
+        return raw
+    told = json.loads(raw)
+    first = min(told["weight_map"].values())
+    return json.dumps(told | {"weight_map": dict.fromkeys(told["weight_map"], first)}).encode()
+
+
+def no_metadata(name: str, raw: bytes) -> bytes:
+    """Files without the metadata that stock loaders ask for."""
+    return raw.replace(b'"format":"pt"', b'"format":"np"') if name.endswith(".safetensors") else raw
+
+
+def ones(tensor: Any, *, limit: int) -> Any:
+    """A dense tensor whose absent entries are not zero."""
+    found = records.to_dense(tensor, limit=limit)
+    if tensor.nnz < found.size and found.dtype == np.float32:
+        found.reshape(-1)[found.reshape(-1) == 0] = 1
+    return found
+
+
+def plain_zeros(tensor: Any, *, limit: int) -> Any:
+    """A dense tensor in which every zero is +0.0."""
+    found = records.to_dense(tensor, limit=limit)
+    return found + found.dtype.type(0) if found.dtype in (np.float16, np.float32) else found
+
+
+def unverified(self: Any, name: str) -> Any:
+    """A tensor whose digests are not looked at."""
+    return self[name]
+
+
+def without_companions(out: Values, a: Values) -> Values:
+    return {"files": {name: raw for name, raw in out["files"].items() if name not in ("config.json", "empty")}}
+
+
+def sized(part_bytes: Callable[[int], int]) -> Operation:
+    return changed(BACK, part_bytes=lambda a: part_bytes(a["part_bytes"]))
+
+
+def not_verified(a: Values) -> Values:
+    """Digests are not looked at."""
+    with patch.object(reader.Reader, "load_verified", unverified):
+        return right(BACK)(a)
+
+
+_BACK: list[Mutant] = [
+    mutant("FMT-124", BACK, after(BACK, without_companions), "no companions"),
+    mutant("FMT-124", BACK, rewritten_files(no_metadata), "metadata of another library"),
+    mutant("FMT-124", BACK, rewritten_files(other_total), "an index with one shard"),
+    mutant("FMT-124", BACK, sized(lambda n: 10**9), "one file whatever its size"),
+    mutant("FMT-124", BACK, sized(lambda n: max(1, n - 1)), "shards where one file holds all"),
+    mutant("FMT-124", BACK, sized(lambda n: n + 1), "a shard of a byte more than it may hold"),
+    reset("FMT-124", BACK, hf, "absent entries that are not zero", to_dense=ones),
+    reset("FMT-125", BACK, hf, "a stored −0.0 that loses its sign", to_dense=plain_zeros),
+    mutant("FMT-124", BACK, not_verified, "digests not verified"),
+    mutant("FMT-126", BACK, changed(BACK, cast=lambda _: None), "no cast"),
+    edited(
+        "FMT-129",
+        BACK,
+        checks.rounded_once,
+        'if values.dtype != np.float64 or dtype != DTYPES["BF16"]:',
+        "if True:",
+        "a cast that rounds twice",
+    ),
+    reset("FMT-126", BACK, checks, "F8 is cast as well", CASTABLE=checks.CASTABLE | {"F8_E4M3FNUZ"}),
+    *unchecked(BACK, "FMT-126", "FMT-154", "FMT-084", "FMT-094"),
+]
+
+MUTANTS: list[Mutant] = [
+    mutant("FMT-127", OP, zeros_of("any"), "any whatever is asked for"),
+    mutant("FMT-127 FMT-125", OP, zeros_of("positive"), "positive whatever is asked for"),
+    mutant("FMT-127", OP, without("negative_zeros_left_out"), "the number of −0.0 is not recorded"),
+    edited(
+        "FMT-127",
+        OP,
+        sparsify.sparsified,
+        "if becomes_sparse or zeros == POSITIVE:",
+        "if True:",
+        "a −0.0 counted that a dense tensor keeps",
+    ),
+    edited(
+        "FMT-127",
+        OP,
+        sparsify.sparsified,
+        "if negative and zeros == ANY",
+        "if zeros == ANY",
+        "a number of −0.0 that is 0 recorded",
+    ),
+    edited(
+        "FMT-122",
+        OP,
+        sparsify.sparsified,
+        'encoding != "auto" or pays(',
+        "True or pays(",
+        "auto makes every float matrix sparse",
+    ),
+    edited("FMT-122", OP, encoding.pays, " < section", " <= section", "auto makes sparse what gains nothing"),
+    edited(
+        "FMT-122",
+        OP,
+        sparsify.sparsified,
+        "tensor.shape, stored)",
+        "tensor.shape, with_negative)",
+        "auto counts −0.0 as stored",
+    ),
+    edited(
+        "FMT-129",
+        OP,
+        sparsify.sparsified,
+        "pays(_dtype_after_cast(tensor, dtype)",
+        "pays(dtype_name(tensor.dtype)",
+        "sizes compared before the cast",
+    ),
+    edited("FMT-122", OP, sparsify._can_be_sparse, "len(tensor.shape) > 1 and", "tensor.shape and", "vectors sparse"),
+    edited("FMT-122", OP, sparsify._can_be_sparse, ' and name != "F8_E8M0"', "", "F8_E8M0 sparse"),
+    reset("FMT-129", OP, sparsify, "C64 sparse", FLOATS=container.FLOATS | {"C64"}),
+    reset("FMT-129", OP, sparsify, "BF16 never sparse", FLOATS=container.FLOATS - {"BF16"}),
+    reset("FMT-122", OP, sparsify, "F4 never sparse", FLOATS=container.FLOATS - {"F4"}),
+    mutant("FMT-122", OP, of_encoding("dense", "csr"), "dense makes sparse"),
+    mutant("FMT-122", OP, of_encoding("csr", "auto"), "csr leaves dense what gains nothing"),
+    mutant("FMT-125", OP, after(OP, canonical_nan), "every NaN the same"),
+    mutant("FMT-126", OP, without("cast"), "a cast is not recorded"),
+    mutant("FMT-126", OP, changed(OP, cast=lambda _: None), "no cast"),
+    edited(
+        "FMT-126",
+        OP,
+        sparsify._Sparsified.__getitem__,
+        "tensor = from_dense(tensor.values, self._zeros)",
+        "tensor = from_dense(cast(tensor, self._dtype, name).values, self._zeros)",
+        "a support judged behind the cast",
+    ),
+    edited(
+        "FMT-129",
+        OP,
+        checks.rounded_once,
+        'if values.dtype != np.float64 or dtype != DTYPES["BF16"]:',
+        "if True:",
+        "a cast that rounds twice",
+    ),
+    reset("FMT-129", OP, checks, "a cast that cuts", rounded_once=truncated),
+    reset("FMT-126", OP, checks, "F8 is cast as well", CASTABLE=checks.CASTABLE | {"F8_E4M3"}),
+    mutant("FMT-123", OP, after(OP, empty_companions), "no companions"),
+    mutant("FMT-123", OP, told(lambda name: not name.startswith(".")), "hidden files are not named"),
+    mutant("FMT-123", OP, told(lambda name: not name.endswith("/")), "folders are not named"),
+    mutant("FMT-123", OP, told(lambda name: not name.endswith(".safetensors")), "weights that nobody reads not named"),
+    edited("FMT-123", OP, hf._sorted_out, "path.name.lower().ends", "path.name.ends", "endings in one case only"),
+    edited("FMT-123", OP, hf._sorted_out, "size > validate", "size >= validate", "a limit one off"),
+    edited("FMT-123", OP, hf._sorted_out, 'startswith(".")', 'startswith("..")', "hidden files travel"),
+    edited(
+        "FMT-120",
+        OP,
+        hf._shards,
+        "if (folder / WHOLE).is_file():",
+        "if (folder / WHOLE).is_file() and not (folder / INDEX).is_file():",
+        "shards before a whole file",
+    ),
+    edited("FMT-120", OP, hf._shards, "wrong = sorted(held ^ set(", "wrong = sorted(held - set(", "a tensor missing"),
+    edited("FMT-120", OP, hf._shards, "wrong = sorted(held ^ set(", "wrong = sorted(set() & set(", "no agreement"),
+    edited(
+        "FMT-120",
+        OP,
+        hf._weight_map,
+        "not _SHARD_NAME.fullmatch(file_name)",
+        'not file_name.endswith(".safetensors")',
+        "a shard of any name",
+    ),
+    edited("FMT-121", OP, stock._check_cover, "section.begin != at or ", "", "holes and shared bytes"),
+    edited(
+        "FMT-121",
+        OP,
+        stock._check_cover,
+        "if at != file.size - file.data_start:",
+        "if at > file.size - file.data_start:",
+        "bytes behind the last tensor",
+    ),
+    edited(
+        "FMT-121",
+        OP,
+        stock.open_stock,
+        "validate.check_shape(section.shape, section.name)",
+        "pass",
+        "shapes of any size",
+    ),
+    mutant("FMT-128", OP, always(0), "a quantisation that nobody is told of"),
+    mutant("FMT-128", OP, always(1), "a quantisation that is none"),
+    edited("FMT-128", OP, quantised._named, "isinstance(value, list)", "False", "lists not looked into"),
+    edited(
+        "FMT-128", OP, quantised.quantises, '("config_groups", "kv_', '("config_groups", "no_', "no cache looked for"
+    ),
+    *_BACK,
+    *unchecked(OP, "FMT-120", "FMT-121", "FMT-126", "FMT-084", "FMT-013", "FMT-009", "FMT-070"),
+]

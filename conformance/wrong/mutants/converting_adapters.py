@@ -1,0 +1,71 @@
+"""Wrong readers of adapters and patches: sorted apart from their values, scaled or summed in another way."""
+
+import numpy as np
+
+from conformance.engine.parts import changes, lora, shira, spiel
+from conformance.wrong.mutants.base import Mutant, Values, after, edited, mutant, reset, unchecked
+
+__all__ = ["MUTANTS"]
+
+OP = "convert.adapter"
+
+
+def unsorted_values(out: Values, a: Values) -> Values:
+    """Positions are sorted, their values stay in the order of the file."""
+    found = dict(out["tensors"])
+    for name, t in found.items():
+        order = {"F32": np.uint32, "BF16": np.uint16, "F16": np.uint16}[t["dtype"]]
+        found[name] = t | {"bits": np.sort(t["bits"].view(order)).view(np.uint8)}
+    return {"tensors": found}
+
+
+def always_added(out: Values, a: Values) -> Values:
+    return {"how": "add"}
+
+
+def nothing_left_out(out: Values, a: Values) -> Values:
+    return {"left_out": dict.fromkeys(out["left_out"], 0)}
+
+
+def plain_zeros(out: Values, a: Values) -> Values:
+    """Amounts of −0.0 are left out whatever the mark says."""
+    found = {
+        name: t | {"bits": np.where(t["bits"] == 0x80, 0, t["bits"]).astype(np.uint8)}
+        for name, t in out["tensors"].items()
+    }
+    return {"tensors": found}
+
+
+_FIRST = "product = left[:, :1] * factors.right[0]"
+
+MUTANTS: list[Mutant] = [
+    mutant("FMT-151", OP, after(OP, unsorted_values), "values not sorted with their positions"),
+    mutant("FMT-151", OP, after(OP, always_added), "new bits taken for amounts"),
+    mutant("FMT-151", OP, after(OP, plain_zeros), "an amount of −0.0 that loses its sign"),
+    edited("FMT-151", OP, changes.sorted_support, "if twice.size:", "if False:", "a position that comes twice"),
+    edited("FMT-151", OP, changes.sorted_support, "lowest < 0 or ", "", "a position below 0"),
+    edited("FMT-151", OP, changes.float_base, "not in FLOATS", "in ()", "amounts added to integers"),
+    edited("FMT-151", OP, spiel._check_sizes, "if announced is None:", "if True:", "counts of the configuration"),
+    reset("FMT-151", OP, spiel, "options not looked at", check_options=lambda *_: None),
+    reset("FMT-157", OP, shira, "filling that is read", PADDED="none"),
+    reset("FMT-151", OP, shira, "filling left out without its mark", PADDED="random"),
+    mutant("FMT-152", OP, after(OP, nothing_left_out), "what is left out not counted"),
+    edited("FMT-152", OP, lora._factors, "math.sqrt(rank) if", "rank if", "no root of the rank"),
+    edited("FMT-152", OP, lora._factors, "alpha / (", "1 / (", "no alpha"),
+    edited("FMT-152", OP, lora._factors, "turned = embedding or", "turned =", "an embedding not turned"),
+    edited("FMT-152", OP, lora._factors, 'adapter.config.get("fan_in_fan_out") is True', "False", "fan_in_fan_out"),
+    edited("FMT-152", OP, lora._blocks, _FIRST, f"{_FIRST} * factors.scale", "a scale taken twice for a term"),
+    edited("FMT-152", OP, lora._blocks, "product.astype(np.float32)", "np.trunc(product).astype(np.float32)", "cut"),
+    edited("FMT-152", OP, lora._setting, "for pattern in patterns:", "for pattern in ():", "patterns not looked at"),
+    edited(
+        "FMT-152",
+        OP,
+        lora._setting,
+        "for pattern in patterns:",
+        "for pattern in reversed(patterns):",
+        "the last pattern that matches",
+    ),
+    edited("FMT-152", OP, lora._check_sizes, "if first.shape[0] != rank or", "if False and", "a rank that is another"),
+    reset("FMT-152", OP, lora, "options not looked at in LoRA", check_options=lambda *_: None),
+    *unchecked(OP, "FMT-151", "FMT-152"),
+]

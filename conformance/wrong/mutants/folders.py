@@ -1,0 +1,118 @@
+"""Wrong folders: parts divided in another way, an index that says something else, companions that nobody looks at."""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from conformance.oracle.folders import INDEX, WHOLE
+from conformance.wrong.mutants.base import REFUSALS, Mutant, Operation, Values, changed, mutant, right, unchecked
+
+__all__ = ["MUTANTS"]
+
+
+def indexed(change: Callable[[Values], Any]) -> Operation:
+    """A folder whose index is another."""
+
+    def f(a: Values) -> Values:
+        found = dict(right("folder.write")(a)["files"])
+        if INDEX in found:
+            told = json.loads(found[INDEX].tobytes())
+            change(told)
+            found[INDEX] = _text(json.dumps(told, sort_keys=True, separators=(",", ":"), ensure_ascii=False))
+        return {"files": found}
+
+    return f
+
+
+def _text(text: str) -> Any:
+    return np.frombuffer(text.encode(), dtype=np.uint8)
+
+
+def ends_with_a_line(a: Values) -> Values:
+    found = dict(right("folder.write")(a)["files"])
+    return {"files": {n: np.append(raw, np.uint8(10)) if n == INDEX else raw for n, raw in found.items()}}
+
+
+def named(change: Callable[[str], str]) -> Operation:
+    """A folder whose parts have other names."""
+
+    def f(a: Values) -> Values:
+        found = right("folder.write")(a)["files"]
+        return {"files": {change(name) if name not in a["files"] else name: raw for name, raw in found.items()}}
+
+    return f
+
+
+def no_companions(a: Values) -> Values:
+    return right("folder.write")(a | {"files": {}})
+
+
+def companions_lost(a: Values) -> Values:
+    return right("folder.read")(a) | {"files": {}}
+
+
+def every_file(a: Values) -> Values:
+    """Whatever lies in the folder is a companion."""
+    own = {name: raw for name, raw in a["files"].items() if not name.lower().startswith("model.sparse")}
+    return right("folder.read")(a) | {"files": own}
+
+
+def first_part_alone(a: Values) -> Values:
+    """Tensors of the first part are all there are."""
+    out = right("folder.read")(a)
+    names = sorted(out["tensors"], key=str.encode)
+    return out | {"tensors": {name: out["tensors"][name] for name in names[: 1 if INDEX in a["files"] else None]}}
+
+
+def not_counted(a: Values) -> Values:
+    """A missing companion is none."""
+    try:
+        return right("folder.read")(a)
+    except REFUSALS as error:
+        if error.clause != "FMT-102" or "config" not in str(error):
+            raise
+        return {}
+
+
+def always_an_index(a: Values) -> Values:
+    """A folder of one part has an index as well."""
+    found = dict(right("folder.write")(a)["files"])
+    if INDEX not in found:
+        found[INDEX] = _text(json.dumps({"metadata": {"manifests": [], "spec": "1.0"}, "weight_map": {}}))
+    return {"files": found}
+
+
+def sized(part_bytes: Callable[[int], int]) -> Operation:
+    """A folder whose parts have another size than they are told."""
+    return changed("folder.write", part_bytes=lambda a: part_bytes(a["part_bytes"]))
+
+
+def with_index(change: Callable[[Values], Any]) -> Operation:
+    """A folder whose index has other metadata."""
+    return indexed(lambda told: change(told["metadata"]))
+
+
+_SHORT = named(lambda name: name.replace("model.sparse-0000", "model.sparse-"))
+_STOCK = named(lambda name: "model.safetensors" if name == WHOLE else name)
+
+MUTANTS: list[Mutant] = [
+    mutant("FMT-085", "folder.write", sized(lambda n: max(1, n - 1)), ">= for >"),
+    mutant("FMT-085", "folder.write", sized(lambda n: n + 60), "pads not counted"),
+    mutant("FMT-100", "folder.write", sized(lambda n: 10**12), "one part whatever its size"),
+    mutant("FMT-100", "folder.write", _SHORT, "short numbers"),
+    mutant("FMT-100", "folder.write", _STOCK, "a stock name"),
+    mutant("FMT-100", "folder.write", always_an_index, "an index of one part"),
+    mutant("FMT-101", "folder.write", with_index(lambda told: told.pop("spec")), "an index without a version"),
+    mutant("FMT-101", "folder.write", with_index(lambda told: told.update(total_size=1)), "an index of stock loaders"),
+    mutant("FMT-101", "folder.write", ends_with_a_line, "a line feed at the end of the index"),
+    mutant("FMT-104", "folder.write", with_index(lambda told: told["manifests"].reverse()), "roots in another order"),
+    mutant("FMT-094", "folder.write", no_companions, "no companions"),
+    mutant("FMT-094", "folder.read", companions_lost, "companions lost"),
+    mutant("FMT-103", "folder.read", every_file, "every file a companion"),
+    mutant("FMT-101", "folder.read", first_part_alone, "the first tensors alone"),
+    mutant("FMT-102", "folder.read", not_counted, "a missing companion is none"),
+    *unchecked("folder.read", "FMT-094", "FMT-101", "FMT-102", "FMT-103", "FMT-104"),
+    *unchecked("folder.write", "FMT-013", "FMT-084"),
+]

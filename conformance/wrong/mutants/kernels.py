@@ -1,0 +1,192 @@
+"""Wrong kernels (KRN)."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from ml_dtypes import bfloat16
+
+from conformance.protocol.port import Refused
+from conformance.wrong.mutants.base import (
+    REFUSALS,
+    Mutant,
+    Operation,
+    Values,
+    after,
+    changed,
+    flipped,
+    ids,
+    mutant,
+    right,
+    unchecked,
+)
+from conformance.wrong.mutants.layers import short_mantissa
+
+__all__ = ["MUTANTS"]
+
+
+def last_of_a_row_lost(a: Values) -> Values:
+    out = right("kernel.sparse")(a)
+    if not len(a["positions"]):
+        return out
+    values = a["values"].copy()
+    rows = a["positions"] // a["in"]
+    values[np.append(rows[1:] != rows[:-1], True)] = 0
+    return out | {"y": right("kernel.sparse")(a | {"values": values})["y"]}
+
+
+def zeros_without_gradient(a: Values) -> Values:
+    out = right("kernel.sparse")(a)
+    return out | {"dvalues": np.where(a["values"] == 0, 0, out["dvalues"]).astype(out["dvalues"].dtype)}
+
+
+def kernel_in_ten_bits(a: Values) -> Values:
+    return right("kernel.sparse")(a | {name: short_mantissa(a[name]) for name in ("x", "dy", "values")})
+
+
+def takes_anything(a: Values) -> Values:
+    try:
+        return right("kernel.sparse")(a)
+    except REFUSALS:
+        return {"y": a["x"], "dx": a["dy"], "dvalues": a["values"], "shape": ids([a["out"], a["in"]])}
+
+
+def rows_left_as_they_were(out: Values, a: Values) -> Values:
+    """Outputs that nobody wrote where a row or a column stores nothing."""
+    y, dx = out["y"].copy(), out["dx"].copy()
+    y[:, np.setdiff1d(np.arange(a["out"]), a["positions"] // max(a["in"], 1))] = 7
+    dx[:, np.setdiff1d(np.arange(a["in"]), a["positions"] % max(a["in"], 1))] = 7
+    return {"y": y, "dx": dx}
+
+
+def next_column(a: Values) -> Values:
+    positions = a["positions"] // max(a["in"], 1) * a["in"] + (a["positions"] % max(a["in"], 1) + 1) % max(a["in"], 1)
+    order = np.argsort(positions, kind="stable")
+    out = right("kernel.sparse")(a)
+    moved = right("kernel.sparse")(a | {"positions": positions[order], "values": a["values"][order]})
+    return out | {"y": moved["y"]}
+
+
+def sums_in_eight_bits(out: Values, _: Values) -> Values:
+    return {name: out[name].astype(bfloat16).astype(out[name].dtype) for name in ("y", "dx", "dvalues")}
+
+
+def under_another_number(op: str, clause: str) -> Operation:
+    def f(a: Values) -> Values:
+        try:
+            return right(op)(a)
+        except REFUSALS as error:
+            raise Refused(clause, str(error)) from error
+
+    return f
+
+
+def by_groups(value_of: Callable[[Any, Any, Any], Any]) -> Operation:
+    """At most two of every four columns multiplied group by group, any other matrix by the engine.
+
+    value_of  takes the wrong value of a slot: from its group, its place there, and how many each group stores
+    """
+
+    def f(a: Values) -> Values:
+        out = right("kernel.sparse")(a)
+        groups = a["positions"] // 4
+        held = np.bincount(groups, minlength=a["out"] * a["in"] // 4)
+        if a["in"] % 4 or held.max(initial=0) > 2:
+            return out
+        place = np.arange(len(groups)) - (np.cumsum(held) - held)[groups]
+        taken = np.minimum(value_of(groups, place, held), max(len(groups) - 1, 0))
+        moved = right("kernel.sparse")(a | {"values": a["values"][taken]})
+        return out | {"y": moved["y"], "dx": moved["dx"]}
+
+    return f
+
+
+def strictly_less(out: Values, a: Values) -> Values:
+    return {"indices": ids(np.flatnonzero(~(np.abs(a["values"]) < a["least"])))}
+
+
+def nan_left_out(out: Values, a: Values) -> Values:
+    return {"indices": ids(np.flatnonzero(np.abs(a["values"]) > a["least"]))}
+
+
+def transposed_shape(out: Values, _: Values) -> Values:
+    return {"shape": out["shape"][::-1]}
+
+
+def stored_at_zeros_only(a: Values) -> Values:
+    """A place is looked up by value: stored zeros are not found."""
+    values = a["values"][a["slots"]] if len(a["slots"]) else a["values"][:0]
+    return right("kernel.store")(a | {"slots": a["slots"][values != 0], "new": a["new"][values != 0]})
+
+
+MUTANTS: list[Mutant] = [
+    mutant("KRN-001", "kernel.sparse", last_of_a_row_lost, "the last entry of a row lost"),
+    mutant("KRN-001", "kernel.sparse", next_column, "columns counted from 1"),
+    mutant("KRN-002", "kernel.sparse", flipped("kernel.sparse", "dx"), "dx transposed"),
+    mutant("KRN-003 KRN-004", "kernel.sparse", zeros_without_gradient, "stored zeros get no gradient"),
+    mutant(
+        "KRN-005",
+        "kernel.sparse",
+        after("kernel.sparse", rows_left_as_they_were),
+        "nothing written where nothing is stored",
+    ),
+    mutant("KRN-006", "kernel.sparse", kernel_in_ten_bits, "ten-bit products"),
+    mutant(
+        "KRN-006",
+        "kernel.sparse",
+        after("kernel.sparse", lambda o, _: {"y": o["y"] * o["y"].dtype.type(1 + 2.0**-13)}),
+        "y too large by 2⁻¹³",
+    ),
+    mutant("KRN-007 NUM-003", "kernel.sparse", after("kernel.sparse", sums_in_eight_bits), "sums of eight bits"),
+    mutant("KRN-009", "kernel.sparse", takes_anything, "shapes not checked"),
+    mutant("KRN-010", "kernel.sparse", changed("kernel.sparse", odd=lambda a: None), "operands cast"),
+    mutant("KRN-011", "kernel.sparse", after("kernel.sparse", transposed_shape), "the shape transposed"),
+    mutant(
+        "KRN-013", "kernel.sparse", under_another_number("kernel.sparse", "KRN-001"), "refused under another number"
+    ),
+    mutant(
+        "TOP-005",
+        "kernel.sparse",
+        by_groups(lambda groups, place, held: np.cumsum(held)[groups] - 1 - place),
+        "groups read from their last column",
+    ),
+    mutant(
+        "TOP-005", "kernel.sparse", by_groups(lambda groups, place, _: 2 * groups + place), "every group taken as full"
+    ),
+    mutant("KRN-001", "kernel.dense", flipped("kernel.dense", "y"), "y transposed"),
+    mutant(
+        "KRN-006",
+        "kernel.dense",
+        lambda a: right("kernel.dense")(a | ({"x": short_mantissa(a["x"])} if a["x"].dtype.kind == "f" else {})),
+        "ten-bit products",
+    ),
+    *unchecked("kernel.dense", "KRN-009", "KRN-010"),
+    mutant("KRN-012", "kernel.store", changed("kernel.store", new=lambda a: a["new"][::-1]), "values in another order"),
+    mutant("KRN-004", "kernel.store", stored_at_zeros_only, "stored zeros not found"),
+    mutant(
+        "KRN-011",
+        "kernel.store",
+        changed("kernel.store", slots=lambda a: a["slots"][:0], new=lambda a: a["new"][:0]),
+        "nothing stored",
+    ),
+    *unchecked("kernel.store", "KRN-009", "KRN-012"),
+    mutant(
+        "KRN-012",
+        "kernel.store_dense",
+        changed("kernel.store_dense", new=lambda a: a["new"][::-1]),
+        "values in another order",
+    ),
+    mutant("KRN-014", "kernel.exceeding", after("kernel.exceeding", strictly_less), "≥ for >"),
+    mutant("KRN-014", "kernel.exceeding", after("kernel.exceeding", nan_left_out), "NaN left out"),
+    mutant(
+        "KRN-014",
+        "kernel.exceeding",
+        lambda a: (
+            right("kernel.exceeding")(a | {"values": a["values"] * (a["values"] > 0)})
+            if a["values"].ndim == 1
+            else right("kernel.exceeding")(a)
+        ),
+        "negative values left out",
+    ),
+    *unchecked("kernel.exceeding", "KRN-009"),
+]

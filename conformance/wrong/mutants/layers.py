@@ -1,0 +1,256 @@
+"""Wrong layers and gradients (LYR, GRD-001 to GRD-004, NUM)."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from conformance.engine.flaws import attended
+from conformance.oracle import rules
+from conformance.wrong.mutants.base import (
+    REFUSALS,
+    Mutant,
+    Operation,
+    Values,
+    after,
+    changed,
+    flipped,
+    ids,
+    mutant,
+    right,
+    unchecked,
+)
+
+__all__ = ["MUTANTS", "short_mantissa"]
+
+
+def eps_outside_the_root(a: Values) -> Values:
+    out = right("layer.rmsnorm")(a)
+    mean = np.mean(a["x"] * a["x"], axis=-1, keepdims=True)
+    y = a["x"] / (np.sqrt(mean) + a["x"].dtype.type(a["eps"])) * a["weight"]
+    return out | {"y": y.astype(a["x"].dtype)}
+
+
+def attention(flaw: str) -> Operation:
+    def op(a: Values) -> Values:
+        q, k, v, dy = (np.transpose(a[name], (0, 2, 1, 3)) for name in ("q", "k", "v", "dy"))
+        length, groups = q.shape[2], q.shape[1] // k.shape[1]
+        if flaw == "heads in turns":
+            k, v = (np.tile(x, (1, groups, 1, 1)) for x in (k, v))
+        age = np.arange(length)[:, None] - np.arange(length)[None, :]
+        seen = (age >= (-1 if flaw == "sees the next" else 0)) & (
+            age < (math.inf if a["window"] is None else a["window"] + (flaw == "window too wide"))
+        )
+        seen = np.broadcast_to(seen, (q.shape[0], length, length))
+        if a["mask"] is not None and flaw != "padding seen":
+            seen = seen & a["mask"][:, None, :]
+        if flaw == "empty rows average":
+            seen = seen | ~seen.any(axis=2, keepdims=True)
+        found = attended(q, k, v, dy, seen)
+        if flaw == "no scale":
+            found = (attended(q * q.dtype.type(math.sqrt(q.shape[3])), k, v, dy, seen)[0], *found[1:])
+        if flaw == "the gradient of q without the scale":
+            found = (found[0], found[1] * q.dtype.type(math.sqrt(q.shape[3])), *found[2:])
+        return {name: np.transpose(x, (0, 2, 1, 3)) for name, x in zip(("y", "dq", "dk", "dv"), found, strict=True)}
+
+    return op
+
+
+def no_largest_taken_off(a: Values) -> Values:
+    e = np.exp(a["logits"])
+    p = e / e.sum(axis=1, keepdims=True)
+    rows = a["targets"] != -100
+    out = right("layer.cross_entropy")(a)
+    if not rows.any():
+        return out
+    picked = p[np.nonzero(rows)[0], a["targets"][rows]]
+    return out | {"loss": float(-np.log(picked).sum() / a["count"])}
+
+
+def interleaved(a: Values) -> Values:
+    order = np.arange(a["x"].shape[3]).reshape(2, -1).T.reshape(-1)
+    back = np.argsort(order)
+    out = right("layer.rope")(a | {"x": a["x"][..., back], "dy": a["dy"][..., back]})
+    return {name: x[..., order] for name, x in out.items()}
+
+
+def coarse_angles(a: Values) -> Values:
+    given, x = a["rope"], a["x"]
+    length, half = x.shape[1], x.shape[3] // 2
+    f = right("rope.frequencies")({"head_dim": 2 * half, "length": length, "rope": given})["frequencies"]
+    angle = np.arange(length, dtype=np.float32)[:, None] * f.astype(np.float32)[None, :]
+    cos, sin = (t(angle).astype(x.dtype)[None, :, None, :] for t in (np.cos, np.sin))
+    out = {}
+    for name, z, turn in (("y", x, sin), ("dx", a["dy"], -sin)):
+        one, two = z[..., :half], z[..., half:]
+        out[name] = np.concatenate([one * cos - two * turn, two * cos + one * turn], axis=-1)
+    return out
+
+
+def coarse_frequencies(a: Values) -> Values:
+    """Angles in binary64 of frequencies that are right to 36 bits only."""
+    base = a["rope"]["base"] * (1 + 2.0**-35)
+    return right("layer.rope")(a | {"rope": a["rope"] | {"base": base}})
+
+
+def first_row_alone(a: Values) -> Values:
+    """The statistic of the first row taken for that of all."""
+    first = a["x"].reshape(-1, a["x"].shape[-1])[:1]
+    with np.errstate(over="ignore", invalid="ignore"):
+        fine = np.isfinite((first * first).mean())
+    try:
+        return right("layer.rmsnorm")(a)
+    except REFUSALS:
+        if not fine:
+            raise
+        return {}
+
+
+def keys_not_looked_at(a: Values) -> Values:
+    """Scores alone looked at: an infinite key has the score −∞ with a query, beside finite ones."""
+    finite = np.nan_to_num(a["k"], posinf=0.0, neginf=0.0)
+    return right("layer.attention")(a | {"k": finite})
+
+
+def short_mantissa(x: Any) -> Any:
+    """X with ten bits after the leading one, as fast matrix units read it."""
+    raw = x.astype(np.float32).view(np.uint32)
+    return ((raw + 0x1000) & np.uint32(0xFFFFE000)).view(np.float32).astype(x.dtype)
+
+
+def linear_in_ten_bits(a: Values) -> Values:
+    return right("layer.linear")(a | {"x": short_mantissa(a["x"]), "weight": short_mantissa(a["weight"])})
+
+
+def bias_twice(a: Values) -> Values:
+    out = right("layer.linear")(a)
+    return out if a["bias"] is None else out | {"y": out["y"] + a["bias"]}
+
+
+def overwritten_rows(a: Values) -> Values:
+    out = right("layer.embedding")(a)
+    dweight = np.zeros_like(a["weight"])
+    dweight[a["tokens"]] = a["dy"]
+    return out | {"dweight": dweight}
+
+
+def silu_overflows(a: Values) -> Values:
+    z = a["gate"]
+    y = z / (1 + np.exp(-z)) * a["up"]
+    s = np.exp(z) / (1 + np.exp(z))
+    return right("layer.swiglu")(a) | {"y": y, "dgate": a["dy"] * a["up"] * s * (1 + z * (1 - s))}
+
+
+def mean_over_all_rows(a: Values) -> Values:
+    return right("layer.cross_entropy")(a | {"count": len(a["targets"])})
+
+
+def absolute_sums(a: Values) -> Values:
+    mean = sum(abs(dy.T @ x) for dy, x in zip(a["dy"], a["x"], strict=True)) / a["steps"]
+    held = set(a["delta"].tolist())
+    base = set(a["base"].tolist())
+    open_to = [p for p in range(mean.size) if p not in held and (a["scope"] == "all" or p in base)]
+    flat = mean.reshape(-1)
+    chosen = rules.largest([float(flat[p]) for p in open_to], open_to, min(a["n"], len(open_to)))
+    return {"candidates": ids(chosen), "values": flat[chosen]}
+
+
+def mean_left_out(out: Values, a: Values) -> Values:
+    """Dx as if the root mean square did not depend on x."""
+    r = 1 / np.sqrt(np.mean(a["x"] * a["x"], axis=-1, keepdims=True) + a["x"].dtype.type(a["eps"]))
+    return {"dx": (a["dy"] * a["weight"] * r).astype(a["x"].dtype)}
+
+
+def rope_of(kind: str, **new: Callable[[Values], Any]) -> Operation:
+    def f(a: Values) -> Values:
+        if a["rope"]["type"] != kind:
+            return right("rope.frequencies")(a)
+        return right("rope.frequencies")(a | {"rope": a["rope"] | {k: g(a["rope"]) for k, g in new.items()}})
+
+    return f
+
+
+def off_the_support(out: Values, a: Values) -> Values:
+    """The gradient without the entries that are 0 in no row: a gradient of what is stored."""
+    return {
+        "gradient": np.where(np.arange(out["gradient"].size).reshape(out["gradient"].shape) % 3, out["gradient"], 0)
+    }
+
+
+def scaled(op: str, name: str, by: float) -> Operation:
+    """One output off by a factor that no rounding explains."""
+    return after(op, lambda out, _: {name: out[name] * np.asarray(out[name]).dtype.type(by)})
+
+
+SLIGHTLY = 1 + 2.0**-13
+"""As wrong as products whose operands have ten bits behind the leading one."""
+
+MUTANTS: list[Mutant] = [
+    mutant("LYR-001", "layer.embedding", overwritten_rows, "repeated tokens overwrite"),
+    *unchecked("layer.embedding", "LYR-001"),
+    mutant("LYR-002", "layer.rmsnorm", eps_outside_the_root, "eps outside the root"),
+    mutant("LYR-002 NUM-004", "layer.rmsnorm", after("layer.rmsnorm", mean_left_out), "the mean left out of dx"),
+    mutant("NUM-004", "layer.rmsnorm", scaled("layer.rmsnorm", "y", 1 + 2.0**-10), "y too large by 2⁻¹⁰"),
+    mutant("LYR-003", "layer.linear", bias_twice, "the bias twice"),
+    mutant("LYR-003", "layer.linear", scaled("layer.linear", "dbias", 0.5), "half the gradient of the bias"),
+    mutant("NUM-002", "layer.linear", linear_in_ten_bits, "ten-bit products"),
+    mutant("NUM-002", "layer.linear", scaled("layer.linear", "y", SLIGHTLY), "y too large by 2⁻¹³"),
+    mutant("NUM-003", "layer.linear", scaled("layer.linear", "dweight", SLIGHTLY), "dweight too large by 2⁻¹³"),
+    mutant("GRD-001", "gradient.whole", flipped("gradient.whole", "gradient"), "the gradient transposed"),
+    mutant("GRD-001", "gradient.whole", after("gradient.whole", off_the_support), "no gradient off the support"),
+    mutant("GRD-001", "gradient.whole", scaled("gradient.whole", "gradient", SLIGHTLY), "too large by 2⁻¹³"),
+    mutant("GRD-002", "gradient.at", after("gradient.at", lambda o, _: {"values": o["values"][::-1]}), "another order"),
+    mutant("GRD-002 NUM-003", "gradient.at", scaled("gradient.at", "values", SLIGHTLY), "too large by 2⁻¹³"),
+    mutant("GRD-004", "gradient.candidates", absolute_sums, "|g| before the mean"),
+    mutant(
+        "GRD-003",
+        "gradient.candidates",
+        changed("gradient.candidates", dy=lambda a: [dy * np.arange(1, dy.shape[1] + 1) for dy in a["dy"]]),
+        "row blocks weighed",
+    ),
+    mutant("LYR-004", "layer.rope", interleaved, "neighbours paired"),
+    mutant("LYR-004", "layer.rope", coarse_angles, "angles in binary32"),
+    mutant(
+        "LYR-004",
+        "layer.rope",
+        lambda a: right("layer.rope")(a) | {"dx": right("layer.rope")(a | {"x": a["dy"]})["y"]},
+        "turned forward again in the backward",
+    ),
+    mutant("LYR-005", "rope.frequencies", rope_of("linear", factor=lambda r: 1 / r["factor"]), "times the factor"),
+    mutant("LYR-005", "rope.frequencies", rope_of("dynamic", type=lambda r: "default"), "dynamic taken for default"),
+    mutant("LYR-005", "rope.frequencies", rope_of("default", base=lambda r: 500000.0), "the base of another family"),
+    mutant(
+        "LYR-006",
+        "rope.frequencies",
+        rope_of("llama3", low=lambda r: r["high"], high=lambda r: r["low"]),
+        "low and high exchanged",
+    ),
+    mutant("LYR-006", "rope.frequencies", rope_of("llama3", type=lambda r: "linear"), "llama3 taken for linear"),
+    mutant("LYR-007", "layer.attention", attention("heads in turns"), "key heads in turns"),
+    mutant("LYR-007", "layer.attention", attention("no scale"), "no 1/sqrt(D)"),
+    mutant(
+        "LYR-007 NUM-004", "layer.attention", attention("the gradient of q without the scale"), "dq without 1/sqrt(D)"
+    ),
+    mutant("LYR-008", "layer.attention", attention("sees the next"), "the mask a position off"),
+    mutant("LYR-008", "layer.attention", attention("window too wide"), "the window a key too wide"),
+    mutant("LYR-008", "layer.attention", attention("padding seen"), "padding seen"),
+    mutant("LYR-009", "layer.attention", attention("empty rows average"), "empty rows average"),
+    mutant("LYR-010", "layer.swiglu", silu_overflows, "exp overflows"),
+    mutant(
+        "LYR-010",
+        "layer.swiglu",
+        changed("layer.swiglu", gate=lambda a: a["gate"] * a["gate"].dtype.type(1.702)),
+        "sigmoid(1.702 z)",
+    ),
+    mutant("LYR-010 NUM-004", "layer.swiglu", scaled("layer.swiglu", "dgate", 1 + 2.0**-10), "dgate too large by 2⁻¹⁰"),
+    mutant("LYR-011", "layer.cross_entropy", no_largest_taken_off, "the largest logit not taken off"),
+    mutant("LYR-011", "layer.cross_entropy", mean_over_all_rows, "ignored rows counted"),
+    mutant("LYR-011", "layer.cross_entropy", changed("layer.cross_entropy", dloss=lambda a: 1.0), "dloss taken for 1"),
+    *unchecked("layer.cross_entropy", "LYR-011"),
+    *unchecked("layer.rmsnorm", "LYR-015"),
+    mutant("LYR-015", "layer.rmsnorm", first_row_alone, "the first row alone looked at"),
+    *unchecked("layer.attention", "LYR-016"),
+    mutant("LYR-016", "layer.attention", keys_not_looked_at, "keys not looked at"),
+    mutant("LYR-017", "layer.rope", coarse_frequencies, "frequencies with 36 bits"),
+]

@@ -1,0 +1,307 @@
+"""Wrong models, configs, evaluations and runs (MDL, TRN, EVL and the rules as a run uses them)."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from conformance.engine.flaws import silent_norms
+from conformance.wrong.mutants.base import REFUSALS, Mutant, Operation, Values, after, mutant, right, unchecked
+
+__all__ = ["MUTANTS"]
+
+_CONTEXT = "original_max_position_embeddings"
+
+
+def loss_over_padding(a: Values) -> Values:
+    out = right("model.step")(a)
+    part = int((a["labels"][:, 1:] != -100).sum()) / a["labels"][:, 1:].size
+    gradients = {name: (g * part).astype(g.dtype) for name, g in out["gradients"].items()}
+    return out | {"loss": out["loss"] * part, "gradients": gradients}
+
+
+def mean_of_means(a: Values) -> Values:
+    n = a["rows_at_once"]
+    parts = []
+    for i in range(0, len(a["tokens"]), n):
+        more = {k: None if a[k] is None else a[k][i : i + n] for k in ("tokens", "labels", "mask")}
+        parts.append(right("model.step")(a | more))
+    logits = np.concatenate([p["logits"] for p in parts])
+    gradients = {k: np.mean([p["gradients"][k] for p in parts], axis=0) for k in parts[0]["gradients"]}
+    return {"loss": float(np.mean([p["loss"] for p in parts])), "logits": logits, "gradients": gradients}
+
+
+def untied(a: Values) -> Values:
+    out = right("model.step")(a)
+    if not a["config"].get("tie_word_embeddings"):
+        return out
+    name = "model.embed_tokens.weight"
+    twin = a["config"] | {"tie_word_embeddings": False}
+    split = right("model.step")(a | {"config": twin, "tensors": a["tensors"] | {"lm_head.weight": a["tensors"][name]}})
+    return out | {"gradients": out["gradients"] | {name: split["gradients"][name]}}
+
+
+def windows_everywhere(a: Values) -> Values:
+    out = right("config.describe")(a)
+    return out | {"windows": [a["config"].get("sliding_window")] * len(out["windows"])}
+
+
+def targets_by_name(a: Values) -> Values:
+    return right("config.describe")(a) | {"targets": sorted(right("config.describe")(a)["targets"])}
+
+
+def refuses_nothing(a: Values) -> Values:
+    try:
+        return right("config.describe")(a)
+    except REFUSALS:
+        return {"targets": [], "biases": [], "windows": [], "head_dim": 1, "kv_heads": 1}
+
+
+def exchanged(one: str, two: str) -> Operation:
+    """Two matrices of the same shape in each other's place."""
+
+    def swapped(found: Values) -> Values:
+        mark = "\0"
+        return {k.replace(one, mark).replace(two, one).replace(mark, two): v for k, v in found.items()}
+
+    def f(a: Values) -> Values:
+        out = right("model.step")(a | {"tensors": swapped(a["tensors"])})
+        return out | {"gradients": swapped(out["gradients"])}
+
+    return f
+
+
+def without(*names: str) -> Operation:
+    """Tensors of some names at 0, or at 1 where they scale."""
+
+    def f(a: Values) -> Values:
+        tensors = {k: v * 0 if any(n in k for n in names) else v for k, v in a["tensors"].items()}
+        return right("model.step")(a | {"tensors": tensors})
+
+    return f
+
+
+def configured(op: str, **new: Callable[[Values], Any]) -> Operation:
+    """The operation under a config with other entries."""
+    return lambda a: right(op)(a | {"config": a["config"] | {k: f(a["config"]) for k, f in new.items()}})
+
+
+def with_rope(change: Callable[[Values, Values], Values], op: str = "config.describe") -> Operation:
+    """The operation under a config whose RoPE settings, whichever object holds them, are read by a mistake.
+
+    change: from the settings and the whole config to what the config has instead.
+    """
+
+    def f(a: Values) -> Values:
+        config = a["config"]
+        held = {key: change(config[key], config) for key in ("rope_parameters", "rope_scaling") if config.get(key)}
+        return right(op)(a | {"config": config | held})
+
+    return f
+
+
+def without_keys(*keys: str, op: str = "config.describe") -> Operation:
+    """The operation under a config that lacks some keys."""
+    return lambda a: right(op)(a | {"config": {k: v for k, v in a["config"].items() if k not in keys}})
+
+
+def only_of_two(key: str, other: str) -> Operation:
+    """One of two RoPE objects read, the other left alone."""
+    alone = without_keys(other)
+    return lambda a: alone(a) if a["config"].get(key) else right("config.describe")(a)
+
+
+def old_spelling_first(rope: Values, _: Values) -> Values:
+    return rope | {"rope_type": rope["type"]} if "type" in rope else rope
+
+
+def new_spelling_first(rope: Values, _: Values) -> Values:
+    return {key: value for key, value in rope.items() if key != "type" or "rope_type" not in rope}
+
+
+def default_type(rope: Values, _: Values) -> Values:
+    return {"rope_type": "default"} | rope if "type" not in rope else rope
+
+
+def context_beside_first(rope: Values, config: Values) -> Values:
+    return rope | ({_CONTEXT: config[_CONTEXT]} if _CONTEXT in config else {})
+
+
+def without_objects(rope: Values, _: Values) -> Values:
+    return {key: value for key, value in rope.items() if not isinstance(value, dict)}
+
+
+def as_many_as_query_heads(out: Values, a: Values) -> Values:
+    return {"kv_heads": a["config"]["num_attention_heads"]}
+
+
+def head_dim_by_division(out: Values, a: Values) -> Values:
+    return {"head_dim": a["config"]["hidden_size"] // a["config"]["num_attention_heads"]}
+
+
+def settings(**new: Any) -> Operation:
+    """A run under other settings."""
+    return lambda a: right("train.run")(a | {"settings": a["settings"] | new})
+
+
+def ruled(**new: Any) -> Operation:
+    """A run under a rule with other choices."""
+
+    def f(a: Values) -> Values:
+        given = a["settings"]
+        if given.get("rule") is None:
+            return right("train.run")(a)
+        return right("train.run")(a | {"settings": given | {"rule": given["rule"] | new}})
+
+    return f
+
+
+def stepped(**new: Any) -> Operation:
+    """One step under other settings."""
+    return lambda a: right("train.step")(a | {"settings": a["settings"] | new})
+
+
+def behind_silent_norms(op: str) -> Operation:
+    """The operation of a model whose RMSNorm gives 0 where the squares of a row overflow."""
+
+    def f(a: Values) -> Values:
+        with silent_norms():
+            return right(op)(a)
+
+    return f
+
+
+def of_every_target(**new: Callable[[Values], Any]) -> Operation:
+    """One step from a state whose parts have other entries."""
+    return lambda a: right("train.step")(
+        a | {"parts": [part | {name: f(part) for name, f in new.items()} for part in a["parts"]]}
+    )
+
+
+def without_window(part: Values) -> Values:
+    """A state whose window has been lost."""
+    return {name: value for name, value in part.items() if not name.startswith("window")}
+
+
+def last_gradient_alone(a: Values) -> Values:
+    return right("train.step")(a | {"parts": [without_window(part) for part in a["parts"]]})
+
+
+def of_a_window(**new: Callable[[Values], Any]) -> Operation:
+    """One step that ends a gradient window, from a window with other entries."""
+
+    def f(a: Values) -> Values:
+        held = [part | ({name: g(part) for name, g in new.items()} if "window" in part else {}) for part in a["parts"]]
+        return right("train.step")(a | {"parts": held})
+
+    return f
+
+
+def stops_a_step_early(a: Values) -> Values:
+    return right("evaluate.perplexity")(a | {"windows": a["windows"] - 1})
+
+
+def looks_at_windows_alone(a: Values) -> Values:
+    n, length, windows = len(a["text"]), a["length"], a["windows"]
+    held = np.zeros(n, dtype=bool)
+    for i in range(windows):
+        start = i * (n - length) // max(windows - 1, 1)
+        held[start : start + length] = True
+    return right("evaluate.perplexity")(a | {"text": np.where(held, a["text"], 0)})
+
+
+def dynamic_goes_beyond(a: Values) -> Values:
+    config = a["config"]
+    if (config.get("rope_scaling") or {}).get("rope_type") == "dynamic":
+        config = config | {"max_position_embeddings": max(config["max_position_embeddings"], a["length"])}
+    return right("evaluate.perplexity")(a | {"config": config})
+
+
+def any_perplexity(a: Values) -> Values:
+    try:
+        return right("evaluate.perplexity")(a)
+    except REFUSALS:
+        return {"perplexity": float("inf"), "targets": 0}
+
+
+def loss_in_sixteen_bits(out: Values, _: Values) -> Values:
+    return {"logits": out["logits"].astype(np.float16).astype(out["logits"].dtype)}
+
+
+MUTANTS: list[Mutant] = [
+    mutant("MDL-003", "config.describe", windows_everywhere, "windows everywhere"),
+    mutant("MDL-006 MDL-002 MDL-004", "config.describe", refuses_nothing, "nothing refused"),
+    mutant("MDL-004", "config.describe", after("config.describe", head_dim_by_division), "head_dim always by division"),
+    mutant(
+        "MDL-004",
+        "config.describe",
+        after("config.describe", as_many_as_query_heads),
+        "as many key heads as query heads",
+    ),
+    mutant("MDL-007", "config.describe", targets_by_name, "targets in order of name"),
+    *unchecked("config.describe", "MDL-002", "MDL-006"),
+    mutant("MDL-009", "config.describe", only_of_two("rope_parameters", "rope_scaling"), "rope_parameters goes first"),
+    mutant("MDL-009", "config.describe", only_of_two("rope_scaling", "rope_parameters"), "rope_scaling goes first"),
+    mutant("MDL-010", "config.describe", with_rope(old_spelling_first), "type goes before rope_type"),
+    mutant("MDL-010", "config.describe", with_rope(new_spelling_first), "rope_type goes before type"),
+    mutant("MDL-010", "config.describe", with_rope(default_type), "RoPE settings without a type taken for default"),
+    mutant("MDL-011", "config.describe", with_rope(context_beside_first), "a context beside the settings goes first"),
+    mutant("MDL-011", "config.describe", without_keys(_CONTEXT), "a context beside the settings not looked at"),
+    mutant("MDL-011", "model.step", without_keys(_CONTEXT, op="model.step"), "a context beside the settings ignored"),
+    mutant("MDL-012", "config.describe", with_rope(without_objects), "RoPE settings of kinds of layers left out"),
+    mutant("MDL-005", "model.step", untied, "one use of a tied table"),
+    mutant("MDL-001", "model.step", exchanged("gate_proj", "up_proj"), "gate and up exchanged"),
+    mutant("MDL-001", "model.step", exchanged("input_layernorm", "post_attention_layernorm"), "norms exchanged"),
+    mutant("MDL-002", "model.step", without("q_proj.bias", "k_proj.bias", "v_proj.bias"), "no biases on q, k, v"),
+    mutant(
+        "LYR-005",
+        "model.step",
+        configured("model.step", rope_theta=lambda c: 2 * c.get("rope_theta", 1e4)),
+        "another base",
+    ),
+    mutant("NUM-004", "model.step", after("model.step", loss_in_sixteen_bits), "logits in sixteen bits"),
+    mutant("TRN-001", "model.step", loss_over_padding, "the loss averaged over padding"),
+    mutant("TRN-002", "model.step", mean_of_means, "a mean of means"),
+    *unchecked("model.step", "LYR-001"),
+    mutant("EVL-001", "evaluate.perplexity", stops_a_step_early, "one short"),
+    mutant("OPT-004", "train.step", stepped(max_norm=0.0), "no clipping"),
+    mutant("TRN-003", "train.step", stepped(seed=99), "another seed"),
+    mutant("EVT-001 GROW-002", "train.step", stepped(preset="static"), "no events"),
+    mutant("SCH-001 SCH-002", "train.step", stepped(drop_fraction=0.9), "another drop fraction"),
+    mutant("OPT-001", "train.step", of_every_target(age=lambda p: p["age"] * 0), "ages start anew"),
+    mutant("OPT-001", "train.step", of_every_target(m=lambda p: p["m"] * 0), "first moments start anew"),
+    mutant("DLT-003", "train.step", of_every_target(delta_values=lambda p: p["delta_values"] * 0), "φ starts anew"),
+    mutant("ADPT-002", "train.step", of_every_target(budget=lambda p: p["budget"] + 1), "a budget of K + 1"),
+    mutant("GRD-004 TRN-005", "train.step", last_gradient_alone, "the last gradient alone"),
+    mutant(
+        "GRD-004 TRN-005",
+        "train.step",
+        of_a_window(window=lambda p: abs(p["window"])),
+        "|g| added up before the mean",
+    ),
+    mutant("EVL-003", "evaluate.perplexity", any_perplexity, "an infinite perplexity"),
+    mutant("TRN-005", "train.run", settings(gradient_window=1), "the last gradient alone"),
+    mutant("OPT-004", "train.run", settings(max_norm=0.0), "no clipping"),
+    mutant("DLT-004", "train.run", settings(seed=99), "another seed"),
+    mutant("EVT-004", "train.run", settings(preset="static"), "no events"),
+    mutant("SCH-004", "train.run", settings(warmup=0, schedule="constant"), "a constant rate"),
+    mutant("EVT-010", "train.run", ruled(event_replaces_step=0), "a step where an event replaces it"),
+    mutant("EVT-008", "train.run", ruled(adapts="always"), "adapt where it is left out"),
+    mutant("DLT-001 EVT-009", "train.run", ruled(scope="matrix"), "scope taken for matrix"),
+    mutant("OPT-003", "train.run", settings(weight_decay=0.25), "decay unless told"),
+    mutant("TRN-019 LYR-015", "train.run", behind_silent_norms("train.run"), "RMSNorm gives 0 where squares overflow"),
+    mutant(
+        "TRN-019 LYR-015",
+        "evaluate.perplexity",
+        behind_silent_norms("evaluate.perplexity"),
+        "RMSNorm gives 0 where squares overflow",
+    ),
+    mutant(
+        "TRN-019 LYR-015", "prune.model", behind_silent_norms("prune.model"), "RMSNorm gives 0 where squares overflow"
+    ),
+    *unchecked("train.run", "TRN-007", "TRN-008", "TRN-003", "TRN-005", "RNG-002", "TRN-017", "TRN-018"),
+    *unchecked("evaluate.perplexity", "TRN-017"),
+    mutant("TRN-018", "evaluate.perplexity", looks_at_windows_alone, "tokens looked at where a window holds them"),
+    mutant("TRN-017", "evaluate.perplexity", dynamic_goes_beyond, "dynamic RoPE goes beyond the positions"),
+    *unchecked("prune.model", "TRN-017", "LYR-001"),
+]

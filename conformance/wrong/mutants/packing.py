@@ -1,0 +1,90 @@
+"""Wrong compression: planes, frames and sizes of another kind (FMT-140 to FMT-142)."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import zstandard
+
+from conformance.judge.compare_packed import sections_of
+from conformance.oracle import files
+from conformance.oracle.files import BITS, Section
+from conformance.wrong.mutants.base import Mutant, Operation, Values, mutant, right
+
+__all__ = ["MUTANTS"]
+
+Frame = Callable[[bytes], bytes]
+
+
+def zstd(*, checksum: bool = False, sized: bool = True) -> Frame:
+    """Return a compressor."""
+
+    def compress(raw: bytes) -> bytes:
+        return zstandard.ZstdCompressor(9, write_checksum=checksum, write_content_size=sized).compress(raw)
+
+    return compress
+
+
+def in_planes(s: Section) -> bytes:
+    """Return the bytes of a section in planes (FMT-140)."""
+    return np.ascontiguousarray(
+        np.frombuffer(s.data, dtype=np.uint8).reshape(-1, max(1, BITS[s.dtype] // 8)).T
+    ).tobytes()
+
+
+def packed(
+    frame: Frame,
+    laid: Callable[[Section], bytes] = in_planes,
+    pays: Callable[[int, int], bool] = lambda small, n: small < n <= 1024 * small,
+    names: Callable[[list[str]], list[str]] = lambda requires: [*requires, "zstd"],
+    told: Callable[[Section], Values] = files.stored,
+) -> Operation:
+    """A file that is compressed in another way."""
+
+    def f(a: Values) -> Values:
+        raw = right("file.write")(a)["raw"].tobytes()
+        start = 8 + int.from_bytes(raw[:8], "little")
+        header = json.loads(raw[8:start])
+        manifest = json.loads(header["__metadata__"]["seft.manifest"])
+        sections, _ = sections_of(header, manifest, raw[start:])
+        made = [replace(s, frame=frame(laid(s))) for s in sections]
+        made = [s if pays(len(s.frame or b""), len(s.data)) else replace(s, frame=None) for s in made]
+        for s in made:
+            tensor, role = s.name.rsplit("#", 1)
+            manifest["tensors"][tensor]["sections"][role] = told(s)
+        if any(s.frame is not None for s in made):
+            manifest["requires"] = names(manifest["requires"])
+        return {"raw": np.frombuffer(files.assemble(files.text(manifest), made), dtype=np.uint8)}
+
+    return f
+
+
+def two_frames(raw: bytes) -> bytes:
+    half = len(raw) // 2
+    return zstd()(raw[:half]) + zstd()(raw[half:])
+
+
+def as_it_is(s: Section) -> bytes:
+    return s.data
+
+
+def of_the_content(s: Section) -> Values:
+    return files.stored(s) | {"sha256": files.digest(s.data)}
+
+
+def not_at_all(a: Values) -> Values:
+    return right("file.write")(a)
+
+
+MUTANTS: list[Mutant] = [
+    mutant("FMT-140", "file.compress", packed(zstd(), laid=as_it_is), "no planes"),
+    mutant("FMT-141", "file.compress", packed(zstd(), pays=lambda small, n: n > 0), "every section compressed"),
+    mutant("FMT-141", "file.compress", packed(zstd(), pays=lambda small, n: small < n), "any ratio"),
+    mutant("FMT-090", "file.compress", packed(zstd(), told=of_the_content), "digests of what is expanded"),
+    mutant("FMT-141", "file.compress", not_at_all, "nothing compressed"),
+    mutant("FMT-142", "file.compress", packed(zstd(checksum=True)), "a checksum"),
+    mutant("FMT-142", "file.compress", packed(zstd(sized=False)), "no content size"),
+    mutant("FMT-142", "file.compress", packed(two_frames), "two frames"),
+    mutant("FMT-050", "file.compress", packed(zstd(), names=lambda requires: requires), "the feature not required"),
+]

@@ -1,0 +1,151 @@
+"""Wrong pruners (PRN); SparseGPT by the three steps of its authors (inverse, then factor), one flaw at a time."""
+
+from typing import Any
+
+import numpy as np
+
+from conformance.engine.flaws import behind_unpruned_blocks
+from conformance.wrong.mutants.base import Mutant, Operation, Values, changed, ids, mutant, right, unchecked
+
+
+def factor(h: Any, flaw: str) -> Any:
+    """The upper factor of the inverse."""
+    lower = np.linalg.cholesky(np.linalg.inv(h))
+    return lower if flaw == "lower factor" else lower.T
+
+
+def damped(x: Any, damping: float, flaw: str) -> tuple[Any, Any]:
+    kind = x.dtype if flaw == "in the run's dtype" else np.float64
+    h = x.astype(kind).T @ x.astype(kind)
+    dead = np.diag(h) == 0
+    if flaw == "dead inputs in the mean":
+        h[dead, dead] = 1
+    added = damping * (np.diag(h) if flaw == "damping by entry" else np.mean(np.diag(h)))
+    h[dead, dead] = 1
+    if flaw != "no damping":
+        h[np.diag_indices(len(h))] += np.where(dead, 0, added).astype(kind)
+    return h, dead
+
+
+def removed_of(cost: Any, a: Values, flaw: str) -> Any:
+    """The mask of what goes: a block's, or that of one group of each row."""
+    if a["n"] is not None:
+        order = np.argsort(-cost, axis=1, kind="stable")[:, a["n"] :]
+        gone = np.zeros(cost.shape, dtype=bool)
+        np.put_along_axis(gone, order, True, axis=1)
+        return gone
+    pools = cost if flaw == "row by row" else cost.reshape(1, -1)
+    count = int(a["sparsity"] * pools.shape[1] + (flaw != "floor without the nudge") * 2.0**-20)
+    if flaw == "by threshold":
+        return cost <= np.sort(cost, axis=None)[count]
+    place = np.arange(pools.shape[1])
+    order = np.array([np.lexsort((-place if flaw == "higher position first" else place, row)) for row in pools])
+    gone = np.zeros(pools.shape, dtype=bool)
+    np.put_along_axis(gone, order[:, :count], True, axis=1)
+    return gone.reshape(cost.shape)
+
+
+def sparsegpt(flaw: str = "") -> Operation:
+    def op(a: Values) -> Values:
+        w, x = a["weights"], a["inputs"]
+        h, dead = damped(x, 0.01 if a["damping"] is None else a["damping"], flaw)
+        u = factor(h, flaw)
+        now = w.astype(h.dtype)
+        if flaw != "dead weights left":
+            now[:, dead] = 0
+        power = 1 if flaw == "U for U²" else 2
+        span = (64 if flaw == "blocks of 64" else 128) if a["block"] is None else a["block"]
+        span = a["m"] if a["n"] is not None else w.shape[1] if flaw == "the whole matrix" else span
+        gone = np.zeros(w.shape, dtype=bool)
+        first = now.copy()
+        for i in range(w.shape[1]):
+            if i % span == 0:
+                seen = first if flaw == "chosen before compensation" else now
+                cost = seen[:, i : i + span] ** 2 / np.diag(u)[i : i + span] ** power
+                gone[:, i : i + span] = removed_of(cost, a, flaw)
+            error = np.where(gone[:, i], now[:, i] / u[i, i], 0)
+            end = (i // span + 1) * span if flaw == "inside the block only" else w.shape[1]
+            if flaw != "no compensation":
+                now[:, i + 1 : end] -= np.outer(error, u[i, i + 1 : end])
+            now[gone[:, i], i] = 0
+        kept = ~gone & (now != 0) if flaw == "zeros leave the mask" else ~gone
+        if flaw == "kept weights as they were":
+            now = np.where(gone, 0, w)
+        return {"kept": ids(np.flatnonzero(kept)), "weights": now.astype(w.dtype)}
+
+    return op
+
+
+def wanda_in_the_runs_dtype(a: Values) -> Values:
+    """Scores in the dtype of the weights, whatever they become there."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        scores = np.abs(a["weights"]) * np.sqrt(a["square_sums"])
+    cols = scores.shape[1]
+    order = np.argsort(scores, axis=1, kind="stable")[:, : int(a["sparsity"] * cols + 2.0**-20)]
+    mask = np.ones(scores.shape, dtype=bool)
+    np.put_along_axis(mask, order, values=False, axis=1)
+    return {"kept": ids(np.flatnonzero(mask))}
+
+
+def model_as_it_was(a: Values) -> Values:
+    """A whole model with the right masks on weights that were not changed."""
+    out = right("prune.model_sparsegpt")(a)
+    weights = {}
+    for name, value in out["weights"].items():
+        weights[name] = np.where(value != 0, a["tensors"][name], 0).astype(value.dtype)
+    return out | {"weights": weights}
+
+
+def no_nudge(a: Values) -> Values:
+    if not 0 <= a["sparsity"] < 1:
+        return right("prune.magnitude")(a)
+    size = np.abs(a["weights"]).reshape(-1)
+    gone = np.argsort(size, kind="stable")[: int(a["sparsity"] * size.size)]
+    return {"kept": np.setdiff1d(np.arange(size.size), gone)}
+
+
+def kept_bits_lost(a: Values) -> Values:
+    """A whole model of which one weight too few is kept."""
+    out = right("prune.model")(a)
+    return out | {"kept": {name: kept[1:] for name, kept in out["kept"].items()}}
+
+
+MUTANTS: list[Mutant] = [
+    mutant("PRN-001", "prune.magnitude", no_nudge, "int(ρ n)"),
+    mutant("PRN-002", "prune.magnitude", changed("prune.magnitude", weights=lambda a: a["weights"] + 100), "W for |W|"),
+    *unchecked("prune.magnitude", "PRN-001"),
+    mutant(
+        "PRN-003", "prune.wanda", changed("prune.wanda", square_sums=lambda a: a["square_sums"] * 0 + 1), "no norms"
+    ),
+    mutant("PRN-014 PRN-015", "prune.wanda", wanda_in_the_runs_dtype, "scores in binary32"),
+    *unchecked("prune.wanda", "PRN-003", "SEL-004"),
+    *unchecked("prune.pattern", "SEL-004"),
+    *unchecked("prune.sparsegpt", "SEL-004"),
+    *unchecked("prune.model", "LYR-015"),
+    mutant("PRN-004", "prune.pattern", changed("prune.pattern", scores=lambda a: -a["scores"]), "the smallest kept"),
+    *unchecked("prune.pattern", "PRN-004"),
+    mutant("PRN-005", "prune.model", kept_bits_lost, "one weight too few"),
+    *unchecked("prune.model", "PRN-006"),
+    *unchecked("prune.sparsegpt", "PRN-001", "PRN-004", "PRN-009", "PRN-011", "PRN-013"),
+    mutant("PRN-009", "prune.sparsegpt", sparsegpt("dead inputs in the mean"), "dead inputs in the mean"),
+    mutant("PRN-009", "prune.sparsegpt", sparsegpt("dead weights left"), "weights of dead inputs kept as they are"),
+    mutant("PRN-009", "prune.sparsegpt", sparsegpt("no damping"), "no damping"),
+    mutant("PRN-009", "prune.sparsegpt", sparsegpt("damping by entry"), "damping by each entry's share"),
+    mutant("PRN-010", "prune.sparsegpt", sparsegpt("no compensation"), "no compensation"),
+    mutant("PRN-010", "prune.sparsegpt", sparsegpt("kept weights as they were"), "kept weights as they were"),
+    mutant("PRN-010", "prune.sparsegpt", sparsegpt("inside the block only"), "later blocks not compensated"),
+    mutant("PRN-010", "prune.sparsegpt", sparsegpt("lower factor"), "the lower factor"),
+    mutant("PRN-011", "prune.sparsegpt", sparsegpt("U for U²"), "U_ii not squared"),
+    mutant("PRN-011", "prune.sparsegpt", sparsegpt("row by row"), "a choice in each row"),
+    mutant("PRN-011", "prune.sparsegpt", sparsegpt("the whole matrix"), "one choice for the matrix"),
+    mutant("PRN-011", "prune.sparsegpt", sparsegpt("blocks of 64"), "blocks of 64"),
+    mutant("PRN-011", "prune.sparsegpt", sparsegpt("by threshold"), "the threshold with its ties"),
+    mutant("PRN-011", "prune.sparsegpt", sparsegpt("chosen before compensation"), "weights not yet compensated"),
+    mutant("SEL-002", "prune.sparsegpt", sparsegpt("higher position first"), "ties to the higher position"),
+    mutant("PRN-001", "prune.sparsegpt", sparsegpt("floor without the nudge"), "int(ρ n)"),
+    mutant("PRN-012", "prune.sparsegpt", sparsegpt("chosen before compensation"), "groups not yet compensated"),
+    mutant("PRN-013", "prune.sparsegpt", sparsegpt("in the run's dtype"), "the factor in binary32"),
+    mutant("PRN-013", "prune.sparsegpt", sparsegpt("zeros leave the mask"), "kept zeros leave the mask"),
+    mutant("PRN-010", "prune.model_sparsegpt", model_as_it_was, "a model whose kept weights are as they were"),
+    mutant("PRN-005", "prune.model_sparsegpt", behind_unpruned_blocks, "statistics behind unpruned blocks"),
+]

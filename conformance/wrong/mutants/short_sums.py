@@ -1,0 +1,116 @@
+"""Products in the 16-bit classes whose sums are kept in sixteen bits, or whose results are not rounded to the nearest,
+where SPEC.md asks for sums in float32 and one rounding (PRT-011).
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from conformance.cases.compare import float_type
+from conformance.wrong.mutants.base import Mutant, Operation, Values, ids
+
+__all__ = ["CONTROLS", "MUTANTS"]
+
+Array = NDArray[Any]
+Add = Callable[[Array], Array]
+Change = Callable[[Array], Array]
+
+
+def one_by_one(terms: Array) -> Array:
+    total = np.zeros(terms.shape[1:], terms.dtype)
+    for term in terms:
+        total = total + term
+    return total
+
+
+def in_pairs(terms: Array) -> Array:
+    while len(terms) > 1:
+        if len(terms) % 2:
+            terms = np.concatenate([terms, np.zeros_like(terms[:1])])
+        terms = terms[::2] + terms[1::2]
+    return terms[0] if len(terms) else np.zeros(terms.shape[1:], terms.dtype)
+
+
+def summed(a: Array, b: Array, dtype: str, add: Add) -> Array:
+    """Return a @ b; operands come in float32 and hold what sixteen bits hold."""
+    kind = float_type(dtype)
+    with np.errstate(all="ignore"):
+        terms = a.astype(kind).T[:, :, None] * b.astype(kind)[:, None, :]
+        return add(terms).astype(np.float32)
+
+
+def kept(found: Array) -> Array:
+    return found
+
+
+def cut(dtype: str) -> Change:
+    """Return what drops the bits that sixteen bits have no place for."""
+    mask = np.uint32(0xFFFF0000 if dtype == "bfloat16" else 0xFFFFE000)
+    return lambda found: (np.ascontiguousarray(found).view(np.uint32) & mask).view(np.float32)
+
+
+def away_from_zero(dtype: str) -> Change:
+    """Return what takes the next number away from zero wherever anything is dropped."""
+    down, one = cut(dtype), np.uint32(0x10000 if dtype == "bfloat16" else 0x2000)
+
+    def change(found: Array) -> Array:
+        less = down(found)
+        more = (less.view(np.uint32) + one).view(np.float32)
+        return np.where(less == found, less, more).astype(np.float32)
+
+    return change
+
+
+def flushed(dtype: str) -> Change:
+    """Return what takes numbers below the smallest normal one for 0."""
+    least = 2.0**-126 if dtype == "bfloat16" else 2.0**-14
+    return lambda found: np.where(np.abs(found) < least, np.float32(0), found).astype(np.float32)
+
+
+def products(op: str, dtype: str, add: Add, change: Change = kept) -> Operation:
+    """Return an operation made of plain products, and what is done to results before they are rounded."""
+
+    def product(a: Array, b: Array, dtype: str, add: Add) -> Array:
+        return change(summed(a, b, dtype, add))
+
+    def call(a: Values) -> Values:
+        gradient = product(a["dy"].T, a["x"], dtype, add)
+        if op == "gradient.whole":
+            return {"gradient": gradient}
+        if op == "gradient.at":
+            return {"values": gradient.reshape(-1)[a["positions"]]}
+        if op == "kernel.dense":
+            w = a["weight"]
+        else:
+            w = np.zeros((a["out"], a["in"]), np.float32)
+            w.reshape(-1)[a["positions"]] = a["values"]
+        out = {"y": product(a["x"], w.T, dtype, add), "dx": product(a["dy"], w, dtype, add), "shape": ids(w.shape)}
+        return out if op == "kernel.dense" else out | {"dvalues": gradient.reshape(-1)[a["positions"]]}
+
+    return call
+
+
+_OPS = ("kernel.sparse", "kernel.dense", "gradient.whole", "gradient.at")
+_DTYPES = ("bfloat16", "float16")
+
+MUTANTS: list[Mutant] = [
+    Mutant(op, f"sums in {dtype}, {how}", ("PRT-011",), products(op, dtype, add), dtype=dtype)
+    for op in _OPS
+    for dtype in _DTYPES
+    for how, add in (("one by one", one_by_one), ("in pairs", in_pairs))
+]
+MUTANTS += [
+    Mutant(op, f"results in {dtype} {how}", ("PRT-011",), products(op, "float32", one_by_one, change), dtype=dtype)
+    for op in _OPS
+    for dtype, how, change in (
+        *((dtype, "cut", cut(dtype)) for dtype in _DTYPES),
+        *((dtype, "rounded away from zero", away_from_zero(dtype)) for dtype in _DTYPES),
+        ("float16", "flushed to zero", flushed("float16")),
+    )
+]
+CONTROLS = tuple(
+    Mutant(op, "none", (), products(op, "float32", one_by_one), dtype=dtype) for op in _OPS for dtype in _DTYPES
+)
+"""The same products with sums in float32, which every case must pass."""

@@ -1,0 +1,271 @@
+"""Wrong training states: what is lost on the way to a file, or on the way back (TRN-004, CKP-006, CKP-007).
+
+The engine writes and reads; the file in between is read by the second reader, changed, and written by the oracle.
+"""
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from conformance.oracle import files
+from conformance.oracle.files import Tensor
+from conformance.oracle.second_reader import Refused, read
+from conformance.wrong.mutants.base import REFUSALS, Mutant, Operation, Values, mutant, right, unchecked
+
+__all__ = ["MUTANTS"]
+
+Tensors = dict[str, Tensor]
+Edit = Callable[[Tensors, Values], None]
+
+
+def edited(raw: Any, edit: Edit) -> Any:
+    """Return the bytes of a state with other tensors or attributes."""
+    found = read(raw.tobytes())
+    tensors = {}
+    for name, t in found.tensors.items():
+        support = None
+        if t.row_pointers is not None:
+            rows = np.repeat(np.arange(len(t.row_pointers) - 1), np.diff(t.row_pointers))
+            support = tuple((int(r), int(c)) for r, c in zip(rows, t.columns, strict=True))
+        elif t.dtype == "NONE":
+            support = tuple(divmod(p, t.shape[-1]) for p in range(math.prod(t.shape)))
+        tensors[name] = Tensor(t.dtype, t.shape, t.bits, support)
+    attributes = dict(found.attributes)
+    edit(tensors, attributes)
+    made = files.pieces(tensors, kind=found.kind, attributes=attributes)
+    return np.frombuffer(made.pack(), dtype=np.uint8)
+
+
+def written(edit: Edit) -> Operation:
+    """A state that is written with a change."""
+
+    def f(a: Values) -> Values:
+        return {"raw": edited(right("state.write")(a)["raw"], edit)}
+
+    return f
+
+
+def resumed(edit: Edit) -> Operation:
+    """A run that goes on from a changed state."""
+
+    def f(a: Values) -> Values:
+        try:
+            return right("state.resume")(a | {"raw": edited(a["raw"], edit)})
+        except Refused:
+            # a damaged file, as it is
+            return right("state.resume")(a)
+
+    return f
+
+
+def zeros(*ends: str) -> Edit:
+    """Tensors whose names end so hold zeros."""
+
+    def edit(tensors: Tensors, attributes: Values) -> None:
+        for name, t in tensors.items():
+            if name.endswith(ends):
+                tensors[name] = replace(t, bits=bytes(len(t.bits)))
+
+    return edit
+
+
+def nowhere(*ends: str) -> Edit:
+    """Tensors whose names end so are left out."""
+
+    def edit(tensors: Tensors, attributes: Values) -> None:
+        for name in [name for name in tensors if name.endswith(ends)]:
+            del tensors[name]
+
+    return edit
+
+
+def no_window(tensors: Tensors, attributes: Values) -> None:
+    """Open windows are forgotten."""
+    nowhere(*(f".window.{part}" for part in ("gradient", "absolute", "square", "input_squares", "candidates")))(
+        tensors, attributes
+    )
+    attributes["windows"] = {}
+
+
+def values_of(t: Tensor) -> Any:
+    """Return the values of a tensor of floats."""
+    return np.frombuffer(t.bits, dtype={"F32": "<f4", "F64": "<f8"}[t.dtype])
+
+
+def means(tensors: Tensors, attributes: Values) -> None:
+    """Windows hold means in place of sums."""
+    for name, counts in attributes["windows"].items():
+        for part in ("gradient", "absolute", "square"):
+            key = f"{name}.window.{part}"
+            if key in tensors:
+                t = tensors[key]
+                x = values_of(t)
+                tensors[key] = replace(t, bits=(x / x.dtype.type(counts["steps"])).tobytes())
+
+
+def every_candidate(tensors: Tensors, attributes: Values) -> None:
+    """The support is among the candidates of a window."""
+    for name in [name for name in tensors if name.endswith(".window.candidates")]:
+        tensors[name] = replace(tensors[name], support=tensors[name.replace("candidates", "gradient")].support)
+
+
+def one_step_of_a_window(tensors: Tensors, attributes: Values) -> None:
+    """A window counts one step, however many it holds."""
+    attributes["windows"] = {name: counts | {"steps": 1} for name, counts in attributes["windows"].items()}
+
+
+def budgets_of_what_is_left(tensors: Tensors, attributes: Values) -> None:
+    """K is what the base stores now."""
+    attributes["budgets"] = {name: tensors[f"{name}.base"].nnz for name in attributes["budgets"]}
+
+
+def base_and_slots(tensors: Tensors, attributes: Values) -> None:
+    """K is what base and delta store now, what both store counted twice."""
+    matrices = attributes["matrices"]
+    attributes["budgets"] = {name: tensors[f"{name}.base"].nnz + tensors[f"{name}.delta"].nnz for name in matrices}
+
+
+def rows_of_what_is_left(tensors: Tensors, attributes: Values) -> None:
+    """K of each row is what the base stores of it now."""
+    for name in attributes["matrices"]:
+        key = f"{name}.row_budget"
+        if key in tensors:
+            counts = np.diff([0, *files.pointers(tensors[f"{name}.base"])[1:]])
+            tensors[key] = replace(tensors[key], bits=counts.astype("<i8").tobytes())
+
+
+def slots_of_now(tensors: Tensors, attributes: Values) -> None:
+    """d_φ is how many slots there are now."""
+    attributes["delta_budgets"] = {name: tensors[f"{name}.delta"].nnz for name in attributes["matrices"]}
+
+
+def merged(tensors: Tensors, attributes: Values) -> None:
+    """The base is written with φ added."""
+    for name in attributes["matrices"]:
+        base, delta = tensors[f"{name}.base"], tensors[f"{name}.delta"]
+        if base.support is None or delta.support is None:
+            continue
+        add = dict(zip(delta.support, values_of(delta), strict=True))
+        x = [b + add.get(at, b * 0) for at, b in zip(base.support, values_of(base), strict=True)]
+        tensors[f"{name}.base"] = replace(base, bits=np.array(x, dtype=values_of(base).dtype).tobytes())
+
+
+def names_in_order(tensors: Tensors, attributes: Values) -> None:
+    """The matrices are numbered in order of their names."""
+    attributes["matrices"] = sorted(attributes["matrices"])
+
+
+def a_step_late(tensors: Tensors, attributes: Values) -> None:
+    """The state says that it was written a step before."""
+    attributes["step"] -= 1
+
+
+def settings_left_out(tensors: Tensors, attributes: Values) -> None:
+    """The state does not say which seed it had."""
+    held = json.loads(attributes["settings"])
+    attributes["settings"] = files.text({key: value for key, value in held.items() if key != "seed"})
+
+
+def trusting(**attributes: Callable[[Values], Any]) -> Operation:
+    """A state is taken for one of this run in some respect, whatever it says."""
+
+    def f(a: Values) -> Values:
+        told = {name: of(a) for name, of in attributes.items()}
+        try:
+            return right("state.resume")(a)
+        except REFUSALS:
+            return right("state.resume")(a | {"raw": edited(a["raw"], lambda _, held: held.update(told))})
+
+    return f
+
+
+def longer(a: Values) -> Values:
+    """The file goes on behind its end."""
+    return {"raw": np.append(right("state.write")(a)["raw"], np.zeros(64, dtype=np.uint8))}
+
+
+def any_settings(a: Values) -> Values:
+    """A state is taken for one of this run whatever its settings say."""
+    try:
+        return right("state.resume")(a)
+    except REFUSALS as error:
+        if "settings" not in str(error):
+            raise
+        return {}
+
+
+def any_dtype(a: Values) -> Values:
+    """A state is cast to the dtype of the run."""
+    try:
+        return right("state.resume")(a)
+    except REFUSALS as error:
+        if "dtype" not in str(error):
+            raise
+        return {}
+
+
+def unverified(a: Values) -> Values:
+    """A state is read without its digests."""
+    try:
+        return right("state.resume")(a)
+    except REFUSALS as error:
+        if not error.clause.startswith("FMT"):
+            raise
+        return {}
+
+
+def names_compared(a: Values) -> Values:
+    """The name of the preset is compared as well."""
+    held = json.loads(read(a["raw"].tobytes()).attributes["settings"])
+    if held["preset"] == (a["settings"].get("preset") or "seft"):
+        return right("state.resume")(a)
+    return right("state.resume")(a) | {"losses": a["tensors"]["model.norm.weight"][:0]}
+
+
+_PARTS: tuple[tuple[str, str, Edit], ...] = (
+    ("TRN-004 OPT-001", "ages start anew", zeros(".delta.age")),
+    ("TRN-004 OPT-001", "first moments start anew", zeros(".delta.first_moment")),
+    ("TRN-004 OPT-001", "second moments start anew", zeros(".delta.second_moment")),
+    ("TRN-004 OPT-007", "momentum starts anew", zeros(".delta.momentum")),
+    ("TRN-004 DROP-003", "origins are 0", zeros(".delta.origin")),
+    ("TRN-004 OPT-008", "accumulators of rows start anew", zeros(".delta.rows")),
+    ("TRN-004 OPT-008", "accumulators of columns start anew", zeros(".delta.columns")),
+    ("CKP-007 CKP-006", "φ starts anew", zeros(".delta")),
+    ("TRN-004 CKP-007", "a window is forgotten", no_window),
+    ("TRN-005 CKP-006", "the gradients of a window are lost", zeros(".window.gradient")),
+    ("GRD-005", "|g| of a window is lost", zeros(".window.absolute")),
+    ("GRD-005", "g² of a window is lost", zeros(".window.square")),
+    ("GRD-006", "x² of a window is lost", zeros(".window.input_squares")),
+    ("TRN-005", "a window of means", means),
+    ("DLT-006", "a window of one step", one_step_of_a_window),
+    ("GRD-007", "the support is among the candidates", every_candidate),
+    ("EVT-009", "budgets of rows are what is left of them", rows_of_what_is_left),
+    ("CKP-007", "what has left the base is forgotten", nowhere(".lost")),
+    ("CKP-007 CKP-006", "b + φ as the base", merged),
+    ("CKP-006 EVT-003", "K is base and slots of now", base_and_slots),
+)
+"""What may be lost, on either way."""
+
+MUTANTS: list[Mutant] = [
+    *(mutant(clauses, "state.resume", resumed(edit), flaw) for clauses, flaw, edit in _PARTS),
+    *(mutant(clauses, "state.write", written(edit), flaw) for clauses, flaw, edit in _PARTS),
+    mutant("TRN-004", "state.resume", resumed(a_step_late), "the step of the state is taken again"),
+    mutant("CKP-007", "state.write", written(a_step_late), "the step is counted from 0"),
+    mutant("PRT-020", "state.write", longer, "bytes behind the file"),
+    mutant("CKP-007", "state.write", written(nowhere(".delta.age")), "no ages"),
+    mutant("CKP-007", "state.write", written(names_in_order), "matrices in order of name"),
+    mutant("CKP-006", "state.write", written(settings_left_out), "a seed that is not told"),
+    mutant("CKP-006", "state.write", written(budgets_of_what_is_left), "K is what is left of the base"),
+    mutant("CKP-006", "state.write", written(slots_of_now), "d_φ is how many slots there are"),
+    mutant("CKP-006", "state.resume", trusting(text=lambda a: a["origin"]["text"]), "another text"),
+    mutant("CKP-006", "state.resume", trusting(model=lambda a: a["origin"]["model"]), "another model"),
+    mutant("CKP-006", "state.resume", any_settings, "other settings"),
+    mutant("CKP-006", "state.resume", any_dtype, "a state that is cast"),
+    mutant("CKP-006", "state.resume", names_compared, "the preset's name compared"),
+    mutant("FMT-090", "state.resume", unverified, "digests not verified"),
+    *unchecked("state.resume", "CKP-006", "CKP-007"),
+]

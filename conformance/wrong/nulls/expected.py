@@ -1,0 +1,212 @@
+"""What the kit must say of each null port, and how it is judged.
+
+outcomes, verdict = judged("echo")
+"""
+
+import random
+import secrets
+import sys
+import tempfile
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+
+from conformance.cases.case import VECTORS, Case, load, load_all
+from conformance.cases.profiles import PROFILES, offered_in
+from conformance.judge.conduct import declining, ending
+from conformance.judge.harness import Result, Variant, run
+from conformance.judge.judgement import PropertyResult, Run, Verdict
+from conformance.properties import run_properties
+from conformance.protocol.child import Child, PortFault, StartError
+from conformance.protocol.port import Refused, Unsupported
+from conformance.wrong.nulls import files, known, lines
+
+__all__ = ["ASKED", "CONFORMANT", "EXPECTED", "Judged", "complaints", "judged"]
+
+ASKED = (
+    "kernel.dense-lattice",
+    "kernel.dense-real",
+    "kernel.refuse-dense-width",
+    "kernel.refuse-dense-integers",
+    "kernel.store-dense-some",
+    "exceeding.special",
+    "exceeding.zero",
+    "exceeding.refuse-matrix",
+)
+"""The cases that null ports are asked: answers of every class, and refusals."""
+_FEW = ("kernel.dense-real", "kernel.refuse-dense-width", "exceeding.special")
+"""Enough where every case costs a new start."""
+_FEWER = ("exceeding.special",)
+_OF_FILES = ("file.read-dense", "file.read-zstd-bitmask", "file-refused.zstd-no-frame", "exceeding.special")
+_ZSTD = ("no-zstd-and-says-so", "no-zstd", "no-zstd-unnamed", "says-no-zstd-and-reads", "reads-no-file")
+_OF_MODE = {
+    **dict.fromkeys(_ZSTD, _OF_FILES),
+    **dict.fromkeys(("unsteady", "unsteady-and-says-so"), ("kernel.dense-real", "exceeding.special")),
+    "memory-hog": ("file-refused.short", "exceeding.special"),
+    **dict.fromkeys(("late-reply", "hang", "closes-stdout"), _FEWER),
+    **dict.fromkeys(set(lines.MODES) - {"slow", "prints", "late-reply", "hang", "closes-stdout"}, _FEW),
+}
+
+CONFORMANT = ("right", "slow", "prints", "files", "unsteady-and-says-so", "no-zstd-and-says-so")
+"""Programs with which nothing is wrong: whoever refuses them as well refuses everything."""
+
+EXPECTED: dict[str, set[str]] = {
+    **{mode: {"pass"} for mode in CONFORMANT},
+    "table": {"pass"},
+    **{mode: {"pass"} for mode in known.MODES},
+    "empty-outputs": {"fail"},
+    "empty-lists": {"fail"},
+    "nulls": {"fail"},
+    "echo": {"fail"},
+    "zeros": {"fail", "pass"},
+    "nan": {"fail", "pass"},
+    "unsupported-all": {"protocol"},
+    "declares-nothing": {"unsupported"},
+    # that it answers is told once of an operation
+    "offers-less": {"protocol", "unsupported"},
+    "rejects-all": {"fail"},
+    "accepts-all": {"fail", "pass"},
+    "error-all": {"error"},
+    "wrong-dtype": {"fail", "pass"},
+    "wrong-shape": {"fail", "pass"},
+    "wrong-endianness": {"fail", "pass"},
+    "more-outputs": {"fail", "pass"},
+    "memory-hog": {"error", "pass"},
+    "no-zstd": {"fail", "pass"},
+    "no-zstd-unnamed": {"fail", "pass"},
+    "says-no-zstd-and-reads": {"fail", "pass"},
+    "reads-no-file": {"fail", "pass"},
+    "unsteady": {"fail", "pass"},
+    "second-answer-wrong": {"fail", "pass"},
+    "wrong-id": {"protocol"},
+    "duplicate-reply": {"protocol"},
+    "late-reply": {"timeout"},
+    "two-on-a-line": {"protocol"},
+    "log-on-stdout": {"protocol"},
+    "empty-line": {"protocol"},
+    "crash": {"crash", "pass"},
+    "half-a-line": {"crash"},
+    "hang": {"timeout"},
+    "exits-at-once": {"crash"},
+    "exits-on-call": {"crash"},
+    "closes-stdout": {"crash"},
+    "junk-base64": {"protocol", "pass"},
+    "json-float": {"protocol", "pass"},
+    "no-object": {"protocol"},
+    "nan-literal": {"protocol"},
+    "unknown-type": {"protocol"},
+    "invalid-utf8": {"protocol"},
+    "unasked": {"crash", "protocol"},
+    "old-hello": {"crash"},
+    **{mode: {"pass"} for mode in lines.ENDS},
+    # the refusal of the few is right, and has no array
+    **{mode: {"protocol", "pass"} for mode in files.MODES if mode != "files"},
+}
+"""The outcomes of its cases, by null port; `pass` beside another where a refusal or an empty answer is right."""
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """What came out: of each case, of all, and what was left running."""
+
+    results: list[Result]
+    verdict: Verdict
+    left: int
+
+
+def judged(mode: str, timeout: float = 1.0) -> Judged:
+    """Return what the kit says of a null port: the cases asked in float32, and one property with a fresh seed."""
+    if mode in known.MODES:
+        return _judged_by_properties(mode)
+    wanted = _OF_MODE.get(mode, ASKED)
+    names = dict.fromkeys(id_.split(".")[0] for id_ in wanted)
+    cases = [case for name in names for case in load(VECTORS / f"{name}.json") if case.id in wanted]
+    profiles = ("kernels", "ckpt-read") if mode in ("memory-hog", *_ZSTD) else ("kernels",)
+    seed = secrets.token_hex(16)
+    with Child([sys.executable, "-m", "conformance.wrong.nulls", mode], timeout=timeout) as child:
+        offers = _offers(child)
+        steady = child.hello().deterministic if offers is not None else True
+        zstd = child.hello().zstd if offers is not None else True
+        variant = Variant(child, "float32", offers=offers, deterministic=steady, zstd=zstd)
+        results = run(cases, [variant], order=random.Random(seed))  # noqa: S311  the order is no secret
+        told = {"name": mode}
+        held = [exceeding(child, seed)]
+        if mode in CONFORMANT or mode in lines.ENDS:
+            held += [declining([child], _every_case()), *(ending([child], asked=asked) for asked in (True, False))]
+        chosen = {case.id: 1 for case in cases} | {one.name: 0 for one in held}
+        whole = Run(told, profiles, ("fp32",), results, [], {}, chosen, held, seed, deterministic=steady, zstd=zstd)
+        process = child._process
+    return Judged(results, whole.verdict(), 0 if process is None or process.poll() is not None else 1)
+
+
+@cache
+def _every_case() -> list[Case]:
+    return load_all()
+
+
+def _judged_by_properties(mode: str) -> Judged:
+    """Return what the kit says of a null port that frozen cases do not find out: a property of its profile does."""
+    profile, name = known.FOUND_BY[mode]
+    cases, seed = known.cases_of_mode(mode), secrets.token_hex(16)
+    with Child([sys.executable, "-m", "conformance.wrong.nulls", mode], timeout=60.0) as child:
+        variant = Variant(child, "float32", offers=_offers(child), deterministic=True)
+        results = run(cases, [variant])
+        with tempfile.TemporaryDirectory() as folder:
+            held = run_properties(
+                [variant], [profile], seed, examples=4, only=name, artifacts=Path(folder), seconds=2.0
+            )
+        chosen = dict.fromkeys([case.id for case in cases] + [one.name for one in held], 0)
+        whole = Run({"name": mode}, (profile,), ("fp32",), results, [], {}, chosen, held, seed)
+    return Judged(results, whole.verdict(), 0)
+
+
+def _offers(child: Child) -> frozenset[str] | None:
+    try:
+        return offered_in("fp32", child.hello().ops)
+    except StartError:
+        return None
+
+
+def exceeding(child: Child, seed: str, examples: int = 20) -> PropertyResult:
+    """Ask for what exceeds a limit among numbers that nobody has seen (KRN-014)."""
+    found = PropertyResult("kernels.exceeding", ("KRN-014",), "kernels")
+    draw = random.Random(seed)  # noqa: S311  it draws test data
+    for _ in range(examples):
+        values = np.array([draw.randrange(-8, 9) for _ in range(draw.randrange(1, 20))], dtype=np.float32)
+        least = float(draw.randrange(0, 8))
+        want = [i for i, x in enumerate(values.tolist()) if abs(x) > least]
+        found.examples += 1
+        try:
+            got = child.call("kernel.exceeding", {"values": values, "least": least}, "float32").get("indices")
+        except (PortFault, StartError, Refused, Unsupported) as error:
+            found.failure = str(error)
+            return found
+        if not isinstance(got, np.ndarray) or got.tolist() != want:
+            found.failure = f"expected {want}, got {got}"
+            return found
+    return found
+
+
+def complaints(mode: str, found: Judged) -> list[str]:
+    """Return what is wrong with what the kit said of a null port."""
+    outcomes = {result.outcome for result in found.results}
+    told = []
+    if outcomes != EXPECTED[mode] and not (mode == "unasked" and outcomes <= EXPECTED[mode]):
+        told.append(f"{mode}: outcomes {sorted(outcomes)}, expected {sorted(EXPECTED[mode])}")
+    if found.verdict.conformant != (mode in CONFORMANT):
+        told.append(f"{mode}: {found.verdict.line}")
+    if mode == "unsteady-and-says-so" and "not deterministic" not in found.verdict.line:
+        told.append(f"{mode}: {found.verdict.line}")
+    if mode == "no-zstd-and-says-so" and "kernels, ckpt-read without zstd in" not in found.verdict.line:
+        told.append(f"{mode}: {found.verdict.line}")
+    broken = {"crashes-on-what-it-lacks": "PRT-007"} | dict.fromkeys(lines.ENDS[1:], "PRT-008")
+    if broken.get(mode, "") not in found.verdict.line:
+        told.append(f"{mode}: {found.verdict.line}")
+    if found.left:
+        told.append(f"{mode}: a process is left behind")
+    return told
+
+
+assert "kernel.exceeding" in PROFILES["kernels"]

@@ -1,0 +1,167 @@
+"""Null ports that are right about much: about every frozen case, or about every small input.
+
+Only inputs that they cannot know, or that are large, tell them from the engine.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from conformance.cases.case import VECTORS, Case, load
+from conformance.cases.ops import OPS
+from conformance.cases.profiles import PROFILES
+from conformance.judge.harness import prepared_inputs
+from conformance.protocol.port import Port, Refused, Unsupported
+from conformance.wrong.nulls.answers import Table, Values, cast, key
+
+__all__ = ["FOUND_BY", "HONEST", "MODES", "Frozen", "cases_of_mode"]
+
+HONEST: dict[str, tuple[str, ...]] = {
+    "core": ("select.largest", "select.smallest"),
+    "rules": ("select.pools",),
+    "layers": ("layer.linear",),
+    "train": ("text.training", "text.evaluation"),
+    "prune": ("text.calibration", "prune.magnitude", "prune.wanda"),
+    "adapters": ("adapter.lora",),
+    "generate": ("generate.pick",),
+    "ckpt-read": ("delta.apply",),
+    "ckpt-write": (),
+    "state": ("state.write",),
+    "folders": ("folder.write",),
+    "checkpoints": ("checkpoint.dtype",),
+    "runs": ("ranks.rows",),
+    "convert": ("convert.to_hf",),
+}
+"""What a port that knows the frozen cases of a profile really computes, by profile."""
+_POSITIONS = ("ids", "positions", "base", "delta", "old", "new", "dropped")
+"""Inputs that are positions or ids."""
+ABOVE = 1300
+"""The number of entries above which a null port answers nothing."""
+
+
+def _engine() -> Port:
+    # the other null ports start without the engine
+    from conformance.engine.port import reference_numpy
+
+    return reference_numpy()
+
+
+class Frozen(Table):
+    """A port that computes some operations and has a table of frozen cases for all others.
+
+    It refuses every input that the table does not have.
+    """
+
+    def __init__(self, name: str, ops: tuple[str, ...], honest: tuple[str, ...]) -> None:
+        self.name, self.ops, self._honest, self._engine = name, ops, honest, _engine()
+        self._known = {}
+        for case in _cases_of([op for op in ops if op not in honest]):
+            dtypes = ("float64",) if OPS[case.op].kind == "scalar" else case.dtypes
+            for dtype in dtypes:
+                answer = {name: _cast(value, dtype) for name, value in case.expected.items()}
+                self._known[key(case.op, prepared_inputs(case, dtype), dtype)] = (answer, case.refused)
+
+    def call(self, op: str, inputs: Values, dtype: str) -> Values:
+        """Return what was computed, or what the table has."""
+        if op in self._honest:
+            return self._engine.call(op, inputs, dtype)
+        if op not in self.ops:
+            raise Unsupported(op)
+        answer, refused = self._known.get(key(op, inputs, dtype), ({}, ("SEL-004",)))
+        if refused:
+            raise Refused(refused[0])
+        return dict(answer)
+
+
+def _cases_of(ops: Sequence[str]) -> list[Case]:
+    """Return the frozen cases of operations; a file that names none of them is not parsed."""
+    named = [f'"op": "{op}"' for op in ops]
+    texts = {path: path.read_text(encoding="utf-8") for path in sorted(VECTORS.glob("*.json"))}
+    files = [path for path, text in texts.items() if any(name in text for name in named)]
+    return [case for path in files for case in load(path) if case.op in ops]
+
+
+def _cast(value: Any, dtype: str) -> Any:
+    if isinstance(value, dict):
+        return {name: _cast(one, dtype) for name, one in value.items()}
+    return [_cast(one, dtype) for one in value] if isinstance(value, list) else cast(value, dtype)
+
+
+class Sized(Table):
+    """The engine, with answers that a size spoils."""
+
+    ops = tuple(op for op in OPS if op in PROFILES["core"])
+
+    def __init__(self) -> None:
+        self._engine = _engine()
+
+    def call(self, op: str, inputs: Values, dtype: str) -> Values:
+        """Return the answer to inputs of this size."""
+        if op not in self.ops:
+            raise Unsupported(op)
+        return self._engine.call(op, inputs, dtype)
+
+
+class Empty(Sized):
+    """The engine up to 1,300 entries, and empty arrays above."""
+
+    name = "empty-above-1300"
+
+    def call(self, op: str, inputs: Values, dtype: str) -> Values:
+        """Return the answer, empty if an input is longer."""
+        answer = super().call(op, inputs, dtype)
+        most = max((x.size for x in inputs.values() if isinstance(x, np.ndarray)), default=0)
+        if most <= ABOVE:
+            return answer
+        return {name: x[:0] if isinstance(x, np.ndarray) else x for name, x in answer.items()}
+
+
+class Narrow(Sized):
+    """The engine, as if positions and ids had 32 bits."""
+
+    name = "int32-positions"
+
+    def call(self, op: str, inputs: Values, dtype: str) -> Values:
+        """Return the answer to inputs that were cut to 32 bits."""
+        told = {name: x for name, x in inputs.items() if name in _POSITIONS and x.dtype == np.int64}
+        cut = {name: x.astype(np.int32).astype(np.int64) for name, x in told.items()}
+        return super().call(op, inputs | cut, dtype)
+
+
+def _frozen(profile: str) -> Callable[[], Frozen]:
+    return lambda: Frozen(f"table-{profile}", PROFILES[profile], HONEST[profile])
+
+
+MODES: dict[str, Callable[[], Table]] = {f"table-{profile}": _frozen(profile) for profile in HONEST}
+MODES |= {"empty-above-1300": Empty, "int32-positions": Narrow}
+"""Null ports by name."""
+
+FOUND_BY = {
+    "table-core": ("core", "update.drop"),
+    "table-rules": ("rules", "gradient.norm"),
+    "table-layers": ("layers", "model.step"),
+    "table-train": ("train", "train.run"),
+    "table-prune": ("prune", "prune.model"),
+    "table-adapters": ("adapters", "adapter.initial"),
+    "table-generate": ("generate", "generate.text"),
+    "table-ckpt-read": ("ckpt-read", "file.read"),
+    "table-ckpt-write": ("ckpt-write", "file.write"),
+    "table-state": ("state", "state.resumed"),
+    "table-folders": ("folders", "folder.both-ways"),
+    "table-checkpoints": ("checkpoints", "checkpoint.final"),
+    "table-runs": ("runs", "run.warnings"),
+    "table-convert": ("convert", "convert.from_hf"),
+    "empty-above-1300": ("core", "change.large"),
+    "int32-positions": ("core", "topology.large"),
+}
+"""The profile that a null port would claim, and a property that finds it out."""
+
+
+def cases_of_mode(mode: str) -> list[Case]:
+    """Return a frozen case of each operation of the profile that a null port would claim: it passes all of them."""
+    found: dict[str, Case] = {}
+    for case in _cases_of(PROFILES[FOUND_BY[mode][0]]):
+        if not case.refused and "float32" in case.dtypes:
+            found.setdefault(case.op, case)
+    return list(found.values())
