@@ -179,7 +179,7 @@ def _patterns(area: Area, n: Numbers) -> None:
     for name, pattern, columns, stored, purpose in (
         ("full", (2, 4), 8, [0, 2, 5, 6, 7], "a group that stores more than N is taken"),
         ("full-behind", (2, 4), 8, [9, 10, 11], "groups of the first row alone are counted"),
-        ("wide-full", (2, 65), 65, [0, 1, 64], "a group wider than a mask that stores more than N is taken"),
+        ("wide-full", (2, 65), 65, [0, 1, 64, 70], "a group wider than a mask that stores more than N is taken"),
         ("odd", (2, 4), 6, [0, 4], "rows that M does not divide are taken"),
         ("narrow", (2, 4), 2, [0, 1], "rows shorter than a group are taken"),
         ("wide-odd", (2, 65), 66, [0, 65], "rows that a wide M does not divide are taken"),
