@@ -3,6 +3,7 @@
 from functools import partial
 from typing import Any
 
+from conformance.engine.values import Values
 from seft_ref.adapters.frozen import Frozen, frozen
 from seft_ref.adapters.lora import Lora, lora_backward, lora_forward, lora_initial, lora_merge, lora_star
 from seft_ref.adapters.sparsepeft import sparsepeft_backward, sparsepeft_forward, sparsepeft_merge
@@ -10,8 +11,6 @@ from seft_ref.adapters.spp import Spp, spp_backward, spp_forward, spp_initial, s
 from seft_ref.arrays.library import array_namespace
 from seft_ref.prune.wanda import wanda_mask
 from seft_ref.topology.csr import flat, from_flat
-
-Values = dict[str, Any]
 
 
 def _base(a: Values) -> Frozen:

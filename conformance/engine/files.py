@@ -1,4 +1,4 @@
-"""Checkpoint files through the reader and writer of `formats`."""
+"""What stands around a run, by the engine: dtypes, final weights, names, stop tokens, records, warnings, shares."""
 
 import json
 import tempfile
@@ -8,12 +8,27 @@ from typing import Any
 import numpy as np
 
 import formats
+from conformance.engine.values import Values
 from formats import delta
 from formats.container import NONE, raw_bytes, values_of
 from formats.digest import of_state
 from formats.encoding import dtype_of
 
-Values = dict[str, Any]
+
+def _name(a: Values) -> Values:
+    with tempfile.TemporaryDirectory() as folder:
+        formats.write_file(Path(folder) / a["name"], formats.Checkpoint("model", {}, {}))
+    return {"ok": 1}
+
+
+def _expand(a: Values) -> Values:
+    limit = {} if a.get("limit") is None else {"limit": a["limit"]}
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "case.st"
+        path.write_bytes(a["raw"].tobytes())
+        with formats.open(path) as reader:
+            dense = formats.to_dense(reader.load_verified(a["name"]), **limit)
+    return {"bits": np.frombuffer(dense.tobytes(), dtype=np.uint8)}
 
 
 def read(a: Values, *, verified: bool = True) -> Values:
@@ -132,6 +147,8 @@ def _compress(a: Values) -> Values:
 
 
 OPERATIONS: dict[str, Any] = {
+    "file.name": _name,
+    "file.expand": _expand,
     "file.read": read,
     "file.write": _write,
     "file.compress": _compress,

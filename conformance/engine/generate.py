@@ -1,16 +1,22 @@
-"""Generation by the engine, operation by operation."""
+"""Generation by the engine (chapter 17)."""
 
 from typing import Any
 
 import numpy as np
 
-from conformance.engine.models import weights_of_case
+from conformance.engine.model import weights_of_case
+from conformance.engine.values import Values
 from seft_ref.arrays.library import array_namespace
+from seft_ref.files.model import stop_tokens_of
 from seft_ref.model.config import ModelConfig
 from seft_ref.text.generate import generate, nothing_read, read
 from seft_ref.text.sampling import Sampling, pick
 
-Values = dict[str, Any]
+
+def _stops(a: Values) -> Values:
+    texts = {"config.json": a["config"], "generation_config.json": a.get("generation")}
+    files = {name: text.encode() for name, text in texts.items() if text is not None}
+    return {"stops": np.array(stop_tokens_of(files), dtype=np.int64)}
 
 
 def _sampling(a: Values) -> Sampling:
@@ -56,6 +62,7 @@ def _text(a: Values) -> Values:
 
 
 OPERATIONS: dict[str, Any] = {
+    "generate.stops": _stops,
     "generate.read": _read,
     "generate.fork": _fork,
     "generate.pick": _pick,

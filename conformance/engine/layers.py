@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 
+from conformance.engine.values import Values
 from seft_ref.arrays.library import Array, array_namespace
 from seft_ref.layers.attention import attention_backward, attention_forward, visible_keys
 from seft_ref.layers.cross_entropy import cross_entropy_backward, cross_entropy_forward
@@ -13,8 +14,6 @@ from seft_ref.layers.rmsnorm import rmsnorm_backward, rmsnorm_forward
 from seft_ref.layers.rope import Rope, rope_backward, rope_forward, rope_frequencies, rope_table
 from seft_ref.layers.swiglu import swiglu_backward, swiglu_forward
 from seft_ref.matrix.window import Accumulated
-
-Values = dict[str, Any]
 
 
 def _embedding(a: Values) -> Values:

@@ -10,16 +10,18 @@ import numpy as np
 from conformance.cases.ops import OPS
 from conformance.engine import (
     adapters,
-    around,
-    choices,
-    convert,
+    event,
     files,
-    folders,
+    files_convert,
+    files_folders,
     generate,
+    kernels,
     layers,
-    models,
-    rules,
-    state,
+    model,
+    prune,
+    select,
+    train,
+    update,
 )
 from conformance.protocol.port import Refused, Unsupported
 from formats import FormatError
@@ -40,6 +42,21 @@ __all__ = [
 ]
 
 Operation = Callable[[dict[str, Any]], dict[str, Any]]
+_MODULES = (
+    select,
+    update,
+    event,
+    kernels,
+    layers,
+    model,
+    train,
+    prune,
+    adapters,
+    generate,
+    files,
+    files_folders,
+    files_convert,
+)
 
 
 class EnginePort:
@@ -62,20 +79,7 @@ class EnginePort:
         self._classes = classes
         self._kernels = kernels
         self._like = np.zeros(0) if like is None else like
-        modules = (
-            layers,
-            rules,
-            choices,
-            models,
-            files,
-            adapters,
-            generate,
-            state,
-            around,
-            folders,
-            convert,
-        )
-        every: dict[str, Operation] = {op: f for module in modules for op, f in module.OPERATIONS.items()}
+        every: dict[str, Operation] = {op: f for module in _MODULES for op, f in module.OPERATIONS.items()}
         self.ops = {op: f for op, f in every.items() if OPS[op].kind in kinds}
 
     def call(self, op: str, inputs: dict[str, Any], dtype: str) -> dict[str, Any]:

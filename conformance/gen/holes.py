@@ -176,7 +176,7 @@ def _patterns(area: Area, n: Numbers) -> None:
         answer = {"indptr": ids(indptr), "indices": ids(p % (2 * of) for p in at)}
         purpose = "a group wider than its mask: its last columns lost, negative, or refused"
         area.add(f"groups-{kept}-{of}", "topology.of", "TOP-005 TOP-001 TOP-002", purpose, given, answer)
-    for name, pattern, columns, stored, purpose in (
+    for name, pattern, width, stored, purpose in (
         ("full", (2, 4), 8, [0, 2, 5, 6, 7], "a group that stores more than N is taken"),
         ("full-behind", (2, 4), 8, [9, 10, 11], "groups of the first row alone are counted"),
         ("wide-full", (2, 65), 65, [0, 1, 64, 70], "a group wider than a mask that stores more than N is taken"),
@@ -184,7 +184,7 @@ def _patterns(area: Area, n: Numbers) -> None:
         ("narrow", (2, 4), 2, [0, 1], "rows shorter than a group are taken"),
         ("wide-odd", (2, 65), 66, [0, 65], "rows that a wide M does not divide are taken"),
     ):
-        given = {"out": 2, "in": columns, "positions": ids(stored), "pattern": ids(pattern)}
+        given = {"out": 2, "in": width, "positions": ids(stored), "pattern": ids(pattern)}
         area.add(f"refuse-group-{name}", "topology.of", "TOP-005", purpose, given, refused="TOP-005")
 
 

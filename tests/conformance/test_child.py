@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from conformance.cases.case import load_all
-from conformance.engine import port
 from conformance.engine.port import EnginePort
 from conformance.judge.harness import Variant, run
 from conformance.protocol.child import Breach, Child, Crash, Late, PortError, StartError
@@ -100,7 +99,7 @@ def test_PRT_004_the_engine_introduces_itself_from_source_that_is_not_installed(
         raise importlib.metadata.PackageNotFoundError(name)
 
     assert EnginePort().describe()["port"]["version"] == importlib.metadata.version("seft_ref")
-    monkeypatch.setattr(engine, "version", missing)
+    monkeypatch.setattr(port, "version", missing)
     assert EnginePort().describe()["port"]["version"] == "unknown"
 
 

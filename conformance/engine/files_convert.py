@@ -9,12 +9,11 @@ import numpy as np
 
 import formats
 from conformance.engine.files import described, encoded, tensor_of
+from conformance.engine.values import Values
 from formats.convert import hf
 from formats.convert.quantised import quantisations
 from formats.convert.sources import ADAPTERS
 from formats.digest import of_bytes
-
-Values = dict[str, Any]
 
 
 def laid_out(folder: Path, a: Values) -> Path:

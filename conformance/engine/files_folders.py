@@ -9,8 +9,7 @@ import numpy as np
 
 import formats
 from conformance.engine.files import delta_of, described, encoded, tensor_of
-
-Values = dict[str, Any]
+from conformance.engine.values import Values
 
 
 def _read(a: Values) -> Values:
@@ -50,4 +49,7 @@ def _write(a: Values) -> Values:
         return {"files": {file.name: np.frombuffer(file.read_bytes(), dtype=np.uint8) for file in path.iterdir()}}
 
 
-OPERATIONS: dict[str, Any] = {"folder.read": _read, "folder.write": _write}
+OPERATIONS: dict[str, Any] = {
+    "folder.read": _read,
+    "folder.write": _write,
+}

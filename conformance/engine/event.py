@@ -1,0 +1,139 @@
+"""Whole events of the engine (chapter 8)."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from conformance.engine.update import KEPT, choices_of
+from conformance.engine.values import Values, ints
+from seft_ref.arrays.library import array_namespace, from_numpy, to_numpy
+from seft_ref.matrix.evidence import View, evidence
+from seft_ref.matrix.window import FirstStepWindow, Window
+from seft_ref.topology.csr import flat, from_flat, union
+from seft_ref.update.criteria import Chance
+from seft_ref.update.delta import Base, Delta
+from seft_ref.update.evolve import Event, Part, evolve
+from seft_ref.update.optimizers import OPTIMIZERS
+from seft_ref.update.record import EventRecord, record_of
+from seft_ref.update.rules import CHOICES, Rule
+from seft_ref.update.schedule import n_drop
+
+
+def _rule(given: Mapping[str, Any]) -> Rule:
+    return Rule(**{key: value for key, value in choices_of(given).items() if key in CHOICES})
+
+
+def _seen(part: Values, base: Base, delta: Delta, rule: Rule) -> Window | FirstStepWindow:
+    """Return a window whose means are those of the case."""
+    shape = (part["out"], part["in"])
+    if rule.candidates == "all":
+        # a window holds what its rule asks for, and nothing else
+        asked = rule.asks()
+        sums = {n: part[n] for n in ("gradient", "absolute", "square") if n in asked}
+        h = part["inputs"] if "inputs" in asked else None
+        return Window(shape, asked, 1, **sums, input_squares=h, n_inputs=1)
+    support = union(flat(base.topology), flat(delta.topology))
+    positions = union(part["candidates"], support)
+    xp = array_namespace(positions)
+    gradient, square = (xp.take(xp.reshape(part[n], (-1,)), positions) for n in ("gradient", "square"))
+    first = Window(shape)
+    return FirstStepWindow(0, support, first, 1, part["candidates"], positions, gradient=gradient, square=square)
+
+
+def _events(a: Values) -> list[Any]:
+    """Return of every part its number, the part as the engine has it, and its event."""
+    rule, parts = _rule(a["rule"]), []
+    names = ("beta1", "beta2", "momentum")
+    views, steps = [], []
+    for given in a["parts"]:
+        kind = OPTIMIZERS[given["optimizer"]]
+        xp = array_namespace(given["base"])
+        shape = (given["out"], given["in"])
+        kept = {name: given[short] for short, name in KEPT.items() if given.get(short) is not None}
+        if "age" in kept:
+            kept["age"] = xp.astype(kept["age"], xp.int32)
+        base = Base(from_flat(shape, given["base"]), given["base_values"])
+        shared = {"rows": given["row_moments"], "columns": given["column_moments"]}
+        delta = Delta(from_flat(shape, given["delta"]), given["delta_values"], kept, shared)
+        groups = given["budget"] if rule.scope == "group" else None
+        views.append(View(_seen(given, base, delta, rule), base, delta, given["matrix"], groups))
+        optimizer = kind(**{n: a["rule"][n] for n in names if n in kind.__dataclass_fields__})
+        steps.append(given["steps"])
+    fraction = 1.0 if rule.first_event == "all" and a["parts"][0]["first"] else a["fraction"]
+    chance = Chance(a["seed"], a["step"])
+    pattern = None if a["pattern"] is None else (int(a["pattern"][0]), int(a["pattern"][1]))
+    pools = [list(range(len(views)))] if rule.scope == "model" else [[i] for i in range(len(views))]
+    by_row = rule.scope == "row"
+    events: list[Any] = []
+    for pool in pools:
+        budgets = [a["parts"][i]["delta_budget"] for i in pool]
+        if by_row:
+            topology = views[pool[0]].delta.topology
+            slots = topology.indptr[1:] - topology.indptr[:-1]
+            drops: Any = from_numpy(ints(n_drop(fraction, int(n)) for n in slots), slots)
+            grows: Any = drops + budgets[0] - slots
+        else:
+            slots = sum(views[i].delta.topology.nnz for i in pool)
+            drops = n_drop(fraction, slots)
+            grows = max(0, drops + sum(int(b[0]) for b in budgets) - slots)
+        seen = evidence([views[i] for i in pool], rule, grows, chance=chance, pattern=pattern)
+        seen = [replace(e, steps=steps[i]) for e, i in zip(seen, pool, strict=True)]
+        parts = [
+            Part(
+                views[i].base,
+                views[i].delta,
+                e,
+                a["parts"][i]["budget"] if rule.scope in ("row", "group") else int(a["parts"][i]["budget"][0]),
+                a["parts"][i]["delta_budget"] if by_row else int(a["parts"][i]["delta_budget"][0]),
+                views[i].matrix,
+            )
+            for e, i in zip(seen, pool, strict=True)
+        ]
+        seeds = getattr(optimizer, "seeds", None)
+        found = evolve(parts, n_drop=drops, rule=rule, chance=chance, pattern=pattern, seeds=seeds)
+        events += list(zip(pool, parts, found, strict=True))
+    return events
+
+
+def _record(a: Values, number: int, part: Part, event: Event) -> EventRecord:
+    given = a["parts"][number]
+    xp = array_namespace(given["base"])
+    stored = union(given["base"], given["lost"])
+    gone = from_numpy(np.setdiff1d(to_numpy(stored), to_numpy(flat(event.base.topology))), given["base"])
+    return record_of(part, event, int(xp.sum(given["budget"])), int(xp.sum(given["delta_budget"])), gone)
+
+
+def _ratios(a: Values) -> Values:
+    records = [_record(a, *one) for one in _events(a)]
+    return {name: [getattr(r, name) for r in records] for name in ("churn", "overlap", "gradient_norm")}
+
+
+def _event(a: Values) -> Values:
+    """Return the outputs of an event, one entry a part."""
+    events = _events(a)
+    answer: Values = {"base": [flat(e.base.topology) for _, _, e in events]}
+    answer |= {"base_values": [e.base.values for _, _, e in events]}
+    answer |= {"delta": [flat(e.delta.topology) for _, _, e in events]}
+    answer |= {"delta_values": [e.delta.values for _, _, e in events]}
+    for short, name in KEPT.items():
+        answer[short] = [e.delta.kept.get(name) for _, _, e in events]
+    for name in ("dropped", "grown", "cancelled", "pruned"):
+        answer[name] = [getattr(e, name) for _, _, e in events]
+    answer["records"] = []
+    for number, part, event in events:
+        record = _record(a, number, part, event)
+        dtype = to_numpy(a["parts"][number]["base_values"]).dtype
+        near = {
+            name: np.array([] if b is None else [b.inside, b.outside], dtype=dtype)
+            for name, b in record.boundaries.items()
+        }
+        answer["records"].append({name: getattr(record, name) for name in record.COUNTS} | near)
+    return answer
+
+
+OPERATIONS: dict[str, Any] = {
+    "update.event": _event,
+    "event.ratios": _ratios,
+}

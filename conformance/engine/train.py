@@ -1,0 +1,301 @@
+"""Gradients, windows, runs, training states and what stands around a run (chapters 6, 10 and 13)."""
+
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from conformance.engine.model import weights_of_case
+from conformance.engine.values import GROWN_FROM, Values, ints, read_topology, zeros_at
+from formats.container import DTYPES
+from seft_ref.arrays.library import array_namespace, device, from_numpy, to_numpy
+from seft_ref.arrays.ranks import rows_of
+from seft_ref.files.model import compute_dtype, in_file_dtype
+from seft_ref.files.state import Origin, load_state, save_state
+from seft_ref.layers.linear import WeightGradient
+from seft_ref.matrix.evidence import View, evidence
+from seft_ref.matrix.target import Target, place
+from seft_ref.matrix.window import Accumulated, AnyWindow, FirstStepWindow, Window
+from seft_ref.model.config import ModelConfig
+from seft_ref.model.weights import Weights, with_matrices
+from seft_ref.text.batch import Batch
+from seft_ref.text.tokens import calibration_starts, evaluation_starts, training_starts
+from seft_ref.topology.csr import flat, from_flat
+from seft_ref.train.diagnose import warnings_of
+from seft_ref.train.loop import TrainState, finish, initial_state, step_batches, train, train_step
+from seft_ref.train.settings import TrainSettings, settings_of
+from seft_ref.update.delta import Base, Delta
+from seft_ref.update.evidence import finite_norm
+from seft_ref.update.optimizers import OPTIMIZERS
+from seft_ref.update.rules import Rule
+from seft_ref.update.select import largest
+
+
+def _whole(a: Values) -> Values:
+    shape = (a["dy"].shape[1], a["x"].shape[1])
+    return {"gradient": Accumulated(shape).plus(WeightGradient(a["dy"], a["x"])).whole()}
+
+
+def _at(a: Values) -> Values:
+    return {"values": a["kernels"].sample(a["dy"], a["x"], read_topology(a, "positions"))}
+
+
+def _candidates(a: Values) -> Values:
+    shape = (a["out"], a["in"])
+    rule = Rule(grow_scope=GROWN_FROM[a["scope"]], moments="seeded")  # type: ignore[arg-type]
+    total = Accumulated(shape)
+    for dy, x in zip(a["dy"], a["x"], strict=True):
+        total = total.plus(WeightGradient(dy, x))
+    # the sum of all steps as one matrix
+    window = Window(shape, settled_steps=a["steps"], gradient=total.whole())
+    like = a["dy"][0]
+    bases = Base(read_topology(a, "base"), zeros_at(a["base"], like))
+    delta = Delta(read_topology(a, "delta"), zeros_at(a["delta"], like), {})
+    (seen,) = evidence([View(window, bases, delta)], rule, a["n"])
+    chosen = largest(seen.candidate_scores, min(a["n"], seen.candidates.shape[0]))
+    xp = array_namespace(chosen)
+    found = seen.candidate_gradient if seen.candidate_gradient is not None else zeros_at(chosen, like)
+    # candidates are kept with their numbers; +0 makes either zero one
+    return {"candidates": xp.take(seen.candidates, chosen), "values": xp.take(found, chosen) + 0.0}
+
+
+def _window(a: Values) -> Values:
+    asked = frozenset({"gradient", "absolute", "square", "inputs"})
+    shape = (a["out"], a["in"])
+    window = Window(shape, asked)
+    for number, (dys, xs) in enumerate(zip(a["dy"], a["x"], strict=True)):
+        if number:
+            window = window.settled()
+        for dy, x in zip(dys, xs, strict=True):
+            window = window.plus(WeightGradient(dy, x))
+    known = window.rows(0, a["out"])
+    return {n: getattr(known, n) for n in ("gradient", "absolute", "square")} | {"inputs": window.inputs()}
+
+
+def _first_step(a: Values) -> Values:
+    shape = (a["out"], a["in"])
+    like = a["gradients"][0]
+    if a["n"] > a["out"] * a["in"]:
+        largest(array_namespace(like).reshape(like, (-1,)), a["n"])
+    nothing = from_numpy(ints([]), like)
+    window = FirstStepWindow(a["n"], nothing, Window(shape))
+    for gradient in a["gradients"]:
+        xp = array_namespace(gradient)
+        if window.positions is None:
+            window = replace(window, first=Window(shape, latest=Accumulated(shape, (), gradient)))
+        else:
+            window = replace(window, latest=xp.take(xp.reshape(gradient, (-1,)), window.positions))
+        window = window.settled()
+    xp = array_namespace(like)
+    zeros = xp.zeros((0,), dtype=like.dtype, device=device(like))
+    empty = from_flat(shape, nothing)
+    (seen,) = evidence([View(window, Base(empty, zeros), Delta(empty, zeros, {}))], Rule(candidates="first-step"), 0)
+    return {"candidates": seen.candidates, "gradient": seen.candidate_gradient, "square": seen.candidate_square}
+
+
+_OPTIMIZERS_OWN = ("beta1", "beta2", "eps", "momentum", "weight_decay")
+
+
+_NAMES = {"start": "initial_positions", "warmup": "warmup_steps", "schedule": "lr_schedule"}
+
+
+def settings_of_case(given: Values) -> TrainSettings:
+    """Return the engine's settings of a run: those of the case, and the choices of its rule."""
+    told = {_NAMES.get(key, key): value for key, value in given.items() if key not in ("rule", "rows", "preset")}
+    told |= {key: _choice(key, value) for key, value in (given.get("rule") or {}).items()}
+    if told.get("pattern") is not None:
+        told["pattern"] = tuple(int(n) for n in told["pattern"])
+    has = OPTIMIZERS[told.get("optimizer", "adamw")].__dataclass_fields__
+    told = {key: value for key, value in told.items() if key not in _OPTIMIZERS_OWN or key in has}
+    return settings_of(given.get("preset") or "seft", batch=given["rows"] // given["micro_batches"], **told)
+
+
+def _choice(name: str, value: Any) -> Any:
+    """Return a choice of a rule: the kit writes true and false as 1 and 0."""
+    return bool(value) if name in ("evolves", "regrow", "event_replaces_step") else value
+
+
+def _run(a: Values) -> Values:
+    settings = settings_of_case(a["settings"])
+    config = ModelConfig.from_json(a["config"])
+    text = [int(t) for t in a["text"]]
+    bases = {}
+    for matrix in config.targets():
+        where = a["stored"][matrix.name]
+        values = array_namespace(where).take(a["tensors"][matrix.name].reshape(-1), where)
+        bases[matrix.name] = Base(from_flat(matrix.shape, where), values)
+    weights = weights_of_case(config, a["tensors"], a["kernels"])
+    state = initial_state(settings, config, weights, bases, a["kernels"], step_batches(settings, text, 1, weights))
+    names = list(state.targets)
+    budgets = [state.targets[name].budget for name in names]
+    delta_budgets = [state.targets[name].delta_budget for name in names]
+    losses, slots, stored = [], [], []
+    for state, record in train(state, settings, config, text, a["kernels"]):  # noqa: B020  a state is used once
+        losses.append(record.loss)
+        if record.event is not None:
+            slots.append([flat(state.targets[name].delta.topology) for name in names])
+            stored.append([flat(state.targets[name].base.topology) for name in names])
+    final = finish(state, settings, config, text, a["kernels"])
+    return {
+        "losses": np.array(losses, dtype=a["tensors"][names[0]].dtype),
+        "budgets": np.array(budgets),
+        "delta_budgets": np.array(delta_budgets),
+        "slots": slots,
+        "bases": stored,
+        "support": [flat(final[name][0]) for name in names],
+        "weights": [final[name][1] for name in names],
+    }
+
+
+def _train_step(a: Values) -> Values:
+    settings, text = settings_of_case(a["settings"]), [int(t) for t in a["text"]]
+    return _one_step(a, lambda weights: step_batches(settings, text, a["step"], weights))
+
+
+def _train_batches(a: Values) -> Values:
+    batches = [Batch(one["tokens"], one["labels"], one.get("mask")) for one in a["batches"]]
+    return _one_step(a, lambda weights: batches)
+
+
+def _one_step(a: Values, batches_for: Callable[[Weights], Sequence[Batch]]) -> Values:
+    settings = settings_of_case(a["settings"])
+    config = ModelConfig.from_json(a["config"])
+    weights = weights_of_case(config, a["tensors"], a["kernels"])
+    targets: dict[str, Target] = {}
+    packed = {}
+    for matrix, part in zip(config.targets(), a["parts"], strict=True):
+        base = Base(from_flat(matrix.shape, part["base"]), part["base_values"])
+        xp = array_namespace(part["age"])
+        kept = {"first_moment": part["m"], "second_moment": part["v"], "age": xp.astype(part["age"], xp.int32)}
+        delta = Delta(from_flat(matrix.shape, part["delta"]), part["delta_values"], kept)
+        nothing = part["delta"][:0]
+        target = Target(base, delta, part["budget"], part["delta_budget"], nothing, part["m"][:0], nothing)
+        targets[matrix.name], packed[matrix.name] = place(target, a["kernels"])
+    windows: dict[str, AnyWindow] = {
+        matrix.name: Window(matrix.shape, settings.rule.asks(), part["window_steps"], gradient=part["window"])
+        for matrix, part in zip(config.targets(), a["parts"], strict=True)
+        if "window" in part
+    }
+    state = TrainState(a["step"] - 1, targets, with_matrices(weights, packed), windows)
+    batches = batches_for(state.weights)
+    after, record = train_step(state, batches, settings, config, a["kernels"])
+    found = list(after.targets.values())
+    return {
+        "loss": record.loss,
+        "base": [flat(t.base.topology) for t in found],
+        "base_values": [t.base.values for t in found],
+        "delta": [flat(t.delta.topology) for t in found],
+        "delta_values": [t.delta.values for t in found],
+        "m": [t.delta.kept["first_moment"] for t in found],
+        "v": [t.delta.kept["second_moment"] for t in found],
+        "age": [array_namespace(t.delta.values).astype(t.delta.kept["age"], np.int64) for t in found],
+    }
+
+
+def _dtype(a: Values) -> Values:
+    return {"dtype": compute_dtype("a tensor", DTYPES[a["stored"]], a.get("asked")).name}
+
+
+def _final(a: Values) -> Values:
+    bits = in_file_dtype("a tensor", to_numpy(a["values"]), DTYPES[a["dtype"]])
+    return {"bits": np.frombuffer(bits.tobytes(), dtype=np.uint8)}
+
+
+def _warnings(a: Values) -> Values:
+    events = [int(step) for step in a["events"]]
+    support = dict(zip(events, (int(n) for n in a["support"]), strict=True))
+    found = warnings_of([float(x) for x in a["losses"]], events, support, a["budget"], a.get("stored"))
+    return {"steps": np.array([one.step for one in found], dtype=np.int64), "names": [one.name for one in found]}
+
+
+class _Rank:
+    """A rank of several, as far as its rows are asked for."""
+
+    def __init__(self, rank: int, size: int) -> None:
+        self.rank, self.size = rank, size
+
+
+def _rows(a: Values) -> Values:
+    parts = [rows_of(a["rows"], _Rank(r, a["ranks"])) for r in range(a["ranks"])]  # type: ignore[arg-type]
+    return {"first": np.array([part.start for part in parts] + [parts[-1].stop], dtype=np.int64)}
+
+
+def _origin(a: Values) -> Origin:
+    return Origin(a["origin"]["model"], a["origin"]["text"])
+
+
+def write(a: Values) -> Values:
+    """Return the state of a run after a step, as the bytes of a file."""
+    settings = settings_of_case(a["settings"])
+    config = ModelConfig.from_json(a["config"])
+    text = [int(t) for t in a["text"]]
+    bases = {}
+    for matrix in config.targets():
+        where = a["stored"][matrix.name]
+        values = array_namespace(where).take(a["tensors"][matrix.name].reshape(-1), where)
+        bases[matrix.name] = Base(from_flat(matrix.shape, where), values)
+    weights = weights_of_case(config, a["tensors"], a["kernels"])
+    state = initial_state(settings, config, weights, bases, a["kernels"], step_batches(settings, text, 1, weights))
+    for state, _ in train(state, settings, config, text, a["kernels"]):  # noqa: B020  a state is used once
+        if state.step == a["stop"]:
+            break
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "state"
+        save_state(path, state, settings, _origin(a))
+        return {"raw": np.frombuffer(path.read_bytes(), dtype=np.uint8)}
+
+
+def resume(a: Values) -> Values:
+    """Return what follows a state, to the end of its run."""
+    settings = settings_of_case(a["settings"])
+    config = ModelConfig.from_json(a["config"])
+    text = [int(t) for t in a["text"]]
+    weights = weights_of_case(config, a["tensors"], a["kernels"])
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "state"
+        path.write_bytes(a["raw"].tobytes())
+        state = load_state(path, weights, settings, _origin(a), a["kernels"])
+    names = list(state.targets)
+    losses, slots, stored, starts = [], [], [], []
+    for state, record in train(state, settings, config, text, a["kernels"]):  # noqa: B020  a state is used once
+        losses.append(record.loss)
+        if record.matrices is not None:
+            slots.append([flat(state.targets[name].delta.topology) for name in names])
+            stored.append([flat(state.targets[name].base.topology) for name in names])
+            starts.append(np.array([record.matrices[name].start for name in names]))
+    final = finish(state, settings, config, text, a["kernels"])
+    return {
+        "losses": np.array(losses, dtype=a["tensors"]["model.norm.weight"].dtype),
+        "slots": slots,
+        "bases": stored,
+        "starts": starts,
+        "support": [flat(final[name][0]) for name in names],
+        "weights": [final[name][1] for name in names],
+    }
+
+
+OPERATIONS: dict[str, Any] = {
+    "gradient.whole": _whole,
+    "gradient.at": _at,
+    "gradient.candidates": _candidates,
+    "text.training": lambda a: {
+        "starts": ints(training_starts(a["tokens"], a["length"], a["seed"], a["step"], a["rows"]))
+    },
+    "text.calibration": lambda a: {"starts": ints(calibration_starts(a["tokens"], a["length"], a["seed"], a["n"]))},
+    "text.evaluation": lambda a: {"starts": ints(evaluation_starts(a["tokens"], a["length"], a["windows"]))},
+    "gradient.norm": lambda a: {"norm": finite_norm(array_namespace(a["gradient"]).reshape(a["gradient"], (-1,)))},
+    "window.evidence": _window,
+    "window.candidates": _first_step,
+    "train.step": _train_step,
+    "train.batches": _train_batches,
+    "train.run": _run,
+    "checkpoint.dtype": _dtype,
+    "checkpoint.final": _final,
+    "run.warnings": _warnings,
+    "ranks.rows": _rows,
+    "state.write": write,
+    "state.resume": resume,
+}

@@ -1,0 +1,28 @@
+"""What the operations of several areas read from their inputs."""
+
+from typing import Any
+
+import numpy as np
+
+from seft_ref.arrays.library import Array, array_namespace, device
+from seft_ref.topology.csr import Topology, from_flat
+
+Values = dict[str, Any]
+
+
+GROWN_FROM = {"all": "anywhere", "active": "active"}
+
+
+def read_topology(a: Values, name: str) -> Topology:
+    """Return the topology of the positions under a name, in a matrix of `out` rows and `in` columns."""
+    return from_flat((a["out"], a["in"]), a[name])
+
+
+def ints(values: Any) -> np.ndarray[Any, Any]:
+    """Return int64 numbers of the host."""
+    return np.array(list(values), dtype=np.int64)
+
+
+def zeros_at(positions: Array, like: Array) -> Array:
+    """Return a zero for each position, in the library and dtype of `like`."""
+    return array_namespace(like).zeros(positions.shape, dtype=like.dtype, device=device(like))
