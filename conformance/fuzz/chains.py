@@ -10,7 +10,7 @@ from typing import Any
 
 from conformance.fuzz import folders, grow, mutate
 from conformance.fuzz.folders import Folder, Tree
-from conformance.oracle import deltas, files
+from conformance.oracle import files, files_deltas
 from conformance.oracle.files import BITS, Pieces, Tensor
 
 Scenario = list[Tree]
@@ -32,7 +32,7 @@ def scenario(chance: Random) -> list[Folder]:
         stored, gone = _operations(chance, model)
         after = {name for name in (*model, *(key.partition(":")[2] for key in stored)) if name not in gone}
         new_links = _links(chance, sorted(after))
-        model, described = deltas.step(model, stored, gone, before=links, **new_links)
+        model, described = files_deltas.step(model, stored, gone, before=links, **new_links)
         links = new_links
         # a change by chance may leave a tensor as it was, and a delta lists what changes only (FMT-131)
         stored = {key: t for key, t in stored.items() if key.partition(":")[2] in described["tensors"]}
@@ -104,14 +104,14 @@ def _operations(chance: Random, model: dict[str, Tensor]) -> tuple[dict[str, Ten
 
 
 def _changed(chance: Random, name: str, base: Tensor, kind: int) -> dict[str, Tensor]:
-    cells, every = deltas.cells(base), range(prod(base.shape))
+    cells, every = files_deltas.cells(base), range(prod(base.shape))
     at = sorted(chance.sample(every, min(len(every), chance.randint(1, 6))))
     out: dict[str, Tensor] = {}
-    if kind < 6 and base.dtype in deltas.WIDTHS:
-        dtype = chance.choice(tuple(deltas.WIDTHS))
+    if kind < 6 and base.dtype in files_deltas.WIDTHS:
+        dtype = chance.choice(tuple(files_deltas.WIDTHS))
         out[f"add:{name}"] = replace(at_positions(dtype, base.shape, at, chance))
         try:
-            deltas.change(base, {"add": out[f"add:{name}"]})
+            files_deltas.change(base, {"add": out[f"add:{name}"]})
         except (AssertionError, OverflowError, struct.error):
             # a sum that is not finite is no delta; SPEC asks for a refusal (FMT-135)
             return {f"whole:{name}": _tensor(chance, base.dtype)}

@@ -8,9 +8,9 @@ import numpy as np
 
 from conformance.gen.files import FLAGS, WIDE, on, raw_array
 from conformance.gen.numbers import Area, Array, ids, reals
-from conformance.oracle import around, files
+from conformance.oracle import files, files_names, generate, prune, train_around
 from conformance.oracle.files import BITS, Tensor
-from conformance.oracle.pools import RefusedError
+from conformance.oracle.select_pools import RefusedError
 
 
 def answered(
@@ -49,7 +49,7 @@ def dtypes() -> Area:
                 "CKP-001",
                 "16 bits computed in 16 bits, float64 narrowed, or another dtype than the one that is asked for",
                 given,
-                telling("dtype", around.compute_dtype, stored, asked),
+                telling("dtype", train_around.compute_dtype, stored, asked),
             )
     return area
 
@@ -81,13 +81,13 @@ _ONCE = [
 def finals() -> Area:
     """CKP-004."""
     area = Area("final", "exact fractions")
-    for dtype in around.FORMATS:
+    for dtype in train_around.FORMATS:
         for name, (values, purpose) in WEIGHTS.items():
             held = [float(np.float32(x)) for x in values if abs(x) < (65520 if dtype == "F16" else 3.35e38)]
             given = {"values": reals(held), "dtype": dtype}
-            answer = {"bits": raw_array(around.final(held, dtype))}
+            answer = {"bits": raw_array(train_around.final(held, dtype))}
             area.add(f"{name}-{dtype}", "checkpoint.final", "CKP-004", purpose, given, answer)
-        once = {"bits": raw_array(around.final(_ONCE, dtype))}
+        once = {"bits": raw_array(train_around.final(_ONCE, dtype))}
         area.add(
             f"once-{dtype}",
             "checkpoint.final",
@@ -157,7 +157,7 @@ def names() -> Area:
     for i, name in enumerate(NAMES):
 
         def answer(name: str = name) -> dict[str, Any]:
-            around.check_name(name)
+            files_names.check_name(name)
             return {"ok": 1}
 
         answered(
@@ -180,7 +180,7 @@ def spread(name: str, t: Tensor, raw: bytes, limit: int | None) -> tuple[dict[st
     """
     at = None if t.support is None else [r * t.shape[-1] + c for r, c in t.support]
     given = {"raw": raw_array(raw), "name": name} | ({} if limit is None else {"limit": limit})
-    return given, {"bits": raw_array(around.expanded(t.dtype, t.shape, at, t.bits, BITS[t.dtype], limit))}
+    return given, {"bits": raw_array(files_names.expanded(t.dtype, t.shape, at, t.bits, BITS[t.dtype], limit))}
 
 
 def expansions() -> Area:
@@ -239,7 +239,7 @@ STOPS: tuple[tuple[str, Any, Any], ...] = (
 
 def stopping(config: str, generation: str | None) -> Array:
     """Return stop tokens as an operation hands them out."""
-    return ids(around.stops(config, generation))
+    return ids(generate.stops(config, generation))
 
 
 def stop_tokens() -> Area:
@@ -286,7 +286,7 @@ def records() -> Area:
     for name, text in RECORDS:
 
         def answer(text: str = text) -> dict[str, Any]:
-            found = around.pattern_of(text)
+            found = prune.pattern_of(text)
             return {"pattern": None if found is None else ids(found)}
 
         answered(
@@ -305,7 +305,7 @@ def warned(losses: list[float], events: list[int], support: list[int], budget: i
     """Return inputs and outputs of `run.warnings`."""
     given: dict[str, Any] = {"losses": reals(losses), "events": ids(events), "support": ids(support), "budget": budget}
     given |= {} if stored is None else {"stored": stored}
-    found = around.warnings(losses, events, support, budget, stored)
+    found = train_around.warnings(losses, events, support, budget, stored)
     return given, {"steps": ids(step for step, _ in found), "names": [name for _, name in found]}
 
 
@@ -349,7 +349,7 @@ def run_warnings() -> Area:
 
 def shared(rows: int, n: int) -> Array:
     """Return the first rows of ranks as an operation hands them out."""
-    return ids(around.shares(rows, n))
+    return ids(train_around.shares(rows, n))
 
 
 def ranks() -> Area:

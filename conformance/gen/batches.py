@@ -8,9 +8,9 @@ from conformance.gen import tiny
 from conformance.gen.numbers import Area, Numbers
 from conformance.gen.steps import SETTINGS, World, answered, asked, rounded
 from conformance.gen.train import GAP
-from conformance.oracle import batches, choices, train
-from conformance.oracle.batches import Batch
+from conformance.oracle import train, train_batches, update_choices
 from conformance.oracle.event import Part
+from conformance.oracle.train_batches import Batch
 
 LENGTH = 6
 
@@ -52,7 +52,7 @@ def steps() -> Area:
             parts = [rounded(part) for part in train.Trainer(tiny.CONFIG, *world, settings).parts]
             parts = rounded_after(world, parts, settings) if step > 1 else parts
             of = [rows(n, counts, padded=padded) for counts in shape]
-            loss, after, gap = batches.one_step(tiny.CONFIG, world[0], parts, of, settings, step)
+            loss, after, gap = train_batches.one_step(tiny.CONFIG, world[0], parts, of, settings, step)
             if gap >= GAP and not _weak(after):
                 break
         else:
@@ -68,7 +68,7 @@ def steps() -> Area:
 
 def _silent(area: Area) -> None:
     """GRD-006: inputs of a micro-batch in which no label counts."""
-    rule = choices.rule_of("seft") | {"grow": "curvature", "adapt": "activation"}
+    rule = update_choices.rule_of("seft") | {"grow": "curvature", "adapt": "activation"}
     for seed in range(200):
         n = Numbers(133, seed)
         settings = SETTINGS | {"seed": seed, "start": "random", "rows": 3, "micro_batches": 2, "rule": rule}
@@ -76,8 +76,8 @@ def _silent(area: Area) -> None:
         parts = [rounded(part) for part in train.Trainer(tiny.CONFIG, *world, settings).parts]
         parts = rounded_after(world, parts, settings)
         of = [rows(n, counts, padded=False) for counts in ([(5, 0)], [(0, 0), (0, 0)])]
-        loss, after, gap = batches.one_step(tiny.CONFIG, world[0], parts, of, settings, 2)
-        _, other, _ = batches.one_step(tiny.CONFIG, world[0], parts, of[:1], settings, 2)
+        loss, after, gap = train_batches.one_step(tiny.CONFIG, world[0], parts, of, settings, 2)
+        _, other, _ = train_batches.one_step(tiny.CONFIG, world[0], parts, of[:1], settings, 2)
         moved = any(one.phi.keys() != two.phi.keys() for one, two in zip(after, other, strict=True))
         if gap >= GAP and moved and not _weak(after):
             break

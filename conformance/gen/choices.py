@@ -6,7 +6,7 @@ import numpy as np
 
 from conformance.cases.case import Bound
 from conformance.gen.numbers import Area, Numbers, ids, reals
-from conformance.oracle import choices, rules
+from conformance.oracle import update_choices, update_counts, update_schedule
 
 
 def budgets() -> Area:
@@ -23,12 +23,12 @@ def budgets() -> Area:
         ("rank", "rank", 1, "r · out · in, or out + in of another matrix"),
         ("rank-3", "rank", 3, "the cap K left out"),
     ):
-        n = rules.delta_budgets(by, amount, shapes, stored)
+        n = update_counts.delta_budgets(by, amount, shapes, stored)
         given = {"by": by, "amount": amount, "shapes": np.array(shapes, dtype=np.int64), "stored": ids(stored)}
         area.add(name, "count.budgets", "DLT-002 SEL-006", purpose, given, {"n": ids(n)})
     large = [(2**27, 2**27), (2**27 + 1, 3)]
     given = {"by": "count", "amount": 2**20 + 1, "shapes": np.array(large, dtype=np.int64), "stored": ids([2**40] * 2)}
-    answer = {"n": ids(rules.delta_budgets("count", 2**20 + 1, large, [2**40] * 2))}
+    answer = {"n": ids(update_counts.delta_budgets("count", 2**20 + 1, large, [2**40] * 2))}
     area.add("count-large", "count.budgets", "DLT-002", "n · out · in in 64 bits, or in binary64", given, answer)
     none = {"by": "rank", "amount": 4, "shapes": np.zeros((0, 2), dtype=np.int64), "stored": ids([])}
     area.add("no-targets", "count.budgets", "DLT-002", "a model without targets", none, {"n": ids([])})
@@ -54,7 +54,7 @@ def _fractions(area: Area) -> None:
         ("cosine", 10, 100, 0.29, "all", 1),
         ("cosine", 10, 100, 0.29, "all", 0),
     ):
-        value = rules.scheduled(kind, 0.3, step, rules.last_event(steps, until))
+        value = update_schedule.scheduled(kind, 0.3, step, update_schedule.last_event(steps, until))
         if how == "all" and first:
             value = 1.0
         given = {"drop_schedule": kind, "drop_fraction": 0.3, "step": step, "steps": steps, "evolve_until": until}
@@ -90,7 +90,7 @@ def _events(area: Area) -> None:
         ("phases", 40, 10, 1.0, 0),
         ("phases", 28, 10, 0.75, 8),
     ):
-        at, sums = rules.all_events(kind, steps, every, until, window)
+        at, sums = update_schedule.all_events(kind, steps, every, until, window)
         given = {"events": kind, "steps": steps, "evolve_every": every, "evolve_until": until}
         given |= {"gradient_window": window}
         clauses = f"SCH-007 {'SCH-003 TRN-005' if kind == 'period' else 'SCH-005'}"
@@ -134,7 +134,7 @@ def initial() -> Area:
         ("magnitude", "anywhere", 19, "stored zeros before absent positions: both are 0"),
     ):
         open_to = list(range(size)) if scope == "anywhere" else stored
-        eta = rules.initial(by, open_to, k, seed=5, matrix=3, gradient=flat, base=base)
+        eta = update_counts.initial(by, open_to, k, seed=5, matrix=3, gradient=flat, base=base)
         given = {"out": 5, "in": 7, "base": ids(stored), "base_values": reals(values), "n": k, "by": by}
         given |= {"scope": scope, "seed": 5, "matrix": 3} | ({"gradient": gradient} if by == "gradient" else {})
         clauses = "DLT-004" + (" RNG-002" if by == "random" else " SEL-001")
@@ -152,7 +152,7 @@ _FIRST = {"candidates": "first-step"}
 
 def _refused() -> list[tuple[str, dict[str, Any], str]]:
     """Return what must be refused: a name, choices, and the clause that must be named."""
-    unknown = [(f"unknown-{key}", {key: "nonsense"}, clause) for key, (_, clause) in choices.VALUES.items()]
+    unknown = [(f"unknown-{key}", {key: "nonsense"}, clause) for key, (_, clause) in update_choices.VALUES.items()]
     return [
         *unknown,
         ("until-0", {"evolve_until": 0.0}, "SCH-007"),
@@ -186,9 +186,9 @@ def _refused() -> list[tuple[str, dict[str, Any], str]]:
 def preset() -> Area:
     """EVT-007, EVT-011, EVT-012."""
     area = Area("choices", "a table")
-    for name in choices.PRESETS:
+    for name in update_choices.PRESETS:
         text = "a choice unlike the table"
-        answer = {"choices": choices.spelled(name)}
+        answer = {"choices": update_choices.spelled(name)}
         area.add(f"preset-{name}", "preset.rule", "EVT-011", text, {"name": name}, answer)
     text = "an unknown preset is taken for the default"
     area.add("refuse-preset", "preset.rule", "EVT-011", text, {"name": "nonsense"}, refused="EVT-011")
@@ -205,9 +205,11 @@ def preset() -> Area:
         "count": {"budget_by": "count", "slots": 100},
         "rank": {"budget_by": "rank", "rank": 2},
     }
-    good |= {f"rule-of-{name}": _without_numbers(choices.PRESETS[name]) for name in ("spiel-ag", "spiel-ma", "rigl")}
+    good |= {
+        f"rule-of-{name}": _without_numbers(update_choices.PRESETS[name]) for name in ("spiel-ag", "spiel-ma", "rigl")
+    }
     for name, given in good.items():
-        choices.check(given)
+        update_choices.check(given)
         area.add(f"good-{name}", "rule.check", "EVT-012", "refused too much", {"choices": given}, {"ok": 1})
     for name, given, clause in _refused():
         text = "taken as it is, or refused under another clause than the first of the table"

@@ -10,7 +10,7 @@ from conformance.gen import tiny
 from conformance.gen.kernels import ROUNDED
 from conformance.gen.models import MODELS, tensors_of
 from conformance.gen.numbers import Area, Numbers, ids, product_bound, reals
-from conformance.oracle import generate, rules
+from conformance.oracle import generate, update_counts
 from conformance.oracle.model import Config, biases, targets
 
 _PLAIN: Config = MODELS["llama-plain"] | {"num_key_value_heads": 1}
@@ -106,7 +106,7 @@ def others() -> Area:
     given: dict[str, Any] = {"logits": np.zeros((2, 3)), "targets": ids([-100, -100]), "count": 0, "dloss": 1.0}
     area.add("no-count", "layer.cross_entropy", "LYR-011", "0 / 0", given, refused="LYR-011")
     given = {"by": "nnz", "amount": 0.29, "shapes": np.array([(10, 20)], dtype=np.int64), "stored": ids([100])}
-    answer = {"n": ids(rules.delta_budgets("nnz", 0.29, [(10, 20)], [100]))}
+    answer = {"n": ids(update_counts.delta_budgets("nnz", 0.29, [(10, 20)], [100]))}
     area.add("nnz-last-bit", "count.budgets", "DLT-002 SEL-006", "0.29 · 100 cut to 28", given, answer)
     # gaps of 1.2 / 2.2 and of 4 / 4; by the inner scores 1.2 and 1
     given = {"scores": reals([1.0, 2.25, -4.0, 0.0]), "ids": ids(range(4)), "pools": ids([0, 0, 1, 1])}

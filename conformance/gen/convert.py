@@ -10,10 +10,10 @@ from conformance.gen.convert_back import back
 from conformance.gen.convert_faults import refused
 from conformance.gen.files import content, raw_array
 from conformance.gen.numbers import Area, Numbers
-from conformance.oracle import convert
-from conformance.oracle.around import FORMATS, rounded_bits
-from conformance.oracle.convert import INDEX, SIGNS, WHOLE, dense, stock
+from conformance.oracle import files_convert
 from conformance.oracle.files import BITS, Tensor, digest
+from conformance.oracle.files_convert import INDEX, SIGNS, WHOLE, dense, stock
+from conformance.oracle.train_around import FORMATS, rounded_bits
 
 Tree = dict[str, bytes]
 CLAUSES = "FMT-120 FMT-121 FMT-122"
@@ -44,14 +44,14 @@ def asked(
 
 def answered(tensors: Mapping[str, Tensor], given: Mapping[str, Any], read: tuple[str, ...], *, quantised: bool) -> Any:
     """Return the outputs of `convert.from_hf` for the tensors that the files `read` hold."""
-    found = convert.converted(tensors, given["encoding"], given["zeros"], given.get("cast"))
+    found = files_convert.converted(tensors, given["encoding"], given["zeros"], given.get("cast"))
     large = given.get("large", {})
     tree = {name: raw.size for name, raw in given["files"].items()} | large
-    companions, left_out = convert.sorted_out(tree, read)
+    companions, left_out = files_convert.sorted_out(tree, read)
     told = content(found.tensors, attributes=found.attributes)
     del told["delta"]
     files = given["files"]
-    sums = {n: convert.of_zeros(large[n]) if n in large else digest(files[n].tobytes()) for n in companions}
+    sums = {n: files_convert.of_zeros(large[n]) if n in large else digest(files[n].tobytes()) for n in companions}
     return told | {"companions": sums, "left_out": left_out, "quantised": int(quantised)}
 
 
@@ -202,7 +202,7 @@ def _companions(found: Folders) -> None:
         "x.onnx": b"",
     }
     found.add("companions", "FMT-123 FMT-013 FMT-120", "an entry that is lost without a word", tensors, beside)
-    large = {"most": convert.LARGEST, "more.json": convert.LARGEST + 1}
+    large = {"most": files_convert.LARGEST, "more.json": files_convert.LARGEST + 1}
     purpose = "a companion that may not be so large, or a limit one off"
     found.add("large", "FMT-123", purpose, tensors, {"config.json": b"{}"}, large=large)
 
@@ -226,14 +226,16 @@ def _shards(found: Folders) -> None:
     places = '"x" : {"shape":[1],"dtype":"F32","data_offsets":[1,5]},'
     places += '"y":{"data_offsets":[0,1],"dtype":"\\u00558","shape":[ 1 ]}'
     odd = f' \n{{"__metadata__":{{"é":"\\u00e9","format":"tf"}},{places}}}\t '
-    raw = convert.framed(odd.encode(), b"\xff" + struct.pack("<f", 1.5))
+    raw = files_convert.framed(odd.encode(), b"\xff" + struct.pack("<f", 1.5))
     purpose = "spaces, escapes, order or alignment that are taken for faults"
     found.add("spelling", "FMT-121", purpose, bare, tree={WHOLE: raw})
     _empty_between(found)
     nulls = {"w": {"dtype": "U8", "shape": [4], "data_offsets": [0, 4]}, "__metadata__": None}
-    raw = convert.framed(json.dumps(nulls).encode(), b"abcd")
+    raw = files_convert.framed(json.dumps(nulls).encode(), b"abcd")
     found.add("no-metadata", "FMT-121", purpose, {"w": Tensor("U8", (4,), b"abcd")}, tree={WHOLE: raw})
-    found.add("nothing", "FMT-121 FMT-122", "a folder without tensors", {}, tree={WHOLE: convert.framed(b"{}", b"")})
+    found.add(
+        "nothing", "FMT-121 FMT-122", "a folder without tensors", {}, tree={WHOLE: files_convert.framed(b"{}", b"")}
+    )
 
 
 def _empty_between(found: Folders) -> None:
@@ -241,7 +243,7 @@ def _empty_between(found: Folders) -> None:
     places = {"b": (4, 3, 7), "after": (0, 7, 7), "behind": (0, 3, 3), "first": (0, 0, 0), "a": (3, 0, 3)}
     header = {n: {"dtype": "U8", "shape": [size], "data_offsets": at} for n, (size, *at) in places.items()}
     tensors = {n: Tensor("U8", (size,), b"abcdefg"[begin:end]) for n, (size, begin, end) in places.items()}
-    raw = convert.framed(json.dumps(header).encode(), b"abcdefg")
+    raw = files_convert.framed(json.dumps(header).encode(), b"abcdefg")
     purpose = "a hole seen where two begin at one byte, one of them empty, in the order of the header"
     found.add("empty-behind", "FMT-121", purpose, tensors, tree={WHOLE: raw})
 

@@ -7,10 +7,10 @@ from typing import Any
 
 from conformance.gen.files import content, on, raw_array
 from conformance.gen.numbers import Area
-from conformance.oracle.around import rounded_bits
-from conformance.oracle.convert import dense, stock
-from conformance.oracle.convert_adapters import changed, lora, product
 from conformance.oracle.files import Tensor
+from conformance.oracle.files_convert import dense, stock
+from conformance.oracle.files_convert_adapters import changed, lora, product
+from conformance.oracle.train_around import rounded_bits
 
 OP = "convert.adapter"
 CONFIG, WEIGHTS, MODULE = "adapter_config.json", "adapter_model.safetensors", "model.layers.0.q"

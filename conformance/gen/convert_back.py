@@ -5,10 +5,10 @@ from typing import Any
 
 from conformance.gen.files import WIDE, content, on, raw_array
 from conformance.gen.numbers import Area
-from conformance.oracle import convert, folders
-from conformance.oracle.around import rounded_bits
-from conformance.oracle.convert import dense
+from conformance.oracle import files_convert, files_folders
 from conformance.oracle.files import Tensor
+from conformance.oracle.files_convert import dense
+from conformance.oracle.train_around import rounded_bits
 
 COMPANIONS = {"config.json": b'{"a": 1}\n', "empty": b""}
 
@@ -30,9 +30,9 @@ def folder_of(
         RefusedError: a value does not fit the dtype of the cast.
     """
     beside = dict(companions or {})
-    tree = folders.folder(tensors, part_bytes=cut, companions=beside, **more).pack()
+    tree = files_folders.folder(tensors, part_bytes=cut, companions=beside, **more).pack()
     given: dict[str, Any] = {"files": {name: raw_array(raw) for name, raw in tree.items()}, "part_bytes": part_bytes}
-    found = {name: convert.expanded(t, cast) for name, t in tensors.items()}
+    found = {name: files_convert.expanded(t, cast) for name, t in tensors.items()}
     told = {"tensors": content(found)["tensors"], "files": {name: raw_array(raw) for name, raw in beside.items()}}
     given |= {} if cast is None else {"cast": cast}
     return given, {"files": told | {"part_bytes": part_bytes}}
@@ -42,13 +42,13 @@ def _tensors() -> dict[str, Tensor]:
     """Return tensors of every kind that such a folder holds."""
     zeros = [1 << 15, 0, 0x7E01]
     return {
-        "b": on("F16", (2, 3), [0, 3, 5], convert.packed("F16", zeros)),
+        "b": on("F16", (2, 3), [0, 3, 5], files_convert.packed("F16", zeros)),
         "wide": WIDE,
         "a": dense("I64", (2, 2), [1, 0, 2**63, 4]),
         "scalar": dense("F64", (), [5]),
         "flags": on("BOOL", (1, 9), [1, 7], b"\1\0"),
-        "F4": on("F4", (3, 4), [0, 5, 6], convert.packed("F4", [8, 3, 15])),
-        "F6": on("F6_E2M3", (2, 2, 2), [1, 7], convert.packed("F6_E2M3", [32, 63])),
+        "F4": on("F4", (3, 4), [0, 5, 6], files_convert.packed("F4", [8, 3, 15])),
+        "F6": on("F6_E2M3", (2, 2, 2), [1, 7], files_convert.packed("F6_E2M3", [32, 63])),
         "F8": on("F8_E4M3FNUZ", (2, 5), [2, 9], b"\x80\x01"),
         "full": on("F32", (1, 2), [0, 1]),
         "nothing": on("BF16", (3, 3), []),
@@ -70,7 +70,7 @@ def back() -> Area:
     add("one", "FMT-124 FMT-125", purpose, every, companions=COMPANIONS, **more)
     purpose = "shards that hold too much or nothing, or an index that says something else"
     few = {name: every[name] for name in ("b", "a", "scalar")}
-    total = sum(len(convert.expanded(t, None).bits) for t in few.values())
+    total = sum(len(files_convert.expanded(t, None).bits) for t in few.values())
     for name, part_bytes in (("all", total), ("two", total - 1), ("each", 1)):
         add(name, "FMT-124", purpose, few, part_bytes, companions=COMPANIONS, **more)
     add("alone", "FMT-124", "an index for one tensor", {"b": every["b"]}, 1)
@@ -80,7 +80,7 @@ def back() -> Area:
     wide = {}
     for dtype in ("F32", "F64"):
         patterns = [rounded_bits(x, dtype) for x in values]
-        wide[dtype] = on(dtype, (2, 5), list(range(0, 10, 2)), convert.packed(dtype, patterns))
+        wide[dtype] = on(dtype, (2, 5), list(range(0, 10, 2)), files_convert.packed(dtype, patterns))
     for new in ("F16", "BF16"):
         purpose = "values rounded twice or cut, and dtypes that no cast is for"
         add(f"cast-{new}", "FMT-126 FMT-129", purpose, wide | {"F8": every["F8"]}, 10**9, new)
@@ -97,7 +97,7 @@ def _refused(area: Area) -> None:
         area.add(f"refuse-to-{name}", "convert.to_hf", clauses, purpose, given, refused=clauses)
 
     def read(tensors: dict[str, Tensor], **more: Any) -> dict[str, Any]:
-        tree = folders.folder(tensors, **more).pack()
+        tree = files_folders.folder(tensors, **more).pack()
         return {"files": {name: raw_array(raw) for name, raw in tree.items()}, "part_bytes": 100}
 
     refuse("mask", "FMT-154", read(good | {"m": on("NONE", (2, 3), [1])}))
@@ -105,10 +105,10 @@ def _refused(area: Area) -> None:
     refuse("odd-halves", "FMT-154", read({"w": on("F4", (1, 3), [1])}))
     refuse("no-bytes", "FMT-084", read(good) | {"part_bytes": 0})
     refuse("cast-name", "FMT-126 FMT-084", read(good) | {"cast": "F8_E5M2"})
-    large = {"w": on("F32", (1, 9), [3], convert.packed("F32", [rounded_bits(65520.0, "F32")]))}
+    large = {"w": on("F32", (1, 9), [3], files_convert.packed("F32", [rounded_bits(65520.0, "F32")]))}
     refuse("overflow", "FMT-126", read(large) | {"cast": "F16"})
     damaged = read(good)
-    damaged["files"][folders.WHOLE][-64] ^= 1
+    damaged["files"][files_folders.WHOLE][-64] ^= 1
     refuse("damaged", "FMT-124 FMT-090 FMT-062 FMT-036 FMT-091 FMT-067", damaged)
     companion = read(good, companions=COMPANIONS)
     companion["files"]["config.json"][1] ^= 1

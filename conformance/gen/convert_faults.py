@@ -5,10 +5,10 @@ from collections.abc import Callable
 from typing import Any
 
 from conformance.gen.numbers import Area
-from conformance.oracle import convert
-from conformance.oracle.around import rounded_bits
-from conformance.oracle.convert import INDEX, WHOLE, dense, framed, stock
+from conformance.oracle import files_convert
 from conformance.oracle.files import Tensor
+from conformance.oracle.files_convert import INDEX, WHOLE, dense, framed, stock
+from conformance.oracle.train_around import rounded_bits
 
 Tree = dict[str, bytes]
 Asked = Callable[..., dict[str, Any]]
@@ -31,7 +31,7 @@ def refused(area: Area, asked: Asked) -> None:
         refuse(f"file-{name}", "FMT-121", {WHOLE: raw})
     good = stock({"w": GOOD})
     flags = stock({"w": dense("BOOL", (3,), [0, 2, 1])})
-    refuse("shard", "FMT-121", {FIRST: good[:-1], INDEX: convert.index({"w": FIRST})})
+    refuse("shard", "FMT-121", {FIRST: good[:-1], INDEX: files_convert.index({"w": FIRST})})
     refuse("flags", "FMT-070 FMT-121", {WHOLE: flags})
     for name, tensor_name in (("hash", "a#b"), ("control", "a\n"), ("none", ""), ("long", "a" * 513)):
         refuse(f"name-{name}", "FMT-009 FMT-121", {WHOLE: stock({tensor_name: TINY})})
@@ -73,7 +73,7 @@ def folders() -> dict[str, Tree]:
 
     def tree(change: dict[str, Any], *gone: str) -> Tree:
         places = {name: part for name, part in (right | change).items() if name not in gone}
-        return {FIRST: first, SECOND: second, INDEX: convert.index(places)}
+        return {FIRST: first, SECOND: second, INDEX: files_convert.index(places)}
 
     whole = tree({})
     return {

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from conformance.gen.numbers import Area, Array, Numbers, ids, reals
-from conformance.oracle import pools, rules, scores
-from conformance.oracle.rules import Round
+from conformance.oracle import select, select_pools, update_scores
+from conformance.oracle.select import Round
 
 _TINY = 2.0**-149
 _HUGE = 2.0**80
@@ -21,7 +21,7 @@ def both(
     area: Area, name: str, op: str, clauses: str, purpose: str, given: dict[str, Any], scored: Callable[[Round], Any]
 ) -> None:
     """Add one case for both dtypes, or one for each where the scores differ."""
-    wide, narrow = (reals(scored(r)) for r in (rules.binary64, scores.binary32))
+    wide, narrow = (reals(scored(r)) for r in (select.binary64, update_scores.binary32))
     if not np.all(np.isfinite(narrow)):
         msg = f"{name} overflows"
         raise AssertionError(msg)
@@ -52,12 +52,12 @@ def of_slots() -> Area:
         def scored(r: Round, name: str = name) -> list[float]:
             table = zip(phi, origin, square, weight, strict=True)
             return [
-                scores.of_slot(name, float(f), origin=float(o), square=float(s), weight=float(w), r=r)
+                update_scores.of_slot(name, float(f), origin=float(o), square=float(s), weight=float(w), r=r)
                 for f, o, s, w in table
             ]
 
         both(area, name, "score.drop", "DROP-003 NUM-006", purpose, {"criterion": name} | given, scored)
-    _drawn(area, "score.drop", {"positions": at, "values": phi}, scores.DROP, "DROP-003")
+    _drawn(area, "score.drop", {"positions": at, "values": phi}, update_scores.DROP, "DROP-003")
     nothing = {"criterion": "change", "positions": ids([]), "values": reals([]), "origin": reals([])}
     area.add("empty", "score.drop", "DROP-003", "a matrix without slots", nothing, {"scores": reals([])})
     one = {"positions": ids([0, 5]), "values": reals([1.0, 2.0])}
@@ -79,7 +79,7 @@ def _drawn(area: Area, op: str, given: dict[str, Any], use: int, clause: str) ->
     """Add random scores, in binary64 whatever the dtype: the case is for float64 runs only."""
     text = "draws numbered by slot, a word of the key left out or exchanged, or another use"
     seed, matrix, step = 2**64 - 1, 13, 700
-    answer = reals(scores.chance(seed, matrix, step, use, int(p)) for p in given["positions"])
+    answer = reals(update_scores.chance(seed, matrix, step, use, int(p)) for p in given["positions"])
     full = {"criterion": "random"} | given | {"seed": seed, "matrix": matrix, "step": step}
     clauses = f"{clause} RNG-003 NUM-006"
     area.add(f"random-use-{use}", op, clauses, text, full, {"scores": answer}, dtypes=("float64",))
@@ -105,7 +105,7 @@ def of_candidates() -> Area:
 
     def scored(name: str, r: Round) -> list[float]:
         return [
-            scores.of_candidate(
+            update_scores.of_candidate(
                 name,
                 **{key: float(evidence[full].reshape(-1)[p]) for key, full in _EVIDENCE.items()},
                 h=float(h[p % 5]),
@@ -132,7 +132,7 @@ def of_candidates() -> Area:
             {"criterion": name} | given,
             partial(scored, name),
         )
-    _drawn(area, "score.grow", {"out": 4, "in": 5, "positions": ids(at)}, scores.GROW, "GROW-004")
+    _drawn(area, "score.grow", {"out": 4, "in": 5, "positions": ids(at)}, update_scores.GROW, "GROW-004")
     none = given | {"criterion": "curvature", "positions": ids([])}
     area.add("empty", "score.grow", "GROW-004", "no candidates", none, {"scores": reals([])})
     for name, criterion, which, value in (
@@ -167,7 +167,7 @@ def of_weights() -> Area:
 
     def scored(name: str, r: Round) -> list[float]:
         table = zip(at, w, g, strict=True)
-        return [scores.of_weight(name, float(x), g=float(y), h=float(h[p % 8]), r=r) for p, x, y in table]
+        return [update_scores.of_weight(name, float(x), g=float(y), h=float(h[p % 8]), r=r) for p, x, y in table]
 
     for name, clauses, purpose in (
         ("sensitivity", "ADPT-002 ADPT-005", "g · W with its sign, |g|, or a product kept wider"),
@@ -186,7 +186,7 @@ def of_weights() -> Area:
         )
     _of_order(area)
     plain = {k: given[k] for k in ("out", "in", "positions", "weight")}
-    for use in (scores.ADAPT, scores.LAST):
+    for use in (update_scores.ADAPT, update_scores.LAST):
         _drawn(area, "score.adapt", plain | {"use": use}, use, "ADPT-005")
     none = {"criterion": "curvature", "out": 5, "in": 8, "positions": ids([]), "weight": reals([]), "inputs": h}
     area.add("empty", "score.adapt", "ADPT-005", "nothing stored", none, {"scores": reals([])})
@@ -208,7 +208,7 @@ def of_weights() -> Area:
 def _of_order(area: Area) -> None:
     """ADPT-005: weights and inputs whose product hangs on which two factors are multiplied first."""
     n = Numbers(129, 1)
-    for dtype, r, bits in (("float64", rules.binary64, 52), ("float32", scores.binary32, 23)):
+    for dtype, r, bits in (("float64", select.binary64, 52), ("float32", update_scores.binary32, 23)):
         found: list[tuple[float, float]] = []
         while len(found) < 6:
             w, h = (1 + n.integer(1, 2**bits - 1) * 2.0**-bits for _ in range(2))
@@ -216,7 +216,7 @@ def _of_order(area: Area) -> None:
                 found.append((w if len(found) % 2 else -w, h))
         given = {"criterion": "curvature", "out": 2, "in": 6, "positions": ids([0, 1, 2, 9, 10, 11])}
         given |= {"weight": reals(w for w, _ in found), "inputs": reals(h for _, h in found)}
-        answer = {"scores": reals(scores.of_weight("curvature", w, h=h, r=r) for w, h in found)}
+        answer = {"scores": reals(update_scores.of_weight("curvature", w, h=h, r=r) for w, h in found)}
         text = "W · (W · h) taken for (W · W) · h"
         clauses = "ADPT-005 NUM-006"
         area.add(f"curvature-order-{dtype}", "score.adapt", clauses, text, given, answer, dtypes=(dtype,))
@@ -246,8 +246,8 @@ def in_pools() -> Area:
         where = ids(3 * i + 1 for i in range(len(scored)))
         for largest in (0, 1) if name in ("one", "levels", "spread") else (len(scored) % 2,):
             entries = list(zip(pool, [int(i) for i in where], scored, strict=True))
-            found = pools.select(entries, dict(enumerate(counts)), largest=bool(largest))
-            near = pools.nearest([b for _, b in found.boundaries])
+            found = select_pools.select(entries, dict(enumerate(counts)), largest=bool(largest))
+            near = select_pools.nearest([b for _, b in found.boundaries])
             answer = {"chosen": ids(found.chosen), "inside": reals([near[0]] if near else [])}
             answer |= {"outside": reals([near[1]] if near else []), "gap": _gap_of(near)}
             given = {"scores": reals(scored), "ids": where, "pools": ids(pool), "counts": ids(counts)}
@@ -255,8 +255,8 @@ def in_pools() -> Area:
             clauses = f"SEL-007 SEL-008 {'SEL-001' if largest else 'SEL-002'} SEL-003"
             area.add(f"{kind}-{name}", "select.pools", clauses, purpose, given | {"largest": largest}, answer)
     close = [float(np.float32(x)) for x in (1.612568736, 1.877071857, 1.458720088, 1.697988033)]
-    found = pools.select(list(zip([0, 0, 1, 1], range(4), close, strict=True)), {0: 1, 1: 1}, largest=False)
-    best = pools.nearest([b for _, b in found.boundaries])
+    found = select_pools.select(list(zip([0, 0, 1, 1], range(4), close, strict=True)), {0: 1, 1: 1}, largest=False)
+    best = select_pools.nearest([b for _, b in found.boundaries])
     assert best is not None
     given = {"scores": reals(close), "ids": ids(range(4)), "pools": ids([0, 0, 1, 1]), "counts": ids([1, 1])}
     answer = {"chosen": ids(found.chosen), "inside": reals(best[:1]), "outside": reals(best[1:]), "gap": _gap_of(best)}
@@ -276,8 +276,8 @@ def in_pools() -> Area:
     return area
 
 
-def _gap_of(near: pools.Boundary | None) -> Array:
-    return reals([pools.gap(near)] if near else [])
+def _gap_of(near: select_pools.Boundary | None) -> Array:
+    return reals([select_pools.gap(near)] if near else [])
 
 
 AREAS = (of_slots, of_candidates, of_weights, in_pools)

@@ -7,7 +7,7 @@ from typing import Any
 
 from conformance.gen.files import F16, FLAGS, content, on, raw_array
 from conformance.gen.numbers import Area
-from conformance.oracle import deltas, files
+from conformance.oracle import files, files_deltas
 from conformance.oracle.files import Pieces, Tensor
 
 
@@ -35,8 +35,10 @@ SECOND = {"add:s": on("F32", (3, 3), [0, 5, 6], struct.pack("<3f", 2**-12, -0.25
 def applied() -> Area:
     """Deltas that lead where they say."""
     area = Area("file-delta", "position by position")
-    one, first = deltas.step(BASE, FIRST, ("gone",), tied={"t": "d"})
-    two, second = deltas.step(one, SECOND, before={"tied": {"t": "d"}}, tied={"t": "d"}, scales={"s": {"scale": "d"}})
+    one, first = files_deltas.step(BASE, FIRST, ("gone",), tied={"t": "d"})
+    two, second = files_deltas.step(
+        one, SECOND, before={"tied": {"t": "d"}}, tied={"t": "d"}, scales={"s": {"scale": "d"}}
+    )
     ends: list[tuple[str, str, dict[str, Any], dict[str, Tensor], dict[str, Any]]] = [
         ("one", "FMT-134 FMT-136", {"1": _file(FIRST, first)}, one, {"tied": {"t": "d"}}),
         (
@@ -57,23 +59,23 @@ def applied() -> Area:
         # halfway cases: ties go to even; 2^-8 + 2^-33 is a tie once it is an F32
         amounts = struct.pack("<4d", 2**-8 + 2**-33, 2**-9, 1.0, -0.125)
         stored = {"add:w": on("F64", (2, 4), [0, 2, 3, 5], amounts)}
-        target, described = deltas.step(base, stored)
+        target, described = files_deltas.step(base, stored)
         add_delta(area, f"add-{dtype}", "FMT-135", base, {"1": _file(stored, described)}, target)
     # a tie once it is an F32: 1 stays; at once it would be rounded up
     near = {"w": on("F16", (2, 4), [0, 3], half(1, 2))}
     stored = {"add:w": on("F64", (2, 4), [0, 3], struct.pack("<2d", 2**-11 + 2**-40, 1.0))}
-    target, described = deltas.step(near, stored)
+    target, described = files_deltas.step(near, stored)
     add_delta(area, "add-twice-rounded", "FMT-135", near, {"1": _file(stored, described)}, target)
     for name, clauses, chain, target, more in ends:
         add_delta(area, name, clauses, BASE, chain, target, **more)
     full = {"w": on("U8", (2, 2), [0, 3])}
     stored = {"replace:w": on("U8", (2, 2), [1, 2])}
-    target, described = deltas.step(full, stored)
+    target, described = files_deltas.step(full, stored)
     add_delta(area, "fills-up", "FMT-134 FMT-005", full, {"1": _file(stored, described)}, target)
     whole = {"w": on("F32", (2, 2), [0, 3], struct.pack("<2f", 1, 2))}
     for operation, clause in (("add", "FMT-135"), ("replace", "FMT-134")):
         stored = {f"{operation}:w": Tensor("F32", (2, 2), struct.pack("<4f", 5, 6, 7, 8))}
-        target, described = deltas.step(whole, stored)
+        target, described = files_deltas.step(whole, stored)
         add_delta(area, f"{operation}-everywhere", f"FMT-005 {clause}", whole, {"1": _file(stored, described)}, target)
     _refusals(area, first, second)
     return area
@@ -96,7 +98,7 @@ def add_delta(
     """Add deltas that lead from base to target."""
     told = content(target, **more)
     expected = {key: told[key] for key in ("tensors", "tied", "scales")}
-    expected |= {"state": deltas.model(target, **more)[1]}
+    expected |= {"state": files_deltas.model(target, **more)[1]}
     area.add(name, "delta.apply", f"{clauses} FMT-137 FMT-138", purpose, _given(base, chain), expected)
 
 
@@ -128,9 +130,9 @@ def _refusals(area: Area, first: dict[str, Any], second: dict[str, Any]) -> None
     spoiled = _file({**FIRST, "replace:d": on("F32", (2, 2), [1])}, first)
     refuse("result", "FMT-138", BASE, {"1": spoiled})
     # the result holds nothing of what the first delta makes wrongly, and is refused all the same
-    reached, _ = deltas.step(BASE, FIRST, ("gone",), **{key: first[key] for key in ("tied", "scales")})
+    reached, _ = files_deltas.step(BASE, FIRST, ("gone",), **{key: first[key] for key in ("tied", "scales")})
     links = {"before": {key: first[key] for key in ("tied", "scales")}, "tied": {}, "scales": {}}
-    _, without = deltas.step(reached, {}, ("d",), **links)
+    _, without = files_deltas.step(reached, {}, ("d",), **links)
     refuse("result-that-goes", "FMT-138", BASE, {"1": spoiled, "2": _file({}, without)})
     misfits = {
         "shape": {"replace:s": on("F16", (9,), [1, 6])},
@@ -144,13 +146,13 @@ def _refusals(area: Area, first: dict[str, Any], second: dict[str, Any]) -> None
     for name, change in misfits.items():
         refuse(f"misfit-{name}", "FMT-133", BASE, {"1": _file({**FIRST, **change}, first)})
     masked = {"m": on("NONE", (3, 3), [1, 4, 5])}
-    _, described = deltas.step(masked, {"whole:m": on("NONE", (3, 3), [1, 5])})
+    _, described = files_deltas.step(masked, {"whole:m": on("NONE", (3, 3), [1, 5])})
     refuse("mask", "FMT-133", masked, {"1": _file({"remove:m": on("NONE", (3, 3), [4])}, described)})
     sums = copy.deepcopy(second)
     huge = {"add:s": on("F64", (3, 3), [0], struct.pack("<d", 1e300))}
     refuse("infinite", "FMT-135", BASE, {"1": one, "2": _file(huge, sums)})
     whole = {"w": on("I32", (2, 2), [0, 3])}
-    _, described = deltas.step(whole, {"replace:w": on("I32", (2, 2), [1])})
+    _, described = files_deltas.step(whole, {"replace:w": on("I32", (2, 2), [1])})
     refuse("integers", "FMT-133", whole, {"1": _file({"add:w": on("F32", (2, 2), [1])}, described)})
     integers = {"add:s": on("I32", (3, 3), [0, 5, 6])}
     refuse("amounts", "FMT-133", BASE, {"1": one, "2": _file(integers, sums)})
@@ -160,9 +162,9 @@ def _refusals(area: Area, first: dict[str, Any], second: dict[str, Any]) -> None
         ("scale-of-nothing", "FMT-016", {"scales": {"gone": {"scale": "d"}}}),
         ("nothing-as-scale", "FMT-016", {"scales": {"s": {"zero_point": "gone"}}}),
     ):
-        broken, described = deltas.step(BASE, FIRST, ("gone",), **links)
+        broken, described = files_deltas.step(BASE, FIRST, ("gone",), **links)
         refuse(name, clause, BASE, {"1": _file(FIRST, described)})
-        _, mended = deltas.step(broken, SECOND, before=links)
+        _, mended = files_deltas.step(broken, SECOND, before=links)
         refuse(f"{name}-on-the-way", clause, BASE, {"1": _file(FIRST, described), "2": _file(SECOND, mended)})
 
 

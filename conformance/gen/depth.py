@@ -10,8 +10,8 @@ from conformance.gen.numbers import Area, Numbers, ids
 from conformance.gen.train import GAP
 from conformance.gen.train import described as given_run
 from conformance.gen.train import run_answer as of_run
-from conformance.oracle import choices, generate, prune, train
 from conformance.oracle import event as events
+from conformance.oracle import generate, prune, train, update_choices
 from conformance.oracle.event import Evidence
 from conformance.oracle.model import Config, Decoder
 from conformance.oracle.update import effective
@@ -39,7 +39,7 @@ def depth() -> Area:
 
 def _runs(area: Area) -> None:
     for name, config, choice, more, clauses in _RUNS:
-        rule = choices.rule_of("seft") | choice
+        rule = update_choices.rule_of("seft") | choice
         settings = presets.SETTINGS | {"micro_batches": 1, "rows": 2, "drop_fraction": 1.0} | more | {"rule": rule}
         for seed in range(200):
             world = tiny.world(Numbers(62, seed), config)
@@ -60,7 +60,7 @@ def _steps(area: Area) -> None:
     given["settings"] = steps.SETTINGS | {"seed": seed}
     purpose = "the state of a block taken for that of another"
     area.add(f"step-{step}", "train.step", "MDL-007 EVT-001 OPT-001 DLT-003", purpose, given, answer)
-    drawn = steps.SETTINGS | {"rule": choices.rule_of("seft") | _DRAWN, "start": "random", "drop_fraction": 1.0}
+    drawn = steps.SETTINGS | {"rule": update_choices.rule_of("seft") | _DRAWN, "start": "random", "drop_fraction": 1.0}
     ((seed, step, given, answer),) = steps.reached(drawn, (2,), TWO)
     given["settings"] = drawn | {"seed": seed}
     purpose = "a matrix index that starts anew in every block"
@@ -119,7 +119,7 @@ def last_pass() -> Area:
         ("micro", {"adapts": "end"}, _first_rows_differ, "TRN-002", "the first micro-batch alone"),
     )
     for name, choice, tells, clause, purpose in rows:
-        rule = choices.rule_of("seft") | choice
+        rule = update_choices.rule_of("seft") | choice
         more = {"steps": 9, "density": 0.3, "drop_fraction": 1.0} if choice is rows_move else {"steps": 5}
         settings = presets.SETTINGS | {"evolve_every": 2, "rows": 2, "micro_batches": 1} | more | {"rule": rule}
         settings |= {"micro_batches": 2} if name == "micro" else {}

@@ -5,7 +5,7 @@ from typing import Any
 
 from conformance.gen.numbers import Area, Array, Numbers, ids, reals
 from conformance.gen.update import after_event, given_state, matrix_of
-from conformance.oracle import rules, update
+from conformance.oracle import select, update
 from conformance.oracle.update import State
 
 
@@ -36,7 +36,7 @@ def _evolve_case(
 ) -> None:
     given = given_state(shape, state) | {"gradient": gradient} | how
     dtypes = how.pop("dtypes", ("float64", "float32"))
-    rounded = rules.binary32 if dtypes == ("float32",) else rules.binary64
+    rounded = select.binary32 if dtypes == ("float32",) else select.binary64
     given.pop("dtypes", None)
     how = how | {"adapts": bool(how["adapts"])}
     after, _ = update.evolve(state, [float(x) for x in gradient.reshape(-1)], rounded=rounded, **how)

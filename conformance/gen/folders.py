@@ -6,9 +6,9 @@ from typing import Any
 
 from conformance.gen.files import F16, FLAGS, WIDE, content, on, raw_array, state
 from conformance.gen.numbers import Area
-from conformance.oracle import files, folders
+from conformance.oracle import files, files_folders
 from conformance.oracle.files import Tensor
-from conformance.oracle.folders import INDEX, WHOLE, Folder
+from conformance.oracle.files_folders import INDEX, WHOLE, Folder
 
 TENSORS = {"a": F16, "b": FLAGS, "c": WIDE, "d": on("U8", (2, 80), list(range(0, 160, 2)))}
 MORE: dict[str, Any] = {"attributes": {"step": 7}, "tied": {"t": "d"}, "scales": {"a": {"scale": "c"}}}
@@ -30,7 +30,7 @@ def read_from(tree: Tree, tensors: dict[str, Tensor], companions: Tree, **more: 
 
 def written_to(tensors: dict[str, Tensor], part_bytes: int, companions: Tree, **more: Any) -> tuple[Any, Any]:
     """Return inputs and outputs of `folder.write`, in the encoding `auto`."""
-    made = folders.folder(tensors, part_bytes=part_bytes, companions=companions, **more)
+    made = files_folders.folder(tensors, part_bytes=part_bytes, companions=companions, **more)
     given = content(tensors, **more) | {"encoding": "auto", "part_bytes": part_bytes, "files": raws(companions)}
     return given, {"files": raws(made.pack())}
 
@@ -38,7 +38,7 @@ def written_to(tensors: dict[str, Tensor], part_bytes: int, companions: Tree, **
 def whole() -> Area:
     """FMT-085, FMT-094, FMT-100 to FMT-104."""
     area = Area("folder", "bytes by chapter 12")
-    sizes = [folders.size_of(name, t, None) for name, t in TENSORS.items()]
+    sizes = [files_folders.size_of(name, t, None) for name, t in TENSORS.items()]
     big = sum(sizes)
     for name, clauses, part_bytes, tensors, companions, purpose in (
         ("one", "FMT-100", big, TENSORS, {}, "an index, or a part 1, where there is one part"),
@@ -72,16 +72,16 @@ def whole() -> Area:
         ),
     ):
         more = MORE if tensors is TENSORS else {}
-        made = folders.folder(tensors, part_bytes=part_bytes, companions=companions, **more)
+        made = files_folders.folder(tensors, part_bytes=part_bytes, companions=companions, **more)
         given, told = read_from(made.pack(), tensors, companions, **more)
         area.add(f"read-{name}", "folder.read", f"{clauses} FMT-092 FMT-099", purpose, given, told)
         given, told = written_to(tensors, part_bytes, companions, **more)
         area.add(f"write-{name}", "folder.write", f"{clauses} FMT-080 FMT-092", purpose, given, told)
     # nothing smaller has a part that is full by count: tensors without bytes, one more than a part holds
-    many = {f"{i:04x}": Tensor("U8", (0,), b"") for i in range(folders.MOST + 1)}
+    many = {f"{i:04x}": Tensor("U8", (0,), b"") for i in range(files_folders.MOST + 1)}
     given, told = written_to(many, big, {})
     area.add("write-count", "folder.write", "FMT-085", "a part of a tensor more, or less, than 4,096", given, told)
-    made = folders.folder(TENSORS, part_bytes=big - 1, companions=COMPANIONS, **MORE)
+    made = files_folders.folder(TENSORS, part_bytes=big - 1, companions=COMPANIONS, **MORE)
     others = {"model.safetensors": b"x", "README.md": b"y", ".model.sparse": b"z", "my-model.sparse": b""}
     given, told = read_from(made.pack() | others, TENSORS, COMPANIONS, **MORE)
     area.add("read-others", "folder.read", "FMT-103", "other files taken for the checkpoint's", given, told)
@@ -102,7 +102,7 @@ def whole() -> Area:
 def _refused(area: Area, good: Folder) -> None:
     """Folders that are read nowhere."""
     tree = good.pack()
-    first, second = folders.part_names(2)
+    first, second = files_folders.part_names(2)
 
     def refuse(name: str, clauses: str, files_: Tree) -> None:
         purpose = "a folder that is taken as it is"
@@ -133,7 +133,9 @@ def _refused(area: Area, good: Folder) -> None:
     spoilt("part-kind", "FMT-104", manifest(1, kind="other"))
     spoilt("part-attributes", "FMT-104", manifest(1, attributes={"step": 7}))
     spoilt("part-tied", "FMT-104", manifest(1, tied={"u": "d"}))
-    companion = folders.folder({}, companions={"config.json": COMPANIONS["config.json"]}).parts[0].manifest["files"]
+    companion = (
+        files_folders.folder({}, companions={"config.json": COMPANIONS["config.json"]}).parts[0].manifest["files"]
+    )
     spoilt("part-files", "FMT-104", manifest(1, files=companion))
     spoilt("part-scales", "FMT-104", manifest(1, scales={"d": {"scale": "c"}}))
     spoilt("order", "FMT-104 FMT-101", lambda folder: folder.parts.reverse())

@@ -10,7 +10,7 @@ from conformance.gen.bad_files import with_data
 from conformance.gen.deltas import add_delta, half
 from conformance.gen.files import F16, FLAGS, Files, on, raw_array, regular
 from conformance.gen.numbers import Area, Numbers, ids
-from conformance.oracle import deltas, files
+from conformance.oracle import files, files_deltas
 from conformance.oracle.files import Pieces, Tensor
 
 
@@ -65,7 +65,7 @@ def changes() -> Area:
         # −0 where nothing is, on −0 and on +0, and two that cancel
         opposite = bytes([*one[:-1], one[-1] | 0x80])
         stored = {"add:w": on(dtype, (2, 4), [0, 1, 3, 5], opposite + minus + minus + minus)}
-        target, described = deltas.step(base, stored)
+        target, described = files_deltas.step(base, stored)
         chain = {"1": files.pieces(stored, kind="delta", delta=described)}
         purpose = "an amount taken as it is where the base has no value: 0 + −0 is +0"
         add_delta(area, f"zeros-{dtype}", "FMT-135", base, chain, target, purpose)
@@ -82,7 +82,7 @@ def changes() -> Area:
         "whole:whole:b": Tensor("U8", (2,), b"\1\2"),
         "whole::": Tensor("U8", (1,), b"\x08"),
     }
-    target, described = deltas.step(base, stored, ("gone:b",))
+    target, described = files_deltas.step(base, stored, ("gone:b",))
     chain = {"1": files.pieces(stored, kind="delta", delta=described)}
     purpose = "a name parted at its last colon"
     add_delta(area, "colons", "FMT-132 FMT-134 FMT-135 FMT-136", base, chain, target, purpose)

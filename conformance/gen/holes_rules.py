@@ -10,7 +10,7 @@ from conformance.gen import presets, rule_events, tiny
 from conformance.gen.numbers import Area, Numbers, ids, reals
 from conformance.gen.steps import World
 from conformance.gen.train import GAP, described, run_answer
-from conformance.oracle import choices, pools, rules, train
+from conformance.oracle import select, select_pools, train, update_choices, update_counts
 from conformance.oracle.event import Evidence, Outcome, Part, event
 
 _BOTH = ("float64", "float32")
@@ -27,12 +27,12 @@ def selections() -> Area:
     ):
         for largest in (0, 1):
             scored = [(pool, i, x) for i, (pool, x) in enumerate(zip(where, scores, strict=True))]
-            found = pools.select(scored, dict(enumerate(counts)), largest=bool(largest))
-            near = pools.nearest([b for _, b in found.boundaries])
+            found = select_pools.select(scored, dict(enumerate(counts)), largest=bool(largest))
+            near = select_pools.nearest([b for _, b in found.boundaries])
             given: dict[str, Any] = {"scores": reals(scores), "ids": ids(range(len(scores))), "pools": ids(where)}
             given |= {"counts": ids(counts), "largest": largest}
             answer: dict[str, Any] = {"chosen": ids(found.chosen)}
-            told = (near[0] + 0.0, near[1] + 0.0, pools.gap(near)) if near else ()
+            told = (near[0] + 0.0, near[1] + 0.0, select_pools.gap(near)) if near else ()
             for i, key in enumerate(("inside", "outside", "gap")):
                 answer[key] = reals(told[i : i + 1])
             side = "largest" if largest else "smallest"
@@ -44,7 +44,7 @@ def selections() -> Area:
     ):
         stored = [m * n for m, n in shapes]
         given = {"by": "count", "amount": amount, "shapes": np.array(shapes, dtype=np.int64), "stored": ids(stored)}
-        answer = {"n": ids(rules.delta_budgets("count", amount, shapes, stored))}
+        answer = {"n": ids(update_counts.delta_budgets("count", amount, shapes, stored))}
         purpose = "n · (m / total) or (n / total) · m in floating point, one below the share"
         area.add(f"share-{name}", "count.budgets", "DLT-002", purpose, given, answer)
     n = Numbers(123, 1)
@@ -80,7 +80,7 @@ def _many_candidates(area: Area) -> None:
         base, eta = n.subset(rows * width, 120), n.subset(rows * width, 40)
         gradient = (dy.T @ x).reshape(-1)
         open_to = sorted(set(range(rows * width)) - set(eta))
-        chosen = rules.largest([abs(float(gradient[p])) for p in open_to], open_to, k)
+        chosen = select.largest([abs(float(gradient[p])) for p in open_to], open_to, k)
         given = {"out": rows, "in": width, "dy": [dy], "x": [x], "steps": 1, "base": ids(base), "delta": ids(eta)}
         given |= {"n": k, "scope": scope}
         answer = {"candidates": ids(chosen), "values": reals(gradient[chosen] + 0.0)}
@@ -117,7 +117,7 @@ def _many(
     clauses: str,
     purpose: str,
     made: rule_events.Made,
-    chosen: choices.Rule,
+    chosen: update_choices.Rule,
     asked: tuple[str, ...],
     pattern: tuple[int, int] | None = None,
 ) -> None:
@@ -173,11 +173,11 @@ def _refused(area: Area) -> None:
         area.add(f"refuse-{name}", "update.event", clauses, purpose, given, refused=clauses)
 
 
-def _refusal_of(pairs: list[rule_events.Made], chosen: choices.Rule) -> str:
+def _refusal_of(pairs: list[rule_events.Made], chosen: update_choices.Rule) -> str:
     """Return why an event that drops everything is refused; nothing if it is not."""
     try:
         event([p for p, _ in pairs], [s for _, s in pairs], chosen, 1.0, seed=3, step=20)
-    except pools.RefusedError as error:
+    except select_pools.RefusedError as error:
         return str(error)
     return ""
 
@@ -227,7 +227,7 @@ def _many_groups(area: Area) -> None:
 def runs() -> Area:
     """EVT-010, DLT-001: whole runs."""
     area = Area("hole-run", "binary64 run")
-    seft = choices.rule_of("seft")
+    seft = update_choices.rule_of("seft")
     short = {"micro_batches": 1, "rows": 2}
     replaced = {"rule": seft | {"event_replaces_step": 1}, "steps": 6, "evolve_every": 3, "gradient_window": 3} | short
     grouped = {"rule": seft | {"scope": "group"}, "pattern": [2, 4], "steps": 7, "evolve_every": 2} | short
@@ -296,7 +296,7 @@ class _Forgetful(train.Trainer):
             if train.window_of(s, step)[1]:
                 try:
                     self.event(step, [self.evidence(i, [looked]) for i in range(len(self.parts))])
-                except pools.RefusedError:
+                except select_pools.RefusedError:
                     return []
                 found.append([(list(part.phi), sorted(part.base)) for part in self.parts])
         return found

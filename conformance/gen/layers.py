@@ -11,7 +11,7 @@ import numpy as np
 from conformance.cases.case import Bound
 from conformance.gen import overflows
 from conformance.gen.numbers import Area, Array, Numbers, ids, product_bound, reals
-from conformance.oracle import layers, rules
+from conformance.oracle import layers, select
 from conformance.oracle.tape import Var, gradients
 
 _STEP = 1e-30
@@ -199,7 +199,7 @@ def _gradients(area: Area, n: Numbers) -> None:
         base, eta = n.subset(size, size // 2), n.subset(size, min(15, size // 4))
         held = set(eta)
         open_to = [p for p in range(size) if p not in held and (scope == "all" or p in set(base))]
-        chosen = rules.largest([abs(float(mean[p])) for p in open_to], open_to, min(k, len(open_to)))
+        chosen = select.largest([abs(float(mean[p])) for p in open_to], open_to, min(k, len(open_to)))
         given = {"out": outs, "in": ins, "dy": dys, "x": xs, "steps": steps}
         given |= {"base": ids(base), "delta": ids(eta), "n": k, "scope": scope}
         answer = {"candidates": ids(chosen), "values": reals(mean[chosen] + 0.0)}

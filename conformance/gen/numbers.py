@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from conformance.cases.case import Bound, Case
-from conformance.oracle import rng
+from conformance.oracle import select_rng
 
 Array = NDArray[Any]
 
@@ -16,12 +16,12 @@ class Numbers:
     """A stream of numbers; all floats are exact in binary32."""
 
     def __init__(self, *words: int) -> None:
-        self._key = rng.key(7, *words)
+        self._key = select_rng.key(7, *words)
         self._next = 0
 
     def _draw(self) -> int:
         self._next += 1
-        return rng.draw(self._key, self._next - 1)
+        return select_rng.draw(self._key, self._next - 1)
 
     def integer(self, low: int, high: int) -> int:
         """Return an integer from low to high, both possible."""

@@ -6,8 +6,8 @@ import numpy as np
 
 from conformance.cases.case import Bound
 from conformance.gen.numbers import Area, Array, Numbers, ids, reals
-from conformance.oracle import optimizers
-from conformance.oracle.optimizers import KEEPS, Hyper, Slots
+from conformance.oracle import update_optimizers
+from conformance.oracle.update_optimizers import KEEPS, Hyper, Slots
 
 _SHAPE = (4, 6)
 
@@ -45,7 +45,7 @@ def add(
     if kind == "sm3":
         own |= {n: slots[n] for n in ("rows", "columns")}
         before = Slots(before.phi, {}, [float(x) for x in slots["rows"]], [float(x) for x in slots["columns"]])
-    new = optimizers.step(kind, slots["in"], before, held(slots["gradient"]), lr, hyper)
+    new = update_optimizers.step(kind, slots["in"], before, held(slots["gradient"]), lr, hyper)
     given = {"kind": kind} | {n: slots[n] for n in ("out", "in", "positions", "values", "gradient")} | own
     given |= {"lr": lr, "beta1": hyper.beta1, "beta2": hyper.beta2, "eps": hyper.eps}
     given |= {"weight_decay": hyper.weight_decay, "momentum": hyper.momentum}

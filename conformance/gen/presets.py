@@ -5,7 +5,7 @@ from typing import Any
 from conformance.gen.numbers import Area, Numbers, ids, reals
 from conformance.gen.tiny import CONFIG, world
 from conformance.gen.train import GAP
-from conformance.oracle import choices, train
+from conformance.oracle import train, update_choices
 
 SETTINGS: dict[str, Any] = {
     "start": "random",
@@ -188,7 +188,7 @@ def runs() -> Area:
     """EVT-011 and EVT-009 in whole runs."""
     area = Area("train-rule", "binary64 run")
     for preset, change, more, clauses, purpose in _RUNS:
-        rule = choices.rule_of(preset) | change
+        rule = update_choices.rule_of(preset) | change
         settings = SETTINGS | more | {"rule": rule}
         want = ("dropped", "grown", *(["pruned"] if rule["adapts"] == "always" else []))
         scope = rule["scope"]

@@ -9,8 +9,8 @@ import numpy as np
 from conformance.gen import optimizers, presets, rule_events, tiny
 from conformance.gen.numbers import Area, Numbers, ids
 from conformance.gen.train import described, run_answer
-from conformance.oracle import choices, rules, train
-from conformance.oracle.optimizers import Hyper
+from conformance.oracle import train, update_choices, update_schedule
+from conformance.oracle.update_optimizers import Hyper
 
 _GOOD = presets.SETTINGS | {"steps": 4, "rows": 1, "micro_batches": 1, "length": 4, "evolve_every": 2, "seed": 0}
 
@@ -19,7 +19,7 @@ def settings() -> Area:
     """TRN-008 and the clauses it names, and the same numbers at the limit that is good."""
     area = Area("setting", "binary64 run")
     world = tiny.world(Numbers(67, 0), tiny.SMALLEST)
-    rule = choices.rule_of("seft")
+    rule = update_choices.rule_of("seft")
     bad: tuple[tuple[str, dict[str, Any], str], ...] = (
         ("length-1", {"length": 1}, "TRN-008"),
         ("warmup", {"warmup": -1}, "TRN-008"),
@@ -129,14 +129,14 @@ def _schedules(area: Area) -> None:
         ("phases", 13, 5, 0.6, 3),
         ("phases", 13, 5, 1.0, 1),
     ):
-        at, sums = rules.all_events(kind, steps, every, until, window)
+        at, sums = update_schedule.all_events(kind, steps, every, until, window)
         given = {"events": kind, "steps": steps, "evolve_every": every, "evolve_until": until}
         clauses = f"SCH-007 {'SCH-003 TRN-005' if kind == 'period' else 'SCH-005'}"
         name = f"events-{kind}-{steps}-{every}-{until}-{window}"
         text = "E rounded up, an event at the last step, a first phase that is not empty"
         answer = {"at": ids(at), "sums": ids(sums)}
         area.add(name, "schedule.all_events", clauses, text, given | {"gradient_window": window}, answer)
-    phases = choices.rule_of("seft") | {"events": "phases", "adapts": "never"}
+    phases = update_choices.rule_of("seft") | {"events": "phases", "adapts": "never"}
     mine = presets.SETTINGS | {"rule": phases, "steps": 5, "rows": 2, "micro_batches": 1, "evolve_every": 2}
     mine |= {"gradient_window": 0}
     for seed in range(100):

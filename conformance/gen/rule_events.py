@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 
 from conformance.gen.numbers import Area, Numbers, ids, reals
-from conformance.oracle import choices, pools, scores
+from conformance.oracle import select_pools, update_choices, update_scores
 from conformance.oracle.event import Evidence, Outcome, Part, event
-from conformance.oracle.optimizers import KEEPS
-from conformance.oracle.rules import binary64
+from conformance.oracle.select import binary64
+from conformance.oracle.update_optimizers import KEEPS
 
 Made = tuple[Part, Evidence]
-Rule = choices.Rule
+Rule = update_choices.Rule
 
 KEPT = ("age", "m", "v", "u", "origin")
 BETAS: Rule = {"beta1": 0.5, "beta2": 0.75, "momentum": 0.5}
@@ -29,7 +29,7 @@ CLOSE = 3469982
 
 def rule(**change: Any) -> Rule:
     """Return the default rule with changes."""
-    return choices.RULE | BETAS | change
+    return update_choices.RULE | BETAS | change
 
 
 def made(
@@ -143,7 +143,9 @@ def add(
     given |= {"seed": seed, "step": step} | ({"pattern": list(pattern)} if pattern else {})
     of, seen = [p for p, _ in parts], [s for _, s in parts]
     how: dict[str, Any] = {"seed": seed, "step": step, "pattern": pattern}
-    answers = [answered(event(of, seen, chosen, fraction, rounded=r, **how)) for r in (binary64, scores.binary32)]
+    answers = [
+        answered(event(of, seen, chosen, fraction, rounded=r, **how)) for r in (binary64, update_scores.binary32)
+    ]
     clauses = f"{clauses} EVT-006 TRN-009"
     if _same(*answers):
         area.add(name, "update.event", clauses, purpose, given, answers[0])
@@ -186,13 +188,13 @@ def tells(pair: Made, chosen: Rule, keys: Iterable[str]) -> bool:
     def end(what: Rule) -> Any:
         try:
             (one,) = event([pair[0]], [pair[1]], what, 0.5, seed=3, step=20)
-        except (KeyError, IndexError, pools.RefusedError):  # a choice that needs what is not there
+        except (KeyError, IndexError, select_pools.RefusedError):  # a choice that needs what is not there
             return None
         return replace(one, boundaries={}), one.part.phi.keys()
 
     right = end(chosen)
     for key in keys:
-        names = (0, 1) if key == "regrow" else choices.VALUES[key][0]
+        names = (0, 1) if key == "regrow" else update_choices.VALUES[key][0]
         others = [n for n in names if n != chosen[key] and {n, chosen[key]} not in ALIKE]
         if any(end(chosen | {key: other}) == right for other in others):
             return False
@@ -322,11 +324,11 @@ def _unusable(area: Area) -> None:
                 part = replace(part, base=base, budget=[k - o for k, o in zip(part.budget, over, strict=True)])
             pair = part, replace(seen, gradient=gradient, inputs=h)
             given = {"parts": [given_part(*pair)], "rule": chosen, "fraction": 0.5, "seed": 3, "step": 20}
-            rounded = binary64 if dtype == "float64" else scores.binary32
+            rounded = binary64 if dtype == "float64" else update_scores.binary32
             clauses, here = "EVT-005 SEL-004", f"{name}-{dtype}"
             try:
                 answer = answered(event([pair[0]], [pair[1]], chosen, 0.5, seed=3, step=20, rounded=rounded))
-            except pools.RefusedError:
+            except select_pools.RefusedError:
                 assert name.startswith("refuse"), name
                 area.add(here, "update.event", clauses, text, given, refused=clauses, dtypes=(dtype,))
             else:

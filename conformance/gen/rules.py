@@ -6,7 +6,7 @@ import numpy as np
 
 from conformance.cases.case import Bound
 from conformance.gen.numbers import Area, Numbers, ids, reals
-from conformance.oracle import rng, rules
+from conformance.oracle import select, select_rng, update_counts, update_schedule
 
 _TOP = 2**64 - 1
 
@@ -21,8 +21,8 @@ def chance() -> Area:
         ("top-seed", (_TOP, 4), "signed arithmetic on seeds of 2^63 and above"),
     ):
         numbers = [0, 1, 2, 3, 1000, 2**33]
-        key = rng.key(*words)
-        draws = np.array([rng.draw(key, i) for i in numbers], dtype=np.uint64)
+        key = select_rng.key(*words)
+        draws = np.array([select_rng.draw(key, i) for i in numbers], dtype=np.uint64)
         inputs = {"words": np.array(words, dtype=np.uint64), "numbers": ids(numbers)}
         area.add(name, "rng.draws", "RNG-001 RNG-002", purpose, inputs, {"draws": draws})
     return area
@@ -38,8 +38,8 @@ def selection() -> Area:
         where = at or list(range(len(scores)))
         given = {"scores": reals(scores), "ids": ids(where), "k": k}
         for op, choose, clause in (
-            ("largest", rules.largest, "SEL-001"),
-            ("smallest", rules.smallest, "SEL-002"),
+            ("largest", select.largest, "SEL-001"),
+            ("smallest", select.smallest, "SEL-002"),
         ):
             chosen = {"chosen": ids(choose(scores, where, k))}
             named = f"{clause} SEL-003 {clauses} NUM-001"
@@ -84,7 +84,7 @@ def topology() -> Area:
         ("one-column", (6, 1), [1, 4]),
         ("scattered", (7, 5), Numbers(2, 1).subset(35, 13)),
     ):
-        indptr, indices = rules.rows_and_columns(shape, flat)
+        indptr, indices = select.rows_and_columns(shape, flat)
         size = {"out": shape[0], "in": shape[1]}
         given = size | {"indptr": ids(indptr), "indices": ids(indices)}
         purpose = "rows and columns exchanged, empty rows skipped"
@@ -168,13 +168,13 @@ def _changes(area: Area) -> None:
             "CHG-001",
             purpose,
             given,
-            {"source": ids(rules.source(old, new))},
+            {"source": ids(select.source(old, new))},
         )
         values = [float(x) for x in Numbers(2, 4).real(len(old))]
         if values:
             values[0] = -0.0
         for fill in (0.0, -1.5):
-            moved = {"values": reals(rules.realign(values, old, new, fill))}
+            moved = {"values": reals(select.realign(values, old, new, fill))}
             more = given | {"values": reals(values), "fill": fill}
             text = "a moved value changed (−0 too), a new slot not filled"
             area.add(
@@ -199,11 +199,11 @@ def counts() -> Area:
         ("half", 0.5, (3, 3), 9, "rounding to nearest"),
         ("large", 0.29, (100000, 100000), 2**40, "a nudge too small for large counts"),
     ):
-        n = rules.delta_budget(density, *shape, stored)
+        n = update_counts.delta_budget(density, *shape, stored)
         given = {"density": density, "out": shape[0], "in": shape[1], "stored": stored}
         area.add(f"budget-{name}", "count.budget", "DLT-002 SEL-006", purpose, given, {"n": n})
     for step, steps, fraction, slots in _critical():
-        n = rules.count(rules.drop_fraction(fraction, step, steps) * slots)
+        n = update_counts.count(update_schedule.drop_fraction(fraction, step, steps) * slots)
         given = {"drop_fraction": fraction, "step": step, "steps": steps, "slots": slots}
         text = "a count that hangs on the last bit of cos or on the order of a product"
         area.add(f"drop-{step}-{steps}-{slots}", "count.drop", "SCH-001 SCH-002 SEL-006", text, given, {"n": n})
@@ -215,7 +215,7 @@ def counts() -> Area:
         (80, 80, 0.2),
         (1, 3, 1.0),
     ):
-        value = rules.drop_fraction(fraction, step, steps)
+        value = update_schedule.drop_fraction(fraction, step, steps)
         given = {"drop_fraction": fraction, "step": step, "steps": steps}
         bound = {"value": Bound(reals([fraction])[0:1].reshape(()), 2)}
         text = "linear or constant instead of cosine, or half the period"
@@ -229,7 +229,7 @@ def counts() -> Area:
             bounds=bound,
         )
     for steps, every in ((80, 20), (81, 20), (79, 20), (5, 1), (5, 7), (6, 6)):
-        at = ids(t for t in range(1, steps + 2) if rules.is_event(t, steps, every))
+        at = ids(t for t in range(1, steps + 2) if update_schedule.is_event(t, steps, every))
         given = {"steps": steps, "evolve_every": every}
         area.add(
             f"events-{steps}-{every}",
@@ -241,7 +241,7 @@ def counts() -> Area:
         )
     _rates(area)
     for period, accumulate, steps in ((10, 3, 45), (10, 0, 30), (10, 8, 28), (2, 0, 5), (5, 1, 1), (5, 1, 0)):
-        ends, sums = rules.spiel_phases(period, accumulate, steps)
+        ends, sums = update_schedule.spiel_phases(period, accumulate, steps)
         given = {"period": period, "accumulate": accumulate, "steps": steps}
         answer = {"at": ids(ends), "sums": ids(sums)}
         name = f"spiel-{period}-{accumulate}-{steps}"
@@ -275,8 +275,8 @@ def _critical() -> list[tuple[int, int, float, int]]:
     for steps in range(6, 121, 6):
         for slots in (20, 40, 100, 1000):
             step = steps // 3
-            x = rules.drop_fraction(0.4, step, steps) * slots
-            if math.floor(x) != rules.count(x):
+            x = update_schedule.drop_fraction(0.4, step, steps) * slots
+            if math.floor(x) != update_counts.count(x):
                 points.append((step, steps, 0.4, slots))
     return list(dict.fromkeys(points))[:26]
 
@@ -293,7 +293,7 @@ def _rates(area: Area) -> None:
             (5, 5, 5),
             (3, 5, 5),
         ):
-            value = rules.learning_rate(kind, 0.003, step, steps, warmup)
+            value = update_schedule.learning_rate(kind, 0.003, step, steps, warmup)
             given = {"kind": kind, "lr": 0.003, "step": step, "steps": steps, "warmup": warmup}
             bound = {"value": Bound(np.asarray(0.003), 4)}
             text = "warm-up a step off, or decay that starts at step 0"

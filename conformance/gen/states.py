@@ -13,7 +13,7 @@ from conformance.gen.numbers import Area, Array, Numbers, ids, reals
 from conformance.gen.presets import SETTINGS as PRESET_SETTINGS
 from conformance.gen.steps import rounded
 from conformance.gen.train import GAP
-from conformance.oracle import choices, files, state
+from conformance.oracle import files, train_state, update_choices
 from conformance.oracle.model import Config, targets
 
 ORIGIN = {"model": files.digest(b"the model"), "text": files.digest(b"the text")}
@@ -32,7 +32,7 @@ _LEAST = 1e-3
 """Least gradient of a slot in proportion to the largest: below it a quotient of moments shows rounding alone."""
 
 World = tuple[dict[str, Array], dict[str, list[int]], list[int]]
-Spoil = Callable[[state.Saved], state.Saved]
+Spoil = Callable[[train_state.Saved], train_state.Saved]
 
 
 @dataclass(frozen=True)
@@ -68,10 +68,10 @@ RUNS = (
         "a step beyond the last, or no last pass"),
     Run("sgd-row", {"drop": "change", "scope": "row"}, {"optimizer": "sgd"}, 5, "OPT-007 DROP-003 EVT-009 DLT-001",
         "momentum or origins lost, budgets of the rows taken from what is left"),
-    Run("sm3", choices.rule_of("spiel-ma"), _SPIEL | {"optimizer": "sm3"}, 3, "OPT-008 SCH-005 SCH-008",
+    Run("sm3", update_choices.rule_of("spiel-ma"), _SPIEL | {"optimizer": "sm3"}, 3, "OPT-008 SCH-005 SCH-008",
         "accumulators that start anew, a first event that comes twice"),
-    Run("candidates", choices.rule_of("spiel-ag"), _SPIEL | {"optimizer": "spiel-adamw"}, 5, "GRD-007 OPT-006 DLT-006",
-        "candidates of another step than the first of the window"),
+    Run("candidates", update_choices.rule_of("spiel-ag"), _SPIEL | {"optimizer": "spiel-adamw"}, 5,
+        "GRD-007 OPT-006 DLT-006", "candidates of another step than the first of the window"),
     Run("evidence", {"drop": "fisher", "grow": "absolute", "adapt": "curvature"},
         {"gradient_window": 3, "start": "magnitude", "weight_decay": 0.25}, 5, "GRD-005 GRD-006",
         "sums of |g|, of g² or of x² that are lost, or means in place of sums"),
@@ -83,7 +83,7 @@ RUNS = (
 def _slots(name: str) -> Spoil:
     """What is kept of a slot under a name starts anew."""
 
-    def spoil(saved: state.Saved) -> state.Saved:
+    def spoil(saved: train_state.Saved) -> train_state.Saved:
         parts = [
             replace(part, kept=part.kept | {name: dict.fromkeys(part.phi, 0)} if name in part.kept else part.kept)
             for part in saved.parts
@@ -96,7 +96,7 @@ def _slots(name: str) -> Spoil:
 def _sums(name: str) -> Spoil:
     """A sum of the window starts anew."""
 
-    def spoil(saved: state.Saved) -> state.Saved:
+    def spoil(saved: train_state.Saved) -> train_state.Saved:
         sums = []
         for one in saved.sums:
             nothing: dict[str, Any] = {name: [0.0] * len(getattr(one, name))}
@@ -106,13 +106,13 @@ def _sums(name: str) -> Spoil:
     return spoil
 
 
-def _no_candidates(saved: state.Saved) -> state.Saved:
+def _no_candidates(saved: train_state.Saved) -> train_state.Saved:
     """Any position of the matrix is a candidate."""
     every = [frozenset(range(part.shape[0] * part.shape[1])) for part in saved.parts]
     return replace(saved, sums=[replace(one, candidates=all_) for one, all_ in zip(saved.sums, every, strict=True)])
 
 
-def _rows_of_what_is_left(saved: state.Saved) -> state.Saved:
+def _rows_of_what_is_left(saved: train_state.Saved) -> train_state.Saved:
     """The budgets of the rows are what the base has left of them."""
     parts = [
         replace(part, budget=[sum(p // part.shape[1] == r for p in part.base) for r in range(part.shape[0])])
@@ -121,7 +121,7 @@ def _rows_of_what_is_left(saved: state.Saved) -> state.Saved:
     return replace(saved, parts=parts)
 
 
-def _groups_of_what_is_left(saved: state.Saved) -> state.Saved:
+def _groups_of_what_is_left(saved: train_state.Saved) -> train_state.Saved:
     """The budgets of the groups are what the base has left of them, and nothing has been lost."""
     parts = [
         replace(part, budget=[sum(p // 4 == g for p in part.base) for g in range(len(part.budget))], lost=frozenset())
@@ -153,10 +153,10 @@ WRONG: dict[str, tuple[Spoil, ...]] = {
 
 def settings_for(one: Run) -> dict[str, Any]:
     """Return the settings of a run but for its seed."""
-    return _SETTINGS | one.more | {"rule": choices.rule_of("seft") | one.change}
+    return _SETTINGS | one.more | {"rule": update_choices.rule_of("seft") | one.change}
 
 
-def in_binary32(saved: state.Saved) -> state.Saved:
+def in_binary32(saved: train_state.Saved) -> train_state.Saved:
     """Return a state that binary32 holds: every class of numbers goes on from the same one."""
 
     def held(values: list[float]) -> list[float]:
@@ -173,7 +173,7 @@ def in_binary32(saved: state.Saved) -> state.Saved:
         for one in saved.sums
     ]
     rows, columns = [held(x) for x in saved.rows], [held(x) for x in saved.columns]
-    return state.Saved(saved.step, [rounded(part) for part in saved.parts], rows, columns, sums)
+    return train_state.Saved(saved.step, [rounded(part) for part in saved.parts], rows, columns, sums)
 
 
 def world_of(one: Run, seed: int) -> World:
@@ -186,10 +186,10 @@ def without_targets(config: Config, tensors: dict[str, Array]) -> dict[str, Arra
     return tensors | {name: np.zeros_like(tensors[name]) for name in targets(config)}
 
 
-def told(saved: state.Saved, config: Config, settings: dict[str, Any]) -> dict[str, Any]:
+def told(saved: train_state.Saved, config: Config, settings: dict[str, Any]) -> dict[str, Any]:
     """Return a state as an answer is compared with it."""
     names = targets(config)
-    held = state.contents(saved, names, settings, "float64")
+    held = train_state.contents(saved, names, settings, "float64")
     tensors = {
         name: {
             "dtype": "float" if one.dtype == "F64" else one.dtype,
@@ -199,8 +199,8 @@ def told(saved: state.Saved, config: Config, settings: dict[str, Any]) -> dict[s
         }
         for name, one in held.items()
     }
-    attributes = files.text(state.attributes(saved, names, settings, ORIGIN))
-    return {"attributes": attributes, "settings": state.settings_of(settings), "tensors": tensors}
+    attributes = files.text(train_state.attributes(saved, names, settings, ORIGIN))
+    return {"attributes": attributes, "settings": train_state.settings_of(settings), "tensors": tensors}
 
 
 def written(world: World, config: Config, settings: dict[str, Any], stop: int) -> dict[str, Any]:
@@ -211,16 +211,16 @@ def written(world: World, config: Config, settings: dict[str, Any], stop: int) -
 
 
 def asked(
-    world: World, config: Config, settings: dict[str, Any], saved: state.Saved, dtype: str = "float32"
+    world: World, config: Config, settings: dict[str, Any], saved: train_state.Saved, dtype: str = "float32"
 ) -> dict[str, Any]:
     """Return the inputs of `state.resume`."""
     tensors, _, text = world
-    raw = state.pieces(saved, targets(config), settings, ORIGIN, dtype).pack()
+    raw = train_state.pieces(saved, targets(config), settings, ORIGIN, dtype).pack()
     given = {"config": config, "tensors": without_targets(config, tensors), "text": ids(text), "settings": settings}
     return given | {"origin": ORIGIN, "raw": raw_array(raw)}
 
 
-def answered(passage: state.Passage, final: list[dict[int, float]]) -> dict[str, Any]:
+def answered(passage: train_state.Passage, final: list[dict[int, float]]) -> dict[str, Any]:
     """Return the outputs of `state.resume`."""
     return {
         "losses": reals(passage.losses),
@@ -232,23 +232,23 @@ def answered(passage: state.Passage, final: list[dict[int, float]]) -> dict[str,
     }
 
 
-Told = tuple[state.Passage, list[dict[int, float]]]
+Told = tuple[train_state.Passage, list[dict[int, float]]]
 
 
-def after(one: Run, world: World, settings: dict[str, Any], saved: state.Saved) -> tuple[float, Told]:
+def after(one: Run, world: World, settings: dict[str, Any], saved: train_state.Saved) -> tuple[float, Told]:
     """Return the smallest gap of what follows a state, what follows it, and the final weights."""
-    trainer = state.resumed(one.config, world[0], world[2], settings, saved)
-    rest = state.go_on(trainer, saved.step, saved.sums, settings["steps"])
+    trainer = train_state.resumed(one.config, world[0], world[2], settings, saved)
+    rest = train_state.go_on(trainer, saved.step, saved.sums, settings["steps"])
     final = trainer.finish()
     return trainer.gap, (rest, final)
 
 
-def _certified(one: Run) -> tuple[World, dict[str, Any], state.Saved, Told]:
+def _certified(one: Run) -> tuple[World, dict[str, Any], train_state.Saved, Told]:
     """Return world, settings, state and what follows it of the first seed whose choices hang on no gap below GAP."""
     for seed in range(400):
         world, settings = world_of(one, seed), settings_for(one) | {"seed": seed}
-        first = state.begin(one.config, *world, settings)
-        saved = state.go_on(first, 0, [], one.stop).saved
+        first = train_state.begin(one.config, *world, settings)
+        saved = train_state.go_on(first, 0, [], one.stop).saved
         if first.gap < GAP or is_weak(saved):
             continue
         held = in_binary32(saved)
@@ -260,7 +260,7 @@ def _certified(one: Run) -> tuple[World, dict[str, Any], state.Saved, Told]:
     raise AssertionError(msg)
 
 
-def _prunes(one: Run, saved: state.Saved, told: Told) -> bool:
+def _prunes(one: Run, saved: train_state.Saved, told: Told) -> bool:
     """Tell whether the last pass takes something, where nothing else follows."""
     kept = [len(part.base.keys() | part.phi.keys()) for part in saved.parts]
     return saved.step < settings_for(one)["steps"] or sum(map(len, told[1])) < sum(kept)
@@ -275,7 +275,7 @@ def _differ(one: Told, two: Told) -> bool:
     return max(far) > 2e-3
 
 
-def is_weak(saved: state.Saved) -> bool:
+def is_weak(saved: train_state.Saved) -> bool:
     """Tell whether a slot has moved by so little of a gradient that its moments show rounding alone."""
     for part in saved.parts:
         for name in ("m", "u"):
@@ -306,9 +306,9 @@ _SMALL = Run("small", {"evolves": 0}, {"optimizer": "sgd", "steps": 3, "evolve_e
 _AGED = replace(_SMALL, more=_SMALL.more | {"optimizer": "adamw"})
 
 
-def _stopped(one: Run) -> tuple[World, dict[str, Any], state.Saved]:
+def _stopped(one: Run) -> tuple[World, dict[str, Any], train_state.Saved]:
     world, settings = world_of(one, 0), settings_for(one) | {"seed": 0}
-    saved = state.go_on(state.begin(one.config, *world, settings), 0, [], one.stop).saved
+    saved = train_state.go_on(train_state.begin(one.config, *world, settings), 0, [], one.stop).saved
     return world, settings, in_binary32(saved)
 
 
@@ -332,11 +332,11 @@ def _refusals(area: Area) -> None:
     names, config = targets(_SMALL.config), _SMALL.config
     plain = asked(world, config, settings, saved)
     _, told = after(_SMALL, world, settings, saved)
-    made = state.pieces(saved, names, settings | {"preset": "literal"}, ORIGIN, "float32")
+    made = train_state.pieces(saved, names, settings | {"preset": "literal"}, ORIGIN, "float32")
     area.add("resume-preset", "state.resume", "CKP-006", "the name of a preset compared",
              plain | {"raw": raw_array(made.pack())}, answered(*told), dtypes=("float32",))  # fmt: skip
 
-    spelt = _respelt(state.pieces(saved, names, settings, ORIGIN, "float32"))
+    spelt = _respelt(train_state.pieces(saved, names, settings, ORIGIN, "float32"))
     area.add("resume-spelling", "state.resume", "CKP-007 CKP-006", "numbers of settings compared as they are spelled",
              plain | {"raw": raw_array(spelt.pack())}, answered(*told), dtypes=("float32",))  # fmt: skip
 
@@ -344,27 +344,30 @@ def _refusals(area: Area) -> None:
         area.add(f"refuse-{name}", "state.resume", clause.split()[0], purpose, plain | change, refused=clause,
                  dtypes=("float32",))  # fmt: skip
 
-    for name, change in (("rate", {"lr": 2.0**-5}), ("rule", {"rule": choices.RULE | {"evolves": 0, "regrow": 0}})):
+    for name, change in (
+        ("rate", {"lr": 2.0**-5}),
+        ("rule", {"rule": update_choices.RULE | {"evolves": 0, "regrow": 0}}),
+    ):
         refuse(f"other-{name}", "CKP-006", "a run that goes on under other settings", settings=settings | change)
     refuse("other-text", "CKP-006", "a run that goes on with another text", origin=ORIGIN | {"text": ORIGIN["model"]})
     refuse("other-model", "CKP-006", "a run that goes on with another model", origin=ORIGIN | {"model": ORIGIN["text"]})
     wide = asked(world, config, settings, saved, "float64")["raw"]
     refuse("other-dtype", "CKP-006", "a state that is cast", raw=wide)
-    kind = state.pieces(saved, names, settings, ORIGIN, "float32")
+    kind = train_state.pieces(saved, names, settings, ORIGIN, "float32")
     kind.manifest["kind"] = "model"
     refuse("other-kind", "CKP-006", "a model taken for a state", raw=raw_array(kind.pack()))
 
-    def spoilt(name: str, change: Callable[[dict[str, Any]], None], one: state.Saved = saved) -> None:
-        held = state.contents(one, names, settings, "float32")
-        whole = {"tensors": held, "attributes": state.attributes(one, names, settings, ORIGIN)}
-        whole["attributes"] |= {"dtype": "float32", "settings": state.settings_text(settings)}
+    def spoilt(name: str, change: Callable[[dict[str, Any]], None], one: train_state.Saved = saved) -> None:
+        held = train_state.contents(one, names, settings, "float32")
+        whole = {"tensors": held, "attributes": train_state.attributes(one, names, settings, ORIGIN)}
+        whole["attributes"] |= {"dtype": "float32", "settings": train_state.settings_text(settings)}
         change(whole)
         stored = {n: t.stored() for n, t in held.items()}
         made = files.pieces(stored, kind="training-state", attributes=whole["attributes"])
         refuse(name, "CKP-007", "a state that is damaged", raw=raw_array(made.pack()))
 
     last = f"{names[-1]}.delta"
-    u, phi = state.contents(saved, names, settings, "float32")[f"{last}.momentum"], saved.parts[-1].phi
+    u, phi = train_state.contents(saved, names, settings, "float32")[f"{last}.momentum"], saved.parts[-1].phi
     spoilt("missing", lambda whole: whole["tensors"].pop(f"{last}.momentum"))
     longer = replace(u, shape=(len(u.values) + 1,), values=[*u.values, 0.0])
     spoilt("length", lambda whole: whole["tensors"].update({f"{last}.momentum": longer}))

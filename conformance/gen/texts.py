@@ -7,7 +7,7 @@ import numpy as np
 from conformance.gen import tiny
 from conformance.gen.models import MODELS, tensors_of
 from conformance.gen.numbers import Area, Numbers, ids
-from conformance.oracle import rules
+from conformance.oracle import train_text
 from conformance.oracle.model import Decoder
 
 
@@ -20,7 +20,7 @@ def text() -> Area:
         (129, 128, 9, 7, 3),
         (8, 8, 1, 1, 2),
     ):
-        starts = ids(rules.window_starts(seed, 2, (step - 1) * rows, rows, tokens, length))
+        starts = ids(train_text.window_starts(seed, 2, (step - 1) * rows, rows, tokens, length))
         given = {"tokens": tokens, "length": length, "seed": seed, "step": step, "rows": rows}
         purpose = "a step counted from 0, the last window left out, another stream"
         area.add(
@@ -32,7 +32,7 @@ def text() -> Area:
             {"starts": starts},
         )
         given = {"tokens": tokens, "length": length, "seed": seed, "n": rows}
-        starts = ids(rules.window_starts(seed, 4, 0, rows, tokens, length))
+        starts = ids(train_text.window_starts(seed, 4, 0, rows, tokens, length))
         purpose = "the stream of training windows"
         area.add(
             f"calibration-{tokens}-{step}",
@@ -50,7 +50,7 @@ def text() -> Area:
         (130, 128, 7),
     ):
         given = {"tokens": tokens, "length": length, "windows": windows}
-        starts = ids(rules.evaluation_starts(tokens, length, windows))
+        starts = ids(train_text.evaluation_starts(tokens, length, windows))
         purpose = "the last window left out, or n for n − length"
         area.add(f"evaluation-{tokens}-{windows}", "text.evaluation", "EVL-001", purpose, given, {"starts": starts})
     short: dict[str, Any] = {"tokens": 7, "length": 8}
@@ -69,7 +69,7 @@ def evaluation() -> Area:
     tensors = tensors_of(config, n)
     text = n.integers(60, 0, 10)
     length, windows = 9, 5
-    starts = rules.evaluation_starts(60, length, windows)
+    starts = train_text.evaluation_starts(60, length, windows)
     rows = np.stack([text[a : a + length] for a in starts])
     loss, _ = Decoder(config, tensors).loss(rows, rows)
     given = {"config": config, "tensors": tensors, "text": text, "length": length, "windows": windows}
@@ -111,7 +111,7 @@ def _unreadable(area: Area) -> None:
     tensors, _, words = tiny.world(Numbers(50, 2), config)
     text = ids(words)
     given = {"config": config, "tensors": tensors, "text": text, "length": length, "windows": windows}
-    starts = rules.evaluation_starts(len(text), length, windows)
+    starts = train_text.evaluation_starts(len(text), length, windows)
     rows = np.stack([text[a : a + length] for a in starts])
     mean = float(Decoder(config, tensors).loss(rows, rows)[0].value)
     answer = {"perplexity": float(np.exp(mean)), "targets": windows * (length - 1)}

@@ -7,7 +7,7 @@ import numpy as np
 from conformance.gen import tiny
 from conformance.gen.models import tensors_of
 from conformance.gen.numbers import Area, Array, Numbers, ids, reals
-from conformance.oracle import prune, rules, train
+from conformance.oracle import prune, train, train_text
 from conformance.oracle.model import Config, targets
 
 _CONFIG: Config = {
@@ -178,7 +178,7 @@ def _unreadable(area: Area) -> None:
     tensors, stored, text = tiny.world(Numbers(60, 0), tiny.SMALLEST)
     text[-1] = tiny.SMALLEST["vocab_size"]
     settings = SETTINGS | {"seed": 0, "density": 0.5, "steps": 1, "rows": 1, "evolve_every": 1}
-    starts = rules.window_starts(0, 2, 0, 1, len(text), settings["length"])
+    starts = train_text.window_starts(0, 2, 0, 1, len(text), settings["length"])
     assert starts[0] + settings["length"] < len(text), "the window holds the token that no window is to hold"
     given = described(settings, (tensors, stored, text), tiny.SMALLEST)
     purpose = "a text of another tokenizer, told by a token that no window holds"

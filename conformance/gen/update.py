@@ -8,8 +8,8 @@ import numpy as np
 
 from conformance.cases.case import Bound
 from conformance.gen.numbers import Area, Array, Numbers, ids, reals
-from conformance.oracle import adamw, rules, update
-from conformance.oracle.rules import Round
+from conformance.oracle import select, update, update_adamw, update_counts
+from conformance.oracle.select import Round
 from conformance.oracle.update import State
 
 
@@ -47,13 +47,15 @@ def after_event(state: State, rounded: Round) -> dict[str, Any]:
     }
 
 
-def after_adamw(slots: Sequence[Array], lr: float, settings: adamw.Settings) -> tuple[dict[str, Any], dict[str, Bound]]:
+def after_adamw(
+    slots: Sequence[Array], lr: float, settings: update_adamw.Settings
+) -> tuple[dict[str, Any], dict[str, Bound]]:
     """Return the outputs of `adamw.step` and their bounds.
 
     slots  φ, m, v, ages and gradients
     """
     new = [
-        adamw.step(float(p), float(m), float(v), int(a), float(g), lr, settings)
+        update_adamw.step(float(p), float(m), float(v), int(a), float(g), lr, settings)
         for p, m, v, a, g in zip(*slots, strict=True)
     ]
     after, age = [reals(x[i] for x in new) for i in range(3)], ids(x[3] for x in new)
@@ -97,7 +99,7 @@ def delta() -> Area:
             answer,
         )
     tiny = ({0: 1.0, 1: 2.0**24, 2: -1.0, 3: 1.0}, {0: 2.0**-25, 1: 1.0, 2: 2.0**-24, 3: 3 * 2.0**-25})
-    for dtype, rounded in (("float64", rules.binary64), ("float32", rules.binary32)):
+    for dtype, rounded in (("float64", select.binary64), ("float32", select.binary32)):
         w = update.effective(*tiny, rounded)
         answer = {"support": ids(w), "weights": reals(w.values())}
         name = f"effective-rounded-{dtype}"
@@ -106,7 +108,7 @@ def delta() -> Area:
     stored = Numbers(3, 1).subset(20 * 16, 200)
     for seed, matrix, n in ((0, 0, 32), (0, 13, 32), (5, 3, 1), (2**64 - 1, 1, 200), (1, 1, 0)):
         given = {"out": 20, "in": 16, "base": ids(stored), "n": n, "seed": seed, "matrix": matrix}
-        answer = {"positions": ids(rules.initial_random(stored, n, seed, matrix))}
+        answer = {"positions": ids(update_counts.initial_random(stored, n, seed, matrix))}
         text = "draws numbered by slot instead of flat position, or another stream"
         area.add(f"random-{matrix}-{n}", "delta.initial_random", "DLT-004 RNG-002", text, given, answer)
     return area
@@ -235,7 +237,7 @@ def optimizer() -> Area:
     nothing = (zeros[:0], zeros[:0], zeros[:0], ages[:0], zeros[:0])
     _adamw_case(area, "empty", "OPT-001", "a matrix without slots", nothing, 0.001, {})
     for norm, top in ((2.0, 1.0), (0.5, 1.0), (1.0, 1.0), (0.0, 1.0), (3.0, 0.0), (1e-7, 1e-7), (1e30, 0.5)):
-        factor = adamw.clip_factor([norm], top)
+        factor = update_adamw.clip_factor([norm], top)
         bound = {"factor": Bound(np.asarray(abs(factor)), 2)}
         text = "gradients scaled up, or the 1e-6 forgotten"
         area.add(
@@ -259,7 +261,7 @@ def _adamw_case(
     lr: float,
     hyper: dict[str, float],
 ) -> None:
-    answer, bounds = after_adamw(slots, lr, adamw.Settings(**hyper))
+    answer, bounds = after_adamw(slots, lr, update_adamw.Settings(**hyper))
     given = dict(zip(("values", "m", "v", "age", "gradient"), slots, strict=True)) | {"lr": lr} | hyper
     area.add(name, "adamw.step", clauses + " NUM-002", purpose, given, answer, bounds=bounds)
 

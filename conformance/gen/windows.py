@@ -8,19 +8,19 @@ import numpy as np
 
 from conformance.gen.numbers import Area, Array, Numbers, ids, reals
 from conformance.gen.rule_events import Made, Rule, given_part, made, rule
-from conformance.oracle import around, window
+from conformance.oracle import event_ratios, train_window
 from conformance.oracle.event import Outcome, event
-from conformance.oracle.rules import binary64
-from conformance.oracle.scores import binary32
+from conformance.oracle.select import binary64
+from conformance.oracle.update_scores import binary32
 
 Steps = list[list[Array]]
 
 
 def _oracle(out: int, cols: int, dy: Steps, x: Steps) -> dict[str, Array]:
     steps = zip(dy, x, strict=True)
-    pairs = [[(window.floats(a), window.floats(b)) for a, b in zip(*step, strict=True)] for step in steps]
-    seen = window.evidence([window.of_batches(out, cols, step) for step in pairs])
-    h = window.inputs(cols, [rows for step in pairs for _, rows in step])
+    pairs = [[(train_window.floats(a), train_window.floats(b)) for a, b in zip(*step, strict=True)] for step in steps]
+    seen = train_window.evidence([train_window.of_batches(out, cols, step) for step in pairs])
+    h = train_window.inputs(cols, [rows for step in pairs for _, rows in step])
     return {name: reals(values).reshape(out, cols) for name, values in seen.items()} | {"inputs": reals(h)}
 
 
@@ -80,8 +80,8 @@ def candidates() -> Area:
         ("signed", [-abs(g) for g in steps[:2]], 3, "g ranked instead of |g|"),
     ):
         flat = [[float(v) for v in g.reshape(-1)] for g in gradients]
-        at = window.candidates(flat[0], k)
-        seen = window.evidence(flat)
+        at = train_window.candidates(flat[0], k)
+        seen = train_window.evidence(flat)
         answer: dict[str, Any] = {"candidates": ids(at)}
         answer |= {what: reals(seen[what][p] for p in at) for what in ("gradient", "square")}
         given = {"out": 3, "in": 5, "gradients": gradients, "n": k}
@@ -131,7 +131,7 @@ def norms() -> Area:
 
 def ratios_of(parts: list[Made], chosen: Rule, found: list[Outcome]) -> dict[str, Any]:
     """Return the outputs of `event.ratios`, one entry a part."""
-    told = [around.ratios(part, seen, chosen, one) for (part, seen), one in zip(parts, found, strict=True)]
+    told = [event_ratios.ratios(part, seen, chosen, one) for (part, seen), one in zip(parts, found, strict=True)]
     return {name: [one[name] for one in told] for name in ("churn", "overlap", "gradient_norm")}
 
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from conformance.oracle.convert import INDEX, WHOLE
 from conformance.oracle.files import BITS
+from conformance.oracle.files_convert import INDEX, WHOLE
 
 __all__ = ["broken_folder", "read_stock"]
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from conformance.oracle import rng
+from conformance.oracle import select_rng
 from conformance.oracle.tape import Array
 
 Place = tuple[int, int]
@@ -15,11 +15,11 @@ Change = dict[Place, Any]
 
 def start(rows: int, n_in: int, seed: int, matrix: int) -> Array:
     """Return the start of a factor A of the given rows (ADP-002)."""
-    key = rng.key(seed, 5, matrix)
+    key = select_rng.key(seed, 5, matrix)
     a = np.zeros((rows, n_in))
     for k in range(rows):
         for i in range(n_in):
-            u = (rng.draw(key, k * n_in + i) >> 11) * 2.0**-53
+            u = (select_rng.draw(key, k * n_in + i) >> 11) * 2.0**-53
             a[k, i] = (2 * u - 1) / math.sqrt(n_in)
     return a
 

@@ -5,12 +5,13 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from conformance.oracle import pools, scores
-from conformance.oracle.choices import Rule
-from conformance.oracle.pools import Boundary, Selection
+from conformance.oracle import select_pools, update_scores
 from conformance.oracle.powers import power
-from conformance.oracle.rules import Round, binary64, count
+from conformance.oracle.select import Round, binary64
+from conformance.oracle.select_pools import Boundary, Selection
 from conformance.oracle.update import effective
+from conformance.oracle.update_choices import Rule
+from conformance.oracle.update_counts import count
 
 Pattern = tuple[int, int]
 Place = tuple[int, int]
@@ -98,7 +99,7 @@ def refuse_infinite(values: Sequence[float]) -> None:
     """Refuse numbers that are not finite (EVT-005)."""
     if not all(map(math.isfinite, values)):
         msg = "EVT-005: NaN or infinity"
-        raise pools.RefusedError(msg)
+        raise select_pools.RefusedError(msg)
 
 
 _GROWTH = {
@@ -179,7 +180,7 @@ class _Event:
                 slots[self.pool((i, p))] += 1
                 scored.append((self.pool((i, p)), (i, p), self._of_slot(i, p, phi, w[p])))
         n_drop = {pool: count(fraction * n) for pool, n in slots.items()}
-        return pools.select(scored, n_drop, largest=False), n_drop, slots
+        return select_pools.select(scored, n_drop, largest=False), n_drop, slots
 
     def replaced(self, i: int, out: list[int], into: list[int]) -> list[int]:
         """Return the dropped positions of a matrix but those that stay because nothing comes for them (GROW-006)."""
@@ -193,9 +194,9 @@ class _Event:
     def _of_slot(self, i: int, p: int, phi: float, w: float) -> float:
         criterion, part = self.rule["drop"], self.parts[i]
         if criterion == "random":
-            return scores.chance(self.seed, part.matrix, self.step, scores.DROP, p)
+            return update_scores.chance(self.seed, part.matrix, self.step, update_scores.DROP, p)
         origin = part.kept["origin"][p] if criterion == "change" else 0.0
-        return scores.of_slot(criterion, phi, origin=origin, square=self.seen[i].square[p], weight=w, r=self.r)
+        return update_scores.of_slot(criterion, phi, origin=origin, square=self.seen[i].square[p], weight=w, r=self.r)
 
     def grow(self, out: set[Place], n_drop: dict[Any, int], slots: dict[Any, int]) -> Selection:
         """Return the grown places, cancelled ones among them (GROW)."""
@@ -218,7 +219,7 @@ class _Event:
         for pool, _, _ in scored:
             there[pool] += 1
         room = {k: n_drop[k] + self.limit(k, "delta_budget") - slots[k] for k in there}
-        return pools.select(scored, {k: min(max(room[k], 0), n) for k, n in there.items()}, largest=True)
+        return select_pools.select(scored, {k: min(max(room[k], 0), n) for k, n in there.items()}, largest=True)
 
     def _best_of_groups(self, i: int, here: list[tuple[float, int]]) -> list[tuple[float, int]]:
         """Return the candidates that are among the K best of their group (GROW-007)."""
@@ -232,8 +233,8 @@ class _Event:
         criterion, part, seen = self.rule["grow"], self.parts[i], self.seen[i]
         row, column = divmod(p, part.shape[1])
         if criterion == "random":
-            return scores.chance(self.seed, part.matrix, self.step, scores.GROW, p)
-        return scores.of_candidate(
+            return update_scores.chance(self.seed, part.matrix, self.step, update_scores.GROW, p)
+        return update_scores.of_candidate(
             criterion,
             g=seen.gradient[p],
             absolute=seen.absolute[p],
@@ -266,18 +267,18 @@ class _Event:
             excess[pool] = max(0, n - limit)
         # EVT-005: where nothing is too many, nothing is ranked
         scored = [(pool, at, self._of_weight(*at, w, use)) for pool, at, w in open_to if excess[pool]]
-        return pools.select(scored, excess, largest=False)
+        return select_pools.select(scored, excess, largest=False)
 
     def _of_weight(self, i: int, p: int, w: float, use: int) -> float:
         criterion, part, seen = self.rule["adapt"], self.parts[i], self.seen[i]
         if criterion == "random":
-            return scores.chance(self.seed, part.matrix, self.step, use, p)
-        return scores.of_weight(criterion, w, g=seen.gradient[p], h=seen.inputs[p % part.shape[1]], r=self.r)
+            return update_scores.chance(self.seed, part.matrix, self.step, use, p)
+        return update_scores.of_weight(criterion, w, g=seen.gradient[p], h=seen.inputs[p % part.shape[1]], r=self.r)
 
     def near(self, selection: Selection, i: int) -> Boundary | None:
         """Return the boundary that the record of a matrix names (SEL-008): that of its own pools."""
         mine = [b for pool, b in selection.boundaries if self.scope == "model" or pool[0] == i]  # type: ignore[index]
-        return pools.nearest(mine)
+        return select_pools.nearest(mine)
 
 
 def seeded(part: Part, seen: Evidence, rule: Rule, p: int, rounded: Round) -> dict[str, Any]:
@@ -359,7 +360,7 @@ def event(
     }[rule["exempt"]]
     pruned = Selection([], [])
     if rule["adapts"] == "always":
-        pruned = after.adapt(passed_over, rule["counts"], scores.ADAPT)
+        pruned = after.adapt(passed_over, rule["counts"], update_scores.ADAPT)
     outcomes = []
     for i, part in enumerate(moved):
         out, into, gone = of(dropped, i), of(grown, i), of(pruned, i)
@@ -392,6 +393,6 @@ def last_pass(
 ) -> tuple[list[Part], list[Boundary]]:
     """Return every matrix after the pass that follows the last step, and its boundaries (EVT-004)."""
     check(parts, seen, set(_ADAPTATION.get(rule["adapt"], ())))
-    found = _Event(parts, seen, rule, (seed, step), pattern, binary64).adapt(set(), "support", scores.LAST)
+    found = _Event(parts, seen, rule, (seed, step), pattern, binary64).adapt(set(), "support", update_scores.LAST)
     cut = [without(part, [p for j, p in found.chosen if j == i]) for i, part in enumerate(parts)]
     return cut, [b for _, b in found.boundaries]

@@ -1,13 +1,15 @@
 """Generation in plain Python, every token from a forward over all tokens before it (GEN)."""
 
+import json
 import math
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from conformance.oracle import rng
+from conformance.oracle import select_rng
 from conformance.oracle.model import Config, Decoder
+from conformance.oracle.select_pools import RefusedError
 from conformance.oracle.tape import Array
 
 NEAR = 1e-9
@@ -32,7 +34,7 @@ def picked(
         sums.append(sums[-1] + w)
     least = (1.0 if top_p is None else top_p) * sums[-1]
     n = next(i for i in range(1, len(sums)) if sums[i] >= least)
-    u = (rng.draw(rng.key(seed, 6), number) >> 11) * 2.0**-53
+    u = (select_rng.draw(select_rng.key(seed, 6), number) >> 11) * 2.0**-53
     at = u * sums[n]
     boundaries = [at] if top_p is None else [at, least]
     near = min(abs(b - c) for b in boundaries for c in sums[1:])
@@ -79,10 +81,23 @@ def text(
 
 def _after(logits: list[float], sampling: dict[str, Any], number: int, scale: float, i: int) -> int:
     """Return what is picked where every logit has changed by up to `scale`."""
-    key = rng.key(8, number, i)
-    moved = [x + scale * (2 * rng.draw(key, j) / 2**64 - 1) for j, x in enumerate(logits)]
+    key = select_rng.key(8, number, i)
+    moved = [x + scale * (2 * select_rng.draw(key, j) / 2**64 - 1) for j, x in enumerate(logits)]
     return picked(moved, *_told(sampling), number)[0]
 
 
 def _told(sampling: dict[str, Any]) -> tuple[float, int | None, float | None, int]:
     return sampling["temperature"], sampling.get("top_k"), sampling.get("top_p"), sampling["seed"]
+
+
+def stops(config: str, generation: str | None) -> list[int]:
+    """Return the stop tokens of a folder (GEN-008)."""
+    for text in (generation, config):
+        named = None if text is None else json.loads(text).get("eos_token_id")
+        if named is not None:
+            tokens = named if isinstance(named, list) else [named]
+            if any(type(token) is not int or token < 0 for token in tokens):
+                msg = f"GEN-008: {named!r}"
+                raise RefusedError(msg)
+            return list(tokens)
+    return []

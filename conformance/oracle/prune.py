@@ -1,6 +1,8 @@
 """Pruning by sorted tuples (PRN)."""
 
+import json
 import math
+import re
 from collections.abc import Callable
 from decimal import Decimal, localcontext
 from typing import Any
@@ -8,8 +10,10 @@ from typing import Any
 import numpy as np
 
 from conformance.oracle.model import PROJECTIONS, Config, Decoder, place
-from conformance.oracle.rules import count, smallest
+from conformance.oracle.select import smallest
+from conformance.oracle.select_pools import RefusedError
 from conformance.oracle.tape import Array
+from conformance.oracle.update_counts import count
 
 
 def magnitude(w: Array, sparsity: float) -> list[int]:
@@ -173,3 +177,22 @@ def model(
             decoder.tensors[name].value = weights[name]
         x = decoder.block(x, i)
     return kept, weights, smallest_gap
+
+
+def pattern_of(record: str) -> list[int] | None:
+    """Return the pattern of a record of pruning, None without one (PRN-008)."""
+    try:
+        told = json.loads(record)
+    except ValueError:
+        told = None
+    if not isinstance(told, dict):
+        msg = "PRN-008: no JSON object"
+        raise RefusedError(msg)
+    pattern = told.get("pattern")
+    if pattern is None:
+        return None
+    found = re.fullmatch(r"([0-9]+):([0-9]+)", pattern) if isinstance(pattern, str) else None
+    if found is None or not 1 <= int(found[1]) < int(found[2]):
+        msg = f"PRN-008: pattern {pattern!r}"
+        raise RefusedError(msg)
+    return [int(found[1]), int(found[2])]

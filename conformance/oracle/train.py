@@ -5,8 +5,18 @@ from typing import Any
 
 import numpy as np
 
-from conformance.oracle import adamw, choices, optimizers, pools, rules, update, window
 from conformance.oracle import event as events
+from conformance.oracle import (
+    select_pools,
+    train_text,
+    train_window,
+    update,
+    update_adamw,
+    update_choices,
+    update_counts,
+    update_optimizers,
+    update_schedule,
+)
 from conformance.oracle.event import Evidence, Part
 from conformance.oracle.model import Config, Decoder, targets
 from conformance.oracle.tape import Array
@@ -83,9 +93,9 @@ class OneStep:
     gap: float
 
 
-def rule_of(settings: Any) -> choices.Rule:
+def rule_of(settings: Any) -> update_choices.Rule:
     """Return the rule of a run: spelled out under `rule`, or a preset by its name."""
-    rule = settings["rule"] if "rule" in settings else choices.rule_of(settings["preset"])
+    rule = settings["rule"] if "rule" in settings else update_choices.rule_of(settings["preset"])
     return rule | {"beta1": 0.9, "beta2": 0.999, "momentum": settings.get("momentum", 0.9)}
 
 
@@ -109,7 +119,7 @@ class Trainer:
         by = settings.get("budget_by", "numel")
         amount = settings[{"count": "slots", "rank": "rank"}.get(by, "density")]
         self.budgets = [len(base) for base in bases]
-        self.delta_budgets = rules.delta_budgets(by, amount, self.shapes, self.budgets)
+        self.delta_budgets = update_counts.delta_budgets(by, amount, self.shapes, self.budgets)
         self.rows = [[0.0] * shape[0] for shape in self.shapes]
         self.columns = [[0.0] * shape[1] for shape in self.shapes]
         self.loaded = bases
@@ -127,7 +137,7 @@ class Trainer:
         if self.rule["scope"] == "group" and self.pattern is not None:
             m = self.pattern[1]
             budget = [sum(p // m == g for p in base) for g in range(shape[0] * shape[1] // m)]
-        names = [*optimizers.KEEPS[self.optimizer], *(["origin"] if self.rule["drop"] == "change" else [])]
+        names = [*update_optimizers.KEEPS[self.optimizer], *(["origin"] if self.rule["drop"] == "change" else [])]
         kept: dict[str, dict[int, Any]] = {n: dict.fromkeys(eta, 0 if n == "age" else 0.0) for n in names}
         return Part(shape, i, base, dict.fromkeys(eta, 0.0), kept, budget, slots, self.optimizer, first=True)
 
@@ -139,7 +149,7 @@ class Trainer:
             anywhere = self.s.get("initial_scope") == "anywhere"
             open_to = list(range(shape[0] * shape[1])) if anywhere else sorted(base)
             d = self.delta_budgets[i]
-            eta = rules.initial(by, open_to, d, seed=seed, matrix=i, gradient=g, base=base)
+            eta = update_counts.initial(by, open_to, d, seed=seed, matrix=i, gradient=g, base=base)
             if by != "random":
                 score = {p: abs(g[p]) if by == "gradient" else abs(base.get(p, 0.0)) for p in open_to}
                 inside, outside = [score[p] for p in eta], [score[p] for p in open_to if p not in eta]
@@ -147,9 +157,9 @@ class Trainer:
                     self.meet([(min(inside), max(outside))], drawn=False)
             self.parts[i] = self.part(i, eta)
 
-    def meet(self, boundaries: list[pools.Boundary], *, drawn: bool) -> None:
+    def meet(self, boundaries: list[select_pools.Boundary], *, drawn: bool) -> None:
         """Remember the smallest gap; zeros on both sides and drawn scores are the same on every machine."""
-        gaps = [pools.gap(b) for b in boundaries if not drawn and b != (0.0, 0.0)]
+        gaps = [select_pools.gap(b) for b in boundaries if not drawn and b != (0.0, 0.0)]
         self.gap = min([self.gap, *gaps])
 
     def look(self, step: int) -> Step:
@@ -163,37 +173,37 @@ class Trainer:
         loss, _, grads = decoder.loss_and_gradients(*self.data(step))
         entered = [decoder.inputs[name].reshape(-1, self.tensors[name].shape[1]) for name in self.names]
         flat = [[float(x) for x in grads[name].reshape(-1)] for name in self.names]
-        return Step(loss, flat, [window.floats(x) for x in entered])
+        return Step(loss, flat, [train_window.floats(x) for x in entered])
 
     def data(self, step: int) -> tuple[Array, Array, Array | None]:
         """Return the tokens of a step, their labels, and which are no padding (TRN-003)."""
         n, length, rows = len(self.text), self.s["length"], self.s["rows"]
-        starts = rules.window_starts(self.s["seed"], 2, (step - 1) * rows, rows, n, length)
+        starts = train_text.window_starts(self.s["seed"], 2, (step - 1) * rows, rows, n, length)
         tokens = np.array([self.text[a : a + length] for a in starts])
         return tokens, tokens, None
 
     def optimize(self, step: int, gradients: list[list[float]]) -> None:
         """Take one optimizer step (OPT, SCH-004)."""
         s = self.s
-        lr = rules.learning_rate(s["schedule"], s["lr"], step, s["steps"], s["warmup"])
+        lr = update_schedule.learning_rate(s["schedule"], s["lr"], step, s["steps"], s["warmup"])
         at_eta = [{p: g[p] for p in part.phi} for g, part in zip(gradients, self.parts, strict=True)]
-        factor = adamw.clip_factor([x for g in at_eta for x in g.values()], s["max_norm"])
-        hyper = optimizers.Hyper(weight_decay=s["weight_decay"], momentum=self.rule["momentum"])
+        factor = update_adamw.clip_factor([x for g in at_eta for x in g.values()], s["max_norm"])
+        hyper = update_optimizers.Hyper(weight_decay=s["weight_decay"], momentum=self.rule["momentum"])
         for i, (g, part) in enumerate(zip(at_eta, self.parts, strict=True)):
-            slots = optimizers.Slots(part.phi, part.kept, self.rows[i], self.columns[i])
+            slots = update_optimizers.Slots(part.phi, part.kept, self.rows[i], self.columns[i])
             scaled = {p: factor * x for p, x in g.items()}
-            new = optimizers.step(self.optimizer, part.shape[1], slots, scaled, lr, hyper)
+            new = update_optimizers.step(self.optimizer, part.shape[1], slots, scaled, lr, hyper)
             self.parts[i] = replace(part, phi=new.phi, kept=new.kept)
             self.rows[i], self.columns[i] = new.rows, new.columns
 
     def evidence(self, i: int, recent: list[Step]) -> Evidence:
         """Return the evidence of a window's steps for target i (GRD, OPT-008)."""
-        seen = window.evidence([step.gradients[i] for step in recent])
-        h = window.inputs(self.shapes[i][1], [step.inputs[i] for step in recent])
+        seen = train_window.evidence([step.gradients[i] for step in recent])
+        h = train_window.inputs(self.shapes[i][1], [step.inputs[i] for step in recent])
         first = None
         if self.rule["candidates"] == "first-step":
             of_first = recent[0].gradients[i]
-            first = frozenset(window.candidates(of_first, self.delta_budgets[i]))
+            first = frozenset(train_window.candidates(of_first, self.delta_budgets[i]))
             order = sorted((abs(x) for x in of_first), reverse=True)
             if 0 < len(first) < len(order):
                 self.meet([(order[len(first) - 1], order[len(first)])], drawn=False)
@@ -203,8 +213,8 @@ class Trainer:
     def event(self, step: int, seen: list[Evidence]) -> list[events.Outcome]:
         """Let all targets evolve after a step and return what happened to each (EVT-001)."""
         s, rule = self.s, self.rule
-        last = rules.last_event(s["steps"], rule["evolve_until"])
-        fraction = rules.scheduled(rule["drop_schedule"], s["drop_fraction"], step, last)
+        last = update_schedule.last_event(s["steps"], rule["evolve_until"])
+        fraction = update_schedule.scheduled(rule["drop_schedule"], s["drop_fraction"], step, last)
         found = events.event(self.parts, seen, rule, fraction, seed=s["seed"], step=step, pattern=self.pattern)
         for i, one in enumerate(found):
             for name, boundary in one.boundaries.items():
@@ -251,7 +261,7 @@ def before_finish(
     trainer = Trainer(config, tensors, masks, text, settings)
     rule, steps = trainer.rule, settings["steps"]
     every, size = settings["evolve_every"], settings["gradient_window"]
-    at, sums = rules.all_events(rule["events"], steps, every, rule["evolve_until"], size)
+    at, sums = update_schedule.all_events(rule["events"], steps, every, rule["evolve_until"], size)
     due = dict(zip(at, sums, strict=True)) if rule["evolves"] else {}
     losses: list[float] = []
     events: Events = []
@@ -279,7 +289,7 @@ def window_of(settings: Any, step: int) -> tuple[int, bool]:
     """
     rule = rule_of(settings)
     every, size = settings["evolve_every"], settings["gradient_window"]
-    at, sums = rules.all_events(rule["events"], settings["steps"], every, rule["evolve_until"], size)
+    at, sums = update_schedule.all_events(rule["events"], settings["steps"], every, rule["evolve_until"], size)
     for end, n in zip(at, sums, strict=True):
         if rule["evolves"] and end - n < step <= end:
             return step - (end - n) - 1, step == end

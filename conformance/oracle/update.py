@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from conformance.oracle.rules import Round, binary64, largest, smallest
+from conformance.oracle.select import Round, binary64, largest, smallest
 
 
 @dataclass(frozen=True)

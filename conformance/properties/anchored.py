@@ -17,7 +17,7 @@ import numpy as np
 from conformance.cases.case import Bound
 from conformance.cases.compare import RELATIVE, UNIT, compare
 from conformance.gen.numbers import ids, reals
-from conformance.oracle import adamw, optimizers, rules, scores, train, update
+from conformance.oracle import train, update, update_adamw, update_optimizers, update_schedule, update_scores
 from conformance.oracle.event import Part
 from conformance.oracle.model import targets
 
@@ -26,7 +26,7 @@ __all__ = ["Own", "broken_step", "own_step", "part_of"]
 NOISE = 256.0
 """How far an entry of a gradient may be off, in roundings of the largest entry of all targets; programs whose sums are
 taken in other orders stayed below 50."""
-_USES = {"drop": (scores.DROP, 1.0), "grow": (scores.GROW, -1.0), "adapt": (scores.ADAPT, 1.0)}
+_USES = {"drop": (update_scores.DROP, 1.0), "grow": (update_scores.GROW, -1.0), "adapt": (update_scores.ADAPT, 1.0)}
 """What a choice draws for, and the sign with which its smallest scores are chosen."""
 _FLOATS = ("base_values", "delta_values", "m", "v", "window")
 
@@ -104,10 +104,10 @@ class Own:
     def errors(self) -> list[dict[str, dict[int, float]]]:
         """How far φ, m and v of each slot may be off after the optimizer, by target and name."""
         s, number = self.settings, self._number
-        lr = rules.learning_rate(s["schedule"], s["lr"], number, s["steps"], s["warmup"])
+        lr = update_schedule.learning_rate(s["schedule"], s["lr"], number, s["steps"], s["warmup"])
         slots = [{p: g[p] for p in part.phi} for g, part in zip(self.step.gradients, self.parts, strict=True)]
         every = [x for at in slots for x in at.values()]
-        factor, norm = adamw.clip_factor(every, s["max_norm"]), math.sqrt(math.fsum(x * x for x in every))
+        factor, norm = update_adamw.clip_factor(every, s["max_norm"]), math.sqrt(math.fsum(x * x for x in every))
         scale = self.off * math.sqrt(len(every)) / norm if s["max_norm"] and norm else 0.0
         return [
             self._around(i, {p: factor * x for p, x in at.items()}, factor * self.off, scale, lr)
@@ -117,11 +117,13 @@ class Own:
     def _around(self, i: int, at: dict[int, float], off: float, scale: float, lr: float) -> dict[str, dict[int, float]]:
         """Return how far a target moves apart when its gradients do."""
         old, new = self.parts[i], self.step.moved[i]
-        hyper = optimizers.Hyper(weight_decay=self.settings["weight_decay"], momentum=self.rule["momentum"])
+        hyper = update_optimizers.Hyper(weight_decay=self.settings["weight_decay"], momentum=self.rule["momentum"])
         found = {name: dict.fromkeys(at, 0.0) for name in ("phi", "m", "v")}
         for part in (-1.0, -0.5, 0.5, 1.0):
             moved = {p: g + part * (off + scale * abs(g)) for p, g in at.items()}
-            other = optimizers.step("adamw", old.shape[1], optimizers.Slots(old.phi, old.kept), moved, lr, hyper)
+            other = update_optimizers.step(
+                "adamw", old.shape[1], update_optimizers.Slots(old.phi, old.kept), moved, lr, hyper
+            )
             for name, held, want in _columns(other, new):
                 found[name] = {p: max(x, 2 * abs(held[p] - want[p])) for p, x in found[name].items()}
         for p, g in at.items():
@@ -169,14 +171,14 @@ class Own:
             return {}
         use, sign = _USES[choice]
         key = (self.settings["seed"], self.parts[i].matrix, self._number, use)
-        return {p: (sign * scores.chance(*key, p), 0.0) for p in positions}
+        return {p: (sign * update_scores.chance(*key, p), 0.0) for p in positions}
 
     def in_doubt(self, i: int) -> bool:
         """Tell whether rounding can turn a selection of the event at a target."""
         return not all(choice.decided for choice in self.choices(i).values())
 
 
-def _columns(after: optimizers.Slots, new: Part) -> Iterator[tuple[str, dict[int, float], dict[int, float]]]:
+def _columns(after: update_optimizers.Slots, new: Part) -> Iterator[tuple[str, dict[int, float], dict[int, float]]]:
     yield "phi", after.phi, new.phi
     for name in ("m", "v"):
         yield name, after.kept[name], new.kept[name]

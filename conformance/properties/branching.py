@@ -9,7 +9,7 @@ from conformance.gen.models import tensors_of
 from conformance.gen.numbers import Numbers
 from conformance.gen.steps import SETTINGS, answered, rounded
 from conformance.gen.train import GAP
-from conformance.oracle import batches, train
+from conformance.oracle import train, train_batches
 from conformance.properties.draws import Draw
 from conformance.properties.trial import Trial, property_of
 
@@ -33,7 +33,7 @@ def _batches(d: Draw, t: Trial) -> None:
     for attempt in range(8):
         n = Numbers(65, number, attempt)
         world = tiny.world(n, tiny.CONFIG)
-        of: list[batches.Batch] = []
+        of: list[train_batches.Batch] = []
         for size in sizes:
             counts = [n.integer(0 if of else 1, LENGTH - 1) for _ in range(size)]
             of.append(rows(n, [(c, n.integer(0, LENGTH - 1 - c)) for c in counts], padded=padded))
@@ -43,7 +43,7 @@ def _batches(d: Draw, t: Trial) -> None:
             part.kept["m"].update(dict.fromkeys(part.phi, 0.125))
             part.kept["v"].update(dict.fromkeys(part.phi, 0.0625))
             part.kept["age"].update(dict.fromkeys(part.phi, 1))
-        loss, after, gap = batches.one_step(tiny.CONFIG, world[0], parts, of, settings, step)
+        loss, after, gap = train_batches.one_step(tiny.CONFIG, world[0], parts, of, settings, step)
         if gap >= GAP:
             break
     t.saw("too close to decide", gap < GAP)

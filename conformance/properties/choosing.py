@@ -8,7 +8,7 @@ import numpy as np
 
 from conformance.cases.case import Bound
 from conformance.gen.numbers import ids, reals
-from conformance.oracle import choices, pools, rng, rules
+from conformance.oracle import select, select_pools, select_rng, update_choices, update_counts, update_schedule
 from conformance.properties.draws import Draw
 from conformance.properties.states import ties
 from conformance.properties.trial import Trial, property_of
@@ -36,7 +36,7 @@ def _select(name: str, choose: Any) -> Any:
         given = {"scores": reals(scores), "ids": ids(where), "k": k}
         t.saw(
             "a tie at the boundary",
-            not refused and ties(scores if choose is rules.smallest else [-s for s in scores], k),
+            not refused and ties(scores if choose is select.smallest else [-s for s in scores], k),
         )
         t.saw("a score that is not finite", "SEL-004" in refused)
         t.saw("an impossible count", "SEL-005" in refused)
@@ -52,7 +52,7 @@ def _select(name: str, choose: Any) -> Any:
 
 _SEES = ("a tie at the boundary", "a score that is not finite", "an impossible count", "a zero of the other sign",
          "64 scores or more")  # fmt: skip
-for _name, _choose, _clause in (("largest", rules.largest, "SEL-001"), ("smallest", rules.smallest, "SEL-002")):
+for _name, _choose, _clause in (("largest", select.largest, "SEL-001"), ("smallest", select.smallest, "SEL-002")):
     _body = _select(f"select.{_name}", _choose)
     _body.__doc__ = f"the {_name} are those that sorted tuples put first, whatever the ties."
     property_of(f"select.{_name}", f"{_clause} SEL-003 SEL-004 SEL-005", "core", f"select.{_name}", sees=_SEES)(_body)
@@ -93,7 +93,7 @@ def _there_and_back(d: Draw, t: Trial) -> None:
         t.saw("positions out of order")
         t.case("topology.of", size | {"positions": ids(bad)}, refused=["TOP-003"])
         return
-    indptr, columns = rules.rows_and_columns(shape, at)
+    indptr, columns = select.rows_and_columns(shape, at)
     t.saw("an empty row", any(a == b for a, b in itertools.pairwise(indptr)) and at)
     t.saw("nothing stored", not at)
     told = {"indptr": ids(indptr), "indices": ids(columns)}
@@ -114,7 +114,7 @@ def _source(d: Draw, t: Trial) -> None:
     given, old, new = _moved(d)
     t.saw("a new position", set(new) - set(old))
     t.saw("a position that stays", set(new) & set(old))
-    t.case("change.source", given, {"source": ids(rules.source(old, new))})
+    t.case("change.source", given, {"source": ids(select.source(old, new))})
 
 
 @property_of(
@@ -129,7 +129,7 @@ def _realign(d: Draw, t: Trial) -> None:
     held = dict(zip(old, values, strict=True))
     t.saw("a new position", set(new) - set(old))
     t.saw("a moved zero of the other sign", any(p in held and math.copysign(1, held[p]) < 0 == held[p] for p in new))
-    moved = rules.realign(values, old, new, fill)
+    moved = select.realign(values, old, new, fill)
     t.case("change.realign", given | {"values": reals(values), "fill": fill}, {"values": reals(moved)})
 
 
@@ -155,9 +155,9 @@ def _budget(d: Draw, t: Trial) -> None:
     stored = d.integer(0, shape[0] * shape[1])
     x = density * shape[0] * shape[1]
     t.saw("an integer missed by the last bits", x != round(x) and abs(x - round(x)) < 2.0**-20)
-    t.saw("the cap", rules.count(x) > stored)
+    t.saw("the cap", update_counts.count(x) > stored)
     given = {"density": density, "out": shape[0], "in": shape[1], "stored": stored}
-    t.case("count.budget", given, {"n": rules.delta_budget(density, *shape, stored)})
+    t.case("count.budget", given, {"n": update_counts.delta_budget(density, *shape, stored)})
 
 
 @property_of("count.drop", "SCH-001 SCH-002 SEL-006", "core", "count.drop", sees=("a rate that meets an integer",))
@@ -166,10 +166,10 @@ def _count_drop(d: Draw, t: Trial) -> None:
     steps = 6 * d.integer(1, 40)
     step = d.choice((0, steps // 3, steps // 2, 2 * steps // 3, steps, d.integer(0, steps)))
     fraction, slots = d.integer(0, 100) / 100, d.choice((0, 1, 20, 100, 1000, d.integer(0, 5000)))
-    x = rules.drop_fraction(fraction, step, steps) * slots
+    x = update_schedule.drop_fraction(fraction, step, steps) * slots
     t.saw("a rate that meets an integer", x and abs(x - round(x)) < 2.0**-20)
     given = {"drop_fraction": fraction, "step": step, "steps": steps, "slots": slots}
-    t.case("count.drop", given, {"n": rules.count(x)})
+    t.case("count.drop", given, {"n": update_counts.count(x)})
 
 
 @property_of(
@@ -186,14 +186,14 @@ def _schedule_numbers(d: Draw, t: Trial) -> None:
     fraction = d.integer(0, 64) / 64
     given: dict[str, Any] = {"drop_fraction": fraction, "step": step, "steps": steps}
     bounds = {"value": Bound(np.asarray(fraction), 2)}
-    t.case("schedule.fraction", given, {"value": rules.drop_fraction(fraction, step, steps)}, bounds=bounds)
+    t.case("schedule.fraction", given, {"value": update_schedule.drop_fraction(fraction, step, steps)}, bounds=bounds)
     step, warmup, lr = max(step, 1), d.integer(0, steps), d.integer(1, 100) / 1000
     kind = d.choice(("constant", "linear", "cosine"))
     t.saw("warm-up", step < warmup)
     t.saw("after warm-up", step > warmup)
     t.saw("the last step", step == steps)
     given = {"kind": kind, "lr": lr, "step": step, "steps": steps, "warmup": warmup}
-    value = rules.learning_rate(kind, lr, step, steps, warmup)
+    value = update_schedule.learning_rate(kind, lr, step, steps, warmup)
     t.case("schedule.learning_rate", given, {"value": value}, bounds={"value": Bound(np.asarray(lr), 4)})
 
 
@@ -208,7 +208,7 @@ def _events(d: Draw, t: Trial) -> None:
     """Events follow every multiple of the period but the last step."""
     every = d.integer(1, 20)
     steps = every * d.integer(1, 6) + d.choice((0, 0, d.integer(0, every - 1)))
-    at = [n for n in range(1, steps + 2) if rules.is_event(n, steps, every)]
+    at = [n for n in range(1, steps + 2) if update_schedule.is_event(n, steps, every)]
     t.saw("the last step would be one", steps % every == 0)
     t.saw("no event", not at)
     t.case("schedule.events", {"steps": steps, "evolve_every": every}, {"at": ids(at)})
@@ -222,12 +222,12 @@ def _phases(d: Draw, t: Trial) -> None:
     period = d.integer(2, 12)
     accumulate, steps = d.integer(0, period - 2), d.integer(0, 60)
     t.saw("no accumulation", accumulate == 0)
-    ends, sums = rules.spiel_phases(period, accumulate, steps)
+    ends, sums = update_schedule.spiel_phases(period, accumulate, steps)
     given: dict[str, Any] = {"period": period, "accumulate": accumulate, "steps": steps}
     t.case("schedule.spiel", given, {"at": ids(ends), "sums": ids(sums)})
     kind, until, steps = d.choice(("period", "phases")), d.integer(1, 8) / 8, max(steps, 1)
     window = d.integer(1, period) if kind == "period" else accumulate
-    at, sums = rules.all_events(kind, steps, period, until, window)
+    at, sums = update_schedule.all_events(kind, steps, period, until, window)
     given = {"events": kind, "steps": steps, "evolve_every": period, "evolve_until": until, "gradient_window": window}
     t.case("schedule.all_events", given, {"at": ids(at), "sums": ids(sums)})
 
@@ -241,8 +241,8 @@ def _draws(d: Draw, t: Trial) -> None:
         numbers.append(d.integer(0, 2**40))
     t.saw("a word of 2⁶³ or more", max(words) >= 2**63)
     t.saw("a far number", max(numbers) >= 2**32)
-    key = rng.key(*words)
-    found = np.array([rng.draw(key, i) for i in numbers], dtype=np.uint64)
+    key = select_rng.key(*words)
+    found = np.array([select_rng.draw(key, i) for i in numbers], dtype=np.uint64)
     t.case("rng.draws", {"words": np.array(words, dtype=np.uint64), "numbers": ids(numbers)}, {"draws": found})
 
 
@@ -263,12 +263,14 @@ def _pools(d: Draw, t: Trial) -> None:
     sizes = [pool.count(p) for p in range(n_pools)]
     counts = [d.integer(0, size) for size in sizes]
     largest = d.integer(0, 1)
-    found = pools.select(list(zip(pool, range(n), scores, strict=True)), dict(enumerate(counts)), largest=bool(largest))
-    near = pools.nearest([b for _, b in found.boundaries])
+    found = select_pools.select(
+        list(zip(pool, range(n), scores, strict=True)), dict(enumerate(counts)), largest=bool(largest)
+    )
+    near = select_pools.nearest([b for _, b in found.boundaries])
     t.saw("a tie at the boundary", near and near[0] == near[1])
     t.saw("an empty pool", n and 0 in sizes)
     t.saw("a pool taken whole", any(c and c == size for c, size in zip(counts, sizes, strict=True)))
-    told = {} if near is None else {"inside": near[0], "outside": near[1], "gap": pools.gap(near)}
+    told = {} if near is None else {"inside": near[0], "outside": near[1], "gap": select_pools.gap(near)}
     answer = {name: reals([told[name]] if told else []) for name in ("inside", "outside", "gap")}
     given = {
         "scores": reals(scores),
@@ -283,7 +285,7 @@ def _pools(d: Draw, t: Trial) -> None:
 @property_of("choice.contradictions", "EVT-012", "rules", "rule.check", sees=("a contradiction", "choices that agree"))
 def _contradictions(d: Draw, t: Trial) -> None:
     """Choices are refused where they contradict each other, under the clause that says so, and nowhere else."""
-    open_to = {k: v for k, (v, _) in choices.VALUES.items() if k not in ("events", "budget_by")}
+    open_to = {k: v for k, (v, _) in update_choices.VALUES.items() if k not in ("events", "budget_by")}
     given: dict[str, Any] = {}
     for key in d.some(list(open_to), d.integer(0, 4)):
         given[key] = d.choice(open_to[key])
@@ -292,8 +294,8 @@ def _contradictions(d: Draw, t: Trial) -> None:
     if d.flag(3):
         given["pattern"] = [2, 4]
     try:
-        choices.check(given)
-    except pools.RefusedError as error:
+        update_choices.check(given)
+    except select_pools.RefusedError as error:
         t.saw("a contradiction")
         # several may hold at once, and nothing says which is told
         t.case("rule.check", {"choices": given}, refused=sorted({str(error).split(":")[0], "EVT-012"}))
@@ -308,14 +310,14 @@ def _preset(d: Draw, t: Trial) -> None:
 
     There are finitely many presets and a frozen case for each: what is new to a port are names that it must refuse.
     """
-    name = d.choice(list(choices.PRESETS))
+    name = d.choice(list(update_choices.PRESETS))
     if d.flag():
         name = d.choice(("", name.upper(), f"{name} ", f"{name[:2]}{d.integer(0, 10**6)}", name[1:], name * 2))
         t.saw("an unknown name")
         t.case("preset.rule", {"name": name}, refused=["EVT-011"])
         return
     t.saw("a preset")
-    t.case("preset.rule", {"name": name}, {"choices": choices.spelled(name)})
+    t.case("preset.rule", {"name": name}, {"choices": update_choices.spelled(name)})
 
 
 @property_of("count.budgets", "DLT-002 SEL-006", "rules", "count.budgets", sees=("the cap", "count", "rank"))
@@ -326,7 +328,7 @@ def _budgets(d: Draw, t: Trial) -> None:
     stored = [d.integer(0, a * b) for a, b in shapes]
     by = d.choice(("numel", "nnz", "count", "rank"))
     amount = d.integer(1, 100) / 100 if by in ("numel", "nnz") else d.integer(1, 40)
-    found = rules.delta_budgets(by, amount, shapes, stored)
+    found = update_counts.delta_budgets(by, amount, shapes, stored)
     t.saw(by)
     t.saw("the cap", any(f == k for f, k in zip(found, stored, strict=True)))
     given = {"by": by, "amount": amount, "shapes": np.array(shapes, dtype=np.int64), "stored": ids(stored)}

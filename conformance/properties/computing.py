@@ -8,9 +8,9 @@ import numpy as np
 from conformance.cases.case import Bound
 from conformance.cases.compare import tau
 from conformance.gen.numbers import Array, ids, reals
-from conformance.oracle import kernels, optimizers, rules, window
+from conformance.oracle import kernels, select, train_window, update_optimizers
 from conformance.oracle.kernels import Sums
-from conformance.oracle.optimizers import KEEPS, Hyper, Slots
+from conformance.oracle.update_optimizers import KEEPS, Hyper, Slots
 from conformance.properties.draws import Draw, Shape
 from conformance.properties.states import ties
 from conformance.properties.trial import Trial, property_of
@@ -267,7 +267,7 @@ def _candidates(d: Draw, t: Trial) -> None:
     base, eta, scope = d.subset(size), d.subset(size, 3), d.choice(("all", "active"))
     open_to = [p for p in range(size) if p not in eta and (scope == "all" or p in base)]
     n = d.integer(0, len(open_to) + 1)
-    chosen = rules.largest([abs(float(mean[p])) for p in open_to], open_to, min(n, len(open_to)))
+    chosen = select.largest([abs(float(mean[p])) for p in open_to], open_to, min(n, len(open_to)))
     t.saw("a tie at the boundary", ties([-abs(float(mean[p])) for p in open_to], n))
     t.saw("several steps", steps > 1)
     t.saw("steps that cancel", steps == 2 and not mean.all() and dys[0].any() and xs[0].any())
@@ -322,11 +322,12 @@ def _evidence(d: Draw, t: Trial) -> None:
     t.saw("several steps", steps > 1)
     t.saw("several micro-batches", any(len(x) > 1 for x in xs))
     floats = [
-        [(window.floats(a), window.floats(b)) for a, b in zip(*step, strict=True)] for step in zip(dys, xs, strict=True)
+        [(train_window.floats(a), train_window.floats(b)) for a, b in zip(*step, strict=True)]
+        for step in zip(dys, xs, strict=True)
     ]
-    seen = window.evidence([window.of_batches(*shape, step) for step in floats])
+    seen = train_window.evidence([train_window.of_batches(*shape, step) for step in floats])
     answer = {n: reals(v).reshape(shape) for n, v in seen.items()}
-    answer["inputs"] = reals(window.inputs(shape[1], [rows for step in floats for _, rows in step]))
+    answer["inputs"] = reals(train_window.inputs(shape[1], [rows for step in floats for _, rows in step]))
     t.case("window.evidence", {"out": shape[0], "in": shape[1], "dy": dys, "x": xs}, answer)
 
 
@@ -353,7 +354,7 @@ def _optimizer(d: Draw, t: Trial) -> None:
     t.saw("two slots of a row", len({p // shape[1] for p in at}) < n)
     own = {k: held[k] for k in KEEPS[kind]}
     before = Slots(phi, own, rows, cols) if kind == "sm3" else Slots(phi, own)
-    new = optimizers.step(kind, shape[1], before, g, lr, hyper)
+    new = update_optimizers.step(kind, shape[1], before, g, lr, hyper)
     given: dict[str, Any] = {"kind": kind, "out": shape[0], "in": shape[1], "positions": ids(at)}
     given |= {"values": reals(phi.values()), "gradient": reals(g.values()), "lr": lr}
     given |= {k: (ids if k == "age" else reals)(x.values()) for k, x in own.items()}

@@ -8,13 +8,13 @@ from conformance.gen.convert_adapters import answered as adapter_answered
 from conformance.gen.convert_adapters import asked as adapter_asked
 from conformance.gen.convert_back import folder_of
 from conformance.gen.files import content, on
-from conformance.oracle import convert
-from conformance.oracle.around import FORMATS
-from conformance.oracle.convert import INDEX, SIGNS, WHOLE, dense, stock
-from conformance.oracle.convert_adapters import changed, lora, product
-from conformance.oracle.deltas import number
+from conformance.oracle import files_convert
 from conformance.oracle.files import BITS, Tensor
-from conformance.oracle.pools import RefusedError
+from conformance.oracle.files_convert import INDEX, SIGNS, WHOLE, dense, stock
+from conformance.oracle.files_convert_adapters import changed, lora, product
+from conformance.oracle.files_deltas import number
+from conformance.oracle.select_pools import RefusedError
+from conformance.oracle.train_around import FORMATS
 from conformance.properties.draws import Draw
 from conformance.properties.trial import Trial, property_of
 
@@ -79,7 +79,7 @@ def _from_hf(d: Draw, t: Trial) -> None:
         parts = {}
         for name in tensors:
             parts.setdefault(d.choice(_SHARDS), {})[name] = tensors[name]
-        tree[INDEX] = convert.index({name: part for part, own in parts.items() for name in own})
+        tree[INDEX] = files_convert.index({name: part for part, own in parts.items() for name in own})
         t.saw("shards", len(parts) > 1)
     tree |= {part: stock(own, {"format": "pt"} if d.flag() else None) for part, own in parts.items()}
     beside = {name: b"" if name.endswith("/") else bytes(d.integers(3, 0, 255)) for name in d.some(_BESIDE, 3)}
@@ -110,11 +110,11 @@ def _from_hf(d: Draw, t: Trial) -> None:
 def _both_ways(d: Draw, t: Trial) -> None:
     """A folder that became a checkpoint and comes back holds the bits that it held, or those of a cast."""
     tensors = _model(d, "F32")
-    t.saw("a −0.0", any(SIGNS.get(one.dtype) in convert.words(one) for one in tensors.values()))
+    t.saw("a −0.0", any(SIGNS.get(one.dtype) in files_convert.words(one) for one in tensors.values()))
     companions = {"config.json": bytes(d.integers(4, 0, 255))} if d.flag() else {}
     given = asked({WHOLE: stock(tensors)} | companions, d.choice(_ENCODINGS), "positive")
     t.case("convert.from_hf", given, answered(tensors, given, (WHOLE,), quantised=False))
-    sparse = convert.converted(tensors, given["encoding"], "positive", None).tensors
+    sparse = files_convert.converted(tensors, given["encoding"], "positive", None).tensors
     total = sum(len(one.bits) for one in tensors.values())
     part_bytes = max(1, d.choice((total, total - 1, 1, total // 2, 10**6)))
     t.saw("one file" if total <= part_bytes else "several shards")
@@ -195,7 +195,7 @@ def _refused(d: Draw, t: Trial) -> None:
             del tree[d.choice(_SHARDS[:2])]
         else:
             places["another"] = d.choice(_SHARDS[:2])
-        tree[INDEX], clause = convert.index(places), "FMT-120"
+        tree[INDEX], clause = files_convert.index(places), "FMT-120"
     t.case("convert.from_hf", asked(tree), refused=[clause])
 
 
@@ -213,4 +213,4 @@ def _spoilt_file(d: Draw, spoil: str, raw: bytes, count: int) -> bytes:
     for place in range(4 * (count - 1), begin - 1, -4) if at > begin else range(begin, 4 * count, 4):
         moved = place + at - begin
         header = header.replace(f"[{place}, {place + 4}]".encode(), f"[{moved}, {moved + 4}]".encode())
-    return convert.framed(header, data + b"\0" if at > begin else data[:-1])
+    return files_convert.framed(header, data + b"\0" if at > begin else data[:-1])

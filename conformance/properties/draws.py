@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from conformance.gen.numbers import Array, reals
-from conformance.oracle import rng
+from conformance.oracle import select_rng
 
 __all__ = ["SMALL", "Chosen", "Counted", "Draw", "Many", "Shape"]
 
@@ -146,15 +146,15 @@ class Many:
     """
 
     def __init__(self, d: Draw) -> None:
-        self._key, self._next = rng.key(d.integer(0, 2**40)), 0
+        self._key, self._next = select_rng.key(d.integer(0, 2**40)), 0
 
     def integers(self, n: int, low: int, high: int) -> Array:
         """Return n integers from low to high as int64."""
         start, self._next = self._next, self._next + n
         numbers = np.arange(start + 1, start + n + 1, dtype=np.uint64)
         # RNG-001 modulo 2⁶⁴, as unsigned integers of 64 bits wrap around
-        z = np.uint64(self._key) + numbers * np.uint64(rng.GAMMA)
-        for shift, factor in ((30, rng.FACTORS[0]), (27, rng.FACTORS[1]), (31, 1)):
+        z = np.uint64(self._key) + numbers * np.uint64(select_rng.GAMMA)
+        for shift, factor in ((30, select_rng.FACTORS[0]), (27, select_rng.FACTORS[1]), (31, 1)):
             z = (z ^ (z >> np.uint64(shift))) * np.uint64(factor)
         return low + (z % np.uint64(high - low + 1)).astype(np.int64)
 
@@ -180,13 +180,13 @@ class Counted(Draw):
     """Integers by the counter of RNG-001: the same for the same words, without hypothesis."""
 
     def __init__(self, *words: int) -> None:
-        self._key, self._next = rng.key(*words), 0
+        self._key, self._next = select_rng.key(*words), 0
         self.size = self.choice(SMALL)
 
     def drawn(self, n: int, low: int, high: int) -> list[int]:
         """Return n integers from low to high."""
         start, self._next = self._next, self._next + n
-        return [low + rng.draw(self._key, start + i) % (high - low + 1) for i in range(n)]
+        return [low + select_rng.draw(self._key, start + i) % (high - low + 1) for i in range(n)]
 
 
 class Chosen(Draw):

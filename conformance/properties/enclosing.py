@@ -9,9 +9,9 @@ import numpy as np
 from conformance.gen.around import spread, warned
 from conformance.gen.files import on, raw_array
 from conformance.gen.numbers import ids, reals
-from conformance.oracle import around, files
+from conformance.oracle import files, files_names, generate, prune, train_around
 from conformance.oracle.files import BITS
-from conformance.oracle.pools import RefusedError
+from conformance.oracle.select_pools import RefusedError
 from conformance.properties.draws import Draw
 from conformance.properties.trial import Trial, property_of
 
@@ -38,8 +38,8 @@ def _asked(t: Trial, op: str, given: dict[str, Any], answer: Callable[[], dict[s
 )
 def _final(d: Draw, t: Trial) -> None:
     """Final weights are rounded once to nearest, ties to even, in the dtype of the file."""
-    dtype = d.choice(tuple(around.FORMATS))
-    digits, top, _ = around.FORMATS[dtype]
+    dtype = d.choice(tuple(train_around.FORMATS))
+    digits, top, _ = train_around.FORMATS[dtype]
     values = []
     for _ in range(d.integer(1, 12)):
         # a number whose last digits lie at, or just beside, a tie of the dtype
@@ -66,7 +66,9 @@ def _final(d: Draw, t: Trial) -> None:
     values = [x for x in values if t.dtype == "float64" or not np.isfinite(x) or abs(x) < 3.403e38]
     values = [float(np.float32(x)) if t.dtype == "float32" else x for x in values]
     given = {"values": reals(values), "dtype": dtype}
-    _asked(t, "checkpoint.final", given, lambda: {"bits": raw_array(around.final(values, dtype))}, dtypes=(t.dtype,))
+    _asked(
+        t, "checkpoint.final", given, lambda: {"bits": raw_array(train_around.final(values, dtype))}, dtypes=(t.dtype,)
+    )
 
 
 @property_of(
@@ -81,7 +83,8 @@ def _texts(d: Draw, t: Trial) -> None:
     stored, asked = d.choice(tuple(BITS)[1:]), d.choice((None, "float32", "float64", "float16"))
     given: dict[str, Any] = {"stored": stored} | ({} if asked is None else {"asked": asked})
     t.saw(
-        "a refused dtype", _asked(t, "checkpoint.dtype", given, lambda: {"dtype": around.compute_dtype(stored, asked)})
+        "a refused dtype",
+        _asked(t, "checkpoint.dtype", given, lambda: {"dtype": train_around.compute_dtype(stored, asked)}),
     )
 
     def value() -> Any:
@@ -94,7 +97,7 @@ def _texts(d: Draw, t: Trial) -> None:
     given = {"config": config} | ({} if generation is None else {"generation": generation})
     t.saw(
         "refused stop tokens",
-        _asked(t, "generate.stops", given, lambda: {"stops": ids(around.stops(config, generation))}),
+        _asked(t, "generate.stops", given, lambda: {"stops": ids(generate.stops(config, generation))}),
     )
     n, m = d.integer(0, 9), d.integer(1, 12)
     pattern = d.choice((f"{n}:{m}", None, f"{n}:{m}", f"{n}-{m}", n, [n, m], f"{n}:{m}:1", f" {n}:{m}"))
@@ -102,7 +105,7 @@ def _texts(d: Draw, t: Trial) -> None:
     record = record[:-1] if d.flag(8) else record
 
     def told() -> dict[str, Any]:
-        found = around.pattern_of(record)
+        found = prune.pattern_of(record)
         return {"pattern": None if found is None else ids(found)}
 
     t.saw("a refused record", _asked(t, "prune.record", {"record": record}, told))
@@ -111,7 +114,7 @@ def _texts(d: Draw, t: Trial) -> None:
     name = stem + middle + d.choice((".safetensors", ".SAFETENSORS", ".safetensors", ".bin", ""))
 
     def ok() -> dict[str, Any]:
-        around.check_name(name)
+        files_names.check_name(name)
         return {"ok": 1}
 
     t.saw("a refused name", _asked(t, "file.name", {"name": name}, ok))
@@ -181,5 +184,5 @@ def _rows(d: Draw, t: Trial) -> None:
     n = d.integer(1, 20)
     rows = d.integer(1, 100)
     t.saw("a rest" if rows % n else "no rest")
-    refused = _asked(t, "ranks.rows", {"rows": rows, "ranks": n}, lambda: {"first": ids(around.shares(rows, n))})
+    refused = _asked(t, "ranks.rows", {"rows": rows, "ranks": n}, lambda: {"first": ids(train_around.shares(rows, n))})
     t.saw("fewer rows than ranks", refused)

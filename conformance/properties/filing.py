@@ -3,7 +3,7 @@
 from conformance.gen.files import on, raw_array
 from conformance.gen.folders import MORE, read_from, written_to
 from conformance.gen.packing import squeezed
-from conformance.oracle import folders
+from conformance.oracle import files_folders
 from conformance.oracle.files import Tensor
 from conformance.properties.draws import Draw
 from conformance.properties.trial import Trial, property_of
@@ -42,12 +42,12 @@ def _both_ways(d: Draw, t: Trial) -> None:
         rows, columns = d.shape(9)
         tensors[name] = on(d.choice(("U8", "F32", "F16", "NONE")), (rows, columns), d.subset(rows * columns))
     files = {name: bytes(d.integers(d.integer(0, 40), 0, 255)) for name in d.some(_COMPANIONS, d.integer(0, 3))}
-    sizes = [folders.size_of(name, tensors[name], None) for name in sorted(tensors, key=str.encode)]
+    sizes = [files_folders.size_of(name, tensors[name], None) for name in sorted(tensors, key=str.encode)]
     part_bytes = d.choice((sum(sizes[:2]), sum(sizes[:3]), 64, 10**6, sum(sizes[:2]) - 1, max(sizes, default=1)))
     part_bytes = max(1, part_bytes)
     more = {"attributes": MORE["attributes"]} if d.flag() else {}
     given, told = written_to(tensors, part_bytes, files, **more)
-    parts = len(folders.divided(tensors, None, part_bytes))
+    parts = len(files_folders.divided(tensors, None, part_bytes))
     t.saw("one part" if parts == 1 else "several parts")
     t.saw("a part that is full to the byte", parts > 1 and part_bytes in (sum(sizes[:2]), sum(sizes[:3])))
     t.saw("companions", files)
@@ -62,7 +62,7 @@ def _refused(d: Draw, t: Trial) -> None:
     """A folder in which something is missing, changed or too many is read nowhere."""
     tensors = {name: on("U8", (2, 40), d.subset(80)) for name in d.some(_NAMES, d.integer(2, 5))}
     files = {name: bytes(d.integers(d.integer(1, 40), 0, 255)) for name in d.some(_COMPANIONS, 2)}
-    tree = folders.folder(tensors, part_bytes=64, companions=files).pack()
+    tree = files_folders.folder(tensors, part_bytes=64, companions=files).pack()
     spoil = d.choice(_SPOILT)
     t.saw(spoil)
     clauses = ["FMT-094"]
@@ -72,14 +72,14 @@ def _refused(d: Draw, t: Trial) -> None:
         tree[name] = tree[name][:at] + bytes([tree[name][at] ^ 1 << d.integer(0, 7)]) + tree[name][at + 1 :]
     elif spoil == _SPOILT[1]:
         clauses = ["FMT-102"]
-        del tree[d.choice(folders.part_names(len(tensors)))]
+        del tree[d.choice(files_folders.part_names(len(tensors)))]
     elif spoil == _SPOILT[2]:
         clauses = ["FMT-103"]
         tree[d.choice(("model.sparse", "MODEL.SPARSE.bak", "model.sparse-00001", "Model.sparse.index.json.1"))] = b""
     else:
         clauses = ["FMT-101"]
-        first, second = folders.part_names(len(tensors))[:2]
-        tree[folders.INDEX] = tree[folders.INDEX].replace(second.encode(), first.encode(), 1)
+        first, second = files_folders.part_names(len(tensors))[:2]
+        tree[files_folders.INDEX] = tree[files_folders.INDEX].replace(second.encode(), first.encode(), 1)
     t.case("folder.read", {"files": {name: raw_array(raw) for name, raw in tree.items()}}, refused=clauses)
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from conformance.gen.files import content, raw_array, state
 from conformance.gen.numbers import ids, reals
-from conformance.oracle import deltas, files, prune, rules
+from conformance.oracle import files, files_deltas, prune, train_text, update_counts
 from conformance.oracle.files import Tensor
 from conformance.properties.draws import Draw
 from conformance.properties.states import ties
@@ -96,13 +96,13 @@ def _number(d: Draw, dtype: str, n: int, unit: float) -> bytes:
     """Return n values of a dtype: multiples of a unit, or whole bytes."""
     if dtype not in _NUMBERS:
         return bytes(d.integers(n, 0, 255))
-    return b"".join(deltas.rounded(dtype, x) for x in d.levels(n, 40, unit))
+    return b"".join(files_deltas.rounded(dtype, x) for x in d.levels(n, 40, unit))
 
 
 def _stored(d: Draw, dtype: str, shape: tuple[int, int], at: list[int], unit: float = 0.125) -> Tensor:
     raw = _number(d, dtype, len(at), unit)
     size = len(raw) // max(len(at), 1)
-    return deltas.tensor(dtype, shape, {p: raw[i * size : (i + 1) * size] for i, p in enumerate(at)})
+    return files_deltas.tensor(dtype, shape, {p: raw[i * size : (i + 1) * size] for i, p in enumerate(at)})
 
 
 def _any_tensor(d: Draw) -> Tensor:
@@ -113,7 +113,7 @@ def _any_tensor(d: Draw) -> Tensor:
 def _operations(d: Draw, kind: str, w: Tensor) -> dict[str, Tensor]:
     """Return the operations that are stored for one tensor, without their name."""
     shape = (w.shape[0], w.shape[1])
-    held, size = list(deltas.cells(w)), shape[0] * shape[1]
+    held, size = list(files_deltas.cells(w)), shape[0] * shape[1]
     if kind == "whole":
         return {"whole": _any_tensor(d)}
     if kind == "add":
@@ -123,7 +123,7 @@ def _operations(d: Draw, kind: str, w: Tensor) -> dict[str, Tensor]:
     found = {}
     away = [held[i] for i in d.subset(len(held))] if kind in ("remove", "both") else []
     if away:
-        found["remove"] = deltas.tensor("NONE", shape, dict.fromkeys(away, b""))
+        found["remove"] = files_deltas.tensor("NONE", shape, dict.fromkeys(away, b""))
     new = [p for p in d.subset(size) if p not in away] if kind in ("replace", "both") else []
     return found | ({"replace": _stored(d, w.dtype, shape, new)} if new else {})
 
@@ -137,13 +137,13 @@ def _step(d: Draw, t: Trial, base: dict[str, Tensor]) -> tuple[dict[str, Tensor]
         found = {} if kind in ("gone", "nothing") else _operations(d, kind, w)
         if kind == "gone":
             gone.append(name)
-        elif found and files.content_digest(deltas.change(w, found)) != files.content_digest(w):
+        elif found and files.content_digest(files_deltas.change(w, found)) != files.content_digest(w):
             stored |= {f"{what}:{name}": x for what, x in found.items()}
             t.saw("both" if len(found) > 1 else next(iter(found)))
     if d.flag(3) and "new" not in base:
         stored["whole:new"] = _any_tensor(d)
     t.saw("a tensor that leaves", gone)
-    target, described = deltas.step(base, stored, tuple(gone))
+    target, described = files_deltas.step(base, stored, tuple(gone))
     return stored, target, described
 
 
@@ -181,7 +181,7 @@ def _apply(d: Draw, t: Trial) -> None:
     t.saw("a chain", len(chain) > 1)
     t.saw("a change of every position", any(x.support is None for stored, _ in chain for x in stored.values()))
     told = content(target)
-    answer = {key: told[key] for key in ("tensors", "tied", "scales")} | {"state": deltas.model(target)[1]}
+    answer = {key: told[key] for key in ("tensors", "tied", "scales")} | {"state": files_deltas.model(target)[1]}
     if chain:
         t.case("delta.apply", _given(base, [_packed(*one) for one in chain]), answer)
 
@@ -226,8 +226,8 @@ def _refused(d: Draw, t: Trial) -> None:
         old = stored[found[0]]
         dtype = "F64" if wrong == "an infinite sum" else "I32" if old.dtype != "I32" else "U8"
         raw = struct.pack("<d", 1e308) if dtype == "F64" else bytes(files.BITS[dtype] // 8)
-        at = dict.fromkeys(deltas.cells(old), raw)
-        chain[-1] = stored | {found[0]: deltas.tensor(dtype, (old.shape[0], old.shape[1]), at)}, described
+        at = dict.fromkeys(files_deltas.cells(old), raw)
+        chain[-1] = stored | {found[0]: files_deltas.tensor(dtype, (old.shape[0], old.shape[1]), at)}, described
         into = base.get(found[0].split(":")[1])
         if dtype == "F64" and (into is None or into.dtype == "F64"):
             return
@@ -248,7 +248,7 @@ def _magnitude(d: Draw, t: Trial) -> None:
     """What is kept is not among the smallest |W|."""
     shape = d.shape()
     w, sparsity = reals(d.with_specials(d.levels(shape[0] * shape[1], 2))).reshape(shape), d.integer(0, 99) / 100
-    n = rules.count(sparsity * w.size)
+    n = update_counts.count(sparsity * w.size)
     t.saw("a tie at the boundary", ties([abs(float(x)) for x in w.reshape(-1)], n))
     t.saw("nothing removed", n == 0)
     t.case("prune.magnitude", {"weights": w, "sparsity": sparsity}, {"kept": ids(prune.magnitude(w, sparsity))})
@@ -260,7 +260,7 @@ def _wanda(d: Draw, t: Trial) -> None:
     shape = d.shape()
     w, sparsity = reals(d.levels(shape[0] * shape[1], 2)).reshape(shape), d.integer(0, 99) / 100
     norms = [float(x) for x in d.integers(shape[1], 0, 3)]
-    n = rules.count(sparsity * shape[1])
+    n = update_counts.count(sparsity * shape[1])
     t.saw(
         "a tie at the boundary", any(ties([abs(float(x)) * h for x, h in zip(row, norms, strict=True)], n) for row in w)
     )
@@ -316,7 +316,7 @@ def _calibration(d: Draw, t: Trial) -> None:
     t.saw("one window", n == 1)
     t.saw("a text of one window", tokens == length)
     given = {"tokens": tokens, "length": length, "seed": seed, "n": n}
-    t.case("text.calibration", given, {"starts": ids(rules.window_starts(seed, 4, 0, n, tokens, length))})
+    t.case("text.calibration", given, {"starts": ids(train_text.window_starts(seed, 4, 0, n, tokens, length))})
 
 
 @property_of("prune.pattern", "PRN-004 TOP-005", "nm", "prune.pattern", sees=("a tie in a group", "several groups"))
@@ -350,6 +350,6 @@ def _windows(d: Draw, t: Trial) -> None:
         t.case("text.evaluation", evaluation, refused=["EVL-002"])
         return
     t.saw("one window", n == 1)
-    starts = rules.window_starts(seed, 2, (step - 1) * n, n, tokens, length)
+    starts = train_text.window_starts(seed, 2, (step - 1) * n, n, tokens, length)
     t.case("text.training", training, {"starts": ids(starts)})
-    t.case("text.evaluation", evaluation, {"starts": ids(rules.evaluation_starts(tokens, length, n))})
+    t.case("text.evaluation", evaluation, {"starts": ids(train_text.evaluation_starts(tokens, length, n))})

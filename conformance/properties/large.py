@@ -13,7 +13,7 @@ import numpy as np
 from conformance.cases.case import Bound
 from conformance.gen.numbers import Array, ids, reals
 from conformance.gen.update import after_adamw, after_event, given_state, matrix_of
-from conformance.oracle import adamw, rng, rules, update
+from conformance.oracle import select, select_rng, update, update_adamw, update_counts
 from conformance.oracle.update import State
 from conformance.properties.draws import Draw, Many, Shape
 from conformance.properties.trial import Trial, property_of
@@ -86,7 +86,7 @@ def _select(d: Draw, t: Trial) -> None:
         scores = many.lattice((n,), 300) / 8
         where = many.subset(2**34, n)
         _sees(t, (1, n), where)
-        for name, choose in (("largest", rules.largest), ("smallest", rules.smallest)):
+        for name, choose in (("largest", select.largest), ("smallest", select.smallest)):
             k = d.integer(n // 3, n)
             answer = {"chosen": ids(choose(scores.tolist(), where.tolist(), k))}
             t.case(f"select.{name}", {"scores": scores, "ids": where, "k": k}, answer)
@@ -107,7 +107,7 @@ def _topology(d: Draw, t: Trial) -> None:
     for shape in boundaries + shapes(d) + _far(d):
         at = _most(Many(d), shape)
         _sees(t, shape, at)
-        indptr, columns = rules.rows_and_columns(shape, at)
+        indptr, columns = select.rows_and_columns(shape, at)
         told = {"indptr": ids(indptr), "indices": ids(columns)}
         t.case("topology.of", _size(shape) | {"positions": ids(at)}, told)
         t.case("topology.positions", _size(shape) | told, {"positions": ids(at)})
@@ -131,8 +131,8 @@ def _change(d: Draw, t: Trial) -> None:
         values = many.lattice((len(old),), 10**6) / 64
         _sees(t, shape, old)
         given = _size(shape) | {"old": ids(old), "new": ids(new)}
-        t.case("change.source", given, {"source": ids(rules.source(old, new))})
-        moved = reals(rules.realign(values.tolist(), old, new, -1.5))
+        t.case("change.source", given, {"source": ids(select.source(old, new))})
+        moved = reals(select.realign(values.tolist(), old, new, -1.5))
         t.case("change.realign", given | {"values": values, "fill": -1.5}, {"values": moved})
 
 
@@ -170,7 +170,7 @@ def _delta(d: Draw, t: Trial) -> None:
         n, seed, matrix = d.integer(len(at) // 3, len(at) // 2), d.integer(0, 2**40), d.integer(0, 300)
         _sees(t, shape, at)
         given = _size(shape) | {"base": ids(at), "n": n, "seed": seed, "matrix": matrix}
-        t.case("delta.initial_random", given, {"positions": ids(rules.initial_random(at, n, seed, matrix))})
+        t.case("delta.initial_random", given, {"positions": ids(update_counts.initial_random(at, n, seed, matrix))})
 
 
 @property_of(
@@ -309,7 +309,7 @@ def _candidates(d: Draw, t: Trial) -> None:
         n, scope = d.integer(size // 10, size // 5), d.choice(("all", "active"))
         open_to = np.setdiff1d(base if scope == "active" else np.arange(size), eta)
         flat = whole.reshape(-1)
-        chosen = rules.largest(np.abs(flat[open_to]).tolist(), open_to.tolist(), n)
+        chosen = select.largest(np.abs(flat[open_to]).tolist(), open_to.tolist(), n)
         told = _size(shape) | {"dy": [dy], "x": [x], "steps": 1, "base": base, "delta": eta, "n": n, "scope": scope}
         t.case("gradient.candidates", told, {"candidates": ids(chosen), "values": flat[chosen] + 0.0})
 
@@ -323,7 +323,7 @@ def _adamw(d: Draw, t: Trial) -> None:
         slots = [many.lattice((kinds,), 99) / 64 for _ in range(4)]
         slots = [slots[0], slots[1], abs(slots[2]), many.integers(kinds, 0, 60), slots[3]]
         lr = 2.0 ** -d.integer(2, 12)
-        answer, bounds = after_adamw(slots, lr, adamw.Settings(weight_decay=0.125))
+        answer, bounds = after_adamw(slots, lr, update_adamw.Settings(weight_decay=0.125))
         given = dict(zip(("values", "m", "v", "age", "gradient"), (tiled(x, n) for x in slots), strict=True))
         t.saw(BEYOND, n > 65_536)
         t.case(
@@ -341,8 +341,8 @@ def _adamw(d: Draw, t: Trial) -> None:
 def _numbers(d: Draw, t: Trial) -> None:
     """Many and far draws, events of long runs, and slots of large matrices are those of Python's integers."""
     words, n = [d.integer(0, 2**63) for _ in range(3)], 65_536 + d.integer(1, 99)
-    key, numbers = rng.key(*words), [*range(n), 2**31, 2**32 + 1, 2**40 + d.integer(0, 9)]
-    draws = np.array([rng.draw(key, i) for i in numbers], dtype=np.uint64)
+    key, numbers = select_rng.key(*words), [*range(n), 2**31, 2**32 + 1, 2**40 + d.integer(0, 9)]
+    draws = np.array([select_rng.draw(key, i) for i in numbers], dtype=np.uint64)
     t.saw("more than 65,536 numbers", n > 65_536)
     t.case("rng.draws", {"words": np.array(words, dtype=np.uint64), "numbers": ids(numbers)}, {"draws": draws})
     steps, every = 65_540 + d.integer(0, 99), d.integer(1, 2)
@@ -351,4 +351,4 @@ def _numbers(d: Draw, t: Trial) -> None:
     t.saw("a matrix of more than 2³² entries", math.prod((rows, cols)) > 2**32)
     stored = d.choice((rows * cols, 2**31 + d.integer(0, 9)))
     given = {"density": density, "out": rows, "in": cols, "stored": stored}
-    t.case("count.budget", given, {"n": rules.delta_budget(density, rows, cols, stored)})
+    t.case("count.budget", given, {"n": update_counts.delta_budget(density, rows, cols, stored)})

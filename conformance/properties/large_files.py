@@ -4,7 +4,7 @@ import struct
 from typing import Any
 
 from conformance.gen.files import content, raw_array, state
-from conformance.oracle import deltas, files
+from conformance.oracle import files, files_deltas
 from conformance.oracle.files import Tensor
 from conformance.properties.draws import Draw, Many, Shape
 from conformance.properties.large import BEYOND, shapes
@@ -86,9 +86,9 @@ def _apply(d: Draw, t: Trial) -> None:
     }
     t.saw(BEYOND, stored["add:w"].nnz > 65_536)
     t.saw(_FAR, 2 * wide > 2**31)
-    target, described = deltas.step(base, stored)
+    target, described = files_deltas.step(base, stored)
     told = content(target)
-    answer = {key: told[key] for key in ("tensors", "tied", "scales")} | {"state": deltas.model(target)[1]}
+    answer = {key: told[key] for key in ("tensors", "tied", "scales")} | {"state": files_deltas.model(target)[1]}
     packed = files.pieces(stored, kind="delta", delta=described).pack()
     given = {"base": raw_array(files.pieces(base).pack()), "deltas": {"1": raw_array(packed)}}
     t.case("delta.apply", given, answer)

@@ -8,10 +8,20 @@ import numpy as np
 from conformance.gen.numbers import Array, ids, reals
 from conformance.gen.rule_events import BETAS, Made, answered, given_part
 from conformance.gen.windows import ratios_of
-from conformance.oracle import adapters, choices, generate, layers, optimizers, pools, prune, rules, window
+from conformance.oracle import (
+    adapters,
+    generate,
+    layers,
+    prune,
+    select_pools,
+    train_window,
+    update_choices,
+    update_counts,
+    update_optimizers,
+)
 from conformance.oracle.event import Evidence, Outcome, Part, event
-from conformance.oracle.scores import DROP, chance
 from conformance.oracle.tape import Var, gradients
+from conformance.oracle.update_scores import DROP, chance
 from conformance.properties.computing import gauges
 from conformance.properties.draws import Draw, Many
 from conformance.properties.large import BEYOND, exact, lengths, shapes, tiled
@@ -32,11 +42,11 @@ def _pools(d: Draw, t: Trial) -> None:
         pool = many.integers(n, 0, n_pools - 1).tolist()
         counts = np.bincount(pool, minlength=n_pools) // 2
         scored = list(zip(pool, range(n), scores.tolist(), strict=True))
-        found = pools.select(scored, dict(enumerate(counts.tolist())), largest=True)
-        near = pools.nearest([b for _, b in found.boundaries])
+        found = select_pools.select(scored, dict(enumerate(counts.tolist())), largest=True)
+        near = select_pools.nearest([b for _, b in found.boundaries])
         t.saw(BEYOND, n > 65_536)
         t.saw("many pools", n_pools > 65_536)
-        told = (near[0], near[1], pools.gap(near)) if near else ()
+        told = (near[0], near[1], select_pools.gap(near)) if near else ()
         answer = dict(zip(("inside", "outside", "gap"), (reals([x]) for x in told), strict=True))
         given = {"scores": scores, "ids": np.arange(n), "pools": ids(pool), "counts": counts, "largest": 1}
         t.case("select.pools", given, answer | {"chosen": ids(found.chosen)})
@@ -105,7 +115,7 @@ def _window(d: Draw, t: Trial) -> None:
     t.saw(BEYOND, size > 65_536)
     n = d.integer(size // 4, size // 2)
     flat = [g.reshape(-1) for g in steps]
-    at = window.candidates(flat[0].tolist(), n)
+    at = train_window.candidates(flat[0].tolist(), n)
     told = {
         "candidates": ids(at),
         "gradient": (flat[0] + flat[1])[at] / 2,
@@ -118,7 +128,7 @@ def _window(d: Draw, t: Trial) -> None:
     held = dict(zip(base.tolist(), values.tolist(), strict=True))
     given = where | {"base": base, "base_values": values, "seed": 1, "matrix": 2, "gradient": steps[1], "n": n}
     for by in ("gradient", "magnitude"):
-        eta = rules.initial(by, list(held), n, seed=1, matrix=2, gradient=flat[1].tolist(), base=held)
+        eta = update_counts.initial(by, list(held), n, seed=1, matrix=2, gradient=flat[1].tolist(), base=held)
         t.case("delta.initial", given | {"by": by, "scope": "active"}, {"positions": ids(eta)})
 
 
@@ -128,22 +138,22 @@ def _window(d: Draw, t: Trial) -> None:
 def _optimizer(d: Draw, t: Trial) -> None:
     """A step of many slots is the written formula at every one of them, by every optimizer."""
     shape, kinds, lr = (300 + d.integer(0, 9), 257), 257, 2.0 ** -d.integer(1, 9)
-    n, h = shape[0] * shape[1], optimizers.Hyper()
+    n, h = shape[0] * shape[1], update_optimizers.Hyper()
     t.saw(BEYOND, n > 65_536)
-    for kind, keeps in optimizers.KEEPS.items():
+    for kind, keeps in update_optimizers.KEEPS.items():
         many = Many(d)
         phi, g, m, v = (many.lattice((kinds,), 9) / 8 for _ in range(4))
         columns = {"m": m, "v": abs(v), "u": m, "age": many.integers(kinds, 0, 50)}
         held = {name: dict(enumerate(columns[name].tolist())) for name in keeps}
-        before = optimizers.Slots(dict(enumerate(phi.tolist())), held)
+        before = update_optimizers.Slots(dict(enumerate(phi.tolist())), held)
         more: dict[str, Any] = {}
         answer: dict[str, Any] = dict.fromkeys(("m", "v", "u", "age", "rows", "columns"))
         if kind == "sm3":
             # every row has the same slots and the same r, so that what one row shows holds for all
             r, c = float(d.integer(1, 9)), abs(many.lattice((kinds,), 9))
-            before = optimizers.Slots(before.phi, held, [r], c.tolist())
+            before = update_optimizers.Slots(before.phi, held, [r], c.tolist())
             more = {"rows": np.full(shape[0], r), "columns": c}
-        after = optimizers.step(kind, shape[1], before, dict(enumerate(g.tolist())), lr, h)
+        after = update_optimizers.step(kind, shape[1], before, dict(enumerate(g.tolist())), lr, h)
         if kind == "sm3":
             answer |= {"rows": np.full(shape[0], after.rows[0]), "columns": reals(after.columns)}
             t.saw("rows of SM3")
@@ -178,7 +188,7 @@ def _large_event(d: Draw, t: Trial) -> tuple[dict[str, Any], Made, list[Outcome]
     shape, many = shapes(d)[d.integer(1, 3)], Many(d)
     size = shape[0] * shape[1]
     t.saw(BEYOND, size > 65_536)
-    chosen = choices.RULE | BETAS | {"scope": d.choice(("matrix", "model"))}
+    chosen = update_choices.RULE | BETAS | {"scope": d.choice(("matrix", "model"))}
     chosen |= {"adapt": d.choice(("sensitivity", "magnitude")), "grow": d.choice(("gradient", "absolute"))}
     base, eta = many.subset(size, size // 2).tolist(), many.subset(size, size // 3).tolist()
 

@@ -20,7 +20,7 @@ from conformance.gen.states import (
     written,
 )
 from conformance.gen.train import GAP
-from conformance.oracle import state
+from conformance.oracle import train_state
 from conformance.oracle.event import Part, asked_by
 from conformance.oracle.train import rule_of
 from conformance.properties.draws import Draw
@@ -49,7 +49,7 @@ def _held_by_window(settings: dict[str, Any], step: int) -> int:
     """Return how many steps the window that is open after a step holds; 0 outside a window (TRN-005)."""
     if not asked_by(rule_of(settings)):
         return 0
-    return next((step - (end - n) for end, n in state.due(settings).items() if end - n < step < end), 0)
+    return next((step - (end - n) for end, n in train_state.due(settings).items() if end - n < step < end), 0)
 
 
 @property_of(
@@ -64,8 +64,8 @@ def _held_by_window(settings: dict[str, Any], step: int) -> int:
 def _resumed(d: Draw, t: Trial) -> None:
     """A run that stops after any step and goes on from its state gives the bits of one that does not stop."""
     one, settings, stop, world = _drawn(d)
-    first = state.begin(one.config, *world, settings)
-    saved = state.go_on(first, 0, [], stop).saved
+    first = train_state.begin(one.config, *world, settings)
+    saved = train_state.go_on(first, 0, [], stop).saved
     given = written(world, one.config, settings, stop)
     known = first.gap >= GAP and not is_weak(saved)
     t.saw("a state inside a window", _held_by_window(settings, stop))
@@ -101,7 +101,7 @@ def _invented(d: Draw, part: Part, step: int) -> Part:
     return replace(part, base=base, phi=real(0.125), kept=kept, lost=frozenset(gone))
 
 
-def _sums(d: Draw, part: Part, steps: int, rows: int, chosen: frozenset[int] | None) -> state.Sums:
+def _sums(d: Draw, part: Part, steps: int, rows: int, chosen: frozenset[int] | None) -> train_state.Sums:
     """Return what a window of steps may have summed up to."""
     numel, columns = math.prod(part.shape), part.shape[1]
     g = [float(np.float32(x / 8)) for x in d.real((numel,))]
@@ -109,7 +109,7 @@ def _sums(d: Draw, part: Part, steps: int, rows: int, chosen: frozenset[int] | N
     absolute = [float(np.float32(abs(a) + b)) for a, b in zip(g, more, strict=True)]
     square = [float(np.float32(a * a)) for a in absolute]
     x = [float(np.float32(abs(x) + 0.5)) for x in d.real((columns,))]
-    return state.Sums(steps, rows, g, absolute, square, x, chosen)
+    return train_state.Sums(steps, rows, g, absolute, square, x, chosen)
 
 
 @property_of(
@@ -125,11 +125,11 @@ def _any_state(d: Draw, t: Trial) -> None:
     """From any state a run goes on to where the kit's own goes on to."""
     one, settings, _, world = _drawn(d)
     step = max(1, settings["steps"] - d.integer(1, 4))
-    start = state.begin(one.config, *world, settings)
-    passed = any(end <= step for end in state.due(settings))
+    start = train_state.begin(one.config, *world, settings)
+    passed = any(end <= step for end in train_state.due(settings))
     parts = [replace(_invented(d, part, step), first=not passed) for part in start.parts]
     held = _held_by_window(settings, step)
-    sums: list[state.Sums] = []
+    sums: list[train_state.Sums] = []
     for part, n in zip(parts, start.delta_budgets, strict=True) if held else ():
         by_first = rule_of(settings)["candidates"] == "first-step"
         chosen = frozenset(d.some(range(math.prod(part.shape)), n)) if by_first else None
@@ -140,7 +140,7 @@ def _any_state(d: Draw, t: Trial) -> None:
         return [float(np.float32(abs(x) / 16 + 2.0**-8)) if sm3 else 0.0 for x in d.real((n,))]
 
     rows, columns = ([accumulators(part.shape[axis]) for part in parts] for axis in (0, 1))
-    saved = state.Saved(step, parts, rows, columns, sums)
+    saved = train_state.Saved(step, parts, rows, columns, sums)
     gap, (rest, final) = after(one, world, settings, saved)
     t.saw("too close to decide", gap < GAP)
     if gap < GAP:

@@ -11,11 +11,11 @@ from conformance.cases.case import Bound
 from conformance.gen.numbers import Array, ids, reals
 from conformance.gen.rule_events import BETAS, answered, given_part
 from conformance.gen.windows import ratios_of
-from conformance.oracle import choices, pools, rules, scores, window
+from conformance.oracle import select_pools, train_window, update_choices, update_schedule, update_scores
 from conformance.oracle.event import Evidence, Outcome, Part, asked_by, event
-from conformance.oracle.optimizers import KEEPS
-from conformance.oracle.rules import Round, binary64
+from conformance.oracle.select import Round, binary64
 from conformance.oracle.update import effective
+from conformance.oracle.update_optimizers import KEEPS
 from conformance.properties.draws import Draw, Shape
 from conformance.properties.states import ties
 from conformance.properties.trial import Trial, property_of
@@ -27,7 +27,7 @@ _SCORED = ("a score that is not finite", "a product that is rounded")
 
 
 def _rounded(t: Trial) -> Round:
-    return scores.binary32 if t.dtype == "float32" else binary64
+    return update_scores.binary32 if t.dtype == "float32" else binary64
 
 
 def _reals(d: Draw, t: Trial, n: int) -> Array:
@@ -51,7 +51,7 @@ def _score(t: Trial, op: str, given: dict[str, Any], evidence: list[Array], scor
         t.case(op, given, refused=_REFUSED, dtypes=(t.dtype,))
         return
     if all(np.isfinite(x).all() for x in evidence):
-        t.saw("a product that is rounded", found != list(score(scores.binary32)) or t.dtype == "float32")
+        t.saw("a product that is rounded", found != list(score(update_scores.binary32)) or t.dtype == "float32")
         # draws are binary64 whatever the dtype: in float32 they are not asked for
         t.case(op, given, {"scores": reals(found)}, dtypes=("float64",) if drawn else (t.dtype,))
 
@@ -59,7 +59,7 @@ def _score(t: Trial, op: str, given: dict[str, Any], evidence: list[Array], scor
 def _drawn(d: Draw, t: Trial, op: str, given: dict[str, Any], at: list[int], use: int) -> None:
     """Ask for random scores."""
     seed, matrix, step = d.choice((0, 1, 2**64 - 1)), d.integer(0, 20), d.integer(0, 1000)
-    found = [scores.chance(seed, matrix, step, use, p) for p in at]
+    found = [update_scores.chance(seed, matrix, step, use, p) for p in at]
     _score(t, op, given | {"seed": seed, "matrix": matrix, "step": step}, [], lambda _: found)
 
 
@@ -72,12 +72,12 @@ def _drawn(d: Draw, t: Trial, op: str, given: dict[str, Any], at: list[int], use
 )
 def _drop_scores(d: Draw, t: Trial) -> None:
     """Scores of slots are the written formulas, every operation rounded once."""
-    criterion, n = d.choice(choices.VALUES["drop"][0]), d.length(18)
+    criterion, n = d.choice(update_choices.VALUES["drop"][0]), d.length(18)
     at = [3 * i + x for i, x in enumerate(d.integers(n, 0, 2))]
     phi, other = _reals(d, t, n), _reals(d, t, n)
     given: dict[str, Any] = {"criterion": criterion, "positions": ids(at), "values": phi}
     if criterion == "random":
-        _drawn(d, t, "score.drop", given | {"values": reals(d.levels(n))}, at, scores.DROP)
+        _drawn(d, t, "score.drop", given | {"values": reals(d.levels(n))}, at, update_scores.DROP)
         return
     needs = {"change": "origin", "fisher": "square", "weight": "weight"}.get(criterion, "")
     other = abs(other) if needs == "square" else other
@@ -85,7 +85,7 @@ def _drop_scores(d: Draw, t: Trial) -> None:
 
     def score(r: Round) -> list[float]:
         pairs = [(float(x), {needs: float(y)} if needs else {}) for x, y in zip(phi, other, strict=True)]
-        return [scores.of_slot(criterion, x, r=r, **more) for x, more in pairs]
+        return [update_scores.of_slot(criterion, x, r=r, **more) for x, more in pairs]
 
     _score(t, "score.drop", given, [phi, other] if needs else [phi], score)
 
@@ -101,10 +101,10 @@ def _grow_scores(d: Draw, t: Trial) -> None:
     """Scores of candidates are the written formulas, every operation rounded once."""
     shape = d.shape(8)
     rows, cols = shape
-    criterion, at = d.choice(choices.VALUES["grow"][0]), d.subset(rows * cols)
+    criterion, at = d.choice(update_choices.VALUES["grow"][0]), d.subset(rows * cols)
     given: dict[str, Any] = {"criterion": criterion, "out": rows, "in": cols, "positions": ids(at)}
     if criterion == "random":
-        _drawn(d, t, "score.grow", given, at, scores.GROW)
+        _drawn(d, t, "score.grow", given, at, update_scores.GROW)
         return
     needs = {"absolute": ("absolute",), "fisher": ("square",), "moments": ("row_moments", "column_moments")}
     needs["gradient"], needs["curvature"] = ("gradient",), ("gradient", "inputs")
@@ -124,7 +124,7 @@ def _grow_scores(d: Draw, t: Trial) -> None:
             {short.get(n, n): float(x) for n, x in zip(chosen, row, strict=True)}
             for row in zip(*chosen.values(), strict=True)
         ]
-        return [scores.of_candidate(criterion, r=r, **one) for one in named]
+        return [update_scores.of_candidate(criterion, r=r, **one) for one in named]
 
     given |= {name: x.reshape(shape) if name not in sizes else x for name, x in held.items()}
     # only what is scored may be wrong: whether the rest is looked at is not this operation's to say
@@ -142,11 +142,11 @@ def _grow_scores(d: Draw, t: Trial) -> None:
 def _adapt_scores(d: Draw, t: Trial) -> None:
     """Scores of weights are the written formulas, every operation rounded once."""
     shape = d.shape(8)
-    criterion, at = d.choice(choices.VALUES["adapt"][0]), d.subset(shape[0] * shape[1])
+    criterion, at = d.choice(update_choices.VALUES["adapt"][0]), d.subset(shape[0] * shape[1])
     w, g, h = _reals(d, t, len(at)), _reals(d, t, len(at)), abs(_reals(d, t, shape[1]))
     given: dict[str, Any] = {"criterion": criterion, "out": shape[0], "in": shape[1], "positions": ids(at)}
     if criterion == "random":
-        use = d.choice((scores.ADAPT, scores.LAST))
+        use = d.choice((update_scores.ADAPT, update_scores.LAST))
         _drawn(d, t, "score.adapt", given | {"weight": reals(d.levels(len(at))), "use": use}, at, use)
         return
     of = h[[p % shape[1] for p in at]]
@@ -156,7 +156,7 @@ def _adapt_scores(d: Draw, t: Trial) -> None:
 
     def score(r: Round) -> list[float]:
         table = zip(w, g, of, strict=True)
-        return [scores.of_weight(criterion, float(x), g=float(y), h=float(z), r=r) for x, y, z in table]
+        return [update_scores.of_weight(criterion, float(x), g=float(y), h=float(z), r=r) for x, y, z in table]
 
     given |= used | ({"inputs": h} if "inputs" in used else {})
     if "inputs" not in used or np.isfinite(h).all() or not np.isfinite(of).all():
@@ -187,7 +187,7 @@ def _candidates(d: Draw, t: Trial) -> None:
         t.case("window.candidates", given, refused=_REFUSED)
         return
     flat = [[float(x) for x in g.reshape(-1)] for g in gradients]
-    at, seen = window.candidates(flat[0], n), window.evidence(flat)
+    at, seen = train_window.candidates(flat[0], n), train_window.evidence(flat)
     t.saw("a tie at the boundary", ties([-abs(x) for x in flat[0]], n))
     t.saw("several steps", steps > 1 and n)
     answer: dict[str, Any] = {"candidates": ids(at)}
@@ -206,9 +206,9 @@ def _drops(d: Draw, t: Trial) -> None:
     """The drop fraction follows its schedule to the last step that may have an event."""
     steps, until = d.integer(1, 200), d.choice((1.0, d.integer(1, 100) / 100))
     # no event follows the last step, and one that is not the first has one before it
-    last = rules.last_event(steps, until)
+    last = update_schedule.last_event(steps, until)
     fraction, how, first = d.integer(0, 64) / 64, d.choice(("fraction", "all")), d.integer(0, 1)
-    kind = d.choice(choices.VALUES["drop_schedule"][0])
+    kind = d.choice(update_choices.VALUES["drop_schedule"][0])
     given: dict[str, Any] = {"drop_schedule": kind, "drop_fraction": fraction, "steps": steps, "evolve_until": until}
     given |= {"first_event": how, "first": first}
     if d.flag(6):
@@ -222,7 +222,7 @@ def _drops(d: Draw, t: Trial) -> None:
     if most < least:
         return
     step = d.choice((most, d.integer(least, most)))
-    value = 1.0 if how == "all" and first else rules.scheduled(kind, fraction, step, last)
+    value = 1.0 if how == "all" and first else update_schedule.scheduled(kind, fraction, step, last)
     t.saw(kind)
     t.saw("an end before the last step", last < steps)
     t.saw("a first event that drops all", how == "all" and first and fraction < 1)
@@ -235,12 +235,12 @@ _CHOSEN = ("adapt", "grow", "drop", "drops", "moments", "candidates", "counts", 
 _OPTIMIZERS = ("adamw", "sgd", "spiel-adamw", "sm3")
 
 
-def _rule(d: Draw) -> tuple[choices.Rule, str, tuple[int, int] | None]:
+def _rule(d: Draw) -> tuple[update_choices.Rule, str, tuple[int, int] | None]:
     """Return a rule that does not contradict itself, the optimizer, and a pattern where the rule needs one."""
     optimizer = d.choice(_OPTIMIZERS)
-    given: choices.Rule = {}
-    wanted: choices.Rule = {"scope": d.choice(choices.VALUES["scope"][0])}
-    wanted |= {key: d.choice(choices.VALUES[key][0]) for key in d.some(_CHOSEN, d.integer(0, 6))}
+    given: update_choices.Rule = {}
+    wanted: update_choices.Rule = {"scope": d.choice(update_choices.VALUES["scope"][0])}
+    wanted |= {key: d.choice(update_choices.VALUES[key][0]) for key in d.some(_CHOSEN, d.integer(0, 6))}
     if optimizer == "sm3" and d.flag():
         wanted["grow"] = "moments"
     pattern = (2, 4) if wanted.get("scope") == "group" else None
@@ -248,14 +248,16 @@ def _rule(d: Draw) -> tuple[choices.Rule, str, tuple[int, int] | None]:
         wanted["regrow"] = 0
     for key, value in wanted.items():
         try:
-            choices.check(given | {key: value, "optimizer": optimizer} | ({"pattern": [2, 4]} if pattern else {}))
-        except pools.RefusedError:
+            update_choices.check(
+                given | {key: value, "optimizer": optimizer} | ({"pattern": [2, 4]} if pattern else {})
+            )
+        except select_pools.RefusedError:
             continue
         given[key] = value
-    return choices.RULE | BETAS | given, optimizer, pattern if given.get("scope") == "group" else None
+    return update_choices.RULE | BETAS | given, optimizer, pattern if given.get("scope") == "group" else None
 
 
-def _part(d: Draw, chosen: choices.Rule, optimizer: str, matrix: int, pattern: tuple[int, int] | None) -> Part:
+def _part(d: Draw, chosen: update_choices.Rule, optimizer: str, matrix: int, pattern: tuple[int, int] | None) -> Part:
     """Return a matrix on few levels, often over its budget."""
     if pattern is None:
         shape: Shape = d.shape(5)
@@ -290,7 +292,7 @@ def _part(d: Draw, chosen: choices.Rule, optimizer: str, matrix: int, pattern: t
     return Part(shape, matrix, held, phi, kept, budget, delta_budget, optimizer, lost=lost)
 
 
-def _evidence(d: Draw, chosen: choices.Rule, part: Part) -> Evidence:
+def _evidence(d: Draw, chosen: update_choices.Rule, part: Part) -> Evidence:
     rows, cols = part.shape
     gradient, absolute, square = (d.levels(rows * cols, 2, 1.0) for _ in range(3))
     h = [0.0 if x == 0 else 2.0 ** (x - 2) for x in d.integers(cols, 0, 4)]
@@ -337,7 +339,7 @@ def _asked_of_an_event(d: Draw, t: Trial, op: str, answer: Callable[..., dict[st
     given |= words | ({"pattern": list(pattern)} if pattern else {})
     try:
         found = event(parts, seen, chosen, fraction, **words, pattern=pattern, rounded=_rounded(t))
-    except pools.RefusedError as error:
+    except select_pools.RefusedError as error:
         if not str(error).startswith(_REFUSED):
             raise
         t.saw("evidence that is not finite")
@@ -353,7 +355,9 @@ def _asked_of_an_event(d: Draw, t: Trial, op: str, answer: Callable[..., dict[st
 def _ratios(d: Draw, t: Trial) -> None:
     """The ratios of an event by any rule are to what there was before it, each of its own matrix."""
 
-    def answer(parts: list[Part], seen: list[Evidence], chosen: choices.Rule, found: list[Outcome]) -> dict[str, Any]:
+    def answer(
+        parts: list[Part], seen: list[Evidence], chosen: update_choices.Rule, found: list[Outcome]
+    ) -> dict[str, Any]:
         told = ratios_of(list(zip(parts, seen, strict=True)), chosen, found)
         t.saw("no whole gradient", None in told["gradient_norm"])
         t.saw("no slots before it", not all(part.phi for part in parts))
@@ -362,7 +366,7 @@ def _ratios(d: Draw, t: Trial) -> None:
     _asked_of_an_event(d, t, "event.ratios", answer)
 
 
-def _saw(t: Trial, parts: list[Part], chosen: choices.Rule, found: list[Outcome]) -> None:
+def _saw(t: Trial, parts: list[Part], chosen: update_choices.Rule, found: list[Outcome]) -> None:
     t.saw("two matrices", len(parts) > 1)
     t.saw(chosen["scope"])
     t.saw("moments of rows and columns", chosen["grow"] == "moments" and any(one.grown for one in found))

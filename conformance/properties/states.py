@@ -6,7 +6,7 @@ from typing import Any
 
 from conformance.gen.numbers import Array, ids, reals
 from conformance.gen.update import after_adamw, after_event, given_state
-from conformance.oracle import adamw, rules, update
+from conformance.oracle import select, update, update_adamw
 from conformance.oracle.update import State
 from conformance.properties.draws import Draw, Shape
 from conformance.properties.trial import Trial
@@ -88,7 +88,7 @@ def ties(values: list[float], n: int) -> bool:
 
 def evolve_case(t: Trial, shape: Shape, state: State, event: Event) -> dict[str, Any] | None:
     """Ask for an event, compare it with dictionaries, and return the answer."""
-    rounded = rules.binary32 if t.dtype == "float32" else rules.binary64
+    rounded = select.binary32 if t.dtype == "float32" else select.binary64
     flat = [float(x) for x in event.gradient.reshape(-1)]
     after, moves = update.evolve(state, flat, rounded=rounded, **event.how)
     _saw(t, shape, state, moves, event)
@@ -117,6 +117,6 @@ def adamw_case(
     """Ask for a step of AdamW at every slot, compare it with the written formula, and return the answer."""
     columns = [reals(x.values()) for x in (state.phi, state.m, state.v)]
     slots = [*columns, ids(state.age.values()), reals(gradient)]
-    answer, bounds = after_adamw(slots, lr, adamw.Settings(**hyper))
+    answer, bounds = after_adamw(slots, lr, update_adamw.Settings(**hyper))
     given = dict(zip(("values", "m", "v", "age", "gradient"), slots, strict=True))
     return t.case("adamw.step", given | {"lr": lr} | hyper, answer, bounds=bounds, dtypes=(t.dtype,))

@@ -6,7 +6,7 @@ from conformance.gen import tiny
 from conformance.gen.depth import TWO
 from conformance.gen.numbers import Numbers
 from conformance.gen.steps import SETTINGS, asked, rounded, summed
-from conformance.oracle import choices, train
+from conformance.oracle import train, update_choices
 from conformance.properties.anchored import Own, own_step, part_of
 from conformance.properties.draws import Draw
 from conformance.properties.trial import Trial, property_of
@@ -41,7 +41,7 @@ def _settings(d: Draw, layers: int) -> dict[str, Any]:
         "max_norm": d.choice((1.0, 0.0625, 0.0)),
         "weight_decay": d.choice((0.0, 0.5)),
     }
-    return settings | ({"rule": choices.rule_of(settings["preset"]) | {drawn: "random"}} if drawn else {})
+    return settings | ({"rule": update_choices.rule_of(settings["preset"]) | {drawn: "random"}} if drawn else {})
 
 
 _SEES = ("an event at the end of a long window", "an event on one gradient", "several events", "clipping",

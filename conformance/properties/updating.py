@@ -8,7 +8,7 @@ import numpy as np
 from conformance.cases.case import Bound
 from conformance.gen.numbers import ids, reals
 from conformance.gen.update import matrix_of
-from conformance.oracle import adamw, rules, update
+from conformance.oracle import select, update, update_adamw, update_counts
 from conformance.oracle.update import State
 from conformance.properties.draws import Draw
 from conformance.properties.states import (
@@ -43,7 +43,7 @@ def _effective(d: Draw, t: Trial) -> None:
     t.saw("a slot off the base", state.phi.keys() - state.base.keys())
     t.saw("a stored zero of the other sign", any(math.copysign(1, x) < 0 == x for x in state.base.values()))
     if t.dtype == "float32":
-        w = update.effective(state.base, state.phi, rules.binary32)
+        w = update.effective(state.base, state.phi, select.binary32)
     answer = {"support": ids(w), "weights": reals(w.values())}
     t.case("delta.effective", matrix_of(shape, state.base, state.phi), answer, dtypes=(t.dtype,))
 
@@ -56,7 +56,7 @@ def _initial_random(d: Draw, t: Trial) -> None:
     n, seed, matrix = d.integer(0, len(at)), d.choice((0, 1, 2**64 - 1)), d.integer(0, 30)
     t.saw("some chosen of more", 0 < n < len(at))
     given = {"out": shape[0], "in": shape[1], "base": ids(at), "n": n, "seed": seed, "matrix": matrix}
-    t.case("delta.initial_random", given, {"positions": ids(rules.initial_random(at, n, seed, matrix))})
+    t.case("delta.initial_random", given, {"positions": ids(update_counts.initial_random(at, n, seed, matrix))})
 
 
 @property_of(
@@ -71,7 +71,7 @@ def _initial(d: Draw, t: Trial) -> None:
     by, scope = d.choice(("gradient", "random", "magnitude")), d.choice(("active", "anywhere"))
     open_to = at if scope == "active" else list(range(size))
     n, flat = d.integer(0, len(open_to)), d.levels(size, 2)
-    eta = rules.initial(by, open_to, n, seed=5, matrix=3, gradient=flat, base=base)
+    eta = update_counts.initial(by, open_to, n, seed=5, matrix=3, gradient=flat, base=base)
     scores = [-abs(flat[p] if by == "gradient" else base.get(p, 0.0)) for p in open_to]
     t.saw("a tie", by != "random" and ties(scores, n))
     t.saw(by)
@@ -149,13 +149,13 @@ def _adapt(d: Draw, t: Trial) -> None:
     t.saw("a tie at the boundary", ties([abs(gradient[p] * w[p]) for p in w], len(w) - budget))
     t.saw("nothing to do", not gone)
     if t.dtype == "float32":
-        gone = update.pruned(update.effective(state.base, state.phi, rules.binary32), set(), gradient, budget, _single)
+        gone = update.pruned(update.effective(state.base, state.phi, select.binary32), set(), gradient, budget, _single)
     given = matrix_of(shape, state.base, state.phi) | {"gradient": reals(gradient).reshape(shape), "budget": budget}
     t.case("update.adapt", given, {"pruned": ids(gone)}, dtypes=(t.dtype,))
 
 
 def _single(x: float) -> float:
-    return rules.binary32(x)
+    return select.binary32(x)
 
 
 @property_of(
@@ -247,7 +247,7 @@ def _adamw(d: Draw, t: Trial) -> None:
 def _clip(d: Draw, t: Trial) -> None:
     """Gradients are scaled down to the norm, never up."""
     norm, top = d.integer(0, 4096) / 256, d.choice((0.0, 1.0, 0.5, 8.0))
-    factor = adamw.clip_factor([norm], top)
+    factor = update_adamw.clip_factor([norm], top)
     t.saw("no clipping", top == 0)
     t.saw("a norm below", top and norm < top)
     t.saw("a norm above", top and norm > top)

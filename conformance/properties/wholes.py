@@ -14,7 +14,7 @@ from conformance.gen import models, tiny
 from conformance.gen.numbers import Array, Numbers, ids
 from conformance.gen.steps import SETTINGS
 from conformance.gen.train import run_answer
-from conformance.oracle import generate, model, prune, rules, train
+from conformance.oracle import generate, model, prune, train, train_text
 from conformance.oracle.model import Config, Decoder
 from conformance.properties.draws import Draw, Many
 from conformance.properties.trial import Trial, property_of
@@ -185,7 +185,7 @@ def _perplexity(d: Draw, t: Trial) -> None:
         config = _config(d, d.choice(_KINDS)) | {"max_position_embeddings": 16}
         tensors, length, windows = _tensors(d, config), d.integer(3, 7), d.integer(2, 4)
         text = ids(d.integers(length + d.integer(2, 30), 0, config["vocab_size"] - 1))
-        rows = np.stack([text[a : a + length] for a in rules.evaluation_starts(len(text), length, windows)])
+        rows = np.stack([text[a : a + length] for a in train_text.evaluation_starts(len(text), length, windows)])
         given = {"config": config, "tensors": tensors, "text": text, "length": length, "windows": windows}
 
         def answer(held: Tensors) -> dict[str, Any]:

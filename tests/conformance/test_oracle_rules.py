@@ -10,15 +10,25 @@ import pytest
 from conformance.cases.case import load_all
 from conformance.gen.presets import WRONG
 from conformance.gen.rule_events import ALIKE, BETAS, CLOSE
-from conformance.oracle import choices, optimizers, pools, rng, rules, scores, train, update, window
+from conformance.oracle import (
+    select_pools,
+    select_rng,
+    train,
+    train_window,
+    update,
+    update_choices,
+    update_optimizers,
+    update_schedule,
+    update_scores,
+)
 from conformance.oracle.event import Evidence, Part, event, last_pass
-from conformance.oracle.optimizers import KEEPS, Hyper, Slots
+from conformance.oracle.update_optimizers import KEEPS, Hyper, Slots
 
 CASES = {case.id: case for case in load_all()}
 
 
 def rule(**change):
-    return choices.RULE | BETAS | change
+    return update_choices.RULE | BETAS | change
 
 
 def part(shape, base, phi, budget, delta_budget, *, optimizer="adamw", origin=None, **more):
@@ -51,11 +61,11 @@ def test_EVT_001_the_example_of_chapter_8():
 
 
 def test_SCH_005_the_schedule_of_spiel_and_its_first_event():
-    assert rules.all_events("phases", 50, 20, 1.0, 5) == ([5, 25, 45], [5, 6, 6])
-    assert rules.all_events("phases", 50, 20, 0.5, 5) == ([5, 25], [5, 6])
+    assert update_schedule.all_events("phases", 50, 20, 1.0, 5) == ([5, 25, 45], [5, 6, 6])
+    assert update_schedule.all_events("phases", 50, 20, 0.5, 5) == ([5, 25], [5, 6])
     # everything goes: the slots move to the candidates of the first step
     one = part((1, 6), {}, {0: 1.0, 1: -2.0}, [2], [2], optimizer="spiel-adamw", first=True)
-    spiel = rule(**{k: v for k, v in choices.PRESETS["spiel-ag"].items() if k in choices.RULE})
+    spiel = rule(**{k: v for k, v in update_choices.PRESETS["spiel-ag"].items() if k in update_choices.RULE})
     what = seen((1, 6), [0.0, 0.0, 0.0, 4.0, -8.0, 0.0], candidates=frozenset({3, 4}), steps=2)
     found = only(event([one], [what], spiel, 0.1))
     assert (found.dropped, found.grown) == ([0, 1], [3, 4])
@@ -114,13 +124,13 @@ def test_EVT_005_evidence_that_is_asked_for_and_scores_that_are_ranked():
     one = part((2, 2), {0: 1.0, 1: 1.0, 2: 1e200}, {}, [2, 1], [1, 1])
     nan = seen((2, 2), [1.0, 1.0, 1.0, math.nan])
     for chosen in (rule(grow="random"), rule(grow_scope="active"), rule(moments="seeded", grow="absolute")):
-        with pytest.raises(pools.RefusedError, match="EVT-005"):
+        with pytest.raises(select_pools.RefusedError, match="EVT-005"):
             event([replace(one, budget=[9], delta_budget=[1])], [nan], chosen, 0.0)
     # row 1 has nothing to prune: its weight, whose score would overflow, is not ranked
     rows = rule(scope="row", adapt="curvature", grow="random", grow_scope="active")
     fine = seen((2, 2), [1.0] * 4)
     assert only(event([replace(one, delta_budget=[0, 0])], [fine], rows, 0.0)).pruned == []
-    with pytest.raises(pools.RefusedError, match="SEL-004"):
+    with pytest.raises(select_pools.RefusedError, match="SEL-004"):
         event([replace(one, budget=[2, 0], delta_budget=[0, 0])], [fine], rows, 0.0)
 
 
@@ -188,35 +198,35 @@ def test_SEL_007_matrices_in_one_pool_share_budgets_and_break_ties_by_index():
 
 def test_SEL_008_the_boundary_with_the_smallest_gap_the_first_of_equals():
     scored = [(0, 0, 1.0), (0, 1, 2.0), (1, 2, 4.0), (1, 3, 8.0), (2, 4, 3.0), (2, 5, 4.0)]
-    found = pools.select(scored, {0: 1, 1: 1, 2: 0}, largest=True)
+    found = select_pools.select(scored, {0: 1, 1: 1, 2: 0}, largest=True)
     assert found.chosen == [1, 3]
     assert [b for _, b in found.boundaries] == [(2.0, 1.0), (8.0, 4.0)]
-    assert pools.nearest([b for _, b in found.boundaries]) == (2.0, 1.0)
-    assert pools.gap((0.0, 0.0)) == 0.0
-    with pytest.raises(pools.RefusedError, match="SEL-005"):
-        pools.select(scored, {0: 3, 1: 0, 2: 0}, largest=True)
+    assert select_pools.nearest([b for _, b in found.boundaries]) == (2.0, 1.0)
+    assert select_pools.gap((0.0, 0.0)) == 0.0
+    with pytest.raises(select_pools.RefusedError, match="SEL-005"):
+        select_pools.select(scored, {0: 3, 1: 0, 2: 0}, largest=True)
 
 
 def test_GRD_004_to_GRD_006_the_example_of_chapter_6():
-    assert window.of_batches(1, 2, [([[1.0], [2.0]], [[3.0, 0.0], [4.0, 5.0]])]) == [11.0, 10.0]
-    assert window.inputs(2, [[[3.0, 0.0], [4.0, 5.0]]]) == [12.5, 12.5]
-    found = window.evidence([[1.0, -3.0], [-1.0, -1.0]])
+    assert train_window.of_batches(1, 2, [([[1.0], [2.0]], [[3.0, 0.0], [4.0, 5.0]])]) == [11.0, 10.0]
+    assert train_window.inputs(2, [[[3.0, 0.0], [4.0, 5.0]]]) == [12.5, 12.5]
+    found = train_window.evidence([[1.0, -3.0], [-1.0, -1.0]])
     assert found == {"gradient": [0.0, -2.0], "absolute": [1.0, 2.0], "square": [1.0, 5.0]}
 
 
 def test_RNG_003_two_draws_that_are_one_number_in_binary32():
-    a, b = (scores.chance(CLOSE, 1, 7, scores.GROW, p) for p in (19, 14))
+    a, b = (update_scores.chance(CLOSE, 1, 7, update_scores.GROW, p) for p in (19, 14))
     assert a > b
-    assert scores.binary32(a) == scores.binary32(b)
+    assert update_scores.binary32(a) == update_scores.binary32(b)
     found = CASES["event.drawn"].expected["grown"][0].tolist()
     assert 19 in found
     assert 14 not in found
-    assert scores.chance(5, 2, 9, 1, 0) == (rng.draw(rng.key(5, 3, 2, 9, 1), 0) >> 11) / 2**53
+    assert update_scores.chance(5, 2, 9, 1, 0) == (select_rng.draw(select_rng.key(5, 3, 2, 9, 1), 0) >> 11) / 2**53
 
 
 def test_OPT_008_slots_see_the_accumulators_from_before_the_step():
     before = Slots({0: 0.0, 1: 1.0, 3: 2.0}, {}, [4.0, 0.0], [1.0, 9.0])
-    after = optimizers.step("sm3", 2, before, {0: 2.0, 1: 3.0, 3: 1.0}, 0.5, Hyper(eps=0.0))
+    after = update_optimizers.step("sm3", 2, before, {0: 2.0, 1: 3.0, 3: 1.0}, 0.5, Hyper(eps=0.0))
     nu = {0: 1 + 4, 1: 4 + 9, 3: 0 + 1}  # min(r, c) + g²
     assert after.rows == [13.0, 1.0]
     assert after.columns == [5.0, 13.0]
@@ -227,10 +237,10 @@ def test_OPT_008_slots_see_the_accumulators_from_before_the_step():
 def test_OPT_006_and_OPT_007_by_hand():
     h = Hyper(beta1=0.5, beta2=0.75, eps=1.0, weight_decay=0.5, momentum=0.5)
     kept = {"m": {0: 0.0}, "v": {0: 0.0}, "age": {0: 0}}
-    spiel = optimizers.step("spiel-adamw", 1, Slots({0: 1.0}, kept), {0: 4.0}, 0.25, h)
+    spiel = update_optimizers.step("spiel-adamw", 1, Slots({0: 1.0}, kept), {0: 4.0}, 0.25, h)
     # m 2, v 4, c₁ 0.5, c₂ 0.5: 0.25 · 2 / ((2 + 1) · 0.5 / 0.5), then 1/8 of the new φ
     assert spiel.phi[0] == pytest.approx((1 - 0.5 / 3) * (1 - 0.125), rel=1e-15)
-    sgd = optimizers.step("sgd", 1, Slots({0: 1.0}, {"u": {0: 8.0}}), {0: 4.0}, 0.25, h)
+    sgd = update_optimizers.step("sgd", 1, Slots({0: 1.0}, {"u": {0: 8.0}}), {0: 4.0}, 0.25, h)
     assert (sgd.phi[0], sgd.kept["u"][0]) == (0.875 - 2.0, 8.0)
 
 
@@ -283,10 +293,10 @@ def test_EVT_009_no_group_stores_more_than_at_load_after_any_event():
             assert len(one.phi) <= one.delta_budget[0]
 
 
-@pytest.mark.parametrize("preset", choices.PRESETS)
+@pytest.mark.parametrize("preset", update_choices.PRESETS)
 def test_EVT_011_every_preset_passes_its_own_check(preset):
-    choices.check(choices.PRESETS[preset])
-    assert len(choices.spelled(preset)) >= len(choices.RULE)
+    update_choices.check(update_choices.PRESETS[preset])
+    assert len(update_choices.spelled(preset)) >= len(update_choices.RULE)
 
 
 def decoded(case):
@@ -323,7 +333,7 @@ def moved(case, **change):
 
 EVENTS = [case for case in CASES.values() if case.op == "update.event" and not case.refused]
 ALTERNATIVES = {
-    key: (*names, ) for key, (names, _) in choices.VALUES.items() if key in choices.RULE
+    key: (*names, ) for key, (names, _) in update_choices.VALUES.items() if key in update_choices.RULE
 } | {"regrow": (0, 1)}  # fmt: skip
 ELSEWHERE = ("events", "drop_schedule")
 PAIRS = [

@@ -11,7 +11,7 @@ from conformance.engine.port import EnginePort
 from conformance.gen.update import after_adamw
 from conformance.judge.harness import Variant, run
 from conformance.judge.slack import bound_of
-from conformance.oracle import adamw, layers
+from conformance.oracle import layers, update_adamw
 from conformance.oracle.powers import STEP, power
 
 AGES = 5000
@@ -77,7 +77,7 @@ def every_age():
     phi, m, g = (rng.standard_normal(AGES).astype(np.float32).astype(np.float64) for _ in range(3))
     slots = (phi * 0.01, m * 0.1, (m * 0.1) ** 2 + 1e-3, np.arange(AGES), g)
     slots = tuple(x.astype(np.float32).astype(np.float64) if x.dtype.kind == "f" else x for x in slots)
-    answer, bounds = after_adamw(slots, LR, adamw.Settings())
+    answer, bounds = after_adamw(slots, LR, update_adamw.Settings())
     given = dict(zip(("values", "m", "v", "age", "gradient"), slots, strict=True)) | {"lr": LR}
     given |= dict.fromkeys(("beta1", "beta2", "eps", "weight_decay"))
     return Case("test.ages", "adamw.step", ("OPT-009",), "", given, answer, bounds=bounds)

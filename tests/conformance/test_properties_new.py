@@ -8,7 +8,7 @@ from conformance.cases.ops import OPS
 from conformance.cases.profiles import PROFILES
 from conformance.judge.harness import Result, Variant, classes_of
 from conformance.judge.judgement import PropertyResult, Run, asked_in
-from conformance.oracle import rng
+from conformance.oracle import select_rng
 from conformance.properties import PROPERTIES, run_properties
 from conformance.properties.draws import Counted, Many
 from conformance.properties.large import BEYOND
@@ -121,6 +121,6 @@ def test_PRT_019_large_arrays_are_asked_of_every_operation_on_arrays():
 def test_PRT_019_many_numbers_are_those_of_the_counter():
     one, many = Counted(1, 2), Many(Counted(1, 2))
     key = one.integer(0, 2**40)
-    want = [rng.draw(rng.key(key), i) % 10 for i in range(50)]
+    want = [select_rng.draw(select_rng.key(key), i) % 10 for i in range(50)]
     assert many.integers(50, 0, 9).tolist() == want
     assert len(set(Many(Counted(3)).subset(2**40, 300).tolist())) == 300

@@ -8,7 +8,7 @@ from conformance.fuzz import chains
 from conformance.fuzz.content import Disagreement
 from conformance.fuzz.judge_folders import FolderJudge
 from conformance.fuzz.loop import FolderInputs, Tally, execute
-from conformance.oracle import deltas, second_folder
+from conformance.oracle import files_deltas, second_folder
 from conformance.oracle.files import Tensor
 from formats import delta, index, reader
 
@@ -90,12 +90,12 @@ def test_a_stray_file_that_is_overlooked_is_found(judge, monkeypatch):
 
 def test_the_second_reader_adds_as_the_oracle_does():
     chance = random.Random(3)
-    for dtype in deltas.WIDTHS:
-        for other in deltas.WIDTHS:
+    for dtype in files_deltas.WIDTHS:
+        for other in files_deltas.WIDTHS:
             base, amounts = (
-                Tensor(d, (6,), b"".join(deltas.rounded(d, chance.uniform(-9, 9)) for _ in range(6)))
+                Tensor(d, (6,), b"".join(files_deltas.rounded(d, chance.uniform(-9, 9)) for _ in range(6)))
                 for d in (dtype, other)
             )
-            expected = deltas.change(base, {"add": amounts})
+            expected = files_deltas.change(base, {"add": amounts})
             given = [second_folder.Tensor(t.dtype, t.shape, None, None, t.bits) for t in (base, amounts)]
             assert second_folder.changed(given[0], {"add": given[1]}, "w").bits == expected.bits

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from conformance.oracle import rules
+from conformance.oracle import update_counts, update_schedule
 from conformance.wrong.mutants.base import Mutant, Operation, Values, after, changed, ids, mutant, right, unchecked
 
 __all__ = ["MUTANTS"]
@@ -43,7 +43,7 @@ def unstable(a: Values) -> Values:
 
 
 def rate(a: Values) -> float:
-    return rules.drop_fraction(a["drop_fraction"], a["step"], a["steps"]) * a["slots"]
+    return update_schedule.drop_fraction(a["drop_fraction"], a["step"], a["steps"]) * a["slots"]
 
 
 def budget_before_the_cap(a: Values) -> float:
@@ -111,7 +111,7 @@ MUTANTS: list[Mutant] = [
     mutant("SEL-006 SCH-002", "count.drop", lambda a: {"n": round(rate(a))}, "round"),
     mutant("SEL-006 SCH-002", "count.drop", lambda a: {"n": int(rate(a))}, "floor without the nudge"),
     mutant("SEL-006 SCH-002", "count.drop", lambda a: {"n": math.ceil(rate(a))}, "ceil"),
-    mutant("DLT-002", "count.budget", lambda a: {"n": rules.count(budget_before_the_cap(a))}, "no cap at K"),
+    mutant("DLT-002", "count.budget", lambda a: {"n": update_counts.count(budget_before_the_cap(a))}, "no cap at K"),
     mutant("SEL-006", "count.budget", lambda a: {"n": min(int(budget_before_the_cap(a)), a["stored"])}, "int()"),
     mutant("DLT-002", "count.budgets", shared_equally, "slots shared equally"),
     mutant(

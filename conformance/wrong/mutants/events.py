@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from conformance.oracle import rules, update
-from conformance.oracle.rules import Round
+from conformance.oracle import select, update
+from conformance.oracle.select import Round
 from conformance.oracle.update import State
 from conformance.wrong.mutants.base import Mutant, Operation, Values, changed, ids, mutant, right, unchecked
 
@@ -45,7 +45,7 @@ def outputs(state: State, a: Values) -> Values:
 
 
 def single(a: Values) -> Round:
-    return rules.binary32 if a["base_values"].dtype == np.float32 else rules.binary64
+    return select.binary32 if a["base_values"].dtype == np.float32 else select.binary64
 
 
 def flawed_event(a: Values, flaw: str) -> State:  # noqa: C901
@@ -109,7 +109,7 @@ def flawed_event(a: Values, flaw: str) -> State:  # noqa: C901
     excess = min(max(0, size - budget), len(rows))
     if flaw == "filled up to K":
         excess = max(0, size - budget + 1)
-    pruned = rules.smallest(found, rows, excess)
+    pruned = select.smallest(found, rows, excess)
     if flaw == "slot kept after pruning":
         left = update.without(state, pruned)
         return replace(state, base=left.base)

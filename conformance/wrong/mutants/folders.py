@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from conformance.oracle.folders import INDEX, WHOLE
+from conformance.oracle.files_folders import INDEX, WHOLE
 from conformance.wrong.mutants.base import REFUSALS, Mutant, Operation, Values, changed, mutant, right, unchecked
 
 __all__ = ["MUTANTS"]

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from conformance.oracle import rng
+from conformance.oracle import select_rng
 from conformance.wrong.mutants.base import Mutant, Operation, Values, ids, mutant, right, unchecked
 
 __all__ = ["CONTROLS", "MUTANTS"]
@@ -64,7 +64,7 @@ def _one(a: Values, way: _Way, number: int) -> int:
         to = np.argsort(order)
         order, weights = order[to], weights[to]
     seed = a["seed"] & ((1 << way.seed_bits) - 1)
-    u = (rng.draw(rng.key(seed, way.stream), number + way.from_number) >> 11) * 2.0**-53
+    u = (select_rng.draw(select_rng.key(seed, way.stream), number + way.from_number) >> 11) * 2.0**-53
     sums = np.cumsum(weights)
     return int(order[min(int(np.sum(sums <= u * sums[-1])), n - 1)])
 

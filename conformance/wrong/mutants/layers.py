@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from conformance.engine.flaws import attended
-from conformance.oracle import rules
+from conformance.oracle import select
 from conformance.wrong.mutants.base import (
     REFUSALS,
     Mutant,
@@ -152,7 +152,7 @@ def absolute_sums(a: Values) -> Values:
     base = set(a["base"].tolist())
     open_to = [p for p in range(mean.size) if p not in held and (a["scope"] == "all" or p in base)]
     flat = mean.reshape(-1)
-    chosen = rules.largest([float(flat[p]) for p in open_to], open_to, min(a["n"], len(open_to)))
+    chosen = select.largest([float(flat[p]) for p in open_to], open_to, min(a["n"], len(open_to)))
     return {"candidates": ids(chosen), "values": flat[chosen]}
 
 

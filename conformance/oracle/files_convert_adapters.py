@@ -4,9 +4,9 @@ import math
 import struct
 from collections.abc import Sequence
 
-from conformance.oracle.deltas import number
 from conformance.oracle.files import BITS, Tensor
-from conformance.oracle.pools import RefusedError
+from conformance.oracle.files_deltas import number
+from conformance.oracle.select_pools import RefusedError
 
 
 def changed(shape: tuple[int, ...], places: Sequence[int], values: Tensor) -> Tensor:

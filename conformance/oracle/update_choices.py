@@ -2,9 +2,10 @@
 
 from typing import Any
 
-from conformance.oracle.pools import RefusedError
+from conformance.oracle.select_pools import RefusedError
 
 Rule = dict[str, Any]
+
 
 VALUES: dict[str, tuple[tuple[str, ...], str]] = {
     "drop": (("magnitude", "change", "fisher", "weight", "random"), "DROP-003"),
@@ -26,6 +27,7 @@ VALUES: dict[str, tuple[tuple[str, ...], str]] = {
     "budget_by": (("numel", "nnz", "count", "rank"), "DLT-002"),
 }
 """Names that a choice may have, and the clause that an unknown one is refused under: the first of the table."""
+
 
 RULE: Rule = {
     "evolves": 1,
@@ -49,6 +51,7 @@ RULE: Rule = {
 }
 """The choices of the table of chapter 8 and their defaults: the rule `seft`."""
 
+
 _SPIEL: Rule = {
     "adapts": "never",
     "events": "phases",
@@ -62,6 +65,8 @@ _SPIEL: Rule = {
     "optimizer": "spiel-adamw",
     "max_norm": 0,
 }
+
+
 _BY_WEIGHT: Rule = {
     "drop": "weight",
     "drops": "weight",
@@ -73,6 +78,8 @@ _BY_WEIGHT: Rule = {
     "initial_positions": "magnitude",
     "optimizer": "sgd",
 }
+
+
 PRESETS: dict[str, Rule] = {
     "seft": {},
     "literal": {"counts": "values", "exempt": "none"},

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
-from conformance.oracle import adamw
+from conformance.oracle import update_adamw
 from conformance.oracle.powers import power
 
 KEEPS: dict[str, tuple[str, ...]] = {
@@ -59,8 +59,8 @@ def step(kind: str, cols: int, slots: Slots, g: dict[int, float], lr: float, hyp
 
 
 def _adamw(x: float, kept: dict[str, Any], g: float, lr: float, h: Hyper) -> tuple[float, dict[str, Any]]:
-    settings = adamw.Settings(h.beta1, h.beta2, h.eps, h.weight_decay)
-    x, m, v, age = adamw.step(x, kept["m"], kept["v"], kept["age"], g, lr, settings)
+    settings = update_adamw.Settings(h.beta1, h.beta2, h.eps, h.weight_decay)
+    x, m, v, age = update_adamw.step(x, kept["m"], kept["v"], kept["age"], g, lr, settings)
     return x, {"m": m, "v": v, "age": age}
 
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from conformance.oracle import state
+from conformance.oracle import train_state
 from conformance.oracle.event import Part
 from conformance.oracle.model import Config
 from conformance.oracle.tape import Array
@@ -35,9 +35,9 @@ def one_step(
 ) -> tuple[float, list[Part], float]:
     """Return the loss of a step, each target after it, and the smallest gap of its event."""
     nothing = [[0.0] * n for n in (0,) * len(parts)]
-    saved = state.Saved(step - 1, parts, nothing, nothing, [])
-    t = state.resumed(config, tensors, [], settings, saved, Given)
+    saved = train_state.Saved(step - 1, parts, nothing, nothing, [])
+    t = train_state.resumed(config, tensors, [], settings, saved, Given)
     assert isinstance(t, Given)
     t.batches = batches
-    passage = state.go_on(t, step - 1, [], step)
+    passage = train_state.go_on(t, step - 1, [], step)
     return passage.losses[0], passage.saved.parts, t.gap

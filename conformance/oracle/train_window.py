@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from conformance.oracle.rules import largest
+from conformance.oracle.select import largest
 
 Rows = Sequence[Sequence[float]]
 

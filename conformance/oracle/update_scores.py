@@ -3,8 +3,8 @@
 import math
 import struct
 
-from conformance.oracle import rng
-from conformance.oracle.rules import Round, binary64
+from conformance.oracle import select_rng
+from conformance.oracle.select import Round, binary64
 
 DROP, GROW, ADAPT, LAST = 1, 2, 3, 4
 """What a random score is used for (RNG-003)."""
@@ -20,7 +20,7 @@ def binary32(x: float) -> float:
 
 def chance(seed: int, matrix: int, step: int, use: int, p: int) -> float:
     """Return the random score of a flat position, in binary64 whatever the dtype (RNG-003)."""
-    return (rng.draw(rng.key(seed, 3, matrix, step, use), p) >> 11) * 2.0**-53
+    return (select_rng.draw(select_rng.key(seed, 3, matrix, step, use), p) >> 11) * 2.0**-53
 
 
 def of_slot(

@@ -5,30 +5,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from conformance.oracle import choices, files, optimizers, rules, window
+from conformance.oracle import files, train_window, update_choices, update_counts, update_optimizers, update_schedule
 from conformance.oracle.event import Evidence, Part, asked_by
 from conformance.oracle.model import Config, targets
 from conformance.oracle.tape import Array
 from conformance.oracle.train import Step, Trainer, rule_of
 
-__all__ = [
-    "Held",
-    "Passage",
-    "Saved",
-    "Sums",
-    "attributes",
-    "begin",
-    "contents",
-    "due",
-    "go_on",
-    "pieces",
-    "resumed",
-    "settings_of",
-    "settings_text",
-]
-
 _KEPT = {"m": "first_moment", "v": "second_moment", "age": "age", "u": "momentum", "origin": "origin"}
 """What is kept of a slot, by its name in a file."""
+
+
 _OWN = {
     "adamw": ("beta1", "beta2", "eps", "weight_decay"),
     "spiel-adamw": ("beta1", "beta2", "eps", "weight_decay"),
@@ -36,7 +22,11 @@ _OWN = {
     "sm3": ("eps", "weight_decay"),
 }
 """The settings that an optimizer has of its own."""
+
+
 _HYPER = {"beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "weight_decay": 0.0, "momentum": 0.9}
+
+
 _PLAIN = (
     "steps",
     "micro_batches",
@@ -127,7 +117,7 @@ def due(settings: dict[str, Any]) -> dict[int, int]:
     """Return the steps that events follow, and how many steps the window of each has."""
     rule = rule_of(settings)
     every, size = settings["evolve_every"], settings["gradient_window"]
-    at, sums = rules.all_events(rule["events"], settings["steps"], every, rule["evolve_until"], size)
+    at, sums = update_schedule.all_events(rule["events"], settings["steps"], every, rule["evolve_until"], size)
     return dict(zip(at, sums, strict=True)) if rule["evolves"] else {}
 
 
@@ -195,7 +185,7 @@ def _with_step(t: Trainer, held: list[Sums], seen: Step) -> list[Sums]:
         for i, shape in enumerate(t.shapes):
             zeros, chosen, g = [0.0] * (shape[0] * shape[1]), None, seen.gradients[i]
             if t.rule["candidates"] == "first-step":
-                chosen = frozenset(window.candidates(g, t.delta_budgets[i]))
+                chosen = frozenset(train_window.candidates(g, t.delta_budgets[i]))
                 order = sorted((abs(x) for x in g), reverse=True)
                 if 0 < len(chosen) < len(order):
                     t.meet([(order[len(chosen) - 1], order[len(chosen)])], drawn=False)
@@ -222,9 +212,6 @@ def _evidence(t: Trainer, held: list[Sums]) -> list[Evidence]:
             )
         )
     return found
-
-
-# --- the file ---
 
 
 @dataclass(frozen=True)
@@ -256,7 +243,7 @@ def contents(saved: Saved, names: Sequence[str], settings: dict[str, Any], dtype
     out: dict[str, Held] = {}
     real, rule = {"float32": "F32", "float64": "F64"}[dtype], rule_of(settings)
     optimizer = settings.get("optimizer", "adamw")
-    kept = (*optimizers.KEEPS[optimizer], *(["origin"] if rule["drop"] == "change" else []))
+    kept = (*update_optimizers.KEEPS[optimizer], *(["origin"] if rule["drop"] == "change" else []))
     for i, (name, part) in enumerate(zip(names, saved.parts, strict=True)):
         base, eta = sorted(part.base), sorted(part.phi)
         out[f"{name}.base"] = Held(real, part.shape, [part.base[p] for p in base], base)
@@ -277,7 +264,7 @@ def contents(saved: Saved, names: Sequence[str], settings: dict[str, Any], dtype
     return out
 
 
-def _of_window(sums: Sums, part: Part, rule: choices.Rule, real: str) -> dict[str, Held]:
+def _of_window(sums: Sums, part: Part, rule: update_choices.Rule, real: str) -> dict[str, Held]:
     """Return the tensors of an open window."""
     if sums.candidates is not None:
         at = sorted(sums.candidates | part.base.keys() | part.phi.keys())
@@ -318,14 +305,14 @@ def delta_budgets(settings: dict[str, Any], shapes: Sequence[tuple[int, int]], b
     """Return d_φ of each target (DLT-002)."""
     by = settings.get("budget_by", "numel")
     amount = settings[{"count": "slots", "rank": "rank"}.get(by, "density")]
-    return rules.delta_budgets(by, amount, list(shapes), list(budgets))
+    return update_counts.delta_budgets(by, amount, list(shapes), list(budgets))
 
 
 def settings_of(given: dict[str, Any]) -> dict[str, Any]:
     """Return the settings of a run as a state tells them (CKP-007), numbers as they are."""
     optimizer = given.get("optimizer", "adamw")
     flags = ("evolves", "regrow", "event_replaces_step")
-    rule = {k: bool(v) if k in flags else v for k, v in rule_of(given).items() if k in choices.RULE}
+    rule = {k: bool(v) if k in flags else v for k, v in rule_of(given).items() if k in update_choices.RULE}
     return {
         **{key: given[key] for key in _PLAIN},
         **rule,

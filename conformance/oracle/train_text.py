@@ -1,0 +1,14 @@
+"""Where the windows of a text start (TRN-003, EVL-002)."""
+
+from conformance.oracle import select_rng
+
+
+def window_starts(seed: int, stream: int, first: int, n: int, tokens: int, length: int) -> list[int]:
+    """Return the starts of n windows drawn from `first` on (TRN-003 with stream 2, PRN-007 with stream 4)."""
+    key = select_rng.key(seed, stream)
+    return [select_rng.draw(key, first + i) % (tokens - length + 1) for i in range(n)]
+
+
+def evaluation_starts(tokens: int, length: int, windows: int) -> list[int]:
+    """Return the starts of the evaluation windows (EVL-001)."""
+    return [i * (tokens - length) // max(windows - 1, 1) for i in range(windows)]
