@@ -15,9 +15,7 @@ from seft_ref.prune import blockwise as calibrate
 from seft_ref.prune.sparsegpt import hessian_of, sparsegpt
 
 __all__ = ["REFUSALS", "attended", "behind_unpruned_blocks", "silent_norms"]
-
 Values = dict[str, Any]
-
 REFUSALS = (SeftError, FormatError)
 """What an operation of the engine raises where a clause refuses; each has a `clause`."""
 

@@ -26,7 +26,6 @@ from seft_ref.kernels._launch import EACH, KERNELS, LANES, NUMBERS, ROWS, RUN, S
 from seft_ref.kernels._on_device import OnDevice
 
 __all__ = ["OnCpu", "compiled_by_gpp", "on_cpu", "without_gpp"]
-
 HEADER = Path(__file__).with_name("cuda_on_cpu.h")
 OPTIONS = ("-std=c++14", "-O1", "-U_FORTIFY_SOURCE", "-fPIC", "-shared", "-Wall", "-Wextra", "-Werror")
 

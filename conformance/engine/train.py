@@ -97,8 +97,6 @@ def _first_step(a: Values) -> Values:
 
 
 _OPTIMIZERS_OWN = ("beta1", "beta2", "eps", "momentum", "weight_decay")
-
-
 _NAMES = {"start": "initial_positions", "warmup": "warmup_steps", "schedule": "lr_schedule"}
 
 

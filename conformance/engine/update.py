@@ -129,8 +129,6 @@ def _adamw(a: Values) -> Values:
 
 
 _BOOLEAN = ("evolves", "regrow", "event_replaces_step")
-
-
 KEPT = {"age": "age", "m": "first_moment", "v": "second_moment", "u": "momentum", "origin": "origin"}
 
 

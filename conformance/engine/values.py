@@ -8,8 +8,6 @@ from seft_ref.arrays.library import Array, array_namespace, device
 from seft_ref.topology.csr import Topology, from_flat
 
 Values = dict[str, Any]
-
-
 GROWN_FROM = {"all": "anywhere", "active": "active"}
 
 

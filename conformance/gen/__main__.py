@@ -2,59 +2,18 @@
 
 import sys
 from collections.abc import Iterator
+from importlib import import_module
 from itertools import chain
+from pkgutil import iter_modules
 
+from conformance import gen
 from conformance.cases.case import VECTORS, dump
-from conformance.gen import (
-    adapters,
-    around,
-    bad_files,
-    batches,
-    choices,
-    config_edges,
-    convert,
-    criteria,
-    deltas,
-    depth,
-    events,
-    file_edges,
-    file_faults,
-    folders,
-    forks,
-    generate,
-    holes,
-    holes_files,
-    holes_rules,
-    kernels,
-    layers,
-    models,
-    optimizers,
-    packing,
-    presets,
-    rule_edges,
-    rule_events,
-    rules,
-    sparsegpt,
-    states,
-    steps,
-    texts,
-    train,
-    update,
-    windows,
-)
-from conformance.gen import files as containers
-
-_FORMATS = (containers, bad_files, file_edges, file_faults, deltas)
-_RULES = (kernels, rules, update, events, layers, models, texts, sparsegpt, adapters, train, steps, generate)
-_RUNS = (states, batches, forks, around, folders, packing, convert)
-_CHOICES = (criteria, choices, windows, optimizers, rule_events, presets, depth, rule_edges, config_edges)
-_HOLES = (holes, holes_rules, holes_files)
-MODULES = (*_FORMATS, *_RULES, *_RUNS, *_CHOICES, *_HOLES)
 
 
 def files() -> Iterator[tuple[str, str]]:
-    """Yield the name and text of every vector file."""
-    for make in chain.from_iterable(module.AREAS for module in MODULES):
+    """Yield the name and text of every vector file: one for each area that a module of this folder lists."""
+    modules = (import_module(f"conformance.gen.{found.name}") for found in iter_modules(gen.__path__))
+    for make in chain.from_iterable(getattr(module, "AREAS", ()) for module in modules):
         area = make()
         yield f"{area.name}.json", dump(area.cases)
 

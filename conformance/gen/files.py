@@ -15,7 +15,6 @@ F16 = Tensor("F16", (2, 3), struct.pack("<3e", 1.5, 0.0, -2.0), ((0, 0), (0, 2),
 WIDE = Tensor("F32", (3, 40), struct.pack("<2f", -0.0, 7.5), ((0, 39), (2, 1)))
 FLAGS = Tensor("BOOL", (3,), b"\1\0\1")
 _EXAMPLE_ROOT = "23203c36f4238cbd26e6cc67fd069249b2dd7f719304cd926b341bcb754ae1db"
-
 _READ = "FMT-001 FMT-002 FMT-003 FMT-004 FMT-006 FMT-020 FMT-091 FMT-099"
 _WRITE = "FMT-080 FMT-090 FMT-092 FMT-111 FMT-023"
 

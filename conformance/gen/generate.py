@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from conformance.gen import tiny
-from conformance.gen.models import MODELS, tensors_of
+from conformance.gen.model import MODELS, tensors_of
 from conformance.gen.numbers import Area, Array, Numbers, ids, reals
 from conformance.oracle import generate
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from conformance.cases.case import Bound
-from conformance.gen import overflows
+from conformance.gen import layers_overflows
 from conformance.gen.numbers import Area, Array, Numbers, ids, product_bound, reals
 from conformance.oracle import layers, select
 from conformance.oracle.tape import Var, gradients
@@ -96,7 +96,7 @@ def rmsnorm() -> Area:
         given,
         {"y": y, "dx": dx, "dweight": dw},
     )
-    overflows.rows(area)
+    layers_overflows.rows(area)
     return area
 
 
@@ -331,7 +331,7 @@ def attention() -> Area:
             bounds=bounds,
             dtypes=dtypes,
         )
-    overflows.attention_scores(area)
+    layers_overflows.attention_scores(area)
     return area
 
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from conformance.gen.models import tensors_of
+from conformance.gen.model import tensors_of
 from conformance.gen.numbers import Array, Numbers
 from conformance.oracle import prune
 from conformance.oracle.model import Config, targets

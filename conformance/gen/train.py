@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from conformance.gen import tiny
-from conformance.gen.models import tensors_of
+from conformance.gen.model import tensors_of
 from conformance.gen.numbers import Area, Array, Numbers, ids, reals
 from conformance.oracle import prune, train, train_text
 from conformance.oracle.model import Config, targets

@@ -12,21 +12,15 @@ from conformance.oracle.files_deltas import number
 from conformance.oracle.train_around import FORMATS, rounded_bits
 
 WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"
-
-
 SIGNS = {"F4": 0x8, "F6_E2M3": 0x20, "F6_E3M2": 0x20, "F8_E5M2": 0x80, "F8_E4M3": 0x80}
 
 
 SIGNS |= {"F8_E4M3FNUZ": 0, "F8_E5M2FNUZ": 0, "F16": 1 << 15, "BF16": 1 << 15, "F32": 1 << 31, "F64": 1 << 63}
 """The pattern of −0.0 in the dtypes of which a tensor becomes sparse; 0 where 0x80 is a NaN (FMT-127, FMT-129)."""
 
-
 WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack", ".onnx", ".index.json")
-
-
 LARGEST = 50_000_000
 """Bytes of a companion (FMT-014)."""
-
 
 NANS = {"F16": 0x7E00, "BF16": 0x7FC0, "F32": 0x7FC0_0000, "F64": 0x7FF8 << 48}
 

@@ -8,8 +8,6 @@ from conformance.oracle import files
 from conformance.oracle.files import Pieces, Tensor
 
 WHOLE, INDEX = "model.sparse.safetensors", "model.sparse.index.json"
-
-
 MOST = 4096
 """Tensors of a part (FMT-085)."""
 

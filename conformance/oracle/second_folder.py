@@ -17,7 +17,6 @@ from conformance.oracle import second_reader as whole
 from conformance.oracle.second_reader import BITS, DIGEST, Content, Refused, Tensor, form, need, sha256, spell
 
 __all__ = ["Content", "Refused", "apply", "read", "read_folder"]
-
 WHOLE, INDEX = "model.sparse.safetensors", "model.sparse.index.json"
 SUMMED = {"F16": "<e", "BF16": "<f", "F32": "<f", "F64": "<d"}
 """Dtypes that `add` takes (FMT-133), with the code of `struct`; a BF16 is the upper half of an F32."""

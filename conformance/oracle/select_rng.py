@@ -1,11 +1,7 @@
 """The counter of RNG-001 and RNG-002 in Python integers."""
 
 _MASK = (1 << 64) - 1
-
-
 GAMMA = 0x9E3779B97F4A7C15
-
-
 FACTORS = (0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
 
 

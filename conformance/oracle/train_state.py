@@ -14,7 +14,6 @@ from conformance.oracle.train import Step, Trainer, rule_of
 _KEPT = {"m": "first_moment", "v": "second_moment", "age": "age", "u": "momentum", "origin": "origin"}
 """What is kept of a slot, by its name in a file."""
 
-
 _OWN = {
     "adamw": ("beta1", "beta2", "eps", "weight_decay"),
     "spiel-adamw": ("beta1", "beta2", "eps", "weight_decay"),
@@ -23,9 +22,7 @@ _OWN = {
 }
 """The settings that an optimizer has of its own."""
 
-
 _HYPER = {"beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "weight_decay": 0.0, "momentum": 0.9}
-
 
 _PLAIN = (
     "steps",

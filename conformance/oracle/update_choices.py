@@ -6,7 +6,6 @@ from conformance.oracle.select_pools import RefusedError
 
 Rule = dict[str, Any]
 
-
 VALUES: dict[str, tuple[tuple[str, ...], str]] = {
     "drop": (("magnitude", "change", "fisher", "weight", "random"), "DROP-003"),
     "drops": (("slot", "weight"), "DROP-004"),
@@ -27,7 +26,6 @@ VALUES: dict[str, tuple[tuple[str, ...], str]] = {
     "budget_by": (("numel", "nnz", "count", "rank"), "DLT-002"),
 }
 """Names that a choice may have, and the clause that an unknown one is refused under: the first of the table."""
-
 
 RULE: Rule = {
     "evolves": 1,
@@ -51,7 +49,6 @@ RULE: Rule = {
 }
 """The choices of the table of chapter 8 and their defaults: the rule `seft`."""
 
-
 _SPIEL: Rule = {
     "adapts": "never",
     "events": "phases",
@@ -66,7 +63,6 @@ _SPIEL: Rule = {
     "max_norm": 0,
 }
 
-
 _BY_WEIGHT: Rule = {
     "drop": "weight",
     "drops": "weight",
@@ -78,7 +74,6 @@ _BY_WEIGHT: Rule = {
     "initial_positions": "magnitude",
     "optimizer": "sgd",
 }
-
 
 PRESETS: dict[str, Rule] = {
     "seft": {},

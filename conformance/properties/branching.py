@@ -3,12 +3,12 @@
 import numpy as np
 
 from conformance.gen import tiny
-from conformance.gen.batches import LENGTH, given, rows
-from conformance.gen.forks import forked
-from conformance.gen.models import tensors_of
+from conformance.gen.generate_forks import forked
+from conformance.gen.model import tensors_of
 from conformance.gen.numbers import Numbers
-from conformance.gen.steps import SETTINGS, answered, rounded
 from conformance.gen.train import GAP
+from conformance.gen.train_batches import LENGTH, given, rows
+from conformance.gen.train_steps import SETTINGS, answered, rounded
 from conformance.oracle import train, train_batches
 from conformance.properties.draws import Draw
 from conformance.properties.trial import Trial, property_of

@@ -2,12 +2,12 @@
 
 from math import prod
 
-from conformance.gen.convert import answered, asked
-from conformance.gen.convert_adapters import LORA, NAME, SPIEL, folder, reals, whole_numbers
-from conformance.gen.convert_adapters import answered as adapter_answered
-from conformance.gen.convert_adapters import asked as adapter_asked
-from conformance.gen.convert_back import folder_of
 from conformance.gen.files import content, on
+from conformance.gen.files_convert import answered, asked
+from conformance.gen.files_convert_adapters import LORA, NAME, SPIEL, folder, reals, whole_numbers
+from conformance.gen.files_convert_adapters import answered as adapter_answered
+from conformance.gen.files_convert_adapters import asked as adapter_asked
+from conformance.gen.files_convert_back import folder_of
 from conformance.oracle import files_convert
 from conformance.oracle.files import BITS, Tensor
 from conformance.oracle.files_convert import INDEX, SIGNS, WHOLE, dense, stock

@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from conformance.gen.around import spread, warned
 from conformance.gen.files import on, raw_array
 from conformance.gen.numbers import ids, reals
+from conformance.gen.train_around import spread, warned
 from conformance.oracle import files, files_names, generate, prune, train_around
 from conformance.oracle.files import BITS
 from conformance.oracle.select_pools import RefusedError

@@ -1,8 +1,8 @@
 """Properties of folders: parts, index and companions (12.9)."""
 
 from conformance.gen.files import on, raw_array
-from conformance.gen.folders import MORE, read_from, written_to
-from conformance.gen.packing import squeezed
+from conformance.gen.files_folders import MORE, read_from, written_to
+from conformance.gen.files_packing import squeezed
 from conformance.oracle import files_folders
 from conformance.oracle.files import Tensor
 from conformance.properties.draws import Draw

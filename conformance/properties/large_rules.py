@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 
+from conformance.gen.event import BETAS, Made, answered, given_part
+from conformance.gen.event_ratios import ratios_of
 from conformance.gen.numbers import Array, ids, reals
-from conformance.gen.rule_events import BETAS, Made, answered, given_part
-from conformance.gen.windows import ratios_of
 from conformance.oracle import (
     adapters,
     generate,

@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from conformance.gen.states import (
+from conformance.gen.train import GAP
+from conformance.gen.train_states import (
     RUNS,
     Run,
     World,
@@ -19,7 +20,6 @@ from conformance.gen.states import (
     world_of,
     written,
 )
-from conformance.gen.train import GAP
 from conformance.oracle import train_state
 from conformance.oracle.event import Part, asked_by
 from conformance.oracle.train import rule_of

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from conformance.cases.case import Bound
+from conformance.gen.event import BETAS, answered, given_part
+from conformance.gen.event_ratios import ratios_of
 from conformance.gen.numbers import Array, ids, reals
-from conformance.gen.rule_events import BETAS, answered, given_part
-from conformance.gen.windows import ratios_of
 from conformance.oracle import select_pools, train_window, update_choices, update_schedule, update_scores
 from conformance.oracle.event import Evidence, Outcome, Part, asked_by, event
 from conformance.oracle.select import Round, binary64

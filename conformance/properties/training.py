@@ -3,9 +3,9 @@
 from typing import Any
 
 from conformance.gen import tiny
-from conformance.gen.depth import TWO
 from conformance.gen.numbers import Numbers
-from conformance.gen.steps import SETTINGS, asked, rounded, summed
+from conformance.gen.train_depth import TWO
+from conformance.gen.train_steps import SETTINGS, asked, rounded, summed
 from conformance.oracle import train, update_choices
 from conformance.properties.anchored import Own, own_step, part_of
 from conformance.properties.draws import Draw

@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from conformance.gen import models, tiny
+from conformance.gen import model as models
+from conformance.gen import tiny
 from conformance.gen.numbers import Array, Numbers, ids
-from conformance.gen.steps import SETTINGS
 from conformance.gen.train import run_answer
+from conformance.gen.train_steps import SETTINGS
 from conformance.oracle import generate, model, prune, train, train_text
 from conformance.oracle.model import Config, Decoder
 from conformance.properties.draws import Draw, Many

@@ -7,7 +7,7 @@ import numpy as np
 from conformance.cases.case import Case
 from conformance.gen import tiny
 from conformance.gen.numbers import Numbers
-from conformance.gen.steps import SETTINGS, asked, rounded
+from conformance.gen.train_steps import SETTINGS, asked, rounded
 from conformance.judge.harness import prepared_inputs
 from conformance.oracle import train
 from conformance.properties.anchored import Own, broken_step

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from conformance.cases.case import load_all
-from conformance.gen.presets import WRONG
-from conformance.gen.rule_events import ALIKE, BETAS, CLOSE
+from conformance.gen.event import ALIKE, BETAS, CLOSE
+from conformance.gen.train_presets import WRONG
 from conformance.oracle import (
     select_pools,
     select_rng,

@@ -1,0 +1,51 @@
+"""Cases of the ratios that an event tells (TRN-009)."""
+
+from dataclasses import replace
+from typing import Any
+
+from conformance.gen.event import Made, Rule, given_part, made, rule
+from conformance.gen.numbers import Area
+from conformance.oracle import event_ratios
+from conformance.oracle.event import Outcome, event
+from conformance.oracle.select import binary64
+from conformance.oracle.update_scores import binary32
+
+
+def ratios_of(parts: list[Made], chosen: Rule, found: list[Outcome]) -> dict[str, Any]:
+    """Return the outputs of `event.ratios`, one entry a part."""
+    told = [event_ratios.ratios(part, seen, chosen, one) for (part, seen), one in zip(parts, found, strict=True)]
+    return {name: [one[name] for one in told] for name in ("churn", "overlap", "gradient_norm")}
+
+
+def ratios() -> Area:
+    """TRN-009: what an event's record tells besides its counts."""
+    area = Area("ratios", "dictionaries by flat position")
+
+    def add(name: str, purpose: str, parts: list[Made], chosen: Rule) -> None:
+        given = {"parts": [given_part(*one) for one in parts], "rule": chosen, "fraction": 0.5, "seed": 3, "step": 20}
+        of, seen = [p for p, _ in parts], [s for _, s in parts]
+        wide, narrow = (event(of, seen, chosen, 0.5, seed=3, step=20, rounded=r) for r in (binary64, binary32))
+        answer = ratios_of(parts, chosen, wide)
+        assert answer == ratios_of(parts, chosen, narrow), "a choice that hangs on a rounding"
+        area.add(name, "event.ratios", "TRN-009", purpose, given, answer)
+
+    chosen = rule(scope="model")
+    part, seen = made(50, (3, 5), 8, 4, 1, chosen=chosen, missing=2)
+    other, its = made(51, (4, 4), 9, 5, 2, chosen=chosen, matrix=1)
+    bare = replace(part, base={}, phi={}, kept={name: {} for name in part.kept}, lost=frozenset(), matrix=2)
+    pairs = [
+        (replace(part, budget=[part.budget[0] - 4]), seen),
+        (other, replace(its, gradient=[x * 2.0**70 for x in its.gradient])),
+        (replace(bare, budget=[0], delta_budget=[0]), replace(seen, gradient=[3 * x for x in seen.gradient])),
+    ]
+    add("model", "a ratio to what there is after the event, squares that overflow, 0 by 0", pairs, chosen)
+    chosen = rule(scope="row", grow="curvature", adapt="magnitude")
+    add("row", "K of the first row for that of the matrix", [made(52, (3, 6), 10, 6, 2, chosen=chosen)], chosen)
+    chosen = rule(grow="absolute", adapt="magnitude")
+    add("no-gradient", "a norm of 0 where no ḡ was asked for", [made(53, (3, 5), 8, 4, 1, chosen=chosen)], chosen)
+    chosen = rule(candidates="first-step", adapts="never")
+    add("candidates", "the norm of a part of ḡ", [made(54, (3, 5), 9, 5, 2, chosen=chosen)], chosen)
+    return area
+
+
+AREAS = (ratios,)

@@ -1,0 +1,106 @@
+"""Steps on rows that are given: labels that do not count, padding, micro-batches of other sizes (TRN-001, TRN-002)."""
+
+from typing import Any
+
+import numpy as np
+
+from conformance.gen import tiny
+from conformance.gen.numbers import Area, Numbers
+from conformance.gen.train import GAP
+from conformance.gen.train_steps import SETTINGS, World, answered, asked, rounded
+from conformance.oracle import train, train_batches, update_choices
+from conformance.oracle.event import Part
+from conformance.oracle.train_batches import Batch
+
+LENGTH = 6
+
+
+def rows(n: Numbers, counts: list[tuple[int, int]], *, padded: bool) -> Batch:
+    """Return a micro-batch with one row for each of counts: how many labels count, and how many tokens are padding.
+
+    Padding comes first, and has no labels; of the others the last so many count.
+    """
+    tokens = n.integers((len(counts), LENGTH), 0, 4)
+    labels, mask = tokens.copy(), np.ones(tokens.shape, dtype=np.bool_)
+    for row, (counted, padding) in enumerate(counts):
+        labels[row, : LENGTH - counted] = -100
+        mask[row, :padding] = False
+    return {"tokens": tokens, "labels": labels} | ({"mask": mask} if padded else {})
+
+
+def given(world: World, parts: list[Part], settings: dict[str, Any], step: int, of: list[Batch]) -> dict[str, Any]:
+    """Return the inputs of `train.batches`."""
+    told = asked(tiny.CONFIG, world, parts, settings, step)
+    del told["text"]
+    return told | {"batches": of}
+
+
+def steps() -> Area:
+    """TRN-001, TRN-002, GRD-006."""
+    area = Area("batches", "binary64 step")
+    for name, step, shape, padded, purpose in (
+        ("labels", 1, [[(5, 0), (1, 0)]], False, "labels that do not count are learned, or count in the mean"),
+        ("uneven", 1, [[(5, 0), (5, 0)], [(1, 0)]], False, "a mean over micro-batches of their means"),
+        ("nothing-counted", 1, [[(3, 0)], [(0, 0)]], False, "a micro-batch without labels divided by 0, or counted"),
+        ("padded", 1, [[(3, 2), (5, 0)], [(2, 4)]], True, "padding that is attended to, or counted"),
+        ("event", 2, [[(4, 1), (2, 3)], [(5, 0)]], True, "an event that sees the gradient of the last micro-batch"),
+    ):
+        for seed in range(200):
+            n, settings = Numbers(64, seed), SETTINGS | {"seed": seed, "start": "random"}
+            world = tiny.world(n, tiny.CONFIG)
+            settings |= {"rows": sum(map(len, shape)), "micro_batches": len(shape)}
+            parts = [rounded(part) for part in train.Trainer(tiny.CONFIG, *world, settings).parts]
+            parts = rounded_after(world, parts, settings) if step > 1 else parts
+            of = [rows(n, counts, padded=padded) for counts in shape]
+            loss, after, gap = train_batches.one_step(tiny.CONFIG, world[0], parts, of, settings, step)
+            if gap >= GAP and not _weak(after):
+                break
+        else:
+            msg = f"no seed for {name}"
+            raise AssertionError(msg)
+        clauses = "TRN-001 TRN-002 LYR-011" + (" LYR-008" if padded else "") + (" EVT-001 EVT-002" if step > 1 else "")
+        area.add(
+            name, "train.batches", clauses, purpose, given(world, parts, settings, step, of), answered(loss, after)
+        )
+    _silent(area)
+    return area
+
+
+def _silent(area: Area) -> None:
+    """GRD-006: inputs of a micro-batch in which no label counts."""
+    rule = update_choices.rule_of("seft") | {"grow": "curvature", "adapt": "activation"}
+    for seed in range(200):
+        n = Numbers(133, seed)
+        settings = SETTINGS | {"seed": seed, "start": "random", "rows": 3, "micro_batches": 2, "rule": rule}
+        world = tiny.world(n, tiny.CONFIG)
+        parts = [rounded(part) for part in train.Trainer(tiny.CONFIG, *world, settings).parts]
+        parts = rounded_after(world, parts, settings)
+        of = [rows(n, counts, padded=False) for counts in ([(5, 0)], [(0, 0), (0, 0)])]
+        loss, after, gap = train_batches.one_step(tiny.CONFIG, world[0], parts, of, settings, 2)
+        _, other, _ = train_batches.one_step(tiny.CONFIG, world[0], parts, of[:1], settings, 2)
+        moved = any(one.phi.keys() != two.phi.keys() for one, two in zip(after, other, strict=True))
+        if gap >= GAP and moved and not _weak(after):
+            break
+    else:
+        msg = "no seed in which the inputs of these rows move a slot"
+        raise AssertionError(msg)
+    purpose = "a micro-batch without labels skipped, and its rows missing in the mean square of the inputs"
+    clauses = "GRD-006 GROW-004 TRN-001 TRN-002 EVT-001 EVT-002"
+    area.add(
+        "silent-inputs", "train.batches", clauses, purpose, given(world, parts, settings, 2, of), answered(loss, after)
+    )
+
+
+def rounded_after(world: World, parts: list[Part], settings: dict[str, Any]) -> list[Part]:
+    """Return the targets after the first step of the run on its own text, as binary32 holds them."""
+    own = train.one_step(tiny.CONFIG, world[0], parts, world[2], settings, 1)
+    return [rounded(part) for part in own.parts]
+
+
+def _weak(parts: list[Part]) -> bool:
+    """Tell whether a slot was moved by a gradient that is rounding in proportion to the others."""
+    sizes = [[abs(x) for p, x in part.kept["m"].items() if part.kept["age"][p]] for part in parts]
+    return any(min(own) < 1e-3 * max(own) for own in sizes if own)
+
+
+AREAS = (steps,)

@@ -1,0 +1,217 @@
+"""Cases of models with two and three layers, whose matrices go beyond the first block (MDL-007)."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from conformance.gen import tiny, train_presets, train_steps
+from conformance.gen.model import tensors_of
+from conformance.gen.numbers import Area, Numbers, ids
+from conformance.gen.train import GAP
+from conformance.gen.train import described as given_run
+from conformance.gen.train import run_answer as of_run
+from conformance.oracle import event as events
+from conformance.oracle import generate, prune, train, update_choices
+from conformance.oracle.event import Evidence
+from conformance.oracle.model import Config, Decoder
+from conformance.oracle.update import effective
+
+TWO: Config = tiny.CONFIG | {"num_hidden_layers": 2}
+THREE: Config = tiny.CONFIG | {"num_hidden_layers": 3}
+_DRAWN = {"drop": "random", "grow": "random", "adapt": "random"}
+
+_RUNS: tuple[tuple[str, Config, dict[str, Any], dict[str, Any], str], ...] = (
+    ("drawn", TWO, _DRAWN, {"steps": 4, "evolve_every": 2, "start": "random"}, "RNG-003 DLT-004"),
+    ("gradient", THREE, {}, {"steps": 4, "evolve_every": 2, "start": "gradient"}, "DLT-004 EVT-001"),
+    ("model-scope", TWO, {"scope": "model"}, {"steps": 4, "evolve_every": 2}, "EVT-009 SEL-007"),
+    ("drawn-end", THREE, {"adapt": "random", "adapts": "end"}, {"steps": 4, "evolve_every": 2}, "RNG-003 EVT-004"),
+)
+
+
+def depth() -> Area:
+    """MDL-007, MDL-001, TRN, GEN-001 and PRN-005 beyond the first block."""
+    area = Area("depth", "binary64 decoder and run")
+    _runs(area)
+    _steps(area)
+    _models(area)
+    return area
+
+
+def _runs(area: Area) -> None:
+    for name, config, choice, more, clauses in _RUNS:
+        rule = update_choices.rule_of("seft") | choice
+        settings = (
+            train_presets.SETTINGS | {"micro_batches": 1, "rows": 2, "drop_fraction": 1.0} | more | {"rule": rule}
+        )
+        for seed in range(200):
+            world = tiny.world(Numbers(62, seed), config)
+            run = train.run(config, *world, settings | {"seed": seed})
+            if run.gap >= GAP and run.moves["grown"]:
+                break
+        else:
+            msg = f"no seed for {name}"
+            raise AssertionError(msg)
+        purpose = "a matrix index that starts anew in every block, or the targets of one block alone"
+        given = given_run(settings | {"seed": seed}, world, config)
+        area.add(name, "train.run", f"MDL-007 {clauses}", purpose, given, of_run(run))
+
+
+def _steps(area: Area) -> None:
+    """A step with an event from a state that a run of two layers has reached."""
+    ((seed, step, given, answer),) = train_steps.reached(train_steps.SETTINGS, (2,), TWO)
+    given["settings"] = train_steps.SETTINGS | {"seed": seed}
+    purpose = "the state of a block taken for that of another"
+    area.add(f"step-{step}", "train.step", "MDL-007 EVT-001 OPT-001 DLT-003", purpose, given, answer)
+    drawn = train_steps.SETTINGS | {
+        "rule": update_choices.rule_of("seft") | _DRAWN,
+        "start": "random",
+        "drop_fraction": 1.0,
+    }
+    ((seed, step, given, answer),) = train_steps.reached(drawn, (2,), TWO)
+    given["settings"] = drawn | {"seed": seed}
+    purpose = "a matrix index that starts anew in every block"
+    area.add(f"step-drawn-{step}", "train.step", "MDL-007 RNG-003 EVT-001", purpose, given, answer)
+
+
+def _models(area: Area) -> None:
+    n = Numbers(63, 1)
+    tensors = tensors_of(THREE, n, 0.6)
+    tokens = n.integers((2, 5), 0, 4)
+    loss, logits, gradients = Decoder(THREE, tensors).loss_and_gradients(tokens, tokens)
+    given: dict[str, Any] = {"config": THREE, "tensors": tensors, "tokens": tokens}
+    answer = {"loss": loss, "logits": logits, "gradients": gradients}
+    purpose = "blocks in another order, a block left out, the last block twice"
+    more = {"labels": tokens, "rows_at_once": 2}
+    area.add("model", "model.step", "MDL-001 GRD-001 NUM-004", purpose, given | more, answer)
+    behind = {"logits": generate.logits_behind(THREE, tensors, tokens, (2, 1, 2))}
+    purpose = "the keys of one block for those of another"
+    area.add("read", "generate.read", "GEN-001 MDL-001", purpose, given | {"parts": [2, 1, 2]}, behind)
+    told: dict[str, Any] = {"config": THREE, "tensors": tensors, "prompt": [3, 1], "stops": [], "temperature": 0.0}
+    told |= {"max_tokens": 6, "seed": 1}
+    text, gap = generate.text(THREE, tensors, [3, 1], [], 6, told)
+    assert gap >= 1e-4, f"the text hangs on {gap}"
+    area.add("text", "generate.text", "GEN-001 GEN-007", purpose, told, {"tokens": ids(text)})
+    for seed in range(100):
+        n = Numbers(64, seed)
+        tensors, tokens = tensors_of(THREE, n, 0.6), n.integers((4, 5), 0, 4)
+        kept, _, gap = prune.model(THREE, tensors, tokens, prune.by_wanda(0.5))
+        if gap > 1e-3:
+            break
+    given = {"config": THREE, "tensors": tensors, "tokens": tokens, "sparsity": 0.5}
+    purpose = "statistics from two blocks before, or from blocks that are not pruned yet"
+    answer = {"kept": {name: ids(k) for name, k in kept.items()}}
+    area.add("pruned", "prune.model", "PRN-005 PRN-003 MDL-007", purpose, given, answer)
+    config = tiny.CONFIG | {"num_hidden_layers": 12}
+    described = {"biases": [], "windows": [None] * 12, "head_dim": 2, "kv_heads": 1}
+    names = [f"model.layers.{i}.{p}.weight" for i in range(12) for p in _PROJECTIONS]
+    purpose = "names sorted as texts: block 10 before block 2"
+    area.add("twelve", "config.describe", "MDL-007", purpose, {"config": config}, {"targets": names} | described)
+
+
+_PROJECTIONS = [f"self_attn.{p}_proj" for p in "qkvo"] + [f"mlp.{p}_proj" for p in ("gate", "up", "down")]
+
+
+def last_pass() -> Area:
+    """EVT-004: each condition of the pass after the last step on its own."""
+    area = Area("last-pass", "binary64 run")
+    rows_move = {"counts": "values", "scope": "row", "drop_schedule": "constant"}
+    rows: tuple[tuple[str, dict[str, Any], Tells, str, str], ...] = (
+        ("exempt", {"exempt": "slots", "adapts": "end"}, _cuts_a_slot, "ADPT-007", "slots exempt"),
+        ("support", {"counts": "values"}, _values_fit, "ADPT-006", "zeros not counted: nothing to prune"),
+        ("row", rows_move, _whole_fits, "EVT-009", "only a matrix above its budget"),
+        ("row-end", {"scope": "row", "adapts": "end"}, _whole_differs, "EVT-009", "rows that trade budgets"),
+        ("model", {"scope": "model", "adapts": "end"}, _whole_differs, "EVT-009", "matrices that keep theirs"),
+        ("data", {"adapts": "end"}, _first_data_differ, "TRN-003", "the data of the first step"),
+        ("micro", {"adapts": "end"}, _first_rows_differ, "TRN-002", "the first micro-batch alone"),
+    )
+    for name, choice, tells, clause, purpose in rows:
+        rule = update_choices.rule_of("seft") | choice
+        more = {"steps": 9, "density": 0.3, "drop_fraction": 1.0} if choice is rows_move else {"steps": 5}
+        settings = train_presets.SETTINGS | {"evolve_every": 2, "rows": 2, "micro_batches": 1} | more | {"rule": rule}
+        settings |= {"micro_batches": 2} if name == "micro" else {}
+        seed, world, run = _found(settings, tells, zeros="counts" in choice)
+        given = given_run(settings | {"seed": seed}, world, tiny.CONFIG)
+        area.add(name, "train.run", f"EVT-004 {clause}", f"in the last pass: {purpose}", given, of_run(run))
+    _no_evidence(area)
+    return area
+
+
+Final = list[dict[int, float]]
+Tells = Callable[[train.Trainer, Final], bool]
+"""From the state before the pass and the weights behind it to whether a certain wrong pass would end otherwise"""
+
+
+def _found(settings: dict[str, Any], tells: Tells, *, zeros: bool) -> tuple[int, Any, train.Run]:
+    """Return the first seed whose last pass hangs on no gap below GAP and is told apart; with zeros stored."""
+    for seed in range(400):
+        world = tiny.world(Numbers(65, seed), tiny.CONFIG)
+        for name, at in world[1].items() if zeros else ():
+            world[0][name].reshape(-1)[at[:3]] = 0.0
+        mine = settings | {"seed": seed}
+        run = train.run(tiny.CONFIG, *world, mine)
+        if run.gap < GAP or not run.moves["grown"]:
+            continue
+        before = train.before_finish(tiny.CONFIG, *world, mine)[0]
+        if tells(before, run.final):
+            return seed, world, run
+    msg = f"no seed for {tells.__name__}"
+    raise AssertionError(msg)
+
+
+def _cuts_a_slot(before: train.Trainer, final: Final) -> bool:
+    return any(part.phi.keys() - w.keys() for part, w in zip(before.parts, final, strict=True))
+
+
+def _values_fit(before: train.Trainer, final: Final) -> bool:
+    pairs = zip(before.parts, final, strict=True)
+    counted = [(effective(part.base, part.phi), w, part.budget[0]) for part, w in pairs]
+    return any(len(w) < len(held) and sum(x != 0 for x in held.values()) <= k for held, w, k in counted)
+
+
+def _whole_fits(before: train.Trainer, final: Final) -> bool:
+    sizes = [len(part.base.keys() | part.phi.keys()) for part in before.parts]
+    return any(len(w) < n <= k for w, n, k in zip(final, sizes, before.budgets, strict=True))
+
+
+def _whole_differs(before: train.Trainer, final: Final) -> bool:
+    seen = before.look(before.s["steps"])
+    parts = [replace(part, budget=[k]) for part, k in zip(before.parts, before.budgets, strict=True)]
+    evidence = [
+        Evidence(g, [], [], [0.0] * part.shape[1], [], []) for g, part in zip(seen.gradients, parts, strict=True)
+    ]
+    wrong, _ = events.last_pass(parts, evidence, before.rule | {"scope": "matrix"}, seed=0, step=0)
+    return [part.base.keys() | part.phi.keys() for part in wrong] != [w.keys() for w in final]
+
+
+def _first_data_differ(before: train.Trainer, final: Final) -> bool:
+    first = before.data(1)
+    vars(before)["data"] = lambda _: first
+    return _whole_differs(before, final)
+
+
+def _first_rows_differ(before: train.Trainer, final: Final) -> bool:
+    tokens, labels, mask = before.data(before.s["steps"])
+    vars(before)["data"] = lambda _: (tokens[:1], labels[:1], mask)
+    return _whole_differs(before, final)
+
+
+def _no_evidence(area: Area) -> None:
+    """A run whose last step leaves weights at which nothing is finite, and no pool above its budget."""
+    world = tiny.world(Numbers(66, 0), tiny.CONFIG)
+    for dtype, lr in (("float32", 2.0**100), ("float64", 2.0**600)):
+        settings = train_presets.SETTINGS | {"preset": "seft", "steps": 1, "seed": 0, "lr": lr}
+        settings |= {"rows": 2, "micro_batches": 1}
+        trainer = train.Trainer(tiny.CONFIG, *world, settings)
+        loss = trainer.look(1)
+        trainer.optimize(1, loss.gradients)
+        final = [effective(part.base, part.phi) for part in trainer.parts]
+        run = train.Run([loss.loss], [], trainer.parts, trainer.budgets, trainer.delta_budgets, final, 1.0, {})
+        purpose = "evidence gathered where nothing is pruned, and refused"
+        given = given_run(settings, world, tiny.CONFIG)
+        area.add(f"no-evidence-{dtype}", "train.run", "EVT-004 EVT-005", purpose, given, of_run(run), dtypes=(dtype,))
+
+
+AREAS = (
+    depth,
+    last_pass,
+)

@@ -1,0 +1,156 @@
+"""Single steps from states that a run has reached: each starts from the state before it, so that no error adds up."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from conformance.gen import tiny
+from conformance.gen import train as train_cases
+from conformance.gen.numbers import Area, Array, Numbers, ids, reals
+from conformance.oracle import train
+from conformance.oracle.event import Part
+from conformance.oracle.model import Config
+
+SETTINGS = train_cases.SETTINGS | {
+    "start": "gradient",
+    "rows": 2,
+    "length": 6,
+    "density": 0.25,
+    "evolve_every": 2,
+    "seed": 0,
+}
+
+_LEAST = 1e-6
+"""Least gradient in proportion to the largest: below it a quotient m / sqrt(v) shows rounding and nothing else."""
+
+World = tuple[dict[str, Array], dict[str, list[int]], list[int]]
+
+
+def rounded(part: Part) -> Part:
+    """Return a state that binary32 holds: every class of numbers starts from the same one."""
+    kept = {
+        name: {p: x if name == "age" else float(np.float32(x)) for p, x in values.items()}
+        for name, values in part.kept.items()
+    }
+    base = {p: float(np.float32(b)) for p, b in part.base.items()}
+    return replace(part, base=base, phi={p: float(np.float32(x)) for p, x in part.phi.items()}, kept=kept)
+
+
+def summed(earlier: train.Earlier | None, gradients: list[list[float]]) -> train.Earlier:
+    """Return the sums of a window with one more step, such as binary32 holds."""
+    before, steps = ([[0.0] * len(g) for g in gradients], 0) if earlier is None else (earlier.sums, earlier.steps)
+    sums = [
+        [float(np.float32(a + x)) for a, x in zip(old, g, strict=True)]
+        for old, g in zip(before, gradients, strict=True)
+    ]
+    return train.Earlier(sums, steps + 1)
+
+
+def described(part: Part) -> dict[str, Any]:
+    """Return a state as a case holds it."""
+    base, slots = sorted(part.base), sorted(part.phi)
+    return {
+        "base": ids(base),
+        "base_values": reals([part.base[p] for p in base]),
+        "delta": ids(slots),
+        "delta_values": reals([part.phi[p] for p in slots]),
+        **{name: reals([part.kept[name][p] for p in slots]) for name in ("m", "v")},
+        "age": ids([part.kept["age"][p] for p in slots]),
+        "budget": part.budget[0],
+        "delta_budget": part.delta_budget[0],
+    }
+
+
+def asked(
+    config: Config,
+    world: World,
+    parts: list[Part],
+    settings: dict[str, Any],
+    step: int,
+    earlier: train.Earlier | None = None,
+) -> dict[str, Any]:
+    """Return the inputs of a step."""
+    tensors, _, text = world
+    told = [described(part) for part in parts]
+    if earlier is not None:
+        for one, part, sums in zip(told, parts, earlier.sums, strict=True):
+            one |= {"window": reals(sums).reshape(part.shape), "window_steps": earlier.steps}
+    return {
+        "config": config,
+        "tensors": tensors,
+        "parts": told,
+        "text": ids(text),
+        "settings": settings,
+        "step": step,
+    }
+
+
+def answered(loss: float, parts: list[Part]) -> dict[str, Any]:
+    """Return the outputs of a step."""
+    told = [described(part) for part in parts]
+    names = ("base", "base_values", "delta", "delta_values", "m", "v", "age")
+    return {"loss": loss, **{name: [one[name] for one in told] for name in names}}
+
+
+def steps() -> Area:
+    """TRN, EVT, OPT: a step with and one without an event, and states that only a run would reach."""
+    area = Area("step", "binary64 step")
+    clauses = "TRN-001 TRN-003 EVT-001 EVT-002 EVT-006 OPT-001 OPT-004 DLT-003"
+    event = f"{clauses} SCH-001 SCH-002 GROW-002 GROW-003 ADPT-002 ADPT-004 DLT-005"
+    for name, change, at in (
+        ("plain", {}, (1, 3)),
+        ("event", {}, (2, 4, 6)),
+        ("active-only", {"preset": "active-only"}, (4,)),
+        ("no-adapt", {"preset": "no-adapt"}, (4,)),
+        ("decay", {"weight_decay": 0.5, "max_norm": 0.0625, "micro_batches": 2}, (4,)),
+        ("window", {"gradient_window": 2, "evolve_every": 3}, (3,)),
+        ("long-window", {"gradient_window": 4, "evolve_every": 4, "micro_batches": 2}, (4,)),
+    ):
+        settings = SETTINGS | change
+        for seed, step, given, answer in reached(settings, at):
+            purpose = "an age, a moment or a slot that the run before it has left and a fresh start does not have"
+            linked = event if step % settings["evolve_every"] == 0 else clauses
+            linked += " GRD-004 TRN-005" if "window" in given["parts"][0] else ""
+            given["settings"] = settings | {"seed": seed}
+            area.add(f"{name}-{step}", "train.step", linked, purpose, given, answer)
+    return area
+
+
+def reached(
+    settings: dict[str, Any], at: tuple[int, ...], config: Config = tiny.CONFIG
+) -> list[tuple[int, int, dict[str, Any], dict[str, Any]]]:
+    """Return the steps asked for of the first seed in which none of them hangs on a small gap."""
+    for seed in range(200):
+        here = settings | {"seed": seed}
+        world = tiny.world(Numbers(61, seed), config)
+        trainer = train.Trainer(config, *world, here)
+        parts = [rounded(part) for part in trainer.parts]
+        found = []
+        earlier = None
+        for step in range(1, max(at) + 1):
+            before, ends = train.window_of(here, step)
+            earlier = earlier if before else None
+            own = train.one_step(config, world[0], parts, world[2], here, step, earlier)
+            if own.gap < train_cases.GAP or min(trainer.gap, _weakest(own.parts)) < _LEAST:
+                break
+            if step in at:
+                given = asked(config, world, parts, here, step, earlier if ends else None)
+                found.append((seed, step, given, answered(own.loss, own.parts)))
+            parts, earlier = [rounded(part) for part in own.parts], summed(earlier, own.gradients)
+        else:
+            return found
+    msg = "no seed with gaps large enough"
+    raise AssertionError(msg)
+
+
+def _weakest(parts: list[Part]) -> float:
+    """Return the smallest gradient that has just moved a slot, in proportion to the largest of its matrix."""
+    shares = []
+    for part in parts:
+        sizes = [abs(x) for p, x in part.kept["m"].items() if part.kept["age"][p]]
+        shares += [size / max(sizes) for size in sizes if size]
+    return min(shares, default=1.0)
+
+
+AREAS = (steps,)
