@@ -18,7 +18,7 @@ from conformance.wrong.kills import killing, unproven, variants_of
 from conformance.wrong.margins import engine_variants
 from conformance.wrong.mutants import CONTROLS, MUTANTS
 from conformance.wrong.mutants.base import ENGINE, REFUSALS, Mutant, rewritten, right
-from conformance.wrong.mutants.pruning import sparsegpt
+from conformance.wrong.mutants.prune import sparsegpt
 
 CASES = load_all()
 BY_OP = {op: [case for case in CASES if case.op == op] for op in OPS}

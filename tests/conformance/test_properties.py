@@ -26,12 +26,12 @@ from conformance.properties.trial import Property, Trial
 from conformance.protocol.child import Child
 from conformance.wrong.mutants import MUTANTS
 from conformance.wrong.mutants.base import ENGINE, changed, ids, right
-from conformance.wrong.mutants.choosing import higher_id_wins, in_order_of_score, nan_ranked
-from conformance.wrong.mutants.events import event
 from conformance.wrong.mutants.files import stored_zeros_lost
 from conformance.wrong.mutants.kernels import last_of_a_row_lost, zeros_without_gradient
-from conformance.wrong.mutants.layers import absolute_sums
-from conformance.wrong.mutants.optimizers import adamw
+from conformance.wrong.mutants.select import higher_id_wins, in_order_of_score, nan_ranked
+from conformance.wrong.mutants.train_gradients import absolute_sums
+from conformance.wrong.mutants.update_evolve import event
+from conformance.wrong.mutants.update_optimizers import adamw
 
 ROOT = Path(conformance.__file__).parents[1]
 ARRAYS = ("rule", "layer", "whole")

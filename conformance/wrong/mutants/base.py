@@ -34,7 +34,6 @@ __all__ = [
 
 Values = dict[str, Any]
 Operation = Callable[[Values], Values]
-
 ENGINE = EnginePort()
 REDUCED = reduced()
 
@@ -170,6 +169,15 @@ def edited(clauses: str, op: str, function: Any, old: str, new: str, flaw: str) 
             inner.__code__ = held
 
     return Mutant(op, flaw, tuple(clauses.split()), call, refuses_good=True)
+
+
+Rows = tuple[tuple[str, str, Any, str, str, str], ...]
+"""Operation, clauses, function, text of its source, what stands there instead, and the flaw."""
+
+
+def edits(rows: Rows) -> list[Mutant]:
+    """Return the mutants of a table, a row each."""
+    return [edited(clauses, op, function, old, new, flaw) for op, clauses, function, old, new, flaw in rows]
 
 
 @cache

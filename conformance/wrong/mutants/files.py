@@ -13,7 +13,6 @@ from conformance.protocol.port import Refused
 from conformance.wrong.mutants.base import REFUSALS, Mutant, Operation, Values, after, changed, mutant, right, unchecked
 
 __all__ = ["MUTANTS"]
-
 Bytes = NDArray[np.uint8]
 
 

@@ -1,4 +1,4 @@
-"""Wrong layers and gradients (LYR, GRD-001 to GRD-004, NUM)."""
+"""Wrong layers (LYR, NUM)."""
 
 import math
 from collections.abc import Callable
@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 
 from conformance.engine.flaws import attended
-from conformance.oracle import select
 from conformance.wrong.mutants.base import (
     REFUSALS,
     Mutant,
@@ -15,14 +14,10 @@ from conformance.wrong.mutants.base import (
     Values,
     after,
     changed,
-    flipped,
-    ids,
     mutant,
     right,
     unchecked,
 )
-
-__all__ = ["MUTANTS", "short_mantissa"]
 
 
 def eps_outside_the_root(a: Values) -> Values:
@@ -146,16 +141,6 @@ def mean_over_all_rows(a: Values) -> Values:
     return right("layer.cross_entropy")(a | {"count": len(a["targets"])})
 
 
-def absolute_sums(a: Values) -> Values:
-    mean = sum(abs(dy.T @ x) for dy, x in zip(a["dy"], a["x"], strict=True)) / a["steps"]
-    held = set(a["delta"].tolist())
-    base = set(a["base"].tolist())
-    open_to = [p for p in range(mean.size) if p not in held and (a["scope"] == "all" or p in base)]
-    flat = mean.reshape(-1)
-    chosen = select.largest([float(flat[p]) for p in open_to], open_to, min(a["n"], len(open_to)))
-    return {"candidates": ids(chosen), "values": flat[chosen]}
-
-
 def mean_left_out(out: Values, a: Values) -> Values:
     """Dx as if the root mean square did not depend on x."""
     r = 1 / np.sqrt(np.mean(a["x"] * a["x"], axis=-1, keepdims=True) + a["x"].dtype.type(a["eps"]))
@@ -169,13 +154,6 @@ def rope_of(kind: str, **new: Callable[[Values], Any]) -> Operation:
         return right("rope.frequencies")(a | {"rope": a["rope"] | {k: g(a["rope"]) for k, g in new.items()}})
 
     return f
-
-
-def off_the_support(out: Values, a: Values) -> Values:
-    """The gradient without the entries that are 0 in no row: a gradient of what is stored."""
-    return {
-        "gradient": np.where(np.arange(out["gradient"].size).reshape(out["gradient"].shape) % 3, out["gradient"], 0)
-    }
 
 
 def scaled(op: str, name: str, by: float) -> Operation:
@@ -197,18 +175,6 @@ MUTANTS: list[Mutant] = [
     mutant("NUM-002", "layer.linear", linear_in_ten_bits, "ten-bit products"),
     mutant("NUM-002", "layer.linear", scaled("layer.linear", "y", SLIGHTLY), "y too large by 2⁻¹³"),
     mutant("NUM-003", "layer.linear", scaled("layer.linear", "dweight", SLIGHTLY), "dweight too large by 2⁻¹³"),
-    mutant("GRD-001", "gradient.whole", flipped("gradient.whole", "gradient"), "the gradient transposed"),
-    mutant("GRD-001", "gradient.whole", after("gradient.whole", off_the_support), "no gradient off the support"),
-    mutant("GRD-001", "gradient.whole", scaled("gradient.whole", "gradient", SLIGHTLY), "too large by 2⁻¹³"),
-    mutant("GRD-002", "gradient.at", after("gradient.at", lambda o, _: {"values": o["values"][::-1]}), "another order"),
-    mutant("GRD-002 NUM-003", "gradient.at", scaled("gradient.at", "values", SLIGHTLY), "too large by 2⁻¹³"),
-    mutant("GRD-004", "gradient.candidates", absolute_sums, "|g| before the mean"),
-    mutant(
-        "GRD-003",
-        "gradient.candidates",
-        changed("gradient.candidates", dy=lambda a: [dy * np.arange(1, dy.shape[1] + 1) for dy in a["dy"]]),
-        "row blocks weighed",
-    ),
     mutant("LYR-004", "layer.rope", interleaved, "neighbours paired"),
     mutant("LYR-004", "layer.rope", coarse_angles, "angles in binary32"),
     mutant(

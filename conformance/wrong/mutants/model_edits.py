@@ -1,30 +1,17 @@
-"""Configs, layers, pruners, draws and topologies with one condition of one rule forgotten, or a limit off by one."""
+"""Configs and models with one condition of a clause forgotten, or a limit off by one."""
 
 from typing import Any
 
 from conformance.engine.parts import (
-    attention,
+    attention_blocks,
     config,
-    counter,
-    cross_entropy,
-    embedding,
-    keep,
-    rmsnorm,
-    rope,
-    select,
-    slots,
-    sparsegpt,
-    text,
-    topology,
-    wanda,
+    model,
 )
-from conformance.wrong.mutants.base import Mutant, edited, unchecked
-
-__all__ = ["MUTANTS"]
+from conformance.wrong.mutants.base import Mutant, edited
 
 _READ = config.ModelConfig.from_json
-_WINDOWS, _ROPE, _ROPE_OF = config._windows, config._rope, config._rope_of
-_ROPE_KIND, _CONTEXT = config._rope_kind, config._original_context
+_WINDOWS, _ROPE, ROPE_OF = config._windows, config._rope, config._rope_of
+_ROPE_KIND, CONTEXT = config._rope_kind, config._original_context
 
 _CONFIG: tuple[tuple[str, Any, str, str, str], ...] = (
     ("MDL-004 MDL-006", _READ, "_NAMED.get(family, ())", "()", "what libraries fill in taken for a default"),
@@ -86,16 +73,16 @@ _CONFIG: tuple[tuple[str, Any, str, str, str], ...] = (
     ("MDL-003", _WINDOWS, 'if family == "llama"', "if False", "windows for llama"),
     (
         "MDL-006",
-        _ROPE_OF,
+        ROPE_OF,
         'any(part.get("partial_rotary_factor") not in (None, 1) for part in (settings, config))',
         "False",
         "a part of the head rotated",
     ),
-    ("MDL-006", _ROPE_OF, 'kind == "dynamic" and head_dim <= 2', "False", "dynamic heads of 2"),
-    ("MDL-006", _ROPE_OF, 'not numbers["low_freq_factor"] < numbers["high_freq_factor"]', "False", "low above high"),
+    ("MDL-006", ROPE_OF, 'kind == "dynamic" and head_dim <= 2', "False", "dynamic heads of 2"),
+    ("MDL-006", ROPE_OF, 'not numbers["low_freq_factor"] < numbers["high_freq_factor"]', "False", "low above high"),
     (
         "MDL-006",
-        _ROPE_OF,
+        ROPE_OF,
         'numbers["low_freq_factor"] < numbers',
         'numbers["low_freq_factor"] <= numbers',
         "low as high",
@@ -111,8 +98,36 @@ _CONFIG: tuple[tuple[str, Any, str, str, str], ...] = (
         "a switch that is no switch",
     ),
 )
-_OTHER: tuple[tuple[str, str, Any, str, str, str], ...] = (
-    ("rope.frequencies", "LYR-005", rope.rope_frequencies, "max(length, max_positions)", "length", "T for L"),
+
+_ROWS: tuple[tuple[str, str, Any, str, str, str], ...] = (
+    (
+        "model.step",
+        "LYR-013 LYR-008",
+        attention_blocks.Sight.keys,
+        "start - self.window + 1",
+        "start - self.window + 2",
+        "a block of queries a key short",
+    ),
+    (
+        "model.step",
+        "LYR-013",
+        attention_blocks.Sight.rows,
+        "self.mask[:, low:high]",
+        "self.mask[:, : high - low]",
+        "the mask of the first keys",
+    ),
+    (
+        "model.step",
+        "LYR-013",
+        attention_blocks.blockwise_backward,
+        "dk[:, :, low:high, :] + dk_block",
+        "dk_block",
+        "keys that two blocks see overwritten",
+    ),
+    ("model.step", "MDL-008", model.BlockInput.cache, "self.layer", "0", "the window of layer 0 computed again"),
+)
+
+_EDITS: tuple[tuple[str, str, Any, str, str, str], ...] = (
     (
         "model.step",
         "MDL-004",
@@ -121,159 +136,11 @@ _OTHER: tuple[tuple[str, str, Any, str, str, str], ...] = (
         "in _ROPE_OBJECTS[1:]",
         "rope_parameters unread",
     ),
-    ("generate.read", "MDL-004", _ROPE_OF, "10000.0", "1000000.0", "another default base"),
-    (
-        "generate.read",
-        "MDL-004",
-        _CONTEXT,
-        '_positive_int(config, "max_position_embeddings")',
-        "8192",
-        "another original context",
-    ),
     ("model.step", "MDL-004", _ROPE_KIND, '("rope_type", "type")', '("rope_type",)', "type unread"),
-    ("layer.attention", "LYR-008", attention.visible_keys, "age < window", "age <= window", "a key more in a window"),
-    ("layer.attention", "LYR-008", attention.visible_keys, "age >= 0", "age > 0", "a query that does not see itself"),
-    (
-        "layer.cross_entropy",
-        "LYR-011",
-        cross_entropy.cross_entropy_forward,
-        "targets != IGNORE",
-        "targets >= 0",
-        "any target below 0 ignored",
-    ),
-    ("layer.cross_entropy", "LYR-011", cross_entropy.cross_entropy_forward, "count < 1", "count < 0", "a count of 0"),
-    ("layer.embedding", "LYR-001", embedding.embedding_forward, "not 0 <=", "not -9 <=", "a token below 0"),
-    ("layer.rmsnorm", "LYR-002", rmsnorm.rmsnorm_forward, "x * r * weight", "x * r * (1 + weight)", "1 + weight"),
-    ("prune.magnitude", "PRN-001", keep.removed_count, "0 <= sparsity < 1", "0 <= sparsity <= 1", "a sparsity of 1"),
-    ("prune.magnitude", "PRN-001", keep.removed_count, "0 <= sparsity < 1", "0 < sparsity < 1", "sparsity 0 refused"),
-    ("prune.magnitude", "PRN-001", keep.removed_count, "count(sparsity * n)", "round(sparsity * n)", "counts rounded"),
-    (
-        "prune.wanda",
-        "PRN-003",
-        wanda.wanda_mask,
-        "sums = binary64(input_square_sum)",
-        "sums = __import__('numpy').nan_to_num(binary64(input_square_sum))",
-        "NaN taken for 0",
-    ),
-    (
-        "select.pools",
-        "SEL-008",
-        select.selection_in_pools,
-        "Boundary(float(inside[best]) + 0.0, float(outside[best]) + 0.0)",
-        "Boundary(float(inside[best]), float(outside[best]))",
-        "a boundary of −0",
-    ),
-    ("prune.wanda", "PRN-003", wanda.wanda_mask, "weight.shape[1])", "weight.shape[0])", "a count of rows"),
-    (
-        "prune.pattern",
-        "PRN-004",
-        keep.keep_n_of_m,
-        "rank_in_rows(-groups) < n",
-        "rank_in_rows(groups) >= m - n",
-        "ties up",
-    ),
-    ("prune.sparsegpt", "PRN-009", sparsegpt._damped, "0 <= damping < inf", "damping < inf", "damping below 0"),
-    (
-        "prune.sparsegpt",
-        "PRN-009",
-        sparsegpt._damped,
-        "damping * xp.mean(diagonal))",
-        "damping * xp.mean(xp.where(dead, xp.ones_like(diagonal), diagonal)))",
-        "dead inputs in the mean as 1",
-    ),
-    (
-        "prune.sparsegpt",
-        "PRN-011",
-        sparsegpt.sparsegpt,
-        "removed_count(sparsity, n_out * n)",
-        "removed_count(sparsity, n) * n_out",
-        "a count of each row",
-    ),
-    (
-        "prune.sparsegpt",
-        "PRN-013",
-        sparsegpt._rounded,
-        "not bool(xp.all(xp.abs(new) <= xp.finfo(weight.dtype).max))",
-        "False",
-        "infinite weights",
-    ),
-    ("text.training", "TRN-003", text._room, "tokens - length + 1", "tokens - length", "the last window left out"),
-    ("text.training", "TRN-003", text._room, "tokens < length", "tokens <= length", "a text of one window refused"),
-    ("text.evaluation", "EVL-001", text._room, "tokens < length", "tokens <= length", "a text of one window refused"),
-    (
-        "text.evaluation",
-        "EVL-001",
-        text.evaluation_starts,
-        "i * (room - 1) // max(windows - 1, 1)",
-        "round(i * (room - 1) / max(windows - 1, 1))",
-        "starts rounded",
-    ),
-    ("rng.draws", "RNG-002", counter.counter_key, "0 <= word <= _MASK", "0 <= word <= _MASK // 2", "63 bits"),
-    ("train.run", "RNG-002", counter.counter_key, "0 <= word <= _MASK", "word <= _MASK", "words below 0"),
-    ("train.run", "RNG-002", counter.counter_key, "0 <= word <= _MASK", "0 <= word", "words of 65 bits"),
-    ("topology.positions", "TOP-001", topology.check, "int(indptr[0]) != 0 or ", "", "pointers from 1"),
-    ("topology.positions", "TOP-001", topology.check, " or int(indptr[-1]) != topology.nnz", "", "pointers to less"),
-    ("topology.positions", "TOP-002", topology.check, "lowest < 0 or ", "", "columns below 0"),
-    ("topology.positions", "TOP-002", topology.check, "highest >= n_in", "highest > n_in", "a column of in"),
-    (
-        "topology.positions",
-        "TOP-002",
-        topology.check,
-        "positions[1:] > positions[:-1]",
-        "positions[1:] >= positions[:-1]",
-        "a column twice",
-    ),
-    ("topology.of", "TOP-003", topology.from_flat, "first < 0 or ", "", "positions below 0"),
-    ("topology.of", "TOP-003", topology.from_flat, "last >= n_out * n_in", "last > n_out * n_in", "a position behind"),
-    (
-        "topology.of",
-        "TOP-003",
-        topology.from_flat,
-        "positions[1:] > positions[:-1]",
-        "positions[1:] >= positions[:-1]",
-        "a position twice",
-    ),
-    (
-        "count.budgets",
-        "DLT-002",
-        slots.budget_by_count,
-        "slots * extent.numel // total",
-        "round(slots * extent.numel / total)",
-        "shares rounded",
-    ),
-    ("count.budgets", "DLT-002", slots.budget_by_count, ", extent.nnz)", ", extent.numel)", "shares above K"),
-    ("count.budgets", "DLT-002", slots.budget_by_rank, ", extent.nnz)", ", extent.numel)", "ranks above K"),
-    (
-        "count.budgets",
-        "DLT-002",
-        slots.budget_by_nnz,
-        "count(density * extent.nnz)",
-        "int(density * extent.nnz)",
-        "int()",
-    ),
-    ("select.largest", "SEL-005", select._check_count, "0 <= k <= n", "0 <= k < n", "all refused"),
-    ("select.smallest", "SEL-005", select._check_count, "0 <= k <= n", "k <= n", "fewer than none"),
-    ("select.smallest", "SEL-004", select._check_finite, "xp.isfinite(scores)", "~xp.isnan(scores)", "infinite scores"),
-    (
-        "select.pools",
-        "SEL-008",
-        select.selection_in_pools,
-        "int(xp.argmin(gaps))",
-        "gaps.shape[0] - 1 - int(xp.argmin(xp.flip(gaps)))",
-        "the last of equal gaps",
-    ),
-    (
-        "select.pools",
-        "SEL-008",
-        select.selection_in_pools,
-        "xp.maximum(xp.abs(inside), xp.abs(outside))",
-        "xp.abs(inside)",
-        "gaps by the inner score",
-    ),
 )
 
 MUTANTS: list[Mutant] = [
+    *(edited(clauses, op, f, old, new, f"edited, {flaw}") for op, clauses, f, old, new, flaw in _ROWS),
     *(edited(clauses, "config.describe", f, old, new, flaw) for clauses, f, old, new, flaw in _CONFIG),
-    *unchecked("text.calibration", "PRN-007"),
-    *(edited(clauses, op, f, old, new, f"edited, {flaw}") for op, clauses, f, old, new, flaw in _OTHER),
+    *(edited(clauses, op, f, old, new, f"edited, {flaw}") for op, clauses, f, old, new, flaw in _EDITS),
 ]

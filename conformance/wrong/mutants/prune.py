@@ -1,11 +1,21 @@
-"""Wrong pruners (PRN); SparseGPT by the three steps of its authors (inverse, then factor), one flaw at a time."""
+"""Wrong models, configs, evaluations and runs (MDL, TRN, EVL and the rules as a run uses them)."""
 
 from typing import Any
 
 import numpy as np
 
 from conformance.engine.flaws import behind_unpruned_blocks
-from conformance.wrong.mutants.base import Mutant, Operation, Values, changed, ids, mutant, right, unchecked
+from conformance.wrong.mutants.base import (
+    Mutant,
+    Operation,
+    Values,
+    changed,
+    ids,
+    mutant,
+    right,
+    unchecked,
+)
+from conformance.wrong.mutants.model import behind_silent_norms
 
 
 def factor(h: Any, flaw: str) -> Any:
@@ -111,6 +121,10 @@ def kept_bits_lost(a: Values) -> Values:
 
 
 MUTANTS: list[Mutant] = [
+    mutant(
+        "TRN-019 LYR-015", "prune.model", behind_silent_norms("prune.model"), "RMSNorm gives 0 where squares overflow"
+    ),
+    *unchecked("prune.model", "TRN-017", "LYR-001"),
     mutant("PRN-001", "prune.magnitude", no_nudge, "int(ρ n)"),
     mutant("PRN-002", "prune.magnitude", changed("prune.magnitude", weights=lambda a: a["weights"] + 100), "W for |W|"),
     *unchecked("prune.magnitude", "PRN-001"),

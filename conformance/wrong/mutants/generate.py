@@ -9,8 +9,6 @@ import numpy as np
 from conformance.oracle import select_rng
 from conformance.wrong.mutants.base import Mutant, Operation, Values, ids, mutant, right, unchecked
 
-__all__ = ["CONTROLS", "MUTANTS"]
-
 
 @dataclass(frozen=True, slots=True)
 class _Way:
@@ -217,4 +215,6 @@ MUTANTS: list[Mutant] = [
     *unchecked("generate.text", "GEN-002", "GEN-006", "GEN-007"),
 ]
 
-CONTROLS: list[Mutant] = [mutant("GEN-004", "generate.pick", _picks(_Way()), "none")]
+CONTROLS: list[Mutant] = [
+    mutant("GEN-004", "generate.pick", _picks(_Way()), "none"),
+]

@@ -12,8 +12,6 @@ from conformance.oracle import files
 from conformance.oracle.files import BITS, Section
 from conformance.wrong.mutants.base import Mutant, Operation, Values, mutant, right
 
-__all__ = ["MUTANTS"]
-
 Frame = Callable[[bytes], bytes]
 
 

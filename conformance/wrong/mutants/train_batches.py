@@ -1,13 +1,11 @@
-"""Wrong steps on labels and masks, and contexts that a reading changes (TRN-001, TRN-002, GEN-001)."""
+"""Wrong steps on labels and masks (TRN-001, TRN-002)."""
 
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from conformance.wrong.mutants.base import Mutant, Operation, Values, mutant, right, unchecked
-
-__all__ = ["MUTANTS"]
+from conformance.wrong.mutants.base import Mutant, Operation, Values, mutant, right
 
 
 def of_batches(change: Callable[[Values], Values]) -> Operation:
@@ -53,28 +51,6 @@ def last_alone(a: Values) -> Values:
     return right("train.batches")(a | {"batches": counted[-1:]})
 
 
-def branches_in_a_row(a: Values) -> Values:
-    """Every reading changes the context in place."""
-    right("generate.fork")(a)
-    found, tokens = [], a["tokens"]
-    for branch in a["branches"]:
-        found += right("generate.fork")(a | {"tokens": tokens, "branches": [branch]})["logits"]
-        tokens = np.concatenate([tokens, branch], axis=1)
-    return {"logits": found}
-
-
-def without_context(a: Values) -> Values:
-    """The branches are read behind the first token alone."""
-    right("generate.fork")(a)
-    return right("generate.fork")(a | {"tokens": a["tokens"][:, :1]})
-
-
-def first_branch(a: Values) -> Values:
-    """All branches are the first."""
-    found = right("generate.fork")(a)["logits"]
-    return {"logits": [found[0] for _ in found]}
-
-
 def _steps() -> list[tuple[str, str, Any]]:
     return [
         ("TRN-001 LYR-011", "every label counts", of_batches(all_labels)),
@@ -88,8 +64,4 @@ def _steps() -> list[tuple[str, str, Any]]:
 
 MUTANTS: list[Mutant] = [
     *(mutant(clauses, "train.batches", call, flaw) for clauses, flaw, call in _steps()),
-    mutant("GEN-001", "generate.fork", branches_in_a_row, "a context that readings change"),
-    mutant("GEN-001", "generate.fork", without_context, "the first token for a context"),
-    mutant("GEN-001", "generate.fork", first_branch, "the first branch for all"),
-    *unchecked("generate.fork", "GEN-002"),
 ]

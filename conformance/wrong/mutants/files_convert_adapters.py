@@ -5,8 +5,6 @@ import numpy as np
 from conformance.engine.parts import changes, lora, shira, spiel
 from conformance.wrong.mutants.base import Mutant, Values, after, edited, mutant, reset, unchecked
 
-__all__ = ["MUTANTS"]
-
 OP = "convert.adapter"
 
 

@@ -12,7 +12,6 @@ from conformance.cases.compare import float_type
 from conformance.wrong.mutants.base import Mutant, Operation, Values, ids
 
 __all__ = ["CONTROLS", "MUTANTS"]
-
 Array = NDArray[Any]
 Add = Callable[[Array], Array]
 Change = Callable[[Array], Array]

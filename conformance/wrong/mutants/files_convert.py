@@ -21,8 +21,6 @@ from conformance.wrong.mutants.base import (
     unchecked,
 )
 
-__all__ = ["MUTANTS"]
-
 OP, BACK = "convert.from_hf", "convert.to_hf"
 
 

@@ -16,8 +16,6 @@ from conformance.oracle.files import Tensor
 from conformance.oracle.second_reader import Refused, read
 from conformance.wrong.mutants.base import REFUSALS, Mutant, Operation, Values, mutant, right, unchecked
 
-__all__ = ["MUTANTS"]
-
 Tensors = dict[str, Tensor]
 Edit = Callable[[Tensors, Values], None]
 

@@ -1,45 +1,11 @@
-"""Wrong selections, counts, schedules, draws and topologies (TOP, CHG, SEL, RNG, DLT, SCH)."""
+"""Wrong counts, schedules and budgets (DLT, SCH)."""
 
 import math
 
 import numpy as np
 
 from conformance.oracle import update_counts, update_schedule
-from conformance.wrong.mutants.base import Mutant, Operation, Values, after, changed, ids, mutant, right, unchecked
-
-__all__ = ["MUTANTS"]
-
-
-def higher_id_wins(sign: int) -> Operation:
-    def op(a: Values) -> Values:
-        order = np.lexsort((-a["ids"], sign * a["scores"]))
-        return {"chosen": np.sort(a["ids"][order[: a["k"]]])}
-
-    return op
-
-
-def in_order_of_score(a: Values) -> Values:
-    order = np.lexsort((a["ids"], -a["scores"]))
-    return {"chosen": a["ids"][order[: a["k"]]]}
-
-
-def nan_ranked(a: Values) -> Values:
-    return {"chosen": np.sort(a["ids"][np.argsort(a["scores"], kind="stable")[: a["k"]]])}
-
-
-def minus_zero_first(a: Values) -> Values:
-    order = np.lexsort((a["ids"], ~np.signbit(a["scores"]), a["scores"]))
-    return (
-        {"chosen": np.sort(a["ids"][order[: a["k"]]])}
-        if np.isfinite(a["scores"]).all()
-        else right("select.smallest")(a)
-    )
-
-
-def unstable(a: Values) -> Values:
-    if not (np.isfinite(a["scores"]).all() and 0 < a["k"] < len(a["ids"])):
-        return right("select.largest")(a)
-    return {"chosen": np.sort(a["ids"][np.argpartition(-a["scores"], a["k"])[: a["k"]]])}
+from conformance.wrong.mutants.base import Mutant, Values, after, changed, ids, mutant, right, unchecked
 
 
 def rate(a: Values) -> float:
@@ -48,11 +14,6 @@ def rate(a: Values) -> float:
 
 def budget_before_the_cap(a: Values) -> float:
     return float(a["density"] * a["out"] * a["in"])
-
-
-def one_pool(a: Values) -> Values:
-    whole = {"pools": np.zeros_like(a["pools"]), "counts": np.array([a["counts"].sum()])}
-    return right("select.pools")(a | whole)
 
 
 def draws_by_slot(a: Values) -> Values:
@@ -73,15 +34,6 @@ def rounded_twice(out: Values, a: Values) -> Values:
     return {"weights": right("delta.effective")(a | {"delta_values": delta})["weights"]}
 
 
-def indptr_of_columns(a: Values) -> Values:
-    return right("topology.of")(a | {"out": a["in"], "in": a["out"]})
-
-
-def by_column(out: Values, a: Values) -> Values:
-    p = out["positions"]
-    return {"positions": np.sort(p % max(a["in"], 1) * a["out"] + p // max(a["in"], 1))}
-
-
 def shared_equally(a: Values) -> Values:
     if a["by"] != "count":
         return right("count.budgets")(a)
@@ -90,24 +42,6 @@ def shared_equally(a: Values) -> Values:
 
 
 MUTANTS: list[Mutant] = [
-    mutant("SEL-001 NUM-001", "select.largest", higher_id_wins(-1), "ties to the higher id"),
-    mutant("SEL-002 NUM-001", "select.smallest", higher_id_wins(1), "ties to the higher id"),
-    mutant("SEL-001", "select.largest", unstable, "a partition that leaves ties to chance"),
-    mutant("SEL-003", "select.largest", in_order_of_score, "returned in order of score"),
-    mutant("SEL-004 SEL-005", "select.smallest", nan_ranked, "NaN ranked, impossible counts answered"),
-    mutant("SEL-004", "select.smallest", minus_zero_first, "−0 before +0"),
-    *unchecked("select.largest", "SEL-004", "SEL-005"),
-    mutant("SEL-007", "select.pools", one_pool, "one pool"),
-    mutant(
-        "SEL-008", "select.pools", after("select.pools", lambda o, _: {"outside": o["inside"]}), "no best left behind"
-    ),
-    mutant(
-        "SEL-008",
-        "select.pools",
-        after("select.pools", lambda o, _: {"gap": abs(o["inside"] - o["outside"])}),
-        "the gap as it is",
-    ),
-    *unchecked("select.pools", "SEL-004", "SEL-005"),
     mutant("SEL-006 SCH-002", "count.drop", lambda a: {"n": round(rate(a))}, "round"),
     mutant("SEL-006 SCH-002", "count.drop", lambda a: {"n": int(rate(a))}, "floor without the nudge"),
     mutant("SEL-006 SCH-002", "count.drop", lambda a: {"n": math.ceil(rate(a))}, "ceil"),
@@ -173,27 +107,6 @@ MUTANTS: list[Mutant] = [
         after("schedule.spiel", lambda o, a: {"sums": o["sums"] * 0 + a["accumulate"]}),
         "A steps in every phase",
     ),
-    mutant("RNG-001", "rng.draws", changed("rng.draws", numbers=lambda a: a["numbers"] - 1), "draws from −1"),
-    mutant("RNG-002", "rng.draws", changed("rng.draws", words=lambda a: a["words"][::-1]), "words reversed"),
-    mutant("TOP-003", "topology.positions", lambda a: {"positions": ids(a["indices"])}, "columns for flat positions"),
-    mutant("TOP-003", "topology.positions", after("topology.positions", by_column), "column-major"),
-    mutant("TOP-001", "topology.of", indptr_of_columns, "pointers of columns"),
-    mutant(
-        "TOP-002",
-        "topology.of",
-        after("topology.of", lambda o, _: {"indices": o["indices"][::-1]}),
-        "columns backwards",
-    ),
-    *unchecked("topology.positions", "TOP-001", "TOP-002"),
-    *unchecked("topology.of", "TOP-003"),
-    mutant("CHG-001", "change.source", lambda a: {"source": ids(range(len(a["new"])))}, "slots kept in place"),
-    mutant("CHG-002", "change.realign", changed("change.realign", fill=lambda a: 0.0), "new slots always zero"),
-    mutant(
-        "CHG-002",
-        "change.realign",
-        after("change.realign", lambda o, _: {"values": o["values"] + 0.0}),
-        "−0 becomes +0",
-    ),
     mutant("TOP-004 DLT-003", "delta.effective", after("delta.effective", without_zeros), "zeros leave the support"),
     mutant("DLT-003", "delta.effective", after("delta.effective", base_plus_zero), "−0 of the base becomes +0"),
     mutant("DLT-003", "delta.effective", after("delta.effective", rounded_twice), "φ in sixteen bits"),
@@ -210,16 +123,4 @@ MUTANTS: list[Mutant] = [
         "another seed, g for |g|",
     ),
     *unchecked("delta.initial", "DLT-004"),
-    mutant("TRN-003", "text.training", changed("text.training", step=lambda a: a["step"] + 1), "steps from 0"),
-    mutant(
-        "PRN-007", "text.calibration", lambda a: right("text.training")(a | {"step": 1, "rows": a["n"]}), "stream 2"
-    ),
-    mutant(
-        "EVL-001",
-        "text.evaluation",
-        lambda a: {"starts": ids(i * a["tokens"] // a["windows"] for i in range(a["windows"]))},
-        "n / windows",
-    ),
-    *unchecked("text.training", "TRN-003"),
-    *unchecked("text.evaluation", "EVL-002"),
 ]

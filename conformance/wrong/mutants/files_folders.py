@@ -9,8 +9,6 @@ import numpy as np
 from conformance.oracle.files_folders import INDEX, WHOLE
 from conformance.wrong.mutants.base import REFUSALS, Mutant, Operation, Values, changed, mutant, right, unchecked
 
-__all__ = ["MUTANTS"]
-
 
 def indexed(change: Callable[[Values], Any]) -> Operation:
     """A folder whose index is another."""

@@ -4,8 +4,6 @@ import numpy as np
 
 from conformance.wrong.mutants.base import Mutant, Operation, Values, after, changed, mutant, right
 
-__all__ = ["CONTROLS", "MUTANTS"]
-
 
 def adamw(flaw: str = "") -> Operation:
     def op(a: Values) -> Values:
@@ -132,5 +130,6 @@ MUTANTS: list[Mutant] = [
     ),
     mutant("OPT-004", "adamw.clip", lambda a: {"factor": min(1.0, a["max_norm"] / (a["norm"] or 1.0))}, "no 1e-6"),
 ]
+
 CONTROLS = (Mutant("adamw.step", "none", (), adamw()),)
 """Rewritten operations without a flaw, which every case must pass."""

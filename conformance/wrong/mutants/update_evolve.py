@@ -1,4 +1,4 @@
-"""Wrong events: drop, grow and adapt on dictionaries, with one flaw."""
+"""Wrong events on dictionaries: drop, grow and adapt with one flaw."""
 
 import math
 from dataclasses import replace
@@ -183,5 +183,6 @@ MUTANTS: list[Mutant] = [
     mutant("EVT-002", "update.evolve", of_another_step, "adapt with another step's gradient"),
     *unchecked("update.evolve", "SEL-005", "EVT-005"),
 ]
+
 CONTROLS = (Mutant("update.evolve", "none", (), event()),)
 """Rewritten operations without a flaw, which every case must pass."""

@@ -1,4 +1,4 @@
-"""Readers and writers of files with one condition of one rule forgotten, or a limit off by one (FMT)."""
+"""Mistakes that no case saw until somebody who knew neither cases nor mutants made them, one of each kind."""
 
 from typing import Any
 
@@ -18,8 +18,6 @@ from conformance.engine.parts import (
     validate,
 )
 from conformance.wrong.mutants.base import Mutant, edited, reset
-
-__all__ = ["MUTANTS"]
 
 _BAD_CHARACTERS = 'any(c < " " or c in "#\\x7f" for c in name)'
 _PATTERN = "2 <= m <= MAX_M and 1 <= n < m and all(shape)"
@@ -151,6 +149,7 @@ _READ: tuple[tuple[str, Any, str, str, str], ...] = (
         "scales of the target",
     ),
 )
+
 _WRITTEN: tuple[tuple[str, Any, str, str, str], ...] = (
     ("FMT-065", csr.encode, "np.uint16 if support.shape[-1] <= 2**16", "np.uint16 if support.shape[-1] < 2**16", "U32"),
     (
@@ -178,6 +177,7 @@ _WRITTEN: tuple[tuple[str, Any, str, str, str], ...] = (
     ),
     ("FMT-009", validate.check_name, "1 <= size <=", "1 <= size <", "a name of 512 bytes refused"),
 )
+
 _APPLIED: tuple[tuple[str, Any, str, str, str], ...] = (
     ("FMT-133", change._check_fits, "change.shape != base.shape", "len(change.shape) != len(base.shape)", "any shape"),
     ("FMT-133", change._merged, "not _among(gone, at).all() or ", "", "a removed position that is not there"),
@@ -232,7 +232,36 @@ def _rows(op: str, rows: tuple[tuple[str, Any, str, str, str], ...]) -> list[Mut
     return [edited(clauses, op, function, old, new, f"edited, {flaw}") for clauses, function, old, new, flaw in rows]
 
 
+_ROWS: tuple[tuple[str, str, Any, str, str, str], ...] = (
+    (
+        "file.read",
+        "FMT-072",
+        nm._unpack,
+        "    _check_spare(packed, per_row * bits, name)\n",
+        "",
+        "no look along an axis",
+    ),
+    (
+        "file.read",
+        "FMT-057",
+        gaps.plan_gap8,
+        "prod(entry.shape) // SKIP",
+        "(prod(entry.shape) >> 8)",
+        "gaps of n + numel / 256 bytes at most",
+    ),
+    ("delta.apply", "FMT-135", change._values_at, "np.zeros(at.size", "np.full(at.size, -0.0", "−0 + −0"),
+    (
+        "delta.apply",
+        "FMT-132",
+        delta_rules.operation_of,
+        'partition(":")',
+        'rpartition(":")',
+        "names parted at their last colon",
+    ),
+)
+
 MUTANTS: list[Mutant] = [
+    *(edited(clauses, op, f, old, new, f"edited, {flaw}") for op, clauses, f, old, new, flaw in _ROWS),
     *_rows("file.read", _READ),
     *_rows("file.write", _WRITTEN),
     *_rows("delta.apply", _APPLIED),

@@ -1,0 +1,96 @@
+"""Adapters with one condition of a clause forgotten."""
+
+from typing import Any
+
+import numpy as np
+
+from conformance.engine.parts import (
+    adapter_base,
+    adapter_lora,
+    adapter_sparsepeft,
+    adapter_spp,
+)
+from conformance.wrong.mutants.base import Mutant, Rows, Values, edits, forgotten
+
+
+def _rank(a: Values) -> Any:
+    return a["rank"] if "c" in a else len(a["a"])
+
+
+def _other(a: Values) -> Any:
+    return a["c"] if "c" in a else a["b"]
+
+
+_FACTORS: dict[str, Any] = {
+    "a_narrow_A": lambda a: a["a"].shape[1] < a["in"],
+    "a_wide_A": lambda a: a["a"].shape[1] > a["in"],
+    "a_short_other_factor": lambda a: len(_other(a)) < a["out"],
+    "a_long_other_factor": lambda a: len(_other(a)) > a["out"],
+    "a_rank_of_0": lambda a: _rank(a) == 0 and not ("c" in a and len(a["a"]) == 0),
+    "an_alpha_of_0": lambda a: a["alpha"] == 0,
+    "an_alpha_below_0": lambda a: a["alpha"] < 0,
+    "an_infinite_alpha": lambda a: a["alpha"] == np.inf,
+    "an_alpha_that_is_NaN": lambda a: a["alpha"] != a["alpha"],
+}
+
+_RANKS: dict[str, Any] = {"another_rank_of_B": lambda a: a["b"].shape[1] != len(a["a"])}
+
+_BANDS: dict[str, Any] = {
+    "bands_with_a_rest": lambda a: 0 < len(a["a"]) < a["out"] and a["out"] % len(a["a"]),
+    "more_bands_than_rows": lambda a: len(a["a"]) > a["out"],
+    "no_bands": lambda a: len(a["a"]) == 0,
+}
+
+_ADAPTERS: Rows = (
+    ("adapter.lora", "ADP-001", adapter_lora.lora_forward, "lora.scale * (u @", "(u @", "y without s"),
+    ("adapter.lora", "ADP-001", adapter_lora.lora_backward, "du = lora.scale * ", "du = ", "dA and dx without s"),
+    ("adapter.lora", "ADP-001", adapter_lora.lora_backward, "db = lora.scale * ", "db = ", "dB without s"),
+    (
+        "adapter.lora",
+        "ADP-001",
+        adapter_lora.lora_backward,
+        "dx + xp.reshape(du @ lora.a, dx.shape)",
+        "dx",
+        "dx of W alone",
+    ),
+    ("adapter.lora", "ADP-004", adapter_lora.lora_merge, "lora.scale * (", "(", "a merge without s"),
+    ("adapter.lora_star", "ADP-005", adapter_lora.lora_star, "[0] != base", "[0] > base", "fewer weights than S has"),
+    ("adapter.lora_star", "ADP-005", adapter_lora.lora_star, "[0] != base", "[0] < base", "more weights than S has"),
+    (
+        "adapter.lora_star",
+        "ADP-005",
+        adapter_lora.lora_star,
+        "xp.take(xp.reshape(merged, (-1,)), positions)",
+        "xp.take(spread(base.values, flat(base.topology), base.topology.numel), positions)",
+        "values of before the merge",
+    ),
+    (
+        "adapter.spp",
+        "ADP-006",
+        adapter_spp.spp_backward,
+        "spp.scale * kernels.sample",
+        "kernels.sample",
+        "gradients without s",
+    ),
+    ("adapter.spp", "ADP-006", adapter_spp.spp_backward, " * base.values", "", "gradients without W"),
+    ("adapter.spp", "ADP-006", adapter_spp.spp_backward, "dx + dx_more", "dx", "dx of W alone"),
+    (
+        "adapter.sparsepeft",
+        "ADP-007",
+        adapter_sparsepeft.sparsepeft_backward,
+        "lora.scale * kernels.sample",
+        "kernels.sample",
+        "gradients without s",
+    ),
+    ("adapter.sparsepeft", "ADP-007", adapter_sparsepeft.sparsepeft_backward, "dx + dx_more", "dx", "dx of W alone"),
+    *(
+        (f"adapter.{kind}", "ADP-009", adapter_base.check_scale, "0 < alpha", "1 <= alpha", "an alpha below 1 refused")
+        for kind in ("lora", "spp", "sparsepeft")
+    ),
+)
+
+MUTANTS: list[Mutant] = [
+    *(m for op in ("lora", "sparsepeft") for m in forgotten(f"adapter.{op}", "ADP-009", **_FACTORS, **_RANKS)),
+    *forgotten("adapter.spp", "ADP-009", **_FACTORS, **_BANDS),
+    *edits(_ADAPTERS),
+]

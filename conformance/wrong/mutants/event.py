@@ -1,0 +1,118 @@
+"""Wrong events by the choices of chapter 8."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from conformance.wrong.mutants.base import Mutant, Operation, Values, after, changed, mutant, right, unchecked
+
+
+def choosing(**new: Any) -> Operation:
+    """An event under a rule with other choices."""
+    return lambda a: right("update.event")(a | {"rule": a["rule"] | new})
+
+
+def of_parts(**new: Callable[[Values], Any]) -> Operation:
+    """An event whose parts have other entries."""
+    return lambda a: right("update.event")(
+        a | {"parts": [part | {name: f(part) for name, f in new.items()} for part in a["parts"]]}
+    )
+
+
+def told(name: str, change: Callable[[Any], Any]) -> Operation:
+    """An event whose record tells something else."""
+    return after("update.event", lambda out, _: {"records": [r | {name: change(r[name])} for r in out["records"]]})
+
+
+def scope_taken_for_matrix(a: Values) -> Values:
+    # one budget for what has one a row or a group
+    names = ("budget", "delta_budget")
+    parts = [part | {name: np.array([np.sum(part[name])]) for name in names} for part in a["parts"]]
+    return right("update.event")(a | {"rule": a["rule"] | {"scope": "matrix"}, "parts": parts})
+
+
+def matrices_apart(a: Values) -> Values:
+    found = [right("update.event")(a | {"parts": [part]}) for part in a["parts"]]
+    return {name: [one for each in found for one in each[name]] for name in found[0]}
+
+
+def base_moves_in(out: Values, a: Values) -> Values:
+    """Grown positions become positions of the base."""
+    both = [np.union1d(base, new) for base, new in zip(out["base"], out["grown"], strict=True)]
+    more = []
+    for old, values, new in zip(out["base"], out["base_values"], both, strict=True):
+        wide = np.zeros(len(new), dtype=values.dtype)
+        wide[np.searchsorted(new, old)] = values
+        more.append(wide)
+    return {"base": both, "base_values": more}
+
+
+def scored(op: str, criterion: str, score: Callable[[Values], Any]) -> Operation:
+    """One criterion by another formula; what the engine refuses stays refused."""
+
+    def f(a: Values) -> Values:
+        out = right(op)(a)
+        return {"scores": np.asarray(score(a))} if a["criterion"] == criterion else out
+
+    return f
+
+
+def at(a: Values, name: str) -> Any:
+    return a[name].reshape(-1)[a["positions"]]
+
+
+def without_default(out: Values, _: Values) -> Values:
+    return {"choices": [c for c in out["choices"] if not c.startswith(("evolve_until", "drop_schedule"))]}
+
+
+def n_for_the_budget_of_a_group(a: Values) -> Values:
+    if a["pattern"] is None:
+        return right("update.event")(a)
+    parts = [part | {"budget": np.full_like(part["budget"], a["pattern"][0])} for part in a["parts"]]
+    return right("update.event")(a | {"parts": parts})
+
+
+def looked_at_where_it_is_scored(a: Values) -> Values:
+    parts = [part | {"gradient": np.nan_to_num(part["gradient"])} for part in a["parts"]]
+    return right("update.event")(a | {"parts": parts})
+
+
+MUTANTS: list[Mutant] = [
+    mutant("DLT-001 EVT-009", "update.event", n_for_the_budget_of_a_group, "N for what a group stored at load"),
+    mutant("EVT-005", "update.event", looked_at_where_it_is_scored, "NaN off what is scored goes unseen"),
+    mutant("DROP-003", "update.event", choosing(drop="magnitude"), "always drops by |φ|"),
+    mutant("DROP-004", "update.event", choosing(drops="slot"), "the base of a dropped weight stays"),
+    mutant("GROW-004", "update.event", choosing(grow="gradient"), "always grows by |ḡ|"),
+    mutant("GROW-005", "update.event", choosing(regrow=1), "just-dropped positions always candidates"),
+    mutant("GROW-006", "update.event", choosing(candidates="all"), "all positions candidates"),
+    mutant(
+        "GRD-007",
+        "update.event",
+        of_parts(candidates=lambda p: None if p["candidates"] is None else p["candidates"][:1]),
+        "one candidate alone",
+    ),
+    mutant("GROW-007 EVT-009 TOP-005", "update.event", scope_taken_for_matrix, "scope taken for matrix"),
+    mutant("ADPT-005", "update.event", choosing(adapt="sensitivity"), "always adapts by |ḡ · W|"),
+    mutant("ADPT-006", "update.event", choosing(counts="support"), "always counts the support"),
+    mutant("ADPT-007", "update.event", choosing(exempt="new"), "only new slots exempt"),
+    mutant("DLT-006", "update.event", choosing(moments="zero"), "new slots start without moments"),
+    mutant("DLT-006", "update.event", of_parts(steps=lambda p: 1), "A taken for 1"),
+    mutant("EVT-008", "update.event", choosing(adapts="always"), "always adapts"),
+    mutant("SCH-008", "update.event", choosing(first_event="fraction"), "the first event like the others"),
+    mutant("RNG-003", "update.event", changed("update.event", seed=lambda a: a["seed"] + 1), "another seed"),
+    mutant("RNG-003", "update.event", changed("update.event", step=lambda a: a["step"] - 1), "steps from 0"),
+    mutant("SEL-007 DLT-001", "update.event", matrices_apart, "matrices always apart"),
+    mutant("DLT-001", "update.event", of_parts(budget=lambda p: p["budget"] + 1), "a budget of K + 1"),
+    mutant("EVT-006", "update.event", after("update.event", base_moves_in), "grown positions join the base"),
+    mutant(
+        "OPT-008",
+        "update.event",
+        of_parts(row_moments=lambda p: None if p["row_moments"] is None else p["row_moments"] * 0 + 1),
+        "rows forgotten at events",
+    ),
+    mutant("TRN-009", "update.event", told("dropped", lambda n: 0), "no count of dropped slots"),
+    mutant("TRN-009", "update.event", told("reactivated", lambda n: n + 1), "one reactivated too many"),
+    mutant("SEL-008 TRN-009", "update.event", told("drop", lambda b: b[:0]), "no boundary of the drop"),
+    *unchecked("update.event", "EVT-005"),
+]

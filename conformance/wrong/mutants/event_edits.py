@@ -1,0 +1,101 @@
+"""Events and their records with one condition of a clause forgotten."""
+
+from typing import Any
+
+from conformance.engine.parts import (
+    adapt,
+    drop,
+    event_record,
+    evidence,
+    grow,
+    optimizers,
+)
+from conformance.wrong.mutants.base import Mutant, Rows, edited, edits
+
+_RECORD: Rows = tuple(
+    ("update.event", "TRN-009", event_record.record_of, old, new, flaw)
+    for old, new, flaw in (
+        (
+            "grown=int(event.grown.shape[0])",
+            "grown=int(event.grown.shape[0] + event.cancelled.shape[0])",
+            "grown again",
+        ),
+        ("pruned=int(event.pruned.shape[0])", "pruned=int(event.left.shape[0])", "pruned slots not counted"),
+        ("inside(event.grown, flat(part.base.topology))", "inside(event.grown, stored)", "reactivated after it"),
+        ("max(0, delta_budget - slots_before)", "delta_budget - slots_before", "refilled below 0"),
+        ("max(0, delta_budget - slots_before)", "max(0, delta_budget - n_slots)", "refilled after it"),
+        ("slots=n_slots", "slots=slots_before", "slots before it"),
+        ("n_slots - inside(eta, stored)", "n_slots", "a support that counts slots of the base twice"),
+        ("n_stored + inside(eta, lost)", "n_stored", "those that grew back not at start"),
+    )
+)
+
+_SEEDS: Rows = tuple(
+    ("update.event", "DLT-006", function, old, new, flaw)
+    for function, old, new, flaw in (
+        (optimizers._adamw_seeds, "mean * (1.0 - settings.beta1**steps)", "mean", "m of a mean"),
+        (optimizers._adamw_seeds, "square * (1.0 - settings.beta2**steps)", "square", "v of a mean"),
+        (optimizers._adamw_seeds, "square * (", "mean * mean * (", "ḡ² for square"),
+        (optimizers.AdamW.seeds, "steps, steps)", "steps, steps - 1)", "age A − 1 for adamw"),
+        (optimizers.SpielAdamW.seeds, "steps - 1)", "steps)", "age A for spiel-adamw"),
+        (optimizers.SpielAdamW.seeds, "steps - 1)", "max(steps - 1, 1))", "an age of at least 1"),
+        (optimizers.Sgd.seeds, " / (1.0 - self.momentum)", "", "u without 1 / (1 − μ)"),
+    )
+)
+
+_COUNTED = "        n_counted += support.shape[0]\n"
+
+_EVENT: tuple[tuple[str, Any, str, str, str], ...] = (
+    ("GROW-002", grow._growth, "min(max(want, 0), ", "min(want, ", "fewer than no position grow"),
+    (
+        "GROW-002",
+        grow._growth,
+        "n_drop + part.delta_budget - slots_per_row(part.delta.topology)",
+        "n_drop",
+        "no refill",
+    ),
+    ("GROW-002", grow._growth, "sum(int(p.delta_budget) for p in parts)", "int(parts[0].delta_budget)", "one budget"),
+    ("GROW-006", drop.replaced, "fresh - (int(part.delta_budget) - slots.shape[0])", "fresh", "a refill that replaces"),
+)
+
+_ROWS: tuple[tuple[str, str, Any, str, str, str], ...] = (
+    (
+        "update.event",
+        "GRD-003 GROW-007",
+        evidence._Strongest._look_at,
+        "block.budget[block.low // width :]",
+        "block.budget",
+        "the budgets of the first groups",
+    ),
+    (
+        "update.event",
+        "GRD-003 EVT-009",
+        evidence._PerRow.offer,
+        "self.n[first : first + n_rows]",
+        "self.n[:n_rows]",
+        "the counts of the first rows",
+    ),
+    (
+        "update.event",
+        "ADPT-001 SEL-005",
+        adapt.adapt,
+        "    if excess <= 0:\n",
+        "    excess = min(excess, sum(p.shape[0] for p in positions))\n    if excess <= 0:\n",
+        "as much as may be pruned, and no refusal",
+    ),
+    (
+        "update.event",
+        "EVT-009",
+        adapt.adapt,
+        _COUNTED,
+        '        n_counted += max(support.shape[0], int(m.part.budget) if rule.scope == "model" else 0)\n',
+        "no matrix makes up for another",
+    ),
+)
+
+MUTANTS: list[Mutant] = [
+    *edits(_RECORD),
+    *edits(_SEEDS),
+    *(edited(clauses, op, f, old, new, f"edited, {flaw}") for op, clauses, f, old, new, flaw in _ROWS),
+    *(edited(clauses, "update.event", f, old, new, f"edited, {flaw}") for clauses, f, old, new, flaw in _EVENT),
+]

@@ -1,0 +1,139 @@
+"""Products with one condition of a clause forgotten."""
+
+from typing import Any
+
+from conformance.engine.parts import (
+    kernels,
+)
+from conformance.wrong.mutants.base import Mutant, Rows, Values, edited, edits, forgotten
+
+
+def _odd(name: str) -> Any:
+    return lambda a: (a["odd"] or {}) == {name: "other"}
+
+
+_OPERANDS: dict[str, Any] = {
+    "x_that_is_no_matrix": lambda a: a["x"].ndim != 2,
+    "dy_that_is_no_matrix": lambda a: a["dy"].ndim != 2,
+    "columns_of_x": lambda a: a["x"].ndim == 2 and a["x"].shape[1] != _shape(a)[1],
+    "columns_of_dy": lambda a: a["dy"].ndim == 2 and a["dy"].shape[1] != _shape(a)[0],
+}
+
+_SPARSE: dict[str, Any] = _OPERANDS | {
+    "values_that_are_no_vector": lambda a: a["values"].ndim != 1,
+    "too_few_values": lambda a: a["values"].ndim == 1 and len(a["values"]) < len(a["positions"]),
+    "too_many_values": lambda a: a["values"].ndim == 1 and len(a["values"]) > len(a["positions"]),
+    "rows_of_dy_and_x": lambda a: a["x"].ndim == a["dy"].ndim == 2 and len(a["x"]) != len(a["dy"]),
+}
+
+_STORED: dict[str, Any] = {
+    "too_few_new_values": lambda a: len(a["new"]) < len(a["slots"]),
+    "too_many_new_values": lambda a: len(a["new"]) > len(a["slots"]),
+}
+
+_SLOTS: dict[str, Any] = {
+    "slots_below_0": lambda a: a["slots"].min(initial=0) < 0,
+    "slots_behind_the_last": lambda a: a["slots"].max(initial=0) >= len(a["positions"]),
+}
+
+_SHAPE: dict[str, Any] = {"the_shape_of_the_matrix": lambda a: a["weight"].shape != (a["out"], a["in"])}
+
+
+def _shape(a: Values) -> tuple[int, int]:
+    return a["weight"].shape if "weight" in a else (a["out"], a["in"])
+
+
+_KERNELS: Rows = (
+    (
+        "kernel.store_dense",
+        "KRN-012",
+        kernels.locate,
+        "array_namespace(slots).take(flat(topology), slots)",
+        "slots",
+        "slots taken for positions",
+    ),
+    (
+        "kernel.store",
+        "KRN-012",
+        kernels.store,
+        "xp.take(xp.take(values, order), source)",
+        "xp.take(values, source)",
+        "values in the order of places",
+    ),
+    (
+        "kernel.exceeding",
+        "KRN-014",
+        kernels.exceeding,
+        "~(xp.abs(values) <= least)",
+        "~(xp.abs(values) <= least) & (values != -xp.inf)",
+        "−∞ left out",
+    ),
+    ("kernel.exceeding", "KRN-014", kernels.exceeding, "[0], xp.int64)", "[0][::-1], xp.int64)", "descending"),
+)
+
+_COMPACT = "from_halves(values, topology.indptr), values.dtype"
+_WIDE = "from_halves(values, topology.indptr)"
+
+_ROWS: tuple[tuple[str, str, Any, str, str, str], ...] = (
+    (
+        "kernel.sparse",
+        "KRN-015",
+        kernels.compact,
+        _COMPACT,
+        f"{_WIDE} * (abs({_WIDE}) >= 2.0**-14), values.dtype",
+        "subnormal numbers of float16 flushed",
+    ),
+    (
+        "kernel.sparse",
+        "KRN-015",
+        kernels.compact,
+        _COMPACT,
+        "from_halves(values.astype('float16'), topology.indptr), values.dtype",
+        "bfloat16 taken for float16",
+    ),
+    (
+        "kernel.sparse",
+        "KRN-015",
+        kernels.unpack,
+        "to_halves(packed.values, packed.held_in)",
+        "to_halves(packed.values, packed.held_in)[::-1]",
+        "values unpacked in another order",
+    ),
+    (
+        "kernel.sparse",
+        "KRN-016",
+        kernels.clear,
+        "return store(packed, where, xp.zeros(",
+        "return packed if where.shape[0] else store(packed, where, xp.zeros(",
+        "frozen values beside the live ones",
+    ),
+    (
+        "kernel.sparse",
+        "KRN-016",
+        kernels.matmul_transposed,
+        "matmul_transposed(dy, packed.frozen) + matmul_transposed(dy, packed.live)",
+        "matmul_transposed(dy, packed.frozen)",
+        "live values left out",
+    ),
+    (
+        "kernel.store",
+        "KRN-016 KRN-012",
+        kernels.store,
+        "Split(packed.frozen, store(packed.live, where, values))",
+        "Split(store(packed.frozen, where, values), packed.live)",
+        "stored into the frozen part",
+    ),
+)
+
+MUTANTS: list[Mutant] = [
+    *forgotten("kernel.sparse", "KRN-009", **_SPARSE),
+    *forgotten("kernel.sparse", "KRN-010", **{f"the_dtype_of_{n}": _odd(n) for n in ("x", "dy", "values")}),
+    *forgotten("kernel.dense", "KRN-009", **_OPERANDS),
+    *forgotten("kernel.dense", "KRN-010", **{f"the_dtype_of_{n}": _odd(n) for n in ("x", "dy", "weight")}),
+    *forgotten("kernel.store", "KRN-009", **_STORED),
+    *forgotten("kernel.store", "KRN-012", **_SLOTS),
+    *forgotten("kernel.store_dense", "KRN-009", **_STORED, **_SHAPE),
+    *forgotten("kernel.store_dense", "KRN-012", **_SLOTS),
+    *edits(_KERNELS),
+    *(edited(clauses, op, f, old, new, f"edited, {flaw}") for op, clauses, f, old, new, flaw in _ROWS),
+]

@@ -1,0 +1,112 @@
+"""Wrong selections, topologies, changes and draws (TOP, CHG, SEL, RNG)."""
+
+import numpy as np
+
+from conformance.wrong.mutants.base import Mutant, Operation, Values, after, changed, ids, mutant, right, unchecked
+
+
+def higher_id_wins(sign: int) -> Operation:
+    def op(a: Values) -> Values:
+        order = np.lexsort((-a["ids"], sign * a["scores"]))
+        return {"chosen": np.sort(a["ids"][order[: a["k"]]])}
+
+    return op
+
+
+def in_order_of_score(a: Values) -> Values:
+    order = np.lexsort((a["ids"], -a["scores"]))
+    return {"chosen": a["ids"][order[: a["k"]]]}
+
+
+def nan_ranked(a: Values) -> Values:
+    return {"chosen": np.sort(a["ids"][np.argsort(a["scores"], kind="stable")[: a["k"]]])}
+
+
+def minus_zero_first(a: Values) -> Values:
+    order = np.lexsort((a["ids"], ~np.signbit(a["scores"]), a["scores"]))
+    return (
+        {"chosen": np.sort(a["ids"][order[: a["k"]]])}
+        if np.isfinite(a["scores"]).all()
+        else right("select.smallest")(a)
+    )
+
+
+def unstable(a: Values) -> Values:
+    if not (np.isfinite(a["scores"]).all() and 0 < a["k"] < len(a["ids"])):
+        return right("select.largest")(a)
+    return {"chosen": np.sort(a["ids"][np.argpartition(-a["scores"], a["k"])[: a["k"]]])}
+
+
+def one_pool(a: Values) -> Values:
+    whole = {"pools": np.zeros_like(a["pools"]), "counts": np.array([a["counts"].sum()])}
+    return right("select.pools")(a | whole)
+
+
+def indptr_of_columns(a: Values) -> Values:
+    return right("topology.of")(a | {"out": a["in"], "in": a["out"]})
+
+
+def by_column(out: Values, a: Values) -> Values:
+    p = out["positions"]
+    return {"positions": np.sort(p % max(a["in"], 1) * a["out"] + p // max(a["in"], 1))}
+
+
+def gaps_in_the_dtype_of_scores(a: Values) -> Values:
+    found, scores, best = right("select.pools")(a), a["scores"], None
+    for p, k in enumerate(a["counts"]):
+        mine = np.sort(scores[a["pools"] == p])
+        mine = mine[::-1] if a["largest"] else mine
+        if not 0 < k < len(mine):
+            continue
+        inside, outside = mine[k - 1], mine[k]
+        top = max(abs(inside), abs(outside))
+        gap = abs(inside - outside) / top if top else top
+        if best is None or gap < best[0]:
+            best = gap, inside, outside
+    names = ("gap", "inside", "outside")
+    told = {} if best is None else {n: np.array([x + 0], scores.dtype) for n, x in zip(names, best, strict=True)}
+    return found | told
+
+
+MUTANTS: list[Mutant] = [
+    mutant("SEL-001 NUM-001", "select.largest", higher_id_wins(-1), "ties to the higher id"),
+    mutant("SEL-002 NUM-001", "select.smallest", higher_id_wins(1), "ties to the higher id"),
+    mutant("SEL-001", "select.largest", unstable, "a partition that leaves ties to chance"),
+    mutant("SEL-003", "select.largest", in_order_of_score, "returned in order of score"),
+    mutant("SEL-004 SEL-005", "select.smallest", nan_ranked, "NaN ranked, impossible counts answered"),
+    mutant("SEL-004", "select.smallest", minus_zero_first, "−0 before +0"),
+    *unchecked("select.largest", "SEL-004", "SEL-005"),
+    mutant("SEL-007", "select.pools", one_pool, "one pool"),
+    mutant(
+        "SEL-008", "select.pools", after("select.pools", lambda o, _: {"outside": o["inside"]}), "no best left behind"
+    ),
+    mutant(
+        "SEL-008",
+        "select.pools",
+        after("select.pools", lambda o, _: {"gap": abs(o["inside"] - o["outside"])}),
+        "the gap as it is",
+    ),
+    *unchecked("select.pools", "SEL-004", "SEL-005"),
+    mutant("RNG-001", "rng.draws", changed("rng.draws", numbers=lambda a: a["numbers"] - 1), "draws from −1"),
+    mutant("RNG-002", "rng.draws", changed("rng.draws", words=lambda a: a["words"][::-1]), "words reversed"),
+    mutant("TOP-003", "topology.positions", lambda a: {"positions": ids(a["indices"])}, "columns for flat positions"),
+    mutant("TOP-003", "topology.positions", after("topology.positions", by_column), "column-major"),
+    mutant("TOP-001", "topology.of", indptr_of_columns, "pointers of columns"),
+    mutant(
+        "TOP-002",
+        "topology.of",
+        after("topology.of", lambda o, _: {"indices": o["indices"][::-1]}),
+        "columns backwards",
+    ),
+    *unchecked("topology.positions", "TOP-001", "TOP-002"),
+    *unchecked("topology.of", "TOP-003"),
+    mutant("CHG-001", "change.source", lambda a: {"source": ids(range(len(a["new"])))}, "slots kept in place"),
+    mutant("CHG-002", "change.realign", changed("change.realign", fill=lambda a: 0.0), "new slots always zero"),
+    mutant(
+        "CHG-002",
+        "change.realign",
+        after("change.realign", lambda o, _: {"values": o["values"] + 0.0}),
+        "−0 becomes +0",
+    ),
+    mutant("SEL-008", "select.pools", gaps_in_the_dtype_of_scores, "gaps in the compute dtype"),
+]

@@ -1,0 +1,80 @@
+"""Wrong steps and runs (TRN, and the rules as a run uses them)."""
+
+from collections.abc import Callable
+from typing import Any
+
+from conformance.wrong.mutants.base import Mutant, Operation, Values, mutant, right, unchecked
+from conformance.wrong.mutants.model import behind_silent_norms, settings
+
+
+def ruled(**new: Any) -> Operation:
+    """A run under a rule with other choices."""
+
+    def f(a: Values) -> Values:
+        given = a["settings"]
+        if given.get("rule") is None:
+            return right("train.run")(a)
+        return right("train.run")(a | {"settings": given | {"rule": given["rule"] | new}})
+
+    return f
+
+
+def stepped(**new: Any) -> Operation:
+    """One step under other settings."""
+    return lambda a: right("train.step")(a | {"settings": a["settings"] | new})
+
+
+def of_every_target(**new: Callable[[Values], Any]) -> Operation:
+    """One step from a state whose parts have other entries."""
+    return lambda a: right("train.step")(
+        a | {"parts": [part | {name: f(part) for name, f in new.items()} for part in a["parts"]]}
+    )
+
+
+def without_window(part: Values) -> Values:
+    """A state whose window has been lost."""
+    return {name: value for name, value in part.items() if not name.startswith("window")}
+
+
+def last_gradient_alone(a: Values) -> Values:
+    return right("train.step")(a | {"parts": [without_window(part) for part in a["parts"]]})
+
+
+def of_a_window(**new: Callable[[Values], Any]) -> Operation:
+    """One step that ends a gradient window, from a window with other entries."""
+
+    def f(a: Values) -> Values:
+        held = [part | ({name: g(part) for name, g in new.items()} if "window" in part else {}) for part in a["parts"]]
+        return right("train.step")(a | {"parts": held})
+
+    return f
+
+
+MUTANTS: list[Mutant] = [
+    mutant("OPT-004", "train.step", stepped(max_norm=0.0), "no clipping"),
+    mutant("TRN-003", "train.step", stepped(seed=99), "another seed"),
+    mutant("EVT-001 GROW-002", "train.step", stepped(preset="static"), "no events"),
+    mutant("SCH-001 SCH-002", "train.step", stepped(drop_fraction=0.9), "another drop fraction"),
+    mutant("OPT-001", "train.step", of_every_target(age=lambda p: p["age"] * 0), "ages start anew"),
+    mutant("OPT-001", "train.step", of_every_target(m=lambda p: p["m"] * 0), "first moments start anew"),
+    mutant("DLT-003", "train.step", of_every_target(delta_values=lambda p: p["delta_values"] * 0), "φ starts anew"),
+    mutant("ADPT-002", "train.step", of_every_target(budget=lambda p: p["budget"] + 1), "a budget of K + 1"),
+    mutant("GRD-004 TRN-005", "train.step", last_gradient_alone, "the last gradient alone"),
+    mutant(
+        "GRD-004 TRN-005",
+        "train.step",
+        of_a_window(window=lambda p: abs(p["window"])),
+        "|g| added up before the mean",
+    ),
+    mutant("TRN-005", "train.run", settings(gradient_window=1), "the last gradient alone"),
+    mutant("OPT-004", "train.run", settings(max_norm=0.0), "no clipping"),
+    mutant("DLT-004", "train.run", settings(seed=99), "another seed"),
+    mutant("EVT-004", "train.run", settings(preset="static"), "no events"),
+    mutant("SCH-004", "train.run", settings(warmup=0, schedule="constant"), "a constant rate"),
+    mutant("EVT-010", "train.run", ruled(event_replaces_step=0), "a step where an event replaces it"),
+    mutant("EVT-008", "train.run", ruled(adapts="always"), "adapt where it is left out"),
+    mutant("DLT-001 EVT-009", "train.run", ruled(scope="matrix"), "scope taken for matrix"),
+    mutant("OPT-003", "train.run", settings(weight_decay=0.25), "decay unless told"),
+    mutant("TRN-019 LYR-015", "train.run", behind_silent_norms("train.run"), "RMSNorm gives 0 where squares overflow"),
+    *unchecked("train.run", "TRN-007", "TRN-008", "TRN-003", "TRN-005", "RNG-002", "TRN-017", "TRN-018"),
+]

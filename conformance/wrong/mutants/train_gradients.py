@@ -1,0 +1,48 @@
+"""Wrong gradients (GRD-001 to GRD-004)."""
+
+import numpy as np
+
+from conformance.oracle import select
+from conformance.wrong.mutants.base import (
+    Mutant,
+    Values,
+    after,
+    changed,
+    flipped,
+    ids,
+    mutant,
+)
+from conformance.wrong.mutants.layers import SLIGHTLY, scaled
+
+
+def absolute_sums(a: Values) -> Values:
+    mean = sum(abs(dy.T @ x) for dy, x in zip(a["dy"], a["x"], strict=True)) / a["steps"]
+    held = set(a["delta"].tolist())
+    base = set(a["base"].tolist())
+    open_to = [p for p in range(mean.size) if p not in held and (a["scope"] == "all" or p in base)]
+    flat = mean.reshape(-1)
+    chosen = select.largest([float(flat[p]) for p in open_to], open_to, min(a["n"], len(open_to)))
+    return {"candidates": ids(chosen), "values": flat[chosen]}
+
+
+def off_the_support(out: Values, a: Values) -> Values:
+    """The gradient without the entries that are 0 in no row: a gradient of what is stored."""
+    return {
+        "gradient": np.where(np.arange(out["gradient"].size).reshape(out["gradient"].shape) % 3, out["gradient"], 0)
+    }
+
+
+MUTANTS: list[Mutant] = [
+    mutant("GRD-001", "gradient.whole", flipped("gradient.whole", "gradient"), "the gradient transposed"),
+    mutant("GRD-001", "gradient.whole", after("gradient.whole", off_the_support), "no gradient off the support"),
+    mutant("GRD-001", "gradient.whole", scaled("gradient.whole", "gradient", SLIGHTLY), "too large by 2⁻¹³"),
+    mutant("GRD-002", "gradient.at", after("gradient.at", lambda o, _: {"values": o["values"][::-1]}), "another order"),
+    mutant("GRD-002 NUM-003", "gradient.at", scaled("gradient.at", "values", SLIGHTLY), "too large by 2⁻¹³"),
+    mutant("GRD-004", "gradient.candidates", absolute_sums, "|g| before the mean"),
+    mutant(
+        "GRD-003",
+        "gradient.candidates",
+        changed("gradient.candidates", dy=lambda a: [dy * np.arange(1, dy.shape[1] + 1) for dy in a["dy"]]),
+        "row blocks weighed",
+    ),
+]
