@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import seft_ref
+from conformance.cases.ops import AREAS
 
 ROOT = Path(seft_ref.__file__).parents[1]
 PACKAGES = ("seft_ref", "formats", "seft_cli", "conformance", "seft_ports")
@@ -79,6 +80,24 @@ def test_a_module_that_stands_on_no_floor_fails(tmp_path):
     house = copy_of_the_house(tmp_path)
     (house / "seft_ref" / "lost.py").write_text('"""Belongs nowhere."""\n')
     assert verdicts(house)["floors of the engine"] == "BROKEN"
+
+
+SHARED = {
+    "engine": "port values parts flaws sums on_cpu",
+    "gen": "numbers tiny",
+    "oracle": "second_reader second_folder tape powers",
+    "properties": "trial draws running artifacts relations invariants states anchored models large",
+    "wrong/mutants": "base",
+}
+"""Files of the kit that serve several areas."""
+
+
+@pytest.mark.parametrize("room", SHARED)
+def test_a_file_of_the_kit_is_named_after_its_area(room):
+    found = {path.stem for path in (ROOT / "conformance" / room).glob("*.py")} - {"__init__", "__main__"}
+    shared = set(SHARED[room].split())
+    assert shared <= found
+    assert {name for name in found - shared if name.split("_")[0] not in AREAS} == set()
 
 
 def test_readme_contracts_and_tree_have_the_same_rooms():

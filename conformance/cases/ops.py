@@ -17,7 +17,10 @@ from typing import Literal
 Class = Literal["exact", "value", "gauge", "binary64", "relative", "state", "packed", "stock"]
 Kind = Literal["scalar", "rule", "layer", "whole"]
 
-__all__ = ["OPS", "Class", "Kind", "Op"]
+__all__ = ["AREAS", "OPS", "Class", "Kind", "Op"]
+
+AREAS = ("select", "update", "event", "kernels", "layers", "model", "train", "prune", "adapters", "generate", "files")
+"""What files of `gen`, `oracle`, `engine`, `properties` and `wrong.mutants` are named after: AREA.py, AREA_TOPIC.py."""
 
 
 @dataclass(frozen=True, slots=True)

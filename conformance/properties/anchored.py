@@ -22,7 +22,6 @@ from conformance.oracle.event import Part
 from conformance.oracle.model import targets
 
 __all__ = ["Own", "broken_step", "own_step", "part_of"]
-
 NOISE = 256.0
 """How far an entry of a gradient may be off, in roundings of the largest entry of all targets; programs whose sums are
 taken in other orders stayed below 50."""

@@ -14,10 +14,8 @@ from conformance.gen.numbers import Array, reals
 from conformance.oracle import select_rng
 
 __all__ = ["SMALL", "Chosen", "Counted", "Draw", "Many", "Shape"]
-
 T = TypeVar("T")
 Shape = tuple[int, int]
-
 FAR = 0x5EF7_3D91_C06B_52E8_A417_90
 """Where hypothesis is asked for its integers: it likes to give numbers that stand in loaded source files, so that
 examples would depend on what else is loaded. None stands near this one."""

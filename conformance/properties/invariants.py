@@ -7,7 +7,6 @@ import numpy as np
 from conformance.oracle.update import State
 
 __all__ = ["broken", "state_of"]
-
 _STATE = ("base", "base_values", "delta", "delta_values", "m", "v", "age")
 
 

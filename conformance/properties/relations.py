@@ -17,7 +17,6 @@ from conformance.properties.anchored import broken_step
 from conformance.properties.invariants import broken
 
 __all__ = ["RELATIONS", "Relation", "given_to_port"]
-
 Answer = dict[str, Any]
 Relation = Callable[[Sequence[Case], Sequence[Answer], str], str]
 

@@ -8,34 +8,16 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import lru_cache
 from hashlib import sha256
+from importlib import import_module
 from pathlib import Path
+from pkgutil import iter_modules
 from typing import Any
 
 from conformance.cases.case import Case
-from conformance.cases.ops import OPS
+from conformance.cases.ops import AREAS, OPS
 from conformance.cases.profiles import blocking
 from conformance.judge.harness import Variant
 from conformance.judge.judgement import BLOCKED, PropertyResult
-from conformance.properties import (
-    branching,
-    choosing,
-    comparing,
-    computing,
-    converting,
-    enclosing,
-    filing,
-    generating,
-    keeping,
-    large,
-    large_files,
-    large_rules,
-    layering,
-    resuming,
-    ruling,
-    training,
-    updating,
-    wholes,
-)
 from conformance.properties.artifacts import folder_of, save
 from conformance.properties.draws import SMALL, Chosen, Counted
 from conformance.properties.trial import REGISTER, Enough, Found, Made, NotOffered, Property, Seen, Trial
@@ -49,27 +31,11 @@ except ImportError:
 
 __all__ = ["PROPERTIES", "Explored", "asking", "explore", "run_properties"]
 
-_AREAS = (
-    choosing,
-    updating,
-    ruling,
-    comparing,
-    computing,
-    layering,
-    keeping,
-    training,
-    generating,
-    wholes,
-    large,
-    large_rules,
-    large_files,
-    resuming,
-    enclosing,
-    branching,
-    filing,
-    converting,
-)
-"""Modules that enter properties."""
+# modules enter their properties in REGISTER as they are loaded
+for _found in iter_modules([str(Path(__file__).parent)]):
+    if _found.name.split("_")[0] in AREAS:
+        import_module(f"conformance.properties.{_found.name}")
+
 PROPERTIES: dict[str, Property] = REGISTER
 """Every property by name."""
 

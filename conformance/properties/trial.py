@@ -14,7 +14,6 @@ from conformance.properties.draws import Draw
 from conformance.properties.relations import RELATIONS, given_to_port
 
 __all__ = ["Enough", "Found", "Made", "NotOffered", "Property", "Seen", "Trial", "ask_all", "property_of"]
-
 FINITE = ("preset.rule",)
 """Operations with finitely many answers, each of which a frozen case asks for: new to them is what they must refuse."""
 RELATION = "relation: "

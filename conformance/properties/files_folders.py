@@ -8,8 +8,6 @@ from conformance.oracle.files import Tensor
 from conformance.properties.draws import Draw
 from conformance.properties.trial import Trial, property_of
 
-__all__: list[str] = []
-
 _NAMES = (
     "a",
     "model.layers.0.q.weight",
@@ -23,6 +21,7 @@ _NAMES = (
     "a.b",
     "lm_head.weight",
 )
+
 _COMPANIONS = ("config.json", "LICENSE", "tokenizer.json", "notes_2.txt")
 _SPOILT = ("a companion of other bytes", "a missing part", "a stray entry", "an index that says otherwise")
 

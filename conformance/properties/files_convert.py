@@ -18,8 +18,6 @@ from conformance.oracle.train_around import FORMATS
 from conformance.properties.draws import Draw
 from conformance.properties.trial import Trial, property_of
 
-__all__: list[str] = []
-
 _NAMES = ("w", "model.layers.0.q.weight", "lm_head.weight", "é", "B", "a!", "a", "norm")
 _FLOATS = ("F16", "BF16", "F32", "F64", *(name for name in SIGNS if name not in FORMATS))
 _DTYPES = (*_FLOATS, "F8_E8M0", "I8", "U16", "BOOL", "I64", "C64")

@@ -11,10 +11,9 @@ from conformance.properties.anchored import Own, own_step, part_of
 from conformance.properties.draws import Draw
 from conformance.properties.trial import Trial, property_of
 
-__all__: list[str] = []
-
 BLOCK = 7
 """Matrices of a block (MDL-007)."""
+
 _PRESETS = ("seft", "active-only", "no-adapt", "unprotected", "magnitude")
 
 
@@ -47,6 +46,7 @@ def _settings(d: Draw, layers: int) -> dict[str, Any]:
 _SEES = ("an event at the end of a long window", "an event on one gradient", "several events", "clipping",
          "a regrown pair", "a new slot", "a pruned position", "a slot of an earlier event",
          "a draw of a second block", "an event of a preset")  # fmt: skip
+
 _TELLS = ("steps", "events of matrices", "too close to decide", "decided otherwise")
 
 

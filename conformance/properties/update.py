@@ -21,8 +21,6 @@ from conformance.properties.states import (
 )
 from conformance.properties.trial import Trial, property_of
 
-__all__: list[str] = []
-
 _EVENT = ("a tie at the drop", "a regrown pair", "a pruned position", "a reactivated position", "a slot pruned",
           "an empty row", "a refill")  # fmt: skip
 

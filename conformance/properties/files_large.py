@@ -10,8 +10,6 @@ from conformance.properties.draws import Draw, Many, Shape
 from conformance.properties.large import BEYOND, shapes
 from conformance.properties.trial import Trial, property_of
 
-__all__: list[str] = []
-
 _FAR = "a position above 2³¹"
 _SEES = (BEYOND, _FAR, "more than 65,536 rows", "the last column of 16 bits", "the first column of 32 bits")
 

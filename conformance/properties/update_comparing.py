@@ -21,8 +21,6 @@ from conformance.properties.states import (
 )
 from conformance.properties.trial import Trial, property_of
 
-__all__: list[str] = []
-
 
 def _ask(
     t: Trial, relation: str, shapes: Sequence[Shape], states: Sequence[State], events: Sequence[Event], **more: Any

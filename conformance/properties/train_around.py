@@ -1,4 +1,4 @@
-"""Properties of what stands around a run: dtypes, final weights, names, stop tokens, records, warnings, shares."""
+"""Properties of what stands around a run: dtypes, final weights, warnings, shares, texts."""
 
 import json
 from collections.abc import Callable
@@ -6,19 +6,17 @@ from typing import Any
 
 import numpy as np
 
-from conformance.gen.files import on, raw_array
+from conformance.gen.files import raw_array
 from conformance.gen.numbers import ids, reals
-from conformance.gen.train_around import spread, warned
-from conformance.oracle import files, files_names, generate, prune, train_around
+from conformance.gen.train_around import warned
+from conformance.oracle import files_names, generate, prune, train_around
 from conformance.oracle.files import BITS
 from conformance.oracle.select_pools import RefusedError
 from conformance.properties.draws import Draw
 from conformance.properties.trial import Trial, property_of
 
-__all__: list[str] = []
 
-
-def _asked(t: Trial, op: str, given: dict[str, Any], answer: Callable[[], dict[str, Any]], **more: Any) -> bool:
+def ask_around(t: Trial, op: str, given: dict[str, Any], answer: Callable[[], dict[str, Any]], **more: Any) -> bool:
     """Ask for what the oracle answers, or for the refusal of a clause; tell whether it was a refusal."""
     try:
         told = answer()
@@ -66,7 +64,7 @@ def _final(d: Draw, t: Trial) -> None:
     values = [x for x in values if t.dtype == "float64" or not np.isfinite(x) or abs(x) < 3.403e38]
     values = [float(np.float32(x)) if t.dtype == "float32" else x for x in values]
     given = {"values": reals(values), "dtype": dtype}
-    _asked(
+    ask_around(
         t, "checkpoint.final", given, lambda: {"bits": raw_array(train_around.final(values, dtype))}, dtypes=(t.dtype,)
     )
 
@@ -84,7 +82,7 @@ def _texts(d: Draw, t: Trial) -> None:
     given: dict[str, Any] = {"stored": stored} | ({} if asked is None else {"asked": asked})
     t.saw(
         "a refused dtype",
-        _asked(t, "checkpoint.dtype", given, lambda: {"dtype": train_around.compute_dtype(stored, asked)}),
+        ask_around(t, "checkpoint.dtype", given, lambda: {"dtype": train_around.compute_dtype(stored, asked)}),
     )
 
     def value() -> Any:
@@ -97,7 +95,7 @@ def _texts(d: Draw, t: Trial) -> None:
     given = {"config": config} | ({} if generation is None else {"generation": generation})
     t.saw(
         "refused stop tokens",
-        _asked(t, "generate.stops", given, lambda: {"stops": ids(generate.stops(config, generation))}),
+        ask_around(t, "generate.stops", given, lambda: {"stops": ids(generate.stops(config, generation))}),
     )
     n, m = d.integer(0, 9), d.integer(1, 12)
     pattern = d.choice((f"{n}:{m}", None, f"{n}:{m}", f"{n}-{m}", n, [n, m], f"{n}:{m}:1", f" {n}:{m}"))
@@ -108,7 +106,7 @@ def _texts(d: Draw, t: Trial) -> None:
         found = prune.pattern_of(record)
         return {"pattern": None if found is None else ids(found)}
 
-    t.saw("a refused record", _asked(t, "prune.record", {"record": record}, told))
+    t.saw("a refused record", ask_around(t, "prune.record", {"record": record}, told))
     stem = d.choice(("model", "Model", "adapter_model", "pytorch_model", "my_model", "models"))
     middle = d.choice(("", f"-{n:05d}-of-{m:05d}", f"-{n}-of-{m}", f"-{n}of{m}", f"-{n}", "-a-of-b", ".sparse"))
     name = stem + middle + d.choice((".safetensors", ".SAFETENSORS", ".safetensors", ".bin", ""))
@@ -117,34 +115,7 @@ def _texts(d: Draw, t: Trial) -> None:
         files_names.check_name(name)
         return {"ok": 1}
 
-    t.saw("a refused name", _asked(t, "file.name", {"name": name}, ok))
-
-
-@property_of(
-    "checkpoint.expanded",
-    "FMT-098 FMT-002",
-    "checkpoints",
-    "file.expand",
-    sees=("a limit that is met", "beyond the limit", "a mask"),
-)
-def _expanded(d: Draw, t: Trial) -> None:
-    """A tensor becomes an array with zeros elsewhere, within a limit on the bytes of the array."""
-    dtype, (rows, columns) = d.choice(("F16", "F32", "U8", "NONE", "F4", "F6_E3M2", "I64")), d.shape(9)
-    at = d.subset(rows * columns)
-    width = BITS[dtype]
-    bits = bytearray(d.integers((len(at) * width + 7) // 8, 0, 255))
-    if bits and len(at) * width % 8:
-        bits[-1] &= (1 << len(at) * width % 8) - 1
-    tensor = on(dtype, (rows, columns), at, bytes(bits))
-    if len(at) == rows * columns and dtype != "NONE":
-        return
-    raw = files.pieces({"w": tensor}).pack()
-    size = rows * columns * max(1, width // 8)
-    limit = d.choice((size, None, size + 5, size - 1))
-    t.saw("a mask", dtype == "NONE")
-    t.saw("a limit that is met", limit == size)
-    given = {"raw": raw_array(raw), "name": "w"} | ({} if limit is None else {"limit": limit})
-    t.saw("beyond the limit", _asked(t, "file.expand", given, lambda: spread("w", tensor, raw, limit)[1]))
+    t.saw("a refused name", ask_around(t, "file.name", {"name": name}, ok))
 
 
 _WARNINGS = ("support-above-target", "loss-jump-after-growth", "divergence", "denser-at-end")
@@ -184,5 +155,7 @@ def _rows(d: Draw, t: Trial) -> None:
     n = d.integer(1, 20)
     rows = d.integer(1, 100)
     t.saw("a rest" if rows % n else "no rest")
-    refused = _asked(t, "ranks.rows", {"rows": rows, "ranks": n}, lambda: {"first": ids(train_around.shares(rows, n))})
+    refused = ask_around(
+        t, "ranks.rows", {"rows": rows, "ranks": n}, lambda: {"first": ids(train_around.shares(rows, n))}
+    )
     t.saw("fewer rows than ranks", refused)

@@ -1,21 +1,15 @@
-"""Properties of files, of pruning, and of windows of text (chapters 10 to 12)."""
+"""Properties of files and deltas (chapter 12)."""
 
 import json
 import struct
 from typing import Any
 
 from conformance.gen.files import content, raw_array, state
-from conformance.gen.numbers import ids, reals
-from conformance.oracle import files, files_deltas, prune, train_text, update_counts
+from conformance.oracle import files, files_deltas
 from conformance.oracle.files import Tensor
 from conformance.properties.draws import Draw
-from conformance.properties.states import ties
 from conformance.properties.trial import Trial, property_of
 
-__all__: list[str] = []
-
-_SURE = 1e-4
-"""Smallest relative gap between what SparseGPT removes and what it keeps that an example may hang on (PRN-013)."""
 _CODES = {"F32": "f", "F64": "d", "I16": "h"}
 
 
@@ -88,6 +82,7 @@ def _round(d: Draw, t: Trial) -> None:
 
 _Delta = tuple[dict[str, Tensor], dict[str, Any]]
 """What is stored, and the description."""
+
 _NUMBERS = ("F32", "F16", "BF16", "F64")
 _KINDS = ("replace", "remove", "both", "add", "whole", "gone", "nothing")
 
@@ -235,121 +230,3 @@ def _refused(d: Draw, t: Trial) -> None:
     packed[-1] = files.pieces(base).pack() if wrong == "no delta" else packed[-1]
     t.saw(wrong)
     t.case("delta.apply", _given(base, packed), refused=_WRONG[wrong])
-
-
-@property_of(
-    "prune.magnitude",
-    "PRN-001 PRN-002 SEL-002",
-    "prune",
-    "prune.magnitude",
-    sees=("a tie at the boundary", "nothing removed"),
-)
-def _magnitude(d: Draw, t: Trial) -> None:
-    """What is kept is not among the smallest |W|."""
-    shape = d.shape()
-    w, sparsity = reals(d.with_specials(d.levels(shape[0] * shape[1], 2))).reshape(shape), d.integer(0, 99) / 100
-    n = update_counts.count(sparsity * w.size)
-    t.saw("a tie at the boundary", ties([abs(float(x)) for x in w.reshape(-1)], n))
-    t.saw("nothing removed", n == 0)
-    t.case("prune.magnitude", {"weights": w, "sparsity": sparsity}, {"kept": ids(prune.magnitude(w, sparsity))})
-
-
-@property_of("prune.wanda", "PRN-003", "prune", "prune.wanda", sees=("a tie at the boundary", "a dead input"))
-def _wanda(d: Draw, t: Trial) -> None:
-    """Each row keeps what is not among its smallest |W| · ‖X‖."""
-    shape = d.shape()
-    w, sparsity = reals(d.levels(shape[0] * shape[1], 2)).reshape(shape), d.integer(0, 99) / 100
-    norms = [float(x) for x in d.integers(shape[1], 0, 3)]
-    n = update_counts.count(sparsity * shape[1])
-    t.saw(
-        "a tie at the boundary", any(ties([abs(float(x)) * h for x, h in zip(row, norms, strict=True)], n) for row in w)
-    )
-    t.saw("a dead input", 0.0 in norms)
-    given = {"weights": w, "square_sums": reals(x * x for x in norms), "sparsity": sparsity}
-    t.case("prune.wanda", given, {"kept": ids(prune.wanda(w, norms, sparsity))})
-
-
-@property_of(
-    "prune.sparsegpt",
-    "PRN-001 PRN-009 PRN-010 PRN-011 PRN-012",
-    "prune",
-    "prune.sparsegpt",
-    sees=("blocks", "a pattern", "a dead input", "an input that is not finite"),
-)
-def _sparsegpt(d: Draw, t: Trial) -> None:
-    """What is kept, and the new weights, are those of an inverse a column, block by block."""
-    cols = 4 * d.integer(1, 3)
-    w, x = d.real((d.integer(1, 6), cols)), d.real((d.integer(2, 20), cols))
-    given: dict[str, Any] = {"weights": w, "inputs": x, "sparsity": d.choice((0.5, 0.25, 0.7))}
-    if d.flag(3):
-        x[:, d.integer(0, cols - 1)] = 0.0
-    if d.flag():
-        given |= {"damping": d.choice((0.01, 0.5, 0.125))}
-    pattern = d.choice((None, (2, 4), (1, 2)))
-    given |= {"block": d.integer(3, 6)} if d.flag() else {}
-    given |= {"n": pattern[0], "m": pattern[1], "sparsity": 0.0} if pattern else {}
-    if d.flag(8):
-        x[0, 0] = d.choice((float("nan"), float("inf")))
-        t.saw("an input that is not finite")
-        t.case("prune.sparsegpt", given, refused=["PRN-009"])
-        return
-    options = {name: given[name] for name in ("damping", "block") if name in given}
-    kept, weights, gap = prune.sparsegpt(w, x, given["sparsity"], pattern, **options)
-    if gap < _SURE:
-        return
-    t.saw("blocks", given.get("block", cols) < cols and not pattern)
-    t.saw("a pattern", pattern)
-    t.saw("a dead input", not x.any(axis=0).all())
-    t.case("prune.sparsegpt", given, {"kept": ids(kept), "weights": weights})
-
-
-@property_of(
-    "text.calibration", "PRN-007 RNG-002", "prune", "text.calibration", sees=("one window", "a text of one window")
-)
-def _calibration(d: Draw, t: Trial) -> None:
-    """Windows of calibration start where the counter of their stream says."""
-    length, n = d.integer(2, 20), d.integer(1, 5)
-    tokens, seed = (
-        length + d.choice((0, d.integer(0, 60), d.integer(0, 2**33))),
-        d.choice((0, 2**64 - 1, d.integer(0, 99))),
-    )
-    t.saw("one window", n == 1)
-    t.saw("a text of one window", tokens == length)
-    given = {"tokens": tokens, "length": length, "seed": seed, "n": n}
-    t.case("text.calibration", given, {"starts": ids(train_text.window_starts(seed, 4, 0, n, tokens, length))})
-
-
-@property_of("prune.pattern", "PRN-004 TOP-005", "nm", "prune.pattern", sees=("a tie in a group", "several groups"))
-def _pattern(d: Draw, t: Trial) -> None:
-    """N of every M columns are kept, ties at the lower one."""
-    n, m = d.choice(((2, 4), (1, 2), (1, 4), (4, 8)))
-    shape = (d.integer(1, 4), m * d.integer(1, 4))
-    scores = abs(reals(d.levels(shape[0] * shape[1], 2)).reshape(shape))
-    t.saw("a tie in a group", any(ties([-float(x) for x in group], n) for group in scores.reshape(-1, m)))
-    t.saw("several groups", scores.size > m)
-    t.case("prune.pattern", {"scores": scores, "n": n, "m": m}, {"kept": ids(prune.pattern(scores, n, m))})
-
-
-@property_of(
-    "text.windows",
-    "TRN-003 EVL-001 EVL-002 PRN-007",
-    "train",
-    "text.training text.evaluation",
-    sees=("a text too short", "one window"),
-)
-def _windows(d: Draw, t: Trial) -> None:
-    """Windows of text start where the counter and the formula say."""
-    length, n = d.integer(2, 20), d.integer(1, 5)
-    tokens = length + d.choice((0, -1, d.integer(0, 60)))
-    seed, step = d.choice((0, 7, 2**64 - 1)), d.integer(1, 50)
-    training: dict[str, Any] = {"tokens": tokens, "length": length, "seed": seed, "step": step, "rows": n}
-    evaluation: dict[str, Any] = {"tokens": tokens, "length": length, "windows": n}
-    if tokens < length:
-        t.saw("a text too short")
-        t.case("text.training", training, refused=["TRN-003"])
-        t.case("text.evaluation", evaluation, refused=["EVL-002"])
-        return
-    t.saw("one window", n == 1)
-    starts = train_text.window_starts(seed, 2, (step - 1) * n, n, tokens, length)
-    t.case("text.training", training, {"starts": ids(starts)})
-    t.case("text.evaluation", evaluation, {"starts": ids(train_text.evaluation_starts(tokens, length, n))})

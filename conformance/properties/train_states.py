@@ -26,8 +26,6 @@ from conformance.oracle.train import rule_of
 from conformance.properties.draws import Draw
 from conformance.properties.trial import Trial, property_of
 
-__all__: list[str] = []
-
 
 def _drawn(d: Draw) -> tuple[Run, dict[str, Any], int, World]:
     """Return a run, its settings, the step after which it stops, and its world."""

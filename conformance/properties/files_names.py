@@ -1,0 +1,36 @@
+"""Properties of what a compressed section expands to."""
+
+from conformance.gen.files import on, raw_array
+from conformance.gen.train_around import spread
+from conformance.oracle import files
+from conformance.oracle.files import BITS
+from conformance.properties.draws import Draw
+from conformance.properties.train_around import ask_around
+from conformance.properties.trial import Trial, property_of
+
+
+@property_of(
+    "checkpoint.expanded",
+    "FMT-098 FMT-002",
+    "checkpoints",
+    "file.expand",
+    sees=("a limit that is met", "beyond the limit", "a mask"),
+)
+def _expanded(d: Draw, t: Trial) -> None:
+    """A tensor becomes an array with zeros elsewhere, within a limit on the bytes of the array."""
+    dtype, (rows, columns) = d.choice(("F16", "F32", "U8", "NONE", "F4", "F6_E3M2", "I64")), d.shape(9)
+    at = d.subset(rows * columns)
+    width = BITS[dtype]
+    bits = bytearray(d.integers((len(at) * width + 7) // 8, 0, 255))
+    if bits and len(at) * width % 8:
+        bits[-1] &= (1 << len(at) * width % 8) - 1
+    tensor = on(dtype, (rows, columns), at, bytes(bits))
+    if len(at) == rows * columns and dtype != "NONE":
+        return
+    raw = files.pieces({"w": tensor}).pack()
+    size = rows * columns * max(1, width // 8)
+    limit = d.choice((size, None, size + 5, size - 1))
+    t.saw("a mask", dtype == "NONE")
+    t.saw("a limit that is met", limit == size)
+    given = {"raw": raw_array(raw), "name": "w"} | ({} if limit is None else {"limit": limit})
+    t.saw("beyond the limit", ask_around(t, "file.expand", given, lambda: spread("w", tensor, raw, limit)[1]))

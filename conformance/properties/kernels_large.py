@@ -1,0 +1,78 @@
+"""Properties of sizes beyond every boundary of an index type: kernels."""
+
+from typing import Any
+
+import numpy as np
+
+from conformance.gen.numbers import Array, ids
+from conformance.properties.draws import Draw, Many, Shape
+from conformance.properties.large import BEYOND, exact, lengths, most_of, sees_beyond, shapes, sides
+from conformance.properties.trial import Trial, property_of
+
+
+def _product(many: Many, shape: Shape, tokens: int, at: Array) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the inputs of a product, and its outputs; sums of integers are exact in every order."""
+    values, x, dy = (many.lattice(size, 4) for size in ((len(at),), (tokens, shape[1]), (tokens, shape[0])))
+    row, column = at // shape[1], at % shape[1]
+    y, dx = np.zeros((tokens, shape[0])), np.zeros((tokens, shape[1]))
+    for one in range(tokens):
+        np.add.at(y[one], row, values * x[one, column])
+        np.add.at(dx[one], column, values * dy[one, row])
+    dvalues = np.sum(dy[:, row] * x[:, column], axis=0)
+    given = sides(shape) | {"positions": at, "values": values, "x": x, "dy": dy}
+    return given, {"y": y, "dx": dx, "dvalues": dvalues, "shape": ids(shape)}
+
+
+@property_of(
+    "kernel.large",
+    "KRN-001 KRN-002 KRN-003 KRN-007 KRN-012",
+    "core",
+    "kernel.sparse kernel.store",
+    sees=(BEYOND, "more than 65,536 rows", "more than 65,536 columns"),
+    reduced=True,
+    seeded=1,
+)
+def _kernel(d: Draw, t: Trial) -> None:
+    """Products over many stored positions, or of wide and high matrices, are exact on integers."""
+    for shape in shapes(d):
+        many, tokens = Many(d), d.integer(1, 2)
+        at = ids(most_of(many, shape))
+        sees_beyond(t, shape, at)
+        given, answer = _product(many, shape, tokens, at)
+        t.case("kernel.sparse", given, answer, bounds=exact(answer, "y", "dx", "dvalues"))
+        slots = many.subset(len(at), len(at) // 3)[::-1].copy()
+        new, values = many.lattice((len(slots),), 4), given["values"].copy()
+        values[slots] = new
+        dense = np.zeros(shape[0] * shape[1])
+        dense[at] = values
+        told = {name: given[name] for name in ("out", "in", "positions", "values", "x")} | {"slots": slots, "new": new}
+        t.case("kernel.store", told, {"y": given["x"] @ dense.reshape(shape).T})
+
+
+@property_of(
+    "kernel.dense-large",
+    "KRN-001 KRN-002 KRN-007 KRN-012 KRN-014",
+    "kernels",
+    "kernel.dense kernel.store_dense kernel.exceeding",
+    sees=(BEYOND,),
+    reduced=True,
+    seeded=1,
+)
+def _dense(d: Draw, t: Trial) -> None:
+    """Products with a large matrix, what is stored in it and what exceeds a number, are exact on integers."""
+    for shape in shapes(d):
+        many, tokens = Many(d), d.integer(1, 2)
+        weight, x, dy = many.lattice(shape, 4), many.lattice((tokens, shape[1]), 4), many.lattice((tokens, shape[0]), 4)
+        t.saw(BEYOND, weight.size > 65_536)
+        answer: dict[str, Any] = {"y": x @ weight.T, "dx": dy @ weight, "shape": ids(shape)}
+        t.case("kernel.dense", {"weight": weight, "x": x, "dy": dy}, answer, bounds=exact(answer, "y", "dx"))
+        at = many.subset(weight.size, weight.size // 2)
+        slots = many.subset(len(at), len(at) // 3)[::-1].copy()
+        new, after = many.lattice((len(slots),), 4), weight.reshape(-1).copy()
+        after[at[slots]] = new
+        given = {"out": shape[0], "in": shape[1], "weight": weight, "positions": at, "slots": slots, "new": new, "x": x}
+        t.case("kernel.store_dense", given, {"y": x @ after.reshape(shape).T})
+    for n in lengths(d):
+        values = Many(d).lattice((n,), 8)
+        answer = {"indices": np.flatnonzero(abs(values) > 6.0)}
+        t.case("kernel.exceeding", {"values": values, "least": 6.0}, answer)

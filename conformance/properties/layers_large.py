@@ -1,0 +1,60 @@
+"""Properties of sizes beyond every boundary of an index type: layers."""
+
+from typing import Any
+
+import numpy as np
+
+from conformance.gen.numbers import Array, ids
+from conformance.oracle import (
+    layers,
+)
+from conformance.oracle.tape import Var, gradients
+from conformance.properties.draws import Draw, Many
+from conformance.properties.large import BEYOND, exact
+from conformance.properties.trial import Trial, property_of
+
+
+def _layer(t: Trial, op: str, y: Var, dy: Array, held: dict[str, Var], given: dict[str, Any]) -> None:
+    """Ask for a layer, each output judged by its largest number."""
+    found = dict(zip(held, gradients(y, dy, list(held.values())), strict=True))
+    t.case(op, given | {"dy": dy}, {"y": y.value} | {f"d{name}": g for name, g in found.items()})
+
+
+@property_of(
+    "layer.large",
+    "LYR-001 LYR-002 LYR-003 LYR-010 LYR-011",
+    "layers",
+    "layer.embedding layer.linear layer.rmsnorm layer.swiglu layer.cross_entropy",
+    sees=(BEYOND, "a token above 65,536"),
+    seeded=1,
+)
+def _layers(d: Draw, t: Trial) -> None:
+    """Layers of large vocabularies, widths and batches are the written formulas."""
+    many, n = Many(d), 65_600 + d.integer(0, 99)
+    t.saw(BEYOND, n > 65_536)
+    tokens = np.concatenate([many.subset(n - 1, 300), [n - 1, 0, n - 1]])
+    t.saw("a token above 65,536", int(tokens.max()) > 65_536)
+    weight, dy = many.lattice((n, 2), 8), many.lattice((len(tokens), 2), 8)
+    dweight = np.zeros((n, 2))
+    np.add.at(dweight, tokens, dy)
+    given: dict[str, Any] = {"weight": weight, "dy": dy, "tokens": tokens}
+    answer: dict[str, Any] = {"y": weight[tokens], "dweight": dweight}
+    t.case("layer.embedding", given, answer, bounds=exact(answer, "dweight"))
+    w, x, dy = many.lattice((257, 259), 4), many.lattice((3, 259), 4), many.lattice((3, 257), 4)
+    answer = {"y": x @ w.T, "dx": dy @ w, "dweight": dy.T @ x, "dbias": None}
+    given = {"x": x, "weight": w, "dy": dy}
+    t.case("layer.linear", given, answer, bounds=exact(answer, "y", "dx", "dweight"))
+    x, weight = many.lattice((2, n), 99) / 32, many.lattice((n,), 9) / 8
+    held = {"x": Var(x), "weight": Var(weight)}
+    y = layers.rmsnorm(held["x"], held["weight"], 2.0**-10)
+    _layer(t, "layer.rmsnorm", y, many.lattice((2, n), 9) / 8, held, {"x": x, "weight": weight, "eps": 2.0**-10})
+    gate, up = many.lattice((n,), 99) / 32, many.lattice((n,), 9) / 8
+    held = {"gate": Var(gate), "up": Var(up)}
+    y = layers.swiglu(held["gate"], held["up"])
+    _layer(t, "layer.swiglu", y, many.lattice((n,), 9) / 8, held, {"gate": gate, "up": up})
+    logits, targets = many.lattice((2, n), 99) / 32, ids([n - 1, d.integer(0, n - 1)])
+    held = {"logits": Var(logits)}
+    loss = layers.cross_entropy(held["logits"], targets, 2)
+    (dlogits,) = gradients(loss, 1.0, list(held.values()))
+    answer = {"loss": float(loss.value.real), "dlogits": dlogits}
+    t.case("layer.cross_entropy", {"logits": logits, "targets": targets, "count": 2, "dloss": 1.0}, answer)

@@ -1,0 +1,108 @@
+"""Properties of configs, whole models and perplexity (chapters 5 and 11)."""
+
+from typing import Any
+
+import numpy as np
+
+from conformance.gen.numbers import ids
+from conformance.oracle import model, train_text
+from conformance.oracle.model import Decoder
+from conformance.properties.draws import Draw
+from conformance.properties.models import KINDS, Tensors, ask_until_sure, drawn_config, drawn_tensors, surely
+from conformance.properties.trial import Trial, property_of
+
+
+@property_of(
+    "model.step",
+    "MDL-001 MDL-003 MDL-004 MDL-005 GRD-001 TRN-001 TRN-002 LYR-005",
+    "layers",
+    "model.step",
+    sees=KINDS,
+    seeded=1,
+)
+def _step(d: Draw, t: Trial) -> None:
+    """Loss, logits and gradients of a model of each kind are those of the written formulas."""
+    for kind in KINDS:
+
+        def draw(kind: str = kind) -> tuple[dict[str, Any], dict[str, Any] | None]:
+            config = drawn_config(d, kind)
+            tensors, rows, length = drawn_tensors(d, config), d.integer(1, 3), d.integer(3, 6)
+            tokens = ids(d.integers(rows * length, 0, config["vocab_size"] - 1)).reshape(rows, length)
+            labels = np.where(ids(d.integers(rows * length, 0, 3)).reshape(rows, length) == 3, -100, tokens)
+            labels[0, 1] = tokens[0, 1]
+            mask = np.ones((rows, length), dtype=bool)
+            mask[-1, length - d.integer(0, 1) :] = False
+            given = {"config": config, "tensors": tensors, "tokens": tokens, "labels": labels}
+            given |= {"mask": None if mask.all() else mask, "rows_at_once": d.integer(1, rows)}
+
+            def answer(held: Tensors) -> dict[str, Any]:
+                found = Decoder(config, held).loss_and_gradients(tokens, labels, mask)
+                return dict(zip(("loss", "logits", "gradients"), found, strict=True))
+
+            return given, surely(d, tensors, answer)
+
+        ask_until_sure(t, "model.step", draw, kind)
+
+
+@property_of(
+    "evaluate.perplexity", "EVL-001 NUM-004", "train", "evaluate.perplexity", sees=("several windows",), seeded=2
+)
+def _perplexity(d: Draw, t: Trial) -> None:
+    """Perplexity is e to the power of the mean loss over the targets of all windows."""
+
+    def draw() -> tuple[dict[str, Any], dict[str, Any] | None]:
+        config = drawn_config(d, d.choice(KINDS)) | {"max_position_embeddings": 16}
+        tensors, length, windows = drawn_tensors(d, config), d.integer(3, 7), d.integer(2, 4)
+        text = ids(d.integers(length + d.integer(2, 30), 0, config["vocab_size"] - 1))
+        rows = np.stack([text[a : a + length] for a in train_text.evaluation_starts(len(text), length, windows)])
+        given = {"config": config, "tensors": tensors, "text": text, "length": length, "windows": windows}
+
+        def answer(held: Tensors) -> dict[str, Any]:
+            loss, _ = Decoder(config, held).loss(rows, rows)
+            return {"perplexity": float(np.exp(loss.value)), "targets": windows * (length - 1)}
+
+        return given, surely(d, tensors, answer)
+
+    ask_until_sure(t, "evaluate.perplexity", draw, "several windows")
+
+
+_BROKEN: tuple[tuple[str, Any, str], ...] = (
+    ("model_type", "gpt2", "MDL-002"),
+    ("model_type", None, "MDL-002"),
+    ("hidden_size", None, "MDL-006"),
+    ("vocab_size", None, "MDL-006"),
+    ("rms_norm_eps", None, "MDL-006"),
+    ("hidden_act", "gelu", "MDL-006"),
+    ("attention_dropout", 0.25, "MDL-006"),
+    ("head_dim", 3, "MDL-006"),
+    ("num_hidden_layers", 0, "MDL-006"),
+    ("rope_parameters", {"rope_type": "yarn", "factor": 2.0}, "MDL-006 MDL-004"),
+)
+"""What no family defines: a key, its value (None takes it away), and the clauses that may be named."""
+
+
+@property_of(
+    "config.describe",
+    "MDL-002 MDL-003 MDL-004 MDL-006 MDL-007",
+    "layers",
+    "config.describe",
+    sees=(*KINDS, "windows by layer", "refused"),
+)
+def _describe(d: Draw, t: Trial) -> None:
+    """Targets, windows, head width and key heads of a config are those of the tables of chapter 5."""
+    kind, layers = d.choice(KINDS), d.integer(1, 4)
+    config = drawn_config(d, kind) | {"num_hidden_layers": layers}
+    config |= {"attention_bias": d.flag(), "mlp_bias": d.flag()}
+    if config["model_type"] in ("qwen2", "qwen3"):
+        config |= {"use_sliding_window": d.flag(), "max_window_layers": d.integer(0, layers)}
+        types = [d.choice(("full_attention", "sliding_attention")) for _ in range(layers)]
+        config |= {"layer_types": types if d.flag() else None}
+        t.saw("windows by layer", len(set(types)) > 1 and config["layer_types"])
+    if d.flag(5):
+        key, value, clauses = d.choice(_BROKEN)
+        t.saw("refused")
+        bad = {name: x for name, x in (config | {key: value}).items() if name != key or x is not None}
+        t.case("config.describe", {"config": bad}, refused=clauses.split())
+        return
+    t.saw(kind)
+    t.case("config.describe", {"config": config}, model.described(config))

@@ -1,0 +1,92 @@
+"""Models that properties draw."""
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from conformance.gen import model as models
+from conformance.gen.numbers import Array, Numbers
+from conformance.oracle.model import Config
+from conformance.properties.draws import Draw, Many
+from conformance.properties.trial import Trial
+
+Tensors = dict[str, Array]
+OFF = 1e-6
+"""By what part of itself each weight of a neighbouring model differs; a rounding of binary32 is 6e-8."""
+
+_NEAR = 3e-5
+"""How far the answers for neighbouring models may be apart, as a part of their largest value (NUM-004: 1e-4)."""
+
+_TRIED = 20
+"""How many models are drawn until one has an answer that rounding cannot turn."""
+
+
+def drawn_config(d: Draw, kind: str) -> Config:
+    """Return a config of a kind of model, small and of new sizes."""
+    heads = d.choice((2, 4))
+    more: Config = {
+        "vocab_size": d.integer(5, 9),
+        "hidden_size": heads * 2 * d.integer(1, 2),
+        "intermediate_size": d.integer(3, 6),
+        "num_attention_heads": heads,
+        "num_key_value_heads": d.choice((1, 2, heads)),
+        "rms_norm_eps": 2.0 ** -d.integer(8, 17),
+        "rope_theta": float(d.integer(20, 2000)),
+    }
+    config = models.MODELS[kind] | more
+    if kind == "qwen3":
+        # a context shorter than the text, so that dynamic frequencies change
+        config |= {"head_dim": 2 * d.integer(2, 4), "max_position_embeddings": d.integer(3, 8)}
+    if config.get("sliding_window"):
+        config |= {"sliding_window": d.integer(2, 4)}
+    return config
+
+
+def drawn_tensors(d: Draw, config: Config) -> Tensors:
+    """Return random tensors of a config."""
+    return models.tensors_of(config, Numbers(200, d.integer(0, 2**40)))
+
+
+def _neighbours(d: Draw, tensors: Tensors, off: float) -> Iterator[Tensors]:
+    """Return models whose weights differ from these by a part of themselves."""
+    for _ in range(3):
+        many = Many(d)
+        yield {name: x * (1 + off * many.integers(x.size, -1, 1).reshape(x.shape)) for name, x in tensors.items()}
+
+
+def _apart(a: Any, b: Any) -> float:
+    """Return how far two answers are apart as a part of the largest value; infinity where a choice differs."""
+    if isinstance(a, dict):
+        return max((_apart(a[name], b[name]) for name in a), default=0.0)
+    if isinstance(a, list):
+        return max((_apart(*pair) for pair in zip(a, b, strict=True)), default=0.0) if len(a) == len(b) else math.inf
+    x, y = np.asarray(a), np.asarray(b)
+    if x.shape != y.shape or x.dtype.kind != "f":
+        return 0.0 if np.array_equal(x, y) else math.inf
+    top = float(np.max(np.abs(x), initial=0.0))
+    return float(np.max(np.abs(x - y), initial=0.0)) / top if top else float(np.any(y)) * math.inf
+
+
+def surely(
+    d: Draw, tensors: Tensors, ask: Callable[[Tensors], dict[str, Any]], off: float = OFF
+) -> dict[str, Any] | None:
+    """Return the oracle's answer for a model; None where rounding could turn it."""
+    answer = ask(tensors)
+    return None if any(_apart(answer, ask(other)) > _NEAR for other in _neighbours(d, tensors, off)) else answer
+
+
+def ask_until_sure(
+    t: Trial, op: str, draw: Callable[[], tuple[dict[str, Any], dict[str, Any] | None]], saw: str
+) -> None:
+    """Ask for the first example that is drawn with an answer."""
+    for _ in range(_TRIED):
+        given, answer = draw()
+        if answer is not None:
+            t.saw(saw)
+            t.case(op, given, answer)
+            return
+
+
+KINDS = tuple(models.MODELS)

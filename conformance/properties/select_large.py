@@ -1,0 +1,133 @@
+"""Properties of sizes beyond every boundary of an index type: select."""
+
+import math
+
+import numpy as np
+
+from conformance.gen.numbers import ids, reals
+from conformance.oracle import (
+    select,
+    select_pools,
+    select_rng,
+    update_counts,
+)
+from conformance.properties.draws import Draw, Many
+from conformance.properties.large import (
+    BEYOND,
+    FAR,
+    FARTHER,
+    far_at,
+    lengths,
+    most_of,
+    sees_beyond,
+    shapes,
+    sides,
+)
+from conformance.properties.trial import Trial, property_of
+
+
+@property_of(
+    "select.large",
+    "SEL-001 SEL-002 SEL-003",
+    "core",
+    "select.largest select.smallest",
+    sees=(BEYOND, FARTHER),
+    seeded=1,
+)
+def _select(d: Draw, t: Trial) -> None:
+    """Of many scores with many ties, and ids beyond 32 bits, the same are chosen as by sorted tuples."""
+    for n in lengths(d):
+        many = Many(d)
+        scores = many.lattice((n,), 300) / 8
+        where = many.subset(2**34, n)
+        sees_beyond(t, (1, n), where)
+        for name, choose in (("largest", select.largest), ("smallest", select.smallest)):
+            k = d.integer(n // 3, n)
+            answer = {"chosen": ids(choose(scores.tolist(), where.tolist(), k))}
+            t.case(f"select.{name}", {"scores": scores, "ids": where, "k": k}, answer)
+
+
+@property_of(
+    "topology.large",
+    "TOP-001 TOP-002 TOP-003",
+    "core",
+    "topology.of topology.positions",
+    sees=(BEYOND, FAR, FARTHER, "more than 65,536 rows", "more than 65,536 columns"),
+    seeded=1,
+)
+def _topology(d: Draw, t: Trial) -> None:
+    """Rows, columns and flat positions belong together where rows, columns, slots or positions are many."""
+    # every width at which an index of 8 or 16 bits ends
+    boundaries = [(2, width) for width in (255, 256, 257, 65_535, 65_536)]
+    for shape in boundaries + shapes(d) + far_at(d):
+        at = most_of(Many(d), shape)
+        sees_beyond(t, shape, at)
+        indptr, columns = select.rows_and_columns(shape, at)
+        told = {"indptr": ids(indptr), "indices": ids(columns)}
+        t.case("topology.of", sides(shape) | {"positions": ids(at)}, told)
+        t.case("topology.positions", sides(shape) | told, {"positions": ids(at)})
+
+
+@property_of(
+    "change.large",
+    "CHG-001 CHG-002",
+    "core",
+    "change.source change.realign",
+    sees=(BEYOND, FAR, FARTHER),
+    seeded=1,
+)
+def _change(d: Draw, t: Trial) -> None:
+    """Many slots, and slots at far positions, move to where they belong."""
+    for shape in shapes(d)[2:] + far_at(d):
+        many = Many(d)
+        old = most_of(many, shape)
+        # some of the old ones leave, some positions are new
+        new = sorted({*most_of(many, shape), *old[:: d.integer(2, 5)]})
+        values = many.lattice((len(old),), 10**6) / 64
+        sees_beyond(t, shape, old)
+        given = sides(shape) | {"old": ids(old), "new": ids(new)}
+        t.case("change.source", given, {"source": ids(select.source(old, new))})
+        moved = reals(select.realign(values.tolist(), old, new, -1.5))
+        t.case("change.realign", given | {"values": values, "fill": -1.5}, {"values": moved})
+
+
+@property_of(
+    "rng.large", "RNG-001 RNG-002 SCH-003 DLT-002", "core", "rng.draws schedule.events count.budget",
+    sees=("more than 65,536 numbers", "a matrix of more than 2³² entries"), seeded=1,
+)  # fmt: skip
+def _numbers(d: Draw, t: Trial) -> None:
+    """Many and far draws, events of long runs, and slots of large matrices are those of Python's integers."""
+    words, n = [d.integer(0, 2**63) for _ in range(3)], 65_536 + d.integer(1, 99)
+    key, numbers = select_rng.key(*words), [*range(n), 2**31, 2**32 + 1, 2**40 + d.integer(0, 9)]
+    draws = np.array([select_rng.draw(key, i) for i in numbers], dtype=np.uint64)
+    t.saw("more than 65,536 numbers", n > 65_536)
+    t.case("rng.draws", {"words": np.array(words, dtype=np.uint64), "numbers": ids(numbers)}, {"draws": draws})
+    steps, every = 65_540 + d.integer(0, 99), d.integer(1, 2)
+    t.case("schedule.events", {"steps": steps, "evolve_every": every}, {"at": ids(range(every, steps, every))})
+    rows, cols, density = 65_537 + d.integer(0, 999), 65_537 + d.integer(0, 999), d.integer(1, 63) / 64
+    t.saw("a matrix of more than 2³² entries", math.prod((rows, cols)) > 2**32)
+    stored = d.choice((rows * cols, 2**31 + d.integer(0, 9)))
+    given = {"density": density, "out": rows, "in": cols, "stored": stored}
+    t.case("count.budget", given, {"n": update_counts.delta_budget(density, rows, cols, stored)})
+
+
+@property_of(
+    "select.pools-large", "SEL-001 SEL-002 SEL-007 SEL-008", "rules", "select.pools", sees=(BEYOND, "many pools"),
+    seeded=1,
+)  # fmt: skip
+def _pools(d: Draw, t: Trial) -> None:
+    """Many scores in few pools, or in many, are chosen as by sorted tuples."""
+    for n_pools in (3, 70_000):
+        n, many = 66_000 + d.integer(0, 99), Many(d)
+        scores = np.ldexp(1.0, many.integers(n, -9, 9)) * (2.0 * many.integers(n, 0, 1) - 1.0)
+        pool = many.integers(n, 0, n_pools - 1).tolist()
+        counts = np.bincount(pool, minlength=n_pools) // 2
+        scored = list(zip(pool, range(n), scores.tolist(), strict=True))
+        found = select_pools.select(scored, dict(enumerate(counts.tolist())), largest=True)
+        near = select_pools.nearest([b for _, b in found.boundaries])
+        t.saw(BEYOND, n > 65_536)
+        t.saw("many pools", n_pools > 65_536)
+        told = (near[0], near[1], select_pools.gap(near)) if near else ()
+        answer = dict(zip(("inside", "outside", "gap"), (reals([x]) for x in told), strict=True))
+        given = {"scores": scores, "ids": np.arange(n), "pools": ids(pool), "counts": counts, "largest": 1}
+        t.case("select.pools", given, answer | {"chosen": ids(found.chosen)})

@@ -1,0 +1,70 @@
+"""Properties of whole runs (chapter 10)."""
+
+from typing import Any
+
+from conformance.gen import tiny
+from conformance.gen.numbers import Numbers, ids
+from conformance.gen.train import run_answer
+from conformance.gen.train_steps import SETTINGS
+from conformance.oracle import train
+from conformance.properties.draws import Draw
+from conformance.properties.models import OFF, ask_until_sure, surely
+from conformance.properties.trial import Trial, property_of
+
+_LEAST = 3e-4
+"""Least first moment of a slot in proportion to the largest: below it AdamW would divide rounding by rounding."""
+
+
+def _weakest(found: train.Run) -> float:
+    """Return the smallest first moment of a slot that a gradient has moved, in proportion to the largest."""
+    sizes = [abs(x) for part in found.states for p, x in part.kept["m"].items() if part.kept["age"][p]]
+    return min(sizes) / max(sizes) if any(sizes) else 0.0
+
+
+_RUNS = ("seft", "active-only", "no-adapt", "magnitude")
+
+
+@property_of(
+    "train.run",
+    "TRN-001 TRN-003 DLT-001 DLT-002 DLT-004 EVT-001 EVT-004 EVT-011 SCH-003 NUM-004",
+    "train",
+    "train.run",
+    sees=("a run", "events"),
+    seeded=2,
+)
+def _run(d: Draw, t: Trial) -> None:
+    """A short run loses, drops, grows and prunes what the kit's own run does, and ends with its weights."""
+
+    def draw() -> tuple[dict[str, Any], dict[str, Any] | None]:
+        steps, rows = d.integer(3, 5), d.integer(1, 2)
+        settings = SETTINGS | {
+            "preset": d.choice(_RUNS),
+            "start": d.choice(("random", "gradient", "magnitude")),
+            "seed": d.integer(0, 2**40),
+            "steps": steps,
+            "rows": rows,
+            "micro_batches": d.integer(1, rows),
+            "length": d.integer(3, 6),
+            "density": d.integer(1, 3) / 8,
+            "evolve_every": 2,
+            "gradient_window": d.integer(1, 2),
+            "drop_fraction": d.integer(2, 6) / 8,
+            "schedule": d.choice(("constant", "linear", "cosine")),
+            "max_norm": d.choice((1.0, 0.0)),
+            # AdamW divides a small gradient by itself, and shows its rounding as a part of lr
+            "lr": 2.0**-12,
+        }
+        world = tiny.world(Numbers(202, d.integer(0, 2**40)), tiny.CONFIG)
+        tensors, stored, text = world
+        given = {"config": tiny.CONFIG, "tensors": tensors, "text": ids(text), "settings": settings}
+        given["stored"] = {name: ids(at) for name, at in stored.items()}
+        found = train.run(tiny.CONFIG, tensors, stored, text, settings)
+        answer = None
+        if _weakest(found) > _LEAST:
+            answer = surely(
+                d, tensors, lambda held: run_answer(train.run(tiny.CONFIG, held, stored, text, settings)), 10 * OFF
+            )
+        t.saw("events", answer is not None and answer["slots"])
+        return given, answer
+
+    ask_until_sure(t, "train.run", draw, "a run")

@@ -1,0 +1,49 @@
+"""Properties of windows of a text (chapters 10 and 11)."""
+
+from typing import Any
+
+from conformance.gen.numbers import ids
+from conformance.oracle import train_text
+from conformance.properties.draws import Draw
+from conformance.properties.trial import Trial, property_of
+
+
+@property_of(
+    "text.calibration", "PRN-007 RNG-002", "prune", "text.calibration", sees=("one window", "a text of one window")
+)
+def _calibration(d: Draw, t: Trial) -> None:
+    """Windows of calibration start where the counter of their stream says."""
+    length, n = d.integer(2, 20), d.integer(1, 5)
+    tokens, seed = (
+        length + d.choice((0, d.integer(0, 60), d.integer(0, 2**33))),
+        d.choice((0, 2**64 - 1, d.integer(0, 99))),
+    )
+    t.saw("one window", n == 1)
+    t.saw("a text of one window", tokens == length)
+    given = {"tokens": tokens, "length": length, "seed": seed, "n": n}
+    t.case("text.calibration", given, {"starts": ids(train_text.window_starts(seed, 4, 0, n, tokens, length))})
+
+
+@property_of(
+    "text.windows",
+    "TRN-003 EVL-001 EVL-002 PRN-007",
+    "train",
+    "text.training text.evaluation",
+    sees=("a text too short", "one window"),
+)
+def _windows(d: Draw, t: Trial) -> None:
+    """Windows of text start where the counter and the formula say."""
+    length, n = d.integer(2, 20), d.integer(1, 5)
+    tokens = length + d.choice((0, -1, d.integer(0, 60)))
+    seed, step = d.choice((0, 7, 2**64 - 1)), d.integer(1, 50)
+    training: dict[str, Any] = {"tokens": tokens, "length": length, "seed": seed, "step": step, "rows": n}
+    evaluation: dict[str, Any] = {"tokens": tokens, "length": length, "windows": n}
+    if tokens < length:
+        t.saw("a text too short")
+        t.case("text.training", training, refused=["TRN-003"])
+        t.case("text.evaluation", evaluation, refused=["EVL-002"])
+        return
+    t.saw("one window", n == 1)
+    starts = train_text.window_starts(seed, 2, (step - 1) * n, n, tokens, length)
+    t.case("text.training", training, {"starts": ids(starts)})
+    t.case("text.evaluation", evaluation, {"starts": ids(train_text.evaluation_starts(tokens, length, n))})

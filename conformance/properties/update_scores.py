@@ -1,0 +1,190 @@
+"""Properties of scores and of the schedule of drops (chapter 8)."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from conformance.cases.case import Bound
+from conformance.gen.numbers import Array, ids, reals
+from conformance.oracle import update_choices, update_schedule, update_scores
+from conformance.oracle.select import Round, binary64
+from conformance.properties.draws import Draw
+from conformance.properties.trial import Trial, property_of
+
+REFUSED = ("EVT-005", "SEL-004")
+_SCORED = ("a score that is not finite", "a product that is rounded")
+
+
+def rounded_scores(t: Trial) -> Round:
+    """Return what every operation of a score is rounded to in the class of the run."""
+    return update_scores.binary32 if t.dtype == "float32" else binary64
+
+
+def _reals(d: Draw, t: Trial, n: int) -> Array:
+    """Return numbers with products that are rounded; now and then one that is not finite, or whose square is not."""
+    found = reals(d.with_specials([float(x) for x in d.real((n,))]))
+    if n and d.flag(8):
+        found[d.integer(0, n - 1)] = d.choice((math.nan, math.inf, 2.0**80 if t.dtype == "float32" else 2.0**600))
+    return found
+
+
+def _score(t: Trial, op: str, given: dict[str, Any], evidence: list[Array], score: Callable[[Round], Any]) -> None:
+    """Ask for scores; those that are not finite are refused.
+
+    evidence  what they are made of
+    """
+    found = list(score(rounded_scores(t)))
+    drawn = given["criterion"] == "random"
+    t.saw("random" if drawn else given["criterion"], found)
+    if not all(map(math.isfinite, found)):
+        t.saw("a score that is not finite")
+        t.case(op, given, refused=REFUSED, dtypes=(t.dtype,))
+        return
+    if all(np.isfinite(x).all() for x in evidence):
+        t.saw("a product that is rounded", found != list(score(update_scores.binary32)) or t.dtype == "float32")
+        # draws are binary64 whatever the dtype: in float32 they are not asked for
+        t.case(op, given, {"scores": reals(found)}, dtypes=("float64",) if drawn else (t.dtype,))
+
+
+def _drawn(d: Draw, t: Trial, op: str, given: dict[str, Any], at: list[int], use: int) -> None:
+    """Ask for random scores."""
+    seed, matrix, step = d.choice((0, 1, 2**64 - 1)), d.integer(0, 20), d.integer(0, 1000)
+    found = [update_scores.chance(seed, matrix, step, use, p) for p in at]
+    _score(t, op, given | {"seed": seed, "matrix": matrix, "step": step}, [], lambda _: found)
+
+
+@property_of(
+    "score.drop",
+    "DROP-003 RNG-003 NUM-006 EVT-005 SEL-004",
+    "rules",
+    "score.drop",
+    sees=("magnitude", "change", "fisher", "weight", *_SCORED),
+)
+def _drop_scores(d: Draw, t: Trial) -> None:
+    """Scores of slots are the written formulas, every operation rounded once."""
+    criterion, n = d.choice(update_choices.VALUES["drop"][0]), d.length(18)
+    at = [3 * i + x for i, x in enumerate(d.integers(n, 0, 2))]
+    phi, other = _reals(d, t, n), _reals(d, t, n)
+    given: dict[str, Any] = {"criterion": criterion, "positions": ids(at), "values": phi}
+    if criterion == "random":
+        _drawn(d, t, "score.drop", given | {"values": reals(d.levels(n))}, at, update_scores.DROP)
+        return
+    needs = {"change": "origin", "fisher": "square", "weight": "weight"}.get(criterion, "")
+    other = abs(other) if needs == "square" else other
+    given |= {needs: other} if needs else {}
+
+    def score(r: Round) -> list[float]:
+        pairs = [(float(x), {needs: float(y)} if needs else {}) for x, y in zip(phi, other, strict=True)]
+        return [update_scores.of_slot(criterion, x, r=r, **more) for x, more in pairs]
+
+    _score(t, "score.drop", given, [phi, other] if needs else [phi], score)
+
+
+@property_of(
+    "score.grow",
+    "GROW-004 OPT-008 RNG-003 NUM-006 EVT-005 SEL-004",
+    "rules",
+    "score.grow",
+    sees=("gradient", "absolute", "fisher", "moments", "curvature", "a column without input", *_SCORED),
+)
+def _grow_scores(d: Draw, t: Trial) -> None:
+    """Scores of candidates are the written formulas, every operation rounded once."""
+    shape = d.shape(8)
+    rows, cols = shape
+    criterion, at = d.choice(update_choices.VALUES["grow"][0]), d.subset(rows * cols)
+    given: dict[str, Any] = {"criterion": criterion, "out": rows, "in": cols, "positions": ids(at)}
+    if criterion == "random":
+        _drawn(d, t, "score.grow", given, at, update_scores.GROW)
+        return
+    needs = {"absolute": ("absolute",), "fisher": ("square",), "moments": ("row_moments", "column_moments")}
+    needs["gradient"], needs["curvature"] = ("gradient",), ("gradient", "inputs")
+    sizes = {"row_moments": rows, "column_moments": cols, "inputs": cols}
+    held = {name: _reals(d, t, sizes.get(name, rows * cols)) for name in needs[criterion]}
+    held = {name: x if name == "gradient" else abs(x) for name, x in held.items()}
+    if "inputs" in held and d.flag():
+        held["inputs"][d.integer(0, cols - 1)] = 0.0
+    row, column = [p // cols for p in at], [p % cols for p in at]
+    where = {"row_moments": row, "column_moments": column, "inputs": column}
+    chosen = {name: x[where.get(name, at)] for name, x in held.items()}
+    t.saw("a column without input", "inputs" in chosen and 0.0 in chosen["inputs"])
+    short = {"gradient": "g", "inputs": "h", "row_moments": "row", "column_moments": "column"}
+
+    def score(r: Round) -> list[float]:
+        named = [
+            {short.get(n, n): float(x) for n, x in zip(chosen, row, strict=True)}
+            for row in zip(*chosen.values(), strict=True)
+        ]
+        return [update_scores.of_candidate(criterion, r=r, **one) for one in named]
+
+    given |= {name: x.reshape(shape) if name not in sizes else x for name, x in held.items()}
+    # only what is scored may be wrong: whether the rest is looked at is not this operation's to say
+    if all(np.isfinite(x).all() for x in held.values()) or not all(np.isfinite(x).all() for x in chosen.values()):
+        _score(t, "score.grow", given, list(chosen.values()), score)
+
+
+@property_of(
+    "score.adapt",
+    "ADPT-002 ADPT-005 RNG-003 NUM-006 EVT-005 SEL-004",
+    "rules",
+    "score.adapt",
+    sees=("sensitivity", "magnitude", "activation", "curvature", *_SCORED),
+)
+def _adapt_scores(d: Draw, t: Trial) -> None:
+    """Scores of weights are the written formulas, every operation rounded once."""
+    shape = d.shape(8)
+    criterion, at = d.choice(update_choices.VALUES["adapt"][0]), d.subset(shape[0] * shape[1])
+    w, g, h = _reals(d, t, len(at)), _reals(d, t, len(at)), abs(_reals(d, t, shape[1]))
+    given: dict[str, Any] = {"criterion": criterion, "out": shape[0], "in": shape[1], "positions": ids(at)}
+    if criterion == "random":
+        use = d.choice((update_scores.ADAPT, update_scores.LAST))
+        _drawn(d, t, "score.adapt", given | {"weight": reals(d.levels(len(at))), "use": use}, at, use)
+        return
+    of = h[[p % shape[1] for p in at]]
+    used = {"weight": w}
+    used |= {"gradient": g} if criterion == "sensitivity" else {}
+    used |= {"inputs": of} if criterion in ("activation", "curvature") else {}
+
+    def score(r: Round) -> list[float]:
+        table = zip(w, g, of, strict=True)
+        return [update_scores.of_weight(criterion, float(x), g=float(y), h=float(z), r=r) for x, y, z in table]
+
+    given |= used | ({"inputs": h} if "inputs" in used else {})
+    if "inputs" not in used or np.isfinite(h).all() or not np.isfinite(of).all():
+        _score(t, "score.adapt", given, list(used.values()), score)
+
+
+@property_of(
+    "schedule.drops",
+    "SCH-001 SCH-006 SCH-007 SCH-008",
+    "rules",
+    "schedule.drops",
+    sees=("cosine", "linear", "constant", "an end before the last step", "a first event that drops all", "refused"),
+)
+def _drops(d: Draw, t: Trial) -> None:
+    """The drop fraction follows its schedule to the last step that may have an event."""
+    steps, until = d.integer(1, 200), d.choice((1.0, d.integer(1, 100) / 100))
+    # no event follows the last step, and one that is not the first has one before it
+    last = update_schedule.last_event(steps, until)
+    fraction, how, first = d.integer(0, 64) / 64, d.choice(("fraction", "all")), d.integer(0, 1)
+    kind = d.choice(update_choices.VALUES["drop_schedule"][0])
+    given: dict[str, Any] = {"drop_schedule": kind, "drop_fraction": fraction, "steps": steps, "evolve_until": until}
+    given |= {"first_event": how, "first": first}
+    if d.flag(6):
+        bad: dict[str, Any] = {"SCH-001": {"drop_fraction": 1.25}, "SCH-007": {"evolve_until": 0.0}}
+        bad["SCH-008"] = {"first_event": "none"}
+        clause = d.choice(list(bad))
+        t.saw("refused")
+        t.case("schedule.drops", given | bad[clause] | {"step": 1}, refused=[clause])
+        return
+    least, most = 2 - first, min(last, steps - 1)
+    if most < least:
+        return
+    step = d.choice((most, d.integer(least, most)))
+    value = 1.0 if how == "all" and first else update_schedule.scheduled(kind, fraction, step, last)
+    t.saw(kind)
+    t.saw("an end before the last step", last < steps)
+    t.saw("a first event that drops all", how == "all" and first and fraction < 1)
+    bounds = {"value": Bound(np.asarray(max(fraction, value)), 2)}
+    t.case("schedule.drops", given | {"step": step}, {"value": value}, bounds=bounds)
