@@ -150,7 +150,8 @@ def _measure(
 ) -> Iterator[Row]:
     import numpy as np
 
-    from seft_ref.kernels import cpu, cpu_transposed
+    from seft_ref.kernels import cpu
+    from seft_ref.kernels.cpu import transposed
     from seft_ref.topology.csr import flat, from_flat
 
     rng = np.random.default_rng(0)
@@ -161,7 +162,7 @@ def _measure(
         values = rng.standard_normal(topology.nnz, dtype=np.float32)
         weight = np.zeros(shape, dtype=np.float32)
         weight.reshape(-1)[positions] = values
-        packed, twice = cpu.pack(topology, values), cpu_transposed.pack(topology, values)
+        packed, twice = cpu.pack(topology, values), transposed.pack(topology, values)
         for n in tokens:
             work = 2 * n * n_out * n_in
             x = rng.standard_normal((n, n_in), dtype=np.float32)
@@ -171,7 +172,7 @@ def _measure(
             ours: dict[str, Callable[[], Any]] = {
                 "forward": partial(cpu.matmul, x, packed),
                 "dx": partial(cpu.matmul_transposed, dy, packed),
-                "dx, copy": partial(cpu_transposed.matmul_transposed, dy, twice),
+                "dx, copy": partial(transposed.matmul_transposed, dy, twice),
                 "sample": partial(cpu.sample, dy, x, topology),
             }
             for product in ours if pattern != SAMPLED else ("sample",):

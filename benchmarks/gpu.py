@@ -17,7 +17,7 @@ import numpy as np
 from benchmarks.gpu_here import Gpu, the_gpu
 from seft_cli.output import write_json
 from seft_ref.arrays.library import from_numpy, to_numpy
-from seft_ref.kernels._gpu_packed import by_rows_and_columns
+from seft_ref.kernels.gpu.packed import by_rows_and_columns
 from seft_ref.topology.csr import Topology, flat, from_flat, placed_like
 
 SHAPES = ((2048, 2048), (5632, 2048), (2048, 5632))

@@ -101,14 +101,15 @@ def _expected(row: dict[str, Any], name: str) -> str:
 
 def _ours(sparsity: float, blocks: int, *, compact: bool, transposed: bool) -> dict[str, Any]:
     from benchmarks.step import CONFIG, made_up_run
-    from seft_ref.kernels import cpu, cpu_transposed
+    from seft_ref.kernels import cpu
+    from seft_ref.kernels.cpu import transposed as two_copies
     from seft_ref.matrix.bases import PackedBase
     from seft_ref.model.weights import matrix_of
     from seft_ref.train.memory import memory_of_run
 
     config_json = CONFIG | {"num_hidden_layers": blocks}
     changes = {"steps": 4, "evolve_every": 2}
-    kernels = cpu_transposed if transposed else cpu
+    kernels = two_copies if transposed else cpu
     run, tokens, _, dense, config = made_up_run(config_json, sparsity, kernels, compact=compact, **changes)
     dense.clear()
     state = run.state

@@ -106,7 +106,8 @@ def _layer(shape: tuple[int, int], sparsity: float) -> dict[str, Callable[[], An
     import torch
 
     from benchmarks.torch_step import LoraLinear, ScatteredLinear
-    from seft_ref.kernels import cpu, cpu_transposed
+    from seft_ref.kernels import cpu
+    from seft_ref.kernels.cpu import transposed
     from seft_ref.topology.csr import from_flat
     from seft_ref.update.delta import new_delta
     from seft_ref.update.optimizers import AdamW
@@ -159,16 +160,17 @@ def _layer(shape: tuple[int, int], sparsity: float) -> dict[str, Callable[[], An
         "torch": torch_step(scattered),
         "torch lora": torch_step(LoraLinear(weight, RANK)),
         "ours": step_with(cpu),
-        "transposed": step_with(cpu_transposed),
+        "transposed": step_with(transposed),
     }
 
 
 def _model(json_config: dict[str, Any], sparsity: float) -> dict[str, Callable[[], Any]]:
     from benchmarks.torch_step import TorchRun
-    from seft_ref.kernels import cpu, cpu_transposed
+    from seft_ref.kernels import cpu
+    from seft_ref.kernels.cpu import transposed
 
     ours, tokens, positions, dense, config = made_up_run(json_config, sparsity, cpu)
-    twice, *_ = made_up_run(json_config, sparsity, cpu_transposed)
+    twice, *_ = made_up_run(json_config, sparsity, transposed)
     peer = TorchRun(config, json_config, dense, positions, lr=ours.settings.lr, max_norm=ours.settings.max_norm)
     for _ in range(2):
         losses = np.asarray([ours.step(tokens), twice.step(tokens)])

@@ -69,9 +69,9 @@ def _on_cpu(turn: int = 0) -> Place:
 
 
 def _with_transposes() -> Place:
-    from seft_ref.kernels import cpu_transposed
+    from seft_ref.kernels.cpu import transposed
 
-    return replace(_on_cpu(), kernels=cpu_transposed)
+    return replace(_on_cpu(), kernels=transposed)
 
 
 def _on_cuda(turn: int) -> Place:

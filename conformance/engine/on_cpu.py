@@ -22,8 +22,8 @@ from typing import Any
 import numpy as np
 
 from seft_ref.kernels import NAMES
-from seft_ref.kernels._launch import EACH, KERNELS, LANES, NUMBERS, ROWS, RUN, SOURCE, THREADS
-from seft_ref.kernels._on_device import OnDevice
+from seft_ref.kernels.gpu.launch import EACH, KERNELS, LANES, NUMBERS, ROWS, RUN, SOURCE, THREADS
+from seft_ref.kernels.gpu.on_device import OnDevice
 
 __all__ = ["OnCpu", "compiled_by_gpp", "on_cpu", "without_gpp"]
 HEADER = Path(__file__).with_name("cuda_on_cpu.h")

@@ -163,9 +163,9 @@ def compiled_transposed() -> EnginePort:
     """
     if compiled_kernels() is None:
         raise SystemExit("the engine's compiled kernels need numba; pip install numba")
-    from seft_ref.kernels import cpu_transposed
+    from seft_ref.kernels.cpu import transposed
 
-    return EnginePort("engine with kernels.cpu_transposed", kernels=cpu_transposed, kinds=("layer", "whole"))
+    return EnginePort("engine with kernels.cpu.transposed", kernels=transposed, kinds=("layer", "whole"))
 
 
 def strict() -> EnginePort:

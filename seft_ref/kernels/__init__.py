@@ -6,7 +6,7 @@
     dvalues = kernels.sample(dy, x, topology)     # (nnz,)   dyᵀ x at the stored positions, in slot order
     packed = kernels.store(packed, kernels.locate(packed, topology, slots), values)
 
-`reference` is the definition and runs on any array library; `cpu` is compiled for NumPy arrays, and `cpu_transposed` is
+`reference` is the definition and runs on any array library; `cpu` is compiled for NumPy arrays, and `cpu.transposed` is
 `cpu` with a second copy of every sparse matrix; `gpu` is for CuPy's arrays, which must be installed before it is
 imported. A set has:
 

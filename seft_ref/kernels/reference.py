@@ -6,7 +6,7 @@ from typing import Any
 from jaxtyping import Float, Int
 
 from seft_ref.arrays.library import Array, array_namespace, device, from_halves, to_halves
-from seft_ref.kernels._checks import (
+from seft_ref.kernels.checks import (
     check_alike,
     check_compact,
     check_factors,

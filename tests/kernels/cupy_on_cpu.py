@@ -8,7 +8,7 @@ from numpy import *  # noqa: F403
 from numpy import generic, ndarray, uint64
 
 from conformance.engine.on_cpu import OnCpu, compiled_by_gpp
-from seft_ref.kernels._launch import KERNELS, NUMBERS, SOURCE
+from seft_ref.kernels.gpu.launch import KERNELS, NUMBERS, SOURCE
 
 TEXT = """
 from tests.kernels.cupy_on_cpu import *

@@ -14,7 +14,8 @@ import numba
 import numpy as np
 import pytest
 
-from seft_ref.kernels import _packed, _panels, cpu
+from seft_ref.kernels.cpu import packed as layout
+from seft_ref.kernels.cpu import panels, plain
 from seft_ref.topology.csr import Topology, from_flat
 
 SHAPES = [(1, 1), (3, 65), (17, 64), (5, 130), (70, 257), (301, 3), (1030, 5)]
@@ -63,8 +64,8 @@ def fenced(fence, made):
 def walk():
     """Compare every product with plain ones, on arrays behind which there is nothing."""
     fence = Fence()
-    cpu._scratch = Scratch(fence)
-    _packed.PANELS_BELOW = cpu.SAMPLE_BELOW = 2.0
+    plain._scratch = Scratch(fence)
+    layout.PANELS_BELOW = plain.SAMPLE_BELOW = 2.0
     rng = np.random.default_rng(0)
     for dtype, shape, share in itertools.product(("float32", "float64", "float16"), SHAPES, (0.05, 0.3, 1.0)):
         stored = rng.random(shape) < share
@@ -102,4 +103,4 @@ def child(work):
 @pytest.mark.skipif(not numba.config.BOUNDSCHECK, reason="this run was not started with NUMBA_BOUNDSCHECK=1")
 def test_the_loops_check_their_bounds():
     with pytest.raises(IndexError):
-        _panels.take_rows(np.array([0, 5]), np.zeros(1, np.int32), 0, 1, np.zeros((1, 1)), np.zeros(1))
+        panels.take_rows(np.array([0, 5]), np.zeros(1, np.int32), 0, 1, np.zeros((1, 1)), np.zeros(1))

@@ -14,8 +14,8 @@ import pytest
 from conformance.engine import on_cpu as stand_in
 from seft_ref.errors import KernelError
 from seft_ref.kernels import reference
-from seft_ref.kernels._launch import KERNELS
-from seft_ref.kernels._on_device import FEW, TILE_ROWS, OnDevice
+from seft_ref.kernels.gpu.launch import KERNELS
+from seft_ref.kernels.gpu.on_device import FEW, TILE_ROWS, OnDevice
 from seft_ref.topology.csr import Topology, flat, from_flat
 from seft_ref.topology.nm import NMTopology, grouped
 from tests.kernels import cupy_on_cpu
@@ -296,7 +296,7 @@ import sys
 from pathlib import Path
 import numpy as np
 from conformance.engine.on_cpu import OnCpu
-from seft_ref.kernels import _on_device
+from seft_ref.kernels.gpu import on_device
 from seft_ref.topology.nm import NMTopology, grouped
 from tests.kernels.test_gpu import in_pattern
 from tests.kernels import cupy_on_cpu

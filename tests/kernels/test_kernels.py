@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from seft_ref import kernels
 from seft_ref.arrays import library as arrays
 from seft_ref.kernels import cpu, reference
+from seft_ref.kernels.cpu import plain
 from seft_ref.topology.csr import Topology, flat, from_flat
 from tests.kernels.refused import assert_refused
 from tests.kernels.sets import COMPILED, SETS
@@ -265,13 +266,13 @@ def test_KRN_008_same_bits_on_one_and_two_threads(n, dtype):
 def test_KRN_008_sums_by_blocks_of_tokens_and_by_parts_of_slots_are_the_same_bits(n, share, dtype):
     rng = np.random.default_rng(n)
     topology, _, x, dy = make_case(rng, make_mask(rng, 301, 190, share, "random"), n, dtype)
-    whole = cpu._sample_lines(dy, x, topology)
+    whole = plain._sample_lines(dy, x, topology)
     before = numba.get_num_threads()
     try:
         for n_threads in range(1, before + 1):
             numba.set_num_threads(n_threads)
-            assert cpu._sample_blocks(dy, x, topology).tobytes() == whole.tobytes()
-            assert cpu._sample_lines(dy, x, topology).tobytes() == whole.tobytes()
+            assert plain._sample_blocks(dy, x, topology).tobytes() == whole.tobytes()
+            assert plain._sample_lines(dy, x, topology).tobytes() == whole.tobytes()
     finally:
         numba.set_num_threads(before)
     np.testing.assert_allclose(whole, (dy.astype(float).T @ x).reshape(-1)[flat(topology)], rtol=2e-4, atol=2e-3)

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from seft_ref.arrays.cupy_ready import keep_subnormals
-from seft_ref.kernels._launch import KERNELS, SOURCE
+from seft_ref.kernels.gpu.launch import KERNELS, SOURCE
 from tests.kernels import cupy_on_cpu
 
 ARCHITECTURES = ["sm_80", "sm_90", "sm_100"]

@@ -7,8 +7,9 @@ import sys
 import numpy as np
 import pytest
 
-from seft_ref.kernels import _packed, cpu
-from seft_ref.kernels._panels import TOKEN_ROWS
+from seft_ref.kernels import cpu
+from seft_ref.kernels.cpu import packed as layout
+from seft_ref.kernels.cpu.panels import TOKEN_ROWS
 from seft_ref.topology.csr import from_flat
 
 
@@ -52,7 +53,7 @@ def test_KRN_004_what_lies_behind_a_row_is_not_read():
     store = np.full(200, np.nan, dtype=np.float32)
     store[:5] = [1, 2, 3, 4, 5]
     packed = cpu.pack(topology, store[:5].copy())
-    behind = _packed.Packed(packed.shape, store[:5], packed.index, packed.pointer)
+    behind = layout.Packed(packed.shape, store[:5], packed.index, packed.pointer)
     x = np.arange(64, dtype=np.float32)[None, :]
     assert cpu.matmul(x, behind)[0].tolist() == [10.0, 4 * 6 + 5 * 63]
 
@@ -60,7 +61,8 @@ def test_KRN_004_what_lies_behind_a_row_is_not_read():
 _ELSEWHERE = """
 import numpy as np
 from numba.core.registry import cpu_target
-from seft_ref.kernels import _token, cpu
+from seft_ref.kernels import cpu
+from seft_ref.kernels.cpu import token
 from tests.kernels.test_token import by_rows, make
 assert not _token.has_permutes(cpu_target.target_context)
 for dtype in ("float32", "float64"):

@@ -4,7 +4,8 @@ import numba
 import numpy as np
 import pytest
 
-from seft_ref.kernels import _packed, cpu
+from seft_ref.kernels import cpu
+from seft_ref.kernels.cpu import packed as layout
 from tests.kernels.test_kernels import assert_within_gauge, dense, make_case, make_mask
 
 
@@ -16,7 +17,7 @@ def test_KRN_007_dx_of_several_blocks_of_tokens_is_exact(shape, n, kind, dtype):
     """Tiles are turned: bands of rows, the last tile of a band, and tokens beyond the last whole block."""
     rng = np.random.default_rng(n)
     topology, values, _, dy = make_case(rng, make_mask(rng, *shape, 0.3, kind), n, dtype, integers=True)
-    packed = _packed._in_panels(topology, values)
+    packed = layout._in_panels(topology, values)
     found = cpu.matmul_transposed(dy, packed)
     np.testing.assert_array_equal(found, dy @ dense(topology, values), strict=True)
 

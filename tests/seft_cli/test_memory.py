@@ -10,7 +10,10 @@ import pytest
 
 from formats.convert.hf import to_sparse
 from seft_ref import initial_state, load_model, read_tokens, settings_of, step_batches
-from seft_ref.kernels import _packed, _panels, cpu, cpu_transposed
+from seft_ref.kernels import cpu
+from seft_ref.kernels.cpu import packed as layout
+from seft_ref.kernels.cpu import panels
+from seft_ref.kernels.cpu import transposed as two_copies
 from seft_ref.matrix import bases
 from seft_ref.matrix.bases import PackedBase
 from seft_ref.model.config import ModelConfig
@@ -58,7 +61,7 @@ def test_TRN_012_the_formula_counts_what_a_state_holds(tmp_path, compact, dtype,
     to_sparse(source, folder)
     (tmp_path / "text.txt").write_text(TEXT)
     settings = settings_of("seft", **SHORT, **changes)
-    kernels = cpu_transposed if transposed else cpu
+    kernels = two_copies if transposed else cpu
     model = load_model(folder, kernels, dtype, compact=compact)
     stored = {name: base.nnz for name, base in model.bases.items()}
     first = step_batches(settings, read_tokens(tmp_path / "text.txt", folder), 1, model.weights)
@@ -243,13 +246,13 @@ def test_KRN_015_a_stored_weight_takes_what_the_pages_say():
     rng = np.random.default_rng(0)
     topology = from_flat((1024, 1024), np.flatnonzero(rng.random(1024 * 1024) >= 0.7))
     values = rng.standard_normal(topology.nnz).astype(np.float32)
-    plain, twice = cpu.pack(topology, values).nbytes, cpu_transposed.pack(topology, values).nbytes
-    compact = (cpu.compact(topology, values.astype(BF16)), cpu_transposed.compact(topology, values.astype(BF16)))
+    plain, twice = cpu.pack(topology, values).nbytes, two_copies.pack(topology, values).nbytes
+    compact = (cpu.compact(topology, values.astype(BF16)), two_copies.compact(topology, values.astype(BF16)))
     told = [plain, twice - plain, compact[0].nbytes, compact[1].nbytes - compact[0].nbytes]
     assert [round(n / topology.nnz, 1) for n in told] == [5.2, 5.2, 3.2, 3.2]
     root = TOOLS.parent
     texts = {name: (root / name).read_text(encoding="utf-8") for name in ("README.md", "SPEC.md", "CHANGELOG.md")}
-    texts |= {module.__name__: module.__doc__ for module in (bases, cpu_transposed)}
+    texts |= {module.__name__: module.__doc__ for module in (bases, two_copies)}
     for name, text in texts.items():
         said = re.findall(r"([\d.]+) (?:more )?bytes (?:more )?a (?:stored )?weight", text)
         assert "5.2" in said, name
@@ -257,4 +260,4 @@ def test_KRN_015_a_stored_weight_takes_what_the_pages_say():
 
 
 def test_TRN_012_the_estimate_knows_how_the_compiled_kernels_hold_a_matrix():
-    assert (DENSE_FROM, PANEL) == (_packed.PANELS_BELOW, _panels.WIDTH)
+    assert (DENSE_FROM, PANEL) == (layout.PANELS_BELOW, panels.WIDTH)

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from seft_ref import finish, initial_state, load_model, read_tokens, settings_of, step_batches, train
-from seft_ref.kernels import _packed, cpu, reference
+from seft_ref.kernels import cpu, reference
+from seft_ref.kernels.cpu import packed as layout
 from seft_ref.matrix.bases import PackedBase, in_packed, merged
 from seft_ref.model.weights import matrix_of
 from seft_ref.topology.csr import Located, Topology, flat, from_flat
@@ -163,7 +164,7 @@ def test_KRN_017_a_run_decides_as_with_bases_of_their_own(tmp_path, choice, monk
         return finish(state, settings, model.config, tokens, cpu), record
 
     found, record = run(PackedBase)
-    monkeypatch.setattr(_packed.Packed, "opens", property(lambda packed: packed.held_in is not None))
+    monkeypatch.setattr(layout.Packed, "opens", property(lambda packed: packed.held_in is not None))
     expected, plain = run(Base)
     assert record.loss == plain.loss
     for name in expected:

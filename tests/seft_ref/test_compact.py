@@ -7,7 +7,7 @@ import pytest
 from seft_ref import finish, initial_state, load_model, read_tokens, save_model, settings_of, step_batches, train
 from seft_ref.errors import CheckpointError, KernelError
 from seft_ref.files.state import Origin, load_state, save_state
-from seft_ref.kernels import _packed, cpu, reference
+from seft_ref.kernels import cpu, reference
 from seft_ref.matrix.bases import PackedBase, compact_base, compacted
 from seft_ref.topology.csr import flat, from_flat
 from seft_ref.update.delta import Base, effective, new_delta
@@ -53,7 +53,7 @@ def test_KRN_015_what_is_packed_comes_back_bit_for_bit(kernels, half, shape):
 @pytest.mark.parametrize("n", [0, 1, 3, 16, 17, 33, 128, 200])
 def test_KRN_015_products_are_those_of_the_float32_numbers(half, shape, n, monkeypatch):
     # in panels too, whatever the share of stored positions
-    monkeypatch.setattr(_packed, "PANELS_BELOW", 2.0)
+    monkeypatch.setattr(layout, "PANELS_BELOW", 2.0)
     topology, values = drawn(shape, HALVES[half], share=0.6)
     values = (values.astype(np.float32) * np.float32(2.0) ** -80).astype(HALVES[half])  # products do not overflow
     wide = cpu.pack(topology, values.astype(np.float32))

@@ -5,7 +5,8 @@ import pytest
 from threadpoolctl import threadpool_limits
 
 from seft_ref.files.model import load_model
-from seft_ref.kernels import cpu, cpu_transposed
+from seft_ref.kernels import cpu
+from seft_ref.kernels.cpu import transposed
 from seft_ref.text.tokens import read_tokens
 from seft_ref.train.loop import finish, initial_state, step_batches, train
 from seft_ref.train.settings import settings_of
@@ -19,7 +20,7 @@ SHORT = {"steps": 7, "batch": 5, "length": 70, "density": 0.05, "evolve_every": 
 @pytest.mark.skipif(numba.config.NUMBA_NUM_THREADS < 2, reason="this machine runs one thread")
 @pytest.mark.parametrize(
     ("kernels", "compact"),
-    [(cpu, False), (cpu, True), (cpu_transposed, True)],
+    [(cpu, False), (cpu, True), (transposed, True)],
     ids=["one copy", "compact", "two compact copies"],
 )
 @pytest.mark.parametrize(

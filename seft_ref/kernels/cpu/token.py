@@ -17,7 +17,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from seft_ref.kernels._vectors import _Emitter, _i64, _widen
+from seft_ref.kernels.cpu.vectors import _Emitter, _i64, _widen
 
 _PANEL = 64
 _AHEAD = 2048

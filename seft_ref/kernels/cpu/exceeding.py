@@ -1,4 +1,4 @@
-# ruff: noqa: ANN001, ANN202
+# ruff: noqa: ANN001, ANN201
 # mypy: allow-untyped-decorators, allow-untyped-calls, allow-untyped-defs, allow-incomplete-defs
 """Where entries of a vector exceed a number (KRN-014): 64 comparisons at a time become the 64 bits of one integer, and
 only set bits are looked at, so that an entry that does not exceed costs a lane of a comparison and no branch.
@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import njit, types
+from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from seft_ref.kernels._vectors import REGISTER_BYTES
+from seft_ref.kernels.cpu.compiled import compiled
+from seft_ref.kernels.cpu.vectors import REGISTER_BYTES
 
 _I64 = ir.IntType(64)
 BITS = 64
@@ -55,7 +56,7 @@ def lowest(typing_context: Any, bits: Any) -> Any:
     return types.int64(types.uint64), emit
 
 
-@njit(cache=True, error_model="numpy")
+@compiled()
 def fill(values, start, least, found):
     """Fill found with what exceeds from start on, while 64 more fit; return how many, and where to go on.
 
@@ -73,8 +74,8 @@ def fill(values, start, least, found):
     return n_found, start
 
 
-@njit(cache=True, error_model="numpy")
-def exceeding(values, least):
+@compiled()
+def indices_above(values, least):
     """Return where |value| > least or value is NaN, ascending."""
     n = values.shape[0]
     found = np.empty(4096, dtype=np.int64)

@@ -5,8 +5,8 @@
 from typing import Any
 
 import numpy as np
-from numba import njit
 
+from seft_ref.kernels.cpu.compiled import compiled
 from seft_ref.topology.csr import Topology
 
 
@@ -20,7 +20,7 @@ def transpose(topology: Topology) -> tuple[Topology, Any]:
     return Topology((n_in, n_out), indptr, indices), to
 
 
-@njit(cache=True, error_model="numpy")
+@compiled()
 def _transpose(indptr, indices, starts, rows, to):
     """Fill starts (in + 1,), zeros before, rows (nnz,) and to (nnz,): a sort by counting."""
     n_out, n_in = indptr.shape[0] - 1, starts.shape[0] - 1

@@ -15,11 +15,11 @@ from jaxtyping import Float, Int
 
 from seft_ref.arrays.library import Array
 from seft_ref.errors import KernelError
-from seft_ref.kernels import cpu
-from seft_ref.kernels._checks import check_alike, check_matrix, check_new_values, check_places, check_shape
-from seft_ref.kernels._packed import Packed, check_numpy
-from seft_ref.kernels._transposed import transpose
-from seft_ref.kernels.cpu import exceeding, pack_dense, sample
+from seft_ref.kernels.checks import check_alike, check_matrix, check_new_values, check_places, check_shape
+from seft_ref.kernels.cpu import plain
+from seft_ref.kernels.cpu.packed import Packed, check_numpy
+from seft_ref.kernels.cpu.plain import exceeding, pack_dense, sample
+from seft_ref.kernels.cpu.transpose import transpose
 from seft_ref.kernels.split import Split, split
 from seft_ref.topology.csr import Topology
 
@@ -94,11 +94,11 @@ def pack(topology: Topology, values: Float[Array, " nnz"], into: Any = None) -> 
     """
     _check_size(topology)
     of_rows, of_columns = _memory(into)
-    rows = cpu.pack(topology, values, of_rows)
+    rows = plain.pack(topology, values, of_rows)
     if rows.index is None:
         return rows
     turned, to = transpose(topology)
-    return PackedTwice(rows, cpu.pack(turned, _moved(values, to), of_columns))
+    return PackedTwice(rows, plain.pack(turned, _moved(values, to), of_columns))
 
 
 def compact(topology: Topology, values: Any, into: Any = None) -> PackedTwice:
@@ -115,14 +115,14 @@ def compact(topology: Topology, values: Any, into: Any = None) -> PackedTwice:
     """
     _check_size(topology)
     of_rows, of_columns = _memory(into)
-    rows = cpu.compact(topology, values, of_rows)
+    rows = plain.compact(topology, values, of_rows)
     turned, to = transpose(topology)
-    return PackedTwice(rows, cpu.compact(turned, _moved(values, to), of_columns))
+    return PackedTwice(rows, plain.compact(turned, _moved(values, to), of_columns))
 
 
 def unpack(packed: Any) -> tuple[Topology, Any]:
     """Return the topology of a matrix that opens and its values in slot order (KRN-015, KRN-017)."""
-    return cpu.unpack(_rows(packed))
+    return plain.unpack(_rows(packed))
 
 
 def clear(packed: PackedTwice, where: Int[Array, " m"]) -> PackedTwice:
@@ -132,7 +132,7 @@ def clear(packed: PackedTwice, where: Int[Array, " m"]) -> PackedTwice:
         KernelError: KRN-012 if a place is out of range.
     """
     in_rows, in_columns = _parts(where)
-    return PackedTwice(cpu.clear(packed.rows, in_rows), cpu.clear(packed.columns, in_columns))
+    return PackedTwice(plain.clear(packed.rows, in_rows), plain.clear(packed.columns, in_columns))
 
 
 def locate(packed: Any, topology: Topology, slots: Int[Array, " m"]) -> Int[Array, " m"]:
@@ -144,12 +144,12 @@ def locate(packed: Any, topology: Topology, slots: Int[Array, " m"]) -> Int[Arra
     if isinstance(packed, Split):
         return locate(packed.live, topology, slots)
     if isinstance(packed, Packed):
-        return cpu.locate(packed, topology, slots)
+        return plain.locate(packed, topology, slots)
     check_shape(packed.shape, topology)
     check_places("slots", slots, topology.nnz)
     turned, to = transpose(topology)
-    in_columns = cpu.locate(packed.columns, turned, to[slots])
-    return cpu.locate(packed.rows, topology, slots) | in_columns << 32
+    in_columns = plain.locate(packed.columns, turned, to[slots])
+    return plain.locate(packed.rows, topology, slots) | in_columns << 32
 
 
 def store(packed: Any, where: Int[Array, " m"], values: Float[Array, " m"]) -> Any:
@@ -161,11 +161,11 @@ def store(packed: Any, where: Int[Array, " m"], values: Float[Array, " m"]) -> A
     if isinstance(packed, Split):
         return Split(packed.frozen, store(packed.live, where, values))
     if isinstance(packed, Packed):
-        return cpu.store(packed, where, values)
+        return plain.store(packed, where, values)
     in_rows, in_columns = _parts(where)
     check_new_values(in_rows, values, packed.rows.values)
     check_places("where", in_columns, packed.columns.values.shape[0])
-    return PackedTwice(cpu.store(packed.rows, in_rows, values), cpu.store(packed.columns, in_columns, values))
+    return PackedTwice(plain.store(packed.rows, in_rows, values), plain.store(packed.columns, in_columns, values))
 
 
 def matmul(x: Float[Array, "n in"], packed: Any) -> Float[Array, "n out"]:
@@ -177,7 +177,7 @@ def matmul(x: Float[Array, "n in"], packed: Any) -> Float[Array, "n out"]:
     Raises:
         KernelError: KRN-009, KRN-010 if x does not fit the matrix.
     """
-    return cpu.matmul(x, _rows(packed))
+    return plain.matmul(x, _rows(packed))
 
 
 def matmul_transposed(dy: Float[Array, "n out"], packed: Any) -> Float[Array, "n in"]:
@@ -190,13 +190,13 @@ def matmul_transposed(dy: Float[Array, "n out"], packed: Any) -> Float[Array, "n
         KernelError: KRN-009, KRN-010 if dy does not fit the matrix.
     """
     if isinstance(packed, Packed):
-        return cpu.matmul_transposed(dy, packed)
+        return plain.matmul_transposed(dy, packed)
     check_matrix("dy", dy, packed.shape[0])
     check_numpy(dy=dy)
     check_alike("dy", dy, "the packed matrix", np.empty(0, dtype=packed.dtype))
     if isinstance(packed, Split):
         return matmul_transposed(dy, packed.frozen) + matmul_transposed(dy, packed.live)
-    return cpu.matmul(dy, packed.columns)
+    return plain.matmul(dy, packed.columns)
 
 
 def _rows(packed: Any) -> Any:

@@ -9,8 +9,7 @@ from jaxtyping import Float, Int, UInt8
 
 from seft_ref.arrays.library import Array
 from seft_ref.errors import KernelError
-from seft_ref.kernels import _panels
-from seft_ref.kernels._checks import (
+from seft_ref.kernels.checks import (
     check_compact,
     check_matrix,
     check_new_values,
@@ -18,11 +17,12 @@ from seft_ref.kernels._checks import (
     check_shape,
     check_values,
 )
+from seft_ref.kernels.cpu import panels
 from seft_ref.kernels.split import Split
 from seft_ref.topology.csr import Topology, flat
 
 _BITS = {np.dtype(ml_dtypes.bfloat16): np.dtype(np.uint16), np.dtype(np.float16): np.dtype(np.int16)}
-"""16-bit floats, and the integers that tell the loops which of them they read (`_vectors`)."""
+"""16-bit floats, and the integers that tell the loops which of them they read (`vectors`)."""
 _HELD = {bits: dtype for dtype, bits in _BITS.items()}
 
 PANELS_BELOW = 0.55
@@ -31,7 +31,7 @@ PANELS_BELOW = 0.55
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Packed:
-    """A matrix as flat values, dense or in column panels (`_panels` draws the layout)."""
+    """A matrix as flat values, dense or in column panels (`panels` draws the layout)."""
 
     shape: tuple[int, int]
     values: Float[Array, " stored"]
@@ -90,7 +90,7 @@ def _has_room(into: Packed, topology: Topology, values: Any) -> bool:
 
 def _in_panels(topology: Topology, values: Any, into: Packed | None = None) -> Packed:
     n_out, n_in = topology.shape
-    n_panels = -(-n_in // _panels.WIDTH)
+    n_panels = -(-n_in // panels.WIDTH)
     offsets = np.int32 if topology.nnz <= np.iinfo(np.int32).max else np.int64
     pointer: Any
     if into is None:
@@ -100,7 +100,7 @@ def _in_panels(topology: Topology, values: Any, into: Packed | None = None) -> P
         assert into.index is not None
         pointer, index, ordered = into.pointer, into.index[: topology.nnz], into.values[: topology.nnz]
     place = np.empty(topology.nnz, dtype=offsets)
-    _panels.fill_panels(topology.indptr, topology.indices, pointer, index, place)
+    panels.fill_panels(topology.indptr, topology.indices, pointer, index, place)
     ordered[place] = values
     return Packed(topology.shape, ordered, index, pointer)
 
@@ -138,7 +138,7 @@ def unpack(packed: Packed) -> tuple[Topology, Any]:
     indptr = np.empty(n_out + 1, dtype=np.int64)
     indices = np.empty(packed.index.size, dtype=np.int32)
     values = np.empty_like(packed.values)
-    _panels.open_panels(packed.values, packed.index, packed.pointer, n_in, indptr, indices, values)
+    panels.open_panels(packed.values, packed.index, packed.pointer, n_in, indptr, indices, values)
     return Topology(packed.shape, indptr, indices), values if packed.held_in is None else values.view(packed.held_in)
 
 
@@ -180,7 +180,7 @@ def locate(packed: Packed | Split, topology: Topology, slots: Int[Array, " m"]) 
     if packed.index is None:
         return row * topology.shape[1] + indices[slots]
     where = np.empty_like(slots)
-    _panels.find_places(indptr, indices, packed.pointer, slots, row, where)
+    panels.find_places(indptr, indices, packed.pointer, slots, row, where)
     return where
 
 

@@ -1,4 +1,4 @@
-# ruff: noqa: ANN001, ANN202
+# ruff: noqa: ANN001, ANN201, ANN202
 # mypy: allow-untyped-decorators, allow-untyped-calls, allow-untyped-defs, allow-incomplete-defs
 """Compiled loops of the CPU kernel set: a sparse matrix in column panels, times blocks of tokens.
 
@@ -15,7 +15,7 @@ while the rows of the matrix pass over them. Few tokens use shorter lines of 1, 
 zeros.
 
 y = x Wᵀ adds up a line of y in registers. dx = dy W adds every entry to a line of dx in that cache, or, for several
-blocks of tokens, does as `_turned` says.
+blocks of tokens, does as `turned` says.
 
 No entry of a result is shared between threads and none is summed in an order that depends on their number
 (KRN-008).
@@ -30,10 +30,11 @@ from functools import cache
 from typing import Any
 
 import numpy as np
-from numba import cfunc, from_dtype, njit, prange, types
+from numba import from_dtype, prange, types
 
-from seft_ref.kernels._token import gather_panel, sum_register
-from seft_ref.kernels._vectors import (
+from seft_ref.kernels.cpu.compiled import compiled, compiled_task
+from seft_ref.kernels.cpu.token import gather_panel, sum_register
+from seft_ref.kernels.cpu.vectors import (
     call,
     dot_row,
     gather_row_1,
@@ -57,7 +58,7 @@ TOKEN_ROWS = 8192  # rows of y whose sums a product with one token keeps, a regi
 SAMPLE_VECTORS = 4  # shorter lines in `sample`: those of a whole x, not of a panel, have to fit a cache
 
 
-@njit(cache=True, error_model="numpy")
+@compiled()
 def fill_panels(indptr, indices, pointer, index, place):
     """Fill pointer (panels * out + 1,), index (nnz,), and place (nnz,): where each CSR slot goes."""
     n_out = indptr.shape[0] - 1
@@ -80,7 +81,7 @@ def fill_panels(indptr, indices, pointer, index, place):
             at += 1
 
 
-@njit(cache=True, error_model="numpy")
+@compiled()
 def open_panels(values, index, pointer, n_in, indptr, indices, opened):
     """Fill indptr (out + 1,), indices and opened (nnz,) with the CSR matrix that lies in panels."""
     n_out = indptr.shape[0] - 1
@@ -95,7 +96,7 @@ def open_panels(values, index, pointer, n_in, indptr, indices, opened):
     indptr[n_out] = at
 
 
-@njit(cache=True, error_model="numpy")
+@compiled()
 def find_places(indptr, indices, pointer, slots, row_of_slot, where):
     """Fill where (m,) with the panel positions of CSR slots (m,) that lie in the given rows."""
     n_out = indptr.shape[0] - 1
@@ -108,7 +109,7 @@ def find_places(indptr, indices, pointer, slots, row_of_slot, where):
         where[i] = pointer[p * n_out + r] + slots[i] - first
 
 
-@njit(cache=True, error_model="numpy")
+@compiled()
 def to_lines(a, n_columns, first_token, n_tokens, first_column, last_column, lines, base, width, lanes):
     """Turn a block of token-major a: lines[base + (c - first_column) * width + t] = a[first_token + t, c].
 
@@ -131,7 +132,7 @@ def to_lines(a, n_columns, first_token, n_tokens, first_column, last_column, lin
         t += lanes
 
 
-@njit(cache=True, error_model="numpy")
+@compiled()
 def from_lines(lines, base, width, a, n_columns, first_token, n_tokens, first_column, last_column, lanes):
     """Turn lines back into a block of token-major a; padded tokens are left out."""
     t = 0
@@ -152,7 +153,7 @@ def from_lines(lines, base, width, a, n_columns, first_token, n_tokens, first_co
         t += lanes
 
 
-@njit(cache=True, error_model="numpy")
+@compiled()
 def vectors_for(n_tokens, lanes):
     """Registers of the shortest line that holds n_tokens: 1, 2, 4 or 8."""
     n_vectors = 1
@@ -354,7 +355,7 @@ def add_task(sums, nnz, n_blocks, n_parts, task, worker):
             sums[slot] += sums[b * nnz + slot]
 
 
-@njit(cache=True, parallel=True, error_model="numpy")
+@compiled(parallel=True)
 def _run(address, arguments, n_tasks, n_workers):
     for worker in prange(n_workers):
         for task in range(worker, n_tasks, n_workers):
@@ -364,7 +365,7 @@ def _run(address, arguments, n_tasks, n_workers):
 @cache
 def _address(task, kinds):
     signature = types.void(*(types.int64 if kind is int else types.CPointer(from_dtype(kind)) for kind in kinds))
-    return cfunc(signature, cache=True, error_model="numpy")(task).address
+    return compiled_task(signature)(task).address
 
 
 def run(task: Any, arguments: tuple[Any, ...], n_tasks: int, n_workers: int) -> None:
@@ -376,7 +377,7 @@ def run(task: Any, arguments: tuple[Any, ...], n_tasks: int, n_workers: int) -> 
     _run(_address(task, (*kinds, int, int)), arguments, n_tasks, n_workers)
 
 
-@njit(cache=True, error_model="numpy")
+@compiled()
 def take_rows(indptr, indices, first_row, last_row, tile, dvalues):
     """Copy tile (last_row - first_row, in) at the stored positions of these rows to dvalues."""
     for r in range(first_row, last_row):

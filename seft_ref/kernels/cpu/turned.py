@@ -1,16 +1,15 @@
-# ruff: noqa: ANN001, ANN202
+# ruff: noqa: ANN001, ANN201
 # mypy: allow-untyped-decorators, allow-untyped-calls, allow-untyped-defs, allow-incomplete-defs
 """dx = dy W for several blocks of tokens, as sums in registers: WIDTH rows of a panel are sorted by column, and then
-multiplied with every block, as y = x Wᵀ is (`_panels`).
+multiplied with every block, as y = x Wᵀ is (`panels`).
 
 Adding to lines of dx costs a store an entry and register; sorting costs about half of what one block does, once for
 all blocks.
 """
 
-from numba import njit
-
-from seft_ref.kernels._panels import LINE_VECTORS, WIDTH, from_lines, to_lines
-from seft_ref.kernels._vectors import gather_row_8
+from seft_ref.kernels.cpu.compiled import compiled
+from seft_ref.kernels.cpu.panels import LINE_VECTORS, WIDTH, from_lines, to_lines
+from seft_ref.kernels.cpu.vectors import gather_row_8
 
 BAND = 1024
 """Rows of W whose lines of dy are made at a time: with eight blocks 4 MiB, in the third-level cache."""
@@ -18,7 +17,7 @@ STARTS = 2 * WIDTH
 """Numbers a sorted tile has for its columns; twice what is used, that no two workers write to one line of a cache."""
 
 
-@njit(cache=True, error_model="numpy")
+@compiled()
 def turn_tile(values, index, pointer, first, last, turned, rows, tile, starts, at):
     """Sort the entries of rows `first` to `last` of pointer, at most WIDTH rows of one panel, by column.
 

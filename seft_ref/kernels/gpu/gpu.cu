@@ -1,5 +1,5 @@
 // The kernels of the GPU set. Every element of a result has one thread, or one fixed tree of threads, that owns it:
-// nothing is added atomically, so that no bit depends on timing (KRN-008). `_launch.py` lists names, arguments and
+// nothing is added atomically, so that no bit depends on timing (KRN-008). `launch.py` lists names, arguments and
 // threads of a block; what a kernel is launched on is checked before.
 //
 //     T  what is computed in: float, double           V  what is stored: T, or 16 bits that stand for a float

@@ -13,8 +13,8 @@ import cupy
 import numpy as np
 
 from seft_ref.arrays.cupy_ready import keep_subnormals, try_out
-from seft_ref.kernels._launch import KERNELS, NUMBERS, SOURCE
-from seft_ref.kernels._on_device import OnDevice
+from seft_ref.kernels.gpu.launch import KERNELS, NUMBERS, SOURCE
+from seft_ref.kernels.gpu.on_device import OnDevice
 
 __all__ = [
     "clear",

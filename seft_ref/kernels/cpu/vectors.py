@@ -12,9 +12,6 @@ first elements of the lines of x and of the line of y; dot_row takes a base of v
 not keep eight accumulators in registers over a loop of unknown length, which is worth a factor of 1.4 to 1.6 here.
 Every multiply-add is one fused operation in a fixed order, so a result does not depend on who computes it
 (KRN-008).
-
-Compiled code is cached on disk under the file of its caller: after a change here, remove __pycache__ or touch
-`_panels.py`, or the old loops keep running.
 """
 
 from collections.abc import Callable

@@ -15,9 +15,10 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from seft_ref.arrays.library import Array
-from seft_ref.kernels import _exceeding, _panels, _turned
-from seft_ref.kernels._checks import check_alike, check_factors, check_matrix, check_vector
-from seft_ref.kernels._packed import (
+from seft_ref.kernels.checks import check_alike, check_factors, check_matrix, check_vector
+from seft_ref.kernels.cpu import panels, turned
+from seft_ref.kernels.cpu.exceeding import indices_above
+from seft_ref.kernels.cpu.packed import (
     Packed,
     check_numpy,
     clear,
@@ -28,7 +29,7 @@ from seft_ref.kernels._packed import (
     store,
     unpack,
 )
-from seft_ref.kernels._vectors import REGISTER_BYTES
+from seft_ref.kernels.cpu.vectors import REGISTER_BYTES
 from seft_ref.kernels.split import Split, split
 from seft_ref.topology.csr import Topology
 
@@ -96,7 +97,7 @@ def matmul(x: Float[Array, "n in"], packed: Packed | Split) -> Float[Array, "n o
         return x @ packed.values.reshape(packed.shape).T
     if x.shape[0] == 1:
         return _multiply_token(x, packed)
-    return _multiply(_panels.gather_task, x, packed, packed.shape[0], _panels.ROW_BLOCK)
+    return _multiply(panels.gather_task, x, packed, packed.shape[0], panels.ROW_BLOCK)
 
 
 def matmul_transposed(dy: Float[Array, "n out"], packed: Packed | Split) -> Float[Array, "n in"]:
@@ -116,10 +117,10 @@ def matmul_transposed(dy: Float[Array, "n out"], packed: Packed | Split) -> Floa
     if packed.index is None:
         return dy @ packed.values.reshape(packed.shape)
     n_out, n_in = packed.shape
-    n_blocks = dy.shape[0] // (_panels.LINE_VECTORS * (REGISTER_BYTES // dy.itemsize))
+    n_blocks = dy.shape[0] // (panels.LINE_VECTORS * (REGISTER_BYTES // dy.itemsize))
     if n_blocks >= TURN_FROM and packed.values.size >= TURN_SHARE * n_out * n_in > 0:
         return _multiply_turned(dy, packed, n_blocks)
-    return _multiply(_panels.scatter_task, dy, packed, n_in, _panels.WIDTH)
+    return _multiply(panels.scatter_task, dy, packed, n_in, panels.WIDTH)
 
 
 def sample(dy: Float[Array, "n out"], x: Float[Array, "n in"], topology: Topology) -> Float[Array, " nnz"]:
@@ -133,7 +134,7 @@ def sample(dy: Float[Array, "n out"], x: Float[Array, "n in"], topology: Topolog
     """
     check_factors(dy, x, topology)
     check_numpy(dy=dy, x=x)
-    nnz, width = topology.nnz, _panels.SAMPLE_VECTORS * (REGISTER_BYTES // x.itemsize)
+    nnz, width = topology.nnz, panels.SAMPLE_VECTORS * (REGISTER_BYTES // x.itemsize)
     if not nnz or not x.shape[0]:
         return np.zeros(nnz, dtype=x.dtype)
     if nnz >= SAMPLE_BELOW * topology.numel:
@@ -153,7 +154,7 @@ def exceeding(values: Float[Array, " n"], least: float) -> Int[Array, " m"]:
     """
     check_vector("values", values)
     check_numpy(values=values)
-    return _exceeding.exceeding(values, values.dtype.type(least))
+    return indices_above(values, values.dtype.type(least))
 
 
 def _of_dtype(packed: Packed | Split) -> Any:
@@ -168,13 +169,13 @@ def _multiply(task: Any, src: Any, packed: Packed, n_result: int, n_extra_lines:
     if not result.size:
         return result
     lanes = REGISTER_BYTES // src.itemsize
-    n_blocks = -(-n // (_panels.LINE_VECTORS * lanes))
+    n_blocks = -(-n // (panels.LINE_VECTORS * lanes))
     workers = numba.get_num_threads()
     # Whole blocks while they share out evenly; otherwise each block is cut into one part a worker.
     n_parts = 1 if n_blocks % workers == 0 or n_blocks >= 8 * workers else workers
-    work_size = (src.shape[1] + n_extra_lines) * _panels.LINE_VECTORS * lanes
+    work_size = (src.shape[1] + n_extra_lines) * panels.LINE_VECTORS * lanes
     work = _scratch.take((workers * work_size,), src.dtype)
-    _panels.run(
+    panels.run(
         task,
         (
             packed.values,
@@ -199,14 +200,14 @@ def _multiply_turned(dy: Any, packed: Packed, n_blocks: int) -> Any:
     """Return dy times the panels: whole blocks of tokens with turned tiles, the tokens left over by adding to lines."""
     n_out, n_in = packed.shape
     lanes, workers = REGISTER_BYTES // dy.itemsize, numba.get_num_threads()
-    width, panel = _panels.LINE_VECTORS * lanes, _panels.WIDTH
+    width, panel = panels.LINE_VECTORS * lanes, panels.WIDTH
     n, n_groups = n_blocks * width, -(-n_blocks // GROUP)
     n_parts = 1 if n_groups % workers == 0 or n_groups >= 8 * workers else workers
     n_panels = math.ceil(math.ceil(n_in / panel) / n_parts)
-    work_size = -(-n_blocks // n_groups) * (n_panels * panel + _turned.BAND) * width
+    work_size = -(-n_blocks // n_groups) * (n_panels * panel + turned.BAND) * width
     dx = np.empty((dy.shape[0], n_in), dtype=dy.dtype)
-    _panels.run(
-        _turned.turned_task,
+    panels.run(
+        turned.turned_task,
         (
             packed.values,
             packed.index,
@@ -222,14 +223,14 @@ def _multiply_turned(dy: Any, packed: Packed, n_blocks: int) -> Any:
             work_size,
             np.empty(workers * panel * panel, dtype=packed.values.dtype),
             np.empty(workers * panel * panel, dtype=np.uint8),
-            np.empty(workers * _turned.STARTS, dtype=np.int64),
+            np.empty(workers * turned.STARTS, dtype=np.int64),
             lanes,
         ),
         n_groups * n_parts,
         workers,
     )
     if n < dy.shape[0]:
-        dx[n:] = _multiply(_panels.scatter_task, dy[n:], packed, n_in, panel)
+        dx[n:] = _multiply(panels.scatter_task, dy[n:], packed, n_in, panel)
     return dx
 
 
@@ -241,10 +242,10 @@ def _multiply_token(x: Any, packed: Packed) -> Any:
         return result
     lanes = REGISTER_BYTES // x.itemsize
     workers = numba.get_num_threads()
-    work_size = -(-n_in // _panels.WIDTH) * _panels.WIDTH + min(_panels.TOKEN_ROWS, n_out) * lanes
+    work_size = -(-n_in // panels.WIDTH) * panels.WIDTH + min(panels.TOKEN_ROWS, n_out) * lanes
     work = _scratch.take((workers * work_size,), x.dtype)
-    _panels.run(
-        _panels.token_task,
+    panels.run(
+        panels.token_task,
         (
             packed.values,
             packed.index,
@@ -269,16 +270,16 @@ def _sample_blocks(dy: Any, x: Any, topology: Topology) -> Any:
     """A worker takes a block of tokens and all slots; sums of blocks are added in the order of blocks."""
     n_out, n_in = topology.shape
     lanes, workers = REGISTER_BYTES // x.itemsize, numba.get_num_threads()
-    width = _panels.SAMPLE_VECTORS * lanes
-    work_size = (n_in + min(n_out, _panels.DY_ROWS)) * width
+    width = panels.SAMPLE_VECTORS * lanes
+    work_size = (n_in + min(n_out, panels.DY_ROWS)) * width
     work = _scratch.take((workers * work_size,), x.dtype)
     sums = np.empty((workers, topology.nnz), dtype=x.dtype)
     sums[0] = 0
     indptr, indices, n = topology.indptr, topology.indices, x.shape[0]
     for first in range(0, n, workers * width):
         n_blocks = min(workers, -(-(n - first) // width))
-        _panels.run(
-            _panels.sample_block_task,
+        panels.run(
+            panels.sample_block_task,
             (
                 sums.reshape(-1),
                 indptr,
@@ -297,7 +298,7 @@ def _sample_blocks(dy: Any, x: Any, topology: Topology) -> Any:
             workers,
         )
         if n_blocks > 1:
-            _panels.run(_panels.add_task, (sums.reshape(-1), topology.nnz, n_blocks, workers), workers, workers)
+            panels.run(panels.add_task, (sums.reshape(-1), topology.nnz, n_blocks, workers), workers, workers)
     return sums[0] if workers == 1 else sums[0].copy()
 
 
@@ -314,16 +315,16 @@ def _sample_lines(dy: Any, x: Any, topology: Topology) -> Any:
     x_lines, dy_lines = lines[: SAMPLE_TOKENS * n_in], lines[SAMPLE_TOKENS * n_in :]
     for first in range(0, x.shape[0], SAMPLE_TOKENS):
         n_tokens = min(SAMPLE_TOKENS, x.shape[0] - first)
-        n_blocks = -(-n_tokens // (_panels.SAMPLE_VECTORS * lanes))
+        n_blocks = -(-n_tokens // (panels.SAMPLE_VECTORS * lanes))
         for a, a_lines in ((x, x_lines), (dy, dy_lines)):
-            _panels.run(
-                _panels.turn_task,
+            panels.run(
+                panels.turn_task,
                 (a.reshape(-1), a.shape[1], first, n_tokens, parts, a_lines, lanes),
                 parts,
                 parts,
             )
-        _panels.run(
-            _panels.sample_task,
+        panels.run(
+            panels.sample_task,
             (
                 dvalues,
                 indptr,
@@ -351,5 +352,5 @@ def _sample_tiles(dy: Any, x: Any, topology: Topology) -> Any:
     for first in range(0, n_out, SAMPLE_ROWS):
         last = min(first + SAMPLE_ROWS, n_out)
         tile = np.matmul(dy[:, first:last].T, x, out=buffer[: last - first])
-        _panels.take_rows(indptr, indices, first, last, tile, dvalues)
+        panels.take_rows(indptr, indices, first, last, tile, dvalues)
     return dvalues

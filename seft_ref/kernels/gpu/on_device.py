@@ -1,4 +1,4 @@
-"""The functions of the GPU set, on whatever launches the kernels of gpu.cu (`_launch.Machine`)."""
+"""The functions of the GPU set, on whatever launches the kernels of gpu.cu (`launch.Machine`)."""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,8 +8,7 @@ from jaxtyping import Float, Int
 
 from seft_ref.arrays.library import Array
 from seft_ref.errors import KernelError
-from seft_ref.kernels import _gpu_packed as layouts
-from seft_ref.kernels._checks import (
+from seft_ref.kernels.checks import (
     check_alike,
     check_compact,
     check_factors,
@@ -20,8 +19,9 @@ from seft_ref.kernels._checks import (
     check_values,
     check_vector,
 )
-from seft_ref.kernels._gpu_packed import BITS, Packed
-from seft_ref.kernels._launch import EACH, LANES, ROWS, RUN, THREADS, Machine
+from seft_ref.kernels.gpu import packed as layouts
+from seft_ref.kernels.gpu.launch import EACH, LANES, ROWS, RUN, THREADS, Machine
+from seft_ref.kernels.gpu.packed import BITS, Packed
 from seft_ref.kernels.split import Split, split
 from seft_ref.topology.csr import Topology, flat
 from seft_ref.topology.nm import NMTopology

@@ -1,0 +1,41 @@
+"""Compiled loops are kept on disk, and are compiled anew after an edit of any file that they may be made of."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import seft_ref
+
+pytest.importorskip("numba")
+
+LOOP = """
+import numpy as np
+from seft_ref.kernels.cpu.exceeding import indices_above
+assert indices_above(np.array([1.0, 3.0, 2.0]), 1.5).tolist() == [1, 2]
+print(sum(indices_above.stats.cache_hits.values()))
+"""
+
+
+def loaded(house):
+    """How often a loop of this copy of the engine came from the cache, when it ran in a new process."""
+    environment = os.environ | {"PYTHONPATH": str(house), "NUMBA_CACHE_DIR": str(house / "cache")}
+    done = subprocess.run(
+        [sys.executable, "-c", LOOP], env=environment, cwd=house, capture_output=True, text=True, check=True
+    )
+    return int(done.stdout)
+
+
+def test_an_edit_of_another_file_of_the_folder_is_compiled(tmp_path):
+    ignored = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(Path(seft_ref.__file__).parent, tmp_path / "seft_ref", ignore=ignored)
+    assert [loaded(tmp_path), loaded(tmp_path)] == [0, 1]
+    path = tmp_path / "seft_ref" / "kernels" / "cpu" / "vectors.py"
+    text = path.read_text(encoding="utf-8")
+    path.write_text(f"{text}\n# edited\n", encoding="utf-8")
+    assert [loaded(tmp_path), loaded(tmp_path)] == [0, 1]
+    path.write_text(text, encoding="utf-8")
+    assert loaded(tmp_path) == 1
