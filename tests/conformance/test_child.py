@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from conformance.cases.case import load_all
+from conformance.engine import port
 from conformance.engine.port import EnginePort
 from conformance.judge.harness import Variant, run
 from conformance.protocol.child import Breach, Child, Crash, Late, PortError, StartError

@@ -7,9 +7,6 @@ Options take the way that they take in CuPy 13.6 and 14.2, up to where a compile
 from numpy import *  # noqa: F403
 from numpy import generic, ndarray, uint64
 
-from conformance.engine.on_cpu import OnCpu, compiled_by_gpp
-from seft_ref.kernels.gpu.launch import KERNELS, NUMBERS, SOURCE
-
 TEXT = """
 from tests.kernels.cupy_on_cpu import *
 from tests.kernels.cupy_on_cpu import RawModule, cuda, get_default_memory_pool
@@ -107,6 +104,10 @@ class RawModule:
     """gpu.cu, compiled when the first kernel is asked for."""
 
     def __init__(self, code, options):
+        # they import the package gpu, which imports what this module is installed as
+        from conformance.engine.on_cpu import OnCpu, compiled_by_gpp
+        from seft_ref.kernels.gpu.launch import SOURCE
+
         assert code == SOURCE.read_text()
         cuda.compiler._compile_module_with_cache(code, options, arch="90")
         assert cuda.compiler.handed[-1] == ["--std=c++14", "-arch=sm_90", "--device-as-default-execution-space"]
@@ -114,6 +115,8 @@ class RawModule:
         self.asked = set()
 
     def get_function(self, name):
+        from seft_ref.kernels.gpu.launch import KERNELS, NUMBERS
+
         assert name not in self.asked, f"{name} is looked up for every launch"
         self.asked.add(name)
         kernel = KERNELS[name]

@@ -74,13 +74,13 @@ def walk():
         values = rng.integers(-4, 5, topology.nnz).astype(dtype)
         dense = np.zeros(shape)
         dense[stored] = values
-        packed = fenced(fence, (cpu.compact if dtype == "float16" else cpu.pack)(topology, values))
+        packed = fenced(fence, (plain.compact if dtype == "float16" else plain.pack)(topology, values))
         for n in TOKENS:
             x, dy = (fence.copy(rng.integers(-4, 5, (n, k)).astype(packed.dtype)) for k in shape[::-1])
-            assert np.array_equal(cpu.matmul(x, packed), x @ dense.T)
-            assert np.array_equal(cpu.matmul_transposed(dy, packed), dy @ dense)
-            assert np.array_equal(cpu.sample(dy, x, topology), (dy.T @ x)[stored])
-            assert np.array_equal(cpu.exceeding(x.reshape(-1), 2.0), np.flatnonzero(np.abs(x) > 2))
+            assert np.array_equal(plain.matmul(x, packed), x @ dense.T)
+            assert np.array_equal(plain.matmul_transposed(dy, packed), dy @ dense)
+            assert np.array_equal(plain.sample(dy, x, topology), (dy.T @ x)[stored])
+            assert np.array_equal(plain.exceeding(x.reshape(-1), 2.0), np.flatnonzero(np.abs(x) > 2))
         fence.pages.clear()
 
 

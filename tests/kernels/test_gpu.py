@@ -306,7 +306,7 @@ class Counting(OnCpu):
     def run(self, name, grid, *arguments):
         self.used.add(name)
         super().run(name, grid, *arguments)
-gpu = _on_device.OnDevice(Counting(Path(sys.argv[1])))
+gpu = on_device.OnDevice(Counting(Path(sys.argv[1])))
 rng = np.random.default_rng(0)
 for dtype in ("float32", "float64"):
     for n_out, n_in, n in ((1, 1, 1), (9, 130, 3), (33, 65, 17), (70, 31, 129)):

@@ -64,7 +64,7 @@ from numba.core.registry import cpu_target
 from seft_ref.kernels import cpu
 from seft_ref.kernels.cpu import token
 from tests.kernels.test_token import by_rows, make
-assert not _token.has_permutes(cpu_target.target_context)
+assert not token.has_permutes(cpu_target.target_context)
 for dtype in ("float32", "float64"):
     topology, values, x = make(np.random.default_rng(1), 301, 130, 0.3, dtype, integers=True)
     np.testing.assert_array_equal(cpu.matmul(x, cpu.pack(topology, values))[0], by_rows(topology, values, x))

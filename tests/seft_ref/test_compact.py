@@ -8,6 +8,7 @@ from seft_ref import finish, initial_state, load_model, read_tokens, save_model,
 from seft_ref.errors import CheckpointError, KernelError
 from seft_ref.files.state import Origin, load_state, save_state
 from seft_ref.kernels import cpu, reference
+from seft_ref.kernels.cpu import packed as layout
 from seft_ref.matrix.bases import PackedBase, compact_base, compacted
 from seft_ref.topology.csr import flat, from_flat
 from seft_ref.update.delta import Base, effective, new_delta
