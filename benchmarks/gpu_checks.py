@@ -20,9 +20,8 @@ from conformance.command.runner import Options, Target, judge
 from formats.container import dtype_name
 from formats.convert.hf import to_sparse, write_hf
 from formats.convert.stock import outline
-from seft_ref import finish, initial_state, load_model, settings_of, step_batches, train
+from seft_ref import Finetuned, StepRecord, TrainState, finetune, settings_of
 from seft_ref.arrays.library import binary64, from_numpy, to_numpy
-from seft_ref.files.state import Origin, load_state, save_state
 from seft_ref.kernels import Kernels, cpu, reference
 from seft_ref.model.config import ModelConfig
 from seft_ref.topology.csr import Topology, flat, from_flat, placed_like
@@ -253,24 +252,28 @@ def _run(
     file: Path,
 ) -> tuple[list[float], dict[str, Topology]]:
     """Train half of a run in one place and the rest in another, by way of a file; losses, and supports at the end."""
-    origin, losses = Origin("model", "text"), []
-    kernels, like = begun
-    model = load_model(base, kernels, dtype, like=like)
-    first = step_batches(settings, tokens, 1, model.weights)
-    state = initial_state(settings, model.config, model.weights, model.bases, kernels, first)
-    for after, record in train(state, settings, model.config, tokens, kernels):
-        state = after
+    losses: list[float] = []
+
+    def note(_: TrainState, record: StepRecord, seconds: float) -> None:
         losses.append(record.loss)
-        if record.step == settings.steps // 2:
-            break
-    save_state(file, state, settings, origin)
-    kernels, like = ended
-    model = load_model(base, kernels, dtype, like=like)
-    state = load_state(file, model.weights, settings, origin, kernels)
-    for after, record in train(state, settings, model.config, tokens, kernels):
-        state = after
-        losses.append(record.loss)
-    return losses, {n: t for n, (t, _) in finish(state, settings, model.config, tokens, kernels).items()}
+
+    def run(place: tuple[Kernels, Any], **part: Any) -> Finetuned:
+        return finetune(
+            base,
+            None,
+            tokens,
+            settings,
+            state_file=file,
+            on_step=note,
+            kernels=place[0],
+            dtype=dtype,
+            like=place[1],
+            **part,
+        )
+
+    run(begun, stop_after=settings.steps // 2)
+    done = run(ended, resume=True)
+    return losses, {name: topology for name, (topology, _) in (done.final or {}).items()}
 
 
 def _apart(a: Topology, b: Topology) -> int:

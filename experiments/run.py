@@ -18,18 +18,18 @@ import numpy as np
 
 from seft_cli import console
 from seft_ref import (
+    Model,
+    Started,
+    StepRecord,
+    Topology,
     TrainSettings,
+    TrainState,
     evaluate,
-    finish,
-    initial_state,
-    load_model,
+    finetune,
     read_tokens,
     save_model,
-    step_batches,
-    train,
 )
 from seft_ref.files.model import identity
-from seft_ref.kernels import cpu
 from seft_ref.topology.csr import flat
 
 COUNTS = ("dropped", "grown", "reactivated", "cancelled", "pruned")
@@ -75,39 +75,37 @@ def measure(
     The final model is written and read again as a user would, so that what is evaluated is what would be kept.
     """
     reset_peak()
-    model = load_model(inputs.folder, cpu)
-    stored = model.stored()
-    at_start = {name: base.topology for name, base in model.bases.items()}
-    config = model.config
-    first = step_batches(settings, inputs.train, 1, model.weights)
-    start = initial_state(settings, config, model.weights, model.bases, cpu, first)
-    run = train(start, settings, config, inputs.train, cpu)
-    del model, start  # only the run holds what it changes, so that the peak is that of a run
-
+    at_start: dict[str, Topology] = {}
     losses, seconds, events = [], [], []
-    began = time.perf_counter()
-    for state, record in run:
-        now = time.perf_counter()
+    began = 0.0
+
+    def start(started: Started) -> None:
+        at_start.update({name: target.base.topology for name, target in started.state.targets.items()})
+
+    def step(state: TrainState, record: StepRecord, took: float) -> None:
+        nonlocal began
         losses.append(record.loss)
-        seconds.append(round(now - began, 4))
+        seconds.append(round(took, 4))
         if record.event is not None:
             counts = {name: int(record.event[name]) for name in (*COUNTS, "slots", "support")}
             events.append({"step": state.step, **counts})
         advance(f"loss {record.loss:.3f}")
         began = time.perf_counter()
 
-    final = finish(state, settings, config, inputs.train, cpu)
+    # no folder is written yet, so that what the last pass takes is timed alone
+    done = finetune(inputs.folder, None, inputs.train, settings, on_start=start, on_step=step)
     seconds_finish = round(time.perf_counter() - began, 4)
+    final, stored = done.final or {}, done.stored
     supports = [stored, *(event["support"] for event in events)]
     kept = sum(topology.nnz for topology, _ in final.values())
     before_last_pass = None
     if kept < supports[-1]:  # the last pass pruned something
-        before_last_pass = _perplexity(state.weights, config, inputs)
+        before_last_pass = perplexity_of(done.model(), inputs)
     overlap = sum(
         np.intersect1d(flat(topology), flat(at_start[name]), assume_unique=True).size
         for name, (topology, _) in final.items()
     )
-    del state
+    del done
     work.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=work) as temporary:
         path = Path(temporary) / "final"
@@ -133,16 +131,10 @@ def measure(
     }
 
 
-def perplexity_of(folder: Path, inputs: Inputs) -> float:
-    """Return the perplexity of the model in a folder on the validation text."""
-    model = load_model(folder, cpu)
-    model.bases.clear()
-    return _perplexity(model.weights, model.config, inputs)
-
-
-def _perplexity(weights: Any, config: Any, inputs: Inputs) -> float:
-    length, windows = inputs.evaluation["length"], inputs.evaluation["windows"]
-    return evaluate(weights, config, inputs.valid, cpu, length=length, windows=windows).perplexity
+def perplexity_of(model: Path | Model, inputs: Inputs) -> float:
+    """Return the perplexity of a model on the validation text."""
+    of = inputs.evaluation
+    return evaluate(model, inputs.valid, length=of["length"], windows=of["windows"]).perplexity
 
 
 def seconds_of(run: Mapping[str, Any]) -> tuple[float, float | None]:

@@ -31,11 +31,11 @@ def new_folder(path: Path) -> Iterator[Path]:
     Raises:
         DestinationExists: FMT-110, before anything is written.
     """
-    _refuse_existing(path)
+    refuse_existing(path)
     with _folders_to(path), _workshop(path) as temporary:
         yield temporary
         _sync_folder(temporary)
-        _refuse_existing(path)
+        refuse_existing(path)
         temporary.rename(path)
         _sync_folder(path.parent)
 
@@ -69,7 +69,12 @@ def write_bytes(path: Path, data: bytes) -> None:
         os.fsync(file.fileno())
 
 
-def _refuse_existing(path: Path) -> None:
+def refuse_existing(path: str | Path) -> None:
+    """Refuse a name that is taken; an existing folder is never written into.
+
+    Raises:
+        DestinationExists: FMT-110.
+    """
     # FMT-110: a dangling link counts as being there
     if os.path.lexists(path):
         raise DestinationExists(f"{path} exists; choose another destination or remove it first")

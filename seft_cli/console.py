@@ -74,8 +74,11 @@ def run_app(app: typer.Typer, name: str | None = None) -> None:
 
 
 @contextmanager
-def progress(what: str, total: int) -> Iterator[Callable[..., None]]:
-    """Show a bar with a remark behind it; yields advance(remark="")."""
+def progress(what: str, total: int | None = None) -> Iterator[Callable[..., None]]:
+    """Show a bar with a remark behind it; yields advance(remark="", done=None, total=None).
+
+    done  how many are done; None for one more
+    """
     columns = (
         TextColumn("{task.description}", markup=False),
         BarColumn(),
@@ -86,8 +89,9 @@ def progress(what: str, total: int) -> Iterator[Callable[..., None]]:
     with Progress(*columns, console=err) as bar:
         task = bar.add_task(visible(what), total=total, remark="")
 
-        def advance(remark: str = "") -> None:
-            bar.update(task, advance=1, remark=visible(remark))
+        def advance(remark: str = "", done: int | None = None, total: int | None = None) -> None:
+            by = 1 if done is None else None
+            bar.update(task, advance=by, completed=done, total=total, remark=visible(remark))
 
         yield advance
 

@@ -1,5 +1,13 @@
 """SEFT in plain arrays: fine-tune a pruned language model so that it stays pruned. SPEC.md is the contract.
 
+    seft_ref.prune("dense", "pruned", "wanda", 0.7, text="calibration.txt")
+    formats.convert("pruned", "pruned-sparse", to="sparse")
+    done = seft_ref.finetune("pruned-sparse", "repaired-sparse", "train.txt", steps=80)
+    print(seft_ref.evaluate("repaired-sparse", "valid.txt").perplexity)
+    print("".join(seft_ref.generate("repaired-sparse", "Once upon a time")))
+
+The parts of a run are here as well:
+
     model = load_model("pruned-sparse", kernels.cpu)
     tokens = read_tokens(Path("train.txt"), Path("pruned-sparse"))
     settings = settings_of("seft", steps=80)
@@ -17,9 +25,13 @@ from seft_ref.errors import SeftError
 from seft_ref.files.model import Model, load_model, save_model, stop_tokens
 from seft_ref.files.state import load_state, save_state
 from seft_ref.model.config import ModelConfig
+from seft_ref.runs.evaluate import evaluate
+from seft_ref.runs.finetune import Finetuned, Started, finetune
+from seft_ref.runs.generate import generate
+from seft_ref.runs.prune import Pruned, prune
 from seft_ref.text.batch import Batch
-from seft_ref.text.evaluate import Evaluation, evaluate
-from seft_ref.text.generate import generate
+from seft_ref.text.evaluate import Evaluation, evaluate_windows
+from seft_ref.text.generate import generate_tokens
 from seft_ref.text.sampling import Sampling
 from seft_ref.text.tokens import read_tokenizer, read_tokens, written
 from seft_ref.topology.csr import Topology
@@ -38,22 +50,29 @@ from seft_ref.train.settings import TrainSettings, settings_of
 __all__ = [
     "Batch",
     "Evaluation",
+    "Finetuned",
     "Model",
     "ModelConfig",
+    "Pruned",
     "Sampling",
     "SeftError",
+    "Started",
     "StepRecord",
     "Topology",
     "TrainSettings",
     "TrainState",
     "evaluate",
+    "evaluate_windows",
     "every_gradient",
+    "finetune",
     "finish",
     "generate",
+    "generate_tokens",
     "initial_state",
     "load_model",
     "load_state",
     "loss_and_gradients",
+    "prune",
     "read_tokenizer",
     "read_tokens",
     "save_model",

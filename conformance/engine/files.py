@@ -1,14 +1,13 @@
 """What stands around a run, by the engine: dtypes, final weights, names, stop tokens, records, warnings, shares."""
 
 import json
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 import formats
-from conformance.engine.values import Values
+from conformance.engine.values import Values, work_folder
 from formats import delta
 from formats.container import NONE, raw_bytes, values_of
 from formats.digest import of_state
@@ -16,14 +15,14 @@ from formats.encoding import dtype_of
 
 
 def _name(a: Values) -> Values:
-    with tempfile.TemporaryDirectory() as folder:
+    with work_folder() as folder:
         formats.write_file(Path(folder) / a["name"], formats.Checkpoint("model", {}, {}))
     return {"ok": 1}
 
 
 def _expand(a: Values) -> Values:
     limit = {} if a.get("limit") is None else {"limit": a["limit"]}
-    with tempfile.TemporaryDirectory() as folder:
+    with work_folder() as folder:
         path = Path(folder) / "case.st"
         path.write_bytes(a["raw"].tobytes())
         with formats.open(path) as reader:
@@ -33,7 +32,7 @@ def _expand(a: Values) -> Values:
 
 def read(a: Values, *, verified: bool = True) -> Values:
     """Return what a file holds, every tensor verified unless a wrong program is wanted."""
-    with tempfile.TemporaryDirectory() as folder:
+    with work_folder() as folder:
         path = Path(folder) / "case.safetensors"
         path.write_bytes(a["raw"].tobytes())
         # every tensor is read and verified before anything is handed out
@@ -54,7 +53,7 @@ def read(a: Values, *, verified: bool = True) -> Values:
 
 
 def _apply(a: Values) -> Values:
-    with tempfile.TemporaryDirectory() as folder:
+    with work_folder() as folder:
         readers = {}
         for name, raw in {"base": a["base"], **a["deltas"]}.items():
             path = Path(folder) / f"{name}.st"
@@ -130,7 +129,7 @@ def _write(a: Values, compress: str | None = None) -> Values:
     checkpoint = formats.Checkpoint(
         a["kind"], tensors, json.loads(a["attributes"]), a["tied"], {}, json.loads(a["scales"]), delta_of(a["delta"])
     )
-    with tempfile.TemporaryDirectory() as folder:
+    with work_folder() as folder:
         path = Path(folder) / "case.safetensors"
         formats.write_file(path, checkpoint, encoding=a["encoding"], compress=compress)
         return {"raw": np.frombuffer(path.read_bytes(), dtype=np.uint8)}

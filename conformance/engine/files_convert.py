@@ -1,6 +1,5 @@
 """Conversion of foreign folders by `formats.convert`."""
 
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,7 +8,7 @@ import numpy as np
 
 import formats
 from conformance.engine.files import described, encoded, tensor_of
-from conformance.engine.values import Values
+from conformance.engine.values import Values, work_folder
 from formats.convert import hf
 from formats.convert.quantised import quantisations
 from formats.convert.sources import ADAPTERS
@@ -31,7 +30,7 @@ def laid_out(folder: Path, a: Values) -> Path:
 
 
 def _from_hf(a: Values) -> Values:
-    with tempfile.TemporaryDirectory() as place:
+    with work_folder() as place:
         source, target = laid_out(Path(place) / "source", a), Path(place) / "target"
         with hf.open_hf(source) as found:
             left_out = sorted(found.left_out, key=str.encode)
@@ -55,7 +54,7 @@ def _digests(files: Mapping[str, bytes]) -> dict[str, str]:
 
 
 def _to_hf(a: Values) -> Values:
-    with tempfile.TemporaryDirectory() as place:
+    with work_folder() as place:
         source, target = laid_out(Path(place) / "source", a), Path(place) / "target"
         hf.to_hf(source, target, dtype=a.get("cast"), shard_bytes=a["part_bytes"])
         return {"files": {file.name: np.frombuffer(file.read_bytes(), dtype=np.uint8) for file in target.iterdir()}}
@@ -63,7 +62,7 @@ def _to_hf(a: Values) -> Values:
 
 def _adapter(a: Values) -> Values:
     base = {name: tensor_of(t) for name, t in a["tensors"].items()}
-    with tempfile.TemporaryDirectory() as place:
+    with work_folder() as place:
         changes = ADAPTERS[a["kind"]](laid_out(Path(place) / "source", a), base)
         return {
             "how": changes.op,

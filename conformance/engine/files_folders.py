@@ -1,7 +1,6 @@
 """Checkpoint folders through the reader and writer of `formats`."""
 
 import json
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +8,11 @@ import numpy as np
 
 import formats
 from conformance.engine.files import delta_of, described, encoded, tensor_of
-from conformance.engine.values import Values
+from conformance.engine.values import Values, work_folder
 
 
 def _read(a: Values) -> Values:
-    with tempfile.TemporaryDirectory() as folder:
+    with work_folder() as folder:
         for name, raw in a["files"].items():
             (Path(folder) / name).write_bytes(raw.tobytes())
         with formats.open(folder) as reader:
@@ -43,7 +42,7 @@ def _write(a: Values) -> Values:
         json.loads(a["scales"]),
         delta_of(a["delta"]),
     )
-    with tempfile.TemporaryDirectory() as folder:
+    with work_folder() as folder:
         path = Path(folder) / "case"
         formats.write(path, checkpoint, encoding=a["encoding"], shard_bytes=a["part_bytes"])
         return {"files": {file.name: np.frombuffer(file.read_bytes(), dtype=np.uint8) for file in path.iterdir()}}

@@ -9,7 +9,7 @@ from conformance.engine.values import Values
 from seft_ref.arrays.library import array_namespace
 from seft_ref.files.model import stop_tokens_of
 from seft_ref.model.config import ModelConfig
-from seft_ref.text.generate import generate, nothing_read, read
+from seft_ref.text.generate import generate_tokens, nothing_read, read
 from seft_ref.text.sampling import Sampling, pick
 
 
@@ -49,7 +49,7 @@ def _pick(a: Values) -> Values:
 
 def _text(a: Values) -> Values:
     config = ModelConfig.from_json(a["config"])
-    found = generate(
+    found = generate_tokens(
         a["prompt"],
         weights_of_case(config, a["tensors"], a["kernels"]),
         config,

@@ -8,7 +8,7 @@ from seft_ref.model.config import ATTENTION, MLP, ModelConfig
 from seft_ref.model.decoder import model_forward
 from seft_ref.model.weights import Weights, assemble
 from seft_ref.text.batch import Batch
-from seft_ref.text.evaluate import evaluate
+from seft_ref.text.evaluate import evaluate_windows
 from seft_ref.topology.csr import full
 from seft_ref.train.gradients import every_gradient, loss_and_gradients
 
@@ -57,7 +57,7 @@ def _perplexity(a: Values) -> Values:
     config = ModelConfig.from_json(a["config"])
     text = [int(t) for t in a["text"]]
     weights = weights_of_case(config, a["tensors"], a["kernels"])
-    found = evaluate(weights, config, text, a["kernels"], length=a["length"], windows=a["windows"], rows=2)
+    found = evaluate_windows(weights, config, text, a["kernels"], length=a["length"], windows=a["windows"], rows=2)
     return {"perplexity": found.perplexity, "targets": found.targets}
 
 

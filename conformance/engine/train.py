@@ -1,31 +1,31 @@
 """Gradients, windows, runs, training states and what stands around a run (chapters 6, 10 and 13)."""
 
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from conformance.engine.model import weights_of_case
-from conformance.engine.values import GROWN_FROM, Values, ints, read_topology, zeros_at
+from conformance.engine.values import GROWN_FROM, Values, ints, read_topology, work_folder, zeros_at
 from formats.container import DTYPES
 from seft_ref.arrays.library import array_namespace, device, from_numpy, to_numpy
 from seft_ref.arrays.ranks import rows_of
-from seft_ref.files.model import compute_dtype, in_file_dtype
-from seft_ref.files.state import Origin, load_state, save_state
+from seft_ref.files.model import Model, compute_dtype, in_file_dtype
+from seft_ref.files.state import Origin
 from seft_ref.layers.linear import WeightGradient
+from seft_ref.matrix.bases import AnyBase
 from seft_ref.matrix.evidence import View, evidence
 from seft_ref.matrix.target import Target, place
 from seft_ref.matrix.window import Accumulated, AnyWindow, FirstStepWindow, Window
 from seft_ref.model.config import ModelConfig
 from seft_ref.model.weights import Weights, with_matrices
+from seft_ref.runs.finetune import finetune
 from seft_ref.text.batch import Batch
 from seft_ref.text.tokens import calibration_starts, evaluation_starts, training_starts
 from seft_ref.topology.csr import flat, from_flat
 from seft_ref.train.diagnose import warnings_of
-from seft_ref.train.loop import TrainState, finish, initial_state, step_batches, train, train_step
+from seft_ref.train.loop import StepRecord, TrainState, step_batches, train_step
 from seft_ref.train.settings import TrainSettings, settings_of
 from seft_ref.update.delta import Base, Delta
 from seft_ref.update.evidence import finite_norm
@@ -116,35 +116,46 @@ def _choice(name: str, value: Any) -> Any:
     return bool(value) if name in ("evolves", "regrow", "event_replaces_step") else value
 
 
-def _run(a: Values) -> Values:
-    settings = settings_of_case(a["settings"])
+def _model(a: Values) -> Model:
+    """Return the model of a case, with the stored positions of its targets as bases where it names them."""
     config = ModelConfig.from_json(a["config"])
-    text = [int(t) for t in a["text"]]
-    bases = {}
-    for matrix in config.targets():
+    bases: dict[str, AnyBase] = {}
+    for matrix in config.targets() if "stored" in a else ():
         where = a["stored"][matrix.name]
         values = array_namespace(where).take(a["tensors"][matrix.name].reshape(-1), where)
         bases[matrix.name] = Base(from_flat(matrix.shape, where), values)
-    weights = weights_of_case(config, a["tensors"], a["kernels"])
-    state = initial_state(settings, config, weights, bases, a["kernels"], step_batches(settings, text, 1, weights))
-    names = list(state.targets)
-    budgets = [state.targets[name].budget for name in names]
-    delta_budgets = [state.targets[name].delta_budget for name in names]
+    return Model(config, weights_of_case(config, a["tensors"], a["kernels"]), bases)
+
+
+def _run(a: Values) -> Values:
+    targets: list[Target] = []
     losses, slots, stored = [], [], []
-    for state, record in train(state, settings, config, text, a["kernels"]):  # noqa: B020  a state is used once
+
+    def note(state: TrainState, record: StepRecord, seconds: float) -> None:
         losses.append(record.loss)
         if record.event is not None:
-            slots.append([flat(state.targets[name].delta.topology) for name in names])
-            stored.append([flat(state.targets[name].base.topology) for name in names])
-    final = finish(state, settings, config, text, a["kernels"])
+            slots.append([flat(target.delta.topology) for target in state.targets.values()])
+            stored.append([flat(target.base.topology) for target in state.targets.values()])
+
+    done = finetune(
+        _model(a),
+        None,
+        [int(t) for t in a["text"]],
+        settings_of_case(a["settings"]),
+        on_start=lambda started: targets.extend(started.state.targets.values()),
+        on_step=note,
+        kernels=a["kernels"],
+    )
+    assert done.final is not None
+    final = list(done.final.values())
     return {
-        "losses": np.array(losses, dtype=a["tensors"][names[0]].dtype),
-        "budgets": np.array(budgets),
-        "delta_budgets": np.array(delta_budgets),
+        "losses": np.array(losses, dtype=final[0][1].dtype),
+        "budgets": np.array([target.budget for target in targets]),
+        "delta_budgets": np.array([target.delta_budget for target in targets]),
         "slots": slots,
         "bases": stored,
-        "support": [flat(final[name][0]) for name in names],
-        "weights": [final[name][1] for name in names],
+        "support": [flat(topology) for topology, _ in final],
+        "weights": [weights for _, weights in final],
     }
 
 
@@ -227,51 +238,53 @@ def _origin(a: Values) -> Origin:
 
 def write(a: Values) -> Values:
     """Return the state of a run after a step, as the bytes of a file."""
-    settings = settings_of_case(a["settings"])
-    config = ModelConfig.from_json(a["config"])
-    text = [int(t) for t in a["text"]]
-    bases = {}
-    for matrix in config.targets():
-        where = a["stored"][matrix.name]
-        values = array_namespace(where).take(a["tensors"][matrix.name].reshape(-1), where)
-        bases[matrix.name] = Base(from_flat(matrix.shape, where), values)
-    weights = weights_of_case(config, a["tensors"], a["kernels"])
-    state = initial_state(settings, config, weights, bases, a["kernels"], step_batches(settings, text, 1, weights))
-    for state, _ in train(state, settings, config, text, a["kernels"]):  # noqa: B020  a state is used once
-        if state.step == a["stop"]:
-            break
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "state"
-        save_state(path, state, settings, _origin(a))
-        return {"raw": np.frombuffer(path.read_bytes(), dtype=np.uint8)}
+    with work_folder() as folder:
+        finetune(
+            _model(a),
+            None,
+            [int(t) for t in a["text"]],
+            settings_of_case(a["settings"]),
+            stop_after=a["stop"],
+            state_file=folder / "state",
+            origin=_origin(a),
+            kernels=a["kernels"],
+        )
+        return {"raw": np.frombuffer((folder / "state").read_bytes(), dtype=np.uint8)}
 
 
 def resume(a: Values) -> Values:
     """Return what follows a state, to the end of its run."""
-    settings = settings_of_case(a["settings"])
-    config = ModelConfig.from_json(a["config"])
-    text = [int(t) for t in a["text"]]
-    weights = weights_of_case(config, a["tensors"], a["kernels"])
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "state"
-        path.write_bytes(a["raw"].tobytes())
-        state = load_state(path, weights, settings, _origin(a), a["kernels"])
-    names = list(state.targets)
     losses, slots, stored, starts = [], [], [], []
-    for state, record in train(state, settings, config, text, a["kernels"]):  # noqa: B020  a state is used once
+
+    def note(state: TrainState, record: StepRecord, seconds: float) -> None:
         losses.append(record.loss)
         if record.matrices is not None:
-            slots.append([flat(state.targets[name].delta.topology) for name in names])
-            stored.append([flat(state.targets[name].base.topology) for name in names])
-            starts.append(np.array([record.matrices[name].start for name in names]))
-    final = finish(state, settings, config, text, a["kernels"])
+            slots.append([flat(target.delta.topology) for target in state.targets.values()])
+            stored.append([flat(target.base.topology) for target in state.targets.values()])
+            starts.append(np.array([record.matrices[name].start for name in state.targets]))
+
+    with work_folder() as folder:
+        (folder / "state").write_bytes(a["raw"].tobytes())
+        done = finetune(
+            _model(a),
+            None,
+            [int(t) for t in a["text"]],
+            settings_of_case(a["settings"]),
+            resume=True,
+            state_file=folder / "state",
+            origin=_origin(a),
+            on_step=note,
+            kernels=a["kernels"],
+        )
+    assert done.final is not None
+    final = list(done.final.values())
     return {
         "losses": np.array(losses, dtype=a["tensors"]["model.norm.weight"].dtype),
         "slots": slots,
         "bases": stored,
         "starts": starts,
-        "support": [flat(final[name][0]) for name in names],
-        "weights": [final[name][1] for name in names],
+        "support": [flat(topology) for topology, _ in final],
+        "weights": [weights for _, weights in final],
     }
 
 

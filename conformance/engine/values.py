@@ -1,5 +1,11 @@
 """What the operations of several areas read from their inputs."""
 
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,3 +30,21 @@ def ints(values: Any) -> np.ndarray[Any, Any]:
 def zeros_at(positions: Array, like: Array) -> Array:
     """Return a zero for each position, in the library and dtype of `like`."""
     return array_namespace(like).zeros(positions.shape, dtype=like.dtype, device=device(like))
+
+
+@cache
+def _of_this_process() -> tempfile.TemporaryDirectory[str]:
+    return tempfile.TemporaryDirectory()
+
+
+@contextmanager
+def work_folder() -> Iterator[Path]:
+    """Yield an empty folder, of the same name at every call: messages name it, and the same call gets the same bytes
+    (PRT-013).
+    """
+    path = Path(_of_this_process().name) / "call"
+    path.mkdir()
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path)

@@ -49,7 +49,7 @@ def convert(wheels: Path, destination: Path) -> None:
 
 def check(folder: Path, text: Path, length: int, result: Path) -> None:
     """Compare the loss of one window in transformers and in this engine."""
-    from seft_ref import evaluate, load_model, read_tokens
+    from seft_ref import evaluate_windows, load_model, read_tokens
     from seft_ref.kernels import cpu
 
     tokens = read_tokens(text, folder)[:length]
@@ -58,7 +58,7 @@ def check(folder: Path, text: Path, length: int, result: Path) -> None:
     with torch.no_grad():
         theirs = float(model(window, labels=window).loss)
     ours = load_model(folder, cpu)
-    nats = evaluate(ours.weights, ours.config, tokens, cpu, length=length, windows=1).nats_per_token
+    nats = evaluate_windows(ours.weights, ours.config, tokens, cpu, length=length, windows=1).nats_per_token
     if not abs(theirs - nats) <= 1e-3:
         raise console.Refused(f"transformers finds {theirs} nats a token, this engine {nats}")
     write_json(result, {"transformers": transformers.__version__, "nats_transformers": theirs, "nats_seft_ref": nats})

@@ -11,7 +11,7 @@ from seft_cli import console
 from seft_cli.device import Device, DeviceOption, place_of
 from seft_cli.input import MaxBytes, limit_of, require_input
 from seft_cli.output import require_file, write_json
-from seft_ref import evaluate, load_model, read_tokens
+from seft_ref import evaluate
 
 SCHEMA = "seft.eval/1"
 """What docs/json.md calls the object of --json."""
@@ -34,22 +34,25 @@ def main(
     limit = limit_of(max_bytes, require_input(folder))
     require_input(text, "text file")
     place = place_of(device)
-    tokens = read_tokens(text, folder)
-    model = load_model(folder, place.kernels, compact=compact, like=place.like, limit=limit)
-    started = time.perf_counter()
     with console.progress("evaluating", windows) as advance:
-        done = 0
+        at: list[float] = []
 
-        def show(reached: int, _: int) -> None:
-            nonlocal done
-            for _step in range(reached - done):
-                advance()
-            done = reached
+        def show(done: int, _: int) -> None:
+            at.append(time.perf_counter())
+            advance(done=done)
 
         found = evaluate(
-            model.weights, model.config, tokens, place.kernels, length=length, windows=windows, progress=show
+            folder,
+            text,
+            length=length,
+            windows=windows,
+            progress=show,
+            kernels=place.kernels,
+            compact=compact,
+            like=place.like,
+            limit=limit,
         )
-    seconds = time.perf_counter() - started
+    seconds = at[-1] - at[0]
     console.out.print(
         f"perplexity {found.perplexity:.4g}  "
         f"({found.targets} targets in {windows} windows of {length}, {seconds:.1f} s)"

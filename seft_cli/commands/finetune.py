@@ -4,13 +4,10 @@ While it runs, the training state is kept in OUT_DIR.state; --resume continues f
 processes share the rows of each step.
 """
 
-import hashlib
 import json
-import time
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
 import typer
 
 from formats.index import is_sparse
@@ -22,15 +19,11 @@ from seft_cli.log.write import LogWriter
 from seft_cli.memory import itemsize_of, require_memory
 from seft_cli.output import require_absent, require_file, write_json
 from seft_cli.settings import changes_of
-from seft_ref import finish, initial_state, load_model, read_tokens, save_model, step_batches, train
-from seft_ref.arrays.ranks import refuse_different, rows_of
-from seft_ref.files.model import identity
-from seft_ref.files.state import Origin, load_state, save_state, settings_text
-from seft_ref.prune.record import pattern_of, read_record
-from seft_ref.text.tokens import check_windows
+from seft_ref import Started, StepRecord, TrainState, finetune, settings_of
+from seft_ref.arrays.ranks import rows_of
+from seft_ref.files.model import pattern_of_folder
+from seft_ref.files.state import settings_text
 from seft_ref.train.diagnose import Finding, Watch
-from seft_ref.train.loop import StepRecord, moving_parts
-from seft_ref.train.settings import settings_of
 from seft_ref.update.presets import PRESETS
 
 
@@ -127,7 +120,7 @@ def main(
         raise console.Refused(
             f"{folder} is not a sparse checkpoint; make one with seft convert {folder} DST --to sparse"
         )
-    state_file = destination.with_name(destination.name + ".state")
+    state_file = Path(f"{destination}.state")
     if state_file.exists() and not resume:
         raise console.Refused(f"{state_file} holds an unfinished run; continue it with --resume or remove it")
     wanted = {
@@ -149,8 +142,7 @@ def main(
         "seed": seed,
     }
     place = place_of(device, launcher.turn_here(ranks), transposed=transposed)
-    kernels = place.kernels
-    settings = settings_of(preset, pattern=_pattern(folder), **changes_of(wanted, change or []))
+    settings = settings_of(preset, pattern=pattern_of_folder(folder), **changes_of(wanted, change or []))
     rows_of(settings.batch * settings.micro_batches, ranks)
     processes = launcher.sharing(ranks, place.name)
     if not ignore_memory:
@@ -161,73 +153,65 @@ def main(
     ranks.every(None)  # nothing is loaded before all have looked at what is free
     # TRN-010: a file that is no log of this run is refused before anything is computed
     writer = LogWriter(log, settings.described(), resumed=resume)
-    tokens = read_tokens(text, folder)
-    whose = Origin(identity(folder), hashlib.sha256(np.asarray(tokens, dtype="<i8").tobytes()).hexdigest())
-    model = load_model(folder, kernels, dtype, compact=compact, like=place.like, limit=limit)
-    check_windows(tokens, settings.length, model.config)
-    if resume:
-        state = load_state(state_file, model.weights, settings, whose, kernels)
-    else:
-        first = step_batches(settings, tokens, 1, model.weights, ranks)
-        state = initial_state(settings, model.config, model.weights, model.bases, kernels, first, ranks)
-    stored = model.stored()
-    del model.bases, model.weights  # the state holds what is still needed
-
-    told_alike = {"settings": settings_text(settings), "model": whose.model, "text": whose.text, "step": state.step}
-    refuse_different(ranks, "at the start", told_alike | moving_parts(state.targets, ranks))
-    # TRN-015: from here on files are written
-    writes = ranks.rank == 0
-    if not writes:
-        log = json_file = None
-        writer = LogWriter(None, settings.described())
-    last = min(stop_after or settings.steps, settings.steps)
-    writer.run(state.targets, whose.model, whose.text)
-    watch, told = _watch(stored, log, state.step), set[str]()
+    watch, told = Watch(0), set[str]()
     records: list[dict[str, Any]] = []
-    started = time.perf_counter()
-    with console.progress("fine-tuning", max(last - state.step, 0)) as advance:
-        run = (
-            train(state, settings, model.config, tokens, kernels, recompute=recompute, ranks=ranks)
-            if state.step < last
-            else ()
+
+    def start(started: Started) -> None:
+        # TRN-015: from here on files are written
+        nonlocal writer, watch
+        if ranks.rank:
+            writer = LogWriter(None, settings.described())
+        assert started.origin is not None
+        writer.run(started.state.targets, started.origin.model, started.origin.text)
+        watch = _watch(started.stored, None if ranks.rank else log, started.state.step)
+        advance(done=started.state.step)
+
+    def step(state: TrainState, record: StepRecord, seconds: float) -> None:
+        records.append(_told(record) | {"seconds": seconds})
+        writer.step(record, seconds, settings.timetable().fraction(state.step) if record.event else None)
+        findings = watch.add_step(record.step, record.loss)
+        if record.event:
+            findings = [*findings, *watch.add_event(record.step, record.event["support"])]
+        _warn(findings, writer, told)
+        advance(f"loss {record.loss:.3f}", done=record.step)
+
+    with console.progress("fine-tuning", min(stop_after or settings.steps, settings.steps)) as advance:
+        done = finetune(
+            folder,
+            destination,
+            text,
+            settings,
+            resume=resume,
+            stop_after=stop_after,
+            save_every=save_every,
+            on_start=start,
+            on_step=step,
+            kernels=place.kernels,
+            dtype=dtype,
+            compact=compact,
+            like=place.like,
+            limit=limit,
+            recompute=recompute,
+            ranks=ranks,
         )
-        for state, record in run:
-            now = time.perf_counter()
-            records.append(_told(record) | {"seconds": now - started})
-            fraction = settings.timetable().fraction(state.step) if record.event else None
-            writer.step(record, now - started, fraction)
-            findings = watch.add_step(record.step, record.loss)
-            if record.event:
-                findings = [*findings, *watch.add_event(record.step, record.event["support"])]
-            _warn(findings, writer, told)
-            started = now
-            advance(f"loss {record.loss:.3f}")
-            if writes and (state.step == last or state.step % save_every == 0):
-                save_state(state_file, state, settings, whose)
-                started = time.perf_counter()
-            if state.step == last:
-                break
+    if ranks.rank:
+        return
     seconds = sorted(r["seconds"] for r in records)
     totals = {
         "settings": json.loads(settings_text(settings)),
-        "stored_weights_at_load": stored,
+        "stored_weights_at_load": done.stored,
         "median_seconds_a_step": seconds[len(seconds) // 2] if seconds else None,
         "records": records,
     }
-    if state.step < settings.steps:
+    if done.final is None:
         write_json(json_file, totals | {"peak_memory_bytes": console.peak_memory_bytes()})
-        console.out.print(f"stopped after step {state.step} of {settings.steps}; continue with --resume")
+        console.out.print(f"stopped after step {done.state.step} of {settings.steps}; continue with --resume")
         return
-    final = finish(state, settings, model.config, tokens, kernels, ranks)
-    if not writes:
-        return
-    kept = sum(topology.nnz for topology, _ in final.values())
-    save_model(folder, destination, final, {"seft.settings": settings_text(settings)})
-    _warn(watch.end(state.step, kept), writer, told)
-    writer.end(state.step, kept, stored)
-    state_file.unlink(missing_ok=True)
+    kept = done.kept()
+    _warn(watch.end(done.state.step, kept), writer, told)
+    writer.end(done.state.step, kept, done.stored)
     write_json(json_file, totals | {"stored_weights": kept, "peak_memory_bytes": console.peak_memory_bytes()})
-    console.out.print(f"{destination}: {kept} stored weights ({stored} at load), {settings.steps} steps")
+    console.out.print(f"{destination}: {kept} stored weights ({done.stored} at load), {settings.steps} steps")
 
 
 def _require_outputs(destination: Path, log: Path | None, json_file: Path | None) -> None:
@@ -267,9 +251,3 @@ def _warn(findings: list[Finding], writer: LogWriter, told: set[str]) -> None:
         console.err.print(f"warning: {finding.name} at step {finding.step}: {why}")
         told.add(finding.name)
         writer.warning(finding.step, finding.name, finding.message)
-
-
-def _pattern(folder: Path) -> tuple[int, int] | None:
-    """Return the N:M pattern that a base was pruned to, of which events keep track (EVT-007)."""
-    record = folder / "pruning.json"
-    return pattern_of(read_record(record.read_bytes())) if record.is_file() else None

@@ -2,7 +2,6 @@
 
 import sys
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -14,7 +13,7 @@ from seft_cli.chat import as_chat
 from seft_cli.device import Device, DeviceOption, place_of
 from seft_cli.input import MaxBytes, limit_of, require_input
 from seft_cli.interrupt import interrupts
-from seft_ref import Sampling, generate, load_model, read_tokenizer, stop_tokens, written
+from seft_ref import Sampling, generate
 
 
 def main(
@@ -41,35 +40,41 @@ def main(
     limit = limit_of(max_bytes, require_input(folder))
     place = place_of(device)
     sampling = Sampling(temperature, top_k, top_p, seed)
-    tokenizer, stops = read_tokenizer(folder), stop_tokens(folder)
     text = _from_standard_input() if prompt == "-" else prompt
     if chat:
         text = as_chat(folder, text)
-    # a chat template writes the special tokens itself
-    tokens = tokenizer.encode(text, add_special_tokens=not chat).ids
-    model = load_model(folder, place.kernels, compact=compact, like=place.like, limit=limit)
-    started = time.perf_counter()
-    times: list[float] = []
-    following = generate(
-        tokens, model.weights, model.config, place.kernels, sampling=sampling, max_tokens=max_tokens, stops=stops
+    n_prompt, times = 0, [0.0]
+
+    def begin(n_tokens: int) -> None:
+        nonlocal n_prompt
+        n_prompt, times[0] = n_tokens, time.perf_counter()
+
+    def note(_: int) -> None:
+        times.append(time.perf_counter())
+        check()
+
+    pieces = generate(
+        folder,
+        text,
+        max_tokens=max_tokens,
+        sampling=sampling,
+        special_tokens=not chat,  # a chat template writes them itself
+        on_prompt=begin,
+        on_token=note,
+        kernels=place.kernels,
+        compact=compact,
+        like=place.like,
+        limit=limit,
     )
-
-    def timed(check: Callable[[], None]) -> Iterator[int]:
-        for token in following:
-            times.append(time.perf_counter())
-            check()
-            if token not in stops:
-                yield token
-
     end = ""
     try:
         with interrupts() as check:
-            for piece in written(timed(check), tokenizer):
+            for piece in pieces:
                 _print(piece)
     except KeyboardInterrupt:
         end = ", interrupted"
     _print("\n")
-    print(f"{_speed(len(tokens), started, times)}{end}", file=sys.stderr)
+    print(f"{_speed(n_prompt, *times)}{end}", file=sys.stderr)
     if end:
         raise typer.Exit(130)
 
@@ -90,7 +95,7 @@ def _print(piece: str) -> None:
     sys.stdout.buffer.flush()
 
 
-def _speed(n_prompt: int, started: float, times: list[float]) -> str:
+def _speed(n_prompt: int, started: float, *times: float) -> str:
     """Return how fast it went; the first token needs the whole prompt."""
     if not times:
         return f"prompt of {n_prompt} tokens"

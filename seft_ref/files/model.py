@@ -16,6 +16,7 @@ import ml_dtypes
 import numpy as np
 
 import formats
+from formats.atomic import refuse_existing as refuse_existing
 from formats.convert.checks import rounded_once
 from formats.convert.hf import open_hf
 from formats.index import is_sparse
@@ -26,6 +27,7 @@ from seft_ref.kernels import Kernels, Packed
 from seft_ref.matrix.bases import AnyBase, PackedBase, compact_base, in_packed
 from seft_ref.model.config import ModelConfig
 from seft_ref.model.weights import Weights, assemble
+from seft_ref.prune.record import pattern_of, read_record
 from seft_ref.topology.csr import Topology, as_numpy, full, placed_like
 from seft_ref.update.delta import Base
 
@@ -43,6 +45,8 @@ class Model:
     weights: Weights
     bases: dict[str, AnyBase]
     """empty for a Hugging Face folder: it has no support to keep"""
+    folder: Path | None = None
+    """where it was loaded from; None for a model that was made in memory"""
 
     def stored(self) -> int:
         """Return the number of stored weights of the targets."""
@@ -169,7 +173,7 @@ def load_model(
                 dense[name] = values
         if config.tie_word_embeddings:
             packed["lm_head.weight"] = kernels.pack_dense(dense["model.embed_tokens.weight"])
-    return Model(config, replace(assemble(config, dense, packed), limits=limits), bases)
+    return Model(config, replace(assemble(config, dense, packed), limits=limits), bases, Path(path))
 
 
 def _expanded_bytes(reader: formats.Reader, matrices: set[str]) -> int:
@@ -217,6 +221,16 @@ def save_model(
         recorded = dict(reader.attributes) | dict(attributes or {})
         tensors = _Replaced(reader, list(reader.names()), final)
         formats.write(destination, formats.Checkpoint("model", tensors, recorded, dict(reader.tied), reader.files))
+
+
+def pattern_of_folder(path: str | Path) -> tuple[int, int] | None:
+    """Return the N:M pattern that a model was pruned to by its record, of which events keep track (EVT-007, PRN-008).
+
+    Raises:
+        PruneError: PRN-008 for a record that is damaged.
+    """
+    record = Path(path) / "pruning.json"
+    return pattern_of(read_record(record.read_bytes())) if record.is_file() else None
 
 
 def identity(path: str | Path) -> str:

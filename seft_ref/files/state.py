@@ -5,8 +5,9 @@ state = load_state("run.state", model.weights, settings, origin, kernels)
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import numpy as np
 import formats
 from seft_ref.arrays.library import Array, from_numpy, to_numpy
 from seft_ref.errors import CheckpointError
-from seft_ref.files.model import topology_and_values
+from seft_ref.files.model import identity, topology_and_values
 from seft_ref.kernels import Kernels, Packed
 from seft_ref.matrix.target import Target, place
 from seft_ref.matrix.window import AnyWindow, FirstStepWindow, Window
@@ -38,6 +39,11 @@ class Origin:
 
     model: str
     text: str
+
+
+def origin_of(folder: str | Path, tokens: Sequence[int]) -> Origin:
+    """Return what a run on these tokens starts from, with the model of a sparse checkpoint (CKP-007)."""
+    return Origin(identity(folder), sha256(np.asarray(tokens, dtype="<i8").tobytes()).hexdigest())
 
 
 def save_state(path: str | Path, state: TrainState, settings: TrainSettings, origin: Origin) -> None:

@@ -26,7 +26,7 @@ class Evaluation:
     length: int
 
 
-def evaluate(
+def evaluate_windows(
     weights: Weights,
     config: ModelConfig,
     tokens: Sequence[int],

@@ -1,6 +1,6 @@
 """Text goes on: a model reads tokens behind a context, and picks the one that follows (GEN).
 
-    for token in generate(prompt, model.weights, model.config, kernels.cpu, max_tokens=100, stops=(2,)):
+    for token in generate_tokens(prompt, model.weights, model.config, kernels.cpu, max_tokens=100, stops=(2,)):
         ...
 
 or step by step
@@ -74,7 +74,7 @@ def read(
     return logits, Context(tuple(blocks), length)
 
 
-def generate(
+def generate_tokens(
     prompt: Sequence[int],
     weights: Weights,
     config: ModelConfig,

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from seft_ref import generate, load_model, read_tokenizer, written
+from seft_ref import generate_tokens, load_model, read_tokenizer, written
 from seft_ref.kernels import cpu
 from seft_ref.text.sampling import Sampling
 from tests.seft_ref.folders import CONFIG, sparse_folder
@@ -25,7 +25,7 @@ def folder(tmp_path_factory):
 
 def expected(folder, prompt=PROMPT, **how):
     model, tokenizer = load_model(folder, cpu), read_tokenizer(folder)
-    tokens = generate(tokenizer.encode(prompt).ids, model.weights, model.config, cpu, **how)
+    tokens = generate_tokens(tokenizer.encode(prompt).ids, model.weights, model.config, cpu, **how)
     return "".join(written(tokens, tokenizer))
 
 
@@ -49,7 +49,7 @@ def test_a_stop_token_ends_the_text_and_is_not_shown(cli, tmp_path):
     model = sparse_folder(tmp_path / "s")
     tokenizer = read_tokenizer(model)
     loaded = load_model(model, cpu)
-    tokens = list(generate(tokenizer.encode("ab").ids, loaded.weights, loaded.config, cpu, max_tokens=20))
+    tokens = list(generate_tokens(tokenizer.encode("ab").ids, loaded.weights, loaded.config, cpu, max_tokens=20))
     stop = next(t for t in tokens if tokens.index(t) >= 2)
     config = CONFIG | {"eos_token_id": [stop]}
     stopping = sparse_folder(tmp_path / "stopping", config)

@@ -8,7 +8,7 @@ import pytest
 
 from seft_ref.errors import EvaluationError, TextError
 from seft_ref.kernels import reference
-from seft_ref.text.evaluate import evaluate
+from seft_ref.text.evaluate import evaluate_windows
 from seft_ref.text.tokens import evaluation_starts
 from tests.seft_ref.tiny import (
     CONFIG,
@@ -45,7 +45,7 @@ def bigram_model(table):
 def test_EVL_001_a_model_that_knows_nothing_has_the_perplexity_of_its_vocabulary(dtype, bound):
     dense = parameters(CONFIG, dtype)
     dense["lm_head.weight"] *= 0
-    found = evaluate(weights_of(dense), CONFIG, TOKENS, reference, length=11, windows=5)
+    found = evaluate_windows(weights_of(dense), CONFIG, TOKENS, reference, length=11, windows=5)
     assert found.perplexity == pytest.approx(VOCABULARY, rel=bound)
     assert found.nats_per_token == pytest.approx(math.log(VOCABULARY), rel=bound)
     assert (found.targets, found.windows, found.length) == (50, 5, 11)
@@ -63,7 +63,7 @@ def test_EVL_001_the_mean_over_all_targets_of_all_windows(length, windows, rows)
         window = tokens[start : start + length]
         for last, target in itertools.pairwise(window):
             losses.append(math.log(math.fsum(math.exp(z) for z in table[last])) - table[last][target])
-    found = evaluate(weights, config, tokens, reference, length=length, windows=windows, rows=rows)
+    found = evaluate_windows(weights, config, tokens, reference, length=length, windows=windows, rows=rows)
     assert found.targets == len(losses) == windows * (length - 1)
     assert found.nats_per_token == pytest.approx(math.fsum(losses) / len(losses), rel=1e-11)
     assert found.perplexity == math.exp(found.nats_per_token)
@@ -71,7 +71,10 @@ def test_EVL_001_the_mean_over_all_targets_of_all_windows(length, windows, rows)
 
 def test_EVL_001_the_rows_that_go_through_at_once_do_not_matter():
     weights = weights_of(parameters(CONFIG, np.float64))
-    found = [evaluate(weights, CONFIG, TOKENS, reference, length=8, windows=7, rows=rows) for rows in (1, 2, 3, 7, 50)]
+    found = [
+        evaluate_windows(weights, CONFIG, TOKENS, reference, length=8, windows=7, rows=rows)
+        for rows in (1, 2, 3, 7, 50)
+    ]
     for other in found[1:]:
         assert other.perplexity == pytest.approx(found[0].perplexity, rel=1e-12)
         assert (other.targets, other.windows) == (49, 7)
@@ -81,7 +84,7 @@ def test_EVL_001_progress_counts_windows():
     seen = []
     weights = weights_of(parameters(CONFIG))
     report = lambda done, total: seen.append((done, total))  # noqa: E731
-    evaluate(weights, CONFIG, TOKENS, reference, length=5, windows=5, rows=2, progress=report)
+    evaluate_windows(weights, CONFIG, TOKENS, reference, length=5, windows=5, rows=2, progress=report)
     assert seen == [(2, 5), (4, 5), (5, 5)]
 
 
@@ -89,7 +92,7 @@ def test_EVL_002_a_text_shorter_than_a_window_is_refused():
     weights = weights_of(parameters(CONFIG))
     assert evaluation_starts(9, 9, 1) == [0]
     with pytest.raises(TextError) as refused:
-        evaluate(weights, CONFIG, TOKENS[:8], reference, length=9, windows=1)
+        evaluate_windows(weights, CONFIG, TOKENS[:8], reference, length=9, windows=1)
     assert refused.value.clause == "EVL-002"
 
 
@@ -101,12 +104,12 @@ def test_EVL_003_a_perplexity_beyond_binary64_is_refused(scale, finite):
     weights, config = bigram_model([[0.0, scale], [scale, 0.0]])
     tokens = [0] * 20
     if finite:
-        found = evaluate(weights, config, tokens, reference, length=5, windows=2)
+        found = evaluate_windows(weights, config, tokens, reference, length=5, windows=2)
         assert found.nats_per_token == pytest.approx(math.log1p(math.exp(-scale)) + scale, rel=1e-9)
         assert math.isfinite(found.perplexity)
         return
     with pytest.raises(EvaluationError, match="EVL-003"):
-        evaluate(weights, config, tokens, reference, length=5, windows=2)
+        evaluate_windows(weights, config, tokens, reference, length=5, windows=2)
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
@@ -114,4 +117,4 @@ def test_EVL_003_a_mean_that_is_no_number_is_refused(bad):
     dense = parameters(CONFIG)
     dense["lm_head.weight"][0] = bad
     with np.errstate(all="ignore"), pytest.raises(EvaluationError, match="EVL-003"):
-        evaluate(weights_of(dense), CONFIG, TOKENS, reference, length=5, windows=2)
+        evaluate_windows(weights_of(dense), CONFIG, TOKENS, reference, length=5, windows=2)

@@ -13,7 +13,7 @@ from seft_ref.layers import past as past_module
 from seft_ref.layers.past import NOTHING, extend
 from seft_ref.model.config import ModelConfig
 from seft_ref.model.decoder import model_forward
-from seft_ref.text.generate import generate, nothing_read, read
+from seft_ref.text.generate import generate_tokens, nothing_read, read
 from seft_ref.text.sampling import Sampling, pick
 from tests.backends import BACKENDS, REFERENCE
 from tests.compare import assert_close, same_bits
@@ -126,8 +126,8 @@ def test_GEN_002_what_cannot_be_read_is_refused():
     for call in (
         lambda: read(tokens, start, weights, config, reference),
         lambda: read(tokens[:, :0], start, weights, config, reference),
-        lambda: generate([], weights, config, reference),
-        lambda: generate([1] * 6, weights, config, reference),
+        lambda: generate_tokens([], weights, config, reference),
+        lambda: generate_tokens([1] * 6, weights, config, reference),
     ):
         assert refused(call).clause == "GEN-002"
     _, context = read(tokens[:, :4], start, weights, config, reference)
@@ -162,23 +162,23 @@ def test_GEN_003_007_texts_equal_those_of_whole_forwards(family, monkeypatch):
     assert wanted != drawn
     for block in (1, 2, 5, 256):
         monkeypatch.setattr(import_module("seft_ref.text.generate"), "PROMPT_BLOCK", block)
-        assert list(generate(prompt, weights, config, reference, max_tokens=12)) == wanted
-        assert list(generate(prompt, weights, config, reference, max_tokens=12, sampling=warm)) == drawn
+        assert list(generate_tokens(prompt, weights, config, reference, max_tokens=12)) == wanted
+        assert list(generate_tokens(prompt, weights, config, reference, max_tokens=12, sampling=warm)) == drawn
 
 
 def test_GEN_007_where_a_text_ends():
     config, weights = model_of("llama-gqa")
     prompt = [5, 2, 11]
-    whole = list(generate(prompt, weights, config, reference))
+    whole = list(generate_tokens(prompt, weights, config, reference))
     # 64 positions: 3 of the prompt, and one token more is picked behind the last of them
     assert len(whole) == 62
-    assert list(generate(prompt, weights, config, reference, max_tokens=7)) == whole[:7]
+    assert list(generate_tokens(prompt, weights, config, reference, max_tokens=7)) == whole[:7]
     stop = whole[5]
     first = whole.index(stop)
-    found = list(generate(prompt, weights, config, reference, stops=(99, stop)))
+    found = list(generate_tokens(prompt, weights, config, reference, stops=(99, stop)))
     assert found == whole[: first + 1]
-    assert refused(lambda: generate(prompt, weights, config, reference, max_tokens=0)).clause == "GEN-007"
-    assert list(generate(prompt + whole[:61], weights, config, reference)) == whole[61:]
+    assert refused(lambda: generate_tokens(prompt, weights, config, reference, max_tokens=0)).clause == "GEN-007"
+    assert list(generate_tokens(prompt + whole[:61], weights, config, reference)) == whole[61:]
 
 
 def test_tokens_come_one_by_one():
@@ -190,7 +190,7 @@ def test_tokens_come_one_by_one():
             calls.append(name)
             return getattr(reference, name)
 
-    following = generate([5, 2], weights, config, Counting())
+    following = generate_tokens([5, 2], weights, config, Counting())
     assert not calls
     next(following)
     n_first = len(calls)

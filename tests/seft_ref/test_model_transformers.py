@@ -9,7 +9,7 @@ from seft_ref.kernels import reference
 from seft_ref.model.config import ModelConfig
 from seft_ref.model.decoder import model_forward
 from seft_ref.text.batch import Batch
-from seft_ref.text.generate import generate
+from seft_ref.text.generate import generate_tokens
 from seft_ref.train.gradients import every_gradient
 from tests.backends import BACKENDS
 from tests.seft_ref.families import CONFIGS, labels_of, padding, parameters_of, tokens_of, weights_of
@@ -106,7 +106,7 @@ def test_GEN_003_greedy_texts_are_those_of_transformers(family):
         theirs = model.generate(
             given, attention_mask=torch.ones_like(given), do_sample=False, max_new_tokens=25, pad_token_id=0
         )
-        ours = list(generate(prompt, weights, config, reference, max_tokens=25))
+        ours = list(generate_tokens(prompt, weights, config, reference, max_tokens=25))
         assert ours == theirs[0, len(prompt) :].tolist()
 
 

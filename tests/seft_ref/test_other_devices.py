@@ -11,9 +11,9 @@ import pytest
 import formats
 from formats.convert.hf import to_sparse
 from seft_ref import (
-    evaluate,
+    evaluate_windows,
     finish,
-    generate,
+    generate_tokens,
     initial_state,
     load_model,
     read_tokens,
@@ -151,8 +151,8 @@ def test_EVL_001_GEN_007_a_model_elsewhere_says_the_same(folder, place):
     told = []
     for its_kernels, there in ((reference, None), (kernels, like)):
         model = load_model(folder, its_kernels, like=there)
-        found = evaluate(model.weights, model.config, tokens, its_kernels, length=24, windows=3)
-        text = list(generate(tokens[:9], model.weights, model.config, its_kernels, max_tokens=12))
+        found = evaluate_windows(model.weights, model.config, tokens, its_kernels, length=24, windows=3)
+        text = list(generate_tokens(tokens[:9], model.weights, model.config, its_kernels, max_tokens=12))
         told.append((found.perplexity, text))
     assert told[1][0] == pytest.approx(told[0][0], rel=1e-5)
     assert told[1][1] == told[0][1]

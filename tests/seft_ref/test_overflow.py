@@ -26,8 +26,8 @@ from seft_ref.matrix.window import Window
 from seft_ref.prune.keep import keep_n_of_m
 from seft_ref.prune.sparsegpt import sparsegpt
 from seft_ref.prune.wanda import square_sum, wanda_mask
-from seft_ref.text.evaluate import evaluate
-from seft_ref.text.generate import generate
+from seft_ref.text.evaluate import evaluate_windows
+from seft_ref.text.generate import generate_tokens
 from seft_ref.topology.csr import from_flat
 from seft_ref.train.loop import train
 from seft_ref.update.delta import Base, new_delta
@@ -124,8 +124,8 @@ def huge(scale=1e25):
 def test_TRN_019_a_perplexity_and_a_text_behind_an_overflow_are_refused():
     weights = packed_weights(CONFIG, *model(huge()))
     for call in (
-        lambda: evaluate(weights, CONFIG, TOKENS, reference, length=5, windows=2),
-        lambda: next(generate(TOKENS[:4], weights, CONFIG, reference)),
+        lambda: evaluate_windows(weights, CONFIG, TOKENS, reference, length=5, windows=2),
+        lambda: next(generate_tokens(TOKENS[:4], weights, CONFIG, reference)),
     ):
         assert refusal(call, (LayerError, EvaluationError, GenerateError)).clause == "LYR-015"
 

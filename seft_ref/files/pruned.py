@@ -1,0 +1,88 @@
+"""A pruned model as a Hugging Face folder: what stays keeps its bits, what goes is +0.0 (PRN-006, PRN-008)."""
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from formats.convert.hf import open_hf, write_hf
+from formats.index import is_sparse
+from seft_ref.arrays.library import Array
+from seft_ref.errors import CheckpointError
+from seft_ref.files.model import check_names, check_shape, in_compute_dtype, in_file_dtype, read_config
+from seft_ref.model.config import ModelConfig
+from seft_ref.prune.blockwise import finite_weight
+
+
+@dataclass(frozen=True, slots=True)
+class DenseModel:
+    """A Hugging Face folder, open, whose tensors are those of its config and finite.
+
+    Attributes:
+        config: of the model.
+        read: a parameter by name, in the dtype to compute with.
+        source: the folder as `formats` reads it.
+    """
+
+    config: ModelConfig
+    read: Callable[[str], Array]
+    source: Any
+
+
+@contextmanager
+def open_dense(folder: str | Path, dtype: str | None) -> Iterator[DenseModel]:
+    """Open a Hugging Face folder to be pruned.
+
+    Raises:
+        CheckpointError: CKP-002 if it is none, or lacks a tensor of its config; ConfigError; PruneError PRN-006 for a
+            weight that is not finite, beside those that the pruner looks at; FormatError.
+    """
+    if not Path(folder).is_dir() or is_sparse(Path(folder)):
+        raise CheckpointError("CKP-002", f"{folder} is not a Hugging Face folder")
+    with open_hf(Path(folder)) as source:
+        config = read_config(source.files)
+        check_names(config, source)
+        pruned = {matrix.name for matrix in config.targets()}
+        for name, shape in config.parameters().items():
+            check_shape(name, source.section(name).shape, shape)
+            if name not in pruned:
+                finite_weight(name, source[name].values)
+        yield DenseModel(config, lambda name: in_compute_dtype(name, source[name].values, dtype), source)
+
+
+class Kept:
+    """Which weights stay, an eighth of a byte a weight, and the new values where a pruner changes them."""
+
+    def __init__(self, model: DenseModel) -> None:
+        self._model = model
+        self._masks: dict[str, Any] = {}
+        self._changed: dict[str, Any] = {}
+
+    def add(self, name: str, mask: Array, weight: Array | None = None) -> None:
+        """Add a matrix: True where a weight stays, and its new values (out, in) if they are others."""
+        self._masks[name] = np.packbits(mask)
+        if weight is not None:
+            self._changed[name] = in_file_dtype(name, weight, self._model.source[name].values.dtype)
+
+    def removed(self) -> int:
+        """Return how many weights go."""
+        shapes = {matrix.name: matrix.shape for matrix in self._model.config.targets()}
+        return sum(shapes[n][0] * shapes[n][1] - int(np.unpackbits(x).sum()) for n, x in self._masks.items())
+
+    def write(self, destination: str | Path, record: Mapping[str, Any]) -> None:
+        """Write the folder with what goes as +0.0, everything else bit for bit, and the record of pruning (PRN-008)."""
+        source = self._model.source
+        files = dict(source.files) | {"pruning.json": (json.dumps(record, indent=2) + "\n").encode()}
+
+        def fetch(name: str) -> Any:
+            values = self._changed[name] if name in self._changed else source[name].values
+            if name not in self._masks:
+                return values
+            mask = np.unpackbits(self._masks[name], count=values.size).reshape(values.shape).astype(bool)
+            return np.where(mask, values, np.zeros((), values.dtype))
+
+        write_hf(Path(destination), [source.section(name) for name in source], fetch, files)

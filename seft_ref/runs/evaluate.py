@@ -1,0 +1,40 @@
+"""Perplexity of a model on a text, in one call."""
+
+from collections.abc import Callable
+
+from seft_ref.arrays.library import Array
+from seft_ref.kernels import Kernels
+from seft_ref.runs.source import ModelSource, TextSource, kernels_or_cpu, model_of, tokens_of
+from seft_ref.text.evaluate import Evaluation, evaluate_windows
+
+
+def evaluate(
+    model: ModelSource,
+    text: TextSource,
+    *,
+    length: int = 128,
+    windows: int = 40,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+    kernels: Kernels | None = None,
+    dtype: str | None = None,
+    compact: bool = False,
+    like: Array | None = None,
+    limit: int | None = None,
+) -> Evaluation:
+    """Return the perplexity of a model over evenly spread windows of a text (EVL-001).
+
+    model     a folder, sparse or of Hugging Face, or a loaded model
+    text      what to predict
+    progress  called with (windows done, windows in all), first when the model is loaded
+    kernels   a kernel set, for NumPy arrays without one
+    dtype, compact, like, limit    as `load_model`
+    Units     nats a target
+    Raises    what `read_tokens`, `load_model` and `evaluate_windows` raise
+    """
+    kernels = kernels_or_cpu(kernels)
+    tokens = tokens_of(text, model)
+    loaded = model_of(model, kernels, dtype=dtype, compact=compact, like=like, limit=limit)
+    progress(0, windows)
+    return evaluate_windows(
+        loaded.weights, loaded.config, tokens, kernels, length=length, windows=windows, progress=progress
+    )

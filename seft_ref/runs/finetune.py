@@ -1,0 +1,194 @@
+"""Fine-tune a pruned model so that it stays pruned: from a model to a folder, over a state that can be resumed.
+
+    done = finetune("pruned-sparse", "repaired-sparse", "train.txt", steps=80)
+
+This is the one place where a run is loaded, started or resumed, stepped, finished and saved.
+"""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from seft_ref.arrays.library import Array
+from seft_ref.arrays.ranks import ALONE, Ranks, refuse_different
+from seft_ref.errors import CheckpointError
+from seft_ref.files.model import Model, pattern_of_folder, refuse_existing, save_model
+from seft_ref.files.state import Origin, load_state, origin_of, save_state, settings_text
+from seft_ref.kernels import Kernels
+from seft_ref.model.config import ModelConfig
+from seft_ref.runs.source import ModelSource, TextSource, folder_of, has_folder, kernels_or_cpu, model_of, tokens_of
+from seft_ref.text.tokens import check_windows
+from seft_ref.topology.csr import Topology
+from seft_ref.train.loop import StepRecord, TrainState, finish, initial_state, moving_parts, step_batches, train
+from seft_ref.train.settings import TrainSettings, settings_of
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """What a run is about to do.
+
+    Attributes:
+        state: before the next step: new, or as it was resumed.
+        settings: of the run.
+        stored: stored weights of the targets at load.
+        origin: digests of the model and of the tokens (CKP-007); None for a model without a folder.
+    """
+
+    state: TrainState
+    settings: TrainSettings
+    stored: int
+    origin: Origin | None
+
+
+@dataclass(frozen=True, slots=True)
+class Finetuned:
+    """Where a run has come to.
+
+    Attributes:
+        config: of the model.
+        state: after its last step, before the last adapt pass (EVT-004).
+        settings: of the run.
+        stored: stored weights of the targets at load.
+        final: for each target its support and the weights on it; None where the run was stopped before its end.
+    """
+
+    config: ModelConfig
+    state: TrainState
+    settings: TrainSettings
+    stored: int
+    final: Mapping[str, tuple[Topology, Array]] | None
+
+    def model(self) -> Model:
+        """Return the model as the last step left it, before the last adapt pass; `final` is what is kept of it."""
+        return Model(self.config, self.state.weights, {})
+
+    def kept(self) -> int:
+        """Return the number of stored weights of the targets at the end, 0 where the run was stopped before it."""
+        return sum(topology.nnz for topology, _ in (self.final or {}).values())
+
+
+def finetune(
+    model: ModelSource,
+    out: str | Path | None,
+    text: TextSource,
+    settings: TrainSettings | str = "seft",
+    *,
+    resume: bool = False,
+    stop_after: int | None = None,
+    save_every: int = 20,
+    state_file: str | Path | None = None,
+    origin: Origin | None = None,
+    on_start: Callable[[Started], None] = lambda started: None,
+    on_step: Callable[[TrainState, StepRecord, float], None] = lambda state, record, seconds: None,
+    kernels: Kernels | None = None,
+    dtype: str | None = None,
+    compact: bool = False,
+    like: Array | None = None,
+    limit: int | None = None,
+    recompute: bool | None = None,
+    ranks: Ranks = ALONE,
+    **changes: Any,
+) -> Finetuned:
+    """Train a sparse update of a model and write the result, as sparse as before (chapters 8 to 10).
+
+    model       a sparse checkpoint, or a loaded one; a run spends what is loaded
+    out         the folder to write, which must not exist; None to write none. Meanwhile the state is kept in a file of
+                its name with .state behind it, which is removed once the folder is there
+    text        what to train on
+    settings    settings, or a preset with `changes` to it, as in `settings_of`; the N:M pattern is that of the folder
+    resume      go on from the state
+    stop_after  the step to stop after, with the state kept
+    save_every  steps between saves of the state
+    state_file  where the state goes, if not beside `out`
+    origin      what the state says of model and text, if not digests of the folder and of the tokens (CKP-007)
+    on_start    called once, before the first step
+    on_step     called after every step with the state, its record and its seconds; what it raises ends the run
+    kernels     a kernel set, for NumPy arrays without one
+    dtype, compact, like, limit    as `load_model`
+    recompute   as `loss_and_gradients`
+    ranks       processes that share the rows of each step (TRN-013)
+    Raises      before anything is computed: FormatError FMT-110 if `out` exists, CheckpointError CKP-006 for a state
+                that is in the way, missing or of another run, ValueError for arguments that do not go together;
+                what `settings_of`, `load_model`, `read_tokens`, `initial_state` and `train_step` raise
+    """
+    if out is not None:
+        refuse_existing(out)
+    chosen = _settings(settings, changes, model)
+    kernels = kernels_or_cpu(kernels)
+    tokens = tokens_of(text, model)
+    origin = origin or _origin(model, tokens)
+    file = _state_file(out, state_file, origin, resume=resume)
+
+    def begun() -> tuple[ModelConfig, TrainState, int]:
+        # in a function, so that nothing but the state holds the model afterwards
+        loaded = model_of(model, kernels, dtype=dtype, compact=compact, like=like, limit=limit)
+        check_windows(tokens, chosen.length, loaded.config)
+        if resume and file is not None:
+            state = load_state(file.path, loaded.weights, chosen, file.origin, kernels)
+        else:
+            first = step_batches(chosen, tokens, 1, loaded.weights, ranks)
+            state = initial_state(chosen, loaded.config, loaded.weights, loaded.bases, kernels, first, ranks)
+        return loaded.config, state, loaded.stored()
+
+    config, state, stored = begun()
+    told = {"settings": settings_text(chosen), "step": state.step}
+    told |= {} if origin is None else {"model": origin.model, "text": origin.text}
+    refuse_different(ranks, "at the start", told | moving_parts(state.targets, ranks))
+    on_start(Started(state, chosen, stored, origin))
+
+    last, writes = min(stop_after or chosen.steps, chosen.steps), ranks.rank == 0  # TRN-015
+    began = time.perf_counter()
+    steps = train(state, chosen, config, tokens, kernels, recompute=recompute, ranks=ranks)
+    for state, record in steps if state.step < last else ():  # noqa: B020 - a state is used once
+        on_step(state, record, time.perf_counter() - began)
+        if file is not None and writes and (state.step == last or state.step % save_every == 0):
+            save_state(file.path, state, chosen, file.origin)
+        if state.step == last:
+            break
+        began = time.perf_counter()
+    if state.step < chosen.steps:
+        return Finetuned(config, state, chosen, stored, None)
+    final = finish(state, chosen, config, tokens, kernels, ranks)
+    if out is not None and writes:
+        save_model(folder_of(model), out, final, {"seft.settings": settings_text(chosen)})
+    if file is not None and writes and out is not None:
+        file.path.unlink(missing_ok=True)
+    return Finetuned(config, state, chosen, stored, final)
+
+
+@dataclass(frozen=True, slots=True)
+class _StateFile:
+    path: Path
+    origin: Origin
+
+
+def _state_file(
+    out: str | Path | None, named: str | Path | None, origin: Origin | None, *, resume: bool
+) -> _StateFile | None:
+    """Return where the state of a run is kept: where it was told, or beside the folder to write."""
+    if named is None and out is None:
+        if resume:
+            raise ValueError("there is no state to resume from; name state_file or out")
+        return None
+    path = Path(named) if named is not None else Path(f"{out}.state")
+    if path.exists() and not resume:
+        raise CheckpointError("CKP-006", f"{path} holds an unfinished run; resume it or remove it")
+    if origin is None:
+        raise ValueError("a state says what it started from, and the model has no folder; give origin")
+    return _StateFile(path, origin)
+
+
+def _origin(model: ModelSource, tokens: Sequence[int]) -> Origin | None:
+    """Return what a run starts from, None for a model that was made in memory."""
+    return origin_of(folder_of(model), tokens) if has_folder(model) else None
+
+
+def _settings(settings: TrainSettings | str, changes: Mapping[str, Any], model: ModelSource) -> TrainSettings:
+    if isinstance(settings, str):
+        pattern = pattern_of_folder(folder_of(model)) if has_folder(model) else None
+        return settings_of(settings, **{"pattern": pattern, **changes})
+    if changes:
+        raise ValueError(f"{', '.join(changes)}: changes belong to a preset, and settings are given; leave them out")
+    return settings

@@ -1,0 +1,59 @@
+"""A text that a model writes behind a prompt, in one call."""
+
+from collections.abc import Callable, Iterator, Sequence
+
+from seft_ref.arrays.library import Array
+from seft_ref.files.model import stop_tokens
+from seft_ref.kernels import Kernels
+from seft_ref.runs.source import ModelSource, folder_of, kernels_or_cpu, model_of
+from seft_ref.text.generate import generate_tokens
+from seft_ref.text.sampling import GREEDY, Sampling
+from seft_ref.text.tokens import read_tokenizer, written
+
+
+def generate(
+    model: ModelSource,
+    prompt: str,
+    *,
+    max_tokens: int = 200,
+    sampling: Sampling = GREEDY,
+    stops: Sequence[int] | None = None,
+    special_tokens: bool = True,
+    on_prompt: Callable[[int], None] = lambda n_tokens: None,
+    on_token: Callable[[int], None] = lambda token: None,
+    kernels: Kernels | None = None,
+    dtype: str | None = None,
+    compact: bool = False,
+    like: Array | None = None,
+    limit: int | None = None,
+) -> Iterator[str]:
+    """Return the text behind a prompt, piece by piece as it becomes certain (GEN-007, GEN-009).
+
+    model           a folder, sparse or of Hugging Face, or a model that was loaded from one, whose tokenizer is used
+    stops           tokens that end the text and are no part of it; None for those that the folder names (GEN-008)
+    special_tokens  False for a prompt that has its special tokens already, as a chat template writes it
+    on_prompt       called once with the number of tokens of the prompt, before the first token is picked
+    on_token        called with every token as soon as it is picked, the one that ends the text included
+    kernels         a kernel set, for NumPy arrays without one
+    dtype, compact, like, limit    as `load_model`
+    Raises          what `read_tokenizer`, `stop_tokens`, `load_model` and `generate_tokens` raise, before the
+                    first piece but for GEN-006
+    """
+    kernels = kernels_or_cpu(kernels)
+    folder = folder_of(model)
+    tokenizer = read_tokenizer(folder)
+    ends = frozenset(stop_tokens(folder) if stops is None else stops)
+    tokens = tokenizer.encode(prompt, add_special_tokens=special_tokens).ids
+    loaded = model_of(model, kernels, dtype=dtype, compact=compact, like=like, limit=limit)
+    following = generate_tokens(
+        tokens, loaded.weights, loaded.config, kernels, sampling=sampling, max_tokens=max_tokens, stops=tuple(ends)
+    )
+    on_prompt(len(tokens))
+
+    def told() -> Iterator[int]:
+        for token in following:
+            on_token(token)
+            if token not in ends:
+                yield token
+
+    return written(told(), tokenizer)

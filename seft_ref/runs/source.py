@@ -1,0 +1,69 @@
+"""What a run is given: a model as a folder or loaded, a text as a file or as tokens."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from seft_ref.arrays.library import Array
+from seft_ref.files.model import Model, load_model
+from seft_ref.kernels import Kernels
+from seft_ref.text.tokens import read_tokens
+
+ModelSource = str | Path | Model
+"""A folder, a sparse checkpoint or one of Hugging Face, or a model that `load_model` has returned."""
+TextSource = str | Path | Sequence[int]
+"""A UTF-8 file, read with the tokenizer of the model's folder (TRN-016), or its tokens."""
+
+
+def kernels_or_cpu(kernels: Kernels | None) -> Kernels:
+    """Return a kernel set, that for NumPy arrays where none is named."""
+    if kernels is not None:
+        return kernels
+    from seft_ref.kernels import cpu  # loads numba
+
+    return cpu
+
+
+def has_folder(model: ModelSource) -> bool:
+    """Tell whether a model has a folder: one that was made in memory has none."""
+    return not isinstance(model, Model) or model.folder is not None
+
+
+def folder_of(model: ModelSource) -> Path:
+    """Return the folder of a model.
+
+    Raises:
+        ValueError: for a model that was made in memory.
+    """
+    folder = model.folder if isinstance(model, Model) else Path(model)
+    if folder is None:
+        raise ValueError("the model has no folder; give tokens instead of a text, and no folder to write")
+    return folder
+
+
+def model_of(
+    model: ModelSource,
+    kernels: Kernels,
+    *,
+    dtype: str | None = None,
+    compact: bool = False,
+    like: Array | None = None,
+    limit: int | None = None,
+) -> Model:
+    """Return a model, loaded if it is a folder; the options are those of `load_model`.
+
+    Raises:
+        ValueError: for options of loading beside a model that is loaded; else as `load_model`.
+    """
+    if not isinstance(model, Model):
+        return load_model(model, kernels, dtype, compact=compact, like=like, limit=limit)
+    options: dict[str, Any] = {"dtype": dtype, "compact": compact, "like": like, "limit": limit}
+    for name, value in options.items():
+        if value is not None and value is not False:
+            raise ValueError(f"{name} is an option of loading, and the model is loaded; leave it out")
+    return model
+
+
+def tokens_of(text: TextSource, model: ModelSource) -> Sequence[int]:
+    """Return the tokens of a text (TRN-016)."""
+    return read_tokens(Path(text), folder_of(model)) if isinstance(text, str | Path) else text
