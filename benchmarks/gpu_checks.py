@@ -271,6 +271,7 @@ def _run(
             **part,
         )
 
+    file.unlink(missing_ok=True)
     run(begun, stop_after=settings.steps // 2)
     done = run(ended, resume=True)
     return losses, {name: topology for name, (topology, _) in (done.final or {}).items()}

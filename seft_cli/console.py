@@ -86,14 +86,18 @@ def progress(what: str, total: int | None = None) -> Iterator[Callable[..., None
         TimeRemainingColumn(),
         TextColumn("{task.fields[remark]}", markup=False),
     )
-    with Progress(*columns, console=err) as bar:
-        task = bar.add_task(visible(what), total=total, remark="")
+    bar = Progress(*columns, console=err)
+    task = bar.add_task(visible(what), total=total, remark="")
 
-        def advance(remark: str = "", done: int | None = None, total: int | None = None) -> None:
-            by = 1 if done is None else None
-            bar.update(task, advance=by, completed=done, total=total, remark=visible(remark))
+    def advance(remark: str = "", done: int | None = None, total: int | None = None) -> None:
+        bar.start()  # what is refused before the first step is told without a bar
+        bar.update(task, advance=1 if done is None else None, completed=done, total=total, remark=visible(remark))
 
+    try:
         yield advance
+    finally:
+        if bar.live.is_started:
+            bar.stop()
 
 
 def restart_with_threads(threads: int) -> None:

@@ -100,6 +100,13 @@ def test_a_file_of_the_kit_is_named_after_its_area(room):
     assert {name for name in found - shared if name.split("_")[0] not in AREAS} == set()
 
 
+def test_files_that_contributors_are_sent_to_are_there():
+    pages = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`((?:seft_ref|formats|conformance|seft_cli|seft_ports|tests)/[\w/.]+)`", pages))
+    assert len(named) > 20
+    assert {name for name in named if not (ROOT / name).exists()} == set()
+
+
 def test_readme_contracts_and_tree_have_the_same_rooms():
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     (layout,) = re.findall(r"```\n(SPEC\.md .*?)```", readme, re.DOTALL)

@@ -172,9 +172,9 @@ def test_TRN_015_an_error_on_one_rank_ends_all(folders, tmp_path, rank, error, w
 def test_TRN_014_processes_with_other_texts_are_refused(folders, tmp_path):
     script = tmp_path / "other.py"
     script.write_text(
-        "from seft_cli import launcher\nfrom seft_cli.commands import finetune\n"
-        "plain = finetune.read_tokens\n"
-        "finetune.read_tokens = lambda *given: plain(*given)[launcher.launched()[1] :]\n"
+        "from seft_cli import launcher\nfrom seft_cli.commands import finetune\nfrom seft_ref.runs import source\n"
+        "plain = source.read_tokens\n"
+        "source.read_tokens = lambda *given: plain(*given)[launcher.launched()[1] :]\n"
         "launcher.run(finetune.main)\n"
     )
     done = together(2, [script, *arguments(folders, tmp_path / "out")])

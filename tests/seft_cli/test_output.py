@@ -11,9 +11,9 @@ from tests.seft_cli.calling import call
 from tests.seft_ref.folders import TEXT, hf_folder, sparse_folder
 
 WORKS = {
-    "prune": "open_hf",
+    "prune": "prune",
     "convert": "open_source",
-    "eval": "load_model",
+    "eval": "evaluate",
     "finetune": "memory_of",
     "experiment": "read_inputs",
     "plot": "read_log",

@@ -1,0 +1,169 @@
+"""The five functions: whole runs in one call each, from folders and from loaded models."""
+
+import numpy as np
+import pytest
+
+import formats
+import seft_ref
+from formats.errors import DestinationExists
+from seft_ref import finetune, generate, load_model, prune, read_tokens, settings_of
+from seft_ref.errors import CheckpointError
+from seft_ref.files.state import Origin
+from seft_ref.kernels import cpu
+from seft_ref.model.weights import matrix_of
+from tests.seft_ref.folders import TEXT, hf_folder, sparse_folder
+
+SHORT = {"steps": 6, "length": 16, "batch": 2, "evolve_every": 2, "density": 0.05}
+
+
+@pytest.fixture
+def place(tmp_path):
+    (tmp_path / "text.txt").write_text(TEXT)
+    sparse_folder(tmp_path / "sparse")
+    return tmp_path
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+def test_a_whole_round(tmp_path):
+    hf_folder(tmp_path / "dense")
+    text = tmp_path / "text.txt"
+    text.write_text(TEXT)
+    seen = []
+    done = prune(
+        tmp_path / "dense",
+        tmp_path / "pruned",
+        "wanda",
+        0.6,
+        text=text,
+        length=32,
+        progress=lambda name, total: seen.append((name, total)),
+    )
+    assert done.removed / done.of == pytest.approx(0.6, abs=0.01)
+    assert len(seen) == 14
+    assert {total for _, total in seen} == {14}
+    formats.convert(tmp_path / "pruned", tmp_path / "sparse", "sparse")
+    tuned = finetune(tmp_path / "sparse", tmp_path / "tuned", text, **SHORT)
+    assert tuned.kept() <= tuned.stored == done.of - done.removed
+    windows = []
+    found = seft_ref.evaluate(
+        tmp_path / "tuned", text, length=16, windows=3, progress=lambda *told: windows.append(told)
+    )
+    assert windows == [(0, 3), (1, 3), (2, 3), (3, 3)]
+    assert found.perplexity < seft_ref.evaluate(tmp_path / "sparse", text, length=16, windows=3).perplexity
+    tokens, prompt = [], []
+    pieces = generate(
+        tmp_path / "tuned", "the quick", max_tokens=5, stops=(), on_token=tokens.append, on_prompt=prompt.append
+    )
+    assert len("".join(pieces).encode()) <= 5
+    assert (len(tokens), prompt) == (5, [9])
+
+
+def test_a_folder_and_a_loaded_model_give_the_same_bytes(place):
+    finetune(place / "sparse", place / "one", place / "text.txt", "seft", **SHORT)
+    model = load_model(place / "sparse", cpu)
+    tokens = read_tokens(place / "text.txt", place / "sparse")
+    finetune(model, place / "two", tokens, settings_of("seft", **SHORT))
+    assert contents(place / "one") == contents(place / "two")
+    assert not (place / "one.state").exists()
+
+
+def test_TRN_004_a_run_that_was_stopped_goes_on_to_the_same_bytes(place):
+    finetune(place / "sparse", place / "whole", place / "text.txt", **SHORT)
+    steps = []
+    first = finetune(place / "sparse", place / "out", place / "text.txt", stop_after=3, save_every=2, **SHORT)
+    assert first.final is None
+    assert (place / "out.state").is_file()
+    assert not (place / "out").exists()
+    with pytest.raises(CheckpointError, match=r"CKP-006: .*out.state holds an unfinished run"):
+        finetune(place / "sparse", place / "out", place / "text.txt", **SHORT)
+    started = []
+    finetune(
+        place / "sparse",
+        place / "out",
+        place / "text.txt",
+        resume=True,
+        on_start=started.append,
+        on_step=lambda state, record, seconds: steps.append((state.step, record.step, seconds > 0)),
+        **SHORT,
+    )
+    assert [s.state.step for s in started] == [3]
+    assert steps == [(n, n, True) for n in (4, 5, 6)]
+    assert contents(place / "out") == contents(place / "whole")
+    assert not (place / "out.state").exists()
+
+
+def test_what_a_callback_raises_ends_the_run_and_keeps_the_last_saved_state(place):
+    def stop(state, record, seconds):
+        if record.step == 4:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        finetune(place / "sparse", place / "out", place / "text.txt", on_step=stop, save_every=1, **SHORT)
+    assert not (place / "out").exists()
+    state = []
+    finetune(
+        place / "sparse",
+        place / "out",
+        place / "text.txt",
+        resume=True,
+        on_start=lambda s: state.append(s.state.step),
+        **SHORT,
+    )
+    assert state == [3]
+
+
+def test_nothing_is_written_without_a_folder_to_write(place):
+    before = sorted(place.iterdir())
+    done = finetune(place / "sparse", None, place / "text.txt", **SHORT)
+    assert sorted(place.iterdir()) == before
+    (topology, weights), *_ = done.final.values()
+    assert weights.shape == (topology.nnz,)
+    assert seft_ref.evaluate(done.model(), [1, 2, 3, 4] * 9, length=8, windows=2).targets == 14
+
+
+def test_the_model_after_the_last_step_is_that_of_its_state(place):
+    done = finetune(place / "sparse", None, place / "text.txt", **SHORT)
+    name = next(iter(done.state.targets))
+    assert matrix_of(done.model().weights, name) is matrix_of(done.state.weights, name)
+
+
+def test_what_does_not_go_together_is_refused_before_anything_is_computed(place):
+    text = place / "text.txt"
+    (place / "there").mkdir()
+    for call in (
+        lambda: finetune(place / "sparse", place / "there", text, **SHORT),
+        lambda: prune(place / "sparse-hf", place / "there", "magnitude"),
+    ):
+        with pytest.raises(DestinationExists, match=r"^FMT-110: "):
+            call()
+    model = load_model(place / "sparse", cpu)
+    made = seft_ref.Model(model.config, model.weights, model.bases)
+    for call, words in (
+        (lambda: finetune(place / "sparse", None, text, settings_of("seft"), steps=3), "steps: changes belong"),
+        (lambda: finetune(place / "sparse", None, text, resume=True), "there is no state to resume from"),
+        (lambda: finetune(model, None, text, dtype="float64"), "dtype is an option of loading"),
+        (lambda: finetune(made, None, text), "the model has no folder"),
+        (lambda: finetune(made, place / "new", [1, 2], "seft"), "give origin"),
+        (lambda: prune(place / "sparse-hf", place / "new", "wanda"), "wanda needs a text"),
+        (lambda: prune(place / "sparse-hf", place / "new", "magnitude", text=text), "magnitude uses no text"),
+        (lambda: prune(place / "sparse-hf", place / "new", "best"), "unknown method 'best'"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            call()
+    with pytest.raises(CheckpointError, match=r"CKP-002: .* is not a Hugging Face folder"):
+        prune(place / "sparse", place / "new", "magnitude")
+    assert not (place / "new").exists()
+
+
+def test_CKP_007_a_state_says_what_it_was_told_to(place):
+    model = load_model(place / "sparse", cpu)
+    made = seft_ref.Model(model.config, model.weights, model.bases)
+    told = {"state_file": place / "s", "origin": Origin("m", "t")}
+    tokens = list(np.arange(200) % 97)
+    finetune(made, None, tokens, stop_after=2, **told, **SHORT)
+    again = load_model(place / "sparse", cpu)
+    with pytest.raises(CheckpointError, match="CKP-006"):
+        finetune(again, None, tokens, resume=True, state_file=place / "s", **SHORT)
