@@ -72,7 +72,7 @@ def write_bytes(path: Path, data: bytes) -> None:
 def _refuse_existing(path: Path) -> None:
     # FMT-110: a dangling link counts as being there
     if os.path.lexists(path):
-        raise DestinationExists(f"{path} exists; choose another destination or remove it first")
+        raise DestinationExists("FMT-110", f"{path} exists; choose another destination or remove it first")
 
 
 @contextmanager
