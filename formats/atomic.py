@@ -77,7 +77,7 @@ def refuse_existing(path: str | Path) -> None:
     """
     # FMT-110: a dangling link counts as being there
     if os.path.lexists(path):
-        raise DestinationExists(f"{path} exists; choose another destination or remove it first")
+        raise DestinationExists("FMT-110", f"{path} exists; choose another destination or remove it first")
 
 
 @contextmanager

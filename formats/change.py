@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from formats.container import dtype_name
 from formats.delta_rules import ADD, REMOVE, REPLACE, WHOLE
-from formats.errors import BadChange, InexactChange
+from formats.errors import FormatError
 from formats.records import Array, Dense, Mask, Sparse, Tensor, bits, flat, from_flat, with_values
 
 SUMMED = ("F16", "BF16", "F32", "F64")
@@ -26,7 +26,7 @@ def between(base: Tensor | None, target: Tensor, op: str, name: str) -> dict[str
         name: the tensor's name in messages.
 
     Raises:
-        InexactChange: FMT-135 if op is add and sums do not reach the target bit for bit.
+        FormatError: FMT-135 if op is add and sums do not reach the target bit for bit.
     """
     if base is None or isinstance(base, Mask) or isinstance(target, Mask):
         return {WHOLE: target}
@@ -62,19 +62,21 @@ def _difference(base: Dense | Sparse, at: NDArray[np.int64], new: Array, gone: N
     """Return the amounts that added to base give new values, in the dtype that holds them."""
     dtype = dtype_name(base.dtype)
     if dtype not in SUMMED:
-        raise InexactChange(f"{name!r} is {dtype}, to which nothing can be added; use replace")
+        raise FormatError("FMT-135", f"{name!r} is {dtype}, to which nothing can be added; use replace")
     if gone.size:
-        raise InexactChange(f"{name!r} loses {gone.size} positions, which no sum can express; use replace")
+        raise FormatError("FMT-135", f"{name!r} loses {gone.size} positions, which no sum can express; use replace")
     wide = np.float32 if base.dtype.itemsize == 2 else np.float64
     with np.errstate(invalid="ignore", over="ignore"):
         amounts = (new.astype(np.float64) - _values_at(base, at).astype(np.float64)).astype(wide)
     change = with_values(from_flat(base.shape, at), amounts)
     try:
         reached = bits(_sums(base, change, name)) == bits(new)
-    except InexactChange:
+    except FormatError:
         reached = np.zeros(1, dtype=np.bool_)
     if not reached.all():
-        raise InexactChange(f"{name!r} has a position that no sum takes to its target bit for bit; use replace")
+        raise FormatError(
+            "FMT-135", f"{name!r} has a position that no sum takes to its target bit for bit; use replace"
+        )
     return change
 
 
@@ -85,13 +87,14 @@ def apply(base: Tensor | None, operations: Mapping[str, Tensor], name: str) -> T
     """Return what operations make of a tensor; operations that go together as FMT-132 says.
 
     Raises:
-        BadChange: FMT-133 if an operation does not fit the tensor.
-        InexactChange: FMT-135 if a sum is not finite.
+        FormatError: FMT-133 if an operation does not fit the tensor; FMT-135 if a sum is not finite.
     """
     if WHOLE in operations:
         return operations[WHOLE]
     if base is None or isinstance(base, Mask):
-        raise BadChange(f"{name!r} is {'not there' if base is None else 'a mask'} and can only be given as a whole")
+        raise FormatError(
+            "FMT-133", f"{name!r} is {'not there' if base is None else 'a mask'} and can only be given as a whole"
+        )
     for operation, change in operations.items():
         _check_fits(base, operation, change, name)
     removed, changed = operations.get(REMOVE), operations.get(REPLACE) or operations.get(ADD)
@@ -104,17 +107,20 @@ def apply(base: Tensor | None, operations: Mapping[str, Tensor], name: str) -> T
 
 
 def _check_fits(base: Dense | Sparse, operation: str, change: Tensor, name: str) -> None:
-    # FMT-133
     if change.shape != base.shape:
-        raise BadChange(f"{operation} of {name!r} has shape {list(change.shape)}, the base {list(base.shape)}")
+        raise FormatError(
+            "FMT-133", f"{operation} of {name!r} has shape {list(change.shape)}, the base {list(base.shape)}"
+        )
     if isinstance(change, Mask) != (operation == REMOVE):
-        raise BadChange(f"{operation} of {name!r} is a {type(change).__name__.lower()}")
+        raise FormatError("FMT-133", f"{operation} of {name!r} is a {type(change).__name__.lower()}")
     if operation == REPLACE and not isinstance(change, Mask) and change.dtype != base.dtype:
-        raise BadChange(f"replace of {name!r} is {change.dtype}, the base {base.dtype}")
+        raise FormatError("FMT-133", f"replace of {name!r} is {change.dtype}, the base {base.dtype}")
     if operation == ADD and not isinstance(change, Mask):
         dtypes = (dtype_name(change.dtype), dtype_name(base.dtype))
         if not set(dtypes) <= set(SUMMED):
-            raise BadChange(f"add of {name!r} is {dtypes[0]} and the base {dtypes[1]}, expected {', '.join(SUMMED)}")
+            raise FormatError(
+                "FMT-133", f"add of {name!r} is {dtypes[0]} and the base {dtypes[1]}, expected {', '.join(SUMMED)}"
+            )
 
 
 def _merged(
@@ -130,9 +136,10 @@ def _merged(
     at, values = positions(base), base.values.reshape(-1)
     if removed is not None:
         gone = positions(removed)
-        # FMT-133
         if not _among(gone, at).all() or _among(gone, changes).any():
-            raise BadChange(f"{name!r} is to lose a position that it does not have, or that is replaced as well")
+            raise FormatError(
+                "FMT-133", f"{name!r} is to lose a position that it does not have, or that is replaced as well"
+            )
         stays = ~_among(at, gone)
         at, values = at[stays], values[stays]
     else:
@@ -157,7 +164,7 @@ def _sums(base: Dense | Sparse, change: Dense | Sparse, name: str) -> Array:
             sums = sums.astype(np.float32)
         sums = sums.astype(base.dtype)
     if not np.isfinite(sums).all():
-        raise InexactChange(f"{name!r} has a sum that {base.dtype} cannot hold")
+        raise FormatError("FMT-135", f"{name!r} has a sum that {base.dtype} cannot hold")
     return sums
 
 

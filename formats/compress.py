@@ -7,7 +7,7 @@ their low bytes are noise, and apart they compress better than together. The lib
 import numpy as np
 from numpy.typing import NDArray
 
-from formats.errors import BadCompressedSize, BadFrame
+from formats.errors import FormatError
 
 LEVEL = 9
 RATIO = 1024
@@ -31,8 +31,9 @@ def pack(raw: NDArray[np.uint8], itemsize: int) -> bytes | None:
 def check_size(nbytes: int, raw_bytes: int, name: str) -> None:
     """Verify FMT-141, which says before anything is expanded how much memory that may take."""
     if not nbytes < raw_bytes <= RATIO * nbytes:
-        raise BadCompressedSize(
-            f"section {name!r} has {nbytes} bytes for {raw_bytes}, expected fewer, and at most {RATIO} times fewer"
+        raise FormatError(
+            "FMT-141",
+            f"section {name!r} has {nbytes} bytes for {raw_bytes}, expected fewer, and at most {RATIO} times fewer",
         )
 
 
@@ -40,22 +41,23 @@ def unpack(frame: NDArray[np.uint8], raw_bytes: int, itemsize: int, name: str) -
     """Return the bytes of a section, (raw_bytes,) uint8.
 
     Raises:
-        BadFrame: FMT-142; nothing larger than raw_bytes is ever made.
+        FormatError: FMT-142; nothing larger than raw_bytes is ever made.
     """
     import zstandard
 
     try:
         head = zstandard.get_frame_parameters(frame.data)
         if head.content_size != raw_bytes or head.dict_id or head.has_checksum:
-            raise BadFrame(
+            raise FormatError(
+                "FMT-142",
                 f"section {name!r} is a frame of {head.content_size} bytes with dictionary {head.dict_id} and "
-                f"checksum {head.has_checksum}, expected {raw_bytes} bytes, 0 and False"
+                f"checksum {head.has_checksum}, expected {raw_bytes} bytes, 0 and False",
             )
         planes = zstandard.ZstdDecompressor().decompress(
             frame.data, max_output_size=raw_bytes, read_across_frames=False, allow_extra_data=False
         )
     except zstandard.ZstdError as error:
-        raise BadFrame(f"section {name!r} is no zstd frame that can be expanded: {error}") from error
+        raise FormatError("FMT-142", f"section {name!r} is no zstd frame that can be expanded: {error}") from error
     if len(planes) != raw_bytes:
-        raise BadFrame(f"section {name!r} expands to {len(planes)} bytes, its manifest says {raw_bytes}")
+        raise FormatError("FMT-142", f"section {name!r} expands to {len(planes)} bytes, its manifest says {raw_bytes}")
     return np.ascontiguousarray(np.frombuffer(planes, dtype=np.uint8).reshape(itemsize, -1).T).reshape(-1)

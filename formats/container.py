@@ -18,7 +18,7 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
-from formats.errors import BadSectionEntry, FileTooShort, HeaderTooLong, UnknownDtype
+from formats.errors import FormatError
 from formats.records import Array, DType
 from formats.regular import open_regular
 from formats.strict_json import JSON, canonical
@@ -68,11 +68,11 @@ def dtype_name(dtype: DType) -> str:
     """Return the name that files use for a NumPy dtype, for example ``"BF16"``.
 
     Raises:
-        UnknownDtype: FMT-006.
+        FormatError: FMT-006.
     """
     name = NAMES.get(dtype)
     if name is None:
-        raise UnknownDtype(f"dtype {dtype} has no place in a file, expected one of {', '.join(DTYPES)}")
+        raise FormatError("FMT-006", f"dtype {dtype} has no place in a file, expected one of {', '.join(DTYPES)}")
     return name
 
 
@@ -187,9 +187,10 @@ class MappedFile:
         self.path = path
         with open_regular(path) as file:
             self.size = file.seek(0, 2)
-            # FMT-020
             if self.size < LENGTH.size:
-                raise FileTooShort(f"{path.name} has {self.size} bytes, expected at least the 8 of the header length")
+                raise FormatError(
+                    "FMT-020", f"{path.name} has {self.size} bytes, expected at least the 8 of the header length"
+                )
             mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         self._bytes = np.frombuffer(mapped, dtype=np.uint8)
         self.data_start = LENGTH.size
@@ -199,14 +200,18 @@ class MappedFile:
         """Return the header of at most limit bytes.
 
         Raises:
-            HeaderTooLong: FMT-021, before a byte of it is read.
+            FormatError: FMT-021, before a byte of it is read.
         """
         (n,) = LENGTH.unpack(self._bytes[: LENGTH.size].tobytes())
         # FMT-021: compared by subtraction, which cannot wrap
         if n > limit:
-            raise HeaderTooLong(f"{self.path.name} announces a header of {n} bytes, at most {limit} are allowed")
+            raise FormatError(
+                "FMT-021", f"{self.path.name} announces a header of {n} bytes, at most {limit} are allowed"
+            )
         if n > self.size - LENGTH.size:
-            raise HeaderTooLong(f"{self.path.name} announces a header of {n} bytes and holds {self.size - LENGTH.size}")
+            raise FormatError(
+                "FMT-021", f"{self.path.name} announces a header of {n} bytes and holds {self.size - LENGTH.size}"
+            )
         self.data_start = LENGTH.size + int(n)
         return self._bytes[LENGTH.size : self.data_start].tobytes()
 
@@ -226,23 +231,22 @@ def parse_sections(header: JSON, what: str) -> tuple[dict[str, JSON], dict[str, 
         FormatError: FMT-030 for an entry that safetensors does not have, FMT-006 for its dtype.
     """
     if not isinstance(header, dict):
-        raise BadSectionEntry(f"{what} is not a JSON object")
+        raise FormatError("FMT-030", f"{what} is not a JSON object")
     metadata = header.get("__metadata__")
     if metadata is not None and not isinstance(metadata, dict):
-        raise BadSectionEntry(f"{what} has a __metadata__ that is not an object")
+        raise FormatError("FMT-030", f"{what} has a __metadata__ that is not an object")
     sections = {name: _section(name, entry) for name, entry in header.items() if name != "__metadata__"}
     return metadata or {}, sections
 
 
 def _section(name: str, entry: JSON) -> Section:
-    # FMT-030
     if not isinstance(entry, dict) or set(entry) != {"data_offsets", "dtype", "shape"}:
-        raise BadSectionEntry(f"section {name!r} must have exactly the keys data_offsets, dtype and shape")
+        raise FormatError("FMT-030", f"section {name!r} must have exactly the keys data_offsets, dtype and shape")
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
     if not _naturals(shape) or not _naturals(offsets) or len(offsets) != 2:
-        raise BadSectionEntry(f"section {name!r} must have a shape and two data_offsets of integers from 0")
+        raise FormatError("FMT-030", f"section {name!r} must have a shape and two data_offsets of integers from 0")
     if not isinstance(dtype, str) or dtype not in DTYPES:
-        raise UnknownDtype(f"section {name!r} has dtype {dtype!r}, expected one of {', '.join(DTYPES)}")
+        raise FormatError("FMT-006", f"section {name!r} has dtype {dtype!r}, expected one of {', '.join(DTYPES)}")
     return Section(name, dtype, tuple(shape), offsets[0], offsets[1])
 
 

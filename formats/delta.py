@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from formats import change, digest, validate
 from formats.delta_rules import ADD, OPERATIONS, REPLACE, operation_of
-from formats.errors import BadDelta, BrokenChain, UnknownOption, WrongBase, WrongResult
+from formats.errors import FormatError
 from formats.header import DELTA
 from formats.lazy import Lazy
 from formats.reader import Reader, checkpoint_of
@@ -39,12 +39,11 @@ def diff(base: Checkpoint, target: Checkpoint, op: str = REPLACE) -> Checkpoint:
         op: ``"replace"``, which stores new values, or ``"add"``, which stores differences of floats.
 
     Raises:
-        InexactChange: FMT-135, when a tensor is asked for.
-        BadDelta: FMT-131 if base and target are equal, or one of them is a delta.
+        FormatError: FMT-135, when a tensor is asked for;
+            FMT-131 if base and target are equal, or one of them is a delta.
     """
-    # FMT-084
     if op not in (REPLACE, ADD):
-        raise UnknownOption(f"op {op!r} does not exist, expected {REPLACE} or {ADD}")
+        raise FormatError("FMT-084", f"op {op!r} does not exist, expected {REPLACE} or {ADD}")
     for end in (base, target):
         _refuse_delta(end)
     before, after = contents(base), contents(target)
@@ -64,7 +63,7 @@ def diff(base: Checkpoint, target: Checkpoint, op: str = REPLACE) -> Checkpoint:
         target.scales,
     )
     if described.base_sha256 == described.target_sha256:
-        raise BadDelta("base and target are the same model; there is nothing to store")
+        raise FormatError("FMT-131", "base and target are the same model; there is nothing to store")
     files = {name: data for name, data in target.files.items() if base.files.get(name) != data}
     return replace(_delta(described, operations, target.attributes, files), remarks=target.remarks)
 
@@ -81,7 +80,7 @@ def from_changes(
         attributes: what is to be recorded.
 
     Raises:
-        BadChange: FMT-133 if a change does not fit its tensor.
+        FormatError: FMT-133 if a change does not fit its tensor.
     """
     _refuse_delta(base)
     before = contents(base)
@@ -94,7 +93,7 @@ def from_changes(
     start, end = (digest.of_state(state, base.tied, base.scales) for state in (before, after))
     described = DeltaOf(start, end, changed, base.tied, base.scales)
     if not changed:
-        raise BadDelta("the changes leave every tensor as it is; there is nothing to store")
+        raise FormatError("FMT-131", "the changes leave every tensor as it is; there is nothing to store")
     return _delta(described, lambda name: {op: changes[name]}, attributes or {}, {})
 
 
@@ -116,7 +115,7 @@ def _delta(
 
 def _refuse_delta(checkpoint: Checkpoint) -> None:
     if checkpoint.delta is not None:
-        raise BadDelta("a delta is no base and no target; apply it first")
+        raise FormatError("FMT-131", "a delta is no base and no target; apply it first")
 
 
 # applying ----------------------------------------------------------------------------------------
@@ -128,10 +127,10 @@ def apply(base: Checkpoint, deltas: Sequence[Checkpoint]) -> Checkpoint:
     Each tensor is made, and compared with the digest that the delta promises, when it is asked for.
 
     Raises:
-        WrongBase: FMT-137 if the base is not the one that the first delta was made for, or a delta lists other tensors.
-        BrokenChain: FMT-139 if a delta does not start where the one before it ends.
-        BadTie: FMT-010 if a target ties a name to a tensor that it lacks; BadScale: FMT-016, as for ties.
-        WrongResult: FMT-138, here if digests cannot lead to the target, later if a tensor does not.
+        FormatError: FMT-137 if the base is not the one that the first delta was made for, or a delta lists other
+            tensors; FMT-139 if a delta does not start where the one before it ends;
+            FMT-010 if a target ties a name to a tensor that it lacks; FMT-016, as for ties;
+            FMT-138, here if digests cannot lead to the target, later if a tensor does not.
     """
     _refuse_delta(base)
     state = contents(base)
@@ -139,22 +138,24 @@ def apply(base: Checkpoint, deltas: Sequence[Checkpoint]) -> Checkpoint:
     for i, delta in enumerate(deltas):
         described = delta.delta
         if described is None:
-            raise BadDelta(f"number {i + 1} of the chain is a {delta.kind}, not a delta")
+            raise FormatError("FMT-131", f"number {i + 1} of the chain is a {delta.kind}, not a delta")
         if reached != described.base_sha256:
             _tell_difference(i, state, described)
-        # FMT-137
         wrong = sorted(n for n, (before, _) in described.tensors.items() if state.get(n) != before)
         if wrong:
-            raise WrongBase(f"delta {i + 1} lists {wrong[0]!r} with another digest than its base has; make it anew")
+            raise FormatError(
+                "FMT-137", f"delta {i + 1} lists {wrong[0]!r} with another digest than its base has; make it anew"
+            )
         state = {n: d for n, d in state.items() if n not in described.tensors}
         state |= {n: target for n, (_, target) in described.tensors.items() if target is not None}
         reached = digest.of_state(state, described.tied, described.scales)
         # FMT-010, FMT-016: here, because not every format that a result is written in holds ties and scales
         validate.check_tied(described.tied, state)
         validate.check_scales(described.scales, state)
-        # FMT-138
         if reached != described.target_sha256:
-            raise WrongResult(f"delta {i + 1} says it leads to {described.target_sha256}, its digests to {reached}")
+            raise FormatError(
+                "FMT-138", f"delta {i + 1} says it leads to {described.target_sha256}, its digests to {reached}"
+            )
         if i:
             _make_what_goes(result, described)
         result = _applied(result, delta, described, sorted(state))
@@ -171,11 +172,11 @@ def _make_what_goes(result: Checkpoint, described: DeltaOf) -> None:
 def _tell_difference(i: int, state: Mapping[str, str], described: DeltaOf) -> None:
     wrong = sorted(n for n, (before, _) in described.tensors.items() if state.get(n) != before)
     where = f"{wrong[0]!r} differs, first of {len(wrong)}" if wrong else "it differs in tensors that are not changed"
-    # FMT-139
     if i:
-        raise BrokenChain(f"delta {i + 1} does not start where delta {i} ends: {where}; give them in order")
-    # FMT-137
-    raise WrongBase(f"the delta was made for a base of state digest {described.base_sha256}, not for this one: {where}")
+        raise FormatError("FMT-139", f"delta {i + 1} does not start where delta {i} ends: {where}; give them in order")
+    raise FormatError(
+        "FMT-137", f"the delta was made for a base of state digest {described.base_sha256}, not for this one: {where}"
+    )
 
 
 def _applied(base: Checkpoint, delta: Checkpoint, described: DeltaOf, names: list[str]) -> Checkpoint:
@@ -187,9 +188,8 @@ def _applied(base: Checkpoint, delta: Checkpoint, described: DeltaOf, names: lis
         old = None if before is None else base.tensors[name]
         made = change.apply(old, {op: delta.tensors[key] for op, key in stored.items()}, name)
         found = digest.of_content(made)
-        # FMT-138
         if found != target:
-            raise WrongResult(f"{name!r} becomes a tensor of digest {found}, the delta promises {target}")
+            raise FormatError("FMT-138", f"{name!r} becomes a tensor of digest {found}, the delta promises {target}")
         return made
 
     return replace(

@@ -3,7 +3,7 @@
 from collections.abc import Collection, Mapping
 
 from formats import validate
-from formats.errors import BadDelta, BadDeltaName, BadTie, NoDelta
+from formats.errors import FormatError
 from formats.header import DELTA
 from formats.records import DeltaOf
 
@@ -16,42 +16,47 @@ def operation_of(stored: str) -> tuple[str, str]:
     """Return operation and tensor name of the name of a tensor in a delta.
 
     Raises:
-        BadDeltaName: FMT-132.
+        FormatError: FMT-132.
     """
     operation, colon, name = stored.partition(":")
     if operation not in OPERATIONS or not colon:
-        raise BadDeltaName(f"a delta stores {stored!r:.80}, expected {', '.join(OPERATIONS)}, a colon and a name")
+        raise FormatError(
+            "FMT-132", f"a delta stores {stored!r:.80}, expected {', '.join(OPERATIONS)}, a colon and a name"
+        )
     return operation, name
 
 
 def check_delta(kind: str, delta: DeltaOf | None, stored: Collection[str], own: Mapping[str, object]) -> None:
     """Verify FMT-130 to FMT-132 for the kind, the description, the stored names and own ties and scales."""
-    # FMT-130
     if (kind == DELTA) != (delta is not None):
-        raise NoDelta(f"a checkpoint of kind {kind!r} has {'a' if delta else 'no'} description of a delta")
+        raise FormatError(
+            "FMT-130", f"a checkpoint of kind {kind!r} has {'a' if delta else 'no'} description of a delta"
+        )
     if delta is None:
         return
     if own:
-        raise NoDelta(f"a delta has ties or scales of its own, of {min(own)!r}; those of its target belong to delta")
+        raise FormatError(
+            "FMT-130", f"a delta has ties or scales of its own, of {min(own)!r}; those of its target belong to delta"
+        )
     _check_target(delta)
     operations: dict[str, set[str]] = {name: set() for name in delta.tensors}
     for name in stored:
         operation, tensor = operation_of(name)
         if tensor not in operations:
-            raise BadDeltaName(f"a delta stores {name!r} and does not list {tensor!r} among what it changes")
+            raise FormatError("FMT-132", f"a delta stores {name!r} and does not list {tensor!r} among what it changes")
         operations[tensor].add(operation)
     for name, (base, target) in delta.tensors.items():
         found = operations[name]
-        # FMT-131
         if base == target:
-            raise BadDelta(f"a delta lists {name!r} with one digest before and after; it lists what changes only")
-        # FMT-132
+            raise FormatError(
+                "FMT-131", f"a delta lists {name!r} with one digest before and after; it lists what changes only"
+            )
         if base is None and found != {WHOLE}:
-            raise BadDeltaName(f"{name!r} is new in a delta and stored as {sorted(found)}, expected whole")
+            raise FormatError("FMT-132", f"{name!r} is new in a delta and stored as {sorted(found)}, expected whole")
         if target is None and found:
-            raise BadDeltaName(f"{name!r} goes in a delta and is stored as {sorted(found)}, expected nothing")
+            raise FormatError("FMT-132", f"{name!r} goes in a delta and is stored as {sorted(found)}, expected nothing")
         if target is not None and found not in _TOGETHER:
-            raise BadDeltaName(f"{name!r} is stored in a delta as {sorted(found)}, which do not go together")
+            raise FormatError("FMT-132", f"{name!r} is stored in a delta as {sorted(found)}, which do not go together")
 
 
 def _check_target(delta: DeltaOf) -> None:
@@ -62,5 +67,5 @@ def _check_target(delta: DeltaOf) -> None:
         validate.check_name(name)
     for alias, target in delta.tied.items():
         if alias == target:
-            raise BadTie(f"{alias!r} is tied to itself in a delta")
+            raise FormatError("FMT-010", f"{alias!r} is tied to itself in a delta")
     validate.check_scales(delta.scales, named)

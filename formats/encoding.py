@@ -12,7 +12,7 @@ from formats import validate
 from formats.container import BITS, DTYPES, NONE, dtype_name, section_bytes, spare_bits, unpack_bits
 from formats.encodings import bitmask, csr, gaps, nm
 from formats.encodings.code import Code, Plan, Rows
-from formats.errors import BadMask, SupportWouldBeLost, TooManyRows, UnknownEncoding, UnknownOption, WrongCount
+from formats.errors import FormatError
 from formats.header import Entry
 from formats.records import Array, Dense, Mask, Pattern, Tensor, rows_of, with_values
 
@@ -37,7 +37,9 @@ def dtype_of(tensor: Tensor) -> str:
 def check_option(wanted: str) -> None:
     """Verify that an encoding asked for exists (FMT-084)."""
     if wanted not in ("auto", *NAMES) and not _NM.fullmatch(wanted):
-        raise UnknownOption(f"encoding {wanted!r} does not exist, expected auto, {', '.join(NAMES)} or nm:N:M:AXIS")
+        raise FormatError(
+            "FMT-084", f"encoding {wanted!r} does not exist, expected auto, {', '.join(NAMES)} or nm:N:M:AXIS"
+        )
 
 
 def choose(tensor: Tensor, wanted: str, name: str) -> tuple[str, Pattern | None]:
@@ -62,10 +64,10 @@ def choose(tensor: Tensor, wanted: str, name: str) -> tuple[str, Pattern | None]
         return best, nm.find(tensor) if best == nm.CODE.name else None
     if wanted == DENSE:
         if not fits_dense(tensor):
-            # FMT-082
-            raise SupportWouldBeLost(
+            raise FormatError(
+                "FMT-082",
                 f"{name!r} stores {tensor.nnz} of {prod(tensor.shape)} positions, and dense cannot tell which; "
-                f"write it in another encoding, or pass Dense(to_dense(tensor)) if the support no longer matters"
+                f"write it in another encoding, or pass Dense(to_dense(tensor)) if the support no longer matters",
             )
         return DENSE, None
     if wanted.startswith(nm.CODE.name):
@@ -73,7 +75,7 @@ def choose(tensor: Tensor, wanted: str, name: str) -> tuple[str, Pattern | None]
     if CODES[wanted].size(tensor) is None:
         # the two codes that cannot hold every support say which rule keeps them from it
         validate.check_has_columns(tensor.shape[-1], name)
-        raise TooManyRows(f"{name!r} has {rows_of(tensor.shape)} rows, too many for {wanted}; use csr")
+        raise FormatError("FMT-056", f"{name!r} has {rows_of(tensor.shape)} rows, too many for {wanted}; use csr")
     return wanted, None
 
 
@@ -104,17 +106,20 @@ def plan(entry: Entry, name: str) -> Plan:
     """
     values = BITS[entry.dtype]
     if entry.encoding == DENSE:
-        # FMT-017
         if not values:
-            raise BadMask(f"mask {name!r} is encoded as dense; a full mask takes bitmask or another code")
-        # FMT-046
+            raise FormatError(
+                "FMT-017", f"mask {name!r} is encoded as dense; a full mask takes bitmask or another code"
+            )
         if entry.nnz != prod(entry.shape):
-            raise WrongCount(f"dense tensor {name!r} has nnz {entry.nnz}, expected all {prod(entry.shape)} positions")
+            raise FormatError(
+                "FMT-046", f"dense tensor {name!r} has nnz {entry.nnz}, expected all {prod(entry.shape)} positions"
+            )
         return {"values": _values_section(entry.dtype, entry.shape)}
     code = CODES.get(entry.encoding)
-    # FMT-045
     if code is None:
-        raise UnknownEncoding(f"tensor {name!r} is encoded as {entry.encoding[:40]!r}, known are {', '.join(NAMES)}")
+        raise FormatError(
+            "FMT-045", f"tensor {name!r} is encoded as {entry.encoding[:40]!r}, known are {', '.join(NAMES)}"
+        )
     validate.check_sparse_shape(entry.shape, name)
     support = code.plan(entry, name)
     return {**support, "values": _values_section(entry.dtype, (entry.nnz,))} if values else support

@@ -7,16 +7,7 @@ from math import prod
 from typing import TypeGuard
 
 from formats import container, strict_json
-from formats.errors import (
-    BadFeatureList,
-    UnknownDtype,
-    UnknownFeature,
-    UnknownKey,
-    UnsupportedVersion,
-    WrongCount,
-    WrongFeatures,
-    WrongType,
-)
+from formats.errors import FormatError
 from formats.records import DeltaOf, Pattern
 from formats.strict_json import JSON
 from formats.typed_json import as_digest, as_natural, as_object, as_string, as_strings, closed
@@ -164,22 +155,19 @@ def parse_manifest(text: str, what: str) -> Manifest:
             FMT-049, FMT-130.
     """
     value = as_object(strict_json.parse(text.encode("utf-8", "surrogatepass"), what), what)
-    # FMT-040
     missing = sorted({"kind", "optional", "part", "requires", "spec"} - set(value))
     if missing:
-        raise UnknownKey(f"{what} lacks {missing}")
+        raise FormatError("FMT-040", f"{what} lacks {missing}")
     # the version is judged first, so that a file of a later one is told as such
     spec = check_version(as_string(value.get("spec"), f"spec of {what}"), what)
     requires = features(value.get("requires"), "requires")
     optional = features(value.get("optional"), "optional")
-    # FMT-044
     twice = sorted({*requires} & {*optional})
     if twice:
-        raise BadFeatureList(f"{what} names {twice[0]!r} as required and as optional")
-    # FMT-043
+        raise FormatError("FMT-044", f"{what} names {twice[0]!r} as required and as optional")
     unknown = [name for name in requires if name not in FEATURES]
     if unknown:
-        raise UnknownFeature(f"{what} requires {', '.join(unknown)}, which this reader does not have")
+        raise FormatError("FMT-043", f"{what} requires {', '.join(unknown)}, which this reader does not have")
     kind = as_string(value.get("kind"), "kind")
     has_delta = kind == DELTA and value.get("part") in (0, 1)
     closed(value, _MANIFEST_KEYS | ({"delta"} if has_delta else set()), what)
@@ -201,7 +189,7 @@ def parse_manifest(text: str, what: str) -> Manifest:
     )
     # FMT-050: neither a feature that the file does not use, nor one used in silence
     if requires != manifest.requires:
-        raise WrongFeatures(f"{what} requires {list(requires)} and uses {list(manifest.requires)}")
+        raise FormatError("FMT-050", f"{what} requires {list(requires)} and uses {list(manifest.requires)}")
     return manifest
 
 
@@ -217,18 +205,18 @@ def parse_entry(name: str, value: JSON) -> Entry:
     encoding = as_string(entry.get("encoding"), f"encoding of {what}")
     closed(entry, _ENTRY_KEYS | ({"pattern"} if encoding == "nm" else set()), what)
     dtype = as_string(entry["dtype"], f"dtype of {what}")
-    # FMT-006
     if dtype not in container.BITS:
-        raise UnknownDtype(f"{what} has dtype {dtype!r}, expected one of {', '.join(container.BITS)}")
+        raise FormatError("FMT-006", f"{what} has dtype {dtype!r}, expected one of {', '.join(container.BITS)}")
     dims = entry["shape"]
     if not isinstance(dims, list):
-        raise WrongType(f"shape of {what} is not a list")
+        raise FormatError("FMT-041", f"shape of {what} is not a list")
     shape = tuple(as_natural(d, f"shape of {what}") for d in dims)
     check_shape(shape, name)
     nnz = as_natural(entry["nnz"], f"nnz of {what}")
-    # FMT-046
     if nnz > prod(shape):
-        raise WrongCount(f"{what} has nnz {nnz}, more than the {prod(shape)} positions of shape {list(shape)}")
+        raise FormatError(
+            "FMT-046", f"{what} has nnz {nnz}, more than the {prod(shape)} positions of shape {list(shape)}"
+        )
     sections = as_object(entry["sections"], f"sections of {what}")
     return Entry(
         dtype,
@@ -251,7 +239,7 @@ def _stored(value: JSON, what: str) -> Stored:
     codec = as_string(section["codec"], f"codec of {what}")
     # FMT-043: another codec would have been told as a feature
     if codec != ZSTD:
-        raise UnknownFeature(f"{what} has the codec {codec[:40]!r}, which this reader does not have")
+        raise FormatError("FMT-043", f"{what} has the codec {codec[:40]!r}, which this reader does not have")
     return Stored(nbytes, sha256, as_natural(section["raw_bytes"], f"raw_bytes of {what}"))
 
 
@@ -291,8 +279,8 @@ def _delta(value: dict[str, JSON]) -> DeltaOf:
 def check_version(spec: str, what: str) -> str:
     """Verify FMT-042 and return spec."""
     if not _VERSION.fullmatch(spec):
-        raise UnsupportedVersion(
-            f"{what} says version {spec[:40]!r}, this reader knows 1.0 and later minor versions of 1"
+        raise FormatError(
+            "FMT-042", f"{what} says version {spec[:40]!r}, this reader knows 1.0 and later minor versions of 1"
         )
     return spec
 
@@ -300,9 +288,9 @@ def check_version(spec: str, what: str) -> str:
 def features(value: JSON, key: str) -> tuple[str, ...]:
     """Return a feature list: names, sorted, each once (FMT-044)."""
     if not isinstance(value, list) or not _each(value, lambda x: isinstance(x, str) and bool(_FEATURE.fullmatch(x))):
-        raise BadFeatureList(f"{key} must be a list of feature names")
+        raise FormatError("FMT-044", f"{key} must be a list of feature names")
     if value != sorted(set(value)):
-        raise BadFeatureList(f"{key} must be sorted and name each feature once")
+        raise FormatError("FMT-044", f"{key} must be sorted and name each feature once")
     return tuple(value)
 
 

@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from formats import strict_json
-from formats.errors import BadIndex, MissingFile, StrayFile
+from formats.errors import FormatError
 from formats.header import MANIFEST_KEY, MAX_HEAD, check_version
 from formats.regular import open_regular
 from formats.strict_json import JSON
@@ -59,9 +59,10 @@ def parse_index(data: bytes) -> list[str]:
     check_version(spec if isinstance(spec, str) else "", what)
     closed(metadata, {"manifests", "spec"}, "metadata of the index")
     roots = metadata["manifests"]
-    # FMT-101
     if not isinstance(roots, list) or not 2 <= len(roots) <= MAX_PARTS:
-        raise BadIndex(f"the index must list 2 to {MAX_PARTS} manifests; one part stands without index as {WHOLE}")
+        raise FormatError(
+            "FMT-101", f"the index must list 2 to {MAX_PARTS} manifests; one part stands without index as {WHOLE}"
+        )
     as_object(value["weight_map"], "weight_map of the index")
     return [as_digest(root, "a manifest of the index") for root in roots]
 
@@ -75,8 +76,10 @@ def compare_index(data: bytes, spec: str, roots: Sequence[str], tensors: Sequenc
     held = as_object(as_object(strict_json.parse(expected.encode(), "parts"), "parts")["weight_map"], "weight_map")
     for name in sorted(set(said) | set(held)):
         if said.get(name) != held.get(name):
-            raise BadIndex(f"the index has {name!r} in {said.get(name)}, the parts have it in {held.get(name)}")
-    raise BadIndex(f"the index says another version than its parts, which say {spec}")
+            raise FormatError(
+                "FMT-101", f"the index has {name!r} in {said.get(name)}, the parts have it in {held.get(name)}"
+            )
+    raise FormatError("FMT-101", f"the index says another version than its parts, which say {spec}")
 
 
 def expected_files(found: Collection[str], roots: Sequence[str] | None) -> list[str]:
@@ -87,16 +90,15 @@ def expected_files(found: Collection[str], roots: Sequence[str] | None) -> list[
         roots: the root digests of the index, None where there is no index.
 
     Raises:
-        MissingFile: FMT-102.
-        StrayFile: FMT-103.
+        FormatError: FMT-102, FMT-103.
     """
     parts = [WHOLE] if roots is None else [part_name(i, len(roots)) for i in range(1, len(roots) + 1)]
     expected = set(parts) if roots is None else {*parts, INDEX}
     ours = {name for name in found if name.lower().startswith("model.sparse")}
-    # FMT-102
     if expected - ours:
-        raise MissingFile(f"the folder lacks {min(expected - ours)!r}")
-    # FMT-103
+        raise FormatError("FMT-102", f"the folder lacks {min(expected - ours)!r}")
     if ours - expected:
-        raise StrayFile(f"the folder holds {min(ours - expected)!r}, which does not belong to the checkpoint")
+        raise FormatError(
+            "FMT-103", f"the folder holds {min(ours - expected)!r}, which does not belong to the checkpoint"
+        )
     return parts

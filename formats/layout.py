@@ -5,14 +5,7 @@ from collections.abc import Iterator, Mapping
 from formats import compress, encoding
 from formats.container import Section, pad_length, section_bytes
 from formats.encodings.code import Plan
-from formats.errors import (
-    MissingSection,
-    UnownedSection,
-    WrongFileSize,
-    WrongOffsets,
-    WrongSection,
-    WrongSectionSize,
-)
+from formats.errors import FormatError
 from formats.header import Entry
 
 
@@ -28,19 +21,19 @@ def plan(entry: Entry, name: str) -> Plan:
         FormatError: FMT-031, FMT-049, FMT-141, or the rule of the encoding that the entry breaks.
     """
     implied = encoding.plan(entry, name)
-    # FMT-031
     if set(entry.sections) != set(implied):
-        raise MissingSection(
+        raise FormatError(
+            "FMT-031",
             f"tensor {name!r} lists the sections {sorted(entry.sections)}, "
-            f"encoding {entry.encoding} has {sorted(implied)}"
+            f"encoding {entry.encoding} has {sorted(implied)}",
         )
     for role, (dtype, shape) in implied.items():
         stored = entry.sections[role]
-        # FMT-049
         if stored.raw != section_bytes(dtype, shape):
-            raise WrongSectionSize(
+            raise FormatError(
+                "FMT-049",
                 f"section {section_name(name, role)!r} has {stored.raw} bytes by its manifest, "
-                f"{dtype} {list(shape)} takes {section_bytes(dtype, shape)}"
+                f"{dtype} {list(shape)} takes {section_bytes(dtype, shape)}",
             )
         if stored.raw_bytes is not None:
             compress.check_size(stored.nbytes, stored.raw_bytes, section_name(name, role))
@@ -75,27 +68,24 @@ def compare(
     expected = {section.name: section for section in layout(tensors)}
     for section in expected.values():
         other = found.get(section.name)
-        # FMT-031
         if other is None:
-            raise MissingSection(f"{name} has no section {section.name!r}")
-        # FMT-033
+            raise FormatError("FMT-031", f"{name} has no section {section.name!r}")
         if (other.dtype, other.shape) != (section.dtype, section.shape):
-            raise WrongSection(
+            raise FormatError(
+                "FMT-033",
                 f"section {section.name!r} is {other.dtype} {list(other.shape)}, "
-                f"expected {section.dtype} {list(section.shape)}"
+                f"expected {section.dtype} {list(section.shape)}",
             )
-        # FMT-034
         if (other.begin, other.end) != (section.begin, section.end):
-            raise WrongOffsets(
+            raise FormatError(
+                "FMT-034",
                 f"section {section.name!r} stands at {other.begin} to {other.end}, "
-                f"expected {section.begin} to {section.end}"
+                f"expected {section.begin} to {section.end}",
             )
-    # FMT-032
     unowned = sorted(set(found) - set(expected))
     if unowned:
-        raise UnownedSection(f"{name} has the section {unowned[0]!r}, which belongs to no tensor")
-    # FMT-035
+        raise FormatError("FMT-032", f"{name} has the section {unowned[0]!r}, which belongs to no tensor")
     end = max((section.end for section in expected.values()), default=0)
     if end != data_bytes:
-        raise WrongFileSize(f"{name} has {data_bytes} bytes of sections, expected {end}")
+        raise FormatError("FMT-035", f"{name} has {data_bytes} bytes of sections, expected {end}")
     return expected

@@ -7,7 +7,7 @@ from types import TracebackType
 
 from formats import digest, validate
 from formats.delta_rules import check_delta
-from formats.errors import BadIndex, BadPart, FileDigestMismatch, MissingFile, NotWhole
+from formats.errors import FormatError
 from formats.header import Companion, Manifest
 from formats.index import INDEX, MAX_INDEX, compare_index, expected_files, parse_index
 from formats.records import Checkpoint, DeltaOf, Tensor, TensorInfo
@@ -207,18 +207,15 @@ class Companions(Mapping[str, bytes]):
         """Return the bytes of a companion.
 
         Raises:
-            MissingFile: FMT-102.
-            FileDigestMismatch: FMT-094.
+            FormatError: FMT-102, FMT-094.
         """
         entry = self._entries[name]
         path = self._folder / name
-        # FMT-102
         if not path.is_file():
-            raise MissingFile(f"companion {name!r} is not there")
+            raise FormatError("FMT-102", f"companion {name!r} is not there")
         data = read_bounded(path, entry.nbytes)
-        # FMT-094
         if data is None or len(data) != entry.nbytes or digest.of_bytes(data) != entry.sha256:
-            raise FileDigestMismatch(f"companion {name!r} is not the one that was written with the checkpoint")
+            raise FormatError("FMT-094", f"companion {name!r} is not the one that was written with the checkpoint")
         return data
 
     def __iter__(self) -> Iterator[str]:
@@ -231,16 +228,14 @@ class Companions(Mapping[str, bytes]):
 def read_index(folder: Path) -> bytes:
     """Return the bytes of the index of a folder (FMT-101)."""
     data = read_bounded(folder / INDEX, MAX_INDEX)
-    # FMT-101
     if data is None:
-        raise BadIndex(f"the index has more than {MAX_INDEX} bytes")
+        raise FormatError("FMT-101", f"the index has more than {MAX_INDEX} bytes")
     return data
 
 
 def _check_whole(manifest: Manifest, name: str) -> None:
-    # FMT-048
     if manifest.part:
-        raise NotWhole(f"{name} is part {manifest.part} of a checkpoint; open its folder")
+        raise FormatError("FMT-048", f"{name} is part {manifest.part} of a checkpoint; open its folder")
 
 
 def _check_parts(manifests: list[Manifest], found: list[str], roots: list[str]) -> None:
@@ -249,13 +244,17 @@ def _check_parts(manifests: list[Manifest], found: list[str], roots: list[str]) 
     last = ""
     for i, manifest in enumerate(manifests, start=1):
         if found[i - 1] != roots[i - 1]:
-            raise BadPart(f"part {i} has the manifest {found[i - 1]}, the index names {roots[i - 1]}")
+            raise FormatError("FMT-104", f"part {i} has the manifest {found[i - 1]}, the index names {roots[i - 1]}")
         if manifest.part != i:
-            raise BadPart(f"part {i} says that it is part {manifest.part}")
+            raise FormatError("FMT-104", f"part {i} says that it is part {manifest.part}")
         if (manifest.kind, manifest.spec) != (first.kind, first.spec):
-            raise BadPart(f"part {i} is a {manifest.kind} of version {manifest.spec}, part 1 another")
+            raise FormatError("FMT-104", f"part {i} is a {manifest.kind} of version {manifest.spec}, part 1 another")
         if i > 1 and (manifest.attributes or manifest.tied or manifest.files or manifest.scales):
-            raise BadPart(f"part {i} has attributes, tied names, scales or files; only part 1 may have them")
+            raise FormatError(
+                "FMT-104", f"part {i} has attributes, tied names, scales or files; only part 1 may have them"
+            )
         if not manifest.tensors or min(manifest.tensors) <= last:
-            raise BadPart(f"part {i} must hold tensors, and all of them after {last!r} of the part before")
+            raise FormatError(
+                "FMT-104", f"part {i} must hold tensors, and all of them after {last!r} of the part before"
+            )
         last = max(manifest.tensors)

@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from formats.errors import ExpansionTooLarge, UnknownOption
+from formats.errors import ExpansionTooLarge, FormatError
 from formats.strict_json import JSON
 
 Array: TypeAlias = NDArray[Any]
@@ -198,17 +198,17 @@ def check_zeros(zeros: str) -> None:
     """Verify the name of an option of FMT-127.
 
     Raises:
-        UnknownOption: FMT-084.
+        FormatError: FMT-084.
     """
     if zeros not in ZEROS:
-        raise UnknownOption(f"zeros {zeros!r} does not exist, expected {' or '.join(ZEROS)}")
+        raise FormatError("FMT-084", f"zeros {zeros!r} does not exist, expected {' or '.join(ZEROS)}")
 
 
 def _counted_bits(dtype: DType, zeros: str) -> Any:
     """Return the bits of which one must be set in an element of the support, an unsigned integer of the dtype's size.
 
     Raises:
-        UnknownOption: FMT-084.
+        FormatError: FMT-084.
     """
     check_zeros(zeros)
     every = np.iinfo(f"u{dtype.itemsize}").max
@@ -220,7 +220,7 @@ def count_stored(values: Array, zeros: str = ANY) -> int:
     """Return how many elements of values are in the support that `from_dense` makes.
 
     Raises:
-        UnknownOption: FMT-084.
+        FormatError: FMT-084.
     """
     from formats import fast
 
@@ -237,7 +237,7 @@ def from_dense(values: Array, zeros: str = ANY) -> Sparse:
             without a bit set, so that −0.0 is stored.
 
     Raises:
-        UnknownOption: FMT-084.
+        FormatError: FMT-084.
     """
     from formats import fast
 
@@ -320,11 +320,11 @@ def to_dense(tensor: Tensor, *, limit: int = LIMIT) -> Array:
         return tensor.values
     dtype = np.dtype(np.bool_) if isinstance(tensor, Mask) else tensor.dtype
     nbytes = prod(tensor.shape) * dtype.itemsize
-    # FMT-098
     if nbytes > limit:
         raise ExpansionTooLarge(
+            "FMT-098",
             f"shape {list(tensor.shape)} would take {nbytes} bytes, at most {limit} are allowed; "
-            f"if you trust the file, raise the limit"
+            f"if you trust the file, raise the limit",
         )
     values = np.zeros((rows_of(tensor.shape), tensor.shape[-1]), dtype=dtype)
     kept = np.ones(tensor.nnz, dtype=dtype) if isinstance(tensor, Mask) else tensor.values

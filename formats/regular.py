@@ -5,7 +5,7 @@ import stat
 from pathlib import Path
 from typing import BinaryIO
 
-from formats.errors import NotRegular
+from formats.errors import FormatError
 
 _KINDS = (
     (stat.S_ISDIR, "a folder"),
@@ -22,7 +22,7 @@ def open_regular(path: Path) -> BinaryIO:
     """Return a regular file opened for reading.
 
     Raises:
-        NotRegular: FMT-165, before a byte of it is read.
+        FormatError: FMT-165, before a byte of it is read.
         OSError: if path is not there or cannot be read.
     """
     # a device may act when it is opened, so that its kind is asked for first
@@ -41,7 +41,7 @@ def read_bounded(path: Path, most: int) -> bytes | None:
     """Return the bytes of a regular file; None if it has more than most, which are then not read.
 
     Raises:
-        NotRegular: FMT-165.
+        FormatError: FMT-165.
     """
     with open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
@@ -57,6 +57,5 @@ def kind_of(mode: int) -> str:
 
 
 def _check(path: Path, mode: int) -> None:
-    # FMT-165
     if kind := kind_of(mode):
-        raise NotRegular(f"{path} is {kind}, expected a regular file; copy what it holds into one")
+        raise FormatError("FMT-165", f"{path} is {kind}, expected a regular file; copy what it holds into one")

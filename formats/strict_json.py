@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any, NoReturn, TypeAlias
 
-from formats.errors import DuplicateKey, FormatError, NotAnInteger, NotCanonicalJson, NotJson, TooDeep
+from formats.errors import FormatError
 
 JSON: TypeAlias = "bool | int | str | list[JSON] | dict[str, JSON] | None"
 """What manifests and attributes are made of. A fraction travels as a string, for example `float.hex(x)`."""
@@ -33,18 +33,17 @@ def parse(data: bytes, what: str) -> JSON:
         FormatError: FMT-024 to FMT-028, the first that is broken.
     """
     value, text = _load(data, what)
-    # FMT-027
     if depth(value) > MAX_DEPTH:
-        raise TooDeep(f"{what} is nested {depth(value)} levels deep, at most {MAX_DEPTH} are allowed")
-    # FMT-028
+        raise FormatError("FMT-027", f"{what} is nested {depth(value)} levels deep, at most {MAX_DEPTH} are allowed")
     expected = canonical(value)
     if expected != text:
         at = next(
             (i for i, (a, b) in enumerate(zip(text, expected, strict=False)) if a != b),
             min(len(text), len(expected)),
         )
-        raise NotCanonicalJson(
-            f"{what} has {text[at : at + 20]!r} at character {at}, its canonical form has {expected[at : at + 20]!r}"
+        raise FormatError(
+            "FMT-028",
+            f"{what} has {text[at : at + 20]!r} at character {at}, its canonical form has {expected[at : at + 20]!r}",
         )
     return value
 
@@ -61,27 +60,27 @@ def parse_any(data: bytes, what: str) -> JSON:
 def _load(data: bytes, what: str, float_hook: Callable[[str], str] | None = None) -> tuple[JSON, str]:
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(pairs)
-        # FMT-025
         if len(found) != len(pairs):
             counts = Counter(key for key, _ in pairs)
             twice = next(key for key, count in counts.items() if count > 1)
-            raise DuplicateKey(f"{what} has the key {twice[:80]!r} twice in one object")
+            raise FormatError("FMT-025", f"{what} has the key {twice[:80]!r} twice in one object")
         return found
 
     def integer(text: str) -> int:
         # FMT-026: judged by length first, so that no huge number is ever converted
         if len(text) > 17 or abs(int(text)) > MAX_INTEGER:
-            raise NotAnInteger(f"{what} has the number {text[:40]}, beyond 2^53 - 1 in size")
+            raise FormatError("FMT-026", f"{what} has the number {text[:40]}, beyond 2^53 - 1 in size")
         return int(text)
 
     def fraction(text: str) -> NoReturn:
-        raise NotAnInteger(f"{what} has the number {text[:40]}, expected an integer without point or exponent")
+        raise FormatError(
+            "FMT-026", f"{what} has the number {text[:40]}, expected an integer without point or exponent"
+        )
 
-    # FMT-024
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise NotJson(f"{what} is not UTF-8: byte {error.start} does not belong") from error
+        raise FormatError("FMT-024", f"{what} is not UTF-8: byte {error.start} does not belong") from error
     try:
         value = json.loads(
             text,
@@ -91,9 +90,9 @@ def _load(data: bytes, what: str, float_hook: Callable[[str], str] | None = None
             parse_constant=fraction,
         )
     except json.JSONDecodeError as error:
-        raise NotJson(f"{what} is not JSON: {error.msg} at character {error.pos}") from error
+        raise FormatError("FMT-024", f"{what} is not JSON: {error.msg} at character {error.pos}") from error
     except RecursionError as error:
-        raise TooDeep(f"{what} is nested deeper than {MAX_DEPTH} levels") from error
+        raise FormatError("FMT-027", f"{what} is nested deeper than {MAX_DEPTH} levels") from error
     return value, text
 
 
@@ -107,42 +106,43 @@ def depth(value: JSON) -> int:
     return deepest
 
 
-def check_plain(value: object, where: str, error: type[FormatError], level: int = 1) -> None:
+def check_plain(value: object, where: str, level: int = 1) -> None:
     """Verify that value is made of null, booleans, integers, strings, lists and objects only.
 
     Args:
         value: what to look at.
         where: its name in messages.
-        error: the class to raise.
         level: how deep in the final JSON text value will stand, counting value itself.
 
     Raises:
-        FormatError: of the given class.
+        FormatError: FMT-011.
     """
     if isinstance(value, list | dict):
         if level > MAX_DEPTH:
-            raise error(f"{where} would be nested deeper than {MAX_DEPTH} levels")
+            raise FormatError("FMT-011", f"{where} would be nested deeper than {MAX_DEPTH} levels")
         inner = value.items() if isinstance(value, dict) else enumerate(value)
         for key, x in inner:
             if isinstance(value, dict):
                 if not isinstance(key, str):
-                    raise error(f"{where} has the key {key!r}, expected a string")
-                _check_scalar(key, f"key {key!r} of {where}", error)
-            check_plain(x, f"{where}[{key!r}]", error, level + 1)
+                    raise FormatError("FMT-011", f"{where} has the key {key!r}, expected a string")
+                _check_scalar(key, f"key {key!r} of {where}")
+            check_plain(x, f"{where}[{key!r}]", level + 1)
     else:
-        _check_scalar(value, where, error)
+        _check_scalar(value, where)
 
 
-def _check_scalar(value: object, where: str, error: type[FormatError]) -> None:
+def _check_scalar(value: object, where: str) -> None:
     if value is None or isinstance(value, bool):
         return
     if isinstance(value, int):
         if abs(value) > MAX_INTEGER:
-            raise error(f"{where} is {value}, beyond 2^53 - 1 in size; store it as a string")
+            raise FormatError("FMT-011", f"{where} is {value}, beyond 2^53 - 1 in size; store it as a string")
     elif isinstance(value, str):
         if any("\ud800" <= c <= "\udfff" for c in value):
-            raise error(f"{where} holds half of a surrogate pair, which UTF-8 cannot carry")
+            raise FormatError("FMT-011", f"{where} holds half of a surrogate pair, which UTF-8 cannot carry")
     elif isinstance(value, float):
-        raise error(f"{where} is the float {value!r}; store float.hex({value!r}) instead, which loses no bit")
+        raise FormatError(
+            "FMT-011", f"{where} is the float {value!r}; store float.hex({value!r}) instead, which loses no bit"
+        )
     else:
-        raise error(f"{where} is a {type(value).__name__}, which JSON of this format does not have")
+        raise FormatError("FMT-011", f"{where} is a {type(value).__name__}, which JSON of this format does not have")

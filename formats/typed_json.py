@@ -3,7 +3,7 @@
 import re
 from collections.abc import Collection
 
-from formats.errors import BadDigest, UnknownKey, WrongType
+from formats.errors import FormatError
 from formats.strict_json import JSON
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -13,28 +13,28 @@ def closed(value: dict[str, JSON], keys: Collection[str], what: str) -> dict[str
     """Return value if it has exactly the keys (FMT-040)."""
     if set(value) != set(keys):
         many, few = sorted(set(value) - set(keys)), sorted(set(keys) - set(value))
-        raise UnknownKey(f"{what} has the unknown keys {many} and lacks {few}")
+        raise FormatError("FMT-040", f"{what} has the unknown keys {many} and lacks {few}")
     return value
 
 
 def as_object(value: JSON, what: str) -> dict[str, JSON]:
     """Return value if it is an object (FMT-041)."""
     if not isinstance(value, dict):
-        raise WrongType(f"{what} is not an object")
+        raise FormatError("FMT-041", f"{what} is not an object")
     return value
 
 
 def as_string(value: JSON, what: str) -> str:
     """Return value if it is a string (FMT-041)."""
     if not isinstance(value, str):
-        raise WrongType(f"{what} is {value!r:.40}, expected a string")
+        raise FormatError("FMT-041", f"{what} is {value!r:.40}, expected a string")
     return value
 
 
 def as_natural(value: JSON, what: str) -> int:
     """Return value if it is an integer from 0 (FMT-041)."""
     if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-        raise WrongType(f"{what} is {value!r:.40}, expected an integer from 0")
+        raise FormatError("FMT-041", f"{what} is {value!r:.40}, expected an integer from 0")
     return value
 
 
@@ -42,7 +42,7 @@ def as_digest(value: JSON, what: str) -> str:
     """Return value if it is a SHA-256 in hexadecimal (FMT-047)."""
     text = as_string(value, what)
     if not _SHA256.fullmatch(text):
-        raise BadDigest(f"{what} is {text[:80]!r}, expected 64 lower-case hexadecimal digits")
+        raise FormatError("FMT-047", f"{what} is {text[:80]!r}, expected 64 lower-case hexadecimal digits")
     return text
 
 

@@ -18,15 +18,7 @@ import numpy as np
 
 from formats import compress, container, digest, encoding, layout, strict_json, validate
 from formats.container import BITS, DTYPES, LENGTH, MappedFile, pad_length, power_of_two, raw_bytes
-from formats.errors import (
-    BadMetadata,
-    ContentDigestMismatch,
-    HeaderMisaligned,
-    HeaderPadding,
-    HeaderTooLong,
-    ManifestDigestMismatch,
-    SectionDigestMismatch,
-)
+from formats.errors import FormatError
 from formats.header import DIGEST_KEY, MANIFEST_KEY, MAX_HEAD, Entry, Manifest, Stored, manifest_text, parse_manifest
 from formats.layout import section_name
 from formats.records import Array, Dense, Mask, Sparse, Tensor, TensorInfo, rows_of
@@ -51,16 +43,17 @@ def file_head(manifest: Manifest) -> tuple[bytes, str]:
     """Return everything that stands before the sections, and the root digest (FMT-092).
 
     Raises:
-        HeaderTooLong: FMT-021.
+        FormatError: FMT-021.
     """
     text = manifest_text(manifest)
     root = digest.of_bytes(text.encode())
     metadata = {"format": "pt", MANIFEST_KEY: text, DIGEST_KEY: root}
     head = container.pack_header(metadata, layout.layout(manifest.tensors), power_of_two)
     if len(head) > MAX_HEAD:
-        raise HeaderTooLong(
+        raise FormatError(
+            "FMT-021",
             f"the header would take {len(head)} bytes, at most {MAX_HEAD} are allowed; "
-            f"write a folder, whose parts share the load, or shorten the attributes"
+            f"write a folder, whose parts share the load, or shorten the attributes",
         )
     return head, root
 
@@ -240,15 +233,14 @@ class PartReader:
     def _header(self, what: str) -> strict_json.JSON:
         raw = self._file.header(MAX_HEAD - LENGTH.size)
         size = self._file.data_start
-        # FMT-022
         if size != power_of_two(size):
-            raise HeaderMisaligned(f"{what} ends at byte {size}, expected a power of two from 1,024")
-        # FMT-023
+            raise FormatError("FMT-022", f"{what} ends at byte {size}, expected a power of two from 1,024")
         text = raw.rstrip(b" ")
         if text[:1] != b"{" or size != power_of_two(LENGTH.size + len(text)):
-            raise HeaderPadding(
+            raise FormatError(
+                "FMT-023",
                 f"{what} must begin with a brace and end in no more spaces than lead to a power of two, "
-                f"found {raw[:1]!r} and {len(raw) - len(text)} spaces"
+                f"found {raw[:1]!r} and {len(raw) - len(text)} spaces",
             )
         return strict_json.parse(text, what)
 
@@ -292,7 +284,7 @@ class PartReader:
         """Return a tensor, its structure and both kinds of digests checked.
 
         Raises:
-            FormatError: as `load`; SectionDigestMismatch FMT-090, ContentDigestMismatch FMT-091.
+            FormatError: as `load`; FMT-090, FMT-091.
         """
         if self.info(name).nbytes < _BESIDE_BYTES:
             self.check_sections(name)
@@ -310,9 +302,8 @@ class PartReader:
     def _compared(self, name: str, tensor: Tensor) -> Tensor:
         entry = self.manifest.tensors[name]
         found, expected = _content(tensor, entry.encoding, entry.sections), entry.content_sha256
-        # FMT-091
         if found != expected:
-            raise ContentDigestMismatch(f"the content of {name!r} has SHA-256 {found}, its manifest says {expected}")
+            raise FormatError("FMT-091", f"the content of {name!r} has SHA-256 {found}, its manifest says {expected}")
         return tensor
 
     def check_sections(self, name: str) -> None:
@@ -321,8 +312,8 @@ class PartReader:
             section = self._sections[section_name(name, role)]
             found = digest.of_bytes(self._file.raw(section).data)
             if found != stored.sha256:
-                raise SectionDigestMismatch(
-                    f"section {section.name!r} has SHA-256 {found}, its manifest says {stored.sha256}"
+                raise FormatError(
+                    "FMT-090", f"section {section.name!r} has SHA-256 {found}, its manifest says {stored.sha256}"
                 )
 
     def check_pads(self, name: str) -> None:
@@ -346,18 +337,18 @@ class PartReader:
 
 
 def _manifest(metadata: dict[str, strict_json.JSON], name: str) -> tuple[Manifest, str]:
-    # FMT-029
     if set(metadata) != {"format", MANIFEST_KEY, DIGEST_KEY} or metadata["format"] != "pt":
-        raise BadMetadata(
-            f"{name} must have a __metadata__ of format 'pt', {MANIFEST_KEY} and {DIGEST_KEY}, found {sorted(metadata)}"
+        raise FormatError(
+            "FMT-029",
+            f"{name} must have a __metadata__ of format 'pt', {MANIFEST_KEY} and {DIGEST_KEY}, "
+            f"found {sorted(metadata)}",
         )
     text, expected = metadata[MANIFEST_KEY], metadata[DIGEST_KEY]
     if not isinstance(text, str) or not isinstance(expected, str):
-        raise BadMetadata(f"{name} must have strings in its __metadata__")
+        raise FormatError("FMT-029", f"{name} must have strings in its __metadata__")
     found = digest.of_bytes(text.encode("utf-8", "surrogatepass"))
-    # FMT-093
     if found != expected:
-        raise ManifestDigestMismatch(f"the manifest of {name} has SHA-256 {found}, the header says {expected}")
+        raise FormatError("FMT-093", f"the manifest of {name} has SHA-256 {found}, the header says {expected}")
     return parse_manifest(text, f"the manifest of {name}"), found
 
 

@@ -8,34 +8,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from formats import container
-from formats.errors import (
-    BadFileName,
-    BadKind,
-    BadPattern,
-    BadRecord,
-    BadScale,
-    BadShape,
-    BadSparseShape,
-    BadTensorName,
-    BadTie,
-    ColumnOrder,
-    ColumnOutOfRange,
-    ExpansionTooLarge,
-    FileTooLarge,
-    NoColumns,
-    NotBoolean,
-    PadNotZero,
-    PositionOutOfRange,
-    RankOutOfRange,
-    RowPointerEnds,
-    RowPointerOrder,
-    SpareBits,
-    TailBits,
-    TooManyRows,
-    WrongGapCount,
-    WrongGapLength,
-    WrongPopcount,
-)
+from formats.errors import ExpansionTooLarge, FormatError
 from formats.records import Array, Dense, Mask, Pattern, Sparse, Tensor, rows_of
 
 MAX_NUMEL = 2**53 - 1
@@ -67,17 +40,18 @@ _KIND = re.compile(r"[a-z][a-z0-9-]{0,63}")
 def check_shape(shape: tuple[int, ...], name: str) -> None:
     """Verify FMT-007. Dimensions of 0 are left out of the product: they would hide the others."""
     if len(shape) > MAX_RANK:
-        raise BadShape(f"tensor {name!r} has {len(shape)} dimensions, at most {MAX_RANK} are allowed")
+        raise FormatError("FMT-007", f"tensor {name!r} has {len(shape)} dimensions, at most {MAX_RANK} are allowed")
     if any(d < 0 for d in shape) or prod(d for d in shape if d) > MAX_NUMEL:
-        raise BadShape(f"tensor {name!r} has shape {list(shape)}, beyond {MAX_NUMEL} elements")
+        raise FormatError("FMT-007", f"tensor {name!r} has shape {list(shape)}, beyond {MAX_NUMEL} elements")
 
 
 def check_sparse_shape(shape: tuple[int, ...], name: str) -> None:
     """Verify FMT-008."""
     if not shape or max(rows_of(shape), shape[-1]) > MAX_SPARSE_DIM:
-        raise BadSparseShape(
+        raise FormatError(
+            "FMT-008",
             f"sparse tensor {name!r} has shape {list(shape)}, expected at least one dimension, "
-            f"and fewer than 2^31 rows and columns"
+            f"and fewer than 2^31 rows and columns",
         )
 
 
@@ -86,19 +60,20 @@ def check_name(name: str) -> None:
     try:
         size = len(name.encode())
     except UnicodeEncodeError as error:
-        raise BadTensorName(f"tensor name {name!r} holds half of a surrogate pair") from error
+        raise FormatError("FMT-009", f"tensor name {name!r} holds half of a surrogate pair") from error
     if not 1 <= size <= MAX_NAME_BYTES:
-        raise BadTensorName(f"tensor name {name[:40]!r} has {size} bytes, expected 1 to {MAX_NAME_BYTES}")
+        raise FormatError("FMT-009", f"tensor name {name[:40]!r} has {size} bytes, expected 1 to {MAX_NAME_BYTES}")
     if any(c < " " or c in "#\x7f" for c in name):
-        raise BadTensorName(f"tensor name {name!r} holds '#' or a control character")
+        raise FormatError("FMT-009", f"tensor name {name!r} holds '#' or a control character")
 
 
 def check_limit(nbytes: int, limit: int | None, what: str) -> None:
     """Verify FMT-098 for tensors that are expanded together, before any of them is; None sets no limit."""
     if limit is not None and nbytes > limit:
         raise ExpansionTooLarge(
+            "FMT-098",
             f"{what} would take {nbytes} bytes once expanded, at most {limit} are allowed; if you trust the file, "
-            f"raise the limit (limit={nbytes}, or --max-bytes {nbytes})"
+            f"raise the limit (limit={nbytes}, or --max-bytes {nbytes})",
         )
 
 
@@ -107,29 +82,33 @@ def check_tied(tied: Mapping[str, str], stored: Collection[str]) -> None:
     for alias, target in tied.items():
         check_name(alias)
         if alias in stored:
-            raise BadTie(f"{alias!r} is tied to {target!r} and stored as well; store it once")
+            raise FormatError("FMT-010", f"{alias!r} is tied to {target!r} and stored as well; store it once")
         if target not in stored:
-            raise BadTie(f"{alias!r} is tied to {target!r}, which is not stored")
+            raise FormatError("FMT-010", f"{alias!r} is tied to {target!r}, which is not stored")
 
 
 def check_scales(scales: Mapping[str, Mapping[str, str]], stored: Collection[str]) -> None:
     """Verify FMT-016."""
     for name, roles in scales.items():
         if name not in stored:
-            raise BadScale(f"{name!r} has scales and is not stored")
+            raise FormatError("FMT-016", f"{name!r} has scales and is not stored")
         if not roles:
-            raise BadScale(f"{name!r} has an empty list of scales; leave it out")
+            raise FormatError("FMT-016", f"{name!r} has an empty list of scales; leave it out")
         for role, target in roles.items():
             if not _ROLE.fullmatch(role):
-                raise BadScale(f"{name!r} has a scale of role {role[:80]!r}, expected a lower-case word")
+                raise FormatError("FMT-016", f"{name!r} has a scale of role {role[:80]!r}, expected a lower-case word")
             if target not in stored or target == name:
-                raise BadScale(f"{role} of {name!r} is {target!r}, expected the name of another stored tensor")
+                raise FormatError(
+                    "FMT-016", f"{role} of {name!r} is {target!r}, expected the name of another stored tensor"
+                )
 
 
 def check_kind(kind: str) -> None:
     """Verify FMT-012."""
     if not _KIND.fullmatch(kind):
-        raise BadKind(f"kind is {kind[:80]!r}, expected a lower-case letter and up to 63 letters, digits or hyphens")
+        raise FormatError(
+            "FMT-012", f"kind is {kind[:80]!r}, expected a lower-case letter and up to 63 letters, digits or hyphens"
+        )
 
 
 def check_file_names(names: Collection[str]) -> None:
@@ -137,22 +116,25 @@ def check_file_names(names: Collection[str]) -> None:
     seen: dict[str, str] = {}
     for name in names:
         if not _FILE_NAME.fullmatch(name):
-            raise BadFileName(
+            raise FormatError(
+                "FMT-013",
                 f"companion {name[:80]!r} is no plain file name: expected up to 255 of A-Z a-z 0-9 . _ - "
-                f"and no leading dot"
+                f"and no leading dot",
             )
         low = name.lower()
         if low.startswith("model.sparse") or low.endswith(WEIGHT_SUFFIXES):
-            raise BadFileName(f"companion {name!r} has the name of a weight file")
+            raise FormatError("FMT-013", f"companion {name!r} has the name of a weight file")
         if low in seen:
-            raise BadFileName(f"companions {seen[low]!r} and {name!r} are one file where case does not count")
+            raise FormatError(
+                "FMT-013", f"companions {seen[low]!r} and {name!r} are one file where case does not count"
+            )
         seen[low] = name
 
 
 def check_file_size(name: str, size: int) -> None:
     """Verify FMT-014."""
     if size > MAX_FILE_BYTES:
-        raise FileTooLarge(f"companion {name!r} has {size} bytes, at most {MAX_FILE_BYTES} are allowed")
+        raise FormatError("FMT-014", f"companion {name!r} has {size} bytes, at most {MAX_FILE_BYTES} are allowed")
 
 
 def check_record(tensor: Tensor, name: str) -> None:
@@ -165,13 +147,15 @@ def check_arrays(tensor: Tensor, name: str) -> None:
     """Verify what can be told of a tensor to be written without reading its arrays: FMT-006 to FMT-009, FMT-015."""
     check_name(name)
     if not isinstance(tensor, Dense | Sparse | Mask):
-        raise BadRecord(f"{name!r} is a {type(tensor).__name__}, expected a Dense, Sparse or Mask")
+        raise FormatError("FMT-015", f"{name!r} is a {type(tensor).__name__}, expected a Dense, Sparse or Mask")
     if not isinstance(tensor, Mask):
         if not isinstance(tensor.values, np.ndarray):
-            raise BadRecord(f"values of {name!r} are a {type(tensor.values).__name__}, expected a NumPy array")
+            raise FormatError(
+                "FMT-015", f"values of {name!r} are a {type(tensor.values).__name__}, expected a NumPy array"
+            )
         container.dtype_name(tensor.dtype)
     if not isinstance(tensor.shape, tuple) or not all(type(d) is int for d in tensor.shape):
-        raise BadRecord(f"{name!r} has shape {tensor.shape!r}, expected a tuple of Python integers")
+        raise FormatError("FMT-015", f"{name!r} has shape {tensor.shape!r}, expected a tuple of Python integers")
     check_shape(tensor.shape, name)
     if isinstance(tensor, Dense):
         return
@@ -195,9 +179,10 @@ def check_support(tensor: Tensor, name: str) -> None:
 def _check_array(array: object, what: str, dtype: DTypeLike, count: int, name: str) -> None:
     if not isinstance(array, np.ndarray) or array.dtype != dtype or array.shape != (count,):
         expected = f"{np.dtype(dtype)} of shape [{count}]" if count >= 0 else "one dimension"
-        raise BadRecord(
+        raise FormatError(
+            "FMT-015",
             f"{what} of {name!r} is {getattr(array, 'dtype', type(array))} of shape "
-            f"{list(getattr(array, 'shape', ()))}, expected {expected}"
+            f"{list(getattr(array, 'shape', ()))}, expected {expected}",
         )
 
 
@@ -205,11 +190,13 @@ def check_row_ptr(row_ptr: Array, nnz: int, name: str) -> None:
     """Verify FMT-066 and FMT-067 in the stored dtype of row_ptr (rows + 1,), so that nothing wraps."""
     first, last = int(row_ptr[0]), int(row_ptr[-1])
     if first != 0 or last != nnz:
-        raise RowPointerEnds(f"row pointers of {name!r} run from {first} to {last}, expected 0 to {nnz}")
+        raise FormatError("FMT-066", f"row pointers of {name!r} run from {first} to {last}, expected 0 to {nnz}")
     falls = np.flatnonzero(row_ptr[1:] < row_ptr[:-1])
     if falls.size:
         row = int(falls[0])
-        raise RowPointerOrder(f"row pointers of {name!r} fall from {row_ptr[row]} to {row_ptr[row + 1]} in row {row}")
+        raise FormatError(
+            "FMT-067", f"row pointers of {name!r} fall from {row_ptr[row]} to {row_ptr[row + 1]} in row {row}"
+        )
 
 
 def check_columns(indptr: NDArray[np.int64], columns: Array, n_columns: int, name: str) -> None:
@@ -221,11 +208,12 @@ def check_columns(indptr: NDArray[np.int64], columns: Array, n_columns: int, nam
     )
     fault, slot = next((f for f in found if f[0]), (0, 0))
     if fault == 1:
-        raise ColumnOutOfRange(f"slot {slot} of {name!r} has column {columns[slot]}, the tensor has {n_columns}")
+        raise FormatError("FMT-068", f"slot {slot} of {name!r} has column {columns[slot]}, the tensor has {n_columns}")
     if fault == 2:
-        raise ColumnOrder(
+        raise FormatError(
+            "FMT-069",
             f"slot {slot} of {name!r} has column {columns[slot]} after {columns[slot - 1]} in the same row: "
-            f"columns of a row must strictly increase"
+            f"columns of a row must strictly increase",
         )
 
 
@@ -238,37 +226,42 @@ def check_mask(mask: NDArray[np.uint8], n_columns: int, nnz: int, name: str) -> 
     if tail:
         wrong = np.flatnonzero(mask[:, -1] >> tail)
         if wrong.size:
-            raise TailBits(f"row {wrong[0]} of the bitmask of {name!r} has a bit set past column {n_columns - 1}")
+            raise FormatError(
+                "FMT-062", f"row {wrong[0]} of the bitmask of {name!r} has a bit set past column {n_columns - 1}"
+            )
     counts = np.empty(mask.shape[0], dtype=np.int64)
     fast.mask_rows(mask, counts)
     found = int(counts.sum())
     if found != nnz:
-        raise WrongPopcount(f"the bitmask of {name!r} has {found} bits set, its manifest says {nnz}")
+        raise FormatError("FMT-063", f"the bitmask of {name!r} has {found} bits set, its manifest says {nnz}")
     return counts
 
 
 def check_has_columns(n_columns: int, name: str) -> None:
     """Verify FMT-064: rows without bytes would cost a file nothing and a reader memory."""
     if not n_columns:
-        raise NoColumns(f"{name!r} has no columns and cannot be a bitmask; use csr")
+        raise FormatError("FMT-064", f"{name!r} has no columns and cannot be a bitmask; use csr")
 
 
 def check_pattern(pattern: Pattern, shape: tuple[int, ...], nnz: int, name: str) -> None:
     """Verify FMT-051."""
     n, m, axis = pattern.n, pattern.m, pattern.axis
     if not (axis < len(shape) and 2 <= m <= MAX_M and 1 <= n < m and all(shape)):
-        raise BadPattern(
+        raise FormatError(
+            "FMT-051",
             f"{name!r} of shape {list(shape)} has the pattern {n}:{m} along axis {axis}, "
-            f"expected 1 <= n < m <= {MAX_M}, an axis that the shape has, and no empty dimension"
+            f"expected 1 <= n < m <= {MAX_M}, an axis that the shape has, and no empty dimension",
         )
     if shape[axis] % m or nnz * m != prod(shape) * n:
-        raise BadPattern(f"{name!r} of shape {list(shape)} with {nnz} stored cannot be {n}:{m} along axis {axis}")
+        raise FormatError(
+            "FMT-051", f"{name!r} of shape {list(shape)} with {nnz} stored cannot be {n}:{m} along axis {axis}"
+        )
 
 
 def check_rank(rank: int, limit: int, name: str) -> None:
     """Verify FMT-053 for the largest rank of a tensor."""
     if rank >= limit:
-        raise RankOutOfRange(f"{name!r} has the rank {rank}, a group has only {limit} of them")
+        raise FormatError("FMT-053", f"{name!r} has the rank {rank}, a group has only {limit} of them")
 
 
 def most_gap_rows(nbytes: int) -> int:
@@ -279,44 +272,46 @@ def most_gap_rows(nbytes: int) -> int:
 def check_gap_rows(rows: int, nbytes: int, name: str) -> None:
     """Verify FMT-056: rows cost such a file nothing, and a reader memory and time."""
     if rows > most_gap_rows(nbytes):
-        raise TooManyRows(
-            f"{name!r} has {rows} rows, {nbytes} bytes of gaps can tell of {most_gap_rows(nbytes)}; use csr"
+        raise FormatError(
+            "FMT-056", f"{name!r} has {rows} rows, {nbytes} bytes of gaps can tell of {most_gap_rows(nbytes)}; use csr"
         )
 
 
 def check_gap_length(nbytes: int, least: int, most: int, name: str) -> None:
     """Verify FMT-057."""
     if not least <= nbytes <= most:
-        raise WrongGapLength(f"gaps of {name!r} take {nbytes} bytes, expected {least} to {most}")
+        raise FormatError("FMT-057", f"gaps of {name!r} take {nbytes} bytes, expected {least} to {most}")
 
 
 def check_gap_count(found: int, nnz: int, *, ends: bool, name: str) -> None:
     """Verify FMT-058."""
     if found != nnz or not ends:
-        raise WrongGapCount(
-            f"{name!r} has {found} gaps{'' if ends else ' and bytes that end none'}, its manifest says {nnz}"
+        raise FormatError(
+            "FMT-058", f"{name!r} has {found} gaps{'' if ends else ' and bytes that end none'}, its manifest says {nnz}"
         )
 
 
 def check_last_position(last: int, numel: int, name: str) -> None:
     """Verify FMT-059; an empty support has the last position -1."""
     if last >= numel:
-        raise PositionOutOfRange(f"{name!r} has position {last}, its shape has {numel}")
+        raise FormatError("FMT-059", f"{name!r} has position {last}, its shape has {numel}")
 
 
 def check_spare(bits: int, name: str) -> None:
     """Verify FMT-072."""
     if bits:
-        raise SpareBits(f"a byte of {name!r} has a bit set past its last value")
+        raise FormatError("FMT-072", f"a byte of {name!r} has a bit set past its last value")
 
 
 def check_bool(values: Array, name: str) -> None:
     """Verify FMT-070."""
     if values.dtype == np.bool_ and values.size and int(values.view(np.uint8).max()) > 1:
-        raise NotBoolean(f"a BOOL of {name!r} is stored as {int(values.view(np.uint8).max())}, expected 0 or 1")
+        raise FormatError(
+            "FMT-070", f"a BOOL of {name!r} is stored as {int(values.view(np.uint8).max())}, expected 0 or 1"
+        )
 
 
 def check_pad(pad: Array, section: str) -> None:
     """Verify FMT-036."""
     if pad.any():
-        raise PadNotZero(f"{section!r} is not all zero")
+        raise FormatError("FMT-036", f"{section!r} is not all zero")

@@ -7,7 +7,7 @@ from types import TracebackType
 from formats import atomic, digest, strict_json, validate
 from formats.delta_rules import check_delta
 from formats.encoding import check_option
-from formats.errors import BadAttribute, BadFileName, BadRecord, StockName, UnknownOption
+from formats.errors import FormatError
 from formats.header import ZSTD, Companion, Entry, Manifest
 from formats.index import INDEX, STOCK, WHOLE, index_text, part_name
 from formats.records import Checkpoint
@@ -38,7 +38,7 @@ def write(
             left on disk.
     """
     if shard_bytes < 1:
-        raise UnknownOption(f"shard_bytes is {shard_bytes}, expected at least 1")
+        raise FormatError("FMT-084", f"shard_bytes is {shard_bytes}, expected at least 1")
     names = _check(checkpoint, encoding, compress)
     with atomic.new_folder(Path(path)) as folder:
         files = _write_companions(folder, checkpoint)
@@ -64,11 +64,14 @@ def write_file(
             at path before stands there still.
     """
     path = Path(path)
-    # FMT-112
     if STOCK.fullmatch(path.name):
-        raise StockName(f"{path.name} is a name of dense models: a loader would open it and find no weights it knows")
+        raise FormatError(
+            "FMT-112", f"{path.name} is a name of dense models: a loader would open it and find no weights it knows"
+        )
     if checkpoint.files:
-        raise BadFileName(f"a single file carries no companions, found {sorted(checkpoint.files)}; write a folder")
+        raise FormatError(
+            "FMT-013", f"a single file carries no companions, found {sorted(checkpoint.files)}; write a folder"
+        )
     names = _check(checkpoint, encoding, compress)
     with (
         atomic.new_file(path) as temporary,
@@ -83,9 +86,8 @@ def write_file(
 def _check(checkpoint: Checkpoint, encoding: str, compress: str | None) -> list[str]:
     """Verify all that can be told before the first tensor is fetched, and return the names in file order."""
     check_option(encoding)
-    # FMT-084
     if compress not in (None, ZSTD):
-        raise UnknownOption(f"compress is {compress!r}, expected {ZSTD!r} or None")
+        raise FormatError("FMT-084", f"compress is {compress!r}, expected {ZSTD!r} or None")
     validate.check_kind(checkpoint.kind)
     names = list(checkpoint.tensors)
     for name in names:
@@ -94,9 +96,9 @@ def _check(checkpoint: Checkpoint, encoding: str, compress: str | None) -> list[
     validate.check_scales(checkpoint.scales, set(names))
     check_delta(checkpoint.kind, checkpoint.delta, set(names), {**checkpoint.tied, **checkpoint.scales})
     if not isinstance(checkpoint.attributes, dict):
-        raise BadAttribute(f"attributes are a {type(checkpoint.attributes).__name__}, expected a dict")
+        raise FormatError("FMT-011", f"attributes are a {type(checkpoint.attributes).__name__}, expected a dict")
     # FMT-011, FMT-027: in the manifest one object encloses them
-    strict_json.check_plain(checkpoint.attributes, "attributes", BadAttribute, level=2)
+    strict_json.check_plain(checkpoint.attributes, "attributes", level=2)
     validate.check_file_names(list(checkpoint.files))
     return sorted(names)
 
@@ -106,7 +108,7 @@ def _write_companions(folder: Path, checkpoint: Checkpoint) -> dict[str, Compani
     for name in checkpoint.files:
         data = checkpoint.files[name]
         if not isinstance(data, bytes):
-            raise BadRecord(f"companion {name!r} is a {type(data).__name__}, expected bytes")
+            raise FormatError("FMT-015", f"companion {name!r} is a {type(data).__name__}, expected bytes")
         validate.check_file_size(name, len(data))
         atomic.write_bytes(folder / name, data)
         files[name] = Companion(len(data), digest.of_bytes(data))

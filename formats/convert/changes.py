@@ -74,25 +74,25 @@ class Adapter:
         return {"adapter": kind, **named}
 
 
-def open_adapter(
-    folder: Path, peft_type: str, role_sets: Iterable[frozenset[str]], error: type[FormatError]
-) -> Adapter:
+def open_adapter(folder: Path, peft_type: str, role_sets: Iterable[frozenset[str]], clause: str) -> Adapter:
     """Return the adapter in a folder; names, dtypes and shapes of its tensors are known, none of them is read.
 
     Args:
         folder: holds adapter_config.json and adapter_model.safetensors.
         peft_type: the kind that the configuration must name.
         role_sets: what may stand behind a module path; a module has all roles of one set and no other.
-        error: what to raise.
+        clause: which rule an error names.
 
     Raises:
-        FormatError: ForeignFile, FMT-121, for malformed weights; error for everything else.
+        FormatError: FMT-121 for malformed weights; clause for everything else.
     """
-    config = _read_config(folder, error)
+    config = _read_config(folder, clause)
     if config.get("peft_type") != peft_type:
-        raise error(f"{CONFIG} has peft_type {config.get('peft_type')!r:.80}, expected {peft_type!r}")
+        raise FormatError(clause, f"{CONFIG} has peft_type {config.get('peft_type')!r:.80}, expected {peft_type!r}")
     if not (folder / WEIGHTS).is_file():
-        raise error(f"{folder} lacks {WEIGHTS}; pickled weights are not read, save them with safe_serialization=True")
+        raise FormatError(
+            clause, f"{folder} lacks {WEIGHTS}; pickled weights are not read, save them with safe_serialization=True"
+        )
     file, sections = open_stock(folder / WEIGHTS)
     allowed = list(role_sets)
     roles = frozenset().union(*allowed)
@@ -101,89 +101,100 @@ def open_adapter(
         role = next((role for role in roles if name.endswith("." + role)), "")
         module = name[len(PREFIX) : -len(role) - 1]
         if not role or not module or not name.startswith(PREFIX):
-            raise error(f"{name!r} has no place in this adapter, expected {PREFIX}<module>.{'|'.join(sorted(roles))}")
+            raise FormatError(
+                clause, f"{name!r} has no place in this adapter, expected {PREFIX}<module>.{'|'.join(sorted(roles))}"
+            )
         modules.setdefault(module, {})[role] = section
     if not modules:
-        raise error(f"{WEIGHTS} has no tensors")
+        raise FormatError(clause, f"{WEIGHTS} has no tensors")
     for module, found in modules.items():
         if frozenset(found) not in allowed:
-            raise error(f"module {module!r} has only {', '.join(sorted(found))}")
+            raise FormatError(clause, f"module {module!r} has only {', '.join(sorted(found))}")
     return Adapter(config, file, modules)
 
 
-def _read_config(folder: Path, error: type[FormatError]) -> dict[str, JSON]:
+def _read_config(folder: Path, clause: str) -> dict[str, JSON]:
     if not (folder / CONFIG).is_file():
-        raise error(f"{folder} lacks {CONFIG}")
+        raise FormatError(clause, f"{folder} lacks {CONFIG}")
     data = read_bounded(folder / CONFIG, MAX_CONFIG)
     if data is None:
-        raise error(f"{CONFIG} has more than {MAX_CONFIG} bytes")
+        raise FormatError(clause, f"{CONFIG} has more than {MAX_CONFIG} bytes")
     try:
         config = strict_json.parse_any(data, CONFIG)
     except FormatError as broken:
-        raise error(f"{CONFIG} cannot be read: {broken}") from broken
+        raise FormatError(clause, f"{CONFIG} cannot be read: {broken}") from broken
     if not isinstance(config, dict):
-        raise error(f"{CONFIG} is not a JSON object")
+        raise FormatError(clause, f"{CONFIG} is not a JSON object")
     return config
 
 
-def check_options(config: Mapping[str, JSON], known: frozenset[str], error: type[FormatError]) -> None:
+def check_options(config: Mapping[str, JSON], known: frozenset[str], clause: str) -> None:
     """Verify that every option that a reader does not handle is off, whatever future versions call theirs.
 
     Off is null, false, 0, empty, or the word none.
     """
     for key, value in sorted(config.items()):
         if key not in ABOUT | known and value and value not in ("none", "0.0"):
-            raise error(f"{CONFIG} has {key} = {value!r:.80}, which changes what the adapter means and is not read")
+            raise FormatError(
+                clause, f"{CONFIG} has {key} = {value!r:.80}, which changes what the adapter means and is not read"
+            )
 
 
-def number(config: Mapping[str, JSON], key: str, error: type[FormatError], *, where: str = CONFIG) -> float:
+def number(config: Mapping[str, JSON], key: str, clause: str, *, where: str = CONFIG) -> float:
     """Return a number of a configuration as float64; fractions arrive as text (`strict_json.parse_any`)."""
     value = config.get(key)
     if isinstance(value, bool) or not isinstance(value, int | str) or not NUMBER.fullmatch(str(value)):
-        raise error(f"{where} has {key} = {value!r:.80}, expected a number")
+        raise FormatError(clause, f"{where} has {key} = {value!r:.80}, expected a number")
     return float(value)
 
 
-def check_in_base(names: Iterable[str], base: Mapping[str, Tensor], error: type[FormatError]) -> None:
+def check_in_base(names: Iterable[str], base: Mapping[str, Tensor], clause: str) -> None:
     """Verify that the base has every tensor that is changed, without reading one."""
     for name in names:
         if name not in base:
-            raise error(f"the base has no {name!r}, which is to be changed; is this the base it was made for?")
+            raise FormatError(
+                clause, f"the base has no {name!r}, which is to be changed; is this the base it was made for?"
+            )
 
 
-def base_tensor(base: Mapping[str, Tensor], name: str, error: type[FormatError]) -> Dense | Sparse:
+def base_tensor(base: Mapping[str, Tensor], name: str, clause: str) -> Dense | Sparse:
     """Return a tensor of the base whose changes can be told as a `Sparse`.
 
     Raises:
         CannotHold: FMT-154 for a scalar or rows that int32 columns do not cover.
-        FormatError: error for a mask, which has no values.
+        FormatError: clause for a mask, which has no values.
     """
     tensor = base[name]
     if isinstance(tensor, Mask):
-        raise error(f"{name!r} of the base is a mask, which has no values to change")
+        raise FormatError(clause, f"{name!r} of the base is a mask, which has no values to change")
     if not tensor.shape or tensor.shape[-1] > validate.MAX_SPARSE_DIM:
-        raise CannotHold(f"{name!r} of the base has shape {list(tensor.shape)}; changes need rows shorter than 2^31")
+        raise CannotHold(
+            "FMT-154", f"{name!r} of the base has shape {list(tensor.shape)}; changes need rows shorter than 2^31"
+        )
     return tensor
 
 
-def float_base(base: Mapping[str, Tensor], name: str, error: type[FormatError]) -> Dense | Sparse:
+def float_base(base: Mapping[str, Tensor], name: str, clause: str) -> Dense | Sparse:
     """Return a tensor of the base to which amounts can be added.
 
     Raises:
-        FormatError: as `base_tensor`; error if it holds no floats.
+        FormatError: as `base_tensor`; clause if it holds no floats.
     """
-    tensor = base_tensor(base, name, error)
+    tensor = base_tensor(base, name, clause)
     if dtype_name(tensor.dtype) not in FLOATS:
-        raise error(f"{name!r} of the base is {dtype_name(tensor.dtype)}, expected floats: amounts are added to it")
+        raise FormatError(
+            clause, f"{name!r} of the base is {dtype_name(tensor.dtype)}, expected floats: amounts are added to it"
+        )
     return tensor
 
 
-def check_vector(section: Section, dtypes: frozenset[str], error: type[FormatError]) -> None:
+def check_vector(section: Section, dtypes: frozenset[str], clause: str) -> None:
     """Verify that a section has one dimension and one of these dtypes."""
     if len(section.shape) != 1 or section.dtype not in dtypes:
-        raise error(
+        raise FormatError(
+            clause,
             f"{section.name!r} is {section.dtype} of shape {list(section.shape)}, "
-            f"expected one dimension of {' or '.join(sorted(dtypes))}"
+            f"expected one dimension of {' or '.join(sorted(dtypes))}",
         )
 
 
@@ -199,7 +210,7 @@ def order(indices: Array) -> NDArray[np.int64]:
 
 
 def sorted_support(
-    positions: NDArray[np.int64], shape: tuple[int, ...], name: str, error: type[FormatError]
+    positions: NDArray[np.int64], shape: tuple[int, ...], name: str, clause: str
 ) -> tuple[Mask, NDArray[np.int64]]:
     """Return the support of flat positions in any order, and the permutation that brings values along.
 
@@ -208,20 +219,23 @@ def sorted_support(
     Shapes and dtypes: positions (nnz,) int64; the permutation (nnz,) int64.
 
     Raises:
-        FormatError: error, FMT-151, for a position outside the shape or one that comes twice.
+        FormatError: clause for a position outside the shape or one that comes twice.
     """
     if positions.size:
         lowest, highest = int(positions.min()), int(positions.max())
         if lowest < 0 or highest >= prod(shape):
-            raise error(
+            raise FormatError(
+                clause,
                 f"positions of {name!r} run from {lowest} to {highest}, the base has shape {list(shape)} "
-                f"with {prod(shape)} elements"
+                f"with {prod(shape)} elements",
             )
     permutation = order(positions)
     rising = positions[permutation]
     twice = np.flatnonzero(rising[1:] == rising[:-1])
     if twice.size:
-        raise error(f"position {int(rising[twice[0]])} of {name!r} comes twice, expected every position once")
+        raise FormatError(
+            clause, f"position {int(rising[twice[0]])} of {name!r} comes twice, expected every position once"
+        )
     return from_flat(shape, rising), permutation
 
 
@@ -234,6 +248,8 @@ def check_change(tensor: Sparse, name: str) -> None:
     nnz = tensor.values.size
     shapes = (tensor.indptr.shape, tensor.indices.shape, tensor.values.shape)
     if not tensor.shape or shapes != ((rows_of(tensor.shape) + 1,), (nnz,), (nnz,)):
-        raise CannotHold(f"{name!r} of shape {list(tensor.shape)} has arrays of shapes {[list(s) for s in shapes]}")
+        raise CannotHold(
+            "FMT-154", f"{name!r} of shape {list(tensor.shape)} has arrays of shapes {[list(s) for s in shapes]}"
+        )
     validate.check_row_ptr(tensor.indptr, nnz, name)
     validate.check_columns(tensor.indptr, tensor.indices, tensor.shape[-1], name)

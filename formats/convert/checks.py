@@ -6,7 +6,7 @@ import numpy as np
 
 from formats import validate
 from formats.container import DTYPES, NAMES, dtype_name
-from formats.errors import CannotHold, CastOverflow, UnknownOption
+from formats.errors import CannotHold, FormatError
 from formats.records import Array, Checkpoint, DType, Mask, Tensor
 
 CASTABLE = frozenset({"F16", "BF16", "F32", "F64"})
@@ -41,8 +41,9 @@ def require_model(kind: str, target: str) -> None:
 
 def _without_place(what: str, found: object, target: str) -> CannotHold:
     return CannotHold(
+        "FMT-154",
         f"the checkpoint has {what} {found!r:.200}, which {target} cannot hold; to write the tensors alone, "
-        f'pass dataclasses.replace(checkpoint, kind="model", attributes={{}}, files={{}})'
+        f'pass dataclasses.replace(checkpoint, kind="model", attributes={{}}, files={{}})',
     )
 
 
@@ -50,10 +51,10 @@ def check_cast(dtype: str | None, targets: frozenset[str] = CASTABLE) -> None:
     """Verify the name of a dtype to cast to; None casts nothing.
 
     Raises:
-        UnknownOption: FMT-084.
+        FormatError: FMT-084.
     """
     if dtype is not None and dtype not in targets:
-        raise UnknownOption(f"dtype {dtype!r} cannot be cast to, expected one of {', '.join(sorted(targets))}")
+        raise FormatError("FMT-084", f"dtype {dtype!r} cannot be cast to, expected one of {', '.join(sorted(targets))}")
 
 
 def name_after_cast(name: str, dtype: str | None) -> str:
@@ -80,14 +81,15 @@ def cast(tensor: Tensor, dtype: str | None, name: str) -> Tensor:
     """Return the tensor with its floats cast to a dtype of the table; the same one if no cast applies (FMT-126).
 
     Raises:
-        CastOverflow: FMT-126.
+        FormatError: FMT-126.
     """
     if dtype is None or isinstance(tensor, Mask) or NAMES.get(tensor.dtype) not in CASTABLE - {dtype}:
         return tensor
     with np.errstate(over="ignore", invalid="ignore"):
         values = rounded_once(tensor.values, DTYPES[dtype])
         overflows = bool((np.isfinite(values) != np.isfinite(tensor.values)).any())
-    # FMT-126
     if overflows:
-        raise CastOverflow(f"{name!r} holds finite values of {dtype_name(tensor.dtype)} that {dtype} cannot hold")
+        raise FormatError(
+            "FMT-126", f"{name!r} holds finite values of {dtype_name(tensor.dtype)} that {dtype} cannot hold"
+        )
     return replace(tensor, values=values)

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from formats import validate
 from formats.convert.hf import CONFIG, HfFolder, open_hf
 from formats.convert.quantised import DESCRIPTIONS, LIBRARY, quantises
-from formats.errors import BadShape, ForeignSparse
+from formats.errors import FormatError
 from formats.records import Array, Checkpoint, Sparse, Tensor, row_blocks, rows_of
 
 Json: TypeAlias = dict[str, Any]
@@ -55,10 +55,8 @@ def open_compressed_tensors(folder: str | os.PathLike[str]) -> Checkpoint:
         folder: a Hugging Face folder whose config.json states a sparsity format.
 
     Raises:
-        ForeignSparse: FMT-150 for names, dtypes, shapes and formats; what a bitmask says is verified when its
-            tensor is asked for.
-        ForeignFolder: FMT-120.
-        ForeignFile: FMT-121.
+        FormatError: FMT-150 for names, dtypes, shapes and formats; what a bitmask says is verified when its
+            tensor is asked for; FMT-120 and FMT-121 as `open_hf`.
     """
     source = open_hf(folder)
     config, kind = _read_config(source.files.get(CONFIG), Path(folder).name)
@@ -189,8 +187,8 @@ def _shape(source: HfFolder, prefix: str, name: str, kind: str) -> tuple[int, ..
     shape = tuple(int(d) for d in source[f"{prefix}.shape"].values.reshape(-1))
     try:
         validate.check_shape(shape, name)
-    except BadShape as error:
-        raise ForeignSparse(f"{name!r} cannot be read: {error}") from error
+    except FormatError as error:
+        raise FormatError("FMT-150", f"{name!r} cannot be read: {error}") from error
     rows, columns = rows_of(shape), shape[-1]
     # rows without bytes would cost a file nothing and a reader memory
     if not columns or max(rows, columns) > validate.MAX_SPARSE_DIM:
@@ -216,19 +214,22 @@ def _read_config(data: bytes | None, folder: str) -> tuple[bytes, str]:
     Numbers keep their value and may be spelt otherwise.
     """
     if data is None:
-        raise ForeignSparse(f"{folder!r} has no {CONFIG} of at most {validate.MAX_FILE_BYTES} bytes to say what it is")
+        raise FormatError(
+            "FMT-150", f"{folder!r} has no {CONFIG} of at most {validate.MAX_FILE_BYTES} bytes to say what it is"
+        )
     stated: set[str] = set()
     try:
         config = json.loads(data, object_pairs_hook=_unique)
         if not isinstance(config, dict):
-            raise ForeignSparse(f"{CONFIG} is a {type(config).__name__}, expected an object")
+            raise FormatError("FMT-150", f"{CONFIG} is a {type(config).__name__}, expected an object")
         text = json.dumps(_without_sparsity(config, stated), indent=2) + "\n"
     except (ValueError, RecursionError) as error:
-        raise ForeignSparse(f"{CONFIG} is not JSON that can be read: {error}") from error
+        raise FormatError("FMT-150", f"{CONFIG} is not JSON that can be read: {error}") from error
     if len(stated) != 1:
-        raise ForeignSparse(
+        raise FormatError(
+            "FMT-150",
             f"{CONFIG} states the sparsity formats {sorted(stated)}, expected one; a folder whose tensors are not "
-            f"packed is converted with formats.convert.hf"
+            f"packed is converted with formats.convert.hf",
         )
     kind = stated.pop()
     if kind not in PARTS and kind not in DENSE:
@@ -276,12 +277,13 @@ def _unique(pairs: list[tuple[str, Any]]) -> Json:
 
 
 def _refuse_format(kind: object) -> NoReturn:
-    raise ForeignSparse(
+    raise FormatError(
+        "FMT-150",
         f"{CONFIG} states the format {kind!r}, expected one of {', '.join(sorted(PARTS.keys() | DENSE))} and no packed "
         f"quantisation; write the model that it was made from as dense safetensors and convert that with "
-        f"formats.convert.hf"
+        f"formats.convert.hf",
     )
 
 
 def _refuse(name: str, what: str) -> NoReturn:
-    raise ForeignSparse(f"{name!r} cannot be read: {what}")
+    raise FormatError("FMT-150", f"{name!r} cannot be read: {what}")

@@ -20,7 +20,7 @@ from gguf import quants
 from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 
 from formats import validate
-from formats.errors import ForeignGguf, FormatError
+from formats.errors import FormatError
 from formats.records import Array, Checkpoint, Dense, DType
 from formats.regular import open_regular
 from formats.strict_json import JSON
@@ -61,15 +61,16 @@ def open_gguf(path: str | os.PathLike[str], *, expand_quantised: bool = False, l
         limit: bytes that expanded tensors may take together; None sets no limit.
 
     Raises:
-        ForeignGguf: FMT-155 for a malformed file, one of several parts, or quantised tensors without the flag.
+        FormatError: FMT-155 for a malformed file, one of several parts, or quantised tensors without the flag.
         ExpansionTooLarge: FMT-098.
     """
     tensors = _Tensors(Path(path))
     quantised = tensors.quantised()
     if quantised and not expand_quantised:
-        raise ForeignGguf(
+        raise FormatError(
+            "FMT-155",
             f"{tensors.file_name} holds {len(quantised)} quantised tensors, the first is {quantised[0]!r}; "
-            f"pass expand_quantised=True, or --expand-quantised, to make F32 of them"
+            f"pass expand_quantised=True, or --expand-quantised, to make F32 of them",
         )
     validate.check_limit(tensors.expanded_bytes(), limit, tensors.file_name)
     names: list[JSON] = [*quantised]
@@ -107,7 +108,9 @@ class _Cursor:
     def skip(self, n: int, what: str) -> None:
         """Move on by n bytes, compared by subtraction: n may be any size."""
         if n > self.left:
-            raise ForeignGguf(f"{self.name} ends within {what}: {n} bytes are announced, {self.left} are left")
+            raise FormatError(
+                "FMT-155", f"{self.name} ends within {what}: {n} bytes are announced, {self.left} are left"
+            )
         self.at += n
 
     def u32(self, what: str) -> int:
@@ -122,16 +125,18 @@ class _Cursor:
         """Return a string, its length first."""
         n = self.u64(what)
         if n > MAX_STRING:
-            raise ForeignGguf(f"{what} of {self.name} announces {n} bytes, at most {MAX_STRING} are allowed")
+            raise FormatError("FMT-155", f"{what} of {self.name} announces {n} bytes, at most {MAX_STRING} are allowed")
         try:
             return self.take(n, what).decode()
         except UnicodeDecodeError as error:
-            raise ForeignGguf(f"{what} of {self.name} is not UTF-8: {error}") from error
+            raise FormatError("FMT-155", f"{what} of {self.name} is not UTF-8: {error}") from error
 
     def value(self, kind: int, what: str, depth: int = 0) -> int | None:
         """Move past a value; return it if it is a u16 or u32, else None."""
         if kind >= len(_SIZES) or depth > MAX_NESTING:
-            raise ForeignGguf(f"{what} of {self.name} has type {kind} at depth {depth}, expected a type of GGUF")
+            raise FormatError(
+                "FMT-155", f"{what} of {self.name} has type {kind} at depth {depth}, expected a type of GGUF"
+            )
         if kind == _STRING:
             self.skip(self.u64(what), what)
         elif kind == _ARRAY:
@@ -146,7 +151,9 @@ class _Cursor:
         # what has no fixed size takes the 8 bytes of its length at least
         size = _SIZES[kind] if kind < len(_SIZES) else 0
         if count > self.left // (size or 8):
-            raise ForeignGguf(f"{what} of {self.name} announces {count} elements, {self.left} bytes are left")
+            raise FormatError(
+                "FMT-155", f"{what} of {self.name} announces {count} elements, {self.left} bytes are left"
+            )
         if size:
             self.skip(count * size, what)
             return
@@ -161,7 +168,7 @@ class _Tensors(Mapping[str, Dense]):
         self.file_name = path.name
         with open_regular(path) as file:
             if not file.seek(0, 2):
-                raise ForeignGguf(f"{path.name} is empty")
+                raise FormatError("FMT-155", f"{path.name} is empty")
             self._data = np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), dtype=np.uint8)
         self._infos, self._start = _parse(_Cursor(self._data, path.name))
 
@@ -197,23 +204,27 @@ def _parse(cursor: _Cursor) -> tuple[dict[str, _Info], int]:
     """Return the tensors of a file by name, and where its data begin.
 
     Raises:
-        ForeignGguf: FMT-155.
+        FormatError: FMT-155.
     """
     file = cursor.name
     if (magic := cursor.take(4, "its magic")) != b"GGUF":
-        raise ForeignGguf(f"{file} begins with {magic!r}, expected b'GGUF'")
+        raise FormatError("FMT-155", f"{file} begins with {magic!r}, expected b'GGUF'")
     version = cursor.u32("its version")
     if version not in (2, 3):
-        raise ForeignGguf(f"{file} has version {version}, expected 2 or 3 in little-endian order; convert it with gguf")
+        raise FormatError(
+            "FMT-155", f"{file} has version {version}, expected 2 or 3 in little-endian order; convert it with gguf"
+        )
     n_tensors, n_pairs = cursor.u64("its counts"), cursor.u64("its counts")
     if n_pairs > cursor.left // _LEAST_PAIR or n_tensors > cursor.left // _LEAST_INFO:
-        raise ForeignGguf(f"{file} announces {n_tensors} tensors and {n_pairs} pairs, {cursor.left} bytes are left")
+        raise FormatError(
+            "FMT-155", f"{file} announces {n_tensors} tensors and {n_pairs} pairs, {cursor.left} bytes are left"
+        )
     alignment = _alignment(cursor, n_pairs)
     infos: dict[str, _Info] = {}
     for _ in range(n_tensors):
         name, info = _info(cursor)
         if name in infos:
-            raise ForeignGguf(f"{file} has the tensor {name!r} twice")
+            raise FormatError("FMT-155", f"{file} has the tensor {name!r} twice")
         infos[name] = info
     pad = -cursor.at % alignment
     # a file of pairs alone may do without
@@ -229,16 +240,20 @@ def _alignment(cursor: _Cursor, n_pairs: int) -> int:
     for _ in range(n_pairs):
         key = cursor.text("a key")
         if key in seen:
-            raise ForeignGguf(f"{cursor.name} has the key {key!r:.80} twice")
+            raise FormatError("FMT-155", f"{cursor.name} has the key {key!r:.80} twice")
         seen.add(key)
         kind = cursor.u32(f"the type of {key!r:.80}")
         value = cursor.value(kind, f"{key!r:.80}")
         if key == "general.alignment":
             alignment = value if kind == _U32 else None
         if key == "split.count" and value not in (0, 1):
-            raise ForeignGguf(f"{cursor.name} is one of {value} parts; merge them with llama-gguf-split --merge first")
+            raise FormatError(
+                "FMT-155", f"{cursor.name} is one of {value} parts; merge them with llama-gguf-split --merge first"
+            )
     if not alignment or alignment & (alignment - 1):
-        raise ForeignGguf(f"{cursor.name} has alignment {alignment}, expected a power of two as an unsigned 32-bit")
+        raise FormatError(
+            "FMT-155", f"{cursor.name} has alignment {alignment}, expected a power of two as an unsigned 32-bit"
+        )
     return alignment
 
 
@@ -246,13 +261,15 @@ def _info(cursor: _Cursor) -> tuple[str, _Info]:
     name = cursor.text("a tensor name")
     rank = cursor.u32(f"the rank of {name!r:.80}")
     if rank > MAX_RANK:
-        raise ForeignGguf(f"{name!r:.80} in {cursor.name} has {rank} dimensions, at most {MAX_RANK} are allowed")
+        raise FormatError(
+            "FMT-155", f"{name!r:.80} in {cursor.name} has {rank} dimensions, at most {MAX_RANK} are allowed"
+        )
     shape = tuple(reversed([cursor.u64(f"the shape of {name!r:.80}") for _ in range(rank)]))
     try:
         validate.check_name(name)
         validate.check_shape(shape, name)
     except FormatError as error:
-        raise ForeignGguf(f"{cursor.name} holds a tensor that no checkpoint can: {error}") from error
+        raise FormatError("FMT-155", f"{cursor.name} holds a tensor that no checkpoint can: {error}") from error
     number = cursor.u32(f"the type of {name!r}")
     try:
         kind = GGMLQuantizationType(number)
@@ -260,10 +277,13 @@ def _info(cursor: _Cursor) -> tuple[str, _Info]:
         if kind.name not in _PLAIN:
             quants.dequantize(np.zeros((1, block_bytes), dtype=np.uint8), kind)
     except (ValueError, KeyError, NotImplementedError) as error:
-        raise ForeignGguf(f"{name!r} in {cursor.name} has type {number}, which gguf cannot expand: {error}") from error
+        raise FormatError(
+            "FMT-155", f"{name!r} in {cursor.name} has type {number}, which gguf cannot expand: {error}"
+        ) from error
     if per_block > 1 and (not shape or shape[-1] % per_block):
-        raise ForeignGguf(
-            f"rows of {name!r} in {cursor.name} do not fill blocks of {per_block} values: its shape is {list(shape)}"
+        raise FormatError(
+            "FMT-155",
+            f"rows of {name!r} in {cursor.name} do not fill blocks of {per_block} values: its shape is {list(shape)}",
         )
     nbytes = math.prod(shape) // per_block * block_bytes
     return name, _Info(shape, kind, cursor.u64(f"the offset of {name!r}"), nbytes)
@@ -274,11 +294,13 @@ def _check_places(infos: Mapping[str, _Info], alignment: int, size: int, file: s
     at = 0
     for name, info in sorted(infos.items(), key=lambda item: (item[1].begin, item[1].nbytes)):
         if info.begin != at:
-            raise ForeignGguf(f"{name!r} in {file} begins at {info.begin}, expected {at} behind the tensor before it")
+            raise FormatError(
+                "FMT-155", f"{name!r} in {file} begins at {info.begin}, expected {at} behind the tensor before it"
+            )
         if info.nbytes > size - at:
-            raise ForeignGguf(f"{name!r} in {file} takes {info.nbytes} bytes, {size - at} are left")
+            raise FormatError("FMT-155", f"{name!r} in {file} takes {info.nbytes} bytes, {size - at} are left")
         at += info.nbytes
         # the last pad may be cut off
         at += min(-at % alignment, size - at)
     if at != size:
-        raise ForeignGguf(f"{file} holds {size} bytes of data, its header describes {at}")
+        raise FormatError("FMT-155", f"{file} holds {size} bytes of data, its header describes {at}")

@@ -17,7 +17,7 @@ from formats.convert.checks import cast, check_cast, name_after_cast, require_mo
 from formats.convert.quantised import quantisations
 from formats.convert.sparsify import sparsified
 from formats.convert.stock import open_stock, outline, write_stock
-from formats.errors import CannotHold, ForeignFolder, FormatError, UnknownOption
+from formats.errors import CannotHold, FormatError
 from formats.reader import Reader, open_checkpoint
 from formats.records import ANY, LIMIT, Array, Checkpoint, Dense, Mask, Tensor, to_dense
 from formats.writer import write
@@ -36,8 +36,8 @@ def open_hf(folder: str | os.PathLike[str]) -> "HfFolder":
     """Return a lazy reader of a Hugging Face folder; a context manager.
 
     Raises:
-        ForeignFolder: FMT-120 if a file is missing or index and shards contradict each other.
-        ForeignFile: FMT-121 if a shard is truncated or malformed.
+        FormatError: FMT-120 if a file is missing or index and shards contradict each other;
+            FMT-121 if a shard is truncated or malformed.
     """
     return HfFolder(Path(folder))
 
@@ -53,7 +53,7 @@ class HfFolder(Mapping[str, Dense]):
 
     def __init__(self, folder: Path) -> None:
         if not folder.is_dir():
-            raise ForeignFolder(f"{folder} is not a folder")
+            raise FormatError("FMT-120", f"{folder} is not a folder")
         shards = _shards(folder)
         self._owner = {name: (file, section) for file, found in shards.values() for name, section in found.items()}
         companions, self.left_out = _sorted_out(folder, {*shards} if WHOLE in shards else {*shards, INDEX})
@@ -161,7 +161,7 @@ def to_hf(
     """
     check_cast(dtype)
     if shard_bytes < 1:
-        raise UnknownOption(f"shard_bytes is {shard_bytes}, expected at least 1")
+        raise FormatError("FMT-084", f"shard_bytes is {shard_bytes}, expected at least 1")
 
     def fetch(name: str) -> Array:
         return _values(cast(Dense(to_dense(reader.load_verified(name), limit=limit or LIMIT)), dtype, name))
@@ -194,7 +194,7 @@ def checkpoint_to_hf(
     for name in sorted(checkpoint.tensors):
         tensor = checkpoint.tensors[name]
         if isinstance(tensor, Mask):
-            raise CannotHold(f"{name!r} is a mask, which {FOLDER} cannot hold")
+            raise CannotHold("FMT-154", f"{name!r} is a mask, which {FOLDER} cannot hold")
         outlines.append(outline(name, name_after_cast(dtype_name(tensor.dtype), dtype), tensor.shape))
 
     def fetch(name: str) -> Array:
@@ -257,7 +257,7 @@ def _outlines(reader: Reader, dtype: str | None) -> list[Section]:
     masks = [i.name for i in infos if i.dtype == NONE]
     require_model(reader.kind, FOLDER)
     if masks:
-        raise CannotHold(f"{masks[0]!r} is a mask, which {FOLDER} cannot hold")
+        raise CannotHold("FMT-154", f"{masks[0]!r} is a mask, which {FOLDER} cannot hold")
     return [outline(i.name, name_after_cast(i.dtype, dtype), i.shape) for i in infos]
 
 
@@ -317,19 +317,19 @@ def _shards(folder: Path) -> dict[str, tuple[MappedFile, dict[str, Section]]]:
     if (folder / WHOLE).is_file():
         return {WHOLE: open_stock(folder / WHOLE)}
     if not (folder / INDEX).is_file():
-        raise ForeignFolder(f"{folder} has neither {WHOLE} nor {INDEX}; no other kind of weight file is read")
+        raise FormatError("FMT-120", f"{folder} has neither {WHOLE} nor {INDEX}; no other kind of weight file is read")
     weight_map = _weight_map(folder / INDEX)
     shards = {}
     for file_name in sorted(set(weight_map.values())):
         if not (folder / file_name).is_file():
-            raise ForeignFolder(f"{folder} lacks {file_name!r}, which its index names")
+            raise FormatError("FMT-120", f"{folder} lacks {file_name!r}, which its index names")
         shards[file_name] = open_stock(folder / file_name)
     held = {(name, file_name) for file_name, (_, sections) in shards.items() for name in sections}
     wrong = sorted(held ^ set(weight_map.items()))
     if wrong:
         name, file_name = wrong[0]
         says = "has it there, its index does not" if wrong[0] in held else "lacks it, its index says otherwise"
-        raise ForeignFolder(f"{name!r} in {file_name!r}: the folder {says}")
+        raise FormatError("FMT-120", f"{name!r} in {file_name!r}: the folder {says}")
     return shards
 
 
@@ -338,19 +338,19 @@ def _weight_map(path: Path) -> dict[str, str]:
         data = file.read(MAX_INDEX + 1)
     try:
         if len(data) > MAX_INDEX:
-            raise ForeignFolder(f"more than {MAX_INDEX} bytes")
+            raise FormatError("FMT-120", f"more than {MAX_INDEX} bytes")
         value = strict_json.parse_any(data, "the text")
     except FormatError as error:
-        raise ForeignFolder(f"{path.name} cannot be read: {error}") from error
+        raise FormatError("FMT-120", f"{path.name} cannot be read: {error}") from error
     found = value.get("weight_map") if isinstance(value, dict) else None
     if not isinstance(found, dict) or not found:
-        raise ForeignFolder(f"{path.name} has no weight_map")
+        raise FormatError("FMT-120", f"{path.name} has no weight_map")
     weight_map = {}
     for name, file_name in found.items():
         # FMT-120: a single file name, so that no index leads out of its folder
         if not isinstance(file_name, str) or not _SHARD_NAME.fullmatch(file_name):
-            raise ForeignFolder(
-                f"{path.name} puts {name!r} into {file_name!r:.80}, expected the name of a file beside it"
+            raise FormatError(
+                "FMT-120", f"{path.name} puts {name!r} into {file_name!r:.80}, expected the name of a file beside it"
             )
         weight_map[name] = file_name
     return weight_map

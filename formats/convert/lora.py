@@ -31,7 +31,7 @@ from formats.convert.changes import (
     number,
     open_adapter,
 )
-from formats.errors import ForeignLora
+from formats.errors import FormatError
 from formats.lazy import Lazy
 from formats.records import POSITIVE, Array, Dense, Sparse, Tensor, count_stored, flat_rows
 from formats.strict_json import JSON
@@ -94,20 +94,20 @@ def read_lora(folder: str | os.PathLike[str], base: Mapping[str, Tensor]) -> Cha
         base: name -> tensor of the model that the adapter was trained on.
 
     Raises:
-        ForeignLora: FMT-152 for what is missing or does not fit, for an option that makes the change no plain product
-            of two matrices, and for a product beyond float32; of a dense base when a tensor is asked for.
-        ForeignFile: FMT-121 for malformed weights.
+        FormatError: FMT-152 for what is missing or does not fit, for an option that makes the change no plain product
+            of two matrices, and for a product beyond float32; of a dense base when a tensor is asked for;
+            FMT-121 for malformed weights.
     """
-    adapter = open_adapter(Path(folder), "LORA", [frozenset(LINEAR), frozenset(EMBEDDING)], ForeignLora)
+    adapter = open_adapter(Path(folder), "LORA", [frozenset(LINEAR), frozenset(EMBEDDING)], "FMT-152")
     _check_config(adapter.config)
     modules = adapter.base_names()
     for module, sections in adapter.modules.items():
         _check_sizes(module, sections, _rank(adapter.config, module))
-    check_in_base(modules, base, ForeignLora)
+    check_in_base(modules, base, "FMT-152")
     left_out: dict[str, JSON] = {}
     total = 0
     for name in sorted(modules):
-        before = float_base(base, name, ForeignLora)
+        before = float_base(base, name, "FMT-152")
         factors = _factors(adapter, modules[name], before, name)
         left = 0
         if isinstance(before, Sparse):
@@ -116,7 +116,7 @@ def read_lora(folder: str | os.PathLike[str], base: Mapping[str, Tensor]) -> Cha
         total += left
 
     def fetch(name: str) -> Sparse:
-        before = float_base(base, name, ForeignLora)
+        before = float_base(base, name, "FMT-152")
         factors = _factors(adapter, modules[name], before, name)
         if isinstance(before, Dense):
             return _everywhere(factors, before.shape, name)
@@ -132,21 +132,24 @@ def read_lora(folder: str | os.PathLike[str], base: Mapping[str, Tensor]) -> Cha
 
 
 def _check_config(config: Mapping[str, JSON]) -> None:
-    check_options(config, KNOWN, ForeignLora)
+    check_options(config, KNOWN, "FMT-152")
     # FMT-152: not `in`, which takes 1 for true
     start = config.get("init_lora_weights", True)
     if not any(start is plain or (isinstance(start, str) and start == plain) for plain in PLAIN_STARTS):
-        raise ForeignLora(
+        raise FormatError(
+            "FMT-152",
             f"{CONFIG} has init_lora_weights = {start!r:.80}, which changed the base before training; save the adapter "
-            f"with path_initial_model_for_weight_conversion"
+            f"with path_initial_model_for_weight_conversion",
         )
     for key in ("use_rslora", "fan_in_fan_out"):
         if not isinstance(config.get(key, False), bool):
-            raise ForeignLora(f"{CONFIG} has {key} = {config[key]!r:.80}, expected true or false")
+            raise FormatError("FMT-152", f"{CONFIG} has {key} = {config[key]!r:.80}, expected true or false")
     for key in ("rank_pattern", "alpha_pattern"):
         patterns = config.get(key) or {}
         if not isinstance(patterns, dict) or not all(PLAIN_PATTERN.fullmatch(pattern) for pattern in patterns):
-            raise ForeignLora(f"{CONFIG} has {key} = {patterns!r:.80}, expected plain endings of module paths")
+            raise FormatError(
+                "FMT-152", f"{CONFIG} has {key} = {patterns!r:.80}, expected plain endings of module paths"
+            )
 
 
 def _setting(config: Mapping[str, JSON], key: str, patterns_key: str, module: str) -> float:
@@ -155,14 +158,14 @@ def _setting(config: Mapping[str, JSON], key: str, patterns_key: str, module: st
     assert isinstance(patterns, dict)
     for pattern in patterns:
         if re.match(rf"(.*\.)?({pattern})$", module):
-            return number(patterns, pattern, ForeignLora, where=f"{patterns_key} of {CONFIG}")
-    return number(config, key, ForeignLora)
+            return number(patterns, pattern, "FMT-152", where=f"{patterns_key} of {CONFIG}")
+    return number(config, key, "FMT-152")
 
 
 def _rank(config: Mapping[str, JSON], module: str) -> int:
     rank = _setting(config, "r", "rank_pattern", module)
     if rank < 1 or not rank.is_integer():
-        raise ForeignLora(f"{CONFIG} gives {module!r} the rank {rank}, expected a whole number from 1")
+        raise FormatError("FMT-152", f"{CONFIG} gives {module!r} the rank {rank}, expected a whole number from 1")
     return int(rank)
 
 
@@ -171,14 +174,16 @@ def _check_sizes(module: str, sections: Mapping[str, Section], rank: int) -> Non
     first, second = (sections[role] for role in (LINEAR if LINEAR[0] in sections else EMBEDDING))
     for section in (first, second):
         if section.dtype not in ADAPTER_FLOATS or len(section.shape) != 2:
-            raise ForeignLora(
+            raise FormatError(
+                "FMT-152",
                 f"{section.name!r} is {section.dtype} of shape {list(section.shape)}, "
-                f"expected a matrix of {' or '.join(sorted(ADAPTER_FLOATS))}"
+                f"expected a matrix of {' or '.join(sorted(ADAPTER_FLOATS))}",
             )
     if first.shape[0] != rank or second.shape[1] != rank:
-        raise ForeignLora(
+        raise FormatError(
+            "FMT-152",
             f"A of {module!r} has shape {list(first.shape)} and B {list(second.shape)}, {CONFIG} says rank {rank}: "
-            f"expected [{rank}, in] and [out, {rank}]"
+            f"expected [{rank}, in] and [out, {rank}]",
         )
 
 
@@ -190,8 +195,9 @@ def _factors(adapter: Adapter, module: str, before: Dense | Sparse, name: str) -
     turned = embedding or adapter.config.get("fan_in_fan_out") is True
     left, right = (a.T, b.T) if turned else (b, a)
     if before.shape != (left.shape[0], right.shape[1]):
-        raise ForeignLora(
-            f"the product for {name!r} has shape {[left.shape[0], right.shape[1]]}, the base has {list(before.shape)}"
+        raise FormatError(
+            "FMT-152",
+            f"the product for {name!r} has shape {[left.shape[0], right.shape[1]]}, the base has {list(before.shape)}",
         )
     alpha = _setting(adapter.config, "lora_alpha", "alpha_pattern", module)
     rank = left.shape[1]
@@ -203,7 +209,7 @@ def _blocks(factors: Factors, name: str) -> Iterator[tuple[int, int, NDArray[np.
     """Yield first row, last row + 1, and the amounts of those rows, float32 (rows, columns).
 
     Raises:
-        ForeignLora: FMT-152 if an amount is not finite.
+        FormatError: FMT-152 if an amount is not finite.
     """
     rows, columns = factors.left.shape[0], factors.right.shape[1]
     step = max(1, BLOCK // max(columns, 1))
@@ -219,7 +225,9 @@ def _blocks(factors: Factors, name: str) -> Iterator[tuple[int, int, NDArray[np.
             product *= factors.scale
             amounts = product.astype(np.float32)
         if not np.isfinite(amounts).all():
-            raise ForeignLora(f"the product for {name!r} is not finite in float32; the adapter is damaged or diverged")
+            raise FormatError(
+                "FMT-152", f"the product for {name!r} is not finite in float32; the adapter is damaged or diverged"
+            )
         yield first, last, amounts
 
 

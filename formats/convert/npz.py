@@ -19,7 +19,7 @@ import numpy as np
 
 from formats import atomic, strict_json, validate
 from formats.convert.checks import require_plain
-from formats.errors import CannotHold, ForeignTorch, FormatError
+from formats.errors import CannotHold, FormatError
 from formats.records import Array, Checkpoint, Tensor
 from formats.regular import open_regular, read_bounded
 
@@ -43,7 +43,7 @@ def file_name(name: str) -> str:
     file = quote(name, safe="") + SUFFIX
     if len(file) > MAX_FILE_NAME:
         raise CannotHold(
-            f"tensor name {name[:40]!r}... makes a file name of {len(file)} bytes, at most 255 are allowed"
+            "FMT-154", f"tensor name {name[:40]!r}... makes a file name of {len(file)} bytes, at most 255 are allowed"
         )
     return file
 
@@ -69,7 +69,9 @@ def write_folder(
         index[name] = file_name(name)
         other = seen.setdefault(file_name(name).lower(), name)
         if other != name:
-            raise CannotHold(f"tensors {other!r} and {name!r} make one file where case does not count; rename one")
+            raise CannotHold(
+                "FMT-154", f"tensors {other!r} and {name!r} make one file where case does not count; rename one"
+            )
     index.update({alias: index[target_name] for alias, target_name in checkpoint.tied.items()})
     with atomic.new_folder(folder) as temporary:
         for name in sorted(checkpoint.tensors):
@@ -85,31 +87,33 @@ def read_folder(folder: Path) -> tuple[dict[str, Path], dict[str, str]]:
     """Return the files of the stored tensors by name, and the tied names.
 
     Raises:
-        ForeignTorch: FMT-153 if the index is missing or malformed, or names other files than are there.
+        FormatError: FMT-153 if the index is missing or malformed, or names other files than are there.
     """
     if not (folder / INDEX).is_file():
-        raise ForeignTorch(f"{folder.name} has no {INDEX}, expected name to file")
+        raise FormatError("FMT-153", f"{folder.name} has no {INDEX}, expected name to file")
     data = read_bounded(folder / INDEX, MAX_INDEX)
     if data is None:
-        raise ForeignTorch(f"{INDEX} of {folder.name} has more than {MAX_INDEX} bytes")
+        raise FormatError("FMT-153", f"{INDEX} of {folder.name} has more than {MAX_INDEX} bytes")
     try:
         found = strict_json.parse_any(data, "the text")
         for name in found if isinstance(found, dict) else ():
             validate.check_name(name)
     except FormatError as error:
-        raise ForeignTorch(f"{INDEX} of {folder.name} cannot be read: {error}") from error
+        raise FormatError("FMT-153", f"{INDEX} of {folder.name} cannot be read: {error}") from error
     if not isinstance(found, dict) or not all(isinstance(file, str) for file in found.values()):
-        raise ForeignTorch(f"{INDEX} of {folder.name} is no object of file names by tensor name")
+        raise FormatError("FMT-153", f"{INDEX} of {folder.name} is no object of file names by tensor name")
     index = {name: str(file) for name, file in found.items()}
     # a file is believed only under the name that its tensor gives it, which never leads out of the folder
     owners = {file: name for name, file in index.items() if file == quote(name, safe="") + SUFFIX}
     lost = sorted(name for name, file in index.items() if file not in owners)
     if lost:
-        raise ForeignTorch(f"{INDEX} of {folder.name} puts {lost[0]!r} into {index[lost[0]]!r:.80}, no tensor's file")
+        raise FormatError(
+            "FMT-153", f"{INDEX} of {folder.name} puts {lost[0]!r} into {index[lost[0]]!r:.80}, no tensor's file"
+        )
     there = {path.name for path in folder.iterdir() if path.name.endswith(SUFFIX)}
     if wrong := sorted(there ^ set(owners)):
         says = "has a file that its index does not name" if wrong[0] in there else "lacks a file that its index names"
-        raise ForeignTorch(f"{folder.name} {says}: {wrong[0]!r}")
+        raise FormatError("FMT-153", f"{folder.name} {says}: {wrong[0]!r}")
     tied = {name: owners[file] for name, file in index.items() if owners[file] != name}
     return {name: folder / file for file, name in owners.items()}, tied
 
@@ -123,7 +127,7 @@ def read_npz(path: Path, *, limit: int, used: int = 0) -> dict[str, Array]:
         used: bytes of that limit that files before this one took.
 
     Raises:
-        ForeignTorch: FMT-153 for a member that is no plain array, or whose size is not the one that it states.
+        FormatError: FMT-153 for a member that is no plain array, or whose size is not the one that it states.
         ExpansionTooLarge: FMT-098, before anything is inflated.
     """
     with open_regular(path) as file:
@@ -140,27 +144,30 @@ def read_npz(path: Path, *, limit: int, used: int = 0) -> dict[str, Array]:
         # what zipfile, zlib and NumPy's reading of headers raise over damaged bytes is of a dozen kinds; NumPy's own
         # words advise to switch its protection off
         except Exception as error:
-            raise ForeignTorch(f"{path.name} is no NPZ file that can be read: it is damaged, or no zip") from error
+            raise FormatError(
+                "FMT-153", f"{path.name} is no NPZ file that can be read: it is damaged, or no zip"
+            ) from error
 
 
 def _check_members(members: list[zipfile.ZipInfo], path: Path, limit: int, used: int) -> None:
     size = path.stat().st_size
     names = [info.filename for info in members]
     if len(set(names)) != len(names):
-        raise ForeignTorch(f"{path.name} holds a member twice")
+        raise FormatError("FMT-153", f"{path.name} holds a member twice")
     # FMT-098
     validate.check_limit(used + sum(info.file_size for info in members), limit, f"what leads up to {path.name}")
     for info in members:
         most = {zipfile.ZIP_STORED: 1, zipfile.ZIP_DEFLATED: MAX_DEFLATE}.get(info.compress_type, 0)
         if not info.filename.endswith(".npy") or info.flag_bits & 1 or not most:
-            raise ForeignTorch(
-                f"member {info.filename!r} of {path.name} is no .npy, stored or deflated and unencrypted"
+            raise FormatError(
+                "FMT-153", f"member {info.filename!r} of {path.name} is no .npy, stored or deflated and unencrypted"
             )
         # FMT-096
         if info.compress_size > size or info.file_size > most * info.compress_size:
-            raise ForeignTorch(
+            raise FormatError(
+                "FMT-153",
                 f"member {info.filename!r} of {path.name} states {info.file_size} bytes from {info.compress_size}, "
-                f"more than its {size} bytes can hold"
+                f"more than its {size} bytes can hold",
             )
 
 
@@ -171,16 +178,18 @@ def _array(data: bytes, what: str) -> Array:
     width = {(1, 0): 2, (2, 0): 4}.get(version, 0)
     length = int.from_bytes(data[stream.tell() : stream.tell() + width], "little")
     if length > MAX_HEADER:
-        raise ForeignTorch(f"{what} has a header of {length} bytes, at most {MAX_HEADER} are allowed")
+        raise FormatError("FMT-153", f"{what} has a header of {length} bytes, at most {MAX_HEADER} are allowed")
     if version == (1, 0):
         shape, by_column, dtype = np.lib.format.read_array_header_1_0(stream)
     elif version == (2, 0):
         shape, by_column, dtype = np.lib.format.read_array_header_2_0(stream)
     else:
-        raise ForeignTorch(f"{what} has version {version}, expected 1.0 or 2.0")
+        raise FormatError("FMT-153", f"{what} has version {version}, expected 1.0 or 2.0")
     # objects are pickles
     if dtype.hasobject or dtype.names or dtype.subdtype or not dtype.itemsize:
-        raise ForeignTorch(f"{what} holds {dtype}, expected numbers or text")
+        raise FormatError("FMT-153", f"{what} holds {dtype}, expected numbers or text")
     if min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize != len(data) - stream.tell():
-        raise ForeignTorch(f"{what} holds {len(data) - stream.tell()} bytes, its header says {dtype} of {list(shape)}")
+        raise FormatError(
+            "FMT-153", f"{what} holds {len(data) - stream.tell()} bytes, its header says {dtype} of {list(shape)}"
+        )
     return np.frombuffer(data, dtype=dtype, offset=stream.tell()).reshape(shape, order="F" if by_column else "C")

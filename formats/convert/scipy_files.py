@@ -16,7 +16,7 @@ from formats import validate
 from formats.container import NAMES
 from formats.convert import npz
 from formats.convert.checks import cast, check_cast
-from formats.errors import CannotHold, ForeignTorch, FormatError
+from formats.errors import CannotHold, FormatError
 from formats.records import LIMIT, Array, Checkpoint, Dense, Sparse, Supported, Tensor
 
 TARGETS = frozenset({"F32", "F64"})
@@ -39,8 +39,9 @@ def to_scipy(sparse: Supported, *, name: str = "tensor") -> Any:
     """
     if not isinstance(sparse, Sparse) or len(sparse.shape) != 2:
         raise CannotHold(
+            "FMT-154",
             f"{name!r} is a {type(sparse).__name__} of shape {list(sparse.shape)}, SciPy's CSR holds matrices with "
-            f"values only; give a mask values with with_values, or expand other shapes with to_dense"
+            f"values only; give a mask values with with_values, or expand other shapes with to_dense",
         )
     validate.check_record(sparse, name)
     _check_native(sparse.values, name)
@@ -52,13 +53,14 @@ def from_scipy(matrix: Any, *, name: str = "matrix") -> Sparse:
     """Return a SciPy CSR array or matrix as a record that owns its arrays; stored zeros stay stored.
 
     Raises:
-        ForeignTorch: FMT-153 for indices that are out of range, unsorted or repeated; nothing is repaired.
+        FormatError: FMT-153 for indices that are out of range, unsorted or repeated; nothing is repaired.
         CannotHold: FMT-154 for another format, a dtype that a checkpoint lacks, or a column that int32 cannot name.
     """
     if not scipy.sparse.issparse(matrix) or matrix.format != "csr" or matrix.ndim != 2:
         raise CannotHold(
+            "FMT-154",
             f"{name!r} is a {type(matrix).__name__} of format {getattr(matrix, 'format', None)!r}, expected a "
-            f"two-dimensional CSR array; call tocsr() first"
+            f"two-dimensional CSR array; call tocsr() first",
         )
     return _from_parts(matrix.indptr, matrix.indices, matrix.data, tuple(int(d) for d in matrix.shape), name)
 
@@ -66,16 +68,19 @@ def from_scipy(matrix: Any, *, name: str = "matrix") -> Sparse:
 def _from_parts(indptr: Array, indices: Array, data: Array, shape: tuple[int, ...], name: str) -> Sparse:
     for what, part in (("indptr", indptr), ("indices", indices)):
         if part.dtype.kind not in "iu":
-            raise ForeignTorch(f"{what} of {name!r} is {part.dtype}, expected integers")
+            raise FormatError("FMT-153", f"{what} of {name!r} is {part.dtype}, expected integers")
     if data.dtype not in NAMES:
-        raise CannotHold(f"{name!r} has dtype {data.dtype}, expected one of {', '.join(sorted(map(str, NAMES)))}")
+        raise CannotHold(
+            "FMT-154", f"{name!r} has dtype {data.dtype}, expected one of {', '.join(sorted(map(str, NAMES)))}"
+        )
     if min(shape) < 0 or max(shape) > validate.MAX_SPARSE_DIM:
-        raise CannotHold(f"{name!r} has shape {list(shape)}, expected two dimensions below 2^31")
+        raise CannotHold("FMT-154", f"{name!r} has shape {list(shape)}, expected two dimensions below 2^31")
     if indptr.shape != (shape[0] + 1,) or indices.ndim != 1 or indices.shape != data.shape:
-        raise ForeignTorch(
+        raise FormatError(
+            "FMT-153",
             f"{name!r} of shape {list(shape)} has indptr of shape {list(indptr.shape)}, indices of shape "
             f"{list(indices.shape)} and data of shape {list(data.shape)}, expected [rows + 1], [nnz] and [nnz]; "
-            f"prune() cuts off what no row owns"
+            f"prune() cuts off what no row owns",
         )
     try:
         validate.check_row_ptr(indptr, len(data), name)
@@ -83,9 +88,10 @@ def _from_parts(indptr: Array, indices: Array, data: Array, shape: tuple[int, ..
         validate.check_columns(row_ptr, indices, shape[1], name)
         validate.check_bool(data, name)
     except FormatError as error:
-        raise ForeignTorch(
+        raise FormatError(
+            "FMT-153",
             f"{name!r} is no canonical CSR matrix and was not repaired: {error}; prune() cuts off what no row owns, "
-            f"sort_indices() sorts, sum_duplicates() adds repeated entries up"
+            f"sort_indices() sorts, sum_duplicates() adds repeated entries up",
         ) from error
     return Sparse(shape, row_ptr, indices.astype(np.int32), data.copy())
 
@@ -134,7 +140,7 @@ def read_scipy(folder: str | os.PathLike[str], *, limit: int = LIMIT) -> Checkpo
         limit: bytes that all tensors may take together, verified before anything is inflated.
 
     Raises:
-        ForeignTorch: FMT-153 for an index, a file or indices that are malformed.
+        FormatError: FMT-153 for an index, a file or indices that are malformed.
         CannotHold: FMT-154 for another sparse format than CSR, or a dtype that a checkpoint lacks.
         ExpansionTooLarge: FMT-098.
     """
@@ -153,29 +159,38 @@ def _tensor(arrays: dict[str, Array], path: Path, name: str) -> Tensor:
     kind = found.tobytes().rstrip(b"\0") if found.dtype.kind == "S" and not found.ndim else str(found).encode()[:20]
     members = {b"dense": {"data"}, b"csr": {"data", "indices", "indptr", "shape"}}.get(kind)
     if members is None:
-        raise CannotHold(f"{path.name} holds format {kind!r}, expected CSR or dense; call tocsr() before saving")
+        raise CannotHold(
+            "FMT-154", f"{path.name} holds format {kind!r}, expected CSR or dense; call tocsr() before saving"
+        )
     if set(arrays) != members:
-        raise ForeignTorch(f"{path.name} has members {sorted(arrays)}, expected {sorted(members)} beside the format")
+        raise FormatError(
+            "FMT-153", f"{path.name} has members {sorted(arrays)}, expected {sorted(members)} beside the format"
+        )
     if kind == b"csr":
         shape = arrays["shape"]
         if shape.dtype.kind not in "iu" or shape.shape != (2,):
-            raise ForeignTorch(f"shape in {path.name} is {shape.dtype} of {list(shape.shape)}, expected two integers")
+            raise FormatError(
+                "FMT-153", f"shape in {path.name} is {shape.dtype} of {list(shape.shape)}, expected two integers"
+            )
         sizes = tuple(int(d) for d in shape)
         return _from_parts(arrays["indptr"], arrays["indices"], arrays["data"], sizes, name)
     data = arrays["data"]
     if data.dtype not in NAMES:
-        raise CannotHold(f"{name!r} has dtype {data.dtype}, expected one of {', '.join(sorted(map(str, NAMES)))}")
+        raise CannotHold(
+            "FMT-154", f"{name!r} has dtype {data.dtype}, expected one of {', '.join(sorted(map(str, NAMES)))}"
+        )
     try:
         validate.check_shape(data.shape, name)
         validate.check_bool(data, name)
     except FormatError as error:
-        raise ForeignTorch(f"{path.name} cannot be read: {error}") from error
+        raise FormatError("FMT-153", f"{path.name} cannot be read: {error}") from error
     return Dense(np.asarray(data, order="C"))
 
 
 def _check_native(values: Array, name: str) -> None:
     if values.dtype.char not in _NATIVE or not values.dtype.isnative:
         raise CannotHold(
+            "FMT-154",
             f"{name!r} has dtype {values.dtype}, which SciPy does not compute with; F16 and BF16 are cast with "
-            f'dtype="F32", float8 has no meaning without its scales'
+            f'dtype="F32", float8 has no meaning without its scales',
         )

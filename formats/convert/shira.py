@@ -36,7 +36,7 @@ from formats.convert.changes import (
     sorted_support,
 )
 from formats.convert.stock import outline, write_stock
-from formats.errors import CannotHold, ForeignAdapter
+from formats.errors import CannotHold, FormatError
 from formats.lazy import Lazy
 from formats.records import Array, Dense, Sparse, Tensor, bits, flat, with_values
 
@@ -85,24 +85,24 @@ def read_shira(folder: str | os.PathLike[str], base: Mapping[str, Tensor]) -> Ch
         base: name -> tensor of the model that the adapter was trained on.
 
     Raises:
-        ForeignAdapter: FMT-151 for what is missing, unknown or does not fit; for indices when a tensor is asked for.
-        ForeignFile: FMT-121 for malformed weights.
+        FormatError: FMT-151 for what is missing, unknown or does not fit; for indices when a tensor is asked for;
+            FMT-121 for malformed weights.
     """
-    adapter = open_adapter(Path(folder), "SHIRA", [frozenset({INDICES, VALUES})], ForeignAdapter)
-    check_options(adapter.config, KNOWN, ForeignAdapter)
+    adapter = open_adapter(Path(folder), "SHIRA", [frozenset({INDICES, VALUES})], "FMT-151")
+    check_options(adapter.config, KNOWN, "FMT-151")
     _check_sizes(adapter)
     modules = adapter.base_names()
-    check_in_base(modules, base, ForeignAdapter)
+    check_in_base(modules, base, "FMT-151")
     padded = adapter.config.get("mask_type") == PADDED
 
     def fetch(name: str) -> Sparse:
-        shape = float_base(base, name, ForeignAdapter).shape
+        shape = float_base(base, name, "FMT-151").shape
         positions = _positions(adapter.array(modules[name], INDICES), shape, name)
         values = adapter.array(modules[name], VALUES)
         if padded:
             kept = ~_adds_nothing(values)
             positions, values = positions[kept], values[kept]
-        support, permutation = sorted_support(positions, shape, name, ForeignAdapter)
+        support, permutation = sorted_support(positions, shape, name, "FMT-151")
         return with_values(support, values[permutation])
 
     return Changes("add", Lazy(modules, fetch), adapter.attributes("shira"))
@@ -129,21 +129,23 @@ def write_shira(
             dtypes that float32 does not hold, and for matrices too small or too sparse for the r of the others.
         DestinationExists: FMT-110.
     """
-    # FMT-154
     if changes.op != "add":
         raise CannotHold(
+            "FMT-154",
             f"a SHiRA adapter holds amounts to add, these changes are of op {changes.op!r}; "
-            f"write them as a delta of values instead"
+            f"write them as a delta of values instead",
         )
     if not changes.tensors:
-        raise CannotHold("there are no changes, and PEFT loads no adapter without a module")
+        raise CannotHold("FMT-154", "there are no changes, and PEFT loads no adapter without a module")
     plans = [_plan(name, tensor, base) for name, tensor in changes.tensors.items()]
     r = max(1, *(-(-plan.nnz // max(plan.size(1), 1)) for plan in plans))
     padded = any(plan.size(r) > plan.nnz for plan in plans)
     for plan in plans:
         _check_room(plan, r)
         if padded and plan.taken:
-            raise CannotHold(f"{plan.name!r} has amounts of −0.0, which would be taken for filling; drop them first")
+            raise CannotHold(
+                "FMT-154", f"{plan.name!r} has amounts of −0.0, which would be taken for filling; drop them first"
+            )
     config: dict[str, strict_json.JSON] = {
         "base_model_name_or_path": base_name or None,
         "fan_in_fan_out": False,
@@ -183,31 +185,34 @@ def write_shira(
 def _check_sizes(adapter: Adapter) -> None:
     for module, sections in adapter.modules.items():
         indices, values = sections[INDICES], sections[VALUES]
-        check_vector(values, ADAPTER_FLOATS, ForeignAdapter)
+        check_vector(values, ADAPTER_FLOATS, "FMT-151")
         if indices.dtype not in ("I32", "I64", "F32") or indices.shape != (2, *values.shape):
-            raise ForeignAdapter(
+            raise FormatError(
+                "FMT-151",
                 f"{INDICES} of {module!r} is {indices.dtype} of shape {list(indices.shape)}, "
-                f"expected I32 of shape {[2, *values.shape]} beside {values.shape[0]} values"
+                f"expected I32 of shape {[2, *values.shape]} beside {values.shape[0]} values",
             )
 
 
 def _positions(indices: Array, shape: tuple[int, ...], name: str) -> NDArray[np.int64]:
     """Return flat positions (K,) of indices (2, K): rows, then columns."""
     if len(shape) != 2:
-        raise ForeignAdapter(f"{name!r} of the base has shape {list(shape)}, expected a matrix")
+        raise FormatError("FMT-151", f"{name!r} of the base has shape {list(shape)}, expected a matrix")
     if indices.dtype == np.float32:
         # written so where integers cannot be saved; NaN fails the first comparison
         wrong = ~((indices >= 0) & (indices < MAX_F32_INDEX)) | (indices % 1 != 0)
         if wrong.any():
-            raise ForeignAdapter(
+            raise FormatError(
+                "FMT-151",
                 f"{INDICES} of {name!r} holds {float(indices[wrong][0])!r} as F32, expected an integer from 0 to "
-                f"{MAX_F32_INDEX - 1}"
+                f"{MAX_F32_INDEX - 1}",
             )
     whole = indices.astype(np.int64)
     for axis, what in enumerate(("rows", "columns")):
         if whole.size and (whole[axis].min() < 0 or whole[axis].max() >= shape[axis]):
-            raise ForeignAdapter(
-                f"{what} of {name!r} run from {whole[axis].min()} to {whole[axis].max()}, the base has {shape[axis]}"
+            raise FormatError(
+                "FMT-151",
+                f"{what} of {name!r} run from {whole[axis].min()} to {whole[axis].max()}, the base has {shape[axis]}",
             )
     positions: NDArray[np.int64] = whole[0] * shape[1] + whole[1]
     return positions
@@ -221,16 +226,25 @@ def _adds_nothing(values: Array) -> NDArray[np.bool_]:
 def _plan(name: str, tensor: Sparse, base: Mapping[str, Tensor]) -> Plan:
     """Return what is to be known of a module, after verifying that PEFT has modules like it."""
     if name not in base or not name.endswith(SUFFIX) or name == SUFFIX:
-        raise CannotHold(f"{name!r} is no <module>{SUFFIX} of the base; SHiRA changes weights of linear layers only")
-    before = float_base(base, name, CannotHold)
+        raise CannotHold(
+            "FMT-154", f"{name!r} is no <module>{SUFFIX} of the base; SHiRA changes weights of linear layers only"
+        )
+    try:
+        before = float_base(base, name, "FMT-154")
+    except FormatError as error:
+        # the caller made these changes, so it is the target that fails and no foreign file
+        raise CannotHold(error.clause, error.message) from error
     if len(tensor.shape) != 2 or tensor.shape != before.shape or max(tensor.shape) > MAX_INDEX:
         raise CannotHold(
+            "FMT-154",
             f"changes of {name!r} have shape {list(tensor.shape)}, the base has {list(before.shape)}; "
-            f"expected one matrix with fewer than 2^31 rows and columns"
+            f"expected one matrix with fewer than 2^31 rows and columns",
         )
     dtype = dtype_name(tensor.dtype)
     if dtype not in WRITABLE:
-        raise CannotHold(f"{name!r} has amounts of {dtype}, which PEFT does not keep; cast them to F32 first")
+        raise CannotHold(
+            "FMT-154", f"{name!r} has amounts of {dtype}, which PEFT does not keep; cast them to F32 first"
+        )
     check_change(tensor, name)
     return Plan(name, dtype, tensor.shape, tensor.nnz, before.nnz, bool(_adds_nothing(tensor.values).any()))
 
@@ -239,9 +253,10 @@ def _check_room(plan: Plan, r: int) -> None:
     """Verify that what PEFT makes room for exists: positions that the base stores, or that change."""
     if plan.size(r) > max(plan.room, plan.nnz):
         raise CannotHold(
+            "FMT-154",
             f"{plan.name!r} has {plan.nnz} changes and {plan.room} stored weights; PEFT would hold {plan.size(r)} "
             f"there, r (rows + columns) with r = {r}, which the largest tensor needs: write tensors with another share "
-            f"of changes apart"
+            f"of changes apart",
         )
 
 

@@ -19,7 +19,7 @@ from formats.convert.shira import read_shira
 from formats.convert.spiel import read_spiel
 from formats.convert.stock import open_stock
 from formats.convert.trl_delta import read_trl_delta
-from formats.errors import FormatError, UnknownOption
+from formats.errors import FormatError
 from formats.index import is_sparse
 from formats.reader import open_checkpoint
 from formats.records import LIMIT, Checkpoint, Tensor
@@ -50,15 +50,17 @@ def open_source(
             format lets it grow.
 
     Raises:
-        FormatError: the rule that is broken; UnknownOption FMT-084 for an adapter, which needs its base.
+        FormatError: the rule that is broken; FMT-084 for an adapter, which needs its base.
     """
     path = Path(path)
     kind = detect(path) if kind == "auto" else kind
     if kind in ADAPTERS:
-        raise UnknownOption(f"{path} changes a base; name the base, and convert to a delta")
+        raise FormatError("FMT-084", f"{path} changes a base; name the base, and convert to a delta")
     openers = _openers(expand_quantised=expand_quantised, limit=limit)
     if kind not in openers:
-        raise UnknownOption(f"format {kind!r} does not exist, expected one of {', '.join([*openers, *ADAPTERS])}")
+        raise FormatError(
+            "FMT-084", f"format {kind!r} does not exist, expected one of {', '.join([*openers, *ADAPTERS])}"
+        )
     return openers[kind](path)
 
 
@@ -66,12 +68,14 @@ def open_changes(path: str | os.PathLike[str], base: Checkpoint, kind: str = "au
     """Return the delta that an adapter or a patch makes of a base, bound to both ends.
 
     Raises:
-        FormatError: the rule that is broken; UnknownOption FMT-084 for a format that is no change of a base.
+        FormatError: the rule that is broken; FMT-084 for a format that is no change of a base.
     """
     path = Path(path)
     kind = detect(path) if kind == "auto" else kind
     if kind not in ADAPTERS:
-        raise UnknownOption(f"{path} is {kind}, expected one of {', '.join(ADAPTERS)}; use diff for two models")
+        raise FormatError(
+            "FMT-084", f"{path} is {kind}, expected one of {', '.join(ADAPTERS)}; use diff for two models"
+        )
     changes = ADAPTERS[kind](path, base.tensors)
     return delta.from_changes(base, changes.op, changes.tensors, changes.attributes)
 
@@ -103,12 +107,12 @@ def detect(path: Path) -> str:
     """Return the name of the format of a path.
 
     Raises:
-        UnknownOption: FMT-084 if it is none that is read.
+        FormatError: FMT-084 if it is none that is read.
         OSError: if the path is not there.
     """
     found = _of_folder(path) if path.is_dir() else _of_file(path)
     if found is None:
-        raise UnknownOption(f"{path} is nothing that is read; if it is, name its format")
+        raise FormatError("FMT-084", f"{path} is nothing that is read; if it is, name its format")
     return found
 
 
@@ -150,7 +154,7 @@ def _json(path: Path) -> dict[str, strict_json.JSON]:
     # FMT-096: a companion is no longer, so that a longer one is no config
     data = read_bounded(path, MAX_FILE_BYTES)
     if data is None:
-        raise UnknownOption(f"{path} has more than {MAX_FILE_BYTES} bytes, which no configuration has")
+        raise FormatError("FMT-084", f"{path} has more than {MAX_FILE_BYTES} bytes, which no configuration has")
     try:
         value = strict_json.parse_any(data, path.name)
     except FormatError:

@@ -33,7 +33,7 @@ def sparsified(
         zeros: ``"any"`` leaves out every entry that equals zero, ``"positive"`` stores those of −0.0 (FMT-127).
 
     Raises:
-        UnknownOption: FMT-084.
+        FormatError: FMT-084.
     """
     check_cast(dtype)
     check_zeros(zeros)
@@ -64,7 +64,7 @@ def with_cast(checkpoint: Checkpoint, dtype: str | None) -> Checkpoint:
     """Return a checkpoint whose floats are cast, with the attribute that says so; the same one for None (FMT-126).
 
     Raises:
-        UnknownOption: FMT-084; CastOverflow FMT-126 when a tensor is asked for.
+        FormatError: FMT-084; FMT-126 when a tensor is asked for.
     """
     check_cast(dtype)
     if dtype is None:

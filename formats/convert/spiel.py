@@ -26,7 +26,7 @@ from formats.convert.changes import (
     order,
     sorted_support,
 )
-from formats.errors import ForeignAdapter
+from formats.errors import FormatError
 from formats.lazy import Lazy
 from formats.records import Sparse, Tensor, with_values
 
@@ -58,19 +58,19 @@ def read_spiel(folder: str | os.PathLike[str], base: Mapping[str, Tensor]) -> Ch
         base: name -> tensor of the model that the adapter was trained on.
 
     Raises:
-        ForeignAdapter: FMT-151 for what is missing, unknown or does not fit; for indices when a tensor is asked for.
-        ForeignFile: FMT-121 for malformed weights.
+        FormatError: FMT-151 for what is missing, unknown or does not fit; for indices when a tensor is asked for;
+            FMT-121 for malformed weights.
     """
-    adapter = open_adapter(Path(folder), "SFT", [frozenset({INDICES, VALUES})], ForeignAdapter)
-    check_options(adapter.config, KNOWN, ForeignAdapter)
+    adapter = open_adapter(Path(folder), "SFT", [frozenset({INDICES, VALUES})], "FMT-151")
+    check_options(adapter.config, KNOWN, "FMT-151")
     _check_sizes(adapter)
     modules = adapter.base_names()
-    check_in_base(modules, base, ForeignAdapter)
+    check_in_base(modules, base, "FMT-151")
 
     def fetch(name: str) -> Sparse:
-        shape = float_base(base, name, ForeignAdapter).shape
+        shape = float_base(base, name, "FMT-151").shape
         positions = adapter.array(modules[name], INDICES).astype(np.int64)
-        support, permutation = sorted_support(positions, shape, name, ForeignAdapter)
+        support, permutation = sorted_support(positions, shape, name, "FMT-151")
         return with_values(support, adapter.array(modules[name], VALUES)[permutation])
 
     return Changes("add", Lazy(modules, fetch), adapter.attributes("spiel"))
@@ -80,10 +80,10 @@ def _check_sizes(adapter: Adapter) -> None:
     """Verify dtypes, that indices and values have one length, and that it is the one of the configuration."""
     for module, sections in adapter.modules.items():
         indices, values = sections[INDICES], sections[VALUES]
-        check_vector(indices, frozenset({"I32", "I64"}), ForeignAdapter)
-        check_vector(values, ADAPTER_FLOATS, ForeignAdapter)
+        check_vector(indices, frozenset({"I32", "I64"}), "FMT-151")
+        check_vector(values, ADAPTER_FLOATS, "FMT-151")
         if indices.shape != values.shape:
-            raise ForeignAdapter(f"{module!r} has {indices.shape[0]} indices for {values.shape[0]} values")
+            raise FormatError("FMT-151", f"{module!r} has {indices.shape[0]} indices for {values.shape[0]} values")
     announced = adapter.config.get("num_deltas")
     if announced is None:
         return
@@ -91,4 +91,6 @@ def _check_sizes(adapter: Adapter) -> None:
     if not isinstance(announced, dict) or announced != found:
         wrong = sorted(set(found) ^ set(announced)) if isinstance(announced, dict) else []
         where = wrong or sorted(m for m in found if isinstance(announced, dict) and announced[m] != found[m])
-        raise ForeignAdapter(f"num_deltas of {CONFIG} and the tensors disagree{f' on {where[0]!r}' if where else ''}")
+        raise FormatError(
+            "FMT-151", f"num_deltas of {CONFIG} and the tensors disagree{f' on {where[0]!r}' if where else ''}"
+        )

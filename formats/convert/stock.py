@@ -22,7 +22,7 @@ from formats.container import (
     raw_bytes,
     section_bytes,
 )
-from formats.errors import CannotHold, ForeignFile, FormatError
+from formats.errors import CannotHold, FormatError
 from formats.records import Array
 
 MAX_HEADER = 100_000_000
@@ -32,7 +32,7 @@ def open_stock(path: Path) -> tuple[MappedFile, dict[str, Section]]:
     """Return a mapped safetensors file and its tensors by name.
 
     Raises:
-        ForeignFile: FMT-121, whatever is wrong with it.
+        FormatError: FMT-121, whatever is wrong with it.
     """
     try:
         file = MappedFile(path)
@@ -41,7 +41,7 @@ def open_stock(path: Path) -> tuple[MappedFile, dict[str, Section]]:
         for section in sections.values():
             validate.check_shape(section.shape, section.name)
     except FormatError as error:
-        raise ForeignFile(f"{path.name} is no safetensors file that can be read: {error}") from error
+        raise FormatError("FMT-121", f"{path.name} is no safetensors file that can be read: {error}") from error
     _check_cover(sections, file, path.name)
     return file, sections
 
@@ -51,15 +51,20 @@ def _check_cover(sections: Mapping[str, Section], file: MappedFile, name: str) -
     at = 0
     for section in sorted(sections.values(), key=lambda s: (s.begin, s.end)):
         if section.begin != at or section.nbytes != section_bytes(section.dtype, section.shape):
-            raise ForeignFile(
+            raise FormatError(
+                "FMT-121",
                 f"{section.name!r} in {name} spans {section.begin} to {section.end}, expected to begin "
-                f"at {at} and to take the {section_bytes(section.dtype, section.shape)} bytes of its shape"
+                f"at {at} and to take the {section_bytes(section.dtype, section.shape)} bytes of its shape",
             )
         if BITS[section.dtype] * prod(section.shape) % 8:
-            raise ForeignFile(f"{section.name!r} in {name} has an odd count of {section.dtype}, which ends in no byte")
+            raise FormatError(
+                "FMT-121", f"{section.name!r} in {name} has an odd count of {section.dtype}, which ends in no byte"
+            )
         at = section.end
     if at != file.size - file.data_start:
-        raise ForeignFile(f"{name} holds {file.size - file.data_start} bytes of tensors, its header describes {at}")
+        raise FormatError(
+            "FMT-121", f"{name} holds {file.size - file.data_start} bytes of tensors, its header describes {at}"
+        )
 
 
 def outline(name: str, dtype: str, shape: tuple[int, ...]) -> Section:
@@ -84,7 +89,7 @@ def write_stock(
     sections, at = [], 0
     for t in sorted(tensors, key=lambda t: (-BITS[t.dtype], t.name)):
         if BITS[t.dtype] * prod(t.shape) % 8:
-            raise CannotHold(f"{t.name!r} has an odd count of {t.dtype}, which safetensors cannot hold")
+            raise CannotHold("FMT-154", f"{t.name!r} has an odd count of {t.dtype}, which safetensors cannot hold")
         sections.append(Section(t.name, t.dtype, t.shape, at, at + t.nbytes))
         at += t.nbytes
     with path.open("xb") as file:

@@ -23,7 +23,7 @@ from formats.convert.torch_tensors import (
     to_torch_csr,
     without_beta_warning,
 )
-from formats.errors import CannotHold, ForeignTorch, FormatError
+from formats.errors import CannotHold, FormatError
 from formats.records import LIMIT, Checkpoint, Dense, Mask, Tensor
 from formats.regular import open_regular
 
@@ -58,7 +58,9 @@ def write_torch_csr(
 
 def _to_tensor(tensor: Tensor, name: str, index_dtype: torch.dtype) -> torch.Tensor:
     if isinstance(tensor, Mask):
-        raise CannotHold(f"{name!r} is a mask, torch has no tensor without values; give it some with with_values")
+        raise CannotHold(
+            "FMT-154", f"{name!r} is a mask, torch has no tensor without values; give it some with with_values"
+        )
     if isinstance(tensor, Dense):
         validate.check_record(tensor, name)
         return to_torch(tensor.values, name=name)
@@ -76,7 +78,7 @@ def read_torch(path: str | os.PathLike[str], *, limit: int = LIMIT) -> Checkpoin
         limit: bytes that the row pointers of all tensors may take together; those of a COO tensor follow its shape.
 
     Raises:
-        ForeignTorch: FMT-153 for what torch refuses, an entry that is no tensor, a tensor larger than its bytes,
+        FormatError: FMT-153 for what torch refuses, an entry that is no tensor, a tensor larger than its bytes,
             or wrong indices.
         CannotHold: FMT-154 for a subclass of tensors, a layout or dtype that a checkpoint has no equal of.
         ExpansionTooLarge: FMT-098.
@@ -114,16 +116,19 @@ def _state_dict(path: Path) -> dict[Any, Any]:
         raise
     except Exception as error:
         # torch's own words advise to switch its protection off
-        raise ForeignTorch(
-            f"{path.name} holds more than tensors, or is damaged, and was not loaded; save module.state_dict() alone"
+        raise FormatError(
+            "FMT-153",
+            f"{path.name} holds more than tensors, or is damaged, and was not loaded; save module.state_dict() alone",
         ) from error
     if isinstance(found, dict) and isinstance(found.get("state_dict"), dict):
         others = sorted(repr(key) for key in found if key != "state_dict")
         if others:
-            raise ForeignTorch(f"{path.name} has {', '.join(others):.200} beside 'state_dict'; save that entry alone")
+            raise FormatError(
+                "FMT-153", f"{path.name} has {', '.join(others):.200} beside 'state_dict'; save that entry alone"
+            )
         found = found["state_dict"]
     if not isinstance(found, dict):
-        raise ForeignTorch(f"{path.name} holds a {type(found).__name__}, expected a dict of tensors by name")
+        raise FormatError("FMT-153", f"{path.name} holds a {type(found).__name__}, expected a dict of tensors by name")
     return found
 
 
@@ -142,27 +147,34 @@ def _pickle_of(path: Path) -> bytes:
                 data = archive.read(pickles[0]) if len(pickles) == 1 and sound and not packed else None
         # what zipfile raises over damaged bytes is of a dozen kinds
         except Exception as error:
-            raise ForeignTorch(
+            raise FormatError(
+                "FMT-153",
                 f"{path.name} is no zip file ({error!s:.200}); if torch before 1.6 wrote it, load it with torch and "
-                f"save it again"
+                f"save it again",
             ) from error
     if packed:
-        raise ForeignTorch(f"member {packed[0]!r} of {path.name} is compressed, torch.save stores members as they are")
+        raise FormatError(
+            "FMT-153", f"member {packed[0]!r} of {path.name} is compressed, torch.save stores members as they are"
+        )
     if data is None:
-        raise ForeignTorch(f"{path.name} is a zip file that torch.save did not write: it holds {len(pickles)} pickles")
+        raise FormatError(
+            "FMT-153", f"{path.name} is a zip file that torch.save did not write: it holds {len(pickles)} pickles"
+        )
     return data
 
 
 def _check_entry(name: object, tensor: object, file: str) -> None:
     """Verify key and type of an entry, and that the bytes of a tensor are in the file as often as it shows them."""
     if not isinstance(name, str):
-        raise ForeignTorch(f"{file} has the key {name!r:.80}, expected names of tensors")
+        raise FormatError("FMT-153", f"{file} has the key {name!r:.80}, expected names of tensors")
     if not isinstance(tensor, torch.Tensor):
-        raise ForeignTorch(f"{name!r} in {file} is a {type(tensor).__name__}, expected a tensor; save tensors alone")
+        raise FormatError(
+            "FMT-153", f"{name!r} in {file} is a {type(tensor).__name__}, expected a tensor; save tensors alone"
+        )
     try:
         validate.check_name(name)
     except FormatError as error:
-        raise ForeignTorch(f"{file} has a name that no checkpoint can hold: {error}") from error
+        raise FormatError("FMT-153", f"{file} has a name that no checkpoint can hold: {error}") from error
     check_kind(tensor, name)
     # FMT-007: NumPy takes no dimension of 2^62, not even beside one of 0
     for part in (tensor, *_parts(tensor)):
@@ -172,8 +184,9 @@ def _check_entry(name: object, tensor: object, file: str) -> None:
         held = part.untyped_storage().nbytes()
         # FMT-096: a stride of 0 makes any size of a few bytes
         if part.numel() * part.element_size() > held:
-            raise ForeignTorch(
-                f"{name!r} in {file} shows {part.numel()} elements of {held} bytes; call contiguous() before saving"
+            raise FormatError(
+                "FMT-153",
+                f"{name!r} in {file} shows {part.numel()} elements of {held} bytes; call contiguous() before saving",
             )
 
 
@@ -181,7 +194,7 @@ def _check_shape(shape: tuple[int, ...], name: str, file: str) -> None:
     try:
         validate.check_shape(shape, name)
     except FormatError as error:
-        raise CannotHold(f"{name!r} in {file} is larger than a checkpoint can hold: {error}") from error
+        raise CannotHold("FMT-154", f"{name!r} in {file} is larger than a checkpoint can hold: {error}") from error
 
 
 def _parts(tensor: torch.Tensor) -> tuple[torch.Tensor, ...]:
@@ -218,10 +231,10 @@ def check_values(tensor: Tensor, name: str) -> None:
     """Verify the booleans of a file.
 
     Raises:
-        ForeignTorch: FMT-153 for a byte that is neither 0 nor 1.
+        FormatError: FMT-153 for a byte that is neither 0 nor 1.
     """
     try:
         if not isinstance(tensor, Mask):
             validate.check_bool(tensor.values, name)
     except FormatError as error:
-        raise ForeignTorch(f"{name!r} cannot be read: {error}") from error
+        raise FormatError("FMT-153", f"{name!r} cannot be read: {error}") from error

@@ -17,7 +17,7 @@ from torch.nn.utils import prune
 
 from formats import validate
 from formats.convert.torch_tensors import TORCH, check_kind, from_torch, to_torch
-from formats.errors import CannotHold, ModuleMismatch
+from formats.errors import CannotHold, FormatError
 from formats.records import Array, Checkpoint, Dense, Mask, Sparse, Tensor, from_support, to_dense, with_values
 
 _UNPRUNABLE = frozenset(dtype for dtype in TORCH if dtype.name.startswith("float8"))
@@ -57,7 +57,7 @@ def from_module(
         masks: name to booleans of the tensor's shape, for supports that the module does not tell: True is stored.
 
     Raises:
-        ModuleMismatch: FMT-156 for a state_dict that is not the module's parameters and buffers, and for masks that
+        FormatError: FMT-156 for a state_dict that is not the module's parameters and buffers, and for masks that
             fit no tensor, are not boolean, or leave out a value that is not zero.
         CannotHold: FMT-154 for a tensor that a checkpoint cannot hold, and for tied tensors with two supports.
     """
@@ -74,7 +74,8 @@ def from_module(
                 support is not None and other is not None and not np.array_equal(support, other)
             ):
                 raise CannotHold(
-                    f"{name!r} and {target!r} are one tensor with two supports; give both the same mask, or untie them"
+                    "FMT-154",
+                    f"{name!r} and {target!r} are one tensor with two supports; give both the same mask, or untie them",
                 )
             tied[name] = target
             continue
@@ -88,7 +89,9 @@ def _record(slot: _Slot, support: NDArray[np.bool_] | None, name: str) -> Tensor
     if support is None:
         return Dense(values)
     if slot.mask is None and (outside := int(np.count_nonzero(values[~support]))):
-        raise ModuleMismatch(f"the mask of {name!r} leaves out {outside} values that are not zero; set them to 0 first")
+        raise FormatError(
+            "FMT-156", f"the mask of {name!r} leaves out {outside} values that are not zero; set them to 0 first"
+        )
     return with_values(from_support(support), values[support])
 
 
@@ -97,7 +100,9 @@ def _support(mask: torch.Tensor, name: str) -> NDArray[np.bool_]:
     values = from_torch(mask, name=f"mask of {name}")
     support: NDArray[np.bool_] = values != 0
     if not bool((values[support] == 1).all()):
-        raise CannotHold(f"the mask of {name!r} holds values other than 0 and 1; apply it with prune.remove first")
+        raise CannotHold(
+            "FMT-154", f"the mask of {name!r} holds values other than 0 and 1; apply it with prune.remove first"
+        )
     return support
 
 
@@ -107,16 +112,17 @@ def _given_masks(
     found: dict[str, NDArray[np.bool_]] = {}
     unknown = sorted(set(masks) - set(slots))
     if unknown:
-        raise ModuleMismatch(f"masks are given for {_listed(unknown)}, which the module does not have")
+        raise FormatError("FMT-156", f"masks are given for {_listed(unknown)}, which the module does not have")
     for name, mask in masks.items():
         array: Array = from_torch(mask, name=f"mask of {name}") if isinstance(mask, torch.Tensor) else mask
         shape = tuple(slots[name].tensor.shape)
         if slots[name].mask is not None:
-            raise ModuleMismatch(f"{name!r} is pruned by the module and given a mask as well; leave one out")
+            raise FormatError("FMT-156", f"{name!r} is pruned by the module and given a mask as well; leave one out")
         if not isinstance(array, np.ndarray) or array.dtype != np.bool_ or array.shape != shape or not shape:
-            raise ModuleMismatch(
+            raise FormatError(
+                "FMT-156",
                 f"the mask of {name!r} is {getattr(array, 'dtype', type(array))} of shape "
-                f"{list(getattr(array, 'shape', ()))}, expected bool of shape {list(shape)}, at least one dimension"
+                f"{list(getattr(array, 'shape', ()))}, expected bool of shape {list(shape)}, at least one dimension",
             )
         found[name] = array
     return found
@@ -139,7 +145,7 @@ def to_module(
             training keeps the support. Optimizers made before keep working: the parameter stays the same object.
 
     Raises:
-        ModuleMismatch: FMT-156, listing every tensor that is missing, unexpected or of another shape or dtype.
+        FormatError: FMT-156, listing every tensor that is missing, unexpected or of another shape or dtype.
         CannotHold: FMT-154 for a mask without values.
         FormatError: the clause that a record breaks.
     """
@@ -158,14 +164,16 @@ def to_module(
     for name, record in records.items():
         validate.check_record(record, name)
         if isinstance(record, Mask):
-            raise CannotHold(f"{name!r} is a mask without values, a module needs values; join them with with_values")
+            raise CannotHold(
+                "FMT-154", f"{name!r} is a mask without values, a module needs values; join them with with_values"
+            )
     wrong = [*_other_names(slots, sources)] if strict else []
     wrong += _misfits(slots, sources, records, prune_masks=prune_masks)
     for names in groups.values():
         if len(loaded := sorted({sources[name] for name in names if name in sources})) > 1:
             wrong.append(f"{_listed(names)} are one tensor of the module, the checkpoint has {_listed(loaded)} apart")
     if wrong:
-        raise ModuleMismatch("; ".join(wrong))
+        raise FormatError("FMT-156", "; ".join(wrong))
     # a module that stands in two places is loaded, and pruned, once
     places = {(id(slot.owner), slot.attribute): name for name, slot in slots.items() if name in sources}
     for name in places.values():
@@ -218,7 +226,7 @@ def _slots(module: torch.nn.Module) -> dict[str, _Slot]:
     """Return what state_dict saves, by the names of a checkpoint, in order.
 
     Raises:
-        ModuleMismatch: FMT-156 for a state_dict that is not the module's own tensors.
+        FormatError: FMT-156 for a state_dict that is not the module's own tensors.
         CannotHold: FMT-154 for a tensor without values or of a foreign kind.
     """
     slots: dict[str, _Slot] = {}
@@ -242,9 +250,10 @@ def _slots(module: torch.nn.Module) -> dict[str, _Slot]:
             slots[name] = _Slot(owner, attribute, tensor, mask, key in parameters)
     other = sorted(seen ^ set(module.state_dict()))
     if other:
-        raise ModuleMismatch(
+        raise FormatError(
+            "FMT-156",
             f"state_dict and the module's own parameters and buffers differ in {_listed(other)}: hooks or extra state "
-            f"of a module cannot be carried; remove them, or save the state_dict with torch and use read_torch"
+            f"of a module cannot be carried; remove them, or save the state_dict with torch and use read_torch",
         )
     return slots
 

@@ -11,7 +11,7 @@ import pickle
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 
-from formats.errors import ForeignTorch
+from formats.errors import FormatError
 
 MAX_DEPTH = 64
 """Levels of a value within another; a state dict needs about ten."""
@@ -49,7 +49,7 @@ def check_pickle(data: bytes, file: str, trusted: Collection[str] = ()) -> None:
         trusted: what it may call besides, by their full names.
 
     Raises:
-        ForeignTorch: FMT-153, in time proportional to the bytes.
+        FormatError: FMT-153, in time proportional to the bytes.
     """
     machine = _Machine(file, {"collections.OrderedDict", *trusted})
     steps = 0
@@ -59,9 +59,9 @@ def check_pickle(data: bytes, file: str, trusted: Collection[str] = ()) -> None:
             machine.step(opcode, argument)
     # an end that comes too soon, a stack that is empty, a place in memory that is
     except (IndexError, KeyError, UnicodeDecodeError) as error:
-        raise ForeignTorch(f"{file} is damaged: its pickle goes wrong after {steps} steps") from error
+        raise FormatError("FMT-153", f"{file} is damaged: its pickle goes wrong after {steps} steps") from error
     if len(machine.stack) != 1:
-        raise ForeignTorch(f"{file} is damaged: its pickle makes {len(machine.stack)} values, expected one")
+        raise FormatError("FMT-153", f"{file} is damaged: its pickle makes {len(machine.stack)} values, expected one")
     _check_spread(machine.stack[0], steps, file)
 
 
@@ -135,7 +135,9 @@ class _Machine:
         elif opcode == pickle.SETITEMS:
             self._set(self._above_mark())
         else:
-            raise ForeignTorch(f"{self.file} has the opcode {opcode!r} in its pickle, which no file of tensors needs")
+            raise FormatError(
+                "FMT-153", f"{self.file} has the opcode {opcode!r} in its pickle, which no file of tensors needs"
+            )
 
     def _pop(self, count: int) -> list[_Value]:
         if len(self.stack) < count:
@@ -160,16 +162,17 @@ class _Machine:
         # a key is hashed, and shown in messages
         for key in pairs[::2]:
             if key.kind not in (_TEXT, _NUMBER):
-                raise ForeignTorch(f"{self.file} has a key that is a {key.kind}, expected names of tensors")
+                raise FormatError("FMT-153", f"{self.file} has a key that is a {key.kind}, expected names of tensors")
         self.stack[-1].parts.extend(pairs)
 
     def _check_global(self, argument: bytes) -> None:
         called = ".".join(argument.decode("utf-8").split("\n")[:2])
         # torch judges what is its own by a list of its own
         if called not in self._trusted and not called.startswith("torch."):
-            raise ForeignTorch(
+            raise FormatError(
+                "FMT-153",
                 f"{self.file} calls {called!r:.100}, which no file of tensors needs and which could run any program; "
-                f"nothing of it was loaded. If you made the file, save module.state_dict() alone"
+                f"nothing of it was loaded. If you made the file, save module.state_dict() alone",
             )
 
 
@@ -200,5 +203,5 @@ def _check_spread(root: _Value, steps: int, file: str) -> None:
             raise _refused(file, f"nests values more than {MAX_DEPTH} levels deep")
 
 
-def _refused(file: str, does: str) -> ForeignTorch:
-    return ForeignTorch(f"{file} {does}, which no file of tensors does; save module.state_dict() alone")
+def _refused(file: str, does: str) -> FormatError:
+    return FormatError("FMT-153", f"{file} {does}, which no file of tensors does; save module.state_dict() alone")

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from formats import validate
-from formats.errors import BadShape, CannotHold, ExpansionTooLarge, ForeignTorch, FormatError, UnknownOption
+from formats.errors import CannotHold, ExpansionTooLarge, FormatError
 from formats.records import LIMIT, Array, DType, Sparse, from_flat, rows_of, to_dense, with_values
 
 # a release of torch that lacks a dtype has no row for it
@@ -57,7 +57,9 @@ def to_torch(array: Array, *, name: str = "array") -> torch.Tensor:
     """
     dtype = TORCH.get(array.dtype)
     if dtype is None:
-        raise CannotHold(f"{name!r} has dtype {array.dtype}, torch has none with the same bits; cast it first")
+        raise CannotHold(
+            "FMT-154", f"{name!r} has dtype {array.dtype}, torch has none with the same bits; cast it first"
+        )
     copied = np.array(array, order="C")
     if array.dtype in _CARRIED:
         return torch.from_numpy(copied.view(f"u{dtype.itemsize}")).view(dtype)
@@ -75,7 +77,9 @@ def from_torch(tensor: torch.Tensor, *, name: str = "tensor") -> Array:
     """
     check_kind(tensor, name)
     if tensor.layout != torch.strided:
-        raise CannotHold(f"{name!r} has layout {tensor.layout}, expected a strided tensor; use from_torch_csr")
+        raise CannotHold(
+            "FMT-154", f"{name!r} has layout {tensor.layout}, expected a strided tensor; use from_torch_csr"
+        )
     # a conjugate view is a promise to compute; its values are what counts
     plain = tensor.detach().resolve_conj().resolve_neg().cpu().contiguous()
     dtype = NUMPY[tensor.dtype]
@@ -89,12 +93,14 @@ def check_kind(tensor: torch.Tensor, name: str) -> None:
         CannotHold: FMT-154.
     """
     if type(tensor) not in (torch.Tensor, torch.nn.Parameter):
-        raise CannotHold(f"{name!r} is a {type(tensor).__name__}, expected a plain torch.Tensor; convert it first")
+        raise CannotHold(
+            "FMT-154", f"{name!r} is a {type(tensor).__name__}, expected a plain torch.Tensor; convert it first"
+        )
     if tensor.is_meta:
-        raise CannotHold(f"{name!r} is on the meta device and has no values; load them first")
+        raise CannotHold("FMT-154", f"{name!r} is on the meta device and has no values; load them first")
     if tensor.is_quantized or tensor.dtype not in NUMPY:
         raise CannotHold(
-            f"{name!r} has dtype {tensor.dtype}, which a checkpoint has no equal of; dequantise or cast it"
+            "FMT-154", f"{name!r} has dtype {tensor.dtype}, which a checkpoint has no equal of; dequantise or cast it"
         )
 
 
@@ -112,15 +118,18 @@ def to_torch_csr(sparse: Sparse, *, index_dtype: torch.dtype = torch.int64, name
         FormatError: FMT-015 or FMT-066 to FMT-069 if the record is wrong, FMT-084 for another index dtype.
     """
     if index_dtype not in (torch.int32, torch.int64):
-        raise UnknownOption(f"index_dtype is {index_dtype}, expected torch.int64 or torch.int32")
+        raise FormatError("FMT-084", f"index_dtype is {index_dtype}, expected torch.int64 or torch.int32")
     if not isinstance(sparse, Sparse) or len(sparse.shape) != 2:
         raise CannotHold(
+            "FMT-154",
             f"{name!r} is a {type(sparse).__name__} of shape {list(sparse.shape)}, torch's CSR holds matrices with "
-            f"values only; give a mask values with with_values, or expand other shapes with to_dense"
+            f"values only; give a mask values with with_values, or expand other shapes with to_dense",
         )
     validate.check_record(sparse, name)
     if index_dtype == torch.int32 and sparse.nnz > validate.MAX_SPARSE_DIM:
-        raise CannotHold(f"{name!r} stores {sparse.nnz} values, int32 row pointers end at 2^31 - 1; use torch.int64")
+        raise CannotHold(
+            "FMT-154", f"{name!r} stores {sparse.nnz} values, int32 row pointers end at 2^31 - 1; use torch.int64"
+        )
     with without_beta_warning():
         return torch.sparse_csr_tensor(
             to_torch(sparse.indptr).to(index_dtype),
@@ -150,19 +159,21 @@ def from_torch_csr(tensor: torch.Tensor, *, name: str = "tensor", limit: int = L
         limit: bytes that row pointers may take; those of a COO tensor are made from its shape.
 
     Raises:
-        ForeignTorch: FMT-153 for row pointers or indices that are out of range, unsorted or repeated.
+        FormatError: FMT-153 for row pointers or indices that are out of range, unsorted or repeated.
         CannotHold: FMT-154 for another layout, batches, blocks, or a column that int32 cannot name.
         ExpansionTooLarge: FMT-098.
     """
     check_kind(tensor, name)
     tensor = tensor.detach()
     if tensor.layout not in (torch.sparse_csr, torch.sparse_coo):
-        raise CannotHold(f"{name!r} has layout {tensor.layout}, expected sparse CSR or COO; call to_sparse_csr() first")
+        raise CannotHold(
+            "FMT-154", f"{name!r} has layout {tensor.layout}, expected sparse CSR or COO; call to_sparse_csr() first"
+        )
     shape = tuple(int(d) for d in tensor.shape)
     if not 1 <= len(shape) <= validate.MAX_RANK or max(shape) > validate.MAX_SPARSE_DIM:
-        raise CannotHold(f"{name!r} has shape {list(shape)}, expected 1 to 8 dimensions below 2^31")
+        raise CannotHold("FMT-154", f"{name!r} has shape {list(shape)}, expected 1 to 8 dimensions below 2^31")
     if min(shape) < 0:
-        raise ForeignTorch(f"{name!r} has shape {list(shape)}, expected dimensions from 0")
+        raise FormatError("FMT-153", f"{name!r} has shape {list(shape)}, expected dimensions from 0")
     return (
         _from_csr(tensor, shape, name) if tensor.layout == torch.sparse_csr else _from_coo(tensor, shape, name, limit)
     )
@@ -170,21 +181,24 @@ def from_torch_csr(tensor: torch.Tensor, *, name: str = "tensor", limit: int = L
 
 def _from_csr(tensor: torch.Tensor, shape: tuple[int, ...], name: str) -> Sparse:
     if len(shape) != 2 or tensor.values().dim() != 1:
-        raise CannotHold(f"{name!r} has batches or dense dimensions, expected a matrix of scalars; take it apart first")
+        raise CannotHold(
+            "FMT-154", f"{name!r} has batches or dense dimensions, expected a matrix of scalars; take it apart first"
+        )
     row_ptr = _indices(tensor.crow_indices(), name)
     columns = _indices(tensor.col_indices(), name)
     values = from_torch(tensor.values(), name=name)
     if row_ptr.shape != (shape[0] + 1,) or columns.shape != values.shape:
-        raise ForeignTorch(
+        raise FormatError(
+            "FMT-153",
             f"{name!r} of shape {list(shape)} has row pointers of shape {list(row_ptr.shape)}, columns of shape "
-            f"{list(columns.shape)} and values of shape {list(values.shape)}, expected [rows + 1], [nnz] and [nnz]"
+            f"{list(columns.shape)} and values of shape {list(values.shape)}, expected [rows + 1], [nnz] and [nnz]",
         )
     try:
         validate.check_row_ptr(row_ptr, len(values), name)
         indptr = row_ptr.astype(np.int64)
         validate.check_columns(indptr, columns, shape[1], name)
     except FormatError as error:
-        raise ForeignTorch(f"{name!r} is no valid CSR matrix and was not repaired: {error}") from error
+        raise FormatError("FMT-153", f"{name!r} is no valid CSR matrix and was not repaired: {error}") from error
     return Sparse(shape, indptr, columns.astype(np.int32), values.copy())
 
 
@@ -192,34 +206,41 @@ def _from_coo(tensor: torch.Tensor, shape: tuple[int, ...], name: str, limit: in
     values = from_torch(tensor._values(), name=name)
     if tensor.dense_dim() or values.ndim != 1:
         raise CannotHold(
-            f"{name!r} has dense dimensions, expected scalars at {len(shape)} indices; take it apart first"
+            "FMT-154", f"{name!r} has dense dimensions, expected scalars at {len(shape)} indices; take it apart first"
         )
     indices = _indices(tensor._indices(), name)
     if indices.shape != (len(shape), len(values)):
-        raise ForeignTorch(
+        raise FormatError(
+            "FMT-153",
             f"{name!r} has indices of shape {list(indices.shape)}, expected {[len(shape), len(values)]} "
-            f"for its shape and values"
+            f"for its shape and values",
         )
     try:
         validate.check_shape(shape, name)
-    except BadShape as error:
-        raise CannotHold(f"{name!r} is larger than a checkpoint can hold: {error}") from error
+    except FormatError as error:
+        raise CannotHold("FMT-154", f"{name!r} is larger than a checkpoint can hold: {error}") from error
     if 8 * (rows_of(shape) + 1) > limit:
-        raise ExpansionTooLarge(f"row pointers of {name!r} of shape {list(shape)} take more than {limit} bytes")
+        raise ExpansionTooLarge(
+            "FMT-098", f"row pointers of {name!r} of shape {list(shape)} take more than {limit} bytes"
+        )
     positions = np.zeros(len(values), dtype=np.int64)
     for axis, size in zip(indices, shape, strict=True):
         if axis.size and not 0 <= int(axis.min()) <= int(axis.max()) < size:
-            raise ForeignTorch(f"{name!r} has indices from {axis.min()} to {axis.max()} along a dimension of {size}")
+            raise FormatError(
+                "FMT-153", f"{name!r} has indices from {axis.min()} to {axis.max()} along a dimension of {size}"
+            )
         positions = positions * size + axis.astype(np.int64)
     if (positions[1:] <= positions[:-1]).any():
-        raise ForeignTorch(f"{name!r} has unsorted or repeated indices; call coalesce(), which adds repeated values up")
+        raise FormatError(
+            "FMT-153", f"{name!r} has unsorted or repeated indices; call coalesce(), which adds repeated values up"
+        )
     return with_values(from_flat(shape, positions), values.copy())
 
 
 def _indices(part: torch.Tensor, name: str) -> Array:
     array = from_torch(part, name=f"indices of {name}")
     if array.dtype.kind not in "iu":
-        raise ForeignTorch(f"indices of {name!r} are {part.dtype}, expected integers")
+        raise FormatError("FMT-153", f"indices of {name!r} are {part.dtype}, expected integers")
     return array
 
 
@@ -246,14 +267,16 @@ def to_semi_structured(sparse: Sparse, *, device: str = "cpu", name: str = "tens
     sizes = Cutlass._DTYPE_SHAPE_CONSTRAINTS.get(dtype)
     if sizes is None:
         raise CannotHold(
-            f"{name!r} is no matrix of F16, BF16, I8 or F32 with values, which semi-structured tensors are made of"
+            "FMT-154",
+            f"{name!r} is no matrix of F16, BF16, I8 or F32 with values, which semi-structured tensors are made of",
         )
     validate.check_record(sparse, name)
     rows, columns = sparse.shape
     if not rows or not columns or rows % sizes.sparse_min_rows or columns % sizes.sparse_min_cols:
         raise CannotHold(
+            "FMT-154",
             f"{name!r} has shape {[rows, columns]}, semi-structured kernels of {dtype} take multiples of "
-            f"{sizes.sparse_min_rows} rows and {sizes.sparse_min_cols} columns"
+            f"{sizes.sparse_min_rows} rows and {sizes.sparse_min_cols} columns",
         )
     group = 2 if dtype == torch.float32 else 4
     kept = to_dense(with_values(sparse, np.ones(sparse.nnz, dtype=np.uint8))).reshape(rows, -1, group)
@@ -261,8 +284,9 @@ def to_semi_structured(sparse: Sparse, *, device: str = "cpu", name: str = "tens
     if int(counts.max()) > group // 2:
         row, at = (int(i) for i in np.argwhere(counts > group // 2)[0])
         raise CannotHold(
+            "FMT-154",
             f"row {row} of {name!r} stores {counts[row, at]} of columns {at * group} to {at * group + group - 1}, "
-            f"semi-structured tensors of {dtype} hold {group // 2}; prune it to that pattern first"
+            f"semi-structured tensors of {dtype} hold {group // 2}; prune it to that pattern first",
         )
     # a float32 counts as two entries of a group of four
     nibbles = _NIBBLE[(kept.repeat(4 // group, axis=2) << np.arange(4, dtype=np.uint8)).sum(axis=2)]

@@ -23,7 +23,7 @@ from formats.convert.changes import (
     sorted_support,
 )
 from formats.convert.stock import MAX_HEADER, open_stock, outline, write_stock
-from formats.errors import CannotHold, ForeignAdapter, FormatError, UnknownOption
+from formats.errors import CannotHold, FormatError
 from formats.lazy import Lazy
 from formats.records import Array, Sparse, Tensor, flat, with_values
 from formats.strict_json import JSON
@@ -45,25 +45,26 @@ def read_trl_delta(path: str | os.PathLike[str], base: Mapping[str, Tensor]) -> 
         base: name -> tensor of the model before the patch.
 
     Raises:
-        ForeignAdapter: FMT-151 for what is missing, unknown or does not fit; for indices when a tensor is asked for.
-        ForeignFile: FMT-121 for a malformed file.
+        FormatError: FMT-151 for what is missing, unknown or does not fit; for indices when a tensor is asked for;
+            FMT-121 for a malformed file.
     """
     source = _the_file(Path(path))
     file, sections = open_stock(source)
     metadata = _metadata(file)
     pairs, decode = _pairs(sections, metadata)
     _check_announced(metadata, pairs)
-    check_in_base(pairs, base, ForeignAdapter)
+    check_in_base(pairs, base, "FMT-151")
 
     def fetch(name: str) -> Sparse:
-        before = base_tensor(base, name, ForeignAdapter)
+        before = base_tensor(base, name, "FMT-151")
         indices, values = pairs[name]
         if DTYPES[values.dtype] != before.dtype:
-            raise ForeignAdapter(
+            raise FormatError(
+                "FMT-151",
                 f"{values.name!r} is {values.dtype}, the base has {dtype_name(before.dtype)}; "
-                f"new values must have the dtype of the base, convert one of them first"
+                f"new values must have the dtype of the base, convert one of them first",
             )
-        support, permutation = sorted_support(decode(file.array(indices)), before.shape, name, ForeignAdapter)
+        support, permutation = sorted_support(decode(file.array(indices)), before.shape, name, "FMT-151")
         new = file.array(values)
         validate.check_bool(new, name)
         return with_values(support, new[permutation])
@@ -85,21 +86,23 @@ def write_trl_delta(path: str | os.PathLike[str], changes: Changes, metadata: Ma
 
     Raises:
         CannotHold: FMT-154 for amounts to add, and for a position beyond 2^31 - 1.
-        UnknownOption: FMT-084 for metadata that contradicts what is filled in.
+        FormatError: FMT-084 for metadata that contradicts what is filled in.
     """
     if changes.op != "replace":
         raise CannotHold(
+            "FMT-154",
             f"a TRL patch holds new values, these changes are of op {changes.op!r}; apply them to the base and take "
-            f"the difference to it first"
+            f"the difference to it first",
         )
     sizes = {}
     outlines = []
     for name, tensor in changes.tensors.items():
         check_change(tensor, name)
         positions = flat(tensor)
-        # FMT-154
         if positions.size and int(positions[-1]) > MAX_INDEX:
-            raise CannotHold(f"{name!r} changes position {int(positions[-1])}, I32 indices end at {MAX_INDEX}")
+            raise CannotHold(
+                "FMT-154", f"{name!r} changes position {int(positions[-1])}, I32 indices end at {MAX_INDEX}"
+            )
         sizes[name] = tensor.nnz
         outlines.append(outline(f"{name}.indices", "I32", (tensor.nnz,)))
         outlines.append(outline(f"{name}.values", dtype_name(tensor.dtype), (tensor.nnz,)))
@@ -125,18 +128,22 @@ def _header(sizes: Mapping[str, int], given: Mapping[str, str]) -> dict[str, str
     }
     for key, value in filled.items():
         if key in given and given[key] != value:
-            raise UnknownOption(f"metadata has {key} = {given[key]!r:.80}, the changes say {value!r:.80}; leave it out")
+            raise FormatError(
+                "FMT-084", f"metadata has {key} = {given[key]!r:.80}, the changes say {value!r:.80}; leave it out"
+            )
     return {"format": "sparse_weight_patch", "version": "1", **given, **filled}
 
 
 def _the_file(path: Path) -> Path:
     if not path.is_dir():
         if not path.is_file():
-            raise ForeignAdapter(f"{path} is neither a file nor a folder")
+            raise FormatError("FMT-151", f"{path} is neither a file nor a folder")
         return path
     found = sorted(path.glob("*.safetensors"))
     if len(found) != 1:
-        raise ForeignAdapter(f"{path} holds {len(found)} safetensors files, expected one; name the patch to read")
+        raise FormatError(
+            "FMT-151", f"{path} holds {len(found)} safetensors files, expected one; name the patch to read"
+        )
     return found[0]
 
 
@@ -146,10 +153,10 @@ def _metadata(file: MappedFile) -> dict[str, str]:
     metadata: dict[str, str] = {}
     for key, value in found.items() if isinstance(found, dict) else ():
         if not isinstance(value, str):
-            raise ForeignAdapter(f"metadata {key!r} of the patch is {value!r:.80}, expected text")
+            raise FormatError("FMT-151", f"metadata {key!r} of the patch is {value!r:.80}, expected text")
         metadata[key] = value
     if metadata.get("sparse") == "False" or metadata.get("format") == "anchor_checkpoint":
-        raise ForeignAdapter("this is an anchor, a whole model; read it as a Hugging Face folder instead")
+        raise FormatError("FMT-151", "this is an anchor, a whole model; read it as a Hugging Face folder instead")
     return metadata
 
 
@@ -165,18 +172,18 @@ def _pairs(
     expected = {name + role for name in names for role in (where, what)}
     if set(sections) != expected or not names:
         wrong = min(set(sections) ^ expected, default="")
-        raise ForeignAdapter(f"{wrong!r} has no partner, expected pairs of <name>{where} and <name>{what} only")
+        raise FormatError("FMT-151", f"{wrong!r} has no partner, expected pairs of <name>{where} and <name>{what} only")
     encoding = metadata.get("encoding", "") if coded else "raw"
     if encoding not in ("raw", "gap_delta"):
-        raise ForeignAdapter(f"the indices have the encoding {encoding!r:.80}, expected raw or gap_delta")
+        raise FormatError("FMT-151", f"the indices have the encoding {encoding!r:.80}, expected raw or gap_delta")
     dtypes = frozenset({"U16", "U32"} if encoding == "gap_delta" else {"I32", "I64"})
     pairs = {}
     for name in names:
         indices, values = sections[name + where], sections[name + what]
-        check_vector(indices, dtypes, ForeignAdapter)
-        check_vector(values, frozenset(DTYPES), ForeignAdapter)
+        check_vector(indices, dtypes, "FMT-151")
+        check_vector(values, frozenset(DTYPES), "FMT-151")
         if indices.shape != values.shape:
-            raise ForeignAdapter(f"{name!r} has {indices.shape[0]} indices for {values.shape[0]} values")
+            raise FormatError("FMT-151", f"{name!r} has {indices.shape[0]} indices for {values.shape[0]} values")
         pairs[name] = indices, values
     return pairs, _positions if encoding == "raw" else _from_gaps
 
@@ -197,6 +204,8 @@ def _check_announced(metadata: Mapping[str, str], names: Mapping[str, object]) -
     try:
         announced = strict_json.parse_any(metadata["changed_params"].encode(), "changed_params")
     except (FormatError, UnicodeEncodeError) as broken:
-        raise ForeignAdapter(f"changed_params of the patch cannot be read: {broken}") from broken
+        raise FormatError("FMT-151", f"changed_params of the patch cannot be read: {broken}") from broken
     if not isinstance(announced, list) or sorted(map(str, announced)) != sorted(names):
-        raise ForeignAdapter(f"changed_params of the patch is {announced!r:.80}, its tensors are {sorted(names)!r:.80}")
+        raise FormatError(
+            "FMT-151", f"changed_params of the patch is {announced!r:.80}, its tensors are {sorted(names)!r:.80}"
+        )

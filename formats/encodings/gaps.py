@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from formats import validate
 from formats.encodings.code import Code, Plan, Rows, cut
-from formats.errors import GapNotMinimal
+from formats.errors import FormatError
 from formats.header import Entry
 from formats.records import Array, Mask, Pattern, Supported, flat, from_flat, rows_of
 
@@ -127,7 +127,7 @@ def decode_varint(entry: Entry, name: str, sections: Mapping[str, Array], rows: 
     begins = ends - lengths + 1
     # FMT-073: a last byte of 0 adds nothing, so that a gap would have two spellings
     if lengths.size and (int(lengths.max()) > LONGEST or (symbols[ends[lengths > 1]] == 0).any()):
-        raise GapNotMinimal(f"{name!r} has a gap in more bytes than it needs, or in more than {LONGEST}")
+        raise FormatError("FMT-073", f"{name!r} has a gap in more bytes than it needs, or in more than {LONGEST}")
     steps = np.ones(entry.nnz, dtype=np.int64)
     for k in range(int(lengths.max()) if lengths.size else 0):
         longer = lengths > k

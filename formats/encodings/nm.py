@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from formats import validate
 from formats.encodings.code import Code, Plan, Rows, cut
-from formats.errors import BadPattern
+from formats.errors import FormatError
 from formats.header import Entry
 from formats.records import Array, Mask, Pattern, Supported, flat, from_flat
 
@@ -239,18 +239,20 @@ def parse(option: str, support: Supported, name: str) -> Pattern:
     """Return the pattern of an option `nm`, `nm:N:M` or `nm:N:M:AXIS`, after checking that the support keeps it.
 
     Raises:
-        BadPattern: FMT-051.
+        FormatError: FMT-051.
     """
     if option == "nm":
         found = find(support)
         if found is None:
-            raise BadPattern(f"{name!r} keeps no n:m with m in {AUTO_M} along its last axis; name another, or use auto")
+            raise FormatError(
+                "FMT-051", f"{name!r} keeps no n:m with m in {AUTO_M} along its last axis; name another, or use auto"
+            )
         return found
     n, m, *axis = (int(x) for x in option.split(":")[1:])
     pattern = Pattern(n, m, axis[0] if axis else len(support.shape) - 1)
     validate.check_pattern(pattern, support.shape, support.nnz, name)
     if not keeps(support, pattern):
-        raise BadPattern(f"{name!r} does not store exactly {n} of every {m} along axis {pattern.axis}")
+        raise FormatError("FMT-051", f"{name!r} does not store exactly {n} of every {m} along axis {pattern.axis}")
     return pattern
 
 

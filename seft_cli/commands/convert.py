@@ -216,7 +216,7 @@ def _write_changes(destination: Path, to: str, found: formats.Checkpoint, base: 
     others = sorted(name for name in found.tensors if not name.startswith(f"{wanted}:"))
     others += [f"{name} going" for name, (_, after) in found.delta.tensors.items() if after is None]
     if others:
-        raise CannotHold(f"{to} holds {wanted} only, the delta has {others[0]!r}")
+        raise CannotHold("FMT-154", f"{to} holds {wanted} only, the delta has {others[0]!r}")
     tensors = {name.split(":", 1)[1]: found.tensors[name] for name in found.tensors}
     changes = Changes(wanted, tensors, found.attributes)  # type: ignore[arg-type]  # whole and remove are refused above
     if to == "peft":
@@ -230,7 +230,7 @@ def _write_foreign(
     destination: Path, to: str, found: formats.Checkpoint, dtype: str | None, shard_bytes: int, limit: int
 ) -> None:
     if found.delta is not None:
-        raise CannotHold(f"{to} holds models, {found.kind} is none; apply the delta first")
+        raise CannotHold("FMT-154", f"{to} holds models, {found.kind} is none; apply the delta first")
     left_out = (found.attributes, {} if to == "hf" else found.files)
     if to != "hf":
         found = replace(found, attributes={}, files={})

@@ -13,6 +13,12 @@ import formats
 from formats import header, v1
 
 
+@pytest.fixture
+def refused(case):
+    """Expect an error of the clause that leads the name of the case, for example ``"FMT_020_a_file_has_a_length"``."""
+    return pytest.raises(formats.FormatError, match=f"^{case[:7].replace('_', '-')}: ")
+
+
 @dataclass
 class Pieces:
     """A file in pieces; the manifest is kept apart from the header that carries it."""

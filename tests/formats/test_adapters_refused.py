@@ -17,9 +17,9 @@ from formats.records import Dense, Sparse, from_dense, from_support
 from tests.formats.adapter_files import dense_base, lora, shira, some_changes, spiel
 
 KINDS = [
-    pytest.param(spiel, read_spiel, errors.ForeignAdapter, id="FMT-151-spiel"),
-    pytest.param(shira, read_shira, errors.ForeignAdapter, id="FMT-151-shira"),
-    pytest.param(lora, read_lora, errors.ForeignLora, id="FMT-152-lora"),
+    pytest.param(spiel, read_spiel, "FMT-151", id="FMT-151-spiel"),
+    pytest.param(shira, read_shira, "FMT-151", id="FMT-151-shira"),
+    pytest.param(lora, read_lora, "FMT-152", id="FMT-152-lora"),
 ]
 I32 = torch.int32
 
@@ -40,88 +40,88 @@ def edited(folder, edit):
 # what all adapters share
 
 
-@pytest.mark.parametrize(("make", "read", "error"), KINDS)
+@pytest.mark.parametrize(("make", "read", "clause"), KINDS)
 class TestFolders:
-    def test_FMT_151_FMT_152_good_as_made(self, tmp_path, make, read, error):
+    def test_FMT_151_FMT_152_good_as_made(self, tmp_path, make, read, clause):
         assert list(read_all(read, make(tmp_path / "a"), dense_base())) == ["q.weight"]
 
-    def test_FMT_151_FMT_152_no_folder(self, tmp_path, make, read, error):
-        with pytest.raises(error, match="lacks adapter_config"):
+    def test_FMT_151_FMT_152_no_folder(self, tmp_path, make, read, clause):
+        with pytest.raises(errors.FormatError, match=f"{clause}.*lacks adapter_config"):
             read(tmp_path / "nothing", dense_base())
 
-    def test_FMT_151_FMT_152_no_configuration(self, tmp_path, make, read, error):
+    def test_FMT_151_FMT_152_no_configuration(self, tmp_path, make, read, clause):
         folder = make(tmp_path / "a")
         (folder / "adapter_config.json").unlink()
-        with pytest.raises(error, match="lacks adapter_config"):
+        with pytest.raises(errors.FormatError, match=f"{clause}.*lacks adapter_config"):
             read(folder, dense_base())
 
     @pytest.mark.parametrize("text", ["[]", "{", '{"r": 1, "r": 1}', '{"r": NaN}'])
-    def test_FMT_151_FMT_152_configuration_that_is_no_object(self, tmp_path, make, read, error, text):
+    def test_FMT_151_FMT_152_configuration_that_is_no_object(self, tmp_path, make, read, clause, text):
         folder = make(tmp_path / "a")
         (folder / "adapter_config.json").write_text(text)
-        with pytest.raises(error, match="adapter_config"):
+        with pytest.raises(errors.FormatError, match=f"{clause}.*adapter_config"):
             read(folder, dense_base())
 
-    def test_FMT_151_FMT_152_configuration_beyond_its_limit(self, tmp_path, make, read, error, monkeypatch):
+    def test_FMT_151_FMT_152_configuration_beyond_its_limit(self, tmp_path, make, read, clause, monkeypatch):
         monkeypatch.setattr("formats.convert.changes.MAX_CONFIG", 20)
-        with pytest.raises(error, match="more than 20 bytes"):
+        with pytest.raises(errors.FormatError, match=f"{clause}.*more than 20 bytes"):
             read(make(tmp_path / "a"), dense_base())
 
     @pytest.mark.parametrize("kind", ["IA3", None, 7])
-    def test_FMT_151_FMT_152_another_kind(self, tmp_path, make, read, error, kind):
-        with pytest.raises(error, match="peft_type"):
+    def test_FMT_151_FMT_152_another_kind(self, tmp_path, make, read, clause, kind):
+        with pytest.raises(errors.FormatError, match=f"{clause}.*peft_type"):
             read(make(tmp_path / "a", peft_type=kind), dense_base())
 
-    def test_FMT_151_FMT_152_only_pickled_weights(self, tmp_path, make, read, error):
+    def test_FMT_151_FMT_152_only_pickled_weights(self, tmp_path, make, read, clause):
         folder = make(tmp_path / "a")
         (folder / "adapter_model.safetensors").rename(folder / "adapter_model.bin")
-        with pytest.raises(error, match="safe_serialization=True"):
+        with pytest.raises(errors.FormatError, match=f"{clause}.*safe_serialization=True"):
             read(folder, dense_base())
 
-    def test_FMT_121_weights_that_are_cut(self, tmp_path, make, read, error):
+    def test_FMT_121_weights_that_are_cut(self, tmp_path, make, read, clause):
         path = make(tmp_path / "a") / "adapter_model.safetensors"
         path.write_bytes(path.read_bytes()[:-1])
-        with pytest.raises(errors.ForeignFile):
+        with pytest.raises(errors.FormatError, match="FMT-121"):
             read(tmp_path / "a", dense_base())
 
-    def test_FMT_151_FMT_152_no_tensors(self, tmp_path, make, read, error):
-        with pytest.raises(error, match="no tensors"):
+    def test_FMT_151_FMT_152_no_tensors(self, tmp_path, make, read, clause):
+        with pytest.raises(errors.FormatError, match=f"{clause}.*no tensors"):
             read(edited(make(tmp_path / "a"), dict.clear), dense_base())
 
     @pytest.mark.parametrize("name", ["q.weight", "base_model.model.q.weight", "base_model.model.lm_head.weight"])
-    def test_FMT_151_FMT_152_a_tensor_without_a_place(self, tmp_path, make, read, error, name):
+    def test_FMT_151_FMT_152_a_tensor_without_a_place(self, tmp_path, make, read, clause, name):
         folder = edited(make(tmp_path / "a"), lambda tensors: tensors.update({name: torch.zeros(2)}))
-        with pytest.raises(error, match="no place"):
+        with pytest.raises(errors.FormatError, match=f"{clause}.*no place"):
             read(folder, dense_base())
 
-    def test_FMT_151_FMT_152_another_prefix(self, tmp_path, make, read, error):
+    def test_FMT_151_FMT_152_another_prefix(self, tmp_path, make, read, clause):
         def rename(tensors):
             for name in list(tensors):
                 tensors[name.removeprefix("base_model.model.")] = tensors.pop(name)
 
-        with pytest.raises(error, match="no place"):
+        with pytest.raises(errors.FormatError, match=f"{clause}.*no place"):
             read(edited(make(tmp_path / "a"), rename), dense_base())
 
-    def test_FMT_151_FMT_152_half_of_a_pair(self, tmp_path, make, read, error):
+    def test_FMT_151_FMT_152_half_of_a_pair(self, tmp_path, make, read, clause):
         folder = edited(make(tmp_path / "a"), lambda tensors: tensors.pop(sorted(tensors)[0]))
-        with pytest.raises(error, match="has only"):
+        with pytest.raises(errors.FormatError, match=f"{clause}.*has only"):
             read(folder, dense_base())
 
     @pytest.mark.parametrize("option", [{"modules_to_save": ["lm_head"]}, {"future": 1}, {"fan_out": True}])
-    def test_FMT_151_FMT_152_an_option_that_is_on(self, tmp_path, make, read, error, option):
-        with pytest.raises(error, match=next(iter(option))):
+    def test_FMT_151_FMT_152_an_option_that_is_on(self, tmp_path, make, read, clause, option):
+        with pytest.raises(errors.FormatError, match=f"{clause}.*{next(iter(option))}"):
             read(make(tmp_path / "a", **option), dense_base())
 
-    def test_FMT_151_FMT_152_a_base_without_the_tensor(self, tmp_path, make, read, error):
-        with pytest.raises(error, match="the base has no"):
+    def test_FMT_151_FMT_152_a_base_without_the_tensor(self, tmp_path, make, read, clause):
+        with pytest.raises(errors.FormatError, match=f"{clause}.*the base has no"):
             read(make(tmp_path / "a"), {"k.weight": dense_base()["q.weight"]})
 
     @pytest.mark.parametrize("base", [Dense(np.ones((3, 5), np.int8)), from_support(np.ones((3, 5), bool))])
-    def test_FMT_151_FMT_152_a_base_that_holds_no_floats(self, tmp_path, make, read, error, base):
-        with pytest.raises(error, match="of the base is"):
+    def test_FMT_151_FMT_152_a_base_that_holds_no_floats(self, tmp_path, make, read, clause, base):
+        with pytest.raises(errors.FormatError, match=f"{clause}.*of the base is"):
             read_all(read, make(tmp_path / "a"), {"q.weight": base})
 
-    def test_FMT_154_a_base_that_is_a_scalar(self, tmp_path, make, read, error):
+    def test_FMT_154_a_base_that_is_a_scalar(self, tmp_path, make, read, clause):
         with pytest.raises(errors.CannotHold, match="shape"):
             read_all(read, make(tmp_path / "a"), {"q.weight": Dense(np.float32(1).reshape(()))})
 
@@ -135,7 +135,7 @@ class TestFolders:
 )
 def test_FMT_151_spiel_indices(tmp_path, indices, found):
     folder = spiel(tmp_path / "a", indices=torch.tensor(indices, dtype=I32))
-    with pytest.raises(errors.ForeignAdapter, match=found):
+    with pytest.raises(errors.FormatError, match=f"FMT-151.*{found}"):
         read_all(read_spiel, folder, dense_base())
 
 
@@ -151,13 +151,13 @@ def test_FMT_151_spiel_indices(tmp_path, indices, found):
     ],
 )
 def test_FMT_151_spiel_dtypes_and_shapes(tmp_path, arrays):
-    with pytest.raises(errors.ForeignAdapter):
+    with pytest.raises(errors.FormatError, match="FMT-151"):
         read_spiel(spiel(tmp_path / "a", **arrays), dense_base())
 
 
 @pytest.mark.parametrize("announced", [{"q": 4}, {"k": 3}, {"q": 3, "k": 1}, {}, 3])
 def test_FMT_151_spiel_sizes_that_the_configuration_denies(tmp_path, announced):
-    with pytest.raises(errors.ForeignAdapter, match="num_deltas"):
+    with pytest.raises(errors.FormatError, match=r"FMT-151.*num_deltas"):
         read_spiel(spiel(tmp_path / "a", num_deltas=announced), dense_base())
 
 
@@ -175,7 +175,7 @@ def test_FMT_151_spiel_sizes_that_the_configuration_denies(tmp_path, announced):
     ],
 )
 def test_FMT_151_shira_indices(tmp_path, indices, found):
-    with pytest.raises(errors.ForeignAdapter, match=found):
+    with pytest.raises(errors.FormatError, match=f"FMT-151.*{found}"):
         read_all(read_shira, shira(tmp_path / "a", indices=indices), dense_base())
 
 
@@ -186,7 +186,7 @@ def test_FMT_151_shira_f32_indices_end_where_float32_skips_integers(tmp_path):
         if is_read:
             assert read_all(read_shira, folder, {"q.weight": wide})["q.weight"].indices.tolist() == [2, 1, 2**24 - 1]
         else:
-            with pytest.raises(errors.ForeignAdapter, match="as F32"):
+            with pytest.raises(errors.FormatError, match=r"FMT-151.*as F32"):
                 read_all(read_shira, folder, {"q.weight": wide})
 
 
@@ -201,12 +201,12 @@ def test_FMT_151_shira_f32_indices_end_where_float32_skips_integers(tmp_path):
     ],
 )
 def test_FMT_151_shira_dtypes_and_shapes(tmp_path, arrays):
-    with pytest.raises(errors.ForeignAdapter):
+    with pytest.raises(errors.FormatError, match="FMT-151"):
         read_shira(shira(tmp_path / "a", **arrays), dense_base())
 
 
 def test_FMT_151_shira_of_a_base_that_is_no_matrix(tmp_path):
-    with pytest.raises(errors.ForeignAdapter, match="expected a matrix"):
+    with pytest.raises(errors.FormatError, match=r"FMT-151.*expected a matrix"):
         read_all(read_shira, shira(tmp_path / "a"), dense_base((3, 5, 1)))
 
 
@@ -274,7 +274,7 @@ def test_FMT_154_shira_holds_arrays_that_fit(tmp_path):
     change = some_changes((3, 5), np.float32, 0)
     with pytest.raises(errors.CannotHold, match="arrays of shapes"):
         write_shira(tmp_path / "s", one(Sparse((3, 5), change.indptr, change.indices[1:], change.values)), dense_base())
-    with pytest.raises(errors.ColumnOutOfRange):
+    with pytest.raises(errors.FormatError, match="FMT-068"):
         write_shira(tmp_path / "s", one(Sparse((3, 5), change.indptr, change.indices + 5, change.values)), dense_base())
 
 
@@ -319,7 +319,7 @@ def test_FMT_110_shira_overwrites_nothing(tmp_path):
     ids=json.dumps,
 )
 def test_FMT_152_lora_that_is_no_plain_product(tmp_path, option):
-    with pytest.raises(errors.ForeignLora, match=next(iter(option))):
+    with pytest.raises(errors.FormatError, match=f"FMT-152.*{next(iter(option))}"):
         read_all(read_lora, lora(tmp_path / "a", **option), dense_base())
 
 
@@ -338,13 +338,13 @@ def test_FMT_152_lora_that_is_no_plain_product(tmp_path, option):
     ],
 )
 def test_FMT_152_lora_tensors(tmp_path, edit):
-    with pytest.raises(errors.ForeignLora):
+    with pytest.raises(errors.FormatError, match="FMT-152"):
         read_lora(lora(tmp_path / "a", **edit), dense_base())
 
 
 @pytest.mark.parametrize("shape", [(5, 3), (3, 6), (3, 5, 1)])
 def test_FMT_152_lora_of_another_shape_than_the_base(tmp_path, shape):
-    with pytest.raises(errors.ForeignLora, match=r"has shape \[3, 5\]"):
+    with pytest.raises(errors.FormatError, match=r"FMT-152.*has shape \[3, 5\]"):
         read_lora(lora(tmp_path / "a"), dense_base(shape))
 
 
@@ -355,5 +355,5 @@ def test_FMT_152_lora_beyond_float32(tmp_path, value, sparse):
     if sparse:
         base = {"q.weight": from_dense(base["q.weight"].values)}
     folder = lora(tmp_path / "a", b=torch.tensor([[1.0, 0], [0.5, -1], [0, value]]))
-    with pytest.raises(errors.ForeignLora, match="not finite"):
+    with pytest.raises(errors.FormatError, match=r"FMT-152.*not finite"):
         read_all(read_lora, folder, base)

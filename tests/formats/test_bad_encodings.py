@@ -72,48 +72,43 @@ def pattern(axis=1, m=4, n=2):
 
 
 CASES = {
-    "FMT_051_the_axis_exists": (errors.BadPattern, pattern(axis=2)),
-    "FMT_051_m_is_at_most_64": (errors.BadPattern, pattern(m=65)),
-    "FMT_051_n_is_below_m": (errors.BadPattern, pattern(n=4)),
-    "FMT_051_n_is_at_least_1": (errors.BadPattern, pattern(n=0)),
-    "FMT_051_m_divides_the_axis": (errors.BadPattern, pattern(m=3)),
-    "FMT_051_the_count_is_that_of_the_pattern": (errors.BadPattern, pattern(n=1)),
-    "FMT_051_no_dimension_is_0": (errors.BadPattern, entry("n", shape=[0, 8], nnz=0)),
-    "FMT_041_a_pattern_is_of_integers": (errors.WrongType, pattern(n=True)),
-    "FMT_040_a_pattern_has_three_keys": (errors.UnknownKey, entry("n", pattern={"m": 4, "n": 2})),
-    "FMT_040_nm_has_a_pattern": (errors.UnknownKey, lambda pieces: pieces.manifest["tensors"]["n"].pop("pattern")),
-    "FMT_053_a_rank_says_which_of_6": (errors.RankOutOfRange, fill("n#ranks", 0x29, 0b110_010)),
-    "FMT_072_no_bit_past_the_last_rank": (errors.SpareBits, fill("n#ranks", 0x29, 0x5A)),
-    "FMT_072_no_bit_past_the_last_value": (errors.SpareBits, fill("f#values", 0x42, 0x1A)),
-    "FMT_056_gap8_has_few_rows": (errors.TooManyRows, entry("g", shape=[2**20 + 1, 400])),
-    "FMT_056_varint_has_few_rows": (errors.TooManyRows, entry("v", shape=[2**20 + 1, 400])),
-    "FMT_057_gap8_has_a_byte_a_gap": (errors.WrongGapLength, resize("g", "gaps", 1, 2)),
-    "FMT_057_gap8_skips_no_more_than_there_is": (errors.WrongGapLength, resize("g", "gaps", 1, *[255] * 5, 0, 0)),
-    "FMT_057_varint_has_a_byte_a_gap": (errors.WrongGapLength, resize("v", "gaps", 1, 2)),
-    "FMT_057_varint_has_at_most_8_bytes_a_gap": (errors.WrongGapLength, resize("v", "gaps", *[128] * 24, 1)),
-    "FMT_058_gap8_has_a_gap_too_many": (errors.WrongGapCount, resize("g", "gaps", 1, 255, 2, 0, 0)),
-    "FMT_058_gap8_has_a_gap_too_few": (errors.WrongGapCount, fill("g#gaps", 1, 255, 255, 255, 0)),
-    "FMT_058_gap8_ends_with_a_gap": (errors.WrongGapCount, fill("g#gaps", 1, 255, 90, 0, 255)),
-    "FMT_058_varint_has_a_gap_too_many": (errors.WrongGapCount, fill("v#gaps", 1, 2, 4, 0)),
-    "FMT_058_varint_ends_with_a_gap": (errors.WrongGapCount, resize("v", "gaps", 1, 2, 4, 128)),
-    "FMT_059_gap8_stays_inside": (errors.PositionOutOfRange, resize("g", "gaps", 1, 255, 255, 255, 255, 177, 0)),
-    "FMT_059_varint_stays_inside": (errors.PositionOutOfRange, fill("v#gaps", 1, 0xAD, 9, 0)),
-    "FMT_059_varint_does_not_wrap": (
-        errors.PositionOutOfRange,
-        resize("v", "gaps", *[255] * 7, 127, *[255] * 7, 127, *[255] * 7, 127),
-    ),
-    "FMT_073_a_varint_has_no_needless_byte": (errors.GapNotMinimal, resize("v", "gaps", 1, 0xD8, 0x84, 0, 0)),
-    "FMT_073_a_varint_has_at_most_8_bytes": (errors.GapNotMinimal, resize("v", "gaps", 1, *[128] * 8, 1, 0)),
+    "FMT_051_the_axis_exists": pattern(axis=2),
+    "FMT_051_m_is_at_most_64": pattern(m=65),
+    "FMT_051_n_is_below_m": pattern(n=4),
+    "FMT_051_n_is_at_least_1": pattern(n=0),
+    "FMT_051_m_divides_the_axis": pattern(m=3),
+    "FMT_051_the_count_is_that_of_the_pattern": pattern(n=1),
+    "FMT_051_no_dimension_is_0": entry("n", shape=[0, 8], nnz=0),
+    "FMT_041_a_pattern_is_of_integers": pattern(n=True),
+    "FMT_040_a_pattern_has_three_keys": entry("n", pattern={"m": 4, "n": 2}),
+    "FMT_040_nm_has_a_pattern": lambda pieces: pieces.manifest["tensors"]["n"].pop("pattern"),
+    "FMT_053_a_rank_says_which_of_6": fill("n#ranks", 0x29, 0b110_010),
+    "FMT_072_no_bit_past_the_last_rank": fill("n#ranks", 0x29, 0x5A),
+    "FMT_072_no_bit_past_the_last_value": fill("f#values", 0x42, 0x1A),
+    "FMT_056_gap8_has_few_rows": entry("g", shape=[2**20 + 1, 400]),
+    "FMT_056_varint_has_few_rows": entry("v", shape=[2**20 + 1, 400]),
+    "FMT_057_gap8_has_a_byte_a_gap": resize("g", "gaps", 1, 2),
+    "FMT_057_gap8_skips_no_more_than_there_is": resize("g", "gaps", 1, *[255] * 5, 0, 0),
+    "FMT_057_varint_has_a_byte_a_gap": resize("v", "gaps", 1, 2),
+    "FMT_057_varint_has_at_most_8_bytes_a_gap": resize("v", "gaps", *[128] * 24, 1),
+    "FMT_058_gap8_has_a_gap_too_many": resize("g", "gaps", 1, 255, 2, 0, 0),
+    "FMT_058_gap8_has_a_gap_too_few": fill("g#gaps", 1, 255, 255, 255, 0),
+    "FMT_058_gap8_ends_with_a_gap": fill("g#gaps", 1, 255, 90, 0, 255),
+    "FMT_058_varint_has_a_gap_too_many": fill("v#gaps", 1, 2, 4, 0),
+    "FMT_058_varint_ends_with_a_gap": resize("v", "gaps", 1, 2, 4, 128),
+    "FMT_059_gap8_stays_inside": resize("g", "gaps", 1, 255, 255, 255, 255, 177, 0),
+    "FMT_059_varint_stays_inside": fill("v#gaps", 1, 0xAD, 9, 0),
+    "FMT_059_varint_does_not_wrap": resize("v", "gaps", *[255] * 7, 127, *[255] * 7, 127, *[255] * 7, 127),
+    "FMT_073_a_varint_has_no_needless_byte": resize("v", "gaps", 1, 0xD8, 0x84, 0, 0),
+    "FMT_073_a_varint_has_at_most_8_bytes": resize("v", "gaps", 1, *[128] * 8, 1, 0),
 }
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_sections(case, twin, opened):
-    error, change = CASES[case]
-    change(twin)
-    with pytest.raises(error) as caught:
+def test_sections(case, twin, opened, refused):
+    CASES[case](twin)
+    with refused:
         opened(twin.pack(), verify=False)
-    assert caught.type is error
 
 
 def test_FMT_059_a_sum_beyond_63_bits_is_noticed():
@@ -123,7 +118,7 @@ def test_FMT_059_a_sum_beyond_63_bits_is_noticed():
     from formats.encodings import gaps
     from formats.header import Entry
 
-    with pytest.raises(errors.PositionOutOfRange):
+    with pytest.raises(formats.FormatError, match="FMT-059"):
         gaps.decode_varint(Entry("NONE", (1, 10), "varint", mask.nnz, "", {}), "w", raw, (0, 1))
 
 
@@ -196,14 +191,14 @@ FRAMES = {
 @pytest.mark.parametrize("case", FRAMES)
 def test_frames(case, compressed, opened):
     frame(compressed, FRAMES[case]())
-    with pytest.raises(errors.BadFrame, match="FMT-142"):
+    with pytest.raises(formats.FormatError, match="FMT-142"):
         opened(compressed.pack(), verify=False)
 
 
 @pytest.mark.parametrize("size", [240, 300])
 def test_FMT_141_a_frame_is_smaller_than_its_content(compressed, opened, size):
     frame(compressed, bytes(size))
-    with pytest.raises(errors.BadCompressedSize):
+    with pytest.raises(formats.FormatError, match="FMT-141"):
         opened(compressed.pack())
 
 
@@ -212,44 +207,44 @@ def test_FMT_141_a_frame_is_not_too_small_to_be_true(compressed, opened):
     entry.update(shape=[4, 2**20], nnz=2**20)
     with pytest.raises(errors.FormatError, match=r"FMT-(049|057|141)"):
         opened(compressed.pack())
-    with pytest.raises(errors.BadCompressedSize, match="1024"):
+    with pytest.raises(formats.FormatError, match=r"FMT-141.*1024"):
         compress.check_size(10, 10_241, "w#values")
     compress.check_size(10, 10_240, "w#values")
 
 
 def test_FMT_050_compression_is_told(compressed, opened):
     compressed.manifest["requires"] = []
-    with pytest.raises(errors.WrongFeatures):
+    with pytest.raises(formats.FormatError, match="FMT-050"):
         opened(compressed.pack())
 
 
 def test_FMT_043_another_codec_is_told(compressed, opened):
     compressed.manifest["tensors"]["w"]["sections"]["values"]["codec"] = "lz4"
-    with pytest.raises(errors.UnknownFeature, match="lz4"):
+    with pytest.raises(formats.FormatError, match=r"FMT-043.*lz4"):
         opened(compressed.pack())
 
 
 @pytest.mark.parametrize(
-    ("option", "tensor", "error"),
+    ("option", "tensor", "clause"),
     [
-        ("nm", on((1, 6), [0, 1, 2]), errors.BadPattern),
-        ("nm:2:4", on((1, 8), [0, 1, 2, 4]), errors.BadPattern),
-        ("nm:2:4:0", on((1, 8), [0, 1, 4, 5]), errors.BadPattern),
-        ("nm:2:4:5", on((1, 8), [0, 1, 4, 5]), errors.BadPattern),
-        ("gap8", on((2**20 + 1, 1), [0]), errors.TooManyRows),
-        ("nm:0:4", on((1, 8), [0]), errors.UnknownOption),
-        ("coo", on((1, 8), [0]), errors.UnknownOption),
-        ("dense", formats.from_support(np.ones(3, bool)), errors.SupportWouldBeLost),
+        ("nm", on((1, 6), [0, 1, 2]), "FMT-051"),
+        ("nm:2:4", on((1, 8), [0, 1, 2, 4]), "FMT-051"),
+        ("nm:2:4:0", on((1, 8), [0, 1, 4, 5]), "FMT-051"),
+        ("nm:2:4:5", on((1, 8), [0, 1, 4, 5]), "FMT-051"),
+        ("gap8", on((2**20 + 1, 1), [0]), "FMT-056"),
+        ("nm:0:4", on((1, 8), [0]), "FMT-084"),
+        ("coo", on((1, 8), [0]), "FMT-084"),
+        ("dense", formats.from_support(np.ones(3, bool)), "FMT-082"),
     ],
 )
-def test_FMT_084_an_encoding_that_cannot_hold_a_tensor_is_refused(tmp_path, option, tensor, error):
-    with pytest.raises(error):
+def test_FMT_084_an_encoding_that_cannot_hold_a_tensor_is_refused(tmp_path, option, tensor, clause):
+    with pytest.raises(formats.FormatError, match=clause):
         formats.write_file(tmp_path / "f.st", formats.Checkpoint("model", {"w": tensor}), encoding=option)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_FMT_084_a_codec_that_does_not_exist_is_refused(tmp_path):
-    with pytest.raises(errors.UnknownOption):
+    with pytest.raises(formats.FormatError, match="FMT-084"):
         formats.write_file(tmp_path / "f.st", formats.Checkpoint("model", {}), compress="lz4")
 
 

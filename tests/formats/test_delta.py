@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import formats
-from formats import change, delta, digest, errors
+from formats import change, delta, digest
 from formats.records import bits, flat
 
 F32 = np.float32
@@ -174,7 +174,7 @@ def test_FMT_135_sums_at_every_position_are_applied_as_they_are_read(dtype, tmp_
     ],
 )
 def test_FMT_135_a_target_that_no_sum_reaches_is_refused(old, new):
-    with pytest.raises(errors.InexactChange, match="use replace"):
+    with pytest.raises(formats.FormatError, match=r"FMT-135.*use replace"):
         change.between(old, new, "add", "w")
 
 
@@ -186,14 +186,14 @@ def test_FMT_135_a_signalling_nan_is_refused_without_a_warning(dtype, quiet):
     nan = (np.array([np.nan], dtype).view(f"u{dtype.itemsize}") & ~np.array(quiet, f"u{dtype.itemsize}")) | 1
     base = formats.Dense(nan.view(dtype))
     amount = formats.Dense(np.ones(1, np.float32))
-    with pytest.raises(errors.InexactChange):
+    with pytest.raises(formats.FormatError, match="FMT-135"):
         change.apply(base, {"add": amount}, "w")
 
 
 def test_FMT_135_a_sum_that_overflows_is_refused():
     base = formats.Dense(np.array([60000], np.float16))
     amount = formats.with_values(formats.from_flat((1,), np.array([0])), np.array([60000], F32))
-    with pytest.raises(errors.InexactChange, match="cannot hold"):
+    with pytest.raises(formats.FormatError, match=r"FMT-135.*cannot hold"):
         change.apply(base, {"add": amount}, "w")
 
 
@@ -215,13 +215,13 @@ MISFITS = {
 
 @pytest.mark.parametrize("case", MISFITS)
 def test_FMT_133_a_change_fits_its_tensor(case):
-    with pytest.raises(errors.BadChange):
+    with pytest.raises(formats.FormatError, match="FMT-133"):
         change.apply(BASE["grown"], MISFITS[case], "grown")
 
 
 @pytest.mark.parametrize("base", [None, BASE["mask"]])
 def test_FMT_133_only_a_whole_comes_from_nothing(base):
-    with pytest.raises(errors.BadChange):
+    with pytest.raises(formats.FormatError, match="FMT-133"):
         change.apply(base, {"remove": mask_of((2,), 0)}, "w")
 
 
@@ -242,9 +242,9 @@ def test_FMT_139_a_chain_leads_to_its_end_and_only_in_order(same):
     a, b, c, d = models(4)
     steps = [delta.diff(a, b), delta.diff(b, c), delta.diff(c, d)]
     assert same_model(delta.apply(a, steps), d, same)
-    with pytest.raises(errors.BrokenChain, match="delta 2 does not start where delta 1 ends"):
+    with pytest.raises(formats.FormatError, match=r"FMT-139.*delta 2 does not start where delta 1 ends"):
         delta.apply(a, [steps[0], steps[2]])
-    with pytest.raises(errors.WrongBase, match="'a' differs"):
+    with pytest.raises(formats.FormatError, match=r"FMT-137.*'a' differs"):
         delta.apply(b, steps)
 
 
@@ -253,7 +253,7 @@ def test_FMT_137_each_listed_tensor_is_the_one_of_the_base():
     step = delta.diff(a, b)
     name, (_, target) = next(iter(step.delta.tensors.items()))
     wrong = replace(step.delta, tensors={**step.delta.tensors, name: ("0" * 64, target)})
-    with pytest.raises(errors.WrongBase, match=f"delta 1 lists '{name}'"):
+    with pytest.raises(formats.FormatError, match=f"FMT-137.*delta 1 lists '{name}'"):
         delta.apply(a, [replace(step, delta=wrong)])
 
 
@@ -261,11 +261,11 @@ def test_FMT_137_the_rest_of_the_base_counts_too():
     a, b, *_ = models(2)
     step = delta.diff(a, b)
     other = checkpoint({**a.tensors, "c": BASE["same"]})
-    with pytest.raises(errors.WrongBase, match="not changed"):
+    with pytest.raises(formats.FormatError, match=r"FMT-137.*not changed"):
         delta.apply(other, [step])
-    with pytest.raises(errors.BadDelta, match="not a delta"):
+    with pytest.raises(formats.FormatError, match=r"FMT-131.*not a delta"):
         delta.apply(a, [b])
-    with pytest.raises(errors.BadDelta, match="no base"):
+    with pytest.raises(formats.FormatError, match=r"FMT-131.*no base"):
         delta.apply(step, [step])
 
 
@@ -277,15 +277,15 @@ def test_FMT_138_a_result_is_what_was_promised(tmp_path):
     spoiled = formats.with_values(good, -good.values)
     wrong = replace(step, tensors={**step.tensors, name: spoiled})
     result = delta.apply(a, [wrong])
-    with pytest.raises(errors.WrongResult, match="'a' becomes"):
+    with pytest.raises(formats.FormatError, match=r"FMT-138.*'a' becomes"):
         formats.write(tmp_path / "out", result)
     assert list(tmp_path.iterdir()) == []
     # what the next delta takes away is judged too, though nothing of it is left
     rest = checkpoint({name: b.tensors[name] for name in b.tensors if name != "a"})
-    with pytest.raises(errors.WrongResult, match="'a' becomes"):
+    with pytest.raises(formats.FormatError, match=r"FMT-138.*'a' becomes"):
         delta.apply(a, [wrong, delta.diff(b, rest)])
     lied = replace(step, delta=replace(step.delta, target_sha256="0" * 64))
-    with pytest.raises(errors.WrongResult):
+    with pytest.raises(formats.FormatError, match="FMT-138"):
         delta.apply(a, [lied])
 
 
@@ -299,15 +299,15 @@ def test_changes_become_a_delta_that_knows_both_ends(same):
     assert result.tensors["a"].values.tolist() == [1, 0.25, 3, 3, 4]
     assert same(result.tensors["b"], BASE["dense"])
     none = formats.with_values(mask_of((3, 3), 0), np.zeros(1, F32))
-    with pytest.raises(errors.BadDelta, match="nothing to store"):
+    with pytest.raises(formats.FormatError, match=r"FMT-131.*nothing to store"):
         delta.from_changes(base, "add", {"a": none})
 
 
 def test_equal_models_and_unknown_operations_make_no_delta():
     base = checkpoint(BASE)
-    with pytest.raises(errors.BadDelta, match="same model"):
+    with pytest.raises(formats.FormatError, match=r"FMT-131.*same model"):
         delta.diff(base, base)
-    with pytest.raises(errors.UnknownOption):
+    with pytest.raises(formats.FormatError, match="FMT-084"):
         delta.diff(base, checkpoint(TARGET), "xor")
 
 
@@ -316,23 +316,23 @@ def test_equal_models_and_unknown_operations_make_no_delta():
 D1, D2 = "1" * 64, "2" * 64
 W = sparse([[1, N]])
 OWN = {
-    "FMT_132_an_operation": ({"w": W}, {"w": (D1, D2)}, errors.BadDeltaName),
-    "FMT_132_a_known_operation": ({"xor:w": W}, {"w": (D1, D2)}, errors.BadDeltaName),
-    "FMT_132_a_listed_name": ({"replace:v": W}, {"w": (D1, D2)}, errors.BadDeltaName),
-    "FMT_131_only_what_changes": ({"replace:w": W}, {"w": (D1, D1)}, errors.BadDelta),
-    "FMT_132_something_for_each_name": ({}, {"w": (D1, D2)}, errors.BadDeltaName),
-    "FMT_132_new_ones_are_whole": ({"replace:w": W}, {"w": (None, D2)}, errors.BadDeltaName),
-    "FMT_132_what_goes_is_not_stored": ({"whole:w": W}, {"w": (D1, None)}, errors.BadDeltaName),
-    "FMT_132_what_goes_together": ({"whole:w": W, "replace:w": W}, {"w": (D1, D2)}, errors.BadDeltaName),
-    "FMT_132_add_stands_alone": ({"add:w": W, "replace:w": W}, {"w": (D1, D2)}, errors.BadDeltaName),
+    "FMT_132_an_operation": ({"w": W}, {"w": (D1, D2)}),
+    "FMT_132_a_known_operation": ({"xor:w": W}, {"w": (D1, D2)}),
+    "FMT_132_a_listed_name": ({"replace:v": W}, {"w": (D1, D2)}),
+    "FMT_131_only_what_changes": ({"replace:w": W}, {"w": (D1, D1)}),
+    "FMT_132_something_for_each_name": ({}, {"w": (D1, D2)}),
+    "FMT_132_new_ones_are_whole": ({"replace:w": W}, {"w": (None, D2)}),
+    "FMT_132_what_goes_is_not_stored": ({"whole:w": W}, {"w": (D1, None)}),
+    "FMT_132_what_goes_together": ({"whole:w": W, "replace:w": W}, {"w": (D1, D2)}),
+    "FMT_132_add_stands_alone": ({"add:w": W, "replace:w": W}, {"w": (D1, D2)}),
 }
 
 
 @pytest.mark.parametrize("case", OWN)
-def test_own_rules(tmp_path, case):
-    tensors, listed, error = OWN[case]
+def test_own_rules(tmp_path, case, refused):
+    tensors, listed = OWN[case]
     described = formats.DeltaOf(D1, D2, listed)
-    with pytest.raises(error):
+    with refused:
         formats.write(tmp_path / "d", formats.Checkpoint("delta", tensors, delta=described))
     assert list(tmp_path.iterdir()) == []
 
@@ -340,26 +340,26 @@ def test_own_rules(tmp_path, case):
 def test_FMT_130_a_delta_has_a_description_and_nothing_else_has_one(tmp_path):
     described = formats.DeltaOf(D1, D2, {"w": (D1, D2)})
     for bad in (formats.Checkpoint("delta", {"replace:w": W}), formats.Checkpoint("model", {"w": W}, delta=described)):
-        with pytest.raises(errors.NoDelta):
+        with pytest.raises(formats.FormatError, match="FMT-130"):
             formats.write(tmp_path / "d", bad)
     tied = formats.Checkpoint("delta", {"replace:w": W}, tied={"a": "replace:w"}, delta=described)
-    with pytest.raises(errors.NoDelta, match="of its own"):
+    with pytest.raises(formats.FormatError, match=r"FMT-130.*of its own"):
         formats.write(tmp_path / "d", tied)
 
 
 @pytest.mark.parametrize(
-    ("target", "error"),
+    ("target", "clause"),
     [
-        ({"tied": {"a": "a"}}, errors.BadTie),
-        ({"tied": {"a#": "b"}}, errors.BadTensorName),
-        ({"scales": {"w": {"": "b"}}}, errors.BadScale),
-        ({"scales": {"w": {}}}, errors.BadScale),
-        ({"scales": {"w": {"scale": "w"}}}, errors.BadScale),
+        ({"tied": {"a": "a"}}, "FMT-010"),
+        ({"tied": {"a#": "b"}}, "FMT-009"),
+        ({"scales": {"w": {"": "b"}}}, "FMT-016"),
+        ({"scales": {"w": {}}}, "FMT-016"),
+        ({"scales": {"w": {"scale": "w"}}}, "FMT-016"),
     ],
 )
-def test_FMT_131_ties_and_scales_of_the_target_have_their_form(tmp_path, target, error):
+def test_FMT_131_ties_and_scales_of_the_target_have_their_form(tmp_path, target, clause):
     described = formats.DeltaOf(D1, D2, {"w": (D1, D2)}, **target)
-    with pytest.raises(error):
+    with pytest.raises(formats.FormatError, match=clause):
         formats.write(tmp_path / "d", formats.Checkpoint("delta", {"replace:w": W}, delta=described))
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import formats
-from formats import errors, v1, writer
+from formats import v1, writer
 from formats.header import Manifest
 
 INDEX = "model.sparse.index.json"
@@ -56,7 +56,7 @@ def test_FMT_085_a_part_holds_a_limited_number_of_tensors(tmp_path, monkeypatch)
 
 
 def test_FMT_048_a_part_alone_is_no_checkpoint(folder):
-    with pytest.raises(errors.NotWhole):
+    with pytest.raises(formats.FormatError, match="FMT-048"):
         formats.open(folder / part(2))
 
 
@@ -82,65 +82,39 @@ def swap(a, b):
 
 
 FOLDERS = {
-    "FMT_101_index_and_parts_agree": (
-        errors.BadIndex,
-        lambda f: edit_index(f, lambda i: i["weight_map"].update(a=part(2))),
+    "FMT_101_index_and_parts_agree": lambda f: edit_index(f, lambda i: i["weight_map"].update(a=part(2))),
+    "FMT_101_the_index_names_no_other_tensor": lambda f: edit_index(f, lambda i: i["weight_map"].update(z=part(3))),
+    "FMT_101_the_index_names_every_tensor": lambda f: edit_index(f, lambda i: i["weight_map"].pop("b")),
+    "FMT_101_the_index_leads_nowhere_else": lambda f: edit_index(
+        f, lambda i: i["weight_map"].update(a="../" + part(1))
     ),
-    "FMT_101_the_index_names_no_other_tensor": (
-        errors.BadIndex,
-        lambda f: edit_index(f, lambda i: i["weight_map"].update(z=part(3))),
+    "FMT_101_the_index_has_the_version_of_its_parts": lambda f: edit_index(
+        f, lambda i: i["metadata"].update(spec="1.1")
     ),
-    "FMT_101_the_index_names_every_tensor": (
-        errors.BadIndex,
-        lambda f: edit_index(f, lambda i: i["weight_map"].pop("b")),
+    "FMT_101_an_index_has_two_parts": lambda f: edit_index(
+        f, lambda i: i["metadata"].update(manifests=i["metadata"]["manifests"][:1])
     ),
-    "FMT_101_the_index_leads_nowhere_else": (
-        errors.BadIndex,
-        lambda f: edit_index(f, lambda i: i["weight_map"].update(a="../" + part(1))),
-    ),
-    "FMT_101_the_index_has_the_version_of_its_parts": (
-        errors.BadIndex,
-        lambda f: edit_index(f, lambda i: i["metadata"].update(spec="1.1")),
-    ),
-    "FMT_101_an_index_has_two_parts": (
-        errors.BadIndex,
-        lambda f: edit_index(f, lambda i: i["metadata"].update(manifests=i["metadata"]["manifests"][:1])),
-    ),
-    "FMT_028_the_index_is_canonical": (
-        errors.NotCanonicalJson,
-        lambda f: (f / INDEX).write_bytes((f / INDEX).read_bytes() + b"\n"),
-    ),
-    "FMT_040_the_index_has_no_other_key": (
-        errors.UnknownKey,
-        lambda f: edit_index(f, lambda i: i.update(x=1)),
-    ),
-    "FMT_042_the_index_has_a_known_version": (
-        errors.UnsupportedVersion,
-        lambda f: edit_index(f, lambda i: i["metadata"].update(spec="2.0")),
-    ),
-    "FMT_102_every_part_is_there": (errors.MissingFile, lambda f: (f / part(2)).unlink()),
-    "FMT_102_without_index_parts_are_no_checkpoint": (errors.MissingFile, lambda f: (f / INDEX).unlink()),
-    "FMT_103_no_other_part_is_there": (errors.StrayFile, lambda f: shutil.copy(f / part(1), f / part(4, 4))),
-    "FMT_103_no_whole_is_there": (
-        errors.StrayFile,
-        lambda f: shutil.copy(f / part(1), f / "model.sparse.safetensors"),
-    ),
-    "FMT_104_parts_are_in_their_place": (errors.BadPart, lambda f: swap(f / part(1), f / part(2))),
+    "FMT_028_the_index_is_canonical": lambda f: (f / INDEX).write_bytes((f / INDEX).read_bytes() + b"\n"),
+    "FMT_040_the_index_has_no_other_key": lambda f: edit_index(f, lambda i: i.update(x=1)),
+    "FMT_042_the_index_has_a_known_version": lambda f: edit_index(f, lambda i: i["metadata"].update(spec="2.0")),
+    "FMT_102_every_part_is_there": lambda f: (f / part(2)).unlink(),
+    "FMT_102_without_index_parts_are_no_checkpoint": lambda f: (f / INDEX).unlink(),
+    "FMT_103_no_other_part_is_there": lambda f: shutil.copy(f / part(1), f / part(4, 4)),
+    "FMT_103_no_whole_is_there": lambda f: shutil.copy(f / part(1), f / "model.sparse.safetensors"),
+    "FMT_104_parts_are_in_their_place": lambda f: swap(f / part(1), f / part(2)),
 }
 
 
 @pytest.mark.parametrize("case", FOLDERS)
-def test_folders(case, folder):
-    error, damage = FOLDERS[case]
+def test_folders(case, folder, refused):
     formats.read(folder)
-    damage(folder)
-    with pytest.raises(error) as caught:
+    FOLDERS[case](folder)
+    with refused:
         formats.open(folder)
-    assert caught.type is error
 
 
 def test_FMT_102_an_empty_folder_is_no_checkpoint(tmp_path):
-    with pytest.raises(errors.MissingFile):
+    with pytest.raises(formats.FormatError, match="FMT-102"):
         formats.open(tmp_path)
 
 
@@ -172,7 +146,7 @@ def test_parts(case, folder, pieces):
     reseal(folder, i, lambda m: None, type(pieces).of)
     formats.read(folder)
     reseal(folder, i, change, type(pieces).of)
-    with pytest.raises(errors.BadPart):
+    with pytest.raises(formats.FormatError, match="FMT-104"):
         formats.open(folder)
 
 
@@ -187,7 +161,7 @@ def test_FMT_104_parts_do_not_share_a_name(tmp_path):
     (folder / part(2, 2)).unlink()
     root = twin.finish(folder / part(2, 2), Manifest("model", twin.tensors, part=2))
     edit_index(folder, lambda index: index["metadata"]["manifests"].__setitem__(1, root))
-    with pytest.raises(errors.BadPart, match="after 'a'"):
+    with pytest.raises(formats.FormatError, match=r"FMT-104.*after 'a'"):
         formats.open(folder)
 
 
@@ -195,15 +169,15 @@ def test_FMT_104_parts_do_not_share_a_name(tmp_path):
 def test_FMT_094_a_companion_is_the_one_that_was_written(folder, changed):
     (folder / "config.json").write_bytes(changed)
     with formats.open(folder) as reader:
-        with pytest.raises(errors.FileDigestMismatch):
+        with pytest.raises(formats.FormatError, match="FMT-094"):
             reader.files["config.json"]
-        with pytest.raises(errors.FileDigestMismatch):
+        with pytest.raises(formats.FormatError, match="FMT-094"):
             reader.verify()
 
 
 def test_FMT_102_a_companion_is_there(folder):
     (folder / "config.json").unlink()
-    with formats.open(folder) as reader, pytest.raises(errors.MissingFile):
+    with formats.open(folder) as reader, pytest.raises(formats.FormatError, match="FMT-102"):
         reader.verify()
 
 
@@ -239,9 +213,9 @@ def test_FMT_095_damage_elsewhere_does_not_disturb_a_tensor(good, tmp_path, piec
     (tmp_path / "x.safetensors").write_bytes(pieces.pack())
     with formats.open(tmp_path / "x.safetensors") as reader:
         reader.load_verified("a")
-        with pytest.raises(errors.SectionDigestMismatch):
+        with pytest.raises(formats.FormatError, match="FMT-090"):
             reader.load_verified("c")
-        with pytest.raises(errors.SectionDigestMismatch):
+        with pytest.raises(formats.FormatError, match="FMT-090"):
             reader.verify()
 
 

@@ -45,7 +45,7 @@ def test_FMT_121(case, tmp_path):
     path.write_bytes(foreign({"a": entry(), "__metadata__": None}, b"abcd"))
     assert hf.open_hf(tmp_path)["a"].values.tolist() == list(b"abcd")
     path.write_bytes(FILES[case])
-    with pytest.raises(errors.ForeignFile, match="FMT-121"):
+    with pytest.raises(errors.FormatError, match="FMT-121"):
         hf.open_hf(tmp_path)
 
 

@@ -107,7 +107,7 @@ def test_an_older_file_is_replaced_or_left_alone(tmp_path):
     path.write_bytes(b"old")
     bad = matrix()
     bad.indices[0] = 99
-    with pytest.raises(errors.ColumnOutOfRange):
+    with pytest.raises(errors.FormatError, match="FMT-068"):
         write_torch_csr(path, Checkpoint("model", {"a": Dense(np.zeros(3)), "b": bad}))
     assert (names(tmp_path), path.read_bytes()) == (["x.pt"], b"old")
     write_torch_csr(path, checkpoint())
@@ -127,9 +127,9 @@ def test_FMT_154_what_torch_cannot_hold_is_not_written(tmp_path):
     ):
         with pytest.raises(errors.CannotHold):
             write_torch_csr(tmp_path / "x.pt", bad)
-    with pytest.raises(errors.BadTie):
+    with pytest.raises(errors.FormatError, match="FMT-010"):
         write_torch_csr(tmp_path / "x.pt", Checkpoint("model", {"w": s}, tied={"v": "nothing"}))
-    with pytest.raises(errors.BadTensorName):
+    with pytest.raises(errors.FormatError, match="FMT-009"):
         write_torch_csr(tmp_path / "x.pt", Checkpoint("model", {"a#b": s}))
     assert names(tmp_path) == []
 
@@ -160,7 +160,7 @@ def test_coo_is_read_when_its_indices_are_canonical(tmp_path):
     found = read_torch(saved(tmp_path, {"w": torch.from_numpy(dense).to_sparse()}))
     assert_same(found, Checkpoint("model", {"w": from_dense(np.where(dense == 0, 0, dense).astype(np.float32))}))
     twice = torch.sparse_coo_tensor(torch.tensor([[0, 0], [1, 1]]), torch.tensor([1.0, 2.0]), (3, 3))
-    with pytest.raises(errors.ForeignTorch, match="coalesce"):
+    with pytest.raises(errors.FormatError, match=r"FMT-153.*coalesce"):
         read_torch(saved(tmp_path, {"w": twice}))
 
 
@@ -187,7 +187,7 @@ BAD = {
 def test_FMT_153_torch_loads_wrong_indices_and_we_do_not(tmp_path, case):
     path = saved(tmp_path, {"fine": torch.ones(2), "w": bad_csr(**BAD[case])})
     assert torch.load(path, weights_only=True)["w"].shape == (3, 3)
-    with pytest.raises(errors.ForeignTorch, match="'w'"):
+    with pytest.raises(errors.FormatError, match=r"FMT-153.*'w'"):
         read_torch(path)
 
 
@@ -198,7 +198,7 @@ def test_FMT_153_no_flag_of_torch_decides(tmp_path):
     for enabled in (True, False):
         with torch.sparse.check_sparse_tensor_invariants(enable=enabled):
             assert read_torch(tmp_path / "good.pt").tensors["w"].nnz == 3
-            with pytest.raises(errors.ForeignTorch):
+            with pytest.raises(errors.FormatError, match="FMT-153"):
                 read_torch(bad)
 
 
@@ -221,7 +221,7 @@ def test_FMT_153_no_flag_of_torch_decides(tmp_path):
     ids=lambda x: x if isinstance(x, str) else "",
 )
 def test_FMT_153_what_is_more_than_tensors_is_refused(tmp_path, state, said):
-    with pytest.raises(errors.ForeignTorch, match=said):
+    with pytest.raises(errors.FormatError, match=f"FMT-153.*{said}"):
         read_torch(saved(tmp_path, state))
 
 
@@ -234,7 +234,7 @@ class Evil:
 
 def test_FMT_153_no_program_is_unpickled(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(errors.ForeignTorch):
+    with pytest.raises(errors.FormatError, match="FMT-153"):
         read_torch(saved(tmp_path, {"w": Evil()}))
     assert names(tmp_path) == ["state.pt"]
 
@@ -246,7 +246,7 @@ def test_FMT_153_files_of_other_kinds_are_refused(tmp_path):
     torch.save({"w": torch.ones(2)}, old, _use_new_zipfile_serialization=False)
     for data in (b"", b"PK", pickle.dumps({"w": 1}), whole[:-30], whole[: len(whole) // 2], old.read_bytes()):
         path.write_bytes(data)
-        with pytest.raises(errors.ForeignTorch):
+        with pytest.raises(errors.FormatError, match="FMT-153"):
             read_torch(path)
     with pytest.raises(FileNotFoundError):
         read_torch(tmp_path / "nothing.pt")
@@ -257,7 +257,7 @@ def test_FMT_153_compressed_members_are_refused(tmp_path):
     with zipfile.ZipFile(source) as a, zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as b:
         for name in a.namelist():
             b.writestr(name, a.read(name))
-    with pytest.raises(errors.ForeignTorch, match="compressed"):
+    with pytest.raises(errors.FormatError, match=r"FMT-153.*compressed"):
         read_torch(path)
 
 
@@ -276,9 +276,8 @@ def test_FMT_154_tensors_that_no_record_equals_are_refused(tmp_path, case):
         "batch": lambda: torch.ones(2, 3, 3).to_sparse_csr(),
     }[case]()
     path = saved(tmp_path, {"w": tensor})
-    with pytest.raises((errors.CannotHold, errors.ForeignTorch)) as found, torch.serialization.safe_globals([Marked]):
+    with pytest.raises(errors.CannotHold), torch.serialization.safe_globals([Marked]):
         read_torch(path)
-    assert isinstance(found.value, errors.CannotHold), found.value
 
 
 def test_row_pointers_of_a_small_file_are_bounded(tmp_path):

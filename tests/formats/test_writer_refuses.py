@@ -21,55 +21,49 @@ def matrix(shape=(2, 3), indptr=(0, 2, 3), indices=(0, 2, 1), values=(1.0, 0.0, 
 
 
 TENSORS = {
-    "FMT_006_a_dtype_outside_the_table": (errors.UnknownDtype, formats.Dense(np.zeros(2, np.complex128))),
-    "FMT_006_big_endian_numbers": (errors.UnknownDtype, formats.Dense(np.zeros(2, ">f4"))),
-    "FMT_006_objects": (errors.UnknownDtype, formats.Dense(np.array([None]))),
-    "FMT_007_nine_dimensions": (errors.BadShape, formats.Dense(np.zeros([1] * 9))),
-    "FMT_008_a_sparse_scalar": (errors.BadSparseShape, matrix(shape=())),
-    "FMT_015_a_mask_of_another_length": (
-        errors.BadRecord,
-        formats.Mask((2, 3), np.array([0, 1]), np.array([0], np.int32)),
-    ),
-    "FMT_008_too_many_columns": (errors.BadSparseShape, matrix(shape=(2, 2**31))),
-    "FMT_015_an_array_instead_of_a_record": (errors.BadRecord, np.zeros(3)),
-    "FMT_015_a_list_instead_of_an_array": (errors.BadRecord, formats.Dense([1, 2])),
-    "FMT_015_indptr_of_another_dtype": (errors.BadRecord, matrix(types=(I32, I32))),
-    "FMT_015_indices_of_another_dtype": (errors.BadRecord, matrix(types=(I64, I64))),
-    "FMT_015_indptr_of_another_length": (errors.BadRecord, matrix(indptr=(0, 3))),
-    "FMT_015_indices_of_another_length": (errors.BadRecord, matrix(indices=(0, 2))),
-    "FMT_015_a_shape_that_is_a_list": (errors.BadRecord, matrix(shape=[2, 3])),
-    "FMT_015_a_shape_of_numpy_integers": (errors.BadRecord, matrix(shape=(I64(2), I64(3)))),
-    "FMT_015_values_of_rank_two": (errors.BadRecord, matrix(values=[[1.0, 0.0, 2.0]])),
-    "FMT_066_row_pointers_that_end_early": (errors.RowPointerEnds, matrix(indptr=(0, 2, 2))),
-    "FMT_067_row_pointers_that_fall": (
-        errors.RowPointerOrder,
-        matrix(shape=(3, 3), indptr=(0, 2, 1, 3)),
-    ),
-    "FMT_068_a_column_too_far": (errors.ColumnOutOfRange, matrix(indices=(0, 3, 1))),
-    "FMT_068_a_negative_column": (errors.ColumnOutOfRange, matrix(indices=(-1, 2, 1))),
-    "FMT_069_columns_out_of_order": (errors.ColumnOrder, matrix(indices=(2, 0, 1))),
-    "FMT_069_a_column_twice": (errors.ColumnOrder, matrix(indices=(2, 2, 1))),
+    "FMT_006_a_dtype_outside_the_table": formats.Dense(np.zeros(2, np.complex128)),
+    "FMT_006_big_endian_numbers": formats.Dense(np.zeros(2, ">f4")),
+    "FMT_006_objects": formats.Dense(np.array([None])),
+    "FMT_007_nine_dimensions": formats.Dense(np.zeros([1] * 9)),
+    "FMT_008_a_sparse_scalar": matrix(shape=()),
+    "FMT_015_a_mask_of_another_length": formats.Mask((2, 3), np.array([0, 1]), np.array([0], np.int32)),
+    "FMT_008_too_many_columns": matrix(shape=(2, 2**31)),
+    "FMT_015_an_array_instead_of_a_record": np.zeros(3),
+    "FMT_015_a_list_instead_of_an_array": formats.Dense([1, 2]),
+    "FMT_015_indptr_of_another_dtype": matrix(types=(I32, I32)),
+    "FMT_015_indices_of_another_dtype": matrix(types=(I64, I64)),
+    "FMT_015_indptr_of_another_length": matrix(indptr=(0, 3)),
+    "FMT_015_indices_of_another_length": matrix(indices=(0, 2)),
+    "FMT_015_a_shape_that_is_a_list": matrix(shape=[2, 3]),
+    "FMT_015_a_shape_of_numpy_integers": matrix(shape=(I64(2), I64(3))),
+    "FMT_015_values_of_rank_two": matrix(values=[[1.0, 0.0, 2.0]]),
+    "FMT_066_row_pointers_that_end_early": matrix(indptr=(0, 2, 2)),
+    "FMT_067_row_pointers_that_fall": matrix(shape=(3, 3), indptr=(0, 2, 1, 3)),
+    "FMT_068_a_column_too_far": matrix(indices=(0, 3, 1)),
+    "FMT_068_a_negative_column": matrix(indices=(-1, 2, 1)),
+    "FMT_069_columns_out_of_order": matrix(indices=(2, 0, 1)),
+    "FMT_069_a_column_twice": matrix(indices=(2, 2, 1)),
 }
 
 GOOD = formats.Checkpoint("model", {"w": matrix()})
 CHECKPOINTS = {
-    "FMT_009_an_empty_name": (errors.BadTensorName, replace(GOOD, tensors={"": matrix()})),
-    "FMT_009_a_hash_in_a_name": (errors.BadTensorName, replace(GOOD, tensors={"a#b": matrix()})),
-    "FMT_009_half_a_surrogate_pair": (errors.BadTensorName, replace(GOOD, tensors={"\ud800": matrix()})),
-    "FMT_009_a_long_name": (errors.BadTensorName, replace(GOOD, tensors={"x" * 513: matrix()})),
-    "FMT_010_a_tie_to_nothing": (errors.BadTie, replace(GOOD, tied={"a": "b"})),
-    "FMT_010_a_tie_of_a_stored_name": (errors.BadTie, replace(GOOD, tied={"w": "w"})),
-    "FMT_011_a_float": (errors.BadAttribute, replace(GOOD, attributes={"x": {"y": [0.5]}})),
-    "FMT_011_a_tuple": (errors.BadAttribute, replace(GOOD, attributes={"x": (1, 2)})),
-    "FMT_011_a_large_integer": (errors.BadAttribute, replace(GOOD, attributes={"x": 2**53})),
-    "FMT_011_a_key_that_is_no_string": (errors.BadAttribute, replace(GOOD, attributes={1: "x"})),
-    "FMT_011_half_a_surrogate_pair": (errors.BadAttribute, replace(GOOD, attributes={"x": "\udc00"})),
-    "FMT_012_a_kind_in_capitals": (errors.BadKind, replace(GOOD, kind="Model")),
-    "FMT_013_a_companion_in_a_folder": (errors.BadFileName, replace(GOOD, files={"a/b": b""})),
-    "FMT_013_a_hidden_companion": (errors.BadFileName, replace(GOOD, files={".a": b""})),
-    "FMT_013_a_companion_named_like_weights": (errors.BadFileName, replace(GOOD, files={"model.bin": b""})),
-    "FMT_013_a_companion_named_like_ours": (errors.BadFileName, replace(GOOD, files={"Model.sparse": b""})),
-    "FMT_014_a_large_companion": (errors.FileTooLarge, replace(GOOD, files={"a": bytes(50_000_001)})),
+    "FMT_009_an_empty_name": replace(GOOD, tensors={"": matrix()}),
+    "FMT_009_a_hash_in_a_name": replace(GOOD, tensors={"a#b": matrix()}),
+    "FMT_009_half_a_surrogate_pair": replace(GOOD, tensors={"\ud800": matrix()}),
+    "FMT_009_a_long_name": replace(GOOD, tensors={"x" * 513: matrix()}),
+    "FMT_010_a_tie_to_nothing": replace(GOOD, tied={"a": "b"}),
+    "FMT_010_a_tie_of_a_stored_name": replace(GOOD, tied={"w": "w"}),
+    "FMT_011_a_float": replace(GOOD, attributes={"x": {"y": [0.5]}}),
+    "FMT_011_a_tuple": replace(GOOD, attributes={"x": (1, 2)}),
+    "FMT_011_a_large_integer": replace(GOOD, attributes={"x": 2**53}),
+    "FMT_011_a_key_that_is_no_string": replace(GOOD, attributes={1: "x"}),
+    "FMT_011_half_a_surrogate_pair": replace(GOOD, attributes={"x": "\udc00"}),
+    "FMT_012_a_kind_in_capitals": replace(GOOD, kind="Model"),
+    "FMT_013_a_companion_in_a_folder": replace(GOOD, files={"a/b": b""}),
+    "FMT_013_a_hidden_companion": replace(GOOD, files={".a": b""}),
+    "FMT_013_a_companion_named_like_weights": replace(GOOD, files={"model.bin": b""}),
+    "FMT_013_a_companion_named_like_ours": replace(GOOD, files={"Model.sparse": b""}),
+    "FMT_014_a_large_companion": replace(GOOD, files={"a": bytes(50_000_001)}),
 }
 
 
@@ -81,37 +75,35 @@ def nested(levels):
 
 
 @pytest.mark.parametrize("case", TENSORS)
-def test_tensors(case, tmp_path):
-    error, tensor = TENSORS[case]
-    with pytest.raises(error, match=error.clause):
-        formats.write(tmp_path / "c", formats.Checkpoint("model", {"w": tensor}))
+def test_tensors(case, tmp_path, refused):
+    with refused:
+        formats.write(tmp_path / "c", formats.Checkpoint("model", {"w": TENSORS[case]}))
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("case", CHECKPOINTS)
-def test_checkpoints(case, tmp_path):
-    error, checkpoint = CHECKPOINTS[case]
-    with pytest.raises(error, match=error.clause):
-        formats.write(tmp_path / "c", checkpoint)
+def test_checkpoints(case, tmp_path, refused):
+    with refused:
+        formats.write(tmp_path / "c", CHECKPOINTS[case])
     assert list(tmp_path.iterdir()) == []
 
 
 def test_FMT_011_FMT_027_attributes_reach_as_deep_as_readers_go(tmp_path):
     formats.write(tmp_path / "c", replace(GOOD, attributes={"x": nested(14)}))
     assert formats.read(tmp_path / "c").attributes == {"x": nested(14)}
-    with pytest.raises(errors.BadAttribute):
+    with pytest.raises(formats.FormatError, match="FMT-011"):
         formats.write(tmp_path / "d", replace(GOOD, attributes={"x": nested(15)}))
 
 
 def test_FMT_084_options(tmp_path):
     for options in ({"encoding": "zip"}, {"shard_bytes": 0}):
-        with pytest.raises(errors.UnknownOption):
+        with pytest.raises(formats.FormatError, match="FMT-084"):
             formats.write(tmp_path / "c", GOOD, **options)
 
 
 def test_FMT_021_a_header_that_no_reader_would_take_is_not_written(tmp_path, monkeypatch):
     monkeypatch.setattr(v1, "MAX_HEAD", 700)
-    with pytest.raises(errors.HeaderTooLong):
+    with pytest.raises(formats.FormatError, match="FMT-021"):
         formats.write(tmp_path / "c", GOOD)
     assert list(tmp_path.iterdir()) == []
 
@@ -191,12 +183,12 @@ def test_FMT_111_a_file_is_replaced_and_its_reader_keeps_the_old_one(tmp_path):
 
 @pytest.mark.parametrize("name", ["model.safetensors", "Model-00001-of-00002.safetensors", "adapter_model.safetensors"])
 def test_FMT_112_stock_names_are_refused(tmp_path, name):
-    with pytest.raises(errors.StockName):
+    with pytest.raises(formats.FormatError, match="FMT-112"):
         formats.write_file(tmp_path / name, GOOD)
 
 
 def test_FMT_013_a_single_file_has_no_companions(tmp_path):
-    with pytest.raises(errors.BadFileName):
+    with pytest.raises(formats.FormatError, match="FMT-013"):
         formats.write_file(tmp_path / "x.safetensors", replace(GOOD, files={"config.json": b"{}"}))
 
 
@@ -246,7 +238,7 @@ def test_FMT_110_everything_is_on_disk_before_the_name_is(tmp_path, monkeypatch)
 def test_FMT_110_folders_that_lead_to_it_are_made_and_go_with_what_failed(tmp_path, write):
     (tmp_path / "a").mkdir()
     path = tmp_path / "a" / "b" / "c" / "x.sparse"
-    with pytest.raises(errors.UnknownDtype):
+    with pytest.raises(formats.FormatError, match="FMT-006"):
         write(path, formats.Checkpoint("model", {"w": formats.Dense(np.zeros(2, np.complex128))}))
     writer = atomic.new_folder(path)
     writer.__enter__()
