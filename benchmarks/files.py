@@ -21,7 +21,7 @@ import zstandard
 
 import formats
 from benchmarks.rounds import JsonFile
-from formats.convert.hf import open_hf
+from formats.dialects.hf import open_hf
 from formats.encoding import CODES
 from formats.lazy import Lazy
 from seft_cli import console  # noqa: F401 - sets the threads of the libraries before they load

@@ -18,8 +18,8 @@ from benchmarks.gpu_here import Gpu
 from conformance.cases.compare import tau
 from conformance.command.runner import Options, Target, judge
 from formats.container import dtype_name
-from formats.convert.hf import to_sparse, write_hf
-from formats.convert.stock import outline
+from formats.dialects.hf import to_sparse, write_hf
+from formats.dialects.stock import outline
 from seft_ref import Finetuned, StepRecord, TrainState, finetune, settings_of
 from seft_ref.arrays.library import binary64, from_numpy, to_numpy
 from seft_ref.kernels import Kernels, cpu, reference

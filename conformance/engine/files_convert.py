@@ -1,4 +1,4 @@
-"""Conversion of foreign folders by `formats.convert`."""
+"""Conversion of foreign folders by `formats.dialects`."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,9 +9,9 @@ import numpy as np
 import formats
 from conformance.engine.files import described, encoded, tensor_of
 from conformance.engine.values import Values, work_folder
-from formats.convert import hf
-from formats.convert.quantised import quantisations
-from formats.convert.sources import ADAPTERS
+from formats.dialects import hf
+from formats.dialects.quantised import quantisations
+from formats.dialects.sources import ADAPTERS
 from formats.digest import of_bytes
 
 

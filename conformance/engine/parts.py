@@ -16,7 +16,7 @@ from formats import (
     records,
     validate,
 )
-from formats.convert import changes, checks, hf, lora, quantised, shira, sparsify, spiel, stock
+from formats.dialects import changes, checks, hf, lora, quantised, shira, sparsify, spiel, stock
 from formats.encodings import csr, gaps, nm
 from seft_ref.adapters import frozen as adapter_base
 from seft_ref.adapters import lora as adapter_lora

@@ -15,13 +15,13 @@ import typer
 
 import formats
 from formats import delta
-from formats.convert import hf
-from formats.convert.changes import Changes
-from formats.convert.checks import cast
-from formats.convert.shira import write_shira
-from formats.convert.sources import detect, open_changes, open_source
-from formats.convert.sparsify import sparsified, with_cast
-from formats.convert.trl_delta import write_trl_delta
+from formats.dialects import hf
+from formats.dialects.changes import Changes
+from formats.dialects.checks import cast
+from formats.dialects.shira import write_shira
+from formats.dialects.sources import detect, open_changes, open_source
+from formats.dialects.sparsify import sparsified, with_cast
+from formats.dialects.trl_delta import write_trl_delta
 from formats.digest import of_content
 from formats.errors import CannotHold
 from formats.index import is_sparse
@@ -261,7 +261,7 @@ def _tell(remarks: Iterable[str]) -> None:
 
 def _writer(module: str, function: str) -> Callable[..., None]:
     """Return a writer whose library not every user has, and which is imported only now."""
-    found: Callable[..., None] = getattr(importlib.import_module(f"formats.convert.{module}"), function)
+    found: Callable[..., None] = getattr(importlib.import_module(f"formats.dialects.{module}"), function)
     return found
 
 

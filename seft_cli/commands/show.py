@@ -10,7 +10,7 @@ import typer
 from rich.table import Table
 
 import formats
-from formats.convert.hf import HfFolder, open_hf
+from formats.dialects.hf import HfFolder, open_hf
 from formats.index import is_sparse
 from seft_cli import console
 from seft_cli.input import require_input, tell_leftovers

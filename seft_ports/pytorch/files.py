@@ -11,7 +11,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 import formats
-from formats.convert.torch_module import from_module, to_module
+from formats.dialects.torch_module import from_module, to_module
 from seft_ports.pytorch.errors import SeftError
 from seft_ports.pytorch.linear import SeftLinear
 from seft_ports.pytorch.model import MASK, layers_of, mask_of, plain, replace, targets_of

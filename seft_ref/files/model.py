@@ -17,8 +17,8 @@ import numpy as np
 
 import formats
 from formats.atomic import refuse_existing as refuse_existing
-from formats.convert.checks import rounded_once
-from formats.convert.hf import open_hf
+from formats.dialects.checks import rounded_once
+from formats.dialects.hf import open_hf
 from formats.index import is_sparse
 from formats.validate import check_limit
 from seft_ref.arrays.library import Array, from_numpy, to_numpy

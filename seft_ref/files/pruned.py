@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from formats.convert.hf import open_hf, write_hf
+from formats.dialects.hf import open_hf, write_hf
 from formats.index import is_sparse
 from seft_ref.arrays.library import Array
 from seft_ref.errors import CheckpointError

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
-from formats.convert.changes import Changes
+from formats.dialects.changes import Changes
 from formats.records import Dense, Sparse, flat, from_dense, to_dense
 
 FIXTURES = Path(__file__).parent / "fixtures" / "adapters"

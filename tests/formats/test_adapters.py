@@ -11,11 +11,11 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from formats.convert import lora as lora_module
-from formats.convert.changes import Changes
-from formats.convert.lora import read_lora
-from formats.convert.shira import read_shira, write_shira
-from formats.convert.spiel import order, read_spiel
+from formats.dialects import lora as lora_module
+from formats.dialects.changes import Changes
+from formats.dialects.lora import read_lora
+from formats.dialects.shira import read_shira, write_shira
+from formats.dialects.spiel import order, read_spiel
 from formats.records import Dense, Sparse, flat, from_dense, from_support, to_dense, with_values
 from tests.formats.adapter_files import (
     FIXTURES,

@@ -9,10 +9,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from formats import errors
-from formats.convert.changes import Changes
-from formats.convert.lora import read_lora
-from formats.convert.shira import read_shira, write_shira
-from formats.convert.spiel import read_spiel
+from formats.dialects.changes import Changes
+from formats.dialects.lora import read_lora
+from formats.dialects.shira import read_shira, write_shira
+from formats.dialects.spiel import read_spiel
 from formats.records import Dense, Sparse, from_dense, from_support
 from tests.formats.adapter_files import dense_base, lora, shira, some_changes, spiel
 
@@ -63,7 +63,7 @@ class TestFolders:
             read(folder, dense_base())
 
     def test_FMT_151_FMT_152_configuration_beyond_its_limit(self, tmp_path, make, read, clause, monkeypatch):
-        monkeypatch.setattr("formats.convert.changes.MAX_CONFIG", 20)
+        monkeypatch.setattr("formats.dialects.changes.MAX_CONFIG", 20)
         with pytest.raises(errors.FormatError, match=f"{clause}.*more than 20 bytes"):
             read(make(tmp_path / "a"), dense_base())
 

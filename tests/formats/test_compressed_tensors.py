@@ -12,7 +12,7 @@ from safetensors.numpy import save_file
 
 from formats import errors, records
 from formats.container import DTYPES, NAMES
-from formats.convert.compressed_tensors import open_compressed_tensors
+from formats.dialects.compressed_tensors import open_compressed_tensors
 from formats.records import Dense, Sparse, flat, to_dense
 
 FIXTURES = Path(__file__).parent / "fixtures" / "compressed_tensors"

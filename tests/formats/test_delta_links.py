@@ -8,8 +8,8 @@ from safetensors.numpy import save_file
 
 import formats
 from formats import delta, digest
-from formats.convert import hf
-from formats.convert.sources import open_source
+from formats.dialects import hf
+from formats.dialects.sources import open_source
 
 LINKS = {
     "a tie to nothing": ("FMT-010", {"tied": {"alias": "gone"}}),

@@ -10,7 +10,7 @@ import pytest
 from gguf import GGMLQuantizationType as Kind
 
 from formats import errors
-from formats.convert.gguf_file import open_gguf
+from formats.dialects.gguf_file import open_gguf
 from formats.records import Dense
 
 PLAIN = {

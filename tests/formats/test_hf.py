@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 import formats
 from formats import errors
-from formats.convert import hf
+from formats.dialects import hf
 
 SHARDS = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
 

@@ -6,7 +6,7 @@ import torch
 from safetensors.torch import save_file
 
 import formats
-from formats.convert import hf
+from formats.dialects import hf
 
 
 def test_FMT_126_a_cast_that_makes_zero_keeps_the_support(tmp_path):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from formats import errors
-from formats.convert import hf
+from formats.dialects import hf
 
 
 def foreign(header: object, data: bytes) -> bytes:

@@ -10,10 +10,10 @@ import pytest
 
 import formats
 from formats.check import violations
-from formats.convert import sources
-from formats.convert.gguf_file import open_gguf
-from formats.convert.hf import open_hf
-from formats.convert.npz import read_npz
+from formats.dialects import sources
+from formats.dialects.gguf_file import open_gguf
+from formats.dialects.hf import open_hf
+from formats.dialects.npz import read_npz
 from formats.regular import open_regular, read_bounded
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="pipes and alarms of POSIX")
@@ -69,7 +69,7 @@ def test_FMT_165_no_reader_waits_for_a_pipe(pipe, read):
 def test_FMT_165_no_npz_or_torch_reader_waits_for_a_pipe(pipe):
     with pytest.raises(formats.FormatError, match="FMT-165"):
         read_npz(pipe, limit=1)
-    torch_file = pytest.importorskip("formats.convert.torch_file")
+    torch_file = pytest.importorskip("formats.dialects.torch_file")
     with pytest.raises(formats.FormatError, match="FMT-165"):
         torch_file.read_torch(pipe)
 

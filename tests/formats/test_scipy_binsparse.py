@@ -12,8 +12,8 @@ import scipy.sparse
 
 from formats import errors
 from formats.container import DTYPES
-from formats.convert.binsparse import write_binsparse
-from formats.convert.scipy_files import from_scipy, read_scipy, to_scipy, write_scipy
+from formats.dialects.binsparse import write_binsparse
+from formats.dialects.scipy_files import from_scipy, read_scipy, to_scipy, write_scipy
 from formats.records import Checkpoint, Dense, Mask, Sparse, from_dense, from_support, to_dense, with_values
 
 NATIVE = ["?", "i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8", "f4", "f8", "c8"]

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from formats import errors
-from formats.convert.torch_file import read_torch, write_torch_csr
+from formats.dialects.torch_file import read_torch, write_torch_csr
 from formats.records import Checkpoint, Dense, Mask, Sparse, from_dense, to_dense
 
 pytestmark = [

@@ -17,8 +17,8 @@ pytest.importorskip("scipy")
 
 pytestmark = pytest.mark.filterwarnings("ignore:Sparse CSR tensor support")
 
-from formats.convert import npz  # noqa: E402 - after the libraries that it needs
-from formats.convert.torch_file import read_torch  # noqa: E402
+from formats.dialects import npz  # noqa: E402 - after the libraries that it needs
+from formats.dialects.torch_file import read_torch  # noqa: E402
 
 ADVICE = ("weights_only", "allow_pickle", "safe_globals", "trust", "max_header_size")
 

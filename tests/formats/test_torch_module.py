@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn.utils import prune
 
 from formats import errors
-from formats.convert.torch_module import from_module, to_module
+from formats.dialects.torch_module import from_module, to_module
 from formats.records import Checkpoint, Dense, Mask, Sparse, from_dense, from_support, to_dense, with_values
 
 

@@ -11,7 +11,7 @@ from torch.sparse._semi_structured_conversions import (
 )
 
 from formats import errors
-from formats.convert.torch_tensors import (
+from formats.dialects.torch_tensors import (
     NUMPY,
     TORCH,
     from_torch,

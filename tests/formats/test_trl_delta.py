@@ -10,8 +10,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from formats import errors
-from formats.convert.changes import Changes
-from formats.convert.trl_delta import read_trl_delta, write_trl_delta
+from formats.dialects.changes import Changes
+from formats.dialects.trl_delta import read_trl_delta, write_trl_delta
 from formats.records import Dense, Sparse, flat, from_dense
 from tests.formats.adapter_files import applied, same_tensor, some_changes
 

@@ -12,8 +12,8 @@ from torch.nn.utils import prune
 import formats
 from formats import records
 from formats.container import DTYPES
-from formats.convert import hf
-from formats.convert.sparsify import LEFT_OUT
+from formats.dialects import hf
+from formats.dialects.sparsify import LEFT_OUT
 
 SPARSITY = 0.7
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import formats
-from formats.convert.hf import open_hf
+from formats.dialects.hf import open_hf
 from seft_ref.kernels import cpu
 from seft_ref.model.config import ModelConfig
 from seft_ref.prune.blockwise import prune_sparsegpt

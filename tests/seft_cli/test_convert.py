@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import formats
-from formats.convert.hf import open_hf
+from formats.dialects.hf import open_hf
 from tests.seft_ref.folders import hf_folder, parameters
 
 TOOLS = Path(__file__).resolve().parents[2] / "tools"

@@ -11,8 +11,8 @@ import pytest
 
 import formats
 from conformance.report.visible import visible
-from formats.convert.hf import write_hf
-from formats.convert.stock import outline
+from formats.dialects.hf import write_hf
+from formats.dialects.stock import outline
 from tests.formats.conftest import Pieces, dump, frame
 from tests.seft_cli.calling import call
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from formats.convert.hf import to_sparse
+from formats.dialects.hf import to_sparse
 from seft_ref import initial_state, load_model, read_tokens, settings_of, step_batches
 from seft_ref.kernels import cpu
 from seft_ref.kernels.cpu import packed as layout

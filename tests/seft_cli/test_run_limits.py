@@ -10,8 +10,8 @@ import pytest
 
 import formats
 from formats.container import DTYPES
-from formats.convert.scipy_files import read_scipy, write_scipy
-from formats.convert.sources import open_source
+from formats.dialects.scipy_files import read_scipy, write_scipy
+from formats.dialects.sources import open_source
 from formats.errors import ExpansionTooLarge
 from formats.validate import check_limit
 from tests.formats.test_leftovers import end, paused

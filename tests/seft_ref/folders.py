@@ -8,8 +8,8 @@ import numpy as np
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from formats.container import dtype_name
-from formats.convert.hf import to_sparse, write_hf
-from formats.convert.stock import outline
+from formats.dialects.hf import to_sparse, write_hf
+from formats.dialects.stock import outline
 from seft_ref.model.config import ModelConfig
 
 CONFIG = {

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import formats
-from formats.convert.hf import open_hf, to_hf, to_sparse
+from formats.dialects.hf import open_hf, to_hf, to_sparse
 from seft_ref import finish, initial_state, load_model, read_tokens, save_model, settings_of, step_batches, train
 from seft_ref.errors import SeftError
 from seft_ref.files.model import identity, in_file_dtype

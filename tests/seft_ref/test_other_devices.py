@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import formats
-from formats.convert.hf import to_sparse
+from formats.dialects.hf import to_sparse
 from seft_ref import (
     evaluate_windows,
     finish,

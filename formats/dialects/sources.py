@@ -11,14 +11,14 @@ from functools import partial
 from pathlib import Path
 
 from formats import delta, strict_json
-from formats.convert.changes import CONFIG, Changes
-from formats.convert.compressed_tensors import open_compressed_tensors, states_sparsity
-from formats.convert.hf import open_hf
-from formats.convert.lora import read_lora
-from formats.convert.shira import read_shira
-from formats.convert.spiel import read_spiel
-from formats.convert.stock import open_stock
-from formats.convert.trl_delta import read_trl_delta
+from formats.dialects.changes import CONFIG, Changes
+from formats.dialects.compressed_tensors import open_compressed_tensors, states_sparsity
+from formats.dialects.hf import open_hf
+from formats.dialects.lora import read_lora
+from formats.dialects.shira import read_shira
+from formats.dialects.spiel import read_spiel
+from formats.dialects.stock import open_stock
+from formats.dialects.trl_delta import read_trl_delta
 from formats.errors import FormatError
 from formats.index import is_sparse
 from formats.reader import open_checkpoint
@@ -99,7 +99,7 @@ def _openers(*, expand_quantised: bool, limit: int | None) -> dict[str, Callable
 
 def _optional(module: str, function: str, path: Path, **options: bool | int | None) -> Checkpoint:
     """Call a converter whose library not every user has, and which is imported only now."""
-    found: Checkpoint = getattr(importlib.import_module(f"formats.convert.{module}"), function)(path, **options)
+    found: Checkpoint = getattr(importlib.import_module(f"formats.dialects.{module}"), function)(path, **options)
     return found
 
 

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from formats.container import Section
-from formats.convert.changes import (
+from formats.dialects.changes import (
     ABOUT,
     ADAPTER_FLOATS,
     CONFIG,

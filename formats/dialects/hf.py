@@ -13,10 +13,10 @@ from types import TracebackType
 
 from formats import atomic, strict_json, validate
 from formats.container import DTYPES, NONE, MappedFile, Section, dtype_name
-from formats.convert.checks import cast, check_cast, name_after_cast, require_model
-from formats.convert.quantised import quantisations
-from formats.convert.sparsify import sparsified
-from formats.convert.stock import open_stock, outline, write_stock
+from formats.dialects.checks import cast, check_cast, name_after_cast, require_model
+from formats.dialects.quantised import quantisations
+from formats.dialects.sparsify import sparsified
+from formats.dialects.stock import open_stock, outline, write_stock
 from formats.errors import CannotHold, FormatError
 from formats.reader import Reader, open_checkpoint
 from formats.records import ANY, LIMIT, Array, Checkpoint, Dense, Mask, Tensor, to_dense

@@ -14,8 +14,8 @@ import scipy.sparse
 
 from formats import validate
 from formats.container import NAMES
-from formats.convert import npz
-from formats.convert.checks import cast, check_cast
+from formats.dialects import npz
+from formats.dialects.checks import cast, check_cast
 from formats.errors import CannotHold, FormatError
 from formats.records import LIMIT, Array, Checkpoint, Dense, Sparse, Supported, Tensor
 

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from formats.convert import npz
-from formats.convert.checks import cast, check_cast
+from formats.dialects import npz
+from formats.dialects.checks import cast, check_cast
 from formats.errors import CannotHold
 from formats.records import Array, Checkpoint, Dense, Mask, Supported, Tensor
 from formats.strict_json import JSON, canonical

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch.nn.utils import prune
 
 from formats import validate
-from formats.convert.torch_tensors import TORCH, check_kind, from_torch, to_torch
+from formats.dialects.torch_tensors import TORCH, check_kind, from_torch, to_torch
 from formats.errors import CannotHold, FormatError
 from formats.records import Array, Checkpoint, Dense, Mask, Sparse, Tensor, from_support, to_dense, with_values
 

@@ -13,9 +13,9 @@ from typing import Any
 import torch
 
 from formats import atomic, validate
-from formats.convert.checks import require_plain
-from formats.convert.torch_pickle import check_pickle
-from formats.convert.torch_tensors import (
+from formats.dialects.checks import require_plain
+from formats.dialects.torch_pickle import check_pickle
+from formats.dialects.torch_tensors import (
     check_kind,
     from_torch,
     from_torch_csr,

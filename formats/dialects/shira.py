@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from formats import atomic, strict_json
 from formats.container import dtype_name
-from formats.convert.changes import (
+from formats.dialects.changes import (
     ABOUT,
     ADAPTER_FLOATS,
     CONFIG,
@@ -35,7 +35,7 @@ from formats.convert.changes import (
     order,
     sorted_support,
 )
-from formats.convert.stock import outline, write_stock
+from formats.dialects.stock import outline, write_stock
 from formats.errors import CannotHold, FormatError
 from formats.lazy import Lazy
 from formats.records import Array, Dense, Sparse, Tensor, bits, flat, with_values

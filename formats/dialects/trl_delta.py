@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from formats import atomic, strict_json, validate
 from formats.container import DTYPES, MappedFile, Section, dtype_name
-from formats.convert.changes import (
+from formats.dialects.changes import (
     Changes,
     base_tensor,
     check_change,
@@ -22,7 +22,7 @@ from formats.convert.changes import (
     check_vector,
     sorted_support,
 )
-from formats.convert.stock import MAX_HEADER, open_stock, outline, write_stock
+from formats.dialects.stock import MAX_HEADER, open_stock, outline, write_stock
 from formats.errors import CannotHold, FormatError
 from formats.lazy import Lazy
 from formats.records import Array, Sparse, Tensor, flat, with_values

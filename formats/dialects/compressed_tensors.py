@@ -20,8 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from formats import validate
-from formats.convert.hf import CONFIG, HfFolder, open_hf
-from formats.convert.quantised import DESCRIPTIONS, LIBRARY, quantises
+from formats.dialects.hf import CONFIG, HfFolder, open_hf
+from formats.dialects.quantised import DESCRIPTIONS, LIBRARY, quantises
 from formats.errors import FormatError
 from formats.records import Array, Checkpoint, Sparse, Tensor, row_blocks, rows_of
 
@@ -229,7 +229,7 @@ def _read_config(data: bytes | None, folder: str) -> tuple[bytes, str]:
         raise FormatError(
             "FMT-150",
             f"{CONFIG} states the sparsity formats {sorted(stated)}, expected one; a folder whose tensors are not "
-            f"packed is converted with formats.convert.hf",
+            f"packed is converted with formats.dialects.hf",
         )
     kind = stated.pop()
     if kind not in PARTS and kind not in DENSE:
@@ -281,7 +281,7 @@ def _refuse_format(kind: object) -> NoReturn:
         "FMT-150",
         f"{CONFIG} states the format {kind!r}, expected one of {', '.join(sorted(PARTS.keys() | DENSE))} and no packed "
         f"quantisation; write the model that it was made from as dense safetensors and convert that with "
-        f"formats.convert.hf",
+        f"formats.dialects.hf",
     )
 
 

@@ -18,7 +18,7 @@ from urllib.parse import quote
 import numpy as np
 
 from formats import atomic, strict_json, validate
-from formats.convert.checks import require_plain
+from formats.dialects.checks import require_plain
 from formats.errors import CannotHold, FormatError
 from formats.records import Array, Checkpoint, Tensor
 from formats.regular import open_regular, read_bounded

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from formats import strict_json, validate
 from formats.container import FLOATS, MappedFile, Section, dtype_name
-from formats.convert.stock import open_stock
+from formats.dialects.stock import open_stock
 from formats.errors import CannotHold, FormatError
 from formats.records import Array, Dense, Mask, Sparse, Tensor, from_flat, rows_of
 from formats.regular import read_bounded

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from formats.convert.changes import (
+from formats.dialects.changes import (
     ABOUT,
     ADAPTER_FLOATS,
     CONFIG,

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 from formats.container import FLOATS, dtype_name
-from formats.convert.checks import cast, check_cast, name_after_cast
+from formats.dialects.checks import cast, check_cast, name_after_cast
 from formats.encoding import DENSE, pays
 from formats.records import ANY, POSITIVE, Checkpoint, Dense, Tensor, check_zeros, count_stored, from_dense
 from formats.strict_json import JSON
