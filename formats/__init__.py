@@ -5,6 +5,7 @@ with formats.open("model-sparse") as reader:
     w = reader["w"]                                # Sparse(shape, indptr, indices, values), read lazily
 """
 
+from formats.conversion import convert
 from formats.errors import FormatError
 from formats.reader import Reader, read
 from formats.reader import open_checkpoint as open  # noqa: A004 - formats.open reads like gzip.open
@@ -39,6 +40,7 @@ __all__ = [
     "Sparse",
     "Tensor",
     "TensorInfo",
+    "convert",
     "flat",
     "from_dense",
     "from_flat",

@@ -13,6 +13,9 @@ from formats.index import INDEX, STOCK, WHOLE, index_text, part_name
 from formats.records import Checkpoint
 from formats.v1 import MAX_TENSORS, Packed, Packer, PartWriter
 
+SHARD_BYTES = 5_000_000_000
+"""Bytes of sections that a part holds unless told otherwise, as many as common tools put into a file."""
+
 
 def write(
     path: str | os.PathLike[str],
@@ -20,7 +23,7 @@ def write(
     *,
     encoding: str = "auto",
     compress: str | None = None,
-    shard_bytes: int = 5_000_000_000,
+    shard_bytes: int = SHARD_BYTES,
 ) -> None:
     """Write a checkpoint as a new folder.
 

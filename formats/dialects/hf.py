@@ -20,7 +20,7 @@ from formats.dialects.stock import open_stock, outline, write_stock
 from formats.errors import CannotHold, FormatError
 from formats.reader import Reader, open_checkpoint
 from formats.records import ANY, LIMIT, Array, Checkpoint, Dense, Mask, Tensor, to_dense
-from formats.writer import write
+from formats.writer import SHARD_BYTES, write
 
 WHOLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -108,7 +108,7 @@ def to_sparse(
     encoding: str = "auto",
     dtype: str | None = None,
     compress: str | None = None,
-    shard_bytes: int = 5_000_000_000,
+    shard_bytes: int = SHARD_BYTES,
     zeros: str = ANY,
 ) -> tuple[str, ...]:
     """Write the Hugging Face folder src as the sparse checkpoint dst, and return remarks for the user.
@@ -140,7 +140,7 @@ def to_hf(
     dst: str | os.PathLike[str],
     *,
     dtype: str | None = None,
-    shard_bytes: int = 5_000_000_000,
+    shard_bytes: int = SHARD_BYTES,
     limit: int | None = None,
 ) -> None:
     """Write the sparse checkpoint src as the Hugging Face folder dst, one tensor in memory at a time.
@@ -177,7 +177,7 @@ def checkpoint_to_hf(
     checkpoint: Checkpoint,
     *,
     dtype: str | None = None,
-    shard_bytes: int = 5_000_000_000,
+    shard_bytes: int = SHARD_BYTES,
     limit: int | None = None,
 ) -> None:
     """Write the tensors and companions of a checkpoint as the Hugging Face folder dst, as `to_hf` does.
@@ -221,7 +221,7 @@ def write_hf(
     fetch: Callable[[str], Array],
     files: Mapping[str, bytes],
     *,
-    shard_bytes: int = 5_000_000_000,
+    shard_bytes: int = SHARD_BYTES,
 ) -> None:
     """Write a Hugging Face folder, one tensor in memory at a time (FMT-124).
 

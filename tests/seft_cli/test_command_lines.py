@@ -230,7 +230,7 @@ REFUSALS = {
     "an unknown source": (("convert", "{dense}", "{out}", "--to", "sparse", "--from", "zip"), "'zip' does not exist"),
     "nothing to convert": (("convert", "{tmp}/absent", "{out}", "--to", "sparse"), "there is no"),
     "a file that is nothing": (("convert", "{text}", "{out}", "--to", "sparse"), "nothing that is read"),
-    "a delta without base": (("convert", "{dense}", "{out}", "--to", "delta"), "--base"),
+    "a delta without base": (("convert", "{dense}", "{out}", "--to", "delta"), "needs a base"),
     "a model as an adapter": (("convert", "{sparse}", "{out}", "--to", "peft"), "takes a delta"),
     "a model as a change": (("convert", "{dense}", "{out}", "--to", "delta", "--base", "{dense}"), "use diff"),
     "no size": (("convert", "{dense}", "{out}", "--to", "sparse", "--shard-size", "5 GB"), "no size"),
@@ -262,7 +262,7 @@ REFUSALS = {
     ),
     "nothing to expand": (
         ("convert", "{dense}", "{out}", "--to", "sparse", "--expand-quantised"),
-        "--expand-quantised is for GGUF files, and {dense} is read as hf",
+        "{dense} is read as hf",
     ),
     "magnitudes with a text": (
         ("prune", "{dense}", "{out}", "--method", "magnitude", "--calibration", "{text}"),

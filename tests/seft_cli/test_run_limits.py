@@ -144,7 +144,8 @@ def test_FMT_167_memory_that_runs_out_is_one_line(cli, tmp_path, tool, monkeypat
         raise MemoryError("Unable to allocate 64.0 GiB for an array")
 
     names = {"show": "of_sparse", "check": "violations", "convert": "open_source"}
-    where = f"seft_cli.commands.{tool}" if tool in names else "seft_ref.runs.source"
+    where = {"convert": "formats.dialects.sources", "eval": "seft_ref.runs.source", "generate": "seft_ref.runs.source"}
+    where = where.get(tool, f"seft_cli.commands.{tool}")
     monkeypatch.setattr(importlib.import_module(where), names.get(tool, "load_model"), full)
     arguments = {"convert": (tmp_path / "x", "--to", "hf"), "eval": ("--text", tmp_path / "text"), "generate": ("a",)}
     code, _, err = cli(tool, model, *arguments.get(tool, ()))

@@ -41,7 +41,7 @@ def test_a_whole_round(tmp_path):
         length=32,
         progress=lambda name, total: seen.append((name, total)),
     )
-    assert done.removed / done.of == pytest.approx(0.6, abs=0.01)
+    assert done.removed / done.of == pytest.approx(0.6, abs=0.02)
     assert len(seen) == 14
     assert {total for _, total in seen} == {14}
     formats.convert(tmp_path / "pruned", tmp_path / "sparse", "sparse")
