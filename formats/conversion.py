@@ -60,7 +60,8 @@ def convert(
         compress: as in `write`.
         shard_bytes: as in `write`.
         dtype: ``"F16"``, ``"BF16"``, ``"F32"`` or ``"F64"`` to cast floats to; None keeps every bit.
-        zeros: what is absent of a dense matrix: ``"any"``, all that equals zero, as without it, or ``"positive"``, not −0.0 (FMT-127).
+        zeros: what is absent of a dense matrix: ``"any"``, as without it, all that equals zero; ``"positive"`` leaves
+            −0.0 stored (FMT-127).
         expand_quantised: let the quantised tensors of a GGUF file become F32.
         limit: bytes that all tensors may take together once expanded (FMT-098).
         verify: read everything back and compare it bit for bit; for READ_BACK alone.
@@ -101,13 +102,8 @@ def convert(
         found = open_source(source, kind, limit=limit)
         left_out = _write_changes(Path(out), to, found, base, limit)
     elif to == "sparse":
-        found = _as_sparse(
-            open_source(source, kind, expand_quantised=expand_quantised, limit=limit),
-            kind,
-            encoding,
-            dtype,
-            zeros or ANY,
-        )
+        foreign = open_source(source, kind, expand_quantised=expand_quantised, limit=limit)
+        found = _as_sparse(foreign, kind, encoding, dtype, zeros or ANY)
         write(out, found, **layout)
     else:
         found = open_source(source, kind, expand_quantised=expand_quantised, limit=limit)

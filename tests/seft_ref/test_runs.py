@@ -45,7 +45,7 @@ def test_a_whole_round(tmp_path):
     assert len(seen) == 14
     assert {total for _, total in seen} == {14}
     formats.convert(tmp_path / "pruned", tmp_path / "sparse", "sparse")
-    tuned = finetune(tmp_path / "sparse", tmp_path / "tuned", text, **SHORT)
+    tuned = finetune(tmp_path / "sparse", tmp_path / "tuned", text, **SHORT | {"steps": 20, "lr": 0.01})
     assert tuned.kept() <= tuned.stored == done.of - done.removed
     windows = []
     found = seft_ref.evaluate(
