@@ -19,6 +19,7 @@ What lives where:
     templates/   ports of two operations, to start from
     registry/    tables that tools write: clauses, signatures, margins
     command/     the command line
+    threads.py   settings that libraries read when they are loaded
 
 Neither the engine nor the file format lives here, and neither imports the kit. Start with README.md for a port, with
 `judge/harness.py` for the kit.

@@ -22,21 +22,35 @@ fcntl: Any = importlib.import_module("fcntl") if os.name == "posix" else None
 
 
 @contextmanager
-def new_folder(path: Path) -> Iterator[Path]:
+def new_folder(path: Path, *, replaces: bool = False) -> Iterator[Path]:
     """Yield an empty folder beside path, renamed to it if the block ends well, else removed (FMT-110).
 
     Every file put into it must have been synced. Folders that lead to path are made, and removed with it. What writers
     to the same path left that were killed is removed first (FMT-166).
 
+    Args:
+        path: the folder to make.
+        replaces: take the place of what is there, which comes back if anything goes wrong.
+
     Raises:
-        DestinationExists: FMT-110, before anything is written.
+        DestinationExists: FMT-110, before anything is written, unless it replaces what is there.
     """
-    refuse_existing(path)
+    if not replaces:
+        refuse_existing(path)
     with _folders_to(path), _workshop(path) as temporary:
         yield temporary
         _sync_folder(temporary)
-        refuse_existing(path)
-        temporary.rename(path)
+        if replaces and os.path.lexists(path):
+            with _workshop(path) as aside:
+                old = path.rename(aside / "old")
+                try:
+                    temporary.rename(path)
+                except BaseException:
+                    old.rename(path)
+                    raise
+        else:
+            refuse_existing(path)
+            temporary.rename(path)
         _sync_folder(path.parent)
 
 
@@ -59,6 +73,40 @@ def leftovers(path: Path) -> list[Path]:
     with suppress(OSError):
         return sorted(entry for entry in path.absolute().parent.iterdir() if name.fullmatch(entry.name))
     return []
+
+
+def check_file(path: Path) -> None:
+    """Verify that a file can be written, in place of an older one.
+
+    Raises:
+        OSError: if it is a folder, or lies where nothing can be written.
+    """
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder; name a file")
+    if path.exists() and not path.is_file():
+        raise OSError(f"{path} is no regular file, so that nothing is written to it; name another")
+    check_place(path)
+
+
+def check_place(path: Path) -> None:
+    """Verify that what leads to a path is a folder that can be written to; what is missing of it is made by writing.
+
+    Raises:
+        OSError: if it is not.
+    """
+    folder = path.absolute().parent
+    while not os.path.lexists(folder):
+        folder = folder.parent
+    if not folder.is_dir():
+        raise NotADirectoryError(f"{folder} is no folder, so that {path} cannot be written; choose another name")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise PermissionError(f"{folder} cannot be written to; choose another place than {path}")
+
+
+def write_file(path: Path, data: bytes) -> None:
+    """Write a file, in place of what is there."""
+    with new_file(path) as new:
+        write_bytes(new, data)
 
 
 def write_bytes(path: Path, data: bytes) -> None:

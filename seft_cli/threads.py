@@ -2,14 +2,10 @@
 
 import os
 
+from conformance.threads import PASSIVE as PASSIVE
+
 NAMES = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
 """Where libraries read how many threads to use."""
-
-# Two thread pools fight over the cores unless idle workers sleep. A tenth of a millisecond awake spares the next of a
-# row of short products the waking, which takes as long as they do.
-PASSIVE = {"OPENBLAS_THREAD_TIMEOUT": "4", "OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "2000"}
-for _name, _value in PASSIVE.items():
-    os.environ.setdefault(_name, _value)
 
 _NEIGHBOURS = os.environ.get("OMPI_COMM_WORLD_LOCAL_SIZE") or os.environ.get("MPI_LOCALNRANKS") or "1"
 if _NEIGHBOURS.isdigit() and int(_NEIGHBOURS) > 1:

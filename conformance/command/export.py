@@ -1,7 +1,6 @@
 """Every case as it goes over the line, for programs that cannot be a child process."""
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from conformance.judge.harness import prepared_inputs
 from conformance.judge.judgement import REVISION, kit_digest
 from conformance.judge.slack import bound_of
 from conformance.protocol.values import encode
+from formats.atomic import new_folder
 
 __all__ = ["write"]
 
@@ -20,10 +20,7 @@ __all__ = ["write"]
 def write(folder: Path) -> int:
     """Write folder/OPERATION/CASE.json of every case, and an index; return how many. All of it is there, or nothing."""
     cases = load_all()
-    making = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(making, ignore_errors=True)
-    making.mkdir(parents=True)
-    try:
+    with new_folder(folder) as making:
         for case in cases:
             place = making / case.op
             place.mkdir(exist_ok=True)
@@ -31,10 +28,6 @@ def write(folder: Path) -> int:
             (place / f"{case.id}.json").write_text(text + "\n", encoding="utf-8")
         index = {"spec": "1.0", "kit": REVISION, "kit_sha256": kit_digest(), "cases": {c.id: c.op for c in cases}}
         (making / "index.json").write_text(json.dumps(index, indent=1) + "\n", encoding="utf-8")
-        making.rename(folder)
-    except BaseException:
-        shutil.rmtree(making, ignore_errors=True)
-        raise
     return len(cases)
 
 

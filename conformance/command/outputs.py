@@ -5,7 +5,7 @@ from pathlib import Path
 
 from conformance import expect, report
 from conformance.judge.judgement import Run
-from conformance.whole import check_file, check_place
+from formats.atomic import check_file, check_place
 
 __all__ = ["check", "check_new", "check_page", "write"]
 

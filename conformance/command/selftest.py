@@ -18,10 +18,10 @@ import numpy as np
 from conformance.cases.case import Bound
 from conformance.cases.compare import compare, tau
 from conformance.cases.signatures import SIGNATURES
-from conformance.whole import write_file
 from conformance.wrong.kills import Matrix, kill_matrix
 from conformance.wrong.mutants import CONTROLS, MUTANTS
 from conformance.wrong.nulls.expected import EXPECTED, complaints, judged
+from formats.atomic import write_file
 
 __all__ = ["Matrix", "comparators", "kill_matrix", "main", "page", "signatures_text"]
 

@@ -27,7 +27,7 @@ from conformance.expect.manifest import (
 )
 from conformance.judge.harness import classes_of
 from conformance.judge.judgement import PropertyResult
-from conformance.whole import check_file, write_file
+from formats.atomic import check_file, write_file
 
 __all__ = ["check", "write"]
 

@@ -4,7 +4,6 @@ python -m conformance.properties --runs 100 --variants numpy,numba,strict,permut
 """
 
 import argparse
-import os
 import secrets
 import sys
 import time
@@ -12,11 +11,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-# numba and OpenBLAS keep their threads spinning against each other unless told so before they are loaded
-os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "4")
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-os.environ.setdefault("GOMP_SPINCOUNT", "2000")
-
+from conformance import threads as threads  # before all that loads NumPy
 from conformance.cases.profiles import PROFILES
 from conformance.judge.harness import Variant
 from conformance.judge.judgement import PropertyResult

@@ -11,7 +11,7 @@ from conformance.report.markdown import markdown
 from conformance.report.page import page
 from conformance.report.summary import as_summary, badge
 from conformance.report.words import tidy
-from conformance.whole import check_place, write_folder
+from formats.atomic import check_place, new_folder, write_bytes
 
 __all__ = ["FILES", "ReportError", "check_folder", "write"]
 
@@ -40,7 +40,9 @@ def write(run: Run, folder: Path) -> None:
         "report.html": page(clean),
     }
     check_folder(folder)
-    write_folder(_absolute(folder), {name: texts[name].encode() for name in FILES})
+    with new_folder(_absolute(folder), replaces=True) as new:
+        for name in FILES:
+            write_bytes(new / name, texts[name].encode())
 
 
 def check_folder(folder: Path) -> None:

@@ -3,6 +3,8 @@
 import shutil
 from pathlib import Path
 
+from formats.atomic import new_folder
+
 __all__ = ["LANGUAGES", "write"]
 
 HERE = Path(__file__).parent
@@ -23,12 +25,11 @@ LANGUAGES: dict[str, tuple[str, ...]] = {
 
 def write(language: str, folder: Path) -> list[str]:
     """Copy a template to a folder that does not exist, whole or not at all; return lines that say how to go on."""
-    making = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(making, ignore_errors=True)
-    shutil.copytree(HERE / language, making, ignore=shutil.ignore_patterns("__pycache__", "target"))
-    for name in SHARED.get(language, ()):
-        shutil.copy(C_PORT / name, making / name)
-    making.rename(folder)
+    with new_folder(folder) as making:
+        ignored = shutil.ignore_patterns("__pycache__", "target")
+        shutil.copytree(HERE / language, making, ignore=ignored, dirs_exist_ok=True)
+        for name in SHARED.get(language, ()):
+            shutil.copy(C_PORT / name, making / name)
     return [f"wrote a port in {language} to {folder}; try it:", *(f"  {c}" for c in commands(language, folder))]
 
 

@@ -27,7 +27,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from conformance.whole import write_file
+from formats.atomic import write_file
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("seft_ref", "formats")

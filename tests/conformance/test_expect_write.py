@@ -4,8 +4,8 @@ import tomllib
 
 import pytest
 
-from conformance import whole as atomic
 from conformance.expect import ManifestError, apply, read, write
+from formats import atomic
 from tests.conformance.expect_rows import (
     URL,
     bad,
@@ -208,7 +208,7 @@ def test_a_write_that_breaks_leaves_the_manifest(tmp_path, monkeypatch):
         path.write_bytes(data[:9])
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(atomic, "_write", full)
+    monkeypatch.setattr(atomic, "write_bytes", full)
     with pytest.raises(OSError, match="No space"):
         write(path, [good("a.two")])
     assert path.read_text() == OLD

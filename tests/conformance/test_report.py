@@ -9,7 +9,6 @@ from xml.etree import ElementTree as ET
 import numpy as np
 import pytest
 
-from conformance import whole as atomic
 from conformance.judge.harness import Result
 from conformance.judge.judgement import PropertyResult
 from conformance.report import FILES, ReportError, check_report, folder, write
@@ -208,12 +207,12 @@ def test_an_earlier_report_is_replaced_and_nothing_else(tmp_path):
 
 
 @pytest.mark.parametrize("earlier", [False, True])
-@pytest.mark.parametrize("breaks", ["_write", "rename"])
+@pytest.mark.parametrize("breaks", ["write", "rename"])
 def test_a_write_that_breaks_leaves_what_was_there(tmp_path, monkeypatch, earlier, breaks):
     if earlier:
         write(whole(), tmp_path / "out")
     before = {path.name: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
-    real_write, real_rename, left = atomic._write, Path.rename, [3]
+    real_write, real_rename, left = folder.write_bytes, Path.rename, [3]
 
     def full(path, data):
         left[0] -= 1
@@ -222,12 +221,12 @@ def test_a_write_that_breaks_leaves_what_was_there(tmp_path, monkeypatch, earlie
         real_write(path, data)
 
     def refused(path, to):
-        if ".new-" in path.name:
+        if ".tmp-" in path.name:
             raise OSError(28, "No space left on device")
         return real_rename(path, to)
 
-    if breaks == "_write":
-        monkeypatch.setattr(atomic, "_write", full)
+    if breaks == "write":
+        monkeypatch.setattr(folder, "write_bytes", full)
     else:
         monkeypatch.setattr(Path, "rename", refused)
     with pytest.raises(OSError, match="No space"):

@@ -222,7 +222,7 @@ def test_a_drawing_that_fails_leaves_the_older_picture(plot, written, tmp_path, 
     file, out = written(SMALL), tmp_path / "out.svg"
     out.write_text("older")
     module = importlib.import_module("seft_cli.commands.plot")
-    monkeypatch.setattr(module.Path, "write_bytes", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
+    monkeypatch.setattr("formats.atomic.write_bytes", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
     code, _, err = plot(file, out)
     assert (code, err) == (2, "error: disk full\n")
     assert sorted(tmp_path.iterdir()) == [out, file]
