@@ -10,7 +10,6 @@ The tensor is called X.weight; in checkpoints of 0.8.1 and older, whose X ends i
 
 import json
 import os
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
@@ -23,6 +22,7 @@ from formats import validate
 from formats.dialects.hf import CONFIG, HfFolder, open_hf
 from formats.dialects.quantised import DESCRIPTIONS, LIBRARY, quantises
 from formats.errors import FormatError
+from formats.lazy import Lazy
 from formats.records import Array, Checkpoint, Sparse, Tensor, row_blocks, rows_of
 
 Json: TypeAlias = dict[str, Any]
@@ -60,8 +60,18 @@ def open_compressed_tensors(folder: str | os.PathLike[str]) -> Checkpoint:
     """
     source = open_hf(folder)
     config, kind = _read_config(source.files.get(CONFIG), Path(folder).name)
-    files = _Companions(source.files, config)
-    return replace(source.checkpoint(), tensors=_Tensors(source, _groups(source, kind)), files=files)
+    packed = {p.name: p for p in _groups(source, kind)}
+    parts = {f"{p.prefix}.{part}" for p in packed.values() for part in PARTS[p.kind]}
+
+    def make(name: str) -> Tensor:
+        if name not in packed:
+            return source[name]
+        prefix = packed[name].prefix
+        return _unpack(packed[name], *(source[f"{prefix}.{part}"].values for part in ("bitmask", "compressed")))
+
+    names = packed.keys() | source.keys() - parts
+    files = Lazy(source.files, lambda name: config if name == CONFIG else source.files[name])
+    return replace(source.checkpoint(), tensors=Lazy(names, make), files=files)
 
 
 def states_sparsity(config: Json) -> bool:
@@ -79,49 +89,6 @@ class _Packed:
     prefix: str
     kind: str
     shape: tuple[int, ...]
-
-
-class _Tensors(Mapping[str, Tensor]):
-    """The tensors by the names that they had before they were packed, in sorted order."""
-
-    def __init__(self, source: HfFolder, packed: list[_Packed]) -> None:
-        self._source = source
-        self._packed = {p.name: p for p in packed}
-        parts = {f"{p.prefix}.{part}" for p in packed for part in PARTS[p.kind]}
-        self._dense = source.keys() - parts
-
-    def __getitem__(self, name: str) -> Tensor:
-        packed = self._packed.get(name)
-        if packed is not None:
-            return _unpack(
-                packed, *(self._source[f"{packed.prefix}.{part}"].values for part in ("bitmask", "compressed"))
-            )
-        if name not in self._dense:
-            raise KeyError(name)
-        return self._source[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(sorted(self._packed.keys() | self._dense))
-
-    def __len__(self) -> int:
-        return len(self._packed) + len(self._dense)
-
-
-class _Companions(Mapping[str, bytes]):
-    """The files that travel along, with another config.json."""
-
-    def __init__(self, files: Mapping[str, bytes], config: bytes) -> None:
-        self._files = files
-        self._config = config
-
-    def __getitem__(self, name: str) -> bytes:
-        return self._config if name == CONFIG else self._files[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._files)
-
-    def __len__(self) -> int:
-        return len(self._files)
 
 
 def _unpack(packed: _Packed, mask: NDArray[np.uint8], values: Array) -> Sparse:

@@ -18,6 +18,7 @@ from formats.dialects.quantised import quantisations
 from formats.dialects.sparsify import sparsified
 from formats.dialects.stock import open_stock, outline, write_stock
 from formats.errors import CannotHold, FormatError
+from formats.lazy import Lazy
 from formats.reader import Reader, open_checkpoint
 from formats.records import ANY, LIMIT, Array, Checkpoint, Dense, Mask, Tensor, to_dense
 from formats.writer import SHARD_BYTES, write
@@ -57,7 +58,7 @@ class HfFolder(Mapping[str, Dense]):
         shards = _shards(folder)
         self._owner = {name: (file, section) for file, found in shards.values() for name, section in found.items()}
         companions, self.left_out = _sorted_out(folder, {*shards} if WHOLE in shards else {*shards, INDEX})
-        self.files: Mapping[str, bytes] = _Companions(companions)
+        self.files: Mapping[str, bytes] = Lazy(companions, lambda name: companions[name].read_bytes())
 
     def checkpoint(self) -> Checkpoint:
         """Return the folder as a checkpoint of dense tensors, with remarks on what it lacks or carries as it is."""
@@ -294,22 +295,6 @@ def _sorted_out(folder: Path, read: Collection[str]) -> tuple[dict[str, Path], d
         else:
             companions[path.name] = path
     return companions, left_out
-
-
-class _Companions(Mapping[str, bytes]):
-    """The files that travel along, each read when it is asked for."""
-
-    def __init__(self, paths: dict[str, Path]) -> None:
-        self._paths = paths
-
-    def __getitem__(self, name: str) -> bytes:
-        return self._paths[name].read_bytes()
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._paths)
-
-    def __len__(self) -> int:
-        return len(self._paths)
 
 
 def _shards(folder: Path) -> dict[str, tuple[MappedFile, dict[str, Section]]]:

@@ -3,12 +3,14 @@
 sparsified(Checkpoint("model", open_hf("Llama-pruned")))     the same checkpoint; its pruned matrices have a support
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import replace
 
 from formats.container import FLOATS, dtype_name
 from formats.dialects.checks import cast, check_cast, name_after_cast
 from formats.encoding import DENSE, pays
+from formats.lazy import Lazy
 from formats.records import ANY, POSITIVE, Checkpoint, Dense, Tensor, check_zeros, count_stored, from_dense
 from formats.strict_json import JSON
 
@@ -54,7 +56,7 @@ def sparsified(
     found = with_cast(checkpoint, dtype)
     return replace(
         found,
-        tensors=_Sparsified(checkpoint.tensors, sparse_names, dtype, zeros),
+        tensors=_made(checkpoint.tensors, sparse_names, dtype, zeros),
         attributes={**found.attributes, **recorded},
         remarks=(*found.remarks, *_remarks(negative, zeros)),
     )
@@ -69,7 +71,7 @@ def with_cast(checkpoint: Checkpoint, dtype: str | None) -> Checkpoint:
     check_cast(dtype)
     if dtype is None:
         return checkpoint
-    tensors = _Sparsified(checkpoint.tensors, frozenset(), dtype, ANY)
+    tensors = _made(checkpoint.tensors, frozenset(), dtype, ANY)
     return replace(checkpoint, tensors=tensors, attributes={**checkpoint.attributes, "cast": dtype})
 
 
@@ -92,25 +94,15 @@ def _remarks(negative: int, zeros: str) -> tuple[str, ...]:
     return (f"{count} are stored as weights; --zeros any leaves them out",)
 
 
-class _Sparsified(Mapping[str, Tensor]):
-    """Tensors of a checkpoint, some of them made sparse and floats cast, each when it is asked for."""
+def _made(
+    source: Mapping[str, Tensor], sparse_names: AbstractSet[str], dtype: str | None, zeros: str
+) -> Mapping[str, Tensor]:
+    """Return the tensors of a checkpoint, some of them made sparse and floats cast, each when it is asked for."""
+    return Lazy(source, lambda name: _tensor(source[name], name, dtype, zeros if name in sparse_names else None))
 
-    def __init__(
-        self, source: Mapping[str, Tensor], sparse_names: set[str] | frozenset[str], dtype: str | None, zeros: str
-    ) -> None:
-        self._source = source
-        self._sparse_names = sparse_names
-        self._dtype = dtype
-        self._zeros = zeros
 
-    def __getitem__(self, name: str) -> Tensor:
-        tensor = self._source[name]
-        if name in self._sparse_names and isinstance(tensor, Dense):
-            tensor = from_dense(tensor.values, self._zeros)
-        return cast(tensor, self._dtype, name)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._source)
-
-    def __len__(self) -> int:
-        return len(self._source)
+def _tensor(tensor: Tensor, name: str, dtype: str | None, zeros: str | None) -> Tensor:
+    """Return a tensor made sparse, unless zeros is None, and cast (FMT-122, FMT-126)."""
+    if zeros is not None and isinstance(tensor, Dense):
+        tensor = from_dense(tensor.values, zeros)
+    return cast(tensor, dtype, name)

@@ -20,6 +20,7 @@ from formats.atomic import refuse_existing as refuse_existing
 from formats.dialects.checks import rounded_once
 from formats.dialects.hf import open_hf
 from formats.index import is_sparse
+from formats.lazy import Lazy
 from formats.validate import check_limit
 from seft_ref.arrays.library import Array, from_numpy, to_numpy
 from seft_ref.errors import CheckpointError, ConfigError, GenerateError
@@ -181,29 +182,6 @@ def _expanded_bytes(reader: formats.Reader, matrices: set[str]) -> int:
     return reader.memory_bytes + sum(4 * reader.info(name).numel for name in reader.names() if name not in matrices)
 
 
-class _Replaced(Mapping[str, formats.Tensor]):
-    """The tensors of a folder, some of them replaced; each is read when it is asked for."""
-
-    def __init__(self, source: Any, names: list[str], final: Mapping[str, tuple[Topology, Array]]) -> None:
-        self._source, self._names, self._final = source, names, final
-
-    def __getitem__(self, name: str) -> formats.Tensor:
-        original = with_values_in(name, self._source[name])
-        if name not in self._final:
-            return original  # CKP-005
-        topology, values = self._final[name]
-        there = as_numpy(topology)  # CKP-009
-        return formats.Sparse(
-            there.shape, there.indptr, there.indices, in_file_dtype(name, to_numpy(values), original.dtype)
-        )
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._names)
-
-    def __len__(self) -> int:
-        return len(self._names)
-
-
 def save_model(
     source: str | Path,
     destination: str | Path,
@@ -219,7 +197,17 @@ def save_model(
     """
     with open_folder(source) as reader:
         recorded = dict(reader.attributes) | dict(attributes or {})
-        tensors = _Replaced(reader, list(reader.names()), final)
+
+        def make(name: str) -> formats.Tensor:
+            original = with_values_in(name, reader[name])
+            if name not in final:
+                return original  # CKP-005
+            topology, values = final[name]
+            there = as_numpy(topology)  # CKP-009
+            held = in_file_dtype(name, to_numpy(values), original.dtype)
+            return formats.Sparse(there.shape, there.indptr, there.indices, held)
+
+        tensors = Lazy(reader.names(), make)
         formats.write(destination, formats.Checkpoint("model", tensors, recorded, dict(reader.tied), reader.files))
 
 

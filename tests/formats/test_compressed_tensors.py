@@ -307,7 +307,7 @@ def test_FMT_150_a_stated_shape_reserves_nothing(opened, shape):
     ("config", "says"),
     [
         ([], "expected an object"),
-        ({}, r"formats \[\].*formats\.convert\.hf"),
+        ({}, r"formats \[\].*formats\.dialects\.hf"),
         ({"quantization_config": {"quant_method": "gptq", "format": "gptq"}}, r"formats \[\]"),
         (described("marlin-24"), "'marlin-24'.*dense safetensors"),
         (described("sparse-96-bitmask"), "'sparse-96-bitmask'"),

@@ -221,7 +221,6 @@ def test_without_matplotlib_it_says_how_to_get_it(plot, written, tmp_path, monke
 def test_a_drawing_that_fails_leaves_the_older_picture(plot, written, tmp_path, monkeypatch):
     file, out = written(SMALL), tmp_path / "out.svg"
     out.write_text("older")
-    module = importlib.import_module("seft_cli.commands.plot")
     monkeypatch.setattr("formats.atomic.write_bytes", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
     code, _, err = plot(file, out)
     assert (code, err) == (2, "error: disk full\n")

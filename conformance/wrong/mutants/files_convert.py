@@ -213,9 +213,9 @@ MUTANTS: list[Mutant] = [
     edited(
         "FMT-126",
         OP,
-        sparsify._Sparsified.__getitem__,
-        "tensor = from_dense(tensor.values, self._zeros)",
-        "tensor = from_dense(cast(tensor, self._dtype, name).values, self._zeros)",
+        sparsify._tensor,
+        "tensor = from_dense(tensor.values, zeros)",
+        "tensor = from_dense(cast(tensor, dtype, name).values, zeros)",
         "a support judged behind the cast",
     ),
     edited(
