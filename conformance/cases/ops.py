@@ -183,9 +183,8 @@ OPS: dict[str, Op] = {
     "layer.cross_entropy": _op("layer", "logits targets count dloss", loss="relative", dlogits="relative"),
     "rope.frequencies": _op("scalar", "head_dim length rope", frequencies="binary64"),
     # chapters 5 and 6
-    "config.describe": _op(
-        "scalar", "config", targets="exact", biases="exact", windows="exact", head_dim="exact", kv_heads="exact"
-    ),
+    "config.describe": _op("scalar", "config", targets="exact", windows="exact", head_dim="exact", kv_heads="exact"),
+    "config.biases": _op("scalar", "config", projections="exact"),
     "model.step": _op(
         "whole",
         "config tensors tokens labels mask? rows_at_once? recompute?",

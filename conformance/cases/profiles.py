@@ -111,6 +111,7 @@ PROFILES: dict[str, tuple[str, ...]] = {
         "file.expand",
         "generate.stops",
         "prune.record",
+        "config.biases",
     ),
     "runs": ("run.warnings", "ranks.rows", "event.ratios"),
 }

@@ -183,14 +183,9 @@ OF: Mapping[str, tuple[Types, Types]] = {
     "change.realign": ({"values": "real[n_old]"}, {"values": "real[n_new]"}),
     "config.describe": (
         _NO_OTHER,
-        {
-            "targets": "list of string",
-            "biases": "list of string",
-            "windows": "list of int or null",
-            "head_dim": "int",
-            "kv_heads": "int",
-        },
+        {"targets": "list of string", "windows": "list of int or null", "head_dim": "int", "kv_heads": "int"},
     ),
+    "config.biases": (_NO_OTHER, {"projections": "list of string"}),
     "count.budgets": (
         {"amount": "int or float", "shapes": "i64[n, 2]", "stored": "i64[n]"},
         {"n": "i64[n]"},

@@ -25,11 +25,15 @@ def _describe(a: Values) -> Values:
     config = ModelConfig.from_json(a["config"])
     return {
         "targets": [matrix.name for matrix in config.targets()],
-        "biases": [projection for projection in (*ATTENTION, *MLP) if projection in config.biased],
         "windows": list(config.windows),
         "head_dim": config.head_dim,
         "kv_heads": config.num_key_value_heads,
     }
+
+
+def _biases(a: Values) -> Values:
+    config = ModelConfig.from_json(a["config"])
+    return {"projections": [projection for projection in (*ATTENTION, *MLP) if projection in config.biased]}
 
 
 def _step(a: Values) -> Values:
@@ -63,6 +67,7 @@ def _perplexity(a: Values) -> Values:
 
 OPERATIONS: dict[str, Any] = {
     "config.describe": _describe,
+    "config.biases": _biases,
     "model.step": _step,
     "evaluate.perplexity": _perplexity,
 }

@@ -180,6 +180,22 @@ def _check(config: Config, tensors: dict[str, Array], tokens: Array, labels: Arr
     differentiate(loss, [tensors[name] for name in names], np.asarray(1.0))
 
 
+def biased() -> Area:
+    """MDL-002: which projections have a bias, for every family and switch, and where nothing is said."""
+    area = Area("biases", "a table")
+    text = "biases of another family, or a switch that belongs to one family read for another"
+    switches = ("attention_bias", "mlp_bias")
+    for kind in ("llama-plain", "mistral", "qwen2", "qwen3"):
+        plain = {key: value for key, value in MODELS[kind].items() if key not in switches}
+        for name, told in (("no-switch", {}), *((s.replace("_", "-"), {s: True}) for s in switches)):
+            config = plain | dict.fromkeys(told and switches, False) | told
+            answer = {"projections": list(model.biases(config))}
+            area.add(f"{name}-of-{kind}", "config.biases", "MDL-002", text, {"config": config}, answer)
+    unknown = {"config": SMALL | {"model_type": "gpt2"}}
+    area.add("refuse-type", "config.biases", "MDL-002", "a family that nobody defines", unknown, refused="MDL-002")
+    return area
+
+
 def configs() -> Area:
     """MDL-002 to MDL-007, MDL-009 to MDL-012."""
     area = Area("config")
@@ -204,16 +220,6 @@ def configs() -> Area:
         text = "targets out of order, a window on the wrong layer, a default not applied"
         clauses = "MDL-003 MDL-004 MDL-007" if name not in _ROPE_TWICE else "MDL-009 MDL-010 MDL-011"
         area.add(name, "config.describe", clauses, text, {"config": config}, model.described(config))
-    for kind in ("llama", "mistral", "qwen2", "qwen3"):
-        for switch in ("attention_bias", "mlp_bias"):
-            config = (MODELS["llama-plain"] if kind == "llama" else MODELS[kind]) | {
-                "attention_bias": False,
-                switch: True,
-            }
-            text = "biases of another family, or a switch that belongs to one family read for another"
-            answer = model.described(config)
-            name = f"{switch.replace('_', '-')}-of-{kind}"
-            area.add(name, "config.describe", "MDL-002", text, {"config": config}, answer)
     bad: dict[str, tuple[Config, str]] = {
         "unknown-type": ({"model_type": "gpt2"}, "MDL-002"),
         "no-type": ({"model_type": None}, "MDL-002"),
@@ -241,7 +247,4 @@ def configs() -> Area:
     return area
 
 
-AREAS = (
-    models,
-    configs,
-)
+AREAS = (models, configs, biased)

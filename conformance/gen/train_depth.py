@@ -102,7 +102,7 @@ def _models(area: Area) -> None:
     answer = {"kept": {name: ids(k) for name, k in kept.items()}}
     area.add("pruned", "prune.model", "PRN-005 PRN-003 MDL-007", purpose, given, answer)
     config = tiny.CONFIG | {"num_hidden_layers": 12}
-    described = {"biases": [], "windows": [None] * 12, "head_dim": 2, "kv_heads": 1}
+    described = {"windows": [None] * 12, "head_dim": 2, "kv_heads": 1}
     names = [f"model.layers.{i}.{p}.weight" for i in range(12) for p in _PROJECTIONS]
     purpose = "names sorted as texts: block 10 before block 2"
     area.add("twelve", "config.describe", "MDL-007", purpose, {"config": config}, {"targets": names} | described)

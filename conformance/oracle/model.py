@@ -55,7 +55,6 @@ def described(config: Config) -> dict[str, Any]:
     """Return what a config says of its model: the answer to `config.describe`."""
     return {
         "targets": targets(config),
-        "biases": list(biases(config)),
         "windows": [window(config, i) for i in range(config["num_hidden_layers"])],
         "head_dim": head_width(config),
         "kv_heads": config.get("num_key_value_heads") or config["num_attention_heads"],

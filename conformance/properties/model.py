@@ -81,6 +81,15 @@ _BROKEN: tuple[tuple[str, Any, str], ...] = (
 """What no family defines: a key, its value (None takes it away), and the clauses that may be named."""
 
 
+@property_of("config.biases", "MDL-002", "checkpoints", "config.biases", sees=KINDS)
+def _biases(d: Draw, t: Trial) -> None:
+    """The projections with a bias are those of the family, whatever the switches of others say."""
+    kind = d.choice(KINDS)
+    config = drawn_config(d, kind) | {"attention_bias": d.flag(), "mlp_bias": d.flag()}
+    t.saw(kind)
+    t.case("config.biases", {"config": config}, {"projections": list(model.biases(config))})
+
+
 @property_of(
     "config.describe",
     "MDL-002 MDL-003 MDL-004 MDL-006 MDL-007",
@@ -92,7 +101,6 @@ def _describe(d: Draw, t: Trial) -> None:
     """Targets, windows, head width and key heads of a config are those of the tables of chapter 5."""
     kind, layers = d.choice(KINDS), d.integer(1, 4)
     config = drawn_config(d, kind) | {"num_hidden_layers": layers}
-    config |= {"attention_bias": d.flag(), "mlp_bias": d.flag()}
     if config["model_type"] in ("qwen2", "qwen3"):
         config |= {"use_sliding_window": d.flag(), "max_window_layers": d.integer(0, layers)}
         types = [d.choice(("full_attention", "sliding_attention")) for _ in range(layers)]

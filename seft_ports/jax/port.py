@@ -18,7 +18,7 @@ import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
 from jax import Array  # noqa: E402
 
-from conformance.protocol.port import Refused, Unsupported  # noqa: E402
+from conformance import Refused, Unsupported  # noqa: E402
 from seft_ports.jax import counter, errors, event, optimizer, schedule, select, sparse, topology  # noqa: E402
 from seft_ports.jax.topology import NOWHERE  # noqa: E402
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from conformance.protocol.port import Refused, Unsupported
+from conformance import Refused, Unsupported
 from seft_ports.pytorch import kernels, rules
 from seft_ports.pytorch.counter import counter_key, draws
 from seft_ports.pytorch.errors import SeftError

@@ -10,7 +10,7 @@ import math
 
 import numpy as np
 
-from conformance.protocol.port import Refused, Unsupported
+from conformance import Refused, Unsupported
 
 
 def largest(scores, ids, k):

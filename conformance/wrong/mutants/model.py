@@ -52,7 +52,7 @@ def refuses_nothing(a: Values) -> Values:
     try:
         return right("config.describe")(a)
     except REFUSALS:
-        return {"targets": [], "biases": [], "windows": [], "head_dim": 1, "kv_heads": 1}
+        return {"targets": [], "windows": [], "head_dim": 1, "kv_heads": 1}
 
 
 def exchanged(one: str, two: str) -> Operation:

@@ -7,7 +7,7 @@ from conformance.engine.parts import (
     config,
     model,
 )
-from conformance.wrong.mutants.base import Mutant, edited
+from conformance.wrong.mutants.base import Mutant, edited, unchecked
 
 _READ = config.ModelConfig.from_json
 _WINDOWS, _ROPE, ROPE_OF = config._windows, config._rope, config._rope_of
@@ -35,21 +35,6 @@ _CONFIG: tuple[tuple[str, Any, str, str, str], ...] = (
         'config.get("head_dim") is None and sizes',
         "sizes",
         "a head width that need not divide refused",
-    ),
-    ("MDL-002", config._biased, '("llama", "qwen3")', '("llama",)', "biases of attention for llama alone"),
-    (
-        "MDL-002",
-        config._biased,
-        'family == "llama" and',
-        'family != "mistral" and',
-        "biases of the MLP for a switch that is llama's",
-    ),
-    (
-        "MDL-002",
-        config._biased,
-        '"q_proj", "k_proj", "v_proj"',
-        '"q_proj", "k_proj", "v_proj", "o_proj"',
-        "a bias on o of qwen2",
     ),
     ("MDL-006", _READ, "if heads % kv_heads", "if False", "query heads that do not divide"),
     ("MDL-006", _READ, "if head_dim % 2", "if False", "an odd head width"),
@@ -139,7 +124,15 @@ _EDITS: tuple[tuple[str, str, Any, str, str, str], ...] = (
     ("model.step", "MDL-004", _ROPE_KIND, '("rope_type", "type")', '("rope_type",)', "type unread"),
 )
 
+_BIASES: tuple[tuple[str, str, str], ...] = (
+    ('("llama", "qwen3")', '("llama",)', "biases of attention for llama alone"),
+    ('family == "llama" and', 'family != "mistral" and', "biases of the MLP for a switch that is llama's"),
+    ('"q_proj", "k_proj", "v_proj"', '"q_proj", "k_proj", "v_proj", "o_proj"', "a bias on o of qwen2"),
+)
+
 MUTANTS: list[Mutant] = [
+    *(edited("MDL-002", "config.biases", config._biased, old, new, flaw) for old, new, flaw in _BIASES),
+    *unchecked("config.biases", "MDL-002"),
     *(edited(clauses, op, f, old, new, f"edited, {flaw}") for op, clauses, f, old, new, flaw in _ROWS),
     *(edited(clauses, "config.describe", f, old, new, flaw) for clauses, f, old, new, flaw in _CONFIG),
     *(edited(clauses, op, f, old, new, f"edited, {flaw}") for op, clauses, f, old, new, flaw in _EDITS),
