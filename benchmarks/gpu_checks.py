@@ -23,7 +23,7 @@ from formats.convert.stock import outline
 from seft_ref import finish, initial_state, load_model, settings_of, step_batches, train
 from seft_ref.arrays.library import binary64, from_numpy, to_numpy
 from seft_ref.files.state import Origin, load_state, save_state
-from seft_ref.kernels import Kernels, cpu, reference
+from seft_ref.kernels import KernelSet, cpu, reference
 from seft_ref.model.config import ModelConfig
 from seft_ref.topology.csr import Topology, flat, from_flat, placed_like
 from seft_ref.train.settings import TrainSettings
@@ -218,8 +218,8 @@ def check_runs(gpu: Gpu, folder: Path) -> Iterator[Checked]:
     """Train small models there and on the processor: equal sets in float64, equal losses; a state goes on elsewhere."""
     tokens = np.random.default_rng(5).integers(0, CONFIG["vocab_size"], 4000).tolist()
     bases = {pattern: _write_model(folder / pattern.replace(":", "-"), pattern) for pattern in ("60%", "2:4")}
-    here: tuple[Kernels, Any] = (cpu, None)
-    there: tuple[Kernels, Any] = (gpu.kernels, gpu.like)
+    here: tuple[KernelSet, Any] = (cpu, None)
+    there: tuple[KernelSet, Any] = (gpu.kernels, gpu.like)
     for name, changes in RUNS.items():
         wanted: dict[str, Any] = {
             "steps": 8,
@@ -248,8 +248,8 @@ def _run(
     settings: TrainSettings,
     tokens: list[int],
     dtype: str,
-    begun: tuple[Kernels, Any],
-    ended: tuple[Kernels, Any],
+    begun: tuple[KernelSet, Any],
+    ended: tuple[KernelSet, Any],
     file: Path,
 ) -> tuple[list[float], dict[str, Topology]]:
     """Train half of a run in one place and the rest in another, by way of a file; losses, and supports at the end."""

@@ -22,7 +22,7 @@ from formats.index import is_sparse
 from formats.validate import check_limit
 from seft_ref.arrays.library import Array, from_numpy, to_numpy
 from seft_ref.errors import CheckpointError, ConfigError, GenerateError
-from seft_ref.kernels import Kernels, Packed
+from seft_ref.kernels import KernelSet, Packed
 from seft_ref.matrix.bases import AnyBase, PackedBase, compact_base, in_packed
 from seft_ref.model.config import ModelConfig
 from seft_ref.model.weights import Weights, assemble
@@ -120,7 +120,7 @@ def stop_tokens_of(files: Mapping[str, bytes]) -> tuple[int, ...]:
 
 def load_model(
     path: str | Path,
-    kernels: Kernels,
+    kernels: KernelSet,
     dtype: str | None = None,
     *,
     compact: bool = False,
@@ -324,7 +324,7 @@ def _base(name: str, tensor: formats.Tensor, dtype: str | None, like: Array) -> 
     return Base(placed_like(topology, like), from_numpy(_computable(name, values, dtype), like))
 
 
-def _compact(name: str, tensor: formats.Tensor, dtype: str | None, kernels: Kernels, like: Array) -> PackedBase:
+def _compact(name: str, tensor: formats.Tensor, dtype: str | None, kernels: KernelSet, like: Array) -> PackedBase:
     """Return the base of a target as its file holds it (CKP-008)."""
     topology, values = topology_and_values(name, tensor)
     if values.dtype not in _SIXTEEN_BIT or dtype == "float64":

@@ -16,7 +16,7 @@ import formats
 from seft_ref.arrays.library import Array, from_numpy, to_numpy
 from seft_ref.errors import CheckpointError
 from seft_ref.files.model import topology_and_values
-from seft_ref.kernels import Kernels, Packed
+from seft_ref.kernels import KernelSet, Packed
 from seft_ref.matrix.target import Target, place
 from seft_ref.matrix.window import AnyWindow, FirstStepWindow, Window
 from seft_ref.model.config import ATTENTION, MLP
@@ -74,7 +74,7 @@ def save_state(path: str | Path, state: TrainState, settings: TrainSettings, ori
 
 
 def load_state(
-    path: str | Path, weights: Weights, settings: TrainSettings, origin: Origin, kernels: Kernels
+    path: str | Path, weights: Weights, settings: TrainSettings, origin: Origin, kernels: KernelSet
 ) -> TrainState:
     """Return the training state in a file, placed into the weights of its model (CKP-006, TRN-004).
 

@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 
 from seft_ref.arrays.finite import refuse_spoilt, refuse_unstorable
 from seft_ref.arrays.library import Array, array_namespace
-from seft_ref.kernels import Kernels, Packed
+from seft_ref.kernels import KernelSet, Packed
 from seft_ref.matrix.bases import AnyBase, compacted, merged
 from seft_ref.model.weights import Weights, matrix_of, with_matrices
 from seft_ref.topology.csr import find, flat
@@ -44,7 +44,7 @@ class Target:
         return base.nnz + self.delta.topology.nnz - int(xp.sum(xp.astype(present, xp.int64)))
 
 
-def place(target: Target, kernels: Kernels, held_in: Any = None, **memory: Packed) -> tuple[Target, Packed]:
+def place(target: Target, kernels: KernelSet, held_in: Any = None, **memory: Packed) -> tuple[Target, Packed]:
     """Return a target whose base or delta has moved with its effective weight, packed (DLT-003).
 
     held_in  the 16-bit dtype in which the base is held; None for the dtype of computation (CKP-008)
@@ -58,7 +58,7 @@ def place(target: Target, kernels: Kernels, held_in: Any = None, **memory: Packe
     return replace(target, base=base, where=where, under=under), packed
 
 
-def refresh(weights: Weights, targets: Mapping[str, Target], kernels: Kernels) -> Weights:
+def refresh(weights: Weights, targets: Mapping[str, Target], kernels: KernelSet) -> Weights:
     """Return the weights with every slot's effective value, base plus delta rounded once, stored (DLT-003)."""
     packed = {}
     for name, target in targets.items():

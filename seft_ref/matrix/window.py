@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 from seft_ref.arrays.finite import refuse_spoilt_sums
 from seft_ref.arrays.library import Array, array_namespace
 from seft_ref.arrays.ranks import Ranks
-from seft_ref.kernels import Kernels
+from seft_ref.kernels import KernelSet
 from seft_ref.kernels import reference as definition
 from seft_ref.layers.linear import WeightGradient
 from seft_ref.topology.csr import Topology, flat, from_flat, union
@@ -49,7 +49,7 @@ class Accumulated:
         """Return rows start to stop of the gradient."""
         return self._rows_of(self.factors, start, stop)
 
-    def at(self, topology: Topology, kernels: Kernels) -> Float[Array, " nnz"]:
+    def at(self, topology: Topology, kernels: KernelSet) -> Float[Array, " nnz"]:
         """Return the gradient at the slots of a topology (GRD-002)."""
         total = None
         if self.dense is not None:
@@ -132,7 +132,7 @@ class Window:
         n_inputs = self.n_inputs + sum(ranks.every(step.n_inputs))
         return replace(self, latest=latest, input_squares=squares, n_inputs=n_inputs)
 
-    def plus(self, gradient: WeightGradient, kernels: Kernels = definition) -> "Window":
+    def plus(self, gradient: WeightGradient, kernels: KernelSet = definition) -> "Window":
         """Return the window with one more micro-batch of the latest step."""
         latest = self.latest or Accumulated(self.shape)
         if self.asked - {"inputs"}:
@@ -213,7 +213,7 @@ class FirstStepWindow:
             return replace(self, first=self.first.joined(step.first, ranks))
         return replace(self, latest=ranks.sum(step.latest))
 
-    def plus(self, gradient: WeightGradient, kernels: Kernels = definition) -> "FirstStepWindow":
+    def plus(self, gradient: WeightGradient, kernels: KernelSet = definition) -> "FirstStepWindow":
         """Return the window with one more micro-batch of the latest step."""
         if self.positions is None:
             return replace(self, first=self.first.plus(gradient))

@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from seft_ref.arrays.library import array_namespace, int64_like, to_numpy
-from seft_ref.kernels import Kernels, Packed
+from seft_ref.kernels import KernelSet, Packed
 from seft_ref.matrix.bases import PackedBase
 from seft_ref.matrix.evidence import View, evidence
 from seft_ref.matrix.target import Target, place
@@ -30,7 +30,7 @@ def evolve_all(
     kept: Mapping[str, AnyWindow],
     step: int,
     settings: TrainSettings,
-    kernels: Kernels,
+    kernels: KernelSet,
 ) -> tuple[dict[str, Target], dict[str, Packed], dict[str, EventRecord]]:
     """Return the targets after the event of a step, their packed weights, and what happened to each (EVT-001).
 
@@ -54,7 +54,7 @@ def _evolve_pool(
     kept: Mapping[str, AnyWindow],
     step: int,
     settings: TrainSettings,
-    kernels: Kernels,
+    kernels: KernelSet,
 ) -> dict[str, tuple[Target, Packed, EventRecord]]:
     """Return the targets of one pool after an event, their packed weights, and what happened to each."""
     numbers = {name: i for i, name in enumerate(targets)}

@@ -14,7 +14,7 @@ from seft_ref.arrays.finite import LOWER_RATE, check_eps, gradient_norm, overflo
 from seft_ref.arrays.library import Array, overflow_allowed
 from seft_ref.arrays.ranks import ALONE, Ranks, digest_of, refuse_different, rows_of
 from seft_ref.errors import ConfigError
-from seft_ref.kernels import Kernels, Packed
+from seft_ref.kernels import KernelSet, Packed
 from seft_ref.matrix.bases import AnyBase
 from seft_ref.matrix.target import Target, check_targets, place, refresh
 from seft_ref.matrix.window import AnyWindow, FirstStepWindow, Window
@@ -76,7 +76,7 @@ def initial_state(
     config: ModelConfig,
     weights: Weights,
     bases: Mapping[str, AnyBase],
-    kernels: Kernels,
+    kernels: KernelSet,
     batches: Sequence[Batch],
     ranks: Ranks = ALONE,
 ) -> TrainState:
@@ -119,7 +119,7 @@ def train_step(
     batches: Sequence[Batch],
     settings: TrainSettings,
     config: ModelConfig,
-    kernels: Kernels,
+    kernels: KernelSet,
     *,
     recompute: bool | None = None,
     ranks: Ranks = ALONE,
@@ -176,7 +176,7 @@ def train(
     settings: TrainSettings,
     config: ModelConfig,
     tokens: Sequence[int],
-    kernels: Kernels,
+    kernels: KernelSet,
     *,
     recompute: bool | None = None,
     ranks: Ranks = ALONE,
@@ -216,7 +216,7 @@ def finish(
     settings: TrainSettings,
     config: ModelConfig,
     tokens: Sequence[int],
-    kernels: Kernels,
+    kernels: KernelSet,
     ranks: Ranks = ALONE,
 ) -> Mapping[str, tuple[Topology, Array]]:
     """Return for each target the final support and the weight on it, after one last adapt pass where it is

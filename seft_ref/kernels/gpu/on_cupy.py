@@ -13,7 +13,8 @@ import cupy
 import numpy as np
 
 from seft_ref.arrays.cupy_ready import keep_subnormals, try_out
-from seft_ref.kernels.gpu.launch import KERNELS, NUMBERS, SOURCE
+from seft_ref.arrays.library import Array, NumpyArray
+from seft_ref.kernels.gpu.launch import KERNELS, NUMBERS, SOURCE, Argument
 from seft_ref.kernels.gpu.on_device import OnDevice
 
 __all__ = [
@@ -51,22 +52,22 @@ class _Cupy:
 
     xp = cupy
 
-    def owns(self, a: Any) -> bool:
+    def owns(self, a: Array) -> bool:
         """Tell whether a is an array of CuPy on the current device, where results are allocated and kernels run."""
         return isinstance(a, cupy.ndarray) and a.device == cupy.cuda.Device()
 
-    def to_host(self, a: Any) -> Any:
+    def to_host(self, a: Array) -> NumpyArray:
         """Return an array of CuPy as one of NumPy."""
         return cupy.asnumpy(a)
 
-    def run(self, name: str, grid: tuple[int, int], *arguments: Any) -> None:
+    def run(self, name: str, grid: tuple[int, int], *arguments: Argument) -> None:
         """Launch a kernel on a grid of blocks."""
         kernel = KERNELS[name]
         given = [_argument(kind, a) for kind, a in zip(kernel.takes, arguments, strict=True)]
         _kernel(name)(grid, kernel.block, tuple(given))
 
 
-def _argument(kind: str, a: Any) -> Any:
+def _argument(kind: str, a: Argument) -> Argument:
     """Return an argument as the driver takes it: arrays as they are, numbers of the width of their type."""
     if kind in NUMBERS:
         return NUMBERS[kind](a)
