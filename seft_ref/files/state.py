@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 import formats
-from seft_ref.arrays.library import Array, from_numpy, to_numpy
+from seft_ref.arrays.library import Array, NumpyArray, from_numpy, to_numpy
 from seft_ref.errors import CheckpointError
 from seft_ref.files.model import topology_and_values
 from seft_ref.kernels import KernelSet, Packed
@@ -28,8 +28,6 @@ from seft_ref.train.settings import TrainSettings
 from seft_ref.update.delta import Base, Delta
 from seft_ref.update.optimizers import shares_of
 from seft_ref.update.rules import Rule
-
-NumpyArray = np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ W is (out, in); x and dy are two-dimensional, one token a row, contiguous. A set
 Wrong arrays raise KernelError.
 """
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from jaxtyping import Float, Int
 
@@ -28,6 +28,7 @@ NAMES = (
 """The functions of a kernel set."""
 
 
+@runtime_checkable
 class Packed(Protocol):
     """A matrix in the layout of a kernel set; nothing else of it concerns a caller."""
 
@@ -52,6 +53,7 @@ class Packed(Protocol):
         """Bytes held."""
 
 
+@runtime_checkable
 class KernelSet(Protocol):
     """The functions of a kernel set; the last four are for models that are held in 16 bits."""
 

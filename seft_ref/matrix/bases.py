@@ -13,11 +13,20 @@ with zeros where the delta has slots, the live one holds the effective weights t
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 from jaxtyping import Bool, Float, Int
 
-from seft_ref.arrays.library import Array, array_namespace, device, from_halves, mask_at, to_halves, with_values
+from seft_ref.arrays.library import (
+    Array,
+    Dtype,
+    NumpyArray,
+    array_namespace,
+    device,
+    from_halves,
+    mask_at,
+    to_halves,
+    with_values,
+)
 from seft_ref.kernels import KernelSet, Packed
 from seft_ref.topology.csr import Located, Topology, find, flat, from_flat
 from seft_ref.update.delta import Base, Delta, overlay, support_topology, values_at
@@ -49,7 +58,7 @@ class PackedBase:
         return self.shape[0] * self.shape[1]
 
     @property
-    def held_in(self) -> Any:
+    def held_in(self) -> Dtype | None:
         """The 16-bit dtype of its numbers; None where they have the dtype of computation."""
         return self.packed.held_in
 
@@ -94,7 +103,7 @@ def in_packed(base: Base, packed: Packed, kernels: KernelSet) -> AnyBase:
     return _without_slots(packed, base.topology, base.values[:0], kernels)
 
 
-def compact_base(topology: Topology, values: Any, kernels: KernelSet) -> PackedBase:
+def compact_base(topology: Topology, values: NumpyArray, kernels: KernelSet) -> PackedBase:
     """Return the base of a matrix from its 16-bit values in slot order, with no delta over it.
 
     Raises:
@@ -130,7 +139,7 @@ def merged(
 def compacted(
     base: Base,
     delta: Delta,
-    held_in: Any,
+    held_in: Dtype,
     kernels: KernelSet,
     *,
     loaded: Packed | None = None,

@@ -2,12 +2,11 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 from jaxtyping import Float, Int
 
 from seft_ref.arrays.finite import refuse_spoilt, refuse_unstorable
-from seft_ref.arrays.library import Array, array_namespace
+from seft_ref.arrays.library import Array, Dtype, array_namespace
 from seft_ref.kernels import KernelSet, Packed
 from seft_ref.matrix.bases import AnyBase, compacted, merged
 from seft_ref.model.weights import Weights, matrix_of, with_matrices
@@ -44,7 +43,7 @@ class Target:
         return base.nnz + self.delta.topology.nnz - int(xp.sum(xp.astype(present, xp.int64)))
 
 
-def place(target: Target, kernels: KernelSet, held_in: Any = None, **memory: Packed) -> tuple[Target, Packed]:
+def place(target: Target, kernels: KernelSet, held_in: Dtype | None = None, **memory: Packed) -> tuple[Target, Packed]:
     """Return a target whose base or delta has moved with its effective weight, packed (DLT-003).
 
     held_in  the 16-bit dtype in which the base is held; None for the dtype of computation (CKP-008)

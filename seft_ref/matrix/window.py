@@ -72,8 +72,9 @@ class Accumulated:
             return self
         n_out, n_in = self.shape
         # every rank must choose alike, whatever it holds
-        n_rows = ranks.every(None if self.dense is not None else sum(f.x.shape[0] for f in self.factors))
-        if None in n_rows or sum(n_rows) * (n_out + n_in) >= n_out * n_in:
+        told = ranks.every(None if self.dense is not None else sum(f.x.shape[0] for f in self.factors))
+        n_rows = [n for n in told if n is not None]
+        if len(n_rows) < len(told) or sum(n_rows) * (n_out + n_in) >= n_out * n_in:
             return Accumulated(self.shape, (), ranks.sum(self.whole()))
         xp = array_namespace(self.factors[0].dy)
         dy, x = (ranks.join(xp.concat(parts)) for parts in ([f.dy for f in self.factors], [f.x for f in self.factors]))
