@@ -1,7 +1,7 @@
 """The sparse state of one matrix: base, delta, budgets, and how they sit in the packed weight."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from jaxtyping import Float, Int
 
@@ -43,18 +43,17 @@ class Target:
         return base.nnz + self.delta.topology.nnz - int(xp.sum(xp.astype(present, xp.int64)))
 
 
-def place(target: Target, kernels: KernelSet, held_in: Dtype | None = None, **memory: Packed) -> tuple[Target, Packed]:
-    """Return a target whose base or delta has moved with its effective weight, packed (DLT-003).
+def place(
+    base: AnyBase, delta: Delta, kernels: KernelSet, held_in: Dtype | None = None, **memory: Packed
+) -> tuple[AnyBase, Packed, Int[Array, " d"], Float[Array, " d"]]:
+    """Return a base under a delta, their effective weight packed, and `where` and `under` of a target (DLT-003).
 
     held_in  the 16-bit dtype in which the base is held; None for the dtype of computation (CKP-008)
     memory   `loaded` or `spent` of `merged` and `compacted`
     """
-    opened = target.base.open()
     if held_in is None:
-        base, packed, where, under = merged(opened, target.delta, kernels, **memory)
-    else:
-        base, packed, where, under = compacted(opened, target.delta, held_in, kernels, **memory)
-    return replace(target, base=base, where=where, under=under), packed
+        return merged(base.open(), delta, kernels, **memory)
+    return compacted(base.open(), delta, held_in, kernels, **memory)
 
 
 def refresh(weights: Weights, targets: Mapping[str, Target], kernels: KernelSet) -> Weights:

@@ -103,11 +103,11 @@ def initial_state(
         delta = new_delta(matrix.shape, positions, base.values, settings.keeps(), shares)
         row_budget = slots_per_row(base.topology) if settings.rule.scope == "row" else None
         row_slots = slots_per_row(delta.topology) if settings.rule.scope == "row" else None
-        new = Target(base, delta, base.nnz, size, positions[:0], base.values[:0], positions[:0], row_budget, row_slots)
         held_in, loaded = bases[matrix.name].held_in, matrix_of(weights, matrix.name)
         # where η lies in B, the base as packed is the effective weight: φ = 0
         memory = {"loaded": loaded} if held_in is not None or settings.initial_scope != "anywhere" else {}
-        targets[matrix.name], packed[matrix.name] = place(new, kernels, held_in, **memory)
+        placed, packed[matrix.name], where, under = place(base, delta, kernels, held_in, **memory)
+        targets[matrix.name] = Target(placed, delta, base.nnz, size, where, under, positions[:0], row_budget, row_slots)
     if not any(target.delta_budget for target in targets.values()):
         raise ConfigError("DLT-002", "the delta budget gives no matrix a single slot; raise density, slots or rank")
     return TrainState(0, targets, with_matrices(weights, packed), {})
