@@ -22,7 +22,7 @@ from formats.dialects.hf import to_sparse, write_hf
 from formats.dialects.stock import outline
 from seft_ref import Finetuned, StepRecord, TrainState, finetune, settings_of
 from seft_ref.arrays.library import binary64, from_numpy, to_numpy
-from seft_ref.kernels import Kernels, cpu, reference
+from seft_ref.kernels import KernelSet, cpu, reference
 from seft_ref.model.config import ModelConfig
 from seft_ref.topology.csr import Topology, flat, from_flat, placed_like
 from seft_ref.train.settings import TrainSettings
@@ -217,8 +217,8 @@ def check_runs(gpu: Gpu, folder: Path) -> Iterator[Checked]:
     """Train small models there and on the processor: equal sets in float64, equal losses; a state goes on elsewhere."""
     tokens = np.random.default_rng(5).integers(0, CONFIG["vocab_size"], 4000).tolist()
     bases = {pattern: _write_model(folder / pattern.replace(":", "-"), pattern) for pattern in ("60%", "2:4")}
-    here: tuple[Kernels, Any] = (cpu, None)
-    there: tuple[Kernels, Any] = (gpu.kernels, gpu.like)
+    here: tuple[KernelSet, Any] = (cpu, None)
+    there: tuple[KernelSet, Any] = (gpu.kernels, gpu.like)
     for name, changes in RUNS.items():
         wanted: dict[str, Any] = {
             "steps": 8,
@@ -247,8 +247,8 @@ def _run(
     settings: TrainSettings,
     tokens: list[int],
     dtype: str,
-    begun: tuple[Kernels, Any],
-    ended: tuple[Kernels, Any],
+    begun: tuple[KernelSet, Any],
+    ended: tuple[KernelSet, Any],
     file: Path,
 ) -> tuple[list[float], dict[str, Topology]]:
     """Train half of a run in one place and the rest in another, by way of a file; losses, and supports at the end."""
@@ -257,7 +257,7 @@ def _run(
     def note(_: TrainState, record: StepRecord, seconds: float) -> None:
         losses.append(record.loss)
 
-    def run(place: tuple[Kernels, Any], **part: Any) -> Finetuned:
+    def run(place: tuple[KernelSet, Any], **part: Any) -> Finetuned:
         return finetune(
             base,
             None,

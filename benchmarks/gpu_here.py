@@ -10,7 +10,7 @@ from typing import Any
 
 from seft_cli.device import Device, place_of
 from seft_ref.arrays.library import Array
-from seft_ref.kernels import Kernels
+from seft_ref.kernels import KernelSet
 from seft_ref.topology.csr import Topology
 
 Peers = dict[str, dict[str, Callable[[], Any]]]
@@ -32,7 +32,7 @@ class Gpu:
     """
 
     told: dict[str, str]
-    kernels: Kernels
+    kernels: KernelSet
     like: Array
     xp: Any
     finish: Callable[[], None]

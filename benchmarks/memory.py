@@ -103,6 +103,7 @@ def _ours(sparsity: float, blocks: int, *, compact: bool, transposed: bool) -> d
     from benchmarks.step import CONFIG, made_up_run
     from seft_ref.kernels import cpu
     from seft_ref.kernels.cpu import transposed as two_copies
+    from seft_ref.kernels.split import Split
     from seft_ref.matrix.bases import PackedBase
     from seft_ref.model.weights import matrix_of
     from seft_ref.train.memory import memory_of_run
@@ -116,14 +117,15 @@ def _ours(sparsity: float, blocks: int, *, compact: bool, transposed: bool) -> d
     held = dict.fromkeys(HELD, 0)
     for name, target in state.targets.items():
         packed, delta, base = matrix_of(state.weights, name), target.delta, target.base
-        held["weights"] += packed.frozen.nbytes if compact else packed.nbytes
+        frozen, live = (packed.frozen.nbytes, packed.live.nbytes) if isinstance(packed, Split) else (packed.nbytes, 0)
+        held["weights"] += frozen
         topology = delta.topology
         arrays: tuple[Any, ...] = (topology.indptr, topology.indices, delta.values, target.where, target.under)
         if isinstance(base, PackedBase):
             arrays = (*arrays, base.inside)
         else:
             held["base"] += base.values.nbytes + base.topology.indices.nbytes + base.topology.indptr.nbytes
-        held["delta"] += sum(a.nbytes for a in arrays) + (packed.live.nbytes if compact else 0)
+        held["delta"] += sum(a.nbytes for a in arrays) + live
         held["moments"] += sum(a.nbytes for a in delta.kept.values())
     stored = {name: target.base.nnz for name, target in state.targets.items()}
     formula = memory_of_run(config, run.settings, stored, compact=compact, transposed=transposed)

@@ -25,7 +25,7 @@ from seft_cli import console
 from seft_cli.output import require_file, write_file
 from seft_ref import TrainSettings
 from seft_ref.files.state import settings_text
-from seft_ref.prune.record import read_record
+from seft_ref.prune.record import PruningRecord, read_record
 
 
 def main(
@@ -194,10 +194,10 @@ def check_model(folder: Path) -> None:
         )
 
 
-def pruning_of(folder: Path) -> dict[str, Any]:
+def pruning_of(folder: Path) -> PruningRecord:
     """Return the record of pruning of a model, empty if it has none (PRN-008)."""
     record = folder / "pruning.json"
-    return read_record(record.read_bytes()) if record.is_file() else {}
+    return read_record(record.read_bytes()) if record.is_file() else PruningRecord()
 
 
 def describe(folder: Path, runs: dict[str, dict[int, Run]]) -> str:

@@ -9,7 +9,7 @@ import typer
 
 from seft_cli import console, memory
 from seft_ref.arrays.library import Array
-from seft_ref.kernels import Kernels
+from seft_ref.kernels import KernelSet
 
 
 class Device(StrEnum):
@@ -37,7 +37,7 @@ class Place:
         name: what this machine calls the device.
     """
 
-    kernels: Kernels
+    kernels: KernelSet
     like: Array | None
     index_bytes: tuple[int, int]
     dense_from: Callable[[int], float]

@@ -152,6 +152,29 @@ def test_every_public_function_has_a_docstring():
     assert bare == []
 
 
+LOOPS = {f"kernels/cpu/{name}.py" for name in ("panels", "turned", "exceeding", "transpose", "vectors", "token")}
+"""What numba compiles or emits: its types, not Python's."""
+
+
+def annotations(function):
+    """What the signature of a function says of its parameters and of what it returns."""
+    given = function.args
+    every = (*given.posonlyargs, *given.args, *given.kwonlyargs, given.vararg, given.kwarg)
+    return [a.annotation for a in every if a and a.annotation] + ([function.returns] if function.returns else [])
+
+
+def test_no_public_signature_says_any_but_through_the_names_of_arrays_of_another_library():
+    loose = [
+        f"{path.relative_to(ROOT)}: {name}"
+        for path in sources("seft_ref")
+        if path.relative_to(ROOT / "seft_ref").as_posix() not in LOOPS
+        for name, function in public_functions(ast.parse(path.read_text(encoding="utf-8")))
+        if any(re.search(r"\bAny\b", ast.unparse(annotation)) for annotation in annotations(function))
+    ]
+    assert loose == []
+    assert all((ROOT / "seft_ref" / loop).is_file() for loop in LOOPS)
+
+
 def test_every_module_and_public_class_has_a_docstring():
     bare = []
     for path in sources("seft_ref"):

@@ -12,7 +12,7 @@ from conformance.cases.compare import float_type
 from conformance.engine.port import EnginePort
 from seft_ref.arrays.library import Array, array_namespace, device
 from seft_ref.kernels import NAMES, reference
-from seft_ref.kernels.split import Split
+from seft_ref.kernels.split import live_part
 from seft_ref.topology.csr import Topology, flat
 
 __all__ = ["fused", "permuted", "reduced", "split"]
@@ -20,7 +20,7 @@ __all__ = ["fused", "permuted", "reduced", "split"]
 
 def _whole(packed: Any) -> Array:
     """Return a packed matrix as one array: its product with the identity is exact."""
-    values = packed.live.values if isinstance(packed, Split) else packed.values
+    values = live_part(packed, reference.PackedEntries).values
     xp, n_in = array_namespace(values), packed.shape[1]
     eye = xp.eye(n_in, dtype=packed.dtype, device=device(values))
     return reference.matmul(eye, packed).T

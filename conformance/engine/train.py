@@ -181,8 +181,8 @@ def _one_step(a: Values, batches_for: Callable[[Weights], Sequence[Batch]]) -> V
         kept = {"first_moment": part["m"], "second_moment": part["v"], "age": xp.astype(part["age"], xp.int32)}
         delta = Delta(from_flat(matrix.shape, part["delta"]), part["delta_values"], kept)
         nothing = part["delta"][:0]
-        target = Target(base, delta, part["budget"], part["delta_budget"], nothing, part["m"][:0], nothing)
-        targets[matrix.name], packed[matrix.name] = place(target, a["kernels"])
+        placed, packed[matrix.name], where, under = place(base, delta, a["kernels"])
+        targets[matrix.name] = Target(placed, delta, part["budget"], part["delta_budget"], where, under, nothing)
     windows: dict[str, AnyWindow] = {
         matrix.name: Window(matrix.shape, settings.rule.asks(), part["window_steps"], gradient=part["window"])
         for matrix, part in zip(config.targets(), a["parts"], strict=True)

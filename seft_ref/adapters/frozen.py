@@ -9,7 +9,7 @@ from jaxtyping import Float
 from seft_ref.arrays.counter import STREAM_FACTORS, counter_key, uniform
 from seft_ref.arrays.library import Array, array_namespace, device, from_numpy
 from seft_ref.errors import AdapterError
-from seft_ref.kernels import Kernels
+from seft_ref.kernels import KernelSet
 from seft_ref.layers.linear import Linear
 from seft_ref.topology.csr import Topology
 
@@ -24,7 +24,7 @@ class Frozen:
 
 
 def frozen(
-    topology: Topology, values: Float[Array, " nnz"], kernels: Kernels, bias: Float[Array, " out"] | None = None
+    topology: Topology, values: Float[Array, " nnz"], kernels: KernelSet, bias: Float[Array, " out"] | None = None
 ) -> Frozen:
     """Return the weight that stores values at the slots of a topology, packed by a kernel set."""
     return Frozen(Linear(kernels.pack(topology, values), bias), topology, values)

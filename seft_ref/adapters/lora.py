@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float
 from seft_ref.adapters.frozen import Frozen, check_factors, check_scale, uniform_factor
 from seft_ref.arrays.library import Array, array_namespace, device, spread
 from seft_ref.errors import AdapterError
-from seft_ref.kernels import Kernels
+from seft_ref.kernels import KernelSet
 from seft_ref.layers.linear import LinearCache, linear_backward, linear_forward
 from seft_ref.topology.csr import Topology, flat, from_flat
 
@@ -58,7 +58,7 @@ def lora_initial(shape: tuple[int, int], *, rank: int, alpha: float, seed: int, 
 
 
 def lora_forward(
-    x: Float[Array, "*n in_"], base: Frozen, lora: Lora, kernels: Kernels
+    x: Float[Array, "*n in_"], base: Frozen, lora: Lora, kernels: KernelSet
 ) -> tuple[Float[Array, "*n out"], LoraCache]:
     """Return x Wᵀ + bias + s (x Aᵀ) Bᵀ, and the cache (ADP-001).
 

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from seft_ref.adapters.frozen import Frozen, transposed
 from seft_ref.adapters.lora import Lora, check_lora
 from seft_ref.arrays.library import Array, array_namespace
-from seft_ref.kernels import Kernels
+from seft_ref.kernels import KernelSet
 from seft_ref.layers.linear import Linear, LinearCache, linear_backward, linear_forward
 from seft_ref.topology.csr import Topology
 
@@ -27,7 +27,7 @@ class SparsePeftCache:
 
 
 def sparsepeft_forward(
-    x: Float[Array, "*n in_"], base: Frozen, lora: Lora, kernels: Kernels
+    x: Float[Array, "*n in_"], base: Frozen, lora: Lora, kernels: KernelSet
 ) -> tuple[Float[Array, "*n out"], SparsePeftCache]:
     """Return x (W + D)ᵀ + bias, and the cache (ADP-007).
 
@@ -56,7 +56,7 @@ def sparsepeft_backward(
     return dx + dx_more, da, db
 
 
-def sparsepeft_merge(base: Frozen, lora: Lora, kernels: Kernels) -> Float[Array, " nnz"]:
+def sparsepeft_merge(base: Frozen, lora: Lora, kernels: KernelSet) -> Float[Array, " nnz"]:
     """Return the values of W + D on the base's topology (ADP-008).
 
     Raises:
@@ -67,7 +67,7 @@ def sparsepeft_merge(base: Frozen, lora: Lora, kernels: Kernels) -> Float[Array,
     return base.values + _change(base.topology, lora, kernels)
 
 
-def _change(topology: Topology, lora: Lora, kernels: Kernels) -> Float[Array, " nnz"]:
+def _change(topology: Topology, lora: Lora, kernels: KernelSet) -> Float[Array, " nnz"]:
     """Return s Σ_k B[o, k] A[k, i] in slot order, stored zeros included (ADP-007)."""
     # B A is the gradient of a weight for rank tokens: sampled, never formed
     return lora.scale * kernels.sample(transposed(lora.b), lora.a, topology)

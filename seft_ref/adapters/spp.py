@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from seft_ref.adapters.frozen import Frozen, check_factors, check_scale, uniform_factor
 from seft_ref.arrays.library import Array, array_namespace, device
 from seft_ref.errors import AdapterError
-from seft_ref.kernels import Kernels
+from seft_ref.kernels import KernelSet
 from seft_ref.layers.linear import Linear, LinearCache, linear_backward, linear_forward
 from seft_ref.topology.csr import rows
 
@@ -65,7 +65,7 @@ def spp_initial(
 
 
 def spp_forward(
-    x: Float[Array, "*n in_"], base: Frozen, spp: Spp, kernels: Kernels
+    x: Float[Array, "*n in_"], base: Frozen, spp: Spp, kernels: KernelSet
 ) -> tuple[Float[Array, "*n out"], SppCache]:
     """Return x (W + D)ᵀ + bias, and the cache (ADP-006).
 

@@ -8,10 +8,11 @@ and repeats in another process (TRN-006).
 """
 
 from collections.abc import Iterable
-from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from seft_ref.arrays.library import NumpyArray
 from seft_ref.errors import ConfigError
 
 GAMMA = 0x9E3779B97F4A7C15
@@ -47,7 +48,7 @@ def draw(key: int, i: int) -> int:
     return mix((key + (i + 1) * GAMMA) & _MASK)
 
 
-def draws(key: int, counters: Iterable[int] | np.ndarray[Any, Any]) -> np.ndarray[Any, np.dtype[np.uint64]]:
+def draws(key: int, counters: Iterable[int] | NumpyArray) -> NDArray[np.uint64]:
     """Return the draws of all counters as uint64, in their order; equal to `draw` one by one."""
     if not isinstance(counters, np.ndarray):
         counters = np.asarray(list(counters), dtype=np.uint64)
@@ -57,7 +58,7 @@ def draws(key: int, counters: Iterable[int] | np.ndarray[Any, Any]) -> np.ndarra
     return z ^ (z >> np.uint64(31))
 
 
-def choose(key: int, ids: np.ndarray[Any, Any], size: int) -> np.ndarray[Any, Any]:
+def choose(key: int, ids: NumpyArray, size: int) -> NumpyArray:
     """Return the `size` ids with the smallest draws, where id i takes draw number i; ties and order by id (DLT-004).
 
     Shapes  ids (n,) non-negative, ascending; result (size,)
@@ -66,6 +67,6 @@ def choose(key: int, ids: np.ndarray[Any, Any], size: int) -> np.ndarray[Any, An
     return np.sort(ids[by_draw[:size]])
 
 
-def uniform(key: int, counters: Iterable[int] | np.ndarray[Any, Any]) -> np.ndarray[Any, np.dtype[np.float64]]:
+def uniform(key: int, counters: Iterable[int] | NumpyArray) -> NDArray[np.float64]:
     """Return draws as numbers in [0, 1), multiples of 2^-53 (RNG-003, ADP-002)."""
     return (draws(key, counters) >> np.uint64(11)).astype(np.float64) * 2.0**-53

@@ -13,6 +13,7 @@ CuPy is an argument, so that this file imports nothing: tests hand over somethin
 """
 
 from collections.abc import Callable, Iterable
+from types import ModuleType
 from typing import Any
 
 __all__ = ["INSTALL", "UnfitCupy", "keep_subnormals", "try_out"]
@@ -50,7 +51,7 @@ class _Keeping:
         return self._compiles(source, _Options(options), *more, **named)
 
 
-def keep_subnormals(cupy: Any) -> None:
+def keep_subnormals(cupy: ModuleType) -> None:
     """Let a CuPy that was imported compile kernels that keep subnormal numbers, from now on in this process.
 
     Raises:
@@ -71,7 +72,7 @@ def keep_subnormals(cupy: Any) -> None:
     setattr(compiler, COMPILES, _Keeping(compiles))
 
 
-def try_out(cupy: Any) -> None:
+def try_out(cupy: ModuleType) -> None:
     """Compute two results on the current device: what is missing shows here, and not in the midst of a run.
 
     Raises:

@@ -14,9 +14,18 @@ from seft_ref.arrays.cupy_ready import INSTALL, UnfitCupy, keep_subnormals, try_
 
 Array = Any
 """Any array of a library that follows the array API standard. Shapes stand in the signatures."""
+Dtype = Any
+"""A dtype of any such library."""
+Namespace = Any
+"""Any such library: what `array_namespace` returns."""
+NumpyArray = np.ndarray[Any, Any]
+"""An array of NumPy, on the host."""
 
 __all__ = [
     "Array",
+    "Dtype",
+    "Namespace",
+    "NumpyArray",
     "array_namespace",
     "binary64",
     "computed",
@@ -45,7 +54,7 @@ def of_cupy(x: Array) -> bool:
     return hasattr(x, "get")
 
 
-def to_numpy(x: Array) -> np.ndarray[Any, Any]:
+def to_numpy(x: Array) -> NumpyArray:
     """Return x as a NumPy array of the same shape and dtype, copied from its device where it is not on the host."""
     if is_numpy_array(x):
         return x
@@ -57,12 +66,12 @@ def to_numpy(x: Array) -> np.ndarray[Any, Any]:
     return np.asarray(x)
 
 
-def host_room(n: int, like: Array) -> np.ndarray[Any, Any]:
+def host_room(n: int, like: Array) -> NumpyArray:
     """Return room for n numbers of the dtype of `like`, a NumPy array of anything (n,)."""
     return np.empty(n, dtype=to_numpy(like[:0]).dtype)
 
 
-def binary64(x: Array) -> np.ndarray[Any, Any]:
+def binary64(x: Array) -> NumpyArray:
     """Return numbers widened to binary64, which not every device has, as a NumPy array."""
     return to_numpy(x).astype(np.float64)
 
@@ -83,17 +92,17 @@ def computed(x: Array) -> Array:
     return x
 
 
-def from_halves(x: np.ndarray[Any, Any], like: Array) -> Array:
+def from_halves(x: NumpyArray, like: Array) -> Array:
     """Return 16-bit floats, a NumPy array, as float32 in the library and on the device of `like`; exact."""
     return from_numpy(x.astype(np.float32), like)
 
 
-def to_halves(x: Array, dtype: Any) -> np.ndarray[Any, Any]:
+def to_halves(x: Array, dtype: Dtype) -> NumpyArray:
     """Return numbers rounded to a 16-bit type, a NumPy array: no other library of those here has both types."""
     return to_numpy(x).astype(dtype)
 
 
-def from_numpy(x: np.ndarray[Any, Any], like: Array) -> Array:
+def from_numpy(x: NumpyArray, like: Array) -> Array:
     """Return the NumPy array x in the library and on the device of `like`; shape and dtype stay."""
     if is_numpy_array(like):
         return x

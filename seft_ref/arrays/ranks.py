@@ -13,7 +13,7 @@ import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from seft_ref.arrays.library import (
     Array,
@@ -29,6 +29,8 @@ from seft_ref.arrays.library import (
 from seft_ref.errors import ConfigError, UpdateError
 
 __all__ = ["ALONE", "Alone", "Mpi", "Ranks", "digest_of", "over_mpi", "refuse_different", "rows_of"]
+
+Value = TypeVar("Value")
 
 
 @runtime_checkable
@@ -51,7 +53,7 @@ class Ranks(Protocol):
     def join(self, x: Array) -> Array:
         """Return the rows of a matrix from all ranks, one rank's behind the other's in ascending order."""
 
-    def every(self, value: Any) -> list[Any]:
+    def every(self, value: Value) -> list[Value]:
         """Return a small Python value of every rank, in ascending order."""
 
 
@@ -70,7 +72,7 @@ class Alone:
         """Return x."""
         return x
 
-    def every(self, value: Any) -> list[Any]:
+    def every(self, value: Value) -> list[Value]:
         """Return [value]."""
         return [value]
 
@@ -140,9 +142,9 @@ class Mpi:
         """Return what MPI wrote as an array of the library and device of `like`."""
         return room if self._reaches(like) else from_numpy(room, like)
 
-    def every(self, value: Any) -> list[Any]:
+    def every(self, value: Value) -> list[Value]:
         """Return a Python value of every rank."""
-        found: list[Any] = self._all.allgather(value)
+        found: list[Value] = self._all.allgather(value)
         return found
 
 
@@ -197,7 +199,7 @@ def digest_of(arrays: Iterable[Array]) -> str:
     return seen.hexdigest()
 
 
-def refuse_different(ranks: Ranks, when: str, held: Mapping[str, Any]) -> None:
+def refuse_different(ranks: Ranks, when: str, held: Mapping[str, object]) -> None:
     """Refuse to go on where a rank holds something else than rank 0; every rank is told the same (TRN-014).
 
     held    a small value for each thing that must be the same, by its name

@@ -18,13 +18,13 @@ import numpy as np
 import formats
 from formats.atomic import refuse_existing as refuse_existing
 from formats.dialects.checks import rounded_once
-from formats.dialects.hf import open_hf
+from formats.dialects.hf import HfFolder, open_hf
 from formats.index import is_sparse
 from formats.lazy import Lazy
 from formats.validate import check_limit
-from seft_ref.arrays.library import Array, from_numpy, to_numpy
+from seft_ref.arrays.library import Array, Dtype, NumpyArray, from_numpy, to_numpy
 from seft_ref.errors import CheckpointError, ConfigError, GenerateError
-from seft_ref.kernels import Kernels, Packed
+from seft_ref.kernels import KernelSet, Packed
 from seft_ref.matrix.bases import AnyBase, PackedBase, compact_base, in_packed
 from seft_ref.model.config import ModelConfig
 from seft_ref.model.weights import Weights, assemble
@@ -32,7 +32,6 @@ from seft_ref.prune.record import pattern_of, read_record
 from seft_ref.topology.csr import Topology, as_numpy, full, placed_like
 from seft_ref.update.delta import Base
 
-NumpyArray = np.ndarray[Any, Any]
 _SIXTEEN_BIT = (np.dtype(np.float16), np.dtype(ml_dtypes.bfloat16))
 
 
@@ -55,7 +54,7 @@ class Model:
 
 
 @contextmanager
-def open_folder(path: str | Path) -> Iterator[Any]:
+def open_folder(path: str | Path) -> Iterator[formats.Reader | HfFolder]:
     """Open a sparse checkpoint or a Hugging Face folder, whichever it is; both map names to tensors and have `files`.
 
     Raises:
@@ -125,7 +124,7 @@ def stop_tokens_of(files: Mapping[str, bytes]) -> tuple[int, ...]:
 
 def load_model(
     path: str | Path,
-    kernels: Kernels,
+    kernels: KernelSet,
     dtype: str | None = None,
     *,
     compact: bool = False,
@@ -144,9 +143,8 @@ def load_model(
     there = np.zeros(0) if like is None else like
     with open_folder(path) as source:
         config = read_config(source.files)
-        has_support = is_sparse(Path(path))
         matrices = {matrix.name for matrix in config.targets()}
-        if has_support:
+        if has_support := isinstance(source, formats.Reader):
             check_limit(_expanded_bytes(source, matrices), limit, str(path))
         check_names(config, source)
         dense: dict[str, Array] = {}
@@ -192,10 +190,12 @@ def save_model(
 
     final       for each target its support and the values on it, as `train.finish` returns them, on any device
     attributes  what is to be recorded about the making
-    Raises      CheckpointError CKP-004 if a value does not fit the dtype of its matrix; FormatError if
-                destination exists
+    Raises      CheckpointError CKP-002 if source is no sparse folder, CKP-004 if a value does not fit the dtype of its
+                matrix; FormatError if destination exists
     """
     with open_folder(source) as reader:
+        if not isinstance(reader, formats.Reader):
+            raise CheckpointError("CKP-002", f"{source} is a Hugging Face folder; convert it first")
         recorded = dict(reader.attributes) | dict(attributes or {})
 
         def make(name: str) -> formats.Tensor:
@@ -227,9 +227,9 @@ def identity(path: str | Path) -> str:
         return reader.state_sha256
 
 
-def check_names(config: ModelConfig, source: Any) -> None:
+def check_names(config: ModelConfig, source: Mapping[str, formats.Tensor]) -> None:
     """Refuse a folder that lacks a tensor of the config or has one that the config has no place for (CKP-002)."""
-    names = set(source.names() if hasattr(source, "names") else source)
+    names = set(source)
     needed = set(config.parameters())
     # the frequencies of RoPE follow from the config; some folders carry them along
     unknown = {name for name in names - needed if not name.endswith("rotary_emb.inv_freq")}
@@ -262,7 +262,7 @@ def _by(shape: tuple[int, ...]) -> str:
     return "x".join(map(str, shape))
 
 
-def compute_dtype(name: str, stored: np.dtype[Any], dtype: str | None) -> np.dtype[Any]:
+def compute_dtype(name: str, stored: Dtype, dtype: str | None) -> Dtype:
     """Return the dtype to compute with: the named one, or the stored one with 16-bit floats as float32 (CKP-001).
 
     Raises:
@@ -287,7 +287,7 @@ def in_compute_dtype(name: str, values: NumpyArray, dtype: str | None) -> NumpyA
     return np.ascontiguousarray(values.astype(compute_dtype(name, values.dtype, dtype), copy=False))
 
 
-def in_file_dtype(name: str, values: NumpyArray, dtype: np.dtype[Any]) -> NumpyArray:
+def in_file_dtype(name: str, values: NumpyArray, dtype: Dtype) -> NumpyArray:
     """Return values in the dtype of the file, rounded once (CKP-004).
 
     Raises:
@@ -326,7 +326,7 @@ def _base(name: str, tensor: formats.Tensor, dtype: str | None, like: Array) -> 
     return Base(placed_like(topology, like), from_numpy(_computable(name, values, dtype), like))
 
 
-def _compact(name: str, tensor: formats.Tensor, dtype: str | None, kernels: Kernels, like: Array) -> PackedBase:
+def _compact(name: str, tensor: formats.Tensor, dtype: str | None, kernels: KernelSet, like: Array) -> PackedBase:
     """Return the base of a target as its file holds it (CKP-008)."""
     topology, values = topology_and_values(name, tensor)
     if values.dtype not in _SIXTEEN_BIT or dtype == "float64":

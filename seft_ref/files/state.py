@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 
 import formats
-from seft_ref.arrays.library import Array, from_numpy, to_numpy
+from seft_ref.arrays.library import Array, Dtype, NumpyArray, from_numpy, to_numpy
 from seft_ref.errors import CheckpointError
 from seft_ref.files.model import identity, topology_and_values
-from seft_ref.kernels import Kernels, Packed
+from seft_ref.kernels import KernelSet, Packed
 from seft_ref.matrix.target import Target, place
 from seft_ref.matrix.window import AnyWindow, FirstStepWindow, Window
 from seft_ref.model.config import ATTENTION, MLP
@@ -29,8 +29,6 @@ from seft_ref.train.settings import TrainSettings
 from seft_ref.update.delta import Base, Delta
 from seft_ref.update.optimizers import shares_of
 from seft_ref.update.rules import Rule
-
-NumpyArray = np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +78,7 @@ def save_state(path: str | Path, state: TrainState, settings: TrainSettings, ori
 
 
 def load_state(
-    path: str | Path, weights: Weights, settings: TrainSettings, origin: Origin, kernels: Kernels
+    path: str | Path, weights: Weights, settings: TrainSettings, origin: Origin, kernels: KernelSet
 ) -> TrainState:
     """Return the training state in a file, placed into the weights of its model (CKP-006, TRN-004).
 
@@ -113,7 +111,7 @@ def load_state(
             parts = _Parts(reader, name, _shape_of(weights, name), dtype, weights.norm)
             budgets = [_told(_told(held, key, dict), name, int) for key in ("budgets", "delta_budgets")]
             held_in = getattr(matrix_of(weights, name), "held_in", None)
-            targets[name], packed[name] = place(_target_of(parts, settings, step, *budgets), kernels, held_in)
+            targets[name], packed[name] = _target_of(parts, settings, step, kernels, held_in, *budgets)
             if name in windows:
                 window[name] = _window_of(parts, _told(windows, name, dict), targets[name], settings.rule)
         if len(targets) != len(ATTENTION + MLP) * len(weights.blocks) or len(names) != len(targets):
@@ -170,8 +168,16 @@ class _Parts:
         return from_numpy(values, self.like)
 
 
-def _target_of(parts: _Parts, settings: TrainSettings, step: int, budget: int, delta_budget: int) -> Target:
-    """Return a target as it was saved, not yet placed."""
+def _target_of(
+    parts: _Parts,
+    settings: TrainSettings,
+    step: int,
+    kernels: KernelSet,
+    held_in: Dtype | None,
+    budget: int,
+    delta_budget: int,
+) -> tuple[Target, Packed]:
+    """Return a target as it was saved, and its effective weight."""
     base = Base(*parts.sparse("base"))
     if settings.pattern is not None:
         base = Base(in_groups(base.topology, settings.pattern), base.values)
@@ -189,9 +195,9 @@ def _target_of(parts: _Parts, settings: TrainSettings, step: int, budget: int, d
         parts.dense(part, parts.shape[:1], np.int64) if by_row else None for part in ("row_budget", "row_delta_budget")
     ]
     lost = parts.positions("lost") if "lost" in parts else nothing
-    return Target(
-        base, Delta(topology, values, kept, shared), budget, delta_budget, nothing, values[:0], lost, rows[0], rows[1]
-    )
+    delta = Delta(topology, values, kept, shared)
+    placed, packed, where, under = place(base, delta, kernels, held_in)
+    return Target(placed, delta, budget, delta_budget, where, under, lost, rows[0], rows[1]), packed
 
 
 def _window_parts(window: AnyWindow) -> tuple[dict[str, formats.Tensor], dict[str, formats.JSON]]:

@@ -1,7 +1,5 @@
 """What every kernel set refuses: shapes (KRN-009), dtypes and devices (KRN-010), places (KRN-012)."""
 
-from typing import Any
-
 import ml_dtypes
 import numpy as np
 
@@ -35,7 +33,7 @@ def check_values(topology: Topology, values: Array) -> None:
         )
 
 
-def check_compact(topology: Topology, values: Any) -> None:
+def check_compact(topology: Topology, values: Array) -> None:
     """Refuse what is no NumPy array of 16-bit floats, one for each slot."""
     if not isinstance(values, np.ndarray) or values.dtype not in (np.float16, ml_dtypes.bfloat16):
         kind = getattr(values, "dtype", type(values).__name__)
@@ -82,7 +80,7 @@ def check_places(name: str, places: Array, n: int) -> None:
             raise KernelError("KRN-012", f"{name} run from {lowest} to {highest}, outside 0 to {n - 1}")
 
 
-def check_new_values(where: Array, values: Array, stored: Any) -> None:
+def check_new_values(where: Array, values: Array, stored: Array) -> None:
     """Refuse values that cannot replace those stored at `where`."""
     check_places("where", where, stored.shape[0])
     check_alike("values", values, "the packed matrix", stored)

@@ -1,17 +1,27 @@
-"""A matrix in two parts: one that stays as it was loaded, and one that is trained (KRN-016)."""
+"""A matrix in two parts: one that stays as it was loaded, and one that is trained (KRN-016).
 
+The functions of a kernel set take any `Packed`. This module alone takes a `Split` apart, and checks that a matrix has
+the layout of the set that is to use it.
+"""
+
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TypeVar
 
+from seft_ref.arrays.library import Array, Dtype
 from seft_ref.errors import KernelError
+from seft_ref.kernels import Packed
+
+Own = TypeVar("Own", bound=Packed)
+"""The class of matrices of one kernel set."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Split:
     """The sum of two packed matrices of one kernel set; `locate` and `store` know the live part only."""
 
-    frozen: Any
-    live: Any
+    frozen: Packed
+    live: Packed
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -19,14 +29,19 @@ class Split:
         return self.frozen.shape
 
     @property
-    def dtype(self) -> Any:
+    def dtype(self) -> Dtype:
         """Dtype that is computed in."""
         return self.live.dtype
 
     @property
-    def held_in(self) -> Any:
+    def held_in(self) -> Dtype | None:
         """The 16-bit dtype of the frozen part."""
         return self.frozen.held_in
+
+    @property
+    def opens(self) -> bool:
+        """False: `unpack` is for one matrix."""
+        return False
 
     @property
     def nbytes(self) -> int:
@@ -34,7 +49,7 @@ class Split:
         return self.frozen.nbytes + self.live.nbytes
 
 
-def split(frozen: Any, live: Any) -> Split:
+def split(frozen: Packed, live: Packed) -> Split:
     """Return the sum of a frozen and a live matrix, which stays as it is packed (KRN-016).
 
     Raises:
@@ -45,3 +60,39 @@ def split(frozen: Any, live: Any) -> Split:
     if frozen.dtype != live.dtype:
         raise KernelError("KRN-010", f"the frozen part computes in {frozen.dtype}, the live part in {live.dtype}")
     return Split(frozen, live)
+
+
+def as_own(packed: Packed, layout: type[Own]) -> Own:
+    """Return a matrix as one of the caller's own layout.
+
+    Raises:
+        KernelError: KRN-010 if another kernel set packed it, or if it is split.
+    """
+    if not isinstance(packed, layout):
+        raise KernelError("KRN-010", f"the packed matrix is a {type(packed).__name__}, not a {layout.__name__}")
+    return packed
+
+
+def multiply_parts(multiply: Callable[[Array, Own], Array], x: Array, packed: Packed, layout: type[Own]) -> Array:
+    """Return the product of x with a matrix, which is the sum of two if the matrix is split (KRN-016).
+
+    Raises:
+        KernelError: KRN-010 if another kernel set packed the matrix.
+    """
+    if isinstance(packed, Split):
+        return multiply(x, as_own(packed.frozen, layout)) + multiply(x, as_own(packed.live, layout))
+    return multiply(x, as_own(packed, layout))
+
+
+def live_part(packed: Packed, layout: type[Own]) -> Own:
+    """Return the matrix that `locate` and `store` know: all of one that is not split (KRN-016).
+
+    Raises:
+        KernelError: KRN-010 if another kernel set packed it.
+    """
+    return as_own(packed.live if isinstance(packed, Split) else packed, layout)
+
+
+def with_live_part(packed: Packed, live: Packed) -> Packed:
+    """Return a matrix with its live part replaced, which is all of one that is not split."""
+    return Split(packed.frozen, live) if isinstance(packed, Split) else live

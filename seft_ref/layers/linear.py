@@ -6,7 +6,7 @@ from typing import Any
 from jaxtyping import Float
 
 from seft_ref.arrays.library import Array, array_namespace
-from seft_ref.kernels import Kernels, Packed
+from seft_ref.kernels import KernelSet, Packed
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -23,7 +23,7 @@ class LinearCache:
 
     x: Float[Array, "*n in_"]
     linear: Linear
-    kernels: Kernels
+    kernels: KernelSet
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -35,7 +35,7 @@ class WeightGradient:
 
 
 def linear_forward(
-    x: Float[Array, "*n in_"], linear: Linear, kernels: Kernels
+    x: Float[Array, "*n in_"], linear: Linear, kernels: KernelSet
 ) -> tuple[Float[Array, "*n out"], LinearCache]:
     """Return x Wᵀ + bias, and the cache (LYR-003)."""
     xp = array_namespace(x)

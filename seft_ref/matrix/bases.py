@@ -13,12 +13,21 @@ with zeros where the delta has slots, the live one holds the effective weights t
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 from jaxtyping import Bool, Float, Int
 
-from seft_ref.arrays.library import Array, array_namespace, device, from_halves, mask_at, to_halves, with_values
-from seft_ref.kernels import Kernels, Packed
+from seft_ref.arrays.library import (
+    Array,
+    Dtype,
+    NumpyArray,
+    array_namespace,
+    device,
+    from_halves,
+    mask_at,
+    to_halves,
+    with_values,
+)
+from seft_ref.kernels import KernelSet, Packed
 from seft_ref.topology.csr import Located, Topology, find, flat, from_flat
 from seft_ref.update.delta import Base, Delta, overlay, support_topology, values_at
 
@@ -36,7 +45,7 @@ class PackedBase:
     """base values under the slots, 0 where the base stores nothing"""
     inside: Bool[Array, " d"]
     """which slots the base stores"""
-    kernels: Kernels
+    kernels: KernelSet
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -49,7 +58,7 @@ class PackedBase:
         return self.shape[0] * self.shape[1]
 
     @property
-    def held_in(self) -> Any:
+    def held_in(self) -> Dtype | None:
         """The 16-bit dtype of its numbers; None where they have the dtype of computation."""
         return self.packed.held_in
 
@@ -85,7 +94,7 @@ class PackedBase:
 AnyBase = Base | PackedBase
 
 
-def in_packed(base: Base, packed: Packed, kernels: Kernels) -> AnyBase:
+def in_packed(base: Base, packed: Packed, kernels: KernelSet) -> AnyBase:
     """Return a base as held in the packed matrix that stores its weights and nothing else; as it is, where that cannot
     be opened.
     """
@@ -94,7 +103,7 @@ def in_packed(base: Base, packed: Packed, kernels: Kernels) -> AnyBase:
     return _without_slots(packed, base.topology, base.values[:0], kernels)
 
 
-def compact_base(topology: Topology, values: Any, kernels: Kernels) -> PackedBase:
+def compact_base(topology: Topology, values: NumpyArray, kernels: KernelSet) -> PackedBase:
     """Return the base of a matrix from its 16-bit values in slot order, with no delta over it.
 
     Raises:
@@ -105,7 +114,7 @@ def compact_base(topology: Topology, values: Any, kernels: Kernels) -> PackedBas
 
 
 def merged(
-    base: Base, delta: Delta, kernels: Kernels, *, loaded: Packed | None = None, spent: Packed | None = None
+    base: Base, delta: Delta, kernels: KernelSet, *, loaded: Packed | None = None, spent: Packed | None = None
 ) -> tuple[AnyBase, Packed, Int[Array, " d"], Float[Array, " d"]]:
     """Return a base under a delta, the effective weight packed, the places of the slots, and the base under them
     (DLT-003).
@@ -130,8 +139,8 @@ def merged(
 def compacted(
     base: Base,
     delta: Delta,
-    held_in: Any,
-    kernels: Kernels,
+    held_in: Dtype,
+    kernels: KernelSet,
     *,
     loaded: Packed | None = None,
     spent: Packed | None = None,
@@ -160,6 +169,6 @@ def compacted(
     return held, kernels.split(frozen, live), places, under
 
 
-def _without_slots(packed: Packed, topology: Topology, none: Array, kernels: Kernels) -> PackedBase:
+def _without_slots(packed: Packed, topology: Topology, none: Array, kernels: KernelSet) -> PackedBase:
     nothing = flat(topology)[:0]
     return PackedBase(packed, topology.nnz, from_flat(topology.shape, nothing), none, nothing == nothing, kernels)

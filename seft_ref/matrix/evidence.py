@@ -12,7 +12,7 @@ from typing import Any
 from jaxtyping import Int
 
 from seft_ref.arrays.library import Array, array_namespace, device
-from seft_ref.kernels import Kernels
+from seft_ref.kernels import KernelSet
 from seft_ref.kernels import reference as definition
 from seft_ref.matrix.window import AnyWindow, FirstStepWindow, Window
 from seft_ref.topology.csr import difference, find, flat, outside, per_pool, union
@@ -52,7 +52,7 @@ def evidence(
     *,
     chance: Chance = Chance(0, 0),  # noqa: B008  frozen
     pattern: tuple[int, int] | None = None,
-    kernels: Kernels = definition,
+    kernels: KernelSet = definition,
 ) -> list[Evidence]:
     """Return what an event needs of the matrices of one pool, some rows at a time (GRD-003).
 
@@ -175,7 +175,7 @@ def _with_rest(
 class _Strongest:
     """The n strongest positions seen so far, of all matrices offered, in order of matrix and position."""
 
-    def __init__(self, n: int, pattern: tuple[int, int] | None, kernels: Kernels) -> None:
+    def __init__(self, n: int, pattern: tuple[int, int] | None, kernels: KernelSet) -> None:
         self.n, self.pattern, self.kernels = n, pattern, kernels
         self.least: float | None = None
         self.pieces: list[dict[str, Any]] = []

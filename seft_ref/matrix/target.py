@@ -1,14 +1,13 @@
 """The sparse state of one matrix: base, delta, budgets, and how they sit in the packed weight."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
 
 from jaxtyping import Float, Int
 
 from seft_ref.arrays.finite import refuse_spoilt, refuse_unstorable
-from seft_ref.arrays.library import Array, array_namespace
-from seft_ref.kernels import Kernels, Packed
+from seft_ref.arrays.library import Array, Dtype, array_namespace
+from seft_ref.kernels import KernelSet, Packed
 from seft_ref.matrix.bases import AnyBase, compacted, merged
 from seft_ref.model.weights import Weights, matrix_of, with_matrices
 from seft_ref.topology.csr import find, flat
@@ -44,21 +43,20 @@ class Target:
         return base.nnz + self.delta.topology.nnz - int(xp.sum(xp.astype(present, xp.int64)))
 
 
-def place(target: Target, kernels: Kernels, held_in: Any = None, **memory: Packed) -> tuple[Target, Packed]:
-    """Return a target whose base or delta has moved with its effective weight, packed (DLT-003).
+def place(
+    base: AnyBase, delta: Delta, kernels: KernelSet, held_in: Dtype | None = None, **memory: Packed
+) -> tuple[AnyBase, Packed, Int[Array, " d"], Float[Array, " d"]]:
+    """Return a base under a delta, their effective weight packed, and `where` and `under` of a target (DLT-003).
 
     held_in  the 16-bit dtype in which the base is held; None for the dtype of computation (CKP-008)
     memory   `loaded` or `spent` of `merged` and `compacted`
     """
-    opened = target.base.open()
     if held_in is None:
-        base, packed, where, under = merged(opened, target.delta, kernels, **memory)
-    else:
-        base, packed, where, under = compacted(opened, target.delta, held_in, kernels, **memory)
-    return replace(target, base=base, where=where, under=under), packed
+        return merged(base.open(), delta, kernels, **memory)
+    return compacted(base.open(), delta, held_in, kernels, **memory)
 
 
-def refresh(weights: Weights, targets: Mapping[str, Target], kernels: Kernels) -> Weights:
+def refresh(weights: Weights, targets: Mapping[str, Target], kernels: KernelSet) -> Weights:
     """Return the weights with every slot's effective value, base plus delta rounded once, stored (DLT-003)."""
     packed = {}
     for name, target in targets.items():

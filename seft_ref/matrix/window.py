@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 from seft_ref.arrays.finite import refuse_spoilt_sums
 from seft_ref.arrays.library import Array, array_namespace
 from seft_ref.arrays.ranks import Ranks
-from seft_ref.kernels import Kernels
+from seft_ref.kernels import KernelSet
 from seft_ref.kernels import reference as definition
 from seft_ref.layers.linear import WeightGradient
 from seft_ref.topology.csr import Topology, flat, from_flat, union
@@ -49,7 +49,7 @@ class Accumulated:
         """Return rows start to stop of the gradient."""
         return self._rows_of(self.factors, start, stop)
 
-    def at(self, topology: Topology, kernels: Kernels) -> Float[Array, " nnz"]:
+    def at(self, topology: Topology, kernels: KernelSet) -> Float[Array, " nnz"]:
         """Return the gradient at the slots of a topology (GRD-002)."""
         total = None
         if self.dense is not None:
@@ -72,8 +72,9 @@ class Accumulated:
             return self
         n_out, n_in = self.shape
         # every rank must choose alike, whatever it holds
-        n_rows = ranks.every(None if self.dense is not None else sum(f.x.shape[0] for f in self.factors))
-        if None in n_rows or sum(n_rows) * (n_out + n_in) >= n_out * n_in:
+        told = ranks.every(None if self.dense is not None else sum(f.x.shape[0] for f in self.factors))
+        n_rows = [n for n in told if n is not None]
+        if len(n_rows) < len(told) or sum(n_rows) * (n_out + n_in) >= n_out * n_in:
             return Accumulated(self.shape, (), ranks.sum(self.whole()))
         xp = array_namespace(self.factors[0].dy)
         dy, x = (ranks.join(xp.concat(parts)) for parts in ([f.dy for f in self.factors], [f.x for f in self.factors]))
@@ -132,7 +133,7 @@ class Window:
         n_inputs = self.n_inputs + sum(ranks.every(step.n_inputs))
         return replace(self, latest=latest, input_squares=squares, n_inputs=n_inputs)
 
-    def plus(self, gradient: WeightGradient, kernels: Kernels = definition) -> "Window":
+    def plus(self, gradient: WeightGradient, kernels: KernelSet = definition) -> "Window":
         """Return the window with one more micro-batch of the latest step."""
         latest = self.latest or Accumulated(self.shape)
         if self.asked - {"inputs"}:
@@ -213,7 +214,7 @@ class FirstStepWindow:
             return replace(self, first=self.first.joined(step.first, ranks))
         return replace(self, latest=ranks.sum(step.latest))
 
-    def plus(self, gradient: WeightGradient, kernels: Kernels = definition) -> "FirstStepWindow":
+    def plus(self, gradient: WeightGradient, kernels: KernelSet = definition) -> "FirstStepWindow":
         """Return the window with one more micro-batch of the latest step."""
         if self.positions is None:
             return replace(self, first=self.first.plus(gradient))

@@ -71,7 +71,7 @@ class ModelConfig:
     """per layer: how many keys a query sees, None for all (LYR-008)"""
 
     @staticmethod
-    def from_json(config: Mapping[str, Any]) -> "ModelConfig":
+    def from_json(config: Mapping[str, object]) -> "ModelConfig":
         """Return the model that a config.json describes.
 
         Raises:
@@ -80,7 +80,7 @@ class ModelConfig:
         """
         family = config.get("model_type")
         # MDL-002
-        if family not in FAMILIES:
+        if not isinstance(family, str) or family not in FAMILIES:
             raise ConfigError(
                 "MDL-002", f"model_type {family!r} is not supported; this engine knows {', '.join(FAMILIES)}"
             )

@@ -11,7 +11,7 @@ from typing import Any
 from jaxtyping import Bool, Float, Int
 
 from seft_ref.arrays.library import Array, array_namespace
-from seft_ref.kernels import Kernels
+from seft_ref.kernels import KernelSet
 from seft_ref.layers.attention import AttentionCache, attention_backward, attention_forward, visible_keys
 from seft_ref.layers.attention_blocks import WHOLE, BlockwiseCache, Sight, blockwise_backward, blockwise_forward
 from seft_ref.layers.embedding import EmbeddingCache, EmbeddingGradient, embedding_backward, embedding_forward
@@ -73,7 +73,7 @@ class BlockInput:
     config: ModelConfig
     layer: int
     around: "Surroundings"
-    kernels: Kernels
+    kernels: KernelSet
 
     def cache(self) -> BlockCache:
         """Return the cache of the block's forward."""
@@ -126,7 +126,7 @@ def self_attention_forward(
     config: ModelConfig,
     layer: int,
     around: Surroundings,
-    kernels: Kernels,
+    kernels: KernelSet,
     past: Past | None = None,
 ) -> tuple[Float[Array, "B T C"], SelfAttentionCache]:
     """Return the output of the attention half, before the residual sum; x stands behind the tokens of a past."""
@@ -176,7 +176,7 @@ def self_attention_backward(
     return dx_q + dx_k + dx_v, gradients
 
 
-def mlp_forward(x: Float[Array, "B T C"], block: Block, kernels: Kernels) -> tuple[Float[Array, "B T C"], MlpCache]:
+def mlp_forward(x: Float[Array, "B T C"], block: Block, kernels: KernelSet) -> tuple[Float[Array, "B T C"], MlpCache]:
     """Return the output of the MLP half, before the residual sum."""
     gate, gate_proj = linear_forward(x, block.gate_proj, kernels)
     up, up_proj = linear_forward(x, block.up_proj, kernels)
@@ -205,7 +205,7 @@ def block_forward(
     config: ModelConfig,
     layer: int,
     around: Surroundings,
-    kernels: Kernels,
+    kernels: KernelSet,
     past: Past | None = None,
 ) -> tuple[Float[Array, "B T C"], BlockCache]:
     """Return the output of a block (MDL-001); x stands behind the tokens of a past."""
@@ -237,7 +237,7 @@ def decoder_forward(
     tokens: Int[Array, "B T"],
     weights: Weights,
     config: ModelConfig,
-    kernels: Kernels,
+    kernels: KernelSet,
     mask: Bool[Array, "B T"] | None = None,
     *,
     recompute: bool = False,
@@ -287,7 +287,7 @@ def model_forward(
     tokens: Int[Array, "B T"],
     weights: Weights,
     config: ModelConfig,
-    kernels: Kernels,
+    kernels: KernelSet,
     mask: Bool[Array, "B T"] | None = None,
     *,
     recompute: bool = False,

@@ -5,7 +5,7 @@ from itertools import pairwise
 from jaxtyping import Float, Int
 
 from seft_ref.arrays.library import Array, array_namespace
-from seft_ref.kernels import Kernels
+from seft_ref.kernels import KernelSet
 from seft_ref.layers.cross_entropy import cross_entropy_backward, cross_entropy_forward
 from seft_ref.layers.linear import Linear, linear_backward, linear_forward
 
@@ -17,7 +17,7 @@ _TOGETHER = 16
 
 
 def head_loss(
-    x: Float[Array, "B T C"], lm_head: Linear, targets: Int[Array, " N"], count: int, kernels: Kernels
+    x: Float[Array, "B T C"], lm_head: Linear, targets: Int[Array, " N"], count: int, kernels: KernelSet
 ) -> float:
     """Return the loss of all rows: those that count, summed and divided by count (LYR-011, LYR-012).
 
@@ -32,7 +32,7 @@ def head_loss(
 
 
 def head_loss_and_gradient(
-    x: Float[Array, "B T C"], lm_head: Linear, targets: Int[Array, " N"], count: int, kernels: Kernels
+    x: Float[Array, "B T C"], lm_head: Linear, targets: Int[Array, " N"], count: int, kernels: KernelSet
 ) -> tuple[float, Float[Array, "B T C"]]:
     """Return the loss of all rows, and its gradient by x (LYR-011, LYR-012).
 

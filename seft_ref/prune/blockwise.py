@@ -6,7 +6,7 @@ from jaxtyping import Int
 
 from seft_ref.arrays.library import Array, array_namespace, overflow_allowed
 from seft_ref.errors import PruneError
-from seft_ref.kernels import Kernels
+from seft_ref.kernels import KernelSet
 from seft_ref.layers.embedding import embedding_forward
 from seft_ref.layers.swiglu import swiglu_again
 from seft_ref.model.config import ATTENTION, MLP, ModelConfig, block_prefix
@@ -33,7 +33,7 @@ def prune_wanda(
     config: ModelConfig,
     read: Read,
     batches: Sequence[Int[Array, "B T"]],
-    kernels: Kernels,
+    kernels: KernelSet,
     sparsity: float,
     pattern: tuple[int, int] | None = None,
 ) -> Iterator[tuple[str, Array]]:
@@ -58,7 +58,7 @@ def prune_sparsegpt(
     config: ModelConfig,
     read: Read,
     batches: Sequence[Int[Array, "B T"]],
-    kernels: Kernels,
+    kernels: KernelSet,
     sparsity: float,
     pattern: tuple[int, int] | None = None,
 ) -> Iterator[tuple[str, Array, Array]]:
@@ -80,7 +80,7 @@ def _block_by_block(
     config: ModelConfig,
     read: Read,
     batches: Sequence[Int[Array, "B T"]],
-    kernels: Kernels,
+    kernels: KernelSet,
     measure: Callable[[Array], Array],
     prune: Callable[[Array, Array], tuple[Array, Array]],
 ) -> Iterator[tuple[str, Array, Array]]:
@@ -131,7 +131,7 @@ def _block_by_block(
         activations = behind(block, layer)
 
 
-def _pack(parameters: Mapping[str, Array], kernels: Kernels) -> dict[str, Array]:
+def _pack(parameters: Mapping[str, Array], kernels: KernelSet) -> dict[str, Array]:
     return {name: kernels.pack_dense(weight) for name, weight in parameters.items() if weight.ndim == 2}
 
 

@@ -1,13 +1,23 @@
 """The record of pruning that a model carries, `pruning.json` (PRN-008)."""
 
 import json
-from typing import Any
+from typing import TypedDict, cast
 
 from seft_ref.errors import PruneError
 from seft_ref.prune.keep import parse_pattern
 
 
-def read_record(content: bytes) -> dict[str, Any]:
+class PruningRecord(TypedDict, total=False):
+    """What `pruning.json` says; `read_record` has looked at `pattern` alone."""
+
+    method: str
+    sparsity: float | None
+    pattern: str | None
+    removed: int
+    of: int
+
+
+def read_record(content: bytes) -> PruningRecord:
     """Return a record of pruning as its file spells it.
 
     Raises:
@@ -25,10 +35,10 @@ def read_record(content: bytes) -> dict[str, Any]:
             parse_pattern(pattern)
     except (PruneError, TypeError):
         raise PruneError("PRN-008", f"pruning.json has pattern {pattern!r}, must be null or N:M as in 2:4") from None
-    return record
+    return cast("PruningRecord", record)
 
 
-def pattern_of(record: dict[str, Any]) -> tuple[int, int] | None:
+def pattern_of(record: PruningRecord) -> tuple[int, int] | None:
     """Return the N:M pattern that a record names, if it names one."""
     pattern = record.get("pattern")
     return None if pattern is None else parse_pattern(pattern)

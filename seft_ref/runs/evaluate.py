@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from seft_ref.arrays.library import Array
-from seft_ref.kernels import Kernels
+from seft_ref.kernels import KernelSet
 from seft_ref.runs.source import ModelSource, TextSource, kernels_or_cpu, model_of, tokens_of
 from seft_ref.text.evaluate import Evaluation, evaluate_windows
 
@@ -15,7 +15,7 @@ def evaluate(
     length: int = 128,
     windows: int = 40,
     progress: Callable[[int, int], None] = lambda done, total: None,
-    kernels: Kernels | None = None,
+    kernels: KernelSet | None = None,
     dtype: str | None = None,
     compact: bool = False,
     like: Array | None = None,

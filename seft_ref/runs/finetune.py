@@ -16,7 +16,7 @@ from seft_ref.arrays.ranks import ALONE, Ranks, refuse_different
 from seft_ref.errors import CheckpointError
 from seft_ref.files.model import Model, pattern_of_folder, refuse_existing, save_model
 from seft_ref.files.state import Origin, load_state, origin_of, save_state, settings_text
-from seft_ref.kernels import Kernels
+from seft_ref.kernels import KernelSet
 from seft_ref.model.config import ModelConfig
 from seft_ref.runs.source import ModelSource, TextSource, folder_of, has_folder, kernels_or_cpu, model_of, tokens_of
 from seft_ref.text.tokens import check_windows
@@ -82,7 +82,7 @@ def finetune(
     origin: Origin | None = None,
     on_start: Callable[[Started], None] = lambda started: None,
     on_step: Callable[[TrainState, StepRecord, float], None] = lambda state, record, seconds: None,
-    kernels: Kernels | None = None,
+    kernels: KernelSet | None = None,
     dtype: str | None = None,
     compact: bool = False,
     like: Array | None = None,

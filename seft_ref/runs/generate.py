@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from seft_ref.arrays.library import Array
 from seft_ref.files.model import stop_tokens
-from seft_ref.kernels import Kernels
+from seft_ref.kernels import KernelSet
 from seft_ref.runs.source import ModelSource, folder_of, kernels_or_cpu, model_of
 from seft_ref.text.generate import generate_tokens
 from seft_ref.text.sampling import GREEDY, Sampling
@@ -21,7 +21,7 @@ def generate(
     special_tokens: bool = True,
     on_prompt: Callable[[int], None] = lambda n_tokens: None,
     on_token: Callable[[int], None] = lambda token: None,
-    kernels: Kernels | None = None,
+    kernels: KernelSet | None = None,
     dtype: str | None = None,
     compact: bool = False,
     like: Array | None = None,

@@ -9,7 +9,7 @@ import numpy as np
 
 from seft_ref.files.model import refuse_existing
 from seft_ref.files.pruned import DenseModel, Kept, open_dense
-from seft_ref.kernels import Kernels
+from seft_ref.kernels import KernelSet
 from seft_ref.prune.blockwise import prune_magnitude, prune_sparsegpt, prune_wanda
 from seft_ref.prune.keep import parse_pattern, removed_count
 from seft_ref.runs.source import TextSource, kernels_or_cpu, tokens_of
@@ -50,7 +50,7 @@ def prune(
     seed: int = 0,
     dtype: str | None = None,
     progress: Callable[[str, int], None] = lambda name, total: None,
-    kernels: Kernels | None = None,
+    kernels: KernelSet | None = None,
 ) -> Pruned:
     """Prune the linear layers of the blocks of a model and write it (chapter 11).
 

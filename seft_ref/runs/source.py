@@ -6,7 +6,7 @@ from typing import Any
 
 from seft_ref.arrays.library import Array
 from seft_ref.files.model import Model, load_model
-from seft_ref.kernels import Kernels
+from seft_ref.kernels import KernelSet
 from seft_ref.text.tokens import read_tokens
 
 ModelSource = str | Path | Model
@@ -15,7 +15,7 @@ TextSource = str | Path | Sequence[int]
 """A UTF-8 file, read with the tokenizer of the model's folder (TRN-016), or its tokens."""
 
 
-def kernels_or_cpu(kernels: Kernels | None) -> Kernels:
+def kernels_or_cpu(kernels: KernelSet | None) -> KernelSet:
     """Return a kernel set, that for NumPy arrays where none is named."""
     if kernels is not None:
         return kernels
@@ -43,7 +43,7 @@ def folder_of(model: ModelSource) -> Path:
 
 def model_of(
     model: ModelSource,
-    kernels: Kernels,
+    kernels: KernelSet,
     *,
     dtype: str | None = None,
     compact: bool = False,

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from seft_ref.arrays.library import overflow_allowed
 from seft_ref.errors import EvaluationError, TextError
-from seft_ref.kernels import Kernels
+from seft_ref.kernels import KernelSet
 from seft_ref.model.config import ModelConfig
 from seft_ref.model.decoder import decoder_forward
 from seft_ref.model.head import head_loss
@@ -30,7 +30,7 @@ def evaluate_windows(
     weights: Weights,
     config: ModelConfig,
     tokens: Sequence[int],
-    kernels: Kernels,
+    kernels: KernelSet,
     *,
     length: int = 128,
     windows: int = 40,
@@ -75,6 +75,6 @@ def _perplexity(mean: float) -> float:
 
 
 @overflow_allowed()
-def _nats(weights: Weights, config: ModelConfig, batch: Batch, kernels: Kernels) -> float:
+def _nats(weights: Weights, config: ModelConfig, batch: Batch, kernels: KernelSet) -> float:
     x, _ = decoder_forward(batch.tokens, weights, config, kernels, batch.mask, recompute=True)
     return head_loss(x, weights.lm_head, batch.targets(), 1, kernels)

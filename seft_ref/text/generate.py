@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 
 from seft_ref.arrays.library import Array, array_namespace, int64_like, overflow_allowed
 from seft_ref.errors import GenerateError
-from seft_ref.kernels import Kernels
+from seft_ref.kernels import KernelSet
 from seft_ref.layers.embedding import embedding_forward
 from seft_ref.layers.linear import linear_forward
 from seft_ref.layers.past import NOTHING, Past
@@ -47,7 +47,7 @@ def nothing_read(config: ModelConfig) -> Context:
 
 @overflow_allowed()
 def read(
-    tokens: Int[Array, "B T"], context: Context, weights: Weights, config: ModelConfig, kernels: Kernels
+    tokens: Int[Array, "B T"], context: Context, weights: Weights, config: ModelConfig, kernels: KernelSet
 ) -> tuple[Float[Array, "B V"], Context]:
     """Return the logits behind the last of the tokens, and the context with them; the old one stays good (GEN-001).
 
@@ -78,7 +78,7 @@ def generate_tokens(
     prompt: Sequence[int],
     weights: Weights,
     config: ModelConfig,
-    kernels: Kernels,
+    kernels: KernelSet,
     *,
     sampling: Sampling = GREEDY,
     max_tokens: int | None = None,
@@ -106,7 +106,7 @@ def _generate(
     tokens: Sequence[int],
     weights: Weights,
     config: ModelConfig,
-    kernels: Kernels,
+    kernels: KernelSet,
     sampling: Sampling,
     most: int,
     stops: frozenset[int],

@@ -2,11 +2,29 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Protocol
 
 from seft_ref.arrays.counter import STREAM_CALIBRATION, STREAM_WINDOWS, counter_key, draw
 from seft_ref.errors import TextError
 from seft_ref.model.config import ModelConfig
+
+
+class Encoding(Protocol):
+    """What a tokenizer makes of a text."""
+
+    @property
+    def ids(self) -> list[int]:
+        """The tokens."""
+
+
+class Tokenizer(Protocol):
+    """What is asked of a `tokenizers.Tokenizer`."""
+
+    def encode(self, sequence: str, *, add_special_tokens: bool = True) -> Encoding:
+        """Return a text as tokens."""
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return tokens as a text, without special ones."""
 
 
 def read_tokens(text_file: Path, model_dir: Path) -> list[int]:
@@ -26,19 +44,19 @@ def read_tokens(text_file: Path, model_dir: Path) -> list[int]:
     return list(tokenizer.encode(text).ids)
 
 
-def read_tokenizer(model_dir: Path) -> Any:
+def read_tokenizer(model_dir: Path) -> Tokenizer:
     """Return the tokenizer of a model folder, a `tokenizers.Tokenizer` that neither cuts nor pads (TRN-016).
 
     Raises:
         TextError: TRN-016 if tokenizer.json is missing or not a tokenizer.
     """
-    from tokenizers import Tokenizer
+    import tokenizers
 
     tokenizer_file = model_dir / "tokenizer.json"
     if not tokenizer_file.is_file():
         raise TextError("TRN-016", _without_tokenizer(model_dir))
     try:
-        tokenizer = Tokenizer.from_file(str(tokenizer_file))
+        tokenizer = tokenizers.Tokenizer.from_file(str(tokenizer_file))
     except Exception as error:
         raise TextError("TRN-016", f"{tokenizer_file} cannot be read: {error}") from error
     # TRN-016: what a call once asked for is saved with the tokenizer, and is no part of it
@@ -92,7 +110,7 @@ def check_length(length: int, config: ModelConfig) -> None:
         )
 
 
-def written(tokens: Iterable[int], tokenizer: Any) -> Iterator[str]:
+def written(tokens: Iterable[int], tokenizer: Tokenizer) -> Iterator[str]:
     """Yield the text of tokens piece by piece as it becomes certain; the pieces make up the text of them all (GEN-009).
 
     A character of several tokens is held back until the last of them, at the latest until the tokens end.

@@ -4,9 +4,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from seft_ref.arrays.library import array_namespace, int64_like, to_numpy
-from seft_ref.kernels import Kernels, Packed
-from seft_ref.matrix.bases import PackedBase
+from jaxtyping import Int
+
+from seft_ref.arrays.library import Array, array_namespace, int64_like, to_numpy
+from seft_ref.kernels import KernelSet, Packed
+from seft_ref.matrix.bases import AnyBase, PackedBase
 from seft_ref.matrix.evidence import View, evidence
 from seft_ref.matrix.target import Target, place
 from seft_ref.matrix.window import AnyWindow
@@ -30,7 +32,7 @@ def evolve_all(
     kept: Mapping[str, AnyWindow],
     step: int,
     settings: TrainSettings,
-    kernels: Kernels,
+    kernels: KernelSet,
 ) -> tuple[dict[str, Target], dict[str, Packed], dict[str, EventRecord]]:
     """Return the targets after the event of a step, their packed weights, and what happened to each (EVT-001).
 
@@ -54,7 +56,7 @@ def _evolve_pool(
     kept: Mapping[str, AnyWindow],
     step: int,
     settings: TrainSettings,
-    kernels: Kernels,
+    kernels: KernelSet,
 ) -> dict[str, tuple[Target, Packed, EventRecord]]:
     """Return the targets of one pool after an event, their packed weights, and what happened to each."""
     numbers = {name: i for i, name in enumerate(targets)}
@@ -74,15 +76,17 @@ def _evolve_pool(
     moved, records = [], []
     for name, before, part, event in zip(pool, held, parts, events, strict=True):
         grouped = None if isinstance(targets[name].base, PackedBase) else settings.pattern
-        moved.append(_after(before, event, grouped))
-        records.append(record_of(part, event, before.budget, before.delta_budget, moved[-1].lost))
-    del views, held, seen, parts, events, before, part, event  # before what is packed takes as much
+        base, lost = _base_after(before, event, grouped)
+        moved.append((base, event.delta, lost))
+        records.append(record_of(part, event, before.budget, before.delta_budget, lost))
+    del views, held, seen, parts, events, before, part, event, base  # before what is packed takes as much
     found = {}
-    for name, target, record in zip(pool, moved, records, strict=True):
-        base = targets[name].base
+    for name, (opened, delta, lost), record in zip(pool, moved, records, strict=True):
+        target = targets[name]
         # the state before the event is spent
-        memory = {"spent": base.packed} if isinstance(base, PackedBase) else {}
-        found[name] = (*place(target, kernels, base.held_in, **memory), record)
+        memory = {"spent": target.base.packed} if isinstance(target.base, PackedBase) else {}
+        base, packed, where, under = place(opened, delta, kernels, target.base.held_in, **memory)
+        found[name] = replace(target, base=base, delta=delta, where=where, under=under, lost=lost), packed, record
     return found
 
 
@@ -154,9 +158,9 @@ def _budget(target: Target, settings: TrainSettings) -> Any:
     return per_pool(at_load, width, target.base.topology.numel // width)
 
 
-def _after(target: Target, event: Event, pattern: tuple[int, int] | None) -> Target:
-    """Return a target after an event, not yet placed; an N:M base stays in its groups (TOP-005)."""
+def _base_after(target: Target, event: Event, pattern: tuple[int, int] | None) -> tuple[AnyBase, Int[Array, " n"]]:
+    """Return the base after an event and what it has lost since load; an N:M base stays in its groups (TOP-005)."""
     if not event.left.shape[0]:
-        return replace(target, delta=event.delta)
+        return target.base, target.lost
     base = event.base if pattern is None else replace(event.base, topology=in_groups(event.base.topology, pattern))
-    return replace(target, base=base, delta=event.delta, lost=union(target.lost, event.left))
+    return base, union(target.lost, event.left)

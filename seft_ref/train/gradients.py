@@ -13,7 +13,7 @@ from jaxtyping import Float
 from seft_ref.arrays.library import Array, array_namespace, overflow_allowed
 from seft_ref.arrays.ranks import ALONE, Ranks
 from seft_ref.errors import LayerError
-from seft_ref.kernels import Kernels
+from seft_ref.kernels import KernelSet
 from seft_ref.layers.cross_entropy import cross_entropy_backward, cross_entropy_forward
 from seft_ref.layers.embedding import EmbeddingGradient, embedding_gradient
 from seft_ref.layers.linear import WeightGradient
@@ -41,7 +41,7 @@ def loss_and_gradients(
     weights: Weights,
     config: ModelConfig,
     batches: Sequence[Batch],
-    kernels: Kernels,
+    kernels: KernelSet,
     at: Mapping[str, Topology],
     keep: Mapping[str, AnyWindow] | None = None,
     *,
@@ -99,7 +99,7 @@ def loss_and_gradients(
 
 @overflow_allowed()
 def every_gradient(
-    weights: Weights, config: ModelConfig, batches: Sequence[Batch], kernels: Kernels
+    weights: Weights, config: ModelConfig, batches: Sequence[Batch], kernels: KernelSet
 ) -> tuple[float, dict[str, Array]]:
     """Return the loss and the whole gradient of every parameter by name; tied embeddings are summed (MDL-005)."""
     count = sum(batch.count() for batch in batches)
@@ -116,7 +116,7 @@ def every_gradient(
 
 
 def _backward(
-    weights: Weights, config: ModelConfig, batch: Batch, count: int, kernels: Kernels
+    weights: Weights, config: ModelConfig, batch: Batch, count: int, kernels: KernelSet
 ) -> tuple[float, Iterator[NamedGradient]]:
     """Return the loss of a micro-batch, as its share of the step, and the iterator of its gradients."""
     xp = array_namespace(batch.tokens, weights.norm)
@@ -128,7 +128,7 @@ def _backward(
 
 
 def _backward_to_targets(
-    weights: Weights, config: ModelConfig, batch: Batch, count: int, kernels: Kernels, *, recompute: bool
+    weights: Weights, config: ModelConfig, batch: Batch, count: int, kernels: KernelSet, *, recompute: bool
 ) -> tuple[float, Iterator[NamedGradient]]:
     """As `_backward`, without the gradient of lm_head, and without ever holding the logits of all rows."""
     x, cache = decoder_forward(batch.tokens, weights, config, kernels, batch.mask, recompute=recompute)

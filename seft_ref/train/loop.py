@@ -14,7 +14,7 @@ from seft_ref.arrays.finite import LOWER_RATE, check_eps, gradient_norm, overflo
 from seft_ref.arrays.library import Array, overflow_allowed
 from seft_ref.arrays.ranks import ALONE, Ranks, digest_of, refuse_different, rows_of
 from seft_ref.errors import ConfigError
-from seft_ref.kernels import Kernels, Packed
+from seft_ref.kernels import KernelSet, Packed
 from seft_ref.matrix.bases import AnyBase
 from seft_ref.matrix.target import Target, check_targets, place, refresh
 from seft_ref.matrix.window import AnyWindow, FirstStepWindow, Window
@@ -76,7 +76,7 @@ def initial_state(
     config: ModelConfig,
     weights: Weights,
     bases: Mapping[str, AnyBase],
-    kernels: Kernels,
+    kernels: KernelSet,
     batches: Sequence[Batch],
     ranks: Ranks = ALONE,
 ) -> TrainState:
@@ -103,11 +103,11 @@ def initial_state(
         delta = new_delta(matrix.shape, positions, base.values, settings.keeps(), shares)
         row_budget = slots_per_row(base.topology) if settings.rule.scope == "row" else None
         row_slots = slots_per_row(delta.topology) if settings.rule.scope == "row" else None
-        new = Target(base, delta, base.nnz, size, positions[:0], base.values[:0], positions[:0], row_budget, row_slots)
         held_in, loaded = bases[matrix.name].held_in, matrix_of(weights, matrix.name)
         # where η lies in B, the base as packed is the effective weight: φ = 0
         memory = {"loaded": loaded} if held_in is not None or settings.initial_scope != "anywhere" else {}
-        targets[matrix.name], packed[matrix.name] = place(new, kernels, held_in, **memory)
+        placed, packed[matrix.name], where, under = place(base, delta, kernels, held_in, **memory)
+        targets[matrix.name] = Target(placed, delta, base.nnz, size, where, under, positions[:0], row_budget, row_slots)
     if not any(target.delta_budget for target in targets.values()):
         raise ConfigError("DLT-002", "the delta budget gives no matrix a single slot; raise density, slots or rank")
     return TrainState(0, targets, with_matrices(weights, packed), {})
@@ -119,7 +119,7 @@ def train_step(
     batches: Sequence[Batch],
     settings: TrainSettings,
     config: ModelConfig,
-    kernels: Kernels,
+    kernels: KernelSet,
     *,
     recompute: bool | None = None,
     ranks: Ranks = ALONE,
@@ -176,7 +176,7 @@ def train(
     settings: TrainSettings,
     config: ModelConfig,
     tokens: Sequence[int],
-    kernels: Kernels,
+    kernels: KernelSet,
     *,
     recompute: bool | None = None,
     ranks: Ranks = ALONE,
@@ -216,7 +216,7 @@ def finish(
     settings: TrainSettings,
     config: ModelConfig,
     tokens: Sequence[int],
-    kernels: Kernels,
+    kernels: KernelSet,
     ranks: Ranks = ALONE,
 ) -> Mapping[str, tuple[Topology, Array]]:
     """Return for each target the final support and the weight on it, after one last adapt pass where it is

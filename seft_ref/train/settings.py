@@ -157,7 +157,7 @@ class TrainSettings:
         """Return the names of what is kept of a slot."""
         return (*self.optimizer.keeps, *(("origin",) if self.rule.drop == "change" else ()))
 
-    def described(self) -> dict[str, Any]:
+    def described(self) -> dict[str, object]:
         """Return all settings under flat names, as `settings_of` takes them."""
         told = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("label", "rule", "optimizer")}
         return (
@@ -169,13 +169,13 @@ class TrainSettings:
         )
 
 
-def settings_of(preset: str = "seft", **changes: Any) -> TrainSettings:
+def settings_of(preset: str = "seft", **changes: object) -> TrainSettings:
     """Return the settings of a preset with some of them changed (EVT-011).
 
     changes  choices of chapter 8, settings of TrainSettings, and the optimizer's name and settings, all flat
     Raises   ConfigError EVT-011 for an unknown preset or name, EVT-012 for choices that contradict each other
     """
-    wanted = {**preset_named(preset), **changes}
+    wanted: dict[str, Any] = {**preset_named(preset), **changes}
     if wanted.get("pattern") is not None and "grow_scope" not in wanted and wanted.get("scope") != "group":
         wanted["grow_scope"] = "active"  # EVT-007
     rule = {name: wanted.pop(name) for name in CHOICES if name in wanted}

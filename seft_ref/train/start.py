@@ -6,7 +6,7 @@ from seft_ref.arrays.counter import STREAM_POSITIONS, choose, counter_key
 from seft_ref.arrays.finite import START_ADVICE, overflow_ends, refuse_spoilt_start
 from seft_ref.arrays.library import Array, array_namespace, device, from_numpy, to_numpy
 from seft_ref.arrays.ranks import ALONE, Ranks
-from seft_ref.kernels import Kernels
+from seft_ref.kernels import KernelSet
 from seft_ref.matrix.bases import AnyBase
 from seft_ref.matrix.evidence import View, evidence
 from seft_ref.matrix.window import Accumulated, AnyWindow, Window
@@ -28,7 +28,7 @@ def initial_positions(
     config: ModelConfig,
     weights: Weights,
     bases: Mapping[str, AnyBase],
-    kernels: Kernels,
+    kernels: KernelSet,
     batches: Sequence[Batch],
     sizes: Sequence[int],
     ranks: Ranks = ALONE,
@@ -60,7 +60,7 @@ def _by_gradient(
     config: ModelConfig,
     weights: Weights,
     bases: Mapping[str, AnyBase],
-    kernels: Kernels,
+    kernels: KernelSet,
     batches: Sequence[Batch],
     sizes: Sequence[int],
     ranks: Ranks,

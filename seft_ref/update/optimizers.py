@@ -9,7 +9,6 @@ Every optimizer is a frozen record of its settings; its arrays live in the delta
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 from jaxtyping import Float, Int
 
@@ -128,7 +127,7 @@ Optimizer = AdamW | SpielAdamW | Sgd | Sm3
 OPTIMIZERS: dict[str, type[Optimizer]] = {"adamw": AdamW, "spiel-adamw": SpielAdamW, "sgd": Sgd, "sm3": Sm3}
 
 
-def optimizer_named(name: str, settings: Mapping[str, Any]) -> Optimizer:
+def optimizer_named(name: str, settings: Mapping[str, float]) -> Optimizer:
     """Return an optimizer by name.
 
     Raises:

@@ -1,11 +1,13 @@
 """Presets: named rules and settings as data (EVT-011). What a preset does not name has its default."""
 
 from collections.abc import Mapping
-from typing import Any
 
 from seft_ref.errors import ConfigError
 
-_SPIEL: dict[str, Any] = {
+Setting = bool | int | float | str
+"""The value of a setting."""
+
+_SPIEL: dict[str, Setting] = {
     "adapts": "never",
     "events": "phases",
     "drop_schedule": "linear",
@@ -17,7 +19,7 @@ _SPIEL: dict[str, Any] = {
     "initial_scope": "anywhere",
     "max_norm": 0.0,
 }
-_WEIGHTS: dict[str, Any] = {
+_WEIGHTS: dict[str, Setting] = {
     "drop": "weight",
     "drops": "weight",
     "adapts": "never",
@@ -29,7 +31,7 @@ _WEIGHTS: dict[str, Any] = {
     "optimizer": "sgd",
 }
 
-PRESETS: dict[str, dict[str, Any]] = {
+PRESETS: dict[str, dict[str, Setting]] = {
     "seft": {},
     "literal": {"counts": "values", "exempt": "none"},
     "unprotected": {"exempt": "none"},
@@ -44,7 +46,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
-def preset_named(name: str) -> Mapping[str, Any]:
+def preset_named(name: str) -> Mapping[str, Setting]:
     """Return what a preset sets (EVT-011).
 
     Raises:

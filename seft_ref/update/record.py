@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from jaxtyping import Int
 
@@ -43,9 +43,9 @@ class EventRecord:
         "start",
     )
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> dict[str, object]:
         """Return the record as TRN-010 logs it."""
-        told: dict[str, Any] = {name: getattr(self, name) for name in self.COUNTS}
+        told: dict[str, object] = {name: getattr(self, name) for name in self.COUNTS}
         told |= {"churn": self.churn, "overlap": self.overlap, "gradient_norm": self.gradient_norm}
         told["boundaries"] = {
             name: None if b is None else {"inside": b.inside, "outside": b.outside, "gap": b.gap}

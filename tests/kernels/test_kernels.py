@@ -97,6 +97,18 @@ def test_every_set_has_the_functions_with_identical_signatures(kernel_set):
 
 
 @pytest.mark.parametrize("kernel_set", SETS)
+def test_KRN_010_a_matrix_that_another_set_packed_is_refused(kernel_set):
+    topology, values = from_flat((2, 3), np.array([0, 2])), np.ones(2, dtype=np.float32)
+    x, dy, where = np.ones((1, 3), dtype=np.float32), np.ones((1, 2), dtype=np.float32), np.array([0])
+    foreign, own = (k.pack(topology, values) for k in (cpu if kernel_set is reference else reference, kernel_set))
+    for packed in (foreign, kernel_set.split(own, foreign)):
+        assert_refused("KRN-010", kernel_set.matmul, x, packed)
+        assert_refused("KRN-010", kernel_set.matmul_transposed, dy, packed)
+        for name, *more in (("unpack",), ("clear", where), ("locate", topology, where), ("store", where, values[:1])):
+            assert_refused("KRN-010", getattr(kernel_set, name), packed, *more)
+
+
+@pytest.mark.parametrize("kernel_set", SETS)
 def test_KRN_001_002_003_plain_loops(kernel_set):
     # [ 2 . 3 ]
     # [ . . . ]

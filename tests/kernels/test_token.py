@@ -53,7 +53,7 @@ def test_KRN_004_what_lies_behind_a_row_is_not_read():
     store = np.full(200, np.nan, dtype=np.float32)
     store[:5] = [1, 2, 3, 4, 5]
     packed = cpu.pack(topology, store[:5].copy())
-    behind = layout.Packed(packed.shape, store[:5], packed.index, packed.pointer)
+    behind = layout.PackedPanels(packed.shape, store[:5], packed.index, packed.pointer)
     x = np.arange(64, dtype=np.float32)[None, :]
     assert cpu.matmul(x, behind)[0].tolist() == [10.0, 4 * 6 + 5 * 63]
 

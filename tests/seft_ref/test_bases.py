@@ -164,7 +164,7 @@ def test_KRN_017_a_run_decides_as_with_bases_of_their_own(tmp_path, choice, monk
         return finish(state, settings, model.config, tokens, cpu), record
 
     found, record = run(PackedBase)
-    monkeypatch.setattr(layout.Packed, "opens", property(lambda packed: packed.held_in is not None))
+    monkeypatch.setattr(layout.PackedPanels, "opens", property(lambda packed: packed.held_in is not None))
     expected, plain = run(Base)
     assert record.loss == plain.loss
     for name in expected:

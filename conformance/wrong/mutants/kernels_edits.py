@@ -73,6 +73,10 @@ _KERNELS: Rows = (
 
 _COMPACT = "from_halves(values, topology.indptr), values.dtype"
 _WIDE = "from_halves(values, topology.indptr)"
+_LIVE = "    live = live_part(packed, PackedEntries)\n"
+_STORED_FROZEN = f"""    if hasattr(packed, "live"):
+        return split(store(packed.frozen, where, values), packed.live)
+{_LIVE}"""
 
 _ROWS: tuple[tuple[str, str, Any, str, str, str], ...] = (
     (
@@ -95,32 +99,32 @@ _ROWS: tuple[tuple[str, str, Any, str, str, str], ...] = (
         "kernel.sparse",
         "KRN-015",
         kernels.unpack,
-        "to_halves(packed.values, packed.held_in)",
-        "to_halves(packed.values, packed.held_in)[::-1]",
+        "to_halves(entries.values, entries.held_in)",
+        "to_halves(entries.values, entries.held_in)[::-1]",
         "values unpacked in another order",
     ),
     (
         "kernel.sparse",
         "KRN-016",
         kernels.clear,
-        "return store(packed, where, xp.zeros(",
-        "return packed if where.shape[0] else store(packed, where, xp.zeros(",
+        "return store(packed, where, zeros)",
+        "return packed if where.shape[0] else store(packed, where, zeros)",
         "frozen values beside the live ones",
     ),
     (
         "kernel.sparse",
         "KRN-016",
         kernels.matmul_transposed,
-        "matmul_transposed(dy, packed.frozen) + matmul_transposed(dy, packed.live)",
-        "matmul_transposed(dy, packed.frozen)",
+        "multiply_parts(_multiply_transposed, dy, packed, PackedEntries)",
+        "multiply_parts(_multiply_transposed, dy, getattr(packed, 'frozen', packed), PackedEntries)",
         "live values left out",
     ),
     (
         "kernel.store",
         "KRN-016 KRN-012",
         kernels.store,
-        "Split(packed.frozen, store(packed.live, where, values))",
-        "Split(store(packed.frozen, where, values), packed.live)",
+        _LIVE,
+        _STORED_FROZEN,
         "stored into the frozen part",
     ),
 )

@@ -9,19 +9,33 @@ from functools import cache
 from hashlib import sha256
 from pathlib import Path
 from types import CellType, FunctionType
-from typing import Any
+from typing import Any, Protocol
 
 from numba import cfunc, njit
+from numba.core.typing import Signature
 
-__all__ = ["compiled", "compiled_task"]
+from seft_ref.arrays.library import Array
+
+__all__ = ["Task", "compiled", "compiled_task"]
+
+Function = Callable[..., Array]
+"""A loop: it changes arrays that it is given, or returns one."""
 
 
-def compiled(**options: Any) -> Callable[[Any], Any]:
+class Task(Protocol):
+    """A function of C."""
+
+    @property
+    def address(self) -> int:
+        """Where its code is."""
+
+
+def compiled(*, parallel: bool = False) -> Callable[[Function], Function]:
     """Return a decorator like `numba.njit`, with a cache; division follows NumPy."""
-    return lambda function: njit(cache=True, error_model="numpy", **options)(_of_these_files(function))
+    return lambda function: njit(cache=True, error_model="numpy", parallel=parallel)(_of_these_files(function))
 
 
-def compiled_task(signature: Any) -> Callable[[Any], Any]:
+def compiled_task(signature: Signature) -> Callable[[Function], Task]:
     """Return a decorator like `numba.cfunc`, with a cache; division follows NumPy."""
     return lambda function: cfunc(signature, cache=True, error_model="numpy")(_of_these_files(function))
 

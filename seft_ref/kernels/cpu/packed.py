@@ -1,15 +1,16 @@
 """How this kernel set holds a matrix: dense, or in column panels of values in 32, 64 or 16 bits."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import ml_dtypes
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
-from seft_ref.arrays.library import Array
+from seft_ref.arrays.library import Array, Dtype, NumpyArray
 from seft_ref.errors import KernelError
+from seft_ref.kernels import Packed
 from seft_ref.kernels.checks import (
+    check_alike,
     check_compact,
     check_matrix,
     check_new_values,
@@ -18,7 +19,7 @@ from seft_ref.kernels.checks import (
     check_values,
 )
 from seft_ref.kernels.cpu import panels
-from seft_ref.kernels.split import Split
+from seft_ref.kernels.split import as_own, live_part, with_live_part
 from seft_ref.topology.csr import Topology, flat
 
 _BITS = {np.dtype(ml_dtypes.bfloat16): np.dtype(np.uint16), np.dtype(np.float16): np.dtype(np.int16)}
@@ -30,7 +31,7 @@ PANELS_BELOW = 0.55
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Packed:
+class PackedPanels:
     """A matrix as flat values, dense or in column panels (`panels` draws the layout)."""
 
     shape: tuple[int, int]
@@ -43,12 +44,12 @@ class Packed:
     the matrix is dense."""
 
     @property
-    def held_in(self) -> Any:
+    def held_in(self) -> Dtype | None:
         """The 16-bit dtype of a compact matrix, else None."""
         return _HELD.get(self.values.dtype)
 
     @property
-    def dtype(self) -> Any:
+    def dtype(self) -> Dtype:
         """Dtype that is computed in."""
         return self.values.dtype if self.held_in is None else np.dtype(np.float32)
 
@@ -63,7 +64,7 @@ class Packed:
         return sum(a.nbytes for a in (self.values, self.index, self.pointer) if a is not None)
 
 
-def pack(topology: Topology, values: Float[Array, " nnz"], into: Packed | None = None) -> Packed:
+def pack(topology: Topology, values: Float[Array, " nnz"], into: Packed | None = None) -> PackedPanels:
     """Return the layout in which the matrix of topology and values is multiplied (KRN-011).
 
     A matrix of that shape and dtype, in panels that store as much or more, gives its memory: `into` is not used again.
@@ -79,20 +80,21 @@ def pack(topology: Topology, values: Float[Array, " nnz"], into: Packed | None =
     if topology.nnz >= PANELS_BELOW * topology.numel:
         dense = np.zeros(topology.numel, dtype=values.dtype)
         dense[flat(topology)] = values
-        return Packed(topology.shape, dense)
-    return _in_panels(topology, values, into if into is not None and _has_room(into, topology, values) else None)
+        return PackedPanels(topology.shape, dense)
+    donor = None if into is None else as_own(into, PackedPanels)
+    return _in_panels(topology, values, donor if donor is not None and _has_room(donor, topology, values) else None)
 
 
-def _has_room(into: Packed, topology: Topology, values: Any) -> bool:
+def _has_room(into: PackedPanels, topology: Topology, values: NumpyArray) -> bool:
     alike = into.index is not None and into.shape == topology.shape and into.values.dtype == values.dtype
     return alike and into.values.size >= topology.nnz and into.values.flags.writeable
 
 
-def _in_panels(topology: Topology, values: Any, into: Packed | None = None) -> Packed:
+def _in_panels(topology: Topology, values: NumpyArray, into: PackedPanels | None = None) -> PackedPanels:
     n_out, n_in = topology.shape
     n_panels = -(-n_in // panels.WIDTH)
     offsets = np.int32 if topology.nnz <= np.iinfo(np.int32).max else np.int64
-    pointer: Any
+    pointer: Int[Array, " rows"]
     if into is None:
         pointer = np.empty(n_panels * n_out + 1, dtype=offsets)
         index, ordered = np.empty(topology.nnz, dtype=np.uint8), np.empty_like(values)
@@ -102,10 +104,10 @@ def _in_panels(topology: Topology, values: Any, into: Packed | None = None) -> P
     place = np.empty(topology.nnz, dtype=offsets)
     panels.fill_panels(topology.indptr, topology.indices, pointer, index, place)
     ordered[place] = values
-    return Packed(topology.shape, ordered, index, pointer)
+    return PackedPanels(topology.shape, ordered, index, pointer)
 
 
-def compact(topology: Topology, values: Any, into: Packed | None = None) -> Packed:
+def compact(topology: Topology, values: NumpyArray, into: Packed | None = None) -> PackedPanels:
     """Return the matrix of topology and 16-bit values, held in 16 bits and computed with as float32 (KRN-015).
 
     A compact matrix of that shape and dtype that stores as much or more gives its memory: `into` is not used again.
@@ -118,43 +120,45 @@ def compact(topology: Topology, values: Any, into: Packed | None = None) -> Pack
     """
     check_compact(topology, values)
     check_numpy(values=values, indices=topology.indices)
-    if into is not None and (into.shape != topology.shape or into.values.size < topology.nnz):
+    donor = None if into is None else as_own(into, PackedPanels)
+    if donor is not None and (donor.shape != topology.shape or donor.values.size < topology.nnz):
         raise KernelError(
-            "KRN-009", f"a matrix {into.shape} of {into.values.size} values has no room for {topology.nnz}"
+            "KRN-009", f"a matrix {donor.shape} of {donor.values.size} values has no room for {topology.nnz}"
         )
-    if into is not None and into.held_in != values.dtype:
+    if donor is not None and donor.held_in != values.dtype:
         raise KernelError(
-            "KRN-010", f"values are {values.dtype}, the memory that they are to take holds {into.held_in}"
+            "KRN-010", f"values are {values.dtype}, the memory that they are to take holds {donor.held_in}"
         )
-    return _in_panels(topology, values.view(_BITS[values.dtype]), into)
+    return _in_panels(topology, values.view(_BITS[values.dtype]), donor)
 
 
-def unpack(packed: Packed) -> tuple[Topology, Any]:
+def unpack(packed: Packed) -> tuple[Topology, Float[Array, " nnz"]]:
     """Return the topology of a matrix that opens and its values in slot order, 16-bit ones of a compact matrix
     (KRN-015, KRN-017).
     """
-    n_out, n_in = packed.shape
-    assert packed.index is not None, "a dense matrix does not tell what it stores"
+    held, (n_out, n_in) = as_own(packed, PackedPanels), packed.shape
+    assert held.index is not None, "a dense matrix does not tell what it stores"
     indptr = np.empty(n_out + 1, dtype=np.int64)
-    indices = np.empty(packed.index.size, dtype=np.int32)
-    values = np.empty_like(packed.values)
-    panels.open_panels(packed.values, packed.index, packed.pointer, n_in, indptr, indices, values)
-    return Topology(packed.shape, indptr, indices), values if packed.held_in is None else values.view(packed.held_in)
+    indices = np.empty(held.index.size, dtype=np.int32)
+    values = np.empty_like(held.values)
+    panels.open_panels(held.values, held.index, held.pointer, n_in, indptr, indices, values)
+    return Topology(held.shape, indptr, indices), values if held.held_in is None else values.view(held.held_in)
 
 
-def clear(packed: Packed, where: Int[Array, " m"]) -> Packed:
+def clear(packed: Packed, where: Int[Array, " m"]) -> PackedPanels:
     """Return a matrix with zeros at `where` that shares everything but its values (KRN-016).
 
     Raises:
         KernelError: KRN-012 if a place is out of range.
     """
-    check_places("where", where, packed.values.shape[0])
-    values = packed.values.copy()
+    held = as_own(packed, PackedPanels)
+    check_places("where", where, held.values.shape[0])
+    values = held.values.copy()
     values[where] = 0
-    return Packed(packed.shape, values, packed.index, packed.pointer)
+    return PackedPanels(held.shape, values, held.index, held.pointer)
 
 
-def pack_dense(weight: Float[Array, "out in"]) -> Packed:
+def pack_dense(weight: Float[Array, "out in"]) -> PackedPanels:
     """Return a matrix of which every position is stored; it shares weight's memory (KRN-011).
 
     Raises:
@@ -162,44 +166,53 @@ def pack_dense(weight: Float[Array, "out in"]) -> Packed:
     """
     check_matrix("weight", weight)
     check_numpy(weight=weight)
-    return Packed((weight.shape[0], weight.shape[1]), weight.reshape(-1))
+    return PackedPanels((weight.shape[0], weight.shape[1]), weight.reshape(-1))
 
 
-def locate(packed: Packed | Split, topology: Topology, slots: Int[Array, " m"]) -> Int[Array, " m"]:
+def locate(packed: Packed, topology: Topology, slots: Int[Array, " m"]) -> Int[Array, " m"]:
     """Return where the values of CSR slots lie in packed; topology is the one that was packed (KRN-012).
 
     Raises:
         KernelError: KRN-012 if a slot is out of range, KRN-009 if the topology has another shape.
     """
-    if isinstance(packed, Split):
-        return locate(packed.live, topology, slots)
+    live = live_part(packed, PackedPanels)
     check_shape(packed.shape, topology)
     check_places("slots", slots, topology.nnz)
     indptr, indices = topology.indptr, topology.indices
     row = np.searchsorted(indptr, slots, side="right") - 1
-    if packed.index is None:
+    if live.index is None:
         return row * topology.shape[1] + indices[slots]
     where = np.empty_like(slots)
-    panels.find_places(indptr, indices, packed.pointer, slots, row, where)
+    panels.find_places(indptr, indices, live.pointer, slots, row, where)
     return where
 
 
-def store(packed: Any, where: Int[Array, " m"], values: Float[Array, " m"]) -> Any:
+def store(packed: Packed, where: Int[Array, " m"], values: Float[Array, " m"]) -> Packed:
     """Return packed with values at `where`, in the same memory (KRN-012); packed is not to be used again.
 
     Raises:
         KernelError: KRN-012 if a place is out of range, KRN-009, KRN-010 if values do not fit.
     """
-    if isinstance(packed, Split):
-        return Split(packed.frozen, store(packed.live, where, values))
-    check_new_values(where, values, packed.values)
+    return with_live_part(packed, store_into(live_part(packed, PackedPanels), where, values))
+
+
+def store_into(held: PackedPanels, where: Int[Array, " m"], values: Float[Array, " m"]) -> PackedPanels:
+    """Return a matrix of this set's own layout with values at `where`, in the same memory; raises what `store` does."""
+    check_new_values(where, values, held.values)
     # Memory of a mapped file may be read-only; a donation may be declined.
-    stored = packed.values if packed.values.flags.writeable else packed.values.copy()
+    stored = held.values if held.values.flags.writeable else held.values.copy()
     stored[where] = values
-    return Packed(packed.shape, stored, packed.index, packed.pointer)
+    return PackedPanels(held.shape, stored, held.index, held.pointer)
 
 
-def check_numpy(**arrays: Any) -> None:
+def check_operand(name: str, a: Array, n_columns: int, packed: Packed) -> None:
+    """Refuse what cannot be multiplied with a matrix: KRN-009 for its shape, KRN-010 for its dtype or library."""
+    check_matrix(name, a, n_columns)
+    check_numpy(**{name: a})
+    check_alike(name, a, "the packed matrix", np.empty(0, dtype=packed.dtype))
+
+
+def check_numpy(**arrays: Array) -> None:
     """Refuse what compiled loops cannot walk: KRN-010 for no NumPy array, KRN-009 for one that is not contiguous."""
     for name, a in arrays.items():
         if not isinstance(a, np.ndarray):

@@ -14,13 +14,15 @@ import numba
 import numpy as np
 from jaxtyping import Float, Int
 
-from seft_ref.arrays.library import Array
-from seft_ref.kernels.checks import check_alike, check_factors, check_matrix, check_vector
+from seft_ref.arrays.library import Array, Dtype, NumpyArray
+from seft_ref.kernels import Packed
+from seft_ref.kernels.checks import check_factors, check_vector
 from seft_ref.kernels.cpu import panels, turned
 from seft_ref.kernels.cpu.exceeding import indices_above
 from seft_ref.kernels.cpu.packed import (
-    Packed,
+    PackedPanels,
     check_numpy,
+    check_operand,
     clear,
     compact,
     locate,
@@ -30,7 +32,7 @@ from seft_ref.kernels.cpu.packed import (
     unpack,
 )
 from seft_ref.kernels.cpu.vectors import REGISTER_BYTES
-from seft_ref.kernels.split import Split, split
+from seft_ref.kernels.split import multiply_parts, split
 from seft_ref.topology.csr import Topology
 
 __all__ = [
@@ -67,7 +69,7 @@ class _Scratch(threading.local):
 
     memory = np.empty(0, dtype=np.uint8)
 
-    def take(self, shape: tuple[int, ...], dtype: Any) -> Any:
+    def take(self, shape: tuple[int, ...], dtype: Dtype) -> NumpyArray:
         """Return an uninitialised array, aligned to a cache line; this thread's next call takes it back."""
         n_bytes = math.prod(shape) * dtype.itemsize
         if self.memory.nbytes < n_bytes:
@@ -79,7 +81,7 @@ class _Scratch(threading.local):
 _scratch = _Scratch()
 
 
-def matmul(x: Float[Array, "n in"], packed: Packed | Split) -> Float[Array, "n out"]:
+def matmul(x: Float[Array, "n in"], packed: Packed) -> Float[Array, "n out"]:
     """Return y = x Wᵀ (KRN-001).
 
     Shapes  x (n, in), y (n, out), both with one token a row
@@ -88,11 +90,11 @@ def matmul(x: Float[Array, "n in"], packed: Packed | Split) -> Float[Array, "n o
     Raises:
         KernelError: KRN-009, KRN-010 if x does not fit the matrix.
     """
-    check_matrix("x", x, packed.shape[1])
-    check_numpy(x=x)
-    check_alike("x", x, "the packed matrix", _of_dtype(packed))
-    if isinstance(packed, Split):
-        return matmul(x, packed.frozen) + matmul(x, packed.live)
+    check_operand("x", x, packed.shape[1], packed)
+    return multiply_parts(_multiply_rows, x, packed, PackedPanels)
+
+
+def _multiply_rows(x: NumpyArray, packed: PackedPanels) -> NumpyArray:
     if packed.index is None:
         return x @ packed.values.reshape(packed.shape).T
     if x.shape[0] == 1:
@@ -100,7 +102,7 @@ def matmul(x: Float[Array, "n in"], packed: Packed | Split) -> Float[Array, "n o
     return _multiply(panels.gather_task, x, packed, packed.shape[0], panels.ROW_BLOCK)
 
 
-def matmul_transposed(dy: Float[Array, "n out"], packed: Packed | Split) -> Float[Array, "n in"]:
+def matmul_transposed(dy: Float[Array, "n out"], packed: Packed) -> Float[Array, "n in"]:
     """Return dx = dy W (KRN-002).
 
     Shapes  dy (n, out), dx (n, in), both with one token a row
@@ -109,11 +111,11 @@ def matmul_transposed(dy: Float[Array, "n out"], packed: Packed | Split) -> Floa
     Raises:
         KernelError: KRN-009, KRN-010 if dy does not fit the matrix.
     """
-    check_matrix("dy", dy, packed.shape[0])
-    check_numpy(dy=dy)
-    check_alike("dy", dy, "the packed matrix", _of_dtype(packed))
-    if isinstance(packed, Split):
-        return matmul_transposed(dy, packed.frozen) + matmul_transposed(dy, packed.live)
+    check_operand("dy", dy, packed.shape[0], packed)
+    return multiply_parts(_multiply_columns, dy, packed, PackedPanels)
+
+
+def _multiply_columns(dy: NumpyArray, packed: PackedPanels) -> NumpyArray:
     if packed.index is None:
         return dy @ packed.values.reshape(packed.shape)
     n_out, n_in = packed.shape
@@ -157,12 +159,7 @@ def exceeding(values: Float[Array, " n"], least: float) -> Int[Array, " m"]:
     return indices_above(values, values.dtype.type(least))
 
 
-def _of_dtype(packed: Packed | Split) -> Any:
-    """Return an array of the dtype that a packed matrix computes in."""
-    return np.empty(0, dtype=packed.dtype)
-
-
-def _multiply(task: Any, src: Any, packed: Packed, n_result: int, n_extra_lines: int) -> Any:
+def _multiply(task: Any, src: NumpyArray, packed: PackedPanels, n_result: int, n_extra_lines: int) -> NumpyArray:
     """Return src times the panels: n_result columns, with scratch for n_extra_lines lines of them."""
     n = src.shape[0]
     result = np.empty((n, n_result), dtype=src.dtype)
@@ -196,7 +193,7 @@ def _multiply(task: Any, src: Any, packed: Packed, n_result: int, n_extra_lines:
     return result
 
 
-def _multiply_turned(dy: Any, packed: Packed, n_blocks: int) -> Any:
+def _multiply_turned(dy: NumpyArray, packed: PackedPanels, n_blocks: int) -> NumpyArray:
     """Return dy times the panels: whole blocks of tokens with turned tiles, the tokens left over by adding to lines."""
     n_out, n_in = packed.shape
     lanes, workers = REGISTER_BYTES // dy.itemsize, numba.get_num_threads()
@@ -234,7 +231,7 @@ def _multiply_turned(dy: Any, packed: Packed, n_blocks: int) -> Any:
     return dx
 
 
-def _multiply_token(x: Any, packed: Packed) -> Any:
+def _multiply_token(x: NumpyArray, packed: PackedPanels) -> NumpyArray:
     """Return the product with one token; each worker has rows of its own."""
     n_out, n_in = packed.shape
     result = np.empty((1, n_out), dtype=x.dtype)
@@ -266,7 +263,7 @@ def _multiply_token(x: Any, packed: Packed) -> Any:
     return result
 
 
-def _sample_blocks(dy: Any, x: Any, topology: Topology) -> Any:
+def _sample_blocks(dy: NumpyArray, x: NumpyArray, topology: Topology) -> NumpyArray:
     """A worker takes a block of tokens and all slots; sums of blocks are added in the order of blocks."""
     n_out, n_in = topology.shape
     lanes, workers = REGISTER_BYTES // x.itemsize, numba.get_num_threads()
@@ -302,7 +299,7 @@ def _sample_blocks(dy: Any, x: Any, topology: Topology) -> Any:
     return sums[0] if workers == 1 else sums[0].copy()
 
 
-def _sample_lines(dy: Any, x: Any, topology: Topology) -> Any:
+def _sample_lines(dy: NumpyArray, x: NumpyArray, topology: Topology) -> NumpyArray:
     """A worker takes a part of the slots and all tokens, some at a time."""
     n_out, n_in = topology.shape
     dvalues = np.zeros(topology.nnz, dtype=x.dtype)
@@ -344,7 +341,7 @@ def _sample_lines(dy: Any, x: Any, topology: Topology) -> Any:
     return dvalues
 
 
-def _sample_tiles(dy: Any, x: Any, topology: Topology) -> Any:
+def _sample_tiles(dy: NumpyArray, x: NumpyArray, topology: Topology) -> NumpyArray:
     n_out, n_in = topology.shape
     dvalues = np.empty(topology.nnz, dtype=x.dtype)
     indptr, indices = topology.indptr, topology.indices

@@ -8,19 +8,19 @@ A place (KRN-012) is two numbers in one: that in the matrix, and 2³² times tha
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
 
-from seft_ref.arrays.library import Array
+from seft_ref.arrays.library import Array, Dtype, NumpyArray
 from seft_ref.errors import KernelError
-from seft_ref.kernels.checks import check_alike, check_matrix, check_new_values, check_places, check_shape
+from seft_ref.kernels import Packed
+from seft_ref.kernels.checks import check_new_values, check_places, check_shape
 from seft_ref.kernels.cpu import plain
-from seft_ref.kernels.cpu.packed import Packed, check_numpy
-from seft_ref.kernels.cpu.plain import exceeding, pack_dense, sample
+from seft_ref.kernels.cpu.packed import PackedPanels, check_operand, store_into
+from seft_ref.kernels.cpu.plain import exceeding, sample
 from seft_ref.kernels.cpu.transpose import transpose
-from seft_ref.kernels.split import Split, split
+from seft_ref.kernels.split import as_own, live_part, multiply_parts, split, with_live_part
 from seft_ref.topology.csr import Topology
 
 __all__ = [
@@ -46,9 +46,9 @@ MOST = 2**31
 class PackedTwice:
     """A matrix and its transpose."""
 
-    rows: Packed
-    columns: Packed
-    """Wᵀ"""
+    rows: PackedPanels
+    columns: PackedPanels | None
+    """Wᵀ; None where the matrix is dense"""
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -61,12 +61,12 @@ class PackedTwice:
         return self.rows.values
 
     @property
-    def held_in(self) -> Any:
+    def held_in(self) -> Dtype | None:
         """The 16-bit dtype of a compact matrix, else None."""
         return self.rows.held_in
 
     @property
-    def dtype(self) -> Any:
+    def dtype(self) -> Dtype:
         """Dtype that is computed in."""
         return self.rows.dtype
 
@@ -78,10 +78,10 @@ class PackedTwice:
     @property
     def nbytes(self) -> int:
         """Bytes held."""
-        return self.rows.nbytes + self.columns.nbytes
+        return self.rows.nbytes + (0 if self.columns is None else self.columns.nbytes)
 
 
-def pack(topology: Topology, values: Float[Array, " nnz"], into: Any = None) -> Packed | PackedTwice:
+def pack(topology: Topology, values: Float[Array, " nnz"], into: Packed | None = None) -> PackedTwice:
     """Return the layout in which the matrix of topology and values is multiplied (KRN-011).
 
     A matrix of that shape and dtype, in panels that store as much or more, gives its memory: `into` is not used again.
@@ -96,12 +96,21 @@ def pack(topology: Topology, values: Float[Array, " nnz"], into: Any = None) -> 
     of_rows, of_columns = _memory(into)
     rows = plain.pack(topology, values, of_rows)
     if rows.index is None:
-        return rows
+        return PackedTwice(rows, None)
     turned, to = transpose(topology)
     return PackedTwice(rows, plain.pack(turned, _moved(values, to), of_columns))
 
 
-def compact(topology: Topology, values: Any, into: Any = None) -> PackedTwice:
+def pack_dense(weight: Float[Array, "out in"]) -> PackedTwice:
+    """Return a matrix of which every position is stored; it shares weight's memory (KRN-011).
+
+    Raises:
+        KernelError: KRN-009, KRN-010 if weight is not a contiguous float matrix.
+    """
+    return PackedTwice(plain.pack_dense(weight), None)
+
+
+def compact(topology: Topology, values: NumpyArray, into: Packed | None = None) -> PackedTwice:
     """Return the matrix of topology and 16-bit values, held in 16 bits and computed with as float32 (KRN-015).
 
     A compact matrix of that shape and dtype that stores as much or more gives its memory: `into` is not used again.
@@ -120,55 +129,59 @@ def compact(topology: Topology, values: Any, into: Any = None) -> PackedTwice:
     return PackedTwice(rows, plain.compact(turned, _moved(values, to), of_columns))
 
 
-def unpack(packed: Any) -> tuple[Topology, Any]:
+def unpack(packed: Packed) -> tuple[Topology, Float[Array, " nnz"]]:
     """Return the topology of a matrix that opens and its values in slot order (KRN-015, KRN-017)."""
-    return plain.unpack(_rows(packed))
+    return plain.unpack(as_own(packed, PackedTwice).rows)
 
 
-def clear(packed: PackedTwice, where: Int[Array, " m"]) -> PackedTwice:
+def clear(packed: Packed, where: Int[Array, " m"]) -> PackedTwice:
     """Return a matrix with zeros at `where` that shares everything but its values (KRN-016).
 
     Raises:
         KernelError: KRN-012 if a place is out of range.
     """
+    held = as_own(packed, PackedTwice)
+    if held.columns is None:
+        return PackedTwice(plain.clear(held.rows, where), None)
     in_rows, in_columns = _parts(where)
-    return PackedTwice(plain.clear(packed.rows, in_rows), plain.clear(packed.columns, in_columns))
+    return PackedTwice(plain.clear(held.rows, in_rows), plain.clear(held.columns, in_columns))
 
 
-def locate(packed: Any, topology: Topology, slots: Int[Array, " m"]) -> Int[Array, " m"]:
+def locate(packed: Packed, topology: Topology, slots: Int[Array, " m"]) -> Int[Array, " m"]:
     """Return where the values of CSR slots lie in packed; topology is the one that was packed (KRN-012).
 
     Raises:
         KernelError: KRN-012 if a slot is out of range, KRN-009 if the topology has another shape.
     """
-    if isinstance(packed, Split):
-        return locate(packed.live, topology, slots)
-    if isinstance(packed, Packed):
-        return plain.locate(packed, topology, slots)
+    live = live_part(packed, PackedTwice)
+    if live.columns is None:
+        return plain.locate(live.rows, topology, slots)
     check_shape(packed.shape, topology)
     check_places("slots", slots, topology.nnz)
     turned, to = transpose(topology)
-    in_columns = plain.locate(packed.columns, turned, to[slots])
-    return plain.locate(packed.rows, topology, slots) | in_columns << 32
+    in_columns = plain.locate(live.columns, turned, to[slots])
+    return plain.locate(live.rows, topology, slots) | in_columns << 32
 
 
-def store(packed: Any, where: Int[Array, " m"], values: Float[Array, " m"]) -> Any:
+def store(packed: Packed, where: Int[Array, " m"], values: Float[Array, " m"]) -> Packed:
     """Return packed with values at `where`, in the same memory (KRN-012); packed is not to be used again.
 
     Raises:
         KernelError: KRN-012 if a place is out of range, KRN-009, KRN-010 if values do not fit.
     """
-    if isinstance(packed, Split):
-        return Split(packed.frozen, store(packed.live, where, values))
-    if isinstance(packed, Packed):
-        return plain.store(packed, where, values)
+    return with_live_part(packed, _store_into(live_part(packed, PackedTwice), where, values))
+
+
+def _store_into(held: PackedTwice, where: Int[Array, " m"], values: Float[Array, " m"]) -> PackedTwice:
+    if held.columns is None:
+        return PackedTwice(store_into(held.rows, where, values), None)
     in_rows, in_columns = _parts(where)
-    check_new_values(in_rows, values, packed.rows.values)
-    check_places("where", in_columns, packed.columns.values.shape[0])
-    return PackedTwice(plain.store(packed.rows, in_rows, values), plain.store(packed.columns, in_columns, values))
+    check_new_values(in_rows, values, held.rows.values)
+    check_places("where", in_columns, held.columns.values.shape[0])
+    return PackedTwice(store_into(held.rows, in_rows, values), store_into(held.columns, in_columns, values))
 
 
-def matmul(x: Float[Array, "n in"], packed: Any) -> Float[Array, "n out"]:
+def matmul(x: Float[Array, "n in"], packed: Packed) -> Float[Array, "n out"]:
     """Return y = x Wᵀ (KRN-001).
 
     Shapes  x (n, in), y (n, out), both with one token a row
@@ -177,10 +190,10 @@ def matmul(x: Float[Array, "n in"], packed: Any) -> Float[Array, "n out"]:
     Raises:
         KernelError: KRN-009, KRN-010 if x does not fit the matrix.
     """
-    return plain.matmul(x, _rows(packed))
+    return multiply_parts(_multiply_rows, x, packed, PackedTwice)
 
 
-def matmul_transposed(dy: Float[Array, "n out"], packed: Any) -> Float[Array, "n in"]:
+def matmul_transposed(dy: Float[Array, "n out"], packed: Packed) -> Float[Array, "n in"]:
     """Return dx = dy W (KRN-002), as the product with Wᵀ.
 
     Shapes  dy (n, out), dx (n, in), both with one token a row
@@ -189,35 +202,33 @@ def matmul_transposed(dy: Float[Array, "n out"], packed: Any) -> Float[Array, "n
     Raises:
         KernelError: KRN-009, KRN-010 if dy does not fit the matrix.
     """
-    if isinstance(packed, Packed):
-        return plain.matmul_transposed(dy, packed)
-    check_matrix("dy", dy, packed.shape[0])
-    check_numpy(dy=dy)
-    check_alike("dy", dy, "the packed matrix", np.empty(0, dtype=packed.dtype))
-    if isinstance(packed, Split):
-        return matmul_transposed(dy, packed.frozen) + matmul_transposed(dy, packed.live)
-    return plain.matmul(dy, packed.columns)
+    check_operand("dy", dy, packed.shape[0], packed)
+    return multiply_parts(_multiply_columns, dy, packed, PackedTwice)
 
 
-def _rows(packed: Any) -> Any:
-    """Return what `cpu` knows a matrix as."""
-    if isinstance(packed, Split):
-        return Split(_rows(packed.frozen), _rows(packed.live))
-    return packed.rows if isinstance(packed, PackedTwice) else packed
+def _multiply_rows(x: Float[Array, "n in"], packed: PackedTwice) -> Float[Array, "n out"]:
+    return plain.matmul(x, packed.rows)
 
 
-def _memory(into: Any) -> tuple[Packed | None, Packed | None]:
-    return (into.rows, into.columns) if isinstance(into, PackedTwice) else (into, None)
+def _multiply_columns(dy: Float[Array, "n out"], packed: PackedTwice) -> Float[Array, "n in"]:
+    return plain.matmul_transposed(dy, packed.rows) if packed.columns is None else plain.matmul(dy, packed.columns)
 
 
-def _parts(where: Any) -> tuple[Any, Any]:
+def _memory(into: Packed | None) -> tuple[PackedPanels | None, PackedPanels | None]:
+    if into is None:
+        return None, None
+    held = as_own(into, PackedTwice)
+    return held.rows, held.columns
+
+
+def _parts(where: Int[Array, " m"]) -> tuple[Int[Array, " m"], Int[Array, " m"]]:
     """Return the places in the matrix and in its copy; what is no array of places stays itself, to be refused."""
     if not isinstance(where, np.ndarray) or where.dtype != np.int64:
         return where, where
     return np.where(where < 0, where, where & (2**32 - 1)), where >> 32
 
 
-def _moved(values: Any, to: Any) -> Any:
+def _moved(values: NumpyArray, to: NumpyArray) -> NumpyArray:
     turned = np.empty_like(values)
     turned[to] = values
     return turned

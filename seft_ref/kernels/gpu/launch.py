@@ -2,9 +2,11 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
+
+from seft_ref.arrays.library import Array, Dtype, Namespace, NumpyArray
 
 SOURCE = Path(__file__).with_name("gpu.cu")
 """The text of the kernels, the same for every machine."""
@@ -14,8 +16,10 @@ LANES, ROWS, EACH = 32, 8, 4
 THREADS, RUN = 256, 4
 """Threads of a block in one line, and entries of a thread that looks for what exceeds; as in gpu.cu."""
 
-NUMBERS: dict[str, Any] = {"i64": np.int64, "int": np.int32, "float": np.float32, "double": np.float64}
+NUMBERS: dict[str, Dtype] = {"i64": np.int64, "int": np.int32, "float": np.float32, "double": np.float64}
 """The dtype of every argument that is no pointer."""
+Argument = Array | int | float | None
+"""What a kernel is launched with; None is a null pointer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,17 +41,17 @@ class Machine(Protocol):
     """What launches kernels, and the array library whose arrays it launches them on."""
 
     @property
-    def xp(self) -> Any:
+    def xp(self) -> Namespace:
         """The array library."""
 
-    def owns(self, a: Any) -> bool:
+    def owns(self, a: Array) -> bool:
         """Tell whether a is an array that kernels can be launched on."""
 
-    def to_host(self, a: Any) -> Any:
+    def to_host(self, a: Array) -> NumpyArray:
         """Return such an array as one of NumPy."""
 
-    def run(self, name: str, grid: tuple[int, int], *arguments: Any) -> None:
-        """Launch a kernel on a grid of blocks, in the order of calls; None is a null pointer."""
+    def run(self, name: str, grid: tuple[int, int], *arguments: Argument) -> None:
+        """Launch a kernel on a grid of blocks, in the order of calls."""
 
 
 def _kernels() -> dict[str, Kernel]:

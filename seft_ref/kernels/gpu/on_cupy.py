@@ -1,6 +1,6 @@
 """The kernel set for CuPy arrays: the kernels of gpu.cu, and cuBLAS where a matrix is dense enough.
 
-Kernels are compiled by CuPy when the first of them is launched, and kept in its cache. Nothing here has been measured
+KernelSet are compiled by CuPy when the first of them is launched, and kept in its cache. Nothing here has been measured
 on hardware: which code takes which matrix follows from constants that say so, and tools/check_gpu.py measures them.
 float32 is multiplied as float32; CUPY_TF32=1 would round what cuBLAS multiplies, and break KRN-006. From the import of
 this module on, all that CuPy compiles keeps subnormal numbers, in a whole process (`cupy_ready` says why).
@@ -13,7 +13,8 @@ import cupy
 import numpy as np
 
 from seft_ref.arrays.cupy_ready import keep_subnormals, try_out
-from seft_ref.kernels.gpu.launch import KERNELS, NUMBERS, SOURCE
+from seft_ref.arrays.library import Array, NumpyArray
+from seft_ref.kernels.gpu.launch import KERNELS, NUMBERS, SOURCE, Argument
 from seft_ref.kernels.gpu.on_device import OnDevice
 
 __all__ = [
@@ -51,22 +52,22 @@ class _Cupy:
 
     xp = cupy
 
-    def owns(self, a: Any) -> bool:
+    def owns(self, a: Array) -> bool:
         """Tell whether a is an array of CuPy on the current device, where results are allocated and kernels run."""
         return isinstance(a, cupy.ndarray) and a.device == cupy.cuda.Device()
 
-    def to_host(self, a: Any) -> Any:
+    def to_host(self, a: Array) -> NumpyArray:
         """Return an array of CuPy as one of NumPy."""
         return cupy.asnumpy(a)
 
-    def run(self, name: str, grid: tuple[int, int], *arguments: Any) -> None:
+    def run(self, name: str, grid: tuple[int, int], *arguments: Argument) -> None:
         """Launch a kernel on a grid of blocks."""
         kernel = KERNELS[name]
         given = [_argument(kind, a) for kind, a in zip(kernel.takes, arguments, strict=True)]
         _kernel(name)(grid, kernel.block, tuple(given))
 
 
-def _argument(kind: str, a: Any) -> Any:
+def _argument(kind: str, a: Argument) -> Argument:
     """Return an argument as the driver takes it: arrays as they are, numbers of the width of their type."""
     if kind in NUMBERS:
         return NUMBERS[kind](a)

@@ -1,13 +1,13 @@
 """The functions of the GPU set, on whatever launches the kernels of gpu.cu (`launch.Machine`)."""
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
 
-from seft_ref.arrays.library import Array
+from seft_ref.arrays.library import Array, NumpyArray
 from seft_ref.errors import KernelError
+from seft_ref.kernels import Packed
 from seft_ref.kernels.checks import (
     check_alike,
     check_compact,
@@ -20,9 +20,9 @@ from seft_ref.kernels.checks import (
     check_vector,
 )
 from seft_ref.kernels.gpu import packed as layouts
-from seft_ref.kernels.gpu.launch import EACH, LANES, ROWS, RUN, THREADS, Machine
-from seft_ref.kernels.gpu.packed import BITS, Packed
-from seft_ref.kernels.split import Split, split
+from seft_ref.kernels.gpu.launch import EACH, LANES, ROWS, RUN, THREADS, Argument, Machine
+from seft_ref.kernels.gpu.packed import BITS, PackedOnDevice
+from seft_ref.kernels.split import as_own, live_part, multiply_parts, split
 from seft_ref.topology.csr import Topology, flat
 from seft_ref.topology.nm import NMTopology
 
@@ -43,7 +43,7 @@ class OnDevice:
         self.machine = machine
         self.split = split
 
-    def pack(self, topology: Topology, values: Float[Array, " nnz"], into: Packed | None = None) -> Packed:
+    def pack(self, topology: Topology, values: Float[Array, " nnz"], into: Packed | None = None) -> PackedOnDevice:
         """Return the layout in which the matrix of topology and values is multiplied (KRN-011); this set needs no
         memory of another.
 
@@ -58,7 +58,7 @@ class OnDevice:
         self._own_topology(topology)
         return layouts.packed(self.machine.xp, topology, values)
 
-    def pack_dense(self, weight: Float[Array, "out in"]) -> Packed:
+    def pack_dense(self, weight: Float[Array, "out in"]) -> PackedOnDevice:
         """Return a matrix of which every position is stored; it shares weight's memory (KRN-011).
 
         Raises:
@@ -66,9 +66,9 @@ class OnDevice:
         """
         check_matrix("weight", weight)
         self._check(weight=weight)
-        return Packed((weight.shape[0], weight.shape[1]), weight.reshape(-1))
+        return PackedOnDevice((weight.shape[0], weight.shape[1]), weight.reshape(-1))
 
-    def compact(self, topology: Topology, values: Any, into: Packed | None = None) -> Packed:
+    def compact(self, topology: Topology, values: NumpyArray, into: Packed | None = None) -> PackedOnDevice:
         """Return the matrix of topology and 16-bit values, held in 16 bits and computed with as float32 (KRN-015);
         this set needs no memory of another.
 
@@ -82,62 +82,62 @@ class OnDevice:
         self._own_topology(topology)
         xp = self.machine.xp
         bits = xp.array(values.view(np.uint16))
-        return Packed(topology.shape, bits, layouts.as_rows(xp, topology), held_in=values.dtype)
+        return PackedOnDevice(topology.shape, bits, layouts.as_rows(xp, topology), held_in=values.dtype)
 
-    def unpack(self, packed: Packed) -> tuple[Topology, Any]:
+    def unpack(self, packed: Packed) -> tuple[Topology, Float[Array, " nnz"]]:
         """Return the topology of a matrix that opens and its values in slot order; of a compact matrix 16-bit ones, as
         a NumPy array (KRN-015, KRN-017).
         """
-        assert packed.topology is not None, "this layout does not tell what it stores"
-        if packed.held_in is None:
+        held = as_own(packed, PackedOnDevice)
+        assert held.topology is not None, "this layout does not tell what it stores"
+        if held.held_in is None:
             # the next store changes the matrix, not what was read from it
-            return packed.topology, packed.values.copy()
-        return packed.topology, self.machine.to_host(packed.values).view(packed.held_in)
+            return held.topology, held.values.copy()
+        return held.topology, self.machine.to_host(held.values).view(held.held_in)
 
-    def clear(self, packed: Packed, where: Int[Array, " m"]) -> Packed:
+    def clear(self, packed: Packed, where: Int[Array, " m"]) -> PackedOnDevice:
         """Return a matrix with zeros at `where` that shares everything but its values (KRN-016).
 
         Raises:
             KernelError: KRN-012 if a place is out of range.
         """
-        check_places("where", where, packed.values.shape[0])
+        held = as_own(packed, PackedOnDevice)
+        check_places("where", where, held.values.shape[0])
         self._own(where=where)
-        values = packed.values.copy()
+        values = held.values.copy()
         values[where] = 0
-        return Packed(packed.shape, values, packed.topology, held_in=packed.held_in)
+        return PackedOnDevice(held.shape, values, held.topology, held_in=held.held_in)
 
-    def locate(self, packed: Packed | Split, topology: Topology, slots: Int[Array, " m"]) -> Int[Array, " m"]:
+    def locate(self, packed: Packed, topology: Topology, slots: Int[Array, " m"]) -> Int[Array, " m"]:
         """Return where the values of CSR slots lie in packed; topology is the one that was packed (KRN-012).
 
         Raises:
             KernelError: KRN-012 if a slot is out of range, KRN-009 if the topology has another shape.
         """
-        if isinstance(packed, Split):
-            return self.locate(packed.live, topology, slots)
+        live = live_part(packed, PackedOnDevice)
         check_shape(packed.shape, topology)
         check_places("slots", slots, topology.nnz)
         self._own(slots=slots)
-        if packed.topology is not None or not slots.shape[0]:
+        if live.topology is not None or not slots.shape[0]:
             return slots
         positions = flat(topology)
-        if packed.grouped is None:
+        if live.grouped is None:
             return positions[slots]
-        return layouts.places_in_groups(self.machine.xp, positions, slots, packed.grouped.n, packed.grouped.m)
+        return layouts.places_in_groups(self.machine.xp, positions, slots, live.grouped.n, live.grouped.m)
 
-    def store(self, packed: Any, where: Int[Array, " m"], values: Float[Array, " m"]) -> Any:
+    def store(self, packed: Packed, where: Int[Array, " m"], values: Float[Array, " m"]) -> Packed:
         """Return packed with values at `where`, in the same memory (KRN-012); packed is not to be used again.
 
         Raises:
             KernelError: KRN-012 if a place is out of range, KRN-009, KRN-010 if values do not fit.
         """
-        if isinstance(packed, Split):
-            return Split(packed.frozen, self.store(packed.live, where, values))
-        check_new_values(where, values, packed.values)
+        live = live_part(packed, PackedOnDevice)
+        check_new_values(where, values, live.values)
         self._own(where=where, values=values)
-        packed.values[where] = values
+        live.values[where] = values
         return packed
 
-    def matmul(self, x: Float[Array, "n in"], packed: Packed | Split) -> Float[Array, "n out"]:
+    def matmul(self, x: Float[Array, "n in"], packed: Packed) -> Float[Array, "n out"]:
         """Return y = x Wᵀ (KRN-001).
 
         Shapes  x (n, in), y (n, out), both with one token a row
@@ -148,9 +148,10 @@ class OnDevice:
         """
         check_matrix("x", x, packed.shape[1])
         self._check(x=x)
+        return multiply_parts(self._multiply_rows, x, packed, PackedOnDevice)
+
+    def _multiply_rows(self, x: Array, packed: PackedOnDevice) -> Array:
         self._own_packed("x", x, packed)
-        if isinstance(packed, Split):
-            return self.matmul(x, packed.frozen) + self.matmul(x, packed.live)
         n_out, n_in = packed.shape
         if packed.grouped is not None:
             g = packed.grouped
@@ -160,7 +161,7 @@ class OnDevice:
         rows = (packed.values, packed.topology.indptr, packed.topology.indices, None)
         return self._multiply("csr", x, n_out, rows, (), BITS.get(packed.held_in))
 
-    def matmul_transposed(self, dy: Float[Array, "n out"], packed: Packed | Split) -> Float[Array, "n in"]:
+    def matmul_transposed(self, dy: Float[Array, "n out"], packed: Packed) -> Float[Array, "n in"]:
         """Return dx = dy W (KRN-002).
 
         Shapes  dy (n, out), dx (n, in), both with one token a row
@@ -171,9 +172,10 @@ class OnDevice:
         """
         check_matrix("dy", dy, packed.shape[0])
         self._check(dy=dy)
+        return multiply_parts(self._multiply_columns, dy, packed, PackedOnDevice)
+
+    def _multiply_columns(self, dy: Array, packed: PackedOnDevice) -> Array:
         self._own_packed("dy", dy, packed)
-        if isinstance(packed, Split):
-            return self.matmul_transposed(dy, packed.frozen) + self.matmul_transposed(dy, packed.live)
         n_out, n_in = packed.shape
         if packed.held_in is not None:
             return self._by_tiles(dy, packed)
@@ -244,7 +246,7 @@ class OnDevice:
             self.machine.run(f"exceeding_write_{values.dtype}", (n_blocks, 1), values, least, n, sums, found)
         return found
 
-    def _check(self, **arrays: Any) -> None:
+    def _check(self, **arrays: Array) -> None:
         """Refuse what kernels cannot walk: KRN-010 for arrays that lie elsewhere, KRN-009 for ones that are not
         contiguous.
         """
@@ -253,7 +255,7 @@ class OnDevice:
             if not a.flags.c_contiguous:
                 raise KernelError("KRN-009", f"{name} of shape {a.shape} is not contiguous in row-major order")
 
-    def _own(self, **arrays: Any) -> None:
+    def _own(self, **arrays: Array) -> None:
         """Refuse arrays of another library, or of another device than the one that results are put on (KRN-010)."""
         for name, a in arrays.items():
             if not self.machine.owns(a):
@@ -270,15 +272,20 @@ class OnDevice:
         else:
             self._own(indptr=topology.indptr, indices=topology.indices)
 
-    def _own_packed(self, name: str, a: Any, packed: Packed | Split) -> None:
+    def _own_packed(self, name: str, a: Array, packed: PackedOnDevice) -> None:
         """Refuse a matrix that was packed elsewhere, and a factor of another dtype than it computes in (KRN-010)."""
-        for part in (packed.frozen, packed.live) if isinstance(packed, Split) else (packed,):
-            self._own(packed=part.values)
+        self._own(packed=packed.values)
         check_alike(name, a, "the packed matrix", self.machine.xp.empty(0, dtype=packed.dtype))
 
     def _multiply(
-        self, layout: str, src: Any, n_result: int, stored: tuple[Any, ...], more: tuple[int, ...], held: Any = None
-    ) -> Any:
+        self,
+        layout: str,
+        src: Array,
+        n_result: int,
+        stored: tuple[Array | None, ...],
+        more: tuple[int, ...],
+        held: str | None = None,
+    ) -> Array:
         """Return (n, n_result): src times the transpose of what is stored; `more` tells how, behind the row count."""
         n, name = src.shape[0], held or str(src.dtype)
         if n > FEW:
@@ -296,7 +303,9 @@ class OnDevice:
             )
         return result
 
-    def _many(self, name: str, src: Any, n_result: int, arguments: Callable[[Any, Any], tuple[Any, ...]]) -> Any:
+    def _many(
+        self, name: str, src: Array, n_result: int, arguments: Callable[[Array, Array], tuple[Argument, ...]]
+    ) -> Array:
         """Return (n, n_result) of a kernel that takes and gives activations token-last."""
         xp, n = self.machine.xp, src.shape[0]
         result = xp.empty((n_result, n), dtype=src.dtype)
@@ -305,7 +314,7 @@ class OnDevice:
             self.machine.run(name, grid, *arguments(xp.ascontiguousarray(src.T), result))
         return xp.ascontiguousarray(result.T)
 
-    def _by_tiles(self, dy: Any, packed: Packed) -> Any:
+    def _by_tiles(self, dy: Array, packed: PackedOnDevice) -> Array:
         """Return dy W for a compact matrix, some of its rows opened at a time: it has no columns to read."""
         assert packed.topology is not None
         xp, (n_out, n_in) = self.machine.xp, packed.shape

@@ -1,13 +1,12 @@
 """How the GPU set holds a matrix: dense, by rows and by columns, in groups of a pattern, or by rows in 16 bits."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import ml_dtypes
 import numpy as np
 from jaxtyping import Float, Int
 
-from seft_ref.arrays.library import Array
+from seft_ref.arrays.library import Array, Dtype, Namespace
 from seft_ref.topology.csr import Topology, flat
 from seft_ref.topology.nm import NMTopology
 
@@ -44,7 +43,7 @@ class Grouped:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Packed:
+class PackedOnDevice:
     """A matrix as flat values in one of four layouts."""
 
     shape: tuple[int, int]
@@ -54,11 +53,11 @@ class Packed:
     """int64 pointers and int32 columns, of the layouts by rows"""
     columns: Columns | None = None
     grouped: Grouped | None = None
-    held_in: Any = None
+    held_in: Dtype | None = None
     """The 16-bit dtype of a compact matrix, else None."""
 
     @property
-    def dtype(self) -> Any:
+    def dtype(self) -> Dtype:
         """Dtype that is computed in."""
         return self.values.dtype if self.held_in is None else np.dtype(np.float32)
 
@@ -80,7 +79,7 @@ class Packed:
         return sum(int(a.nbytes) for a in held)
 
 
-def packed(xp: Any, topology: Topology, values: Any) -> Packed:
+def packed(xp: Namespace, topology: Topology, values: Array) -> PackedOnDevice:
     """Return values at the slots of a topology in the layout that its pattern or its share of stored positions asks
     for.
     """
@@ -92,11 +91,11 @@ def packed(xp: Any, topology: Topology, values: Any) -> Packed:
     if topology.numel * values.itemsize <= topology.nnz * (values.itemsize + INDEX_BYTES):
         dense = xp.zeros(topology.numel, dtype=values.dtype)
         dense[positions] = values
-        return Packed(topology.shape, dense)
+        return PackedOnDevice(topology.shape, dense)
     return by_rows_and_columns(xp, topology, values)
 
 
-def by_rows_and_columns(xp: Any, topology: Topology, values: Any) -> Packed:
+def by_rows_and_columns(xp: Namespace, topology: Topology, values: Array) -> PackedOnDevice:
     """Return values at the slots of a topology in CSR, with the order in which the transposed product reads them."""
     assert topology.nnz < _MOST_SLOTS, "slots are counted in 32 bits"
     by_rows = as_rows(xp, topology)
@@ -105,10 +104,10 @@ def by_rows_and_columns(xp: Any, topology: Topology, values: Any) -> Packed:
     slots = xp.arange(topology.nnz, dtype=np.int64)
     row = xp.searchsorted(by_rows.indptr, slots, side="right") - 1
     columns = Columns(pointer.astype(np.int64), row[order].astype(np.int32), order.astype(np.uint32))
-    return Packed(topology.shape, xp.array(values), by_rows, columns)
+    return PackedOnDevice(topology.shape, xp.array(values), by_rows, columns)
 
 
-def as_rows(xp: Any, topology: Topology) -> Topology:
+def as_rows(xp: Namespace, topology: Topology) -> Topology:
     """Return a topology whose arrays kernels can walk."""
     pointer, index = topology.indptr, topology.indices
     return Topology(
@@ -118,7 +117,7 @@ def as_rows(xp: Any, topology: Topology) -> Topology:
     )
 
 
-def _pattern_of(topology: Topology, positions: Any) -> tuple[int, int] | None:
+def _pattern_of(topology: Topology, positions: Array) -> tuple[int, int] | None:
     """Return the pattern of a topology if at least half of it is stored; else rows alone are smaller."""
     for n, m in (topology.pattern,) if isinstance(topology, NMTopology) else LOOKED_FOR:
         n_entries = topology.numel // m * n
@@ -131,16 +130,18 @@ def _pattern_of(topology: Topology, positions: Any) -> tuple[int, int] | None:
     return None
 
 
-def _in_groups(xp: Any, shape: tuple[int, int], positions: Any, values: Any, n: int, m: int) -> Packed:
+def _in_groups(
+    xp: Namespace, shape: tuple[int, int], positions: Array, values: Array, n: int, m: int
+) -> PackedOnDevice:
     n_entries = shape[0] * shape[1] // m * n
     where = places_in_groups(xp, positions, xp.arange(positions.shape[0], dtype=np.int64), n, m)
     stored, position = xp.zeros(n_entries, dtype=values.dtype), xp.zeros(n_entries, dtype=np.uint8)
     stored[where] = values
     position[where] = (positions % m).astype(np.uint8)
-    return Packed(shape, stored, grouped=Grouped(n, m, position))
+    return PackedOnDevice(shape, stored, grouped=Grouped(n, m, position))
 
 
-def places_in_groups(xp: Any, positions: Any, slots: Any, n: int, m: int) -> Any:
+def places_in_groups(xp: Namespace, positions: Array, slots: Array, n: int, m: int) -> Array:
     """Return where slots lie when every group has n places: behind the slots of its group before it."""
     group = positions[slots] // m
     return group * n + (slots - xp.searchsorted(positions, group * m))
