@@ -123,6 +123,24 @@ def smallest_selection(
     return selection(scores, int(k)) if pools is None else selection_in_pools(scores, pools, k)
 
 
+def select(
+    scores: Float[Array, " n"], pools: Int[Array, " n"] | None, counts: Int[Array, " p"], *, largest: bool = False
+) -> Selection:
+    """Return the counts[p] smallest scores of every pool p, or the largest, and their boundary (SEL-007, SEL-008).
+
+    pools  the pool of each score, from 0; None for one pool, which is selected from without an array of zeros
+
+    Raises:
+        UpdateError: SEL-004 for NaN or infinite scores, SEL-005 if a count is outside 0 to the size of its pool.
+    """
+    if largest:
+        scores = -scores
+    found = selection(scores, int(counts[0])) if pools is None else selection_in_pools(scores, pools, counts)
+    if not largest or found.boundary is None:
+        return found
+    return Selection(found.indices, Boundary(0.0 - found.boundary.inside, 0.0 - found.boundary.outside))
+
+
 def _check_count(k: int, n: int) -> None:
     # SEL-005
     if not 0 <= k <= n:
