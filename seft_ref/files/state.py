@@ -178,10 +178,8 @@ def _target_of(parts: _Parts, settings: TrainSettings, step: int, budget: int, d
     shares = shares_of(settings.optimizer, topology.shape)
     shared = {part: parts.dense(f"delta.{part}", (n,)) for part, n in shares.items()}
     nothing = flat(topology)[:0]
-    by_row = settings.rule.scope == "row"
-    rows = [
-        parts.dense(part, parts.shape[:1], np.int64) if by_row else None for part in ("row_budget", "row_delta_budget")
-    ]
+    names = ("row_budget", "row_delta_budget")
+    rows = [parts.dense(name, parts.shape[:1], np.int64) if settings.rule.by_row else None for name in names]
     lost = parts.positions("lost") if "lost" in parts else nothing
     return Target(
         base, Delta(topology, values, kept, shared), budget, delta_budget, nothing, values[:0], lost, rows[0], rows[1]

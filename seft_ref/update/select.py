@@ -106,23 +106,6 @@ def selection_in_pools(scores: Float[Array, " n"], pools: Int[Array, " n"], coun
     return Selection(chosen, Boundary(float(inside[best]) + 0.0, float(outside[best]) + 0.0))
 
 
-def largest_selection(
-    scores: Float[Array, " n"], k: int | Int[Array, " p"], pools: Int[Array, " n"] | None = None
-) -> Selection:
-    """Return the selection of the k largest, or of counts k of each pool (SEL-001, SEL-007)."""
-    found = smallest_selection(-scores, k, pools)
-    if found.boundary is None:
-        return found
-    return Selection(found.indices, Boundary(0.0 - found.boundary.inside, 0.0 - found.boundary.outside))
-
-
-def smallest_selection(
-    scores: Float[Array, " n"], k: int | Int[Array, " p"], pools: Int[Array, " n"] | None = None
-) -> Selection:
-    """Return the selection of the k smallest, or of counts k of each pool (SEL-002, SEL-007)."""
-    return selection(scores, int(k)) if pools is None else selection_in_pools(scores, pools, k)
-
-
 def select(
     scores: Float[Array, " n"], pools: Int[Array, " n"] | None, counts: Int[Array, " p"], *, largest: bool = False
 ) -> Selection:
