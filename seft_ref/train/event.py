@@ -39,7 +39,7 @@ def evolve_all(
     packed: dict[str, Packed] = {}
     records: dict[str, EventRecord] = {}
     for names in together(settings.rule, list(targets)):
-        # in a function of its own, that nothing of it is held when the next begins
+        # a separate function, so that its arrays are freed before the next matrices are looked at
         for name, (target, weight, record) in _evolve_pool(targets, names, kept, step, settings, kernels).items():
             after[name], packed[name], records[name] = target, weight, record
     return after, packed, records
