@@ -48,6 +48,7 @@ _ALL_COUNT = """\
         sizes, budget = pools.weights.sizes([support]), pools.budgets[len(counted)]
         counted.append(array_namespace(budget).maximum(sizes, budget) if rule.scope == "model" else sizes)
 """
+_FITS = "    if not bool(xp.any(excess > 0)):\n"
 _REFILL = "sum(self.delta_budgets) - self.slots.sizes(at)"
 _ROOM = "int(pools.delta_budgets[0][0]) - slots.shape[0]"
 
@@ -79,8 +80,8 @@ _ROWS: tuple[tuple[str, str, Any, str, str, str], ...] = (
         "update.event",
         "ADPT-001 SEL-005",
         adapt.adapt,
-        "    if not bool(xp.any(excess > 0)):\n",
-        "    excess = xp.minimum(excess, pools.weights.sizes(positions))\n    if not bool(xp.any(excess > 0)):\n",
+        _FITS,
+        f"    if pools.weights.is_one:\n        excess = xp.minimum(excess, pools.weights.sizes(positions))\n{_FITS}",
         "as much as may be pruned, and no refusal",
     ),
     (
