@@ -116,7 +116,7 @@ def _methods(shape: tuple[int, int], tokens: int, threads: int) -> dict[str, Cal
     rule, k = Rule(adapts="end"), int(GROWN * n)
 
     def ours() -> Any:
-        (seen,) = evidence([view], rule, k, kernels=cpu)
+        (seen,) = evidence([view], rule, np.array([k]), kernels=cpu)
         return seen.candidates[np.sort(np.argpartition(-seen.candidate_scores, k - 1)[:k])]
 
     def numpy() -> Any:

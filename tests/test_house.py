@@ -133,6 +133,26 @@ def test_no_file_is_longer_than_two_things():
     assert {name: n for name, n in lengths.items() if n > LONGEST} == {}
 
 
+def reads_scope(tree):
+    """Whether code reads a rule's `scope`, as an attribute or by its name."""
+    return any(
+        (isinstance(node, ast.Attribute) and node.attr == "scope")
+        or (isinstance(node, ast.Constant) and node.value == "scope")
+        for node in ast.walk(tree)
+    )
+
+
+def test_EVT_009_one_file_reads_scope_and_everything_else_asks_the_rule_or_its_pools():
+    found = [p for p in sources("seft_ref") if reads_scope(ast.parse(p.read_text(encoding="utf-8")))]
+    assert found == [ROOT / "seft_ref" / "update" / "rules.py"]
+
+
+@pytest.mark.parametrize("line", ['rule.scope == "row"', "WIDTH[rule.scope]", 'wanted.get("scope") != "group"'])
+def test_the_look_for_scope_finds_it(line):
+    assert reads_scope(ast.parse(line))
+    assert not reads_scope(ast.parse(line.replace("scope", "grow_scope")))
+
+
 def public_functions(tree, inside=""):
     """Every function and method whose name, and whose class's name, is public."""
     for node in tree.body:

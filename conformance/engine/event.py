@@ -16,6 +16,7 @@ from seft_ref.update.criteria import Chance
 from seft_ref.update.delta import Base, Delta
 from seft_ref.update.evolve import Event, Part, evolve
 from seft_ref.update.optimizers import OPTIMIZERS
+from seft_ref.update.pools import pools_of, together
 from seft_ref.update.record import EventRecord, record_of
 from seft_ref.update.rules import CHOICES, Rule
 from seft_ref.update.schedule import n_drop
@@ -44,7 +45,7 @@ def _seen(part: Values, base: Base, delta: Delta, rule: Rule) -> Window | FirstS
 
 def _events(a: Values) -> list[Any]:
     """Return of every part its number, the part as the engine has it, and its event."""
-    rule, parts = _rule(a["rule"]), []
+    rule = _rule(a["rule"])
     names = ("beta1", "beta2", "momentum")
     views, steps = [], []
     for given in a["parts"]:
@@ -57,43 +58,26 @@ def _events(a: Values) -> list[Any]:
         base = Base(from_flat(shape, given["base"]), given["base_values"])
         shared = {"rows": given["row_moments"], "columns": given["column_moments"]}
         delta = Delta(from_flat(shape, given["delta"]), given["delta_values"], kept, shared)
-        groups = given["budget"] if rule.scope == "group" else None
-        views.append(View(_seen(given, base, delta, rule), base, delta, given["matrix"], groups))
+        views.append(View(_seen(given, base, delta, rule), base, delta, given["matrix"]))
         optimizer = kind(**{n: a["rule"][n] for n in names if n in kind.__dataclass_fields__})
         steps.append(given["steps"])
     fraction = 1.0 if rule.first_event == "all" and a["parts"][0]["first"] else a["fraction"]
     chance = Chance(a["seed"], a["step"])
     pattern = None if a["pattern"] is None else (int(a["pattern"][0]), int(a["pattern"][1]))
-    pools = [list(range(len(views)))] if rule.scope == "model" else [[i] for i in range(len(views))]
-    by_row = rule.scope == "row"
     events: list[Any] = []
-    for pool in pools:
-        budgets = [a["parts"][i]["delta_budget"] for i in pool]
-        if by_row:
-            topology = views[pool[0]].delta.topology
-            slots = topology.indptr[1:] - topology.indptr[:-1]
-            drops: Any = from_numpy(ints(n_drop(fraction, int(n)) for n in slots), slots)
-            grows: Any = drops + budgets[0] - slots
-        else:
-            slots = sum(views[i].delta.topology.nnz for i in pool)
-            drops = n_drop(fraction, slots)
-            grows = max(0, drops + sum(int(b[0]) for b in budgets) - slots)
-        seen = evidence([views[i] for i in pool], rule, grows, chance=chance, pattern=pattern)
-        seen = [replace(e, steps=steps[i]) for e, i in zip(seen, pool, strict=True)]
-        parts = [
-            Part(
-                views[i].base,
-                views[i].delta,
-                e,
-                a["parts"][i]["budget"] if rule.scope in ("row", "group") else int(a["parts"][i]["budget"][0]),
-                a["parts"][i]["delta_budget"] if by_row else int(a["parts"][i]["delta_budget"][0]),
-                views[i].matrix,
-            )
-            for e, i in zip(seen, pool, strict=True)
-        ]
+    for numbers in together(rule, range(len(views))):
+        budgets, delta_budgets = ([a["parts"][i][name] for i in numbers] for name in ("budget", "delta_budget"))
+        looked = [views[i] for i in numbers]
+        pools = pools_of(rule, looked[0].base.shape, budgets, delta_budgets, pattern)
+        at = [flat(view.delta.topology) for view in looked]
+        slots = pools.slots.sizes(at)
+        drops = from_numpy(ints(n_drop(fraction, n) for n in to_numpy(slots).tolist()), slots)
+        seen = evidence(looked, rule, pools.growth(drops, at), pools=pools, chance=chance)
+        seen = [replace(e, steps=steps[i]) for e, i in zip(seen, numbers, strict=True)]
+        parts = [Part(view.base, view.delta, e, view.matrix) for view, e in zip(looked, seen, strict=True)]
         seeds = getattr(optimizer, "seeds", None)
-        found = evolve(parts, n_drop=drops, rule=rule, chance=chance, pattern=pattern, seeds=seeds)
-        events += list(zip(pool, parts, found, strict=True))
+        found = evolve(parts, pools, n_drop=drops, rule=rule, chance=chance, seeds=seeds)
+        events += list(zip(numbers, parts, found, strict=True))
     return events
 
 

@@ -35,7 +35,7 @@ from seft_ref.topology import csr as topology
 from seft_ref.topology import groups
 from seft_ref.topology import nm as nm_topology
 from seft_ref.train import diagnose, event, settings, start
-from seft_ref.update import adapt, drop, evolve, grow, optimizers, rules, schedule, select
+from seft_ref.update import adapt, drop, evolve, optimizers, pools, rules, schedule, select
 from seft_ref.update import delta as slots
 from seft_ref.update import evidence as norms
 from seft_ref.update import record as event_record
@@ -73,7 +73,6 @@ __all__ = [
     "evolve",
     "gaps",
     "groups",
-    "grow",
     "header",
     "hf",
     "keep",
@@ -85,6 +84,7 @@ __all__ = [
     "nm_topology",
     "norms",
     "optimizers",
+    "pools",
     "quantised",
     "reader",
     "records",

@@ -10,7 +10,7 @@ from seft_ref.arrays.library import array_namespace, to_numpy
 from seft_ref.topology.change import change, realign
 from seft_ref.topology.csr import Topology, check, flat
 from seft_ref.topology.groups import in_groups
-from seft_ref.update.select import largest, largest_selection, selection, smallest_selection
+from seft_ref.update.select import largest, select, selection
 
 
 def _chosen(select: Any) -> Any:
@@ -44,8 +44,7 @@ def _realign(a: Values) -> Values:
 
 
 def _pools(a: Values) -> Values:
-    select = largest_selection if a["largest"] else smallest_selection
-    found = select(a["scores"], a["counts"], a["pools"])
+    found = select(a["scores"], a["pools"], a["counts"], largest=a["largest"])
     xp = array_namespace(a["ids"])
     near = found.boundary
     told = {"inside": near.inside, "outside": near.outside, "gap": near.gap} if near else {}

@@ -9,7 +9,7 @@ import numpy as np
 from conformance.engine.model import weights_of_case
 from conformance.engine.values import GROWN_FROM, Values, ints, read_topology, work_folder, zeros_at
 from formats.container import DTYPES
-from seft_ref.arrays.library import array_namespace, device, from_numpy, to_numpy
+from seft_ref.arrays.library import array_namespace, device, from_numpy, int64_like, to_numpy
 from seft_ref.arrays.ranks import rows_of
 from seft_ref.files.model import Model, compute_dtype, in_file_dtype
 from seft_ref.files.state import Origin
@@ -54,7 +54,7 @@ def _candidates(a: Values) -> Values:
     like = a["dy"][0]
     bases = Base(read_topology(a, "base"), zeros_at(a["base"], like))
     delta = Delta(read_topology(a, "delta"), zeros_at(a["delta"], like), {})
-    (seen,) = evidence([View(window, bases, delta)], rule, a["n"])
+    (seen,) = evidence([View(window, bases, delta)], rule, int64_like([a["n"]], like))
     chosen = largest(seen.candidate_scores, min(a["n"], seen.candidates.shape[0]))
     xp = array_namespace(chosen)
     found = seen.candidate_gradient if seen.candidate_gradient is not None else zeros_at(chosen, like)
@@ -92,7 +92,7 @@ def _first_step(a: Values) -> Values:
     xp = array_namespace(like)
     zeros = xp.zeros((0,), dtype=like.dtype, device=device(like))
     empty = from_flat(shape, nothing)
-    (seen,) = evidence([View(window, Base(empty, zeros), Delta(empty, zeros, {}))], Rule(candidates="first-step"), 0)
+    (seen,) = evidence([View(window, Base(empty, zeros), Delta(empty, zeros, {}))], Rule(candidates="first-step"), None)
     return {"candidates": seen.candidates, "gradient": seen.candidate_gradient, "square": seen.candidate_square}
 
 

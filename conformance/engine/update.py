@@ -7,7 +7,7 @@ import numpy as np
 
 from conformance.engine.values import GROWN_FROM, Values, ints, read_topology, zeros_at
 from seft_ref.arrays.counter import STREAM_POSITIONS, choose, counter_key
-from seft_ref.arrays.library import Array, array_namespace, device, from_numpy, to_numpy
+from seft_ref.arrays.library import Array, array_namespace, device, from_numpy, int64_like, to_numpy
 from seft_ref.errors import ConfigError
 from seft_ref.matrix.evidence import View, evidence
 from seft_ref.matrix.window import Window
@@ -20,6 +20,7 @@ from seft_ref.update.evidence import refuse_infinite
 from seft_ref.update.evolve import Part, evolve, final_adapt
 from seft_ref.update.grow import grow
 from seft_ref.update.optimizers import OPTIMIZERS, AdamW, clip_factor, optimizer_named, shares_of
+from seft_ref.update.pools import Pools
 from seft_ref.update.presets import preset_named
 from seft_ref.update.rules import CHOICES, Rule
 from seft_ref.update.schedule import Timetable, drop_fraction_at, is_event, learning_rate_at, n_drop, spiel_phases
@@ -63,8 +64,13 @@ def _drop(a: Values) -> Values:
     delta = Delta(read_topology(a, "delta"), a["delta_values"], {})
     base = Base(read_topology(a | {"base": a["delta"][:0]}, "base"), a["delta_values"][:0])
     (seen,) = evidence([View(None, base, delta)], Rule(adapts="end"), None)
-    (dropped,), _ = drop([Part(base, delta, seen, 0, delta.topology.nnz)], a["n"], Rule(), Chance(0, 0))
+    (dropped,), _ = drop([Part(base, delta, seen)], Pools(), int64_like([a["n"]], a["delta"]), Rule(), Chance(0, 0))
     return {"dropped": dropped}
+
+
+def _one_pool(a: Values, budget: int, delta_budget: int) -> Pools:
+    """Return one pool of a whole matrix, with K and d_φ."""
+    return Pools(budgets=(int64_like([budget], a["base"]),), delta_budgets=(int64_like([delta_budget], a["base"]),))
 
 
 def _whole_window(a: Values) -> Window:
@@ -76,27 +82,29 @@ def _grow(a: Values) -> Values:
     rule = Rule(grow_scope=GROWN_FROM[a["scope"]], adapts="end")  # type: ignore[arg-type]
     base = Base(read_topology(a, "base"), zeros_at(a["base"], a["gradient"]))
     delta = Delta(read_topology(a, "delta"), zeros_at(a["delta"], a["gradient"]), {})
-    (seen,) = evidence([View(_whole_window(a), base, delta)], rule, a["n"])
     n_drop = int(a["dropped"].shape[0])
     # so that n grow: n_drop + (d_φ − |η|) is n
-    part = Part(base, delta, seen, base.topology.nnz, a["n"] - n_drop + delta.topology.nnz)
-    (grown,), _ = grow([part], [a["dropped"]], n_drop, rule)
+    pools = _one_pool(a, base.topology.nnz, a["n"] - n_drop + delta.topology.nnz)
+    (seen,) = evidence([View(_whole_window(a), base, delta)], rule, int64_like([a["n"]], a["base"]))
+    dropped = int64_like([n_drop], a["base"])
+    (grown,), _ = grow([Part(base, delta, seen)], pools, [a["dropped"]], dropped, rule)
     return {"grown": grown}
 
 
 def _adapt(a: Values) -> Values:
     base, delta = _state(a)
     (seen,) = evidence([View(_whole_window(a), base, delta)], Rule(), None)
-    (event,) = final_adapt([Part(base, delta, seen, a["budget"], delta.topology.nnz)])
+    (event,) = final_adapt([Part(base, delta, seen)], _one_pool(a, a["budget"], delta.topology.nnz))
     return {"pruned": event.pruned}
 
 
 def _evolve(a: Values) -> Values:
     base, delta = _state(a)
-    n = max(a["n_drop"] + a["delta_budget"] - delta.topology.nnz, 0)
+    pools, n_drop = _one_pool(a, a["budget"], a["delta_budget"]), int64_like([a["n_drop"]], a["base"])
     rule = Rule(grow_scope=GROWN_FROM[a["scope"]], adapts="always" if a["adapts"] else "end")  # type: ignore[arg-type]
-    (seen,) = evidence([View(_whole_window(a), base, delta)], rule, n)
-    (event,) = evolve([Part(base, delta, seen, a["budget"], a["delta_budget"])], n_drop=a["n_drop"], rule=rule)
+    grows = pools.growth(n_drop, [flat(delta.topology)])
+    (seen,) = evidence([View(_whole_window(a), base, delta)], rule, grows)
+    (event,) = evolve([Part(base, delta, seen)], pools, n_drop=n_drop, rule=rule)
     return after(event.base, event.delta)
 
 

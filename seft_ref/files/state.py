@@ -190,10 +190,8 @@ def _target_of(
     shares = shares_of(settings.optimizer, topology.shape)
     shared = {part: parts.dense(f"delta.{part}", (n,)) for part, n in shares.items()}
     nothing = flat(topology)[:0]
-    by_row = settings.rule.scope == "row"
-    rows = [
-        parts.dense(part, parts.shape[:1], np.int64) if by_row else None for part in ("row_budget", "row_delta_budget")
-    ]
+    names = ("row_budget", "row_delta_budget")
+    rows = [parts.dense(name, parts.shape[:1], np.int64) if settings.rule.by_row else None for name in names]
     lost = parts.positions("lost") if "lost" in parts else nothing
     delta = Delta(topology, values, kept, shared)
     placed, packed, where, under = place(base, delta, kernels, held_in)

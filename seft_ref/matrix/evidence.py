@@ -20,6 +20,7 @@ from seft_ref.update.criteria import GROW, USE_GROW, Chance, Known
 from seft_ref.update.delta import Base, Delta
 from seft_ref.update.evidence import Evidence, finite_norm, refuse_infinite
 from seft_ref.update.grow import Growable, best_of_groups
+from seft_ref.update.pools import Counts, Pools
 from seft_ref.update.rules import Rule
 from seft_ref.update.select import largest, selection_in_pools
 
@@ -41,23 +42,20 @@ class View:
     base: Base
     delta: Delta
     matrix: int = 0
-    budget: Int[Array, " groups"] | None = None
-    """K of every group (DLT-001), with scope group"""
 
 
 def evidence(
     views: Sequence[View],
     rule: Rule,
-    n: int | Int[Array, " out"] | None,
+    n: Counts | None,
     *,
+    pools: Pools = Pools(),  # noqa: B008  frozen
     chance: Chance = Chance(0, 0),  # noqa: B008  frozen
-    pattern: tuple[int, int] | None = None,
     kernels: KernelSet = definition,
 ) -> list[Evidence]:
-    """Return what an event needs of the matrices of one pool, some rows at a time (GRD-003).
+    """Return what an event needs of matrices that it compares with each other, some rows at a time (GRD-003).
 
-    n       how many positions grow at most, of all matrices together; of each row with scope row; None where growth is
-            over and nothing is scored
+    n       how many positions of each pool of slots grow at most; None where growth is over and nothing is scored
     Raises  UpdateError EVT-005, SEL-004 for evidence, or the score of a candidate, that is not finite
     """
     if rule.candidates == "first-step":
@@ -65,7 +63,7 @@ def evidence(
     held: _PerRow | _Strongest | None = None
     if n is not None:
         # one more than grows: the best that is left behind
-        held = _PerRow(n) if rule.scope == "row" else _Strongest(int(n) + 1, pattern, kernels)
+        held = _Strongest(int(n[0]) + 1, pools, kernels) if pools.slots.is_one else _PerRow(n)
     found = [_look(view, number, rule, held, chance) for number, view in enumerate(views)]
     if held is None:
         return found
@@ -90,8 +88,6 @@ class _Block:
     """positions that alone may be looked at; None for all"""
     more: dict[str, Array]
     """what is kept of a candidate besides its score"""
-    budget: Array | None
-    """K of every group of the matrix, with scope group"""
 
 
 def _look(view: View, number: int, rule: Rule, held: Any, chance: Chance) -> Evidence:
@@ -131,8 +127,7 @@ def _look(view: View, number: int, rule: Rule, held: Any, chance: Chance) -> Evi
             found["slots"].append(taken + low)
             found["scores"].append(xp.abs(xp.take(values, taken)))
             more = {n: v for n, v in whole.items() if rule.moments == "seeded" and n in ("gradient", "square")}
-            budget = view.budget if rule.scope == "group" else None
-            held.offer(_Block(number, low, n_in, values, taken, stored if active else None, more, budget))
+            held.offer(_Block(number, low, n_in, values, taken, stored if active else None, more))
             del signed, values, more
         del known, whole  # before the next block takes as much
     zero, nothing = view.base.values[:0], xp.zeros((0,), dtype=xp.int64, device=device(view.base.values))
@@ -175,15 +170,15 @@ def _with_rest(
 class _Strongest:
     """The n strongest positions seen so far, of all matrices offered, in order of matrix and position."""
 
-    def __init__(self, n: int, pattern: tuple[int, int] | None, kernels: KernelSet) -> None:
-        self.n, self.pattern, self.kernels = n, pattern, kernels
+    def __init__(self, n: int, pools: Pools, kernels: KernelSet) -> None:
+        self.n, self.pools, self.kernels = n, pools, kernels
         self.least: float | None = None
         self.pieces: list[dict[str, Any]] = []
         self.held = self.seen = 0
 
     def offer(self, block: _Block) -> None:
         """Look at a block."""
-        if block.only is not None or block.budget is not None:
+        if block.only is not None or self.pools.caps_growth:
             self._look_at(block)
             return
         # pieces twice as long as all that was seen before: what exceeds the least of those is then about 2 n entries
@@ -210,10 +205,9 @@ class _Strongest:
         scores = xp.abs(xp.take(block.values, here))
         # EVT-005: of candidates only
         refuse_infinite(scores)
-        if block.budget is not None:
-            assert self.pattern is not None, "scope group needs a pattern"
-            width = self.pattern[1]
-            best = best_of_groups(Growable(here, scores), width, block.budget[block.low // width :])
+        if self.pools.caps_growth:
+            groups, (budgets,) = self.pools.weights, self.pools.budgets
+            best = best_of_groups(Growable(here, scores), groups, budgets[block.low // groups.width :])
             here, scores = best.positions, best.scores
         elif self.least is None and here.shape[0] > self.n:
             chosen = largest(scores, self.n)

@@ -101,8 +101,8 @@ def initial_state(
         base, positions = bases[matrix.name].open(), chosen[matrix.name]
         shares = shares_of(settings.optimizer, matrix.shape)
         delta = new_delta(matrix.shape, positions, base.values, settings.keeps(), shares)
-        row_budget = slots_per_row(base.topology) if settings.rule.scope == "row" else None
-        row_slots = slots_per_row(delta.topology) if settings.rule.scope == "row" else None
+        row_budget = slots_per_row(base.topology) if settings.rule.by_row else None
+        row_slots = slots_per_row(delta.topology) if settings.rule.by_row else None
         held_in, loaded = bases[matrix.name].held_in, matrix_of(weights, matrix.name)
         # where η lies in B, the base as packed is the effective weight: φ = 0
         memory = {"loaded": loaded} if held_in is not None or settings.initial_scope != "anywhere" else {}

@@ -10,6 +10,7 @@ from seft_ref.model.activations import LARGE, activation_bytes
 from seft_ref.model.config import ATTENTION, MLP, ModelConfig
 from seft_ref.model.head import rows_at_once
 from seft_ref.train.settings import TrainSettings
+from seft_ref.update.pools import together
 
 PARTS = ("program", "embeddings", "weights", "base", "delta", "moments", "activations", "logits", "event")
 PROGRAM = 300 << 20
@@ -100,10 +101,8 @@ def _event(
     start = itemsize * sum(extent.nnz for extent in extents) if by_gradient else 0
     if settings.timetable().event_after(1) is None:
         return start
-    largest = max(extent.nnz for extent in extents)
-    if settings.rule.scope == "model":
-        largest = sum(extent.nnz for extent in extents)
-    at_an_event = IN_POOLS if settings.rule.scope in ("row", "group") else AT_AN_EVENT
+    largest = max(sum(extent.nnz for extent in one) for one in together(settings.rule, extents))
+    at_an_event = IN_POOLS if settings.rule.by_row or settings.rule.by_group else AT_AN_EVENT
     working = at_an_event * largest + itemsize * max(extent.numel for extent in extents) // 8
     if not asked:
         return max(start, working)

@@ -13,7 +13,7 @@ from seft_ref.errors import ConfigError
 from seft_ref.update.delta import Extent, budget_by_count, budget_by_nnz, budget_by_numel, budget_by_rank
 from seft_ref.update.optimizers import AdamW, Optimizer, Sm3, name_of, optimizer_named
 from seft_ref.update.presets import preset_named
-from seft_ref.update.rules import CHOICES, Rule
+from seft_ref.update.rules import CHOICES, Rule, rule_of
 from seft_ref.update.schedule import LrSchedule, Timetable, learning_rate_at, spiel_phases
 
 BudgetBy = Literal["numel", "nnz", "count", "rank"]
@@ -121,7 +121,7 @@ class TrainSettings:
             (rule.grow == "moments" and not sm3, "grow moments looks at the accumulators of sm3; set optimizer sm3"),
             (rule.moments == "seeded" and sm3, "sm3 keeps nothing for a slot that moments seeded could fill"),
             (
-                rule.scope == "group" and self.pattern is None,
+                rule.by_group and self.pattern is None,
                 "scope group needs an N:M pattern; this model's record of pruning names none",
             ),
             (self.budget_by == "count" and self.slots < 1, "budget_by count needs slots"),
@@ -134,7 +134,7 @@ class TrainSettings:
         # EVT-007
         if self.pattern is not None and self.initial_scope == "anywhere":
             raise ConfigError("EVT-007", "initial_scope anywhere breaks the N:M pattern of this model; use active")
-        if self.pattern is not None and rule.evolves and rule.grow_scope != "active" and rule.scope != "group":
+        if self.pattern is not None and rule.evolves and rule.grow_scope != "active" and not rule.by_group:
             raise ConfigError(
                 "EVT-007", "this model has an N:M pattern: use grow_scope active or scope group, and candidates all"
             )
@@ -176,8 +176,6 @@ def settings_of(preset: str = "seft", **changes: object) -> TrainSettings:
     Raises   ConfigError EVT-011 for an unknown preset or name, EVT-012 for choices that contradict each other
     """
     wanted: dict[str, Any] = {**preset_named(preset), **changes}
-    if wanted.get("pattern") is not None and "grow_scope" not in wanted and wanted.get("scope") != "group":
-        wanted["grow_scope"] = "active"  # EVT-007
     rule = {name: wanted.pop(name) for name in CHOICES if name in wanted}
     optimizer = wanted.pop("optimizer", "adamw")
     own = {name: wanted.pop(name) for name in _OPTIMIZER_SETTINGS if name in wanted}
@@ -190,4 +188,4 @@ def settings_of(preset: str = "seft", **changes: object) -> TrainSettings:
         optimizer = optimizer_named(optimizer, own)
     elif own:
         raise ConfigError("EVT-011", f"{', '.join(own)} beside a whole optimizer; give its name")
-    return TrainSettings(label=preset, rule=Rule(**rule), optimizer=optimizer, **wanted)
+    return TrainSettings(label=preset, rule=rule_of(rule, wanted.get("pattern")), optimizer=optimizer, **wanted)

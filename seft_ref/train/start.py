@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from seft_ref.arrays.counter import STREAM_POSITIONS, choose, counter_key
 from seft_ref.arrays.finite import START_ADVICE, overflow_ends, refuse_spoilt_start
-from seft_ref.arrays.library import Array, array_namespace, device, from_numpy, to_numpy
+from seft_ref.arrays.library import Array, array_namespace, device, from_numpy, int64_like, to_numpy
 from seft_ref.arrays.ranks import ALONE, Ranks
 from seft_ref.kernels import KernelSet
 from seft_ref.matrix.bases import AnyBase
@@ -96,7 +96,7 @@ def _by_gradient(
             chosen[name] = xp.take(positions, largest(xp.abs(gradient), size))
             continue
         nothing = new_delta(base.topology.shape, flat(base.topology)[:0], base.values)
-        (seen,) = evidence([View(kept[name], base, nothing)], Rule(), size, kernels=kernels)
+        (seen,) = evidence([View(kept[name], base, nothing)], Rule(), int64_like([size], base.values), kernels=kernels)
         best = largest(seen.candidate_scores, min(size, seen.candidates.shape[0]))
         chosen[name] = array_namespace(best).take(seen.candidates, best)
     return chosen

@@ -1,8 +1,8 @@
 """One event: drop, grow, adapt, in this order, with one gradient (EVT-001, EVT-002).
 
-    events = evolve(parts, n_drop=..., rule=rule)      # one part a matrix, one event a part
+    events = evolve(parts, pools, n_drop=..., rule=rule)      # one part a matrix, one event a part
 
-With scope model all parts are one pool; else each is a world of its own (EVT-009).
+The parts are those that are compared with each other: of all matrices with scope model, else of one (EVT-009).
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -19,7 +19,8 @@ from seft_ref.update.delta import Base, Delta, move_delta, values_at
 from seft_ref.update.drop import drop, replaced
 from seft_ref.update.evidence import Evidence, refuse_infinite
 from seft_ref.update.grow import grow
-from seft_ref.update.parts import Counts, Moved, Part
+from seft_ref.update.parts import Moved, Part
+from seft_ref.update.pools import Counts, Pools
 from seft_ref.update.rules import Rule
 from seft_ref.update.select import Boundary
 
@@ -48,76 +49,56 @@ class Event:
 
 def evolve(
     parts: Sequence[Part],
+    pools: Pools,
     *,
-    n_drop: Counts | Sequence[Counts],
+    n_drop: Counts,
     rule: Rule = Rule(),  # noqa: B008  frozen
     chance: Chance = Chance(0, 0),  # noqa: B008  frozen
-    pattern: tuple[int, int] | None = None,
     seeds: Seeds | None = None,
 ) -> list[Event]:
     """Return the event of every part (chapter 8).
 
     Whatever is neither dropped, grown nor pruned keeps its bits, and a base only loses positions (EVT-006).
 
-    n_drop   slots to drop (SCH-002): one count for each part, or one for the pool with scope model; a count a row
-             with scope row
-    chance   where random scores come from
-    pattern  (N, M) of the groups with scope group
-    seeds    what a new slot starts with; needed with moments seeded
-    Raises   UpdateError EVT-005 for evidence with NaN or infinity, SEL-005 for impossible counts; nothing has
-             changed then
+    pools   what is compared with what
+    n_drop  slots to drop of each pool (SCH-002)
+    chance  where random scores come from
+    seeds   what a new slot starts with; needed with moments seeded
+    Raises  UpdateError EVT-005 for evidence with NaN or infinity, SEL-005 for impossible counts; nothing has
+            changed then
     """
     for part in parts:
         _check_finite(part.evidence)
-    if rule.scope == "model":
-        return _evolve(parts, n_drop, rule, chance, pattern, seeds)
-    counts = list(n_drop) if isinstance(n_drop, Sequence) else [n_drop] * len(parts)
-    return [_evolve([part], drops, rule, chance, pattern, seeds)[0] for part, drops in zip(parts, counts, strict=True)]
-
-
-def final_adapt(
-    parts: Sequence[Part],
-    *,
-    rule: Rule = Rule(),  # noqa: B008  frozen
-    chance: Chance = Chance(0, 0),  # noqa: B008  frozen
-    pattern: tuple[int, int] | None = None,
-) -> list[Event]:
-    """Return the pass after the last step: prune to the budget by support, nothing exempt (EVT-004)."""
-    last = replace(rule, counts="support", exempt="none") if rule.scope != "group" else rule
-    pools = [list(parts)] if rule.scope == "model" and parts else [[part] for part in parts]
-    events = []
-    for pool in pools:
-        still = []
-        for part in pool:
-            _check_finite(part.evidence)
-            nothing = flat(part.delta.topology)[:0]
-            still.append(Moved(part, part.base, part.delta, nothing, nothing, nothing, nothing))
-        pruned, boundary = adapt(still, last, chance, pattern, USE_END)
-        events += [_event(m, gone, {"adapt": boundary}) for m, gone in zip(still, pruned, strict=True)]
-    return events
-
-
-def _evolve(
-    parts: Sequence[Part],
-    n_drop: Counts,
-    rule: Rule,
-    chance: Chance,
-    pattern: tuple[int, int] | None,
-    seeds: Seeds | None,
-) -> list[Event]:
-    """Return the event of one pool of matrices."""
-    dropped, drop_boundary = drop(parts, n_drop, rule, chance)
-    grown, grow_boundary = grow(parts, dropped, n_drop, rule, pattern)
+    dropped, drop_boundary = drop(parts, pools, n_drop, rule, chance)
+    grown, grow_boundary = grow(parts, pools, dropped, n_drop, rule)
     moved = []
     for part, gone, come in zip(parts, dropped, grown, strict=True):
-        leave = replaced(part, gone, come, rule, chance) if rule.candidates == "first-step" else gone
+        leave = replaced(part, gone, come, pools, rule, chance) if rule.candidates == "first-step" else gone
         moved.append(_move(part, leave, come, rule, seeds))
     if rule.adapts == "always":
-        pruned, adapt_boundary = adapt(moved, rule, chance, pattern, USE_ADAPT)
+        pruned, adapt_boundary = adapt(moved, pools, rule, chance, USE_ADAPT)
     else:
         pruned, adapt_boundary = [m.dropped[:0] for m in moved], None
     boundaries = {"drop": drop_boundary, "grow": grow_boundary, "adapt": adapt_boundary}
     return [_event(m, gone, boundaries) for m, gone in zip(moved, pruned, strict=True)]
+
+
+def final_adapt(
+    parts: Sequence[Part],
+    pools: Pools,
+    *,
+    rule: Rule = Rule(),  # noqa: B008  frozen
+    chance: Chance = Chance(0, 0),  # noqa: B008  frozen
+) -> list[Event]:
+    """Return the pass after the last step: prune to the budget by support, nothing exempt (EVT-004)."""
+    last = replace(rule, counts="support", exempt="none") if not rule.by_group else rule
+    still = []
+    for part in parts:
+        _check_finite(part.evidence)
+        nothing = flat(part.delta.topology)[:0]
+        still.append(Moved(part, part.base, part.delta, nothing, nothing, nothing, nothing))
+    pruned, boundary = adapt(still, pools, last, chance, USE_END)
+    return [_event(m, gone, {"adapt": boundary}) for m, gone in zip(still, pruned, strict=True)]
 
 
 def _check_finite(evidence: Evidence) -> None:

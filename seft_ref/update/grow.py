@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from jaxtyping import Int
 
 from seft_ref.arrays.library import Array, array_namespace, device
-from seft_ref.topology.csr import find, flat, outside, per_pool, slots_per_row
-from seft_ref.update.parts import Counts, Part, select_over
+from seft_ref.topology.csr import find, flat, outside
+from seft_ref.update.parts import Part
+from seft_ref.update.pools import Counts, Partition, Pools
 from seft_ref.update.rules import Rule
-from seft_ref.update.select import Boundary, largest_selection, selection_in_pools
+from seft_ref.update.select import Boundary, selection_in_pools
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -21,11 +22,7 @@ class Growable:
 
 
 def grow(
-    parts: Sequence[Part],
-    dropped: Sequence[Int[Array, " k"]],
-    n_drop: Counts,
-    rule: Rule,
-    pattern: tuple[int, int] | None = None,
+    parts: Sequence[Part], pools: Pools, dropped: Sequence[Int[Array, " k"]], n_drop: Counts, rule: Rule
 ) -> tuple[list[Array], Boundary | None]:
     """Return the flat positions of each part that grow, ascending, and the boundary of their selection: the candidates
     with the largest scores, as many as were dropped and as the delta lacks (GROW-001, GROW-002).
@@ -33,36 +30,37 @@ def grow(
     Shapes  dropped: of each part (k,) flat positions in η
     Raises  UpdateError SEL-004 for a NaN or infinite score
     """
-    open_to = [_candidates(part, gone, rule, pattern) for part, gone in zip(parts, dropped, strict=True)]
+    open_to = [_candidates(part, pools, gone, rule) for part, gone in zip(parts, dropped, strict=True)]
     at = [candidates.positions for candidates in open_to]
-    n = _growth(parts, open_to, n_drop, rule)
-    found, boundary = select_over(largest_selection, [c.scores for c in open_to], at, parts, n, rule)
+    # GROW-002: at most the candidates
+    want, there = pools.growth(n_drop, [flat(part.delta.topology) for part in parts]), pools.slots.sizes(at)
+    n = array_namespace(want).minimum(want, there)
+    found, boundary = pools.slots.select([c.scores for c in open_to], at, n, largest=True)
     return [array_namespace(p).take(p, chosen) for p, chosen in zip(at, found, strict=True)], boundary
 
 
-def best_of_groups(open_to: Growable, width: int, budget: Int[Array, " groups"]) -> Growable:
+def best_of_groups(open_to: Growable, groups: Partition, budgets: Counts) -> Growable:
     """Return the candidates that are among the K best of their group, K what the group may hold (GROW-007).
 
-    width   M; rows divide into groups
-    budget  K of every group (DLT-001)
+    budgets  K of every group (DLT-001), from the one of position 0 on
     """
     xp = array_namespace(open_to.positions)
     if not open_to.positions.shape[0]:
         return open_to
-    groups = open_to.positions // width
+    group = groups.of(open_to.positions)
     # number the groups that occur, in order
-    one = xp.ones((1,), dtype=xp.bool, device=device(groups))
-    starts = xp.concat([one, groups[1:] != groups[:-1]])
+    one = xp.ones((1,), dtype=xp.bool, device=device(group))
+    starts = xp.concat([one, group[1:] != group[:-1]])
     pools = xp.cumulative_sum(xp.astype(starts, xp.int64)) - 1
     first = xp.astype(xp.nonzero(starts)[0], xp.int64)
-    end = xp.asarray([groups.shape[0]], dtype=xp.int64, device=device(groups))
+    end = xp.asarray([group.shape[0]], dtype=xp.int64, device=device(group))
     sizes = xp.concat([first[1:], end]) - first
-    counts = xp.minimum(sizes, xp.take(budget, xp.take(groups, first)))
+    counts = xp.minimum(sizes, xp.take(budgets, xp.take(group, first)))
     chosen = selection_in_pools(-open_to.scores, pools, counts).indices
     return Growable(xp.take(open_to.positions, chosen), xp.take(open_to.scores, chosen))
 
 
-def _candidates(part: Part, dropped: Array, rule: Rule, pattern: tuple[int, int] | None) -> Growable:
+def _candidates(part: Part, pools: Pools, dropped: Array, rule: Rule) -> Growable:
     """Return what growth may choose from: the candidates of the evidence, and of the dropped positions those that may
     be grown again (GROW-001, GROW-005 to GROW-007).
     """
@@ -81,21 +79,6 @@ def _candidates(part: Part, dropped: Array, rule: Rule, pattern: tuple[int, int]
         scores = xp.concat([seen.candidate_scores, xp.take(seen.scores, where)])
         order = xp.argsort(positions)
         open_to = Growable(xp.take(positions, order), xp.take(scores, order))
-    if rule.scope == "group":
-        assert pattern is not None, "scope group needs a pattern"
-        return best_of_groups(open_to, pattern[1], part.budget)
+    if pools.caps_growth:
+        return best_of_groups(open_to, pools.weights, pools.budgets[0])
     return open_to
-
-
-def _growth(parts: Sequence[Part], open_to: Sequence[Growable], n_drop: Counts, rule: Rule) -> Counts:
-    """Return how many positions grow: those that replace what was dropped, and those that adaptation had taken, at
-    most the candidates (GROW-002).
-    """
-    if rule.scope != "row":
-        want = int(n_drop) + sum(int(p.delta_budget) for p in parts) - sum(p.delta.topology.nnz for p in parts)
-        return min(max(want, 0), sum(c.positions.shape[0] for c in open_to))
-    (part,), (candidates,) = parts, open_to
-    n_out, n_in = part.base.topology.shape
-    want = n_drop + part.delta_budget - slots_per_row(part.delta.topology)
-    xp = array_namespace(want)
-    return xp.minimum(xp.maximum(want, xp.zeros_like(want)), per_pool(candidates.positions, n_in, n_out))

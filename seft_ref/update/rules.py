@@ -1,7 +1,11 @@
-"""An update rule as a record of named choices (chapter 8), and which choices contradict each other (EVT-012)."""
+"""An update rule as a record of named choices (chapter 8), and which choices contradict each other (EVT-012).
 
+Only this file compares `scope`; everything else asks the rule, or the pools that `seft_ref.update.pools` makes of it.
+"""
+
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Literal, get_args, get_type_hints
+from typing import Any, Literal, get_args, get_type_hints
 
 from seft_ref.errors import ConfigError
 
@@ -90,24 +94,39 @@ class Rule:
                 f"candidates first-step keeps no inputs, which adapt {self.adapt} looks at",
             ),
             (
-                self.scope == "group" and (self.adapts != "always" or self.counts != "support"),
+                self.by_group and (self.adapts != "always" or self.counts != "support"),
                 "scope group holds N of M only with adapts always and counts support",
             ),
             (
-                self.scope == "group" and (self.exempt != "new" or self.drops != "slot"),
+                self.by_group and (self.exempt != "new" or self.drops != "slot"),
                 "scope group holds N of M only with exempt new and drops slot",
             ),
             (
-                self.scope == "group" and self.grow_scope == "active",
+                self.by_group and self.grow_scope == "active",
                 "scope group moves an N:M pattern, grow_scope active keeps it; choose one",
             ),
             (
-                self.scope == "row" and self.exempt == "slots",
+                self.by_row and self.exempt == "slots",
                 "scope row with exempt slots can leave a row nothing to prune",
             ),
         ):
             if wrong:
                 raise ConfigError("EVT-012", why)
+
+    @property
+    def over_model(self) -> bool:
+        """Whether all matrices are one pool (EVT-009)."""
+        return self.scope == "model"
+
+    @property
+    def by_row(self) -> bool:
+        """Whether every row is a pool, with budgets of its own (EVT-009)."""
+        return self.scope == "row"
+
+    @property
+    def by_group(self) -> bool:
+        """Whether every group of an N:M pattern has a budget of its own, so that the pattern moves (EVT-009)."""
+        return self.scope == "group"
 
     def asks(self) -> frozenset[str]:
         """Return the evidence that the criteria of an event look at: gradient, absolute, square, inputs."""
@@ -142,6 +161,18 @@ _ADAPT_ASKS: dict[str, set[str]] = {
     "curvature": {"inputs"},
     "random": set(),
 }
+
+
+def rule_of(choices: Mapping[str, Any], pattern: tuple[int, int] | None) -> Rule:
+    """Return the rule of choices by name; with an N:M pattern that stays, growth stays in the base unless `grow_scope`
+    is given (EVT-007).
+
+    Raises:
+        ConfigError: EVT-012 for choices that contradict each other; the clause of a choice for an unknown name.
+    """
+    stays = pattern is not None and choices.get("scope") != "group"
+    return Rule(**{**({"grow_scope": "active"} if stays else {}), **choices})
+
 
 CHOICES = tuple(f.name for f in fields(Rule))
 """The names of all choices, in the order of the table of chapter 8."""

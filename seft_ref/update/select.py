@@ -106,21 +106,22 @@ def selection_in_pools(scores: Float[Array, " n"], pools: Int[Array, " n"], coun
     return Selection(chosen, Boundary(float(inside[best]) + 0.0, float(outside[best]) + 0.0))
 
 
-def largest_selection(
-    scores: Float[Array, " n"], k: int | Int[Array, " p"], pools: Int[Array, " n"] | None = None
+def select(
+    scores: Float[Array, " n"], pools: Int[Array, " n"] | None, counts: Int[Array, " p"], *, largest: bool = False
 ) -> Selection:
-    """Return the selection of the k largest, or of counts k of each pool (SEL-001, SEL-007)."""
-    found = smallest_selection(-scores, k, pools)
-    if found.boundary is None:
+    """Return the counts[p] smallest scores of every pool p, or the largest, and their boundary (SEL-007, SEL-008).
+
+    pools  the pool of each score, from 0; None for one pool, which is selected from without an array of zeros
+
+    Raises:
+        UpdateError: SEL-004 for NaN or infinite scores, SEL-005 if a count is outside 0 to the size of its pool.
+    """
+    if largest:
+        scores = -scores
+    found = selection(scores, int(counts[0])) if pools is None else selection_in_pools(scores, pools, counts)
+    if not largest or found.boundary is None:
         return found
     return Selection(found.indices, Boundary(0.0 - found.boundary.inside, 0.0 - found.boundary.outside))
-
-
-def smallest_selection(
-    scores: Float[Array, " n"], k: int | Int[Array, " p"], pools: Int[Array, " n"] | None = None
-) -> Selection:
-    """Return the selection of the k smallest, or of counts k of each pool (SEL-002, SEL-007)."""
-    return selection(scores, int(k)) if pools is None else selection_in_pools(scores, pools, k)
 
 
 def _check_count(k: int, n: int) -> None:

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from seft_ref.arrays.library import to_numpy
+from seft_ref.arrays.library import int64_like, to_numpy
 from seft_ref.matrix.evidence import View, evidence
 from seft_ref.matrix.window import Window
 from seft_ref.topology.csr import from_flat
@@ -34,6 +34,7 @@ def looked(window, base_positions, delta_positions, n, scope="anywhere"):
     like = window.rows(0, 1).gradient
     base = Base(from_flat(window.shape, base_positions), new_delta(window.shape, base_positions, like).values)
     view = View(window, base, new_delta(window.shape, delta_positions, like))
+    n = int64_like([n], like)
     (plain,) = evidence([view], Rule(grow_scope=scope), n)
     (seeded,) = evidence([view], Rule(grow_scope=scope, moments="seeded"), n)
     assert plain.candidate_gradient is None

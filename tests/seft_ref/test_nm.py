@@ -254,5 +254,5 @@ def test_TOP_005_evidence_reads_the_groups_of_its_rows_only(monkeypatch):
 
     monkeypatch.setattr(NMTopology, "positions", watched)
     window = Window((64, 8), settled_steps=1, gradient=np.ones((64, 8)))
-    evidence_module.evidence([View(window, base, delta)], Rule(), 3)
+    evidence_module.evidence([View(window, base, delta)], Rule(), np.array([3]))
     assert read == [(0, 16), (16, 32), (32, 48), (48, 64)]

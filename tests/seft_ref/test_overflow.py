@@ -44,6 +44,7 @@ from tests.seft_ref.tiny import (
     start,
     tiny_settings,
 )
+from tests.seft_ref.update.one_matrix import one_pool
 
 F32 = np.float32
 
@@ -178,8 +179,9 @@ def test_EVT_005_mean_squares_of_inputs_that_overflow_are_refused():
     @overflow_allowed()
     def run():
         window = Window((1, 2), frozenset({"gradient", "inputs"})).plus(gradient)
-        (seen,) = evidence([View(window, base, delta)], rule, n=1)
-        return evolve([Part(base, delta, seen, budget=1, delta_budget=2)], n_drop=0, rule=rule)
+        (seen,) = evidence([View(window, base, delta)], rule, n=np.array([1]))
+        pools = one_pool(base.values, budget=1, delta_budget=2)
+        return evolve([Part(base, delta, seen)], pools, n_drop=np.array([0]), rule=rule)
 
     assert refusal(run, UpdateError).clause == "EVT-005"
 

@@ -7,8 +7,8 @@ from conformance.engine.parts import (
     drop,
     event_record,
     evidence,
-    grow,
     optimizers,
+    pools,
 )
 from conformance.wrong.mutants.base import Mutant, Rows, edited, edits
 
@@ -43,19 +43,20 @@ _SEEDS: Rows = tuple(
     )
 )
 
-_COUNTED = "        n_counted += support.shape[0]\n"
+_COUNTED = "        counted.append(pools.weights.sizes([support]))\n"
+_ALL_COUNT = """\
+        sizes, budget = pools.weights.sizes([support]), pools.budgets[len(counted)]
+        counted.append(array_namespace(budget).maximum(sizes, budget) if rule.scope == "model" else sizes)
+"""
+_FITS = "    if not bool(xp.any(excess > 0)):\n"
+_REFILL = "sum(self.delta_budgets) - self.slots.sizes(at)"
+_ROOM = "int(pools.delta_budgets[0][0]) - slots.shape[0]"
 
 _EVENT: tuple[tuple[str, Any, str, str, str], ...] = (
-    ("GROW-002", grow._growth, "min(max(want, 0), ", "min(want, ", "fewer than no position grow"),
-    (
-        "GROW-002",
-        grow._growth,
-        "n_drop + part.delta_budget - slots_per_row(part.delta.topology)",
-        "n_drop",
-        "no refill",
-    ),
-    ("GROW-002", grow._growth, "sum(int(p.delta_budget) for p in parts)", "int(parts[0].delta_budget)", "one budget"),
-    ("GROW-006", drop.replaced, "fresh - (int(part.delta_budget) - slots.shape[0])", "fresh", "a refill that replaces"),
+    ("GROW-002", pools.Pools.growth, "_at_least_zero(", "(", "fewer than no position grow"),
+    ("GROW-002", pools.Pools.growth, _REFILL, f"(0 if self.slots.width else {_REFILL})", "no refill"),
+    ("GROW-002", pools.Pools.growth, "sum(self.delta_budgets)", "self.delta_budgets[0]", "one budget"),
+    ("GROW-006", drop.replaced, f"fresh - ({_ROOM})", "fresh", "a refill that replaces"),
 )
 
 _ROWS: tuple[tuple[str, str, Any, str, str, str], ...] = (
@@ -63,8 +64,8 @@ _ROWS: tuple[tuple[str, str, Any, str, str, str], ...] = (
         "update.event",
         "GRD-003 GROW-007",
         evidence._Strongest._look_at,
-        "block.budget[block.low // width :]",
-        "block.budget",
+        "budgets[block.low // groups.width :]",
+        "budgets",
         "the budgets of the first groups",
     ),
     (
@@ -79,8 +80,8 @@ _ROWS: tuple[tuple[str, str, Any, str, str, str], ...] = (
         "update.event",
         "ADPT-001 SEL-005",
         adapt.adapt,
-        "    if excess <= 0:\n",
-        "    excess = min(excess, sum(p.shape[0] for p in positions))\n    if excess <= 0:\n",
+        _FITS,
+        f"    if pools.weights.is_one:\n        excess = xp.minimum(excess, pools.weights.sizes(positions))\n{_FITS}",
         "as much as may be pruned, and no refusal",
     ),
     (
@@ -88,7 +89,7 @@ _ROWS: tuple[tuple[str, str, Any, str, str, str], ...] = (
         "EVT-009",
         adapt.adapt,
         _COUNTED,
-        '        n_counted += max(support.shape[0], int(m.part.budget) if rule.scope == "model" else 0)\n',
+        _ALL_COUNT,
         "no matrix makes up for another",
     ),
 )

@@ -25,6 +25,9 @@ from conformance.wrong.mutants.base import (
 )
 
 _SUMS = "sums = np.cumsum(weights)"
+_APART = "[[name] for name in over]"
+_OVER = "bool(array_namespace(*sizes).any(pools.excess(sizes) > 0))"
+_OVER_IN_ALL = "sum(int(size.sum()) for size in sizes) > sum(target.budget for target in held)"
 _STEP = training.train_step
 _CLIPPED = "optimize(target.delta, found.at[name] * factor, lr)"
 _NORM = "clip_factor(norm * norm, settings.max_norm)"
@@ -95,16 +98,16 @@ _NUMBERS = settings.TrainSettings._check_numbers
 _RUN: tuple[tuple[str, Any, str, str, str], ...] = (
     ("EVT-004", evolve.final_adapt, _LAST, 'counts="support"', "the last pass exempts what events exempt"),
     ("EVT-004", evolve.final_adapt, _LAST, 'exempt="none"', "the last pass counts as events count"),
-    ("EVT-004", evolve.final_adapt, 'rule.scope == "model" and parts', "False", "the last pass takes matrices apart"),
-    ("EVT-004", event._is_over, 'settings.rule.scope != "row"', "True", "the last pass looks at whole matrices"),
-    ("EVT-004", event._is_over, "size > target.budget", "True", "the last pass gathers evidence for nothing"),
+    ("EVT-004", event.adapt_last, "together(settings.rule, over)", _APART, "the last pass takes matrices apart"),
+    ("EVT-004", event._is_over, _OVER, _OVER_IN_ALL, "the last pass looks at whole matrices"),
+    ("EVT-004", event._is_over, _OVER, "True", "the last pass gathers evidence for nothing"),
     ("RNG-003", evolve.final_adapt, "USE_END", "USE_ADAPT", "the last pass draws like an event"),
     ("RNG-003", event.adapt_last, "settings.steps)", "settings.steps - 1)", "the last pass draws of the step before"),
     (
         "RNG-003 MDL-007",
         event.adapt_last,
-        "names.index(name)",
-        "names.index(name) % 7",
+        "numbers[n]",
+        "numbers[n] % 7",
         "the last pass counts in blocks",
     ),
     ("RNG-003 MDL-007", event._evolve_pool, "{name: i for i", "{name: i % 7 for i", "a matrix index counted in blocks"),

@@ -13,6 +13,7 @@ from seft_ref.update.criteria import Chance
 from seft_ref.update.delta import Base, effective, new_delta
 from seft_ref.update.evolve import Part, evolve, final_adapt
 from seft_ref.update.optimizers import Sm3, shares_of
+from seft_ref.update.pools import pools_of
 from seft_ref.update.rules import Rule
 from tests.seft_ref.update.any_event import AnyEvent, every_bit
 from tests.seft_ref.update.by_hand import Library, bits, listed
@@ -104,7 +105,7 @@ class AnyRun(AnyEvent, RuleBasedStateMachine):
     def evolves(self, seed, fraction, steps):
         parts, drops = self.look(seed, fraction, steps)
         before = every_bit(parts)
-        events = evolve(parts, n_drop=drops, **self.how())
+        events = self.evolved(parts, drops)
         assert every_bit(parts) == before
         for i, (part, event) in enumerate(zip(parts, events, strict=True)):
             self.positions_are_those_of_the_rule(part, event)
@@ -126,11 +127,10 @@ class AnyRun(AnyEvent, RuleBasedStateMachine):
             window = window.plus(self.factors(rng, base.topology.shape)) if self.rule.asks_at_end() else None
             (seen,) = evidence([View(window, base, delta, i)], Rule(adapt=self.rule.adapt), None)
             assert seen.scores.shape == seen.candidates.shape == (0,)
-            parts.append(Part(base, delta, seen, self.budgets[i], self.delta_budgets[i], i))
+            parts.append(Part(base, delta, seen, i))
         before = every_bit(parts)
-        how = self.how()
-        del how["seeds"]
-        events = final_adapt(parts, **how)
+        how = {"rule": self.rule, "chance": Chance(self.chance_seed, self.steps)}
+        events = [e for some in self.compared() for e in final_adapt([parts[i] for i in some], self.pools(some), **how)]
         assert every_bit(parts) == before
         for part, event in zip(parts, events, strict=True):
             assert listed(event.dropped) == listed(event.grown) == listed(event.cancelled) == []
@@ -140,13 +140,27 @@ class AnyRun(AnyEvent, RuleBasedStateMachine):
 
     # how it does it
 
-    def how(self):
-        return {
-            "rule": self.rule,
-            "chance": Chance(self.chance_seed, self.steps),
-            "pattern": self.pattern if self.rule.scope == "group" else None,
-            "seeds": None if isinstance(self.optimizer, Sm3) else self.optimizer.seeds,
-        }
+    def compared(self):
+        """The numbers of the matrices that are compared with each other, in lists."""
+        return [[0, 1]] if self.rule.scope == "model" else [[0], [1]]
+
+    def pools(self, numbers):
+        def arrays(counts):
+            chosen = [[counts[i]] if isinstance(counts[i], int) else to_numpy(counts[i]) for i in numbers]
+            return [self.library.ints(one) for one in chosen]
+
+        shape = self.bases[numbers[0]].shape
+        return pools_of(self.rule, shape, arrays(self.budgets), arrays(self.delta_budgets), self.pattern)
+
+    def evolved(self, parts, drops):
+        """The events of all parts; drops holds the counts of those that are compared with each other."""
+        how = {"rule": self.rule, "chance": Chance(self.chance_seed, self.steps)}
+        how["seeds"] = None if isinstance(self.optimizer, Sm3) else self.optimizer.seeds
+        return [
+            event
+            for numbers, n in zip(self.compared(), drops, strict=True)
+            for event in evolve([parts[i] for i in numbers], self.pools(numbers), n_drop=n, **how)
+        ]
 
     def window(self, rng, i, steps, scale):
         shape = self.bases[i].topology.shape
@@ -166,31 +180,23 @@ class AnyRun(AnyEvent, RuleBasedStateMachine):
     def look(self, seed, fraction, steps, scale=None):
         """The parts of an event and its counts of drops, as the loop makes them."""
         rng = np.random.default_rng(seed)
-        scope = self.rule.scope
         views = [
-            View(self.window(rng, i, steps, scale), base, delta, i, k if scope == "group" else None)
-            for i, (base, delta, k) in enumerate(zip(self.bases, self.deltas, self.budgets, strict=True))
+            View(self.window(rng, i, steps, scale), base, delta, i)
+            for i, (base, delta) in enumerate(zip(self.bases, self.deltas, strict=True))
         ]
-        how = {"chance": Chance(self.chance_seed, self.steps), "pattern": self.how()["pattern"]}
-        if scope == "model":
-            slots = sum(delta.topology.nnz for delta in self.deltas)
-            drops = int(fraction * slots)
-            seen = evidence(views, self.rule, max(0, drops + sum(self.delta_budgets) - slots), **how)
-        else:
-            drops, seen = [], []
-            for view, budget in zip(views, self.delta_budgets, strict=True):
-                if scope == "row":
-                    rows = np.diff(to_numpy(view.delta.topology.indptr)).astype(np.int64)
-                    n = np.floor(fraction * rows).astype(np.int64)
-                    drops.append(self.library.ints(n))
-                    grows = self.library.ints(np.maximum(n + to_numpy(budget) - rows, 0))
-                else:
-                    n = int(fraction * view.delta.topology.nnz)
-                    drops.append(n)
-                    grows = max(0, n + budget - view.delta.topology.nnz)
-                seen += evidence([view], self.rule, grows, **how)
-        zipped = enumerate(zip(views, seen, self.budgets, self.delta_budgets, strict=True))
-        return [Part(v.base, v.delta, e, k, d, i) for i, (v, e, k, d) in zipped], drops
+        drops, seen = [], []
+        for numbers in self.compared():
+            if self.rule.scope == "row":
+                slots = np.diff(to_numpy(self.deltas[numbers[0]].topology.indptr)).astype(np.int64)
+            else:
+                slots = np.asarray([sum(self.deltas[i].topology.nnz for i in numbers)])
+            n = np.floor(fraction * slots).astype(np.int64)
+            drops.append(self.library.ints(n))
+            budget = sum(to_numpy(k) for k in self.pools(numbers).delta_budgets)
+            grows = self.library.ints(np.maximum(n + budget - slots, 0))
+            how = {"pools": self.pools(numbers), "chance": Chance(self.chance_seed, self.steps)}
+            seen += evidence([views[i] for i in numbers], self.rule, grows, **how)
+        return [Part(v.base, v.delta, e, v.matrix) for v, e in zip(views, seen, strict=True)], drops
 
     @invariant()
     def every_topology_is_one(self):

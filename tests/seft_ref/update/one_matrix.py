@@ -1,6 +1,6 @@
 """One matrix at an event as drop, grow and adapt take it, for tests of each of them."""
 
-from seft_ref.arrays.library import array_namespace
+from seft_ref.arrays.library import array_namespace, int64_like
 from seft_ref.matrix.evidence import View, evidence
 from seft_ref.matrix.window import Window
 from seft_ref.topology.csr import flat
@@ -10,10 +10,16 @@ from seft_ref.update.delta import Base, new_delta
 from seft_ref.update.drop import drop
 from seft_ref.update.grow import grow
 from seft_ref.update.parts import Moved, Part
+from seft_ref.update.pools import Pools
 from seft_ref.update.rules import Rule
 from tests.seft_ref.update.by_hand import Matrix, Slot
 
 NO_CHANCE = Chance(0, 0)
+
+
+def one_pool(like, budget=0, delta_budget=0):
+    """A whole matrix as one pool, with K and d_φ."""
+    return Pools(budgets=(int64_like([budget], like),), delta_budgets=(int64_like([delta_budget], like),))
 
 
 def dropped(library, values, n):
@@ -21,7 +27,7 @@ def dropped(library, values, n):
     values = list(values)
     base, delta = Matrix((1, max(len(values), 1)), {}, {p: Slot(x) for p, x in enumerate(values)}).arrays(library)
     (seen,) = evidence([View(None, base, delta)], Rule(adapts="end"), None)
-    (found,), _ = drop([Part(base, delta, seen, 0, len(values))], n, Rule(), NO_CHANCE)
+    (found,), _ = drop([Part(base, delta, seen)], Pools(), library.ints([n]), Rule(), NO_CHANCE)
     return found
 
 
@@ -30,8 +36,9 @@ def grown(library, seen, base, eta, shape, gone, n, scope="anywhere"):
     stored = library.topology(shape, base)
     like = library.floats([0.0] * stored.nnz)
     delta = new_delta(shape, library.ints(sorted(eta)), like)
-    part = Part(Base(stored, like), delta, seen, 0, n - len(gone) + len(eta))
-    (found,), _ = grow([part], [library.ints(gone)], len(gone), Rule(grow_scope=scope))
+    pools = one_pool(like, delta_budget=n - len(gone) + len(eta))
+    part, n_drop = Part(Base(stored, like), delta, seen), library.ints([len(gone)])
+    (found,), _ = grow([part], pools, [library.ints(gone)], n_drop, Rule(grow_scope=scope))
     return found
 
 
@@ -45,7 +52,7 @@ def pruned(library, stored, gradient, excess, **choices):
     window = Window((1, width), settled_steps=1, gradient=array_namespace(whole).reshape(whole, (1, width)))
     (seen,) = evidence([View(window, base, delta)], Rule(), None)
     nothing = flat(delta.topology)
-    part = Part(base, delta, seen, len(stored) - excess, 0)
-    moved = Moved(part, base, delta, nothing, nothing, nothing, nothing)
-    (found,), _ = adapt([moved], Rule(**choices), NO_CHANCE, None, USE_ADAPT)
+    pools = one_pool(whole, len(stored) - excess)
+    moved = Moved(Part(base, delta, seen), base, delta, nothing, nothing, nothing, nothing)
+    (found,), _ = adapt([moved], pools, Rule(**choices), NO_CHANCE, USE_ADAPT)
     return found

@@ -14,11 +14,13 @@ from seft_ref.matrix.evidence import View, evidence
 from seft_ref.matrix.window import FirstStepWindow, Window
 from seft_ref.topology.csr import flat, from_flat
 from seft_ref.update.delta import Base, new_delta
-from seft_ref.update.evolve import Part, evolve, final_adapt
+from seft_ref.update.evolve import Part, evolve
+from seft_ref.update.pools import together
 from seft_ref.update.rules import Rule
 from tests.seft_ref.update.any_event import every_bit
 from tests.seft_ref.update.any_rule import FRACTIONS, SEEDS, AnyRun
 from tests.seft_ref.update.by_hand import F64, LIBRARIES, library_id, listed
+from tests.seft_ref.update.one_matrix import one_pool
 
 
 class AnyRefusal(AnyRun):
@@ -33,7 +35,7 @@ class AnyRefusal(AnyRun):
         try:
             with np.errstate(all="ignore"):
                 parts, drops = self.look(seed, fraction, 2, scale)
-                events = evolve(parts, n_drop=drops, **self.how())
+                events = self.evolved(parts, drops)
         except UpdateError as error:
             clause = error.clause
         # sums of a window are refused before an event sees them (TRN-007)
@@ -50,15 +52,10 @@ class AnyRefusal(AnyRun):
         if self.rule.candidates == "first-step":
             return
         parts, drops = self.look(seed, 1.0, 1)
-        if self.rule.scope == "row":
-            drops = [d + more for d in drops]
-        elif self.rule.scope == "model":
-            drops += more
-        else:
-            drops = [d + more for d in drops]
+        drops = [d + more for d in drops]
         before = every_bit(parts)
         with pytest.raises(UpdateError) as refused:
-            evolve(parts, n_drop=drops, **self.how())
+            self.evolved(parts, drops)
         assert refused.value.clause == "SEL-005"
         assert every_bit(parts) == before
 
@@ -103,16 +100,17 @@ def test_GROW_006_EVT_012_first_step_candidates_with_every_adapt_run_or_are_refu
     delta = new_delta((1, 4), F64.ints([2]), base.values)
     window = FirstStepWindow(2, flat(base.topology), Window((1, 4)))
     window = window.plus(WeightGradient(F64.floats([1]).reshape(1, 1), F64.floats([1, 1, 0.1, 9]).reshape(1, 4)))
-    (seen,) = evidence([View(window, base, delta)], rule, 1)
-    (event,) = evolve([Part(base, delta, seen, 3, 1)], n_drop=1, rule=rule)
+    (seen,) = evidence([View(window, base, delta)], rule, F64.ints([1]))
+    pools = one_pool(base.values, 3, 1)
+    (event,) = evolve([Part(base, delta, seen)], pools, n_drop=F64.ints([1]), rule=rule)
     assert listed(event.grown) == [3]
     assert len(listed(event.pruned)) == (1 if adapts == "always" else 0)
 
 
-def test_EVT_004_a_pool_of_no_matrix_is_no_event():
+def test_EVT_004_no_matrix_is_no_pool():
     # what finish asks for when no matrix is over its budget
     for scope in ("matrix", "row", "model"):
-        assert final_adapt([], rule=Rule(scope=scope)) == []
+        assert together(Rule(scope=scope), []) == []
 
 
 @pytest.mark.parametrize("library", LIBRARIES, ids=library_id)
@@ -120,7 +118,7 @@ def test_GROW_002_a_delta_with_no_position_outside_it_drops_and_grows_back(libra
     base = Base(from_flat((1, 2), library.ints([0, 1])), library.floats([1, 2]))
     delta = new_delta((1, 2), library.ints([0, 1]), base.values)
     window = Window((1, 2), settled_steps=1, gradient=library.floats([1, 2])[None, :])
-    (seen,) = evidence([View(window, base, delta)], Rule(), 1)
+    (seen,) = evidence([View(window, base, delta)], Rule(), library.ints([1]))
     assert seen.candidate_scores.dtype == base.values.dtype
-    (event,) = evolve([Part(base, delta, seen, 2, 2)], n_drop=1)
+    (event,) = evolve([Part(base, delta, seen)], one_pool(base.values, 2, 2), n_drop=library.ints([1]))
     assert listed(event.cancelled) == [0]

@@ -11,6 +11,7 @@ from seft_ref.matrix.window import Window
 from seft_ref.topology.csr import from_flat
 from seft_ref.update.delta import Base, new_delta
 from seft_ref.update.evidence import finite_norm
+from seft_ref.update.pools import pools_of
 from seft_ref.update.rules import Rule
 
 
@@ -73,8 +74,9 @@ def whole(backend, bad, name):
 def test_EVT_005_evidence_that_is_asked_for_is_looked_at_everywhere(backend, bad, name, rule, over):
     if backend.name == "strict-no_float64" and rule.grow == "random" and not over:
         pytest.skip("random scores are binary64")
-    n = None if over else backend.array(np.zeros(3, dtype=np.int64)) if rule.scope == "row" else 0
-    (seen,) = evidence([whole(backend, 1.0, name)], rule, n)
+    pools = pools_of(rule, (3, 4), (), ())
+    n = None if over else backend.array(np.zeros(pools.slots.n_pools, dtype=np.int64))
+    (seen,) = evidence([whole(backend, 1.0, name)], rule, n, pools=pools)
     assert seen.gradient_norm == pytest.approx(math.sqrt(12))
     with pytest.raises(UpdateError, match="EVT-005"):
-        evidence([whole(backend, bad, name)], rule, n)
+        evidence([whole(backend, bad, name)], rule, n, pools=pools)

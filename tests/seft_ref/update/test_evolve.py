@@ -29,6 +29,7 @@ from tests.seft_ref.update.by_hand import (
     part_of,
     prune_by_hand,
 )
+from tests.seft_ref.update.one_matrix import one_pool
 from tests.seft_ref.whole_gradient import evidence_of
 
 libraries = pytest.mark.parametrize("library", LIBRARIES, ids=library_id)
@@ -46,7 +47,8 @@ def run(library, matrix, gradient, *, n_drop, delta_budget, budget, more=0, **ch
     whole = xp.reshape(library.floats(gradient), matrix.shape)
     rule = Rule(**choices)
     seen = evidence_of(whole, flat(base.topology), flat(delta.topology), n, rule.grow_scope)
-    (event,) = evolve([Part(base, delta, seen, budget, delta_budget)], n_drop=n_drop, rule=rule)
+    pools = one_pool(whole, budget, delta_budget)
+    (event,) = evolve([Part(base, delta, seen)], pools, n_drop=library.ints([n_drop]), rule=rule)
     return event
 
 
@@ -227,9 +229,10 @@ def test_EVT_005_evidence_that_is_not_finite_changes_nothing(library, bad, part)
     good = replace(good, square=good.scores, candidate_square=good.candidate_scores)
     broken = replace(good, **{part: library.floats([*listed(getattr(good, part))[:-1], bad])})
     before = [bits(x) for x in (base.values, *(part_of(delta, name) for name in PARTS))]
-    passes = [lambda: evolve([Part(base, delta, broken, budget=2, delta_budget=2)], n_drop=1)]
+    pools = one_pool(whole, 2, 2)
+    passes = [lambda: evolve([Part(base, delta, broken)], pools, n_drop=library.ints([1]))]
     if not part.startswith("candidate"):
-        passes.append(lambda: final_adapt([Part(base, delta, broken, budget=2, delta_budget=2)]))
+        passes.append(lambda: final_adapt([Part(base, delta, broken)], pools))
     for one in passes:
         with pytest.raises(UpdateError) as refused:
             one()
@@ -259,7 +262,7 @@ def test_EVT_004_the_final_pass_prunes_to_the_budget_with_nothing_exempt(library
     base, delta = matrix.arrays(library)
     whole = array_namespace(library.like).reshape(library.floats(gradient), SHAPE)
     seen = evidence_of(whole, flat(base.topology), flat(delta.topology), 0)
-    (event,) = final_adapt([Part(base, delta, seen, budget, len(matrix.slots))], rule=rule)
+    (event,) = final_adapt([Part(base, delta, seen)], one_pool(whole, budget), rule=rule)
     after = Matrix(SHAPE, dict(matrix.base), dict(matrix.slots))
     pruned = prune_by_hand(after, gradient, library.dtype, budget, [])
     assert listed(event.pruned) == pruned

@@ -26,6 +26,7 @@ from tests.seft_ref.update.by_hand import (
     listed,
     part_of,
 )
+from tests.seft_ref.update.one_matrix import one_pool
 from tests.seft_ref.whole_gradient import evidence_of
 
 SHAPE = (4, 5)
@@ -67,8 +68,9 @@ class Run(RuleBasedStateMachine):
         before, old_base, old_delta = self.hand, self.base, self.delta
         counts = {"n_drop": n_drop, "delta_budget": self.delta_budget, "budget": self.budget}
         seen = evidence_of(whole, *positions, n, self.scope)
-        part = Part(old_base, old_delta, seen, self.budget, self.delta_budget)
-        (event,) = evolve([part], n_drop=n_drop, rule=Rule(grow_scope=self.scope))
+        pools = one_pool(whole, self.budget, self.delta_budget)
+        drops, chosen = self.library.ints([n_drop]), Rule(grow_scope=self.scope)
+        (event,) = evolve([Part(old_base, old_delta, seen)], pools, n_drop=drops, rule=chosen)
         outcome = event_by_hand(before, gradient, self.library.dtype, scope=self.scope, **counts)
 
         for name in ("dropped", "grown", "cancelled", "pruned"):

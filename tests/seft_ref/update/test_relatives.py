@@ -9,6 +9,7 @@ import math
 import numpy as np
 import pytest
 
+from seft_ref.arrays.library import int64_like
 from seft_ref.matrix.evidence import View, evidence
 from seft_ref.matrix.window import Window
 from seft_ref.topology.csr import flat, from_flat
@@ -19,6 +20,7 @@ from seft_ref.update.evolve import Part, evolve
 from seft_ref.update.schedule import drop_fraction_at
 from tests.seft_ref.rule_events import chance_by_hand, count, hand_matrix, watch
 from tests.seft_ref.rule_runs import begin, short, support_of, walk
+from tests.seft_ref.update.one_matrix import one_pool
 
 DTYPES = [np.float64, np.float32]
 dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=["float64", "float32"])
@@ -52,9 +54,10 @@ class OurRigl:
     def event(self, gradient, n_drop):
         rule = self.settings.rule
         seen = Window(gradient.shape, rule.asks(), settled_steps=1, gradient=gradient)
-        (known,) = evidence([View(seen, self.base, self.delta)], rule, n_drop)
-        part = Part(self.base, self.delta, known, self.budget, self.budget)
-        (did,) = evolve([part], n_drop=n_drop, rule=rule)
+        n = int64_like([n_drop], gradient)
+        (known,) = evidence([View(seen, self.base, self.delta)], rule, n)
+        pools = one_pool(gradient, self.budget, self.budget)
+        (did,) = evolve([Part(self.base, self.delta, known)], pools, n_drop=n, rule=rule)
         self.base, self.delta = did.base, did.delta
         return did
 

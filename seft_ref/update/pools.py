@@ -1,0 +1,136 @@
+"""Pools: what an event compares with what, and how many of each pool stay, come and go (EVT-009, SEL-007).
+
+    pools = pools_of(rule, shape, budgets, delta_budgets, pattern)      # once for the matrices that one event compares
+    chosen, boundary = pools.slots.select(scores, positions, counts)
+
+Counts and budgets are int64 arrays with one entry a pool; one pool has one entry.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from jaxtyping import Int
+
+from seft_ref.arrays.library import Array, array_namespace, device, int64_like
+from seft_ref.topology.csr import per_pool
+from seft_ref.update.rules import Rule
+from seft_ref.update.select import Boundary, select
+
+Counts = Int[Array, " pools"]
+_Matrix = TypeVar("_Matrix")
+
+
+@dataclass(frozen=True, slots=True)
+class Partition:
+    """Pools of `width` consecutive flat positions of one matrix, or one pool of all positions of all matrices."""
+
+    width: int = 0
+    """0 for one pool"""
+    n_pools: int = 1
+
+    @property
+    def is_one(self) -> bool:
+        """Whether all positions are one pool."""
+        return self.width == 0
+
+    def of(self, positions: Int[Array, " n"]) -> Int[Array, " n"]:
+        """Return the pool of each position."""
+        return array_namespace(positions).zeros_like(positions) if self.is_one else positions // self.width
+
+    def sizes(self, at: Sequence[Int[Array, " n"]]) -> Counts:
+        """Return how many positions lie in each pool; `at` holds the sorted positions of each matrix."""
+        if self.is_one:
+            return int64_like([sum(positions.shape[0] for positions in at)], at[0])
+        (positions,) = at
+        return per_pool(positions, self.width, self.n_pools)
+
+    def select(
+        self, scores: Sequence[Array], at: Sequence[Array], counts: Counts, *, largest: bool = False
+    ) -> tuple[list[Array], Boundary | None]:
+        """Return the chosen indices of each matrix, ascending, and the boundary of the selection (SEL-007, SEL-008).
+
+        scores  of each matrix, one score a position
+        at      of each matrix its sorted positions; matrices are ordered by index
+
+        Raises:
+            UpdateError: SEL-004 for NaN or infinite scores, SEL-005 for a count outside 0 to the size of its pool.
+        """
+        if len(scores) == 1:
+            # one pool needs no array of zeros, and one matrix no copy
+            found = select(scores[0], None if self.is_one else self.of(at[0]), counts, largest=largest)
+            return [found.indices], found.boundary
+        xp = array_namespace(*scores)
+        found = select(xp.concat(list(scores)), None, counts, largest=largest)
+        split, start = [], 0
+        for one in scores:
+            stop = start + one.shape[0]
+            ends = xp.asarray([start, stop], dtype=xp.int64, device=device(found.indices))
+            edges = xp.searchsorted(found.indices, ends)
+            split.append(found.indices[int(edges[0]) : int(edges[1])] - start)
+            start = stop
+        return split, found.boundary
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Pools:
+    """The pools of the matrices that an event compares with each other, and their budgets; one pool by default."""
+
+    slots: Partition = Partition()
+    """in which slots drop and positions grow"""
+    weights: Partition = Partition()
+    """in which weights are pruned"""
+    budgets: tuple[Counts, ...] = ()
+    """K of the pools of weights, of each matrix (DLT-001)"""
+    delta_budgets: tuple[Counts, ...] = ()
+    """d_φ of the pools of slots, of each matrix"""
+
+    @property
+    def caps_growth(self) -> bool:
+        """Whether only the K best candidates of each pool of weights may grow (GROW-007)."""
+        return self.slots.is_one and not self.weights.is_one
+
+    def growth(self, n_drop: Counts, at: Sequence[Int[Array, " d"]]) -> Counts:
+        """Return how many positions grow at most: those that replace what drops, and those that adaptation took
+        (GROW-002); `at` holds the positions of η of each matrix.
+        """
+        return _at_least_zero(n_drop + sum(self.delta_budgets) - self.slots.sizes(at))
+
+    def excess(self, held: Sequence[Counts]) -> Counts:
+        """Return how many weights each pool holds above its budget (ADPT-001); `held` are the sizes in each matrix."""
+        return _at_least_zero(sum(held) - sum(self.budgets))
+
+
+def pools_of(
+    rule: Rule,
+    shape: tuple[int, int],
+    budgets: Sequence[Counts],
+    delta_budgets: Sequence[Counts],
+    pattern: tuple[int, int] | None = None,
+) -> Pools:
+    """Return the pools of matrices that are compared with each other; `together` says which are.
+
+    shape          (out, in) of the matrix, unless all matrices are one pool
+    budgets        K of each matrix: one entry, with scope row one a row, with scope group one a group
+    delta_budgets  d_φ of each matrix: one entry, with scope row one a row
+    pattern        (N, M) of the groups with scope group
+    """
+    n_out, n_in = shape
+    slots = weights = Partition(max(n_in, 1), n_out) if rule.by_row else Partition()
+    if rule.by_group:
+        assert pattern is not None, "scope group needs a pattern"
+        width = pattern[1]
+        weights = Partition(width, n_out * (n_in // width))
+    return Pools(slots, weights, tuple(budgets), tuple(delta_budgets))
+
+
+def together(rule: Rule, matrices: Sequence[_Matrix]) -> list[list[_Matrix]]:
+    """Return the matrices in lists: an event compares those of one list, and knows of no other (EVT-009)."""
+    if rule.over_model:
+        return [list(matrices)] if matrices else []
+    return [[matrix] for matrix in matrices]
+
+
+def _at_least_zero(counts: Counts) -> Counts:
+    xp = array_namespace(counts)
+    return xp.where(counts > 0, counts, xp.zeros_like(counts))
