@@ -1,7 +1,7 @@
 """A pruned model as a Hugging Face folder: what stays keeps its bits, what goes is +0.0 (PRN-006, PRN-008)."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +16,7 @@ from seft_ref.errors import CheckpointError
 from seft_ref.files.model import check_names, check_shape, in_compute_dtype, in_file_dtype, read_config
 from seft_ref.model.config import ModelConfig
 from seft_ref.prune.blockwise import finite_weight
+from seft_ref.prune.record import PruningRecord
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +74,7 @@ class Kept:
         shapes = {matrix.name: matrix.shape for matrix in self._model.config.targets()}
         return sum(shapes[n][0] * shapes[n][1] - int(np.unpackbits(x).sum()) for n, x in self._masks.items())
 
-    def write(self, destination: str | Path, record: Mapping[str, Any]) -> None:
+    def write(self, destination: str | Path, record: PruningRecord) -> None:
         """Write the folder with what goes as +0.0, everything else bit for bit, and the record of pruning (PRN-008)."""
         source = self._model.source
         files = dict(source.files) | {"pruning.json": (json.dumps(record, indent=2) + "\n").encode()}

@@ -15,6 +15,7 @@ class PruningRecord(TypedDict, total=False):
     pattern: str | None
     removed: int
     of: int
+    calibration: dict[str, int] | None
 
 
 def read_record(content: bytes) -> PruningRecord:

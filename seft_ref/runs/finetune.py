@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from seft_ref.arrays.library import Array
 from seft_ref.arrays.ranks import ALONE, Ranks, refuse_different
@@ -89,7 +88,7 @@ def finetune(
     limit: int | None = None,
     recompute: bool | None = None,
     ranks: Ranks = ALONE,
-    **changes: Any,
+    **changes: object,
 ) -> Finetuned:
     """Train a sparse update of a model and write the result, as sparse as before (chapters 8 to 10).
 
@@ -185,7 +184,7 @@ def _origin(model: ModelSource, tokens: Sequence[int]) -> Origin | None:
     return origin_of(folder_of(model), tokens) if has_folder(model) else None
 
 
-def _settings(settings: TrainSettings | str, changes: Mapping[str, Any], model: ModelSource) -> TrainSettings:
+def _settings(settings: TrainSettings | str, changes: Mapping[str, object], model: ModelSource) -> TrainSettings:
     if isinstance(settings, str):
         pattern = pattern_of_folder(folder_of(model)) if has_folder(model) else None
         return settings_of(settings, **{"pattern": pattern, **changes})

@@ -12,6 +12,7 @@ from seft_ref.files.pruned import DenseModel, Kept, open_dense
 from seft_ref.kernels import KernelSet
 from seft_ref.prune.blockwise import prune_magnitude, prune_sparsegpt, prune_wanda
 from seft_ref.prune.keep import parse_pattern, removed_count
+from seft_ref.prune.record import PruningRecord
 from seft_ref.runs.source import TextSource, kernels_or_cpu, tokens_of
 from seft_ref.text.tokens import calibration_starts, check_windows
 
@@ -84,8 +85,15 @@ def prune(
             progress(name, len(targets))
         removed, total = kept.removed(), sum(n_out * n_in for n_out, n_in in (m.shape for m in targets))
         calibration = None if text is None else {"samples": samples, "length": length, "seed": seed}
-        record = {"method": method, "sparsity": None if groups else sparsity, "pattern": pattern}
-        kept.write(out, record | {"removed": removed, "of": total, "calibration": calibration})
+        record: PruningRecord = {
+            "method": method,
+            "sparsity": None if groups else sparsity,
+            "pattern": pattern,
+            "removed": removed,
+            "of": total,
+            "calibration": calibration,
+        }
+        kept.write(out, record)
         return Pruned(removed, total, tuple(dense.source.checkpoint().remarks))
 
 

@@ -163,7 +163,7 @@ _ADAPT_ASKS: dict[str, set[str]] = {
 }
 
 
-def rule_of(choices: Mapping[str, Any], pattern: tuple[int, int] | None) -> Rule:
+def rule_of(choices: Mapping[str, object], pattern: tuple[int, int] | None) -> Rule:
     """Return the rule of choices by name; with an N:M pattern that stays, growth stays in the base unless `grow_scope`
     is given (EVT-007).
 
@@ -171,7 +171,8 @@ def rule_of(choices: Mapping[str, Any], pattern: tuple[int, int] | None) -> Rule
         ConfigError: EVT-012 for choices that contradict each other; the clause of a choice for an unknown name.
     """
     stays = pattern is not None and choices.get("scope") != "group"
-    return Rule(**{**({"grow_scope": "active"} if stays else {}), **choices})
+    given: dict[str, Any] = {**({"grow_scope": "active"} if stays else {}), **choices}
+    return Rule(**given)  # which looks at every value
 
 
 CHOICES = tuple(f.name for f in fields(Rule))
