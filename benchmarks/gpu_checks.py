@@ -58,6 +58,8 @@ MATRICES = (
     ((1100, 1300), "70%"),
 )
 """Shapes and patterns of products that are compared."""
+TERMS = (512, 4096)
+"""Numbers of equal terms whose sums are compared."""
 HALVES = ("float16", "bfloat16")
 LOSSES_WITHIN = {"float64": 1e-10, "float32": 1e-4}
 """Relative difference of losses that is allowed between two devices."""
@@ -99,7 +101,7 @@ def check_kernels(gpu: Gpu, tokens: tuple[int, ...] = (0, 1, 3, 16, 17, 128, 300
         differ = [what for n in tokens if n for what in _restless(gpu, shape, pattern, n)]
         what = f"bits of a second launch, {shape[0]} x {shape[1]}, {pattern} away (KRN-008)"
         yield Checked(what, not differ, "the same" if not differ else f"differ: {', '.join(differ[:6])}")
-    for n in (512, 4096):
+    for n in TERMS:
         yield _many_equal_terms(gpu, n)
 
 

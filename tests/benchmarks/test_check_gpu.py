@@ -42,6 +42,8 @@ def a_gpu(tools, kernels):
 def test_everything_holds_and_the_page_says_so(tools, tmp_path, monkeypatch, capsys):
     check, bench, checks = tools("benchmarks.check_gpu"), tools("benchmarks.gpu"), tools("benchmarks.gpu_checks")
     monkeypatch.setattr(bench, "PATTERNS", ("2:4", "90%"))
+    monkeypatch.setattr(checks, "MATRICES", (((70, 52), "70%"), ((24, 64), "2:4")))  # test_gpu.py asks larger ones
+    monkeypatch.setattr(checks, "TERMS", (512,))
     monkeypatch.setattr(checks, "RUNS", {name: checks.RUNS[name] for name in ("seft", "2:4")})
     monkeypatch.setattr(bench, "BLOCK_SECONDS", 0.0)
     monkeypatch.setattr(check, "the_gpu", lambda: a_gpu(tools, on_cpu()))

@@ -4,6 +4,7 @@ import ast
 import copy
 import pickle
 import re
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ ROOT = Path(__file__).parents[2]
 CLAUSE = re.compile(r"FMT[-_](\d{3})")
 
 
+@cache
 def texts(folder: str) -> str:
     return "\n".join(path.read_text() for path in sorted((ROOT / folder).rglob("*.py")))
 
@@ -28,12 +30,14 @@ def kinds() -> dict[str, type[FormatError]]:
     return {name: x for name, x in vars(errors).items() if isinstance(x, type) and issubclass(x, FormatError)}
 
 
+@cache
 def raised() -> set[tuple[str, str]]:
     """Return the kind and the clause of every error that the sources of formats make, as both are written."""
     calls = [node for node in ast.walk(ast.parse(texts("formats"))) if isinstance(node, ast.Call)]
     return {(call.func.id, ast.unparse(call.args[0]).strip("'")) for call in calls if ast.unparse(call.func) in kinds()}
 
 
+@cache
 def passed_on() -> set[str]:
     """Return every clause id that stands alone in the sources of formats: what is raised, here or by a callee."""
     values = [node.value for node in ast.walk(ast.parse(texts("formats"))) if isinstance(node, ast.Constant)]

@@ -1,6 +1,7 @@
 """Pruning block by block, against a forward written out once more with NumPy in float64."""
 
 import math
+from importlib import import_module
 
 import numpy as np
 import pytest
@@ -243,7 +244,7 @@ def test_PRN_014_one_near_tie_of_the_first_block_changes_many_choices_of_the_las
 
     calls = []
     plain = masks()
-    monkeypatch.setattr("seft_ref.prune.blockwise.wanda_mask", exchanged)
+    monkeypatch.setattr(import_module("seft_ref.prune.blockwise"), "wanda_mask", exchanged)
     other = masks()
 
     def differing(layer):
