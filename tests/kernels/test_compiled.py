@@ -23,10 +23,7 @@ print(sum(indices_above.stats.cache_hits.values()))
 def loaded(house):
     """How often a loop of this copy of the engine came from the cache, when it ran in a new process."""
     places = (house, Path(seft_ref.__file__).parents[1])
-    environment = os.environ | {
-        "PYTHONPATH": os.pathsep.join(map(str, places)),
-        "NUMBA_CACHE_DIR": str(house / "cache"),
-    }
+    paths = {"PYTHONPATH": os.pathsep.join(map(str, places)), "NUMBA_CACHE_DIR": str(house / "cache")}
     done = subprocess.run(
         [sys.executable, "-c", LOOP], env=os.environ | paths, cwd=house, capture_output=True, text=True, check=True
     )
