@@ -22,7 +22,7 @@ from seft_ref.adapters import frozen as adapter_base
 from seft_ref.adapters import lora as adapter_lora
 from seft_ref.adapters import sparsepeft as adapter_sparsepeft
 from seft_ref.adapters import spp as adapter_spp
-from seft_ref.arrays import counter
+from seft_ref.arrays import rng
 from seft_ref.kernels import reference as kernels
 from seft_ref.layers import attention, attention_blocks, cross_entropy, embedding, rmsnorm, rope
 from seft_ref.matrix import evidence
@@ -57,7 +57,6 @@ __all__ = [
     "compress",
     "config",
     "container",
-    "counter",
     "cross_entropy",
     "csr",
     "delta",
@@ -89,6 +88,7 @@ __all__ = [
     "reader",
     "records",
     "rmsnorm",
+    "rng",
     "rope",
     "rules",
     "sampling",

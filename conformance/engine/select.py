@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 
 from conformance.engine.values import Values, read_topology
-from seft_ref.arrays.counter import counter_key, draws
 from seft_ref.arrays.library import array_namespace, to_numpy
+from seft_ref.arrays.rng import counter_key, draws
 from seft_ref.topology.change import change, realign
 from seft_ref.topology.csr import Topology, check, flat
 from seft_ref.topology.groups import in_groups

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 
 from conformance.engine.values import GROWN_FROM, Values, ints, read_topology, zeros_at
-from seft_ref.arrays.counter import STREAM_POSITIONS, choose, counter_key
 from seft_ref.arrays.library import Array, array_namespace, device, from_numpy, int64_like, to_numpy
+from seft_ref.arrays.rng import STREAM_POSITIONS, choose, counter_key
 from seft_ref.errors import ConfigError
 from seft_ref.matrix.evidence import View, evidence
 from seft_ref.matrix.window import Window

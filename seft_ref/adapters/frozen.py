@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from jaxtyping import Float
 
-from seft_ref.arrays.counter import STREAM_FACTORS, counter_key, uniform
 from seft_ref.arrays.library import Array, array_namespace, device, from_numpy
+from seft_ref.arrays.rng import STREAM_FACTORS, counter_key, uniform
 from seft_ref.errors import AdapterError
 from seft_ref.kernels import KernelSet
 from seft_ref.layers.linear import Linear

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int
 
-from seft_ref.arrays.counter import STREAM_PICKS, counter_key, uniform
 from seft_ref.arrays.library import Array, binary64, overflow_allowed
+from seft_ref.arrays.rng import STREAM_PICKS, counter_key, uniform
 from seft_ref.errors import GenerateError
 
 

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from seft_ref.arrays.counter import STREAM_CALIBRATION, STREAM_WINDOWS, counter_key, draw
+from seft_ref.arrays.rng import STREAM_CALIBRATION, STREAM_WINDOWS, counter_key, draw
 from seft_ref.errors import TextError
 from seft_ref.model.config import ModelConfig
 

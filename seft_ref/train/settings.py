@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
 
-from seft_ref.arrays.counter import counter_key
+from seft_ref.arrays.rng import counter_key
 from seft_ref.errors import ConfigError
 from seft_ref.update.delta import Extent, budget_by_count, budget_by_nnz, budget_by_numel, budget_by_rank
 from seft_ref.update.optimizers import AdamW, Optimizer, Sm3, name_of, optimizer_named

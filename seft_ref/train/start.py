@@ -2,10 +2,10 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from seft_ref.arrays.counter import STREAM_POSITIONS, choose, counter_key
 from seft_ref.arrays.finite import START_ADVICE, overflow_ends, refuse_spoilt_start
 from seft_ref.arrays.library import Array, array_namespace, device, from_numpy, int64_like, to_numpy
 from seft_ref.arrays.ranks import ALONE, Ranks
+from seft_ref.arrays.rng import STREAM_POSITIONS, choose, counter_key
 from seft_ref.kernels import KernelSet
 from seft_ref.matrix.bases import AnyBase
 from seft_ref.matrix.evidence import View, evidence

@@ -14,8 +14,8 @@ from typing import Any
 
 from jaxtyping import Float, Int
 
-from seft_ref.arrays.counter import STREAM_SCORES, counter_key, uniform
 from seft_ref.arrays.library import Array, array_namespace, from_numpy, to_numpy
+from seft_ref.arrays.rng import STREAM_SCORES, counter_key, uniform
 
 
 @dataclass(frozen=True, slots=True, eq=False)

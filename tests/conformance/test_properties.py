@@ -30,7 +30,7 @@ from conformance.wrong.mutants.files import stored_zeros_lost
 from conformance.wrong.mutants.kernels import last_of_a_row_lost, zeros_without_gradient
 from conformance.wrong.mutants.select import higher_id_wins, in_order_of_score, nan_ranked
 from conformance.wrong.mutants.train_gradients import absolute_sums
-from conformance.wrong.mutants.update_evolve import event
+from conformance.wrong.mutants.update import event
 from conformance.wrong.mutants.update_optimizers import adamw
 
 ROOT = Path(conformance.__file__).parents[1]

@@ -10,7 +10,7 @@ from seft_ref.adapters.frozen import frozen
 from seft_ref.adapters.lora import Lora, lora_initial, lora_merge, lora_star
 from seft_ref.adapters.sparsepeft import sparsepeft_backward, sparsepeft_forward, sparsepeft_merge
 from seft_ref.adapters.spp import Spp, spp_backward, spp_forward, spp_initial, spp_merge
-from seft_ref.arrays.counter import counter_key, draw
+from seft_ref.arrays.rng import counter_key, draw
 from seft_ref.errors import AdapterError, KernelError
 from seft_ref.kernels import cpu, reference
 from seft_ref.prune.magnitude import magnitude_mask

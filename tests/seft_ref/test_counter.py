@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from seft_ref.arrays.counter import choose, counter_key, draw, draws, mix
+from seft_ref.arrays.rng import choose, counter_key, draw, draws, mix
 from seft_ref.errors import ConfigError
 
 WORD = 2**64

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from seft_ref.arrays.counter import counter_key, draw
+from seft_ref.arrays.rng import counter_key, draw
 from seft_ref.errors import ConfigError, GenerateError
 from seft_ref.text.sampling import Sampling, pick
 

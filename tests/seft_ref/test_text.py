@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 
-from seft_ref.arrays.counter import counter_key, draw
+from seft_ref.arrays.rng import counter_key, draw
 from seft_ref.errors import TextError
 from seft_ref.text.tokens import (
     calibration_starts,

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from seft_ref.arrays.counter import STREAM_POSITIONS, counter_key, draw
+from seft_ref.arrays.rng import STREAM_POSITIONS, counter_key, draw
 from seft_ref.errors import ConfigError, UpdateError
 from seft_ref.kernels import reference
 from seft_ref.topology.csr import flat

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import seft_ref
-from seft_ref.arrays.counter import counter_key, draw
+from seft_ref.arrays.rng import counter_key, draw
 from seft_ref.errors import TextError
 from seft_ref.kernels import reference
 from seft_ref.model.weights import with_matrices

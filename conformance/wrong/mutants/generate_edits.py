@@ -7,7 +7,7 @@ import numpy as np
 from conformance.engine.parts import (
     adapter_base,
     attention_blocks,
-    counter,
+    rng,
     sampling,
 )
 from conformance.wrong.mutants.base import (
@@ -65,7 +65,7 @@ _DRAWN: Rows = (
     (
         "generate.pick",
         "GEN-005",
-        counter.uniform,
+        rng.uniform,
         ">> np.uint64(11)).astype(np.float64) * 2.0**-53",
         ">> np.uint64(40)).astype(np.float64) * 2.0**-24",
         "a draw cut to 24 bits",
@@ -73,7 +73,7 @@ _DRAWN: Rows = (
     (
         "generate.pick",
         "GEN-005",
-        counter.uniform,
+        rng.uniform,
         "astype(np.float64) * 2.0**-53",
         "astype(np.float32).astype(np.float64) * 2.0**-53",
         "a draw rounded to binary32",

@@ -3,9 +3,9 @@
 from typing import Any
 
 from conformance.engine.parts import (
-    counter,
     groups,
     nm_topology,
+    rng,
     select,
     topology,
 )
@@ -38,7 +38,7 @@ _EDITS: tuple[tuple[str, str, Any, str, str, str], ...] = (
         "Boundary(float(inside[best]), float(outside[best]))",
         "a boundary of −0",
     ),
-    ("rng.draws", "RNG-002", counter.counter_key, "0 <= word <= _MASK", "0 <= word <= _MASK // 2", "63 bits"),
+    ("rng.draws", "RNG-002", rng.counter_key, "0 <= word <= _MASK", "0 <= word <= _MASK // 2", "63 bits"),
     ("topology.positions", "TOP-001", topology.check, "int(indptr[0]) != 0 or ", "", "pointers from 1"),
     ("topology.positions", "TOP-001", topology.check, " or int(indptr[-1]) != topology.nnz", "", "pointers to less"),
     ("topology.positions", "TOP-002", topology.check, "lowest < 0 or ", "", "columns below 0"),

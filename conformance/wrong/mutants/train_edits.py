@@ -3,12 +3,12 @@
 from typing import Any
 
 from conformance.engine.parts import (
-    counter,
     diagnose,
     event,
     evidence,
     evolve,
     norms,
+    rng,
     schedule,
     settings,
     start,
@@ -198,8 +198,8 @@ _EDITS: tuple[tuple[str, str, Any, str, str, str], ...] = (
         "round(i * (room - 1) / max(windows - 1, 1))",
         "starts rounded",
     ),
-    ("train.run", "RNG-002", counter.counter_key, "0 <= word <= _MASK", "word <= _MASK", "words below 0"),
-    ("train.run", "RNG-002", counter.counter_key, "0 <= word <= _MASK", "0 <= word", "words of 65 bits"),
+    ("train.run", "RNG-002", rng.counter_key, "0 <= word <= _MASK", "word <= _MASK", "words below 0"),
+    ("train.run", "RNG-002", rng.counter_key, "0 <= word <= _MASK", "0 <= word", "words of 65 bits"),
 )
 
 _RULES: tuple[tuple[str, str, Any, str, str, str], ...] = (
