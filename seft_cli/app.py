@@ -1,8 +1,10 @@
 """The table of commands. A command is loaded when it is named, so that none waits for the libraries of another."""
 
 import difflib
+import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from importlib.metadata import version
 from typing import Any
@@ -24,6 +26,19 @@ COMMANDS = {
 """Name: where it is, below this package or in the kit, and what it does."""
 
 
+@contextmanager
+def _while_somebody_reads() -> Iterator[None]:
+    """End as a shell's commands do where the reader of a pipe has gone, without a word."""
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # what is still held is written when the process ends
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(128 + 13) from None
+
+
+@_while_somebody_reads()
 def main() -> None:
     """Run the command that the first word names."""
     words = sys.argv[1:]
@@ -51,6 +66,7 @@ def usage() -> str:
     return "\n".join([*told, "", "seft COMMAND --help explains every option."])
 
 
+@_while_somebody_reads()
 def run(name: str) -> None:
     """Run a command on the words behind sys.argv[0]."""
     module, _, function = COMMANDS[name][0].partition(":")

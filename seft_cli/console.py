@@ -65,6 +65,8 @@ def run_app(app: typer.Typer, name: str | None = None) -> None:
         # what overflows is refused under a clause: NumPy's warnings about it would be noise
         with overflow_allowed():
             app(prog_name=name)
+    except BrokenPipeError:
+        raise
     except EXPECTED as error:
         print(f"error: {told(error)}", file=sys.stderr)
         raise SystemExit(2) from None

@@ -1,5 +1,6 @@
 """The command `seft` itself: its table, its help, and names that it does not know."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -45,3 +46,14 @@ def test_programs_that_a_tool_starts_find_the_checkout_from_another_folder(tmp_p
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert '"peak"' in done.stdout
+
+
+@pytest.mark.parametrize("words", [["--help"], ["show", "--help"], ["verify", "list", "--ops"]], ids=" ".join)
+def test_a_reader_that_goes_away_is_no_error(words):
+    reads, writes = os.pipe()
+    os.close(reads)
+    done = subprocess.run(
+        [sys.executable, "-m", "seft_cli", *words], stdout=writes, stderr=subprocess.PIPE, text=True, check=False
+    )
+    os.close(writes)
+    assert (done.returncode, done.stderr) == (141, "")
