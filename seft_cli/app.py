@@ -28,14 +28,14 @@ COMMANDS = {
 
 @contextmanager
 def _while_somebody_reads() -> Iterator[None]:
-    """End as a shell's commands do where the reader of a pipe has gone, without a word."""
+    """End without a word where the reader of a pipe has gone, with exit status 1 as click does."""
     try:
         yield
         sys.stdout.flush()
     except BrokenPipeError:
         # what is still held is written when the process ends
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise SystemExit(128 + 13) from None
+        raise SystemExit(1) from None
 
 
 @_while_somebody_reads()
