@@ -4,7 +4,7 @@ from typing import Any
 
 from conformance.gen import tiny
 from conformance.gen.numbers import Numbers, ids
-from conformance.gen.train import run_answer
+from conformance.gen.train import GAP, run_answer
 from conformance.gen.train_steps import SETTINGS
 from conformance.oracle import train
 from conformance.properties.draws import Draw
@@ -60,7 +60,8 @@ def _run(d: Draw, t: Trial) -> None:
         given["stored"] = {name: ids(at) for name, at in stored.items()}
         found = train.run(tiny.CONFIG, tensors, stored, text, settings)
         answer = None
-        if _weakest(found) > _LEAST:
+        # AdamW makes steps of nearly one size: rounding of binary32 may turn what another model does not
+        if _weakest(found) > _LEAST and found.gap >= GAP:
             answer = surely(
                 d, tensors, lambda held: run_answer(train.run(tiny.CONFIG, held, stored, text, settings)), 10 * OFF
             )
