@@ -31,13 +31,15 @@ types: setup
 contracts: setup
 	$(VENV)/bin/lint-imports
 
+SHAPED := $(addprefix tests/seft_ref/,test_pairs.py test_model_torch.py test_generate.py)
+LOOPS := $(addprefix tests/kernels/,test_kernels.py test_transposed.py test_turned.py test_token.py test_exceeding.py test_bounds.py) tests/seft_ref/test_compact.py
+
 # The second run reads the shape annotations and complains where an array has another shape; in the third, compiled
 # loops check the bounds of arrays.
 tests: setup
-	$(PY) -m pytest -n 2 tests
-	$(PY) -m pytest --jaxtyping-packages=seft_ref.layers,seft_ref.adapters,seft_ref.update,seft_ref.model.decoder,seft_ref.train.gradients,seft_ref.text.generate,beartype.beartype \
-	    tests/seft_ref/test_pairs.py tests/seft_ref/test_model_torch.py tests/seft_ref/test_generate.py
-	NUMBA_BOUNDSCHECK=1 NUMBA_CACHE_DIR=build/checked $(PY) -m pytest -n 2 tests/kernels tests/seft_ref/test_compact.py
+	$(PY) -m pytest -n 2 --dist worksteal tests $(addprefix --ignore=,$(SHAPED))
+	$(PY) -m pytest -n 2 --jaxtyping-packages=seft_ref.layers,seft_ref.adapters,seft_ref.update,seft_ref.model.decoder,seft_ref.train.gradients,seft_ref.text.generate,beartype.beartype $(SHAPED)
+	NUMBA_BOUNDSCHECK=1 NUMBA_CACHE_DIR=build/checked $(PY) -m pytest -n 2 $(LOOPS)
 
 # What a stranger installs, in an environment of its own.
 wheel: setup
