@@ -6,4 +6,6 @@ page      tables and pictures from what --json wrote
 check_gpu everything that a GPU has to show, in one go
 
 Every other file is one benchmark. Nothing here is installed: measure from a checkout.
+
+What is right is tested, not timed: see `tests`. Start with `rounds.py`.
 """

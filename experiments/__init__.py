@@ -5,4 +5,6 @@ run         one arm with one seed; results, where finished runs are kept
 statistics, page, picture   what is said of them
 
 Nothing here is installed: run it from a checkout.
+
+The rules themselves are in `seft_ref/update`. Start with `table.py`, then `run.py`.
 """

@@ -3,6 +3,9 @@
 formats.write("model-sparse", formats.Checkpoint("model", {"w": formats.from_dense(w)}))
 with formats.open("model-sparse") as reader:
     w = reader["w"]                                # Sparse(shape, indptr, indices, values), read lazily
+
+Models are not known here, and the files of others only in `dialects`. Start with `records.py`, then `writer.py` and
+`reader.py`.
 """
 
 from formats.conversion import convert

@@ -100,6 +100,14 @@ def test_a_file_of_the_kit_is_named_after_its_area(room):
     assert {name for name in found - shared if name.split("_")[0] not in AREAS} == set()
 
 
+def test_every_folder_says_where_to_start():
+    for package in (*PACKAGES, "benchmarks", "experiments"):
+        for path in (ROOT / package).rglob("__init__.py"):
+            if "templates" not in path.parts:
+                said = " ".join((ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "").split())
+                assert re.search(r"Start (reading )?(in|with) ", said), path
+
+
 def test_files_that_contributors_are_sent_to_are_there():
     pages = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
     named = set(re.findall(r"`((?:seft_ref|formats|conformance|seft_cli|seft_ports|tests)/[\w/.]+)`", pages))

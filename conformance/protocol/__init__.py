@@ -5,4 +5,6 @@ serve     the loop of a port written in Python
 child     a port as a child process: start, ask, wait, restart, end
 files     the folder in which large arrays are left
 faults    what a port did instead of answering
+
+What comes back is compared in `judge`. Start with `port.py`, then `serve.py`.
 """

@@ -1,6 +1,8 @@
 """What a run tells: on the terminal, and as a folder of files for people and for programs.
 
 `write` makes the folder, `check_report` says what is wrong with a report.jsonl that somebody else wrote.
+
+What may be claimed is decided in `judge`. Start with `folder.py`, then `tables.py`.
 """
 
 from conformance.report.check import check_report

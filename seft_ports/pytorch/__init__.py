@@ -4,6 +4,8 @@ model = wrap(load_sparse(AutoModelForCausalLM.from_config(config), "pruned"), se
 Trainer(model, args, optimizers=(SeftOptimizer(model, lr=1e-4), None), callbacks=[SeftCallback(settings)], ...).train()
 merge(model)
 save_sparse(model, "tuned")
+
+Start with `linear.py`, then `events.py`.
 """
 
 from seft_ports.pytorch.errors import SeftError

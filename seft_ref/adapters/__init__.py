@@ -9,4 +9,6 @@
 SPP and SparsePEFT form nothing of size (out, in): their change of the weight, and its gradient, are values on the
 base's topology. What a kernel set holds of these is its own affair: `cpu` packs densely from 55 % of the positions on,
 `reference` always multiplies densely.
+
+The sparse update itself is in `update`. Start with `lora.py`.
 """

@@ -12,6 +12,8 @@ imported.
 
 W is (out, in); x and dy are two-dimensional, one token a row, contiguous. A set multiplies only what it packed itself.
 Wrong arrays raise KernelError.
+
+Where entries are stored is in `topology`. Start with `reference.py`, which defines the others.
 """
 
 from typing import Protocol, runtime_checkable
