@@ -18,8 +18,9 @@ The parts of a run are here as well:
     save_model("pruned-sparse", "repaired-sparse", finish(state, settings, model.config, tokens, kernels.cpu))
 
 A kernel set is an argument everywhere: `kernels.reference` runs on any array library, `kernels.cpu` is fast on
-NumPy arrays, `kernels.gpu` runs on CuPy's. `load_model(..., like=array)` puts a model where an array lies. The bytes of files are in
-`formats`, the judge in `conformance`. Start reading in `train/loop.py`.
+NumPy arrays, `kernels.gpu` runs on CuPy's. `load_model(..., like=array)` puts a model where an array lies.
+
+The bytes of files are in `formats`, the judge in `conformance`. Start reading in `train/loop.py`.
 """
 
 from seft_ref.errors import SeftError

@@ -1,1 +1,4 @@
-"""The layers of the decoder, one file each: a forward, and directly below it its backward; the decoder that they make is in `model`. Start with `linear.py`."""
+"""The layers of the decoder, one file each: a forward, and directly below it its backward.
+
+The decoder that they make is in `model`. Start with `linear.py`.
+"""

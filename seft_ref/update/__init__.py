@@ -1,1 +1,4 @@
-"""The update rules: pure functions from arrays to a change of topology; what a run knows of a matrix is in `matrix`. Start with `evolve.py`, the whole event."""
+"""The update rules: pure functions from arrays to a change of topology.
+
+What a run knows of a matrix is in `matrix`. Start with `evolve.py`, the whole event.
+"""
