@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from fractions import Fraction
 
 from conformance.oracle.select_pools import RefusedError
+from conformance.oracle.train_window import added
 
 FORMATS = {"F64": (53, 1023, 8), "F32": (24, 127, 4), "BF16": (8, 127, 2), "F16": (11, 15, 2)}
 """Of a dtype: bits of the significand with the leading one, the largest exponent, bytes."""
@@ -67,7 +68,7 @@ def warnings(
     lowest: float | None = None
     warned = False
     for end in range(10, len(losses) + 1):
-        mean = sum(losses[end - 10 : end]) / 10
+        mean = added(losses[end - 10 : end]) / 10
         if lowest is None or mean < lowest:
             lowest, warned = mean, False
         elif not warned and mean - lowest > 0.2 * lowest:

@@ -10,6 +10,7 @@ from conformance.oracle.event import Evidence, Part, asked_by
 from conformance.oracle.model import Config, targets
 from conformance.oracle.tape import Array
 from conformance.oracle.train import Step, Trainer, rule_of
+from conformance.oracle.train_window import added
 
 _KEPT = {"m": "first_moment", "v": "second_moment", "age": "age", "u": "momentum", "origin": "origin"}
 """What is kept of a slot, by its name in a file."""
@@ -67,7 +68,7 @@ class Sums:
             [a + b for a, b in zip(self.gradient, g, strict=True)],
             [a + abs(b) for a, b in zip(self.absolute, g, strict=True)],
             [a + b * b for a, b in zip(self.square, g, strict=True)],
-            [a + sum(row[j] * row[j] for row in x) for j, a in enumerate(self.inputs)],
+            [a + added(row[j] * row[j] for row in x) for j, a in enumerate(self.inputs)],
             self.candidates,
         )
 

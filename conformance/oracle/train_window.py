@@ -1,6 +1,6 @@
 """The evidence of a window of steps, entry by entry (GRD-001, GRD-004 to GRD-007)."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from conformance.oracle.select import largest
@@ -19,9 +19,17 @@ def of_batches(out: int, cols: int, batches: Sequence[tuple[Rows, Rows]]) -> lis
     return g
 
 
+def added(numbers: Iterable[float]) -> float:
+    """Return the sum of numbers, one after another: `sum` of Python 3.12 and later carries what was rounded off."""
+    total = 0.0
+    for x in numbers:
+        total += x
+    return total
+
+
 def mean(values: Sequence[Sequence[float]]) -> list[float]:
     """Return the mean over steps, entry by entry, summed in their order."""
-    return [sum(column) / len(values) for column in zip(*values, strict=True)]
+    return [added(column) / len(values) for column in zip(*values, strict=True)]
 
 
 def evidence(gradients: Sequence[Sequence[float]]) -> dict[str, list[float]]:
@@ -36,7 +44,7 @@ def evidence(gradients: Sequence[Sequence[float]]) -> dict[str, list[float]]:
 def inputs(cols: int, seen: Sequence[Rows]) -> list[float]:
     """Return h, the mean square of each input over all rows of a window (GRD-006)."""
     rows = [row for batch in seen for row in batch]
-    return [sum(row[j] * row[j] for row in rows) / len(rows) if rows else 0.0 for j in range(cols)]
+    return [added(row[j] * row[j] for row in rows) / len(rows) if rows else 0.0 for j in range(cols)]
 
 
 def candidates(first: Sequence[float], n: int) -> list[int]:

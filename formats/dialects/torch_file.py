@@ -21,7 +21,7 @@ from formats.dialects.torch_tensors import (
     from_torch_csr,
     to_torch,
     to_torch_csr,
-    without_beta_warning,
+    without_warnings_of_torch,
 )
 from formats.errors import CannotHold, FormatError
 from formats.records import LIMIT, Checkpoint, Dense, Mask, Tensor
@@ -110,7 +110,7 @@ def _state_dict(path: Path) -> dict[Any, Any]:
     check_pickle(_pickle_of(path), path.name, trusted)
     try:
         # mapped, so that no storage is larger than the file
-        with without_beta_warning():
+        with without_warnings_of_torch():
             found = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except MemoryError:
         raise

@@ -130,7 +130,7 @@ def to_torch_csr(sparse: Sparse, *, index_dtype: torch.dtype = torch.int64, name
         raise CannotHold(
             "FMT-154", f"{name!r} stores {sparse.nnz} values, int32 row pointers end at 2^31 - 1; use torch.int64"
         )
-    with without_beta_warning():
+    with without_warnings_of_torch():
         return torch.sparse_csr_tensor(
             to_torch(sparse.indptr).to(index_dtype),
             to_torch(sparse.indices).to(index_dtype),
@@ -141,10 +141,11 @@ def to_torch_csr(sparse: Sparse, *, index_dtype: torch.dtype = torch.int64, name
 
 
 @contextmanager
-def without_beta_warning() -> Iterator[None]:
-    """Keep to itself what torch says once a process about its own sparse tensors; a user can do nothing about it."""
+def without_warnings_of_torch() -> Iterator[None]:
+    """Keep to itself what torch says of its own sparse tensors; a user can do nothing about it."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta state")
+        warnings.filterwarnings("ignore", message="Validating sparse tensor invariants")
         yield
 
 

@@ -23,7 +23,7 @@ LOGIT_COPIES = 3
 """Arrays of the size of the logits at hand that the loss holds at once."""
 AT_AN_EVENT = 58
 """Bytes a stored weight of the largest matrix that an event works in: positions as int64, and what stands on them."""
-IN_POOLS = 230
+IN_POOLS = 240
 """The same where every row or group is sorted by itself."""
 
 
