@@ -90,7 +90,9 @@ def loss_and_gradients(
     for _, refused in shares:
         if refused is not None:
             raise refused
-    loss = sum((share for share, _ in shares), 0.0)
+    loss = 0.0
+    for share, _ in shares:  # `sum` of Python 3.12 adds up otherwise than that of 3.11
+        loss += share
     found = {name: ranks.sum(values) for name, values in found.items()}
     # one matrix after the other: what this rank alone has summed up is let go
     kept = {name: window.joined(here.pop(name), ranks) for name, window in keep.items()}
