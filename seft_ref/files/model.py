@@ -211,6 +211,18 @@ def save_model(
         formats.write(destination, formats.Checkpoint("model", tensors, recorded, dict(reader.tied), reader.files))
 
 
+def require_sparse(path: str | Path) -> None:
+    """Refuse a folder whose model has no support to keep.
+
+    Raises:
+        CheckpointError: CKP-002.
+    """
+    if not is_sparse(Path(path)):
+        raise CheckpointError(
+            "CKP-002", f'{path} is not a sparse checkpoint; make one with formats.convert({str(path)!r}, DST, "sparse")'
+        )
+
+
 def pattern_of_folder(path: str | Path) -> tuple[int, int] | None:
     """Return the N:M pattern that a model was pruned to by its record, of which events keep track (EVT-007, PRN-008).
 

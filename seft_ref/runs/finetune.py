@@ -13,7 +13,7 @@ from pathlib import Path
 from seft_ref.arrays.library import Array
 from seft_ref.arrays.ranks import ALONE, Ranks, refuse_different
 from seft_ref.errors import CheckpointError
-from seft_ref.files.model import Model, pattern_of_folder, refuse_existing, save_model
+from seft_ref.files.model import Model, pattern_of_folder, refuse_existing, require_sparse, save_model
 from seft_ref.files.state import Origin, load_state, origin_of, save_state, settings_text
 from seft_ref.kernels import KernelSet
 from seft_ref.model.config import ModelConfig
@@ -108,12 +108,15 @@ def finetune(
     dtype, compact, like, limit    as `load_model`
     recompute   as `loss_and_gradients`
     ranks       processes that share the rows of each step (TRN-013)
-    Raises      before anything is computed: FormatError FMT-110 if `out` exists, CheckpointError CKP-006 for a state
-                that is in the way, missing or of another run, ValueError for arguments that do not go together;
-                what `settings_of`, `load_model`, `read_tokens`, `initial_state` and `train_step` raise
+    Raises      before anything is computed: FormatError FMT-110 if `out` exists, CheckpointError CKP-002 for a folder that
+                is not sparse, CKP-006 for a state that is in the way, missing or of another run, ValueError for
+                arguments that do not go together; what `settings_of`, `load_model`, `read_tokens`, `initial_state` and
+                `train_step` raise
     """
     if out is not None:
         refuse_existing(out)
+    if has_folder(model):
+        require_sparse(folder_of(model))
     chosen = _settings(settings, changes, model)
     kernels = kernels_or_cpu(kernels)
     tokens = tokens_of(text, model)

@@ -153,6 +153,8 @@ def test_what_does_not_go_together_is_refused_before_anything_is_computed(place)
     ):
         with pytest.raises(ValueError, match=words):
             call()
+    with pytest.raises(CheckpointError, match=r"CKP-002: .* is not a sparse checkpoint; make one with formats.convert"):
+        finetune(place / "sparse-hf", place / "new", text)
     with pytest.raises(CheckpointError, match=r"CKP-002: .* is not a Hugging Face folder"):
         prune(place / "sparse", place / "new", "magnitude")
     assert not (place / "new").exists()
