@@ -108,8 +108,8 @@ def finetune(
     dtype, compact, like, limit    as `load_model`
     recompute   as `loss_and_gradients`
     ranks       processes that share the rows of each step (TRN-013)
-    Raises      before anything is computed: FormatError FMT-110 if `out` exists, CheckpointError CKP-002 for a folder that
-                is not sparse, CKP-006 for a state that is in the way, missing or of another run, ValueError for
+    Raises      before anything is computed: FormatError FMT-110 if `out` exists, CheckpointError CKP-002 for a folder
+                that is not sparse, CKP-006 for a state that is in the way, missing or of another run, ValueError for
                 arguments that do not go together; what `settings_of`, `load_model`, `read_tokens`, `initial_state` and
                 `train_step` raise
     """
