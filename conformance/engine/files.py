@@ -1,4 +1,4 @@
-"""What stands around a run, by the engine: dtypes, final weights, names, stop tokens, records, warnings, shares."""
+"""Checkpoint files through the reader and writer of `formats`: read, written, compressed, changed by deltas."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Cases of names of tensors, and of what a compressed section expands to."""
+"""Cases of file names that a writer refuses (FMT-112), and of tensors that are made dense (FMT-098)."""
 
 from typing import Any
 

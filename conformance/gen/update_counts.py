@@ -1,4 +1,4 @@
-"""Cases of budgets, drops, schedules and learning rates (chapters 7 and 9)."""
+"""Cases of budgets, drops, schedules and learning rates (DLT, SCH)."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Names of tensors, and what a compressed section expands to (12.6)."""
+"""Which file names a writer refuses (FMT-112), and the bytes of a tensor that is made dense (FMT-098)."""
 
 import math
 from collections.abc import Sequence

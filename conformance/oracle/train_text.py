@@ -1,4 +1,4 @@
-"""Where the windows of a text start (TRN-003, EVL-002)."""
+"""Where the windows of a text start (TRN-003, PRN-007, EVL-001)."""
 
 from conformance.oracle import select_rng
 

@@ -1,4 +1,4 @@
-"""Properties of what a compressed section expands to."""
+"""Properties of tensors that are made dense (FMT-098)."""
 
 from conformance.gen.files import on, raw_array
 from conformance.gen.train_around import spread

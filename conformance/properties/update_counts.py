@@ -1,4 +1,4 @@
-"""Properties of counts, budgets, schedules and choices (chapters 7 to 9)."""
+"""Properties of counts, budgets, schedules and choices (DLT, SCH, EVT-012)."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Mistakes that no case saw until somebody who knew neither cases nor mutants made them, one of each kind."""
+"""Readers and writers of files with one condition of one rule forgotten, or a limit off by one (FMT)."""
 
 from typing import Any
 

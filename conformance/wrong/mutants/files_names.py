@@ -1,4 +1,4 @@
-"""Wrong names of tensors, and wrong expansions of sections."""
+"""Wrong judgement of file names (FMT-112), and tensors wrongly made dense (FMT-098)."""
 
 import numpy as np
 

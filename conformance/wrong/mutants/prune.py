@@ -1,4 +1,4 @@
-"""Wrong models, configs, evaluations and runs (MDL, TRN, EVL and the rules as a run uses them)."""
+"""Wrong pruners (PRN); SparseGPT by the three steps of its authors (inverse, then factor), one flaw at a time."""
 
 from typing import Any
 
