@@ -31,7 +31,7 @@ READ_BACK = {"sparse": "sparse", "hf": "hf", "delta": "sparse", "torch-csr": "to
 
 
 def convert(
-    source: str | os.PathLike[str],
+    source: str | os.PathLike[str] | Checkpoint,
     out: str | os.PathLike[str],
     to: str,
     *,
@@ -51,7 +51,8 @@ def convert(
     Config and tokenizer travel along. Options that a target does not use are refused, not passed over; see USES.
 
     Args:
-        source: folder or file to read.
+        source: folder or file to read, or a checkpoint that is open; its tensors stay as sparse as they are, and dense
+            ones become sparse where that pays (FMT-122).
         out: folder or file to write, which must not exist.
         to: one of TO.
         source_format: name of a format, or ``"auto"`` to look what it is.
@@ -84,29 +85,39 @@ def convert(
         "zeros": (zeros, None),
     }
     _check(to, given, verify=verify)
-    kind = detect(Path(source)) if source_format == "auto" else source_format
+    if isinstance(source, Checkpoint):
+        named, kind = "the checkpoint", "checkpoint"
+        if source_format != "auto":
+            raise FormatError("FMT-084", "source_format is for a path, and a checkpoint is given; leave it out")
+    else:
+        named, kind = str(source), detect(Path(source)) if source_format == "auto" else source_format
     if zeros is not None and kind == "sparse":
         raise FormatError(
-            "FMT-084", f"zeros is for dense tensors, and {source} says itself what is absent; leave it out"
+            "FMT-084", f"zeros is for dense tensors, and {named} says itself what is absent; leave it out"
         )
     if expand_quantised and kind != "gguf":
-        raise FormatError(
-            "FMT-084", f"expand_quantised is for GGUF files, and {source} is read as {kind}; leave it out"
-        )
+        raise FormatError("FMT-084", f"expand_quantised is for GGUF files, and {named} is read as {kind}; leave it out")
+
+    def opened() -> Checkpoint:
+        if isinstance(source, Checkpoint):
+            return source
+        return open_source(source, kind, expand_quantised=expand_quantised, limit=limit)
+
     layout: dict[str, Any] = {"encoding": encoding, "compress": compress, "shard_bytes": shard_bytes}
     left_out: list[str] = []
-    if to == "delta":
+    if to == "delta" and not isinstance(source, Checkpoint):
         found = open_changes(source, open_source(_needed(base, to), limit=limit), kind)
         write(out, found, **layout)
+    elif to == "delta":
+        raise FormatError("FMT-084", "a delta is made of an adapter's path, or of two models by `diff`")
     elif to in ("peft", "trl-delta"):
-        found = open_source(source, kind, limit=limit)
+        found = opened()
         left_out = _write_changes(Path(out), to, found, base, limit)
     elif to == "sparse":
-        foreign = open_source(source, kind, expand_quantised=expand_quantised, limit=limit)
-        found = _as_sparse(foreign, kind, encoding, dtype, zeros or ANY)
+        found = _as_sparse(opened(), kind, encoding, dtype, zeros or ANY)
         write(out, found, **layout)
     else:
-        found = open_source(source, kind, expand_quantised=expand_quantised, limit=limit)
+        found = opened()
         left_out = _write_foreign(Path(out), to, found, dtype, shard_bytes, limit)
     if verify:
         _compare(Path(out), to, found, dtype, limit)

@@ -152,7 +152,7 @@ def assert_same_evidence(backend, got, want):
 
 
 @pytest.mark.parametrize("scope", ["anywhere", "active"])
-@pytest.mark.parametrize("rows", [1, 2, 3, 5, 256])
+@pytest.mark.parametrize("rows", [1, 3, 256])
 @pytest.mark.parametrize("shape", [(1, 1), (1, 9), (9, 1), (5, 7), (11, 3)])
 def test_GRD_003_blocks_of_rows_find_what_the_whole_has(monkeypatch, backend, shape, rows, scope):
     monkeypatch.setattr(evidence, "ROWS", rows)

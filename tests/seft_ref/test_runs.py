@@ -5,6 +5,7 @@ import pytest
 
 import formats
 import seft_ref
+from formats.dialects.hf import open_hf
 from formats.errors import DestinationExists
 from seft_ref import finetune, generate, load_model, prune, read_tokens, settings_of
 from seft_ref.errors import CheckpointError
@@ -59,6 +60,19 @@ def test_a_whole_round(tmp_path):
     )
     assert 0 < len("".join(pieces)) <= 5
     assert (len(tokens), prompt) == (5, [9])
+
+
+def test_an_open_checkpoint_is_converted_like_its_folder(place):
+    hf = place / "sparse-hf"
+    formats.convert(hf, place / "one", "sparse")
+    with open_hf(hf) as folder:
+        formats.convert(folder.checkpoint(), place / "two", "sparse")
+        for more in ({"source_format": "hf"}, {"expand_quantised": True}):
+            with pytest.raises(formats.FormatError, match="FMT-084"):
+                formats.convert(folder.checkpoint(), place / "new", "sparse", **more)
+        with pytest.raises(formats.FormatError, match=r"FMT-084.*diff"):
+            formats.convert(folder.checkpoint(), place / "new", "delta", base=hf)
+    assert contents(place / "one") == contents(place / "two")
 
 
 def test_a_folder_and_a_loaded_model_give_the_same_bytes(place):
