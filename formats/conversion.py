@@ -51,8 +51,8 @@ def convert(
     Config and tokenizer travel along. Options that a target does not use are refused, not passed over; see USES.
 
     Args:
-        source: folder or file to read, or a checkpoint that is open; its tensors stay as sparse as they are, and dense
-            ones become sparse where that pays (FMT-122).
+        source: folder or file to read, or a checkpoint that is open. Where it came from cannot be told: the dense
+            matrices of a model become sparse where that pays (FMT-122), unless `encoding` is ``"dense"``.
         out: folder or file to write, which must not exist.
         to: one of TO.
         source_format: name of a format, or ``"auto"`` to look what it is.
@@ -86,7 +86,8 @@ def convert(
     }
     _check(to, given, verify=verify)
     if isinstance(source, Checkpoint):
-        named, kind = "the checkpoint", "checkpoint"
+        # a delta has this format's names and operations whoever opened it, a model may be anyone's
+        named, kind = "the checkpoint", "checkpoint" if source.kind == "model" else "sparse"
         if source_format != "auto":
             raise FormatError("FMT-084", "source_format is for a path, and a checkpoint is given; leave it out")
     else:

@@ -5,6 +5,7 @@ import pytest
 
 import formats
 import seft_ref
+from formats.delta import diff
 from formats.dialects.hf import open_hf
 from formats.errors import DestinationExists
 from seft_ref import finetune, generate, load_model, prune, read_tokens, settings_of
@@ -73,6 +74,21 @@ def test_an_open_checkpoint_is_converted_like_its_folder(place):
         with pytest.raises(formats.FormatError, match=r"FMT-084.*diff"):
             formats.convert(folder.checkpoint(), place / "new", "delta", base=hf)
     assert contents(place / "one") == contents(place / "two")
+
+
+def test_an_open_delta_is_converted_like_its_folder(place):
+    dense = np.zeros((40, 50), dtype=np.float32)
+    target, base = (formats.Checkpoint("model", {"w": formats.Dense(dense + x)}) for x in (0, 1))
+    formats.write(place / "delta", diff(base, target))
+    formats.convert(place / "delta", place / "one", "sparse")
+    held = formats.read(place / "delta")
+    formats.convert(held, place / "two", "sparse")
+    assert contents(place / "one") == contents(place / "two")
+    for source in (place / "delta", held):
+        for more, told in (({"dtype": "F16"}, "casts models"), ({"zeros": "any"}, "dense tensors")):
+            with pytest.raises(formats.FormatError, match=f"FMT-084.*{told}"):
+                formats.convert(source, place / "new", "sparse", **more)
+    assert not (place / "new").exists()
 
 
 def test_a_folder_and_a_loaded_model_give_the_same_bytes(place):
