@@ -304,7 +304,7 @@ def markdown(rows: list[dict[str, Any]], size: Size, work: Path) -> str:
         predicts the first window with {check["nats_transformers"]:.4f} nats a token, here
         {check["nats_seft_ref"]:.4f}. Peak memory is the largest resident size of the evaluating process, for the
         repaired model of the fine-tuning one. The perplexities behind pruning are one draw: computed in float32, they
-        spread by about 5 % between programs and processors ([why](pruning.md)).
+        spread by 5 % and more between programs and processors ([why](pruning.md)).
     """
     counts = ("dropped", "grown", "reactivated", "cancelled", "pruned", "slots", "support")
     event_rows = [(r["step"], *(r["event"][count] for count in counts)) for r in events]
