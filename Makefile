@@ -19,7 +19,7 @@ $(VENV)/.done: pyproject.toml
 verify: setup
 	$(VENV)/bin/seft verify
 
-# The kit's run and the wheel's use one core each.
+# Two jobs, because `verify` and `wheel` use one core each.
 test: lint types contracts tests
 	$(MAKE) -j2 verify wheel
 

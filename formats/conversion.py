@@ -86,7 +86,7 @@ def convert(
     }
     _check(to, given, verify=verify)
     if isinstance(source, Checkpoint):
-        # a delta has this format's names and operations whoever opened it, a model may be anyone's
+        # Only this format has deltas. A model may come from any, so its dense matrices are looked at.
         named, kind = "the checkpoint", "checkpoint" if source.kind == "model" else "sparse"
         if source_format != "auto":
             raise FormatError("FMT-084", "source_format is for a path, and a checkpoint is given; leave it out")
