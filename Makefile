@@ -6,7 +6,7 @@ QUICK ?=
 SECONDS ?= 60
 SEED ?= 1
 
-.PHONY: setup verify test lint types contracts tests wheel demo bench fuzz clean
+.PHONY: setup verify test lint types contracts tests shaped checked wheel demo bench fuzz clean
 
 setup: $(VENV)/.done
 
@@ -19,9 +19,9 @@ $(VENV)/.done: pyproject.toml
 verify: setup
 	$(VENV)/bin/seft verify
 
-# Two jobs, because `verify` and `wheel` use one core each.
-test: lint types contracts tests
-	$(MAKE) -j2 verify wheel
+# The suite takes both cores, and what comes after it one core each.
+test: lint tests
+	$(MAKE) -j2 checked shaped verify wheel types contracts
 
 lint: setup
 	$(PY) -m ruff check .
@@ -36,12 +36,16 @@ contracts: setup
 SHAPED := $(addprefix tests/seft_ref/,test_pairs.py test_model_torch.py test_generate.py)
 LOOPS := $(addprefix tests/kernels/,test_kernels.py test_transposed.py test_turned.py test_token.py test_exceeding.py test_bounds.py) tests/seft_ref/test_compact.py
 
-# The second run reads the shape annotations and complains where an array has another shape; in the third, compiled
-# loops check the bounds of arrays.
 tests: setup
 	$(PY) -m pytest -n 2 --dist worksteal tests $(addprefix --ignore=,$(SHAPED))
-	$(PY) -m pytest -n 2 --jaxtyping-packages=seft_ref.layers,seft_ref.adapters,seft_ref.update,seft_ref.model.decoder,seft_ref.train.gradients,seft_ref.text.generate,beartype.beartype $(SHAPED)
-	NUMBA_BOUNDSCHECK=1 NUMBA_CACHE_DIR=build/checked $(PY) -m pytest -n 2 $(LOOPS)
+
+# Shape annotations are read, and an array of another shape is an error.
+shaped: setup
+	$(PY) -m pytest --jaxtyping-packages=seft_ref.layers,seft_ref.adapters,seft_ref.update,seft_ref.model.decoder,seft_ref.train.gradients,seft_ref.text.generate,beartype.beartype $(SHAPED)
+
+# Compiled loops check the bounds of arrays. Whole runs, and arrays behind which there is nothing, are looked at once.
+checked: setup
+	NUMBA_BOUNDSCHECK=1 NUMBA_CACHE_DIR=build/checked $(PY) -m pytest -k "not is_the_run and not nothing_behind" $(LOOPS)
 
 # What a stranger installs, in an environment of its own.
 wheel: setup

@@ -89,7 +89,7 @@ BACKENDS = {
     for backend in (
         REFERENCE,
         Backend("numpy-float32", np, "float32"),
-        _strict("strict", "CPU_DEVICE", "float64"),
+        # the device that is not the default: an array that is made elsewhere is an error
         _strict("strict-device1", "device1", "float64"),
         _strict("strict-no_float64", "no_float64", "float32"),
         CUPY,

@@ -65,8 +65,7 @@ def unpack(packed: bytes) -> bytes:
         if at == len(packed):
             break
         n, far = number(), number()
-        while n:
-            piece = out[len(out) - far : len(out) - far + n]
-            out += piece
-            n -= len(piece)
+        # a stretch that reaches into what it makes repeats itself
+        stretch = out[len(out) - far : len(out) - far + n]
+        out += (stretch * (n // far + 1))[:n]
     return bytes(out)

@@ -1,7 +1,7 @@
 """Nothing outside an array is touched: numba's own checks, and pages without access behind every array.
 
 Loops in vectors are not checked by numba, so arrays end where a page without access begins. A child process runs
-them, and a touch kills it. `make tests` runs this folder once more with NUMBA_BOUNDSCHECK=1.
+them, and a touch kills it. `make checked` runs this folder once more with NUMBA_BOUNDSCHECK=1.
 """
 
 import ctypes

@@ -96,4 +96,4 @@ def test_NUM_004_every_backend_gives_the_same(pair, backend):
 
 
 def test_the_backends_are_the_ones_promised():
-    assert {"numpy-float64", "numpy-float32", "strict", "strict-device1", "strict-no_float64"} <= set(BACKENDS)
+    assert {"numpy-float64", "numpy-float32", "strict-device1", "strict-no_float64"} <= set(BACKENDS)

@@ -40,7 +40,6 @@ class Library:
 LIBRARIES = [
     Library("numpy-float64", np.zeros(1, dtype=np.float64)),
     Library("numpy-float32", np.zeros(1, dtype=np.float32)),
-    Library("strict-float64", array_api_strict.zeros(1, dtype=array_api_strict.float64)),
     Library(
         "strict-device1",
         array_api_strict.zeros(1, dtype=array_api_strict.float32, device=array_api_strict.Device("device1")),
