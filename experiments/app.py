@@ -14,6 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
+from experiments import pruning_cost
 from experiments.page import Report, markdown
 from experiments.picture import draw, library
 from experiments.results import Results, Run, engine_digest, key_of
@@ -64,10 +65,7 @@ def main(
     if show:
         print_list()
         return
-    if name not in EXPERIMENTS:
-        raise console.Refused(f"there is no experiment {name}; choose one of {', '.join(EXPERIMENTS)}")
-    if folder is None or train is None or valid is None:
-        raise console.Refused("an experiment needs SPARSE_DIR, --train and --valid")
+    name, folder, train, valid = check_asked(name, folder, train, valid)
     given = {
         "steps": steps,
         "batch": batch,
@@ -81,8 +79,13 @@ def main(
         "lr_schedule": lr_schedule,
     }
     given = {key: value for key, value in given.items() if value is not None}
-    experiment = EXPERIMENTS[name]
     check_model(folder)
+    if name == pruning_cost.NAME:
+        print_pruning_cost(
+            folder, train, valid, out, work, seeds, given, {"length": eval_length, "windows": eval_windows}
+        )
+        return
+    experiment = EXPERIMENTS[name]
     for arm in only_arm or ():
         if arm not in experiment.arms():
             raise console.Refused(f"{name} has no arm {arm}; choose one of {', '.join(experiment.arms())}")
@@ -117,6 +120,43 @@ def main(
     report = Report(name, experiment, runs, command, describe(folder, runs), texts)
     write(report, out)
     console.wide.print(f"wrote {out / name}.md and {out / name}.svg")
+
+
+def check_asked(
+    name: str | None, folder: Path | None, train: Path | None, valid: Path | None
+) -> tuple[str, Path, Path, Path]:
+    """Return name, model and texts of an experiment that there is."""
+    if name is None or name not in (*EXPERIMENTS, pruning_cost.NAME):
+        names = ", ".join((*EXPERIMENTS, pruning_cost.NAME))
+        raise console.Refused(f"there is no experiment {name}; choose one of {names}")
+    if folder is None or train is None or valid is None:
+        raise console.Refused("an experiment needs SPARSE_DIR, --train and --valid")
+    return name, folder, train, valid
+
+
+def print_pruning_cost(
+    folder: Path,
+    train: Path,
+    valid: Path,
+    out: Path,
+    work: Path,
+    draws: int,
+    given: dict[str, Any],
+    evaluation: dict[str, int],
+) -> None:
+    """Measure what is missing of the experiment without training, and write its page."""
+    for file in (*(out / f"{pruning_cost.NAME}.{end}" for end in ("md", "svg", "json")), work / "results.jsonl"):
+        require_file(file)
+    library()
+    inputs, engine = read_inputs(folder, train, valid, evaluation), engine_digest()
+    results = Results(work, engine)
+    before = perplexity_before(inputs, results)
+    lines = pruning_cost.fill(inputs, settings_for("seft", given, 0), draws, before, results, engine)
+    options = {"seeds": draws, **given, "eval_length": evaluation["length"], "eval_windows": evaluation["windows"]}
+    command = command_line(pruning_cost.NAME, folder, train, valid, out, options)
+    model = f"The model `{folder.name}` (state {inputs.model[:12]})"
+    pruning_cost.write(lines, command, model, (train.name, valid.name), out)
+    console.wide.print(f"wrote {out / pruning_cost.NAME}.md, .svg and .json")
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,6 +277,9 @@ def write(report: Report, out: Path) -> None:
 
 def print_list() -> None:
     """Print every experiment with its rows, and what each arm sets."""
+    console.wide.print(
+        f"{pruning_cost.NAME}: what the pruning of an event costs, by criterion and batches; no training"
+    )
     for name, experiment in EXPERIMENTS.items():
         console.wide.print(f"{name}: {experiment.title}")
         for row in experiment.rows:

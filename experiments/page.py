@@ -96,7 +96,7 @@ def markdown(report: Report) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _table(headings: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:
+def table(headings: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:
     """Return a Markdown table whose first columns are text and the others numbers."""
     rule = "|" + "|".join("---" if i < left else "---:" for i in range(len(headings))) + "|"
     first, *others = ("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in (headings, *rows))
@@ -107,7 +107,7 @@ def _head(report: Report) -> list[str]:
     """Return when, where, on what, and what a reader must be warned of."""
     runs = report.every_run()
     dates = sorted({run["date"] for run in runs})
-    machines = {_machine(run["machine"]): None for run in runs}
+    machines = {machine_told(run["machine"]): None for run in runs}
     first, n_seeds = runs[0], len({run["seed"] for run in runs})
     evaluation, tokens = first["evaluation"], first["tokens"]
     train, valid = report.texts
@@ -126,7 +126,8 @@ def _head(report: Report) -> list[str]:
     return said
 
 
-def _machine(of: Mapping[str, Any]) -> str:
+def machine_told(of: Mapping[str, Any]) -> str:
+    """Return the name of a machine."""
     return f"{of['cpu']}, {of['cores']} cores, Python {of['python']}, NumPy {of['numpy']}, numba {of['numba']}"
 
 
@@ -153,7 +154,7 @@ def _results(report: Report) -> str:
             f"{max(run['peak_memory_bytes'] for run in runs) / 2**30:.2f}",
         ]
         rows.append([row.label, *cells])
-    return _table(("arm", *headings), rows)
+    return table(("arm", *headings), rows)
 
 
 def _counts(report: Report) -> str:
@@ -164,7 +165,7 @@ def _counts(report: Report) -> str:
         events = max(len(run["events"]) for run in runs.values())
         rows.append([label, str(events), *(f"{mean:,.0f}" for mean in means)])
     headings = ["arm", "events", *("of them reactivated" if name == "reactivated" else name for name in COUNTS)]
-    return _table(headings, rows)
+    return table(headings, rows)
 
 
 def _labels(report: Report) -> dict[str, str]:
@@ -188,7 +189,7 @@ def _differences(report: Report) -> str:
         ends = ["", ""] if of.half_width is None else [f"{of.low:+,.2f}", f"{of.high:+,.2f}"]
         verdict = "one seed, no interval" if of.half_width is None else "yes" if of.excludes_zero else "no"
         rows.append([f"{row.label} − {report.rows()[0].label}", f"{of.mean:+,.2f}", *ends, str(of.n), verdict])
-    return _table(["difference", "mean", "from", "to", "seeds", "excludes 0"], rows)
+    return table(["difference", "mean", "from", "to", "seeds", "excludes 0"], rows)
 
 
 def sentences(report: Report) -> list[str]:
@@ -226,8 +227,8 @@ def _settings(report: Report) -> list[str]:
     shared = [[f"`{name}`", _text(first[name])] for name in names if name not in apart]
     arms = [[label, *(_text(each[arm].get(name)) for name in apart)] for arm, label in _labels(report).items()]
     return [
-        _table(["the same in all arms", ""], shared),
-        _table(["arm", *(f"`{name}`" for name in apart)], arms),
+        table(["the same in all arms", ""], shared),
+        table(["arm", *(f"`{name}`" for name in apart)], arms),
     ]
 
 
@@ -269,4 +270,4 @@ def _every_run(report: Report) -> str:
                     f"{run['overlap']:.4f}",
                 ]
             )
-    return _table(headings, rows)
+    return table(headings, rows)

@@ -47,9 +47,16 @@ def draw(report: Report, path: Path) -> None:
         _differences(apart, report)
         _losses(losses, report)
         (_density if report.experiment.shows_density else _losses_apart)(last, report)
-        temporary = path.with_name(path.name + ".tmp")
-        figure.savefig(temporary, format="svg", metadata={"Date": None, "Creator": None})
-        plt.close(figure)
+        save(figure, path)
+
+
+def save(figure: Any, path: Path) -> None:
+    """Write a figure as SVG, whole or not at all, and close it."""
+    from matplotlib import pyplot as plt
+
+    temporary = path.with_name(path.name + ".tmp")
+    figure.savefig(temporary, format="svg", metadata={"Date": None, "Creator": None})
+    plt.close(figure)
     # matplotlib leaves blanks at the ends of lines
     text = "\n".join(line.rstrip() for line in temporary.read_text(encoding="utf-8").splitlines())
     temporary.write_text(text + "\n", encoding="utf-8")

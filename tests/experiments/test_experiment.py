@@ -6,8 +6,13 @@ import math
 import re
 import sys
 
+import numpy as np
 import pytest
 
+from seft_ref import evaluate, save_model
+from seft_ref.files.model import load_model
+from seft_ref.kernels import reference
+from seft_ref.topology.csr import flat, from_flat
 from tests.seft_ref.folders import TEXT, sparse_folder
 
 OPTIONS = (
@@ -311,3 +316,38 @@ def test_arms_are_known_and_named_once():
         assert experiment.rows[0].arm == "seft"
         labels = [row.label for row in experiment.rows]
         assert len(set(labels)) == len(labels)
+
+
+def test_what_pruning_costs_is_measured_once_and_told(cli, given, tmp_path):
+    tool = part("pruning_cost")
+    code, _, err = cli("pruning-cost")
+    assert code == 0, err
+    lines = runs_in(tmp_path / "work")
+    assert len(lines) == 2 * sum(map(len, tool.CRITERIA.values()))
+    page = (tmp_path / "out" / "pruning-cost.md").read_text()
+    told = [json.loads(line) for line in (tmp_path / "out" / "pruning-cost.json").read_text().splitlines()]
+    assert sorted(told, key=str) == sorted(lines, key=str)
+    assert "From one batch" in page
+    assert (tmp_path / "out" / "pruning-cost.svg").read_text().startswith("<?xml")
+    # nothing is measured twice, and the same lines give the same page
+    assert cli("pruning-cost")[0] == 0
+    assert runs_in(tmp_path / "work") == lines
+    assert (tmp_path / "out" / "pruning-cost.md").read_text() == page
+    # a stopped one goes on, and ends with the same numbers
+    results = tmp_path / "work" / "results.jsonl"
+    results.write_text("".join(results.read_text().splitlines(keepends=True)[:7]))
+    assert cli("pruning-cost")[0] == 0
+    assert runs_in(tmp_path / "work") == lines
+    # the smallest weights of every matrix, by a sort, in a folder of their own
+    model = load_model(given / "pruned", reference)
+    final = {}
+    for name, base in model.bases.items():
+        weights = sorted(zip(np.abs(base.values).tolist(), flat(base.topology).tolist(), strict=True))
+        gone = {p for _, p in weights[: round(tool.SHARE * len(weights))]}
+        kept = np.array([i for i, p in enumerate(flat(base.topology).tolist()) if p not in gone])
+        final[name] = (from_flat(base.shape, flat(base.topology)[kept]), base.values[kept])
+    save_model(given / "pruned", tmp_path / "less", final)
+    after = evaluate(tmp_path / "less", given / "valid.txt", length=32, windows=2).perplexity
+    (line,) = (x for x in lines if x["criterion"] == "magnitude" and x["seed"] == 0)
+    assert line["perplexity_after"] == pytest.approx(after, rel=1e-5)
+    assert line["nats"] == math.log(line["perplexity_after"] / line["perplexity_before"])

@@ -1,0 +1,252 @@
+"""What one event's pruning costs: the loss after a share of the stored weights has gone, by criterion and by data.
+
+    python -m experiments pruning-cost SPARSE_DIR --train TRAIN.txt --valid VALID.txt
+
+No training: the model is looked at as it is. A draw is a seed of the training windows; each is one line of the results.
+"""
+
+import datetime as dt
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from experiments.page import machine_told, prose, table
+from experiments.picture import COLOURS, PLAIN, library, save
+from experiments.results import Results, key_of
+from experiments.run import Inputs, machine, perplexity_of
+from experiments.statistics import Estimate, estimate
+from seft_cli import console
+from seft_cli.output import write_file
+from seft_ref import Model, TrainSettings
+from seft_ref.arrays.library import to_numpy
+from seft_ref.files.model import load_model
+from seft_ref.kernels import KernelSet, cpu
+from seft_ref.matrix.evidence import View, evidence
+from seft_ref.matrix.window import AnyWindow, opened
+from seft_ref.model.weights import with_matrices
+from seft_ref.topology.csr import flat, from_flat
+from seft_ref.train.gradients import loss_and_gradients
+from seft_ref.train.loop import step_batches
+from seft_ref.update.criteria import ADAPT, Chance, Known
+from seft_ref.update.delta import new_delta
+from seft_ref.update.rules import ON_SUPPORT, Rule
+from seft_ref.update.select import selection
+
+NAME = "pruning-cost"
+SHARE = 0.01
+"""Of the stored weights of every matrix, how many go."""
+BATCHES = (1, 4, 16)
+"""Steps of the window."""
+CRITERIA: dict[str, tuple[int, ...]] = {
+    "sensitivity": BATCHES,
+    "absolute": BATCHES[1:],
+    "fisher": BATCHES[1:],
+    "token-fisher": BATCHES,
+    "activation": (1,),
+    "magnitude": (0,),
+    "random": (0,),
+}
+"""The batches that a criterion of ADPT-005 is tried with: of one, `absolute` and `fisher` rank as `sensitivity` does; 0
+where it looks at no data."""
+_ASKED = frozenset({*ON_SUPPORT.values(), "inputs"})
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What a criterion cost with some batches, over draws, in nats per token."""
+
+    criterion: str
+    batches: int
+    nats: Estimate
+    values: tuple[float, ...]
+
+
+def measured(
+    inputs: Inputs, settings: TrainSettings, before: float, wanted: Set[tuple[str, int]]
+) -> Iterator[dict[str, Any]]:
+    """Yield for every criterion and number of batches wanted the perplexity once the least scores have gone.
+
+    settings  batch, length and seed of the training windows
+    before    perplexity of the model as it is
+    """
+    model = load_model(inputs.folder, cpu)
+    windows: dict[str, AnyWindow] = {
+        name: opened(base.topology, from_flat(base.shape, flat(base.topology)[:0]), _ASKED)
+        for name, base in model.bases.items()
+    }
+    for step in range(max(n for _, n in wanted) + 1):
+        if step:
+            windows = {name: window.settled(cpu) for name, window in windows.items()}
+            batches = step_batches(settings, inputs.train, step, model.weights)
+            windows = dict(loss_and_gradients(model.weights, model.config, batches, cpu, {}, windows).kept)
+        for criterion in (name for name in CRITERIA if (name, step) in wanted):
+            after = perplexity_of(_without(model, windows, criterion, settings.seed, cpu), inputs)
+            yield {
+                "criterion": criterion,
+                "batches": step,
+                "perplexity_after": after,
+                "nats": math.log(after / before),
+            }
+
+
+def _without(model: Model, windows: Mapping[str, AnyWindow], criterion: str, seed: int, kernels: KernelSet) -> Model:
+    """Return the model without the weights whose scores are least (ADPT-001, ADPT-002)."""
+    packed = {}
+    for number, (name, held) in enumerate(model.bases.items()):
+        base = held.open()
+        positions = flat(base.topology)
+        known = Known(weight=base.values)
+        if criterion == "random":
+            known = Known(uniform=Chance(seed, 0).scores(number, positions, 0))
+        elif criterion != "magnitude":
+            view = View(windows[name], base, new_delta(base.shape, positions[:0], base.values))
+            (seen,) = evidence([view], Rule(adapt=criterion), None, kernels=kernels)  # type: ignore[arg-type]
+            at = {} if seen.inputs is None else {"inputs": np.take(seen.inputs, base.topology.indices)}
+            at |= {ON_SUPPORT[criterion]: getattr(seen, ON_SUPPORT[criterion])} if criterion in ON_SUPPORT else {}
+            known = Known(weight=base.values, **at)
+        scores = ADAPT[criterion](known)
+        gone = to_numpy(selection(scores, round(SHARE * base.nnz)).indices)
+        kept = np.delete(np.arange(base.nnz), gone)
+        packed[name] = kernels.pack(from_flat(base.shape, positions[kept]), base.values[kept], None)
+    return Model(model.config, with_matrices(model.weights, packed), {})
+
+
+def costs(runs: Sequence[Mapping[str, Any]]) -> list[Cost]:
+    """Return the costs of all criteria, in the order of the table, from the lines of all draws."""
+    found = []
+    for criterion, tried in CRITERIA.items():
+        for n in tried:
+            values = tuple(run["nats"] for run in runs if (run["criterion"], run["batches"]) == (criterion, n))
+            found.append(Cost(criterion, n, estimate(values), values))
+    return found
+
+
+def fill(
+    inputs: Inputs, settings: TrainSettings, seeds: int, before: float, results: Results, engine: str
+) -> list[Any]:
+    """Measure the draws that the results lack, and return the lines of all."""
+    lines: list[dict[str, Any]] = []
+    for seed in range(seeds):
+        drawn = {**inputs.identity(), "batch": settings.batch, "length": settings.length, "seed": seed, "share": SHARE}
+        keys = {
+            (c, n): key_of({**drawn, "experiment": NAME, "criterion": c, "batches": n})
+            for c in CRITERIA
+            for n in CRITERIA[c]
+        }
+        found = results.found()
+        wanted = {cell for cell, key in keys.items() if key not in found}
+        if wanted:
+            with console.progress(f"draw {seed} ({seed + 1} of {seeds})", len(wanted)) as advance:
+                for one in measured(inputs, replace(settings, seed=seed), before, wanted):
+                    told = {
+                        "key": keys[one["criterion"], one["batches"]],
+                        "engine": engine,
+                        "experiment": NAME,
+                        **drawn,
+                    }
+                    told |= {"perplexity_before": before, "date": dt.datetime.now(dt.UTC).date().isoformat()}
+                    results.append({**told, "machine": machine(), **one})
+                    advance(f"{one['criterion']} {one['nats']:+.4f}")
+            found = results.found()
+        lines += [found[key] for key in keys.values()]
+    return lines
+
+
+QUESTION = f"""
+    An event prunes as many stored weights as come back. Which score finds those that are not missed, and from how much
+    data? From every matrix {SHARE:.0%} of the stored weights are taken away at once, those with the least scores, and
+    nothing is trained: the loss afterwards less that before is what they were worth. A draw takes its batches from
+    other places of the text.
+"""
+NOTE = """
+    Nats per token, mean over draws ± half of the 95 % t-interval; more is worse. Of one batch `absolute` and `fisher`
+    rank as `sensitivity` does.
+"""
+
+
+def write(lines: Sequence[Mapping[str, Any]], command: str, model: str, texts: tuple[str, str], out: Path) -> None:
+    """Write page, picture and lines, each whole or not at all."""
+    found = costs(lines)
+    out.mkdir(parents=True, exist_ok=True)
+    _draw(found, out / f"{NAME}.svg")
+    write_file(out / f"{NAME}.json", "".join(json.dumps(line, sort_keys=True) + "\n" for line in lines).encode())
+    write_file(out / f"{NAME}.md", _page(found, lines, command, model, texts).encode())
+
+
+def _page(
+    found: Sequence[Cost], lines: Sequence[Mapping[str, Any]], command: str, model: str, texts: tuple[str, str]
+) -> str:
+    first = lines[0]
+    on = first["evaluation"]
+    data = (
+        f"{model}. Scored on `{texts[0]}` by batches of {first['batch']} × {first['length']} tokens, {found[0].nats.n} "
+        f"draws; perplexity over {on['windows']} windows of {on['length']} tokens of `{texts[1]}`, "
+        f"{first['perplexity_before']:.2f} before."
+    )
+    dates, machines = sorted({line["date"] for line in lines}), {machine_told(line["machine"]): None for line in lines}
+    cells = {(cost.criterion, cost.batches): told(cost.nats) for cost in found}
+    rows = [[f"`{c}`", *(cells.get((c, n), "") for n in (0, *BATCHES))] for c in CRITERIA]
+    every = [[f"`{c.criterion}`", str(c.batches), *(f"{value:+.4f}" for value in c.values)] for c in found]
+    parts = [
+        "# What does the pruning of an event cost?",
+        f"```\n{command}\n```",
+        prose(f"{' to '.join(dict.fromkeys((dates[0], dates[-1])))}; {'; and '.join(machines)}."),
+        prose(data),
+        prose(QUESTION),
+        f"![{NAME}: nats of every draw by criterion and batches]({NAME}.svg)",
+        "## What came out",
+        "\n".join(f"- {sentence}" for sentence in _sentences(found)),
+        "## Nats",
+        table(["criterion", "no data", *(f"{n} batch{'es' * (n > 1)}" for n in BATCHES)], rows),
+        prose(NOTE),
+        "## Every draw",
+        table(["criterion", "batches", *(f"draw {i}" for i in range(len(found[0].values)))], every),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def told(nats: Estimate) -> str:
+    """Return a cost as it stands in a table."""
+    return f"{nats.mean:+.4f}" + ("" if nats.half_width is None else f" ± {nats.half_width:.4f}")
+
+
+def _sentences(found: Sequence[Cost]) -> list[str]:
+    """Return what the numbers say, from the numbers alone."""
+    with_data = [cost for cost in found if cost.batches]
+    least, default = min(with_data, key=lambda c: c.nats.mean), with_data[0]
+    one = [cost for cost in with_data if cost.batches == 1]
+    of_one = min(one, key=lambda c: c.nats.mean)
+    most = max((c for c in with_data if c.criterion == default.criterion), key=lambda c: c.batches)
+    few = "batch" if least.batches == 1 else "batches"
+    return [
+        f"From one batch `{of_one.criterion}` costs least: {told(of_one.nats)}.",
+        f"`{default.criterion}` costs {told(default.nats)} from one batch, {told(most.nats)} from {most.batches}.",
+        f"Least of all costs `{least.criterion}` from {least.batches} {few}: {told(least.nats)}.",
+    ]
+
+
+def _draw(found: Sequence[Cost], path: Path) -> None:
+    """Write the picture as SVG: a height for every criterion and number of batches, a point for every draw."""
+    mpl = library()
+    from matplotlib import pyplot as plt
+
+    with mpl.rc_context(PLAIN):
+        figure, axes = plt.subplots(figsize=(8, 0.32 * len(found) + 1), layout="constrained")
+        names = list(CRITERIA)
+        for at, cost in enumerate(found):
+            colour = COLOURS[names.index(cost.criterion) % len(COLOURS)]
+            axes.scatter(cost.values, [at] * len(cost.values), s=14, color=colour, alpha=0.6)
+            axes.errorbar(cost.nats.mean, at, xerr=cost.nats.half_width, fmt="D", color=colour, markersize=5, capsize=4)
+        labels = [
+            f"{c.criterion}, {c.batches} batch{'es' * (c.batches > 1)}" if c.batches else c.criterion for c in found
+        ]
+        axes.set_yticks(range(len(found)), labels)
+        axes.set_ylim(len(found) - 0.5, -0.5)
+        axes.axvline(0, color="#888888", linewidth=0.7, linestyle=":")
+        axes.set_xlabel("nats per token more: draws, mean, 95 % interval")
+        save(figure, path)
