@@ -122,7 +122,9 @@ OPS: dict[str, Op] = {
         scores="exact",
     ),
     "score.adapt": _op(
-        "rule", "criterion out in positions weight gradient? inputs? seed? matrix? step? use?", scores="exact"
+        "rule",
+        "criterion out in positions weight gradient? absolute? square? tokens? inputs? seed? matrix? step? use?",
+        scores="exact",
     ),
     # largest is 0 or 1; a boundary is an array of length 0 or 1 for each of its numbers
     "select.pools": _op(
@@ -198,6 +200,8 @@ OPS: dict[str, Op] = {
     "gradient.candidates": _op("rule", "out in dy x steps base delta n scope", candidates="exact", values="exact"),
     # lists over steps of lists over micro-batches
     "window.evidence": _op("layer", "out in dy x", gradient="value", absolute="value", square="value", inputs="value"),
+    # support is the positions at which tokens are kept
+    "window.tokens": _op("layer", "out in dy x support", tokens="value"),
     "window.candidates": _op("rule", "out in gradients n", candidates="exact", gradient="value", square="value"),
     # chapter 12; attributes, scales and delta are canonical JSON text, state a digest, bits
     # the values as bytes, a tensor with full support has no pointers

@@ -60,6 +60,7 @@ PROFILES: dict[str, tuple[str, ...]] = {
         "score.grow",
         "score.adapt",
         "window.evidence",
+        "window.tokens",
         "window.candidates",
         "gradient.norm",
         "count.budgets",

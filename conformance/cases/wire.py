@@ -124,7 +124,7 @@ RECORDS: Mapping[str, Types] = {
         "delta_values": "real[n_delta]",
         "age": "i64[n_delta] or null",
         **_each("m v u origin", "real[n_delta] or null"),
-        **_each("gradient absolute square", "real[*] or real[out, in] or null"),
+        **_each("gradient absolute square tokens", "real[*] or real[out, in] or null"),
         **_each("inputs column_moments", "real[in] or null"),
         "row_moments": "real[out] or null",
         "candidates": "i64[*] or null",
@@ -270,7 +270,7 @@ OF: Mapping[str, tuple[Types, Types]] = {
     "prune.model_sparsegpt": (_NO_OTHER, {"kept": "dict of i64[*]", "weights": "dict of real[*, *]"}),
     "rope.frequencies": (_NO_OTHER, {"frequencies": "real[*]"}),
     "score.adapt": (
-        {"weight": "real[n_slots]", "gradient": "real[n_slots]"},
+        _each("weight gradient absolute square tokens", "real[n_slots]"),
         _NO_OTHER,
     ),
     "score.drop": (_each("origin square weight", "real[n_slots]"), _NO_OTHER),
@@ -349,6 +349,10 @@ OF: Mapping[str, tuple[Types, Types]] = {
     "window.candidates": (
         {"gradients": "list of real[out, in]"},
         {"candidates": "i64[n_found]", "gradient": "real[n_found]", "square": "real[n_found]"},
+    ),
+    "window.tokens": (
+        {"dy": "list of list of real[*, out]", "x": "list of list of real[*, in]", "support": "i64[n_support]"},
+        {"tokens": "real[n_support]"},
     ),
     "window.evidence": (
         {"dy": "list of list of real[*, out]", "x": "list of list of real[*, in]"},

@@ -32,8 +32,15 @@ def _seen(part: Values, base: Base, delta: Delta, rule: Rule) -> Window | FirstS
     if rule.candidates == "all":
         # a window holds what its rule asks for, and nothing else
         asked = rule.asks()
-        sums = {n: part[n] for n in ("gradient", "absolute", "square") if n in asked}
+        sums: Values = {n: part[n] for n in ("gradient", "absolute", "square") if n in asked}
         h = part["inputs"] if "inputs" in asked else None
+        if "tokens" in asked:
+            support = union(flat(base.topology), flat(delta.topology))
+            xp = array_namespace(support)
+            sums["tokens"], sums["support"] = (
+                xp.take(xp.reshape(part["tokens"], (-1,)), support),
+                from_flat(shape, support),
+            )
         return Window(shape, asked, 1, **sums, input_squares=h, n_inputs=1)
     support = union(flat(base.topology), flat(delta.topology))
     positions = union(part["candidates"], support)

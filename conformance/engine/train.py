@@ -75,6 +75,16 @@ def _window(a: Values) -> Values:
     return {n: getattr(known, n) for n in ("gradient", "absolute", "square")} | {"inputs": window.inputs()}
 
 
+def _tokens(a: Values) -> Values:
+    window = Window((a["out"], a["in"]), frozenset({"tokens"}), support=read_topology(a, "support"))
+    for number, (dys, xs) in enumerate(zip(a["dy"], a["x"], strict=True)):
+        if number:
+            window = window.settled()
+        for dy, x in zip(dys, xs, strict=True):
+            window = window.plus(WeightGradient(dy, x))
+    return {"tokens": window.of_tokens()}
+
+
 def _first_step(a: Values) -> Values:
     shape = (a["out"], a["in"])
     like = a["gradients"][0]
@@ -299,6 +309,7 @@ OPERATIONS: dict[str, Any] = {
     "text.evaluation": lambda a: {"starts": ints(evaluation_starts(a["tokens"], a["length"], a["windows"]))},
     "gradient.norm": lambda a: {"norm": finite_norm(array_namespace(a["gradient"]).reshape(a["gradient"], (-1,)))},
     "window.evidence": _window,
+    "window.tokens": _tokens,
     "window.candidates": _first_step,
     "train.step": _train_step,
     "train.batches": _train_batches,

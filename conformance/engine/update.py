@@ -22,7 +22,7 @@ from seft_ref.update.grow import grow
 from seft_ref.update.optimizers import OPTIMIZERS, AdamW, clip_factor, optimizer_named, shares_of
 from seft_ref.update.pools import Pools
 from seft_ref.update.presets import preset_named
-from seft_ref.update.rules import CHOICES, Rule
+from seft_ref.update.rules import CHOICES, ON_SUPPORT, Rule
 from seft_ref.update.schedule import Timetable, drop_fraction_at, is_event, learning_rate_at, n_drop, spiel_phases
 from seft_ref.update.select import largest
 
@@ -185,7 +185,7 @@ def _adapt_scores(a: Values) -> Values:
     positions = a["positions"]
     xp = array_namespace(positions)
     inputs = None if a["inputs"] is None else xp.take(a["inputs"], positions % max(a["in"], 1))
-    known = Known(weight=a["weight"], gradient=a["gradient"], inputs=inputs)
+    known = Known(weight=a["weight"], inputs=inputs, **{name: a[name] for name in sorted(set(ON_SUPPORT.values()))})
     if a["criterion"] == "random":
         known = Known(uniform=Chance(a["seed"], a["step"]).scores(a["matrix"], positions, a["use"]))
     return {"scores": _finite(ADAPT[a["criterion"]](known))}

@@ -9,7 +9,8 @@ import numpy as np
 
 from conformance.gen.numbers import Area, Numbers, ids, reals
 from conformance.oracle import select_pools, update_choices, update_scores
-from conformance.oracle.event import Evidence, Outcome, Part, event
+from conformance.oracle.event import Outcome, Part, event
+from conformance.oracle.event_evidence import Evidence
 from conformance.oracle.select import binary64
 from conformance.oracle.update_optimizers import KEEPS
 
@@ -77,7 +78,8 @@ def made(
     h = [2.0 ** int(x) for x in n.integers(shape[1], -1, 2)]
     r, c = ([float(x) for x in n.integers(k, 0, limit)] for k in shape)
     first = frozenset(n.subset(size, slots + missing)) if chosen["candidates"] == "first-step" else None
-    seen = Evidence(flat[0], absolute, square, h, r, c, first, steps)
+    tokens = square[::-1] if chosen["adapt"] == "token-fisher" else []
+    seen = Evidence(flat[0], absolute, square, h, r, c, first, steps, tokens)
     return replace(part, **more), seen
 
 
@@ -90,6 +92,8 @@ def given_part(part: Part, seen: Evidence) -> dict[str, Any]:
     given |= {name: (ids if name == "age" else reals)(part.kept[name].values()) for name in KEPT if name in part.kept}
     given |= {n: reals(getattr(seen, n)).reshape(shape) for n in ("gradient", "absolute", "square")}
     given |= {n: reals(getattr(seen, n)) for n in ("inputs", "row_moments", "column_moments")}
+    if seen.tokens:
+        given["tokens"] = reals(seen.tokens).reshape(shape)
     if seen.candidates is not None:
         given["candidates"] = ids(sorted(seen.candidates))
     given |= {"lost": ids(sorted(part.lost)), "budget": ids(part.budget), "delta_budget": ids(part.delta_budget)}
@@ -169,6 +173,15 @@ _TABLE: list[tuple[str, Rule, str, str, str]] = [
     ("rigl", _RIGL, "DROP-004 DLT-006 EVT-008", "sgd", "a dropped weight that stays"),
     ("literal", {"counts": "values", "exempt": "none"}, "ADPT-006 ADPT-007", "adamw", "zeros counted, or pruned"),
     ("slots", {"exempt": "slots", "grow_scope": "active"}, "ADPT-007 GROW-001", "adamw", "only new slots exempt"),
+    ("mean-magnitude", {"adapt": "absolute"}, "ADPT-005 GRD-005", "adamw", "|ḡ| taken for the mean of |g|"),
+    ("mean-square", {"adapt": "fisher"}, "ADPT-005 GRD-005", "adamw", "ḡ² taken for the mean of g²"),
+    (
+        "tokens",
+        {"adapt": "token-fisher"},
+        "ADPT-005 GRD-008",
+        "adamw",
+        "the mean of g² taken for the squares of tokens",
+    ),
 ]
 
 

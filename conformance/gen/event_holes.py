@@ -6,7 +6,8 @@ from typing import Any
 from conformance.gen import event as whole_events
 from conformance.gen.numbers import Area, Numbers, ids, reals
 from conformance.oracle import select, select_pools, update_choices
-from conformance.oracle.event import Evidence, Part, event
+from conformance.oracle.event import Part, event
+from conformance.oracle.event_evidence import Evidence
 
 
 def events() -> Area:

@@ -12,7 +12,7 @@ from conformance.gen.train import described as given_run
 from conformance.gen.train import run_answer as of_run
 from conformance.oracle import event as events
 from conformance.oracle import generate, prune, train, update_choices
-from conformance.oracle.event import Evidence
+from conformance.oracle.event_evidence import Evidence
 from conformance.oracle.model import Config, Decoder
 from conformance.oracle.update import effective
 

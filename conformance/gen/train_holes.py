@@ -8,7 +8,8 @@ from conformance.gen.numbers import Area, Numbers
 from conformance.gen.train import GAP, described, run_answer
 from conformance.gen.train_steps import World
 from conformance.oracle import select_pools, train, update_choices
-from conformance.oracle.event import Evidence, Outcome
+from conformance.oracle.event import Outcome
+from conformance.oracle.event_evidence import Evidence
 
 
 def runs() -> Area:

@@ -64,6 +64,13 @@ _RUNS: tuple[tuple[str, dict[str, Any], dict[str, Any], str, str], ...] = (
         "a window of A steps in later phases, candidates of its last step, a last pass",
     ),
     (
+        "spiel-adapt",
+        {},
+        _SPIEL | {"optimizer": "spiel-adamw", "initial_scope": "active"},
+        "EVT-011 GRD-007 ADPT-002 EVT-008",
+        "no pruning, or one with the gradient of the last step",
+    ),
+    (
         "spiel-ma",
         {},
         _SPIEL | {"optimizer": "sm3"},
@@ -106,6 +113,20 @@ _RUNS: tuple[tuple[str, dict[str, Any], dict[str, Any], str, str], ...] = (
         "GRD-006 DROP-003 EVT-008",
         "inputs of the last step only, or φ₀ of the last event",
     ),
+    (
+        "seft",
+        {"adapt": "token-fisher"},
+        {"gradient_window": 2, "evolve_every": 2, "steps": 5, "density": 0.5},
+        "GRD-008 ADPT-005 EVT-004",
+        "the square of the gradient of the step, or of the last step only",
+    ),
+    (
+        "seft",
+        {"adapt": "absolute", "grow": "fisher"},
+        {"gradient_window": 3, "steps": 7, "density": 0.5},
+        "GRD-005 ADPT-005",
+        "|ḡ| taken for the mean of |g|",
+    ),
 )
 
 WRONG: dict[str, list[tuple[dict[str, Any], dict[str, Any]]]] = {
@@ -128,6 +149,12 @@ WRONG: dict[str, list[tuple[dict[str, Any], dict[str, Any]]]] = {
         ({"first_event": "fraction"}, {}),
         ({}, {"initial_scope": "active"}),
         ({}, {"optimizer": "adamw"}),
+        ({}, {"gradient_window": 1}),
+    ],
+    "spiel-adapt": [
+        ({"adapts": "end"}, {}),
+        ({"adapt": "magnitude"}, {}),
+        ({"candidates": "all"}, {}),
         ({}, {"gradient_window": 1}),
     ],
     "spiel-ma": [
@@ -158,6 +185,16 @@ WRONG: dict[str, list[tuple[dict[str, Any], dict[str, Any]]]] = {
     "seft-group": [
         ({"scope": "matrix"}, {}),
         ({}, {"budget_by": "nnz"}),
+    ],
+    "adapt-token-fisher": [
+        ({"adapt": "sensitivity"}, {}),
+        ({"adapt": "fisher"}, {}),
+        ({}, {"gradient_window": 1}),
+    ],
+    "adapt-absolute": [
+        ({"adapt": "sensitivity"}, {}),
+        ({"grow": "gradient"}, {}),
+        ({}, {"gradient_window": 1}),
     ],
     "evidence": [
         ({"drop": "magnitude"}, {}),
@@ -200,7 +237,9 @@ def runs() -> Area:
         settings = SETTINGS | more | {"rule": rule}
         want = ("dropped", "grown", *(["pruned"] if rule["adapts"] == "always" else []))
         scope = rule["scope"]
-        name = preset if scope == "matrix" and not change else f"{preset}-{scope}" if "scope" in change else "evidence"
+        name = f"{preset}-{scope}" if "scope" in change else preset
+        if change and name == preset:
+            name = f"adapt-{rule['adapt']}" if rule["adapts"] == "always" else "evidence"
         seed, run, (tensors, stored, text) = _certified(name, settings, want)
         given = {"config": CONFIG, "tensors": tensors, "stored": {k: ids(v) for k, v in stored.items()}}
         given |= {"text": ids(text), "settings": settings | {"seed": seed}}

@@ -78,6 +78,8 @@ RUNS = (
     Run("evidence", {"drop": "fisher", "grow": "absolute", "adapt": "curvature"},
         {"gradient_window": 3, "start": "magnitude", "weight_decay": 0.25}, 5, "GRD-005 GRD-006",
         "sums of |g|, of g² or of x² that are lost, or means in place of sums"),
+    Run("tokens", {"adapt": "token-fisher"}, {"gradient_window": 3}, 5, "GRD-008 ADPT-005",
+        "sums over tokens that are lost, or are not those of the support"),
     Run("group", {"scope": "group"}, {"pattern": [2, 4], "budget_by": "count", "slots": 40}, 4, "EVT-009 GROW-007",
         "budgets of the groups taken from what is left of the base"),
 )  # fmt: skip
@@ -149,6 +151,7 @@ WRONG: dict[str, tuple[Spoil, ...]] = {
         _slots("m"),
     ),
     "evidence": (_sums("absolute"), _sums("square"), _sums("inputs")),
+    "tokens": (_sums("gradient"), _sums("tokens")),
     "group": (_groups_of_what_is_left,),
 }
 """Losses that each run shows: what it ends with without them is something else."""
@@ -172,6 +175,7 @@ def in_binary32(saved: train_state.Saved) -> train_state.Saved:
             absolute=held(one.absolute),
             square=held(one.square),
             inputs=held(one.inputs),
+            tokens=held(one.tokens),
         )
         for one in saved.sums
     ]

@@ -42,6 +42,36 @@ def evidence() -> Area:
     return area
 
 
+def tokens() -> Area:
+    """GRD-008."""
+    area = Area("window-tokens", "plain loops on integers")
+    shapes = {
+        "example": (1, 2, ([[reals([[1], [2]])]], [[reals([[3, 0], [4, 5]])]]), [0, 1], "the example of chapter 6"),
+        "one-step": (
+            3,
+            5,
+            _rows(11, 3, 5, [[4]]),
+            [0, 3, 4, 9, 11],
+            "the square of the gradient, or columns exchanged",
+        ),
+        "micro-batches": (3, 4, _rows(12, 3, 4, [[1, 1, 2]]), [1, 2, 7, 10], "a mean over micro-batches or tokens"),
+        "steps": (4, 3, _rows(13, 4, 3, [[2], [2], [2], [2]]), [0, 2, 3, 5, 7, 11], "a sum over steps, the last step"),
+        "both": (3, 7, _rows(14, 3, 7, [[1, 3], [4], [2, 2], [3, 1]]), list(range(0, 21, 2)), "g² of micro-batches"),
+        "cancels": (1, 2, _cancels(), [0, 1], "the square of a sum that cancels"),
+        "many-rows": (2, 3, _rows(15, 2, 3, [[40, 24]]), [0, 4], "more factors than there are positions"),
+        "nothing": (2, 3, _rows(16, 2, 3, [[2]]), [], "nothing stored"),
+    }
+    for name, (out, cols, (dy, x), support, purpose) in shapes.items():
+        pairs = [
+            [(train_window.floats(a), train_window.floats(b)) for a, b in zip(*step, strict=True)]
+            for step in zip(dy, x, strict=True)
+        ]
+        found = train_window.mean([train_window.of_tokens(cols, step, support) for step in pairs])
+        given = {"out": out, "in": cols, "dy": dy, "x": x, "support": ids(support)}
+        area.add(name, "window.tokens", "GRD-008 NUM-003", purpose, given, {"tokens": reals(found)})
+    return area
+
+
 def _rows(word: int, out: int, cols: int, rows: list[list[int]]) -> tuple[Steps, Steps]:
     n = Numbers(75, word)
     dy = [[n.lattice((k, out), 3) for k in step] for step in rows]
@@ -128,4 +158,5 @@ AREAS = (
     norms,
     evidence,
     candidates,
+    tokens,
 )

@@ -167,6 +167,8 @@ def _refused() -> list[tuple[str, dict[str, Any], str]]:
         ("first-model", _FIRST | {"scope": "model"}, "EVT-012"),
         ("first-activation", _FIRST | {"adapt": "activation"}, "EVT-012"),
         ("first-curvature", _FIRST | {"adapt": "curvature"}, "EVT-012"),
+        ("first-mean-magnitude", _FIRST | {"adapt": "absolute"}, "EVT-012"),
+        ("first-tokens", _FIRST | {"adapt": "token-fisher"}, "EVT-012"),
         ("group-alone", {"scope": "group"}, "EVT-012"),
         ("group-end", _GROUP | {"adapts": "end"}, "EVT-012"),
         ("group-never", _GROUP | {"adapts": "never"}, "EVT-012"),
@@ -206,7 +208,8 @@ def preset() -> Area:
         "rank": {"budget_by": "rank", "rank": 2},
     }
     good |= {
-        f"rule-of-{name}": _without_numbers(update_choices.PRESETS[name]) for name in ("spiel-ag", "spiel-ma", "rigl")
+        f"rule-of-{name}": _without_numbers(update_choices.PRESETS[name])
+        for name in ("spiel-ag", "spiel-adapt", "spiel-ma", "rigl")
     }
     for name, given in good.items():
         update_choices.check(given)

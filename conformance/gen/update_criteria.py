@@ -165,12 +165,20 @@ def of_weights() -> Area:
     h = reals([0.0, 0.5, 3.0, 2.0**-100, 1 + 2.0**-23, 7.0, _TINY * 3, 2.0])
     given = {"out": 5, "in": 8, "positions": ids(at), "weight": w, "gradient": g, "inputs": h}
 
+    sums = {name: abs(x) for name, x in (("absolute", g), ("square", np.roll(g, 4)), ("tokens", np.roll(g, 9)))}
+
     def scored(name: str, r: Round) -> list[float]:
-        table = zip(at, w, g, strict=True)
-        return [update_scores.of_weight(name, float(x), g=float(y), h=float(h[p % 8]), r=r) for p, x, y in table]
+        found = []
+        for k, p in enumerate(at):
+            known = {key: float(x[k]) for key, x in sums.items()}
+            found.append(update_scores.of_weight(name, float(w[k]), g=float(g[k]), h=float(h[p % 8]), **known, r=r))
+        return found
 
     for name, clauses, purpose in (
         ("sensitivity", "ADPT-002 ADPT-005", "g · W with its sign, |g|, or a product kept wider"),
+        ("absolute", "ADPT-005 GRD-005", "|W · ḡ|, or W² · mean |g|"),
+        ("fisher", "ADPT-005 GRD-005", "|W| · v, or rounding after two products"),
+        ("token-fisher", "ADPT-005 GRD-008", "the mean of g² of steps taken for the squares of tokens"),
         ("magnitude", "ADPT-005", "−0 below +0, or sensitivity taken for |W|"),
         ("activation", "ADPT-005 GRD-006", "|W| · h, sqrt(W² · h), or a root kept wider than the dtype"),
         ("curvature", "ADPT-005 GRD-006", "W · (W · h), half of it left out, or rounding after two products"),
@@ -181,7 +189,7 @@ def of_weights() -> Area:
             "score.adapt",
             f"{clauses} NUM-006",
             purpose,
-            {"criterion": name} | given,
+            {"criterion": name} | given | (sums if name in ("absolute", "fisher", "token-fisher") else {}),
             partial(scored, name),
         )
     _of_order(area)
@@ -195,8 +203,9 @@ def of_weights() -> Area:
         ("weight", "magnitude", "weight", math.nan),
         ("inputs", "activation", "inputs", math.inf),
         ("overflow", "curvature", "weight", _HUGE),
+        ("tokens", "token-fisher", "tokens", math.nan),
     ):
-        bad = np.array(given[which])
+        bad = np.array((given | sums)[which])
         bad[at[9] % 8 if which == "inputs" else 9] = value
         more = given | {"criterion": criterion, which: bad}
         dtypes = ("float32",) if name == "overflow" else ("float64", "float32")

@@ -84,6 +84,8 @@ def _checks(area: Area) -> None:
     good: tuple[tuple[str, dict[str, Any]], ...] = (
         ("first-activation-end", first | {"adapt": "activation", "adapts": "end"}),
         ("first-curvature-never", first | {"adapt": "curvature", "adapts": "never"}),
+        ("first-square", first | {"adapt": "fisher"}),
+        ("first-tokens-end", first | {"adapt": "token-fisher", "adapts": "end"}),
         ("pattern-static", {"pattern": [2, 4], "evolves": 0, "grow_scope": "anywhere"}),
         ("until-1", {"evolve_until": 1.0}),
         ("row-new", {"scope": "row", "exempt": "new", "counts": "values"}),

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from conformance.oracle import select_pools, update_scores
+from conformance.oracle.event_evidence import ADAPTATION, Evidence, asked_by, refuse_infinite
 from conformance.oracle.powers import power
 from conformance.oracle.select import Round, binary64
 from conformance.oracle.select_pools import Boundary, Selection
@@ -16,31 +17,6 @@ from conformance.oracle.update_counts import count
 Pattern = tuple[int, int]
 Place = tuple[int, int]
 """The index of a matrix among the parts, and a flat position."""
-
-
-@dataclass(frozen=True)
-class Evidence:
-    """What an event knows of its window; gradient, absolute and square are flat over the matrix (GRD).
-
-    Attributes:
-        gradient: ḡ.
-        absolute: mean of |g|.
-        square: mean of g · g.
-        inputs: h, one a column.
-        row_moments: r of SM3, one a row.
-        column_moments: c of SM3, one a column.
-        candidates: the positions of GRD-007; None where all are candidates.
-        steps: A.
-    """
-
-    gradient: list[float]
-    absolute: list[float]
-    square: list[float]
-    inputs: list[float]
-    row_moments: list[float]
-    column_moments: list[float]
-    candidates: frozenset[int] | None = None
-    steps: int = 1
 
 
 @dataclass(frozen=True)
@@ -95,42 +71,16 @@ class Outcome:
     record: dict[str, int] = field(default_factory=dict)
 
 
-def refuse_infinite(values: Sequence[float]) -> None:
-    """Refuse numbers that are not finite (EVT-005)."""
-    if not all(map(math.isfinite, values)):
-        msg = "EVT-005: NaN or infinity"
-        raise select_pools.RefusedError(msg)
-
-
-_GROWTH = {
-    "gradient": {"gradient"},
-    "absolute": {"absolute"},
-    "fisher": {"square"},
-    "curvature": {"gradient", "inputs"},
-}
-_ADAPTATION = {"sensitivity": {"gradient"}, "activation": {"inputs"}, "curvature": {"inputs"}}
-"""The evidence that a criterion asks for, by its name; nothing for the others."""
-
-
 def check(parts: Sequence[Part], seen: Sequence[Evidence], asked: set[str]) -> None:
     """Refuse evidence that is asked for and cannot be used (EVT-005)."""
     for part, one in zip(parts, seen, strict=True):
-        kept = None if one.candidates is None else one.candidates | part.base.keys() | part.phi.keys()
+        support = part.base.keys() | part.phi.keys()
+        kept = None if one.candidates is None else one.candidates | support
         for name in asked:
-            values = getattr(one, name)
-            refuse_infinite(values if kept is None or name == "inputs" else [values[p] for p in sorted(kept)])
+            values, at = getattr(one, name), support if name == "tokens" else kept
+            refuse_infinite(values if at is None or name == "inputs" else [values[p] for p in sorted(at)])
         if "gradient" in asked and kept is None:
             refuse_infinite([math.hypot(*one.gradient)])
-
-
-def asked_by(rule: Rule) -> set[str]:
-    """Return the evidence that an event looks at."""
-    found = set(_GROWTH.get(rule["grow"], ()))
-    if rule["adapts"] == "always":
-        found |= _ADAPTATION.get(rule["adapt"], set())
-    if rule["drop"] == "fisher":
-        found |= {"square"}
-    return found | {"gradient", "square"} if rule["moments"] == "seeded" else found
 
 
 class _Event:
@@ -273,7 +223,9 @@ class _Event:
         criterion, part, seen = self.rule["adapt"], self.parts[i], self.seen[i]
         if criterion == "random":
             return update_scores.chance(self.seed, part.matrix, self.step, use, p)
-        return update_scores.of_weight(criterion, w, g=seen.gradient[p], h=seen.inputs[p % part.shape[1]], r=self.r)
+        known = {name: getattr(seen, name)[p] for name in ("absolute", "square", "tokens") if getattr(seen, name)}
+        known |= {"g": seen.gradient[p], "h": seen.inputs[p % part.shape[1]]}
+        return update_scores.of_weight(criterion, w, **known, r=self.r)
 
     def near(self, selection: Selection, i: int) -> Boundary | None:
         """Return the boundary that the record of a matrix names (SEL-008): that of its own pools."""
@@ -392,7 +344,7 @@ def last_pass(
     parts: Sequence[Part], seen: Sequence[Evidence], rule: Rule, *, seed: int, step: int, pattern: Pattern | None = None
 ) -> tuple[list[Part], list[Boundary]]:
     """Return every matrix after the pass that follows the last step, and its boundaries (EVT-004)."""
-    check(parts, seen, set(_ADAPTATION.get(rule["adapt"], ())))
+    check(parts, seen, set(ADAPTATION.get(rule["adapt"], ())))
     found = _Event(parts, seen, rule, (seed, step), pattern, binary64).adapt(set(), "support", update_scores.LAST)
     cut = [without(part, [p for j, p in found.chosen if j == i]) for i, part in enumerate(parts)]
     return cut, [b for _, b in found.boundaries]

@@ -2,7 +2,8 @@
 
 import math
 
-from conformance.oracle.event import Evidence, Outcome, Part, asked_by
+from conformance.oracle.event import Outcome, Part
+from conformance.oracle.event_evidence import Evidence, asked_by
 from conformance.oracle.update_choices import Rule
 
 

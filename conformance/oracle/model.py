@@ -103,17 +103,21 @@ class Decoder:
 
     Attributes:
         inputs: name of a target to what went into it in the last pass of `block`, for calibration.
+        outputs: name of a target to what came out of it.
     """
 
     def __init__(self, config: Config, tensors: dict[str, Array]) -> None:
         self.config = config
         self.tensors = {name: Var(x) for name, x in tensors.items()}
         self.inputs: dict[str, Array] = {}
+        self.outputs: dict[str, Var] = {}
 
     def _linear(self, x: Var, block: int, projection: str) -> Var:
         name = place(block, projection)
         self.inputs[name] = x.value
-        return layers.linear(x, self.tensors[name], self.tensors.get(name.removesuffix("weight") + "bias"))
+        y = layers.linear(x, self.tensors[name], self.tensors.get(name.removesuffix("weight") + "bias"))
+        self.outputs[name] = y
+        return y
 
     def embed(self, tokens: Array) -> Var:
         """Return the embedded tokens (B, T, C)."""
@@ -159,3 +163,9 @@ class Decoder:
         names = list(self.tensors)
         found = gradients(loss, 1.0, [self.tensors[n] for n in names])
         return float(loss.value), logits.value, dict(zip(names, found, strict=True))
+
+    def upstream(self, tokens: Array, labels: Array, mask: Array | None = None) -> dict[str, Array]:
+        """Return the gradient of what came out of every target, dy (GRD-008)."""
+        loss, _ = self.loss(tokens, labels, mask)
+        names = list(self.outputs)
+        return dict(zip(names, gradients(loss, 1.0, [self.outputs[n] for n in names]), strict=True))

@@ -17,7 +17,8 @@ from conformance.oracle import (
     update_optimizers,
     update_schedule,
 )
-from conformance.oracle.event import Evidence, Part
+from conformance.oracle.event import Part
+from conformance.oracle.event_evidence import Evidence
 from conformance.oracle.model import Config, Decoder, targets
 from conformance.oracle.tape import Array
 
@@ -50,11 +51,12 @@ class Run:
 
 @dataclass
 class Step:
-    """What a pass over the data of a step gave: the loss, and gradient and inputs of each target."""
+    """What a pass over the data of a step gave: the loss, and of each target gradient and inputs, and dy if asked."""
 
     loss: float
     gradients: list[list[float]]
     inputs: list[list[list[float]]]
+    upstream: list[list[list[float]]]
 
 
 @dataclass(frozen=True)
@@ -173,7 +175,18 @@ class Trainer:
         loss, _, grads = decoder.loss_and_gradients(*self.data(step))
         entered = [decoder.inputs[name].reshape(-1, self.tensors[name].shape[1]) for name in self.names]
         flat = [[float(x) for x in grads[name].reshape(-1)] for name in self.names]
-        return Step(loss, flat, [train_window.floats(x) for x in entered])
+        upstream = []
+        if self.rule["adapt"] == "token-fisher":
+            dy = decoder.upstream(*self.data(step))
+            upstream = [train_window.floats(dy[n].reshape(-1, self.tensors[n].shape[0])) for n in self.names]
+        return Step(loss, flat, [train_window.floats(x) for x in entered], upstream)
+
+    def tokens(self, i: int, step: Step) -> list[float]:
+        """Return Σ dy² x² of a step for target i, at every position; none where nobody asks (GRD-008)."""
+        n_out, n_in = self.shapes[i]
+        if not step.upstream:
+            return []
+        return train_window.of_tokens(n_in, [(step.upstream[i], step.inputs[i])], range(n_out * n_in))
 
     def data(self, step: int) -> tuple[Array, Array, Array | None]:
         """Return the tokens of a step, their labels, and which are no padding (TRN-003)."""
@@ -208,7 +221,8 @@ class Trainer:
             if 0 < len(first) < len(order):
                 self.meet([(order[len(first) - 1], order[len(first)])], drawn=False)
         return Evidence(**seen, inputs=h, row_moments=self.rows[i], column_moments=self.columns[i],
-                        candidates=first, steps=len(recent))  # fmt: skip
+                        candidates=first, steps=len(recent),
+                        tokens=train_window.mean([self.tokens(i, step) for step in recent]))  # fmt: skip
 
     def event(self, step: int, seen: list[Evidence]) -> list[events.Outcome]:
         """Let all targets evolve after a step and return what happened to each (EVT-001)."""

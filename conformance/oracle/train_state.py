@@ -2,11 +2,12 @@
 
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from conformance.oracle import files, train_window, update_choices, update_counts, update_optimizers, update_schedule
-from conformance.oracle.event import Evidence, Part, asked_by
+from conformance.oracle.event import Part
+from conformance.oracle.event_evidence import Evidence, asked_by
 from conformance.oracle.model import Config, targets
 from conformance.oracle.tape import Array
 from conformance.oracle.train import Step, Trainer, rule_of
@@ -50,6 +51,7 @@ class Sums:
         square: Σ g².
         inputs: Σ x², one a column.
         candidates: the strongest positions of the first step; None where all positions are candidates.
+        tokens: Σ dy² x², flat; empty where nobody asks (GRD-008).
     """
 
     steps: int
@@ -59,9 +61,10 @@ class Sums:
     square: list[float]
     inputs: list[float]
     candidates: frozenset[int] | None = None
+    tokens: list[float] = field(default_factory=list)
 
-    def plus(self, g: list[float], x: list[list[float]]) -> "Sums":
-        """Return the sums with one more step: its gradient, and the rows that entered."""
+    def plus(self, g: list[float], x: list[list[float]], tokens: list[float]) -> "Sums":
+        """Return the sums with one more step: its gradient, the rows that entered, and Σ dy² x²."""
         return Sums(
             self.steps + 1,
             self.rows + len(x),
@@ -70,6 +73,7 @@ class Sums:
             [a + b * b for a, b in zip(self.square, g, strict=True)],
             [a + added(row[j] * row[j] for row in x) for j, a in enumerate(self.inputs)],
             self.candidates,
+            [a + b for a, b in zip(self.tokens or [0.0] * len(tokens), tokens, strict=True)],
         )
 
 
@@ -188,7 +192,8 @@ def _with_step(t: Trainer, held: list[Sums], seen: Step) -> list[Sums]:
                 if 0 < len(chosen) < len(order):
                     t.meet([(order[len(chosen) - 1], order[len(chosen)])], drawn=False)
             held.append(Sums(0, 0, zeros, zeros, zeros, [0.0] * shape[1], chosen))
-    return [one.plus(g, x) for one, g, x in zip(held, seen.gradients, seen.inputs, strict=True)]
+    found = zip(held, seen.gradients, seen.inputs, strict=True)
+    return [one.plus(g, x, t.tokens(i, seen)) for i, (one, g, x) in enumerate(found)]
 
 
 def _evidence(t: Trainer, held: list[Sums]) -> list[Evidence]:
@@ -207,6 +212,7 @@ def _evidence(t: Trainer, held: list[Sums]) -> list[Evidence]:
                 column_moments=t.columns[i],
                 candidates=one.candidates,
                 steps=one.steps,
+                tokens=[x / one.steps for x in one.tokens],
             )
         )
     return found
@@ -272,9 +278,12 @@ def _of_window(sums: Sums, part: Part, rule: update_choices.Rule, real: str) -> 
             "candidates": Held("NONE", part.shape, [], sorted(sums.candidates)),
         }
     asked = asked_by(rule)
-    out = {
+    out: dict[str, Held] = {
         key: Held(real, part.shape, getattr(sums, key)) for key in ("gradient", "absolute", "square") if key in asked
     }
+    if "tokens" in asked:
+        at = sorted(part.base.keys() | part.phi.keys())
+        out["tokens"] = Held(real, part.shape, [sums.tokens[p] for p in at], at)
     return out | ({"input_squares": Held(real, part.shape[1:], sums.inputs)} if "inputs" in asked else {})
 
 

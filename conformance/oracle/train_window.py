@@ -1,4 +1,4 @@
-"""The evidence of a window of steps, entry by entry (GRD-001, GRD-004 to GRD-007)."""
+"""The evidence of a window of steps, entry by entry (GRD-001, GRD-004 to GRD-008)."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -17,6 +17,17 @@ def of_batches(out: int, cols: int, batches: Sequence[tuple[Rows, Rows]]) -> lis
                 for i in range(cols):
                     g[o * cols + i] += dy_row[o] * x_row[i]
     return g
+
+
+def of_tokens(cols: int, batches: Sequence[tuple[Rows, Rows]], support: Sequence[int]) -> list[float]:
+    """Return Σ dy² x² over the rows of all micro-batches of a step, at positions (GRD-008)."""
+    total = [0.0] * len(support)
+    for dy, x in batches:
+        for dy_row, x_row in zip(dy, x, strict=True):
+            for k, p in enumerate(support):
+                o, i = divmod(p, cols)
+                total[k] += (dy_row[o] * dy_row[o]) * (x_row[i] * x_row[i])
+    return total
 
 
 def added(numbers: Iterable[float]) -> float:

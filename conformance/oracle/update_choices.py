@@ -13,7 +13,10 @@ VALUES: dict[str, tuple[tuple[str, ...], str]] = {
     "grow_scope": (("anywhere", "active"), "GROW-001"),
     "candidates": (("all", "first-step"), "GROW-006"),
     "moments": (("zero", "seeded"), "DLT-006"),
-    "adapt": (("sensitivity", "magnitude", "activation", "curvature", "random"), "ADPT-005"),
+    "adapt": (
+        ("sensitivity", "absolute", "fisher", "token-fisher", "magnitude", "activation", "curvature", "random"),
+        "ADPT-005",
+    ),
     "adapts": (("always", "end", "never"), "EVT-008"),
     "counts": (("support", "values"), "ADPT-006"),
     "exempt": (("new", "slots", "none"), "ADPT-007"),
@@ -83,6 +86,9 @@ PRESETS: dict[str, Rule] = {
     "no-adapt": {"adapts": "end"},
     "magnitude": {"adapt": "magnitude"},
     "spiel-ag": {"candidates": "first-step", "moments": "seeded"} | _SPIEL,
+    "spiel-adapt": {"candidates": "first-step", "moments": "seeded"}
+    | _SPIEL
+    | {"adapts": "always", "initial_scope": "active"},
     "spiel-ma": {"grow": "moments", "regrow": 0} | _SPIEL | {"optimizer": "sm3"},
     "rigl": _BY_WEIGHT | {"evolve_until": 0.75, "event_replaces_step": 1},
     "set": _BY_WEIGHT | {"grow": "random", "drop_schedule": "constant"},
@@ -138,6 +144,7 @@ def _clashes(c: Rule) -> list[str]:
         "first-step with grow_scope": first and c["grow_scope"] == "active",
         "first-step with scope": first and c["scope"] != "matrix",
         "first-step with inputs": first and c["adapts"] == "always" and c["adapt"] in ("activation", "curvature"),
+        "first-step with sums": first and c["adapts"] == "always" and c["adapt"] in ("absolute", "token-fisher"),
         "group without pattern": group and c.get("pattern") is None,
         "group with adapts": group and c["adapts"] != "always",
         "group with counts": group and c["counts"] != "support",

@@ -63,10 +63,26 @@ def of_candidate(
     raise KeyError(criterion)
 
 
-def of_weight(criterion: str, w: float, *, g: float = 0.0, h: float = 0.0, r: Round = binary64) -> float:
+def of_weight(
+    criterion: str,
+    w: float,
+    *,
+    g: float = 0.0,
+    absolute: float = 0.0,
+    square: float = 0.0,
+    tokens: float = 0.0,
+    h: float = 0.0,
+    r: Round = binary64,
+) -> float:
     """Return the score of a weight, chance apart (ADPT-005)."""
     if criterion == "sensitivity":
         return abs(r(g * w))
+    if criterion == "absolute":
+        return r(abs(w) * absolute)
+    if criterion == "fisher":
+        return r(r(w * w) * square)
+    if criterion == "token-fisher":
+        return r(r(w * w) * tokens)
     if criterion == "magnitude":
         return abs(w)
     if criterion == "activation":

@@ -8,7 +8,8 @@ from typing import Any
 from conformance.gen.event import BETAS, answered, given_part
 from conformance.gen.event_ratios import ratios_of
 from conformance.oracle import select_pools, update_choices
-from conformance.oracle.event import Evidence, Outcome, Part, asked_by, event
+from conformance.oracle.event import Outcome, Part, event
+from conformance.oracle.event_evidence import Evidence, asked_by
 from conformance.oracle.update import effective
 from conformance.oracle.update_optimizers import KEEPS
 from conformance.properties.draws import Draw, Shape
@@ -85,7 +86,8 @@ def _evidence(d: Draw, chosen: update_choices.Rule, part: Part) -> Evidence:
     moments = [[float(x) for x in d.integers(k, 0, 3)] for k in part.shape]
     first = frozenset(d.subset(rows * cols)) if chosen["candidates"] == "first-step" else None
     steps, absolute, square = d.choice((1, 2, 4)), [abs(x) for x in absolute], [x * x for x in square]
-    return Evidence(gradient, absolute, square, h, moments[0], moments[1], first, steps)
+    tokens = [x * x for x in d.levels(rows * cols, 2, 1.0)] if chosen["adapt"] == "token-fisher" else []
+    return Evidence(gradient, absolute, square, h, moments[0], moments[1], first, steps, tokens)
 
 
 _SEES = ("two matrices", "row", "group", "model", "a cancelled pair", "a pruned position", "a seeded slot",
@@ -119,6 +121,7 @@ def _asked_of_an_event(d: Draw, t: Trial, op: str, answer: Callable[..., dict[st
         # a window of candidates keeps g² beside ḡ whether it is asked for or not
         narrow = chosen["candidates"] == "first-step"
         names = sorted(asked_by(chosen)) if narrow else ["gradient", "absolute", "square", "inputs"]
+        names += ["tokens"] if seen[0].tokens and not narrow else []
         values = getattr(seen[0], d.choice(names))
         values[d.integer(0, len(values) - 1)] = d.choice((math.nan, math.inf))
     given = {"parts": [given_part(*one) for one in zip(parts, seen, strict=True)], "rule": chosen, "fraction": fraction}

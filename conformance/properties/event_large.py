@@ -7,7 +7,8 @@ from conformance.gen.event_ratios import ratios_of
 from conformance.oracle import (
     update_choices,
 )
-from conformance.oracle.event import Evidence, Outcome, Part, event
+from conformance.oracle.event import Outcome, Part, event
+from conformance.oracle.event_evidence import Evidence
 from conformance.properties.draws import Draw, Many
 from conformance.properties.large import BEYOND, shapes
 from conformance.properties.trial import Trial, property_of

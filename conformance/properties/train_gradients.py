@@ -120,6 +120,20 @@ def _norm(d: Draw, t: Trial) -> None:
     t.case("gradient.norm", given, {"norm": math.hypot(*(float(g) for g in gradient.reshape(-1)))})
 
 
+def _steps(d: Draw, shape: tuple[int, int]) -> tuple[list[list[Array]], list[list[Array]]]:
+    """Return dy and x of the micro-batches of some steps, of as many tokens as leave every mean exact."""
+    dys: list[list[Array]] = []
+    xs: list[list[Array]] = []
+    for _ in range(d.choice((1, 2, 4))):
+        # micro-batches of one step: 1, 2 or 4 tokens in all, so that means over tokens are exact
+        parts = d.choice(((1,), (2,), (1, 1), (4,), (1, 3), (2, 2)))
+        rows = sum(parts)
+        parts = parts if not dys or rows == sum(len(x) for x in xs[0]) else (sum(len(x) for x in xs[0]),)
+        dys.append([d.lattice((n, shape[0]), 3) for n in parts])
+        xs.append([d.lattice((n, shape[1]), 3) for n in parts])
+    return dys, xs
+
+
 @property_of(
     "window.evidence",
     "GRD-004 GRD-005 GRD-006",
@@ -130,23 +144,41 @@ def _norm(d: Draw, t: Trial) -> None:
 )
 def _evidence(d: Draw, t: Trial) -> None:
     """Evidence is of whole steps: means of g, |g| and g · g, and the mean square of the inputs."""
-    shape, steps = d.shape(5), d.choice((1, 2, 4))
-    dys: list[list[Array]] = []
-    xs: list[list[Array]] = []
-    for _ in range(steps):
-        # micro-batches of one step: 1, 2 or 4 tokens in all, so that means over tokens are exact
-        parts = d.choice(((1,), (2,), (1, 1), (4,), (1, 3), (2, 2)))
-        rows = sum(parts)
-        parts = parts if not dys or rows == sum(len(x) for x in xs[0]) else (sum(len(x) for x in xs[0]),)
-        dys.append([d.lattice((n, shape[0]), 3) for n in parts])
-        xs.append([d.lattice((n, shape[1]), 3) for n in parts])
-    t.saw("several steps", steps > 1)
+    shape = d.shape(5)
+    dys, xs = _steps(d, shape)
+    t.saw("several steps", len(dys) > 1)
     t.saw("several micro-batches", any(len(x) > 1 for x in xs))
-    floats = [
-        [(train_window.floats(a), train_window.floats(b)) for a, b in zip(*step, strict=True)]
-        for step in zip(dys, xs, strict=True)
-    ]
+    floats = _floats(dys, xs)
     seen = train_window.evidence([train_window.of_batches(*shape, step) for step in floats])
     answer = {n: reals(v).reshape(shape) for n, v in seen.items()}
     answer["inputs"] = reals(train_window.inputs(shape[1], [rows for step in floats for _, rows in step]))
     t.case("window.evidence", {"out": shape[0], "in": shape[1], "dy": dys, "x": xs}, answer)
+
+
+def _floats(dys: list[list[Array]], xs: list[list[Array]]) -> list[list[tuple[Any, Any]]]:
+    """Return the micro-batches of every step as Python floats."""
+    return [
+        [(train_window.floats(a), train_window.floats(b)) for a, b in zip(*step, strict=True)]
+        for step in zip(dys, xs, strict=True)
+    ]
+
+
+@property_of(
+    "window.tokens",
+    "GRD-008",
+    "rules",
+    "window.tokens",
+    sees=("several steps", "several micro-batches", "nothing stored"),
+    reduced=True,
+)
+def _tokens(d: Draw, t: Trial) -> None:
+    """The squares of single tokens are summed over all micro-batches, and averaged over steps."""
+    shape = d.shape(5)
+    dys, xs = _steps(d, shape)
+    support = d.mask(shape)[0]
+    t.saw("several steps", len(dys) > 1)
+    t.saw("several micro-batches", any(len(x) > 1 for x in xs))
+    t.saw("nothing stored", not support)
+    found = train_window.mean([train_window.of_tokens(shape[1], step, support) for step in _floats(dys, xs)])
+    given = {"out": shape[0], "in": shape[1], "dy": dys, "x": xs, "support": ids(support)}
+    t.case("window.tokens", given, {"tokens": reals(found)})

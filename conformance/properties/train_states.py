@@ -21,7 +21,8 @@ from conformance.gen.train_states import (
     written,
 )
 from conformance.oracle import train_state
-from conformance.oracle.event import Part, asked_by
+from conformance.oracle.event import Part
+from conformance.oracle.event_evidence import asked_by
 from conformance.oracle.train import rule_of
 from conformance.properties.draws import Draw
 from conformance.properties.trial import Trial, property_of
@@ -99,7 +100,9 @@ def _invented(d: Draw, part: Part, step: int) -> Part:
     return replace(part, base=base, phi=real(0.125), kept=kept, lost=frozenset(gone))
 
 
-def _sums(d: Draw, part: Part, steps: int, rows: int, chosen: frozenset[int] | None) -> train_state.Sums:
+def _sums(
+    d: Draw, part: Part, steps: int, rows: int, chosen: frozenset[int] | None, asked: set[str]
+) -> train_state.Sums:
     """Return what a window of steps may have summed up to."""
     numel, columns = math.prod(part.shape), part.shape[1]
     g = [float(np.float32(x / 8)) for x in d.real((numel,))]
@@ -107,7 +110,7 @@ def _sums(d: Draw, part: Part, steps: int, rows: int, chosen: frozenset[int] | N
     absolute = [float(np.float32(abs(a) + b)) for a, b in zip(g, more, strict=True)]
     square = [float(np.float32(a * a)) for a in absolute]
     x = [float(np.float32(abs(x) + 0.5)) for x in d.real((columns,))]
-    return train_state.Sums(steps, rows, g, absolute, square, x, chosen)
+    return train_state.Sums(steps, rows, g, absolute, square, x, chosen, square[::-1] if "tokens" in asked else [])
 
 
 @property_of(
@@ -131,7 +134,9 @@ def _any_state(d: Draw, t: Trial) -> None:
     for part, n in zip(parts, start.delta_budgets, strict=True) if held else ():
         by_first = rule_of(settings)["candidates"] == "first-step"
         chosen = frozenset(d.some(range(math.prod(part.shape)), n)) if by_first else None
-        sums.append(_sums(d, part, held, held * settings["rows"] * settings["length"], chosen))
+        sums.append(
+            _sums(d, part, held, held * settings["rows"] * settings["length"], chosen, asked_by(rule_of(settings)))
+        )
     sm3 = settings["optimizer"] == "sm3"
 
     def accumulators(n: int) -> list[float]:

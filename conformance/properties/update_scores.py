@@ -124,12 +124,17 @@ def _grow_scores(d: Draw, t: Trial) -> None:
         _score(t, "score.grow", given, list(chosen.values()), score)
 
 
+_ON_SUPPORT = {"sensitivity": ("g", "gradient"), "absolute": ("absolute", "absolute")}
+_ON_SUPPORT |= {"fisher": ("square", "square"), "token-fisher": ("tokens", "tokens")}
+"""What a criterion looks at besides W, by the name of the oracle and of the operation."""
+
+
 @property_of(
     "score.adapt",
     "ADPT-002 ADPT-005 RNG-003 NUM-006 EVT-005 SEL-004",
     "rules",
     "score.adapt",
-    sees=("sensitivity", "magnitude", "activation", "curvature", *_SCORED),
+    sees=("sensitivity", "absolute", "fisher", "token-fisher", "magnitude", "activation", "curvature", *_SCORED),
 )
 def _adapt_scores(d: Draw, t: Trial) -> None:
     """Scores of weights are the written formulas, every operation rounded once."""
@@ -143,12 +148,17 @@ def _adapt_scores(d: Draw, t: Trial) -> None:
         return
     of = h[[p % shape[1] for p in at]]
     used = {"weight": w}
-    used |= {"gradient": g} if criterion == "sensitivity" else {}
+    key, name = _ON_SUPPORT.get(criterion, ("", ""))
+    known = abs(g) if criterion != "sensitivity" else g
+    used |= {name: known} if name else {}
     used |= {"inputs": of} if criterion in ("activation", "curvature") else {}
 
     def score(r: Round) -> list[float]:
-        table = zip(w, g, of, strict=True)
-        return [update_scores.of_weight(criterion, float(x), g=float(y), h=float(z), r=r) for x, y, z in table]
+        rows = zip(w, known, of, strict=True)
+        return [
+            update_scores.of_weight(criterion, float(x), h=float(z), r=r, **({key: float(y)} if key else {}))
+            for x, y, z in rows
+        ]
 
     given |= used | ({"inputs": h} if "inputs" in used else {})
     if "inputs" not in used or np.isfinite(h).all() or not np.isfinite(of).all():

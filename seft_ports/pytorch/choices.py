@@ -14,7 +14,10 @@ _NAMES: dict[str, tuple[str, ...]] = {
     "GROW-001": ("grow_scope", "anywhere", "active"),
     "GROW-006": ("candidates", "all", "first-step"),
     "DLT-006": ("moments", "zero", "seeded"),
-    "ADPT-005": ("adapt", "sensitivity", "magnitude", "activation", "curvature", "random"),
+    "ADPT-005": (
+        "adapt",
+        *("sensitivity", "absolute", "fisher", "token-fisher", "magnitude", "activation", "curvature", "random"),
+    ),
     "EVT-008": ("adapts", "always", "end", "never"),
     "ADPT-006": ("counts", "support", "values"),
     "ADPT-007": ("exempt", "new", "slots", "none"),
@@ -35,7 +38,7 @@ _PRESETS: dict[Preset, dict[str, Any]] = {
     "static": {"evolves": 0},
 }
 """Those of EVT-011 that this port has."""
-_OTHER_PRESETS = ("literal", "unprotected", "magnitude", "spiel-ag", "spiel-ma", "rigl", "set")
+_OTHER_PRESETS = ("literal", "unprotected", "magnitude", "spiel-ag", "spiel-adapt", "spiel-ma", "rigl", "set")
 
 _SETTINGS: tuple[tuple[str, str, tuple[str, ...], tuple[str, ...]], ...] = (
     ("start", "DLT-004", ("gradient", "random"), ("magnitude",)),

@@ -14,7 +14,7 @@ from jaxtyping import Int
 from seft_ref.arrays.library import Array, array_namespace, device
 from seft_ref.kernels import KernelSet
 from seft_ref.kernels import reference as definition
-from seft_ref.matrix.window import AnyWindow, FirstStepWindow, Window
+from seft_ref.matrix.window import OF_GRADIENTS, AnyWindow, FirstStepWindow, Window
 from seft_ref.topology.csr import difference, find, flat, outside, per_pool, union
 from seft_ref.update.criteria import GROW, USE_GROW, Chance, Known
 from seft_ref.update.delta import Base, Delta
@@ -64,7 +64,7 @@ def evidence(
     if n is not None:
         # one more than grows: the best that is left behind
         held = _Strongest(int(n[0]) + 1, pools, kernels) if pools.slots.is_one else _PerRow(n)
-    found = [_look(view, number, rule, held, chance) for number, view in enumerate(views)]
+    found = [_look(view, number, rule, held, chance, kernels) for number, view in enumerate(views)]
     if held is None:
         return found
     chosen = held.result(len(views))
@@ -90,16 +90,19 @@ class _Block:
     """what is kept of a candidate besides its score"""
 
 
-def _look(view: View, number: int, rule: Rule, held: Any, chance: Chance) -> Evidence:
+def _look(view: View, number: int, rule: Rule, held: Any, chance: Chance, kernels: KernelSet) -> Evidence:
     """Return the evidence on the support, and offer everything else to what is held."""
     n_out, n_in = view.base.topology.shape
     xp = array_namespace(view.base.values)
     window = view.window if isinstance(view.window, Window) else None
     inputs = None if window is None else window.inputs()
-    asked = sorted(frozenset[str]() if window is None else window.asked - {"inputs"})
-    wanted = rule.asks_on_support()
+    asked = sorted(frozenset[str]() if window is None else window.asked & OF_GRADIENTS)
+    wanted = rule.asks_on_support() & OF_GRADIENTS
+    tokens = None if window is None else window.of_tokens(kernels)
+    if tokens is not None:
+        refuse_infinite(tokens)
     norm = 0.0
-    found: dict[str, list[Array]] = {"slots": [], "scores": [], "gradient": [], "square": []}
+    found: dict[str, list[Array]] = {"slots": [], "scores": [], "gradient": [], "absolute": [], "square": []}
     rows = _rows_at_once(n_out, n_in)
     for start in range(0, n_out, rows):
         stop = min(start + rows, n_out)
@@ -138,6 +141,7 @@ def _look(view: View, number: int, rule: Rule, held: Any, chance: Chance) -> Evi
         candidates=nothing,
         candidate_scores=scores[:0],
         inputs=inputs,
+        tokens=tokens,
         steps=1 if view.window is None else view.window.steps,
         gradient_norm=norm if "gradient" in asked else None,
         **{n: xp.concat(found[n]) if found[n] else zero for n in sorted(wanted)},

@@ -19,12 +19,14 @@ from seft_ref.arrays.ranks import Ranks
 from seft_ref.kernels import KernelSet
 from seft_ref.kernels import reference as definition
 from seft_ref.layers.linear import WeightGradient
-from seft_ref.topology.csr import Topology, flat, from_flat, union
+from seft_ref.topology.csr import Located, Topology, difference, flat, from_flat, union
 from seft_ref.update.criteria import Known
 from seft_ref.update.evidence import refuse_infinite
 from seft_ref.update.select import largest
 
 GRADIENT_ONLY = frozenset({"gradient"})
+OF_GRADIENTS = frozenset({"gradient", "absolute", "square"})
+"""Evidence that has an entry for every position of a matrix."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -40,10 +42,9 @@ class Accumulated:
     def plus(self, gradient: WeightGradient) -> "Accumulated":
         """Return the sum with one more gradient (GRD-001)."""
         factors = (*self.factors, gradient)
-        n_out, n_in = self.shape
-        if sum(f.x.shape[0] for f in factors) * (n_out + n_in) < n_out * n_in:
+        if _smaller(factors, self.shape):
             return Accumulated(self.shape, factors, self.dense)
-        return Accumulated(self.shape, (), self._rows_of(factors, 0, n_out))
+        return Accumulated(self.shape, (), self._rows_of(factors, 0, self.shape[0]))
 
     def rows(self, start: int, stop: int) -> Float[Array, "rows in_"]:
         """Return rows start to stop of the gradient."""
@@ -106,6 +107,14 @@ class Window:
     """Σ |g|, if asked"""
     square: Float[Array, "out in_"] | None = None
     """Σ g², if asked"""
+    support: Topology | None = None
+    """the positions of `tokens`; needed if that is asked for"""
+    tokens: Float[Array, " s"] | None = None
+    """Σ dy² x² over all tokens of settled steps, if asked (GRD-008)"""
+    latest_tokens: Float[Array, " s"] | None = None
+    """the same of micro-batches of the latest step, without its factors"""
+    latest_factors: tuple[WeightGradient, ...] = ()
+    """of which no squares are taken yet: kept while they are smaller than the matrix"""
     input_squares: Float[Array, " in_"] | None = None
     """Σ x² of the layer's inputs over all rows of all steps, if asked"""
     n_inputs: int = 0
@@ -118,56 +127,65 @@ class Window:
 
     def fresh(self) -> "Window":
         """Return a window that asks for the same and has seen nothing: the next step of one rank."""
-        return Window(self.shape, self.asked)
+        return Window(self.shape, self.asked, support=self.support)
 
-    def joined(self, step: "AnyWindow", ranks: Ranks) -> "Window":
+    def joined(self, step: "AnyWindow", ranks: Ranks, kernels: KernelSet = definition) -> "Window":
         """Return this window with a step of which every rank has summed up its rows (TRN-013)."""
         assert isinstance(step, Window)
         assert step.latest is not None, "the step holds no micro-batch"
-        latest = step.latest.over(ranks)
+        tokens, factors = step.latest_tokens, step.latest_factors
+        if "tokens" in self.asked and ranks.size > 1:
+            tokens, factors = ranks.sum(step._of_latest_tokens(kernels)), ()
+        joined = replace(self, latest=step.latest.over(ranks), latest_tokens=tokens, latest_factors=factors)
         if "inputs" not in self.asked:
-            return replace(self, latest=latest)
+            return joined
         squares = ranks.sum(step.input_squares)
         if self.input_squares is not None:
             squares = self.input_squares + squares
         n_inputs = self.n_inputs + sum(ranks.every(step.n_inputs))
-        return replace(self, latest=latest, input_squares=squares, n_inputs=n_inputs)
+        return replace(joined, input_squares=squares, n_inputs=n_inputs)
 
     def plus(self, gradient: WeightGradient, kernels: KernelSet = definition) -> "Window":
         """Return the window with one more micro-batch of the latest step."""
         latest = self.latest or Accumulated(self.shape)
-        if self.asked - {"inputs"}:
-            latest = latest.plus(gradient)
+        after = replace(self, latest=latest.plus(gradient) if self.asked & OF_GRADIENTS else latest)
+        if "tokens" in self.asked:
+            factors = (*self.latest_factors, gradient)
+            after = replace(after, latest_factors=factors)
+            if not _smaller(factors, self.shape):
+                after = replace(after, latest_tokens=after._of_latest_tokens(kernels), latest_factors=())
         if "inputs" not in self.asked:
-            return replace(self, latest=latest)
+            return after
         squares = array_namespace(gradient.x).sum(gradient.x * gradient.x, axis=0)
         if self.input_squares is not None:
             squares = self.input_squares + squares
-        return replace(self, latest=latest, input_squares=squares, n_inputs=self.n_inputs + gradient.x.shape[0])
+        return replace(after, input_squares=squares, n_inputs=self.n_inputs + gradient.x.shape[0])
 
-    def settled(self) -> "Window":
+    def settled(self, kernels: KernelSet = definition) -> "Window":
         """Return the window with the latest step added to the sums, so that a run resumed here adds the same numbers in
         the same order (TRN-004).
         """
         if self.latest is None:
             return self
         sums: dict[str, Array] = {}
-        if self.asked - {"inputs"}:
+        if self.asked & OF_GRADIENTS:
             whole = self.latest.whole()
-            for name in sorted(self.asked - {"inputs"}):
+            for name in sorted(self.asked & OF_GRADIENTS):
                 term, held = _term(name, whole), getattr(self, name)
                 sums[name] = term if held is None else held + term
+        if "tokens" in self.asked:
+            sums["tokens"] = self._all_tokens(kernels)
         inputs = {} if self.input_squares is None else {"input_squares": self.input_squares}
         refuse_spoilt_sums(sums | inputs)
-        return replace(self, settled_steps=self.steps, latest=None, **sums)
+        return replace(self, settled_steps=self.steps, latest=None, latest_tokens=None, latest_factors=(), **sums)
 
     def rows(self, start: int, stop: int) -> Known:
-        """Return the means over the steps of what is asked for, rows start to stop (GRD-004, GRD-005)."""
+        """Return the means over the steps of what is asked for everywhere, rows start to stop (GRD-004, GRD-005)."""
         latest = None
-        if self.latest is not None and self.asked - {"inputs"}:
+        if self.latest is not None and self.asked & OF_GRADIENTS:
             latest = self.latest.rows(start, stop)
         found: dict[str, Array] = {}
-        for name in sorted(self.asked - {"inputs"}):
+        for name in sorted(self.asked & OF_GRADIENTS):
             total = None if getattr(self, name) is None else getattr(self, name)[start:stop, :]
             if latest is not None:
                 term = _term(name, latest)
@@ -175,6 +193,30 @@ class Window:
             assert total is not None, "the window holds no step"
             found[name] = total if self.steps == 1 else total / self.steps
         return Known(**found)
+
+    def of_tokens(self, kernels: KernelSet = definition) -> Float[Array, " s"] | None:
+        """Return the mean over the steps of Σ dy² x², on the support, if asked (GRD-008)."""
+        if "tokens" not in self.asked:
+            return None
+        total = self._all_tokens(kernels)
+        return total if self.steps == 1 else total / self.steps
+
+    def _all_tokens(self, kernels: KernelSet) -> Float[Array, " s"]:
+        if self.latest is None:
+            assert self.tokens is not None, "the window holds no step"
+            return self.tokens
+        latest = self._of_latest_tokens(kernels)
+        return latest if self.tokens is None else self.tokens + latest
+
+    def _of_latest_tokens(self, kernels: KernelSet) -> Float[Array, " s"]:
+        """Return Σ dy² x² over the tokens of the latest step: one more sampled product."""
+        assert self.support is not None, "tokens are asked for without their support"
+        total = self.latest_tokens
+        for f in self.latest_factors:
+            found = kernels.sample(f.dy * f.dy, f.x * f.x, self.support)
+            total = found if total is None else total + found
+        assert total is not None, "the step holds no micro-batch"
+        return total
 
     def inputs(self) -> Float[Array, " in_"] | None:
         """Return h, the mean square of the layer's inputs, if asked (GRD-006)."""
@@ -207,7 +249,7 @@ class FirstStepWindow:
         """Return what the next step of one rank is added to: this, for it keeps the step apart."""
         return self
 
-    def joined(self, step: "AnyWindow", ranks: Ranks) -> "FirstStepWindow":
+    def joined(self, step: "AnyWindow", ranks: Ranks, kernels: KernelSet = definition) -> "FirstStepWindow":
         """Return this window with a step of which every rank has summed up its rows (TRN-013)."""
         assert isinstance(step, FirstStepWindow)
         if self.positions is None:
@@ -221,7 +263,7 @@ class FirstStepWindow:
         found = kernels.sample(gradient.dy, gradient.x, from_flat(self.first.shape, self.positions))
         return replace(self, latest=found if self.latest is None else self.latest + found)
 
-    def settled(self) -> "FirstStepWindow":
+    def settled(self, kernels: KernelSet = definition) -> "FirstStepWindow":
         """Return the window with the latest step added to the sums (TRN-004)."""
         if self.first.latest is not None:
             whole = self.first.latest.whole()
@@ -250,6 +292,22 @@ class FirstStepWindow:
 
 
 AnyWindow = Window | FirstStepWindow
+
+
+def opened(base: Topology, slots: Topology, asked: frozenset[str]) -> Window:
+    """Return a window that has seen nothing, over a matrix with this base and these slots."""
+    if "tokens" not in asked:
+        return Window(base.shape, asked)
+    new = difference(flat(slots), flat(base))
+    support = from_flat(base.shape, union(flat(base), new)) if new.shape[0] else base
+    # held as long as the window: without its flat positions
+    return Window(base.shape, asked, support=support.plain() if isinstance(support, Located) else support)
+
+
+def _smaller(factors: tuple[WeightGradient, ...], shape: tuple[int, int]) -> bool:
+    """Tell whether factors are smaller than the matrix that they make."""
+    n_out, n_in = shape
+    return sum(f.x.shape[0] for f in factors) * (n_out + n_in) < n_out * n_in
 
 
 def _term(name: str, gradient: Array) -> Array:

@@ -92,7 +92,11 @@ def over_budget(targets: Mapping[str, Target], settings: TrainSettings) -> list[
 
 
 def adapt_last(
-    targets: Mapping[str, Target], over: Sequence[str], kept: Mapping[str, AnyWindow], settings: TrainSettings
+    targets: Mapping[str, Target],
+    over: Sequence[str],
+    kept: Mapping[str, AnyWindow],
+    settings: TrainSettings,
+    kernels: KernelSet,
 ) -> dict[str, tuple[Base, Delta]]:
     """Return base and delta of the matrices named, pruned to their budgets (EVT-004)."""
     numbers = {name: i for i, name in enumerate(targets)}
@@ -103,7 +107,7 @@ def adapt_last(
     for names in together(settings.rule, over):
         pruned = [targets[name] for name in names]
         views = [View(kept.get(n), t.base.open(), t.delta, numbers[n]) for n, t in zip(names, pruned, strict=True)]
-        seen = evidence(views, at_end, None)
+        seen = evidence(views, at_end, None, kernels=kernels)
         parts = [Part(view.base, view.delta, known, view.matrix) for view, known in zip(views, seen, strict=True)]
         events = final_adapt(parts, _pools(pruned, settings), rule=settings.rule, chance=chance)
         found |= {name: (event.base, event.delta) for name, event in zip(names, events, strict=True)}

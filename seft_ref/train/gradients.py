@@ -95,7 +95,7 @@ def loss_and_gradients(
         loss += share
     found = {name: ranks.sum(values) for name, values in found.items()}
     # one matrix after the other: what this rank alone has summed up is let go
-    kept = {name: window.joined(here.pop(name), ranks) for name, window in keep.items()}
+    kept = {name: window.joined(here.pop(name), ranks, kernels) for name, window in keep.items()}
     return StepGradients(loss, found, kept)
 
 

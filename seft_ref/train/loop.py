@@ -17,7 +17,7 @@ from seft_ref.errors import ConfigError
 from seft_ref.kernels import KernelSet, Packed
 from seft_ref.matrix.bases import AnyBase
 from seft_ref.matrix.target import Target, check_targets, place, refresh
-from seft_ref.matrix.window import AnyWindow, FirstStepWindow, Window
+from seft_ref.matrix.window import AnyWindow, FirstStepWindow, Window, opened
 from seft_ref.model.config import ModelConfig
 from seft_ref.model.weights import Weights, matrix_of, with_matrices
 from seft_ref.text.batch import Batch, batch_of
@@ -158,7 +158,7 @@ def train_step(
     if not has_event:
         weights = refresh(state.weights, targets, kernels)
         # settled, so that a run resumed inside a window adds the same numbers in the same order (TRN-004)
-        open_window = {name: seen.settled() for name, seen in found.kept.items()}
+        open_window = {name: seen.settled(kernels) for name, seen in found.kept.items()}
         return TrainState(step, targets, weights, open_window), StepRecord(step, found.loss, lr, norm)
 
     targets, packed, records = evolve_all(targets, found.kept, step, settings, kernels)
@@ -228,11 +228,11 @@ def finish(
     kept: dict[str, AnyWindow] = {}
     if over and asked:
         batches = step_batches(settings, tokens, settings.steps, state.weights, ranks)
-        empty: dict[str, AnyWindow] = {name: Window(state.targets[name].base.shape, asked) for name in over}
+        empty: dict[str, AnyWindow] = {n: _opened(state.targets[n], asked) for n in over}
         with overflow_ends("the last adapt pass", LOWER_RATE):
             kept = loss_and_gradients(state.weights, config, batches, kernels, {}, empty, ranks=ranks).kept
     final: dict[str, tuple[AnyBase, Delta]] = {n: (t.base, t.delta) for n, t in state.targets.items()}
-    return Final(final | adapt_last(state.targets, over, kept, settings))
+    return Final(final | adapt_last(state.targets, over, kept, settings, kernels))
 
 
 def moving_parts(targets: Mapping[str, Target], ranks: Ranks) -> dict[str, str]:
@@ -283,10 +283,13 @@ def _window(state: TrainState, step: int, settings: TrainSettings) -> dict[str, 
         return state.window
     windows: dict[str, AnyWindow] = {}
     for name, target in state.targets.items():
-        first = Window(target.base.shape, asked if rule.candidates == "all" else frozenset({"gradient"}))
         if rule.candidates == "all":
-            windows[name] = first
+            windows[name] = _opened(target, asked)
         else:
             support = union(flat(target.base.topology), flat(target.delta.topology))
-            windows[name] = FirstStepWindow(target.delta_budget, support, first)
+            windows[name] = FirstStepWindow(target.delta_budget, support, Window(target.base.shape))
     return windows
+
+
+def _opened(target: Target, asked: frozenset[str]) -> Window:
+    return opened(target.base.open().topology, target.delta.topology, asked)

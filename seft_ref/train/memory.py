@@ -6,6 +6,7 @@ sum(parts.values())
 
 from collections.abc import Mapping
 
+from seft_ref.matrix.window import OF_GRADIENTS
 from seft_ref.model.activations import LARGE, activation_bytes
 from seft_ref.model.config import ATTENTION, MLP, ModelConfig
 from seft_ref.model.head import rows_at_once
@@ -106,8 +107,12 @@ def _event(
     working = at_an_event * largest + itemsize * max(extent.numel for extent in extents) // 8
     if not asked:
         return max(start, working)
+    if "tokens" in asked:
+        # the columns of every support and, of one matrix or in a window of steps of all, a number for each (GRD-008)
+        stored = [extent.nnz for extent in extents]
+        working += 4 * sum(stored) + itemsize * (sum(stored) if settings.gradient_window > 1 else 2 * max(stored))
     if settings.gradient_window > 1:
-        return max(start, working + itemsize * len(asked) * sum(extent.numel for extent in extents))
+        return max(start, working + itemsize * len(asked & OF_GRADIENTS) * sum(extent.numel for extent in extents))
     tokens = settings.batch * settings.micro_batches * settings.length
     held = 0
     for name in ATTENTION + MLP:

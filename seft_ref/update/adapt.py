@@ -8,7 +8,7 @@ from seft_ref.update.criteria import ADAPT, Chance, Known
 from seft_ref.update.delta import overlay
 from seft_ref.update.parts import Moved, on_support
 from seft_ref.update.pools import Pools
-from seft_ref.update.rules import Rule
+from seft_ref.update.rules import ON_SUPPORT, Rule
 from seft_ref.update.select import Boundary
 
 
@@ -56,8 +56,9 @@ def _scores(m: Moved, pools: Pools, positions: Array, weight: Array, rule: Rule,
     xp = array_namespace(positions)
     seen = m.part.evidence
     known = Known(weight=weight)
-    if rule.adapt == "sensitivity":
-        known = Known(weight=weight, gradient=_gradient_at(m, pools, positions, rule))
+    if rule.adapt in ON_SUPPORT:
+        name = ON_SUPPORT[rule.adapt]
+        known = Known(weight=weight, **{name: _evidence_at(m, pools, positions, rule, getattr(seen, name))})
     elif rule.adapt in ("activation", "curvature"):
         assert seen.inputs is not None, "the rule asks for evidence that was not gathered"
         known = Known(weight=weight, inputs=xp.take(seen.inputs, positions % m.base.topology.shape[1]))
@@ -66,12 +67,13 @@ def _scores(m: Moved, pools: Pools, positions: Array, weight: Array, rule: Rule,
     return ADAPT[rule.adapt](known)
 
 
-def _gradient_at(m: Moved, pools: Pools, positions: Array, rule: Rule) -> Array:
-    """Return ḡ at positions of the support. Off the support of before W is 0, and so is the sensitivity whatever ḡ."""
-    gradient = m.part.evidence.gradient
+def _evidence_at(m: Moved, pools: Pools, positions: Array, rule: Rule, known: Array | None) -> Array:
+    """Return evidence at positions of the support. Off the support of before W is 0, and so is the score whatever it
+    is multiplied by.
+    """
     if rule.exempt != "new" or rule.counts != "support" or not pools.weights.is_one:
-        return on_support(m.part, gradient, positions)
-    assert gradient is not None, "the rule asks for evidence that was not gathered"
+        return on_support(m.part, known, positions)
+    assert known is not None, "the rule asks for evidence that was not gathered"
     # what may be pruned is the support of before less what the drop took out and what is new: few to look up
     gone = difference(m.dropped, m.cancelled)
     if rule.drops == "slot":
@@ -80,4 +82,4 @@ def _gradient_at(m: Moved, pools: Pools, positions: Array, rule: Rule) -> Array:
     stored, slots = flat(m.part.base.topology), flat(m.part.delta.topology)
     extra = difference(slots, stored)
     (before, in_base), (more, in_delta) = seek(stored, off), seek(extra, off)
-    return gradient[~mask_at(stored.shape[0] + extra.shape[0], (before + more)[in_base | in_delta])]
+    return known[~mask_at(stored.shape[0] + extra.shape[0], (before + more)[in_base | in_delta])]

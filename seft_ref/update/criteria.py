@@ -28,6 +28,8 @@ class Known:
     """mean of |g| over the steps of the window"""
     square: Array | None = None
     """mean of g² over the steps of the window"""
+    tokens: Array | None = None
+    """sum of the squared gradients of single tokens, mean over the steps of the window (GRD-008)"""
     inputs: Array | None = None
     """mean square of the layer's input at the column"""
     row: Array | None = None
@@ -81,6 +83,9 @@ GROW: dict[str, Score] = {  # GROW-004
 
 ADAPT: dict[str, Score] = {  # ADPT-002, ADPT-005
     "sensitivity": lambda k: _abs(k.gradient * k.weight),
+    "absolute": lambda k: _abs(k.weight) * k.absolute,
+    "fisher": lambda k: (k.weight * k.weight) * k.square,
+    "token-fisher": lambda k: (k.weight * k.weight) * k.tokens,
     "magnitude": lambda k: _abs(k.weight),
     "activation": lambda k: _abs(k.weight) * array_namespace(k.inputs).sqrt(k.inputs),
     "curvature": lambda k: 0.5 * ((k.weight * k.weight) * k.inputs),

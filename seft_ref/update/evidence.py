@@ -35,8 +35,12 @@ class Evidence:
     """ḡ on the support, loss per unit of weight, if the rule looks at it there"""
     gradient_norm: float | None = None
     """of ḡ over all positions, binary64 (TRN-009)"""
+    absolute: Float[Array, " s"] | None = None
+    """mean |g| on the support"""
     square: Float[Array, " s"] | None = None
     """mean g² on the support"""
+    tokens: Float[Array, " s"] | None = None
+    """sum of the squared gradients of single tokens, mean over steps, on the support (GRD-008)"""
     candidate_gradient: Float[Array, " c"] | None = None
     candidate_square: Float[Array, " c"] | None = None
     inputs: Float[Array, " in_"] | None = None

@@ -104,7 +104,7 @@ def final_adapt(
 def _check_finite(evidence: Evidence) -> None:
     """Refuse evidence that is not finite (EVT-005); scores are looked at where they are ranked."""
     on_support, on_candidates = (
-        (evidence.gradient, evidence.square),
+        (evidence.gradient, evidence.absolute, evidence.square, evidence.tokens),
         (evidence.candidate_gradient, evidence.candidate_square),
     )
     for values in (*on_support, *on_candidates, evidence.inputs):

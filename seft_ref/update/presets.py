@@ -19,6 +19,12 @@ _SPIEL: dict[str, Setting] = {
     "initial_scope": "anywhere",
     "max_norm": 0.0,
 }
+_SPIEL_AG: dict[str, Setting] = {
+    **_SPIEL,
+    "candidates": "first-step",
+    "moments": "seeded",
+    "optimizer": "spiel-adamw",
+}
 _WEIGHTS: dict[str, Setting] = {
     "drop": "weight",
     "drops": "weight",
@@ -38,7 +44,8 @@ PRESETS: dict[str, dict[str, Setting]] = {
     "active-only": {"grow_scope": "active"},
     "no-adapt": {"adapts": "end"},
     "magnitude": {"adapt": "magnitude"},
-    "spiel-ag": {**_SPIEL, "candidates": "first-step", "moments": "seeded", "optimizer": "spiel-adamw"},
+    "spiel-ag": _SPIEL_AG,
+    "spiel-adapt": {**_SPIEL_AG, "adapts": "always", "initial_scope": "active"},
     "spiel-ma": {**_SPIEL, "grow": "moments", "regrow": False, "optimizer": "sm3"},
     "rigl": {**_WEIGHTS, "evolve_until": 0.75, "event_replaces_step": True},
     "set": {**_WEIGHTS, "grow": "random", "drop_schedule": "constant"},

@@ -15,7 +15,7 @@ Grow = Literal["gradient", "absolute", "fisher", "moments", "curvature", "random
 GrowScope = Literal["anywhere", "active"]
 Candidates = Literal["all", "first-step"]
 Moments = Literal["zero", "seeded"]
-Adapt = Literal["sensitivity", "magnitude", "activation", "curvature", "random"]
+Adapt = Literal["sensitivity", "absolute", "fisher", "token-fisher", "magnitude", "activation", "curvature", "random"]
 Adapts = Literal["always", "end", "never"]
 Counts = Literal["support", "values"]
 Exempt = Literal["new", "slots", "none"]
@@ -94,6 +94,10 @@ class Rule:
                 f"candidates first-step keeps no inputs, which adapt {self.adapt} looks at",
             ),
             (
+                self.candidates == "first-step" and not {"absolute", "tokens"}.isdisjoint(self.asks()),
+                f"candidates first-step keeps sums of g and g², which adapt {self.adapt} does not use",
+            ),
+            (
                 self.by_group and (self.adapts != "always" or self.counts != "support"),
                 "scope group holds N of M only with adapts always and counts support",
             ),
@@ -129,7 +133,7 @@ class Rule:
         return self.scope == "group"
 
     def asks(self) -> frozenset[str]:
-        """Return the evidence that the criteria of an event look at: gradient, absolute, square, inputs."""
+        """Return the evidence that the criteria of an event look at: gradient, absolute, square, tokens, inputs."""
         wanted = {
             "gradient": {"gradient"},
             "absolute": {"absolute"},
@@ -145,8 +149,8 @@ class Rule:
         return frozenset(wanted)
 
     def asks_on_support(self) -> frozenset[str]:
-        """Return what an event looks at on the support: ḡ to adapt by, g² to drop by."""
-        wanted = {"gradient"} if self.adapts == "always" and self.adapt == "sensitivity" else set()
+        """Return what an event looks at on the support: to adapt by, and g² to drop by."""
+        wanted = _ADAPT_ASKS[self.adapt] - {"inputs"} if self.adapts == "always" else set[str]()
         return frozenset(wanted | ({"square"} if self.drop == "fisher" else set()))
 
     def asks_at_end(self) -> frozenset[str]:
@@ -154,8 +158,10 @@ class Rule:
         return frozenset() if self.adapts == "never" else frozenset(_ADAPT_ASKS[self.adapt])
 
 
+ON_SUPPORT = {"sensitivity": "gradient", "absolute": "absolute", "fisher": "square", "token-fisher": "tokens"}
+"""The evidence that a criterion of adaptation looks at on the support (ADPT-005)."""
 _ADAPT_ASKS: dict[str, set[str]] = {
-    "sensitivity": {"gradient"},
+    **{criterion: {name} for criterion, name in ON_SUPPORT.items()},
     "magnitude": set(),
     "activation": {"inputs"},
     "curvature": {"inputs"},

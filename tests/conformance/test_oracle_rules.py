@@ -21,7 +21,8 @@ from conformance.oracle import (
     update_schedule,
     update_scores,
 )
-from conformance.oracle.event import Evidence, Part, event, last_pass
+from conformance.oracle.event import Part, event, last_pass
+from conformance.oracle.event_evidence import Evidence
 from conformance.oracle.update_optimizers import KEEPS, Hyper, Slots
 
 CASES = {case.id: case for case in load_all()}

@@ -87,8 +87,9 @@ WIDE = CONFIG | {"hidden_size": 256, "intermediate_size": 704, "num_attention_he
         {"scope": "row"},
         {"scope": "model"},
         {"grow_scope": "active"},
+        {"adapt": "token-fisher"},
     ],
-    ids=lambda more: next(iter(more.values())),
+    ids=lambda more: "-".join(map(str, more.values())),
 )
 def test_TRN_012_the_formula_counts_what_a_start_and_an_event_work_in(tmp_path, compact, more):
     tensors = pruned(parameters(WIDE, dtype=BF16), WIDE, keep=0.3)

@@ -12,7 +12,7 @@ import numpy as np
 
 from seft_ref.kernels import reference
 from seft_ref.matrix.target import Target
-from seft_ref.matrix.window import FirstStepWindow, Window
+from seft_ref.matrix.window import FirstStepWindow, opened
 from seft_ref.topology.csr import flat
 from seft_ref.train.gradients import loss_and_gradients
 from seft_ref.train.loop import StepRecord, TrainState, step_batches
@@ -121,6 +121,7 @@ class Seen:
     square: np.ndarray | None = None
     inputs: np.ndarray | None = None
     steps: int = 1
+    tokens: dict[int, Any] = field(default_factory=dict)  # on the support
 
 
 @dataclass
@@ -289,10 +290,8 @@ class _Look:
 
     def drop(self, m: HandMatrix, p: int) -> Any:
         kind, phi = self.settings.rule.drop, m.phi[p]
-        if kind == "magnitude":
-            return abs(phi)
-        if kind == "change":
-            return abs(phi - m.kept["origin"][p])
+        if kind in ("magnitude", "change"):
+            return abs(phi - m.kept["origin"][p]) if kind == "change" else abs(phi)
         if kind == "fisher":
             return self.seen.square[p] * (phi * phi)
         return abs(m.weight(p)) if kind == "weight" else self.chance(p, 1)
@@ -314,10 +313,8 @@ class _Look:
             return abs(self.seen.mean[p])
         if kind in ("absolute", "fisher"):
             return self.seen.absolute[p] if kind == "absolute" else self.seen.square[p]
-        if kind == "moments":
-            return m.shared["rows"][row] * m.shared["columns"][column]
-        if kind == "random":
-            return self.chance(p, 2)
+        if kind in ("moments", "random"):
+            return m.shared["rows"][row] * m.shared["columns"][column] if kind == "moments" else self.chance(p, 2)
         h = self.seen.inputs[column]
         return (self.seen.mean[p] * self.seen.mean[p]) / h if h else 0.0
 
@@ -325,8 +322,10 @@ class _Look:
         kind, w = self.settings.rule.adapt, m.weight(p)
         if kind == "sensitivity":
             return abs(self.seen.mean[p] * w)
-        if kind == "magnitude":
-            return abs(w)
+        if kind in ("absolute", "magnitude"):
+            return abs(w) * self.seen.absolute[p] if kind == "absolute" else abs(w)
+        if kind in ("fisher", "token-fisher"):
+            return (w * w) * (self.seen.square[p] if kind == "fisher" else self.seen.tokens[p])
         if kind == "random":
             return self.chance(p, use)
         h = self.seen.inputs[p % m.shape[1]]
@@ -342,6 +341,7 @@ def seen_by(window: Any) -> Seen:
         *(None if a is None else a.reshape(-1) for a in (known.gradient, known.absolute, known.square)),
         window.inputs(),
         window.steps,
+        {} if (t := window.of_tokens()) is None else dict(zip(flat(window.support).tolist(), t, strict=True)),
     )
 
 
@@ -377,19 +377,19 @@ def check_event(event: Watched, after: TrainState, record: StepRecord, settings:
     for (name, target), by_hand, did in zip(after.targets.items(), event.matrices, moved, strict=True):
         same(target, by_hand)
         noted = record.matrices[name]
-        told = (noted.dropped, noted.grown, noted.cancelled, noted.pruned)
-        assert told == tuple(map(len, (did.dropped, did.grown, did.cancelled, did.pruned))), name
+        for what in ("dropped", "grown", "cancelled", "pruned"):
+            assert getattr(noted, what) == len(getattr(did, what)), (name, what)
     return moved
 
 
 def check_end(run: Run) -> list[set[int]]:
     """Fail unless the final weights of a run are those of dictionaries (EVT-004, EVT-008); return what was pruned."""
     settings = run.settings
-    matrices = [hand_matrix(target) for target in run.state.targets.values()]
+    targets, asked = run.state.targets, settings.rule.asks_at_end()
+    matrices = [hand_matrix(target) for target in targets.values()]
     gone: list[set[int]] = [set() for _ in matrices]
     if settings.rule.adapts != "never":
-        shapes = {name: target.base.topology.shape for name, target in run.state.targets.items()}
-        empty = {name: Window(shape, settings.rule.asks_at_end()) for name, shape in shapes.items()}
+        empty = {n: opened(t.base.topology, t.delta.topology, asked) for n, t in targets.items()}
         batches = step_batches(settings, TOKENS, settings.steps, run.state.weights)
         kept = loss_and_gradients(run.state.weights, run.config, batches, reference, {}, empty).kept
         seen = [seen_by(window) for window in kept.values()]

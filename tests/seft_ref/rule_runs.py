@@ -39,6 +39,7 @@ SHORT: dict[str, Any] = {
 SHORT_OF: dict[str, dict[str, Any]] = {
     # phases: events after 2 and 7
     "spiel-ag": {"evolve_every": 5, "gradient_window": 2},
+    "spiel-adapt": {"evolve_every": 5, "gradient_window": 2},
     "spiel-ma": {"evolve_every": 5, "gradient_window": 2, "lr": 0.05},
     "rigl": {"budget_by": "nnz", "density": 1.0},
     "set": {"budget_by": "nnz", "density": 1.0},

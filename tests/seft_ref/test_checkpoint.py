@@ -46,7 +46,18 @@ def test_TRN_004_a_run_resumed_after_any_step_equals_the_uninterrupted_one(tmp_p
     resumes_anywhere(tmp_path, kernels, replace(SETTINGS, gradient_window=window, steps=8, evolve_every=3))
 
 
-PRESETS = ("literal", "unprotected", "active-only", "no-adapt", "magnitude", "spiel-ag", "spiel-ma", "rigl", "set")
+PRESETS = (
+    "literal",
+    "unprotected",
+    "active-only",
+    "no-adapt",
+    "magnitude",
+    "spiel-ag",
+    "spiel-adapt",
+    "spiel-ma",
+    "rigl",
+    "set",
+)
 RULES = {
     **{name: {"preset": name} for name in (*PRESETS, "static")},
     "row": {"scope": "row"},
@@ -55,6 +66,7 @@ RULES = {
     "fisher": {"grow": "fisher", "drop": "fisher"},
     "curvature": {"grow": "curvature", "adapt": "curvature"},
     "activation": {"adapt": "activation", "drop": "change"},
+    "tokens": {"adapt": "token-fisher"},
     "random": {"grow": "random", "adapt": "random", "drop": "random"},
     "seeded": {"moments": "seeded", "optimizer": "sgd"},
     "count": {"budget_by": "count", "slots": 300},

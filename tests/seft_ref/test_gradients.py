@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from seft_ref.arrays.ranks import ALONE
 from seft_ref.errors import LayerError, UpdateError
 from seft_ref.kernels import reference
 from seft_ref.layers.linear import WeightGradient
@@ -252,6 +253,25 @@ def test_GRD_004_the_evidence_is_the_mean_over_the_window(backend, steps):
     got = looked(by_step, everywhere, everywhere[:0], 3)
     assert (by_step.steps, by_step.settled_steps) == (steps, steps - 1)
     assert np.array_equal(backend.numpy(got.gradient), total.reshape(-1) / steps)
+
+
+@pytest.mark.parametrize("shape", [(5, 7), (1, 2), (30, 40)])
+def test_GRD_008_tokens_are_squared_one_by_one_and_kept_on_the_support(backend, shape):
+    rng, numel = np.random.default_rng(11), shape[0] * shape[1]
+    support = np.sort(rng.permutation(numel)[: max(numel // 3, 1)])
+    topology = from_flat(shape, backend.array(support))
+    window, total = Window(shape, frozenset({"tokens"}), support=topology), np.zeros(shape, dtype=np.int64)
+    for step in range(1, 5):
+        window, part = window.settled(), window.fresh()
+        for rows in (2, 1, 8):
+            dy, x, _ = integer_factors(rng, rows, shape)
+            part = part.plus(weight_gradient(backend, dy, x))
+            for n in range(rows):
+                total += np.multiply.outer(dy[n], x[n]) ** 2
+        window = window.joined(part, ALONE)
+        found = backend.numpy(window.of_tokens())
+        assert np.array_equal(found, (total.reshape(-1)[support] / step).astype(found.dtype))
+    assert window.latest_tokens is not None or shape == (30, 40), "factors larger than the matrix are let go"
 
 
 # Refusals

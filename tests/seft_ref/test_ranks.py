@@ -30,6 +30,7 @@ RUNS = {
     "window": {"gradient_window": 3, "micro_batches": 2},
     "curvature": {"grow": "curvature", "adapt": "curvature", "drop": "fisher", "gradient_window": 2},
     "activation": {"adapt": "activation", "gradient_window": 2},
+    "tokens": {"adapt": "token-fisher", "gradient_window": 2, "micro_batches": 2},
     "fisher": {"grow": "fisher", "gradient_window": 2},
     "row": {"scope": "row"},
     "model": {"scope": "model"},

@@ -16,6 +16,8 @@ RULES = {
     "fisher": {"grow": "fisher", "drop": "fisher", "gradient_window": 3},
     "curvature": {"grow": "curvature", "adapt": "curvature", "gradient_window": 3},
     "activation": {"adapt": "activation", "gradient_window": 3},
+    "tokens": {"adapt": "token-fisher", "gradient_window": 3},
+    "mean-magnitude": {"adapt": "absolute", "gradient_window": 2},
     "random": {"drop": "random", "grow": "random", "adapt": "random", "seed": 5},
     "change": {"drop": "change", "initial_positions": "random"},
     "change-sgd": {"drop": "change", "optimizer": "sgd", "lr": 0.5, "gradient_window": 4},

@@ -94,6 +94,10 @@ MUTANTS: list[Mutant] = [
     ),
     mutant("GROW-007 EVT-009 TOP-005", "update.event", scope_taken_for_matrix, "scope taken for matrix"),
     mutant("ADPT-005", "update.event", choosing(adapt="sensitivity"), "always adapts by |ḡ · W|"),
+    mutant("ADPT-005 GRD-005", "update.event", of_parts(absolute=lambda p: np.abs(p["gradient"])), "|ḡ| for mean |g|"),
+    mutant(
+        "ADPT-005 GRD-008", "update.event", of_parts(tokens=lambda p: p["square"]), "mean g² for the squares of tokens"
+    ),
     mutant("ADPT-006", "update.event", choosing(counts="support"), "always counts the support"),
     mutant("ADPT-007", "update.event", choosing(exempt="new"), "only new slots exempt"),
     mutant("DLT-006", "update.event", choosing(moments="zero"), "new slots start without moments"),

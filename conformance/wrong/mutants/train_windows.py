@@ -1,8 +1,14 @@
-"""Wrong evidence of a window of steps (GRD-004 to GRD-007)."""
+"""Wrong evidence of a window of steps (GRD-004 to GRD-008)."""
+
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from conformance.wrong.mutants.base import Mutant, Operation, Values, after, flipped, mutant, right, unchecked
+
+Array = NDArray[Any]
 
 
 def of_micro_batches(out: Values, a: Values) -> Values:
@@ -32,6 +38,21 @@ def counted_rows_only(out: Values, a: Values) -> Values:
     return {"inputs": (seen * seen).sum(axis=0) / seen.dtype.type(max(len(seen), 1))}
 
 
+def tokens_by(sums: Callable[[list[Array], list[Array]], Any], *, mean: bool = True) -> Operation:
+    """Evidence of tokens with another sum over the micro-batches of a step."""
+
+    def op(a: Values) -> Values:
+        total = sum(sums(dys, xs) for dys, xs in zip(a["dy"], a["x"], strict=True))
+        found = np.asarray(total).reshape(-1)[a["support"]]
+        return {"tokens": found / found.dtype.type(len(a["dy"])) if mean else found}
+
+    return op
+
+
+def of_one(dys: list[Array], xs: list[Array]) -> Any:
+    return sum((dy * dy).T @ (x * x) for dy, x in zip(dys, xs, strict=True))
+
+
 def of_the_last_step(a: Values) -> Values:
     return right("window.candidates")(a | {"gradients": a["gradients"][::-1]})
 
@@ -55,6 +76,25 @@ MUTANTS: list[Mutant] = [
     mutant("GRD-004 NUM-003", "window.evidence", summed("gradient"), "the sum for the mean"),
     mutant("GRD-006", "window.evidence", after("window.evidence", counted_rows_only), "h of counted rows alone"),
     mutant("GRD-001", "window.evidence", flipped("window.evidence", "gradient"), "the gradient transposed"),
+    mutant(
+        "GRD-008",
+        "window.tokens",
+        tokens_by(lambda dys, xs: sum(dy.T @ x for dy, x in zip(dys, xs, strict=True)) ** 2),
+        "the square of the gradient of a step",
+    ),
+    mutant(
+        "GRD-008",
+        "window.tokens",
+        tokens_by(lambda dys, xs: sum((dy.T @ x) ** 2 for dy, x in zip(dys, xs, strict=True))),
+        "the squares of the gradients of micro-batches",
+    ),
+    mutant(
+        "GRD-008",
+        "window.tokens",
+        tokens_by(lambda dys, xs: of_one(dys, xs) / dys[0].dtype.type(sum(map(len, dys)))),
+        "a mean over tokens",
+    ),
+    mutant("GRD-008", "window.tokens", tokens_by(of_one, mean=False), "the sum over steps for the mean"),
     mutant("GRD-007", "window.candidates", of_the_last_step, "candidates of the last step"),
     mutant(
         "GRD-005",

@@ -144,6 +144,30 @@ MUTANTS: list[Mutant] = [
         "activation rounded once",
     ),
     mutant(
+        "ADPT-005",
+        "score.adapt",
+        scored("score.adapt", "absolute", lambda a: a["weight"] ** 2 * a["absolute"]),
+        "W² · mean |g|",
+    ),
+    mutant(
+        "ADPT-005",
+        "score.adapt",
+        scored("score.adapt", "fisher", lambda a: np.abs(a["weight"]) * a["square"]),
+        "|W| · mean g²",
+    ),
+    mutant(
+        "ADPT-005",
+        "score.adapt",
+        scored("score.adapt", "token-fisher", lambda a: np.abs(a["weight"]) * np.sqrt(a["tokens"])),
+        "the root of the squares of tokens",
+    ),
+    mutant(
+        "NUM-006",
+        "score.adapt",
+        in_wide("score.adapt", "token-fisher", lambda a: a["weight"] ** 2 * a["tokens"]),
+        "token-fisher rounded once",
+    ),
+    mutant(
         "RNG-003",
         "score.adapt",
         changed("score.adapt", use=lambda a: None if a["use"] is None else 3),

@@ -7,7 +7,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from seft_ref.arrays.library import from_numpy, to_numpy
 from seft_ref.layers.linear import WeightGradient
 from seft_ref.matrix.evidence import View, evidence
-from seft_ref.matrix.window import FirstStepWindow, Window
+from seft_ref.matrix.window import FirstStepWindow, Window, opened
 from seft_ref.topology.csr import check, flat, from_flat, union
 from seft_ref.update.criteria import Chance
 from seft_ref.update.delta import Base, effective, new_delta
@@ -123,7 +123,7 @@ class AnyRun(AnyEvent, RuleBasedStateMachine):
         rng = np.random.default_rng(seed)
         parts = []
         for i, (base, delta) in enumerate(zip(self.bases, self.deltas, strict=True)):
-            window = Window(base.topology.shape, self.rule.asks_at_end())
+            window = opened(base.topology, delta.topology, self.rule.asks_at_end())
             window = window.plus(self.factors(rng, base.topology.shape)) if self.rule.asks_at_end() else None
             (seen,) = evidence([View(window, base, delta, i)], Rule(adapt=self.rule.adapt), None)
             assert seen.scores.shape == seen.candidates.shape == (0,)
@@ -170,7 +170,7 @@ class AnyRun(AnyEvent, RuleBasedStateMachine):
         else:
             if not self.rule.asks():
                 return None
-            window = Window(shape, self.rule.asks())
+            window = opened(self.bases[i].topology, self.deltas[i].topology, self.rule.asks())
         for number in range(steps):
             window = window.settled() if number else window
             for _ in range(int(rng.integers(1, 3))):

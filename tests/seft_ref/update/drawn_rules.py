@@ -29,7 +29,7 @@ def rules(draw):
         candidates="first-step" if first_step else "all",
         moments="zero" if isinstance(optimizer, Sm3) else pick("zero", "seeded"),
         # test_GROW_006 looks at the adapts left out here
-        adapt=pick("sensitivity", "magnitude", "random", *(() if first_step else ("activation", "curvature"))),
+        adapt=pick("sensitivity", "fisher", "magnitude", "random", *(() if first_step else _NOT_OF_FIRST_STEP)),
         adapts="always" if group else pick("always", "always", "always", "end", "never"),
         counts="support" if group else pick("support", "support", "values"),
         exempt="new" if group else pick("new", "none", *(() if scope == "row" else ("slots",))),
@@ -37,4 +37,5 @@ def rules(draw):
     )
 
 
+_NOT_OF_FIRST_STEP = ("absolute", "token-fisher", "activation", "curvature")
 ALL_GROW = ("gradient", "absolute", "fisher", "moments", "curvature", "random")

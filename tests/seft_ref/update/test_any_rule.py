@@ -1,5 +1,7 @@
 """Any sequence of steps and events under any rule that chapter 8 allows: what must hold whatever the choices are."""
 
+from typing import get_args
+
 import numpy as np
 import pytest
 from hypothesis import settings
@@ -16,7 +18,7 @@ from seft_ref.topology.csr import flat, from_flat
 from seft_ref.update.delta import Base, new_delta
 from seft_ref.update.evolve import Part, evolve
 from seft_ref.update.pools import together
-from seft_ref.update.rules import Rule
+from seft_ref.update.rules import Adapt, Rule
 from tests.seft_ref.update.any_event import every_bit
 from tests.seft_ref.update.any_rule import FRACTIONS, SEEDS, AnyRun
 from tests.seft_ref.update.by_hand import F64, LIBRARIES, library_id, listed
@@ -86,7 +88,7 @@ def test_EVT_005_SEL_005_a_refused_event_of_any_rule_changes_nothing(monkeypatch
 
 
 @pytest.mark.parametrize("adapts", ["always", "end"])
-@pytest.mark.parametrize("adapt", ["sensitivity", "magnitude", "activation", "curvature", "random"])
+@pytest.mark.parametrize("adapt", get_args(Adapt))
 def test_GROW_006_EVT_012_first_step_candidates_with_every_adapt_run_or_are_refused(adapt, adapts):
     rule, clause = None, ""
     try:

@@ -349,6 +349,9 @@ def test_EVT_001_EVT_011_presets_are_these_choices():
         "no-adapt": {"adapts": "end"},
         "magnitude": {"adapt": "magnitude"},
         "spiel-ag": SPIEL | {"candidates": "first-step", "moments": "seeded", "optimizer": "spiel-adamw"},
+        "spiel-adapt": SPIEL
+        | {"candidates": "first-step", "moments": "seeded", "optimizer": "spiel-adamw"}
+        | {"adapts": "always", "initial_scope": "active"},
         "spiel-ma": SPIEL | {"grow": "moments", "regrow": False, "optimizer": "sm3"},
         "rigl": MOVED_WEIGHTS | {"evolve_until": 0.75, "event_replaces_step": True},
         "set": MOVED_WEIGHTS | {"grow": "random", "drop_schedule": "constant"},
@@ -365,6 +368,7 @@ def test_EVT_001_EVT_011_presets_are_these_choices():
         "no-adapt": (True, "anywhere", "end"),
         "magnitude": (True, "anywhere", "always"),
         "spiel-ag": (True, "anywhere", "never"),
+        "spiel-adapt": (True, "anywhere", "always"),
         "spiel-ma": (True, "anywhere", "never"),
         "rigl": (True, "anywhere", "never"),
         "set": (True, "anywhere", "never"),

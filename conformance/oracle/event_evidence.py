@@ -1,0 +1,69 @@
+"""What an event knows of its window, and what of it is looked at (chapter 6, EVT-005)."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from conformance.oracle import select_pools
+from conformance.oracle.update_choices import Rule
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What an event knows of its window; gradient, absolute and square are flat over the matrix (GRD).
+
+    Attributes:
+        gradient: ḡ.
+        absolute: mean of |g|.
+        square: mean of g · g.
+        inputs: h, one a column.
+        row_moments: r of SM3, one a row.
+        column_moments: c of SM3, one a column.
+        candidates: the positions of GRD-007; None where all are candidates.
+        steps: A.
+        tokens: sum of the squared gradients of single tokens, looked at on the support; empty where nobody asks.
+    """
+
+    gradient: list[float]
+    absolute: list[float]
+    square: list[float]
+    inputs: list[float]
+    row_moments: list[float]
+    column_moments: list[float]
+    candidates: frozenset[int] | None = None
+    steps: int = 1
+    tokens: list[float] = field(default_factory=list)
+
+
+def refuse_infinite(values: Sequence[float]) -> None:
+    """Refuse numbers that are not finite (EVT-005)."""
+    if not all(map(math.isfinite, values)):
+        msg = "EVT-005: NaN or infinity"
+        raise select_pools.RefusedError(msg)
+
+
+_GROWTH = {
+    "gradient": {"gradient"},
+    "absolute": {"absolute"},
+    "fisher": {"square"},
+    "curvature": {"gradient", "inputs"},
+}
+ADAPTATION = {
+    "sensitivity": {"gradient"},
+    "absolute": {"absolute"},
+    "fisher": {"square"},
+    "token-fisher": {"tokens"},
+    "activation": {"inputs"},
+    "curvature": {"inputs"},
+}
+"""The evidence that a criterion asks for, by its name; nothing for the others."""
+
+
+def asked_by(rule: Rule) -> set[str]:
+    """Return the evidence that an event looks at."""
+    found = set(_GROWTH.get(rule["grow"], ()))
+    if rule["adapts"] == "always":
+        found |= ADAPTATION.get(rule["adapt"], set())
+    if rule["drop"] == "fisher":
+        found |= {"square"}
+    return found | {"gradient", "square"} if rule["moments"] == "seeded" else found
