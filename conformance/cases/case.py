@@ -8,6 +8,7 @@ import base64
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -184,6 +185,11 @@ def load(path: Path) -> list[Case]:
     ]
 
 
-def load_all(folder: Path = VECTORS) -> list[Case]:
-    """Return the cases of every vector file of a folder, by file name."""
-    return [case for path in sorted(folder.glob("*.json")) for case in load(path)]
+def load_all() -> list[Case]:
+    """Return the cases of every vector file, by file name; they are read once, and nobody writes to them."""
+    return list(_read_all())
+
+
+@cache
+def _read_all() -> tuple[Case, ...]:
+    return tuple(case for path in sorted(VECTORS.glob("*.json")) for case in load(path))

@@ -44,6 +44,8 @@ def test_everything_holds_and_the_page_says_so(tools, tmp_path, monkeypatch, cap
     monkeypatch.setattr(bench, "PATTERNS", ("2:4", "90%"))
     monkeypatch.setattr(checks, "MATRICES", (((70, 52), "70%"), ((24, 64), "2:4")))  # test_gpu.py asks larger ones
     monkeypatch.setattr(checks, "TERMS", (512,))
+    small = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1}
+    monkeypatch.setattr(checks, "CONFIG", checks.CONFIG | small)
     monkeypatch.setattr(checks, "RUNS", {name: checks.RUNS[name] for name in ("seft", "2:4")})
     monkeypatch.setattr(bench, "BLOCK_SECONDS", 0.0)
     monkeypatch.setattr(check, "the_gpu", lambda: a_gpu(tools, on_cpu()))
@@ -145,8 +147,9 @@ def test_a_method_that_is_off_is_not_timed(tools):
 
 
 @needs_gpp
-def test_what_is_broken_is_told(tools):
+def test_what_is_broken_is_told(tools, monkeypatch):
     checks = tools("benchmarks.gpu_checks")
+    monkeypatch.setattr(checks, "MATRICES", checks.MATRICES[:2])
     right = on_cpu()
     wrong = SimpleNamespace(**vars(right))
     wrong.matmul_transposed = lambda dy, packed: right.matmul_transposed(dy, packed) * (1 + (dy.shape[0] == 17))

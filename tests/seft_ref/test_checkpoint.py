@@ -46,41 +46,6 @@ def test_TRN_004_a_run_resumed_after_any_step_equals_the_uninterrupted_one(tmp_p
     resumes_anywhere(tmp_path, kernels, replace(SETTINGS, gradient_window=window, steps=8, evolve_every=3))
 
 
-PRESETS = (
-    "literal",
-    "unprotected",
-    "active-only",
-    "no-adapt",
-    "magnitude",
-    "spiel-ag",
-    "spiel-adapt",
-    "spiel-ma",
-    "rigl",
-    "set",
-)
-RULES = {
-    **{name: {"preset": name} for name in (*PRESETS, "static")},
-    "row": {"scope": "row"},
-    "model": {"scope": "model"},
-    "absolute": {"grow": "absolute"},
-    "fisher": {"grow": "fisher", "drop": "fisher"},
-    "curvature": {"grow": "curvature", "adapt": "curvature"},
-    "activation": {"adapt": "activation", "drop": "change"},
-    "tokens": {"adapt": "token-fisher"},
-    "random": {"grow": "random", "adapt": "random", "drop": "random"},
-    "seeded": {"moments": "seeded", "optimizer": "sgd"},
-    "count": {"budget_by": "count", "slots": 300},
-}
-
-
-@pytest.mark.parametrize("rule", RULES)
-def test_TRN_004_a_run_of_any_rule_resumes(tmp_path, rule):
-    # a window of 1 is the longest that the phases of SpIEL leave room for; the others have theirs open across steps
-    window = 1 if rule.startswith("spiel") else 2
-    settings = settings_of(**({"density": 0.1} | RULES[rule] | SHORT | {"gradient_window": window, "steps": 8}))
-    resumes_anywhere(tmp_path, reference, settings)
-
-
 def resumes_anywhere(tmp_path, kernels, settings):
     folder = sparse_folder(tmp_path / "model")
     tokens = tokens_of(folder, tmp_path)

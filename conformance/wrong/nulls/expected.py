@@ -8,12 +8,11 @@ import secrets
 import sys
 import tempfile
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
 import numpy as np
 
-from conformance.cases.case import VECTORS, Case, load, load_all
+from conformance.cases.case import VECTORS, load, load_all
 from conformance.cases.profiles import PROFILES, offered_in
 from conformance.judge.conduct import declining, ending
 from conformance.judge.harness import Result, Variant, run
@@ -39,14 +38,19 @@ ASKED = (
 _FEW = ("kernel.dense-real", "kernel.refuse-dense-width", "exceeding.special")
 """Enough where every case costs a new start."""
 _FEWER = ("exceeding.special",)
+_ALIKE = (
+    *("wrong-id", "empty-line", "no-object", "two-on-a-line", "log-on-stdout", "nan-literal", "unknown-type"),
+    *("invalid-utf8", "half-a-line", "exits-at-once", "exits-on-call", "late-reply", "hang", "closes-stdout"),
+)
+"""They do the same whatever is asked."""
 _OF_FILES = ("file.read-dense", "file.read-zstd-bitmask", "file-refused.zstd-no-frame", "exceeding.special")
 _ZSTD = ("no-zstd-and-says-so", "no-zstd", "no-zstd-unnamed", "says-no-zstd-and-reads", "reads-no-file")
 _OF_MODE = {
     **dict.fromkeys(_ZSTD, _OF_FILES),
     **dict.fromkeys(("unsteady", "unsteady-and-says-so"), ("kernel.dense-real", "exceeding.special")),
     "memory-hog": ("file-refused.short", "exceeding.special"),
-    **dict.fromkeys(("late-reply", "hang", "closes-stdout"), _FEWER),
-    **dict.fromkeys(set(lines.MODES) - {"slow", "prints", "late-reply", "hang", "closes-stdout"}, _FEW),
+    **dict.fromkeys(set(lines.MODES) - {"slow", "prints"}, _FEW),
+    **dict.fromkeys(_ALIKE, _FEWER),
 }
 
 CONFORMANT = ("right", "slow", "prints", "files", "unsteady-and-says-so", "no-zstd-and-says-so")
@@ -134,16 +138,11 @@ def judged(mode: str, timeout: float = 1.0) -> Judged:
         told = {"name": mode}
         held = [exceeding(child, seed)]
         if mode in CONFORMANT or mode in lines.ENDS:
-            held += [declining([child], _every_case()), *(ending([child], asked=asked) for asked in (True, False))]
+            held += [declining([child], load_all()), *(ending([child], asked=asked) for asked in (True, False))]
         chosen = {case.id: 1 for case in cases} | {one.name: 0 for one in held}
         whole = Run(told, profiles, ("fp32",), results, [], {}, chosen, held, seed, deterministic=steady, zstd=zstd)
         process = child._process
     return Judged(results, whole.verdict(), 0 if process is None or process.poll() is not None else 1)
-
-
-@cache
-def _every_case() -> list[Case]:
-    return load_all()
 
 
 def _judged_by_properties(mode: str) -> Judged:

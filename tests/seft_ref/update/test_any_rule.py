@@ -74,8 +74,8 @@ def machine(library, kind):
     )
 
 
-@pytest.mark.parametrize("rows", [2, 256])
-@pytest.mark.parametrize("library", LIBRARIES, ids=library_id)
+# how many rows of a gradient are formed at once is the same code in every library
+@pytest.mark.parametrize(("library", "rows"), [*((one, 2) for one in LIBRARIES), (F64, 256)])
 def test_EVT_003_EVT_006_EVT_009_hold_through_any_run_of_any_rule(monkeypatch, library, rows):
     monkeypatch.setattr(evidence_module, "ROWS", rows)
     machine(library, AnyRun)
