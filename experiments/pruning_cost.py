@@ -163,9 +163,15 @@ QUESTION = f"""
     nothing is trained: the loss afterwards less that before is what they were worth. A draw takes its batches from
     other places of the text.
 """
+MEANING = """
+    A run prunes by `sensitivity` of the batch of its event unless it is told otherwise. `--set adapt=token-fisher` takes
+    one more sampled product at an event, and no more data or memory to speak of. `absolute` and `fisher` need a window
+    of many steps (`--set gradient_window=...`), whose sums are as large as the matrices. `activation` is Wanda's score,
+    which was made to compare weights of one row; an event compares those of a matrix.
+"""
 NOTE = """
     Nats per token, mean over draws ± half of the 95 % t-interval; more is worse. Of one batch `absolute` and `fisher`
-    rank as `sensitivity` does.
+    rank as `sensitivity` does, and `magnitude` is the same in every draw.
 """
 
 
@@ -194,16 +200,19 @@ def _page(
     every = [[f"`{c.criterion}`", str(c.batches), *(f"{value:+.4f}" for value in c.values)] for c in found]
     parts = [
         "# What does the pruning of an event cost?",
-        f"```\n{command}\n```",
-        prose(f"{' to '.join(dict.fromkeys((dates[0], dates[-1])))}; {'; and '.join(machines)}."),
-        prose(data),
         prose(QUESTION),
-        f"![{NAME}: nats of every draw by criterion and batches]({NAME}.svg)",
         "## What came out",
         "\n".join(f"- {sentence}" for sentence in _sentences(found)),
+        "## For whoever chooses settings",
+        prose(MEANING),
+        f"![{NAME}: nats of every draw by criterion and batches]({NAME}.svg)",
         "## Nats",
         table(["criterion", "no data", *(f"{n} batch{'es' * (n > 1)}" for n in BATCHES)], rows),
         prose(NOTE),
+        "## Where it was measured",
+        f"```\n{command}\n```",
+        prose(f"{' to '.join(dict.fromkeys((dates[0], dates[-1])))}; {'; and '.join(machines)}."),
+        prose(data),
         "## Every draw",
         table(["criterion", "batches", *(f"draw {i}" for i in range(len(found[0].values)))], every),
     ]
