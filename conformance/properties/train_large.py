@@ -76,6 +76,21 @@ def _evidence(d: Draw, t: Trial) -> None:
 
 
 @property_of(
+    "window.tokens-large", "GRD-008", "rules", "window.tokens", sees=(BEYOND,), reduced=True, seeded=1,
+)  # fmt: skip
+def _tokens(d: Draw, t: Trial) -> None:
+    """The squares of tokens of a large matrix are exact on integers, at positions up to its last."""
+    shape, many = shapes(d)[3], Many(d)
+    dys, xs = ([[many.lattice((2, n), 3)] for _ in range(2)] for n in shape)
+    size = shape[0] * shape[1]
+    support = np.union1d(many.subset(size, size // 20), [0, size - 1])
+    whole = sum((dy[0] * dy[0]).T @ (x[0] * x[0]) for dy, x in zip(dys, xs, strict=True))
+    t.saw(BEYOND, size > 65_536)
+    given = {"out": shape[0], "in": shape[1], "dy": dys, "x": xs, "support": ids(support)}
+    t.case("window.tokens", given, {"tokens": np.asarray(whole).reshape(-1)[support] / 2})
+
+
+@property_of(
     "window.large",
     "GRD-004 GRD-005 GRD-007 TRN-009 DLT-004",
     "rules",
