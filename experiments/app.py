@@ -51,6 +51,7 @@ def main(
     lr: Annotated[float | None, typer.Option(help="Learning rate.")] = None,
     warmup_steps: Annotated[int | None, typer.Option(help="Steps over which the learning rate rises.")] = None,
     lr_schedule: Annotated[str | None, typer.Option(help="constant, linear or cosine.")] = None,
+    evolve_until: Annotated[float | None, typer.Option(help="Fraction of the steps after which no event is.")] = None,
     eval_length: Annotated[int, typer.Option(min=2, help="Tokens of an evaluation window.")] = 256,
     eval_windows: Annotated[int, typer.Option(min=1, help="Evaluation windows.")] = 40,
     only_arm: Annotated[list[str] | None, typer.Option(help="Run this arm only; may be repeated.")] = None,
@@ -77,6 +78,7 @@ def main(
         "lr": lr,
         "warmup_steps": warmup_steps,
         "lr_schedule": lr_schedule,
+        "evolve_until": evolve_until,
     }
     given = {key: value for key, value in given.items() if value is not None}
     check_model(folder)

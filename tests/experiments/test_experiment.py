@@ -215,7 +215,7 @@ def test_the_digest_of_the_engine_passes_over_remarks(tmp_path, monkeypatch):
 
 
 REFUSALS = {
-    "an unknown experiment": (("best",), {}, "mask-ablation, drift-control"),
+    "an unknown experiment": (("best",), {}, "mask-ablation, criteria, drift-control"),
     "an unknown arm": (("mask-ablation", "--only-arm", "best"), {}, "seft, active-only, static"),
     "a seed out of range": (("mask-ablation", "--seed", 2), {}, "--seeds"),
     "settings that contradict": (("gradient-reliability", "--evolve-every", 3), {}, "TRN-005"),
