@@ -165,9 +165,10 @@ QUESTION = f"""
 """
 MEANING = """
     A run prunes by `sensitivity` of the batch of its event unless it is told otherwise. `--set adapt=token-fisher`
-    takes one more sampled product at an event, and no more data or memory to speak of. `absolute` and `fisher` need a
-    window of many steps (`--set gradient_window=...`), whose sums are as large as the matrices. `activation` is Wanda's
-    score, which was made to compare weights of one row; an event compares those of a matrix.
+    takes one more sampled product at an event, no more data, and 4 bytes a stored weight while its window is open.
+    `absolute` and `fisher` need a window of many steps (`--set gradient_window=...`), whose sums are as large as the
+    matrices. `activation` is Wanda's score, which was made to compare weights of one row; an event compares those of a
+    matrix.
 """
 NOTE = """
     Nats per token, mean over draws ± half of the 95 % t-interval; more is worse. Of one batch `absolute` and `fisher`

@@ -33,6 +33,8 @@ def _rule(d: Draw) -> tuple[update_choices.Rule, str, tuple[int, int] | None]:
     pattern = (2, 4) if wanted.get("scope") == "group" else None
     if d.flag(4):
         wanted["regrow"] = 0
+    if d.flag(4):
+        wanted["adapt"] = "token-fisher"
     for key, value in wanted.items():
         try:
             update_choices.check(
@@ -93,7 +95,7 @@ def _evidence(d: Draw, chosen: update_choices.Rule, part: Part) -> Evidence:
 _SEES = ("two matrices", "row", "group", "model", "a cancelled pair", "a pruned position", "a seeded slot",
          "a dropped weight", "a first event that drops all", "candidates of a first step", "zeros that are not counted",
          "moments of rows and columns", "a group that stored less at load", "equal scores at a boundary",
-         "evidence that is not finite")  # fmt: skip
+         "a weight pruned by its tokens", "evidence that is not finite")  # fmt: skip
 
 
 @property_of(
@@ -167,6 +169,7 @@ def _saw(t: Trial, parts: list[Part], chosen: update_choices.Rule, found: list[O
         t.saw("a group that stored less at load", chosen["scope"] == "group" and min(part.budget, default=2) < 2)
         t.saw("a cancelled pair", one.cancelled)
         t.saw("a pruned position", one.pruned)
+        t.saw("a weight pruned by its tokens", chosen["adapt"] == "token-fisher" and one.pruned)
         t.saw("a seeded slot", chosen["moments"] == "seeded" and one.grown)
         t.saw("a dropped weight", chosen["drops"] == "weight" and set(one.dropped) - set(one.cancelled))
         t.saw("equal scores at a boundary", any(b and b[0] == b[1] for b in one.boundaries.values()))

@@ -232,8 +232,6 @@ SHOWN_BY |= {name: (name,) for name in ("score.drop", "score.grow", "score.adapt
                                         "schedule.drops", "layer.rope", "update.event")}  # fmt: skip
 # an edited mutant breaks one condition alone, which a frozen case shows; so do these
 BY_A_CASE = {"tensors that a later delta takes away not compared", "FMT-010 not checked", "FMT-016 not checked"}
-# a rule that prunes by tokens is drawn too seldom for the few examples that are always the same
-BY_A_CASE |= {"mean g² for the squares of tokens"}
 WRONG = [m for m in MUTANTS if m.op in SHOWN_BY and not m.refuses_good and m.flaw not in BY_A_CASE]
 STEPS = [m for m in MUTANTS if m.op == "train.step"]
 
