@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,9 @@ def key_of(content: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
+@cache
 def engine_digest() -> str:
-    """Return a digest of the engine's sources, comments and docstrings left out."""
+    """Return a digest of the engine's sources, comments and docstrings left out; read once, as the process runs it."""
     root = Path(seft_ref.__file__).parent
     seen = hashlib.sha256()
     for path in sorted(root.rglob("*.py")):

@@ -1,6 +1,4 @@
-"""Two processes that train one model split by FSDP2 over gloo: pytorch_split.py FOLDER PORT."""
-
-import sys
+"""Two processes that train one model split by FSDP2 over gloo; pytorch_two.py starts them."""
 
 import pytest
 import torch
@@ -164,7 +162,3 @@ def main(rank, folder):
     refusals(rank)
     told |= in_trainer(folder)
     torch.save(told, f"{folder}/rank-{rank}.pt")
-
-
-if __name__ == "__main__":
-    tiny.both(main, *sys.argv[1:])

@@ -1,5 +1,6 @@
 """A tiny LLaMA, texts for it, a Trainer that keeps the order of its data, and two processes at once."""
 
+import contextlib
 import os
 import socket
 import subprocess
@@ -129,12 +130,15 @@ def events(run):
 
 
 def in_two(script, folder):
-    """Run a script of this folder, which forks: script.py FOLDER PORT."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
+    """Run a script of this folder, which forks: script.py FOLDER PORT PORT."""
+    ports = []
+    with contextlib.ExitStack() as held:
+        for _ in range(2):
+            free = held.enter_context(socket.socket())
+            free.bind(("127.0.0.1", 0))
+            ports.append(str(free.getsockname()[1]))
     found = subprocess.run(
-        [sys.executable, "-W", "ignore", Path(__file__).with_name(script), folder, port],
+        [sys.executable, "-W", "ignore", Path(__file__).with_name(script), folder, *ports],
         env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
@@ -145,19 +149,24 @@ def in_two(script, folder):
 
 
 def both(main, folder, port):
-    """Fork, and call main in both processes with its rank; one import of transformers for both."""
-    child = os.fork()
-    rank = 1 if child == 0 else 0
-    os.environ |= {
-        "RANK": str(rank),
-        "LOCAL_RANK": str(rank),
-        "WORLD_SIZE": "2",
-        "LOCAL_WORLD_SIZE": "2",
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": port,
-    }
-    torch.set_num_threads(1)
-    main(rank, folder)
-    torch.distributed.destroy_process_group()
-    if child:
-        sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+    """Fork twice, call main in both processes with its rank, and end where it fails: one import for all."""
+    children = []
+    for rank in (0, 1):
+        if child := os.fork():
+            children.append(child)
+            continue
+        os.environ |= {
+            "RANK": str(rank),
+            "LOCAL_RANK": str(rank),
+            "WORLD_SIZE": "2",
+            "LOCAL_WORLD_SIZE": "2",
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": port,
+        }
+        torch.set_num_threads(1)
+        main(rank, folder)
+        torch.distributed.destroy_process_group()
+        sys.exit()
+    ended = [os.waitpid(child, 0)[1] for child in children]
+    if any(ended):
+        sys.exit(1)

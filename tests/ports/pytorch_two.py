@@ -1,9 +1,11 @@
-"""Two processes that train one model data-parallel over gloo: pytorch_two.py FOLDER PORT."""
+"""Two pairs of processes, one after the other: data-parallel over gloo, and split. pytorch_two.py FOLDER PORT PORT."""
 
 import sys
+from pathlib import Path
 
 import torch
 
+from tests.ports import pytorch_split
 from tests.ports import pytorch_tiny as tiny
 
 
@@ -19,7 +21,7 @@ def trainer(folder, **other):
     )
 
 
-def main(rank, folder):
+def parallel(rank, folder):
     run = trainer(f"{folder}/out", save_strategy="steps", save_steps=2)
     data = []
     run.model.register_forward_pre_hook(
@@ -37,4 +39,8 @@ def main(rank, folder):
 
 
 if __name__ == "__main__":
-    tiny.both(main, *sys.argv[1:])
+    folder, *ports = sys.argv[1:]
+    for name, main, port in zip(("parallel", "split"), (parallel, pytorch_split.main), ports, strict=True):
+        made = Path(folder, name)
+        made.mkdir()
+        tiny.both(main, made, port)

@@ -1,4 +1,4 @@
-"""seft_ports.pytorch inside transformers.Trainer: against the kit's runs, resumed, in files, on two processes."""
+"""seft_ports.pytorch inside transformers.Trainer: against the kit's runs, resumed, in files."""
 
 import numpy as np
 import pytest
@@ -178,19 +178,3 @@ def test_merge_save_and_reload_keep_weights_and_support(tmp_path):
     made.save_pretrained(tmp_path / "stock")
     stock = tiny.LlamaForCausalLM.from_pretrained(tmp_path / "stock").eval()
     assert torch.equal(stock(tokens).logits, want)
-
-
-def test_two_processes_have_the_same_support_and_that_of_one(tmp_path):
-    one = tiny.trainer(tiny.wrapped(tiny.BY_GRADIENT), tmp_path / "one", tiny.BY_GRADIENT)
-    one.train()
-    tiny.in_two("pytorch_two.py", tmp_path)
-    first, second = (torch.load(tmp_path / f"rank-{rank}.pt") for rank in (0, 1))
-    assert same_bits(first["state"], second["state"]) == []
-    # TRN-004
-    assert same_bits(first["state"], first["resumed"]) == same_bits(first["state"], second["resumed"]) == []
-    assert first["events"] == second["events"] == tiny.events(one)
-    assert first["data"] != second["data"]
-    mine = one.model.state_dict()
-    assert [n for n in same_bits(first["state"], mine) if n.endswith(("mask", "positions"))] == []
-    values = [n for n in mine if n.endswith("values")]
-    assert all(torch.allclose(first["state"][n], mine[n], rtol=1e-3, atol=1e-6) for n in values)

@@ -1,4 +1,6 @@
-"""seft_ports.pytorch split by FSDP2: two processes have what one has, decide alike, save, and resume to the bit."""
+"""seft_ports.pytorch in two processes, data-parallel or split by FSDP2: they have what one has, decide alike, save,
+and resume to the bit.
+"""
 
 import pytest
 
@@ -17,10 +19,15 @@ SIZES = {"odd": tiny.ODD, "tied": {"tie_word_embeddings": True}}
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    made = tmp_path_factory.mktemp("split")
-    tiny.in_two("pytorch_split.py", made)
-    return made
+def made(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("two")
+    tiny.in_two("pytorch_two.py", folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def folder(made):
+    return made / "split"
 
 
 @pytest.fixture(scope="module")
@@ -95,3 +102,18 @@ def test_trn_004_a_trainer_splits_and_resumes_to_the_same_bits(name, window, fol
     assert differ(ranks[0][name]["state"], ranks[1][name]["state"]) == []
     if name == "sharded":
         check_file(folder / "trainer", ranks[0][name]["state"])
+
+
+def test_two_data_parallel_processes_have_the_same_support_and_that_of_one(made, tmp_path):
+    one = tiny.trainer(tiny.wrapped(tiny.BY_GRADIENT), tmp_path, tiny.BY_GRADIENT)
+    one.train()
+    first, second = (torch.load(made / "parallel" / f"rank-{rank}.pt") for rank in (0, 1))
+    assert differ(first["state"], second["state"]) == []
+    # TRN-004
+    assert differ(first["state"], first["resumed"]) == differ(first["state"], second["resumed"]) == []
+    assert first["events"] == second["events"] == tiny.events(one)
+    assert first["data"] != second["data"]
+    mine = one.model.state_dict()
+    assert [n for n in differ(first["state"], mine) if n.endswith(("mask", "positions"))] == []
+    values = [n for n in mine if n.endswith("values")]
+    assert all(torch.allclose(first["state"][n], mine[n], rtol=1e-3, atol=1e-6) for n in values)
