@@ -3,9 +3,10 @@
 from typing import Any
 
 from seft_ports.pytorch.errors import SeftError
+from seft_ports.pytorch.rules import ADAPT
 from seft_ports.pytorch.settings import Preset
 
-__all__ = ["preset_of"]
+__all__ = ["choices_of"]
 
 _NAMES: dict[str, tuple[str, ...]] = {
     "DROP-003": ("drop", "magnitude", "change", "fisher", "weight", "random"),
@@ -50,8 +51,8 @@ _SETTINGS: tuple[tuple[str, str, tuple[str, ...], tuple[str, ...]], ...] = (
 """A setting, the clause that refuses an unknown name, the names this port has, and those that it has not."""
 
 
-def preset_of(s: dict[str, Any]) -> Preset:
-    """Return the preset that the settings of a run name, or that their rule spells out.
+def choices_of(s: dict[str, Any]) -> dict[str, Any]:
+    """Return what `Settings` calls the rule of a run: preset, adapt and evolve_until.
 
     Raises:
         SeftError: for a name that SPEC.md does not know, by the clause that TRN-008 says.
@@ -69,11 +70,14 @@ def preset_of(s: dict[str, Any]) -> Preset:
             raise SeftError(clause, f"{name} is {s[name]!r}; it is one of {', '.join(own + other)}")
     if "rule" not in s and s["preset"] not in (*_PRESETS, *_OTHER_PRESETS):
         raise SeftError("EVT-011", f"there is no preset {s['preset']!r}")
-    spelled = [name for name, change in _PRESETS.items() if rule == _RULE | change]
+    free = {name: rule[name] for name in ("adapt", "evolve_until")}
+    spelled = [name for name, change in _PRESETS.items() if rule == _RULE | change | free]
     presets = spelled if "rule" in s else [name for name in _PRESETS if name == s["preset"]]
     if not presets:
         raise ValueError(f"this port runs the presets {', '.join(_PRESETS)}; it knows no other rule")
+    if rule["adapt"] not in ADAPT:
+        raise ValueError(f"this port has no adapt {rule['adapt']!r}; it has {', '.join(ADAPT)}")
     for name, _, own, _ in _SETTINGS:
         if s.get(name, own[0]) not in own:
             raise ValueError(f"this port has no {name} {s[name]!r}; it has {', '.join(own)}")
-    return presets[0]
+    return {"preset": presets[0], **free}

@@ -16,7 +16,15 @@ from seft_ports.pytorch.errors import SeftError
 from seft_ports.pytorch.linear import SeftLinear
 from seft_ports.pytorch.model import layers_of
 from seft_ports.pytorch.optimizer import SeftOptimizer
-from seft_ports.pytorch.rules import Decision, clip_factor, drop_count, drop_fraction_at, event_steps, largest
+from seft_ports.pytorch.rules import (
+    Decision,
+    clip_factor,
+    drop_count,
+    drop_fraction_at,
+    event_steps,
+    largest,
+    last_event_step,
+)
 from seft_ports.pytorch.settings import Settings
 from seft_ports.pytorch.split import is_split, mean_of_all, put, reshard, whole
 
@@ -47,7 +55,7 @@ class Evolution:
             layer.split()
         self._optimizer, self._settings, self.steps = optimizer, settings, steps
         evolves = settings.preset != "static"
-        self._events = event_steps(steps, settings.evolve_every) if evolves else range(0)
+        self._events = event_steps(steps, settings.evolve_every, settings.evolve_until) if evolves else range(0)
 
     def _in_window(self, step: int) -> bool:
         # TRN-005
@@ -116,11 +124,13 @@ class Evolution:
             else:
                 # TRN-004: what is saved of a window is that of all processes, whichever of them saves
                 for layer in self.layers.values():
-                    if not is_split(layer.seen):
-                        mean_of_all(layer.seen)
+                    layer.settle()
+                    for seen in (layer.seen, layer.seen_more):
+                        if not is_split(seen):
+                            mean_of_all(seen)
             return {}
         s = self._settings
-        fraction = drop_fraction_at(step, self.steps, s.drop_fraction)
+        fraction = drop_fraction_at(step, last_event_step(self.steps, s.evolve_until), s.drop_fraction)
         made: dict[str, Decision] = {}
         for name, layer in self.layers.items():
             # EVT-002, GRD-004
@@ -131,6 +141,7 @@ class Evolution:
                 drop_count(fraction, layer.slots),
                 active=s.preset == "active-only",
                 adapts=s.preset != "no-adapt",
+                seen=self._more(layer, s.gradient_window),
             )
         # EVT-005: nothing is changed before everything is decided
         for name, layer in self.layers.items():
@@ -152,7 +163,10 @@ class Evolution:
         with self.watching():
             for loss in replay():
                 self._backward(loss)
-        made = {name: layer.decide_last(self._mean(layer, 1)) for name, layer in self.layers.items()}
+        made = {}
+        for name, layer in self.layers.items():
+            gradient, more = self._mean(layer, 1), self._more(layer, 1)
+            made[name] = layer.decide_last(gradient if more is None else more)
         for name, layer in self.layers.items():
             layer.apply_decision(made[name], self._optimizer.kept(layer.values))
         self._forget()
@@ -190,8 +204,17 @@ class Evolution:
         """Return the mean gradient of a window; of all processes, so that every one chooses the same."""
         if not layer.seen.numel():
             raise SeftError("EVT-002", "an event without a gradient: before_step was not called, or no backward ran")
-        seen = whole(layer.seen) if is_split(layer.seen) else mean_of_all(layer.seen.clone())
-        return seen / steps
+        layer.settle()
+        return _of_all(layer.seen) / steps
+
+    def _more(self, layer: SeftLinear, steps: int) -> Tensor | None:
+        """Return what adapt looks at besides the gradient, over the steps of a window; None where that is nothing."""
+        layer.settle()
+        return _of_all(layer.seen_more) / steps if layer.seen_more.numel() else None
+
+
+def _of_all(seen: Tensor) -> Tensor:
+    return whole(seen) if is_split(seen) else mean_of_all(seen.clone())
 
 
 def _check(model: nn.Module, layers: dict[str, SeftLinear], optimizer: SeftOptimizer) -> None:

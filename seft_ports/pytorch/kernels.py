@@ -10,7 +10,7 @@ from torch import Tensor
 
 from seft_ports.pytorch.errors import SeftError
 
-__all__ = ["check", "matmul", "matmul_transposed", "sample", "store", "whole", "wide"]
+__all__ = ["check", "matmul", "matmul_transposed", "sample", "store", "tokens", "whole", "wide"]
 
 _FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 _ROWS = 256
@@ -65,6 +65,14 @@ def whole(dy: Tensor, x: Tensor) -> Tensor:
     # GRD-001
     kind = wide(x.dtype)
     return dy.to(kind).T @ x.to(kind)
+
+
+def tokens(dy: Tensor, x: Tensor) -> Tensor:
+    """Return Σ dy² x² over the rows, (out, in), in the dtype of its sums."""
+    # GRD-008
+    kind = wide(x.dtype)
+    dy, x = dy.to(kind), x.to(kind)
+    return whole(dy * dy, x * x)
 
 
 def sample(dy: Tensor, x: Tensor, positions: Tensor) -> Tensor:

@@ -3,7 +3,8 @@
 What is stored is told by `mask` and `positions`, never by a value. The matrix holds the effective weight W: b + φ at
 the positions of the delta, b elsewhere on the support, 0 off it; `held` keeps b at the positions of the delta.
 
-FSDP splits the parameters `weight` and `values`; `split` does the same with `mask` and `seen`.
+FSDP splits the parameters `weight` and `values`; `split` does the same with `mask`, and `watch` with `seen` and
+`seen_more`.
 """
 
 import math
@@ -15,8 +16,8 @@ from torch.autograd.function import once_differentiable
 
 from seft_ports.pytorch import kernels
 from seft_ports.pytorch.errors import SeftError
-from seft_ports.pytorch.rules import Decision, adapt, decide, realign, source
-from seft_ports.pytorch.split import add_mean, is_split, put, split_as, whole
+from seft_ports.pytorch.rules import Decision, adapt, check_evidence, decide, realign, source
+from seft_ports.pytorch.split import add, is_split, mean_of_all, processes, put, split_as, whole
 
 __all__ = ["SeftLinear"]
 
@@ -49,7 +50,7 @@ class _Product(torch.autograd.Function):
             dvalues[: layer.slots] = kernels.sample(dy, x, layer.positions[: layer.slots]).to(values.dtype)
         if layer.watched:
             # GRD-001: of all micro-batches, before anything is clipped
-            layer.see(kernels.whole(dy, x))
+            layer.see(dy, x)
         return dx, dvalues, None, None
 
 
@@ -63,6 +64,8 @@ class SeftLinear(nn.Module):
         held: (d_φ,), the base at the positions of the delta, 0 off B and where there is no slot.
         values: (d_φ,), φ in float32, or float64 for such a weight; 0 where there is no slot.
         seen: (out, in), the sum of gradients of an open window; (0,) outside one.
+        seen_more: the same of what `by` looks at besides: |g|, g² or the squared gradients of tokens.
+        by: the criterion of adapt.
         budget: K.
         delta_budget: d_φ.
         matrix: the matrix index.
@@ -75,9 +78,16 @@ class SeftLinear(nn.Module):
     positions: Tensor
     held: Tensor
     seen: Tensor
+    seen_more: Tensor
 
     def __init__(
-        self, weight: Tensor, mask: Tensor, delta_budget: int, bias: nn.Parameter | None = None, matrix: int = 0
+        self,
+        weight: Tensor,
+        mask: Tensor,
+        delta_budget: int,
+        bias: nn.Parameter | None = None,
+        matrix: int = 0,
+        by: str = "sensitivity",
     ) -> None:
         super().__init__()
         if mask.shape != weight.shape or mask.dtype != torch.bool:
@@ -87,7 +97,9 @@ class SeftLinear(nn.Module):
         self.out_features, self.in_features = weight.shape
         # DLT-001
         self.budget = int(mask.sum())
-        self.delta_budget, self.matrix, self.slots, self.watched = delta_budget, matrix, 0, False
+        self.delta_budget, self.matrix, self.slots, self.watched, self.by = delta_budget, matrix, 0, False, by
+        # of the step that is running, for |g| and g² are of whole steps (GRD-005)
+        self._step: Tensor | None = None
         kind = kernels.wide(weight.dtype)
         self.weight = nn.Parameter(torch.where(mask, weight.detach(), 0).contiguous(), requires_grad=False)
         self.register_buffer("mask", mask.clone())
@@ -95,6 +107,7 @@ class SeftLinear(nn.Module):
         self.register_buffer("held", torch.zeros(delta_budget, dtype=weight.dtype, device=weight.device))
         # always in a state_dict: FSDP loads into no name that is not there
         self.register_buffer("seen", torch.zeros(0, dtype=kind, device=weight.device))
+        self.register_buffer("seen_more", torch.zeros(0, dtype=kind, device=weight.device))
         self.values = nn.Parameter(torch.zeros(delta_budget, dtype=kind, device=weight.device))
         self.bias = bias
 
@@ -139,8 +152,14 @@ class SeftLinear(nn.Module):
         none = Decision(positions[:0], positions, positions[:0])
         self.apply_decision(none, {})
 
-    def decide(self, gradient: Tensor, n_drop: int, *, active: bool = False, adapts: bool = True) -> Decision:
-        """Return what an event with this gradient, (out, in), does; nothing is changed."""
+    def decide(
+        self, gradient: Tensor, n_drop: int, *, active: bool = False, adapts: bool = True, seen: Tensor | None = None
+    ) -> Decision:
+        """Return what an event does; nothing is changed.
+
+        gradient  ḡ, (out, in)
+        seen      what adapt looks at instead, (out, in); None for ḡ
+        """
         weight, n = self.refresh(), self.slots
         return decide(
             weight.view(-1),
@@ -154,17 +173,20 @@ class SeftLinear(nn.Module):
             delta_budget=self.delta_budget,
             active=active,
             adapts=adapts,
+            by=self.by,
+            seen=None if seen is None else seen.reshape(-1).to(self.values.dtype),
         )
 
-    def decide_last(self, gradient: Tensor) -> Decision:
-        """Return what the last adapt pass prunes with this gradient, (out, in): nothing is exempt."""
+    def decide_last(self, seen: Tensor) -> Decision:
+        """Return what the last adapt pass prunes, which exempts nothing.
+
+        seen  what adapt looks at, (out, in): with `sensitivity` the gradient
+        """
         weight, none = self.refresh(), self.positions[:0]
-        # EVT-005
-        if not bool(torch.isfinite(gradient).all()):
-            raise SeftError("EVT-005", "the gradient of the last pass has a NaN or infinite entry")
+        check_evidence(seen)
         # EVT-004
-        flat = gradient.reshape(-1).to(self.values.dtype)
-        return Decision(none, none, adapt(flat, weight.view(-1), self.support().view(-1), self.budget))
+        flat = seen.reshape(-1).to(self.values.dtype)
+        return Decision(none, none, adapt(flat, weight.view(-1), self.support().view(-1), self.budget, by=self.by))
 
     @torch.no_grad()
     def apply_decision(self, decision: Decision, kept: dict[str, Tensor]) -> None:
@@ -198,19 +220,34 @@ class SeftLinear(nn.Module):
         self.refresh()
 
     def watch(self) -> None:
-        """Open a window if none is open: backwards add their whole gradient to `seen`."""
+        """Open a window if none is open: backwards add what an event looks at to `seen` and `seen_more`."""
         self.watched = True
         if not self.seen.numel():
             self.seen = torch.zeros_like(self.weight, dtype=self.values.dtype)
+        if not self.seen_more.numel() and self.by != "sensitivity":
+            self.seen_more = torch.zeros_like(self.weight, dtype=self.values.dtype)
         # one that was loaded is whole
-        self.seen = split_as(self.weight, self.seen)
+        self.seen, self.seen_more = (split_as(self.weight, x) if x.numel() else x for x in (self.seen, self.seen_more))
 
-    def see(self, gradient: Tensor) -> None:
-        """Add a gradient of this process, (out, in), to what is seen; of all processes where that is split."""
-        if is_split(self.seen):
-            add_mean(self.seen, gradient)
-        else:
-            self.seen += gradient
+    def see(self, dy: Tensor, x: Tensor) -> None:
+        """Add what a backward tells of the rows of this process, or of all processes where that is split."""
+        total = self.seen
+        if self.by in ("absolute", "fisher"):
+            self._step = torch.zeros_like(self.seen) if self._step is None else self._step
+            total = self._step
+        add(total, kernels.whole(dy, x))
+        if self.by == "token-fisher":
+            # GRD-008; the loss is the mean over the processes, so that a square has their number twice
+            add(self.seen_more, kernels.tokens(dy, x) / processes())
+
+    def settle(self) -> None:
+        """Add what was seen of the step that ends to the sums of the window."""
+        step, self._step = self._step, None
+        if step is not None:
+            step = step if is_split(step) else mean_of_all(step)
+            self.seen += step
+            # GRD-005
+            self.seen_more += step.abs() if self.by == "absolute" else step * step
 
     def split(self) -> None:
         """Split the mask as FSDP splits the weight."""
@@ -220,7 +257,9 @@ class SeftLinear(nn.Module):
         """Add no more gradients; forget what was seen."""
         self.watched = False
         if forget:
+            self._step = None
             self.seen = torch.zeros(0, dtype=self.values.dtype, device=self.held.device)
+            self.seen_more = self.seen.clone()
 
     def extra_repr(self) -> str:
         """Return shape, stored weights and slots."""
@@ -231,7 +270,9 @@ class SeftLinear(nn.Module):
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
         # TRN-004: an open window is part of a checkpoint
         self.unwatch()
-        told = state_dict.setdefault(f"{prefix}seen", self.seen)
-        self.seen = self.seen.new_zeros(told.shape)
+        for name in ("seen", "seen_more"):
+            nothing = getattr(self, name)
+            told = state_dict.setdefault(prefix + name, nothing)
+            setattr(self, name, nothing.new_zeros(told.shape))
         super()._load_from_state_dict(state_dict, prefix, *rest)
         self.slots = int((self.positions < self.mask.numel()).sum())

@@ -157,7 +157,7 @@ def _sparse(name: str, linear: nn.Module, mask: Tensor | None, settings: Setting
         raise SeftError("CKP-003", f"{name} has a NaN or infinite weight")
     shape = (linear.out_features, linear.in_features)
     slots = budget(settings.density, shape, int(mask.sum()))
-    layer = SeftLinear(weight, mask.to(weight.device), slots, linear.bias, matrix)
+    layer = SeftLinear(weight, mask.to(weight.device), slots, linear.bias, matrix, settings.adapt)
     if settings.start == "random":
         base = torch.nonzero(layer.mask.view(-1)).flatten()
         layer.place(initial_random(base, slots, settings.seed, matrix))

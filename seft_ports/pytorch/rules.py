@@ -1,6 +1,7 @@
 """The rules of chapters 7 to 9 on torch tensors; a matrix is flat, an id is a flat position, ids ascend."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -10,10 +11,12 @@ from seft_ports.pytorch.counter import counter_key, draws, unsigned_order
 from seft_ports.pytorch.errors import SeftError
 
 __all__ = [
+    "ADAPT",
     "Decision",
     "adamw",
     "adapt",
     "budget",
+    "check_evidence",
     "clip_factor",
     "decide",
     "drop",
@@ -23,6 +26,7 @@ __all__ = [
     "grow",
     "initial_random",
     "largest",
+    "last_event_step",
     "learning_rate",
     "realign",
     "smallest",
@@ -68,8 +72,14 @@ def budget(density: float, shape: tuple[int, int], stored: int) -> int:
     return min(math.floor(density * shape[0] * shape[1] + _SLACK), stored)
 
 
+def last_event_step(steps: int, evolve_until: float) -> int:
+    """Return E, the last step that an event may follow."""
+    # SCH-007
+    return math.floor(evolve_until * steps + _SLACK)
+
+
 def drop_fraction_at(step: int, steps: int, drop_fraction: float) -> float:
-    """Return τ(t)."""
+    """Return τ(t) of a run whose events end with step `steps`."""
     if not 0 <= drop_fraction <= 1:
         raise SeftError("SCH-001", f"drop fraction {drop_fraction} is outside [0, 1]")
     # SCH-001
@@ -82,10 +92,10 @@ def drop_count(fraction: float, slots: int) -> int:
     return math.floor(fraction * slots + _SLACK)
 
 
-def event_steps(steps: int, evolve_every: int) -> range:
+def event_steps(steps: int, evolve_every: int, evolve_until: float = 1.0) -> range:
     """Return the steps that an event follows."""
     # SCH-003
-    return range(evolve_every, steps, evolve_every)
+    return range(evolve_every, min(steps, last_event_step(steps, evolve_until) + 1), evolve_every)
 
 
 def learning_rate(kind: str, lr: float, step: int, steps: int, warmup: int) -> float:
@@ -146,17 +156,29 @@ def grow(gradient: Tensor, taken: Tensor, n: int, base: Tensor | None = None) ->
     return candidates[largest(gradient[candidates].abs(), min(n, candidates.numel()))]
 
 
-def adapt(gradient: Tensor, weight: Tensor, support: Tensor, k: int, exempt: Tensor | None = None) -> Tensor:
+ADAPT: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "sensitivity": lambda seen, weight: (seen * weight).abs(),
+    "absolute": lambda seen, weight: weight.abs() * seen,
+    "fisher": lambda seen, weight: (weight * weight) * seen,
+    "token-fisher": lambda seen, weight: (weight * weight) * seen,
+}
+"""The score of a weight, by its evidence: ḡ, the mean of |g|, the mean of g², or the tokens of GRD-008 (ADPT-005)."""
+
+
+def adapt(
+    seen: Tensor, weight: Tensor, support: Tensor, k: int, exempt: Tensor | None = None, by: str = "sensitivity"
+) -> Tensor:
     """Return the positions to prune so that at most k stay.
 
-    support, exempt  booleans of the shape of gradient and weight, (out · in,)
+    seen             what the criterion `by` looks at, (out · in,)
+    support, exempt  booleans of the shape of seen and weight
     """
     # ADPT-001
     excess = max(0, int(support.sum()) - k)
     # ADPT-003
     candidates = torch.nonzero(support if exempt is None else support & ~exempt).flatten()
-    # ADPT-002, NUM-006
-    return candidates[smallest((gradient[candidates] * weight[candidates]).abs(), excess)]
+    # ADPT-002, ADPT-005, NUM-006
+    return candidates[smallest(ADAPT[by](seen[candidates], weight[candidates]), excess)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,15 +203,16 @@ def decide(
     delta_budget: int,
     active: bool = False,
     adapts: bool = True,
+    by: str = "sensitivity",
+    seen: Tensor | None = None,
 ) -> Decision:
     """Return what drop, grow and adapt choose; nothing is changed.
 
     weight, base, gradient  effective W, B as booleans and ḡ, (out · in,)
     held                    b at the slots, 0 off B
+    by, seen                the criterion of adapt, and what it looks at, (out · in,); None for ḡ
     """
-    # EVT-005
-    if not bool(torch.isfinite(gradient).all()):
-        raise SeftError("EVT-005", "the gradient of an event has a NaN or infinite entry")
+    check_evidence(gradient, seen)
     # EVT-001
     leaving = drop(values, n_drop)
     dropped = positions[leaving]
@@ -210,7 +233,14 @@ def decide(
     new = torch.zeros_like(base)
     new[grown[~cancelled]] = True
     taken[grown] = True
-    return Decision(dropped, grown, adapt(gradient, after, base | taken, budget, new))
+    return Decision(dropped, grown, adapt(gradient if seen is None else seen, after, base | taken, budget, new, by))
+
+
+def check_evidence(*seen: Tensor | None) -> None:
+    """Refuse evidence of an event that is not finite."""
+    # EVT-005
+    if not all(bool(torch.isfinite(one).all()) for one in seen if one is not None):
+        raise SeftError("EVT-005", "the gradient of an event, or what is summed of it, has a NaN or infinite entry")
 
 
 def adamw(

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from seft_ports.pytorch.choices import preset_of
+from seft_ports.pytorch.choices import choices_of
 from seft_ports.pytorch.counter import counter_key, draws
 from seft_ports.pytorch.errors import SeftError
 from seft_ports.pytorch.events import Evolution
@@ -43,7 +43,7 @@ def settings_of(s: dict[str, Any], tokens: int) -> Settings:
     if not all(0 <= s.get(name, 0.0) < 1 for name in ("beta1", "beta2", "momentum")):
         raise SeftError("TRN-008", "beta1, beta2 and momentum are at least 0 and below 1")
     names = ("density", "evolve_every", "drop_fraction", "gradient_window", "start", "seed")
-    made = Settings(**{name: s[name] for name in names}, preset=preset_of(s))
+    made = Settings(**{name: s[name] for name in names}, **choices_of(s))
     training_starts(tokens, s["length"], s["seed"], 1, 1)
     return made
 

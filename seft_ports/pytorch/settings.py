@@ -4,10 +4,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 from seft_ports.pytorch.errors import SeftError
+from seft_ports.pytorch.rules import ADAPT
 
-__all__ = ["Preset", "Settings"]
+__all__ = ["Adapt", "Preset", "Settings"]
 
 Preset = Literal["seft", "active-only", "no-adapt", "static"]
+Adapt = Literal["sensitivity", "absolute", "fisher", "token-fisher"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +22,9 @@ class Settings:
         drop_fraction: share of slots dropped at step 0, annealed by a cosine (SCH-001).
         gradient_window: steps whose mean gradient an event uses.
         preset: `seft`, or one of its controls `active-only`, `no-adapt` and `static` (EVT-011).
+        adapt: what a weight is pruned by: |ḡ · W|, |W| · mean |g|, W² · mean g², or W² times the squared gradients of
+            single tokens (ADPT-005). Each but the first keeps one more matrix in an open window.
+        evolve_until: fraction of the steps after which no event is (SCH-007).
         start: where the first slots are (DLT-004).
         seed: of `start` random.
         keep_dtype: compute in the 16-bit dtype of the model's weights; by default they are refused, for SEFT
@@ -31,6 +36,8 @@ class Settings:
     drop_fraction: float
     gradient_window: int = 1
     preset: Preset = "seft"
+    adapt: Adapt = "sensitivity"
+    evolve_until: float = 1.0
     start: Literal["gradient", "random"] = "gradient"
     seed: int = 0
     keep_dtype: bool = False
@@ -47,6 +54,10 @@ class Settings:
             raise SeftError("TRN-005", f"gradient_window {self.gradient_window} is outside 1 ... {self.evolve_every}")
         if self.preset not in ("seft", "active-only", "no-adapt", "static"):
             raise SeftError("EVT-011", f"this port has no preset {self.preset!r}")
+        if self.adapt not in ADAPT:
+            raise SeftError("ADPT-005", f"this port has no adapt {self.adapt!r}; it has {', '.join(ADAPT)}")
+        if not 0 < self.evolve_until <= 1:
+            raise SeftError("SCH-007", f"evolve_until {self.evolve_until} is outside (0, 1]")
         if self.start not in ("gradient", "random"):
             raise SeftError("DLT-004", f"this port has no start {self.start!r}")
         if not 0 <= self.seed < 1 << 64:

@@ -11,7 +11,19 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-__all__ = ["add_mean", "all_true", "is_split", "local", "mean_of_all", "part", "put", "reshard", "split_as", "whole"]
+__all__ = [
+    "add",
+    "all_true",
+    "is_split",
+    "local",
+    "mean_of_all",
+    "part",
+    "processes",
+    "put",
+    "reshard",
+    "split_as",
+    "whole",
+]
 
 
 def is_split(x: Any) -> bool:
@@ -53,8 +65,11 @@ def put(x: Tensor, new: Tensor) -> None:
         local(x).copy_(part(new, x))
 
 
-def add_mean(x: Any, new: Tensor) -> None:
-    """Add to x, which is split, the mean over the processes of tensors as large as the whole of it."""
+def add(x: Any, new: Tensor) -> None:
+    """Add a tensor of this process to x, in place; to x that is split, the mean of those of all processes."""
+    if not is_split(x):
+        x += new
+        return
     from torch.distributed.tensor import DTensor, Partial
 
     mesh = x.device_mesh
@@ -62,12 +77,17 @@ def add_mean(x: Any, new: Tensor) -> None:
     local(x).add_(local(summed.redistribute(placements=x.placements)))
 
 
+def processes() -> int:
+    """Return how many processes train together."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
 @torch.no_grad()
 def mean_of_all(x: Tensor) -> Tensor:
     """Make x, which is not split, the mean over the processes, in place."""
-    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+    if (n := processes()) > 1:
         dist.all_reduce(x)
-        x /= dist.get_world_size()
+        x /= n
     return x
 
 

@@ -36,9 +36,9 @@ def own_loop(rank, folder):
         ("odd", tiny.ODD, {}, 1),
         ("tied", {"tie_word_embeddings": True}, {"reshard_after_forward": False}, 2),
     ):
-        made = shard(tiny.wrapped(tiny.BY_GRADIENT, **odd), **how)
+        made = shard(tiny.wrapped(tiny.IN_TWO[name], **odd), **how)
         optimizer = SeftOptimizer(made, lr=0.01)
-        events = tiny.loop(made, tiny.BY_GRADIENT, optimizer, lambda t, n=parts: texts[t - 1].tensor_split(n))
+        events = tiny.loop(made, tiny.IN_TWO[name], optimizer, lambda t, n=parts: texts[t - 1].tensor_split(n))
         big = [x for layer in layers_of(made).values() for x in (layer.weight, layer.mask, layer.values)]
         kept = [x for values in optimizer.state.values() for x in values.values()]
         assert all(is_split(x) for x in (*big, *kept))
@@ -132,12 +132,9 @@ def in_trainer(folder):
         with pytest.raises(NotImplementedError, match=what):
             trainer(f"{folder}/no", config=config, **other)
     told = {}
-    short = tiny.replace(tiny.BY_GRADIENT, gradient_window=1)
     # a save after step 2 lies inside the gradient window of the event after step 3
-    for name, settings, kind, at in (
-        ("full", tiny.BY_GRADIENT, "FULL_STATE_DICT", 2),
-        ("sharded", short, "SHARDED_STATE_DICT", 4),
-    ):
+    for name, kind, at in (("full", "FULL_STATE_DICT", 2), ("sharded", "SHARDED_STATE_DICT", 4)):
+        settings = tiny.IN_TWO[name]
         config, out = {"state_dict_type": kind}, f"{folder}/{name}"
         micro = {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 2}
         run = trainer(out, settings, config, save_strategy="steps", save_steps=at, **micro)

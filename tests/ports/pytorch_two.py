@@ -11,9 +11,9 @@ from tests.ports import pytorch_tiny as tiny
 
 def trainer(folder, **other):
     return tiny.trainer(
-        tiny.wrapped(tiny.BY_GRADIENT),
+        tiny.wrapped(tiny.IN_TWO["parallel"]),
         folder,
-        tiny.BY_GRADIENT,
+        tiny.IN_TWO["parallel"],
         per_device_train_batch_size=tiny.ROWS // 2,
         ddp_backend="gloo",
         ddp_find_unused_parameters=False,

@@ -4,13 +4,16 @@ import math
 import sys
 from collections import Counter
 
+import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
 
 from conformance.cases.case import load_all  # noqa: E402
+from conformance.engine.port import EnginePort  # noqa: E402
 from conformance.judge.harness import Variant, run  # noqa: E402
 from conformance.judge.judgement import cases_of  # noqa: E402
+from conformance.oracle import update_choices  # noqa: E402
 from conformance.protocol.child import Child  # noqa: E402
 from seft_ports.pytorch import SeftError, SeftLinear, SeftOptimizer, Settings, kernels, mask_zeros, model, rules, wrap  # noqa: E402
 from seft_ports.pytorch import linear as linear_file  # noqa: E402
@@ -54,11 +57,27 @@ def test_the_kit_passes_whole_runs_of_transformers_in_float32():
     pytest.importorskip("transformers")
     # setting.no-momentum has the optimizer sgd
     fitting = [c for c in ALL if c.id.startswith(("train.", "setting.")) and c.id != "setting.no-momentum"]
-    fitting += [c for c in ALL if c.id == "depth.gradient"]
+    fitting += [c for c in ALL if c.id in ("depth.gradient", "train-rule.adapt-token-fisher")]
     results = judged(Runs(), [c for c in fitting if c.op == "train.run"], ("fp32",))
     assert failures(results) == set()
     assert {r.outcome for r in results} == {"pass"}
     assert len(results) > 50
+
+
+@pytest.mark.parametrize("adapt", ["sensitivity", "absolute", "fisher", "token-fisher"])
+@pytest.mark.parametrize("preset", [{}, {"adapts": "end"}])
+def test_ADPT_005_a_run_prunes_what_the_engine_prunes(adapt, preset):
+    # micro-batches, for |g| and g² are of whole steps, and a window of three steps
+    (case,) = [case for case in ALL if case.id == "train.window"]
+    rule = update_choices.rule_of("seft") | preset | {"adapt": adapt, "evolve_until": 0.8}
+    tensors = {name: x.astype(np.float32) for name, x in case.inputs["tensors"].items()}
+    given = case.inputs | {"settings": case.inputs["settings"] | {"rule": rule}, "tensors": tensors}
+    want, got = (port.call("train.run", given, "float32") for port in (EnginePort(), Runs()))
+    assert len(want["bases"]) == 2
+    for name in ("slots", "bases"):
+        for a, b in zip(want[name], got[name], strict=True):
+            assert all(map(np.array_equal, a, b))
+    assert all(map(np.array_equal, want["support"], got["support"]))
 
 
 @pytest.mark.parametrize(
@@ -78,12 +97,13 @@ def test_what_the_port_has_not_is_an_error_that_says_so(name, message):
 
 @pytest.mark.parametrize("change", [{"start": "magnitude"}, {"initial_scope": "anywhere"}, {"budget_by": "nnz"}])
 def test_a_choice_that_the_port_has_not_is_no_refusal(change):
-    from seft_ports.pytorch.choices import preset_of
+    from seft_ports.pytorch.choices import choices_of
 
     with pytest.raises(ValueError, match="this port has no") as error:
-        preset_of({"preset": "seft"} | change)
+        choices_of({"preset": "seft"} | change)
     assert not isinstance(error.value, SeftError)
-    assert preset_of({"rule": {"adapts": "end"}}) == "no-adapt"
+    told = choices_of({"rule": {"adapts": "end", "evolve_until": 0.5, "adapt": "fisher"}})
+    assert told == {"preset": "no-adapt", "adapt": "fisher", "evolve_until": 0.5}
 
 
 def by_topk(scores, k):

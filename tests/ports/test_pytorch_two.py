@@ -68,11 +68,11 @@ def check_file(path, state, **sizes):
 
 @pytest.mark.parametrize("name", ["odd", "tied"])
 def test_two_processes_that_split_a_model_decide_and_hold_what_one_does(name, folder, ranks):
-    made = tiny.wrapped(tiny.BY_GRADIENT, **SIZES[name])
+    made = tiny.wrapped(tiny.IN_TWO[name], **SIZES[name])
     optimizer = SeftOptimizer(made, lr=0.01)
     texts = torch.stack([row["input_ids"] for row in tiny.texts(tiny.STEPS * tiny.ROWS)])
     texts = texts.view(tiny.STEPS, tiny.ROWS, -1)
-    events = tiny.loop(made, tiny.BY_GRADIENT, optimizer, lambda t: texts[t - 1].tensor_split(2))
+    events = tiny.loop(made, tiny.IN_TWO[name], optimizer, lambda t: texts[t - 1].tensor_split(2))
     want = [{n: [d.dropped.tolist(), d.grown.tolist(), d.pruned.tolist()] for n, d in one.items()} for one in events]
     assert [len(one) for one in want] == [0, 0, 14, 0, 0, 14, 0]
     for rank in ranks:
@@ -90,9 +90,9 @@ def test_two_processes_that_split_a_model_decide_and_hold_what_one_does(name, fo
     assert ("lm_head.weight" in formats.read(folder / name).tied) == (name == "tied")
 
 
-@pytest.mark.parametrize(("name", "window"), [("full", 2), ("sharded", 1)])
-def test_trn_004_a_trainer_splits_and_resumes_to_the_same_bits(name, window, folder, ranks, tmp_path):
-    settings = tiny.replace(tiny.BY_GRADIENT, gradient_window=window)
+@pytest.mark.parametrize("name", ["full", "sharded"])
+def test_trn_004_a_trainer_splits_and_resumes_to_the_same_bits(name, folder, ranks, tmp_path):
+    settings = tiny.IN_TWO[name]
     one = tiny.trainer(tiny.wrapped(settings), tmp_path, settings)
     one.train()
     for rank in ranks:
@@ -105,7 +105,7 @@ def test_trn_004_a_trainer_splits_and_resumes_to_the_same_bits(name, window, fol
 
 
 def test_two_data_parallel_processes_have_the_same_support_and_that_of_one(made, tmp_path):
-    one = tiny.trainer(tiny.wrapped(tiny.BY_GRADIENT), tmp_path, tiny.BY_GRADIENT)
+    one = tiny.trainer(tiny.wrapped(tiny.IN_TWO["parallel"]), tmp_path, tiny.IN_TWO["parallel"])
     one.train()
     first, second = (torch.load(made / "parallel" / f"rank-{rank}.pt") for rank in (0, 1))
     assert differ(first["state"], second["state"]) == []
