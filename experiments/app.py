@@ -4,7 +4,8 @@
 
 An experiment is arms x seeds (--list). Each finished run is one line in WORK/results.jsonl: a stopped experiment goes
 on where it stopped, experiments share the runs they have in common, and processes that are given different cells
-(--only-arm, --seed) may fill one file. When all runs are there, OUT/NAME.md and OUT/NAME.svg are written.
+(--only-arm, --seed) may fill one file. When all runs are there, OUT/NAME.md, .svg and .json are written; --redraw makes
+page and picture of the JSON again.
 """
 
 import json
@@ -58,6 +59,9 @@ def main(
     seed: Annotated[list[int] | None, typer.Option(help="Run this seed only; may be repeated.")] = None,
     plan: Annotated[bool, typer.Option("--plan", help="Say what is to be run and what is there; run nothing.")] = False,
     show: Annotated[bool, typer.Option("--list", help="Print experiments and arms.")] = False,
+    redraw: Annotated[
+        bool, typer.Option("--redraw", help="Write page and picture of OUT/NAME.json again; nothing else is needed.")
+    ] = False,
     any_engine: Annotated[
         bool, typer.Option("--any-engine", help="Take results of other versions of the engine too; the page says so.")
     ] = False,
@@ -65,6 +69,9 @@ def main(
     """Run what is missing of an experiment and write its page and picture."""
     if show:
         print_list()
+        return
+    if redraw:
+        write_again(name, out)
         return
     name, folder, train, valid = check_asked(name, folder, train, valid)
     given = {
@@ -94,7 +101,7 @@ def main(
     for one in seed or ():
         if not 0 <= one < seeds:
             raise console.Refused(f"seed {one} is none of the {seeds} seeds, 0 to {seeds - 1}; raise --seeds")
-    for file in (out / f"{name}.md", out / f"{name}.svg", work / "results.jsonl"):
+    for file in (*(out / f"{name}.{end}" for end in ("md", "svg", "json")), work / "results.jsonl"):
         require_file(file)
     library()
     inputs = read_inputs(folder, train, valid, {"length": eval_length, "windows": eval_windows})
@@ -121,7 +128,19 @@ def main(
     texts = (train.name, valid.name)
     report = Report(name, experiment, runs, command, describe(folder, runs), texts)
     write(report, out)
-    console.wide.print(f"wrote {out / name}.md and {out / name}.svg")
+    console.wide.print(f"wrote {out / name}.md, .svg and .json")
+
+
+def write_again(name: str | None, out: Path) -> None:
+    """Write page and picture of runs that are kept as JSON."""
+    if name not in EXPERIMENTS:
+        raise console.Refused(f"--redraw needs one of {', '.join(EXPERIMENTS)}")
+    kept = out / f"{name}.json"
+    if not kept.is_file():
+        raise console.Refused(f"there is no {kept}; run the experiment first")
+    library()
+    write(Report.of(name, EXPERIMENTS[name], kept.read_bytes()), out)
+    console.wide.print(f"wrote {out / name}.md and .svg")
 
 
 def check_asked(
@@ -255,7 +274,7 @@ def describe(folder: Path, runs: dict[str, dict[int, Run]]) -> str:
 def command_line(name: str, folder: Path, train: Path, valid: Path, out: Path, options: dict[str, Any]) -> str:
     """Return the command that makes the page, with the last component of every path."""
     words = [
-        "python tools/experiment.py",
+        "python -m experiments",
         name,
         folder.name,
         "--train",
@@ -271,9 +290,10 @@ def command_line(name: str, folder: Path, train: Path, valid: Path, out: Path, o
 
 
 def write(report: Report, out: Path) -> None:
-    """Write page and picture, each whole or not at all."""
+    """Write page, picture and runs, each whole or not at all."""
     out.mkdir(parents=True, exist_ok=True)
     draw(report, out / f"{report.name}.svg")
+    write_file(out / f"{report.name}.json", report.json())
     write_file(out / f"{report.name}.md", markdown(report).encode())
 
 

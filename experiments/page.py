@@ -1,5 +1,7 @@
 """The result page of an experiment: a function of its runs and of how it was asked for, and of nothing else."""
 
+import json
+import math
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,6 +26,22 @@ class Report:
     command: str
     model: str
     texts: tuple[str, str]
+
+    def json(self) -> bytes:
+        """Return the runs and where they come from, of which `Report.of` makes the page again."""
+        told = {"command": self.command, "model": self.model, "texts": self.texts}
+        head = json.dumps(told)[:-1]
+        lines = ",\n".join(json.dumps(run, sort_keys=True) for run in self.every_run())
+        return f'{head}, "runs": [\n{lines}\n]}}\n'.encode()
+
+    @classmethod
+    def of(cls, name: str, experiment: Experiment, data: bytes) -> "Report":
+        """Return the report that `json` wrote."""
+        told = json.loads(data)
+        runs: dict[str, dict[int, Run]] = {}
+        for run in told["runs"]:
+            runs.setdefault(run["arm"], {})[run["seed"]] = run
+        return cls(name, experiment, runs, told["command"], told["model"], tuple(told["texts"]))
 
     def rows(self) -> list[Row]:
         """Return the rows that were run, the reference first."""
@@ -57,8 +75,8 @@ NOTE_RESULTS = """
 """
 NOTE_DIFFERENCES = """
     Perplexity of the row less that of the reference with the same seed, which fixes the order of the text; the pruned
-    model is the same in all runs. The intervals are not corrected for the number of comparisons, and hold for this
-    model, this text and these settings.
+    model is the same in all runs. *In %* is 100 times the difference of the logarithms, ± half of its interval. The
+    intervals are not corrected for the number of comparisons, and hold for this model, this text and these settings.
 """
 
 
@@ -176,26 +194,46 @@ def _labels(report: Report) -> dict[str, str]:
     return labels
 
 
-def differences(report: Report) -> list[tuple[Row, Estimate]]:
-    """Return each row with its difference from the first."""
-    reference, *others = report.rows()
-    at = report.values(reference, perplexity)
-    return [(row, paired(report.values(row, perplexity), at)) for row in others]
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """A row less the row that it is compared with, paired by seed."""
+
+    row: Row
+    reference: Row
+    perplexity: Estimate
+    percent: Estimate
+    """of the logarithms, times 100"""
+
+
+def differences(report: Report) -> list[Difference]:
+    """Return the difference of each row from the one that it names, or else from the first."""
+    first, *_ = rows = report.rows()
+    found = []
+    for row in rows:
+        reference = next((other for other in rows if other.label == row.against), first)
+        if row is reference or (row.against is None and row is first):
+            continue
+        values, at = (report.values(one, perplexity) for one in (row, reference))
+        logs = [{seed: 100 * math.log(value) for seed, value in of.items()} for of in (values, at)]
+        found.append(Difference(row, reference, paired(values, at), paired(*logs)))
+    return found
 
 
 def _differences(report: Report) -> str:
     rows = []
-    for row, of in differences(report):
+    for d in differences(report):
+        of = d.perplexity
         ends = ["", ""] if of.half_width is None else [f"{of.low:+,.2f}", f"{of.high:+,.2f}"]
         verdict = "one seed, no interval" if of.half_width is None else "yes" if of.excludes_zero else "no"
-        rows.append([f"{row.label} − {report.rows()[0].label}", f"{of.mean:+,.2f}", *ends, str(of.n), verdict])
-    return table(["difference", "mean", "from", "to", "seeds", "excludes 0"], rows)
+        share = f"{d.percent.mean:+.1f}" + ("" if d.percent.half_width is None else f" ± {d.percent.half_width:.1f}")
+        name = f"{d.row.label} − {d.reference.label}"
+        rows.append([name, f"{of.mean:+,.2f}", *ends, share, str(of.n), verdict])
+    return table(["difference", "mean", "from", "to", "in %", "seeds", "excludes 0"], rows)
 
 
 def sentences(report: Report) -> list[str]:
     """Return what came out, in words that claim no more than the intervals do."""
-    reference = report.rows()[0].label
-    said = [_sentence(row.label, reference, of) for row, of in differences(report)]
+    said = [_sentence(d.row.label, d.reference.label, d.perplexity) for d in differences(report)]
     if report.experiment.shows_density:
         for arm, label in _labels(report).items():
             largest = max(run["support_max"] / run["stored"] for run in report.runs[arm].values())

@@ -5,7 +5,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from experiments.page import Report, perplexity
+from experiments.page import Report, differences, perplexity
 from experiments.statistics import estimate
 from experiments.table import Row
 from seft_cli import console
@@ -75,14 +75,15 @@ def _points(axes: Any, report: Report) -> None:
 
 
 def _differences(axes: Any, report: Report) -> None:
-    reference, *others = report.rows()
-    at_reference = report.values(reference, perplexity)
-    for at, row in enumerate(others):
-        values = [value - at_reference[seed] for seed, value in report.values(row, perplexity).items()]
-        _row(axes, at, values, _colour(report, row.arm))
+    found = differences(report)
+    for at, d in enumerate(found):
+        of_reference = report.values(d.reference, perplexity)
+        values = [value - of_reference[seed] for seed, value in report.values(d.row, perplexity).items()]
+        _row(axes, at, values, _colour(report, d.row.arm))
     axes.axvline(0, color="#888888", linewidth=0.7, linestyle=":")
-    _name_rows(axes, others)
-    axes.set_xlabel(f"the same less {reference.label} of the same seed")
+    _name_rows(axes, [d.row for d in found])
+    references = dict.fromkeys(d.reference.label for d in found)
+    axes.set_xlabel(f"the same less {', '.join(references)} of the same seed")
 
 
 def _row(axes: Any, at: int, values: Sequence[float], colour: str) -> None:

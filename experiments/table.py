@@ -18,6 +18,8 @@ class Row:
     label: str
     arm: str
     before_last_pass: bool = False
+    against: str | None = None
+    """label of the row that it is compared with; None for the first"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +39,10 @@ class Experiment:
         return tuple(dict.fromkeys(row.arm for row in self.rows))
 
 
+PERIODS = (10, 25, 50, 100)
+FRACTIONS = (0.1, 0.2, 0.5)
+DENSITIES = (0.005, 0.02, 0.08)
+
 ARMS: dict[str, dict[str, Any]] = {
     "seft": {"preset": "seft"},
     "active-only": {"preset": "active-only"},
@@ -47,6 +53,11 @@ ARMS: dict[str, dict[str, Any]] = {
     "random-start": {"preset": "seft", "initial_positions": "random"},
     "tokens": {"preset": "seft", "adapt": "token-fisher"},
     "tokens-row": {"preset": "seft", "adapt": "token-fisher", "scope": "row"},
+    **{f"every-{n}": {"preset": "seft", "adapt": "token-fisher", "evolve_every": n} for n in PERIODS},
+    **{f"drop-{x}": {"preset": "seft", "adapt": "token-fisher", "drop_fraction": x} for x in FRACTIONS},
+    **{f"static-{x}": {"preset": "static", "density": x} for x in DENSITIES},
+    **{f"active-only-{x}": {"preset": "active-only", "density": x} for x in DENSITIES},
+    **{f"seft-{x}": {"preset": "seft", "adapt": "token-fisher", "density": x} for x in DENSITIES},
 }
 
 EXPERIMENTS: dict[str, Experiment] = {
@@ -73,6 +84,33 @@ EXPERIMENTS: dict[str, Experiment] = {
             Row("tokens by row", "tokens-row"),
             Row("active-only", "active-only"),
             Row("static", "static"),
+        ),
+    ),
+    "update-frequency": Experiment(
+        "How often should slots move?",
+        """Each arm has an event every so many steps, and prunes by the squares of tokens; `static` has none. An event
+        drops the same share of slots whatever the period, so that a short period moves more slots in all.""",
+        """Nothing that could be read says which period is best. A slot that has just grown starts at zero and needs
+        steps to become useful, so that a very short period should lose; a very long one comes near `static`.""",
+        (Row("static", "static"), *(Row(f"every {n} steps", f"every-{n}") for n in PERIODS)),
+    ),
+    "drop-rate": Experiment(
+        "How many slots should an event move?",
+        """Each arm drops this share of its slots at the first event and less at each later one, by a cosine, and prunes
+        by the squares of tokens; `static` has no events.""",
+        """Nothing that could be read says which share is best.""",
+        (Row("static", "static"), *(Row(f"drop {x:.0%}", f"drop-{x}") for x in FRACTIONS)),
+    ),
+    "budget": Experiment(
+        "For how many slots does evolution pay?",
+        """Three budgets, as a share of each matrix, and for each a fixed set of slots, slots that move among stored
+        weights, and slots that move anywhere while the event prunes by the squares of tokens.""",
+        """Fewer slots leave more to be found, so that evolution should gain most where the budget is small. Nothing
+        that could be read says so.""",
+        tuple(
+            Row(f"{told} {x:.1%}", f"{arm}-{x}", against=f"static {x:.1%}")
+            for x in DENSITIES
+            for told, arm in (("static", "static"), ("active-only", "active-only"), ("seft", "seft"))
         ),
     ),
     "drift-control": Experiment(

@@ -72,9 +72,20 @@ def runs_in(work):
     return [json.loads(line) for line in (work / "results.jsonl").read_text().splitlines()]
 
 
-def test_all_experiments_share_runs_and_write_pages(cli, tmp_path):
-    experiments, arms = part("table").EXPERIMENTS, part("table").ARMS
-    available = [arm for arm in arms if part("table").settings_for(arm, {}, 0) is not None]
+def test_every_arm_is_in_an_experiment_and_a_rule_of_the_engine():
+    table = part("table")
+    assert {arm for of in table.EXPERIMENTS.values() for arm in of.arms()} == set(table.ARMS)
+    for arm in table.ARMS:
+        assert table.settings_for(arm, {}, 3).seed == 3
+    for experiment in table.EXPERIMENTS.values():
+        labels = [row.label for row in experiment.rows]
+        assert len(set(labels)) == len(labels)
+        assert {row.against for row in experiment.rows} <= {None, *labels}
+
+
+def test_experiments_share_runs_and_write_pages(cli, tmp_path):
+    experiments = {name: part("table").EXPERIMENTS[name] for name in ("mask-ablation", "drift-control", "budget")}
+    available = {arm for experiment in experiments.values() for arm in experiment.arms()}
     for name, experiment in experiments.items():
         code, out, err = cli(name)
         assert code == 0, err
@@ -90,9 +101,7 @@ def test_all_experiments_share_runs_and_write_pages(cli, tmp_path):
             "Settings",
             "Every run",
         ]
-        assert (
-            f"python tools/experiment.py {name} pruned --train train.txt --valid valid.txt --out out --seeds 2" in page
-        )
+        assert f"python -m experiments {name} pruned --train train.txt --valid valid.txt --out out --seeds 2" in page
         assert str(tmp_path.parent) not in page
         assert "/tmp" not in page
         assert "pruned by wanda to 60.0%" in page
@@ -109,8 +118,17 @@ def test_all_experiments_share_runs_and_write_pages(cli, tmp_path):
                 assert line.endswith("|")
     runs = runs_in(tmp_path / "work")
     assert sorted((run["arm"], run["seed"]) for run in runs) == sorted((arm, s) for arm in available for s in (0, 1))
+    page = (tmp_path / "out" / "budget.md").read_text()
+    assert [line.split(" | ")[0] for line in page.splitlines() if " − " in line] == [
+        f"| {told} {share} − static {share}" for share in ("0.5%", "2.0%", "8.0%") for told in ("active-only", "seft")
+    ]
     check_runs(runs)
     assert [p.name for p in (tmp_path / "work").iterdir()] == ["results.jsonl"]
+    written = {p.name: p.read_bytes() for p in (tmp_path / "out").iterdir()}
+    for path in (tmp_path / "out").glob("budget.[ms]*"):
+        path.unlink()
+    assert cli("budget", "--redraw")[0] == 0
+    assert {p.name: p.read_bytes() for p in (tmp_path / "out").iterdir()} == written
     code, out, _ = cli("mask-ablation", "--plan", seeds=3)
     assert "mask-ablation: 9 runs, 6 in " in out
     assert "3 to do" in out
@@ -124,7 +142,7 @@ def check_runs(runs):
     assert len({run["perplexity_before"] for run in runs}) == 1
     for run in runs:
         assert len(run["losses"]) == len(run["seconds"]) == 6
-        assert [event["step"] for event in run["events"]] == ([] if run["arm"] == "static" else [5])
+        assert [event["step"] for event in run["events"]] == ([] if run["arm"].startswith("static") else [5])
         assert run["peak_memory_bytes"] > 0
         assert math.isfinite(run["perplexity_after"])
         assert run["support_final"] <= run["stored"]
@@ -215,7 +233,7 @@ def test_the_digest_of_the_engine_passes_over_remarks(tmp_path, monkeypatch):
 
 
 REFUSALS = {
-    "an unknown experiment": (("best",), {}, "mask-ablation, criteria, drift-control"),
+    "an unknown experiment": (("best",), {}, "mask-ablation, criteria, update-frequency"),
     "an unknown arm": (("mask-ablation", "--only-arm", "best"), {}, "seft, active-only, static"),
     "a seed out of range": (("mask-ablation", "--seed", 2), {}, "--seeds"),
     "settings that contradict": (("gradient-reliability", "--evolve-every", 3), {}, "TRN-005"),
