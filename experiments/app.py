@@ -9,6 +9,8 @@ page and picture of the JSON again.
 """
 
 import json
+import shlex
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -21,13 +23,17 @@ from experiments.picture import draw, library
 from experiments.results import Results, Run, engine_digest, key_of
 from experiments.run import Inputs, measure, perplexity_of, read_inputs
 from experiments.statistics import MOST
-from experiments.table import ARMS, EXPERIMENTS, Experiment, settings_for
+from experiments.table import ARMS, EXPERIMENTS, Experiment, compared
 from formats.index import is_sparse
 from seft_cli import console
 from seft_cli.output import require_file, write_file
-from seft_ref import TrainSettings
+from seft_cli.settings import changes_of
+from seft_ref import TrainSettings, settings_of
 from seft_ref.files.state import settings_text
 from seft_ref.prune.record import PruningRecord, read_record
+
+COMPARE = "compare"
+"""The experiment whose arms a command line names."""
 
 
 def main(
@@ -42,17 +48,14 @@ def main(
         "build/experiments"
     ),
     seeds: Annotated[int, typer.Option(min=1, max=MOST, help="Runs of each arm, seeds 0, 1, …")] = 5,
-    steps: Annotated[int | None, typer.Option(help="Optimizer steps; default here and below: the engine's.")] = None,
-    batch: Annotated[int | None, typer.Option(help="Rows of a micro-batch.")] = None,
-    micro_batches: Annotated[int | None, typer.Option(help="Micro-batches of a step.")] = None,
-    length: Annotated[int | None, typer.Option(help="Tokens of a row.")] = None,
-    density: Annotated[float | None, typer.Option(help="Trained positions, as a fraction of each matrix.")] = None,
-    evolve_every: Annotated[int | None, typer.Option(help="Steps between events.")] = None,
-    drop_fraction: Annotated[float | None, typer.Option(help="Fraction of slots dropped at an event.")] = None,
-    lr: Annotated[float | None, typer.Option(help="Learning rate.")] = None,
-    warmup_steps: Annotated[int | None, typer.Option(help="Steps over which the learning rate rises.")] = None,
-    lr_schedule: Annotated[str | None, typer.Option(help="constant, linear or cosine.")] = None,
-    evolve_until: Annotated[float | None, typer.Option(help="Fraction of the steps after which no event is.")] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="A setting of all arms, e.g. steps=300; may be repeated."),
+    ] = None,
+    arm: Annotated[
+        list[str] | None,
+        typer.Option(metavar="LABEL:KEY=VALUE,...", help=f"An arm of {COMPARE}, e.g. wide:preset=seft,density=0.08."),
+    ] = None,
     eval_length: Annotated[int, typer.Option(min=2, help="Tokens of an evaluation window.")] = 256,
     eval_windows: Annotated[int, typer.Option(min=1, help="Evaluation windows.")] = 40,
     only_arm: Annotated[list[str] | None, typer.Option(help="Run this arm only; may be repeated.")] = None,
@@ -74,30 +77,17 @@ def main(
         write_again(name, out)
         return
     name, folder, train, valid = check_asked(name, folder, train, valid)
-    given = {
-        "steps": steps,
-        "batch": batch,
-        "micro_batches": micro_batches,
-        "length": length,
-        "density": density,
-        "evolve_every": evolve_every,
-        "drop_fraction": drop_fraction,
-        "lr": lr,
-        "warmup_steps": warmup_steps,
-        "lr_schedule": lr_schedule,
-        "evolve_until": evolve_until,
-    }
-    given = {key: value for key, value in given.items() if value is not None}
+    given = changes_of({}, settings or [])
     check_model(folder)
     if name == pruning_cost.NAME:
         print_pruning_cost(
             folder, train, valid, out, work, seeds, given, {"length": eval_length, "windows": eval_windows}
         )
         return
-    experiment = EXPERIMENTS[name]
-    for arm in only_arm or ():
-        if arm not in experiment.arms():
-            raise console.Refused(f"{name} has no arm {arm}; choose one of {', '.join(experiment.arms())}")
+    experiment = experiment_of(name, arm or [])
+    for one_arm in only_arm or ():
+        if one_arm not in experiment.arms():
+            raise console.Refused(f"{name} has no arm {one_arm}; choose one of {', '.join(experiment.arms())}")
     for one in seed or ():
         if not 0 <= one < seeds:
             raise console.Refused(f"seed {one} is none of the {seeds} seeds, 0 to {seeds - 1}; raise --seeds")
@@ -108,7 +98,7 @@ def main(
     cells = cells_of(experiment, given, seeds, inputs)
     engine = engine_digest()
     results = Results(work, None if any_engine else engine)
-    chosen = [c for c in cells if c.arm in (only_arm or ARMS) and c.seed in (seed or range(seeds))]
+    chosen = [c for c in cells if c.arm in (only_arm or experiment.arms()) and c.seed in (seed or range(seeds))]
     if plan:
         print_plan(name, cells, chosen, results)
         return
@@ -123,8 +113,8 @@ def main(
     runs: dict[str, dict[int, Run]] = {}
     for cell in cells:
         runs.setdefault(cell.arm, {})[cell.seed] = found[cell.key]
-    options = {"seeds": seeds, **given, "eval_length": eval_length, "eval_windows": eval_windows}
-    command = command_line(name, folder, train, valid, out, options)
+    options = {"seeds": seeds, "eval_length": eval_length, "eval_windows": eval_windows}
+    command = command_line(name, (folder, train, valid, out), options, given, arm or [])
     texts = (train.name, valid.name)
     report = Report(name, experiment, runs, command, describe(folder, runs), texts)
     write(report, out)
@@ -133,13 +123,15 @@ def main(
 
 def write_again(name: str | None, out: Path) -> None:
     """Write page and picture of runs that are kept as JSON."""
-    if name not in EXPERIMENTS:
-        raise console.Refused(f"--redraw needs one of {', '.join(EXPERIMENTS)}")
+    if name not in (*EXPERIMENTS, COMPARE):
+        raise console.Refused(f"--redraw needs one of {', '.join((*EXPERIMENTS, COMPARE))}")
     kept = out / f"{name}.json"
     if not kept.is_file():
         raise console.Refused(f"there is no {kept}; run the experiment first")
     library()
-    write(Report.of(name, EXPERIMENTS[name], kept.read_bytes()), out)
+    data = kept.read_bytes()
+    experiment = EXPERIMENTS.get(name) or compared({run["arm"]: {} for run in json.loads(data)["runs"]})
+    write(Report.of(name, experiment, data), out)
     console.wide.print(f"wrote {out / name}.md and .svg")
 
 
@@ -147,12 +139,32 @@ def check_asked(
     name: str | None, folder: Path | None, train: Path | None, valid: Path | None
 ) -> tuple[str, Path, Path, Path]:
     """Return name, model and texts of an experiment that there is."""
-    if name is None or name not in (*EXPERIMENTS, pruning_cost.NAME):
-        names = ", ".join((*EXPERIMENTS, pruning_cost.NAME))
+    known = (*EXPERIMENTS, COMPARE, pruning_cost.NAME)
+    if name is None or name not in known:
+        names = ", ".join(known)
         raise console.Refused(f"there is no experiment {name}; choose one of {names}")
     if folder is None or train is None or valid is None:
         raise console.Refused("an experiment needs SPARSE_DIR, --train and --valid")
     return name, folder, train, valid
+
+
+def experiment_of(name: str, arms: list[str]) -> Experiment:
+    """Return an experiment of the table, or one of the arms that a command line names: LABEL:KEY=VALUE,..."""
+    if name != COMPARE:
+        if arms:
+            raise console.Refused(f"--arm is for {COMPARE}; {name} has arms of its own")
+        return EXPERIMENTS[name]
+    own: dict[str, dict[str, Any]] = {}
+    for text in arms:
+        label, colon, rest = text.partition(":")
+        words = [word.strip() for word in rest.split(",") if word.strip()]
+        presets = [word.partition("=")[2] for word in words if word.startswith("preset=")]
+        if not (label and colon and len(presets) == 1) or label in own:
+            raise console.Refused(f"--arm {text}: write LABEL:preset=NAME,KEY=VALUE,... with a label of its own")
+        own[label] = {"preset": presets[0], **changes_of({}, [w for w in words if not w.startswith("preset=")])}
+    if not own:
+        raise console.Refused(f"{COMPARE} needs --arm LABEL:preset=NAME,KEY=VALUE,... once or more")
+    return compared(own)
 
 
 def print_pruning_cost(
@@ -172,9 +184,9 @@ def print_pruning_cost(
     inputs, engine = read_inputs(folder, train, valid, evaluation), engine_digest()
     results = Results(work, engine)
     before = perplexity_before(inputs, results)
-    lines = pruning_cost.fill(inputs, settings_for("seft", given, 0), draws, before, results, engine)
-    options = {"seeds": draws, **given, "eval_length": evaluation["length"], "eval_windows": evaluation["windows"]}
-    command = command_line(pruning_cost.NAME, folder, train, valid, out, options)
+    lines = pruning_cost.fill(inputs, settings_of(**given), draws, before, results, engine)
+    options = {"seeds": draws, "eval_length": evaluation["length"], "eval_windows": evaluation["windows"]}
+    command = command_line(pruning_cost.NAME, (folder, train, valid, out), options, given)
     model = f"The model `{folder.name}` (state {inputs.model[:12]})"
     pruning_cost.write(lines, command, model, (train.name, valid.name), out)
     console.wide.print(f"wrote {out / pruning_cost.NAME}.md, .svg and .json")
@@ -199,7 +211,7 @@ def cells_of(experiment: Experiment, given: dict[str, Any], seeds: int, inputs: 
     cells = []
     for seed in range(seeds):
         for arm in experiment.arms():
-            settings = settings_for(arm, given, seed)
+            settings = experiment.settings(arm, given, seed)
             content = {**inputs.identity(), "settings": json.loads(settings_text(settings))}
             cells.append(Cell(arm, seed, settings, key_of(content)))
     return cells
@@ -271,22 +283,26 @@ def describe(folder: Path, runs: dict[str, dict[int, Run]]) -> str:
     return f"The model `{folder.name}` (state {run['model'][:12]}){how}: {stored}"
 
 
-def command_line(name: str, folder: Path, train: Path, valid: Path, out: Path, options: dict[str, Any]) -> str:
-    """Return the command that makes the page, with the last component of every path."""
-    words = [
-        "python -m experiments",
-        name,
-        folder.name,
-        "--train",
-        train.name,
-        "--valid",
-        valid.name,
-        "--out",
-        out.name,
-    ]
+def command_line(
+    name: str,
+    paths: tuple[Path, Path, Path, Path],
+    options: Mapping[str, int],
+    given: Mapping[str, Any],
+    arms: Sequence[str] = (),
+) -> str:
+    """Return the command that makes the page.
+
+    paths  model, both texts and the folder of the page: of each the last component is told
+    """
+    folder, train, valid, out = (path.name for path in paths)
+    words = ["python", "-m", "experiments", name, folder, "--train", train, "--valid", valid, "--out", out]
     for option, value in options.items():
         words += [f"--{option.replace('_', '-')}", str(value)]
-    return " ".join(words)
+    for setting, value in given.items():
+        words += ["--set", f"{setting}={value}"]
+    for text in arms:
+        words += ["--arm", text]
+    return shlex.join(words)
 
 
 def write(report: Report, out: Path) -> None:
@@ -302,6 +318,7 @@ def print_list() -> None:
     console.wide.print(
         f"{pruning_cost.NAME}: what the pruning of an event costs, by criterion and batches; no training"
     )
+    console.wide.print(f"{COMPARE}: arms of your own, --arm LABEL:preset=NAME,KEY=VALUE,...")
     for name, experiment in EXPERIMENTS.items():
         console.wide.print(f"{name}: {experiment.title}")
         for row in experiment.rows:

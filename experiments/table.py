@@ -5,7 +5,7 @@ so that its runs are shared.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from seft_ref import TrainSettings, settings_of
@@ -33,10 +33,20 @@ class Experiment:
     rows: tuple[Row, ...]
     shows_density: bool = False
     """whether the picture follows the number of stored weights"""
+    own: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """the choices of arms that are not in ARMS"""
 
     def arms(self) -> tuple[str, ...]:
         """Return the arms, each once."""
         return tuple(dict.fromkeys(row.arm for row in self.rows))
+
+    def settings(self, arm: str, given: Mapping[str, Any], seed: int) -> TrainSettings:
+        """Return the settings of an arm: its choices replace those given for all.
+
+        Raises:
+            SeftError: for choices that the engine refuses.
+        """
+        return settings_of(**{**given, **(self.own.get(arm) or ARMS[arm]), "seed": seed})
 
 
 PERIODS = (10, 25, 50, 100)
@@ -152,10 +162,12 @@ EXPERIMENTS: dict[str, Experiment] = {
 }
 
 
-def settings_for(arm: str, given: Mapping[str, Any], seed: int) -> TrainSettings:
-    """Return the settings of an arm: its choices replace those given for all.
-
-    Raises:
-        SeftError: for choices that the engine refuses.
-    """
-    return settings_of(**{**given, **ARMS[arm], "seed": seed})
+def compared(arms: Mapping[str, Mapping[str, Any]]) -> Experiment:
+    """Return the experiment that compares arms of one's own with the first of them."""
+    return Experiment(
+        "Arms of one's own",
+        "Each arm is the preset and the settings that the command names.",
+        "Nothing was written down before these runs were made.",
+        tuple(Row(arm, arm) for arm in arms),
+        own=arms,
+    )

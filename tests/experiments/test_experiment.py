@@ -15,22 +15,8 @@ from seft_ref.kernels import reference
 from seft_ref.topology.csr import flat, from_flat
 from tests.seft_ref.folders import TEXT, sparse_folder
 
-OPTIONS = (
-    "--steps",
-    6,
-    "--evolve-every",
-    5,
-    "--batch",
-    2,
-    "--length",
-    16,
-    "--density",
-    0.2,
-    "--drop-fraction",
-    1,
-    "--lr",
-    0.01,
-)
+SETTINGS = {"steps": 6, "evolve_every": 5, "batch": 2, "length": 16, "density": 0.2, "drop_fraction": 1, "lr": 0.01}
+OPTIONS = [word for name, value in SETTINGS.items() for word in ("--set", f"{name}={value}")]
 EVALUATION = ("--eval-length", 32, "--eval-windows", 2)
 
 
@@ -145,6 +131,19 @@ def check_runs(runs):
     assert by_arm["seft"]["losses"][0] != next(r for r in runs if r["arm"] == "seft" and r["seed"])["losses"][0]
 
 
+def test_arms_of_ones_own_are_compared_with_the_first(cli, tmp_path):
+    arms = ("--arm", "still:preset=static", "--arm", "half:preset=seft, drop_fraction=0.5,grow=fisher")
+    assert cli("compare", *arms, seeds=1)[0] == 0
+    page = (tmp_path / "out" / "compare.md").read_text()
+    assert "| half − still |" in page
+    assert "--arm still:preset=static --arm 'half:preset=seft, drop_fraction=0.5,grow=fisher'" in page
+    runs = {run["arm"]: run["settings"] for run in runs_in(tmp_path / "work")}
+    assert (runs["half"]["grow"], runs["half"]["drop_fraction"]) == ("fisher", 0.5)
+    (tmp_path / "out" / "compare.md").unlink()
+    assert cli("compare", "--redraw")[0] == 0
+    assert (tmp_path / "out" / "compare.md").read_text() == page
+
+
 def test_a_cut_results_file_goes_on_and_gives_the_same_page(cli, tmp_path):
     assert cli("start-positions")[0] == 0
     work, page = tmp_path / "work", tmp_path / "out" / "start-positions.md"
@@ -224,8 +223,12 @@ def test_the_digest_of_the_engine_passes_over_remarks(tmp_path, monkeypatch):
 REFUSALS = {
     "an unknown experiment": (("best",), {}, "mask-ablation, criteria, update-frequency"),
     "an unknown arm": (("mask-ablation", "--only-arm", "best"), {}, "seft, active-only, static"),
+    "an arm without a preset": (("compare", "--arm", "a:lr=0.1"), {}, "write LABEL:preset=NAME,KEY=VALUE"),
+    "an arm twice": (("compare", "--arm", "a:preset=seft", "--arm", "a:preset=set"), {}, "a label of its own"),
+    "no arms": (("compare",), {}, "compare needs --arm"),
+    "arms that are not its own": (("mask-ablation", "--arm", "a:preset=seft"), {}, "--arm is for compare"),
     "a seed out of range": (("mask-ablation", "--seed", 2), {}, "--seeds"),
-    "settings that contradict": (("gradient-reliability", "--evolve-every", 3), {}, "TRN-005"),
+    "settings that contradict": (("gradient-reliability", "--set", "gradient_window=9"), {}, "TRN-005"),
     "a dense model": (("mask-ablation",), {"folder": "pruned-hf"}, "not a sparse checkpoint"),
 }
 
@@ -323,8 +326,8 @@ def test_arms_are_known_and_named_once():
         labels = [row.label for row in experiment.rows]
         assert len(set(labels)) == len(labels)
         assert {row.against for row in experiment.rows} <= {None, *labels}
-    for arm in table.ARMS:
-        assert table.settings_for(arm, {}, 3).seed == 3
+        for arm in experiment.arms():
+            assert experiment.settings(arm, {}, 3).seed == 3
 
 
 def test_what_pruning_costs_is_measured_once_and_told(cli, given, tmp_path):
