@@ -62,7 +62,6 @@ ARMS: dict[str, dict[str, Any]] = {
     "absolute-5": {"preset": "seft", "grow": "absolute", "gradient_window": 5},
     "random-start": {"preset": "seft", "initial_positions": "random"},
     "tokens": {"preset": "seft", "adapt": "token-fisher"},
-    "tokens-row": {"preset": "seft", "adapt": "token-fisher", "scope": "row"},
     **{f"every-{n}": {"preset": "seft", "adapt": "token-fisher", "evolve_every": n} for n in PERIODS},
     **{f"drop-{x}": {"preset": "seft", "adapt": "token-fisher", "drop_fraction": x} for x in FRACTIONS},
     **{f"static-{x}": {"preset": "static", "density": x} for x in DENSITIES},
@@ -83,15 +82,14 @@ EXPERIMENTS: dict[str, Experiment] = {
     "criteria": Experiment(
         "What should an event prune by?",
         """`seft` prunes by |ḡ · W| of the batch of the event. `tokens` differs in one choice: it prunes by W² times the
-        squared gradients of that batch's single tokens (GRD-008). `tokens by row` also compares slots and weights
-        within a row only. `active-only` prunes nothing, for nothing comes back; `static` has no events at all.""",
+        squared gradients of that batch's single tokens (GRD-008). `active-only` prunes nothing, for nothing comes back;
+        `static` has no events at all.""",
         """A gradient that averages to zero does not mean an unimportant weight (SPEC.md, D82), and pruning 1 % at once
         costs a quarter as much by the squares of tokens (docs/experiments/pruning-cost.md). So `tokens` should end
         lower than `seft`; whether it passes `active-only` nothing that could be read says.""",
         (
             Row("seft", "seft"),
             Row("tokens", "tokens"),
-            Row("tokens by row", "tokens-row"),
             Row("active-only", "active-only"),
             Row("static", "static"),
         ),
