@@ -55,18 +55,18 @@ DENSITIES = (0.005, 0.02, 0.08)
 
 ARMS: dict[str, dict[str, Any]] = {
     "seft": {"preset": "seft"},
+    "sensitivity": {"preset": "seft", "adapt": "sensitivity"},
     "active-only": {"preset": "active-only"},
     "static": {"preset": "static"},
     "no-adapt": {"preset": "no-adapt"},
     "mean-5": {"preset": "seft", "gradient_window": 5},
     "absolute-5": {"preset": "seft", "grow": "absolute", "gradient_window": 5},
     "random-start": {"preset": "seft", "initial_positions": "random"},
-    "tokens": {"preset": "seft", "adapt": "token-fisher"},
-    **{f"every-{n}": {"preset": "seft", "adapt": "token-fisher", "evolve_every": n} for n in PERIODS},
-    **{f"drop-{x}": {"preset": "seft", "adapt": "token-fisher", "drop_fraction": x} for x in FRACTIONS},
+    **{f"every-{n}": {"preset": "seft", "evolve_every": n} for n in PERIODS},
+    **{f"drop-{x}": {"preset": "seft", "drop_fraction": x} for x in FRACTIONS},
     **{f"static-{x}": {"preset": "static", "density": x} for x in DENSITIES},
     **{f"active-only-{x}": {"preset": "active-only", "density": x} for x in DENSITIES},
-    **{f"seft-{x}": {"preset": "seft", "adapt": "token-fisher", "density": x} for x in DENSITIES},
+    **{f"seft-{x}": {"preset": "seft", "density": x} for x in DENSITIES},
 }
 
 EXPERIMENTS: dict[str, Experiment] = {
@@ -81,38 +81,38 @@ EXPERIMENTS: dict[str, Experiment] = {
     ),
     "criteria": Experiment(
         "What should an event prune by?",
-        """`seft` prunes by |ḡ · W| of the batch of the event. `tokens` differs in one choice: it prunes by W² times the
-        squared gradients of that batch's single tokens (GRD-008). `active-only` prunes nothing, for nothing comes back;
-        `static` has no events at all.""",
+        """`seft` prunes by W² times the squared gradients of the single tokens of the event's batch (GRD-008).
+        `sensitivity` differs in one choice: it prunes by |ḡ · W| of that batch, as the paper words it. `active-only`
+        prunes nothing, for nothing comes back; `static` has no events at all.""",
         """A gradient that averages to zero does not mean an unimportant weight (SPEC.md, D82), and pruning 1 % at once
-        costs a quarter as much by the squares of tokens (docs/experiments/pruning-cost.md). So `tokens` should end
-        lower than `seft`; whether it passes `active-only` nothing that could be read says.""",
+        costs four times as much by |ḡ · W| (docs/experiments/pruning-cost.md). So `sensitivity` should end higher than
+        `seft`; whether `seft` passes `active-only` nothing that could be read says.""",
         (
             Row("seft", "seft"),
-            Row("tokens", "tokens"),
+            Row("sensitivity", "sensitivity"),
             Row("active-only", "active-only"),
             Row("static", "static"),
         ),
     ),
     "update-frequency": Experiment(
         "How often should slots move?",
-        """Each arm has an event every so many steps, and prunes by the squares of tokens; `static` has none. An event
-        drops the same share of slots whatever the period, so that a short period moves more slots in all.""",
+        """Each arm is `seft` with an event every so many steps; `static` has none. An event drops the same share
+        of slots whatever the period, so that a short period moves more slots in all.""",
         """Nothing that could be read says which period is best. A slot that has just grown starts at zero and needs
         steps to become useful, so that a very short period should lose; a very long one comes near `static`.""",
         (Row("static", "static"), *(Row(f"every {n} steps", f"every-{n}") for n in PERIODS)),
     ),
     "drop-rate": Experiment(
         "How many slots should an event move?",
-        """Each arm drops this share of its slots at the first event and less at each later one, by a cosine, and prunes
-        by the squares of tokens; `static` has no events.""",
+        """Each arm is `seft` and drops this share of its slots at the first event, less at each later one, by a cosine;
+        `static` has no events.""",
         """Nothing that could be read says which share is best.""",
         (Row("static", "static"), *(Row(f"drop {x:.0%}", f"drop-{x}") for x in FRACTIONS)),
     ),
     "budget": Experiment(
         "For how many slots does evolution pay?",
         """Three budgets, as a share of each matrix, and for each a fixed set of slots, slots that move among stored
-        weights, and slots that move anywhere while the event prunes by the squares of tokens.""",
+        weights, and `seft`, whose slots move anywhere.""",
         """Fewer slots leave more to be found, so that evolution should gain most where the budget is small. Nothing
         that could be read says so.""",
         tuple(

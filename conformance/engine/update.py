@@ -255,7 +255,7 @@ def _preset(a: Values) -> Values:
 
 
 def _check(a: Values) -> Values:
-    settings_of("seft", **choices_of(a["choices"]))
+    settings_of("sensitivity", **choices_of(a["choices"]))
     return {"ok": 1}
 
 

@@ -68,7 +68,7 @@ def steps() -> Area:
 
 def _silent(area: Area) -> None:
     """GRD-006: inputs of a micro-batch in which no label counts."""
-    rule = update_choices.rule_of("seft") | {"grow": "curvature", "adapt": "activation"}
+    rule = update_choices.RULE | {"grow": "curvature", "adapt": "activation"}
     for seed in range(200):
         n = Numbers(133, seed)
         settings = SETTINGS | {"seed": seed, "start": "random", "rows": 3, "micro_batches": 2, "rule": rule}

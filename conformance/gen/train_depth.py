@@ -39,7 +39,7 @@ def depth() -> Area:
 
 def _runs(area: Area) -> None:
     for name, config, choice, more, clauses in _RUNS:
-        rule = update_choices.rule_of("seft") | choice
+        rule = update_choices.RULE | choice
         settings = (
             train_presets.SETTINGS | {"micro_batches": 1, "rows": 2, "drop_fraction": 1.0} | more | {"rule": rule}
         )
@@ -63,7 +63,7 @@ def _steps(area: Area) -> None:
     purpose = "the state of a block taken for that of another"
     area.add(f"step-{step}", "train.step", "MDL-007 EVT-001 OPT-001 DLT-003", purpose, given, answer)
     drawn = train_steps.SETTINGS | {
-        "rule": update_choices.rule_of("seft") | _DRAWN,
+        "rule": update_choices.RULE | _DRAWN,
         "start": "random",
         "drop_fraction": 1.0,
     }
@@ -125,7 +125,7 @@ def last_pass() -> Area:
         ("micro", {"adapts": "end"}, _first_rows_differ, "TRN-002", "the first micro-batch alone"),
     )
     for name, choice, tells, clause, purpose in rows:
-        rule = update_choices.rule_of("seft") | choice
+        rule = update_choices.RULE | choice
         more = {"steps": 9, "density": 0.3, "drop_fraction": 1.0} if choice is rows_move else {"steps": 5}
         settings = train_presets.SETTINGS | {"evolve_every": 2, "rows": 2, "micro_batches": 1} | more | {"rule": rule}
         settings |= {"micro_batches": 2} if name == "micro" else {}

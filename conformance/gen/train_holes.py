@@ -15,7 +15,7 @@ from conformance.oracle.event_evidence import Evidence
 def runs() -> Area:
     """EVT-010, DLT-001: whole runs."""
     area = Area("hole-run", "binary64 run")
-    seft = update_choices.rule_of("seft")
+    seft = dict(update_choices.RULE)
     short = {"micro_batches": 1, "rows": 2}
     replaced = {"rule": seft | {"event_replaces_step": 1}, "steps": 6, "evolve_every": 3, "gradient_window": 3} | short
     grouped = {"rule": seft | {"scope": "group"}, "pattern": [2, 4], "steps": 7, "evolve_every": 2} | short

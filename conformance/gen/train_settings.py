@@ -15,7 +15,7 @@ def settings() -> Area:
     """TRN-008 and the clauses it names, and the same numbers at the limit that is good."""
     area = Area("setting", "binary64 run")
     world = tiny.world(Numbers(67, 0), tiny.SMALLEST)
-    rule = update_choices.rule_of("seft")
+    rule = dict(update_choices.RULE)
     bad: tuple[tuple[str, dict[str, Any], str], ...] = (
         ("length-1", {"length": 1}, "TRN-008"),
         ("warmup", {"warmup": -1}, "TRN-008"),

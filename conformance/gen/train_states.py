@@ -159,7 +159,7 @@ WRONG: dict[str, tuple[Spoil, ...]] = {
 
 def settings_for(one: Run) -> dict[str, Any]:
     """Return the settings of a run but for its seed."""
-    return _SETTINGS | one.more | {"rule": update_choices.rule_of("seft") | one.change}
+    return _SETTINGS | one.more | {"rule": update_choices.RULE | one.change}
 
 
 def in_binary32(saved: train_state.Saved) -> train_state.Saved:

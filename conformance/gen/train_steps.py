@@ -20,6 +20,7 @@ SETTINGS = train_cases.SETTINGS | {
     "evolve_every": 2,
     "seed": 0,
 }
+_SIGNED = {"preset": "sensitivity"}
 
 _LEAST = 1e-6
 """Least gradient in proportion to the largest: below it a quotient m / sqrt(v) shows rounding and nothing else."""
@@ -104,8 +105,9 @@ def steps() -> Area:
         ("active-only", {"preset": "active-only"}, (4,)),
         ("no-adapt", {"preset": "no-adapt"}, (4,)),
         ("decay", {"weight_decay": 0.5, "max_norm": 0.0625, "micro_batches": 2}, (4,)),
-        ("window", {"gradient_window": 2, "evolve_every": 3}, (3,)),
-        ("long-window", {"gradient_window": 4, "evolve_every": 4, "micro_batches": 2}, (4,)),
+        # an open window is given by its gradients alone
+        ("window", _SIGNED | {"gradient_window": 2, "evolve_every": 3}, (3,)),
+        ("long-window", _SIGNED | {"gradient_window": 4, "evolve_every": 4, "micro_batches": 2}, (4,)),
     ):
         settings = SETTINGS | change
         for seed, step, given, answer in reached(settings, at):

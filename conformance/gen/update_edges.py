@@ -66,7 +66,7 @@ def _schedules(area: Area) -> None:
         text = "E rounded up, an event at the last step, a first phase that is not empty"
         answer = {"at": ids(at), "sums": ids(sums)}
         area.add(name, "schedule.all_events", clauses, text, given | {"gradient_window": window}, answer)
-    phases = update_choices.rule_of("seft") | {"events": "phases", "adapts": "never"}
+    phases = update_choices.RULE | {"events": "phases", "adapts": "never"}
     mine = train_presets.SETTINGS | {"rule": phases, "steps": 5, "rows": 2, "micro_batches": 1, "evolve_every": 2}
     mine |= {"gradient_window": 0}
     for seed in range(100):

@@ -50,7 +50,7 @@ RULE: Rule = {
     "evolve_until": 1.0,
     "event_replaces_step": 0,
 }
-"""The choices of the table of chapter 8 and their defaults: the rule `seft`."""
+"""The choices of the table of chapter 8 and their defaults: the preset `sensitivity`."""
 
 _SPIEL: Rule = {
     "adapts": "never",
@@ -79,11 +79,12 @@ _BY_WEIGHT: Rule = {
 }
 
 PRESETS: dict[str, Rule] = {
-    "seft": {},
+    "seft": {"adapt": "token-fisher"},
+    "sensitivity": {},
     "literal": {"counts": "values", "exempt": "none"},
-    "unprotected": {"exempt": "none"},
+    "unprotected": {"adapt": "token-fisher", "exempt": "none"},
     "active-only": {"grow_scope": "active"},
-    "no-adapt": {"adapts": "end"},
+    "no-adapt": {"adapt": "token-fisher", "adapts": "end"},
     "magnitude": {"adapt": "magnitude"},
     "spiel-ag": {"candidates": "first-step", "moments": "seeded"} | _SPIEL,
     "spiel-adapt": {"candidates": "first-step", "moments": "seeded"}

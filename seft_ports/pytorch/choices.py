@@ -4,7 +4,6 @@ from typing import Any
 
 from seft_ports.pytorch.errors import SeftError
 from seft_ports.pytorch.rules import ADAPT
-from seft_ports.pytorch.settings import Preset
 
 __all__ = ["choices_of"]
 
@@ -32,13 +31,15 @@ _NAMES: dict[str, tuple[str, ...]] = {
 _RULE: dict[str, Any] = {names[0]: names[1] for names in _NAMES.values()}
 _RULE |= {"evolves": 1, "regrow": 1, "event_replaces_step": 0, "evolve_until": 1.0}
 
-_PRESETS: dict[Preset, dict[str, Any]] = {
+_PRESETS: dict[str, dict[str, Any]] = {
     "seft": {},
+    "sensitivity": {},
     "active-only": {"grow_scope": "active"},
     "no-adapt": {"adapts": "end"},
     "static": {"evolves": 0},
 }
-"""Those of EVT-011 that this port has."""
+"""Those of EVT-011 that this port has, without what they prune by: `sensitivity` is `seft` with another `adapt`."""
+_PRUNES_BY = {"seft": "token-fisher", "no-adapt": "token-fisher"}
 _OTHER_PRESETS = ("literal", "unprotected", "magnitude", "spiel-ag", "spiel-adapt", "spiel-ma", "rigl", "set")
 
 _SETTINGS: tuple[tuple[str, str, tuple[str, ...], tuple[str, ...]], ...] = (
@@ -70,6 +71,8 @@ def choices_of(s: dict[str, Any]) -> dict[str, Any]:
             raise SeftError(clause, f"{name} is {s[name]!r}; it is one of {', '.join(own + other)}")
     if "rule" not in s and s["preset"] not in (*_PRESETS, *_OTHER_PRESETS):
         raise SeftError("EVT-011", f"there is no preset {s['preset']!r}")
+    if "rule" not in s:
+        rule["adapt"] = _PRUNES_BY.get(s["preset"], rule["adapt"])
     free = {name: rule[name] for name in ("adapt", "evolve_until")}
     spelled = [name for name, change in _PRESETS.items() if rule == _RULE | change | free]
     presets = spelled if "rule" in s else [name for name in _PRESETS if name == s["preset"]]
@@ -80,4 +83,4 @@ def choices_of(s: dict[str, Any]) -> dict[str, Any]:
     for name, _, own, _ in _SETTINGS:
         if s.get(name, own[0]) not in own:
             raise ValueError(f"this port has no {name} {s[name]!r}; it has {', '.join(own)}")
-    return {"preset": presets[0], **free}
+    return {"preset": "seft" if presets[0] == "sensitivity" else presets[0], **free}

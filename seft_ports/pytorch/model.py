@@ -157,7 +157,9 @@ def _sparse(name: str, linear: nn.Module, mask: Tensor | None, settings: Setting
         raise SeftError("CKP-003", f"{name} has a NaN or infinite weight")
     shape = (linear.out_features, linear.in_features)
     slots = budget(settings.density, shape, int(mask.sum()))
-    layer = SeftLinear(weight, mask.to(weight.device), slots, linear.bias, matrix, settings.adapt)
+    # where nothing is pruned, nothing but the gradient is summed
+    by = settings.adapt if settings.preset in ("seft", "no-adapt") else "sensitivity"
+    layer = SeftLinear(weight, mask.to(weight.device), slots, linear.bias, matrix, by)
     if settings.start == "random":
         base = torch.nonzero(layer.mask.view(-1)).flatten()
         layer.place(initial_random(base, slots, settings.seed, matrix))

@@ -23,7 +23,8 @@ class Settings:
         gradient_window: steps whose mean gradient an event uses.
         preset: `seft`, or one of its controls `active-only`, `no-adapt` and `static` (EVT-011).
         adapt: what a weight is pruned by: |ḡ · W|, |W| · mean |g|, W² · mean g², or W² times the squared gradients of
-            single tokens (ADPT-005). Each but the first keeps one more matrix in an open window.
+            single tokens (ADPT-005). Each but the first keeps one more matrix in an open window of `seft` and
+            `no-adapt`; the other presets prune nothing.
         evolve_until: fraction of the steps after which no event is (SCH-007).
         start: where the first slots are (DLT-004).
         seed: of `start` random.
@@ -36,7 +37,7 @@ class Settings:
     drop_fraction: float
     gradient_window: int = 1
     preset: Preset = "seft"
-    adapt: Adapt = "sensitivity"
+    adapt: Adapt = "token-fisher"
     evolve_until: float = 1.0
     start: Literal["gradient", "random"] = "gradient"
     seed: int = 0

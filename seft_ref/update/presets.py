@@ -37,12 +37,15 @@ _WEIGHTS: dict[str, Setting] = {
     "optimizer": "sgd",
 }
 
+_TOKENS: dict[str, Setting] = {"adapt": "token-fisher"}
+
 PRESETS: dict[str, dict[str, Setting]] = {
-    "seft": {},
+    "seft": _TOKENS,
+    "sensitivity": {},
     "literal": {"counts": "values", "exempt": "none"},
-    "unprotected": {"exempt": "none"},
+    "unprotected": {**_TOKENS, "exempt": "none"},
     "active-only": {"grow_scope": "active"},
-    "no-adapt": {"adapts": "end"},
+    "no-adapt": {**_TOKENS, "adapts": "end"},
     "magnitude": {"adapt": "magnitude"},
     "spiel-ag": _SPIEL_AG,
     "spiel-adapt": {**_SPIEL_AG, "adapts": "always", "initial_scope": "active"},

@@ -48,7 +48,7 @@ _CLAUSE = {
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """What drop, grow and adapt look at, and when; the defaults are the rule `seft` (table of chapter 8)."""
+    """What drop, grow and adapt look at, and when; the defaults are the preset `sensitivity` (table of chapter 8)."""
 
     evolves: bool = True
     drop: Drop = "magnitude"

@@ -126,9 +126,9 @@ def test_TRN_012_a_compact_start_looks_at_one_matrix_at_a_time():
     stored = {matrix.name: matrix.shape[0] * matrix.shape[1] // 3 for matrix in config.targets()}
     by_gradient, random = (
         [
-            memory_of_run(config, settings_of("seft", **SHORT, initial_positions=start), stored, compact=compact)[
-                "event"
-            ]
+            memory_of_run(
+                config, settings_of("sensitivity", **SHORT, initial_positions=start), stored, compact=compact
+            )["event"]
             for compact in (False, True)
         ]
         for start in ("gradient", "random")

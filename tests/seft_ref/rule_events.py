@@ -233,12 +233,7 @@ def _move(m: HandMatrix, dropped: set[int], grown: set[int], look: "_Look") -> H
 
 
 def prune_by_hand(
-    matrices: list[HandMatrix],
-    seen: list[Seen],
-    settings: TrainSettings,
-    step: int,
-    use: int,
-    fresh: list[set[int]],
+    matrices: list[HandMatrix], seen: list[Seen], settings: TrainSettings, step: int, use: int, fresh: list[set[int]]
 ) -> list[set[int]]:
     """Adapt in place; return what was pruned from each matrix. use 4: the last pass (EVT-004)."""
     rule = settings.rule
@@ -325,7 +320,8 @@ class _Look:
         if kind in ("absolute", "magnitude"):
             return abs(w) * self.seen.absolute[p] if kind == "absolute" else abs(w)
         if kind in ("fisher", "token-fisher"):
-            return (w * w) * (self.seen.square[p] if kind == "fisher" else self.seen.tokens[p])
+            # what has just come back has no tokens, and a weight of 0
+            return (w * w) * (self.seen.square[p] if kind == "fisher" else self.seen.tokens.get(p, 0.0))
         if kind == "random":
             return self.chance(p, use)
         h = self.seen.inputs[p % m.shape[1]]

@@ -127,7 +127,9 @@ def test_CKP_007_a_state_names_what_its_rule_keeps_its_open_windows_and_what_lef
     choices, kept, sums = HELD[rule]
     folder = sparse_folder(tmp_path / "model")
     tokens = tokens_of(folder, tmp_path)
-    settings = settings_of("seft", **(SHORT | {"gradient_window": 3, "density": 0.3, "drop_fraction": 1.0} | choices))
+    settings = settings_of(
+        "sensitivity", **(SHORT | {"gradient_window": 3, "density": 0.3, "drop_fraction": 1.0} | choices)
+    )
     model, begin = start(folder, reference, settings, tokens)
     n_lost = 0
     for state, _ in train(begin, settings, model.config, tokens, reference):

@@ -17,7 +17,7 @@ RULES = {
     "sm3": {"optimizer": "sm3"},
     "row": {"scope": "row"},
     "inputs": {"adapt": "activation", "gradient_window": 3},
-    "first-step": {"candidates": "first-step", "gradient_window": 3},
+    "first-step": {"preset": "sensitivity", "candidates": "first-step", "gradient_window": 3},
 }
 TARGET = "model.layers.0.mlp.up_proj.weight"
 

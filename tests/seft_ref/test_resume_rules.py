@@ -29,7 +29,7 @@ RULES = {
     "seeded-adamw": {"moments": "seeded", "gradient_window": 3},
     "seeded-sgd": {"moments": "seeded", "gradient_window": 3, "optimizer": "sgd", "lr": 0.5},
     "sm3": {"optimizer": "sm3", "grow": "moments"},
-    "first-step": {"candidates": "first-step", "gradient_window": 3},
+    "first-step": {"preset": "sensitivity", "candidates": "first-step", "gradient_window": 3},
     "spiel-ag-empty-first-phase": {"preset": "spiel-ag", "gradient_window": 0, "evolve_every": 4},
     "schedules": {"lr_schedule": "cosine", "warmup_steps": 3, "drop_schedule": "linear", "evolve_until": 0.7},
     "long-window": {"gradient_window": 4, "evolve_every": 4, "weight_decay": 0.5},

@@ -72,7 +72,7 @@ def test_EVT_003_the_support_stays_in_its_budget_and_the_weight_is_zero_off_it(p
 
 
 def test_EVT_001_EVT_002_an_event_uses_the_gradient_of_its_step_before_update_and_clipping():
-    settings = tiny_settings(steps=9, evolve_every=4, density=0.3, drop_fraction=1.0, max_norm=0.01)
+    settings = tiny_settings("sensitivity", steps=9, evolve_every=4, density=0.3, drop_fraction=1.0, max_norm=0.01)
     state, run = states(settings, dtype=np.float64)
     at_load = {name: positions(target.base.topology) for name, target in state.targets.items()}
     events = 0
@@ -182,7 +182,9 @@ def test_EVT_007_an_n_m_base_keeps_its_pattern_through_every_event(n, m, scope):
 
 @pytest.mark.parametrize("window", [1, 3, 4])
 def test_TRN_005_GRD_004_the_gradient_of_an_event_is_the_signed_mean_of_its_window(window):
-    settings = tiny_settings(steps=9, evolve_every=4, density=0.3, drop_fraction=1.0, gradient_window=window)
+    settings = tiny_settings(
+        "sensitivity", steps=9, evolve_every=4, density=0.3, drop_fraction=1.0, gradient_window=window
+    )
     state, run = states(settings, dtype=np.float64)
     seen = []
     for after, record in run:
@@ -225,7 +227,7 @@ def test_EVT_001_static_has_no_events_and_no_adapt_skips_pruning():
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 def test_EVT_004_the_last_pass_brings_no_adapt_back_to_its_budget(dtype):
-    settings = tiny_settings(preset="no-adapt", density=0.3, drop_fraction=1.0)
+    settings = tiny_settings(preset="no-adapt", adapt="sensitivity", density=0.3, drop_fraction=1.0)
     _, run = states(settings, dtype=dtype)
     *_, (state, _) = run
     over = {name: target.support_size() - target.budget for name, target in state.targets.items()}

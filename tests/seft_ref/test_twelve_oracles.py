@@ -280,7 +280,9 @@ def test_oracle_10_OPT_005_the_first_step_of_a_new_slot_does_not_know_the_number
 @pytest.mark.parametrize("scope", ["matrix", "row", "model"])
 @pytest.mark.parametrize("steps", [1, 3])
 def test_oracle_11_SEL_001_with_no_gradient_the_lowest_positions_move(scope, steps, dtype):
-    settings = short(scope=scope, gradient_window=steps, initial_positions="magnitude", drop_fraction=0.5)
+    settings = short(
+        "sensitivity", scope=scope, gradient_window=steps, initial_positions="magnitude", drop_fraction=0.5
+    )
     run = begin(settings, dtype=dtype)
     targets = run.state.targets
     shapes = {name: target.base.topology.shape for name, target in targets.items()}
@@ -366,7 +368,7 @@ def test_oracle_12_TRN_004_a_window_begun_anew_would_not(tmp_path):
 
 
 def test_SCH_008_settings_of_the_oracles_are_those_of_the_presets():
-    assert settings_of("unprotected").rule == Rule(exempt="none")
+    assert settings_of("unprotected").rule == Rule(adapt="token-fisher", exempt="none")
     assert settings_of("literal").rule == Rule(exempt="none", counts="values")
-    assert settings_of("no-adapt").rule == Rule(adapts="end")
+    assert settings_of("no-adapt").rule == Rule(adapt="token-fisher", adapts="end")
     assert settings_of("active-only").rule == Rule(grow_scope="active")

@@ -342,11 +342,12 @@ MOVED_WEIGHTS = {
 
 def test_EVT_001_EVT_011_presets_are_these_choices():
     assert {name: dict(choices) for name, choices in PRESETS.items()} == {
-        "seft": {},
+        "seft": {"adapt": "token-fisher"},
+        "sensitivity": {},
         "literal": {"counts": "values", "exempt": "none"},
-        "unprotected": {"exempt": "none"},
+        "unprotected": {"adapt": "token-fisher", "exempt": "none"},
         "active-only": {"grow_scope": "active"},
-        "no-adapt": {"adapts": "end"},
+        "no-adapt": {"adapt": "token-fisher", "adapts": "end"},
         "magnitude": {"adapt": "magnitude"},
         "spiel-ag": SPIEL | {"candidates": "first-step", "moments": "seeded", "optimizer": "spiel-adamw"},
         "spiel-adapt": SPIEL
@@ -362,6 +363,7 @@ def test_EVT_001_EVT_011_presets_are_these_choices():
     rules = {name: settings_of(name).rule for name in PRESETS}
     assert {name: (r.evolves, r.grow_scope, r.adapts) for name, r in rules.items()} == {
         "seft": (True, "anywhere", "always"),
+        "sensitivity": (True, "anywhere", "always"),
         "literal": (True, "anywhere", "always"),
         "unprotected": (True, "anywhere", "always"),
         "active-only": (True, "active", "always"),
@@ -379,6 +381,6 @@ def test_EVT_001_EVT_011_presets_are_these_choices():
 @pytest.mark.parametrize("name", ["rigl2", "", "SEFT"])
 def test_EVT_011_an_unknown_preset_is_refused(name):
     for ask in (preset_named, settings_of):
-        with pytest.raises(SeftError, match="choose one of seft, literal") as refused:
+        with pytest.raises(SeftError, match="choose one of seft, sensitivity, literal") as refused:
             ask(name)
         assert refused.value.clause == "EVT-011"
