@@ -31,7 +31,9 @@ class Report:
         """Return the runs and where they come from, of which `Report.of` makes the page again."""
         told = {"command": self.command, "model": self.model, "texts": self.texts}
         head = json.dumps(told)[:-1]
-        lines = ",\n".join(json.dumps(run, sort_keys=True) for run in self.every_run())
+        # a run that another experiment made may have had another name there
+        named = [{**run, "arm": arm} for arm, runs in self.runs.items() for _, run in sorted(runs.items())]
+        lines = ",\n".join(json.dumps(run, sort_keys=True) for run in named)
         return f'{head}, "runs": [\n{lines}\n]}}\n'.encode()
 
     @classmethod

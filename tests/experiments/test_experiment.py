@@ -133,7 +133,10 @@ def check_runs(runs):
 
 def test_arms_of_ones_own_are_compared_with_the_first(cli, tmp_path):
     arms = ("--arm", "still:preset=static", "--arm", "half:preset=seft, drop_fraction=0.5,grow=fisher")
+    # a run that is there bears the name that it was made under
+    assert cli("compare", "--arm", "quiet:preset=static", seeds=1)[0] == 0
     assert cli("compare", *arms, seeds=1)[0] == 0
+    assert [run["arm"] for run in runs_in(tmp_path / "work")] == ["quiet", "half"]
     page = (tmp_path / "out" / "compare.md").read_text()
     assert "| half − still |" in page
     assert "--arm still:preset=static --arm 'half:preset=seft, drop_fraction=0.5,grow=fisher'" in page
