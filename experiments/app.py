@@ -34,6 +34,9 @@ from seft_ref.prune.record import PruningRecord, read_record
 
 COMPARE = "compare"
 """The experiment whose arms a command line names."""
+PAGES = Path("docs/experiments")
+QUICK: dict[str, Any] = {"steps": 6, "evolve_every": 2, "batch": 1, "length": 32}
+"""What a quick run sets; --set replaces it."""
 
 
 def main(
@@ -43,11 +46,17 @@ def main(
     ] = None,
     train: Annotated[Path | None, typer.Option(help="UTF-8 text to train on.")] = None,
     valid: Annotated[Path | None, typer.Option(help="UTF-8 text to predict.")] = None,
-    out: Annotated[Path, typer.Option(help="Where page and picture go.")] = Path("docs/experiments"),
+    out: Annotated[
+        Path | None, typer.Option(help="Where page and picture go [docs/experiments; WORK/quick with --quick].")
+    ] = None,
     work: Annotated[Path, typer.Option(help="Where results are kept, shared by all experiments.")] = Path(
         "build/experiments"
     ),
-    seeds: Annotated[int, typer.Option(min=1, max=MOST, help="Runs of each arm, seeds 0, 1, …")] = 5,
+    quick: Annotated[
+        bool,
+        typer.Option("--quick", envvar="QUICK", help="Few steps, one seed: whether it runs, not what comes out."),
+    ] = False,
+    seeds: Annotated[int | None, typer.Option(min=1, max=MOST, help="Runs of each arm, seeds 0, 1, … [5]")] = None,
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="A setting of all arms, e.g. steps=300; may be repeated."),
@@ -73,11 +82,13 @@ def main(
     if show:
         print_list()
         return
+    out = out or (work / "quick" if quick else PAGES)
+    seeds = seeds or (1 if quick else 5)
     if redraw:
         write_again(name, out)
         return
     name, folder, train, valid = check_asked(name, folder, train, valid)
-    given = changes_of({}, settings or [])
+    given = (QUICK if quick else {}) | changes_of({}, settings or [])
     check_model(folder)
     if name == pruning_cost.NAME:
         print_pruning_cost(

@@ -131,6 +131,23 @@ def check_runs(runs):
     assert by_arm["seft"]["losses"][0] != next(r for r in runs if r["arm"] == "seft" and r["seed"])["losses"][0]
 
 
+def test_a_quick_run_is_short_and_leaves_the_pages_alone(given, tmp_path, monkeypatch):
+    tool = importlib.import_module("experiments.app")
+    monkeypatch.setenv("QUICK", "1")
+    monkeypatch.chdir(tmp_path)
+    words = ["mask-ablation", given / "pruned", "--train", given / "train.txt", "--valid", given / "valid.txt"]
+    monkeypatch.setattr(sys, "argv", ["experiments", *map(str, words), "--set", "density=0.2", *map(str, EVALUATION)])
+    with pytest.raises(SystemExit) as left:
+        tool.console.run(tool.main)
+    assert not left.value.code
+    work = tmp_path / "build" / "experiments"
+    assert [len(run["losses"]) for run in runs_in(work)] == [tool.QUICK["steps"]] * 3
+    assert sorted(path.name for path in (work / "quick").iterdir()) == [
+        f"mask-ablation.{end}" for end in ("json", "md", "svg")
+    ]
+    assert not (tmp_path / tool.PAGES).exists()
+
+
 def test_arms_of_ones_own_are_compared_with_the_first(cli, tmp_path):
     arms = ("--arm", "still:preset=static", "--arm", "half:preset=seft, drop_fraction=0.5,grow=fisher")
     # a run that is there bears the name that it was made under
