@@ -33,7 +33,7 @@ def _tensor(d: Draw, cast: str | None) -> Tensor:
     width, n = BITS[dtype], prod(shape)
     sign, top = 1 << (width - 1), (1 << width) - 1 if dtype != "BOOL" else 1
     kinds = d.integers(n, 0, d.choice((3, 7, 20)))
-    drawn = d.integers(n, 0, min(top, 2**40))
+    drawn = d.integers(n, 0, min(top, 2**40 - 1))
     # 0 and 1 are zeros of either sign, 2 a number beside zero, 3 bits of any kind
     patterns = [(0, sign if dtype != "BOOL" else 1, 1, x)[k] if k < 4 else 0 for k, x in zip(kinds, drawn, strict=True)]
     if width == 64 and dtype != "C64":

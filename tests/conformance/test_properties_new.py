@@ -9,8 +9,8 @@ from conformance.cases.profiles import PROFILES
 from conformance.judge.harness import Result, Variant, classes_of
 from conformance.judge.judgement import PropertyResult, Run, asked_in
 from conformance.oracle import select_rng
-from conformance.properties import PROPERTIES, run_properties
-from conformance.properties.draws import Counted, Many
+from conformance.properties import PROPERTIES, files_convert, run_properties
+from conformance.properties.draws import Counted, Draw, Many
 from conformance.properties.large import BEYOND
 from conformance.properties.running import _made, asking
 from conformance.properties.trial import FINITE, Property
@@ -116,3 +116,28 @@ def test_PRT_019_many_numbers_are_those_of_the_counter():
     want = [select_rng.draw(select_rng.key(key), i) % 10 for i in range(50)]
     assert many.integers(50, 0, 9).tolist() == want
     assert len(set(Many(Counted(3)).subset(2**40, 300).tolist())) == 300
+
+
+class Highest(Draw):
+    """Draws the highest integer, one dtype, and of everything else the first."""
+
+    def __init__(self, dtype):
+        self.dtype = dtype
+
+    def drawn(self, n, low, high):
+        return [high] * n
+
+    def flag(self, one_in=2):
+        return False
+
+    def choice(self, given):
+        return self.dtype if self.dtype in given else (5,) if (5,) in given else given[0]
+
+
+@pytest.mark.parametrize("cast", [None, "F32"])
+@pytest.mark.parametrize("dtype", files_convert._DTYPES)
+def test_the_largest_bits_that_are_drawn_fit_the_dtype(dtype, cast):
+    # 2⁴⁰ as the upper bits of a number of 64 bits was one too many
+    if cast is None or dtype in files_convert._FLOATS:
+        made = files_convert._tensor(Highest(dtype), cast)
+        assert (made.dtype, made.shape) == (dtype, (5,))
