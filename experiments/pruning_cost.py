@@ -76,8 +76,7 @@ def measured(
     """
     model = load_model(inputs.folder, cpu)
     windows: dict[str, AnyWindow] = {
-        name: opened(base.topology, from_flat(base.shape, flat(base.topology)[:0]), _ASKED)
-        for name, base in model.bases.items()
+        name: opened(base, from_flat(base.shape, flat(base.topology)[:0]), _ASKED) for name, base in model.bases.items()
     }
     for step in range(max(n for _, n in wanted) + 1):
         if step:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -37,10 +38,8 @@ def _seen(part: Values, base: Base, delta: Delta, rule: Rule) -> Window | FirstS
         if "tokens" in asked:
             support = union(flat(base.topology), flat(delta.topology))
             xp = array_namespace(support)
-            sums["tokens"], sums["support"] = (
-                xp.take(xp.reshape(part["tokens"], (-1,)), support),
-                from_flat(shape, support),
-            )
+            sums["tokens"] = xp.take(xp.reshape(part["tokens"], (-1,)), support)
+            sums["support"] = partial(from_flat, shape, support)
         return Window(shape, asked, 1, **sums, input_squares=h, n_inputs=1)
     support = union(flat(base.topology), flat(delta.topology))
     positions = union(part["candidates"], support)

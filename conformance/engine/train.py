@@ -76,7 +76,7 @@ def _window(a: Values) -> Values:
 
 
 def _tokens(a: Values) -> Values:
-    window = Window((a["out"], a["in"]), frozenset({"tokens"}), support=read_topology(a, "support"))
+    window = Window((a["out"], a["in"]), frozenset({"tokens"}), support=lambda: read_topology(a, "support"))
     for number, (dys, xs) in enumerate(zip(a["dy"], a["x"], strict=True)):
         if number:
             window = window.settled()

@@ -7,6 +7,7 @@ state = load_state("run.state", model.weights, settings, origin, kernels)
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from seft_ref.errors import CheckpointError
 from seft_ref.files.model import identity, topology_and_values
 from seft_ref.kernels import KernelSet, Packed
 from seft_ref.matrix.target import Target, place
-from seft_ref.matrix.window import OF_GRADIENTS, AnyWindow, FirstStepWindow, Window
+from seft_ref.matrix.window import OF_GRADIENTS, AnyWindow, FirstStepWindow, Window, support_of
 from seft_ref.model.config import ATTENTION, MLP
 from seft_ref.model.weights import Weights, matrix_of, with_matrices
 from seft_ref.topology.csr import Topology, as_numpy, flat, from_flat, placed_like, union
@@ -216,7 +217,7 @@ def _window_parts(window: AnyWindow) -> tuple[dict[str, formats.Tensor], dict[st
             tensors[part] = _dense(sums)
     if window.tokens is not None:
         assert window.support is not None
-        tensors["tokens"] = _sparse(window.support, window.tokens)
+        tensors["tokens"] = _sparse(window.support(), window.tokens)
     return tensors, {"steps": window.settled_steps, "inputs": window.n_inputs}
 
 
@@ -244,9 +245,9 @@ def _window_of(parts: _Parts, counts: Mapping[str, Any], target: Target, rule: R
     asked = rule.asks()
     sums: dict[str, Any] = {part: parts.dense(f"window.{part}", shape) for part in sorted(asked & OF_GRADIENTS)}
     if "tokens" in asked:
-        sums["support"], sums["tokens"] = parts.sparse("window.tokens")
-        support = union(flat(target.base.topology), flat(target.delta.topology))
-        if not np.array_equal(to_numpy(flat(sums["support"])), to_numpy(support)):
+        where, sums["tokens"] = parts.sparse("window.tokens")
+        sums["support"] = partial(support_of, target.base, target.delta.topology)
+        if not np.array_equal(to_numpy(flat(where)), to_numpy(flat(sums["support"]()))):
             raise _damaged(f"the sums of the window of {parts.name} are not those of its support")
     if "inputs" in asked:
         sums["input_squares"] = parts.dense("window.input_squares", shape[1:])

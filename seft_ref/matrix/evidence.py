@@ -14,7 +14,7 @@ from jaxtyping import Int
 from seft_ref.arrays.library import Array, array_namespace, device
 from seft_ref.kernels import KernelSet
 from seft_ref.kernels import reference as definition
-from seft_ref.matrix.window import OF_GRADIENTS, AnyWindow, FirstStepWindow, Window
+from seft_ref.matrix.window import OF_GRADIENTS, AnyWindow, FirstStepWindow, Window, support_of
 from seft_ref.topology.csr import difference, find, flat, outside, per_pool, union
 from seft_ref.update.criteria import GROW, USE_GROW, Chance, Known
 from seft_ref.update.delta import Base, Delta
@@ -98,7 +98,9 @@ def _look(view: View, number: int, rule: Rule, held: Any, chance: Chance, kernel
     inputs = None if window is None else window.inputs()
     asked = sorted(frozenset[str]() if window is None else window.asked & OF_GRADIENTS)
     wanted = rule.asks_on_support() & OF_GRADIENTS
-    tokens = None if window is None else window.of_tokens(kernels)
+    tokens = None
+    if window is not None and "tokens" in window.asked:
+        tokens = window.of_tokens(kernels, support_of(view.base, view.delta.topology))
     if tokens is not None:
         refuse_infinite(tokens)
     norm = 0.0

@@ -9,7 +9,9 @@
 A gradient stays in its factors while a window holds one step.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 from jaxtyping import Float, Int
 
@@ -19,7 +21,8 @@ from seft_ref.arrays.ranks import Ranks
 from seft_ref.kernels import KernelSet
 from seft_ref.kernels import reference as definition
 from seft_ref.layers.linear import WeightGradient
-from seft_ref.topology.csr import Located, Topology, difference, flat, from_flat, union
+from seft_ref.matrix.bases import AnyBase
+from seft_ref.topology.csr import Topology, difference, flat, from_flat, union
 from seft_ref.update.criteria import Known
 from seft_ref.update.evidence import refuse_infinite
 from seft_ref.update.select import largest
@@ -107,8 +110,9 @@ class Window:
     """Σ |g|, if asked"""
     square: Float[Array, "out in_"] | None = None
     """Σ g², if asked"""
-    support: Topology | None = None
-    """the positions of `tokens`; needed if that is asked for"""
+    support: Callable[[], Topology] | None = None
+    """returns the positions of `tokens`, needed if that is asked for; opened where it is looked at, for the columns of
+    all supports are as large as the weights"""
     tokens: Float[Array, " s"] | None = None
     """Σ dy² x² over all tokens of settled steps, if asked (GRD-008)"""
     latest_tokens: Float[Array, " s"] | None = None
@@ -194,26 +198,32 @@ class Window:
             found[name] = total if self.steps == 1 else total / self.steps
         return Known(**found)
 
-    def of_tokens(self, kernels: KernelSet = definition) -> Float[Array, " s"] | None:
-        """Return the mean over the steps of Σ dy² x², on the support, if asked (GRD-008)."""
+    def of_tokens(self, kernels: KernelSet = definition, support: Topology | None = None) -> Float[Array, " s"] | None:
+        """Return the mean over the steps of Σ dy² x², on the support, if asked (GRD-008).
+
+        support  that of the window, where it is open already
+        """
         if "tokens" not in self.asked:
             return None
-        total = self._all_tokens(kernels)
+        total = self._all_tokens(kernels, support)
         return total if self.steps == 1 else total / self.steps
 
-    def _all_tokens(self, kernels: KernelSet) -> Float[Array, " s"]:
+    def _all_tokens(self, kernels: KernelSet, support: Topology | None = None) -> Float[Array, " s"]:
         if self.latest is None:
             assert self.tokens is not None, "the window holds no step"
             return self.tokens
-        latest = self._of_latest_tokens(kernels)
+        latest = self._of_latest_tokens(kernels, support)
         return latest if self.tokens is None else self.tokens + latest
 
-    def _of_latest_tokens(self, kernels: KernelSet) -> Float[Array, " s"]:
+    def _of_latest_tokens(self, kernels: KernelSet, support: Topology | None = None) -> Float[Array, " s"]:
         """Return Σ dy² x² over the tokens of the latest step: one more sampled product."""
-        assert self.support is not None, "tokens are asked for without their support"
         total = self.latest_tokens
+        if self.latest_factors and support is None:
+            assert self.support is not None, "tokens are asked for without their support"
+            support = self.support()
         for f in self.latest_factors:
-            found = kernels.sample(f.dy * f.dy, f.x * f.x, self.support)
+            assert support is not None
+            found = kernels.sample(f.dy * f.dy, f.x * f.x, support)
             total = found if total is None else total + found
         assert total is not None, "the step holds no micro-batch"
         return total
@@ -294,14 +304,17 @@ class FirstStepWindow:
 AnyWindow = Window | FirstStepWindow
 
 
-def opened(base: Topology, slots: Topology, asked: frozenset[str]) -> Window:
+def opened(base: AnyBase, slots: Topology, asked: frozenset[str]) -> Window:
     """Return a window that has seen nothing, over a matrix with this base and these slots."""
-    if "tokens" not in asked:
-        return Window(base.shape, asked)
-    new = difference(flat(slots), flat(base))
-    support = from_flat(base.shape, union(flat(base), new)) if new.shape[0] else base
-    # held as long as the window: without its flat positions
-    return Window(base.shape, asked, support=support.plain() if isinstance(support, Located) else support)
+    support = partial(support_of, base, slots) if "tokens" in asked else None
+    return Window(base.shape, asked, support=support)
+
+
+def support_of(base: AnyBase, slots: Topology) -> Topology:
+    """Return B ∪ η as a topology."""
+    stored = base.topology
+    new = difference(flat(slots), flat(stored))
+    return from_flat(base.shape, union(flat(stored), new)) if new.shape[0] else stored
 
 
 def _smaller(factors: tuple[WeightGradient, ...], shape: tuple[int, int]) -> bool:

@@ -292,4 +292,4 @@ def _window(state: TrainState, step: int, settings: TrainSettings) -> dict[str, 
 
 
 def _opened(target: Target, asked: frozenset[str]) -> Window:
-    return opened(target.base.open().topology, target.delta.topology, asked)
+    return opened(target.base, target.delta.topology, asked)

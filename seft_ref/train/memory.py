@@ -108,9 +108,9 @@ def _event(
     if not asked:
         return max(start, working)
     if "tokens" in asked:
-        # the columns of every support and, of one matrix or in a window of steps of all, a number for each (GRD-008)
+        # the columns of one support, and a number for each position: in a window of steps, of every support (GRD-008)
         stored = [extent.nnz for extent in extents]
-        working += 4 * sum(stored) + itemsize * (sum(stored) if settings.gradient_window > 1 else 2 * max(stored))
+        working += 4 * max(stored) + itemsize * (sum(stored) if settings.gradient_window > 1 else 2 * max(stored))
     if settings.gradient_window > 1:
         return max(start, working + itemsize * len(asked & OF_GRADIENTS) * sum(extent.numel for extent in extents))
     tokens = settings.batch * settings.micro_batches * settings.length

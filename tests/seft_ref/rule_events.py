@@ -337,7 +337,7 @@ def seen_by(window: Any) -> Seen:
         *(None if a is None else a.reshape(-1) for a in (known.gradient, known.absolute, known.square)),
         window.inputs(),
         window.steps,
-        {} if (t := window.of_tokens()) is None else dict(zip(flat(window.support).tolist(), t, strict=True)),
+        {} if (t := window.of_tokens()) is None else dict(zip(flat(window.support()).tolist(), t, strict=True)),
     )
 
 
@@ -385,7 +385,7 @@ def check_end(run: Run) -> list[set[int]]:
     matrices = [hand_matrix(target) for target in targets.values()]
     gone: list[set[int]] = [set() for _ in matrices]
     if settings.rule.adapts != "never":
-        empty = {n: opened(t.base.topology, t.delta.topology, asked) for n, t in targets.items()}
+        empty = {n: opened(t.base, t.delta.topology, asked) for n, t in targets.items()}
         batches = step_batches(settings, TOKENS, settings.steps, run.state.weights)
         kept = loss_and_gradients(run.state.weights, run.config, batches, reference, {}, empty).kept
         seen = [seen_by(window) for window in kept.values()]

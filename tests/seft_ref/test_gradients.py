@@ -260,7 +260,7 @@ def test_GRD_008_tokens_are_squared_one_by_one_and_kept_on_the_support(backend, 
     rng, numel = np.random.default_rng(11), shape[0] * shape[1]
     support = np.sort(rng.permutation(numel)[: max(numel // 3, 1)])
     topology = from_flat(shape, backend.array(support))
-    window, total = Window(shape, frozenset({"tokens"}), support=topology), np.zeros(shape, dtype=np.int64)
+    window, total = Window(shape, frozenset({"tokens"}), support=lambda: topology), np.zeros(shape, dtype=np.int64)
     for step in range(1, 5):
         window, part = window.settled(), window.fresh()
         for rows in (2, 1, 8):

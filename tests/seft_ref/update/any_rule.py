@@ -123,7 +123,7 @@ class AnyRun(AnyEvent, RuleBasedStateMachine):
         rng = np.random.default_rng(seed)
         parts = []
         for i, (base, delta) in enumerate(zip(self.bases, self.deltas, strict=True)):
-            window = opened(base.topology, delta.topology, self.rule.asks_at_end())
+            window = opened(base, delta.topology, self.rule.asks_at_end())
             window = window.plus(self.factors(rng, base.topology.shape)) if self.rule.asks_at_end() else None
             (seen,) = evidence([View(window, base, delta, i)], Rule(adapt=self.rule.adapt), None)
             assert seen.scores.shape == seen.candidates.shape == (0,)
@@ -170,7 +170,7 @@ class AnyRun(AnyEvent, RuleBasedStateMachine):
         else:
             if not self.rule.asks():
                 return None
-            window = opened(self.bases[i].topology, self.deltas[i].topology, self.rule.asks())
+            window = opened(self.bases[i], self.deltas[i].topology, self.rule.asks())
         for number in range(steps):
             window = window.settled() if number else window
             for _ in range(int(rng.integers(1, 3))):
