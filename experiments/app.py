@@ -90,6 +90,7 @@ def main(
     name, folder, train, valid = check_asked(name, folder, train, valid)
     given = (QUICK if quick else {}) | changes_of({}, settings or [])
     check_model(folder)
+    check_fitting(name, given, of_arms=bool(arm or only_arm or seed or plan or any_engine))
     if name == pruning_cost.NAME:
         print_pruning_cost(
             folder, train, valid, out, work, seeds, given, {"length": eval_length, "windows": eval_windows}
@@ -159,6 +160,14 @@ def check_asked(
     return name, folder, train, valid
 
 
+def check_fitting(name: str, given: Mapping[str, Any], *, of_arms: bool) -> None:
+    """Refuse a seed among the settings of all arms, and options of arms where there are none."""
+    if "seed" in given:
+        raise console.Refused("--set seed: the seeds are 0, 1, …; choose among them by --seeds and --seed")
+    if of_arms and name == pruning_cost.NAME:
+        raise console.Refused(f"{name} has no arms: leave out --arm, --only-arm, --seed, --plan and --any-engine")
+
+
 def experiment_of(name: str, arms: list[str]) -> Experiment:
     """Return an experiment of the table, or one of the arms that a command line names: LABEL:KEY=VALUE,..."""
     if name != COMPARE:
@@ -173,6 +182,8 @@ def experiment_of(name: str, arms: list[str]) -> Experiment:
         if not (label and colon and len(presets) == 1) or label in own:
             raise console.Refused(f"--arm {text}: write LABEL:preset=NAME,KEY=VALUE,... with a label of its own")
         own[label] = {"preset": presets[0], **changes_of({}, [w for w in words if not w.startswith("preset=")])}
+        if "seed" in own[label]:
+            raise console.Refused(f"--arm {text}: every arm runs the same seeds; leave seed out")
     if not own:
         raise console.Refused(f"{COMPARE} needs --arm LABEL:preset=NAME,KEY=VALUE,... once or more")
     return compared(own)

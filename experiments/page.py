@@ -2,6 +2,7 @@
 
 import json
 import math
+import shlex
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -87,12 +88,22 @@ def prose(text: str) -> str:
     return textwrap.fill(" ".join(text.split()), 150, break_long_words=False, break_on_hyphens=False)
 
 
+def shell(command: str) -> str:
+    """Return a command in lines of about 130 characters, which a shell reads as one; an option begins each."""
+    lines = [""]
+    for word in map(shlex.quote, shlex.split(command)):
+        if len(lines[-1]) > 110 and word.startswith("--"):
+            lines.append("   ")
+        lines[-1] += f" {word}" if lines[-1] else word
+    return " \\\n".join(lines)
+
+
 def markdown(report: Report) -> str:
     """Return the page."""
     experiment = report.experiment
     parts = [
         f"# {experiment.title}",
-        f"```\n{report.command}\n```",
+        f"```\n{shell(report.command)}\n```",
         *map(prose, _head(report)),
         prose(experiment.question),
         f"![{report.name}: perplexity of every run, differences, and the steps]({report.name}.svg)",

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.page import machine_told, prose, table
+from experiments.page import machine_told, prose, shell, table
 from experiments.picture import COLOURS, PLAIN, library, save
 from experiments.results import Results, key_of
 from experiments.run import Inputs, machine, perplexity_of
@@ -210,7 +210,7 @@ def _page(
         table(["criterion", "no data", *(f"{n} batch{'es' * (n > 1)}" for n in BATCHES)], rows),
         prose(NOTE),
         "## Where it was measured",
-        f"```\n{command}\n```",
+        f"```\n{shell(command)}\n```",
         prose(f"{' to '.join(dict.fromkeys((dates[0], dates[-1])))}; {'; and '.join(machines)}."),
         prose(data),
         "## Every draw",

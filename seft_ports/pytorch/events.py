@@ -77,7 +77,7 @@ class Evolution:
                     "checkpoint outside windows",
                 )
             if self._in_window(step) or self._starts(step):
-                layer.watch()
+                layer.watch(adapts=self._settings.preset == "seft")
             else:
                 layer.unwatch()
 

@@ -219,25 +219,29 @@ class SeftLinear(nn.Module):
         put(self.mask, base)
         self.refresh()
 
-    def watch(self) -> None:
-        """Open a window if none is open: backwards add what an event looks at to `seen` and `seen_more`."""
+    def watch(self, *, adapts: bool = True) -> None:
+        """Open a window if none is open: backwards add the gradient to `seen`, and what is pruned by to `seen_more`.
+
+        adapts  whether the event prunes; else nothing is added to `seen_more`
+        """
         self.watched = True
         if not self.seen.numel():
             self.seen = torch.zeros_like(self.weight, dtype=self.values.dtype)
-        if not self.seen_more.numel() and self.by != "sensitivity":
+        if adapts and not self.seen_more.numel() and self.by != "sensitivity":
             self.seen_more = torch.zeros_like(self.weight, dtype=self.values.dtype)
         # one that was loaded is whole
         self.seen, self.seen_more = (split_as(self.weight, x) if x.numel() else x for x in (self.seen, self.seen_more))
 
     def see(self, dy: Tensor, x: Tensor) -> None:
         """Add what a backward tells of the rows of this process, or of all processes where that is split."""
-        total = self.seen
-        if self.by in ("absolute", "fisher"):
+        total, more = self.seen, bool(self.seen_more.numel())
+        if more and self.by in ("absolute", "fisher"):
             self._step = torch.zeros_like(self.seen) if self._step is None else self._step
             total = self._step
         add(total, kernels.whole(dy, x))
-        if self.by == "token-fisher":
-            # GRD-008; the loss is the mean over the processes, so that a square has their number twice
+        if more and self.by == "token-fisher":
+            # GRD-008: in the mean loss of N processes the gradient of a token is dy x / N. So the sum of its squares
+            # over all processes is the mean of dy² x² over them, divided by N once more
             add(self.seen_more, kernels.tokens(dy, x) / processes())
 
     def settle(self) -> None:

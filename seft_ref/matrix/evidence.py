@@ -101,7 +101,6 @@ def _look(view: View, number: int, rule: Rule, held: Any, chance: Chance, kernel
     tokens = None
     if window is not None and "tokens" in window.asked:
         tokens = window.of_tokens(kernels, support_of(view.base, view.delta.topology))
-    if tokens is not None:
         refuse_infinite(tokens)
     norm = 0.0
     found: dict[str, list[Array]] = {"slots": [], "scores": [], "gradient": [], "absolute": [], "square": []}

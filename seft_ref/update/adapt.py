@@ -68,8 +68,8 @@ def _scores(m: Moved, pools: Pools, positions: Array, weight: Array, rule: Rule,
 
 
 def _evidence_at(m: Moved, pools: Pools, positions: Array, rule: Rule, known: Array | None) -> Array:
-    """Return evidence at positions of the support. Off the support of before W is 0, and so is the score whatever it
-    is multiplied by.
+    """Return evidence at positions of the support. Nothing is known of a position that has just come back; its weight
+    is 0, and so is its score whatever stands here.
     """
     if rule.exempt != "new" or rule.counts != "support" or not pools.weights.is_one:
         return on_support(m.part, known, positions)

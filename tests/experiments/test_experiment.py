@@ -54,6 +54,11 @@ def cli(monkeypatch, capsys, given, tmp_path):
     return call
 
 
+def one_line(page):
+    """A page whose commands are not broken into lines."""
+    return page.replace(" \\\n   ", "")
+
+
 def runs_in(work):
     return [json.loads(line) for line in (work / "results.jsonl").read_text().splitlines()]
 
@@ -156,7 +161,8 @@ def test_arms_of_ones_own_are_compared_with_the_first(cli, tmp_path):
     assert [run["arm"] for run in runs_in(tmp_path / "work")] == ["quiet", "half"]
     page = (tmp_path / "out" / "compare.md").read_text()
     assert "| half − still |" in page
-    assert "--arm still:preset=static --arm 'half:preset=seft, drop_fraction=0.5,grow=fisher'" in page
+    assert "--arm still:preset=static --arm 'half:preset=seft, drop_fraction=0.5,grow=fisher'" in one_line(page)
+    assert max(map(len, page.split("```")[1].splitlines())) <= 153
     runs = {run["arm"]: run["settings"] for run in runs_in(tmp_path / "work")}
     assert (runs["half"]["grow"], runs["half"]["drop_fraction"]) == ("fisher", 0.5)
     (tmp_path / "out" / "compare.md").unlink()
@@ -245,6 +251,9 @@ REFUSALS = {
     "an unknown arm": (("mask-ablation", "--only-arm", "best"), {}, "seft, active-only, static"),
     "an arm without a preset": (("compare", "--arm", "a:lr=0.1"), {}, "write LABEL:preset=NAME,KEY=VALUE"),
     "an arm twice": (("compare", "--arm", "a:preset=seft", "--arm", "a:preset=set"), {}, "a label of its own"),
+    "a seed for all arms": (("mask-ablation", "--set", "seed=3"), {}, "choose among them by --seeds and --seed"),
+    "a seed of an arm": (("compare", "--arm", "a:preset=seft,seed=3"), {}, "every arm runs the same seeds"),
+    "arms where there are none": (("pruning-cost", "--arm", "a:preset=seft"), {}, "pruning-cost has no arms"),
     "no arms": (("compare",), {}, "compare needs --arm"),
     "arms that are not its own": (("mask-ablation", "--arm", "a:preset=seft"), {}, "--arm is for compare"),
     "a seed out of range": (("mask-ablation", "--seed", 2), {}, "--seeds"),

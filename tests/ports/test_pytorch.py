@@ -80,6 +80,16 @@ def test_ADPT_005_a_run_prunes_what_the_engine_prunes(adapt, preset):
     assert all(map(np.array_equal, want["support"], got["support"]))
 
 
+@pytest.mark.parametrize("adapt", ["absolute", "fisher", "token-fisher"])
+def test_EVT_008_a_window_sums_what_is_pruned_by_only_where_its_event_prunes(adapt):
+    layer = SeftLinear(torch.ones(3, 4), torch.ones(3, 4, dtype=torch.bool), 2, by=adapt)
+    layer.watch(adapts=False)
+    layer.see(torch.ones(2, 3), torch.ones(2, 4))
+    layer.settle()
+    assert torch.equal(layer.seen, torch.full((3, 4), 2.0))
+    assert not layer.seen_more.numel()
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [
