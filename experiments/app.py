@@ -35,8 +35,8 @@ from seft_ref.prune.record import PruningRecord, read_record
 COMPARE = "compare"
 """The experiment whose arms a command line names."""
 PAGES = Path("docs/experiments")
-QUICK: dict[str, Any] = {"steps": 6, "evolve_every": 2, "batch": 1, "length": 32}
-"""What a quick run sets; --set replaces it."""
+QUICK: dict[str, Any] = {"steps": 11, "evolve_every": 5, "batch": 1, "length": 32}
+"""What a quick run sets, two events that every arm can make; --set replaces it."""
 
 
 def main(

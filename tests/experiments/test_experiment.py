@@ -357,6 +357,8 @@ def test_arms_are_known_and_named_once():
         assert {row.against for row in experiment.rows} <= {None, *labels}
         for arm in experiment.arms():
             assert experiment.settings(arm, {}, 3).seed == 3
+            # a window of 5 steps needs events as far apart
+            assert experiment.settings(arm, part("app").QUICK, 3).steps == part("app").QUICK["steps"]
 
 
 def test_what_pruning_costs_is_measured_once_and_told(cli, given, tmp_path):
