@@ -135,15 +135,19 @@ def main(
 
 def write_again(name: str | None, out: Path) -> None:
     """Write page and picture of runs that are kept as JSON."""
-    if name not in (*EXPERIMENTS, COMPARE):
-        raise console.Refused(f"--redraw needs one of {', '.join((*EXPERIMENTS, COMPARE))}")
+    known = (*EXPERIMENTS, COMPARE, pruning_cost.NAME)
+    if name not in known:
+        raise console.Refused(f"--redraw needs one of {', '.join(known)}")
     kept = out / f"{name}.json"
     if not kept.is_file():
         raise console.Refused(f"there is no {kept}; run the experiment first")
     library()
     data = kept.read_bytes()
-    experiment = EXPERIMENTS.get(name) or compared({run["arm"]: {} for run in json.loads(data)["runs"]})
-    write(Report.of(name, experiment, data), out)
+    if name == pruning_cost.NAME:
+        pruning_cost.write_again(data, out)
+    else:
+        experiment = EXPERIMENTS.get(name) or compared({run["arm"]: {} for run in json.loads(data)["runs"]})
+        write(Report.of(name, experiment, data), out)
     console.wide.print(f"wrote {out / name}.md and .svg")
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
-from experiments.run import COUNTS, seconds_of
+from experiments.run import COUNTS, minutes_of, seconds_of
 from experiments.statistics import Estimate, estimate, paired
 from experiments.table import Experiment, Row
 
@@ -30,12 +30,9 @@ class Report:
 
     def json(self) -> bytes:
         """Return the runs and where they come from, of which `Report.of` makes the page again."""
-        told = {"command": self.command, "model": self.model, "texts": self.texts}
-        head = json.dumps(told)[:-1]
         # a run that another experiment made may have had another name there
         named = [{**run, "arm": arm} for arm, runs in self.runs.items() for _, run in sorted(runs.items())]
-        lines = ",\n".join(json.dumps(run, sort_keys=True) for run in named)
-        return f'{head}, "runs": [\n{lines}\n]}}\n'.encode()
+        return as_json({"command": self.command, "model": self.model, "texts": self.texts}, named)
 
     @classmethod
     def of(cls, name: str, experiment: Experiment, data: bytes) -> "Report":
@@ -57,6 +54,12 @@ class Report:
     def every_run(self) -> list[Run]:
         """Return the runs, arm by arm."""
         return [run for of_arm in self.runs.values() for _, run in sorted(of_arm.items())]
+
+
+def as_json(told: Mapping[str, Any], runs: Sequence[Run]) -> bytes:
+    """Return what is told of runs and the runs themselves, one a line."""
+    lines = ",\n".join(json.dumps(run, sort_keys=True) for run in runs)
+    return f'{json.dumps(told)[:-1]}, "runs": [\n{lines}\n]}}\n'.encode()
 
 
 def perplexity(run: Run, row: Row) -> float:
@@ -103,9 +106,11 @@ def markdown(report: Report) -> str:
     experiment = report.experiment
     parts = [
         f"# {experiment.title}",
-        f"```\n{shell(report.command)}\n```",
-        *map(prose, _head(report)),
         prose(experiment.question),
+        "## What came out",
+        "\n".join(f"- {sentence}" for sentence in sentences(report)),
+        "## For whoever chooses settings",
+        "\n".join(f"- {sentence}" for sentence in advice(report)),
         f"![{report.name}: perplexity of every run, differences, and the steps]({report.name}.svg)",
         "## Results",
         _results(report),
@@ -117,8 +122,10 @@ def markdown(report: Report) -> str:
         prose(NOTE_DIFFERENCES),
         "## What one would expect",
         prose(experiment.expected),
-        "## What came out",
-        "\n".join(f"- {sentence}" for sentence in sentences(report)),
+        *(("## What this page said before", prose(experiment.before)) if experiment.before else ()),
+        "## How it was measured",
+        f"```\n{shell(report.command)}\n```",
+        *map(prose, _head(report)),
         "## Settings",
         *_settings(report),
         "## Every run",
@@ -256,6 +263,40 @@ def sentences(report: Report) -> list[str]:
                 f"{final:.4f} at the end (the largest of all seeds)."
             )
     return said
+
+
+def advice(report: Report) -> list[str]:
+    """Return which of the rows that are compared with each other to take, as far as the runs tell."""
+    groups: dict[str | None, list[Row]] = {}
+    for row in report.rows():
+        if not row.before_last_pass:
+            groups.setdefault(row.against, []).append(row)
+    return [_advice(report, rows) for rows in groups.values() if len(rows) > 1]
+
+
+def _advice(report: Report, rows: Sequence[Row]) -> str:
+    """Return which of some rows ended lowest, which of the others may be as good, and which of those is quickest."""
+    values = {row.label: report.values(row, perplexity) for row in rows}
+    best = min(values, key=lambda label: fmean(values[label].values()))
+    said = f"`{best}` ended lowest, at {fmean(values[best].values()):,.2f} on average."
+    if len(values[best]) == 1:
+        return f"{said} With one run each this is no ground for a choice."
+    apart = [label for label, of in values.items() if label != best and paired(of, values[best]).excludes_zero]
+    alike = [label for label in values if label not in apart]
+    if apart:
+        said += f" It ended lower than {_listed(apart)}, and the intervals exclude 0."
+    if len(alike) == 1:
+        return said
+    minutes = {row.label: fmean(map(minutes_of, report.runs[row.arm].values())) for row in rows if row.label in alike}
+    quickest = min(minutes, key=lambda label: minutes[label])
+    said += f" These seeds do not tell {_listed([label for label in alike if label != best])} from it."
+    took = ", ".join(f"`{label}` {taken:.1f}" for label, taken in minutes.items())
+    return f"{said} Of those that are alike take the quickest, which was `{quickest}`; minutes a run: {took}."
+
+
+def _listed(labels: Sequence[str]) -> str:
+    *others, last = (f"`{label}`" for label in labels)
+    return f"{', '.join(others)} and {last}" if others else last
 
 
 def _sentence(label: str, reference: str, of: Estimate) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.page import machine_told, prose, shell, table
+from experiments.page import as_json, machine_told, prose, shell, table
 from experiments.picture import COLOURS, PLAIN, library, save
 from experiments.results import Results, key_of
 from experiments.run import Inputs, machine, perplexity_of
@@ -163,11 +163,10 @@ QUESTION = f"""
     other places of the text.
 """
 MEANING = """
-    A run prunes by `sensitivity` of the batch of its event unless it is told otherwise. `--set adapt=token-fisher`
-    takes one more sampled product at an event, no more data, and 4 bytes a stored weight while its window is open.
-    `absolute` and `fisher` need a window of many steps (`--set gradient_window=...`), whose sums are as large as the
-    matrices. `activation` is Wanda's score, which was made to compare weights of one row; an event compares those of a
-    matrix.
+    The preset `seft` prunes by `token-fisher` of the batch of its event. That takes one sampled product more than
+    `sensitivity`, no more data, and 4 bytes a stored weight while a window of several steps is open. `absolute` and
+    `fisher` need a window of many steps (`--set gradient_window=...`), whose sums are as large as the matrices.
+    `activation` is Wanda's score, which was made to compare weights of one row; an event compares those of a matrix.
 """
 NOTE = """
     Nats per token, mean over draws ± half of the 95 % t-interval; more is worse. Of one batch `absolute` and `fisher`
@@ -180,8 +179,14 @@ def write(lines: Sequence[Mapping[str, Any]], command: str, model: str, texts: t
     found = costs(lines)
     out.mkdir(parents=True, exist_ok=True)
     _draw(found, out / f"{NAME}.svg")
-    write_file(out / f"{NAME}.json", "".join(json.dumps(line, sort_keys=True) + "\n" for line in lines).encode())
+    write_file(out / f"{NAME}.json", as_json({"command": command, "model": model, "texts": texts}, lines))
     write_file(out / f"{NAME}.md", _page(found, lines, command, model, texts).encode())
+
+
+def write_again(data: bytes, out: Path) -> None:
+    """Write page and picture of the JSON that `write` wrote."""
+    told = json.loads(data)
+    write(told["runs"], told["command"], told["model"], tuple(told["texts"]), out)
 
 
 def _page(

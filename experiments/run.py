@@ -146,6 +146,12 @@ def seconds_of(run: Mapping[str, Any]) -> tuple[float, float | None]:
     return step, statistics.median(with_event) - step if plain and with_event else None
 
 
+def minutes_of(run: Mapping[str, Any]) -> float:
+    """Return what the steps of a run took, by their medians: a pause of the machine counts once."""
+    step, more = seconds_of(run)
+    return (len(run["seconds"]) * step + len(run["events"]) * (more or 0)) / 60
+
+
 def machine() -> dict[str, Any]:
     """Name the machine: processor, cores, and the versions that numbers depend on."""
     try:

@@ -74,10 +74,13 @@ def test_experiments_share_runs_and_write_pages(cli, tmp_path):
         headings = re.findall(r"^#+ (.+)$", page, re.MULTILINE)
         assert headings[0] == experiment.title
         assert headings[1:] == [
+            "What came out",
+            "For whoever chooses settings",
             "Results",
             "Differences, paired by seed",
             "What one would expect",
-            "What came out",
+            *(["What this page said before"] if experiment.before else []),
+            "How it was measured",
             "Settings",
             "Every run",
         ]
@@ -345,6 +348,44 @@ def test_words_claim_no_more_than_the_interval(values, said):
     assert sentence.endswith(said)
 
 
+@pytest.mark.parametrize(
+    ("perplexities", "said"),
+    [
+        # b is told from a and c by its three seeds, a from c is not; c is the quicker of them
+        (
+            {"a": [60.0, 61.0, 62.0], "b": [70.0, 71.0, 72.0], "c": [61.0, 60.0, 62.5]},
+            (
+                "`a` ended lowest, at 61.00 on average. It ended lower than `b`, and the intervals exclude 0. These "
+                "seeds do not tell `c` from it. Of those that are alike take the quickest, which was `c`; minutes a "
+                "run: `a` 3.0, `c` 1.0."
+            ),
+        ),
+        (
+            {"a": [60.0, 61.0, 62.0], "b": [70.0, 71.0, 72.0], "c": [80.0, 81.0, 82.0]},
+            "`a` ended lowest, at 61.00 on average. It ended lower than `b` and `c`, and the intervals exclude 0.",
+        ),
+        (
+            {"a": [61.0], "b": [60.0], "c": [62.0]},
+            "`b` ended lowest, at 60.00 on average. With one run each this is no ground for a choice.",
+        ),
+    ],
+    ids=["alike", "apart", "one seed"],
+)
+def test_advice_is_the_quickest_of_the_best(perplexities, said):
+    page, table = part("page"), part("table")
+    # steps of 60 seconds: three, two, one
+    runs = {
+        arm: {
+            seed: {"perplexity_after": x, "perplexity_before_last_pass": None, "seconds": [60.0] * n, "events": []}
+            for seed, x in enumerate(perplexities[arm])
+        }
+        for arm, n in (("a", 3), ("b", 2), ("c", 1))
+    }
+    experiment = table.Experiment("", "", "", tuple(table.Row(arm, arm) for arm in "abc"))
+    report = page.Report("", experiment, runs, "", "", ("", ""))
+    assert page.advice(report) == [said]
+
+
 def test_arms_are_known_and_named_once():
     table = part("table")
     used = {arm for experiment in table.EXPERIMENTS.values() for arm in experiment.arms()}
@@ -368,10 +409,13 @@ def test_what_pruning_costs_is_measured_once_and_told(cli, given, tmp_path):
     lines = runs_in(tmp_path / "work")
     assert len(lines) == 2 * sum(map(len, tool.CRITERIA.values()))
     page = (tmp_path / "out" / "pruning-cost.md").read_text()
-    told = [json.loads(line) for line in (tmp_path / "out" / "pruning-cost.json").read_text().splitlines()]
+    told = json.loads((tmp_path / "out" / "pruning-cost.json").read_text())["runs"]
     assert sorted(told, key=str) == sorted(lines, key=str)
     assert "From one batch" in page
     assert (tmp_path / "out" / "pruning-cost.svg").read_text().startswith("<?xml")
+    (tmp_path / "out" / "pruning-cost.md").unlink()
+    assert cli("pruning-cost", "--redraw")[0] == 0
+    assert (tmp_path / "out" / "pruning-cost.md").read_text() == page
     # nothing is measured twice, and the same lines give the same page
     assert cli("pruning-cost")[0] == 0
     assert runs_in(tmp_path / "work") == lines
