@@ -269,8 +269,9 @@ OPS: dict[str, Op] = {
     # rows of A, which is the rank or the bands; like has the dtype that is asked for
     "adapter.initial": _op("layer", "kind out in rows seed matrix like", a="exact", other="exact", parameters="exact"),
     # one step from a state: a part, one a target, is a dict of base, base_values, delta, delta_values, m, v, age,
-    # budget, delta_budget, window?, window_steps?; tensors hold what is no target, and the shapes of those that are;
-    # window is Σ g over the window_steps steps of a gradient window before the step that its event follows
+    # budget, delta_budget, window?, window_tokens?, window_steps?; tensors hold what is no target, and the shapes of
+    # those that are; window is Σ g over the window_steps steps of a gradient window before the step that its event
+    # follows, window_tokens Σ dy² x² over the same steps at the positions of base and delta, where the rule asks
     "train.step": _op(
         "whole",
         "config tensors parts text settings step",

@@ -147,6 +147,7 @@ RECORDS: Mapping[str, Types] = {
         "budget": "int",
         "delta_budget": "int",
         "window": "real[*, *]",
+        "window_tokens": "real[*]",
         "window_steps": "int",
     },
 }

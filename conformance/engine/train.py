@@ -17,7 +17,7 @@ from seft_ref.layers.linear import WeightGradient
 from seft_ref.matrix.bases import AnyBase
 from seft_ref.matrix.evidence import View, evidence
 from seft_ref.matrix.target import Target, place
-from seft_ref.matrix.window import Accumulated, AnyWindow, FirstStepWindow, Window
+from seft_ref.matrix.window import Accumulated, AnyWindow, FirstStepWindow, Window, opened
 from seft_ref.model.config import ModelConfig
 from seft_ref.model.weights import Weights, with_matrices
 from seft_ref.runs.finetune import finetune
@@ -193,8 +193,8 @@ def _one_step(a: Values, batches_for: Callable[[Weights], Sequence[Batch]]) -> V
         nothing = part["delta"][:0]
         placed, packed[matrix.name], where, under = place(base, delta, a["kernels"])
         targets[matrix.name] = Target(placed, delta, part["budget"], part["delta_budget"], where, under, nothing)
-    windows: dict[str, AnyWindow] = {
-        matrix.name: Window(matrix.shape, settings.rule.asks(), part["window_steps"], gradient=part["window"])
+    windows = {
+        matrix.name: _open_window(targets[matrix.name], part, settings.rule.asks())
         for matrix, part in zip(config.targets(), a["parts"], strict=True)
         if "window" in part
     }
@@ -212,6 +212,13 @@ def _one_step(a: Values, batches_for: Callable[[Weights], Sequence[Batch]]) -> V
         "v": [t.delta.kept["second_moment"] for t in found],
         "age": [array_namespace(t.delta.values).astype(t.delta.kept["age"], np.int64) for t in found],
     }
+
+
+def _open_window(target: Target, part: Values, asked: frozenset[str]) -> AnyWindow:
+    """Return the window of a part of a step, as the steps before have left it."""
+    held = {"gradient": part["window"], "tokens": part.get("window_tokens")}
+    empty = opened(target.base, target.delta.topology, asked)
+    return replace(empty, settled_steps=part["window_steps"], **{name: held[name] for name in asked})
 
 
 def _dtype(a: Values) -> Values:

@@ -38,14 +38,20 @@ def rounded(part: Part) -> Part:
     return replace(part, base=base, phi={p: float(np.float32(x)) for p, x in part.phi.items()}, kept=kept)
 
 
-def summed(earlier: train.Earlier | None, gradients: list[list[float]]) -> train.Earlier:
+def summed(earlier: train.Earlier | None, step: train.OneStep) -> train.Earlier:
     """Return the sums of a window with one more step, such as binary32 holds."""
-    before, steps = ([[0.0] * len(g) for g in gradients], 0) if earlier is None else (earlier.sums, earlier.steps)
-    sums = [
-        [float(np.float32(a + x)) for a, x in zip(old, g, strict=True)]
-        for old, g in zip(before, gradients, strict=True)
+    if earlier is None:
+        nothing = [[[0.0] * len(x) for x in values] for values in (step.gradients, step.tokens)]
+        earlier = train.Earlier(nothing[0], 0, nothing[1])
+    sums, tokens = _added(earlier.sums, step.gradients), _added(earlier.tokens, step.tokens)
+    return train.Earlier(sums, earlier.steps + 1, tokens)
+
+
+def _added(before: list[list[float]], values: list[list[float]]) -> list[list[float]]:
+    return [
+        [float(np.float32(a + x)) for a, x in zip(old, new, strict=True)]
+        for old, new in zip(before, values, strict=True)
     ]
-    return train.Earlier(sums, steps + 1)
 
 
 def described(part: Part) -> dict[str, Any]:
@@ -75,8 +81,10 @@ def asked(
     tensors, _, text = world
     told = [described(part) for part in parts]
     if earlier is not None:
-        for one, part, sums in zip(told, parts, earlier.sums, strict=True):
+        for one, part, sums, tokens in zip(told, parts, earlier.sums, earlier.tokens, strict=True):
             one |= {"window": reals(sums).reshape(part.shape), "window_steps": earlier.steps}
+            if tokens:
+                one["window_tokens"] = reals(tokens[p] for p in sorted(part.base.keys() | part.phi.keys()))
     return {
         "config": config,
         "tensors": tensors,
@@ -105,15 +113,16 @@ def steps() -> Area:
         ("active-only", {"preset": "active-only"}, (4,)),
         ("no-adapt", {"preset": "no-adapt"}, (4,)),
         ("decay", {"weight_decay": 0.5, "max_norm": 0.0625, "micro_batches": 2}, (4,)),
-        # an open window is given by its gradients alone
         ("window", _SIGNED | {"gradient_window": 2, "evolve_every": 3}, (3,)),
         ("long-window", _SIGNED | {"gradient_window": 4, "evolve_every": 4, "micro_batches": 2}, (4,)),
+        ("tokens-window", {"gradient_window": 3, "evolve_every": 4}, (4,)),
     ):
         settings = SETTINGS | change
         for seed, step, given, answer in reached(settings, at):
             purpose = "an age, a moment or a slot that the run before it has left and a fresh start does not have"
             linked = event if step % settings["evolve_every"] == 0 else clauses
             linked += " GRD-004 TRN-005" if "window" in given["parts"][0] else ""
+            linked += " GRD-008" if "window_tokens" in given["parts"][0] else ""
             given["settings"] = settings | {"seed": seed}
             area.add(f"{name}-{step}", "train.step", linked, purpose, given, answer)
     return area
@@ -122,7 +131,9 @@ def steps() -> Area:
 def reached(
     settings: dict[str, Any], at: tuple[int, ...], config: Config = tiny.CONFIG
 ) -> list[tuple[int, int, dict[str, Any], dict[str, Any]]]:
-    """Return the steps asked for of the first seed in which none of them hangs on a small gap."""
+    """Return the steps asked for of the first seed in which none of them hangs on a small gap, and tokens of the last
+    step of a window would not prune the same weights as those of all its steps.
+    """
     for seed in range(200):
         here = settings | {"seed": seed}
         world = tiny.world(Numbers(61, seed), config)
@@ -137,9 +148,14 @@ def reached(
             if own.gap < train_cases.GAP or min(trainer.gap, _weakest(own.parts)) < _LEAST:
                 break
             if step in at:
+                if ends and earlier is not None and any(earlier.tokens):
+                    lost = replace(earlier, tokens=[[0.0] * len(x) for x in earlier.tokens])
+                    alone = train.one_step(config, world[0], parts, world[2], here, step, lost)
+                    if all(a.base == b.base for a, b in zip(alone.parts, own.parts, strict=True)):
+                        break
                 given = asked(config, world, parts, here, step, earlier if ends else None)
                 found.append((seed, step, given, answered(own.loss, own.parts)))
-            parts, earlier = [rounded(part) for part in own.parts], summed(earlier, own.gradients)
+            parts, earlier = [rounded(part) for part in own.parts], summed(earlier, own)
         else:
             return found
     msg = "no seed with gaps large enough"

@@ -66,10 +66,12 @@ class Earlier:
     Attributes:
         sums: Σ g of each target, flat.
         steps: how many they are.
+        tokens: Σ dy² x² of each target, flat; empty where nobody asks.
     """
 
     sums: list[list[float]]
     steps: int
+    tokens: list[list[float]]
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,7 @@ class OneStep:
     Attributes:
         loss: of the step.
         gradients: of each target, flat.
+        tokens: Σ dy² x² of each target, flat; of each none where nobody asks.
         moved: each target after the optimizer.
         evidence: what the event saw of each target; empty without an event.
         outcomes: what the event did to each; empty without an event.
@@ -88,6 +91,7 @@ class OneStep:
 
     loss: float
     gradients: list[list[float]]
+    tokens: list[list[float]]
     moved: list[Part]
     evidence: list[Evidence]
     outcomes: list[events.Outcome]
@@ -321,7 +325,8 @@ def one_step(
 ) -> OneStep:
     """Return one step from a given state: what came before is all in the state (TRN-004).
 
-    earlier  what the window of an event that follows the step has summed up to; events see no evidence but ḡ then
+    earlier  what the window of an event that follows the step has summed up to; events see no evidence but ḡ and
+             tokens then
     """
     trainer = Trainer.__new__(Trainer)
     trainer.config, trainer.tensors, trainer.text, trainer.s = config, dict(tensors), text, settings
@@ -339,12 +344,15 @@ def one_step(
     if window_of(settings, step)[1]:
         seen = [trainer.evidence(i, [looked]) for i in range(len(parts))]
         if earlier is not None:
-            seen = [_with_earlier(one, sums, earlier.steps) for one, sums in zip(seen, earlier.sums, strict=True)]
+            seen = [_with_earlier(one, earlier, i) for i, one in enumerate(seen)]
         outcomes = trainer.event(step, seen)
-    return OneStep(looked.loss, looked.gradients, moved, seen, outcomes, trainer.parts, trainer.gap)
+    tokens = [trainer.tokens(i, looked) for i in range(len(parts))]
+    return OneStep(looked.loss, looked.gradients, tokens, moved, seen, outcomes, trainer.parts, trainer.gap)
 
 
-def _with_earlier(seen: Evidence, sums: list[float], steps: int) -> Evidence:
-    """Return evidence of a step joined with the gradients of the steps before it (GRD-004)."""
-    total = [a + g for a, g in zip(sums, seen.gradient, strict=True)]
-    return replace(seen, gradient=[x / (steps + 1) for x in total], steps=steps + 1)
+def _with_earlier(seen: Evidence, earlier: Earlier, i: int) -> Evidence:
+    """Return evidence of a step at target i joined with that of the steps before it (GRD-004, GRD-008)."""
+    steps = earlier.steps + 1
+    gradient = [(a + g) / steps for a, g in zip(earlier.sums[i], seen.gradient, strict=True)]
+    tokens = [(a + t) / steps for a, t in zip(earlier.tokens[i], seen.tokens, strict=True)] if seen.tokens else []
+    return replace(seen, gradient=gradient, tokens=tokens, steps=steps)

@@ -27,7 +27,7 @@ NOISE = 256.0
 taken in other orders stayed below 50."""
 _USES = {"drop": (update_scores.DROP, 1.0), "grow": (update_scores.GROW, -1.0), "adapt": (update_scores.ADAPT, 1.0)}
 """What a choice draws for, and the sign with which its smallest scores are chosen."""
-_FLOATS = ("base_values", "delta_values", "m", "v", "window")
+_FLOATS = ("base_values", "delta_values", "m", "v", "window", "window_tokens")
 
 
 def part_of(told: dict[str, Any], shape: tuple[int, ...], matrix: int, dtype: str) -> Part:
@@ -42,6 +42,15 @@ def part_of(told: dict[str, Any], shape: tuple[int, ...], matrix: int, dtype: st
     values = dict(zip(base, held["base_values"].tolist(), strict=True))
     budget, slots = [int(told["budget"])], [int(told["delta_budget"])]
     return Part((shape[0], shape[1]), matrix, values, column("delta_values"), kept, budget, slots)
+
+
+def _everywhere(told: dict[str, Any], part: Part, dtype: str) -> list[float]:
+    """Return the sums of tokens that a target is told of, at every position: 0 off the support; else none."""
+    if "window_tokens" not in told:
+        return []
+    support, sums = sorted(part.base.keys() | part.phi.keys()), told["window_tokens"].astype(dtype).tolist()
+    at = dict(zip(support, sums, strict=True))
+    return [at.get(p, 0.0) for p in range(math.prod(part.shape))]
 
 
 @dataclass(frozen=True)
@@ -79,6 +88,7 @@ class Own:
         step: the step.
         rule: the choices of the run.
         off: how far any entry of a gradient may be off.
+        off_tokens: how far any Σ dy² x² may be.
     """
 
     def __init__(self, given: dict[str, Any], dtype: str) -> None:
@@ -91,12 +101,15 @@ class Own:
         earlier = None
         if "window" in told[0]:
             sums = [one["window"].astype(dtype).reshape(-1).tolist() for one in told]
-            earlier = train.Earlier(sums, int(told[0]["window_steps"]))
+            tokens = [_everywhere(one, part, dtype) for one, part in zip(told, self.parts, strict=True)]
+            earlier = train.Earlier(sums, int(told[0]["window_steps"]), tokens)
         text = [int(x) for x in given["text"]]
         self.step = train.one_step(given["config"], tensors, self.parts, text, self.settings, given["step"], earlier)
         self.rule = train.rule_of(self.settings)
         seen = [*self.step.gradients, *(one.gradient for one in self.step.evidence)]
         self.off = NOISE * self.unit * max((abs(x) for g in seen for x in g), default=0.0)
+        tokens = [*self.step.tokens, *(one.tokens for one in self.step.evidence)]
+        self.off_tokens = NOISE * self.unit * max((x for t in tokens for x in t), default=0.0)
         self._number = int(given["step"])
 
     @cached_property
@@ -136,7 +149,8 @@ class Own:
         """Return the selections of the event at a target, by name; none without an event."""
         if not self.step.outcomes:
             return {}
-        moved, mean, one = self.step.moved[i], self.step.evidence[i].gradient, self.step.outcomes[i]
+        moved, seen, one = self.step.moved[i], self.step.evidence[i], self.step.outcomes[i]
+        mean, tokens = seen.gradient, seen.tokens
         e = self.errors[i]["phi"]
         into, kept = {*one.grown, *one.cancelled}, moved.phi.keys() - set(one.dropped)
         inside = self.rule["grow_scope"] == "active"
@@ -162,6 +176,10 @@ class Own:
             if self.rule["adapt"] == "sensitivity":
                 s = abs(mean[p] * w[p])
                 scored[p] = (s, self.off * (abs(w[p]) + off) + abs(mean[p]) * off + 4 * self.unit * s)
+            if self.rule["adapt"] == "token-fisher":
+                square, apart = w[p] * w[p], (2 * abs(w[p]) + off) * off
+                s = square * tokens[p]
+                scored[p] = (s, self.off_tokens * (square + apart) + tokens[p] * apart + 8 * self.unit * s)
         return found | {"adapt": Choice(scored, frozenset(one.pruned))}
 
     def _drawn(self, choice: str, i: int, positions: Iterable[int]) -> dict[int, tuple[float, float]]:

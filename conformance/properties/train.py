@@ -14,7 +14,7 @@ from conformance.properties.trial import Trial, property_of
 BLOCK = 7
 """Matrices of a block (MDL-007)."""
 
-_PRESETS = ("seft", "active-only", "no-adapt", "unprotected", "magnitude")
+_PRESETS = ("no-adapt", "active-only", "seft", "unprotected", "magnitude")
 
 
 def _settings(d: Draw, layers: int) -> dict[str, Any]:
@@ -43,9 +43,9 @@ def _settings(d: Draw, layers: int) -> dict[str, Any]:
     return settings | ({"rule": update_choices.rule_of(settings["preset"]) | {drawn: "random"}} if drawn else {})
 
 
-_SEES = ("an event at the end of a long window", "an event on one gradient", "several events", "clipping",
-         "a regrown pair", "a new slot", "a pruned position", "a slot of an earlier event",
-         "a draw of a second block", "an event of a preset")  # fmt: skip
+_SEES = ("an event at the end of a long window", "tokens of a long window", "an event on one gradient",
+         "several events", "clipping", "a regrown pair", "a new slot", "a pruned position",
+         "a slot of an earlier event", "a draw of a second block", "an event of a preset")  # fmt: skip
 
 _TELLS = ("steps", "events of matrices", "too close to decide", "decided otherwise")
 
@@ -53,7 +53,8 @@ _TELLS = ("steps", "events of matrices", "too close to decide", "decided otherwi
 @property_of(
     "train.anchored",
     "TRN-001 TRN-003 TRN-004 TRN-005 EVT-001 EVT-002 EVT-003 EVT-006 OPT-001 OPT-004 SCH-001 SCH-002 SCH-003 SCH-004"
-    " DROP-001 GROW-001 GROW-002 GROW-003 ADPT-001 ADPT-002 ADPT-003 ADPT-004 DLT-003 DLT-005 GRD-004 RNG-003 MDL-007",
+    " DROP-001 GROW-001 GROW-002 GROW-003 ADPT-001 ADPT-002 ADPT-003 ADPT-004 DLT-003 DLT-005 GRD-004 GRD-008 RNG-003"
+    " MDL-007",
     "train",
     "train.step",
     sees=_SEES,
@@ -81,7 +82,7 @@ def _anchored(d: Draw, t: Trial) -> None:
             part_of(one | {"budget": p.budget[0], "delta_budget": p.delta_budget[0]}, p.shape, p.matrix, t.dtype)
             for one, p in zip(told, parts, strict=True)
         ]
-        earlier = summed(earlier, own.step.gradients) if settings["gradient_window"] > 1 else None
+        earlier = summed(earlier, own.step) if settings["gradient_window"] > 1 else None
 
 
 def _saw(t: Trial, own: Own, told: list[dict[str, Any]], before: int, events: int) -> None:
@@ -91,6 +92,8 @@ def _saw(t: Trial, own: Own, told: list[dict[str, Any]], before: int, events: in
     t.saw("an event of a preset", own.step.outcomes and "rule" not in own.settings)
     t.saw("clipping", own.settings["max_norm"] == 0.0625)
     t.saw("an event at the end of a long window", own.step.outcomes and before)
+    pruned_by_tokens = own.rule["adapt"] == "token-fisher" and own.rule["adapts"] == "always"
+    t.saw("tokens of a long window", own.step.outcomes and before and pruned_by_tokens)
     t.saw("an event on one gradient", own.step.outcomes and not before)
     for i, one in enumerate(own.step.outcomes):
         t.saw("events of matrices")

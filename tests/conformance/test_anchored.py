@@ -3,11 +3,12 @@
 from dataclasses import replace
 
 import numpy as np
+import pytest
 
 from conformance.cases.case import Case
 from conformance.gen import tiny
 from conformance.gen.numbers import Numbers
-from conformance.gen.train_steps import SETTINGS, asked, rounded
+from conformance.gen.train_steps import SETTINGS, asked, rounded, summed
 from conformance.judge.harness import prepared_inputs
 from conformance.oracle import train
 from conformance.properties.anchored import Own, broken_step
@@ -81,3 +82,46 @@ def test_growth_in_doubt_takes_what_is_as_good_and_nothing_worse(monkeypatch):
             assert bool(found) == (best - score > 2 * own.off)
             refused += bool(found)
     assert refused
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        # its factors are smaller than a matrix, and larger: what is summed up then is one array
+        {"preset": "seft", "rows": 2, "length": 6},
+        {"preset": "seft", "rows": 1, "length": 3},
+        {"preset": "unprotected", "rows": 2, "length": 5, "micro_batches": 2},
+        # nothing is asked of the window but gradients
+        {"preset": "no-adapt", "rows": 1, "length": 3},
+        {"preset": "active-only", "rows": 1, "length": 3},
+    ],
+    ids=lambda more: " ".join(map(str, more.values())),
+)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_GRD_008_a_window_of_several_steps_is_told_step_by_step(more, dtype):
+    settings = SETTINGS | {"start": "random", "evolve_every": 3, "gradient_window": 3, "density": 0.25} | more
+    world = tiny.world(Numbers(62, 5), tiny.CONFIG)
+    parts = [rounded(part) for part in train.Trainer(tiny.CONFIG, *world, settings).parts]
+    earlier, told = None, 0
+    for step in range(1, 7):
+        before, ends = train.window_of(settings, step)
+        given = asked(tiny.CONFIG, world, parts, settings, step, (earlier if before else None) if ends else None)
+        assert broken_step(given, answer_to(given, dtype), dtype) == ""
+        told += "window_tokens" in given["parts"][0]
+        own = Own(given, dtype)
+        earlier = summed(earlier if before else None, own.step)
+        parts = [rounded(part) for part in own.step.parts]
+    assert told == (2 if settings["preset"] in ("seft", "unprotected", "no-adapt") else 0)
+
+
+def test_GRD_008_the_tokens_of_the_last_step_alone_prune_other_weights():
+    settings = SETTINGS | {"start": "random", "evolve_every": 3, "gradient_window": 3, "density": 0.25}
+    world = tiny.world(Numbers(62, 5), tiny.CONFIG)
+    parts, earlier = [rounded(part) for part in train.Trainer(tiny.CONFIG, *world, settings).parts], None
+    for step in (1, 2):
+        own = Own(asked(tiny.CONFIG, world, parts, settings, step), "float64")
+        earlier, parts = summed(earlier, own.step), [rounded(part) for part in own.step.parts]
+    given = asked(tiny.CONFIG, world, parts, settings, 3, earlier)
+    lost = [part | {"window_tokens": part["window_tokens"] * 0} for part in given["parts"]]
+    assert broken_step(given, answer_to(given, "float64"), "float64") == ""
+    assert "base: " in broken_step(given, answer_to(given | {"parts": lost}, "float64"), "float64")

@@ -40,11 +40,11 @@ def last_gradient_alone(a: Values) -> Values:
     return right("train.step")(a | {"parts": [without_window(part) for part in a["parts"]]})
 
 
-def of_a_window(**new: Callable[[Values], Any]) -> Operation:
-    """One step that ends a gradient window, from a window with other entries."""
+def of_a_window(**new: Callable[[Any], Any]) -> Operation:
+    """One step that ends a gradient window, from a window whose entries are others where they are told."""
 
     def f(a: Values) -> Values:
-        held = [part | ({name: g(part) for name, g in new.items()} if "window" in part else {}) for part in a["parts"]]
+        held = [part | {name: g(part[name]) for name, g in new.items() if name in part} for part in a["parts"]]
         return right("train.step")(a | {"parts": held})
 
     return f
@@ -63,9 +63,10 @@ MUTANTS: list[Mutant] = [
     mutant(
         "GRD-004 TRN-005",
         "train.step",
-        of_a_window(window=lambda p: abs(p["window"])),
+        of_a_window(window=abs),
         "|g| added up before the mean",
     ),
+    mutant("GRD-008", "train.step", of_a_window(window_tokens=lambda sums: sums * 0), "tokens of the last step alone"),
     mutant("TRN-005", "train.run", settings(gradient_window=1), "the last gradient alone"),
     mutant("OPT-004", "train.run", settings(max_norm=0.0), "no clipping"),
     mutant("DLT-004", "train.run", settings(seed=99), "another seed"),
