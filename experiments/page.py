@@ -281,10 +281,14 @@ def _advice(report: Report, rows: Sequence[Row]) -> str:
     said = f"`{best}` ended lowest, at {fmean(values[best].values()):,.2f} on average."
     if len(values[best]) == 1:
         return f"{said} With one run each this is no ground for a choice."
-    apart = [label for label, of in values.items() if label != best and paired(of, values[best]).excludes_zero]
-    alike = [label for label in values if label not in apart]
-    if apart:
-        said += f" It ended lower than {_listed(apart)}, and the intervals exclude 0."
+    told_higher = [
+        label
+        for label, of in values.items()
+        if any((d := paired(of, other)).excludes_zero and d.mean > 0 for other in values.values() if other is not of)
+    ]
+    alike = [label for label in values if label not in told_higher]
+    if told_higher:
+        said += f" Leave {_listed(told_higher)}: another arm ended lower, and the interval excludes 0."
     if len(alike) == 1:
         return said
     minutes = {row.label: fmean(map(minutes_of, report.runs[row.arm].values())) for row in rows if row.label in alike}

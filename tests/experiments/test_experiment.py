@@ -355,21 +355,33 @@ def test_words_claim_no_more_than_the_interval(values, said):
         (
             {"a": [60.0, 61.0, 62.0], "b": [70.0, 71.0, 72.0], "c": [61.0, 60.0, 62.5]},
             (
-                "`a` ended lowest, at 61.00 on average. It ended lower than `b`, and the intervals exclude 0. These "
-                "seeds do not tell `c` from it. Of those that are alike take the quickest, which was `c`; minutes a "
-                "run: `a` 3.0, `c` 1.0."
+                "`a` ended lowest, at 61.00 on average. Leave `b`: another arm ended lower, and the interval "
+                "excludes 0. These seeds do not tell `c` from it. Of those that are alike take the quickest, which "
+                "was `c`; minutes a run: `a` 3.0, `c` 1.0."
             ),
         ),
         (
             {"a": [60.0, 61.0, 62.0], "b": [70.0, 71.0, 72.0], "c": [80.0, 81.0, 82.0]},
-            "`a` ended lowest, at 61.00 on average. It ended lower than `b` and `c`, and the intervals exclude 0.",
+            (
+                "`a` ended lowest, at 61.00 on average. Leave `b` and `c`: another arm ended lower, and the interval "
+                "excludes 0."
+            ),
+        ),
+        # b is not told from a, but c is from b, though not from a
+        (
+            {"a": [60.0, 64.0, 59.0], "b": [61.0, 61.5, 62.0], "c": [62.0, 62.6, 63.1]},
+            (
+                "`a` ended lowest, at 61.00 on average. Leave `c`: another arm ended lower, and the interval "
+                "excludes 0. These seeds do not tell `b` from it. Of those that are alike take the quickest, which "
+                "was `b`; minutes a run: `a` 3.0, `b` 2.0."
+            ),
         ),
         (
             {"a": [61.0], "b": [60.0], "c": [62.0]},
             "`b` ended lowest, at 60.00 on average. With one run each this is no ground for a choice.",
         ),
     ],
-    ids=["alike", "apart", "one seed"],
+    ids=["alike", "apart", "apart from another", "one seed"],
 )
 def test_advice_is_the_quickest_of_the_best(perplexities, said):
     page, table = part("page"), part("table")
