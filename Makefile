@@ -21,7 +21,7 @@ verify: setup
 
 # The suite takes both cores, and what comes after it one core each.
 test: lint tests
-	$(MAKE) -j2 checked shaped verify wheel types contracts
+	$(MAKE) -j2 verify checked wheel shaped types contracts
 
 lint: setup
 	$(PY) -m ruff check .

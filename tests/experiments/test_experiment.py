@@ -64,7 +64,7 @@ def runs_in(work):
 
 
 def test_experiments_share_runs_and_write_pages(cli, tmp_path):
-    experiments = {name: part("table").EXPERIMENTS[name] for name in ("mask-ablation", "drift-control", "budget")}
+    experiments = {name: part("table").EXPERIMENTS[name] for name in ("mask-ablation", "drift-control")}
     available = {arm for experiment in experiments.values() for arm in experiment.arms()}
     for name, experiment in experiments.items():
         code, out, err = cli(name)
@@ -101,22 +101,28 @@ def test_experiments_share_runs_and_write_pages(cli, tmp_path):
                 assert line.endswith("|")
     runs = runs_in(tmp_path / "work")
     assert sorted((run["arm"], run["seed"]) for run in runs) == sorted((arm, s) for arm in available for s in (0, 1))
-    page = (tmp_path / "out" / "budget.md").read_text()
-    assert [line.split(" | ")[0] for line in page.splitlines() if " − " in line] == [
-        f"| {told} {share} − static {share}" for share in ("0.5%", "2.0%", "8.0%") for told in ("active-only", "seft")
-    ]
     check_runs(runs)
     assert [p.name for p in (tmp_path / "work").iterdir()] == ["results.jsonl"]
     written = {p.name: p.read_bytes() for p in (tmp_path / "out").iterdir()}
-    for path in (tmp_path / "out").glob("budget.[ms]*"):
+    for path in (tmp_path / "out").glob("drift-control.[ms]*"):
         path.unlink()
-    assert cli("budget", "--redraw")[0] == 0
+    assert cli("drift-control", "--redraw")[0] == 0
     assert {p.name: p.read_bytes() for p in (tmp_path / "out").iterdir()} == written
     code, out, _ = cli("mask-ablation", "--plan", seeds=3)
     assert "mask-ablation: 9 runs, 6 in " in out
     assert "3 to do" in out
     assert "seft: seeds 2" in out
     assert len(runs_in(tmp_path / "work")) == len(runs)
+
+
+def test_budgets_are_compared_with_their_own_static_arm(cli, tmp_path):
+    assert cli("budget", seeds=1)[0] == 0
+    page = (tmp_path / "out" / "budget.md").read_text()
+    assert [line.split(" | ")[0] for line in page.splitlines() if " − " in line] == [
+        f"| {told} {share} − static {share}" for share in ("0.5%", "2.0%", "8.0%") for told in ("active-only", "seft")
+    ]
+    advice = re.findall(r"^- `(.+) (.+%)` ended lowest", page, re.MULTILINE)
+    assert [share for _, share in advice] == ["0.5%", "2.0%", "8.0%"]
 
 
 def check_runs(runs):
