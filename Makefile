@@ -57,7 +57,7 @@ demo: setup
 bench: setup
 	$(PY) -m benchmarks kernels
 
-# Readers of checkpoint files against inputs made to break them; docs/fuzzing.md says more. Compiled loops check bounds.
+# Readers of checkpoint files against inputs made to break them; docs/results/fuzzing.md says more. Compiled loops check bounds.
 fuzz: setup
 	NUMBA_BOUNDSCHECK=1 NUMBA_CACHE_DIR=build/checked $(PY) -m conformance.fuzz --seconds $(SECONDS) --seed $(SEED) --corpus tests/formats/corpus.jsonl.gz
 

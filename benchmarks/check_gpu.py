@@ -1,8 +1,8 @@
 """Everything that a GPU has to show, in one go: python -m benchmarks gpu
 
 The kit, products against their definition, training runs against the processor's, two processes against one where there
-is MPI, products beside cuBLAS, torch and cuSPARSE, memory. Writes docs/gpu.md. Exit status: 0 all held, 1 something did
-not, 2 there is no GPU.
+is MPI, products beside cuBLAS, torch and cuSPARSE, memory. Writes docs/results/gpu.md. Exit status: 0 all held, 1
+something did not, 2 there is no GPU.
 """
 
 import tempfile
@@ -21,7 +21,7 @@ from conformance.command.runner import EXAMPLES
 from seft_cli import console
 from seft_cli.output import require_file, write_file
 
-PAGE = Path(__file__).resolve().parents[1] / "docs" / "gpu.md"
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "results" / "gpu.md"
 MARK = "<!-- what follows is written by tools/check_gpu.py -->\n"
 """Line of the page up to which it stays as it is."""
 UNFINISHED = "**The run has not come to its end.**"

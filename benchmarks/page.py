@@ -1,6 +1,6 @@
 """Tables and pictures of benchmarks, from the JSON files that they wrote.
 
-    python -m benchmarks page docs/benchmarks.md RESULTS
+    python -m benchmarks page docs/results/benchmarks.md RESULTS
 
 RESULTS holds what `--json` wrote: `kernels-1.json` and `kernels-2.json`, the digit being the threads, `step-1.json`,
 `memory.json`, `generate-1.json`. What is between `<!-- table NAME -->` and `<!-- end -->` in the page is written anew,

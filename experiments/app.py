@@ -34,7 +34,7 @@ from seft_ref.prune.record import PruningRecord, read_record
 
 COMPARE = "compare"
 """The experiment whose arms a command line names."""
-PAGES = Path("docs/experiments")
+PAGES = Path("docs/results/experiments")
 QUICK: dict[str, Any] = {"steps": 11, "evolve_every": 5, "batch": 1, "length": 32}
 """What a quick run sets, two events that every arm can make; --set replaces it."""
 
@@ -47,7 +47,7 @@ def main(
     train: Annotated[Path | None, typer.Option(help="UTF-8 text to train on.")] = None,
     valid: Annotated[Path | None, typer.Option(help="UTF-8 text to predict.")] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Where page and picture go [docs/experiments; WORK/quick with --quick].")
+        Path | None, typer.Option(help="Where page and picture go [docs/results/experiments; WORK/quick with --quick].")
     ] = None,
     work: Annotated[Path, typer.Option(help="Where results are kept, shared by all experiments.")] = Path(
         "build/experiments"

@@ -94,8 +94,8 @@ EXPERIMENTS: dict[str, Experiment] = {
         `sensitivity` differs in one choice: it prunes by |ḡ · W| of that batch, as the paper words it. `active-only`
         prunes nothing, for nothing comes back; `static` has no events at all.""",
         """A gradient that averages to zero does not mean an unimportant weight (SPEC.md, D82), and pruning 1 % at once
-        costs four times as much by |ḡ · W| (docs/experiments/pruning-cost.md). So `sensitivity` should end higher than
-        `seft`; whether `seft` passes `active-only` nothing that could be read says.""",
+        costs four times as much by |ḡ · W| (docs/results/experiments/pruning-cost.md). So `sensitivity` should end
+        higher than `seft`; whether `seft` passes `active-only` nothing that could be read says.""",
         (
             Row("seft", "seft"),
             Row("sensitivity", "sensitivity"),
@@ -171,7 +171,7 @@ EXPERIMENTS: dict[str, Experiment] = {
         """`gradient` is `seft`: slots start at the stored weights whose gradient is largest on the data of the first
         step, which costs one backward pass. `random` draws them from the stored weights.""",
         """Nothing that could be read says where the slots start (SPEC.md, D15). One run each, in
-        docs/start-positions.md, ended lower with `gradient`.""",
+        docs/results/start-positions.md, ended lower with `gradient`.""",
         (Row("gradient", "seft"), Row("random", "random-start")),
     ),
 }

@@ -101,9 +101,9 @@ def page(matrix: Matrix) -> str:
     lines = [
         "# Which mistakes the kit refuses",
         "",
-        "Made by `python -m conformance.command.selftest --page docs/kill-matrix.md`. A mutant is our engine with one",
-        "operation replaced by a plausible mistake; it is killed if cases refuse it, one of them linked to each",
-        "clause that it breaks.",
+        "Made by `python -m conformance.command.selftest --page docs/results/kill-matrix.md`. A mutant is our engine",
+        "with one operation replaced by a plausible mistake; it is killed if cases refuse it, one of them linked to",
+        "each clause that it breaks.",
         "",
         f"{killed} of {len(MUTANTS)} mutants are killed.",
         f"Of {len(matrix.shown)} clauses of level MUST {shown} have a killed mutant.",

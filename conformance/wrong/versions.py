@@ -1,6 +1,6 @@
 """Wrong versions of the engine, each one edit of its source, put to the frozen cases.
 
-    python -m conformance.wrong.versions docs/wrong-versions.json --page docs/wrong-versions.md
+    python -m conformance.wrong.versions docs/results/wrong-versions.json --page docs/results/wrong-versions.md
 
 A mutant (`conformance.wrong.mutants`) was written with the cases at hand. A wrong version is written from SPEC.md and
 the engine alone, by somebody who has seen neither mutants nor cases: what survives here shows where the kit has a

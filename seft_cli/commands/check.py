@@ -11,7 +11,7 @@ from seft_cli import console
 from seft_cli.input import MaxBytes, limit_of, require_input, tell_leftovers
 
 SCHEMA = "seft.check/1"
-"""What docs/json.md calls the object of --json."""
+"""What docs/reference/json.md calls the object of --json."""
 
 
 def main(

@@ -14,7 +14,7 @@ from seft_cli.output import require_file, write_json
 from seft_ref import evaluate
 
 SCHEMA = "seft.eval/1"
-"""What docs/json.md calls the object of --json."""
+"""What docs/reference/json.md calls the object of --json."""
 
 
 def main(

@@ -37,7 +37,8 @@ def main(
         str | None,
         typer.Option(
             help="Compute in float32 or float64; default: as stored, 16-bit as float32. In float32 rounding decides "
-            "near ties, and the perplexity spreads by 5 % and more; in float64 it hardly ever does (docs/pruning.md)."
+            "near ties, and the perplexity spreads by 5 % and more; in float64 it hardly ever does "
+            "(docs/results/pruning.md)."
         ),
     ] = None,
 ) -> None:

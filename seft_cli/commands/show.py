@@ -16,7 +16,7 @@ from seft_cli import console
 from seft_cli.input import require_input, tell_leftovers
 
 SCHEMA = "seft.show/1"
-"""What docs/json.md calls the object of --json."""
+"""What docs/reference/json.md calls the object of --json."""
 
 
 def main(

@@ -237,7 +237,7 @@ def test_without_a_gpu_one_line_and_nothing_is_written(tools, tmp_path, monkeypa
 
 def test_the_page_says_what_it_is(tools):
     kept, mark, results = (
-        (ROOT / "docs" / "gpu.md").read_text(encoding="utf-8").partition(tools("benchmarks.check_gpu").MARK)
+        (ROOT / "docs" / "results" / "gpu.md").read_text(encoding="utf-8").partition(tools("benchmarks.check_gpu").MARK)
     )
     assert mark
     assert "without a GPU" in kept

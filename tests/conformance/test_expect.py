@@ -237,7 +237,7 @@ def test_a_manifest_that_is_not_there(tmp_path):
         read(tmp_path / "none.toml")
 
 
-PAGE = (Path(module.__file__).parents[2] / "docs" / "reports.md").read_text(encoding="utf-8")
+PAGE = (Path(module.__file__).parents[2] / "docs" / "reference" / "reports.md").read_text(encoding="utf-8")
 EXAMPLES = {
     "the page": re.findall(r"```toml\n(.*?)```", PAGE, re.DOTALL),
     "the module": [textwrap.dedent(module.__doc__.split("\n\n")[n]) for n in (1, 2)],

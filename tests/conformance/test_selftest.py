@@ -56,7 +56,7 @@ def test_the_page_lists_mutants_reasons_and_idle_cases():
 
 def test_the_page_is_the_one_in_docs():
     kills = {m.name: [Kill(case, 2.0) for case in failed_by(m.name)] for m in MUTANTS}
-    page = SIGNATURES.parents[2] / "docs" / "kill-matrix.md"
+    page = SIGNATURES.parents[2] / "docs" / "results" / "kill-matrix.md"
     assert selftest.page(matrix_of(kills, CASES)) == page.read_text(encoding="utf-8")
 
 

@@ -1,4 +1,4 @@
-"""docs/json.md says what show, check and eval print as JSON: the same keys, of the same types, and no others."""
+"""docs/reference/json.md says what show, check and eval print as JSON: these keys, of these types, and no others."""
 
 import json
 import re
@@ -13,7 +13,7 @@ from tests.seft_cli.calling import call
 from tests.seft_ref.folders import TEXT, hf_folder, sparse_folder
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGE = (ROOT / "docs" / "json.md").read_text(encoding="utf-8")
+PAGE = (ROOT / "docs" / "reference" / "json.md").read_text(encoding="utf-8")
 TYPES = {
     "string": lambda x: isinstance(x, str),
     "integer": lambda x: type(x) is int,

@@ -217,7 +217,7 @@ def test_PRN_003_activations_that_overflow_are_refused():
 
 
 def test_PRN_014_one_near_tie_of_the_first_block_changes_many_choices_of_the_last(monkeypatch):
-    # why the clause asks for a gap in all blocks before: docs/pruning.md
+    # why the clause asks for a gap in all blocks before: docs/results/pruning.md
     config = ModelConfig.from_json(
         {"model_type": "llama", "vocab_size": 64, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 8}
         | {"num_attention_heads": 2, "max_position_embeddings": 64, "rms_norm_eps": 1e-5, "rope_theta": 1e4}
