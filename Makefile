@@ -6,7 +6,7 @@ QUICK ?=
 SECONDS ?= 60
 SEED ?= 1
 
-.PHONY: setup verify test lint types contracts tests shaped checked wheel demo bench fuzz clean
+.PHONY: setup verify test lint types contracts tests shaped checked wheel docs demo bench fuzz clean
 
 setup: $(VENV)/.done
 
@@ -50,6 +50,11 @@ checked: setup
 # What a stranger installs, in an environment of its own.
 wheel: setup
 	$(PY) -m tests.wheel build/wheel
+
+# The manual, in build/docs/index.html; a dead link is an error.
+docs: setup
+	$(PY) -m pip install --quiet --disable-pip-version-check -e ".[docs]"
+	$(PY) -m sphinx -W --keep-going -n -q -b html docs build/docs
 
 demo: setup
 	$(VENV)/bin/seft demo $(if $(QUICK),--quick,)

@@ -55,7 +55,7 @@ def choose(tensor: Tensor, wanted: str, name: str) -> tuple[str, Pattern | None]
         best = DENSE if fits_dense(tensor) else ""
         least = 0 if best else -1
         for code in CODES.values() if not best else ():
-            # gaps take at least a byte a slot, so that most supports need not be looked at
+            # a gap takes at least one byte a slot: if an encoding with fewer bytes is known, do not measure gaps
             if code.name in _GAPS and 0 <= least <= tensor.nnz:
                 continue
             size = code.size(tensor)

@@ -112,7 +112,7 @@ def _rises(columns: NDArray[Any], first: int, last: int, n_columns: int) -> bool
     falls = 0
     for slot in range(first + 1, last):
         falls += columns[slot] <= columns[slot - 1]
-    # of columns that rise the ends tell of all
+    # strictly increasing columns are in range if the first and the last are
     return falls == 0 and columns[first] >= 0 and columns[last - 1] < n_columns
 
 

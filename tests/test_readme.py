@@ -1,4 +1,4 @@
-"""The README's tour runs as it is printed, and prints what it says."""
+"""README.md and the pages of the manual: examples print what they say, and every link leads somewhere."""
 
 import contextlib
 import io
@@ -6,23 +6,43 @@ import re
 import tomllib
 from pathlib import Path
 
+import pytest
+
 from seft_cli.app import COMMANDS
 from tests.seft_ref.folders import CONFIG, TEXT, hf_folder
 
-README = (Path(__file__).resolve().parents[1] / "README.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+WHERE = ("*.md", "docs/**/*.md", "conformance/*.md", "seft_ports/*/*.md")
+PAGES = sorted(path.relative_to(ROOT) for pattern in WHERE for path in ROOT.glob(pattern))
+WITH_EXAMPLES = [
+    page for page in PAGES if page.parts[0] == "docs" and "```python\n" in (ROOT / page).read_text(encoding="utf-8")
+]
 
 
-def test_the_tour_prints_what_it_says():
-    blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    assert len(blocks) >= 3
+@pytest.mark.parametrize("page", WITH_EXAMPLES, ids=str)
+def test_examples_print_what_they_say(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     names: dict[str, object] = {}
     said, printed = [], io.StringIO()
-    for block in blocks:
-        said += re.findall(r"^print\(.*\)\s+# (.+?)\s*$", block, re.MULTILINE)
+    for block in re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(encoding="utf-8"), re.DOTALL):
+        said += re.findall(r"^ *print\(.*\)\s+# (.+?)\s*$", block, re.MULTILINE)
         with contextlib.redirect_stdout(printed):
-            exec(compile(block, "README.md", "exec"), names)
+            exec(compile(block, str(page), "exec"), names)
     assert printed.getvalue().split("\n")[:-1] == said
     assert said
+
+
+@pytest.mark.parametrize("page", PAGES, ids=str)
+def test_links_lead_to_files_that_are_there(page):
+    text = re.sub(r"```.*?```|`[^`\n]*`", "", (ROOT / page).read_text(encoding="utf-8"), flags=re.DOTALL)
+    targets = [target.partition("#")[0] for target in re.findall(r"\]\(([^)\s]+)\)", text)]
+    files = [target for target in targets if target and not re.match(r"[a-z]+:", target)]
+    assert [target for target in files if not (ROOT / page.parent / target).exists()] == []
+
+
+def test_the_readme_can_be_read_in_a_minute_or_three():
+    assert len(README.split()) <= 700
 
 
 def test_the_round_runs_in_another_folder(tmp_path, monkeypatch, capsys):

@@ -37,6 +37,7 @@ class Clause:
         text: the statement with white space made single and tags taken off.
         paper_silent: it rests on our choice.
         untestable: why no test can decide it, empty where one can.
+        shown: the text as a terminal shows it, with the rows of a table on lines of their own.
     """
 
     id: str
@@ -44,6 +45,7 @@ class Clause:
     text: str
     paper_silent: bool
     untestable: str
+    shown: str
 
     @property
     def digest(self) -> str:
@@ -68,7 +70,14 @@ def _clause(line_number: int, name: str, rest: str) -> Clause:
         text=" ".join(_TAG.sub("", text).split()),
         paper_silent="paper-silent" in tags,
         untestable=reasons[0] if reasons else "",
+        shown=_shown(_TAG.sub("", text)),
     )
+
+
+def _shown(text: str) -> str:
+    prose = [line for line in text.splitlines() if not line.startswith("|")]
+    rows = [line.replace("\\|", "|") for line in text.splitlines() if line.startswith("|") and set(line) - set("|-")]
+    return "\n".join([" ".join(" ".join(prose).split()), *rows])
 
 
 def extract(document: str) -> list[Clause]:

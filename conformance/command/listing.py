@@ -70,7 +70,7 @@ def explained(what: str) -> list[str]:
 def _clause(clause: Clause, every: list[Case]) -> list[str]:
     shown = coverage(read_clauses(), every, elsewhere())[clause.id]
     tags = " [paper-silent]" if clause.paper_silent else ""
-    out = [f"{clause.id} ({clause.level}){tags}", clause.text, ""]
+    out = [f"{clause.id} ({clause.level}){tags}", clause.shown, ""]
     if shown.reason:
         out.append(shown.reason)
     return out + [f"{c.id}  {c.op}  {c.purpose}" for c in every if clause.id in c.clauses]

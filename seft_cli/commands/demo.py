@@ -47,6 +47,9 @@ class Size:
 FULL = Size(samples=16, steps=80, evolve_every=20, windows=40)
 QUICK = Size(samples=4, steps=12, evolve_every=5, windows=8)
 LENGTH, CALIBRATION_LENGTH, EVALUATION_LENGTH = 128, 256, 256
+LR = 2e-3
+"""The learning rate of the first step; it falls linearly to 0. Of 1e-3, 2e-3 and 4e-3 this one ended lowest in runs of
+300 steps (docs/results/evolution.md)."""
 
 
 def main(
@@ -112,6 +115,10 @@ def main(
             size.evolve_every,
             "--length",
             LENGTH,
+            "--lr",
+            LR,
+            "--lr-schedule",
+            "linear",
             "--json",
             work / "finetune.json",
             *(["--resume"] if repaired.with_name(repaired.name + ".state").exists() else []),
@@ -294,10 +301,10 @@ def markdown(rows: list[dict[str, Any]], size: Size, work: Path) -> str:
 
         SmolLM2-135M-Instruct (a 4-bit GGUF, read back to float32) is pruned by Wanda to {SPARSITY:.0%} of each row on
         {size.samples} x {CALIBRATION_LENGTH} tokens, then fine-tuned with the preset `seft`: {size.steps} steps of
-        4 x {LENGTH} tokens, density 0.02, an event every {size.evolve_every} steps, lr 1e-3, everything else at its
-        default. The text is the State of the Union addresses from 1946 on, every seventh year held out; perplexity is
-        over {size.windows} windows of {EVALUATION_LENGTH} tokens of the held-out years. Stored weights
-        and sparsity count the target matrices.
+        4 x {LENGTH} tokens, density 0.02, an event every {size.evolve_every} steps, a learning rate that falls linearly
+        from {LR:g} to 0, everything else at its default. The text is the State of the Union addresses from 1946 on,
+        every seventh year held out; perplexity is over {size.windows} windows of {EVALUATION_LENGTH} tokens of the
+        held-out years. Stored weights and sparsity count the target matrices.
     """
     check_line = f"""
         Converted back to a Hugging Face folder and opened by transformers {check["transformers"]}, the repaired model

@@ -62,7 +62,7 @@ def evidence(
         return [_first_step_evidence(view, rule) for view in views]
     held: _PerRow | _Strongest | None = None
     if n is not None:
-        # one more than grows: the best that is left behind
+        # n + 1, because the first rejected score is the boundary that SEL-008 reports
         held = _Strongest(int(n[0]) + 1, pools, kernels) if pools.slots.is_one else _PerRow(n)
     found = [_look(view, number, rule, held, chance, kernels) for number, view in enumerate(views)]
     if held is None:

@@ -74,7 +74,7 @@ def _evidence_at(m: Moved, pools: Pools, positions: Array, rule: Rule, known: Ar
     if rule.exempt != "new" or rule.counts != "support" or not pools.weights.is_one:
         return on_support(m.part, known, positions)
     assert known is not None, "the rule asks for evidence that was not gathered"
-    # what may be pruned is the support of before less what the drop took out and what is new: few to look up
+    # prunable = old support − dropped − new. Both are few, so look them up instead of every prunable position
     gone = difference(m.dropped, m.cancelled)
     if rule.drops == "slot":
         gone = difference(gone, flat(m.base.topology))

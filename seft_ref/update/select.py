@@ -63,7 +63,7 @@ def selection(scores: Float[Array, " n"], k: int) -> Selection:
     (below,) = xp.nonzero(scores < in_order[k - 1])
     (equal,) = xp.nonzero(scores == in_order[k - 1])
     chosen = xp.concat([below, equal[: k - below.shape[0]]])
-    # +0 makes either zero one
+    # adding +0.0 turns −0.0 into +0.0, so that both zeros tie
     boundary = Boundary(float(in_order[k - 1]) + 0.0, float(in_order[k]) + 0.0)
     return Selection(xp.astype(xp.sort(chosen), xp.int64), boundary)
 

@@ -29,7 +29,7 @@ def turn_tile(values, index, pointer, first, last, turned, rows, tile, starts, a
     for c in range(2, WIDTH + 2):
         starts[at + c] = 0
     for j in range(pointer[first], pointer[last]):
-        # of a column, two places on: the last one is never looked at
+        # the count of column c goes to starts[c + 2]; the last column needs none
         if index[j] < WIDTH - 1:
             starts[at + index[j] + 2] += 1
     for c in range(2, WIDTH + 1):

@@ -1,9 +1,9 @@
 """The kernel set for CuPy arrays: the kernels of gpu.cu, and cuBLAS where a matrix is dense enough.
 
-KernelSet are compiled by CuPy when the first of them is launched, and kept in its cache. Nothing here has been measured
-on hardware: which code takes which matrix follows from constants that say so, and tools/check_gpu.py measures them.
-float32 is multiplied as float32; CUPY_TF32=1 would round what cuBLAS multiplies, and break KRN-006. From the import of
-this module on, all that CuPy compiles keeps subnormal numbers, in a whole process (`cupy_ready` says why).
+CuPy compiles the kernels when it launches the first of them, and keeps them in its cache. Nothing here has run on
+hardware. Constants decide which code takes which matrix; `python -m benchmarks gpu` measures them. float32 is
+multiplied as float32, because CUPY_TF32=1 would round what cuBLAS multiplies, and break KRN-006. From the
+import of this module on, all that CuPy compiles keeps subnormal numbers, in a whole process (`cupy_ready` says why).
 """
 
 from functools import cache

@@ -1,0 +1,34 @@
+"""Sphinx builds the manual from the Markdown of this folder; `manual.py` fills the pages that code or SPEC.md write."""
+
+import sys
+import tomllib
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE))
+sys.path.insert(0, str(HERE.parent))
+
+_package = tomllib.loads((HERE.parent / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+
+project = "seft_ref"
+author = "the seft_ref authors"
+release = _package["version"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx_copybutton", "manual"]
+exclude_patterns = ["_build"]
+myst_enable_extensions = ["colon_fence", "deflist"]
+myst_heading_anchors = 4
+# a heading of a log or of SPEC.md may skip a level; nothing else is passed over
+suppress_warnings = ["myst.header"]
+nitpicky = True
+default_role = "code"
+# an option is two hyphens, not a dash
+smartquotes = False
+highlight_language = "text"
+autodoc_member_order = "bysource"
+autodoc_typehints = "none"
+
+html_theme = "furo"
+html_title = f"seft_ref {release}"
+html_show_copyright = False
+html_static_path = ["_static"]
+html_css_files = ["manual.css"]

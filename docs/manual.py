@@ -1,0 +1,250 @@
+"""The pages of the manual that are made from code and SPEC.md while Sphinx reads them.
+
+A line `<!-- fill: NAME -->` in a page is replaced by what the function of that name returns. Links of a page that is
+taken from elsewhere in the repository are turned into links of the manual; a link to a source file becomes its name.
+"""
+
+import html
+import posixpath
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import fields
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
+
+import typer
+from sphinx.application import Sphinx
+from sphinx.util import logging
+
+from conformance.cases.case import load_all
+from conformance.cases.clauses import read_clauses
+from conformance.wrong.mutants import MUTANTS
+from seft_cli.app import COMMANDS
+from seft_ref.train.settings import TrainSettings
+from seft_ref.update.optimizers import AdamW, Sgd, Sm3, SpielAdamW
+from seft_ref.update.presets import PRESETS
+from seft_ref.update.rules import _CLAUSE, Rule
+
+LOG = logging.getLogger(__name__)
+ROOT = Path(__file__).resolve().parents[1]
+ELSEWHERE = {
+    "SPEC.md": "reference/spec",
+    "conformance/README.md": "reference/kit",
+    "conformance/OPERATIONS.md": "reference/operations",
+    "seft_ports/pytorch/README.md": "reference/pytorch",
+    "seft_ports/jax/README.md": "reference/jax",
+    "seft_ports/c/README.md": "reference/c",
+    "CONTRIBUTING.md": "contributing",
+    "CHANGELOG.md": "changelog",
+    "README.md": "index",
+}
+"""Files of the repository and the page of the manual that shows them."""
+_CLAUSE_STARTS = re.compile(r"^\*\*([A-Z]{3,4}-\d{3})\*\* \((?:MUST|SHOULD|MAY)\)")
+_NAMED = re.compile(
+    r"```.*?^```|`[^`\n]*`|!?\[[^\]]*\]\([^)]*\)|\*\*[A-Z]{3,4}-\d{3}\*\*|\([A-Z]{3,4}-\d{3}\)=|<details.*?</details>"
+    r"|\b([A-Z]{3,4}-\d{3})\b",
+    re.DOTALL | re.MULTILINE,
+)
+"""A clause id, or what may hold one that is not to be a link."""
+_LINK = re.compile(r"(!?\[(?:[^\[\]]|\[[^\]]*\])*\])\(([^)\s]+)\)")
+
+
+def setup(app: Sphinx) -> dict[str, Any]:
+    """Register the extension."""
+    app.connect("source-read", fill)
+    app.connect("autodoc-process-docstring", as_written)
+    return {"parallel_read_safe": True}
+
+
+def fill(app: Sphinx, page: str, source: list[str]) -> None:
+    """Replace the marks of a page, and the links that lead out of the manual."""
+    text = with_links(source[0], f"docs/{page}.md")
+    text = re.sub(r"<!-- fill: (\w+)(?: (\S+))? -->", lambda m: FILLED[m[1]](*filter(None, m.groups()[1:])), text)
+    source[0] = with_clauses(text)
+
+
+def as_written(app: Sphinx, what: str, name: str, thing: object, options: object, lines: list[str]) -> None:
+    """Keep the lines of a docstring as they stand: they align names with what they hold."""
+    first, *rest = "\n".join(lines).split("\n\n", 1)
+    if rest and rest[0].strip():
+        lines[:] = [
+            *first.splitlines(),
+            "",
+            ".. code-block:: text",
+            "",
+            *(f"    {line}" for line in rest[0].splitlines()),
+            "",
+        ]
+
+
+def with_links(text: str, path: str) -> str:
+    """Return Markdown of a file of the repository with the links that the manual has in their place."""
+
+    def link(found: re.Match[str]) -> str:
+        label, target = found[1], found[2]
+        if re.match(r"[a-z]+:|#", target):
+            return found[0]
+        file, mark, anchor = target.partition("#")
+        there = posixpath.normpath(posixpath.join(posixpath.dirname(path), file))
+        if there in ELSEWHERE:
+            return f"{label}(/{ELSEWHERE[there]}.md{mark}{anchor})"
+        if there.startswith("docs/") and (ROOT / there).is_file():
+            return f"{label}(/{there.removeprefix('docs/')}{mark}{anchor})"
+        if (ROOT / there).exists():
+            return label.strip("![]") if "`" in label else f"`{label.strip('![]')}`"
+        LOG.warning("%s: there is no %s", path, target)
+        return found[0]
+
+    return _LINK.sub(link, text)
+
+
+def with_clauses(text: str) -> str:
+    """Return Markdown in which the id of a clause is a link to it, outside code, links and the clause itself."""
+
+    def link(found: re.Match[str]) -> str:
+        return f"[{found[1]}](#{found[1].lower()})" if found[1] in clauses() else found[0]
+
+    return _NAMED.sub(link, text)
+
+
+def file(path: str) -> str:
+    """Return a Markdown file of the repository."""
+    return with_links((ROOT / path).read_text(encoding="utf-8"), path)
+
+
+def spec() -> str:
+    """Return SPEC.md with an anchor at each clause, and below it where it is implemented and what shows it."""
+    lines, clause = [], ""
+    for line in file("SPEC.md").splitlines():
+        found = _CLAUSE_STARTS.match(line)
+        if (found or not line) and clause:
+            lines += ["", shown(clause), ""]
+            clause = ""
+        if found:
+            clause = found[1]
+            lines += ["", f"({clause})=", ""]
+        lines.append(line)
+    return "\n".join(lines)
+
+
+def shown(clause: str) -> str:
+    """Return which lines implement a clause, which cases show it and which mutants break it, folded."""
+    code, cases, mutants = (x[clause] for x in evidence())
+    parts = [("Code", code), ("Cases", cases), ("Mutants that it refuses", mutants)]
+    told = "".join(
+        f"<dt>{name}</dt><dd>{', '.join(f'<code>{html.escape(x)}</code>' for x in listed)}</dd>"
+        for name, listed in parts
+        if listed
+    )
+    if not told:
+        return ""
+    summary = f"{len(code)} lines of code, {len(cases)} cases, {len(mutants)} mutants"
+    return f'<details class="clause-shown"><summary>{summary}</summary><dl>{told}</dl></details>'
+
+
+@cache
+def clauses() -> frozenset[str]:
+    """Return the ids of all clauses."""
+    return frozenset(read_clauses())
+
+
+@cache
+def evidence() -> tuple[dict[str, list[str]], ...]:
+    """Return by clause the lines of code that name it, the cases that show it, and the mutants that break it."""
+    code, cases, mutants = (defaultdict[str, list[str]](list) for _ in range(3))
+    for folder in ("seft_ref", "formats", "seft_cli"):
+        for source in sorted((ROOT / folder).rglob("*.py")):
+            name = source.relative_to(ROOT).as_posix()
+            for number, line in enumerate(source.read_text(encoding="utf-8").splitlines(), 1):
+                for clause in clauses().intersection(re.findall(r"\b[A-Z]{3,4}-\d{3}\b", line)):
+                    code[clause].append(f"{name}:{number}")
+    for case in load_all():
+        for clause in case.clauses:
+            cases[clause].append(case.id)
+    for mutant in MUTANTS:
+        for clause in mutant.clauses:
+            mutants[clause].append(f"{mutant.op}: {mutant.flaw}")
+    return code, cases, mutants
+
+
+def commands() -> str:
+    """Return arguments and options of every command as tables, from what `--help` prints."""
+    parts = []
+    for name, (where, _) in COMMANDS.items():
+        module, _, function = where.partition(":")
+        if module.startswith("conformance"):
+            from conformance.command.app import app as group
+
+            command = typer.main.get_command(group)
+        else:
+            app = typer.Typer(add_completion=False)
+            app.command()(getattr(import_module(f"seft_cli.{module}"), function))
+            command = typer.main.get_command(app)
+        parts.append(command_page(f"seft {name}", command, "##"))
+        for sub, inner in getattr(command, "commands", {}).items():
+            parts.append(command_page(f"seft {name} {sub}", inner, "###"))
+    return "\n\n".join(parts)
+
+
+def command_page(title: str, command: Any, heading: str) -> str:
+    """Return one command: what it does, its arguments, its options."""
+    context = command.make_context(title, [], resilient_parsing=True)
+    records = (parameter.get_help_record(context) for parameter in command.params)
+    rows = [(f"`{names}`", " ".join(told.split())) for names, told in filter(None, records)]
+    about = "\n\n".join(" ".join(part.split()) for part in (command.help or "").replace("\b", "").split("\n\n"))
+    parts = [f"{heading} {title}", about]
+    if rows:
+        parts.append(table(("argument or option", "what it does"), rows))
+    return "\n\n".join(parts)
+
+
+def presets() -> str:
+    """Return what each preset sets, and the choices that it leaves at their default."""
+    rows = [
+        (f"`{name}`", ", ".join(f"`{key}` {value}" for key, value in choices.items()) or "the default of every choice")
+        for name, choices in PRESETS.items()
+    ]
+    return table(("preset", "what it sets"), rows)
+
+
+def choices() -> str:
+    """Return every choice of a rule: its values, its default, its clause."""
+    hints = get_type_hints(Rule)
+    rows = []
+    for one in fields(Rule):
+        values = get_args(hints[one.name]) or {bool: ("true", "false"), float: ("above 0, at most 1",)}[hints[one.name]]
+        clause = _CLAUSE[one.name]
+        told = ", ".join(f"`{value}`" for value in values)
+        rows.append((f"`{one.name}`", told, f"`{str(one.default).lower()}`", f"[{clause}](#{clause.lower()})"))
+    return table(("choice", "values", "default", "clause"), rows)
+
+
+def settings() -> str:
+    """Return every other setting of a run and its default."""
+    rows = [
+        (f"`{one.name}`", "" if one.default is None else f"`{one.default}`")
+        for one in fields(TrainSettings)
+        if one.name not in ("label", "rule", "optimizer")
+    ]
+    for kind in (AdamW, SpielAdamW, Sgd, Sm3):
+        rows += [(f"`{one.name}` of `{kind.__name__.lower()}`", f"`{one.default}`") for one in fields(kind)]
+    return table(("setting", "default"), rows)
+
+
+def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a Markdown table."""
+    lines = ["| " + " | ".join(headings) + " |", "|" + "---|" * len(headings)]
+    return "\n".join([*lines, *("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows)])
+
+
+FILLED: dict[str, Callable[..., str]] = {
+    "file": file,
+    "spec": spec,
+    "commands": commands,
+    "presets": presets,
+    "choices": choices,
+    "settings": settings,
+}
