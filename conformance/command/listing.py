@@ -244,7 +244,7 @@ def operations_page() -> str:
         "of the largest value (NUM-004); *state*, a file that is read and compared tensor by tensor (PRT-020);",
         "*packed*, a compressed file, compared by what its sections expand to (FMT-140 to FMT-142);",
         "*stock*, a Hugging Face folder, compared by tensors, companions and index (FMT-124).",
-        "`python tools/verify.py explain OPERATION` lists its cases, `explain CASE` shows one in full. Written by",
+        "`seft verify explain OPERATION` lists its cases, `explain CASE` shows one in full. Written by",
         "`python -m conformance.command.listing`.",
         "",
         "A **scalar** operation has no numeric class of its own (PRT-015).",

@@ -44,7 +44,7 @@ def save(folder: Path, seen: Seen, port: str, seed: str) -> Path:
         f"seed: {seed}",
         "",
         "To ask again, with the options that name the port; hypothesis is not needed:",
-        f"    python tools/verify.py replay {folder} ...",
+        f"    seft verify replay {folder} ...",
     ]
     (folder / "README.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
     return folder

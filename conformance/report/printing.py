@@ -18,7 +18,7 @@ def print_run(run: Run, console: Terminal) -> None:
     for result in run.results:
         if result.failures and not result.waived:
             console.print("\n".join(["", *report.explain(result, run.clauses)]))
-            again = f"  whole: python tools/verify.py ask {result.case.id} {' '.join(run.command)}"
+            again = f"  whole: seft verify ask {result.case.id} {' '.join(run.command)}"
             console.print(again.rstrip())
     _print_properties(run, console)
     for line in hints(run.results):
@@ -66,5 +66,5 @@ def _print_properties(run: Run, console: Terminal) -> None:
             given = {name: value for name, value in smallest.inputs.items() if value is not None}
             lines = [f"  {name} {run.clauses[name].text}" for name in held.clauses]
             lines += [f"  {name} = {report.whole_text(value)}" for name, value in given.items()]
-            lines.append(f"  replay it: python tools/verify.py replay {held.artifact} {run.command[0]}")
+            lines.append(f"  replay it: seft verify replay {held.artifact} {run.command[0]}")
             console.print("\n".join(lines))

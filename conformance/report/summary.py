@@ -153,7 +153,7 @@ def broken(properties: Sequence[PropertyResult]) -> list[PropertyResult]:
 
 def repeat_command(run: Run, case: Case) -> str:
     """Return the command line that asks one case again."""
-    return " ".join(["python tools/verify.py", *run.command, f"--only {shlex.quote(escape(case.id))}"])
+    return " ".join(["seft verify", *run.command, f"--only {shlex.quote(escape(case.id))}"])
 
 
 @cache

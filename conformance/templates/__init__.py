@@ -12,13 +12,13 @@ C_PORT = HERE.parents[1] / "seft_ports" / "c"
 SHARED = {"c": ("json.c", "json.h")}
 """What a template takes from the port in its language."""
 LANGUAGES: dict[str, tuple[str, ...]] = {
-    "python": ("python tools/verify.py doctor --port-py my_port:Port      # from {folder}, or with it on PYTHONPATH",),
-    "c": ("make -C {folder}", 'python tools/verify.py doctor --port "{folder}/my_port"'),
+    "python": ("seft verify doctor --port-py my_port:Port      # from {folder}, or with it on PYTHONPATH",),
+    "c": ("make -C {folder}", 'seft verify doctor --port "{folder}/my_port"'),
     "rust": (
         "cargo build --release --manifest-path {folder}/Cargo.toml",
-        'python tools/verify.py doctor --port "{folder}/target/release/my_port"',
+        'seft verify doctor --port "{folder}/target/release/my_port"',
     ),
-    "js": ('python tools/verify.py doctor --port "node {folder}/my_port.js"',),
+    "js": ('seft verify doctor --port "node {folder}/my_port.js"',),
 }
 """Languages, and what to type after the files are there."""
 

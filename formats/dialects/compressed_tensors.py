@@ -10,6 +10,7 @@ The tensor is called X.weight; in checkpoints of 0.8.1 and older, whose X ends i
 
 import json
 import os
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
@@ -196,7 +197,7 @@ def _read_config(data: bytes | None, folder: str) -> tuple[bytes, str]:
         raise FormatError(
             "FMT-150",
             f"{CONFIG} states the sparsity formats {sorted(stated)}, expected one; a folder whose tensors are not "
-            f"packed is converted with formats.dialects.hf",
+            "packed is converted with --from hf",
         )
     kind = stated.pop()
     if kind not in PARTS and kind not in DENSE:
@@ -243,12 +244,26 @@ def _unique(pairs: list[tuple[str, Any]]) -> Json:
     return found
 
 
+def refuse_packed(names: Collection[str]) -> None:
+    """Refuse names of packed tensors in a folder whose config says nothing of them, because a reader would take masks
+    and packed values for weights (FMT-150).
+    """
+    stems = {name.removesuffix(".bitmask") for name in names if name.endswith(".bitmask")}
+    packed = sorted(stem for stem in stems if f"{stem}.compressed" in names and f"{stem}.shape" in names)
+    if packed:
+        listed = repr(packed[0]) + (f" and {len(packed) - 1} more" if len(packed) > 1 else "")
+        raise FormatError(
+            "FMT-150",
+            f"compressed-tensors packed {listed}, and {CONFIG} does not say how; convert the folder together with the "
+            f"{CONFIG} that was written with it",
+        )
+
+
 def _refuse_format(kind: object) -> NoReturn:
     raise FormatError(
         "FMT-150",
         f"{CONFIG} states the format {kind!r}, expected one of {', '.join(sorted(PARTS.keys() | DENSE))} and no packed "
-        f"quantisation; write the model that it was made from as dense safetensors and convert that with "
-        f"formats.dialects.hf",
+        "quantisation; write the model that it was made from as dense safetensors and convert that",
     )
 
 

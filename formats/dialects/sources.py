@@ -12,7 +12,7 @@ from pathlib import Path
 
 from formats import delta, strict_json
 from formats.dialects.changes import CONFIG, Changes
-from formats.dialects.compressed_tensors import open_compressed_tensors, states_sparsity
+from formats.dialects.compressed_tensors import open_compressed_tensors, refuse_packed, states_sparsity
 from formats.dialects.hf import open_hf
 from formats.dialects.lora import read_lora
 from formats.dialects.shira import read_shira
@@ -89,12 +89,19 @@ def _openers(*, expand_quantised: bool, limit: int | None) -> dict[str, Callable
     whole = LIMIT if limit is None else limit
     return {
         "sparse": sparse,
-        "hf": lambda path: open_hf(path).checkpoint(),
+        "hf": _plain,
         "compressed-tensors": open_compressed_tensors,
         "torch": partial(_optional, "torch_file", "read_torch", limit=whole),
         "scipy": partial(_optional, "scipy_files", "read_scipy", limit=whole),
         "gguf": partial(_optional, "gguf_file", "open_gguf", expand_quantised=expand_quantised, limit=limit),
     }
+
+
+def _plain(path: Path) -> Checkpoint:
+    """Return a Hugging Face folder whose tensors are no parts of packed ones."""
+    folder = open_hf(path)
+    refuse_packed(folder.keys())
+    return folder.checkpoint()
 
 
 def _optional(module: str, function: str, path: Path, **options: bool | int | None) -> Checkpoint:

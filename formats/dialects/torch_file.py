@@ -24,7 +24,7 @@ from formats.dialects.torch_tensors import (
     without_warnings_of_torch,
 )
 from formats.errors import CannotHold, FormatError
-from formats.records import LIMIT, Checkpoint, Dense, Mask, Tensor
+from formats.records import LIMIT, Checkpoint, Dense, Mask, Tensor, from_support, with_values
 from formats.regular import open_regular
 
 
@@ -79,7 +79,7 @@ def read_torch(path: str | os.PathLike[str], *, limit: int = LIMIT) -> Checkpoin
 
     Raises:
         FormatError: FMT-153 for what torch refuses, an entry that is no tensor, a tensor larger than its bytes,
-            or wrong indices.
+            or wrong indices; FMT-159 for a mask of torch.nn.utils.prune that cannot be applied.
         CannotHold: FMT-154 for a subclass of tensors, a layout or dtype that a checkpoint has no equal of.
         ExpansionTooLarge: FMT-098.
     """
@@ -100,7 +100,31 @@ def read_torch(path: str | os.PathLike[str], *, limit: int = LIMIT) -> Checkpoin
             used += 8 * (prod(tensor.shape[:-1]) + 1)
             validate.check_limit(used, limit, f"what leads up to {name!r} in {path.name}")
         tensors[name] = _from_tensor(tensor, name, limit)
-    return Checkpoint("model", tensors, tied=tied)
+    return Checkpoint("model", _with_masks(tensors, tied, path.name), tied=tied)
+
+
+def _with_masks(tensors: dict[str, Tensor], tied: dict[str, str], file: str) -> dict[str, Tensor]:
+    """Return the tensors with each pair X_orig, X_mask of torch.nn.utils.prune as the one tensor X (FMT-159)."""
+    joined = dict(tensors)
+    for name, values in tensors.items():
+        stem = name.removesuffix("_orig")
+        mask = tensors.get(f"{stem}_mask")
+        if stem == name or not isinstance(values, Dense) or not isinstance(mask, Dense) or not values.shape:
+            continue
+        if values.shape != mask.shape:
+            continue
+        support = mask.values != 0
+        if not bool((mask.values[support] == 1).all()):
+            wrong = "the mask holds values other than 0 and 1"
+        elif stem in tensors or {stem, name, f"{stem}_mask"} & {*tied, *tied.values()}:
+            wrong = f"{stem!r} is a tensor of its own, or one of them is tied"
+        else:
+            del joined[name], joined[f"{stem}_mask"]
+            joined[stem] = with_values(from_support(support), values.values[support])
+            continue
+        told = f"{file}: {name!r} and '{stem}_mask' look like a masked parameter, but {wrong}"
+        raise FormatError("FMT-159", f"{told}; call prune.remove, then save")
+    return joined
 
 
 def _state_dict(path: Path) -> dict[Any, Any]:

@@ -66,7 +66,7 @@ def main(
 ) -> None:
     """Convert what is in SRC; without --dtype every weight keeps its value. Config and tokenizer travel along.
 
-    Two more commands: convert.py diff BASE TARGET DELTA, and convert.py apply BASE DELTA [DELTA ...] OUT.
+    See also: seft diff BASE TARGET DELTA, and seft apply BASE DELTA [DELTA ...] OUT.
     """
     require_absent(destination)
     require_input(source)

@@ -38,7 +38,7 @@ def main(
         with open_hf(path) as source:
             told = of_hf(source)
     else:
-        raise console.Refused(f"{path} is no sparse checkpoint; convert.py reads other files")
+        raise console.Refused(f"{path} is no sparse checkpoint; seft convert reads other files")
     if as_json:
         # in ASCII alone no name of a file can act on a terminal
         print(json.dumps({"schema": SCHEMA, **told}, indent=1))

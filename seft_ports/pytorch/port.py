@@ -1,6 +1,6 @@
 """The port as the kit asks it; the only file here that knows of `conformance`.
 
-    python tools/verify.py --port "python -m conformance.protocol.serve seft_ports.pytorch.port:Port"
+    seft verify --port "python -m conformance.protocol.serve seft_ports.pytorch.port:Port"
 
 Products and events go through `SeftLinear` and its autograd function, the same code that trains.
 """

@@ -80,7 +80,7 @@ def refuse_unstorable(step: int, name: str, weights: Float[Array, " d"], limit: 
             "CKP-010",
             f"step {step} leaves a weight of {name} of magnitude {float(xp.max(xp.abs(weights))):.6g}, which the dtype "
             "of its file does not hold; start anew with a lower learning rate, or convert the model to float32 first "
-            "(tools/convert.py SRC DST --to sparse --dtype F32)",
+            "(seft convert SRC DST --to sparse --dtype F32)",
         )
 
 

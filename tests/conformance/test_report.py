@@ -102,7 +102,7 @@ SPEC.md 00, kit 1.0-r1 11, seed `0a`.
 - **select.largest-ties** (fail): ties by the highest id
   - SEL-001
   - small float32: chosen at \\[0\\] expected 7, got 9
-  - `python tools/verify.py --port ./my_port --only select.largest-ties`
+  - `seft verify --port ./my_port --only select.largest-ties`
 """
 
 

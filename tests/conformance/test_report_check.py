@@ -335,7 +335,7 @@ def test_a_port_that_answers_in_one_class_of_two_is_found_out(tmp_path):
 def test_what_is_forgiven_of_a_property_is_told_and_checked(doctor):
     forgiven = replace(ORDER, failure="scores = [1.]", waived="https://example.org/1")
     made = whole(properties=[forgiven])
-    assert made.verdict().line.startswith("conformant with 1 waivers")
+    assert made.verdict().line.startswith("not conformant: 1 known failures were forgiven")
     assert doctor(lambda rows: None, made) == []
     says(doctor(lambda rows: rows[-2].update(waived=""), made), "its own line shows failed")
     says(doctor(lambda rows: rows[-2].update(failure=""), made), "has nothing to forgive")

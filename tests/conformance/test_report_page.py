@@ -105,7 +105,7 @@ def test_a_failure_tells_everything():
         "small float32, output chosen, first at [0], 2.5 times the bound",
         "at [0] expected 7, got 9",
         "expected[7]got[9]",
-        "once more: python tools/verify.py --port ./my_port --only select.largest-ties",
+        "once more: seft verify --port ./my_port --only select.largest-ties",
     ):
         assert part in text, part
     assert "fails in all" not in text

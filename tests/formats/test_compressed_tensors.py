@@ -1,6 +1,7 @@
 """Sparse checkpoints of compressed-tensors: files that the library wrote, and every broken one refused."""
 
 import json
+import shutil
 import struct
 import tracemalloc
 from math import prod
@@ -12,6 +13,7 @@ from safetensors.numpy import save_file
 
 from formats import errors, records
 from formats.container import DTYPES, NAMES
+from formats.conversion import convert
 from formats.dialects.compressed_tensors import open_compressed_tensors
 from formats.records import Dense, Sparse, flat, to_dense
 
@@ -307,7 +309,7 @@ def test_FMT_150_a_stated_shape_reserves_nothing(opened, shape):
     ("config", "says"),
     [
         ([], "expected an object"),
-        ({}, r"formats \[\].*formats\.dialects\.hf"),
+        ({}, r"formats \[\].*--from hf"),
         ({"quantization_config": {"quant_method": "gptq", "format": "gptq"}}, r"formats \[\]"),
         (described("marlin-24"), "'marlin-24'.*dense safetensors"),
         (described("sparse-96-bitmask"), "'sparse-96-bitmask'"),
@@ -376,3 +378,18 @@ def test_FMT_158_what_else_config_says_stays(opened):
         "audio_config": {"quantization_config": {"transform_config": {"config_groups": {"r": 1}}}},
         "quantization_config": {"kv_cache_scheme": {"num_bits": 8}},
     }
+
+
+@pytest.mark.parametrize("config", [None, {}, {"quantization_config": {"quant_method": "compressed-tensors"}}])
+def test_FMT_150_packed_tensors_whose_config_says_nothing_are_refused(tmp_path, config):
+    folder = tmp_path / "model"
+    shutil.copytree(FIXTURES / "0.9.0-sparse-bitmask", folder)
+    (folder / "config.json").unlink()
+    if config is not None:
+        (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(
+        errors.FormatError, match=r"compressed-tensors packed .* and config\.json does not say how"
+    ) as refused:
+        convert(folder, tmp_path / "out", "sparse")
+    assert refused.value.clause == "FMT-150"
+    assert not (tmp_path / "out").exists()

@@ -10,6 +10,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 import torch
+from torch.nn.utils import prune
 
 from formats import errors
 from formats.dialects.torch_file import read_torch, write_torch_csr
@@ -290,3 +291,50 @@ def test_dense_tensors_are_views_of_the_file(tmp_path):
     values = read_torch(saved(tmp_path, {"w": torch.ones(1000)})).tensors["w"].values
     assert values.base is not None
     assert values.sum() == 1000
+
+
+def masked_state(**more):
+    """A state_dict of a layer that torch.nn.utils.prune prunes, with a stored zero."""
+    layer = torch.nn.Linear(5, 3)
+    with torch.no_grad():
+        layer.weight[0, 0] = 0.0
+    prune.custom_from_mask(layer, "weight", torch.tensor([[1, 0, 0, 1, 0], [0, 0, 0, 0, 0], [0, 1, 1, 1, 1]]))
+    return {f"0.{name}": tensor for name, tensor in layer.state_dict().items()} | more
+
+
+def test_FMT_159_a_masked_parameter_is_one_tensor(tmp_path):
+    state = masked_state()
+    torch.save(state, tmp_path / "masked.pt")
+    found = read_torch(tmp_path / "masked.pt")
+    assert set(found.tensors) == {"0.bias", "0.weight"}
+    weight = found.tensors["0.weight"]
+    assert isinstance(weight, Sparse)
+    assert weight.nnz == 6  # the stored zero among them
+    expected = (state["0.weight_orig"] * state["0.weight_mask"]).detach().numpy()
+    np.testing.assert_array_equal(to_dense(weight), expected)
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ({"0.weight": torch.ones(3, 5)}, "'0.weight' is a tensor of its own"),
+        ({"0.weight_mask": torch.full((3, 5), 0.5)}, "values other than 0 and 1"),
+    ],
+)
+def test_FMT_159_a_mask_that_cannot_be_applied_is_refused(tmp_path, more, said):
+    torch.save(masked_state(**more), tmp_path / "masked.pt")
+    with pytest.raises(errors.FormatError, match=said) as refused:
+        read_torch(tmp_path / "masked.pt")
+    assert refused.value.clause == "FMT-159"
+
+
+def test_FMT_159_a_tied_mask_is_refused(tmp_path):
+    state = masked_state()
+    torch.save(state | {"twin": state["0.weight_mask"]}, tmp_path / "masked.pt")
+    with pytest.raises(errors.FormatError, match="tied"):
+        read_torch(tmp_path / "masked.pt")
+
+
+def test_FMT_159_other_names_stay_as_they_are(tmp_path):
+    torch.save({"a_orig": torch.ones(2), "a_mask": torch.ones(3), "b_mask": torch.ones(2)}, tmp_path / "plain.pt")
+    assert set(read_torch(tmp_path / "plain.pt").tensors) == {"a_orig", "a_mask", "b_mask"}

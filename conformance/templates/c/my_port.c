@@ -1,9 +1,9 @@
 /* A port of SEFT with two operations, in C99; json.h reads and writes the lines. Judge it with
  *
- *     python tools/verify.py doctor --port ./my_port
- *     python tools/verify.py --port ./my_port --only select.largest
+ *     seft verify doctor --port ./my_port
+ *     seft verify --port ./my_port --only select.largest
  *
- * `python tools/verify.py list --ops` lists the others; SPEC.md says what they mean, its chapter 16 what a line looks like. */
+ * `seft verify list --ops` lists the others; SPEC.md says what they mean, its chapter 16 what a line looks like. */
 #include "json.h"
 
 #include <math.h>

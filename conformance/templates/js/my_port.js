@@ -1,9 +1,9 @@
 // A port of SEFT with two operations, for Node, without dependencies. Judge it with
 //
-//     python tools/verify.py doctor --port "node my_port.js"
-//     python tools/verify.py --port "node my_port.js" --only select.largest
+//     seft verify doctor --port "node my_port.js"
+//     seft verify --port "node my_port.js" --only select.largest
 //
-// `python tools/verify.py list --ops` lists the others; SPEC.md says what they mean, its chapter 16 what a line looks like.
+// `seft verify list --ops` lists the others; SPEC.md says what they mean, its chapter 16 what a line looks like.
 "use strict";
 
 // values (PRT-002, PRT-003): 64-bit integers in arrays become BigInt

@@ -1,9 +1,9 @@
 """A port of SEFT with two operations. Judge it with
 
-    python tools/verify.py doctor --port-py my_port:Port
-    python tools/verify.py --port-py my_port:Port --only select.largest
+    seft verify doctor --port-py my_port:Port
+    seft verify --port-py my_port:Port --only select.largest
 
-`python tools/verify.py list --ops` lists the others; SPEC.md says what they mean.
+`seft verify list --ops` lists the others; SPEC.md says what they mean.
 """
 
 import math

@@ -1,9 +1,9 @@
 //! A port of SEFT with two operations, without dependencies. Judge it with
 //!
-//!     python tools/verify.py doctor --port target/release/my_port
-//!     python tools/verify.py --port target/release/my_port --only select.largest
+//!     seft verify doctor --port target/release/my_port
+//!     seft verify --port target/release/my_port --only select.largest
 //!
-//! `python tools/verify.py list --ops` lists the others; SPEC.md says what they mean, its chapter 16 what a line looks like.
+//! `seft verify list --ops` lists the others; SPEC.md says what they mean, its chapter 16 what a line looks like.
 
 mod json;
 
