@@ -62,6 +62,9 @@ def setup(app: Sphinx) -> dict[str, Any]:
 def fill(app: Sphinx, page: str, source: list[str]) -> None:
     """Replace the marks of a page, and the links that lead out of the manual."""
     text = with_links(source[0], f"docs/{page}.md")
+    if "<!-- fill: " in text:
+        # what it is made from is no file that Sphinx knows of
+        app.env.note_reread()
     text = re.sub(r"<!-- fill: (\w+)(?: (\S+))? -->", lambda m: FILLED[m[1]](*filter(None, m.groups()[1:])), text)
     source[0] = with_clauses(text)
 
