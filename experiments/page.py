@@ -86,9 +86,17 @@ NOTE_DIFFERENCES = """
 """
 
 
-def prose(text: str) -> str:
-    """Return a paragraph in lines of 150 characters."""
-    return textwrap.fill(" ".join(text.split()), 150, break_long_words=False, break_on_hyphens=False)
+def prose(text: str, indent: str = "") -> str:
+    """Return a paragraph in lines of 120 characters, all but the first behind an indent."""
+    # a line that began with | would begin a table
+    flow = " ".join(text.split()).replace(" |", "\N{NO-BREAK SPACE}|")
+    lines = textwrap.fill(flow, 120, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
+    return lines.replace("\N{NO-BREAK SPACE}", " ")
+
+
+def bullets(sentences: Sequence[str]) -> str:
+    """Return a list, an item a sentence."""
+    return "\n".join(prose(f"- {sentence}", "  ") for sentence in sentences)
 
 
 def shell(command: str) -> str:
@@ -108,9 +116,9 @@ def markdown(report: Report) -> str:
         f"# {experiment.title}",
         prose(experiment.question),
         "## What came out",
-        "\n".join(f"- {sentence}" for sentence in sentences(report)),
+        bullets(sentences(report)),
         "## For whoever chooses settings",
-        "\n".join(f"- {sentence}" for sentence in advice(report)),
+        bullets(advice(report)),
         f"![{report.name}: perplexity of every run, differences, and the steps]({report.name}.svg)",
         "## Results",
         _results(report),

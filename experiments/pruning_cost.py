@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.page import as_json, machine_told, prose, shell, table
+from experiments.page import as_json, bullets, machine_told, prose, shell, table
 from experiments.picture import COLOURS, PLAIN, library, save
 from experiments.results import Results, key_of
 from experiments.run import Inputs, machine, perplexity_of
@@ -207,7 +207,7 @@ def _page(
         "# What does the pruning of an event cost?",
         prose(QUESTION),
         "## What came out",
-        "\n".join(f"- {sentence}" for sentence in _sentences(found)),
+        bullets(_sentences(found)),
         "## For whoever chooses settings",
         prose(MEANING),
         f"![{NAME}: nats of every draw by criterion and batches]({NAME}.svg)",

@@ -74,3 +74,13 @@ def test_every_command_of_the_readme_exists():
     targets = re.findall(r"^(\w+):", (root / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
     for target in set(re.findall(r"`make (\w+)", README)):
         assert target in targets, target
+
+
+@pytest.mark.parametrize("page", PAGES, ids=str)
+def test_lines_of_prose_are_no_longer_than_a_screen_is_wide(page):
+    text = re.sub(r"```.*?```", "", (ROOT / page).read_text(encoding="utf-8"), flags=re.DOTALL)
+    # a table has one line a row, and a picture or a link that cannot be broken may be longer
+    prose = [line for line in text.splitlines() if not line.lstrip().startswith(("|", "!["))]
+    rows = [line for line in text.splitlines() if line.startswith("|")]
+    assert [line for line in rows if not line.endswith("|")] == [], "prose that begins with | becomes a table"
+    assert [line for line in prose if len(line) > 120 and not line.startswith("`")] == []

@@ -63,7 +63,7 @@ def _clause(line_number: int, name: str, rest: str) -> Clause:
     if text.count("[paper-silent") + text.count("[untestable") != len(tags):
         msg = f"line {line_number}: {name} has a tag other than [paper-silent] or [untestable: reason]"
         raise ClauseError(msg)
-    reasons = [tag.removeprefix("untestable: ").strip() for tag in tags if tag.startswith("untestable")]
+    reasons = [" ".join(tag.removeprefix("untestable: ").split()) for tag in tags if tag.startswith("untestable")]
     return Clause(
         id=name,
         level=found[1],

@@ -118,12 +118,12 @@ def page(matrix: Matrix) -> str:
     lines += [f"| `{m.op}` | {cell[m.name]} | {' '.join(m.clauses)} | {len(matrix.kills[m.name])} |" for m in MUTANTS]
     lines += ["", "## Clauses without a killed mutant", "", "| clause | why |", "|---|---|"]
     lines += [f"| {clause} | {reason or 'NO REASON'} |" for clause, reason in matrix.reasons.items()]
-    lines += ["", f"## Cases that kill no mutant ({len(matrix.idle)})", ""]
+    lines += ["", f"## Cases that kill no mutant ({len(matrix.idle)})", "", "| area | cases |", "|---|---|"]
     areas: dict[str, list[str]] = {}
     for case in matrix.idle:
         area, name = case.split(".", 1)
         areas.setdefault(area, []).append(name)
-    lines += [f"- `{area}`: {', '.join(names)}" for area, names in areas.items()]
+    lines += [f"| {area} | {', '.join(names)} |" for area, names in areas.items()]
     return "\n".join(lines) + "\n"
 
 

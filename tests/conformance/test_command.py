@@ -317,7 +317,7 @@ def test_a_property_that_fails_leaves_what_replays_and_freezes(verify, broken, t
     status, out, _ = verify(*port, "--only", "select.largest", "--examples", "5")
     assert status == 1
     (line,) = (line for line in out.splitlines() if "replay it: " in line)
-    folder = line.split("verify.py replay ")[1].split()[0]
+    folder = line.split("seft verify replay ")[1].split()[0]
     assert line.endswith("--port-py broken_port:Port")
     status, out, err = verify("replay", folder, *port)
     assert err == ""
