@@ -171,11 +171,15 @@ def _make_what_goes(result: Checkpoint, described: DeltaOf) -> None:
 
 def _tell_difference(i: int, state: Mapping[str, str], described: DeltaOf) -> None:
     wrong = sorted(n for n, (before, _) in described.tensors.items() if state.get(n) != before)
-    where = f"{wrong[0]!r} differs, first of {len(wrong)}" if wrong else "it differs in tensors that are not changed"
+    where = "it differs in tensors that are not changed"
+    if wrong:
+        where = f"{wrong[0]!r} differs" + (f", first of {len(wrong)}" if len(wrong) > 1 else "")
     if i:
         raise FormatError("FMT-139", f"delta {i + 1} does not start where delta {i} ends: {where}; give them in order")
     raise FormatError(
-        "FMT-137", f"the delta was made for a base of state digest {described.base_sha256}, not for this one: {where}"
+        "FMT-137",
+        f"the delta was made for a base of state digest {described.base_sha256}, not for this one: {where}; "
+        f"a dense folder of the same model must become sparse first: seft convert BASE SPARSE --to sparse",
     )
 
 

@@ -19,7 +19,7 @@ COMMANDS = {
     "eval": ("commands.eval:main", "Measure the perplexity of a model."),
     "finetune": ("commands.finetune:main", "Fine-tune a pruned model so that it stays pruned."),
     "generate": ("commands.generate:main", "Continue a text."),
-    "plot": ("commands.plot:main", "Draw the logs of runs."),
+    "plot": ("commands.plot:main", "Draw the log of a run."),
     "verify": ("conformance.command.app:main", "Judge a port, or this engine, by SPEC.md."),
     "demo": ("commands.demo:main", "Prune and repair a real model, and see that it stays pruned."),
 }

@@ -124,7 +124,7 @@ NAMES = (
         "`tensors` of `file.*`, `folder.*`, `delta.apply`, `convert.*`",
         (
             "`dtype` is a name of chapter 12, `bits` the stored values as bytes, little-endian; `row_pointers` and"
-            " `columns` are those of TOP-001, null or absent for a tensor with full support"
+            " `columns` are those of TOP-001, null for a tensor with full support"
         ),
     ),
     (
@@ -212,7 +212,10 @@ TYPES = (
     ("list of T", "a JSON list"),
     ("dict of T", '`{"dict": {name: T}}`'),
     ("value", "any of these but an array: what a configuration holds"),
-    ("tensor, part of ..., record of ...", '`{"dict": {...}}` with the members below; one that is null may be absent'),
+    (
+        "tensor, part of ..., record of ...",
+        '`{"dict": {...}}` with the members below; of an input one that is null may be absent, an answer has all',
+    ),
 )
 """What the words of `conformance.cases.wire` mean on the line."""
 

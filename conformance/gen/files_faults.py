@@ -161,7 +161,7 @@ def _counts(area: Area) -> None:
         ("digest-g", "FMT-047", lambda p: p.manifest["tensors"]["w"].update(content_sha256="g" * 64)),
         ("section-capitals", "FMT-047", stored_as("values", sha256="A" * 64)),
         ("dtype-none", "FMT-017 FMT-031", lambda p: p.manifest["tensors"]["w"].update(dtype="NONE")),
-        ("delta-key", "FMT-040", _top(delta=None)),
+        ("delta-key", "FMT-040 FMT-130", _top(delta=None)),
     ):
         refuse(area, name, clause, one, edit, shows="FMT-042" if name == "later-first" else "")
     for name, shape in (("2-53", [0, 2, 2**52]), ("wraps", [0, 2**32, 2**32]), ("mixed", [2**27, 0, 2**26])):

@@ -29,7 +29,7 @@ def main(
     max_bytes: MaxBytes = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the result there too.")] = None,
 ) -> None:
-    """Print the perplexity of the model in DIR over windows of a text."""
+    """Print the perplexity of the model in DIR over windows of a text, which overlap where it is short."""
     require_file(json_file)
     limit = limit_of(max_bytes, require_input(folder))
     require_input(text, "text file")

@@ -163,6 +163,9 @@ def main(
             writer = LogWriter(None, settings.described())
         assert started.origin is not None
         writer.run(started.state.targets, started.origin.model, started.origin.text)
+        positions = sum(target.base.shape[0] * target.base.shape[1] for target in started.state.targets.values())
+        if started.stored == positions and not ranks.rank:
+            console.err.print(f"warning: no weight of {folder} is pruned; seft prune prunes a dense model")
         watch = _watch(started.stored, None if ranks.rank else log, started.state.step)
         advance(done=started.state.step)
 

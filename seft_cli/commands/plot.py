@@ -17,7 +17,7 @@ KINDS = (".png", ".svg", ".html")
 
 
 def main(
-    file: Annotated[Path, typer.Argument(metavar="LOG", help="The log that finetune.py wrote with --log.")],
+    file: Annotated[Path, typer.Argument(metavar="LOG", help="The log of one run, which seft finetune --log wrote.")],
     destination: Annotated[
         Path,
         typer.Argument(metavar="OUT", help="OUT.png, OUT.svg or OUT.html; an older one is replaced."),
@@ -33,7 +33,7 @@ def main(
     if destination.suffix not in KINDS:
         raise console.Refused(f"{destination} is neither .png nor .svg nor .html; name the picture OUT.png, say")
     if not file.exists() or require_input(file).is_dir():
-        raise console.Refused(f"there is no log {file}; finetune.py writes one with --log")
+        raise console.Refused(f"there is no log {file}; seft finetune --log writes one")
     require_file(destination)
     log = read_log(file)
     write_file(destination, _drawn(log, destination.suffix))

@@ -21,7 +21,8 @@ def main(
     ],
     method: Annotated[str, typer.Option(help=f"One of {', '.join(METHODS)}.")],
     sparsity: Annotated[
-        float | None, typer.Option(help="Fraction of weights removed from every matrix, 0 to below 1 [0.5].")
+        float | None,
+        typer.Option(help="Fraction of weights removed, 0 to below 1 [0.5]; Wanda rounds down in every row."),
     ] = None,
     pattern: Annotated[
         str | None,

@@ -46,6 +46,7 @@ def test_the_example_of_12_13(try_read):
     assert dense(w) == bytes.fromhex("003e 0000 0000  0000 00c0 0000")
     digests = {"w": "4b42d561e2c38c25f526f64b3e1d367d23920dfc0e296234998ca422506b8b76"}
     assert content.state_sha256 == sha(spell({"scales": {}, "tensors": digests, "tied": {}}).encode())
+    assert content.state_sha256 == "84502f1eb099dc0e16296043ffdf1f79436e7ac5124d2fb7cee7026c6c6c2264"
 
 
 def test_the_builder_writes_the_example():

@@ -254,3 +254,16 @@ def test_EVT_012_contradictions_are_refused_in_one_line(cli, folders, tmp_path, 
     assert said in lines[0]
     assert not (tmp_path / "out").exists()
     assert not (tmp_path / "out.state").exists()
+
+
+def test_a_model_that_is_not_pruned_is_told_of(cli, folders, tmp_path):
+    config = CONFIG | {"num_hidden_layers": 1}
+    dense = hf_folder(tmp_path / "dense-hf", config, parameters(config))
+    assert cli("convert", dense, tmp_path / "dense", "--to", "sparse")[0] == 0
+    short = ("--text", folders["text"], "--steps", "2", "--batch", "1", "--length", "8")
+    code, _, err = cli("finetune", tmp_path / "dense", tmp_path / "out", *short)
+    assert code == 0, err
+    assert "warning: no weight of " in err
+    code, _, err = cli("finetune", folders["sparse"], tmp_path / "other", *short)
+    assert code == 0, err
+    assert "no weight of" not in err
