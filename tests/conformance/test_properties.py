@@ -303,7 +303,7 @@ def test_a_folder_tells_everything(folder):
     told = (folder / "README.txt").read_text(encoding="utf-8")
     assert SEED in told
     assert "wrong" in told
-    assert "verify.py replay " in told
+    assert "seft verify replay " in told
 
 
 def test_a_folder_is_asked_again_without_hypothesis(folder, tmp_path):
