@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from formats.check import violations
+from formats.index import is_sparse
 from seft_cli import console
 from seft_cli.input import MaxBytes, limit_of, require_input, tell_leftovers
 
@@ -25,6 +26,8 @@ def main(
     A PATH that cannot be read at all ends with exit code 2.
     """
     require_input(path)
+    if (path / "model.safetensors").is_file() and not is_sparse(path):
+        raise console.Refused(f"{path} is a Hugging Face folder; seft convert {path} DST --to sparse reads it strictly")
     tell_leftovers(path)
     broken: list[dict[str, Any]] = []
     for where, error in violations(path, limit=limit_of(max_bytes, path)):

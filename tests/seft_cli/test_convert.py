@@ -358,3 +358,10 @@ def test_show_tells_people_and_programs_the_same(cli, tmp_path, dense):
     other = json.loads(cli("show", dense, "--json")[1])
     assert set(other["tensors"]) == set(told["tensors"])
     shutil.rmtree(dense)
+
+
+def test_check_sends_a_hugging_face_folder_to_convert(cli, tmp_path):
+    folder = hf_folder(tmp_path / "llama")
+    code, out, err = cli("check", folder)
+    assert (code, out) == (2, "")
+    assert f"{folder} is a Hugging Face folder; seft convert {folder} DST --to sparse" in err
