@@ -258,3 +258,14 @@ def test_no_cycles_of_imports():
 def test_the_search_for_cycles_finds_one():
     assert cycle_in({"a": {"b"}, "b": {"c"}, "c": {"b"}}) == ["b", "c", "b"]
     assert cycle_in({"a": {"b", "c"}, "b": {"c"}, "c": set()}) is None
+
+
+def test_every_docstring_says_something():
+    silent = []
+    for path in sources(*PACKAGES, *DESK):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
+                text = ast.get_docstring(node)
+                if text is not None and not re.search(r"[A-Za-z]{2}", text):
+                    silent.append(f"{path.relative_to(ROOT)}: {getattr(node, 'name', 'module')}")
+    assert silent == []
