@@ -283,7 +283,7 @@ def advice(report: Report) -> list[str]:
 
 
 def _advice(report: Report, rows: Sequence[Row]) -> str:
-    """Return which of some rows ended lowest, which of the others may be as good, and which of those is quickest."""
+    """Return which of some rows ended lowest, which of the others may be as good, and what those took."""
     values = {row.label: report.values(row, perplexity) for row in rows}
     best = min(values, key=lambda label: fmean(values[label].values()))
     said = f"`{best}` ended lowest, at {fmean(values[best].values()):,.2f} on average."
@@ -300,10 +300,9 @@ def _advice(report: Report, rows: Sequence[Row]) -> str:
     if len(alike) == 1:
         return said
     minutes = {row.label: fmean(map(minutes_of, report.runs[row.arm].values())) for row in rows if row.label in alike}
-    quickest = min(minutes, key=lambda label: minutes[label])
     said += f" These seeds do not tell {_listed([label for label in alike if label != best])} from it."
     took = ", ".join(f"`{label}` {taken:.1f}" for label, taken in minutes.items())
-    return f"{said} Of those that are alike take the quickest, which was `{quickest}`; minutes a run: {took}."
+    return f"{said} Choose among them by what else you need. Minutes a run, with whatever ran beside: {took}."
 
 
 def _listed(labels: Sequence[str]) -> str:

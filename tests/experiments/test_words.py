@@ -55,13 +55,13 @@ def test_words_claim_no_more_than_the_interval(values, said):
 @pytest.mark.parametrize(
     ("perplexities", "said"),
     [
-        # b is told from a and c by its three seeds, a from c is not; c is the quicker of them
+        # b is told from a and c by its three seeds, a from c is not
         (
             {"a": [60.0, 61.0, 62.0], "b": [70.0, 71.0, 72.0], "c": [61.0, 60.0, 62.5]},
             (
                 "`a` ended lowest, at 61.00 on average. Leave `b`: another arm ended lower, and the interval "
-                "excludes 0. These seeds do not tell `c` from it. Of those that are alike take the quickest, which "
-                "was `c`; minutes a run: `a` 3.0, `c` 1.0."
+                "excludes 0. These seeds do not tell `c` from it. Choose among them by what else you need. "
+                "Minutes a run, with whatever ran beside: `a` 3.0, `c` 1.0."
             ),
         ),
         (
@@ -76,8 +76,8 @@ def test_words_claim_no_more_than_the_interval(values, said):
             {"a": [60.0, 64.0, 59.0], "b": [61.0, 61.5, 62.0], "c": [62.0, 62.6, 63.1]},
             (
                 "`a` ended lowest, at 61.00 on average. Leave `c`: another arm ended lower, and the interval "
-                "excludes 0. These seeds do not tell `b` from it. Of those that are alike take the quickest, which "
-                "was `b`; minutes a run: `a` 3.0, `b` 2.0."
+                "excludes 0. These seeds do not tell `b` from it. Choose among them by what else you need. "
+                "Minutes a run, with whatever ran beside: `a` 3.0, `b` 2.0."
             ),
         ),
         (
@@ -87,7 +87,7 @@ def test_words_claim_no_more_than_the_interval(values, said):
     ],
     ids=["alike", "apart", "apart from another", "one seed"],
 )
-def test_advice_is_the_quickest_of_the_best(perplexities, said):
+def test_advice_leaves_what_another_arm_beats(perplexities, said):
     # steps of 60 seconds: three, two, one
     runs = {
         arm: {
