@@ -26,7 +26,7 @@ from seft_cli.app import COMMANDS
 from seft_ref.train.settings import TrainSettings
 from seft_ref.update.optimizers import AdamW, Sgd, Sm3, SpielAdamW
 from seft_ref.update.presets import PRESETS
-from seft_ref.update.rules import _CLAUSE, Rule
+from seft_ref.update.rules import CLAUSE_OF, Rule
 
 LOG = logging.getLogger(__name__)
 ROOT = Path(__file__).resolve().parents[1]
@@ -219,7 +219,7 @@ def choices() -> str:
     rows = []
     for one in fields(Rule):
         values = get_args(hints[one.name]) or {bool: ("true", "false"), float: ("above 0, at most 1",)}[hints[one.name]]
-        clause = _CLAUSE[one.name]
+        clause = CLAUSE_OF[one.name]
         told = ", ".join(f"`{value}`" for value in values)
         rows.append((f"`{one.name}`", told, f"`{str(one.default).lower()}`", f"[{clause}](#{clause.lower()})"))
     return table(("choice", "values", "default", "clause"), rows)

@@ -1,8 +1,11 @@
 """The commands of tutorials are typed as they stand, and print what the page shows."""
 
+import os
 import re
 import shlex
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -49,7 +52,15 @@ def test_commands_print_what_the_page_shows(page, tmp_path, monkeypatch, capsys)
             program, name, *arguments = shlex.split(command)
             assert program == "seft"
             damage(tmp_path)
-            _, out, err = call(monkeypatch, capsys, name, *arguments)
+            code, out, err = call(monkeypatch, capsys, name, *arguments)
             assert shows(shown, (out + err).splitlines()), f"{command}\n{out}{err}"
+            fails = any(line.startswith("error: ") or line.endswith("1 rule is broken") for line in shown)
+            assert bool(code) == fails, command
             typed += 1
     assert typed >= 5
+
+
+def test_figures_of_the_manual_are_drawn(tmp_path):
+    path = ROOT / "docs" / "figures" / "draw.py"
+    subprocess.run([sys.executable, path, tmp_path], check=True, env=os.environ | {"PYTHONPATH": str(ROOT)})
+    assert {file.name for file in tmp_path.iterdir()} == {"event.svg", "round.svg"}

@@ -75,6 +75,7 @@ def _clause(line_number: int, name: str, rest: str) -> Clause:
 
 
 def _shown(text: str) -> str:
+    """Return prose as one line, and below it the rows of a table without its rule, bars unescaped."""
     prose = [line for line in text.splitlines() if not line.startswith("|")]
     rows = [line.replace("\\|", "|") for line in text.splitlines() if line.startswith("|") and set(line) - set("|-")]
     return "\n".join([" ".join(" ".join(prose).split()), *rows])

@@ -131,8 +131,10 @@ def steps() -> Area:
 def reached(
     settings: dict[str, Any], at: tuple[int, ...], config: Config = tiny.CONFIG
 ) -> list[tuple[int, int, dict[str, Any], dict[str, Any]]]:
-    """Return the steps asked for of the first seed in which none of them hangs on a small gap, and tokens of the last
-    step of a window would not prune the same weights as those of all its steps.
+    """Return the steps asked for, of the first seed that fits.
+
+    A seed fits if no step depends on a small gap, and if the tokens of a window's last step alone would prune other
+    weights than those of all its steps.
     """
     for seed in range(200):
         here = settings | {"seed": seed}

@@ -83,8 +83,9 @@ def arrow(start: tuple[float, float], end: tuple[float, float]) -> FancyArrowPat
     return FancyArrowPatch(start, end, arrowstyle="-|>", mutation_scale=10, lw=1, color=INK)
 
 
-def an_event() -> tuple[Base, Delta, Event, Any]:
-    """Return a matrix of 4 × 6 before and after one event, and the gradient that the event saw."""
+def an_event() -> tuple[Base, Delta, Event]:
+    """Return a matrix of 4 × 6 before one event, and the event."""
+    # adapt by |ḡ · W|, because only a gradient is made up here and token-fisher would need single tokens
     rule, shape = Rule(adapt="sensitivity"), (4, 6)
     values = {0: 5.0, 3: -2.0, 4: 0.3, 7: 1.5, 8: -4.0, 11: 2.5, 13: 3.0, 16: -0.2, 18: 2.0, 20: -3.5, 23: 1.0}
     base = Base(from_flat(shape, np.array(list(values))), np.array(list(values.values())))
@@ -97,12 +98,12 @@ def an_event() -> tuple[Base, Delta, Event, Any]:
     pools = pools_of(rule, shape, budgets=[n_stored], delta_budgets=[np.array([4])])
     (seen,) = evidence([View(Window(shape, settled_steps=1, gradient=gradient), base, delta)], rule, n=n)
     (event,) = evolve([Part(base, delta, seen)], pools, n_drop=n, rule=rule)
-    return base, delta, event, gradient
+    return base, delta, event
 
 
 def draw_event(out: Path) -> None:
     """Draw the matrix before, after drop and grow, and after adapt."""
-    base, delta, event, _ = an_event()
+    base, delta, event = an_event()
     stored, slots = set(flat(base.topology).tolist()), set(flat(delta.topology).tolist())
     dropped, grown, pruned = (set(map(int, x)) for x in (event.dropped, event.grown, event.pruned))
     kept = slots - dropped

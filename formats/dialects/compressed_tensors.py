@@ -10,7 +10,6 @@ The tensor is called X.weight; in checkpoints of 0.8.1 and older, whose X ends i
 
 import json
 import os
-from collections.abc import Collection
 from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
@@ -242,21 +241,6 @@ def _unique(pairs: list[tuple[str, Any]]) -> Json:
     if len(found) != len(pairs):
         raise ValueError("an object has a key twice")
     return found
-
-
-def refuse_packed(names: Collection[str]) -> None:
-    """Refuse names of packed tensors in a folder whose config says nothing of them, because a reader would take masks
-    and packed values for weights (FMT-150).
-    """
-    stems = {name.removesuffix(".bitmask") for name in names if name.endswith(".bitmask")}
-    packed = sorted(stem for stem in stems if f"{stem}.compressed" in names and f"{stem}.shape" in names)
-    if packed:
-        listed = repr(packed[0]) + (f" and {len(packed) - 1} more" if len(packed) > 1 else "")
-        raise FormatError(
-            "FMT-150",
-            f"compressed-tensors packed {listed}, and {CONFIG} does not say how; convert the folder together with the "
-            f"{CONFIG} that was written with it",
-        )
 
 
 def _refuse_format(kind: object) -> NoReturn:

@@ -102,6 +102,21 @@ class HfFolder(Mapping[str, Dense]):
         self.close()
 
 
+def refuse_packed(names: Collection[str]) -> None:
+    """Refuse names of packed tensors in a folder whose config says nothing of them, because a reader would take masks
+    and packed values for weights (FMT-150).
+    """
+    stems = {name.removesuffix(".bitmask") for name in names if name.endswith(".bitmask")}
+    packed = sorted(stem for stem in stems if f"{stem}.compressed" in names and f"{stem}.shape" in names)
+    if packed:
+        listed = repr(packed[0]) + (f" and {len(packed) - 1} more" if len(packed) > 1 else "")
+        raise FormatError(
+            "FMT-150",
+            f"compressed-tensors packed {listed}, and {CONFIG} does not say how; convert the folder together with the "
+            f"{CONFIG} that was written with it",
+        )
+
+
 def to_sparse(
     src: str | os.PathLike[str],
     dst: str | os.PathLike[str],
@@ -128,9 +143,11 @@ def to_sparse(
         zeros: as of `sparsified`.
 
     Raises:
-        FormatError: FMT-110 if dst is there, FMT-120 or FMT-121 for a bad src, FMT-126 for an overflow.
+        FormatError: FMT-110 if dst is there, FMT-120 or FMT-121 for a bad src, FMT-126 for an overflow,
+            FMT-150 for parts of packed tensors.
     """
     with open_hf(src) as source:
+        refuse_packed(source.keys())
         found = sparsified(source.checkpoint(), encoding, dtype, zeros)
         write(dst, found, encoding=encoding, compress=compress, shard_bytes=shard_bytes)
     return found.remarks

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from formats import delta, strict_json
 from formats.dialects.changes import CONFIG, Changes
-from formats.dialects.compressed_tensors import open_compressed_tensors, refuse_packed, states_sparsity
-from formats.dialects.hf import open_hf
+from formats.dialects.compressed_tensors import open_compressed_tensors, states_sparsity
+from formats.dialects.hf import open_hf, refuse_packed
 from formats.dialects.lora import read_lora
 from formats.dialects.shira import read_shira
 from formats.dialects.spiel import read_spiel

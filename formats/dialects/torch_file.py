@@ -122,8 +122,8 @@ def _with_masks(tensors: dict[str, Tensor], tied: dict[str, str], file: str) -> 
             del joined[name], joined[f"{stem}_mask"]
             joined[stem] = with_values(from_support(support), values.values[support])
             continue
-        told = f"{file}: {name!r} and '{stem}_mask' look like a masked parameter, but {wrong}"
-        raise FormatError("FMT-159", f"{told}; call prune.remove, then save")
+        pair = f"{file}: {name!r} and '{stem}_mask' look like a masked parameter"
+        raise FormatError("FMT-159", f"{pair}, but {wrong}; call prune.remove, then save")
     return joined
 
 

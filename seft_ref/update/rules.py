@@ -24,7 +24,7 @@ Events = Literal["period", "phases"]
 DropSchedule = Literal["cosine", "linear", "constant"]
 FirstEvent = Literal["fraction", "all"]
 
-_CLAUSE = {
+CLAUSE_OF = {
     "evolves": "EVT-001",
     "drop": "DROP-003",
     "drops": "DROP-004",
@@ -44,6 +44,7 @@ _CLAUSE = {
     "evolve_until": "SCH-007",
     "event_replaces_step": "EVT-010",
 }
+"""The clause of chapter 8 that defines each choice, and that refuses an unknown value."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,9 +75,9 @@ class Rule:
         for name, hint in get_type_hints(Rule).items():
             value, allowed = getattr(self, name), get_args(hint)
             if allowed and value not in allowed:
-                raise ConfigError(_CLAUSE[name], f"{name} is {value!r}; choose one of {', '.join(allowed)}")
+                raise ConfigError(CLAUSE_OF[name], f"{name} is {value!r}; choose one of {', '.join(allowed)}")
             if hint is bool and not isinstance(value, bool):
-                raise ConfigError(_CLAUSE[name], f"{name} is {value!r}; choose true or false")
+                raise ConfigError(CLAUSE_OF[name], f"{name} is {value!r}; choose true or false")
         # SCH-007
         if not 0 < self.evolve_until <= 1:
             raise ConfigError("SCH-007", f"evolve_until is {self.evolve_until}, must be above 0 and at most 1")

@@ -15,6 +15,7 @@ from formats import errors, records
 from formats.container import DTYPES, NAMES
 from formats.conversion import convert
 from formats.dialects.compressed_tensors import open_compressed_tensors
+from formats.dialects.hf import to_sparse
 from formats.records import Dense, Sparse, flat, to_dense
 
 FIXTURES = Path(__file__).parent / "fixtures" / "compressed_tensors"
@@ -392,4 +393,6 @@ def test_FMT_150_packed_tensors_whose_config_says_nothing_are_refused(tmp_path, 
     ) as refused:
         convert(folder, tmp_path / "out", "sparse")
     assert refused.value.clause == "FMT-150"
+    with pytest.raises(errors.FormatError, match="FMT-150"):
+        to_sparse(folder, tmp_path / "out")
     assert not (tmp_path / "out").exists()

@@ -36,7 +36,7 @@ def test_FMT_052_groups_along_an_axis_lie_where_the_clause_says(tmp_path, shape,
     packed = load_file(path)["w#ranks"]
     columns = shape[-1]
     rows = int(np.prod(shape[:-1]))
-    bits = max((comb(m, n) - 1).bit_length(), 0)
+    bits = (comb(m, n) - 1).bit_length()
     found = np.zeros((rows, columns), dtype=bool)
     last = axis == len(shape) - 1
     s = int(np.prod(shape[axis + 1 : -1])) if not last else 1

@@ -41,7 +41,7 @@ def last_gradient_alone(a: Values) -> Values:
 
 
 def of_a_window(**new: Callable[[Any], Any]) -> Operation:
-    """One step that ends a gradient window, from a window whose entries are others where they are told."""
+    """One step that ends a gradient window, with some inputs of the window replaced where a part has them."""
 
     def f(a: Values) -> Values:
         held = [part | {name: g(part[name]) for name, g in new.items() if name in part} for part in a["parts"]]
