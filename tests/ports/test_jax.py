@@ -317,6 +317,15 @@ def test_the_backward_of_a_layer_forms_no_gradient_of_the_matrix():
     assert max(leaf.size for leaf in jax.tree.leaves(pull)) < 640 * 480 // 8
 
 
+@pytest.fixture
+def plainly_compiled():
+    """XLA without most of its optimisations, where compiling takes longer than running."""
+    jax.config.update("jax_disable_most_optimizations", val=True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", val=False)
+
+
+@pytest.mark.usefixtures("plainly_compiled")
 def test_the_example_learns_and_stays_within_its_budget():
     reports, final = example.train()
     assert [r.step for r in reports] == [1, *range(15, 120, 15), 120]
