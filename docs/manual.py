@@ -16,6 +16,9 @@ from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 import typer
+from pygments import highlight
+from pygments.formatters import HtmlFormatter
+from pygments.lexers import PythonLexer
 from sphinx.application import Sphinx
 from sphinx.util import logging
 
@@ -42,6 +45,8 @@ ELSEWHERE = {
     "README.md": "index",
 }
 """Files of the repository and the page of the manual that shows them."""
+CODE = "_code"
+"""The folder of the built manual that holds pages of source files."""
 _CLAUSE_STARTS = re.compile(r"^\*\*([A-Z]{3,4}-\d{3})\*\* \((?:MUST|SHOULD|MAY)\)")
 _NAMED = re.compile(
     r"```.*?^```|`[^`\n]*`|!?\[[^\]]*\]\([^)]*\)|\*\*[A-Z]{3,4}-\d{3}\*\*|\([A-Z]{3,4}-\d{3}\)=|<details.*?</details>"
@@ -56,6 +61,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     """Register the extension."""
     app.connect("source-read", fill)
     app.connect("autodoc-process-docstring", as_written)
+    app.connect("build-finished", write_code)
     return {"parallel_read_safe": True}
 
 
@@ -136,16 +142,28 @@ def spec() -> str:
 def shown(clause: str) -> str:
     """Return which lines implement a clause, which cases show it and which mutants break it, folded."""
     code, cases, mutants = (x[clause] for x in evidence())
-    parts = [("Code", code), ("Cases", cases), ("Mutants that it refuses", mutants)]
-    told = "".join(
-        f"<dt>{name}</dt><dd>{', '.join(f'<code>{html.escape(x)}</code>' for x in listed)}</dd>"
-        for name, listed in parts
-        if listed
-    )
+    lines = [f'<a href="../{CODE}/{file}.html#line-{number}">{file}:{number}</a>' for file, number in code]
+    named = [[f"<code>{html.escape(x)}</code>" for x in listed] for listed in (cases, mutants)]
+    parts = zip(("Code", "Cases", "Mutants that it refuses"), (lines, *named), strict=True)
+    told = "".join(f"<dt>{name}</dt><dd>{', '.join(listed)}</dd>" for name, listed in parts if listed)
     if not told:
         return ""
     summary = f"{len(code)} lines of code, {len(cases)} cases, {len(mutants)} mutants"
     return f'<details class="clause-shown"><summary>{summary}</summary><dl>{told}</dl></details>'
+
+
+def write_code(app: Sphinx, error: Exception | None) -> None:
+    """Write every source file that names a clause as a page with an anchor a line, for the links of SPEC.md."""
+    if error or app.builder.format != "html":
+        return
+    light, dark = (HtmlFormatter(style=style, linenos="inline", lineanchors="line") for style in ("default", "monokai"))
+    styles = f"{light.get_style_defs()} @media (prefers-color-scheme: dark) {{ {dark.get_style_defs()} }}"
+    head = f'<meta charset="utf-8"><meta name="color-scheme" content="light dark"><style>{styles}</style>'
+    for name in {file for lines in evidence()[0].values() for file, _ in lines}:
+        page = Path(app.outdir, CODE, f"{name}.html")
+        page.parent.mkdir(parents=True, exist_ok=True)
+        body = highlight((ROOT / name).read_text(encoding="utf-8"), PythonLexer(), light)
+        page.write_text(f"<!doctype html>{head}<title>{name}</title><h1>{name}</h1>{body}", encoding="utf-8")
 
 
 @cache
@@ -155,15 +173,16 @@ def clauses() -> frozenset[str]:
 
 
 @cache
-def evidence() -> tuple[dict[str, list[str]], ...]:
+def evidence() -> tuple[dict[str, list[tuple[str, int]]], dict[str, list[str]], dict[str, list[str]]]:
     """Return by clause the lines of code that name it, the cases that show it, and the mutants that break it."""
-    code, cases, mutants = (defaultdict[str, list[str]](list) for _ in range(3))
+    code = defaultdict[str, list[tuple[str, int]]](list)
+    cases, mutants = (defaultdict[str, list[str]](list) for _ in range(2))
     for folder in ("seft_ref", "formats", "seft_cli"):
         for source in sorted((ROOT / folder).rglob("*.py")):
             name = source.relative_to(ROOT).as_posix()
             for number, line in enumerate(source.read_text(encoding="utf-8").splitlines(), 1):
                 for clause in clauses().intersection(re.findall(r"\b[A-Z]{3,4}-\d{3}\b", line)):
-                    code[clause].append(f"{name}:{number}")
+                    code[clause].append((name, number))
     for case in load_all():
         for clause in case.clauses:
             cases[clause].append(case.id)

@@ -11,13 +11,14 @@ from pathlib import Path
 import pytest
 
 from tests.seft_cli.calling import call
+from tests.seft_ref.folders import CONFIG, TEXT, hf_folder
 
 ROOT = Path(__file__).resolve().parents[1]
 TUTORIALS = ROOT / "docs" / "tutorials"
 OLD = ROOT / "tests" / "formats" / "fixtures" / "compressed_tensors" / "0.9.0-sparse-bitmask"
 
 
-def damage(folder):
+def before_shipping(folder, command):
     """Leave beside v1 a copy with one changed byte."""
     if not (folder / "v1").is_dir() or (folder / "damaged").exists():
         return
@@ -28,36 +29,82 @@ def damage(folder):
     file.write_bytes(data)
 
 
+def before_repairing(folder, command):
+    """Make the dense model and the texts that the page assumes."""
+    if not (folder / "llama").exists():
+        hf_folder(folder / "llama", CONFIG | {"max_position_embeddings": 256})
+        for name in ("train.txt", "valid.txt"):
+            (folder / name).write_text(TEXT)
+
+
+def before_judging(folder, command):
+    """Break the port where the page says so, and name an issue for every known failure."""
+    port, known = folder / "myport" / "my_port.py", folder / "myport" / "seft-expect.toml"
+    if "FAILED" in command:
+        wrong = '    order = np.argsort(scores, kind="stable")[::-1]'
+        port.write_text(re.sub(r"^    order = .*$", wrong, port.read_text(), flags=re.MULTILINE))
+    if known.exists():
+        known.write_text(known.read_text().replace('issue = ""', 'issue = "https://example.org/1"'))
+
+
+BEFORE = {
+    "ship": before_shipping,
+    "rescue": before_shipping,
+    "repair": before_repairing,
+    "judge": before_judging,
+}
+ELSEWHERE = ("--port ./seft-port", "--profile core")
+"""Commands that tests of the ports run."""
+FAILURE = re.compile(r"^error: |1 rule is broken$|, [1-9]\d* failed,|^  WRONG", re.MULTILINE)
+"""What a command prints that exits with another status than 0."""
+SHORTER = ("--steps 300", "--steps 21")
+
+
+def typed(block):
+    """Return the commands of a block, each with the lines that it is shown to print."""
+    if re.match(r"^\$ ", block):
+        return [
+            (first, rest)
+            for first, *rest in (one.splitlines() for one in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:])
+        ]
+    return [(line, []) for line in block.replace("\\\n", " ").splitlines() if line.startswith("seft ")]
+
+
 def shows(shown, printed):
     """Tell whether printed lines hold the lines of a page in their order; ... stands for anything."""
     rest = iter(printed)
-    patterns = [".*".join(map(re.escape, line.split("..."))) for line in shown if line.strip() != "..."]
+    patterns = [".*".join(map(re.escape, line.strip().split("..."))) for line in shown if line.strip() != "..."]
     return all(any(re.fullmatch(f"{pattern}.*", line.strip()) for line in rest) for pattern in patterns)
 
 
-@pytest.mark.parametrize("page", ["ship", "rescue"])
+@pytest.mark.parametrize("page", BEFORE)
 def test_commands_print_what_the_page_shows(page, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     shutil.copytree(OLD, tmp_path / "old")
     names: dict[str, object] = {}
-    typed = 0
+    ran = 0
     text = (TUTORIALS / f"{page}.md").read_text(encoding="utf-8")
     for language, block in re.findall(r"^```(\w*)\n(.*?)^```", text, re.DOTALL | re.MULTILINE):
         if language == "python":
             exec(compile(block, f"{page}.md", "exec"), names)
             capsys.readouterr()
             continue
-        for one in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]:
-            command, *shown = one.splitlines()
-            program, name, *arguments = shlex.split(command)
+        for command, shown in typed(block):
+            if any(words in command for words in ELSEWHERE):
+                continue
+            program, name, *arguments = shlex.split(command.replace(*SHORTER))
+            if program == "cd":
+                monkeypatch.chdir(name)
+                continue
             assert program == "seft"
-            damage(tmp_path)
+            BEFORE[page](tmp_path, "\n".join((command, *shown)))
             code, out, err = call(monkeypatch, capsys, name, *arguments)
             assert shows(shown, (out + err).splitlines()), f"{command}\n{out}{err}"
-            fails = any(line.startswith("error: ") or line.endswith("1 rule is broken") for line in shown)
-            assert bool(code) == fails, command
-            typed += 1
-    assert typed >= 5
+            if shown:
+                fails = FAILURE.search("\n".join(shown))
+                assert bool(code) == bool(fails), command
+            ran += 1
+    assert ran >= 5
 
 
 def test_figures_of_the_manual_are_drawn(tmp_path):
