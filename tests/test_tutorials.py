@@ -107,7 +107,11 @@ def test_commands_print_what_the_page_shows(page, tmp_path, monkeypatch, capsys)
     assert ran >= 5
 
 
-def test_figures_of_the_manual_are_drawn(tmp_path):
-    path = ROOT / "docs" / "figures" / "draw.py"
+@pytest.mark.parametrize(
+    ("program", "names"),
+    [("draw.py", {"event", "round"}), ("results.py", {"growth", "large", "fuzzing", "kill-matrix"})],
+)
+def test_figures_of_the_manual_are_drawn(program, names, tmp_path):
+    path = ROOT / "docs" / "figures" / program
     subprocess.run([sys.executable, path, tmp_path], check=True, env=os.environ | {"PYTHONPATH": str(ROOT)})
-    assert {file.name for file in tmp_path.iterdir()} == {"event.svg", "round.svg"}
+    assert {file.name for file in tmp_path.iterdir()} == {f"{name}.svg" for name in names}

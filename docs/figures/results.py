@@ -1,0 +1,137 @@
+"""Draw one picture for each page of results whose figures stand in tables: python docs/figures/results.py [OUT]
+
+growth.svg       times as fast as NumPy and PyTorch, by shape and machine
+large.svg        seconds and memory of the stages of a 7B run
+fuzzing.svg      inputs of every run, accepted and refused
+kill-matrix.svg  mutants by operation, and how many cases refuse each
+
+Each is drawn from the tables of the page of its name in docs/results.
+"""
+
+import re
+import sys
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib import pyplot as plt
+
+RESULTS = Path(__file__).resolve().parents[1] / "results"
+INK, GREY, BLUE, GREEN, RED, PALE = "#1b1f24", "#8a929b", "#2f6db3", "#2a9d62", "#c8553d", "#c9d6e8"
+PLAIN = {"svg.hashsalt": "seft_ref", "svg.fonttype": "path", "font.family": "DejaVu Sans", "font.size": 8}
+
+
+def rows_of(page: str, heading: str = "") -> list[list[str]]:
+    """Return the cells of the tables of a page, of one section if a heading is given."""
+    text = (RESULTS / f"{page}.md").read_text(encoding="utf-8")
+    if heading:
+        text = text.split(f"\n## {heading}\n", 1)[1].split("\n## ", 1)[0]
+    lines = [line for line in text.splitlines() if line.startswith("| ")]
+    return [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines]
+
+
+def whole(cell: str) -> int:
+    """Return the number of a cell, 0 for an empty one."""
+    return int(cell.replace(",", "") or 0)
+
+
+def draw_growth() -> Any:
+    """Draw the ratios of every shape with their range."""
+    sections = ["Intel, 1 thread", "Intel, 2 threads", "AMD, 1 thread", "AMD, 2 threads"]
+    figure, panels = plt.subplots(1, 2, figsize=(8, 3.6), sharey=True)
+    for panel, column, peer, goal in zip(panels, (6, 7), ("NumPy", "PyTorch"), (0.91, 2.0), strict=True):
+        y = 0.0
+        for section in sections:
+            for cells in rows_of("growth", section)[1:]:
+                middle, low, high = map(float, re.findall(r"\d+\.\d+", cells[column]))
+                tokens = int(cells[1])
+                panel.plot([low, high], [y, y], color=GREY, lw=1)
+                panel.plot([middle], [y], "o" if tokens < 1000 else "s", color=BLUE if tokens < 1000 else RED, ms=4)
+                y -= 1
+            if panel is panels[0]:
+                panel.text(0.3, y + 4.5, section, va="center", color=INK)
+            y -= 1
+        panel.axvline(goal, color=GREEN, lw=1, ls="--")
+        panel.set(xscale="log", xlim=(0.28, 6), xticks=(0.5, 1, 2, 4), title=f"times as fast as {peer}", yticks=())
+        panel.set_xticklabels(("0.5", "1", "2", "4"))
+        panel.minorticks_off()
+    panels[1].plot([], [], "o", color=BLUE, label="512 tokens")
+    panels[1].plot([], [], "s", color=RED, label="2048 tokens")
+    panels[1].plot([], [], "--", color=GREEN, label="goal")
+    panels[1].legend(loc="lower left", frameon=False)
+    return figure
+
+
+def draw_large() -> Any:
+    """Draw what each stage takes."""
+    stages = [(cells[0], float(cells[1]), float(cells[2].split()[0])) for cells in rows_of("large")[1:]]
+    names = [name for name, _, _ in stages]
+    figure, (left, right) = plt.subplots(1, 2, figsize=(8, 1.9), sharey=True)
+    for panel, values, title in ((left, [s for _, s, _ in stages], "seconds"), (right, [g for *_, g in stages], "GiB")):
+        bars = panel.barh(names, values, color=BLUE)
+        panel.bar_label(bars, padding=3)
+        panel.set(title=title, xlim=(0, max(values) * 1.2))
+    left.invert_yaxis()
+    right.axvline(16, color=GREEN, lw=1, ls="--")
+    right.set(title="GiB at most so far; the goal is 16", xlim=(0, 17))
+    return figure
+
+
+def draw_fuzzing() -> Any:
+    """Draw the inputs of every run."""
+    runs = []
+    for cells in rows_of("fuzzing", "What was run"):
+        if re.match(r"`(--|make)", cells[0]):
+            single = len(cells) == 6
+            runs.append((single, cells[0].replace("`", ""), whole(cells[1]), whole(cells[3 if single else 2])))
+    figure, panel = plt.subplots(figsize=(8, 3.2))
+    for y, (single, name, executions, accepted) in enumerate(runs):
+        panel.barh(y, executions / 1000, color=BLUE if single else GREEN, alpha=0.55)
+        panel.barh(y, accepted / 1000, color=BLUE if single else GREEN)
+        panel.text(executions / 1000 + 4, y, f"{executions:,}", va="center", color=INK)
+        panel.text(-5, y, name.split(",")[0], va="center", ha="right", color=INK, size=6.5)
+    panel.set(yticks=(), xlim=(0, 480), xlabel="thousand inputs; the dark part was accepted by all readers")
+    panel.invert_yaxis()
+    panel.barh(0, 0, color=BLUE, label="single files")
+    panel.barh(0, 0, color=GREEN, label="folders and chains")
+    panel.legend(loc="center right", frameon=False)
+    return figure
+
+
+def draw_kills() -> Any:
+    """Draw the mutants of every area, by the number of cases that refuse them."""
+    bands = ((1, 1, "1 case", RED), (2, 4, "2 to 4 cases", PALE), (5, 10**6, "5 cases or more", BLUE))
+    areas: defaultdict[str, list[int]] = defaultdict(list)
+    for operation, _, _, cases in rows_of("kill-matrix", "Mutants")[1:]:
+        areas[operation.strip("`").split(".")[0]].append(int(cases))
+    names = sorted(areas, key=lambda area: -len(areas[area]))
+    figure, panel = plt.subplots(figsize=(8, 0.17 * len(names) + 0.8))
+    start = [0] * len(names)
+    for low, high, label, colour in bands:
+        counts = [sum(low <= n <= high for n in areas[name]) for name in names]
+        panel.barh(names, counts, left=start, color=colour, label=label)
+        start = [a + b for a, b in zip(start, counts, strict=True)]
+    panel.set(xlabel="mutants, by the number of cases that refuse them")
+    panel.invert_yaxis()
+    panel.legend(loc="lower right", frameon=False)
+    return figure
+
+
+DRAWN = {"growth": draw_growth, "large": draw_large, "fuzzing": draw_fuzzing, "kill-matrix": draw_kills}
+
+
+def main() -> None:
+    """Draw all of them beside their pages, or into the folder that is named."""
+    out = Path(sys.argv[1]) if len(sys.argv) > 1 else RESULTS
+    with mpl.rc_context(PLAIN):
+        for name, draw in DRAWN.items():
+            figure = draw()
+            for panel in figure.axes:
+                panel.spines[["top", "right"]].set_visible(False)
+            figure.savefig(out / f"{name}.svg", bbox_inches="tight", facecolor="white", metadata={"Date": None})
+            plt.close(figure)
+
+
+if __name__ == "__main__":
+    main()
