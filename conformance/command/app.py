@@ -16,6 +16,7 @@ from conformance.command import asking, listing, outputs
 from conformance.command import doctor as doctors
 from conformance.command import export as exports
 from conformance.command.runner import BACKENDS, DEFAULT, EXAMPLES, Broken, Options, Target, Unusable, judge, started
+from conformance.expect.manifest import entries
 from conformance.judge.conduct import CHECKS
 from conformance.judge.judgement import PROTOCOL, Run, Status
 from conformance.properties import PROPERTIES
@@ -124,6 +125,10 @@ def verify(
     console.print(f"{verdict.passed} passed, {verdict.failed} failed, {verdict.skipped} skipped")
     if wrong := outputs.write(run, write_expect, report_folder):
         _stop(wrong, USAGE)
+    if write_expect is not None:
+        rows = entries(write_expect.read_text(encoding="utf-8"), write_expect.name)
+        n_open = sum(not row["issue"] for row in rows)
+        console.print(f"wrote {write_expect}; {n_open} of its entries name no issue yet")
     if run.fault:
         _stop(f"the kit is at fault: {run.fault}", KIT)
     if verdict.status == KIT:
@@ -352,7 +357,7 @@ def _read(expect: Path) -> list[expectations.Expect]:
     try:
         return expectations.read(expect)
     except expectations.ManifestError as error:
-        _stop(f"{expect}: {error}", USAGE)
+        _stop(str(error), USAGE)
 
 
 def _require_absent(folder: Path) -> None:

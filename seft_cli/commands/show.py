@@ -113,7 +113,8 @@ def _print(path: Path, told: Mapping[str, Any], *, digests: bool) -> None:
         table.add_row(*row)
         support, numel, size = support + t.get("nnz", 0), numel + t["numel"], size + t["bytes"]
     table.add_section()
-    total = [f"{len(told['tensors'])} tensors", "", ""]
+    n_tensors = len(told["tensors"])
+    total = [f"{n_tensors} tensor{'s' * (n_tensors != 1)}", "", ""]
     total += ["", f"{support:,}", f"{1 - support / max(numel, 1):.4f}"] if sparse else []
     table.add_row(*total, f"{size:,}", *([""] if sparse else []))
     console.wide.print(table)
