@@ -1,9 +1,9 @@
-"""What a run knows of one matrix: its frozen base, its delta, and the gradient of a window of steps (chapter 6).
+"""The state of one trained matrix: its frozen base, its delta, and the gradient of a window of steps (chapter 6).
 
-bases     a base as it is held: plain, packed or compact
+bases     a base as it is stored: as CSR, in the packed matrix, or there in 16 bits
 target    base, delta and budgets of a trained matrix
-window    the gradient of several steps, in its factors
-evidence  what an event asks of that gradient, rows at a time
+window    the gradient of several steps, kept as factors
+evidence  what an event asks of that gradient, one block of rows at a time
 
-Rules that choose live in `seft_ref.update`. Start reading in `window`.
+The rules that choose positions live in `seft_ref.update`. Start reading in `window`.
 """

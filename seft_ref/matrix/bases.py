@@ -1,15 +1,15 @@
-"""How the base of a matrix is held: in what is multiplied, and opened one matrix at a time.
+"""Where the base of a matrix is stored: in the packed matrix, from which it is unpacked one matrix at a time.
 
     base = in_packed(base, packed, kernels)                 # at load: nothing but the packed matrix is kept
     base, packed, where, under = merged(base, delta, kernels)         # b + φ in one packed matrix, 5.2 bytes a weight
     base, packed, where, under = compacted(base, delta, held_in, kernels)       # b in 16 bits, b + φ beside it
     base.open()                                             # positions and numbers, for an event
 
-A delta changes few of the packed numbers, and none for good: what the base stores under its slots is kept beside it. So
-the base needs no copy of its own, wherever a kernel set can open what it packed (KRN-017).
+The packed matrix holds b + φ at the slots of a delta and b elsewhere. `under` keeps b at the slots, which are few.
+So a base needs no copy of its own, wherever the kernel set can unpack what it packed (KRN-017).
 
-Of weights that are stored in 16 bits a sum of two parts is multiplied (KRN-016, CKP-008): the frozen one is the base
-with zeros where the delta has slots, the live one holds the effective weights there, as float32.
+A base in 16 bits is multiplied as the sum of two parts (KRN-016, CKP-008). The frozen part is the base with zeros at
+the slots of the delta. The live part holds the effective weights of the slots, as float32.
 """
 
 from dataclasses import dataclass
@@ -34,17 +34,18 @@ from seft_ref.update.delta import Base, Delta, overlay, support_topology, values
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PackedBase:
-    """The base of one matrix in a packed one; whoever asks for its topology or values opens all of it."""
+    """The base of one matrix, stored in a packed matrix; each read of `topology` or `values` unpacks all of it."""
 
     packed: Packed
-    """stores B, and perhaps other slots; what it holds at the slots does not matter"""
+    """stores B, and η where it is not in 16 bits; its values at η are not those of the base"""
     nnz: int
+    """number of positions of B"""
     slots: Topology
-    """η when it was packed"""
+    """η when the matrix was packed"""
     under: Float[Array, " d"]
     """base values under the slots, 0 where the base stores nothing"""
     inside: Bool[Array, " d"]
-    """which slots the base stores"""
+    """whether the base stores the position of each slot"""
     kernels: KernelSet
 
     @property
@@ -59,21 +60,21 @@ class PackedBase:
 
     @property
     def held_in(self) -> Dtype | None:
-        """The 16-bit dtype of its numbers; None where they have the dtype of computation."""
+        """The 16-bit dtype of the base, or None where it has the dtype of computation."""
         return self.packed.held_in
 
     @property
     def topology(self) -> Topology:
-        """Topology B, opened."""
+        """Topology B, unpacked."""
         return self.open().topology
 
     @property
     def values(self) -> Float[Array, " nnz"]:
-        """Values b, opened."""
+        """Values b, unpacked."""
         return self.open().values
 
     def open(self) -> Base:
-        """Return positions and numbers in the dtype of computation, 8 bytes a weight."""
+        """Return the base unpacked, in the dtype of computation: 8 bytes a weight in float32."""
         topology, values = self.kernels.unpack(self.packed)
         if self.held_in is not None:
             values = from_halves(values, topology.indptr)
@@ -83,7 +84,7 @@ class PackedBase:
         positions = flat(topology)
         topology = Located(topology, positions)
         where, present = find(positions, eta)
-        # what was opened is nobody else's
+        # `unpack` returned fresh arrays, so writing into them is safe
         values = with_values(values, where[present & self.inside], self.under[present & self.inside])
         if topology.nnz == self.nnz:
             return Base(topology, values)
@@ -95,8 +96,8 @@ AnyBase = Base | PackedBase
 
 
 def in_packed(base: Base, packed: Packed, kernels: KernelSet) -> AnyBase:
-    """Return a base as held in the packed matrix that stores its weights and nothing else; as it is, where that cannot
-    be opened.
+    """Return the base as a view of the packed matrix that stores exactly its weights; the base itself if that matrix
+    cannot be unpacked.
     """
     if not packed.opens:
         return base
@@ -104,7 +105,7 @@ def in_packed(base: Base, packed: Packed, kernels: KernelSet) -> AnyBase:
 
 
 def compact_base(topology: Topology, values: NumpyArray, kernels: KernelSet) -> PackedBase:
-    """Return the base of a matrix from its 16-bit values in slot order, with no delta over it.
+    """Return a base without a delta from 16-bit values (nnz,) in slot order.
 
     Raises:
         KernelError: KRN-009, KRN-010 if values do not fit the topology or are no 16-bit floats.
@@ -116,11 +117,11 @@ def compact_base(topology: Topology, values: NumpyArray, kernels: KernelSet) -> 
 def merged(
     base: Base, delta: Delta, kernels: KernelSet, *, loaded: Packed | None = None, spent: Packed | None = None
 ) -> tuple[AnyBase, Packed, Int[Array, " d"], Float[Array, " d"]]:
-    """Return a base under a delta, the effective weight packed, the places of the slots, and the base under them
-    (DLT-003).
+    """Return the base stored in the packed effective weight, that weight, and for the slots of the delta their places
+    and the base values under them (DLT-003).
 
-    loaded  the packed base, if it is the effective weight as well: η lies in B and φ is 0
-    spent   what the matrix was packed as before, and nobody needs any more: its memory is used if it suffices
+    loaded  the packed base, where it is the effective weight too, because η lies in B and φ is 0
+    spent   an earlier packed matrix that nobody needs any more; its memory is reused if it suffices
     """
     over = overlay(base, delta)
     if loaded is None:
@@ -145,12 +146,12 @@ def compacted(
     loaded: Packed | None = None,
     spent: Packed | None = None,
 ) -> tuple[PackedBase, Packed, Int[Array, " d"], Float[Array, " d"]]:
-    """Return a base in 16 bits under a delta, both packed, the places of the slots, and the base under them (DLT-003).
+    """Return what `merged` does, for a base in 16 bits: the packed weight is a sum of two parts (DLT-003, KRN-016).
 
-    The numbers of the base are those that 16 bits held, so that none is rounded.
+    The values of the base come from 16 bits, so converting them back rounds none.
 
-    loaded  the base as it was loaded, if it has not changed since: all but its values is then shared
-    spent   what the base was packed as before, with no fewer weights, and nobody needs any more: its memory is used
+    loaded  the packed base as it was loaded, if it has not changed since; everything but its values is shared
+    spent   an earlier packed base with no fewer weights that nobody needs any more; its memory is reused
     """
     eta, stored = flat(delta.topology), flat(base.topology)
     under = values_at(stored, base.values, eta)
@@ -165,8 +166,8 @@ def compacted(
     live = kernels.pack(delta.topology, under + delta.values)
     every = array_namespace(eta).arange(eta.shape[0], dtype=eta.dtype, device=device(eta))
     places = kernels.locate(live, delta.topology, every)
-    held = PackedBase(frozen, base.topology.nnz, delta.topology, under, inside, kernels)
-    return held, kernels.split(frozen, live), places, under
+    packed_base = PackedBase(frozen, base.topology.nnz, delta.topology, under, inside, kernels)
+    return packed_base, kernels.split(frozen, live), places, under
 
 
 def _without_slots(packed: Packed, topology: Topology, none: Array, kernels: KernelSet) -> PackedBase:

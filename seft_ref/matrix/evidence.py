@@ -1,6 +1,6 @@
-"""The evidence that an event takes from windows, some rows of a gradient at a time (GRD-003).
+"""Gathers what an event must know of its gradient windows, one block of rows at a time (GRD-003).
 
-(seen,) = evidence([View(window, base, delta)], rule, n)
+(of_matrix,) = evidence([View(window, base, delta)], rule, n)
 """
 
 import math
@@ -25,23 +25,24 @@ from seft_ref.update.rules import Rule
 from seft_ref.update.select import largest, selection_in_pools
 
 ROWS = 512
-"""Most rows of a gradient that are evaluated at once when all of it is looked at."""
+"""Most rows of a block, which is the part of a gradient that is evaluated at once."""
 _BLOCKS = 8
-"""Blocks of a large matrix: an eighth of it is little to hold."""
+"""Number of blocks of a large matrix, because an eighth of its gradient takes little memory."""
 _LEAST_BLOCK = 1 << 18
-"""Least entries of a block: a product of fewer is slow."""
+"""Fewest entries of a block, unless ROWS asks for smaller ones, because a product of fewer is slow."""
 _FIRST_LOOK = 1 << 14
-"""Least number of scores that are sorted to find a first threshold."""
+"""Fewest entries of the piece whose scores are sorted to find a first threshold."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class View:
-    """One matrix whose evidence is wanted; window None where the rule asks for no gradient."""
+    """One matrix whose evidence is wanted; `window` is None where the rule asks for no gradient."""
 
     window: AnyWindow | None
     base: Base
     delta: Delta
     matrix: int = 0
+    """index of the matrix in the model, for random scores (RNG-003)"""
 
 
 def evidence(
@@ -53,45 +54,45 @@ def evidence(
     chance: Chance = Chance(0, 0),  # noqa: B008  frozen
     kernels: KernelSet = definition,
 ) -> list[Evidence]:
-    """Return what an event needs of matrices that it compares with each other, some rows at a time (GRD-003).
+    """Return the evidence of each matrix of one event, candidates ranked across all of them (GRD-003).
 
-    n       how many positions of each pool of slots grow at most; None where growth is over and nothing is scored
+    n       how many positions grow at most in each pool of slots; None where growth is over and nothing is scored
     Raises  UpdateError EVT-005, SEL-004 for evidence, or the score of a candidate, that is not finite
     """
     if rule.candidates == "first-step":
         return [_first_step_evidence(view, rule) for view in views]
-    held: _PerRow | _Strongest | None = None
+    collector: _PerRow | _Strongest | None = None
     if n is not None:
         # n + 1, because the first rejected score is the boundary that SEL-008 reports
-        held = _Strongest(int(n[0]) + 1, pools, kernels) if pools.slots.is_one else _PerRow(n)
-    found = [_look(view, number, rule, held, chance, kernels) for number, view in enumerate(views)]
-    if held is None:
-        return found
-    chosen = held.result(len(views))
-    return [replace(seen, **chosen[number]) for number, seen in enumerate(found)]
+        collector = _Strongest(int(n[0]) + 1, pools, kernels) if pools.slots.is_one else _PerRow(n)
+    answers = [_look(view, number, rule, collector, chance, kernels) for number, view in enumerate(views)]
+    if collector is None:
+        return answers
+    chosen = collector.result(len(views))
+    return [replace(answer, **chosen[number]) for number, answer in enumerate(answers)]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Block:
-    """Some rows of a matrix: what growth scores them by, positions counted from the first of them."""
+    """Some rows of a matrix and the scores of their positions, which count from the first of these rows."""
 
     number: int
-    """of the matrix among the views"""
+    """index of the matrix among the views"""
     low: int
-    """flat position of its first entry"""
+    """flat position of the first entry of the block"""
     n_in: int
     values: Array
-    """scores, or signed gradients whose magnitude is the score"""
+    """scores, or signed gradients whose magnitude is the score, one an entry"""
     taken: Array
     """positions of η"""
     only: Array | None
-    """positions that alone may be looked at; None for all"""
+    """the only positions that may grow; None for all"""
     more: dict[str, Array]
-    """what is kept of a candidate besides its score"""
+    """evidence that is kept of a candidate besides its score, one value an entry"""
 
 
 def _look(view: View, number: int, rule: Rule, held: Any, chance: Chance, kernels: KernelSet) -> Evidence:
-    """Return the evidence on the support, and offer everything else to what is held."""
+    """Return the evidence on the support, and offer each block to `held`, which keeps the best candidates."""
     n_out, n_in = view.base.topology.shape
     xp = array_namespace(view.base.values)
     window = view.window if isinstance(view.window, Window) else None
@@ -103,16 +104,16 @@ def _look(view: View, number: int, rule: Rule, held: Any, chance: Chance, kernel
         tokens = window.of_tokens(kernels, support_of(view.base, view.delta.topology))
         refuse_infinite(tokens)
     norm = 0.0
-    found: dict[str, list[Array]] = {"slots": [], "scores": [], "gradient": [], "absolute": [], "square": []}
+    parts: dict[str, list[Array]] = {"slots": [], "scores": [], "gradient": [], "absolute": [], "square": []}
     rows = _rows_at_once(n_out, n_in)
     for start in range(0, n_out, rows):
         stop = min(start + rows, n_out)
         low = start * n_in
-        known = Known() if window is None else window.rows(start, stop)
+        of_block = Known() if window is None else window.rows(start, stop)
         whole: dict[str, Array] = {}
         for name in asked:
-            whole[name] = xp.reshape(getattr(known, name), (-1,))
-            # EVT-005: all of what is asked for, wherever it stands
+            whole[name] = xp.reshape(getattr(of_block, name), (-1,))
+            # EVT-005: evidence must be finite everywhere, not only where it is used
             if name == "gradient":
                 norm = math.hypot(norm, finite_norm(whole[name]))
             else:
@@ -120,24 +121,24 @@ def _look(view: View, number: int, rule: Rule, held: Any, chance: Chance, kernel
         active = held is not None and rule.grow_scope == "active"
         taken = view.delta.topology.positions(start, stop)
         stored = view.base.topology.positions(start, stop) if wanted or active else taken
-        here = union(stored, taken) if wanted else taken
+        support = union(stored, taken) if wanted else taken
         for name in wanted:
-            found[name].append(xp.take(whole[name], here))
+            parts[name].append(xp.take(whole[name], support))
         if held is not None:
-            known = _with_rest(known, rule, view, inputs, chance, (start, stop))
-            # |ḡ| is taken where it is needed: most of the block is never looked at again
-            signed = known.gradient if rule.grow == "gradient" else GROW[rule.grow](known)
+            of_block = _with_rest(of_block, rule, view, inputs, chance, (start, stop))
+            # ḡ stays signed, because its magnitude is needed at few entries of the block
+            signed = of_block.gradient if rule.grow == "gradient" else GROW[rule.grow](of_block)
             values = xp.reshape(signed, (-1,))
-            found["slots"].append(taken + low)
-            found["scores"].append(xp.abs(xp.take(values, taken)))
+            parts["slots"].append(taken + low)
+            parts["scores"].append(xp.abs(xp.take(values, taken)))
             more = {n: v for n, v in whole.items() if rule.moments == "seeded" and n in ("gradient", "square")}
             held.offer(_Block(number, low, n_in, values, taken, stored if active else None, more))
             del signed, values, more
-        del known, whole  # before the next block takes as much
+        del of_block, whole  # free them before the next block takes as much memory
     zero, nothing = view.base.values[:0], xp.zeros((0,), dtype=xp.int64, device=device(view.base.values))
-    scores = xp.concat(found["scores"]) if found["scores"] else zero
+    scores = xp.concat(parts["scores"]) if parts["scores"] else zero
     return Evidence(
-        xp.concat(found["slots"]) if found["slots"] else nothing,
+        xp.concat(parts["slots"]) if parts["slots"] else nothing,
         scores,
         candidates=nothing,
         candidate_scores=scores[:0],
@@ -145,12 +146,12 @@ def _look(view: View, number: int, rule: Rule, held: Any, chance: Chance, kernel
         tokens=tokens,
         steps=1 if view.window is None else view.window.steps,
         gradient_norm=norm if "gradient" in asked else None,
-        **{n: xp.concat(found[n]) if found[n] else zero for n in sorted(wanted)},
+        **{n: xp.concat(parts[n]) if parts[n] else zero for n in sorted(wanted)},
     )
 
 
 def _rows_at_once(n_out: int, n_in: int) -> int:
-    """Return how many rows a block has: equal ones, for a short last block costs a product as much as a long one."""
+    """Return the rows of a block; blocks are alike, because a short last one costs a product as much as the others."""
     n_blocks = max(1, min(_BLOCKS, n_out * n_in // _LEAST_BLOCK), -(-n_out // ROWS))
     return max(1, -(-n_out // n_blocks))
 
@@ -158,7 +159,7 @@ def _rows_at_once(n_out: int, n_in: int) -> int:
 def _with_rest(
     known: Known, rule: Rule, view: View, inputs: Array | None, chance: Chance, block: tuple[int, int]
 ) -> Known:
-    """Return what a growth criterion looks at besides gradients, for a block of rows."""
+    """Return `known` with what the growth criterion reads besides gradients, for a block of rows."""
     start, stop = block
     if rule.grow == "curvature":
         return replace(known, inputs=inputs)
@@ -173,7 +174,10 @@ def _with_rest(
 
 
 class _Strongest:
-    """The n strongest positions seen so far, of all matrices offered, in order of matrix and position."""
+    """Keeps the n positions with the largest scores of all blocks offered, in order of matrix and position.
+
+    `least` is the n-th best score so far, or None until n positions are held. `seen` counts the entries looked at.
+    """
 
     def __init__(self, n: int, pools: Pools, kernels: KernelSet) -> None:
         self.n, self.pools, self.kernels = n, pools, kernels
@@ -182,17 +186,17 @@ class _Strongest:
         self.held = self.seen = 0
 
     def offer(self, block: _Block) -> None:
-        """Look at a block."""
+        """Keep those positions of a block that may be among the n strongest."""
         if block.only is not None or self.pools.caps_growth:
             self._look_at(block)
             return
-        # pieces twice as long as all that was seen before: what exceeds the least of those is then about 2 n entries
+        # a piece twice as long as all before it: about 2 n of its entries exceed the n-th best score of those
         n, start = block.values.shape[0], 0
         while start < n:
             stop = min(n, start + max(_FIRST_LOOK, 4 * self.n, 2 * self.seen))
-            here = _between(block.taken, start, stop) - start
+            taken = _between(block.taken, start, stop) - start
             more = {name: array[start:stop] for name, array in block.more.items()}
-            part = replace(block, low=block.low + start, values=block.values[start:stop], taken=here, more=more)
+            part = replace(block, low=block.low + start, values=block.values[start:stop], taken=taken, more=more)
             self._look_at(part)
             self.seen += stop - start
             start = stop
@@ -200,33 +204,33 @@ class _Strongest:
     def _look_at(self, block: _Block) -> None:
         xp = array_namespace(block.values)
         if block.only is not None:
-            here = block.only
+            positions = block.only
         elif self.least is not None:
-            # an equal score stands at a higher position and loses (SEL-001)
-            here = self.kernels.exceeding(block.values, self.least)
+            # strictly above, because an equal score has a higher position and loses (SEL-001)
+            positions = self.kernels.exceeding(block.values, self.least)
         else:
-            here = xp.arange(block.values.shape[0], dtype=xp.int64, device=device(block.values))
-        here = difference(here, block.taken)
-        scores = xp.abs(xp.take(block.values, here))
-        # EVT-005: of candidates only
+            positions = xp.arange(block.values.shape[0], dtype=xp.int64, device=device(block.values))
+        positions = difference(positions, block.taken)
+        scores = xp.abs(xp.take(block.values, positions))
+        # EVT-005: only scores of candidates are ranked
         refuse_infinite(scores)
         if self.pools.caps_growth:
             groups, (budgets,) = self.pools.weights, self.pools.budgets
-            best = best_of_groups(Growable(here, scores), groups, budgets[block.low // groups.width :])
-            here, scores = best.positions, best.scores
-        elif self.least is None and here.shape[0] > self.n:
+            best = best_of_groups(Growable(positions, scores), groups, budgets[block.low // groups.width :])
+            positions, scores = best.positions, best.scores
+        elif self.least is None and positions.shape[0] > self.n:
             chosen = largest(scores, self.n)
-            here, scores = xp.take(here, chosen), xp.take(scores, chosen)
-        if not here.shape[0]:
+            positions, scores = xp.take(positions, chosen), xp.take(scores, chosen)
+        if not positions.shape[0]:
             return
-        extras = {name: xp.take(array, here) for name, array in block.more.items()}
-        self.pieces.append({"number": block.number, "positions": here + block.low, "scores": scores, **extras})
-        self.held += here.shape[0]
+        extras = {name: xp.take(array, positions) for name, array in block.more.items()}
+        self.pieces.append({"number": block.number, "positions": positions + block.low, "scores": scores, **extras})
+        self.held += positions.shape[0]
         if self.held >= self.n and (self.least is None or self.held > self.n + max(self.n // 2, 4096)):
             self._compact()
 
     def _compact(self) -> None:
-        """Keep the n strongest of what is held."""
+        """Drop all but the n strongest positions from the pieces, and raise `least` to the score of the last."""
         xp = array_namespace(self.pieces[0]["scores"])
         scores = xp.concat([piece["scores"] for piece in self.pieces])
         chosen = largest(scores, self.n)
@@ -238,49 +242,49 @@ class _Strongest:
         kept = []
         for piece, start, low, high in zip(self.pieces, starts, edges, edges[1:], strict=False):
             if high > low:
-                here = chosen[low:high] - start
-                kept.append({k: v if k == "number" else xp.take(v, here) for k, v in piece.items()})
+                within = chosen[low:high] - start
+                kept.append({k: v if k == "number" else xp.take(v, within) for k, v in piece.items()})
         self.pieces, self.held = kept, chosen.shape[0]
 
     def result(self, n_matrices: int) -> list[dict[str, Array]]:
-        """Return for each matrix its candidates and what is known of them."""
+        """Return the candidates of each matrix as fields of its Evidence."""
         if self.held > self.n:
             self._compact()
         return [_candidates([p for p in self.pieces if p["number"] == number]) for number in range(n_matrices)]
 
 
 class _PerRow:
-    """The n[r] + 1 strongest positions of every row of one matrix."""
+    """Keeps the n[r] + 1 positions with the largest scores of every row r of one matrix."""
 
     def __init__(self, n: Int[Array, " out"]) -> None:
         self.n = n
         self.pieces: list[dict[str, Any]] = []
 
     def offer(self, block: _Block) -> None:
-        """Look at a block."""
+        """Keep the strongest positions of each row of a block."""
         values = block.values
         xp = array_namespace(values)
         everywhere = xp.arange(values.shape[0], dtype=xp.int64, device=device(values))
-        here = difference(everywhere if block.only is None else block.only, block.taken)
-        if not here.shape[0]:
+        positions = difference(everywhere if block.only is None else block.only, block.taken)
+        if not positions.shape[0]:
             return
-        scores = xp.abs(xp.take(values, here))
-        # EVT-005: of candidates only
+        scores = xp.abs(xp.take(values, positions))
+        # EVT-005: only scores of candidates are ranked
         refuse_infinite(scores)
         n_rows, first = values.shape[0] // block.n_in, block.low // block.n_in
-        counts = xp.minimum(self.n[first : first + n_rows] + 1, per_pool(here, block.n_in, n_rows))
-        chosen = selection_in_pools(-scores, here // block.n_in, counts).indices
-        here, scores = xp.take(here, chosen), xp.take(scores, chosen)
-        extras = {name: xp.take(array, here) for name, array in block.more.items()}
-        self.pieces.append({"number": block.number, "positions": here + block.low, "scores": scores, **extras})
+        counts = xp.minimum(self.n[first : first + n_rows] + 1, per_pool(positions, block.n_in, n_rows))
+        chosen = selection_in_pools(-scores, positions // block.n_in, counts).indices
+        positions, scores = xp.take(positions, chosen), xp.take(scores, chosen)
+        extras = {name: xp.take(array, positions) for name, array in block.more.items()}
+        self.pieces.append({"number": block.number, "positions": positions + block.low, "scores": scores, **extras})
 
     def result(self, n_matrices: int) -> list[dict[str, Array]]:
-        """Return the candidates of the matrix and what is known of them."""
+        """Return the candidates of the one matrix as fields of its Evidence."""
         return [_candidates(self.pieces)]
 
 
 def _candidates(pieces: list[dict[str, Any]]) -> dict[str, Array]:
-    """Return the fields of Evidence that pieces make together."""
+    """Return the pieces joined, as fields of Evidence."""
     if not pieces:
         return {}
     xp = array_namespace(pieces[0]["scores"])
@@ -294,7 +298,7 @@ def _candidates(pieces: list[dict[str, Any]]) -> dict[str, Array]:
 
 
 def _first_step_evidence(view: View, rule: Rule) -> Evidence:
-    """Return the evidence of a window that kept some positions only (GRD-007, GROW-006)."""
+    """Return the evidence of a window that kept gradients at some positions only (GRD-007, GROW-006)."""
     assert isinstance(view.window, FirstStepWindow), "candidates first-step need their window"
     window = view.window.settled()
     assert window.positions is not None

@@ -1,4 +1,4 @@
-"""The sparse state of one matrix: base, delta, budgets, and how they sit in the packed weight."""
+"""The sparse state of one matrix: base, delta and budgets, and where the delta lies in the packed weight."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,15 +18,16 @@ __all__ = ["Target", "check_targets", "place", "refresh"]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Target:
-    """The sparse state of one matrix, and how its delta sits in the packed weight."""
+    """The sparse state of one matrix, and where its delta lies in the packed weight."""
 
     base: AnyBase
     delta: Delta
     budget: int
     """K, the stored weights at load (DLT-001)"""
     delta_budget: int
+    """d_φ, the most slots of the delta (DLT-002)"""
     where: Int[Array, " d"]
-    """places of the slots in the packed weight"""
+    """places of the slots in the packed weight (KRN-012)"""
     under: Float[Array, " d"]
     """base values under the slots, 0 where the base has none"""
     lost: Int[Array, " n"]
@@ -34,6 +35,7 @@ class Target:
     row_budget: Int[Array, " out"] | None = None
     """K of each row, with scope row"""
     row_delta_budget: Int[Array, " out"] | None = None
+    """slots of each row at the start, with scope row (EVT-009)"""
 
     def support_size(self) -> int:
         """Return |S|, S = B ∪ η."""
@@ -46,10 +48,10 @@ class Target:
 def place(
     base: AnyBase, delta: Delta, kernels: KernelSet, held_in: Dtype | None = None, **memory: Packed
 ) -> tuple[AnyBase, Packed, Int[Array, " d"], Float[Array, " d"]]:
-    """Return a base under a delta, their effective weight packed, and `where` and `under` of a target (DLT-003).
+    """Return the base as it is kept, the effective weight packed, and `where` and `under` of a target (DLT-003).
 
     held_in  the 16-bit dtype in which the base is held; None for the dtype of computation (CKP-008)
-    memory   `loaded` or `spent` of `merged` and `compacted`
+    memory   `loaded` or `spent`, which `merged` and `compacted` explain
     """
     if held_in is None:
         return merged(base.open(), delta, kernels, **memory)
@@ -57,7 +59,7 @@ def place(
 
 
 def refresh(weights: Weights, targets: Mapping[str, Target], kernels: KernelSet) -> Weights:
-    """Return the weights with every slot's effective value, base plus delta rounded once, stored (DLT-003)."""
+    """Return the weights with the effective value of every slot stored: base plus delta, rounded once (DLT-003)."""
     packed = {}
     for name, target in targets.items():
         packed[name] = kernels.store(matrix_of(weights, name), target.where, target.under + target.delta.values)
@@ -65,15 +67,15 @@ def refresh(weights: Weights, targets: Mapping[str, Target], kernels: KernelSet)
 
 
 def check_targets(targets: Mapping[str, Target], step: int, limits: Mapping[str, float]) -> None:
-    """Refuse targets that a step has left with NaN or infinity (TRN-007), or with a weight that the dtype of its file
-    does not hold (CKP-010).
+    """Refuse targets that a step has left with NaN, infinity, or a weight too large for the dtype of its file.
 
-    limits  those of the weights of the model
+    limits  by name of a matrix, the magnitude from which on the dtype of its file holds no weight
+    Raises  UpdateError TRN-007, CheckpointError CKP-010
     """
     for name, target in targets.items():
         delta = target.delta
         effective_values = target.under + delta.values
         refuse_spoilt(step, name, {"values": delta.values, "weights": effective_values, **delta.kept, **delta.shared})
-        # only at slots do weights change
+        # the slots suffice, because no other weight changes
         if name in limits:
             refuse_unstorable(step, name, effective_values, limits[name])

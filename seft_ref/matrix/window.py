@@ -1,12 +1,12 @@
-"""What the gradients of a window say about one matrix (chapter 6).
+"""Sums up the gradients of one matrix over the steps of a window (chapter 6).
 
     window = Window(shape, rule.asks())
     step = window.fresh()
     step = step.plus(gradient)                   # once a micro-batch of this rank
-    window = window.joined(step, ranks)          # once all ranks have
+    window = window.joined(step, ranks)          # once all ranks have added theirs
     window = window.settled()                    # after a step that has no event
 
-A gradient stays in its factors while a window holds one step.
+A gradient stays in its factors dy and x while the window holds one step and they are smaller than the matrix.
 """
 
 from collections.abc import Callable
@@ -29,14 +29,12 @@ from seft_ref.update.select import largest
 
 GRADIENT_ONLY = frozenset({"gradient"})
 OF_GRADIENTS = frozenset({"gradient", "absolute", "square"})
-"""Evidence that has an entry for every position of a matrix."""
+"""Kinds of evidence that have an entry for every position of a matrix."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Accumulated:
-    """The gradient of a matrix summed over micro-batches and steps: as factors while they are smaller, else as
-    one matrix.
-    """
+    """The gradient of a matrix summed over micro-batches: as factors while they are smaller, else as one matrix."""
 
     shape: tuple[int, int]
     factors: tuple[WeightGradient, ...] = ()
@@ -65,7 +63,7 @@ class Accumulated:
         return total
 
     def whole(self) -> Float[Array, "out in_"]:
-        """Return all of the gradient."""
+        """Return the whole gradient."""
         return self.rows(0, self.shape[0])
 
     def over(self, ranks: Ranks) -> "Accumulated":
@@ -75,10 +73,10 @@ class Accumulated:
         if ranks.size == 1 or (self.dense is None and not self.factors):
             return self
         n_out, n_in = self.shape
-        # every rank must choose alike, whatever it holds
-        told = ranks.every(None if self.dense is not None else sum(f.x.shape[0] for f in self.factors))
-        n_rows = [n for n in told if n is not None]
-        if len(n_rows) < len(told) or sum(n_rows) * (n_out + n_in) >= n_out * n_in:
+        # ask all ranks, because each must make the same choice, and one of them may hold a dense sum
+        answers = ranks.every(None if self.dense is not None else sum(f.x.shape[0] for f in self.factors))
+        n_rows = [n for n in answers if n is not None]
+        if len(n_rows) < len(answers) or sum(n_rows) * (n_out + n_in) >= n_out * n_in:
             return Accumulated(self.shape, (), ranks.sum(self.whole()))
         xp = array_namespace(self.factors[0].dy)
         dy, x = (ranks.join(xp.concat(parts)) for parts in ([f.dy for f in self.factors], [f.x for f in self.factors]))
@@ -95,13 +93,14 @@ class Accumulated:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Window:
-    """What the steps of a window have summed up to, of what is asked for (GRD-004 to GRD-006).
+    """The sums over the steps of a window from which its evidence follows (GRD-004 to GRD-006).
 
-    The gradient of the latest step stays apart until `settled` adds it: |g| and g² are of whole steps.
+    The gradient of the latest step stays apart until `settled` adds it, because |g| and g² are of whole steps.
     """
 
     shape: tuple[int, int]
     asked: frozenset[str] = GRADIENT_ONLY
+    """the kinds of evidence that are summed"""
     settled_steps: int = 0
     latest: Accumulated | None = None
     gradient: Float[Array, "out in_"] | None = None
@@ -111,30 +110,30 @@ class Window:
     square: Float[Array, "out in_"] | None = None
     """Σ g², if asked"""
     support: Callable[[], Topology] | None = None
-    """returns the positions of `tokens`, needed if that is asked for; opened where it is looked at, for the columns of
-    all supports are as large as the weights"""
+    """returns the positions of `tokens`, needed if that is asked for; a function, because the supports of all matrices
+    at once would take as much memory as the weights"""
     tokens: Float[Array, " s"] | None = None
     """Σ dy² x² over all tokens of settled steps, if asked (GRD-008)"""
     latest_tokens: Float[Array, " s"] | None = None
-    """the same of micro-batches of the latest step, without its factors"""
+    """the same over those micro-batches of the latest step that are not in `latest_factors`"""
     latest_factors: tuple[WeightGradient, ...] = ()
-    """of which no squares are taken yet: kept while they are smaller than the matrix"""
+    """micro-batches of the latest step whose squares are still to be summed: kept while smaller than the matrix"""
     input_squares: Float[Array, " in_"] | None = None
     """Σ x² of the layer's inputs over all rows of all steps, if asked"""
     n_inputs: int = 0
-    """rows that it sums"""
+    """number of rows in that sum"""
 
     @property
     def steps(self) -> int:
-        """Steps that the window holds."""
+        """Number of steps in the window, the latest one included."""
         return self.settled_steps + (self.latest is not None)
 
     def fresh(self) -> "Window":
-        """Return a window that asks for the same and has seen nothing: the next step of one rank."""
+        """Return an empty window that asks for the same evidence, to which a rank adds its next step."""
         return Window(self.shape, self.asked, support=self.support)
 
     def joined(self, step: "AnyWindow", ranks: Ranks, kernels: KernelSet = definition) -> "Window":
-        """Return this window with a step of which every rank has summed up its rows (TRN-013)."""
+        """Return this window with one more step, added up over the rows of all ranks (TRN-013)."""
         assert isinstance(step, Window)
         assert step.latest is not None, "the step holds no micro-batch"
         tokens, factors = step.latest_tokens, step.latest_factors
@@ -150,7 +149,7 @@ class Window:
         return replace(joined, input_squares=squares, n_inputs=n_inputs)
 
     def plus(self, gradient: WeightGradient, kernels: KernelSet = definition) -> "Window":
-        """Return the window with one more micro-batch of the latest step."""
+        """Return the window with one more micro-batch added to the latest step."""
         latest = self.latest or Accumulated(self.shape)
         after = replace(self, latest=latest.plus(gradient) if self.asked & OF_GRADIENTS else latest)
         if "tokens" in self.asked:
@@ -166,8 +165,12 @@ class Window:
         return replace(after, input_squares=squares, n_inputs=self.n_inputs + gradient.x.shape[0])
 
     def settled(self, kernels: KernelSet = definition) -> "Window":
-        """Return the window with the latest step added to the sums, so that a run resumed here adds the same numbers in
-        the same order (TRN-004).
+        """Return the window with the latest step added to the sums (TRN-004).
+
+        A run that is resumed after this adds the same numbers in the same order.
+
+        Raises:
+            UpdateError: TRN-007 for a sum with NaN or infinity.
         """
         if self.latest is None:
             return self
@@ -184,7 +187,7 @@ class Window:
         return replace(self, settled_steps=self.steps, latest=None, latest_tokens=None, latest_factors=(), **sums)
 
     def rows(self, start: int, stop: int) -> Known:
-        """Return the means over the steps of what is asked for everywhere, rows start to stop (GRD-004, GRD-005)."""
+        """Return, for rows start to stop, those means of g, |g| and g² that are asked for (GRD-004, GRD-005)."""
         latest = None
         if self.latest is not None and self.asked & OF_GRADIENTS:
             latest = self.latest.rows(start, stop)
@@ -201,7 +204,7 @@ class Window:
     def of_tokens(self, kernels: KernelSet = definition, support: Topology | None = None) -> Float[Array, " s"] | None:
         """Return the mean over the steps of Σ dy² x², on the support, if asked (GRD-008).
 
-        support  that of the window, where it is open already
+        support  the positions, for a caller that has them already; None asks the window for them
         """
         if "tokens" not in self.asked:
             return None
@@ -216,15 +219,15 @@ class Window:
         return latest if self.tokens is None else self.tokens + latest
 
     def _of_latest_tokens(self, kernels: KernelSet, support: Topology | None = None) -> Float[Array, " s"]:
-        """Return Σ dy² x² over the tokens of the latest step: one more sampled product."""
+        """Return Σ dy² x² over the tokens of the latest step, by one sampled product for each micro-batch."""
         total = self.latest_tokens
         if self.latest_factors and support is None:
             assert self.support is not None, "tokens are asked for without their support"
             support = self.support()
         for f in self.latest_factors:
             assert support is not None
-            found = kernels.sample(f.dy * f.dy, f.x * f.x, support)
-            total = found if total is None else total + found
+            part = kernels.sample(f.dy * f.dy, f.x * f.x, support)
+            total = part if total is None else total + part
         assert total is not None, "the step holds no micro-batch"
         return total
 
@@ -238,43 +241,48 @@ class FirstStepWindow:
     """A window that keeps gradients only at the strongest positions of its first step, and on the support (GRD-007)."""
 
     n: int
-    """d_φ, how many candidates"""
+    """d_φ, the number of candidates"""
     support: Int[Array, " s"]
+    """flat positions of B ∪ η, ascending"""
     first: Window
-    """the first step, until it is settled"""
+    """the gradient of the first step, until `settled` chooses the candidates from it"""
     settled_steps: int = 0
     candidates: Int[Array, " n"] | None = None
     positions: Int[Array, " p"] | None = None
-    """candidates and support, ascending"""
+    """union of candidates and support, ascending"""
     latest: Float[Array, " p"] | None = None
     gradient: Float[Array, " p"] | None = None
     square: Float[Array, " p"] | None = None
 
     @property
     def steps(self) -> int:
-        """Steps that the window holds."""
+        """Number of steps in the window, the latest one included."""
         return self.settled_steps + (self.latest is not None or self.first.latest is not None)
 
     def fresh(self) -> "FirstStepWindow":
-        """Return what the next step of one rank is added to: this, for it keeps the step apart."""
+        """Return this window itself, to which a rank adds its next step: `latest` keeps that step apart."""
         return self
 
     def joined(self, step: "AnyWindow", ranks: Ranks, kernels: KernelSet = definition) -> "FirstStepWindow":
-        """Return this window with a step of which every rank has summed up its rows (TRN-013)."""
+        """Return this window with one more step, added up over the rows of all ranks (TRN-013)."""
         assert isinstance(step, FirstStepWindow)
         if self.positions is None:
             return replace(self, first=self.first.joined(step.first, ranks))
         return replace(self, latest=ranks.sum(step.latest))
 
     def plus(self, gradient: WeightGradient, kernels: KernelSet = definition) -> "FirstStepWindow":
-        """Return the window with one more micro-batch of the latest step."""
+        """Return the window with one more micro-batch added to the latest step."""
         if self.positions is None:
             return replace(self, first=self.first.plus(gradient))
-        found = kernels.sample(gradient.dy, gradient.x, from_flat(self.first.shape, self.positions))
-        return replace(self, latest=found if self.latest is None else self.latest + found)
+        part = kernels.sample(gradient.dy, gradient.x, from_flat(self.first.shape, self.positions))
+        return replace(self, latest=part if self.latest is None else self.latest + part)
 
     def settled(self, kernels: KernelSet = definition) -> "FirstStepWindow":
-        """Return the window with the latest step added to the sums (TRN-004)."""
+        """Return the window with the latest step added to the sums (TRN-004); the first one chooses the positions.
+
+        Raises:
+            UpdateError: EVT-005 for a first gradient, TRN-007 for a sum, with NaN or infinity.
+        """
         if self.first.latest is not None:
             whole = self.first.latest.whole()
             xp = array_namespace(whole)
@@ -282,8 +290,8 @@ class FirstStepWindow:
             refuse_infinite(everywhere)
             candidates = largest(xp.abs(everywhere), min(self.n, everywhere.shape[0]))
             positions = union(candidates, self.support)
-            found = xp.take(everywhere, positions)
-            refuse_spoilt_sums({"square": found * found})
+            values = xp.take(everywhere, positions)
+            refuse_spoilt_sums({"square": values * values})
             first = Window(self.first.shape)
             return replace(
                 self,
@@ -291,8 +299,8 @@ class FirstStepWindow:
                 settled_steps=1,
                 candidates=candidates,
                 positions=positions,
-                gradient=found,
-                square=found * found,
+                gradient=values,
+                square=values * values,
             )
         if self.latest is None:
             return self
@@ -305,7 +313,7 @@ AnyWindow = Window | FirstStepWindow
 
 
 def opened(base: AnyBase, slots: Topology, asked: frozenset[str]) -> Window:
-    """Return a window that has seen nothing, over a matrix with this base and these slots."""
+    """Return an empty window over a matrix with this base and these slots."""
     support = partial(support_of, base, slots) if "tokens" in asked else None
     return Window(base.shape, asked, support=support)
 
@@ -318,13 +326,13 @@ def support_of(base: AnyBase, slots: Topology) -> Topology:
 
 
 def _smaller(factors: tuple[WeightGradient, ...], shape: tuple[int, int]) -> bool:
-    """Tell whether factors are smaller than the matrix that they make."""
+    """Tell whether factors take less memory than their product."""
     n_out, n_in = shape
     return sum(f.x.shape[0] for f in factors) * (n_out + n_in) < n_out * n_in
 
 
 def _term(name: str, gradient: Array) -> Array:
-    """Return what one step adds to a sum (GRD-005)."""
+    """Return what the gradient of one step adds to the sum `name` (GRD-005)."""
     if name == "absolute":
         return array_namespace(gradient).abs(gradient)
     return gradient * gradient if name == "square" else gradient
