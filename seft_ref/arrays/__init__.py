@@ -1,4 +1,4 @@
-"""What an array is, on any library: dtypes, devices, finiteness, exact counts, random draws, processes.
+"""Helpers for arrays of any library: dtypes, devices, finiteness, exact counts, random draws, processes.
 
 Nothing here knows of matrices, models or rules. Start reading in `library`.
 """

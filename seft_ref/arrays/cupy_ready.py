@@ -1,15 +1,15 @@
-"""What CuPy needs before anything is computed with it: subnormal numbers and all bits of float32 are kept, and first
-results show it.
+"""Makes CuPy keep subnormal numbers, and checks that it does so and multiplies float32 with all its bits.
 
-CuPy appends -ftz=true, behind the options it was given, to everything that it compiles at run time: elementwise
-functions, reductions and RawModule alike. float32 numbers below 2^-126 are then zero to every kernel, where scores
-are to be rounded once (NUM-006), entries to be compared exactly (KRN-014) and numbers of bfloat16 to be multiplied as
-what they stand for (KRN-015). There is no setting for it (CuPy's issue 9576), so that the function through which all of
-its kernels are compiled is wrapped here. The names of its cache on disk are made of the options, so that kernels which
-other programs left there flushed are not found. What CuPy brings compiled (sorting by Thrust, reductions by CUB) was
-built without the option; cuBLAS makes promises of its own, and none about subnormals.
+CuPy appends -ftz=true to the options of everything that it compiles at run time: elementwise functions, reductions and
+RawModule alike. float32 numbers below 2^-126 are then zero to every kernel. That breaks NUM-006 (scores are rounded
+once), KRN-014 (entries are compared exactly) and KRN-015 (numbers of bfloat16 are multiplied as what they stand for).
 
-CuPy is an argument, so that this file imports nothing: tests hand over something of the same shape.
+CuPy has no setting for this (its issue 9576), so the function through which it compiles all kernels is wrapped here.
+CuPy's cache on disk names kernels after their options, so flushing kernels of other programs are not found there.
+What CuPy ships compiled (sorting by Thrust, reductions by CUB) was built without the option. cuBLAS promises nothing
+about subnormal numbers.
+
+CuPy is an argument, so that this file imports nothing and tests can pass a stand-in.
 """
 
 from collections.abc import Callable, Iterable
@@ -20,11 +20,11 @@ __all__ = ["INSTALL", "UnfitCupy", "keep_subnormals", "try_out"]
 
 FLUSH = "-ftz=true"
 COMPILES = "_compile_module_with_cache"
-"""Name in cupy.cuda.compiler of what compiles every kernel; private, so that another CuPy may have another."""
+"""Name in cupy.cuda.compiler of the function that compiles every kernel; private, so another CuPy may rename it."""
 INSTALL = 'pip install "cupy-cuda12x[ctk]>=14", or for CUDA 13 "cupy-cuda13x[ctk]>=14"'
-"""What brings CuPy together with the compiler, the headers and the libraries that it loads."""
+"""How to install CuPy together with the compiler, the headers and the libraries that it loads."""
 _KEEPS = '13.6 and 14.2 do well: pip install "cupy-cuda12x[ctk]==14.2.*", or for CUDA 13 "cupy-cuda13x[ctk]==14.2.*"'
-"""Versions of CuPy whose compiling was read and tried."""
+"""Advice that names the versions of CuPy whose compile function was read and tried."""
 _WIDE = 256
 
 
@@ -33,7 +33,7 @@ class UnfitCupy(ImportError):
 
 
 class _Options(tuple[str, ...]):
-    """Options of a compiler to which the one that flushes cannot be added."""
+    """Options of a compiler that drop FLUSH whenever it is appended."""
 
     __slots__ = ()
 
@@ -42,7 +42,7 @@ class _Options(tuple[str, ...]):
 
 
 class _Keeping:
-    """CuPy's own function, handed options that stay without the one that flushes."""
+    """CuPy's compile function, called with options that never contain FLUSH."""
 
     def __init__(self, compiles: Callable[..., Any]) -> None:
         self._compiles = compiles
@@ -52,10 +52,10 @@ class _Keeping:
 
 
 def keep_subnormals(cupy: ModuleType) -> None:
-    """Let a CuPy that was imported compile kernels that keep subnormal numbers, from now on in this process.
+    """Make an imported CuPy compile kernels that keep subnormal numbers, from now on in this process.
 
     Raises:
-        UnfitCupy: it compiles in a way that is not known here, or has compiled kernels already, which it keeps.
+        UnfitCupy: CuPy compiles in a way that is not known here, or already holds kernels that flush.
     """
     compiler = getattr(cupy.cuda, "compiler", None)
     compiles = getattr(compiler, COMPILES, None)
@@ -63,7 +63,7 @@ def keep_subnormals(cupy: ModuleType) -> None:
         raise UnfitCupy(f"CuPy {cupy.__version__} compiles in a way that is not known here; {_KEEPS}")
     if isinstance(compiles, _Keeping):
         return
-    # options of what was compiled are keys here
+    # the keys of this cache hold the options with which kernels were compiled
     if FLUSH in str(getattr(compiler, "_empty_file_preprocess_cache", "")):
         raise UnfitCupy(
             "CuPy has compiled kernels in this process that flush subnormal numbers, and keeps them; "
@@ -73,21 +73,21 @@ def keep_subnormals(cupy: ModuleType) -> None:
 
 
 def try_out(cupy: ModuleType) -> None:
-    """Compute two results on the current device: what is missing shows here, and not in the midst of a run.
+    """Compute two results on the current device, so that what is missing shows now and not in the middle of a run.
 
     Raises:
-        UnfitCupy: it compiles or multiplies nothing, flushes subnormal numbers all the same, or multiplies float32 with
-            fewer bits than it has (KRN-006).
+        UnfitCupy: CuPy fails to compile or multiply, flushes subnormal numbers all the same, or multiplies float32
+            with fewer bits than it has (KRN-006).
     """
     try:
         least = cupy.zeros(2, dtype=cupy.int32)
         least += 1  # the bits of 2^-149
         least = least.view(cupy.float32)
         twice = int((least + least).view(cupy.int32)[1])
-        # large enough that a library may choose TF32, whose 11 bits do not tell this number from 1
+        # large enough that a library may choose TF32, whose 11 bits cannot tell 1 + 2^-12 from 1
         wide = cupy.ones((_WIDE, _WIDE), dtype=cupy.float32)
         product = float(((wide * (1 + 2.0**-12)) @ wide)[1, 1])
-    except Exception as error:  # what is missing, library, header or driver, has errors of many classes
+    except Exception as error:  # a missing library, header or driver raises errors of many classes
         first = next(iter(str(error).splitlines()), type(error).__name__)
         raise UnfitCupy(f"CuPy finds a device but computes nothing ({first}); {INSTALL}") from error
     if twice != 2:

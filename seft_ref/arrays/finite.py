@@ -1,4 +1,4 @@
-"""What a run may go on with: numbers that are finite, and settings that the dtype can hold."""
+"""Refuses numbers with which a run must not go on: NaN, infinity, and what a dtype does not hold."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -11,26 +11,27 @@ from seft_ref.errors import CheckpointError, ConfigError, LayerOverflow, UpdateE
 
 LOWER_RATE = "start anew with a lower learning rate"
 START_ADVICE = "compute in float64 (--dtype float64), or look for a damaged weight"
-"""No learning rate has changed the weights yet."""
+"""Advice before the first step, when no learning rate has changed the weights yet."""
 
 
 def all_finite(*arrays: Array) -> bool:
-    """Tell whether no entry of arrays of one library is NaN or infinite; integers never are."""
-    found = None
+    """Tell whether no entry of the arrays, all of one library, is NaN or infinite; integers never are."""
+    verdict = None
     for x in arrays:
         xp = array_namespace(x)
         if xp.isdtype(x.dtype, "real floating"):
-            here = xp.all(xp.isfinite(x))
-            found = here if found is None else found & here
-    return found is None or bool(found)
+            finite = xp.all(xp.isfinite(x))
+            verdict = finite if verdict is None else verdict & finite
+    return verdict is None or bool(verdict)
 
 
 @contextmanager
 def overflow_ends(what: str, advice: str) -> Iterator[None]:
-    """Turn an overflow inside a layer into the end of a run (TRN-007).
+    """Return a context that turns an overflow inside a layer into the error that ends a run (TRN-007).
 
-    what    is computed, for the message: "step 3"
-    advice  what to do about it
+    what    the name of the computation in the message, such as "step 3"
+    advice  what the message says to do about it
+    Raises  UpdateError TRN-007
     """
     try:
         yield
@@ -53,9 +54,9 @@ def refuse_spoilt_start(loss: float, gradients: Mapping[str, Array]) -> None:
 
 
 def refuse_spoilt(step: int, name: str, arrays: Mapping[str, Array]) -> None:
-    """Refuse what a step has left of a matrix if an entry is NaN or infinite (TRN-007).
+    """Refuse arrays of one matrix that a step has left with NaN or infinity (TRN-007).
 
-    arrays  by the name that the error gives them
+    arrays  the arrays by the names that the error gives them
     Raises  UpdateError TRN-007
     """
     # TRN-007
@@ -68,9 +69,9 @@ def refuse_spoilt(step: int, name: str, arrays: Mapping[str, Array]) -> None:
 
 
 def refuse_unstorable(step: int, name: str, weights: Float[Array, " d"], limit: float) -> None:
-    """Refuse weights of a matrix of which one would be infinite in the dtype of its file (CKP-010).
+    """Refuse weights of a matrix if one of them would be infinite in the dtype of its file (CKP-010).
 
-    limit   the magnitude from which on that is so
+    limit   the smallest magnitude that the dtype does not hold
     Raises  CheckpointError CKP-010
     """
     xp = array_namespace(weights)
@@ -100,14 +101,14 @@ def refuse_spoilt_sums(arrays: Mapping[str, Array]) -> None:
 
 
 def gradient_norm(step: int, loss: float, gradients: Mapping[str, Float[Array, " d"]]) -> float:
-    """Return the norm of all delta gradients, squared and summed in binary64 (OPT-004).
+    """Return the norm of the delta gradients of all matrices, squared and summed in binary64 (OPT-004).
 
     Raises:
         UpdateError: TRN-007 if it or the loss is not finite.
     """
     square = 0.0
     for gradient in gradients.values():
-        # on the host: there are devices without binary64
+        # on the host, because some devices have no binary64
         wide = to_numpy(gradient).astype("float64")
         with overflow_allowed():
             square += float((wide * wide).sum())
@@ -118,7 +119,7 @@ def gradient_norm(step: int, loss: float, gradients: Mapping[str, Float[Array, "
 
 
 def check_eps(eps: float, like: Array) -> None:
-    """Refuse an eps that is 0 or infinite in the compute dtype: a slot without gradient would divide 0 by 0.
+    """Refuse an eps that the compute dtype rounds to 0 or infinity: at 0 a slot without gradient divides 0 by 0.
 
     Raises:
         ConfigError: TRN-008.

@@ -1,4 +1,4 @@
-"""The one place that knows about array libraries: everything else asks the arrays it is given.
+"""Functions on arrays of any library, so that other code names none and asks its arrays instead.
 
 xp = array_namespace(x)             # numpy, cupy, array_api_strict ...
 y = xp.zeros((3,), dtype=x.dtype, device=device(x))
@@ -13,7 +13,7 @@ from array_api_compat import array_namespace, device, is_numpy_array, to_device
 from seft_ref.arrays.cupy_ready import INSTALL, UnfitCupy, keep_subnormals, try_out
 
 Array = Any
-"""Any array of a library that follows the array API standard. Shapes stand in the signatures."""
+"""Any array of a library that follows the array API standard. Signatures add the shapes."""
 Dtype = Any
 """A dtype of any such library."""
 Namespace = Any
@@ -50,7 +50,7 @@ __all__ = [
 
 
 def of_cupy(x: Array) -> bool:
-    """Tell whether x is an array of CuPy: at an address in the memory of a GPU, and computed in that one's time."""
+    """Tell whether x is an array of CuPy: it lies in the memory of a GPU, which may still be computing it."""
     return hasattr(x, "get")
 
 
@@ -67,26 +67,26 @@ def to_numpy(x: Array) -> NumpyArray:
 
 
 def host_room(n: int, like: Array) -> NumpyArray:
-    """Return room for n numbers of the dtype of `like`, a NumPy array of anything (n,)."""
+    """Return an uninitialised NumPy array (n,) of the dtype of `like`."""
     return np.empty(n, dtype=to_numpy(like[:0]).dtype)
 
 
 def binary64(x: Array) -> NumpyArray:
-    """Return numbers widened to binary64, which not every device has, as a NumPy array."""
+    """Return numbers widened to binary64 as a NumPy array, because not every device has that type."""
     return to_numpy(x).astype(np.float64)
 
 
 def overflow_allowed() -> np.errstate:
     """Return a context, or decorator, in which an overflow becomes infinity without a warning of NumPy.
 
-    The caller checks the result and refuses it under a clause: NumPy warns on some processors and not on others.
-    Do not put a `yield` into the context: it would reach the caller of the generator.
+    The caller refuses such a result under a clause, because NumPy warns on some processors and not on others.
+    Do not put a `yield` into the context, because it would stay on in the caller of the generator.
     """
     return np.errstate(over="ignore", invalid="ignore", divide="ignore")
 
 
 def computed(x: Array) -> Array:
-    """Return x once its device has finished with it: another library is to read or write its memory."""
+    """Return x once its device has computed it, so that another library may read or write its memory."""
     if of_cupy(x):
         x.device.synchronize()
     return x
@@ -98,7 +98,7 @@ def from_halves(x: NumpyArray, like: Array) -> Array:
 
 
 def to_halves(x: Array, dtype: Dtype) -> NumpyArray:
-    """Return numbers rounded to a 16-bit type, a NumPy array: no other library of those here has both types."""
+    """Return numbers rounded to a 16-bit type, as a NumPy array, because no other library here has both types."""
     return to_numpy(x).astype(dtype)
 
 
@@ -117,13 +117,13 @@ def int64_like(values: list[int], like: Array) -> Array:
 
 def repeat_each(x: Array, counts: Array) -> Array:
     """Return x with entry i repeated counts[i] times; x and counts are (n,)."""
-    if of_cupy(x):  # it repeats one entry after another, a launch each
+    if of_cupy(x):  # because CuPy's own repeat launches a kernel for every entry
         return repeat_by_search(x, counts)
     return array_namespace(x).repeat(x, counts)
 
 
 def repeat_by_search(x: Array, counts: Array) -> Array:
-    """Return what `repeat_each` does: every place of the result looks up whose it is."""
+    """Return what `repeat_each` does, by looking up the entry that belongs to each place of the result."""
     xp = array_namespace(x, counts)
     ends = xp.cumulative_sum(counts)
     n = int(ends[-1]) if counts.shape[0] else 0
@@ -134,26 +134,26 @@ def repeat_by_search(x: Array, counts: Array) -> Array:
 def mask_at(n: int, slots: Array) -> Array:
     """Return n booleans that are True at the given strictly increasing slots.
 
-    The standard has no scatter; runs of False between single Trues are repeats.
+    Where a library has no scatter, the mask is runs of False between single Trues, made by `repeat_each`.
     """
     xp = array_namespace(slots)
     m = slots.shape[0]
-    where = device(slots)
+    on_device = device(slots)
     if _scatters(slots):
-        mask = xp.zeros((n,), dtype=xp.bool, device=where)
+        mask = xp.zeros((n,), dtype=xp.bool, device=on_device)
         mask[slots] = True
         return mask
     if m == 0:
-        return xp.zeros((n,), dtype=xp.bool, device=where)
-    one = xp.ones((m,), dtype=xp.int64, device=where)
+        return xp.zeros((n,), dtype=xp.bool, device=on_device)
+    one = xp.ones((m,), dtype=xp.int64, device=on_device)
     gaps = xp.concat([slots[:1], slots[1:] - slots[:-1] - 1])
     lengths = xp.concat([xp.reshape(xp.stack([gaps, one], axis=1), (-1,)), n - 1 - slots[-1:]])
-    value = xp.arange(2 * m + 1, dtype=xp.int64, device=where) % 2 == 1
+    value = xp.arange(2 * m + 1, dtype=xp.int64, device=on_device) % 2 == 1
     return repeat_each(value, lengths)
 
 
 def spread(values: Array, slots: Array, n: int) -> Array:
-    """Return n numbers that are values[i] at slots[i], strictly increasing, and 0 elsewhere; dtype of values."""
+    """Return n numbers: values[i] at the strictly increasing slots[i], and 0 elsewhere; dtype of values."""
     xp = array_namespace(values, slots)
     zeros = xp.zeros((n,), dtype=values.dtype, device=device(values))
     if _scatters(slots):
@@ -167,7 +167,7 @@ def spread(values: Array, slots: Array, n: int) -> Array:
 
 
 def with_values(x: Array, slots: Array, values: Array) -> Array:
-    """Return x (n,) with values[i] at slots[i], strictly increasing; x, which may be the result, is not used again."""
+    """Return x (n,) with values[i] at the strictly increasing slots[i]; do not use x again, it may be overwritten."""
     if _scatters(slots):
         x[slots] = values
         return x
@@ -178,7 +178,7 @@ def with_values(x: Array, slots: Array, values: Array) -> Array:
 
 
 def merged(a: Array, extra: Array, places: Array) -> Array:
-    """Return the entries of a in their order with extra[i] at places[i], strictly increasing, of all; dtype of a."""
+    """Return a and extra in one array: extra[i] at the strictly increasing places[i], a in order elsewhere."""
     xp = array_namespace(a, extra, places)
     n = a.shape[0] + extra.shape[0]
     if not places.shape[0]:
@@ -196,36 +196,35 @@ def merged(a: Array, extra: Array, places: Array) -> Array:
 
 
 def _scatters(slots: Array) -> bool:
-    """Tell whether a library assigns at positions, which the standard does not ask for; NumPy and CuPy do."""
+    """Tell whether the library of slots can assign at an array of indices, which the standard does not require."""
     return is_numpy_array(slots) or of_cupy(slots)
 
 
 def without_cupy(turn: int | None = None) -> str:
-    """Return why there are no arrays of CuPy, and what to do about it; empty if there are. `turn` as in `cupy_like`."""
+    """Return why CuPy cannot be used and what to do about it, or an empty string; `turn` is that of `cupy_like`."""
     try:
         cupy_like(turn)
     except UnfitCupy as error:
         return str(error)
     except ImportError:
         return f"this needs CuPy; {INSTALL}"
-    except Exception as error:  # noqa: BLE001  drivers and libraries that are missing have errors of many classes
+    except Exception as error:  # noqa: BLE001  missing drivers and libraries raise errors of many classes
         first = next(iter(str(error).splitlines()), type(error).__name__)
         return f"CuPy finds no device ({first}); install the driver of an NVIDIA GPU, or choose another backend"
     return ""
 
 
 def cupy_like(turn: int | None = None) -> Array:
-    """Return an array of CuPy on the current device.
+    """Return an empty array of CuPy on the current device, after CuPy has been tried out there.
 
-    turn  makes another device the current one of this thread: they are taken one by one, and again from the first when
-          there are no more
+    turn  makes device number `turn`, modulo the number of devices, the current one of this thread
 
     Raises:
-        ImportError: CuPy is not installed; UnfitCupy if it is, and cannot be computed with.
+        ImportError: CuPy is not installed; UnfitCupy if it is, but does not compute as it has to.
         Exception: what CuPy raises where it finds no device.
     """
     with warnings.catch_warnings():
-        # CuPy may look for CUDA with a warning
+        # because CuPy may warn when it looks for CUDA
         warnings.simplefilter("ignore")
         import cupy
     keep_subnormals(cupy)

@@ -1,11 +1,11 @@
-"""Processes that share the rows of a step, passed as an argument like a kernel set (TRN-013 to TRN-015).
+"""The processes that share the rows of a step, passed as an argument like a kernel set (TRN-013 to TRN-015).
 
     ranks = over_mpi()                        # in every process that mpirun started
     batches = step_batches(settings, tokens, step, weights, ranks)
     state, record = train_step(state, batches, settings, config, kernels, ranks=ranks)
 
-A rank computes with its rows and asks the others three things: `sum`, `join` and `every`. All ranks ask the same, in
-the same order. `ALONE` is one process, whose answers are what it was given.
+A rank computes with its own rows and exchanges results by three operations: `sum`, `join` and `every`. All ranks must
+call them in the same order. `ALONE` is a single process, where each operation returns its own argument.
 """
 
 import ctypes
@@ -46,20 +46,21 @@ class Ranks(Protocol):
         """Number of processes."""
 
     def sum(self, x: Array) -> Array:
-        """Return the sum of an array over all ranks, added up in ascending order of rank: the same bits on each of
-        them. Shape, dtype and device are those of x, the same on all.
+        """Return the sum of an array over all ranks, the same bits on each, because it is in ascending order of rank.
+
+        Shape and dtype of x are the same on all ranks; the sum has them too, and the device of x.
         """
 
     def join(self, x: Array) -> Array:
-        """Return the rows of a matrix from all ranks, one rank's behind the other's in ascending order."""
+        """Return the rows of the matrices of all ranks, in ascending order of rank."""
 
     def every(self, value: Value) -> list[Value]:
-        """Return a small Python value of every rank, in ascending order."""
+        """Return the small Python values of all ranks, in ascending order of rank."""
 
 
 @dataclass(frozen=True, slots=True)
 class Alone:
-    """One process."""
+    """A run of one process."""
 
     rank: int = 0
     size: int = 1
@@ -83,9 +84,9 @@ ALONE = Alone()
 class Mpi:
     """The processes that an MPI launcher started.
 
-    Arrays of NumPy go to MPI as they are. Those of CuPy do where `direct` says that this MPI reads and writes memory of
-    a GPU; otherwise they, like those of any other library, go through the memory of the host. Numbers are added where
-    the arrays are, so that the way they go changes no bit.
+    MPI reads and writes arrays of NumPy where they are. It does so with arrays of CuPy if `direct` says that this MPI
+    reaches the memory of a GPU. All other arrays are copied through the memory of the host. Numbers are added on the
+    device of the arrays, so that the route they take changes no bit.
     """
 
     def __init__(self, communicator: Any, *, direct: bool = False) -> None:
@@ -97,8 +98,8 @@ class Mpi:
     def sum(self, x: Array) -> Array:
         """Return the sum over all ranks: each adds up its part of the entries, and the parts are joined.
 
-        MPI's own reductions may choose an order by the number and place of processes. A rank sends and receives two
-        arrays of the size of x at most, and holds one more.
+        MPI's own reductions are not used, because they may choose an order by the number and place of processes. A rank
+        sends and receives at most two arrays of the size of x, and holds one more.
         """
         xp = array_namespace(x)
         flat = xp.reshape(x, (-1,))
@@ -116,7 +117,7 @@ class Mpi:
         return xp.reshape(self._taken(whole, flat), x.shape)
 
     def join(self, x: Array) -> Array:
-        """Return the rows of all ranks."""
+        """Return the rows of the matrices of all ranks, in ascending order of rank."""
         xp = array_namespace(x)
         counts = [n_rows * x.shape[1] for n_rows in self.every(x.shape[0])]
         flat = xp.reshape(x, (-1,))
@@ -125,31 +126,31 @@ class Mpi:
         return xp.reshape(self._taken(joined, flat), (-1, x.shape[1]))
 
     def _reaches(self, x: Array) -> bool:
-        """Tell whether MPI finds the numbers of x where they are."""
+        """Tell whether MPI can read and write the memory of x."""
         return is_numpy_array(x) or (self._direct and of_cupy(x))
 
     def _given(self, x: Array) -> Any:
-        """Return the numbers of x for MPI to read."""
+        """Return the numbers of x in memory that MPI can read."""
         return computed(x) if self._reaches(x) else to_numpy(x)
 
     def _room(self, n: int, like: Array) -> Any:
-        """Return room for n numbers of the dtype of `like` that MPI writes: nothing may still be at work in it."""
+        """Return memory for n numbers of the dtype of `like` that MPI can write and no device still works in."""
         if not self._reaches(like):
             return host_room(n, like)
         return computed(array_namespace(like).empty((n,), dtype=like.dtype, device=device(like)))
 
     def _taken(self, room: Any, like: Array) -> Array:
-        """Return what MPI wrote as an array of the library and device of `like`."""
+        """Return what MPI wrote into `room`, as an array of the library and device of `like`."""
         return room if self._reaches(like) else from_numpy(room, like)
 
     def every(self, value: Value) -> list[Value]:
-        """Return a Python value of every rank."""
-        found: list[Value] = self._all.allgather(value)
-        return found
+        """Return the Python values of all ranks, in ascending order of rank."""
+        values: list[Value] = self._all.allgather(value)
+        return values
 
 
 def over_mpi() -> Mpi:
-    """Return all processes that MPI knows of; needs mpi4py, which starts MPI.
+    """Return all processes of this MPI run; needs mpi4py, which starts MPI when it is imported.
 
     Raises:
         ImportError: mpi4py or an MPI library is not installed.
@@ -160,10 +161,10 @@ def over_mpi() -> Mpi:
 
 
 def _reaches_gpus(library: str) -> bool:
-    """Tell whether the MPI that a shared library is linked to says that it takes addresses in the memory of a GPU.
+    """Tell whether the MPI that a shared library is linked to says that it reaches the memory of a GPU.
 
-    Open MPI and MPICH answer under one name, which is not part of MPI, so that mpi4py does not pass it on. An MPI that
-    does not know the question is taken not to, for it would read addresses of a GPU as its own.
+    Open MPI and MPICH answer in a function of the same name. It is not part of MPI, so mpi4py does not offer it. An MPI
+    without that function counts as one that does not, because it would take addresses of a GPU for its own.
     """
     try:
         ask = ctypes.CDLL(library).MPIX_Query_cuda_support
@@ -173,7 +174,7 @@ def _reaches_gpus(library: str) -> bool:
 
 
 def rows_of(n_rows: int, ranks: Ranks) -> range:
-    """Return which rows of a step are this rank's: parts that follow each other and differ by at most one row.
+    """Return the rows of a step that this rank computes: consecutive ranges, whose lengths differ by at most one.
 
     Raises:
         ConfigError: TRN-013 if there are fewer rows than ranks.
@@ -190,19 +191,19 @@ def rows_of(n_rows: int, ranks: Ranks) -> range:
 
 
 def digest_of(arrays: Iterable[Array]) -> str:
-    """Return a hash of the bytes, shapes and dtypes of arrays."""
-    seen = hashlib.blake2b(digest_size=16)
+    """Return a hexadecimal hash of the bytes, shapes and dtypes of arrays."""
+    digest = hashlib.blake2b(digest_size=16)
     for x in arrays:
-        held = to_numpy(x)
-        seen.update(f"{held.dtype} {held.shape}".encode())
-        seen.update(held.tobytes())
-    return seen.hexdigest()
+        on_host = to_numpy(x)
+        digest.update(f"{on_host.dtype} {on_host.shape}".encode())
+        digest.update(on_host.tobytes())
+    return digest.hexdigest()
 
 
 def refuse_different(ranks: Ranks, when: str, held: Mapping[str, object]) -> None:
-    """Refuse to go on where a rank holds something else than rank 0; every rank is told the same (TRN-014).
+    """Refuse to go on if a rank holds other values than rank 0; every rank raises the same error (TRN-014).
 
-    held    a small value for each thing that must be the same, by its name
+    held    small values that must be the same on all ranks, by name
     Raises  UpdateError TRN-014
     """
     first, *others = ranks.every(dict(held))

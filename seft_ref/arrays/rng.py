@@ -3,8 +3,8 @@
     key = counter_key(seed, STREAM_WINDOWS)
     draws(key, [0, 1, 2])            # the same three uint64 numbers on every machine, in any order
 
-Nothing here has a state: what a step draws depends on its number alone, so a run resumes without saved randomness
-and repeats in another process (TRN-006).
+Nothing here has a state. What a step draws depends on the seed and on its number alone, so a run resumes without a
+saved generator and repeats in another process (TRN-006).
 """
 
 from collections.abc import Iterable
@@ -30,7 +30,7 @@ def mix(z: int) -> int:
 
 
 def counter_key(*words: int) -> int:
-    """Return the key of the words (RNG-002): seed, stream, and what else tells one purpose from another.
+    """Return the key of the words (RNG-002): the seed, the stream, and further numbers that tell uses apart.
 
     Raises:
         ConfigError: RNG-002 if a word is negative or needs more than 64 bits.

@@ -1,8 +1,9 @@
 """Where the stored entries of a matrix are (chapter 2 of SPEC.md).
 
 csr      row pointers and columns, and flat positions
-nm       the same for N:M patterns, group by group; groups chooses between the two
-change   a change of topology, a value that moves everything aligned with it
+nm       the same for N:M patterns, as one bit mask a group
+groups   chooses between csr and nm
+change   a change of topology as a value, by which arrays move from old slots to new ones
 
 Values live elsewhere. Start reading in `csr`.
 """

@@ -1,4 +1,4 @@
-"""A change of topology as a value, and the one function that moves arrays across it."""
+"""A change of topology as a value, and `realign`, which moves arrays from the old slots to the new ones."""
 
 from dataclasses import dataclass
 
@@ -22,17 +22,15 @@ class TopologyChange:
 def change(old: Topology, new: Topology) -> TopologyChange:
     """Return the change from one topology to another of the same matrix (CHG-001)."""
     xp = array_namespace(old.indices, new.indices)
-    where, present = find(flat(old), flat(new))
-    return TopologyChange(old, new, xp.where(present, where, -xp.ones_like(where)))
+    slots, present = find(flat(old), flat(new))
+    return TopologyChange(old, new, xp.where(present, slots, -xp.ones_like(slots)))
 
 
 def without(old: Topology, positions: Int[Array, " n"]) -> TopologyChange:
-    """Return the change that takes sorted flat positions out of a topology; those it lacks are passed over
-    (CHG-001).
-    """
+    """Return the change that removes sorted flat positions from a topology, ignoring those it lacks (CHG-001)."""
     xp = array_namespace(old.indices, positions)
-    where, present = find(flat(old), positions)
-    gone = where[present]
+    slots, present = find(flat(old), positions)
+    gone = slots[present]
     kept = ~mask_at(old.nnz, gone)
     return TopologyChange(old, old.without_slots(gone), xp.astype(xp.nonzero(kept)[0], xp.int64, copy=False))
 

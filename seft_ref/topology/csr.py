@@ -20,8 +20,8 @@ from seft_ref.errors import TopologyError
 class Topology:
     """Stored positions of an (out, in) matrix, sorted by row and then column, without repeats (TOP-001, TOP-002).
 
-    Construction checks nothing: files are checked by `formats` before they come here, `from_flat` checks what it is
-    given, and what is made of topologies is one by construction. `check` verifies every rule, for tests and ports.
+    The constructor checks nothing: `formats` checks files, `from_flat` checks its positions, and the functions here
+    make valid topologies from valid ones. `check` verifies every rule, for tests and ports.
     """
 
     shape: tuple[int, int]
@@ -41,17 +41,17 @@ class Topology:
         return self.shape[0] * self.shape[1]
 
     def positions(self, start: int, stop: int) -> Int[Array, " n"]:
-        """Return the positions of the slots of rows start to stop, counted from the first of these rows (TOP-003)."""
+        """Return the flat positions of the slots of rows start to stop, counted from row start (TOP-003), int64."""
         xp = array_namespace(self.indptr)
         edges = self.indptr[start : stop + 1]
         starts = xp.arange(stop - start, dtype=xp.int64, device=device(self.indptr)) * self.shape[1]
         columns = self.indices[int(edges[0]) : int(edges[-1])]
-        found = repeat_each(starts, edges[1:] - edges[:-1])
-        found += columns  # fresh memory costs as much as all of this
-        return found
+        positions = repeat_each(starts, edges[1:] - edges[:-1])
+        positions += columns  # in place, because fresh memory costs as much as all of this
+        return positions
 
     def without_slots(self, gone: Int[Array, " k"]) -> "Topology":
-        """Return the topology without some of its slots, which are ascending."""
+        """Return the topology without the ascending slots `gone`."""
         if not gone.shape[0]:
             return self
         xp = array_namespace(self.indptr, gone)
@@ -59,7 +59,7 @@ class Topology:
         return Topology(self.shape, self.indptr - before, self.indices[~mask_at(self.nnz, gone)])
 
     def with_slots(self, extra: Int[Array, " k"], places: Int[Array, " k"]) -> "Topology":
-        """Return the topology with further flat positions, ascending, which become the slots `places`."""
+        """Return the topology with the ascending flat positions `extra` added as the slots `places`."""
         if not extra.shape[0]:
             return self
         xp = array_namespace(self.indptr, extra)
@@ -70,35 +70,35 @@ class Topology:
 
 
 class Located(Topology):
-    """A topology that keeps its flat positions, 8 bytes a slot, as long as an event asks for them again and again."""
+    """A topology that keeps its flat positions, 8 bytes a slot, because an event asks for them again and again."""
 
     __slots__ = ("_positions",)
 
     _positions: Int[Array, " nnz"]
 
     def __init__(self, topology: Topology, positions: Int[Array, " nnz"]) -> None:
-        """Take a topology, and what `flat` says of it."""
+        """Take a topology and its flat positions."""
         super().__init__(topology.shape, topology.indptr, topology.indices)
-        object.__setattr__(self, "_positions", positions)  # frozen, as its kind is
+        object.__setattr__(self, "_positions", positions)  # because the class is frozen
 
     def plain(self) -> Topology:
-        """Return the topology without its positions."""
+        """Return the topology without the kept flat positions."""
         return Topology(self.shape, self.indptr, self.indices)
 
     def positions(self, start: int, stop: int) -> Int[Array, " n"]:
-        """Return the positions of the slots of rows start to stop, counted from the first of these rows (TOP-003)."""
+        """Return the flat positions of the slots of rows start to stop, counted from row start (TOP-003), int64."""
         if (start, stop) == (0, self.shape[0]):
             return self._positions
         return self._positions[int(self.indptr[start]) : int(self.indptr[stop])] - start * self.shape[1]
 
     def without_slots(self, gone: Int[Array, " k"]) -> Topology:
-        """Return the topology without some of its slots, which are ascending."""
+        """Return the topology without the ascending slots `gone`."""
         if not gone.shape[0]:
             return self
         return Located(self.plain().without_slots(gone), self._positions[~mask_at(self.nnz, gone)])
 
     def with_slots(self, extra: Int[Array, " k"], places: Int[Array, " k"]) -> Topology:
-        """Return the topology with further flat positions, ascending, which become the slots `places`."""
+        """Return the topology with the ascending flat positions `extra` added as the slots `places`."""
         return self.plain().with_slots(extra, places)
 
 
@@ -110,13 +110,13 @@ def rows(topology: Topology) -> Int[Array, " nnz"]:
 
 
 def slots_per_row(topology: Topology) -> Int[Array, " out"]:
-    """Return how many positions each row stores."""
+    """Return how many positions each row stores, int64."""
     indptr = topology.indptr
     return indptr[1:] - indptr[:-1]
 
 
 def per_pool(positions: Int[Array, " n"], width: int, n_pools: int) -> Int[Array, " pools"]:
-    """Return how many of sorted flat positions lie in each of n_pools pools of `width` consecutive positions."""
+    """Return how many of the sorted flat positions lie in each of n_pools pools of `width` consecutive positions."""
     xp = array_namespace(positions)
     edges = xp.arange(n_pools + 1, dtype=xp.int64, device=device(positions)) * width
     edges = xp.astype(xp.searchsorted(positions, edges), xp.int64)
@@ -163,7 +163,7 @@ def placed_like(topology: Topology, like: Array) -> Topology:
 
 
 def as_numpy(topology: Topology) -> Topology:
-    """Return a topology as one of NumPy arrays, copied from its device if need be (TOP-001, TOP-002)."""
+    """Return a topology with NumPy arrays, copied from its device if need be (TOP-001, TOP-002)."""
     return Topology(topology.shape, to_numpy(topology.indptr), to_numpy(topology.indices))
 
 
@@ -216,7 +216,7 @@ def seek(sorted_positions: Int[Array, " n"], wanted: Int[Array, " m"]) -> tuple[
 
 
 def find(sorted_positions: Int[Array, " n"], wanted: Int[Array, " m"]) -> tuple[Int[Array, " m"], Bool[Array, " m"]]:
-    """Return for each wanted position its index in the sorted ones (0 where absent), and whether it is there."""
+    """Return for each wanted position its index in the sorted ones (0 where absent), and whether it is among them."""
     before, present = seek(sorted_positions, wanted)
     xp = array_namespace(before)
     return xp.where(present, before, xp.zeros_like(before)), present
@@ -229,21 +229,22 @@ def union(a: Int[Array, " n"], b: Int[Array, " m"]) -> Int[Array, " nm"]:
 
 
 def places_among(a: Int[Array, " n"], extra: Int[Array, " m"]) -> Int[Array, " m"]:
-    """Return where the positions of extra stand in the union with a; both are sorted, with no position in common."""
+    """Return the indices of the positions of extra in the union with a; both are sorted and have none in common."""
     xp = array_namespace(a, extra)
     before = xp.arange(extra.shape[0], dtype=xp.int64, device=device(extra))
     return xp.astype(xp.searchsorted(a, extra), xp.int64) + before
 
 
 def difference(a: Int[Array, " n"], b: Int[Array, " m"]) -> Int[Array, " k"]:
-    """Return the positions of sorted a that sorted b lacks, in order. Looks up the shorter of the two in the longer."""
+    """Return the positions of sorted a that sorted b lacks, in order."""
     return a[outside(a, b)]
 
 
 def outside(a: Int[Array, " n"], b: Int[Array, " m"]) -> Bool[Array, " n"]:
-    """Return which positions of sorted a sorted b lacks."""
+    """Return for each position of sorted a whether sorted b lacks it."""
+    # look up the shorter of the two in the longer, because each look-up is a binary search
     if b.shape[0] < a.shape[0]:
-        where, present = find(a, b)
-        return ~mask_at(a.shape[0], where[present])
+        slots, present = find(a, b)
+        return ~mask_at(a.shape[0], slots[present])
     _, present = find(b, a)
     return ~present

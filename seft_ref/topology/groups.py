@@ -1,4 +1,4 @@
-"""How a run holds the topology of a matrix with an N:M pattern (TOP-005)."""
+"""Chooses how a run stores the topology of a matrix with an N:M pattern (TOP-005)."""
 
 from seft_ref.arrays.library import array_namespace
 from seft_ref.errors import TopologyError
@@ -6,11 +6,11 @@ from seft_ref.topology.csr import Topology, flat
 from seft_ref.topology.nm import grouped
 
 _WIDEST_MASK = 62
-"""M up to which `nm` holds a group as a mask"""
+"""Largest M for which `nm` holds a group as a mask"""
 
 
 def in_groups(topology: Topology, pattern: tuple[int, int]) -> Topology:
-    """Return a topology group by group; one of a pattern too wide for masks as it is, its groups counted.
+    """Return a topology with its groups as bit masks, or unchanged if M is too large for them (TOP-005).
 
     Raises:
         TopologyError: TOP-005 if M does not divide the rows or a group stores more than N.
@@ -24,7 +24,7 @@ def in_groups(topology: Topology, pattern: tuple[int, int]) -> Topology:
             "TOP-005", f"a {n_out}x{n_in} matrix has no groups of {n_keep}:{width}; M must divide {n_in}"
         )
     groups = flat(topology) // width
-    # ascending: where a group holds more than N, an entry and the N-th after it lie in one
+    # positions ascend, so a group holds more than N exactly if an entry and the N-th after it share it
     over = groups[n_keep:] == groups[: groups.shape[0] - n_keep] if groups.shape[0] > n_keep else groups[:0] == 1
     if bool(array_namespace(groups).any(over)):
         raise TopologyError(

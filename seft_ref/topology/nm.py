@@ -2,8 +2,8 @@
 
     [ a . . b | . c d . ]    pattern (2, 4)    masks  [0b1001, 0b0110]      bit j: column j of the group
 
-A 2:4 matrix takes half a byte a stored weight here and four in CSR. Row pointers and columns are made when they are
-asked for, so that whatever takes a Topology takes this one.
+The positions of a 2:4 matrix take half a byte a stored weight here, and four in CSR. Row pointers and columns are
+computed when they are read, so that this class can stand wherever a Topology can.
 """
 
 from jaxtyping import Int
@@ -13,7 +13,7 @@ from seft_ref.errors import TopologyError
 from seft_ref.topology.csr import Topology, flat, from_flat
 
 _WIDEST = 62
-"""M up to which the sum of a group's bits fits an int64"""
+"""Largest M for which the sum of a group's bits fits an int64"""
 
 
 class NMTopology(Topology):
@@ -23,12 +23,12 @@ class NMTopology(Topology):
 
     pattern: tuple[int, int]
     masks: Int[Array, "out groups"]
-    """unsigned, of the fewest bytes that hold M bits"""
+    """one mask a group, unsigned, of the fewest bytes that hold M bits"""
     _nnz: int
 
     def __init__(self, shape: tuple[int, int], pattern: tuple[int, int], masks: Array, nnz: int) -> None:
         for name, value in (("shape", shape), ("pattern", pattern), ("masks", masks), ("_nnz", nnz)):
-            object.__setattr__(self, name, value)  # frozen, as its kind is
+            object.__setattr__(self, name, value)  # because the class is frozen
 
     def __reduce__(self) -> tuple[type["NMTopology"], tuple[object, ...]]:
         return NMTopology, (self.shape, self.pattern, self.masks, self._nnz)
@@ -40,34 +40,32 @@ class NMTopology(Topology):
 
     @property
     def indptr(self) -> Int[Array, " out+1"]:
-        """int64, (out + 1,): row pointers (TOP-001). All groups are read for them: take them out of a loop."""
+        """int64, (out + 1,): row pointers (TOP-001). Each access reads all groups, so keep it out of loops."""
         xp = array_namespace(self.masks)
         starts = xp.arange(self.shape[0] + 1, dtype=xp.int64, device=device(self.masks)) * self.shape[1]
         return xp.astype(xp.searchsorted(self.positions(0, self.shape[0]), starts), xp.int64)
 
     @property
     def indices(self) -> Int[Array, " nnz"]:
-        """int32, (nnz,): the column of each slot (TOP-002). All groups are read for them: take them out of a loop."""
+        """int32, (nnz,): the column of each slot (TOP-002). Each access reads all groups, so keep it out of loops."""
         xp = array_namespace(self.masks)
         return xp.astype(self.positions(0, self.shape[0]) % max(self.shape[1], 1), xp.int32)
 
     def positions(self, start: int, stop: int) -> Int[Array, " n"]:
-        """Return the positions of the slots of rows start to stop, counted from the first of these rows (TOP-003);
-        only their groups are read.
-        """
+        """Return the flat positions of the slots of rows start to stop, counted from row start (TOP-003), int64."""
         xp = array_namespace(self.masks)
         masks = self.masks[start:stop, :]
-        # column by column of the groups: as one operation with M bits a group it takes six times as long
+        # a loop over the columns of a group, because one operation over all M bits takes six times as long
         present = xp.stack([(masks & (1 << j)) != 0 for j in range(self.pattern[1])], axis=2)
         return xp.astype(xp.nonzero(xp.reshape(present, (-1,)))[0], xp.int64)
 
     def without_slots(self, gone: Int[Array, " k"]) -> Topology:
-        """Return the topology without some of its slots, which are ascending, by rows."""
+        """Return, as CSR, the topology without the ascending slots `gone`."""
         positions = flat(self)
         return from_flat(self.shape, positions[~mask_at(self.nnz, gone)])
 
     def with_slots(self, extra: Int[Array, " k"], places: Int[Array, " k"]) -> Topology:
-        """Return the topology with further flat positions, ascending, which become the slots `places`, by rows."""
+        """Return, as CSR, the topology with the ascending flat positions `extra` added as the slots `places`."""
         return from_flat(self.shape, merged(flat(self), extra, places))
 
     @property
@@ -93,16 +91,16 @@ def grouped(topology: Topology, pattern: tuple[int, int]) -> NMTopology:
         )
     positions = flat(topology)
     xp = array_namespace(positions)
-    where = device(positions)
+    on_device = device(positions)
     n_groups = n_out * (n_in // width)
-    edges = xp.arange(n_groups + 1, dtype=xp.int64, device=where) * width
+    edges = xp.arange(n_groups + 1, dtype=xp.int64, device=on_device) * width
     edges = xp.astype(xp.searchsorted(positions, edges), xp.int64)
     most = int(xp.max(edges[1:] - edges[:-1])) if n_groups else 0
     if most > n_keep:
         raise TopologyError("TOP-005", f"a group of {width} stores {most}, {n_keep}:{width} allows {n_keep}")
     bits = xp.bitwise_left_shift(xp.ones_like(positions), positions % width)
-    # sums of single bits of a group; the running sum may wrap around, differences of it do not mind
-    running = xp.concat([xp.zeros((1,), dtype=xp.int64, device=where), xp.cumulative_sum(bits)])
+    # a mask is the sum of the bits of its group; the running sum may wrap around, because its differences stay right
+    running = xp.concat([xp.zeros((1,), dtype=xp.int64, device=on_device), xp.cumulative_sum(bits)])
     masks = xp.take(running, edges[1:]) - xp.take(running, edges[:-1])
     kind = next(k for k, size in ((xp.uint8, 8), (xp.uint16, 16), (xp.uint32, 32), (xp.uint64, 64)) if width <= size)
     return NMTopology(
