@@ -178,7 +178,7 @@ def with_values(x: Array, slots: Array, values: Array) -> Array:
 
 
 def merged(a: Array, extra: Array, places: Array) -> Array:
-    """Return a and extra in one array: extra[i] at the strictly increasing places[i], a in order elsewhere."""
+    """Return a and extra in one array of a's dtype: extra[i] at the ascending places[i], a in order elsewhere."""
     xp = array_namespace(a, extra, places)
     n = a.shape[0] + extra.shape[0]
     if not places.shape[0]:

@@ -1,4 +1,4 @@
-"""Kernel sets: modules with the same twelve functions, passed as an argument by whoever chose one (KRN).
+"""Kernel sets: modules that multiply sparse matrices by the same twelve functions, passed as an argument (KRN).
 
     packed = kernels.pack(topology, values)       # once per topology
     y = kernels.matmul(x, packed)                 # (n, in)  -> (n, out)    y = x Wᵀ
@@ -6,14 +6,15 @@
     dvalues = kernels.sample(dy, x, topology)     # (nnz,)   dyᵀ x at the stored positions, in slot order
     packed = kernels.store(packed, kernels.locate(packed, topology, slots), values)
 
-`reference` is the definition and runs on any array library; `cpu` is compiled for NumPy arrays, and `cpu.transposed` is
-`cpu` with a second copy of every sparse matrix; `gpu` is for CuPy's arrays, which must be installed before it is
-imported.
+reference        the definition of all results, on any array library
+cpu              compiled, for NumPy arrays
+cpu.transposed   `cpu` with a second, transposed copy of every sparse matrix
+gpu              for CuPy arrays; needs CuPy
 
 W is (out, in); x and dy are two-dimensional, one token a row, contiguous. A set multiplies only what it packed itself.
 Wrong arrays raise KernelError.
 
-Where entries are stored is in `topology`. Start with `reference.py`, which defines the others.
+The positions of stored entries are in `seft_ref.topology`. Start with `reference.py`, which defines the others.
 """
 
 from typing import Protocol, runtime_checkable
@@ -27,16 +28,16 @@ NAMES = (
     *("pack", "pack_dense", "locate", "store", "matmul", "matmul_transposed", "sample", "exceeding"),
     *("compact", "unpack", "clear", "split"),
 )
-"""The functions of a kernel set."""
+"""Names of the functions of a kernel set."""
 
 
 @runtime_checkable
 class Packed(Protocol):
-    """A matrix in the layout of a kernel set; nothing else of it concerns a caller."""
+    """A matrix in the layout of a kernel set, which callers do not look into."""
 
     @property
     def shape(self) -> tuple[int, int]:
-        """(out, in)."""
+        """Shape of the matrix, (out, in)."""
 
     @property
     def dtype(self) -> Dtype:
@@ -60,16 +61,16 @@ class KernelSet(Protocol):
     """The functions of a kernel set; the last four are for models that are held in 16 bits."""
 
     def pack(self, topology: Topology, values: Float[Array, " nnz"], into: Packed | None = None) -> Packed:
-        """Return a matrix of values in slot order; a packed matrix `into` donates its memory (KRN-011)."""
+        """Return a matrix of values in slot order; it may reuse the memory of the packed matrix `into` (KRN-011)."""
 
     def pack_dense(self, weight: Float[Array, "out in"]) -> Packed:
-        """Return a matrix in which every position is stored; no copy (KRN-011)."""
+        """Return a matrix in which every position is stored, without copying weight (KRN-011)."""
 
     def locate(self, packed: Packed, topology: Topology, slots: Int[Array, " m"]) -> Int[Array, " m"]:
-        """Return the positions of CSR slots in the layout's own order of values (KRN-012)."""
+        """Return the places of CSR slots: numbers of the set's own that `store` and `clear` take (KRN-012)."""
 
     def store(self, packed: Packed, where: Int[Array, " m"], values: Float[Array, " m"]) -> Packed:
-        """Return the matrix with values replaced at `where`; it donates its argument (KRN-012)."""
+        """Return the matrix with values at the places `where`; packed is not to be used again (KRN-012)."""
 
     def matmul(self, x: Float[Array, "n in"], packed: Packed) -> Float[Array, "n out"]:
         """Return y = x Wᵀ (KRN-001)."""
@@ -81,18 +82,19 @@ class KernelSet(Protocol):
         """Return dyᵀ x at the stored positions, in slot order (KRN-003)."""
 
     def exceeding(self, values: Float[Array, " n"], least: float) -> Int[Array, " m"]:
-        """Return the indices at which |values| is above a number, or not finite (KRN-014)."""
+        """Return the ascending indices of the values with |value| > least, or that are not finite (KRN-014)."""
 
     def compact(self, topology: Topology, values: NumpyArray, into: Packed | None = None) -> Packed:
-        """Return a matrix of 16-bit values that is multiplied as the float32 numbers they stand for; a compact matrix
-        `into` that is no smaller donates its memory (KRN-015).
+        """Return a matrix of 16-bit values that is multiplied as the float32 numbers they stand for (KRN-015).
+
+        It may reuse the memory of the compact matrix `into`, which must store no fewer positions.
         """
 
     def unpack(self, packed: Packed) -> tuple[Topology, Float[Array, " nnz"]]:
-        """Return topology and values of a matrix that `opens`, as a compact one does, bit for bit (KRN-017)."""
+        """Return topology and values, bit for bit, of a compact matrix or another that `opens` (KRN-015, KRN-017)."""
 
     def clear(self, packed: Packed, where: Int[Array, " m"]) -> Packed:
-        """Return a compact matrix with zeros at `where` (KRN-016)."""
+        """Return a compact matrix with zeros at the places `where`, and leave packed as it was (KRN-016)."""
 
     def split(self, frozen: Packed, live: Packed) -> Packed:
-        """Return the sum of two matrices, of which `locate` and `store` know the live one only (KRN-016)."""
+        """Return the sum of two matrices; `locate` and `store` work on the live one only (KRN-016)."""

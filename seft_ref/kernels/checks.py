@@ -1,4 +1,7 @@
-"""What every kernel set refuses: shapes (KRN-009), dtypes and devices (KRN-010), places (KRN-012)."""
+"""Argument checks of all kernel sets: shapes (KRN-009), dtypes and devices (KRN-010), places (KRN-012).
+
+Every function raises KernelError with the id of the clause, or returns nothing (KRN-013).
+"""
 
 import ml_dtypes
 import numpy as np
@@ -24,7 +27,7 @@ def check_alike(name: str, a: Array, other_name: str, other: Array) -> None:
 
 
 def check_values(topology: Topology, values: Array) -> None:
-    """Refuse values that do not fit a topology slot by slot."""
+    """Refuse values that are not one float for each slot of a topology (KRN-009, KRN-010)."""
     check_float("values", values)
     if tuple(values.shape) != (topology.nnz,):
         raise KernelError(
@@ -34,7 +37,7 @@ def check_values(topology: Topology, values: Array) -> None:
 
 
 def check_compact(topology: Topology, values: Array) -> None:
-    """Refuse what is no NumPy array of 16-bit floats, one for each slot."""
+    """Refuse what is no NumPy array of 16-bit floats, one for each slot (KRN-009, KRN-010)."""
     if not isinstance(values, np.ndarray) or values.dtype not in (np.float16, ml_dtypes.bfloat16):
         kind = getattr(values, "dtype", type(values).__name__)
         raise KernelError("KRN-010", f"values are {kind}; a compact matrix holds bfloat16 or float16 NumPy arrays")
@@ -43,7 +46,7 @@ def check_compact(topology: Topology, values: Array) -> None:
 
 
 def check_matrix(name: str, a: Array, n_columns: int | None = None) -> None:
-    """Refuse what is not a float matrix, or one without the expected number of columns."""
+    """Refuse what is not a float matrix, or has another number of columns than n_columns (KRN-009, KRN-010)."""
     check_float(name, a)
     if len(a.shape) != 2 or (n_columns is not None and a.shape[1] != n_columns):
         wanted = "(n, any)" if n_columns is None else f"(n, {n_columns})"
@@ -51,14 +54,14 @@ def check_matrix(name: str, a: Array, n_columns: int | None = None) -> None:
 
 
 def check_vector(name: str, a: Array) -> None:
-    """Refuse what is not a float vector."""
+    """Refuse what is not a float vector (KRN-009, KRN-010)."""
     check_float(name, a)
     if len(a.shape) != 1:
         raise KernelError("KRN-009", f"{name} has shape {tuple(a.shape)}, expected (n,)")
 
 
 def check_factors(dy: Array, x: Array, topology: Topology) -> None:
-    """Refuse the two factors of a gradient if they do not belong to a matrix of the topology's shape."""
+    """Refuse the two factors of a gradient if they do not fit the topology or each other (KRN-009, KRN-010)."""
     check_matrix("dy", dy, topology.shape[0])
     check_matrix("x", x, topology.shape[1])
     check_alike("dy", dy, "x", x)
@@ -81,7 +84,7 @@ def check_places(name: str, places: Array, n: int) -> None:
 
 
 def check_new_values(where: Array, values: Array, stored: Array) -> None:
-    """Refuse values that cannot replace those stored at `where`."""
+    """Refuse values that cannot replace those stored at `where` (KRN-009, KRN-010, KRN-012)."""
     check_places("where", where, stored.shape[0])
     check_alike("values", values, "the packed matrix", stored)
     if tuple(values.shape) != tuple(where.shape):
@@ -89,6 +92,6 @@ def check_new_values(where: Array, values: Array, stored: Array) -> None:
 
 
 def check_shape(packed_shape: tuple[int, int], topology: Topology) -> None:
-    """Refuse a topology of another shape than the packed matrix."""
+    """Refuse a topology of another shape than the packed matrix (KRN-009)."""
     if tuple(topology.shape) != tuple(packed_shape):
         raise KernelError("KRN-009", f"the topology is {topology.shape}, the packed matrix {packed_shape}")

@@ -1,4 +1,4 @@
-"""The kernel set that defines the others: densify, then multiply; any array library, any device."""
+"""The kernel set that defines the others, on any array library and device: it makes W dense, then multiplies."""
 
 from dataclasses import dataclass, replace
 
@@ -54,19 +54,19 @@ class PackedEntries:
 
     @property
     def opens(self) -> bool:
-        """Whether `unpack` tells topology and values (KRN-017): here nothing would be saved by it."""
+        """Whether `unpack` returns topology and values (KRN-017): here of compact matrices only."""
         return self.held_in is not None
 
     @property
     def nbytes(self) -> int:
-        """Bytes held, at 8 a position."""
+        """Bytes held, 8 of them for each position."""
         xp = array_namespace(self.values)
         n_values = int(self.values.shape[0])
         return n_values * xp.finfo(self.values.dtype).bits // 8 + (0 if self.positions is None else 8 * n_values)
 
 
 def pack(topology: Topology, values: Float[Array, " nnz"], into: Packed | None = None) -> PackedEntries:
-    """Return the matrix that stores values at the slots of a topology (KRN-011); this set needs no memory of another.
+    """Return the matrix that stores values (nnz,) at the slots of a topology (KRN-011); `into` is not used.
 
     Raises:
         KernelError: KRN-009, KRN-010 if values do not fit the topology.
@@ -87,11 +87,10 @@ def pack_dense(weight: Float[Array, "out in"]) -> PackedEntries:
 
 
 def compact(topology: Topology, values: NumpyArray, into: Packed | None = None) -> PackedEntries:
-    """Return the matrix of topology and 16-bit values, computed with as float32 (KRN-015); this set needs no memory
-    of another.
+    """Return the matrix of topology and 16-bit values, which computes in float32 (KRN-015); `into` is not used.
 
     Shapes  values (nnz,) in slot order
-    Dtypes  values bfloat16 or float16, a NumPy array; this set holds them widened
+    Dtypes  values bfloat16 or float16, a NumPy array; this set stores them widened to float32
 
     Raises:
         KernelError: KRN-009, KRN-010 if values do not fit the topology or are no 16-bit floats.
@@ -109,7 +108,7 @@ def unpack(packed: Packed) -> tuple[Topology, Float[Array, " nnz"]]:
 
 
 def clear(packed: Packed, where: Int[Array, " m"]) -> Packed:
-    """Return a packed matrix with zeros at `where` (KRN-016).
+    """Return a compact matrix with zeros at `where`; packed stays as it was (KRN-016).
 
     Raises:
         KernelError: KRN-012 if a place is out of range.
@@ -120,7 +119,7 @@ def clear(packed: Packed, where: Int[Array, " m"]) -> Packed:
 
 
 def locate(packed: Packed, topology: Topology, slots: Int[Array, " m"]) -> Int[Array, " m"]:
-    """Return where the values of slots lie in packed: the slots, or flat positions if dense (KRN-012).
+    """Return the places of CSR slots: here the slots, or their flat positions if packed is dense (KRN-012).
 
     Raises:
         KernelError: KRN-012 if a slot is out of range, KRN-009 if the topology has another shape.
@@ -133,7 +132,7 @@ def locate(packed: Packed, topology: Topology, slots: Int[Array, " m"]) -> Int[A
 
 
 def store(packed: Packed, where: Int[Array, " m"], values: Float[Array, " m"]) -> Packed:
-    """Return packed with values at `where`; this set leaves its argument alone (KRN-012).
+    """Return packed with values at `where`; this set does not change its argument (KRN-012).
 
     Raises:
         KernelError: KRN-012 if a place is out of range, KRN-009, KRN-010 if values do not fit.
@@ -145,7 +144,7 @@ def store(packed: Packed, where: Int[Array, " m"], values: Float[Array, " m"]) -
     xp = array_namespace(values, where)
     order = xp.argsort(where)
     places = xp.arange(live.values.shape[0], dtype=xp.int64, device=device(where))
-    # The standard has no scatter: every place asks whether there is something new for it.
+    # every place looks up whether it has a new value, because the array API standard has no scatter
     source, replaced = find(xp.take(where, order), places)
     new = xp.take(xp.take(values, order), source)
     return with_live_part(packed, replace(live, values=xp.where(replaced, new, live.values)))
@@ -195,14 +194,14 @@ def sample(dy: Float[Array, "n out"], x: Float[Array, "n in"], topology: Topolog
 
 
 def exceeding(values: Float[Array, " n"], least: float) -> Int[Array, " m"]:
-    """Return the indices of the entries with |value| above `least`, ascending; NaN and infinity are among them
-    (KRN-014).
+    """Return the ascending indices of the entries with |value| > least, NaN and infinity included (KRN-014).
 
     Raises:
         KernelError: KRN-009, KRN-010 if values are not a float vector.
     """
     check_vector("values", values)
     xp = array_namespace(values)
+    # not (|value| <= least), because every comparison with NaN is false
     return xp.astype(xp.nonzero(~(xp.abs(values) <= least))[0], xp.int64)
 
 

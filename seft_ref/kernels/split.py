@@ -1,7 +1,7 @@
-"""A matrix in two parts: one that stays as it was loaded, and one that is trained (KRN-016).
+"""A matrix in two parts: a frozen one that stays as it was loaded, and a live one that is trained (KRN-016).
 
-The functions of a kernel set take any `Packed`. This module alone takes a `Split` apart, and checks that a matrix has
-the layout of the set that is to use it.
+The functions of a kernel set take any `Packed`. Only this module takes a `Split` apart and checks that a matrix has the
+layout of the set that is to use it.
 """
 
 from collections.abc import Callable
@@ -13,12 +13,12 @@ from seft_ref.errors import KernelError
 from seft_ref.kernels import Packed
 
 Own = TypeVar("Own", bound=Packed)
-"""The class of matrices of one kernel set."""
+"""The class in which one kernel set packs matrices."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Split:
-    """The sum of two packed matrices of one kernel set; `locate` and `store` know the live part only."""
+    """The sum of two packed matrices of one kernel set; `locate` and `store` work on the live part only."""
 
     frozen: Packed
     live: Packed
@@ -30,7 +30,7 @@ class Split:
 
     @property
     def dtype(self) -> Dtype:
-        """Dtype that is computed in."""
+        """Dtype of the products."""
         return self.live.dtype
 
     @property
@@ -40,7 +40,7 @@ class Split:
 
     @property
     def opens(self) -> bool:
-        """False: `unpack` is for one matrix."""
+        """False, because `unpack` takes a matrix in one part."""
         return False
 
     @property
@@ -50,7 +50,7 @@ class Split:
 
 
 def split(frozen: Packed, live: Packed) -> Split:
-    """Return the sum of a frozen and a live matrix, which stays as it is packed (KRN-016).
+    """Return the sum of a frozen and a live matrix, both left as they are packed (KRN-016).
 
     Raises:
         KernelError: KRN-009, KRN-010 for parts of different shape or compute dtype.
@@ -63,7 +63,7 @@ def split(frozen: Packed, live: Packed) -> Split:
 
 
 def as_own(packed: Packed, layout: type[Own]) -> Own:
-    """Return a matrix as one of the caller's own layout.
+    """Return the matrix itself, after checking that it has the layout of the caller's kernel set.
 
     Raises:
         KernelError: KRN-010 if another kernel set packed it, or if it is split.
@@ -74,7 +74,7 @@ def as_own(packed: Packed, layout: type[Own]) -> Own:
 
 
 def multiply_parts(multiply: Callable[[Array, Own], Array], x: Array, packed: Packed, layout: type[Own]) -> Array:
-    """Return the product of x with a matrix, which is the sum of two if the matrix is split (KRN-016).
+    """Return the product of x with a matrix; for a split matrix, the sum of the products with its parts (KRN-016).
 
     Raises:
         KernelError: KRN-010 if another kernel set packed the matrix.
@@ -85,7 +85,7 @@ def multiply_parts(multiply: Callable[[Array, Own], Array], x: Array, packed: Pa
 
 
 def live_part(packed: Packed, layout: type[Own]) -> Own:
-    """Return the matrix that `locate` and `store` know: all of one that is not split (KRN-016).
+    """Return the part of a matrix that `locate` and `store` work on: all of it, unless it is split (KRN-016).
 
     Raises:
         KernelError: KRN-010 if another kernel set packed it.
@@ -94,5 +94,5 @@ def live_part(packed: Packed, layout: type[Own]) -> Own:
 
 
 def with_live_part(packed: Packed, live: Packed) -> Packed:
-    """Return a matrix with its live part replaced, which is all of one that is not split."""
+    """Return a matrix with its live part replaced: all of it, unless it is split."""
     return Split(packed.frozen, live) if isinstance(packed, Split) else live

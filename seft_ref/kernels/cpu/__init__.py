@@ -1,12 +1,16 @@
 """The kernel set for NumPy arrays, compiled by numba: the functions of `plain`.
 
-    plain        the set, with one copy of a matrix; `transposed` has a second one of every sparse matrix
-    packed       how a matrix is held; `transpose` turns its topology
-    panels       the loops over column panels; `turned` and `exceeding` are two more
-    vectors      their innermost loops as LLVM vectors; `token` is that of a product with one token
-    compiled     the decorator of the loops
+    plain        the set, with one copy of each matrix
+    transposed   the set with a second, transposed copy of every sparse matrix; `transpose` makes its topology
+    packed       the layout of a matrix
+    panels       the loops over column panels
+    turned       the loop of dx = dy W for many tokens
+    exceeding    the loop that compares entries with a number
+    vectors      the innermost loops as LLVM vectors
+    token        the innermost loop of a product with one token
+    compiled     the decorators by which numba compiles the loops
 
-What a set has to do is said in `seft_ref.kernels`, and defined in `reference`. Start with `plain.py`.
+`seft_ref.kernels` says what a set has to do, and `reference` defines it. Start with `plain.py`.
 """
 
 from seft_ref.kernels.cpu.plain import (

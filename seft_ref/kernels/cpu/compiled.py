@@ -1,7 +1,7 @@
-"""Functions that numba compiles, and keeps on disk until any file of this folder is another.
+"""Decorators that compile functions by numba and cache them on disk until any file of this folder changes.
 
-numba looks at the file of a function alone. A loop that calls one of another file, or an intrinsic, would go on
-running as it was compiled before that one was edited.
+numba's own cache looks at the file of a function alone. A loop that calls a function or an intrinsic of another file
+would go on running as compiled before that file was edited.
 """
 
 from collections.abc import Callable
@@ -19,38 +19,38 @@ from seft_ref.arrays.library import Array
 __all__ = ["Task", "compiled", "compiled_task"]
 
 Function = Callable[..., Array]
-"""A loop: it changes arrays that it is given, or returns one."""
+"""A loop: it writes into its array arguments, or returns an array."""
 
 
 class Task(Protocol):
-    """A function of C."""
+    """A compiled function with the calling convention of C."""
 
     @property
     def address(self) -> int:
-        """Where its code is."""
+        """Address of its code."""
 
 
 def compiled(*, parallel: bool = False) -> Callable[[Function], Function]:
-    """Return a decorator like `numba.njit`, with a cache; division follows NumPy."""
+    """Return a decorator like `numba.njit`, with a cache on disk; division by zero gives what NumPy gives."""
     return lambda function: njit(cache=True, error_model="numpy", parallel=parallel)(_of_these_files(function))
 
 
 def compiled_task(signature: Signature) -> Callable[[Function], Task]:
-    """Return a decorator like `numba.cfunc`, with a cache; division follows NumPy."""
+    """Return a decorator like `numba.cfunc`, with a cache on disk; division by zero gives what NumPy gives."""
     return lambda function: cfunc(signature, cache=True, error_model="numpy")(_of_these_files(function))
 
 
 @cache
 def _files() -> str:
-    """Return a digest of every file of this folder."""
+    """Return one digest of all files of this folder."""
     texts = (path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py")))
     return sha256(b"\0".join(texts)).hexdigest()
 
 
 def _of_these_files(function: Any) -> Any:
-    """Return a function that holds the digest as a variable of a closure, which is part of numba's key."""
+    """Return the function with the digest as a closure variable, because those are part of numba's cache key."""
     code = function.__code__.replace(co_freevars=(*function.__code__.co_freevars, "_files"))
     cells = (*(function.__closure__ or ()), CellType(_files()))
-    held = FunctionType(code, function.__globals__, function.__name__, function.__defaults__, cells)
-    held.__qualname__, held.__doc__, held.__module__ = function.__qualname__, function.__doc__, function.__module__
-    return held
+    keyed = FunctionType(code, function.__globals__, function.__name__, function.__defaults__, cells)
+    keyed.__qualname__, keyed.__doc__, keyed.__module__ = function.__qualname__, function.__doc__, function.__module__
+    return keyed

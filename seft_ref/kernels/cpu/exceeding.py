@@ -1,7 +1,9 @@
 # ruff: noqa: ANN001, ANN201
 # mypy: allow-untyped-decorators, allow-untyped-calls, allow-untyped-defs, allow-incomplete-defs
-"""Where entries of a vector exceed a number (KRN-014): 64 comparisons at a time become the 64 bits of one integer, and
-only set bits are looked at, so that an entry that does not exceed costs a lane of a comparison and no branch.
+"""The indices at which a vector exceeds a number (KRN-014).
+
+Results of 64 comparisons become the bits of one integer, of which the loop visits only the set ones. So an entry that
+does not exceed costs one lane of a comparison and no branch.
 """
 
 from typing import Any
@@ -37,7 +39,7 @@ def above(typing_context: Any, address: Any, least: Any) -> Any:
         bits = ir.Constant(_I64, 0)
         for k in range(BITS // lanes):
             numbers = builder.load(builder.gep(registers, [ir.Constant(_I64, k)]), align=width // 8)
-            # unordered: true for NaN too
+            # an unordered comparison, because it is true for NaN too
             exceeds = builder.fcmp_unordered(">", builder.call(magnitude, [numbers]), bound)
             part = builder.zext(builder.bitcast(exceeds, ir.IntType(lanes)), _I64)
             bits = builder.or_(bits, builder.shl(part, ir.Constant(_I64, k * lanes)))
@@ -48,7 +50,7 @@ def above(typing_context: Any, address: Any, least: Any) -> Any:
 
 @intrinsic
 def lowest(typing_context: Any, bits: Any) -> Any:
-    """Return the number of the lowest set bit; there must be one."""
+    """Return the index of the lowest set bit; there must be one."""
 
     def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         return builder.cttz(args[0], ir.Constant(ir.IntType(1), 1))
@@ -58,9 +60,10 @@ def lowest(typing_context: Any, bits: Any) -> Any:
 
 @compiled()
 def fill(values, start, least, found):
-    """Fill found with what exceeds from start on, while 64 more fit; return how many, and where to go on.
+    """Write the indices that exceed, from `start` on, while `found` has room for 64 more; return how many they are, and
+    the index to go on from.
 
-    A function of its own: counted references to an array that may be replaced would be taken in its loop.
+    A separate function, because numba would count references in the loop to an array that the caller may replace.
     """
     address, size = np.uint64(values.ctypes.data), np.uint64(values.itemsize)
     n_found = 0
@@ -76,20 +79,20 @@ def fill(values, start, least, found):
 
 @compiled()
 def indices_above(values, least):
-    """Return where |value| > least or value is NaN, ascending."""
+    """Return the ascending indices, int64, at which |value| > least or value is NaN."""
     n = values.shape[0]
-    found = np.empty(4096, dtype=np.int64)
-    n_found, start = fill(values, 0, least, found)
+    indices = np.empty(4096, dtype=np.int64)
+    n_indices, start = fill(values, 0, least, indices)
     while start + BITS <= n:
-        larger = np.empty(2 * found.shape[0], dtype=np.int64)
-        larger[:n_found] = found[:n_found]
-        found = larger
-        more, start = fill(values, start, least, found[n_found:])
-        n_found += more
-    result = np.empty(n_found + n - start, dtype=np.int64)
-    result[:n_found] = found[:n_found]
+        larger = np.empty(2 * indices.shape[0], dtype=np.int64)
+        larger[:n_indices] = indices[:n_indices]
+        indices = larger
+        more, start = fill(values, start, least, indices[n_indices:])
+        n_indices += more
+    result = np.empty(n_indices + n - start, dtype=np.int64)
+    result[:n_indices] = indices[:n_indices]
     for i in range(start, n):
         if not (abs(values[i]) <= least):
-            result[n_found] = i
-            n_found += 1
-    return result[:n_found]
+            result[n_indices] = i
+            n_indices += 1
+    return result[:n_indices]

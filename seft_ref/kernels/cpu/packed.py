@@ -1,4 +1,4 @@
-"""How this kernel set holds a matrix: dense, or in column panels of values in 32, 64 or 16 bits."""
+"""The layouts of a matrix in this kernel set: dense, or column panels with values in 16, 32 or 64 bits."""
 
 from dataclasses import dataclass
 
@@ -23,11 +23,11 @@ from seft_ref.kernels.split import as_own, live_part, with_live_part
 from seft_ref.topology.csr import Topology, flat
 
 _BITS = {np.dtype(ml_dtypes.bfloat16): np.dtype(np.uint16), np.dtype(np.float16): np.dtype(np.int16)}
-"""16-bit floats, and the integers that tell the loops which of them they read (`vectors`)."""
+"""The integer dtype that stores the bits of each 16-bit float, by which the loops tell them apart (`vectors`)."""
 _HELD = {bits: dtype for dtype, bits in _BITS.items()}
 
 PANELS_BELOW = 0.55
-"""Share of stored positions from which a forward and a backward product cost less through BLAS."""
+"""Share of stored positions below which panels are used; from it on both products cost less by BLAS."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -40,7 +40,7 @@ class PackedPanels:
     index: UInt8[Array, " stored"] | None = None
     """uint8, column within the panel; None where the matrix is dense."""
     pointer: Int[Array, " rows"] | None = None
-    """(panels * out + 1,): where each row of each panel starts, int32 where that holds them, else int64; None where
+    """(panels * out + 1,): the first entry of each row of each panel, int32 if that suffices, else int64; None where
     the matrix is dense."""
 
     @property
@@ -50,12 +50,12 @@ class PackedPanels:
 
     @property
     def dtype(self) -> Dtype:
-        """Dtype that is computed in."""
+        """Dtype of the products."""
         return self.values.dtype if self.held_in is None else np.dtype(np.float32)
 
     @property
     def opens(self) -> bool:
-        """Whether `unpack` tells topology and values (KRN-017): a dense matrix forgets what was stored."""
+        """Whether `unpack` returns topology and values (KRN-017); a dense matrix does not know what was stored."""
         return self.index is not None
 
     @property
@@ -67,7 +67,7 @@ class PackedPanels:
 def pack(topology: Topology, values: Float[Array, " nnz"], into: Packed | None = None) -> PackedPanels:
     """Return the layout in which the matrix of topology and values is multiplied (KRN-011).
 
-    A matrix of that shape and dtype, in panels that store as much or more, gives its memory: `into` is not used again.
+    `into` gives its memory if it is in panels, of the same shape and dtype, and no smaller; do not use it again.
 
     Shapes  values (nnz,) in slot order
     Dtypes  values float32 or float64
@@ -108,15 +108,15 @@ def _in_panels(topology: Topology, values: NumpyArray, into: PackedPanels | None
 
 
 def compact(topology: Topology, values: NumpyArray, into: Packed | None = None) -> PackedPanels:
-    """Return the matrix of topology and 16-bit values, held in 16 bits and computed with as float32 (KRN-015).
+    """Return the matrix of topology and 16-bit values, which keeps 16 bits and computes in float32 (KRN-015).
 
-    A compact matrix of that shape and dtype that stores as much or more gives its memory: `into` is not used again.
+    `into`, a compact matrix of the same shape and dtype that is no smaller, gives its memory; do not use it again.
 
     Shapes  values (nnz,) in slot order
     Dtypes  values bfloat16 or float16
 
     Raises:
-        KernelError: KRN-009, KRN-010 if values do not fit the topology or are no 16-bit floats.
+        KernelError: KRN-009, KRN-010 if values do not fit the topology or `into`, or are no 16-bit floats.
     """
     check_compact(topology, values)
     check_numpy(values=values, indices=topology.indices)
@@ -133,33 +133,33 @@ def compact(topology: Topology, values: NumpyArray, into: Packed | None = None) 
 
 
 def unpack(packed: Packed) -> tuple[Topology, Float[Array, " nnz"]]:
-    """Return the topology of a matrix that opens and its values in slot order, 16-bit ones of a compact matrix
-    (KRN-015, KRN-017).
+    """Return topology and values, in slot order, of a matrix that opens; a compact one has 16-bit values (KRN-015,
+    KRN-017).
     """
-    held, (n_out, n_in) = as_own(packed, PackedPanels), packed.shape
-    assert held.index is not None, "a dense matrix does not tell what it stores"
+    own, (n_out, n_in) = as_own(packed, PackedPanels), packed.shape
+    assert own.index is not None, "a dense matrix does not tell what it stores"
     indptr = np.empty(n_out + 1, dtype=np.int64)
-    indices = np.empty(held.index.size, dtype=np.int32)
-    values = np.empty_like(held.values)
-    panels.open_panels(held.values, held.index, held.pointer, n_in, indptr, indices, values)
-    return Topology(held.shape, indptr, indices), values if held.held_in is None else values.view(held.held_in)
+    indices = np.empty(own.index.size, dtype=np.int32)
+    values = np.empty_like(own.values)
+    panels.open_panels(own.values, own.index, own.pointer, n_in, indptr, indices, values)
+    return Topology(own.shape, indptr, indices), values if own.held_in is None else values.view(own.held_in)
 
 
 def clear(packed: Packed, where: Int[Array, " m"]) -> PackedPanels:
-    """Return a matrix with zeros at `where` that shares everything but its values (KRN-016).
+    """Return a matrix with zeros at `where`, which shares everything but its values with packed (KRN-016).
 
     Raises:
         KernelError: KRN-012 if a place is out of range.
     """
-    held = as_own(packed, PackedPanels)
-    check_places("where", where, held.values.shape[0])
-    values = held.values.copy()
+    own = as_own(packed, PackedPanels)
+    check_places("where", where, own.values.shape[0])
+    values = own.values.copy()
     values[where] = 0
-    return PackedPanels(held.shape, values, held.index, held.pointer)
+    return PackedPanels(own.shape, values, own.index, own.pointer)
 
 
 def pack_dense(weight: Float[Array, "out in"]) -> PackedPanels:
-    """Return a matrix of which every position is stored; it shares weight's memory (KRN-011).
+    """Return a matrix in which every position is stored; it shares weight's memory (KRN-011).
 
     Raises:
         KernelError: KRN-009, KRN-010 if weight is not a contiguous float matrix.
@@ -170,7 +170,7 @@ def pack_dense(weight: Float[Array, "out in"]) -> PackedPanels:
 
 
 def locate(packed: Packed, topology: Topology, slots: Int[Array, " m"]) -> Int[Array, " m"]:
-    """Return where the values of CSR slots lie in packed; topology is the one that was packed (KRN-012).
+    """Return the places (m,), int64, of CSR slots in packed; topology is the one that was packed (KRN-012).
 
     Raises:
         KernelError: KRN-012 if a slot is out of range, KRN-009 if the topology has another shape.
@@ -182,13 +182,13 @@ def locate(packed: Packed, topology: Topology, slots: Int[Array, " m"]) -> Int[A
     row = np.searchsorted(indptr, slots, side="right") - 1
     if live.index is None:
         return row * topology.shape[1] + indices[slots]
-    where = np.empty_like(slots)
-    panels.find_places(indptr, indices, live.pointer, slots, row, where)
-    return where
+    places = np.empty_like(slots)
+    panels.find_places(indptr, indices, live.pointer, slots, row, places)
+    return places
 
 
 def store(packed: Packed, where: Int[Array, " m"], values: Float[Array, " m"]) -> Packed:
-    """Return packed with values at `where`, in the same memory (KRN-012); packed is not to be used again.
+    """Return packed with values at `where`, in the same memory (KRN-012); do not use packed again.
 
     Raises:
         KernelError: KRN-012 if a place is out of range, KRN-009, KRN-010 if values do not fit.
@@ -197,23 +197,23 @@ def store(packed: Packed, where: Int[Array, " m"], values: Float[Array, " m"]) -
 
 
 def store_into(held: PackedPanels, where: Int[Array, " m"], values: Float[Array, " m"]) -> PackedPanels:
-    """Return a matrix of this set's own layout with values at `where`, in the same memory; raises what `store` does."""
+    """Return what `store` does for a matrix in this set's own layout, which is not split; raises what `store` does."""
     check_new_values(where, values, held.values)
-    # Memory of a mapped file may be read-only; a donation may be declined.
+    # copy if need be, because the memory of a mapped file may be read-only
     stored = held.values if held.values.flags.writeable else held.values.copy()
     stored[where] = values
     return PackedPanels(held.shape, stored, held.index, held.pointer)
 
 
 def check_operand(name: str, a: Array, n_columns: int, packed: Packed) -> None:
-    """Refuse what cannot be multiplied with a matrix: KRN-009 for its shape, KRN-010 for its dtype or library."""
+    """Refuse what a matrix cannot be multiplied with: KRN-009 for its shape, KRN-010 for its dtype or library."""
     check_matrix(name, a, n_columns)
     check_numpy(**{name: a})
     check_alike(name, a, "the packed matrix", np.empty(0, dtype=packed.dtype))
 
 
 def check_numpy(**arrays: Array) -> None:
-    """Refuse what compiled loops cannot walk: KRN-010 for no NumPy array, KRN-009 for one that is not contiguous."""
+    """Refuse what compiled loops cannot read: KRN-010 for no NumPy array, KRN-009 for one that is not contiguous."""
     for name, a in arrays.items():
         if not isinstance(a, np.ndarray):
             raise KernelError("KRN-010", f"{name} is a {type(a).__name__}; this kernel set takes NumPy arrays")

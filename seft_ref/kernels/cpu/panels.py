@@ -9,21 +9,18 @@ A panel is WIDTH = 64 columns wide. Its stored entries lie row by row: a value a
     row 1         [ . . d . ]   [ . . . e ]     pointer  row r of panel p owns entries
                                                          pointer[p * out + r] to pointer[p * out + r + 1]
 
-Tokens are taken 512 bytes at a time (128 of float32, 64 of float64). Their block of x is turned so that a
-column is one line of consecutive tokens; the 64 lines of a panel are 32 KiB and stay in the first-level cache
-while the rows of the matrix pass over them. Few tokens use shorter lines of 1, 2 or 4 registers, padded with
-zeros.
+A block of tokens is 512 bytes of each column of x: 128 tokens of float32, 64 of float64. It is transposed into lines,
+so that a line holds one column of consecutive tokens. The 64 lines of a panel take 32 KiB and stay in the first-level
+cache while the rows of the matrix pass over them. Few tokens use shorter lines of 1, 2 or 4 registers; zeros pad them.
 
-y = x Wᵀ adds up a line of y in registers. dx = dy W adds every entry to a line of dx in that cache, or, for several
-blocks of tokens, does as `turned` says.
+y = x Wᵀ sums a line of y in registers. dx = dy W adds every entry of W to a line of dx in that cache, or sorts tiles of
+W if there are several blocks of tokens (`turned`).
 
-No entry of a result is shared between threads and none is summed in an order that depends on their number
-(KRN-008).
+No two threads write to the same entry of a result, and no order of summation depends on their number (KRN-008).
 
-Tasks are C functions on pointers, called by address from one small parallel loop: a parallel loop compiles
-all it contains several times over, and this way it contains nothing. Every task ends in (task, worker).
-`work` is scratch memory of work_size elements a worker, aligned to 64 bytes; `lanes` is the number of
-elements in one 64-byte register.
+Tasks are C functions on pointers. One small parallel loop calls them by address, because numba compiles the body of a
+parallel loop several times over. The last two parameters of every task are (task, worker). `work` is scratch memory of
+work_size elements for each worker, aligned to 64 bytes. `lanes` is the number of elements in one 64-byte register.
 """
 
 from functools import cache
@@ -51,16 +48,16 @@ from seft_ref.kernels.cpu.vectors import (
 
 WIDTH = 64
 LINE_VECTORS = 8
-ROW_BLOCK = 1024  # rows of y kept in turned form: 512 KiB, in the second-level cache
-SHORT = 10  # entries below which, on average, a panel's row is too short to take eight at a time
-DY_ROWS = 256  # rows of dyᵀ that `sample` turns at a time
-TOKEN_ROWS = 8192  # rows of y whose sums a product with one token keeps, a register each: half the second-level cache
-SAMPLE_VECTORS = 4  # shorter lines in `sample`: those of a whole x, not of a panel, have to fit a cache
+ROW_BLOCK = 1024  # rows of y that are kept as lines: 512 KiB, which fit the second-level cache
+SHORT = 10  # mean entries of a panel's row below which it is too short to take eight at a time
+DY_ROWS = 256  # rows of dyᵀ that `sample` makes into lines at a time
+TOKEN_ROWS = 8192  # rows of y with a register of sums each, for one token: they fill half the second-level cache
+SAMPLE_VECTORS = 4  # registers of a line in `sample`, few because lines of all columns of x have to fit a cache
 
 
 @compiled()
 def fill_panels(indptr, indices, pointer, index, place):
-    """Fill pointer (panels * out + 1,), index (nnz,), and place (nnz,): where each CSR slot goes."""
+    """Fill pointer (panels * out + 1,), index (nnz,), and place (nnz,), the entry in panels of each CSR slot."""
     n_out = indptr.shape[0] - 1
     pointer[:] = 0
     for r in range(n_out):
@@ -83,7 +80,7 @@ def fill_panels(indptr, indices, pointer, index, place):
 
 @compiled()
 def open_panels(values, index, pointer, n_in, indptr, indices, opened):
-    """Fill indptr (out + 1,), indices and opened (nnz,) with the CSR matrix that lies in panels."""
+    """Fill indptr (out + 1,), indices (nnz,) and opened (nnz,) with the CSR form of the matrix in panels."""
     n_out = indptr.shape[0] - 1
     at = 0
     for r in range(n_out):
@@ -98,7 +95,7 @@ def open_panels(values, index, pointer, n_in, indptr, indices, opened):
 
 @compiled()
 def find_places(indptr, indices, pointer, slots, row_of_slot, where):
-    """Fill where (m,) with the panel positions of CSR slots (m,) that lie in the given rows."""
+    """Fill where (m,) with the entry in panels of each CSR slot (m,), of which row_of_slot names the row."""
     n_out = indptr.shape[0] - 1
     for i in range(slots.shape[0]):
         r = row_of_slot[i]
@@ -111,9 +108,9 @@ def find_places(indptr, indices, pointer, slots, row_of_slot, where):
 
 @compiled()
 def to_lines(a, n_columns, first_token, n_tokens, first_column, last_column, lines, base, width, lanes):
-    """Turn a block of token-major a: lines[base + (c - first_column) * width + t] = a[first_token + t, c].
+    """Transpose a block of tokens into lines: lines[base + (c - first_column) * width + t] = a[first_token + t, c].
 
-    Tokens from n_tokens to width are zero. Columns pass within a register of tokens, so that rows of a are read on.
+    Tokens from n_tokens to width become zero. The inner loop is over columns, so that rows of a are read in order.
     """
     t = 0
     while t < width:
@@ -134,7 +131,7 @@ def to_lines(a, n_columns, first_token, n_tokens, first_column, last_column, lin
 
 @compiled()
 def from_lines(lines, base, width, a, n_columns, first_token, n_tokens, first_column, last_column, lanes):
-    """Turn lines back into a block of token-major a; padded tokens are left out."""
+    """Transpose lines back into a block of tokens of a, leaving out padded tokens."""
     t = 0
     while t < n_tokens:
         n_t = min(lanes, n_tokens - t)
@@ -155,7 +152,7 @@ def from_lines(lines, base, width, a, n_columns, first_token, n_tokens, first_co
 
 @compiled()
 def vectors_for(n_tokens, lanes):
-    """Registers of the shortest line that holds n_tokens: 1, 2, 4 or 8."""
+    """Return the number of registers of the shortest line that holds n_tokens: 1, 2, 4 or 8."""
     n_vectors = 1
     while n_vectors * lanes < n_tokens:
         n_vectors *= 2
@@ -163,7 +160,7 @@ def vectors_for(n_tokens, lanes):
 
 
 def gather_task(values, index, pointer, n_out, n_in, x, y, n, n_parts, work, work_size, lanes, task, worker):
-    """Y = x Wᵀ for one block of tokens and one of n_parts parts of the rows of W."""
+    """Compute y = x Wᵀ for one block of tokens and one of n_parts parts of the rows of W."""
     first_token = task // n_parts * LINE_VECTORS * lanes
     n_tokens = min(LINE_VECTORS * lanes, n - first_token)
     part = task % n_parts
@@ -200,7 +197,7 @@ def gather_task(values, index, pointer, n_out, n_in, x, y, n, n_parts, work, wor
 
 
 def token_task(values, index, pointer, n_out, n_in, x, y, n, n_parts, work, work_size, lanes, task, worker):
-    """Y = x Wᵀ for one token and one of n_parts parts of the rows of W."""
+    """Compute y = x Wᵀ for one token and one of n_parts parts of the rows of W."""
     first_row, last_row = task * n_out // n_parts, (task + 1) * n_out // n_parts
     n_panels = (n_in + WIDTH - 1) // WIDTH
     x_line = worker * work_size
@@ -224,7 +221,7 @@ def token_task(values, index, pointer, n_out, n_in, x, y, n, n_parts, work, work
 
 
 def scatter_task(values, index, pointer, n_out, n_in, dy, dx, n, n_parts, work, work_size, lanes, task, worker):
-    """Dx = dy W for one block of tokens and one of n_parts parts of the panels of W."""
+    """Compute dx = dy W for one block of tokens and one of n_parts parts of the panels of W."""
     first_token = task // n_parts * LINE_VECTORS * lanes
     n_tokens = min(LINE_VECTORS * lanes, n - first_token)
     part = task % n_parts
@@ -263,7 +260,7 @@ def scatter_task(values, index, pointer, n_out, n_in, dy, dx, n, n_parts, work, 
 
 
 def turn_task(a, n_columns, first_token, n_tokens, n_parts, lines, lanes, task, worker):
-    """Turn n_tokens tokens of one of n_parts parts of the columns of a into lines for `sample_task`."""
+    """Transpose n_tokens tokens of one of n_parts parts of the columns of a into lines for `sample_task`."""
     width = SAMPLE_VECTORS * lanes
     first, last = task * n_columns // n_parts, (task + 1) * n_columns // n_parts
     for b in range((n_tokens + width - 1) // width):
@@ -296,7 +293,7 @@ def sample_task(
     task,
     worker,
 ):
-    """Add dyᵀ x, summed over n_blocks blocks of lines, to one of n_parts equal parts of the slots."""
+    """Add dyᵀ x, summed over n_blocks blocks of lines, to dvalues at one of n_parts equal parts of the slots."""
     width = SAMPLE_VECTORS * lanes
     nnz = indptr[n_out]
     last_slot = (task + 1) * nnz // n_parts
@@ -327,9 +324,9 @@ def sample_block_task(
     task,
     worker,
 ):
-    """Add dyᵀ x, summed over one block of tokens, to the first nnz sums; a task but the first begins its own nnz sums.
+    """Sum dyᵀ x over one block of tokens at all slots: task 0 adds to its nnz sums, every other task fills its own.
 
-    A block is turned and used by one worker, while it lies in that one's cache.
+    The worker that makes the lines of a block also reads them, while they are in its cache.
     """
     width = SAMPLE_VECTORS * lanes
     first = first_token + task * width
@@ -349,7 +346,7 @@ def sample_block_task(
 
 
 def add_task(sums, nnz, n_blocks, n_parts, task, worker):
-    """Add the sums of blocks 1 to n_blocks - 1 to those of block 0, one after the other, for a part of the slots."""
+    """Add the sums of blocks 1 to n_blocks - 1, in order, to those of block 0, at one of n_parts parts of slots."""
     for b in range(1, n_blocks):
         for slot in range(task * nnz // n_parts, (task + 1) * nnz // n_parts):
             sums[slot] += sums[b * nnz + slot]
@@ -369,9 +366,9 @@ def _address(task, kinds):
 
 
 def run(task: Any, arguments: tuple[Any, ...], n_tasks: int, n_workers: int) -> None:
-    """Run the tasks 0 to n_tasks - 1 on n_workers threads; task t belongs to worker t % n_workers.
+    """Run tasks 0 to n_tasks - 1 on n_workers threads; worker t % n_workers runs task t.
 
-    `arguments` are contiguous arrays and integers, the parameters of the task but the last two.
+    `arguments` are contiguous arrays and integers: all parameters of the task but the last two.
     """
     kinds = tuple(a.dtype if isinstance(a, np.ndarray) else int for a in arguments)
     _run(_address(task, (*kinds, int, int)), arguments, n_tasks, n_workers)
@@ -379,7 +376,7 @@ def run(task: Any, arguments: tuple[Any, ...], n_tasks: int, n_workers: int) -> 
 
 @compiled()
 def take_rows(indptr, indices, first_row, last_row, tile, dvalues):
-    """Copy tile (last_row - first_row, in) at the stored positions of these rows to dvalues."""
+    """Copy the entries of tile (last_row - first_row, in) at the stored positions of these rows to dvalues (nnz,)."""
     for r in range(first_row, last_row):
         for slot in range(indptr[r], indptr[r + 1]):
             dvalues[slot] = tile[r - first_row, indices[slot]]

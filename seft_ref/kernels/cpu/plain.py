@@ -1,9 +1,10 @@
 """The kernel set for NumPy arrays: column panels compiled by numba, BLAS where a matrix is dense enough.
 
-Threads are numba's: `numba.set_num_threads` decides, and results do not depend on it (KRN-008). A process
-that mixes this set with NumPy's own products should set OPENBLAS_THREAD_TIMEOUT=4, OMP_WAIT_POLICY=PASSIVE and
-GOMP_SPINCOUNT=2000 before importing either: idle workers of one pool otherwise spin on the cores the other one needs,
-or sleep between two short products, and waking them takes longer than those.
+The threads are numba's: `numba.set_num_threads` sets their number, and results do not depend on it (KRN-008).
+
+A process that mixes this set with NumPy's own products should set OPENBLAS_THREAD_TIMEOUT=4, OMP_WAIT_POLICY=PASSIVE
+and GOMP_SPINCOUNT=2000 before importing either. Otherwise idle workers of one pool spin on the cores that the other
+needs, or they sleep between two short products, and waking them takes longer than the products.
 """
 
 import math
@@ -51,26 +52,26 @@ __all__ = [
 ]
 
 SAMPLE_BELOW = 0.35
-"""Share of stored positions from which `sample` multiplies row tiles by BLAS and picks from them."""
+"""Share of stored positions from which `sample` computes whole tiles of rows by BLAS and picks entries from them."""
 SAMPLE_TOKENS = 256
-"""Tokens that `sample` turns at a time."""
+"""Tokens whose lines `sample` makes at a time."""
 SAMPLE_ROWS = 256
 """Rows of a BLAS tile of `sample`."""
 TURN_FROM = 3
-"""Whole blocks of tokens from which dx turns tiles of the matrix, instead of adding to lines of dx."""
+"""Whole blocks of tokens from which dx = dy W sorts tiles of W (`turned`) instead of adding to lines of dx."""
 TURN_SHARE = 0.08
-"""Share of stored positions from which it does."""
+"""Share of stored positions from which dx = dy W sorts tiles of W."""
 GROUP = 8
-"""Most blocks of tokens that a turned tile is multiplied with."""
+"""Most blocks of tokens that one sorted tile is multiplied with."""
 
 
 class _Scratch(threading.local):
-    """Memory that calls reuse, one a thread: fresh pages cost more than the products that would fill them."""
+    """Memory that the calls of a thread reuse, because fresh pages cost more than the products that fill them."""
 
     memory = np.empty(0, dtype=np.uint8)
 
     def take(self, shape: tuple[int, ...], dtype: Dtype) -> NumpyArray:
-        """Return an uninitialised array, aligned to a cache line; this thread's next call takes it back."""
+        """Return an uninitialised array, aligned to a cache line, that is valid until this thread's next call."""
         n_bytes = math.prod(shape) * dtype.itemsize
         if self.memory.nbytes < n_bytes:
             memory = np.empty(n_bytes + 64, dtype=np.uint8)
@@ -141,15 +142,14 @@ def sample(dy: Float[Array, "n out"], x: Float[Array, "n in"], topology: Topolog
         return np.zeros(nnz, dtype=x.dtype)
     if nnz >= SAMPLE_BELOW * topology.numel:
         return _sample_tiles(dy, x, topology)
-    # the sums of a block take no more than its tokens, and there is a block for every worker
+    # if the sums of a block take no more memory than its tokens, and every worker gets a block
     if nnz <= width * sum(topology.shape) and x.shape[0] > width * (numba.get_num_threads() - 1):
         return _sample_blocks(dy, x, topology)
     return _sample_lines(dy, x, topology)
 
 
 def exceeding(values: Float[Array, " n"], least: float) -> Int[Array, " m"]:
-    """Return the indices of the entries with |value| above `least`, ascending; NaN and infinity are among them
-    (KRN-014).
+    """Return the ascending indices of the entries with |value| > least, NaN and infinity included (KRN-014).
 
     Raises:
         KernelError: KRN-009, KRN-010 if values are not a contiguous float vector.
@@ -160,7 +160,7 @@ def exceeding(values: Float[Array, " n"], least: float) -> Int[Array, " m"]:
 
 
 def _multiply(task: Any, src: NumpyArray, packed: PackedPanels, n_result: int, n_extra_lines: int) -> NumpyArray:
-    """Return src times the panels: n_result columns, with scratch for n_extra_lines lines of them."""
+    """Return the product (n, n_result) of src and the panels; a worker's scratch has n_extra_lines lines of results."""
     n = src.shape[0]
     result = np.empty((n, n_result), dtype=src.dtype)
     if not result.size:
@@ -168,7 +168,7 @@ def _multiply(task: Any, src: NumpyArray, packed: PackedPanels, n_result: int, n
     lanes = REGISTER_BYTES // src.itemsize
     n_blocks = -(-n // (panels.LINE_VECTORS * lanes))
     workers = numba.get_num_threads()
-    # Whole blocks while they share out evenly; otherwise each block is cut into one part a worker.
+    # cut each block into one part for every worker, unless whole blocks keep all workers busy
     n_parts = 1 if n_blocks % workers == 0 or n_blocks >= 8 * workers else workers
     work_size = (src.shape[1] + n_extra_lines) * panels.LINE_VECTORS * lanes
     work = _scratch.take((workers * work_size,), src.dtype)
@@ -194,7 +194,7 @@ def _multiply(task: Any, src: NumpyArray, packed: PackedPanels, n_result: int, n
 
 
 def _multiply_turned(dy: NumpyArray, packed: PackedPanels, n_blocks: int) -> NumpyArray:
-    """Return dy times the panels: whole blocks of tokens with turned tiles, the tokens left over by adding to lines."""
+    """Return dx = dy W: whole blocks of tokens by sorted tiles, the tokens left over by adding to lines of dx."""
     n_out, n_in = packed.shape
     lanes, workers = REGISTER_BYTES // dy.itemsize, numba.get_num_threads()
     width, panel = panels.LINE_VECTORS * lanes, panels.WIDTH
@@ -232,7 +232,7 @@ def _multiply_turned(dy: NumpyArray, packed: PackedPanels, n_blocks: int) -> Num
 
 
 def _multiply_token(x: NumpyArray, packed: PackedPanels) -> NumpyArray:
-    """Return the product with one token; each worker has rows of its own."""
+    """Return y = x Wᵀ for one token; each worker computes rows of its own."""
     n_out, n_in = packed.shape
     result = np.empty((1, n_out), dtype=x.dtype)
     if not result.size:
@@ -264,7 +264,7 @@ def _multiply_token(x: NumpyArray, packed: PackedPanels) -> NumpyArray:
 
 
 def _sample_blocks(dy: NumpyArray, x: NumpyArray, topology: Topology) -> NumpyArray:
-    """A worker takes a block of tokens and all slots; sums of blocks are added in the order of blocks."""
+    """Return what `sample` does: a worker sums one block of tokens at all slots, and blocks are added in order."""
     n_out, n_in = topology.shape
     lanes, workers = REGISTER_BYTES // x.itemsize, numba.get_num_threads()
     width = panels.SAMPLE_VECTORS * lanes
@@ -300,7 +300,7 @@ def _sample_blocks(dy: NumpyArray, x: NumpyArray, topology: Topology) -> NumpyAr
 
 
 def _sample_lines(dy: NumpyArray, x: NumpyArray, topology: Topology) -> NumpyArray:
-    """A worker takes a part of the slots and all tokens, some at a time."""
+    """Return what `sample` does: a worker sums all tokens, some at a time, at its own part of the slots."""
     n_out, n_in = topology.shape
     dvalues = np.zeros(topology.nnz, dtype=x.dtype)
     indptr, indices = topology.indptr, topology.indices
@@ -342,6 +342,7 @@ def _sample_lines(dy: NumpyArray, x: NumpyArray, topology: Topology) -> NumpyArr
 
 
 def _sample_tiles(dy: NumpyArray, x: NumpyArray, topology: Topology) -> NumpyArray:
+    """Return what `sample` does: BLAS computes all of dyᵀ x, some rows at a time, and stored positions are picked."""
     n_out, n_in = topology.shape
     dvalues = np.empty(topology.nnz, dtype=x.dtype)
     indptr, indices = topology.indptr, topology.indices

@@ -1,13 +1,12 @@
 # mypy: allow-untyped-decorators, allow-untyped-calls
-"""The innermost loop of a product with one token: a panel of x is held in registers and looked up there.
+"""The innermost loop of a product with one token, which keeps a panel of x in registers and looks entries up there.
 
     gather_panel   y[r, :]  +=  values[j] * x[index[j]]     for every stored j of each row r of a panel
 
-An entry of W is used once, so that nothing but reading it should cost time. With 64 columns a panel of x fills four
-registers of float32 or eight of float64, and AVX512 looks up a register of indices in two of them at once. A row has
-a register of sums of its own, in which every entry of a row has its lane, and `sum_register` adds the lanes at the
-end. Where there is no AVX512 entries are added one by one, in the first lanes. Neither order depends on who computes a
-row (KRN-008).
+Every entry of W is used once, so reading it should be the only cost. A panel of x has 64 columns, which fill four
+registers of float32 or eight of float64. AVX512 looks up a register of indices in two of them at once. Each row has a
+register of sums, with a lane for each of its entries in turn, and `sum_register` adds the lanes at the end. Without
+AVX512 entries are added one by one, in the first lanes. Neither order depends on which worker computes a row (KRN-008).
 """
 
 from typing import Any
@@ -21,20 +20,20 @@ from seft_ref.kernels.cpu.vectors import _Emitter, _i64, _widen
 
 _PANEL = 64
 _AHEAD = 2048
-"""Entries between what is asked for and what is added up: two pages of float32 values."""
+"""How many entries ahead of the sums memory is prefetched: two pages of float32 values."""
 _SUMS = 4
-"""Lanes that take turns where entries are added one by one: an addition takes several cycles."""
+"""Lanes that take turns where entries are added one by one, because an addition takes several cycles."""
 _I8, _I32, _I64 = (ir.IntType(bits) for bits in (8, 32, 64))
 
 
 def has_permutes(context: Any) -> bool:
-    """Tell whether code is compiled for a processor that looks up lanes in two registers."""
+    """Tell whether code is compiled for a processor with AVX512 instructions that look up lanes in two registers."""
     _, _, features = context.codegen().magic_tuple()
     return {"+avx512f", "+avx512bw", "+avx512vl"} <= set(features.split(","))
 
 
 class _Lookup(_Emitter):
-    """An emitter that holds a panel of x in registers."""
+    """An emitter of loops that look entries up in a panel of x in registers."""
 
     def __init__(self, context: Any, builder: ir.IRBuilder, signature: Any, args: tuple[Any, ...]) -> None:
         super().__init__(context, builder, signature, args, 1)
@@ -51,24 +50,24 @@ class _Lookup(_Emitter):
         return self.builder.call(cgutils.get_or_insert_function(self.builder.module, kind, name), arguments)
 
     def look_up(self, panel: list[Any], index: Any) -> Any:
-        """Return x at the columns in `index`: pairs of registers, then the pair that the upper bits name."""
+        """Return x at the columns in `index`: look each up in all pairs of registers, then select by the upper bits."""
         name = f"llvm.x86.avx512.vpermi2var.{self.name}.512"
-        found = [self.intrinsic(name, self.vector, [a, index, b]) for a, b in zip(panel[::2], panel[1::2], strict=True)]
+        picks = [self.intrinsic(name, self.vector, [a, index, b]) for a, b in zip(panel[::2], panel[1::2], strict=True)]
         bit = 2 * self.lanes
-        while len(found) > 1:
+        while len(picks) > 1:
             upper = self.builder.icmp_unsigned("!=", self.builder.and_(index, self.splat(bit)), self.splat(0))
-            found = [self.builder.select(upper, b, a) for a, b in zip(found[::2], found[1::2], strict=True)]
+            picks = [self.builder.select(upper, b, a) for a, b in zip(picks[::2], picks[1::2], strict=True)]
             bit *= 2
-        return found[0]
+        return picks[0]
 
     def entries(self, values: Any, index: Any, j: Any, mask: Any = None) -> tuple[Any, Any]:
-        """Return one register of values and of indices from j on, zeros where a mask is false."""
+        """Return a register of values and one of indices, of the entries from j on; zeros where a mask is false."""
         value = self.read(values, j, mask)
         value = value if self.halves is None else self.widened(value)
         return value, self.builder.zext(self.read(index, j, mask), self.indices)
 
     def read(self, array: Any, j: Any, mask: Any) -> Any:
-        """Return as many entries of an array from j on as a register has lanes, zeros where a mask is false."""
+        """Return the entries of an array from j on, one for each lane of a register; zeros where a mask is false."""
         b, kind = self.builder, array.type.pointee
         integer = isinstance(kind, ir.IntType)
         size = kind.width // 8 if integer else self.align
@@ -80,12 +79,12 @@ class _Lookup(_Emitter):
         return self.intrinsic(name, vector, [at, ir.Constant(_I32, size), mask, ir.Constant(vector, None)])
 
     def place(self, pointer: Any, row: Any) -> Any:
-        """Return where a row starts; pointers have 32 bits or 64."""
+        """Return the first entry of a row, as 64 bits; pointers have 32 or 64."""
         return _widen(self.builder, self.builder.load(self.builder.gep(pointer, [row])))
 
     def ask(self, values: Any, index: Any, j: Any, end: Any, gap: Any) -> None:
-        """Ask for what is read _AHEAD entries later, beyond `end` a gap further on: the machine's own look-ahead stops
-        at the end of a page.
+        """Prefetch the entry that is read _AHEAD entries after j, because the processor's own prefetcher stops at the
+        end of a page. Reading goes on `gap` entries further once it reaches `end`.
         """
         b = self.builder
         later = b.add(j, _i64(_AHEAD))
@@ -97,10 +96,7 @@ class _Lookup(_Emitter):
     def row(
         self, panel: list[Any], values: Any, index: Any, start: Any, stop: Any, end: Any, gap: Any, total: Any
     ) -> Any:
-        """Return total + the products of a row's entries start to stop, lane by lane.
-
-        What is read next ends at `end` and goes on a gap later.
-        """
+        """Return total + the products of a row's entries start to stop, lane by lane; `ask` explains end and gap."""
         b = self.builder
 
         def add(j: Any, total: Any, mask: Any = None) -> Any:
@@ -131,7 +127,7 @@ class _Lookup(_Emitter):
     def row_one_by_one(
         self, x: Any, x_base: Any, values: Any, index: Any, start: Any, stop: Any, end: Any, gap: Any, total: Any
     ) -> Any:
-        """Return what `row` does without looking lanes up; the first lanes take turns."""
+        """Return total + the products of a row's entries, added one by one to the first lanes in turn."""
         b = self.builder
         self.ask(values, index, start, end, gap)
         numbers = [ir.Constant(_I32, k) for k in range(_SUMS)]
@@ -167,8 +163,9 @@ def gather_panel(
     y_base: Any,
     following: Any,
 ) -> Any:
-    """Add to the registers y[y_base:] of the rows pointer[first] to pointer[last]; x[x_base:] is their panel, and
-    `following` the entry that is read after them.
+    """Add one panel's products to the sums of rows first to last of pointer, a register each, from y[y_base] on.
+
+    x[x_base:] is the panel of x, and `following` the entry that is read after these rows.
     """
 
     def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -199,7 +196,7 @@ def gather_panel(
 
 @intrinsic
 def sum_register(typing_context: Any, y: Any, y_base: Any) -> Any:
-    """Return the sum of the lanes of the register y[y_base:], by halves."""
+    """Return the sum of the lanes of the register at y[y_base], added by halves."""
 
     def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         e = _Emitter(context, builder, signature, args, 1)

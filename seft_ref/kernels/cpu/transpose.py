@@ -1,6 +1,6 @@
 # ruff: noqa: ANN001, ANN202
 # mypy: allow-untyped-decorators, allow-untyped-calls, allow-untyped-defs, allow-incomplete-defs
-"""The topology of a transpose, and where each slot goes in it."""
+"""The topology of a transposed matrix, and the slot there of each slot of the matrix."""
 
 from typing import Any
 
@@ -22,13 +22,13 @@ def transpose(topology: Topology) -> tuple[Topology, Any]:
 
 @compiled()
 def _transpose(indptr, indices, starts, rows, to):
-    """Fill starts (in + 1,), zeros before, rows (nnz,) and to (nnz,): a sort by counting."""
+    """Fill starts (in + 1,), which holds zeros, rows (nnz,) and to (nnz,), by a counting sort of the columns."""
     n_out, n_in = indptr.shape[0] - 1, starts.shape[0] - 1
     for slot in range(indices.shape[0]):
         starts[indices[slot] + 1] += 1
     for c in range(n_in):
         starts[c + 1] += starts[c]
-    following = starts[:n_in].copy()
+    following = starts[:n_in].copy()  # the next free slot of each column
     for r in range(n_out):
         for slot in range(indptr[r], indptr[r + 1]):
             at = following[indices[slot]]

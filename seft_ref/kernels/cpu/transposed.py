@@ -1,10 +1,10 @@
 """The compiled kernel set for NumPy arrays, with a second, transposed copy of every sparse matrix.
 
-With a copy of Wᵀ at hand dx = dy W is a product like y = x Wᵀ, its sums in registers and nothing to be sorted, for
-5.2 more bytes a stored weight at 70 % sparsity (3.2 in 16 bits), pointers of panels included. A matrix that `cpu` holds
-densely has no copy: BLAS reads it either way.
+With a copy of Wᵀ dx = dy W is a product like y = x Wᵀ: its sums stay in registers and nothing is sorted. At 70 %
+sparsity the copy takes 5.2 bytes a stored weight (3.2 in 16 bits), pointers of panels included. A matrix that `cpu`
+stores densely has no copy, because BLAS reads it either way.
 
-A place (KRN-012) is two numbers in one: that in the matrix, and 2³² times that in the copy.
+A place (KRN-012) combines two places: the one in the matrix plus 2³² times the one in the copy.
 """
 
 from dataclasses import dataclass
@@ -39,12 +39,12 @@ __all__ = [
 ]
 
 MOST = 2**31
-"""Stored weights of one matrix that its places can tell apart."""
+"""Stored weights from which on a matrix is refused, because both its places must fit an int64."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PackedTwice:
-    """A matrix and its transpose."""
+    """A matrix and a copy of it, transposed."""
 
     rows: PackedPanels
     columns: PackedPanels | None
@@ -67,12 +67,12 @@ class PackedTwice:
 
     @property
     def dtype(self) -> Dtype:
-        """Dtype that is computed in."""
+        """Dtype of the products."""
         return self.rows.dtype
 
     @property
     def opens(self) -> bool:
-        """Whether `unpack` tells topology and values (KRN-017)."""
+        """Whether `unpack` returns topology and values (KRN-017)."""
         return self.rows.opens
 
     @property
@@ -84,7 +84,7 @@ class PackedTwice:
 def pack(topology: Topology, values: Float[Array, " nnz"], into: Packed | None = None) -> PackedTwice:
     """Return the layout in which the matrix of topology and values is multiplied (KRN-011).
 
-    A matrix of that shape and dtype, in panels that store as much or more, gives its memory: `into` is not used again.
+    `into` gives its memory if it is in panels, of the same shape and dtype, and no smaller; do not use it again.
 
     Shapes  values (nnz,) in slot order
     Dtypes  values float32 or float64
@@ -102,7 +102,7 @@ def pack(topology: Topology, values: Float[Array, " nnz"], into: Packed | None =
 
 
 def pack_dense(weight: Float[Array, "out in"]) -> PackedTwice:
-    """Return a matrix of which every position is stored; it shares weight's memory (KRN-011).
+    """Return a matrix in which every position is stored; it shares weight's memory (KRN-011).
 
     Raises:
         KernelError: KRN-009, KRN-010 if weight is not a contiguous float matrix.
@@ -111,16 +111,16 @@ def pack_dense(weight: Float[Array, "out in"]) -> PackedTwice:
 
 
 def compact(topology: Topology, values: NumpyArray, into: Packed | None = None) -> PackedTwice:
-    """Return the matrix of topology and 16-bit values, held in 16 bits and computed with as float32 (KRN-015).
+    """Return the matrix of topology and 16-bit values, which keeps 16 bits and computes in float32 (KRN-015).
 
-    A compact matrix of that shape and dtype that stores as much or more gives its memory: `into` is not used again.
+    `into`, a compact matrix of the same shape and dtype that is no smaller, gives its memory; do not use it again.
 
     Shapes  values (nnz,) in slot order
     Dtypes  values bfloat16 or float16
 
     Raises:
-        KernelError: KRN-009, KRN-010 if values do not fit the topology or are no 16-bit floats, KRN-012 for 2³¹ stored
-        weights or more.
+        KernelError: KRN-009, KRN-010 if values do not fit the topology or `into`, or are no 16-bit floats, KRN-012 for
+        2³¹ stored weights or more.
     """
     _check_size(topology)
     of_rows, of_columns = _memory(into)
@@ -130,25 +130,25 @@ def compact(topology: Topology, values: NumpyArray, into: Packed | None = None) 
 
 
 def unpack(packed: Packed) -> tuple[Topology, Float[Array, " nnz"]]:
-    """Return the topology of a matrix that opens and its values in slot order (KRN-015, KRN-017)."""
+    """Return topology and values, in slot order, of a matrix that opens (KRN-015, KRN-017)."""
     return plain.unpack(as_own(packed, PackedTwice).rows)
 
 
 def clear(packed: Packed, where: Int[Array, " m"]) -> PackedTwice:
-    """Return a matrix with zeros at `where` that shares everything but its values (KRN-016).
+    """Return a matrix with zeros at `where`, which shares everything but its values with packed (KRN-016).
 
     Raises:
         KernelError: KRN-012 if a place is out of range.
     """
-    held = as_own(packed, PackedTwice)
-    if held.columns is None:
-        return PackedTwice(plain.clear(held.rows, where), None)
+    own = as_own(packed, PackedTwice)
+    if own.columns is None:
+        return PackedTwice(plain.clear(own.rows, where), None)
     in_rows, in_columns = _parts(where)
-    return PackedTwice(plain.clear(held.rows, in_rows), plain.clear(held.columns, in_columns))
+    return PackedTwice(plain.clear(own.rows, in_rows), plain.clear(own.columns, in_columns))
 
 
 def locate(packed: Packed, topology: Topology, slots: Int[Array, " m"]) -> Int[Array, " m"]:
-    """Return where the values of CSR slots lie in packed; topology is the one that was packed (KRN-012).
+    """Return the places (m,), int64, of CSR slots in packed; topology is the one that was packed (KRN-012).
 
     Raises:
         KernelError: KRN-012 if a slot is out of range, KRN-009 if the topology has another shape.
@@ -164,7 +164,7 @@ def locate(packed: Packed, topology: Topology, slots: Int[Array, " m"]) -> Int[A
 
 
 def store(packed: Packed, where: Int[Array, " m"], values: Float[Array, " m"]) -> Packed:
-    """Return packed with values at `where`, in the same memory (KRN-012); packed is not to be used again.
+    """Return packed with values at `where`, in the same memory (KRN-012); do not use packed again.
 
     Raises:
         KernelError: KRN-012 if a place is out of range, KRN-009, KRN-010 if values do not fit.
@@ -194,7 +194,7 @@ def matmul(x: Float[Array, "n in"], packed: Packed) -> Float[Array, "n out"]:
 
 
 def matmul_transposed(dy: Float[Array, "n out"], packed: Packed) -> Float[Array, "n in"]:
-    """Return dx = dy W (KRN-002), as the product with Wᵀ.
+    """Return dx = dy W (KRN-002), computed as the product with the copy of Wᵀ.
 
     Shapes  dy (n, out), dx (n, in), both with one token a row
     Dtypes  the packed matrix's
@@ -217,12 +217,12 @@ def _multiply_columns(dy: Float[Array, "n out"], packed: PackedTwice) -> Float[A
 def _memory(into: Packed | None) -> tuple[PackedPanels | None, PackedPanels | None]:
     if into is None:
         return None, None
-    held = as_own(into, PackedTwice)
-    return held.rows, held.columns
+    own = as_own(into, PackedTwice)
+    return own.rows, own.columns
 
 
 def _parts(where: Int[Array, " m"]) -> tuple[Int[Array, " m"], Int[Array, " m"]]:
-    """Return the places in the matrix and in its copy; what is no array of places stays itself, to be refused."""
+    """Return the places in the matrix and in its copy; what is no int64 array stays as it is, for callers to refuse."""
     if not isinstance(where, np.ndarray) or where.dtype != np.int64:
         return where, where
     return np.where(where < 0, where, where & (2**32 - 1)), where >> 32

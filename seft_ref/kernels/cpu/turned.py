@@ -1,10 +1,10 @@
 # ruff: noqa: ANN001, ANN201
 # mypy: allow-untyped-decorators, allow-untyped-calls, allow-untyped-defs, allow-incomplete-defs
-"""dx = dy W for several blocks of tokens, as sums in registers: WIDTH rows of a panel are sorted by column, and then
-multiplied with every block, as y = x Wᵀ is (`panels`).
+"""dx = dy W for several blocks of tokens: tiles of W are sorted by column, so that sums of dx stay in registers.
 
-Adding to lines of dx costs a store an entry and register; sorting costs about half of what one block does, once for
-all blocks.
+A tile is WIDTH rows of one panel (`panels`). It is sorted once and then multiplied with every block, as y = x Wᵀ is.
+Without sorting, every entry costs a store for each register of a line of dx. Sorting a tile costs about half as much as
+one block does.
 """
 
 from seft_ref.kernels.cpu.compiled import compiled
@@ -12,17 +12,17 @@ from seft_ref.kernels.cpu.panels import LINE_VECTORS, WIDTH, from_lines, to_line
 from seft_ref.kernels.cpu.vectors import gather_row_8
 
 BAND = 1024
-"""Rows of W whose lines of dy are made at a time: with eight blocks 4 MiB, in the third-level cache."""
+"""Rows of W whose lines of dy are made at a time; eight blocks take 4 MiB, which fits the third-level cache."""
 STARTS = 2 * WIDTH
-"""Numbers a sorted tile has for its columns; twice what is used, that no two workers write to one line of a cache."""
+"""Length of a worker's `starts`; twice what a tile needs, so that no two workers write to one line of a cache."""
 
 
 @compiled()
 def turn_tile(values, index, pointer, first, last, turned, rows, tile, starts, at):
-    """Sort the entries of rows `first` to `last` of pointer, at most WIDTH rows of one panel, by column.
+    """Sort the entries of one tile by column: those of rows `first` to `last` of pointer, at most WIDTH of one panel.
 
-    Their values and their rows, counted from the first, go to `turned` and `rows` from `tile` on; column c owns
-    starts[at + c] to starts[at + c + 1].
+    Their values go to `turned` and their rows, counted from the first, to `rows`, both from `tile` on. Column c owns
+    entries starts[at + c] to starts[at + c + 1].
     """
     starts[at] = tile
     starts[at + 1] = tile
@@ -62,9 +62,9 @@ def turned_task(
     task,
     worker,
 ):
-    """Dx = dy W for one of n_groups groups of whole blocks of tokens and one of n_parts parts of the panels of W.
+    """Compute dx = dy W for one of n_groups groups of whole blocks of tokens and one of n_parts parts of the panels.
 
-    Lines of dy are made for a band of rows, that they stay in a cache while all panels pass over them.
+    Lines of dy are made for one band of rows at a time, so that they stay in a cache while all panels pass over them.
     """
     width = LINE_VECTORS * lanes
     group, part = task // n_parts, task % n_parts

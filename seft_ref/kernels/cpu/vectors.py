@@ -6,12 +6,13 @@
     dot_row       values[base + j]  +=  sum over tokens of x[index[j], :] * y[row, :]
     transpose     dst[j, i]  =  src[i, j]                       one square of 64-byte rows
 
-A "line" is `n_vectors` registers of 64 bytes: 16 tokens of float32 or 8 of float64 a register. A row loop
-takes (values, index, start, stop, x, x_base, y, y_base): the stored entries start to stop of one row, and the
-first elements of the lines of x and of the line of y; dot_row takes a base of values as well. Loop vectorisers do
-not keep eight accumulators in registers over a loop of unknown length, which is worth a factor of 1.4 to 1.6 here.
-Every multiply-add is one fused operation in a fixed order, so a result does not depend on who computes it
-(KRN-008).
+A line is `n_vectors` registers of 64 bytes, each with 16 tokens of float32 or 8 of float64. A row loop takes (values,
+index, start, stop, x, x_base, y, y_base): the stored entries start to stop of one row, and the first elements of the
+lines of x and of the line of y. dot_row also takes a base of values.
+
+Loop vectorisers do not keep eight accumulators in registers over a loop of unknown length, and doing so is 1.4 to 1.6
+times as fast here. Every multiply-add is one fused operation in a fixed order, so a result does not depend on which
+worker computes it (KRN-008).
 """
 
 from collections.abc import Callable
@@ -24,7 +25,7 @@ from numba.extending import intrinsic
 
 REGISTER_BYTES = 64
 BFLOAT16, FLOAT16 = types.uint16, types.int16
-"""Arrays of these integers hold the bits of 16-bit floats."""
+"""The integer types in whose arrays the bits of 16-bit floats are stored."""
 _I64 = ir.IntType(64)
 
 
@@ -37,7 +38,7 @@ def _widen(builder: ir.IRBuilder, integer: Any) -> Any:
 
 
 class _Emitter:
-    """Shorthand around an IR builder for lines of vectors of one element type."""
+    """Emits IR for lines of registers of one element type; `halves` is the type of 16-bit values, or None."""
 
     def __init__(
         self,
@@ -53,7 +54,7 @@ class _Emitter:
             arg if isinstance(kind, types.CPointer) else _widen(builder, arg)
             for kind, arg in zip(signature.args, args, strict=True)
         ]
-        # of what is multiplied, and summed in: the last array
+        # products and sums have the dtype of the last array; the first may be of 16-bit values
         dtype = [kind.dtype for kind in signature.args if isinstance(kind, types.CPointer)][-1]
         self.lanes = REGISTER_BYTES // (dtype.bitwidth // 8)
         self.align = dtype.bitwidth // 8
@@ -64,7 +65,7 @@ class _Emitter:
         self.zero = ir.Constant(self.vector, None)
 
     def register(self, array: Any, offset: Any, k: int = 0) -> Any:
-        """Address of register k of the line that starts at element `offset`."""
+        """Return the address of register k of the line that starts at element `offset`."""
         start = self.builder.gep(array, [self.builder.add(offset, _i64(k * self.lanes))])
         return self.builder.bitcast(start, self.vector.as_pointer())
 
@@ -84,7 +85,7 @@ class _Emitter:
         return self.shuffle(lane0, lane0, [0] * self.lanes)
 
     def widened(self, bits: Any) -> Any:
-        """The numbers of the compute dtype that 16 bits, or a vector of them, stand for; exact."""
+        """Return the numbers of the compute dtype that 16 bits, or a vector of them, stand for; exact."""
         b = self.builder
         n = bits.type.count if isinstance(bits.type, ir.VectorType) else None
         i32, single, wide = (
@@ -98,7 +99,7 @@ class _Emitter:
         if self.halves == BFLOAT16:
             number = b.bitcast(b.shl(bits, constant(i32, 16)), single)
         else:
-            # exponent and fraction moved to their places stand for 2^-112 times the number, subnormals too
+            # exponent and fraction, shifted to their places in float32, are 2^-112 times the number, subnormals too
             small = b.bitcast(b.shl(b.and_(bits, constant(i32, 0x7FFF)), constant(i32, 13)), single)
             size = b.bitcast(b.fmul(small, constant(single, 2.0**112)), i32)
             sign = b.shl(b.and_(bits, constant(i32, 0x8000)), constant(i32, 16))
@@ -115,11 +116,11 @@ class _Emitter:
         return self.builder.call(cgutils.get_or_insert_function(self.builder.module, kind, name), [a, b, c])
 
     def totals(self, vectors: list[Any]) -> Any:
-        """Vector of the sums of all lanes of each of 1, 2, 4 or 8 vectors; each is summed by halves."""
+        """Return a vector with the sum of all lanes of each of 1, 2, 4 or 8 vectors; each is summed by halves."""
         length = self.lanes
         while length > 1 or len(vectors) > 1:
             length //= 2
-            # of every stretch of a vector that belongs to one sum its first half, and its second
+            # lane indices of the first half, then of the second half, of every partial sum
             first = [i for i in range(2 * self.lanes) if i % (2 * length) < length]
             second = [i + length for i in first]
             pairs = list(zip(vectors[::2], vectors[1::2], strict=False))
@@ -130,13 +131,13 @@ class _Emitter:
         return vectors[0]
 
     def line(self, index: Any, base: Any, j: Any) -> Any:
-        """Element offset of the line that stored entry j refers to."""
+        """Return the element offset of the line that stored entry j refers to."""
         return self._line_of(base, self.builder.zext(self.builder.load(self.builder.gep(index, [j])), _I64))
 
     def lines(self, index: Any, base: Any, j: Any, n: int) -> list[Any]:
-        """Element offsets of the lines of entries j to j + n - 1, whose indices fill one or more words.
+        """Return the element offsets of the lines of entries j to j + n - 1, whose indices fill one or more words.
 
-        A word is one load where indices of their own are many, and loads are what a row loop waits for.
+        Indices are loaded a word at a time, because a row loop waits for loads.
         """
         b = self.builder
         first = b.gep(index, [j])
@@ -144,9 +145,9 @@ class _Emitter:
         word = ir.IntType(min(64, n * width))
         columns = []
         for i in range(0, n, word.width // width):
-            held = b.load(b.bitcast(b.gep(first, [_i64(i)]), word.as_pointer()), align=width // 8)
-            held = b.zext(held, _I64)
-            shifted = (b.lshr(held, _i64(bits)) for bits in range(0, word.width, width))
+            packed = b.load(b.bitcast(b.gep(first, [_i64(i)]), word.as_pointer()), align=width // 8)
+            packed = b.zext(packed, _I64)
+            shifted = (b.lshr(packed, _i64(bits)) for bits in range(0, word.width, width))
             columns += [b.and_(column, _i64(2**width - 1)) for column in shifted]
         return [self._line_of(base, column) for column in columns]
 
@@ -183,10 +184,8 @@ class _Emitter:
 
 
 def _make_gather_row(n_vectors: int, at_once: int = 8) -> Any:
-    """Return the intrinsic gather_row for lines of n registers, which takes some entries at a time and then each of
-    the rest.
-    """
-    # A fused multiply-add takes four cycles: short lines need several independent sums to fill them.
+    """Return the intrinsic gather_row for lines of n registers, which takes `at_once` entries at a time if it can."""
+    # several independent sums for short lines, because a fused multiply-add takes four cycles
     n_sums = max(1, 4 // n_vectors)
 
     @intrinsic
@@ -221,7 +220,7 @@ def _make_gather_row(n_vectors: int, at_once: int = 8) -> Any:
             j, sums = e.loop(start_, stop_, at_once, [e.zero] * (n_sums * n_vectors), several)
             _, first = e.loop(j, stop_, 1, sums[:n_vectors], one)
             for k in range(n_vectors):
-                # A panel's sum starts at zero and joins the row once: less rounding than one sum.
+                # the sum of a panel starts at zero and is added to the row once, because that rounds less
                 total = first[k]
                 for i in range(1, n_sums):
                     total = builder.fadd(total, sums[i * n_vectors + k])
@@ -305,7 +304,7 @@ def _make_dot_row(n_vectors: int) -> Any:
 
                 return body
 
-            # the lanes of eight sums are added together, in the order in which those of one are
+            # lanes of eight sums are added together, in the same order as the lanes of a single one
             j, _ = e.loop(start_, stop_, 8, [], measure(8))
             e.loop(j, stop_, 1, [], measure(1))
             return context.get_dummy_value()
@@ -317,7 +316,7 @@ def _make_dot_row(n_vectors: int) -> Any:
 
 @intrinsic
 def call(typing_context: Any, address: Any, arguments: Any, task: Any, worker: Any) -> Any:
-    """Call the C function at `address` with `arguments` (arrays as data pointers), task and worker."""
+    """Call the C function at `address` with `arguments` (arrays become data pointers), task and worker."""
 
     def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         function_address, packed, task_, worker_ = args
@@ -340,7 +339,7 @@ def call(typing_context: Any, address: Any, arguments: Any, task: Any, worker: A
 def transpose(
     typing_context: Any, src: Any, src_base: Any, src_stride: Any, dst: Any, dst_base: Any, dst_stride: Any
 ) -> Any:
-    """Transpose one square of `lanes` rows of one register each; bases and strides count elements."""
+    """Transpose a square of `lanes` rows of one register each, from src to dst; bases and strides count elements."""
 
     def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         e = _Emitter(context, builder, signature, args, 1)
@@ -349,8 +348,8 @@ def transpose(
         square = [e.load(src_, builder.add(src_base_, builder.mul(src_stride_, _i64(i)))) for i in range(n)]
         low = [lane for i in range(n // 2) for lane in (i, n + i)]
         high = [lane for i in range(n // 2, n) for lane in (i, n + i)]
-        # Interleaving row i with row i + n/2 rotates the bits of an element's number, row and lane together,
-        # by one; log2(n) passes exchange row and lane.
+        # Number the elements by row and lane. Interleaving row i with row i + n/2 rotates the bits of this number
+        # by one, so log2(n) passes exchange row and lane.
         for _ in range(n.bit_length() - 1):
             square = [e.shuffle(square[i], square[i + n // 2], half) for i in range(n // 2) for half in (low, high)]
         for i in range(n):
