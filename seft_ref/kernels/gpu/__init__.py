@@ -1,12 +1,13 @@
-"""The kernel set for CuPy arrays: the functions of `on_cupy`, which are here where CuPy is installed.
+"""The kernel set for CuPy arrays: the functions of `on_cupy`, or an error that names CuPy if it is not installed.
 
-    gpu.cu       the kernels; `launch` lists their names and arguments
-    packed       how a matrix is held
-    on_device    the functions of the set, on whatever launches the kernels
-    on_cupy      CuPy as what launches them
+    gpu.cu       the kernels
+    launch       their names and arguments, and the interface of a machine that launches them
+    packed       the layouts of a matrix
+    on_device    the functions of the set, for any machine
+    on_cupy      the machine that launches kernels by CuPy
 
-The kit launches the same kernels on a processor (`conformance.engine.on_cpu`), without CuPy. What a set has to do is
-said in `seft_ref.kernels`. Start with `on_device.py`.
+The kit launches the same kernels on a CPU, without CuPy (`conformance.engine.on_cpu`). `seft_ref.kernels` says what a
+set has to do. Start with `on_device.py`.
 """
 
 from typing import Any
@@ -31,7 +32,7 @@ except ModuleNotFoundError as error:
         raise
 
     def __getattr__(name: str) -> Any:
-        """Say what is missing where a function of the set is asked for."""
+        """Raise an error that names CuPy when a function of the set is asked for."""
         if name in __all__:
             raise ModuleNotFoundError(
                 f"seft_ref.kernels.gpu.{name} needs CuPy; pip install seft_ref[cuda12] or [cuda13]", name="cupy"

@@ -1,11 +1,11 @@
-// The kernels of the GPU set. Every element of a result has one thread, or one fixed tree of threads, that owns it:
-// nothing is added atomically, so that no bit depends on timing (KRN-008). `launch.py` lists names, arguments and
-// threads of a block; what a kernel is launched on is checked before.
+// The kernels of the GPU set. One thread, or one fixed tree of threads, owns each element of a result. Nothing is added
+// atomically, so no bit depends on timing (KRN-008). `launch.py` lists names, arguments and threads of a block. Kernels
+// check nothing, because `on_device.py` checks their arguments before it launches them.
 //
-//     T  what is computed in: float, double           V  what is stored: T, or 16 bits that stand for a float
+//     T  type of products: float or double            V  type of stored values: T, or 16 bits that stand for a float
 //
-// Activations of `product` and `group_transposed` lie token-last, (features, tokens): neighbouring threads are
-// neighbouring tokens, and share every stored weight that they read.
+// Activations of `product` and `group_transposed` are (features, tokens), because neighbouring threads then read
+// neighbouring tokens and the same stored weight.
 
 typedef long long i64;
 typedef unsigned u32;
@@ -34,8 +34,8 @@ __device__ inline float number(float16 value) {
   return float_of(sign | shifted << 23 | fraction << 13);
 }
 
-// A sum of products: eight at a time, and the eights added up with what the last addition lost (Kahan). Its error is
-// at most 10 u times the gauge, whatever the length, padding among the terms or not; KRN-006 allows 8 + 2 sqrt(K).
+// A sum of products. Eight products make a part, and parts are added up by Kahan's compensated summation. The error is at
+// most 10 u times the gauge for any length, zeros of padding included; KRN-006 allows 8 + 2 sqrt(K).
 const int TERMS = 8;
 
 template <typename T>
@@ -60,9 +60,9 @@ struct Sum {
   }
 };
 
-// ---- where the stored weights of a row are -----------------------------------------------------
+// ---- the stored weights of a row ---------------------------------------------------------------
 
-// CSR: row r has entries pointer[r] .. pointer[r + 1]. For the transposed matrix `order` names the slot of each entry.
+// CSR: row r has entries pointer[r] to pointer[r + 1]. For the transposed matrix `order` holds the slot of each entry.
 struct Csr {
   const i64* pointer;
   const int* index;
@@ -73,10 +73,11 @@ struct Csr {
   __device__ i64 slot(i64 entry) const { return order ? (i64)order[entry] : entry; }
 };
 
-// N:M: every group of m columns has n entries, the column of each within its group; unused ones are zeros at column 0.
+// N:M: every group of m columns has n entries; `position` holds the column of each within its group. Unused entries are
+// zeros at column 0.
 struct Groups {
   const unsigned char* position;
-  i64 per_row;  // n times the groups of a row
+  i64 per_row;  // entries of a row: n times its groups
   int n, m;
   __device__ i64 begin(i64 row) const { return row * per_row; }
   __device__ i64 end(i64 row) const { return (row + 1) * per_row; }
@@ -115,7 +116,7 @@ __device__ void product(const V* values, Rows rows, const T* x, T* y, i64 n_rows
 
 // ---- y = x W^T, few tokens ---------------------------------------------------------------------
 
-// x (n_tokens, n_columns), y (n_tokens, n_rows); LANES threads share a row, and a fixed tree adds up what they found
+// x (n_tokens, n_columns), y (n_tokens, n_rows); LANES threads share a row, and a fixed tree adds up their sums
 template <typename V, typename T, typename Rows>
 __device__ void few(const V* values, Rows rows, const T* x, T* y, i64 n_rows, i64 n_columns) {
   __shared__ T found[ROWS][LANES];
@@ -154,8 +155,8 @@ CSR_KERNELS(float16, float16, float)
 
 // ---- N:M ---------------------------------------------------------------------------------------
 
-// dx = dy W. dy (n_rows, n_tokens), dx (n_groups * m, n_tokens); a thread owns EACH elements of dx, and reads of every
-// row the n entries of its group
+// dx = dy W. dy (n_rows, n_tokens), dx (n_groups * m, n_tokens); a thread owns EACH elements of dx, and reads the n
+// entries of its group in every row
 template <typename T>
 __device__ void group_transposed(const T* values, const unsigned char* position, const T* dy, T* dx, i64 n_rows,
                                  i64 n_groups, int n, int m, i64 n_tokens) {
@@ -202,9 +203,9 @@ GROUP_KERNELS(float64, double)
 
 // ---- dW at stored positions --------------------------------------------------------------------
 
-const int THREADS = 256;  // of a block whose threads lie in one line
+const int THREADS = 256;  // threads of a one-dimensional block
 
-// The row of a slot: the last one that starts at it or before it.
+// The row of a slot: the last row that starts at this slot or before it.
 __device__ inline i64 row_of(const i64* pointer, i64 n_rows, i64 slot) {
   i64 low = 0, high = n_rows;
   while (high - low > 1) {
@@ -238,7 +239,7 @@ SAMPLE_KERNEL(float64, double)
 
 // ---- rows of 16-bit weights as a dense tile ----------------------------------------------------
 
-// tile (rows of the launch, n_columns), zeros before; a block writes one row
+// tile (rows of the launch, n_columns) holds zeros before; a block writes one row
 template <typename V>
 __device__ void expand(const V* values, const i64* pointer, const int* index, i64 first_row, i64 n_columns,
                        float* tile) {
@@ -257,14 +258,14 @@ __device__ void expand(const V* values, const i64* pointer, const int* index, i6
 EXPAND_KERNEL(bfloat16, bfloat16)
 EXPAND_KERNEL(float16, float16)
 
-// ---- what exceeds a number ---------------------------------------------------------------------
+// ---- entries that exceed a number --------------------------------------------------------------
 
-// A block looks at THREADS * RUN entries, a thread at RUN neighbouring ones: counted first, then written, ascending,
-// behind what the blocks before found.
+// A block compares THREADS * RUN entries, a thread RUN neighbouring ones. The first kernel counts those that exceed.
+// The second writes their indices, ascending, behind those of the blocks before.
 const int RUN = 4;
 
 template <typename T>
-__device__ bool exceeds(T value, T least) { return !((value < 0 ? -value : value) <= least); }  // NaN does
+__device__ bool exceeds(T value, T least) { return !((value < 0 ? -value : value) <= least); }  // true for NaN
 
 template <typename T>
 __device__ int count_run(const T* values, T least, i64 n, i64 first) {
@@ -273,7 +274,7 @@ __device__ int count_run(const T* values, T least, i64 n, i64 first) {
   return count;
 }
 
-// counts of threads become sums up to and with each thread
+// Replaces the count of each thread by the sum of the counts up to and including it.
 __device__ inline void sum_up(int* counts) {
   for (int step = 1; step < THREADS; step *= 2) {
     __syncthreads();
@@ -299,7 +300,7 @@ __device__ void exceeding_write(const T* values, T least, i64 n, const i64* sums
   int own = count_run(values, least, n, first);
   found[threadIdx.x] = own;
   sum_up(found);
-  // `sums` run up to and with each block, as `found` does with each thread
+  // sums[b] includes block b, as found[t] includes thread t
   i64 place = (blockIdx.x ? sums[blockIdx.x - 1] : 0) + found[threadIdx.x] - own;
   for (i64 i = first; i < first + RUN && i < n; ++i) {
     if (exceeds(values[i], least)) result[place++] = i;

@@ -1,9 +1,11 @@
 """The kernel set for CuPy arrays: the kernels of gpu.cu, and cuBLAS where a matrix is dense enough.
 
 CuPy compiles the kernels when it launches the first of them, and keeps them in its cache. Nothing here has run on
-hardware. Constants decide which code takes which matrix; `python -m benchmarks gpu` measures them. float32 is
-multiplied as float32, because CUPY_TF32=1 would round what cuBLAS multiplies, and break KRN-006. From the
-import of this module on, all that CuPy compiles keeps subnormal numbers, in a whole process (`cupy_ready` says why).
+hardware. Constants decide which code multiplies which matrix; `python -m benchmarks gpu` measures them.
+
+TF32 (CUPY_TF32=1) is refused before the first kernel is compiled, because cuBLAS would round float32 factors and break
+KRN-006. After this module is imported, everything that CuPy compiles in the process keeps subnormal numbers
+(`cupy_ready` says why).
 """
 
 from functools import cache
@@ -43,12 +45,12 @@ def _module() -> Any:
 
 @cache
 def _kernel(name: str) -> Any:
-    """Return a kernel, which CuPy would look up and wrap anew for every launch; it knows the devices by itself."""
+    """Return a kernel for all devices; cached, because CuPy would look it up and wrap it anew for every launch."""
     return _module().get_function(name)
 
 
 class _Cupy:
-    """CuPy on its current device and stream."""
+    """The machine that launches kernels by CuPy on its current device and stream."""
 
     xp = cupy
 
@@ -57,18 +59,18 @@ class _Cupy:
         return isinstance(a, cupy.ndarray) and a.device == cupy.cuda.Device()
 
     def to_host(self, a: Array) -> NumpyArray:
-        """Return an array of CuPy as one of NumPy."""
+        """Return an array of CuPy as a NumPy array."""
         return cupy.asnumpy(a)
 
     def run(self, name: str, grid: tuple[int, int], *arguments: Argument) -> None:
-        """Launch a kernel on a grid of blocks."""
+        """Launch a kernel on a grid of (x, y) blocks."""
         kernel = KERNELS[name]
-        given = [_argument(kind, a) for kind, a in zip(kernel.takes, arguments, strict=True)]
-        _kernel(name)(grid, kernel.block, tuple(given))
+        converted = [_argument(kind, a) for kind, a in zip(kernel.takes, arguments, strict=True)]
+        _kernel(name)(grid, kernel.block, tuple(converted))
 
 
 def _argument(kind: str, a: Argument) -> Argument:
-    """Return an argument as the driver takes it: arrays as they are, numbers of the width of their type."""
+    """Return an argument as the driver takes it: arrays unchanged, numbers in the width of their C type."""
     if kind in NUMBERS:
         return NUMBERS[kind](a)
     return np.uint64(0) if a is None else a

@@ -1,4 +1,4 @@
-"""The functions of the GPU set, on whatever launches the kernels of gpu.cu (`launch.Machine`)."""
+"""The functions of the GPU set, for any machine that launches the kernels of gpu.cu (`launch.Machine`)."""
 
 from collections.abc import Callable
 
@@ -27,25 +27,24 @@ from seft_ref.topology.csr import Topology, flat
 from seft_ref.topology.nm import NMTopology
 
 FEW = 16
-"""Tokens up to which lanes share a row instead of taking a token each. Not measured."""
+"""Tokens up to which the threads of a warp share a row instead of taking tokens of their own. Not measured."""
 TILE_ROWS = 512
-"""Rows of a compact matrix that are opened at once for the transposed product, and rows of a gradient that cuBLAS
+"""Rows of a compact matrix that are made dense at once for the transposed product, and rows of a gradient that cuBLAS
 computes at once. Not measured.
 """
 SAMPLE_BELOW = 0.2
-"""Share of stored positions from which `sample` multiplies row tiles by cuBLAS and picks from them. Not measured."""
+"""Share of stored positions from which `sample` computes tiles of rows by cuBLAS and picks entries. Not measured."""
 
 
 class OnDevice:
-    """A kernel set whose arrays and kernels are those of one machine; its functions are methods of the same names."""
+    """A kernel set on the arrays of one machine; the functions of the set are its methods."""
 
     def __init__(self, machine: Machine) -> None:
         self.machine = machine
         self.split = split
 
     def pack(self, topology: Topology, values: Float[Array, " nnz"], into: Packed | None = None) -> PackedOnDevice:
-        """Return the layout in which the matrix of topology and values is multiplied (KRN-011); this set needs no
-        memory of another.
+        """Return the layout in which the matrix of topology and values is multiplied (KRN-011); `into` is not used.
 
         Shapes  values (nnz,) in slot order
         Dtypes  values float32 or float64
@@ -59,7 +58,7 @@ class OnDevice:
         return layouts.packed(self.machine.xp, topology, values)
 
     def pack_dense(self, weight: Float[Array, "out in"]) -> PackedOnDevice:
-        """Return a matrix of which every position is stored; it shares weight's memory (KRN-011).
+        """Return a matrix in which every position is stored; it shares weight's memory (KRN-011).
 
         Raises:
             KernelError: KRN-009, KRN-010 if weight is not a contiguous float matrix.
@@ -69,8 +68,9 @@ class OnDevice:
         return PackedOnDevice((weight.shape[0], weight.shape[1]), weight.reshape(-1))
 
     def compact(self, topology: Topology, values: NumpyArray, into: Packed | None = None) -> PackedOnDevice:
-        """Return the matrix of topology and 16-bit values, held in 16 bits and computed with as float32 (KRN-015);
-        this set needs no memory of another.
+        """Return the matrix of topology and 16-bit values, which keeps 16 bits and computes in float32 (KRN-015).
+
+        `into` is not used.
 
         Shapes  values (nnz,) in slot order
         Dtypes  values bfloat16 or float16, a NumPy array
@@ -85,31 +85,31 @@ class OnDevice:
         return PackedOnDevice(topology.shape, bits, layouts.as_rows(xp, topology), held_in=values.dtype)
 
     def unpack(self, packed: Packed) -> tuple[Topology, Float[Array, " nnz"]]:
-        """Return the topology of a matrix that opens and its values in slot order; of a compact matrix 16-bit ones, as
-        a NumPy array (KRN-015, KRN-017).
+        """Return topology and values, in slot order, of a matrix that opens; those of a compact one are 16-bit floats
+        in a NumPy array (KRN-015, KRN-017).
         """
-        held = as_own(packed, PackedOnDevice)
-        assert held.topology is not None, "this layout does not tell what it stores"
-        if held.held_in is None:
-            # the next store changes the matrix, not what was read from it
-            return held.topology, held.values.copy()
-        return held.topology, self.machine.to_host(held.values).view(held.held_in)
+        own = as_own(packed, PackedOnDevice)
+        assert own.topology is not None, "this layout does not tell what it stores"
+        if own.held_in is None:
+            # a copy, because the next `store` writes into the values of the matrix
+            return own.topology, own.values.copy()
+        return own.topology, self.machine.to_host(own.values).view(own.held_in)
 
     def clear(self, packed: Packed, where: Int[Array, " m"]) -> PackedOnDevice:
-        """Return a matrix with zeros at `where` that shares everything but its values (KRN-016).
+        """Return a matrix with zeros at `where`, which shares everything but its values with packed (KRN-016).
 
         Raises:
             KernelError: KRN-012 if a place is out of range.
         """
-        held = as_own(packed, PackedOnDevice)
-        check_places("where", where, held.values.shape[0])
+        own = as_own(packed, PackedOnDevice)
+        check_places("where", where, own.values.shape[0])
         self._own(where=where)
-        values = held.values.copy()
+        values = own.values.copy()
         values[where] = 0
-        return PackedOnDevice(held.shape, values, held.topology, held_in=held.held_in)
+        return PackedOnDevice(own.shape, values, own.topology, held_in=own.held_in)
 
     def locate(self, packed: Packed, topology: Topology, slots: Int[Array, " m"]) -> Int[Array, " m"]:
-        """Return where the values of CSR slots lie in packed; topology is the one that was packed (KRN-012).
+        """Return the places (m,), int64, of CSR slots in packed; topology is the one that was packed (KRN-012).
 
         Raises:
             KernelError: KRN-012 if a slot is out of range, KRN-009 if the topology has another shape.
@@ -126,7 +126,7 @@ class OnDevice:
         return layouts.places_in_groups(self.machine.xp, positions, slots, live.grouped.n, live.grouped.m)
 
     def store(self, packed: Packed, where: Int[Array, " m"], values: Float[Array, " m"]) -> Packed:
-        """Return packed with values at `where`, in the same memory (KRN-012); packed is not to be used again.
+        """Return packed with values at `where`, in the same memory (KRN-012); do not use packed again.
 
         Raises:
             KernelError: KRN-012 if a place is out of range, KRN-009, KRN-010 if values do not fit.
@@ -226,8 +226,7 @@ class OnDevice:
         return dvalues
 
     def exceeding(self, values: Float[Array, " n"], least: float) -> Int[Array, " m"]:
-        """Return the indices of the entries with |value| above `least`, ascending; NaN and infinity are among them
-        (KRN-014).
+        """Return the ascending indices of the entries with |value| > least, NaN and infinity included (KRN-014).
 
         Raises:
             KernelError: KRN-009, KRN-010 if values are not a contiguous float vector.
@@ -241,22 +240,20 @@ class OnDevice:
         counts = xp.empty(n_blocks, dtype=np.int64)
         self.machine.run(f"exceeding_count_{values.dtype}", (n_blocks, 1), values, least, n, counts)
         sums = xp.cumsum(counts)
-        found = xp.empty(int(sums[-1]), dtype=np.int64)
-        if found.shape[0]:
-            self.machine.run(f"exceeding_write_{values.dtype}", (n_blocks, 1), values, least, n, sums, found)
-        return found
+        indices = xp.empty(int(sums[-1]), dtype=np.int64)
+        if indices.shape[0]:
+            self.machine.run(f"exceeding_write_{values.dtype}", (n_blocks, 1), values, least, n, sums, indices)
+        return indices
 
     def _check(self, **arrays: Array) -> None:
-        """Refuse what kernels cannot walk: KRN-010 for arrays that lie elsewhere, KRN-009 for ones that are not
-        contiguous.
-        """
+        """Refuse what kernels cannot read: KRN-010 for arrays of another machine, KRN-009 for non-contiguous ones."""
         self._own(**arrays)
         for name, a in arrays.items():
             if not a.flags.c_contiguous:
                 raise KernelError("KRN-009", f"{name} of shape {a.shape} is not contiguous in row-major order")
 
     def _own(self, **arrays: Array) -> None:
-        """Refuse arrays of another library, or of another device than the one that results are put on (KRN-010)."""
+        """Refuse arrays of another library, or on another device than the current one (KRN-010)."""
         for name, a in arrays.items():
             if not self.machine.owns(a):
                 raise KernelError(
@@ -266,14 +263,14 @@ class OnDevice:
                 )
 
     def _own_topology(self, topology: Topology) -> None:
-        """Refuse a topology whose arrays lie elsewhere (KRN-010); of groups only the masks are held."""
+        """Refuse a topology whose arrays are of another machine (KRN-010); one in groups has no array but its masks."""
         if isinstance(topology, NMTopology):
             self._own(masks=topology.masks)
         else:
             self._own(indptr=topology.indptr, indices=topology.indices)
 
     def _own_packed(self, name: str, a: Array, packed: PackedOnDevice) -> None:
-        """Refuse a matrix that was packed elsewhere, and a factor of another dtype than it computes in (KRN-010)."""
+        """Refuse a matrix on another device, and a factor `a` of another dtype than that of its products (KRN-010)."""
         self._own(packed=packed.values)
         check_alike(name, a, "the packed matrix", self.machine.xp.empty(0, dtype=packed.dtype))
 
@@ -286,7 +283,12 @@ class OnDevice:
         more: tuple[int, ...],
         held: str | None = None,
     ) -> Array:
-        """Return (n, n_result): src times the transpose of what is stored; `more` tells how, behind the row count."""
+        """Return (n, n_result), the product of src and a transposed matrix, by the kernels for few or many tokens.
+
+        layout  first part of their names; `held` names a 16-bit dtype of the values, None the dtype of src
+        stored  their first arguments: the arrays of the matrix
+        more    their integer arguments behind the number of rows
+        """
         n, name = src.shape[0], held or str(src.dtype)
         if n > FEW:
             return self._many(
@@ -306,7 +308,7 @@ class OnDevice:
     def _many(
         self, name: str, src: Array, n_result: int, arguments: Callable[[Array, Array], tuple[Argument, ...]]
     ) -> Array:
-        """Return (n, n_result) of a kernel that takes and gives activations token-last."""
+        """Return (n, n_result), the result of a kernel that reads and writes activations as (features, tokens)."""
         xp, n = self.machine.xp, src.shape[0]
         result = xp.empty((n_result, n), dtype=src.dtype)
         if result.size:
@@ -315,7 +317,7 @@ class OnDevice:
         return xp.ascontiguousarray(result.T)
 
     def _by_tiles(self, dy: Array, packed: PackedOnDevice) -> Array:
-        """Return dy W for a compact matrix, some of its rows opened at a time: it has no columns to read."""
+        """Return dy W for a compact matrix, some rows made dense at a time, because it is not stored by columns."""
         assert packed.topology is not None
         xp, (n_out, n_in) = self.machine.xp, packed.shape
         dx = xp.zeros((dy.shape[0], n_in), dtype=dy.dtype)

@@ -1,4 +1,4 @@
-"""How the GPU set holds a matrix: dense, by rows and by columns, in groups of a pattern, or by rows in 16 bits."""
+"""The layouts of a matrix in the GPU set: dense, by rows and columns, in groups of a pattern, or by rows in 16 bits."""
 
 from dataclasses import dataclass
 
@@ -11,13 +11,13 @@ from seft_ref.topology.csr import Topology, flat
 from seft_ref.topology.nm import NMTopology
 
 INDEX_BYTES = 12
-"""What a stored weight takes besides its value by rows and columns: its column, its row, and its slot."""
+"""Bytes of a stored weight by rows and columns, besides its value: its column, its row and its slot, 4 each."""
 LOOKED_FOR = ((2, 4), (4, 8))
-"""Patterns that a matrix is held in if it happens to keep them."""
+"""Patterns by which a matrix without a declared pattern is stored in groups, if it happens to keep them."""
 _MOST_SLOTS = 1 << 32
 
 BITS = {np.dtype(ml_dtypes.bfloat16): "bfloat16", np.dtype(np.float16): "float16"}
-"""16-bit floats by the names that their kernels have."""
+"""The name of each 16-bit float in the names of its kernels."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -25,16 +25,16 @@ class Columns:
     """The stored positions column by column, which the transposed product reads."""
 
     pointer: Int[Array, " in+1"]
-    """int64: where each column starts"""
+    """int64: the first entry of each column"""
     row: Int[Array, " nnz"]
-    """int32"""
+    """int32: the row of each entry"""
     slot: Int[Array, " nnz"]
-    """uint32: the slot of each entry, so that values are stored once"""
+    """uint32: the slot of each entry, so that both products read the same values"""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Grouped:
-    """An N:M pattern: n entries for every m columns."""
+    """The positions of a matrix stored in groups: n entries for every m columns."""
 
     n: int
     m: int
@@ -48,9 +48,9 @@ class PackedOnDevice:
 
     shape: tuple[int, int]
     values: Float[Array, " stored"]
-    """slot order; row-major where the matrix is dense; n a group; uint16 where it is compact"""
+    """in slot order by rows, row-major if dense, n for each group if in groups; uint16 bits if compact"""
     topology: Topology | None = None
-    """int64 pointers and int32 columns, of the layouts by rows"""
+    """int64 row pointers and int32 columns, of the two layouts by rows; else None"""
     columns: Columns | None = None
     grouped: Grouped | None = None
     held_in: Dtype | None = None
@@ -58,36 +58,36 @@ class PackedOnDevice:
 
     @property
     def dtype(self) -> Dtype:
-        """Dtype that is computed in."""
+        """Dtype of the products."""
         return self.values.dtype if self.held_in is None else np.dtype(np.float32)
 
     @property
     def opens(self) -> bool:
-        """Whether `unpack` tells topology and values (KRN-017): dense matrices and groups forget what was stored."""
+        """Whether `unpack` returns topology and values (KRN-017); dense matrices and groups do not know it."""
         return self.topology is not None
 
     @property
     def nbytes(self) -> int:
         """Bytes held on the device."""
-        held = [self.values]
+        arrays = [self.values]
         if self.topology is not None:
-            held += [self.topology.indptr, self.topology.indices]
+            arrays += [self.topology.indptr, self.topology.indices]
         if self.columns is not None:
-            held += [self.columns.pointer, self.columns.row, self.columns.slot]
+            arrays += [self.columns.pointer, self.columns.row, self.columns.slot]
         if self.grouped is not None:
-            held += [self.grouped.position]
-        return sum(int(a.nbytes) for a in held)
+            arrays += [self.grouped.position]
+        return sum(int(a.nbytes) for a in arrays)
 
 
 def packed(xp: Namespace, topology: Topology, values: Array) -> PackedOnDevice:
-    """Return values at the slots of a topology in the layout that its pattern or its share of stored positions asks
-    for.
+    """Return values (nnz,) at the slots of a topology, in groups if it keeps a pattern, dense if that takes no more
+    memory than rows and columns do, else by rows and columns.
     """
     positions = flat(topology)
     pattern = _pattern_of(topology, positions)
     if pattern is not None:
         return _in_groups(xp, topology.shape, positions, values, *pattern)
-    # cuBLAS multiplies what is no larger as a dense matrix
+    # dense if no larger, because cuBLAS multiplies it then
     if topology.numel * values.itemsize <= topology.nnz * (values.itemsize + INDEX_BYTES):
         dense = xp.zeros(topology.numel, dtype=values.dtype)
         dense[positions] = values
@@ -96,7 +96,7 @@ def packed(xp: Namespace, topology: Topology, values: Array) -> PackedOnDevice:
 
 
 def by_rows_and_columns(xp: Namespace, topology: Topology, values: Array) -> PackedOnDevice:
-    """Return values at the slots of a topology in CSR, with the order in which the transposed product reads them."""
+    """Return values at the slots of a topology in CSR, and for the transposed product their slots column by column."""
     assert topology.nnz < _MOST_SLOTS, "slots are counted in 32 bits"
     by_rows = as_rows(xp, topology)
     order = xp.argsort(by_rows.indices, kind="stable")
@@ -108,7 +108,7 @@ def by_rows_and_columns(xp: Namespace, topology: Topology, values: Array) -> Pac
 
 
 def as_rows(xp: Namespace, topology: Topology) -> Topology:
-    """Return a topology whose arrays kernels can walk."""
+    """Return the topology with the dtypes and the contiguous arrays that kernels read."""
     pointer, index = topology.indptr, topology.indices
     return Topology(
         topology.shape,
@@ -118,13 +118,13 @@ def as_rows(xp: Namespace, topology: Topology) -> Topology:
 
 
 def _pattern_of(topology: Topology, positions: Array) -> tuple[int, int] | None:
-    """Return the pattern of a topology if at least half of it is stored; else rows alone are smaller."""
+    """Return a pattern that a topology keeps and at least half fills, else None, because CSR takes less memory then."""
     for n, m in (topology.pattern,) if isinstance(topology, NMTopology) else LOOKED_FOR:
         n_entries = topology.numel // m * n
         if topology.shape[1] % m or not n_entries <= 2 * topology.nnz <= 2 * n_entries or not topology.nnz:
             continue
         groups = positions // m
-        # ascending: where a group holds more than n, an entry and the n-th after it lie in one
+        # positions ascend, so a group holds more than n exactly if an entry and the n-th after it share it
         if not bool((groups[n:] == groups[:-n]).any()):
             return n, m
     return None
@@ -134,14 +134,14 @@ def _in_groups(
     xp: Namespace, shape: tuple[int, int], positions: Array, values: Array, n: int, m: int
 ) -> PackedOnDevice:
     n_entries = shape[0] * shape[1] // m * n
-    where = places_in_groups(xp, positions, xp.arange(positions.shape[0], dtype=np.int64), n, m)
+    places = places_in_groups(xp, positions, xp.arange(positions.shape[0], dtype=np.int64), n, m)
     stored, position = xp.zeros(n_entries, dtype=values.dtype), xp.zeros(n_entries, dtype=np.uint8)
-    stored[where] = values
-    position[where] = (positions % m).astype(np.uint8)
+    stored[places] = values
+    position[places] = (positions % m).astype(np.uint8)
     return PackedOnDevice(shape, stored, grouped=Grouped(n, m, position))
 
 
 def places_in_groups(xp: Namespace, positions: Array, slots: Array, n: int, m: int) -> Array:
-    """Return where slots lie when every group has n places: behind the slots of its group before it."""
+    """Return the places of slots where every group has n places, filled in the order of its slots."""
     group = positions[slots] // m
     return group * n + (slots - xp.searchsorted(positions, group * m))
