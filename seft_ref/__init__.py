@@ -6,7 +6,7 @@
     print(seft_ref.evaluate("repaired-sparse", "valid.txt").perplexity)
     print("".join(seft_ref.generate("repaired-sparse", "Once upon a time")))
 
-The parts of a run are here as well:
+The same run step by step:
 
     model = load_model("pruned-sparse", kernels.cpu)
     tokens = read_tokens(Path("train.txt"), Path("pruned-sparse"))
@@ -18,9 +18,9 @@ The parts of a run are here as well:
     save_model("pruned-sparse", "repaired-sparse", finish(state, settings, model.config, tokens, kernels.cpu))
 
 A kernel set is an argument everywhere: `kernels.reference` runs on any array library, `kernels.cpu` is fast on
-NumPy arrays, `kernels.gpu` runs on CuPy's. `load_model(..., like=array)` puts a model where an array lies.
+NumPy arrays, `kernels.gpu` runs on CuPy's. `load_model(..., like=array)` puts a model on the device of an array.
 
-The bytes of files are in `formats`, the judge in `conformance`. Start reading in `train/loop.py`.
+The file format is in `formats`, the conformance kit in `conformance`. Start reading in `train/loop.py`.
 """
 
 from seft_ref.errors import SeftError

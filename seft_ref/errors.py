@@ -14,7 +14,7 @@ class SeftError(Exception):
         self.clause, self.message = clause, message
 
     def __reduce__(self) -> tuple[type["SeftError"], tuple[str, str]]:
-        """Return what a process needs to raise the error that another one has met (TRN-015)."""
+        """Return what pickle needs, so that every rank can raise the error that one has met (TRN-015)."""
         return type(self), (self.clause, self.message)
 
 

@@ -1,4 +1,4 @@
-"""Adapt: the least sensitive weights go until every pool fits its budget."""
+"""Adapt: prune the weights with the smallest scores until every pool fits its budget (ADPT-001)."""
 
 from collections.abc import Sequence
 
@@ -15,8 +15,12 @@ from seft_ref.update.select import Boundary
 def adapt(
     moved: Sequence[Moved], pools: Pools, rule: Rule, chance: Chance, use: int
 ) -> tuple[list[Array], Boundary | None]:
-    """Return the flat positions of each part that must leave so that every pool fits its budget, ascending, and the
-    boundary of their selection: those with the smallest scores, ties to the lower position (ADPT-001, ADPT-002).
+    """Return the flat positions that each part must lose to fit the budgets, ascending, and the selection's boundary.
+
+    The positions with the smallest scores leave, of equal scores the lower position (ADPT-001, ADPT-002).
+    Nothing is selected, and the boundary is None, where every pool fits its budget already.
+
+    use  last word of the key of random scores, `USE_ADAPT` or `USE_END` (RNG-003)
 
     Raises:
         UpdateError: SEL-004 for a NaN or infinite score, SEL-005 if more must leave than may.
@@ -33,43 +37,44 @@ def adapt(
         counted.append(pools.weights.sizes([support]))
         # ADPT-003, ADPT-007
         exempt = {"new": m.fresh, "slots": flat(m.delta.topology), "none": m.fresh[:0]}[rule.exempt]
-        open_to = outside(support, exempt)
-        weights.append(weight[open_to])
+        prunable = outside(support, exempt)
+        weights.append(weight[prunable])
         del weight
-        positions.append(support[open_to])
-        del support  # before the scores take as much
+        positions.append(support[prunable])
+        del support  # free it first, because the scores take as much memory
     excess = pools.excess(counted)
     xp = array_namespace(excess)
-    # EVT-005: where nothing leaves, nothing is scored
+    # EVT-005: scores are ranked, and refused, only where something must leave
     if not bool(xp.any(excess > 0)):
         return [p[:0] for p in positions], None
     if not pools.weights.is_one:
         crowded = xp.take(excess, pools.weights.of(positions[0])) > 0
         positions, weights = [positions[0][crowded]], [weights[0][crowded]]
     scores = [_scores(m, pools, p, w, rule, chance, use) for m, p, w in zip(moved, positions, weights, strict=True)]
-    found, boundary = pools.weights.select(scores, positions, excess)
-    return [xp.take(p, chosen) for p, chosen in zip(positions, found, strict=True)], boundary
+    selected, boundary = pools.weights.select(scores, positions, excess)
+    return [xp.take(p, chosen) for p, chosen in zip(positions, selected, strict=True)], boundary
 
 
 def _scores(m: Moved, pools: Pools, positions: Array, weight: Array, rule: Rule, chance: Chance, use: int) -> Array:
     """Return the scores of weights that may be pruned (ADPT-002, ADPT-005)."""
     xp = array_namespace(positions)
-    seen = m.part.evidence
-    known = Known(weight=weight)
+    evidence = m.part.evidence
+    operands = Known(weight=weight)
     if rule.adapt in ON_SUPPORT:
         name = ON_SUPPORT[rule.adapt]
-        known = Known(weight=weight, **{name: _evidence_at(m, pools, positions, rule, getattr(seen, name))})
+        operands = Known(weight=weight, **{name: _evidence_at(m, pools, positions, rule, getattr(evidence, name))})
     elif rule.adapt in ("activation", "curvature"):
-        assert seen.inputs is not None, "the rule asks for evidence that was not gathered"
-        known = Known(weight=weight, inputs=xp.take(seen.inputs, positions % m.base.topology.shape[1]))
+        assert evidence.inputs is not None, "the rule asks for evidence that was not gathered"
+        operands = Known(weight=weight, inputs=xp.take(evidence.inputs, positions % m.base.topology.shape[1]))
     elif rule.adapt == "random":
-        known = Known(uniform=chance.scores(m.part.matrix, positions, use))
-    return ADAPT[rule.adapt](known)
+        operands = Known(uniform=chance.scores(m.part.matrix, positions, use))
+    return ADAPT[rule.adapt](operands)
 
 
 def _evidence_at(m: Moved, pools: Pools, positions: Array, rule: Rule, known: Array | None) -> Array:
-    """Return evidence at positions of the support. Nothing is known of a position that has just come back; its weight
-    is 0, and so is its score whatever stands here.
+    """Return one entry of evidence per position, 0 where the support before the event had no such position.
+
+    Such a position has just come back: its weight is 0, and so is its score whatever the entry.
     """
     if rule.exempt != "new" or rule.counts != "support" or not pools.weights.is_one:
         return on_support(m.part, known, positions)

@@ -1,11 +1,11 @@
-"""Criteria as values: a name and the score it gives, one rounded operation at a time (NUM-006).
+"""The scores of drop, grow and adapt: a function for each name, every operation rounded once (NUM-006).
 
-    DROP["fisher"](slots)            the score of each slot; the smallest go
-    GROW["curvature"](known)         the score of each candidate; the largest come
-    ADAPT["activation"](weights)     the score of each weight; the smallest go
+    DROP["fisher"](known)            the score of each slot; the smallest are dropped
+    GROW["curvature"](known)         the score of each candidate; the largest are grown
+    ADAPT["activation"](known)       the score of each weight; the smallest are pruned
 
-What a criterion looks at is a record whose arrays broadcast against each other: one value a position, or a block of
-rows with one value a row or a column.
+The argument is a `Known`, whose arrays broadcast against each other: one value per position, or a block of rows with
+one value per row or column.
 """
 
 from collections.abc import Callable
@@ -20,7 +20,7 @@ from seft_ref.arrays.rng import STREAM_SCORES, counter_key, uniform
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Known:
-    """What may be known of positions; None where no criterion asks for it."""
+    """What a criterion may look at, for some positions; a field is None where the criterion does not ask for it."""
 
     gradient: Array | None = None
     """ḡ, loss per unit of weight"""
@@ -54,14 +54,14 @@ def _abs(x: Array) -> Array:
 
 
 def _curvature(k: Known) -> Array:
-    # GROW-004: a dead input has no gradient either
     gradient, inputs = k.gradient, k.inputs
     assert gradient is not None
     assert inputs is not None
     xp = array_namespace(gradient)
+    # GROW-004: a dead input scores 0; its gradient is 0 too, and 0 / 0 would be NaN
     dead = inputs == 0
-    below = xp.where(dead, xp.ones_like(inputs), inputs)
-    return xp.where(dead, xp.zeros_like(gradient), (gradient * gradient) / below)
+    divisor = xp.where(dead, xp.ones_like(inputs), inputs)
+    return xp.where(dead, xp.zeros_like(gradient), (gradient * gradient) / divisor)
 
 
 DROP: dict[str, Score] = {  # DROP-003
@@ -97,12 +97,12 @@ USE_DROP, USE_GROW, USE_ADAPT, USE_END = 1, 2, 3, 4
 
 @dataclass(frozen=True, slots=True)
 class Chance:
-    """Where random scores of an event come from (RNG-003)."""
+    """The source of an event's random scores: the seed of the run and the step that it follows (RNG-003)."""
 
     seed: int
     step: int
 
     def scores(self, matrix: int, positions: Int[Array, " n"], use: int) -> Float[Array, " n"]:
-        """Return the random scores of flat positions of a matrix, binary64."""
+        """Return the random score of each flat position, binary64 in [0, 1); `use` is one of the USE_ numbers."""
         key = counter_key(self.seed, STREAM_SCORES, matrix, self.step, use)
         return from_numpy(uniform(key, to_numpy(positions)), positions)

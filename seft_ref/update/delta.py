@@ -16,7 +16,7 @@ ADAMW_KEEPS = ("first_moment", "second_moment", "age")
 
 @runtime_checkable
 class Extent(Protocol):
-    """What a budget follows from: a topology or a base."""
+    """What a delta budget is computed from: a topology or a base."""
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -55,17 +55,17 @@ class Base:
 
     @property
     def held_in(self) -> None:
-        """Held in the dtype of computation, not in 16 bits (CKP-008)."""
+        """None: the values have the dtype of computation; a packed base may name a 16-bit dtype here (CKP-008)."""
         return None
 
     def open(self) -> "Base":
-        """Return itself: nothing is compact here."""
+        """Return itself, because nothing is packed here."""
         return self
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Delta:
-    """A sparse update: topology η, per slot the value φ and what is kept of it, and what the matrix shares."""
+    """A sparse update of one matrix: topology η, the values φ, and what the optimizer keeps."""
 
     topology: Topology
     values: Float[Array, " d"]
@@ -87,7 +87,7 @@ def budget_by_nnz(density: float, extent: Extent) -> int:
 
 
 def budget_by_count(slots: int, total: int, extent: Extent) -> int:
-    """Return a matrix's share of `slots` slots, by its share of the `total` positions of all targets (DLT-002)."""
+    """Return a matrix's share of `slots` slots, in proportion to its positions among `total`, at most K (DLT-002)."""
     return min(slots * extent.numel // total, extent.nnz)
 
 
@@ -105,27 +105,28 @@ def new_delta(
 ) -> Delta:
     """Return a delta of zeros at sorted flat positions, in the dtype and on the device of `like` (DLT-005).
 
-    keeps   names of what is kept of a slot: the optimizer's, and "origin" where drop goes by change
-    shares  names and lengths of what the matrix shares
+    keeps   names of the arrays in slot order: the optimizer's, and "origin" where drop scores by change
+    shares  names and lengths of the arrays of the whole matrix, such as SM3's
     """
     xp = array_namespace(positions, like)
-    where = device(like)
+    target_device = device(like)
     return Delta(
         from_flat(shape, positions),
-        xp.zeros(positions.shape, dtype=like.dtype, device=where),
+        xp.zeros(positions.shape, dtype=like.dtype, device=target_device),
         {
-            name: xp.zeros(positions.shape, dtype=xp.int32 if name == "age" else like.dtype, device=where)
+            name: xp.zeros(positions.shape, dtype=xp.int32 if name == "age" else like.dtype, device=target_device)
             for name in keeps
         },
-        {name: xp.zeros((length,), dtype=like.dtype, device=where) for name, length in (shares or {}).items()},
+        {name: xp.zeros((length,), dtype=like.dtype, device=target_device) for name, length in (shares or {}).items()},
     )
 
 
 def move_delta(delta: Delta, positions: Int[Array, " n"], seeds: Mapping[str, Array] | None = None) -> Delta:
-    """Return the delta on other sorted flat positions: slots that stay keep everything, new ones start from zero, or
-    from seeds (CHG-002, DLT-005, DLT-006).
+    """Return the delta moved to other sorted flat positions (CHG-002, DLT-005, DLT-006).
 
-    seeds  by name one entry a new slot, in order of position
+    A slot that stays keeps its value and its optimizer state; a new one starts from zero or from its seeds.
+
+    seeds  by name, one entry for each new slot in order of position
     """
     moved = change(delta.topology, from_flat(delta.topology.shape, positions))
     xp = array_namespace(moved.source)
@@ -147,7 +148,7 @@ class Overlay:
     """flat, ascending"""
     weight: Float[Array, " s"]
     slots: Int[Array, " d"]
-    """where each slot of η stands in the support"""
+    """index of each slot of η in the support"""
     inside: Bool[Array, " d"]
     """which slots the base stores"""
     under: Float[Array, " d"]
@@ -155,7 +156,7 @@ class Overlay:
 
 
 def overlay(base: Base, delta: Delta) -> Overlay:
-    """Return a delta over its base; the slots are looked up in the base once."""
+    """Return the support S = B ∪ η and the weight on it, with a single look-up of η in B (DLT-003)."""
     xp = array_namespace(base.values, delta.values)
     eta, stored = flat(delta.topology), flat(base.topology)
     before, inside = seek(stored, eta)
@@ -166,14 +167,14 @@ def overlay(base: Base, delta: Delta) -> Overlay:
     under = nothing
     if stored.shape[0]:
         under = xp.where(inside, xp.take(base.values, xp.where(inside, before, xp.zeros_like(before))), nothing)
-    # where there is no slot the base keeps its bits: −0.0 + 0 would be +0.0
+    # DLT-003: off the slots the base is copied and not added to 0, because −0.0 + 0 would be +0.0
     weight = merged(base.values, nothing[: extra.shape[0]], places)
     weight = with_values(weight if extra.shape[0] else xp.asarray(weight, copy=True), slots, under + delta.values)
     return Overlay(merged(stored, extra, places), weight, slots, inside, under)
 
 
 def support_topology(base: Base, over: Overlay, delta: Delta) -> Topology:
-    """Return the support of a delta over its base as a topology."""
+    """Return the support S = B ∪ η as a topology; `over` is `overlay(base, delta)`."""
     new = ~over.inside
     return base.topology.with_slots(flat(delta.topology)[new], over.slots[new])
 
@@ -194,5 +195,5 @@ def values_at(stored: Int[Array, " m"], values: Float[Array, " m"], positions: I
     zeros = xp.zeros(positions.shape, dtype=values.dtype, device=device(values))
     if stored.shape[0] == 0:
         return zeros
-    where, present = find(stored, positions)
-    return xp.where(present, xp.take(values, where), zeros)
+    indices, present = find(stored, positions)
+    return xp.where(present, xp.take(values, indices), zeros)

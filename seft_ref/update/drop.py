@@ -1,4 +1,4 @@
-"""Drop: the weakest slots of a delta go."""
+"""Drop: take the slots with the smallest scores out of the delta (DROP-001)."""
 
 from collections.abc import Sequence
 
@@ -17,23 +17,28 @@ from seft_ref.update.select import Boundary, selection
 def drop(
     parts: Sequence[Part], pools: Pools, n: Counts, rule: Rule, chance: Chance
 ) -> tuple[list[Array], Boundary | None]:
-    """Return the flat positions of each part that are dropped, ascending, and the boundary of their selection: those
-    of the slots with the smallest scores, ties to the lower position (DROP-001, DROP-003).
+    """Return the flat positions that each part drops, ascending, and the boundary of the selection.
+
+    The slots with the smallest scores are dropped, of equal scores the lower position (DROP-001, DROP-003).
+
+    n  how many slots each pool drops (SCH-002)
 
     Raises:
         UpdateError: SEL-004 for a NaN or infinite score, SEL-005 if n exceeds the slots.
     """
     slots = [flat(part.delta.topology) for part in parts]
     scores = [_scores(part, rule, chance) for part in parts]
-    found, boundary = pools.slots.select(scores, slots, n)
-    return [array_namespace(at).take(at, chosen) for at, chosen in zip(slots, found, strict=True)], boundary
+    selected, boundary = pools.slots.select(scores, slots, n)
+    return [array_namespace(at).take(at, chosen) for at, chosen in zip(slots, selected, strict=True)], boundary
 
 
 def replaced(
     part: Part, dropped: Int[Array, " n"], grown: Int[Array, " m"], pools: Pools, rule: Rule, chance: Chance
 ) -> Int[Array, " k"]:
-    """Return which dropped positions leave or are cancelled: where fewer come than go, the strongest of those that do
-    not come back stay, so that the delta keeps its size (GROW-006).
+    """Return the dropped positions that leave or are cancelled; the other dropped ones stay (GROW-006).
+
+    Where fewer new positions come than dropped ones stay away, only the weakest of the latter leave.
+    So the delta keeps its size.
     """
     slots = flat(part.delta.topology)
     back = dropped[~outside(dropped, grown)]
@@ -47,14 +52,14 @@ def replaced(
 
 def _scores(part: Part, rule: Rule, chance: Chance) -> Array:
     """Return the score of every slot (DROP-003)."""
-    known = Known(value=part.delta.values)
+    operands = Known(value=part.delta.values)
     if rule.drop == "change":
-        known = Known(value=part.delta.values, origin=part.delta.kept["origin"])
+        operands = Known(value=part.delta.values, origin=part.delta.kept["origin"])
     elif rule.drop == "fisher":
         square = on_support(part, part.evidence.square, flat(part.delta.topology))
-        known = Known(value=part.delta.values, square=square)
+        operands = Known(value=part.delta.values, square=square)
     elif rule.drop == "weight":
-        known = Known(weight=overlay(part.base, part.delta).under + part.delta.values)
+        operands = Known(weight=overlay(part.base, part.delta).under + part.delta.values)
     elif rule.drop == "random":
-        known = Known(uniform=chance.scores(part.matrix, flat(part.delta.topology), USE_DROP))
-    return DROP[rule.drop](known)
+        operands = Known(uniform=chance.scores(part.matrix, flat(part.delta.topology), USE_DROP))
+    return DROP[rule.drop](operands)

@@ -1,7 +1,7 @@
-"""What an event must know of one matrix: its evidence (chapter 6).
+"""The evidence of one matrix: all that an event knows of the gradients of its window (chapter 6).
 
-`seft_ref.matrix.evidence` gathers it row block by row block; an event sees nothing else of the gradients. What lies on
-the support S = B ∪ η is in order of flat position, and the positions are those of the matrix.
+`seft_ref.matrix.evidence` gathers it, a block of rows at a time. Arrays on the support S = B ∪ η are in order of flat
+position.
 """
 
 import math
@@ -13,21 +13,22 @@ from seft_ref.arrays.library import Array, array_namespace, binary64, overflow_a
 from seft_ref.errors import UpdateError
 
 _ROW = 256
-"""Squares that are summed in the compute dtype before binary64 takes over: its rounding stays below 1e-5."""
+"""Squares that are summed in float32 before the sum goes on in binary64; the rounding stays below 1e-5."""
 _PIECE = 15 << 10
-"""Numbers that are widened at once: they stay in a cache, and their memory is used again."""
+"""Numbers that are widened to binary64 at once, few enough to stay in cache."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Evidence:
-    """Scores of growth and what else the rule asks for; candidates are the strongest positions outside η, enough of
-    them that no growth needs another.
+    """The scores of growth, and whatever else the rule asks for.
+
+    The candidates are the strongest positions outside η, so many that no growth needs another.
     """
 
     slots: Int[Array, " d"]
-    """flat positions of η, ascending; none where nothing grows any more"""
+    """flat positions of η, ascending; empty where growth is over"""
     scores: Float[Array, " d"]
-    """of growth, on η: a position that is dropped may be grown again"""
+    """growth scores on η, because a dropped position may be grown again"""
     candidates: Int[Array, " c"]
     """flat positions outside η, ascending"""
     candidate_scores: Float[Array, " c"]
@@ -52,14 +53,14 @@ class Evidence:
 
 
 def refuse_infinite(values: Array) -> None:
-    """Refuse evidence that is not finite (EVT-005)."""
+    """Refuse evidence with a NaN or infinite entry by raising UpdateError EVT-005."""
     xp = array_namespace(values)
     if not bool(xp.all(xp.isfinite(values))):
         raise _refusal()
 
 
 def finite_norm(values: Float[Array, " n"]) -> float:
-    """Return the root of the sum of squares, within 1e-5 of it also where squares leave the compute dtype (TRN-009).
+    """Return the Euclidean norm, within a relative 1e-5 even where squares over- or underflow the dtype (TRN-009).
 
     Raises:
         UpdateError: EVT-005 if an entry is NaN or infinite, or the norm too large for binary64.

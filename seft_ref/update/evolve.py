@@ -2,7 +2,7 @@
 
     events = evolve(parts, pools, n_drop=..., rule=rule)      # one part a matrix, one event a part
 
-The parts are those that are compared with each other: of all matrices with scope model, else of one (EVT-009).
+One call takes the matrices that are compared with each other: all of them with scope model, else one (EVT-009).
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -27,12 +27,12 @@ from seft_ref.update.select import Boundary
 __all__ = ["Event", "Part", "Seeds", "evolve", "final_adapt"]
 
 Seeds = Callable[[Array, Array, int], Mapping[str, Array]]
-"""An optimizer's `seeds`"""
+"""The `seeds` of an optimizer: what new slots start with, from ḡ, the mean g² and the steps of the window."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Event:
-    """What an event did to a matrix, as flat positions; base and delta after it."""
+    """Base and delta of one matrix after an event, and the flat positions that the event changed."""
 
     base: Base
     delta: Delta
@@ -44,7 +44,7 @@ class Event:
     left: Int[Array, " n"]
     """positions that left the base"""
     boundaries: Mapping[str, Boundary | None] = field(default_factory=dict)
-    """of drop, grow and adapt (SEL-008); those of a pool of matrices are the same for all"""
+    """of drop, grow and adapt (SEL-008); the matrices of one pool share them"""
 
 
 def evolve(
@@ -56,16 +56,16 @@ def evolve(
     chance: Chance = Chance(0, 0),  # noqa: B008  frozen
     seeds: Seeds | None = None,
 ) -> list[Event]:
-    """Return the event of every part (chapter 8).
+    """Return what one event makes of each part: drop, grow, adapt (chapter 8).
 
-    Whatever is neither dropped, grown nor pruned keeps its bits, and a base only loses positions (EVT-006).
+    Positions that are not dropped, grown or pruned keep their bits, and a base only loses positions (EVT-006).
 
-    pools   what is compared with what
+    pools   which scores are compared with each other, and the budgets
     n_drop  slots to drop of each pool (SCH-002)
-    chance  where random scores come from
+    chance  source of random scores
     seeds   what a new slot starts with; needed with moments seeded
-    Raises  UpdateError EVT-005 for evidence with NaN or infinity, SEL-005 for impossible counts; nothing has
-            changed then
+    Raises  UpdateError EVT-005 for evidence with NaN or infinity, SEL-004 for such a score, SEL-005 for impossible
+            counts; nothing has changed then
     """
     for part in parts:
         _check_finite(part.evidence)
@@ -90,7 +90,8 @@ def final_adapt(
     rule: Rule = Rule(),  # noqa: B008  frozen
     chance: Chance = Chance(0, 0),  # noqa: B008  frozen
 ) -> list[Event]:
-    """Return the pass after the last step: prune to the budget by support, nothing exempt (EVT-004)."""
+    """Return what the pass after the last step makes of each part: pruned to the budget, nothing exempt (EVT-004)."""
+    # a rule with scope group cannot say exempt none (EVT-012); no slot is new here, so nothing is exempt anyway
     last = replace(rule, counts="support", exempt="none") if not rule.by_group else rule
     still = []
     for part in parts:
@@ -102,7 +103,7 @@ def final_adapt(
 
 
 def _check_finite(evidence: Evidence) -> None:
-    """Refuse evidence that is not finite (EVT-005); scores are looked at where they are ranked."""
+    """Refuse evidence that is not finite (EVT-005); scores are checked where they are ranked."""
     on_support, on_candidates = (
         (evidence.gradient, evidence.absolute, evidence.square, evidence.tokens),
         (evidence.candidate_gradient, evidence.candidate_square),
@@ -116,26 +117,26 @@ def _move(part: Part, dropped: Array, grown: Array, rule: Rule, seeds: Seeds | N
     """Return a matrix after drop and grow (GROW-003, DROP-004, DLT-006)."""
     slots = flat(part.delta.topology)
     xp = array_namespace(slots)
-    # GROW-003: a position in both keeps its slot
+    # GROW-003: a position that is both dropped and grown keeps its slot
     cancelled = difference(grown, difference(grown, dropped))
     fresh = difference(grown, slots)
     gone = difference(dropped, cancelled)
     delta = part.delta
     if "origin" in delta.kept:
-        # DROP-003: a cancelled slot enters anew, with the value it has
+        # DROP-003: a cancelled slot counts as entering again, with the value that it has now
         again = ~outside(slots, cancelled)
         kept = {**delta.kept, "origin": xp.where(again, delta.values, delta.kept["origin"])}
         delta = replace(delta, kept=kept)
     start = None
     if rule.moments == "seeded" and fresh.shape[0]:
-        seen = part.evidence
+        evidence = part.evidence
         assert seeds is not None, "moments seeded need an optimizer's seeds"
-        assert seen.candidate_gradient is not None
-        assert seen.candidate_square is not None
+        assert evidence.candidate_gradient is not None
+        assert evidence.candidate_square is not None
         start = seeds(
-            values_at(seen.candidates, seen.candidate_gradient, fresh),
-            values_at(seen.candidates, seen.candidate_square, fresh),
-            seen.steps,
+            values_at(evidence.candidates, evidence.candidate_gradient, fresh),
+            values_at(evidence.candidates, evidence.candidate_square, fresh),
+            evidence.steps,
         )
     delta = move_delta(delta, union(difference(slots, gone), fresh), start)
     base, left = part.base, gone[:0]
@@ -147,7 +148,7 @@ def _move(part: Part, dropped: Array, grown: Array, rule: Rule, seeds: Seeds | N
 
 
 def _event(m: Moved, pruned: Array, boundaries: Mapping[str, Boundary | None]) -> Event:
-    """Take the pruned positions out of base and delta (ADPT-004) and record the event."""
+    """Return the event, with the pruned positions taken out of base and delta (ADPT-004)."""
     stored = pruned[~outside(pruned, flat(m.base.topology))]
     lost = without(m.base.topology, stored)
     after = move_delta(m.delta, difference(flat(m.delta.topology), pruned)) if pruned.shape[0] else m.delta

@@ -1,4 +1,4 @@
-"""Grow: the positions with the largest scores come."""
+"""Grow: give slots to the candidates with the largest scores (GROW-002)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from seft_ref.update.select import Boundary, selection_in_pools
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Growable:
-    """Candidates and their scores, ascending by flat position."""
+    """Candidates and their scores, in ascending order of flat position."""
 
     positions: Int[Array, " n"]
     scores: Array
@@ -24,23 +24,26 @@ class Growable:
 def grow(
     parts: Sequence[Part], pools: Pools, dropped: Sequence[Int[Array, " k"]], n_drop: Counts, rule: Rule
 ) -> tuple[list[Array], Boundary | None]:
-    """Return the flat positions of each part that grow, ascending, and the boundary of their selection: the candidates
-    with the largest scores, as many as were dropped and as the delta lacks (GROW-001, GROW-002).
+    """Return the flat positions that each part grows, ascending, and the boundary of the selection.
 
-    Shapes  dropped: of each part (k,) flat positions in η
-    Raises  UpdateError SEL-004 for a NaN or infinite score
+    The candidates with the largest scores grow: as many as were dropped, plus as many as the delta is short of its
+    budget (GROW-001, GROW-002).
+
+    dropped  of each part, (k,) flat positions in η
+    n_drop   how many slots each pool dropped
+    Raises   UpdateError SEL-004 for a NaN or infinite score
     """
-    open_to = [_candidates(part, pools, gone, rule) for part, gone in zip(parts, dropped, strict=True)]
-    at = [candidates.positions for candidates in open_to]
+    growable = [_candidates(part, pools, gone, rule) for part, gone in zip(parts, dropped, strict=True)]
+    at = [candidates.positions for candidates in growable]
     # GROW-002: at most the candidates
     want, there = pools.growth(n_drop, [flat(part.delta.topology) for part in parts]), pools.slots.sizes(at)
     n = array_namespace(want).minimum(want, there)
-    found, boundary = pools.slots.select([c.scores for c in open_to], at, n, largest=True)
-    return [array_namespace(p).take(p, chosen) for p, chosen in zip(at, found, strict=True)], boundary
+    selected, boundary = pools.slots.select([c.scores for c in growable], at, n, largest=True)
+    return [array_namespace(p).take(p, chosen) for p, chosen in zip(at, selected, strict=True)], boundary
 
 
 def best_of_groups(open_to: Growable, groups: Partition, budgets: Counts) -> Growable:
-    """Return the candidates that are among the K best of their group, K what the group may hold (GROW-007).
+    """Return the candidates that are among the K best of their group, K being its budget (GROW-007).
 
     budgets  K of every group (DLT-001), from the one of position 0 on
     """
@@ -48,7 +51,7 @@ def best_of_groups(open_to: Growable, groups: Partition, budgets: Counts) -> Gro
     if not open_to.positions.shape[0]:
         return open_to
     group = groups.of(open_to.positions)
-    # number the groups that occur, in order
+    # number the groups that occur from 0, so that the arrays grow with the candidates and not with the matrix
     one = xp.ones((1,), dtype=xp.bool, device=device(group))
     starts = xp.concat([one, group[1:] != group[:-1]])
     pools = xp.cumulative_sum(xp.astype(starts, xp.int64)) - 1
@@ -61,24 +64,25 @@ def best_of_groups(open_to: Growable, groups: Partition, budgets: Counts) -> Gro
 
 
 def _candidates(part: Part, pools: Pools, dropped: Array, rule: Rule) -> Growable:
-    """Return what growth may choose from: the candidates of the evidence, and of the dropped positions those that may
-    be grown again (GROW-001, GROW-005 to GROW-007).
+    """Return what growth may choose from (GROW-001, GROW-005 to GROW-007).
+
+    These are the candidates of the evidence, and those dropped positions that may be grown again.
     """
     if not rule.regrow:
         dropped = dropped[:0]
     elif rule.grow_scope == "active":
         dropped = dropped[~outside(dropped, flat(part.base.topology))]
-    seen = part.evidence
-    if seen.again is not None:
-        dropped = dropped[~outside(dropped, seen.again)]
-    open_to = Growable(seen.candidates, seen.candidate_scores)
+    evidence = part.evidence
+    if evidence.again is not None:
+        dropped = dropped[~outside(dropped, evidence.again)]
+    growable = Growable(evidence.candidates, evidence.candidate_scores)
     if dropped.shape[0]:
         xp = array_namespace(dropped)
-        where, _ = find(seen.slots, dropped)
-        positions = xp.concat([seen.candidates, dropped])
-        scores = xp.concat([seen.candidate_scores, xp.take(seen.scores, where)])
+        indices, _ = find(evidence.slots, dropped)
+        positions = xp.concat([evidence.candidates, dropped])
+        scores = xp.concat([evidence.candidate_scores, xp.take(evidence.scores, indices)])
         order = xp.argsort(positions)
-        open_to = Growable(xp.take(positions, order), xp.take(scores, order))
+        growable = Growable(xp.take(positions, order), xp.take(scores, order))
     if pools.caps_growth:
-        return best_of_groups(open_to, pools.weights, pools.budgets[0])
-    return open_to
+        return best_of_groups(growable, pools.weights, pools.budgets[0])
+    return growable

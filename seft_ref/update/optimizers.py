@@ -1,9 +1,9 @@
-"""Optimizers of a delta: settings, what they keep of a slot, one step, and what a seeded slot would know (chapter 9).
+"""Optimizers of a delta (chapter 9).
 
     delta = optimizer.step(delta, gradient, lr)
-    seeds = optimizer.seeds(mean, mean_square, steps)     # DLT-006
+    seeds = optimizer.seeds(mean, mean_square, steps)     # what a seeded slot starts with (DLT-006); SM3 has none
 
-Every optimizer is a frozen record of its settings; its arrays live in the delta.
+Every optimizer is a frozen record of its settings. Its arrays live in the delta; `keeps` names those of a slot.
 """
 
 import math
@@ -30,7 +30,7 @@ class AdamW:
     keeps = ADAMW_KEEPS
 
     def step(self, delta: Delta, gradient: Float[Array, " d"], lr: float) -> Delta:
-        """Return the delta after one step (OPT-001); a new slot takes a full first step whatever its number (OPT-005).
+        """Return the delta after one step (OPT-001); a new slot takes a full first step at any step (OPT-005).
 
         Shapes  gradient (d,) in slot order
         Dtypes  all of the delta's dtype; ages int32
@@ -50,7 +50,11 @@ class AdamW:
         return replace(delta, values=values, kept={**delta.kept, **_named(m, v, age)})
 
     def seeds(self, mean: Float[Array, " n"], square: Float[Array, " n"], steps: int) -> dict[str, Array]:
-        """Return moments and age of slots that had seen the window (DLT-006)."""
+        """Return the moments and age that new slots would have if they had been there during the window (DLT-006).
+
+        Shapes  mean (n,) ḡ of each new slot, square (n,) its mean g²
+        steps   A, the steps of the window
+        """
         return _adamw_seeds(self, mean, square, steps, steps)
 
 
@@ -75,7 +79,7 @@ class SpielAdamW:
         return replace(delta, values=values, kept={**delta.kept, **_named(m, v, age)})
 
     def seeds(self, mean: Float[Array, " n"], square: Float[Array, " n"], steps: int) -> dict[str, Array]:
-        """Return moments and age of slots that had seen the window; its correction lags one step behind (DLT-006)."""
+        """Return the same moments as AdamW's `seeds`, and an age that is one step lower (DLT-006)."""
         return _adamw_seeds(self, mean, square, steps, steps - 1)
 
 
@@ -95,7 +99,7 @@ class Sgd:
         return replace(delta, values=values - lr * u, kept={**delta.kept, "momentum": u})
 
     def seeds(self, mean: Float[Array, " n"], square: Float[Array, " n"], steps: int) -> dict[str, Array]:
-        """Return the momentum of slots that had seen the mean in every step of the window (DLT-006)."""
+        """Return the momentum that new slots would have if every step had the gradient `mean` (DLT-006)."""
         return {"momentum": mean * ((1.0 - self.momentum**steps) / (1.0 - self.momentum))}
 
 
@@ -128,7 +132,7 @@ OPTIMIZERS: dict[str, type[Optimizer]] = {"adamw": AdamW, "spiel-adamw": SpielAd
 
 
 def optimizer_named(name: str, settings: Mapping[str, float]) -> Optimizer:
-    """Return an optimizer by name.
+    """Return the optimizer of that name, with some of its settings changed.
 
     Raises:
         ConfigError: OPT-001 for an unknown name, TRN-008 for a setting that it does not have.
@@ -154,9 +158,7 @@ def shares_of(optimizer: Optimizer, shape: tuple[int, int]) -> dict[str, int]:
 
 
 def clip_factor(sum_of_squares: float, max_norm: float) -> float:
-    """Return what gradients are multiplied by so that their norm is at most max_norm; 0 switches clipping off
-    (OPT-004).
-    """
+    """Return the factor by which clipping multiplies gradients; it is 1 if max_norm is 0 (OPT-004)."""
     if max_norm == 0:
         return 1.0
     return min(1.0, max_norm / (math.sqrt(sum_of_squares) + 1e-6))
@@ -185,23 +187,24 @@ def _adamw_seeds(settings: AdamW | SpielAdamW, mean: Array, square: Array, steps
 def _per_age(
     age: Int[Array, " d"], like: Float[Array, " d"], *scalars: Callable[[int], float]
 ) -> list[Float[Array, " d"]]:
-    """Return scalars of each age, evaluated once for every age that occurs, in binary64, and rounded once to the dtype
-    of `like` (OPT-002).
+    """Return an array for each of the functions `scalars`: its value at the age of every slot (OPT-002).
+
+    A function is evaluated in binary64, once for each age that occurs, and rounded once to the dtype of `like`.
     """
     xp = array_namespace(age, like)
     if not age.shape[0]:
         return [xp.zeros_like(like) for _ in scalars]
-    # slots that came together are as old as each other: few ages occur, though they may be large
+    # few ages occur, because slots that came with the same event have the same age
     in_order = xp.sort(age, stable=False)
     one = xp.ones((1,), dtype=xp.bool, device=device(age))
     occurring = xp.astype(in_order[xp.concat([one, in_order[1:] != in_order[:-1]])], xp.int64)
     ages = [int(occurring[i]) for i in range(occurring.shape[0])]
-    where = xp.astype(age, xp.int64)
-    found = []
+    slot_ages = xp.astype(age, xp.int64)
+    arrays = []
     for scalar in scalars:
         values = xp.asarray([scalar(a) for a in ages], dtype=like.dtype, device=device(like))
-        found.append(xp.take(spread(values, occurring, ages[-1] + 1), where))
-    return found
+        arrays.append(xp.take(spread(values, occurring, ages[-1] + 1), slot_ages))
+    return arrays
 
 
 def _raised(held: Float[Array, " n"], index: Int[Array, " d"], values: Float[Array, " d"]) -> Float[Array, " n"]:

@@ -1,4 +1,4 @@
-"""The matrices of an event, before it and halfway through."""
+"""One matrix at an event: as the event finds it, and between grow and adapt."""
 
 from dataclasses import dataclass
 
@@ -12,7 +12,7 @@ from seft_ref.update.evidence import Evidence
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Part:
-    """One matrix at an event."""
+    """One matrix as an event finds it."""
 
     base: Base
     delta: Delta
@@ -23,16 +23,17 @@ class Part:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Moved:
-    """A matrix after drop and grow."""
+    """One matrix after drop and grow, with flat positions of what they did."""
 
     part: Part
     base: Base
     delta: Delta
     dropped: Array
     fresh: Array
+    """new slots"""
     cancelled: Array
     left: Array
-    """what the drop took out of the base"""
+    """positions that the drop took out of the base (DROP-004)"""
 
 
 def support_of(part: Part) -> Int[Array, " s"]:
@@ -41,6 +42,6 @@ def support_of(part: Part) -> Int[Array, " s"]:
 
 
 def on_support(part: Part, values: Array | None, positions: Array) -> Array:
-    """Return what the evidence holds on the support, at positions; 0 off it."""
+    """Return evidence that has an entry per position of the support at other positions, 0 off the support."""
     assert values is not None, "the rule asks for evidence that was not gathered"
     return values_at(support_of(part), values, positions)

@@ -1,9 +1,9 @@
-"""Pools: what an event compares with what, and how many of each pool stay, come and go (EVT-009, SEL-007).
+"""Pools: which scores an event compares with each other, and the budgets of each pool (EVT-009, SEL-007).
 
     pools = pools_of(rule, shape, budgets, delta_budgets, pattern)      # once for the matrices that one event compares
     chosen, boundary = pools.slots.select(scores, positions, counts)
 
-Counts and budgets are int64 arrays with one entry a pool; one pool has one entry.
+Counts and budgets are int64 arrays with one entry a pool.
 """
 
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ class Partition:
     """Pools of `width` consecutive flat positions of one matrix, or one pool of all positions of all matrices."""
 
     width: int = 0
-    """0 for one pool"""
+    """positions of a pool; 0 for one pool of everything"""
     n_pools: int = 1
 
     @property
@@ -52,24 +52,25 @@ class Partition:
 
         scores  of each matrix, one score a position
         at      of each matrix its sorted positions; matrices are ordered by index
+        counts  how many to choose in each pool
 
         Raises:
             UpdateError: SEL-004 for NaN or infinite scores, SEL-005 for a count outside 0 to the size of its pool.
         """
         if len(scores) == 1:
-            # one pool needs no array of zeros, and one matrix no copy
-            found = select(scores[0], None if self.is_one else self.of(at[0]), counts, largest=largest)
-            return [found.indices], found.boundary
+            # this saves an array of pool numbers where there is one pool, and a copy of the scores
+            selected = select(scores[0], None if self.is_one else self.of(at[0]), counts, largest=largest)
+            return [selected.indices], selected.boundary
         xp = array_namespace(*scores)
-        found = select(xp.concat(list(scores)), None, counts, largest=largest)
+        selected = select(xp.concat(list(scores)), None, counts, largest=largest)
         split, start = [], 0
         for one in scores:
             stop = start + one.shape[0]
-            ends = xp.asarray([start, stop], dtype=xp.int64, device=device(found.indices))
-            edges = xp.searchsorted(found.indices, ends)
-            split.append(found.indices[int(edges[0]) : int(edges[1])] - start)
+            ends = xp.asarray([start, stop], dtype=xp.int64, device=device(selected.indices))
+            edges = xp.searchsorted(selected.indices, ends)
+            split.append(selected.indices[int(edges[0]) : int(edges[1])] - start)
             start = stop
-        return split, found.boundary
+        return split, selected.boundary
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -77,9 +78,9 @@ class Pools:
     """The pools of the matrices that an event compares with each other, and their budgets; one pool by default."""
 
     slots: Partition = Partition()
-    """in which slots drop and positions grow"""
+    """pools in which slots drop and positions grow"""
     weights: Partition = Partition()
-    """in which weights are pruned"""
+    """pools in which weights are pruned"""
     budgets: tuple[Counts, ...] = ()
     """K of the pools of weights, of each matrix (DLT-001)"""
     delta_budgets: tuple[Counts, ...] = ()
@@ -91,8 +92,9 @@ class Pools:
         return self.slots.is_one and not self.weights.is_one
 
     def growth(self, n_drop: Counts, at: Sequence[Int[Array, " d"]]) -> Counts:
-        """Return how many positions grow at most: those that replace what drops, and those that adaptation took
-        (GROW-002); `at` holds the positions of η of each matrix.
+        """Return how many positions each pool grows at most: as many as drop, and the refill d_φ − |η| (GROW-002).
+
+        at  flat positions of η, of each matrix
         """
         return _at_least_zero(n_drop + sum(self.delta_budgets) - self.slots.sizes(at))
 
@@ -125,7 +127,7 @@ def pools_of(
 
 
 def together(rule: Rule, matrices: Sequence[_Matrix]) -> list[list[_Matrix]]:
-    """Return the matrices in lists: an event compares those of one list, and knows of no other (EVT-009)."""
+    """Return the matrices in lists; an event compares the matrices of a list with each other only (EVT-009)."""
     if rule.over_model:
         return [list(matrices)] if matrices else []
     return [[matrix] for matrix in matrices]

@@ -57,7 +57,7 @@ PRESETS: dict[str, dict[str, Setting]] = {
 
 
 def preset_named(name: str) -> Mapping[str, Setting]:
-    """Return what a preset sets (EVT-011).
+    """Return the choices and settings that a preset sets, by name (EVT-011).
 
     Raises:
         ConfigError: EVT-011 for an unknown name.

@@ -1,4 +1,4 @@
-"""What an event did to one matrix, in numbers (TRN-009)."""
+"""The record of an event: what it did to one matrix, in numbers (TRN-009)."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -44,31 +44,34 @@ class EventRecord:
     )
 
     def as_json(self) -> dict[str, object]:
-        """Return the record as TRN-010 logs it."""
-        told: dict[str, object] = {name: getattr(self, name) for name in self.COUNTS}
-        told |= {"churn": self.churn, "overlap": self.overlap, "gradient_norm": self.gradient_norm}
-        told["boundaries"] = {
+        """Return the record as the log of a run has it (TRN-010)."""
+        entries: dict[str, object] = {name: getattr(self, name) for name in self.COUNTS}
+        entries |= {"churn": self.churn, "overlap": self.overlap, "gradient_norm": self.gradient_norm}
+        entries["boundaries"] = {
             name: None if b is None else {"inside": b.inside, "outside": b.outside, "gap": b.gap}
             for name, b in self.boundaries.items()
         }
-        return told
+        return entries
 
 
 def record_of(part: Part, event: Event, budget: int, delta_budget: int, lost: Int[Array, " n"]) -> EventRecord:
     """Return the record of an event.
 
-    part     the matrix before it
-    budget   K of the whole matrix; delta_budget its d_φ
-    lost     flat positions stored at load that have left the base, after the event
+    part          the matrix before the event
+    budget        K of the whole matrix
+    delta_budget  d_φ of the whole matrix
+    lost          flat positions that were stored at load and are not in the base after the event
     """
     xp = array_namespace(event.dropped, lost)
 
     def inside(a: Array, b: Array) -> int:
+        """Return how many of the positions a are among b."""
         return int(a.shape[0]) - int(xp.sum(xp.astype(outside(a, b), xp.int64)))
 
     slots_before = part.delta.topology.nnz
     stored, eta = flat(event.base.topology), flat(event.delta.topology)
     n_stored, n_slots = int(stored.shape[0]), int(eta.shape[0])
+    # EVT-006: a base never gains a position, so all of it was stored at load; the others grew back
     start = n_stored + inside(eta, lost)
     return EventRecord(
         dropped=int(event.dropped.shape[0]),

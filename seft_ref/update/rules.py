@@ -49,7 +49,7 @@ CLAUSE_OF = {
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """What drop, grow and adapt look at, and when; the defaults are the preset `sensitivity` (table of chapter 8)."""
+    """The choices of an update rule; the defaults are the preset `sensitivity` (table of chapter 8)."""
 
     evolves: bool = True
     drop: Drop = "magnitude"
@@ -71,7 +71,10 @@ class Rule:
     event_replaces_step: bool = False
 
     def __post_init__(self) -> None:
-        """Refuse unknown names, and choices that contradict each other whatever else is set."""
+        """Refuse unknown values and choices that contradict each other (EVT-012).
+
+        Contradictions with other settings are refused by `TrainSettings`.
+        """
         for name, hint in get_type_hints(Rule).items():
             value, allowed = getattr(self, name), get_args(hint)
             if allowed and value not in allowed:
@@ -150,7 +153,7 @@ class Rule:
         return frozenset(wanted)
 
     def asks_on_support(self) -> frozenset[str]:
-        """Return what an event looks at on the support: to adapt by, and g² to drop by."""
+        """Return the evidence that an event looks at on the support: that of adapt, and g² if drop is fisher."""
         wanted = _ADAPT_ASKS[self.adapt] - {"inputs"} if self.adapts == "always" else set[str]()
         return frozenset(wanted | ({"square"} if self.drop == "fisher" else set()))
 
@@ -178,8 +181,8 @@ def rule_of(choices: Mapping[str, object], pattern: tuple[int, int] | None) -> R
         ConfigError: EVT-012 for choices that contradict each other; the clause of a choice for an unknown name.
     """
     stays = pattern is not None and choices.get("scope") != "group"
-    given: dict[str, Any] = {**({"grow_scope": "active"} if stays else {}), **choices}
-    return Rule(**given)  # which looks at every value
+    chosen: dict[str, Any] = {**({"grow_scope": "active"} if stays else {}), **choices}
+    return Rule(**chosen)  # its __post_init__ checks every value
 
 
 CHOICES = tuple(f.name for f in fields(Rule))

@@ -12,7 +12,7 @@ LrSchedule = Literal["constant", "linear", "cosine"]
 
 
 def drop_fraction_at(step: int, last: int, drop_fraction: float, schedule: DropSchedule = "cosine") -> float:
-    """Return the fraction of slots to drop after a step, a binary64 number (SCH-001, SCH-006); last is E."""
+    """Return the fraction of slots that the event after a step drops, in binary64; last is E (SCH-001, SCH-006)."""
     if schedule == "linear":
         return drop_fraction * (1.0 - step / last)
     if schedule == "constant":
@@ -31,7 +31,7 @@ def last_event_step(total_steps: int, evolve_until: float) -> int:
 
 
 def is_event(step: int, total_steps: int, evolve_every: int, last: int | None = None) -> bool:
-    """Tell whether an event follows a step, counted from 1 (SCH-003). evolve_every 0 means never."""
+    """Tell whether an event follows a step, counted from 1 (SCH-003). evolve_every 0 means never, last is E."""
     last = total_steps if last is None else last
     return evolve_every > 0 and step % evolve_every == 0 and step < total_steps and step <= last
 
@@ -60,14 +60,14 @@ class Timetable:
         first = window or every
         phase = max(0, math.ceil((step - first) / every))
         event = first + phase * every
-        # SCH-005: A + 1 steps but in the first phase, which is empty with A = 0
+        # SCH-005: the first phase sums A steps, every later one A + 1; with A = 0 the first phase is empty
         sums = window + (0 if event == window else 1)
         return (event, sums) if event <= min(self.steps, last) else None
 
     def is_event(self, step: int) -> bool:
         """Tell whether an event follows a step."""
-        found = self.event_after(step)
-        return found is not None and found[0] == step
+        event = self.event_after(step)
+        return event is not None and event[0] == step
 
     def is_first_event(self, step: int) -> bool:
         """Tell whether the event after a step is the first of the run."""

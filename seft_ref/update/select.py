@@ -46,7 +46,7 @@ def selection(scores: Float[Array, " n"], k: int) -> Selection:
     (SEL-002, SEL-003, SEL-008).
 
     −0.0 compares equal to +0.0, as SEL-004 wants.
-    The k-th smallest value splits the rest from the chosen; of the scores equal to it the first ones fill up.
+    All scores below the k-th smallest are chosen, and of those equal to it the first ones until there are k.
 
     Raises:
         UpdateError: SEL-004 for NaN or infinite scores, SEL-005 if k is outside 0 to n.
@@ -59,7 +59,7 @@ def selection(scores: Float[Array, " n"], k: int) -> Selection:
         return Selection(xp.zeros((0,), dtype=xp.int64, device=device(scores)), None)
     if k == n:
         return Selection(xp.arange(n, dtype=xp.int64, device=device(scores)), None)
-    in_order = xp.sort(scores, stable=False)  # equal scores look alike: stability would cost and change nothing
+    in_order = xp.sort(scores, stable=False)  # equal scores are the same number: a stable sort is slower
     (below,) = xp.nonzero(scores < in_order[k - 1])
     (equal,) = xp.nonzero(scores == in_order[k - 1])
     chosen = xp.concat([below, equal[: k - below.shape[0]]])
@@ -97,7 +97,7 @@ def selection_in_pools(scores: Float[Array, " n"], pools: Int[Array, " n"], coun
     if not bounded.shape[0]:
         return Selection(chosen, None)
     last = xp.take(edges, bounded) + xp.take(counts, bounded)
-    # in binary64: of two gaps that float32 cannot tell apart another may be the smaller
+    # SEL-008: in binary64, because float32 may round two different gaps to the same number
     inside, outside = binary64(xp.take(scores, last - 1)), binary64(xp.take(scores, last))
     xp = array_namespace(inside)
     size = xp.maximum(xp.abs(inside), xp.abs(outside))
@@ -111,17 +111,17 @@ def select(
 ) -> Selection:
     """Return the counts[p] smallest scores of every pool p, or the largest, and their boundary (SEL-007, SEL-008).
 
-    pools  the pool of each score, from 0; None for one pool, which is selected from without an array of zeros
+    pools  the pool of each score, from 0; None for one pool, which saves an array of zeros
 
     Raises:
         UpdateError: SEL-004 for NaN or infinite scores, SEL-005 if a count is outside 0 to the size of its pool.
     """
     if largest:
         scores = -scores
-    found = selection(scores, int(counts[0])) if pools is None else selection_in_pools(scores, pools, counts)
-    if not largest or found.boundary is None:
-        return found
-    return Selection(found.indices, Boundary(0.0 - found.boundary.inside, 0.0 - found.boundary.outside))
+    selected = selection(scores, int(counts[0])) if pools is None else selection_in_pools(scores, pools, counts)
+    if not largest or selected.boundary is None:
+        return selected
+    return Selection(selected.indices, Boundary(0.0 - selected.boundary.inside, 0.0 - selected.boundary.outside))
 
 
 def _check_count(k: int, n: int) -> None:
