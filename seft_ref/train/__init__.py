@@ -1,8 +1,12 @@
 """The training loop (chapter 10 of SPEC.md).
 
-settings   what a run is told; start, its first slots
-loop       steps, one by one; gradients, the loss and the gradients of one; event, what follows some of them
-diagnose   warnings; memory, what a run will take
+settings   the settings of a run, from a preset and changes to it
+start      where the first slots are
+loop       one step after another
+gradients  loss and gradients of a step
+event      drop, grow and adapt in all matrices, after some steps
+diagnose   warnings
+memory     an estimate of what a run will need
 
 Rules live in `seft_ref.update`, files in `seft_ref.files`. Start reading in `loop`.
 """

@@ -1,4 +1,4 @@
-"""What a run tells of itself when something goes wrong: findings by name, each with its likely cause and what to try.
+"""Warnings of a run (TRN-011): each finding has a name, a likely cause and what to try.
 
     watch = Watch(budget=model.stored())
     for step ...: findings = watch.add_step(step, loss); after an event: watch.add_event(step, support)
@@ -11,11 +11,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 BEFORE_EVENT = 5
-"""steps up to an event that its jump is measured against"""
+"""steps up to an event with which the loss after it is compared"""
 JUMP = 0.05
+"""relative rise above the largest of these from which the loss has jumped"""
 MEAN_OF = 10
-"""steps of a mean that divergence compares"""
+"""steps of the means that divergence compares"""
 RISE = 0.2
+"""relative rise above the lowest mean from which a run diverges"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +31,7 @@ class Finding:
 
 @dataclass(slots=True)
 class Watch:
-    """The warnings of a run that is still going on.
+    """Finds the warnings of a run while it goes on.
 
     Steps come in ascending order, an event directly after its step. After a gap, as in a resumed run whose beginning
     is not at hand, the comparisons start anew with the steps that follow.
@@ -44,20 +46,20 @@ class Watch:
     _told_of_lowest: bool = False
 
     def add_step(self, step: int, loss: float) -> list[Finding]:
-        """Return what the loss of a step gives reason to warn of."""
+        """Return the warnings that the loss of a step gives rise to."""
         if step != self._step + 1:
             self._recent, self._lowest_mean, self._told_of_lowest = [], None, False
-        found: list[Finding] = []
+        findings: list[Finding] = []
         if self._event_step is not None and step == self._event_step + 1:
-            found += _jump(step, loss, self._recent[-BEFORE_EVENT:])
+            findings += _jump(step, loss, self._recent[-BEFORE_EVENT:])
         self._step, self._event_step = step, None
         self._recent = [*self._recent[1 - MEAN_OF :], loss]
         if len(self._recent) == MEAN_OF:
-            found += self._divergence(sum(self._recent) / MEAN_OF)
-        return found
+            findings += self._divergence(sum(self._recent) / MEAN_OF)
+        return findings
 
     def add_event(self, step: int, support: int) -> list[Finding]:
-        """Return what the stored weights after an event, of all matrices, give reason to warn of."""
+        """Return the warnings that the stored weights of all matrices after an event give rise to."""
         self._event_step = step
         if support <= self.budget:
             return []
@@ -73,7 +75,7 @@ class Watch:
         ]
 
     def end(self, step: int, stored: int) -> list[Finding]:
-        """Return what the stored weights at the end, of all matrices, give reason to warn of."""
+        """Return the warnings that the stored weights of all matrices at the end give rise to."""
         if stored <= self.budget:
             return []
         return [
@@ -124,18 +126,18 @@ def warnings_of(
         stored_at_end: those at the end; None while the run goes on.
     """
     watch, after = Watch(budget), frozenset(events)
-    found: list[Finding] = []
+    findings: list[Finding] = []
     for step, loss in enumerate(losses, start=1):
-        found += watch.add_step(step, loss)
+        findings += watch.add_step(step, loss)
         if step in after:
-            found += watch.add_event(step, support.get(step, 0))
+            findings += watch.add_event(step, support.get(step, 0))
     if stored_at_end is not None:
-        found += watch.end(len(losses), stored_at_end)
-    return found
+        findings += watch.end(len(losses), stored_at_end)
+    return findings
 
 
 def _jump(step: int, loss: float, before: Sequence[float]) -> list[Finding]:
-    """Return the warning of a loss that jumps behind an event; an event with fewer steps up to it is not judged."""
+    """Return the warning of a loss that jumps after an event; one with fewer steps up to it is not judged."""
     # TRN-011
     if len(before) < BEFORE_EVENT:
         return []
@@ -156,5 +158,5 @@ def _jump(step: int, loss: float, before: Sequence[float]) -> list[Finding]:
 
 
 def _share(value: float, reference: float) -> str:
-    """By how much a value exceeds a reference, as a percentage."""
+    """Return by how much a value exceeds a reference, in percent."""
     return f"{100 * (value - reference) / reference:.3g} %" if reference else "infinitely"

@@ -1,4 +1,4 @@
-"""An event over all matrices: what each shows, what the rules answer, and the targets after it (chapter 8)."""
+"""An event over all matrices of a run: gather evidence, apply the rules, pack the new weights (chapter 8)."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -35,7 +35,7 @@ def evolve_all(
 ) -> tuple[dict[str, Target], dict[str, Packed], dict[str, EventRecord]]:
     """Return the targets after the event of a step, their packed weights, and what happened to each (EVT-001).
 
-    A matrix is looked at, changed and packed before the next, unless all are one pool.
+    A matrix is finished before the next one is looked at, unless all are one pool.
     """
     after: dict[str, Target] = {}
     packed: dict[str, Packed] = {}
@@ -55,36 +55,36 @@ def _evolve_pool(
     settings: TrainSettings,
     kernels: KernelSet,
 ) -> dict[str, tuple[Target, Packed, EventRecord]]:
-    """Return targets that are compared with each other, after an event, with their packed weights and records."""
+    """Return, by name, the targets of one pool after an event, with their packed weights and records."""
     numbers = {name: i for i, name in enumerate(targets)}
-    held = [replace(targets[name], base=targets[name].base.open()) for name in names]
-    pools = _pools(held, settings)
-    views = [View(kept.get(name), t.base.open(), t.delta, numbers[name]) for name, t in zip(names, held, strict=True)]
-    drops, grows = _counts(held, pools, settings.timetable().fraction(step))
+    pool = [replace(targets[name], base=targets[name].base.open()) for name in names]
+    pools = _pools(pool, settings)
+    views = [View(kept.get(name), t.base.open(), t.delta, numbers[name]) for name, t in zip(names, pool, strict=True)]
+    drops, grows = _counts(pool, pools, settings.timetable().fraction(step))
     chance = Chance(settings.seed, step)
-    seen = evidence(views, settings.rule, grows, pools=pools, chance=chance, kernels=kernels)
-    parts = [Part(view.base, view.delta, known, view.matrix) for view, known in zip(views, seen, strict=True)]
+    gathered = evidence(views, settings.rule, grows, pools=pools, chance=chance, kernels=kernels)
+    parts = [Part(view.base, view.delta, e, view.matrix) for view, e in zip(views, gathered, strict=True)]
     seeds = None if isinstance(settings.optimizer, Sm3) else settings.optimizer.seeds
     events = evolve(parts, pools, n_drop=drops, rule=settings.rule, chance=chance, seeds=seeds)
     moved, records = [], []
-    for name, before, part, event in zip(names, held, parts, events, strict=True):
+    for name, before, part, event in zip(names, pool, parts, events, strict=True):
         grouped = None if isinstance(targets[name].base, PackedBase) else settings.pattern
         base, lost = _base_after(before, event, grouped)
         moved.append((base, event.delta, lost))
         records.append(record_of(part, event, before.budget, before.delta_budget, lost))
-    del views, pools, held, seen, parts, events, before, part, event, base  # before what is packed takes as much
-    found = {}
+    del views, pools, pool, gathered, parts, events, before, part, event, base  # free them first: packing takes as much
+    finished = {}
     for name, (opened, delta, lost), record in zip(names, moved, records, strict=True):
         target = targets[name]
-        # the state before the event is spent
+        # reuse the memory of the packed matrix, because the state before the event is not used again
         memory = {"spent": target.base.packed} if isinstance(target.base, PackedBase) else {}
-        base, packed, where, under = place(opened, delta, kernels, target.base.held_in, **memory)
-        found[name] = replace(target, base=base, delta=delta, where=where, under=under, lost=lost), packed, record
-    return found
+        base, packed, places, under = place(opened, delta, kernels, target.base.held_in, **memory)
+        finished[name] = replace(target, base=base, delta=delta, where=places, under=under, lost=lost), packed, record
+    return finished
 
 
 def over_budget(targets: Mapping[str, Target], settings: TrainSettings) -> list[str]:
-    """Return the names of the matrices that the end of a run prunes once more (EVT-004, EVT-008)."""
+    """Return the names of the matrices that the pass after the last step prunes (EVT-004, EVT-008)."""
     if settings.rule.adapts == "never":
         return []
     lists = together(settings.rule, list(targets))
@@ -100,24 +100,24 @@ def adapt_last(
 ) -> dict[str, tuple[Base, Delta]]:
     """Return base and delta of the matrices named, pruned to their budgets (EVT-004)."""
     numbers = {name: i for i, name in enumerate(targets)}
-    # growth does not happen any more: nothing is scored
+    # of the rule only `adapt` matters, because nothing grows any more
     at_end = Rule(adapt=settings.rule.adapt)
     chance = Chance(settings.seed, settings.steps)
-    found: dict[str, tuple[Base, Delta]] = {}
+    adapted: dict[str, tuple[Base, Delta]] = {}
     for names in together(settings.rule, over):
         pruned = [targets[name] for name in names]
         views = [View(kept.get(n), t.base.open(), t.delta, numbers[n]) for n, t in zip(names, pruned, strict=True)]
-        seen = evidence(views, at_end, None, kernels=kernels)
-        parts = [Part(view.base, view.delta, known, view.matrix) for view, known in zip(views, seen, strict=True)]
+        gathered = evidence(views, at_end, None, kernels=kernels)
+        parts = [Part(view.base, view.delta, e, view.matrix) for view, e in zip(views, gathered, strict=True)]
         events = final_adapt(parts, _pools(pruned, settings), rule=settings.rule, chance=chance)
-        found |= {name: (event.base, event.delta) for name, event in zip(names, events, strict=True)}
-    return found
+        adapted |= {name: (event.base, event.delta) for name, event in zip(names, events, strict=True)}
+    return adapted
 
 
 def _is_over(held: Sequence[Target], settings: TrainSettings) -> bool:
     """Tell whether a pool of matrices that are compared with each other holds more weights than its budget."""
     pools = _pools(held, settings)
-    # no support is put together where its size is enough
+    # with one pool the size of the support is enough, so do not build the support
     if pools.weights.is_one:
         sizes = [int64_like([target.support_size()], target.lost) for target in held]
     else:
@@ -154,7 +154,7 @@ def _budget(target: Target, settings: TrainSettings) -> Counts:
 
 
 def _base_after(target: Target, event: Event, pattern: tuple[int, int] | None) -> tuple[AnyBase, Int[Array, " n"]]:
-    """Return the base after an event and what it has lost since load; an N:M base stays in its groups (TOP-005)."""
+    """Return the base after an event and the positions that it has lost since load; N:M groups stay (TOP-005)."""
     if not event.left.shape[0]:
         return target.base, target.lost
     base = event.base if pattern is None else replace(event.base, topology=in_groups(event.base.topology, pattern))

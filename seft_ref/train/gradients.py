@@ -2,7 +2,7 @@
 
 step = loss_and_gradients(weights, config, batches, kernels, at={name: topology}, keep={name: window})
 step.at[name]                    # values at the topology's slots
-step.kept[name]                  # the window with this step in it
+step.kept[name]                  # the window with this step added
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -29,7 +29,7 @@ from seft_ref.topology.csr import Topology
 
 @dataclass(frozen=True, slots=True, eq=False)
 class StepGradients:
-    """What one step's backward gave."""
+    """Loss of one step, gradients at the positions that were asked for, and windows with the step added."""
 
     loss: float
     at: dict[str, Float[Array, " nnz"]] = field(default_factory=dict)
@@ -52,18 +52,18 @@ def loss_and_gradients(
 
     batches    micro-batches of this rank, at least one; the result is of all ranks, and the same on each (TRN-013)
     at         for each matrix the positions at which its gradient is wanted (GRD-002)
-    keep       for each matrix whose whole gradient an event will look at, its window so far
+    keep       for each matrix whose gradient an event will look at, its window so far
     recompute  keep the input of each block only, and compute the rest again in the backward, with the same bits
-               (MDL-008); None to do so where the rest takes a GiB
+               (MDL-008); None to do so where the rest takes more than a GiB
     Units      loss in nats per target; gradients loss per unit of weight
     Raises     LayerError LYR-011 if no label counts; LYR-015, LYR-016 for an overflow inside a layer; on every rank if
                one has it
     """
     count = sum(ranks.every(sum(batch.count() for batch in batches)))
     loss = 0.0
-    found: dict[str, Array] = {}
+    entries: dict[str, Array] = {}
     keep = keep or {}
-    here = {name: window.fresh() for name, window in keep.items()}
+    in_step = {name: window.fresh() for name, window in keep.items()}
 
     def add(batch: Batch) -> None:
         nonlocal loss
@@ -75,9 +75,9 @@ def loss_and_gradients(
                 continue
             if name in at:
                 values = kernels.sample(gradient.dy, gradient.x, at[name])
-                found[name] = values if name not in found else found[name] + values
-            if name in here:
-                here[name] = here[name].plus(gradient, kernels)
+                entries[name] = values if name not in entries else entries[name] + values
+            if name in in_step:
+                in_step[name] = in_step[name].plus(gradient, kernels)
 
     refusal: LayerError | None = None
     try:
@@ -91,12 +91,12 @@ def loss_and_gradients(
         if refused is not None:
             raise refused
     loss = 0.0
-    for share, _ in shares:  # `sum` of Python 3.12 adds up otherwise than that of 3.11
+    for share, _ in shares:  # not `sum`: Python 3.12 adds floats up otherwise than 3.11
         loss += share
-    found = {name: ranks.sum(values) for name, values in found.items()}
-    # one matrix after the other: what this rank alone has summed up is let go
-    kept = {name: window.joined(here.pop(name), ranks, kernels) for name, window in keep.items()}
-    return StepGradients(loss, found, kept)
+    entries = {name: ranks.sum(values) for name, values in entries.items()}
+    # pop, so that the sums of this rank alone are freed one matrix after the other
+    kept = {name: window.joined(in_step.pop(name), ranks, kernels) for name, window in keep.items()}
+    return StepGradients(loss, entries, kept)
 
 
 @overflow_allowed()
@@ -120,7 +120,7 @@ def every_gradient(
 def _backward(
     weights: Weights, config: ModelConfig, batch: Batch, count: int, kernels: KernelSet
 ) -> tuple[float, Iterator[NamedGradient]]:
-    """Return the loss of a micro-batch, as its share of the step, and the iterator of its gradients."""
+    """Return a micro-batch's share of the loss of its step, and an iterator over its gradients."""
     xp = array_namespace(batch.tokens, weights.norm)
     logits, cache = model_forward(batch.tokens, weights, config, kernels, batch.mask)
     shape = logits.shape
@@ -132,7 +132,7 @@ def _backward(
 def _backward_to_targets(
     weights: Weights, config: ModelConfig, batch: Batch, count: int, kernels: KernelSet, *, recompute: bool
 ) -> tuple[float, Iterator[NamedGradient]]:
-    """As `_backward`, without the gradient of lm_head, and without ever holding the logits of all rows."""
+    """Return the same as `_backward` without the gradient of lm_head, never holding the logits of all rows."""
     x, cache = decoder_forward(batch.tokens, weights, config, kernels, batch.mask, recompute=recompute)
     loss, dx = head_loss_and_gradient(x, weights.lm_head, batch.targets(), count, kernels)
     return loss, decoder_backward(dx, cache)

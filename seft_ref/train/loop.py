@@ -2,7 +2,7 @@
 
     start = initial_state(settings, config, weights, bases, kernels, step_batches(settings, tokens, 1, weights))
     for state, record in train(start, settings, config, tokens, kernels): ...
-    final = finish(state)
+    final = finish(state, settings, config, tokens, kernels)
 
 `train_step` is the whole method on one screen.
 """
@@ -47,26 +47,25 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TrainState:
-    """A run after `step` steps. Its packed weights are donated to the next step: a state is used once."""
+    """A run after `step` steps. Use a state once, because the next step reuses the memory of its packed weights."""
 
     step: int
     targets: dict[str, Target]
     weights: Weights
     window: dict[str, AnyWindow]
-    """what the steps since the window opened have summed up to; empty outside one (TRN-005)"""
+    """by matrix, the sums over the steps of the open gradient window; empty outside one (TRN-005)"""
 
 
 @dataclass(frozen=True, slots=True)
 class StepRecord:
-    """What a step did: loss in nats per target, norms in loss per unit of weight; the sums of an event over all
-    matrices, and the record of each (TRN-009).
-    """
+    """What a step did: loss in nats per target, norm of the delta gradients in loss per unit of weight."""
 
     step: int
     loss: float
     lr: float
     gradient_norm: float
     event: dict[str, int] | None = None
+    """counts of TRN-009, summed over all matrices; None without an event"""
     matrices: dict[str, EventRecord] | None = None
 
 
@@ -84,7 +83,7 @@ def initial_state(
 
     weights  the model with its bases packed
     bases    a base for every target of the config
-    batches  this rank's of the first step; initial_positions "gradient" looks at their gradient
+    batches  this rank's micro-batches of the first step, for initial_positions gradient
     Raises   ConfigError DLT-002 if no matrix would get a slot, EVT-012 if scope group does not fit the model,
              TRN-008 if eps is 0 in the dtype of the weights; TopologyError TOP-005 if a base is not of the pattern;
              TextError TRN-017 for windows longer than the model has positions
@@ -104,10 +103,12 @@ def initial_state(
         row_budget = slots_per_row(base.topology) if settings.rule.by_row else None
         row_slots = slots_per_row(delta.topology) if settings.rule.by_row else None
         held_in, loaded = bases[matrix.name].held_in, matrix_of(weights, matrix.name)
-        # where η lies in B, the base as packed is the effective weight: φ = 0
+        # where η lies in B, the packed base is the effective weight already, because φ = 0
         memory = {"loaded": loaded} if held_in is not None or settings.initial_scope != "anywhere" else {}
-        placed, packed[matrix.name], where, under = place(base, delta, kernels, held_in, **memory)
-        targets[matrix.name] = Target(placed, delta, base.nnz, size, where, under, positions[:0], row_budget, row_slots)
+        placed, packed[matrix.name], places, under = place(base, delta, kernels, held_in, **memory)
+        targets[matrix.name] = Target(
+            placed, delta, base.nnz, size, places, under, positions[:0], row_budget, row_slots
+        )
     if not any(target.delta_budget for target in targets.values()):
         raise ConfigError("DLT-002", "the delta budget gives no matrix a single slot; raise density, slots or rank")
     return TrainState(0, targets, with_matrices(weights, packed), {})
@@ -131,7 +132,7 @@ def train_step(
     Raises:
         UpdateError: TRN-007 for a loss, gradient or new state that is not finite; EVT-005 for such evidence; TRN-014
         for ranks that differ after an event. CheckpointError: CKP-010 for a weight that its file does not hold. The
-        given state is spent then.
+        state that was passed in cannot be used after an error either.
     """
     step = state.step + 1
     rule, timetable = settings.rule, settings.timetable()
@@ -158,7 +159,7 @@ def train_step(
     if not has_event:
         weights = refresh(state.weights, targets, kernels)
         # settled, so that a run resumed inside a window adds the same numbers in the same order (TRN-004)
-        open_window = {name: seen.settled(kernels) for name, seen in found.kept.items()}
+        open_window = {name: sums.settled(kernels) for name, sums in found.kept.items()}
         return TrainState(step, targets, weights, open_window), StepRecord(step, found.loss, lr, norm)
 
     targets, packed, records = evolve_all(targets, found.kept, step, settings, kernels)
@@ -236,9 +237,9 @@ def finish(
 
 
 def moving_parts(targets: Mapping[str, Target], ranks: Ranks) -> dict[str, str]:
-    """Return hashes of what a run changes of its targets, by what ranks call them (TRN-014); of one process none.
+    """Return digests of the positions and the values that a run changes, for ranks to compare (TRN-014).
 
-    The base at load and `lost` say what the base is.
+    A base needs no digest, because it is the base at load without `lost`. A single process gets none.
     """
     if ranks.size == 1:
         return {}
@@ -249,7 +250,7 @@ def moving_parts(targets: Mapping[str, Target], ranks: Ranks) -> dict[str, str]:
 
 
 class Final(Mapping[str, tuple[Topology, Array]]):
-    """The support and the weight on it of every target, each put together when it is asked for."""
+    """The support and the weight on it of every target, each computed only when it is looked up."""
 
     def __init__(self, held: Mapping[str, tuple[AnyBase, Delta]]) -> None:
         self._held = held
@@ -266,15 +267,16 @@ class Final(Mapping[str, tuple[Topology, Array]]):
 
 
 def _in_groups(base: AnyBase, pattern: tuple[int, int]) -> AnyBase:
-    """Return a base whose topology is held in groups (TOP-005); a packed one has none beside what is multiplied, and
-    stays as it is once its positions are known to fit the pattern.
+    """Return a base whose topology is held in groups, refusing one that does not fit the pattern (TOP-005).
+
+    A packed base is returned as it is, because it has no topology beside the packed matrix.
     """
     topology = in_groups(base.topology, pattern)
     return replace(base, topology=topology) if isinstance(base, Base) else base
 
 
 def _window(state: TrainState, step: int, settings: TrainSettings) -> dict[str, AnyWindow]:
-    """Return what this step's whole gradient is added to: nothing outside the window of the next event (TRN-005)."""
+    """Return the windows to which the gradients of this step are added; none outside a gradient window (TRN-005)."""
     rule = settings.rule
     asked = rule.asks()
     if not asked or not settings.timetable().in_window(step):

@@ -1,4 +1,4 @@
-"""What a run will hold, from its config and settings alone, before anything is loaded (TRN-012).
+"""How much memory a run will need, from its config and settings alone, before anything is loaded (TRN-012).
 
 parts = memory_of_run(config, settings, stored, compact=True)
 sum(parts.values())
@@ -17,15 +17,15 @@ PARTS = ("program", "embeddings", "weights", "base", "delta", "moments", "activa
 PROGRAM = 300 << 20
 """Python, NumPy, numba and its compiled kernels."""
 PANEL = 64
-"""Columns of a panel of the compiled kernels: each has a pointer of 4 bytes a row."""
+"""Columns of a panel of the compiled kernels; every panel has a pointer of 4 bytes for each row."""
 DENSE_FROM = 0.55
-"""Share of stored positions from which these kernels hold a matrix densely."""
+"""Share of stored positions from which the compiled kernels hold a matrix densely."""
 LOGIT_COPIES = 3
-"""Arrays of the size of the logits at hand that the loss holds at once."""
+"""Arrays that the loss holds at once, each as large as the logits of one part."""
 AT_AN_EVENT = 58
-"""Bytes a stored weight of the largest matrix that an event works in: positions as int64, and what stands on them."""
+"""Bytes that an event needs for each stored weight of the largest matrix: int64 positions, and arrays on them."""
 IN_POOLS = 240
-"""The same where every row or group is sorted by itself."""
+"""The same where every row or group is a pool of its own."""
 
 
 def memory_of_run(
@@ -44,7 +44,9 @@ def memory_of_run(
 
     stored       stored weights of every target at load
     itemsize     bytes of a number that is computed with
-    index_bytes  what tells the position of a packed weight, plain and in 16 bits
+    compact      the targets are held in 16 bits (CKP-008)
+    recompute    as `loss_and_gradients`
+    index_bytes  bytes for the position of a packed weight: in a plain matrix, and in one of 16 bits
     dense_from   share of stored positions from which the kernel set holds a matrix densely
     transposed   the kernel set holds a second, transposed copy of every sparse matrix
     """
@@ -63,10 +65,10 @@ def memory_of_run(
             weights += copies * (itemsize + index) * extent.nnz + of_rows
             continue
         weights += itemsize * extent.numel
-        # a dense matrix forgets what was stored (KRN-017)
+        # KRN-017: a matrix held densely cannot be opened, so its base is kept beside it
         base += (itemsize + 4) * extent.nnz + 8 * (extent.shape[0] + 1)
         opened -= own
-    # a slot: its column, φ, its place, the base under it, whether a base that opens has one; the live part in panels
+    # a slot has its column, φ, its place, the base value under it, and a bool if the base opens
     row_starts = sum(8 * (extent.shape[0] + 1) for extent in extents)
     live = copies * sum(slots) * (itemsize + index) + sum(pointers) if compact else 0
     delta = sum(slots) * (4 + itemsize + 8 + itemsize) + opened + row_starts + live
@@ -95,9 +97,9 @@ def _pointers(shape: tuple[int, int]) -> int:
 def _event(
     config: ModelConfig, settings: TrainSettings, extents: list["_Extent"], itemsize: int, *, compact: bool
 ) -> int:
-    """Return what the window of an event holds, and what the event works in."""
+    """Return the bytes of an event: those of its window, and those that it works in."""
     asked = settings.rule.asks() - {"inputs"}
-    # the gradient at every stored weight, where slots start by it (DLT-004); compact bases are gone through one by one
+    # DLT-004: the gradient at every stored weight; compact bases take theirs one matrix at a time
     by_gradient = settings.initial_positions == "gradient" and not compact
     start = itemsize * sum(extent.nnz for extent in extents) if by_gradient else 0
     if settings.timetable().event_after(1) is None:
@@ -108,24 +110,24 @@ def _event(
     if not asked:
         return max(start, working)
     if "tokens" in asked:
-        # the columns of one support, and a number for each position: in a window of steps, of every support (GRD-008)
+        # GRD-008: columns of one support, and a sum for each position: of every support if the window has several steps
         stored = [extent.nnz for extent in extents]
         working += 4 * max(stored) + itemsize * (sum(stored) if settings.gradient_window > 1 else 2 * max(stored))
     if settings.gradient_window > 1:
         return max(start, working + itemsize * len(asked & OF_GRADIENTS) * sum(extent.numel for extent in extents))
     tokens = settings.batch * settings.micro_batches * settings.length
-    held = 0
+    numbers = 0
     for name in ATTENTION + MLP:
         n_out, n_in = config.projection_shape(name)
         # k and v share the input of q, up that of gate; factors are kept while they are smaller than the matrix
         own_input = 0 if name in ("k_proj", "v_proj", "up_proj") else n_in
         as_factors = tokens * (n_out + n_in) < n_out * n_in
-        held += tokens * (n_out + own_input) if as_factors else n_out * n_in
-    return max(start, working + itemsize * held * config.num_hidden_layers)
+        numbers += tokens * (n_out + own_input) if as_factors else n_out * n_in
+    return max(start, working + itemsize * numbers * config.num_hidden_layers)
 
 
 class _Extent:
-    """Shape and count of a matrix that is not there yet."""
+    """Shape and number of stored weights of a matrix that is not loaded."""
 
     def __init__(self, shape: tuple[int, int], nnz: int) -> None:
         self.shape, self.nnz, self.numel = shape, nnz, shape[0] * shape[1]

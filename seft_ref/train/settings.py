@@ -1,4 +1,4 @@
-"""Everything that decides a run besides model and text, and how a preset and single settings make it.
+"""The settings of a run: everything that decides it besides model and text (TRN-008).
 
 settings = settings_of("seft", steps=200, grow="curvature", optimizer="sgd", momentum=0.9)
 """
@@ -60,7 +60,7 @@ class TrainSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Refuse settings that contradict the clauses."""
+        """Refuse settings that are out of range or contradict each other (TRN-008, EVT-012)."""
         counter_key(self.seed)
         for name, lowest in (
             ("steps", 1),
@@ -140,7 +140,7 @@ class TrainSettings:
             )
 
     def timetable(self) -> Timetable:
-        """Return which steps have events (SCH)."""
+        """Return the timetable, which says which steps have events (SCH-003, SCH-005)."""
         return Timetable(self.rule, self.steps, self.evolve_every, self.gradient_window, self.drop_fraction)
 
     def delta_budgets(self, extents: Sequence[Extent]) -> list[int]:
@@ -154,15 +154,15 @@ class TrainSettings:
         return [by(self.density, extent) for extent in extents]
 
     def keeps(self) -> tuple[str, ...]:
-        """Return the names of what is kept of a slot."""
+        """Return the names of the arrays in slot order: the optimizer's, and origin where drop scores by change."""
         return (*self.optimizer.keeps, *(("origin",) if self.rule.drop == "change" else ()))
 
     def described(self) -> dict[str, object]:
         """Return all settings under flat names, as `settings_of` takes them."""
-        told = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("label", "rule", "optimizer")}
+        own = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("label", "rule", "optimizer")}
         return (
             {"preset": self.label}
-            | told
+            | own
             | asdict(self.rule)
             | {"optimizer": name_of(self.optimizer)}
             | asdict(self.optimizer)
@@ -179,10 +179,10 @@ def settings_of(preset: str = "seft", **changes: object) -> TrainSettings:
     rule = {name: wanted.pop(name) for name in CHOICES if name in wanted}
     optimizer = wanted.pop("optimizer", "adamw")
     own = {name: wanted.pop(name) for name in _OPTIMIZER_SETTINGS if name in wanted}
-    known = [f.name for f in fields(TrainSettings) if f.name not in ("label", "rule", "optimizer")]
+    allowed = [f.name for f in fields(TrainSettings) if f.name not in ("label", "rule", "optimizer")]
     for name in wanted:
-        if name not in known:
-            names = sorted({*known, *CHOICES, *_OPTIMIZER_SETTINGS, "optimizer"})
+        if name not in allowed:
+            names = sorted({*allowed, *CHOICES, *_OPTIMIZER_SETTINGS, "optimizer"})
             raise ConfigError("EVT-011", f"there is no setting {name!r}; known are {', '.join(names)}")
     if isinstance(optimizer, str):
         optimizer = optimizer_named(optimizer, own)

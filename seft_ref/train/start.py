@@ -1,4 +1,4 @@
-"""Where the slots of a run start (DLT-004)."""
+"""The initial positions of every delta (DLT-004)."""
 
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -35,7 +35,8 @@ def initial_positions(
 ) -> dict[str, Array]:
     """Return the initial flat positions of every target, ascending (DLT-004); the same on every rank.
 
-    batches  this rank's of the first step, of which `gradient` takes the gradient at the weights as loaded
+    batches  this rank's micro-batches of the first step; `gradient` takes their gradient at the loaded weights
+    sizes    d_φ of each target
     Raises   UpdateError TRN-007 if its loss or a gradient that is looked at is not finite; EVT-005 for such a gradient
              with initial_scope anywhere
     """
@@ -74,21 +75,21 @@ def _by_gradient(
         with overflow_ends(_FIRST, START_ADVICE):
             step = loss_and_gradients(weights, config, batches, kernels, _Opened(bases), ranks=ranks)
         refuse_spoilt_start(step.loss, step.at)
-        found = step.at
+        gradients = step.at
         for (name, base), size in zip(bases.items(), sizes, strict=True):
             positions = flat(base.topology)
             xp = array_namespace(positions)
-            chosen[name] = xp.take(positions, largest(xp.abs(found[name]), size))
+            chosen[name] = xp.take(positions, largest(xp.abs(gradients[name]), size))
         return chosen
     windows = {name: Window(base.shape) for name, base in bases.items()}
     with overflow_ends(_FIRST, START_ADVICE):
         step = loss_and_gradients(weights, config, batches, kernels, {}, windows, ranks=ranks)
     refuse_spoilt_start(step.loss, {})
     kept = step.kept
-    for (name, held), size in zip(bases.items(), sizes, strict=True):
-        base = held.open()
+    for (name, any_base), size in zip(bases.items(), sizes, strict=True):
+        base = any_base.open()
         if not anywhere:
-            # one matrix after the other: the gradients of all stored weights are as large as the weights
+            # one matrix at a time, because gradients at all stored weights would take as much memory as these
             positions = flat(base.topology)
             xp = array_namespace(positions)
             gradient = _latest(kept[name]).at(base.topology, kernels)
@@ -96,14 +97,16 @@ def _by_gradient(
             chosen[name] = xp.take(positions, largest(xp.abs(gradient), size))
             continue
         nothing = new_delta(base.topology.shape, flat(base.topology)[:0], base.values)
-        (seen,) = evidence([View(kept[name], base, nothing)], Rule(), int64_like([size], base.values), kernels=kernels)
-        best = largest(seen.candidate_scores, min(size, seen.candidates.shape[0]))
-        chosen[name] = array_namespace(best).take(seen.candidates, best)
+        (gathered,) = evidence(
+            [View(kept[name], base, nothing)], Rule(), int64_like([size], base.values), kernels=kernels
+        )
+        best = largest(gathered.candidate_scores, min(size, gathered.candidates.shape[0]))
+        chosen[name] = array_namespace(best).take(gathered.candidates, best)
     return chosen
 
 
 class _Opened(Mapping[str, Topology]):
-    """The topologies of bases, each opened when it is asked for."""
+    """The topology of each base by name, opened only when it is looked up."""
 
     def __init__(self, bases: Mapping[str, AnyBase]) -> None:
         self._bases = bases
