@@ -13,12 +13,10 @@ from seft_ref.errors import LayerOverflow
 
 @dataclass(frozen=True, slots=True, eq=False)
 class AttentionCache:
-    """What the backward needs. The G = H / K query heads that share a key/value head lie below each other, as
-    one matrix.
-    """
+    """What the backward needs. The G = H / K query heads that share a key/value head are stacked into one matrix."""
 
     q: Float[Array, "B K GT D"]
-    """over sqrt(D)"""
+    """divided by sqrt(D)"""
     k: Float[Array, "B K S D"]
     v: Float[Array, "B K S D"]
     probabilities: Float[Array, "B K GT S"]
@@ -47,11 +45,12 @@ def attention_forward(
     v: Float[Array, "B K S D"],
     visible: Bool[Array, "M T S"],
 ) -> tuple[Float[Array, "B H T D"], AttentionCache]:
-    """Return the attended values, and the cache (LYR-007, LYR-009). There may be more keys than queries: then the last
-    t of them are those of the queries.
+    """Return the output of attention, and the cache (LYR-007, LYR-009).
+
+    There may be more keys than queries: the last t keys belong to the queries, the others to earlier tokens.
 
     Raises:
-        LayerOverflow: LYR-016 if a key of a query is NaN or infinite, or the largest score that a query sees.
+        LayerOverflow: LYR-016 if one of the last t keys, or the largest score that a query sees, is NaN or infinite.
     """
     xp = array_namespace(q, k, v)
     b, h, t, d = q.shape
@@ -61,8 +60,8 @@ def attention_forward(
         scores = q @ xp.matrix_transpose(k)
         by_head = xp.reshape(scores, (b, kv, h // kv, t, s))
         probabilities, finite = _softmax(by_head, visible[:, None, None, :, :])
-        # LYR-016: an infinite key has the score −∞ with some queries, and would be passed over as if it were far away.
-        # Keys before the last t came with earlier queries, which have looked at them.
+        # LYR-016: an infinite key has the score −∞ with some queries, which would ignore it as if it were far away.
+        # The keys before the last t were checked together with their own queries.
         if not bool(finite & xp.all(xp.isfinite(k[:, :, s - t :, :]))):
             raise LayerOverflow(
                 "LYR-016", f"a key of attention or the largest score of a query is beyond what {k.dtype} holds"
@@ -85,7 +84,7 @@ def attention_backward(
     dprobabilities = dy @ xp.matrix_transpose(v)
     # forward: probabilities = softmax(scores); rows that see nothing are 0 and stay 0
     dscores = probabilities * (dprobabilities - xp.sum(dprobabilities * probabilities, axis=-1, keepdims=True))
-    # forward: scores = q @ kᵀ, with q over sqrt(D)
+    # forward: scores = q @ kᵀ, with q divided by sqrt(D)
     dq = (dscores @ k) * (1.0 / math.sqrt(q.shape[-1]))
     dk = xp.matrix_transpose(dscores) @ q
     return xp.reshape(dq, shape), dk, dv

@@ -1,7 +1,7 @@
 """Attention over a long context, some queries at a time: T x T scores are never held (LYR-013).
 
-The definition is `attention`, and does the work here: each block of queries sees a stretch of the keys, and its
-backward computes its forward again.
+Each block of queries calls `attention` with the stretch of keys that it can see at all. The backward computes the
+forward of a block again.
 """
 
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ ROWS = 256
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Sight:
-    """Which keys the queries of a forward see (LYR-008), told for some of them at a time."""
+    """Which keys the queries of a forward see (LYR-008), computed for some queries at a time."""
 
     length: int
     window: int | None
@@ -29,15 +29,15 @@ class Sight:
     """position of the first query"""
 
     def keys(self, start: int, stop: int) -> tuple[int, int]:
-        """Return the stretch of keys outside which queries start to stop see nothing."""
+        """Return (first, end) of the keys that queries start to stop can see at all."""
         low = 0 if self.window is None else max(0, self.first + start - self.window + 1)
         return low, self.first + stop
 
     def rows(self, start: int, stop: int) -> Bool[Array, "M rows keys"]:
-        """Return what queries start to stop see of their stretch of keys."""
+        """Return which keys of that stretch each of the queries start to stop sees."""
         low, high = self.keys(start, stop)
         mask = None if self.mask is None else self.mask[:, low:high]
-        # positions are counted from the first key of the stretch: only differences matter
+        # count positions from the first key of the stretch, because only differences of positions matter
         return visible_keys(high - low, self.window, mask, self.like, self.first + start - low)
 
 
@@ -54,7 +54,7 @@ class BlockwiseCache:
 def blockwise_forward(
     q: Float[Array, "B H T D"], k: Float[Array, "B K S D"], v: Float[Array, "B K S D"], sight: Sight
 ) -> tuple[Float[Array, "B H T D"], BlockwiseCache]:
-    """Return the attended values, and the cache (LYR-007 to LYR-009, LYR-013)."""
+    """Return the output of attention, and the cache (LYR-007 to LYR-009, LYR-013)."""
     cache = BlockwiseCache(q, k, v, sight)
     blocks = [_block(cache, start, stop)[0] for start, stop in _edges(q.shape[2])]
     return array_namespace(q).concat(blocks, axis=2), cache

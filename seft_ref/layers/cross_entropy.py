@@ -25,9 +25,9 @@ class CrossEntropyCache:
 def cross_entropy_forward(
     logits: Float[Array, "N V"], targets: Int[Array, " N"], count: int
 ) -> tuple[Float[Array, ""], CrossEntropyCache]:
-    """Return the sum of losses over rows whose target is not −100, divided by count, and the cache (LYR-011).
+    """Return the sum of the losses of rows whose target is not −100, divided by count, and the cache (LYR-011).
 
-    count is the number of counted rows of the whole step, so that losses and gradients of its micro-batches add up.
+    count is the number of such rows in the whole step, so that losses and gradients of its micro-batches add up.
 
     Raises:
         LayerError: LYR-011 if count is not positive or a target lies outside 0 … V − 1.

@@ -1,4 +1,4 @@
-"""Embedding: one row of a table a token."""
+"""Embedding: a row of a table for each token (LYR-001)."""
 
 from dataclasses import dataclass
 

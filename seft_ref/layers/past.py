@@ -12,7 +12,7 @@ from seft_ref.arrays.library import Array, array_namespace, device
 from seft_ref.errors import GenerateError
 
 CHUNK = 256
-"""Room is made for a multiple of this many tokens."""
+"""Memory is allocated for a multiple of this many tokens."""
 
 
 @dataclass(slots=True, eq=False)
@@ -58,7 +58,7 @@ def extend(past: Past, k: Float[Array, "B K T D"], v: Float[Array, "B K T D"]) -
         raise GenerateError(
             "GEN-002", f"the context has {room.keys.shape[0]} rows and there are tokens of {k.shape[0]}"
         )
-    # tokens behind this past belong to another one that went on from it: leave them to it
+    # copy where another past has gone on from this one already, because the tokens behind it belong to that one
     if room is None or room.filled != past.length or room.keys.shape[2] < length:
         room = _Room(_roomy(past.keys, k, length), _roomy(past.values, v, length), past.length)
     room.keys[:, :, past.length : length, :] = k
@@ -70,7 +70,7 @@ def extend(past: Past, k: Float[Array, "B K T D"], v: Float[Array, "B K T D"]) -
 def _roomy(
     held: Float[Array, "B K S D"] | None, like: Float[Array, "B K T D"], length: int
 ) -> Float[Array, "B K room D"]:
-    """Return what is held, with room up to `length` tokens and to the end of a chunk."""
+    """Return memory for `length` tokens, rounded up to whole chunks, that starts with a copy of `held`."""
     xp = array_namespace(like)
     b, kv, _, d = like.shape
     room = xp.empty((b, kv, -(-length // CHUNK) * CHUNK, d), dtype=like.dtype, device=device(like))

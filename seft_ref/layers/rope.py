@@ -10,7 +10,7 @@ from seft_ref.arrays.library import Array, array_namespace, device
 
 @dataclass(frozen=True, slots=True)
 class Rope:
-    """Rotary position embedding (LYR-004 to LYR-006); fields of other types than `kind` are 0."""
+    """Rotary position embedding (LYR-004 to LYR-006); fields that `kind` does not use are 0."""
 
     kind: str
     theta: float
@@ -66,7 +66,7 @@ def rope_table(
 
 
 def rope_forward(x: Float[Array, "*heads T D"], table: RopeTable) -> tuple[Float[Array, "*heads T D"], RopeTable]:
-    """Return every head turned forwards, and the table as the cache (LYR-004)."""
+    """Return x with every head rotated by the angles of its positions, and the table as the cache (LYR-004)."""
     xp = array_namespace(x)
     half = x.shape[-1] // 2
     first, second = x[..., :half], x[..., half:]
@@ -74,7 +74,7 @@ def rope_forward(x: Float[Array, "*heads T D"], table: RopeTable) -> tuple[Float
 
 
 def rope_backward(dy: Float[Array, "*heads T D"], cache: RopeTable) -> Float[Array, "*heads T D"]:
-    """Return dx: a rotation's transpose turns back."""
+    """Return dx: dy rotated back, because the transpose of a rotation is its inverse (LYR-004)."""
     xp = array_namespace(dy)
     half = dy.shape[-1] // 2
     first, second = dy[..., :half], dy[..., half:]

@@ -14,7 +14,7 @@ class SwigluCache:
     gate: Float[Array, "*n F"]
     up: Float[Array, "*n F"]
     sigmoid: Float[Array, "*n F"] | None = None
-    """of gate, if y has been computed again"""
+    """of gate; None until `swiglu_again` has computed it"""
 
 
 def swiglu_forward(gate: Float[Array, "*n F"], up: Float[Array, "*n F"]) -> tuple[Float[Array, "*n F"], SwigluCache]:
@@ -34,12 +34,12 @@ def swiglu_backward(dy: Float[Array, "*n F"], cache: SwigluCache) -> tuple[Float
 
 
 def swiglu_again(cache: SwigluCache) -> tuple[Float[Array, "*n F"], SwigluCache]:
-    """Return y as the forward gave it, bit for bit, and a cache with which the backward computes less."""
+    """Return y as the forward gave it, bit for bit, and a cache with the sigmoid, which spares the backward an exp."""
     sigmoid = _sigmoid(cache.gate)
     return cache.gate * sigmoid * cache.up, replace(cache, sigmoid=sigmoid)
 
 
 def _sigmoid(z: Float[Array, "*n F"]) -> Float[Array, "*n F"]:
-    """Return 1 / (1 + exp(−z)); where exp overflows, that is the 0 it should be."""
+    """Return 1 / (1 + exp(−z)); where exp overflows the result is 0, which is its limit."""
     with overflow_allowed():
         return 1.0 / (1.0 + array_namespace(z).exp(-z))

@@ -1,8 +1,10 @@
-"""The decoder, as two lists: one read down, one read up (chapter 5 of SPEC.md).
+"""The decoder of the LLaMA family (chapter 5 of SPEC.md).
 
-config   what config.json says, and what is refused of it
-weights  the tensors of a model by name; activations, what a forward keeps
-decoder  forward and backward; head, the loss without its logits at once
+config       what config.json says, and what is refused of it
+weights      the weights of a model, put together from named parameters
+decoder      forward and backward
+head         the loss, from some rows of logits at a time
+activations  how many bytes a forward keeps for its backward
 
 Layers live in `seft_ref.layers`, files in `seft_ref.files`. Start reading in `decoder`.
 """

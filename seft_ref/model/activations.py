@@ -9,11 +9,11 @@ LARGE = 1 << 30
 
 
 def activation_bytes(config: ModelConfig, rows: int, length: int, itemsize: int, *, recompute: bool) -> int:
-    """Return the most that the blocks hold for the backward of rows x length tokens."""
+    """Return the most bytes that the blocks hold for the backward of rows x length tokens (MDL-008)."""
     tokens = rows * length
     inputs = config.num_hidden_layers * tokens * config.hidden_size * itemsize
     one_block = tokens * per_token(config, length) * itemsize
-    # the backward of a block computes its own cache again while those of the others are inputs still
+    # with recompute only the block whose backward runs has its whole cache; the others have their inputs
     return inputs + one_block if recompute else config.num_hidden_layers * one_block
 
 
@@ -21,7 +21,7 @@ def per_token(config: ModelConfig, length: int) -> int:
     """Return how many numbers a block keeps of each token."""
     residual, heads = config.hidden_size, config.num_attention_heads
     q, k = (config.projection_shape(name)[0] for name in ("q_proj", "k_proj"))
-    # a norm keeps what it was given, one number a row, and what it gave is kept by the products that follow
+    # a norm keeps its input and one number a row; the products that follow keep its output
     normed = 2 * residual + 1
     qk_norms = q + k + heads + config.num_key_value_heads if config.qk_norm else 0
     # LYR-013: of a long sequence no scores are kept
@@ -32,7 +32,7 @@ def per_token(config: ModelConfig, length: int) -> int:
 
 
 def recomputes(config: ModelConfig, shape: tuple[int, ...], like: Array) -> bool:
-    """Tell whether a step of tokens of that shape, computed in the dtype of `like`, should compute blocks twice."""
+    """Tell whether a step on tokens of that shape, in the dtype of `like`, should compute its blocks twice (MDL-008)."""
     rows, length = shape
     itemsize = array_namespace(like).finfo(like.dtype).bits // 8
     return activation_bytes(config, rows, length, itemsize, recompute=False) > LARGE

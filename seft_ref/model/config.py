@@ -1,7 +1,7 @@
-"""What a model is, read from its Hugging Face config.json; frozen and checked once.
+"""The config of a model, read from its Hugging Face config.json and checked once.
 
 config = ModelConfig.from_json(json.loads(text))
-config.layers[3].window          # None, or how far back layer 3 looks
+config.windows[3]                # None, or how many keys a query of layer 3 sees
 """
 
 import math
@@ -29,7 +29,7 @@ _NAMED = {
     "qwen2": ("num_key_value_heads",),
     "qwen3": ("num_key_value_heads", "head_dim"),
 }
-"""Keys that a family's libraries fill in differently when they are absent; null is a value."""
+"""Keys that libraries fill in with different numbers if they are absent, so they must be there; null counts."""
 _ROPE_OBJECTS = ("rope_parameters", "rope_scaling")
 _ROPE_NEEDS: dict[str, tuple[str, ...]] = {
     "default": (),
@@ -165,7 +165,7 @@ class ModelConfig:
 
 
 def block_prefix(layer: int) -> str:
-    """Return the name under which the parameters of a block stand."""
+    """Return what the names of a block's parameters begin with."""
     return f"model.layers.{layer}"
 
 
@@ -282,7 +282,7 @@ def _rope_of(key: str, settings: Mapping[str, Any], config: Mapping[str, Any], h
 
 
 def _rope_kind(key: str, settings: Mapping[str, Any]) -> str:
-    """Return the type that settings name, under its new name or its old one (MDL-010)."""
+    """Return the RoPE type that settings name, as `rope_type` or as `type` (MDL-010)."""
     named = {name: value for name, value in settings.items() if value is not None}
     # MDL-012
     for name, value in named.items():

@@ -1,7 +1,7 @@
-"""The decoder as two lists: read a forward down and its backward up (MDL-001).
+"""The decoder: forward and backward of each half of a block, of a block and of the model (MDL-001).
 
-Names of gradients are parameter names. The backward yields them as it goes, last layer first, so that a caller
-keeps only what it wants.
+A backward goes through the lines of its forward in reverse order. Gradients have the names of their parameters. They
+are yielded one by one, last layer first, so that a caller keeps only those that it wants.
 """
 
 from collections.abc import Iterator
@@ -40,23 +40,23 @@ class SelfAttentionCache:
     attention: AttentionCache | BlockwiseCache
     o_proj: LinearCache
     past: Past | None
-    """what was read before, with these tokens; None where nothing is to be kept"""
+    """keys and values of all tokens so far, these included; None in training, which keeps no context"""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class MlpCache:
-    """What the other half needs."""
+    """What the MLP half of a block needs for its backward."""
 
     gate_proj: LinearCache
     up_proj: LinearCache
     swiglu: SwigluCache
     down_proj: Linear
-    """without its input, as large as gate: the backward computes it again from what it needs anyway"""
+    """without its input, which is as large as gate: the backward computes it again from gate and up"""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class BlockCache:
-    """One block."""
+    """What a block needs for its backward."""
 
     input_layernorm: RmsNormCache
     self_attn: SelfAttentionCache
@@ -66,7 +66,7 @@ class BlockCache:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class BlockInput:
-    """What the cache of a block comes from a second time, with the same bits (MDL-008)."""
+    """What is kept of a block instead of its cache, to compute that again with the same bits (MDL-008)."""
 
     x: Float[Array, "B T C"]
     block: Block
@@ -76,14 +76,14 @@ class BlockInput:
     kernels: KernelSet
 
     def cache(self) -> BlockCache:
-        """Return the cache of the block's forward."""
+        """Return the cache of the block, from a second forward."""
         _, cache = block_forward(self.x, self.block, self.config, self.layer, self.around, self.kernels)
         return cache
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class DecoderCache:
-    """A forward up to the last norm."""
+    """What `decoder_backward` needs: a forward up to the last norm."""
 
     embed_tokens: EmbeddingCache
     blocks: tuple[BlockCache | BlockInput, ...]
@@ -92,7 +92,7 @@ class DecoderCache:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ModelCache:
-    """A whole forward."""
+    """What `model_backward` needs: a whole forward."""
 
     decoder: DecoderCache
     lm_head: LinearCache
@@ -109,12 +109,13 @@ class Surroundings:
 def surroundings(
     config: ModelConfig, length: int, mask: Bool[Array, "B S"] | None, like: Float[Array, "..."], first: int = 0
 ) -> Surroundings:
-    """Return the angles and masks of a forward over the tokens from `first` on of `length`, in the dtype and on the
-    device of `like`.
+    """Return angles and masks for the tokens `first` to `length` − 1, in the dtype and on the device of `like`.
+
+    mask  (B, S), True for tokens and False for padding; None if nothing is padded
     """
     rope = rope_table(config.rope, config.head_dim, length, config.max_position_embeddings, like, first)
     windows = set(config.windows)
-    # LYR-013: a long sequence has no matrix of what sees what
+    # LYR-013: no (T, S) mask is held for a long sequence, so compute it for some queries at a time
     if length - first > WHOLE:
         return Surroundings(rope, {window: Sight(length, window, mask, like, first) for window in windows})
     return Surroundings(rope, {window: visible_keys(length, window, mask, like, first) for window in windows})
@@ -129,7 +130,7 @@ def self_attention_forward(
     kernels: KernelSet,
     past: Past | None = None,
 ) -> tuple[Float[Array, "B T C"], SelfAttentionCache]:
-    """Return the output of the attention half, before the residual sum; x stands behind the tokens of a past."""
+    """Return the output of the attention half, before the residual sum, and its cache; x follows the past."""
     q, q_proj = linear_forward(x, block.q_proj, kernels)
     k, k_proj = linear_forward(x, block.k_proj, kernels)
     v, v_proj = linear_forward(x, block.v_proj, kernels)
@@ -154,7 +155,7 @@ def self_attention_forward(
 def self_attention_backward(
     dy: Float[Array, "B T C"], cache: SelfAttentionCache, prefix: str
 ) -> tuple[Float[Array, "B T C"], list[NamedGradient]]:
-    """Return (dx, gradients); a past is a constant."""
+    """Return (dx, gradients); the keys and values of a past get none."""
     gradients: list[NamedGradient] = []
     dy = _linear_backward(dy, cache.o_proj, f"{prefix}.o_proj", gradients)
     dy = _split_heads(dy, cache.attention.q.shape[-1])
@@ -177,7 +178,7 @@ def self_attention_backward(
 
 
 def mlp_forward(x: Float[Array, "B T C"], block: Block, kernels: KernelSet) -> tuple[Float[Array, "B T C"], MlpCache]:
-    """Return the output of the MLP half, before the residual sum."""
+    """Return the output of the MLP half, before the residual sum, and its cache."""
     gate, gate_proj = linear_forward(x, block.gate_proj, kernels)
     up, up_proj = linear_forward(x, block.up_proj, kernels)
     y, swiglu = swiglu_forward(gate, up)
@@ -208,7 +209,7 @@ def block_forward(
     kernels: KernelSet,
     past: Past | None = None,
 ) -> tuple[Float[Array, "B T C"], BlockCache]:
-    """Return the output of a block (MDL-001); x stands behind the tokens of a past."""
+    """Return the output of a block and its cache (MDL-001); x follows the past."""
     normed, input_layernorm = rmsnorm_forward(x, block.input_layernorm, config.rms_norm_eps)
     attended, self_attn = self_attention_forward(normed, block, config, layer, around, kernels, past)
     h = x + attended
@@ -242,11 +243,11 @@ def decoder_forward(
     *,
     recompute: bool = False,
 ) -> tuple[Float[Array, "B T C"], DecoderCache]:
-    """Return what the last norm gives at every position, and the cache (MDL-001).
+    """Return the output of the last norm at every position, and the cache (MDL-001).
 
     Shapes     mask (B, T), True for tokens and False for padding; None if nothing is padded
     Dtypes     tokens int64; the result the dtype of the weights
-    recompute  keep the input of each block only; its backward computes the rest again (MDL-008)
+    recompute  keep the input of each block only, and let the backward compute the rest again (MDL-008)
     Raises     LayerError LYR-001 for a token outside the vocabulary
     """
     xp = array_namespace(tokens)
@@ -269,7 +270,7 @@ def decoder_backward(dx: Float[Array, "B T C"], cache: DecoderCache) -> Iterator
     xp = array_namespace(dx)
     embed_tokens, blocks = cache.embed_tokens, list(cache.blocks)
     dx, dnorm = rmsnorm_backward(dx, cache.norm)
-    del cache  # each block's part is let go as soon as it is used
+    del cache  # so that the cache of a block is freed once it is used
     yield "model.norm.weight", dnorm
     while blocks:
         kept = blocks.pop()
@@ -301,8 +302,8 @@ def model_forward(
 def model_backward(dlogits: Float[Array, "B T V"], cache: ModelCache) -> Iterator[NamedGradient]:
     """Yield every parameter's gradient, from the last layer to the first.
 
-    The table of tied embeddings comes twice, as lm_head.weight and as model.embed_tokens.weight; the sum is
-    its gradient (MDL-005).
+    With tied embeddings both lm_head.weight and model.embed_tokens.weight are yielded; the gradient of the table is
+    their sum (MDL-005).
     """
     dx, dweight, _ = linear_backward(dlogits, cache.lm_head)
     yield "lm_head.weight", dweight
@@ -310,7 +311,7 @@ def model_backward(dlogits: Float[Array, "B T V"], cache: ModelCache) -> Iterato
 
 
 def _linear_backward(dy: Any, cache: LinearCache, name: str, gradients: list[NamedGradient]) -> Any:
-    """Return dx of a linear layer and note its gradients under its name."""
+    """Return dx of a linear layer and append its gradients, under its name, to the list."""
     dx, dweight, dbias = linear_backward(dy, cache)
     gradients.append((f"{name}.weight", dweight))
     if dbias is not None:
@@ -319,7 +320,7 @@ def _linear_backward(dy: Any, cache: LinearCache, name: str, gradients: list[Nam
 
 
 def _attend(q: Any, k: Any, v: Any, visible: Any) -> tuple[Any, AttentionCache | BlockwiseCache]:
-    """Return attention and its cache, a long sequence's in blocks."""
+    """Return the output of attention and its cache, computed in blocks for a long sequence (LYR-013)."""
     return blockwise_forward(q, k, v, visible) if isinstance(visible, Sight) else attention_forward(q, k, v, visible)
 
 

@@ -10,10 +10,10 @@ from seft_ref.layers.cross_entropy import cross_entropy_backward, cross_entropy_
 from seft_ref.layers.linear import Linear, linear_backward, linear_forward
 
 LOGITS = 9 << 20
-"""Most logits that are held at once, but for those of LEAST_ROWS rows; the loss takes a few times their memory."""
+"""Most logits that are held at once, unless LEAST_ROWS rows have more; the loss takes a few times their memory."""
 LEAST_ROWS = 64
 _TOGETHER = 16
-"""Rows that dense products take together; parts are multiples of it."""
+"""Rows that dense products take together; the number of rows of a part is a multiple of it."""
 
 
 def head_loss(
@@ -39,21 +39,21 @@ def head_loss_and_gradient(
     Raises:
         LayerError: LYR-011 if count is not positive or a target is no class.
     """
-    loss, found = 0.0, []
+    loss, gradients = 0.0, []
     for part, rows in _parts(x, targets, lm_head):
         logits, cache = linear_forward(part, lm_head, kernels)
         of_part, loss_cache = cross_entropy_forward(logits, rows, count)
         loss += float(of_part)
         dlogits = cross_entropy_backward(array_namespace(of_part).ones_like(of_part), loss_cache)
         del logits, loss_cache
-        found.append(linear_backward(dlogits, cache)[0])
+        gradients.append(linear_backward(dlogits, cache)[0])
         del dlogits
     xp = array_namespace(x)
-    return loss, xp.reshape(xp.concat(found), x.shape)
+    return loss, xp.reshape(xp.concat(gradients), x.shape)
 
 
 def rows_at_once(n_rows: int, n_classes: int) -> int:
-    """Return how many rows of logits are held at once: parts of one size, for the largest is what counts."""
+    """Return how many rows a part has; parts are of equal size, because the largest one decides the memory."""
     most = max(LEAST_ROWS, LOGITS // n_classes)
     each = -(-n_rows // max(1, -(-n_rows // most)))
     return min(n_rows, most, -(-each // _TOGETHER) * _TOGETHER)
@@ -64,6 +64,6 @@ def _parts(x: Array, targets: Array, lm_head: Linear) -> list[tuple[Array, Array
     x = xp.reshape(x, (-1, x.shape[-1]))
     n_rows = x.shape[0]
     n = max(1, rows_at_once(n_rows, lm_head.weight.shape[0]))
-    # with no row at all there is still a loss to refuse or to return
+    # without rows there is one empty part, so that the loss is refused or returned all the same
     edges = [*range(0, max(n_rows, 1), n), n_rows]
     return [(x[i:j, :], targets[i:j]) for i, j in pairwise(edges)]

@@ -1,4 +1,4 @@
-"""Model weights as the engine multiplies them, opened from named parameters."""
+"""The weights of a model as the engine multiplies them, put together from named parameters."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -13,7 +13,7 @@ from seft_ref.model.config import ATTENTION, MLP, ModelConfig, block_prefix
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Block:
-    """One decoder block; field names are those of config.json's world."""
+    """The weights of one block; fields are named as Hugging Face names the parameters."""
 
     input_layernorm: Float[Array, " C"]
     q_proj: Linear
@@ -30,14 +30,14 @@ class Block:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Weights:
-    """A whole model. With tied embeddings lm_head is embed_tokens, packed (MDL-005)."""
+    """The weights of a whole model. With tied embeddings lm_head is embed_tokens, packed (MDL-005)."""
 
     embed_tokens: Float[Array, "V C"]
     blocks: tuple[Block, ...]
     norm: Float[Array, " C"]
     lm_head: Linear
     limits: Mapping[str, float] = field(default_factory=dict)
-    """from which magnitude on a weight of a target no longer fits the dtype of its file; none named where all do"""
+    """by target, from which magnitude on a weight does not fit the dtype of its file; none where all fit (CKP-010)"""
 
 
 def assemble(config: ModelConfig, dense: Mapping[str, Array], packed: Mapping[str, Packed]) -> Weights:

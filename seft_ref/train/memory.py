@@ -70,6 +70,7 @@ def memory_of_run(
         opened -= own
     # a slot has its column, φ, its place, the base value under it, and a bool if the base opens
     row_starts = sum(8 * (extent.shape[0] + 1) for extent in extents)
+    # KRN-016: beside a compact matrix the effective weights at the slots are packed, in panels
     live = copies * sum(slots) * (itemsize + index) + sum(pointers) if compact else 0
     delta = sum(slots) * (4 + itemsize + 8 + itemsize) + opened + row_starts + live
     moments = sum(slots) * sum(4 if name == "age" else itemsize for name in settings.keeps())
