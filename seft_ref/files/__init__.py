@@ -1,4 +1,8 @@
-"""The only door to files: `model` reads and writes checkpoints, `state` stops and resumes a run (chapter 13).
+"""Checkpoints in and out; no other folder of the engine opens one (chapter 13 of SPEC.md).
 
-Bytes are the business of `formats`. Start reading in `model`.
+model   load a model, save a fine-tuned one
+state   save and load the state of a run
+pruned  write a pruned model
+
+The bytes of the files are in `formats`. Start reading in `model`.
 """

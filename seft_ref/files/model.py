@@ -1,5 +1,4 @@
-"""The only door between files and arrays: models in, fine-tuned models out (chapter 13).
-`resume` does the same for training states.
+"""Load a model from a folder into arrays, and save a fine-tuned one (chapter 13).
 
 model = load_model("pruned-sparse", kernels)
 save_model("pruned-sparse", "repaired-sparse", finish(...))
@@ -37,8 +36,9 @@ _SIXTEEN_BIT = (np.dtype(np.float16), np.dtype(ml_dtypes.bfloat16))
 
 @dataclass(slots=True, eq=False)
 class Model:
-    """A model as loaded: its config, its weights packed, and the base of every target, which may be held in them: a run
-    that starts from a model spends both.
+    """A loaded model: its config, its packed weights, and the base of every target.
+
+    A base may share memory with the packed weights. A run reuses this memory, so start only one run from a model.
     """
 
     config: ModelConfig
@@ -97,7 +97,8 @@ def stop_tokens(path: str | Path) -> tuple[int, ...]:
     """Return the tokens that end a text, as the companion files of a folder name them (GEN-008).
 
     Raises:
-        GenerateError: GEN-008 for what is no token; CheckpointError, ConfigError, FormatError for the folder.
+        GenerateError: GEN-008 for an eos_token_id that is not a token; CheckpointError, ConfigError, FormatError for
+            the folder.
     """
     with open_folder(path) as source:
         read_config(source.files)
@@ -105,10 +106,11 @@ def stop_tokens(path: str | Path) -> tuple[int, ...]:
 
 
 def stop_tokens_of(files: Mapping[str, bytes]) -> tuple[int, ...]:
-    """Return the tokens that end a text by the companion files of a folder (GEN-008).
+    """Return the tokens that end a text, as these companion files name them (GEN-008).
 
     Raises:
-        GenerateError: GEN-008 for what is no token; ConfigError MDL-006 for a file that is no JSON object.
+        GenerateError: GEN-008 for an eos_token_id that is not a token; ConfigError MDL-006 for a file that is not a
+            JSON object.
     """
     for name in ("generation_config.json", "config.json"):
         named = _json_object(files, name).get("eos_token_id") if name in files else None
@@ -140,7 +142,7 @@ def load_model(
     Raises   CheckpointError CKP-002 for missing, misshapen or unknown tensors, CKP-003 for NaN, CKP-008 for targets
              that cannot be held in 16 bits; ConfigError; FormatError
     """
-    there = np.zeros(0) if like is None else like
+    template = np.zeros(0) if like is None else like
     with open_folder(path) as source:
         config = read_config(source.files)
         matrices = {matrix.name for matrix in config.targets()}
@@ -157,15 +159,15 @@ def load_model(
             if name in matrices and (largest := _limit(name, tensor, dtype)) < np.inf:
                 limits[name] = largest
             if name in matrices and compact:
-                bases[name] = held = _compact(name, tensor, dtype, kernels, there)
-                packed[name] = held.packed
+                bases[name] = packed_base = _compact(name, tensor, dtype, kernels, template)
+                packed[name] = packed_base.packed
                 continue
             if name in matrices and has_support:
-                base = _base(name, tensor, dtype, there)
+                base = _base(name, tensor, dtype, template)
                 packed[name] = kernels.pack(base.topology, base.values)
                 bases[name] = in_packed(base, packed[name], kernels)
                 continue
-            values = from_numpy(_computable(name, formats.to_dense(tensor), dtype), there)
+            values = from_numpy(_computable(name, formats.to_dense(tensor), dtype), template)
             if name in matrices or name == "lm_head.weight":
                 packed[name] = kernels.pack_dense(values)
             else:
@@ -176,7 +178,7 @@ def load_model(
 
 
 def _expanded_bytes(reader: formats.Reader, matrices: set[str]) -> int:
-    """Return what the tensors of a checkpoint take in memory: matrices as they are stored, the others dense as F32."""
+    """Return the bytes of a checkpoint's tensors in memory: matrices as stored, the others dense as F32 (FMT-098)."""
     return reader.memory_bytes + sum(4 * reader.info(name).numel for name in reader.names() if name not in matrices)
 
 
@@ -186,10 +188,10 @@ def save_model(
     final: Mapping[str, tuple[Topology, Array]],
     attributes: Mapping[str, str] | None = None,
 ) -> None:
-    """Write the model of a sparse folder with other targets, everything else bit for bit (CKP-004, CKP-005).
+    """Write the model of a sparse folder with new targets and everything else bit for bit (CKP-004, CKP-005).
 
     final       for each target its support and the values on it, as `train.finish` returns them, on any device
-    attributes  what is to be recorded about the making
+    attributes  what to record, in the attributes of the file, about how the model was made
     Raises      CheckpointError CKP-002 if source is no sparse folder, CKP-004 if a value does not fit the dtype of its
                 matrix; FormatError if destination exists
     """
@@ -203,9 +205,9 @@ def save_model(
             if name not in final:
                 return original  # CKP-005
             topology, values = final[name]
-            there = as_numpy(topology)  # CKP-009
-            held = in_file_dtype(name, to_numpy(values), original.dtype)
-            return formats.Sparse(there.shape, there.indptr, there.indices, held)
+            on_host = as_numpy(topology)  # CKP-009
+            stored = in_file_dtype(name, to_numpy(values), original.dtype)
+            return formats.Sparse(on_host.shape, on_host.indptr, on_host.indices, stored)
 
         tensors = Lazy(reader.names(), make)
         formats.write(destination, formats.Checkpoint("model", tensors, recorded, dict(reader.tied), reader.files))
@@ -224,7 +226,7 @@ def require_sparse(path: str | Path) -> None:
 
 
 def pattern_of_folder(path: str | Path) -> tuple[int, int] | None:
-    """Return the N:M pattern that a model was pruned to by its record, of which events keep track (EVT-007, PRN-008).
+    """Return the N:M pattern that a model's record of pruning names; None if it names none (EVT-007, PRN-008).
 
     Raises:
         PruneError: PRN-008 for a record that is damaged.
@@ -243,7 +245,7 @@ def check_names(config: ModelConfig, source: Mapping[str, formats.Tensor]) -> No
     """Refuse a folder that lacks a tensor of the config or has one that the config has no place for (CKP-002)."""
     names = set(source)
     needed = set(config.parameters())
-    # the frequencies of RoPE follow from the config; some folders carry them along
+    # some folders have the frequencies of RoPE as tensors; ignore these, because they follow from the config
     unknown = {name for name in names - needed if not name.endswith("rotary_emb.inv_freq")}
     if config.tie_word_embeddings and "lm_head.weight" in unknown:
         unknown.discard("lm_head.weight")
@@ -315,7 +317,7 @@ def in_file_dtype(name: str, values: NumpyArray, dtype: Dtype) -> NumpyArray:
 
 
 def _limit(name: str, tensor: formats.Tensor, dtype: str | None) -> float:
-    """Return the magnitude from which on a weight that is computed rounds to infinity in its file (CKP-010)."""
+    """Return the magnitude from which on a weight rounds to infinity in the dtype of its file (CKP-010)."""
     stored = with_values_in(name, tensor).values.dtype
     info = ml_dtypes.finfo(stored)
     if info.bits >= ml_dtypes.finfo(compute_dtype(name, stored, dtype)).bits:
@@ -339,14 +341,14 @@ def _base(name: str, tensor: formats.Tensor, dtype: str | None, like: Array) -> 
 
 
 def _compact(name: str, tensor: formats.Tensor, dtype: str | None, kernels: KernelSet, like: Array) -> PackedBase:
-    """Return the base of a target as its file holds it (CKP-008)."""
+    """Return the base of a target, held in the 16 bits of its file (CKP-008)."""
     topology, values = topology_and_values(name, tensor)
     if values.dtype not in _SIXTEEN_BIT or dtype == "float64":
         wanted = f"computed with in {dtype}" if dtype == "float64" else f"stored as {values.dtype}"
         raise CheckpointError(
             "CKP-008", f"{name} is {wanted}; only weights of 16 bits computed with in float32 can be held compact"
         )
-    _computable(name, values, dtype)
+    _computable(name, values, dtype)  # refuses NaN and infinity
     return compact_base(placed_like(topology, like), values, kernels)
 
 

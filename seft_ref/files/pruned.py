@@ -1,4 +1,4 @@
-"""A pruned model as a Hugging Face folder: what stays keeps its bits, what goes is +0.0 (PRN-006, PRN-008)."""
+"""Write a pruned model as a Hugging Face folder: removed weights as +0.0, with a record (PRN-006, PRN-008)."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -21,11 +21,11 @@ from seft_ref.prune.record import PruningRecord
 
 @dataclass(frozen=True, slots=True)
 class DenseModel:
-    """A Hugging Face folder, open, whose tensors are those of its config and finite.
+    """An open Hugging Face folder that has the tensors of its config; those that stay unpruned are finite.
 
     Attributes:
         config: of the model.
-        read: a parameter by name, in the dtype to compute with.
+        read: returns a parameter by name, in the dtype to compute with.
         source: the folder as `formats` reads it.
     """
 
@@ -39,8 +39,8 @@ def open_dense(folder: str | Path, dtype: str | None) -> Iterator[DenseModel]:
     """Open a Hugging Face folder to be pruned.
 
     Raises:
-        CheckpointError: CKP-002 if it is none, or lacks a tensor of its config; ConfigError; PruneError PRN-006 for a
-            weight that is not finite, beside those that the pruner looks at; FormatError.
+        CheckpointError: CKP-002 if it is no such folder, or lacks a tensor of its config; ConfigError; FormatError;
+            PruneError PRN-006 for a tensor that is not finite, of those that are not pruned (pruners check the others).
     """
     if not Path(folder).is_dir() or is_sparse(Path(folder)):
         raise CheckpointError("CKP-002", f"{folder} is not a Hugging Face folder")
@@ -56,7 +56,7 @@ def open_dense(folder: str | Path, dtype: str | None) -> Iterator[DenseModel]:
 
 
 class Kept:
-    """Which weights stay, an eighth of a byte a weight, and the new values where a pruner changes them."""
+    """Which weights stay, one bit for each, and the new values of matrices that a pruner changes."""
 
     def __init__(self, model: DenseModel) -> None:
         self._model = model
@@ -64,18 +64,18 @@ class Kept:
         self._changed: dict[str, Any] = {}
 
     def add(self, name: str, mask: Array, weight: Array | None = None) -> None:
-        """Add a matrix: True where a weight stays, and its new values (out, in) if they are others."""
+        """Add a matrix: a mask (out, in), True where a weight stays, and its new values (out, in) if it has any."""
         self._masks[name] = np.packbits(mask)
         if weight is not None:
             self._changed[name] = in_file_dtype(name, weight, self._model.source[name].values.dtype)
 
     def removed(self) -> int:
-        """Return how many weights go."""
+        """Return how many weights are removed."""
         shapes = {matrix.name: matrix.shape for matrix in self._model.config.targets()}
         return sum(shapes[n][0] * shapes[n][1] - int(np.unpackbits(x).sum()) for n, x in self._masks.items())
 
     def write(self, destination: str | Path, record: PruningRecord) -> None:
-        """Write the folder with what goes as +0.0, everything else bit for bit, and the record of pruning (PRN-008)."""
+        """Write the folder and the record: removed weights +0.0, changed ones new, others bit for bit (PRN-008)."""
         source = self._model.source
         files = dict(source.files) | {"pruning.json": (json.dumps(record, indent=2) + "\n").encode()}
 

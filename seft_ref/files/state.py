@@ -1,4 +1,4 @@
-"""The state of a run as a file: whole, at any step, without anything that runs (CKP-006, CKP-007).
+"""Save and load the state of a run, after any step, as one file of data without code (CKP-006, CKP-007).
 
 save_state("run.state", state, settings, origin)
 state = load_state("run.state", model.weights, settings, origin, kernels)
@@ -41,7 +41,7 @@ class Origin:
 
 
 def origin_of(folder: str | Path, tokens: Sequence[int]) -> Origin:
-    """Return what a run on these tokens starts from, with the model of a sparse checkpoint (CKP-007)."""
+    """Return the digests of the model in a sparse checkpoint and of the tokens (CKP-007)."""
     return Origin(identity(folder), sha256(np.asarray(tokens, dtype="<i8").tobytes()).hexdigest())
 
 
@@ -71,9 +71,9 @@ def save_state(path: str | Path, state: TrainState, settings: TrainSettings, ori
                 tensors[f"{name}.{part}"] = _dense(rows)
     windows: dict[str, formats.JSON] = {}
     for name, window in state.window.items():
-        held, counts = _window_parts(window)
+        sums, counts = _window_parts(window)
         windows[name] = counts
-        tensors |= {f"{name}.window.{part}": tensor for part, tensor in held.items()}
+        tensors |= {f"{name}.window.{part}": tensor for part, tensor in sums.items()}
     attributes["windows"] = windows
     formats.write_file(path, formats.Checkpoint("training-state", tensors, attributes))
 
@@ -93,24 +93,24 @@ def load_state(
         if reader.kind != "training-state":
             raise CheckpointError("CKP-006", f"{path} is a {reader.kind}, not a training state")
         reader.verify()
-        held: dict[str, Any] = reader.attributes
+        attributes: dict[str, Any] = reader.attributes
         dtype = to_numpy(weights.norm).dtype
         # CKP-006
-        if difference := _difference(_told(held, "settings", str), settings_text(settings)):
+        if difference := _difference(_told(attributes, "settings", str), settings_text(settings)):
             raise CheckpointError("CKP-006", f"the training state was made with other settings: {difference}")
         for key, value in (("model", origin.model), ("text", origin.text), ("dtype", dtype.name)):
-            if (was := _told(held, key, str)) != value:
+            if (was := _told(attributes, key, str)) != value:
                 why = f"{key} was {was}, is {value}" if key == "dtype" else "digests differ"
                 raise CheckpointError("CKP-006", f"the training state was made with another {key}: {why}")
         targets: dict[str, Target] = {}
         packed: dict[str, Packed] = {}
         window: dict[str, AnyWindow] = {}
-        step, windows = _told(held, "step", int), _told(held, "windows", dict)
-        # the order of the list is the matrix index; objects of JSON have none
-        names = _told(held, "matrices", list)
+        step, windows = _told(attributes, "step", int), _told(attributes, "windows", dict)
+        # take the order from the list, because it is that of matrix indices and JSON objects have no order
+        names = _told(attributes, "matrices", list)
         for name in names:
             parts = _Parts(reader, name, _shape_of(weights, name), dtype, weights.norm)
-            budgets = [_told(_told(held, key, dict), name, int) for key in ("budgets", "delta_budgets")]
+            budgets = [_told(_told(attributes, key, dict), name, int) for key in ("budgets", "delta_budgets")]
             held_in = getattr(matrix_of(weights, name), "held_in", None)
             targets[name], packed[name] = _target_of(parts, settings, step, kernels, held_in, *budgets)
             if name in windows:
@@ -123,8 +123,9 @@ def load_state(
 
 
 class _Parts:
-    """The tensors of one matrix in a training state; each is there, finite, and of the one shape and dtype that it may
-    have (CKP-007). They go where the weights of the model are (CKP-009).
+    """Reads the tensors of one matrix from a training state, onto the device of the model's weights (CKP-009).
+
+    A tensor that is missing, not finite, or of another shape or dtype than it must have is refused (CKP-007).
     """
 
     def __init__(self, reader: Any, name: str, shape: tuple[int, int], dtype: np.dtype[Any], like: Array) -> None:
@@ -142,7 +143,7 @@ class _Parts:
         return placed_like(topology, self.like), self._sound(part, values, self.dtype)
 
     def dense(self, part: str, shape: tuple[int, ...], dtype: Any = None) -> Array:
-        """Return an array of a shape; of integers none is negative."""
+        """Return an array of that shape and dtype, None for the compute dtype; negative integers are refused."""
         tensor = self._read(part)
         if not isinstance(tensor, formats.Dense) or tuple(tensor.shape) != shape:
             raise _damaged(f"{self.name}.{part} has the shape {tuple(tensor.shape)}, must be dense of {shape}")
@@ -178,14 +179,14 @@ def _target_of(
     budget: int,
     delta_budget: int,
 ) -> tuple[Target, Packed]:
-    """Return a target as it was saved, and its effective weight."""
+    """Return a target as it was saved, and its effective weight packed."""
     base = Base(*parts.sparse("base"))
     if settings.pattern is not None:
         base = Base(in_groups(base.topology, settings.pattern), base.values)
     topology, values = parts.sparse("delta")
     slots = (topology.nnz,)
     kept = {part: parts.dense(f"delta.{part}", slots, np.int32 if part == "age" else None) for part in settings.keeps()}
-    # the corrections of the optimizer are a table up to the step
+    # the optimizer makes a table up to the largest age, which a damaged file could make huge
     if "age" in kept and int(to_numpy(kept["age"]).max(initial=0)) > step:
         raise _damaged(f"{parts.name}.delta.age exceeds step {step}")
     shares = shares_of(settings.optimizer, topology.shape)
@@ -200,16 +201,16 @@ def _target_of(
 
 
 def _window_parts(window: AnyWindow) -> tuple[dict[str, formats.Tensor], dict[str, formats.JSON]]:
-    """Return the tensors and the counts of a settled window (CKP-007)."""
+    """Return what a state file says of a settled window: its tensors and its counts (CKP-007)."""
     tensors: dict[str, formats.Tensor] = {}
     if isinstance(window, FirstStepWindow):
         assert window.positions is not None
         assert window.candidates is not None
         assert window.gradient is not None
         assert window.square is not None
-        where = from_flat(window.first.shape, window.positions)
-        tensors["gradient"] = _sparse(where, window.gradient)
-        tensors["square"] = _sparse(where, window.square)
+        topology = from_flat(window.first.shape, window.positions)
+        tensors["gradient"] = _sparse(topology, window.gradient)
+        tensors["square"] = _sparse(topology, window.square)
         tensors["candidates"] = _mask(window.first.shape, window.candidates)
         return tensors, {"steps": window.settled_steps}
     for part in ("gradient", "absolute", "square", "input_squares"):
@@ -225,12 +226,12 @@ def _window_of(parts: _Parts, counts: Mapping[str, Any], target: Target, rule: R
     """Return the window of a matrix as it was saved."""
     shape, steps = parts.shape, _told(counts, "steps", int)
     if rule.candidates == "first-step":
-        where, gradient = parts.sparse("window.gradient")
+        topology, gradient = parts.sparse("window.gradient")
         same, square = parts.sparse("window.square")
         candidates = parts.positions("window.candidates")
         support = union(flat(target.base.topology), flat(target.delta.topology))
-        held = to_numpy(flat(where))
-        if not all(np.array_equal(held, to_numpy(x)) for x in (flat(same), union(candidates, support))):
+        positions = to_numpy(flat(topology))
+        if not all(np.array_equal(positions, to_numpy(x)) for x in (flat(same), union(candidates, support))):
             raise _damaged(f"the sums of the window of {parts.name} are not those of its candidates and support")
         return FirstStepWindow(
             target.delta_budget,
@@ -238,16 +239,16 @@ def _window_of(parts: _Parts, counts: Mapping[str, Any], target: Target, rule: R
             Window(shape),
             steps,
             candidates,
-            flat(where),
+            flat(topology),
             gradient=gradient,
             square=square,
         )
     asked = rule.asks()
     sums: dict[str, Any] = {part: parts.dense(f"window.{part}", shape) for part in sorted(asked & OF_GRADIENTS)}
     if "tokens" in asked:
-        where, sums["tokens"] = parts.sparse("window.tokens")
+        topology, sums["tokens"] = parts.sparse("window.tokens")
         sums["support"] = partial(support_of, target.base, target.delta.topology)
-        if not np.array_equal(to_numpy(flat(where)), to_numpy(flat(sums["support"]()))):
+        if not np.array_equal(to_numpy(flat(topology)), to_numpy(flat(sums["support"]()))):
             raise _damaged(f"the sums of the window of {parts.name} are not those of its support")
     if "inputs" in asked:
         sums["input_squares"] = parts.dense("window.input_squares", shape[1:])
@@ -255,12 +256,12 @@ def _window_of(parts: _Parts, counts: Mapping[str, Any], target: Target, rule: R
 
 
 def settings_text(settings: TrainSettings) -> str:
-    """Return the settings as canonical JSON text; numbers stand in it as Python writes them, exactly."""
+    """Return the settings as canonical JSON text, in which every number reads back as the same binary64."""
     return json.dumps(settings.described(), sort_keys=True)
 
 
 def _difference(held: str, given: str) -> str:
-    """Name what two settings texts disagree on, but for the preset, which decides nothing; empty if on nothing."""
+    """Return what differs between two settings texts, empty if nothing; the preset's name does not count."""
     try:
         old, new = json.loads(held), json.loads(given)
         names = [key for key in {**old, **new} if key != "preset" and old.get(key) != new.get(key)]
@@ -270,7 +271,7 @@ def _difference(held: str, given: str) -> str:
 
 
 def _told(held: Mapping[str, Any], key: str, kind: type) -> Any:
-    """Return an attribute of a kind; integers are not negative (CKP-007)."""
+    """Return an attribute, refusing one that is not of type `kind` or is a negative integer (CKP-007)."""
     value = held.get(key)
     fits = isinstance(value, kind) and not isinstance(value, bool)
     if not fits or (isinstance(value, int) and value < 0):
@@ -279,7 +280,7 @@ def _told(held: Mapping[str, Any], key: str, kind: type) -> Any:
 
 
 def _shape_of(weights: Weights, name: str) -> tuple[int, int]:
-    """Return the shape of a target of the model (CKP-007)."""
+    """Return the shape of a target of the model, refusing an unknown name (CKP-007)."""
     try:
         return matrix_of(weights, name).shape
     except (ValueError, IndexError, AttributeError):
@@ -291,8 +292,8 @@ def _damaged(why: str) -> CheckpointError:
 
 
 def _sparse(topology: Topology, values: Array) -> formats.Sparse:
-    there = as_numpy(topology)
-    return formats.Sparse(there.shape, there.indptr, there.indices, to_numpy(values))
+    on_host = as_numpy(topology)
+    return formats.Sparse(on_host.shape, on_host.indptr, on_host.indices, to_numpy(values))
 
 
 def _dense(array: Array) -> formats.Dense:

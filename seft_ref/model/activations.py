@@ -32,7 +32,7 @@ def per_token(config: ModelConfig, length: int) -> int:
 
 
 def recomputes(config: ModelConfig, shape: tuple[int, ...], like: Array) -> bool:
-    """Tell whether a step on tokens of that shape, in the dtype of `like`, should compute its blocks twice (MDL-008)."""
+    """Tell whether a step on tokens of that shape, in the dtype of `like`, should compute blocks twice (MDL-008)."""
     rows, length = shape
     itemsize = array_namespace(like).finfo(like.dtype).bits // 8
     return activation_bytes(config, rows, length, itemsize, recompute=False) > LARGE
