@@ -1,4 +1,4 @@
-"""What SEFT is compared with: a frozen weight and a few trained factors beside it, each a forward/backward pair.
+"""The adapters that SEFT is compared with: a frozen weight, and a few trained factors beside it (chapter 11).
 
     base = frozen(topology, values, kernels)
     adapter = spp_initial((out, in_), rank=8, alpha=16.0, seed=1, matrix=0, like=values)
@@ -7,8 +7,8 @@
     values = spp_merge(base, adapter)
 
 SPP and SparsePEFT form nothing of size (out, in): their change of the weight, and its gradient, are values on the
-base's topology. What a kernel set holds of these is its own affair: `cpu` packs densely from 55 % of the positions on,
-`reference` always multiplies densely.
+base's topology. A kernel set may still hold these densely: `cpu` does from 55 % of the positions on, `reference`
+always does.
 
 The sparse update itself is in `update`. Start with `lora.py`.
 """

@@ -1,4 +1,4 @@
-"""The weight beside which an adapter is trained, and what all adapters share: start values, refusals, a transpose."""
+"""The frozen weight beside an adapter, and what all adapters share: start values, refusals, a transpose."""
 
 import math
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ from seft_ref.topology.csr import Topology
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Frozen:
-    """A weight that stays: packed for products, and slot by slot for what happens on its support."""
+    """A weight that is not trained: packed for products, and with topology and values for work on its support."""
 
     linear: Linear
     topology: Topology
@@ -41,7 +41,7 @@ def uniform_factor(rows: int, n_in: int, seed: int, matrix: int, like: Array) ->
 
 
 def check_scale(alpha: float, rank: int) -> None:
-    """Refuse a scale alpha / rank that is none.
+    """Refuse a rank or an alpha that gives no scale alpha / rank.
 
     Raises:
         AdapterError: ADP-009 if rank is below 1 or alpha is not a positive finite number.
@@ -75,6 +75,6 @@ def check_factors(base: Frozen, factors: Mapping[str, tuple[Array, tuple[int, ..
 
 
 def transposed(x: Float[Array, "n m"]) -> Float[Array, "m n"]:
-    """Return xᵀ laid out row by row, as compiled kernels take their operands."""
+    """Return xᵀ as a contiguous array, because compiled kernels take no other."""
     xp = array_namespace(x)
     return xp.reshape(xp.reshape(xp.matrix_transpose(x), (-1,)), (x.shape[1], x.shape[0]))

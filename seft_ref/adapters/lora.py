@@ -1,4 +1,4 @@
-"""LoRA: y = x Wᵀ + bias + s (x Aᵀ) Bᵀ with s = alpha / rank (ADP-001); and LoRA*, which prunes what it merged."""
+"""LoRA: y = x Wᵀ + bias + s (x Aᵀ) Bᵀ with s = alpha / rank (ADP-001). LoRA* prunes the merged weight (ADP-005)."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,12 +14,12 @@ from seft_ref.layers.linear import LinearCache, linear_backward, linear_forward
 from seft_ref.topology.csr import Topology, flat, from_flat
 
 Keep = Callable[[Float[Array, "out in_"]], Bool[Array, "out in_"]]
-"""A pruner with everything but the weight decided: which entries stay."""
+"""A pruner with all arguments but the weight bound: from a weight to the mask of what stays."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Lora:
-    """The factors of a change B A of low rank."""
+    """The factors A and B of a change s B A of low rank."""
 
     a: Float[Array, "rank in_"]
     b: Float[Array, "out rank"]
@@ -103,7 +103,9 @@ def lora_merge(base: Frozen, lora: Lora) -> Float[Array, "out in_"]:
 
 
 def lora_star(base: Frozen, lora: Lora, keep: Keep) -> tuple[Topology, Float[Array, " nnz"]]:
-    """Return the support and values that the base's pruner leaves of the merged weight (ADP-005).
+    """Return the support, and the values on it, that a pruner leaves of the merged weight (ADP-005).
+
+    keep  the pruner, with the rule, rate and pattern that gave the base its support
 
     Raises:
         AdapterError: ADP-005 if the merged weight is not finite, or the pruner keeps another number of weights than

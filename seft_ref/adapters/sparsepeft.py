@@ -1,7 +1,7 @@
 """SparsePEFT: LoRA on the stored positions alone, y = x (W + D)ᵀ + bias with D = s B A on the support (ADP-007).
 
 The factors, their start and their number are LoRA's (`lora.Lora`, `lora.lora_initial`). Neither B A nor the gradient
-dyᵀ x is formed: both are evaluated at the stored positions, and what follows are products with a packed matrix.
+dyᵀ x is formed: both are evaluated at the stored positions only, as values of a matrix that is then packed.
 """
 
 from dataclasses import dataclass
@@ -44,7 +44,7 @@ def sparsepeft_forward(
 def sparsepeft_backward(
     dy: Float[Array, "*n out"], cache: SparsePeftCache
 ) -> tuple[Float[Array, "*n in_"], Float[Array, "rank in_"], Float[Array, "out rank"]]:
-    """Return (dx, da, db); the gradient of D at the stored positions stands between (ADP-007)."""
+    """Return (dx, da, db), from the gradient of D at the stored positions (ADP-007)."""
     xp, lora, kernels = array_namespace(dy), cache.lora, cache.change.kernels
     # forward: y = y + more, more = x @ Dᵀ
     dx, rows, _ = linear_backward(dy, cache.linear)
@@ -69,5 +69,5 @@ def sparsepeft_merge(base: Frozen, lora: Lora, kernels: KernelSet) -> Float[Arra
 
 def _change(topology: Topology, lora: Lora, kernels: KernelSet) -> Float[Array, " nnz"]:
     """Return s Σ_k B[o, k] A[k, i] in slot order, stored zeros included (ADP-007)."""
-    # B A is the gradient of a weight for rank tokens: sampled, never formed
+    # sample(dy, x) gives entries of dyᵀ x; with Bᵀ as dy and A as x they are entries of B A, which is never formed
     return lora.scale * kernels.sample(transposed(lora.b), lora.a, topology)

@@ -1,6 +1,6 @@
-"""SPP: each weight scaled by a factor of its column and one of its row, y = x (W + D)ᵀ + bias (ADP-006).
+"""SPP: y = x (W + D)ᵀ + bias, where D is W scaled by a factor for the column and one for the row (ADP-006).
 
-D[o, i] = s · A[band of o, i] · c[o] · W[o, i]      rows 0 … out - 1 fall into equal bands, one row of A each
+D[o, i] = s · A[band of o, i] · c[o] · W[o, i]      the rows o fall into equal bands; each has a row of A
 """
 
 from dataclasses import dataclass
@@ -20,13 +20,13 @@ BANDS = 16
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Spp:
-    """The factors of a change that is proportional to the weight."""
+    """The factors A and c of a change that is proportional to the weight."""
 
     a: Float[Array, "bands in_"]
     c: Float[Array, " out"]
     alpha: float
     rank: int
-    """Enters the scale alone."""
+    """used in the scale only (ADP-006)"""
 
     @property
     def scale(self) -> float:
@@ -82,7 +82,7 @@ def spp_forward(
 def spp_backward(
     dy: Float[Array, "*n out"], cache: SppCache
 ) -> tuple[Float[Array, "*n in_"], Float[Array, "bands in_"], Float[Array, " out"]]:
-    """Return (dx, da, dc); the gradient of D at the stored positions stands between (ADP-006)."""
+    """Return (dx, da, dc), from the gradient of D at the stored positions (ADP-006)."""
     xp, base, spp, kernels = array_namespace(dy), cache.base, cache.spp, cache.change.kernels
     bands, n_out = spp.a.shape[0], spp.c.shape[0]
     # forward: y = y + more, more = x @ Dᵀ
@@ -93,7 +93,7 @@ def spp_backward(
     gradient = kernels.pack(base.topology, weighted)
     band = _band_of_rows(bands, n_out, spp.c)
     number = xp.arange(n_out, dtype=xp.int64, device=device(spp.c))
-    # every band meets every row; a row keeps what its own band gives
+    # the product has an entry for every band and row; take that of the row's own band
     dc = xp.take(xp.reshape(kernels.matmul(spp.a, gradient), (-1,)), band * n_out + number)
     is_own = xp.arange(bands, dtype=xp.int64, device=device(spp.c))[:, None] == band[None, :]
     of_band = xp.where(is_own, spp.c[None, :], xp.zeros_like(spp.c)[None, :])

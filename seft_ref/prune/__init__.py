@@ -1,4 +1,4 @@
-"""Pruners: from a weight and a score to the support that stays. Pure: arrays in, a boolean mask out.
+"""Pruners of a dense model: pure functions from a weight to a mask of the weights that stay (chapter 11 of SPEC.md).
 
-What an event prunes is in `update/adapt.py`. Start with `keep.py`, then `wanda.py`.
+`update/adapt.py` prunes at an event. Start with `keep.py`, then `wanda.py`.
 """

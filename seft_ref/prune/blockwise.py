@@ -1,4 +1,4 @@
-"""Pruning a whole model, block by block, each behind blocks that are already pruned (PRN-005)."""
+"""Prune a whole model block by block, each on inputs from blocks that are pruned already (PRN-005)."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
@@ -37,7 +37,9 @@ def prune_wanda(
     sparsity: float,
     pattern: tuple[int, int] | None = None,
 ) -> Iterator[tuple[str, Array]]:
-    """Yield (name, mask) of every target, block by block (PRN-003 to PRN-005). Holds one block and its activations.
+    """Yield (name, mask) of every target, block by block (PRN-003 to PRN-005).
+
+    One block and the activations of all windows are in memory at a time.
 
     batches  calibration tokens, each (B, T)
     Raises   PruneError PRN-006 for NaN or infinite weights, PRN-003 for such activations; TextError TRN-017 for windows
@@ -64,7 +66,8 @@ def prune_sparsegpt(
 ) -> Iterator[tuple[str, Array, Array]]:
     """Yield (name, mask, new weight) of every target, block by block (PRN-005, PRN-009 to PRN-013).
 
-    Holds one block, its activations, and a float64 (in, in) Hessian of each of the four inputs of its linear layers.
+    In memory at a time: one block, the activations of all windows, and a float64 (in, in) Hessian of each of the four
+    inputs of the block's linear layers.
 
     batches  calibration tokens, each (B, T)
     Raises   PruneError PRN-006 for NaN or infinite weights, PRN-009 for such activations; else as `prune_wanda`
@@ -105,8 +108,8 @@ def _block_by_block(
         sums: dict[tuple[str, ...], Array] = {}
         for x in activations:
             _, cache = block_forward(x, block, config, layer, around, kernels)
-            for names, seen in _inputs(cache, prefix).items():
-                total = measure(seen)
+            for names, inputs in _inputs(cache, prefix).items():
+                total = measure(inputs)
                 sums[names] = total if names not in sums else sums[names] + total
         return sums
 

@@ -1,4 +1,4 @@
-"""What stays of a matrix: exact counts under the total order of chapter 7 (PRN-001 to PRN-004)."""
+"""Masks of the weights that stay: exact counts, in the total order of chapter 7 (PRN-001 to PRN-004)."""
 
 import re
 
@@ -9,11 +9,11 @@ from seft_ref.arrays.library import Array, array_namespace, device
 from seft_ref.errors import PruneError
 
 ADVICE = "compute in float64 (--dtype float64), or look for a damaged weight"
-"""What to do about a number that a dtype does not hold."""
+"""What an error advises where a number overflows its dtype."""
 
 
 def removed_count(sparsity: float, n: int) -> int:
-    """Return how many of n weights go at a sparsity, the fraction of weights removed (PRN-001).
+    """Return how many of n weights to remove at a sparsity, the fraction of weights removed (PRN-001).
 
     Raises:
         PruneError: PRN-001 if the sparsity is not in 0 … 1, 1 excluded.
@@ -33,10 +33,10 @@ def parse_pattern(pattern: str) -> tuple[int, int]:
     Raises:
         PruneError: PRN-004 if the text is not N:M with 1 ≤ N < M.
     """
-    found = re.fullmatch(r"(\d+):(\d+)", pattern)
-    if not found or not 1 <= int(found[1]) < int(found[2]):
+    matched = re.fullmatch(r"(\d+):(\d+)", pattern)
+    if not matched or not 1 <= int(matched[1]) < int(matched[2]):
         raise PruneError("PRN-004", f"pattern {pattern!r} is not N:M with 1 <= N < M; 2:4 keeps 2 of every 4")
-    return int(found[1]), int(found[2])
+    return int(matched[1]), int(matched[2])
 
 
 def keep_of_matrix(scores: Float[Array, "out in_"], removed: int) -> Bool[Array, "out in_"]:

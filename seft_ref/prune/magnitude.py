@@ -1,4 +1,4 @@
-"""Magnitude pruning: the smallest |W| of a matrix go (PRN-002)."""
+"""Magnitude pruning: remove the smallest |W| of a matrix (PRN-002)."""
 
 from jaxtyping import Bool, Float
 

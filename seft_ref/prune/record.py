@@ -8,7 +8,7 @@ from seft_ref.prune.keep import parse_pattern
 
 
 class PruningRecord(TypedDict, total=False):
-    """What `pruning.json` says; `read_record` has looked at `pattern` alone."""
+    """What `pruning.json` says; of its fields `read_record` checks `pattern` only."""
 
     method: str
     sparsity: float | None
@@ -22,7 +22,7 @@ def read_record(content: bytes) -> PruningRecord:
     """Return a record of pruning as its file spells it.
 
     Raises:
-        PruneError: PRN-008 if it is no JSON object, or names a pattern that is none.
+        PruneError: PRN-008 if it is no JSON object, or its pattern is not N:M.
     """
     try:
         record = json.loads(content)

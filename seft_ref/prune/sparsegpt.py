@@ -1,4 +1,4 @@
-"""SparseGPT: block by block of columns the weights that cost least go, and later columns make up for them (PRN-009)."""
+"""SparseGPT: remove the cheapest weights of each block of columns; later columns make up for them (PRN-009)."""
 
 from collections.abc import Callable
 from functools import partial
@@ -14,7 +14,7 @@ DAMPING = 0.01
 BLOCK = 128
 
 Keep = Callable[[Array], Array]
-"""From the costs of some columns, all rows of them, to the mask of what stays."""
+"""From the costs of some columns, in all rows, to the mask of what stays."""
 
 
 def hessian_of(x: Float[Array, "*batch in_"]) -> Float[Array, "in_ in_"]:
@@ -34,7 +34,7 @@ def sparsegpt(
     damping: float = DAMPING,
     block: int = BLOCK,
 ) -> tuple[Bool[Array, "out in_"], Float[Array, "out in_"]]:
-    """Return which weights stay and the new weight, +0.0 where none stays (PRN-009 to PRN-013).
+    """Return which weights stay, and the new weight, +0.0 where it was removed (PRN-009 to PRN-013).
 
     hessian  Σ x xᵀ over all calibration tokens, in float64
     damping  share of the mean of its diagonal that is added to it
@@ -49,7 +49,7 @@ def sparsegpt(
     width = block
     if pattern is not None:
         check_groups(n_in, pattern[1])
-        # PRN-012: blocks do not show in the result, so they take whole groups
+        # PRN-012: with a pattern the result does not depend on the width, so take whole groups
         width = pattern[1] * max(1, block // pattern[1])
     damped, dead = _damped(hessian, damping)
     factor = inverse_factor(damped)
@@ -75,7 +75,7 @@ def sparsegpt(
 
 
 def inverse_factor(hessian: Float[Array, "n n"]) -> Float[Array, "n n"]:
-    """Return U, upper triangular with Uᵀ U = H⁻¹ (PRN-010); what stands below its diagonal is not to be read.
+    """Return U, upper triangular with Uᵀ U = H⁻¹ (PRN-010); entries below its diagonal mean nothing.
 
     Raises:
         PruneError: PRN-009 if H is not positive definite.
@@ -84,9 +84,9 @@ def inverse_factor(hessian: Float[Array, "n n"]) -> Float[Array, "n n"]:
     # H = V Vᵀ with V upper triangular is the factorisation from the last row to the first, and U = V⁻¹
     try:
         lower = xp.linalg.cholesky(xp.flip(hessian))
-    except ValueError:  # what NumPy raises
+    except ValueError:  # NumPy raises a subclass of it
         lower = xp.full_like(hessian, xp.nan)
-    # CuPy raises nothing: a pivot that is no root stays behind, NaN or, in the last row, a finite number up to 0
+    # CuPy does not raise: it leaves NaN or, in the last row, a finite pivot that is not positive
     if not bool(xp.all(xp.isfinite(lower)) & xp.all(xp.linalg.diagonal(lower) > 0)):
         raise PruneError("PRN-009", "the Hessian is not positive definite; raise damping or calibrate on more tokens")
     return xp.flip(xp.linalg.inv(lower))
@@ -112,7 +112,7 @@ def _prune_panel(
     """Return the mask of a block of columns, its new weights, and the errors that later columns make up for.
 
     Shapes  u (n, n): the rows and columns of U that belong to the block
-            span: columns that are chosen from at once
+            span: columns among which weights are chosen at once
     """
     xp = array_namespace(panel, u)
     diagonal = xp.linalg.diagonal(u)

@@ -1,4 +1,4 @@
-"""Wanda: in each row the smallest |W_ij| · ‖X_j‖ go (PRN-003)."""
+"""Wanda: remove the smallest |W_ij| · ‖X_j‖ of each row (PRN-003)."""
 
 from jaxtyping import Bool, Float
 
@@ -8,7 +8,7 @@ from seft_ref.prune.keep import ADVICE, keep_n_of_m, keep_of_rows, removed_count
 
 
 def square_sum(x: Float[Array, "*batch in_"]) -> Float[Array, " in_"]:
-    """Return Σ x_j² over all tokens, in float64 on the host, for there are devices without it (PRN-014)."""
+    """Return Σ x_j² over all tokens, in float64, on the host because some devices lack it (PRN-014)."""
     rows = binary64(x).reshape(-1, x.shape[-1])
     with overflow_allowed():
         return (rows * rows).sum(axis=0)

@@ -24,9 +24,9 @@ def evaluate(
     """Return the perplexity of a model over evenly spread windows of a text (EVL-001).
 
     model     a folder, sparse or of Hugging Face, or a loaded model
-    text      what to predict
+    text      what to predict: a file, or tokens
     progress  called with (windows done, windows in all), first when the model is loaded
-    kernels   a kernel set, for NumPy arrays without one
+    kernels   a kernel set; None for `cpu`, which takes NumPy arrays
     dtype, compact, like, limit    as `load_model`
     Units     nats a target
     Raises    what `read_tokens`, `load_model` and `evaluate_windows` raise

@@ -26,10 +26,10 @@ from seft_ref.train.settings import TrainSettings, settings_of
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """What a run is about to do.
+    """A run before its next step.
 
     Attributes:
-        state: before the next step: new, or as it was resumed.
+        state: new, or as it was resumed.
         settings: of the run.
         stored: stored weights of the targets at load.
         origin: digests of the model and of the tokens (CKP-007); None for a model without a folder.
@@ -43,7 +43,7 @@ class Started:
 
 @dataclass(frozen=True, slots=True)
 class Finetuned:
-    """Where a run has come to.
+    """A run that has ended or was stopped.
 
     Attributes:
         config: of the model.
@@ -93,25 +93,25 @@ def finetune(
     """Train a sparse update of a model and write the result, as sparse as before (chapters 8 to 10).
 
     model       a sparse checkpoint, or a loaded one; a run spends what is loaded
-    out         the folder to write, which must not exist; None to write none. Meanwhile the state is kept in a file of
-                its name with .state behind it, which is removed once the folder is there
-    text        what to train on
+    out         the folder to write, which must not exist; None to write none. Until it is there the state is kept in
+                the file `out`.state, which is then removed
+    text        what to train on: a file, or tokens
     settings    settings, or a preset with `changes` to it, as in `settings_of`; the N:M pattern is that of the folder
-    resume      go on from the state
+    resume      go on from the saved state
     stop_after  the step to stop after, with the state kept
     save_every  steps between saves of the state
     state_file  where the state goes, if not beside `out`
-    origin      what the state says of model and text, if not digests of the folder and of the tokens (CKP-007)
+    origin      what the state records of model and text; None for digests of the folder and of the tokens (CKP-007)
     on_start    called once, before the first step
     on_step     called after every step with the state, its record and its seconds; what it raises ends the run
-    kernels     a kernel set, for NumPy arrays without one
+    kernels     a kernel set; None for `cpu`, which takes NumPy arrays
     dtype, compact, like, limit    as `load_model`
     recompute   as `loss_and_gradients`
     ranks       processes that share the rows of each step (TRN-013)
     Raises      before anything is computed: FormatError FMT-110 if `out` exists, CheckpointError CKP-002 for a folder
-                that is not sparse, CKP-006 for a state that is in the way, missing or of another run, ValueError for
-                arguments that do not go together; what `settings_of`, `load_model`, `read_tokens`, `initial_state` and
-                `train_step` raise
+                that is not sparse, CKP-006 for a state that exists already, is missing or is of another run, ValueError
+                for arguments that do not go together; what `settings_of`, `load_model`, `read_tokens`, `initial_state`
+                and `train_step` raise
     """
     if out is not None:
         refuse_existing(out)
@@ -124,7 +124,7 @@ def finetune(
     file = _state_file(out, state_file, origin, resume=resume)
 
     def begun() -> tuple[ModelConfig, TrainState, int]:
-        # in a function, so that nothing but the state holds the model afterwards
+        # a separate function, so that afterwards only the state holds the model
         loaded = model_of(model, kernels, dtype=dtype, compact=compact, like=like, limit=limit)
         check_windows(tokens, chosen.length, loaded.config)
         if resume and file is not None:
@@ -135,9 +135,9 @@ def finetune(
         return loaded.config, state, loaded.stored()
 
     config, state, stored = begun()
-    told = {"settings": settings_text(chosen), "step": state.step}
-    told |= {} if origin is None else {"model": origin.model, "text": origin.text}
-    refuse_different(ranks, "at the start", told | moving_parts(state.targets, ranks))
+    compared = {"settings": settings_text(chosen), "step": state.step}
+    compared |= {} if origin is None else {"model": origin.model, "text": origin.text}
+    refuse_different(ranks, "at the start", compared | moving_parts(state.targets, ranks))
     on_start(Started(state, chosen, stored, origin))
 
     last, writes = min(stop_after or chosen.steps, chosen.steps), ranks.rank == 0  # TRN-015
@@ -169,7 +169,7 @@ class _StateFile:
 def _state_file(
     out: str | Path | None, named: str | Path | None, origin: Origin | None, *, resume: bool
 ) -> _StateFile | None:
-    """Return where the state of a run is kept: where it was told, or beside the folder to write."""
+    """Return the state file: the one that was named, else one beside the folder to write, None without either."""
     if named is None and out is None:
         if resume:
             raise ValueError("there is no state to resume from; name state_file or out")

@@ -1,4 +1,4 @@
-"""A text that a model writes behind a prompt, in one call."""
+"""Generate the text that follows a prompt, in one call."""
 
 from collections.abc import Callable, Iterator, Sequence
 
@@ -31,13 +31,13 @@ def generate(
 
     model           a folder, sparse or of Hugging Face, or a model that was loaded from one, whose tokenizer is used
     stops           tokens that end the text and are no part of it; None for those that the folder names (GEN-008)
-    special_tokens  False for a prompt that has its special tokens already, as a chat template writes it
+    special_tokens  False for a prompt that has its special tokens already, as one from a chat template
     on_prompt       called once with the number of tokens of the prompt, before the first token is picked
     on_token        called with every token as soon as it is picked, the one that ends the text included
-    kernels         a kernel set, for NumPy arrays without one
+    kernels         a kernel set; None for `cpu`, which takes NumPy arrays
     dtype, compact, like, limit    as `load_model`
-    Raises          what `read_tokenizer`, `stop_tokens`, `load_model` and `generate_tokens` raise, before the
-                    first piece but for GEN-006
+    Raises          what `read_tokenizer`, `stop_tokens`, `load_model` and `generate_tokens` raise; all but GEN-006
+                    before the first piece
     """
     kernels = kernels_or_cpu(kernels)
     folder = folder_of(model)
@@ -50,10 +50,10 @@ def generate(
     )
     on_prompt(len(tokens))
 
-    def told() -> Iterator[int]:
+    def text_tokens() -> Iterator[int]:
         for token in following:
             on_token(token)
             if token not in ends:
                 yield token
 
-    return written(told(), tokenizer)
+    return written(text_tokens(), tokenizer)

@@ -1,4 +1,4 @@
-"""Prune a dense model, from a Hugging Face folder to another, in one call."""
+"""Prune a dense model, from one Hugging Face folder to another, in one call."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -28,9 +28,9 @@ class Pruned:
     """What a pruner removed.
 
     Attributes:
-        removed: weights that went.
+        removed: weights that were removed.
         of: weights of the targets.
-        remarks: what a converter has to say of the folder (FMT-154).
+        remarks: what a converter remarks on the folder (FMT-154).
     """
 
     removed: int
@@ -60,10 +60,12 @@ def prune(
     method    one of METHODS
     sparsity  fraction of weights removed from every matrix, 0 to below 1
     pattern   N:M keeps N of every M weights of a row, for example "2:4"; instead of `sparsity`
-    text      what Wanda and SparseGPT measure activations on, in `samples` windows of `length` tokens
+    text      what Wanda and SparseGPT measure activations on, `samples` windows of `length` tokens
+    seed      seed of the windows (PRN-007)
     dtype     what to compute in, float32 or float64; None as stored, 16-bit as float32 (PRN-014)
-    progress  called with the name of every pruned matrix, and how many there are
-    Raises    ValueError for a method that there is not, or without the text that it needs; FormatError FMT-110
+    progress  called with the name of every pruned matrix, and the number of matrices
+    kernels   a kernel set; None for `cpu`, which takes NumPy arrays
+    Raises    ValueError for an unknown method, or one without the text that it needs; FormatError FMT-110
               if `out` exists; CheckpointError, ConfigError, PruneError, TextError for the model and the text
     """
     refuse_existing(out)
@@ -75,12 +77,12 @@ def prune(
     removed_count(sparsity, 1)
     with open_dense(model, dtype) as dense:
         if text is None:
-            found: Iterator[tuple[Any, ...]] = prune_magnitude(dense.config, dense.read, sparsity, groups)
+            results: Iterator[tuple[Any, ...]] = prune_magnitude(dense.config, dense.read, sparsity, groups)
         else:
             batches = _windows(tokens_of(text, model), dense, samples, length, seed)
-            found = CALIBRATED[method](dense.config, dense.read, batches, kernels_or_cpu(kernels), sparsity, groups)
+            results = CALIBRATED[method](dense.config, dense.read, batches, kernels_or_cpu(kernels), sparsity, groups)
         kept, targets = Kept(dense), dense.config.targets()
-        for name, mask, *weight in found:
+        for name, mask, *weight in results:
             kept.add(name, mask, *weight)
             progress(name, len(targets))
         removed, total = kept.removed(), sum(n_out * n_in for n_out, n_in in (m.shape for m in targets))

@@ -1,4 +1,4 @@
-"""What a run is given: a model as a folder or loaded, a text as a file or as tokens."""
+"""The arguments that all runs take: a model, as a folder or loaded, and a text, as a file or as tokens."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,10 +16,10 @@ TextSource = str | Path | Sequence[int]
 
 
 def kernels_or_cpu(kernels: KernelSet | None) -> KernelSet:
-    """Return a kernel set, that for NumPy arrays where none is named."""
+    """Return the kernel set, or `cpu`, which takes NumPy arrays, for None."""
     if kernels is not None:
         return kernels
-    from seft_ref.kernels import cpu  # loads numba
+    from seft_ref.kernels import cpu  # imported only here, because it loads numba
 
     return cpu
 

@@ -1,4 +1,4 @@
-"""Rows of tokens, and what is to be predicted of them (TRN-001)."""
+"""Batches: rows of tokens, and the targets to predict (TRN-001)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ class Batch:
         return xp.reshape(xp.concat([self.labels[:, 1:], nothing], axis=1), (-1,))
 
     def count(self) -> int:
-        """Return how many targets count."""
+        """Return how many targets count in the loss."""
         xp = array_namespace(self.labels)
         return int(xp.sum(xp.astype(self.labels[:, 1:] != IGNORE, xp.int64)))
 

@@ -1,4 +1,4 @@
-"""Perplexity of a model on text."""
+"""Perplexity of a model on windows of a text (chapter 11)."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -17,7 +17,7 @@ from seft_ref.text.tokens import check_windows, evaluation_starts
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """What an evaluation found."""
+    """The perplexity of a model, and the windows on which it was measured."""
 
     perplexity: float
     nats_per_token: float

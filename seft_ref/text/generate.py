@@ -1,4 +1,4 @@
-"""Text goes on: a model reads tokens behind a context, and picks the one that follows (GEN).
+"""Generation: a model reads tokens behind a context, then picks the token that follows (chapter 17).
 
     for token in generate_tokens(prompt, model.weights, model.config, kernels.cpu, max_tokens=100, stops=(2,)):
         ...
@@ -27,14 +27,14 @@ from seft_ref.model.weights import Weights
 from seft_ref.text.sampling import GREEDY, Sampling, pick
 
 PROMPT_BLOCK = 256
-"""Tokens of a prompt that are read at once: attention holds this many times as many probabilities as the context has
-tokens.
+"""Tokens of a prompt that are read at once, because attention holds a probability for each of them and each token of
+the context.
 """
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Context:
-    """What a model has read: `length` tokens a row, as every block keeps them."""
+    """What a model has read, `length` tokens a row: their keys and values in every block."""
 
     blocks: tuple[Past, ...]
     length: int
@@ -49,7 +49,7 @@ def nothing_read(config: ModelConfig) -> Context:
 def read(
     tokens: Int[Array, "B T"], context: Context, weights: Weights, config: ModelConfig, kernels: KernelSet
 ) -> tuple[Float[Array, "B V"], Context]:
-    """Return the logits behind the last of the tokens, and the context with them; the old one stays good (GEN-001).
+    """Return the logits behind the last token, and a new context; the one passed in can be used again (GEN-001).
 
     Dtypes  tokens int64; logits the dtype of the weights
     Raises  GenerateError GEN-002 for no tokens, for more than the model has positions, or for other rows than the
@@ -87,7 +87,7 @@ def generate_tokens(
     """Return the tokens that follow a prompt, each as soon as it is picked (GEN-007).
 
     max_tokens  how many at most; None for as many as the model has positions for
-    stops       tokens that end a text; the one that did comes last
+    stops       tokens that end a text; the one that ends it is returned as well
     Raises      GenerateError GEN-002 for a prompt that is empty or longer than the model has positions, GEN-007 for
                 max_tokens below 1, both before anything is computed; GEN-006 for logits that are not finite
     """

@@ -70,6 +70,6 @@ def _largest_first(scores: Float[Array, " V"], k: int | None) -> Int[Array, " k"
     n = scores.shape[0]
     ids = np.arange(n)
     if k is not None and k < n:
-        # sorting a vocabulary takes longer than splitting it; equal scores at the boundary stay in
+        # partition first, because sorting a whole vocabulary is slower; all scores equal to the k-th stay for the ties
         ids = np.flatnonzero(scores >= np.partition(scores, n - k)[n - k])
     return ids[np.argsort(-scores[ids], kind="stable")][:k]

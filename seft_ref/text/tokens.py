@@ -1,4 +1,4 @@
-"""From text to the windows of tokens that training, calibration and evaluation look at, and from tokens to text."""
+"""Text to tokens and back, and where the windows of training, calibration and evaluation start."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -37,7 +37,7 @@ def read_tokens(text_file: Path, model_dir: Path) -> list[int]:
         raise TextError("TRN-016", f"there is no text file {text_file}")
     tokenizer = read_tokenizer(model_dir)
     try:
-        # bytes, because a text that is opened as text has other line ends
+        # TRN-016: read bytes, because text mode would change the line ends
         text = text_file.read_bytes().decode()
     except UnicodeDecodeError as error:
         raise TextError("TRN-016", f"{text_file} is not UTF-8: {error.reason} at byte {error.start}") from error
@@ -59,7 +59,7 @@ def read_tokenizer(model_dir: Path) -> Tokenizer:
         tokenizer = tokenizers.Tokenizer.from_file(str(tokenizer_file))
     except Exception as error:
         raise TextError("TRN-016", f"{tokenizer_file} cannot be read: {error}") from error
-    # TRN-016: what a call once asked for is saved with the tokenizer, and is no part of it
+    # TRN-016: a tokenizer.json may have saved these options of an earlier call; they do not apply here
     tokenizer.no_truncation()
     tokenizer.no_padding()
     if getattr(tokenizer.model, "dropout", None):
@@ -68,7 +68,7 @@ def read_tokenizer(model_dir: Path) -> Tokenizer:
 
 
 def _without_tokenizer(model_dir: Path) -> str:
-    """Return what to do where a folder has no tokenizer.json."""
+    """Return the message for a folder without tokenizer.json, with what to do about it."""
     if not (model_dir / "tokenizer.model").is_file():
         return f"{model_dir} has no tokenizer.json; copy the model's tokenizer there"
     return (
@@ -115,17 +115,17 @@ def written(tokens: Iterable[int], tokenizer: Tokenizer) -> Iterator[str]:
 
     A character of several tokens is held back until the last of them, at the latest until the tokens end.
     """
-    # Decoding a token alone would lose the space in front of it and bytes of a character: a piece is what the tokens
-    # from `before` on say beyond what they said without those from `shown` on.
+    # A token decoded alone may lose the space in front of it, or be only some bytes of a character. So decode together
+    # with the tokens of the last piece, which begins at `before`, and yield what follows the text of that piece.
     so_far: list[int] = []
     before = shown = 0
     for token in tokens:
         so_far.append(token)
-        known = tokenizer.decode(so_far[before:shown])
+        old_text = tokenizer.decode(so_far[before:shown])
         text = tokenizer.decode(so_far[before:])
         # a decoder writes U+FFFD for bytes that are no character yet
-        if len(text) > len(known) and not text.endswith("\ufffd"):
-            yield text[len(known) :]
+        if len(text) > len(old_text) and not text.endswith("\ufffd"):
+            yield text[len(old_text) :]
             before, shown = shown, len(so_far)
     rest = tokenizer.decode(so_far[before:])[len(tokenizer.decode(so_far[before:shown])) :]
     if rest:
@@ -153,7 +153,7 @@ def evaluation_starts(tokens: int, length: int, windows: int) -> list[int]:
 
 
 def _room(tokens: int, length: int, clause: str) -> int:
-    """Return how many places a window can start at."""
+    """Return at how many places a window can start, refusing a text shorter than one window as `clause`."""
     if length < 2:
         raise TextError(clause, f"a window of {length} tokens predicts nothing; use a length of at least 2")
     if tokens < length:
