@@ -7,8 +7,8 @@
     values = spp_merge(base, adapter)
 
 SPP and SparsePEFT form nothing of size (out, in): their change of the weight, and its gradient, are values on the
-base's topology. A kernel set may still hold these densely: `cpu` does from 55 % of the positions on, `reference`
-always does.
+base's topology. A kernel set may still form these densely: `cpu` does from 55 % of the positions on, `reference` in
+every product.
 
 The sparse update itself is in `update`. Start with `lora.py`.
 """

@@ -196,8 +196,8 @@ def _target_of(
     rows = [parts.dense(name, parts.shape[:1], np.int64) if settings.rule.by_row else None for name in names]
     lost = parts.positions("lost") if "lost" in parts else nothing
     delta = Delta(topology, values, kept, shared)
-    placed, packed, where, under = place(base, delta, kernels, held_in)
-    return Target(placed, delta, budget, delta_budget, where, under, lost, rows[0], rows[1]), packed
+    placed, packed, places, under = place(base, delta, kernels, held_in)
+    return Target(placed, delta, budget, delta_budget, places, under, lost, rows[0], rows[1]), packed
 
 
 def _window_parts(window: AnyWindow) -> tuple[dict[str, formats.Tensor], dict[str, formats.JSON]]:

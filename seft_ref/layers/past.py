@@ -58,7 +58,7 @@ def extend(past: Past, k: Float[Array, "B K T D"], v: Float[Array, "B K T D"]) -
         raise GenerateError(
             "GEN-002", f"the context has {room.keys.shape[0]} rows and there are tokens of {k.shape[0]}"
         )
-    # copy where another past has gone on from this one already, because the tokens behind it belong to that one
+    # copy if there is no room, or if another past went on from this one: the tokens behind belong to that past
     if room is None or room.filled != past.length or room.keys.shape[2] < length:
         room = _Room(_roomy(past.keys, k, length), _roomy(past.values, v, length), past.length)
     room.keys[:, :, past.length : length, :] = k

@@ -1,4 +1,4 @@
-"""RoPE: each pair (j, j + D/2) of a head turns by an angle that grows with the position (LYR-004 to LYR-006)."""
+"""RoPE: each pair (j, j + D/2) of a head is rotated by an angle that grows with the position (LYR-004 to LYR-006)."""
 
 import math
 from dataclasses import dataclass

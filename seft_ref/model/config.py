@@ -29,7 +29,7 @@ _NAMED = {
     "qwen2": ("num_key_value_heads",),
     "qwen3": ("num_key_value_heads", "head_dim"),
 }
-"""Keys that libraries fill in with different numbers if they are absent, so they must be there; null counts."""
+"""Keys that must be there, if only as null, because libraries fill in different numbers where they are absent."""
 _ROPE_OBJECTS = ("rope_parameters", "rope_scaling")
 _ROPE_NEEDS: dict[str, tuple[str, ...]] = {
     "default": (),

@@ -37,7 +37,7 @@ class Weights:
     norm: Float[Array, " C"]
     lm_head: Linear
     limits: Mapping[str, float] = field(default_factory=dict)
-    """by target, from which magnitude on a weight does not fit the dtype of its file; none where all fit (CKP-010)"""
+    """by target, the magnitude from which a weight overflows the dtype of its file; absent if none can (CKP-010)"""
 
 
 def assemble(config: ModelConfig, dense: Mapping[str, Array], packed: Mapping[str, Packed]) -> Weights:

@@ -27,8 +27,8 @@ from seft_ref.model.weights import Weights
 from seft_ref.text.sampling import GREEDY, Sampling, pick
 
 PROMPT_BLOCK = 256
-"""Tokens of a prompt that are read at once, because attention holds a probability for each of them and each token of
-the context.
+"""Most tokens of a prompt that are read at once, because attention holds a probability for every pair of one of them
+and a token of the context.
 """
 
 

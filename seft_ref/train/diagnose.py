@@ -13,11 +13,11 @@ from dataclasses import dataclass, field
 BEFORE_EVENT = 5
 """steps up to an event with which the loss after it is compared"""
 JUMP = 0.05
-"""relative rise above the largest of these from which the loss has jumped"""
+"""relative rise above the largest of these losses that counts as a jump"""
 MEAN_OF = 10
-"""steps of the means that divergence compares"""
+"""steps of the mean losses that divergence compares"""
 RISE = 0.2
-"""relative rise above the lowest mean from which a run diverges"""
+"""relative rise above the lowest mean that counts as divergence"""
 
 
 @dataclass(frozen=True, slots=True)

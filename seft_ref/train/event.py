@@ -72,7 +72,8 @@ def _evolve_pool(
         base, lost = _base_after(before, event, grouped)
         moved.append((base, event.delta, lost))
         records.append(record_of(part, event, before.budget, before.delta_budget, lost))
-    del views, pools, pool, gathered, parts, events, before, part, event, base  # free them first: packing takes as much
+    # free these first, because packing takes as much memory again
+    del views, pools, pool, gathered, parts, events, before, part, event, base
     finished = {}
     for name, (opened, delta, lost), record in zip(names, moved, records, strict=True):
         target = targets[name]

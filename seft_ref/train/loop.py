@@ -85,7 +85,7 @@ def initial_state(
     bases    a base for every target of the config
     batches  this rank's micro-batches of the first step, for initial_positions gradient
     Raises   ConfigError DLT-002 if no matrix would get a slot, EVT-012 if scope group does not fit the model,
-             TRN-008 if eps is 0 in the dtype of the weights; TopologyError TOP-005 if a base is not of the pattern;
+             TRN-008 if eps is 0 in the dtype of the weights; TopologyError TOP-005 if a base breaks the pattern;
              TextError TRN-017 for windows longer than the model has positions
     """
     check_length(settings.length, config)

@@ -43,7 +43,7 @@ def memory_of_run(
     """Return the bytes of each part of a run on the compiled kernels, at its largest (TRN-012).
 
     stored       stored weights of every target at load
-    itemsize     bytes of a number that is computed with
+    itemsize     bytes of a number of the compute dtype
     compact      the targets are held in 16 bits (CKP-008)
     recompute    as `loss_and_gradients`
     index_bytes  bytes for the position of a packed weight: in a plain matrix, and in one of 16 bits

@@ -37,8 +37,8 @@ def initial_positions(
 
     batches  this rank's micro-batches of the first step; `gradient` takes their gradient at the loaded weights
     sizes    d_φ of each target
-    Raises   UpdateError TRN-007 if its loss or a gradient that is looked at is not finite; EVT-005 for such a gradient
-             with initial_scope anywhere
+    Raises   UpdateError TRN-007 if the loss, or a gradient that is looked at, is not finite; EVT-005 for such a
+             gradient with initial_scope anywhere
     """
     by, anywhere = settings.initial_positions, settings.initial_scope == "anywhere"
     if by == "gradient":

@@ -35,7 +35,7 @@ def grow(
     """
     growable = [_candidates(part, pools, gone, rule) for part, gone in zip(parts, dropped, strict=True)]
     at = [candidates.positions for candidates in growable]
-    # GROW-002: at most the candidates
+    # GROW-002: no more than there are candidates
     want, there = pools.growth(n_drop, [flat(part.delta.topology) for part in parts]), pools.slots.sizes(at)
     n = array_namespace(want).minimum(want, there)
     selected, boundary = pools.slots.select([c.scores for c in growable], at, n, largest=True)
@@ -45,7 +45,7 @@ def grow(
 def best_of_groups(open_to: Growable, groups: Partition, budgets: Counts) -> Growable:
     """Return the candidates that are among the K best of their group, K being its budget (GROW-007).
 
-    budgets  K of every group (DLT-001), from the one of position 0 on
+    budgets  K of every group (DLT-001), in order of position
     """
     xp = array_namespace(open_to.positions)
     if not open_to.positions.shape[0]:

@@ -142,8 +142,8 @@ def optimizer_named(name: str, settings: Mapping[str, float]) -> Optimizer:
     kind = OPTIMIZERS[name]
     for key in settings:
         if key not in kind.__dataclass_fields__:
-            known = ", ".join(kind.__dataclass_fields__)
-            raise ConfigError("TRN-008", f"optimizer {name} has no setting {key}; it has {known}")
+            fields = ", ".join(kind.__dataclass_fields__)
+            raise ConfigError("TRN-008", f"optimizer {name} has no setting {key}; it has {fields}")
     return kind(**settings)
 
 

@@ -42,6 +42,6 @@ def support_of(part: Part) -> Int[Array, " s"]:
 
 
 def on_support(part: Part, values: Array | None, positions: Array) -> Array:
-    """Return evidence that has an entry per position of the support at other positions, 0 off the support."""
+    """Return evidence, given on the support, at other flat positions; 0 for those off the support."""
     assert values is not None, "the rule asks for evidence that was not gathered"
     return values_at(support_of(part), values, positions)

@@ -174,8 +174,9 @@ _ADAPT_ASKS: dict[str, set[str]] = {
 
 
 def rule_of(choices: Mapping[str, object], pattern: tuple[int, int] | None) -> Rule:
-    """Return the rule of choices by name; with an N:M pattern that stays, growth stays in the base unless `grow_scope`
-    is given (EVT-007).
+    """Return the rule with these choices, by name.
+
+    With an N:M pattern that events keep, `grow_scope` is active unless it is given (EVT-007).
 
     Raises:
         ConfigError: EVT-012 for choices that contradict each other; the clause of a choice for an unknown name.
