@@ -1,4 +1,5 @@
 """Asks a port, compares what comes back, and says what may be claimed.
 
-How a port is spoken to is in `protocol`, what a run prints in `report`. Start with `harness.py`, then `judgement.py`.
+Messages to and from a port are in `protocol`, reports of a run in `report`. Start with `harness.py`, then
+`judgement.py`.
 """

@@ -1,4 +1,4 @@
-"""Comparison of files that a port writes: what they hold, not how their bytes came about (PRT-020)."""
+"""Compares files that a port writes by their content, not by their bytes (PRT-020)."""
 
 import json
 import math
@@ -49,25 +49,25 @@ def state_verdict(got: Any, want: dict[str, Any], dtype: str) -> Verdict:
     if not isinstance(got, np.ndarray) or got.dtype != np.uint8 or got.ndim != 1:
         return _wrong("expected the bytes of a file, a vector of u8")
     try:
-        found = read(got.tobytes())
+        content = read(got.tobytes())
     except Refused as error:
         return _wrong(f"no file of chapter 12: {error}")
     except (ValueError, TypeError, KeyError, IndexError, OverflowError, MemoryError, RecursionError) as error:
         return _wrong(f"no file of chapter 12: {type(error).__name__}: {error}")
-    if found.kind != "training-state":
-        return _wrong(f"kind: expected 'training-state', got {found.kind!r}")
-    if found.tied or found.scales:
+    if content.kind != "training-state":
+        return _wrong(f"kind: expected 'training-state', got {content.kind!r}")
+    if content.tied or content.scales:
         return _wrong("a training state has no tied names and no scales")
-    told = _attributes(found, want, dtype)
-    if told:
-        return _wrong(told)
-    if found.tensors.keys() != want["tensors"].keys():
-        missing, more = (sorted(a - b) for a, b in _both(want["tensors"].keys(), found.tensors.keys()))
+    fault = _attributes(content, want, dtype)
+    if fault:
+        return _wrong(fault)
+    if content.tensors.keys() != want["tensors"].keys():
+        missing, more = (sorted(a - b) for a, b in _both(want["tensors"].keys(), content.tensors.keys()))
         text = f"{missing[0]} is missing" if missing else f"{more[0]} has no place in it"
         return _wrong(f"tensors: {text}")
     worst = 0.0
     for name, tensor in want["tensors"].items():
-        one = _tensor(name, found.tensors[name], tensor, dtype)
+        one = _tensor(name, content.tensors[name], tensor, dtype)
         if not one.passed:
             return Verdict(passed=False, detail=f"{name}: {one.detail}", ratio=one.ratio)
         worst = max(worst, one.ratio)
@@ -85,12 +85,12 @@ def _both(one: Any, two: Any) -> tuple[tuple[set[Any], set[Any]], tuple[set[Any]
 
 def _attributes(found: Content, want: dict[str, Any], dtype: str) -> str:
     """Return what is wrong with the attributes; empty if nothing is."""
-    held = dict(found.attributes)
+    attributes = dict(found.attributes)
     expected: dict[str, Any] = json.loads(want["attributes"]) | {"dtype": dtype}
-    text = held.pop("settings", None)
-    for key in [*expected, *held]:
-        if key not in expected or held.get(key) != expected[key] or key not in held:
-            return f"attribute {key}: expected {_short(expected.get(key))}, got {_short(held.get(key))}"
+    text = attributes.pop("settings", None)
+    for key in [*expected, *attributes]:
+        if key not in expected or attributes.get(key) != expected[key] or key not in attributes:
+            return f"attribute {key}: expected {_short(expected.get(key))}, got {_short(attributes.get(key))}"
     try:
         settings = json.loads(text) if isinstance(text, str) else None
     except (ValueError, RecursionError):
@@ -98,7 +98,7 @@ def _attributes(found: Content, want: dict[str, Any], dtype: str) -> str:
     if not isinstance(settings, dict):
         return "attribute settings: expected the text of a JSON object"
     for key in [*want["settings"], *settings]:
-        # the preset decides nothing (CKP-006)
+        # the preset is not compared, because it decides nothing (CKP-006)
         if key != "preset" and not _same_setting(settings.get(key), want["settings"].get(key)):
             return f"settings, {key}: expected {_short(want['settings'].get(key))}, got {_short(settings.get(key))}"
     return ""
@@ -117,7 +117,7 @@ def _short(value: Any) -> str:
 
 
 def _tensor(name: str, got: Tensor, want: dict[str, Any], dtype: str) -> Verdict:
-    """Return the verdict on one tensor: positions, counts and what a run only moves exactly, the rest as NUM-004."""
+    """Return the verdict on one tensor: positions, integers and base values exactly, other values as NUM-004."""
     kind = _FLOATS[dtype] if want["dtype"] == "float" else want["dtype"]
     shape = tuple(int(n) for n in want["shape"])
     if (got.dtype, got.shape) != (kind, shape):
@@ -129,9 +129,9 @@ def _tensor(name: str, got: Tensor, want: dict[str, Any], dtype: str) -> Verdict
     values = np.frombuffer(got.bits, dtype=_NUMBERS[kind])
     if kind in ("I32", "I64"):
         return compare(values.astype(np.int64), want["values"], "exact")
-    moved = name.endswith(".base")
-    # a new slot is zero and nothing else (DLT-005)
-    return compare(values, want["values"], "exact" if moved else "relative", dtype, keep_zeros=".delta" in name)
+    is_base = name.endswith(".base")
+    # zeros of a delta are compared exactly, because a new slot holds 0 (DLT-005)
+    return compare(values, want["values"], "exact" if is_base else "relative", dtype, keep_zeros=".delta" in name)
 
 
 def _all_or(positions: Any, numel: int) -> Any:

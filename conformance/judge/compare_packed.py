@@ -1,4 +1,4 @@
-"""Comparison of compressed files: by what their sections expand to, and by the rules of 12.6 (FMT-140 to FMT-142)."""
+"""Compares compressed files by what their sections expand to, and by the rules of 12.6 (FMT-140 to FMT-142)."""
 
 import json
 from typing import Any
@@ -28,15 +28,15 @@ def broken_packing(raw: bytes, want: dict[str, Any]) -> str:
         return plain
     if files.assemble(files.text(manifest), sections) != raw:
         return "header, order or pads are not those of its manifest (FMT-023, FMT-034)"
-    told = {section.name for section in sections if section.frame is not None}
+    compressed = {section.name for section in sections if section.frame is not None}
     for name in want["packed"]:
-        if name not in told:
+        if name not in compressed:
             return f"{name} is not compressed, although it becomes less than half"
     for name, entry in manifest["tensors"].items():
         for section in plain:
             if section.name.rsplit("#", 1)[0] == name:
                 entry["sections"][section.name.rsplit("#", 1)[1]] = files.stored(section)
-    if ("zstd" in manifest["requires"]) != bool(told):
+    if ("zstd" in manifest["requires"]) != bool(compressed):
         return "FMT-050: requires names zstd exactly where a section is compressed"
     manifest["requires"] = [name for name in manifest["requires"] if name != "zstd"]
     expanded = files.assemble(files.text(manifest), plain)
@@ -46,33 +46,33 @@ def broken_packing(raw: bytes, want: dict[str, Any]) -> str:
 
 
 def sections_of(header: dict[str, Any], manifest: dict[str, Any], data: bytes) -> tuple[list[Section], Any]:
-    """Return the sections as they are stored, and expanded; in place of these what is wrong with one."""
+    """Return the sections as stored and the sections expanded, or for the latter the text of what is wrong with one."""
     stored, plain = [], []
     for tensor in sorted(manifest["tensors"], key=str.encode):
         entry = manifest["tensors"][tensor]
         for role in sorted(entry["sections"]):
-            name, told = f"{tensor}#{role}", entry["sections"][role]
+            name, described = f"{tensor}#{role}", entry["sections"][role]
             place = header[name]
             begin, end = place["data_offsets"]
-            held = data[begin:end]
-            if "codec" not in told:
-                one = Section(name, place["dtype"], place["shape"], held)
+            raw = data[begin:end]
+            if "codec" not in described:
+                one = Section(name, place["dtype"], place["shape"], raw)
                 stored.append(one)
                 plain.append(one)
                 continue
-            if told["sha256"] != files.digest(held):
+            if described["sha256"] != files.digest(raw):
                 return stored, f"FMT-090: the digest of {name} is not that of its bytes in the file"
-            dtype, shape = _implied(entry, role, told)
-            wrong, content = _expanded(name, held, told, max(1, BITS[dtype] // 8))
+            dtype, shape = _implied(entry, role, described)
+            wrong, content = _expanded(name, raw, described, max(1, BITS[dtype] // 8))
             if wrong:
                 return stored, wrong
-            stored.append(Section(name, dtype, shape, content, held))
+            stored.append(Section(name, dtype, shape, content, raw))
             plain.append(Section(name, dtype, shape, content))
     return stored, plain
 
 
 def _implied(entry: dict[str, Any], role: str, told: dict[str, Any]) -> tuple[str, list[int]]:
-    """Return dtype and shape of a section (FMT-033, 12.4)."""
+    """Return the dtype and shape that the manifest implies for a section (FMT-033, 12.4)."""
     rows, columns = int(np.prod(entry["shape"][:-1], dtype=np.int64)), entry["shape"][-1] if entry["shape"] else 1
     if role == "values":
         small = BITS[entry["dtype"]] < 8
@@ -86,7 +86,7 @@ def _implied(entry: dict[str, Any], role: str, told: dict[str, Any]) -> tuple[st
 
 
 def _expanded(name: str, frame: bytes, told: dict[str, Any], size: int) -> tuple[str, bytes]:
-    """Return what is wrong with a frame, or the bytes of its section."""
+    """Return what is wrong with a frame, empty if nothing is, and the bytes of its section."""
     n = told["raw_bytes"]
     if not len(frame) < n <= 1024 * len(frame):
         return f"FMT-141: {name} has {len(frame)} bytes for {n}", b""

@@ -1,4 +1,4 @@
-"""Comparison of Hugging Face folders that a port writes: what files hold, not how headers are spelled (FMT-124)."""
+"""Compares Hugging Face folders that a port writes by their tensors, not by how headers are spelled (FMT-124)."""
 
 import json
 import re
@@ -46,10 +46,10 @@ def _is_bytes(raw: Any) -> bool:
 
 
 def read_stock(raw: bytes) -> Held:
-    """Return dtype, shape and bytes of the tensors of a safetensors file, which stock loaders must take.
+    """Return dtype, shape and bytes of each tensor of a safetensors file that stock loaders accept.
 
     Raises:
-        ValueError: FMT-121, or FMT-124 for its metadata.
+        ValueError: the tensors do not fill the data (FMT-121), or the metadata is not `{"format":"pt"}` (FMT-124).
     """
     size = int.from_bytes(raw[:8], "little")
     header, data = json.loads(raw[8 : 8 + size]), raw[8 + size :]
@@ -59,29 +59,29 @@ def read_stock(raw: bytes) -> Held:
     ends = [[0, 0], *places, [len(data), len(data)]]
     if any(before[1] != after[0] or after[0] > after[1] for before, after in pairwise(ends)):
         raise ValueError("FMT-121: tensors leave holes, share bytes or end elsewhere than the file")
-    found = {}
+    tensors = {}
     for name, entry in header.items():
         begin, end = entry["data_offsets"]
         if 8 * (end - begin) != BITS[entry["dtype"]] * prod(entry["shape"]):
             raise ValueError(f"FMT-121: {name} has {end - begin} bytes, not those of its shape")
-        found[name] = (entry["dtype"], entry["shape"], data[begin:end])
-    return found
+        tensors[name] = (entry["dtype"], entry["shape"], data[begin:end])
+    return tensors
 
 
 def _differing(held: Held, want: Mapping[str, Any]) -> str:
-    """Return how tensors differ from those that are expected."""
+    """Return how tensors differ from those that are expected; empty if they do not."""
     if held.keys() != want.keys():
         return f"expected the tensors {sorted(want)}, got {sorted(held)}"
     for name, t in want.items():
         if held[name] != (t["dtype"], t["shape"].tolist(), t["bits"].tobytes()):
             dtype, shape, bits = held[name]
-            told = f"{t['dtype']} {t['shape'].tolist()} {t['bits'].tobytes()[:16].hex()}"
-            return f"{name}: expected {told}, got {dtype} {shape} {bits[:16].hex()}"
+            wanted = f"{t['dtype']} {t['shape'].tolist()} {t['bits'].tobytes()[:16].hex()}"
+            return f"{name}: expected {wanted}, got {dtype} {shape} {bits[:16].hex()}"
     return ""
 
 
 def _broken_shards(tree: dict[str, bytes], want: dict[str, Any]) -> str:
-    """Return what is wrong with shards and index."""
+    """Return what is wrong with shards and index; empty if nothing is."""
     if INDEX not in tree:
         return f"{INDEX} is missing, although the tensors take more than {want['part_bytes']} bytes"
     weight_map = json.loads(tree.pop(INDEX))["weight_map"]
@@ -91,13 +91,13 @@ def _broken_shards(tree: dict[str, bytes], want: dict[str, Any]) -> str:
         return f"expected model-<i>-of-<N>.safetensors, got {', '.join(sorted(tree))}"
     every: Held = {}
     for name, raw in tree.items():
-        held = read_stock(raw)
-        size = sum(len(bits) for _, _, bits in held.values())
-        if not held or (size > want["part_bytes"] and len(held) > 1):
-            return f"{name} holds {len(held)} tensors of {size} bytes, allowed are {want['part_bytes']}"
-        if held.keys() != {tensor for tensor, place in weight_map.items() if place == name}:
+        tensors = read_stock(raw)
+        size = sum(len(bits) for _, _, bits in tensors.values())
+        if not tensors or (size > want["part_bytes"] and len(tensors) > 1):
+            return f"{name} holds {len(tensors)} tensors of {size} bytes, allowed are {want['part_bytes']}"
+        if tensors.keys() != {tensor for tensor, place in weight_map.items() if place == name}:
             return f"the index and {name} do not agree"
-        every |= held
+        every |= tensors
     if every.keys() != weight_map.keys():
         return "the index names a tensor that no shard has"
     return _differing(every, want["tensors"])

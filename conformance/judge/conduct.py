@@ -1,6 +1,6 @@
-"""What a port has to do besides answering: decline what it does not offer, and end when it is asked to.
+"""Checks that a port declines operations that it does not offer, and that it ends when it is asked to.
 
-Each check is a result of the profile `protocol`, which belongs to every claim (PRT-010).
+Each check is a result of the profile `protocol`, which every claim includes (PRT-010).
 """
 
 import time
@@ -21,7 +21,7 @@ __all__ = ["CHECKS", "declining", "ending"]
 CHECKS = ("protocol.unsupported", "protocol.stop", "protocol.end-of-input")
 """Every check by name."""
 _TOLD = 3
-"""Calls that may go wrong before the rest is not asked."""
+"""After so many wrong answers `declining` asks no further."""
 
 
 def declining(children: Sequence[Child], cases: Iterable[Case]) -> PropertyResult:
@@ -45,8 +45,9 @@ def declining(children: Sequence[Child], cases: Iterable[Case]) -> PropertyResul
 
 
 def _not_offered(child: Child, smallest: dict[tuple[str, str], Case]) -> list[tuple[str, str]]:
+    """Return the pairs of operation and class to ask: those with a case that the hello does not offer."""
     ops = child.hello().ops
-    # a port that offers nothing has no class: it declines in the first
+    # a port that offers nothing has no class of its own, so it is asked in the first
     offered = {name: offered_in(name, ops) for name in classes_offered(ops) or list(CLASSES)[:1]}
     first = next(name for name in CLASSES if name in offered)
     asked = [(op, name) for op, name in smallest if name in offered and (name == first or not is_scalar(op))]
@@ -69,17 +70,17 @@ def _declines(child: Child, case: Case, name: str) -> str:
 
 
 def _smallest(cases: Iterable[Case]) -> dict[tuple[str, str], Case]:
-    """Return for each operation and class in which it can be asked the case with the fewest bytes."""
-    found: dict[tuple[str, str], tuple[int, Case]] = {}
+    """Return for each operation, and each class in which it can be asked, the case with the smallest inputs."""
+    best: dict[tuple[str, str], tuple[int, Case]] = {}
     for case in cases:
         if case.refused:
             continue
         size = _bytes(case.inputs)
         for name in CLASSES:
             key = case.op, name
-            if (key not in found or size < found[key][0]) and can_ask(case, CLASSES[name]):
-                found[key] = size, case
-    return {key: case for key, (_, case) in found.items()}
+            if (key not in best or size < best[key][0]) and can_ask(case, CLASSES[name]):
+                best[key] = size, case
+    return {key: case for key, (_, case) in best.items()}
 
 
 def _bytes(value: Any) -> int:

@@ -1,4 +1,4 @@
-"""Runs cases against a port and says of each what came out.
+"""Runs cases against a port and returns one result for each case.
 
     results = run(cases, [Variant(port, "float32")])
 
@@ -47,13 +47,13 @@ _REDUCED = ("bfloat16", "float16")
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """A port in one way of being called.
+    """A port and the float dtype in which it is called.
 
     Attributes:
         port: what is called.
         dtype: float dtype of its arrays.
-        kinds: kinds of operations that this way is meant for.
-        offers: the operations that it says it offers in this way; None where it does not say.
+        kinds: kinds of operations that are asked in this dtype.
+        offers: the operations that it says it offers in this dtype; None where it does not say.
         deterministic: it says that the same call gets the same bytes.
         zstd: it reads compressed files; one that says it does not must refuse them.
     """
@@ -67,7 +67,7 @@ class Variant:
 
     @property
     def name(self) -> str:
-        """What failures call it."""
+        """The name that failures give it: the port, then the dtype."""
         return f"{self.port.name} {self.dtype}"
 
     @property
@@ -76,7 +76,7 @@ class Variant:
         return next(name for name, dtype in CLASSES.items() if dtype == self.dtype)
 
     def dtype_of(self, case: Case) -> str:
-        """Return the dtype that the case is asked in: operations on numbers alone know binary64 only."""
+        """Return the dtype that the case is asked in: always float64 for scalar operations (PRT-015)."""
         return "float64" if OPS[case.op].kind == "scalar" else self.dtype
 
     def takes(self, case: Case) -> bool:
@@ -93,7 +93,7 @@ def can_ask(case: Case, dtype: str) -> bool:
 
 
 def classes_of(case: Case, classes: Sequence[str]) -> tuple[str, ...]:
-    """Return the numeric classes, of those given, in which a case is asked; one for operations on numbers alone."""
+    """Return the numeric classes, of those given, in which a case is asked; one for scalar operations (PRT-015)."""
     fit = tuple(name for name in classes if can_ask(case, CLASSES[name]))
     return fit[:1] if OPS[case.op].kind == "scalar" else fit
 
@@ -116,7 +116,7 @@ class Failure:
 
     @property
     def in_class(self) -> str:
-        """The numeric class that it was asked in, with which the name of a variant ends."""
+        """The numeric class that it was asked in: the last word of `variant` is its dtype."""
         dtype = self.variant.rpartition(" ")[2]
         return next((name for name, one in CLASSES.items() if one == dtype), "")
 
@@ -126,7 +126,7 @@ class Result:
     """The outcome of a case over all variants; `skipped` says why if none took it.
 
     Attributes:
-        ratio: the largest part of a bound that any output used.
+        ratio: the largest fraction of its bound that any output used.
         reason: unsupported, blocked or notrun where the case was not judged, or not in each dtype; else empty.
         waived: what an expected-failure manifest says of its failures; else empty.
         seconds: how long its calls took.
@@ -164,7 +164,7 @@ class Result:
 
 
 Answered = set[tuple[str, str]]
-"""Operation and name of a variant: it did something else than to decline what it does not offer (PRT-007)."""
+"""Operation and name of a variant that answered it, although its hello does not offer it (PRT-007)."""
 _GRAVITY = ("fail", "error", "protocol", "timeout", "crash")
 
 
@@ -179,8 +179,8 @@ def run(
     """Return one result a case, in the order of the cases.
 
     order  shuffles the order in which they are asked, and picks those asked twice; None asks as they come
-    lanes  the same variants in other processes, which are asked side by side
-    most   failed cases after which the rest is not run; 0 to run all
+    lanes  the same variants in other processes, which are asked in parallel
+    most   number of failed cases after which the rest is not run; 0 to run all
     """
     by_op: dict[str, list[Result]] = {}
     results = [Result(case) for case in cases]
@@ -189,21 +189,21 @@ def run(
     bad: set[str] = set()
     answered: Answered = set()
     for group in in_order(list(OPS)):
-        here = [result for op in group for result in by_op.get(op, ())]
+        members = [result for op in group for result in by_op.get(op, ())]
         again: set[str] = set()
         if order is not None:
-            order.shuffle(here)
-            again = {result.case.id for result in here if order.random() < _PROBED}
-            # where an answer is expected rather than a refusal, if there is such a case
-            again |= set({r.case.op: r.case.id for r in sorted(here, key=lambda r: not r.case.refused)}.values())
+            order.shuffle(members)
+            again = {result.case.id for result in members if order.random() < _PROBED}
+            # one case of each operation, if possible one that expects an answer: later entries of the dict win
+            again |= set({r.case.op: r.case.id for r in sorted(members, key=lambda r: not r.case.refused)}.values())
         stop = Stop(most, sum(bool(r.failures) for r in results))
-        _judge_group(here, [variants, *lanes], bad, answered, stop, again, progress)
-        bad |= failing_operations(here)
+        _judge_group(members, [variants, *lanes], bad, answered, stop, again, progress)
+        bad |= failing_operations(members)
     return results
 
 
 def failing_operations(results: Iterable[Result]) -> set[str]:
-    """Return the operations of which a case failed or is blocked: what rests on them would only say so again."""
+    """Return the operations with a failed or blocked case, so that operations that build on them are blocked too."""
     return {r.case.op for r in results if r.failures or r.reason == "blocked"}
 
 
@@ -216,7 +216,7 @@ def _judge_group(
     again: set[str],
     progress: Callable[[Case], None],
 ) -> None:
-    """Judge cases that do not rest on each other, every lane its share."""
+    """Judge cases of operations that do not build on each other, divided among the lanes."""
 
     def work(number: int) -> None:
         for result in results[number :: len(lanes)]:
@@ -269,8 +269,8 @@ def _judge_case(result: Result, variants: Sequence[Variant], bad: set[str], answ
 def _judge(result: Result, variant: Variant, *, again: bool) -> None:
     case, failures = result.case, result.failures
     dtype = variant.dtype_of(case)
-    given, before = prepared_inputs(case, dtype), prepared_inputs(case, dtype)
-    answer = _ask(variant, case, given)
+    inputs, before = prepared_inputs(case, dtype), prepared_inputs(case, dtype)
+    answer = _ask(variant, case, inputs)
     if isinstance(answer, Unsupported):
         if variant.offers is not None and case.op in variant.offers:
             # PRT-007
@@ -289,13 +289,13 @@ def _judge(result: Result, variant: Variant, *, again: bool) -> None:
         _judge_answer(result, variant, answer)
     if again and not failures:
         _ask_again(result, variant)
-    changed = [name for name in before if not same_values(before[name], given[name])]
+    changed = [name for name in before if not same_values(before[name], inputs[name])]
     if changed:
         failures.append(Failure(variant.name, "", f"it wrote to its input {changed[0]}"))
 
 
 def _ask(variant: Variant, case: Case, given: dict[str, Any]) -> Any:
-    """Return the outputs, or the refusal, or that the operation is not offered, or what went wrong."""
+    """Return the outputs, or the exception `Refused` or `Unsupported`, or what went wrong as a `Failure`."""
     try:
         with np.errstate(all="ignore"):
             return variant.port.call(case.op, given, variant.dtype_of(case))
@@ -329,7 +329,7 @@ def _refused_by(case: Case, variant: Variant) -> tuple[str, ...]:
 
 
 def _judge_refusal(result: Result, variant: Variant, refusal: Refused) -> None:
-    """PRT-006: refused where a clause refuses, by that clause; and the port still answers (PRT-008)."""
+    """Judge a refusal: the case expects it, its code is right (PRT-006), and the port still answers (PRT-008)."""
     clauses = _refused_by(result.case, variant)
     if refusal.clause not in clauses:
         wanted = f"a refusal by {' or '.join(clauses)}" if clauses else "an answer"
@@ -342,7 +342,7 @@ def _judge_refusal(result: Result, variant: Variant, refusal: Refused) -> None:
 
 
 def _no_longer_answers(port: Any) -> PortFault | None:
-    """PRT-008: a program that has refused something still answers."""
+    """Return the fault of a port that answers no ping after a refusal (PRT-008); None if it does."""
     ping = getattr(port, "ping", None)
     if ping is None:
         return None
@@ -354,7 +354,7 @@ def _no_longer_answers(port: Any) -> PortFault | None:
 
 
 def _ask_again(result: Result, variant: Variant) -> None:
-    """PRT-009, PRT-013: the second answer is right too; of a port that says so, it has the same bytes."""
+    """Ask again: the answer must be right again (PRT-009), with the same bytes if deterministic (PRT-013)."""
     raw = getattr(variant.port, "raw_answer", None)
     if raw is None:
         return

@@ -1,4 +1,4 @@
-"""What the failures of an operation have in common: said only where it points at one thing."""
+"""Finds the clauses that explain all failures of an operation, if there are such clauses."""
 
 from collections.abc import Iterable, Sequence
 
@@ -7,16 +7,16 @@ from conformance.judge.harness import Result
 __all__ = ["hints"]
 
 LEAST = 3
-"""Cases that have to fail before anything is said: one or two may fail for any reason."""
+"""A hint needs so many failed cases, because one or two may fail for any reason."""
 MOST = 3
-"""Clauses that are named for one operation; with more the failures point at nothing."""
+"""A hint names at most so many clauses, because with more the failures point at nothing."""
 
 
 def hints(results: Iterable[Result]) -> list[str]:
-    """Return for each operation whose failures are exactly the cases of a clause a line that names it.
+    """Return one line for each operation whose failed cases are exactly the cases of a clause; it names the clause.
 
-    A clause is named if all its cases of the operation that were judged fail, no other case of the operation does, and
-    there are at least three. Elsewhere nothing is said: a hint that is wrong costs more than none.
+    A clause is named if all its judged cases of the operation fail, no other case of the operation does, and there are
+    at least three. Otherwise there is no line, because a wrong hint costs more than none.
     """
     by_op: dict[str, list[Result]] = {}
     for result in results:

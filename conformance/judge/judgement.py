@@ -25,11 +25,11 @@ __all__ = ["BLOCKED", "PROTOCOL", "UNTRIED", "PropertyResult", "Run", "Status", 
 REVISION = "1.0-r1"
 """Version of SPEC.md, and of the cases for it: a revision adds or withdraws cases, it changes none."""
 UNTRIED = ("the kit's fault", "hypothesis is not installed")
-"""How the reason begins for which a property shows nothing, whatever the port offers."""
+"""How `skipped` begins for a property that could not be tried, for a reason that is not the port's."""
 BLOCKED = "blocked"
-"""How the reason begins for which a property was not tried where an operation that it asks fails (PRT-012)."""
+"""How `skipped` begins for a property that was not tried because an operation that it asks fails (PRT-012)."""
 PROTOCOL = "protocol"
-"""The profile of what every claim needs (PRT-007, PRT-008); it is asked for by no name."""
+"""The profile of the checks that every claim needs (PRT-007, PRT-008); nobody can ask for it by name."""
 _FINE = ("pass", "waived")
 
 
@@ -54,8 +54,8 @@ class PropertyResult:
         artifact: the folder that replays it, None if nothing failed.
         skipped: why it was not run, else empty.
         waived: what an expected-failure manifest says of it; else empty.
-        counts: what it counts in its examples, by name; among it what could not be judged exactly.
-        asked_new: operations that answered inputs which nobody could know before the run, each as `asked_in` spells it.
+        counts: what it counts in its examples, by name, such as what could not be judged exactly.
+        asked_new: operations that answered inputs drawn in this run (PRT-018), each as `asked_in` spells it.
     """
 
     name: str
@@ -108,7 +108,7 @@ class Verdict:
             of a run that left something out and in which nothing failed, "no claim: ...".
         conformant: everything passed.
         met: nothing is wrong but what an expected-failure manifest forgives.
-        reasons: why not; empty if it is.
+        reasons: why not; empty if `met`.
         claimable: the profiles that could be claimed.
         badge: what a badge says.
         passed, failed, skipped: how many checks; complaints of a manifest are failures.
@@ -129,21 +129,21 @@ class Verdict:
 
 @dataclass(slots=True)
 class Run:
-    """Everything that a report tells.
+    """Everything that a report shows.
 
     Attributes:
         port: what the port's hello says of it: name, version, language.
         profiles: those asked for, or all that the port can claim.
         classes: numeric classes judged.
         results: one a case of these profiles.
-        chosen: for each case and property that was to be asked, by name, how often it is to be answered at least.
+        chosen: name of each case and property that was to be asked → the number of answers that a pass needs.
         properties: one a property of these profiles.
         coverage: how each clause of SPEC.md is shown.
         clauses: the clauses themselves.
         seed: of the order of calls and of properties, hexadecimal.
         fresh: the seed was drawn for this run.
         filtered: the option that left cases out, empty if none did.
-        quick: what a quick run does not see, in words; empty for another.
+        quick: what a quick run does not see, in words; empty if the run is not quick.
         deterministic: the port says that the same call gets the same bytes (PRT-013).
         zstd: the port reads compressed files; one that does not says so, and so does its claim (PRT-010).
         waivers: number of results that an expected-failure manifest forgave.
@@ -186,13 +186,13 @@ class Run:
 
     @property
     def fault(self) -> str:
-        """Why the results are not those of the cases that were to be asked, which is no port's doing; else empty."""
-        told = Counter([r.name for r in self.results] + [p.name for p in self.properties])
+        """Why the results are not those of the cases in `chosen`, which is the kit's fault; else empty."""
+        counts = Counter([r.name for r in self.results] + [p.name for p in self.properties])
         short = [r.name for r in self.results if r.outcome == "pass" and r.ran < self.chosen.get(r.name, 0)]
         for what, names in (
-            ("without a result", [name for name in self.chosen if name not in told]),
-            ("with several results", [name for name, n in told.items() if n > 1]),
-            ("that nobody was to ask", [name for name in told if name not in self.chosen]),
+            ("without a result", [name for name in self.chosen if name not in counts]),
+            ("with several results", [name for name, n in counts.items() if n > 1]),
+            ("that nobody was to ask", [name for name in counts if name not in self.chosen]),
             ("passed without an answer in each form and class", short),
         ):
             if names:
@@ -209,11 +209,11 @@ class Run:
 
     def verdict(self) -> Verdict:
         """Return what may be claimed: the profiles asked for, all or nothing (PRT-010)."""
-        found = Counter([r.status for r in self.results] + [p.status for p in self.properties])
-        passed, failed, skipped = found["passed"], found["failed"] + len(self.complaints), found["skipped"]
+        statuses = Counter([r.status for r in self.results] + [p.status for p in self.properties])
+        passed, failed, skipped = statuses["passed"], statuses["failed"] + len(self.complaints), statuses["skipped"]
         reasons = self._reasons(failed)
         conformant = not reasons and not self.waivers
-        # where something was left out nothing is claimed; that is no fault of the port's unless something failed
+        # a run that left something out claims nothing, but the port is at fault only if something failed
         partial = bool(self.filtered) or not self.fresh
         if self.fault or not (failed or self.waivers or self._asked_anything()):
             status, badge = Status.KIT, "not conformant"
@@ -228,7 +228,7 @@ class Run:
         return Verdict(line, conformant, not reasons, tuple(reasons), self._claimable(), badge, *counts, status)
 
     def claimed(self, profile: str) -> str:
-        """Return what a claim calls a profile: one of which zstd was left out says so (PRT-010)."""
+        """Return the name of a profile in a claim; it says so if files with zstd were left out (PRT-010)."""
         lacks = not self.zstd and any(needs_zstd(r.case) for r in self.of_profile(profile))
         return f"{profile} without zstd" if lacks else profile
 
@@ -238,7 +238,7 @@ class Run:
 
     def _said(self, status: Status, reasons: Sequence[str]) -> str:
         """Return the line of the verdict."""
-        # PRT-010: what was lost on the way is not known to pass
+        # PRT-010: a check whose result was lost is not known to pass
         if self.fault:
             return f"no verdict, the kit is at fault: {self.fault}"
         if reasons:
@@ -247,8 +247,8 @@ class Run:
         steady = "" if self.deterministic else ", not deterministic"
         frozen = self.frozen_only()
         # PRT-018
-        known = f", frozen cases only: {', '.join(frozen)}" if frozen else ""
-        what = f"{', '.join(map(self.claimed, self.profiles))} in {', '.join(self.classes)}{steady}{known}"
+        suffix = f", frozen cases only: {', '.join(frozen)}" if frozen else ""
+        what = f"{', '.join(map(self.claimed, self.profiles))} in {', '.join(self.classes)}{steady}{suffix}"
         if self.waivers:
             return f"not conformant: {self.waivers} known failures were forgiven, nothing else failed: {what}"
         return f"conformant: {what}"
@@ -267,7 +267,7 @@ class Run:
         if not self.profiles:
             reasons.append("nothing was asked for")
         if failed and not reasons:
-            # whatever failed withholds the claim, also what belongs to no profile of the claim (PRT-010)
+            # any failure withholds the claim, even of a case outside its profiles (PRT-010)
             reasons.append(f"{failed} failed")
         return reasons
 
@@ -294,24 +294,24 @@ class Run:
         new = {pair for one in self.properties if one.status == "passed" for pair in one.asked_new}
         cases = [result.case for result in self.results if profiles_of_case(result.case) & set(self.profiles)]
         asked = {asked_in(case.op, name): case.op for case in cases for name in classes_of(case, self.classes)}
-        known = {op for pair, op in asked.items() if pair in new}
+        answered = {op for pair, op in asked.items() if pair in new}
         # an operation that no property asks at all is named once, without its classes
-        return sorted({pair if op in known else op for pair, op in asked.items() if pair not in new})
+        return sorted({pair if op in answered else op for pair, op in asked.items() if pair not in new})
 
     def _against(self, profile: str) -> list[str]:
         """Return why a profile cannot be claimed."""
         results = self.of_profile(profile)
         bad = Counter(r.outcome for r in results if r.outcome not in _FINE)
         own = Counter(p.outcome for p in self.properties if p.profile == profile and p.outcome not in _FINE)
-        told = [f"{n} {outcome}" for outcome, n in sorted(bad.items())]
-        told += [f"{n} {'property' if n == 1 else 'properties'} {outcome}" for outcome, n in sorted(own.items())]
+        parts = [f"{n} {outcome}" for outcome, n in sorted(bad.items())]
+        parts += [f"{n} {'property' if n == 1 else 'properties'} {outcome}" for outcome, n in sorted(own.items())]
         if not results:
             return [f"{profile}: no case ran"]
-        return [f"{profile}: {', '.join(told)} of {len(results)}"] if told else []
+        return [f"{profile}: {', '.join(parts)} of {len(results)}"] if parts else []
 
 
 def asked_in(op: str, class_name: str) -> str:
-    """Return how an operation that is asked in a class is named; operations on numbers alone know no class."""
+    """Return the name of an operation in a class; scalar operations have no class (PRT-015)."""
     return op if OPS[op].kind == "scalar" else f"{op} in {class_name}"
 
 
@@ -321,7 +321,7 @@ def cases_of(profiles: Sequence[str], cases: Sequence[Case]) -> list[Case]:
 
 
 def kit_digest() -> str:
-    """Return one digest of all vectors and operations: two reports with the same one judged by the same cases."""
+    """Return one digest of all vectors and operations: two reports with equal digests judged by the same cases."""
     whole = hashlib.sha256()
     for path in sorted(VECTORS.glob("*.json")):
         whole.update(hashlib.sha256(path.read_bytes()).digest())

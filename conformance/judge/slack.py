@@ -1,6 +1,6 @@
 """How far an answer may be from the oracle's because SPEC.md asks no exact power and no exact cosine.
 
-The gauge of an output (NUM-002) bounds its roundings. What is here comes on top, because a scalar in front of the sum
+The gauge of an output (NUM-002) bounds its roundings. This slack is added to it, because a scalar in front of the sum
 may be inexact in binary64: a power of β (OPT-009) or a frequency of RoPE (LYR-017). It is computed from the inputs of a
 case when the case is judged, so that no frozen case changes.
 """
@@ -33,14 +33,14 @@ def bound_of(case: Case, output: str) -> Bound | None:
 
 
 def _of_step(case: Case) -> NDArray[np.float64]:
-    """Return |step| of each slot times the relative error that OPT-009 leaves to it."""
-    given = case.inputs
-    beta1, beta2, eps = (_number(given.get(name), other) for name, other in _DEFAULTS.items())
+    """Return |step| of each slot times the relative error that OPT-009 allows it."""
+    inputs = case.inputs
+    beta1, beta2, eps = (_number(inputs.get(name), other) for name, other in _DEFAULTS.items())
     ages = np.asarray(case.expected["age"])
     by_age = {age: _scalars(beta1, beta2, age) for age in {int(a) for a in ages}}
     c1, c2, error = (np.array([by_age[int(a)][i] for a in ages], dtype=np.float64) for i in range(3))
     root = np.sqrt(np.asarray(case.expected["v"], dtype=np.float64)) / c2
-    step = given["lr"] / c1 * np.abs(case.expected["m"]) / (root + (eps / c2 if _is_spiel(given) else eps))
+    step = inputs["lr"] / c1 * np.abs(case.expected["m"]) / (root + (eps / c2 if _is_spiel(inputs) else eps))
     return np.asarray(step * error)
 
 
@@ -59,7 +59,7 @@ def _is_spiel(given: dict[str, Any]) -> bool:
 
 
 def _of_rotation(case: Case, gauge: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return what a frequency that errs by LYR-017 moves: an angle by 2⁻⁴⁹ of it, cosine and sine by no more."""
+    """Return the slack of a rotation: LYR-017 lets an angle be off by 2⁻⁴⁹ of itself, cosine and sine by no more."""
     _, length, _, width = np.shape(case.inputs["x"])
     frequencies = layers.frequencies(width, case.inputs["rope"], length)
     angles = np.outer(np.arange(length), [*frequencies, *frequencies])[None, :, None, :]

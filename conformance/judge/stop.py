@@ -7,7 +7,7 @@ __all__ = ["Stop"]
 
 @dataclass(slots=True)
 class Stop:
-    """Counts failed cases up to the most that somebody wants to see; 0 is no limit."""
+    """Counts failed cases; the run stops when there are `most`, and 0 is no limit."""
 
     most: int
     failed: int = 0
