@@ -1,4 +1,4 @@
-"""What a run tells: on the terminal, and as a folder of files for people and for programs.
+"""Reports of a run: on the terminal, and as a folder of files for people and for programs.
 
 `write` makes the folder, `check_report` says what is wrong with a report.jsonl that somebody else wrote.
 

@@ -1,4 +1,4 @@
-"""A report.jsonl that somebody else wrote, checked against the kit: what it tells must follow from its lines."""
+"""Checks a report.jsonl that somebody else wrote: its verdict must follow from its lines and from this kit."""
 
 import hashlib
 import json
@@ -21,7 +21,7 @@ __all__ = ["check_report"]
 _LONGEST_LINE = 1 << 24
 _SHOWN = 5
 
-# what stands in each kind of line, and of which type it is
+# the members of each kind of line, and their types
 _LINES: dict[str, dict[str, tuple[type, ...]]] = {
     "header": {
         "report": (int,),
@@ -79,7 +79,7 @@ def check_report(path: Path, properties: Mapping[str, str] | None = None) -> lis
 
     properties  name → profile of the properties, and of the checks of the protocol; None leaves them unchecked
 
-    That answers were given, and by the program that is named, no report can show.
+    No report can show that answers were given, or that the named program gave them.
     """
     rows, wrong = _read(path)
     if wrong:
@@ -97,15 +97,15 @@ def check_report(path: Path, properties: Mapping[str, str] | None = None) -> lis
     wrong = _twice([r["id"] for r in cases + asked])
     foreign = _digests(header)
     if foreign:
-        # another kit's cases are not known here, so that only the form can be checked
+        # only the form can be checked, because this kit does not have the cases of another
         return wrong + foreign + _totals(cases, asked, foot)
-    known = {case.id: case for case in load_all()}
-    wrong += _ids(header["options"], cases, known)
+    cases_by_id = {case.id: case for case in load_all()}
+    wrong += _ids(header["options"], cases, cases_by_id)
     if properties is not None:
         wrong += _property_ids(header["options"], asked, properties)
     if wrong:
         return wrong
-    run = _run(header, cases, asked, known)
+    run = _run(header, cases, asked, cases_by_id)
     wrong = [text for row, result in zip(cases, run.results, strict=True) for text in _case(row, result, run.classes)]
     wrong += [text for row, one in zip(asked, run.properties, strict=True) for text in _property(row, one, run)]
     return wrong + _told(run, header, foot)
@@ -174,7 +174,7 @@ def _members(row: _Row, wanted: dict[str, tuple[type, ...]], where: str) -> list
     return [
         f"{where} has no {name} of the right type."
         for name, types in wanted.items()
-        # true is an int to Python and a number to nobody else
+        # bool is a subclass of int in Python, but true is no number in JSON
         if not isinstance(row.get(name, ...), types) or (isinstance(row[name], bool) and bool not in types)
     ]
 
@@ -183,12 +183,12 @@ def _options(header: _Row) -> list[str]:
     options = header["options"]
     wrong = [] if header["report"] == VERSION else [f"It has the form {header['report']}; this kit knows {VERSION}."]
     for name, table in (("profiles", PROFILES), ("classes", CLASSES)):
-        told = options.get(name)
-        if not isinstance(told, list) or not all(isinstance(one, str) for one in told):
+        names = options.get(name)
+        if not isinstance(names, list) or not all(isinstance(one, str) for one in names):
             wrong.append(f"The header has no list of {name}.")
         else:
-            wrong += [f"The header names {one!r}, which is none of the {name}." for one in told if one not in table]
-            wrong += [f"The header names {one} twice." for one, n in Counter(told).items() if n > 1]
+            wrong += [f"The header names {one!r}, which is none of the {name}." for one in names if one not in table]
+            wrong += [f"The header names {one} twice." for one, n in Counter(names).items() if n > 1]
     if not isinstance(options.get("filtered"), str) or not all(isinstance(one, str) for one in header["complaints"]):
         wrong.append("The header does not tell what was left out, or complaints that are text.")
     if not options.get("classes"):
@@ -211,22 +211,22 @@ def _twice(ids: Iterable[str]) -> list[str]:
 
 def _ids(options: _Row, rows: Sequence[_Row], known: dict[str, Case]) -> list[str]:
     """Return which cases are unknown, not asked for, or missing; a run that was filtered need not have all."""
-    told = {row["id"] for row in rows}
+    stated = {row["id"] for row in rows}
     mine = {case.id: case for case in cases_of(options["profiles"], list(known.values()))}
-    wrong = _named("is no case of this kit", "are no cases of this kit", [name for name in told if name not in known])
-    strange = [name for name in told if name in known and name not in mine]
+    wrong = _named("is no case of this kit", "are no cases of this kit", [name for name in stated if name not in known])
+    strange = [name for name in stated if name in known and name not in mine]
     wrong += _named("belongs to no profile of the header", "belong to no profile of the header", strange)
     if not options["filtered"]:
-        missing = [n for n, case in mine.items() if n not in told and classes_of(case, options["classes"])]
+        missing = [n for n, case in mine.items() if n not in stated and classes_of(case, options["classes"])]
         wrong += _named("is missing", "are missing", missing)
     return wrong
 
 
 def _property_ids(options: _Row, rows: Sequence[_Row], known: Mapping[str, str]) -> list[str]:
-    told = {row["id"] for row in rows}
-    wrong = _named("is no property of this kit", "are no properties of this kit", [n for n in told if n not in known])
+    stated = {row["id"] for row in rows}
+    wrong = _named("is no property of this kit", "are no properties of this kit", [n for n in stated if n not in known])
     mine = [name for name, profile in known.items() if profile in (*options["profiles"], PROTOCOL)]
-    missing = [] if options["filtered"] else [name for name in mine if name not in told]
+    missing = [] if options["filtered"] else [name for name in mine if name not in stated]
     return wrong + _named("is a property and missing", "are properties and missing", missing)
 
 
@@ -239,7 +239,7 @@ def _named(one: str, many: str, names: Sequence[str]) -> list[str]:
 
 
 def _run(header: _Row, cases: Sequence[_Row], asked: Sequence[_Row], known: dict[str, Case]) -> Run:
-    """Return the run that a report tells of."""
+    """Return the run that a report describes."""
     options = header["options"]
     return Run(
         port=header["port"],
@@ -261,7 +261,7 @@ def _run(header: _Row, cases: Sequence[_Row], asked: Sequence[_Row], known: dict
             )
             for row in asked
         ],
-        # that none is missing has been looked at
+        # `_ids` and `_property_ids` have looked for missing ones already
         chosen=dict.fromkeys([row["id"] for row in (*cases, *asked)], 0),
         seed=header["seed"],
         fresh=header["fresh"],

@@ -1,6 +1,6 @@
 """junit.xml: a suite for each profile, as CI systems read it.
 
-An answer that is wrong is a failure, one that does not come an error; what was not judged, or is forgiven, is skipped.
+A wrong answer is a failure, a missing one an error. A case that was not judged, or is forgiven, is skipped.
 """
 
 from collections import Counter
@@ -37,34 +37,34 @@ def junit(run: Run) -> str:
 
 
 def _counts(name: str, members: list[tuple[str, str, float]]) -> str:
-    found = Counter(kind for _, kind, _ in members)
+    kinds = Counter(kind for _, kind, _ in members)
     seconds = sum(took for _, _, took in members)
     return (
-        f' name={_quoted(name)} tests="{len(members)}" failures="{found["failure"]}" errors="{found["error"]}"'
-        f' skipped="{found["skipped"]}" time="{seconds:.3f}"'
+        f' name={_quoted(name)} tests="{len(members)}" failures="{kinds["failure"]}" errors="{kinds["error"]}"'
+        f' skipped="{kinds["skipped"]}" time="{seconds:.3f}"'
     )
 
 
 def _of_case(result: Result) -> tuple[str, str, float]:
     case, kind = result.case, _KINDS.get(result.outcome, "")
-    where = f"{profile_of(case.op)}.{case.op}"
+    suite = f"{profile_of(case.op)}.{case.op}"
     if kind:
-        told = [f"{f.variant}: {f.output} {f.detail}".strip() for f in result.failures]
-        body = "\n".join([f"meant to catch: {case.purpose}", f"clauses: {' '.join(case.clauses)}", *told])
-        return _test(where, case.id, result.seconds, kind, told[0], body, result.outcome)
+        details = [f"{f.variant}: {f.output} {f.detail}".strip() for f in result.failures]
+        body = "\n".join([f"meant to catch: {case.purpose}", f"clauses: {' '.join(case.clauses)}", *details])
+        return _test(suite, case.id, result.seconds, kind, details[0], body, result.outcome)
     if result.outcome == "pass":
-        return _test(where, case.id, result.seconds)
+        return _test(suite, case.id, result.seconds)
     why = f"{result.outcome}: {result.waived or result.skipped}"
-    return _test(where, case.id, result.seconds, "skipped", why)
+    return _test(suite, case.id, result.seconds, "skipped", why)
 
 
 def _of_property(one: PropertyResult) -> tuple[str, str, float]:
-    where = f"{one.profile}.properties"
+    suite = f"{one.profile}.properties"
     if one.status == "failed":
-        return _test(where, one.name, one.seconds, "failure", one.failure, one.failure, "property")
+        return _test(suite, one.name, one.seconds, "failure", one.failure, one.failure, "property")
     if one.status == "skipped":
-        return _test(where, one.name, one.seconds, "skipped", f"waived: {one.waived}" if one.waived else one.skipped)
-    return _test(where, one.name, one.seconds)
+        return _test(suite, one.name, one.seconds, "skipped", f"waived: {one.waived}" if one.waived else one.skipped)
+    return _test(suite, one.name, one.seconds)
 
 
 def _of_complaint(text: str) -> tuple[str, str, float]:

@@ -1,6 +1,6 @@
 """report.jsonl: a header, a line for each case and each property, a footer with the counts.
 
-Lines are JSON in ASCII. A number that may be infinite is null where it is.
+Lines are JSON in ASCII. A number that is infinite is written as null.
 """
 
 import json
@@ -17,7 +17,7 @@ from conformance.judge.judgement import REVISION, PropertyResult, Run
 __all__ = ["VERSION", "report_lines", "verdict_row"]
 
 VERSION = 2
-"""Of the form of report.jsonl and summary.json."""
+"""Version of the form of report.jsonl and summary.json."""
 
 
 def report_lines(run: Run) -> str:

@@ -50,11 +50,11 @@ def _failures(run: Run) -> list[str]:
     lines = ["## Failures", ""] if wrong or untrue else []
     for result in wrong[:_MOST]:
         first = result.failures[0]
-        told = f"{first.variant}: {first.output} {detail_text(first).split(chr(10))[0]}"
+        detail = f"{first.variant}: {first.output} {detail_text(first).split(chr(10))[0]}"
         lines += [
             f"- **{_text(result.case.id)}** ({result.outcome}): {_text(result.case.purpose)}",
             f"  - {', '.join(result.case.clauses)}",
-            f"  - {_text(clip(told, 300))}",
+            f"  - {_text(clip(detail, 300))}",
             f"  - {_code(repeat_command(run, result.case))}",
         ]
     lines += _more(wrong)

@@ -1,4 +1,4 @@
-"""HTML as values: what is put into a tag is escaped unless it is markup itself."""
+"""HTML as values: text that is put into a tag is escaped, unless it is `Markup` already."""
 
 from html import escape
 
@@ -16,20 +16,20 @@ class Markup(str):
 
 
 def tag(name: str, /, *inside: str, **attributes: str) -> Markup:
-    """Return an element; `class_` stands for class, an attribute whose value is empty is left out."""
-    told = "".join(
+    """Return an element; `class_` stands for class, and attributes with an empty value are left out."""
+    rendered = "".join(
         f' {key.rstrip("_").replace("_", "-")}="{escape(visible(value))}"' for key, value in attributes.items() if value
     )
     if name in _VOID:
-        return Markup(f"<{name}{told}>")
-    return Markup(f"<{name}{told}>{join(*inside)}</{name}>")
+        return Markup(f"<{name}{rendered}>")
+    return Markup(f"<{name}{rendered}>{join(*inside)}</{name}>")
 
 
 def join(*parts: str) -> Markup:
-    """Return parts one behind the other."""
+    """Return the parts concatenated, text among them escaped."""
     return Markup("".join(part if isinstance(part, Markup) else escape(visible(part)) for part in parts))
 
 
 def sentence(text: str) -> Markup:
-    """Return a sentence of SPEC.md, what stands between backticks as code."""
+    """Return a sentence of SPEC.md with the text between backticks as code."""
     return join(*(tag("code", part) if at % 2 else part for at, part in enumerate(text.split("`"))))

@@ -70,7 +70,7 @@ def _contents(run: Run) -> Markup:
 
 
 def _facts(run: Run) -> Markup:
-    told = {
+    facts = {
         "Port": ", ".join(f"{k} {v}" for k, v in run.port.items() if isinstance(v, str | int)),
         "Classes": ", ".join(run.classes),
         "Command": " ".join(run.command),
@@ -83,7 +83,7 @@ def _facts(run: Run) -> Markup:
     code = ("Command", "Seed", "SPEC.md", "Cases")
     rows = [
         join(tag("dt", name), tag("dd", tag("code", text) if name in code else text))
-        for name, text in told.items()
+        for name, text in facts.items()
         if text
     ]
     return tag("dl", *rows, class_="facts")
@@ -127,8 +127,8 @@ def _tolerance(run: Run) -> Markup:
         text += f" {len(rows) - len(used)} more operations with a bound used none of it."
     parts = [tag("h2", "How much of the tolerance was used", id="tolerance"), tag("p", text, class_="soft")]
     if marginal:
-        told = ", ".join(f"{row.op} ({row.worst})" for row in marginal)
-        parts.append(tag("p", tag("b", f"Above {MARGINAL:.0%}: "), told))
+        worst = ", ".join(f"{row.op} ({row.worst})" for row in marginal)
+        parts.append(tag("p", tag("b", f"Above {MARGINAL:.0%}: "), worst))
     return join(*parts, tag("div", *bars, class_="bars"))
 
 

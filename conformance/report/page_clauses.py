@@ -24,11 +24,11 @@ def clause_matrix(run: Run) -> Markup:
     chapters: dict[str, list[ClauseRow]] = {}
     for row in clause_rows(run):
         chapters.setdefault(chapter_of(row.id), []).append(row)
-    found = Counter(row.outcome for rows in chapters.values() for row in rows)
+    counts = Counter(row.outcome for rows in chapters.values() for row in rows)
     legend = [
-        tag("span", _cell(name), f" {found[name]} {name}", title=meaning)
+        tag("span", _cell(name), f" {counts[name]} {name}", title=meaning)
         for name, (_, meaning) in _SIGNS.items()
-        if found[name]
+        if counts[name]
     ]
     cells = []
     for title, rows in chapters.items():
@@ -48,8 +48,8 @@ def clause_matrix(run: Run) -> Markup:
 
 
 def _square(row: ClauseRow) -> Markup:
-    sign, told = _SIGNS[row.outcome][0], f"{row.id} {row.outcome}"
-    return tag("a", sign, href=f"#{row.id}", class_=_cell_class(row.outcome), title=told)
+    sign, title = _SIGNS[row.outcome][0], f"{row.id} {row.outcome}"
+    return tag("a", sign, href=f"#{row.id}", class_=_cell_class(row.outcome), title=title)
 
 
 def _cell(outcome: str) -> Markup:
@@ -61,10 +61,10 @@ def _cell_class(outcome: str) -> str:
 
 
 def _chapter(title: str, rows: list[ClauseRow]) -> Markup:
-    found = Counter(row.outcome for row in rows)
-    told = ", ".join(f"{found[name]} {name}" for name in _SIGNS if found[name])
-    head = tag("summary", f"{title}: ", tag("span", f"{len(rows)} clauses, {told}", class_="soft"))
-    asked = {"open": "open"} if set(found) - {"not asked", "no case"} else {}
+    counts = Counter(row.outcome for row in rows)
+    outcomes = ", ".join(f"{counts[name]} {name}" for name in _SIGNS if counts[name])
+    head = tag("summary", f"{title}: ", tag("span", f"{len(rows)} clauses, {outcomes}", class_="soft"))
+    asked = {"open": "open"} if set(counts) - {"not asked", "no case"} else {}
     return tag("details", head, *(_clause(row) for row in rows), class_="group", **asked)
 
 

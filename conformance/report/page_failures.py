@@ -1,4 +1,4 @@
-"""The part of report.html that tells what failed: each failure with all that is needed to look into it."""
+"""The part of report.html with the failures: each with inputs, clauses, what was expected and what was got."""
 
 import math
 from collections import Counter
@@ -17,7 +17,7 @@ _OPEN, _MOST, _FEW = 3, 300, 2
 
 
 def failure_cards(run: Run) -> Markup:
-    """Return the failures, those of the manifest first."""
+    """Return the section of failures, complaints about the manifest first; empty if there is neither."""
     wrong, untrue = failed(run.results), broken(run.properties)
     if not (wrong or untrue or run.complaints):
         return Markup("")
@@ -27,8 +27,8 @@ def failure_cards(run: Run) -> Markup:
         parts.append(tag("ul", *(tag("li", text) for text in run.complaints), style="overflow-wrap:anywhere"))
     if wrong:
         ops = Counter(r.case.op for r in wrong).most_common()
-        told = ", ".join(f"{op} {n}" for op, n in ops)
-        parts.append(tag("p", f"{len(wrong)} cases of {len(ops)} operations: {told}.", class_="soft"))
+        counts = ", ".join(f"{op} {n}" for op, n in ops)
+        parts.append(tag("p", f"{len(wrong)} cases of {len(ops)} operations: {counts}.", class_="soft"))
     parts += [tag("p", line, class_="like") for line in hints(run.results)]
     parts += [_card(run, r, at < _OPEN) for at, r in enumerate(wrong[:_MOST])]
     if len(wrong) > _MOST:
@@ -76,8 +76,8 @@ def _failure(result: Result, failure: Failure) -> Markup:
     head: list[str] = [tag("b", failure.variant)]
     if failure.output:
         head += [", output ", tag("code", failure.output)]
-    if where := first_index(failure):
-        head += [", first at ", tag("code", where)]
+    if index := first_index(failure):
+        head += [", first at ", tag("code", index)]
     if math.isfinite(failure.ratio):
         head.append(f", {failure.ratio:.3g} times the bound")
     parts = [tag("div", *head), tag("pre", detail_text(failure), class_="wrap")]

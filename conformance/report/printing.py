@@ -1,4 +1,4 @@
-"""A run on the terminal: counts, what failed, what may be claimed."""
+"""Prints a run on the terminal: counts, what failed, what may be claimed."""
 
 from rich.table import Table
 
@@ -13,7 +13,7 @@ __all__ = ["print_run"]
 
 
 def print_run(run: Run, console: Terminal) -> None:
-    """Tell a run on the terminal: counts, what failed, what may be claimed."""
+    """Print a run on the terminal: counts, what failed, what may be claimed."""
     _print_counts(run, console)
     for result in run.results:
         if result.failures and not result.waived:
@@ -25,12 +25,12 @@ def print_run(run: Run, console: Terminal) -> None:
         console.print(line)
     if run.quick:
         console.print(run.quick)
-    for told in run.complaints:
-        console.print(f"FAILED expectation: {told}")
-    told = ", ".join(f"{n} {outcome}" for outcome, n in sorted(run.outcomes().items()))
+    for text in run.complaints:
+        console.print(f"FAILED expectation: {text}")
+    text = ", ".join(f"{n} {outcome}" for outcome, n in sorted(run.outcomes().items()))
     if run.properties:
-        told += f" of cases; {sum(held.status == 'passed' for held in run.properties)} properties pass"
-    console.print(f"{run.name}: {told}; seed {run.seed}; {run.seconds:.0f} s")
+        text += f" of cases; {sum(one.status == 'passed' for one in run.properties)} properties pass"
+    console.print(f"{run.name}: {text}; seed {run.seed}; {run.seconds:.0f} s")
     console.print(run.verdict().line)
 
 
@@ -49,22 +49,22 @@ def _print_counts(run: Run, console: Terminal) -> None:
 
 
 def _print_properties(run: Run, console: Terminal) -> None:
-    behind = [held.name for held in run.properties if held.outcome == "blocked"]
+    behind = [one.name for one in run.properties if one.outcome == "blocked"]
     if behind:
         console.print(f"properties that were not tried, as what they ask fails already: {', '.join(behind)}")
-    absent = [held.name for held in run.properties if held.outcome == "unsupported"]
+    absent = [one.name for one in run.properties if one.outcome == "unsupported"]
     if absent:
         console.print(f"properties that need operations that are not offered: {', '.join(absent)}")
-    for held in run.properties:
-        if held.counts:
-            console.print(f"{held.name}: {held.told}")
-        if held.status == "passed" or held.waived or held.outcome in ("unsupported", "blocked"):
+    for one in run.properties:
+        if one.counts:
+            console.print(f"{one.name}: {one.told}")
+        if one.status == "passed" or one.waived or one.outcome in ("unsupported", "blocked"):
             continue
-        console.print(f"{held.status.upper()} {held.name}: {held.failure or held.skipped}")
-        if held.artifact is not None:
-            (*_, smallest) = read_artifact(held.artifact)
-            given = {name: value for name, value in smallest.inputs.items() if value is not None}
-            lines = [f"  {name} {run.clauses[name].text}" for name in held.clauses]
-            lines += [f"  {name} = {report.whole_text(value)}" for name, value in given.items()]
-            lines.append(f"  replay it: seft verify replay {held.artifact} {run.command[0]}")
+        console.print(f"{one.status.upper()} {one.name}: {one.failure or one.skipped}")
+        if one.artifact is not None:
+            (*_, smallest) = read_artifact(one.artifact)
+            inputs = {name: value for name, value in smallest.inputs.items() if value is not None}
+            lines = [f"  {name} {run.clauses[name].text}" for name in one.clauses]
+            lines += [f"  {name} = {report.whole_text(value)}" for name, value in inputs.items()]
+            lines.append(f"  replay it: seft verify replay {one.artifact} {run.command[0]}")
             console.print("\n".join(lines))

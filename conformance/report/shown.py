@@ -1,4 +1,4 @@
-"""Values in a report: whole where they are small, else their shape and where they begin to differ."""
+"""Values in a report as text: whole if they are small, else their shape and the entries where they differ."""
 
 import re
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ _NUMBER = re.compile(r"\bnp\.\w+\(([^()]*)\)")
 
 
 def value_text(value: Any, depth: int = 0) -> str:
-    """Return a value as text, an entry of a dict or list a line."""
+    """Return a value as text, each entry of a dict or list on a line of its own."""
     if isinstance(value, np.ndarray):
         return _array_text(value)
     if isinstance(value, dict | list | tuple) and depth < 3:
@@ -30,7 +30,7 @@ def value_text(value: Any, depth: int = 0) -> str:
 
 
 def whole_text(value: Any, most: int = 4096) -> str:
-    """Return a value in one line, arrays whole up to so many entries; what is left out is counted."""
+    """Return a value on one line; of an array at most the first `most` entries, and how many there are."""
     if isinstance(value, np.ndarray):
         kind = f"{value.dtype.name}{list(value.shape)}"
         if value.size <= most:
@@ -64,20 +64,20 @@ def _array_text(x: np.ndarray[Any, Any]) -> str:
 
 
 def first_index(failure: Failure) -> str:
-    """Return the index of the first entry that differs, as the detail tells it; empty where there is none."""
-    found = _INDEX.search(failure.detail[:LONGEST])
-    return found[1] if found else ""
+    """Return the index of the first entry that differs, as the detail spells it; empty if it names none."""
+    match = _INDEX.search(failure.detail[:LONGEST])
+    return match[1] if match else ""
 
 
 def difference(failure: Failure, expected: Any) -> tuple[str, str]:
     """Return what was expected and what was got: whole if small, else the neighbourhood of the first difference."""
-    got, where = failure.got, first_index(failure)
-    if where and isinstance(expected, np.ndarray) and isinstance(got, np.ndarray) and expected.size > _WHOLE:
-        index = tuple(int(i) for i in where[1:-1].split(","))
+    got, place = failure.got, first_index(failure)
+    if place and isinstance(expected, np.ndarray) and isinstance(got, np.ndarray) and expected.size > _WHOLE:
+        index = tuple(int(i) for i in place[1:-1].split(","))
         if expected.shape == got.shape and len(index) == expected.ndim:
             return _near(expected, index), _near(got, index)
     if _floats(expected) and _floats(got):
-        # as the type that was asked for shows it
+        # so that both show the digits of the dtype of the call
         expected = expected.astype(got.dtype)
     return value_text(expected), value_text(got)
 
@@ -89,11 +89,11 @@ def _floats(x: Any) -> bool:
 def _near(x: np.ndarray[Any, Any], index: tuple[int, ...]) -> str:
     row, at = x[index[:-1]], index[-1]
     low, high = max(0, at - _AROUND), min(len(row), at + _AROUND + 1)
-    told = ", ".join(f"»{row[i]}«" if i == at else str(row[i]) for i in range(low, high))
+    entries = ", ".join(f"»{row[i]}«" if i == at else str(row[i]) for i in range(low, high))
     outer = "".join(f"{i}, " for i in index[:-1])
-    return f"{x.dtype.name}, shape {list(x.shape)}; [{outer}{low}:{high}] = {told}"
+    return f"{x.dtype.name}, shape {list(x.shape)}; [{outer}{low}:{high}] = {entries}"
 
 
 def detail_text(failure: Failure) -> str:
-    """Return what a failure tells, numbers without the name of their type."""
+    """Return the detail of a failure, with `np.float32(1.5)` shortened to `1.5`."""
     return _NUMBER.sub(r"\1", failure.detail)

@@ -1,4 +1,4 @@
-"""A run by profile, by clause and by operation: what the page, the table and the JSON of a run are made of."""
+"""Rows of a run by profile, by clause and by operation, from which the page, the table and the JSON are made."""
 
 import re
 import shlex
@@ -31,7 +31,7 @@ __all__ = [
 ]
 
 OUTCOMES = ("pass", "fail", "error", "crash", "timeout", "protocol", "unsupported", "blocked", "notrun", "waived")
-"""Everything that a case may come out as."""
+"""Every outcome that a case may have."""
 WRONG = frozenset(("fail", "error", "crash", "timeout", "protocol"))
 MARGINAL = 0.8
 """Part of a bound above which a passing operation is marked."""
@@ -56,8 +56,8 @@ class ClauseRow:
     Attributes:
         reason: why the kit has no case for it, else empty.
         known: how many cases the kit has for it.
-        results: those that ran in this run.
-        properties: the same of properties.
+        results: the results of its cases in this run.
+        properties: the results of its properties in this run.
     """
 
     id: str
@@ -71,16 +71,16 @@ class ClauseRow:
     @property
     def outcome(self) -> str:
         """Return passed, failed, waived, partly (some passed, the rest was not judged), not judged or not asked."""
-        found = [r.outcome for r in self.results]
-        found += [p.outcome for p in self.properties]
-        if not found:
+        outcomes = [r.outcome for r in self.results]
+        outcomes += [p.outcome for p in self.properties]
+        if not outcomes:
             return "not asked" if self.known else "no case"
-        if WRONG & set(found):
+        if WRONG & set(outcomes):
             return "failed"
-        if "waived" in found:
+        if "waived" in outcomes:
             return "waived"
-        passed = found.count("pass")
-        return "passed" if passed == len(found) else "partly" if passed else "not judged"
+        passed = outcomes.count("pass")
+        return "passed" if passed == len(outcomes) else "partly" if passed else "not judged"
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,12 +100,12 @@ class OpRow:
 
 def profile_rows(run: Run) -> list[ProfileRow]:
     """Return one row a profile, in the order they were asked for."""
-    held = set(run.verdict().claimable)
+    claimable = set(run.verdict().claimable)
     rows = []
     for name in run.profiles:
         results = run.of_profile(name)
         own = Counter(p.status for p in run.properties if p.profile == name)
-        rows.append(ProfileRow(name, len(results), Counter(r.outcome for r in results), own, name in held))
+        rows.append(ProfileRow(name, len(results), Counter(r.outcome for r in results), own, name in claimable))
     return rows
 
 
@@ -129,7 +129,7 @@ def _named(rows: dict[str, ClauseRow], names: Iterable[str]) -> list[ClauseRow]:
 
 
 def op_rows(run: Run) -> list[OpRow]:
-    """Return one row an operation with a tolerance of which some was used, most used first."""
+    """Return one row for each answered operation that is compared with a tolerance, the most used first."""
     by_op: dict[str, list[Result]] = {}
     for result in run.results:
         if result.ran and set(OPS[result.case.op].outputs.values()) - {"exact", "value"}:
@@ -158,8 +158,8 @@ def repeat_command(run: Run, case: Case) -> str:
 
 @cache
 def _chapters() -> dict[str, str]:
-    found = _CHAPTER.findall(SPEC.read_text(encoding="utf-8"))
-    return {area: title for title, areas in found for area in areas.split(", ")}
+    headings = _CHAPTER.findall(SPEC.read_text(encoding="utf-8"))
+    return {area: title for title, areas in headings for area in areas.split(", ")}
 
 
 def chapter_of(clause: str) -> str:
@@ -176,7 +176,7 @@ def badge(run: Run) -> dict[str, Any]:
 
 
 def as_summary(run: Run, version: int) -> dict[str, Any]:
-    """Return the run in numbers, as JSON holds them."""
+    """Return the content of summary.json: the run in numbers."""
     verdict = run.verdict()
     return {
         "report": version,

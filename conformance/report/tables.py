@@ -1,4 +1,4 @@
-"""What a run tells: a table, every failure with all that is needed to look into it, and the same as JSON."""
+"""Results as text and as JSON: the rows of a table, and every failure with what is needed to look into it."""
 
 import hashlib
 import math
@@ -30,12 +30,12 @@ def counts(results: Sequence[Result], coverage: Sequence[Coverage]) -> tuple[int
 
     A case is a check; so is a clause without cases: skipped if a reason stands for it, failed if nothing does.
     """
-    found = Counter(result.status for result in results)
+    statuses = Counter(result.status for result in results)
     bare = [c for c in coverage if not c.cases]
     return (
-        found["passed"],
-        found["failed"] + sum(not c.covered for c in bare),
-        found["skipped"] + sum(c.covered for c in bare),
+        statuses["passed"],
+        statuses["failed"] + sum(not c.covered for c in bare),
+        statuses["skipped"] + sum(c.covered for c in bare),
     )
 
 
@@ -46,9 +46,9 @@ def table_rows(results: Sequence[Result]) -> list[tuple[str, int, int, int, floa
         areas.setdefault(result.case.id.split(".")[0], []).append(result)
     rows = []
     for area, members in areas.items():
-        found = Counter(result.status for result in members)
+        statuses = Counter(result.status for result in members)
         used = max(result.ratio for result in members)
-        rows.append((area, found["passed"], found["failed"], found["skipped"], used))
+        rows.append((area, statuses["passed"], statuses["failed"], statuses["skipped"], used))
     return rows
 
 
@@ -93,7 +93,7 @@ def _both(failure: Failure, case: Case) -> list[str]:
 def as_json(
     results: Sequence[Result], coverage: Sequence[Coverage], variants: Sequence[str], pattern: str | None
 ) -> dict[str, Any]:
-    """Return all results as JSON holds them."""
+    """Return all results as a dict that JSON can hold."""
     passed, failed, skipped = counts(results, coverage)
     status = {result.case.id: result.status for result in results}
     return {

@@ -1,4 +1,4 @@
-"""What a port says of itself and of its failures, made fit to be shown: it may be hostile, and a megabyte long."""
+"""Makes text that comes from a port fit to be shown, because it may be hostile, or a megabyte long."""
 
 import math
 from dataclasses import replace
@@ -22,14 +22,14 @@ def visible(text: str) -> str:
 
 
 def clip(text: str, most: int = LONGEST) -> str:
-    """Return a text that is not much longer than `most` characters, and says how long it was."""
+    """Return a text cut to `most` characters, with its length behind it if it was longer."""
     if len(text) <= most:
         return visible(text)
     return f"{visible(text[:most])} ... ({len(text)} characters)"
 
 
 def plain(value: Any, depth: int = 0) -> Any:
-    """Return a value that JSON can hold, with its texts fit to be shown."""
+    """Return a value that JSON can hold, with its texts clipped and deep or long parts cut."""
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, int) and abs(value) < 1 << 63:
