@@ -117,9 +117,9 @@ def verify(
         _stop(wrong, USAGE)
     run = _run(target, options)
     if expected is not None:
-        told: list[expectations.Judged] = [*run.results, *run.properties]
+        results: list[expectations.Judged] = [*run.results, *run.properties]
         names = {*PROPERTIES, *CHECKS}
-        run.complaints += expectations.apply(expected, told, {c.id for c in load_all()}, names, run.classes)
+        run.complaints += expectations.apply(expected, results, {c.id for c in load_all()}, names, run.classes)
     print_run(run, console)
     verdict = run.verdict()
     console.print(f"{verdict.passed} passed, {verdict.failed} failed, {verdict.skipped} skipped")
@@ -222,7 +222,7 @@ def replay(
 ) -> None:
     """Ask exactly what failed in a property, without hypothesis."""
     try:
-        # before a port is started in vain
+        # first, so that no port is started in vain for a broken folder
         read_artifact(folder)
     except ValueError as error:
         _stop(str(error), USAGE)
@@ -275,8 +275,8 @@ def self_test(
 
     if page is not None and (wrong := outputs.check_page(page)):
         _stop(wrong, USAGE)
-    told = ["--page", str(page)] if page is not None else []
-    raise typer.Exit(selftest.main(told + (["--jobs", str(jobs)] if jobs is not None else [])))
+    arguments = ["--page", str(page)] if page is not None else []
+    raise typer.Exit(selftest.main(arguments + (["--jobs", str(jobs)] if jobs is not None else [])))
 
 
 @app.command("new-port")
@@ -293,7 +293,7 @@ def new_port(
 
 
 def _on_device(device: str | None, backend: Sequence[str] | None) -> Sequence[str] | None:
-    """Return the backends of a device, none for the processor's own."""
+    """Return the backends that `--device` or `--backend` names; None if neither names any."""
     if device not in (None, "cpu", "cuda"):
         _stop(f"--device {device} is not known; choose from cpu, cuda", USAGE)
     if device == "cuda" and backend:
@@ -302,8 +302,8 @@ def _on_device(device: str | None, backend: Sequence[str] | None) -> Sequence[st
 
 
 def _target(port: str | None, port_py: str | None, backend: Sequence[str] | None) -> Target:
-    given = {"--port": port, "--port-py": port_py, "--backend": backend or None}
-    named = [name for name, value in given.items() if value is not None]
+    options = {"--port": port, "--port-py": port_py, "--backend": backend or None}
+    named = [name for name, value in options.items() if value is not None]
     if len(named) > 1:
         _stop(f"{' and '.join(named)} name different ports; give one", USAGE)
     for name in backend or ():
@@ -312,9 +312,9 @@ def _target(port: str | None, port_py: str | None, backend: Sequence[str] | None
     if "cupy" in (backend or ()):
         from conformance.engine.port import without_cupy
 
-        told = without_cupy()
-        if told:
-            _stop(f"--backend cupy: {told}", USAGE)
+        reason = without_cupy()
+        if reason:
+            _stop(f"--backend cupy: {reason}", USAGE)
     if port is not None:
         try:
             return Target.of_command(port)
@@ -371,7 +371,7 @@ def _stop(line: str, status: int) -> NoReturn:
 
 
 def main() -> int:
-    """Run the command; the exit status."""
+    """Run the command and return its exit status."""
     try:
         status = app(standalone_mode=False)
     except Exception as error:

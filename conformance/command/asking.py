@@ -1,4 +1,4 @@
-"""One case put to a port, with every line, every array whole, and the first difference."""
+"""Asks a port one case, and prints every line, every array whole, and the first difference."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -21,7 +21,7 @@ Say = Callable[[str], Any]
 
 
 class _Kept:
-    """A port whose last answer is kept."""
+    """A port that keeps its last answer in `last`."""
 
     def __init__(self, child: Child) -> None:
         self._child = child

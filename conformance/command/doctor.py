@@ -39,7 +39,7 @@ CALLS: tuple[tuple[str, dict[str, Any], dict[str, Any] | str], ...] = (
 
 
 def examine(command: Sequence[str], timeout: float, say: Say) -> bool:
-    """Tell what a port answers; True if nothing is wrong with what it offers.
+    """Print what a port answers to a handshake and to `CALLS`; return True if nothing is wrong.
 
     say  prints a line
 
@@ -53,10 +53,10 @@ def examine(command: Sequence[str], timeout: float, say: Say) -> bool:
         _introduce(hello, say)
         good = _greets_again(child, say)
         tried = 0
-        for op, given, wanted in CALLS:
+        for op, inputs, wanted in CALLS:
             if op in hello.ops:
                 tried += 1
-                good &= _tries(child, hello, op, given, wanted, say)
+                good &= _tries(child, hello, op, inputs, wanted, say)
         missing = next((op for op in OPS if op not in hello.ops), None)
         if missing is not None:
             good &= _declines(child, missing, say)

@@ -1,4 +1,4 @@
-"""Every case as it goes over the line, for programs that cannot be a child process."""
+"""Writes every case as it goes over the line, for programs that cannot be a child process."""
 
 import json
 from pathlib import Path
@@ -18,7 +18,7 @@ __all__ = ["write"]
 
 
 def write(folder: Path) -> int:
-    """Write folder/OPERATION/CASE.json of every case, and an index; return how many. All of it is there, or nothing."""
+    """Write folder/OPERATION/CASE.json for every case, and an index, or nothing at all; return the number of cases."""
     cases = load_all()
     with new_folder(folder) as making:
         for case in cases:

@@ -1,4 +1,4 @@
-"""What the kit knows, in lines: profiles, clauses, operations, cases; and one of them in full."""
+"""Lists profiles, clauses, operations and cases, a line each, or shows one of them in full."""
 
 from collections.abc import Iterator
 from difflib import get_close_matches
@@ -16,7 +16,7 @@ __all__ = ["explained", "lines", "operations_page"]
 
 
 def lines(*, clauses: bool, ops: bool, cases: bool) -> Iterator[str]:
-    """Yield what is asked for; profiles if nothing is."""
+    """Yield the lines of what is asked for; those of the profiles if nothing is."""
     every = load_all()
     if not (clauses or ops or cases):
         for profile, names in PROFILES.items():
@@ -60,9 +60,9 @@ def explained(what: str) -> list[str]:
         return _clause(clauses[what], every)
     if what in OPS:
         return [*_operation(what, every), "", *(f"{c.id}  {c.purpose}" for c in every if c.op == what)]
-    found = next((case for case in every if case.id == what), None)
-    if found is not None:
-        return _case(found, clauses)
+    match = next((case for case in every if case.id == what), None)
+    if match is not None:
+        return _case(match, clauses)
     near = get_close_matches(what, [*PROFILES, *clauses, *OPS, *(case.id for case in every)], 3)
     raise KeyError(f"nothing is called {what!r}" + (f"; near it are {', '.join(near)}" if near else "; see list"))
 
@@ -224,11 +224,11 @@ def _records() -> Iterator[str]:
     """Yield a table for every dict that has a form of its own."""
     for title, members in RECORDS.items():
         yield from ("", f"### {title}", "", "| member | type |", "|---|---|")
-        yield from (f"| `{name}` | {told} |" for name, told in members.items())
+        yield from (f"| `{name}` | {kind} |" for name, kind in members.items())
 
 
 def _marks(op: str, cases: list[Case]) -> list[str]:
-    """Return what a porter has to know of an operation before offering it in a class."""
+    """Return the marks of an operation, which say in which classes it is asked (PRT-011, PRT-015)."""
     marks = ["**scalar**"] if is_scalar(op) else []
     reduced = not is_scalar(op) and any(can_ask(case, "bfloat16") for case in cases)
     return marks + (["**16 bits**"] if reduced else [])

@@ -1,4 +1,4 @@
-"""What the kit leaves where it was told to: looked at before anything runs; of a run, written when it has been told."""
+"""Writes the report and the expected failures of a run, and checks before the run that they can be written."""
 
 import os
 from pathlib import Path
@@ -51,7 +51,7 @@ def check_new(folder: Path) -> str:
 def write(run: Run, manifest: Path | None, folder: Path | None) -> str:
     """Write the failures of a run as expected, and its report; return what went wrong, empty if nothing did.
 
-    Where one of the two cannot be written, the other is all the same.
+    If one of the two cannot be written, the other still is.
     """
     wrong = []
     try:

@@ -1,4 +1,4 @@
-"""Starts a port as often as a run needs it, asks it everything that its profiles hold, and returns the run.
+"""Starts the processes of a port, asks everything that its profiles contain, and returns the run.
 
 run = judge(Target.of_command("./my_port --flag"), Options(profiles=("core",)))
 """
@@ -42,7 +42,7 @@ BACKENDS = {
 }
 """Our engine's kernel sets and array libraries, by the function of `conformance.engine.port` that makes the port."""
 DEFAULT = ("numpy", "numba", "strict")
-"""Those that are judged where none is named."""
+"""Backends that are judged if none is named."""
 
 EXAMPLES = 20
 """Examples of each property on each form and class, besides the directed ones."""
@@ -128,10 +128,10 @@ class Options:
     @property
     def filtered(self) -> str:
         """The option that leaves cases out, empty if none does."""
-        told = [f"--only {pattern}" for pattern in self.only]
-        told += [f"--clause {self.clause}"] if self.clause else []
-        told += ["--examples 0"] if not self.examples else []
-        return " ".join(told + (["--quick"] if self.quick else []))
+        words = [f"--only {pattern}" for pattern in self.only]
+        words += [f"--clause {self.clause}"] if self.clause else []
+        words += ["--examples 0"] if not self.examples else []
+        return " ".join(words + (["--quick"] if self.quick else []))
 
 
 @dataclass(slots=True)
@@ -167,7 +167,7 @@ def started(target: Target, options: Options) -> Iterator[Started]:
         conformance.protocol.child.StartError: a form does not start or does not introduce itself.
         Unusable: no form offers a class that is asked for.
     """
-    found = Started()
+    running = Started()
     with ExitStack() as stack:
         for job in range(max(1, options.jobs)):
             lane: list[Variant] = []
@@ -175,30 +175,30 @@ def started(target: Target, options: Options) -> Iterator[Started]:
                 child = stack.enter_context(Child(command, options.timeout))
                 hello = child.hello()
                 if job == 0:
-                    found.hellos.append(hello)
+                    running.hellos.append(hello)
                 lane += _variants(child, hello, options.classes)
-            found.lanes.append(lane)
-        known = {name for hello in found.hellos for name in classes_offered(hello.ops)}
-        named = {name for hello in found.hellos for classes in hello.ops.values() for name in classes}
+            running.lanes.append(lane)
+        offered = {name for hello in running.hellos for name in classes_offered(hello.ops)}
+        named = {name for hello in running.hellos for classes in hello.ops.values() for name in classes}
         unknown = sorted(named - set(CLASSES))
         if unknown:
             raise Unusable(f"the port offers the numeric class {unknown[0]}; known are {', '.join(CLASSES)}")
-        missing = [name for name in options.classes if name not in known]
+        missing = [name for name in options.classes if name not in offered]
         if missing:
-            offers = ", ".join(sorted(known)) or "none"
+            offers = ", ".join(sorted(offered)) or "none"
             raise Unusable(f"the port does not offer the numeric class {missing[0]}; it offers {offers}")
-        found.classes = tuple(name for name in CLASSES if name in (options.classes or known))
-        yield found
+        running.classes = tuple(name for name in CLASSES if name in (options.classes or offered))
+        yield running
 
 
 def _variants(child: Child, hello: Hello, classes: Sequence[str]) -> list[Variant]:
-    known = classes_offered(hello.ops)
+    offered = classes_offered(hello.ops)
     out = [
         Variant(child, dtype, offers=offered_in(name, hello.ops), deterministic=hello.deterministic, zstd=hello.zstd)
         for name, dtype in CLASSES.items()
-        if name in known and (not classes or name in classes)
+        if name in offered and (not classes or name in classes)
     ]
-    # a port that offers nothing is asked all the same: it must say so each time (PRT-007)
+    # a port that offers nothing is asked too, because it must decline each call (PRT-007)
     return out or [Variant(child, "float64", offers=frozenset())]
 
 
@@ -208,7 +208,7 @@ def judge(
     progress: Callable[[Case], None] = lambda case: None,
     artifacts: Path = Path("seft-failures"),
 ) -> Run:
-    """Return the run of a target.
+    """Judge a target and return the run.
 
     artifacts  where the folders of failed properties go
     Raises     Unusable for options that leave nothing; StartError if the target does not start; Broken if the kit is
@@ -229,24 +229,24 @@ def judge(
             profiles = tuple(p for p in profiles if p in named or any(p in profiles_of_case(case) for case in cases))
         results = run_cases(cases, port.lanes[0], progress, order, port.lanes[1:], options.max_failures)
         stop = Stop(options.max_failures, sum(bool(r.failures) for r in results))
-        held: list[PropertyResult] = []
+        properties: list[PropertyResult] = []
         if options.examples and not options.quick and not stop.reached:
             bad = failing_operations(results)
-            held = _properties(port, profiles, seed, options, artifacts, bad)
+            properties = _properties(port, profiles, seed, options, artifacts, bad)
         elif stop.reached and not options.filtered:
             mine = [p for p in PROPERTIES.values() if p.profile in profiles]
             why = f"{BLOCKED}: {stop.reason}"
-            held = [PropertyResult(p.name, p.clauses, p.profile, skipped=why) for p in mine]
-        held += _conduct(port, every, options)
+            properties = [PropertyResult(p.name, p.clauses, p.profile, skipped=why) for p in mine]
+        properties += _conduct(port, every, options)
         run = Run(
             port=_described(port.hellos),
             profiles=profiles,
             classes=port.classes,
             results=results,
             coverage=shown,
-            properties=held,
+            properties=properties,
             clauses=clauses,
-            chosen=_plan(cases, port.lanes[0]) | _tried(held, profiles, options),
+            chosen=_plan(cases, port.lanes[0]) | _tried(properties, profiles, options),
             seed=seed,
             fresh=not options.seed,
             filtered=options.filtered,
@@ -281,11 +281,11 @@ def _properties(
 ) -> list[PropertyResult]:
     """Return the results of the properties that the options name, each once.
 
-    bad  operations that failed a case: what asks them, or rests on them, is blocked
+    bad  operations that failed a case: properties that ask them, or what rests on them, are blocked
     """
-    found: dict[str, PropertyResult] = {}
+    by_name: dict[str, PropertyResult] = {}
     for pattern in options.only or (None,):
-        for held in run_properties(
+        for result in run_properties(
             port.lanes[0],
             profiles,
             seed,
@@ -295,26 +295,26 @@ def _properties(
             artifacts=artifacts,
             bad=bad,
         ):
-            found.setdefault(held.name, held)
-    return list(found.values())
+            by_name.setdefault(result.name, result)
+    return list(by_name.values())
 
 
 def _conduct(port: Started, every: Sequence[Case], options: Options) -> list[PropertyResult]:
     """Return the results of the checks of the protocol; the port does not run afterwards."""
     children = port.children
-    held = [declining(children, every), ending(children, asked=True)]
+    checks = [declining(children, every), ending(children, asked=True)]
     if options.filtered:
-        # whoever looks at one case does not want to wait for one more start, nor to hear of what is right besides
-        return [one for one in held if one.failure]
-    return [*held, ending(children, asked=False)]
+        # a filtered run shows faults only, and saves the time of one more start of the port
+        return [one for one in checks if one.failure]
+    return [*checks, ending(children, asked=False)]
 
 
 def _described(hellos: Sequence[Hello]) -> dict[str, object]:
-    """Return what a report says of a target of one form, or of several."""
-    told = dict(hellos[0].port)
+    """Return what a report says of the port: what its first form says, and the names of all if there are several."""
+    port = dict(hellos[0].port)
     if len(hellos) > 1:
-        told["forms"] = [hello.name for hello in hellos]
-    return told | {"host": platform.platform(), "python": platform.python_version()}
+        port["forms"] = [hello.name for hello in hellos]
+    return port | {"host": platform.platform(), "python": platform.python_version()}
 
 
 def _chosen(cases: Sequence[Case], options: Options) -> list[Case]:
@@ -346,15 +346,15 @@ def _chosen(cases: Sequence[Case], options: Options) -> list[Case]:
 def _quick(cases: Sequence[Case], meant: Sequence[Case]) -> str:
     """Return what a quick run looked at, and what it left out."""
     table = signatures()
-    seen, known = refused_by(cases, table), refused_by(meant, table)
+    quick, full = refused_by(cases, table), refused_by(meant, table)
     return (
-        f"quick: {len(cases)} of {len(meant)} cases. They refuse {len(seen)} of the {len(known)} known mutants that"
+        f"quick: {len(cases)} of {len(meant)} cases. They refuse {len(quick)} of the {len(full)} known mutants that"
         " all cases refuse; another mistake may pass, and no property was tried"
     )
 
 
 def _plan(cases: Sequence[Case], variants: Sequence[Variant]) -> dict[str, int]:
-    """Return for each case how often it is to be answered: by each form, in each class in which it is offered."""
+    """Return for each case the answers that a pass needs: one of each form, in each class in which it offers it."""
     plan = {}
     for case in cases:
         meant = [v for v in variants if v.takes(case)]
@@ -364,6 +364,6 @@ def _plan(cases: Sequence[Case], variants: Sequence[Variant]) -> dict[str, int]:
 
 
 def _tried(held: Sequence[PropertyResult], profiles: Sequence[str], options: Options) -> dict[str, int]:
-    """Return the properties that are to be tried: all of the profiles, or what a filter left."""
+    """Return the names of the properties and checks that a run needs: all of its profiles, or those a filter left."""
     whole = [p.name for p in PROPERTIES.values() if p.profile in profiles] + list(CHECKS)
     return dict.fromkeys([one.name for one in held] if options.filtered else whole, 0)

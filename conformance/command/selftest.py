@@ -27,10 +27,10 @@ __all__ = ["Matrix", "comparators", "kill_matrix", "main", "page", "signatures_t
 
 
 def comparators() -> list[str]:
-    """Return what is wrong with the comparators at, just inside and just outside their bounds, and beside numbers."""
-    told = []
+    """Return where comparators judge wrongly: at, just inside and just outside a bound, and on NaN and infinities."""
+    faults = []
     for dtype, unit in (("float64", 2.0**-53), ("float32", 2.0**-24)):
-        # a bound that every number of the dtype can meet exactly
+        # a power of two, so that an error in the dtype can equal the bound exactly
         limit = tau(0) * unit * 2.0**20
         bound = Bound(np.array([2.0**20]), 0)
         want = np.zeros(1)
@@ -49,18 +49,18 @@ def comparators() -> list[str]:
         ):
             got = np.array([error], dtype=dtype)
             if compare(got, want, "gauge", dtype, bound).passed != passes:
-                told.append(f"gauge {dtype}: an error of {error!r} where {limit!r} is allowed")
+                faults.append(f"gauge {dtype}: an error of {error!r} where {limit!r} is allowed")
         relative = 1e-9 if dtype == "float64" else 1e-4
         for error, passes in ((relative * 0.99, True), (relative * 1.01, False), (math.nan, False)):
             got = np.array([1.0 + error], dtype=dtype)
             if compare(got, np.ones(1), "relative", dtype).passed != passes:
-                told.append(f"relative {dtype}: an error of {error!r}")
-        told += _exactly(dtype)
-    return told
+                faults.append(f"relative {dtype}: an error of {error!r}")
+        faults += _exactly(dtype)
+    return faults
 
 
 def _exactly(dtype: str) -> list[str]:
-    """The classes exact and value on zeros, NaN, infinities, empty arrays, and arrays that are not alike."""
+    """Return where exact and value judge wrongly: on zeros, NaN, infinities, empty arrays and unlike arrays."""
     zero, minus, one = np.zeros(1, dtype), -np.zeros(1, dtype), np.ones(1, dtype)
     none, nan = np.zeros((0, 3), dtype), np.full(1, np.nan, dtype)
     next_one = np.nextafter(one, 2 * one)
@@ -131,43 +131,43 @@ def page(matrix: Matrix) -> str:
 
 
 def _nulls() -> list[str]:
-    told = []
+    faults = []
     for mode in EXPECTED:
-        found = judged(mode)
-        outcomes = ", ".join(sorted({r.outcome for r in found.results}))
-        wrong = complaints(mode, found)
-        told += wrong
+        run = judged(mode)
+        outcomes = ", ".join(sorted({r.outcome for r in run.results}))
+        wrong = complaints(mode, run)
+        faults += wrong
         print(f"  {'WRONG' if wrong else 'ok':5} {mode:18} {outcomes}")
-    return told
+    return faults
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the self-test; the exit status."""
+    """Run the self-test and return its exit status."""
     parser = argparse.ArgumentParser(prog="self-test", description=__doc__.splitlines()[0])
     parser.add_argument("--page", type=Path, metavar="PATH", help="write the kill matrix as a page")
     parser.add_argument("--write", action="store_true", help="write conformance/registry/signatures.json")
     parser.add_argument("--jobs", type=int, metavar="N", help="processes for the matrix; one a core unless told")
-    given = parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
     start = time.monotonic()
-    told = comparators()
-    print(f"comparators: {len(told)} wrong")
+    faults = comparators()
+    print(f"comparators: {len(faults)} wrong")
     print(f"null ports: {len(EXPECTED)}")
-    told += _nulls()
-    matrix = kill_matrix(given.jobs)
-    told += matrix.complaints()
+    faults += _nulls()
+    matrix = kill_matrix(options.jobs)
+    faults += matrix.complaints()
     text = signatures_text(matrix)
-    if given.write:
+    if options.write:
         SIGNATURES.write_text(text, encoding="utf-8", newline="\n")
     elif text != SIGNATURES.read_text(encoding="utf-8"):
-        told.append(f"{SIGNATURES.name} is not what the matrix gives; write it anew with --write")
-    if given.page is not None:
-        write_file(given.page, page(matrix).encode())
+        faults.append(f"{SIGNATURES.name} is not what the matrix gives; write it anew with --write")
+    if options.page is not None:
+        write_file(options.page, page(matrix).encode())
     killed = sum(bool(kills) for kills in matrix.kills.values())
     print(f"mutants: {killed} of {len(MUTANTS)} killed, by all but {len(matrix.idle)} of {len(matrix.clauses)} cases")
-    for line in told:
+    for line in faults:
         print(f"WRONG {line}")
-    print(f"{len(told)} wrong, {len(CONTROLS)} controls in the tests, {time.monotonic() - start:.0f} s")
-    return 1 if told else 0
+    print(f"{len(faults)} wrong, {len(CONTROLS)} controls in the tests, {time.monotonic() - start:.0f} s")
+    return 1 if faults else 0
 
 
 if __name__ == "__main__":
