@@ -4,7 +4,7 @@
         child.hello()
         out = child.call("select.largest", {"scores": ..., "ids": ..., "k": 2}, "float32")
 
-What a port does wrong comes out as an exception whose class is the status of the case.
+What a port does wrong is raised as a `PortFault`, whose `status` becomes the status of the case.
 """
 
 import os
@@ -40,13 +40,13 @@ class Hello:
     """
 
     def __init__(self, message: dict[str, Any]) -> None:
-        told = message.get("port")
-        if message.get("type") != "hello" or message.get("protocol") != PROTOCOL or not isinstance(told, dict):
+        port = message.get("port")
+        if message.get("type") != "hello" or message.get("protocol") != PROTOCOL or not isinstance(port, dict):
             raise Breach(f"its hello is no hello of protocol {PROTOCOL}: {str(message)[:200]}")
         ops = message.get("ops")
         if not isinstance(ops, dict) or not all(isinstance(v, list) for v in ops.values()):
             raise Breach("its hello has no ops, an object of operation to list of numeric classes")
-        self.port: dict[str, Any] = told
+        self.port: dict[str, Any] = port
         self.ops: dict[str, list[str]] = ops
         flags = message.get("flags") or {}
         if not isinstance(flags, dict):
@@ -114,7 +114,7 @@ class Child:
         return self._stderr.text
 
     def said(self) -> str:
-        """Return the first and the last lines of it, each after a line feed; the first often hold the cause."""
+        """Return the first and last lines of `stderr`, each after a line feed; the first often hold the cause."""
         return "".join(f"\n  stderr: {text}" for text in self._stderr.lines())
 
     def hello(self) -> Hello:
@@ -127,8 +127,8 @@ class Child:
             return self._hello
         try:
             self._start()
-            told = {"type": "hello", "protocol": PROTOCOL, "spec": "1.0", "folder": str(self.folder.path)}
-            answer = self._ask(told, time.monotonic() + self.start_timeout)
+            greeting = {"type": "hello", "protocol": PROTOCOL, "spec": "1.0", "folder": str(self.folder.path)}
+            answer = self._ask(greeting, time.monotonic() + self.start_timeout)
             self._hello = Hello(answer)
         except PortFault as fault:
             self._kill()
@@ -146,8 +146,8 @@ class Child:
         hello = self.hello()
         number = secrets.token_hex(8)
         write = self.folder.write if hello.files else None
-        given = {name: encode(value, write) for name, value in inputs.items() if value is not None}
-        message = {"type": "call", "id": number, "op": op, "dtype": dtype, "in": given}
+        encoded = {name: encode(value, write) for name, value in inputs.items() if value is not None}
+        message = {"type": "call", "id": number, "op": op, "dtype": dtype, "in": encoded}
         deadline = time.monotonic() + self.timeout
         try:
             with self._limited(op):
@@ -200,7 +200,7 @@ class Child:
         return f"{after} it writes {more[:80]!r}, which nobody asked for" if more else ""
 
     def _ended(self, *, asked: bool) -> tuple[int | None, bytes]:
-        """Return with what status the port ends, None if it does not in time, and what it writes before."""
+        """Return the exit status, None if the port does not end in time, and what it writes until then."""
         process = self._process
         assert process is not None
         assert process.stdin is not None
@@ -208,10 +208,10 @@ class Child:
         assert process.stderr is not None
         deadline = time.monotonic() + self.timeout
         if asked:
-            # its input stays open: a port that ends only there has not obeyed
+            # its input stays open, because a port that ends only at its end ignores `stop`
             request = line({"type": "stop"})
             self.on_line("->", request)
-            # where it does not read any more, its exit status tells
+            # a port that reads no more has ended, and its exit status is judged
             with suppress(OSError):
                 process.stdin.write(request)
         else:
@@ -225,14 +225,14 @@ class Child:
         return process.poll(), bytes(more)
 
     def _leftover(self, process: "subprocess.Popen[bytes]") -> bytes:
-        """Return what lies in the pipe of standard output, and keep what lies in that of standard error."""
+        """Return what is in the pipe of standard output, and keep what is in that of standard error."""
         assert process.stdout is not None
         assert process.stderr is not None
         self._stderr.add(_available(process.stderr.fileno()))
         return _available(process.stdout.fileno())
 
     def close(self) -> None:
-        """Stop the port, whatever it does: it is asked first."""
+        """Stop the port, by `stop` and after 2 seconds by killing it, and delete its folder."""
         process = self._process
         if process is not None and process.poll() is None:
             try:
@@ -255,7 +255,7 @@ class Child:
             except Malformed as error:
                 raise (Late if isinstance(error.__cause__, TimeoutError) else Breach)(str(error)) from error
             if b'"path"' in self._last_raw:
-                # a file may have another name the next time: what counts are its bytes (PRT-013)
+                # two equal answers may name different files, so the bytes of the files are kept (PRT-013)
                 self._last_raw = line({name: encode(value) for name, value in out.items()})
             return out
         if kind == "rejected" and isinstance(answer.get("code"), str):
@@ -307,7 +307,7 @@ class Child:
             raise Breach(str(error)) from error
 
     def _drain(self, process: "subprocess.Popen[bytes]") -> bool:
-        """Take what lies in the pipe already; tell whether there was any."""
+        """Read what is in the pipe already; tell whether there was anything."""
         assert process.stdout is not None
         try:
             self._buffer += os.read(process.stdout.fileno(), 1 << 16)
@@ -316,7 +316,7 @@ class Child:
         return bool(self._buffer)
 
     def _exchange(self, process: "subprocess.Popen[bytes]", request: bytes, deadline: float) -> bytes:
-        """Write a request and read up to the end of a line, whichever can go on."""
+        """Write a request and read a line, both as far as they can go, so that no full pipe blocks the other."""
         stdin, stdout, stderr = process.stdin, process.stdout, process.stderr
         assert stdin is not None
         assert stdout is not None
@@ -356,14 +356,14 @@ class Child:
         except BlockingIOError:
             return rest
         except BrokenPipeError:
-            # its end is seen on standard output
+            # the port has ended: standard output shows it
             return rest[:0]
 
     def _take_stderr(self, fileno: int, ready: selectors.BaseSelector, stream: Any) -> None:
-        said = os.read(fileno, 1 << 16)
-        if not said:
+        chunk = os.read(fileno, 1 << 16)
+        if not chunk:
             ready.unregister(stream)
-        self._stderr.add(said)
+        self._stderr.add(chunk)
 
     def _how_it_ended(self, process: "subprocess.Popen[bytes]", started: bool) -> str:  # noqa: FBT001  private
         try:
@@ -372,12 +372,12 @@ class Child:
             return "it closed its standard output"
         assert process.stderr is not None
         try:
-            while said := os.read(process.stderr.fileno(), 1 << 16):
-                self._stderr.add(said)
+            while chunk := os.read(process.stderr.fileno(), 1 << 16):
+                self._stderr.add(chunk)
         except BlockingIOError:
             pass
-        told = f"signal {-status}" if status < 0 else f"exit status {status}"
-        return f"it ended with {told}{' in the middle of an answer' if started else ''}"
+        how = f"signal {-status}" if status < 0 else f"exit status {status}"
+        return f"it ended with {how}{' in the middle of an answer' if started else ''}"
 
     def _limited(self, op: str) -> AddressSpace:
         assert self._process is not None

@@ -15,7 +15,7 @@ class Ends:
         self.first, self.last, self.lost = b"", b"", 0
 
     def add(self, more: bytes) -> None:
-        """Take what was written next."""
+        """Append what was written next."""
         room = KEPT - len(self.first)
         rest = self.last + more[room:]
         self.first += more[:room]
@@ -24,7 +24,7 @@ class Ends:
 
     @property
     def text(self) -> str:
-        """What is kept of it, and a line that says what is not."""
+        """The text that is kept, with a line that counts the bytes left out."""
         between = f"\n[{self.lost} bytes left out]\n".encode() if self.lost else b""
         return (self.first + between + self.last).decode("utf-8", "replace")
 

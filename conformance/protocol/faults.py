@@ -4,7 +4,7 @@ __all__ = ["Breach", "Crash", "Late", "PortError", "PortFault", "StartError"]
 
 
 class PortFault(Exception):
-    """What a port did instead of answering; `status` is what the case is called."""
+    """What a port did instead of answering; `status` is the status of the case."""
 
     status = "error"
     lost = True

@@ -21,10 +21,10 @@ MOST = 1 << 28
 _CHUNK = 1 << 20
 
 Read = Callable[[str, int, int], bytes]
-"""From path, offset and number of bytes to the bytes; OSError or ValueError where they are not to be had."""
+"""Takes path, offset and number of bytes, returns the bytes; raises OSError or ValueError if it cannot."""
 
 Write = Callable[[bytes], str]
-"""From bytes to the path of a file that has them."""
+"""Takes bytes, returns the path of a file that has them."""
 
 
 class Folder:
@@ -50,10 +50,12 @@ class Folder:
         return str(self.path / name)
 
     def reader(self, deadline: float) -> Read:
-        """Return what reads the files of one answer, until `time.monotonic()` passes the deadline.
+        """Return a function that reads the files of one answer, until `time.monotonic()` passes the deadline.
 
-        A call of the result raises ValueError for a path that is not of this folder, for what is no regular file and
-        for bytes that the file does not have; TimeoutError where the time is over; OSError where it cannot be opened.
+        The function raises:
+            ValueError: the path is not of this folder, is no regular file, or the file lacks the bytes.
+            TimeoutError: the deadline has passed.
+            OSError: the file cannot be opened.
         """
         room = MOST
 
@@ -103,7 +105,7 @@ class Folder:
         self.clear()
         os.close(self._fd)
         self._fd = -1
-        # where a port put something else in its place, that is not the kit's to delete
+        # if a port has put something else in its place, the kit must not delete that
         with suppress(OSError):
             self.path.rmdir()
 

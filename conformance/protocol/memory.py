@@ -10,7 +10,10 @@ _FILE_OPS_MEMORY = 2 << 30
 
 
 class AddressSpace:
-    """While an operation on files runs, a forged size cannot be refused by taking all memory there is."""
+    """Limits the memory of a process inside a with block, so that a forged size in a file cannot take all there is.
+
+    pid None, and a system without prlimit, set no limit.
+    """
 
     def __init__(self, pid: int | None) -> None:
         self.pid, self.before = pid, (-1, -1)

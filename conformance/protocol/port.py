@@ -1,7 +1,6 @@
-"""What a program offers to be judged: operations by name, values in, values out.
+"""The interface of a program under judgement: operations by name, values in, values out.
 
-A port is anything with these two members. The arrays it gets are its own copies, in the float dtype of the
-run.
+A port is any object with `name` and `call`. The arrays it gets are its own copies, in the float dtype of the call.
 """
 
 from typing import Any, Protocol

@@ -56,8 +56,8 @@ def _answer(port: Port, message: dict[str, Any]) -> dict[str, Any]:
     try:
         op = message["op"]
         absent = dict.fromkeys(OPS[op].names if op in OPS else ())
-        given = absent | {name: decode(value, read_any) for name, value in message["in"].items()}
-        out = port.call(op, given, message["dtype"])
+        inputs = absent | {name: decode(value, read_any) for name, value in message["in"].items()}
+        out = port.call(op, inputs, message["dtype"])
         return {"type": "ok", "id": number, "out": {name: encode(value) for name, value in out.items()}}
     except Refused as refusal:
         return {"type": "rejected", "id": number, "code": refusal.clause, "detail": str(refusal)}
@@ -69,10 +69,10 @@ def _answer(port: Port, message: dict[str, Any]) -> dict[str, Any]:
 
 
 def _hello(port: Port) -> dict[str, Any]:
-    """Return what a port says of itself; `describe` is asked where a port has it."""
-    told: dict[str, Any] = {"port": {"name": port.name, "language": "Python"}, "flags": {"deterministic": True}}
+    """Return what a port says of itself: defaults, overridden by its `describe` if it has one."""
+    defaults: dict[str, Any] = {"port": {"name": port.name, "language": "Python"}, "flags": {"deterministic": True}}
     describe = getattr(port, "describe", None)
-    return told | (describe() if describe is not None else {})
+    return defaults | (describe() if describe is not None else {})
 
 
 def load(name: str) -> Port:
@@ -85,10 +85,10 @@ def load(name: str) -> Port:
     if not attribute:
         raise SystemExit(f"serve: {name!r} is not of the form pkg.mod:Class")
     try:
-        found = getattr(importlib.import_module(module), attribute)
+        factory = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError) as error:
         raise SystemExit(f"serve: there is no {name}: {error}") from error
-    port: Port = found()
+    port: Port = factory()
     return port
 
 

@@ -74,10 +74,10 @@ def _encode_array(x: np.ndarray[Any, Any], write: Write | None) -> dict[str, Any
         msg = f"an array of {x.dtype} is no value of the protocol"
         raise TypeError(msg)
     raw = np.ascontiguousarray(x.astype(DTYPES[name], copy=False)).tobytes()
-    told: dict[str, Any] = {"dtype": name, "shape": list(x.shape)}
+    header: dict[str, Any] = {"dtype": name, "shape": list(x.shape)}
     if write is None or len(raw) <= INLINE_LIMIT:
-        return told | {"b64": base64.b64encode(raw).decode("ascii")}
-    return told | {"path": write(raw), "offset": 0, "nbytes": len(raw)}
+        return header | {"b64": base64.b64encode(raw).decode("ascii")}
+    return header | {"path": write(raw), "offset": 0, "nbytes": len(raw)}
 
 
 def decode(value: Any, read: Read | None = None) -> Any:
@@ -131,12 +131,12 @@ def _decode_array(value: dict[str, Any], rest: set[str], read: Read | None) -> n
     if name == "bool" and any(byte > 1 for byte in raw):
         msg = "a bool is a byte 0 or 1"
         raise ValueError(msg)
-    # a copy: whoever gets it may write to it
+    # a copy, because the receiver may write to it
     return np.frombuffer(raw, dtype=dtype).reshape(shape).astype(dtype.newbyteorder("="))
 
 
 def _in_file(path: Any, offset: Any, nbytes: Any, size: int, read: Read | None) -> bytes:
-    """Return the bytes of an array that lies in a file; nothing is opened for what is wrong already (PRT-014)."""
+    """Return the bytes of an array in a file; a wrong size or type is refused before the file is opened (PRT-014)."""
     if read is None:
         msg = "a path is named, but the flags of the hello do not have files true (PRT-014)"
         raise ValueError(msg)
