@@ -1,8 +1,9 @@
 """The expected failures of a port: a TOML file beside it of what is known to be wrong, and who tracks it.
 
-`read` and `apply` forgive what it expects and complain of whatever in it is not so, `write` makes or updates it.
+`read` loads it. `apply` forgives the failures that it expects, and returns a complaint for each entry that does not
+hold. `write` makes or updates it.
 
-What comes back is compared in `judge`; right answers are in `oracle`. Start with `manifest.py`.
+Answers are compared in `judge`; expected answers are in `oracle`. Start with `manifest.py`.
 """
 
 from conformance.expect.edit import check, write

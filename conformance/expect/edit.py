@@ -1,8 +1,7 @@
-"""Writes the expected failures of a run into a manifest, by lines: comments and order of what is there stay.
+"""Writes the failures of a run into a manifest line by line, so that its comments and its order stay.
 
-Only the lines of `status` and `match` of an entry that has changed are written anew, entries of what was asked and no
-longer fails are taken out, new ones are put at the end. What stands on a line of its own as a comment is kept in every
-case.
+Of an entry that has changed only the lines of `status` and `match` are rewritten. Entries for what was asked and no
+longer fails are removed, new ones are added at the end. A comment on a line of its own is always kept.
 """
 
 import json
@@ -91,7 +90,7 @@ def check(path: Path) -> None:
 
 
 def _text(path: Path) -> str:
-    """Return what a manifest holds, or how a new one begins."""
+    """Return the text of a manifest, or the beginning of a new one."""
     try:
         return path.read_bytes().decode("utf-8") if path.exists() else _BEGIN
     except (OSError, UnicodeDecodeError) as error:
@@ -110,10 +109,10 @@ def _blocks(text: str, name: str) -> tuple[list[str], list[_Block]]:
         else:
             (parts[-1] if parts else before).append(line)
     try:
-        told = [tomllib.loads("\n".join(part))["expect"][0] for part in parts]
+        tables = [tomllib.loads("\n".join(part))["expect"][0] for part in parts]
     except (tomllib.TOMLDecodeError, KeyError):
-        told = []
-    if told != rows:
+        tables = []
+    if tables != rows:
         msg = f"{name}: it cannot be updated line by line; write each entry as [[expect]] on a line of its own"
         raise ManifestError(msg)
     return before, [_Block(part, row) for part, row in zip(parts, rows, strict=True)]
@@ -122,15 +121,15 @@ def _blocks(text: str, name: str) -> tuple[list[str], list[_Block]]:
 def _settle(
     result: Judged, blocks: Sequence[_Block], wanted: list[dict[str, Any]], classes: Sequence[str]
 ) -> list[dict[str, Any]]:
-    """Bring the entries of one case or property to what it tells; return those that are to be added."""
+    """Update `wanted` in place to the findings of one case or property; return the entries to add."""
     mine = [at for at, block in enumerate(blocks) if _is_for(block.row, result)]
     globs = [block.row for block in blocks if _is_glob_for(block.row, result)]
-    told = [one for one in findings(result) if one[0] in STATUSES]
-    left = [one for one in told if not any(_expects(row, one) for row in [*globs, *(wanted[at] for at in mine)])]
-    stale = [at for at in mine if _reached(wanted[at], result, classes) and not _tells(told, wanted[at])]
+    tracked = [one for one in findings(result) if one[0] in STATUSES]
+    left = [one for one in tracked if not any(_expects(row, one) for row in [*globs, *(wanted[at] for at in mine)])]
+    stale = [at for at in mine if _reached(wanted[at], result, classes) and not _tells(tracked, wanted[at])]
     new = []
     for row in _rows(result, left, classes):
-        # what failed otherwise before keeps its place, its issue and its comments
+        # an entry whose case now fails in another way keeps its place, its issue and its comments
         at = next((at for at in stale if wanted[at].get("class") == row.get("class")), None)
         if at is None:
             new.append(row)
@@ -143,17 +142,17 @@ def _settle(
 
 
 def _rows(result: Judged, told: Sequence[Finding], classes: Sequence[str]) -> list[dict[str, Any]]:
-    """Return the entries that expect what a result tells; with a class where it is not so in all that were asked."""
+    """Return entries that expect these findings; they name a class unless it is so in every class that was asked."""
     if isinstance(result, PropertyResult):
         return [{"property": result.name, "status": status} for status, _, _ in told]
-    found: dict[tuple[str, str], list[str]] = {}
+    by_failure: dict[tuple[str, str], list[str]] = {}
     for status, detail, in_class in told:
-        found.setdefault((status, _beginning(status, detail)), []).append(in_class)
+        by_failure.setdefault((status, _beginning(status, detail)), []).append(in_class)
     asked = set(classes_of(result.case, classes))
     rows = []
-    for (status, match), where in found.items():
+    for (status, match), failing in by_failure.items():
         row = {"id": result.name, "status": status} | ({"match": match} if match else {})
-        some = [] if "" in where or asked <= set(where) else list(dict.fromkeys(where))
+        some = [] if "" in failing or asked <= set(failing) else list(dict.fromkeys(failing))
         rows += [row | {"class": name} for name in some] or [row]
     return rows
 
@@ -169,7 +168,7 @@ def _is_glob_for(row: dict[str, Any], result: Judged) -> bool:
 
 
 def _reached(row: dict[str, Any], result: Judged, classes: Sequence[str]) -> bool:
-    """Tell whether a run says anything of an entry: not if it was given up, or asked in other classes."""
+    """Tell whether a run says anything of an entry: not if the run was given up, or asked in other classes."""
     given_up = result.outcome == "notrun" or (not isinstance(result, PropertyResult) and result.reason == "notrun")
     return not given_up and row.get("class") in (None, *classes)
 
@@ -185,7 +184,7 @@ def _expects(row: dict[str, Any], told: Finding) -> bool:
 
 
 def _beginning(status: str, detail: str) -> str:
-    """Return the part of a detail that the next run will tell too: not what was got, and not how the port is called."""
+    """Return the part of a detail that the next run repeats: without what was got, and without the port's name."""
     if status == "unsupported":
         return ""
     first = detail.split("\n", maxsplit=1)[0].split(", got ", maxsplit=1)[0][:_LONGEST]
@@ -193,16 +192,16 @@ def _beginning(status: str, detail: str) -> str:
 
 
 def _edited(block: _Block, row: dict[str, Any], name: str) -> list[str]:
-    """Return the lines of an entry that now says row; of one that is taken out, its comments."""
+    """Return the lines of an entry that now says row; if row is empty, the comments of the removed entry."""
     lines = list(block.lines)
     if not row:
         return [line for line in lines if line.lstrip().startswith("#")]
     for key in ("status", "match"):
         if row.get(key) == block.row.get(key):
             continue
-        at = [n for n, line in enumerate(lines) if (found := _LINE.match(line)) and found[2] == key]
-        if len(at) == 1 and (found := _LINE.match(lines[at[0]])):
-            lines[at[0]] = f"{found[1]}{_quoted(row[key])}{found[4]}"
+        at = [n for n, line in enumerate(lines) if (fields := _LINE.match(line)) and fields[2] == key]
+        if len(at) == 1 and (fields := _LINE.match(lines[at[0]])):
+            lines[at[0]] = f"{fields[1]}{_quoted(row[key])}{fields[4]}"
         elif key not in block.row:
             lines.insert(1, f"{key} = {_quoted(row[key])}")
         else:
@@ -212,5 +211,5 @@ def _edited(block: _Block, row: dict[str, Any], name: str) -> list[str]:
 
 
 def _quoted(text: str) -> str:
-    """Return a text as TOML writes it; what it is made of is printable."""
+    """Return a printable text as a TOML string."""
     return json.dumps(text, ensure_ascii=False)

@@ -1,4 +1,4 @@
-"""The expected failures of a port, in a TOML file beside it: what is known to be wrong, and who tracks it.
+"""The expected failures of a port, in a TOML file beside it: what is known to be wrong, and where it is tracked.
 
     [[expect]]
     id = "select.largest-example"     # a case, or a glob with max_matches = 1 to 20
@@ -13,9 +13,9 @@
     status = "fail"                   # or unsupported, blocked
     issue = "https://..."
 
-A case is forgiven if each of its failures is one that an entry expects; a property if an entry expects its status, as
-what it tells depends on the seed. Whatever else an entry says that is not so is a complaint, and a complaint is a
-failure of the run.
+A case is forgiven if entries expect each of its failures. A property is forgiven if an entry expects its status,
+because its detail depends on the seed. An entry that does not hold is a complaint, and a complaint is a failure of the
+run.
 """
 
 import re
@@ -47,9 +47,9 @@ __all__ = [
 ]
 
 STATUSES = ("fail", "error", "crash", "timeout", "protocol", "unsupported", "blocked")
-"""What may be expected: not that a run was given up."""
+"""Statuses that may be expected; notrun is none, because then the run was given up."""
 OF_PROPERTIES = ("fail", "unsupported", "blocked")
-"""What may be expected of a property."""
+"""Statuses that may be expected of a property."""
 MOST = 20
 """Cases that one glob may stand for."""
 
@@ -126,8 +126,8 @@ def name_in(row: dict[str, Any]) -> str:
 
 
 def _revision(text: str) -> tuple[int, ...]:
-    found = _REVISION.fullmatch(text)
-    return tuple(int(part) for part in found.groups()) if found else ()
+    match = _REVISION.fullmatch(text)
+    return tuple(int(part) for part in match.groups()) if match else ()
 
 
 def read(path: Path) -> list[Expect]:
@@ -137,7 +137,7 @@ def read(path: Path) -> list[Expect]:
         ManifestError: it cannot be read, or an entry is incomplete.
     """
     if path.exists() and not path.is_file():
-        # a pipe would be waited for, for ever
+        # because reading a pipe may wait for ever
         msg = f"{path} is no regular file; copy what it holds into one"
         raise ManifestError(msg)
     try:
@@ -170,9 +170,9 @@ def entries(text: str, name: str) -> list[dict[str, Any]]:
 def _checked(row: dict[str, Any], where: str) -> Expect:
     if {"id", "property"} & set(row):
         where += f" ({name_in(row)[:80]})"
-    told = _form(row) or _content(row)
-    if told:
-        msg = f"{where}: {told}"
+    fault = _form(row) or _content(row)
+    if fault:
+        msg = f"{where}: {fault}"
         raise ManifestError(msg)
     more = {key: row[key] for key in ("until", "max_matches") if key in row}
     return Expect(
@@ -204,9 +204,9 @@ def _form(row: dict[str, Any]) -> str:
 
 def _content(row: dict[str, Any]) -> str:
     """Return what is wrong with the values of an entry."""
-    known = OF_PROPERTIES if "property" in row else STATUSES
-    if row["status"] not in known:
-        return f"status must be one of {', '.join(known)}"
+    statuses = OF_PROPERTIES if "property" in row else STATUSES
+    if row["status"] not in statuses:
+        return f"status must be one of {', '.join(statuses)}"
     if not row.get("match") and "property" not in row and row["status"] not in _NO_MATCH:
         return "match is missing; write how the detail of the failure begins"
     if not _is_url(row["issue"]):
@@ -239,12 +239,12 @@ def apply(
     properties: Collection[str] = (),
     classes: Sequence[str] = (),
 ) -> list[str]:
-    """Mark the results, of cases and of properties, that the manifest forgives; return what in it is not so.
+    """Mark the results that the manifest forgives as waived; return complaints about entries that do not hold.
 
-    known       ids of all cases of the kit: an entry for one that was not asked in this run is let be; None if every
+    known       ids of all cases of the kit: an entry for one that was not asked in this run is ignored; None if every
                 case was asked
     properties  names of all properties of the kit; the same holds for them
-    classes     numeric classes of the run: an entry for another is let be; none if all were judged
+    classes     numeric classes of the run: an entry for another is ignored; none if all were judged
     """
     complaints: list[str] = []
     good: list[Expect] = []
@@ -279,27 +279,27 @@ def _against(
 
 
 def _differs(entry: Expect, result: Judged) -> list[str]:
-    name, told = result.name, findings(result)
-    if any(entry.expects(*one) for one in told):
+    name, reported = result.name, findings(result)
+    if any(entry.expects(*one) for one in reported):
         return []
-    here = [one for one in told if "" in (entry.in_class, one[2]) or entry.in_class == one[2]]
-    if not here:
-        where = f" in {entry.in_class}" if entry.in_class else ""
-        return [f"{name} passes{where}, but is expected to come out as {entry.status}; remove the entry: {entry.issue}"]
-    shown = next((detail for status, detail, _ in here if status == entry.status), None)
+    relevant = [one for one in reported if "" in (entry.in_class, one[2]) or entry.in_class == one[2]]
+    if not relevant:
+        place = f" in {entry.in_class}" if entry.in_class else ""
+        return [f"{name} passes{place}, but is expected to come out as {entry.status}; remove the entry: {entry.issue}"]
+    shown = next((detail for status, detail, _ in relevant if status == entry.status), None)
     if shown is not None:
         return [f"{name}: expected {entry.status} {entry.match!r}, it tells {shown[:160]!r}"]
-    status, detail, _ = here[0]
+    status, detail, _ = relevant[0]
     return [f"{name}: expected {entry.status}, it comes out as {status}: {detail[:160]!r}"]
 
 
 def _forgive(result: Judged, mine: Sequence[Expect]) -> list[str]:
-    told = findings(result)
-    more = [one for one in told if not any(entry.expects(*one) for entry in mine)]
+    reported = findings(result)
+    more = [one for one in reported if not any(entry.expects(*one) for entry in mine)]
     if more:
         status, detail, _ = more[0]
         return [f"{result.name} also comes out as {status}, which no entry expects: {detail[:160]!r}"]
-    used = [entry for entry in mine if any(entry.expects(*one) for one in told)]
+    used = [entry for entry in mine if any(entry.expects(*one) for one in reported)]
     result.waived = ", ".join(dict.fromkeys(entry.issue for entry in used))
     return []
 
