@@ -1,7 +1,7 @@
-"""Cases: what is asked, what must come back, which clauses that shows; and their exact files.
+"""Cases: an operation with inputs, the answer that must come, and the clauses that shows; and files of cases.
 
 In memory a value is an int, float, str or None, an array (float64, int64, uint64, uint8 or bool), or a list or
-dict of values. In a file floats are hexadecimal or base64 little-endian: no decimal stands in between.
+dict of values. In a file floats are hexadecimal or base64 little-endian, so that no decimal rounds them.
 """
 
 import base64
@@ -23,9 +23,9 @@ __all__ = ["VECTORS", "Bound", "Case", "decode", "dump", "encode", "load", "load
 
 Value = Any
 _FILE = 1024
-"""Bytes from which on an array of u8 is a file: such text has many stretches that come twice."""
+"""An array of u8 of at least so many bytes is packed, because it is a file, in which many stretches repeat."""
 _LONG = 1 << 15
-"""An array of at least so many bytes is packed: long cases repeat a few numbers."""
+"""Any other array of at least so many bytes is packed, because long cases repeat a few numbers."""
 _MANY = 1024
 """A dict of at least so many names with equal values stores the value once. Cases of folders have such dicts."""
 _NAMES = {"f32": "<f4", "f64": "<f8", "i64": "<i8", "u64": "<u8", "u8": "|u1", "bool": "|b1"}
@@ -35,8 +35,7 @@ _NAMES = {"f32": "<f4", "f64": "<f8", "i64": "<i8", "u64": "<u8", "u8": "|u1", "
 class Bound:
     """The gauge Σ|a||b| of an output and the number of terms K (NUM-002).
 
-    `slack` is an absolute error that is allowed on top, and no part of a file:
-    `conformance.judge.slack` says whose it is.
+    `slack` is an absolute error that is allowed on top. No file stores it: `conformance.judge.slack` computes it.
     """
 
     gauge: NDArray[np.float64]
@@ -186,7 +185,7 @@ def load(path: Path) -> list[Case]:
 
 
 def load_all() -> list[Case]:
-    """Return the cases of every vector file, by file name; they are read once, and nobody writes to them."""
+    """Return the cases of every vector file, by file name; they are read once and shared, so never written to."""
     return list(_read_all())
 
 

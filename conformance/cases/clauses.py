@@ -12,7 +12,7 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parents[1]
 SPEC = HERE / "SPEC.md" if (HERE / "SPEC.md").is_file() else HERE.parent / "SPEC.md"
-"""Beside this file in a wheel, at the root of a checkout."""
+"""In a wheel it is in the folder of the kit, in a checkout at the root."""
 LOCK = HERE / "registry" / "clauses.json"
 
 __all__ = ["LOCK", "SPEC", "Clause", "ClauseError", "check_lock", "extract", "lock_text", "read_clauses"]
@@ -54,11 +54,11 @@ class Clause:
 
 
 def _clause(line_number: int, name: str, rest: str) -> Clause:
-    found = _LEVEL.match(rest)
-    if not found:
+    match = _LEVEL.match(rest)
+    if not match:
         msg = f"line {line_number}: {name} is not followed by (MUST), (SHOULD) or (MAY) and a statement"
         raise ClauseError(msg)
-    text = found[2]
+    text = match[2]
     tags = _TAG.findall(text)
     if text.count("[paper-silent") + text.count("[untestable") != len(tags):
         msg = f"line {line_number}: {name} has a tag other than [paper-silent] or [untestable: reason]"
@@ -66,7 +66,7 @@ def _clause(line_number: int, name: str, rest: str) -> Clause:
     reasons = [" ".join(tag.removeprefix("untestable: ").split()) for tag in tags if tag.startswith("untestable")]
     return Clause(
         id=name,
-        level=found[1],
+        level=match[1],
         text=" ".join(_TAG.sub("", text).split()),
         paper_silent="paper-silent" in tags,
         untestable=reasons[0] if reasons else "",
@@ -136,7 +136,7 @@ def check_lock(clauses: dict[str, Clause], lock: Path = LOCK) -> list[str]:
 
 
 def main() -> int:
-    """Write the lock file, or with ``--check`` compare it; 1 if it differs."""
+    """Write the lock file, or with ``--check`` compare it and return 1 if it differs."""
     import sys
 
     clauses = read_clauses()

@@ -14,16 +14,16 @@ from conformance.cases.ops import OPS, Class
 __all__ = ["Verdict", "compare", "float_type", "holds", "tau"]
 
 UNIT = {"float64": 2.0**-53, "float32": 2.0**-24, "bfloat16": 2.0**-24, "float16": 2.0**-24}
-"""Of the sums of a product (NUM-002); those of 16-bit types are taken in float32 (PRT-011)."""
+"""Unit roundoff of the sums of a product (NUM-002); those of 16-bit types are taken in float32 (PRT-011)."""
 ROUNDING = {"bfloat16": 2.0**-8, "float16": 2.0**-11}
-"""Of a result that is rounded to a 16-bit type (PRT-011)."""
+"""Unit roundoff of a result that is rounded to a 16-bit type (PRT-011)."""
 RELATIVE = {"float64": 1e-9, "float32": 1e-4}
 NORMAL = {"float64": 2.0**-1022, "float32": 2.0**-126, "bfloat16": 2.0**-126, "float16": 2.0**-14}
-"""The smallest normal number: below it the numbers of a type lie one spacing apart; a rounding errs by half of it."""
+"""The smallest normal number: numbers below it have one fixed spacing, of which a rounding errs by at most half."""
 
 
 def float_type(dtype: str) -> np.dtype[Any]:
-    """Return the NumPy dtype of a name; bfloat16 is none of NumPy's own."""
+    """Return the NumPy dtype of a name; that of bfloat16 is from ml_dtypes, because NumPy has none."""
     return np.dtype(ml_dtypes.bfloat16) if dtype == "bfloat16" else np.dtype(dtype)
 
 
@@ -128,7 +128,7 @@ def _compare_many(got: Any, want: Any, how: Class, dtype: str, *, keep_zeros: bo
 
 
 def _exact(a: NDArray[Any], b: NDArray[Any]) -> Verdict:
-    """Equal numbers, and for floats equal bits, so that zeros keep their sign and NaN equals nothing."""
+    """Return the verdict for equal numbers; of floats zeros must have the same sign, and NaN equals nothing."""
     if a.dtype.kind == "f":
         b = b.astype(a.dtype)
         same = (a == b) & (np.signbit(a) == np.signbit(b))
@@ -136,8 +136,8 @@ def _exact(a: NDArray[Any], b: NDArray[Any]) -> Verdict:
         same = a == b
     if bool(np.all(same)):
         return Verdict(passed=True)
-    where, index = _first(~np.asarray(same))
-    return Verdict(passed=False, detail=f"{where}expected {b[index]}, got {a[index]}", ratio=math.inf)
+    place, index = _first(~np.asarray(same))
+    return Verdict(passed=False, detail=f"{place}expected {b[index]}, got {a[index]}", ratio=math.inf)
 
 
 def _bounds(want: NDArray[Any], how: Class, dtype: str, bound: Bound | None) -> NDArray[np.float64]:
@@ -151,8 +151,8 @@ def _bounds(want: NDArray[Any], how: Class, dtype: str, bound: Bound | None) -> 
     if bound is None:
         msg = f"an output of class {how} has no gauge"
         raise ValueError(msg)
-    held = "float64" if how == "binary64" else dtype
-    return np.broadcast_to(tau(bound.terms) * UNIT[held] * _at_least(bound.gauge, held) + bound.slack, want.shape)
+    kind = "float64" if how == "binary64" else dtype
+    return np.broadcast_to(tau(bound.terms) * UNIT[kind] * _at_least(bound.gauge, kind) + bound.slack, want.shape)
 
 
 def _at_least(gauge: NDArray[np.float64], dtype: str) -> NDArray[np.float64]:
@@ -169,8 +169,8 @@ def _within(a: NDArray[Any], b: NDArray[Any], bounds: NDArray[np.float64], *, ke
         ratios = np.where(error == 0, 0.0, error / bounds)
     if bool(np.all(good)):
         return Verdict(passed=True, ratio=float(np.max(ratios, initial=0.0)))
-    where, index = _first(~good)
-    detail = f"{where}expected {b[index]}, got {a[index]}"
+    place, index = _first(~good)
+    detail = f"{place}expected {b[index]}, got {a[index]}"
     # the worst entry, which need not be the first; NaN is worse than any number
     return Verdict(passed=False, detail=detail, ratio=float(np.max(np.where(np.isnan(ratios), np.inf, ratios))))
 

@@ -35,7 +35,7 @@ class Coverage:
 
 
 def elsewhere(path: Path = ELSEWHERE) -> dict[str, tuple[str, str]]:
-    """Return for each clause that needs files or processes the test that shows it, and why it is there."""
+    """Return clause → the test that shows it, and why no case does, of clauses that need files or processes."""
     table = json.loads(path.read_text(encoding="utf-8"))
     return {clause: (row["test"], row["why"]) for clause, row in table.items()}
 
@@ -66,7 +66,7 @@ def coverage(
             reason = f"untestable: {clause.untestable}"
         elif not shown[name] and name in table:
             test, why = table[name]
-            # a port is never asked: what the reference shows of itself says nothing about it
+            # not judged, because a test of the reference says nothing about a port
             reason = f"not judged: {why}; of the reference {test} shows it"
         out[name] = Coverage(clause, tuple(shown[name]), reason)
     return out

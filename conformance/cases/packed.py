@@ -1,17 +1,18 @@
-"""Bytes in which a stretch that came before is named instead of written: most of a file of chapter 12 is names.
+"""A small LZ77 compressor for vectors: a stretch that came before is copied, because files of chapter 12 repeat names.
 
     pack(b"abcabcabcabc...")   03 61 62 63, 09 03: three bytes as they are, then nine from three bytes before
 
-A stream of pairs, the last of which may lack its second half: a count and so many bytes as they are; a count and a
-distance, so many bytes from that far before, which may reach into what they make. Counts and distances are written in
-groups of 7 bits (FMT-055). Every version of every library packs the same bytes, which compression libraries do not
-promise.
+The stream is made of pairs. Their first half is a count and so many bytes as they are. Their second half is a count and
+a distance: so many bytes from that far before, which may overlap the bytes that they make. The last pair may lack its
+second half. Counts and distances are written in groups of 7 bits (FMT-055).
+
+No library is used, because compression libraries do not promise the same bytes in every version.
 """
 
 __all__ = ["pack", "unpack"]
 
 _LEAST = 8
-"""Bytes that a repeated stretch has at least: below, naming it takes about as much."""
+"""A repeated stretch has at least so many bytes, because naming a shorter one takes about as many."""
 
 
 def _number(n: int) -> bytes:
@@ -23,19 +24,19 @@ def _number(n: int) -> bytes:
 
 
 def pack(raw: bytes) -> bytes:
-    """Return the packed bytes; of earlier stretches the latest is taken."""
+    """Return the packed bytes; of equal earlier stretches the latest is copied."""
     out = bytearray()
     latest: dict[bytes, int] = {}
     begin = at = 0
     while at < len(raw):
         key = raw[at : at + _LEAST]
-        found = latest.get(key) if len(key) == _LEAST else None
+        source = latest.get(key) if len(key) == _LEAST else None
         n = 1
-        if found is not None:
+        if source is not None:
             n = _LEAST
-            while at + n < len(raw) and raw[found + n] == raw[at + n]:
+            while at + n < len(raw) and raw[source + n] == raw[at + n]:
                 n += 1
-            out += _number(at - begin) + raw[begin:at] + _number(n) + _number(at - found)
+            out += _number(at - begin) + raw[begin:at] + _number(n) + _number(at - source)
             begin = at + n
         for i in range(at, at + n):
             latest[raw[i : i + _LEAST]] = i
@@ -65,7 +66,7 @@ def unpack(packed: bytes) -> bytes:
         if at == len(packed):
             break
         n, far = number(), number()
-        # a stretch that reaches into what it makes repeats itself
+        # a stretch that overlaps the bytes it makes repeats itself
         stretch = out[len(out) - far : len(out) - far + n]
         out += (stretch * (n // far + 1))[:n]
     return bytes(out)

@@ -167,7 +167,7 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "convert.from_hf": ("folder.read",),
     "convert.to_hf": ("folder.read",),
 }
-"""What an operation rests on: where one of these fails, its own cases would only say so again (PRT-012)."""
+"""The operations that an operation rests on: if one of them fails, its own cases are blocked (PRT-012)."""
 
 
 def blocking(ops: Iterable[str], bad: Collection[str]) -> str:
@@ -196,7 +196,7 @@ def offered_in(name: str, ops: Mapping[str, Sequence[str]]) -> frozenset[str]:
 
 
 def classes_offered(ops: Mapping[str, Sequence[str]]) -> set[str]:
-    """Return the numeric classes of a hello; what scalar operations name counts where nothing else is offered."""
+    """Return the numeric classes of a hello; those of scalar operations only if it offers no other (PRT-015)."""
     of_arrays = {name for op, classes in ops.items() for name in classes if not is_scalar(op)}
     return of_arrays or {name for classes in ops.values() for name in classes}
 
@@ -216,8 +216,8 @@ def profiles_of_case(case: Case) -> set[str]:
 
 def needs_zstd(case: Case) -> bool:
     """Tell whether a file among the inputs of a case requires `zstd`, which a port may say that it lacks (PRT-006)."""
-    given = (*case.inputs.values(), *(case.inputs.get("deltas") or {}).values())
-    return any(requires_zstd(one.tobytes()) for one in given if isinstance(one, np.ndarray) and one.dtype == np.uint8)
+    values = (*case.inputs.values(), *(case.inputs.get("deltas") or {}).values())
+    return any(requires_zstd(one.tobytes()) for one in values if isinstance(one, np.ndarray) and one.dtype == np.uint8)
 
 
 def requires_zstd(raw: bytes) -> bool:

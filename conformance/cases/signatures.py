@@ -1,6 +1,6 @@
-"""Which mutants each case refuses (`registry/signatures.json`, written by the self-test), and a few cases by that.
+"""Which mutants each case refuses (`registry/signatures.json`, written by the self-test), and small sets of cases.
 
-few = covering(cases)      cases that refuse as many mutants as all of them do, the most useful first
+few = covering(cases, signatures())      cases that refuse as many mutants as all of them do, the most useful first
 """
 
 import json

@@ -1,4 +1,4 @@
-"""Holds a case against the table of types: what `wire` says of a call is so in every case, or it lies."""
+"""Compares the inputs and outputs of a case with the types that `wire` gives them."""
 
 import re
 from typing import Any
@@ -20,22 +20,22 @@ Lengths = dict[str, Any]
 def disagreements(case: Case) -> list[str]:
     """Return where a case has another type than the table says, or another length than its other arrays.
 
-    What is refused may have lengths that do not fit each other: of its arrays only the dtype is looked at.
+    The inputs of a refused case may have lengths that do not fit each other, so only their dtypes are checked.
     """
     lengths: Lengths | None = None
     if not case.refused:
         lengths = {name: value for name, value in case.inputs.items() if type(value) is int}
-    told = []
+    differences = []
     for name in OPS[case.op].names:
         # an input that may be absent is left out, or None
         if case.inputs.get(name) is not None:
-            told += _against(case.inputs[name], type_of(case.op, name, output=False), lengths, name)
+            differences += _against(case.inputs[name], type_of(case.op, name, output=False), lengths, name)
     for name, value in case.expected.items():
-        # what is judged by its content stands in the case as a description of it, not as bytes
+        # of an output that is judged by its content the case holds a description, not the bytes
         if OPS[case.op].outputs[name] in ("state", "packed", "stock"):
             continue
-        told += _against(value, type_of(case.op, name, output=True), lengths, f"out: {name}")
-    return told
+        differences += _against(value, type_of(case.op, name, output=True), lengths, f"out: {name}")
+    return differences
 
 
 def _against(value: Any, told: str, lengths: Lengths | None, where: str) -> list[str]:
@@ -81,17 +81,17 @@ def _against_record(value: Any, told: str, lengths: Lengths | None, where: str) 
     if not isinstance(value, dict):
         return [f"{where} is {type(value).__name__}, not a {told}"]
     strange = [f"{where} has {name}, which no {told} has" for name in value if name not in RECORDS[told]]
-    known = None if lengths is None else dict(lengths) | {k: v for k, v in value.items() if type(v) is int}
+    inner_lengths = None if lengths is None else dict(lengths) | {k: v for k, v in value.items() if type(v) is int}
     return strange + [
         text
         for name, one in value.items()
         if name in RECORDS[told]
-        for text in _against(one, RECORDS[told][name], known, f"{where}.{name}")
+        for text in _against(one, RECORDS[told][name], inner_lengths, f"{where}.{name}")
     ]
 
 
 def _fits(shape: tuple[int, ...], axes: list[str], lengths: Lengths) -> bool:
-    """Tell whether a shape fits the names of axes; what they stand for is entered where it does."""
+    """Tell whether a shape fits the names of axes; binds the lengths of names that are new."""
     if axes[0] == "...":
         cut = len(shape) - len(axes) + 1
         return cut >= 0 and _same("...", shape[:cut], lengths) and _fits(shape[cut:], axes[1:] or [""], lengths)
