@@ -1,4 +1,4 @@
 """Our engine as a port: each operation of `cases/ops.py` as a few calls into `seft_ref` or `formats`.
 
-Wrong engines are in `wrong`. Start with `port.py`.
+Mutants of the engine are in `wrong`. Start with `port.py`.
 """

@@ -31,7 +31,7 @@ def _seen(part: Values, base: Base, delta: Delta, rule: Rule) -> Window | FirstS
     """Return a window whose means are those of the case."""
     shape = (part["out"], part["in"])
     if rule.candidates == "all":
-        # a window holds what its rule asks for, and nothing else
+        # a window takes only the sums that its rule asks for
         asked = rule.asks()
         sums: Values = {n: part[n] for n in ("gradient", "absolute", "square") if n in asked}
         h = part["inputs"] if "inputs" in asked else None
@@ -50,7 +50,7 @@ def _seen(part: Values, base: Base, delta: Delta, rule: Rule) -> Window | FirstS
 
 
 def _events(a: Values) -> list[Any]:
-    """Return of every part its number, the part as the engine has it, and its event."""
+    """Return for every part its number, the part as the engine has it, and its event."""
     rule = _rule(a["rule"])
     names = ("beta1", "beta2", "momentum")
     views, steps = [], []
@@ -78,21 +78,21 @@ def _events(a: Values) -> list[Any]:
         at = [flat(view.delta.topology) for view in looked]
         slots = pools.slots.sizes(at)
         drops = from_numpy(ints(n_drop(fraction, n) for n in to_numpy(slots).tolist()), slots)
-        seen = evidence(looked, rule, pools.growth(drops, at), pools=pools, chance=chance)
-        seen = [replace(e, steps=steps[i]) for e, i in zip(seen, numbers, strict=True)]
-        parts = [Part(view.base, view.delta, e, view.matrix) for view, e in zip(looked, seen, strict=True)]
+        facts = evidence(looked, rule, pools.growth(drops, at), pools=pools, chance=chance)
+        facts = [replace(e, steps=steps[i]) for e, i in zip(facts, numbers, strict=True)]
+        parts = [Part(view.base, view.delta, e, view.matrix) for view, e in zip(looked, facts, strict=True)]
         seeds = getattr(optimizer, "seeds", None)
-        found = evolve(parts, pools, n_drop=drops, rule=rule, chance=chance, seeds=seeds)
-        events += list(zip(numbers, parts, found, strict=True))
+        results = evolve(parts, pools, n_drop=drops, rule=rule, chance=chance, seeds=seeds)
+        events += list(zip(numbers, parts, results, strict=True))
     return events
 
 
 def _record(a: Values, number: int, part: Part, event: Event) -> EventRecord:
-    given = a["parts"][number]
-    xp = array_namespace(given["base"])
-    stored = union(given["base"], given["lost"])
-    gone = from_numpy(np.setdiff1d(to_numpy(stored), to_numpy(flat(event.base.topology))), given["base"])
-    return record_of(part, event, int(xp.sum(given["budget"])), int(xp.sum(given["delta_budget"])), gone)
+    entry = a["parts"][number]
+    xp = array_namespace(entry["base"])
+    stored = union(entry["base"], entry["lost"])
+    gone = from_numpy(np.setdiff1d(to_numpy(stored), to_numpy(flat(event.base.topology))), entry["base"])
+    return record_of(part, event, int(xp.sum(entry["budget"])), int(xp.sum(entry["delta_budget"])), gone)
 
 
 def _ratios(a: Values) -> Values:

@@ -31,11 +31,11 @@ def _expand(a: Values) -> Values:
 
 
 def read(a: Values, *, verified: bool = True) -> Values:
-    """Return what a file holds, every tensor verified unless a wrong program is wanted."""
+    """Return the content of a file; mutants pass verified=False to skip the check of its tensors."""
     with work_folder() as folder:
         path = Path(folder) / "case.safetensors"
         path.write_bytes(a["raw"].tobytes())
-        # every tensor is read and verified before anything is handed out
+        # every tensor is read and verified first, because one broken tensor refuses the whole file
         with formats.open(path) as reader:
             load = reader.load_verified if verified else reader.__getitem__
             tensors = {name: described(load(name)) for name in reader.names()}
@@ -61,9 +61,9 @@ def _apply(a: Values) -> Values:
             readers[name] = formats.open(path)
         steps = [delta.verified(readers[name]) for name in sorted(a["deltas"])]
         result = delta.apply(delta.verified(readers["base"]), steps)
-        found = {name: result.tensors[name] for name in result.tensors}
+        tensors = {name: result.tensors[name] for name in result.tensors}
         return {
-            "tensors": {name: described(t) for name, t in found.items()},
+            "tensors": {name: described(t) for name, t in tensors.items()},
             "tied": dict(result.tied),
             "scales": encoded({name: dict(roles) for name, roles in result.scales.items()}),
             "state": of_state(delta.contents(result), result.tied, result.scales),
@@ -98,7 +98,7 @@ def delta_of(text: str) -> formats.DeltaOf | None:
 
 
 def described(t: formats.Tensor) -> Values:
-    """Return a tensor as the operations hand it out; one with full support has no pointers."""
+    """Return a tensor as an output of operations; one with full support has no pointers."""
     full = t.nnz == int(np.prod(t.shape, dtype=object))
     supported = None if full or isinstance(t, formats.Dense) else t
     return {
@@ -111,7 +111,7 @@ def described(t: formats.Tensor) -> Values:
 
 
 def tensor_of(t: Values) -> formats.Tensor:
-    """Return a tensor as the operations hand it in."""
+    """Return the tensor that an input of operations describes."""
     shape = tuple(int(n) for n in t["shape"])
     if t["row_pointers"] is None:
         if t["dtype"] == NONE:
@@ -124,7 +124,7 @@ def tensor_of(t: Values) -> formats.Tensor:
 def _write(a: Values, compress: str | None = None) -> Values:
     tensors = {name: tensor_of(t) for name, t in a["tensors"].items()}
     if a["encoding"] not in ("auto", "dense"):
-        # with full support a tensor says nothing of how it is to be stored; here it is asked for by name
+        # `w` gets a support even if it is full, because a tensor without one is always stored dense
         tensors = {name: _supported(t) if name == "w" else t for name, t in tensors.items()}
     checkpoint = formats.Checkpoint(
         a["kind"], tensors, json.loads(a["attributes"]), a["tied"], {}, json.loads(a["scales"]), delta_of(a["delta"])

@@ -16,7 +16,7 @@ from formats.digest import of_bytes
 
 
 def laid_out(folder: Path, a: Values) -> Path:
-    """Return a new folder that holds `files` and `large`; a name that ends in a slash is one of a folder."""
+    """Return a new folder with the entries `files` and `large`; a name that ends in a slash makes a folder."""
     folder.mkdir()
     for name, raw in a["files"].items():
         if name.endswith("/"):
@@ -32,9 +32,9 @@ def laid_out(folder: Path, a: Values) -> Path:
 def _from_hf(a: Values) -> Values:
     with work_folder() as place:
         source, target = laid_out(Path(place) / "source", a), Path(place) / "target"
-        with hf.open_hf(source) as found:
-            left_out = sorted(found.left_out, key=str.encode)
-            quantised = bool(quantisations(found.files.get(hf.CONFIG, b"")))
+        with hf.open_hf(source) as folder:
+            left_out = sorted(folder.left_out, key=str.encode)
+            quantised = bool(quantisations(folder.files.get(hf.CONFIG, b"")))
         hf.to_sparse(source, target, encoding=a["encoding"], dtype=a.get("cast"), zeros=a["zeros"])
         with formats.open(target) as reader:
             return {

@@ -1,4 +1,4 @@
-"""What wrong programs need of the engine: its refusals, attention to keys of their choice, a walk that skips."""
+"""What mutants need of the engine: its refusals, attention to any keys, statistics of an unpruned model."""
 
 from typing import Any
 from unittest.mock import patch
@@ -21,30 +21,30 @@ REFUSALS = (SeftError, FormatError)
 
 
 def attended(q: Any, k: Any, v: Any, dy: Any, seen: Any) -> tuple[Any, ...]:
-    """Return y, dq, dk, dv of attention, heads first, for keys seen of any pattern."""
+    """Return y, dq, dk, dv of attention, heads first; `seen` may be any pattern of visible keys."""
     y, cache = attention_forward(q, k, v, seen)
     return (y, *attention_backward(dy, cache))
 
 
 def behind_unpruned_blocks(a: Values) -> Values:
     """Return a whole model pruned by SparseGPT whose statistics are those of the model before pruning."""
-    config, found = ModelConfig.from_json(a["config"]), []
+    config, pruned = ModelConfig.from_json(a["config"]), []
 
     def prune(weight: Any, hessian: Any) -> tuple[Any, Any]:
-        found.append(sparsegpt(weight, hessian, a["sparsity"]))
-        return found[-1][0], weight
+        pruned.append(sparsegpt(weight, hessian, a["sparsity"]))
+        return pruned[-1][0], weight
 
     read = a["tensors"].__getitem__
     steps = calibrate._block_by_block(config, read, [a["tokens"]], a["kernels"], hessian_of, prune)
     names = [name for name, *_ in steps]
     return {
-        "kept": {n: np.flatnonzero(mask).astype(np.int64) for n, (mask, _) in zip(names, found, strict=True)},
-        "weights": {n: weight for n, (_, weight) in zip(names, found, strict=True)},
+        "kept": {n: np.flatnonzero(mask).astype(np.int64) for n, (mask, _) in zip(names, pruned, strict=True)},
+        "weights": {n: weight for n, (_, weight) in zip(names, pruned, strict=True)},
     }
 
 
 def silent_norms() -> Any:
-    """Return a context in which RMSNorm of a model gives 0 where the squares of a row overflow, and says nothing."""
+    """Return a context in which RMSNorm of a model gives 0 where the squares of a row overflow, and does not refuse."""
     return patch.object(model, "rmsnorm_forward", _silent_norm)
 
 

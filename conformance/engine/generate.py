@@ -27,12 +27,12 @@ def _sampling(a: Values) -> Sampling:
 def _read(a: Values) -> Values:
     config = ModelConfig.from_json(a["config"])
     weights, tokens = weights_of_case(config, a["tensors"], a["kernels"]), a["tokens"]
-    context, found = nothing_read(config), []
+    context, outputs = nothing_read(config), []
     for n in a["parts"]:
         part = tokens[:, context.length : context.length + n]
         logits, context = read(part, context, weights, config, a["kernels"])
-        found.append(logits)
-    return {"logits": array_namespace(tokens).stack(found, axis=1)}
+        outputs.append(logits)
+    return {"logits": array_namespace(tokens).stack(outputs, axis=1)}
 
 
 def _fork(a: Values) -> Values:
@@ -49,7 +49,7 @@ def _pick(a: Values) -> Values:
 
 def _text(a: Values) -> Values:
     config = ModelConfig.from_json(a["config"])
-    found = generate_tokens(
+    tokens = generate_tokens(
         a["prompt"],
         weights_of_case(config, a["tensors"], a["kernels"]),
         config,
@@ -58,7 +58,7 @@ def _text(a: Values) -> Values:
         max_tokens=a.get("max_tokens"),
         stops=a["stops"],
     )
-    return {"tokens": np.array(list(found), dtype=np.int64)}
+    return {"tokens": np.array(list(tokens), dtype=np.int64)}
 
 
 OPERATIONS: dict[str, Any] = {

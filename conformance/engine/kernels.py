@@ -11,7 +11,7 @@ _HALVES = {"float16": DTYPES["F16"], "bfloat16": DTYPES["BF16"]}
 
 
 def _odd(a: Values, *names: str) -> list[Any]:
-    """Return inputs, some of them in a dtype that does not fit the others."""
+    """Return the named inputs, those that `odd` lists converted to another dtype (KRN-010)."""
     out = []
     for name in names:
         x, kind = a[name], (a["odd"] or {}).get(name)
@@ -46,6 +46,7 @@ def _held(a: Values, topology: Topology, values: Array) -> Any:
     kernels, live = a["kernels"], a["live"]
     compact = kernels.compact(topology, to_halves(values, _HALVES[a["held"]]))
     if live is None:
+        # packed twice, so that a wrong `unpack` shows in the products
         return kernels.compact(*kernels.unpack(compact))
     compact = kernels.clear(compact, kernels.locate(compact, topology, live))
     xp = array_namespace(values)
@@ -77,7 +78,7 @@ def _store(a: Values) -> Values:
 
 def _store_dense(a: Values) -> Values:
     kernels, topology = a["kernels"], read_topology(a, "positions")
-    # the matrix may be stored into where it lies: the kernel gets a copy
+    # a copy, because `store` may write into the memory of the matrix (KRN-012)
     packed = kernels.pack_dense(array_namespace(a["weight"]).asarray(a["weight"], copy=True))
     packed = kernels.store(packed, kernels.locate(packed, topology, a["slots"]), a["new"])
     return {"y": kernels.matmul(a["x"], packed)}

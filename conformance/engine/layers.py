@@ -1,4 +1,4 @@
-"""The layers of the engine as operations: a forward, and the gradients that its backward gives (chapter 4)."""
+"""The layers of the engine as operations: the forward, and the gradients of the backward (chapter 4)."""
 
 from typing import Any
 
@@ -45,9 +45,9 @@ def _rope_of(given: Values) -> Rope:
 
 
 def _frequencies(a: Values) -> Values:
-    given = a["rope"]
-    found = rope_frequencies(_rope_of(given), a["head_dim"], a["length"], given["max_position_embeddings"])
-    return {"frequencies": np.array(found)}
+    rope = a["rope"]
+    frequencies = rope_frequencies(_rope_of(rope), a["head_dim"], a["length"], rope["max_position_embeddings"])
+    return {"frequencies": np.array(frequencies)}
 
 
 def _heads_first(x: Array) -> Array:
@@ -55,8 +55,8 @@ def _heads_first(x: Array) -> Array:
 
 
 def _rope(a: Values) -> Values:
-    x, given = a["x"], a["rope"]
-    table = rope_table(_rope_of(given), x.shape[3], x.shape[1], given["max_position_embeddings"], x)
+    x, rope = a["x"], a["rope"]
+    table = rope_table(_rope_of(rope), x.shape[3], x.shape[1], rope["max_position_embeddings"], x)
     y, cache = rope_forward(_heads_first(x), table)
     dx = rope_backward(_heads_first(a["dy"]), cache)
     return {"y": _heads_first(y), "dx": _heads_first(dx)}

@@ -46,7 +46,7 @@ def _step(a: Values) -> Values:
     ]
     loss, gradients = every_gradient(weights, config, batches, a["kernels"])
     if a["recompute"]:
-        # MDL-008: the gradients of the targets as a run takes them
+        # MDL-008: the gradients of the targets come from the function that a run calls
         like = weights.norm
         everywhere = {m.name: full(m.shape, like) for m in config.targets()}
         again = loss_and_gradients(weights, config, batches, a["kernels"], everywhere, recompute=True)
@@ -61,8 +61,8 @@ def _perplexity(a: Values) -> Values:
     config = ModelConfig.from_json(a["config"])
     text = [int(t) for t in a["text"]]
     weights = weights_of_case(config, a["tensors"], a["kernels"])
-    found = evaluate_windows(weights, config, text, a["kernels"], length=a["length"], windows=a["windows"], rows=2)
-    return {"perplexity": found.perplexity, "targets": found.targets}
+    result = evaluate_windows(weights, config, text, a["kernels"], length=a["length"], windows=a["windows"], rows=2)
+    return {"perplexity": result.perplexity, "targets": result.targets}
 
 
 OPERATIONS: dict[str, Any] = {

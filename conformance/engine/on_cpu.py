@@ -3,7 +3,7 @@
     kernels = on_cpu()            # the functions of seft_ref.kernels.gpu, as attributes
     kernels.matmul(x, packed)
 
-What is shown so: every line of the kernels but what only hardware does, that is, threads at the same time.
+This runs every line of the kernels, but never two threads at the same time, as only hardware does.
 """
 
 import ctypes
@@ -45,18 +45,18 @@ def _compiler() -> str:
 
 @cache
 def on_cpu() -> SimpleNamespace:
-    """Return the GPU kernel set on NumPy arrays, compiled once a machine and text of the kernels.
+    """Return the GPU kernel set on NumPy arrays, compiled once on each machine for each text of the kernels.
 
     Raises:
-        CalledProcessError: g++ refuses the kernels; what it says is on standard error.
-        PermissionError: the folder for what is compiled is not ours.
+        CalledProcessError: g++ refuses the kernels; its messages are on standard error.
+        PermissionError: the folder for compiled libraries belongs to another user.
     """
     kernels = OnDevice(OnCpu(compiled_by_gpp()))
     return SimpleNamespace(__all__=list(NAMES), **{name: getattr(kernels, name) for name in NAMES})
 
 
 def compiled_by_gpp(more: Sequence[str] = ()) -> Path:
-    """Return the path of a library of the kernels; the next call finds it there.
+    """Return the path of the compiled library of the kernels, which later calls reuse.
 
     more  further options of g++
     """
@@ -77,7 +77,7 @@ def compiled_by_gpp(more: Sequence[str] = ()) -> Path:
 
 
 def program() -> str:
-    """Return the C++ text: header, kernels, and a launcher of each with the types that the table says."""
+    """Return the C++ text: header, kernels, and a launcher of each with the types that `KERNELS` gives."""
     lines = [f'#include "{HEADER}"', f'#include "{SOURCE}"']
     constants = {"LANES": LANES, "ROWS": ROWS, "EACH": EACH, "THREADS": THREADS, "RUN": RUN}
     lines += [f'static_assert({name} == {value}, "{name}");' for name, value in constants.items()]
@@ -105,8 +105,8 @@ class OnCpu:
     def run(self, name: str, grid: tuple[int, int], *arguments: Any) -> None:
         """Run every thread of every block of a grid."""
         kernel = KERNELS[name]
-        held = [_argument(kind, a) for kind, a in zip(kernel.takes, arguments, strict=True)]
-        pointers = (ctypes.c_void_p * len(held))(*(h.ctypes.data for h in held))
+        memory = [_argument(kind, a) for kind, a in zip(kernel.takes, arguments, strict=True)]
+        pointers = (ctypes.c_void_p * len(memory))(*(h.ctypes.data for h in memory))
         shape = (ctypes.c_uint * 5)(*grid, *kernel.block, self._backwards)
         assert all(0 < n < limit for n, limit in zip(grid, (1 << 31, 1 << 16), strict=True)), grid
         getattr(self._library, f"launch_{name}")(shape, pointers)
@@ -122,7 +122,7 @@ _KINDS = {
     "u32": np.dtype(np.uint32),
     "unsigned char": np.dtype(np.uint8),
 }
-"""The dtype of an array that a pointer of the table points to."""
+"""The dtype of an array by the type of the pointer to it in `KERNELS`."""
 
 
 def _argument(kind: str, a: Any) -> Any:

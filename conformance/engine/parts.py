@@ -41,7 +41,7 @@ from seft_ref.update import evidence as norms
 from seft_ref.update import record as event_record
 
 training = import_module("seft_ref.train.loop")
-"""The module: the package has a function of its name."""
+"""The module `seft_ref.train.loop`."""
 
 __all__ = [
     "adapt",

@@ -1,4 +1,4 @@
-"""Our engine as a port: one function an operation, each a few calls into seft_ref."""
+"""Our engine as a port: one function for each operation, each a few calls into seft_ref."""
 
 import copy
 from collections.abc import Callable
@@ -87,17 +87,17 @@ class EnginePort:
         if op not in self.ops:
             raise Unsupported(op)
         try:
-            given = {name: self._there(value) for name, value in inputs.items()}
-            out = self.ops[op](given | {"kernels": self._kernels})
+            arrays = {name: self._there(value) for name, value in inputs.items()}
+            out = self.ops[op](arrays | {"kernels": self._kernels})
         except (SeftError, FormatError) as error:
             raise Refused(error.clause, str(error)) from error
         return {name: _back(value) for name, value in out.items()}
 
     def describe(self) -> dict[str, Any]:
-        """Return what the engine says of itself to a caller from outside (PRT-004)."""
-        told = {"name": self.name, "version": _version(), "language": "Python"}
+        """Return what the engine's hello says: name, operations with their classes, and flags (PRT-004)."""
+        port = {"name": self.name, "version": _version(), "language": "Python"}
         return {
-            "port": told,
+            "port": port,
             "ops": {op: list(self._classes) for op in self.ops},
             "flags": {"deterministic": True, "files": True},
         }
@@ -110,6 +110,7 @@ class EnginePort:
         return other
 
     def _there(self, value: Any) -> Any:
+        """Return a copy of a value with its arrays in the library of the port; u64 and u8 stay in NumPy."""
         if isinstance(value, np.ndarray):
             if value.dtype in (np.uint64, np.uint8):
                 return value
@@ -130,6 +131,7 @@ def _version() -> str:
 
 
 def _back(value: Any) -> Any:
+    """Return a value with its arrays in NumPy."""
     if isinstance(value, dict):
         return {k: _back(v) for k, v in value.items()}
     if isinstance(value, list):
@@ -186,9 +188,9 @@ def cupy() -> EnginePort:
     Raises:
         SystemExit: CuPy is not installed, or finds no device.
     """
-    told = without_cupy()
-    if told:
-        raise SystemExit(told)
+    reason = without_cupy()
+    if reason:
+        raise SystemExit(reason)
     from seft_ref.kernels import gpu
 
     return EnginePort("engine on CuPy with kernels.gpu", cupy_like(), kernels=gpu, kinds=("rule", "layer"))
@@ -202,14 +204,14 @@ def gpu_on_cpu() -> EnginePort:
     """
     from conformance.engine.on_cpu import on_cpu, without_gpp
 
-    told = without_gpp()
-    if told:
-        raise SystemExit(told)
+    reason = without_gpp()
+    if reason:
+        raise SystemExit(reason)
     return EnginePort("engine with kernels.gpu on a CPU", kernels=on_cpu(), kinds=("layer", "whole"))
 
 
 def compiled_kernels() -> Any:
-    """Return the compiled kernel set, None if what it is compiled with is not installed."""
+    """Return the compiled kernel set, None if numba is not installed."""
     try:
         from seft_ref.kernels import cpu
     except ImportError:

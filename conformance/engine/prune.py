@@ -30,7 +30,7 @@ def _sparsegpt(a: Values) -> Values:
 
 
 def _batches(tokens: Array) -> list[Array]:
-    """Return calibration tokens as a batch of at most three rows and one of the rest: statistics are summed."""
+    """Return calibration tokens in two batches, the first of at most three rows, so that statistics must be summed."""
     return [rows for rows in (tokens[:3, :], tokens[3:, :]) if rows.shape[0]]
 
 
@@ -44,10 +44,10 @@ def _prune(a: Values) -> Values:
 def _prune_sparsegpt(a: Values) -> Values:
     config = ModelConfig.from_json(a["config"])
     batches = _batches(a["tokens"])
-    found = list(prune_sparsegpt(config, a["tensors"].__getitem__, batches, a["kernels"], a["sparsity"]))
+    pruned = list(prune_sparsegpt(config, a["tensors"].__getitem__, batches, a["kernels"], a["sparsity"]))
     return {
-        "kept": {name: np.flatnonzero(np.asarray(mask)).astype(np.int64) for name, mask, _ in found},
-        "weights": {name: weight for name, _, weight in found},
+        "kept": {name: np.flatnonzero(np.asarray(mask)).astype(np.int64) for name, mask, _ in pruned},
+        "weights": {name: weight for name, _, weight in pruned},
     }
 
 

@@ -44,13 +44,13 @@ def _realign(a: Values) -> Values:
 
 
 def _pools(a: Values) -> Values:
-    found = select(a["scores"], a["pools"], a["counts"], largest=a["largest"])
+    selected = select(a["scores"], a["pools"], a["counts"], largest=a["largest"])
     xp = array_namespace(a["ids"])
-    near = found.boundary
-    told = {"inside": near.inside, "outside": near.outside, "gap": near.gap} if near else {}
+    near = selected.boundary
+    scores = {"inside": near.inside, "outside": near.outside, "gap": near.gap} if near else {}
     dtype = to_numpy(a["scores"]).dtype
-    answer = {name: np.array([told[name]] if told else [], dtype=dtype) for name in ("inside", "outside", "gap")}
-    return answer | {"chosen": xp.take(a["ids"], found.indices)}
+    answer = {name: np.array([scores[name]] if scores else [], dtype=dtype) for name in ("inside", "outside", "gap")}
+    return answer | {"chosen": xp.take(a["ids"], selected.indices)}
 
 
 OPERATIONS: dict[str, Any] = {

@@ -1,6 +1,6 @@
-"""Our engine with kernel sets that add up in other orders, and in 16 bits: a kit that refuses one is not right.
+"""Our engine with kernel sets that add up in other orders, and in 16 bits: the kit must accept each of them.
 
-Each set is the reference set with its three products replaced. What a product is of, and what is refused, stays.
+Each set is the reference set with its three products replaced. The terms of a product and its refusals stay.
 """
 
 from types import SimpleNamespace
@@ -19,7 +19,7 @@ __all__ = ["fused", "permuted", "reduced", "split"]
 
 
 def _whole(packed: Any) -> Array:
-    """Return a packed matrix as one array: its product with the identity is exact."""
+    """Return a packed matrix as one dense array, by its product with the identity, which is exact."""
     values = live_part(packed, reference.PackedEntries).values
     xp, n_in = array_namespace(values), packed.shape[1]
     eye = xp.eye(n_in, dtype=packed.dtype, device=device(values))
@@ -33,6 +33,7 @@ def _set(product: Any) -> Any:
     """
 
     def matmul(x: Array, packed: Any) -> Array:
+        # on no rows, for its refusals only
         reference.matmul(x[:0, ...], packed)
         return product(x, _whole(packed).T)
 
@@ -41,14 +42,14 @@ def _set(product: Any) -> Any:
         return product(dy, _whole(packed))
 
     def sample(dy: Array, x: Array, topology: Topology) -> Array:
-        found = reference.sample(dy, x, topology)
+        result = reference.sample(dy, x, topology)
         if not topology.nnz:
-            return found
+            return result
         xp = array_namespace(dy, x)
         return xp.take(xp.reshape(product(dy.T, x), (-1,)), flat(topology))
 
-    held = {name: getattr(reference, name) for name in NAMES}
-    return SimpleNamespace(**(held | {"matmul": matmul, "matmul_transposed": matmul_transposed, "sample": sample}))
+    functions = {name: getattr(reference, name) for name in NAMES}
+    return SimpleNamespace(**(functions | {"matmul": matmul, "matmul_transposed": matmul_transposed, "sample": sample}))
 
 
 def _backwards(a: Array, b: Array) -> Array:

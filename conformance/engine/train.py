@@ -1,4 +1,4 @@
-"""Gradients, windows, runs, training states and what stands around a run (chapters 6, 10 and 13)."""
+"""Gradients, windows, runs, training states, dtypes, warnings and ranks in the engine (chapters 6, 10 and 13)."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -54,12 +54,12 @@ def _candidates(a: Values) -> Values:
     like = a["dy"][0]
     bases = Base(read_topology(a, "base"), zeros_at(a["base"], like))
     delta = Delta(read_topology(a, "delta"), zeros_at(a["delta"], like), {})
-    (seen,) = evidence([View(window, bases, delta)], rule, int64_like([a["n"]], like))
-    chosen = largest(seen.candidate_scores, min(a["n"], seen.candidates.shape[0]))
+    (facts,) = evidence([View(window, bases, delta)], rule, int64_like([a["n"]], like))
+    chosen = largest(facts.candidate_scores, min(a["n"], facts.candidates.shape[0]))
     xp = array_namespace(chosen)
-    found = seen.candidate_gradient if seen.candidate_gradient is not None else zeros_at(chosen, like)
-    # candidates are kept with their numbers; +0 makes either zero one
-    return {"candidates": xp.take(seen.candidates, chosen), "values": xp.take(found, chosen) + 0.0}
+    gradients = facts.candidate_gradient if facts.candidate_gradient is not None else zeros_at(chosen, like)
+    # adding +0.0 turns −0.0 into +0.0, because the values are compared bit for bit
+    return {"candidates": xp.take(facts.candidates, chosen), "values": xp.take(gradients, chosen) + 0.0}
 
 
 def _window(a: Values) -> Values:
@@ -71,8 +71,8 @@ def _window(a: Values) -> Values:
             window = window.settled()
         for dy, x in zip(dys, xs, strict=True):
             window = window.plus(WeightGradient(dy, x))
-    known = window.rows(0, a["out"])
-    return {n: getattr(known, n) for n in ("gradient", "absolute", "square")} | {"inputs": window.inputs()}
+    block = window.rows(0, a["out"])
+    return {n: getattr(block, n) for n in ("gradient", "absolute", "square")} | {"inputs": window.inputs()}
 
 
 def _tokens(a: Values) -> Values:
@@ -102,8 +102,8 @@ def _first_step(a: Values) -> Values:
     xp = array_namespace(like)
     zeros = xp.zeros((0,), dtype=like.dtype, device=device(like))
     empty = from_flat(shape, nothing)
-    (seen,) = evidence([View(window, Base(empty, zeros), Delta(empty, zeros, {}))], Rule(candidates="first-step"), None)
-    return {"candidates": seen.candidates, "gradient": seen.candidate_gradient, "square": seen.candidate_square}
+    (info,) = evidence([View(window, Base(empty, zeros), Delta(empty, zeros, {}))], Rule(candidates="first-step"), None)
+    return {"candidates": info.candidates, "gradient": info.candidate_gradient, "square": info.candidate_square}
 
 
 _OPTIMIZERS_OWN = ("beta1", "beta2", "eps", "momentum", "weight_decay")
@@ -112,13 +112,13 @@ _NAMES = {"start": "initial_positions", "warmup": "warmup_steps", "schedule": "l
 
 def settings_of_case(given: Values) -> TrainSettings:
     """Return the engine's settings of a run: those of the case, and the choices of its rule."""
-    told = {_NAMES.get(key, key): value for key, value in given.items() if key not in ("rule", "rows", "preset")}
-    told |= {key: _choice(key, value) for key, value in (given.get("rule") or {}).items()}
-    if told.get("pattern") is not None:
-        told["pattern"] = tuple(int(n) for n in told["pattern"])
-    has = OPTIMIZERS[told.get("optimizer", "adamw")].__dataclass_fields__
-    told = {key: value for key, value in told.items() if key not in _OPTIMIZERS_OWN or key in has}
-    return settings_of(given.get("preset") or "seft", batch=given["rows"] // given["micro_batches"], **told)
+    settings = {_NAMES.get(key, key): value for key, value in given.items() if key not in ("rule", "rows", "preset")}
+    settings |= {key: _choice(key, value) for key, value in (given.get("rule") or {}).items()}
+    if settings.get("pattern") is not None:
+        settings["pattern"] = tuple(int(n) for n in settings["pattern"])
+    has = OPTIMIZERS[settings.get("optimizer", "adamw")].__dataclass_fields__
+    settings = {key: value for key, value in settings.items() if key not in _OPTIMIZERS_OWN or key in has}
+    return settings_of(given.get("preset") or "seft", batch=given["rows"] // given["micro_batches"], **settings)
 
 
 def _choice(name: str, value: Any) -> Any:
@@ -131,9 +131,9 @@ def _model(a: Values) -> Model:
     config = ModelConfig.from_json(a["config"])
     bases: dict[str, AnyBase] = {}
     for matrix in config.targets() if "stored" in a else ():
-        where = a["stored"][matrix.name]
-        values = array_namespace(where).take(a["tensors"][matrix.name].reshape(-1), where)
-        bases[matrix.name] = Base(from_flat(matrix.shape, where), values)
+        positions = a["stored"][matrix.name]
+        values = array_namespace(positions).take(a["tensors"][matrix.name].reshape(-1), positions)
+        bases[matrix.name] = Base(from_flat(matrix.shape, positions), values)
     return Model(config, weights_of_case(config, a["tensors"], a["kernels"]), bases)
 
 
@@ -191,8 +191,8 @@ def _one_step(a: Values, batches_for: Callable[[Weights], Sequence[Batch]]) -> V
         kept = {"first_moment": part["m"], "second_moment": part["v"], "age": xp.astype(part["age"], xp.int32)}
         delta = Delta(from_flat(matrix.shape, part["delta"]), part["delta_values"], kept)
         nothing = part["delta"][:0]
-        placed, packed[matrix.name], where, under = place(base, delta, a["kernels"])
-        targets[matrix.name] = Target(placed, delta, part["budget"], part["delta_budget"], where, under, nothing)
+        placed, packed[matrix.name], places, under = place(base, delta, a["kernels"])
+        targets[matrix.name] = Target(placed, delta, part["budget"], part["delta_budget"], places, under, nothing)
     windows = {
         matrix.name: _open_window(targets[matrix.name], part, settings.rule.asks())
         for matrix, part in zip(config.targets(), a["parts"], strict=True)
@@ -201,24 +201,24 @@ def _one_step(a: Values, batches_for: Callable[[Weights], Sequence[Batch]]) -> V
     state = TrainState(a["step"] - 1, targets, with_matrices(weights, packed), windows)
     batches = batches_for(state.weights)
     after, record = train_step(state, batches, settings, config, a["kernels"])
-    found = list(after.targets.values())
+    moved = list(after.targets.values())
     return {
         "loss": record.loss,
-        "base": [flat(t.base.topology) for t in found],
-        "base_values": [t.base.values for t in found],
-        "delta": [flat(t.delta.topology) for t in found],
-        "delta_values": [t.delta.values for t in found],
-        "m": [t.delta.kept["first_moment"] for t in found],
-        "v": [t.delta.kept["second_moment"] for t in found],
-        "age": [array_namespace(t.delta.values).astype(t.delta.kept["age"], np.int64) for t in found],
+        "base": [flat(t.base.topology) for t in moved],
+        "base_values": [t.base.values for t in moved],
+        "delta": [flat(t.delta.topology) for t in moved],
+        "delta_values": [t.delta.values for t in moved],
+        "m": [t.delta.kept["first_moment"] for t in moved],
+        "v": [t.delta.kept["second_moment"] for t in moved],
+        "age": [array_namespace(t.delta.values).astype(t.delta.kept["age"], np.int64) for t in moved],
     }
 
 
 def _open_window(target: Target, part: Values, asked: frozenset[str]) -> AnyWindow:
     """Return the window of a part of a step, as the steps before have left it."""
-    held = {"gradient": part["window"], "tokens": part.get("window_tokens")}
+    sums = {"gradient": part["window"], "tokens": part.get("window_tokens")}
     empty = opened(target.base, target.delta.topology, asked)
-    return replace(empty, settled_steps=part["window_steps"], **{name: held[name] for name in asked})
+    return replace(empty, settled_steps=part["window_steps"], **{name: sums[name] for name in asked})
 
 
 def _dtype(a: Values) -> Values:
@@ -233,12 +233,12 @@ def _final(a: Values) -> Values:
 def _warnings(a: Values) -> Values:
     events = [int(step) for step in a["events"]]
     support = dict(zip(events, (int(n) for n in a["support"]), strict=True))
-    found = warnings_of([float(x) for x in a["losses"]], events, support, a["budget"], a.get("stored"))
-    return {"steps": np.array([one.step for one in found], dtype=np.int64), "names": [one.name for one in found]}
+    warnings = warnings_of([float(x) for x in a["losses"]], events, support, a["budget"], a.get("stored"))
+    return {"steps": np.array([one.step for one in warnings], dtype=np.int64), "names": [one.name for one in warnings]}
 
 
 class _Rank:
-    """A rank of several, as far as its rows are asked for."""
+    """One of several ranks, with the two attributes that `rows_of` reads."""
 
     def __init__(self, rank: int, size: int) -> None:
         self.rank, self.size = rank, size
@@ -270,7 +270,7 @@ def write(a: Values) -> Values:
 
 
 def resume(a: Values) -> Values:
-    """Return what follows a state, to the end of its run."""
+    """Return losses, events and final weights of a run that goes on from a state to its end."""
     losses, slots, stored, starts = [], [], [], []
 
     def note(state: TrainState, record: StepRecord, seconds: float) -> None:

@@ -63,8 +63,8 @@ def _initial_random(a: Values) -> Values:
 def _drop(a: Values) -> Values:
     delta = Delta(read_topology(a, "delta"), a["delta_values"], {})
     base = Base(read_topology(a | {"base": a["delta"][:0]}, "base"), a["delta_values"][:0])
-    (seen,) = evidence([View(None, base, delta)], Rule(adapts="end"), None)
-    (dropped,), _ = drop([Part(base, delta, seen)], Pools(), int64_like([a["n"]], a["delta"]), Rule(), Chance(0, 0))
+    (facts,) = evidence([View(None, base, delta)], Rule(adapts="end"), None)
+    (dropped,), _ = drop([Part(base, delta, facts)], Pools(), int64_like([a["n"]], a["delta"]), Rule(), Chance(0, 0))
     return {"dropped": dropped}
 
 
@@ -74,7 +74,7 @@ def _one_pool(a: Values, budget: int, delta_budget: int) -> Pools:
 
 
 def _whole_window(a: Values) -> Window:
-    """Return a window of a whole gradient, as a step leaves it: the event looks at it row block by row block."""
+    """Return a window of one step with a whole gradient, which the event reads in blocks of rows."""
     return Window((a["out"], a["in"]), settled_steps=1, gradient=a["gradient"])
 
 
@@ -85,16 +85,16 @@ def _grow(a: Values) -> Values:
     n_drop = int(a["dropped"].shape[0])
     # so that n grow: n_drop + (d_φ − |η|) is n
     pools = _one_pool(a, base.topology.nnz, a["n"] - n_drop + delta.topology.nnz)
-    (seen,) = evidence([View(_whole_window(a), base, delta)], rule, int64_like([a["n"]], a["base"]))
+    (facts,) = evidence([View(_whole_window(a), base, delta)], rule, int64_like([a["n"]], a["base"]))
     dropped = int64_like([n_drop], a["base"])
-    (grown,), _ = grow([Part(base, delta, seen)], pools, [a["dropped"]], dropped, rule)
+    (grown,), _ = grow([Part(base, delta, facts)], pools, [a["dropped"]], dropped, rule)
     return {"grown": grown}
 
 
 def _adapt(a: Values) -> Values:
     base, delta = _state(a)
-    (seen,) = evidence([View(_whole_window(a), base, delta)], Rule(), None)
-    (event,) = final_adapt([Part(base, delta, seen)], _one_pool(a, a["budget"], delta.topology.nnz))
+    (facts,) = evidence([View(_whole_window(a), base, delta)], Rule(), None)
+    (event,) = final_adapt([Part(base, delta, facts)], _one_pool(a, a["budget"], delta.topology.nnz))
     return {"pruned": event.pruned}
 
 
@@ -103,8 +103,8 @@ def _evolve(a: Values) -> Values:
     pools, n_drop = _one_pool(a, a["budget"], a["delta_budget"]), int64_like([a["n_drop"]], a["base"])
     rule = Rule(grow_scope=GROWN_FROM[a["scope"]], adapts="always" if a["adapts"] else "end")  # type: ignore[arg-type]
     grows = pools.growth(n_drop, [flat(delta.topology)])
-    (seen,) = evidence([View(_whole_window(a), base, delta)], rule, grows)
-    (event,) = evolve([Part(base, delta, seen)], pools, n_drop=n_drop, rule=rule)
+    (facts,) = evidence([View(_whole_window(a), base, delta)], rule, grows)
+    (event,) = evolve([Part(base, delta, facts)], pools, n_drop=n_drop, rule=rule)
     return after(event.base, event.delta)
 
 
@@ -142,10 +142,10 @@ KEPT = {"age": "age", "m": "first_moment", "v": "second_moment", "u": "momentum"
 
 def choices_of(given: Mapping[str, Any]) -> dict[str, Any]:
     """Return choices as the engine takes them: the kit writes true and false as 1 and 0, patterns as lists."""
-    found: dict[str, Any] = {key: bool(value) if key in _BOOLEAN else value for key, value in given.items()}
-    if found.get("pattern") is not None:
-        found["pattern"] = tuple(int(n) for n in found["pattern"])
-    return found
+    choices: dict[str, Any] = {key: bool(value) if key in _BOOLEAN else value for key, value in given.items()}
+    if choices.get("pattern") is not None:
+        choices["pattern"] = tuple(int(n) for n in choices["pattern"])
+    return choices
 
 
 def _finite(scores: Array) -> Array:
@@ -154,10 +154,10 @@ def _finite(scores: Array) -> Array:
 
 
 def _drop_scores(a: Values) -> Values:
-    known = Known(value=a["values"], origin=a["origin"], square=a["square"], weight=a["weight"])
+    operands = Known(value=a["values"], origin=a["origin"], square=a["square"], weight=a["weight"])
     if a["criterion"] == "random":
-        known = Known(uniform=Chance(a["seed"], a["step"]).scores(a["matrix"], a["positions"], USE_DROP))
-    return {"scores": _finite(DROP[a["criterion"]](known))}
+        operands = Known(uniform=Chance(a["seed"], a["step"]).scores(a["matrix"], a["positions"], USE_DROP))
+    return {"scores": _finite(DROP[a["criterion"]](operands))}
 
 
 def _grow_scores(a: Values) -> Values:
@@ -168,7 +168,7 @@ def _grow_scores(a: Values) -> Values:
     def at(name: str, where: Array) -> Array | None:
         return None if a[name] is None else xp.take(xp.reshape(a[name], (-1,)), where)
 
-    known = Known(
+    operands = Known(
         gradient=at("gradient", positions),
         absolute=at("absolute", positions),
         square=at("square", positions),
@@ -177,18 +177,18 @@ def _grow_scores(a: Values) -> Values:
         column=at("column_moments", column),
     )
     if a["criterion"] == "random":
-        known = Known(uniform=Chance(a["seed"], a["step"]).scores(a["matrix"], positions, USE_GROW))
-    return {"scores": _finite(GROW[a["criterion"]](known))}
+        operands = Known(uniform=Chance(a["seed"], a["step"]).scores(a["matrix"], positions, USE_GROW))
+    return {"scores": _finite(GROW[a["criterion"]](operands))}
 
 
 def _adapt_scores(a: Values) -> Values:
     positions = a["positions"]
     xp = array_namespace(positions)
     inputs = None if a["inputs"] is None else xp.take(a["inputs"], positions % max(a["in"], 1))
-    known = Known(weight=a["weight"], inputs=inputs, **{name: a[name] for name in sorted(set(ON_SUPPORT.values()))})
+    operands = Known(weight=a["weight"], inputs=inputs, **{name: a[name] for name in sorted(set(ON_SUPPORT.values()))})
     if a["criterion"] == "random":
-        known = Known(uniform=Chance(a["seed"], a["step"]).scores(a["matrix"], positions, a["use"]))
-    return {"scores": _finite(ADAPT[a["criterion"]](known))}
+        operands = Known(uniform=Chance(a["seed"], a["step"]).scores(a["matrix"], positions, a["use"]))
+    return {"scores": _finite(ADAPT[a["criterion"]](operands))}
 
 
 def _budgets(a: Values) -> Values:
@@ -196,7 +196,7 @@ def _budgets(a: Values) -> Values:
     settings = settings_of("seft", budget_by=a["by"], **{amounts.get(a["by"], "density"): a["amount"]})
     topologies = []
     for (n_out, n_in), stored in zip(a["shapes"], a["stored"], strict=True):
-        # only the shape and the number of slots are looked at
+        # the budget depends only on the shape and the number of slots
         slots = np.broadcast_to(np.int32(0), (int(stored),))
         topologies.append(Topology((int(n_out), int(n_in)), ints([0]), slots))
     return {"n": ints(settings.delta_budgets(topologies))}
@@ -226,10 +226,10 @@ def _all_events(a: Values) -> Values:
     steps, every, window = a["steps"], a["evolve_every"], a["gradient_window"]
     settings_of("seft", events=a["events"], steps=steps, evolve_every=every, gradient_window=window)
     timetable = Timetable(chosen, steps, every, window, 0.2)
-    found = [timetable.event_after(t) for t in range(1, steps + 1) if timetable.is_event(t)]
+    pairs = [timetable.event_after(t) for t in range(1, steps + 1) if timetable.is_event(t)]
     if a["events"] == "phases" and a["evolve_until"] == 1.0:
-        assert found == spiel_phases(steps, every, window), "two ways to say SCH-005"
-    return {"at": ints(f[0] for f in found if f), "sums": ints(f[1] for f in found if f)}
+        assert pairs == spiel_phases(steps, every, window), "two ways to say SCH-005"
+    return {"at": ints(f[0] for f in pairs if f), "sums": ints(f[1] for f in pairs if f)}
 
 
 def _initial(a: Values) -> Values:
@@ -249,9 +249,9 @@ def _initial(a: Values) -> Values:
 
 
 def _preset(a: Values) -> Values:
-    told = preset_named(a["name"])
-    found = {name: getattr(Rule(), name) for name in CHOICES} | dict(told)
-    return {"choices": sorted(f"{k}={v if isinstance(v, str) else format(float(v), 'g')}" for k, v in found.items())}
+    preset = preset_named(a["name"])
+    choices = {name: getattr(Rule(), name) for name in CHOICES} | dict(preset)
+    return {"choices": sorted(f"{k}={v if isinstance(v, str) else format(float(v), 'g')}" for k, v in choices.items())}
 
 
 def _check(a: Values) -> Values:

@@ -1,4 +1,4 @@
-"""What the operations of several areas read from their inputs."""
+"""Helpers by which operations of several areas read their inputs."""
 
 import shutil
 import tempfile
@@ -23,7 +23,7 @@ def read_topology(a: Values, name: str) -> Topology:
 
 
 def ints(values: Any) -> np.ndarray[Any, Any]:
-    """Return int64 numbers of the host."""
+    """Return the integers as an int64 array of NumPy."""
     return np.array(list(values), dtype=np.int64)
 
 
@@ -39,8 +39,9 @@ def _of_this_process() -> tempfile.TemporaryDirectory[str]:
 
 @contextmanager
 def work_folder() -> Iterator[Path]:
-    """Yield an empty folder, of the same name at every call: messages name it, and the same call gets the same bytes
-    (PRT-013).
+    """Yield an empty folder that has the same name at every call.
+
+    Messages name the folder, and the same call must get the same bytes (PRT-013).
     """
     path = Path(_of_this_process().name) / "call"
     path.mkdir()
