@@ -72,7 +72,7 @@ class Outcome:
 
 
 def check(parts: Sequence[Part], seen: Sequence[Evidence], asked: set[str]) -> None:
-    """Refuse evidence that is asked for and cannot be used (EVT-005)."""
+    """Refuse evidence that is asked for and is not finite, or of which ḡ has no finite norm (EVT-005)."""
     for part, one in zip(parts, seen, strict=True):
         support = part.base.keys() | part.phi.keys()
         kept = None if one.candidates is None else one.candidates | support
@@ -117,8 +117,8 @@ class _Event:
         """Return the budget of a pool: `budget` or `delta_budget` (DLT-001, DLT-002, EVT-009)."""
         if self.scope == "model":
             return sum(sum(getattr(part, name)) for part in self.parts)
-        given = getattr(self.parts[pool[0]], name)
-        return given[pool[1]] if self.scope == "row" else given[0]
+        budgets = getattr(self.parts[pool[0]], name)
+        return budgets[pool[1]] if self.scope == "row" else budgets[0]
 
     def drop(self, fraction: float) -> tuple[Selection, dict[Any, int], dict[Any, int]]:
         """Return the dropped places, how many each pool dropped, and how many slots it had (DROP, SCH-002)."""
@@ -133,7 +133,7 @@ class _Event:
         return select_pools.select(scored, n_drop, largest=False), n_drop, slots
 
     def replaced(self, i: int, out: list[int], into: list[int]) -> list[int]:
-        """Return the dropped positions of a matrix but those that stay because nothing comes for them (GROW-006)."""
+        """Return the dropped positions of a matrix, but those that stay because too few new ones grow (GROW-006)."""
         part = self.parts[i]
         come = sum(p not in part.phi for p in into) - (sum(part.delta_budget) - len(part.phi))
         w = effective(part.base, part.phi, self.r)
@@ -151,20 +151,20 @@ class _Event:
     def grow(self, out: set[Place], n_drop: dict[Any, int], slots: dict[Any, int]) -> Selection:
         """Return the grown places, cancelled ones among them (GROW)."""
         scored = []
-        for i, (part, seen) in enumerate(zip(self.parts, self.seen, strict=True)):
-            here = []
+        for i, (part, window) in enumerate(zip(self.parts, self.seen, strict=True)):
+            candidates = []
             for p in range(part.shape[0] * part.shape[1]):
                 dropped = (i, p) in out
                 is_open = (p not in part.phi or dropped) and (self.rule["regrow"] or not dropped)
                 is_open = is_open and (self.rule["grow_scope"] == "anywhere" or p in part.base)
                 if self.rule["candidates"] == "first-step":
-                    is_open = is_open and p in (seen.candidates or ())
+                    is_open = is_open and p in (window.candidates or ())
                 if is_open:
-                    here.append((self._of_candidate(i, p), p))
+                    candidates.append((self._of_candidate(i, p), p))
             if self.scope == "group":
-                refuse_infinite([score for score, _ in here])
-                here = self._best_of_groups(i, here)
-            scored += [(self.pool((i, p)), (i, p), score) for score, p in here]
+                refuse_infinite([score for score, _ in candidates])
+                candidates = self._best_of_groups(i, candidates)
+            scored += [(self.pool((i, p)), (i, p), score) for score, p in candidates]
         there = dict.fromkeys(self.pools(), 0)
         for pool, _, _ in scored:
             there[pool] += 1
@@ -180,18 +180,18 @@ class _Event:
         return [pair for g, group in best.items() for pair in group[: self.parts[i].budget[g]]]
 
     def _of_candidate(self, i: int, p: int) -> float:
-        criterion, part, seen = self.rule["grow"], self.parts[i], self.seen[i]
+        criterion, part, window = self.rule["grow"], self.parts[i], self.seen[i]
         row, column = divmod(p, part.shape[1])
         if criterion == "random":
             return update_scores.chance(self.seed, part.matrix, self.step, update_scores.GROW, p)
         return update_scores.of_candidate(
             criterion,
-            g=seen.gradient[p],
-            absolute=seen.absolute[p],
-            square=seen.square[p],
-            h=seen.inputs[column],
-            row=seen.row_moments[row] if criterion == "moments" else 0.0,
-            column=seen.column_moments[column] if criterion == "moments" else 0.0,
+            g=window.gradient[p],
+            absolute=window.absolute[p],
+            square=window.square[p],
+            h=window.inputs[column],
+            row=window.row_moments[row] if criterion == "moments" else 0.0,
+            column=window.column_moments[column] if criterion == "moments" else 0.0,
             r=self.r,
         )
 
@@ -199,33 +199,33 @@ class _Event:
         """Return the places that adapt prunes of the parts as they are (ADPT)."""
         _, m = self.pattern or (0, 0)
         by_group = self.scope == "group"
-        open_to, held = [], dict.fromkeys([] if by_group else self.pools(), 0)
+        open_to, numbers = [], dict.fromkeys([] if by_group else self.pools(), 0)
         if by_group:
             sizes = [part.shape[0] * part.shape[1] for part in self.parts]
-            held = dict.fromkeys([(i, g) for i, size in enumerate(sizes) for g in range(size // m)], 0)
+            numbers = dict.fromkeys([(i, g) for i, size in enumerate(sizes) for g in range(size // m)], 0)
         for i, part in enumerate(self.parts):
             for p, w in effective(part.base, part.phi, self.r).items():
                 pool = (i, p // m) if by_group else self.pool((i, p))
                 if counts == "values" and w == 0:
                     continue
-                held[pool] += 1
+                numbers[pool] += 1
                 if (i, p) not in exempt:
                     open_to.append((pool, (i, p), w))
         excess = {}
-        for pool, n in held.items():
+        for pool, n in numbers.items():
             limit = self.parts[pool[0]].budget[pool[1]] if by_group else self.limit(pool, "budget")
             excess[pool] = max(0, n - limit)
-        # EVT-005: where nothing is too many, nothing is ranked
+        # EVT-005: a pool without excess ranks nothing, so its scores may be infinite
         scored = [(pool, at, self._of_weight(*at, w, use)) for pool, at, w in open_to if excess[pool]]
         return select_pools.select(scored, excess, largest=False)
 
     def _of_weight(self, i: int, p: int, w: float, use: int) -> float:
-        criterion, part, seen = self.rule["adapt"], self.parts[i], self.seen[i]
+        criterion, part, window = self.rule["adapt"], self.parts[i], self.seen[i]
         if criterion == "random":
             return update_scores.chance(self.seed, part.matrix, self.step, use, p)
-        known = {name: getattr(seen, name)[p] for name in ("absolute", "square", "tokens") if getattr(seen, name)}
-        known |= {"g": seen.gradient[p], "h": seen.inputs[p % part.shape[1]]}
-        return update_scores.of_weight(criterion, w, **known, r=self.r)
+        terms = {name: getattr(window, name)[p] for name in ("absolute", "square", "tokens") if getattr(window, name)}
+        terms |= {"g": window.gradient[p], "h": window.inputs[p % part.shape[1]]}
+        return update_scores.of_weight(criterion, w, **terms, r=self.r)
 
     def near(self, selection: Selection, i: int) -> Boundary | None:
         """Return the boundary that the record of a matrix names (SEL-008): that of its own pools."""
@@ -234,7 +234,7 @@ class _Event:
 
 
 def seeded(part: Part, seen: Evidence, rule: Rule, p: int, rounded: Round) -> dict[str, Any]:
-    """Return what the optimizer would know of a new slot had it seen the window (DLT-006)."""
+    """Return the optimizer's state for a new slot, as if it had seen the window (DLT-006)."""
     g, square, a = seen.gradient[p], seen.square[p], seen.steps
     if part.optimizer == "sgd":
         mu = rule["momentum"]
@@ -248,8 +248,8 @@ def _moved(part: Part, seen: Evidence, rule: Rule, out: list[int], into: list[in
     """Return a matrix after drop and grow (DROP-002, DROP-004, GROW-003, DLT-005, DLT-006)."""
     eta = sorted((part.phi.keys() - set(out)) | set(into))
     kept: dict[str, dict[int, Any]] = {}
-    for name, held in part.kept.items():
-        kept[name] = {p: held.get(p, 0 if name == "age" else 0.0) for p in eta}
+    for name, kept_values in part.kept.items():
+        kept[name] = {p: kept_values.get(p, 0 if name == "age" else 0.0) for p in eta}
     for p in eta:
         if p not in part.phi and rule["moments"] == "seeded":
             for name, value in seeded(part, seen, rule, p, rounded).items():
@@ -295,10 +295,10 @@ def event(
     grown = before.grow(set(dropped.chosen), n_drop, slots)
 
     def of(selection: Selection, i: int) -> list[int]:
-        found = [p for j, p in selection.chosen if j == i]
+        positions = [p for j, p in selection.chosen if j == i]
         if rule["candidates"] == "first-step" and selection is dropped:
-            return before.replaced(i, found, of(grown, i))
-        return found
+            return before.replaced(i, positions, of(grown, i))
+        return positions
 
     moved = [
         _moved(part, s, rule, of(dropped, i), of(grown, i), rounded)
@@ -345,6 +345,6 @@ def last_pass(
 ) -> tuple[list[Part], list[Boundary]]:
     """Return every matrix after the pass that follows the last step, and its boundaries (EVT-004)."""
     check(parts, seen, set(ADAPTATION.get(rule["adapt"], ())))
-    found = _Event(parts, seen, rule, (seed, step), pattern, binary64).adapt(set(), "support", update_scores.LAST)
-    cut = [without(part, [p for j, p in found.chosen if j == i]) for i, part in enumerate(parts)]
-    return cut, [b for _, b in found.boundaries]
+    selection = _Event(parts, seen, rule, (seed, step), pattern, binary64).adapt(set(), "support", update_scores.LAST)
+    cut = [without(part, [p for j, p in selection.chosen if j == i]) for i, part in enumerate(parts)]
+    return cut, [b for _, b in selection.boundaries]

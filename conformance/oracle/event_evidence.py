@@ -1,4 +1,4 @@
-"""What an event knows of its window, and what of it is looked at (chapter 6, EVT-005)."""
+"""The evidence of a window that an event gets, and the parts of it that a rule asks for (chapter 6, EVT-005)."""
 
 import math
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from conformance.oracle.update_choices import Rule
 
 @dataclass(frozen=True)
 class Evidence:
-    """What an event knows of its window; gradient, absolute and square are flat over the matrix (GRD).
+    """The evidence of a window; gradient, absolute and square are flat over the matrix (GRD).
 
     Attributes:
         gradient: ḡ.
@@ -21,7 +21,7 @@ class Evidence:
         column_moments: c of SM3, one a column.
         candidates: the positions of GRD-007; None where all are candidates.
         steps: A.
-        tokens: sum of the squared gradients of single tokens, looked at on the support; empty where nobody asks.
+        tokens: Σ dy² x² / A, used on the support (GRD-008); empty if not asked for.
     """
 
     gradient: list[float]
@@ -60,10 +60,10 @@ ADAPTATION = {
 
 
 def asked_by(rule: Rule) -> set[str]:
-    """Return the evidence that an event looks at."""
-    found = set(_GROWTH.get(rule["grow"], ()))
+    """Return the names of the evidence that the rule asks for at an event."""
+    names = set(_GROWTH.get(rule["grow"], ()))
     if rule["adapts"] == "always":
-        found |= ADAPTATION.get(rule["adapt"], set())
+        names |= ADAPTATION.get(rule["adapt"], set())
     if rule["drop"] == "fisher":
-        found |= {"square"}
-    return found | {"gradient", "square"} if rule["moments"] == "seeded" else found
+        names |= {"square"}
+    return names | {"gradient", "square"} if rule["moments"] == "seeded" else names

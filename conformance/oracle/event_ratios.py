@@ -1,4 +1,4 @@
-"""What an event says of itself: churn, overlap, norms (TRN-009)."""
+"""The ratios of an event's record: churn, overlap and the norm of ḡ (TRN-009)."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Checkpoint files put together byte by byte from chapter 12: whole ones, and pieces to be spoiled (FMT)."""
+"""Checkpoint files built byte by byte from chapter 12, whole or in pieces that cases may spoil (FMT)."""
 
 import json
 import struct
@@ -48,7 +48,7 @@ class Section:
     shape: list[int]
     data: bytes
     frame: bytes | None = None
-    """what stands in the file instead of data, if it is compressed"""
+    """the bytes in the file instead of data, if it is compressed"""
 
     @property
     def stored(self) -> bytes:
@@ -58,7 +58,7 @@ class Section:
 
 @dataclass
 class Pieces:
-    """A file in pieces; spoil one and put it together."""
+    """A file in pieces; a case may spoil one before it calls `pack`."""
 
     manifest: dict[str, Any]
     sections: list[Section] = field(default_factory=list)
@@ -120,11 +120,11 @@ def gaps_of(t: Tensor) -> list[int]:
     """Return how many absent positions stand before each slot (FMT-054)."""
     assert t.support is not None
     flat = [r * t.shape[-1] + c for r, c in t.support]
-    return [here - before - 1 for before, here in zip([-1, *flat], flat, strict=False)]
+    return [at - before - 1 for before, at in zip([-1, *flat], flat, strict=False)]
 
 
 def gap8(gaps: list[int]) -> bytes:
-    """Return gaps a byte each, 255 for 255 absent positions more (FMT-054)."""
+    """Return gaps in a byte each, after a byte 255 for every 255 absent positions (FMT-054)."""
     out = bytearray()
     for gap in gaps:
         out += b"\xff" * (gap // 255)
@@ -175,14 +175,14 @@ def ranks(t: Tensor) -> tuple[list[int], bytes]:
 
 def fitting_patterns(t: Tensor) -> list[tuple[int, int, int]]:
     """Return the patterns along the last axis that `auto` tries and the support keeps (FMT-081)."""
-    found = []
+    patterns = []
     for m in (2, 4, 8, 16, 32):
         n = t.nnz * m // max(prod(t.shape), 1)
         if prod(t.shape) and t.shape[-1] % m == 0 and 1 <= n < m:
             tried = replace(t, pattern=(n, m, len(t.shape) - 1))
             if all(len(offsets) == n for line in groups_of(tried) for _, offsets in line):
-                found.append((n, m, len(t.shape) - 1))
-    return found
+                patterns.append((n, m, len(t.shape) - 1))
+    return patterns
 
 
 def rle_frame(size: int, byte: int) -> bytes:
@@ -203,14 +203,14 @@ def content_digest(t: Tensor) -> str:
     """Return the content digest (FMT-091)."""
     support = None
     if t.nnz < prod(t.shape):
-        # by the sections of bitmask or csr, whichever takes fewer bytes; the larger may be too large to make
+        # sizes are computed first, because the larger of bitmask and csr may be too large to make
         cols = t.shape[-1]
         csr = t.nnz * (4 if cols > 65536 else 2) + 4 * (t.rows + 1)
         smaller = "bitmask" if cols and t.rows * ((cols + 7) // 8) <= csr else "csr"
         support = {s.name[1:]: digest(s.data) for s in sections_of("", t, smaller) if s.name != "#values"}
     values = None if t.dtype == "NONE" else digest(t.bits)
-    told = {"dtype": t.dtype, "nnz": t.nnz, "shape": list(t.shape), "support": support, "values": values}
-    return digest(text(told).encode())
+    fields = {"dtype": t.dtype, "nnz": t.nnz, "shape": list(t.shape), "support": support, "values": values}
+    return digest(text(fields).encode())
 
 
 def best_encoding(t: Tensor) -> tuple[str, tuple[int, int, int] | None]:
@@ -225,7 +225,7 @@ def best_encoding(t: Tensor) -> tuple[str, tuple[int, int, int] | None]:
 
     def size(choice: tuple[str, Any]) -> int:
         if choice[0] == "bitmask":
-            # one bit a column, each row a whole number of bytes; of few entries far apart it is too large to make
+            # computed, because the mask of few entries far apart may be too large to make
             return t.rows * ((t.shape[-1] + 7) // 8) + len(t.bits)
         return sum(len(s.data) for s in sections_of("", replace(t, pattern=choice[1]), choice[0]))
 

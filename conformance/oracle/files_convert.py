@@ -1,4 +1,4 @@
-"""Hugging Face folders, and the sparse checkpoints that they become, value by value from 12.11 (FMT-120 to FMT-129)."""
+"""Hugging Face folders and the sparse checkpoints made of them, value by value from 12.11 (FMT-120 to FMT-129)."""
 
 import json
 import struct
@@ -16,11 +16,11 @@ SIGNS = {"F4": 0x8, "F6_E2M3": 0x20, "F6_E3M2": 0x20, "F8_E5M2": 0x80, "F8_E4M3"
 
 
 SIGNS |= {"F8_E4M3FNUZ": 0, "F8_E5M2FNUZ": 0, "F16": 1 << 15, "BF16": 1 << 15, "F32": 1 << 31, "F64": 1 << 63}
-"""The pattern of −0.0 in the dtypes of which a tensor becomes sparse; 0 where 0x80 is a NaN (FMT-127, FMT-129)."""
+"""The bits of −0.0 in dtypes that may become sparse; 0 for those in which 0x80 is a NaN (FMT-127, FMT-129)."""
 
 WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack", ".onnx", ".index.json")
 LARGEST = 50_000_000
-"""Bytes of a companion (FMT-014)."""
+"""The most bytes that a companion may have (FMT-014)."""
 
 NANS = {"F16": 0x7E00, "BF16": 0x7FC0, "F32": 0x7FC0_0000, "F64": 0x7FF8 << 48}
 
@@ -64,14 +64,14 @@ def cast_word(pattern: int, old: str, new: str) -> int:
 
 
 def converted(dense: Mapping[str, Tensor], encoding: str, zeros: str, cast: str | None) -> Converted:
-    """Return the checkpoint that dense tensors become (FMT-122, FMT-126, FMT-127)."""
-    found, negative = {}, 0
+    """Return the sparse checkpoint made of dense tensors (FMT-122, FMT-126, FMT-127)."""
+    tensors, negative = {}, 0
     for name, t in dense.items():
-        found[name] = _sparse(t, encoding, zeros, cast)
-        if found[name].support is not None and zeros == "any":
+        tensors[name] = _sparse(t, encoding, zeros, cast)
+        if tensors[name].support is not None and zeros == "any":
             negative += sum(word == SIGNS[t.dtype] != 0 for word in words(t))
     attributes: dict[str, Any] = {} if cast is None else {"cast": cast}
-    return Converted(found, attributes | ({"negative_zeros_left_out": negative} if negative else {}))
+    return Converted(tensors, attributes | ({"negative_zeros_left_out": negative} if negative else {}))
 
 
 def _sparse(t: Tensor, encoding: str, zeros: str, cast: str | None) -> Tensor:

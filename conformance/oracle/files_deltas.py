@@ -19,7 +19,7 @@ def cells(t: Tensor) -> dict[int, bytes]:
 
 
 def tensor(dtype: str, shape: tuple[int, ...], found: dict[int, bytes]) -> Tensor:
-    """Return the tensor of cells."""
+    """Return the tensor with these values, by flat position; the inverse of `cells`."""
     bits = b"".join(found[at] for at in sorted(found))
     if len(found) == prod(shape) and dtype != "NONE":
         return Tensor(dtype, shape, bits)
@@ -44,29 +44,29 @@ def rounded(dtype: str, value: float) -> bytes:
     if dtype == "F16":
         return struct.pack("<e", struct.unpack("<f", single)[0])
     word = struct.unpack("<I", single)[0]
-    # to nearest, ties to even: what the lower half adds to the upper
+    # adding just under half, or half where the upper half is odd, rounds it to nearest, ties to even
     upper = (word + 0x7FFF + (word >> 16 & 1)) >> 16
     return struct.pack("<H", upper)
 
 
 def change(base: Tensor | None, operations: dict[str, Tensor]) -> Tensor:
-    """Return what the operations of one name make of a tensor."""
+    """Return a tensor after the operations of its name."""
     if "whole" in operations:
         return operations["whole"]
     assert base is not None
-    found = cells(base)
+    values = cells(base)
     for at in cells(operations["remove"]) if "remove" in operations else ():
-        del found[at]
+        del values[at]
     if "replace" in operations:
-        found |= cells(operations["replace"])
+        values |= cells(operations["replace"])
     if "add" in operations:
         amounts = operations["add"]
         zero = bytes(WIDTHS[base.dtype])
         for at, raw in cells(amounts).items():
-            total = number(base.dtype, found.get(at, zero)) + number(amounts.dtype, raw)
-            found[at] = rounded(base.dtype, total)
-            assert isfinite(number(base.dtype, found[at]))
-    return tensor(base.dtype, base.shape, found)
+            total = number(base.dtype, values.get(at, zero)) + number(amounts.dtype, raw)
+            values[at] = rounded(base.dtype, total)
+            assert isfinite(number(base.dtype, values[at]))
+    return tensor(base.dtype, base.shape, values)
 
 
 def model(tensors: dict[str, Tensor], **more: Any) -> tuple[dict[str, str], str]:

@@ -1,4 +1,4 @@
-"""Checkpoint folders put together from chapter 12: parts, index and companions (FMT-085, FMT-094, FMT-100 to 104)."""
+"""Checkpoint folders built from chapter 12: parts, index and companions (FMT-085, FMT-094, FMT-100 to FMT-104)."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -9,12 +9,12 @@ from conformance.oracle.files import Pieces, Tensor
 
 WHOLE, INDEX = "model.sparse.safetensors", "model.sparse.index.json"
 MOST = 4096
-"""Tensors of a part (FMT-085)."""
+"""The most tensors that a part may have (FMT-085)."""
 
 
 @dataclass
 class Folder:
-    """A folder in pieces; spoil one and put it together.
+    """A folder in pieces; a case may spoil one before it calls `pack`.
 
     Attributes:
         parts: the files of tensors, in order.
@@ -26,12 +26,12 @@ class Folder:
 
     def pack(self) -> dict[str, bytes]:
         """Return the files, with digests of what the pieces are now."""
-        found = dict(self.companions)
+        tree = dict(self.companions)
         if len(self.parts) == 1:
-            return found | {WHOLE: self.parts[0].pack()}
+            return tree | {WHOLE: self.parts[0].pack()}
         names = part_names(len(self.parts))
-        found |= {name: part.pack() for name, part in zip(names, self.parts, strict=True)}
-        return found | {INDEX: files.text(self.index()).encode()}
+        tree |= {name: part.pack() for name, part in zip(names, self.parts, strict=True)}
+        return tree | {INDEX: files.text(self.index()).encode()}
 
     def index(self) -> dict[str, Any]:
         """Return the index (FMT-101)."""
@@ -49,21 +49,21 @@ def part_names(count: int) -> list[str]:
 
 def size_of(name: str, t: Tensor, encodings: Mapping[str, str] | None) -> int:
     """Return the bytes of the sections and pads of a tensor."""
-    made = files.pieces({name: t}, dict(encodings) if encodings else None)
-    return sum(-(-len(section.stored) // 64) * 64 for section in made.sections)
+    file = files.pieces({name: t}, dict(encodings) if encodings else None)
+    return sum(-(-len(section.stored) // 64) * 64 for section in file.sections)
 
 
 def divided(tensors: Mapping[str, Tensor], encodings: Mapping[str, str] | None, part_bytes: int) -> list[list[str]]:
     """Return the names of each part, in order (FMT-085)."""
     parts: list[list[str]] = [[]]
-    held = 0
+    total = 0
     for name in sorted(tensors, key=str.encode):
         size = size_of(name, tensors[name], encodings)
-        if parts[-1] and (held + size > part_bytes or len(parts[-1]) == MOST):
+        if parts[-1] and (total + size > part_bytes or len(parts[-1]) == MOST):
             parts.append([])
-            held = 0
+            total = 0
         parts[-1].append(name)
-        held += size
+        total += size
     return parts
 
 
@@ -79,12 +79,12 @@ def folder(
     groups, beside = divided(tensors, encodings, part_bytes), dict(companions or {})
     parts = []
     for i, names in enumerate(groups):
-        # FMT-104: what concerns the whole checkpoint stands in the first part
+        # FMT-104: only the first part has attributes, files, scales and tied names
         own = more if i == 0 else {"kind": more.get("kind", "model")}
         chosen = {name: encodings[name] for name in names if name in encodings} if encodings else None
-        made = files.pieces({name: tensors[name] for name in names}, chosen, **own)
-        made.manifest["part"] = 0 if len(groups) == 1 else i + 1
+        part = files.pieces({name: tensors[name] for name in names}, chosen, **own)
+        part.manifest["part"] = 0 if len(groups) == 1 else i + 1
         if i == 0:
-            made.manifest["files"] = {n: {"bytes": len(raw), "sha256": files.digest(raw)} for n, raw in beside.items()}
-        parts.append(made)
+            part.manifest["files"] = {n: {"bytes": len(raw), "sha256": files.digest(raw)} for n, raw in beside.items()}
+        parts.append(part)
     return Folder(parts, beside)

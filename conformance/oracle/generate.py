@@ -13,7 +13,7 @@ from conformance.oracle.select_pools import RefusedError
 from conformance.oracle.tape import Array
 
 NEAR = 1e-9
-"""Two programs may pick differently where a boundary lies nearer than this part of the sum (GEN-005)."""
+"""Two programs may pick differently if a boundary is nearer than this fraction of the sum (GEN-005)."""
 
 
 def weights_of(logits: Sequence[float], temperature: float, top_k: int | None) -> tuple[list[int], list[float]]:
@@ -44,11 +44,11 @@ def picked(
 
 def logits_behind(config: Config, tensors: dict[str, Array], tokens: Array, parts: Sequence[int]) -> Array:
     """Return the logits (B, parts, V) behind the last token of every part, each from a whole forward (GEN-001)."""
-    decoder, found, length = Decoder(config, tensors), [], 0
+    decoder, logits, length = Decoder(config, tensors), [], 0
     for n in parts:
         length += n
-        found.append(decoder.logits(tokens[:, :length]).value[:, -1])
-    return np.stack(found, axis=1)
+        logits.append(decoder.logits(tokens[:, :length]).value[:, -1])
+    return np.stack(logits, axis=1)
 
 
 def text(
@@ -61,7 +61,8 @@ def text(
 ) -> tuple[list[int], float]:
     """Return the tokens that follow a prompt, and by how much logits may change without changing one (GEN-007).
 
-    The second number is found by trying, and 0 where a small change did.
+    The second number is the largest of 1e-2, 1e-3 and 1e-4 at which eight random changes of the logits leave each
+    token the same; 0 if there is none.
     """
     decoder, tokens, gap = Decoder(config, tensors), list(prompt), math.inf
     while True:
@@ -80,7 +81,7 @@ def text(
 
 
 def _after(logits: list[float], sampling: dict[str, Any], number: int, scale: float, i: int) -> int:
-    """Return what is picked where every logit has changed by up to `scale`."""
+    """Return the token that is picked after every logit has changed by up to `scale`."""
     key = select_rng.key(8, number, i)
     moved = [x + scale * (2 * select_rng.draw(key, j) / 2**64 - 1) for j, x in enumerate(logits)]
     return picked(moved, *_told(sampling), number)[0]

@@ -20,10 +20,10 @@ class Sums:
 
 def _sums(shape: tuple[int, ...], entries: Iterable[tuple[tuple[int, ...], list[tuple[float, float]]]]) -> Sums:
     value, gauge, terms = np.zeros(shape), np.zeros(shape), np.zeros(shape, dtype=np.int64)
-    for where, pairs in entries:
-        value[where] = math.fsum(a * b for a, b in pairs)
-        gauge[where] = math.fsum(abs(a * b) for a, b in pairs)
-        terms[where] = len(pairs)
+    for index, pairs in entries:
+        value[index] = math.fsum(a * b for a, b in pairs)
+        gauge[index] = math.fsum(abs(a * b) for a, b in pairs)
+        terms[index] = len(pairs)
     return Sums(value, gauge, terms)
 
 

@@ -79,12 +79,12 @@ def attention(q: Var, k: Var, v: Var, mask: Array | None, window: int | None) ->
     out = []
     for b in range(rows):
         for t in range(length):
-            seen = visible(t, window, None if mask is None else [int(x) for x in mask[b]])
+            shown = visible(t, window, None if mask is None else [int(x) for x in mask[b]])
             for h in range(heads):
-                if not seen:
+                if not shown:
                     out.append(Var(np.zeros(width)))
                     continue
-                keys, values = k[b, seen, h // group], v[b, seen, h // group]
+                keys, values = k[b, shown, h // group], v[b, shown, h // group]
                 scores = contract("sd,d->s", keys, q[b, t, h]) / math.sqrt(width)
                 e = (scores - float(scores.value.real.max())).exp()
                 out.append(contract("s,sd->d", e / e.sum(), values))

@@ -63,14 +63,14 @@ def described(config: Config) -> dict[str, Any]:
 
 def rope(config: Config) -> dict[str, Any]:
     """Return the RoPE settings (MDL-004, MDL-009 to MDL-011) of a config that does not contradict itself."""
-    given = config.get("rope_parameters") or config.get("rope_scaling") or {}
-    contexts = (given.get("original_max_position_embeddings"), config.get("original_max_position_embeddings"))
+    parameters = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    contexts = (parameters.get("original_max_position_embeddings"), config.get("original_max_position_embeddings"))
     return {
-        "type": given.get("rope_type", given.get("type", "default")),
-        "base": given.get("rope_theta", config.get("rope_theta", 10000.0)),
-        "factor": given.get("factor"),
-        "low": given.get("low_freq_factor"),
-        "high": given.get("high_freq_factor"),
+        "type": parameters.get("rope_type", parameters.get("type", "default")),
+        "base": parameters.get("rope_theta", config.get("rope_theta", 10000.0)),
+        "factor": parameters.get("factor"),
+        "low": parameters.get("low_freq_factor"),
+        "high": parameters.get("high_freq_factor"),
         "original": contexts[0] or contexts[1] or config.get("max_position_embeddings"),
         "max_position_embeddings": config.get("max_position_embeddings"),
     }
@@ -161,8 +161,8 @@ class Decoder:
         """Return loss, logits and the gradient of every tensor (GRD-001)."""
         loss, logits = self.loss(tokens, labels, mask)
         names = list(self.tensors)
-        found = gradients(loss, 1.0, [self.tensors[n] for n in names])
-        return float(loss.value), logits.value, dict(zip(names, found, strict=True))
+        grads = gradients(loss, 1.0, [self.tensors[n] for n in names])
+        return float(loss.value), logits.value, dict(zip(names, grads, strict=True))
 
     def upstream(self, tokens: Array, labels: Array, mask: Array | None = None) -> dict[str, Array]:
         """Return the gradient of what came out of every target, dy (GRD-008)."""

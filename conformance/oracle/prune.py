@@ -67,8 +67,8 @@ def hessian(x: Array, damping: float) -> tuple[list[list[float]], list[int]]:
 def trailing_columns(h: list[list[float]]) -> list[list[float]]:
     """Return for each i the first column of the inverse of H without its first i rows and columns.
 
-    From the last row up, each inverse is that of the rows below it with a border. In 60 decimal digits, so that no
-    condition of H matters, and without a library, so that the numbers are the same on every machine.
+    From the last row up, each inverse extends that of the rows below it by a border. It is computed in 60 decimal
+    digits, so that no condition of H matters, and without a library, so that every machine gets the same numbers.
     """
     with localcontext(prec=60):
         columns: list[list[Decimal]] = []
@@ -93,7 +93,8 @@ def sparsegpt(
 ) -> tuple[list[int], Array, float]:
     """Return what SparseGPT keeps, the new weight, and the smallest relative gap of a choice (PRN-009 to PRN-012).
 
-    Without a factor: z[i], the first column of the inverse of H without its first i rows and columns, is U_ii · U_ij.
+    It needs no factor U: z[i], the first column of the inverse of H without its first i rows and columns, is
+    U_ii · U_ij.
     """
     rows, cols = w.shape
     h, dead = hessian(x, damping)
@@ -141,7 +142,7 @@ def _gap(removed: list[float], kept: list[float]) -> float:
 
 
 Prune = Callable[[Array, Array], tuple[list[int], Array, float]]
-"""From a weight and its inputs to the kept positions, the new weight and the smallest relative gap."""
+"""Takes a weight and its inputs, returns the kept positions, the new weight and the smallest relative gap."""
 
 
 def by_wanda(sparsity: float) -> Prune:
@@ -162,7 +163,7 @@ def by_wanda(sparsity: float) -> Prune:
 def model(
     config: Config, tensors: dict[str, Array], tokens: Array, prune: Prune
 ) -> tuple[dict[str, list[int]], dict[str, Array], float]:
-    """Return what is kept of every target, the new weights, and the smallest relative gap of a choice (PRN-005)."""
+    """Return the kept positions of every target, the new weights, and the smallest relative gap (PRN-005)."""
     decoder: Any = Decoder(config, tensors)
     x = decoder.embed(tokens)
     kept: dict[str, list[int]] = {}
@@ -182,17 +183,17 @@ def model(
 def pattern_of(record: str) -> list[int] | None:
     """Return the pattern of a record of pruning, None without one (PRN-008)."""
     try:
-        told = json.loads(record)
+        fields = json.loads(record)
     except ValueError:
-        told = None
-    if not isinstance(told, dict):
+        fields = None
+    if not isinstance(fields, dict):
         msg = "PRN-008: no JSON object"
         raise RefusedError(msg)
-    pattern = told.get("pattern")
+    pattern = fields.get("pattern")
     if pattern is None:
         return None
-    found = re.fullmatch(r"([0-9]+):([0-9]+)", pattern) if isinstance(pattern, str) else None
-    if found is None or not 1 <= int(found[1]) < int(found[2]):
+    match = re.fullmatch(r"([0-9]+):([0-9]+)", pattern) if isinstance(pattern, str) else None
+    if match is None or not 1 <= int(match[1]) < int(match[2]):
         msg = f"PRN-008: pattern {pattern!r}"
         raise RefusedError(msg)
-    return [int(found[1]), int(found[2])]
+    return [int(match[1]), int(match[2])]

@@ -1,4 +1,4 @@
-"""A second reader of folders, and deltas applied a second time, to be read beside 12.9 and 12.10. No `zstd`.
+"""A second reader of folders and a second way to apply deltas, to be read beside 12.9 and 12.10. No `zstd`.
 
 It shares no code with `formats`. Values are integers of as many bits as the dtype has, by flat position.
 """
@@ -25,27 +25,27 @@ Part = namedtuple("Part", "manifest arrays root")
 
 
 def read(path: Path) -> Content:
-    """The checkpoint of a folder or of a single file."""
+    """Return the checkpoint of a folder or of a single file."""
     return read_folder(path) if path.is_dir() else whole.read(path)
 
 
 def read_folder(folder: Path) -> Content:
-    """The checkpoint of a folder, every digest verified."""
-    here = {entry.name for entry in folder.iterdir()}
-    index = read_index(folder) if INDEX in here else None
+    """Return the checkpoint of a folder, every digest verified."""
+    present = {entry.name for entry in folder.iterdir()}
+    index = read_index(folder) if INDEX in present else None
     roots = [] if index is None else index["metadata"]["manifests"]
     names = [f"model.sparse-{i:05}-of-{len(roots):05}.safetensors" for i in range(1, len(roots) + 1)] or [WHOLE]
-    ours = {name for name in here if name.lower().startswith("model.sparse")} - {INDEX}
+    ours = {name for name in present if name.lower().startswith("model.sparse")} - {INDEX}
     need(str(sorted(ours)), "FMT-102", ours >= set(names), "FMT-103", ours <= set(names))
     parts = [read_part(folder / name, alone=index is None) for name in names]
     first = parts[0].manifest
     if index is not None:
         check_parts(parts, roots)
         need("the index", "FMT-101", index["metadata"]["spec"] == first["spec"])
-        held = {name: names[i] for i, part in enumerate(parts) for name in part.manifest["tensors"]}
-        need("the index", "FMT-101", index["weight_map"] == held)
+        weight_map = {name: names[i] for i, part in enumerate(parts) for name in part.manifest["tensors"]}
+        need("the index", "FMT-101", index["weight_map"] == weight_map)
     entries = {name: e for part in parts for name, e in part.manifest["tensors"].items()}
-    arrays = {name: found for part in parts for name, found in part.arrays.items()}
+    arrays = {name: sections for part in parts for name, sections in part.arrays.items()}
     whole.check_links({**first, "tensors": entries}, first.get("delta"))
     tensors = {name: whole.read_tensor(name, e, arrays[name]) for name, e in entries.items()}
     for name, stated in first["files"].items():
@@ -59,7 +59,7 @@ def read_folder(folder: Path) -> Content:
 
 
 def read_index(folder: Path) -> Any:
-    """The index, after the rules that it can break alone (FMT-101)."""
+    """Return the index, after checking the rules that need no part (FMT-101)."""
     file = folder / INDEX
     need(INDEX, "FMT-102", file.is_file(), "FMT-101", file.stat().st_size <= 100_000_000)
     index = whole.parse(file.read_bytes(), "the index")
@@ -75,7 +75,7 @@ def read_index(folder: Path) -> Any:
 
 
 def read_part(file: Path, *, alone: bool) -> Part:
-    """One file of a folder: its manifest, the arrays of its sections, and its root digest (FMT-092)."""
+    """Return of one file of a folder its manifest, the arrays of its sections, and its root digest (FMT-092)."""
     need(file.name, "FMT-102", file.is_file())
     raw = file.read_bytes()
     header, text, start = whole.read_header(raw)
@@ -85,25 +85,25 @@ def read_part(file: Path, *, alone: bool) -> Part:
 
 
 def check_parts(parts: Sequence[Part], roots: Sequence[str]) -> None:
-    """FMT-104: what parts say of each other."""
+    """Refuse parts that do not fit each other or the roots of the index (FMT-104)."""
     first, last = parts[0].manifest, ""
     for number, (part, root) in enumerate(zip(parts, roots, strict=True), start=1):
         m = part.manifest
-        need(where := f"part {number}", "FMT-104", part.root == root and m["part"] == number)
-        need(where, "FMT-104", (m["kind"], m["spec"]) == (first["kind"], first["spec"]))
-        need(where, "FMT-104", number == 1 or not any(m[key] for key in ("attributes", "files", "scales", "tied")))
+        need(label := f"part {number}", "FMT-104", part.root == root and m["part"] == number)
+        need(label, "FMT-104", (m["kind"], m["spec"]) == (first["kind"], first["spec"]))
+        need(label, "FMT-104", number == 1 or not any(m[key] for key in ("attributes", "files", "scales", "tied")))
         # Python orders strings by scalar values, which is the order of their UTF-8 bytes (FMT-009)
-        need(where, "FMT-104", m["tensors"] and min(m["tensors"]) > last)
+        need(label, "FMT-104", m["tensors"] and min(m["tensors"]) > last)
         last = max(m["tensors"])
 
 
 def state_of(digests: dict[str, str], links: Any) -> str:
-    """The state digest (FMT-099)."""
+    """Return the state digest (FMT-099)."""
     return sha256({"scales": links["scales"], "tensors": digests, "tied": links["tied"]})
 
 
 def apply(base: Content, deltas: Sequence[Content]) -> Content:
-    """What deltas make of a base, one after the other (FMT-133 to FMT-139)."""
+    """Return a base after deltas, applied one after the other (FMT-133 to FMT-139)."""
     need("the base", "FMT-131", base.delta is None)
     result, digests = base, {name: content_digest(t) for name, t in base.tensors.items()}
     for number, delta in enumerate(deltas):
@@ -113,13 +113,13 @@ def apply(base: Content, deltas: Sequence[Content]) -> Content:
 
 
 def applied(base: Content, digests: dict[str, str], delta: Content, *, first: bool) -> tuple[Content, dict[str, str]]:
-    """What one delta makes of a base, and the content digests of the result."""
-    told = delta.delta
-    need("the base", "FMT-137" if first else "FMT-139", base.state_sha256 == told["base_sha256"])
-    for name, change in told["tensors"].items():
+    """Return a base after one delta, and the content digests of the result."""
+    about = delta.delta
+    need("the base", "FMT-137" if first else "FMT-139", base.state_sha256 == about["base_sha256"])
+    for name, change in about["tensors"].items():
         need(name, "FMT-137", digests.get(name) == change["base"])
     tensors, after = dict(base.tensors), dict(digests)
-    for name, change in told["tensors"].items():
+    for name, change in about["tensors"].items():
         del_or_make = {key.partition(":")[0]: t for key, t in delta.tensors.items() if key.partition(":")[2] == name}
         if change["target"] is None:
             del tensors[name], after[name]
@@ -127,20 +127,20 @@ def applied(base: Content, digests: dict[str, str], delta: Content, *, first: bo
         tensors[name] = changed(tensors.get(name), del_or_make, name)
         after[name] = content_digest(tensors[name])
         need(name, "FMT-138", after[name] == change["target"])
-    need("the result", "FMT-138", state_of(after, told) == told["target_sha256"])
-    for name, target in told["tied"].items():
+    need("the result", "FMT-138", state_of(after, about) == about["target_sha256"])
+    for name, target in about["tied"].items():
         need(name, "FMT-010", target in tensors and name not in tensors)
-    for name, roles in told["scales"].items():
+    for name, roles in about["scales"].items():
         need(name, "FMT-016", {name, *roles.values()} <= tensors.keys())
     files = sorted({*base.files, *delta.files})
-    made = Content(
-        base.kind, delta.attributes, told["tied"], told["scales"], None, files, tensors, told["target_sha256"]
+    result = Content(
+        base.kind, delta.attributes, about["tied"], about["scales"], None, files, tensors, about["target_sha256"]
     )
-    return made, after
+    return result, after
 
 
 def changed(base: Any, operations: dict[str, Any], name: str) -> Any:
-    """What the operations of one tensor make of it (FMT-133 to FMT-136)."""
+    """Return a tensor after its operations (FMT-133 to FMT-136)."""
     if "whole" in operations:
         return operations["whole"]
     need(name, "FMT-133", base is not None and base.dtype != "NONE")
@@ -163,7 +163,7 @@ def changed(base: Any, operations: dict[str, Any], name: str) -> Any:
 
 
 def added(dtype: str, value: int, other: str, amount: int, name: str) -> int:
-    """FMT-135: a value and an amount, both as bits, added in binary64 and rounded to F32 unless dtype is F64."""
+    """Return the bits of a value plus an amount, added in binary64 and rounded by way of F32 unless F64 (FMT-135)."""
     total = number_of(dtype, value) + number_of(other, amount)
     need(name, "FMT-135", math.isfinite(total))
     try:
@@ -174,71 +174,71 @@ def added(dtype: str, value: int, other: str, amount: int, name: str) -> int:
         raise Refused("FMT-135", name) from None
     bits = int.from_bytes(raw, "little")
     if dtype == "BF16":
-        # to nearest, ties to even: half of the last place kept, less one where that place is even
+        # rounds to nearest, ties to even: adds half of the last place kept, less one where that place is even
         bits = (bits + 0x7FFF + (bits >> 16 & 1)) >> 16
     need(name, "FMT-135", math.isfinite(number_of(dtype, bits)))
     return bits
 
 
 def number_of(dtype: str, bits: int) -> float:
-    """The number that bits stand for."""
+    """Return the number that bits stand for."""
     size = BITS[dtype] // 8
     raw = bits.to_bytes(size, "little")
     return float(struct.unpack(SUMMED[dtype], b"\0\0" + raw if dtype == "BF16" else raw)[0])
 
 
 def positions_of(t: Any) -> list[int]:
-    """The flat positions of the support."""
+    """Return the flat positions of the support."""
     if t.columns is None:
         return list(range(prod(t.shape)))
     rows = np.repeat(np.arange(len(t.row_pointers) - 1), np.diff(t.row_pointers))
-    found: list[int] = (rows * t.shape[-1] + t.columns.astype(np.int64)).tolist()
-    return found
+    flat: list[int] = (rows * t.shape[-1] + t.columns.astype(np.int64)).tolist()
+    return flat
 
 
 def cells_of(t: Any) -> dict[int, int]:
-    """Flat position -> bits of its value, 0 for a mask."""
-    width, where = BITS[t.dtype], positions_of(t)
+    """Return flat position -> bits of its value, 0 for a mask."""
+    width, places = BITS[t.dtype], positions_of(t)
     if width % 8 == 0:
         size = width // 8
-        return {at: int.from_bytes(t.bits[i * size : (i + 1) * size], "little") for i, at in enumerate(where)}
+        return {at: int.from_bytes(t.bits[i * size : (i + 1) * size], "little") for i, at in enumerate(places)}
     packed = int.from_bytes(t.bits, "little")
-    return {at: packed >> i * width & (1 << width) - 1 for i, at in enumerate(where)}
+    return {at: packed >> i * width & (1 << width) - 1 for i, at in enumerate(places)}
 
 
 def tensor_of(dtype: str, shape: tuple[int, ...], cells: dict[int, int]) -> Any:
-    """The tensor of cells."""
-    width, where = BITS[dtype], sorted(cells)
+    """Return the tensor with these bits by flat position; the inverse of `cells_of`."""
+    width, places = BITS[dtype], sorted(cells)
     if width % 8:
-        packed = sum(cells[at] << i * width for i, at in enumerate(where))
-        bits = packed.to_bytes(-(-len(where) * width // 8), "little")
+        packed = sum(cells[at] << i * width for i, at in enumerate(places))
+        bits = packed.to_bytes(-(-len(places) * width // 8), "little")
     else:
-        bits = b"".join(cells[at].to_bytes(width // 8, "little") for at in where)
-    if len(where) == prod(shape):
+        bits = b"".join(cells[at].to_bytes(width // 8, "little") for at in places)
+    if len(places) == prod(shape):
         return Tensor(dtype, shape, None, None, bits)
-    row, columns = np.divmod(np.array(where, np.int64), shape[-1])
+    row, columns = np.divmod(np.array(places, np.int64), shape[-1])
     pointers = np.cumsum(np.bincount(row + 1, minlength=prod(shape[:-1]) + 1), dtype=np.int64)
     return Tensor(dtype, shape, pointers, columns, bits)
 
 
 def content_digest(t: Any) -> str:
-    """The content digest (FMT-091)."""
+    """Return the content digest (FMT-091)."""
     numel, n = prod(t.shape), len(positions_of(t)) if t.columns is not None else prod(t.shape)
     support = None
     if n < numel:
         columns = t.shape[-1]
-        known = {"col_idx": t.columns.astype("<u2" if columns <= 65536 else "<u4")}
-        known["row_ptr"] = t.row_pointers.astype("<u4" if n < 2**32 else "<u8")
-        if (len(t.row_pointers) - 1) * -(-columns // 8) <= sum(part.nbytes for part in known.values()):
+        arrays = {"col_idx": t.columns.astype("<u2" if columns <= 65536 else "<u4")}
+        arrays["row_ptr"] = t.row_pointers.astype("<u4" if n < 2**32 else "<u8")
+        if (len(t.row_pointers) - 1) * -(-columns // 8) <= sum(part.nbytes for part in arrays.values()):
             present = np.zeros(numel, bool)
             present[positions_of(t)] = True
-            known = {"mask": np.packbits(present.reshape(-1, columns), axis=1, bitorder="little")}
-        support = {role: sha256(part.tobytes()) for role, part in known.items()}
+            arrays = {"mask": np.packbits(present.reshape(-1, columns), axis=1, bitorder="little")}
+        support = {role: sha256(part.tobytes()) for role, part in arrays.items()}
     values = None if t.dtype == "NONE" else sha256(t.bits)
     return sha256({"dtype": t.dtype, "nnz": n, "shape": list(t.shape), "support": support, "values": values})
 
 
 def spelled(content: Content) -> tuple[str, ...]:
-    """Kind, state digest, and attributes, delta, scales and ties as canonical texts."""
+    """Return kind, state digest, and attributes, delta, scales and ties as canonical texts."""
     texts = map(spell, (content.attributes, content.delta, content.scales, content.tied))
     return (content.kind, content.state_sha256, *texts)

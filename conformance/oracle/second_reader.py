@@ -49,24 +49,24 @@ class Refused(Exception):
 
 
 def need(where: str, *rules: Any) -> None:
-    """Refuse by the first clause, of clauses and conditions in turns, whose condition does not hold."""
+    """Refuse by the first clause whose condition does not hold; rules are clauses and conditions in turns."""
     for clause, holds in zip(rules[::2], rules[1::2], strict=True):
         if not holds:
             raise Refused(clause, where)
 
 
 def spell(value: Any) -> str:
-    """The canonical text (FMT-028); Python orders strings by scalar values, which is the order of their UTF-8 bytes."""
+    """Return the canonical text (FMT-028); Python sorts strings by scalar values, which is also their UTF-8 order."""
     return json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
 
 
 def sha256(content: Any) -> str:
-    """The digest of bytes, or of the canonical text of a value, as FMT-047 writes it."""
+    """Return the digest of bytes, or of the canonical text of a value, as FMT-047 writes it."""
     return hashlib.sha256(content if isinstance(content, bytes) else spell(content).encode()).hexdigest()
 
 
 def parse(raw: bytes, where: str) -> Any:
-    """The value of a JSON text, after the JSON rules."""
+    """Return the value of a JSON text, after checking the JSON rules (FMT-024 to FMT-028)."""
 
     def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
         need(where, "FMT-025", len(dict(items)) == len(items))
@@ -82,18 +82,18 @@ def parse(raw: bytes, where: str) -> Any:
 
     try:
         text = raw.decode()
-        # NaN and infinities, which Python would read, are no integers to `int` either and end as FMT-024
+        # Python would read NaN and infinities; `int` as their parser fails, which ends as FMT-024
         value = json.loads(text, object_pairs_hook=pairs, parse_int=integer, parse_float=integer, parse_constant=int)
         need(where, "FMT-027", levels(value) <= 16)
     except (RecursionError, ValueError) as error:
         raise Refused("FMT-027" if isinstance(error, RecursionError) else "FMT-024", where) from None
-    # `spell` leaves the lone surrogate of an escape bare, and no UTF-8 decodes to that: compared, none is ever encoded
+    # an escaped lone surrogate fails here: `spell` leaves it bare, and no UTF-8 text decodes to a bare one
     need(where, "FMT-028", spell(value) == text)
     return value
 
 
 def form(value: Any, wanted: Any, where: str, clause: str = "") -> None:
-    """FMT-040, FMT-041: a value has a form. `clause`, if given, stands for those of the form."""
+    """Refuse a value without the wanted form (FMT-040, FMT-041); `clause`, if given, is named instead of others."""
     kind: Any = wanted if isinstance(wanted, type) else str if isinstance(wanted, tuple) else type(wanted)
     need(where, clause or "FMT-041", kind is object or (type(value) is kind and (kind is not int or value >= 0)))
     if isinstance(wanted, tuple):
@@ -110,7 +110,7 @@ def form(value: Any, wanted: Any, where: str, clause: str = "") -> None:
 
 
 def read_header(raw: bytes) -> tuple[dict[str, Any], bytes, int]:
-    """The sections that a file states, the text of its manifest, and where its data begins."""
+    """Return the sections that a file states, the text of its manifest, and where its data begins."""
     need("the file", "FMT-020", len(raw) >= 8)
     start = 8 + int.from_bytes(raw[:8], "little")
     need("the header", "FMT-021", start <= min(2**24, len(raw)), "FMT-022", start in [2**i for i in range(10, 25)])
@@ -126,21 +126,21 @@ def read_header(raw: bytes) -> tuple[dict[str, Any], bytes, int]:
 
 
 def read_manifest(text: bytes, *, whole: bool = True) -> dict[str, Any]:
-    """The manifest, after the rules of 12.3 that concern no single tensor; `whole` if the file stands alone."""
-    form(m := parse(text, where := "the manifest"), dict, where)
-    form({key: m[key] for key in EARLY if key in m}, EARLY, where)  # FMT-042: judged first
+    """Return the manifest, after the rules of 12.3 that concern no single tensor; `whole` if it is no part."""
+    form(m := parse(text, label := "the manifest"), dict, label)
+    form({key: m[key] for key in EARLY if key in m}, EARLY, label)  # FMT-042: judged first
     need(f"the features {m['requires']}", "FMT-043", set(m["requires"]) <= {"delta"})
-    form(m, MANIFEST | (DELTA if m.get("kind") == "delta" and m.get("part") in (0, 1) else {}), where)  # FMT-130
+    form(m, MANIFEST | (DELTA if m.get("kind") == "delta" and m.get("part") in (0, 1) else {}), label)  # FMT-130
     for features in (m["requires"], m["optional"], sorted(m["requires"] + m["optional"])):
-        need(where, "FMT-044", features == sorted(set(features)))
-    need(where, "FMT-048", not whole or m["part"] == 0, "FMT-050", m["requires"] == ["delta"] * (m["kind"] == "delta"))
-    need(where, "FMT-013", len({name.lower() for name in m["files"]}) == len(m["files"]))
-    need(where, "FMT-014", all(file["bytes"] <= 50_000_000 for file in m["files"].values()))
+        need(label, "FMT-044", features == sorted(set(features)))
+    need(label, "FMT-048", not whole or m["part"] == 0, "FMT-050", m["requires"] == ["delta"] * (m["kind"] == "delta"))
+    need(label, "FMT-013", len({name.lower() for name in m["files"]}) == len(m["files"]))
+    need(label, "FMT-014", all(file["bytes"] <= 50_000_000 for file in m["files"].values()))
     return m
 
 
 def implied(name: str, e: dict[str, Any]) -> dict[str, Any]:
-    """Role → dtype and shape of the sections of a tensor, in order (FMT-034), after the rules of its entry."""
+    """Return role → dtype and shape of a tensor's sections, in order (FMT-034), after the rules of its entry."""
     form(e, ENTRY | (PATTERN if e.get("encoding") == "nm" else {}), name)
     for role, section in e["sections"].items():
         compressed = isinstance(section, dict) and "codec" in section
@@ -177,7 +177,7 @@ def implied(name: str, e: dict[str, Any]) -> dict[str, Any]:
 
 
 def locate(header: dict[str, Any], tensors: dict[str, Any], data: bytes) -> dict[str, Any]:
-    """Tensor → role → array of its section, after the header was found to be the one that the sections imply."""
+    """Return tensor → role → array of its section, after checking that the header is what the sections imply."""
     begin, parts = 0, {name: dict[str, Any]() for name in tensors}
     for name in sorted(tensors):  # FMT-034
         for role, (dtype, shape) in tensors[name].items():
@@ -197,7 +197,7 @@ def locate(header: dict[str, Any], tensors: dict[str, Any], data: bytes) -> dict
 
 
 def check_links(m: dict[str, Any], delta: Any) -> None:
-    """Tied names, scales and what a delta stores; FMT-131: of the links of a delta's target less is asked."""
+    """Check tied names, scales and what a delta stores; those of a delta's target need not be stored (FMT-131)."""
     need("the manifest", "FMT-130", not delta or not (m["scales"] or m["tied"]))
     stored = m["tensors"].keys()
     for name, target in (delta or m)["tied"].items():
@@ -216,7 +216,7 @@ def check_links(m: dict[str, Any], delta: Any) -> None:
 
 
 def positions(name: str, e: dict[str, Any], parts: dict[str, Any]) -> Any:
-    """The support that an encoding tells, as increasing positions in row-major order, after the encoding's rules."""
+    """Return the support as increasing positions in row-major order, after the rules of the encoding."""
     shape, n, encoding = e["shape"], e["nnz"], e["encoding"]
     if encoding == "bitmask":  # FMT-061
         need(name, "FMT-063", int(np.bitwise_count(parts["mask"]).sum(dtype=np.int64)) == n)
@@ -252,14 +252,14 @@ def positions(name: str, e: dict[str, Any], parts: dict[str, Any]) -> Any:
         need(name, "FMT-073", (length <= 8).all() and not ((length > 1) & (parts["gaps"][last] == 0)).any())
         for i in range(8):  # from the last byte, the most significant, to the first
             gap = np.where(i < length, gap << 7 | parts["gaps"][np.maximum(last - i, 0)] & 127, gap)
-    # FMT-059: numel and gaps are below 2^57, so that a sum is noticed as too large long before one could wrap at 2^63
+    # FMT-059: numel and gaps are below 2^57, so a sum shows as too large long before it could wrap at 2^63
     flat = np.cumsum(gap + 1) - 1
     need(name, "FMT-059", (flat < prod(shape)).all())
     return flat
 
 
 def read_tensor(name: str, e: dict[str, Any], parts: dict[str, Any]) -> Tensor:
-    """A tensor, verified."""
+    """Return a tensor, after verifying its digests and the rules of its values."""
     for role, section in e["sections"].items():
         need(f"{name}#{role}", "FMT-090", sha256(parts[role].tobytes()) == section["sha256"])
     shape, n, bits = e["shape"], e["nnz"], parts.get("values", np.empty(0, np.uint8))
@@ -270,12 +270,12 @@ def read_tensor(name: str, e: dict[str, Any], parts: dict[str, Any]) -> Tensor:
     if n < prod(shape):
         row, columns = np.divmod(flat, shape[-1])
         pointers = np.cumsum(np.bincount(row + 1, minlength=prod(shape[:-1]) + 1), dtype=np.int64)
-        known = {"col_idx": columns.astype("<u2" if shape[-1] <= 65536 else "<u4")}  # FMT-065
-        known["row_ptr"] = pointers.astype("<u4" if n < 2**32 else "<u8")
-        if (len(pointers) - 1) * -(-shape[-1] // 8) <= sum(part.nbytes for part in known.values()):
+        arrays = {"col_idx": columns.astype("<u2" if shape[-1] <= 65536 else "<u4")}  # FMT-065
+        arrays["row_ptr"] = pointers.astype("<u4" if n < 2**32 else "<u8")
+        if (len(pointers) - 1) * -(-shape[-1] // 8) <= sum(part.nbytes for part in arrays.values()):
             present = np.bincount(flat, minlength=prod(shape)).reshape(-1, shape[-1]) > 0
-            known = {"mask": np.packbits(present, axis=1, bitorder="little")}
-        support = {role: sha256(part.tobytes()) for role, part in known.items()}
+            arrays = {"mask": np.packbits(present, axis=1, bitorder="little")}
+        support = {role: sha256(part.tobytes()) for role, part in arrays.items()}
     values = sha256(bits.tobytes()) if "values" in parts else None
     about = {"dtype": e["dtype"], "nnz": n, "shape": shape, "support": support, "values": values}
     need(name, "FMT-091", sha256(about) == e["content_sha256"])
@@ -283,7 +283,7 @@ def read_tensor(name: str, e: dict[str, Any], parts: dict[str, Any]) -> Tensor:
 
 
 def read(file: str | Path | bytes) -> Content:
-    """The checkpoint of a file, its companions beside it; bytes alone have none (FMT-102)."""
+    """Return the checkpoint of a file, its companions beside it; bytes alone have none (FMT-102)."""
     raw, folder = (file, None) if isinstance(file, bytes) else (Path(file).read_bytes(), Path(file).parent)
     header, text, start = read_header(raw)
     m = read_manifest(text)
@@ -292,8 +292,8 @@ def read(file: str | Path | bytes) -> Content:
     tensors = {name: read_tensor(name, e, parts[name]) for name, e in m["tensors"].items()}
     for name, stated in m["files"].items():
         need(name, "FMT-102", folder and (folder / name).is_file())
-        held = (folder / name).read_bytes()
-        need(name, "FMT-094", len(held) == stated["bytes"] and sha256(held) == stated["sha256"])
+        body = (folder / name).read_bytes()
+        need(name, "FMT-094", len(body) == stated["bytes"] and sha256(body) == stated["sha256"])
     digests = {name: e["content_sha256"] for name, e in m["tensors"].items()}
     state = sha256({"scales": m["scales"], "tensors": digests, "tied": m["tied"]})  # FMT-099
     return Content(m["kind"], m["attributes"], m["tied"], m["scales"], m.get("delta"), [*m["files"]], tensors, state)

@@ -45,5 +45,5 @@ def source(old: Sequence[int], new: Sequence[int]) -> list[int]:
 
 def realign(values: Sequence[float], old: Sequence[int], new: Sequence[int], fill: float) -> list[float]:
     """Return values carried from old to new positions (CHG-002)."""
-    held = dict(zip(old, values, strict=True))
-    return [held.get(p, fill) for p in new]
+    old_values = dict(zip(old, values, strict=True))
+    return [old_values.get(p, fill) for p in new]

@@ -9,12 +9,12 @@ Boundary = tuple[float, float]
 
 
 class RefusedError(ValueError):
-    """What SPEC.md refuses, with the clause in front."""
+    """Inputs that SPEC.md refuses; the message begins with the clause."""
 
 
 @dataclass(frozen=True)
 class Selection:
-    """What was chosen, ascending, and the boundary of each pool that has one, in the order of the pools."""
+    """The chosen ids, ascending, and the boundary of each pool that has one, in the order of the pools."""
 
     chosen: list[Any]
     boundaries: list[tuple[Hashable, Boundary]]

@@ -1,4 +1,4 @@
-"""Gradients from a record of what was computed: the oracle of every backward.
+"""Reverse-mode gradients from a record of the computation: the oracle of every backward.
 
     x = Var(array);  y = ...;  gradients(y, dy, [x])
 
@@ -124,14 +124,14 @@ def stack(parts: Sequence[Var]) -> Var:
 def gradients(y: Var, dy: Array | float, wrt: Sequence[Var]) -> list[Array]:
     """Return the gradients of sum(dy · y) by each of `wrt`, zeros where y does not depend on it."""
     order: list[Var] = []
-    seen: set[int] = set()
+    visited: set[int] = set()
     todo = [(y, False)]
     while todo:
         node, done = todo.pop()
         if done:
             order.append(node)
-        elif id(node) not in seen:
-            seen.add(id(node))
+        elif id(node) not in visited:
+            visited.add(id(node))
             todo.append((node, True))
             todo.extend((parent, False) for parent, _ in node.parents)
     total: dict[int, Array] = {id(y): np.asarray(dy, dtype=np.float64)}

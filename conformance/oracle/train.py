@@ -25,7 +25,7 @@ from conformance.oracle.tape import Array
 
 @dataclass
 class Run:
-    """What a run leaves behind.
+    """The results of a run.
 
     Attributes:
         losses: of every step.
@@ -51,7 +51,7 @@ class Run:
 
 @dataclass
 class Step:
-    """What a pass over the data of a step gave: the loss, and of each target gradient and inputs, and dy if asked."""
+    """One pass over the data of a step: the loss, and for each target the gradient, the inputs, and dy if asked."""
 
     loss: float
     gradients: list[list[float]]
@@ -61,12 +61,12 @@ class Step:
 
 @dataclass(frozen=True)
 class Earlier:
-    """What the steps of a window before the present one have summed up to.
+    """Sums over the steps of a window before the present one.
 
     Attributes:
         sums: Σ g of each target, flat.
         steps: how many they are.
-        tokens: Σ dy² x² of each target, flat; empty where nobody asks.
+        tokens: Σ dy² x² of each target, flat; empty if the rule does not ask for it.
     """
 
     sums: list[list[float]]
@@ -76,12 +76,12 @@ class Earlier:
 
 @dataclass(frozen=True)
 class OneStep:
-    """A single step from a given state, and what it hung on.
+    """A single step from a given state, with the values that decided it.
 
     Attributes:
         loss: of the step.
         gradients: of each target, flat.
-        tokens: Σ dy² x² of each target, flat; of each none where nobody asks.
+        tokens: Σ dy² x² of each target, flat; each empty if the rule does not ask for it.
         moved: each target after the optimizer.
         evidence: what the event saw of each target; empty without an event.
         outcomes: what the event did to each; empty without an event.
@@ -150,8 +150,8 @@ class Trainer:
     def place(self) -> None:
         """Choose the initial positions (DLT-004)."""
         by, seed = self.s["start"], self.s["seed"]
-        found = self.look(1).gradients if by == "gradient" else [[] for _ in self.names]
-        for i, (shape, base, g) in enumerate(zip(self.shapes, self.loaded, found, strict=True)):
+        gradients = self.look(1).gradients if by == "gradient" else [[] for _ in self.names]
+        for i, (shape, base, g) in enumerate(zip(self.shapes, self.loaded, gradients, strict=True)):
             anywhere = self.s.get("initial_scope") == "anywhere"
             open_to = list(range(shape[0] * shape[1])) if anywhere else sorted(base)
             d = self.delta_budgets[i]
@@ -164,7 +164,7 @@ class Trainer:
             self.parts[i] = self.part(i, eta)
 
     def meet(self, boundaries: list[select_pools.Boundary], *, drawn: bool) -> None:
-        """Remember the smallest gap; zeros on both sides and drawn scores are the same on every machine."""
+        """Keep the smallest gap, but not of two zeros or drawn scores, which are the same on every machine."""
         gaps = [select_pools.gap(b) for b in boundaries if not drawn and b != (0.0, 0.0)]
         self.gap = min([self.gap, *gaps])
 
@@ -186,7 +186,7 @@ class Trainer:
         return Step(loss, flat, [train_window.floats(x) for x in entered], upstream)
 
     def tokens(self, i: int, step: Step) -> list[float]:
-        """Return Σ dy² x² of a step for target i, at every position; none where nobody asks (GRD-008)."""
+        """Return Σ dy² x² of a step for target i, at every position; empty if the rule does not ask (GRD-008)."""
         n_out, n_in = self.shapes[i]
         if not step.upstream:
             return []
@@ -215,7 +215,7 @@ class Trainer:
 
     def evidence(self, i: int, recent: list[Step]) -> Evidence:
         """Return the evidence of a window's steps for target i (GRD, OPT-008)."""
-        seen = train_window.evidence([step.gradients[i] for step in recent])
+        means = train_window.evidence([step.gradients[i] for step in recent])
         h = train_window.inputs(self.shapes[i][1], [step.inputs[i] for step in recent])
         first = None
         if self.rule["candidates"] == "first-step":
@@ -224,7 +224,7 @@ class Trainer:
             order = sorted((abs(x) for x in of_first), reverse=True)
             if 0 < len(first) < len(order):
                 self.meet([(order[len(first) - 1], order[len(first)])], drawn=False)
-        return Evidence(**seen, inputs=h, row_moments=self.rows[i], column_moments=self.columns[i],
+        return Evidence(**means, inputs=h, row_moments=self.rows[i], column_moments=self.columns[i],
                         candidates=first, steps=len(recent),
                         tokens=train_window.mean([self.tokens(i, step) for step in recent]))  # fmt: skip
 
@@ -233,21 +233,21 @@ class Trainer:
         s, rule = self.s, self.rule
         last = update_schedule.last_event(s["steps"], rule["evolve_until"])
         fraction = update_schedule.scheduled(rule["drop_schedule"], s["drop_fraction"], step, last)
-        found = events.event(self.parts, seen, rule, fraction, seed=s["seed"], step=step, pattern=self.pattern)
-        for i, one in enumerate(found):
+        outcomes = events.event(self.parts, seen, rule, fraction, seed=s["seed"], step=step, pattern=self.pattern)
+        for i, one in enumerate(outcomes):
             for name, boundary in one.boundaries.items():
                 self.meet([boundary] if boundary else [], drawn=rule[name] == "random")
             lost = self.loaded[i].keys() - one.part.base.keys()
             self.parts[i] = replace(one.part, first=False, lost=frozenset(lost))
-        return found
+        return outcomes
 
     def finish(self) -> list[dict[int, float]]:
         """Adapt once more with nothing exempt and return the final weights (EVT-004, EVT-008)."""
         if self.rule["adapts"] != "never":
             last = self.look(self.s["steps"])
-            seen = [self.evidence(i, [last]) for i in range(len(self.parts))]
-            where = {"seed": self.s["seed"], "step": self.s["steps"]}
-            self.parts, met = events.last_pass(self.parts, seen, self.rule, **where, pattern=self.pattern)
+            evidence = [self.evidence(i, [last]) for i in range(len(self.parts))]
+            chance = {"seed": self.s["seed"], "step": self.s["steps"]}
+            self.parts, met = events.last_pass(self.parts, evidence, self.rule, **chance, pattern=self.pattern)
             self.meet(met, drawn=self.rule["adapt"] == "random")
         return [update.effective(part.base, part.phi) for part in self.parts]
 
@@ -259,7 +259,7 @@ def run(
     text: list[int],
     settings: dict[str, Any],
 ) -> Run:
-    """Train by the settings and return what happened."""
+    """Train by the settings and return the results."""
     trainer, losses, events, moves = before_finish(config, tensors, masks, text, settings)
     final = trainer.finish()
     return Run(losses, events, trainer.parts, trainer.budgets, trainer.delta_budgets, final, trainer.gap, moves)
@@ -286,14 +286,14 @@ def before_finish(
     moves = dict.fromkeys(("dropped", "grown", "cancelled", "pruned"), 0)
     recent: list[Step] = []
     for step in range(1, steps + 1):
-        seen = trainer.look(step)
-        losses.append(seen.loss)
-        recent.append(seen)
+        looked = trainer.look(step)
+        losses.append(looked.loss)
+        recent.append(looked)
         if not (step in due and rule["event_replaces_step"]):
-            trainer.optimize(step, seen.gradients)
+            trainer.optimize(step, looked.gradients)
         if step in due:
-            held = recent[-due[step] :]
-            for one in trainer.event(step, [trainer.evidence(i, held) for i in range(len(trainer.parts))]):
+            latest = recent[-due[step] :]
+            for one in trainer.event(step, [trainer.evidence(i, latest) for i in range(len(trainer.parts))]):
                 for name in moves:
                     moves[name] += one.record[name]
             events.append([(list(part.phi), sorted(part.base)) for part in trainer.parts])
@@ -323,10 +323,10 @@ def one_step(
     step: int,
     earlier: Earlier | None = None,
 ) -> OneStep:
-    """Return one step from a given state: what came before is all in the state (TRN-004).
+    """Return one step from a given state, which holds all that the step depends on (TRN-004).
 
-    earlier  what the window of an event that follows the step has summed up to; events see no evidence but ḡ and
-             tokens then
+    earlier  sums of the steps before, in the window of an event that follows this one; of the evidence of the event
+             only ḡ and tokens contain them
     """
     trainer = Trainer.__new__(Trainer)
     trainer.config, trainer.tensors, trainer.text, trainer.s = config, dict(tensors), text, settings
@@ -340,14 +340,14 @@ def one_step(
     trainer.loaded, trainer.parts, trainer.gap = [part.base for part in parts], list(parts), float("inf")
     looked = trainer.look(step)
     trainer.optimize(step, looked.gradients)
-    moved, seen, outcomes = list(trainer.parts), list[Evidence](), list[events.Outcome]()
+    moved, evidence, outcomes = list(trainer.parts), list[Evidence](), list[events.Outcome]()
     if window_of(settings, step)[1]:
-        seen = [trainer.evidence(i, [looked]) for i in range(len(parts))]
+        evidence = [trainer.evidence(i, [looked]) for i in range(len(parts))]
         if earlier is not None:
-            seen = [_with_earlier(one, earlier, i) for i, one in enumerate(seen)]
-        outcomes = trainer.event(step, seen)
+            evidence = [_with_earlier(one, earlier, i) for i, one in enumerate(evidence)]
+        outcomes = trainer.event(step, evidence)
     tokens = [trainer.tokens(i, looked) for i in range(len(parts))]
-    return OneStep(looked.loss, looked.gradients, tokens, moved, seen, outcomes, trainer.parts, trainer.gap)
+    return OneStep(looked.loss, looked.gradients, tokens, moved, evidence, outcomes, trainer.parts, trainer.gap)
 
 
 def _with_earlier(seen: Evidence, earlier: Earlier, i: int) -> Evidence:

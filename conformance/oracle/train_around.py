@@ -1,4 +1,4 @@
-"""What stands around a run: dtypes, final weights, warnings, shares of ranks."""
+"""The dtypes, final weights, warnings and ranks of a run (CKP-001, CKP-004, TRN-011, TRN-013)."""
 
 import math
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ from conformance.oracle.select_pools import RefusedError
 from conformance.oracle.train_window import added
 
 FORMATS = {"F64": (53, 1023, 8), "F32": (24, 127, 4), "BF16": (8, 127, 2), "F16": (11, 15, 2)}
-"""Of a dtype: bits of the significand with the leading one, the largest exponent, bytes."""
+"""For each dtype the bits of its significand with the leading one, its largest exponent, and its bytes."""
 
 
 def compute_dtype(stored: str, asked: str | None) -> str:
@@ -56,15 +56,15 @@ def warnings(
     losses: Sequence[float], events: Sequence[int], support: Sequence[int], budget: int, stored: int | None
 ) -> list[tuple[int, str]]:
     """Return step and name of every warning of a run, by step and then in the order of the clause (TRN-011)."""
-    found: list[tuple[int, str]] = []
+    entries: list[tuple[int, str]] = []
     for event, size in zip(events, support, strict=True):
         if size > budget:
-            found.append((event, "support-above-target"))
+            entries.append((event, "support-above-target"))
         if event >= 5 and event < len(losses):
             before, loss = losses[event - 5 : event], losses[event]
             rise = loss - max(before)
             if rise > max(before) - min(before) and rise > 0.05 * max(before):
-                found.append((event + 1, "loss-jump-after-growth"))
+                entries.append((event + 1, "loss-jump-after-growth"))
     lowest: float | None = None
     warned = False
     for end in range(10, len(losses) + 1):
@@ -73,11 +73,11 @@ def warnings(
             lowest, warned = mean, False
         elif not warned and mean - lowest > 0.2 * lowest:
             warned = True
-            found.append((end, "divergence"))
+            entries.append((end, "divergence"))
     if stored is not None and stored > budget:
-        found.append((len(losses), "denser-at-end"))
+        entries.append((len(losses), "denser-at-end"))
     order = ("loss-jump-after-growth", "divergence", "support-above-target", "denser-at-end")
-    return sorted(found, key=lambda one: (one[0], order.index(one[1])))
+    return sorted(entries, key=lambda one: (one[0], order.index(one[1])))
 
 
 def shares(rows: int, ranks: int) -> list[int]:

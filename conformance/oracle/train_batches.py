@@ -1,4 +1,4 @@
-"""A step on rows that are given, with labels and masks (TRN-001, TRN-002)."""
+"""One step on given rows, with labels and masks (TRN-001, TRN-002)."""
 
 from typing import Any
 
@@ -14,12 +14,12 @@ Batch = dict[str, Array]
 
 
 class Given(Trainer):
-    """A run whose rows do not come from a text: all micro-batches of a step, one below the other."""
+    """A run whose rows are given and not read from a text: all micro-batches of a step, concatenated."""
 
     batches: list[Batch]
 
     def data(self, step: int) -> tuple[Array, Array, Array | None]:
-        """Return tokens, labels, and which tokens are no padding."""
+        """Return the tokens and labels of all micro-batches, and which tokens are no padding."""
         tokens, labels = (np.concatenate([batch[name] for batch in self.batches]) for name in ("tokens", "labels"))
         masks = [batch.get("mask", np.ones(batch["tokens"].shape, dtype=np.bool_)) for batch in self.batches]
         return tokens, labels, np.concatenate(masks)

@@ -14,7 +14,7 @@ from conformance.oracle.train import Step, Trainer, rule_of
 from conformance.oracle.train_window import added
 
 _KEPT = {"m": "first_moment", "v": "second_moment", "age": "age", "u": "momentum", "origin": "origin"}
-"""What is kept of a slot, by its name in a file."""
+"""The name in a file of each value that is kept of a slot."""
 
 _OWN = {
     "adamw": ("beta1", "beta2", "eps", "weight_decay"),
@@ -41,7 +41,7 @@ _PLAIN = (
 
 @dataclass(frozen=True)
 class Sums:
-    """What the steps of a window have summed up to at one matrix (GRD-004 to GRD-007).
+    """Sums over the steps of a window at one matrix (GRD-004 to GRD-007).
 
     Attributes:
         steps: how many they are.
@@ -51,7 +51,7 @@ class Sums:
         square: Σ g².
         inputs: Σ x², one a column.
         candidates: the strongest positions of the first step; None where all positions are candidates.
-        tokens: Σ dy² x², flat; empty where nobody asks (GRD-008).
+        tokens: Σ dy² x², flat; empty if the rule does not ask for it (GRD-008).
     """
 
     steps: int
@@ -138,7 +138,7 @@ def resumed(
     saved: Saved,
     kind: type[Trainer] = Trainer,
 ) -> Trainer:
-    """Return the run that a state belongs to: all that came before is in the state."""
+    """Return the run that goes on from a state, which holds all that it needs of the steps before."""
     t = kind.__new__(kind)
     t.config, t.tensors, t.text, t.s = config, dict(tensors), text, settings
     t.rule, t.optimizer = rule_of(settings), settings.get("optimizer", "adamw")
@@ -154,21 +154,21 @@ def resumed(
 
 def go_on(t: Trainer, before: int, sums: Sequence[Sums], until: int) -> Passage:
     """Take the steps after `before` up to `until`, and return what they did."""
-    events_at, rule, held = due(t.s), t.rule, list(sums)
+    events_at, rule, window = due(t.s), t.rule, list(sums)
     losses: list[float] = []
     events: list[list[tuple[list[int], list[int]]]] = []
     starts: list[list[int]] = []
     moves = dict.fromkeys(("dropped", "grown", "cancelled", "pruned"), 0)
     for step in range(before + 1, until + 1):
-        seen = t.look(step)
-        losses.append(seen.loss)
+        looked = t.look(step)
+        losses.append(looked.loss)
         if asked_by(rule) and any(end - n < step <= end for end, n in events_at.items()):
-            held = _with_step(t, held, seen)
+            window = _with_step(t, window, looked)
         if not (step in events_at and rule["event_replaces_step"]):
-            t.optimize(step, seen.gradients)
+            t.optimize(step, looked.gradients)
         if step in events_at:
-            outcomes = t.event(step, _evidence(t, held))
-            held = []
+            outcomes = t.event(step, _evidence(t, window))
+            window = []
             for one in outcomes:
                 for name in moves:
                     moves[name] += one.record[name]
@@ -178,11 +178,11 @@ def go_on(t: Trainer, before: int, sums: Sequence[Sums], until: int) -> Passage:
         replace(part, lost=frozenset(loaded.keys() - part.base.keys()))
         for part, loaded in zip(t.parts, t.loaded, strict=True)
     ]
-    return Passage(losses, events, starts, moves, Saved(until, parts, list(t.rows), list(t.columns), held))
+    return Passage(losses, events, starts, moves, Saved(until, parts, list(t.rows), list(t.columns), window))
 
 
 def _with_step(t: Trainer, held: list[Sums], seen: Step) -> list[Sums]:
-    """Return the sums of a window with a step; the first one opens it (GRD-007)."""
+    """Return the sums of a window after one more step; the first step opens it (GRD-007)."""
     if not held:
         for i, shape in enumerate(t.shapes):
             zeros, chosen, g = [0.0] * (shape[0] * shape[1]), None, seen.gradients[i]
@@ -192,17 +192,17 @@ def _with_step(t: Trainer, held: list[Sums], seen: Step) -> list[Sums]:
                 if 0 < len(chosen) < len(order):
                     t.meet([(order[len(chosen) - 1], order[len(chosen)])], drawn=False)
             held.append(Sums(0, 0, zeros, zeros, zeros, [0.0] * shape[1], chosen))
-    found = zip(held, seen.gradients, seen.inputs, strict=True)
-    return [one.plus(g, x, t.tokens(i, seen)) for i, (one, g, x) in enumerate(found)]
+    columns = zip(held, seen.gradients, seen.inputs, strict=True)
+    return [one.plus(g, x, t.tokens(i, seen)) for i, (one, g, x) in enumerate(columns)]
 
 
 def _evidence(t: Trainer, held: list[Sums]) -> list[Evidence]:
-    """Return what an event sees of its window: means (GRD-004 to GRD-006); nothing is known where nothing is asked."""
-    found = []
+    """Return for each target the means over its window (GRD-004 to GRD-006); zeros if the rule asks for nothing."""
+    means = []
     for i, shape in enumerate(t.shapes):
         zeros = [0.0] * (shape[0] * shape[1])
         one = held[i] if held else Sums(1, 1, zeros, zeros, zeros, [0.0] * shape[1])
-        found.append(
+        means.append(
             Evidence(
                 gradient=[x / one.steps for x in one.gradient],
                 absolute=[x / one.steps for x in one.absolute],
@@ -215,7 +215,7 @@ def _evidence(t: Trainer, held: list[Sums]) -> list[Evidence]:
                 tokens=[x / one.steps for x in one.tokens],
             )
         )
-    return found
+    return means
 
 
 @dataclass(frozen=True)
@@ -256,15 +256,15 @@ def contents(saved: Saved, names: Sequence[str], settings: dict[str, Any], dtype
             kind = "I32" if key == "age" else real
             out[f"{name}.delta.{_KEPT[key]}"] = Held(kind, (len(eta),), [part.kept[key][p] for p in eta])
         if optimizer == "sm3":
-            for key, held in (("rows", saved.rows[i]), ("columns", saved.columns[i])):
-                out[f"{name}.delta.{key}"] = Held(real, (len(held),), held)
+            for key, entry in (("rows", saved.rows[i]), ("columns", saved.columns[i])):
+                out[f"{name}.delta.{key}"] = Held(real, (len(entry),), entry)
         if part.lost:
             out[f"{name}.lost"] = Held("NONE", part.shape, [], sorted(part.lost))
         if rule["scope"] == "row":
             out[f"{name}.row_budget"] = Held("I64", part.shape[:1], part.budget)
             out[f"{name}.row_delta_budget"] = Held("I64", part.shape[:1], part.delta_budget)
         if saved.sums:
-            out |= {f"{name}.window.{key}": held for key, held in _of_window(saved.sums[i], part, rule, real).items()}
+            out |= {f"{name}.window.{key}": entry for key, entry in _of_window(saved.sums[i], part, rule, real).items()}
     return out
 
 
@@ -316,7 +316,7 @@ def delta_budgets(settings: dict[str, Any], shapes: Sequence[tuple[int, int]], b
 
 
 def settings_of(given: dict[str, Any]) -> dict[str, Any]:
-    """Return the settings of a run as a state tells them (CKP-007), numbers as they are."""
+    """Return the settings of a run as a state lists them (CKP-007), numbers as they are."""
     optimizer = given.get("optimizer", "adamw")
     flags = ("evolves", "regrow", "event_replaces_step")
     rule = {k: bool(v) if k in flags else v for k, v in rule_of(given).items() if k in update_choices.RULE}
@@ -348,7 +348,7 @@ def pieces(
     saved: Saved, names: Sequence[str], settings: dict[str, Any], origin: dict[str, str], dtype: str
 ) -> files.Pieces:
     """Return the file of a state in pieces."""
-    held = {name: one.stored() for name, one in contents(saved, names, settings, dtype).items()}
-    told = attributes(saved, names, settings, origin)
-    told |= {"dtype": dtype, "settings": settings_text(settings)}
-    return files.pieces(held, kind="training-state", attributes=told)
+    tensors = {name: one.stored() for name, one in contents(saved, names, settings, dtype).items()}
+    described = attributes(saved, names, settings, origin)
+    described |= {"dtype": dtype, "settings": settings_text(settings)}
+    return files.pieces(tensors, kind="training-state", attributes=described)

@@ -31,7 +31,7 @@ def of_tokens(cols: int, batches: Sequence[tuple[Rows, Rows]], support: Sequence
 
 
 def added(numbers: Iterable[float]) -> float:
-    """Return the sum of numbers, one after another: `sum` of Python 3.12 and later carries what was rounded off."""
+    """Return the sum of numbers, added one after another; `sum` of Python 3.12 and later compensates the rounding."""
     total = 0.0
     for x in numbers:
         total += x

@@ -40,8 +40,8 @@ def dropped(phi: dict[int, float], n: int) -> list[int]:
 
 def grown(state: State, out: list[int], gradient: list[float], n: int, scope: str) -> list[int]:
     """Return at most n grown positions (GROW-001, GROW-002)."""
-    held = state.phi.keys() - set(out)
-    candidates = [p for p in range(state.size) if p not in held and (scope == "all" or p in state.base)]
+    occupied = state.phi.keys() - set(out)
+    candidates = [p for p in range(state.size) if p not in occupied and (scope == "all" or p in state.base)]
     return largest([abs(gradient[p]) for p in candidates], candidates, min(n, len(candidates)))
 
 

@@ -28,7 +28,7 @@ VALUES: dict[str, tuple[tuple[str, ...], str]] = {
     "initial_scope": (("active", "anywhere"), "DLT-004"),
     "budget_by": (("numel", "nnz", "count", "rank"), "DLT-002"),
 }
-"""Names that a choice may have, and the clause that an unknown one is refused under: the first of the table."""
+"""The names that a choice may have, and the clause that refuses an unknown one: the first of its row in chapter 8."""
 
 RULE: Rule = {
     "evolves": 1,
@@ -103,8 +103,8 @@ def spelled(preset: str) -> list[str]:
     if preset not in PRESETS:
         msg = f"EVT-011: no preset {preset}"
         raise RefusedError(msg)
-    found = RULE | PRESETS[preset]
-    return sorted(f"{key}={value if isinstance(value, str) else format(value, 'g')}" for key, value in found.items())
+    choices = RULE | PRESETS[preset]
+    return sorted(f"{key}={value if isinstance(value, str) else format(value, 'g')}" for key, value in choices.items())
 
 
 def rule_of(preset: str) -> Rule:

@@ -1,4 +1,4 @@
-"""How many entries a delta holds, and which it starts with (DLT)."""
+"""The number of entries that a delta holds, and its initial positions (DLT)."""
 
 import math
 from collections.abc import Sequence

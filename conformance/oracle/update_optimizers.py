@@ -65,7 +65,7 @@ def _adamw(x: float, kept: dict[str, Any], g: float, lr: float, h: Hyper) -> tup
 
 
 def _spiel(x: float, kept: dict[str, Any], g: float, lr: float, h: Hyper) -> tuple[float, dict[str, Any]]:
-    """OPT-006."""
+    """Return φ and what is kept of a slot after a step of spiel-adamw (OPT-006)."""
     age = kept["age"] + 1
     m = h.beta1 * kept["m"] + (1 - h.beta1) * g
     v = h.beta2 * kept["v"] + (1 - h.beta2) * g * g
@@ -75,14 +75,14 @@ def _spiel(x: float, kept: dict[str, Any], g: float, lr: float, h: Hyper) -> tup
 
 
 def _sgd(x: float, kept: dict[str, Any], g: float, lr: float, h: Hyper) -> tuple[float, dict[str, Any]]:
-    """OPT-007."""
+    """Return φ and what is kept of a slot after a step of sgd (OPT-007)."""
     x *= 1 - lr * h.weight_decay
     u = h.momentum * kept["u"] + g
     return x - lr * u, {"u": u}
 
 
 def _sm3(cols: int, slots: Slots, g: dict[int, float], lr: float, h: Hyper) -> Slots:
-    """OPT-008."""
+    """Return the slots of a matrix after a step of sm3 (OPT-008)."""
     rows, columns, phi = list(slots.rows), list(slots.columns), {}
     for p, x in slots.phi.items():
         i, j = divmod(p, cols)

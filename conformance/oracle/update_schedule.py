@@ -1,4 +1,4 @@
-"""When an event is, how much it drops, and the learning rate of a step (SCH)."""
+"""The steps that events follow, the fraction that each drops, and the learning rate of a step (SCH)."""
 
 import math
 

@@ -7,7 +7,7 @@ from conformance.oracle import select_rng
 from conformance.oracle.select import Round, binary64
 
 DROP, GROW, ADAPT, LAST = 1, 2, 3, 4
-"""What a random score is used for (RNG-003)."""
+"""The uses of a random score, each a word of its key (RNG-003)."""
 
 
 def binary32(x: float) -> float:
