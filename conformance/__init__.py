@@ -8,14 +8,14 @@ What lives where:
     vectors/     the frozen cases, one JSON file an area
     oracle/      expected answers, worked out from SPEC.md alone; the second reader of files
     gen/         the generators of the vectors
-    protocol/    how a port is spoken to, and what a port is
+    protocol/    the interface of a port, and messages to and from it
     engine/      our engine as a port
     judge/       asks a port, compares, and says what may be claimed
-    properties/  the same questions on inputs that nobody wrote down
+    properties/  the same questions on inputs that each run draws
     wrong/       programs that must fail: mutants, null ports, wrong versions
     fuzz/        readers of checkpoints against broken files
-    report/      what a run says: terminal, pages, JUnit
-    expect/      failures that a port has announced
+    report/      reports of a run: terminal, pages, JUnit
+    expect/      failures that are expected of a port
     templates/   ports of two operations, to start from
     registry/    tables that tools write: clauses, signatures, margins
     command/     the command line

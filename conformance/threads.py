@@ -1,7 +1,7 @@
-"""Thread settings, which libraries read when they are loaded: imported before NumPy.
+"""Thread settings, which libraries read when they are loaded, so this is imported before NumPy.
 
-Two thread pools fight over the cores unless idle workers sleep. A tenth of a millisecond awake spares the next of a row
-of short products the waking, which takes as long as they do.
+Two thread pools compete for the cores unless idle workers sleep. They stay awake for a tenth of a millisecond first,
+because waking a worker takes as long as a short product, and products often come in a row.
 """
 
 import os

@@ -10,7 +10,7 @@ __all__ = ["LANGUAGES", "write"]
 HERE = Path(__file__).parent
 C_PORT = HERE.parents[1] / "seft_ports" / "c"
 SHARED = {"c": ("json.c", "json.h")}
-"""What a template takes from the port in its language."""
+"""Files that a template takes from the port in its language."""
 LANGUAGES: dict[str, tuple[str, ...]] = {
     "python": ("seft verify doctor --port-py my_port:Port      # from {folder}, or with it on PYTHONPATH",),
     "c": ("make -C {folder}", 'seft verify doctor --port "{folder}/my_port"'),
@@ -20,11 +20,11 @@ LANGUAGES: dict[str, tuple[str, ...]] = {
     ),
     "js": ('seft verify doctor --port "node {folder}/my_port.js"',),
 }
-"""Languages, and what to type after the files are there."""
+"""Languages, and the commands to type after the files are written."""
 
 
 def write(language: str, folder: Path) -> list[str]:
-    """Copy a template to a folder that does not exist, whole or not at all; return lines that say how to go on."""
+    """Copy a template, whole or not at all, to a folder that does not exist; return lines that say how to go on."""
     with new_folder(folder) as making:
         ignored = shutil.ignore_patterns("__pycache__", "target")
         shutil.copytree(HERE / language, making, ignore=ignored, dirs_exist_ok=True)
