@@ -1,4 +1,4 @@
-"""Cases: an operation with inputs, the answer that must come, and the clauses that shows; and files of cases.
+"""Cases: an operation with inputs, the expected answer and the clauses that it shows; and files of cases.
 
 In memory a value is an int, float, str or None, an array (float64, int64, uint64, uint8 or bool), or a list or
 dict of values. In a file floats are hexadecimal or base64 little-endian, so that no decimal rounds them.

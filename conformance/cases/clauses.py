@@ -24,7 +24,7 @@ _TAG = re.compile(r"\s*\[(paper-silent|untestable: [^\]]+)\]")
 
 
 class ClauseError(Exception):
-    """A document whose clauses cannot be told apart or read."""
+    """A document has a clause that is malformed or given twice."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ class Clause:
 
     @property
     def digest(self) -> str:
-        """The SHA-256 of level and text: what the lock file holds."""
+        """The SHA-256 of level and text, as the lock file has it."""
         return hashlib.sha256(f"{self.level} {self.text}".encode()).hexdigest()
 
 

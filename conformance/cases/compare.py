@@ -1,4 +1,4 @@
-"""Comparison of an output with what is expected: only ``error <= bound`` passes (NUM-001 to NUM-005)."""
+"""Compares an output with the expected one: only ``error <= bound`` passes (NUM-001 to NUM-005)."""
 
 import math
 from dataclasses import dataclass
@@ -102,7 +102,7 @@ def compare(
 def compare_reduced(
     a: NDArray[Any], b: NDArray[Any], how: Class, dtype: str, bound: Bound | None, *, keep_zeros: bool
 ) -> Verdict:
-    """Return the verdict on an array of a 16-bit type: what float32 may differ by, and one rounding (PRT-011)."""
+    """Return the verdict on an array of a 16-bit type: the bound of float32 plus one rounding (PRT-011)."""
     wide = a.astype(np.float64)
     if how in ("exact", "value"):
         with np.errstate(over="ignore"):
@@ -156,7 +156,7 @@ def _bounds(want: NDArray[Any], how: Class, dtype: str, bound: Bound | None) -> 
 
 
 def _at_least(gauge: NDArray[np.float64], dtype: str) -> NDArray[np.float64]:
-    """Return a gauge, where it is above 0 at least the smallest normal number (NUM-002)."""
+    """Return a gauge whose entries above 0 are at least the smallest normal number (NUM-002)."""
     return np.where(gauge > 0, np.maximum(gauge, NORMAL[dtype]), gauge)
 
 

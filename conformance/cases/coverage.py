@@ -1,4 +1,4 @@
-"""Which clause is shown by which cases, and what shows it where no case can."""
+"""Which cases show a clause, and which test or reason stands for a clause without cases."""
 
 import json
 from collections.abc import Iterable
@@ -20,8 +20,8 @@ class Coverage:
     Attributes:
         clause: the clause.
         cases: ids of the cases linked to it.
-        reason: why it has none: that it is not judged, and the test of the reference that shows it, or why no test
-            can decide it; else empty.
+        reason: why it has no cases: it is not judged, but a test of the reference shows it; or no test can decide it;
+            else empty.
     """
 
     clause: Clause

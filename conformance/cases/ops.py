@@ -1,4 +1,4 @@
-"""What a program under judgement is asked: every operation, its inputs, and how each output is compared.
+"""The operations that a port may be asked: the inputs of each, and how each of its outputs is compared.
 
 Comparison classes (chapter 14)
     exact     equal bits: indices, counts, moved values
@@ -94,8 +94,9 @@ OPS: dict[str, Op] = {
     ),
     # a part is a dict of out, in, matrix, base, base_values, delta, delta_values, age?, m?, v?, u?, origin?, gradient,
     # absolute, square, inputs, row_moments, column_moments, candidates?, lost, budget, delta_budget, steps, optimizer,
-    # first; budget has one entry, with scope row one a row and with scope group one a group, delta_budget one or one a
-    # row; rule has every choice of chapter 8 and beta1, beta2, momentum; an array that nobody keeps is None
+    # first; an array that is not kept is None
+    # budget has one entry, with scope row one a row, with scope group one a group; delta_budget has one, or one a row
+    # rule has every choice of chapter 8 and beta1, beta2, momentum
     "update.event": _op(
         "rule",
         "parts rule fraction seed step pattern?",
@@ -243,7 +244,7 @@ OPS: dict[str, Op] = {
     "prune.magnitude": _op("rule", "weights sparsity", kept="exact"),
     "prune.wanda": _op("rule", "weights square_sums sparsity", kept="exact"),
     "prune.pattern": _op("rule", "scores n m", kept="exact"),
-    # inputs are what a matrix was given, one row a token
+    # inputs are the rows that enter the matrix, one a token
     "prune.sparsegpt": _op("rule", "weights inputs sparsity n? m? damping? block?", kept="exact", weights="relative"),
     "prune.model": _op("whole", "config tensors tokens sparsity", kept="exact"),
     "prune.model_sparsegpt": _op("whole", "config tensors tokens sparsity", kept="exact", weights="relative"),
@@ -258,20 +259,22 @@ OPS: dict[str, Op] = {
         kept="exact",
         values="value",
     ),
-    # chapter 17; parts says how many of the tokens are read at once, logits (B, parts, V) are those behind each of them
+    # chapter 17; parts says how many tokens are read at a time, logits (B, parts, V) are those behind each part
     "generate.read": _op("whole", "config tensors tokens parts", logits="relative"),
     "generate.pick": _op("rule", "logits temperature top_k? top_p? seed numbers", picked="exact"),
     "generate.text": _op(
         "whole", "config tensors prompt stops max_tokens? temperature top_k? top_p? seed", tokens="exact"
     ),
-    # tokens are read as one context, and each of the branches, (B, T), behind it; logits (B, V) behind the last of each
+    # tokens are read as one context, and each branch, (B, T), behind it; logits (B, V) are those behind each branch
     "generate.fork": _op("whole", "config tensors tokens branches", logits="relative"),
-    # rows of A, which is the rank or the bands; like has the dtype that is asked for
+    # rows is the number of rows of A, the rank or the bands; like has the wanted dtype
     "adapter.initial": _op("layer", "kind out in rows seed matrix like", a="exact", other="exact", parameters="exact"),
-    # one step from a state: a part, one a target, is a dict of base, base_values, delta, delta_values, m, v, age,
-    # budget, delta_budget, window?, window_tokens?, window_steps?; tensors hold what is no target, and the shapes of
-    # those that are; window is Σ g over the window_steps steps of a gradient window before the step that its event
-    # follows, window_tokens Σ dy² x² over the same steps at the positions of base and delta, where the rule asks
+    # one step from a state, which has one part a target and the other tensors; of a target in tensors only the shape
+    # counts
+    # a part is a dict of base, base_values, delta, delta_values, m, v, age, budget, delta_budget, window?,
+    # window_tokens?, window_steps?
+    # window is Σ g over the window_steps earlier steps of a gradient window, if its event follows this step
+    # window_tokens is Σ dy² x² over the same steps at the positions of base and delta, if the rule asks for it
     "train.step": _op(
         "whole",
         "config tensors parts text settings step",
@@ -295,9 +298,9 @@ OPS: dict[str, Op] = {
         support="exact",
         weights="relative",
     ),
-    # a training state: origin has the digests `model` and `text`, stop the step after which it is written; tensors of
-    # `state.resume` hold what is no target, and the shapes of those that are; slots, bases and starts are those of the
-    # events that follow, and starts the count `start` of TRN-009, one a target
+    # a training state: origin has the digests `model` and `text`, stop is the step after which it is written
+    # tensors of `state.resume` are those of `train.step`
+    # slots, bases and starts are those of the events that follow; starts is the count `start` of TRN-009, one a target
     "state.write": _op("whole", "config tensors stored text settings origin stop", raw="state"),
     "state.resume": _op(
         "whole",
@@ -322,7 +325,7 @@ OPS: dict[str, Op] = {
         v="relative",
         age="exact",
     ),
-    # what stands around a run; dtypes have the names of FMT-006, asked and dtype of `checkpoint.dtype` those of NumPy
+    # dtypes, warnings and ranks of a run; names of dtypes are those of FMT-006, but NumPy's for asked and dtype
     "checkpoint.dtype": _op("scalar", "stored asked?", dtype="exact"),
     "checkpoint.final": _op("rule", "values dtype", bits="exact"),
     "file.name": _op("scalar", "name", ok="exact"),

@@ -48,10 +48,10 @@ def _operation(op: str, every: list[Case]) -> Iterator[str]:
 
 
 def explained(what: str) -> list[str]:
-    """Return all about a profile, a clause, an operation or a case.
+    """Return the lines that describe a profile, a clause, an operation or a case.
 
     Raises:
-        KeyError: nothing has that name; the message says what comes near.
+        KeyError: nothing has that name; the message suggests similar names.
     """
     every, clauses = load_all(), read_clauses()
     if what in PROFILES:

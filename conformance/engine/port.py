@@ -126,7 +126,7 @@ class EnginePort:
 def _version() -> str:
     try:
         return version("seft_ref")
-    except PackageNotFoundError:  # the source alone, on the path of whoever imports it
+    except PackageNotFoundError:  # imported from its source, without being installed
         return "unknown"
 
 

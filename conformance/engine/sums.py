@@ -87,14 +87,14 @@ def _multiply_add(a: Array, b: Array, c: Array) -> Array:
     product = a * b
     lost = _rest_of_product(a, b, product)
     total = product + c
-    # what the addition lost, exactly
+    # the rounding error of the addition, exactly
     back = total - product
     rest = (product - (total - back)) + (c - back)
     return total + (rest + lost)
 
 
 def _rest_of_product(a: Array, b: Array, product: Array) -> Array:
-    """Return what rounding took from a product of two binary64, by splitting both factors in halves."""
+    """Return the exact rounding error of a product of two binary64, by splitting both factors in halves."""
 
     def halves(x: Array) -> tuple[Array, Array]:
         wide = x * 134217729.0

@@ -38,7 +38,7 @@ _BEGIN = "# What is known to be wrong. Each entry needs the URL of the issue tha
 
 @dataclass(slots=True)
 class _Block:
-    """The lines of one entry, from its header on, and what they say."""
+    """The lines of one entry, from its header on, and the table that they spell."""
 
     lines: list[str]
     row: dict[str, Any]
@@ -53,7 +53,7 @@ def write(path: Path, results: Sequence[Judged], classes: Sequence[str] = tuple(
     classes  the numeric classes that were judged
 
     Raises:
-        ManifestError: what is there is no manifest, or has lines that cannot be told apart; nothing is written.
+        ManifestError: the old file is no manifest, or cannot be updated line by line; nothing is written.
     """
     old = _text(path)
     end = "\r\n" if "\r\n" in old else "\n"
@@ -82,7 +82,7 @@ def check(path: Path) -> None:
     """Verify that a manifest can be written to a path, new or updated.
 
     Raises:
-        ManifestError: what is there is no manifest, or has lines that cannot be told apart.
+        ManifestError: the old file is no manifest, or cannot be updated line by line.
         OSError: nothing can be written there.
     """
     check_file(path)

@@ -51,7 +51,7 @@ STATUSES = ("fail", "error", "crash", "timeout", "protocol", "unsupported", "blo
 OF_PROPERTIES = ("fail", "unsupported", "blocked")
 """Statuses that may be expected of a property."""
 MOST = 20
-"""Cases that one glob may stand for."""
+"""The most cases that one glob may match."""
 
 _REVISION = re.compile(r"(\d+)\.(\d+)-r(\d+)")
 _KEYS = {
@@ -72,7 +72,7 @@ Finding = tuple[str, str, str]
 
 
 class ManifestError(Exception):
-    """A file of expected failures that is none; the message names the entry and says what to write."""
+    """A file of expected failures is malformed; the message names the entry and says what to write."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,11 +103,11 @@ class Expect:
         return bool(self.until) and _revision(REVISION) > _revision(self.until)
 
     def names(self, name: str) -> bool:
-        """Tell whether the entry stands for what has this name."""
+        """Tell whether the entry means the case or property of this name."""
         return self.id == name or (not self.of_property and is_glob(self.id) and fnmatchcase(name, self.id))
 
     def means(self, result: Judged) -> bool:
-        """Tell whether the entry stands for a result."""
+        """Tell whether the entry means the case or property of a result."""
         return self.of_property == isinstance(result, PropertyResult) and self.names(result.name)
 
     def expects(self, status: str, detail: str, in_class: str = "") -> bool:
@@ -116,12 +116,12 @@ class Expect:
 
 
 def is_glob(name: str) -> bool:
-    """Tell whether an id stands for several."""
+    """Tell whether an id is a glob, which may match several cases."""
     return any(mark in name for mark in "*?[")
 
 
 def name_in(row: dict[str, Any]) -> str:
-    """Return what an entry names, as it stands in the file."""
+    """Return the property or the id of an entry, as it stands in the file."""
     return str(row.get("property") or row.get("id", ""))
 
 
@@ -305,7 +305,7 @@ def _forgive(result: Judged, mine: Sequence[Expect]) -> list[str]:
 
 
 def findings(result: Judged) -> list[Finding]:
-    """Return all that is wrong with a result; the reason where it was not judged."""
+    """Return the failures of a result, or the reason why it was not judged; nothing if it passed."""
     if isinstance(result, PropertyResult):
         status = result.finding
         return [] if status == "pass" else [(status, result.failure or result.skipped, "")]

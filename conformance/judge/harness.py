@@ -100,7 +100,7 @@ def classes_of(case: Case, classes: Sequence[str]) -> tuple[str, ...]:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """What went wrong in one variant: the output, what was found, and how far outside the bound.
+    """One fault of a port in one variant: the output, a description, and how far outside the bound.
 
     Attributes:
         status: fail (a wrong answer), error, crash, timeout or protocol.

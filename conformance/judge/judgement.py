@@ -84,7 +84,7 @@ class PropertyResult:
 
     @property
     def outcome(self) -> str:
-        """Return waived where it is, else the finding."""
+        """Return waived if a manifest forgives it, else the finding."""
         return "waived" if self.waived else self.finding
 
     @property

@@ -17,7 +17,7 @@ from conformance.oracle import layers, powers
 __all__ = ["bound_of"]
 
 _DEFAULTS = {"beta1": 0.9, "beta2": 0.999, "eps": 1e-8}
-"""What an absent input stands for (OPT-003)."""
+"""The defaults of absent inputs (OPT-003)."""
 
 
 def bound_of(case: Case, output: str) -> Bound | None:

@@ -65,7 +65,7 @@ class Pieces:
     pad: bytes = b"\0"
 
     def pack(self) -> bytes:
-        """Return the file, with digests and offsets of what the pieces are now."""
+        """Return the file, with digests and offsets computed from the pieces as they are now."""
         return assemble(text(self.manifest), self.sections, self.pad)
 
 
@@ -214,7 +214,7 @@ def content_digest(t: Tensor) -> str:
 
 
 def best_encoding(t: Tensor) -> tuple[str, tuple[int, int, int] | None]:
-    """Return what `auto` chooses, and the pattern if that is nm (FMT-081)."""
+    """Return the encoding that `auto` chooses, and the pattern if that is nm (FMT-081)."""
     if t.support is None or (t.nnz == prod(t.shape) and t.dtype != "NONE"):
         return "dense", None
     able: list[tuple[str, Any]] = [("bitmask", None)] if t.shape[-1] else []
@@ -275,7 +275,7 @@ def pieces(
 
 
 def stored(s: Section) -> dict[str, Any]:
-    """Return what the manifest says of a section (FMT-049)."""
+    """Return the manifest's entry of a section (FMT-049)."""
     plain = {"bytes": len(s.stored), "sha256": digest(s.stored)}
     return plain if s.frame is None else plain | {"codec": "zstd", "raw_bytes": len(s.data)}
 

@@ -25,7 +25,7 @@ class Folder:
     companions: dict[str, bytes] = field(default_factory=dict)
 
     def pack(self) -> dict[str, bytes]:
-        """Return the files, with digests of what the pieces are now."""
+        """Return the files by name, with digests computed from the pieces as they are now."""
         tree = dict(self.companions)
         if len(self.parts) == 1:
             return tree | {WHOLE: self.parts[0].pack()}

@@ -102,8 +102,8 @@ class Decoder:
     """A model whose tensors are Vars.
 
     Attributes:
-        inputs: name of a target to what went into it in the last pass of `block`, for calibration.
-        outputs: name of a target to what came out of it.
+        inputs: name of a target → its inputs in the last pass of `block`, for calibration.
+        outputs: name of a target → its outputs in that pass.
     """
 
     def __init__(self, config: Config, tensors: dict[str, Array]) -> None:
@@ -165,7 +165,7 @@ class Decoder:
         return float(loss.value), logits.value, dict(zip(names, grads, strict=True))
 
     def upstream(self, tokens: Array, labels: Array, mask: Array | None = None) -> dict[str, Array]:
-        """Return the gradient of what came out of every target, dy (GRD-008)."""
+        """Return dy, the gradient of the outputs, for every target (GRD-008)."""
         loss, _ = self.loss(tokens, labels, mask)
         names = list(self.outputs)
         return dict(zip(names, gradients(loss, 1.0, [self.outputs[n] for n in names]), strict=True))

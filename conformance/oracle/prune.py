@@ -91,7 +91,7 @@ def _dot(a: list[Decimal], b: list[Decimal]) -> Decimal:
 def sparsegpt(
     w: Array, x: Array, sparsity: float, pattern: Pattern | None = None, damping: float = 0.01, block: int = 128
 ) -> tuple[list[int], Array, float]:
-    """Return what SparseGPT keeps, the new weight, and the smallest relative gap of a choice (PRN-009 to PRN-012).
+    """Return the positions that SparseGPT keeps, the new weight, and the smallest relative gap (PRN-009 to PRN-012).
 
     It needs no factor U: z[i], the first column of the inverse of H without its first i rows and columns, is
     U_ii · U_ij.

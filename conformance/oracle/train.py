@@ -229,7 +229,7 @@ class Trainer:
                         tokens=train_window.mean([self.tokens(i, step) for step in recent]))  # fmt: skip
 
     def event(self, step: int, seen: list[Evidence]) -> list[events.Outcome]:
-        """Let all targets evolve after a step and return what happened to each (EVT-001)."""
+        """Let all targets evolve after a step and return the outcome of each (EVT-001)."""
         s, rule = self.s, self.rule
         last = update_schedule.last_event(s["steps"], rule["evolve_until"])
         fraction = update_schedule.scheduled(rule["drop_schedule"], s["drop_fraction"], step, last)

@@ -153,7 +153,7 @@ def resumed(
 
 
 def go_on(t: Trainer, before: int, sums: Sequence[Sums], until: int) -> Passage:
-    """Take the steps after `before` up to `until`, and return what they did."""
+    """Take the steps after `before` up to `until`, and return their losses, events and final state."""
     events_at, rule, window = due(t.s), t.rule, list(sums)
     losses: list[float] = []
     events: list[list[tuple[list[int], list[int]]]] = []

@@ -134,7 +134,7 @@ def check(given: Rule) -> None:
 
 
 def _clashes(c: Rule) -> list[str]:
-    """Return what contradicts what (EVT-012)."""
+    """Return the names of the contradictions among the choices (EVT-012)."""
     group = c["scope"] == "group"
     first = c["candidates"] == "first-step"
     table = {

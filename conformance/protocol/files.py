@@ -74,7 +74,7 @@ class Folder:
         if folder != str(self.path) or name in ("", ".", "..") or "\0" in name:
             msg = f"the path is to be {self.path}/NAME, a file in the folder that the hello names (PRT-014)"
             raise ValueError(msg)
-        # without O_NONBLOCK the open would wait for whoever writes to a pipe
+        # without O_NONBLOCK the open of a pipe would wait for a writer
         fd = os.open(name, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._fd)
         try:
             status = os.fstat(fd)
@@ -125,7 +125,7 @@ def _bytes_of(fd: int, name: str, offset: int, nbytes: int, deadline: float) -> 
 
 
 def read_any(path: str, offset: int, nbytes: int) -> bytes:
-    """Return bytes of a file anywhere: a port reads what the kit, which started it, has written."""
+    """Return bytes of any file, because a port trusts the paths of the kit that started it."""
     with Path(path).open("rb") as file:
         file.seek(offset)
         return file.read(nbytes)

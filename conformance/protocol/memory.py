@@ -6,7 +6,7 @@ from pathlib import Path
 __all__ = ["AddressSpace"]
 
 _FILE_OPS_MEMORY = 2 << 30
-"""Bytes of address space beyond what the port has that an operation on files may take."""
+"""Bytes of address space that an operation on files may take beyond those that the port has."""
 
 
 class AddressSpace:

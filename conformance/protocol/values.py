@@ -81,7 +81,7 @@ def _encode_array(x: np.ndarray[Any, Any], write: Write | None) -> dict[str, Any
 
 
 def decode(value: Any, read: Read | None = None) -> Any:
-    """Return the value that JSON held (PRT-002).
+    """Return the value that JSON stands for, the inverse of `encode` (PRT-002).
 
     read    reads an array that lies in a file (PRT-014); None where no file may be named
     Raises  Malformed for what is no value

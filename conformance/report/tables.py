@@ -68,7 +68,7 @@ def shown_value(value: Any) -> str:
 
 
 def explain(result: Result, clauses: dict[str, Clause]) -> list[str]:
-    """Return the lines that tell what failed in a case."""
+    """Return the lines that describe the failures of a case."""
     case = result.case
     lines = [f"FAILED {case.id} ({case.op})", f"  meant to catch: {case.purpose}"]
     lines += [f"  {name} {clauses[name].text}" for name in case.clauses if not name.startswith("NUM-")]
