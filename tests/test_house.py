@@ -1,10 +1,12 @@
 """The house itself: floors hold and their guards bite, files are short, public names say what they return."""
 
 import ast
+import io
 import re
 import shutil
 import subprocess
 import sys
+import tokenize
 import tomllib
 from pathlib import Path
 
@@ -269,3 +271,44 @@ def test_every_docstring_says_something():
                 if text is not None and not re.search(r"[A-Za-z]{2}", text):
                     silent.append(f"{path.relative_to(ROOT)}: {getattr(node, 'name', 'module')}")
     assert silent == []
+
+
+VERB = re.compile(r"\b(?:are|be|can|cannot|do|have|is|may|must|was|were|will|[a-z]{2,}(?:s|ed|ld))\b")
+"""What looks like a finite verb. Nouns in the plural do too, so that a sentence is seldom blamed in vain."""
+
+
+def comments(text):
+    """Yield (last line, comment): comments on consecutive lines of their own are one."""
+    block, last = [], 0
+    for token in tokenize.generate_tokens(io.StringIO(text).readline):
+        if token.type == tokenize.COMMENT:
+            alone = token.line.lstrip().startswith("#")
+            if not (alone and block and token.start[0] == last + 1):
+                yield last, " ".join(block)
+                block = []
+            block.append(token.string.lstrip("# "))
+            last = token.start[0] if alone else -1
+    yield last, " ".join(block)
+
+
+def without_verb(comment):
+    """Return the sentences without a verb of a comment of more than two sentences."""
+    sentences = re.split(r"(?<=[.?!])\s+(?=[A-Z])", comment)
+    return [one for one in sentences if not VERB.search(one)] if len(sentences) > 2 else []
+
+
+def test_a_long_comment_is_made_of_sentences():
+    riddles = [
+        f"{path.relative_to(ROOT)}:{line}: {sentence}"
+        for path in sources(*PACKAGES)
+        for line, comment in comments(path.read_text(encoding="utf-8"))
+        for sentence in without_verb(comment)
+    ]
+    assert riddles == []
+
+
+def test_the_look_for_verbs_finds_a_riddle():
+    text = "x = 1  # none\n# The first half holds sums. It ends\n# early. Of a column, two on: nothing.\n"
+    assert [(line, without_verb(comment)) for line, comment in comments(text) if without_verb(comment)] == [
+        (3, ["Of a column, two on: nothing."])
+    ]
