@@ -33,7 +33,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
-    """Import SeftCallback, and transformers with it, when it is asked for."""
+    """Import SeftCallback on first use, because it imports transformers."""
     if name == "SeftCallback":
         from seft_ports.pytorch.callback import SeftCallback
 

@@ -36,26 +36,26 @@ class SeftCallback(TrainerCallback, ExportableState):
         self._hook: Any = None
 
     def state(self) -> dict[str, Any]:
-        """Return what a checkpoint tells of the settings."""
+        """Return the settings for the Trainer to write into its checkpoints."""
         return {"args": {}, "attributes": {"settings": asdict(self.settings)}}
 
     def on_init_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
-        """Refuse what no run under FSDP can keep, before anything is split."""
+        """Refuse FSDP options that this port cannot run under, before anything is split."""
         _check_fsdp(args, self.settings)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **given: Any) -> None:
         """Take the model and the number of steps; refuse a checkpoint of a run with other settings."""
-        # a callback that was added later has seen no on_init_end
+        # checked again, because a callback that was added later got no on_init_end
         _check_fsdp(args, self.settings)
         if args.fp16:
-            # the scale changes from step to step, and with it what a window sums
+            # the loss scale changes between steps, so the gradients of a window could not be summed
             msg = "fp16=True scales gradients; use bf16=True or float32"
             raise NotImplementedError(msg)
-        told = state.stateful_callbacks.get(type(self).__name__)
-        told = told[0] if isinstance(told, list) else told
-        if told is not None and told["attributes"]["settings"] != asdict(self.settings):
+        saved = state.stateful_callbacks.get(type(self).__name__)
+        saved = saved[0] if isinstance(saved, list) else saved
+        if saved is not None and saved["attributes"]["settings"] != asdict(self.settings):
             # CKP-006
-            raise SeftError("CKP-006", f"the checkpoint is of a run with {told['attributes']['settings']}")
+            raise SeftError("CKP-006", f"the checkpoint is of a run with {saved['attributes']['settings']}")
         optimizer = given["optimizer"]
         optimizer = getattr(optimizer, "optimizer", optimizer)
         if not isinstance(optimizer, SeftOptimizer):
@@ -68,13 +68,13 @@ class SeftCallback(TrainerCallback, ExportableState):
             self._batches.append(kwargs)
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **given: Any) -> None:
-        """Watch gradients where the step needs them; keep the batches of the last step at hand."""
+        """Open a gradient window where the step needs one, and collect the batches of the last step for `finish`."""
         assert self._evolution is not None
         self._evolution.before_step(state.global_step + 1)
         self._batches = [] if state.global_step + 1 == state.max_steps else None
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **given: Any) -> None:
-        """Choose the first slots, at the first step of a run that starts by gradient."""
+        """Choose the first slots, at the first step of a run with `start` `gradient`."""
         assert self._evolution is not None
         self._evolution.before_optimizer(state.global_step + 1, args.max_grad_norm or 0.0)
 
@@ -82,9 +82,9 @@ class SeftCallback(TrainerCallback, ExportableState):
         """Make the event that follows the step, or the last adapt pass."""
         assert self._evolution is not None
         step = state.global_step
-        if made := self._evolution.after_step(step):
+        if decisions := self._evolution.after_step(step):
             counts = {
-                what: sum(getattr(one, what).numel() for one in made.values())
+                what: sum(getattr(decision, what).numel() for decision in decisions.values())
                 for what in ("dropped", "grown", "pruned")
             }
             self.events.append({"step": step, **counts})
@@ -93,14 +93,14 @@ class SeftCallback(TrainerCallback, ExportableState):
             self._evolution.finish(lambda: _losses(given["model"], batches))
 
     def on_train_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
-        """Let go of the model."""
+        """Remove the hook and drop the reference to the model."""
         if self._hook is not None:
             self._hook.remove()
         self._hook = self._evolution = None
 
 
 def _check_fsdp(args: Any, settings: Settings) -> None:
-    # what accelerate made of the arguments, or of a configuration of its own
+    # accelerate's own state, because its config file can turn FSDP on without the Trainer's arguments
     plugin = AcceleratorState._shared_state.get("fsdp_plugin")
     if plugin is None:
         if args.fsdp:
@@ -123,7 +123,8 @@ def _check_fsdp(args: Any, settings: Settings) -> None:
 
 
 def _losses(model: Any, batches: list[dict[str, Any]]) -> Iterator[Tensor]:
-    """Yield the losses of batches; where they are not divided by the tokens of the step, they count alike."""
+    """Yield the losses of batches, so that their sum is the loss of the step."""
     for batch in batches:
         loss = model(**batch).loss
+        # without num_items_in_batch the loss is a mean over the batch, so batches count alike
         yield loss if batch.get("num_items_in_batch") is not None else loss / len(batches)

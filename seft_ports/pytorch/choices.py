@@ -1,4 +1,4 @@
-"""The names that a run may choose by (chapter 8), and which of them this port has."""
+"""The names of criteria, scopes and presets that a run may choose (chapter 8), and which of them this port has."""
 
 from typing import Any
 
@@ -26,7 +26,7 @@ _NAMES: dict[str, tuple[str, ...]] = {
     "SCH-001": ("drop_schedule", "cosine", "linear", "constant"),
     "SCH-008": ("first_event", "fraction", "all"),
 }
-"""By the clause that refuses an unknown one (TRN-008): a choice, its default, and its other names."""
+"""Each clause that refuses an unknown name (TRN-008): the choice, its default, and its other names."""
 
 _RULE: dict[str, Any] = {names[0]: names[1] for names in _NAMES.values()}
 _RULE |= {"evolves": 1, "regrow": 1, "event_replaces_step": 0, "evolve_until": 1.0}
@@ -38,7 +38,10 @@ _PRESETS: dict[str, dict[str, Any]] = {
     "no-adapt": {"adapts": "end"},
     "static": {"evolves": 0},
 }
-"""Those of EVT-011 that this port has, without what they prune by: `sensitivity` is `seft` with another `adapt`."""
+"""The presets of EVT-011 that this port has, as changes of the default rule.
+
+`adapt` is left out, so `sensitivity`, which is `seft` with another `adapt`, changes nothing here.
+"""
 _PRUNES_BY = {"seft": "token-fisher", "no-adapt": "token-fisher"}
 _OTHER_PRESETS = ("literal", "unprotected", "magnitude", "spiel-ag", "spiel-adapt", "spiel-ma", "rigl", "set")
 
@@ -49,15 +52,15 @@ _SETTINGS: tuple[tuple[str, str, tuple[str, ...], tuple[str, ...]], ...] = (
     ("optimizer", "OPT-001", ("adamw",), ("spiel-adamw", "sgd", "sm3")),
     ("schedule", "SCH-004", ("constant", "linear", "cosine"), ()),
 )
-"""A setting, the clause that refuses an unknown name, the names this port has, and those that it has not."""
+"""A setting, the clause that refuses an unknown name, the names this port has, and those it lacks."""
 
 
 def choices_of(s: dict[str, Any]) -> dict[str, Any]:
-    """Return what `Settings` calls the rule of a run: preset, adapt and evolve_until.
+    """Return the arguments of `Settings` that stand for the rule of a run: preset, adapt and evolve_until.
 
     Raises:
-        SeftError: for a name that SPEC.md does not know, by the clause that TRN-008 says.
-        ValueError: for one that SPEC.md knows and this port has not.
+        SeftError: for a name that SPEC.md does not know, with the clause that TRN-008 gives for it.
+        ValueError: for a name of SPEC.md that this port lacks.
     """
     rule = _RULE | s.get("rule", {})
     # TRN-008

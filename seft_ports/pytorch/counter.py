@@ -1,4 +1,4 @@
-"""Random choices from a counter (chapter 7): int64 tensors hold the 64 bits, for torch has no arithmetic on uint64."""
+"""Random numbers from a counter (chapter 7), as int64 tensors, because torch has no arithmetic on uint64."""
 
 import torch
 from torch import Tensor
@@ -17,19 +17,19 @@ def _signed(word: int) -> int:
 
 
 def _shifted(z: Tensor, n: int) -> Tensor:
-    """Return z ≫ n without sign."""
+    """Return z shifted right by n bits as if it were unsigned."""
     return (z >> n) & ((1 << (64 - n)) - 1)
 
 
 def _mix(z: Tensor) -> Tensor:
-    # RNG-001: products of int64 wrap, that is, they are modulo 2⁶⁴
+    # RNG-001: products of int64 wrap around, so they are products modulo 2⁶⁴
     z = (z ^ _shifted(z, 30)) * _signed(0xBF58476D1CE4E5B9)
     z = (z ^ _shifted(z, 27)) * _signed(0x94D049BB133111EB)
     return z ^ _shifted(z, 31)
 
 
 def counter_key(*words: int) -> int:
-    """Return the key of words, each below 2⁶⁴; the first is the seed, the second the stream."""
+    """Return the key of these words, each below 2⁶⁴: first the seed, then the stream (RNG-002)."""
     key = 0
     for word in words:
         if not 0 <= word <= _MASK:
@@ -40,11 +40,11 @@ def counter_key(*words: int) -> int:
 
 
 def draws(key: int, numbers: Tensor) -> Tensor:
-    """Return the draws of these numbers, the 64 bits of each as int64."""
+    """Return the draw of each of these numbers: 64 random bits as int64 (RNG-001)."""
     # RNG-001
     return _mix((numbers.to(torch.int64) + 1) * _signed(_GAMMA) + _signed(key))
 
 
 def unsigned_order(bits: Tensor) -> Tensor:
-    """Return int64 numbers that are ordered as the bits are without sign."""
+    """Return int64 numbers whose signed order is the unsigned order of the bits."""
     return bits ^ _SIGN

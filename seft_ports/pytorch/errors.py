@@ -1,4 +1,4 @@
-"""What is refused, by the clause of SPEC.md that refuses it."""
+"""The error of this port: it names the clause of SPEC.md that an input breaks."""
 
 __all__ = ["SeftError"]
 

@@ -1,4 +1,4 @@
-"""When something happens to the support, and with which gradient: a run of a wrapped model, step by step.
+"""`Evolution` runs the events of a wrapped model. A training loop calls it around each step.
 
 evolution.before_step(t)          before the forward of step t, counted from 1
 evolution.before_optimizer(t)     after the last backward of the step, before clipping
@@ -31,7 +31,7 @@ from seft_ports.pytorch.split import is_split, mean_of_all, put, reshard, whole
 __all__ = ["FSDP1", "Evolution"]
 
 FSDP1 = "FSDP1 flattens parameters, in which no event can move slots; use FSDP2 (fully_shard, fsdp_version 2)"
-"""What is said to who uses FullyShardedDataParallel."""
+"""The error message for a model that FullyShardedDataParallel wraps."""
 
 
 class Evolution:
@@ -39,7 +39,7 @@ class Evolution:
 
     Attributes:
         layers: the sparse layers by name, in the order of matrix indices.
-        steps: T.
+        steps: T, the steps of the run.
     """
 
     def __init__(self, model: nn.Module, optimizer: SeftOptimizer, settings: Settings, steps: int) -> None:
@@ -66,7 +66,11 @@ class Evolution:
         return step == 1 and self._settings.start == "gradient"
 
     def before_step(self, step: int) -> None:
-        """Let the layers see their whole gradients where step needs them."""
+        """Make the layers sum their whole gradients if an event, or the first slots, will need those of this step.
+
+        Raises:
+            SeftError: TRN-004 if the step lies in an open window whose earlier gradients are missing.
+        """
         opened = self._in_window(step - 1) and step - 1 not in self._events
         for name, layer in self.layers.items():
             # TRN-004
@@ -83,9 +87,9 @@ class Evolution:
 
     @torch.no_grad()
     def before_optimizer(self, step: int, max_norm: float = 0.0) -> None:
-        """With `start` gradient: choose the first slots by the gradient of the first step, and set theirs.
+        """With `start` `gradient`: place the first slots by the gradient of the first step, and set their gradients.
 
-        max_norm  clip them to this norm, 0 to leave that to the caller
+        max_norm  clip the gradients to this norm, 0 to leave that to the caller
 
         Raises:
             SeftError: TRN-007 for a gradient that is NaN or infinite.
@@ -117,12 +121,12 @@ class Evolution:
 
     @torch.no_grad()
     def after_step(self, step: int) -> dict[str, Decision]:
-        """Make the event that follows a step, if one does; return what was decided for each matrix."""
+        """Run the event that follows a step, if one does, and return its decision for each matrix by name."""
         if step not in self._events:
             if not self._in_window(step):
                 self._forget()
             else:
-                # TRN-004: what is saved of a window is that of all processes, whichever of them saves
+                # TRN-004: take the mean over all processes now, because any of them may save the open window
                 for layer in self.layers.values():
                     layer.settle()
                     for seen in (layer.seen, layer.seen_more):
@@ -131,11 +135,11 @@ class Evolution:
             return {}
         s = self._settings
         fraction = drop_fraction_at(step, last_event_step(self.steps, s.evolve_until), s.drop_fraction)
-        made: dict[str, Decision] = {}
+        decisions: dict[str, Decision] = {}
         for name, layer in self.layers.items():
             # EVT-002, GRD-004
             gradient = self._mean(layer, s.gradient_window)
-            made[name] = layer.decide(
+            decisions[name] = layer.decide(
                 gradient,
                 # SCH-002
                 drop_count(fraction, layer.slots),
@@ -145,15 +149,15 @@ class Evolution:
             )
         # EVT-005: nothing is changed before everything is decided
         for name, layer in self.layers.items():
-            layer.apply_decision(made[name], self._optimizer.kept(layer.values))
+            layer.apply_decision(decisions[name], self._optimizer.kept(layer.values))
         self._forget()
-        return made
+        return decisions
 
     def finish(self, replay: Callable[[], Iterable[Tensor]]) -> None:
         """Run the last adapt pass (EVT-004).
 
-        replay  yields the losses of the last step's micro-batches at the weights as they are now, each with its
-                graph, so that their sum is that of the step; in data parallel those of this process
+        replay  yields the losses of the last step's micro-batches at the current weights, each with its graph.
+                Their sum is the loss of the step. In data parallel they are those of this process.
         """
         if all(int(layer.support().sum()) <= layer.budget for layer in self.layers.values()):
             self._forget()
@@ -163,19 +167,19 @@ class Evolution:
         with self.watching():
             for loss in replay():
                 self._backward(loss)
-        made = {}
+        decisions = {}
         for name, layer in self.layers.items():
             gradient, more = self._mean(layer, 1), self._more(layer, 1)
-            made[name] = layer.decide_last(gradient if more is None else more)
+            decisions[name] = layer.decide_last(gradient if more is None else more)
         for name, layer in self.layers.items():
-            layer.apply_decision(made[name], self._optimizer.kept(layer.values))
+            layer.apply_decision(decisions[name], self._optimizer.kept(layer.values))
         self._forget()
 
     def _backward(self, loss: Tensor) -> None:
-        """Run a backward for what the layers see of it; the gradients at η are thrown away, `.grad` stays as it is."""
+        """Run a backward only for the sums of the layers; `.grad` stays as it is."""
         values = [layer.values for layer in self.layers.values()]
         if self._split:
-            # leaves of the graph are the gathered values, which only FSDP holds
+            # autograd.grad cannot be used, because the leaves are gathered values that only FSDP holds
             before = [x.grad for x in values]
             for x in values:
                 x.grad = None
@@ -183,12 +187,12 @@ class Evolution:
             for x, gradient in zip(values, before, strict=True):
                 x.grad = gradient
         else:
-            # no hook of DDP runs
+            # not backward(), because that would run the hooks of DDP
             torch.autograd.grad(loss, values)
 
     @contextmanager
     def watching(self) -> Iterator[None]:
-        """Let every layer see the gradients of what is run inside, from zero."""
+        """Make every layer sum, from zero, the gradients of the backwards in the context."""
         self._forget()
         for layer in self.layers.values():
             layer.watch()
@@ -201,14 +205,14 @@ class Evolution:
             layer.unwatch()
 
     def _mean(self, layer: SeftLinear, steps: int) -> Tensor:
-        """Return the mean gradient of a window; of all processes, so that every one chooses the same."""
+        """Return the mean gradient of a window over all processes, so that every one makes the same choice."""
         if not layer.seen.numel():
             raise SeftError("EVT-002", "an event without a gradient: before_step was not called, or no backward ran")
         layer.settle()
         return _of_all(layer.seen) / steps
 
     def _more(self, layer: SeftLinear, steps: int) -> Tensor | None:
-        """Return what adapt looks at besides the gradient, over the steps of a window; None where that is nothing."""
+        """Return the mean over a window of the other evidence of adapt, or None if it needs only the gradient."""
         layer.settle()
         return _of_all(layer.seen_more) / steps if layer.seen_more.numel() else None
 
@@ -218,7 +222,7 @@ def _of_all(seen: Tensor) -> Tensor:
 
 
 def _check(model: nn.Module, layers: dict[str, SeftLinear], optimizer: SeftOptimizer) -> None:
-    """Refuse a model that is split in another way than `fully_shard` does, and an optimizer of other values."""
+    """Refuse a model that FSDP1 splits, and an optimizer that does not step the values of the layers."""
     if any(type(module).__name__ == "FullyShardedDataParallel" for module in model.modules()):
         raise NotImplementedError(FSDP1)
     stepped = {id(values) for group in optimizer.param_groups for values in group["params"]}

@@ -1,4 +1,4 @@
-"""Sparse checkpoints (chapter 12) of a model, wrapped or merged: written with its masks, read with them."""
+"""Write and read sparse checkpoints (chapter 12) of a wrapped or merged model, with the masks."""
 
 import dataclasses
 import os
@@ -21,10 +21,10 @@ __all__ = ["load_sparse", "save_sparse"]
 
 
 def save_sparse(model: nn.Module, folder: str | os.PathLike[str]) -> None:
-    """Write a model with the support of each projection: stored zeros stay apart from absent weights (CKP-004).
+    """Write a model with the support of each projection, so that a stored zero is not an absent weight (CKP-004).
 
-    Embeddings, norms, biases and lm_head are written as they are (CKP-005), and the config beside them. Of a model that
-    FSDP splits every process calls this; the first writes.
+    Embeddings, norms, biases and lm_head are written as they are (CKP-005), and the config beside them. If FSDP splits
+    the model, every process must call this; the first one writes.
     """
     reshard(model)
     if any(is_split(tensor) for tensor in model.parameters()):
@@ -35,19 +35,19 @@ def save_sparse(model: nn.Module, folder: str | os.PathLike[str]) -> None:
 
 
 def _write_first(model: nn.Module, folder: str | os.PathLike[str], config: Any) -> None:
-    """Write in the first process; the others wait for the file, or for the news that it cannot be written."""
+    """Write in the first process; the others wait, and raise if it could not write."""
     failed = None
     if dist.get_rank() == 0:
         try:
             _write(model, folder, config)
         except Exception as error:  # noqa: BLE001, raised below
             failed = error
-    told = [failed if failed is None else str(failed)]
-    dist.broadcast_object_list(told, 0)
+    message = [failed if failed is None else str(failed)]
+    dist.broadcast_object_list(message, 0)
     if failed is not None:
         raise failed
-    if told[0] is not None:
-        msg = f"the first process could not write: {told[0]}"
+    if message[0] is not None:
+        msg = f"the first process could not write: {message[0]}"
         raise RuntimeError(msg)
 
 
@@ -60,7 +60,7 @@ def _write(model: nn.Module, folder: str | os.PathLike[str], config: Any) -> Non
 
 
 def load_sparse(model: nn.Module, folder: str | os.PathLike[str]) -> nn.Module:
-    """Load a sparse checkpoint into a plain model of its config; every projection remembers its support, for `wrap`."""
+    """Load a sparse checkpoint into a plain model of its config; each projection keeps its support for `wrap`."""
     if layers_of(model):
         raise SeftError("CKP-002", "load_sparse takes a plain model; wrap it afterwards")
     checkpoint = formats.read(folder)
@@ -75,17 +75,17 @@ def load_sparse(model: nn.Module, folder: str | os.PathLike[str]) -> nn.Module:
 
 
 def _mask(linear: nn.Module) -> Tensor | None:
-    """Return the support to write; what torch.nn.utils.prune prunes is told by the module itself."""
+    """Return the support to write, or None: `from_module` reads the masks of torch.nn.utils.prune itself."""
     return mask_of(linear) if MASK in dict(linear.named_buffers(recurse=False)) else None
 
 
 def _gathered(model: nn.Module) -> nn.Module:
-    """Return bare modules with the names and the whole tensors of a split model, on the CPU; empty but in process 0."""
+    """Return bare modules with the whole tensors of a split model, on the CPU; they are empty except in process 0."""
     bare, first = nn.Module(), dist.get_rank() == 0
     made: dict[object, Tensor] = {}
 
     def gathered(tensor: Tensor, key: object) -> Tensor:
-        """Gather a tensor once, in every process; what is tied stays so."""
+        """Gather a tensor once, in every process, so that tied tensors stay tied."""
         if key not in made:
             made[key] = whole(tensor).detach().cpu() if first else whole(tensor).new_zeros(0)
         return made[key]
@@ -112,7 +112,7 @@ def _gathered(model: nn.Module) -> nn.Module:
 
 @contextmanager
 def _plain_layers(model: nn.Module) -> Iterator[None]:
-    """Let the model have plain layers, which share the weights of its sparse ones."""
+    """Replace the sparse layers by plain ones that share their weights, for the time of the context."""
     layers = layers_of(model)
     for name, layer in layers.items():
         replace(model, name, plain(layer))

@@ -1,6 +1,6 @@
-"""Products of chapter 3 with a matrix that is held densely, zeros where nothing is stored.
+"""The products of chapter 3 with a dense matrix that has zeros where nothing is stored.
 
-Sums of 16-bit operands are taken in float32: on the CPU by widening them first, on a GPU inside its products.
+Sums of 16-bit operands are taken in float32: on the CPU by widening them first, on a GPU by its matrix product.
 """
 
 import warnings
@@ -16,7 +16,7 @@ _FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 _ROWS = 256
 
 with warnings.catch_warnings():
-    # torch says once a process that CSR tensors are in beta
+    # the first CSR tensor of a process makes torch warn that they are in beta
     warnings.simplefilter("ignore")
     torch.sparse_csr_tensor(
         torch.zeros(2, dtype=torch.int64), torch.zeros(0, dtype=torch.int64), torch.zeros(0), (1, 1)
@@ -24,12 +24,12 @@ with warnings.catch_warnings():
 
 
 def wide(dtype: torch.dtype) -> torch.dtype:
-    """Return the dtype in which sums of a dtype are taken."""
+    """Return the dtype of sums: float64 for float64, float32 for any other."""
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
 def check(x: Tensor, dy: Tensor | None, shape: tuple[int, int], dtype: torch.dtype) -> None:
-    """Refuse operands that do not fit a matrix of (out, in)."""
+    """Raise SeftError (KRN-009, KRN-010) for operands that do not fit a matrix of (out, in)."""
     # KRN-010
     for operand in (x, dy):
         if operand is not None and (operand.dtype != dtype or dtype not in _FLOATS):
@@ -61,7 +61,7 @@ def matmul_transposed(dy: Tensor, weight: Tensor) -> Tensor:
 
 
 def whole(dy: Tensor, x: Tensor) -> Tensor:
-    """Return dyᵀ x, (out, in), in the dtype of its sums."""
+    """Return the whole gradient dyᵀ x, (out, in), in the dtype of its sums."""
     # GRD-001
     kind = wide(x.dtype)
     return dy.to(kind).T @ x.to(kind)
@@ -76,7 +76,7 @@ def tokens(dy: Tensor, x: Tensor) -> Tensor:
 
 
 def sample(dy: Tensor, x: Tensor, positions: Tensor) -> Tensor:
-    """Return the entries of dyᵀ x at flat positions, in the dtype of its sums; the product is never formed."""
+    """Return the entries of dyᵀ x at flat positions, in the dtype of its sums, without the whole product."""
     # KRN-003, GRD-002
     kind, out, width = wide(x.dtype), dy.shape[1], x.shape[1]
     if not x.shape[0] or not positions.numel():
@@ -95,18 +95,18 @@ def sample(dy: Tensor, x: Tensor, positions: Tensor) -> Tensor:
 
 
 def _sample_by_rows(dy: Tensor, x: Tensor, positions: Tensor) -> Tensor:
-    """The same where torch has no sampled product: row blocks of dyᵀ x, one after the other."""
-    width, found = x.shape[1], torch.empty(positions.shape, dtype=x.dtype, device=x.device)
+    """Do the work of `sample` where torch has no sampled product: form dyᵀ x one row block at a time."""
+    width, values = x.shape[1], torch.empty(positions.shape, dtype=x.dtype, device=x.device)
     for first in range(0, dy.shape[1], _ROWS):
         block = dy[:, first : first + _ROWS].T @ x
         ends = torch.tensor([first * width, first * width + block.numel()], device=x.device)
         begin, end = torch.searchsorted(positions, ends).tolist()
-        found[begin:end] = block.flatten()[positions[begin:end] - first * width]
-    return found
+        values[begin:end] = block.flatten()[positions[begin:end] - first * width]
+    return values
 
 
 def store(values: Tensor, slots: Tensor, new: Tensor) -> Tensor:
-    """Return values with new ones at slots."""
+    """Return a copy of values with the new ones at these slots (KRN-012)."""
     # KRN-012
     if slots.ndim != 1 or slots.dtype != torch.int64 or slots.shape != new.shape:
         raise SeftError("KRN-012", f"{tuple(new.shape)} values for slots of shape {tuple(slots.shape)}")

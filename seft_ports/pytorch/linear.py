@@ -1,7 +1,8 @@
 """A linear layer whose weight is a sparse base plus a sparse update, both in one dense matrix in memory.
 
-What is stored is told by `mask` and `positions`, never by a value. The matrix holds the effective weight W: b + φ at
-the positions of the delta, b elsewhere on the support, 0 off it; `held` keeps b at the positions of the delta.
+`mask` and `positions` say which weights are stored; a value never does (TOP-004). The matrix holds the effective
+weight W: b + φ at the positions of the delta, b elsewhere on the support, 0 off it. `held` keeps b at the positions of
+the delta.
 
 FSDP splits the parameters `weight` and `values`; `split` does the same with `mask`, and `watch` with `seen` and
 `seen_more`.
@@ -23,13 +24,13 @@ __all__ = ["SeftLinear"]
 
 
 class _Product(torch.autograd.Function):
-    """y = x Wᵀ; the gradient by the values is that at the delta's positions."""
+    """y = x Wᵀ, whose gradient by the values is dyᵀ x at the positions of the delta."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, values: Tensor, layer: "SeftLinear", dtype: torch.dtype) -> Tensor:
         weight = layer.refresh(values)
         rows = x.reshape(math.prod(x.shape[:-1]), layer.in_features).to(dtype)
-        # of values only the version counts: torch refuses a backward after they were changed
+        # values are saved only so that torch refuses a backward after they were changed
         ctx.save_for_backward(rows, values)
         ctx.layer, ctx.shape, ctx.kind = layer, x.shape, x.dtype
         kernels.check(rows, None, layer.shape, dtype)
@@ -43,13 +44,13 @@ class _Product(torch.autograd.Function):
         # y = x Wᵀ
         dy = dy.reshape(len(x), layer.out_features).to(x.dtype)
         if ctx.needs_input_grad[0]:
-            # FSDP has gathered the weight once more, without what the forward wrote
+            # refresh again, because FSDP gathered the weight anew, without what the forward wrote into it
             dx = kernels.matmul_transposed(dy, layer.refresh(values).to(x.dtype)).reshape(ctx.shape).to(ctx.kind)
         if ctx.needs_input_grad[1]:
             dvalues = torch.zeros_like(values)
             dvalues[: layer.slots] = kernels.sample(dy, x, layer.positions[: layer.slots]).to(values.dtype)
         if layer.watched:
-            # GRD-001: of all micro-batches, before anything is clipped
+            # GRD-001: the sum is over all micro-batches, before clipping
             layer.see(dy, x)
         return dx, dvalues, None, None
 
@@ -59,18 +60,18 @@ class SeftLinear(nn.Module):
 
     Attributes:
         weight: (out, in), the effective weight; a parameter that nothing trains.
-        mask: (out, in), the support B of the base.
-        positions: (d_φ,) int64, the flat positions of the delta, ascending; out · in where there is no slot.
-        held: (d_φ,), the base at the positions of the delta, 0 off B and where there is no slot.
-        values: (d_φ,), φ in float32, or float64 for such a weight; 0 where there is no slot.
+        mask: (out, in) bool, the support B of the base.
+        positions: (d_φ,) int64, the flat positions of the delta, ascending; free places at the end hold out · in.
+        held: (d_φ,), the base at the positions of the delta; 0 off B and at free places.
+        values: (d_φ,), φ in float32, or in float64 for a float64 weight; 0 at free places.
         seen: (out, in), the sum of gradients of an open window; (0,) outside one.
-        seen_more: the same of what `by` looks at besides: |g|, g² or the squared gradients of tokens.
-        by: the criterion of adapt.
-        budget: K.
-        delta_budget: d_φ.
-        matrix: the matrix index.
-        slots: how many of the positions are slots.
-        watched: whether a backward adds to `seen`.
+        seen_more: the same for the other evidence of `by`: |g|, g² or the squared gradients of tokens.
+        by: the criterion of adapt (ADPT-005).
+        budget: K, the stored weights at load.
+        delta_budget: d_φ, the places for slots.
+        matrix: the matrix index (MDL-007).
+        slots: the number of slots; the places after them are free.
+        watched: whether a backward adds to `seen` and `seen_more`.
     """
 
     weight: nn.Parameter
@@ -98,14 +99,14 @@ class SeftLinear(nn.Module):
         # DLT-001
         self.budget = int(mask.sum())
         self.delta_budget, self.matrix, self.slots, self.watched, self.by = delta_budget, matrix, 0, False, by
-        # of the step that is running, for |g| and g² are of whole steps (GRD-005)
+        # the gradient of the running step, because |g| and g² are taken of whole steps (GRD-005)
         self._step: Tensor | None = None
         kind = kernels.wide(weight.dtype)
         self.weight = nn.Parameter(torch.where(mask, weight.detach(), 0).contiguous(), requires_grad=False)
         self.register_buffer("mask", mask.clone())
         self.register_buffer("positions", torch.full((delta_budget,), weight.numel(), device=weight.device))
         self.register_buffer("held", torch.zeros(delta_budget, dtype=weight.dtype, device=weight.device))
-        # always in a state_dict: FSDP loads into no name that is not there
+        # empty, but always in the state_dict, because FSDP loads only names that it has
         self.register_buffer("seen", torch.zeros(0, dtype=kind, device=weight.device))
         self.register_buffer("seen_more", torch.zeros(0, dtype=kind, device=weight.device))
         self.values = nn.Parameter(torch.zeros(delta_budget, dtype=kind, device=weight.device))
@@ -113,11 +114,11 @@ class SeftLinear(nn.Module):
 
     @property
     def shape(self) -> tuple[int, int]:
-        """(out, in)."""
+        """The shape of the weight: (out, in)."""
         return self.out_features, self.in_features
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return y of (..., out) for x of (..., in), computed in the dtype of autocast or else of the weight."""
+        """Return y, (..., out), for x, (..., in), computed in the dtype of autocast or else in that of the weight."""
         dtype, kind = self.weight.dtype, x.device.type
         if torch.is_autocast_enabled(kind) and dtype != torch.float64:
             dtype = torch.get_autocast_dtype(kind)
@@ -139,7 +140,7 @@ class SeftLinear(nn.Module):
         return weight
 
     def support(self) -> Tensor:
-        """Return S as booleans, (out, in)."""
+        """Return S, the stored positions of base and delta, as booleans, (out, in)."""
         # TOP-004
         stored = whole(self.mask).clone()
         stored.view(-1)[self.positions[: self.slots]] = True
@@ -149,16 +150,16 @@ class SeftLinear(nn.Module):
     def place(self, positions: Tensor) -> None:
         """Give an empty delta its first positions, all with φ = 0."""
         # DLT-005
-        none = Decision(positions[:0], positions, positions[:0])
-        self.apply_decision(none, {})
+        decision = Decision(positions[:0], positions, positions[:0])
+        self.apply_decision(decision, {})
 
     def decide(
         self, gradient: Tensor, n_drop: int, *, active: bool = False, adapts: bool = True, seen: Tensor | None = None
     ) -> Decision:
-        """Return what an event does; nothing is changed.
+        """Return what an event drops, grows and prunes, without changing anything.
 
         gradient  ḡ, (out, in)
-        seen      what adapt looks at instead, (out, in); None for ḡ
+        seen      the evidence of adapt, (out, in), or None if that is ḡ
         """
         weight, n = self.refresh(), self.slots
         return decide(
@@ -178,9 +179,9 @@ class SeftLinear(nn.Module):
         )
 
     def decide_last(self, seen: Tensor) -> Decision:
-        """Return what the last adapt pass prunes, which exempts nothing.
+        """Return what the last adapt pass prunes; it exempts nothing (EVT-004).
 
-        seen  what adapt looks at, (out, in): with `sensitivity` the gradient
+        seen  the evidence of adapt, (out, in): ḡ for `sensitivity`
         """
         weight, none = self.refresh(), self.positions[:0]
         check_evidence(seen)
@@ -190,29 +191,29 @@ class SeftLinear(nn.Module):
 
     @torch.no_grad()
     def apply_decision(self, decision: Decision, kept: dict[str, Tensor]) -> None:
-        """Drop, grow and prune; values, and what the optimizer keeps of each slot, move along, in place."""
+        """Drop, grow and prune in place; values and the optimizer's state (`kept`) move with their slots."""
         weight, base = whole(self.weight), whole(self.mask)
         flat, mask, n = weight.view(-1), base.view(-1), self.slots
         old = self.positions[:n].clone()
-        # DROP-002: off the base nothing is held, so that the weight is exactly 0
+        # DROP-002: held is 0 off the base, so a dropped weight there becomes exactly 0
         flat[old] = self.held[:n]
-        taken = torch.zeros_like(mask)
-        taken[old] = True
-        taken[decision.dropped] = False
-        taken[decision.grown] = True
+        occupied = torch.zeros_like(mask)
+        occupied[old] = True
+        occupied[decision.dropped] = False
+        occupied[decision.grown] = True
         # ADPT-004
-        taken[decision.pruned] = False
+        occupied[decision.pruned] = False
         mask[decision.pruned] = False
         flat[decision.pruned] = 0
-        new = torch.nonzero(taken).flatten()
+        new = torch.nonzero(occupied).flatten()
         moved = source(old, new)
         self.slots = len(new)
-        # GROW-003, EVT-006: one change for everything that lives on a slot
+        # GROW-003, EVT-006: every array with an entry for each slot moves in the same way
         for array in (self.values.data, *kept.values()):
-            all_of_it = whole(array)
-            all_of_it[: self.slots] = realign(all_of_it[:n], moved)
-            all_of_it[self.slots :] = 0
-            put(array, all_of_it)
+            gathered = whole(array)
+            gathered[: self.slots] = realign(gathered[:n], moved)
+            gathered[self.slots :] = 0
+            put(array, gathered)
         self.positions.fill_(mask.numel())[: self.slots] = new
         self.held.zero_()[: self.slots] = flat[new]
         put(self.weight, weight)
@@ -220,32 +221,32 @@ class SeftLinear(nn.Module):
         self.refresh()
 
     def watch(self, *, adapts: bool = True) -> None:
-        """Open a window if none is open: backwards add the gradient to `seen`, and what is pruned by to `seen_more`.
+        """Open a window if none is open: backwards then add to `seen` and, as `by` needs it, to `seen_more`.
 
-        adapts  whether the event prunes; else nothing is added to `seen_more`
+        adapts  whether the event prunes; if not, nothing is added to `seen_more`
         """
         self.watched = True
         if not self.seen.numel():
             self.seen = torch.zeros_like(self.weight, dtype=self.values.dtype)
         if adapts and not self.seen_more.numel() and self.by != "sensitivity":
             self.seen_more = torch.zeros_like(self.weight, dtype=self.values.dtype)
-        # one that was loaded is whole
+        # split here too, because a checkpoint loads them whole
         self.seen, self.seen_more = (split_as(self.weight, x) if x.numel() else x for x in (self.seen, self.seen_more))
 
     def see(self, dy: Tensor, x: Tensor) -> None:
-        """Add what a backward tells of the rows of this process, or of all processes where that is split."""
+        """Add the evidence of one backward: of this process's rows, or of all processes where the sums are split."""
         total, more = self.seen, bool(self.seen_more.numel())
         if more and self.by in ("absolute", "fisher"):
             self._step = torch.zeros_like(self.seen) if self._step is None else self._step
             total = self._step
         add(total, kernels.whole(dy, x))
         if more and self.by == "token-fisher":
-            # GRD-008: in the mean loss of N processes the gradient of a token is dy x / N. So the sum of its squares
-            # over all processes is the mean of dy² x² over them, divided by N once more
+            # GRD-008: the loss is the mean over N processes, so the gradient of a token is dy x / N. The sum of its
+            # squares over all processes is then the mean of dy² x² over them, divided by N once more
             add(self.seen_more, kernels.tokens(dy, x) / processes())
 
     def settle(self) -> None:
-        """Add what was seen of the step that ends to the sums of the window."""
+        """Add the gradient of the step that ends, and its |g| or g², to the sums of the window."""
         step, self._step = self._step, None
         if step is not None:
             step = step if is_split(step) else mean_of_all(step)
@@ -258,7 +259,7 @@ class SeftLinear(nn.Module):
         self.mask = split_as(self.weight, self.mask)
 
     def unwatch(self, *, forget: bool = True) -> None:
-        """Add no more gradients; forget what was seen."""
+        """Stop adding gradients, and with `forget` clear the sums of the window."""
         self.watched = False
         if forget:
             self._step = None
@@ -275,8 +276,8 @@ class SeftLinear(nn.Module):
         # TRN-004: an open window is part of a checkpoint
         self.unwatch()
         for name in ("seen", "seen_more"):
-            nothing = getattr(self, name)
-            told = state_dict.setdefault(prefix + name, nothing)
-            setattr(self, name, nothing.new_zeros(told.shape))
+            empty = getattr(self, name)
+            saved = state_dict.setdefault(prefix + name, empty)
+            setattr(self, name, empty.new_zeros(saved.shape))
         super()._load_from_state_dict(state_dict, prefix, *rest)
         self.slots = int((self.positions < self.mask.numel()).sum())

@@ -1,4 +1,4 @@
-"""A transformers model whose block projections are sparse: in, and out again."""
+"""`wrap` makes the block projections of a transformers model sparse layers; `merge` makes them plain ones again."""
 
 from collections.abc import Mapping
 from itertools import pairwise
@@ -22,36 +22,40 @@ MASK = "seft_mask"
 
 def targets_of(model: nn.Module) -> dict[str, nn.Module]:
     """Return the projections of all blocks by name, in the order of matrix indices."""
-    found: list[tuple[int, int, str, nn.Module]] = []
+    entries: list[tuple[int, int, str, nn.Module]] = []
     for name, module in model.named_modules():
         parts = name.split(".")
         blocks = [int(part) for before, part in pairwise(parts) if before == "layers" and part.isdigit()]
         if blocks and parts[-1] in TARGETS:
             # MDL-007
-            found.append((blocks[0], TARGETS.index(parts[-1]), name, module))
-    return {name: module for _, _, name, module in sorted(found, key=lambda one: one[:2])}
+            entries.append((blocks[0], TARGETS.index(parts[-1]), name, module))
+    return {name: module for _, _, name, module in sorted(entries, key=lambda one: one[:2])}
 
 
 def layers_of(model: nn.Module) -> dict[str, SeftLinear]:
     """Return the sparse layers of a wrapped model by name, in the order of matrix indices."""
-    found = {name: module for name, module in model.named_modules() if isinstance(module, SeftLinear)}
-    return dict(sorted(found.items(), key=lambda one: one[1].matrix))
+    layers = {name: module for name, module in model.named_modules() if isinstance(module, SeftLinear)}
+    return dict(sorted(layers.items(), key=lambda one: one[1].matrix))
 
 
 def mask_of(linear: nn.Module) -> Tensor | None:
-    """Return the support that a layer tells: merged or loaded by this port, or pruned by torch.nn.utils.prune."""
+    """Return the support of a layer as booleans, (out, in), or None if the layer has no record of it.
+
+    A record is left by `merge`, by `load_sparse` and by torch.nn.utils.prune.
+    """
     if isinstance(linear, SeftLinear):
         return linear.support()
-    told = dict(linear.named_buffers(recurse=False))
-    if MASK in told:
-        return told[MASK]
-    return told["weight_mask"] != 0 if "weight_mask" in told else None
+    buffers = dict(linear.named_buffers(recurse=False))
+    if MASK in buffers:
+        return buffers[MASK]
+    return buffers["weight_mask"] != 0 if "weight_mask" in buffers else None
 
 
 def mask_zeros(model: nn.Module) -> dict[str, Tensor]:
-    """Return masks of the projections of a model whose file tells no support: what is not zero is stored.
+    """Return a mask of each projection, by name, that is true where the weight is not zero.
 
-    A guess, to be made once, of a freshly pruned model: after training a stored weight may be zero (TOP-004).
+    It is a guess for a model whose file records no support. Make it once, right after pruning, because training may
+    bring a stored weight to zero (TOP-004).
     """
     return {name: linear.weight.detach() != 0 for name, linear in targets_of(model).items()}
 
@@ -59,8 +63,8 @@ def mask_zeros(model: nn.Module) -> dict[str, Tensor]:
 def wrap(model: nn.Module, settings: Settings, masks: Mapping[str, Tensor] | None = None) -> nn.Module:
     """Make the block projections of a model sparse layers, freeze everything else, and return the model.
 
-    masks  the support of each projection, by the name of its module; without them the layers must tell it, as
-           after `load_sparse` or torch.nn.utils.prune
+    masks  the support of each projection, by the name of its module; without them each layer needs a record of
+           its own, as `load_sparse` and torch.nn.utils.prune leave it
 
     Raises:
         SeftError: TOP-004 for a projection without a mask, CKP-001 for 16-bit weights, CKP-003 for NaN.
@@ -68,31 +72,31 @@ def wrap(model: nn.Module, settings: Settings, masks: Mapping[str, Tensor] | Non
     targets = targets_of(model)
     if not targets:
         raise SeftError("MDL-007", "the model has no block projections; a LLaMA, Mistral or Qwen model is expected")
-    made = {}
+    layers = {}
     for matrix, (name, linear) in enumerate(targets.items()):
         mask = (masks or {}).get(name, mask_of(linear))
-        made[name] = _sparse(name, linear, mask, settings, matrix)
+        layers[name] = _sparse(name, linear, mask, settings, matrix)
     # MDL-007
     model.requires_grad_(requires_grad=False)
     for module in model.modules():
         if type(module).__name__.endswith("RMSNorm"):
             module.register_forward_hook(_show_overflow)
-    for name, layer in made.items():
+    for name, layer in layers.items():
         replace(model, name, layer)
     for attention in [module for module in model.modules() if hasattr(module, "q_proj")]:
-        # a module that knows no width of heads is no attention of transformers
+        # the attention modules of transformers all have head_dim; any other module is left alone
         if hasattr(attention, "head_dim"):
             _Scores(attention)
-    # every rank makes the same event of the same gradient: nothing is left to broadcast
-    ignored = [f"{name}.{buffer}" for name, layer in made.items() for buffer in (*layer._buffers, "weight", "bias")]
+    # DDP need not broadcast them, because every rank makes the same event from the same gradient
+    ignored = [f"{name}.{buffer}" for name, layer in layers.items() for buffer in (*layer._buffers, "weight", "bias")]
     nn.parallel.DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(model, ignored)
     return model
 
 
 def _show_overflow(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-    """Return the output of an RMSNorm with NaN in the rows whose squares overflow, where the module gives 0.
+    """Return the output of an RMSNorm with NaN in the rows whose squares overflow; the module itself gives 0 there.
 
-    The loss is NaN then and the step is refused (TRN-007), without a wait for the device in every norm.
+    The NaN reaches the loss, so the step is refused (TRN-007), and no norm has to wait for the device.
     """
     # LYR-015, TRN-019: in float32, as the modules of transformers compute
     square = inputs[0].detach().float().square().mean(-1, keepdim=True)
@@ -102,11 +106,13 @@ def _show_overflow(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> 
 class _Scores:
     """Hooks of one attention: its output is NaN at a token whose query has an infinite or NaN score with its own key.
 
-    The loss is NaN then, and the step is refused (TRN-007). Without them a query whose scores are all -inf attends to
-    masked keys, which have finite scores in transformers; and `scaled_dot_product_attention` gives 0 for it, and for
-    one whose scores are all NaN. One score of each query is enough. A query sees its own key, and RoPE keeps their
-    product. If it is finite, another that is +inf or NaN makes the output NaN. A score of -inf beside a finite one is
-    refused only where it is that of the own key.
+    The NaN reaches the loss, so the step is refused (TRN-007). Without the hooks such a step could pass: a query whose
+    scores are all -inf attends to masked keys, because transformers gives those finite scores. And
+    `scaled_dot_product_attention` gives 0 for that query, and for one whose scores are all NaN.
+
+    One score of each query is enough. Every query sees its own key, and RoPE does not change their product. If that
+    score is finite, another that is +inf or NaN makes the output NaN anyway. A score of -inf beside a finite one is
+    refused only if it is the score of the query's own key.
     """
 
     def __init__(self, attention: nn.Module) -> None:
@@ -127,7 +133,7 @@ class _Scores:
         # LYR-007: the queries of one key head
         query = self._query.reshape(*key.shape[:3], -1, self._width)
         self._query = None
-        # LYR-016, TRN-019: an entry of q or k that is infinite or NaN makes its products so
+        # LYR-016, TRN-019: an infinite or NaN entry of q or k makes the score NaN or infinite, and s - s is then NaN
         scores = (query * key).sum(-1).flatten(2)
         self._trouble = (scores - scores).sum(-1, keepdim=True)
 
@@ -157,7 +163,7 @@ def _sparse(name: str, linear: nn.Module, mask: Tensor | None, settings: Setting
         raise SeftError("CKP-003", f"{name} has a NaN or infinite weight")
     shape = (linear.out_features, linear.in_features)
     slots = budget(settings.density, shape, int(mask.sum()))
-    # where nothing is pruned, nothing but the gradient is summed
+    # a preset that prunes nothing needs no evidence but the gradient
     by = settings.adapt if settings.preset in ("seft", "no-adapt") else "sensitivity"
     layer = SeftLinear(weight, mask.to(weight.device), slots, linear.bias, matrix, by)
     if settings.start == "random":
@@ -167,22 +173,22 @@ def _sparse(name: str, linear: nn.Module, mask: Tensor | None, settings: Setting
 
 
 def replace(model: nn.Module, name: str, module: nn.Module) -> None:
-    """Put a module in the place of the one of this name."""
+    """Replace the submodule of this name."""
     parent, _, last = name.rpartition(".")
     setattr(model.get_submodule(parent), last, module)
 
 
 def plain(layer: SeftLinear) -> nn.Linear:
     """Return a linear layer that shares the effective weight, and keeps the support as a buffer."""
-    made = nn.Linear(layer.in_features, layer.out_features, bias=False, device="meta")
-    made.weight = nn.Parameter(layer.refresh(), requires_grad=False)
-    made.bias = layer.bias
-    made.register_buffer(MASK, layer.support(), persistent=False)
-    return made.train(layer.training)
+    dense = nn.Linear(layer.in_features, layer.out_features, bias=False, device="meta")
+    dense.weight = nn.Parameter(layer.refresh(), requires_grad=False)
+    dense.bias = layer.bias
+    dense.register_buffer(MASK, layer.support(), persistent=False)
+    return dense.train(layer.training)
 
 
 def merge(model: nn.Module) -> dict[str, Tensor]:
-    """Make sparse layers plain ones with the effective weight, in place, and return the support of each.
+    """Replace the sparse layers by plain ones with the effective weight, and return the support of each by name.
 
     Raises:
         SeftError: EVT-004 if a matrix stores more than it did at load; the last adapt pass has not run.

@@ -1,4 +1,4 @@
-"""AdamW with an age per slot."""
+"""AdamW that counts the steps of each slot on its own (its age)."""
 
 import copy
 from collections.abc import Callable
@@ -16,7 +16,7 @@ __all__ = ["SeftOptimizer"]
 
 
 class SeftOptimizer(torch.optim.Optimizer):
-    """The optimizer of a wrapped model: what it keeps of a slot moves with the slot (OPT-001 to OPT-003)."""
+    """AdamW for a wrapped model: moments and age of a slot move with the slot (OPT-001 to OPT-003)."""
 
     def __init__(
         self,
@@ -39,7 +39,7 @@ class SeftOptimizer(torch.optim.Optimizer):
         super().__init__([layer.values for layer in self.layers], defaults)
 
     def kept(self, values: Tensor) -> dict[str, Tensor]:
-        """Return what is kept of the slots of a layer: `first_moment`, `second_moment` and `age`."""
+        """Return the optimizer's state of a layer's slots: `first_moment`, `second_moment` and `age`."""
         kept: dict[str, Tensor] = self.state[values]
         if not kept:
             # DLT-005
@@ -53,14 +53,14 @@ class SeftOptimizer(torch.optim.Optimizer):
         """Take one step of every slot that has a gradient.
 
         Raises:
-            SeftError: TRN-007 for a gradient that is NaN or infinite, before anything is changed; or for a step that
-                makes a value so, after which the model is spent.
+            SeftError: TRN-007 for a NaN or infinite gradient, before anything is changed. Also for a value that the
+                step made NaN or infinite; the model is then unusable.
         """
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        # each process steps the slots that it holds, and stops if one must
+        # each process steps the slots that it holds; if one must stop, all stop
         trained = [
             (group, layer, values)
             for group in self.param_groups
@@ -73,7 +73,7 @@ class SeftOptimizer(torch.optim.Optimizer):
             raise SeftError("TRN-007", "a gradient is NaN or infinite; the last saved state is valid")
         finite = []
         for group, layer, values in trained:
-            # slots come first, in the whole and in every part of it
+            # slots come before the free places, in the whole tensor and in every part of it
             n = int((part(layer.positions, values) < layer.mask.numel()).sum())
             kept = self.kept(values)
             phi, first, second, age, gradient = (
@@ -90,8 +90,8 @@ class SeftOptimizer(torch.optim.Optimizer):
         return loss
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load what `state_dict` gave; ages stay integers, which torch would make floats of."""
-        # torch tells them apart by order; FSDP calls them by the names of the parameters
+        """Load a state from `state_dict`; ages stay integers, though torch casts states to the parameter's dtype."""
+        # plain torch numbers the states by order; FSDP keys them by the parameters' names
         saved = [number for group in state_dict["param_groups"] for number in group["params"]]
         ages = [copy.deepcopy(state_dict["state"].get(number, {}).get("age")) for number in saved]
         super().load_state_dict(state_dict)

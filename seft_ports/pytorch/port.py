@@ -1,4 +1,4 @@
-"""The port as the kit asks it; the only file here that knows of `conformance`.
+"""The adapter between this port and the conformance kit; the only file here that imports `conformance`.
 
     seft verify --port "python -m conformance.protocol.serve seft_ports.pytorch.port:Port"
 
@@ -30,7 +30,7 @@ _ODD = {"int64": torch.int64}
 
 
 class Port:
-    """The profile `core`, and the step of AdamW."""
+    """Answer the operations of the profile `core`, and the step of AdamW."""
 
     name = "seft_ports.pytorch"
 
@@ -46,10 +46,10 @@ class Port:
         return list(_DTYPES.values()) if op in _REDUCED else ["exact64", "fp32"]
 
     def describe(self) -> dict[str, Any]:
-        """Return what the port says of itself (PRT-004)."""
-        told = {"name": self.name, "version": torch.__version__, "language": "Python"}
+        """Return name, version, operations and flags of the port (PRT-004)."""
+        port = {"name": self.name, "version": torch.__version__, "language": "Python"}
         ops = {op: self.classes(op) for op in self.operations()}
-        return {"port": told, "ops": ops, "flags": {"deterministic": True, "files": True}}
+        return {"port": port, "ops": ops, "flags": {"deterministic": True, "files": True}}
 
     def call(self, op: str, inputs: Given, dtype: str) -> Answer:
         """Return the outputs of an operation; see `conformance.protocol.port.Port`."""
@@ -64,10 +64,10 @@ class Port:
 
 
 class Runs(Port):
-    """The same with `train.run` in float32, for the presets of `Settings`.
+    """The same with `train.run`, for the presets of `Settings`.
 
-    transformers takes norms, softmax and rotations in float32 whatever the dtype of the model, so that a run in
-    float64 would not hold what chapter 14 asks of one.
+    It runs in float32 only. transformers computes norms, softmax and rotations in float32 whatever the dtype of the
+    model, so a run in float64 would miss the tolerances of chapter 14.
     """
 
     name = "seft_ports.pytorch with transformers"
@@ -113,14 +113,14 @@ def _numel(g: Given) -> int:
 
 
 def _at(g: Given, positions: Tensor) -> Tensor:
-    """Return booleans of the whole matrix, flat."""
+    """Return booleans of the whole flat matrix, true at these positions."""
     mask = torch.zeros(_numel(g), dtype=torch.bool)
     mask[positions] = True
     return mask
 
 
 def _layer(g: Given, base: Tensor, base_values: Tensor, delta: Tensor, delta_values: Tensor, slots: int) -> SeftLinear:
-    """Return a layer with this base and delta and room for `slots`."""
+    """Return a layer with this base and delta, and room for `slots` slots."""
     weight = torch.zeros(_numel(g), dtype=base_values.dtype)
     weight[base] = base_values
     layer = SeftLinear(weight.view(_shape(g)), _at(g, base).view(_shape(g)), max(slots, len(delta)))
@@ -184,12 +184,12 @@ def _sparse(g: Given) -> Answer:
     for name, kind in (g["odd"] or {}).items():
         other = torch.float32 if g[name].dtype == torch.float64 else torch.float64
         g[name] = g[name].to(_ODD.get(kind, other))
-    values, at = g["values"], g["positions"]
+    values, positions = g["values"], g["positions"]
     kernels.check(g["x"], g["dy"], _shape(g), values.dtype)
-    if values.shape != at.shape:
+    if values.shape != positions.shape:
         # KRN-009
-        raise SeftError("KRN-009", f"{tuple(values.shape)} values for {len(at)} positions")
-    layer = _layer(g, at, torch.zeros_like(values), at, values, len(at))
+        raise SeftError("KRN-009", f"{tuple(values.shape)} values for {len(positions)} positions")
+    layer = _layer(g, positions, torch.zeros_like(values), positions, values, len(positions))
     x = g["x"].requires_grad_()
     y = layer(x)
     dx, dvalues = torch.autograd.grad(y, (x, layer.values), g["dy"])
@@ -205,18 +205,18 @@ def _store(g: Given) -> Answer:
 
 def _candidates(g: Given) -> Answer:
     # GRD-004
-    seen = sum(kernels.whole(dy, x) for dy, x in zip(g["dy"], g["x"], strict=True))
-    mean = (seen / g["steps"]).flatten()
+    total = sum(kernels.whole(dy, x) for dy, x in zip(g["dy"], g["x"], strict=True))
+    mean = (total / g["steps"]).flatten()
     base = _at(g, g["base"]) if g["scope"] == "active" else None
-    found = rules.grow(mean, _at(g, g["delta"]), g["n"], base)
-    return {"candidates": found, "values": mean[found]}
+    candidates = rules.grow(mean, _at(g, g["delta"]), g["n"], base)
+    return {"candidates": candidates, "values": mean[candidates]}
 
 
 def _grow(g: Given) -> Answer:
-    taken = _at(g, g["delta"])
-    taken[g["dropped"]] = False
+    occupied = _at(g, g["delta"])
+    occupied[g["dropped"]] = False
     base = _at(g, g["base"]) if g["scope"] == "active" else None
-    return {"grown": rules.grow(g["gradient"].flatten(), taken, g["n"], base)}
+    return {"grown": rules.grow(g["gradient"].flatten(), occupied, g["n"], base)}
 
 
 def _drop(g: Given) -> Answer:

@@ -1,4 +1,4 @@
-"""The rules of chapters 7 to 9 on torch tensors; a matrix is flat, an id is a flat position, ids ascend."""
+"""The rules of chapters 7 to 9 on torch tensors: matrices are flat, and positions are flat and ascending."""
 
 import math
 from collections.abc import Callable
@@ -39,8 +39,11 @@ _SLACK = 2.0**-20
 def smallest(scores: Tensor, k: int) -> Tensor:
     """Return the indices of the k smallest scores, ties by index, ascending.
 
-    The k-th smallest score divides: everything below it is chosen, and of what equals it the first, as many as are
-    missing. torch.topk leaves open which of equals it takes.
+    All scores below the k-th smallest are chosen, then the first of those that equal it until there are k. torch.topk
+    is of no use here, because it does not say which of equal scores it takes.
+
+    Raises:
+        SeftError: SEL-005 for a k outside 0 … n, SEL-004 for a NaN or infinite score.
     """
     # SEL-005
     if not 0 <= k <= scores.numel():
@@ -51,9 +54,9 @@ def smallest(scores: Tensor, k: int) -> Tensor:
     if k == 0:
         return torch.zeros(0, dtype=torch.int64, device=scores.device)
     # SEL-002, SEL-003
-    last = torch.kthvalue(scores, k).values
-    chosen = scores < last
-    ties = torch.nonzero(scores == last).flatten()
+    boundary = torch.kthvalue(scores, k).values
+    chosen = scores < boundary
+    ties = torch.nonzero(scores == boundary).flatten()
     chosen[ties[: k - int(chosen.sum())]] = True
     return torch.nonzero(chosen).flatten()
 
@@ -65,7 +68,7 @@ def largest(scores: Tensor, k: int) -> Tensor:
 
 
 def budget(density: float, shape: tuple[int, int], stored: int) -> int:
-    """Return d_φ by `numel`."""
+    """Return d_φ, the slots of a delta: a share of the matrix, at most the stored weights (DLT-002)."""
     # DLT-002, SEL-006
     if not 0 < density <= 1:
         raise SeftError("DLT-002", f"density {density} is outside (0, 1]")
@@ -73,13 +76,13 @@ def budget(density: float, shape: tuple[int, int], stored: int) -> int:
 
 
 def last_event_step(steps: int, evolve_until: float) -> int:
-    """Return E, the last step that an event may follow."""
+    """Return E, the last step that an event may follow (SCH-007)."""
     # SCH-007
     return math.floor(evolve_until * steps + _SLACK)
 
 
 def drop_fraction_at(step: int, steps: int, drop_fraction: float) -> float:
-    """Return τ(t) of a run whose events end with step `steps`."""
+    """Return τ(t), the share of slots to drop at a step; `steps` is the last step that may have an event (SCH-001)."""
     if not 0 <= drop_fraction <= 1:
         raise SeftError("SCH-001", f"drop fraction {drop_fraction} is outside [0, 1]")
     # SCH-001
@@ -87,13 +90,13 @@ def drop_fraction_at(step: int, steps: int, drop_fraction: float) -> float:
 
 
 def drop_count(fraction: float, slots: int) -> int:
-    """Return n_drop."""
+    """Return n_drop, the number of slots to drop (SCH-002)."""
     # SCH-002
     return math.floor(fraction * slots + _SLACK)
 
 
 def event_steps(steps: int, evolve_every: int, evolve_until: float = 1.0) -> range:
-    """Return the steps that an event follows."""
+    """Return the steps that an event follows (SCH-003)."""
     # SCH-003
     return range(evolve_every, min(steps, last_event_step(steps, evolve_until) + 1), evolve_every)
 
@@ -114,41 +117,41 @@ def learning_rate(kind: str, lr: float, step: int, steps: int, warmup: int) -> f
 
 
 def source(old: Tensor, new: Tensor) -> Tensor:
-    """Return for each new position the slot of old that holds it, -1 where none does."""
+    """Return for each new position its slot in old, -1 if old does not have it (CHG-001)."""
     # CHG-001
     if not old.numel():
         return torch.full_like(new, -1)
-    at = torch.searchsorted(old, new).clamp_(max=old.numel() - 1)
-    return torch.where(old[at] == new, at, -1)
+    slots = torch.searchsorted(old, new).clamp_(max=old.numel() - 1)
+    return torch.where(old[slots] == new, slots, -1)
 
 
 def realign(array: Tensor, where: Tensor, fill: float = 0.0) -> Tensor:
-    """Return the entries of the source slots, bit for bit, and fill in new ones."""
+    """Return the entries of the source slots, bit for bit, and `fill` where the source is -1 (CHG-002)."""
     # CHG-002
-    moved = torch.full(where.shape, fill, dtype=array.dtype, device=array.device)
+    aligned = torch.full(where.shape, fill, dtype=array.dtype, device=array.device)
     kept = where >= 0
-    moved[kept] = array[where[kept]]
-    return moved
+    aligned[kept] = array[where[kept]]
+    return aligned
 
 
 def initial_random(base: Tensor, n: int, seed: int, matrix: int) -> Tensor:
-    """Return the n positions of a base with the smallest draws."""
+    """Return the n positions of a base with the smallest random draws (DLT-004)."""
     # DLT-004
     return base[smallest(unsigned_order(draws(counter_key(seed, 1, matrix), base)), n)]
 
 
 def drop(values: Tensor, n: int) -> Tensor:
-    """Return the slots to drop."""
+    """Return the n slots with the smallest |φ| (DROP-001)."""
     # DROP-001
     return smallest(values.abs(), n)
 
 
 def grow(gradient: Tensor, taken: Tensor, n: int, base: Tensor | None = None) -> Tensor:
-    """Return the grown positions, n of them or all candidates if they are fewer.
+    """Return the n grown positions, or all candidates if they are fewer (GROW-002).
 
     gradient  ḡ, (out · in,)
     taken     positions of η \\ D, booleans of the same shape
-    base      B, where growth stays inside it
+    base      B as booleans, if growth must stay inside it
     """
     # GROW-001
     candidates = torch.nonzero(~taken if base is None else base & ~taken).flatten()
@@ -162,15 +165,15 @@ ADAPT: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "fisher": lambda seen, weight: (weight * weight) * seen,
     "token-fisher": lambda seen, weight: (weight * weight) * seen,
 }
-"""The score of a weight, by its evidence: ḡ, the mean of |g|, the mean of g², or the tokens of GRD-008 (ADPT-005)."""
+"""The scores of ADPT-005; their evidence is, in this order, ḡ, mean |g|, mean g², and the tokens of GRD-008."""
 
 
 def adapt(
     seen: Tensor, weight: Tensor, support: Tensor, k: int, exempt: Tensor | None = None, by: str = "sensitivity"
 ) -> Tensor:
-    """Return the positions to prune so that at most k stay.
+    """Return the positions to prune so that at most k stay (ADPT-001 to ADPT-003).
 
-    seen             what the criterion `by` looks at, (out · in,)
+    seen             the evidence of the criterion `by`, (out · in,)
     support, exempt  booleans of the shape of seen and weight
     """
     # ADPT-001
@@ -183,7 +186,7 @@ def adapt(
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What an event does to a matrix: positions, ascending."""
+    """The flat positions, ascending, that an event drops, grows and prunes in a matrix."""
 
     dropped: Tensor
     grown: Tensor
@@ -206,40 +209,40 @@ def decide(
     by: str = "sensitivity",
     seen: Tensor | None = None,
 ) -> Decision:
-    """Return what drop, grow and adapt choose; nothing is changed.
+    """Return what drop, grow and adapt choose, without changing anything (EVT-001).
 
     weight, base, gradient  effective W, B as booleans and ḡ, (out · in,)
     held                    b at the slots, 0 off B
-    by, seen                the criterion of adapt, and what it looks at, (out · in,); None for ḡ
+    by, seen                the criterion of adapt and its evidence, (out · in,), or None if that is ḡ
     """
     check_evidence(gradient, seen)
     # EVT-001
     leaving = drop(values, n_drop)
     dropped = positions[leaving]
-    taken = torch.zeros_like(base)
-    taken[positions] = True
-    taken[dropped] = False
+    occupied = torch.zeros_like(base)
+    occupied[positions] = True
+    occupied[dropped] = False
     # GROW-002
     wanted = max(0, n_drop + delta_budget - positions.numel())
-    grown = grow(gradient, taken, wanted, base if active else None)
+    grown = grow(gradient, occupied, wanted, base if active else None)
     if not adapts:
         return Decision(dropped, grown, grown[:0])
     after = weight.clone()
     # DROP-002
     after[dropped] = held[leaving]
-    # GROW-003: what is grown and has a slot was dropped just now
+    # GROW-003: a grown position that has a slot was dropped in this event
     cancelled = source(positions, grown) >= 0
     after[grown[cancelled]] = weight[grown[cancelled]]
     new = torch.zeros_like(base)
     new[grown[~cancelled]] = True
-    taken[grown] = True
-    return Decision(dropped, grown, adapt(gradient if seen is None else seen, after, base | taken, budget, new, by))
+    occupied[grown] = True
+    return Decision(dropped, grown, adapt(gradient if seen is None else seen, after, base | occupied, budget, new, by))
 
 
 def check_evidence(*seen: Tensor | None) -> None:
-    """Refuse evidence of an event that is not finite."""
+    """Raise SeftError (EVT-005) for evidence with a NaN or infinite entry."""
     # EVT-005
-    if not all(bool(torch.isfinite(one).all()) for one in seen if one is not None):
+    if not all(bool(torch.isfinite(tensor).all()) for tensor in seen if tensor is not None):
         raise SeftError("EVT-005", "the gradient of an event, or what is summed of it, has a NaN or infinite entry")
 
 
@@ -254,7 +257,7 @@ def adamw(
     eps: float = 1e-8,
     weight_decay: float = 0.0,
 ) -> None:
-    """Take one step, in place: φ, m and v of a float dtype, the age of each slot in int64."""
+    """Take one step of AdamW in place (OPT-001): φ, m and v in a float dtype, the age of each slot in int64."""
     beta1, beta2 = betas
     # OPT-001
     age += 1
@@ -269,6 +272,6 @@ def adamw(
 
 
 def clip_factor(norm: float, max_norm: float) -> float:
-    """Return what gradients at η are multiplied by."""
+    """Return the factor that clips gradients at η to max_norm, 1 if that is 0 (OPT-004)."""
     # OPT-004
     return min(1.0, max_norm / (norm + 1e-6)) if max_norm else 1.0

@@ -1,4 +1,4 @@
-"""A whole run, from config and tensors to the final weights, with the model of transformers (chapter 10)."""
+"""A whole training run with a transformers model, from config and tensors to the final weights (chapter 10)."""
 
 import math
 from collections.abc import Iterator
@@ -20,20 +20,20 @@ __all__ = ["model_of", "settings_of", "train_run", "training_starts"]
 
 
 def training_starts(tokens: int, length: int, seed: int, step: int, rows: int) -> list[int]:
-    """Return where the windows of a step start in a text of so many tokens."""
+    """Return where the windows of a step start in a text of `tokens` tokens, one start a row (TRN-003)."""
     # TRN-003
     if tokens < length:
         raise SeftError("TRN-003", f"a text of {tokens} tokens is shorter than a window of {length}")
-    key, places = counter_key(seed, 2), tokens - length + 1
+    key, starts = counter_key(seed, 2), tokens - length + 1
     numbers = torch.arange((step - 1) * rows, step * rows)
-    return [(int(bits) & (2**64 - 1)) % places for bits in draws(key, numbers)]
+    return [(int(bits) & (2**64 - 1)) % starts for bits in draws(key, numbers)]
 
 
 def settings_of(s: dict[str, Any], tokens: int) -> Settings:
-    """Return the settings of a run on a text of so many tokens; TRN-003 and TRN-008 are checked here.
+    """Return the settings of a run on a text of `tokens` tokens, after checking TRN-003 and TRN-008.
 
     Raises:
-        ValueError: for a rule, an optimizer or a choice that SPEC.md knows and this port has not.
+        ValueError: for a rule, an optimizer or a choice of SPEC.md that this port lacks.
     """
     # TRN-008
     if min(s["steps"], s["rows"], s["micro_batches"]) < 1 or s["length"] < 2 or s["warmup"] < 0:
@@ -43,13 +43,13 @@ def settings_of(s: dict[str, Any], tokens: int) -> Settings:
     if not all(0 <= s.get(name, 0.0) < 1 for name in ("beta1", "beta2", "momentum")):
         raise SeftError("TRN-008", "beta1, beta2 and momentum are at least 0 and below 1")
     names = ("density", "evolve_every", "drop_fraction", "gradient_window", "start", "seed")
-    made = Settings(**{name: s[name] for name in names}, **choices_of(s))
+    settings = Settings(**{name: s[name] for name in names}, **choices_of(s))
     training_starts(tokens, s["length"], s["seed"], 1, 1)
-    return made
+    return settings
 
 
 def check_text(text: Tensor, length: int, config: dict[str, Any]) -> None:
-    """Refuse windows and tokens that the model cannot read."""
+    """Raise SeftError for a window that is too long (TRN-017) or a token outside the vocabulary (TRN-018)."""
     # TRN-017
     if length > config["max_position_embeddings"]:
         raise SeftError("TRN-017", f"a window of {length} tokens is longer than max_position_embeddings")
@@ -80,7 +80,7 @@ def train_run(g: dict[str, Any]) -> dict[str, Any]:
     bases: list[list[Tensor]] = []
 
     def losses_of(step: int) -> Iterator[Tensor]:
-        """Yield the losses of micro-batches, whose sum is that of the step."""
+        """Yield the losses of the micro-batches; their sum is the loss of the step."""
         starts = training_starts(len(text), s["length"], s["seed"], step, s["rows"])
         tokens = torch.stack([text[start : start + s["length"]] for start in starts])
         for part in tokens.tensor_split(s["micro_batches"]):
@@ -122,18 +122,18 @@ def train_run(g: dict[str, Any]) -> dict[str, Any]:
         "slots": slots,
         "bases": bases,
         "support": supports,
-        "weights": [weight[where] for weight, where in zip(final, supports, strict=True)],
+        "weights": [weight[positions] for weight, positions in zip(final, supports, strict=True)],
     }
 
 
 def model_of(config: dict[str, Any], tensors: dict[str, Tensor]) -> nn.Module:
-    """Return the model of transformers with this config and these tensors."""
+    """Return the transformers model with this config and these tensors."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
     rest = {key: value for key, value in config.items() if key != "model_type"}
-    made = AutoConfig.for_model(config["model_type"], **rest)
+    described = AutoConfig.for_model(config["model_type"], **rest)
     model = AutoModelForCausalLM.from_config(
-        made, attn_implementation="eager", dtype=next(iter(tensors.values())).dtype
+        described, attn_implementation="eager", dtype=next(iter(tensors.values())).dtype
     )
-    model.load_state_dict(tensors, strict=not made.tie_word_embeddings)
+    model.load_state_dict(tensors, strict=not described.tie_word_embeddings)
     return model

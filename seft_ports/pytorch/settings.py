@@ -1,4 +1,4 @@
-"""What a run is told."""
+"""The settings of a run."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -23,13 +23,13 @@ class Settings:
         gradient_window: steps whose mean gradient an event uses.
         preset: `seft`, or one of its controls `active-only`, `no-adapt` and `static` (EVT-011).
         adapt: what a weight is pruned by: |ḡ · W|, |W| · mean |g|, W² · mean g², or W² times the squared gradients of
-            single tokens (ADPT-005). Each but the first keeps one more matrix in an open window of `seft` and
-            `no-adapt`; the other presets prune nothing.
-        evolve_until: fraction of the steps after which no event is (SCH-007).
-        start: where the first slots are (DLT-004).
-        seed: of `start` random.
-        keep_dtype: compute in the 16-bit dtype of the model's weights; by default they are refused, for SEFT
-            computes them in float32 unless another dtype is asked for (CKP-001).
+            single tokens (ADPT-005). All but the first keep one more matrix while a window is open. Only `seft` and
+            `no-adapt` use it, because the other presets prune nothing.
+        evolve_until: fraction of the steps after which no event follows (SCH-007).
+        start: how the first slots are chosen: by the gradient of the first step, or at random (DLT-004).
+        seed: the seed of `start` `random`.
+        keep_dtype: compute in the 16-bit dtype of the model's weights. By default such weights are refused, because
+            SEFT computes them in float32 (CKP-001).
     """
 
     density: float

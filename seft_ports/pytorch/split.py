@@ -1,8 +1,8 @@
-"""Tensors that FSDP splits over processes: whole ones made of their parts, and back.
+"""Gather tensors that FSDP splits over processes, and split them again.
 
-FSDP (`fully_shard`) makes a parameter a DTensor, of which each process holds a part; inside forward and backward the
-parameter is an ordinary tensor, gathered for the time. `whole`, `part` and `put` take both kinds, and leave an
-ordinary tensor as it is. What they ask of a DTensor every process asks in the same order.
+FSDP (`fully_shard`) makes a parameter a DTensor, of which each process holds a part. During forward and backward the
+parameter is an ordinary, gathered tensor. `whole`, `part` and `put` take both kinds, and leave an ordinary tensor as
+it is. With a DTensor they communicate, so every process must call them in the same order.
 """
 
 from typing import Any
@@ -27,46 +27,46 @@ __all__ = [
 
 
 def is_split(x: Any) -> bool:
-    """Return whether a tensor is a DTensor; asked so that torch.distributed.tensor need not be imported."""
+    """Return whether a tensor is a DTensor, without importing torch.distributed.tensor."""
     return hasattr(x, "full_tensor")
 
 
 def local(x: Any) -> Tensor:
-    """Return what this process holds of x, in the same memory."""
-    held: Tensor = x.detach().to_local() if is_split(x) else x
-    return held
+    """Return the part of x that this process holds, in the same memory."""
+    share: Tensor = x.detach().to_local() if is_split(x) else x
+    return share
 
 
 def whole(x: Any) -> Tensor:
-    """Return all of x, detached; x itself where it is not split."""
+    """Return all of x, gathered and detached, or x itself if it is not split."""
     gathered: Tensor = x.detach().full_tensor() if is_split(x) else x
     return gathered
 
 
 def split_as(like: Any, new: Tensor) -> Tensor:
-    """Return a tensor, whole and alike everywhere, split as `like` is; the tensor itself where that is not split."""
+    """Return `new`, the same on every process, split as `like` is, or `new` itself if `like` is not split."""
     if not is_split(like) or is_split(new):
         return new
     from torch.distributed.tensor import distribute_tensor
 
-    # without a source nothing is sent: every process has it all
-    made: Tensor = distribute_tensor(new, like.device_mesh, like.placements, src_data_rank=None)
-    return made
+    # no source rank, so nothing is sent, because every process already has the whole tensor
+    split: Tensor = distribute_tensor(new, like.device_mesh, like.placements, src_data_rank=None)
+    return split
 
 
 def part(new: Tensor, like: Any) -> Tensor:
-    """Return what this process would hold of a tensor, whole and alike everywhere, if it were split as `like` is."""
+    """Return this process's part of `new`, split as `like` is; every process must pass the same `new`."""
     return local(split_as(like, new))
 
 
 def put(x: Tensor, new: Tensor) -> None:
-    """Write a whole tensor, alike everywhere, into x, which may be split."""
+    """Write the whole tensor `new`, the same on every process, into x, which may be split."""
     if new is not x:
         local(x).copy_(part(new, x))
 
 
 def add(x: Any, new: Tensor) -> None:
-    """Add a tensor of this process to x, in place; to x that is split, the mean of those of all processes."""
+    """Add `new` to x in place; if x is split, add the mean of `new` over all processes."""
     if not is_split(x):
         x += new
         return
@@ -84,7 +84,7 @@ def processes() -> int:
 
 @torch.no_grad()
 def mean_of_all(x: Tensor) -> Tensor:
-    """Make x, which is not split, the mean over the processes, in place."""
+    """Replace x, which is not split, by its mean over all processes, in place, and return it."""
     if (n := processes()) > 1:
         dist.all_reduce(x)
         x /= n
@@ -92,17 +92,17 @@ def mean_of_all(x: Tensor) -> Tensor:
 
 
 def all_true(flags: list[Tensor], *, everywhere: bool) -> bool:
-    """Return whether all flags are true, of every process if they may differ."""
+    """Return whether all flags are true; with `everywhere`, those of every process."""
     if not flags:
         return True
-    told = torch.stack(flags).all().to(torch.int32)
+    flag = torch.stack(flags).all().to(torch.int32)
     if everywhere:
-        dist.all_reduce(told, dist.ReduceOp.MIN)
-    return bool(told)
+        dist.all_reduce(flag, dist.ReduceOp.MIN)
+    return bool(flag)
 
 
 def reshard(model: nn.Module) -> None:
-    """Let parameters that a forward without a backward left gathered be split again."""
+    """Split parameters again that FSDP left gathered after a forward without a backward."""
     if not (dist.is_available() and dist.is_initialized()):
         return
     from torch.distributed.fsdp import FSDPModule
