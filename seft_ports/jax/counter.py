@@ -1,4 +1,4 @@
-"""Random numbers by counter: draw number i of a key is a function of both (RNG-001 to RNG-003)."""
+"""Random numbers from a counter: draw i of a key is a pure function of the key and i (RNG-001 to RNG-003)."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ import seft_ports.jax.wide  # noqa: F401  64-bit numbers, or an error that says 
 __all__ = ["ADAPT", "DROP", "GROW", "LAST", "counter_key", "draws", "random_scores"]
 
 DROP, GROW, ADAPT, LAST = 1, 2, 3, 4
-"""The last word of the key of random scores."""
+"""The last word of the key of random scores: what they are used for (RNG-003)."""
 
 _GAMMA = 0x9E3779B97F4A7C15
 
@@ -22,7 +22,7 @@ def _mix(z: Array) -> Array:
 
 
 def counter_key(*words: Any) -> Array:
-    """Return the key of words, each a non-negative integer below 2⁶⁴ or a scalar array."""
+    """Return the key of these words, each an integer in 0 … 2⁶⁴ − 1 or a scalar array (RNG-002)."""
     key = jnp.uint64(0)
     for word in words:
         # RNG-002
@@ -31,7 +31,7 @@ def counter_key(*words: Any) -> Array:
 
 
 def draws(key: Array, numbers: Array) -> Array:
-    """Return the draws of a key by their numbers, uint64."""
+    """Return the draws of a key with these numbers, as uint64 (RNG-001)."""
     # RNG-001; arithmetic of uint64 is modulo 2⁶⁴
     return _mix(key + (numbers.astype(jnp.uint64) + jnp.uint64(1)) * jnp.uint64(_GAMMA))
 

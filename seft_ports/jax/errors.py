@@ -1,6 +1,6 @@
-"""How inputs are refused: at once where shapes tell, by a code where values do.
+"""How inputs are refused: a wrong shape raises at once, a wrong value gives a code.
 
-A traced function cannot raise. It returns a code, changes nothing, and `refuse` raises outside.
+A traced function cannot raise because of a value. It changes nothing and returns a code; `refuse` raises outside.
 """
 
 from typing import Any
@@ -15,7 +15,7 @@ _CLAUSES = {
 
 
 class Refusal(ValueError):
-    """The inputs break a clause of SPEC.md."""
+    """The inputs break a clause of SPEC.md; `clause` is its id."""
 
     def __init__(self, clause: str, message: str) -> None:
         super().__init__(f"{clause}: {message}")
@@ -23,7 +23,7 @@ class Refusal(ValueError):
 
 
 def refuse(code: Any) -> None:
-    """Raise what a code of a traced function means; FINE passes.
+    """Raise the Refusal that a code of a traced function stands for; FINE passes.
 
     Raises:
         Refusal: the code is not FINE.

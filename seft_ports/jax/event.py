@@ -1,7 +1,7 @@
-"""An event: drop, grow, adapt, and a delta moved through the change (DLT, DROP, GROW, ADPT, EVT).
+"""`evolve` runs an event: drop, grow, adapt, and the delta moved to its new positions (DLT, DROP, GROW, ADPT, EVT).
 
-An event is one function of arrays of fixed capacity: the base has room for K weights, the delta for d_φ slots, and
-neither needs more. Counts may be traced: one compilation serves every event of a run.
+An event is one function of arrays of fixed capacity: the base has room for K weights, the delta for d_φ slots. Neither
+ever needs more. Counts may be traced, so one compilation serves every event of a run.
 """
 
 from typing import Any, NamedTuple
@@ -50,14 +50,14 @@ class Delta(NamedTuple):
 
 
 class Event(NamedTuple):
-    """What an event gives.
+    """The result of an event.
 
     Attributes:
-        base, delta: after it; as before where it is refused.
-        dropped: mask of the old slots that were chosen, those that grew at once included.
-        grown: positions chosen, NOWHERE behind them.
-        pruned: positions, NOWHERE behind them.
-        trouble: a code of `errors`; FINE, or why it is refused.
+        base, delta: those after the event; unchanged if it is refused.
+        dropped: mask of the dropped old slots, those that grew again in this event included.
+        grown: the grown positions, NOWHERE behind them.
+        pruned: the pruned positions, NOWHERE behind them.
+        trouble: a code of `errors`: FINE, or why the event is refused.
     """
 
     base: Base
@@ -69,51 +69,52 @@ class Event(NamedTuple):
 
 
 class Pruned(NamedTuple):
-    """What sensitivity pruning chose: positions with NOWHERE behind them, and a code of `errors`."""
+    """The choice of sensitivity pruning: positions with NOWHERE behind them, and a code of `errors`."""
 
     positions: Array
     trouble: Array
 
 
 def new_delta(positions: Array, dtype: Any) -> Delta:
-    """Return a delta of new slots."""
+    """Return a delta of new slots: value, moments and age are 0 (DLT-005)."""
     # DLT-005
     zero = jnp.zeros(positions.shape, dtype)
     return Delta(positions, zero, zero, zero, jnp.zeros(positions.shape, jnp.int64))
 
 
 def initial_random(base: Array, n: Any, seed: Any, matrix: Any) -> Array:
-    """Return a mask of n slots of the base whose draws are smallest."""
-    # DLT-004; a draw is ordered as an unsigned integer
+    """Return a mask of the n slots of the base with the smallest random draws (DLT-004)."""
+    # DLT-004; draws are uint64, so `first` compares them without sign
     drawn = draws(counter_key(seed, 1, matrix), base)
     order = first(drawn, base, base != NOWHERE)
     return jnp.zeros(base.shape, bool).at[order].set(jnp.arange(base.shape[0]) < n)
 
 
 def effective(base: Base, delta_positions: Array, delta_values: Array) -> Base:
-    """Return the weights b + φ on the union of both, with room for all of both."""
-    apart = jnp.where(holds(base.positions, delta_positions), NOWHERE, delta_positions)
-    support = jnp.sort(jnp.concatenate([base.positions, apart]))
+    """Return the effective weights b + φ on the union of base and delta; its capacity is the sum of theirs."""
+    outside = jnp.where(holds(base.positions, delta_positions), NOWHERE, delta_positions)
+    support = jnp.sort(jnp.concatenate([base.positions, outside]))
     weight = realign(base.values, source(base.positions, support))
     slot = source(delta_positions, support)
-    # DLT-003: rounded once at η, moved elsewhere
-    moved = plus(weight, realign(delta_values, slot))
-    return Base(support, jnp.where(slot >= 0, moved, weight))
+    # DLT-003: b + φ is rounded once at η; elsewhere b is moved bit for bit
+    updated = plus(weight, realign(delta_values, slot))
+    return Base(support, jnp.where(slot >= 0, updated, weight))
 
 
 def drop(delta_positions: Array, delta_values: Array, n: Any) -> Array:
-    """Return a mask of the n slots with the smallest |φ|."""
+    """Return a mask of the n slots with the smallest |φ| (DROP-001)."""
     # DROP-001
     return smallest(jnp.abs(delta_values), delta_positions, n, delta_positions != NOWHERE)
 
 
 def grow(gradient: Array, base: Array, kept: Array, n: Any, *, active: Any = False, size: Any = None) -> Array:
-    """Return the n candidates with the largest |g|, in their order, NOWHERE where there are no more.
+    """Return the n candidates with the largest |g|, best first, NOWHERE where there are no more (GROW-002).
 
     gradient  flat, of all positions
+    base      the positions of the base
     kept      positions of the delta that are not dropped
-    active    candidates lie in the base (scope active)
-    size      positions that there are, where the gradient has a tail
+    active    candidates must lie in the base (`grow_scope` `active`)
+    size      the number of positions, if the gradient has a tail
     """
     everywhere = jnp.arange(gradient.shape[0])
     # GROW-001
@@ -127,20 +128,21 @@ def grow(gradient: Array, base: Array, kept: Array, n: Any, *, active: Any = Fal
 
 
 def adapt(weight: Base, gradient: Array, budget: Any, exempt: Array | None = None) -> Pruned:
-    """Return the positions of least sensitivity by which the support exceeds the budget.
+    """Return the positions to prune: those of least |g · W|, as many as the support exceeds the budget by.
 
-    weight    effective
-    exempt    mask over its support, None if nothing is
+    weight    the effective weight
+    gradient  flat, of all positions
+    exempt    mask over the support of weight, None if nothing is exempt
     """
-    held = weight.positions != NOWHERE
-    may = held if exempt is None else held & ~exempt
-    at = jnp.where(held, weight.positions, 0)
+    stored = weight.positions != NOWHERE
+    prunable = stored if exempt is None else stored & ~exempt
+    positions = jnp.where(stored, weight.positions, 0)
     # ADPT-002
-    score = jnp.abs(times(_taken(gradient, at), weight.values))
+    score = jnp.abs(times(_taken(gradient, positions), weight.values))
     # ADPT-001
-    excess = jnp.maximum(0, jnp.sum(held) - budget)
-    chosen = smallest(score, weight.positions, excess, may)
-    return Pruned(packed(chosen, weight.positions)[0], trouble(score, excess, may))
+    excess = jnp.maximum(0, jnp.sum(stored) - budget)
+    chosen = smallest(score, weight.positions, excess, prunable)
+    return Pruned(packed(chosen, weight.positions)[0], trouble(score, excess, prunable))
 
 
 def _taken(x: Array, at: Array) -> Array:
@@ -148,7 +150,7 @@ def _taken(x: Array, at: Array) -> Array:
 
 
 def last_adapt(base: Base, delta: Delta, gradient: Array, budget: Any) -> tuple[Base, Array]:
-    """Return the final weights, on a support of at most the budget, and a code of `errors`."""
+    """Return the weights after the last adapt pass, on at most `budget` positions, and a code of `errors` (EVT-004)."""
     weight = effective(base, delta.positions, delta.values)
     # EVT-004: nothing is exempt
     pruned = adapt(weight, gradient.reshape(-1), budget)
@@ -167,43 +169,43 @@ def evolve(
     adapts: Any = True,
     size: Any = None,
 ) -> Event:
-    """Return what an event makes of one matrix.
+    """Return the result of an event on one matrix; if it is refused nothing changes (EVT-005).
 
     gradient      (out, in), of the step just taken, before clipping
     n_drop        slots to drop
     delta_budget  d_φ, at most the capacity of the delta
     budget        K
-    active        growth stays in the base
+    active        whether growth must stay in the base
     adapts        whether weights are pruned
-    size          out · in, where the gradient is flat and has a tail of zeros
+    size          out · in, if the gradient is flat and has a tail of zeros
     """
     gradient = gradient.reshape(-1)
     n_drop, slots, capacity = jnp.asarray(n_drop), count(delta.positions), delta.positions.shape[0]
-    held = delta.positions != NOWHERE
+    occupied = delta.positions != NOWHERE
     # EVT-005; SEL-005
-    wrong = jnp.where(jnp.all(jnp.isfinite(gradient)), FINE, NOT_FINITE)
-    wrong = _either(wrong, trouble(delta.values, n_drop, held))
+    refusal = jnp.where(jnp.all(jnp.isfinite(gradient)), FINE, NOT_FINITE)
+    refusal = _either(refusal, trouble(delta.values, n_drop, occupied))
     # EVT-001: drop, grow, adapt, with one gradient (EVT-002)
     dropped = drop(delta.positions, delta.values, n_drop)
     kept = jnp.where(dropped, NOWHERE, delta.positions)
     n_grow = jnp.maximum(0, n_drop + (delta_budget - slots))
     grown = grow(gradient, base.positions, kept, n_grow, active=active, size=size)[:capacity]
     positions = jnp.sort(jnp.concatenate([kept, grown]))[:capacity]
-    # GROW-003: a position that is dropped and grown finds its old slot; DROP-002: the others lose theirs
+    # GROW-003: a position that is dropped and grown finds its old slot; DROP-002: other dropped ones lose theirs
     moved = _moved(delta, positions)
     new = source(delta.positions, positions) < 0
     weight = effective(base, moved.positions, moved.values)
     # ADPT-003
     exempt = realign(new, source(positions, weight.positions), fill=False)
     pruned = adapt(weight, gradient, jnp.where(adapts, budget, weight.positions.shape[0]), exempt)
-    wrong = _either(wrong, pruned.trouble)
-    # ADPT-004: from the base, and from the delta with all that is kept of a slot
-    gone = pruned.positions
-    after = Base(*packed(~holds(gone, base.positions), *base))
-    rest = Delta(*packed(~holds(gone, moved.positions), *moved))
-    # EVT-005: the state stays as it was
-    base, delta = jax.tree.map(lambda x, y: jnp.where(wrong == FINE, x, y), (after, rest), (base, delta))
-    return Event(base, delta, dropped, grown, gone, wrong)
+    refusal = _either(refusal, pruned.trouble)
+    # ADPT-004: pruned positions leave the base and the delta, with value, moments and age
+    removed = pruned.positions
+    after = Base(*packed(~holds(removed, base.positions), *base))
+    rest = Delta(*packed(~holds(removed, moved.positions), *moved))
+    # EVT-005: a refused event leaves the state as it was
+    base, delta = jax.tree.map(lambda x, y: jnp.where(refusal == FINE, x, y), (after, rest), (base, delta))
+    return Event(base, delta, dropped, grown, removed, refusal)
 
 
 def _either(first: Array, second: Array) -> Array:
@@ -211,6 +213,6 @@ def _either(first: Array, second: Array) -> Array:
 
 
 def _moved(delta: Delta, positions: Array) -> Delta:
-    """Return the delta at other positions; new slots are zeros (DLT-005), the others move bit for bit."""
+    """Return the delta moved to these positions: old slots move bit for bit, new ones are 0 (DLT-005)."""
     slot = source(delta.positions, positions)
     return Delta(positions, *(realign(x, slot) for x in delta[1:]))

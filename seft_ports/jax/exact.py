@@ -1,7 +1,7 @@
-"""What a score needs and XLA on a CPU does not give: subnormal numbers, and one rounding an operation (NUM-006).
+"""Float arithmetic with subnormal numbers and one rounding an operation (NUM-006), which XLA on a CPU does not give.
 
-XLA flushes subnormal operands and results to zero, in comparisons too, and contracts a · b + c to one operation. Moving
-a number keeps its bits. So numbers are compared as integers, and small ones are added and multiplied with integers.
+XLA flushes subnormal operands and results to zero, in comparisons too, and fuses a · b + c into one operation. But it
+moves numbers bit for bit. So this module compares numbers as integers, and adds and multiplies small ones as integers.
 """
 
 import jax.numpy as jnp
@@ -13,7 +13,7 @@ __all__ = ["key", "plus", "rounded", "times"]
 
 
 def _constants(x: Array) -> tuple[int, int, int]:
-    """Return the bits of a float, of its fraction, and the exponent of the smallest subnormal number."""
+    """Return for the dtype of x its bits, its fraction bits, and the exponent of its smallest subnormal number."""
     info = jnp.finfo(x.dtype)
     return info.bits, info.nmant, info.minexp - info.nmant
 
@@ -28,16 +28,16 @@ def _from_bits(bits: Array, like: Array) -> Array:
 
 
 def key(x: Array) -> Array:
-    """Return signed integers in the order of the floats x; both zeros are 0 (SEL-004)."""
+    """Return signed integers whose order is that of the floats x; both zeros become 0 (SEL-004)."""
     kind = jnp.dtype(f"int{8 * x.dtype.itemsize}")
     bits = lax.bitcast_convert_type(x, kind)
     return jnp.where(bits < 0, jnp.array(jnp.iinfo(kind).min, kind) - bits, bits)
 
 
 def rounded(x: Array) -> Array:
-    """Return x as it is, and keep XLA from contracting the product x with a sum that takes it (NUM-006).
+    """Return the product x unchanged, in a form that XLA cannot fuse with the sum that uses it (NUM-006).
 
-    lax.optimization_barrier, lax.reduce_precision and a bitcast there and back do not.
+    lax.optimization_barrier, lax.reduce_precision and a bitcast there and back do not prevent the fusion.
     """
     return jnp.where(x != x, jnp.nan, x)
 
@@ -46,10 +46,10 @@ def plus(a: Array, b: Array) -> Array:
     """Return a + b, rounded once, subnormal numbers included."""
     _, fraction, least = _constants(a)
     lift = 64
-    # below this limit a subnormal number may count in the sum; the lifted sum of two such is no subnormal number
+    # above the limit a subnormal operand cannot change the sum; below it, the lifted sum is never subnormal
     small = (key(jnp.abs(a)) < _limit(a, lift)) & (key(jnp.abs(b)) < _limit(a, lift))
     lifted = _lifted(a, lift) + _lifted(b, lift)
-    # a sum that comes out subnormal is exact: it is a multiple of the least number
+    # a subnormal sum is exact, because it is a multiple of the smallest subnormal number
     units = (jnp.abs(lifted) * 2.0 ** (-least - lift)).astype(jnp.uint64)
     sign = _bits(lifted) >> (a.dtype.itemsize * 8 - 1) << (a.dtype.itemsize * 8 - 1)
     subnormal = jnp.abs(lifted) < 2.0 ** (least + fraction + lift)
@@ -85,7 +85,7 @@ def times(a: Array, b: Array) -> Array:
     exponent = ea + eb
     shift = jnp.clip(jnp.maximum(least - exponent, length - fraction - 1), 0, 127)
     mantissa = _shifted_to_even(high, low, shift.astype(jnp.uint64))
-    # a carry out of the fraction raises the exponent by itself
+    # a plain +, because a carry out of the fraction then raises the exponent by one, as it must
     steps = jnp.where(mantissa > 0, exponent + shift - least, 0)
     whole = (jnp.maximum(steps, 0).astype(jnp.uint64) << fraction) + mantissa
     whole = jnp.minimum(whole, _bits(jnp.array(jnp.inf, a.dtype)))
@@ -102,7 +102,7 @@ def _parts(x: Array) -> tuple[Array, Array]:
 
 
 def _wide_product(a: Array, b: Array) -> tuple[Array, Array]:
-    """Return the high and the low 64 bits of a product of uint64."""
+    """Return the high and the low 64 bits of the 128-bit product of two uint64."""
     mask = jnp.uint64(0xFFFFFFFF)
     a0, a1, b0, b1 = a & mask, a >> 32, b & mask, b >> 32
     low = a0 * b0
@@ -125,6 +125,6 @@ def _shifted_to_even(high: Array, low: Array, n: Array) -> Array:
 
 
 def _shifted(high: Array, low: Array, n: Array) -> Array:
-    # XLA shifts by the width or more to 0
+    # no special case for 0 or 64, because a shift by the width or more gives 0 in XLA
     far = jnp.uint64(64)
     return jnp.where(n < far, (low >> n) | (high << (far - n)), high >> (n - far))

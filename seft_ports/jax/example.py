@@ -1,7 +1,7 @@
 """A pruned two-layer model, fine-tuned by SEFT under jit: `python -m seft_ports.jax.example`.
 
-A dense teacher is pruned by magnitude to 30 % of its weights; the pruned model learns to answer as the teacher does. A
-step and a step with an event are two compiled functions, and neither leaves more weights stored than there were.
+A dense teacher is pruned by magnitude to 30 % of its weights, and the pruned model learns to answer as the teacher.
+A step, and a step with an event, are two compiled functions. Neither leaves more weights stored than there were.
 """
 
 import jax
@@ -29,18 +29,19 @@ KEPT, DENSITY, STEPS, EVERY, DROP, LR, ROWS, SEED = 0.3, 0.05, 120, 15, 0.2, 1e-
 
 
 class Layer(NamedTuple):
-    """A matrix: what was pruned, and its update."""
+    """A matrix: its pruned base and its sparse update."""
 
     base: Base
     delta: Delta
 
 
 class Report(NamedTuple):
-    """What a step of the run left behind.
+    """Loss and stored weights after a step.
 
     Attributes:
-        support: stored weights of each matrix, K of each after the first.
-        grown_back: weights of the update outside the base, of all matrices.
+        support: the number of stored weights of each matrix.
+        budget: K of each matrix.
+        grown_back: the number of weights of the updates outside the bases, over all matrices.
     """
 
     step: int
@@ -55,8 +56,8 @@ def pruned(weight: Array, n: int) -> Base:
     """Return the n weights of largest magnitude of a matrix."""
     positions = jnp.arange(weight.size)
     chosen = largest(jnp.abs(weight).reshape(-1), positions, n)
-    found, values = packed(chosen, positions, weight.reshape(-1))
-    return Base(found[:n], values[:n])
+    largest_positions, values = packed(chosen, positions, weight.reshape(-1))
+    return Base(largest_positions[:n], values[:n])
 
 
 @partial(jax.jit, static_argnames="n")
@@ -67,7 +68,7 @@ def _layer(base: Base, number: Array, n: int) -> Layer:
 
 
 def _model(values: list[Array], whole: list[Array], layers: list[Layer], x: Array) -> Array:
-    """Return the outputs; `whole` are matrices of zeros, whose gradients are those of the whole weights."""
+    """Return the outputs. `whole` holds zero matrices: their gradients are the gradients of the whole weights."""
     for number, (layer, shape) in enumerate(zip(layers, SHAPES, strict=True)):
         x = jax.nn.relu(x) if number else x
         y = sparse_linear(x, layer.base, layer.delta.positions, values[number], shape)
@@ -107,7 +108,7 @@ def _step_and_event(
 ) -> tuple[list[Layer], Array, Array]:
     loss, (gradients, whole) = _whole_gradients(layers, batch)
     after, troubles = [], []
-    # EVT-002: the gradient is that before the optimizer; it does not know of clipping
+    # EVT-002: the gradient of before the optimizer step, not clipped
     for (base, delta), g, budget in zip(_updated(layers, gradients, step), whole, budgets, strict=True):
         n_drop = schedule.drop_count(step, STEPS, DROP, count(delta.positions))
         event = evolve(base, delta, g, n_drop, delta.positions.shape[0], budget)
@@ -121,7 +122,7 @@ _gradients, _last = jax.jit(_whole_gradients), jax.jit(last_adapt)
 
 @jax.jit
 def _stored(layers: list[Layer]) -> tuple[list[Array], list[Array]]:
-    """Return how many weights each matrix stores, and how many of these its base."""
+    """Return how many weights each matrix stores, and how many of them are in its base."""
     weights = [effective(base, delta.positions, delta.values) for base, delta in layers]
     return [count(weight.positions) for weight in weights], [count(layer.base.positions) for layer in layers]
 
@@ -137,7 +138,7 @@ def _normal(key: Array, shape: tuple[int, int], dtype: str) -> Array:
 
 
 def train(dtype: str = "float32") -> tuple[list[Report], list[Base]]:
-    """Return what the steps with an event and the last one left, and the final weights."""
+    """Train, and return a report of the first step, each event and the last step, and the final weights."""
     random = jax.random.key(SEED)
     teacher, layers = [], []
     for number, (rows, columns) in enumerate(SHAPES):
@@ -181,11 +182,11 @@ def main() -> None:
     for r in reports:
         stored = "  ".join(f"{n} ({budget})" for n, budget in zip(r.support, r.budget, strict=True))
         print(f"{r.step:4d}   {r.loss:.4f}   {stored}   {r.grown_back}")
-    told = ", ".join(
+    counts = ", ".join(
         f"{int((dense(w.positions, w.values, s) != 0).sum())} of {s[0] * s[1]}"
         for w, s in zip(final, SHAPES, strict=True)
     )
-    print(f"weights that are not zero in the end: {told}")
+    print(f"weights that are not zero in the end: {counts}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""AdamW with an age a slot, and clipping (OPT-001 to OPT-005)."""
+"""AdamW that counts the steps of each slot on its own (its age), and clipping (OPT-001 to OPT-005)."""
 
 from typing import Any
 
@@ -20,15 +20,15 @@ def adamw(
     eps: Any = 1e-8,
     weight_decay: Any = 0.0,
 ) -> Delta:
-    """Return the delta after one step; gradient is (slots,) and 0 in the tail."""
+    """Return the delta after one step of AdamW (OPT-001); gradient is (slots,) and 0 in the tail."""
     kind = delta.values.dtype
     beta1, beta2, eps, lr, weight_decay = (jnp.asarray(x, jnp.float64) for x in (beta1, beta2, eps, lr, weight_decay))
     age = delta.age + 1
-    # OPT-002: in binary64, rounded once; OPT-009: XLA's power is near enough
-    grown = age.astype(jnp.float64)
-    step = (lr / (1 - beta1**grown)).astype(kind)
-    c2 = jnp.sqrt(1 - beta2**grown).astype(kind)
-    # OPT-001; a slot that is subnormal keeps its value where nothing moves it
+    # OPT-002: in binary64, rounded once; OPT-009: XLA's power is accurate enough
+    ages = age.astype(jnp.float64)
+    step = (lr / (1 - beta1**ages)).astype(kind)
+    c2 = jnp.sqrt(1 - beta2**ages).astype(kind)
+    # OPT-001; times and plus, because plain XLA would flush subnormal values to 0
     values = _times((1 - lr * weight_decay).astype(kind), delta.values)
     m = plus(_times(beta1.astype(kind), delta.m), _times((1 - beta1).astype(kind), gradient))
     v = plus(_times(beta2.astype(kind), delta.v), _times((1 - beta2).astype(kind), times(gradient, gradient)))
@@ -41,7 +41,7 @@ def _times(factor: Array, x: Array) -> Array:
 
 
 def clip_factor(norm: Any, max_norm: Any) -> Array:
-    """Return what gradients of this norm are multiplied by; max_norm 0 clips nothing."""
+    """Return the factor that clips gradients of this norm to max_norm; 0 clips nothing (OPT-004)."""
     norm, max_norm = jnp.asarray(norm, jnp.float64), jnp.asarray(max_norm, jnp.float64)
     # OPT-004
     return jnp.where(max_norm == 0, 1.0, jnp.minimum(1.0, max_norm / (norm + 1e-6)))

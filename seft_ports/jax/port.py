@@ -1,8 +1,8 @@
-"""This port as the kit asks it: the only file here that knows the kit.
+"""The adapter between this port and the conformance kit; the only file here that imports it.
 
 python -m conformance.protocol.serve seft_ports.jax.port:Port
 
-Vectors are given capacities that are powers of two, so that many cases share a compiled function.
+It pads vectors to capacities that are powers of two, so that many cases share a compiled function.
 """
 
 from collections.abc import Callable
@@ -32,8 +32,8 @@ class Port:
     """SEFT in JAX, on the CPU.
 
     Attributes:
-        name: what reports call it.
-        ops: the operations by name; a test replaces one to see whether the kit notices.
+        name: the name in reports.
+        ops: the operations by name; a test replaces one to check that the kit notices.
     """
 
     def __init__(self) -> None:
@@ -50,12 +50,12 @@ class Port:
             raise Refused(refusal.clause, str(refusal)) from refusal
 
     def describe(self) -> dict[str, Any]:
-        """Return what the port says of itself (PRT-004)."""
-        told = {"name": self.name, "version": version("seft_ref"), "language": "Python", "jax": jax.__version__}
+        """Return name, version, operations and flags of the port (PRT-004)."""
+        port = {"name": self.name, "version": version("seft_ref"), "language": "Python", "jax": jax.__version__}
         return {
-            "port": told,
+            "port": port,
             "ops": {op: ["exact64", "fp32"] for op in self.ops},
-            # XLA flushes subnormal numbers; README.md says where that shows
+            # ftz, because XLA flushes subnormal numbers to zero; README.md says where that shows
             "flags": {"deterministic": True, "ftz": True},
         }
 
@@ -80,7 +80,7 @@ def _pad(x: Any, fill: Any = 0) -> Array:
 
 
 def _head(x: Array, n: int) -> Any:
-    """Return the first n entries; by NumPy, since JAX would compile a slice of each length anew."""
+    """Return the first n entries as a NumPy array, because JAX would compile a slice for each length."""
     return np.asarray(x)[:n]
 
 
@@ -89,7 +89,7 @@ def _positions(x: Any) -> Array:
 
 
 def _cut(positions: Any) -> Any:
-    """Return positions without those that are nowhere."""
+    """Return the positions, sorted, without the tail of NOWHERE."""
     positions = np.sort(np.asarray(positions))
     return positions[positions != NOWHERE]
 
@@ -163,7 +163,7 @@ def _changed(i: Inputs) -> Outputs:
 
 
 def _realigned(i: Inputs) -> Outputs:
-    # XLA would flush it in a cast
+    # cast by NumPy, because XLA would flush a subnormal number in a cast
     fill = i["values"].dtype.type(i["fill"])
     moved = _realign(_pad(i["values"]), _source(_positions(i["old"]), _positions(i["new"])), fill)
     return {"values": _head(moved, len(i["new"]))}
@@ -236,7 +236,7 @@ def _pruned(i: Inputs) -> Outputs:
 
 
 def _evolved(i: Inputs) -> Outputs:
-    # a delta that is refilled has more slots than before
+    # room for all d_φ slots, because growth may add to a delta that has fewer
     room = max(0, i["delta_budget"] - len(i["delta"]))
     longer = (np.concatenate([i[n], np.zeros(room, i[n].dtype)]) for n in ("delta_values", "m", "v", "age"))
     kept = [_pad(x) for x in longer]
@@ -289,14 +289,14 @@ def _clip(i: Inputs) -> Outputs:
 
 
 def _floats(i: Inputs, *names: str) -> list[Array]:
-    """Return inputs, those that are odd in the dtype that is asked for."""
-    found = []
+    """Return these inputs as arrays; `odd` names those that must get a wrong dtype."""
+    arrays = []
     for name in names:
         x, odd = i[name], (i.get("odd") or {}).get(name)
         if odd == "other":
             x = x.astype(np.float64 if x.dtype == np.float32 else np.float32)
-        found.append(jnp.asarray(x if odd in (None, "other") else x.astype(odd)))
-    return found
+        arrays.append(jnp.asarray(x if odd in (None, "other") else x.astype(odd)))
+    return arrays
 
 
 @partial(jax.jit, static_argnums=4)
@@ -330,15 +330,15 @@ _gradient_at = jax.jit(sparse.gradient_at)
 
 def _at(i: Inputs) -> Outputs:
     n = len(i["positions"])
-    found = _gradient_at(jnp.asarray(i["dy"]), jnp.asarray(i["x"]), _positions(i["positions"]))
-    return {"values": _head(found, n)}
+    values = _gradient_at(jnp.asarray(i["dy"]), jnp.asarray(i["x"]), _positions(i["positions"]))
+    return {"values": _head(values, n)}
 
 
 _candidates = jax.jit(sparse.candidates, static_argnames=("n", "at_once"))
 
 
 def _growth_candidates(i: Inputs) -> Outputs:
-    found, values = _candidates(
+    positions, values = _candidates(
         [jnp.asarray(part) for part in i["dy"]],
         [jnp.asarray(part) for part in i["x"]],
         i["steps"],
@@ -349,8 +349,8 @@ def _growth_candidates(i: Inputs) -> Outputs:
         # every block is sorted together with the n best so far, so it holds at least as many entries
         at_once=max(7, -(-i["n"] // max(i["in"], 1))),
     )
-    n = len(_cut(found))
-    return {"candidates": _head(found, n), "values": _head(values, n)}
+    n = len(_cut(positions))
+    return {"candidates": _head(positions, n), "values": _head(values, n)}
 
 
 OPERATIONS: dict[str, Callable[[Inputs], Outputs]] = {
@@ -380,4 +380,4 @@ OPERATIONS: dict[str, Callable[[Inputs], Outputs]] = {
     "gradient.at": _at,
     "gradient.candidates": _growth_candidates,
 }
-"""Every operation of the profile core."""
+"""The operations of the profile `core`, by name."""

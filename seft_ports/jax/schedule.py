@@ -16,37 +16,37 @@ def _wide(x: Any) -> Array:
 
 
 def counted(x: Array) -> Array:
-    """Return the count that a formula in binary64 means."""
-    # SEL-006: the product is rounded before 2⁻²⁰ is added
+    """Return the count for a formula x in binary64: floor(x + 2⁻²⁰) (SEL-006)."""
+    # SEL-006: `rounded`, because XLA would fuse a product with the sum
     return jnp.floor(rounded(x) + 2.0**-20).astype(jnp.int64)
 
 
 def delta_budget(density: Any, rows: Any, columns: Any, stored: Any) -> Array:
-    """Return the slots of a delta for a density of all positions, at most the stored weights."""
-    # DLT-002, from left to right
+    """Return d_φ, the slots of a delta: density · rows · columns, at most the stored weights (DLT-002)."""
+    # DLT-002: multiplied from left to right (SEL-006)
     return jnp.minimum(counted(rounded(_wide(density) * _wide(rows)) * _wide(columns)), stored)
 
 
 def drop_fraction_at(step: Any, steps: Any, drop_fraction: Any) -> Array:
-    """Return the share of slots to drop after a step, cosine to 0."""
+    """Return τ, the share of slots to drop after a step; it falls to 0 by a cosine (SCH-001)."""
     # SCH-001
     return 0.5 * _wide(drop_fraction) * (1 + jnp.cos(math.pi * _wide(step) / _wide(steps)))
 
 
 def drop_count(step: Any, steps: Any, drop_fraction: Any, slots: Any) -> Array:
-    """Return how many of the slots to drop after a step."""
+    """Return n_drop, how many of the slots to drop after a step (SCH-002)."""
     # SCH-002
     return counted(drop_fraction_at(step, steps, drop_fraction) * _wide(slots))
 
 
 def is_event(step: Any, steps: Any, evolve_every: Any) -> Array:
-    """Tell whether an event follows a step."""
+    """Return whether an event follows a step (SCH-003)."""
     # SCH-003
     return (step % evolve_every == 0) & (step < steps)
 
 
 def learning_rate_at(step: Any, steps: Any, warmup: Any, lr: Any, kind: str = "constant") -> Array:
-    """Return the learning rate of a step, by kind constant, linear or cosine."""
+    """Return the learning rate of a step; `kind` is constant, linear or cosine (SCH-004)."""
     step, steps, warmup, lr = _wide(step), _wide(steps), _wide(warmup), _wide(lr)
     # SCH-004
     u = (step - warmup) / jnp.maximum(steps - warmup, 1)

@@ -1,4 +1,4 @@
-"""Selection in the total order: score, then id (SEL-001 to SEL-005)."""
+"""Choose the k largest or smallest scores; equal scores go by id (SEL-001 to SEL-005)."""
 
 from typing import Any
 
@@ -12,21 +12,21 @@ __all__ = ["first", "largest", "smallest", "trouble"]
 
 
 def largest(scores: Array, ids: Array, k: Any, among: Array | None = None) -> Array:
-    """Return a mask of the k largest scores of those `among` all; ties go to the smaller id."""
+    """Return a mask of the k largest scores where `among` is true; ties go to the smaller id (SEL-001)."""
     # SEL-001
     return _mask(first(-key(scores), ids, among), k)
 
 
 def smallest(scores: Array, ids: Array, k: Any, among: Array | None = None) -> Array:
-    """Return a mask of the k smallest scores of those `among` all; ties go to the smaller id."""
+    """Return a mask of the k smallest scores where `among` is true; ties go to the smaller id (SEL-002)."""
     # SEL-002
     return _mask(first(key(scores), ids, among), k)
 
 
 def first(keys: Array, ids: Array, among: Array | None = None) -> Array:
-    """Return indices in the order of integer keys, then ids; those not `among` come last."""
+    """Return indices sorted by integer key, then id; those where `among` is false come last."""
     out = jnp.zeros(ids.shape, jnp.int32) if among is None else (~among).astype(jnp.int32)
-    # three sorting keys: the order does not rest on how a sort or a top-k treats ties
+    # the id is a sorting key too, so the order does not depend on how a sort treats ties
     return lax.sort((out, keys, ids, jnp.arange(ids.shape[0])), num_keys=3)[3]
 
 
@@ -36,7 +36,7 @@ def _mask(order: Array, k: Any) -> Array:
 
 
 def trouble(scores: Array, k: Any, among: Array | None = None) -> Array:
-    """Return why a selection is refused, FINE if it is not; `errors.refuse` raises it."""
+    """Return the code for why a selection is refused, FINE if it is not; `errors.refuse` raises it."""
     ranked = jnp.ones(scores.shape, bool) if among is None else among
     # SEL-005
     count = jnp.where((k < 0) | (k > jnp.sum(ranked)), TOO_MANY, FINE)

@@ -1,7 +1,7 @@
 """A linear layer whose weight is a base and a delta, both sparse (KRN, GRD).
 
-XLA has no fast product with an unstructured sparse matrix. The weight is stored sparse and written out for the product;
-what is kept between forward and backward is sparse, and the gradient of the delta is evaluated at its positions only.
+XLA has no fast product with an unstructured sparse matrix, so each product writes the weight out as a dense one.
+Everything kept between forward and backward is sparse. The gradient of the delta is evaluated at its positions only.
 """
 
 from collections.abc import Sequence
@@ -55,7 +55,7 @@ def matmul_transposed(dy: Array, positions: Array, values: Array, shape: Shape) 
 
 
 def gradient_at(dy: Array, x: Array, positions: Array) -> Array:
-    """Return Σ_n dy[n, row] · x[n, column] at flat positions, 0 in the tail."""
+    """Return the gradient Σ_n dy[n, row] · x[n, column] at flat positions, 0 in the tail."""
     _check_rows(dy, x)
     columns = max(x.shape[1], 1)
 
@@ -71,14 +71,14 @@ def gradient_at(dy: Array, x: Array, positions: Array) -> Array:
 
 
 def gradient_whole(dy: Array, x: Array) -> Array:
-    """Return dyᵀ x, (out, in)."""
+    """Return the whole gradient dyᵀ x, (out, in)."""
     _check_rows(dy, x)
     # GRD-001
     return _product(dy, x, ((0,), (0,)))
 
 
 def store(values: Array, slots: Array, new: Array) -> Array:
-    """Return values with new ones in some slots."""
+    """Return a copy of values with the new ones in these slots (KRN-012)."""
     if slots.shape != new.shape:
         raise Refusal("KRN-012", f"{slots.shape} slots and {new.shape} values")
     # KRN-012
@@ -88,9 +88,11 @@ def store(values: Array, slots: Array, new: Array) -> Array:
 def candidates(
     dy: Sequence[Array], x: Sequence[Array], steps: Any, base: Array, delta: Array, n: int, *, active: Any, at_once: int
 ) -> tuple[Array, Array]:
-    """Return the n largest |g| outside the delta, by position, and g there; at most `at_once` rows of g are formed.
+    """Return the positions of the n largest |g| outside the delta, ascending, and g there (GRD-003).
 
     dy, x     of each micro-batch of a window of `steps` steps
+    active    only positions of the base count
+    at_once   rows of g that are formed at a time
     Returns   positions, NOWHERE where there are no more, and values
     """
     rows, columns = dy[0].shape[1], x[0].shape[1]
@@ -104,7 +106,7 @@ def candidates(
         cut = [lax.dynamic_slice_in_dim(part, number * at_once, at_once, 1) for part in wide]
         parts = jnp.stack([gradient_whole(a, b) for a, b in zip(cut, x, strict=True)])
         g = jnp.sum(parts, axis=0).reshape(-1) / steps
-        # +0, as a sum that starts at 0 has it
+        # −0 becomes +0, because a sum that starts at +0 never gives −0
         g = jnp.where(key(g) == 0, 0, g)
         ids = number * at_once * columns + jnp.arange(at_once * columns)
         # GROW-001
@@ -114,14 +116,14 @@ def candidates(
         return (values[order], ids[order]), None
 
     start = jnp.zeros(n, x[0].dtype), jnp.full(n, NOWHERE)
-    # GRD-003: the best of those before and of this block; SEL-003 in the end
+    # GRD-003: each block keeps the n best of itself and all blocks before; SEL-003: at the end they are sorted
     values, ids = lax.scan(block, start, jnp.arange(blocks))[0]
     order = jnp.argsort(ids)
     return ids[order], values[order]
 
 
 def _in(positions: Array, ids: Array) -> Array:
-    """Tell of a run of ids whether they are among positions."""
+    """Return for each of consecutive ids whether it is one of the positions."""
     start = ids[0] if ids.shape[0] else jnp.int64(0)
     near = (positions >= start) & (positions < start + ids.shape[0])
     return jnp.zeros(ids.shape, bool).at[jnp.where(near, positions - start, NOWHERE)].set(True, mode="drop")
@@ -129,7 +131,7 @@ def _in(positions: Array, ids: Array) -> Array:
 
 @partial(jax.custom_vjp, nondiff_argnums=(4,))
 def sparse_linear(x: Array, base: Base, delta_positions: Array, delta_values: Array, shape: Shape) -> Array:
-    """Return y = x (θ′ + δ)ᵀ; differentiable by x and by delta_values, and not by the base, which is frozen."""
+    """Return y = x (θ′ + δ)ᵀ, (n, out); it has gradients by x and delta_values, none by the base, which is frozen."""
     weight = effective(base, delta_positions, delta_values)
     return matmul(x, weight.positions, weight.values, shape)
 
@@ -142,7 +144,7 @@ def _backward(shape: Shape, kept: Any, dy: Array) -> tuple[Array, None, None, Ar
     x, base, delta_positions, delta_values = kept
     weight = effective(base, delta_positions, delta_values)
     dx = matmul_transposed(dy, weight.positions, weight.values, shape)
-    # the derivative of b + φ by φ is that by W: no matrix is formed
+    # W = b + φ at the delta, so the gradient by φ is that by W there, and no matrix is formed
     return dx, None, None, gradient_at(dy, x, delta_positions)
 
 
@@ -150,7 +152,7 @@ sparse_linear.defvjp(_forward, _backward)
 
 
 def _product(a: Array, b: Array, over: tuple[tuple[int, ...], tuple[int, ...]]) -> Array:
-    # NUM-002 asks for the precision that accelerators leave out unless told
+    # NUM-002: HIGHEST, because accelerators use a lower precision by default
     return lax.dot_general(a, b, (over, ((), ())), precision=lax.Precision.HIGHEST)
 
 

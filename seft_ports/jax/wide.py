@@ -1,4 +1,4 @@
-"""Refuses to be imported where JAX has no 64-bit numbers: it would cut positions and counters to 32 bits in silence."""
+"""This import fails where JAX has no 64-bit numbers, because it would silently cut positions and counters to 32 bits."""
 
 import jax
 
