@@ -88,7 +88,7 @@ static const json *wanted(call *c, const char *name)
     return value;
 }
 
-/* PRT-002: the text of {"f64": text} or {"int": text}, terminated; 0 if this is no such object. */
+/* PRT-002: the text of {"f64": text} or {"int": text}, terminated; 0 if value is not such an object. */
 static int tagged(call *c, const json *value, const char *tag, char *text, size_t room)
 {
     const json *inner = json_first(c->tree, value);

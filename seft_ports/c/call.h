@@ -16,8 +16,8 @@ typedef struct {
     void *at;
 } array;
 
-/* `failed` says that something is wrong: `error` has a clause if the inputs break one, else a message only. From then
- * on inputs come as zeros and nothing, so that an operation looks once, before it computes. */
+/* One call. `failed` is set at the first error: `error` has a clause if the inputs break one, else only a message.
+ * After that every input is returned as zero or NULL, so an operation checks `failed` only once, before it computes. */
 typedef struct {
     const json_tree *tree;
     const json *in;
@@ -26,23 +26,23 @@ typedef struct {
     int failed;
     void **blocks;
     size_t block_count, block_room;
-    uint64_t taken;
+    uint64_t taken; /* bytes allocated */
     json_out *out;
     int outputs;
 } call;
 
-/* Bytes that a call may take: what an input asks for is answered or refused, never tried. */
+/* The bytes that a call may allocate; an input that needs more is refused before the allocation. */
 #define MOST_BYTES (UINT64_C(1) << 30)
 /* The longest side of a matrix. */
 #define MOST_SIDE INT64_C(0x7fffffff)
 
-int call_fail(call *c, const char *format, ...);                     /* an error of the caller's; returns 0 */
+int call_fail(call *c, const char *format, ...);                     /* an error that breaks no clause; returns 0 */
 int call_refuse(call *c, const char *clause, const char *message);   /* returns 0 */
-int call_did(call *c, int done);                                     /* takes a function's 0 for the call's */
-void *call_room(call *c, int64_t count, size_t each);                /* zeros, NULL if there is no room */
-void call_end(call *c);                                              /* gives all memory back */
+int call_did(call *c, int done);                                     /* marks the call as failed if done is 0 */
+void *call_room(call *c, int64_t count, size_t each);                /* zeroed memory, or NULL */
+void call_end(call *c);                                              /* frees all memory of the call */
 
-int call_has(const call *c, const char *name); /* there, and not null */
+int call_has(const call *c, const char *name); /* whether it is present and not null */
 int64_t call_integer(call *c, const char *name);
 int64_t call_side(call *c, const char *name); /* an integer from 0 to MOST_SIDE */
 uint64_t call_word(call *c, const char *name);
@@ -51,11 +51,11 @@ array call_value(call *c, const json *value, const char *name);
 array call_array(call *c, const char *name);
 int64_t *call_integers(call *c, const char *name, int64_t *count);
 int64_t *call_positions(call *c, const char *name, int64_t out, int64_t in, int64_t *count); /* TOP-003 */
-/* A float array of the call's dtype with so many dimensions; *count of a vector is its length. */
+/* A float array of the call's dtype with `dims` dimensions; `told` gets its shape and count. */
 void *call_reals(call *c, const char *name, unsigned dims, array *told);
-/* The same for an operand of a product, whose dimensions KRN-009 refuses. */
+/* The same for an operand of a product: a wrong number of dimensions breaks KRN-009. */
 void *call_operand(call *c, const char *name, unsigned dims, array *told);
-/* A vector of floats of as many entries as said: anything else is an error. */
+/* A float vector of `count` entries; any other array is an error. */
 void *call_reals_of(call *c, const char *name, int64_t count);
 
 void call_put(call *c, const char *name); /* begins an output */
@@ -68,9 +68,9 @@ void call_put_matrix(call *c, const char *name, dtype type, const void *at, int6
 
 typedef struct {
     const char *name;
-    void (*run[2])(call *); /* in float64, in float32 */
+    void (*run[2])(call *); /* for float64, for float32 */
 } operation;
 
-extern const operation rule_operations[], number_operations[], file_operations[]; /* each ends with no name */
+extern const operation rule_operations[], number_operations[], file_operations[]; /* each ends with a NULL name */
 
 #endif

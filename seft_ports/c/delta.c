@@ -1,4 +1,4 @@
-/* 12.10: a delta applied to what files hold. The reader is compiled here, for its walk over JSON and SHA-256. */
+/* 12.10: applies deltas to a model in memory. The reader is compiled here, for its JSON walk and its SHA-256. */
 #define SEFT_IMPLEMENTATION
 #define SEFT_ZSTD /* zstd.c */
 #include "delta.h"
@@ -42,7 +42,7 @@ static int name_order(const char *a, size_t a_size, const char *b, size_t b_size
     return order ? order : (a_size > b_size) - (a_size < b_size);
 }
 
-/* The place of a name, or where it would stand. */
+/* The index of a name, or where it would be inserted; `there` says which. */
 static size_t place(const seft_model *model, const char *name, size_t size, int *there)
 {
     size_t low = 0, high = model->count;
@@ -234,7 +234,7 @@ static void sha_support(sf_sha *sha, const seft_stored *t)
     sf_sha_text(sha, "}");
 }
 
-/* FMT-091 of a tensor in memory. */
+/* FMT-091: computes the content digest of a tensor in memory. */
 static int content(seft_model *model, seft_stored *t, seft_error *error)
 {
     uint8_t *bytes = (uint8_t *)take(model, seft_packed_size(t), 1, error);
@@ -340,7 +340,7 @@ static int put_float(double value, int kind, uint8_t *at)
     frexp(size, &exponent);
     exponent = size == 0 || exponent < -13 ? -13 : exponent; /* 2^-14 is the least normal number */
     size = rint(ldexp(size, 11 - exponent));
-    /* the carry of a rounding goes from the fraction into the exponent by itself */
+    /* a sum and not |, because a carry of the rounding then raises the exponent by one */
     half = (uint16_t)(size + (size >= 1024 || exponent > -13 ? 1024.0 * (exponent + 13) : 0.0));
     half = (uint16_t)(half | (signbit(narrow) ? 0x8000u : 0u));
     memcpy(at, &half, 2);
@@ -365,7 +365,8 @@ static int same_shape(const seft_stored *a, const seft_stored *b)
     return a->dims == b->dims && !memcmp(a->shape, b->shape, a->dims * sizeof *a->shape);
 }
 
-/* FMT-133 to FMT-135: w with positions set or added to, and others taken out. `change` and `gone` may be NULL. */
+/* FMT-133 to FMT-135: sets values of w to those of `change` or adds them, and removes the positions of `gone`. Both may
+ * be NULL. */
 static int merge(seft_model *model, seft_stored *w, const seft_stored *change, int adds, const seft_stored *gone,
                  seft_error *error)
 {
@@ -396,7 +397,7 @@ static int merge(seft_model *model, seft_stored *w, const seft_stored *change, i
         i += old == at;
         j += new_ == at;
     }
-    if (gone && g < gone->nnz) /* it takes out what is not there */
+    if (gone && g < gone->nnz) /* it removes a position that w does not store */
         return misfit(w, error);
     w->nnz = size;
     w->positions = size == w->numel ? NULL : positions;
@@ -404,7 +405,7 @@ static int merge(seft_model *model, seft_stored *w, const seft_stored *change, i
     return 1;
 }
 
-/* One of the tensors that a delta stores of a name; 0 if there is none, -1 if it cannot be loaded. */
+/* Loads the tensor that a delta stores as prefix and name: 1 if it could, 0 if there is none, -1 on an error. */
 static int stored(seft_model *model, seft_file *delta, const char *prefix, const uint8_t *key, seft_stored *t,
                   seft_error *error)
 {
@@ -414,7 +415,7 @@ static int stored(seft_model *model, seft_file *delta, const char *prefix, const
     return load(model, delta, index, t, error) ? 1 : -1;
 }
 
-/* The tensor of a name as the delta leaves it. */
+/* The tensor of a name after the delta. */
 static int changed(seft_model *model, seft_file *delta, const sf_walk *listed, seft_stored *w, seft_error *error)
 {
     seft_stored change, gone, amounts;
@@ -426,7 +427,7 @@ static int changed(seft_model *model, seft_file *delta, const sf_walk *listed, s
     size_t skip = strlen("whole:");
     if (whole < 0 || sets < 0 || adds < 0 || goes < 0)
         return 0;
-    if (whole) { /* FMT-136; the name without its prefix, and its JSON text from the list */
+    if (whole) { /* FMT-136; the name loses its prefix, and its JSON text is taken from the list */
         w->name += skip;
         w->name_size -= skip;
         w->name_json = (const char *)listed->key - 1;
@@ -452,7 +453,7 @@ static int is_digest(const uint8_t *value, const char *hex)
     return *value == '"' && !memcmp(value + 1, hex, 64);
 }
 
-/* FMT-010, FMT-016: what a delta says of ties and scales, now that the tensors are known */
+/* FMT-010, FMT-016: checks the ties and scales of a delta against the tensors of its result */
 static int names_hold(const seft_model *model, seft_error *error)
 {
     sf_walk outer = sf_enter(model->tied), inner;

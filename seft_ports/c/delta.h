@@ -1,4 +1,4 @@
-/* delta.h: what checkpoint files hold, in memory, and deltas applied to it (SPEC.md 12.10); errors as in seft_file.h */
+/* delta.h: loads a checkpoint file into memory and applies deltas to it (SPEC.md 12.10); errors as in seft_file.h */
 #ifndef SEFT_DELTA_H
 #define SEFT_DELTA_H
 
@@ -8,11 +8,11 @@
 extern "C" {
 #endif
 
-/* A tensor. Its name and texts lie in the file that it came from, which stays open as long as the model lives. */
+/* A tensor. Its name and texts point into the file that it came from, so keep that open as long as the model lives. */
 typedef struct {
     const char *name, *name_json;
     size_t name_size, name_json_size;
-    int kind;           /* of dtype */
+    int kind;           /* index of the dtype in sf_dtypes */
     const char *dtype;
     unsigned dims, unit; /* bytes of a value in memory: one for values of 4 and 6 bits, none for a mask */
     uint64_t shape[8], nnz, numel, rows, columns;
@@ -30,18 +30,18 @@ typedef struct {
     size_t block_count, block_room;
 } seft_model;
 
-/* Everything of a file whose tensors have been checked; free with seft_model_free, after a failure too. */
+/* Loads everything of a file whose tensors have been checked. Free it with seft_model_free, after a failure too. */
 int seft_model_load(seft_model *model, seft_file *file, seft_error *error);
 void seft_model_free(seft_model *model);
 void seft_model_state(const seft_model *model, char hex[65]); /* FMT-099 */
 
-/* FMT-137, FMT-139: whether deltas, in their order, lead on from the model and each from the one before. */
+/* FMT-137, FMT-139: whether the first delta starts at the model, and each other one where the one before ends. */
 int seft_chain(const seft_model *model, seft_file *const *deltas, size_t count, seft_error *error);
 
-/* Applies a delta. The model is of no use after a failure (FMT-138). */
+/* Applies a delta. After a failure the model must not be used (FMT-138). */
 int seft_delta_apply(seft_model *model, seft_file *delta, seft_error *error);
 
-/* The bytes of the values as a file has them (FMT-071): their number, and where they go. */
+/* The size of the values as a file stores them (FMT-071), and the bytes themselves. */
 uint64_t seft_packed_size(const seft_stored *tensor);
 void seft_pack(const seft_stored *tensor, uint8_t *bytes);
 

@@ -1,4 +1,4 @@
-/* json.h: lines of JSON, read into a tree and written to a buffer that grows; arrays in base64. */
+/* json.h: parses lines of JSON into a tree, and writes JSON to a buffer that grows; arrays are base64 texts. */
 #ifndef SEFT_JSON_H
 #define SEFT_JSON_H
 
@@ -16,13 +16,13 @@ typedef enum {
     JSON_OBJECT
 } json_kind;
 
-/* A value; the members of an object have keys. Texts lie in the line that was parsed, unescaped, not terminated. */
+/* A value; the members of an object have keys. Texts point into the parsed line: unescaped, and not terminated. */
 typedef struct json {
     json_kind kind;
     int64_t integer;
     const char *text, *key;
     size_t size, key_size;
-    size_t first, next; /* places in the tree; 0 for none */
+    size_t first, next; /* indices in the tree: first child, next sibling; 0 for none */
 } json;
 
 typedef struct {
@@ -31,8 +31,8 @@ typedef struct {
     char *at, *end;
 } json_tree;
 
-/* Parses a line, whose strings are unescaped where they lie. 0 if it is no JSON text, has more than 64 levels or a
- * million values, or memory runs out. A tree may be used again; json_free gives back its memory. */
+/* Parses a line, and unescapes its strings in place. Returns 0 if it is not JSON, has more than 64 levels or a million
+ * values, or memory runs out. A tree may be used again; json_free frees its memory. */
 int json_parse(json_tree *tree, char *line, size_t size);
 void json_free(json_tree *tree);
 
@@ -42,7 +42,7 @@ const json *json_first(const json_tree *tree, const json *container);
 const json *json_next(const json_tree *tree, const json *value);
 int json_is(const json *value, const char *text); /* whether it is this string */
 
-/* The number of bytes that a base64 text with padding stands for, or SIZE_MAX; and these bytes, 0 if it is none. */
+/* The number of bytes that a padded base64 text encodes, or SIZE_MAX; and the bytes, with 0 if it is not base64. */
 size_t json_base64_size(const json *string);
 int json_base64_bytes(const json *string, unsigned char *bytes);
 
@@ -54,7 +54,7 @@ typedef struct {
 
 void json_put(json_out *out, const char *bytes, size_t size);
 void json_puts(json_out *out, const char *text);
-void json_string(json_out *out, const char *bytes, size_t size); /* with quotes, in ASCII; the bytes are UTF-8 */
+void json_string(json_out *out, const char *bytes, size_t size); /* quoted, escaped to ASCII; bytes must be UTF-8 */
 void json_integer(json_out *out, int64_t value);
 void json_base64(json_out *out, const unsigned char *bytes, size_t size);
 

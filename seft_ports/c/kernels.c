@@ -18,7 +18,7 @@
 
 #else
 
-/* KRN-001, KRN-004, KRN-005: stored positions alone take part, whatever their values */
+/* KRN-001, KRN-004, KRN-005: only stored positions take part, whatever their values */
 void OF(seft_matmul)(int64_t n, const REAL *x, const seft_topology *w, const REAL *values, REAL *y)
 {
     int64_t t, row, slot;
@@ -31,7 +31,7 @@ void OF(seft_matmul)(int64_t n, const REAL *x, const seft_topology *w, const REA
         }
 }
 
-/* One sum for each column. */
+/* Allocates one sum for each column. */
 static seft_sum *OF(columns)(int64_t in, seft_error *error)
 {
     seft_sum *sums = (uint64_t)in < SIZE_MAX / sizeof *sums ? (seft_sum *)malloc((size_t)in * sizeof *sums + 1) : NULL;
@@ -136,7 +136,7 @@ int OF(seft_group_matmul_transposed)(int64_t n, const REAL *dy, const seft_group
 int OF(seft_store)(REAL *values, int64_t nnz, const int64_t *slots, int64_t count, const REAL *new_, seft_error *error)
 {
     int64_t i;
-    /* KRN-012, KRN-013: everything is looked at before anything is changed */
+    /* KRN-012, KRN-013: check every slot before changing a value */
     for (i = 0; i < count; i++)
         if (slots[i] < 0 || slots[i] >= nnz)
             return seft_refuse(error, "KRN-012", "a slot is out of range");
@@ -151,7 +151,7 @@ int64_t OF(seft_exceeding)(const REAL *values, int64_t count, REAL least, int64_
     int64_t i, found = 0;
     for (i = 0; i < count; i++) {
         REAL size = values[i] < 0 ? -values[i] : values[i];
-        /* a NaN is greater than nothing, and infinity not than infinity */
+        /* the second test, because NaN > least is false, and so is infinity > infinity */
         if (size > least || !(size - size == 0))
             indices[found++] = i;
     }

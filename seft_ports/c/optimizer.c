@@ -40,7 +40,7 @@ void OF(seft_adamw_step)(const seft_adamw *adamw, double lr, int64_t count, cons
     for (s = 0; s < count; s++) {
         REAL rate, c2;
         age[s]++;
-        /* OPT-002, OPT-005: the slot corrects by its own age; OPT-009: pow is near enough */
+        /* OPT-002, OPT-005: bias correction uses the age of the slot; OPT-009: pow is accurate enough */
         rate = (REAL)(lr / (1.0 - pow(adamw->beta1, (double)age[s])));
         c2 = (REAL)sqrt(1.0 - pow(adamw->beta2, (double)age[s]));
         values[s] = values[s] * decay;

@@ -1,4 +1,4 @@
-/* seft-port: the library spoken to in lines of JSON (SPEC.md, chapter 16), so that the kit can judge it. */
+/* seft-port: answers calls of the library as lines of JSON (SPEC.md chapter 16), so that the kit can judge it. */
 #include "call.h"
 
 #include <stdio.h>
@@ -21,7 +21,7 @@ static const operation *find(const json *op)
     return NULL;
 }
 
-/* The beginning of an answer; an id as it came: a string, an integer, or null for anything else. */
+/* Begins an answer. The id is repeated as it came if it is a string or an integer; anything else becomes null. */
 static void put_head(json_out *out, const char *type, const json *id)
 {
     json_puts(out, "{\"type\":");
@@ -60,7 +60,7 @@ static void put_hello(json_out *out)
     json_puts(out, "}}");
 }
 
-/* PRT-005 to PRT-007, PRT-009: nothing is kept from one call to the next */
+/* PRT-005 to PRT-007; PRT-009: nothing is kept from one call to the next */
 static void answer_call(const json_tree *tree, const json *message, json_out *out)
 {
     const json *id = json_member(tree, message, "id"), *dtype = json_member(tree, message, "dtype");
@@ -103,7 +103,7 @@ static void answer_call(const json_tree *tree, const json *message, json_out *ou
     call_end(&c);
 }
 
-/* The answer to a line; 0 if the line asks to stop. */
+/* Answers a line; returns 0 if it asks to stop. */
 static int answer(json_tree *tree, char *line, size_t size, json_out *out)
 {
     const json *message, *type;
@@ -131,8 +131,8 @@ static int answer(json_tree *tree, char *line, size_t size, json_out *out)
     return 1;
 }
 
-/* PRT-001: a line with its line feed. Returns its size without it, -1 at the end of the input, -2 if the line is too
- * long; then all of it has been read. What stands behind the last line feed is no request. */
+/* PRT-001: reads a line and its line feed. Returns its size without the line feed, -1 at the end of the input, or -2 if
+ * the line is too long, after reading all of it. Bytes after the last line feed are not a request. */
 static long long read_line(FILE *in, char **line, size_t *room)
 {
     size_t size = 0;

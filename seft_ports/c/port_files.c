@@ -44,7 +44,7 @@ static int put_tensor(call *c, const seft_stored *t)
     return 1;
 }
 
-/* What file.read and delta.apply both tell. */
+/* Writes the outputs that file.read and delta.apply share. */
 static void put_model(call *c, const seft_model *model)
 {
     char state[65];
@@ -65,7 +65,7 @@ static void put_model(call *c, const seft_model *model)
     json_puts(c->out, "}}");
 }
 
-/* FMT-095, verified: all of a file before anything is handed out. */
+/* FMT-095: opens a file and checks every tensor before anything is returned. */
 static seft_file *verified(call *c, const array *raw)
 {
     seft_file *file = NULL;
@@ -101,7 +101,7 @@ static void file_read(call *c)
     seft_close(file);
 }
 
-/* A delta, and under which number it comes. */
+/* A delta, and the number of its input. */
 typedef struct {
     const json *value;
     seft_file *file;
@@ -139,7 +139,7 @@ static void delta_apply(call *c)
         array bytes = call_value(c, deltas[i].value, "deltas");
         files[i] = verified(c, &bytes);
     }
-    /* FMT-139: the whole chain before anything else */
+    /* FMT-139: check the whole chain before applying any delta */
     if (!c->failed && call_did(c, seft_model_load(&model, base, &c->error)) &&
         call_did(c, seft_chain(&model, files, (size_t)count, &c->error))) {
         for (i = 0; !c->failed && i < count; i++)

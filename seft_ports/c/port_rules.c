@@ -35,7 +35,7 @@ static seft_scope scope_in(call *c)
     return json_is(scope, "active") ? SEFT_ACTIVE : SEFT_ANYWHERE;
 }
 
-/* KRN-010: `odd` names inputs that are to come in another dtype. Returns whether they then fit each other. */
+/* KRN-010: `odd` names inputs that must be passed in another dtype. Returns whether the dtypes then agree. */
 static int same_dtypes(call *c, const char *const *names)
 {
     const json *odd = json_member(c->tree, c->in, "odd"), *first, *one;
@@ -94,7 +94,7 @@ const operation rule_operations[] = {{"select.largest", BOTH(select_largest)},
 
 #else
 
-/* Scores as doubles, which hold every float. */
+/* Scores as doubles, which represent every float exactly. */
 static double *OF(scores_in)(call *c, unsigned dims, array *told)
 {
     const REAL *given = (const REAL *)call_reals(c, "scores", dims, told);
@@ -144,7 +144,7 @@ static void OF(change_realign)(call *c)
     call_put_array(c, "values", REAL_TYPE, moved, new_count);
 }
 
-/* The base and the delta of the inputs; what an input does not tell stays NULL. */
+/* The base and the delta of the inputs; an array that is not among the inputs stays NULL. */
 static OF(seft_matrix) OF(matrix_in)(call *c, int values)
 {
     OF(seft_matrix) w;
@@ -296,7 +296,7 @@ static void OF(put_shape)(call *c, int64_t out, int64_t in)
     call_put_array(c, "shape", I64, shape, 2);
 }
 
-/* KRN-011: a matrix with at most two of every four columns is multiplied group by group; nothing of a result tells. */
+/* KRN-011: a matrix with at most two of every four columns is multiplied group by group, which gives equal results. */
 static void OF(products)(call *c, const seft_topology *w, const int64_t *positions, const REAL *values, const array *x,
                          const array *dy)
 {
@@ -427,7 +427,7 @@ static void OF(kernel_store_dense)(call *c)
     if (weight.shape[0] != stored.out || weight.shape[1] != stored.in)
         call_refuse(c, "KRN-009", "the topology is of another matrix");
     w = OF(full)(c, &weight, &all);
-    /* KRN-012: the place of a slot is its flat position */
+    /* KRN-012: a slot of a dense matrix is its flat position */
     for (i = 0; !c->failed && i < count; i++) {
         if (slots[i] < 0 || slots[i] >= stored.nnz)
             call_refuse(c, "KRN-012", "a slot is out of range");
@@ -481,7 +481,7 @@ static void OF(gradient_at)(call *c)
     call_put_array(c, "values", REAL_TYPE, gradient, w.nnz);
 }
 
-/* The micro-batches of an input: its number, and of each rows and entries. */
+/* The micro-batches of an input: their number, and the rows and entries of each. */
 static int64_t OF(batches_in)(call *c, const char *name, int64_t side, int64_t **rows, const REAL ***entries)
 {
     const json *list = json_member(c->tree, c->in, name), *one;

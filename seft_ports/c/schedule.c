@@ -1,4 +1,4 @@
-/* Chapter 8: budgets, when events happen and how much they drop, and the learning rate; all in binary64. */
+/* Chapter 8: budgets, steps of events, how much they drop, and the learning rate; all in binary64. */
 #include "seft.h"
 
 #include <math.h>

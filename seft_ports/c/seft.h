@@ -2,10 +2,12 @@
  *
  * SPEC.md says what is computed; a clause id such as DROP-001 stands above the line that fulfils it. A matrix is
  * (out, in); its flat positions are row * in + column, int64_t, strictly increasing. Every array belongs to the caller,
- * inputs are never written to, and outputs have the room that the comment asks for. Functions that can refuse return 1
- * for success and 0 for failure, and then fill `error`: its clause is that of the rule that the inputs break, empty
- * where memory ran out. There is no global state. What has to do with values exists for double (_f64) and for float
- * (_f32). Compile with -ffp-contract=off: no operation may be fused with another (NUM-006). */
+ * inputs are never written to, and outputs must have the room that the comment says.
+ *
+ * Functions that can refuse return 1 for success and 0 for failure. On failure they fill `error`: its clause is the one
+ * that the inputs break, or empty if memory ran out. There is no global state. Functions on values exist for double
+ * (_f64) and for float (_f32). Compile with -ffp-contract=off, because no operation may be fused with another
+ * (NUM-006). */
 #ifndef SEFT_H
 #define SEFT_H
 
@@ -25,11 +27,11 @@ typedef struct {
     const int64_t *indices; /* nnz */
 } seft_topology;
 
-/* Whether pointers and columns, as many as said, are a topology. */
+/* Whether row pointers and columns, with these numbers of entries, are a topology (TOP-001, TOP-002). */
 int seft_topology_check(int64_t out, int64_t in, const int64_t *indptr, int64_t pointers, const int64_t *indices,
                         int64_t columns, seft_error *error);
 void seft_flat(const seft_topology *topology, int64_t *positions); /* nnz */
-/* Whether at most `most` of every `group` consecutive columns are stored; the positions are those of a matrix. */
+/* Whether at most `most` of every `group` consecutive columns are stored (TOP-005); the positions must be valid. */
 int seft_groups_check(int64_t in, const int64_t *positions, int64_t count, int64_t most, int64_t group,
                       seft_error *error);
 int seft_positions_check(int64_t out, int64_t in, const int64_t *positions, int64_t count, seft_error *error);
@@ -41,7 +43,8 @@ void seft_realign_f64(const double *values, const int64_t *source, int64_t count
 void seft_realign_f32(const float *values, const int64_t *source, int64_t count, float fill, float *moved);
 void seft_realign_i64(const int64_t *values, const int64_t *source, int64_t count, int64_t fill, int64_t *moved);
 
-/* Sets of positions; the result has room for what it can hold at most. They return its size. */
+/* The union of two sets of positions, and a less b. They return the size of the result, which needs room for
+ * a_count + b_count positions, or for a_count. */
 int64_t seft_union(const int64_t *a, int64_t a_count, const int64_t *b, int64_t b_count, int64_t *both);
 int64_t seft_without(const int64_t *a, int64_t a_count, const int64_t *b, int64_t b_count, int64_t *rest);
 
@@ -66,7 +69,7 @@ int seft_matmul_transposed_f32(int64_t n, const float *dy, const seft_topology *
 void seft_sample_f64(int64_t n, const double *dy, const double *x, const seft_topology *w, double *gradient);
 void seft_sample_f32(int64_t n, const float *dy, const float *x, const seft_topology *w, float *gradient);
 
-/* The same products of a matrix that is held group by group. */
+/* The same products of a matrix that is stored group by group. */
 void seft_group_matmul_f64(int64_t n, const double *x, const seft_groups *w, const double *values, double *y);
 void seft_group_matmul_f32(int64_t n, const float *x, const seft_groups *w, const float *values, float *y);
 int seft_group_matmul_transposed_f64(int64_t n, const double *dy, const seft_groups *w, const double *values,
@@ -74,13 +77,13 @@ int seft_group_matmul_transposed_f64(int64_t n, const double *dy, const seft_gro
 int seft_group_matmul_transposed_f32(int64_t n, const float *dy, const seft_groups *w, const float *values, float *dx,
                                      seft_error *error);
 
-/* The values stored at some slots replaced, in place. */
+/* Replaces the values of some slots, in place; refuses before it changes anything (KRN-012, KRN-013). */
 int seft_store_f64(double *values, int64_t nnz, const int64_t *slots, int64_t count, const double *new_,
                    seft_error *error);
 int seft_store_f32(float *values, int64_t nnz, const int64_t *slots, int64_t count, const float *new_,
                    seft_error *error);
 
-/* Indices of entries with |value| > least, NaN and infinities among them; returns how many. */
+/* Indices of entries with |value| > least, or NaN or infinite; returns how many. */
 int64_t seft_exceeding_f64(const double *values, int64_t count, double least, int64_t *indices);
 int64_t seft_exceeding_f32(const float *values, int64_t count, float least, int64_t *indices);
 
@@ -92,14 +95,14 @@ void seft_gradient_f32(int64_t out, int64_t in, int64_t batches, const int64_t *
 
 /* --------------------------------------------------------------------------------------------- chapter 7: select.c */
 
-/* The ids of the k largest (smallest) scores, ascending. A float is a double too: scores of both come here. */
+/* The ids of the k largest (smallest) scores, ascending. Scores in float are passed as doubles, which is exact. */
 int seft_largest(const double *scores, const int64_t *ids, int64_t count, int64_t k, int64_t *chosen,
                  seft_error *error);
 int seft_smallest(const double *scores, const int64_t *ids, int64_t count, int64_t k, int64_t *chosen,
                   seft_error *error);
 int seft_count_of(double x, int64_t *count, seft_error *error); /* SEL-006 */
 
-/* N of every m scores of a row: the flat positions kept, rows * columns / m * n of them. */
+/* The flat positions of the n largest of every m scores of a row; rows * columns / m * n of them. */
 int seft_keep_n_of_m(int64_t rows, int64_t columns, const double *scores, int64_t n, int64_t m, int64_t *kept,
                      seft_error *error);
 
@@ -118,7 +121,7 @@ double seft_learning_rate(seft_rate kind, double lr, int64_t step, int64_t steps
 
 /* --------------------------------------------------------------------------------------------- chapter 8: update.c */
 
-/* Initial positions: those n of the base with the smallest draws. */
+/* The initial positions: the n of the base with the smallest draws (DLT-004). */
 int seft_initial_random(const int64_t *base, int64_t count, int64_t n, uint64_t seed, uint64_t matrix,
                         int64_t *positions, seft_error *error);
 
@@ -129,7 +132,7 @@ typedef struct {
     int64_t out, in, base_count, delta_count;
     int64_t *base;       /* base_count */
     double *base_values; /* base_count */
-    int64_t *delta;      /* delta_count, and so the rest */
+    int64_t *delta;      /* delta_count, like the arrays below */
     double *delta_values, *m, *v;
     int64_t *age;
 } seft_matrix_f64;
@@ -143,8 +146,8 @@ typedef struct {
     int64_t *age;
 } seft_matrix_f32;
 
-/* What an event did. The caller gives arrays of delta_count (dropped), out * in (grown) and base_count + out * in
- * (pruned) entries. */
+/* The result of an event. The caller provides arrays of delta_count (dropped), out * in (grown) and
+ * base_count + out * in (pruned) entries. */
 typedef struct {
     int64_t *dropped, *grown, *pruned;
     int64_t dropped_count, grown_count, pruned_count;
@@ -154,26 +157,26 @@ typedef struct {
 int64_t seft_effective_f64(const seft_matrix_f64 *w, int64_t *support, double *weights);
 int64_t seft_effective_f32(const seft_matrix_f32 *w, int64_t *support, float *weights);
 
-/* Positions that leave the delta: n of them. */
+/* The n positions that leave the delta. */
 int seft_drop_f64(const int64_t *delta, const double *values, int64_t count, int64_t n, int64_t *dropped,
                   seft_error *error);
 int seft_drop_f32(const int64_t *delta, const float *values, int64_t count, int64_t n, int64_t *dropped,
                   seft_error *error);
 
-/* Positions that enter the delta: at most n, their number in `count`. gradient is (out, in). */
+/* The positions that enter the delta, at most n; `count` gets their number. gradient is (out, in). */
 int seft_grow_f64(const seft_matrix_f64 *w, const int64_t *dropped, int64_t dropped_count, const double *gradient,
                   int64_t n, seft_scope scope, int64_t *grown, int64_t *count, seft_error *error);
 int seft_grow_f32(const seft_matrix_f32 *w, const int64_t *dropped, int64_t dropped_count, const float *gradient,
                   int64_t n, seft_scope scope, int64_t *grown, int64_t *count, seft_error *error);
 
-/* Positions to prune so that the support is at most `budget`, none of them exempt; their number in `count`. */
+/* The positions to prune so that the support is at most `budget`, none of them exempt; `count` gets their number. */
 int seft_adapt_f64(const seft_matrix_f64 *w, const int64_t *exempt, int64_t exempt_count, const double *gradient,
                    int64_t budget, int64_t *pruned, int64_t *count, seft_error *error);
 int seft_adapt_f32(const seft_matrix_f32 *w, const int64_t *exempt, int64_t exempt_count, const float *gradient,
                    int64_t budget, int64_t *pruned, int64_t *count, seft_error *error);
 
 /* The event of the rule `seft`. `after` has room for base_count weights and for the larger of delta_count and
- * min(delta_budget, out * in) slots; if the event is refused they hold nothing. */
+ * min(delta_budget, out * in) slots. If the event is refused, the contents of `after` and `event` are undefined. */
 int seft_evolve_f64(const seft_matrix_f64 *before, const double *gradient, int64_t n_drop, int64_t delta_budget,
                     int64_t budget, seft_scope scope, int adapts, seft_matrix_f64 *after, seft_event *event,
                     seft_error *error);

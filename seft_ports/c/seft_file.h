@@ -6,11 +6,13 @@
  *     #define SEFT_IMPLEMENTATION
  *     #include "seft_file.h"
  *
- * The caller holds the bytes of a whole file in memory (read or mapped) as long as the seft_file lives. There is no
- * global state: different files may be used from different threads. Functions that return int return 1 for success
+ * The caller keeps the bytes of a whole file in memory (read or mapped) as long as the seft_file lives. There is no
+ * global state, so different files may be used from different threads. Functions that return int return 1 for success
  * and 0 for failure, and then fill `error` unless it is NULL. A clause id such as FMT-063 in a comment stands where
- * the clause is enforced. Out of scope: folders, and what FMT-102 and FMT-043 have a reader of bytes refuse: files
- * with companions and, without SEFT_ZSTD, files with compressed sections. */
+ * the clause is enforced.
+ *
+ * Out of scope: folders. Files with companions are refused (FMT-102). Without SEFT_ZSTD so are files with compressed
+ * sections (FMT-043). */
 #ifndef SEFT_FILE_H
 #define SEFT_FILE_H
 
@@ -27,7 +29,7 @@ typedef struct {
     char message[248];
 } seft_error;
 
-/* Where memory comes from; NULL stands for malloc and free. */
+/* The allocator; NULL stands for malloc and free. */
 typedef struct {
     void *(*take)(void *user, size_t size);
     void (*give)(void *user, void *block);
@@ -193,7 +195,7 @@ static void sf_sha_text(sf_sha *sha, const char *text)
     sf_sha_put(sha, text, strlen(text));
 }
 
-/* A digest as JSON text, or null. */
+/* Hashes a digest as JSON text, or null. */
 static void sf_sha_digest(sf_sha *sha, const char *hex)
 {
     sf_sha_text(sha, hex ? "\"" : "null");
@@ -201,7 +203,7 @@ static void sf_sha_digest(sf_sha *sha, const char *hex)
     sf_sha_text(sha, hex ? "\"" : "");
 }
 
-/* An integer of width 2, 4 or 8 bytes, little-endian. */
+/* Hashes an integer of 2, 4 or 8 bytes, little-endian. */
 static void sf_sha_integer(sf_sha *sha, uint64_t value, unsigned width)
 {
     uint8_t bytes[8];
@@ -372,7 +374,7 @@ static int sf_take(const uint8_t **at)
     }
 }
 
-/* Orders two canonical strings, given from behind their opening quotes, by the bytes they stand for. */
+/* Orders two canonical strings by the bytes they stand for; both pointers are just after the opening quote. */
 static int sf_compare(const uint8_t *a, const uint8_t *b)
 {
     for (;;) {
@@ -419,7 +421,7 @@ static int sf_object(sf_parser *p, int depth)
         if (!sf_string(p))
             return 0;
         order = before ? sf_compare(before, key) : -1;
-        if (order == 0) /* FMT-025; where keys rise, equal ones are neighbours */
+        if (order == 0) /* FMT-025; keys are sorted, so equal ones are neighbours */
             return sf_fail(p->error, "FMT-025", "an object has a key twice");
         if (order > 0) /* FMT-028 */
             return sf_fail(p->error, "FMT-028", "the keys of an object are not sorted");
@@ -432,7 +434,7 @@ static int sf_object(sf_parser *p, int depth)
     }
 }
 
-/* A value enclosed by `depth` objects and lists. The depth of the recursion is bounded by FMT-027. */
+/* Parses a value inside `depth` objects and lists. FMT-027 bounds the depth of the recursion. */
 static int sf_value(sf_parser *p, int depth)
 {
     if (p->at == p->end)
@@ -469,7 +471,7 @@ static int sf_json(const uint8_t *text, size_t size, seft_error *error)
 
 /* --------------------------------------------------------- JSON, second pass: walking a text known to be legal */
 
-/* Values are pointers to their first byte; strings, where only strings can be, to the byte behind the quote. */
+/* A value is a pointer to its first byte; where only a string can be, to the byte after the opening quote. */
 static const uint8_t *sf_skip(const uint8_t *at)
 {
     int depth = 0;
@@ -547,7 +549,7 @@ static const uint8_t *sf_find(const uint8_t *object, const char *key)
     return NULL;
 }
 
-/* The values of an object that has exactly the given keys; one that begins with `?` may be absent and is NULL then. */
+/* The values of an object with exactly the given keys. A key that begins with `?` may be absent; its value is NULL. */
 static int sf_fields(const uint8_t *object, const char *const *keys, size_t count, const uint8_t **values)
 {
     sf_walk walk;
@@ -644,7 +646,7 @@ enum { SF_DENSE, SF_BITMASK, SF_NM, SF_CSR, SF_GAP8, SF_VARINT, SF_ENCODINGS };
 enum { SF_COL_IDX, SF_GAPS, SF_MASK, SF_RANKS, SF_ROW_PTR, SF_VALUES, SF_ROLES }; /* sorted by bytes */
 enum { SF_NONE, SF_BOOL, SF_U8, SF_U16, SF_U32, SF_U64 };
 
-/* FMT-006, the dtypes that the code names first */
+/* FMT-006; the first dtypes have constants in the code */
 static const struct {
     const char *name;
     unsigned bits;
@@ -657,7 +659,7 @@ enum { SF_DTYPES = sizeof sf_dtypes / sizeof *sf_dtypes };
 static const char *const sf_encodings[SF_ENCODINGS] = {"dense", "bitmask", "nm", "csr", "gap8", "varint"};
 static const char *const sf_roles[SF_ROLES] = {"col_idx", "gaps", "mask", "ranks", "row_ptr", "values"};
 
-/* FMT-140: the codec, if it was asked for. */
+/* FMT-140: the codec, if SEFT_ZSTD is defined. */
 #ifdef SEFT_ZSTD
 int seft_zstd(const uint8_t *frame, size_t size, uint8_t *out, size_t out_size);
 enum { SF_ZSTD = 1 };
@@ -683,7 +685,7 @@ typedef struct {
     const uint8_t *digest;
 } sf_tensor;
 
-/* A section as the header tells it. */
+/* A section as the header describes it. */
 typedef struct {
     const uint8_t *key, *begin, *end, *dtype, *shape;
     int used;
@@ -725,7 +727,7 @@ static void sf_free(void *user, void *block)
     free(block);
 }
 
-/* FMT-096: every caller asks in proportion to bytes of the header that it has just walked over. */
+/* FMT-096: every caller asks for memory in proportion to the bytes of the header that it has just walked over. */
 static void *sf_reserve(seft_file *file, size_t count, size_t each, seft_error *error)
 {
     void *block = count < SIZE_MAX / each ? file->memory.take(file->memory.user, count * each + 1) : NULL;
@@ -820,7 +822,7 @@ static int sf_open_entries(seft_file *file, seft_error *error)
     return 1;
 }
 
-/* The manifest is a string inside the header: its text is what the string stands for. */
+/* Decodes the manifest, which is JSON text inside a string of the header. */
 static int sf_open_manifest(seft_file *file, const uint8_t *string, seft_error *error)
 {
     size_t most = (size_t)(sf_skip(string - 1) - string);
@@ -856,7 +858,7 @@ static int sf_type(const uint8_t *value, uint8_t first, const char *name, seft_e
     return *value == first || sf_fail(error, "FMT-041", "%s has a wrong type", name); /* FMT-041 */
 }
 
-/* A feature list; `taken` if it is the second one and the first names delta. */
+/* Checks a feature list. `taken` has the features of the first list: bit 0 for delta, bit 1 for zstd. */
 static int sf_features(const uint8_t *list, const char *name, int taken, seft_error *error)
 {
     sf_walk walk;
@@ -887,7 +889,7 @@ static int sf_version(const uint8_t *string)
     return digits >= 1 && digits <= 4 && string[digits] == '"' && (digits == 1 || *string != '0');
 }
 
-/* FMT-042: judged before any other key, so that a later file is refused for what it needs. */
+/* FMT-042: checked before any other key, so that a file of a later version is refused for what it requires. */
 /* `needs` has bit 0 if the file requires delta, bit 1 if it requires zstd. */
 static int sf_understood(const uint8_t *manifest, int *needs, seft_error *error)
 {
@@ -960,7 +962,7 @@ static int sf_pattern(const seft_file *file, sf_tensor *t, const uint8_t *object
     return 1;
 }
 
-/* What an encoding asks of shapes and counts. */
+/* Checks shapes and counts against the encoding. */
 static int sf_suits(const sf_tensor *t, seft_error *error)
 {
     const seft_tensor *info = &t->info;
@@ -977,7 +979,7 @@ static int sf_suits(const sf_tensor *t, seft_error *error)
     return 1;
 }
 
-/* FMT-049 of one role, whose size is compared later. */
+/* FMT-049: reads the section of one role; its size is checked later. */
 static int sf_open_section(sf_section *section, const uint8_t *object, seft_error *error)
 {
     static const char *const keys[] = {"bytes", "?codec", "?raw_bytes", "sha256"};
@@ -990,7 +992,7 @@ static int sf_open_section(sf_section *section, const uint8_t *object, seft_erro
         return 0;
     if (values[1] && !sf_is(values[1] + 1, "zstd")) /* FMT-043 */
         return sf_fail(error, "FMT-043", "a section has an unknown codec");
-    if (values[1] && !SF_ZSTD) /* FMT-050; a file that requires zstd does not come this far */
+    if (values[1] && !SF_ZSTD) /* FMT-050; a file that requires zstd was refused before */
         return sf_fail(error, "FMT-050", "a section is compressed, and requires does not name zstd");
     if (!sf_count(values[0], &section->size)) /* FMT-041 */
         return sf_fail(error, "FMT-041", "bytes is no integer from 0");
@@ -1142,7 +1144,7 @@ static int sf_open_tensors(seft_file *file, const uint8_t *object, seft_error *e
         t->info.name = name;
         t->info.name_size = sf_decode(walk.key, name, SF_NAME);
         t->info.name_json = (const char *)walk.key - 1;
-        t->info.name_json_size = (size_t)(walk.value - walk.key); /* both quotes, without the colon */
+        t->info.name_json_size = (size_t)(walk.value - walk.key); /* with both quotes, without the colon */
         name += t->info.name_size;
         *name++ = 0;
         if (!sf_open_tensor(file, t, walk.value, error))
@@ -1163,7 +1165,7 @@ static int sf_keep_kind(seft_file *file, const uint8_t *value, seft_error *error
 
 /* --------------------------------------------------------------------------- what the manifest says of the header */
 
-/* The place of a stored tensor, or count if there is none of that name. */
+/* The index of a stored tensor, or count if there is none of that name. */
 static size_t sf_place(const seft_file *file, const char *name, size_t size)
 {
     size_t low = 0, high = file->count;
@@ -1183,7 +1185,7 @@ static size_t sf_place(const seft_file *file, const char *name, size_t size)
     return file->count;
 }
 
-/* The place of the tensor that a prefix and a JSON string name. */
+/* The index of the tensor that a prefix and a JSON string name, or count. */
 static size_t sf_stored(const seft_file *file, const char *prefix, const uint8_t *string)
 {
     char name[SF_NAME + 8];
@@ -1193,7 +1195,7 @@ static size_t sf_stored(const seft_file *file, const char *prefix, const uint8_t
     return size > SF_NAME ? file->count : sf_place(file, name, before + size);
 }
 
-/* Orders a JSON string and `size` bytes. */
+/* Orders a JSON string against `size` bytes. */
 static int sf_order(const uint8_t *string, const char *bytes, size_t size)
 {
     size_t i;
@@ -1243,7 +1245,7 @@ static int sf_same_place(const sf_entry *entry, uint64_t begin, uint64_t end)
     return sf_count(entry->begin, &number) && number == begin && sf_count(entry->end, &number) && number == end;
 }
 
-/* FMT-034: the pad that takes the data from `end` to the next multiple of 64, where it does not stand already. */
+/* FMT-034: checks the pad from `end` to the next multiple of 64, if there must be one. */
 static int sf_place_pad(seft_file *file, const sf_tensor *t, int role, uint64_t *end, seft_error *error)
 {
     uint64_t size = sf_up(*end, 64) * 64 - *end;
@@ -1355,7 +1357,7 @@ static unsigned sf_forms(const seft_file *file, const uint8_t *name)
     return forms;
 }
 
-/* FMT-131 and FMT-132 of one listed tensor; adds to `stored` the tensors of the file that are for it. */
+/* Checks FMT-131 and FMT-132 for one listed tensor; adds to `stored` the number of tensors that store its change. */
 static int sf_check_listed(const seft_file *file, const sf_walk *listed, size_t *stored, seft_error *error)
 {
     static const char *const keys[] = {"base", "target"};
@@ -1412,7 +1414,7 @@ static int sf_check_delta(const seft_file *file, const uint8_t *object, seft_err
 
 /* ------------------------------------------------------------------------------------------------------ opening */
 
-/* Types and the keys of a whole checkpoint that need no other. */
+/* Checks the types of a manifest's keys, and the values that need no tensor to judge. */
 static int sf_check_whole(const uint8_t *const *v, int needs, seft_error *error)
 {
     uint64_t part;
@@ -1557,7 +1559,7 @@ static uint64_t sf_bits(const uint8_t *bytes, uint64_t at, unsigned width)
     return value;
 }
 
-/* A gap of a code that is known to be sound. */
+/* Reads a gap of a code that was checked before. */
 static uint64_t sf_gap(const uint8_t *gaps, uint64_t *at, int encoding)
 {
     uint64_t gap = 0;
@@ -1573,16 +1575,16 @@ static uint64_t sf_gap(const uint8_t *gaps, uint64_t *at, int encoding)
     return gap;
 }
 
-/* Goes through the positions of a support in row-major order: row and column are those of the last one. */
+/* Walks the positions of a support in row-major order; row and column are those of the last position returned. */
 typedef struct {
     const seft_file *file;
     const sf_tensor *t;
-    const uint8_t *codes; /* the section that tells the support */
+    const uint8_t *codes; /* the section that encodes the support */
     uint64_t row, column;
     uint64_t at;          /* the next unit of the code: byte, group, slot or position */
     uint64_t end;         /* units of the code */
     uint64_t flat;        /* gap codes: the position behind the last one */
-    uint64_t bits, first; /* positions that the last unit still holds, bit 0 being column `first` */
+    uint64_t bits, first; /* unread positions of the last unit; bit 0 is column `first` */
 } sf_iter;
 
 static sf_iter sf_begin(const seft_file *file, const sf_tensor *t)
@@ -1608,7 +1610,7 @@ static uint64_t sf_rank(const sf_tensor *t, const uint8_t *ranks, uint64_t q, ui
     return sf_bits(ranks + q * sf_up(t->groups * t->rank_bits, 8), g * t->rank_bits, t->rank_bits);
 }
 
-/* FMT-052: the offsets that a rank stands for, as bits. */
+/* FMT-052: the offsets that a rank encodes, as bits. */
 static uint64_t sf_offsets(const seft_file *file, const sf_tensor *t, uint64_t rank)
 {
     uint64_t offsets = 0;
@@ -1673,7 +1675,7 @@ static int sf_next_bit(sf_iter *it)
     return 1;
 }
 
-/* The next position of a support whose code is sound; 0 at its end. */
+/* Moves to the next position of a support that was checked before; 0 at its end. */
 static int sf_next(sf_iter *it)
 {
     const seft_tensor *info = &it->t->info;
@@ -1769,11 +1771,11 @@ static int sf_check_csr(const seft_file *file, const sf_tensor *t, seft_error *e
     return 1;
 }
 
-/* FMT-058, FMT-073: n gaps in one spelling. */
+/* FMT-058, FMT-073: checks that there are nnz gaps, each in its only spelling. */
 static int sf_count_gaps(const sf_tensor *t, const uint8_t *gaps, uint64_t size, seft_error *error)
 {
     uint64_t at, count = 0, length = 0;
-    uint8_t least = t->encoding == SF_GAP8 ? 255 : 128; /* a byte from here on does not end a gap */
+    uint8_t least = t->encoding == SF_GAP8 ? 255 : 128; /* a byte of at least this does not end a gap */
     for (at = 0; at < size; at++) {
         length++;
         if (t->encoding == SF_VARINT && (length > 8 || (length > 1 && !gaps[at]))) /* FMT-073 */
@@ -1815,7 +1817,7 @@ static int sf_check_values(const seft_file *file, const sf_tensor *t, seft_error
     return 1;
 }
 
-/* FMT-140, FMT-142: compressed sections expanded, their planes put together. */
+/* FMT-140, FMT-142: expands compressed sections and puts their planes together. */
 #ifdef SEFT_ZSTD
 static int sf_expand_section(const seft_file *file, const sf_tensor *t, sf_section *section, seft_error *error)
 {
@@ -1854,7 +1856,7 @@ static int sf_expand_sections(const seft_file *file, const sf_tensor *t, seft_er
 }
 #endif
 
-/* FMT-095, always: what has to hold before the arrays of a tensor are used. */
+/* FMT-095: checks what must hold before the arrays of a tensor are used. */
 static int sf_sound(const seft_file *file, sf_tensor *t, seft_error *error)
 {
     int sound = t->sound || (sf_check_pads(file, t, error) && sf_expand_sections(file, t, error) &&
@@ -1873,7 +1875,7 @@ static int sf_sound(const seft_file *file, sf_tensor *t, seft_error *error)
 
 /* ----------------------------------------------------------------------------------------------- 12.7: digests */
 
-/* The row pointers of a support as integers of a width. */
+/* Hashes the row pointers of a support as integers of a width. */
 static void sf_sha_rows(sf_sha *sha, sf_iter it, unsigned width)
 {
     uint64_t row = 0, count = 0;
@@ -1891,7 +1893,7 @@ static void sf_sha_columns(sf_sha *sha, sf_iter it, unsigned width)
         sf_sha_integer(sha, it.column, width);
 }
 
-/* The mask of a support as bitmask has it. */
+/* Hashes the mask of a support as the encoding bitmask stores it. */
 static void sf_sha_mask(sf_sha *sha, sf_iter it)
 {
     uint64_t width = it.t->info.columns / 8 + (it.t->info.columns % 8 != 0), at = 0, here;
@@ -1905,7 +1907,7 @@ static void sf_sha_mask(sf_sha *sha, sf_iter it)
         sf_sha_put(sha, &byte, 1);
 }
 
-/* FMT-091: a support is known by its sections in bitmask or in csr, whichever takes fewer bytes. */
+/* FMT-091: hashes a support as its sections in bitmask or csr, whichever takes fewer bytes. */
 static void sf_sha_support(sf_sha *sha, const seft_file *file, const sf_tensor *t)
 {
     unsigned column = t->info.columns <= 65536 ? 2 : 4, pointer = t->info.nnz >> 32 ? 8 : 4; /* FMT-065 */
@@ -1931,7 +1933,7 @@ static void sf_sha_support(sf_sha *sha, const seft_file *file, const sf_tensor *
     sf_sha_text(sha, "}");
 }
 
-/* FMT-091: the canonical text is put together here, its keys in their order. */
+/* FMT-091: builds the canonical text, with its keys sorted. */
 static void sf_content(const seft_file *file, const sf_tensor *t, char hex[65])
 {
     char text[256], digest[65];
@@ -2080,7 +2082,7 @@ int seft_values(seft_file *file, size_t index, const uint8_t **values, uint64_t 
     return 1;
 }
 
-/* Bytes of one value in a dense array. */
+/* The size of one value in a dense array. */
 static size_t sf_unit(const sf_tensor *t)
 {
     unsigned bits = sf_dtypes[t->dtype].bits;

@@ -1,4 +1,4 @@
-/* seft_read: judges checkpoint files of SPEC.md chapter 12 and says what they hold.
+/* seft_read: checks checkpoint files against SPEC.md chapter 12 and prints what they hold.
  *
  *     seft_read FILE                JSON lines: the checkpoint, then each tensor; exit status 0.
  *                                   {"clause":...,"message":...} alone and 1 if a rule is broken, 2 if memory runs out
@@ -13,7 +13,7 @@ int seft_verdict(const uint8_t *data, size_t size, char clause[8], char *json, s
 
 /* ------------------------------------------------------------------------------------------- a limit on memory */
 
-/* FMT-096: a reader that asks for more than this in all takes memory for numbers and not for bytes. */
+/* FMT-096: a limit on all memory, because a reader must not allocate by a number that the file merely states. */
 typedef struct {
     size_t taken, most;
 } sf_account;
@@ -62,7 +62,7 @@ static void sf_print(sf_out *out, const char *format, ...)
     sf_write(out, text, strlen(text));
 }
 
-/* A message quotes names of the file, perhaps cut within a character: what is not plain ASCII becomes `?`. */
+/* A message may quote a name cut within a character, so every byte that is not plain ASCII becomes `?`. */
 static void sf_print_error(sf_out *out, const seft_error *error)
 {
     const char *c;
@@ -72,7 +72,7 @@ static void sf_print_error(sf_out *out, const seft_error *error)
     sf_print(out, "\"}\n");
 }
 
-/* The digests of the support as 64-bit integers, or null where it is every position. */
+/* Prints digests of row pointers and columns as 64-bit integers, or null if the support is every position. */
 static void sf_print_support(sf_out *out, const seft_file *file, const sf_tensor *t)
 {
     char rows[65], columns[65];
@@ -126,8 +126,8 @@ static void sf_print_file(sf_out *out, const seft_file *file)
         sf_print_tensor(out, file, &file->tensors[i]);
 }
 
-/* The verdict on a file: 0 if it is valid and json its lines, 1 if it is refused and json says why, 2 if memory or
- * json is too small. */
+/* Judges a file. Returns 0 if it is valid and `json` gets its lines, 1 if it is refused and `json` says why, 2 if
+ * memory or `json` is too small. */
 int seft_verdict(const uint8_t *data, size_t size, char clause[8], char *json, size_t json_size)
 {
     sf_account account = {0, 0};
@@ -156,7 +156,7 @@ int seft_verdict(const uint8_t *data, size_t size, char clause[8], char *json, s
 
 /* ------------------------------------------------------------------------------------------------- command line */
 
-/* A whole file, in a block of exactly its size. */
+/* Reads a whole file into a block of exactly its size. */
 static uint8_t *sf_slurp(const char *path, size_t *size)
 {
     FILE *stream = fopen(path, "rb");
@@ -176,7 +176,7 @@ static uint8_t *sf_slurp(const char *path, size_t *size)
     return data;
 }
 
-/* Reads and judges a file; json is for the caller to free. */
+/* Reads and judges a file; the caller frees json. */
 static int sf_judge(const char *path, char clause[8], char **json)
 {
     size_t size;
@@ -218,7 +218,7 @@ static int sf_many(const char *list)
     return 0;
 }
 
-/* FMT-098: the limit where nobody sets another. */
+/* FMT-098: the default limit. */
 #define SF_LIMIT (UINT64_C(1) << 36)
 
 static int sf_expand(seft_file *file, const char *name, seft_error *error)

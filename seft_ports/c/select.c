@@ -9,7 +9,7 @@ typedef struct {
     int64_t id;
 } ranked;
 
-/* SEL-001, SEL-002: one order, by the score and then by the id; -0.0 and +0.0 are equal (SEL-004) */
+/* SEL-001, SEL-002: order by the score, then by the id; -0.0 and +0.0 are equal (SEL-004) */
 static int before(const void *a, const void *b)
 {
     const ranked *x = (const ranked *)a, *y = (const ranked *)b;
@@ -28,7 +28,7 @@ static int by_id(const void *a, const void *b)
     return x < y ? -1 : x > y;
 }
 
-/* The first k in the order of sign * score. */
+/* Selects the first k in the order of sign * score. */
 static int select_first(const double *scores, double sign, const int64_t *ids, int64_t count, int64_t k,
                         int64_t *chosen, seft_error *error)
 {

@@ -1,5 +1,5 @@
-/* A sum whose error does not grow with the number of its terms (Neumaier); exact on integers (KRN-006, KRN-007,
- * NUM-002, NUM-003). */
+/* A compensated sum (Neumaier): its error does not grow with the number of terms, and it is exact on integers (KRN-006,
+ * KRN-007, NUM-002, NUM-003). The result is sum + lost. */
 #ifndef SEFT_SUM_H
 #define SEFT_SUM_H
 

@@ -1,4 +1,4 @@
-/* Chapter 2: index arrays, what a change of them is, and sets of positions. */
+/* Chapter 2: row pointers and flat positions, changes of a topology, and sets of positions. */
 #include "seft.h"
 
 #include <stdio.h>
@@ -145,7 +145,7 @@ int seft_groups_of(int64_t out, int64_t in, int64_t n, int64_t m, const int64_t 
     for (group = 0; group < out * (in / m); group++)
         masks[group] = 0;
     for (slot = 0; slot < count; slot++) {
-        /* m divides the rows: a group of the matrix is a group of its flat positions */
+        /* m divides the row length, so a group of columns is also a group of flat positions */
         group = positions[slot] / m;
         held = group == before ? held + 1 : 1;
         before = group;

@@ -1,4 +1,4 @@
-/* Chapter 8: drop, grow, adapt and the event that they make up. The file includes itself for double and for float. */
+/* Chapter 8: drop, grow, adapt, and the event made of them. The file includes itself for double and for float. */
 #ifndef REAL
 
 #include "seft.h"
@@ -137,7 +137,7 @@ int OF(seft_grow)(const OF(matrix) * w, const int64_t *dropped, int64_t dropped_
         /* GROW-001 */
         if (has(w->delta, w->delta_count, p) && !has(dropped, dropped_count, p))
             continue;
-        /* EVT-007: a base with an N:M pattern grows so, and keeps it */
+        /* EVT-007: a base with an N:M pattern must use this scope, because only then it keeps the pattern */
         if (scope == SEFT_ACTIVE && !has(w->base, w->base_count, p))
             continue;
         /* GROW-004, gradient */
@@ -184,7 +184,7 @@ int OF(seft_adapt)(const OF(matrix) * w, const int64_t *exempt, int64_t exempt_c
     return done;
 }
 
-/* CHG-002, DLT-005, GROW-003: what stays and what was dropped and grown at once keeps everything, the rest is new */
+/* CHG-002, DLT-005, GROW-003: a slot that stays, or is dropped and grown at once, keeps everything; the rest are new */
 static int OF(move)(const OF(matrix) * before, const int64_t *delta, int64_t count, OF(matrix) * after,
                     seft_error *error)
 {
@@ -214,8 +214,8 @@ static void OF(keep)(const OF(matrix) * before, const int64_t *pruned, int64_t c
     after->base_count = kept;
 }
 
-/* EVT-001, EVT-002, EVT-003: drop, grow, adapt, with one gradient. `delta` is the state in between, `fresh` the new
- * slots. */
+/* EVT-001, EVT-002, EVT-003: drop, grow, adapt, with one gradient. `delta` is room for the positions in between,
+ * `fresh` for the new slots. */
 static int OF(change)(const OF(matrix) * before, const REAL *gradient, int64_t n_drop, int64_t delta_budget,
                       int64_t budget, seft_scope scope, int adapts, int64_t *delta, int64_t *fresh, OF(matrix) * after,
                       seft_event *event, seft_error *error)
@@ -235,7 +235,7 @@ static int OF(change)(const OF(matrix) * before, const REAL *gradient, int64_t n
     grew.m = after->m;
     grew.v = after->v;
     grew.age = after->age;
-    /* DROP-002: a dropped position without a slot has its base value, which was never touched */
+    /* DROP-002: a dropped position has its base value again, because the base was never changed */
     grew.delta_count = seft_without(before->delta, before->delta_count, event->dropped, n_drop, delta);
     grew.delta_count =
         seft_union(delta, grew.delta_count, event->grown, event->grown_count, delta + before->delta_count);

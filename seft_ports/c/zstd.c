@@ -1,4 +1,4 @@
-/* FMT-140, FMT-142: one zstd frame of known size, without dictionary and checksum, expanded (RFC 8878). */
+/* FMT-140, FMT-142: expands one zstd frame of known size, without dictionary and checksum (RFC 8878). */
 #include <stddef.h>
 #include <stdint.h>
 #include <stdlib.h>
@@ -8,7 +8,7 @@ int seft_zstd(const uint8_t *frame, size_t size, uint8_t *out, size_t out_size);
 
 enum { MOST_BLOCK = 1 << 17, MOST_STATES = 512, MOST_CODES = 2048 };
 
-/* An entry of a table: the symbol of a state, and how the next state comes from so many bits. */
+/* An entry of a table: the symbol of a state; the next state is `next` plus the value of `bits` bits. */
 typedef struct {
     uint8_t symbol, bits;
     uint16_t next;
@@ -42,7 +42,7 @@ static int log2_of(uint64_t value)
     return log;
 }
 
-/* Up to 56 bits from a place; bits before the first byte are 0. */
+/* `count` bits, at most 56, from bit `at` on; bits before the first byte are 0. */
 static uint64_t bits_at(const uint8_t *bytes, int64_t at, int count)
 {
     uint64_t value = 0;
@@ -60,7 +60,7 @@ static uint64_t bits_at(const uint8_t *bytes, int64_t at, int count)
     return value;
 }
 
-/* A stream that is read from its end; `left` below 0 says that more was taken than there was. */
+/* A stream that is read from its end; `left` is negative once more bits were taken than there are. */
 typedef struct {
     const uint8_t *bytes;
     int64_t left;
@@ -109,7 +109,7 @@ static int table_build(table *t, const int16_t *odds, int symbols, int log)
     return 1;
 }
 
-/* A table as it is described; returns the bytes that this takes, 0 if it is none. */
+/* Reads the description of a table; returns its size in bytes, 0 if it is not valid. */
 static size_t table_read(table *t, const uint8_t *bytes, size_t size, int most_symbols, int most_log)
 {
     int16_t odds[256];
@@ -244,7 +244,7 @@ static int codes_stream(const codes *c, const uint8_t *bytes, size_t size, uint8
         out[i] = c->symbol[state];
         state = ((state << bits) | (size_t)stream_take(&s, bits)) & mask;
     }
-    /* 4.2.2: a stream is consumed exactly; FMT-142 lets a reader take another one, as libzstd does where it is fast */
+    /* 4.2.2: a stream must be consumed exactly. FMT-142 lets a reader accept others, as libzstd does where it is fast. */
     return s.left == -c->log;
 }
 
@@ -269,7 +269,7 @@ static int literals_coded(decoder *d, const uint8_t *bytes, size_t size, int str
     return 1;
 }
 
-/* Returns the bytes that the literals take, 0 if there is something wrong. */
+/* Expands the literals; returns their size in the block, 0 if they are not valid. */
 static size_t literals(decoder *d, const uint8_t *bytes, size_t size)
 {
     static const int widths[4] = {10, 10, 14, 18};
@@ -310,7 +310,7 @@ static const int16_t MATCH_ODDS[53] = {1, 4, 3, 2, 2, 2, 2, 2, 2, 1, 1, 1, 1, 1,
                                        1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1,
                                        1, 1, 1, 1, 1, 1, 1, 1, 1, 1, -1, -1, -1, -1, -1, -1, -1};
 
-/* The base and the extra bits of a code: of literal lengths from 16, of match lengths from 32 on. */
+/* The base and the extra bits of a code; the tables start at code 16 for literal lengths, at 32 for match lengths. */
 static void length_of(int code, uint64_t *base, int *bits)
 {
     static const uint32_t bases[20] = {16,  18,  20,  22,   24,   28,   32,   40,    48,    64,
@@ -329,7 +329,7 @@ static void match_of(int code, uint64_t *base, int *bits)
     *bits = code < 32 ? 0 : extra[code - 32];
 }
 
-/* One of the three tables of a block; moves `at` on. */
+/* Reads one of the three tables of a block, and advances `at`. */
 static int table_of(table *t, int mode, const int16_t *odds, int symbols, int log, int most_symbols, int most_log,
                     const uint8_t *bytes, size_t size, size_t *at)
 {
@@ -363,7 +363,7 @@ static int copy_out(decoder *d, size_t literal, size_t count)
     return 1;
 }
 
-/* 3.1.1.5: the offset that a value stands for, 0 if it stands for none. */
+/* 3.1.1.5: the offset that a value stands for, 0 if the value is not valid. */
 static uint64_t offset_of(decoder *d, uint64_t value, uint64_t literal)
 {
     uint64_t *r = d->repeats, offset, which = value + (literal == 0);
@@ -459,7 +459,7 @@ static int block(decoder *d, int type, const uint8_t *bytes, size_t size)
     return 1;
 }
 
-/* 3.1.1.1: returns the bytes that the header takes, 0 if it is none that FMT-142 allows. */
+/* 3.1.1.1: returns the size of the header, 0 if FMT-142 does not allow it. */
 static size_t header(const uint8_t *frame, size_t size, size_t out_size)
 {
     static const int widths[4] = {0, 2, 4, 8};
@@ -482,7 +482,7 @@ static size_t header(const uint8_t *frame, size_t size, size_t out_size)
     return stated == out_size ? at + width : 0;
 }
 
-/* Expands a frame; scratch is the caller's. */
+/* Expands a frame; the caller provides the decoder. */
 static int expand(decoder *d, const uint8_t *frame, size_t size)
 {
     size_t at = header(frame, size, d->out_size), part, taken;

@@ -1,4 +1,4 @@
-"""This import fails where JAX has no 64-bit numbers, because it would silently cut positions and counters to 32 bits."""
+"""This import fails where JAX has no 64-bit numbers, because JAX would silently cut positions to 32 bits."""
 
 import jax
 
