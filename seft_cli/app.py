@@ -1,4 +1,4 @@
-"""The table of commands. A command is loaded when it is named, so that none waits for the libraries of another."""
+"""The table of commands. A command is imported only when it is run, so that none waits for another's libraries."""
 
 import difflib
 import os
@@ -23,17 +23,17 @@ COMMANDS = {
     "verify": ("conformance.command.app:main", "Judge a port, or this engine, by SPEC.md."),
     "demo": ("commands.demo:main", "Prune and repair a real model, and see that it stays pruned."),
 }
-"""Name: where it is, below this package or in the kit, and what it does."""
+"""Each command: its module (in this package, or in the kit) and function, and its line in the help."""
 
 
 @contextmanager
 def _while_somebody_reads() -> Iterator[None]:
-    """End without a word where the reader of a pipe has gone, with exit status 1 as click does."""
+    """End silently, with exit status 1 as click does, if the reader of a pipe has gone."""
     try:
         yield
         sys.stdout.flush()
     except BrokenPipeError:
-        # what is still held is written when the process ends
+        # to /dev/null, because Python writes the rest of its buffer when the process ends
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(1) from None
 
@@ -59,16 +59,16 @@ def main() -> None:
 
 
 def usage() -> str:
-    """Return what `seft --help` prints."""
+    """Return the text of `seft --help`."""
     width = max(map(len, COMMANDS))
-    told = ["Usage: seft COMMAND ...", "", "Fine-tune sparse language models so that they stay sparse.", ""]
-    told += [f"  {name:{width}}  {what}" for name, (_, what) in COMMANDS.items()]
-    return "\n".join([*told, "", "seft COMMAND --help explains every option."])
+    lines = ["Usage: seft COMMAND ...", "", "Fine-tune sparse language models so that they stay sparse.", ""]
+    lines += [f"  {name:{width}}  {what}" for name, (_, what) in COMMANDS.items()]
+    return "\n".join([*lines, "", "seft COMMAND --help explains every option."])
 
 
 @_while_somebody_reads()
 def run(name: str) -> None:
-    """Run a command on the words behind sys.argv[0]."""
+    """Run a command with the arguments sys.argv[1:]."""
     module, _, function = COMMANDS[name][0].partition(":")
     if module.startswith("conformance"):
         raise SystemExit(import_module(module).main())

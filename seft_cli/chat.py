@@ -1,4 +1,4 @@
-"""A prompt as one turn of a conversation, in the words of the folder's own chat template."""
+"""Wrap a prompt as one turn of a conversation with the folder's own chat template."""
 
 import json
 from pathlib import Path
@@ -8,7 +8,7 @@ from seft_cli.console import Refused
 
 
 def as_chat(folder: Path, prompt: str) -> str:
-    """Return the text that asks for an answer to the prompt.
+    """Return the prompt as the text of one user turn, ready for the model to answer.
 
     Raises:
         Refused: the folder has no chat template, or the template does not work.
@@ -19,7 +19,7 @@ def as_chat(folder: Path, prompt: str) -> str:
     except ImportError:
         raise Refused("--chat needs jinja2; pip install jinja2") from None
     settings = _settings(folder)
-    # the environment that templates are written for; a folder's template is not trusted
+    # these options, because templates are written for them; a sandbox, because a folder's template is not trusted
     environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
     environment.globals["raise_exception"] = _refuse
     special = {name: _content(settings.get(name)) for name in ("bos_token", "eos_token")}
@@ -43,21 +43,21 @@ def _settings(folder: Path) -> dict[str, Any]:
 
 
 def _template(folder: Path, settings: dict[str, Any]) -> str:
-    """Return the template from its own file, or from tokenizer_config.json: a text, or several by name."""
+    """Return the template from its own file, or from tokenizer_config.json, which has one text or several by name."""
     file = folder / "chat_template.jinja"
     if file.is_file():
         return file.read_text(encoding="utf-8")
-    found = settings.get("chat_template")
-    if isinstance(found, list):
-        named = {entry["name"]: entry["template"] for entry in found if isinstance(entry, dict) and "name" in entry}
-        found = named.get("default")
-    if not isinstance(found, str):
+    template = settings.get("chat_template")
+    if isinstance(template, list):
+        named = {entry["name"]: entry["template"] for entry in template if isinstance(entry, dict) and "name" in entry}
+        template = named.get("default")
+    if not isinstance(template, str):
         raise Refused(f"{folder} has no chat template; leave --chat out")
-    return found
+    return template
 
 
 def _content(token: Any) -> str:
-    """Return the text of a special token, which is a text or an object with one."""
+    """Return the text of a special token: the token itself, or the content of an object."""
     return str(token.get("content", "")) if isinstance(token, dict) else token or ""
 
 

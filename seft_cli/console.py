@@ -1,6 +1,6 @@
-"""What all command lines share: thread settings, terminals for foreign text, errors in one line, progress.
+"""The parts that all command lines share: terminals safe for foreign text, errors in one line, progress bars.
 
-`seft_cli.threads` stands before all that loads NumPy.
+`seft_cli.threads` is imported before any module that loads NumPy.
 """
 
 import io
@@ -29,11 +29,11 @@ wide = Terminal(width=None if sys.stdout.isatty() else 200)
 
 
 EXPECTED = (SeftError, formats.FormatError, Refused, OSError, MemoryError)
-"""Errors that are told in one line."""
+"""Errors that are reported in one line, without a traceback."""
 
 
 def told(error: BaseException) -> str:
-    """Return an error in one line, hidden characters of foreign names written out (FMT-167)."""
+    """Return the message of an error as one line, with hidden characters of foreign names escaped (FMT-167)."""
     text = " ".join(str(error).split()) or type(error).__name__
     if isinstance(error, MemoryError):
         text = f"memory ran out ({text}); end other programs, or use a machine with more memory"
@@ -41,12 +41,12 @@ def told(error: BaseException) -> str:
 
 
 def say(text: str) -> None:
-    """Print one line to stdout, hidden characters of foreign names written out (FMT-167)."""
+    """Print one line to stdout, with hidden characters of foreign names escaped (FMT-167)."""
     print(visible(text))
 
 
 def run(command: Callable[..., None], name: str | None = None) -> None:
-    """Run a command line of one command, as `run_app` does."""
+    """Run a function as a command line, as `run_app` does."""
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
     app.command()(command)
     run_app(app, name)
@@ -55,14 +55,14 @@ def run(command: Callable[..., None], name: str | None = None) -> None:
 def run_app(app: typer.Typer, name: str | None = None) -> None:
     """Run a command line; a refused input, or too little memory, ends in one line on stderr and exit code 2.
 
-    name  what a person typed to call it, for the help
+    name  the command as a person typed it, for the help
     """
     for stream in (sys.stdout, sys.stderr):
-        # a terminal that knows ASCII only shows an escape instead of ending the program
+        # an ASCII-only terminal then shows an escape, where print would raise an error
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     try:
-        # what overflows is refused under a clause: NumPy's warnings about it would be noise
+        # NumPy must not warn of an overflow, because the engine refuses it under a clause
         with overflow_allowed():
             app(prog_name=name)
     except BrokenPipeError:
@@ -77,9 +77,9 @@ def run_app(app: typer.Typer, name: str | None = None) -> None:
 
 @contextmanager
 def progress(what: str, total: int | None = None) -> Iterator[Callable[..., None]]:
-    """Show a bar with a remark behind it; yields advance(remark="", done=None, total=None).
+    """Show a progress bar followed by a remark; yield advance(remark="", done=None, total=None).
 
-    done  how many are done; None for one more
+    done  how many steps are done; None for one more
     """
     columns = (
         TextColumn("{task.description}", markup=False),
@@ -92,7 +92,7 @@ def progress(what: str, total: int | None = None) -> Iterator[Callable[..., None
     task = bar.add_task(visible(what), total=total, remark="")
 
     def advance(remark: str = "", done: int | None = None, total: int | None = None) -> None:
-        bar.start()  # what is refused before the first step is told without a bar
+        bar.start()  # not earlier, so that an error before the first step is printed without a bar
         bar.update(task, advance=1 if done is None else None, completed=done, total=total, remark=visible(remark))
 
     try:
@@ -103,21 +103,21 @@ def progress(what: str, total: int | None = None) -> Iterator[Callable[..., None
 
 
 def restart_with_threads(threads: int) -> None:
-    """Replace this process by one whose libraries use this many threads: they read it when they are loaded."""
+    """Restart this process with this many threads for every library, because they read the number when they load."""
     wanted = dict.fromkeys(NAMES, str(threads))
     if any(os.environ.get(name) != value for name, value in wanted.items()):
         os.execve(sys.executable, sys.orig_argv, os.environ | wanted)  # noqa: S606
 
 
 def refuse_unused(what: str, used: Collection[str], given: Mapping[str, Any]) -> None:
-    """Refuse options that were given and that what was chosen does not use."""
+    """Raise Refused for an option that was given although `what` does not use it."""
     for option, value in given.items():
         if value is not None and option not in used:
             raise Refused(f"{what} does not use {option}; leave it out")
 
 
 def peak_memory_bytes() -> int:
-    """Return the largest resident size this process has had."""
+    """Return the largest resident size of this process so far, in bytes."""
     import resource
 
     kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

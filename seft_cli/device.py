@@ -1,4 +1,4 @@
-"""Where a command computes: the kernel set, the array that tells where arrays go, and how much memory is free there."""
+"""Choose the device of a command: its kernel set, an array that lives there, and how much memory is free there."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -13,7 +13,7 @@ from seft_ref.kernels import KernelSet
 
 
 class Device(StrEnum):
-    """What `--device` takes."""
+    """The values of `--device`."""
 
     cpu = "cpu"
     cuda = "cuda"
@@ -29,12 +29,12 @@ class Place:
     """One device.
 
     Attributes:
-        kernels: the kernel set that multiplies there.
-        like: an array that is there; None for NumPy.
-        index_bytes: what the position of a packed weight takes, plain and in 16 bits.
-        dense_from: tells from which share of stored positions a matrix is held densely, by the bytes of a number.
-        free_bytes: tells how much memory a run can have.
-        name: what this machine calls the device.
+        kernels: the kernel set of the device.
+        like: an array on the device; None for NumPy.
+        index_bytes: bytes of the position of a packed weight, plain and in 16 bits.
+        dense_from: returns, for an item size, the share of stored positions from which a matrix is held densely.
+        free_bytes: returns how much memory a run can have.
+        name: the name of the device on this machine.
     """
 
     kernels: KernelSet
@@ -46,13 +46,14 @@ class Place:
 
 
 def place_of(device: Device, turn: int = 0, *, transposed: bool = False) -> Place:
-    """Return where a process computes; transposed asks for a second copy of every sparse matrix.
+    """Return the device that a process computes on.
 
-    turn  how many processes of the same run chose on this machine before: GPUs are taken one by one, and again from
-          the first when there are no more
+    turn        how many processes of the run chose on this machine before this one; each takes the next GPU, and
+                after the last the first again
+    transposed  keep a second, transposed copy of every sparse matrix
 
     Raises:
-        Refused: there is no CuPy or no GPU, or it is to hold transposed copies; the message says what to do.
+        Refused: there is no CuPy or no GPU, or a GPU should hold transposed copies; the message says what to do.
     """
     if device is Device.cuda and transposed:
         raise console.Refused("--transposed is for --device cpu; a GPU multiplies both ways from one copy")
@@ -77,18 +78,19 @@ def _with_transposes() -> Place:
 def _on_cuda(turn: int) -> Place:
     from seft_ref.arrays.library import cupy_like, without_cupy
 
-    told = without_cupy(turn)
-    if told:
-        raise console.Refused(f"--device cuda: {told}")
+    reason = without_cupy(turn)
+    if reason:
+        raise console.Refused(f"--device cuda: {reason}")
     import cupy
 
     from seft_ref.kernels import gpu
 
     def dense_from(itemsize: int) -> float:
-        # what takes no more memory so; groups of 2:4 and 4:8 take less than this says
+        # dense takes no more memory than CSR from this share on, because a CSR position takes 12 bytes;
+        # 2:4 and 4:8 groups take less than CSR
         return itemsize / (itemsize + 12)
 
-    # two processes may see different GPUs under one number
+    # the PCI id, because two processes may see different GPUs under one number
     name = str(cupy.cuda.Device().pci_bus_id)
     return Place(gpu, cupy_like(), (12, 4), dense_from, lambda: int(cupy.cuda.runtime.memGetInfo()[0]), name)
 

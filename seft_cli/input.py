@@ -1,4 +1,4 @@
-"""What command lines read: places are looked at before anything opens them, and one limit holds for a whole run."""
+"""Inputs of command lines: a path is checked before it is opened, and one size limit holds for a whole run."""
 
 import os
 import re
@@ -12,9 +12,9 @@ from formats.regular import kind_of
 from seft_cli import console
 
 RATIO = 1024
-"""How many times the bytes of its inputs a run may expand them to, unless told otherwise (FMT-098)."""
+"""By default a run may expand its inputs to this many times their bytes (FMT-098)."""
 LEAST = 1 << 30
-"""What a run may expand its inputs to however small they are."""
+"""The bytes to which a run may always expand its inputs, however small they are."""
 
 MaxBytes = Annotated[
     str | None,
@@ -28,7 +28,7 @@ _SIZE = re.compile(r"([1-9][0-9]{0,17})(B|([KMGT])(i?)B)?")
 
 
 def require_input(path: Path, what: str = "file or folder") -> Path:
-    """Return a path that is a regular file or a folder; refuse anything else before it is opened (FMT-165)."""
+    """Return the path if it is a regular file or a folder; refuse anything else before it is opened (FMT-165)."""
     try:
         kind = kind_of(path.stat().st_mode)
     except FileNotFoundError:
@@ -39,7 +39,7 @@ def require_input(path: Path, what: str = "file or folder") -> Path:
 
 
 def tell_leftovers(path: Path) -> None:
-    """Name on stderr what killed writers left beside a path (FMT-166)."""
+    """Print on stderr the files that interrupted writers left beside a path (FMT-166)."""
     for left in atomic.leftovers(path):
         console.err.print(
             f"{left} is no checkpoint: a writer left it that was killed, or that still writes. Writing to {path} again "
@@ -48,18 +48,18 @@ def tell_leftovers(path: Path) -> None:
 
 
 def size_of(option: str, text: str) -> int:
-    """Return the bytes that a text such as 500MB or 8GiB means: powers of 1000, or of 1024 with an i."""
-    found = _SIZE.fullmatch(text)
-    if not found:
+    """Return the bytes that a text such as 500MB (powers of 1000) or 8GiB (powers of 1024) means."""
+    match = _SIZE.fullmatch(text)
+    if not match:
         raise console.Refused(f"{option} {text} is no size; write for example 500MB, 5GB or 8GiB")
-    unit = 1024 if found[4] else 1000
-    return int(found[1]) * unit ** " KMGT".index(found[3] or " ")
+    unit = 1024 if match[4] else 1000
+    return int(match[1]) * unit ** " KMGT".index(match[3] or " ")
 
 
 def limit_of(max_bytes: str | None, *inputs: Path) -> int:
-    """Return the bytes that the tensors of a run may be expanded to (FMT-098).
+    """Return the bytes that the tensors of a run may take once expanded (FMT-098).
 
-    max_bytes  value of --max-bytes; without one small inputs that expand to much are refused, whatever their size
+    max_bytes  the value of --max-bytes; None for the default, which refuses small inputs that expand to a lot
     """
     if max_bytes is not None:
         return size_of("--max-bytes", max_bytes)
@@ -68,5 +68,5 @@ def limit_of(max_bytes: str | None, *inputs: Path) -> int:
 
 def _bytes_of(path: Path) -> int:
     files = [Path(folder) / name for folder, _, names in os.walk(path) for name in names] if path.is_dir() else [path]
-    # a link that leads nowhere takes no bytes, and is told by whoever reads it
+    # is_file skips a dangling link: it has no bytes, and whoever reads it reports it
     return sum(file.stat().st_size for file in files if file.is_file())

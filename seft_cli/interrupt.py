@@ -1,4 +1,4 @@
-"""An interrupt that is not lost: compiled code may swallow the exception that Python raises for one."""
+"""Keep an interrupt (Ctrl-C) from being lost, because compiled code may swallow the exception that Python raises."""
 
 import signal
 import threading
@@ -9,10 +9,10 @@ from types import FrameType
 
 @contextmanager
 def interrupts() -> Iterator[Callable[[], None]]:
-    """Yield a function that raises KeyboardInterrupt if the user has asked to stop, to be called now and then.
+    """Yield a function to call now and then; it raises KeyboardInterrupt if the user has interrupted.
 
-    An interrupt raises at once as ever; where that is swallowed, as by code in C that asks Python something and clears
-    errors of the answer, the next call raises it again. Outside the main thread Python tells of none.
+    An interrupt still raises at once. But C code that calls Python and clears its errors may swallow the exception;
+    then the next call raises it again. Outside the main thread Python delivers no interrupt.
     """
     asked = threading.Event()
 

@@ -1,5 +1,6 @@
-"""The processes of a command line that mpirun started: found, kept quiet but for the first, and ended together
-(TRN-013 to TRN-015).
+"""Run a command line as the processes that mpirun started (TRN-013 to TRN-015).
+
+Only the first process prints, and all end together when one fails.
 """
 
 import os
@@ -19,17 +20,18 @@ LAUNCHERS = (
     ("PMI_SIZE", "PMI_RANK"),
     ("SLURM_STEP_NUM_TASKS", "SLURM_PROCID"),
 )
-"""Where Open MPI, MPICH and its kin, and srun tell a process how many they started, and which it is."""
+"""Environment variables with the number of processes and the rank: Open MPI, MPICH and its kin, srun."""
 PATIENCE = 3.0
-"""Seconds that a failed process waits for the others to fail alike."""
+"""Seconds that a failed process waits for the others to fail as well."""
 LAST_WORDS = 1.0
-"""Seconds for a process to say why it fails, since a launcher ends the others, and drops what it has not yet passed
-on, when one leaves.
+"""Seconds that a failed process stays after its message.
+
+When one process leaves, a launcher ends the others and drops output that it has not passed on yet.
 """
 
 
 def launched() -> tuple[int, int]:
-    """Return how many processes a launcher started, and which of them this is; (1, 0) without one."""
+    """Return the number of processes that a launcher started and the rank of this one; (1, 0) without a launcher."""
     for size, rank in LAUNCHERS:
         if os.environ.get(size, "").isdigit() and int(os.environ[size]) > 1:
             return int(os.environ[size]), int(os.environ.get(rank, "0"))
@@ -37,11 +39,11 @@ def launched() -> tuple[int, int]:
 
 
 def run(command: Callable[..., None], name: str | None = None) -> None:
-    """Run a command line as one of several processes; the first alone speaks, for the others would say the same."""
+    """Run a command line as one of several processes; only the first prints, as the others would print the same."""
     if not launched()[1]:
         console.run(command, name)
         return
-    # open as long as the process lives
+    # not closed, because it must stay open as long as the process lives
     sys.stdout = sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115, PTH123
     try:
         console.run(command, name)
@@ -52,11 +54,11 @@ def run(command: Callable[..., None], name: str | None = None) -> None:
 
 
 def ranks_of_launcher() -> Ranks:
-    """Return the processes that a launcher started together; one is alone, and needs no MPI.
+    """Return the processes that a launcher started together; a single process needs no MPI.
 
     Raises:
-        Refused: TRN-013 if mpi4py is missing, or belongs to another MPI than the launcher: the processes would each
-            train alone, over the same output.
+        Refused: TRN-013 if mpi4py is missing, or belongs to another MPI than the launcher. Otherwise each process
+            would train alone and write the same output.
     """
     size, _ = launched()
     if size == 1:
@@ -82,7 +84,7 @@ def turn_here(ranks: Ranks) -> int:
 
 
 def sharing(ranks: Ranks, device: str) -> int:
-    """Return how many of the processes share the memory of this one's device, which this machine knows by a name."""
+    """Return how many of the processes use the device of this name on this machine, and so share its memory."""
     mine = (platform.node(), device)
     return ranks.every(mine).count(mine)
 
@@ -91,8 +93,9 @@ def sharing(ranks: Ranks, device: str) -> int:
 def ending_together() -> Iterator[None]:
     """End all processes when one fails (TRN-015).
 
-    Where all fail alike within some seconds, as they do over the same input, each leaves with its error, and the first
-    one tells it. Else the others may wait for this one for ever: it tells its error itself, and MPI ends them.
+    If all fail within PATIENCE seconds, as they do over the same bad input, each leaves with its own error and the
+    first one prints it. Otherwise the others may wait for ever for the one that failed. Then it prints its error
+    itself, and MPI ends them.
     """
     ranks = ranks_of_launcher()
     if ranks.size == 1:
@@ -112,7 +115,7 @@ def ending_together() -> Iterator[None]:
 
 
 def _all_arrive(communicator: Any) -> bool:
-    """Tell whether all processes come here soon."""
+    """Return whether all processes arrive here within PATIENCE seconds."""
     arrived, started = communicator.Ibarrier(), time.monotonic()
     while not arrived.Test():
         if time.monotonic() - started > PATIENCE:
@@ -122,7 +125,7 @@ def _all_arrive(communicator: Any) -> bool:
 
 
 def _tell(ranks: Ranks, error: BaseException) -> None:
-    """Say what ended this process, past its silence."""
+    """Print the error that ended this process, even where its stderr is silenced."""
     why = console.told(error)
-    whole = "" if isinstance(error, console.EXPECTED) else "".join(traceback.format_exception(error))
-    print(f"{whole}error: process {ranks.rank} of {ranks.size}: {why}", file=sys.__stderr__, flush=True)
+    trace = "" if isinstance(error, console.EXPECTED) else "".join(traceback.format_exception(error))
+    print(f"{trace}error: process {ranks.rank} of {ranks.size}: {why}", file=sys.__stderr__, flush=True)

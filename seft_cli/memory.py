@@ -1,4 +1,4 @@
-"""Whether a run fits into the memory of this machine (TRN-012)."""
+"""Check before a run whether it fits into the memory of this machine (TRN-012)."""
 
 from pathlib import Path
 from typing import Any
@@ -13,11 +13,11 @@ from seft_ref.train.memory import memory_of_run
 from seft_ref.train.settings import TrainSettings
 
 CGROUP = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current"))
-"""Limit and use of the group this process runs in, where there is one."""
+"""Files with the memory limit and use of the control group of this process; they exist only inside one."""
 
 
 def available_bytes() -> int:
-    """Return how much memory a new process can have without others being swapped out."""
+    """Return the bytes of memory that a new process can take without others being swapped out."""
     free = psutil.virtual_memory().available
     if all(path.is_file() for path in CGROUP):
         limit, used = (path.read_text().strip() for path in CGROUP)
@@ -27,15 +27,15 @@ def available_bytes() -> int:
 
 
 def itemsize_of(folder: Path, dtype: str | None) -> int:
-    """Return the bytes of a number that a run on a sparse checkpoint computes with, of the widest where they differ."""
+    """Return the item size of the widest dtype that a run on a sparse checkpoint computes in."""
     with formats.open(folder) as reader:
         names = sorted(set(read_config(reader.files).parameters()) & set(reader.names()))
         stored = {name: DTYPES[reader.info(name).dtype] for name in names if reader.info(name).dtype in DTYPES}
-    return max((compute_dtype(name, found, dtype).itemsize for name, found in stored.items()), default=4)
+    return max((compute_dtype(name, kind, dtype).itemsize for name, kind in stored.items()), default=4)
 
 
 def memory_of(folder: Path, settings: TrainSettings, **options: Any) -> dict[str, int]:
-    """Return what each part of a run on a sparse checkpoint takes; options are those of `memory_of_run`."""
+    """Return the bytes of each part of a run on a sparse checkpoint; options are those of `memory_of_run`."""
     with formats.open(folder) as reader:
         config = read_config(reader.files)
         names = {matrix.name for matrix in config.targets()} & set(reader.names())
@@ -44,9 +44,9 @@ def memory_of(folder: Path, settings: TrainSettings, **options: Any) -> dict[str
 
 
 def require_memory(folder: Path, settings: TrainSettings, free: int, processes: int = 1, **options: Any) -> None:
-    """Refuse a run that is expected not to fit into free bytes, with what would help (TRN-012).
+    """Raise Refused if a run is expected to need more than `free` bytes; the message says what would help (TRN-012).
 
-    processes  how many share the memory; each holds a model and a window of its own
+    processes  the number that share the memory; each holds a model and a window of its own
     """
     parts = {name: processes * n for name, n in memory_of(folder, settings, **options).items()}
     needed = sum(parts.values())

@@ -1,6 +1,6 @@
-"""What command lines write: places are looked at before any work is done, files appear whole or not at all.
+"""Outputs of command lines: paths are checked before any work starts, and files appear whole or not at all.
 
-Folders that lead to an output are made when it is written.
+The parent folders of an output are created when it is written.
 """
 
 import json
@@ -13,25 +13,25 @@ from formats.atomic import write_file as write_file
 
 
 class Refused(Exception):
-    """Input that a command line refuses for a reason of its own."""
+    """A command line refuses its input, and the message says why."""
 
 
 def require_absent(path: Path) -> None:
-    """Refuse an output that exists, or that cannot be written."""
-    if os.path.lexists(path):  # a dangling link counts as being there, as it does to writers (FMT-110)
+    """Raise Refused for an output that exists, and an error for one that cannot be written."""
+    if os.path.lexists(path):  # lexists, because a dangling link counts as existing for writers too (FMT-110)
         raise Refused(f"{path} exists; remove it or choose another name")
     check_place(path)
 
 
 def require_file(path: Path | None) -> Path | None:
-    """Return a file to be written, which may replace an older one; refuse a folder, or what cannot be written."""
+    """Return the path of an output file, which may replace an older one; refuse a folder or an unwritable path."""
     if path is not None:
         check_file(path)
     return path
 
 
 def write_json(path: Path | None, content: Any) -> None:
-    """Write content to a JSON file; NaN and infinity, which JSON lacks, are refused."""
+    """Write content to a JSON file; refuse NaN and infinity, because JSON has neither."""
     if path is None:
         return
     try:

@@ -1,4 +1,4 @@
-"""Settings from a command line: options that were given, and `--set key=value` for everything else."""
+"""Read settings from a command line: its options, and `--set key=value` for every other setting."""
 
 from collections.abc import Mapping
 from dataclasses import fields
@@ -13,25 +13,25 @@ _BOOLEAN = {"true": True, "false": False}
 
 
 def _types() -> dict[str, str]:
-    """Return the type of every setting by name, as it is written in the source."""
+    """Return the name of the type of every setting, by name of the setting."""
     kinds = (TrainSettings, Rule, *OPTIMIZERS.values())
-    found = {f.name: getattr(f.type, "__name__", "str") for kind in kinds for f in fields(kind)}
+    kinds_by_name = {f.name: getattr(f.type, "__name__", "str") for kind in kinds for f in fields(kind)}
     for name in ("label", "rule", "pattern"):
-        found.pop(name)  # the preset has an option; a pattern belongs to the model
-    return found | {"optimizer": "str"}
+        kinds_by_name.pop(name)  # --preset sets the rule and its label; the pattern comes from the model
+    return kinds_by_name | {"optimizer": "str"}
 
 
 def changes_of(options: Mapping[str, Any], texts: list[str]) -> dict[str, Any]:
     """Return the settings that a command line changes, under flat names.
 
-    options  values of options, None where one was not given
-    texts    "key=value", as given with --set
+    options  values of the options, None for one that was not given
+    texts    the values of --set, each "key=value"
 
     Raises:
         Refused: for a text that is not key=value, an unknown key, a value of another type, or a key given twice.
     """
     types = _types()
-    given = {name: value for name, value in options.items() if value is not None}
+    changes = {name: value for name, value in options.items() if value is not None}
     for text in texts:
         key, equals, value = text.partition("=")
         key = key.strip().replace("-", "_")
@@ -39,14 +39,14 @@ def changes_of(options: Mapping[str, Any], texts: list[str]) -> dict[str, Any]:
             raise console.Refused(f"--set {text}: write key=value, for instance --set grow=curvature")
         if key not in types:
             raise console.Refused(f"--set {text}: there is no setting {key}; known are {', '.join(sorted(types))}")
-        if key in given:
+        if key in changes:
             raise console.Refused(f"--set {text}: {key} is given twice")
-        given[key] = _parsed(text, types[key], value.strip())
-    return given
+        changes[key] = _parsed(text, types[key], value.strip())
+    return changes
 
 
 def _parsed(text: str, kind: str, value: str) -> Any:
-    """Return a value in the type of its setting."""
+    """Return the value of a --set text, converted to the type of its setting."""
     try:
         if kind == "bool":
             return _BOOLEAN[value.lower()]

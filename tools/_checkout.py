@@ -1,4 +1,4 @@
-"""The commands of this checkout, installed or not, in any folder."""
+"""Makes the commands of this checkout importable from any folder, whether it is installed or not."""
 
 import os
 import sys
@@ -10,5 +10,5 @@ from seft_cli.app import run as seft
 
 __all__ = ["seft"]
 
-# some commands start parts of themselves as programs, which find the checkout here
+# some commands start parts of themselves as processes, which find the checkout by PYTHONPATH
 os.environ["PYTHONPATH"] = os.pathsep.join([sys.path[0], *filter(None, [os.environ.get("PYTHONPATH")])])

@@ -1,4 +1,4 @@
-"""One command a file; `seft_cli.app` has their table.
+"""One command a file; `seft_cli.app` has the table of them.
 
-What a command calls is in `seft_ref/runs`, `formats` and `conformance/command`. Start with `eval.py`.
+The work itself is done by `seft_ref/runs`, `formats` and `conformance/command`. Start with `eval.py`.
 """

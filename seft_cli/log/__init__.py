@@ -1,4 +1,4 @@
-"""A run's log (TRN-010): `write` appends to it, `read` makes records of it, `figures` and `page` draw them.
+"""The log of a run (TRN-010): `write` appends to it, `read` parses it, `figures` and `page` draw it.
 
-What is noted of a step is decided in `seft_ref/train`. Start with `write.py`.
+`seft_ref/train` decides what a record of a step holds. Start with `write.py`.
 """

@@ -1,4 +1,4 @@
-"""Pictures of a log: panels in one style, all on one sheet or each on its own. The same log gives the same bytes."""
+"""Draw a log as panels in one style, all on one sheet or some of them. The same log gives the same bytes."""
 
 import io
 import itertools
@@ -15,7 +15,7 @@ from matplotlib.ticker import EngFormatter, FuncFormatter, MaxNLocator, PercentF
 
 from seft_cli.log.read import SELECTIONS, Event, Log
 
-# the colours of Okabe and Ito, told apart by everybody
+# the colours of Okabe and Ito, because colour-blind readers can tell them apart
 BLUE, VERMILLION, GREEN, ORANGE, SKY, PURPLE = "#0072b2", "#d55e00", "#009e73", "#e69f00", "#56b4e9", "#cc79a7"
 INK, QUIET, FAINT = "#222222", "#666666", "#c8c8c8"
 STYLE = {
@@ -53,13 +53,13 @@ PROJECTIONS = ("q", "k", "v", "o", "gate", "up", "down")
 MANY_STEPS, MANY_EVENTS, MANY_WARNINGS = 1200, 40, 12
 MEAN_OF = 10
 HIGHEST = 1e100
-"""losses beyond are drawn there: an axis needs room to compute"""
+"""larger losses are drawn here, because an axis cannot be computed near the largest float"""
 ROUND = (1, 2, 5, 10)
-"""where ticks may lie"""
+"""ticks lie at these multiples of a power of ten"""
 
 
 def sheet(log: Log) -> Figure:
-    """Return one picture of the whole run."""
+    """Return one figure of the whole run."""
     rows = [["loss", "loss"], ["support", "support"]]
     heights = [1.35, 0.6]
     if log.events:
@@ -78,7 +78,7 @@ def sheet(log: Log) -> Figure:
 
 
 def panel(log: Log, names: Sequence[str], size: tuple[float, float]) -> Figure:
-    """Return a picture of some panels, one below the other."""
+    """Return a figure of these panels, one below the other."""
     figure = Figure(figsize=size, layout="constrained")
     for name, axes in zip(names, figure.subplots(len(names), squeeze=False)[:, 0], strict=True):
         PANELS[name](axes, log)
@@ -86,7 +86,7 @@ def panel(log: Log, names: Sequence[str], size: tuple[float, float]) -> Figure:
 
 
 def rendered(draw: Callable[[], Figure], kind: str) -> bytes:
-    """Return a picture as the bytes of a png or svg file, without dates or versions."""
+    """Return a figure as the bytes of a png or svg file, without dates or versions, so that they can be compared."""
     empty = {"png": {"Software": None}, "svg": {"Date": None, "Creator": None, "Format": None, "Type": None}}
     buffer = io.BytesIO()
     with mpl.rc_context():
@@ -97,7 +97,7 @@ def rendered(draw: Callable[[], Figure], kind: str) -> bytes:
 
 
 def heading(log: Log) -> tuple[str, str]:
-    """Return the title, preset and size of the model, and a line on how far the run went."""
+    """Return the title (preset and size of the model), and a line on how far the run went."""
     places = [block for name in log.matrices if (block := place(name)[1]) is not None]
     slots = sum(matrix.slots for matrix in log.matrices.values())
     size = f"{counted(log.numel)} weights in {plural(len(log.matrices), 'matrix', 'matrices')}"
@@ -118,17 +118,17 @@ def plural(n: int, one: str, many: str = "") -> str:
 
 
 def counted(n: float) -> str:
-    """Return a large number in short."""
+    """Return a number as text, a large one shortened as in 1.2 M."""
     return EngFormatter(places=1)(n) if n >= 1e4 else f"{n:,.0f}"
 
 
 def printable(text: Any) -> str:
-    """Return a text without what a font may lack."""
+    """Return a text with a question mark for every character that is not printable ASCII, because fonts may lack it."""
     return "".join(c if " " <= c <= "~" else "?" for c in str(text)[:60])
 
 
 def place(name: str) -> tuple[str, int | None]:
-    """Return where a matrix sits: its projection and the number of its block."""
+    """Return the projection of a matrix and the number of its block, or None if its name has none."""
     block = re.search(r"\.(\d{1,6})\.", name)
     role = re.search(r"([A-Za-z0-9]+)_proj\b", name)
     rest = name.removesuffix(".weight").rsplit(".", 1)[-1]
@@ -136,7 +136,7 @@ def place(name: str) -> tuple[str, int | None]:
 
 
 def projection_order(role: str) -> tuple[int, str]:
-    """Return a key that sorts projections as a block uses them, others behind them."""
+    """Return a key that sorts projections in the order a block uses them, all others after them."""
     return PROJECTIONS.index(role) if role in PROJECTIONS else len(PROJECTIONS), role
 
 
@@ -181,15 +181,15 @@ def _loss(axes: Any, log: Log) -> None:
 
 
 def _marks(axes: Any, log: Log, steps: Sequence[int], losses: Sequence[float]) -> None:
-    """Every warning at the loss of its step, by name."""
+    """Draw every warning at the loss of its step, one marker for each name."""
     for name in dict.fromkeys(warned.name for warned in log.warnings if steps):
         at = [warned.step for warned in log.warnings if warned.name == name]
-        told = f"step{'s' if len(at) > 1 else ''} {', '.join(map(str, at[:4]))}{', …' if len(at) > 4 else ''}"
+        when = f"step{'s' if len(at) > 1 else ''} {', '.join(map(str, at[:4]))}{', …' if len(at) > 4 else ''}"
         if len(at) > MANY_WARNINGS:
-            told, at = f"{len(at)} times, the first at step {at[0]}", at[:1]
+            when, at = f"{len(at)} times, the first at step {at[0]}", at[:1]
         heights = [losses[max(bisect_right(steps, step) - 1, 0)] for step in at]
         marker, color = MARKS.get(name, ("o", INK))
-        axes.plot(at, heights, marker, color=color, markersize=8, label=f"{printable(name)}: {told}", zorder=5,
+        axes.plot(at, heights, marker, color=color, markersize=8, label=f"{printable(name)}: {when}", zorder=5,
                   markeredgecolor="white", markeredgewidth=0.7, clip_on=False)  # fmt: skip
 
 
@@ -270,17 +270,25 @@ def _counts(axes: Any, log: Log) -> None:
 
 def _gaps(axes: Any, log: Log) -> None:
     _titled(axes, "Boundary gaps: how close choices were", "relative gap, median", log)
-    seen: list[tuple[str, list[int], list[float]]] = []
+    lines: list[tuple[str, list[int], list[float]]] = []
     for selection in SELECTIONS:
-        of = [(e.step, [p.gaps[selection] for p in e.matrices.values() if selection in p.gaps]) for e in log.events]
-        seen.append((selection, [step for step, gaps in of if gaps], [median(gaps) for _, gaps in of if gaps]))
-    positive = [value for _, _, values in seen for value in values if value > 0]
+        gaps_by_step = [
+            (e.step, [p.gaps[selection] for p in e.matrices.values() if selection in p.gaps]) for e in log.events
+        ]
+        lines.append(
+            (
+                selection,
+                [step for step, gaps in gaps_by_step if gaps],
+                [median(gaps) for _, gaps in gaps_by_step if gaps],
+            )
+        )
+    positive = [value for _, _, values in lines for value in values if value > 0]
     floor = min(positive, default=1e-9) / 10
-    for (selection, steps, values), color, marker in zip(seen, (VERMILLION, BLUE, ORANGE), "osD", strict=True):
+    for (selection, steps, values), color, marker in zip(lines, (VERMILLION, BLUE, ORANGE), "osD", strict=True):
         if steps:
             axes.plot(steps, [max(v, floor) for v in values], color=color, label=selection,
                       marker=marker if len(steps) <= MANY_EVENTS else "", markersize=4)  # fmt: skip
-    tied = sorted({step for _, steps, values in seen for step, value in zip(steps, values, strict=True) if value <= 0})
+    tied = sorted({step for _, steps, values in lines for step, value in zip(steps, values, strict=True) if value <= 0})
     if tied:
         axes.plot(tied, [floor] * len(tied), "v", color=INK, markersize=5, label="0: a tie decided", linestyle="none")
     axes.set_yscale("log")
@@ -292,12 +300,12 @@ def _gaps(axes: Any, log: Log) -> None:
 
 
 def _power(value: float) -> str:
-    """A power of ten, without the markup that is switched off."""
+    """Return a power of ten as plain text, because math markup is switched off."""
     return "10" + str(round(math.log10(value))).translate(SUPERSCRIPTS) if value > 0 else ""
 
 
 def _map(axes: Any, log: Log, title: str, value: Callable[[str, Sequence[Event]], float], unit: str) -> None:
-    """A cell for each matrix, rows of projections and columns of blocks; both signs get colours of two ends."""
+    """Draw a cell for each matrix: rows are projections, columns are blocks; two-sided colours if a value is negative."""
     places = {place(name): name for name in log.matrices}
     cells = {(role, block): value(name, log.events) for (role, block), name in places.items() if block is not None}
     roles = sorted({role for role, _ in cells}, key=projection_order)
@@ -334,13 +342,13 @@ def churn_of(name: str, events: Sequence[Event]) -> float:
 
 
 def replaced_of(name: str, events: Sequence[Event]) -> float:
-    """Return the share of the weights of load that a matrix no longer stores after the last event."""
+    """Return the share of the weights stored at load that a matrix no longer stores after the last event."""
     overlaps = [event.matrices[name].ratios["overlap"] for event in events if name in event.matrices]
     return 1 - overlaps[-1] if overlaps else 0.0
 
 
 def gained_of(name: str, log: Log) -> float:
-    """Return by how much the density of a matrix after the last event exceeds that at load."""
+    """Return the density of a matrix after the last event less its density at load."""
     matrix = log.matrices[name]
     after = [event.matrices[name].counts["support"] for event in log.events if name in event.matrices]
     return (after[-1] - matrix.stored) / matrix.numel if after else 0.0

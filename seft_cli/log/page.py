@@ -1,4 +1,4 @@
-"""One page that holds a whole run: pictures and tables in one HTML file that needs nothing else, no script either."""
+"""Draw a whole run as one HTML page: pictures and tables in one file, without scripts or other files."""
 
 import math
 import re
@@ -53,7 +53,7 @@ PICTURES = {
 
 
 def page(log: Log) -> str:
-    """Return the page of a run."""
+    """Return the HTML page of a run."""
     title, below = figures.heading(log)
     parts = [
         f"<h1>{escape(title)}</h1>",
@@ -97,21 +97,21 @@ def _latest(log: Log) -> int:
 
 
 def _warnings(log: Log) -> str:
-    """Each name once, explained by its first message; and a table of all, where a name comes more than once."""
+    """Return each warning name with its first message, and a table of all warnings if a name comes more than once."""
     if not log.warnings:
         return "<h2>Warnings</h2><p>None.</p>"
-    said = []
+    parts = []
     for name in dict.fromkeys(warned.name for warned in log.warnings):
-        those = [warned for warned in log.warnings if warned.name == name]
-        when = f"step {those[0].step:,}"
-        if len(those) > 1:
-            when += f", the first of {len(those):,}, the last at step {those[-1].step:,}"
+        same_name = [warned for warned in log.warnings if warned.name == name]
+        when = f"step {same_name[0].step:,}"
+        if len(same_name) > 1:
+            when += f", the first of {len(same_name):,}, the last at step {same_name[-1].step:,}"
         head = f'<b>{escape(name)}</b> <span class="quiet">{when}</span>'
-        said.append(f'<div class="warning">{head}<p>{escape(those[0].message)}</p></div>')
-    if len(said) < len(log.warnings):
+        parts.append(f'<div class="warning">{head}<p>{escape(same_name[0].message)}</p></div>')
+    if len(parts) < len(log.warnings):
         rows = [[warned.step, warned.name, warned.message] for warned in log.warnings]
-        said.append(_table(["step", "warning", "message"], rows, left=3, kind="table texts low"))
-    return "<h2>Warnings</h2>" + "".join(said)
+        parts.append(_table(["step", "warning", "message"], rows, left=3, kind="table texts low"))
+    return "<h2>Warnings</h2>" + "".join(parts)
 
 
 def _pictures(log: Log) -> str:
@@ -132,7 +132,7 @@ def _pictures(log: Log) -> str:
 
 
 def _inline(svg: bytes, name: str, says: str) -> str:
-    """A picture as an element of the page: without the head of a file, its ids made its own."""
+    """Return an SVG file as an element of the page: without its head, and with its ids made unique."""
     text = svg.decode("utf-8")
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
@@ -177,7 +177,7 @@ def _settings(log: Log) -> str:
 
 
 def _flat(settings: Mapping[str, Any], before: str = "") -> Iterable[tuple[str, str]]:
-    """Every setting with its value as text; those inside another one behind its name and a dot."""
+    """Yield every setting and its value as text; a nested one is named `outer.inner`."""
     for key, value in settings.items():
         if isinstance(value, dict) and value and before.count(".") < 8:
             yield from _flat(value, f"{before}{key}.")
@@ -190,7 +190,7 @@ def _plain(value: Any) -> str:
 
 
 def _table(heads: Sequence[str], rows: Sequence[Sequence[Any]], *, left: int = 0, kind: str = "table") -> str:
-    """A table whose first columns are set to the left."""
+    """Return an HTML table whose first `left` columns are aligned to the left."""
     side: Callable[[int], str] = lambda column: " class=left" if column < left else ""  # noqa: E731
     top = "".join(f"<th{side(i)}>{escape(head)}</th>" for i, head in enumerate(heads))
     body = "".join(

@@ -1,4 +1,4 @@
-"""The log of a run (TRN-010), read: one JSON object a line, from a run that ended, was stopped, or still goes on."""
+"""Read the log of a run (TRN-010), one JSON object a line; the run may have ended, been stopped, or still go on."""
 
 import json
 import math
@@ -34,13 +34,13 @@ class Matrix:
 
     @property
     def numel(self) -> int:
-        """All positions, stored or not."""
+        """The number of positions, stored or not."""
         return prod(self.shape)
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """A step; what the log does not tell is NaN."""
+    """A step; a number that the log does not have is NaN."""
 
     step: int
     loss: float
@@ -51,17 +51,17 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """What an event did: to one matrix, or, without ratios and gaps, the sums over all of them."""
+    """The numbers of an event for one matrix, or their sums over all matrices, which have no ratios and gaps."""
 
     counts: Mapping[str, int]
     ratios: Mapping[str, float] = field(default_factory=dict)
     gaps: Mapping[str, float] = field(default_factory=dict)
-    """relative gaps of those selections that have a boundary on both sides (SEL-008)"""
+    """relative gaps of the selections that have a boundary on both sides (SEL-008)"""
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """An event: the sums, and each matrix by name."""
+    """An event: the sums over all matrices, and each matrix by name."""
 
     step: int
     fraction: float
@@ -80,27 +80,27 @@ class Warned:
 
 @dataclass(slots=True)
 class Log:
-    """A run as its log tells it; steps, events and warnings in ascending order of steps."""
+    """A run as its log records it; steps, events and warnings ascend by step."""
 
     settings: Mapping[str, Any]
     matrices: Mapping[str, Matrix]
     budget: int
     origin: Mapping[str, Any] = field(default_factory=dict)
-    """digests of the model and the text, where the log tells them"""
+    """digests of the model and the text, if the log has them"""
     steps: list[Step] = field(default_factory=list)
     events: list[Event] = field(default_factory=list)
     warnings: list[Warned] = field(default_factory=list)
     stored_at_end: int | None = None
-    """None where the run has not ended"""
+    """None if the run has not ended"""
 
     @property
     def numel(self) -> int:
-        """All positions of the target matrices."""
+        """The number of positions of all target matrices."""
         return sum(matrix.numel for matrix in self.matrices.values())
 
 
 def read_log(path: Path) -> Log:
-    """Read a log; of what appears twice, as after resuming, the later wins. An incomplete last line is passed over."""
+    """Read a log. Of a step that appears twice, as after resuming, the later counts; a cut last line is skipped."""
     return parse_log(path, path.read_bytes())
 
 
@@ -116,16 +116,17 @@ def parse_log(path: Path, data: bytes) -> Log:
 
 
 def same_run(log: Log, settings: Mapping[str, Any], matrices: Mapping[str, Matrix], origin: Mapping[str, Any]) -> bool:
-    """Tell whether a run goes on in a log (TRN-010): same matrices, same settings but for the name of the preset, and
-    the same model and text where both tell them.
+    """Return whether a run may continue a log (TRN-010).
+
+    It may if matrices and settings are equal, the name of the preset aside, and the digests that both have are equal.
     """
-    old, new = ({k: v for k, v in told.items() if k != "preset"} for told in (log.settings, settings))
+    old, new = ({k: v for k, v in each.items() if k != "preset"} for each in (log.settings, settings))
     known = log.origin.keys() & origin.keys()
     return old == new and log.matrices == matrices and all(log.origin[key] == origin[key] for key in known)
 
 
 class _Reader:
-    """Takes line after line; `number` is the one that an error names."""
+    """Parses line after line; `number` is the line that an error names."""
 
     def __init__(self, path: Path) -> None:
         self.path, self.number = path, 0
@@ -141,7 +142,7 @@ class _Reader:
         }
 
     def take(self, line: bytes, *, may_be_cut: bool = False) -> None:
-        """Take a line; one that may be cut off and does not end as an object does is none."""
+        """Parse a line; with `may_be_cut`, skip one that begins as an object and is not whole."""
         self.number += 1
         try:
             record = json.loads(line.decode("utf-8"), parse_constant=_no_number)
@@ -162,7 +163,7 @@ class _Reader:
             self._refuse(f"type is {kind!r}, must be run, step, event, warning or end")
 
     def done(self) -> Log:
-        """Return what has been read."""
+        """Return the log that the lines make."""
         if self.log is None:
             raise LogError(f"{self.path} has no whole line; is this the log of a run?")
         self.log.steps = [self.steps[step] for step in sorted(self.steps)]
@@ -200,7 +201,7 @@ class _Reader:
             if name not in log.matrices:
                 self._refuse(f"the matrix {name!r} is not among those of the run")
             ratios = {key: self._ratio(item, key) for key in RATIOS}
-            # a rule without a gradient has no norm of it (TRN-009)
+            # absent if the rule uses no gradient (TRN-009)
             if item.get("gradient_norm") is not None:
                 ratios["gradient_norm"] = self._not_negative(item, "gradient_norm")
             boundaries = self._of(item, "boundaries", dict)
@@ -209,7 +210,7 @@ class _Reader:
         self.events[step] = Event(step, self._number(record, "fraction"), total, parts)
 
     def _gap(self, boundaries: Mapping[str, Any], selection: str) -> list[float]:
-        """The relative gap of a selection, in a list that is empty where it has none."""
+        """Return the relative gap of a selection in a list, which is empty if there is none."""
         boundary = boundaries.get(selection)
         if boundary is None:
             return []
@@ -254,7 +255,7 @@ class _Reader:
         return value
 
     def _number(self, record: Any, key: str, default: float | None = None) -> float:
-        """A finite number; the default where it is absent or null."""
+        """Return a finite number, or the default if it is absent or null."""
         if not isinstance(record, dict):
             self._refuse(f"{key} is looked for in {str(record)[:40]!r}, which is no object")
         value = record.get(key)

@@ -1,4 +1,4 @@
-"""The log of a run (TRN-010), written: one JSON object a line, each line in one write."""
+"""Write the log of a run (TRN-010): one JSON object a line, and each line in a single write."""
 
 import json
 import os
@@ -15,8 +15,8 @@ from seft_ref.train.loop import StepRecord
 class LogWriter:
     """Appends lines to a log; without a path it does nothing.
 
-    A file that is no log, or that of another run, is refused and stays as it is; that of a run that was not resumed
-    is another run's whatever it holds.
+    A file that is not a log, or is the log of another run, is refused and stays as it is. Unless the run was resumed,
+    every log that exists is of another run.
     """
 
     def __init__(self, path: Path | None, settings: Mapping[str, Any], *, resumed: bool = False) -> None:
@@ -31,7 +31,7 @@ class LogWriter:
         self._refuse_another(settings, self._before.matrices, {})
 
     def _refuse_another(self, settings: Mapping[str, Any], matrices: Any, origin: Mapping[str, str]) -> None:
-        """Refuse to go on in the log of another run (TRN-010)."""
+        """Raise Refused if the existing log is of another run (TRN-010)."""
         # TRN-010
         if self._before is not None and not same_run(self._before, _as_read(settings), matrices, origin):
             raise console.Refused(
@@ -39,7 +39,7 @@ class LogWriter:
             )
 
     def run(self, targets: Mapping[str, Target], model: str, text: str) -> None:
-        """Write what is about to run; model and text are digests."""
+        """Write the first line: settings and matrices of the run; model and text are digests."""
         matrices = [
             {"name": name, "shape": list(t.base.shape), "stored": t.budget, "slots": t.delta_budget}
             for name, t in targets.items()
@@ -55,12 +55,12 @@ class LogWriter:
         self._write(line)
 
     def step(self, record: StepRecord, seconds: float, fraction: float | None) -> None:
-        """Write a step, and the event behind it."""
-        told = {name: getattr(record, name) for name in ("step", "loss", "lr", "gradient_norm")}
-        self._write({"type": "step", **told, "seconds": seconds})
+        """Write a step, and the event that follows it, if there is one."""
+        numbers = {name: getattr(record, name) for name in ("step", "loss", "lr", "gradient_norm")}
+        self._write({"type": "step", **numbers, "seconds": seconds})
         if record.event is None or record.matrices is None:
             return
-        matrices = [{"name": name, **one.as_json()} for name, one in record.matrices.items()]
+        matrices = [{"name": name, **part.as_json()} for name, part in record.matrices.items()]
         self._write({"type": "event", "step": record.step, "fraction": fraction, **record.event, "matrices": matrices})
 
     def warning(self, step: int, name: str, message: str) -> None:
@@ -75,11 +75,11 @@ class LogWriter:
         if self._path is None:
             return
         data = _line(line)
-        where = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
         try:
-            os.write(where, data)
+            os.write(descriptor, data)
         finally:
-            os.close(where)
+            os.close(descriptor)
 
 
 def _line(line: Mapping[str, Any]) -> bytes:
@@ -87,12 +87,12 @@ def _line(line: Mapping[str, Any]) -> bytes:
 
 
 def _as_read(settings: Mapping[str, Any]) -> Any:
-    """Return settings as they read back: pairs as lists."""
+    """Return settings as JSON reads them back, because tuples become lists."""
     return json.loads(json.dumps(settings))
 
 
 def _end_cut_line(path: Path) -> None:
-    """Cut off a last line of a log that a stopped run left unfinished; one that lacks only its end gets it."""
+    """Remove an unfinished last line that a stopped run left; if only its line feed is missing, add that."""
     data = path.read_bytes()
     whole = data.rfind(b"\n") + 1
     if whole == len(data):

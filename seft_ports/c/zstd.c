@@ -244,7 +244,7 @@ static int codes_stream(const codes *c, const uint8_t *bytes, size_t size, uint8
         out[i] = c->symbol[state];
         state = ((state << bits) | (size_t)stream_take(&s, bits)) & mask;
     }
-    /* 4.2.2: a stream must be consumed exactly. FMT-142 lets a reader accept others, as libzstd does where it is fast. */
+    /* 4.2.2: a stream must be consumed exactly. FMT-142 lets a reader accept others, and libzstd does. */
     return s.left == -c->log;
 }
 
