@@ -1,11 +1,11 @@
-"""Speed and memory, each beside a named peer: python -m benchmarks kernels|step|growth|memory|generate|large|...
+"""Benchmarks of speed and memory against named peers: python -m benchmarks kernels|step|growth|memory|generate|...
 
-app       the table of commands, and the products of kernel sets
-rounds    what all share: a clean environment, the machine's description, rounds in which every method runs
-page      tables and pictures from what --json wrote
-check_gpu everything that a GPU has to show, in one go
+app       the table of commands, and the benchmark of kernel sets
+rounds    shared parts: a clean environment, a description of the machine, rounds in which every method runs
+page      tables and pictures from the files of --json
+check_gpu all checks and benchmarks of a GPU, in one go
 
-Every other file is one benchmark. Nothing here is installed: measure from a checkout.
+Every other file is one benchmark. Nothing in this folder is installed, so run it from a checkout.
 
-What is right is tested, not timed: see `tests`. Start with `rounds.py`.
+Correctness is not timed here but tested in `tests`. Start with `rounds.py`.
 """

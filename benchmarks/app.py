@@ -52,16 +52,16 @@ SHAPES = ((576, 576), (1536, 576), (2048, 2048), (5632, 2048), (4096, 4096), (11
 """Layers of models of 135 million, of one billion and of seven billion parameters."""
 PATTERNS = ("50%", "2:4", "70%", "80%", "90%")
 SAMPLED = "99%"
-"""The positions that a sparse update asks for its gradient at."""
+"""The sparsity of the positions at which `sample` is timed; a sparse update has so few."""
 TOKENS = (1, 16, 128, 512, 2048)
 CSR_WORK = 1.2e10
-"""Multiplications and additions from which CSR peers are left out: they would take most of the time."""
+"""CSR peers are left out above this many multiplications and additions, because they would take most of the time."""
 LONG_WORK = 6e10
-"""The same of a dense product, from which three rounds have to do."""
+"""A dense product of at least this many multiplications and additions gets only three rounds."""
 CSR = ("scipy csr", "torch csr", "mkl csr")
-"""Peers that store what we store; MKL's where sparse-dot-mkl is installed."""
+"""Peers that store only the positions that we store; MKL takes part if sparse-dot-mkl is installed."""
 UNDISTURBED = 0.95
-"""Share of its cores from which a block is printed without a mark."""
+"""A block that got less than this share of its cores is marked in the output."""
 
 GOALS: dict[tuple[str, str, int], dict[str, float]] = {
     ("forward", "70%", 128): {"numpy": 2.2, "torch": 3.5, "csr": 4.0},
@@ -79,7 +79,7 @@ GOALS: dict[tuple[str, str, int], dict[str, float]] = {
     ("sample", SAMPLED, 128): {"numpy": 16.0},
     ("sample", SAMPLED, 512): {"numpy": 16.0},
 }
-"""Least ratio of the time of dense NumPy, dense torch or the faster CSR to ours, on layers from 2048 wide."""
+"""The least ratio of a peer's time to ours, on layers at least 2048 wide; `csr` is the fastest CSR peer."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ class Row:
     lowest: float
     highest: float
     core: float
-    """Least share of its cores that this method or dense NumPy used in a block; low if others were busy."""
+    """Least share of its cores that this method or dense NumPy got in a block; low if other programs were busy."""
 
 
 @app.callback()
@@ -123,7 +123,7 @@ def kernels(
         console.refuse_unused("--device cuda", (), {"--threads": threads, "--shape": shape or None})
         gpu.kernels(json_file, quick=quick)
         return
-    shapes = tuple(_shape(told) for told in shape or ()) or (((2048, 2048),) if quick else SHAPES)
+    shapes = tuple(_shape(text) for text in shape or ()) or (((2048, 2048),) if quick else SHAPES)
     threads = threads or 1
     restart_in_clean_environment(threads)
     print(json.dumps(machine(threads), indent=1))
@@ -186,7 +186,7 @@ def _measure(
 def _peers(
     weight: Any, topology: Any, values: Any, x: Any, dy: Any, positions: Any, *, with_csr: bool
 ) -> dict[str, dict[str, Callable[[], Any]]]:
-    """The other ways to compute each product, by product and name, on token-major arrays."""
+    """Return the peers by product and name: functions that compute the product on token-major arrays."""
     peers: dict[str, dict[str, Callable[[], Any]]] = {
         "forward": {"numpy": lambda: x @ weight.T},
         "dx": {"numpy": lambda: dy @ weight},
@@ -220,7 +220,7 @@ def _peers(
         peers["sample"]["torch"] = lambda: (tdy.T @ tx).reshape(-1)[at].numpy()
         if with_csr:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # torch calls its CSR tensors a beta
+                warnings.simplefilter("ignore")  # torch warns that CSR tensors are in beta
                 tcsr = tw.to_sparse_csr()
                 tcsr_transposed = tw.T.contiguous().to_sparse_csr()
             peers["forward"]["torch csr"] = lambda: (tcsr @ tx.T).T.numpy()
@@ -239,16 +239,16 @@ def _check(product: str, methods: dict[str, Callable[[], Any]]) -> None:
 
 
 def _missed(rows: list[Row]) -> Iterator[str]:
-    """Yield a line for every goal that a product of ours misses."""
-    found = {(r.product, r.shape, r.pattern, r.tokens, r.method): r.seconds for r in rows}
+    """Yield a line for every goal that one of our products misses."""
+    by_case = {(r.product, r.shape, r.pattern, r.tokens, r.method): r.seconds for r in rows}
     for row in rows:
         if row.method != "ours" or min(row.shape) < 2048:
             continue
         for peer, least in GOALS.get((row.product, row.pattern, row.tokens), {}).items():
-            where = (row.product, row.shape, row.pattern, row.tokens)
-            times = [found[*where, m] for m in CSR if (*where, m) in found]
+            case = (row.product, row.shape, row.pattern, row.tokens)
+            times = [by_case[*case, m] for m in CSR if (*case, m) in by_case]
             if peer != "csr":
-                times = [found[*where, peer]] if (*where, peer) in found else []
+                times = [by_case[*case, peer]] if (*case, peer) in by_case else []
             ratio = row.ratio if peer == "numpy" else min(times) / row.seconds if times else least
             if ratio < least:
                 yield f"{_format(row)}   {ratio:.2f} times as fast as {peer}, goal {least}"

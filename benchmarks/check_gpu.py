@@ -1,8 +1,8 @@
-"""Everything that a GPU has to show, in one go: python -m benchmarks gpu
+"""All checks and benchmarks of a GPU in one go: python -m benchmarks gpu
 
-The kit, products against their definition, training runs against the processor's, two processes against one where there
-is MPI, products beside cuBLAS, torch and cuSPARSE, memory. Writes docs/results/gpu.md. Exit status: 0 all held, 1
-something did not, 2 there is no GPU.
+Checks: the conformance kit, products against their definition, training runs against those on the processor, and with
+MPI two processes against one. Benchmarks: products against cuBLAS, torch and cuSPARSE, and memory. The results go to
+docs/results/gpu.md. Exit status: 0 if every check held, 1 if one did not, 2 if there is no GPU.
 """
 
 import tempfile
@@ -23,9 +23,9 @@ from seft_cli.output import require_file, write_file
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "results" / "gpu.md"
 MARK = "<!-- what follows is written by tools/check_gpu.py -->\n"
-"""Line of the page up to which it stays as it is."""
+"""The line of the page below which it is replaced."""
 UNFINISHED = "**The run has not come to its end.**"
-"""Last line of a page whose run is still going on, or was ended from outside."""
+"""The last line of a page whose run is still going on or was killed."""
 
 
 def main(
@@ -41,23 +41,23 @@ def main(
     if not mark:
         raise console.Refused(f"{page} has no line {MARK.strip()}; add it where the results go, or name another --page")
     extent = (SHAPES[:1], (1, 128), 3, 2) if quick else (SHAPES, TOKENS, 7, EXAMPLES)
-    lines, held = [], True
+    lines, all_held = [], True
     for line, well in examined(gpu, "cupy", *extent):
         lines.append(line)
-        held &= well
+        all_held &= well
         _write(page, kept, [*lines, "", UNFINISHED])
     _write(page, kept, lines)
-    console.out.print(f"{page}: {'all held' if held else 'NOT ALL HELD'}")
-    if not held:
+    console.out.print(f"{page}: {'all held' if all_held else 'NOT ALL HELD'}")
+    if not all_held:
         raise typer.Exit(1)
 
 
 def examined(
     gpu: Gpu, backend: str, shapes: tuple[tuple[int, int], ...], tokens: tuple[int, ...], n_rounds: int, examples: int
 ) -> Iterator[tuple[str, bool]]:
-    """Yield the lines that a page says about a device, and whether what they tell of held."""
-    told = "; ".join(f"{k} {v}" for k, v in gpu.told.items())
-    yield from _plain("", f"{datetime.now(UTC).date()}. {told}.", "", "| checked | held | seen |", "|---|---|---|")
+    """Yield the lines of the page about a device, each with whether its check held (True for plain text)."""
+    versions = "; ".join(f"{k} {v}" for k, v in gpu.told.items())
+    yield from _plain("", f"{datetime.now(UTC).date()}. {versions}.", "", "| checked | held | seen |", "|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
         checks = chain(
             _guarded("products", lambda: check_kernels(gpu)),
@@ -97,7 +97,7 @@ def _plain(*lines: str) -> Iterator[tuple[str, bool]]:
 
 
 def _table(what: str, rows: Iterator[str]) -> Iterator[tuple[str, bool]]:
-    """Yield rows; where they break off, a line says so and the rows before it stay."""
+    """Yield the rows of a table; if an error ends them, a line says so and the rows before it stay."""
     try:
         for row in rows:
             console.err.print(row)
@@ -109,7 +109,7 @@ def _table(what: str, rows: Iterator[str]) -> Iterator[tuple[str, bool]]:
 
 
 def _guarded(what: str, checks: Callable[[], Iterator[Checked]]) -> Iterator[Checked]:
-    """Yield checks; one that breaks is one that did not hold, and the others still run."""
+    """Yield checks; one that raises counts as one that did not hold, so that the others still run."""
     try:
         yield from checks()
     except (Exception, SystemExit) as error:  # noqa: BLE001  whatever a driver or a library raises is a result
@@ -117,7 +117,7 @@ def _guarded(what: str, checks: Callable[[], Iterator[Checked]]) -> Iterator[Che
 
 
 def _first(error: BaseException) -> str:
-    """Return what an error is and the first line of what it says."""
+    """Return the type of an error and the first line of its message."""
     return f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
 
 

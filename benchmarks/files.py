@@ -33,7 +33,7 @@ Bits = np.ndarray[Any, Any]
 LEVELS = (0.5, 0.6, 0.7, 0.75, 0.8, 0.9, 0.95, 0.98, 0.99)
 PATTERNS = ((1, 2), (2, 4), (4, 8), (1, 4), (2, 8), (8, 16))
 BASE = "bound: entropy of the support + values"
-"""What no file can go below that stores values as they are and knows nothing of the support but its size."""
+"""The lower bound for a file that stores values as they are and assumes nothing of the support but its size."""
 
 
 # sizes -------------------------------------------------------------------------------------------
@@ -76,7 +76,7 @@ def _numel(pruned: dict[str, formats.Sparse]) -> int:
 
 
 def _totals(pruned: dict[str, formats.Sparse], label: str) -> dict[str, float]:
-    """Return bytes of all matrices by way of storing them; those of this project are of files that were written."""
+    """Return the bytes of all matrices by way of storing them; those of this project are sizes of written files."""
     totals = dict.fromkeys(("dense", "zstd of dense", "torch CSR, int64", "torch CSR, int32"), 0.0)
     totals |= dict.fromkeys(("compressed-tensors", *CODES, BASE, "bound: entropy of support and of bytes"), 0.0)
     for t in pruned.values():
@@ -86,7 +86,7 @@ def _totals(pruned: dict[str, formats.Sparse], label: str) -> dict[str, float]:
         totals["zstd of dense"] += len(zstandard.ZstdCompressor(level=3).compress(dense.view(np.uint16).tobytes()))
         for bits in (32, 64):
             totals[f"torch CSR, int{bits}"] += values + (t.nnz + rows + 1) * bits // 8
-        # mask, values, an offset of 8 bytes a row, and the shape
+        # values, the mask, a row offset of 8 bytes, and the shape
         totals["compressed-tensors"] += values + rows * -(-columns // 8) + 8 * rows + 16
         for name, code in CODES.items():
             size = code.size(t)
@@ -104,7 +104,7 @@ def _totals(pruned: dict[str, formats.Sparse], label: str) -> dict[str, float]:
 
 
 def _support_entropy(t: formats.Sparse, label: str) -> float:
-    """Return the bits that tell one support of this size, or of this pattern, from all others."""
+    """Return the entropy in bits of a support drawn evenly from all of this size, or of this N:M pattern."""
     numel = prod(t.shape)
     if ":" in label:
         n, m = (int(x) for x in label.split(":"))
@@ -114,7 +114,7 @@ def _support_entropy(t: formats.Sparse, label: str) -> float:
 
 
 def _byte_entropy(values: Bits) -> float:
-    """Return the bytes of values if each of their bytes is coded by how often it occurs in its place."""
+    """Return the entropy in bytes of the values, where the k-th byte of every value has its own code."""
     planes = values.view(np.uint8).reshape(-1, values.itemsize).T
     total = 0.0
     for plane in planes:
@@ -199,7 +199,7 @@ def files(
 
 
 def _random(rng: np.random.Generator, shape: tuple[int, int], sparsity: float) -> formats.Sparse:
-    """Return bfloat16 bits at random, about as many absent as sparsity says."""
+    """Return a matrix of random bfloat16 bits with about this sparsity."""
     bits = rng.integers(1, 1 << 16, shape, dtype=np.uint16)
     bits[(bits & 1023) < round(1024 * sparsity)] = 0
     return formats.from_dense(bits.view(ml_dtypes.bfloat16))
@@ -239,10 +239,10 @@ def big(
         )
         if done.returncode:
             raise SystemExit(done.stderr)
-        told = json.loads(done.stdout)
+        answer = json.loads(done.stdout)
         print(
-            f"{what:8} {time.perf_counter() - start:6.1f} s   peak {told['peak']:,} bytes, "
-            f"{told['peak'] / largest:.2f} of the largest tensor   {told['note']}"
+            f"{what:8} {time.perf_counter() - start:6.1f} s   peak {answer['peak']:,} bytes, "
+            f"{answer['peak'] / largest:.2f} of the largest tensor   {answer['note']}"
         )
     shutil.rmtree(folder)
 

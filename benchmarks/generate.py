@@ -1,12 +1,13 @@
-"""One token at a time, as generation multiplies: y = W x, W from memory and not from a cache.
+"""Benchmark of the product of generation, one token at a time: y = W x, with W from memory and not from a cache.
 
     numpy           W @ x of a dense matrix
     ours            kernels.cpu.matmul of one row
     scipy csr       csr_array @ x
     torch           torch's W @ x of the same dense matrix
 
-Every method walks over copies of its matrix that together take ROTATED bytes at least, more than the caches of the
-machines this was run on, as a model's matrices do between two tokens. All methods are checked before one is timed.
+Every method walks over copies of its matrix, because a model's matrices leave the cache between two tokens. Together
+they take at least ROTATED bytes, more than the caches of the machines that this was run on. All methods are checked
+before one is timed.
 """
 
 import json
@@ -23,16 +24,16 @@ from benchmarks.rounds import JsonFile, Threads, drawn_mask, machine, restart_in
 from seft_cli.output import write_json
 
 SHAPES = ((2048, 2048), (5632, 2048), (576, 1536))
-"""Of models of a billion parameters, and of the demo's."""
+"""Matrices of models of a billion parameters, and of the demo's model."""
 PATTERNS = ("50%", "2:4", "70%", "90%")
 ROTATED = 160e6
 GOAL = 1.1
-"""Least ratio to NumPy at 70 % on layers from 2048 wide."""
+"""Least ratio of NumPy's time to ours at 70 % sparsity, on layers at least 2048 wide."""
 
 
 @dataclass(frozen=True)
 class TokenRow:
-    """One matrix: microseconds a product, and dense NumPy's time over each method's, median and range of the rounds."""
+    """One matrix: microseconds a product, and ratios of dense NumPy's time to each method's, median and range."""
 
     shape: tuple[int, int]
     pattern: str
@@ -71,14 +72,14 @@ def _measure(shape: tuple[int, int], pattern: str, threads: int, n_rounds: int) 
         error = float(np.abs(np.asarray(method()).reshape(-1) - expected).max())
         if not error <= 1e-5 * float(np.abs(expected).max()):
             raise SystemExit(f"{name} is off by {error}")
-    found = {name: (own, ratios) for name, own, ratios, _ in rounds(methods, n_rounds)}
+    measured = {name: (own, ratios) for name, own, ratios, _ in rounds(methods, n_rounds)}
     return TokenRow(
         shape,
         pattern,
         threads,
-        {name: 1e6 * statistics.median(own) for name, (own, _) in found.items()},
-        {name: statistics.median(ratios) for name, (_, ratios) in found.items()},
-        {name: (min(ratios), max(ratios)) for name, (_, ratios) in found.items()},
+        {name: 1e6 * statistics.median(own) for name, (own, _) in measured.items()},
+        {name: statistics.median(ratios) for name, (_, ratios) in measured.items()},
+        {name: (min(ratios), max(ratios)) for name, (_, ratios) in measured.items()},
         megabytes,
     )
 
@@ -86,7 +87,7 @@ def _measure(shape: tuple[int, int], pattern: str, threads: int, n_rounds: int) 
 def _methods(
     shape: tuple[int, int], pattern: str, threads: int
 ) -> tuple[dict[str, Callable[[], Any]], dict[str, float]]:
-    """Return one product a call of every method, and the megabytes of one matrix."""
+    """Return by method a function that computes one product, and the megabytes of its matrix."""
     import torch
     from scipy.sparse import csr_array
 

@@ -1,7 +1,7 @@
-"""Products on a GPU beside cuBLAS through CuPy, torch's dense product, and cuSPARSE.
+"""Benchmark of products on a GPU against cuBLAS through CuPy, torch's dense product, and cuSPARSE.
 
-All methods are checked before one is timed; then each round runs every method, so that whatever disturbs the machine
-disturbs all of them. A timed block is many calls and one wait for the device.
+All methods are checked before one is timed. Then each round runs every method, so that a disturbance of the machine
+slows all of them. A timed block is many calls and one wait for the device.
 """
 
 import statistics
@@ -73,8 +73,8 @@ def measure(gpu: Gpu, shapes: tuple[tuple[int, int], ...], tokens: tuple[int, ..
                     methods = peers[product] | mine
                     _check(product, methods)
                     for method, times, ratios in interleaved(methods, n_rounds, gpu.finish):
-                        told = (statistics.median(times), statistics.median(ratios), min(ratios), max(ratios))
-                        yield Row(product, shape, pattern, n, method, *told)
+                        numbers = (statistics.median(times), statistics.median(ratios), min(ratios), max(ratios))
+                        yield Row(product, shape, pattern, n, method, *numbers)
 
 
 def kernels(json_file: Path | None, *, quick: bool) -> None:
@@ -90,7 +90,7 @@ def kernels(json_file: Path | None, *, quick: bool) -> None:
 
 
 def pruned(rng: np.random.Generator, shape: tuple[int, int], pattern: str) -> Topology:
-    """Return positions at random: a share of them is away, or all but N of every M."""
+    """Return a random topology: N of every M positions are stored for `N:M`, all but about 70 % for `70%`."""
     n = shape[0] * shape[1]
     if ":" in pattern:
         n_keep, width = map(int, pattern.split(":"))
@@ -102,7 +102,7 @@ def pruned(rng: np.random.Generator, shape: tuple[int, int], pattern: str) -> To
 def interleaved(
     methods: dict[str, Callable[[], Any]], n_rounds: int, finish: Callable[[], None]
 ) -> Iterator[tuple[str, list[float], list[float]]]:
-    """Time each method once a round; yield its name, times, and ratios of the time of `dense` to them."""
+    """Time each method once a round; yield its name, times, and ratios of the time of `dense` to its own."""
 
     def block(method: Callable[[], Any], count: int) -> float:
         finish()
@@ -115,7 +115,7 @@ def interleaved(
     counts = {}
     for name, method in methods.items():
         block(method, 1)
-        # some calls in a row take less each than one that is waited for
+        # estimate from several calls, because one call with a wait takes longer than one of many
         some = max(1, min(10, int(BLOCK_SECONDS / block(method, 1))))
         counts[name] = max(1, int(BLOCK_SECONDS / block(method, some)))
     times: dict[str, list[float]] = {name: [] for name in methods}
@@ -127,7 +127,7 @@ def interleaved(
 
 
 def _check(product: str, methods: dict[str, Callable[[], Any]]) -> None:
-    """Refuse to time a method whose result differs from the dense product's by more than float32 sums may."""
+    """Exit if a method's result differs from the dense product's by more than sums in float32 may."""
     expected = _on_host(methods["dense"]())
     largest = float(abs(expected).max())
     for name, method in methods.items():
@@ -137,7 +137,7 @@ def _check(product: str, methods: dict[str, Callable[[], Any]]) -> None:
 
 
 def _on_host(found: Any) -> Any:
-    """Return the result of a method as an array of NumPy; methods leave it in the library that they measure."""
+    """Return the result of a method, which may be an array of CuPy or torch, as a NumPy array."""
     return found.cpu().numpy() if hasattr(found, "cpu") else to_numpy(found)
 
 

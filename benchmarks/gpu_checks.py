@@ -1,4 +1,4 @@
-"""What a GPU has to show: the kit, products against their definition, runs against those of the processor, memory."""
+"""Checks of a GPU: the kit, products against their definition, runs against those on the processor; and memory."""
 
 import shutil
 import subprocess
@@ -48,7 +48,7 @@ RUNS: dict[str, dict[str, Any]] = {
     "2:4": {"scope": "group", "pattern": (2, 4)},
     "spiel-ag": {"preset": "spiel-ag", "gradient_window": 1},
 }
-"""Runs that are compared; one of 2:4 on a base of that pattern."""
+"""The runs that are compared; one has a 2:4 base."""
 MATRICES = (
     ((300, 152), "70%"),
     ((64, 128), "2:4"),
@@ -62,17 +62,17 @@ TERMS = (512, 4096)
 """Numbers of equal terms whose sums are compared."""
 HALVES = ("float16", "bfloat16")
 LOSSES_WITHIN = {"float64": 1e-10, "float32": 1e-4}
-"""Relative difference of losses that is allowed between two devices."""
+"""The allowed relative difference of losses between two devices."""
 
 PROCESSES_WITHIN = 1e-7
-"""Difference of a weight, stored as float32, that is allowed between one process and two."""
+"""The allowed difference of a weight, stored as float32, between one process and two."""
 KIT_SECONDS = 300.0
-"""What a call of the kit may take; PRT-009 has 20 seconds unless more are allowed."""
+"""Seconds that a call of the kit may take; the default of PRT-009 is 20."""
 
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """What was checked, whether it held, and what was seen."""
+    """The result of a check: its name, whether it held, and the details."""
 
     what: str
     held: bool
@@ -80,8 +80,8 @@ class Checked:
 
 
 def check_kit(backend: str, examples: int) -> Iterator[Checked]:
-    """Judge the engine on a backend by the kit, with so many examples of each property."""
-    # a call may wait for many kernels to be compiled
+    """Judge the engine on a backend by the kit, with `examples` examples of each property."""
+    # a long timeout, because a call may wait for many kernels to be compiled
     run = judge(Target.of_engine((backend,)), Options(timeout=KIT_SECONDS, examples=examples))
     verdict = run.verdict()
     passed, failed, skipped = verdict.passed, verdict.failed, verdict.skipped
@@ -91,7 +91,7 @@ def check_kit(backend: str, examples: int) -> Iterator[Checked]:
 
 
 def check_kernels(gpu: Gpu, tokens: tuple[int, ...] = (0, 1, 3, 16, 17, 128, 300)) -> Iterator[Checked]:
-    """Compare products of small integers, which are exact, with those of the definition on NumPy arrays."""
+    """Compare products of small integers, which are exact, with the reference kernels on NumPy arrays."""
     for dtype in ("float32", "float64"):
         for shape, pattern in MATRICES:
             wrong = [what for n in tokens for what in _wrong(gpu, shape, pattern, n, dtype)]
@@ -106,7 +106,7 @@ def check_kernels(gpu: Gpu, tokens: tuple[int, ...] = (0, 1, 3, 16, 17, 128, 300
 
 
 def check_processes(folder: Path) -> Iterator[Checked]:
-    """Fine-tune in float64 as two processes over MPI, each on a GPU, and as one; nothing where there is no MPI."""
+    """Compare fine-tuning in float64 by two processes over MPI, each on a GPU, with one; skipped without MPI."""
     mpirun = shutil.which("mpirun", path=str(Path(sys.executable).parent)) or shutil.which("mpirun")
     if mpirun is None or find_spec("mpi4py") is None:
         return
@@ -114,7 +114,7 @@ def check_processes(folder: Path) -> Iterator[Checked]:
     base, text = _write_model(folder / "shared", "60%"), folder / "text.txt"
     text.write_text("the quick brown fox jumps over the lazy dog and runs away\n" * 40)
     wanted = "--steps 6 --batch 3 --length 16 --evolve-every 2 --density 0.1 --lr 0.01 --dtype float64 --device cuda"
-    left = []
+    results = []
     for launcher in ([], [mpirun, "-n", "2"]):
         out = folder / f"of-{len(launcher)}"
         line = [
@@ -135,8 +135,8 @@ def check_processes(folder: Path) -> Iterator[Checked]:
             yield Checked("two processes over MPI, float64", False, f"{' '.join(launcher) or 'one'}: {last}")
             return
         with formats.open(out) as reader:
-            left.append({name: formats.to_dense(reader[name]) for name in reader.names()})
-    one, two = left
+            results.append({name: formats.to_dense(reader[name]) for name in reader.names()})
+    one, two = results
     differ = sum(int(((one[name] != 0) != (two[name] != 0)).sum()) for name in one)
     apart = max(float(abs(one[name].astype(np.float64) - two[name]).max()) for name in one)
     seen = f"{differ} positions differ, weights apart by {apart:.1e} from those of one process"
@@ -144,24 +144,24 @@ def check_processes(folder: Path) -> Iterator[Checked]:
 
 
 def _restless(gpu: Gpu, shape: tuple[int, int], pattern: str, n: int) -> list[str]:
-    """Return which products of real numbers a second launch answers with other bits, were a thread not waited for."""
+    """Return the products of real numbers that give other bits in a second launch, as a race of threads would."""
     rng = np.random.default_rng([n, *shape])
     topology = pruned(rng, shape, pattern)
     values, x, dy = (
         rng.standard_normal(size, dtype=np.float32) for size in (topology.nnz, (n, shape[1]), (n, shape[0]))
     )
-    there = placed_like(topology, gpu.like)
+    topology_on_gpu = placed_like(topology, gpu.like)
     tx, tdy = from_numpy(x, gpu.like), from_numpy(dy, gpu.like)
-    held = {"": gpu.kernels.pack(there, from_numpy(values, gpu.like))}
-    held |= {f" in {kind}": gpu.kernels.compact(there, values.astype(kind)) for kind in HALVES}
+    forms = {"": gpu.kernels.pack(topology_on_gpu, from_numpy(values, gpu.like))}
+    forms |= {f" in {kind}": gpu.kernels.compact(topology_on_gpu, values.astype(kind)) for kind in HALVES}
     differ = []
-    for name, packed in held.items():
+    for name, packed in forms.items():
         launches = {
             "forward": partial(gpu.kernels.matmul, tx, packed),
             "dx": partial(gpu.kernels.matmul_transposed, tdy, packed),
         }
         if not name:
-            launches["sample"] = partial(gpu.kernels.sample, tdy, tx, there)
+            launches["sample"] = partial(gpu.kernels.sample, tdy, tx, topology_on_gpu)
         for product, launch in launches.items():
             first, second = to_numpy(launch()), to_numpy(launch())
             if first.tobytes() != second.tobytes():
@@ -170,20 +170,20 @@ def _restless(gpu: Gpu, shape: tuple[int, int], pattern: str, n: int) -> list[st
 
 
 def _many_equal_terms(gpu: Gpu, n: int) -> Checked:
-    """Compare sums of n equal terms with what KRN-006 allows; a library that adds them up one by one may drift."""
+    """Check the error of sums of n equal terms against KRN-006, because adding them one by one would drift."""
     term = np.float32(0.1)
     ones = from_numpy(np.ones((n, 48), dtype=np.float32), gpu.like)
     tenths = from_numpy(np.full((48, n), term, dtype=np.float32), gpu.like)
     every, few = (placed_like(from_flat((48, 48), np.arange(0, 48 * 48, k)), gpu.like) for k in (1, 9))
     flat_ones, across = gpu.xp.ascontiguousarray(ones.T), gpu.xp.ascontiguousarray(tenths.T)
-    found = {
+    sums = {
         "forward, dense": gpu.kernels.matmul(flat_ones, gpu.kernels.pack_dense(tenths)),
         "dx, dense": gpu.kernels.matmul_transposed(flat_ones, gpu.kernels.pack_dense(across)),
         "sample of all": gpu.kernels.sample(across, ones, every),
         "sample of a ninth": gpu.kernels.sample(across, ones, few),
     }
     exact = n * float(term)
-    off = {name: float(abs(binary64(a) - exact).max()) / (exact * 2.0**-24) for name, a in found.items()}
+    off = {name: float(abs(binary64(a) - exact).max()) / (exact * 2.0**-24) for name, a in sums.items()}
     worst = max(off, key=lambda name: off[name])
     seen = f"{worst} is off by {off[worst]:.0f} roundings of {tau(n):.0f} allowed"
     return Checked(f"sums of {n} equal terms (KRN-006)", off[worst] <= tau(n), seen)
@@ -195,32 +195,35 @@ def _wrong(gpu: Gpu, shape: tuple[int, int], pattern: str, n: int, dtype: str) -
     values, x, dy = (
         rng.integers(-4, 5, size).astype(dtype) for size in ((topology.nnz,), (n, shape[1]), (n, shape[0]))
     )
-    there = placed_like(topology, gpu.like)
+    topology_on_gpu = placed_like(topology, gpu.like)
     tv, tx, tdy = (from_numpy(a, gpu.like) for a in (values, x, dy))
-    packed, definition = gpu.kernels.pack(there, tv), reference.pack(topology, values)
+    packed, definition = gpu.kernels.pack(topology_on_gpu, tv), reference.pack(topology, values)
     least = 2.0
     pairs = {
         "forward": (gpu.kernels.matmul(tx, packed), reference.matmul(x, definition)),
         "dx": (gpu.kernels.matmul_transposed(tdy, packed), reference.matmul_transposed(dy, definition)),
-        "sample": (gpu.kernels.sample(tdy, tx, there), reference.sample(dy, x, topology)),
+        "sample": (gpu.kernels.sample(tdy, tx, topology_on_gpu), reference.sample(dy, x, topology)),
         "exceeding": (gpu.kernels.exceeding(tv, least), reference.exceeding(values, least)),
     }
     for kind in HALVES if dtype == "float32" else ():
         half = values.astype(kind)
-        held, definition = gpu.kernels.compact(there, half), reference.compact(topology, half)
+        half_packed, definition = gpu.kernels.compact(topology_on_gpu, half), reference.compact(topology, half)
         pairs |= {
-            f"forward in {kind}": (gpu.kernels.matmul(tx, held), reference.matmul(x, definition)),
-            f"dx in {kind}": (gpu.kernels.matmul_transposed(tdy, held), reference.matmul_transposed(dy, definition)),
+            f"forward in {kind}": (gpu.kernels.matmul(tx, half_packed), reference.matmul(x, definition)),
+            f"dx in {kind}": (
+                gpu.kernels.matmul_transposed(tdy, half_packed),
+                reference.matmul_transposed(dy, definition),
+            ),
         }
     return [f"{name} of {n} tokens" for name, (a, b) in pairs.items() if not np.array_equal(to_numpy(a), b)]
 
 
 def check_runs(gpu: Gpu, folder: Path) -> Iterator[Checked]:
-    """Train small models there and on the processor: equal sets in float64, equal losses; a state goes on elsewhere."""
+    """Train small models on the GPU, the processor, and both in turn: losses must agree, in float64 supports too."""
     tokens = np.random.default_rng(5).integers(0, CONFIG["vocab_size"], 4000).tolist()
     bases = {pattern: _write_model(folder / pattern.replace(":", "-"), pattern) for pattern in ("60%", "2:4")}
-    here: tuple[KernelSet, Any] = (cpu, None)
-    there: tuple[KernelSet, Any] = (gpu.kernels, gpu.like)
+    on_cpu: tuple[KernelSet, Any] = (cpu, None)
+    on_gpu: tuple[KernelSet, Any] = (gpu.kernels, gpu.like)
     for name, changes in RUNS.items():
         wanted: dict[str, Any] = {
             "steps": 8,
@@ -234,14 +237,14 @@ def check_runs(gpu: Gpu, folder: Path) -> Iterator[Checked]:
         base = bases["2:4" if settings.pattern else "60%"]
         for dtype, within in LOSSES_WITHIN.items():
             state = folder / "run.state"
-            first, expected = _run(base, settings, tokens, dtype, here, here, state)
-            second, found = _run(base, settings, tokens, dtype, there, there, state)
-            _, moved = _run(base, settings, tokens, dtype, there, here, state)
+            first, expected = _run(base, settings, tokens, dtype, on_cpu, on_cpu, state)
+            second, from_gpu = _run(base, settings, tokens, dtype, on_gpu, on_gpu, state)
+            _, moved = _run(base, settings, tokens, dtype, on_gpu, on_cpu, state)
             apart = max(abs(a - b) / abs(a) for a, b in zip(first, second, strict=True))
-            differ = sum(_apart(found[m], expected[m]) + _apart(moved[m], expected[m]) for m in expected)
-            held = apart <= within and (dtype == "float32" or not differ)
+            differ = sum(_apart(from_gpu[m], expected[m]) + _apart(moved[m], expected[m]) for m in expected)
+            fine = apart <= within and (dtype == "float32" or not differ)
             seen = f"losses apart by {apart:.1e}, {differ} positions differ, with those of a run resumed here"
-            yield Checked(f"run {name}, {dtype}", held, seen)
+            yield Checked(f"run {name}, {dtype}", fine, seen)
 
 
 def _run(
@@ -253,7 +256,7 @@ def _run(
     ended: tuple[KernelSet, Any],
     file: Path,
 ) -> tuple[list[float], dict[str, Topology]]:
-    """Train half of a run in one place and the rest in another, by way of a file; losses, and supports at the end."""
+    """Train half of a run on one device and the rest, from its state file, on another; return losses and supports."""
     losses: list[float] = []
 
     def note(_: TrainState, record: StepRecord, seconds: float) -> None:
@@ -280,12 +283,12 @@ def _run(
 
 
 def _apart(a: Topology, b: Topology) -> int:
-    """Return how many positions one has and the other lacks."""
+    """Return how many positions only one of the two has."""
     return int(np.setxor1d(to_numpy(flat(a)), to_numpy(flat(b))).shape[0])
 
 
 def _write_model(folder: Path, pattern: str) -> Path:
-    """Write a small pruned model of seeded weights, whose tokens are bytes, as a sparse checkpoint."""
+    """Write a small pruned model with seeded random weights and bytes as tokens, as a sparse checkpoint."""
     import json
 
     from tokenizers import Tokenizer, models, pre_tokenizers
@@ -301,8 +304,8 @@ def _write_model(folder: Path, pattern: str) -> Path:
     }
     for matrix in config.targets():
         kept = np.zeros(matrix.shape, dtype=np.float32)
-        at = flat(pruned(rng, matrix.shape, pattern))
-        kept.reshape(-1)[at] = tensors[matrix.name].reshape(-1)[at]
+        positions = flat(pruned(rng, matrix.shape, pattern))
+        kept.reshape(-1)[positions] = tensors[matrix.name].reshape(-1)[positions]
         tensors[matrix.name] = kept
     outlines = [outline(name, dtype_name(values.dtype), values.shape) for name, values in tensors.items()]
     source = folder.with_name(folder.name + "-hf")
@@ -313,7 +316,7 @@ def _write_model(folder: Path, pattern: str) -> Path:
 
 
 def memory(gpu: Gpu, shape: tuple[int, int], tokens: int = 512) -> Iterator[tuple[str, float, float]]:
-    """Yield pattern, bytes a stored weight, and MiB that forward and backward products take besides, of one matrix."""
+    """Yield for each pattern its name, bytes a stored weight, and MiB that forward and backward products allocate."""
     rng = np.random.default_rng(0)
     for pattern in ("50%", "2:4", "70%", "90%", "70% in 16 bits"):
         topology = placed_like(pruned(rng, shape, pattern.split(" in ", maxsplit=1)[0]), gpu.like)

@@ -1,4 +1,4 @@
-"""The GPU that checks and benchmarks run on, and the libraries that they compare with."""
+"""The GPU of this machine for checks and benchmarks, and the peers: products by other libraries on it."""
 
 import platform
 import warnings
@@ -14,21 +14,21 @@ from seft_ref.kernels import KernelSet
 from seft_ref.topology.csr import Topology
 
 Peers = dict[str, dict[str, Callable[[], Any]]]
-"""For every product, other ways to compute it by name; `dense` is among them."""
+"""For every product, the peers that compute it, by name; one of them is `dense`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
-    """A device as checks see it.
+    """A device for checks and benchmarks.
 
     Attributes:
-        told: what a reader must know of it.
+        told: the names and versions of device and libraries, for a page of results.
         kernels: the kernel set.
-        like: an array that is there.
+        like: an array on the device.
         xp: the array library.
-        finish: waits until everything that was started is done.
-        taken: does some work, and tells how many bytes of memory it took there besides what was held before.
-        peers: other ways to compute the products of a matrix, given weight, topology, values, x and dy.
+        finish: waits until the device has done all work that was started.
+        taken: runs some work, and returns the bytes of device memory that it allocated.
+        peers: returns the peers for a matrix, given weight, topology, values, x and dy.
     """
 
     told: dict[str, str]
@@ -50,21 +50,22 @@ def the_gpu() -> Gpu:
     import cupy
 
     runtime = cupy.cuda.runtime
-    found = runtime.getDeviceProperties(runtime.getDevice())
-    told = {
-        "GPU": f"{found['name'].decode()}, compute capability {found['major']}.{found['minor']}, "
-        f"{found['totalGlobalMem'] / 2**30:.0f} GiB",
+    properties = runtime.getDeviceProperties(runtime.getDevice())
+    versions = {
+        "GPU": f"{properties['name'].decode()}, compute capability {properties['major']}.{properties['minor']}, "
+        f"{properties['totalGlobalMem'] / 2**30:.0f} GiB",
         "CUDA": f"runtime {runtime.runtimeGetVersion()}, driver {runtime.driverGetVersion()}",
         "CuPy": cupy.__version__,
         "PyTorch": version("torch") if find_spec("torch") else "not installed",
         "Python": platform.python_version(),
     }
-    return Gpu(told, place.kernels, place.like, cupy, runtime.deviceSynchronize, _taken, _peers)
+    return Gpu(versions, place.kernels, place.like, cupy, runtime.deviceSynchronize, _taken, _peers)
 
 
 def _taken(work: Callable[[], None]) -> int:
-    """Return how much the memory that CuPy takes for some work is, of a pool of its own: in another it might fill what
-    lies free between arrays, and be seen nowhere.
+    """Return how many bytes CuPy allocates for some work.
+
+    The work gets a memory pool of its own, because in a shared one it could fill gaps and would not be counted.
     """
     import cupy
 
@@ -76,7 +77,7 @@ def _taken(work: Callable[[], None]) -> int:
 
 
 def dense_peers(weight: Any, positions: Any, x: Any, dy: Any) -> Peers:
-    """Return the products of a dense matrix, by the library of its arrays: cuBLAS, with CuPy."""
+    """Return the products of a dense matrix in the library of its arrays; for CuPy that is cuBLAS."""
     return {
         "forward": {"dense": lambda: x @ weight.T},
         "dx": {"dense": lambda: dy @ weight},

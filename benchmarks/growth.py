@@ -1,12 +1,12 @@
-"""Growth: the positions with the largest |dW| of all, from dy and x (GRD-003), beside ways that form dW whole.
+"""Benchmark of growth: find the positions of the largest |dW| from dy and x (GRD-003); the peers form dW whole.
 
     numpy           dW = dyᵀ x, |dW|, np.partition for the k-th, the positions above it
     torch           torch.topk of |dyᵀ x|
     ours            seft_ref.matrix.evidence.evidence, some rows at a time
-    product         dyᵀ x alone: what no way can do without
+    product         dyᵀ x alone, a lower bound
 
-All find the same positions outside the update's own, checked before anything is timed. Memory is the peak of what a
-call allocates through NumPy, its result included; torch's is not seen there and follows from its shapes.
+All must find the same positions, outside the update's own, before anything is timed. Memory is the most that a call
+allocates through NumPy, its result included. That of torch is not measured, because it follows from the shapes.
 """
 
 import json
@@ -24,7 +24,7 @@ from benchmarks.rounds import JsonFile, Threads, machine, restart_in_clean_envir
 from seft_cli.output import write_json
 
 SHAPES = ((2048, 2048), (5632, 2048), (2048, 5632), (8192, 2048))
-"""Of models of a billion parameters: TinyLlama 1.1B's four and LLaMA 3.2 1B's widest."""
+"""Matrices of models of a billion parameters: those of TinyLlama 1.1B, and the widest of LLaMA 3.2 1B."""
 TOKENS = (512, 2048)
 GROWN = 0.002
 """Share of positions that grow: a fifth of an update of 1 %."""
@@ -34,7 +34,7 @@ MEMORY_GOAL = 0.1
 
 @dataclass(frozen=True)
 class GrowthRow:
-    """One shape: medians of ms, ratios of the others' times to ours, peaks in bytes."""
+    """One shape: median milliseconds, ratios of the peers' times to ours, peaks in bytes."""
 
     shape: tuple[int, int]
     tokens: int
@@ -109,10 +109,10 @@ def _methods(shape: tuple[int, int], tokens: int, threads: int) -> dict[str, Cal
     stored = np.flatnonzero(rng.random(n) < 0.3)
     base = Base(from_flat(shape, stored), np.ones(stored.size, dtype=np.float32))
     own = np.sort(rng.choice(stored, n // 100, replace=False))
-    # from the two factors, as a backward pass has them
+    # the gradient as its two factors, because a backward pass has those
     window = Window(shape, latest=Accumulated(shape, (WeightGradient(dy, x),)))
     view = View(window, base, new_delta(shape, own, base.values))
-    # growth alone: what adaptation looks at on the support costs the same whatever found the candidates
+    # without adaptation, because its evidence costs the same whatever method finds the candidates
     rule, k = Rule(adapts="end"), int(GROWN * n)
 
     def ours() -> Any:
@@ -135,7 +135,7 @@ def _methods(shape: tuple[int, int], tokens: int, threads: int) -> dict[str, Cal
 
 
 def _peak(method: Callable[[], Any]) -> int:
-    """Return the most bytes that NumPy held at once during a call, more than before it."""
+    """Return the most bytes that NumPy allocated during a call, above those before it."""
     tracemalloc.start()
     try:
         method()

@@ -1,8 +1,8 @@
 """One training step, and one with an event, of a model too large to hold in float32 (CKP-008, MDL-008).
 
-A checkpoint of the model's shape is made up tensor by tensor and written, then loaded and trained on made-up tokens:
-nothing about its loss means anything, its memory and its seconds do. Every stage that counts runs in one process,
-whose peak is the largest resident size the kernel saw.
+A checkpoint of the model's shape is written tensor by tensor with random weights, then loaded and trained on random
+tokens. Its loss means nothing; memory and seconds are the results. All measured stages run in one process, whose peak
+is its largest resident size.
 """
 
 import json
@@ -54,7 +54,7 @@ SHAPES: dict[str, dict[str, Any]] = {
 """config.json of LLaMA-2-7B and of TinyLlama-1.1B."""
 SPARSITY = 0.7
 GOAL = 16 << 30
-"""Bytes in which a step of the largest shape, event included, is to fit."""
+"""The bytes that a step of the largest shape, event included, may take."""
 
 
 def large(
@@ -83,16 +83,16 @@ def large(
     result = folder / f"{shape}.json"
     arguments = [sys.executable, "-m", __name__, "train", shape, str(model), str(length), str(density), str(result)]
     subprocess.run(arguments, check=True)
-    told = json.loads(result.read_text()) | {"machine": machine(threads)}
-    fits = told["peak_bytes"] <= GOAL
-    print(f"peak {told['peak_bytes'] / 2**30:.2f} GiB, goal {GOAL / 2**30:.0f}: {'met' if fits else 'missed'}")
-    write_json(json_file, told)
+    report = json.loads(result.read_text()) | {"machine": machine(threads)}
+    fits = report["peak_bytes"] <= GOAL
+    print(f"peak {report['peak_bytes'] / 2**30:.2f} GiB, goal {GOAL / 2**30:.0f}: {'met' if fits else 'missed'}")
+    write_json(json_file, report)
     if not keep:
         shutil.rmtree(model)
 
 
 def _made_up(config: ModelConfig, name: str) -> formats.Tensor:
-    """Return a tensor drawn from its name: norms are 1, matrices small enough for activations of size 1."""
+    """Return a random tensor seeded by its name: norms are 1, matrices are scaled for activations of size 1."""
     shape = config.parameters()[name]
     if "norm" in name:
         return formats.Dense(np.ones(shape, dtype=ml_dtypes.bfloat16))
@@ -125,11 +125,11 @@ def _train(model: Path, length: int, density: float, result: Path) -> None:
 
     def stage(name: str, work: Callable[[], Any]) -> Any:
         started = time.perf_counter()
-        found = work()
+        outcome = work()
         seconds, peak = time.perf_counter() - started, console.peak_memory_bytes()
         stages.append({"stage": name, "seconds": seconds, "peak_bytes": peak})
         print(f"{name:16} {seconds:7.1f} s   peak so far {peak / 2**30:6.2f} GiB", flush=True)
-        return found
+        return outcome
 
     settings = settings_of("seft", steps=3, batch=1, length=length, density=density, evolve_every=2, lr=1e-4)
     loaded = stage("load", lambda: load_model(model, cpu, compact=True))
@@ -146,7 +146,7 @@ def _train(model: Path, length: int, density: float, result: Path) -> None:
     state, plain = stage("step", lambda: train_step(state, first, settings, config, cpu))
     second = step_batches(settings, tokens, 2, state.weights)
     state, with_event = stage("step with event", lambda: train_step(state, second, settings, config, cpu))
-    told = {
+    summary = {
         "stored_weights": stored,
         "slots": sum(target.delta.topology.nnz for target in state.targets.values()),
         "losses": [plain.loss, with_event.loss],
@@ -154,8 +154,8 @@ def _train(model: Path, length: int, density: float, result: Path) -> None:
         "stages": stages,
         "peak_bytes": console.peak_memory_bytes(),
     }
-    result.write_text(json.dumps(told, indent=1))
-    print({k: told[k] for k in ("stored_weights", "slots", "losses", "event")})
+    result.write_text(json.dumps(summary, indent=1))
+    print({k: summary[k] for k in ("stored_weights", "slots", "losses", "event")})
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""What a training step holds, by part: the formula, the engine, and PyTorch for the same work.
+"""Benchmark of the memory of a training step, by part: the formula, this engine, and PyTorch for the same work.
 
-Every run is a process of its own. A part is the sum of the arrays it names; *transient* is the most that a step, or a
-step with an event, allocates above what is held between steps. For PyTorch, which does not tell, it is what the
-largest resident size rises by.
+Every run is a process of its own. A part is the sum of the sizes of its arrays. *Transient* is the most that a step, or
+a step with an event, allocates above what is held between steps. For PyTorch it is the rise of the largest resident
+size, because PyTorch does not report its allocations on a CPU.
 """
 
 import json
@@ -18,11 +18,11 @@ from benchmarks.rounds import JsonFile, Threads, machine, restart_in_clean_envir
 from seft_cli.output import write_json
 
 GOALS = {0.5: 3.0, 0.7: 2.0, 0.9: 1.0}
-"""Bytes held per weight of the targets, update and its optimizer included, by sparsity."""
+"""Most bytes to hold per weight of the targets, update and optimizer included, by sparsity."""
 HELD = ("weights", "base", "delta", "moments")
 PATTERNS = ((2, 4), (4, 8), (1, 4), (8, 16), (3, 7))
 PATTERN_SHAPE = (2048, 4 * 4 * 7 * 36)
-"""A matrix whose rows every M of PATTERNS divides."""
+"""A shape whose row length every M of PATTERNS divides."""
 
 
 def memory(
@@ -53,7 +53,7 @@ def memory(
 
 
 def _pattern(n_keep: int, width: int) -> dict[str, Any]:
-    """Return bytes per position of a matrix of N:M, as a run holds it: packed for products, and as base."""
+    """Return bytes per position of an N:M matrix as a run holds it: packed for products, and as the base."""
     import ml_dtypes
     import numpy as np
 
@@ -80,7 +80,7 @@ def _pattern(n_keep: int, width: int) -> dict[str, Any]:
 
 
 def _size(topology: Any) -> int:
-    """Return bytes of a topology: what it says of itself where it is held in groups, else its two arrays."""
+    """Return the bytes of a topology: its nbytes if it is stored in groups, else those of its two arrays."""
     return int(getattr(topology, "nbytes", 0)) or topology.indptr.nbytes + topology.indices.nbytes
 
 
@@ -132,7 +132,7 @@ def _ours(sparsity: float, blocks: int, *, compact: bool, transposed: bool) -> d
     step_formula = formula["activations"] + formula["logits"]
     numel = sum(m.shape[0] * m.shape[1] for m in config.targets())
     del state
-    run.step(tokens)  # kernels are compiled, their scratch is there
+    run.step(tokens)  # a first step, which compiles kernels and allocates their scratch memory
     before = _forget_peak()
     transient, peak = {}, 0
     for name in ("with an event", "a step"):
@@ -181,7 +181,7 @@ def _torch(sparsity: float, blocks: int) -> dict[str, Any]:
 
 
 def _forget_peak() -> int:
-    """Let the largest resident size start anew from what is resident now, and return that."""
+    """Reset the largest resident size to the current one, and return that (Linux only)."""
     import ctypes
     import gc
 
@@ -192,7 +192,7 @@ def _forget_peak() -> int:
 
 
 def _peak() -> int:
-    """Return the largest resident size since it was forgotten; Linux tells."""
+    """Return the largest resident size since the last reset, in bytes (Linux only)."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return int(next(line.split()[1] for line in lines if line.startswith("VmHWM"))) * 1024
 

@@ -2,9 +2,9 @@
 
     python -m benchmarks page docs/results/benchmarks.md RESULTS
 
-RESULTS holds what `--json` wrote: `kernels-1.json` and `kernels-2.json`, the digit being the threads, `step-1.json`,
-`memory.json`, `generate-1.json`. What is between `<!-- table NAME -->` and `<!-- end -->` in the page is written anew,
-and so are the pictures in the folder of its name beside it.
+RESULTS holds the files of `--json`: `kernels-1.json` and `kernels-2.json` (the digit is the threads), `step-1.json`,
+`memory.json`, `generate-1.json`. The text between `<!-- table NAME -->` and `<!-- end -->` in the page is replaced. So
+are the pictures in the folder beside the page that has its name.
 """
 
 import json
@@ -19,7 +19,7 @@ import typer
 from seft_cli.output import Refused
 
 PEERS = ("torch", "torch csr", "scipy csr", "mkl csr")
-"""Columns of the table of products; one that nobody has is left out."""
+"""Columns of the table of products; a peer without results is left out."""
 PARTS = ("weights", "base", "delta", "moments")
 WHO = {
     "ours": "this project",
@@ -39,33 +39,33 @@ def page(
     """Write the tables of a page and the pictures beside it from results."""
     from seft_cli.log.figures import rendered
 
-    found = {path.stem: _read(path) for path in sorted(results.glob("*.json"))}
-    missing = sorted({name for _, name, _ in TABLE.findall(markdown.read_text())} - set(found))
+    by_name = {path.stem: _read(path) for path in sorted(results.glob("*.json"))}
+    missing = sorted({name for _, name, _ in TABLE.findall(markdown.read_text())} - set(by_name))
     if missing:
         raise typer.BadParameter(f"{results} lacks {', '.join(f'{name}.json' for name in missing)}")
-    written = TABLE.sub(lambda m: f"{m[1]}\n{tables(m[2], found[m[2]])}\n\n{m[3]}", markdown.read_text())
-    pictures = {f"{name}.svg": partial(draw, told) for name, told in found.items() for draw in _pictures(name)}
+    written = TABLE.sub(lambda m: f"{m[1]}\n{tables(m[2], by_name[m[2]])}\n\n{m[3]}", markdown.read_text())
+    pictures = {f"{name}.svg": partial(draw, result) for name, result in by_name.items() for draw in _pictures(name)}
     beside = markdown.parent / markdown.stem
     beside.mkdir(exist_ok=True)
     for name, draw in pictures.items():
         (beside / name).write_bytes(rendered(draw, "svg"))
     markdown.write_text(written)
-    print(f"{markdown}: {len(found)} results, {len(pictures)} pictures")
+    print(f"{markdown}: {len(by_name)} results, {len(pictures)} pictures")
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """Return a result; what is none is refused by name."""
+    """Return the result in a JSON file; raise Refused with its name if it is not one."""
     try:
-        told = json.loads(path.read_text(encoding="utf-8"))
+        result = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise Refused(f"{path} is not JSON: {error}") from None
-    if not isinstance(told, dict):
+    if not isinstance(result, dict):
         raise Refused(f"{path} is not a JSON object")
-    return told
+    return result
 
 
 def tables(name: str, told: dict[str, Any]) -> str:
-    """Return the Markdown of a benchmark's result."""
+    """Return the result of a benchmark as Markdown tables."""
     kind = name.partition("-")[0]
     return {"kernels": _kernels, "step": _step, "memory": _memory, "generate": _generate}[kind](told)
 
@@ -80,15 +80,15 @@ def _ratio(middle: float, lowest: float, highest: float) -> str:
 
 
 def _kernels(told: dict[str, Any]) -> str:
-    """Ours at every count of tokens, then every method on one shape."""
-    found = {(r["product"], *r["shape"], r["pattern"], r["tokens"], r["method"]): r for r in told["rows"]}
+    """Return two tables: our products at every number of tokens, then every method on one shape."""
+    entries = {(r["product"], *r["shape"], r["pattern"], r["tokens"], r["method"]): r for r in told["rows"]}
     tokens = sorted({r["tokens"] for r in told["rows"]})
     lines = list(dict.fromkeys((r["product"], *r["shape"], r["pattern"]) for r in told["rows"]))
     order = ("forward", "dx", "dx, copy", "sample")
     lines.sort(key=lambda line: order.index(line[0]))
 
     def cell(line: tuple[Any, ...], n: int, method: str) -> str:
-        row = found.get((*line, n, method))
+        row = entries.get((*line, n, method))
         return _ratio(row["ratio"], row["lowest"], row["highest"]) if row else ""
 
     ours = [[line[0], f"{line[1]} x {line[2]}", line[3], *(cell(line, n, "ours") for n in tokens)] for line in lines]
@@ -178,7 +178,7 @@ def _pictures(name: str) -> Sequence[Callable[[dict[str, Any]], Any]]:
 
 
 def _picture_of_kernels(told: dict[str, Any]) -> Any:
-    """Ours against dense NumPy: by sparsity, a line a count of tokens, a panel a product and shape."""
+    """Return a figure of our speed against dense NumPy by sparsity, with a line for each number of tokens."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import NullLocator
 
@@ -215,7 +215,7 @@ def _picture_of_kernels(told: dict[str, Any]) -> Any:
 
 
 def _picture_of_memory(told: dict[str, Any]) -> Any:
-    """What is held, by part, and the peak above it, a bar a program and sparsity."""
+    """Return a figure of memory: a bar for each program and sparsity, split into parts and the rest at the peak."""
     from matplotlib.figure import Figure
 
     from seft_cli.log.figures import BLUE, FAINT, GREEN, ORANGE, SKY

@@ -1,4 +1,4 @@
-"""What benchmarks share: a clean environment, the machine's description, and rounds in which every method runs."""
+"""Shared parts of benchmarks: a clean environment, a description of the machine, rounds in which every method runs."""
 
 import os
 import platform
@@ -19,7 +19,7 @@ JsonFile = Annotated[
 ]
 Threads = Annotated[int, typer.Option(min=1, help="Threads of every library.")]
 
-# Would make OpenBLAS choose a slower dense product than the machine's own.
+# unset, because they would make OpenBLAS choose a slower dense product than the machine's own
 UNSET = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")
 
 BLOCK_SECONDS = 0.04
@@ -27,7 +27,7 @@ BLOCK_SECONDS = 0.04
 
 
 def machine(threads: int) -> dict[str, Any]:
-    """What a reader must know to compare these figures with others."""
+    """Return a description of the machine and the libraries, which a reader needs to compare figures."""
     import numba
     import numpy as np
 
@@ -57,7 +57,7 @@ def machine(threads: int) -> dict[str, Any]:
 
 
 def restart_in_clean_environment(threads: int) -> None:
-    """Replace this process by one whose libraries will wait passively and use the machine's own kernels."""
+    """Restart this process with libraries that wait passively for work and use the machine's own kernels."""
     wanted = PASSIVE | dict.fromkeys(NAMES, str(threads))
     if all(os.environ.get(name) == value for name, value in wanted.items()) and not any(n in os.environ for n in UNSET):
         return
@@ -66,7 +66,7 @@ def restart_in_clean_environment(threads: int) -> None:
 
 
 def drawn_mask(rng: Any, shape: tuple[int, int], pattern: str) -> Any:
-    """Return which positions are stored: `N:M` of every M in a row, or each unless a share of them, `70%`, is not."""
+    """Return a random boolean mask of stored positions: N of every M for `N:M`, all but about 70 % for `70%`."""
     if ":" in pattern:
         n_keep, width = map(int, pattern.split(":"))
         order = rng.random((shape[0], shape[1] // width, width)).argsort(axis=2)
@@ -77,7 +77,11 @@ def drawn_mask(rng: Any, shape: tuple[int, int], pattern: str) -> Any:
 def rounds(
     methods: dict[str, Callable[[], Any]], n_rounds: int, base: str = "numpy"
 ) -> Iterator[tuple[str, list[float], list[float], float]]:
-    """Time each method once a round; yield its name, times, ratios of the base's to them, and share of a core."""
+    """Time each method once a round; then yield the results of each.
+
+    They are its name, its times, the ratios of the base's time to its own, and the least share of its cores that it or
+    the base got in a block.
+    """
     times: dict[str, list[float]] = {name: [] for name in methods}
     cores: dict[str, list[float]] = {name: [] for name in methods}
     repeats: dict[str, int] = {}

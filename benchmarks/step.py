@@ -1,11 +1,11 @@
-"""A whole training step: of one linear layer, and of a model of 135 million parameters.
+"""Benchmark of a whole training step: of one linear layer, and of a model of 135 million parameters.
 
-    torch          dense weight + scattered update + dense gradient, gathered: how the method is run today
+    torch          dense weight + scattered update, gradient gathered from a dense one: how the method is run today
     torch lora     dense weight with a LoRA of rank 16 (layers only)
-    ours           sparse weight, the gradient at the update's positions, AdamW, the new values stored
+    ours           sparse weight, gradient at the update's positions only, AdamW, new values stored
     transposed     ours with a second, transposed copy of the sparse weight
 
-Losses (of the model) and gradients (of the layer) agree before anything is timed.
+Before anything is timed, the losses of the model and the gradients of the layer must agree.
 """
 
 import json
@@ -27,7 +27,7 @@ DENSITY = 0.01
 RANK = 16
 OURS = ("ours", "transposed")
 GOALS = {"layer torch": 3.8, "layer torch lora": 2.5, "model torch": 3.0}
-"""Least ratio of the other's time to ours at 70 % sparsity."""
+"""Least ratio of the peer's time to ours at 70 % sparsity."""
 CONFIG = {
     "model_type": "llama",
     "vocab_size": 49152,
@@ -46,7 +46,7 @@ ROWS, LENGTH = 4, 128
 
 @dataclass(frozen=True)
 class StepRow:
-    """One layer or model: medians of ms, and ratios of the others' times to ours."""
+    """One layer or model: median milliseconds, and ratios of the peers' times to ours."""
 
     what: str
     sparsity: float
@@ -119,22 +119,22 @@ def _layer(shape: tuple[int, int], sparsity: float) -> dict[str, Callable[[], An
     weight = np.zeros(n_out * n_in, dtype=np.float32)
     weight[stored] = values
     weight = weight.reshape(shape)
-    own = np.sort(rng.choice(stored, int(DENSITY * n_out * n_in), replace=False))
+    positions = np.sort(rng.choice(stored, int(DENSITY * n_out * n_in), replace=False))
     x, dy = (rng.standard_normal((TOKENS, n), dtype=np.float32) for n in (n_in, n_out))
-    topology, under = from_flat(shape, stored), weight.reshape(-1)[own]
+    topology, under = from_flat(shape, stored), weight.reshape(-1)[positions]
     optimizer, lr = AdamW(), 1e-4
 
     def step_with(kernels: Any) -> Callable[[], None]:
         packed = kernels.pack(topology, values)
-        where = kernels.locate(packed, topology, np.searchsorted(stored, own))
-        held: dict[str, Any] = {"packed": packed, "delta": new_delta(shape, own, values)}
+        update_slots = kernels.locate(packed, topology, np.searchsorted(stored, positions))
+        held: dict[str, Any] = {"packed": packed, "delta": new_delta(shape, positions, values)}
 
         def work() -> None:
             kernels.matmul(x, held["packed"])
             kernels.matmul_transposed(dy, held["packed"])
             gradient = kernels.sample(dy, x, held["delta"].topology)
             held["delta"] = optimizer.step(held["delta"], gradient, lr)
-            held["packed"] = kernels.store(held["packed"], where, under + held["delta"].values)
+            held["packed"] = kernels.store(held["packed"], update_slots, under + held["delta"].values)
 
         return work
 
@@ -151,11 +151,11 @@ def _layer(shape: tuple[int, int], sparsity: float) -> dict[str, Callable[[], An
 
         return work
 
-    scattered = ScatteredLinear(weight, own)
+    scattered = ScatteredLinear(weight, positions)
     scattered(torch_x).backward(torch_dy)
     assert scattered.values.grad is not None
-    found = cpu.sample(dy, x, new_delta(shape, own, values).topology)
-    _check(found, scattered.values.grad.numpy(), f"the gradient of {shape}")
+    of_ours = cpu.sample(dy, x, new_delta(shape, positions, values).topology)
+    _check(of_ours, scattered.values.grad.numpy(), f"the gradient of {shape}")
     return {
         "torch": torch_step(scattered),
         "torch lora": torch_step(LoraLinear(weight, RANK)),
@@ -183,7 +183,7 @@ def _model(json_config: dict[str, Any], sparsity: float) -> dict[str, Callable[[
 
 
 class OurRun:
-    """A run of the engine that takes steps without events."""
+    """A run of this engine that takes steps without events."""
 
     def __init__(self, config: Any, settings: Any, state: Any, kernels: Any) -> None:
         self.config, self.settings, self.state, self.kernels = config, settings, state, kernels
@@ -201,7 +201,7 @@ class OurRun:
 def made_up_run(
     json_config: dict[str, Any], sparsity: float, kernels: Any, *, compact: bool = False, **changes: Any
 ) -> tuple[OurRun, Any, dict[str, Any], dict[str, Any], Any]:
-    """Return a run on random weights, tokens of a step, and what a peer needs: positions, dense weights, config."""
+    """Return a run on random weights, the tokens of a step, and for a peer: slot positions, dense weights, config."""
     import ml_dtypes
 
     from seft_ref.matrix.bases import AnyBase, compact_base, in_packed
@@ -230,8 +230,8 @@ def made_up_run(
         stored = np.flatnonzero(weight)
         topology, values = from_flat(matrix.shape, stored), weight[stored]
         if compact:
-            held = compact_base(topology, values.astype(ml_dtypes.bfloat16), kernels)
-            bases[matrix.name], packed[matrix.name] = held, held.packed
+            half = compact_base(topology, values.astype(ml_dtypes.bfloat16), kernels)
+            bases[matrix.name], packed[matrix.name] = half, half.packed
         else:
             packed[matrix.name] = kernels.pack(topology, values)
             bases[matrix.name] = in_packed(Base(topology, values), packed[matrix.name], kernels)
@@ -247,7 +247,7 @@ def made_up_run(
 
 
 def _check(found: Any, expected: Any, what: str) -> None:
-    """Refuse to time what does not agree with the peer."""
+    """Exit if a result differs from the peer's, because timing it would be pointless."""
     off = float(np.max(np.abs(found - expected)) / np.max(np.abs(expected)))
     if not off <= 1e-4:
         raise SystemExit(f"{what} is off by {off} of its largest entry")

@@ -1,5 +1,6 @@
-"""The same training step in PyTorch as the method's lineage takes it: dense weights, the update scattered into a copy
-of each, dense gradients by autograd, of which the update's positions are gathered. Peer of the benchmarks.
+"""The peer of the benchmarks in PyTorch: the same training step with dense weights.
+
+The update is scattered into a copy of each weight, and autograd gathers its gradient from a dense one.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,7 +23,7 @@ class ScatteredLinear(nn.Module):
         self.values = nn.Parameter(torch.zeros(len(positions)))
 
     def forward(self, x: Any) -> Any:
-        """Return x Wᵀ."""
+        """Return x (W + update)ᵀ."""
         merged = self.weight.reshape(-1).scatter_add(0, self.positions, self.values)
         return nn.functional.linear(x, merged.view_as(self.weight))
 
@@ -43,7 +44,7 @@ class LoraLinear(nn.Module):
 
 
 class TorchRun:
-    """transformers' LLaMA with scattered updates, AdamW on their values, and the clipping of the other side."""
+    """A LLaMA of transformers with scattered updates, AdamW on their values, and the same clipping as this engine."""
 
     def __init__(
         self,
@@ -78,7 +79,7 @@ class TorchRun:
         self.optimizer = torch.optim.AdamW(self.values, lr=lr, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0)
 
     def step(self, tokens: Sequence[Sequence[int]]) -> float:
-        """Take one step on rows of tokens that predict themselves, and return the loss."""
+        """Take one step on rows of tokens, which are also the labels, and return the loss."""
         batch = torch.from_numpy(np.asarray(tokens, dtype=np.int64))
         self.optimizer.zero_grad(set_to_none=True)
         loss = self.model(input_ids=batch, labels=batch).loss

@@ -305,7 +305,7 @@ def _power(value: float) -> str:
 
 
 def _map(axes: Any, log: Log, title: str, value: Callable[[str, Sequence[Event]], float], unit: str) -> None:
-    """Draw a cell for each matrix: rows are projections, columns are blocks; two-sided colours if a value is negative."""
+    """Draw a cell a matrix: projections are rows, blocks are columns; two-sided colours if a value is negative."""
     places = {place(name): name for name in log.matrices}
     cells = {(role, block): value(name, log.events) for (role, block), name in places.items() if block is not None}
     roles = sorted({role for role, _ in cells}, key=projection_order)
