@@ -1,10 +1,10 @@
-"""What the choices of a rule are worth: python -m experiments NAME runs its arms over several seeds and writes a page.
+"""Experiments that compare update rules: python -m experiments NAME runs its arms over several seeds, writes a page.
 
 table       arms and experiments
-run         one arm with one seed; results, where finished runs are kept
-statistics, page, picture   what is said of them
+run, results    one arm with one seed; the file of finished runs
+statistics, page, picture   the report about them
 
-Nothing here is installed: run it from a checkout.
+Nothing in this folder is installed, so run it from a checkout.
 
 The rules themselves are in `seft_ref/update`. Start with `table.py`, then `run.py`.
 """

@@ -33,10 +33,10 @@ from seft_ref.files.state import settings_text
 from seft_ref.prune.record import PruningRecord, read_record
 
 COMPARE = "compare"
-"""The experiment whose arms a command line names."""
+"""The experiment whose arms come from the command line."""
 PAGES = Path("docs/results/experiments")
 QUICK: dict[str, Any] = {"steps": 11, "evolve_every": 5, "batch": 1, "length": 32}
-"""What a quick run sets, two events that every arm can make; --set replaces it."""
+"""The settings of a quick run, with two events; --set overrides them."""
 
 
 def main(
@@ -115,8 +115,8 @@ def main(
         print_plan(name, cells, chosen, results)
         return
     fill(chosen, inputs, results, engine)
-    found = results.found()
-    missing = [cell for cell in cells if cell.key not in found]
+    finished = results.found()
+    missing = [cell for cell in cells if cell.key not in finished]
     if missing:
         console.wide.print(
             f"{name}: {len(cells) - len(missing)} of {len(cells)} runs are there; the page follows when all are"
@@ -124,7 +124,7 @@ def main(
         return
     runs: dict[str, dict[int, Run]] = {}
     for cell in cells:
-        runs.setdefault(cell.arm, {})[cell.seed] = found[cell.key]
+        runs.setdefault(cell.arm, {})[cell.seed] = finished[cell.key]
     options = {"seeds": seeds, "eval_length": eval_length, "eval_windows": eval_windows}
     command = command_line(name, (folder, train, valid, out), options, given, arm or [])
     texts = (train.name, valid.name)
@@ -134,10 +134,10 @@ def main(
 
 
 def write_again(name: str | None, out: Path) -> None:
-    """Write page and picture of runs that are kept as JSON."""
-    known = (*EXPERIMENTS, COMPARE, pruning_cost.NAME)
-    if name not in known:
-        raise console.Refused(f"--redraw needs one of {', '.join(known)}")
+    """Write page and picture again from the JSON of a finished experiment."""
+    names = (*EXPERIMENTS, COMPARE, pruning_cost.NAME)
+    if name not in names:
+        raise console.Refused(f"--redraw needs one of {', '.join(names)}")
     kept = out / f"{name}.json"
     if not kept.is_file():
         raise console.Refused(f"there is no {kept}; run the experiment first")
@@ -154,10 +154,10 @@ def write_again(name: str | None, out: Path) -> None:
 def check_asked(
     name: str | None, folder: Path | None, train: Path | None, valid: Path | None
 ) -> tuple[str, Path, Path, Path]:
-    """Return name, model and texts of an experiment that there is."""
-    known = (*EXPERIMENTS, COMPARE, pruning_cost.NAME)
-    if name is None or name not in known:
-        names = ", ".join(known)
+    """Return name, model and texts; raise Refused for an unknown experiment or a missing argument."""
+    names_of_all = (*EXPERIMENTS, COMPARE, pruning_cost.NAME)
+    if name is None or name not in names_of_all:
+        names = ", ".join(names_of_all)
         raise console.Refused(f"there is no experiment {name}; choose one of {names}")
     if folder is None or train is None or valid is None:
         raise console.Refused("an experiment needs SPARSE_DIR, --train and --valid")
@@ -165,7 +165,7 @@ def check_asked(
 
 
 def check_fitting(name: str, given: Mapping[str, Any], *, of_arms: bool) -> None:
-    """Refuse a seed among the settings of all arms, and options of arms where there are none."""
+    """Refuse a seed in --set, and options for arms with an experiment that has none."""
     if "seed" in given:
         raise console.Refused("--set seed: the seeds are 0, 1, …; choose among them by --seeds and --seed")
     if of_arms and name == pruning_cost.NAME:
@@ -203,7 +203,7 @@ def print_pruning_cost(
     given: dict[str, Any],
     evaluation: dict[str, int],
 ) -> None:
-    """Measure what is missing of the experiment without training, and write its page."""
+    """Measure the missing draws of the experiment pruning-cost, and write its page."""
     for file in (*(out / f"{pruning_cost.NAME}.{end}" for end in ("md", "svg", "json")), work / "results.jsonl"):
         require_file(file)
     library()
@@ -220,7 +220,7 @@ def print_pruning_cost(
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One run to be: an arm with a seed, its settings, and the key of its result."""
+    """One planned run: an arm with a seed, its settings, and the key of its result."""
 
     arm: str
     seed: int
@@ -248,15 +248,15 @@ def fill(cells: list[Cell], inputs: Inputs, results: Results, engine: str) -> No
     todo = [cell for cell in cells if cell.key not in results.found()]
     before: float | None = None
     for number, cell in enumerate(todo, 1):
-        found = results.found()
-        if cell.key in found:
+        finished = results.found()
+        if cell.key in finished:
             continue  # another process was faster
         if before is None:
             before = perplexity_before(inputs, results)
         with console.progress(
             f"{cell.arm}, seed {cell.seed} ({number} of {len(todo)})", cell.settings.steps
         ) as advance:
-            seen = measure(inputs, cell.settings, results.path.parent, advance)
+            measured = measure(inputs, cell.settings, results.path.parent, advance)
         results.append(
             {
                 "key": cell.key,
@@ -267,13 +267,13 @@ def fill(cells: list[Cell], inputs: Inputs, results: Results, engine: str) -> No
                 "tokens": {"train": len(inputs.train), "valid": len(inputs.valid)},
                 "perplexity_before": before,
                 **inputs.identity(),
-                **seen,
+                **measured,
             }
         )
 
 
 def perplexity_before(inputs: Inputs, results: Results) -> float:
-    """Return the perplexity of the pruned model, from a run that has it or anew."""
+    """Return the perplexity of the pruned model before training, from a finished run or by evaluating it."""
     same = inputs.identity()
     for run in results.found().values():
         if all(run[name] == same[name] for name in ("model", "valid", "evaluation")):
@@ -282,7 +282,7 @@ def perplexity_before(inputs: Inputs, results: Results) -> float:
 
 
 def check_model(folder: Path) -> None:
-    """Refuse a folder that is no sparse checkpoint, or whose pattern leaves growth no choice (EVT-007)."""
+    """Refuse a folder that is not a sparse checkpoint, or has an N:M pattern, where all arms grow alike (EVT-007)."""
     if not is_sparse(folder):
         raise console.Refused(
             f"{folder} is not a sparse checkpoint; make one with seft convert {folder} DST --to sparse"
@@ -300,11 +300,11 @@ def pruning_of(folder: Path) -> PruningRecord:
 
 
 def describe(folder: Path, runs: dict[str, dict[int, Run]]) -> str:
-    """Say which model it is, without where it lies."""
+    """Return a sentence that identifies the model, without its path."""
     run = next(iter(next(iter(runs.values())).values()))
     record = pruning_of(folder)
-    told = {"method", "removed", "of"} <= record.keys()
-    how = f", pruned by {record['method']} to {record['removed'] / record['of']:.1%}" if told else ""
+    recorded = {"method", "removed", "of"} <= record.keys()
+    how = f", pruned by {record['method']} to {record['removed'] / record['of']:.1%}" if recorded else ""
     stored = f"{run['stored']:,} stored weights in the target matrices"
     return f"The model `{folder.name}` (state {run['model'][:12]}){how}: {stored}"
 
@@ -318,7 +318,7 @@ def command_line(
 ) -> str:
     """Return the command that makes the page.
 
-    paths  model, both texts and the folder of the page: of each the last component is told
+    paths  model, both texts and the folder of the page; only the last component of each is shown
     """
     folder, train, valid, out = (path.name for path in paths)
     words = ["python", "-m", "experiments", name, folder, "--train", train, "--valid", valid, "--out", out]
@@ -353,11 +353,11 @@ def print_list() -> None:
 
 
 def print_plan(name: str, cells: list[Cell], chosen: list[Cell], results: Results) -> None:
-    """Print how many runs are there and which are to be done."""
-    found = results.found()
-    there = sum(cell.key in found for cell in cells)
-    todo = [cell for cell in chosen if cell.key not in found]
-    console.wide.print(f"{name}: {len(cells)} runs, {there} in {results.path}, {len(todo)} to do")
+    """Print how many runs are finished and which are still to do."""
+    finished = results.found()
+    n_finished = sum(cell.key in finished for cell in cells)
+    todo = [cell for cell in chosen if cell.key not in finished]
+    console.wide.print(f"{name}: {len(cells)} runs, {n_finished} in {results.path}, {len(todo)} to do")
     for arm in dict.fromkeys(cell.arm for cell in todo):
         seeds = ", ".join(str(cell.seed) for cell in todo if cell.arm == arm)
         console.wide.print(f"  {arm}: seeds {seeds}")

@@ -1,4 +1,4 @@
-"""The result page of an experiment: a function of its runs and of how it was asked for, and of nothing else."""
+"""The result page of an experiment; it depends on its runs and its command line, and on nothing else."""
 
 import json
 import math
@@ -18,7 +18,7 @@ Run = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """All runs of an experiment, and what the page says about where they come from."""
+    """All runs of an experiment, and the command, model and texts that they come from."""
 
     name: str
     experiment: Experiment
@@ -29,26 +29,26 @@ class Report:
     texts: tuple[str, str]
 
     def json(self) -> bytes:
-        """Return the runs and where they come from, of which `Report.of` makes the page again."""
-        # a run that another experiment made may have had another name there
+        """Return the report as JSON, which `Report.of` reads back."""
+        # name the arm anew, because the run may come from an experiment that named it otherwise
         named = [{**run, "arm": arm} for arm, runs in self.runs.items() for _, run in sorted(runs.items())]
         return as_json({"command": self.command, "model": self.model, "texts": self.texts}, named)
 
     @classmethod
     def of(cls, name: str, experiment: Experiment, data: bytes) -> "Report":
-        """Return the report that `json` wrote."""
-        told = json.loads(data)
+        """Return the report from the bytes that `json` returned."""
+        content = json.loads(data)
         runs: dict[str, dict[int, Run]] = {}
-        for run in told["runs"]:
+        for run in content["runs"]:
             runs.setdefault(run["arm"], {})[run["seed"]] = run
-        return cls(name, experiment, runs, told["command"], told["model"], tuple(told["texts"]))
+        return cls(name, experiment, runs, content["command"], content["model"], tuple(content["texts"]))
 
     def rows(self) -> list[Row]:
         """Return the rows that were run, the reference first."""
         return [row for row in self.experiment.rows if row.arm in self.runs]
 
     def values(self, row: Row, what: Callable[[Run, Row], float]) -> dict[int, float]:
-        """Return a number of a row for every seed."""
+        """Return for every seed the number that `what` takes from the run of a row."""
         return {seed: what(run, row) for seed, run in sorted(self.runs[row.arm].items())}
 
     def every_run(self) -> list[Run]:
@@ -57,19 +57,19 @@ class Report:
 
 
 def as_json(told: Mapping[str, Any], runs: Sequence[Run]) -> bytes:
-    """Return what is told of runs and the runs themselves, one a line."""
+    """Return JSON with the fields of `told` and with the runs, one a line."""
     lines = ",\n".join(json.dumps(run, sort_keys=True) for run in runs)
     return f'{json.dumps(told)[:-1]}, "runs": [\n{lines}\n]}}\n'.encode()
 
 
 def perplexity(run: Run, row: Row) -> float:
-    """Return the perplexity of a run at the moment that a row looks at."""
+    """Return the perplexity of a run at the moment of the row: at the end, or before the last pass."""
     before = run["perplexity_before_last_pass"]
     return before if row.before_last_pass and before is not None else run["perplexity_after"]
 
 
 def support(run: Run, row: Row) -> float:
-    """Return the stored weights at the moment that a row looks at, as a multiple of those at load."""
+    """Return the stored weights at the moment of the row, as a multiple of those at load."""
     return run["support_before_last_pass" if row.before_last_pass else "support_final"] / run["stored"]
 
 
@@ -87,20 +87,20 @@ NOTE_DIFFERENCES = """
 
 
 def prose(text: str, indent: str = "") -> str:
-    """Return a paragraph in lines of 120 characters, all but the first behind an indent."""
-    # a line that began with | would begin a table
+    """Return a paragraph wrapped at 120 characters; all lines but the first are indented."""
+    # keep a | off the start of a line, because it would begin a table there
     flow = " ".join(text.split()).replace(" |", "\N{NO-BREAK SPACE}|")
     lines = textwrap.fill(flow, 120, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
     return lines.replace("\N{NO-BREAK SPACE}", " ")
 
 
 def bullets(sentences: Sequence[str]) -> str:
-    """Return a list, an item a sentence."""
+    """Return a Markdown list with an item for each sentence."""
     return "\n".join(prose(f"- {sentence}", "  ") for sentence in sentences)
 
 
 def shell(command: str) -> str:
-    """Return a command in lines of about 130 characters, which a shell reads as one; an option begins each."""
+    """Return a command broken into lines of about 130 characters; every further line begins with an option."""
     lines = [""]
     for word in map(shlex.quote, shlex.split(command)):
         if len(lines[-1]) > 110 and word.startswith("--"):
@@ -110,7 +110,7 @@ def shell(command: str) -> str:
 
 
 def markdown(report: Report) -> str:
-    """Return the page."""
+    """Return the page as Markdown."""
     experiment = report.experiment
     parts = [
         f"# {experiment.title}",
@@ -150,7 +150,7 @@ def table(headings: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1)
 
 
 def _head(report: Report) -> list[str]:
-    """Return when, where, on what, and what a reader must be warned of."""
+    """Return the paragraphs on date, machine, model and texts, and on mixed versions of the engine."""
     runs = report.every_run()
     dates = sorted({run["date"] for run in runs})
     machines = {machine_told(run["machine"]): None for run in runs}
@@ -162,18 +162,20 @@ def _head(report: Report) -> list[str]:
         f"{evaluation['length']} tokens of `{valid}` ({tokens['valid']:,} tokens), "
         f"{first['perplexity_before']:.2f} before training."
     )
-    said = [
+    paragraphs = [
         f"{' to '.join(dict.fromkeys((dates[0], dates[-1])))}; {'; and '.join(machines)}.",
         f"{report.model}. {n_seeds} seed{'s' if n_seeds > 1 else ''} an arm. {measured}",
     ]
     n_engines = len({run["engine"] for run in runs})
     if n_engines > 1:
-        said.append(f"The runs were made by {n_engines} versions of the engine, which may differ in their numbers.")
-    return said
+        paragraphs.append(
+            f"The runs were made by {n_engines} versions of the engine, which may differ in their numbers."
+        )
+    return paragraphs
 
 
 def machine_told(of: Mapping[str, Any]) -> str:
-    """Return the name of a machine."""
+    """Return the description of a machine in words."""
     return f"{of['cpu']}, {of['cores']} cores, Python {of['python']}, NumPy {of['numpy']}, numba {of['numba']}"
 
 
@@ -215,7 +217,7 @@ def _counts(report: Report) -> str:
 
 
 def _labels(report: Report) -> dict[str, str]:
-    """Return arm and label of every arm once, without the moment that a row looks at."""
+    """Return the label of every arm, without the part that names the moment of a row."""
     labels: dict[str, str] = {}
     for row in report.rows():
         labels.setdefault(row.arm, row.label.split(",")[0])
@@ -234,17 +236,17 @@ class Difference:
 
 
 def differences(report: Report) -> list[Difference]:
-    """Return the difference of each row from the one that it names, or else from the first."""
+    """Return the difference of each row from the row that it names, or else from the first row."""
     first, *_ = rows = report.rows()
-    found = []
+    entries = []
     for row in rows:
         reference = next((other for other in rows if other.label == row.against), first)
         if row is reference or (row.against is None and row is first):
             continue
-        values, at = (report.values(one, perplexity) for one in (row, reference))
-        logs = [{seed: 100 * math.log(value) for seed, value in of.items()} for of in (values, at)]
-        found.append(Difference(row, reference, paired(values, at), paired(*logs)))
-    return found
+        values, of_reference = (report.values(one, perplexity) for one in (row, reference))
+        logs = [{seed: 100 * math.log(value) for seed, value in of.items()} for of in (values, of_reference)]
+        entries.append(Difference(row, reference, paired(values, of_reference), paired(*logs)))
+    return entries
 
 
 def _differences(report: Report) -> str:
@@ -260,21 +262,21 @@ def _differences(report: Report) -> str:
 
 
 def sentences(report: Report) -> list[str]:
-    """Return what came out, in words that claim no more than the intervals do."""
-    said = [_sentence(d.row.label, d.reference.label, d.perplexity) for d in differences(report)]
+    """Return the findings in sentences that claim no more than the intervals do."""
+    lines = [_sentence(d.row.label, d.reference.label, d.perplexity) for d in differences(report)]
     if report.experiment.shows_density:
         for arm, label in _labels(report).items():
             largest = max(run["support_max"] / run["stored"] for run in report.runs[arm].values())
             final = max(run["support_final"] / run["stored"] for run in report.runs[arm].values())
-            said.append(
+            lines.append(
                 f"{label}: the support reached {largest:.4f} times the stored weights at load during the run, and "
                 f"{final:.4f} at the end (the largest of all seeds)."
             )
-    return said
+    return lines
 
 
 def advice(report: Report) -> list[str]:
-    """Return which of the rows that are compared with each other to take, as far as the runs tell."""
+    """Return for each group of rows that are compared the advice which to choose, as far as the runs show."""
     groups: dict[str | None, list[Row]] = {}
     for row in report.rows():
         if not row.before_last_pass:
@@ -283,26 +285,26 @@ def advice(report: Report) -> list[str]:
 
 
 def _advice(report: Report, rows: Sequence[Row]) -> str:
-    """Return which of some rows ended lowest, which of the others may be as good, and what those took."""
+    """Return which row ended lowest, which others may be as good, and how many minutes those took."""
     values = {row.label: report.values(row, perplexity) for row in rows}
     best = min(values, key=lambda label: fmean(values[label].values()))
-    said = f"`{best}` ended lowest, at {fmean(values[best].values()):,.2f} on average."
+    text = f"`{best}` ended lowest, at {fmean(values[best].values()):,.2f} on average."
     if len(values[best]) == 1:
-        return f"{said} With one run each this is no ground for a choice."
-    told_higher = [
+        return f"{text} With one run each this is no ground for a choice."
+    higher = [
         label
         for label, of in values.items()
         if any((d := paired(of, other)).excludes_zero and d.mean > 0 for other in values.values() if other is not of)
     ]
-    alike = [label for label in values if label not in told_higher]
-    if told_higher:
-        said += f" Leave {_listed(told_higher)}: another arm ended lower, and the interval excludes 0."
+    alike = [label for label in values if label not in higher]
+    if higher:
+        text += f" Leave {_listed(higher)}: another arm ended lower, and the interval excludes 0."
     if len(alike) == 1:
-        return said
+        return text
     minutes = {row.label: fmean(map(minutes_of, report.runs[row.arm].values())) for row in rows if row.label in alike}
-    said += f" These seeds do not tell {_listed([label for label in alike if label != best])} from it."
+    text += f" These seeds do not tell {_listed([label for label in alike if label != best])} from it."
     took = ", ".join(f"`{label}` {taken:.1f}" for label, taken in minutes.items())
-    return f"{said} Choose among them by what else you need. Minutes a run, with whatever ran beside: {took}."
+    return f"{text} Choose among them by what else you need. Minutes a run, with whatever ran beside: {took}."
 
 
 def _listed(labels: Sequence[str]) -> str:
@@ -322,7 +324,7 @@ def _sentence(label: str, reference: str, of: Estimate) -> str:
 
 
 def _settings(report: Report) -> list[str]:
-    """Return a table of the settings that all arms share, and one of what each arm sets."""
+    """Return a table of the settings that all arms share, and one of the settings that differ."""
     each = {arm: _flat(next(iter(runs.values()))["settings"]) for arm, runs in report.runs.items()}
     first = next(iter(each.values()))
     names = [name for name in first if name != "seed"]
@@ -337,10 +339,10 @@ def _settings(report: Report) -> list[str]:
 
 def _flat(settings: Mapping[str, Any], before: str = "") -> dict[str, Any]:
     """Return nested settings under dotted names."""
-    found: dict[str, Any] = {}
+    flattened: dict[str, Any] = {}
     for name, value in settings.items():
-        found |= _flat(value, f"{before}{name}.") if isinstance(value, Mapping) else {before + name: value}
-    return found
+        flattened |= _flat(value, f"{before}{name}.") if isinstance(value, Mapping) else {before + name: value}
+    return flattened
 
 
 def _text(value: Any) -> str:

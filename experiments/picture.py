@@ -1,4 +1,4 @@
-"""The picture of an experiment: every run as a point, means with intervals, loss over the steps, and density."""
+"""Draw an experiment: every run as a point, means with intervals, loss over the steps, and density."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -23,7 +23,7 @@ PLAIN = {
 
 
 def library() -> Any:
-    """Return matplotlib, without a screen.
+    """Return matplotlib, set to draw without a screen.
 
     Raises:
         Refused: if it is not installed.
@@ -57,7 +57,7 @@ def save(figure: Any, path: Path) -> None:
     temporary = path.with_name(path.name + ".tmp")
     figure.savefig(temporary, format="svg", metadata={"Date": None, "Creator": None})
     plt.close(figure)
-    # matplotlib leaves blanks at the ends of lines
+    # strip the blanks that matplotlib leaves at the ends of lines
     text = "\n".join(line.rstrip() for line in temporary.read_text(encoding="utf-8").splitlines())
     temporary.write_text(text + "\n", encoding="utf-8")
     temporary.replace(path)
@@ -75,19 +75,19 @@ def _points(axes: Any, report: Report) -> None:
 
 
 def _differences(axes: Any, report: Report) -> None:
-    found = differences(report)
-    for at, d in enumerate(found):
+    rows = differences(report)
+    for at, d in enumerate(rows):
         of_reference = report.values(d.reference, perplexity)
         values = [value - of_reference[seed] for seed, value in report.values(d.row, perplexity).items()]
         _row(axes, at, values, _colour(report, d.row.arm))
     axes.axvline(0, color="#888888", linewidth=0.7, linestyle=":")
-    _name_rows(axes, [d.row for d in found])
-    references = dict.fromkeys(d.reference.label for d in found)
+    _name_rows(axes, [d.row for d in rows])
+    references = dict.fromkeys(d.reference.label for d in rows)
     axes.set_xlabel(f"the same less {', '.join(references)} of the same seed")
 
 
 def _row(axes: Any, at: int, values: Sequence[float], colour: str) -> None:
-    """Draw values as points on one height, their mean and its interval."""
+    """Draw values as points at one height, with their mean and its interval."""
     mean = estimate(values)
     axes.scatter(values, [at] * len(values), s=14, color=colour, alpha=0.6, zorder=2)
     axes.errorbar(mean.mean, at, xerr=mean.half_width, fmt="D", color=colour, markersize=5, capsize=4, zorder=3)
@@ -136,7 +136,7 @@ def _density(axes: Any, report: Report) -> None:
 
 
 def _supports(run: Mapping[str, Any]) -> tuple[list[int], list[float]]:
-    """Return the steps at which the support changed and its size from there on, the last pass included."""
+    """Return the steps at which the support changed, and its size from each on as a multiple of that at load."""
     last = len(run["losses"])
     changes = [(0, run["stored"]), *((event["step"], event["support"]) for event in run["events"])]
     changes += [(last, run["support_before_last_pass"]), (last, run["support_final"])]

@@ -1,8 +1,9 @@
-"""What one event's pruning costs: the loss after a share of the stored weights has gone, by criterion and by data.
+"""The experiment pruning-cost: how much the loss rises when an event prunes, by criterion and by amount of data.
 
     python -m experiments pruning-cost SPARSE_DIR --train TRAIN.txt --valid VALID.txt
 
-No training: the model is looked at as it is. A draw is a seed of the training windows; each is one line of the results.
+It trains nothing: it prunes a share of the stored weights and evaluates. A draw is a seed of the training windows; each
+is one line of the results.
 """
 
 import datetime as dt
@@ -39,9 +40,9 @@ from seft_ref.update.select import selection
 
 NAME = "pruning-cost"
 SHARE = 0.01
-"""Of the stored weights of every matrix, how many go."""
+"""The share of the stored weights of every matrix that is pruned."""
 BATCHES = (1, 4, 16)
-"""Steps of the window."""
+"""Numbers of batches in the gradient window."""
 CRITERIA: dict[str, tuple[int, ...]] = {
     "sensitivity": BATCHES,
     "absolute": BATCHES[1:],
@@ -51,14 +52,15 @@ CRITERIA: dict[str, tuple[int, ...]] = {
     "magnitude": (0,),
     "random": (0,),
 }
-"""The batches that a criterion of ADPT-005 is tried with: of one, `absolute` and `fisher` rank as `sensitivity` does; 0
-where it looks at no data."""
+"""The numbers of batches that each criterion of ADPT-005 is tried with; 0 if it uses no data.
+
+`absolute` and `fisher` are not tried with one batch, because there they rank as `sensitivity` does."""
 _ASKED = frozenset({*ON_SUPPORT.values(), "inputs"})
 
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What a criterion cost with some batches, over draws, in nats per token."""
+    """The cost of a criterion with a number of batches: the rise of the loss over draws, in nats per token."""
 
     criterion: str
     batches: int
@@ -69,7 +71,7 @@ class Cost:
 def measured(
     inputs: Inputs, settings: TrainSettings, before: float, wanted: Set[tuple[str, int]]
 ) -> Iterator[dict[str, Any]]:
-    """Yield for every criterion and number of batches wanted the perplexity once the least scores have gone.
+    """Yield for every wanted criterion and number of batches the perplexity after pruning by it.
 
     settings  batch, length and seed of the training windows
     before    perplexity of the model as it is
@@ -94,41 +96,43 @@ def measured(
 
 
 def _without(model: Model, windows: Mapping[str, AnyWindow], criterion: str, seed: int, kernels: KernelSet) -> Model:
-    """Return the model without the weights whose scores are least (ADPT-001, ADPT-002)."""
+    """Return the model without the share of weights with the smallest scores (ADPT-001, ADPT-002)."""
     packed = {}
-    for number, (name, held) in enumerate(model.bases.items()):
-        base = held.open()
+    for number, (name, stored) in enumerate(model.bases.items()):
+        base = stored.open()
         positions = flat(base.topology)
         known = Known(weight=base.values)
         if criterion == "random":
             known = Known(uniform=Chance(seed, 0).scores(number, positions, 0))
         elif criterion != "magnitude":
             view = View(windows[name], base, new_delta(base.shape, positions[:0], base.values))
-            (seen,) = evidence([view], Rule(adapt=criterion), None, kernels=kernels)  # type: ignore[arg-type]
-            at = {} if seen.inputs is None else {"inputs": np.take(seen.inputs, base.topology.indices)}
-            at |= {ON_SUPPORT[criterion]: getattr(seen, ON_SUPPORT[criterion])} if criterion in ON_SUPPORT else {}
-            known = Known(weight=base.values, **at)
+            (scored,) = evidence([view], Rule(adapt=criterion), None, kernels=kernels)  # type: ignore[arg-type]
+            by_name = {} if scored.inputs is None else {"inputs": np.take(scored.inputs, base.topology.indices)}
+            by_name |= (
+                {ON_SUPPORT[criterion]: getattr(scored, ON_SUPPORT[criterion])} if criterion in ON_SUPPORT else {}
+            )
+            known = Known(weight=base.values, **by_name)
         scores = ADAPT[criterion](known)
-        gone = to_numpy(selection(scores, round(SHARE * base.nnz)).indices)
-        kept = np.delete(np.arange(base.nnz), gone)
+        removed = to_numpy(selection(scores, round(SHARE * base.nnz)).indices)
+        kept = np.delete(np.arange(base.nnz), removed)
         packed[name] = kernels.pack(from_flat(base.shape, positions[kept]), base.values[kept], None)
     return Model(model.config, with_matrices(model.weights, packed), {})
 
 
 def costs(runs: Sequence[Mapping[str, Any]]) -> list[Cost]:
-    """Return the costs of all criteria, in the order of the table, from the lines of all draws."""
-    found = []
+    """Return the costs of all criteria, in the order of CRITERIA, from the lines of all draws."""
+    entries = []
     for criterion, tried in CRITERIA.items():
         for n in tried:
             values = tuple(run["nats"] for run in runs if (run["criterion"], run["batches"]) == (criterion, n))
-            found.append(Cost(criterion, n, estimate(values), values))
-    return found
+            entries.append(Cost(criterion, n, estimate(values), values))
+    return entries
 
 
 def fill(
     inputs: Inputs, settings: TrainSettings, seeds: int, before: float, results: Results, engine: str
 ) -> list[Any]:
-    """Measure the draws that the results lack, and return the lines of all."""
+    """Measure the draws that the results lack, and return the lines of all draws."""
     lines: list[dict[str, Any]] = []
     for seed in range(seeds):
         drawn = {**inputs.identity(), "batch": settings.batch, "length": settings.length, "seed": seed, "share": SHARE}
@@ -137,22 +141,22 @@ def fill(
             for c in CRITERIA
             for n in CRITERIA[c]
         }
-        found = results.found()
-        wanted = {cell for cell, key in keys.items() if key not in found}
+        finished = results.found()
+        wanted = {cell for cell, key in keys.items() if key not in finished}
         if wanted:
             with console.progress(f"draw {seed} ({seed + 1} of {seeds})", len(wanted)) as advance:
                 for one in measured(inputs, replace(settings, seed=seed), before, wanted):
-                    told = {
+                    line = {
                         "key": keys[one["criterion"], one["batches"]],
                         "engine": engine,
                         "experiment": NAME,
                         **drawn,
                     }
-                    told |= {"perplexity_before": before, "date": dt.datetime.now(dt.UTC).date().isoformat()}
-                    results.append({**told, "machine": machine(), **one})
+                    line |= {"perplexity_before": before, "date": dt.datetime.now(dt.UTC).date().isoformat()}
+                    results.append({**line, "machine": machine(), **one})
                     advance(f"{one['criterion']} {one['nats']:+.4f}")
-            found = results.found()
-        lines += [found[key] for key in keys.values()]
+            finished = results.found()
+        lines += [finished[key] for key in keys.values()]
     return lines
 
 
@@ -176,17 +180,17 @@ NOTE = """
 
 def write(lines: Sequence[Mapping[str, Any]], command: str, model: str, texts: tuple[str, str], out: Path) -> None:
     """Write page, picture and lines, each whole or not at all."""
-    found = costs(lines)
+    entries = costs(lines)
     out.mkdir(parents=True, exist_ok=True)
-    _draw(found, out / f"{NAME}.svg")
+    _draw(entries, out / f"{NAME}.svg")
     write_file(out / f"{NAME}.json", as_json({"command": command, "model": model, "texts": texts}, lines))
-    write_file(out / f"{NAME}.md", _page(found, lines, command, model, texts).encode())
+    write_file(out / f"{NAME}.md", _page(entries, lines, command, model, texts).encode())
 
 
 def write_again(data: bytes, out: Path) -> None:
-    """Write page and picture of the JSON that `write` wrote."""
-    told = json.loads(data)
-    write(told["runs"], told["command"], told["model"], tuple(told["texts"]), out)
+    """Write page and picture again from the JSON that `write` wrote."""
+    content = json.loads(data)
+    write(content["runs"], content["command"], content["model"], tuple(content["texts"]), out)
 
 
 def _page(
@@ -225,12 +229,12 @@ def _page(
 
 
 def told(nats: Estimate) -> str:
-    """Return a cost as it stands in a table."""
+    """Return a cost with its interval as text."""
     return f"{nats.mean:+.4f}" + ("" if nats.half_width is None else f" ± {nats.half_width:.4f}")
 
 
 def _sentences(found: Sequence[Cost]) -> list[str]:
-    """Return what the numbers say, from the numbers alone."""
+    """Return the findings as sentences, from the numbers alone."""
     with_data = [cost for cost in found if cost.batches]
     least, default = min(with_data, key=lambda c: c.nats.mean), with_data[0]
     one = [cost for cost in with_data if cost.batches == 1]
@@ -245,7 +249,7 @@ def _sentences(found: Sequence[Cost]) -> list[str]:
 
 
 def _draw(found: Sequence[Cost], path: Path) -> None:
-    """Write the picture as SVG: a height for every criterion and number of batches, a point for every draw."""
+    """Write the picture as SVG: a row for every criterion and number of batches, a point for every draw."""
     mpl = library()
     from matplotlib import pyplot as plt
 

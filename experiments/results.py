@@ -1,4 +1,4 @@
-"""Results on disk: one JSON line a run, known by a digest of everything that decides it.
+"""Results on disk: one JSON line a run, whose key is a digest of everything that decides the run.
 
 A file that was cut, or that two processes write to, loses at most the line that was being written.
 """
@@ -16,7 +16,7 @@ import seft_ref
 
 Run = dict[str, Any]
 NAMED = frozenset({"key", "engine", "model", "valid", "evaluation", "perplexity_before"})
-"""What a line must have to be looked up."""
+"""The fields that a line must have to count as a run."""
 
 
 def key_of(content: Mapping[str, Any]) -> str:
@@ -26,21 +26,24 @@ def key_of(content: Mapping[str, Any]) -> str:
 
 @cache
 def engine_digest() -> str:
-    """Return a digest of the engine's sources, comments and docstrings left out; read once, as the process runs it."""
+    """Return a digest of the engine's sources without comments and docstrings.
+
+    They are read once, because the process goes on with the code that it loaded even if a file changes.
+    """
     root = Path(seft_ref.__file__).parent
-    seen = hashlib.sha256()
+    digest = hashlib.sha256()
     for path in sorted(root.rglob("*.py")):
         tree = ast.parse(path.read_text(encoding="utf-8"))
         for node in ast.walk(tree):
             body = getattr(node, "body", None)
             if isinstance(body, list):
                 node.body = [s for s in body if not _is_remark(s)]  # type: ignore[attr-defined]
-        seen.update(f"{path.relative_to(root).as_posix()}\n{ast.dump(tree)}\n".encode())
-    return seen.hexdigest()
+        digest.update(f"{path.relative_to(root).as_posix()}\n{ast.dump(tree)}\n".encode())
+    return digest.hexdigest()
 
 
 def _is_remark(statement: object) -> bool:
-    """Whether a statement is a docstring or another bare string."""
+    """Return whether a statement is a docstring or another bare string."""
     return (
         isinstance(statement, ast.Expr)
         and isinstance(statement.value, ast.Constant)
@@ -57,19 +60,19 @@ class Results:
         self._engine = engine
 
     def lines(self) -> Iterator[Run]:
-        """Yield every whole line that tells a run."""
+        """Yield every whole line that is a run."""
         if not self.path.exists():
             return
         for line in self.path.read_bytes().splitlines():
             try:
                 run = json.loads(line)
             except (ValueError, RecursionError):
-                continue  # cut while it was written; the run is made again
+                continue  # the line was cut while it was written, so the run is made again
             if isinstance(run, dict) and run.keys() >= NAMED:
                 yield run
 
     def found(self) -> dict[str, Run]:
-        """Return the first run of every key."""
+        """Return the finished runs by key, the first one of each."""
         runs: dict[str, Run] = {}
         for run in self.lines():
             if self._engine in (None, run["engine"]):
@@ -77,7 +80,7 @@ class Results:
         return runs
 
     def append(self, run: Run) -> None:
-        """Add a run in one write, on a line of its own even behind a line that was cut."""
+        """Add a run in one write, on a line of its own even if the last line was cut."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
         try:

@@ -1,4 +1,4 @@
-"""One run of an experiment: train a pruned model under some settings, evaluate what comes out, and measure."""
+"""One run of an experiment: train a pruned model with some settings, evaluate it, and measure time and memory."""
 
 import datetime as dt
 import hashlib
@@ -37,7 +37,7 @@ COUNTS = ("dropped", "grown", "reactivated", "cancelled", "pruned")
 
 @dataclass(frozen=True, slots=True)
 class Inputs:
-    """What all runs of an experiment have in common besides settings."""
+    """The inputs that all runs of an experiment share: model, texts and evaluation."""
 
     folder: Path
     model: str
@@ -58,7 +58,7 @@ class Inputs:
 
 
 def read_inputs(folder: Path, train_text: Path, valid_text: Path, evaluation: dict[str, int]) -> Inputs:
-    """Return the inputs of an experiment, tokenised."""
+    """Return the inputs of an experiment, with both texts tokenised."""
     train_tokens, valid_tokens = (read_tokens(text, folder) for text in (train_text, valid_text))
     return Inputs(folder, identity(folder), train_tokens, valid_tokens, evaluation)
 
@@ -70,9 +70,9 @@ def _digest(tokens: Sequence[int]) -> str:
 def measure(
     inputs: Inputs, settings: TrainSettings, work: Path, advance: Callable[[str], None] = lambda remark: None
 ) -> dict[str, Any]:
-    """Train and evaluate once, and return what was seen, ready for JSON.
+    """Train and evaluate once, and return all measurements, ready for JSON.
 
-    The final model is written and read again as a user would, so that what is evaluated is what would be kept.
+    The final model is written and read again before it is evaluated, because a user would keep that file.
     """
     reset_peak()
     at_start: dict[str, Topology] = {}
@@ -92,7 +92,7 @@ def measure(
         advance(f"loss {record.loss:.3f}")
         began = time.perf_counter()
 
-    # no folder is written yet, so that what the last pass takes is timed alone
+    # no folder is written yet, so that the time of the last pass is measured alone
     done = finetune(inputs.folder, None, inputs.train, settings, on_start=start, on_step=step)
     seconds_finish = round(time.perf_counter() - began, 4)
     final, stored = done.final or {}, done.stored
@@ -133,33 +133,33 @@ def measure(
 
 def perplexity_of(model: Path | Model, inputs: Inputs) -> float:
     """Return the perplexity of a model on the validation text."""
-    of = inputs.evaluation
-    return evaluate(model, inputs.valid, length=of["length"], windows=of["windows"]).perplexity
+    windows_of = inputs.evaluation
+    return evaluate(model, inputs.valid, length=windows_of["length"], windows=windows_of["windows"]).perplexity
 
 
 def seconds_of(run: Mapping[str, Any]) -> tuple[float, float | None]:
-    """Return the median seconds of a step without event, and what the median step with one takes longer."""
-    at = {event["step"] for event in run["events"]}
-    plain = [s for step, s in enumerate(run["seconds"], 1) if step not in at]
-    with_event = [s for step, s in enumerate(run["seconds"], 1) if step in at]
+    """Return the median seconds of a step without event, and how much longer the median step with one takes."""
+    event_steps = {event["step"] for event in run["events"]}
+    plain = [s for step, s in enumerate(run["seconds"], 1) if step not in event_steps]
+    with_event = [s for step, s in enumerate(run["seconds"], 1) if step in event_steps]
     step = statistics.median(plain or with_event)
     return step, statistics.median(with_event) - step if plain and with_event else None
 
 
 def minutes_of(run: Mapping[str, Any]) -> float:
-    """Return what the steps of a run took, by their medians: a pause of the machine counts once."""
+    """Return the minutes of a run from the medians of its steps, because a pause of the machine must not count."""
     step, more = seconds_of(run)
     return (len(run["seconds"]) * step + len(run["events"]) * (more or 0)) / 60
 
 
 def machine() -> dict[str, Any]:
-    """Name the machine: processor, cores, and the versions that numbers depend on."""
+    """Return the processor, its cores, and the versions that numbers depend on."""
     try:
-        found = re.search(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text(encoding="utf-8"))
+        match = re.search(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text(encoding="utf-8"))
     except OSError:
-        found = None
+        match = None
     return {
-        "cpu": found[1] if found else platform.processor() or platform.machine(),
+        "cpu": match[1] if match else platform.processor() or platform.machine(),
         "cores": os.cpu_count(),
         "python": platform.python_version(),
         "numpy": version("numpy"),
@@ -168,7 +168,7 @@ def machine() -> dict[str, Any]:
 
 
 def reset_peak() -> None:
-    """Forget the largest resident size so far, where the system can (Linux)."""
+    """Reset the largest resident size, if the system can (Linux)."""
     try:
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
     except OSError:
@@ -176,9 +176,9 @@ def reset_peak() -> None:
 
 
 def peak_bytes() -> int:
-    """Return the largest resident size since reset_peak, or of the whole process where that cannot be had."""
+    """Return the largest resident size in bytes since reset_peak, or of the whole process if there is no reset."""
     try:
-        found = re.search(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text(encoding="utf-8"))
+        match = re.search(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text(encoding="utf-8"))
     except OSError:
-        found = None
-    return int(found[1]) * 1024 if found else console.peak_memory_bytes()
+        match = None
+    return int(match[1]) * 1024 if match else console.peak_memory_bytes()

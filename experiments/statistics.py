@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 MOST = 30
-"""runs at most: the table below ends there"""
+"""the most runs, because the table below ends there"""
 
 # the 0.975 quantiles of Student's t for 1 to 29 degrees of freedom
 T_QUANTILES = (
@@ -52,7 +52,7 @@ def estimate(values: Sequence[float]) -> Estimate:
 
 
 def paired(values: Mapping[int, float], reference: Mapping[int, float]) -> Estimate:
-    """Return the mean of value minus reference by seed, and its interval; both hold the same seeds."""
+    """Return the mean of value minus reference by seed, and its interval; both must have the same seeds."""
     if set(values) != set(reference):
         raise ValueError(f"seeds {sorted(values)} cannot be paired with {sorted(reference)}")
     return estimate([values[seed] - reference[seed] for seed in sorted(values)])

@@ -1,7 +1,7 @@
-"""The experiments: which arms each compares, as data. A new experiment is a new entry here and nothing else.
+"""The experiments as data: which arms each one compares. A new experiment is a new entry here and nothing else.
 
-An arm is a set of choices on top of the settings given on the command line; it bears one name in all experiments,
-so that its runs are shared.
+An arm is a set of choices on top of the settings of the command line. It has the same name in all experiments, because
+they share its runs.
 """
 
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ from seft_ref import TrainSettings, settings_of
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One line of a result table: an arm, looked at after its end or just before its last adapt pass."""
+    """One line of a result table: an arm, evaluated after its end or just before its last adapt pass."""
 
     label: str
     arm: str
@@ -29,12 +29,12 @@ class Experiment:
     title: str
     question: str
     expected: str
-    """what could be read about the paper leads one to expect, and no more"""
+    """what one expects from what could be read about the paper, and no more"""
     rows: tuple[Row, ...]
     shows_density: bool = False
-    """whether the picture follows the number of stored weights"""
+    """whether the picture shows the number of stored weights over the steps"""
     before: str = ""
-    """what the page said before, and why it does not any more"""
+    """what the page said before, and why that has changed"""
     own: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """the choices of arms that are not in ARMS"""
 
@@ -43,7 +43,7 @@ class Experiment:
         return tuple(dict.fromkeys(row.arm for row in self.rows))
 
     def settings(self, arm: str, given: Mapping[str, Any], seed: int) -> TrainSettings:
-        """Return the settings of an arm: its choices replace those given for all.
+        """Return the settings of an arm: its own choices replace those in `given`.
 
         Raises:
             SeftError: for choices that the engine refuses.
@@ -53,7 +53,7 @@ class Experiment:
 
 STATIC, ACTIVE_ONLY = Row("static", "static"), Row("active-only", "active-only")
 OTHERS = (ACTIVE_ONLY, STATIC)
-"""what `seft` is compared with wherever it stands first"""
+"""the rows that `seft` is compared with wherever it comes first"""
 PERIODS = (10, 25, 50, 100)
 FRACTIONS = (0.1, 0.2, 0.5)
 DENSITIES = (0.005, 0.02, 0.08)
@@ -178,7 +178,7 @@ EXPERIMENTS: dict[str, Experiment] = {
 
 
 def compared(arms: Mapping[str, Mapping[str, Any]]) -> Experiment:
-    """Return the experiment that compares arms of one's own with the first of them."""
+    """Return the experiment that compares the arms of a command line with the first of them."""
     return Experiment(
         "Arms of one's own",
         "Each arm is the preset and the settings that the command names.",
