@@ -86,8 +86,10 @@ def check_kit(backend: str, examples: int) -> Iterator[Checked]:
     verdict = run.verdict()
     passed, failed, skipped = verdict.passed, verdict.failed, verdict.skipped
     wrong = [result.name for result in run.results if result.failures]
-    seen = f"{passed} passed, {failed} failed, {skipped} of operations that are not offered"
-    yield Checked(f"kit, backend {backend}", not failed and bool(passed), seen + "".join(f"; {w}" for w in wrong[:5]))
+    details = f"{passed} passed, {failed} failed, {skipped} of operations that are not offered"
+    yield Checked(
+        f"kit, backend {backend}", not failed and bool(passed), details + "".join(f"; {w}" for w in wrong[:5])
+    )
 
 
 def check_kernels(gpu: Gpu, tokens: tuple[int, ...] = (0, 1, 3, 16, 17, 128, 300)) -> Iterator[Checked]:
@@ -139,8 +141,8 @@ def check_processes(folder: Path) -> Iterator[Checked]:
     one, two = results
     differ = sum(int(((one[name] != 0) != (two[name] != 0)).sum()) for name in one)
     apart = max(float(abs(one[name].astype(np.float64) - two[name]).max()) for name in one)
-    seen = f"{differ} positions differ, weights apart by {apart:.1e} from those of one process"
-    yield Checked("two processes over MPI, float64", not differ and apart <= PROCESSES_WITHIN, seen)
+    details = f"{differ} positions differ, weights apart by {apart:.1e} from those of one process"
+    yield Checked("two processes over MPI, float64", not differ and apart <= PROCESSES_WITHIN, details)
 
 
 def _restless(gpu: Gpu, shape: tuple[int, int], pattern: str, n: int) -> list[str]:
@@ -185,8 +187,8 @@ def _many_equal_terms(gpu: Gpu, n: int) -> Checked:
     exact = n * float(term)
     off = {name: float(abs(binary64(a) - exact).max()) / (exact * 2.0**-24) for name, a in sums.items()}
     worst = max(off, key=lambda name: off[name])
-    seen = f"{worst} is off by {off[worst]:.0f} roundings of {tau(n):.0f} allowed"
-    return Checked(f"sums of {n} equal terms (KRN-006)", off[worst] <= tau(n), seen)
+    details = f"{worst} is off by {off[worst]:.0f} roundings of {tau(n):.0f} allowed"
+    return Checked(f"sums of {n} equal terms (KRN-006)", off[worst] <= tau(n), details)
 
 
 def _wrong(gpu: Gpu, shape: tuple[int, int], pattern: str, n: int, dtype: str) -> list[str]:
@@ -243,8 +245,8 @@ def check_runs(gpu: Gpu, folder: Path) -> Iterator[Checked]:
             apart = max(abs(a - b) / abs(a) for a, b in zip(first, second, strict=True))
             differ = sum(_apart(from_gpu[m], expected[m]) + _apart(moved[m], expected[m]) for m in expected)
             fine = apart <= within and (dtype == "float32" or not differ)
-            seen = f"losses apart by {apart:.1e}, {differ} positions differ, with those of a run resumed here"
-            yield Checked(f"run {name}, {dtype}", fine, seen)
+            details = f"losses apart by {apart:.1e}, {differ} positions differ, with those of a run resumed here"
+            yield Checked(f"run {name}, {dtype}", fine, details)
 
 
 def _run(

@@ -114,19 +114,19 @@ def _ours(sparsity: float, blocks: int, *, compact: bool, transposed: bool) -> d
     run, tokens, _, dense, config = made_up_run(config_json, sparsity, kernels, compact=compact, **changes)
     dense.clear()
     state = run.state
-    held = dict.fromkeys(HELD, 0)
+    sizes = dict.fromkeys(HELD, 0)
     for name, target in state.targets.items():
         packed, delta, base = matrix_of(state.weights, name), target.delta, target.base
         frozen, live = (packed.frozen.nbytes, packed.live.nbytes) if isinstance(packed, Split) else (packed.nbytes, 0)
-        held["weights"] += frozen
+        sizes["weights"] += frozen
         topology = delta.topology
         arrays: tuple[Any, ...] = (topology.indptr, topology.indices, delta.values, target.where, target.under)
         if isinstance(base, PackedBase):
             arrays = (*arrays, base.inside)
         else:
-            held["base"] += base.values.nbytes + base.topology.indices.nbytes + base.topology.indptr.nbytes
-        held["delta"] += sum(a.nbytes for a in arrays) + live
-        held["moments"] += sum(a.nbytes for a in delta.kept.values())
+            sizes["base"] += base.values.nbytes + base.topology.indices.nbytes + base.topology.indptr.nbytes
+        sizes["delta"] += sum(a.nbytes for a in arrays) + live
+        sizes["moments"] += sum(a.nbytes for a in delta.kept.values())
     stored = {name: target.base.nnz for name, target in state.targets.items()}
     formula = memory_of_run(config, run.settings, stored, compact=compact, transposed=transposed)
     step_formula = formula["activations"] + formula["logits"]
@@ -142,12 +142,12 @@ def _ours(sparsity: float, blocks: int, *, compact: bool, transposed: bool) -> d
         tracemalloc.stop()
         peak = max(peak, _peak())
     return {
-        "held": held,
+        "held": sizes,
         "formula": formula | {"a step": step_formula, "with an event": step_formula + formula["event"]},
         "transient": transient,
         "resident_before": before,
         "peak": peak,
-        "bytes_a_weight": sum(held.values()) / numel,
+        "bytes_a_weight": sum(sizes.values()) / numel,
     }
 
 
@@ -166,17 +166,17 @@ def _torch(sparsity: float, blocks: int) -> dict[str, Any]:
     peer = TorchRun(config, config_json, dense, positions, lr=settings.lr, max_norm=settings.max_norm)
     numel = sum(m.shape[0] * m.shape[1] for m in config.targets())
     slots = sum(len(p) for p in positions.values())
-    held = {"weights": 4 * numel, "delta": slots * (8 + 4 + 4), "moments": 8 * slots}
+    sizes = {"weights": 4 * numel, "delta": slots * (8 + 4 + 4), "moments": 8 * slots}
     peer.step(tokens)
     before = _forget_peak()
     peer.step(tokens)
     peak = _peak()
     return {
-        "held": held,
+        "held": sizes,
         "transient": {"a step": peak - before},
         "resident_before": before,
         "peak": peak,
-        "bytes_a_weight": sum(held.values()) / numel,
+        "bytes_a_weight": sum(sizes.values()) / numel,
     }
 
 

@@ -230,7 +230,7 @@ def _picture_of_memory(told: dict[str, Any]) -> Any:
         sizes = [row["held"].get(part, 0) / 2**20 for row in rows]
         ax.barh(labels, sizes, left=left, color=color, label=part)
         left = [a + b for a, b in zip(left, sizes, strict=True)]
-    rest = [max(0.0, row["peak"] / 2**20 - held) for row, held in zip(rows, left, strict=True)]
+    rest = [max(0.0, row["peak"] / 2**20 - total) for row, total in zip(rows, left, strict=True)]
     ax.barh(labels, rest, left=left, color=FAINT, label="rest of the process at its peak")
     ax.set_xlabel("MiB")
     ax.grid(visible=True, axis="x")

@@ -303,7 +303,7 @@ def _advice(report: Report, rows: Sequence[Row]) -> str:
         return text
     minutes = {row.label: fmean(map(minutes_of, report.runs[row.arm].values())) for row in rows if row.label in alike}
     text += f" These seeds do not tell {_listed([label for label in alike if label != best])} from it."
-    took = ", ".join(f"`{label}` {taken:.1f}" for label, taken in minutes.items())
+    took = ", ".join(f"`{label}` {n:.1f}" for label, n in minutes.items())
     return f"{text} Choose among them by what else you need. Minutes a run, with whatever ran beside: {took}."
 
 

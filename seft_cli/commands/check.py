@@ -30,10 +30,10 @@ def main(
         raise console.Refused(f"{path} is a Hugging Face folder; seft convert {path} DST --to sparse reads it strictly")
     tell_leftovers(path)
     broken: list[dict[str, Any]] = []
-    for where, error in violations(path, limit=limit_of(max_bytes, path)):
-        broken.append({"where": where, "clause": error.clause, "message": str(error)})
+    for place, error in violations(path, limit=limit_of(max_bytes, path)):
+        broken.append({"where": place, "clause": error.clause, "message": str(error)})
         if not as_json:
-            console.say(f"{where}: {error}")
+            console.say(f"{place}: {error}")
     if as_json:
         print(json.dumps({"schema": SCHEMA, "path": str(path), "broken": broken}, indent=1))
     elif broken:

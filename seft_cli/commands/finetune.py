@@ -153,7 +153,7 @@ def main(
     ranks.every(None)  # a barrier, so that no process loads a model before all have measured free memory
     # TRN-010: refuse a file that is not a log of this run before computing anything
     writer = LogWriter(log, settings.described(), resumed=resume)
-    watch, told = Watch(0), set[str]()
+    watch, shown_names = Watch(0), set[str]()
     records: list[dict[str, Any]] = []
 
     def start(started: Started) -> None:
@@ -175,7 +175,7 @@ def main(
         findings = watch.add_step(record.step, record.loss)
         if record.event:
             findings = [*findings, *watch.add_event(record.step, record.event["support"])]
-        _warn(findings, writer, told)
+        _warn(findings, writer, shown_names)
         advance(f"loss {record.loss:.3f}", done=record.step)
 
     with console.progress("fine-tuning", min(stop_after or settings.steps, settings.steps)) as advance:
@@ -211,7 +211,7 @@ def main(
         console.out.print(f"stopped after step {done.state.step} of {settings.steps}; continue with --resume")
         return
     kept = done.kept()
-    _warn(watch.end(done.state.step, kept), writer, told)
+    _warn(watch.end(done.state.step, kept), writer, shown_names)
     writer.end(done.state.step, kept, done.stored)
     write_json(json_file, totals | {"stored_weights": kept, "peak_memory_bytes": console.peak_memory_bytes()})
     console.out.print(f"{destination}: {kept} stored weights ({done.stored} at load), {settings.steps} steps")

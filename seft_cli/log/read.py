@@ -121,8 +121,8 @@ def same_run(log: Log, settings: Mapping[str, Any], matrices: Mapping[str, Matri
     It may if matrices and settings are equal, the name of the preset aside, and the digests that both have are equal.
     """
     old, new = ({k: v for k, v in each.items() if k != "preset"} for each in (log.settings, settings))
-    known = log.origin.keys() & origin.keys()
-    return old == new and log.matrices == matrices and all(log.origin[key] == origin[key] for key in known)
+    shared = log.origin.keys() & origin.keys()
+    return old == new and log.matrices == matrices and all(log.origin[key] == origin[key] for key in shared)
 
 
 class _Reader:

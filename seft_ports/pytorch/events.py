@@ -129,9 +129,9 @@ class Evolution:
                 # TRN-004: take the mean over all processes now, because any of them may save the open window
                 for layer in self.layers.values():
                     layer.settle()
-                    for seen in (layer.seen, layer.seen_more):
-                        if not is_split(seen):
-                            mean_of_all(seen)
+                    for total in (layer.seen, layer.seen_more):
+                        if not is_split(total):
+                            mean_of_all(total)
             return {}
         s = self._settings
         fraction = drop_fraction_at(step, last_event_step(self.steps, s.evolve_until), s.drop_fraction)

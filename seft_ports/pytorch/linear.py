@@ -30,7 +30,7 @@ class _Product(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, values: Tensor, layer: "SeftLinear", dtype: torch.dtype) -> Tensor:
         weight = layer.refresh(values)
         rows = x.reshape(math.prod(x.shape[:-1]), layer.in_features).to(dtype)
-        # values are saved only so that torch refuses a backward after they were changed
+        # values are saved too, because torch then refuses a backward after they were changed
         ctx.save_for_backward(rows, values)
         ctx.layer, ctx.shape, ctx.kind = layer, x.shape, x.dtype
         kernels.check(rows, None, layer.shape, dtype)

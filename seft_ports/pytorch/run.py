@@ -24,9 +24,9 @@ def training_starts(tokens: int, length: int, seed: int, step: int, rows: int) -
     # TRN-003
     if tokens < length:
         raise SeftError("TRN-003", f"a text of {tokens} tokens is shorter than a window of {length}")
-    key, starts = counter_key(seed, 2), tokens - length + 1
+    key, n_starts = counter_key(seed, 2), tokens - length + 1
     numbers = torch.arange((step - 1) * rows, step * rows)
-    return [(int(bits) & (2**64 - 1)) % starts for bits in draws(key, numbers)]
+    return [(int(bits) & (2**64 - 1)) % n_starts for bits in draws(key, numbers)]
 
 
 def settings_of(s: dict[str, Any], tokens: int) -> Settings:
@@ -131,9 +131,9 @@ def model_of(config: dict[str, Any], tensors: dict[str, Tensor]) -> nn.Module:
     from transformers import AutoConfig, AutoModelForCausalLM
 
     rest = {key: value for key, value in config.items() if key != "model_type"}
-    described = AutoConfig.for_model(config["model_type"], **rest)
+    auto_config = AutoConfig.for_model(config["model_type"], **rest)
     model = AutoModelForCausalLM.from_config(
-        described, attn_implementation="eager", dtype=next(iter(tensors.values())).dtype
+        auto_config, attn_implementation="eager", dtype=next(iter(tensors.values())).dtype
     )
-    model.load_state_dict(tensors, strict=not described.tie_word_embeddings)
+    model.load_state_dict(tensors, strict=not auto_config.tie_word_embeddings)
     return model
