@@ -1,9 +1,9 @@
-"""Folders of binsparse files: one NPZ for each tensor, a JSON descriptor beside its arrays.
+"""Writes folders of binsparse files: one NPZ for each tensor, with a JSON descriptor beside its arrays.
 
 [ 5 . 0 ]      {"binsparse": {"format": "CSR", "shape": [2, 3], "number_of_stored_values": 3, ...}}
 [ . 7 . ]      pointers_to_1 = [0, 2, 3], indices_1 = [0, 2, 1], values = [5, 0, 7]
 
-Stored zeros stay stored, every rank has a place, and a mask is a tensor whose values are all the same.
+Stored zeros stay stored. Tensors of every rank can be written. A mask becomes a tensor whose values are all the same.
 """
 
 import os
@@ -23,7 +23,7 @@ from formats.validate import check_record
 VERSION = "0.1.0"
 
 TARGETS = frozenset({"F32", "F64"})
-"""Dtypes to cast floats to that binsparse has."""
+"""Dtypes that floats can be cast to: those that binsparse has."""
 
 _TYPES: dict[np.dtype[Any], str] = {
     np.dtype(name): name
@@ -38,7 +38,7 @@ def write_binsparse(folder: str | os.PathLike[str], checkpoint: Checkpoint, *, d
     are custom levels of the same arrays. A mask has the values ``iso[bint8]``, a single true.
 
     Args:
-        folder: the folder to make; the index is name to file.
+        folder: the folder to make; its index is an object of tensor name -> file.
         checkpoint: a model without attributes and companions, for which there is no place.
         dtype: ``"F32"`` or ``"F64"`` to cast F16, BF16, F32 and F64 to; None casts nothing (FMT-126).
 
@@ -81,12 +81,12 @@ def _arrays(tensor: Tensor, name: str) -> dict[str, Array]:
 def _support(tensor: Supported) -> dict[str, Array]:
     last = len(tensor.shape) - 1
     indices: dict[str, Array] = {f"indices_{last}": tensor.indices}
-    # a vector is one row, whose pointers would say nothing
+    # a vector has no pointers, because it is a single row
     return {f"pointers_to_{last}": tensor.indptr, **indices} if last else indices
 
 
 def _level(rank: int, *, dense: bool) -> JSON:
-    """Return the levels of a rank without a name of its own: dense ones, and the last sparse if it has a support."""
+    """Return the levels of a custom format: dense ones, and the last one sparse if the tensor has a support."""
     element: JSON = {"level_desc": "element"}
     if dense:
         return {"level_desc": "dense", "rank": rank, "level": element} if rank else element

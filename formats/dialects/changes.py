@@ -1,6 +1,6 @@
-"""What a foreign adapter or sparse delta does to a base model, and the checks that every reader of one shares.
+"""The changes that a foreign adapter or patch makes to a base model, and the checks that their readers share.
 
-read_spiel("adapter", base).tensors["model.layers.0.self_attn.q_proj.weight"]   ->   Sparse: where, and how much
+read_spiel("adapter", base).tensors["model.layers.0.self_attn.q_proj.weight"]   ->   Sparse: positions, amounts
 """
 
 import re
@@ -45,9 +45,9 @@ class Changes:
     """``"add"``: values are amounts to add; ``"replace"``: values are the new bits."""
     tensors: Mapping[str, Sparse]
     """Name of a base tensor -> its changed positions in the shape of the base, row-major, each once. Lazy: a tensor
-    is read, sorted and checked each time it is asked for."""
+    is read, sorted and checked on each access."""
     attributes: dict[str, JSON] = field(default_factory=dict)
-    """What is to be recorded of the source; fractions as `float.hex` strings."""
+    """What a checkpoint records of the source; fractions are `float.hex` strings."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -57,31 +57,31 @@ class Adapter:
     config: dict[str, JSON]
     file: MappedFile
     modules: dict[str, dict[str, Section]]
-    """Module path -> role -> section, every module with the same roles as one of the sets that were allowed."""
+    """Module path -> role -> section. The roles of a module are one of the sets that `open_adapter` was given."""
 
     def array(self, module: str, role: str) -> Array:
         """Return a tensor of a module as a read-only array."""
         return self.file.array(self.modules[module][role])
 
     def base_names(self) -> dict[str, str]:
-        """Return name of the base tensor -> module path."""
+        """Return a mapping of the name of a base tensor -> module path."""
         return {f"{module}.weight": module for module in self.modules}
 
     def attributes(self, kind: str) -> dict[str, JSON]:
-        """Return what is recorded of any adapter: its kind, and the base it names, if it does."""
+        """Return the attributes that record any adapter: its kind, and the base that it names, if it does."""
         base_name = self.config.get("base_model_name_or_path")
         named: dict[str, JSON] = {"base_model": base_name} if isinstance(base_name, str) and base_name else {}
         return {"adapter": kind, **named}
 
 
 def open_adapter(folder: Path, peft_type: str, role_sets: Iterable[frozenset[str]], clause: str) -> Adapter:
-    """Return the adapter in a folder; names, dtypes and shapes of its tensors are known, none of them is read.
+    """Return the adapter in a folder; its configuration and the header of its weights are read, no tensor is.
 
     Args:
         folder: holds adapter_config.json and adapter_model.safetensors.
         peft_type: the kind that the configuration must name.
-        role_sets: what may stand behind a module path; a module has all roles of one set and no other.
-        clause: which rule an error names.
+        role_sets: the endings of tensor names behind a module path; a module must have all of one set and no other.
+        clause: the clause id that errors name.
 
     Raises:
         FormatError: FMT-121 for malformed weights; clause for everything else.
@@ -107,9 +107,9 @@ def open_adapter(folder: Path, peft_type: str, role_sets: Iterable[frozenset[str
         modules.setdefault(module, {})[role] = section
     if not modules:
         raise FormatError(clause, f"{WEIGHTS} has no tensors")
-    for module, found in modules.items():
-        if frozenset(found) not in allowed:
-            raise FormatError(clause, f"module {module!r} has only {', '.join(sorted(found))}")
+    for module, parts in modules.items():
+        if frozenset(parts) not in allowed:
+            raise FormatError(clause, f"module {module!r} has only {', '.join(sorted(parts))}")
     return Adapter(config, file, modules)
 
 
@@ -129,7 +129,7 @@ def _read_config(folder: Path, clause: str) -> dict[str, JSON]:
 
 
 def check_options(config: Mapping[str, JSON], known: frozenset[str], clause: str) -> None:
-    """Verify that every option that a reader does not handle is off, whatever future versions call theirs.
+    """Verify that every unknown option is off, because it may change what the adapter means.
 
     Off is null, false, 0, empty, or the word none.
     """
@@ -149,7 +149,7 @@ def number(config: Mapping[str, JSON], key: str, clause: str, *, where: str = CO
 
 
 def check_in_base(names: Iterable[str], base: Mapping[str, Tensor], clause: str) -> None:
-    """Verify that the base has every tensor that is changed, without reading one."""
+    """Verify that the base has every tensor that is to be changed, without reading one."""
     for name in names:
         if name not in base:
             raise FormatError(
@@ -158,7 +158,7 @@ def check_in_base(names: Iterable[str], base: Mapping[str, Tensor], clause: str)
 
 
 def base_tensor(base: Mapping[str, Tensor], name: str, clause: str) -> Dense | Sparse:
-    """Return a tensor of the base whose changes can be told as a `Sparse`.
+    """Return a tensor of the base, after verifying that a `Sparse` can hold its changes.
 
     Raises:
         CannotHold: FMT-154 for a scalar or rows that int32 columns do not cover.
@@ -199,10 +199,9 @@ def check_vector(section: Section, dtypes: frozenset[str], clause: str) -> None:
 
 
 def order(indices: Array) -> NDArray[np.int64]:
-    """Return the permutation that sorts indices: ``indices[order(indices)]`` rises, and so do arrays beside them.
+    """Return the permutation that sorts indices: ``indices[order(indices)]``; equal indices keep their order.
 
-    What is kept per slot, such as the moments of an optimizer, must be permuted with it. Equal indices keep their
-    order.
+    Apply it also to whatever is kept per slot, such as values and the moments of an optimizer.
 
     Shapes and dtypes: indices (nnz,) any integer dtype; result (nnz,) int64.
     """
@@ -212,9 +211,9 @@ def order(indices: Array) -> NDArray[np.int64]:
 def sorted_support(
     positions: NDArray[np.int64], shape: tuple[int, ...], name: str, clause: str
 ) -> tuple[Mask, NDArray[np.int64]]:
-    """Return the support of flat positions in any order, and the permutation that brings values along.
+    """Return the support of flat positions in any order, and the permutation that sorts them and their values.
 
-    A position that comes twice is refused: no writer makes one, and what it means would depend on who applies it.
+    A position that comes twice is refused, because no writer makes one, and readers would disagree on its meaning.
 
     Shapes and dtypes: positions (nnz,) int64; the permutation (nnz,) int64.
 
@@ -243,7 +242,8 @@ def check_change(tensor: Sparse, name: str) -> None:
     """Verify a tensor to be written: arrays that fit each other, columns in range and rising within each row.
 
     Raises:
-        FormatError: CannotHold, FMT-154; FMT-066 to FMT-069.
+        CannotHold: FMT-154 for arrays that do not fit each other.
+        FormatError: FMT-066 to FMT-069.
     """
     nnz = tensor.values.size
     shapes = (tensor.indptr.shape, tensor.indices.shape, tensor.values.shape)

@@ -1,4 +1,4 @@
-"""What converters share: casts, and what a checkpoint must not have where a format says less than it."""
+"""Shared by converters: casts, and checks that a foreign format has a place for all of a checkpoint."""
 
 from dataclasses import replace
 
@@ -21,9 +21,9 @@ def require_plain(checkpoint: Checkpoint, target: str) -> None:
         FormatError: FMT-009 or FMT-010 for a name or a tie.
     """
     require_model(checkpoint.kind, target)
-    for what, found in (("attributes", sorted(checkpoint.attributes)), ("files", sorted(checkpoint.files))):
-        if found:
-            raise _without_place(what, found, target)
+    for what, names in (("attributes", sorted(checkpoint.attributes)), ("files", sorted(checkpoint.files))):
+        if names:
+            raise _without_place(what, names, target)
     for name in checkpoint.tensors:
         validate.check_name(name)
     validate.check_tied(checkpoint.tied, checkpoint.tensors)
@@ -58,7 +58,7 @@ def check_cast(dtype: str | None, targets: frozenset[str] = CASTABLE) -> None:
 
 
 def name_after_cast(name: str, dtype: str | None) -> str:
-    """Return the name of the dtype that `cast` makes of a tensor of dtype name."""
+    """Return the name of the dtype that a tensor has after `cast`, given the name of its dtype."""
     return name if dtype is None or name not in CASTABLE else dtype
 
 
@@ -68,8 +68,8 @@ def rounded_once(values: Array, dtype: DType) -> Array:
         # FMT-129
         if values.dtype != np.float64 or dtype != DTYPES["BF16"]:
             return values.astype(dtype)
-        # ml_dtypes goes by way of float32, which rounds twice. Rounded to odd, float32 still tells what lies beside a
-        # tie of bfloat16 from the tie: towards zero, and the last bit set where something was cut.
+        # ml_dtypes casts by way of float32, which would round twice. So the step to float32 rounds to odd: towards 0,
+        # with the last bit set if anything was cut. A value beside a tie of bfloat16 then does not become the tie.
         near = values.astype(np.float32)
         odd = near.view(np.uint32)
         odd -= np.abs(near.astype(np.float64)) > np.abs(values)
@@ -81,7 +81,7 @@ def cast(tensor: Tensor, dtype: str | None, name: str) -> Tensor:
     """Return the tensor with its floats cast to a dtype of the table; the same one if no cast applies (FMT-126).
 
     Raises:
-        FormatError: FMT-126.
+        FormatError: FMT-126 if a finite value would become infinite or NaN.
     """
     if dtype is None or isinstance(tensor, Mask) or NAMES.get(tensor.dtype) not in CASTABLE - {dtype}:
         return tensor

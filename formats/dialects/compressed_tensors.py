@@ -1,9 +1,9 @@
-"""Sparse checkpoints of the library compressed-tensors 0.3 to 0.14 (FMT-150).
+"""Reads sparse checkpoints of the library compressed-tensors 0.3 to 0.14 (FMT-150).
 
     [ 5 . . ]      X.bitmask      01 04         of each row ceil(C / 8) bytes, column 0 in the lowest bit
     [ . . 7 ]      X.compressed   5 7           the values, row by row
                    X.shape        2 3
-                   X.row_offsets  0 1           of sparse-bitmask only; the bitmask says the same, it is not read
+                   X.row_offsets  0 1           of sparse-bitmask only; not read, because the bitmask says the same
 
 The tensor is called X.weight; in checkpoints of 0.8.1 and older, whose X ends in ".weight", it is called X.
 """
@@ -30,13 +30,13 @@ Json: TypeAlias = dict[str, Any]
 BITMASK = "sparse-bitmask"
 TWO_OF_FOUR = "sparse-24-bitmask"
 DENSE = frozenset({"dense", "dense-sparsity"})
-"""Formats that say how many weights are zero and change nothing of how they are stored."""
+"""Formats that state how many weights are zero, while weights are stored as usual."""
 
 PARTS = {
     BITMASK: frozenset({"bitmask", "compressed", "row_offsets", "shape"}),
     TWO_OF_FOUR: frozenset({"bitmask", "compressed", "shape"}),
 }
-"""What each packed tensor consists of: the last parts of the names."""
+"""Format -> the endings of the names that a packed tensor consists of."""
 
 UNPACKED = (None, "dense", "int-quantized", "float-quantized", "naive-quantized")
 """Quantisations that keep one number for each weight, under the name of the weight."""
@@ -45,18 +45,18 @@ SPARSITY = "sparsity_config"
 
 
 def open_compressed_tensors(folder: str | os.PathLike[str]) -> Checkpoint:
-    """Return what a folder of compressed-tensors 0.3 to 0.14 holds; tensors are made when they are asked for.
+    """Return a folder of compressed-tensors 0.3 to 0.14 as a checkpoint; its tensors are made on access.
 
-    A packed tensor becomes a `Sparse` whose support is its bitmask, zeros among the values included, of the rank
-    that it had and with the bits that are stored; every other tensor is a `Dense` view of the file. Companions are
-    those of FMT-123; of config.json the description of sparsity is taken out, and of quantisation kept.
+    A packed tensor becomes a `Sparse` of its stated shape, whose support is its bitmask and whose values keep every
+    bit, zeros included. Every other tensor is a `Dense` view of the file. Companions are those of FMT-123, except that
+    config.json loses its description of sparsity and keeps that of quantisation (FMT-158).
 
     Args:
         folder: a Hugging Face folder whose config.json states a sparsity format.
 
     Raises:
-        FormatError: FMT-150 for names, dtypes, shapes and formats; what a bitmask says is verified when its
-            tensor is asked for; FMT-120 and FMT-121 as `open_hf`.
+        FormatError: FMT-150 for names, dtypes, shapes and formats, for bits of a bitmask when its tensor is accessed;
+            FMT-120 and FMT-121 as `open_hf`.
     """
     source = open_hf(folder)
     config, kind = _read_config(source.files.get(CONFIG), Path(folder).name)
@@ -83,7 +83,7 @@ def states_sparsity(config: Json) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class _Packed:
-    """A packed tensor whose sections have the dtypes and shapes that they must have."""
+    """A packed tensor whose sections have been found to have the right dtypes and shapes."""
 
     name: str
     prefix: str
@@ -109,7 +109,7 @@ def _unpack(packed: _Packed, mask: NDArray[np.uint8], values: Array) -> Sparse:
     if indptr[-1] != values.size:
         _refuse(packed.name, f"its bitmask has {indptr[-1]} bits set for {values.size} values, expected one for each")
     indices = np.empty(values.size, dtype=np.int32)
-    # two rows together where a run of four positions may begin in one and end in the next
+    # two rows at a time if a run of four positions may begin in one and end in the next
     step = 2 if packed.kind == TWO_OF_FOUR and columns % 4 else 1
     for pair, end in row_blocks(rows // step, columns * step):
         first, last = pair * step, end * step
@@ -129,7 +129,7 @@ def _groups(source: HfFolder, kind: str) -> list[_Packed]:
             groups.setdefault(prefix, set()).add(part)
     # 0.8.1 and older pack every tensor under its own name, 0.9.0 and newer weights without ".weight"
     own_names = any(prefix.endswith(".weight") for prefix in groups)
-    found = []
+    tensors = []
     for prefix, parts in groups.items():
         name = prefix if own_names else f"{prefix}.weight"
         if kind in DENSE:
@@ -138,12 +138,12 @@ def _groups(source: HfFolder, kind: str) -> list[_Packed]:
             _refuse(name, f"it has the parts {sorted(parts)}, expected {sorted(PARTS[kind])} for {kind!r}")
         if name in source:
             _refuse(name, f"it is there as it is and as the parts {prefix}.*, expected one of the two")
-        found.append(_Packed(name, prefix, kind, _shape(source, prefix, name, kind)))
-    return found
+        tensors.append(_Packed(name, prefix, kind, _shape(source, prefix, name, kind)))
+    return tensors
 
 
 def _shape(source: HfFolder, prefix: str, name: str, kind: str) -> tuple[int, ...]:
-    """Return the shape of a packed tensor; what the file holds bounds all that will be reserved for it."""
+    """Return the shape of a packed tensor, after verifying that the file holds the bitmask and values of that shape."""
     stated = source.section(f"{prefix}.shape")
     one_each = (1,) if kind == TWO_OF_FOUR else ()
     rank = stated.shape[0] if stated.shape else 0
@@ -157,7 +157,7 @@ def _shape(source: HfFolder, prefix: str, name: str, kind: str) -> tuple[int, ..
     except FormatError as error:
         raise FormatError("FMT-150", f"{name!r} cannot be read: {error}") from error
     rows, columns = rows_of(shape), shape[-1]
-    # rows without bytes would cost a file nothing and a reader memory
+    # a shape without columns is refused, because rows without bytes cost a file nothing and a reader memory
     if not columns or max(rows, columns) > validate.MAX_SPARSE_DIM:
         _refuse(name, f"its shape is {list(shape)}, expected 1 to 2^31 - 1 columns and at most 2^31 - 1 rows")
     mask, values = (source.section(f"{prefix}.{part}") for part in ("bitmask", "compressed"))
@@ -205,9 +205,9 @@ def _read_config(data: bytes | None, folder: str) -> tuple[bytes, str]:
 
 
 def _without_sparsity(config: Json, stated: set[str]) -> Json:
-    """Return an object of config.json, and all below it, without descriptions of sparsity; add their formats.
+    """Return an object of config.json without descriptions of sparsity at any depth; add their formats to stated.
 
-    A description that is left with nothing goes as a whole: loaders that meet it look for packed tensors.
+    A description that is left with nothing goes as a whole, because loaders that meet it look for packed tensors.
     """
     kept: Json = {}
     for key, value in config.items():
@@ -228,7 +228,7 @@ def _without_sparsity(config: Json, stated: set[str]) -> Json:
 
 
 def _check_quantisation(description: Json) -> None:
-    """Verify that the quantisation, if there is one, keeps weights that can be told one by one."""
+    """Verify that the quantisation, if there is one, stores one number for each weight."""
     groups = description.get("config_groups")
     inner = groups.values() if isinstance(groups, dict) else ()
     for part in (description, *(group for group in inner if isinstance(group, dict))):
@@ -237,10 +237,10 @@ def _check_quantisation(description: Json) -> None:
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> Json:
-    found = dict(pairs)
-    if len(found) != len(pairs):
+    entries = dict(pairs)
+    if len(entries) != len(pairs):
         raise ValueError("an object has a key twice")
-    return found
+    return entries
 
 
 def _refuse_format(kind: object) -> NoReturn:

@@ -1,8 +1,8 @@
-"""GGUF files, read strictly: nothing that a header states is believed before it is compared with the file.
+"""Reads GGUF files strictly: every number that a header states is compared with the file before it is used.
 
     "GGUF" | version | counts | key-value pairs | tensor infos | pad | data, each tensor padded
 
-Only names, shapes and values are taken over; what the pairs say of tokenizer and architecture stays behind.
+Only names, shapes and values are kept. The pairs, which describe tokenizer and architecture, are dropped.
 """
 
 import math
@@ -45,12 +45,13 @@ _PLAIN: Mapping[str, DType] = MappingProxyType(
 _SIZES = (1, 1, 2, 2, 4, 4, 4, 1, 0, 0, 8, 8, 8)
 """Bytes of a value by its type number; 0 for strings (8) and arrays (9)."""
 _STRING, _ARRAY, _U16, _U32 = 8, 9, 2, 4
+# fewest bytes of a key-value pair (empty key, type, value) and of a tensor info (empty name, rank, type, offset)
 _LEAST_PAIR = 8 + 4 + 1
 _LEAST_INFO = 8 + 4 + 4 + 8
 
 
 def open_gguf(path: str | os.PathLike[str], *, expand_quantised: bool = False, limit: int | None = None) -> Checkpoint:
-    """Return the tensors of a GGUF file of version 2 or 3, each read when asked for.
+    """Return the tensors of a GGUF file of version 2 or 3, each read on access.
 
     Names are those of the file; shapes are row-major, the file's dimensions in reverse. Plain types are read-only
     views of the file, bit for bit. If quantised tensors were expanded, the attributes say ``source`` and their names.
@@ -79,7 +80,7 @@ def open_gguf(path: str | os.PathLike[str], *, expand_quantised: bool = False, l
 
 @dataclass(frozen=True, slots=True)
 class _Info:
-    """A tensor as the header tells it: its row-major shape, its type, its place from the start of the data."""
+    """A tensor as the header describes it: row-major shape, type, offset from the start of the data, size."""
 
     shape: tuple[int, ...]
     type: GGMLQuantizationType
@@ -88,7 +89,7 @@ class _Info:
 
 
 class _Cursor:
-    """A place in a file that moves on by what is read, and never past the end."""
+    """A position in a file that moves on with what is read, and never past the end."""
 
     def __init__(self, data: Array, name: str) -> None:
         self.data = data
@@ -106,7 +107,7 @@ class _Cursor:
         return self.data[self.at - n : self.at].tobytes()
 
     def skip(self, n: int, what: str) -> None:
-        """Move on by n bytes, compared by subtraction: n may be any size."""
+        """Move on by n bytes; n may be any size, because it is compared with what is left."""
         if n > self.left:
             raise FormatError(
                 "FMT-155", f"{self.name} ends within {what}: {n} bytes are announced, {self.left} are left"
@@ -148,7 +149,7 @@ class _Cursor:
 
     def _array(self, what: str, depth: int) -> None:
         kind, count = self.u32(what), self.u64(what)
-        # what has no fixed size takes the 8 bytes of its length at least
+        # an element without a fixed size takes at least the 8 bytes of its length
         size = _SIZES[kind] if kind < len(_SIZES) else 0
         if count > self.left // (size or 8):
             raise FormatError(
@@ -162,7 +163,7 @@ class _Cursor:
 
 
 class _Tensors(Mapping[str, Dense]):
-    """The tensors of a GGUF file, name to Dense, in file order; each is made when asked for."""
+    """The tensors of a GGUF file, name -> Dense, in file order; each is made on access."""
 
     def __init__(self, path: Path) -> None:
         self.file_name = path.name
@@ -181,7 +182,7 @@ class _Tensors(Mapping[str, Dense]):
             values = raw.view(dtype).reshape(info.shape)
             return Dense(values if values.flags.aligned else values.copy())
         rows = quants.quant_shape_to_byte_shape(info.shape, info.type)
-        # scales of a file may be infinite or NaN
+        # warnings are off, because scales of a file may be infinite or NaN
         with np.errstate(all="ignore"):
             return Dense(quants.dequantize(raw.reshape(rows), info.type).reshape(info.shape))
 
@@ -196,12 +197,12 @@ class _Tensors(Mapping[str, Dense]):
         return sorted(name for name, info in self._infos.items() if info.type.name not in _PLAIN)
 
     def expanded_bytes(self) -> int:
-        """Return what the tensors that reading expands take together, as F32."""
+        """Return how many bytes the tensors that reading expands take together, as F32."""
         return sum(4 * math.prod(self._infos[name].shape) for name in self.quantised())
 
 
 def _parse(cursor: _Cursor) -> tuple[dict[str, _Info], int]:
-    """Return the tensors of a file by name, and where its data begin.
+    """Return the tensors of a file by name, and the position at which its data begin.
 
     Raises:
         FormatError: FMT-155.
@@ -227,21 +228,21 @@ def _parse(cursor: _Cursor) -> tuple[dict[str, _Info], int]:
             raise FormatError("FMT-155", f"{file} has the tensor {name!r} twice")
         infos[name] = info
     pad = -cursor.at % alignment
-    # a file of pairs alone may do without
+    # a file without tensors may end before the pad
     cursor.skip(pad if n_tensors else min(pad, cursor.left), "the pad before its data")
     _check_places(infos, alignment, cursor.left, file)
     return infos, cursor.at
 
 
 def _alignment(cursor: _Cursor, n_pairs: int) -> int:
-    """Move past the key-value pairs; return the alignment, the only one that says where tensors are."""
+    """Move past the key-value pairs, and return the alignment, because the places of the tensors depend on it."""
     alignment: int | None = DEFAULT_ALIGNMENT
-    seen: set[str] = set()
+    keys: set[str] = set()
     for _ in range(n_pairs):
         key = cursor.text("a key")
-        if key in seen:
+        if key in keys:
             raise FormatError("FMT-155", f"{cursor.name} has the key {key!r:.80} twice")
-        seen.add(key)
+        keys.add(key)
         kind = cursor.u32(f"the type of {key!r:.80}")
         value = cursor.value(kind, f"{key!r:.80}")
         if key == "general.alignment":
@@ -258,6 +259,7 @@ def _alignment(cursor: _Cursor, n_pairs: int) -> int:
 
 
 def _info(cursor: _Cursor) -> tuple[str, _Info]:
+    """Move past the info of a tensor, and return its name and the info."""
     name = cursor.text("a tensor name")
     rank = cursor.u32(f"the rank of {name!r:.80}")
     if rank > MAX_RANK:
@@ -275,6 +277,7 @@ def _info(cursor: _Cursor) -> tuple[str, _Info]:
         kind = GGMLQuantizationType(number)
         per_block, block_bytes = GGML_QUANT_SIZES[kind]
         if kind.name not in _PLAIN:
+            # tried on one block, because gguf knows types that it cannot expand
             quants.dequantize(np.zeros((1, block_bytes), dtype=np.uint8), kind)
     except (ValueError, KeyError, NotImplementedError) as error:
         raise FormatError(

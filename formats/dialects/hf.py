@@ -28,7 +28,7 @@ INDEX = "model.safetensors.index.json"
 CONFIG = "config.json"
 MAX_INDEX = 100_000_000
 FOLDER = "a Hugging Face folder"
-"""What errors call it."""
+"""The name of this format in error messages."""
 
 _SHARD_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,242}\.safetensors")
 
@@ -44,11 +44,11 @@ def open_hf(folder: str | os.PathLike[str]) -> "HfFolder":
 
 
 class HfFolder(Mapping[str, Dense]):
-    """The tensors of a Hugging Face folder, name -> Dense, in sorted order; each is mapped when asked for.
+    """The tensors of a Hugging Face folder, name -> Dense, in sorted order; each is a view of a mapped file.
 
     Attributes:
-        files: name -> bytes of the companions, read when asked for (FMT-123).
-        left_out: name -> reason, of every entry of the folder that is neither companion nor weights that are read;
+        files: name -> bytes of the companions, read on access (FMT-123).
+        left_out: name -> reason, of every entry of the folder that is neither a companion nor weights that are read;
             names of folders end in a slash.
     """
 
@@ -56,7 +56,7 @@ class HfFolder(Mapping[str, Dense]):
         if not folder.is_dir():
             raise FormatError("FMT-120", f"{folder} is not a folder")
         shards = _shards(folder)
-        self._owner = {name: (file, section) for file, found in shards.values() for name, section in found.items()}
+        self._owner = {name: (file, section) for file, shard in shards.values() for name, section in shard.items()}
         companions, self.left_out = _sorted_out(folder, {*shards} if WHOLE in shards else {*shards, INDEX})
         self.files: Mapping[str, bytes] = Lazy(companions, lambda name: companions[name].read_bytes())
 
@@ -68,9 +68,9 @@ class HfFolder(Mapping[str, Dense]):
             remarks.append(f"left out: {listed}")
         # FMT-128
         remarks += [
-            f"{CONFIG} describes a quantisation ({found}): its tensors are carried as they are, bit for bit, and zeros "
+            f"{CONFIG} describes a quantisation ({label}): its tensors are carried as they are, bit for bit, and zeros "
             f"among packed codes are not taken for sparsity"
-            for found in quantisations(self.files.get(CONFIG, b""))
+            for label in quantisations(self.files.get(CONFIG, b""))
         ]
         return Checkpoint("model", self, files=self.files, remarks=tuple(remarks))
 
@@ -92,7 +92,7 @@ class HfFolder(Mapping[str, Dense]):
         return self._owner[name][1]
 
     def close(self) -> None:
-        """Let go of the files; arrays that were handed out keep what they need."""
+        """Release the files; arrays that were returned keep the mappings that they view."""
         self._owner = {}
 
     def __enter__(self) -> "HfFolder":
@@ -103,8 +103,9 @@ class HfFolder(Mapping[str, Dense]):
 
 
 def refuse_packed(names: Collection[str]) -> None:
-    """Refuse names of packed tensors in a folder whose config says nothing of them, because a reader would take masks
-    and packed values for weights (FMT-150).
+    """Refuse a folder that has packed tensors but whose config does not say so (FMT-150).
+
+    A reader would take their bitmasks and packed values for weights.
     """
     stems = {name.removesuffix(".bitmask") for name in names if name.endswith(".bitmask")}
     packed = sorted(stem for stem in stems if f"{stem}.compressed" in names and f"{stem}.shape" in names)
@@ -136,11 +137,11 @@ def to_sparse(
     Args:
         src: the folder to read.
         dst: the folder to make.
-        encoding: as of `sparsified`.
-        dtype: as of `sparsified`.
-        compress: as of `formats.write`.
-        shard_bytes: as of `formats.write`.
-        zeros: as of `sparsified`.
+        encoding: as in `sparsified`.
+        dtype: as in `sparsified`.
+        compress: as in `formats.write`.
+        shard_bytes: as in `formats.write`.
+        zeros: as in `sparsified`.
 
     Raises:
         FormatError: FMT-110 if dst is there, FMT-120 or FMT-121 for a bad src, FMT-126 for an overflow,
@@ -148,9 +149,9 @@ def to_sparse(
     """
     with open_hf(src) as source:
         refuse_packed(source.keys())
-        found = sparsified(source.checkpoint(), encoding, dtype, zeros)
-        write(dst, found, encoding=encoding, compress=compress, shard_bytes=shard_bytes)
-    return found.remarks
+        checkpoint = sparsified(source.checkpoint(), encoding, dtype, zeros)
+        write(dst, checkpoint, encoding=encoding, compress=compress, shard_bytes=shard_bytes)
+    return checkpoint.remarks
 
 
 def to_hf(
@@ -163,8 +164,8 @@ def to_hf(
 ) -> None:
     """Write the sparse checkpoint src as the Hugging Face folder dst, one tensor in memory at a time.
 
-    Absent positions become +0.0; which zeros were stored is no longer told. Tied names stay absent (FMT-124).
-    Attributes, for which such a folder has no place, are left out.
+    Absent positions become +0.0, and stored zeros cannot be told from them any more. Tied names stay absent (FMT-124).
+    Attributes are left out, because such a folder has no place for them.
 
     Args:
         src: a checkpoint folder or file.
@@ -200,7 +201,7 @@ def checkpoint_to_hf(
 ) -> None:
     """Write the tensors and companions of a checkpoint as the Hugging Face folder dst, as `to_hf` does.
 
-    Each tensor is asked for twice: once for its dtype and shape, once for its values.
+    Each tensor is fetched twice: once for its dtype and shape, once for its values.
 
     Raises:
         FormatError: FMT-110 if dst is there, FMT-098, FMT-126 for a cast that overflows, FMT-154 for a mask or another
@@ -223,7 +224,7 @@ def checkpoint_to_hf(
 
 
 def _check_dense(outlines: list[Section], limit: int | None) -> None:
-    """Verify FMT-098 for a folder as a whole, before a byte of it is written."""
+    """Verify that the tensors of a folder take at most limit bytes together (FMT-098), before a byte is written."""
     total = sum(prod(section.shape) * DTYPES[section.dtype].itemsize for section in outlines)
     validate.check_limit(total, limit, FOLDER)
 
@@ -246,7 +247,7 @@ def write_hf(
     Args:
         dst: the folder to make.
         outlines: name, dtype and shape of every tensor.
-        fetch: name -> its array; asked once for each, in file order.
+        fetch: name -> its array; called once for each, in file order.
         files: the companions, name -> bytes.
         shard_bytes: bytes of tensors that a shard may hold before the next tensor opens another one.
 
@@ -293,7 +294,7 @@ def _split(tensors: list[Section], shard_bytes: int) -> list[list[Section]]:
 
 
 def _sorted_out(folder: Path, read: Collection[str]) -> tuple[dict[str, Path], dict[str, str]]:
-    """Return the companions of a folder, and why each other entry is left out, apart from weights that are read."""
+    """Return the companions of a folder, and the reason of every entry that is left out; files in read are neither."""
     companions, left_out = {}, {}
     for path in sorted(folder.iterdir()):
         # FMT-123
@@ -315,7 +316,7 @@ def _sorted_out(folder: Path, read: Collection[str]) -> tuple[dict[str, Path], d
 
 
 def _shards(folder: Path) -> dict[str, tuple[MappedFile, dict[str, Section]]]:
-    """Return the opened files of a folder, after comparing them with the index if there is one (FMT-120)."""
+    """Return the opened weight files of a folder, after comparing them with the index if there is one (FMT-120)."""
     if (folder / WHOLE).is_file():
         return {WHOLE: open_stock(folder / WHOLE)}
     if not (folder / INDEX).is_file():
@@ -326,11 +327,11 @@ def _shards(folder: Path) -> dict[str, tuple[MappedFile, dict[str, Section]]]:
         if not (folder / file_name).is_file():
             raise FormatError("FMT-120", f"{folder} lacks {file_name!r}, which its index names")
         shards[file_name] = open_stock(folder / file_name)
-    held = {(name, file_name) for file_name, (_, sections) in shards.items() for name in sections}
-    wrong = sorted(held ^ set(weight_map.items()))
+    stored = {(name, file_name) for file_name, (_, sections) in shards.items() for name in sections}
+    wrong = sorted(stored ^ set(weight_map.items()))
     if wrong:
         name, file_name = wrong[0]
-        says = "has it there, its index does not" if wrong[0] in held else "lacks it, its index says otherwise"
+        says = "has it there, its index does not" if wrong[0] in stored else "lacks it, its index says otherwise"
         raise FormatError("FMT-120", f"{name!r} in {file_name!r}: the folder {says}")
     return shards
 
@@ -344,12 +345,12 @@ def _weight_map(path: Path) -> dict[str, str]:
         value = strict_json.parse_any(data, "the text")
     except FormatError as error:
         raise FormatError("FMT-120", f"{path.name} cannot be read: {error}") from error
-    found = value.get("weight_map") if isinstance(value, dict) else None
-    if not isinstance(found, dict) or not found:
+    entries = value.get("weight_map") if isinstance(value, dict) else None
+    if not isinstance(entries, dict) or not entries:
         raise FormatError("FMT-120", f"{path.name} has no weight_map")
     weight_map = {}
-    for name, file_name in found.items():
-        # FMT-120: a single file name, so that no index leads out of its folder
+    for name, file_name in entries.items():
+        # FMT-120: a plain file name, so that an index never leads out of its folder
         if not isinstance(file_name, str) or not _SHARD_NAME.fullmatch(file_name):
             raise FormatError(
                 "FMT-120", f"{path.name} puts {name!r} into {file_name!r:.80}, expected the name of a file beside it"

@@ -1,4 +1,4 @@
-"""LoRA adapters of PEFT as changes of a base: the product, where the base has a support.
+"""Reads LoRA adapters of PEFT as changes of a base: the product of the factors, on the support of the base.
 
     W' = W + (alpha / r) B A            A (r, in), B (out, r); alpha / sqrt(r) with use_rslora
     [ a b ]       [ a . ]
@@ -60,18 +60,18 @@ KNOWN = ABOUT | {
 """Options that are handled, or that steer training only."""
 
 PLAIN_STARTS: tuple[JSON, ...] = (True, False, None, "gaussian", "eva", "orthogonal")
-"""init_lora_weights that leave the base as it was; the others (PiSSA, OLoRA, CorDA, LoftQ) change it."""
+"""Values of init_lora_weights that leave the base as it was; others (PiSSA, OLoRA, CorDA, LoftQ) change it."""
 
 PLAIN_PATTERN = re.compile(r"\^?(\w|-|\.|\\\.)+")
-"""Keys of rank_pattern and alpha_pattern that are matched: nothing that could repeat or look around."""
+"""Keys of rank_pattern and alpha_pattern that are accepted: expressions without repetition and look-around."""
 
 BLOCK = 1 << 17
-"""Positions of the product that are made together; small enough to stay in a cache."""
+"""Positions of the product that are computed at once; few enough to stay in a cache."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Factors:
-    """What a change of one tensor is the product of, left to right in the shape of the base."""
+    """The factors of the change of one tensor: scale · left · right, in the shape of the base."""
 
     left: NDArray[np.float64]
     """(rows, r)."""
@@ -83,19 +83,19 @@ class Factors:
 def read_lora(folder: str | os.PathLike[str], base: Mapping[str, Tensor]) -> Changes:
     """Return the changes of a LoRA adapter: float32 amounts to add, at every position of the support (FMT-152).
 
-    Of a dense base every position changes. Of a sparse base the product is made twice: now, to count what its
-    support leaves out, and when a tensor is asked for.
+    In a dense base every position changes. With a sparse base the product is computed twice: here, to count what the
+    support leaves out, and when a tensor is accessed.
 
-    Attributes: left_out, name of each tensor -> how many entries of the product with a bit set lie outside the
-    support of the base; left_out_total, their sum.
+    The result has the attributes left_out, tensor name -> how many entries of the product outside the support of the
+    base have a bit set, and left_out_total, their sum.
 
     Args:
         folder: holds adapter_config.json and adapter_model.safetensors.
         base: name -> tensor of the model that the adapter was trained on.
 
     Raises:
-        FormatError: FMT-152 for what is missing or does not fit, for an option that makes the change no plain product
-            of two matrices, and for a product beyond float32; of a dense base when a tensor is asked for;
+        FormatError: FMT-152 for what is missing or does not fit, for an option that makes the change more than a
+            product of two matrices, and for a product beyond float32, with a dense base when a tensor is accessed;
             FMT-121 for malformed weights.
     """
     adapter = open_adapter(Path(folder), "LORA", [frozenset(LINEAR), frozenset(EMBEDDING)], "FMT-152")
@@ -109,11 +109,11 @@ def read_lora(folder: str | os.PathLike[str], base: Mapping[str, Tensor]) -> Cha
     for name in sorted(modules):
         before = float_base(base, name, "FMT-152")
         factors = _factors(adapter, modules[name], before, name)
-        left = 0
+        n_outside = 0
         if isinstance(before, Sparse):
-            left = sum(out for _, out in _on_support(factors, before, name))
-        left_out[name] = left
-        total += left
+            n_outside = sum(out for _, out in _on_support(factors, before, name))
+        left_out[name] = n_outside
+        total += n_outside
 
     def fetch(name: str) -> Sparse:
         before = float_base(base, name, "FMT-152")
@@ -133,7 +133,7 @@ def read_lora(folder: str | os.PathLike[str], base: Mapping[str, Tensor]) -> Cha
 
 def _check_config(config: Mapping[str, JSON]) -> None:
     check_options(config, KNOWN, "FMT-152")
-    # FMT-152: not `in`, which takes 1 for true
+    # FMT-152: compared by `is`, because `in` would take 1 for true
     start = config.get("init_lora_weights", True)
     if not any(start is plain or (isinstance(start, str) and start == plain) for plain in PLAIN_STARTS):
         raise FormatError(
@@ -153,7 +153,7 @@ def _check_config(config: Mapping[str, JSON]) -> None:
 
 
 def _setting(config: Mapping[str, JSON], key: str, patterns_key: str, module: str) -> float:
-    """Return what the first pattern that matches the end of a module path says, or the general number."""
+    """Return the number of the first pattern that matches the end of a module path, otherwise that of key."""
     patterns = config.get(patterns_key) or {}
     assert isinstance(patterns, dict)
     for pattern in patterns:
@@ -188,12 +188,12 @@ def _check_sizes(module: str, sections: Mapping[str, Section], rank: int) -> Non
 
 
 def _factors(adapter: Adapter, module: str, before: Dense | Sparse, name: str) -> Factors:
-    """Return the factors of a tensor, turned if the base has its input first."""
+    """Return the factors of a tensor, transposed and swapped if the base has its input first."""
     embedding = EMBEDDING[0] in adapter.modules[module]
     a, b = (adapter.array(module, role).astype(np.float64) for role in (EMBEDDING if embedding else LINEAR))
     # delta = B @ A; of an embedding and with fan_in_fan_out its transpose, A.T @ B.T
-    turned = embedding or adapter.config.get("fan_in_fan_out") is True
-    left, right = (a.T, b.T) if turned else (b, a)
+    transposed = embedding or adapter.config.get("fan_in_fan_out") is True
+    left, right = (a.T, b.T) if transposed else (b, a)
     if before.shape != (left.shape[0], right.shape[1]):
         raise FormatError(
             "FMT-152",
@@ -232,14 +232,14 @@ def _blocks(factors: Factors, name: str) -> Iterator[tuple[int, int, NDArray[np.
 
 
 def _on_support(factors: Factors, before: Sparse, name: str) -> Iterator[tuple[Array, int]]:
-    """Yield the amounts on the support of a block of rows, and how many with a bit set lie outside."""
+    """Yield for each block of rows the amounts on the support, and how many of the others have a bit set."""
     for first, last, amounts in _blocks(factors, name):
         kept = amounts.reshape(-1)[flat_rows(before, first, last)]
         yield kept, count_stored(amounts, POSITIVE) - count_stored(kept, POSITIVE)
 
 
 def _everywhere(factors: Factors, shape: tuple[int, ...], name: str) -> Sparse:
-    """Return the amounts with every position in the support."""
+    """Return the amounts as a tensor whose support is every position."""
     rows, columns = shape
     values = np.empty((rows, columns), dtype=np.float32)
     for first, last, amounts in _blocks(factors, name):

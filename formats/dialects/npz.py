@@ -1,4 +1,4 @@
-"""Folders of NPZ files, one a tensor, with an index; and a reader of NPZ that believes no size before it is checked.
+"""Folders of NPZ files, one a tensor, with an index; and a reader of NPZ that checks each stated size before use.
 
     scipy/index.json                       {"lm_head.weight":"lm_head.weight.npz", ...}
     scipy/lm_head.weight.npz               a zip of .npy members
@@ -57,17 +57,17 @@ def write_folder(
         folder: the folder to make.
         checkpoint: a model without attributes and companions.
         target: the format's name in messages.
-        arrays_of: tensor and its name -> member name to array, of dtypes that NumPy itself has.
+        arrays_of: (tensor, name) -> its arrays by member name, of dtypes that NumPy itself has.
 
     Raises:
-        FormatError: FMT-110 if the folder is there, FMT-154 for what it cannot hold; nothing is left behind.
+        FormatError: FMT-110 if the folder is there, FMT-154 for what the format cannot hold; nothing is left behind.
     """
     require_plain(checkpoint, target)
     index: dict[str, strict_json.JSON] = {}
-    seen: dict[str, str] = {}
+    owners: dict[str, str] = {}
     for name in sorted(checkpoint.tensors):
         index[name] = file_name(name)
-        other = seen.setdefault(file_name(name).lower(), name)
+        other = owners.setdefault(file_name(name).lower(), name)
         if other != name:
             raise CannotHold(
                 "FMT-154", f"tensors {other!r} and {name!r} make one file where case does not count; rename one"
@@ -95,24 +95,24 @@ def read_folder(folder: Path) -> tuple[dict[str, Path], dict[str, str]]:
     if data is None:
         raise FormatError("FMT-153", f"{INDEX} of {folder.name} has more than {MAX_INDEX} bytes")
     try:
-        found = strict_json.parse_any(data, "the text")
-        for name in found if isinstance(found, dict) else ():
+        entries = strict_json.parse_any(data, "the text")
+        for name in entries if isinstance(entries, dict) else ():
             validate.check_name(name)
     except FormatError as error:
         raise FormatError("FMT-153", f"{INDEX} of {folder.name} cannot be read: {error}") from error
-    if not isinstance(found, dict) or not all(isinstance(file, str) for file in found.values()):
+    if not isinstance(entries, dict) or not all(isinstance(file, str) for file in entries.values()):
         raise FormatError("FMT-153", f"{INDEX} of {folder.name} is no object of file names by tensor name")
-    index = {name: str(file) for name, file in found.items()}
-    # a file is believed only under the name that its tensor gives it, which never leads out of the folder
+    index = {name: str(file) for name, file in entries.items()}
+    # only the file name that follows from a tensor name is accepted, because it never leads out of the folder
     owners = {file: name for name, file in index.items() if file == quote(name, safe="") + SUFFIX}
     lost = sorted(name for name, file in index.items() if file not in owners)
     if lost:
         raise FormatError(
             "FMT-153", f"{INDEX} of {folder.name} puts {lost[0]!r} into {index[lost[0]]!r:.80}, no tensor's file"
         )
-    there = {path.name for path in folder.iterdir() if path.name.endswith(SUFFIX)}
-    if wrong := sorted(there ^ set(owners)):
-        says = "has a file that its index does not name" if wrong[0] in there else "lacks a file that its index names"
+    files = {path.name for path in folder.iterdir() if path.name.endswith(SUFFIX)}
+    if wrong := sorted(files ^ set(owners)):
+        says = "has a file that its index does not name" if wrong[0] in files else "lacks a file that its index names"
         raise FormatError("FMT-153", f"{folder.name} {says}: {wrong[0]!r}")
     tied = {name: owners[file] for name, file in index.items() if owners[file] != name}
     return {name: folder / file for file, name in owners.items()}, tied
@@ -141,8 +141,8 @@ def read_npz(path: Path, *, limit: int, used: int = 0) -> dict[str, Array]:
                 }
         except (FormatError, MemoryError):
             raise
-        # what zipfile, zlib and NumPy's reading of headers raise over damaged bytes is of a dozen kinds; NumPy's own
-        # words advise to switch its protection off
+        # all are caught, because zipfile, zlib and NumPy raise a dozen kinds of errors over damaged bytes. The text of
+        # NumPy is not shown, because it advises to switch its protection off
         except Exception as error:
             raise FormatError(
                 "FMT-153", f"{path.name} is no NPZ file that can be read: it is damaged, or no zip"
@@ -185,7 +185,7 @@ def _array(data: bytes, what: str) -> Array:
         shape, by_column, dtype = np.lib.format.read_array_header_2_0(stream)
     else:
         raise FormatError("FMT-153", f"{what} has version {version}, expected 1.0 or 2.0")
-    # objects are pickles
+    # objects are refused, because reading them would run a pickle
     if dtype.hasobject or dtype.names or dtype.subdtype or not dtype.itemsize:
         raise FormatError("FMT-153", f"{what} holds {dtype}, expected numbers or text")
     if min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize != len(data) - stream.tell():

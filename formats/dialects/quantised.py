@@ -1,4 +1,4 @@
-"""What config.json says of quantisation: whose description it is, and what is left of it without sparsity (FMT-128)."""
+"""Finds descriptions of quantisation in config.json, and tells them from those of sparsity alone (FMT-128)."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -8,18 +8,18 @@ DESCRIPTIONS = frozenset({"quantization_config", "compression_config"})
 """Keys of config.json, at any depth, that describe how tensors are packed."""
 
 LIBRARY = (None, "compressed-tensors", "sparseml")
-"""What the library compressed-tensors calls itself as quant_method; 0.3 said sparseml."""
+"""Values of quant_method in files of the library compressed-tensors; version 0.3 wrote sparseml."""
 
 
 def quantises(description: Mapping[str, Any]) -> bool:
-    """Tell whether a description is one of a quantisation; compressed-tensors writes others, of sparsity alone."""
+    """Tell whether a description has a quantisation, because those of compressed-tensors may have sparsity alone."""
     if description.get("quant_method") not in LIBRARY:
         return bool(description)
     return any(description.get(part) for part in ("config_groups", "kv_cache_scheme", "transform_config"))
 
 
 def quantisations(config: bytes) -> list[str]:
-    """Return the method and format of each quantisation that a config.json describes; none for what is no JSON."""
+    """Return method and format of each quantisation that a config.json describes; none if it is not JSON."""
     try:
         value = json.loads(config)
     except (ValueError, RecursionError):

@@ -20,10 +20,10 @@ from formats.errors import CannotHold, FormatError
 from formats.records import LIMIT, Array, Checkpoint, Dense, Sparse, Supported, Tensor
 
 TARGETS = frozenset({"F32", "F64"})
-"""Dtypes to cast floats to that SciPy computes with."""
+"""Dtypes that floats can be cast to: those that SciPy computes with."""
 
 _NATIVE = frozenset("?bBhHiIlLqQfdF")
-"""NumPy's letters of what SciPy's sparse arrays hold."""
+"""NumPy's one-letter codes of the dtypes that SciPy's sparse arrays hold."""
 
 
 def to_scipy(sparse: Supported, *, name: str = "tensor") -> Any:
@@ -31,7 +31,7 @@ def to_scipy(sparse: Supported, *, name: str = "tensor") -> Any:
 
     Args:
         sparse: rank 2 with values, a dtype that SciPy computes with: no float16, bfloat16 or float8.
-        name: what messages call it.
+        name: its name in messages.
 
     Raises:
         CannotHold: FMT-154 for another rank, a mask or a dtype that SciPy lacks.
@@ -118,7 +118,7 @@ def write_scipy(folder: str | os.PathLike[str], checkpoint: Checkpoint, *, dtype
             if tensor.dtype != np.float16:
                 _check_native(tensor.values, name)
             return {"format": np.array(b"dense"), "data": tensor.values}
-        # an NPZ as scipy.sparse.save_npz makes it
+        # the members that scipy.sparse.save_npz writes, so that load_npz reads the file
         matrix = to_scipy(tensor, name=name)
         return {
             "indices": matrix.indices,
@@ -154,9 +154,9 @@ def read_scipy(folder: str | os.PathLike[str], *, limit: int = LIMIT) -> Checkpo
 
 
 def _tensor(arrays: dict[str, Array], path: Path, name: str) -> Tensor:
-    found = arrays.pop("format", np.array(""))
+    member = arrays.pop("format", np.array(""))
     arrays.pop("_is_array", None)
-    kind = found.tobytes().rstrip(b"\0") if found.dtype.kind == "S" and not found.ndim else str(found).encode()[:20]
+    kind = member.tobytes().rstrip(b"\0") if member.dtype.kind == "S" and not member.ndim else str(member).encode()[:20]
     members = {b"dense": {"data"}, b"csr": {"data", "indices", "indptr", "shape"}}.get(kind)
     if members is None:
         raise CannotHold(

@@ -1,10 +1,10 @@
-"""SHiRA adapters of PEFT: amounts to add at positions (row, column) of linear layers.
+"""Reads and writes SHiRA adapters of PEFT: amounts to add at positions (row, column) of linear layers.
 
     q_proj.shira_indices   I32 [2, K]   [ 0 0 2 ]       q_proj.shira_weight   F32 [K]   [ a b c ]
                                         [ 1 4 0 ]
 
-PEFT makes room for K = r (rows + columns) amounts a module, with one r for all modules. Where changes have fewer,
-the writer fills up with −0.0, the amount that leaves every number as it is, zeros of either sign included.
+PEFT makes room for K = r (rows + columns) amounts a module, with one r for all modules. If a module has fewer changes,
+the writer pads with −0.0, because adding it leaves every number as it is, zeros of either sign included (FMT-157).
 """
 
 import os
@@ -46,20 +46,20 @@ KNOWN = ABOUT | {"init_weights", "mask_type", "r", "random_seed", "target_module
 """Options that steer training only."""
 
 EXACT, PADDED = "given", "given-padded"
-"""mask_type of what is written: any word but random keeps PEFT from drawing a mask; the second one says that
-amounts of −0.0 only fill up."""
+"""Values of mask_type that are written. Any word but random keeps PEFT from drawing a mask; given-padded says that
+amounts of −0.0 are padding (FMT-157)."""
 
 WRITABLE = frozenset({"F16", "BF16", "F32"})
 """Dtypes that PEFT, which loads into float32, keeps as they are."""
 
 MAX_F32_INDEX = 2**24
-"""Where float32 stops telling integers apart."""
+"""From here on float32 does not represent every integer."""
 
 MAX_INDEX = 2**31 - 1
 
 
 class Plan(NamedTuple):
-    """One module to be written."""
+    """What is needed to write one module."""
 
     name: str
     dtype: str
@@ -71,21 +71,21 @@ class Plan(NamedTuple):
     """Whether one of the amounts is −0.0."""
 
     def size(self, r: int) -> int:
-        """Return how many amounts PEFT makes room for."""
+        """Return how many amounts PEFT makes room for, given r."""
         return r * sum(self.shape)
 
 
 def read_shira(folder: str | os.PathLike[str], base: Mapping[str, Tensor]) -> Changes:
     """Return the changes of a SHiRA adapter: amounts to add, with the dtype and the bits of the file (FMT-151).
 
-    Indices may be I32, I64, or integers written as F32. What `write_shira` filled up with is left out.
+    Indices may be I32, I64, or integers written as F32. The padding of `write_shira` is left out.
 
     Args:
         folder: holds adapter_config.json and adapter_model.safetensors.
         base: name -> tensor of the model that the adapter was trained on.
 
     Raises:
-        FormatError: FMT-151 for what is missing, unknown or does not fit; for indices when a tensor is asked for;
+        FormatError: FMT-151 for what is missing, unknown or does not fit, for indices when a tensor is accessed;
             FMT-121 for malformed weights.
     """
     adapter = open_adapter(Path(folder), "SHIRA", [frozenset({INDICES, VALUES})], "FMT-151")
@@ -113,14 +113,14 @@ def write_shira(
 ) -> None:
     """Write changes as a SHiRA adapter that PEFT loads: ``PeftModel.from_pretrained(model, folder)``.
 
-    r is the smallest that holds every tensor. What K = r (rows + columns) exceeds the changes by is filled with
-    amounts of −0.0 at the lowest unchanged positions of the support of the base, so that further training in PEFT
-    never leaves that support on their account.
+    r is the smallest for which K = r (rows + columns) holds the changes of every tensor. The rest of K is padded with
+    amounts of −0.0 at the lowest unchanged positions of the support of the base (FMT-157). Padding stays within that
+    support, because PEFT may train it further.
 
     Args:
         folder: the folder to make.
-        changes: amounts to add to weights of linear layers; each tensor is asked for up to three times. Their
-            attributes, for which there is no place, are left out.
+        changes: amounts to add to weights of linear layers; each tensor is fetched up to three times. Attributes
+            are left out, because an adapter has no place for them.
         base: name -> tensor of the model that is changed.
         base_name: what the configuration is to name as the base, for example a repository; nothing by default.
 
@@ -156,7 +156,7 @@ def write_shira(
         "peft_type": "SHIRA",
         "r": r,
         "random_seed": None,
-        # an expression of whole paths: a list would be matched by endings and hit other modules too
+        # an expression of whole paths, because PEFT matches a list by endings and would hit other modules, too
         "target_modules": "|".join(re.escape(plan.name.removesuffix(SUFFIX)) for plan in plans),
         "task_type": None,
     }
@@ -199,7 +199,7 @@ def _positions(indices: Array, shape: tuple[int, ...], name: str) -> NDArray[np.
     if len(shape) != 2:
         raise FormatError("FMT-151", f"{name!r} of the base has shape {list(shape)}, expected a matrix")
     if indices.dtype == np.float32:
-        # written so where integers cannot be saved; NaN fails the first comparison
+        # F32 comes from tools that save no integers; NaN is refused, because it fails the first comparison
         wrong = ~((indices >= 0) & (indices < MAX_F32_INDEX)) | (indices % 1 != 0)
         if wrong.any():
             raise FormatError(
@@ -219,12 +219,12 @@ def _positions(indices: Array, shape: tuple[int, ...], name: str) -> NDArray[np.
 
 
 def _adds_nothing(values: Array) -> NDArray[np.bool_]:
-    """Return where an amount is −0.0: x + −0.0 is x for every x, which +0.0 does not give −0.0."""
+    """Return which amounts are −0.0, (K,): adding −0.0 keeps every number, but adding +0.0 makes −0.0 positive."""
     return bits(values) == bits(np.full(1, -0.0, dtype=values.dtype))
 
 
 def _plan(name: str, tensor: Sparse, base: Mapping[str, Tensor]) -> Plan:
-    """Return what is to be known of a module, after verifying that PEFT has modules like it."""
+    """Return the plan of a module, after verifying that an adapter can hold its changes."""
     if name not in base or not name.endswith(SUFFIX) or name == SUFFIX:
         raise CannotHold(
             "FMT-154", f"{name!r} is no <module>{SUFFIX} of the base; SHiRA changes weights of linear layers only"
@@ -232,7 +232,7 @@ def _plan(name: str, tensor: Sparse, base: Mapping[str, Tensor]) -> Plan:
     try:
         before = float_base(base, name, "FMT-154")
     except FormatError as error:
-        # the caller made these changes, so it is the target that fails and no foreign file
+        # CannotHold, because these changes are the caller's, and no foreign file is at fault
         raise CannotHold(error.clause, error.message) from error
     if len(tensor.shape) != 2 or tensor.shape != before.shape or max(tensor.shape) > MAX_INDEX:
         raise CannotHold(
@@ -250,7 +250,7 @@ def _plan(name: str, tensor: Sparse, base: Mapping[str, Tensor]) -> Plan:
 
 
 def _check_room(plan: Plan, r: int) -> None:
-    """Verify that what PEFT makes room for exists: positions that the base stores, or that change."""
+    """Verify that there are positions for the amounts that PEFT makes room for: stored in the base, or changed."""
     if plan.size(r) > max(plan.room, plan.nnz):
         raise CannotHold(
             "FMT-154",
@@ -261,10 +261,10 @@ def _check_room(plan: Plan, r: int) -> None:
 
 
 def _filled(tensor: Sparse, before: Tensor, size: int) -> tuple[NDArray[np.int64], Array]:
-    """Return positions and amounts (size,) in row-major order, those that fill up among them."""
+    """Return positions and amounts (size,) in row-major order, padding included."""
     positions = flat(tensor)
     need = size - positions.size
-    # among as many positions as are to be written, at least those that are needed are free
+    # `size` candidates are enough, because at most positions.size of them are changed
     candidates = np.arange(size, dtype=np.int64) if isinstance(before, Dense) else flat(before)[:size]
     free = np.setdiff1d(candidates, positions, assume_unique=True)[:need]
     together = np.concatenate([positions, free])

@@ -1,6 +1,6 @@
-"""Whatever a path holds, as a checkpoint: the foreign formats by name, and how they are told apart.
+"""Opens a path of any known format as a checkpoint, and detects which format it has.
 
-found = open_source("Llama-pruned", "auto")      ->   Checkpoint, its tensors read when they are asked for
+checkpoint = open_source("Llama-pruned", "auto")      ->   Checkpoint, its tensors read on access
 """
 
 import importlib
@@ -32,7 +32,7 @@ ADAPTERS: dict[str, Callable[[Path, Mapping[str, Tensor]], Changes]] = {
     "lora": read_lora,
     "trl-delta": read_trl_delta,
 }
-"""Formats that change a base: they become deltas."""
+"""Format -> reader, of formats that change a base; they become deltas."""
 
 _PEFT_TYPES = {"SFT": "spiel", "SHIRA": "shira", "LORA": "lora"}
 
@@ -40,14 +40,14 @@ _PEFT_TYPES = {"SFT": "spiel", "SHIRA": "shira", "LORA": "lora"}
 def open_source(
     path: str | os.PathLike[str], kind: str = "auto", *, expand_quantised: bool = False, limit: int | None = None
 ) -> Checkpoint:
-    """Return what a path holds; every digest that a format has is compared when a tensor is asked for.
+    """Return the checkpoint of a path; its tensors are compared on access with the digests that the format has.
 
     Args:
         path: a folder or a file.
-        kind: name of a format, or ``"auto"`` to look what it is.
+        kind: name of a format, or ``"auto"`` to detect it.
         expand_quantised: let the quantised tensors of a GGUF file become F32; without it they are refused.
-        limit: bytes that all tensors may take together once expanded (FMT-098); None bounds each alone, where the
-            format lets it grow.
+        limit: bytes that all tensors may take together once expanded (FMT-098). None means LIMIT for torch and SciPy
+            files, and no limit here for the others.
 
     Raises:
         FormatError: the rule that is broken; FMT-084 for an adapter, which needs its base.
@@ -65,10 +65,10 @@ def open_source(
 
 
 def open_changes(path: str | os.PathLike[str], base: Checkpoint, kind: str = "auto") -> Checkpoint:
-    """Return the delta that an adapter or a patch makes of a base, bound to both ends.
+    """Return an adapter or a patch as a delta, which names the digests of its base and its target.
 
     Raises:
-        FormatError: the rule that is broken; FMT-084 for a format that is no change of a base.
+        FormatError: the rule that is broken; FMT-084 for a format that does not change a base.
     """
     path = Path(path)
     kind = detect(path) if kind == "auto" else kind
@@ -98,29 +98,29 @@ def _openers(*, expand_quantised: bool, limit: int | None) -> dict[str, Callable
 
 
 def _plain(path: Path) -> Checkpoint:
-    """Return a Hugging Face folder whose tensors are no parts of packed ones."""
+    """Open a Hugging Face folder, after verifying that its tensors are no parts of packed ones (FMT-150)."""
     folder = open_hf(path)
     refuse_packed(folder.keys())
     return folder.checkpoint()
 
 
 def _optional(module: str, function: str, path: Path, **options: bool | int | None) -> Checkpoint:
-    """Call a converter whose library not every user has, and which is imported only now."""
-    found: Checkpoint = getattr(importlib.import_module(f"formats.dialects.{module}"), function)(path, **options)
-    return found
+    """Call a converter, imported only now, because its library is an optional dependency."""
+    checkpoint: Checkpoint = getattr(importlib.import_module(f"formats.dialects.{module}"), function)(path, **options)
+    return checkpoint
 
 
 def detect(path: Path) -> str:
     """Return the name of the format of a path.
 
     Raises:
-        FormatError: FMT-084 if it is none that is read.
+        FormatError: FMT-084 if no format is recognised.
         OSError: if the path is not there.
     """
-    found = _of_folder(path) if path.is_dir() else _of_file(path)
-    if found is None:
+    kind = _of_folder(path) if path.is_dir() else _of_file(path)
+    if kind is None:
         raise FormatError("FMT-084", f"{path} is nothing that is read; if it is, name its format")
-    return found
+    return kind
 
 
 def _of_folder(path: Path) -> str | None:
@@ -158,7 +158,7 @@ def _is_patch(path: Path) -> bool:
 
 
 def _json(path: Path) -> dict[str, strict_json.JSON]:
-    # FMT-096: a companion is no longer, so that a longer one is no config
+    # FMT-096: bounded by the size of a companion, because a configuration is one
     data = read_bounded(path, MAX_FILE_BYTES)
     if data is None:
         raise FormatError("FMT-084", f"{path} has more than {MAX_FILE_BYTES} bytes, which no configuration has")

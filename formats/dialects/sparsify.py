@@ -1,4 +1,4 @@
-"""Dense tensors of a foreign checkpoint made sparse: which of them, and which of their entries are absent.
+"""Makes dense tensors of a foreign checkpoint sparse: decides which ones, and which entries are absent (FMT-122).
 
 sparsified(Checkpoint("model", open_hf("Llama-pruned")))     the same checkpoint; its pruned matrices have a support
 """
@@ -21,13 +21,13 @@ LEFT_OUT = "negative_zeros_left_out"
 def sparsified(
     checkpoint: Checkpoint, encoding: str = "auto", dtype: str | None = None, zeros: str = ANY
 ) -> Checkpoint:
-    """Return a checkpoint whose dense float tensors are sparse where FMT-122 asks for it, made when asked for.
+    """Return a checkpoint whose dense float tensors are sparse where FMT-122 asks for it; each is made on access.
 
-    Every tensor is read once before this returns, because the attributes state how many entries of −0.0 all of them
-    lack. A remark says how many were left out, or are stored.
+    Every tensor is read once before this returns, because the attributes state how many entries of −0.0 are left out
+    of all of them. A remark says how many were left out, or are stored.
 
     Args:
-        checkpoint: what has been read of a foreign format; tensors that have a support keep it.
+        checkpoint: read from a foreign format; tensors that have a support keep it.
         encoding: ``"auto"`` makes a float matrix sparse where that takes fewer bytes than dense, ``"dense"`` none, any
             other every float matrix.
         dtype: name of the dtype to cast floats to, for example ``"BF16"``; None keeps every bit. The support is judged
@@ -53,12 +53,12 @@ def sparsified(
         if becomes_sparse or zeros == POSITIVE:
             negative += with_negative - count_stored(tensor.values, ANY)
     recorded: dict[str, JSON] = {LEFT_OUT: negative} if negative and zeros == ANY else {}
-    found = with_cast(checkpoint, dtype)
+    converted = with_cast(checkpoint, dtype)
     return replace(
-        found,
+        converted,
         tensors=_made(checkpoint.tensors, sparse_names, dtype, zeros),
-        attributes={**found.attributes, **recorded},
-        remarks=(*found.remarks, *_remarks(negative, zeros)),
+        attributes={**converted.attributes, **recorded},
+        remarks=(*converted.remarks, *_remarks(negative, zeros)),
     )
 
 
@@ -66,7 +66,7 @@ def with_cast(checkpoint: Checkpoint, dtype: str | None) -> Checkpoint:
     """Return a checkpoint whose floats are cast, with the attribute that says so; the same one for None (FMT-126).
 
     Raises:
-        FormatError: FMT-084; FMT-126 when a tensor is asked for.
+        FormatError: FMT-084; FMT-126 when a tensor is accessed.
     """
     check_cast(dtype)
     if dtype is None:
@@ -97,7 +97,7 @@ def _remarks(negative: int, zeros: str) -> tuple[str, ...]:
 def _made(
     source: Mapping[str, Tensor], sparse_names: AbstractSet[str], dtype: str | None, zeros: str
 ) -> Mapping[str, Tensor]:
-    """Return the tensors of a checkpoint, some of them made sparse and floats cast, each when it is asked for."""
+    """Return the tensors of a checkpoint, some of them made sparse and floats cast, each on access."""
     return Lazy(source, lambda name: _tensor(source[name], name, dtype, zeros if name in sparse_names else None))
 
 

@@ -1,9 +1,9 @@
-"""SpIEL adapters (peft_type SFT): amounts at flat positions that training moves, so that files are not sorted.
+"""Reads SpIEL adapters (peft_type SFT): amounts to add at flat positions, unsorted, because training moves them.
 
     q_proj.sft_delta.indices   [ 7 2 9 ]      order   [ 1 0 2 ]      positions   [ 2 7 9 ]
     q_proj.sft_delta.values    [ a b c ]                             amounts     [ b a c ]
 
-An optimizer that keeps its moments per slot keeps them in the order of the file: permute them with `order`.
+Moments that an optimizer keeps per slot are in the order of the file, too: permute them with `order`.
 """
 
 import os
@@ -58,7 +58,7 @@ def read_spiel(folder: str | os.PathLike[str], base: Mapping[str, Tensor]) -> Ch
         base: name -> tensor of the model that the adapter was trained on.
 
     Raises:
-        FormatError: FMT-151 for what is missing, unknown or does not fit; for indices when a tensor is asked for;
+        FormatError: FMT-151 for what is missing, unknown or does not fit, for indices when a tensor is accessed;
             FMT-121 for malformed weights.
     """
     adapter = open_adapter(Path(folder), "SFT", [frozenset({INDICES, VALUES})], "FMT-151")
@@ -77,7 +77,7 @@ def read_spiel(folder: str | os.PathLike[str], base: Mapping[str, Tensor]) -> Ch
 
 
 def _check_sizes(adapter: Adapter) -> None:
-    """Verify dtypes, that indices and values have one length, and that it is the one of the configuration."""
+    """Verify dtypes, that indices and values have the same length, and that the configuration states that length."""
     for module, sections in adapter.modules.items():
         indices, values = sections[INDICES], sections[VALUES]
         check_vector(indices, frozenset({"I32", "I64"}), "FMT-151")
@@ -87,10 +87,10 @@ def _check_sizes(adapter: Adapter) -> None:
     announced = adapter.config.get("num_deltas")
     if announced is None:
         return
-    found = {module: sections[VALUES].shape[0] for module, sections in adapter.modules.items()}
-    if not isinstance(announced, dict) or announced != found:
-        wrong = sorted(set(found) ^ set(announced)) if isinstance(announced, dict) else []
-        where = wrong or sorted(m for m in found if isinstance(announced, dict) and announced[m] != found[m])
+    sizes = {module: sections[VALUES].shape[0] for module, sections in adapter.modules.items()}
+    if not isinstance(announced, dict) or announced != sizes:
+        wrong = sorted(set(sizes) ^ set(announced)) if isinstance(announced, dict) else []
+        differing = wrong or sorted(m for m in sizes if isinstance(announced, dict) and announced[m] != sizes[m])
         raise FormatError(
-            "FMT-151", f"num_deltas of {CONFIG} and the tensors disagree{f' on {where[0]!r}' if where else ''}"
+            "FMT-151", f"num_deltas of {CONFIG} and the tensors disagree{f' on {differing[0]!r}' if differing else ''}"
         )

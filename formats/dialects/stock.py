@@ -1,7 +1,7 @@
-"""Plain safetensors files as others write and read them.
+"""Reads and writes plain safetensors files, those of other tools.
 
-Reading is lenient about spelling (spaces, key order, alignment) and strict about bounds: nothing outside the
-file is ever addressed, and holes, shared bytes and repeated names are refused.
+The reader is lenient about spelling (spaces, key order, alignment) and strict about bounds: it never addresses anything
+outside the file, and refuses holes, shared bytes and repeated names.
 """
 
 import os
@@ -32,7 +32,7 @@ def open_stock(path: Path) -> tuple[MappedFile, dict[str, Section]]:
     """Return a mapped safetensors file and its tensors by name.
 
     Raises:
-        FormatError: FMT-121, whatever is wrong with it.
+        FormatError: FMT-121, whatever rule it breaks; FMT-165 is reported as FMT-121, too.
     """
     try:
         file = MappedFile(path)
@@ -68,7 +68,7 @@ def _check_cover(sections: Mapping[str, Section], file: MappedFile, name: str) -
 
 
 def outline(name: str, dtype: str, shape: tuple[int, ...]) -> Section:
-    """Return a tensor that has no place yet."""
+    """Return the section of a tensor that has no place in a file yet: it begins at 0."""
     return Section(name, dtype, shape, 0, section_bytes(dtype, shape))
 
 
@@ -83,8 +83,11 @@ def write_stock(
     Args:
         path: a new file.
         tensors: names, dtypes and shapes; wide dtypes go first, so that every element is aligned.
-        fetch: name -> the array of that dtype and shape; asked once for each, in file order.
-        metadata: the entries of ``__metadata__``; stock loaders ask for format pt.
+        fetch: name -> the array of that dtype and shape; called once for each, in file order.
+        metadata: the entries of ``__metadata__``; stock loaders require format pt.
+
+    Raises:
+        CannotHold: FMT-154 for packed values that end within a byte.
     """
     sections, at = [], 0
     for t in sorted(tensors, key=lambda t: (-BITS[t.dtype], t.name)):

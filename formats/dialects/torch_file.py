@@ -1,7 +1,7 @@
-"""Files of torch.save: a dict of name to tensor, matrices as sparse CSR.
+"""Reads and writes files of torch.save: a dict of name to tensor, sparse matrices as CSR.
 
 write_torch_csr("pruned.pt", checkpoint)       torch.load gives CSR matrices and dense tensors
-read_torch("pruned.pt")                        and so does any state dict, if its indices hold
+read_torch("pruned.pt")                        reads that file, or any state dict whose indices are valid
 """
 
 import os
@@ -47,10 +47,10 @@ def write_torch_csr(
     """
     require_plain(checkpoint, "a torch file")
     state = {name: _to_tensor(checkpoint.tensors[name], name, index_dtype) for name in sorted(checkpoint.tensors)}
-    # aliases last: a reader takes the first name of a tensor for its own
+    # aliases come last, because a reader stores a tensor under the first name that shows it
     state.update({alias: state[target] for alias, target in sorted(checkpoint.tied.items())})
     with atomic.new_file(Path(path)) as temporary, temporary.open("xb") as file:
-        # given a file and not a path, torch names the root of its archive "archive", never after the file
+        # torch gets a file, not a path, because it would name the root of its archive after the path
         torch.save(state, file)
         file.flush()
         os.fsync(file.fileno())
@@ -68,10 +68,10 @@ def _to_tensor(tensor: Tensor, name: str, index_dtype: torch.dtype) -> torch.Ten
 
 
 def read_torch(path: str | os.PathLike[str], *, limit: int = LIMIT) -> Checkpoint:
-    """Return the tensors of a state dict that torch.save wrote, every index verified.
+    """Return the tensors of a state dict that torch.save wrote, after verifying every index.
 
-    Dense tensors are views of the mapped file; sparse ones are in memory. A tensor that several names show the
-    same way is stored under the first of them, the others are tied to it. Nothing but tensors is unpickled.
+    Dense tensors are views of the mapped file; sparse ones are in memory. If several names show the same tensor, it is
+    stored under the first of them, and the others are tied to it. Nothing but tensors is unpickled.
 
     Args:
         path: a zip file of torch.save: a dict of name to tensor, or a dict of such a dict under ``"state_dict"``.
@@ -128,37 +128,39 @@ def _with_masks(tensors: dict[str, Tensor], tied: dict[str, str], file: str) -> 
 
 
 def _state_dict(path: Path) -> dict[Any, Any]:
-    # what a program has told torch to trust, torch may load here, too
+    # types that the program has told torch to trust may be loaded here, too
     added = torch.serialization.get_safe_globals()
     trusted = [f[1] if isinstance(f, tuple) else f"{f.__module__}.{f.__qualname__}" for f in added]
     check_pickle(_pickle_of(path), path.name, trusted)
     try:
-        # mapped, so that no storage is larger than the file
+        # mapped, because a storage then cannot be larger than the file
         with without_warnings_of_torch():
-            found = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+            state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except MemoryError:
         raise
     except Exception as error:
-        # torch's own words advise to switch its protection off
+        # the text of torch is not shown, because it advises to switch its protection off
         raise FormatError(
             "FMT-153",
             f"{path.name} holds more than tensors, or is damaged, and was not loaded; save module.state_dict() alone",
         ) from error
-    if isinstance(found, dict) and isinstance(found.get("state_dict"), dict):
-        others = sorted(repr(key) for key in found if key != "state_dict")
+    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
+        others = sorted(repr(key) for key in state if key != "state_dict")
         if others:
             raise FormatError(
                 "FMT-153", f"{path.name} has {', '.join(others):.200} beside 'state_dict'; save that entry alone"
             )
-        found = found["state_dict"]
-    if not isinstance(found, dict):
-        raise FormatError("FMT-153", f"{path.name} holds a {type(found).__name__}, expected a dict of tensors by name")
-    return found
+        state = state["state_dict"]
+    if not isinstance(state, dict):
+        raise FormatError("FMT-153", f"{path.name} holds a {type(state).__name__}, expected a dict of tensors by name")
+    return state
 
 
 def _pickle_of(path: Path) -> bytes:
-    """Return the pickle of a file, after verifying that the file is a zip whose members are stored as they are, each
-    once, from its first byte on: torch maps them without looking, and must find the same ones.
+    """Return the pickle of a file, after verifying that torch will find the same one.
+
+    The file must be a zip from its first byte on, with uncompressed members of unique names, because torch maps
+    members without checking any of that.
     """
     with open_regular(path) as file:
         try:
@@ -169,7 +171,7 @@ def _pickle_of(path: Path) -> bytes:
                 sound = len({info.filename for info in members}) == len(members) and not archive.comment
                 sound = sound and min((info.header_offset for info in members), default=0) == 0
                 data = archive.read(pickles[0]) if len(pickles) == 1 and sound and not packed else None
-        # what zipfile raises over damaged bytes is of a dozen kinds
+        # all are caught, because zipfile raises a dozen kinds of errors over damaged bytes
         except Exception as error:
             raise FormatError(
                 "FMT-153",
@@ -188,7 +190,7 @@ def _pickle_of(path: Path) -> bytes:
 
 
 def _check_entry(name: object, tensor: object, file: str) -> None:
-    """Verify key and type of an entry, and that the bytes of a tensor are in the file as often as it shows them."""
+    """Verify key and type of an entry, and that a tensor does not show more bytes than its storage has."""
     if not isinstance(name, str):
         raise FormatError("FMT-153", f"{file} has the key {name!r:.80}, expected names of tensors")
     if not isinstance(tensor, torch.Tensor):
@@ -205,12 +207,12 @@ def _check_entry(name: object, tensor: object, file: str) -> None:
         _check_shape(tuple(part.shape), name, file)
     for part in _parts(tensor):
         check_kind(part, f"a part of {name}")
-        held = part.untyped_storage().nbytes()
-        # FMT-096: a stride of 0 makes any size of a few bytes
-        if part.numel() * part.element_size() > held:
+        nbytes = part.untyped_storage().nbytes()
+        # FMT-096: because a stride of 0 shows a few bytes as a tensor of any size
+        if part.numel() * part.element_size() > nbytes:
             raise FormatError(
                 "FMT-153",
-                f"{name!r} in {file} shows {part.numel()} elements of {held} bytes; call contiguous() before saving",
+                f"{name!r} in {file} shows {part.numel()} elements of {nbytes} bytes; call contiguous() before saving",
             )
 
 
@@ -230,7 +232,7 @@ def _parts(tensor: torch.Tensor) -> tuple[torch.Tensor, ...]:
 
 
 def _view(tensor: torch.Tensor) -> object:
-    """Return what two names of the same tensor have in common; None for a tensor without bytes, tied to nothing."""
+    """Return a key that is equal for names of one tensor; None for a tensor without bytes, which is tied to nothing."""
     parts = _parts(tensor)
     if not tensor.numel() or any(not part.data_ptr() for part in parts if part.numel()):
         return None
@@ -252,7 +254,7 @@ def _from_tensor(tensor: torch.Tensor, name: str, limit: int) -> Tensor:
 
 
 def check_values(tensor: Tensor, name: str) -> None:
-    """Verify the booleans of a file.
+    """Verify the booleans of a tensor.
 
     Raises:
         FormatError: FMT-153 for a byte that is neither 0 nor 1.

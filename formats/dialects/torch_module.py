@@ -1,4 +1,4 @@
-"""Live torch modules and checkpoints.
+"""Copies live torch modules into checkpoints, and loads checkpoints into modules (FMT-156).
 
     weight_orig, weight_mask  (torch.nn.utils.prune)   <->   weight: Sparse, the support is the mask
 
@@ -35,15 +35,15 @@ class _Slot:
     """Its name in owner, without the ``_orig`` of a pruned one."""
     tensor: torch.Tensor
     mask: torch.Tensor | None
-    """What prunes it."""
+    """The mask of torch.nn.utils.prune, None if it is not pruned."""
     is_parameter: bool
 
     @property
     def memory(self) -> object:
-        """What tied slots have in common; itself for a tensor without bytes, which nothing is tied to."""
+        """A key that is equal for tied slots; unique for a tensor without bytes, which nothing is tied to."""
         t = self.tensor
-        where = (t.data_ptr(), t.device, t.dtype, tuple(t.shape), t.stride())
-        return where if t.numel() and t.data_ptr() else id(self)
+        key = (t.data_ptr(), t.device, t.dtype, tuple(t.shape), t.stride())
+        return key if t.numel() and t.data_ptr() else id(self)
 
 
 def from_module(
@@ -53,8 +53,8 @@ def from_module(
 
     Args:
         module: on any device. A parameter that torch.nn.utils.prune prunes becomes one sparse tensor whose support
-            is its mask. What is tied is stored once, under its first name.
-        masks: name to booleans of the tensor's shape, for supports that the module does not tell: True is stored.
+            is its mask. A tied tensor is stored once, under its first name.
+        masks: name -> booleans of the tensor's shape, True where stored, for supports that the module does not know.
 
     Raises:
         FormatError: FMT-156 for a state_dict that is not the module's parameters and buffers, and for masks that
@@ -62,12 +62,12 @@ def from_module(
         CannotHold: FMT-154 for a tensor that a checkpoint cannot hold, and for tied tensors with two supports.
     """
     slots = _slots(module)
-    given = _given_masks(masks or {}, slots)
+    supports = _given_masks(masks or {}, slots)
     tensors: dict[str, Tensor] = {}
     tied: dict[str, str] = {}
     owners: dict[object, tuple[str, NDArray[np.bool_] | None]] = {}
     for name, slot in slots.items():
-        support = given.get(name) if slot.mask is None else _support(slot.mask, name)
+        support = supports.get(name) if slot.mask is None else _support(slot.mask, name)
         if slot.memory in owners:
             target, other = owners[slot.memory]
             if (support is None) != (other is None) or (
@@ -109,7 +109,8 @@ def _support(mask: torch.Tensor, name: str) -> NDArray[np.bool_]:
 def _given_masks(
     masks: Mapping[str, torch.Tensor | NDArray[np.bool_]], slots: Mapping[str, _Slot]
 ) -> dict[str, NDArray[np.bool_]]:
-    found: dict[str, NDArray[np.bool_]] = {}
+    """Return the masks of the caller as arrays, after comparing them with the module (FMT-156)."""
+    supports: dict[str, NDArray[np.bool_]] = {}
     unknown = sorted(set(masks) - set(slots))
     if unknown:
         raise FormatError("FMT-156", f"masks are given for {_listed(unknown)}, which the module does not have")
@@ -124,8 +125,8 @@ def _given_masks(
                 f"the mask of {name!r} is {getattr(array, 'dtype', type(array))} of shape "
                 f"{list(getattr(array, 'shape', ()))}, expected bool of shape {list(shape)}, at least one dimension",
             )
-        found[name] = array
-    return found
+        supports[name] = array
+    return supports
 
 
 def to_module(
@@ -155,10 +156,10 @@ def to_module(
     groups: dict[object, list[str]] = defaultdict(list)
     for name, slot in slots.items():
         groups[slot.memory].append(name)
-    # a tied name whose twin is there is not missing: stock files leave it out
+    # a tied name whose twin is present is not missing, because stock files leave it out
     for names in groups.values():
-        held = [name for name in names if name in sources]
-        sources.update({name: sources[held[0]] for name in names if held and name not in sources})
+        present = [name for name in names if name in sources]
+        sources.update({name: sources[present[0]] for name in names if present and name not in sources})
     wanted = dict.fromkeys(sources[name] for name in slots if name in sources)
     records = {source: checkpoint.tensors[source] for source in wanted}
     for name, record in records.items():
@@ -174,7 +175,7 @@ def to_module(
             wrong.append(f"{_listed(names)} are one tensor of the module, the checkpoint has {_listed(loaded)} apart")
     if wrong:
         raise FormatError("FMT-156", "; ".join(wrong))
-    # a module that stands in two places is loaded, and pruned, once
+    # by owner, because a module that is used in two places is loaded, and pruned, once
     places = {(id(slot.owner), slot.attribute): name for name, slot in slots.items() if name in sources}
     for name in places.values():
         _load(slots[name], records[sources[name]], prune_masks=prune_masks)
@@ -193,10 +194,10 @@ def _misfits(
     for name in sorted(set(slots) & set(sources)):
         slot, record = slots[name], records[sources[name]]
         assert not isinstance(record, Mask)
-        found = (list(record.shape), TORCH.get(record.dtype, record.dtype))
+        actual = (list(record.shape), TORCH.get(record.dtype, record.dtype))
         expected = (list(slot.tensor.shape), slot.tensor.dtype)
-        if found != expected:
-            yield f"{name!r} is {found[1]} {found[0]}, the module has {expected[1]} {expected[0]}"
+        if actual != expected:
+            yield f"{name!r} is {actual[1]} {actual[0]}, the module has {expected[1]} {expected[0]}"
         if prune_masks and isinstance(record, Sparse) and (not slot.is_parameter or record.dtype in _UNPRUNABLE):
             yield f"{name!r} is sparse, and torch prunes no buffer and no float8; expand it with to_dense"
 
@@ -217,7 +218,7 @@ def _load(slot: _Slot, record: Tensor, *, prune_masks: bool) -> None:
             slot.mask.fill_(1)
         else:
             slot.mask.copy_(mask)
-    # what the module computes with is made anew, as before each forward
+    # the masked attribute is computed again, as prune does before each forward
     hook = _pruning(slot.owner)[slot.attribute]
     setattr(slot.owner, slot.attribute, hook.apply_mask(slot.owner))
 
@@ -230,7 +231,7 @@ def _slots(module: torch.nn.Module) -> dict[str, _Slot]:
         CannotHold: FMT-154 for a tensor without values or of a foreign kind.
     """
     slots: dict[str, _Slot] = {}
-    seen: set[str] = set()
+    own_names: set[str] = set()
     for path, owner in module.named_modules(remove_duplicate=False):
         prefix = f"{path}." if path else ""
         pruned = _pruning(owner)
@@ -239,7 +240,7 @@ def _slots(module: torch.nn.Module) -> dict[str, _Slot]:
         lasting = {
             k: b for k, b in owner._buffers.items() if b is not None and k not in owner._non_persistent_buffers_set
         }
-        seen |= {prefix + key for key in (*parameters, *lasting)}
+        own_names |= {prefix + key for key in (*parameters, *lasting)}
         for key, tensor in (*parameters.items(), *lasting.items()):
             if key in masks:
                 continue
@@ -248,7 +249,7 @@ def _slots(module: torch.nn.Module) -> dict[str, _Slot]:
             check_kind(tensor, name)
             mask = lasting[f"{attribute}_mask"] if attribute != key else None
             slots[name] = _Slot(owner, attribute, tensor, mask, key in parameters)
-    other = sorted(seen ^ set(module.state_dict()))
+    other = sorted(own_names ^ set(module.state_dict()))
     if other:
         raise FormatError(
             "FMT-156",

@@ -1,10 +1,10 @@
-"""The pickle of a torch file, looked through before anything is made of it (FMT-153).
+"""Checks the pickle of a torch file before torch loads it (FMT-153).
 
-check_pickle(data, "model.pt")      raises, or returns once torch may load the same bytes in bounded time
+check_pickle(data, "model.pt")      raises, or returns if torch can load the same bytes in bounded time
 
 torch's own restricted loader decides what a pickle may call. It does not bound what a pickle may repeat: a tuple of
 twice the same tuple, sixty levels deep, takes 700 bytes, and its hash as the key of a dict takes longer than a life.
-So the opcodes are followed here with one record a value, and no value is built.
+So this module follows the opcodes with one record a value, and builds no value.
 """
 
 import pickle
@@ -16,9 +16,9 @@ from formats.errors import FormatError
 MAX_DEPTH = 64
 """Levels of a value within another; a state dict needs about ten."""
 SPREAD = 256
-"""How many times its opcodes a pickle may hold values, each counted wherever it is shown."""
+"""Most values that a pickle may hold for each of its opcodes, each value counted wherever it is shown."""
 
-# what torch's restricted loader takes, and how many bytes follow each: those of a number, or a length of so many bytes
+# the opcodes that torch's restricted loader takes. _FIXED: bytes of the argument; _COUNTED: bytes of its length
 _TEXT, _NUMBER, _MARK, _TUPLE = "text", "number", "mark", "tuple"
 _FIXED = {pickle.BININT: 4, pickle.BININT1: 1, pickle.BININT2: 2, pickle.BINFLOAT: 8, pickle.PROTO: 1}
 _FIXED |= {pickle.BINPUT: 1, pickle.LONG_BINPUT: 4, pickle.BINGET: 1, pickle.LONG_BINGET: 4}
@@ -34,7 +34,7 @@ _TUPLES = {pickle.TUPLE1: 1, pickle.TUPLE2: 2, pickle.TUPLE3: 3}
 
 @dataclass(slots=True, eq=False)
 class _Value:
-    """A value that the pickle would make: what it is, and the values in it."""
+    """A value that the pickle would make: its kind, and the values in it."""
 
     kind: str
     parts: list["_Value"] = field(default_factory=list)
@@ -46,7 +46,7 @@ def check_pickle(data: bytes, file: str, trusted: Collection[str] = ()) -> None:
     Args:
         data: the pickle, in the opcodes that torch's restricted loader takes.
         file: its name in messages.
-        trusted: what it may call besides, by their full names.
+        trusted: full names of what else it may call.
 
     Raises:
         FormatError: FMT-153, in time proportional to the bytes.
@@ -57,7 +57,7 @@ def check_pickle(data: bytes, file: str, trusted: Collection[str] = ()) -> None:
         for opcode, argument in _steps(data):
             steps += 1
             machine.step(opcode, argument)
-    # an end that comes too soon, a stack that is empty, a place in memory that is
+    # raised by an end that comes too soon, an empty stack, an empty place in memory, and bytes that are not UTF-8
     except (IndexError, KeyError, UnicodeDecodeError) as error:
         raise FormatError("FMT-153", f"{file} is damaged: its pickle goes wrong after {steps} steps") from error
     if len(machine.stack) != 1:
@@ -66,7 +66,7 @@ def check_pickle(data: bytes, file: str, trusted: Collection[str] = ()) -> None:
 
 
 def _steps(data: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Yield opcodes and the bytes that belong to them, up to STOP; IndexError if the data end before."""
+    """Yield each opcode and the bytes of its argument, up to STOP; IndexError if the data end before."""
     at = 0
     while (opcode := data[at : at + 1]) != pickle.STOP:
         at += 1
@@ -75,7 +75,7 @@ def _steps(data: bytes) -> Iterator[tuple[bytes, bytes]]:
             size = int.from_bytes(data[at : at + _COUNTED[opcode]], "little")
             at += _COUNTED[opcode]
         elif opcode == pickle.GLOBAL:
-            # two lines; an end that is not there makes a size past the end
+            # the argument is two lines; if the end of one is missing, size is negative, and refused below
             first = data.find(b"\n", at)
             size = data.find(b"\n", first + 1) + 1 - at if first >= 0 else -1
         if not opcode or not 0 <= size <= len(data) - at:
@@ -85,7 +85,7 @@ def _steps(data: bytes) -> Iterator[tuple[bytes, bytes]]:
 
 
 class _Machine:
-    """The stack and the memory of a pickle, with one record a value."""
+    """The stack and the memory of a pickle that is followed, with one record a value."""
 
     def __init__(self, file: str, trusted: Collection[str]) -> None:
         self.file = file
@@ -120,7 +120,7 @@ class _Machine:
         elif opcode in (pickle.REDUCE, pickle.NEWOBJ):
             self._wrap("object", 2)
         elif opcode == pickle.BINPERSID:
-            # torch uses a part of it as a key
+            # checked, because torch uses a part of it as a key, which is hashed
             if any(part.kind == _TUPLE or part.kind in _EMPTY.values() for part in self.stack[-1].parts):
                 raise _refused(self.file, "names a storage by more than words and numbers")
             self._wrap("storage", 1)
@@ -159,7 +159,7 @@ class _Machine:
         self.stack.append(_Value(kind, parts))
 
     def _set(self, pairs: list[_Value]) -> None:
-        # a key is hashed, and shown in messages
+        # keys must be plain, because they are hashed, and shown in messages
         for key in pairs[::2]:
             if key.kind not in (_TEXT, _NUMBER):
                 raise FormatError("FMT-153", f"{self.file} has a key that is a {key.kind}, expected names of tensors")
@@ -167,7 +167,7 @@ class _Machine:
 
     def _check_global(self, argument: bytes) -> None:
         called = ".".join(argument.decode("utf-8").split("\n")[:2])
-        # torch judges what is its own by a list of its own
+        # names in torch pass here, because torch's restricted loader has a list of those that it allows
         if called not in self._trusted and not called.startswith("torch."):
             raise FormatError(
                 "FMT-153",
@@ -177,9 +177,9 @@ class _Machine:
 
 
 def _check_spread(root: _Value, steps: int, file: str) -> None:
-    """Verify that values nest to a bounded depth, hold no value that holds them, and repeat each other little."""
+    """Verify that values nest at most MAX_DEPTH deep, hold no value that holds them, and stay within SPREAD."""
     sizes: dict[int, tuple[int, int]] = {}
-    """id of a value that has been looked through: the values in it, each counted wherever it is shown; and its depth"""
+    """id of a finished value -> how many values it is, each counted wherever it is shown, and its depth"""
     waiting = [(root, iter(root.parts))]
     inside = {id(root)}
     while waiting:

@@ -18,7 +18,7 @@ from formats import validate
 from formats.errors import CannotHold, ExpansionTooLarge, FormatError
 from formats.records import LIMIT, Array, DType, Sparse, from_flat, rows_of, to_dense, with_values
 
-# a release of torch that lacks a dtype has no row for it
+# filtered by hasattr, because older releases of torch lack some dtypes
 _DIRECT: dict[DType, Any] = {
     np.dtype(name): getattr(torch, name)
     for name in (
@@ -40,7 +40,7 @@ NUMPY: dict[Any, DType] = {theirs: ours for ours, theirs in TORCH.items()}
 _CARRIER: dict[int, Any] = {1: torch.uint8, 2: torch.uint16}
 
 # pattern of kept entries in a group of four, first entry in bit 0 -> position of the first packed value in bits 0 and
-# 1, of the second in bits 2 and 3. Groups with fewer than two are filled up as torch fills them.
+# 1, of the second in bits 2 and 3. Groups with fewer than two get further positions, the ones that torch takes.
 _NIBBLE = np.zeros(16, dtype=np.uint8)
 for _pattern, _first, _second in (
     *((0b0000, 2, 3), (0b0001, 0, 2), (0b0010, 1, 2), (0b0100, 2, 3), (0b1000, 2, 3)),
@@ -80,7 +80,7 @@ def from_torch(tensor: torch.Tensor, *, name: str = "tensor") -> Array:
         raise CannotHold(
             "FMT-154", f"{name!r} has layout {tensor.layout}, expected a strided tensor; use from_torch_csr"
         )
-    # a conjugate view is a promise to compute; its values are what counts
+    # conjugate and negative views are resolved, because their memory does not hold their values
     plain = tensor.detach().resolve_conj().resolve_neg().cpu().contiguous()
     dtype = NUMPY[tensor.dtype]
     return plain.view(_CARRIER[dtype.itemsize]).numpy().view(dtype) if dtype in _CARRIED else plain.numpy()
@@ -110,7 +110,7 @@ def to_torch_csr(sparse: Sparse, *, index_dtype: torch.dtype = torch.int64, name
     Args:
         sparse: rank 2; verified here before torch sees it.
         index_dtype: torch.int64 or torch.int32, of row pointers and columns.
-        name: what messages call it.
+        name: its name in messages.
 
     Raises:
         CannotHold: FMT-154 for another rank, a mask, a dtype that torch lacks, or more than 2^31 − 1 values
@@ -142,7 +142,7 @@ def to_torch_csr(sparse: Sparse, *, index_dtype: torch.dtype = torch.int64, name
 
 @contextmanager
 def without_warnings_of_torch() -> Iterator[None]:
-    """Keep to itself what torch says of its own sparse tensors; a user can do nothing about it."""
+    """Suppress the warnings of torch about its own sparse tensors, because a user can do nothing about them."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta state")
         warnings.filterwarnings("ignore", message="Validating sparse tensor invariants")
@@ -156,8 +156,8 @@ def from_torch_csr(tensor: torch.Tensor, *, name: str = "tensor", limit: int = L
 
     Args:
         tensor: torch.sparse_csr of rank 2 or torch.sparse_coo, indices of any integer dtype.
-        name: what messages call it.
-        limit: bytes that row pointers may take; those of a COO tensor are made from its shape.
+        name: its name in messages.
+        limit: bytes that the row pointers of a COO tensor may take, because they are made from its shape.
 
     Raises:
         FormatError: FMT-153 for row pointers or indices that are out of range, unsorted or repeated.
@@ -248,19 +248,19 @@ def _indices(part: torch.Tensor, name: str) -> Array:
 def to_semi_structured(sparse: Sparse, *, device: str = "cpu", name: str = "tensor") -> Any:
     """Return a 2:4 matrix as torch's semi-structured tensor in the layout of the CUTLASS kernels.
 
-    Built from the support, not from the values: stored zeros and −0.0 stay. Multiplying takes a CUDA device.
-    Float32 has a pattern of its own, one of each two.
+    It is built from the support, not from the values, so stored zeros and −0.0 stay. Multiplying takes a CUDA device.
+    The pattern of float32 is 1:2.
 
     Args:
         sparse: rank 2, dtype F16, BF16, I8 or F32, at most two stored in each four columns (F32: one in two).
         device: where the parts go.
-        name: what messages call it.
+        name: its name in messages.
 
     Raises:
         CannotHold: FMT-154 for another dtype, sizes the kernels do not take, or a group with too many values.
         FormatError: FMT-015 or FMT-066 to FMT-069 if the record is wrong, FMT-098 if it is too large.
     """
-    # private to torch, and imported here so that a release without them keeps the other converters
+    # imported here, because they are private to torch, and the other converters must work without them
     from torch.sparse import SparseSemiStructuredTensorCUTLASS as Cutlass
     from torch.sparse._semi_structured_conversions import _calculate_meta_reordering_scatter_offsets as offsets_of
 
@@ -289,12 +289,12 @@ def to_semi_structured(sparse: Sparse, *, device: str = "cpu", name: str = "tens
             f"row {row} of {name!r} stores {counts[row, at]} of columns {at * group} to {at * group + group - 1}, "
             f"semi-structured tensors of {dtype} hold {group // 2}; prune it to that pattern first",
         )
-    # a float32 counts as two entries of a group of four
+    # a float32 counts as two entries, because the kernels see groups of four
     nibbles = _NIBBLE[(kept.repeat(4 // group, axis=2) << np.arange(4, dtype=np.uint8)).sum(axis=2)]
     first, second = (nibbles & 3).astype(np.int64), (nibbles >> 2).astype(np.int64)
-    where = (first // 2)[..., None] if group == 2 else np.stack([first, second], axis=2)
+    offsets = (first // 2)[..., None] if group == 2 else np.stack([first, second], axis=2)
     dense = to_dense(sparse).reshape(rows, -1, group)
-    packed = to_torch(np.take_along_axis(dense, where, axis=2).reshape(rows, columns // 2))
+    packed = to_torch(np.take_along_axis(dense, offsets, axis=2).reshape(rows, columns // 2))
     unsigned, signed, each = (np.uint32, np.int32, 8) if dtype == torch.int8 else (np.uint16, np.int16, 4)
     shifts = (4 * np.arange(each)).astype(unsigned)
     words = (nibbles.reshape(rows, -1, each).astype(unsigned) << shifts).sum(axis=2, dtype=unsigned)

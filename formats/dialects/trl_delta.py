@@ -29,7 +29,7 @@ from formats.records import Array, Sparse, Tensor, flat, with_values
 from formats.strict_json import JSON
 
 EMPTY = "__empty_delta__"
-"""Stands in a patch that changes nothing, because its readers expect a tensor."""
+"""Name of the only tensor in a patch that changes nothing, because readers of patches expect a tensor."""
 
 MAX_INDEX = 2**31 - 1
 
@@ -38,14 +38,15 @@ def read_trl_delta(path: str | os.PathLike[str], base: Mapping[str, Tensor]) -> 
     """Return the changes of a TRL patch: new bits, in the dtype of the base (FMT-151).
 
     Tensors are ``<name>.indices`` I32 or I64 and ``<name>.values``; or ``<name>.idx`` and ``<name>.val`` with the
-    metadata ``encoding`` "raw" (I32) or "gap_delta" (U16 or U32: how many positions lie between, first from -1).
+    metadata ``encoding`` "raw" (I32) or "gap_delta" (U16 or U32: the number of positions between two indices, counted
+    from -1 for the first).
 
     Args:
         path: a patch, or a folder that holds exactly one.
         base: name -> tensor of the model before the patch.
 
     Raises:
-        FormatError: FMT-151 for what is missing, unknown or does not fit; for indices when a tensor is asked for;
+        FormatError: FMT-151 for what is missing, unknown or does not fit, for indices when a tensor is accessed;
             FMT-121 for a malformed file.
     """
     source = _the_file(Path(path))
@@ -69,7 +70,7 @@ def read_trl_delta(path: str | os.PathLike[str], base: Mapping[str, Tensor]) -> 
         validate.check_bool(new, name)
         return with_values(support, new[permutation])
 
-    # the list of names would repeat the tensors
+    # changed_params is left out, because it repeats the names of the tensors
     kept: dict[str, JSON] = {key: value for key, value in sorted(metadata.items()) if key != "changed_params"}
     return Changes("replace", Lazy(pairs, fetch), {"adapter": "trl-delta", "metadata": kept})
 
@@ -79,10 +80,9 @@ def write_trl_delta(path: str | os.PathLike[str], changes: Changes, metadata: Ma
 
     Args:
         path: the file to write.
-        changes: new bits; each tensor is asked for three times. Their attributes are left out but for metadata.
-        metadata: what to say beside the tensors, such as model_version or checksum_sha256. sparse,
-            num_changed_params, total_changed_elements and changed_params are filled in; format and version
-            unless given.
+        changes: new bits; each tensor is fetched three times. Attributes are not written.
+        metadata: entries such as model_version or checksum_sha256. sparse, num_changed_params,
+            total_changed_elements and changed_params are filled in; so are format and version unless they are here.
 
     Raises:
         CannotHold: FMT-154 for amounts to add, and for a position beyond 2^31 - 1.
@@ -139,19 +139,19 @@ def _the_file(path: Path) -> Path:
         if not path.is_file():
             raise FormatError("FMT-151", f"{path} is neither a file nor a folder")
         return path
-    found = sorted(path.glob("*.safetensors"))
-    if len(found) != 1:
+    patches = sorted(path.glob("*.safetensors"))
+    if len(patches) != 1:
         raise FormatError(
-            "FMT-151", f"{path} holds {len(found)} safetensors files, expected one; name the patch to read"
+            "FMT-151", f"{path} holds {len(patches)} safetensors files, expected one; name the patch to read"
         )
-    return found[0]
+    return patches[0]
 
 
 def _metadata(file: MappedFile) -> dict[str, str]:
     header = strict_json.parse_any(file.header(MAX_HEADER), "its header")
-    found = header.get("__metadata__") if isinstance(header, dict) else None
+    entries = header.get("__metadata__") if isinstance(header, dict) else None
     metadata: dict[str, str] = {}
-    for key, value in found.items() if isinstance(found, dict) else ():
+    for key, value in entries.items() if isinstance(entries, dict) else ():
         if not isinstance(value, str):
             raise FormatError("FMT-151", f"metadata {key!r} of the patch is {value!r:.80}, expected text")
         metadata[key] = value
@@ -163,23 +163,25 @@ def _metadata(file: MappedFile) -> dict[str, str]:
 def _pairs(
     sections: Mapping[str, Section], metadata: Mapping[str, str]
 ) -> tuple[dict[str, tuple[Section, Section]], Callable[[Array], NDArray[np.int64]]]:
-    """Return name -> sections of indices and values, and how positions are made of the indices."""
+    """Return name -> sections of indices and values, and the function that makes positions of the indices."""
     if set(sections) == {EMPTY}:
         return {}, _positions
     coded = any(key.endswith(".idx") for key in sections)
-    where, what = (".idx", ".val") if coded else (".indices", ".values")
-    names = {key.removesuffix(where) for key in sections if key.endswith(where)}
-    expected = {name + role for name in names for role in (where, what)}
+    index_suffix, data_suffix = (".idx", ".val") if coded else (".indices", ".values")
+    names = {key.removesuffix(index_suffix) for key in sections if key.endswith(index_suffix)}
+    expected = {name + role for name in names for role in (index_suffix, data_suffix)}
     if set(sections) != expected or not names:
         wrong = min(set(sections) ^ expected, default="")
-        raise FormatError("FMT-151", f"{wrong!r} has no partner, expected pairs of <name>{where} and <name>{what} only")
+        raise FormatError(
+            "FMT-151", f"{wrong!r} has no partner, expected pairs of <name>{index_suffix} and <name>{data_suffix} only"
+        )
     encoding = metadata.get("encoding", "") if coded else "raw"
     if encoding not in ("raw", "gap_delta"):
         raise FormatError("FMT-151", f"the indices have the encoding {encoding!r:.80}, expected raw or gap_delta")
     dtypes = frozenset({"U16", "U32"} if encoding == "gap_delta" else {"I32", "I64"})
     pairs = {}
     for name in names:
-        indices, values = sections[name + where], sections[name + what]
+        indices, values = sections[name + index_suffix], sections[name + data_suffix]
         check_vector(indices, dtypes, "FMT-151")
         check_vector(values, frozenset(DTYPES), "FMT-151")
         if indices.shape != values.shape:
@@ -193,7 +195,7 @@ def _positions(indices: Array) -> NDArray[np.int64]:
 
 
 def _from_gaps(gaps: Array) -> NDArray[np.int64]:
-    # steps are at most 2^32, so a sum that wraps has first passed every legal position, which is refused
+    # a step is at most 2^32, so the sums pass every legal position, which is refused, before they overflow
     return np.cumsum(gaps.astype(np.int64) + 1) - 1
 
 
