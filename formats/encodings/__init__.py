@@ -1,4 +1,4 @@
-"""How a support becomes sections, one file an encoding; `formats.encoding` is their table.
+"""Ways to store a support as sections, one module an encoding; `formats.encoding` has the table of them.
 
 Compression is in `formats/compress.py`. Start with `code.py`, then `csr.py`.
 """

@@ -15,7 +15,7 @@ from formats.records import Array, Mask, Pattern, Supported, rows_of
 
 
 def plan(entry: Entry, name: str) -> Plan:
-    """Return the sections of a support."""
+    """Return the section of the mask. FormatError FMT-064 without columns."""
     rows, columns = rows_of(entry.shape), entry.shape[-1]
     validate.check_has_columns(columns, name)
     return {"mask": ("U8", (rows, -(-columns // 8)))}
@@ -33,7 +33,7 @@ def size_of(rows: int, columns: int) -> int:
 
 
 def encode(support: Supported, _pattern: Pattern | None) -> dict[str, Array]:
-    """Return the mask."""
+    """Return the mask of a support, uint8 (rows, ceil(columns / 8))."""
     from formats import fast
 
     mask = np.empty((rows_of(support.shape), -(-support.shape[-1] // 8)), dtype=np.uint8)
@@ -43,11 +43,11 @@ def encode(support: Supported, _pattern: Pattern | None) -> dict[str, Array]:
 
 
 def decode(entry: Entry, name: str, sections: Mapping[str, Array], rows: Rows) -> tuple[Mask, int]:
-    """Return the support of some rows; the bits of all rows are counted, those of the rows are expanded."""
+    """Return the support of some rows, and the number of slots before them, after counting the bits of all rows."""
     from formats import fast
 
     mask, columns = sections["mask"], entry.shape[-1]
-    # the counts are checked before anything of the size of the support is made
+    # FMT-063: counted first, because nothing of size nnz may be made before nnz is verified
     counts = validate.check_mask(mask, columns, entry.nnz, name)
     begin, end = rows
     indptr = np.zeros(end - begin + 1, dtype=np.int64)

@@ -1,4 +1,4 @@
-"""What every encoding of a support provides."""
+"""The interface that every encoding of a support implements."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -22,13 +22,13 @@ class Code:
     plan: Callable[[Entry, str], Plan]
     """Entry and tensor name -> the sections they imply; raises if the encoding cannot hold such a tensor."""
     size: Callable[[Supported], int | None]
-    """The bytes that the sections of a support take, None if the encoding cannot hold it."""
+    """Support -> the bytes that its sections take, None if the encoding cannot hold it."""
     encode: Callable[[Supported, Pattern | None], dict[str, Array]]
     """A support that the encoding can hold -> its sections."""
     decode: Callable[[Entry, str, Mapping[str, Array], Rows], tuple[Mask, int]]
     """Sections of the planned dtypes and shapes -> the support of some rows and the number of slots before them.
 
-    Raises on any broken rule, of the whole support or of what has to be read for these rows.
+    Raises FormatError for a broken rule in what has to be read for these rows, at least.
     """
 
 

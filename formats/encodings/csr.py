@@ -16,7 +16,7 @@ from formats.records import Array, Mask, Pattern, Supported, rows_of
 
 
 def plan(entry: Entry, _name: str) -> Plan:
-    """Return the sections of a support, in the smallest widths that hold every legal value."""
+    """Return the sections of a support, in the widths of FMT-065."""
     return {
         "col_idx": ("U16" if entry.shape[-1] <= 2**16 else "U32", (entry.nnz,)),
         "row_ptr": ("U32" if entry.nnz < 2**32 else "U64", (rows_of(entry.shape) + 1,)),
@@ -43,7 +43,7 @@ def encode(support: Supported, _pattern: Pattern | None = None) -> dict[str, Arr
 
 
 def decode(entry: Entry, name: str, sections: Mapping[str, Array], rows: Rows) -> tuple[Mask, int]:
-    """Return the support of some rows; of the columns only theirs are read."""
+    """Return the support of some rows, and the number of slots before them, without reading columns of other rows."""
     row_ptr, columns = sections["row_ptr"], entry.shape[-1]
     validate.check_row_ptr(row_ptr, entry.nnz, name)
     first, last = rows

@@ -1,4 +1,4 @@
-"""gap8 and varint: how many absent positions stand between one slot and the next, all rows in one run.
+"""gap8 and varint: the number of absent positions before each slot, counted through all rows (FMT-054, FMT-055).
 
 [ 5 . 0 ]    positions 0, 2, 4    gaps 0, 1, 1    gap8 and varint: 00 01 01
 [ . 7 . ]    a gap of 600         gap8: ff ff 5a (255 + 255 + 90)    varint: d8 04 (0x58 + 4 * 128)
@@ -19,11 +19,11 @@ from formats.records import Array, Mask, Pattern, Supported, flat, from_flat, ro
 SKIP = 255
 """A byte that stands for 255 absent positions and no slot (FMT-054)."""
 LONGEST = 8
-"""Bytes of the longest varint: positions stay below 2^53 (FMT-007)."""
+"""Bytes of the longest varint (FMT-073): they hold 56 bits, and positions stay below 2^53 (FMT-007)."""
 
 
 def gaps_of(support: Supported) -> NDArray[np.int64]:
-    """Return the number of absent positions before each slot, counted from the slot before it, (nnz,)."""
+    """Return the number of absent positions between each slot and the one before it, (nnz,)."""
     return np.diff(flat(support), prepend=-1) - 1
 
 
@@ -32,10 +32,10 @@ def _fits(support: Supported, nbytes: int) -> int | None:
 
 
 def positions_of(steps: NDArray[np.int64], entry: Entry, name: str) -> Mask:
-    """Return the support whose slots stand at the sums of steps, minus 1 (FMT-059)."""
+    """Return the support whose positions are the running sums of steps, minus 1, after checking them (FMT-059)."""
     positions, numel = np.cumsum(steps) - 1, prod(entry.shape)
     if positions.size:
-        # a step is at least 1 and below 2^57, so that the first sum beyond 63 bits falls below the one before it
+        # a step is at least 1 and below 2^57, so the first sum that overflows int64 is less than the sum before it
         wraps = bool((positions[1:] <= positions[:-1]).any())
         validate.check_last_position(numel if wraps else int(positions[-1]), numel, name)
     return from_flat(entry.shape, positions)
@@ -45,7 +45,7 @@ def positions_of(steps: NDArray[np.int64], entry: Entry, name: str) -> Mask:
 
 
 def plan_gap8(entry: Entry, name: str) -> Plan:
-    """Return the sections of a support; their length is the file's to say, within bounds (FMT-057)."""
+    """Return the section of the gaps; its length is the one that the manifest states, within bounds (FMT-057)."""
     nbytes = entry.sections["gaps"].raw if "gaps" in entry.sections else entry.nnz
     validate.check_gap_rows(rows_of(entry.shape), nbytes, name)
     validate.check_gap_length(nbytes, entry.nnz, entry.nnz + prod(entry.shape) // SKIP, name)
@@ -60,7 +60,7 @@ def size_gap8(support: Supported) -> int | None:
 
 
 def encode_gap8(support: Supported, _pattern: Pattern | None) -> dict[str, Array]:
-    """Return the gaps, each in as many bytes of 255 as fit and one for the rest."""
+    """Return the gaps, each as bytes of 255 while they fit and one byte for the rest (FMT-054)."""
     skips, rest = np.divmod(gaps_of(support), SKIP)
     ends = np.cumsum(skips + 1)
     out = np.full(int(ends[-1]) if ends.size else 0, SKIP, dtype=np.uint8)
@@ -69,12 +69,12 @@ def encode_gap8(support: Supported, _pattern: Pattern | None) -> dict[str, Array
 
 
 def decode_gap8(entry: Entry, name: str, sections: Mapping[str, Array], rows: Rows) -> tuple[Mask, int]:
-    """Return the support of some rows; all gaps are read, since each position depends on those before it."""
+    """Return the support of some rows, and the slots before them; all gaps are read, because positions are sums."""
     symbols = sections["gaps"]
     ends = np.flatnonzero(symbols != SKIP)
     last_ends = not symbols.size or symbols[-1] != SKIP
     validate.check_gap_count(ends.size, entry.nnz, ends=bool(last_ends), name=name)
-    # what a slot adds: its own byte and 255 for each skip since the slot before it
+    # the step of a slot is 1 for itself, its own byte, and 255 for each skip since the slot before it
     skips = np.diff(ends, prepend=-1) - 1
     return cut(positions_of(symbols[ends] + skips * SKIP + 1, entry, name), rows)
 
@@ -83,7 +83,7 @@ def decode_gap8(entry: Entry, name: str, sections: Mapping[str, Array], rows: Ro
 
 
 def plan_varint(entry: Entry, name: str) -> Plan:
-    """Return the sections of a support; their length is the file's to say, within bounds (FMT-057)."""
+    """Return the section of the gaps; its length is the one that the manifest states, within bounds (FMT-057)."""
     nbytes = entry.sections["gaps"].raw if "gaps" in entry.sections else entry.nnz
     validate.check_gap_rows(rows_of(entry.shape), nbytes, name)
     validate.check_gap_length(nbytes, entry.nnz, entry.nnz * LONGEST, name)
@@ -98,6 +98,7 @@ def size_varint(support: Supported) -> int | None:
 
 
 def _lengths(gaps: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return how many bytes each gap takes in varint, (nnz,)."""
     lengths = np.ones(gaps.size, dtype=np.int64)
     for k in range(1, LONGEST):
         lengths += gaps >> (7 * k) > 0
@@ -105,7 +106,7 @@ def _lengths(gaps: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def encode_varint(support: Supported, _pattern: Pattern | None) -> dict[str, Array]:
-    """Return the gaps in bytes of 7 bits, the lowest first; a set top bit says that more follow (FMT-055)."""
+    """Return the gaps in bytes of 7 bits, the lowest first; a set top bit says that more bytes follow (FMT-055)."""
     gaps = gaps_of(support)
     lengths = _lengths(gaps)
     begins = np.cumsum(lengths) - lengths
@@ -118,7 +119,7 @@ def encode_varint(support: Supported, _pattern: Pattern | None) -> dict[str, Arr
 
 
 def decode_varint(entry: Entry, name: str, sections: Mapping[str, Array], rows: Rows) -> tuple[Mask, int]:
-    """Return the support of some rows; all gaps are read, since each position depends on those before it."""
+    """Return the support of some rows, and the slots before them; all gaps are read, because positions are sums."""
     symbols = sections["gaps"]
     ends = np.flatnonzero(symbols < 0x80)
     last_ends = not symbols.size or symbols[-1] < 0x80

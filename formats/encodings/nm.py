@@ -1,4 +1,4 @@
-"""nm: of every m neighbours along one axis exactly n are stored, so that a number says which (FMT-051, FMT-052).
+"""nm: exactly n of every m neighbours along one axis are stored, and one number says which (FMT-051, FMT-052).
 
 [ 5 . 0 . ]    2:4 along axis 1: offsets (0, 2) and (1, 3)
 [ . 7 . 1 ]    ranks C(0, 1) + C(2, 2) = 1 and C(1, 1) + C(3, 2) = 4, three bits each, a row a byte: 01 04
@@ -21,11 +21,11 @@ from formats.header import Entry
 from formats.records import Array, Mask, Pattern, Supported, flat, from_flat
 
 AUTO_M = (2, 4, 8, 16, 32)
-"""Group sizes that are looked for, along the last axis (FMT-081)."""
+"""Group sizes that `auto` tries, along the last axis (FMT-081)."""
 _TABLE = 1 << 16
-"""Ranks up to which a table of offsets is made at once."""
+"""Most ranks of a pattern for which a table of all their offsets is made."""
 _RUN = 1 << 20
-"""Ranks that are packed or unpacked together."""
+"""Ranks that are packed or unpacked at once, which bounds temporary memory."""
 
 
 def width(pattern: Pattern) -> int:
@@ -34,14 +34,14 @@ def width(pattern: Pattern) -> int:
 
 
 def packed_shape(shape: tuple[int, ...], pattern: Pattern) -> tuple[int, int]:
-    """Return how many packed rows there are, and how many groups each holds (FMT-052)."""
+    """Return how many packed rows a support takes, and how many groups each holds (FMT-052)."""
     groups = prod(shape) // pattern.m
     per_row = shape[-1] // pattern.m if pattern.axis == len(shape) - 1 else shape[-1]
     return groups // per_row, per_row
 
 
 def find(support: Supported) -> Pattern | None:
-    """Return the pattern with the fewest bytes that a support keeps along its last axis, the smallest m of equals."""
+    """Return the pattern along the last axis that a support keeps in the fewest bytes, then the smallest m; or None."""
     numel = prod(support.shape)
     found = []
     for m in AUTO_M:
@@ -53,7 +53,7 @@ def find(support: Supported) -> Pattern | None:
 
 
 def keeps(support: Supported, pattern: Pattern) -> bool:
-    """Tell whether each group of a support holds n slots; the pattern must fit shape and size (FMT-051)."""
+    """Tell whether each group of a support has n slots; `check_pattern` must have accepted the pattern (FMT-051)."""
     from formats import fast
 
     if pattern.axis == len(support.shape) - 1:
@@ -64,7 +64,7 @@ def keeps(support: Supported, pattern: Pattern) -> bool:
 
 
 def grouped(support: Supported, pattern: Pattern) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return group and offset of each slot, both (nnz,), in order of groups and, in a group, of offsets."""
+    """Return the group of each slot and its offset in that group, both (nnz,), sorted by group, then by offset."""
     positions = flat(support)
     if pattern.axis == len(support.shape) - 1:
         groups, offsets = np.divmod(positions, pattern.m)
@@ -83,7 +83,7 @@ def size_of(shape: tuple[int, ...], pattern: Pattern) -> int:
 
 
 def plan(entry: Entry, name: str) -> Plan:
-    """Return the sections of a support."""
+    """Return the section of the ranks. FormatError FMT-051 if the pattern does not fit the entry."""
     assert entry.pattern is not None
     validate.check_pattern(entry.pattern, entry.shape, entry.nnz, name)
     packed_rows, per_row = packed_shape(entry.shape, entry.pattern)
@@ -101,7 +101,7 @@ def size(support: Supported) -> int | None:
 
 @cache
 def binomials(m: int, n: int) -> NDArray[np.uint64]:
-    """Return C(p, i) at [p, i] for p below m and i up to n; the largest, of m = 64, is below 2^61."""
+    """Return C(p, i) at [p, i], (m, n + 1); uint64 holds them, because the largest of m = 64 is below 2^61."""
     return np.array([[comb(p, i) for i in range(n + 1)] for p in range(m)], dtype=np.uint64)
 
 
@@ -131,7 +131,7 @@ def _offsets(ranks: NDArray[np.uint64], m: int, n: int) -> NDArray[np.uint8]:
     offsets = np.empty((ranks.size, n), dtype=np.uint8)
     rest = ranks.copy()
     for i in range(n, 0, -1):
-        # the largest offset whose binomial still fits
+        # the largest offset whose binomial is at most what is left of the rank
         column = np.ascontiguousarray(table[:, i])
         offsets[:, i - 1] = np.searchsorted(column, rest, side="right") - 1
         rest -= column[offsets[:, i - 1]]
@@ -186,13 +186,13 @@ def _unpack(packed: NDArray[np.uint8], per_row: int, bits: int, name: str) -> ND
 
 
 def _check_spare(packed: NDArray[np.uint8], bits: int, name: str) -> None:
-    """Verify that the rows of packed, each with so many bits in use, end in zeros (FMT-072)."""
+    """Verify that every packed row is zero behind its first `bits` bits (FMT-072)."""
     used = bits % 8
     validate.check_spare(int((packed[:, -1] >> used).max(initial=0)) if used else 0, name)
 
 
 def decode(entry: Entry, name: str, sections: Mapping[str, Array], rows: Rows) -> tuple[Mask, int]:
-    """Return the support of some rows; along the last axis only their ranks are read."""
+    """Return the support of some rows, and the slots before them; along the last axis only their ranks are read."""
     from formats import fast
 
     pattern = entry.pattern
@@ -222,7 +222,7 @@ def decode(entry: Entry, name: str, sections: Mapping[str, Array], rows: Rows) -
 
 
 def _whole(entry: Entry, name: str, packed: NDArray[np.uint8], per_row: int, pattern: Pattern) -> Mask:
-    """Return the support of groups that run across rows."""
+    """Return the support of a tensor whose groups run across rows, of all rows."""
     offsets = _checked_offsets(_unpack(packed, per_row, width(pattern), name), pattern, name)
     inner = prod(entry.shape[pattern.axis + 1 :])
     line, column = np.divmod(np.arange(offsets.shape[0], dtype=np.int64), inner)
@@ -242,12 +242,12 @@ def parse(option: str, support: Supported, name: str) -> Pattern:
         FormatError: FMT-051.
     """
     if option == "nm":
-        found = find(support)
-        if found is None:
+        best = find(support)
+        if best is None:
             raise FormatError(
                 "FMT-051", f"{name!r} keeps no n:m with m in {AUTO_M} along its last axis; name another, or use auto"
             )
-        return found
+        return best
     n, m, *axis = (int(x) for x in option.split(":")[1:])
     pattern = Pattern(n, m, axis[0] if axis else len(support.shape) - 1)
     validate.check_pattern(pattern, support.shape, support.nnz, name)
