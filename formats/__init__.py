@@ -1,11 +1,11 @@
-"""Sparse checkpoints on disk: a strict, deterministic profile of safetensors (SPEC.md, chapter FMT).
+"""Sparse checkpoints on disk: a strict, deterministic profile of safetensors (SPEC.md, chapter 12).
 
 formats.write("model-sparse", formats.Checkpoint("model", {"w": formats.from_dense(w)}))
 with formats.open("model-sparse") as reader:
     w = reader["w"]                                # Sparse(shape, indptr, indices, values), read lazily
 
-Models are not known here, and the files of others only in `dialects`. Start with `records.py`, then `writer.py` and
-`reader.py`.
+This package knows no model architecture. Only `dialects` knows the formats of other tools. Start with `records.py`,
+then `writer.py` and `reader.py`.
 """
 
 from formats.conversion import convert

@@ -1,8 +1,9 @@
 """Files and folders that appear under their name complete, or not at all.
 
-    .model.tmp-0f1e2d3c4b5a6978/      where they are made, beside the name; locked as long as the writer lives
+    .model.tmp-0f1e2d3c4b5a6978/      where a writer of `model` works, beside it; locked as long as the writer lives
 
-A writer that is killed leaves that folder behind. The next one to the same name removes it, since it gets the lock.
+A writer that is killed leaves its folder behind. The next writer of the same name gets the lock of the folder, and
+removes it (FMT-166).
 """
 
 import importlib
@@ -17,7 +18,7 @@ from typing import Any
 
 from formats.errors import DestinationExists
 
-# elsewhere folders are not locked, and none is removed
+# without fcntl folders are not locked, and none that is left behind is removed
 fcntl: Any = importlib.import_module("fcntl") if os.name == "posix" else None
 
 
@@ -25,15 +26,15 @@ fcntl: Any = importlib.import_module("fcntl") if os.name == "posix" else None
 def new_folder(path: Path, *, replaces: bool = False) -> Iterator[Path]:
     """Yield an empty folder beside path, renamed to it if the block ends well, else removed (FMT-110).
 
-    Every file put into it must have been synced. Folders that lead to path are made, and removed with it. What writers
-    to the same path left that were killed is removed first (FMT-166).
+    The block must sync every file that it puts there. Missing parents of path are made, and removed again if the block
+    fails. First, the folders of killed writers to the same path are removed (FMT-166).
 
     Args:
         path: the folder to make.
-        replaces: take the place of what is there, which comes back if anything goes wrong.
+        replaces: replace what is at path, which comes back if anything goes wrong.
 
     Raises:
-        DestinationExists: FMT-110, before anything is written, unless it replaces what is there.
+        DestinationExists: FMT-110, before anything is written, if path exists and is not to be replaced.
     """
     if not replaces:
         refuse_existing(path)
@@ -56,10 +57,10 @@ def new_folder(path: Path, *, replaces: bool = False) -> Iterator[Path]:
 
 @contextmanager
 def new_file(path: Path) -> Iterator[Path]:
-    """Yield a name in a folder beside path for a file that the block writes and syncs.
+    """Yield the path of a temporary file for the block to write and sync; it then becomes path (FMT-111).
 
-    The file replaces path if the block ends well and is removed otherwise (FMT-111); so are folders that lead to it.
-    What writers to the same path left that were killed is removed first (FMT-166).
+    It replaces an older file if the block ends well, and is removed otherwise, with the parents of path that were
+    made. First, the folders of killed writers to the same path are removed (FMT-166).
     """
     with _folders_to(path), _workshop(path) as folder:
         yield folder / path.name
@@ -68,7 +69,7 @@ def new_file(path: Path) -> Iterator[Path]:
 
 
 def leftovers(path: Path) -> list[Path]:
-    """Return what writers to a path left beside it, sorted: they were killed, or are still writing (FMT-166)."""
+    """Return the temporary entries beside a path, sorted; their writers were killed, or are still writing (FMT-166)."""
     name = re.compile(re.escape(f".{path.name}") + r"\.tmp-[0-9a-f]{16}(\.spool)?")
     with suppress(OSError):
         return sorted(entry for entry in path.absolute().parent.iterdir() if name.fullmatch(entry.name))
@@ -89,7 +90,7 @@ def check_file(path: Path) -> None:
 
 
 def check_place(path: Path) -> None:
-    """Verify that what leads to a path is a folder that can be written to; what is missing of it is made by writing.
+    """Verify that the nearest parent of a path that exists is a folder that can be written to.
 
     Raises:
         OSError: if it is not.
@@ -104,7 +105,7 @@ def check_place(path: Path) -> None:
 
 
 def write_file(path: Path, data: bytes) -> None:
-    """Write a file, in place of what is there."""
+    """Write a file under its name at once, in place of an older one (FMT-111)."""
     with new_file(path) as new:
         write_bytes(new, data)
 
@@ -130,19 +131,19 @@ def refuse_existing(path: str | Path) -> None:
 
 @contextmanager
 def _folders_to(path: Path) -> Iterator[None]:
-    """Make the folders that lead to path; those made here are removed again if the block fails."""
-    made: list[Path] = []
+    """Make the missing parents of path, and remove them again if the block fails."""
+    new_folders: list[Path] = []
     folder = path.absolute().parent
     while not os.path.lexists(folder):
-        made.append(folder)
+        new_folders.append(folder)
         folder = folder.parent
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        for folder in made:
+        for folder in new_folders:
             _sync_folder(folder.parent)
         yield
     except BaseException:
-        for folder in made:
+        for folder in new_folders:
             with suppress(OSError):  # another process may have put something there
                 folder.rmdir()
         raise
@@ -168,7 +169,7 @@ def _make_locked(path: Path) -> tuple[Path, int | None]:
         # in the same folder as path, so that renaming never has to copy
         folder = path.parent / f".{path.name}.tmp-{secrets.token_hex(8)}"
         folder.mkdir()
-        # another writer may take the folder for dead before it is locked, and remove it
+        # tried again if another writer removes the folder as dead before it is locked
         with suppress(BlockingIOError, FileNotFoundError):
             handle = _lock(folder)
             if handle is None or _is_there(folder, handle):
@@ -205,7 +206,7 @@ def _is_there(path: Path, handle: int) -> bool:
 
 def _remove_if_dead(left: Path) -> None:
     """Remove what a writer left if its lock is free, which shows that the writer is dead (FMT-166)."""
-    # a file is of a writer that knew no locks, and is left to the user
+    # a file comes from a writer without locks; `_lock` fails on it, and it is left to the user
     with suppress(OSError):
         handle = _lock(left)
         if handle is not None:

@@ -1,4 +1,4 @@
-"""Changes of one tensor: what leads from one to another, and how it is applied (FMT-133 to FMT-136)."""
+"""Changes of one tensor: computes the operations from one version to another, and applies them (FMT-133 to FMT-136)."""
 
 from collections.abc import Mapping
 from math import prod
@@ -16,13 +16,13 @@ SUMMED = ("F16", "BF16", "F32", "F64")
 
 
 def between(base: Tensor | None, target: Tensor, op: str, name: str) -> dict[str, Tensor]:
-    """Return the operations, by name, that lead from base to target.
+    """Return operation -> tensor: the operations of a delta that turn base into target.
 
     Args:
-        base: what the tensor was; None if it is new.
-        target: what it becomes.
-        op: ``"replace"`` or ``"add"``. Tensors of another dtype or shape than before, masks, and tensors of which
-            at least as many positions change as are stored are given as a whole.
+        base: the tensor before; None if it is new.
+        target: the tensor after.
+        op: ``"replace"`` or ``"add"``. A new tensor, a mask, and a tensor of another dtype or shape than before become
+            ``whole``. With ``"replace"`` so does one of which at least as many positions change as it stores.
         name: the tensor's name in messages.
 
     Raises:
@@ -39,27 +39,31 @@ def between(base: Tensor | None, target: Tensor, op: str, name: str) -> dict[str
         return {ADD: _difference(base, changed, new_values, gone, name)}
     if changed.size + gone.size >= max(target.nnz, 1):
         return {WHOLE: target}
-    found: dict[str, Tensor] = {}
+    operations: dict[str, Tensor] = {}
     if changed.size:
-        found[REPLACE] = with_values(from_flat(target.shape, changed), new_values)
+        operations[REPLACE] = with_values(from_flat(target.shape, changed), new_values)
     if gone.size:
-        found[REMOVE] = from_flat(target.shape, gone)
-    return found
+        operations[REMOVE] = from_flat(target.shape, gone)
+    return operations
 
 
 def _differing(
     before: NDArray[np.int64], old: Array, after: NDArray[np.int64], new: Array
 ) -> tuple[NDArray[np.int64], Array]:
     """Return the positions of a target that are new or hold other bits than before, and the values there."""
-    known = _among(after, before)
-    differs = ~known
-    slots = np.searchsorted(before, after[known])
-    differs[known] = bits(new[known]) != bits(old[slots])
+    in_both = _among(after, before)
+    differs = ~in_both
+    slots = np.searchsorted(before, after[in_both])
+    differs[in_both] = bits(new[in_both]) != bits(old[slots])
     return after[differs], new[differs]
 
 
 def _difference(base: Dense | Sparse, at: NDArray[np.int64], new: Array, gone: NDArray[np.int64], name: str) -> Sparse:
-    """Return the amounts that added to base give new values, in the dtype that holds them."""
+    """Return the amounts that added to base give new: F32 if base has 16 bits, otherwise F64.
+
+    Raises:
+        FormatError: FMT-135 if base cannot be added to, or a sum does not reach its new value bit for bit.
+    """
     dtype = dtype_name(base.dtype)
     if dtype not in SUMMED:
         raise FormatError("FMT-135", f"{name!r} is {dtype}, to which nothing can be added; use replace")
@@ -84,7 +88,7 @@ def _difference(base: Dense | Sparse, at: NDArray[np.int64], new: Array, gone: N
 
 
 def apply(base: Tensor | None, operations: Mapping[str, Tensor], name: str) -> Tensor:
-    """Return what operations make of a tensor; operations that go together as FMT-132 says.
+    """Return the tensor that operations make of base; they must be a set that FMT-132 allows.
 
     Raises:
         FormatError: FMT-133 if an operation does not fit the tensor; FMT-135 if a sum is not finite.
@@ -145,10 +149,10 @@ def _merged(
     else:
         values = values.copy()
     if new is not None:
-        known = _among(changes, at)
-        values[np.searchsorted(at, changes[known])] = new[known]
-        places = np.searchsorted(at, changes[~known])
-        at, values = np.insert(at, places, changes[~known]), np.insert(bits(values), places, bits(new[~known]))
+        present = _among(changes, at)
+        values[np.searchsorted(at, changes[present])] = new[present]
+        places = np.searchsorted(at, changes[~present])
+        at, values = np.insert(at, places, changes[~present]), np.insert(bits(values), places, bits(new[~present]))
         values = values.view(base.dtype)
     return with_values(from_flat(base.shape, at), values)
 
@@ -175,8 +179,8 @@ def _values_at(tensor: Dense | Sparse, at: NDArray[np.int64]) -> Array:
         return dense
     own = flat(tensor)
     values = np.zeros(at.size, dtype=tensor.dtype)
-    known = _among(at, own)
-    values[known] = tensor.values[np.searchsorted(own, at[known])]
+    stored = _among(at, own)
+    values[stored] = tensor.values[np.searchsorted(own, at[stored])]
     return values
 
 
@@ -186,8 +190,8 @@ def positions(tensor: Tensor) -> NDArray[np.int64]:
 
 
 def _among(some: NDArray[np.int64], all_of: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Tell for each of some positions whether it is among others; both strictly increasing."""
+    """Return for each of some positions whether it is in all_of, (some,); both are strictly increasing."""
     if not all_of.size:
         return np.zeros(some.size, dtype=np.bool_)
-    found = all_of[np.minimum(np.searchsorted(all_of, some), all_of.size - 1)]
-    return found == some
+    nearest = all_of[np.minimum(np.searchsorted(all_of, some), all_of.size - 1)]
+    return nearest == some

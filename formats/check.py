@@ -1,7 +1,7 @@
-"""Every broken rule of a file or folder, not only the first.
+"""Finds every broken rule of a file or folder, not only the first.
 
-for where, error in violations("model-sparse"):
-    print(where, error)
+for place, error in violations("model-sparse"):
+    print(place, error)
 """
 
 import json
@@ -26,10 +26,10 @@ Violation = tuple[str, FormatError]
 
 
 def violations(path: str | os.PathLike[str], *, limit: int | None = None) -> Iterator[Violation]:
-    """Yield where a rule is broken, and the error of that rule, once each.
+    """Yield the place and the error of each broken rule, each pair once.
 
-    A header that cannot be read hides what it describes: of such a file the header is told, and what can still be
-    told of the manifest. Of a file whose header is whole every tensor is read and compared with its digests.
+    If the header of a file is refused, its error is reported, and those of the tensor entries that can still be
+    parsed. Otherwise every tensor of the file is read and compared with its digests.
 
     Args:
         path: a checkpoint folder or a single file.
@@ -39,17 +39,17 @@ def violations(path: str | os.PathLike[str], *, limit: int | None = None) -> Ite
         OSError: if path is not there or cannot be read.
         ExpansionTooLarge: FMT-098, before a tensor is read.
     """
-    path, told = Path(path), set()
+    path, reported = Path(path), set()
     if limit is not None:
         check_limit(_memory_bytes(path), limit, str(path))
-    for where, error in _of_folder(path) if path.is_dir() else _of_file(path):
-        if (where, str(error)) not in told:
-            told.add((where, str(error)))
-            yield where, error
+    for place, error in _of_folder(path) if path.is_dir() else _of_file(path):
+        if (place, str(error)) not in reported:
+            reported.add((place, str(error)))
+            yield place, error
 
 
 def _memory_bytes(path: Path) -> int:
-    """Return what the tensors of all parts take whose headers are whole; those of others are not read."""
+    """Return the bytes that all tensors take in memory; parts with a refused header count 0, because none is read."""
     total = 0
     for part in path.glob("model.sparse*.safetensors") if path.is_dir() else [path]:
         with suppress(FormatError):
@@ -58,17 +58,17 @@ def _memory_bytes(path: Path) -> int:
 
 
 def _of_folder(folder: Path) -> Iterator[Violation]:
-    found = sorted(entry.name for entry in folder.iterdir())
+    entries = sorted(entry.name for entry in folder.iterdir())
     roots = None
-    if INDEX in found:
+    if INDEX in entries:
         try:
             roots = parse_index(read_index(folder))
         except FormatError as error:
             yield INDEX, error
-    parts = [name for name in found if name.startswith("model.sparse") and name.endswith(".safetensors")]
+    parts = [name for name in entries if name.startswith("model.sparse") and name.endswith(".safetensors")]
     sound = True
     try:
-        parts = expected_files(found, roots)
+        parts = expected_files(entries, roots)
     except FormatError as error:
         sound = False
         yield folder.name, error
@@ -101,7 +101,7 @@ def _of_file(path: Path) -> Iterator[Violation]:
         yield violation
     if sound:
         yield from _try(path.name, lambda: Reader(path))
-    # FMT-102: beside a file that was given
+    # FMT-102: companions of a single file lie beside it
     yield from _companions(path.parent, path)
 
 
@@ -113,14 +113,14 @@ def _of_part(path: Path) -> Iterator[Violation]:
         yield from _of_entries(path)
         return
     for name in sorted(part.manifest.tensors):
-        where = f"{path.name}: {name}"
-        yield from _try(where, partial(part.check_pads, name))
-        yield from _try(where, partial(part.check_sections, name))
-        yield from _try(where, partial(part.check_content, name))
+        place = f"{path.name}: {name}"
+        yield from _try(place, partial(part.check_pads, name))
+        yield from _try(place, partial(part.check_sections, name))
+        yield from _try(place, partial(part.check_content, name))
 
 
 def _of_entries(path: Path) -> Iterator[Violation]:
-    """Yield what is wrong with the tensors of a manifest whose file was refused."""
+    """Yield the violations of the tensor entries in a manifest whose file was refused."""
     entries = _lenient(path)
     for name in sorted(entries) if isinstance(entries, dict) else ():
         yield from _try(f"{path.name}: {name}", partial(_check_entry, name, entries[name]))
@@ -131,11 +131,11 @@ def _check_entry(name: str, entry: Any) -> None:
 
 
 def _lenient(path: Path) -> Any:
-    """Return the tensors of a manifest however it is spelled, None if it cannot be found."""
+    """Return the tensor entries of a manifest in any spelling of JSON, None if they cannot be found."""
     try:
         with open_regular(path) as file:
             n = int.from_bytes(file.read(LENGTH.size), "little")
-            # FMT-021, FMT-096: a forged length reads nothing
+            # FMT-021, FMT-096: compared before reading, because the length may be forged
             if n > min(MAX_HEAD, os.fstat(file.fileno()).st_size) - LENGTH.size:
                 return None
             header = json.loads(file.read(n))

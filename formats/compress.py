@@ -1,7 +1,7 @@
 """The codec of compressed sections: byte planes, then one zstd frame (FMT-140 to FMT-143).
 
-Values of k bytes are split into k planes, all first bytes, then all second ones: exponents of neighbours are alike,
-their low bytes are noise, and apart they compress better than together. The library is loaded where it is used.
+Values of k bytes are split into k planes: all first bytes, then all second bytes, and so on. Planes compress better,
+because the exponents of neighbours are alike while their low bytes are noise. zstandard is imported where it is used.
 """
 
 import numpy as np
@@ -11,15 +11,15 @@ from formats.errors import FormatError
 
 LEVEL = 9
 RATIO = 1024
-"""How many times smaller than its content a section may be: bounds what a small file can ask of a reader."""
+"""Most times that a section may be smaller than its content, which bounds what a small file asks of a reader."""
 
 
 def pack(raw: NDArray[np.uint8], itemsize: int) -> bytes | None:
-    """Return the frame of a section's bytes, None where it is kept as it is (FMT-141).
+    """Return the zstd frame of a section's bytes, or None if the section stays as it is (FMT-141).
 
     Args:
         raw: uint8, (nbytes,).
-        itemsize: bytes of a value, 1 for bytes that are no values.
+        itemsize: bytes of a value; 1 makes a single plane.
     """
     import zstandard
 
@@ -29,7 +29,7 @@ def pack(raw: NDArray[np.uint8], itemsize: int) -> bytes | None:
 
 
 def check_size(nbytes: int, raw_bytes: int, name: str) -> None:
-    """Verify FMT-141, which says before anything is expanded how much memory that may take."""
+    """Verify the ratio of a compressed section (FMT-141), which bounds what expanding it takes, before doing so."""
     if not nbytes < raw_bytes <= RATIO * nbytes:
         raise FormatError(
             "FMT-141",
@@ -38,10 +38,10 @@ def check_size(nbytes: int, raw_bytes: int, name: str) -> None:
 
 
 def unpack(frame: NDArray[np.uint8], raw_bytes: int, itemsize: int, name: str) -> NDArray[np.uint8]:
-    """Return the bytes of a section, (raw_bytes,) uint8.
+    """Return the expanded bytes of a section, uint8 (raw_bytes,).
 
     Raises:
-        FormatError: FMT-142; nothing larger than raw_bytes is ever made.
+        FormatError: FMT-142, without expanding to more than raw_bytes.
     """
     import zstandard
 

@@ -2,7 +2,7 @@
 
     | n: u64 | header: n bytes of JSON | section | pad | section | pad | ... |
 
-This module knows dtypes, sections and bounds, and nothing of sparse tensors.
+This module knows dtypes, sections and bounds. It knows nothing of sparse tensors.
 """
 
 import mmap
@@ -29,6 +29,7 @@ if sys.byteorder != "little":
 ALIGN = 64
 LENGTH = struct.Struct("<Q")
 _RUN = 1 << 20
+"""Values that are packed or unpacked at once; a multiple of 8, so that each run begins at a whole byte."""
 
 # FMT-006
 DTYPES: dict[str, DType] = {
@@ -58,10 +59,10 @@ DTYPES: dict[str, DType] = {
 NAMES: dict[DType, str] = {dtype: name for name, dtype in DTYPES.items()}
 FLOATS = frozenset(name for name in DTYPES if name.startswith(("F", "BF")))
 NONE = "NONE"
-"""Stands for the dtype of a mask, which has no values (FMT-017)."""
+"""The dtype name of a mask, which has no values (FMT-017)."""
 BITS: dict[str, int] = {name: 8 * dtype.itemsize for name, dtype in DTYPES.items()}
 BITS |= {"F4": 4, "F6_E2M3": 6, "F6_E3M2": 6, NONE: 0}
-"""Bits that a value takes in a file; in memory those of 4 and 6 bits take a byte each."""
+"""Dtype name -> bits of a value in a file. In memory a value of 4 or 6 bits takes a byte."""
 
 
 def dtype_name(dtype: DType) -> str:
@@ -93,7 +94,7 @@ class Section:
 
 
 def section_bytes(dtype: str, shape: Iterable[int]) -> int:
-    """Return the bytes that an array takes in a file; a last byte that is begun counts whole."""
+    """Return how many bytes an array takes in a file, rounded up to a whole byte."""
     return -(-BITS[dtype] * prod(shape) // 8)
 
 
@@ -103,7 +104,10 @@ def pad_length(nbytes: int, align: int = ALIGN) -> int:
 
 
 def raw_bytes(values: Array) -> memoryview:
-    """Return the little-endian row-major bytes of an array, copied only if it is laid out otherwise."""
+    """Return the bytes of an array as a file stores them: little-endian, row-major, 4 and 6 bits packed (FMT-071).
+
+    An array that has this layout already is not copied.
+    """
     flat = np.asarray(values, order="C").reshape(-1)
     name = NAMES.get(flat.dtype)
     if name is not None and BITS[name] < 8:
@@ -112,7 +116,7 @@ def raw_bytes(values: Array) -> memoryview:
 
 
 def pack_bits(values: NDArray[np.uint8], width: int) -> NDArray[np.uint8]:
-    """Return values of width bits one after the other, the least significant bit first (FMT-071).
+    """Return values packed to width bits each, without gaps, least significant bit first (FMT-071).
 
     Shapes  values (n,); result (ceil(n * width / 8),), its spare bits 0
     """
@@ -125,7 +129,7 @@ def pack_bits(values: NDArray[np.uint8], width: int) -> NDArray[np.uint8]:
 
 
 def unpack_bits(packed: NDArray[np.uint8], width: int, first: int, count: int) -> NDArray[np.uint8]:
-    """Return count values of width bits from the first-th on, (count,); the inverse of `pack_bits`."""
+    """Return values first to first + count - 1 of a packed array, (count,); the inverse of `pack_bits`."""
     values = np.empty(count, dtype=np.uint8)
     for done in range(0, count, _RUN):
         n = min(_RUN, count - done)
@@ -137,13 +141,13 @@ def unpack_bits(packed: NDArray[np.uint8], width: int, first: int, count: int) -
 
 
 def spare_bits(packed: NDArray[np.uint8], width: int, count: int) -> int:
-    """Return the bits past the last of count values, as a number; 0 in every legal file (FMT-072)."""
+    """Return the unused high bits of the last byte behind count values, as a number; 0 in a legal file (FMT-072)."""
     used = width * count % 8
     return int(packed[-1]) >> used if used else 0
 
 
 def values_of(raw: NDArray[np.uint8], dtype: str, shape: tuple[int, ...]) -> Array:
-    """Return the array that the bytes of a section hold: a view where one can be had, otherwise a copy."""
+    """Return the bytes of a section as an array: a view if its values are aligned whole bytes, otherwise a copy."""
     if BITS[dtype] < 8:
         return unpack_bits(raw, BITS[dtype], 0, prod(shape)).view(DTYPES[dtype]).reshape(shape)
     values = raw.view(DTYPES[dtype]).reshape(shape)
@@ -151,12 +155,12 @@ def values_of(raw: NDArray[np.uint8], dtype: str, shape: tuple[int, ...]) -> Arr
 
 
 def pack_header(metadata: Mapping[str, str], sections: Iterable[Section], size_for: Callable[[int], int]) -> bytes:
-    """Return length and header (FMT-020): canonical JSON, then spaces to the size that its bytes ask for.
+    """Return the length field and the header (FMT-020): canonical JSON, padded with spaces to the size of size_for.
 
     Args:
         metadata: the entries of ``__metadata__``.
-        sections: what the header describes.
-        size_for: bytes of length and text -> bytes of length and header.
+        sections: the sections that the header lists.
+        size_for: bytes of the length field and the text -> the same with padding.
     """
     entries: dict[str, JSON] = {
         s.name: {"data_offsets": [s.begin, s.end], "dtype": s.dtype, "shape": list(s.shape)} for s in sections
@@ -167,20 +171,23 @@ def pack_header(metadata: Mapping[str, str], sections: Iterable[Section], size_f
 
 
 def power_of_two(nbytes: int) -> int:
-    """Return the size of length and header that need nbytes: the smallest power of two, at least 1,024 (FMT-022)."""
+    """Return the padded size of length and header: the smallest power of two from 1,024 that holds nbytes (FMT-022)."""
     return max(1 << 10, 1 << (nbytes - 1).bit_length())
 
 
 def multiple_of_8(nbytes: int) -> int:
-    """Return the size of length and header in plain safetensors files."""
+    """Return the padded size of length and header in plain safetensors files: the next multiple of 8."""
     return nbytes + pad_length(nbytes, 8)
 
 
 class MappedFile:
-    """A file mapped into memory, read only; pages come in when they are looked at.
+    """A file mapped into memory, read only; the system loads a page when it is read.
 
-    Arrays made from it keep the mapping alive. A file that someone else cuts short while it is mapped takes
-    the process down: replace files by renaming, never in place (FMT-111).
+    Arrays made from it keep the mapping alive. If another process truncates a mapped file, this process crashes.
+    So replace files by renaming, never in place (FMT-111).
+
+    Raises:
+        FormatError: FMT-020 for a file of fewer than 8 bytes, FMT-165 if it is no regular file.
     """
 
     def __init__(self, path: Path) -> None:
@@ -197,10 +204,10 @@ class MappedFile:
         """Where the sections begin; known once `header` has been called."""
 
     def header(self, limit: int) -> bytes:
-        """Return the header of at most limit bytes.
+        """Return the bytes of the header, at most limit, without the length field.
 
         Raises:
-            FormatError: FMT-021, before a byte of it is read.
+            FormatError: FMT-021 if it is longer than limit or than the file, before a byte of it is read.
         """
         (n,) = LENGTH.unpack(self._bytes[: LENGTH.size].tobytes())
         # FMT-021: compared by subtraction, which cannot wrap
@@ -225,10 +232,10 @@ class MappedFile:
 
 
 def parse_sections(header: JSON, what: str) -> tuple[dict[str, JSON], dict[str, Section]]:
-    """Return the metadata and the sections of a parsed header; offsets and sizes are not yet compared.
+    """Return the metadata and the sections of a parsed header; offsets are not compared with sizes here.
 
     Raises:
-        FormatError: FMT-030 for an entry that safetensors does not have, FMT-006 for its dtype.
+        FormatError: FMT-030 for a malformed entry, FMT-006 for an unknown dtype.
     """
     if not isinstance(header, dict):
         raise FormatError("FMT-030", f"{what} is not a JSON object")

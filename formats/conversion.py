@@ -1,4 +1,4 @@
-"""From one format to another, in one call: `formats.convert`."""
+"""Converts a checkpoint from one format to another in one call: `formats.convert`."""
 
 import importlib
 import os
@@ -24,10 +24,10 @@ USES = {
     "scipy": ("dtype",),
     "binsparse": ("dtype",),
 }
-"""Targets, and which options each uses that not all do."""
+"""Target -> the options that it uses, of those that not every target uses."""
 TO = tuple(USES)
 READ_BACK = {"sparse": "sparse", "hf": "hf", "delta": "sparse", "torch-csr": "torch"}
-"""Targets that can be read back and compared, and what each is read as."""
+"""Target that can be read back and compared -> the format that it is read as."""
 
 
 def convert(
@@ -46,29 +46,30 @@ def convert(
     limit: int | None = None,
     verify: bool = False,
 ) -> list[str]:
-    """Convert what is in `source` (12.11); without `dtype` every weight keeps its value.
+    """Convert a folder, a file or an open checkpoint (12.11); without `dtype` every weight keeps its value.
 
-    Config and tokenizer travel along. Options that a target does not use are refused, not passed over; see USES.
+    Companions, such as configuration and tokenizer, are kept where the target has a place for them. Options that the
+    target does not use are refused; see USES.
 
     Args:
-        source: folder or file to read, or a checkpoint that is open. Where it came from cannot be told: the dense
-            matrices of a model become sparse where that pays (FMT-122), unless `encoding` is ``"dense"``.
+        source: folder or file to read, or an open checkpoint. Because an open model may come from any format, its
+            dense matrices become sparse where that saves bytes (FMT-122), unless `encoding` is ``"dense"``.
         out: folder or file to write, which must not exist.
         to: one of TO.
-        source_format: name of a format, or ``"auto"`` to look what it is.
+        source_format: name of a format, or ``"auto"`` to detect it.
         base: the model that an adapter, a patch or a delta changes.
         encoding: as in `write`.
         compress: as in `write`.
         shard_bytes: as in `write`.
         dtype: ``"F16"``, ``"BF16"``, ``"F32"`` or ``"F64"`` to cast floats to; None keeps every bit.
-        zeros: what is absent of a dense matrix: ``"any"``, as without it, all that equals zero; ``"positive"`` leaves
-            −0.0 stored (FMT-127).
+        zeros: which entries of a dense matrix are absent (FMT-127): ``"any"``, the default, those that equal zero;
+            ``"positive"`` those without a set bit, so that −0.0 is stored.
         expand_quantised: let the quantised tensors of a GGUF file become F32.
         limit: bytes that all tensors may take together once expanded (FMT-098).
         verify: read everything back and compare it bit for bit; for READ_BACK alone.
 
     Returns:
-        Remarks, a sentence each: what was left out, since the target has no place for it (FMT-154).
+        Remarks, a sentence each: what was left out, because the target has no place for it (FMT-154).
 
     Raises:
         FormatError: FMT-084 for an unknown target and for options that do not go together, FMT-110 if `out` exists,
@@ -76,7 +77,7 @@ def convert(
     """
     from formats.dialects.sources import detect, open_changes, open_source
 
-    given: dict[str, tuple[object, object]] = {
+    options: dict[str, tuple[object, object]] = {
         "base": (base, None),
         "encoding": (encoding, "auto"),
         "compress": (compress, None),
@@ -84,50 +85,52 @@ def convert(
         "dtype": (dtype, None),
         "zeros": (zeros, None),
     }
-    _check(to, given, verify=verify)
+    _check(to, options, verify=verify)
     if isinstance(source, Checkpoint):
-        # Only this format has deltas. A model may come from any, so its dense matrices are looked at.
-        named, kind = "the checkpoint", "checkpoint" if source.kind == "model" else "sparse"
+        # only this format has other kinds than models; a model may come from any, so its dense matrices are judged
+        source_name, kind = "the checkpoint", "checkpoint" if source.kind == "model" else "sparse"
         if source_format != "auto":
             raise FormatError("FMT-084", "source_format is for a path, and a checkpoint is given; leave it out")
     else:
-        named, kind = str(source), detect(Path(source)) if source_format == "auto" else source_format
+        source_name, kind = str(source), detect(Path(source)) if source_format == "auto" else source_format
     if zeros is not None and kind == "sparse":
         raise FormatError(
-            "FMT-084", f"zeros is for dense tensors, and {named} says itself what is absent; leave it out"
+            "FMT-084", f"zeros is for dense tensors, and {source_name} says itself what is absent; leave it out"
         )
     if expand_quantised and kind != "gguf":
-        raise FormatError("FMT-084", f"expand_quantised is for GGUF files, and {named} is read as {kind}; leave it out")
+        raise FormatError(
+            "FMT-084", f"expand_quantised is for GGUF files, and {source_name} is read as {kind}; leave it out"
+        )
 
     def opened() -> Checkpoint:
         if isinstance(source, Checkpoint):
             return source
         return open_source(source, kind, expand_quantised=expand_quantised, limit=limit)
 
-    layout: dict[str, Any] = {"encoding": encoding, "compress": compress, "shard_bytes": shard_bytes}
+    write_options: dict[str, Any] = {"encoding": encoding, "compress": compress, "shard_bytes": shard_bytes}
     left_out: list[str] = []
     if to == "delta" and not isinstance(source, Checkpoint):
-        found = open_changes(source, open_source(_needed(base, to), limit=limit), kind)
-        write(out, found, **layout)
+        checkpoint = open_changes(source, open_source(_needed(base, to), limit=limit), kind)
+        write(out, checkpoint, **write_options)
     elif to == "delta":
         raise FormatError("FMT-084", "a delta is made of an adapter's path, or of two models by `diff`")
     elif to in ("peft", "trl-delta"):
-        found = opened()
-        left_out = _write_changes(Path(out), to, found, base, limit)
+        checkpoint = opened()
+        left_out = _write_changes(Path(out), to, checkpoint, base, limit)
     elif to == "sparse":
-        found = _as_sparse(opened(), kind, encoding, dtype, zeros or ANY)
-        write(out, found, **layout)
+        checkpoint = _as_sparse(opened(), kind, encoding, dtype, zeros or ANY)
+        write(out, checkpoint, **write_options)
     else:
-        found = opened()
-        left_out = _write_foreign(Path(out), to, found, dtype, shard_bytes, limit)
+        checkpoint = opened()
+        left_out = _write_foreign(Path(out), to, checkpoint, dtype, shard_bytes, limit)
     if verify:
-        _compare(Path(out), to, found, dtype, limit)
+        _compare(Path(out), to, checkpoint, dtype, limit)
     names = ", ".join(sorted(left_out))
-    return [*([f"{to} has no place for {names}: left out"] if names else []), *found.remarks]
+    return [*([f"{to} has no place for {names}: left out"] if names else []), *checkpoint.remarks]
 
 
 def _check(to: str, given: dict[str, tuple[object, object]], *, verify: bool) -> None:
-    """Refuse a target that there is not, and options that it does not use (FMT-084)."""
+    """Refuse an unknown target, and options that the target does not use (FMT-084)."""
     if to not in USES:
         raise FormatError("FMT-084", f"target {to!r} is unknown, expected one of {', '.join(TO)}")
     unused = [name for name, (value, default) in given.items() if value != default and name not in USES[to]]
@@ -144,7 +147,7 @@ def _needed(base: str | os.PathLike[str] | None, to: str) -> str | os.PathLike[s
 
 
 def _as_sparse(found: Checkpoint, kind: str, encoding: str, dtype: str | None, zeros: str) -> Checkpoint:
-    """Return what is to be written: foreign tensors made sparse, those of this format as they are (FMT-161)."""
+    """Return the checkpoint to write: foreign tensors made sparse, those of this format as they are (FMT-161)."""
     from formats.dialects.sparsify import sparsified, with_cast
 
     if kind != "sparse":
@@ -157,7 +160,7 @@ def _as_sparse(found: Checkpoint, kind: str, encoding: str, dtype: str | None, z
 def _write_changes(
     out: Path, to: str, found: Checkpoint, base: str | os.PathLike[str] | None, limit: int | None
 ) -> list[str]:
-    """Write a delta as an adapter or a patch, which hold one operation only; return what they have no place for."""
+    """Write a delta as an adapter (`add` only) or a patch (`replace` only); return the names that are left out."""
     from formats.dialects.changes import Changes
     from formats.dialects.shira import write_shira
     from formats.dialects.sources import open_source
@@ -182,7 +185,7 @@ def _write_changes(
 def _write_foreign(
     out: Path, to: str, found: Checkpoint, dtype: str | None, shard_bytes: int, limit: int | None
 ) -> list[str]:
-    """Write a model in another format; return what it has no place for."""
+    """Write a model in a foreign format; return the names of attributes and files that are left out."""
     from formats.dialects import hf
     from formats.dialects.sparsify import with_cast
 
@@ -202,13 +205,13 @@ def _write_foreign(
 
 
 def _writer(module: str, function: str) -> Callable[..., None]:
-    """Return a writer whose library not every user has, and which is imported only now."""
-    found: Callable[..., None] = getattr(importlib.import_module(f"formats.dialects.{module}"), function)
-    return found
+    """Return a writer, imported only now, because its library is an optional dependency."""
+    writer: Callable[..., None] = getattr(importlib.import_module(f"formats.dialects.{module}"), function)
+    return writer
 
 
 def _compare(out: Path, to: str, found: Checkpoint, dtype: str | None, limit: int | None) -> None:
-    """Read what was written, and compare it with what it was made of, tensor by tensor."""
+    """Read the result back, and compare each tensor with the one that was to be written (FMT-094)."""
     from formats.dialects.checks import cast
     from formats.dialects.sources import open_source
 

@@ -18,12 +18,12 @@ from formats.strict_json import JSON
 
 
 def verified(reader: Reader) -> Checkpoint:
-    """Return what a reader reads, every tensor compared with its digests when it is asked for."""
+    """Return a reader as a `Checkpoint` whose tensors are compared with their digests on access."""
     return checkpoint_of(reader, Lazy(reader.names(), reader.load_verified))
 
 
 def contents(checkpoint: Checkpoint) -> dict[str, str]:
-    """Return the content digest of each tensor, one in memory at a time."""
+    """Return tensor name -> content digest (FMT-091); one tensor is in memory at a time."""
     return {name: digest.of_content(checkpoint.tensors[name]) for name in sorted(checkpoint.tensors)}
 
 
@@ -34,13 +34,14 @@ def diff(base: Checkpoint, target: Checkpoint, op: str = REPLACE) -> Checkpoint:
     """Return the delta from base to target, with the attributes of target and the companions that differ.
 
     Args:
-        base: where it starts; each tensor is asked for twice.
-        target: where it leads; each tensor is asked for twice.
+        base: the model to start from. Each tensor is read for its digest; those that change are read again, here
+            and when the delta is written.
+        target: the model to lead to, read like base.
         op: ``"replace"``, which stores new values, or ``"add"``, which stores differences of floats.
 
     Raises:
-        FormatError: FMT-135, when a tensor is asked for;
-            FMT-131 if base and target are equal, or one of them is a delta.
+        FormatError: FMT-084 for another op; FMT-131 if base and target are equal, or one of them is a delta;
+            FMT-135 if `add` cannot lead to a tensor of target.
     """
     if op not in (REPLACE, ADD):
         raise FormatError("FMT-084", f"op {op!r} does not exist, expected {REPLACE} or {ADD}")
@@ -74,13 +75,14 @@ def from_changes(
     """Return the delta that applies changes of one operation to a base.
 
     Args:
-        base: what is changed.
+        base: the model to change.
         op: ``"replace"`` or ``"add"``.
         changes: base tensor name -> new values or amounts, of the base tensor's shape.
-        attributes: what is to be recorded.
+        attributes: those of the delta.
 
     Raises:
-        FormatError: FMT-133 if a change does not fit its tensor.
+        FormatError: FMT-131 if nothing changes, or base is a delta; FMT-133 if a change does not fit its tensor;
+            FMT-135 if a sum is not finite.
     """
     _refuse_delta(base)
     before = contents(base)
@@ -103,7 +105,7 @@ def _delta(
     attributes: dict[str, JSON],
     files: Mapping[str, bytes],
 ) -> Checkpoint:
-    """Return a delta whose stored names are found by looking at each change once, and made again when written."""
+    """Return a delta; each change is made here, to learn which names it stores, and again when it is written."""
     stored = [f"{op}:{name}" for name in described.tensors for op in operations(name)]
 
     def make(name: str) -> Tensor:
@@ -122,9 +124,9 @@ def _refuse_delta(checkpoint: Checkpoint) -> None:
 
 
 def apply(base: Checkpoint, deltas: Sequence[Checkpoint]) -> Checkpoint:
-    """Return what deltas make of a base, one after the other; the whole chain is checked before this returns.
+    """Return the checkpoint that deltas, one after the other, make of a base; the chain is checked before this returns.
 
-    Each tensor is made, and compared with the digest that the delta promises, when it is asked for.
+    Each tensor is made on access, and compared with the digest that the delta promises.
 
     Raises:
         FormatError: FMT-137 if the base is not the one that the first delta was made for, or a delta lists other
@@ -163,7 +165,7 @@ def apply(base: Checkpoint, deltas: Sequence[Checkpoint]) -> Checkpoint:
 
 
 def _make_what_goes(result: Checkpoint, described: DeltaOf) -> None:
-    """Ask for each tensor that a delta takes away, because nobody else will: what made it is judged too (FMT-138)."""
+    """Make each tensor that a delta takes away, because the delta that made it must be checked, too (FMT-138)."""
     for name, (before, target) in described.tensors.items():
         if before is not None and target is None:
             result.tensors[name]
@@ -171,14 +173,16 @@ def _make_what_goes(result: Checkpoint, described: DeltaOf) -> None:
 
 def _tell_difference(i: int, state: Mapping[str, str], described: DeltaOf) -> None:
     wrong = sorted(n for n, (before, _) in described.tensors.items() if state.get(n) != before)
-    where = "it differs in tensors that are not changed"
+    difference = "it differs in tensors that are not changed"
     if wrong:
-        where = f"{wrong[0]!r} differs" + (f", first of {len(wrong)}" if len(wrong) > 1 else "")
+        difference = f"{wrong[0]!r} differs" + (f", first of {len(wrong)}" if len(wrong) > 1 else "")
     if i:
-        raise FormatError("FMT-139", f"delta {i + 1} does not start where delta {i} ends: {where}; give them in order")
+        raise FormatError(
+            "FMT-139", f"delta {i + 1} does not start where delta {i} ends: {difference}; give them in order"
+        )
     raise FormatError(
         "FMT-137",
-        f"the delta was made for a base of state digest {described.base_sha256}, not for this one: {where}; "
+        f"the delta was made for a base of state digest {described.base_sha256}, not for this one: {difference}; "
         f"a dense folder of the same model must become sparse first: seft convert BASE SPARSE --to sparse",
     )
 
@@ -190,11 +194,11 @@ def _applied(base: Checkpoint, delta: Checkpoint, described: DeltaOf, names: lis
         before, target = described.tensors[name]
         stored = {op: f"{op}:{name}" for op in OPERATIONS if f"{op}:{name}" in delta.tensors}
         old = None if before is None else base.tensors[name]
-        made = change.apply(old, {op: delta.tensors[key] for op, key in stored.items()}, name)
-        found = digest.of_content(made)
-        if found != target:
-            raise FormatError("FMT-138", f"{name!r} becomes a tensor of digest {found}, the delta promises {target}")
-        return made
+        result = change.apply(old, {op: delta.tensors[key] for op, key in stored.items()}, name)
+        actual = digest.of_content(result)
+        if actual != target:
+            raise FormatError("FMT-138", f"{name!r} becomes a tensor of digest {actual}, the delta promises {target}")
+        return result
 
     return replace(
         base,

@@ -1,4 +1,4 @@
-"""Digests: of bytes, and of a tensor's content however it is encoded."""
+"""SHA-256 digests of bytes, of a tensor's content whatever its encoding, and of the state of a checkpoint."""
 
 from collections.abc import Mapping
 from hashlib import sha256
@@ -18,15 +18,15 @@ def of_bytes(data: bytes | memoryview) -> str:
 
 
 def of_content(tensor: Tensor) -> str:
-    """Return the SHA-256 of what a tensor says: dtype, shape, support and values (FMT-091).
+    """Return the content digest of a tensor: of its dtype, shape, support and values (FMT-091).
 
-    Two encodings of one tensor agree; a stored zero and an absent position do not.
+    All encodings of a tensor give the same digest. A stored zero and an absent position give different ones.
     """
     return of_parts(tensor, of_support(tensor), of_values(tensor))
 
 
 def of_parts(tensor: Tensor, support: Mapping[str, str] | None, values: str | None) -> str:
-    """Return the content digest of a tensor whose support and values have these digests."""
+    """Return the content digest of a tensor, given `of_support` and `of_values` of it (FMT-091)."""
     value: dict[str, JSON] = {
         "dtype": encoding.dtype_of(tensor),
         "nnz": tensor.nnz,
@@ -43,9 +43,9 @@ def of_values(tensor: Tensor) -> str | None:
 
 
 def support_code(shape: tuple[int, ...], nnz: int) -> Code | None:
-    """Return the encoding by whose sections a support is known, the smaller of two; None for a full support.
+    """Return the encoding whose sections are hashed for a support: bitmask or csr, the smaller one (FMT-091).
 
-    A full support needs no telling, so that a tensor hashes alike as Dense and as Sparse (FMT-005).
+    Returns None for a full support, because a tensor must hash alike as Dense and as Sparse (FMT-005).
     """
     if nnz == prod(shape):
         return None
@@ -55,7 +55,7 @@ def support_code(shape: tuple[int, ...], nnz: int) -> Code | None:
 
 
 def of_support(tensor: Tensor) -> dict[str, str] | None:
-    """Return role -> digest of the sections by which a support is known, None for a full one."""
+    """Return role -> digest of the sections that `support_code` makes of a support; None for a full support."""
     code = support_code(tensor.shape, tensor.nnz)
     if code is None:
         return None
@@ -64,7 +64,7 @@ def of_support(tensor: Tensor) -> dict[str, str] | None:
 
 
 def of_state(contents: Mapping[str, str], tied: Mapping[str, str], scales: Mapping[str, Mapping[str, str]]) -> str:
-    """Return the SHA-256 of what a checkpoint's tensors say, whatever their encodings, parts and companions (FMT-099).
+    """Return the state digest of a checkpoint, which does not depend on encodings, parts and companions (FMT-099).
 
     Args:
         contents: tensor name -> content digest.

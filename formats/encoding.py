@@ -1,7 +1,7 @@
-"""Encodings: which sections a tensor becomes, and what must hold when they become a tensor again.
+"""Turns tensors into sections and sections into tensors, in any encoding of SPEC.md 12.4.
 
-A support is stored in one of the codes of `formats.encodings`; its values follow in the section `values`, in
-row-major order of their positions. A new encoding is one more row of `CODES`; writer, reader and layout ask the table.
+A support is stored in one of the codes of `formats.encodings`. Its values follow in the section `values`, in row-major
+order of their positions. To add an encoding, add a row to `CODES`; writer, reader and layout look it up there.
 """
 
 import re
@@ -35,7 +35,7 @@ def dtype_of(tensor: Tensor) -> str:
 
 
 def check_option(wanted: str) -> None:
-    """Verify that an encoding asked for exists (FMT-084)."""
+    """Verify that the value of the option `encoding` exists (FMT-084)."""
     if wanted not in ("auto", *NAMES) and not _NM.fullmatch(wanted):
         raise FormatError(
             "FMT-084", f"encoding {wanted!r} does not exist, expected auto, {', '.join(NAMES)} or nm:N:M:AXIS"
@@ -43,11 +43,16 @@ def check_option(wanted: str) -> None:
 
 
 def choose(tensor: Tensor, wanted: str, name: str) -> tuple[str, Pattern | None]:
-    """Return the encoding for a checked tensor, and its pattern if that is `nm` (FMT-081 to FMT-083).
+    """Return the encoding that an option selects for a tensor, and the pattern if it is `nm` (FMT-081 to FMT-083).
+
+    Args:
+        tensor: checked already (`validate.check_record`).
+        wanted: the option, checked already (`check_option`).
+        name: the tensor's name in messages.
 
     Raises:
         FormatError: FMT-082 if the support would be lost, FMT-017, FMT-051, FMT-056 or FMT-064 if the encoding
-            asked for cannot hold it.
+            cannot hold it.
     """
     if isinstance(tensor, Dense):
         return DENSE, None
@@ -55,7 +60,7 @@ def choose(tensor: Tensor, wanted: str, name: str) -> tuple[str, Pattern | None]
         best = DENSE if fits_dense(tensor) else ""
         least = 0 if best else -1
         for code in CODES.values() if not best else ():
-            # a gap takes at least one byte a slot: if an encoding with fewer bytes is known, do not measure gaps
+            # gaps take at least one byte a slot, so they are not measured if another encoding takes at most that
             if code.name in _GAPS and 0 <= least <= tensor.nnz:
                 continue
             size = code.size(tensor)
@@ -73,7 +78,7 @@ def choose(tensor: Tensor, wanted: str, name: str) -> tuple[str, Pattern | None]
     if wanted.startswith(nm.CODE.name):
         return nm.CODE.name, nm.parse(wanted, tensor, name)
     if CODES[wanted].size(tensor) is None:
-        # the two codes that cannot hold every support say which rule keeps them from it
+        # bitmask refuses a support without columns (FMT-064), gap8 and varint one with too many rows (FMT-056)
         validate.check_has_columns(tensor.shape[-1], name)
         raise FormatError("FMT-056", f"{name!r} has {rows_of(tensor.shape)} rows, too many for {wanted}; use csr")
     return wanted, None
@@ -82,7 +87,7 @@ def choose(tensor: Tensor, wanted: str, name: str) -> tuple[str, Pattern | None]
 def pays(dtype: str, shape: tuple[int, ...], nnz: int) -> bool:
     """Tell whether a tensor takes fewer bytes in bitmask or csr than in dense (FMT-122).
 
-    These two tell their size by counts alone, so that a support need not be made to find out.
+    Only these two are compared, because their sizes follow from the counts, without making a support.
     """
     rows, columns = rows_of(shape), shape[-1]
     index = bitmask.size_of(rows, columns) if columns else csr.size_of(rows, columns, nnz)
@@ -91,7 +96,7 @@ def pays(dtype: str, shape: tuple[int, ...], nnz: int) -> bool:
 
 
 def fits_dense(tensor: Tensor) -> bool:
-    """Tell whether dense keeps a tensor: it has values, and all of them."""
+    """Tell whether `dense` can hold a tensor: it has values, and one at every position."""
     return not isinstance(tensor, Mask) and tensor.nnz == prod(tensor.shape)
 
 
@@ -99,14 +104,14 @@ def fits_dense(tensor: Tensor) -> bool:
 
 
 def plan(entry: Entry, name: str) -> Plan:
-    """Return the sections that a manifest entry implies, before compression.
+    """Return the sections that a manifest entry implies, before compression, as role -> (dtype, shape).
 
     Raises:
         FormatError: FMT-045 for an unknown encoding, otherwise the rule that its shape or count breaks.
     """
-    values = BITS[entry.dtype]
+    bits = BITS[entry.dtype]
     if entry.encoding == DENSE:
-        if not values:
+        if not bits:
             raise FormatError(
                 "FMT-017", f"mask {name!r} is encoded as dense; a full mask takes bitmask or another code"
             )
@@ -122,11 +127,11 @@ def plan(entry: Entry, name: str) -> Plan:
         )
     validate.check_sparse_shape(entry.shape, name)
     support = code.plan(entry, name)
-    return {**support, "values": _values_section(entry.dtype, (entry.nnz,))} if values else support
+    return {**support, "values": _values_section(entry.dtype, (entry.nnz,))} if bits else support
 
 
 def _values_section(dtype: str, shape: tuple[int, ...]) -> tuple[str, tuple[int, ...]]:
-    # FMT-071: safetensors has no odd count of values smaller than a byte
+    # FMT-071: packed values are stored as U8, because safetensors refuses a section that ends within a byte
     return (dtype, shape) if BITS[dtype] >= 8 else ("U8", (section_bytes(dtype, shape),))
 
 
@@ -141,10 +146,10 @@ def encode(tensor: Tensor, encoding: str, pattern: Pattern | None) -> dict[str, 
 
 
 def decode(entry: Entry, name: str, sections: Mapping[str, Array]) -> Tensor:
-    """Return the tensor of sections of the planned dtypes and shapes; values are views where they can be.
+    """Return the tensor that sections of the planned dtypes and shapes hold; values are views where possible.
 
     Raises:
-        FormatError: the rule of its encoding or dtype that is broken.
+        FormatError: the broken rule of its encoding or dtype.
     """
     if entry.encoding == DENSE:
         return Dense(_values(entry, name, sections["values"], 0, entry.nnz).reshape(entry.shape))
@@ -155,7 +160,7 @@ def decode(entry: Entry, name: str, sections: Mapping[str, Array]) -> Tensor:
 
 
 def decode_rows(entry: Entry, name: str, sections: Mapping[str, Array], rows: Rows) -> Tensor:
-    """Return some rows of a tensor as a matrix; of its values only theirs are looked at."""
+    """Return rows (first, last + 1) of a tensor as a matrix, without reading the values of other rows."""
     first, last = rows
     columns = entry.shape[-1]
     if entry.encoding == DENSE:
@@ -169,7 +174,7 @@ def decode_rows(entry: Entry, name: str, sections: Mapping[str, Array], rows: Ro
 
 
 def _values(entry: Entry, name: str, section: Array, first: int, count: int) -> Array:
-    """Return count values from the first-th on, (count,), checked (FMT-070, FMT-072)."""
+    """Return values first to first + count - 1, (count,), after checking them (FMT-070, FMT-072)."""
     bits = BITS[entry.dtype]
     if bits < 8:
         validate.check_spare(spare_bits(section, bits, entry.nnz) if section.size else 0, name)

@@ -6,7 +6,7 @@ another target.
 
 
 class FormatError(Exception):
-    """A file, folder, record or option that breaks a clause of the format; nothing of it is handed out (FMT-097).
+    """A file, folder, record or option breaks a clause of the format; no part of it is returned (FMT-097).
 
     Attributes:
         clause: the clause id, for example ``"FMT-064"``.
@@ -14,7 +14,7 @@ class FormatError(Exception):
     """
 
     def __init__(self, clause: str, message: str) -> None:
-        # Exception keeps both, because pickle and copy call the class with what it keeps
+        # Exception gets both, because pickle and copy rebuild an error by calling its class with args
         super().__init__(clause, message)
         self.clause, self.message = clause, message
 
@@ -23,12 +23,12 @@ class FormatError(Exception):
 
 
 class DestinationExists(FormatError):
-    """A destination that is already there (FMT-110); it is left as it was."""
+    """The destination exists already (FMT-110); it is left as it was."""
 
 
 class ExpansionTooLarge(FormatError):
-    """A tensor that would take more memory than the caller allows (FMT-098); a higher limit reads it."""
+    """Expanded tensors would take more memory than the caller allows (FMT-098); a higher limit reads them."""
 
 
 class CannotHold(FormatError):
-    """A tensor or checkpoint that the target of a conversion cannot hold (FMT-154); another target may."""
+    """The target of a conversion cannot hold a tensor or checkpoint (FMT-154); another target may."""

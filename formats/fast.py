@@ -1,9 +1,9 @@
-"""Loops over supports, compiled: what NumPy would do in several passes over arrays of its own.
+"""Loops over supports, compiled by numba, because NumPy would need several passes and temporary arrays.
 
-Each function says in its docstring what it computes in plain NumPy; the tests compare the two. Compiled code is kept
-in the cache of numba, so that only the first process after an installation waits for the compiler.
+Each docstring gives the same computation in plain NumPy; the tests compare the two. numba caches compiled code on
+disk, so only the first process after an installation waits for the compiler.
 
-Functions import this file where they run a loop: numba takes longer to load than all else of this package.
+Import this module inside the functions that use it, because numba takes longer to load than the rest of this package.
 """
 
 import os
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 F = TypeVar("F")
 R = TypeVar("R")
 
+# by byte value: its bits, the lowest first; how many are set; the offsets of those that are
 _BITS = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little")
 _COUNT = _BITS.sum(axis=1).astype(np.int64)
 _OFFSETS = np.zeros((256, 8), dtype=np.int32)
@@ -26,16 +27,17 @@ for _byte in range(256):
 
 
 _WORTH_THREADS = 1 << 20
+"""Slots or bytes from which threads are faster than one loop."""
 _THREADS = os.cpu_count() or 1
 
 
 def by_rows(rows: int, amount: int, work: Callable[[int, int], R]) -> list[R]:
-    """Return what work returns for runs of rows, first and last + 1, in order; side by side if it is worth it.
+    """Call work(first, last + 1) on runs of rows, in threads if that is faster, and return the results in order.
 
     Args:
-        rows: how many there are.
-        amount: how many slots or bytes they have together.
-        work: compiled code that lets other threads run, and writes nothing that another run writes.
+        rows: number of rows.
+        amount: slots or bytes of all rows together; few are done in one call, without threads.
+        work: compiled code that releases the GIL; two runs must not write to the same place.
     """
     runs = _THREADS if amount >= _WORTH_THREADS and rows > 1 else 1
     edges = [rows * i // runs for i in range(runs + 1)]
@@ -52,7 +54,7 @@ def _compiled(function: F) -> F:
 
 @_compiled
 def mask_rows(mask: NDArray[np.uint8], counts: NDArray[np.int64]) -> None:
-    """Write the number of bits of each row of mask, (rows, bytes), into counts, (rows,).
+    """Write the number of set bits of each row of mask, (rows, bytes), into counts, (rows,).
 
     counts[:] = np.bitwise_count(mask).sum(axis=1)
     """
@@ -65,7 +67,7 @@ def mask_rows(mask: NDArray[np.uint8], counts: NDArray[np.int64]) -> None:
 
 @_compiled
 def mask_columns(mask: NDArray[np.uint8], indices: NDArray[np.int32]) -> None:
-    """Write the column of every bit of mask, (rows, bytes), row by row, into indices, (bits,).
+    """Write the column of every set bit of mask, (rows, bytes), row by row, into indices, (set bits,).
 
     indices[:] = np.flatnonzero(np.unpackbits(mask, axis=1, bitorder="little")) % (8 * mask.shape[1])
     """
@@ -74,7 +76,7 @@ def mask_columns(mask: NDArray[np.uint8], indices: NDArray[np.int32]) -> None:
         for at in range(mask.shape[1]):
             byte = mask[row, at]
             count = _COUNT[byte]
-            # eight stores without a question are quicker than asking eight times, where there is room for them
+            # all eight are stored while there is room, because that needs no branch; the next byte overwrites the rest
             if slot <= full:
                 for k in range(8):
                     indices[slot + k] = 8 * at + _OFFSETS[byte, k]
@@ -86,11 +88,11 @@ def mask_columns(mask: NDArray[np.uint8], indices: NDArray[np.int32]) -> None:
 
 @_compiled
 def set_bits(indptr: NDArray[np.int64], indices: NDArray[np.int32], mask: NDArray[np.uint8]) -> None:
-    """Write the bit of every slot, and zeros, into mask, (rows, bytes).
+    """Write a 1 bit for every slot, and 0 elsewhere, into mask, (rows, bytes).
 
     present[row, indices[slot]] = True for each slot; mask[:] = np.packbits(present, axis=1, bitorder="little")
     """
-    if not mask.size:  # no rows: a row of its own could take 2^31 bytes
+    if not mask.size:  # without rows nothing is reserved, because `present` could take 2^31 bytes
         return
     width = mask.shape[1]
     present = np.zeros(8 * width, dtype=np.uint8)
@@ -99,14 +101,14 @@ def set_bits(indptr: NDArray[np.int64], indices: NDArray[np.int32], mask: NDArra
         for slot in range(indptr[row], indptr[row + 1]):
             present[indices[slot]] = 1
         for at in range(width):
-            # eight bytes of 0 or 1 meet in the highest byte of the product, the first of them in its lowest bit
+            # the highest byte of the product collects eight bytes of 0 or 1, the first of them as its lowest bit
             mask[row, at] = (eight[at] * np.uint64(0x0102040810204080)) >> np.uint64(56)
             eight[at] = np.uint64(0)
 
 
 @_compiled
 def _rises(columns: NDArray[Any], first: int, last: int, n_columns: int) -> bool:
-    """Tell whether columns first to last - 1 strictly increase within 0 to n_columns - 1."""
+    """Tell whether columns[first:last] strictly increases and stays within 0 to n_columns - 1."""
     if first == last:
         return True
     falls = 0
@@ -118,8 +120,10 @@ def _rises(columns: NDArray[Any], first: int, last: int, n_columns: int) -> bool
 
 @_compiled
 def first_fault(indptr: NDArray[np.int64], columns: NDArray[Any], n_columns: int) -> tuple[int, int]:
-    """Return (1, slot) of the first column outside 0 to n_columns - 1, (2, slot) of the first that does not exceed
-    the one before it in its row, (0, 0) if there is neither; indptr must be valid.
+    """Return kind and slot of the first fault in the columns of a support; indptr must be valid.
+
+    Kind 1: the column is outside 0 to n_columns - 1. Kind 2: it does not exceed the column before it in its row.
+    (0, 0): there is no fault.
     """
     for row in range(indptr.size - 1):
         if _rises(columns, indptr[row], indptr[row + 1], n_columns):
@@ -137,7 +141,7 @@ def first_fault(indptr: NDArray[np.int64], columns: NDArray[Any], n_columns: int
 
 @_compiled
 def scatter(indptr: NDArray[np.int64], indices: NDArray[np.int32], values: NDArray[Any], dense: NDArray[Any]) -> None:
-    """Write values, (nnz,), to their places in dense, (rows, columns); both hold unsigned integers of one size.
+    """Write values, (nnz,), to their positions in dense, (rows, columns); both hold unsigned integers of one size.
 
     dense[np.repeat(np.arange(rows), np.diff(indptr)), indices] = values
     """
@@ -150,7 +154,7 @@ def scatter(indptr: NDArray[np.int64], indices: NDArray[np.int32], values: NDArr
 def gap_bytes(indptr: NDArray[np.int64], indices: NDArray[np.int32], n_columns: int) -> tuple[int, int]:
     """Return how many bytes the gaps of a support take in gap8 and in varint (FMT-054, FMT-055).
 
-    gaps = np.diff(positions, prepend=-1) - 1; len(gaps) + (gaps // 255).sum(), and of each gap its groups of 7 bits
+    gaps = np.diff(positions, prepend=-1) - 1; len(gaps) + (gaps // 255).sum(), and the 7-bit groups of all gaps
     """
     before, gap8, varint = np.int64(-1), 0, 0
     for row in range(indptr.size - 1):
@@ -169,7 +173,7 @@ def gap_bytes(indptr: NDArray[np.int64], indices: NDArray[np.int32], n_columns: 
 
 @_compiled
 def keeps_pattern(indptr: NDArray[np.int64], indices: NDArray[np.int32], n: int, m: int, groups: int) -> bool:
-    """Tell whether in every row each of groups runs of m columns holds n slots; stops at the first that does not.
+    """Tell whether each of the `groups` groups of m columns in every row has n slots; stop at the first that has not.
 
     (indices.reshape(-1, n) // m == np.tile(np.arange(groups), rows)[:, None]).all()
     """
@@ -188,7 +192,7 @@ def keeps_pattern(indptr: NDArray[np.int64], indices: NDArray[np.int32], n: int,
 def pack_ranks(
     indices: NDArray[np.int32], table: NDArray[np.uint64], m: int, bits: int, packed: NDArray[np.uint8]
 ) -> None:
-    """Write the ranks of groups along the last axis into packed, (rows, bytes), which is all zero before (FMT-052).
+    """Write the ranks of groups along the last axis into packed, (rows, bytes), which must be all zero (FMT-052).
 
     Shapes  indices (groups, n), the columns of each group; table (m, n + 1), the binomials C(p, i)
 
@@ -213,7 +217,7 @@ def pack_ranks(
 
 @_compiled
 def _rank_at(packed: NDArray[np.uint8], row: int, at: int, bits: int) -> Any:
-    """Return the number of so many bits that begins at bit at of a row."""
+    """Return the rank, `bits` wide, that begins at bit `at` of a packed row."""
     rank, done = np.uint64(0), 0
     while done < bits:
         rank |= np.uint64(packed[row, at >> 3] >> (at & 7)) << np.uint64(done)
@@ -232,11 +236,12 @@ def unpack_ranks(
     limit: int,
     indices: NDArray[np.int32],
 ) -> int:
-    """Write the columns of groups along the last axis into indices, (groups, n); return a rank from limit on, or -1.
+    """Write the columns of groups along the last axis into indices, (groups, n), and return -1.
 
-    The inverse of `pack_ranks`: the i-th offset is the largest p with C(p, i) within what is left of the rank.
+    Returns the first rank that is not below limit instead, and stops there. The inverse of `pack_ranks`: the i-th
+    offset is the largest p for which C(p, i) is at most what is left of the rank.
 
-    Shapes  offsets (limit, n), those of every rank, or (0, n) if there are too many
+    Shapes  offsets (limit, n), those of every rank, or (0, n) if such a table would be too large
     """
     rows, n = packed.shape[0], indices.shape[1]
     per_row = indices.shape[0] // rows if rows else 0
@@ -262,7 +267,7 @@ def unpack_ranks(
 
 @_compiled
 def count_stored(values: NDArray[Any], counted: Any) -> int:
-    """Return how many of some unsigned integers, (n,), have a bit of counted set, which is a scalar of their dtype.
+    """Return how many values, unsigned integers (n,), share a set bit with counted, a scalar of their dtype.
 
     np.count_nonzero(values & counted)
     """
@@ -276,9 +281,9 @@ def count_stored(values: NDArray[Any], counted: Any) -> int:
 def gather(
     dense: NDArray[Any], counted: Any, indptr: NDArray[np.int64], indices: NDArray[np.int32], values: NDArray[Any]
 ) -> None:
-    """Write columns and values of every entry of dense, (rows, columns), that `count_stored` counts.
+    """Write row pointers, columns and values of the entries of dense, (rows, columns), that `count_stored` counts.
 
-    Sizes: indptr (rows + 1,); indices and values one more than are counted, the last is scratch.
+    Shapes  indptr (rows + 1,); indices and values (counted entries + 1,), the last one is scratch
 
     rows, indices[:-1] = np.nonzero(dense & counted); values[:-1] = dense[dense & counted != 0]
     """
@@ -286,7 +291,7 @@ def gather(
     indptr[0] = 0
     for row in range(dense.shape[0]):
         for column in range(dense.shape[1]):
-            # stored first and kept only if it counts: no branch to guess
+            # every entry is stored, and the next one overwrites it unless it counts, because that needs no branch
             value = dense[row, column]
             indices[slot] = column
             values[slot] = value

@@ -1,4 +1,4 @@
-"""The manifest of a file: what JSON says, as typed records, both ways."""
+"""The manifest of a file: typed records, made into JSON text and parsed from it."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -17,7 +17,7 @@ SPEC = "1.0"
 MANIFEST_KEY = "seft.manifest"
 DIGEST_KEY = "seft.manifest.sha256"
 MAX_HEAD = 1 << 24
-"""Bytes of length and header together (FMT-021); below what hubs read of a file."""
+"""Most bytes of length and header together (FMT-021); model hubs read at least as much of a file."""
 DELTA, ZSTD = "delta", "zstd"
 FEATURES: frozenset[str] = frozenset({DELTA, ZSTD})
 """Features beyond the core of version 1 that this reader has."""
@@ -37,7 +37,7 @@ class Stored:
     """Bytes in the file, its pad not counted."""
     sha256: str
     raw_bytes: int | None = None
-    """Bytes before compression; None where nothing is compressed (FMT-140)."""
+    """Bytes before compression; None if the section is not compressed (FMT-140)."""
 
     @property
     def raw(self) -> int:
@@ -70,7 +70,7 @@ class Companion:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """What one file says of itself (FMT-040)."""
+    """The manifest of one file (FMT-040)."""
 
     kind: str
     tensors: Mapping[str, Entry]
@@ -148,17 +148,17 @@ def _delta_json(delta: DeltaOf) -> JSON:
 
 
 def parse_manifest(text: str, what: str) -> Manifest:
-    """Return the manifest that a text holds, with every rule that needs no section checked.
+    """Return the manifest that a JSON text holds, after checking every rule that needs no section.
 
     Raises:
-        FormatError: FMT-006, FMT-007, FMT-009, FMT-012 to FMT-014, FMT-024 to FMT-028, FMT-040 to FMT-047,
-            FMT-049, FMT-130.
+        FormatError: FMT-006, FMT-007, FMT-009, FMT-012 to FMT-014, FMT-024 to FMT-028, FMT-040 to FMT-044,
+            FMT-046, FMT-047, FMT-050.
     """
     value = as_object(strict_json.parse(text.encode("utf-8", "surrogatepass"), what), what)
     missing = sorted({"kind", "optional", "part", "requires", "spec"} - set(value))
     if missing:
         raise FormatError("FMT-040", f"{what} lacks {missing}")
-    # the version is judged first, so that a file of a later one is told as such
+    # FMT-042: version and features come first, because a file of a later version must be refused as such
     spec = check_version(as_string(value.get("spec"), f"spec of {what}"), what)
     requires = features(value.get("requires"), "requires")
     optional = features(value.get("optional"), "optional")
@@ -169,6 +169,7 @@ def parse_manifest(text: str, what: str) -> Manifest:
     if unknown:
         raise FormatError("FMT-043", f"{what} requires {', '.join(unknown)}, which this reader does not have")
     kind = as_string(value.get("kind"), "kind")
+    # FMT-130: no other file has the key
     has_delta = kind == DELTA and value.get("part") in (0, 1)
     closed(value, _MANIFEST_KEYS | ({"delta"} if has_delta else set()), what)
     check_kind(kind)
@@ -197,7 +198,7 @@ def parse_entry(name: str, value: JSON) -> Entry:
     """Return what the manifest says of one tensor.
 
     Raises:
-        FormatError: FMT-006, FMT-007, FMT-009, FMT-040, FMT-041, FMT-046, FMT-047, FMT-049.
+        FormatError: FMT-006, FMT-007, FMT-009, FMT-040, FMT-041, FMT-043, FMT-046, FMT-047.
     """
     what = f"tensor {name!r}"
     check_name(name)
@@ -230,6 +231,7 @@ def parse_entry(name: str, value: JSON) -> Entry:
 
 
 def _stored(value: JSON, what: str) -> Stored:
+    """Return what the manifest says of one section (FMT-049)."""
     section = as_object(value, what)
     compressed = "codec" in section or "raw_bytes" in section
     closed(section, {"bytes", "sha256"} | ({"codec", "raw_bytes"} if compressed else set()), what)
@@ -237,7 +239,7 @@ def _stored(value: JSON, what: str) -> Stored:
     if not compressed:
         return Stored(nbytes, sha256)
     codec = as_string(section["codec"], f"codec of {what}")
-    # FMT-043: another codec would have been told as a feature
+    # FMT-043: an unknown codec is a feature that this reader does not have
     if codec != ZSTD:
         raise FormatError("FMT-043", f"{what} has the codec {codec[:40]!r}, which this reader does not have")
     return Stored(nbytes, sha256, as_natural(section["raw_bytes"], f"raw_bytes of {what}"))
@@ -277,7 +279,7 @@ def _delta(value: dict[str, JSON]) -> DeltaOf:
 
 
 def check_version(spec: str, what: str) -> str:
-    """Verify FMT-042 and return spec."""
+    """Return spec, after verifying that it is a version 1.x (FMT-042)."""
     if not _VERSION.fullmatch(spec):
         raise FormatError(
             "FMT-042", f"{what} says version {spec[:40]!r}, this reader knows 1.0 and later minor versions of 1"
@@ -286,7 +288,7 @@ def check_version(spec: str, what: str) -> str:
 
 
 def features(value: JSON, key: str) -> tuple[str, ...]:
-    """Return a feature list: names, sorted, each once (FMT-044)."""
+    """Return a feature list, after verifying that it has legal names, sorted, each once (FMT-044)."""
     if not isinstance(value, list) or not _each(value, lambda x: isinstance(x, str) and bool(_FEATURE.fullmatch(x))):
         raise FormatError("FMT-044", f"{key} must be a list of feature names")
     if value != sorted(set(value)):

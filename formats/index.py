@@ -20,12 +20,12 @@ INDEX = "model.sparse.index.json"
 MAX_INDEX = 100_000_000
 MAX_PARTS = 99_999
 
-# FMT-112
+# FMT-112: names that loaders of dense weights look for
 STOCK = re.compile(r"(?i)(model|adapter_model|pytorch_model)(-\d+-of-\d+)?\.safetensors")
 
 
 def is_sparse(path: Path) -> bool:
-    """Tell whether a path holds a checkpoint of this format, whole or damaged; OSError if it is not there."""
+    """Tell whether a path looks like a checkpoint of this format, even a damaged one; OSError if it is not there."""
     if path.is_dir():
         return any(path.glob("model.sparse*.safetensors")) or (path / INDEX).exists()
     with open_regular(path) as file:
@@ -47,7 +47,7 @@ def index_text(spec: str, roots: Sequence[str], tensors: Sequence[Collection[str
 
 
 def parse_index(data: bytes) -> list[str]:
-    """Return the root digests of the parts that an index lists; `compare_index` judges the rest of it.
+    """Return the root digests of the parts that an index lists; `compare_index` checks the rest of it.
 
     Raises:
         FormatError: FMT-024 to FMT-028, FMT-040 to FMT-042, FMT-047, FMT-101.
@@ -72,12 +72,12 @@ def compare_index(data: bytes, spec: str, roots: Sequence[str], tensors: Sequenc
     expected = index_text(spec, roots, tensors)
     if data == expected.encode():
         return
-    said = as_object(as_object(strict_json.parse(data, "the index"), "the index")["weight_map"], "weight_map")
-    held = as_object(as_object(strict_json.parse(expected.encode(), "parts"), "parts")["weight_map"], "weight_map")
-    for name in sorted(set(said) | set(held)):
-        if said.get(name) != held.get(name):
+    indexed = as_object(as_object(strict_json.parse(data, "the index"), "the index")["weight_map"], "weight_map")
+    stored = as_object(as_object(strict_json.parse(expected.encode(), "parts"), "parts")["weight_map"], "weight_map")
+    for name in sorted(set(indexed) | set(stored)):
+        if indexed.get(name) != stored.get(name):
             raise FormatError(
-                "FMT-101", f"the index has {name!r} in {said.get(name)}, the parts have it in {held.get(name)}"
+                "FMT-101", f"the index has {name!r} in {indexed.get(name)}, the parts have it in {stored.get(name)}"
             )
     raise FormatError("FMT-101", f"the index says another version than its parts, which say {spec}")
 

@@ -1,4 +1,4 @@
-"""Where everything stands in a file: the manifest implies sections, pads and offsets, and the header repeats them."""
+"""Computes the sections, pads and offsets of a file from its manifest, and compares a header with them."""
 
 from collections.abc import Iterator, Mapping
 
@@ -15,7 +15,7 @@ def section_name(tensor: str, role: str) -> str:
 
 
 def plan(entry: Entry, name: str) -> Plan:
-    """Return the sections of a tensor as they stand in the file, after comparing them with its entry.
+    """Return the sections of a tensor as the file stores them, compressed ones as U8, after checking its entry.
 
     Raises:
         FormatError: FMT-031, FMT-049, FMT-141, or the rule of the encoding that the entry breaks.
@@ -67,19 +67,19 @@ def compare(
     """
     expected = {section.name: section for section in layout(tensors)}
     for section in expected.values():
-        other = found.get(section.name)
-        if other is None:
+        actual = found.get(section.name)
+        if actual is None:
             raise FormatError("FMT-031", f"{name} has no section {section.name!r}")
-        if (other.dtype, other.shape) != (section.dtype, section.shape):
+        if (actual.dtype, actual.shape) != (section.dtype, section.shape):
             raise FormatError(
                 "FMT-033",
-                f"section {section.name!r} is {other.dtype} {list(other.shape)}, "
+                f"section {section.name!r} is {actual.dtype} {list(actual.shape)}, "
                 f"expected {section.dtype} {list(section.shape)}",
             )
-        if (other.begin, other.end) != (section.begin, section.end):
+        if (actual.begin, actual.end) != (section.begin, section.end):
             raise FormatError(
                 "FMT-034",
-                f"section {section.name!r} stands at {other.begin} to {other.end}, "
+                f"section {section.name!r} stands at {actual.begin} to {actual.end}, "
                 f"expected {section.begin} to {section.end}",
             )
     unowned = sorted(set(found) - set(expected))

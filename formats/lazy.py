@@ -1,4 +1,4 @@
-"""Tensors that are made when they are asked for."""
+"""A mapping of names to tensors that makes each tensor on access."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TypeVar
@@ -7,20 +7,20 @@ T = TypeVar("T", covariant=True)
 
 
 class Lazy(Mapping[str, T]):
-    """Name -> tensor in sorted order, made by a function each time it is asked for."""
+    """Name -> tensor, in sorted order. A function makes the tensor on every access; nothing is cached."""
 
     def __init__(self, names: Iterable[str], make: Callable[[str], T]) -> None:
         self._names = dict.fromkeys(sorted(names))
         self._make = make
 
     def __getitem__(self, name: str) -> T:
-        """Return a tensor. KeyError if it is not there; the errors of the function."""
+        """Return the tensor of a name. KeyError if there is none; otherwise whatever the function raises."""
         if name not in self._names:
             raise KeyError(name)
         return self._make(name)
 
     def __contains__(self, name: object) -> bool:
-        # without making the tensor, as Mapping would
+        # defined here, because the one of Mapping would make the tensor
         return name in self._names
 
     def __iter__(self) -> Iterator[str]:

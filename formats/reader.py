@@ -19,7 +19,7 @@ from formats.v1 import PartReader, own
 def open_checkpoint(path: str | os.PathLike[str]) -> "Reader":
     """Return a reader of a checkpoint folder or of a single file; a context manager.
 
-    Every header is checked before it is handed out; no section is read yet.
+    Every header is checked before this returns; no section is read yet.
 
     Raises:
         FormatError: the first rule that a header, the index or the folder breaks.
@@ -47,7 +47,7 @@ def read(path: str | os.PathLike[str], *, verify: bool = True) -> Checkpoint:
 def checkpoint_of(
     reader: "Reader", tensors: Mapping[str, Tensor] | None = None, files: Mapping[str, bytes] | None = None
 ) -> Checkpoint:
-    """Return what a reader reads as a record; its tensors and files, unless others are given, stay lazy."""
+    """Return a reader as a `Checkpoint`; its tensors and files stay lazy unless others are passed."""
     return Checkpoint(
         reader.kind,
         reader if tensors is None else tensors,
@@ -60,9 +60,13 @@ def checkpoint_of(
 
 
 class Reader(Mapping[str, Tensor]):
-    """An open checkpoint: a mapping of names to tensors, each read when it is asked for.
+    """An open checkpoint: a mapping of names to tensors, each read on access.
 
-    Arrays that it hands out are read-only views of the mapped files and stay valid after it is closed.
+    Values are read-only views of the mapped files where possible. All arrays stay valid after the reader is closed.
+
+    Attributes:
+        files: companion name -> bytes, read and compared with its digest on access (FMT-094).
+        root_sha256: the root digest: of the manifest, or of the index if there are several parts (FMT-092).
     """
 
     def __init__(self, path: Path) -> None:
@@ -70,10 +74,10 @@ class Reader(Mapping[str, Tensor]):
         if not path.is_dir():
             self._parts = [PartReader(path)]
         else:
-            found = [entry.name for entry in path.iterdir()]
-            index = read_index(path) if INDEX in found else None
+            entries = [entry.name for entry in path.iterdir()]
+            index = read_index(path) if INDEX in entries else None
             roots = None if index is None else parse_index(index)
-            self._parts = [PartReader(path / name) for name in expected_files(found, roots)]
+            self._parts = [PartReader(path / name) for name in expected_files(entries, roots)]
         manifests = [part.manifest for part in self._parts]
         if index is None:
             _check_whole(manifests[0], path.name)
@@ -115,18 +119,18 @@ class Reader(Mapping[str, Tensor]):
 
     @property
     def state_sha256(self) -> str:
-        """The digest of what the tensors say, whatever their encodings, parts and companions (FMT-099)."""
+        """The state digest, which does not depend on encodings, parts and companions (FMT-099)."""
         contents = {name: self.info(name).content_sha256 for name in self.names()}
         return digest.of_state(contents, self.tied, self.scales)
 
     @property
     def memory_bytes(self) -> int:
-        """Bytes that all tensors take together once they are read: values, columns and row pointers."""
+        """Bytes that all tensors take in memory: values, columns and row pointers."""
         return sum(part.memory_bytes for part in self._parts)
 
     @property
     def spec(self) -> str:
-        """The version of the format that the checkpoint says."""
+        """The version of the format that the checkpoint states (FMT-042)."""
         return self._first.spec
 
     def names(self) -> list[str]:
@@ -134,7 +138,7 @@ class Reader(Mapping[str, Tensor]):
         return list(self._owner)
 
     def info(self, name: str) -> TensorInfo:
-        """Return what is known of a tensor without reading it. KeyError if it is not stored."""
+        """Return what the manifest says of a tensor, which is not read. KeyError if it is not stored."""
         return self._owner[name].info(name)
 
     def section_digests(self, name: str) -> dict[str, str]:
@@ -152,11 +156,11 @@ class Reader(Mapping[str, Tensor]):
         return name in self._owner
 
     def __getitem__(self, name: str) -> Tensor:
-        """Return a tensor, its structure checked. KeyError if it is not stored."""
+        """Return a tensor after checking its structure. KeyError if it is not stored."""
         return self._owner[name].load(name)
 
     def rows(self, name: str, first: int, last: int) -> Tensor:
-        """Return the slice first to last of a tensor along its first axis, without reading the values of the rest.
+        """Return tensor[first:last] along its first axis, without reading the values of the rest.
 
         Only what has to be read for it is checked. KeyError if the tensor is not stored.
 
@@ -170,11 +174,11 @@ class Reader(Mapping[str, Tensor]):
         return self._owner[name].load_slice(name, first, last)
 
     def load_verified(self, name: str) -> Tensor:
-        """Return a tensor, its structure and its digests checked. KeyError if it is not stored."""
+        """Return a tensor after checking its structure and its digests. KeyError if it is not stored."""
         return self._owner[name].load_verified(name)
 
     def verify(self) -> None:
-        """Check everything there is to check: all tensors, all digests, all companions (FMT-095).
+        """Verify all tensors, all digests and all companions (FMT-095).
 
         Raises:
             FormatError: the first rule that is broken.
@@ -185,7 +189,7 @@ class Reader(Mapping[str, Tensor]):
             self.files[name]
 
     def close(self) -> None:
-        """Let go of the files; arrays that were handed out keep what they need."""
+        """Release the files; arrays that were returned keep the mappings that they view."""
         self._owner = {}
         self._parts = []
 
@@ -197,7 +201,7 @@ class Reader(Mapping[str, Tensor]):
 
 
 class Companions(Mapping[str, bytes]):
-    """The companions beside a checkpoint; each is read, and compared with its digest, when asked for."""
+    """Companion name -> bytes; each access reads the file and compares it with its digest."""
 
     def __init__(self, folder: Path, entries: Mapping[str, Companion]) -> None:
         self._folder = folder
@@ -207,7 +211,7 @@ class Companions(Mapping[str, bytes]):
         """Return the bytes of a companion.
 
         Raises:
-            FormatError: FMT-102, FMT-094.
+            FormatError: FMT-102 if it is not there, FMT-094 if its size or digest is another.
         """
         entry = self._entries[name]
         path = self._folder / name
@@ -239,7 +243,7 @@ def _check_whole(manifest: Manifest, name: str) -> None:
 
 
 def _check_parts(manifests: list[Manifest], found: list[str], roots: list[str]) -> None:
-    """Verify FMT-104."""
+    """Verify that the parts are those of the index, in order, and agree with part 1 (FMT-104)."""
     first = manifests[0]
     last = ""
     for i, manifest in enumerate(manifests, start=1):

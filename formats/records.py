@@ -1,4 +1,4 @@
-"""What a checkpoint is made of, as plain records over NumPy arrays. No file is touched here.
+"""Records of tensors and checkpoints over NumPy arrays, and dense arrays to and from them. No file is touched here.
 
 [ 5 . 0 ]      Sparse(shape=(2, 3), indptr=[0, 2, 3], indices=[0, 2, 1], values=[5, 0, 7])
 [ . 7 . ]      the zero at (0, 2) is stored: it belongs to the support (FMT-003)
@@ -19,14 +19,14 @@ Array: TypeAlias = NDArray[Any]
 DType: TypeAlias = np.dtype[Any]
 
 BLOCK = 1 << 22
-"""Positions looked at together: bounds what packing and unpacking hold beyond their result."""
+"""Positions that are handled at once, which bounds temporary memory."""
 
 ANY, POSITIVE = "any", "positive"
 ZEROS = (ANY, POSITIVE)
-"""Which entries of a dense array are absent: those equal to zero, or those without a bit set (FMT-127)."""
+"""Options for the entries of a dense array that are absent: those equal to zero, or without a set bit (FMT-127)."""
 
 LIMIT = 1 << 36
-"""Bytes that a tensor may take in memory unless the caller says otherwise (FMT-098)."""
+"""Default of the bytes that an expanded tensor may take in memory (FMT-098)."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -82,14 +82,14 @@ class Sparse:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Mask:
-    """A support without values (FMT-017): which positions are stored, and nothing of what is there."""
+    """A support without values (FMT-017): it says which positions are stored."""
 
     shape: tuple[int, ...]
     """1 to 8 dimensions."""
     indptr: NDArray[np.int64]
-    """int64, (rows + 1,), as of `Sparse`."""
+    """int64, (rows + 1,), as in `Sparse`."""
     indices: NDArray[np.int32]
-    """int32, (nnz,), as of `Sparse`."""
+    """int32, (nnz,), as in `Sparse`."""
 
     @property
     def nnz(self) -> int:
@@ -99,7 +99,7 @@ class Mask:
 
 Tensor: TypeAlias = Dense | Sparse | Mask
 Supported: TypeAlias = Sparse | Mask
-"""What has a support of its own."""
+"""A tensor that stores its support."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +125,7 @@ class Checkpoint:
     kind: str
     """What it is for: ``"model"``, ``"training-state"``, ``"delta"`` (FMT-012)."""
     tensors: Mapping[str, Tensor]
-    """Name to tensor. May be lazy: the writer asks for each tensor once and holds one at a time."""
+    """Name -> tensor. May be lazy, because the writer fetches each tensor once and holds one at a time."""
     attributes: dict[str, JSON] = field(default_factory=dict)
     """Free JSON without fractions (FMT-011)."""
     tied: dict[str, str] = field(default_factory=dict)
@@ -142,7 +142,7 @@ class Checkpoint:
 
 @dataclass(frozen=True, slots=True)
 class Pattern:
-    """N of M: of every m neighbours along axis exactly n are stored (FMT-051)."""
+    """n of m: exactly n of every m neighbours along an axis are stored (FMT-051)."""
 
     n: int
     m: int
@@ -173,14 +173,14 @@ class TensorInfo:
 
 
 def rows_of(shape: tuple[int, ...]) -> int:
-    """Return how many rows a shape has: runs along its last axis."""
+    """Return how many rows a shape has: the product of all dimensions but the last."""
     return prod(shape[:-1])
 
 
 def bits(values: Array) -> Array:
-    """Return values as unsigned integers of the same size, for comparing bit by bit: −0.0 is not 0.
+    """Return values viewed as unsigned integers of the same size, to compare bits: −0.0 differs from 0.
 
-    Of a complex64, which is two floats, a uint64 comes back.
+    A complex64 becomes a uint64.
     """
     return values.view(np.dtype(f"u{values.dtype.itemsize}"))
 
@@ -195,7 +195,7 @@ def sign_of_zero(dtype: DType) -> int:
 
 
 def check_zeros(zeros: str) -> None:
-    """Verify the name of an option of FMT-127.
+    """Verify the value of the option zeros (FMT-127).
 
     Raises:
         FormatError: FMT-084.
@@ -205,14 +205,14 @@ def check_zeros(zeros: str) -> None:
 
 
 def _counted_bits(dtype: DType, zeros: str) -> Any:
-    """Return the bits of which one must be set in an element of the support, an unsigned integer of the dtype's size.
+    """Return bits, an unsigned integer of the dtype's size: an element with one of them set is in the support.
 
     Raises:
         FormatError: FMT-084.
     """
     check_zeros(zeros)
     every = np.iinfo(f"u{dtype.itemsize}").max
-    # FMT-127
+    # FMT-127: `any` leaves out the bits of −0.0, so that −0.0 is absent like +0.0
     return np.dtype(f"u{dtype.itemsize}").type(every ^ sign_of_zero(dtype) if zeros == ANY else every)
 
 
@@ -229,7 +229,7 @@ def count_stored(values: Array, zeros: str = ANY) -> int:
 
 
 def from_dense(values: Array, zeros: str = ANY) -> Sparse:
-    """Return the tensor whose support is every element that is not absent by the option zeros (FMT-127).
+    """Return a dense array as a sparse tensor; the option zeros says which elements are absent (FMT-127).
 
     Args:
         values: rank 1 to 8, any dtype of the table, fewer than 2^31 rows and columns.
@@ -251,7 +251,7 @@ def from_dense(values: Array, zeros: str = ANY) -> Sparse:
 
 
 def from_support(present: NDArray[np.bool_]) -> Mask:
-    """Return the mask of a boolean array of rank 1 to 8: True is in the support."""
+    """Return a boolean array of rank 1 to 8 as a mask whose support is where it is True."""
     rows, columns = rows_of(present.shape), present.shape[-1]
     matrix = present.reshape(rows, columns)
     none = np.empty(0, dtype=np.bool_)
@@ -261,14 +261,15 @@ def from_support(present: NDArray[np.bool_]) -> Mask:
 
 
 def _columns_present(present: NDArray[np.bool_]) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
-    where = np.flatnonzero(present) % max(present.shape[1], 1)
-    return np.count_nonzero(present, axis=1), where.astype(np.int32)
+    """Return how many columns each row has, (rows,), and all of them row by row, (nnz,)."""
+    columns = np.flatnonzero(present) % max(present.shape[1], 1)
+    return np.count_nonzero(present, axis=1), columns.astype(np.int32)
 
 
 def _joined(
     rows: int, parts: list[tuple[NDArray[np.int64], NDArray[np.int32], Array]], empty: Array
 ) -> tuple[NDArray[np.int64], NDArray[np.int32], Array]:
-    """Return row pointers, columns and values of blocks of rows put one below the other."""
+    """Return row pointers, columns and values of blocks of rows in order; a part is (counts a row, columns, values)."""
     indptr = np.zeros(rows + 1, dtype=np.int64)
     if not parts:
         return indptr, np.empty(0, dtype=np.int32), empty
@@ -286,7 +287,7 @@ def from_flat(shape: tuple[int, ...], positions: NDArray[np.int64]) -> Mask:
 
 
 def with_values(mask: Supported, values: Array) -> Sparse:
-    """Return the tensor that has these values, (nnz,), on a support."""
+    """Return the sparse tensor of a support and its values, (nnz,)."""
     return Sparse(mask.shape, mask.indptr, mask.indices, values)
 
 
@@ -296,20 +297,20 @@ def flat(tensor: Supported) -> NDArray[np.int64]:
 
 
 def flat_rows(tensor: Supported, first: int, last: int) -> NDArray[np.int64]:
-    """Return the row-major positions of the slots of rows first to last, counted from row first, int64."""
+    """Return the row-major positions of the slots of rows first to last - 1, int64, counted from row first."""
     starts = np.arange(last - first, dtype=np.int64) * tensor.shape[-1]
     lo, hi = tensor.indptr[first], tensor.indptr[last]
     return np.repeat(starts, np.diff(tensor.indptr[first : last + 1])) + tensor.indices[lo:hi]
 
 
 def to_dense(tensor: Tensor, *, limit: int = LIMIT) -> Array:
-    """Return the array whose bits are zero at absent positions; which zeros were stored is no longer told.
+    """Return a tensor as a dense array with zero bits at absent positions (FMT-002); stored zeros look the same there.
 
     A mask becomes an array of booleans, True on the support.
 
     Args:
         tensor: what to expand.
-        limit: bytes that the array may take; a small file can describe a large one.
+        limit: bytes that the array may take, because a small file can describe a large array.
 
     Raises:
         ExpansionTooLarge: FMT-098, before anything is reserved.

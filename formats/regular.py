@@ -1,4 +1,4 @@
-"""Opening what others wrote: regular files only, and no more of them than a reader allows."""
+"""Opens files that others wrote: regular files only, read up to a limit (FMT-165)."""
 
 import os
 import stat
@@ -14,7 +14,7 @@ _KINDS = (
     (stat.S_ISCHR, "a device"),
     (stat.S_ISBLK, "a device"),
 )
-# opening a pipe without a writer would wait for one, for ever
+# O_NONBLOCK, because opening a pipe without a writer would wait for ever
 _FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 
 
@@ -25,11 +25,11 @@ def open_regular(path: Path) -> BinaryIO:
         FormatError: FMT-165, before a byte of it is read.
         OSError: if path is not there or cannot be read.
     """
-    # a device may act when it is opened, so that its kind is asked for first
+    # checked before opening, because opening may make a device act
     _check(path, path.stat().st_mode)
     handle = os.open(path, _FLAGS)
     try:
-        # the name may stand for another file by now
+        # checked again, because the name may stand for another file by now
         _check(path, os.fstat(handle).st_mode)
         return os.fdopen(handle, "rb")
     except BaseException:
@@ -38,7 +38,7 @@ def open_regular(path: Path) -> BinaryIO:
 
 
 def read_bounded(path: Path, most: int) -> bytes | None:
-    """Return the bytes of a regular file; None if it has more than most, which are then not read.
+    """Return the bytes of a regular file; None, without reading it, if it has more than most.
 
     Raises:
         FormatError: FMT-165.
@@ -50,7 +50,7 @@ def read_bounded(path: Path, most: int) -> bytes | None:
 
 
 def kind_of(mode: int) -> str:
-    """Return what a mode of `os.stat` stands for, such as ``"a pipe"``; empty for a regular file."""
+    """Return the kind of file that a mode of `os.stat` describes, such as ``"a pipe"``; empty for a regular file."""
     if stat.S_ISREG(mode):
         return ""
     return next((kind for holds, kind in _KINDS if holds(mode)), "no regular file")

@@ -11,19 +11,19 @@ from typing import Any, NoReturn, TypeAlias
 from formats.errors import FormatError
 
 JSON: TypeAlias = "bool | int | str | list[JSON] | dict[str, JSON] | None"
-"""What manifests and attributes are made of. A fraction travels as a string, for example `float.hex(x)`."""
+"""A value of a manifest or of attributes. A fraction is stored as a string, for example `float.hex(x)`."""
 
 MAX_INTEGER = 2**53 - 1
 MAX_DEPTH = 16
 
 
 def canonical(value: JSON) -> str:
-    """Return the one text of value (FMT-028): keys in code point order, no spaces, no needless escapes."""
+    """Return the canonical text of value (FMT-028): keys in code point order, no spaces, no needless escapes."""
     return json.dumps(value, ensure_ascii=False, allow_nan=False, sort_keys=True, separators=(",", ":"))
 
 
 def parse(data: bytes, what: str) -> JSON:
-    """Return the value of canonical JSON text.
+    """Return the value of a JSON text, which must be canonical.
 
     Args:
         data: the text in UTF-8.
@@ -49,7 +49,7 @@ def parse(data: bytes, what: str) -> JSON:
 
 
 def parse_any(data: bytes, what: str) -> JSON:
-    """Return the value of foreign JSON text: any spelling, but unique keys; fractions become strings.
+    """Return the value of a foreign JSON text in any spelling; keys must be unique, and fractions become strings.
 
     Raises:
         FormatError: FMT-024 to FMT-026 (FMT-027 if it exhausts the parser).
@@ -110,7 +110,7 @@ def check_plain(value: object, where: str, level: int = 1) -> None:
     """Verify that value is made of null, booleans, integers, strings, lists and objects only.
 
     Args:
-        value: what to look at.
+        value: the value to check.
         where: its name in messages.
         level: how deep in the final JSON text value will stand, counting value itself.
 

@@ -1,4 +1,4 @@
-"""JSON values of the type that a key asks for; each function returns its argument or raises."""
+"""Checks of the types of JSON values; each function returns its argument, or raises a FormatError."""
 
 import re
 from collections.abc import Collection
@@ -12,8 +12,8 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 def closed(value: dict[str, JSON], keys: Collection[str], what: str) -> dict[str, JSON]:
     """Return value if it has exactly the keys (FMT-040)."""
     if set(value) != set(keys):
-        many, few = sorted(set(value) - set(keys)), sorted(set(keys) - set(value))
-        raise FormatError("FMT-040", f"{what} has the unknown keys {many} and lacks {few}")
+        unknown, missing = sorted(set(value) - set(keys)), sorted(set(keys) - set(value))
+        raise FormatError("FMT-040", f"{what} has the unknown keys {unknown} and lacks {missing}")
     return value
 
 

@@ -1,6 +1,6 @@
-"""Version 1 of one file: writer and strict reader.
+"""Writer and strict reader of one file in version 1 of the format.
 
-manifest -> layout: every section, pad and offset follows from it; the header adds nothing of its own
+manifest -> layout: every section, pad and offset follows from the manifest; the header adds nothing of its own
 """
 
 import os
@@ -24,26 +24,26 @@ from formats.layout import section_name
 from formats.records import Array, Dense, Mask, Sparse, Tensor, TensorInfo, rows_of
 
 MAX_TENSORS = 4096
-"""Tensors that the writer puts into one part: keeps headers far below MAX_HEAD (FMT-085)."""
+"""Most tensors that the writer puts into one part (FMT-085), which keeps headers far below MAX_HEAD."""
 
 _HEAD_BYTES, _ENTRY_BYTES = 500, 700
-"""What a header takes about, besides its names, which stand in it some six times."""
+"""Estimated bytes of a header: a fixed part, and one a tensor; its name stands in the header about six times."""
 
 _BESIDE_BYTES = 1 << 20
-"""A tensor of fewer bytes is hashed and read one after the other: starting a thread takes longer than both."""
+"""A tensor of fewer bytes is hashed and then read, because starting a thread takes longer than both."""
 
 _SYNC_BYTES = 1 << 24
-"""Bytes that are written before the disk is asked to take them."""
+"""Bytes that are written before a sync to disk is started."""
 
 
 # writing -----------------------------------------------------------------------------------------
 
 
 def file_head(manifest: Manifest) -> tuple[bytes, str]:
-    """Return everything that stands before the sections, and the root digest (FMT-092).
+    """Return the bytes before the sections, length and header, and the root digest (FMT-092).
 
     Raises:
-        FormatError: FMT-021.
+        FormatError: FMT-021 if the header is too long.
     """
     text = manifest_text(manifest)
     root = digest.of_bytes(text.encode())
@@ -60,12 +60,12 @@ def file_head(manifest: Manifest) -> tuple[bytes, str]:
 
 @dataclass(frozen=True, slots=True)
 class Packed:
-    """A tensor on its way into a file: what is written, while what is said of it is still being hashed."""
+    """A tensor ready to be written, whose digests a thread may still be computing."""
 
     sections: list[memoryview]
     """The bytes of its sections, in order of roles."""
     entry: Callable[[], Entry]
-    """Waits for the digests."""
+    """Returns the manifest entry, after waiting for the digests."""
 
     @property
     def padded_size(self) -> int:
@@ -74,10 +74,10 @@ class Packed:
 
 
 class Packer:
-    """Turns tensors into sections, their digests made by a thread beside.
+    """Turns tensors into sections, and computes their digests in a second thread.
 
     Args:
-        encoding: what a writer was asked for (FMT-084).
+        encoding: the option of the writer (FMT-084).
         codec: ``"zstd"`` compresses the sections that become smaller (FMT-141), None keeps them as they are.
     """
 
@@ -112,7 +112,7 @@ class Packer:
 
 
 def _content(tensor: Tensor, chosen: str, stored: Mapping[str, Stored]) -> str:
-    """Return the content digest of a tensor whose sections have their digests; those are not made again (FMT-091)."""
+    """Return the content digest of a tensor, from the digests of its stored sections where they apply (FMT-091)."""
     plain = {role: section.sha256 for role, section in stored.items() if section.raw_bytes is None}
     code = digest.support_code(tensor.shape, tensor.nnz)
     support: Mapping[str, str] | None
@@ -124,7 +124,7 @@ def _content(tensor: Tensor, chosen: str, stored: Mapping[str, Stored]) -> str:
 
 
 def _section(values: Array, codec: str | None) -> tuple[memoryview, int | None]:
-    """Return the bytes of a section in the file, and those before compression if it is compressed."""
+    """Return the bytes of a section in the file, and its size before compression, None if it is not compressed."""
     raw = raw_bytes(values)
     if codec is not None:
         itemsize = max(1, BITS[container.NAMES[values.dtype]] // 8)
@@ -135,10 +135,14 @@ def _section(values: Array, codec: str | None) -> tuple[memoryview, int | None]:
 
 
 class PartWriter:
-    """Writes the sections of one file behind a gap for its header, which depends on all of them.
+    """Writes the sections of one file first, and then the header into a gap before them, because it needs all of them.
 
-    The gap is as large as the names let expect. If the header turns out to need another power of two, the sections
-    are copied once, to where they belong.
+    The size of the gap is estimated from the names of the tensors. If the header turns out to need another power of
+    two, the sections are copied once, to behind a header of the right size.
+
+    Args:
+        spool: a new file for the sections, in the folder of the final file; `close` removes it.
+        names: the tensors to expect.
     """
 
     def __init__(self, spool: Path, names: Iterable[str] = ()) -> None:
@@ -162,16 +166,16 @@ class PartWriter:
         self.tensors[name] = packed.entry()
 
     def _sync_beside(self) -> None:
-        """Let the disk work while the next tensor is packed, so that little is left to wait for at the end."""
+        """Start a sync to disk while the next tensor is packed, so that `finish` has little to wait for."""
         if self.nbytes - self._synced >= _SYNC_BYTES and (self._syncing is None or self._syncing.done()):
             self._synced = self.nbytes
             self._file.flush()
             self._syncing = self._beside.submit(os.fsync, self._file.fileno())
 
     def finish(self, path: Path, manifest: Manifest) -> str:
-        """Bring the file to path, header and sections synced to disk, and return the root digest."""
+        """Write the header, sync the file to disk under its final path, and return the root digest (FMT-092)."""
         head, root = file_head(manifest)
-        # a disk that failed meanwhile is told now
+        # raises here if the background sync failed
         if self._syncing is not None:
             self._syncing.result()
         if len(head) == self._gap:
@@ -197,11 +201,11 @@ class PartWriter:
         os.fsync(file.fileno())
 
     def close(self) -> None:
-        """Let go of the spool and remove it if it is still there."""
+        """Close the spool, and remove it if it is still there."""
         self._beside.shutdown()
         try:
             self._file.close()
-        finally:  # a full disk makes closing fail, too
+        finally:  # because closing can fail, too, on a full disk
             self._spool.unlink(missing_ok=True)
 
     def __enter__(self) -> "PartWriter":
@@ -215,7 +219,7 @@ class PartWriter:
 
 
 class PartReader:
-    """One file, every rule about its header checked, its sections mapped and unread.
+    """An open file whose header and manifest have been checked; its sections are mapped, and read on request.
 
     Raises:
         FormatError: the first rule of the container or the manifest that the file breaks.
@@ -225,10 +229,10 @@ class PartReader:
         self._file = MappedFile(path)
         what = f"the header of {path.name}"
         header = self._header(what)
-        metadata, found = container.parse_sections(header, what)
+        metadata, sections = container.parse_sections(header, what)
         self.manifest, self.root = _manifest(metadata, path.name)
         data_bytes = self._file.size - self._file.data_start
-        self._sections = layout.compare(self.manifest.tensors, found, data_bytes, path.name)
+        self._sections = layout.compare(self.manifest.tensors, sections, data_bytes, path.name)
 
     def _header(self, what: str) -> strict_json.JSON:
         raw = self._file.header(MAX_HEAD - LENGTH.size)
@@ -246,7 +250,7 @@ class PartReader:
 
     @property
     def memory_bytes(self) -> int:
-        """Bytes that its tensors take together once they are read: values, columns and row pointers."""
+        """Bytes that all its tensors take in memory: values, columns and row pointers."""
         total = 0
         for entry in self.manifest.tensors.values():
             total += entry.nnz * DTYPES[entry.dtype].itemsize if entry.dtype in DTYPES else 0
@@ -260,7 +264,7 @@ class PartReader:
         return TensorInfo(name, e.dtype, e.shape, e.encoding, e.nnz, nbytes, e.content_sha256, e.pattern)
 
     def load(self, name: str) -> Tensor:
-        """Return a tensor, every rule about its structure checked; values are views of the mapped file.
+        """Return a tensor after checking its structure; values are views of the mapped file where possible.
 
         Raises:
             FormatError: FMT-036, FMT-142 or the rule of its encoding that is broken.
@@ -269,7 +273,7 @@ class PartReader:
         return encoding.decode(self.manifest.tensors[name], name, self._arrays(name))
 
     def load_slice(self, name: str, first: int, last: int) -> Tensor:
-        """Return the slice first to last of a tensor of two axes or more along the first; others stay unread.
+        """Return tensor[first:last] along the first of two or more axes, without reading the values of the rest.
 
         Raises:
             FormatError: as `load`, of the sections that have to be read.
@@ -281,7 +285,7 @@ class PartReader:
         return Dense(part.values.reshape(shape)) if isinstance(part, Dense) else replaced(part, shape=shape)
 
     def load_verified(self, name: str) -> Tensor:
-        """Return a tensor, its structure and both kinds of digests checked.
+        """Return a tensor after checking its structure, the digests of its sections and that of its content.
 
         Raises:
             FormatError: as `load`; FMT-090, FMT-091.
@@ -296,24 +300,24 @@ class PartReader:
         return self._compared(name, tensor)
 
     def check_content(self, name: str) -> Tensor:
-        """Return a tensor, its content compared with its digest (FMT-091)."""
+        """Return a tensor after comparing its content with its digest (FMT-091)."""
         return self._compared(name, self.load(name))
 
     def _compared(self, name: str, tensor: Tensor) -> Tensor:
         entry = self.manifest.tensors[name]
-        found, expected = _content(tensor, entry.encoding, entry.sections), entry.content_sha256
-        if found != expected:
-            raise FormatError("FMT-091", f"the content of {name!r} has SHA-256 {found}, its manifest says {expected}")
+        actual, expected = _content(tensor, entry.encoding, entry.sections), entry.content_sha256
+        if actual != expected:
+            raise FormatError("FMT-091", f"the content of {name!r} has SHA-256 {actual}, its manifest says {expected}")
         return tensor
 
     def check_sections(self, name: str) -> None:
         """Verify the digests of a tensor's sections (FMT-090)."""
         for role, stored in self.manifest.tensors[name].sections.items():
             section = self._sections[section_name(name, role)]
-            found = digest.of_bytes(self._file.raw(section).data)
-            if found != stored.sha256:
+            actual = digest.of_bytes(self._file.raw(section).data)
+            if actual != stored.sha256:
                 raise FormatError(
-                    "FMT-090", f"section {section.name!r} has SHA-256 {found}, its manifest says {stored.sha256}"
+                    "FMT-090", f"section {section.name!r} has SHA-256 {actual}, its manifest says {stored.sha256}"
                 )
 
     def check_pads(self, name: str) -> None:
@@ -346,14 +350,14 @@ def _manifest(metadata: dict[str, strict_json.JSON], name: str) -> tuple[Manifes
     text, expected = metadata[MANIFEST_KEY], metadata[DIGEST_KEY]
     if not isinstance(text, str) or not isinstance(expected, str):
         raise FormatError("FMT-029", f"{name} must have strings in its __metadata__")
-    found = digest.of_bytes(text.encode("utf-8", "surrogatepass"))
-    if found != expected:
-        raise FormatError("FMT-093", f"the manifest of {name} has SHA-256 {found}, the header says {expected}")
-    return parse_manifest(text, f"the manifest of {name}"), found
+    actual = digest.of_bytes(text.encode("utf-8", "surrogatepass"))
+    if actual != expected:
+        raise FormatError("FMT-093", f"the manifest of {name} has SHA-256 {actual}, the header says {expected}")
+    return parse_manifest(text, f"the manifest of {name}"), actual
 
 
 def own(tensor: Tensor) -> Tensor:
-    """Return a tensor that no longer depends on the file."""
+    """Return a tensor whose arrays do not depend on the mapped file."""
     if isinstance(tensor, Dense | Sparse):
         return replaced(tensor, values=np.array(tensor.values))
     assert isinstance(tensor, Mask)

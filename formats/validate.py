@@ -1,4 +1,4 @@
-"""The rules of the format, a small function for one or two of them. Each raises the error of its clause."""
+"""The rules of the format as small functions. Each raises a FormatError that names the broken clause."""
 
 import re
 from collections.abc import Collection, Mapping
@@ -38,7 +38,7 @@ _KIND = re.compile(r"[a-z][a-z0-9-]{0,63}")
 
 
 def check_shape(shape: tuple[int, ...], name: str) -> None:
-    """Verify FMT-007. Dimensions of 0 are left out of the product: they would hide the others."""
+    """Verify rank and size of a shape (FMT-007), leaving out dimensions of 0, because they would hide the others."""
     if len(shape) > MAX_RANK:
         raise FormatError("FMT-007", f"tensor {name!r} has {len(shape)} dimensions, at most {MAX_RANK} are allowed")
     if any(d < 0 for d in shape) or prod(d for d in shape if d) > MAX_NUMEL:
@@ -46,7 +46,7 @@ def check_shape(shape: tuple[int, ...], name: str) -> None:
 
 
 def check_sparse_shape(shape: tuple[int, ...], name: str) -> None:
-    """Verify FMT-008."""
+    """Verify that a sparse shape has rows and columns that signed 32-bit integers can count (FMT-008)."""
     if not shape or max(rows_of(shape), shape[-1]) > MAX_SPARSE_DIM:
         raise FormatError(
             "FMT-008",
@@ -56,7 +56,7 @@ def check_sparse_shape(shape: tuple[int, ...], name: str) -> None:
 
 
 def check_name(name: str) -> None:
-    """Verify FMT-009."""
+    """Verify length and characters of a tensor name (FMT-009)."""
     try:
         size = len(name.encode())
     except UnicodeEncodeError as error:
@@ -68,7 +68,7 @@ def check_name(name: str) -> None:
 
 
 def check_limit(nbytes: int, limit: int | None, what: str) -> None:
-    """Verify FMT-098 for tensors that are expanded together, before any of them is; None sets no limit."""
+    """Verify that expanding takes at most limit bytes in all (FMT-098), before it begins; None sets no limit."""
     if limit is not None and nbytes > limit:
         raise ExpansionTooLarge(
             "FMT-098",
@@ -78,7 +78,7 @@ def check_limit(nbytes: int, limit: int | None, what: str) -> None:
 
 
 def check_tied(tied: Mapping[str, str], stored: Collection[str]) -> None:
-    """Verify FMT-010."""
+    """Verify that every tied name is not stored, and that its target is (FMT-010)."""
     for alias, target in tied.items():
         check_name(alias)
         if alias in stored:
@@ -88,7 +88,7 @@ def check_tied(tied: Mapping[str, str], stored: Collection[str]) -> None:
 
 
 def check_scales(scales: Mapping[str, Mapping[str, str]], stored: Collection[str]) -> None:
-    """Verify FMT-016."""
+    """Verify that scales lead from stored tensors to other stored ones, by legal roles (FMT-016)."""
     for name, roles in scales.items():
         if name not in stored:
             raise FormatError("FMT-016", f"{name!r} has scales and is not stored")
@@ -104,7 +104,7 @@ def check_scales(scales: Mapping[str, Mapping[str, str]], stored: Collection[str
 
 
 def check_kind(kind: str) -> None:
-    """Verify FMT-012."""
+    """Verify the spelling of a kind (FMT-012)."""
     if not _KIND.fullmatch(kind):
         raise FormatError(
             "FMT-012", f"kind is {kind[:80]!r}, expected a lower-case letter and up to 63 letters, digits or hyphens"
@@ -112,8 +112,8 @@ def check_kind(kind: str) -> None:
 
 
 def check_file_names(names: Collection[str]) -> None:
-    """Verify FMT-013."""
-    seen: dict[str, str] = {}
+    """Verify the names of companions (FMT-013)."""
+    by_lower_case: dict[str, str] = {}
     for name in names:
         if not _FILE_NAME.fullmatch(name):
             raise FormatError(
@@ -124,15 +124,15 @@ def check_file_names(names: Collection[str]) -> None:
         low = name.lower()
         if low.startswith("model.sparse") or low.endswith(WEIGHT_SUFFIXES):
             raise FormatError("FMT-013", f"companion {name!r} has the name of a weight file")
-        if low in seen:
+        if low in by_lower_case:
             raise FormatError(
-                "FMT-013", f"companions {seen[low]!r} and {name!r} are one file where case does not count"
+                "FMT-013", f"companions {by_lower_case[low]!r} and {name!r} are one file where case does not count"
             )
-        seen[low] = name
+        by_lower_case[low] = name
 
 
 def check_file_size(name: str, size: int) -> None:
-    """Verify FMT-014."""
+    """Verify the size of a companion, in bytes (FMT-014)."""
     if size > MAX_FILE_BYTES:
         raise FormatError("FMT-014", f"companion {name!r} has {size} bytes, at most {MAX_FILE_BYTES} are allowed")
 
@@ -144,7 +144,7 @@ def check_record(tensor: Tensor, name: str) -> None:
 
 
 def check_arrays(tensor: Tensor, name: str) -> None:
-    """Verify what can be told of a tensor to be written without reading its arrays: FMT-006 to FMT-009, FMT-015."""
+    """Verify name, shapes and dtypes of a tensor to be written, without reading arrays: FMT-006 to FMT-009, FMT-015."""
     check_name(name)
     if not isinstance(tensor, Dense | Sparse | Mask):
         raise FormatError("FMT-015", f"{name!r} is a {type(tensor).__name__}, expected a Dense, Sparse or Mask")
@@ -160,7 +160,7 @@ def check_arrays(tensor: Tensor, name: str) -> None:
     if isinstance(tensor, Dense):
         return
     check_sparse_shape(tensor.shape, name)
-    # FMT-015: nothing is cast, so that nothing can be cast wrongly
+    # FMT-015: dtypes must match exactly, because a cast could change values
     last = tensor.indices if isinstance(tensor, Mask) else tensor.values
     nnz = last.shape[0] if isinstance(last, np.ndarray) and last.ndim == 1 else -1
     _check_array(tensor.indptr, "indptr", np.int64, rows_of(tensor.shape) + 1, name)
@@ -170,7 +170,7 @@ def check_arrays(tensor: Tensor, name: str) -> None:
 
 
 def check_support(tensor: Tensor, name: str) -> None:
-    """Verify FMT-066 to FMT-069 for a tensor to be written whose arrays `check_arrays` has seen."""
+    """Verify FMT-066 to FMT-069 for a tensor to be written, after `check_arrays`."""
     if not isinstance(tensor, Dense):
         check_row_ptr(tensor.indptr, tensor.nnz, name)
         check_columns(tensor.indptr, tensor.indices, tensor.shape[-1], name)
@@ -187,7 +187,7 @@ def _check_array(array: object, what: str, dtype: DTypeLike, count: int, name: s
 
 
 def check_row_ptr(row_ptr: Array, nnz: int, name: str) -> None:
-    """Verify FMT-066 and FMT-067 in the stored dtype of row_ptr (rows + 1,), so that nothing wraps."""
+    """Verify row pointers (rows + 1,) by FMT-066 and FMT-067, in their stored dtype, so that nothing wraps."""
     first, last = int(row_ptr[0]), int(row_ptr[-1])
     if first != 0 or last != nnz:
         raise FormatError("FMT-066", f"row pointers of {name!r} run from {first} to {last}, expected 0 to {nnz}")
@@ -200,13 +200,13 @@ def check_row_ptr(row_ptr: Array, nnz: int, name: str) -> None:
 
 
 def check_columns(indptr: NDArray[np.int64], columns: Array, n_columns: int, name: str) -> None:
-    """Verify FMT-068 and FMT-069 for columns (nnz,) of any integer dtype; indptr must be valid."""
+    """Verify columns (nnz,) of any integer dtype by FMT-068 and FMT-069; indptr must be valid."""
     from formats import fast
 
-    found = fast.by_rows(
+    faults = fast.by_rows(
         indptr.size - 1, columns.size, lambda a, b: fast.first_fault(indptr[a : b + 1], columns, n_columns)
     )
-    fault, slot = next((f for f in found if f[0]), (0, 0))
+    fault, slot = next((f for f in faults if f[0]), (0, 0))
     if fault == 1:
         raise FormatError("FMT-068", f"slot {slot} of {name!r} has column {columns[slot]}, the tensor has {n_columns}")
     if fault == 2:
@@ -218,7 +218,7 @@ def check_columns(indptr: NDArray[np.int64], columns: Array, n_columns: int, nam
 
 
 def check_mask(mask: NDArray[np.uint8], n_columns: int, nnz: int, name: str) -> NDArray[np.int64]:
-    """Verify FMT-062 to FMT-064 for mask (rows, ceil(columns / 8)); return the bits of each row, (rows,)."""
+    """Verify mask (rows, ceil(columns / 8)) by FMT-062 to FMT-064; return how many bits each row has set, (rows,)."""
     from formats import fast
 
     check_has_columns(n_columns, name)
@@ -231,20 +231,20 @@ def check_mask(mask: NDArray[np.uint8], n_columns: int, nnz: int, name: str) -> 
             )
     counts = np.empty(mask.shape[0], dtype=np.int64)
     fast.mask_rows(mask, counts)
-    found = int(counts.sum())
-    if found != nnz:
-        raise FormatError("FMT-063", f"the bitmask of {name!r} has {found} bits set, its manifest says {nnz}")
+    n_set = int(counts.sum())
+    if n_set != nnz:
+        raise FormatError("FMT-063", f"the bitmask of {name!r} has {n_set} bits set, its manifest says {nnz}")
     return counts
 
 
 def check_has_columns(n_columns: int, name: str) -> None:
-    """Verify FMT-064: rows without bytes would cost a file nothing and a reader memory."""
+    """Verify that there are columns (FMT-064), because rows without bytes cost a file nothing and a reader memory."""
     if not n_columns:
         raise FormatError("FMT-064", f"{name!r} has no columns and cannot be a bitmask; use csr")
 
 
 def check_pattern(pattern: Pattern, shape: tuple[int, ...], nnz: int, name: str) -> None:
-    """Verify FMT-051."""
+    """Verify that a pattern fits the shape and the number of slots (FMT-051)."""
     n, m, axis = pattern.n, pattern.m, pattern.axis
     if not (axis < len(shape) and 2 <= m <= MAX_M and 1 <= n < m and all(shape)):
         raise FormatError(
@@ -259,18 +259,18 @@ def check_pattern(pattern: Pattern, shape: tuple[int, ...], nnz: int, name: str)
 
 
 def check_rank(rank: int, limit: int, name: str) -> None:
-    """Verify FMT-053 for the largest rank of a tensor."""
+    """Verify that the largest rank of a tensor is below limit, which is C(m, n) (FMT-053)."""
     if rank >= limit:
         raise FormatError("FMT-053", f"{name!r} has the rank {rank}, a group has only {limit} of them")
 
 
 def most_gap_rows(nbytes: int) -> int:
-    """Return how many rows a tensor with so many bytes of gaps may have (FMT-056)."""
+    """Return how many rows a tensor with nbytes of gaps may have (FMT-056)."""
     return min(MAX_GAP_ROWS, GAP_ROWS_A_BYTE * (nbytes + 1))
 
 
 def check_gap_rows(rows: int, nbytes: int, name: str) -> None:
-    """Verify FMT-056: rows cost such a file nothing, and a reader memory and time."""
+    """Verify that rows are few for nbytes of gaps (FMT-056), because they cost a file nothing and a reader memory."""
     if rows > most_gap_rows(nbytes):
         raise FormatError(
             "FMT-056", f"{name!r} has {rows} rows, {nbytes} bytes of gaps can tell of {most_gap_rows(nbytes)}; use csr"
@@ -278,13 +278,13 @@ def check_gap_rows(rows: int, nbytes: int, name: str) -> None:
 
 
 def check_gap_length(nbytes: int, least: int, most: int, name: str) -> None:
-    """Verify FMT-057."""
+    """Verify that gaps take from least to most bytes (FMT-057)."""
     if not least <= nbytes <= most:
         raise FormatError("FMT-057", f"gaps of {name!r} take {nbytes} bytes, expected {least} to {most}")
 
 
 def check_gap_count(found: int, nnz: int, *, ends: bool, name: str) -> None:
-    """Verify FMT-058."""
+    """Verify that there are nnz gaps, and that the last byte ends one (FMT-058)."""
     if found != nnz or not ends:
         raise FormatError(
             "FMT-058", f"{name!r} has {found} gaps{'' if ends else ' and bytes that end none'}, its manifest says {nnz}"
@@ -292,19 +292,19 @@ def check_gap_count(found: int, nnz: int, *, ends: bool, name: str) -> None:
 
 
 def check_last_position(last: int, numel: int, name: str) -> None:
-    """Verify FMT-059; an empty support has the last position -1."""
+    """Verify that the last position, -1 of an empty support, is below numel (FMT-059)."""
     if last >= numel:
         raise FormatError("FMT-059", f"{name!r} has position {last}, its shape has {numel}")
 
 
 def check_spare(bits: int, name: str) -> None:
-    """Verify FMT-072."""
+    """Verify that the bits past the last packed value are 0 (FMT-072)."""
     if bits:
         raise FormatError("FMT-072", f"a byte of {name!r} has a bit set past its last value")
 
 
 def check_bool(values: Array, name: str) -> None:
-    """Verify FMT-070."""
+    """Verify that every byte of BOOL values is 0 or 1 (FMT-070); other dtypes pass."""
     if values.dtype == np.bool_ and values.size and int(values.view(np.uint8).max()) > 1:
         raise FormatError(
             "FMT-070", f"a BOOL of {name!r} is stored as {int(values.view(np.uint8).max())}, expected 0 or 1"
@@ -312,6 +312,6 @@ def check_bool(values: Array, name: str) -> None:
 
 
 def check_pad(pad: Array, section: str) -> None:
-    """Verify FMT-036."""
+    """Verify that every byte of a pad is 0 (FMT-036)."""
     if pad.any():
         raise FormatError("FMT-036", f"{section!r} is not all zero")

@@ -14,7 +14,7 @@ from formats.records import Checkpoint
 from formats.v1 import MAX_TENSORS, Packed, Packer, PartWriter
 
 SHARD_BYTES = 5_000_000_000
-"""Bytes of sections that a part holds unless told otherwise, as many as common tools put into a file."""
+"""Default of the bytes of sections that a part may hold; common tools use the same (FMT-085)."""
 
 
 def write(
@@ -29,16 +29,16 @@ def write(
 
     Args:
         path: the folder to make; its parent must exist.
-        checkpoint: what to write. Each tensor is fetched once, in name order, and let go before the next.
-        encoding: how to store sparse tensors: ``"auto"`` takes the fewest bytes, tensor by tensor. Dense
-            tensors are stored dense whatever it says: the writer never invents a support.
-        compress: ``"zstd"`` compresses the sections that become smaller by it; readers need that feature then, and
-            tensors are expanded when they are read, where uncompressed ones are mapped.
+        checkpoint: what to write. Each tensor is fetched once, in name order, and released before the next.
+        encoding: how to store sparse tensors (FMT-084): ``"auto"`` takes the fewest bytes for each tensor. A dense
+            tensor is stored dense in any case, because the writer never invents a support.
+        compress: ``"zstd"`` compresses the sections that become smaller. Readers then need that feature, and expand
+            such a section in memory instead of mapping it.
         shard_bytes: bytes of sections that a part may hold before the next tensor opens another part.
 
     Raises:
-        FormatError: DestinationExists FMT-110 if path is there; otherwise the rule that is broken. Nothing is
-            left on disk.
+        DestinationExists: FMT-110 if path is there.
+        FormatError: the rule that is broken. Nothing is left on disk.
     """
     if shard_bytes < 1:
         raise FormatError("FMT-084", f"shard_bytes is {shard_bytes}, expected at least 1")
@@ -63,8 +63,8 @@ def write_file(
         compress: as for `write`.
 
     Raises:
-        FormatError: FMT-112 for the name, FMT-013 if there are companions, otherwise as `write`. What stood
-            at path before stands there still.
+        FormatError: FMT-112 for the name, FMT-013 if there are companions, otherwise as `write`. An older file
+            at path is then left as it was.
     """
     path = Path(path)
     if STOCK.fullmatch(path.name):
@@ -87,7 +87,7 @@ def write_file(
 
 
 def _check(checkpoint: Checkpoint, encoding: str, compress: str | None) -> list[str]:
-    """Verify all that can be told before the first tensor is fetched, and return the names in file order."""
+    """Verify everything that needs no tensor, and return the names of the tensors in file order."""
     check_option(encoding)
     if compress not in (None, ZSTD):
         raise FormatError("FMT-084", f"compress is {compress!r}, expected {ZSTD!r} or None")
@@ -100,7 +100,7 @@ def _check(checkpoint: Checkpoint, encoding: str, compress: str | None) -> list[
     check_delta(checkpoint.kind, checkpoint.delta, set(names), {**checkpoint.tied, **checkpoint.scales})
     if not isinstance(checkpoint.attributes, dict):
         raise FormatError("FMT-011", f"attributes are a {type(checkpoint.attributes).__name__}, expected a dict")
-    # FMT-011, FMT-027: in the manifest one object encloses them
+    # FMT-011, FMT-027: level 2, because the object of the manifest encloses them
     strict_json.check_plain(checkpoint.attributes, "attributes", level=2)
     validate.check_file_names(list(checkpoint.files))
     return sorted(names)
@@ -119,7 +119,7 @@ def _write_companions(folder: Path, checkpoint: Checkpoint) -> dict[str, Compani
 
 
 def _manifest(checkpoint: Checkpoint, tensors: dict[str, Entry], files: dict[str, Companion], part: int) -> Manifest:
-    # FMT-104: what concerns the whole checkpoint stands in the first part
+    # FMT-104: only the first part holds what concerns the whole checkpoint
     if part > 1:
         return Manifest(checkpoint.kind, tensors, part=part)
     return Manifest(
@@ -135,7 +135,7 @@ def _manifest(checkpoint: Checkpoint, tensors: dict[str, Entry], files: dict[str
 
 
 class _Parts:
-    """The parts of a folder, one open at a time; their count, and so their names, are known at the end."""
+    """Writes the parts of a folder, one at a time, and names them at the end, because names contain their number."""
 
     def __init__(
         self, folder: Path, checkpoint: Checkpoint, files: dict[str, Companion], names: list[str], shard_bytes: int
@@ -147,7 +147,6 @@ class _Parts:
         self._roots: list[str] = []
         self._tensors: list[list[str]] = []
         self._open = PartWriter(folder / "spool", names[:MAX_TENSORS])
-        # parts are alike: the first tells how many names the next ones will have
         self._names = names
 
     def add(self, name: str, packed: Packed) -> None:
@@ -156,6 +155,7 @@ class _Parts:
         full = part.nbytes + packed.padded_size > self._shard_bytes or len(part.tensors) == MAX_TENSORS
         if part.tensors and full:
             self._close(len(self._roots) + 1)
+            # the next part is expected to hold as many tensors as this one, which sizes the gap for its header
             first = self._names.index(name)
             self._open = PartWriter(self._folder / "spool", self._names[first : first + len(part.tensors)])
         self._open.add(name, packed)
