@@ -90,7 +90,7 @@ def check_file(path: Path) -> None:
 
 
 def check_place(path: Path) -> None:
-    """Verify that the nearest parent of a path that exists is a folder that can be written to.
+    """Verify that the nearest existing parent of a path is a folder that can be written to; writing makes the others.
 
     Raises:
         OSError: if it is not.

@@ -59,7 +59,7 @@ def _differing(
 
 
 def _difference(base: Dense | Sparse, at: NDArray[np.int64], new: Array, gone: NDArray[np.int64], name: str) -> Sparse:
-    """Return the amounts that added to base give new: F32 if base has 16 bits, otherwise F64.
+    """Return the amounts that base needs at some positions to become new: F32 if base has 16 bits, otherwise F64.
 
     Raises:
         FormatError: FMT-135 if base cannot be added to, or a sum does not reach its new value bit for bit.
@@ -190,7 +190,7 @@ def positions(tensor: Tensor) -> NDArray[np.int64]:
 
 
 def _among(some: NDArray[np.int64], all_of: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Return for each of some positions whether it is in all_of, (some,); both are strictly increasing."""
+    """Return for each of some positions whether it is in all_of, (some.size,); both are strictly increasing."""
     if not all_of.size:
         return np.zeros(some.size, dtype=np.bool_)
     nearest = all_of[np.minimum(np.searchsorted(all_of, some), all_of.size - 1)]

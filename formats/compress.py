@@ -29,7 +29,7 @@ def pack(raw: NDArray[np.uint8], itemsize: int) -> bytes | None:
 
 
 def check_size(nbytes: int, raw_bytes: int, name: str) -> None:
-    """Verify the ratio of a compressed section (FMT-141), which bounds what expanding it takes, before doing so."""
+    """Verify the ratio of a compressed section (FMT-141), before expanding it takes any memory."""
     if not nbytes < raw_bytes <= RATIO * nbytes:
         raise FormatError(
             "FMT-141",

@@ -1,7 +1,7 @@
 """Deltas between whole checkpoints: make them, chain them, apply them (12.10).
 
 delta = diff(base, target)                     a checkpoint of kind "delta", made tensor by tensor when it is written
-target = apply(base, [delta, next_delta])      the chain is checked first, each tensor when it is asked for
+target = apply(base, [delta, next_delta])      the chain is checked first, each tensor on access
 """
 
 from collections.abc import Callable, Mapping, Sequence

@@ -195,7 +195,7 @@ def parse_manifest(text: str, what: str) -> Manifest:
 
 
 def parse_entry(name: str, value: JSON) -> Entry:
-    """Return what the manifest says of one tensor.
+    """Return the entry of one tensor in the manifest, parsed and checked.
 
     Raises:
         FormatError: FMT-006, FMT-007, FMT-009, FMT-040, FMT-041, FMT-043, FMT-046, FMT-047.

@@ -120,7 +120,7 @@ class DeltaOf:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Checkpoint:
-    """Everything one checkpoint says (FMT-001)."""
+    """The content of one checkpoint (FMT-001)."""
 
     kind: str
     """What it is for: ``"model"``, ``"training-state"``, ``"delta"`` (FMT-012)."""
@@ -309,7 +309,7 @@ def to_dense(tensor: Tensor, *, limit: int = LIMIT) -> Array:
     A mask becomes an array of booleans, True on the support.
 
     Args:
-        tensor: what to expand.
+        tensor: the tensor to expand.
         limit: bytes that the array may take, because a small file can describe a large array.
 
     Raises:

@@ -59,12 +59,12 @@ def parse_any(data: bytes, what: str) -> JSON:
 
 def _load(data: bytes, what: str, float_hook: Callable[[str], str] | None = None) -> tuple[JSON, str]:
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(pairs)
-        if len(found) != len(pairs):
+        entries = dict(pairs)
+        if len(entries) != len(pairs):
             counts = Counter(key for key, _ in pairs)
             twice = next(key for key, count in counts.items() if count > 1)
             raise FormatError("FMT-025", f"{what} has the key {twice[:80]!r} twice in one object")
-        return found
+        return entries
 
     def integer(text: str) -> int:
         # FMT-026: judged by length first, so that no huge number is ever converted

@@ -135,10 +135,10 @@ def _section(values: Array, codec: str | None) -> tuple[memoryview, int | None]:
 
 
 class PartWriter:
-    """Writes the sections of one file first, and then the header into a gap before them, because it needs all of them.
+    """Writes the sections of one file, then its header into a gap before them, because it depends on all sections.
 
     The size of the gap is estimated from the names of the tensors. If the header turns out to need another power of
-    two, the sections are copied once, to behind a header of the right size.
+    two, the sections are copied once, behind a header of the right size.
 
     Args:
         spool: a new file for the sections, in the folder of the final file; `close` removes it.

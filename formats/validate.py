@@ -88,7 +88,7 @@ def check_tied(tied: Mapping[str, str], stored: Collection[str]) -> None:
 
 
 def check_scales(scales: Mapping[str, Mapping[str, str]], stored: Collection[str]) -> None:
-    """Verify that scales lead from stored tensors to other stored ones, by legal roles (FMT-016)."""
+    """Verify that scales have legal roles, and name stored tensors other than their own (FMT-016)."""
     for name, roles in scales.items():
         if name not in stored:
             raise FormatError("FMT-016", f"{name!r} has scales and is not stored")

@@ -135,7 +135,7 @@ def _manifest(checkpoint: Checkpoint, tensors: dict[str, Entry], files: dict[str
 
 
 class _Parts:
-    """Writes the parts of a folder, one at a time, and names them at the end, because names contain their number."""
+    """Writes the parts of a folder in turn, and names them at the end, because a name states the number of parts."""
 
     def __init__(
         self, folder: Path, checkpoint: Checkpoint, files: dict[str, Companion], names: list[str], shard_bytes: int

@@ -102,7 +102,7 @@ class _Cursor:
         return len(self.data) - self.at
 
     def take(self, n: int, what: str) -> bytes:
-        """Return n bytes."""
+        """Return the next n bytes, and move past them."""
         self.skip(n, what)
         return self.data[self.at - n : self.at].tobytes()
 
@@ -123,7 +123,7 @@ class _Cursor:
         return int(struct.unpack("<Q", self.take(8, what))[0])
 
     def text(self, what: str) -> str:
-        """Return a string, its length first."""
+        """Return a string, which begins with its length."""
         n = self.u64(what)
         if n > MAX_STRING:
             raise FormatError("FMT-155", f"{what} of {self.name} announces {n} bytes, at most {MAX_STRING} are allowed")

@@ -95,7 +95,7 @@ def read_lora(folder: str | os.PathLike[str], base: Mapping[str, Tensor]) -> Cha
 
     Raises:
         FormatError: FMT-152 for what is missing or does not fit, for an option that makes the change more than a
-            product of two matrices, and for a product beyond float32, with a dense base when a tensor is accessed;
+            product of two matrices, and for a product beyond float32 (on access, if the base is dense);
             FMT-121 for malformed weights.
     """
     adapter = open_adapter(Path(folder), "LORA", [frozenset(LINEAR), frozenset(EMBEDDING)], "FMT-152")

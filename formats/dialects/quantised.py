@@ -12,7 +12,7 @@ LIBRARY = (None, "compressed-tensors", "sparseml")
 
 
 def quantises(description: Mapping[str, Any]) -> bool:
-    """Tell whether a description has a quantisation, because those of compressed-tensors may have sparsity alone."""
+    """Tell whether a description contains a quantisation; one of compressed-tensors may describe sparsity alone."""
     if description.get("quant_method") not in LIBRARY:
         return bool(description)
     return any(description.get(part) for part in ("config_groups", "kv_cache_scheme", "transform_config"))

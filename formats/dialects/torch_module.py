@@ -139,7 +139,7 @@ def to_module(
     anything is changed; dense arrays are made one at a time.
 
     Args:
-        checkpoint: names, shapes and dtypes as in the module; a name that is tied to one that is there may be absent.
+        checkpoint: names, shapes and dtypes as in the module; a name may be absent if a name tied to it is there.
         module: on any device but meta.
         strict: whether a name that only one side has is an error; shapes and dtypes must agree in any case.
         prune_masks: prune each parameter whose tensor is sparse with torch.nn.utils.prune.custom_from_mask, so that
