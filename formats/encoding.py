@@ -78,8 +78,8 @@ def choose(tensor: Tensor, wanted: str, name: str) -> tuple[str, Pattern | None]
     if wanted.startswith(nm.CODE.name):
         return nm.CODE.name, nm.parse(wanted, tensor, name)
     if CODES[wanted].size(tensor) is None:
-        # bitmask refuses a support without columns (FMT-064), gap8 and varint one with too many rows (FMT-056)
-        validate.check_has_columns(tensor.shape[-1], name)
+        if wanted == bitmask.CODE.name:
+            validate.check_has_columns(tensor.shape[-1], name)
         raise FormatError("FMT-056", f"{name!r} has {rows_of(tensor.shape)} rows, too many for {wanted}; use csr")
     return wanted, None
 

@@ -21,6 +21,7 @@ from formats.errors import CannotHold, FormatError
 from formats.lazy import Lazy
 from formats.reader import Reader, open_checkpoint
 from formats.records import ANY, LIMIT, Array, Checkpoint, Dense, Mask, Tensor, to_dense
+from formats.regular import read_bounded
 from formats.writer import SHARD_BYTES, write
 
 WHOLE = "model.safetensors"
@@ -337,10 +338,9 @@ def _shards(folder: Path) -> dict[str, tuple[MappedFile, dict[str, Section]]]:
 
 
 def _weight_map(path: Path) -> dict[str, str]:
-    with path.open("rb") as file:
-        data = file.read(MAX_INDEX + 1)
     try:
-        if len(data) > MAX_INDEX:
+        data = read_bounded(path, MAX_INDEX)
+        if data is None:
             raise FormatError("FMT-120", f"more than {MAX_INDEX} bytes")
         value = strict_json.parse_any(data, "the text")
     except FormatError as error:

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -319,8 +320,19 @@ def test_FMT_120(case, sharded):
         hf.open_hf(sharded)
 
 
+def test_FMT_096_an_index_takes_the_memory_of_its_bytes(sharded):
+    tracemalloc.start()
+    hf.open_hf(sharded).close()
+    assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    tracemalloc.stop()
+    os.truncate(sharded / "model.safetensors.index.json", hf.MAX_INDEX + 1)
+    with pytest.raises(formats.FormatError, match=r"FMT-120.* more than 100000000 bytes"):
+        hf.open_hf(sharded)
+
+
 LOAD = """
 import sys
+import tracemalloc
 import transformers
 try:
     transformers.AutoModelForCausalLM.from_pretrained(sys.argv[1])

@@ -241,6 +241,13 @@ def test_FMT_064_a_bitmask_without_columns_is_refused(tmp_path, same):
     assert same(formats.read(tmp_path / "d").tensors["w"], thin)
 
 
+def test_FMT_056_gaps_without_columns_are_refused_for_their_rows(tmp_path):
+    thin = formats.Mask((100_000, 0), np.zeros(100_001, np.int64), np.zeros(0, np.int32))
+    for wanted in ("gap8", "varint"):
+        with pytest.raises(formats.FormatError, match=f"FMT-056.* 100000 rows, too many for {wanted}"):
+            formats.write(tmp_path / "c", formats.Checkpoint("model", {"w": thin}), encoding=wanted)
+
+
 def test_FMT_007_dimensions_of_zero_beside_large_ones(tmp_path, same):
     tensors = {
         "a": formats.Dense(np.zeros((2**40, 0, 2**12))),
