@@ -47,13 +47,14 @@ ELSEWHERE = {
 """Files of the repository and the page of the manual that shows them."""
 CODE = "_code"
 """The folder of the built manual that holds pages of source files."""
-_CLAUSE_STARTS = re.compile(r"^\*\*([A-Z]{3,4}-\d{3})\*\* \((?:MUST|SHOULD|MAY)\)")
+_ID = r"[A-Z]{3,4}-\d{3}(?:\.\d+)?"
+"""The id of a clause or of one of its parts."""
+_PART_STARTS = re.compile(rf"^\*\*({_ID})\*\* \((?:MUST|SHOULD|MAY)\)")
 _NAMED = re.compile(
-    r"```.*?^```|`[^`\n]*`|!?\[[^\]]*\]\([^)]*\)|\*\*[A-Z]{3,4}-\d{3}\*\*|\([A-Z]{3,4}-\d{3}\)=|<details.*?</details>"
-    r"|\b([A-Z]{3,4}-\d{3})\b",
+    rf"```.*?^```|`[^`\n]*`|!?\[[^\]]*\]\([^)]*\)|\*\*{_ID}\*\*|\({_ID}\)=|<details.*?</details>|\b({_ID})\b",
     re.DOTALL | re.MULTILINE,
 )
-"""A clause id, or what may hold one that is not to be a link."""
+"""The id of a clause or part, or what may hold one that is not to be a link."""
 _LINK = re.compile(r"(!?\[(?:[^\[\]]|\[[^\]]*\])*\])\(([^)\s]+)\)")
 
 
@@ -111,10 +112,10 @@ def with_links(text: str, path: str) -> str:
 
 
 def with_clauses(text: str) -> str:
-    """Return Markdown in which the id of a clause is a link to it, outside code, links and the clause itself."""
+    """Return Markdown in which the id of a clause or part links to it, outside code, links and the clause itself."""
 
     def link(found: re.Match[str]) -> str:
-        return f"[{found[1]}](#{found[1].lower()})" if found[1] in clauses() else found[0]
+        return f"[{found[1]}](#{found[1].lower()})" if found[1] in anchors() else found[0]
 
     return _NAMED.sub(link, text)
 
@@ -125,18 +126,27 @@ def file(path: str) -> str:
 
 
 def spec() -> str:
-    """Return SPEC.md with an anchor at each clause, and below it where it is implemented and what shows it."""
+    """Return SPEC.md with an anchor at each part of a clause.
+
+    Below the last part of a clause stands where the clause is implemented and what shows it.
+    """
+    source = file("SPEC.md").splitlines()
     lines, clause = [], ""
-    for line in file("SPEC.md").splitlines():
-        found = _CLAUSE_STARTS.match(line)
-        if (found or not line) and clause:
+    for number, line in enumerate(source):
+        found = _PART_STARTS.match(line)
+        if not line and clause and not _goes_on(clause, source[number:]):
             lines += ["", shown(clause), ""]
             clause = ""
         if found:
-            clause = found[1]
-            lines += ["", f"({clause})=", ""]
+            clause = found[1].partition(".")[0]
+            lines += ["", f"({found[1]})=", ""]
         lines.append(line)
     return "\n".join(lines)
+
+
+def _goes_on(clause: str, lines: Sequence[str]) -> bool:
+    """Tell whether the next lines that are not empty begin with another part of the clause."""
+    return next((line.startswith(f"**{clause}.") for line in lines if line), False)
 
 
 def shown(clause: str) -> str:
@@ -170,6 +180,12 @@ def write_code(app: Sphinx, error: Exception | None) -> None:
 def clauses() -> frozenset[str]:
     """Return the ids of all clauses."""
     return frozenset(read_clauses())
+
+
+@cache
+def anchors() -> frozenset[str]:
+    """Return the ids of all clauses and of their parts."""
+    return clauses().union(*(clause.parts for clause in read_clauses().values()))
 
 
 @cache

@@ -8,14 +8,19 @@ import pytest
 import seft_ref
 
 ROOT = Path(seft_ref.__file__).parents[1]
-ID = re.compile(r"\b[A-Z]{2,4}-\d{3}\b")
+ID = re.compile(r"\b[A-Z]{2,4}-\d{3}(?:\.\d+)?\b")
 SPEC = (ROOT / "SPEC.md").read_text(encoding="utf-8")
-CLAUSES = re.findall(r"^\*\*([A-Z]{2,4}-\d{3})\*\* \((?:MUST|SHOULD)\)", SPEC, re.MULTILINE)
-UNTESTABLE = {
-    clause
-    for clause, text in re.findall(r"^\*\*([A-Z]{2,4}-\d{3})\*\*(.*(?:\n(?!\n).*)*)", SPEC, re.MULTILINE)
-    if "[untestable:" in text
-}
+PARTS = dict(
+    re.findall(r"^\*\*([A-Z]{2,4}-\d{3}(?:\.\d+)?)\*\* \((?:MUST|SHOULD)\)(.*(?:\n(?!\n).*)*)", SPEC, re.MULTILINE)
+)
+"""Each part of a clause and its text: EVT-004 is the first part of its clause, EVT-004.2 the second."""
+CLAUSES = [part for part in PARTS if "." not in part]
+UNTESTABLE = set(CLAUSES) - {part.partition(".")[0] for part, text in PARTS.items() if "[untestable:" not in text}
+MOST_SENTENCES, MOST_WORDS = 3, 60
+# families whose clauses are not split into parts yet
+NOT_YET = {"FMT"}
+# parts that are longer and cannot be divided, with the reason
+INDIVISIBLE: dict[str, str] = {}
 # what looks like a clause and is none: digests, and the number 000 of a base class that is never raised
 FOREIGN = {"SHA-256", "SHA-512", "SHA-384", "FMT-000"}
 # chapters that SPEC.md announces with a comment and does not hold yet
@@ -30,7 +35,7 @@ def files(folders):
 
 
 def cited(folders):
-    """Clause id to the files that cite it; names of tests write ids with an underscore."""
+    """Id of a clause or part to the files that cite it; names of tests write ids with an underscore."""
     found = {}
     for path in files(folders):
         text = path.read_text(encoding="utf-8")
@@ -39,6 +44,14 @@ def cited(folders):
             if clause.split("-")[0] not in COMING:
                 found.setdefault(clause, []).append(str(path.relative_to(ROOT)))
     return found
+
+
+def prose(text):
+    """Sentences of a part, each a list of words, without tables and tags; code between backticks is one word."""
+    lines = "\n".join(line for line in text.splitlines() if not line.startswith("|"))
+    lines = re.sub(r"\[(?:paper-silent|untestable:[^\]]*)\]", "", re.sub(r"`[^`]*`", "code", lines))
+    sentences = re.split(r"(?<=[.?!])\s+", lines)
+    return [words for words in (re.findall(r"\S*\w\S*", sentence) for sentence in sentences) if words]
 
 
 def test_clauses_are_numbered_once_and_rise_within_a_family():
@@ -51,24 +64,46 @@ def test_clauses_are_numbered_once_and_rise_within_a_family():
         assert len(numbers) == len(set(numbers)), family
 
 
-def test_every_bold_id_is_a_clause_with_a_level():
-    assert re.findall(r"^\*\*([A-Z]{2,4}-\d{3})\*\*", SPEC, re.MULTILINE) == CLAUSES
+def test_every_bold_id_is_a_clause_or_part_with_a_level():
+    assert re.findall(r"^\*\*([A-Z]{2,4}-[\d.]+)\*\*", SPEC, re.MULTILINE) == [*PARTS]
+
+
+def test_parts_follow_their_clause_in_order_without_gaps():
+    number = 1
+    for part in PARTS:
+        number = number + 1 if "." in part else 1
+        clause = part if number == 1 else clause
+        assert part == (clause if number == 1 else f"{clause}.{number}")
+
+
+def test_a_part_is_one_short_statement():
+    found = {part: prose(text) for part, text in PARTS.items() if part.split("-")[0] not in NOT_YET}
+    sizes = {part: (len(sentences), sum(map(len, sentences))) for part, sentences in found.items()}
+    longer = {part for part, (sentences, words) in sizes.items() if sentences > MOST_SENTENCES or words > MOST_WORDS}
+    assert longer - {*INDIVISIBLE} == set(), {part: sizes[part] for part in longer - {*INDIVISIBLE}}
+    assert {*INDIVISIBLE} - longer == set(), "these can be taken out of INDIVISIBLE"
+
+
+def test_words_and_sentences_are_counted_without_tables_and_code():
+    text = " Let `a b` be\n0. Then x · y = 1.5 (TOP-001.2). [paper-silent]\n| a. b | c. |\n"
+    assert prose(text) == [["Let", "code", "be", "0."], ["Then", "x", "y", "1.5", "(TOP-001.2)."]]
 
 
 def test_ids_within_the_specification_exist():
-    missing = set(ID.findall(SPEC)) - FOREIGN - set(CLAUSES)
+    missing = set(ID.findall(SPEC)) - FOREIGN - set(PARTS)
     assert {clause for clause in missing if clause.split("-")[0] not in COMING} == set()
 
 
 @pytest.mark.parametrize("folder", [*CODE, "benchmarks", "experiments", "tests"])
 def test_every_cited_clause_exists(folder):
-    unknown = {clause: where for clause, where in cited([folder]).items() if clause not in CLAUSES}
+    unknown = {clause: where for clause, where in cited([folder]).items() if clause not in PARTS}
     assert unknown == {}
 
 
 @pytest.mark.parametrize(("where", "folders"), [("code", CODE), ("a test or a conformance case", PROOF)])
 def test_every_clause_is_cited_by(where, folders):
-    known = cited(folders)
+    # a part that is cited cites its clause
+    known = {part.partition(".")[0] for part in cited(folders)}
     missing = [clause for clause in CLAUSES if clause not in known and not (where != "code" and clause in UNTESTABLE)]
     assert not missing, f"{len(missing)} clauses are not cited by {where}: {' '.join(missing)}"
 

@@ -1,6 +1,12 @@
 """The clauses of SPEC.md as records, and the lock file that shows when one of them changed.
 
-**SEL-001** (MUST) The k largest ... [paper-silent]
+A clause of several statements has parts. The first part has the id of the clause, the next ones a number behind it:
+
+**SEL-007** (MUST) A selection in *pools* ... [paper-silent]
+
+**SEL-007.2** (MUST) Of the pool p ...
+
+A record is a whole clause: cases, errors and mutants name clauses, not parts.
 """
 
 import hashlib
@@ -18,7 +24,7 @@ LOCK = HERE / "registry" / "clauses.json"
 __all__ = ["LOCK", "SPEC", "Clause", "ClauseError", "check_lock", "extract", "lock_text", "read_clauses"]
 
 _START = re.compile(r"^\*\*([^*]+)\*\*(.*)$")
-_ID = re.compile(r"^[A-Z]{3,4}-\d{3}$")
+_ID = re.compile(r"^[A-Z]{3,4}-\d{3}(?:\.\d+)?$")
 _LEVEL = re.compile(r"^ \((MUST|SHOULD|MAY)\) (\S.*)$", re.DOTALL)
 _TAG = re.compile(r"\s*\[(paper-silent|untestable: [^\]]+)\]")
 
@@ -29,15 +35,17 @@ class ClauseError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Clause:
-    """One numbered statement.
+    """One numbered clause with all its parts.
 
     Attributes:
         id: for example ``"SEL-001"``.
-        level: MUST, SHOULD or MAY.
-        text: the statement with white space made single and tags taken off.
-        paper_silent: it rests on our choice.
-        untestable: why no test can decide it, empty where one can.
-        shown: the text as a terminal shows it, with the rows of a table on lines of their own.
+        level: MUST, SHOULD or MAY, the level of the first part.
+        text: the statements with white space made single and tags taken off. Each part but the first begins with its
+            id and its level.
+        paper_silent: a part rests on our choice.
+        untestable: why no test can decide any of the parts, empty if a test can decide one.
+        shown: the text as a terminal shows it, with later parts and the rows of a table on lines of their own.
+        parts: ids of the parts after the first, for example ``("SEL-007.2",)``.
     """
 
     id: str
@@ -46,6 +54,7 @@ class Clause:
     paper_silent: bool
     untestable: str
     shown: str
+    parts: tuple[str, ...] = ()
 
     @property
     def digest(self) -> str:
@@ -81,23 +90,47 @@ def _shown(text: str) -> str:
     return "\n".join([" ".join(" ".join(prose).split()), *rows])
 
 
+def _with_part(clause: Clause, part: Clause) -> Clause:
+    """Return a clause with one more part."""
+    head = f"{part.id} ({part.level})"
+    reasons = dict.fromkeys((clause.untestable, part.untestable))
+    return Clause(
+        id=clause.id,
+        level=clause.level,
+        text=f"{clause.text} {head} {part.text}",
+        paper_silent=clause.paper_silent or part.paper_silent,
+        untestable="" if "" in reasons else "; ".join(reasons),
+        shown=f"{clause.shown}\n{head} {part.shown}",
+        parts=(*clause.parts, part.id),
+    )
+
+
 def extract(document: str) -> list[Clause]:
     """Return the clauses of a document in its order.
 
     Raises:
-        ClauseError: on an id given twice or malformed, a clause without level or statement, a broken tag.
+        ClauseError: on an id given twice or malformed, a clause without level or statement, a broken tag, a part that
+            does not follow the one before it.
     """
     lines = document.splitlines()
-    clauses = []
+    clauses: list[Clause] = []
     for number, line in enumerate(lines, 1):
         start = _START.match(line)
         if not start or "-" not in start[1]:
             continue
         if not _ID.match(start[1]):
-            msg = f"line {number}: {start[1]!r} is not an id of the form AREA-nnn"
+            msg = f"line {number}: {start[1]!r} is not an id of the form AREA-nnn or AREA-nnn.n"
             raise ClauseError(msg)
         end = next((i for i in range(number, len(lines)) if not lines[i].strip()), len(lines))
-        clauses.append(_clause(number, start[1], "\n".join([start[2], *lines[number:end]])))
+        part = _clause(number, start[1], "\n".join([start[2], *lines[number:end]]))
+        if "." not in part.id:
+            clauses.append(part)
+            continue
+        before = clauses[-1] if clauses else None
+        if before is None or part.id != f"{before.id}.{len(before.parts) + 2}":
+            msg = f"line {number}: {part.id} does not follow the part before it"
+            raise ClauseError(msg)
+        clauses[-1] = _with_part(before, part)
     twice = [name for name, n in Counter(c.id for c in clauses).items() if n > 1]
     if twice:
         msg = f"{twice[0]} is given twice"

@@ -29,11 +29,28 @@ def test_a_clause_runs_to_the_blank_line_and_tags_come_off():
     assert two.text == "Another one. Next line of it."
 
 
+def test_a_clause_has_all_its_parts_and_is_untestable_if_each_of_them_is():
+    plain = "**SEL-007** (MUST) The k largest come first."
+    tagged = "**SEL-007.2** (SHOULD) Ties show. [paper-silent] [untestable: why]\n| a | b |\n|---|---|\n| 1 | 2 |"
+    (one,) = extract(f"{plain}\n\n{tagged}\n")
+    assert (one.id, one.level, one.parts) == ("SEL-007", "MUST", ("SEL-007.2",))
+    assert one.text.startswith("The k largest come first. SEL-007.2 (SHOULD) Ties show. | a | b |")
+    assert one.shown.splitlines()[1:] == ["SEL-007.2 (SHOULD) Ties show.", "| a | b |", "| 1 | 2 |"]
+    assert (one.paper_silent, one.untestable) == (True, "")
+    (one,) = extract(f"{plain} [untestable: because]\n\n{tagged}\n")
+    assert one.untestable == "because; why"
+    assert extract(f"{plain}\n")[0].digest != extract(f"{plain}\n\n{tagged}\n")[0].digest
+
+
 @pytest.mark.parametrize(
     ("document", "match"),
     [
         ("**SEL-001** (MUST) a\n\n**SEL-001** (MUST) b\n", "twice"),
         ("**SEL-1** (MUST) a\n", "form"),
+        ("**SEL-001** (MUST) a\n\n**SEL-007.two** (MUST) b\n", "form"),
+        ("**SEL-007** (MUST) a\n\n**SEL-007.3** (MUST) b\n", "does not follow"),
+        ("**SEL-001** (MUST) a\n\n**SEL-007.2** (MUST) b\n", "does not follow"),
+        ("**SEL-007.2** (MUST) a\n", "does not follow"),
         ("**SELECT-001** (MUST) a\n", "form"),
         ("**SEL-001** (WILL) a\n", "MUST"),
         ("**SEL-001** a\n", "MUST"),
