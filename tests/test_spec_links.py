@@ -17,14 +17,8 @@ PARTS = dict(
 CLAUSES = [part for part in PARTS if "." not in part]
 UNTESTABLE = set(CLAUSES) - {part.partition(".")[0] for part, text in PARTS.items() if "[untestable:" not in text}
 MOST_SENTENCES, MOST_WORDS = 3, 60
-# families whose clauses are not split into parts yet
-NOT_YET = {"FMT"}
-# parts that are longer and cannot be divided, with the reason
-INDIVISIBLE: dict[str, str] = {}
 # what looks like a clause and is none: digests, and the number 000 of a base class that is never raised
 FOREIGN = {"SHA-256", "SHA-512", "SHA-384", "FMT-000"}
-# chapters that SPEC.md announces with a comment and does not hold yet
-COMING = {family for chapter, family in (("KERNEL", "KRN"), ("FORMAT", "FMT")) if f"<!-- {chapter} CHAPTER -->" in SPEC}
 TEXT = {".py", ".cu", ".md", ".json", ".jsonl", ".toml", ".txt"}
 CODE = ("seft_ref", "formats", "seft_cli", "conformance")
 PROOF = ("tests", "conformance")
@@ -41,8 +35,7 @@ def cited(folders):
         text = path.read_text(encoding="utf-8")
         names = [name for line in re.findall(r"def (test_\w+)", text) for name in re.findall(r"[A-Z]{2,4}_\d{3}", line)]
         for clause in {*ID.findall(text), *(name.replace("_", "-") for name in names)} - FOREIGN:
-            if clause.split("-")[0] not in COMING:
-                found.setdefault(clause, []).append(str(path.relative_to(ROOT)))
+            found.setdefault(clause, []).append(str(path.relative_to(ROOT)))
     return found
 
 
@@ -77,11 +70,9 @@ def test_parts_follow_their_clause_in_order_without_gaps():
 
 
 def test_a_part_is_one_short_statement():
-    found = {part: prose(text) for part, text in PARTS.items() if part.split("-")[0] not in NOT_YET}
-    sizes = {part: (len(sentences), sum(map(len, sentences))) for part, sentences in found.items()}
-    longer = {part for part, (sentences, words) in sizes.items() if sentences > MOST_SENTENCES or words > MOST_WORDS}
-    assert longer - {*INDIVISIBLE} == set(), {part: sizes[part] for part in longer - {*INDIVISIBLE}}
-    assert {*INDIVISIBLE} - longer == set(), "these can be taken out of INDIVISIBLE"
+    sentences = {part: prose(text) for part, text in PARTS.items()}
+    sizes = {part: (len(found), sum(map(len, found))) for part, found in sentences.items()}
+    assert {part: size for part, size in sizes.items() if size[0] > MOST_SENTENCES or size[1] > MOST_WORDS} == {}
 
 
 def test_words_and_sentences_are_counted_without_tables_and_code():
@@ -90,8 +81,7 @@ def test_words_and_sentences_are_counted_without_tables_and_code():
 
 
 def test_ids_within_the_specification_exist():
-    missing = set(ID.findall(SPEC)) - FOREIGN - set(PARTS)
-    assert {clause for clause in missing if clause.split("-")[0] not in COMING} == set()
+    assert set(ID.findall(SPEC)) - FOREIGN - set(PARTS) == set()
 
 
 @pytest.mark.parametrize("folder", [*CODE, "benchmarks", "experiments", "tests"])
