@@ -22,7 +22,7 @@ from conformance.fuzz.loop import FolderInputs, Inputs, Tally, execute
 
 
 def main(given: Sequence[str] | None = None) -> int:
-    """Run until the time is over or something is found."""
+    """Run the modes that were asked for until the time is over or a finding; return the exit status."""
     asked = _asked(given)
     known = [i.raw for path in asked.corpus for i in corpus.load(path)]
     seconds = asked.seconds / (2 if asked.mode == "both" else 1)
@@ -32,7 +32,7 @@ def main(given: Sequence[str] | None = None) -> int:
         code = structured(Inputs(asked.seed, known), known, seconds, asked.save, asked.collect)
         if code or asked.mode == "structure":
             return code
-    # no module of formats may be loaded before atheris watches it, so that this is a process of its own
+    # a separate process, because atheris can only watch modules of formats that are loaded after it
     words = ["--seconds", str(seconds), "--seed", str(asked.seed), "--save", str(asked.save)]
     words += [word for path in asked.corpus for word in ("--corpus", str(path))]
     return subprocess.run([sys.executable, "-m", "conformance.fuzz.guided", *words], check=False).returncode
@@ -53,7 +53,7 @@ def _asked(words: Sequence[str] | None) -> argparse.Namespace:
 
 
 def structured(inputs: Inputs, known: list[bytes], seconds: float, save: Path, collect: Path | None) -> int:
-    """Run mutations by number, after the inputs that are known."""
+    """Run the inputs of the corpus and then mutations until the time is over; return the exit status."""
     tally, keeper = Tally(), corpus.Keeper()
     number, end = 0, time.monotonic() + seconds
     with Judge() as judge:
@@ -61,9 +61,9 @@ def structured(inputs: Inputs, known: list[bytes], seconds: float, save: Path, c
             raw = known[number] if number < len(known) else inputs[number - len(known)]
             try:
                 verdict = execute(judge, tally, raw)
-            except Disagreement as found:
+            except Disagreement as finding:
                 report(tally)
-                return tell(found, found.culprit or raw, save)
+                return tell(finding, finding.culprit or raw, save)
             if collect is not None:
                 keeper(raw, verdict)
             number += 1
@@ -75,29 +75,29 @@ def structured(inputs: Inputs, known: list[bytes], seconds: float, save: Path, c
 
 
 def of_folders(seed: int, seconds: float, executions: int | None, save: Path) -> int:
-    """Run scenarios of folders and chains by number, until the time is over or so many have run."""
+    """Run scenarios of folders and chains until the time or the executions are over; return the exit status."""
     tally, inputs = Tally(), FolderInputs(seed)
     end = time.monotonic() + seconds
     with FolderJudge() as judge:
         while time.monotonic() < end and tally.executions != executions:
-            given = inputs[tally.executions]
+            scenario = inputs[tally.executions]
             try:
-                execute(judge, tally, given)
-            except Disagreement as found:
+                execute(judge, tally, scenario)
+            except Disagreement as finding:
                 report(tally)
-                print(f"FOUND: {found}\nsaved as {judge_folders.save(given, save)}", flush=True)
+                print(f"FOUND: {finding}\nsaved as {judge_folders.save(scenario, save)}", flush=True)
                 return 1
     report(tally)
     return 0
 
 
 def report(tally: Tally) -> None:
-    """Print what was counted."""
+    """Print the lines of a tally."""
     print("\n".join(tally.lines()), flush=True)
 
 
 def tell(found: Disagreement, raw: bytes, save: Path) -> int:
-    """Save an input that finds something; return the exit status."""
+    """Save an input that the readers disagree on; return the exit status 1."""
     save.mkdir(parents=True, exist_ok=True)
     path = save / f"{sha256(raw).hexdigest()[:16]}.safetensors"
     path.write_bytes(raw)

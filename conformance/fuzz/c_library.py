@@ -1,4 +1,4 @@
-"""The reader in C: as a loaded library whose allocator counts, and as a command with sanitizers (FMT-096)."""
+"""The reader in C, built twice: as a library with a limit on memory, and as a command with sanitizers (FMT-096)."""
 
 import ctypes
 import json
@@ -25,7 +25,7 @@ def _compile(target: Path, *flags: str) -> Path:
 
 
 class CLibrary:
-    """Asks `seft_verdict`.
+    """The reader in C as a shared library, called through `seft_verdict`.
 
     Raises:
         FileNotFoundError: if there is no C compiler.
@@ -38,26 +38,27 @@ class CLibrary:
         self._clause, self._lines = ctypes.create_string_buffer(8), ctypes.create_string_buffer(_ROOM)
 
     def judge(self, raw: bytes) -> tuple[int, str, list[dict[str, Any]]]:
-        """Return 0, 1 or 2, the clause, and the lines that were printed.
+        """Return the status, the clause, and the JSON lines of a file that is read.
 
-        2 stands for memory past 64 times the file and 16 MiB: the reader took it for a number and not for bytes.
+        The status is 0 if the file is read and 1 if it is refused.
+        It is 2 if the reader asks for more memory than 64 times the file and 16 MiB.
         """
         if len(self._lines) < 4 * len(raw) + 4096:
             self._lines = ctypes.create_string_buffer(4 * len(raw) + 4096)
         code = self._verdict(raw, len(raw), self._clause, self._lines, len(self._lines))
         text = self._lines.value.decode() if code == 0 else ""
-        # strings may hold characters that splitlines would take for ends of lines
+        # not splitlines, because strings may hold other characters that it splits at
         return code, self._clause.value.decode(), [json.loads(line) for line in text.split("\n")[:-1]]
 
 
 def _unbounded() -> None:
-    """Sanitizers map far more memory than they use; the bound of the fuzzer is not for them."""
+    """Lift the bound on memory for the child process, because sanitizers map far more than they use."""
     most = resource.getrlimit(resource.RLIMIT_DATA)[1]
     resource.setrlimit(resource.RLIMIT_DATA, (most, most))
 
 
 class CCommand:
-    """The reader in C with sanitizers: it ends at the first byte that is read or written outside of what it owns."""
+    """The reader in C with sanitizers: it aborts at the first access outside its memory."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder / "many"
@@ -65,15 +66,18 @@ class CCommand:
         self._command = _compile(folder / "seft_read", *_SANITIZERS)
 
     def complaint(self, inputs: Sequence[bytes], clauses: Sequence[str]) -> tuple[int, str] | None:
-        """Return number and complaint of the first input that ends the command or gets another clause than given."""
-        said, errors = self._run(inputs)
+        """Return number and complaint of the first input that crashes or does not get its clause of `clauses`.
+
+        Returns None if there is no such input.
+        """
+        answers, errors = self._run(inputs)
         wanted = [f"1 {clause}" if clause else "0 -" for clause in clauses]
-        if said == wanted and not errors:
+        if answers == wanted and not errors:
             return None
         for number, (raw, line) in enumerate(zip(inputs, wanted, strict=True)):
-            said, errors = self._run([raw])
-            if said != [line] or errors:
-                return number, f"{said} for {line!r}: {errors[:1000]}"
+            answers, errors = self._run([raw])
+            if answers != [line] or errors:
+                return number, f"{answers} for {line!r}: {errors[:1000]}"
         return len(inputs) - 1, "only the inputs before this one together with it"
 
     def _run(self, inputs: Sequence[bytes]) -> tuple[list[str], str]:

@@ -1,4 +1,4 @@
-"""A model and deltas that lead on from it, as folders: valid, spoiled, or in another order (12.10)."""
+"""Scenarios of the fuzzer: a base model and a chain of deltas, as folders, valid, spoiled or reordered (12.10)."""
 
 import json
 import struct
@@ -14,7 +14,7 @@ from conformance.oracle import files, files_deltas
 from conformance.oracle.files import BITS, Pieces, Tensor
 
 Scenario = list[Tree]
-"""A base, and deltas in the order in which they are applied."""
+"""The files of a base, then those of each delta in the order in which they are applied."""
 
 WHOLE_BYTES = tuple(dtype for dtype, bits in BITS.items() if bits and bits % 8 == 0)
 NAMES = ("w", "a", "a!", "b", "é", "\uff61", "\U0001f600", "layers.0.q", "z:z")
@@ -34,7 +34,7 @@ def scenario(chance: Random) -> list[Folder]:
         new_links = _links(chance, sorted(after))
         model, described = files_deltas.step(model, stored, gone, before=links, **new_links)
         links = new_links
-        # a change by chance may leave a tensor as it was, and a delta lists what changes only (FMT-131)
+        # a random change may leave a tensor as it was, and a delta lists only tensors that change (FMT-131)
         stored = {key: t for key, t in stored.items() if key.partition(":")[2] in described["tensors"]}
         if described["base_sha256"] == described["target_sha256"]:
             break
@@ -44,7 +44,7 @@ def scenario(chance: Random) -> list[Folder]:
 
 
 def _pieces(tensors: dict[str, Tensor], **about: Any) -> Pieces:
-    # the manifest is changed later and must share nothing with what the next delta is made of
+    # a deep copy, because the manifest is spoiled later and the next delta is made from the same objects
     return files.pieces(tensors, **deepcopy(about))
 
 
@@ -54,7 +54,7 @@ def _model(chance: Random) -> dict[str, Tensor]:
 
 
 def shape_of(chance: Random) -> tuple[int, ...]:
-    """Return a shape of few positions."""
+    """Return a shape of at least one axis and at most 4 · MOST positions."""
     while True:
         shape = grow.shape_of(chance, 1)
         if prod(shape) <= 4 * grow.MOST:
@@ -69,7 +69,7 @@ def _tensor(chance: Random, dtype: str) -> Tensor:
 
 
 def at_positions(dtype: str, shape: tuple[int, ...], positions: list[int], chance: Random) -> Tensor:
-    """Return a sparse tensor of random bits at flat positions; one of every position is dense."""
+    """Return a tensor of random bits at flat positions; it is dense if it has all of them."""
     bits = grow.bits_of(chance, dtype, len(positions))
     if len(positions) == prod(shape) and dtype != "NONE":
         return Tensor(dtype, shape, bits)
@@ -86,7 +86,7 @@ def _links(chance: Random, names: list[str]) -> dict[str, Any]:
 
 
 def _operations(chance: Random, model: dict[str, Tensor]) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    """Return what a delta stores, and the names that it takes away."""
+    """Return the tensors that a delta stores by `operation:name`, and the names of tensors that it removes."""
     stored: dict[str, Tensor] = {}
     gone: list[str] = []
     free = [name for name in NAMES if name not in model]
@@ -113,7 +113,7 @@ def _changed(chance: Random, name: str, base: Tensor, kind: int) -> dict[str, Te
         try:
             files_deltas.change(base, {"add": out[f"add:{name}"]})
         except (AssertionError, OverflowError, struct.error):
-            # a sum that is not finite is no delta; SPEC asks for a refusal (FMT-135)
+            # the sum is not finite, and a reader refuses that (FMT-135)
             return {f"whole:{name}": _tensor(chance, base.dtype)}
         return out
     gone = [p for p in sorted(cells) if p not in at and chance.random() < 0.3]
@@ -128,7 +128,7 @@ def _changed(chance: Random, name: str, base: Tensor, kind: int) -> dict[str, Te
 
 
 def spoil(chance: Random, made: list[Folder]) -> Scenario:
-    """Return the files of a scenario that differs from a valid one, or now and then does not."""
+    """Return the files of a scenario after one mutation; in one of twenty cases it stays valid."""
     kind = chance.random()
     if kind < 0.05:
         return [folder.pack() for folder in made]
@@ -139,7 +139,7 @@ def spoil(chance: Random, made: list[Folder]) -> Scenario:
             elif kind < 0.42:
                 _restore(chance, made)
         except mutate.CANNOT:
-            # a delta that stores nothing has no operation to change
+            # the scenario stays as it is, because a delta that stores nothing has no operation to change
             pass
         packed = [folder.pack() for folder in made]
         return _ordered(chance, packed) if kind >= 0.42 else packed
@@ -148,32 +148,32 @@ def spoil(chance: Random, made: list[Folder]) -> Scenario:
 
 
 def _describe(chance: Random, made: list[Folder]) -> None:
-    """Change what a delta says of its base or its target; digests of the whole follow in half of the cases."""
+    """Change the description of a delta; the state digests are made to fit in 70 % of the cases."""
     delta = chance.choice(made[1:]).parts[0].manifest
-    told = delta["delta"]
-    names = [*told["tensors"], "nothing", "w", "tied"]
+    described = delta["delta"]
+    names = [*described["tensors"], "nothing", "w", "tied"]
     one, two, change = chance.choice(names), chance.choice(names), chance.randrange(7)
     if change == 0:
-        told["tied"][chance.choice(("tied", "new", one))] = two
+        described["tied"][chance.choice(("tied", "new", one))] = two
     elif change == 1:
-        told["scales"][one] = {"scale": two}
+        described["scales"][one] = {"scale": two}
     elif change == 2:
-        told["tied"], told["scales"] = {}, {}
-    elif change == 3 and told["tensors"]:
-        listed = told["tensors"][chance.choice(sorted(told["tensors"]))]
-        listed[chance.choice(("base", "target"))] = chance.choice((DIGEST, None))
+        described["tied"], described["scales"] = {}, {}
+    elif change == 3 and described["tensors"]:
+        digests = described["tensors"][chance.choice(sorted(described["tensors"]))]
+        digests[chance.choice(("base", "target"))] = chance.choice((DIGEST, None))
     elif change == 4:
-        told["tensors"].pop(chance.choice(sorted(told["tensors"])))
+        described["tensors"].pop(chance.choice(sorted(described["tensors"])))
     elif change == 5:
-        told["tensors"][one] = {"base": DIGEST, "target": None}
+        described["tensors"][one] = {"base": DIGEST, "target": None}
     else:
-        told[chance.choice(("base_sha256", "target_sha256"))] = DIGEST
+        described[chance.choice(("base_sha256", "target_sha256"))] = DIGEST
     if chance.random() < 0.7:
         _follow(made)
 
 
 def _restore(chance: Random, made: list[Folder]) -> None:
-    """Change an operation of a delta: another support, shape or dtype; digests follow as far as they can."""
+    """Rename an operation of a delta or mutate one of its parts, then make the state digests fit (see `_follow`)."""
     folder = chance.choice(made[1:])
     part = chance.choice(folder.parts)
     operations = {"replace": ("replace", "add", "whole", "remove"), "add": ("replace", "whole")}
@@ -193,23 +193,23 @@ def _restore(chance: Random, made: list[Folder]) -> None:
 
 
 def _follow(made: list[Folder]) -> None:
-    """Let every delta say what its description leads to: state digests are those of the content digests it lists.
+    """Give every delta the state digests that follow from the content digests it lists.
 
-    A reader that forgets to compare anything but digests then accepts, and its mistake is seen.
+    A reader that compares digests and nothing else then accepts the chain, so its mistake shows.
     """
     state, tied, scales = _state(made[0])
     for folder in made[1:]:
-        told = folder.parts[0].manifest.get("delta") if isinstance(folder.parts[0].manifest, dict) else None
-        if not isinstance(told, dict):
+        described = folder.parts[0].manifest.get("delta") if isinstance(folder.parts[0].manifest, dict) else None
+        if not isinstance(described, dict):
             return
-        told["base_sha256"] = files.state_digest(state, tied, scales)
-        for name, ends in told["tensors"].items():
+        described["base_sha256"] = files.state_digest(state, tied, scales)
+        for name, ends in described["tensors"].items():
             if ends.get("target") is None:
                 state.pop(name, None)
             else:
                 state[name] = ends["target"]
-        tied, scales = told["tied"], told["scales"]
-        told["target_sha256"] = files.state_digest(state, tied, scales)
+        tied, scales = described["tied"], described["scales"]
+        described["target_sha256"] = files.state_digest(state, tied, scales)
 
 
 def _state(folder: Folder) -> tuple[dict[str, str], Any, Any]:
@@ -219,7 +219,7 @@ def _state(folder: Folder) -> tuple[dict[str, str], Any, Any]:
 
 
 def _ordered(chance: Random, packed: Scenario) -> Scenario:
-    """Return a chain in which something is missing, twice, or elsewhere."""
+    """Return a chain with one folder left out, repeated or in the wrong place."""
     kind, at = chance.randrange(5), chance.randrange(1, len(packed))
     if kind == 0:
         return [*packed[:at], *packed[at + 1 :]]

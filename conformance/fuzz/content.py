@@ -1,4 +1,4 @@
-"""What the readers say of a file, in words that all of them share."""
+"""`Content`, the common form in which the answers of different readers are compared."""
 
 from dataclasses import dataclass
 from hashlib import sha256
@@ -9,7 +9,10 @@ from numpy.typing import NDArray
 
 
 class Disagreement(Exception):
-    """Two readers disagree, or one of them breaks down; the message says which, `culprit` on what if not the last."""
+    """Two readers disagree, or one of them breaks down.
+
+    The message says which reader. `culprit` is the input if it is another than the last one.
+    """
 
     def __init__(self, message: str, culprit: bytes | None = None) -> None:
         super().__init__(message)
@@ -18,14 +21,14 @@ class Disagreement(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """What a reader says that a file holds, in words that all of them share."""
+    """What a file holds according to one reader; equal for two readers that read the same."""
 
     about: tuple[str, ...]
     """kind, state digest (FMT-099), then attributes, delta, scales and ties as canonical text"""
     tensors: dict[str, tuple[Any, ...]]
-    """name -> dtype, shape, and digests of row pointers, columns (as I64, None if all are there) and values"""
+    """name -> dtype, shape, and digests of row pointers and columns (as I64, None for a full tensor) and of values"""
 
 
 def integers(array: NDArray[Any]) -> str:
-    """Return the digest of row pointers or columns, as I64."""
+    """Return the SHA-256 of row pointers or columns, taken as little-endian int64."""
     return sha256(np.asarray(array).astype("<i8").tobytes()).hexdigest()

@@ -1,4 +1,4 @@
-"""A corpus in one file: small inputs that together reach every clause that a single file can break."""
+"""A corpus packed in one file: small inputs that together reach every clause that a single file can break."""
 
 import base64
 import gzip
@@ -13,20 +13,20 @@ from conformance.fuzz.judge import Verdict
 from conformance.fuzz.parts import take_apart
 
 EACH = 4
-"""How many inputs are kept of those for which the first reader names one clause, and the others different ones."""
+"""How many inputs are kept for each clause of the first reader; they differ in the clauses of the other readers."""
 
 
 @dataclass(frozen=True, slots=True)
 class Input:
-    """One input and what the first reader says of it."""
+    """One input and the clause that the first reader names."""
 
     raw: bytes
     clause: str
-    """the clause that was named, empty if the input is read"""
+    """empty if the reader accepts the input"""
 
 
 def load(path: Path) -> list[Input]:
-    """Return the inputs of a packed corpus, or of every file of a folder; those of a folder have no clause yet."""
+    """Return the inputs of a packed corpus, or the files of a folder, which have no clause yet."""
     if path.is_dir():
         return [Input(file.read_bytes(), "") for file in sorted(path.iterdir()) if file.is_file()]
     lines = gzip.decompress(path.read_bytes()).decode().splitlines()
@@ -34,21 +34,21 @@ def load(path: Path) -> list[Input]:
 
 
 def save(path: Path, inputs: Iterable[Input]) -> None:
-    """Write a packed corpus; the same inputs give the same bytes: sorted, and without a time."""
+    """Write a packed corpus; the same inputs give the same bytes, because they are sorted and have no time stamp."""
     ordered = sorted(set(inputs), key=lambda i: (i.clause, len(i.raw), i.raw))
     lines = [json.dumps({"clause": i.clause, "raw": base64.b64encode(i.raw).decode()}) for i in ordered]
     path.write_bytes(gzip.compress("".join(f"{line}\n" for line in lines).encode(), 9, mtime=0))
 
 
 class Keeper:
-    """Keeps the smallest input for each verdict, and accepted ones that show something new."""
+    """Collects the smallest refused input for each verdict and the smallest accepted one for each feature."""
 
     def __init__(self) -> None:
         self._refused: dict[tuple[str, ...], bytes] = {}
         self._accepted: dict[Any, bytes] = {}
 
     def __call__(self, raw: bytes, verdict: Verdict) -> None:
-        """Look at one execution."""
+        """Keep an input if it is the smallest of its verdict or of one of its features."""
         if verdict.accepted:
             for feature in features(raw):
                 _smallest(self._accepted, feature, raw)
@@ -56,7 +56,7 @@ class Keeper:
             _smallest(self._refused, verdict.clauses, raw)
 
     def inputs(self) -> list[Input]:
-        """Return few that show much: of a clause the EACH smallest, and accepted ones until every feature is there."""
+        """Return the EACH smallest refused inputs of each clause, and accepted ones that cover all features."""
         kept, count = [], Counter[str]()
         for clauses, raw in sorted(self._refused.items(), key=lambda item: (len(item[1]), item[1])):
             count[clauses[0]] += 1
@@ -77,7 +77,7 @@ def _smallest(found: dict[Any, bytes], key: Any, raw: bytes) -> None:
 
 
 def features(raw: bytes) -> set[Any]:
-    """Return what an accepted file shows: how each tensor is stored, and what the manifest uses."""
+    """Return the features of an accepted file: how each tensor is stored, and what the manifest uses."""
     m = take_apart(raw).manifest
     shown: set[Any] = {("kind", m["kind"]), ("requires", *m["requires"]), ("tensors", min(len(m["tensors"]), 3))}
     shown |= {key for key in ("tied", "scales", "attributes", "optional", "delta") if m.get(key)}

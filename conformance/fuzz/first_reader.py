@@ -1,4 +1,4 @@
-"""The first reader as a fuzzer asks it, and what it must do beside reading."""
+"""The first reader, package `formats`, as the fuzzer calls it: reading, checking, slicing, writing, applying deltas."""
 
 from contextlib import ExitStack
 from hashlib import sha256
@@ -18,11 +18,11 @@ from formats.reader import checkpoint_of
 from formats.records import Dense, Mask, Tensor
 
 REFUSAL = formats.FormatError
-"""What it raises of a broken rule, with the `clause`; anything else that it raises is a finding."""
+"""The error for a broken rule, which has the `clause`; any other exception is a finding."""
 
 
 def warm_up(folder: Path) -> None:
-    """Load compiled loops."""
+    """Write and read a small file, so that compiled loops are loaded."""
     mask = formats.from_dense(np.eye(3, dtype=np.float32))
     for encoding in ("auto", "csr"):
         formats.write_file(folder / "warm", formats.Checkpoint("model", {"w": mask}), encoding=encoding)
@@ -47,8 +47,8 @@ def read(path: Path) -> Content:
             "tensors": {n: {"base": b, "target": t} for n, (b, t) in reader.delta.tensors.items()},
             "tied": reader.delta.tied,
         }
-        told: tuple[Any, ...] = (reader.attributes, described, reader.scales, reader.tied)
-        return Content((reader.kind, reader.state_sha256, *map(strict_json.canonical, told)), tensors)
+        about: tuple[Any, ...] = (reader.attributes, described, reader.scales, reader.tied)
+        return Content((reader.kind, reader.state_sha256, *map(strict_json.canonical, about)), tensors)
 
 
 def _of_first(t: Tensor) -> tuple[Any, ...]:
@@ -59,7 +59,11 @@ def _of_first(t: Tensor) -> tuple[Any, ...]:
 
 
 def rows(path: Path) -> None:
-    """Slices of a tensor are what the whole has there."""
+    """Read each tensor in two slices of rows and compare them with the whole.
+
+    Raises:
+        Disagreement: if they differ.
+    """
     with formats.open(path) as reader:
         for name in reader.names():
             info = reader.info(name)
@@ -72,18 +76,18 @@ def rows(path: Path) -> None:
 
 
 def applied(base: Path, deltas: list[Path]) -> Content:
-    """Return what deltas make of a base, every tensor asked for (FMT-137 to FMT-139)."""
+    """Return the content of a base with deltas applied, every tensor included (FMT-137 to FMT-139)."""
     with ExitStack() as stack:
-        found = [delta.verified(stack.enter_context(formats.open(path))) for path in (base, *deltas)]
-        result = delta.apply(found[0], found[1:])
+        checkpoints = [delta.verified(stack.enter_context(formats.open(path))) for path in (base, *deltas)]
+        result = delta.apply(checkpoints[0], checkpoints[1:])
         tensors = {name: _of_first(result.tensors[name]) for name in result.tensors}
         state = of_state(delta.contents(result), result.tied, result.scales)
-        told: tuple[Any, ...] = (result.attributes, None, result.scales, result.tied)
-        return Content((result.kind, state, *map(strict_json.canonical, told)), tensors)
+        described: tuple[Any, ...] = (result.attributes, None, result.scales, result.tied)
+        return Content((result.kind, state, *map(strict_json.canonical, described)), tensors)
 
 
 def divided_again(path: Path, again: Path) -> Content:
-    """Return what a folder holds that is written from what another holds, a part a tensor or so (FMT-085)."""
+    """Write a checkpoint again with about one tensor a part; return what the new folder holds (FMT-085)."""
     with formats.open(path) as reader:
         formats.write(again, checkpoint_of(reader), shard_bytes=64)
     try:
@@ -93,9 +97,9 @@ def divided_again(path: Path, again: Path) -> Content:
 
 
 def rewritten(path: Path, again: Path) -> Content:
-    """Return what a file holds that is written from what another holds (FMT-161)."""
+    """Write a checkpoint again as one file; return what the new file holds (FMT-161)."""
     with formats.open(path) as reader:
-        # what another option would find is another matter: only the content must stay
+        # without companions, because a single file carries none (FMT-013)
         formats.write_file(again, checkpoint_of(reader, files={}))
     try:
         return read(again)
@@ -104,6 +108,6 @@ def rewritten(path: Path, again: Path) -> Content:
 
 
 def expand(path: Path, again: Path) -> None:
-    """Write a checkpoint without compression."""
+    """Write a checkpoint again without compression, to `again`."""
     with formats.open(path) as reader:
         formats.write_file(again, checkpoint_of(reader))

@@ -1,4 +1,4 @@
-"""Folders of parts in pieces, valid or spoiled: parts, index and companions, put together at the end (12.9)."""
+"""Checkpoint folders that mutations can change before they are written: parts, index and companions (12.9)."""
 
 import json
 from collections.abc import Callable
@@ -17,25 +17,25 @@ from conformance.oracle.files import Pieces
 WHOLE, INDEX = "model.sparse.safetensors", "model.sparse.index.json"
 
 Tree = dict[str, bytes | None]
-"""File name -> bytes of a folder; None is a folder of that name, which is no file."""
+"""The files of a folder: name -> bytes, or None for a subfolder in the place of a file."""
 
 
 @dataclass
 class Folder:
-    """A folder in pieces, of which any may be changed before it is put together."""
+    """A folder in pieces; any of them may be changed before `pack` puts them together."""
 
     parts: list[Parts]
     companions: dict[str, bytes] = field(default_factory=dict)
     of_index: list[Callable[[Any], Any]] = field(default_factory=list)
-    """each takes the index that fits the parts and returns another"""
+    """mutations of the index: each takes the index that fits the parts and returns another"""
     of_index_text: list[Callable[[bytes], bytes]] = field(default_factory=list)
     of_tree: list[Callable[[Tree], object]] = field(default_factory=list)
-    """what is done to the files at the end"""
+    """mutations of the files, applied last"""
     numbered: bool = True
     """let manifests say which part they are (FMT-104)"""
 
     def pack(self) -> Tree:
-        """Return the files: companions and index with digests that fit the parts, then what is to be wrong."""
+        """Return the files: digests of companions and index are made to fit the parts, then mutations are applied."""
         first = self.parts[0].manifest if self.parts else None
         if isinstance(first, dict) and isinstance(first.get("files"), dict):
             for name, raw in self.companions.items():
@@ -81,7 +81,7 @@ def _spec(manifest: Any) -> Any:
 
 
 def root_of(raw: bytes) -> str:
-    """Return the root digest of a file, or of nothing where it cannot be found (FMT-092)."""
+    """Return the root digest of a file, or the digest of no bytes if the file is too broken (FMT-092)."""
     try:
         header = json.loads(raw[8 : 8 + int.from_bytes(raw[:8], "little")])
         return sha256(header["__metadata__"]["seft.manifest"].encode()).hexdigest()
@@ -90,7 +90,7 @@ def root_of(raw: bytes) -> str:
 
 
 def divided(chance: Random, pieces: Pieces) -> Folder:
-    """Return a checkpoint as a folder of one part or several (FMT-085)."""
+    """Return a checkpoint as a folder of one to four parts (FMT-085)."""
     names = sorted(pieces.manifest["tensors"])
     most = min(len(names), chance.choice((1, 2, 2, 3, 4)))
     cuts = [0, *sorted(chance.sample(range(1, len(names)), most - 1)), len(names)] if most > 1 else [0, len(names)]
@@ -102,7 +102,7 @@ def divided(chance: Random, pieces: Pieces) -> Folder:
         if begin:
             manifest |= {"attributes": {}, "files": {}, "scales": {}, "tied": {}}
             manifest.pop("delta", None)
-        codecs = {"codec" in told for entry in manifest["tensors"].values() for told in entry["sections"].values()}
+        codecs = {"codec" in s for entry in manifest["tensors"].values() for s in entry["sections"].values()}
         manifest["requires"] = [f for f in manifest["requires"] if f != "zstd" or True in codecs]
         parts.append(Parts(manifest, [s for s in pieces.sections if s.name.rpartition("#")[0] in own]))
     companions = {n: chance.randbytes(chance.randrange(9)) for n in ("config.json", "a") if chance.random() < 0.3}
@@ -113,14 +113,14 @@ def divided(chance: Random, pieces: Pieces) -> Folder:
 
 
 def in_part(chance: Random, folder: Folder) -> None:
-    """Change one part as a single file is changed; index and digests follow."""
+    """Apply one mutation of single files to a part; index and digests are made to fit."""
     part, second = chance.choice(folder.parts), chance.choice(folder.parts)
     part.seal = chance.choices((CONTENT, SECTIONS, NOTHING), (8, 1, 1))[0]
     mutate.once(chance, part, second if second is not part else deepcopy(part))
 
 
 def across(chance: Random, folder: Folder) -> None:
-    """Let parts contradict each other (FMT-104)."""
+    """Make parts contradict each other (FMT-104)."""
     kind, at = chance.randrange(10), chance.randrange(len(folder.parts))
     part, other = folder.parts[at], chance.choice(folder.parts)
     m = part.manifest
@@ -139,7 +139,7 @@ def across(chance: Random, folder: Folder) -> None:
     elif kind == 4:
         m["files"] = {"other": {"bytes": 0, "sha256": sha256(b"").hexdigest()}}
     elif kind in (5, 6) and part is not other:
-        # a tensor moves to another part, or stands in both
+        # 5: a tensor moves to another part, 6: it is in both
         name = chance.choice(sorted(part.entries))
         other.manifest["tensors"][name] = part.entries[name]
         own = [s for s in part.sections if s.name.rpartition("#")[0] == name]
@@ -156,7 +156,7 @@ def across(chance: Random, folder: Folder) -> None:
 
 
 def index(chance: Random, folder: Folder) -> None:
-    """Change what the index says, or how (FMT-101)."""
+    """Change the content of the index, or the bytes around its text (FMT-101)."""
     if chance.random() < 0.1:
         form = chance.choice((b"%s\n", b" %s", b"\xef\xbb\xbf%s", b"[%s]", b"%.20s", b"%s%%", b"%.0s"))
         folder.of_index_text.append(lambda text: form % text)
@@ -173,7 +173,7 @@ def index(chance: Random, folder: Folder) -> None:
 
 
 def _roots(chance: Random, value: Any) -> Any:
-    """Change the digests or the version."""
+    """Change the root digests or the version in the index."""
     kind, roots = chance.randrange(4), value["metadata"]["manifests"]
     if kind == 0:
         roots.pop(chance.randrange(len(roots)))
@@ -188,25 +188,25 @@ def _roots(chance: Random, value: Any) -> Any:
 
 def _weight_map(chance: Random, value: Any) -> Any:
     """Change which part holds which tensor."""
-    kind, where = chance.randrange(3), value["weight_map"]
+    kind, weights = chance.randrange(3), value["weight_map"]
     if kind == 0:
-        where[chance.choice(sorted(where))] = chance.choice((*where.values(), WHOLE, "", "../x", 1))
+        weights[chance.choice(sorted(weights))] = chance.choice((*weights.values(), WHOLE, "", "../x", 1))
     elif kind == 1:
-        where.pop(chance.choice(sorted(where)))
+        weights.pop(chance.choice(sorted(weights)))
     else:
-        where[a_string(chance, "w")] = chance.choice(sorted(where.values()))
+        weights[a_string(chance, "w")] = chance.choice(sorted(weights.values()))
     return value
 
 
 def _anything(chance: Random, value: Any) -> Any:
     """Change any place of the index."""
-    path, found = chance.choice(mutate.walk(value))
+    path, old = chance.choice(mutate.walk(value))
     if not path:
-        return mutate.other(chance, found)
+        return mutate.other(chance, old)
     owner = value
     for key in path[:-1]:
         owner = owner[key]
-    owner[path[-1]] = mutate.other(chance, found)
+    owner[path[-1]] = mutate.other(chance, old)
     return value
 
 
@@ -243,7 +243,7 @@ def tree(chance: Random, folder: Folder) -> None:
 
 
 def companion(chance: Random, folder: Folder) -> None:
-    """Let a companion be another than the manifest says (FMT-013, FMT-094)."""
+    """Add a companion, and in half of the cases let its bytes differ from the manifest (FMT-013, FMT-094)."""
     name = chance.choice(("config.json", "a", "b.bin", "A", "x.txt"))
     raw = chance.randbytes(3)
     folder.companions[name] = raw
@@ -262,7 +262,7 @@ WITHIN: tuple[tuple[Callable[[Random, Folder], None], int], ...] = (
 
 
 def spoil(chance: Random, folder: Folder) -> None:
-    """Apply one to three mutations to a folder; what cannot be mutated stays as it is."""
+    """Apply one to three mutations to a folder; one that does not apply to it is skipped."""
     for _ in range(chance.choice((1, 1, 1, 2, 3))):
         chosen = chance.choices([m for m, _ in WITHIN], [weight for _, weight in WITHIN])[0]
         try:

@@ -1,4 +1,4 @@
-"""Valid checkpoints by chance: any rank, dtype, encoding, pattern and support, ties, scales, attributes, deltas."""
+"""Random valid checkpoints: any rank, dtype, encoding, pattern and support, ties, scales, attributes, deltas."""
 
 from dataclasses import replace
 from math import prod
@@ -9,7 +9,7 @@ from conformance.oracle import files
 from conformance.oracle.files import BITS, Pieces, Tensor
 
 MOST = 120
-"""Positions of most tensors: what is rare in large ones is as rare in small ones, and those are read sooner."""
+"""The most positions of an ordinary tensor; small ones reach the same rules as large ones and are read faster."""
 
 NAMES = ("w", "a", "a!", "b", "é", "\U0001f600", " ", "layers.0.q", "A", "z:z", "replace:w", "\uffff", "x" * 512)
 KINDS = ("model", "training-state", "m", "a-0")
@@ -33,7 +33,7 @@ def shape_of(chance: Random, least: int = 0) -> tuple[int, ...]:
 
 
 def bits_of(chance: Random, dtype: str, count: int) -> bytes:
-    """Return values of a dtype: any bits, a BOOL 0 or 1, and no spare bit set (FMT-070, FMT-072)."""
+    """Return `count` random values of a dtype; a BOOL is 0 or 1, and no spare bit is set (FMT-070, FMT-072)."""
     width = BITS[dtype]
     raw = bytearray(chance.randbytes((count * width + 7) // 8))
     if dtype == "BOOL":
@@ -46,7 +46,7 @@ def bits_of(chance: Random, dtype: str, count: int) -> bytes:
 
 
 def support_of(chance: Random, shape: tuple[int, ...]) -> list[int]:
-    """Return flat positions: none, all, or as many as a chance density leaves."""
+    """Return sorted flat positions: none, all, or a random share of them."""
     numel = prod(shape)
     if not numel or chance.random() < 0.05:
         return []
@@ -72,7 +72,7 @@ def regular(chance: Random) -> tuple[tuple[int, ...], tuple[int, int, int], list
 
 
 def tensor(chance: Random, dtype: str | None = None) -> tuple[Tensor, str]:
-    """Return a tensor and an encoding that holds it."""
+    """Return a tensor and an encoding that can store it."""
     dtype = dtype or chance.choice((*BITS, "F16", "BF16", "F32", "NONE", "BOOL"))
     if dtype != "NONE" and chance.random() < 0.2:
         shape = shape_of(chance)
@@ -86,7 +86,7 @@ def tensor(chance: Random, dtype: str | None = None) -> tuple[Tensor, str]:
         return _on(dtype, shape, at, bits_of(chance, dtype, len(at)), pattern), "nm"
     shape = shape_of(chance, 1)
     at = support_of(chance, shape)
-    made = _on(dtype, shape, at, bits_of(chance, dtype, len(at)))
+    stored = _on(dtype, shape, at, bits_of(chance, dtype, len(at)))
     rows, columns = prod(shape[:-1]), shape[-1]
     able = ["gap8", "varint", "csr"]
     able = [code for code in able if code != "gap8" or prod(shape) < 2**20]
@@ -94,15 +94,15 @@ def tensor(chance: Random, dtype: str | None = None) -> tuple[Tensor, str]:
         able += ["bitmask", "bitmask"]
     if dtype != "NONE" and len(at) == prod(shape):
         able.append("dense")
-    return made, chance.choice(able)
+    return stored, chance.choice(able)
 
 
 def far(chance: Random, dtype: str) -> Tensor:
-    """Return a tensor of many rows and columns, whose gaps take up to 8 bytes (FMT-056, FMT-073)."""
+    """Return a tensor of many rows and columns with gaps of up to 8 bytes (FMT-056, FMT-073)."""
     rows, columns = chance.choice((16, 1000, 65536, 2**18 + 1)), 2**31 - 1
     at = {rows * columns - 1 - chance.randrange(3), *(chance.randrange(rows * columns) for _ in range(4))}
-    found = sorted(at if chance.random() < 0.5 else {*range(4), max(at)})
-    return _on(dtype, (rows, columns), found, bits_of(chance, dtype, len(found)))
+    positions = sorted(at if chance.random() < 0.5 else {*range(4), max(at)})
+    return _on(dtype, (rows, columns), positions, bits_of(chance, dtype, len(positions)))
 
 
 def _on(dtype: str, shape: tuple[int, ...], at: list[int], bits: bytes, pattern: Any = None) -> Tensor:
@@ -110,13 +110,13 @@ def _on(dtype: str, shape: tuple[int, ...], at: list[int], bits: bytes, pattern:
 
 
 def names(chance: Random, count: int) -> list[str]:
-    """Return different tensor names (FMT-009)."""
+    """Return `count` different tensor names (FMT-009)."""
     longest = chance.random() < 0.1
     return chance.sample(NAMES if longest or count == len(NAMES) else NAMES[:-1], count)
 
 
 def value(chance: Random, levels: int = 3) -> Any:
-    """Return an attribute (FMT-011)."""
+    """Return a random value of an attribute (FMT-011)."""
     kind = chance.randrange(8 if levels else 5)
     if kind < 5:
         return chance.choice((None, True, False, 0, -1, 2**53 - 1, 1 - 2**53, 7, *WORDS))
@@ -126,7 +126,7 @@ def value(chance: Random, levels: int = 3) -> Any:
 
 
 def checkpoint(chance: Random, frames: float = 0.0) -> Pieces:
-    """Return a valid checkpoint in pieces; of its sections a share `frames` is compressed (FMT-140)."""
+    """Return a valid checkpoint in pieces; a share `frames` of its larger value sections is compressed (FMT-140)."""
     if chance.random() < 0.15:
         return delta(chance)
     stored, encodings = {}, {}
@@ -141,25 +141,25 @@ def checkpoint(chance: Random, frames: float = 0.0) -> Pieces:
         scales = {one: {chance.choice(("scale", "zero_point", "a_1")): two}}
     attributes = {chance.choice(WORDS): value(chance) for _ in range(chance.choice((0, 0, 1, 3)))}
     more: dict[str, Any] = {"tied": ties, "scales": scales, "attributes": attributes, "kind": chance.choice(KINDS)}
-    made = files.pieces(stored, encodings, **more, frames=_frames(chance, stored, encodings, frames))
+    pieces = files.pieces(stored, encodings, **more, frames=_frames(chance, stored, encodings, frames))
     if chance.random() < 0.05:
-        made.manifest |= {"spec": chance.choice(("1.1", "1.10", "1.9999")), "optional": ["a", "b-1"]}
-    return made
+        pieces.manifest |= {"spec": chance.choice(("1.1", "1.10", "1.9999")), "optional": ["a", "b-1"]}
+    return pieces
 
 
 def _frames(chance: Random, stored: dict[str, Tensor], encodings: dict[str, str], share: float) -> dict[str, bytes]:
-    """Return frames of sections; their content becomes one byte repeated, which needs no encoder (FMT-142)."""
-    found = {}
+    """Return section -> zstd frame. The values become one byte repeated, so that no encoder is needed (FMT-142)."""
+    frames = {}
     for name, t in stored.items():
         size, byte = len(t.bits), chance.choice((0, 1))
         if 13 <= size <= 12 * 1024 and BITS[t.dtype] >= 8 and chance.random() < share:
             stored[name] = replace(t, bits=bytes([byte]) * size)
-            found[f"{name}#values"] = files.rle_frame(size, byte)
-    return found
+            frames[f"{name}#values"] = files.rle_frame(size, byte)
+    return frames
 
 
 def delta(chance: Random) -> Pieces:
-    """Return a delta; what its digests name is nowhere, which its own file cannot tell (FMT-131)."""
+    """Return a delta with random digests of base and target, which a reader of the delta cannot check (FMT-131)."""
     stored, encodings, listed = {}, {}, {}
     for name in names(chance, chance.choice((0, 1, 1, 2, 3)))[:3]:
         if len(name) > 100:
@@ -168,21 +168,21 @@ def delta(chance: Random) -> Pieces:
         what = chance.choice((("replace",), ("remove",), ("replace", "remove"), ("add",), ("whole",), (), ("whole",)))
         for operation in what:
             dtype = {"remove": "NONE", "add": chance.choice(("F16", "BF16", "F32", "F64"))}.get(operation)
-            made, code = tensor(chance, dtype)
-            stored[f"{operation}:{name}"], encodings[f"{operation}:{name}"] = made, code
+            change, code = tensor(chance, dtype)
+            stored[f"{operation}:{name}"], encodings[f"{operation}:{name}"] = change, code
         new = what == ("whole",) and chance.random() < 0.5
         listed[name] = {"base": None if new else base, "target": target if what else None}
     if chance.random() < 0.7 and {"replace", "remove"} <= {key.partition(":")[0] for key in stored}:
         _agree(chance, stored, encodings)
     ties = {"t": "u"} if chance.random() < 0.3 else {}
     scales = {"s": {"scale": "v"}} if chance.random() < 0.3 else {}
-    told: dict[str, Any] = {"base_sha256": chance.randbytes(32).hex(), "target_sha256": chance.randbytes(32).hex()}
-    told |= {"scales": scales, "tensors": listed, "tied": ties}
-    return files.pieces(stored, encodings, kind="delta", delta=told)
+    described: dict[str, Any] = {"base_sha256": chance.randbytes(32).hex(), "target_sha256": chance.randbytes(32).hex()}
+    described |= {"scales": scales, "tensors": listed, "tied": ties}
+    return files.pieces(stored, encodings, kind="delta", delta=described)
 
 
 def _agree(chance: Random, stored: dict[str, Tensor], encodings: dict[str, str]) -> None:
-    """Let what is removed have the shape of what is replaced, and other positions (FMT-133)."""
+    """Give each `remove` the shape of the `replace` of the same tensor, and other positions (FMT-133)."""
     for key in [key for key in stored if key.startswith("remove:")]:
         other = stored.get(f"replace:{key[7:]}")
         if other is not None and other.shape and prod(other.shape) <= MOST:

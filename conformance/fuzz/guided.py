@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 
 _COMPILED = ["formats.fast"]
 _LONGEST = 1 << 16
-"""Bytes of an input: headers of tensors by the dozen, and sections of no use longer."""
+"""The most bytes of an input: enough for headers of dozens of tensors, and longer sections reach nothing new."""
 
 _SEEDS = 100
 
 
 def main(words: Sequence[str] | None = None) -> None:
-    """Run until the time is over or something is found, and end the process: libFuzzer never comes back."""
+    """Run until the time is over or something is found, then end the process, because libFuzzer does not return."""
     parser = argparse.ArgumentParser(prog="python -m conformance.fuzz.guided", description=__doc__)
     parser.add_argument("--seconds", type=float, required=True)
     parser.add_argument("--seed", type=int, required=True)
@@ -56,9 +56,9 @@ def _fuzz(atheris: ModuleType, asked: argparse.Namespace) -> None:
     def one(raw: bytes) -> None:
         try:
             execute(judge, tally, raw)
-        except Disagreement as found:
+        except Disagreement as finding:
             report(tally)
-            _end(judge, tell(found, found.culprit or raw, asked.save))
+            _end(judge, tell(finding, finding.culprit or raw, asked.save))
         if time.monotonic() > end:
             report(tally)
             _end(judge, 0)
@@ -76,7 +76,7 @@ def _fuzz(atheris: ModuleType, asked: argparse.Namespace) -> None:
 
 
 def _end(judge: "Judge", code: int) -> None:
-    """End the process past libFuzzer, which would take a normal end for a crash."""
+    """End the process with os._exit, because libFuzzer would report a normal exit as a crash."""
     judge.__exit__(None, None, None)
     sys.stdout.flush()
     os._exit(code)

@@ -1,4 +1,4 @@
-"""One execution: the bytes of a file to three readers, which must agree, and to what the first one must never do."""
+"""One execution of the fuzzer: three readers get the same file and must agree; the first one's memory is bounded."""
 
 import resource
 import tempfile
@@ -18,20 +18,20 @@ from conformance.fuzz.parts import take_apart
 from conformance.oracle import second_reader
 
 LIMIT = 1 << 30
-"""Bytes of data that the whole process may take beyond what it had at first: a reader that asks for more is told."""
+"""Bytes of data that the process may take beyond what it has at the start; past them a reader gets a MemoryError."""
 
 READER_FIXED, READER_TIMES = 48 << 20, 64
-"""What the first reader may take: a multiple of the bytes it was given, and the 2^20 rows of FMT-056 several times."""
+"""Bytes that the first reader may take: a fixed part for 2^20 rows several times (FMT-056), a multiple of the file."""
 
 TOGETHER = 500
-"""How many inputs wait for one process of the reader in C with sanitizers."""
+"""How many inputs are collected for one process of the reader in C with sanitizers."""
 
 _LINE = ("dtype", "shape", "nnz", "encoding", "row_pointers_sha256", "columns_sha256", "values_sha256")
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What was found of one file."""
+    """What the readers said of one input."""
 
     clauses: tuple[str, ...]
     """the clause that each reader named, first reader first; empty strings if it was accepted"""
@@ -39,15 +39,18 @@ class Verdict:
 
     @property
     def accepted(self) -> bool:
-        """Tell whether the first reader read it."""
+        """Tell whether the first reader accepted the input."""
         return not self.clauses[0]
 
 
 class Judge:
-    """Hands files to the readers. Files are new ones each time: a mapping of an older one may be alive.
+    """Hands each input to the three readers and compares their answers. A context manager.
+
+    Each input gets a new file, because a memory map of an older one may still be alive.
 
     Args:
         scratch: a folder for the files, best one in memory.
+        bounded: bound the memory of the process (FMT-096).
     """
 
     def __init__(self, scratch: Path | None = None, *, bounded: bool = True) -> None:
@@ -59,7 +62,7 @@ class Judge:
         self._waiting: list[tuple[bytes, str]] = []
         self._sanitized = CCommand(self.path)
         if bounded:
-            # compiled loops are loaded before memory is bounded and before anything is counted
+            # first, because compiled loops must not count as memory that a reader takes
             first_reader.warm_up(self.path)
             bound_memory(LIMIT)
 
@@ -74,7 +77,7 @@ class Judge:
 
         Args:
             raw: its bytes.
-            deep: measure memory as well, and hold the first reader against its other entries.
+            deep: also measure memory, and compare the first reader with its other entry points.
 
         Raises:
             Disagreement: if readers disagree, take too much memory, or raise what they must not.
@@ -90,15 +93,15 @@ class Judge:
             path.unlink()
 
     def flush(self) -> None:
-        """Hand the inputs of before to the reader in C with sanitizers, in one process.
+        """Hand the collected inputs to one process of the reader in C with sanitizers.
 
         Raises:
-            Disagreement: if that process ends otherwise; `culprit` is the input.
+            Disagreement: if it crashes or names another clause; `culprit` is the input.
         """
         waiting, self._waiting = self._waiting, []
-        found = self._sanitized.complaint([raw for raw, _ in waiting], [clause for _, clause in waiting])
-        if found is not None:
-            number, text = found
+        complaint = self._sanitized.complaint([raw for raw, _ in waiting], [clause for _, clause in waiting])
+        if complaint is not None:
+            number, text = complaint
             raise Disagreement(f"the third reader with sanitizers says {text}", waiting[number][0])
 
     def _judge(self, raw: bytes, path: Path, *, deep: bool) -> Verdict:
@@ -112,13 +115,13 @@ class Judge:
         second = _asked("the second reader", second_reader.Refused, lambda: _second(path))
         third = self._third(raw)
         self._waiting.append((raw, third if isinstance(third, str) else ""))
-        clauses = tuple("" if isinstance(found, Content) else found for found in (first, second, third))
+        clauses = tuple("" if isinstance(answer, Content) else answer for answer in (first, second, third))
         needs_zstd = requires_zstd(raw)
         if isinstance(first, Content):
             wanted: Any = "FMT-043" if needs_zstd else first
-            for reader, found in (("second", second), ("third", third)):
-                if found != wanted:
-                    raise Disagreement(f"the first reader accepts, the {reader} says {_short(found, first)}")
+            for reader, answer in (("second", second), ("third", third)):
+                if answer != wanted:
+                    raise Disagreement(f"the first reader accepts, the {reader} says {_short(answer, first)}")
             if needs_zstd and (deep or self._count % 8 == 0):
                 self._expand(path, first)
         elif "" in clauses[1:]:
@@ -126,18 +129,18 @@ class Judge:
         return Verdict(clauses, needs_zstd)
 
     def _expand(self, path: Path, first: Content) -> None:
-        """What only the first reader can read is read by the others once it is written without compression."""
+        """Write a compressed file without compression and compare what the other readers read with `first`."""
         again = path.with_suffix(".expanded")
         for entry in take_apart(path.read_bytes()).entries.values():
-            for told in entry["sections"].values():
-                if "codec" in told and not told["bytes"] < told["raw_bytes"] <= 1024 * told["bytes"]:
-                    raise Disagreement(f"a section is read that is compressed as {told}, against FMT-141")
+            for section in entry["sections"].values():
+                if "codec" in section and not section["bytes"] < section["raw_bytes"] <= 1024 * section["bytes"]:
+                    raise Disagreement(f"a section is read that is compressed as {section}, against FMT-141")
         first_reader.expand(path, again)
         try:
-            found = (_second(again), self._third(again.read_bytes()))
+            answers = (_second(again), self._third(again.read_bytes()))
         finally:
             again.unlink()
-        if found != (first, first):
+        if answers != (first, first):
             raise Disagreement("what was compressed is something else for the others once it is expanded")
 
     def _third(self, raw: bytes) -> "Content | str":
@@ -148,17 +151,17 @@ class Judge:
             return clause
         about, *tensors = lines
         texts = (second_reader.spell(about[key]) for key in ("attributes", "delta", "scales", "tied"))
-        told = {t["name"]: (t["dtype"], tuple(t["shape"]), *(t[key] for key in _LINE[4:])) for t in tensors}
-        return Content((about["kind"], about["state"], *texts), told)
+        tensor_rows = {t["name"]: (t["dtype"], tuple(t["shape"]), *(t[key] for key in _LINE[4:])) for t in tensors}
+        return Content((about["kind"], about["state"], *texts), tensor_rows)
 
     def _deep(self, raw: bytes, path: Path, peak: int, first: "Content | str") -> None:
-        """FMT-096 of the first reader, and its other entries: all violations, rows, writing what was read (FMT-161)."""
+        """Check the first reader's memory (FMT-096) and its other entry points: violations, rows, writing (FMT-161)."""
         allowed = READER_FIXED + READER_TIMES * (len(raw) + expanded(raw))
         if peak > allowed:
             raise Disagreement(f"the first reader takes {peak} bytes for {len(raw)}, {allowed} would be enough")
-        told = _asked("check", (), lambda: first_reader.violations(path))
-        if bool(told) != isinstance(first, str):
-            raise Disagreement(f"the first reader says {first!r:.40}, all its violations are {told}")
+        violated = _asked("check", (), lambda: first_reader.violations(path))
+        if bool(violated) != isinstance(first, str):
+            raise Disagreement(f"the first reader says {first!r:.40}, all its violations are {violated}")
         if isinstance(first, Content):
             _asked("rows", (), lambda: first_reader.rows(path))
             again = path.with_suffix(".again")
@@ -167,7 +170,7 @@ class Judge:
 
 
 def bound_memory(room: int) -> None:
-    """Let the process take no more than this beyond its data of now: a reader that does gets a MemoryError."""
+    """Let the process take at most `room` bytes of data beyond its present ones; past them it gets a MemoryError."""
     status = Path("/proc/self/status")
     if status.exists():
         taken = next(int(line.split()[1]) << 10 for line in status.read_text().splitlines() if "VmData" in line)
@@ -175,7 +178,7 @@ def bound_memory(room: int) -> None:
 
 
 def _asked(who: str, refusal: Any, ask: Callable[[], Any]) -> Any:
-    """Return what a reader says, or the clause that it names; anything else that it raises is a finding."""
+    """Return the answer of a reader, or the clause that it names; any other exception becomes a Disagreement."""
     try:
         return ask()
     except refusal as error:
@@ -185,22 +188,22 @@ def _asked(who: str, refusal: Any, ask: Callable[[], Any]) -> Any:
 
 
 def expanded(raw: bytes) -> int:
-    """Return how many bytes compressed sections may take: 1,024 times those that they have (FMT-141)."""
+    """Return bytes to allow for beyond those of the file, because sections expand up to 1,024 times (FMT-141)."""
     return 1024 * len(raw) // READER_TIMES if b"raw_bytes" in raw else 0
 
 
 def _second(path: Path) -> Content:
-    found = second_reader.read(path)
+    checkpoint = second_reader.read(path)
     tensors = {}
-    for name, t in found.tensors.items():
+    for name, t in checkpoint.tensors.items():
         support = [None if a is None else integers(a) for a in (t.row_pointers, t.columns)]
         tensors[name] = (t.dtype, tuple(t.shape), *support, sha256(t.bits).hexdigest())
-    texts = map(second_reader.spell, (found.attributes, found.delta, found.scales, found.tied))
-    return Content((found.kind, found.state_sha256, *texts), tensors)
+    texts = map(second_reader.spell, (checkpoint.attributes, checkpoint.delta, checkpoint.scales, checkpoint.tied))
+    return Content((checkpoint.kind, checkpoint.state_sha256, *texts), tensors)
 
 
 def _short(found: Any, wanted: Content) -> str:
     if not isinstance(found, Content):
         return str(found)
-    here, there = (found.about, found.tensors), (wanted.about, wanted.tensors)
-    return f"something else: {here!s:.300} for {there!s:.300}"
+    answer, expected = (found.about, found.tensors), (wanted.about, wanted.tensors)
+    return f"something else: {answer!s:.300} for {expected!s:.300}"

@@ -1,4 +1,4 @@
-"""One execution with folders: a base and deltas to two readers, which must agree on each and on what they lead to."""
+"""One execution with folders: two readers get a base and deltas and must agree on each and on the result."""
 
 import shutil
 import tempfile
@@ -18,15 +18,15 @@ from conformance.fuzz.judge import LIMIT, READER_FIXED, READER_TIMES, Verdict, b
 from conformance.oracle import second_folder
 
 Reading = tuple[tuple[str, ...], Any]
-"""The clauses that the readers name of a folder, empty texts if they read it, and what the second one read."""
+"""The clause that each reader names for a folder, empty if it accepts, and what the second reader read."""
 
 KEPT = 1000
-"""Readings that are kept: a mutation changes one folder of a scenario, and the others come again."""
+"""How many readings are cached, because a mutation changes one folder of a scenario and the others come again."""
 
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """The clause that a reader names."""
+    """A reader refused the input and named this clause."""
 
     clause: str
 
@@ -62,12 +62,12 @@ class FolderJudge:
             Disagreement: if readers disagree, take too much memory, or raise what they must not.
         """
         self._count += 1
-        where = self.path / str(self._count)
+        scratch = self.path / str(self._count)
         try:
-            paths = [lay(tree, where / str(i)) for i, tree in enumerate(given)]
+            paths = [lay(tree, scratch / str(i)) for i, tree in enumerate(given)]
             return self._judge(given, paths, deep=deep)
         finally:
-            shutil.rmtree(where, ignore_errors=True)
+            shutil.rmtree(scratch, ignore_errors=True)
 
     def _judge(self, given: Scenario, paths: list[Path], *, deep: bool) -> Verdict:
         contents = []
@@ -84,19 +84,19 @@ class FolderJudge:
             second_folder.Refused,
             lambda: content_of(second_folder.apply(contents[0], contents[1:])),
         )
-        clauses = tuple(found.clause if isinstance(found, Refusal) else "" for found in (first, second))
+        clauses = tuple(answer.clause if isinstance(answer, Refusal) else "" for answer in (first, second))
         if first != second and not all(clauses):
             raise Disagreement(f"applying: the first reader says {_short(first)}, the second {_short(second)}")
         return Verdict(clauses)
 
     def _read(self, tree: Tree, path: Path, *, deep: bool) -> Reading:
-        """Return what the readers agree on of one folder; what they said of the same files before is kept."""
+        """Return what the readers agree on for one folder, from the cache if they have read the same files before."""
         key = sha256(repr(tree).encode()).digest()
         if deep or key not in self._known:
-            found = _agreed(path, size_of(tree), deep=deep)
+            reading = _agreed(path, size_of(tree), deep=deep)
             if len(self._known) >= KEPT:
                 self._known.clear()
-            self._known[key] = found
+            self._known[key] = reading
         return self._known[key]
 
 
@@ -112,7 +112,7 @@ def lay(tree: Tree, folder: Path) -> Path:
 
 
 def size_of(tree: Tree) -> int:
-    """Return the bytes of all files of a folder."""
+    """Return the number of bytes of all files of a folder."""
     return sum(len(raw) for raw in tree.values() if raw is not None)
 
 
@@ -120,7 +120,7 @@ def _agreed(path: Path, size: int, *, deep: bool) -> Reading:
     """Return what both readers say of one folder.
 
     Raises:
-        Disagreement: if they differ.
+        Disagreement: if they differ, take too much memory, or raise what they must not.
     """
     if deep:
         tracemalloc.start()
@@ -131,23 +131,23 @@ def _agreed(path: Path, size: int, *, deep: bool) -> Reading:
         _look_deeper(path, peak, size, first)
     read = _asked("the second reader", second_folder.Refused, lambda: second_folder.read(path))
     second = read if isinstance(read, Refusal) else content_of(read)
-    clauses = tuple(found.clause if isinstance(found, Refusal) else "" for found in (first, second))
+    clauses = tuple(answer.clause if isinstance(answer, Refusal) else "" for answer in (first, second))
     if first == second or all(clauses):
         return clauses, read
     if clauses[1] == "FMT-043" and not clauses[0]:
-        # compressed: only the first reader has `zstd`
+        # the folder is compressed, and only the first reader has `zstd`
         return ("FMT-043", "FMT-043"), None
     raise Disagreement(f"{path.name}: the first reader says {_short(first)}, the second {_short(second)}")
 
 
 def _look_deeper(path: Path, peak: int, size: int, first: Any) -> None:
-    """FMT-096 of the first reader; all violations; the same content in parts of another size (FMT-085)."""
+    """Check the first reader's memory (FMT-096), its violations, and writing in parts of another size (FMT-085)."""
     allowed = READER_FIXED + READER_TIMES * size
     if peak > allowed:
         raise Disagreement(f"the first reader takes {peak} bytes for {size}, {allowed} would be enough")
-    told = _asked("check", (), lambda: first_reader.violations(path))
-    if bool(told) != isinstance(first, Refusal):
-        raise Disagreement(f"the first reader says {_short(first)}, all its violations are {told}")
+    violated = _asked("check", (), lambda: first_reader.violations(path))
+    if bool(violated) != isinstance(first, Refusal):
+        raise Disagreement(f"the first reader says {_short(first)}, all its violations are {violated}")
     if isinstance(first, Content):
         again = path.with_suffix(".again")
         if _asked("writing", (), lambda: first_reader.divided_again(path, again)) != first:
@@ -155,7 +155,7 @@ def _look_deeper(path: Path, peak: int, size: int, first: Any) -> None:
 
 
 def _asked(who: str, refusal: Any, ask: Callable[[], Any]) -> Any:
-    """Return what a reader says, or its Refusal; anything else that it raises is a finding."""
+    """Return the answer of a reader, or its Refusal; any other exception becomes a Disagreement."""
     try:
         return ask()
     except refusal as error:
@@ -165,7 +165,7 @@ def _asked(who: str, refusal: Any, ask: Callable[[], Any]) -> Any:
 
 
 def content_of(found: Any) -> Content:
-    """Return what the second reader says in the words that all readers share."""
+    """Return what the second reader read as a Content, so that it can be compared."""
     tensors = {}
     for name, t in found.tensors.items():
         support = [None if a is None else integers(a) for a in (t.row_pointers, t.columns)]
@@ -178,7 +178,7 @@ def _short(found: Any) -> str:
 
 
 def save(given: Scenario, where: Path) -> Path:
-    """Write a scenario that finds something as folders; return their folder."""
+    """Write a scenario to a subfolder of `where` named by its digest; return that subfolder."""
     raw = repr(given).encode()
     folder = where / sha256(raw).hexdigest()[:16]
     shutil.rmtree(folder, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""Execution after execution: inputs by number from a seed, and what came of them."""
+"""The loop of the fuzzer: the inputs of a seed by number, one execution, and the tally."""
 
 import json
 import pickle
@@ -16,42 +16,42 @@ from conformance.fuzz.parts import CONTENT, NOTHING, Parts, spell, take_apart
 from conformance.oracle.files import Section
 
 BLOCK, POOL = 4000, 80
-"""Executions that draw from the same random files, and how many there are."""
+"""BLOCK executions in a row mutate the same POOL of random files."""
 
 FOLDER_BLOCK, FOLDER_POOL = 1000, 100
-"""The same of scenarios, which take longer to make."""
+"""The same for scenarios of folders, which take longer to make."""
 
 DEEP = 256
-"""Of so many executions one looks at memory and at the other entries of the first reader as well."""
+"""Every DEEP-th execution also checks the first reader's memory and its other entry points."""
 
 
 @dataclass(frozen=True, slots=True)
 class Seed:
-    """A file that mutations start from; what they change is a copy."""
+    """A file that mutations start from; `parts` gives each mutation its own copy."""
 
     manifest: str
     sections: tuple[Section, ...]
 
     def parts(self) -> Parts:
-        """Return parts that may be changed."""
+        """Return a copy of the parts that may be changed."""
         return Parts(json.loads(self.manifest), [*self.sections])
 
 
 @dataclass
 class Tally:
-    """What was counted."""
+    """Counts over all executions of a run."""
 
     executions: int = 0
     accepted: int = 0
     deep: int = 0
     named: Counter[str] = field(default_factory=Counter)
-    """clause that the first reader named -> how often"""
+    """clause that the first reader named -> number of inputs"""
     reached: set[str] = field(default_factory=set)
     """clauses that any reader named"""
     differ: int = 0
     """refused files for which readers named different clauses (FMT-097)"""
     slowest: float = 0.0
-    """seconds of the slowest execution: time for a number and not for bytes shows here (FMT-056)"""
+    """seconds of the slowest execution, which shows a reader whose time grows with a stated number (FMT-056)"""
     begun: float = field(default_factory=time.monotonic)
 
     def add(self, verdict: Verdict) -> None:
@@ -66,11 +66,11 @@ class Tally:
 
     @property
     def seconds(self) -> float:
-        """How long it took so far."""
+        """The seconds since the tally began."""
         return time.monotonic() - self.begun
 
     def lines(self) -> list[str]:
-        """Return a report."""
+        """Return the lines of a report."""
         speed = self.executions / max(self.seconds, 1e-9)
         refused = sum(self.named.values())
         clauses = ", ".join(f"{clause[4:]} {count}" for clause, count in sorted(self.named.items()))
@@ -84,23 +84,23 @@ class Tally:
 
 
 class Inputs:
-    """The inputs of a seed: number -> bytes, whatever came before."""
+    """The inputs of a seed by number: an input depends on seed, number and corpus only, not on earlier inputs."""
 
     def __init__(self, seed: int, corpus: Sequence[bytes] = ()) -> None:
         self._seed, self._block = seed, -1
-        self._corpus = [found for raw in corpus if (found := seed_of(raw)) is not None]
+        self._corpus = [seed_file for raw in corpus if (seed_file := seed_of(raw)) is not None]
         self._pool: list[Seed] = []
 
     def chance(self, *numbers: int) -> Random:
-        """Return the chance of an execution or a block."""
+        """Return the random generator of an execution or a block."""
         return Random(":".join(map(str, (self._seed, *numbers))))  # noqa: S311 - tests want the same numbers again
 
     def pool(self, block: int) -> list[Seed]:
         """Return the files that a block of executions starts from."""
         if block != self._block:
             chance = self.chance(-1, block)
-            made = [grow.checkpoint(chance, 0.1) for _ in range(POOL)]
-            self._pool = [Seed(spell(p.manifest), tuple(p.sections)) for p in made]
+            checkpoints = [grow.checkpoint(chance, 0.1) for _ in range(POOL)]
+            self._pool = [Seed(spell(p.manifest), tuple(p.sections)) for p in checkpoints]
             self._block = block
         return self._pool
 
@@ -111,44 +111,44 @@ class Inputs:
         return chance.choice(self.pool(block))
 
     def __getitem__(self, number: int) -> bytes:
-        """Return an input: a mutated file, or one in twenty that is valid."""
+        """Return input `number`: a mutated file, or in one of twenty cases a valid one."""
         chance, block = self.chance(number), number // BLOCK
         if chance.random() < 0.05:
             return grow.checkpoint(chance, 0.1).pack()
         return mutate(chance, self.pick(chance, block).parts(), self.pick(chance, block).parts())
 
     def mutated(self, raw: bytes, seed: int) -> bytes:
-        """Return a mutation of given bytes; of a random file where they are no file that can be taken apart."""
+        """Return a mutation of `raw`, or of a random file if `raw` cannot be taken apart."""
         chance = self.chance(seed)
         own = seed_of(raw) if chance.random() < 0.8 else None
         return mutate(chance, (own or self.pick(chance, 0)).parts(), self.pick(chance, 0).parts())
 
 
 def seed_of(raw: bytes) -> Seed | None:
-    """Return a file as something to start from, None where it is too broken."""
+    """Return a file as a start of mutations, or None if it is too broken to be taken apart."""
     try:
-        found = take_apart(raw)
-        # what is packed again is the file itself, or at least one that reaches as deep
-        found.seal = NOTHING if b'"codec"' in raw else CONTENT
-        found.pack()
+        parts = take_apart(raw)
+        # content digests are not resealed for compressed sections, because their content is not known here
+        parts.seal = NOTHING if b'"codec"' in raw else CONTENT
+        parts.pack()
     except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
         return None
-    return Seed(spell(found.manifest), tuple(found.sections))
+    return Seed(spell(parts.manifest), tuple(parts.sections))
 
 
 class FolderInputs:
-    """The scenarios of a seed: number -> folders, whatever came before."""
+    """The scenarios of a seed by number: a scenario depends on seed and number only, not on earlier ones."""
 
     def __init__(self, seed: int) -> None:
         self._seed, self._block = seed, -1
         self._pool: list[bytes] = []
 
     def __getitem__(self, number: int) -> Scenario:
-        """Return a base and deltas, spoiled or, one in twenty, valid."""
+        """Return scenario `number`: a base and deltas, spoiled or, in one of twenty cases, valid."""
         block = number // FOLDER_BLOCK
         if block != self._block:
-            made = [chains.scenario(self._chance(-1, block, i)) for i in range(FOLDER_POOL)]
-            self._pool, self._block = [pickle.dumps(one) for one in made], block
+            scenarios = [chains.scenario(self._chance(-1, block, i)) for i in range(FOLDER_POOL)]
+            self._pool, self._block = [pickle.dumps(one) for one in scenarios], block
         chance = self._chance(number)
         return chains.spoil(chance, pickle.loads(chance.choice(self._pool)))  # noqa: S301 - packed right above
 
@@ -157,7 +157,11 @@ class FolderInputs:
 
 
 def execute(judge: Callable[..., Verdict], tally: Tally, given: bytes | Scenario) -> Verdict:
-    """Return the verdict on one input, counted; Disagreement as of `Judge` or `FolderJudge`."""
+    """Return the verdict on one input and count it.
+
+    Raises:
+        Disagreement: as `Judge` or `FolderJudge`.
+    """
     deep = tally.executions % DEEP == 0
     begun = time.perf_counter()
     verdict = judge(given, deep=deep)

@@ -1,4 +1,4 @@
-"""Mutations that know how a file is built: each changes one thing on one level, and the levels above are sealed."""
+"""Mutations that know the file format: each changes one thing on one level, and digests above it are made to fit."""
 
 from collections.abc import Callable
 from math import prod
@@ -18,20 +18,20 @@ Mutation = Callable[[Random, Parts], object]
 
 
 def entry_of(chance: Random, parts: Parts) -> tuple[str, dict[str, Any]]:
-    """Return name and entry of a tensor; LookupError if there is none."""
-    found = parts.entries
-    name = chance.choice(sorted(found))
-    return name, found[name]
+    """Return name and entry of a random tensor; IndexError if there is none."""
+    entries = parts.entries
+    name = chance.choice(sorted(entries))
+    return name, entries[name]
 
 
 def walk(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[tuple[Any, ...], Any]]:
-    """Return every place of a JSON value: a path of keys, and what is there."""
+    """Return (path of keys, value) for a JSON value and every value inside it."""
     inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    return [(path, value)] + [found for key, item in inner for found in walk(item, (*path, key))]
+    return [(path, value)] + [place for key, item in inner for place in walk(item, (*path, key))]
 
 
 def other(chance: Random, value: Any) -> Any:
-    """Return something else of the same type, or now and then of another."""
+    """Return another value of the same type, or now and then of another type."""
     kind = chance.random()
     if kind < 0.15:
         return chance.choice((None, True, False, 0, "", "0", [], {}, [0], {"a": 0}))
@@ -52,7 +52,7 @@ def other(chance: Random, value: Any) -> Any:
 
 
 def anywhere(chance: Random, parts: Parts) -> None:
-    """Change, remove or rename something of the manifest."""
+    """Change, remove or rename one random value of the manifest."""
     path, value = chance.choice(walk(parts.manifest))
     if not path:
         parts.manifest = other(chance, value) if chance.random() < 0.3 else parts.manifest
@@ -94,9 +94,9 @@ def number(chance: Random, parts: Parts) -> None:
 
 
 def dtype(chance: Random, parts: Parts) -> None:
-    """Call values something else, in the manifest and in the header."""
+    """Give values another dtype, in the manifest and mostly in the header as well."""
     name, entry = entry_of(chance, parts)
-    same = [known for known in BITS if BITS[known] == BITS.get(entry["dtype"])]
+    same = [name for name in BITS if BITS[name] == BITS.get(entry["dtype"])]
     entry["dtype"] = chance.choice((*same, *same, *BITS, "F15", "f16", "F128"))
     for at, section in enumerate(parts.sections):
         if section.name == f"{name}#values" and chance.random() < 0.8:
@@ -105,7 +105,7 @@ def dtype(chance: Random, parts: Parts) -> None:
 
 
 def encoding(chance: Random, parts: Parts) -> None:
-    """Call the sections of a support something else."""
+    """Give a tensor another encoding, and mostly rename its section of the support to fit."""
     name, entry = entry_of(chance, parts)
     entry["encoding"] = chance.choice(("dense", "bitmask", "nm", "csr", "gap8", "varint", "coo", ""))
     roles = {"bitmask": "mask", "nm": "ranks", "gap8": "gaps", "varint": "gaps"}
@@ -123,7 +123,7 @@ def encoding(chance: Random, parts: Parts) -> None:
 
 
 def stated(chance: Random, parts: Parts) -> None:
-    """Say something else of a section than what it is."""
+    """State a wrong size, digest, role or codec of a section; nothing is sealed."""
     _, entry = entry_of(chance, parts)
     role = chance.choice(sorted(entry["sections"]))
     kind = chance.randrange(5)
@@ -146,24 +146,26 @@ def stated(chance: Random, parts: Parts) -> None:
 
 def sections(chance: Random, parts: Parts) -> None:
     """Move, remove, repeat or rename a section."""
-    kind, found = chance.randrange(6), parts.sections
-    at = chance.randrange(len(found))
+    kind, stored = chance.randrange(6), parts.sections
+    at = chance.randrange(len(stored))
     if kind == 0:
-        found.pop(at)
+        stored.pop(at)
     elif kind == 1:
-        found.insert(chance.randint(0, len(found)), copied(found[at], name=f"{found[at].name}{chance.choice(NAMED)}"))
+        stored.insert(
+            chance.randint(0, len(stored)), copied(stored[at], name=f"{stored[at].name}{chance.choice(NAMED)}")
+        )
     elif kind == 2:
-        found.insert(chance.randint(0, len(found)), found.pop(at))
+        stored.insert(chance.randint(0, len(stored)), stored.pop(at))
     elif kind == 3:
-        found[at] = copied(found[at], name=a_string(chance, found[at].name))
+        stored[at] = copied(stored[at], name=a_string(chance, stored[at].name))
     elif kind == 4:
-        found[at] = copied(found[at], shape=other(chance, found[at].shape))
+        stored[at] = copied(stored[at], shape=other(chance, stored[at].shape))
     else:
-        found[at] = copied(found[at], dtype=chance.choice((*BITS, "F15", "")))
+        stored[at] = copied(stored[at], dtype=chance.choice((*BITS, "F15", "")))
 
 
 def rename(chance: Random, parts: Parts) -> None:
-    """Give a tensor another name wherever it stands."""
+    """Give a tensor another name, in the manifest and in the names of its sections."""
     name, entry = entry_of(chance, parts)
     new = chance.choice(
         (a_string(chance, name), *grow.NAMES, f"whole:{name}", f"add:{name}", "#", "a\n", "é" * 257, "")
@@ -179,7 +181,7 @@ def rename(chance: Random, parts: Parts) -> None:
 
 
 def compressed(chance: Random, parts: Parts) -> None:
-    """Compress a section, in planes, rightly or nearly (FMT-140 to FMT-142)."""
+    """Compress a section in planes, sometimes with a wrong frame, size or feature (FMT-140 to FMT-142)."""
     at = chance.randrange(len(parts.sections))
     section = parts.sections[at]
     name, _, role = section.name.rpartition("#")
@@ -188,9 +190,9 @@ def compressed(chance: Random, parts: Parts) -> None:
         frame = files.rle_frame(len(data), data[0])
     else:
         size = max(BITS.get(section.dtype, 8) // 8, 1)
-        told: dict[str, Any] = {"write_checksum": chance.random() < 0.2, "write_content_size": chance.random() < 0.9}
+        options: dict[str, Any] = {"write_checksum": chance.random() < 0.2, "write_content_size": chance.random() < 0.9}
         planes = b"".join(data[i::size] for i in range(size))
-        frame = zstandard.ZstdCompressor(level=chance.randint(1, 19), **told).compress(planes)
+        frame = zstandard.ZstdCompressor(level=chance.randint(1, 19), **options).compress(planes)
     if chance.random() < 0.3:
         i = chance.randrange(len(frame))
         frame = chance.choice((frame[:i], frame + b"\0", frame[:i] + chance.randbytes(1) + frame[i + 1 :], frame * 2))
@@ -202,7 +204,7 @@ def compressed(chance: Random, parts: Parts) -> None:
 
 
 def splice(chance: Random, parts: Parts, second: Parts) -> None:
-    """Take tensors, sections or descriptions of another file."""
+    """Copy tensors, sections or descriptions from another file."""
     kind = chance.randrange(4)
     if kind == 0:
         key = chance.choice(("attributes", "delta", "kind", "scales", "tied", "tensors", "requires"))
@@ -218,13 +220,13 @@ def splice(chance: Random, parts: Parts, second: Parts) -> None:
         one, two = chance.randrange(len(parts.sections)), chance.randrange(len(second.sections))
         put(parts, one, second.sections[two].data)
     else:
-        (_, here), (_, there) = entry_of(chance, parts), entry_of(chance, second)
+        (_, entry_one), (_, entry_two) = entry_of(chance, parts), entry_of(chance, second)
         key = chance.choice(("dtype", "shape", "nnz", "encoding", "content_sha256", "sections"))
-        here[key] = there[key]
+        entry_one[key] = entry_two[key]
 
 
 CANNOT = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError)
-"""What mutating or packing raises of parts that an earlier mutation has spoiled."""
+"""The errors of mutating or packing parts that an earlier mutation has spoiled."""
 
 WITHIN: tuple[tuple[Mutation, int], ...] = (
     (anywhere, 12),
@@ -244,7 +246,7 @@ WITHIN: tuple[tuple[Mutation, int], ...] = (
 
 
 def mutate(chance: Random, parts: Parts, second: Parts) -> bytes:
-    """Return the bytes of a file that differs from parts by one to three mutations, sealed at some depth."""
+    """Return the bytes of a file after one to three mutations, sealed to a random depth."""
     parts.seal = chance.choices((CONTENT, SECTIONS, NOTHING), (8, 1, 1))[0]
     for _ in range(chance.choice((1, 1, 1, 2, 3))):
         once(chance, parts, second)
@@ -256,7 +258,7 @@ def mutate(chance: Random, parts: Parts, second: Parts) -> bytes:
 
 
 def once(chance: Random, parts: Parts, second: Parts) -> None:
-    """Apply one mutation to parts; `second` gives what a splice takes. What cannot be mutated stays as it is."""
+    """Apply one mutation to parts; a splice copies from `second`. A mutation that does not apply is skipped."""
     chosen = chance.choices([m for m, _ in WITHIN], [weight for _, weight in WITHIN])[0]
     try:
         if chance.random() < 0.05:
@@ -264,5 +266,5 @@ def once(chance: Random, parts: Parts, second: Parts) -> None:
         else:
             chosen(chance, parts)
     except CANNOT:
-        # what an earlier mutation left cannot be mutated in this way
+        # an earlier mutation left parts that this one does not apply to
         return

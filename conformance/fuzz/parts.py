@@ -1,6 +1,6 @@
-"""A checkpoint file taken apart and put together again, its digests sealed as deep as one likes (12.2, 12.7).
+"""A checkpoint file taken apart and packed again, its digests sealed (recomputed) to a chosen depth (12.2, 12.7).
 
-A reader that meets a wrong digest or offset first never comes to the rules behind it; a mutation that is sealed does.
+A reader stops at the first wrong digest or offset. A sealed mutation gets past those and reaches the rules behind them.
 """
 
 import json
@@ -18,37 +18,37 @@ from conformance.oracle import files
 from conformance.oracle.files import BITS, Section, Tensor
 
 NOTHING, SECTIONS, CONTENT = range(3)
-"""How deep `Parts.pack` seals beyond the header: no more, sizes and digests of sections, content digests as well."""
+"""What `Parts.pack` seals beyond the header: nothing, sizes and digests of sections, or content digests as well."""
 
 MOST_CELLS = 1 << 12
-"""Supports beyond this many slots or rows keep their content digest: sealing them takes longer than reading them."""
+"""Supports of more slots or rows keep their content digest, because sealing them takes longer than reading them."""
 
 Header = dict[str, Any]
 
 
 @dataclass
 class Parts:
-    """A file in parts, of which any may be changed before it is put together."""
+    """A file in pieces; any of them may be changed before `pack` puts them together."""
 
     manifest: Any
     sections: list[Section]
     pad: bytes = b"\0"
     tail: bytes = b""
-    """what follows the last pad"""
+    """bytes after the last pad"""
     seal: int = CONTENT
     of_header: list[Callable[[Header], object]] = field(default_factory=list)
-    """what is done to the header before it is spelled"""
+    """mutations of the header, applied before it becomes text"""
     of_texts: list[Callable[[str], str]] = field(default_factory=list)
-    """what is done to the text of the manifest before its digest is made"""
+    """mutations of the text of the manifest, applied before its digest is computed"""
     of_header_text: list[Callable[[str], str]] = field(default_factory=list)
     frame: Callable[[bytes], bytes] | None = None
-    """length and header of the text of a header; None as FMT-020 to FMT-023 ask"""
+    """text of the header -> length and header; None for the legal form of FMT-020 to FMT-023"""
 
     @property
     def entries(self) -> dict[str, dict[str, Any]]:
-        """The entries of the tensors that still look like some."""
-        found = self.manifest.get("tensors") if isinstance(self.manifest, dict) else None
-        listed = found.items() if isinstance(found, dict) else ()
+        """The entries of the manifest's tensors, without those that a mutation has turned into something else."""
+        tensors = self.manifest.get("tensors") if isinstance(self.manifest, dict) else None
+        listed = tensors.items() if isinstance(tensors, dict) else ()
         return {name: entry for name, entry in listed if isinstance(entry, dict)}
 
     def of(self, name: str) -> dict[str, Section]:
@@ -56,7 +56,7 @@ class Parts:
         return {s.name.rpartition("#")[2]: s for s in self.sections if s.name.rpartition("#")[0] == name}
 
     def pack(self) -> bytes:
-        """Return the file."""
+        """Return the bytes of the file, sealed to the depth `seal`."""
         if self.seal >= SECTIONS:
             for name, entry in self.entries.items():
                 seal_sections(entry, self.of(name))
@@ -77,18 +77,18 @@ class Parts:
 
 
 def spell(value: Any) -> str:
-    """Return the canonical text of a value (FMT-028); keys that a mutation has made something else are kept."""
+    """Return the canonical text of a value (FMT-028)."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
 
 def frame(raw: bytes) -> bytes:
-    """Return length and header of the text of a header, filled up with spaces (FMT-020, FMT-022, FMT-023)."""
+    """Return the length and the text of a header, padded with spaces (FMT-020, FMT-022, FMT-023)."""
     size = max(1024, 1 << (8 + len(raw) - 1).bit_length())
     return struct.pack("<Q", size - 8) + raw.ljust(size - 8)
 
 
 def layout(manifest: str, sections: list[Section], pad: bytes) -> tuple[Header, bytes]:
-    """Return the header that sections in this order have, and the data (FMT-029, FMT-030, FMT-034)."""
+    """Return the header for sections in this order, and the bytes after it (FMT-029, FMT-030, FMT-034)."""
     raw = manifest.encode("utf-8", "surrogatepass")
     header: Header = {
         "__metadata__": {"format": "pt", "seft.manifest": manifest, "seft.manifest.sha256": sha256(raw).hexdigest()}
@@ -110,23 +110,27 @@ def layout(manifest: str, sections: list[Section], pad: bytes) -> tuple[Header, 
 
 
 def take_apart(raw: bytes) -> Parts:
-    """Return the parts of a file whose container is sound; ValueError of any other."""
+    """Return the parts of a file whose container is sound.
+
+    Raises:
+        ValueError: if it is not.
+    """
     try:
         n = int.from_bytes(raw[:8], "little")
         header = json.loads(raw[8 : 8 + n])
         manifest = json.loads(header.pop("__metadata__")["seft.manifest"])
-        found = []
+        sections = []
         for name, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
             if not name.endswith("#pad"):
                 begin, end = entry["data_offsets"]
-                found.append(Section(name, entry["dtype"], entry["shape"], raw[8 + n :][begin:end]))
-        return Parts(manifest, found)
+                sections.append(Section(name, entry["dtype"], entry["shape"], raw[8 + n :][begin:end]))
+        return Parts(manifest, sections)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError("no file that can be taken apart") from error
 
 
 def seal_sections(entry: dict[str, Any], own: dict[str, Section]) -> None:
-    """Make an entry say what its sections are: sizes and digests (FMT-049, FMT-090)."""
+    """Write the true sizes and digests of the sections into an entry of the manifest (FMT-049, FMT-090)."""
     listed = entry.get("sections")
     for role, section in own.items():
         stated = listed.get(role) if isinstance(listed, dict) else None
@@ -135,15 +139,15 @@ def seal_sections(entry: dict[str, Any], own: dict[str, Section]) -> None:
 
 
 def seal_content(entry: dict[str, Any], sections: dict[str, Section]) -> None:
-    """Make an entry state the content digest of what its sections say, read as leniently as can be (FMT-091).
+    """Write the content digest of the sections, decoded as leniently as possible, into an entry (FMT-091).
 
-    A reader that forgets a rule then finds the digest right, and its mistake is seen; a strict one never comes to it.
+    A reader that forgets a rule then finds the digest right and accepts, so its mistake shows.
     """
     try:
         dtype, shape, n = entry["dtype"], tuple(entry["shape"]), entry["nnz"]
         numbers = all(type(number) is int and abs(number) < 2**64 for number in (*shape, n))
-        # what a frame holds that was taken from a file is not known
-        unknown = any("codec" in told and sections[role].frame is None for role, told in entry["sections"].items())
+        # a compressed section that came from a file was not expanded, so its content is not known
+        unknown = any("codec" in about and sections[role].frame is None for role, about in entry["sections"].items())
         if not numbers or unknown:
             return
         own = {role: section.data for role, section in sections.items()}
@@ -166,7 +170,7 @@ def seal_content(entry: dict[str, Any], sections: dict[str, Section]) -> None:
 
 
 def lenient(entry: dict[str, Any], shape: tuple[int, ...], own: dict[str, bytes]) -> list[int]:
-    """Return the flat positions that the sections of a support lead to, with no rule of 12.4 checked."""
+    """Return the flat positions that the sections of a support encode; no rule of 12.4 is checked."""
     encoding, columns = entry["encoding"], shape[-1]
     if encoding == "bitmask":
         width = (columns + 7) // 8
@@ -186,7 +190,7 @@ def lenient(entry: dict[str, Any], shape: tuple[int, ...], own: dict[str, bytes]
 
 
 def gaps_of(raw: bytes, encoding: str) -> list[int]:
-    """Return the gaps of a section `gaps` (FMT-054, FMT-055)."""
+    """Return the decoded gaps of a section `gaps` (FMT-054, FMT-055)."""
     out, gap, shift = [], 0, 0
     for byte in raw:
         if encoding == "gap8":
@@ -224,5 +228,5 @@ def _of_ranks(pattern: dict[str, int], shape: tuple[int, ...], raw: bytes) -> An
 
 
 def copied(section: Section, **change: Any) -> Section:
-    """Return a section with something else in it."""
+    """Return a copy of a section with some fields replaced."""
     return replace(section, **change)

@@ -1,4 +1,4 @@
-"""Mutations of the bytes of sections: blind ones, and ones that know what a role can say wrongly (12.4)."""
+"""Mutations of the bytes of sections: blind ones, and ones that know the encoding (12.4)."""
 
 from random import Random
 from typing import Any
@@ -9,7 +9,7 @@ from conformance.oracle.files import BITS, Section
 
 
 def put(parts: Parts, at: int, data: bytes) -> None:
-    """Give a section other bytes, and a shape that has as many."""
+    """Give section `at` other bytes, and a shape of as many."""
     section = parts.sections[at]
     change: dict[str, Any] = {"data": data}
     if len(data) != len(section.data) and section.frame is None:
@@ -19,7 +19,7 @@ def put(parts: Parts, at: int, data: bytes) -> None:
 
 
 def _pick(chance: Random, parts: Parts) -> int:
-    """Return a section to change: one of a support rather than one of values."""
+    """Return the index of a random section, mostly one of a support and not one of values."""
     support = [at for at, s in enumerate(parts.sections) if not s.name.endswith("#values")]
     return chance.choice(support if support and chance.random() < 0.8 else range(len(parts.sections)))
 
@@ -49,7 +49,7 @@ def some_bytes(chance: Random, parts: Parts) -> None:
 
 
 def of_role(chance: Random, parts: Parts) -> None:
-    """Break a section where its role is easiest to break: ends, tails, words, continuations."""
+    """Break a section by the mutation for its role: words of csr, gaps, or the tails of anything else."""
     at = _pick(chance, parts)
     section = parts.sections[at]
     role, data = section.name.rpartition("#")[2], bytearray(section.data)
@@ -63,11 +63,11 @@ def of_role(chance: Random, parts: Parts) -> None:
 
 
 def _words(chance: Random, data: bytearray, size: int) -> bytes:
-    """Swap two words, or change one: pointers and columns (FMT-066 to FMT-069)."""
+    """Swap or change row pointers or columns of `size` bytes (FMT-066 to FMT-069)."""
     words = [data[i : i + size] for i in range(0, len(data), size)]
     i, j = chance.randrange(len(words)), chance.randrange(len(words))
-    told = int.from_bytes(words[i], "little") + chance.choice((1, -1, 2, 256))
-    change = (words[j], told.to_bytes(9, "little", signed=True)[:size], b"\xff" * size, bytes(size))
+    near = int.from_bytes(words[i], "little") + chance.choice((1, -1, 2, 256))
+    change = (words[j], near.to_bytes(9, "little", signed=True)[:size], b"\xff" * size, bytes(size))
     if chance.random() < 0.5:
         words[i], words[j] = words[j], words[i]
     else:
@@ -76,9 +76,9 @@ def _words(chance: Random, data: bytearray, size: int) -> bytes:
 
 
 def _gaps(chance: Random, data: bytearray) -> bytes:
-    """Spell gaps in other bytes, end none, overflow (FMT-057 to FMT-059, FMT-073)."""
+    """Break gaps: longer spellings, a last one without an end, overflow (FMT-057 to FMT-059, FMT-073)."""
     i, kind = chance.randint(0, len(data)), chance.randrange(5)
-    if kind == 0:  # the same gap in a byte more
+    if kind == 0:  # the same gap with one byte more
         data[i : i + 1] = bytes(b | 128 for b in data[i : i + 1]) + b"\0"
     elif kind == 1:
         data[i:i] = chance.choice((b"\xff", b"\xff\0", b"\x80", b"\x80" * 8 + b"\1", b"\xff" * 7 + b"\x7f"))
@@ -92,7 +92,7 @@ def _gaps(chance: Random, data: bytearray) -> bytes:
 
 
 def _tails(chance: Random, data: bytearray, section: Section) -> bytes:
-    """Set bits in last bytes: those of rows hold tails, the last of all spare bits (FMT-053, FMT-062, FMT-072)."""
+    """Change the last byte of a row, which has its tail bits, or of the section (FMT-053, FMT-062, FMT-072)."""
     width = int(section.shape[-1] or 1) if section.shape else 1
     row = chance.randrange(-(-len(data) // width))
     last = chance.choice((min((row + 1) * width, len(data)) - 1, len(data) - 1))

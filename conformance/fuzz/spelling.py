@@ -1,4 +1,4 @@
-"""Mutations of how JSON is spelled, and of what is put around it (FMT-020 to FMT-028)."""
+"""Mutations of the text of JSON, and of the frame around the header (FMT-020 to FMT-028)."""
 
 import re
 import struct
@@ -16,7 +16,7 @@ _DEEP = tuple(
     for form in ("[" * deep + "]" * deep, '{"a":' * deep + "0" + "}" * deep, "[" * deep)
 )
 
-# what is looked for, and what one of its places becomes: {} and {0} stand for it, {1} and {2} for its halves
+# pattern, and the forms that may replace one match: {} and {0} stand for the match, {1} and {2} for its groups
 _FORMS: tuple[tuple[str, tuple[str, ...]], ...] = (
     (r"[\[{,:]", ("{0} ", "{0}\n", "{0}\t", "{0}\ufeff", "{0}\u00a0", "{0}/**/")),
     (_NUMBER, ("{}.0", "{}e0", "0{}", "+{}", "-{}", "{}E1", "NaN", "Infinity", "1" * 5000)),
@@ -37,7 +37,7 @@ _FORMS: tuple[tuple[str, tuple[str, ...]], ...] = (
 
 
 def spelling(chance: Random, parts: Parts) -> None:
-    """Spell the manifest or the header in another way, or frame the header in another."""
+    """Change the text of the manifest or of the header in one place, or give the header another frame."""
     if chance.random() < 0.12:
         parts.frame = _framed(chance)
         return
@@ -47,11 +47,11 @@ def spelling(chance: Random, parts: Parts) -> None:
 
 
 def _one(chance: Random, text: str, pattern: str, forms: tuple[str, ...]) -> str:
-    """Return a text with one match of a pattern in another form."""
-    found = list(re.finditer(pattern, text))
-    if not found:
+    """Return the text with one match of a pattern replaced by one of the forms."""
+    matches = list(re.finditer(pattern, text))
+    if not matches:
         return text
-    match, new = chance.choice(found), chance.choice(forms)
+    match, new = chance.choice(matches), chance.choice(forms)
     whole = match.group(0)
     if new == "{2},{1}":
         new = f"{match.group(2)},{match.group(1)}"
@@ -63,7 +63,7 @@ def _one(chance: Random, text: str, pattern: str, forms: tuple[str, ...]) -> str
 
 
 def _framed(chance: Random) -> Callable[[bytes], bytes]:
-    """Return a way to put length and spaces around a header that is not the legal one (FMT-020 to FMT-023)."""
+    """Return a function that frames a header with a wrong length, padding or byte (FMT-020 to FMT-023)."""
 
     def frame(raw: bytes) -> bytes:
         legal = taking.frame(raw)

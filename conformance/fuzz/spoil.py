@@ -1,4 +1,4 @@
-"""Mutations of what stands around tensors: descriptions, headers, the spelling of JSON, bytes."""
+"""Mutations of everything but the tensors: the rest of the manifest, the header, and bytes of the whole file."""
 
 from collections.abc import Callable
 from random import Random
@@ -12,7 +12,7 @@ _DIGESTS = ("0" * 64, "1" * 64, None)
 
 
 def described(chance: Random, parts: Parts) -> None:
-    """Change what a manifest says of ties, scales, features, companions, versions and deltas (12.1, 12.3, 12.10)."""
+    """Change ties, scales, features, companions, version, kind or delta in a manifest (12.1, 12.3, 12.10)."""
     m, kind = parts.manifest, chance.randrange(10)
     names = [*parts.entries, "nothing", "w", *m["tied"], "a\n", ""]
     one, two = chance.choice(names), chance.choice(names)
@@ -53,8 +53,8 @@ def _nested(levels: int) -> Any:
 def _delta(chance: Random, parts: Parts, name: str) -> None:
     """Change the description of a delta, or give one to a model (FMT-130 to FMT-132)."""
     m = parts.manifest
-    told = {"base_sha256": "1" * 64, "scales": {}, "target_sha256": "2" * 64, "tensors": {}, "tied": {}}
-    own = m.setdefault("delta", told)
+    described = {"base_sha256": "1" * 64, "scales": {}, "target_sha256": "2" * 64, "tensors": {}, "tied": {}}
+    own = m.setdefault("delta", described)
     if chance.random() < 0.5:
         m |= {"kind": "delta", "requires": ["delta"]}
     kind = chance.randrange(7)
@@ -72,7 +72,7 @@ def _delta(chance: Random, parts: Parts, name: str) -> None:
     elif kind == 5:
         own[chance.choice(sorted(own))] = chance.choice(("0" * 63, {}, [], None, "A" * 64))
     elif parts.entries:
-        # the same change stored by another operation
+        # the same tensor under the name of another operation
         old = chance.choice(sorted(parts.entries))
         new = f"{chance.choice(('add', 'remove', 'replace', 'whole', 'xor'))}:{old.partition(':')[2]}"
         m["tensors"][new] = m["tensors"].pop(old)
@@ -83,7 +83,7 @@ def _delta(chance: Random, parts: Parts, name: str) -> None:
 
 
 def container(chance: Random, parts: Parts) -> None:
-    """Change offsets, entries and metadata of the header, pads, or what follows the last one (12.2)."""
+    """Change pads, bytes after the last pad, or metadata or an entry of the header (12.2)."""
     kind = chance.randrange(12)
     if kind == 0:
         parts.pad = chance.choice((b"\1", b"\x80", b" "))
@@ -129,7 +129,7 @@ def _entry(chance: Random, header: Header) -> None:
 
 
 def _kept(change: Callable[[Header], None]) -> Callable[[Header], None]:
-    """Return a change that leaves alone what it does not find."""
+    """Return a change that does nothing if the header lacks what it changes."""
 
     def run(header: Header) -> None:
         try:
@@ -141,7 +141,7 @@ def _kept(change: Callable[[Header], None]) -> Callable[[Header], None]:
 
 
 def bytes_of(chance: Random, raw: bytes) -> bytes:
-    """Return bytes of which some are changed, cut off or added, nothing sealed."""
+    """Return bytes with some of them changed, cut off or added; nothing is sealed."""
     kind, at = chance.randrange(4), chance.randint(0, len(raw))
     if kind == 0:
         return raw[:at]

@@ -1,15 +1,15 @@
-"""Numbers, words and bytes that break readers more often than others."""
+"""Numbers, words and bytes that are likely to break readers."""
 
 from random import Random
 
 _EDGES = (0, 1, 2, 3, 7, 8, 63, 64, 65, 127, 128, 255, 256, 512, 65535, 65536, 65537)
 INTEGERS = (*_EDGES, *(2**k + d for k in (20, 24, 31, 32, 53, 63, 64) for d in (-1, 0, 1)), -1, 2**200)
-"""Where widths and limits end (FMT-007, FMT-008, FMT-026, FMT-056, FMT-065)."""
+"""Numbers at the ends of widths and limits (FMT-007, FMT-008, FMT-026, FMT-056, FMT-065)."""
 
 AS_BYTES = tuple((x % 2**64).to_bytes(8, "little") for x in INTEGERS)
 
 NAMED = ("", "#pad", "#values", "#mask", "#x", "x", "\0", "\x7f", "#", "!", "é", "\ud800", "\U0001f600")
-"""What is added to a name."""
+"""Endings that mutations add to a name."""
 
 _WORDS: tuple[str, ...] = (
     "",
@@ -32,7 +32,7 @@ _WORDS = (*_WORDS, "replace:w", "remove:w", "whole:", "xor:w", "\n", "\ud800", "
 
 
 def a_string(chance: Random, value: str) -> str:
-    """Return another string: near to one, or one that breaks readers."""
+    """Return another string: an edit of `value`, or a word that is likely to break readers."""
     kind = chance.randrange(5)
     if kind == 0:
         return chance.choice(_WORDS)
