@@ -1,8 +1,8 @@
-"""Properties of SPEC.md's operations, tried through a port on inputs that nobody wrote down.
+"""Properties of SPEC.md's operations, tried through a port on random inputs.
 
-A property needs hypothesis; what it finds is a folder that is asked again without it. A file is named after its area
-(select, update, event, kernels, layers, model, train, prune, adapters, generate, files); AREA_large asks for sizes
-beyond every boundary of an index type. What is asked and what must come back is written down in `gen` and `oracle`.
+Trying needs hypothesis. A failing example is saved as a folder, which `artifacts.replay` asks again without hypothesis.
+A file is named after its area: select, update, event, kernels, layers, model, train, prune, adapters, generate, files.
+AREA_large has sizes beyond every boundary of an index type. Inputs come from helpers in `gen`, answers from `oracle`.
 Start with `trial.py`, then `select.py`.
 """
 

@@ -25,11 +25,11 @@ RIGHT = {
     "split": "sums:split",
     "fma": "sums:fused",
 }
-"""Programs that are right, and the functions of conformance.engine that make them."""
+"""Right programs: name -> module and function of conformance.engine that makes the port."""
 
 
 def variants_of(name: str) -> list[Variant]:
-    """Return how a program is called: by its own hello, in every class that it offers."""
+    """Return a variant of a program for every class that its description offers."""
     from conformance.cases.profiles import CLASSES
     from conformance.protocol.serve import load
 
@@ -42,7 +42,7 @@ def variants_of(name: str) -> list[Variant]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run, and print a line a program; 1 if a property failed or showed nothing."""
+    """Run the properties and print a line for each program; return 1 if one failed or showed nothing."""
     parser = argparse.ArgumentParser(
         prog="python -m conformance.properties", description=(__doc__ or "").splitlines()[0]
     )

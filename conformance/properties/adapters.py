@@ -22,16 +22,16 @@ def _initial(d: Draw, t: Trial) -> None:
     """A starts with draws by row and column, the other factor with zeros."""
     kind, bands = d.choice(("lora", "spp", "sparsepeft")), d.integer(1, 4)
     rows, n_in = bands * d.integer(1, 5), d.integer(1, 17)
-    given: dict[str, Any] = {"kind": kind, "out": rows, "in": n_in, "rows": bands, "like": np.zeros(0)}
-    given |= {"seed": d.choice((0, 2**64 - 1, d.integer(0, 2**40))), "matrix": d.integer(0, 300)}
+    inputs: dict[str, Any] = {"kind": kind, "out": rows, "in": n_in, "rows": bands, "like": np.zeros(0)}
+    inputs |= {"seed": d.choice((0, 2**64 - 1, d.integer(0, 2**40))), "matrix": d.integer(0, 300)}
     if kind == "spp" and bands > 1 and d.flag(4):
         t.saw("bands with a remainder")
-        t.case("adapter.initial", given | {"out": rows + 1}, refused=["ADP-009"])
+        t.case("adapter.initial", inputs | {"out": rows + 1}, refused=["ADP-009"])
         return
     t.saw(kind)
     other = np.zeros(rows if kind == "spp" else (rows, bands))
-    a = adapters.start(bands, n_in, given["seed"], given["matrix"])
-    t.case("adapter.initial", given, {"a": a, "other": other, "parameters": a.size + other.size})
+    a = adapters.start(bands, n_in, inputs["seed"], inputs["matrix"])
+    t.case("adapter.initial", inputs, {"a": a, "other": other, "parameters": a.size + other.size})
 
 
 @property_of(
@@ -55,23 +55,23 @@ def _star(d: Draw, t: Trial) -> None:
         return prune.pattern(abs(weight) * norms, *pattern) if pattern else prune.wanda(weight, norms, sparsity)
 
     at = pruned(w)
-    given: dict[str, Any] = {"out": shape[0], "in": shape[1], "a": a, "b": b, "alpha": float(2 * rank)}
-    given |= {"square_sums": reals(x * x for x in norms), "sparsity": sparsity}
-    given |= {"pattern": ids(pattern)} if pattern else {}
+    inputs: dict[str, Any] = {"out": shape[0], "in": shape[1], "a": a, "b": b, "alpha": float(2 * rank)}
+    inputs |= {"square_sums": reals(x * x for x in norms), "sparsity": sparsity}
+    inputs |= {"pattern": ids(pattern)} if pattern else {}
     t.saw("a pattern" if pattern else "rows")
     short = len(at) > 1 and d.flag(6)
     t.saw("a support of another size", short)
     at, full = at[short:], at
-    given |= {"positions": ids(at), "values": w.reshape(-1)[at]}
+    inputs |= {"positions": ids(at), "values": w.reshape(-1)[at]}
     if short:
-        t.case("adapter.lora_star", given, refused=["ADP-005"])
+        t.case("adapter.lora_star", inputs, refused=["ADP-005"])
         return
     places = [(o, i) for o in range(shape[0]) for i in range(shape[1])]
-    held = {divmod(p, shape[1]): float(w.reshape(-1)[p]) for p in full}
-    merged = reals(adapters.merged(held, adapters.low_rank(a, b, 2.0, places)).values()).reshape(shape)
+    weights = {divmod(p, shape[1]): float(w.reshape(-1)[p]) for p in full}
+    merged = reals(adapters.merged(weights, adapters.low_rank(a, b, 2.0, places)).values()).reshape(shape)
     again = pruned(merged)
     t.saw("a support that changes", again != full)
-    t.case("adapter.lora_star", given, {"kept": ids(again), "values": merged.reshape(-1)[again] + 0.0})
+    t.case("adapter.lora_star", inputs, {"kept": ids(again), "values": merged.reshape(-1)[again] + 0.0})
 
 
 @property_of(
@@ -111,12 +111,12 @@ def _adapters(d: Draw, t: Trial) -> None:
         "da": da,
     }
     answer |= {f"d{name}": dother, "merged": reals(weight.values()), "parameters": a.size + other.size}
-    given: dict[str, Any] = {
+    inputs: dict[str, Any] = {
         "out": shape[0],
         "in": shape[1],
         "positions": ids(at),
         "values": reals(w.values()),
         "bias": bias,
     }
-    given |= {"a": a, name: other, "alpha": s * bands, "x": x, "dy": dy} | ({"rank": bands} if kind == "spp" else {})
-    t.case(f"adapter.{kind}", given, answer)
+    inputs |= {"a": a, name: other, "alpha": s * bands, "x": x, "dy": dy} | ({"rank": bands} if kind == "spp" else {})
+    t.case(f"adapter.{kind}", inputs, answer)

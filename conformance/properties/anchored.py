@@ -1,8 +1,8 @@
 """A step of training, judged from the state before it (TRN, EVT, NUM).
 
-The kit takes the step as well, in binary64, and knows how far rounding may move each number of a right program. A
-selection that this cannot turn is exact. One that it can is in doubt: another is right too if every position of
-it is as good as the kit's within the error.
+The kit takes the same step in binary64 and bounds how far rounding may move each number of a right program. A
+selection that such rounding cannot change must be met exactly. One that it can change is in doubt: another selection is
+then right too if each of its positions is as good as the kit's within the error.
 """
 
 import math
@@ -23,15 +23,17 @@ from conformance.oracle.model import targets
 
 __all__ = ["Own", "broken_step", "own_step", "part_of"]
 NOISE = 256.0
-"""How far an entry of a gradient may be off, in roundings of the largest entry of all targets; programs whose sums are
-taken in other orders stayed below 50."""
+"""How far an entry of a gradient may be off, in roundings of the largest entry of all targets.
+
+Programs that take sums in other orders stayed below 50.
+"""
 _USES = {"drop": (update_scores.DROP, 1.0), "grow": (update_scores.GROW, -1.0), "adapt": (update_scores.ADAPT, 1.0)}
-"""What a choice draws for, and the sign with which its smallest scores are chosen."""
+"""Choice -> use of the draw (RNG-003), and the sign that makes the chosen scores the smallest."""
 _FLOATS = ("base_values", "delta_values", "m", "v", "window", "window_tokens")
 
 
 def part_of(told: dict[str, Any], shape: tuple[int, ...], matrix: int, dtype: str) -> Part:
-    """Return a target as it is told, its floats as the dtype holds them."""
+    """Return a target from the arrays of an input or answer, its floats rounded to the dtype."""
     held = {n: (x.astype(dtype) if n in _FLOATS else x) for n, x in told.items() if isinstance(x, np.ndarray)}
     base, eta = held["base"].tolist(), held["delta"].tolist()
 
@@ -45,7 +47,7 @@ def part_of(told: dict[str, Any], shape: tuple[int, ...], matrix: int, dtype: st
 
 
 def _everywhere(told: dict[str, Any], part: Part, dtype: str) -> list[float]:
-    """Return `window_tokens` as one number for each position, 0 off the support; nothing if the input has none."""
+    """Return `window_tokens` as a number for each flat position, 0 off the support; empty if the input has none."""
     if "window_tokens" not in told:
         return []
     support, sums = sorted(part.base.keys() | part.phi.keys()), told["window_tokens"].astype(dtype).tolist()
@@ -55,7 +57,7 @@ def _everywhere(told: dict[str, Any], part: Part, dtype: str) -> list[float]:
 
 @dataclass(frozen=True)
 class Choice:
-    """A selection of an event: scores with what they may be off by, and what the kit chose.
+    """A selection of an event: scores with their errors, and what the kit chose.
 
     Attributes:
         scores: (score, error) of each position that may be chosen; the smallest are chosen.
@@ -67,13 +69,13 @@ class Choice:
 
     @cached_property
     def decided(self) -> bool:
-        """Whether no error can turn it; equal scores that are exact are decided by position."""
+        """Whether no error can change the selection; equal scores without error are decided by position."""
         inside = [self.scores[p] for p in self.chosen]
         outside = [x for p, x in self.scores.items() if p not in self.chosen]
         return all(s + e < t - f or e == f == 0 for s, e in inside for t, f in outside)
 
     def may(self, p: int) -> bool:
-        """Tell whether a position is as good as one that was chosen, within the errors."""
+        """Tell whether position p could have been chosen within the errors."""
         if p not in self.scores or not self.chosen:
             return False
         s, e = self.scores[p]
@@ -81,11 +83,11 @@ class Choice:
 
 
 class Own:
-    """The kit's own step, and how far a right program may be from it.
+    """The kit's own step of training, and how far a right program may be from it.
 
     Attributes:
-        parts: each target before it.
-        step: the step.
+        parts: each target before the step.
+        step: the step in binary64.
         rule: the choices of the run.
         off: how far any entry of a gradient may be off.
         off_tokens: how far any Σ dy² x² may be.
@@ -93,29 +95,30 @@ class Own:
 
     def __init__(self, given: dict[str, Any], dtype: str) -> None:
         names, tensors = targets(given["config"]), given["tensors"]
-        told = given["parts"]
+        targets_given = given["parts"]
         self.unit, self.settings = UNIT[dtype], given["settings"]
         self.parts = [
-            part_of(one, tensors[n].shape, i, dtype) for i, (n, one) in enumerate(zip(names, told, strict=True))
+            part_of(one, tensors[n].shape, i, dtype)
+            for i, (n, one) in enumerate(zip(names, targets_given, strict=True))
         ]
         earlier = None
-        if "window" in told[0]:
-            sums = [one["window"].astype(dtype).reshape(-1).tolist() for one in told]
-            tokens = [_everywhere(one, part, dtype) for one, part in zip(told, self.parts, strict=True)]
-            earlier = train.Earlier(sums, int(told[0]["window_steps"]), tokens)
+        if "window" in targets_given[0]:
+            sums = [one["window"].astype(dtype).reshape(-1).tolist() for one in targets_given]
+            tokens = [_everywhere(one, part, dtype) for one, part in zip(targets_given, self.parts, strict=True)]
+            earlier = train.Earlier(sums, int(targets_given[0]["window_steps"]), tokens)
         text = [int(x) for x in given["text"]]
         self.step = train.one_step(given["config"], tensors, self.parts, text, self.settings, given["step"], earlier)
         self.rule = train.rule_of(self.settings)
-        seen = [*self.step.gradients, *(one.gradient for one in self.step.evidence)]
-        self.off = NOISE * self.unit * max((abs(x) for g in seen for x in g), default=0.0)
+        gradients = [*self.step.gradients, *(one.gradient for one in self.step.evidence)]
+        self.off = NOISE * self.unit * max((abs(x) for g in gradients for x in g), default=0.0)
         tokens = [*self.step.tokens, *(one.tokens for one in self.step.evidence)]
-        # a square doubles a relative error: programs stayed below 128 roundings over 1,260 matrices
+        # NOISE suffices although a square doubles a relative error: programs stayed below 128 over 1,260 matrices
         self.off_tokens = NOISE * self.unit * max((x for t in tokens for x in t), default=0.0)
         self._number = int(given["step"])
 
     @cached_property
     def errors(self) -> list[dict[str, dict[int, float]]]:
-        """How far φ, m and v of each slot may be off after the optimizer, by target and name."""
+        """The errors of φ, m and v of each slot after the optimizer: by target, name and position."""
         s, number = self.settings, self._number
         lr = update_schedule.learning_rate(s["schedule"], s["lr"], number, s["steps"], s["warmup"])
         slots = [{p: g[p] for p in part.phi} for g, part in zip(self.step.gradients, self.parts, strict=True)]
@@ -128,35 +131,35 @@ class Own:
         ]
 
     def _around(self, i: int, at: dict[int, float], off: float, scale: float, lr: float) -> dict[str, dict[int, float]]:
-        """Return how far a target moves apart when its gradients do."""
+        """Return how far φ, m and v of a target may move when its gradients move by `off` and by a part `scale`."""
         old, new = self.parts[i], self.step.moved[i]
         hyper = update_optimizers.Hyper(weight_decay=self.settings["weight_decay"], momentum=self.rule["momentum"])
-        found = {name: dict.fromkeys(at, 0.0) for name in ("phi", "m", "v")}
+        errors = {name: dict.fromkeys(at, 0.0) for name in ("phi", "m", "v")}
         for part in (-1.0, -0.5, 0.5, 1.0):
             moved = {p: g + part * (off + scale * abs(g)) for p, g in at.items()}
             other = update_optimizers.step(
                 "adamw", old.shape[1], update_optimizers.Slots(old.phi, old.kept), moved, lr, hyper
             )
-            for name, held, want in _columns(other, new):
-                found[name] = {p: max(x, 2 * abs(held[p] - want[p])) for p, x in found[name].items()}
+            for name, after, want in _columns(other, new):
+                errors[name] = {p: max(x, 2 * abs(after[p] - want[p])) for p, x in errors[name].items()}
         for p, g in at.items():
-            # what the operations of the step itself round
-            found["phi"][p] += 16 * self.unit * (abs(new.phi[p]) + abs(new.phi[p] - old.phi[p]))
-            found["m"][p] += 16 * self.unit * (abs(new.kept["m"][p]) + abs(old.kept["m"][p]) + abs(g))
-            found["v"][p] += 16 * self.unit * new.kept["v"][p]
-        return found
+            # plus the rounding of the step's own operations
+            errors["phi"][p] += 16 * self.unit * (abs(new.phi[p]) + abs(new.phi[p] - old.phi[p]))
+            errors["m"][p] += 16 * self.unit * (abs(new.kept["m"][p]) + abs(old.kept["m"][p]) + abs(g))
+            errors["v"][p] += 16 * self.unit * new.kept["v"][p]
+        return errors
 
     def choices(self, i: int) -> dict[str, Choice]:
-        """Return the selections of the event at a target, by name; none without an event."""
+        """Return the selections of the event at target i by name: drop, grow, adapt; empty without an event."""
         if not self.step.outcomes:
             return {}
-        moved, seen, one = self.step.moved[i], self.step.evidence[i], self.step.outcomes[i]
-        mean, tokens = seen.gradient, seen.tokens
+        moved, evidence, one = self.step.moved[i], self.step.evidence[i], self.step.outcomes[i]
+        mean, tokens = evidence.gradient, evidence.tokens
         e = self.errors[i]["phi"]
         into, kept = {*one.grown, *one.cancelled}, moved.phi.keys() - set(one.dropped)
         inside = self.rule["grow_scope"] == "active"
         open_to = [p for p in range(len(mean)) if p not in kept and (p in moved.base or not inside)]
-        found = {
+        choices = {
             "drop": Choice(
                 self._drawn("drop", i, moved.phi) or {p: (abs(x), e[p]) for p, x in moved.phi.items()},
                 frozenset(one.dropped),
@@ -167,7 +170,7 @@ class Own:
             ),
         }
         if self.rule["adapts"] != "always":
-            return found
+            return choices
         w = update.effective(moved.base, {p: moved.phi.get(p, 0.0) for p in sorted(kept | into)})
         pool = [p for p in w if p not in one.grown or self.rule["exempt"] == "none"]
         scored = self._drawn("adapt", i, pool)
@@ -178,14 +181,14 @@ class Own:
                 s = abs(mean[p] * w[p])
                 scored[p] = (s, self.off * (abs(w[p]) + off) + abs(mean[p]) * off + 4 * self.unit * s)
             if self.rule["adapt"] == "token-fisher":
-                # the last term: W, its square, the mean and the product are rounded, a factor of 2 to spare
+                # 8 units, because W, its square, the mean and the product are rounded, times 2 to spare
                 square, apart = w[p] * w[p], (2 * abs(w[p]) + off) * off
                 s = square * tokens[p]
                 scored[p] = (s, self.off_tokens * (square + apart) + tokens[p] * apart + 8 * self.unit * s)
-        return found | {"adapt": Choice(scored, frozenset(one.pruned))}
+        return choices | {"adapt": Choice(scored, frozenset(one.pruned))}
 
     def _drawn(self, choice: str, i: int, positions: Iterable[int]) -> dict[int, tuple[float, float]]:
-        """Return scores for `Choice` where a choice is drawn: no rounding moves them (RNG-003). Else nothing."""
+        """Return scores for `Choice` without error, because draws do not round (RNG-003); empty if not random."""
         if self.rule[choice] != "random":
             return {}
         use, sign = _USES[choice]
@@ -193,7 +196,7 @@ class Own:
         return {p: (sign * update_scores.chance(*key, p), 0.0) for p in positions}
 
     def in_doubt(self, i: int) -> bool:
-        """Tell whether rounding can turn a selection of the event at a target."""
+        """Tell whether rounding can change a selection of the event at target i."""
         return not all(choice.decided for choice in self.choices(i).values())
 
 
@@ -204,7 +207,7 @@ def _columns(after: update_optimizers.Slots, new: Part) -> Iterator[tuple[str, d
 
 
 _LAST: list[tuple[dict[str, Any], str, Own]] = []
-"""The last step taken: what judges an answer and what goes on from it ask for the same one."""
+"""The last step, kept because judging an answer and going on from it ask for the same step."""
 
 
 def own_step(given: dict[str, Any], dtype: str) -> Own:
@@ -221,15 +224,15 @@ def broken_step(given: dict[str, Any], answer: dict[str, Any], dtype: str) -> st
     if not verdict.passed:
         return f"loss: {verdict.detail}"
     for i in range(len(own.parts)):
-        told = {name: answer[name][i] for name in ("base", "base_values", "delta", "delta_values", "m", "v", "age")}
-        wrong = _sets(own, i, told) or _values(own, i, told, dtype)
+        target = {name: answer[name][i] for name in ("base", "base_values", "delta", "delta_values", "m", "v", "age")}
+        wrong = _sets(own, i, target) or _values(own, i, target, dtype)
         if wrong:
             return f"target {i}: {wrong}"
     return ""
 
 
 def _sets(own: Own, i: int, told: dict[str, Any]) -> str:
-    """Return what is wrong with the positions of a target."""
+    """Return what is wrong with the positions of target i, empty if nothing."""
     after = own.step.parts[i]
     if not own.in_doubt(i):
         for name, want in (("base", after.base), ("delta", after.phi)):
@@ -238,17 +241,17 @@ def _sets(own: Own, i: int, told: dict[str, Any]) -> str:
                 return f"{name}: {verdict.detail}"
         return ""
     base, eta = (told[name].tolist() for name in ("base", "delta"))
-    if any(a >= b for held in (base, eta) for a, b in pairwise(held)):
+    if any(a >= b for positions in (base, eta) for a, b in pairwise(positions)):
         return "TOP-003: positions are not strictly increasing"
     return _another(own, i, set(base), set(eta))
 
 
 def _another(own: Own, i: int, base: set[int], eta: set[int]) -> str:
-    """Return what is wrong with the outcome of an event that is in doubt."""
+    """Return what is wrong with the positions of target i after an event that is in doubt, empty if nothing."""
     moved, choices = own.step.moved[i], own.choices(i)
     old, new = moved.phi.keys() - eta, eta - moved.phi.keys()
     drop, grow, adapt = choices["drop"], choices["grow"], choices.get("adapt")
-    # what follows a selection in doubt follows another one where that was turned
+    # a selection that follows one in doubt is not judged, because it may follow from another outcome
     grows, adapts = drop.decided, adapt is not None and drop.decided and grow.decided
     limit = max(moved.budget[0], len(new))
     pruned = (moved.base.keys() - base) | {p for p in old if not drop.may(p)}
@@ -267,7 +270,7 @@ def _another(own: Own, i: int, base: set[int], eta: set[int]) -> str:
 
 
 def _values(own: Own, i: int, told: dict[str, Any], dtype: str) -> str:
-    """Return what is wrong with the numbers of a target, at the positions that it has."""
+    """Return what is wrong with the values of target i at the positions of the answer, empty if nothing."""
     moved, eta = own.step.moved[i], told["delta"].tolist()
     want = reals(own.parts[i].base[p] for p in told["base"].tolist())
     verdict = compare(told["base_values"], want, "exact", dtype)
@@ -276,11 +279,11 @@ def _values(own: Own, i: int, told: dict[str, Any], dtype: str) -> str:
     verdict = compare(told["age"], ids(moved.kept["age"].get(p, 0) for p in eta), "exact")
     if not verdict.passed:
         return f"age: {verdict.detail}"
-    for name, key, held in (("delta_values", "phi", moved.phi), *((n, n, moved.kept[n]) for n in ("m", "v"))):
-        top = max(map(abs, held.values()), default=0.0)
-        # a new slot is zero and nothing else (DLT-005)
-        gauge = reals(top + own.errors[i][key][p] / RELATIVE[dtype] if p in held else 0.0 for p in eta)
-        want = reals(held.get(p, 0.0) for p in eta)
+    for name, key, expected in (("delta_values", "phi", moved.phi), *((n, n, moved.kept[n]) for n in ("m", "v"))):
+        top = max(map(abs, expected.values()), default=0.0)
+        # no error for a new slot, because it is exactly zero (DLT-005)
+        gauge = reals(top + own.errors[i][key][p] / RELATIVE[dtype] if p in expected else 0.0 for p in eta)
+        want = reals(expected.get(p, 0.0) for p in eta)
         verdict = compare(told[name], want, "relative", dtype, Bound(gauge, 1))
         if not verdict.passed:
             return f"{name}: {verdict.detail}"

@@ -1,4 +1,4 @@
-"""A failing example as a folder: what was asked, what came back, and how to ask again without hypothesis.
+"""A failing example saved as a folder: its cases, the answers, and how to ask again without hypothesis.
 
 result = replay(folder, [Variant(port, "float64")])
 freeze(folder, ["SEL-001"], "three-equal-scores")
@@ -54,7 +54,7 @@ def _sent(answer: Any) -> Any:
     try:
         return encode(answer)
     except TypeError as error:
-        # a port in this process may answer what no value of the protocol is
+        # a port in this process may return a value that the protocol cannot encode
         return f"{error}: {answer!r}"[:2000]
 
 
@@ -85,7 +85,7 @@ def read(folder: Path | str) -> list[Case]:
 
 
 def replay(folder: Path | str, variants: Sequence[Variant]) -> Result:
-    """Ask exactly what failed; several cases are compared by their relation, told as the result of the last."""
+    """Ask the cases of a folder again; return the result, that of a relation under the last of its cases."""
     cases = read(folder)
     if not _related(cases[0]):
         return run(cases, variants)[-1]
@@ -116,12 +116,12 @@ def freeze(folder: Path | str, clauses: Sequence[str], name: str, vectors: Path 
         msg = f"SPEC.md has no clause {unknown[0]}" if unknown else "a vector needs a clause of SPEC.md"
         raise ValueError(msg)
     path = vectors / "found.json"
-    known = load(path) if path.is_file() else []
+    frozen = load(path) if path.is_file() else []
     case = replace(cases[0], id=f"found.{name}", clauses=tuple(clauses))
-    if any(case.id == old.id for old in known):
+    if any(case.id == old.id for old in frozen):
         msg = f"there is a case {case.id} already; give another name"
         raise ValueError(msg)
-    path.write_text(dump([*known, case]), encoding="utf-8", newline="\n")
+    path.write_text(dump([*frozen, case]), encoding="utf-8", newline="\n")
     return path
 
 

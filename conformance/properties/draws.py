@@ -1,7 +1,7 @@
-"""What examples are made of: integers, and everything else as a function of them.
+"""Random inputs of examples: integers, and arrays, masks and choices as functions of integers.
 
-The integers come from hypothesis, which makes them smaller where something fails, or from the counter of RNG-001, which
-always gives the same. 0 is the simplest integer, and the first of several the simplest choice.
+The integers come from hypothesis, which shrinks failing examples, or from the counter of RNG-001, which always gives
+the same. 0 is the simplest integer, and the first of several the simplest choice.
 """
 
 from abc import ABC, abstractmethod
@@ -17,22 +17,25 @@ __all__ = ["SMALL", "Chosen", "Counted", "Draw", "Many", "Shape"]
 T = TypeVar("T")
 Shape = tuple[int, int]
 FAR = 0x5EF7_3D91_C06B_52E8_A417_90
-"""Where hypothesis is asked for its integers: it likes to give numbers that stand in loaded source files, so that
-examples would depend on what else is loaded. None stands near this one."""
+"""An offset for the integers that hypothesis draws.
+
+Hypothesis favours constants of loaded source files, so examples would depend on which modules are loaded. No constant
+is near this one.
+"""
 LENGTHS = (0, 1, 2, 3, 5, 8, 16, 17, 18, 33, 64, 65, 70)
-"""Lengths of vectors: libraries change their sort at 16 and at 64."""
+"""Lengths of vectors around 16 and 64, because libraries change their sort there."""
 SIDES = (1, 2, 3, 4, 5, 8, 17, 0)
 """Rows and columns of matrices."""
 SMALL = (3, 5, 17, 70)
 """The most rows, columns or entries of an example, by its size."""
 ROOMS = (4, 9, 25, 70)
-"""How many integers are drawn at once."""
+"""Numbers of integers that `Draw.integers` rounds up to."""
 MASKS = ("scattered", "holes", "one row", "band", "full", "empty")
-"""How stored positions lie."""
+"""How stored positions are spread over a matrix."""
 
 
 class Draw(ABC):
-    """A source of integers, and what is made of them.
+    """A source of integers, and of arrays and choices made from them.
 
     Attributes:
         size: the most rows, columns or entries.
@@ -51,7 +54,7 @@ class Draw(ABC):
     def integers(self, n: int, low: int, high: int) -> list[int]:
         """Return n integers from low to high.
 
-        More are drawn than asked for: while an example gets smaller, what is drawn after them stays as it was.
+        It draws up to the next of ROOMS, so that later draws stay the same while an example shrinks.
         """
         return self.drawn(next((room for room in ROOMS if n <= room), n), low, high)[:n]
 
@@ -60,11 +63,11 @@ class Draw(ABC):
         return given[self.integer(0, len(given) - 1)]
 
     def flag(self, one_in: int = 2) -> bool:
-        """Return true once in so many times."""
+        """Return true in one of `one_in` cases."""
         return self.integer(0, one_in - 1) == one_in - 1
 
     def length(self, most: int = 70) -> int:
-        """Return the length of a vector."""
+        """Return one of LENGTHS, at most `most` and `size`."""
         return self.choice([n for n in LENGTHS if n <= min(most, self.size)])
 
     def shape(self, most: int = 17, *, none: bool = False) -> Shape:
@@ -76,7 +79,7 @@ class Draw(ABC):
         return self.choice(sides), self.choice(sides)
 
     def levels(self, n: int, top: int = 2, unit: float = 0.125) -> list[float]:
-        """Return n multiples of a unit up to top units, of either sign: few levels, hence many ties."""
+        """Return n multiples of a unit from −top to top units; few levels give many ties."""
         return [unit * _signed(i) for i in self.integers(n, 0, 2 * top)]
 
     def lattice(self, shape: tuple[int, ...], top: int = 8) -> Array:
@@ -84,15 +87,15 @@ class Draw(ABC):
         return reals(self.levels(int(np.prod(shape)), top, 1.0)).reshape(shape)
 
     def real(self, shape: tuple[int, ...]) -> Array:
-        """Return numbers with 20 digits behind the point, below 2 in magnitude."""
+        """Return numbers with 20 binary digits after the point, at most 2 in magnitude."""
         return reals(self.levels(int(np.prod(shape)), 2**21, 2.0**-20)).reshape(shape)
 
     def subset(self, n: int, one_in: int = 2) -> list[int]:
-        """Return some of the numbers 0 to n − 1, each taken once in so many times."""
+        """Return a sorted subset of 0 to n − 1, each with chance 1 / one_in."""
         return [i for i, x in enumerate(self.integers(n, 0, one_in - 1)) if x == one_in - 1]
 
     def some(self, given: Sequence[T], n: int) -> list[T]:
-        """Return n of the given, in their order; the first n are the simplest."""
+        """Return n of the items in their order; the first n are the simplest."""
         keys = self.integers(len(given), 0, 2**16 - 1)
         taken = sorted(sorted(range(len(given)), key=lambda i: (keys[i], i))[:n])
         return [given[i] for i in taken]
@@ -103,7 +106,7 @@ class Draw(ABC):
         return sorted(range(n), key=lambda i: (keys[i], i))
 
     def mask(self, shape: Shape) -> tuple[list[int], str]:
-        """Return flat positions, and how they lie."""
+        """Return sorted flat positions, and the one of MASKS that they follow."""
         rows, cols = shape
         kind = self.choice(MASKS)
         every = range(rows * cols)
@@ -111,8 +114,8 @@ class Draw(ABC):
             return self.subset(rows * cols), kind
         if kind == "holes":
             row, col = self.integer(0, max(rows - 1, 0)), self.integer(0, max(cols - 1, 0))
-            found = self.subset(rows * cols)
-            return [p for p in found if p // cols != row and p % cols != col], kind
+            positions = self.subset(rows * cols)
+            return [p for p in positions if p // cols != row and p % cols != col], kind
         if kind == "one row":
             row = self.integer(0, max(rows - 1, 0))
             return [p for p in every if p // cols == row], kind
@@ -122,14 +125,14 @@ class Draw(ABC):
         return list(every) if kind == "full" else [], kind
 
     def pattern(self, shape: Shape, n: int, m: int) -> list[int]:
-        """Return flat positions that hold at most n of every m columns."""
-        found: list[int] = []
+        """Return flat positions with at most n in every group of m columns."""
+        positions: list[int] = []
         for first in range(0, shape[0] * shape[1], m):
-            found += self.some(range(first, first + m), self.integer(n - 1, n))
-        return found
+            positions += self.some(range(first, first + m), self.integer(n - 1, n))
+        return positions
 
     def with_specials(self, values: list[float]) -> list[float]:
-        """Return values, sometimes with zeros of the other sign and with numbers that a flush to zero would lose."""
+        """Return values, in one of three cases with some replaced by −0.0 or by subnormals, which a flush loses."""
         if not values or not self.flag(3):
             return values
         special = [-0.0, 2.0**-149, -(2.0**-149), 2.0**-140, 0.0]
@@ -138,9 +141,9 @@ class Draw(ABC):
 
 
 class Many:
-    """Arrays of integers by the counter of RNG-001, as long as examples of large sizes need them.
+    """Large arrays of integers by the counter of RNG-001.
 
-    A draw gives one word, and everything else follows from it.
+    One word comes from a draw, and all numbers follow from it.
     """
 
     def __init__(self, d: Draw) -> None:
@@ -150,7 +153,7 @@ class Many:
         """Return n integers from low to high as int64."""
         start, self._next = self._next, self._next + n
         numbers = np.arange(start + 1, start + n + 1, dtype=np.uint64)
-        # RNG-001 modulo 2⁶⁴, as unsigned integers of 64 bits wrap around
+        # no masks as in RNG-001, because uint64 wraps around modulo 2⁶⁴
         z = np.uint64(self._key) + numbers * np.uint64(select_rng.GAMMA)
         for shift, factor in ((30, select_rng.FACTORS[0]), (27, select_rng.FACTORS[1]), (31, 1)):
             z = (z ^ (z >> np.uint64(shift))) * np.uint64(factor)
@@ -163,7 +166,7 @@ class Many:
     def subset(self, size: int, n: int) -> Array:
         """Return n of the numbers 0 to size − 1, ascending, as int64; size may be beyond 2³²."""
         if size > 2**22:
-            # one of each stretch of size // n numbers, so that all of them need not be sorted
+            # one of each stretch of size // n numbers, because sorting them all would take too long
             stretch = size // max(n, 1)
             return np.arange(n, dtype=np.int64) * stretch + self.integers(n, 0, stretch - 1)
         return np.sort(np.argsort(self.integers(size, 0, 2**62), kind="stable")[:n])
@@ -175,7 +178,7 @@ def _signed(i: int) -> int:
 
 
 class Counted(Draw):
-    """Integers by the counter of RNG-001: the same for the same words, without hypothesis."""
+    """Draws by the counter of RNG-001, without hypothesis: the same words give the same integers."""
 
     def __init__(self, *words: int) -> None:
         self._key, self._next = select_rng.key(*words), 0
@@ -188,7 +191,7 @@ class Counted(Draw):
 
 
 class Chosen(Draw):
-    """Integers that hypothesis chooses."""
+    """Draws that hypothesis chooses."""
 
     def __init__(self, data: Any, strategies: Any, size: int | None = None) -> None:
         self._data, self._st = data, strategies

@@ -23,9 +23,9 @@ _OPTIMIZERS = ("adamw", "sgd", "spiel-adamw", "sm3")
 
 
 def _rule(d: Draw) -> tuple[update_choices.Rule, str, tuple[int, int] | None]:
-    """Return a rule that does not contradict itself, the optimizer, and a pattern where the rule needs one."""
+    """Return a rule without contradictions, an optimizer, and a pattern if the rule needs one."""
     optimizer = d.choice(_OPTIMIZERS)
-    given: update_choices.Rule = {}
+    inputs: update_choices.Rule = {}
     wanted: update_choices.Rule = {"scope": d.choice(update_choices.VALUES["scope"][0])}
     wanted |= {key: d.choice(update_choices.VALUES[key][0]) for key in d.some(_CHOSEN, d.integer(0, 6))}
     if optimizer == "sm3" and d.flag():
@@ -38,16 +38,16 @@ def _rule(d: Draw) -> tuple[update_choices.Rule, str, tuple[int, int] | None]:
     for key, value in wanted.items():
         try:
             update_choices.check(
-                given | {key: value, "optimizer": optimizer} | ({"pattern": [2, 4]} if pattern else {})
+                inputs | {key: value, "optimizer": optimizer} | ({"pattern": [2, 4]} if pattern else {})
             )
         except select_pools.RefusedError:
             continue
-        given[key] = value
-    return update_choices.RULE | BETAS | given, optimizer, pattern if given.get("scope") == "group" else None
+        inputs[key] = value
+    return update_choices.RULE | BETAS | inputs, optimizer, pattern if inputs.get("scope") == "group" else None
 
 
 def _part(d: Draw, chosen: update_choices.Rule, optimizer: str, matrix: int, pattern: tuple[int, int] | None) -> Part:
-    """Return a matrix on few levels, often over its budget."""
+    """Return a matrix with values on few levels, often over its budget."""
     if pattern is None:
         shape: Shape = d.shape(5)
         base = d.mask(shape)[0]
@@ -75,10 +75,10 @@ def _part(d: Draw, chosen: update_choices.Rule, optimizer: str, matrix: int, pat
         budget = [sum(p // pattern[1] == g for p in base) for g in range(shape[0] * shape[1] // pattern[1])]
     off = [p for p in range(shape[0] * shape[1]) if p not in base]
     lost = frozenset(off[i] for i in d.subset(len(off), 4))
-    held = dict(zip(base, d.with_specials(d.levels(len(base), 2, 0.5)), strict=True))
+    base_values = dict(zip(base, d.with_specials(d.levels(len(base), 2, 0.5)), strict=True))
     phi = column(d.with_specials(d.levels(n, 2, 0.25)))
     kept = {name: kept[name] for name in names}
-    return Part(shape, matrix, held, phi, kept, budget, delta_budget, optimizer, lost=lost)
+    return Part(shape, matrix, base_values, phi, kept, budget, delta_budget, optimizer, lost=lost)
 
 
 def _evidence(d: Draw, chosen: update_choices.Rule, part: Part) -> Evidence:
@@ -112,47 +112,51 @@ def _event(d: Draw, t: Trial) -> None:
 
 
 def _asked_of_an_event(d: Draw, t: Trial, op: str, answer: Callable[..., dict[str, Any]]) -> None:
-    """Ask an operation for what it tells of an event by any rule."""
+    """Ask an operation about an event by a random rule; `answer` makes the expected answer from the outcomes."""
     chosen, optimizer, pattern = _rule(d)
-    # the first event of a run is that of all its matrices
+    # one flag for all matrices, because the first event of a run is the first of each
     first = d.flag()
     parts = [replace(_part(d, chosen, optimizer, 4 * i, pattern), first=first) for i in range(d.integer(1, 2))]
-    seen = [_evidence(d, chosen, part) for part in parts]
+    evidence = [_evidence(d, chosen, part) for part in parts]
     fraction, words = d.integer(0, 8) / 8, {"seed": d.integer(0, 5), "step": d.integer(1, 50)}
     if d.flag(5):
-        # a window of candidates keeps g² beside ḡ whether it is asked for or not
+        # a window of candidates also keeps g² if no criterion asks for it, so only what is asked for is spoiled
         narrow = chosen["candidates"] == "first-step"
         names = sorted(asked_by(chosen)) if narrow else ["gradient", "absolute", "square", "inputs"]
-        names += ["tokens"] if seen[0].tokens and not narrow else []
-        values = getattr(seen[0], d.choice(names))
+        names += ["tokens"] if evidence[0].tokens and not narrow else []
+        values = getattr(evidence[0], d.choice(names))
         values[d.integer(0, len(values) - 1)] = d.choice((math.nan, math.inf))
-    given = {"parts": [given_part(*one) for one in zip(parts, seen, strict=True)], "rule": chosen, "fraction": fraction}
-    given |= words | ({"pattern": list(pattern)} if pattern else {})
+    inputs = {
+        "parts": [given_part(*one) for one in zip(parts, evidence, strict=True)],
+        "rule": chosen,
+        "fraction": fraction,
+    }
+    inputs |= words | ({"pattern": list(pattern)} if pattern else {})
     try:
-        found = event(parts, seen, chosen, fraction, **words, pattern=pattern, rounded=rounded_scores(t))
+        outcomes = event(parts, evidence, chosen, fraction, **words, pattern=pattern, rounded=rounded_scores(t))
     except select_pools.RefusedError as error:
         if not str(error).startswith(REFUSED):
             raise
         t.saw("evidence that is not finite")
-        t.case(op, given, refused=REFUSED, dtypes=(t.dtype,))
+        t.case(op, inputs, refused=REFUSED, dtypes=(t.dtype,))
         return
-    _saw(t, parts, chosen, found)
-    t.case(op, given, answer(parts, seen, chosen, found), dtypes=(t.dtype,))
+    _saw(t, parts, chosen, outcomes)
+    t.case(op, inputs, answer(parts, evidence, chosen, outcomes), dtypes=(t.dtype,))
 
 
 @property_of(
     "event.ratios", "TRN-009 EVT-005", "runs", "event.ratios", sees=("no whole gradient", "no slots before it")
 )
 def _ratios(d: Draw, t: Trial) -> None:
-    """The ratios of an event by any rule are to what there was before it, each of its own matrix."""
+    """The ratios of an event by any rule are relative to the state before it, each of its own matrix."""
 
     def answer(
         parts: list[Part], seen: list[Evidence], chosen: update_choices.Rule, found: list[Outcome]
     ) -> dict[str, Any]:
-        told = ratios_of(list(zip(parts, seen, strict=True)), chosen, found)
-        t.saw("no whole gradient", None in told["gradient_norm"])
+        ratios = ratios_of(list(zip(parts, seen, strict=True)), chosen, found)
+        t.saw("no whole gradient", None in ratios["gradient_norm"])
         t.saw("no slots before it", not all(part.phi for part in parts))
-        return told
+        return ratios
 
     _asked_of_an_event(d, t, "event.ratios", answer)
 

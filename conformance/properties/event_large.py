@@ -19,19 +19,19 @@ from conformance.properties.trial import Trial, property_of
 )
 def _event(d: Draw, t: Trial) -> None:
     """An event of a matrix with many slots, by any criteria, is drop, grow, adapt on dictionaries."""
-    given, _, found = _large_event(d, t)
-    t.case("update.event", given, answered(found))
+    inputs, _, outcomes = _large_event(d, t)
+    t.case("update.event", inputs, answered(outcomes))
 
 
 @property_of("event.ratios-large", "TRN-009", "runs", "event.ratios", sees=(BEYOND,), seeded=1)
 def _ratios(d: Draw, t: Trial) -> None:
     """The ratios of an event of a matrix with many slots are those of its counts."""
-    given, pair, found = _large_event(d, t)
-    t.case("event.ratios", given, ratios_of([pair], given["rule"], found))
+    inputs, pair, outcomes = _large_event(d, t)
+    t.case("event.ratios", inputs, ratios_of([pair], inputs["rule"], outcomes))
 
 
 def _large_event(d: Draw, t: Trial) -> tuple[dict[str, Any], Made, list[Outcome]]:
-    """Return the inputs of an event, its matrix, and what comes of it."""
+    """Return the inputs of an event, its matrix with the evidence, and the outcomes."""
     shape, many = shapes(d)[d.integer(1, 3)], Many(d)
     size = shape[0] * shape[1]
     t.saw(BEYOND, size > 65_536)
@@ -50,8 +50,8 @@ def _large_event(d: Draw, t: Trial) -> tuple[dict[str, Any], Made, list[Outcome]
     )  # fmt: skip
     flat = [(many.lattice((size,), 99) / 8).tolist() for _ in range(2)]
     ones = [[1.0] * n for n in (shape[1], *shape)]
-    seen = Evidence(flat[0], [abs(x) for x in flat[1]], [x * x for x in flat[0]], ones[0], ones[1], ones[2])
+    evidence = Evidence(flat[0], [abs(x) for x in flat[1]], [x * x for x in flat[0]], ones[0], ones[1], ones[2])
     seed, step = d.integer(0, 99), d.integer(1, 99)
-    given: dict[str, Any] = {"parts": [given_part(part, seen)], "rule": chosen, "fraction": 0.5}
-    given |= {"seed": seed, "step": step}
-    return given, (part, seen), event([part], [seen], chosen, 0.5, seed=seed, step=step)
+    inputs: dict[str, Any] = {"parts": [given_part(part, evidence)], "rule": chosen, "fraction": 0.5}
+    inputs |= {"seed": seed, "step": step}
+    return inputs, (part, evidence), event([part], [evidence], chosen, 0.5, seed=seed, step=step)

@@ -14,8 +14,8 @@ _CODES = {"F32": "f", "F64": "d", "I16": "h"}
 
 
 def _tensors(d: Draw, t: Trial) -> dict[str, Tensor]:
-    """Return a few tensors: sparse, dense, masks, one that keeps a pattern."""
-    found = {}
+    """Return up to three tensors: sparse, dense, masks, or with an N:M pattern."""
+    tensors = {}
     for name in d.some(("w", "a", "é", "m.weight"), d.integer(0, 3)):
         shape = d.shape(8)
         at = d.mask(shape)[0] if not d.flag(4) else d.pattern((shape[0], 4), 2, 4)
@@ -28,18 +28,18 @@ def _tensors(d: Draw, t: Trial) -> dict[str, Tensor]:
         t.saw("an empty row", at and len({p // shape[1] for p in at}) < shape[0])
         support = tuple(divmod(p, shape[1]) for p in at)
         if kind == "NONE":
-            found[name] = Tensor(kind, shape, b"", support)
+            tensors[name] = Tensor(kind, shape, b"", support)
             continue
         numbers: list[Any] = d.with_specials(d.levels(len(at), 3)) if kind != "I16" else d.integers(len(at), 0, 999)
         t.saw("a stored zero", 0 in numbers)
-        found[name] = Tensor(
+        tensors[name] = Tensor(
             kind, shape, struct.pack(f"<{len(at)}{_CODES[kind]}", *numbers), None if whole else support
         )
-    return found
+    return tensors
 
 
 def _first_of(raw: bytes, section: str) -> int:
-    """Return where the first byte of a section lies in a file."""
+    """Return the offset of the first byte of a section in a file."""
     size = int.from_bytes(raw[:8], "little")
     return 8 + size + int(json.loads(raw[8 : 8 + size])[section]["data_offsets"][0])
 
@@ -74,14 +74,14 @@ def _write(d: Draw, t: Trial) -> None:
 def _round(d: Draw, t: Trial) -> None:
     """What is written is read again as it was."""
     tensors = _tensors(d, t)
-    given = content(tensors) | {"encoding": "auto"}
-    raw = t.case("file.write", given, {"raw": raw_array(files.pieces(tensors).pack())})
+    inputs = content(tensors) | {"encoding": "auto"}
+    raw = t.case("file.write", inputs, {"raw": raw_array(files.pieces(tensors).pack())})
     if raw is not None:
-        t.related("back", ("file.write", given), ("file.read", {"raw": raw["raw"]}))
+        t.related("back", ("file.write", inputs), ("file.read", {"raw": raw["raw"]}))
 
 
 _Delta = tuple[dict[str, Tensor], dict[str, Any]]
-"""What is stored, and the description."""
+"""The stored operations of a delta, and its description."""
 
 _NUMBERS = ("F32", "F16", "BF16", "F64")
 _KINDS = ("replace", "remove", "both", "add", "whole", "gone", "nothing")
@@ -106,35 +106,35 @@ def _any_tensor(d: Draw) -> Tensor:
 
 
 def _operations(d: Draw, kind: str, w: Tensor) -> dict[str, Tensor]:
-    """Return the operations that are stored for one tensor, without their name."""
+    """Return operation -> stored tensor for a change of one tensor."""
     shape = (w.shape[0], w.shape[1])
-    held, size = list(files_deltas.cells(w)), shape[0] * shape[1]
+    positions, size = list(files_deltas.cells(w)), shape[0] * shape[1]
     if kind == "whole":
         return {"whole": _any_tensor(d)}
     if kind == "add":
-        # units that a sum rounds off, half of them to the middle of two numbers
+        # units so small that sums round, also at ties between two numbers
         amounts = _stored(d, d.choice(_NUMBERS), shape, d.subset(size), 2.0 ** -d.integer(0, 14))
         return {"add": amounts} if w.dtype in _NUMBERS and amounts.bits else {}
-    found = {}
-    away = [held[i] for i in d.subset(len(held))] if kind in ("remove", "both") else []
+    operations = {}
+    away = [positions[i] for i in d.subset(len(positions))] if kind in ("remove", "both") else []
     if away:
-        found["remove"] = files_deltas.tensor("NONE", shape, dict.fromkeys(away, b""))
+        operations["remove"] = files_deltas.tensor("NONE", shape, dict.fromkeys(away, b""))
     new = [p for p in d.subset(size) if p not in away] if kind in ("replace", "both") else []
-    return found | ({"replace": _stored(d, w.dtype, shape, new)} if new else {})
+    return operations | ({"replace": _stored(d, w.dtype, shape, new)} if new else {})
 
 
 def _step(d: Draw, t: Trial, base: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Any]]:
-    """Return what is stored, the model after it, and the description; nothing stored where nothing changes."""
+    """Return the stored operations of a delta, the model after it, and the description."""
     stored: dict[str, Tensor] = {}
     gone = []
     for name, w in base.items():
         kind = d.choice(_KINDS)
-        found = {} if kind in ("gone", "nothing") else _operations(d, kind, w)
+        operations = {} if kind in ("gone", "nothing") else _operations(d, kind, w)
         if kind == "gone":
             gone.append(name)
-        elif found and files.content_digest(files_deltas.change(w, found)) != files.content_digest(w):
-            stored |= {f"{what}:{name}": x for what, x in found.items()}
-            t.saw("both" if len(found) > 1 else next(iter(found)))
+        elif operations and files.content_digest(files_deltas.change(w, operations)) != files.content_digest(w):
+            stored |= {f"{what}:{name}": x for what, x in operations.items()}
+            t.saw("both" if len(operations) > 1 else next(iter(operations)))
     if d.flag(3) and "new" not in base:
         stored["whole:new"] = _any_tensor(d)
     t.saw("a tensor that leaves", gone)
@@ -143,7 +143,7 @@ def _step(d: Draw, t: Trial, base: dict[str, Tensor]) -> tuple[dict[str, Tensor]
 
 
 def _chain(d: Draw, t: Trial) -> tuple[dict[str, Tensor], dict[str, Tensor], list[_Delta]]:
-    """Return a model, the model at the end, and the deltas between them: at most two, none where nothing changes."""
+    """Return a model, the model at the end, and at most two deltas between them, without deltas that change nothing."""
     base = {name: _any_tensor(d) for name in d.some(("w", "a", "m.weight"), d.integer(1, 3))}
     target, chain = base, []
     for _ in range(d.integer(1, 2)):
@@ -155,8 +155,8 @@ def _chain(d: Draw, t: Trial) -> tuple[dict[str, Tensor], dict[str, Tensor], lis
 
 
 def _given(base: dict[str, Tensor], packed: list[bytes]) -> dict[str, Any]:
-    held = {str(i + 1): raw_array(raw) for i, raw in enumerate(packed)}
-    return {"base": raw_array(files.pieces(base).pack()), "deltas": held}
+    deltas = {str(i + 1): raw_array(raw) for i, raw in enumerate(packed)}
+    return {"base": raw_array(files.pieces(base).pack()), "deltas": deltas}
 
 
 def _packed(stored: dict[str, Tensor], described: dict[str, Any]) -> bytes:
@@ -175,8 +175,10 @@ def _apply(d: Draw, t: Trial) -> None:
     base, target, chain = _chain(d, t)
     t.saw("a chain", len(chain) > 1)
     t.saw("a change of every position", any(x.support is None for stored, _ in chain for x in stored.values()))
-    told = content(target)
-    answer = {key: told[key] for key in ("tensors", "tied", "scales")} | {"state": files_deltas.model(target)[1]}
+    target_content = content(target)
+    answer = {key: target_content[key] for key in ("tensors", "tied", "scales")} | {
+        "state": files_deltas.model(target)[1]
+    }
     if chain:
         t.case("delta.apply", _given(base, [_packed(*one) for one in chain]), answer)
 
@@ -215,15 +217,15 @@ def _refused(d: Draw, t: Trial) -> None:
     elif wrong == "one of them twice":
         chain.append(chain[-1])
     elif wrong in ("values of another dtype", "an infinite sum"):
-        found = [key for key in stored if key.startswith("add" if wrong == "an infinite sum" else "replace")]
-        if not found:
+        keys = [key for key in stored if key.startswith("add" if wrong == "an infinite sum" else "replace")]
+        if not keys:
             return
-        old = stored[found[0]]
+        old = stored[keys[0]]
         dtype = "F64" if wrong == "an infinite sum" else "I32" if old.dtype != "I32" else "U8"
         raw = struct.pack("<d", 1e308) if dtype == "F64" else bytes(files.BITS[dtype] // 8)
         at = dict.fromkeys(files_deltas.cells(old), raw)
-        chain[-1] = stored | {found[0]: files_deltas.tensor(dtype, (old.shape[0], old.shape[1]), at)}, described
-        into = base.get(found[0].split(":")[1])
+        chain[-1] = stored | {keys[0]: files_deltas.tensor(dtype, (old.shape[0], old.shape[1]), at)}, described
+        into = base.get(keys[0].split(":")[1])
         if dtype == "F64" and (into is None or into.dtype == "F64"):
             return
     packed = [_packed(*one) for one in chain]

@@ -27,19 +27,19 @@ _ENCODINGS = ("auto", "csr", "dense", "bitmask", "gap8")
 
 
 def _tensor(d: Draw, cast: str | None) -> Tensor:
-    """Return a tensor of which many values are zeros of either sign."""
+    """Return a dense tensor with many zeros of either sign."""
     dtype = d.choice(_FLOATS) if d.flag() or cast else d.choice(_DTYPES)
     shape = d.choice(((), (5,), (1, 9), (2, 8), (3, 4), (2, 2, 4), (16, 2), (0, 3), (3, 0)))
     width, n = BITS[dtype], prod(shape)
     sign, top = 1 << (width - 1), (1 << width) - 1 if dtype != "BOOL" else 1
     kinds = d.integers(n, 0, d.choice((3, 7, 20)))
     drawn = d.integers(n, 0, min(top, 2**40 - 1))
-    # 0 and 1 are zeros of either sign, 2 a number beside zero, 3 bits of any kind
+    # kinds 0 and 1 are zeros of either sign, 2 is the number next to zero, 3 random bits
     patterns = [(0, sign if dtype != "BOOL" else 1, 1, x)[k] if k < 4 else 0 for k, x in zip(kinds, drawn, strict=True)]
     if width == 64 and dtype != "C64":
         patterns = [x << 24 if k == 3 else x for k, x in zip(kinds, patterns, strict=True)]
     if dtype in FORMATS and cast is not None:
-        # the bits of a NaN that is cast are left open (FMT-129)
+        # no NaN, because a cast leaves its bits open (FMT-129)
         size = width // 8
         patterns = [x if number(dtype, x.to_bytes(size, "little")) == number(dtype, x.to_bytes(size, "little")) else 0
                     for x in patterns]  # fmt: skip
@@ -47,9 +47,9 @@ def _tensor(d: Draw, cast: str | None) -> Tensor:
 
 
 def _model(d: Draw, cast: str | None) -> dict[str, Tensor]:
-    """Return tensors, each of whole bytes (FMT-121)."""
-    made = {name: _tensor(d, cast) for name in d.some(_NAMES, d.integer(1, 4))}
-    return {name: t for name, t in made.items() if t.nnz * BITS[t.dtype] % 8 == 0}
+    """Return one to four tensors, without those that do not fill whole bytes (FMT-121)."""
+    tensors = {name: _tensor(d, cast) for name in d.some(_NAMES, d.integer(1, 4))}
+    return {name: t for name, t in tensors.items() if t.nnz * BITS[t.dtype] % 8 == 0}
 
 
 @property_of(
@@ -81,20 +81,20 @@ def _from_hf(d: Draw, t: Trial) -> None:
         t.saw("shards", len(parts) > 1)
     tree |= {part: stock(own, {"format": "pt"} if d.flag() else None) for part, own in parts.items()}
     beside = {name: b"" if name.endswith("/") else bytes(d.integers(3, 0, 255)) for name in d.some(_BESIDE, 3)}
-    given = asked(tree | beside, d.choice(_ENCODINGS), d.choice(("any", "positive")), cast)
+    inputs = asked(tree | beside, d.choice(_ENCODINGS), d.choice(("any", "positive")), cast)
     read = (*parts, INDEX) if INDEX in tree else (WHOLE,)
     try:
-        told = answered(tensors, given, read, quantised=False)
+        answer = answered(tensors, inputs, read, quantised=False)
     except RefusedError:
         t.saw("a value that does not fit")
-        t.case("convert.from_hf", given, refused=["FMT-126"])
+        t.case("convert.from_hf", inputs, refused=["FMT-126"])
         return
     t.saw("a cast", cast)
-    t.saw("an entry left out", told["left_out"])
-    t.saw("a −0.0 left out", "negative" in told["attributes"])
-    stays = [name for name, one in told["tensors"].items() if one["columns"] is None]
-    t.saw("a tensor that stays dense", stays and given["encoding"] == "auto")
-    t.case("convert.from_hf", given, told)
+    t.saw("an entry left out", answer["left_out"])
+    t.saw("a −0.0 left out", "negative" in answer["attributes"])
+    stays = [name for name, one in answer["tensors"].items() if one["columns"] is None]
+    t.saw("a tensor that stays dense", stays and inputs["encoding"] == "auto")
+    t.case("convert.from_hf", inputs, answer)
 
 
 @property_of(
@@ -110,22 +110,22 @@ def _both_ways(d: Draw, t: Trial) -> None:
     tensors = _model(d, "F32")
     t.saw("a −0.0", any(SIGNS.get(one.dtype) in files_convert.words(one) for one in tensors.values()))
     companions = {"config.json": bytes(d.integers(4, 0, 255))} if d.flag() else {}
-    given = asked({WHOLE: stock(tensors)} | companions, d.choice(_ENCODINGS), "positive")
-    t.case("convert.from_hf", given, answered(tensors, given, (WHOLE,), quantised=False))
-    sparse = files_convert.converted(tensors, given["encoding"], "positive", None).tensors
+    inputs = asked({WHOLE: stock(tensors)} | companions, d.choice(_ENCODINGS), "positive")
+    t.case("convert.from_hf", inputs, answered(tensors, inputs, (WHOLE,), quantised=False))
+    sparse = files_convert.converted(tensors, inputs["encoding"], "positive", None).tensors
     total = sum(len(one.bits) for one in tensors.values())
     part_bytes = max(1, d.choice((total, total - 1, 1, total // 2, 10**6)))
     t.saw("one file" if total <= part_bytes else "several shards")
     cast = d.choice((None, None, "F32", "F64"))
     try:
-        given, told = folder_of(sparse, part_bytes, cast, companions=companions)
+        inputs, answer = folder_of(sparse, part_bytes, cast, companions=companions)
     except RefusedError:
         return
     t.saw("a cast", cast)
     if cast is None:
-        # FMT-125: what came in, and not what the oracle made of it in between
-        told["files"]["tensors"] = content(tensors)["tensors"]
-    t.case("convert.to_hf", given, told)
+        # FMT-125: the expected bits are those that came in, not those of the oracle's own checkpoint
+        answer["files"]["tensors"] = content(tensors)["tensors"]
+    t.case("convert.to_hf", inputs, answer)
 
 
 @property_of(
@@ -147,26 +147,26 @@ def _adapter(d: Draw, t: Trial) -> None:
             places[0] = places[-1]
         t.saw("positions in any order", places != sorted(places))
         own = {"sft_delta.indices": whole_numbers(places), "sft_delta.values": values}
-        given = adapter_asked("spiel", folder(SPIEL, own), {NAME: base})
+        inputs = adapter_asked("spiel", folder(SPIEL, own), {NAME: base})
         try:
-            told = adapter_answered("add", {NAME: changed((rows, columns), places, values)})
+            answer = adapter_answered("add", {NAME: changed((rows, columns), places, values)})
         except RefusedError:
             t.saw("a position that comes twice")
-            t.case("convert.adapter", given, refused=["FMT-151"])
+            t.case("convert.adapter", inputs, refused=["FMT-151"])
             return
-        t.case("convert.adapter", given, told)
+        t.case("convert.adapter", inputs, answer)
         return
     rank, alpha = d.integer(1, 4), d.integer(1, 40)
     a = reals([float(x) for x in d.real((rank * columns,))], rank, columns)
     b = reals([float(x) for x in d.real((rows * rank,))], rows, rank)
     root = d.flag()
-    found, left_out = lora(base, product(a, b, float(alpha), root=root, turned=False))
+    change, left_out = lora(base, product(a, b, float(alpha), root=root, turned=False))
     t.saw("a product")
     t.saw("a sparse base", left_out)
     config = LORA | {"r": rank, "lora_alpha": alpha, "use_rslora": root}
     tree = folder(config, {"lora_A.weight": a, "lora_B.weight": b})
-    told = adapter_answered("add", {NAME: found}, {NAME: left_out})
-    t.case("convert.adapter", adapter_asked("lora", tree, {NAME: base}), told)
+    answer = adapter_answered("add", {NAME: change}, {NAME: left_out})
+    t.case("convert.adapter", adapter_asked("lora", tree, {NAME: base}), answer)
 
 
 _SPOILT = ("a byte less", "a byte more", "bytes between tensors", "bytes of two tensors", "a name in another shard",
@@ -175,7 +175,7 @@ _SPOILT = ("a byte less", "a byte more", "bytes between tensors", "bytes of two 
 
 @property_of("convert.refused", "FMT-120 FMT-121", "convert", "convert.from_hf", sees=_SPOILT)
 def _refused(d: Draw, t: Trial) -> None:
-    """A folder whose files or index contradict themselves becomes nothing."""
+    """A folder whose files or index contradict each other is refused."""
     names = d.some(_NAMES, d.integer(2, 5))
     tensors = {name: Tensor("U8", (4,), bytes(d.integers(4, 0, 255))) for name in names}
     spoil = d.choice(_SPOILT)
@@ -198,7 +198,7 @@ def _refused(d: Draw, t: Trial) -> None:
 
 
 def _spoilt_file(d: Draw, spoil: str, raw: bytes, count: int) -> bytes:
-    """Return a file with one thing wrong; each of its tensors has 4 bytes."""
+    """Return a file with one fault; each of its `count` tensors has 4 bytes."""
     if spoil == _SPOILT[0]:
         return raw[:-1]
     if spoil == _SPOILT[1]:
@@ -207,7 +207,7 @@ def _spoilt_file(d: Draw, spoil: str, raw: bytes, count: int) -> bytes:
     size = int.from_bytes(raw[:8], "little")
     header, data = raw[8 : 8 + size], raw[8 + size :]
     at = begin + (1 if spoil == _SPOILT[2] else -1)
-    # the last tensors move on by a byte, or back
+    # move the offsets of the tensors from there on by a byte, forwards or back
     for place in range(4 * (count - 1), begin - 1, -4) if at > begin else range(begin, 4 * count, 4):
         moved = place + at - begin
         header = header.replace(f"[{place}, {place + 4}]".encode(), f"[{moved}, {moved + 4}]".encode())

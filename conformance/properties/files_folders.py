@@ -45,20 +45,20 @@ def _both_ways(d: Draw, t: Trial) -> None:
     part_bytes = d.choice((sum(sizes[:2]), sum(sizes[:3]), 64, 10**6, sum(sizes[:2]) - 1, max(sizes, default=1)))
     part_bytes = max(1, part_bytes)
     more = {"attributes": MORE["attributes"]} if d.flag() else {}
-    given, told = written_to(tensors, part_bytes, files, **more)
+    inputs, answer = written_to(tensors, part_bytes, files, **more)
     parts = len(files_folders.divided(tensors, None, part_bytes))
     t.saw("one part" if parts == 1 else "several parts")
     t.saw("a part that is full to the byte", parts > 1 and part_bytes in (sum(sizes[:2]), sum(sizes[:3])))
     t.saw("companions", files)
-    t.case("folder.write", given, told)
-    tree = {name: raw.tobytes() for name, raw in told["files"].items()}
-    given, told = read_from(tree, tensors, files, **more)
-    t.case("folder.read", given, told)
+    t.case("folder.write", inputs, answer)
+    tree = {name: raw.tobytes() for name, raw in answer["files"].items()}
+    inputs, answer = read_from(tree, tensors, files, **more)
+    t.case("folder.read", inputs, answer)
 
 
 @property_of("folder.refused", "FMT-094 FMT-101 FMT-102 FMT-103", "folders", "folder.read", sees=_SPOILT, cost=2)
 def _refused(d: Draw, t: Trial) -> None:
-    """A folder in which something is missing, changed or too many is read nowhere."""
+    """A folder with something missing, changed or added is refused."""
     tensors = {name: on("U8", (2, 40), d.subset(80)) for name in d.some(_NAMES, d.integer(2, 5))}
     files = {name: bytes(d.integers(d.integer(1, 40), 0, 255)) for name in d.some(_COMPANIONS, 2)}
     tree = files_folders.folder(tensors, part_bytes=64, companions=files).pack()
@@ -104,5 +104,5 @@ def _compress(d: Draw, t: Trial) -> None:
         must += [] if noisy or size < 200 else [f"{name}#values"]
     t.saw("a section that must be compressed", must)
     t.saw("several tensors", len(tensors) > 1)
-    given, told = squeezed(tensors, "auto", must)
-    t.case("file.compress", given, told)
+    inputs, answer = squeezed(tensors, "auto", must)
+    t.case("file.compress", inputs, answer)

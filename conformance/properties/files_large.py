@@ -15,7 +15,7 @@ _SEES = (BEYOND, _FAR, "more than 65,536 rows", "the last column of 16 bits", "t
 
 
 def _tensor(many: Many, shape: Shape, at: list[int], dtype: str = "F32") -> Tensor:
-    """Return a tensor with integers at flat positions."""
+    """Return a tensor with random integers at flat positions."""
     numbers = many.integers(len(at), -99, 99).tolist()
     bits = b"" if dtype == "NONE" else struct.pack(f"<{len(at)}{'f' if dtype == 'F32' else 'b'}", *numbers)
     return Tensor(dtype, shape, bits, tuple(divmod(p, shape[1]) for p in at))
@@ -23,22 +23,22 @@ def _tensor(many: Many, shape: Shape, at: list[int], dtype: str = "F32") -> Tens
 
 def _tensors(d: Draw, t: Trial) -> dict[str, Tensor]:
     """Return tensors of many entries, rows and columns, and one with few entries far apart."""
-    many, found = Many(d), {}
+    many, tensors = Many(d), {}
     for number, shape in enumerate(shapes(d)):
         size = shape[0] * shape[1]
-        found[f"most.{number}"] = _tensor(many, shape, many.subset(size, size - size // 200).tolist())
-        found[f"few.{number}"] = _tensor(many, shape, many.subset(size, size // 70).tolist(), "I8")
+        tensors[f"most.{number}"] = _tensor(many, shape, many.subset(size, size - size // 200).tolist())
+        tensors[f"few.{number}"] = _tensor(many, shape, many.subset(size, size // 70).tolist(), "I8")
         t.saw("more than 65,536 rows", shape[0] > 65_536)
-    t.saw(BEYOND, any(x.nnz > 65_536 for x in found.values()))
+    t.saw(BEYOND, any(x.nnz > 65_536 for x in tensors.values()))
     for width in (256, 257, 65_536, 65_537):
-        # one entry in the last column of each row: the largest index that this width has
-        found[f"edge.{width}"] = _tensor(many, (3, width), [width - 1, 2 * width - 1, 3 * width - 1])
+        # one entry in the last column of each row, because its index is the largest of this width
+        tensors[f"edge.{width}"] = _tensor(many, (3, width), [width - 1, 2 * width - 1, 3 * width - 1])
         t.saw("the last column of 16 bits", width == 65_536)
         t.saw("the first column of 32 bits", width == 65_537)
     wide = 1_100_000_000 + d.integer(0, 10**6)
     at = [*many.subset(2 * wide - 1, 7).tolist(), 2 * wide - 1]
     t.saw(_FAR, at[-1] >= 2**31)
-    return found | {"far": _tensor(many, (2, wide), at, "I8"), "far.mask": _tensor(many, (2, wide), at, "NONE")}
+    return tensors | {"far": _tensor(many, (2, wide), at, "I8"), "far.mask": _tensor(many, (2, wide), at, "NONE")}
 
 
 @property_of(
@@ -85,11 +85,13 @@ def _apply(d: Draw, t: Trial) -> None:
     t.saw(BEYOND, stored["add:w"].nnz > 65_536)
     t.saw(_FAR, 2 * wide > 2**31)
     target, described = files_deltas.step(base, stored)
-    told = content(target)
-    answer = {key: told[key] for key in ("tensors", "tied", "scales")} | {"state": files_deltas.model(target)[1]}
+    target_content = content(target)
+    answer = {key: target_content[key] for key in ("tensors", "tied", "scales")} | {
+        "state": files_deltas.model(target)[1]
+    }
     packed = files.pieces(stored, kind="delta", delta=described).pack()
-    given = {"base": raw_array(files.pieces(base).pack()), "deltas": {"1": raw_array(packed)}}
-    t.case("delta.apply", given, answer)
+    inputs = {"base": raw_array(files.pieces(base).pack()), "deltas": {"1": raw_array(packed)}}
+    t.case("delta.apply", inputs, answer)
 
 
 _LIMIT, _OVER = "a header as large as a header may be", "a header twice as large"
@@ -105,7 +107,7 @@ def _headers(d: Draw, t: Trial) -> None:
         raw = files.pieces(tensors, attributes=attributes).pack()
         t.saw(saw, 8 + int.from_bytes(raw[:8], "little") == (2**24 if saw == _LIMIT else 2**25))
         if saw == _LIMIT:
-            told = content(tensors, attributes=attributes) | {"state": state(tensors)}
-            t.case("file.read", {"raw": raw_array(raw)}, told)
+            answer = content(tensors, attributes=attributes) | {"state": state(tensors)}
+            t.case("file.read", {"raw": raw_array(raw)}, answer)
         else:
             t.case("file.read", {"raw": raw_array(raw)}, refused=("FMT-021",))

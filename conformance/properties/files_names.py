@@ -32,5 +32,5 @@ def _expanded(d: Draw, t: Trial) -> None:
     limit = d.choice((size, None, size + 5, size - 1))
     t.saw("a mask", dtype == "NONE")
     t.saw("a limit that is met", limit == size)
-    given = {"raw": raw_array(raw), "name": "w"} | ({} if limit is None else {"limit": limit})
-    t.saw("beyond the limit", ask_around(t, "file.expand", given, lambda: spread("w", tensor, raw, limit)[1]))
+    inputs = {"raw": raw_array(raw), "name": "w"} | ({} if limit is None else {"limit": limit})
+    t.saw("beyond the limit", ask_around(t, "file.expand", inputs, lambda: spread("w", tensor, raw, limit)[1]))

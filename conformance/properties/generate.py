@@ -25,26 +25,26 @@ def _pick(d: Draw, t: Trial) -> None:
     """The token that a loop over sorted ids picks."""
     logits = d.levels(1 + d.length(33), 8, 0.25)
     top_k, top_p = d.choice((None, 1, 2, 3, 5, 40)), d.choice((None, 0.5, 0.9, 0.01, 1.0))
-    given: dict[str, Any] = {"temperature": d.choice((1.0, 0.5, 3.0, 0.0)), "seed": d.integer(0, 9)}
-    given |= {"logits": reals(logits), "numbers": [d.integer(0, 40) for _ in range(3)]}
-    given |= {} if top_k is None else {"top_k": top_k}
-    given |= {} if top_p is None else {"top_p": top_p}
+    inputs: dict[str, Any] = {"temperature": d.choice((1.0, 0.5, 3.0, 0.0)), "seed": d.integer(0, 9)}
+    inputs |= {"logits": reals(logits), "numbers": [d.integer(0, 40) for _ in range(3)]}
+    inputs |= {} if top_k is None else {"top_k": top_k}
+    inputs |= {} if top_p is None else {"top_p": top_p}
     if d.flag(8):
-        given["logits"][d.integer(0, len(logits) - 1)] = d.choice((np.nan, np.inf))
+        inputs["logits"][d.integer(0, len(logits) - 1)] = d.choice((np.nan, np.inf))
         t.saw("a logit that is no number")
-        t.case("generate.pick", given, refused=["GEN-006"])
+        t.case("generate.pick", inputs, refused=["GEN-006"])
         return
-    how = (given["temperature"], top_k, top_p, given["seed"])
-    found = [generate.picked(logits, *how, number) for number in given["numbers"]]
-    if not all(sure for _, sure in found):
+    how = (inputs["temperature"], top_k, top_p, inputs["seed"])
+    picks = [generate.picked(logits, *how, number) for number in inputs["numbers"]]
+    if not all(sure for _, sure in picks):
         return
     t.saw("a tie", len(set(logits)) < len(logits))
-    t.saw("temperature 0", given["temperature"] == 0)
+    t.saw("temperature 0", inputs["temperature"] == 0)
     if top_k is not None and top_k < len(logits):
         falling = sorted(logits, reverse=True)
         t.saw("top-k that cuts a tie", falling[top_k - 1] == falling[top_k])
-    t.saw("top-p that leaves some out", given["temperature"] and top_p is not None and top_p < 1 and len(logits) > 2)
-    t.case("generate.pick", given, {"picked": ids(token for token, _ in found)})
+    t.saw("top-p that leaves some out", inputs["temperature"] and top_p is not None and top_p < 1 and len(logits) > 2)
+    t.case("generate.pick", inputs, {"picked": ids(token for token, _ in picks)})
 
 
 @property_of("generate.read", "GEN-001 MDL-001 LYR-004 LYR-008", "generate", "generate.read", sees=KINDS, seeded=1)
@@ -57,8 +57,8 @@ def _read(d: Draw, t: Trial) -> None:
             tensors, parts = drawn_tensors(d, config), [d.integer(1, 3) for _ in range(d.integer(2, 3))]
             size = (d.integer(1, 2), sum(parts))
             tokens = ids(d.integers(math.prod(size), 0, config["vocab_size"] - 1)).reshape(size)
-            given = {"config": config, "tensors": tensors, "tokens": tokens, "parts": parts}
-            return given, surely(
+            inputs = {"config": config, "tensors": tensors, "tokens": tokens, "parts": parts}
+            return inputs, surely(
                 d, tensors, lambda held: {"logits": generate.logits_behind(config, held, tokens, parts)}
             )
 
@@ -81,14 +81,14 @@ def _text(d: Draw, t: Trial) -> None:
             config = tiny.CONFIG | {"model_type": "mistral", "sliding_window": d.integer(2, 5)}
             config |= {"max_position_embeddings": d.integer(8, 12)}
             tensors = models.tensors_of(config, Numbers(201, d.integer(0, 2**40)), 0.8)
-            given: dict[str, Any] = {"config": config, "tensors": tensors, "seed": d.integer(0, 2**40)}
-            given |= {"prompt": d.integers(d.integer(1, 5), 0, 4), "stops": d.subset(5, 4)}
-            given |= {"temperature": 0.0 if saw == "a greedy text" else d.choice((1.0, 0.5, 3.0))}
-            given |= {"max_tokens": d.integer(2, 6)} if d.flag() else {}
-            given |= {"top_k": d.integer(2, 4)} if d.flag() else {}
-            given |= {"top_p": d.choice((0.5, 0.75, 0.9))} if d.flag() else {}
-            how = (given["prompt"], given["stops"], given.get("max_tokens"))
-            tokens, gap = generate.text(config, tensors, *how, given)
-            return given, {"tokens": ids(tokens)} if gap >= 1e-3 else None
+            inputs: dict[str, Any] = {"config": config, "tensors": tensors, "seed": d.integer(0, 2**40)}
+            inputs |= {"prompt": d.integers(d.integer(1, 5), 0, 4), "stops": d.subset(5, 4)}
+            inputs |= {"temperature": 0.0 if saw == "a greedy text" else d.choice((1.0, 0.5, 3.0))}
+            inputs |= {"max_tokens": d.integer(2, 6)} if d.flag() else {}
+            inputs |= {"top_k": d.integer(2, 4)} if d.flag() else {}
+            inputs |= {"top_p": d.choice((0.5, 0.75, 0.9))} if d.flag() else {}
+            how = (inputs["prompt"], inputs["stops"], inputs.get("max_tokens"))
+            tokens, gap = generate.text(config, tensors, *how, inputs)
+            return inputs, {"tokens": ids(tokens)} if gap >= 1e-3 else None
 
         ask_until_sure(t, "generate.text", draw, saw)

@@ -24,7 +24,7 @@ def _pick(d: Draw, t: Trial) -> None:
         picked, sure = generate.picked(logits.tolist(), temperature, top_k, top_p, seed, number)
         if not sure:
             continue
-        given: dict[str, Any] = {"logits": logits, "temperature": temperature, "seed": seed, "numbers": [number]}
-        given |= {"top_k": top_k} if top_k else {}
-        given |= {"top_p": top_p} if top_p else {}
-        t.case("generate.pick", given, {"picked": ids([picked])})
+        inputs: dict[str, Any] = {"logits": logits, "temperature": temperature, "seed": seed, "numbers": [number]}
+        inputs |= {"top_k": top_k} if top_k else {}
+        inputs |= {"top_p": top_p} if top_p else {}
+        t.case("generate.pick", inputs, {"picked": ids([picked])})

@@ -1,4 +1,4 @@
-"""What holds for every event of the rule `seft`, read from its inputs and outputs alone (EVT-003, EVT-006)."""
+"""Invariants of every event of the rule `seft`, checked from its inputs and outputs alone (EVT-003, EVT-006)."""
 
 from typing import Any
 
@@ -11,17 +11,17 @@ _STATE = ("base", "base_values", "delta", "delta_values", "m", "v", "age")
 
 
 def state_of(size: int, told: dict[str, Any], dtype: str = "float64") -> State:
-    """Return the state that inputs or outputs of update.evolve tell, its floats as the dtype holds them."""
+    """Return the state in the inputs or outputs of update.evolve, its floats rounded to the dtype."""
     base, values, eta, phi, m, v, age = (
         [x.item() for x in (a.astype(dtype) if a.dtype.kind == "f" else a)]
         for a in (np.asarray(told[n]) for n in _STATE)
     )
-    held = [dict(zip(eta, column, strict=True)) for column in (phi, m, v, age)]
-    return State(size, dict(zip(base, values, strict=True)), *held)
+    slots = [dict(zip(eta, column, strict=True)) for column in (phi, m, v, age)]
+    return State(size, dict(zip(base, values, strict=True)), *slots)
 
 
 def broken(given: dict[str, Any], answer: dict[str, Any], dtype: str) -> str:
-    """Return what an answer of update.evolve breaks, empty if nothing."""
+    """Return the first invariant that an answer of update.evolve breaks, empty if none."""
     size = int(given["out"]) * int(given["in"])
     before, after = state_of(size, given, dtype), state_of(size, answer)
     support = after.base.keys() | after.phi.keys()
@@ -34,7 +34,7 @@ def broken(given: dict[str, Any], answer: dict[str, Any], dtype: str) -> str:
         "TOP-003: a position outside the matrix": all(0 <= p < size for p in support),
         "TOP-004: the support is not that of base and delta": set(np.asarray(answer["support"]).tolist()) == support,
         "EVT-003: more slots than d_φ": len(after.phi) <= max(given["delta_budget"], len(before.phi)),
-        # new slots are exempt (ADPT-003): more than K weights are left only where nothing else is
+        # max, because new slots are exempt (ADPT-003): more than K weights may stay if all of them are new
         "EVT-003: more than K weights": not given["adapts"] or len(support) <= max(given["budget"], len(fresh)),
         "EVT-006: the base gained a position": after.base.keys() <= before.base.keys(),
         "EVT-006: a base weight changed": _kept(after.base, before.base),
@@ -52,5 +52,5 @@ def broken(given: dict[str, Any], answer: dict[str, Any], dtype: str) -> str:
 
 
 def _kept(after: dict[int, Any], before: dict[int, Any]) -> bool:
-    """Tell whether every entry is there as it was, bit for bit."""
+    """Tell whether every entry of `after` was in `before` with the same bits."""
     return all(p in before and float(x).hex() == float(before[p]).hex() for p, x in after.items())

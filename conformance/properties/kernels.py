@@ -16,7 +16,7 @@ _STORED = ("an empty row", "an empty column", "a stored zero", "nothing stored",
 
 
 def _bound(sums: Sums, *, exact: bool) -> Bound:
-    """Return the bound of sums of different lengths: τ(0) is what `terms` gives, the rest goes into the gauge."""
+    """Return the bound of sums of different lengths: `terms` is 0, and the gauge is scaled by τ(k) / τ(0)."""
     part = np.array([tau(int(k)) / tau(0) for k in sums.terms.reshape(-1)]).reshape(sums.terms.shape)
     return Bound(sums.gauge * part * (not exact), 0)
 
@@ -53,13 +53,13 @@ def _sparse(d: Draw, t: Trial) -> None:
     exact = not d.flag()
     shape, at, values, x, dy = _matrix(d, t, exact=exact)
     w = {divmod(p, shape[1]): float(v) for p, v in zip(at, values, strict=True)}
-    found = {
+    sums = {
         "y": kernels.matmul(w, shape, x),
         "dx": kernels.matmul_transposed(w, shape, dy),
         "dvalues": kernels.sample(w, dy, x),
     }
-    bounds = {k: _bound(s, exact=exact) for k, s in found.items()}
-    answer = {k: s.value for k, s in found.items()} | {"shape": ids(shape)}
+    bounds = {k: _bound(s, exact=exact) for k, s in sums.items()}
+    answer = {k: s.value for k, s in sums.items()} | {"shape": ids(shape)}
     t.case("kernel.sparse", _given(shape, at, values, x, dy), answer, bounds=bounds)
 
 
@@ -76,8 +76,8 @@ def _rows_moved(d: Draw, t: Trial) -> None:
     order = d.order(shape[0])
     t.saw("rows in another order", at and order != sorted(order))
     to = {old: new for new, old in enumerate(order)}
-    held = sorted((to[p // shape[1]] * shape[1] + p % shape[1], float(v)) for p, v in zip(at, values, strict=True))
-    other = _given(shape, [p for p, _ in held], reals(v for _, v in held), x, np.ascontiguousarray(dy[:, order]))
+    entries = sorted((to[p // shape[1]] * shape[1] + p % shape[1], float(v)) for p, v in zip(at, values, strict=True))
+    other = _given(shape, [p for p, _ in entries], reals(v for _, v in entries), x, np.ascontiguousarray(dy[:, order]))
     first = _given(shape, at, values, x, dy)
     t.related("rows of a product moved", ("kernel.sparse", first), ("kernel.sparse", other | {"order": ids(order)}))
 
@@ -105,8 +105,8 @@ def _scaled(d: Draw, t: Trial) -> None:
     """Scaling the loss by a power of two scales both gradients exactly."""
     shape, at, values, x, dy = _matrix(d, t, exact=True)
     t.saw("several weights", len(at) > 3 and dy.any())
-    given = _given(shape, at, values, x, dy)
-    t.related("scaled", ("kernel.sparse", given), ("kernel.sparse", given | {"dy": dy * 2.0 ** d.choice((1, 5, 9))}))
+    inputs = _given(shape, at, values, x, dy)
+    t.related("scaled", ("kernel.sparse", inputs), ("kernel.sparse", inputs | {"dy": dy * 2.0 ** d.choice((1, 5, 9))}))
 
 
 @property_of(
@@ -124,18 +124,18 @@ def _store(d: Draw, t: Trial) -> None:
     values = d.lattice((len(at),))
     slots = d.some(d.order(len(at)), d.integer(0, len(at)))
     new = d.lattice((len(slots),))
-    given = {"out": shape[0], "in": shape[1], "positions": ids(at), "values": values, "x": np.eye(shape[1])}
+    inputs = {"out": shape[0], "in": shape[1], "positions": ids(at), "values": values, "x": np.eye(shape[1])}
     if slots and d.flag(5):
         slots[0] = d.choice((-1, len(at)))
         t.saw("an impossible slot")
-        t.case("kernel.store", given | {"slots": ids(slots), "new": new}, refused=["KRN-012"])
+        t.case("kernel.store", inputs | {"slots": ids(slots), "new": new}, refused=["KRN-012"])
         return
     t.saw("slots out of order", slots != sorted(slots))
     dense = np.zeros(shape[0] * shape[1])
     dense[at] = values
     dense[[at[s] for s in slots]] = new
     answer = {"y": dense.reshape(shape).T.copy()}
-    t.case("kernel.store", given | {"slots": ids(slots), "new": new}, answer)
+    t.case("kernel.store", inputs | {"slots": ids(slots), "new": new}, answer)
 
 
 @property_of(
@@ -152,17 +152,17 @@ def _store_dense(d: Draw, t: Trial) -> None:
     at, _ = d.mask(shape)
     slots = d.some(d.order(len(at)), d.integer(0, len(at)))
     weight, new = d.lattice(shape), d.lattice((len(slots),))
-    given: dict[str, Any] = {"out": shape[0], "in": shape[1], "weight": weight, "positions": ids(at), "new": new}
-    given |= {"x": np.eye(shape[1])}
+    inputs: dict[str, Any] = {"out": shape[0], "in": shape[1], "weight": weight, "positions": ids(at), "new": new}
+    inputs |= {"x": np.eye(shape[1])}
     if slots and d.flag(5):
         slots[0] = d.choice((-1, len(at)))
         t.saw("an impossible slot")
-        t.case("kernel.store_dense", given | {"slots": ids(slots)}, refused=["KRN-012"])
+        t.case("kernel.store_dense", inputs | {"slots": ids(slots)}, refused=["KRN-012"])
         return
     t.saw("slots out of order", slots != sorted(slots))
     dense = weight.reshape(-1).copy()
     dense[[at[s] for s in slots]] = new
-    t.case("kernel.store_dense", given | {"slots": ids(slots)}, {"y": dense.reshape(shape).T.copy()})
+    t.case("kernel.store_dense", inputs | {"slots": ids(slots)}, {"y": dense.reshape(shape).T.copy()})
 
 
 @property_of(
@@ -183,5 +183,5 @@ def _dense(d: Draw, t: Trial) -> None:
     t.case("kernel.dense", {"weight": weight, "x": x, "dy": dy}, answer, bounds=bounds)
     values, least = reals(d.with_specials(d.levels(d.length(), 3, 1.0))), d.choice((0.0, 1.0, 2.0))
     t.saw("an entry equal to least", np.any(np.abs(values) == least))
-    found = [i for i, v in enumerate(values) if abs(v) > least]
-    t.case("kernel.exceeding", {"values": values, "least": least}, {"indices": ids(found)})
+    exceeding = [i for i, v in enumerate(values) if abs(v) > least]
+    t.case("kernel.exceeding", {"values": values, "least": least}, {"indices": ids(exceeding)})

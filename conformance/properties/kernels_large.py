@@ -11,7 +11,7 @@ from conformance.properties.trial import Trial, property_of
 
 
 def _product(many: Many, shape: Shape, tokens: int, at: Array) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the inputs of a product, and its outputs; sums of integers are exact in every order."""
+    """Return inputs and outputs of a product of integers, which is exact in every order of summation."""
     values, x, dy = (many.lattice(size, 4) for size in ((len(at),), (tokens, shape[1]), (tokens, shape[0])))
     row, column = at // shape[1], at % shape[1]
     y, dx = np.zeros((tokens, shape[0])), np.zeros((tokens, shape[1]))
@@ -19,8 +19,8 @@ def _product(many: Many, shape: Shape, tokens: int, at: Array) -> tuple[dict[str
         np.add.at(y[one], row, values * x[one, column])
         np.add.at(dx[one], column, values * dy[one, row])
     dvalues = np.sum(dy[:, row] * x[:, column], axis=0)
-    given = sides(shape) | {"positions": at, "values": values, "x": x, "dy": dy}
-    return given, {"y": y, "dx": dx, "dvalues": dvalues, "shape": ids(shape)}
+    inputs = sides(shape) | {"positions": at, "values": values, "x": x, "dy": dy}
+    return inputs, {"y": y, "dx": dx, "dvalues": dvalues, "shape": ids(shape)}
 
 
 @property_of(
@@ -38,15 +38,18 @@ def _kernel(d: Draw, t: Trial) -> None:
         many, tokens = Many(d), d.integer(1, 2)
         at = ids(most_of(many, shape))
         sees_beyond(t, shape, at)
-        given, answer = _product(many, shape, tokens, at)
-        t.case("kernel.sparse", given, answer, bounds=exact(answer, "y", "dx", "dvalues"))
+        inputs, answer = _product(many, shape, tokens, at)
+        t.case("kernel.sparse", inputs, answer, bounds=exact(answer, "y", "dx", "dvalues"))
         slots = many.subset(len(at), len(at) // 3)[::-1].copy()
-        new, values = many.lattice((len(slots),), 4), given["values"].copy()
+        new, values = many.lattice((len(slots),), 4), inputs["values"].copy()
         values[slots] = new
         dense = np.zeros(shape[0] * shape[1])
         dense[at] = values
-        told = {name: given[name] for name in ("out", "in", "positions", "values", "x")} | {"slots": slots, "new": new}
-        t.case("kernel.store", told, {"y": given["x"] @ dense.reshape(shape).T})
+        store_inputs = {name: inputs[name] for name in ("out", "in", "positions", "values", "x")} | {
+            "slots": slots,
+            "new": new,
+        }
+        t.case("kernel.store", store_inputs, {"y": inputs["x"] @ dense.reshape(shape).T})
 
 
 @property_of(
@@ -70,8 +73,16 @@ def _dense(d: Draw, t: Trial) -> None:
         slots = many.subset(len(at), len(at) // 3)[::-1].copy()
         new, after = many.lattice((len(slots),), 4), weight.reshape(-1).copy()
         after[at[slots]] = new
-        given = {"out": shape[0], "in": shape[1], "weight": weight, "positions": at, "slots": slots, "new": new, "x": x}
-        t.case("kernel.store_dense", given, {"y": x @ after.reshape(shape).T})
+        inputs = {
+            "out": shape[0],
+            "in": shape[1],
+            "weight": weight,
+            "positions": at,
+            "slots": slots,
+            "new": new,
+            "x": x,
+        }
+        t.case("kernel.store_dense", inputs, {"y": x @ after.reshape(shape).T})
     for n in lengths(d):
         values = Many(d).lattice((n,), 8)
         answer = {"indices": np.flatnonzero(abs(values) > 6.0)}

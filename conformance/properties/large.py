@@ -21,7 +21,7 @@ def lengths(d: Draw) -> list[int]:
 
 
 def shapes(d: Draw) -> list[Shape]:
-    """Return shapes: a width around 256, one beyond 65,536, rows beyond 65,536, and entries beyond 65,536."""
+    """Return four shapes: a width around 256, a width, a height and a number of entries beyond 65,536."""
     return [
         (3, 255 + d.integer(0, 2)),
         (1, 65_900 + d.integer(0, 99)),
@@ -31,12 +31,12 @@ def shapes(d: Draw) -> list[Shape]:
 
 
 def far_at(d: Draw) -> list[Shape]:
-    """Return shapes that have few stored entries, at positions that no integer of 32 bits holds."""
+    """Return two shapes whose last positions are beyond 2³¹ and 2³², for matrices with few entries."""
     return [(2, 1_100_000_000 + d.integer(0, 10**6)), (65_600 + d.integer(0, 99), 65_537 + d.integer(0, 99))]
 
 
 def sees_beyond(t: Trial, shape: Shape, at: Array | Sequence[int]) -> None:
-    """Tell what a matrix and its positions go beyond."""
+    """Count in the trial which boundaries a matrix and its positions go beyond."""
     t.saw(BEYOND, len(at) > 65_536)
     t.saw(FAR, len(at) and at[-1] >= 2**31)
     t.saw(FARTHER, len(at) and at[-1] >= 2**32)
@@ -45,12 +45,12 @@ def sees_beyond(t: Trial, shape: Shape, at: Array | Sequence[int]) -> None:
 
 
 def sides(shape: Shape) -> dict[str, Any]:
-    """Return the inputs that tell the shape of a matrix."""
+    """Return the shape of a matrix as inputs of an operation."""
     return {"out": shape[0], "in": shape[1]}
 
 
 def most_of(many: Many, shape: Shape) -> list[int]:
-    """Return most positions of a matrix, or few of one that is too large."""
+    """Return most flat positions of a matrix, or 41 if it has more than 2²²."""
     size = shape[0] * shape[1]
     if size > 2**22:
         return [*many.subset(size - 1, 40).tolist(), size - 1]
@@ -58,5 +58,5 @@ def most_of(many: Many, shape: Shape) -> list[int]:
 
 
 def exact(answer: dict[str, Any], *names: str) -> dict[str, Bound]:
-    """Return bounds of 0: sums of integers that no rounding touches (KRN-007)."""
+    """Return bounds of 0 for the outputs of these names, because sums of integers do not round (KRN-007)."""
     return {name: Bound(np.zeros(answer[name].shape), 0) for name in names}

@@ -15,9 +15,9 @@ from conformance.properties.trial import Trial, property_of
 def _layer(
     t: Trial, op: str, y: Var, dy: Array, inputs: dict[str, Var], given: dict[str, Any], scales: dict[str, float]
 ) -> None:
-    """Ask for a layer, its outputs judged by the size of what is added up in them."""
-    found = dict(zip(inputs, gradients(y, dy, list(inputs.values())), strict=True))
-    answer = {"y": y.value} | {f"d{n}": g for n, g in found.items()}
+    """Ask for a layer; `scales` gives the size of the terms that are added up in each output, for its bound."""
+    grads = dict(zip(inputs, gradients(y, dy, list(inputs.values())), strict=True))
+    answer = {"y": y.value} | {f"d{n}": g for n, g in grads.items()}
     bounds = {n: Bound(np.asarray(max(scales[n], float(np.max(np.abs(x), initial=0.0)))), 1) for n, x in answer.items()}
     t.case(op, given | {"dy": dy}, answer, bounds=bounds)
 
@@ -56,11 +56,11 @@ def _embedding(d: Draw, t: Trial) -> None:
     rows, width, n = d.integer(1, 8), d.integer(1, 5), d.length(18)
     tokens = d.integers(n, 0, rows - 1)
     weight, dy = d.lattice((rows, width)), d.lattice((n, width))
-    given = {"weight": weight, "dy": dy}
+    inputs = {"weight": weight, "dy": dy}
     if n and d.flag(6):
         tokens[d.integer(0, n - 1)] = d.choice((rows, -1))
         t.saw("a token outside")
-        t.case("layer.embedding", given | {"tokens": ids(tokens)}, refused=["LYR-001"])
+        t.case("layer.embedding", inputs | {"tokens": ids(tokens)}, refused=["LYR-001"])
         return
     t.saw("a repeated token", len(set(tokens)) < n)
     dweight = np.zeros((rows, width))
@@ -69,7 +69,7 @@ def _embedding(d: Draw, t: Trial) -> None:
     answer = {"y": weight[ids(tokens)], "dweight": dweight}
     t.case(
         "layer.embedding",
-        given | {"tokens": ids(tokens)},
+        inputs | {"tokens": ids(tokens)},
         answer,
         bounds={"dweight": Bound(np.zeros((rows, width)), n)},
     )
@@ -82,12 +82,12 @@ def _rmsnorm(d: Draw, t: Trial) -> None:
     x, weight, dy = (reals(d.levels(n, 8)) for n in (shape[0] * shape[1], shape[1], shape[0] * shape[1]))
     x, dy = x.reshape(shape), dy.reshape(shape)
     t.saw("a row of zeros", not x.any(axis=1).all())
-    held = {"x": Var(x), "weight": Var(weight)}
-    y = layers.rmsnorm(held["x"], held["weight"], eps)
+    variables = {"x": Var(x), "weight": Var(weight)}
+    y = layers.rmsnorm(variables["x"], variables["weight"], eps)
     r = float(np.max(1 / np.sqrt(np.mean(x * x, axis=1) + eps)))
     top = r * _top(dy) * _top(weight)
     scales = {"y": r * _top(x) * _top(weight), "dx": 2 * top, "dweight": shape[0] * r * _top(x) * _top(dy)}
-    _layer(t, "layer.rmsnorm", y, dy, held, {"x": x, "weight": weight, "eps": eps}, scales)
+    _layer(t, "layer.rmsnorm", y, dy, variables, {"x": x, "weight": weight, "eps": eps}, scales)
 
 
 _ROPES = ("default", "linear", "dynamic", "llama3")
@@ -104,26 +104,26 @@ _ROPES = ("default", "linear", "dynamic", "llama3")
 def _rope(d: Draw, t: Trial) -> None:
     """Pairs of entries half a head apart are turned by position times frequency, gradients back."""
     kind = d.choice(_ROPES)
-    # the base of dynamic has an exponent that a width of 2 does not have
+    # dynamic needs a width above 2, because its base has the exponent width / (width − 2)
     half = d.integer(1 + (kind == "dynamic"), 4)
     size = (d.integer(1, 2), d.choice((1, 2, 5, 9, 18)), d.integer(1, 2), 2 * half)
     context, factor = d.choice((4, 8, 64)), d.integer(2, 8) / 2
-    given: dict[str, Any] = {"type": kind, "base": d.choice((100.0, 10000.0, 3.0)), "max_position_embeddings": context}
-    given |= {} if kind == "default" else {"factor": factor}
+    inputs: dict[str, Any] = {"type": kind, "base": d.choice((100.0, 10000.0, 3.0)), "max_position_embeddings": context}
+    inputs |= {} if kind == "default" else {"factor": factor}
     low = d.integer(1, 2)
-    given |= {"low": float(low), "high": float(low + d.integer(1, 3)), "original": context} if kind == "llama3" else {}
+    inputs |= {"low": float(low), "high": float(low + d.integer(1, 3)), "original": context} if kind == "llama3" else {}
     x, dy = (reals(d.levels(int(np.prod(size)), 8)).reshape(size) for _ in range(2))
     t.saw(kind)
     t.saw("longer than its context", size[1] > context)
     t.saw("several heads", size[2] > 1)
-    f, held = layers.frequencies(2 * half, given, size[1]), Var(x)
-    y = layers.rotate(held, f)
-    (dx,) = gradients(y, dy, [held])
-    # a frequency that is 16 units off, which `rope.frequencies` allows, turns by that much more
+    f, variable = layers.frequencies(2 * half, inputs, size[1]), Var(x)
+    y = layers.rotate(variable, f)
+    (dx,) = gradients(y, dy, [variable])
+    # `rope.frequencies` allows a frequency to be 16 units off, so the angle is off by that times the position
     angles = np.outer(np.arange(size[1]), f)[None, :, None, :]
     off = 1 + 1.5 * angles * (1.0 if t.dtype == "float64" else 2.0**-29)
     bounds = {name: _turned(z, off) for name, z in (("y", x), ("dx", dy))}
-    t.case("layer.rope", {"x": x, "rope": given, "dy": dy}, {"y": y.value, "dx": dx}, bounds=bounds)
+    t.case("layer.rope", {"x": x, "rope": inputs, "dy": dy}, {"y": y.value, "dx": dx}, bounds=bounds)
 
 
 @property_of(
@@ -134,18 +134,18 @@ def _frequencies(d: Draw, t: Trial) -> None:
     kind = d.choice(_ROPES)
     width, length = 2 * d.integer(1 + (kind == "dynamic"), 16), d.integer(1, 100)
     context, low = d.choice((4, 32, 64, 2048)), d.integer(1, 2)
-    given: dict[str, Any] = {"type": kind, "base": float(d.integer(3, 500000)), "max_position_embeddings": context}
-    given |= {} if kind == "default" else {"factor": d.integer(5, 32) / 4}
-    given |= {"low": float(low), "high": float(low + d.integer(1, 3)), "original": context} if kind == "llama3" else {}
+    inputs: dict[str, Any] = {"type": kind, "base": float(d.integer(3, 500000)), "max_position_embeddings": context}
+    inputs |= {} if kind == "default" else {"factor": d.integer(5, 32) / 4}
+    inputs |= {"low": float(low), "high": float(low + d.integer(1, 3)), "original": context} if kind == "llama3" else {}
     t.saw(kind)
     t.saw("longer than its context", kind == "dynamic" and length > context)
-    f = reals(layers.frequencies(width, given, length))
-    asked = {"head_dim": width, "length": length, "rope": given}
+    f = reals(layers.frequencies(width, inputs, length))
+    asked = {"head_dim": width, "length": length, "rope": inputs}
     t.case("rope.frequencies", asked, {"frequencies": f}, bounds={"frequencies": Bound(np.abs(f), 16)})
 
 
 def _turned(x: Array, off: Array) -> Bound:
-    """Return the bound of a rotation: |x_j| + |x_{j+D/2}|, for both of the pair."""
+    """Return the bound of a rotation: (|x_j| + |x_{j+D/2}|) · off, for both entries of a pair."""
     half = x.shape[-1] // 2
     total = off * (np.abs(x[..., :half]) + np.abs(x[..., half:]))
     return Bound(np.concatenate([total, total], axis=-1), 2)
@@ -173,17 +173,17 @@ def _attention(d: Draw, t: Trial) -> None:
     k, v = (reals(d.levels(int(np.prod(small)), 8)).reshape(small) for _ in range(2))
     mask = np.array(d.integers(rows * length, 0, 2)).reshape(rows, length) > 0 if d.flag() else None
     wide = d.integer(1, length + 1) if d.flag() else None
-    held = {"q": Var(q), "k": Var(k), "v": Var(v)}
-    seen = [
+    variables = {"q": Var(q), "k": Var(k), "v": Var(v)}
+    visible_keys = [
         layers.visible(i, wide, None if mask is None else mask[b].tolist()) for b in range(rows) for i in range(length)
     ]
-    t.saw("a query that sees nothing", not all(seen))
+    t.saw("a query that sees nothing", not all(visible_keys))
     t.saw("a window", wide is not None and wide < length)
     t.saw("shared heads", share > 1)
-    y = layers.attention(held["q"], held["k"], held["v"], mask, wide)
+    y = layers.attention(variables["q"], variables["k"], variables["v"], mask, wide)
     top = width * length * share * _top(dy) * max(_top(v), 1.0)
     scales = {"y": _top(v), "dq": top * _top(k), "dk": top * _top(q), "dv": share * length * _top(dy)}
-    _layer(t, "layer.attention", y, dy, held, {"q": q, "k": k, "v": v, "mask": mask, "window": wide}, scales)
+    _layer(t, "layer.attention", y, dy, variables, {"q": q, "k": k, "v": v, "mask": mask, "window": wide}, scales)
 
 
 @property_of("layer.swiglu", "LYR-010 NUM-004", "layers", "layer.swiglu", sees=("a large gate", "a very negative gate"))
@@ -197,10 +197,10 @@ def _swiglu(d: Draw, t: Trial) -> None:
         t.saw("a large gate", far > 50)
         t.saw("a very negative gate", far < -50)
     up, dy = reals(d.levels(n, 8)), reals(d.levels(n, 8))
-    held = {"gate": Var(gate), "up": Var(up)}
-    y = layers.swiglu(held["gate"], held["up"])
+    variables = {"gate": Var(gate), "up": Var(up)}
+    y = layers.swiglu(variables["gate"], variables["up"])
     scales = {"y": 0.0, "dgate": 2 * _top(dy) * _top(up), "dup": 0.0}
-    _layer(t, "layer.swiglu", y, dy, held, {"gate": gate, "up": up}, scales)
+    _layer(t, "layer.swiglu", y, dy, variables, {"gate": gate, "up": up}, scales)
 
 
 @property_of(
@@ -216,17 +216,17 @@ def _cross_entropy(d: Draw, t: Trial) -> None:
     unit = d.choice((0.125, 32.0))
     logits = reals(d.levels(rows * classes, 8, unit)).reshape(rows, classes)
     targets = [d.choice((-100, d.integer(0, classes - 1), d.integer(0, classes - 1))) for _ in range(rows)]
-    given: dict[str, Any] = {"logits": logits, "count": rows, "dloss": 0.5}
+    inputs: dict[str, Any] = {"logits": logits, "count": rows, "dloss": 0.5}
     if d.flag(6):
         targets[0] = d.choice((classes, -1, -99))
         t.saw("a class outside")
-        t.case("layer.cross_entropy", given | {"targets": ids(targets)}, refused=["LYR-011"])
+        t.case("layer.cross_entropy", inputs | {"targets": ids(targets)}, refused=["LYR-011"])
         return
     t.saw("an ignored row", -100 in targets)
     t.saw("large logits", unit > 1 and logits.any())
-    held = Var(logits)
-    loss = layers.cross_entropy(held, ids(targets), rows)
-    (dlogits,) = gradients(loss, 0.5, [held])
+    variable = Var(logits)
+    loss = layers.cross_entropy(variable, ids(targets), rows)
+    (dlogits,) = gradients(loss, 0.5, [variable])
     answer = {"loss": float(loss.value.real), "dlogits": dlogits}
     bounds = {"loss": Bound(np.asarray(2 * _top(logits) + 2.0), 1), "dlogits": Bound(np.asarray(0.5 / rows), 1)}
-    t.case("layer.cross_entropy", given | {"targets": ids(targets)}, answer, bounds=bounds)
+    t.case("layer.cross_entropy", inputs | {"targets": ids(targets)}, answer, bounds=bounds)

@@ -15,9 +15,9 @@ from conformance.properties.trial import Trial, property_of
 
 
 def _layer(t: Trial, op: str, y: Var, dy: Array, held: dict[str, Var], given: dict[str, Any]) -> None:
-    """Ask for a layer, each output judged by its largest number."""
-    found = dict(zip(held, gradients(y, dy, list(held.values())), strict=True))
-    t.case(op, given | {"dy": dy}, {"y": y.value} | {f"d{name}": g for name, g in found.items()})
+    """Ask for a layer; each output is judged relative to its largest number."""
+    grads = dict(zip(held, gradients(y, dy, list(held.values())), strict=True))
+    t.case(op, given | {"dy": dy}, {"y": y.value} | {f"d{name}": g for name, g in grads.items()})
 
 
 @property_of(
@@ -37,24 +37,24 @@ def _layers(d: Draw, t: Trial) -> None:
     weight, dy = many.lattice((n, 2), 8), many.lattice((len(tokens), 2), 8)
     dweight = np.zeros((n, 2))
     np.add.at(dweight, tokens, dy)
-    given: dict[str, Any] = {"weight": weight, "dy": dy, "tokens": tokens}
+    inputs: dict[str, Any] = {"weight": weight, "dy": dy, "tokens": tokens}
     answer: dict[str, Any] = {"y": weight[tokens], "dweight": dweight}
-    t.case("layer.embedding", given, answer, bounds=exact(answer, "dweight"))
+    t.case("layer.embedding", inputs, answer, bounds=exact(answer, "dweight"))
     w, x, dy = many.lattice((257, 259), 4), many.lattice((3, 259), 4), many.lattice((3, 257), 4)
     answer = {"y": x @ w.T, "dx": dy @ w, "dweight": dy.T @ x, "dbias": None}
-    given = {"x": x, "weight": w, "dy": dy}
-    t.case("layer.linear", given, answer, bounds=exact(answer, "y", "dx", "dweight"))
+    inputs = {"x": x, "weight": w, "dy": dy}
+    t.case("layer.linear", inputs, answer, bounds=exact(answer, "y", "dx", "dweight"))
     x, weight = many.lattice((2, n), 99) / 32, many.lattice((n,), 9) / 8
-    held = {"x": Var(x), "weight": Var(weight)}
-    y = layers.rmsnorm(held["x"], held["weight"], 2.0**-10)
-    _layer(t, "layer.rmsnorm", y, many.lattice((2, n), 9) / 8, held, {"x": x, "weight": weight, "eps": 2.0**-10})
+    variables = {"x": Var(x), "weight": Var(weight)}
+    y = layers.rmsnorm(variables["x"], variables["weight"], 2.0**-10)
+    _layer(t, "layer.rmsnorm", y, many.lattice((2, n), 9) / 8, variables, {"x": x, "weight": weight, "eps": 2.0**-10})
     gate, up = many.lattice((n,), 99) / 32, many.lattice((n,), 9) / 8
-    held = {"gate": Var(gate), "up": Var(up)}
-    y = layers.swiglu(held["gate"], held["up"])
-    _layer(t, "layer.swiglu", y, many.lattice((n,), 9) / 8, held, {"gate": gate, "up": up})
+    variables = {"gate": Var(gate), "up": Var(up)}
+    y = layers.swiglu(variables["gate"], variables["up"])
+    _layer(t, "layer.swiglu", y, many.lattice((n,), 9) / 8, variables, {"gate": gate, "up": up})
     logits, targets = many.lattice((2, n), 99) / 32, ids([n - 1, d.integer(0, n - 1)])
-    held = {"logits": Var(logits)}
-    loss = layers.cross_entropy(held["logits"], targets, 2)
-    (dlogits,) = gradients(loss, 1.0, list(held.values()))
+    variables = {"logits": Var(logits)}
+    loss = layers.cross_entropy(variables["logits"], targets, 2)
+    (dlogits,) = gradients(loss, 1.0, list(variables.values()))
     answer = {"loss": float(loss.value.real), "dlogits": dlogits}
     t.case("layer.cross_entropy", {"logits": logits, "targets": targets, "count": 2, "dloss": 1.0}, answer)

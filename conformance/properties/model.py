@@ -32,14 +32,14 @@ def _step(d: Draw, t: Trial) -> None:
             labels[0, 1] = tokens[0, 1]
             mask = np.ones((rows, length), dtype=bool)
             mask[-1, length - d.integer(0, 1) :] = False
-            given = {"config": config, "tensors": tensors, "tokens": tokens, "labels": labels}
-            given |= {"mask": None if mask.all() else mask, "rows_at_once": d.integer(1, rows)}
+            inputs = {"config": config, "tensors": tensors, "tokens": tokens, "labels": labels}
+            inputs |= {"mask": None if mask.all() else mask, "rows_at_once": d.integer(1, rows)}
 
             def answer(held: Tensors) -> dict[str, Any]:
-                found = Decoder(config, held).loss_and_gradients(tokens, labels, mask)
-                return dict(zip(("loss", "logits", "gradients"), found, strict=True))
+                outputs = Decoder(config, held).loss_and_gradients(tokens, labels, mask)
+                return dict(zip(("loss", "logits", "gradients"), outputs, strict=True))
 
-            return given, surely(d, tensors, answer)
+            return inputs, surely(d, tensors, answer)
 
         ask_until_sure(t, "model.step", draw, kind)
 
@@ -55,13 +55,13 @@ def _perplexity(d: Draw, t: Trial) -> None:
         tensors, length, windows = drawn_tensors(d, config), d.integer(3, 7), d.integer(2, 4)
         text = ids(d.integers(length + d.integer(2, 30), 0, config["vocab_size"] - 1))
         rows = np.stack([text[a : a + length] for a in train_text.evaluation_starts(len(text), length, windows)])
-        given = {"config": config, "tensors": tensors, "text": text, "length": length, "windows": windows}
+        inputs = {"config": config, "tensors": tensors, "text": text, "length": length, "windows": windows}
 
         def answer(held: Tensors) -> dict[str, Any]:
             loss, _ = Decoder(config, held).loss(rows, rows)
             return {"perplexity": float(np.exp(loss.value)), "targets": windows * (length - 1)}
 
-        return given, surely(d, tensors, answer)
+        return inputs, surely(d, tensors, answer)
 
     ask_until_sure(t, "evaluate.perplexity", draw, "several windows")
 
@@ -78,7 +78,7 @@ _BROKEN: tuple[tuple[str, Any, str], ...] = (
     ("num_hidden_layers", 0, "MDL-006"),
     ("rope_parameters", {"rope_type": "yarn", "factor": 2.0}, "MDL-006 MDL-004"),
 )
-"""What no family defines: a key, its value (None takes it away), and the clauses that may be named."""
+"""Settings that no family defines: a key, its value (None removes it), and the clauses that may be named."""
 
 
 @property_of("config.biases", "MDL-002", "checkpoints", "config.biases", sees=KINDS)

@@ -1,4 +1,4 @@
-"""Models that properties draw."""
+"""Random models for properties, and answers that rounding cannot change."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -14,17 +14,17 @@ from conformance.properties.trial import Trial
 
 Tensors = dict[str, Array]
 OFF = 1e-6
-"""By what part of itself each weight of a neighbouring model differs; a rounding of binary32 is 6e-8."""
+"""Relative change of each weight in a neighbouring model; a rounding of binary32 is 6e-8."""
 
 _NEAR = 3e-5
-"""How far the answers for neighbouring models may be apart, as a part of their largest value (NUM-004: 1e-4)."""
+"""How far answers for neighbouring models may differ, relative to their largest value (NUM-004 allows 1e-4)."""
 
 _TRIED = 20
-"""How many models are drawn until one has an answer that rounding cannot turn."""
+"""How many models are drawn at most to get one whose answer rounding cannot change."""
 
 
 def drawn_config(d: Draw, kind: str) -> Config:
-    """Return a config of a kind of model, small and of new sizes."""
+    """Return a small config of a kind of model with random sizes."""
     heads = d.choice((2, 4))
     more: Config = {
         "vocab_size": d.integer(5, 9),
@@ -37,7 +37,7 @@ def drawn_config(d: Draw, kind: str) -> Config:
     }
     config = models.MODELS[kind] | more
     if kind == "qwen3":
-        # a context shorter than the text, so that dynamic frequencies change
+        # a context that may be shorter than the text, because dynamic frequencies change beyond it
         config |= {"head_dim": 2 * d.integer(2, 4), "max_position_embeddings": d.integer(3, 8)}
     if config.get("sliding_window"):
         config |= {"sliding_window": d.integer(2, 4)}
@@ -50,14 +50,14 @@ def drawn_tensors(d: Draw, config: Config) -> Tensors:
 
 
 def _neighbours(d: Draw, tensors: Tensors, off: float) -> Iterator[Tensors]:
-    """Return models whose weights differ from these by a part of themselves."""
+    """Return three models whose weights differ from these by a relative change of −off, 0 or off."""
     for _ in range(3):
         many = Many(d)
         yield {name: x * (1 + off * many.integers(x.size, -1, 1).reshape(x.shape)) for name, x in tensors.items()}
 
 
 def _apart(a: Any, b: Any) -> float:
-    """Return how far two answers are apart as a part of the largest value; infinity where a choice differs."""
+    """Return the largest difference of two answers relative to the largest value; infinity if a choice differs."""
     if isinstance(a, dict):
         return max((_apart(a[name], b[name]) for name in a), default=0.0)
     if isinstance(a, list):
@@ -72,7 +72,7 @@ def _apart(a: Any, b: Any) -> float:
 def surely(
     d: Draw, tensors: Tensors, ask: Callable[[Tensors], dict[str, Any]], off: float = OFF
 ) -> dict[str, Any] | None:
-    """Return the oracle's answer for a model; None where rounding could turn it."""
+    """Return the oracle's answer for a model, or None if rounding could change it."""
     answer = ask(tensors)
     return None if any(_apart(answer, ask(other)) > _NEAR for other in _neighbours(d, tensors, off)) else answer
 
@@ -80,12 +80,12 @@ def surely(
 def ask_until_sure(
     t: Trial, op: str, draw: Callable[[], tuple[dict[str, Any], dict[str, Any] | None]], saw: str
 ) -> None:
-    """Ask for the first example that is drawn with an answer."""
+    """Draw examples until one has an answer, and ask for it; nothing is asked if none of _TRIED has one."""
     for _ in range(_TRIED):
-        given, answer = draw()
+        inputs, answer = draw()
         if answer is not None:
             t.saw(saw)
-            t.case(op, given, answer)
+            t.case(op, inputs, answer)
             return
 
 

@@ -9,7 +9,7 @@ from conformance.properties.states import ties
 from conformance.properties.trial import Trial, property_of
 
 _SURE = 1e-4
-"""Smallest relative gap between what SparseGPT removes and what it keeps that an example may hang on (PRN-013)."""
+"""Smallest relative gap between removed and kept scores of SparseGPT in an example that is asked (PRN-013)."""
 
 
 @property_of(
@@ -40,8 +40,8 @@ def _wanda(d: Draw, t: Trial) -> None:
         "a tie at the boundary", any(ties([abs(float(x)) * h for x, h in zip(row, norms, strict=True)], n) for row in w)
     )
     t.saw("a dead input", 0.0 in norms)
-    given = {"weights": w, "square_sums": reals(x * x for x in norms), "sparsity": sparsity}
-    t.case("prune.wanda", given, {"kept": ids(prune.wanda(w, norms, sparsity))})
+    inputs = {"weights": w, "square_sums": reals(x * x for x in norms), "sparsity": sparsity}
+    t.case("prune.wanda", inputs, {"kept": ids(prune.wanda(w, norms, sparsity))})
 
 
 @property_of(
@@ -55,27 +55,27 @@ def _sparsegpt(d: Draw, t: Trial) -> None:
     """What is kept, and the new weights, are those of an inverse a column, block by block."""
     cols = 4 * d.integer(1, 3)
     w, x = d.real((d.integer(1, 6), cols)), d.real((d.integer(2, 20), cols))
-    given: dict[str, Any] = {"weights": w, "inputs": x, "sparsity": d.choice((0.5, 0.25, 0.7))}
+    inputs: dict[str, Any] = {"weights": w, "inputs": x, "sparsity": d.choice((0.5, 0.25, 0.7))}
     if d.flag(3):
         x[:, d.integer(0, cols - 1)] = 0.0
     if d.flag():
-        given |= {"damping": d.choice((0.01, 0.5, 0.125))}
+        inputs |= {"damping": d.choice((0.01, 0.5, 0.125))}
     pattern = d.choice((None, (2, 4), (1, 2)))
-    given |= {"block": d.integer(3, 6)} if d.flag() else {}
-    given |= {"n": pattern[0], "m": pattern[1], "sparsity": 0.0} if pattern else {}
+    inputs |= {"block": d.integer(3, 6)} if d.flag() else {}
+    inputs |= {"n": pattern[0], "m": pattern[1], "sparsity": 0.0} if pattern else {}
     if d.flag(8):
         x[0, 0] = d.choice((float("nan"), float("inf")))
         t.saw("an input that is not finite")
-        t.case("prune.sparsegpt", given, refused=["PRN-009"])
+        t.case("prune.sparsegpt", inputs, refused=["PRN-009"])
         return
-    options = {name: given[name] for name in ("damping", "block") if name in given}
-    kept, weights, gap = prune.sparsegpt(w, x, given["sparsity"], pattern, **options)
+    options = {name: inputs[name] for name in ("damping", "block") if name in inputs}
+    kept, weights, gap = prune.sparsegpt(w, x, inputs["sparsity"], pattern, **options)
     if gap < _SURE:
         return
-    t.saw("blocks", given.get("block", cols) < cols and not pattern)
+    t.saw("blocks", inputs.get("block", cols) < cols and not pattern)
     t.saw("a pattern", pattern)
     t.saw("a dead input", not x.any(axis=0).all())
-    t.case("prune.sparsegpt", given, {"kept": ids(kept), "weights": weights})
+    t.case("prune.sparsegpt", inputs, {"kept": ids(kept), "weights": weights})
 
 
 @property_of("prune.pattern", "PRN-004 TOP-005", "nm", "prune.pattern", sees=("a tie in a group", "several groups"))

@@ -29,7 +29,7 @@ def _prune(d: Draw, t: Trial) -> None:
         t.case("prune.magnitude", {"weights": w, "sparsity": sparsity}, kept)
         given = {"weights": w, "square_sums": norms**2, "sparsity": sparsity}
         t.case("prune.wanda", given, {"kept": ids(prune.wanda(w, norms.tolist(), sparsity))})
-    # H is diagonal, so that ties are exact
+    # inputs are the identity, because ties are exact if H is diagonal
     w, inputs = Many(d).lattice((11_000, 6), 9), np.eye(6)
     removed, weights, _ = prune.sparsegpt(w, inputs, 0.5, block=4)
     given = {"weights": w, "inputs": inputs, "sparsity": 0.5, "block": 4}

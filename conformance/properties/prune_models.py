@@ -20,11 +20,11 @@ def _pruned(d: Draw, t: Trial, op: str, how: Callable[[float], prune.Prune], out
 
         def answer(held: Tensors) -> dict[str, Any]:
             kept, weights, _ = prune.model(config, held, tokens, how(sparsity))
-            told = {"kept": {name: ids(at) for name, at in kept.items()}, "weights": weights}
-            return {name: told[name] for name in outputs}
+            answers = {"kept": {name: ids(at) for name, at in kept.items()}, "weights": weights}
+            return {name: answers[name] for name in outputs}
 
-        given = {"config": config, "tensors": tensors, "tokens": tokens, "sparsity": sparsity}
-        return given, surely(d, tensors, answer)
+        inputs = {"config": config, "tensors": tensors, "tokens": tokens, "sparsity": sparsity}
+        return inputs, surely(d, tensors, answer)
 
     ask_until_sure(t, op, draw, "a pruned model")
 

@@ -1,7 +1,7 @@
-"""What several answers of a port have to do with each other, by name, so that a failure can be asked again.
+"""Relations that several answers of a port must have with each other, by name so that a failure can be asked again.
 
-A relation looks at the cases and the answers, in the order in which they were asked, and says what is wrong; nothing if
-it holds. What else it has to know stands in the first case's inputs, or follows from both.
+A relation gets the cases and the answers in the order in which they were asked. It returns what is wrong, empty if the
+relation holds. Whatever else it needs is in the inputs of the cases.
 """
 
 from collections.abc import Callable, Sequence
@@ -22,7 +22,7 @@ Relation = Callable[[Sequence[Case], Sequence[Answer], str], str]
 
 
 def _unequal(got: Answer, want: Answer, dtype: str, skip: Sequence[str] = ()) -> str:
-    """Return where two answers differ in their bits."""
+    """Return the first output in which two answers differ bit for bit, empty if none."""
     for name, value in want.items():
         if name in skip:
             continue
@@ -38,7 +38,7 @@ def _same(cases: Sequence[Case], answers: Sequence[Answer], dtype: str) -> str:
 
 
 def _same_choice(cases: Sequence[Case], answers: Sequence[Answer], dtype: str) -> str:
-    """The largest of scores are the smallest of their negatives."""
+    """The largest scores are the smallest of the negated scores."""
     return _unequal(answers[1], answers[0], dtype)
 
 
@@ -55,13 +55,13 @@ def _unchanged(cases: Sequence[Case], answers: Sequence[Answer], dtype: str) -> 
 
 
 def _back(cases: Sequence[Case], answers: Sequence[Answer], dtype: str) -> str:
-    """The last answer gives the inputs of the first question back."""
+    """The last answer has the inputs of the first case again."""
     want = {n: cases[0].inputs[n] for n in answers[-1] if n in cases[0].inputs}
     return _unequal(answers[-1], want, dtype)
 
 
 def _scaled(cases: Sequence[Case], answers: Sequence[Answer], dtype: str) -> str:
-    """With dy a power of two times larger, everything linear in it is so, bit for bit."""
+    """With dy scaled by a power of two, every output that is linear in dy is scaled by it, bit for bit."""
     one, two = cases[0].inputs["dy"], cases[1].inputs["dy"]
     factor = float(np.max(np.abs(two), initial=0.0)) / (float(np.max(np.abs(one), initial=0.0)) or 1.0)
     if not one.any():
@@ -76,7 +76,7 @@ def _scaled(cases: Sequence[Case], answers: Sequence[Answer], dtype: str) -> str
 
 
 def _adds_up(cases: Sequence[Case], answers: Sequence[Answer], dtype: str) -> str:
-    """The gradient of all tokens is that of some and that of the others, each within its bound (NUM-002)."""
+    """The gradient of all tokens is the sum of those of two parts, within the bounds of all three (NUM-002)."""
     bounds, sums = 0.0, []
     for case, answer in zip(cases, answers, strict=True):
         x, dy = case.inputs["x"], case.inputs["dy"]
@@ -91,16 +91,16 @@ def _adds_up(cases: Sequence[Case], answers: Sequence[Answer], dtype: str) -> st
 
 
 def _rows_moved(cases: Sequence[Case], answers: Sequence[Answer], dtype: str) -> str:
-    """With the rows of the matrix in another order, positions are those of the other order.
+    """With the rows of the matrix in another order, the positions move with them.
 
-    The order is told by the second question: its rows are those of the first that `order` names.
+    The input `order` of the second case lists which row of the first case each of its rows is.
     """
     order = [int(r) for r in cases[1].inputs["order"]]
     cols = int(cases[0].inputs["in"])
     to = {old: new for new, old in enumerate(order)}
     for places, arrays in _POSITIONS.get(cases[0].op, ()):
-        found = answers[0][places]
-        moved = np.array([to[int(p) // cols] * cols + int(p) % cols for p in found], dtype=np.int64)
+        positions = answers[0][places]
+        moved = np.array([to[int(p) // cols] * cols + int(p) % cols for p in positions], dtype=np.int64)
         sort = np.argsort(moved, kind="stable")
         want = {places: moved[sort]} | {n: answers[0][n][sort] for n in arrays}
         text = _unequal(answers[1], want, dtype)
@@ -123,7 +123,7 @@ _POSITIONS: dict[str, tuple[tuple[str, tuple[str, ...]], ...]] = {
 
 
 def _padded(cases: Sequence[Case], answers: Sequence[Answer], dtype: str) -> str:
-    """With one column more that is zero everywhere, nothing changes but the numbers of positions."""
+    """With one more column of zeros, nothing changes but the flat positions."""
     cols = int(cases[0].inputs["in"])
     outputs = _POSITIONS.get(cases[0].op)
     if outputs is None:
@@ -141,8 +141,8 @@ def _padded(cases: Sequence[Case], answers: Sequence[Answer], dtype: str) -> str
             "",
         )
     for places, arrays in outputs:
-        found = answers[0][places]
-        want = {places: found // cols * (cols + 1) + found % cols} | {n: answers[0][n] for n in arrays}
+        positions = answers[0][places]
+        want = {places: positions // cols * (cols + 1) + positions % cols} | {n: answers[0][n] for n in arrays}
         text = _unequal(answers[1], want, dtype)
         if text:
             return text
@@ -150,7 +150,7 @@ def _padded(cases: Sequence[Case], answers: Sequence[Answer], dtype: str) -> str
 
 
 def _rows_of_product(cases: Sequence[Case], answers: Sequence[Answer], dtype: str) -> str:
-    """With the rows of W and the columns of dy in another order, y has its columns in that order, and dx stays."""
+    """With the rows of W and the columns of dy in another order, y has its columns in that order and dx is equal."""
     order = cases[1].inputs["order"]
     want = {"y": answers[0]["y"][:, order], "dx": answers[0]["dx"]}
     return next(
@@ -172,7 +172,7 @@ def _one_step(cases: Sequence[Case], answers: Sequence[Answer], dtype: str) -> s
 
 
 def _goes_on(cases: Sequence[Case], answers: Sequence[Answer], dtype: str) -> str:
-    """What follows a state is the end of the run that was not stopped, bit for bit (TRN-004)."""
+    """A run that goes on from a state gives the end of the run that was not stopped, bit for bit (TRN-004)."""
     run, rest = answers
     steps, events = len(rest["losses"]), len(rest["slots"])
     want = {"losses": run["losses"][len(run["losses"]) - steps :], "support": run["support"], "weights": run["weights"]}
@@ -198,5 +198,5 @@ RELATIONS: dict[str, Relation] = {
 
 
 def given_to_port(case: Case) -> Case:
-    """Return the case without what only its relation reads."""
+    """Return the case without inputs that only its relation reads."""
     return replace(case, inputs={n: x for n, x in case.inputs.items() if n in OPS[case.op].names})

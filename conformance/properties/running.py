@@ -1,4 +1,4 @@
-"""Tries properties on ports: examples from a seed, made smaller where they fail, in the time there is."""
+"""Tries properties on ports: examples from a seed, shrunk if they fail, within a time limit."""
 
 import math
 import time
@@ -40,24 +40,24 @@ PROPERTIES: dict[str, Property] = REGISTER
 """Every property by name."""
 
 DIRECTED = 40
-"""How many examples are always the same: what a property has to have seen is among them."""
+"""How many examples are the same in every run; everything that a property must see is among them."""
 EXAMPLES = 20
-"""How many examples a run tries of a property unless told otherwise: of this many a seeded one has its own number."""
+"""How many examples a run tries of a property by default; at this number a seeded property has `seeded` examples."""
 LEAST = 6
-"""How many of them a property has whose examples are long."""
+"""The least number of directed examples of a property whose examples are long."""
 _NOBODY: Any = None
-"""The port of an example that is made and not asked."""
+"""The port of an example that is made without being asked."""
 WITHOUT = "hypothesis is not installed; pip install hypothesis"
 
 
 @dataclass(slots=True)
 class Explored:
-    """What came of one property on one variant.
+    """The result of one property on one variant.
 
     Attributes:
         examples: how many were tried.
-        seen: the smallest failing one found, None if none failed.
-        saw: what the examples had among them.
+        seen: the smallest failing example, None if none failed.
+        saw: features of the examples, counted.
         missing: the operation that the port does not offer, empty if it offers all.
         late: the time was over before all examples were tried.
         asked_new: operations that answered inputs which nobody could know before the run.
@@ -72,7 +72,7 @@ class Explored:
 
 
 def asking() -> dict[str, list[str]]:
-    """Return for each operation the properties that ask it inputs which nobody can know before a run (PRT-018)."""
+    """Return operation -> properties that ask it with inputs drawn from the seed of a run (PRT-018)."""
     return {op: [prop.name for prop in PROPERTIES.values() if op in prop.ops] for op in OPS}
 
 
@@ -88,14 +88,14 @@ def run_properties(
     seconds: float = 60.0,
     bad: Collection[str] = (),
 ) -> list[PropertyResult]:
-    """Return one result a property of the profiles.
+    """Try the properties of the profiles on the ports; return one result for each.
 
     seed       128 bits, hexadecimal; the same gives the same examples
     examples   of each property on each variant, besides the directed ones
     only       a glob of names
     clause     a glob of clauses
-    artifacts  where a failing property leaves its folder
-    seconds    for the examples of a property, and once more to make a failing one smaller
+    artifacts  folder for the subfolders of failing properties
+    seconds    for the examples of a property, and as many again to shrink a failing one
     bad        operations that fail their cases: a property that asks one, or rests on one, is blocked (PRT-012),
                unless `only` is its name
 
@@ -110,7 +110,7 @@ def run_properties(
         if clause is not None and not any(fnmatchcase(one, clause) for one in prop.clauses):
             continue
         behind = blocking(prop.ops, bad)
-        # whoever names it wants its smallest example
+        # a property that `only` names is tried all the same, because the user wants its smallest example
         if behind and prop.name != only:
             skipped = f"{BLOCKED}: {behind} fails its cases"
             results.append(PropertyResult(prop.name, prop.clauses, prop.profile, skipped=skipped))
@@ -140,32 +140,32 @@ def _judge(
         return result
     meant = [v for v in ports if prop.fits(v)]
     ran = 0
-    # operations on numbers alone know one dtype only
+    # one variant is enough for operations on numbers alone, because they have a single dtype
     for variant in meant[:1] if prop.scalar else meant:
         restarts = getattr(variant.port, "restarts", None)
-        found = explore(prop, variant, seed, examples=examples, seconds=seconds)
+        explored = explore(prop, variant, seed, examples=examples, seconds=seconds)
         if restarts is not None:
-            # while an example got smaller the port may have been lost often: that counts once
+            # counted once, because the port may have been lost many times while an example was shrunk
             variant.port.restarts = min(variant.port.restarts, restarts + 1)  # type: ignore[attr-defined]
-        result.examples += found.examples
-        result.asked_new = tuple(sorted({*result.asked_new, *found.asked_new}))
+        result.examples += explored.examples
+        result.asked_new = tuple(sorted({*result.asked_new, *explored.asked_new}))
         for what in prop.tells:
-            result.counts[what] = result.counts.get(what, 0) + found.saw[what]
-        if found.missing:
-            result.skipped = f"{variant.port.name} does not offer {found.missing}"
+            result.counts[what] = result.counts.get(what, 0) + explored.saw[what]
+        if explored.missing:
+            result.skipped = f"{variant.port.name} does not offer {explored.missing}"
             continue
         ran += 1
-        if found.seen is not None:
-            failure = found.seen.failure
-            where = f"{failure.output}: " if failure.output else ""
-            result.failure = f"{failure.variant}: {where}{failure.detail}"
-            result.artifact = save(folder_of(artifacts, prop.name), found.seen, variant.port.name, seed)
+        if explored.seen is not None:
+            failure = explored.seen.failure
+            output = f"{failure.output}: " if failure.output else ""
+            result.failure = f"{failure.variant}: {output}{failure.detail}"
+            result.artifact = save(folder_of(artifacts, prop.name), explored.seen, variant.port.name, seed)
             break
-        unseen = [what for what in prop.sees if not found.saw[what]]
+        unseen = [what for what in prop.sees if not explored.saw[what]]
         if unseen:
-            # such a property shows nothing: its examples have to be made better
-            result.skipped = f"the kit's fault: {found.examples} examples without {', '.join(unseen)}" + (
-                "; the time was over" if found.late else ""
+            # without these the property shows nothing, so its draws must be improved
+            result.skipped = f"the kit's fault: {explored.examples} examples without {', '.join(unseen)}" + (
+                "; the time was over" if explored.late else ""
             )
             break
     if ran and not result.skipped.startswith("the kit's fault"):
@@ -185,44 +185,44 @@ def _lacking(prop: Property, ports: Sequence[Variant]) -> str:
 def explore(
     prop: Property, variant: Variant, seed: str, *, examples: int, seconds: float, log: list[Case] | None = None
 ) -> Explored:
-    """Try a property on a port called in one way."""
-    found = Explored()
-    trial = Trial(prop, variant, time.monotonic() + seconds, found.saw, log=log, asked_new=found.asked_new)
-    # the first of each lot is the simplest there is
+    """Try a property on a port called in one way; return what came of it."""
+    explored = Explored()
+    trial = Trial(prop, variant, time.monotonic() + seconds, explored.saw, log=log, asked_new=explored.asked_new)
+    # at least two, because the first of each lot is the simplest example and tells little
     examples, asked = max(examples // prop.cost, min(examples, 2)), examples
     small = examples // 2 if prop.cost == 1 else 0
     try:
         if prop.seeded:
-            _seeded(prop, trial, found, seed, max(prop.seeded, prop.seeded * asked // EXAMPLES))
-            return found
-        # most mistakes show in a small example, and what is small already is soon at its smallest
-        _random(prop, trial, found, seed, small, seconds, SMALL[0])
-        if found.seen is None:
-            _random(prop, trial, found, seed, examples - small, seconds)
-        if found.seen is None and _directed(prop, trial, found):
-            found.seen = trial.failing
-            # hypothesis makes it smaller if it comes across it too
+            _seeded(prop, trial, explored, seed, max(prop.seeded, prop.seeded * asked // EXAMPLES))
+            return explored
+        # small ones first, because most mistakes show in them and they are shrunk sooner
+        _random(prop, trial, explored, seed, small, seconds, SMALL[0])
+        if explored.seen is None:
+            _random(prop, trial, explored, seed, examples - small, seconds)
+        if explored.seen is None and _directed(prop, trial, explored):
+            explored.seen = trial.failing
+            # only hypothesis can shrink, so search with it for a smaller example of the failure
             aside = Explored()
             trial.until = time.monotonic() + seconds
             _random(prop, trial, aside, seed, 10 * examples, seconds)
-            found.seen = aside.seen or found.seen
+            explored.seen = aside.seen or explored.seen
     except Enough:
-        found.late = True
+        explored.late = True
     except NotOffered as missing:
-        found.missing = str(missing)
-    return found
+        explored.missing = str(missing)
+    return explored
 
 
 def _seeded(prop: Property, trial: Trial, found: Explored, seed: str, examples: int) -> None:
-    """Try examples that the seed of the run alone decides."""
-    # all of it is asked of a slow port too, each call in the time that a call has (PRT-009)
+    """Try the examples of a seeded property, which the seed of the run alone decides."""
+    # no time limit over all, because a slow port must answer them too; each call has its own (PRT-009)
     trial.new, trial.until = True, math.inf
     for number in range(examples):
         found.examples += 1
-        made = _made(prop, seed, number)
-        found.saw.update(made.saw_)
+        example = _made(prop, seed, number)
+        found.saw.update(example.saw_)
         try:
-            for case in made.cases:
+            for case in example.cases:
                 trial.ask(case)
         except Found:
             found.seen = trial.failing
@@ -231,16 +231,16 @@ def _seeded(prop: Property, trial: Trial, found: Explored, seed: str, examples: 
 
 @lru_cache(maxsize=4)
 def _made(prop: Property, seed: str, number: int) -> Made:
-    """Return an example of a property that the seed decides; the ways of calling a port share it."""
+    """Return example `number` of a seeded property; cached, because all variants of a port share it."""
     word = int.from_bytes(sha256(f"{_number(seed):032x} {prop.name}".encode()).digest()[:7], "big")
-    # nothing is asked yet: the port is of no account
-    made = Made(prop, Variant(_NOBODY, "float64"), math.inf)
-    prop.body(Counted(word, number), made)
-    return made
+    # no port, because `Made` collects the cases and asks nothing
+    example = Made(prop, Variant(_NOBODY, "float64"), math.inf)
+    prop.body(Counted(word, number), example)
+    return example
 
 
 def _directed(prop: Property, trial: Trial, found: Explored) -> bool:
-    """Try the examples that are always the same; tell whether one failed."""
+    """Try the examples that are the same in every run; tell whether one failed."""
     word = int.from_bytes(sha256(prop.name.encode()).digest()[:7], "big")
     trial.new = False
     for number in range(max(DIRECTED // prop.cost, LEAST)):
@@ -255,7 +255,7 @@ def _directed(prop: Property, trial: Trial, found: Explored) -> bool:
 def _random(
     prop: Property, trial: Trial, found: Explored, seed: str, examples: int, seconds: float, size: int | None = None
 ) -> None:
-    """Try examples that hypothesis makes; where one fails, smaller ones until nothing smaller fails or time is over."""
+    """Try examples that hypothesis makes; shrink one that fails until nothing smaller fails or the time is over."""
     if not examples:
         return
     smaller, first = False, True
@@ -265,12 +265,12 @@ def _random(
         nonlocal smaller, first
         if not smaller:
             found.examples += 1
-        # hypothesis begins with the simplest example there is, whatever the seed
+        # the first is not new, because hypothesis begins with the simplest example whatever the seed
         trial.new, first = not first, False
         try:
             prop.body(Chosen(data, strategies, size), trial)
         except Found:
-            # hypothesis tries nothing that is not smaller: the last one that fails is the smallest
+            # the last failing one is kept, because hypothesis goes on with smaller ones only
             found.seen = trial.failing
             if not smaller:
                 smaller, trial.until = True, time.monotonic() + seconds
@@ -298,6 +298,6 @@ def _random(
         if found.seen is None:
             raise
     except (hypothesis.errors.HypothesisException, BaseExceptionGroup):
-        # it failed once and not again: what failed is told all the same
+        # hypothesis complains if an example failed once and not again; that failure counts all the same
         if found.seen is None:
             raise

@@ -24,13 +24,13 @@ def _select(name: str, choose: Any) -> Any:
     def body(d: Draw, t: Trial) -> None:
         scores = _scores(d)
         n = len(scores)
-        where = [3 * i + x for i, x in enumerate(d.integers(n, 0, 2))]
+        labels = [3 * i + x for i, x in enumerate(d.integers(n, 0, 2))]
         k = d.integer(0, n)
         if d.flag(8):
             k = d.choice((-1, n + 1))
         refused = ["SEL-004"] if not all(map(math.isfinite, scores)) else []
         refused += ["SEL-005"] if not 0 <= k <= n else []
-        given = {"scores": reals(scores), "ids": ids(where), "k": k}
+        inputs = {"scores": reals(scores), "ids": ids(labels), "k": k}
         t.saw(
             "a tie at the boundary",
             not refused and ties(scores if choose is select.smallest else [-s for s in scores], k),
@@ -40,9 +40,9 @@ def _select(name: str, choose: Any) -> Any:
         t.saw("a zero of the other sign", any(s == 0 and math.copysign(1, s) < 0 for s in scores))
         t.saw("64 scores or more", n >= 64)
         if refused:
-            t.case(name, given, refused=refused)
+            t.case(name, inputs, refused=refused)
         else:
-            t.case(name, given, {"chosen": ids(choose(scores, where, k))})
+            t.case(name, inputs, {"chosen": ids(choose(scores, labels, k))})
 
     return body
 
@@ -65,11 +65,11 @@ def _negated(d: Draw, t: Trial) -> None:
     scores = reals(d.levels(d.length(), 2))
     k = d.integer(0, len(scores))
     t.saw("a tie at the boundary", ties(list(scores), len(scores) - k))
-    given = {"ids": ids(range(len(scores))), "k": k}
+    inputs = {"ids": ids(range(len(scores))), "k": k}
     t.related(
         "largest and smallest",
-        ("select.largest", given | {"scores": scores}),
-        ("select.smallest", given | {"scores": -scores}),
+        ("select.largest", inputs | {"scores": scores}),
+        ("select.smallest", inputs | {"scores": -scores}),
     )
 
 
@@ -95,9 +95,9 @@ def _there_and_back(d: Draw, t: Trial) -> None:
     indptr, columns = select.rows_and_columns(shape, at)
     t.saw("an empty row", any(a == b for a, b in itertools.pairwise(indptr)) and at)
     t.saw("nothing stored", not at)
-    told = {"indptr": ids(indptr), "indices": ids(columns)}
-    t.case("topology.of", size | {"positions": ids(at)}, told)
-    t.case("topology.positions", size | told, {"positions": ids(at)})
+    csr = {"indptr": ids(indptr), "indices": ids(columns)}
+    t.case("topology.of", size | {"positions": ids(at)}, csr)
+    t.case("topology.positions", size | csr, {"positions": ids(at)})
 
 
 def _moved(d: Draw) -> tuple[dict[str, Any], list[int], list[int]]:
@@ -110,10 +110,10 @@ def _moved(d: Draw) -> tuple[dict[str, Any], list[int], list[int]]:
 @property_of("change.source", "CHG-001", "core", "change.source", sees=("a new position", "a position that stays"))
 def _source(d: Draw, t: Trial) -> None:
     """The source of a new slot is the old slot at its position, or −1."""
-    given, old, new = _moved(d)
+    inputs, old, new = _moved(d)
     t.saw("a new position", set(new) - set(old))
     t.saw("a position that stays", set(new) & set(old))
-    t.case("change.source", given, {"source": ids(select.source(old, new))})
+    t.case("change.source", inputs, {"source": ids(select.source(old, new))})
 
 
 @property_of(
@@ -121,24 +121,27 @@ def _source(d: Draw, t: Trial) -> None:
 )
 def _realign(d: Draw, t: Trial) -> None:
     """Realign moves bits: zeros of either sign, subnormals and infinities too, and fills what is new."""
-    given, old, new = _moved(d)
+    inputs, old, new = _moved(d)
     special = [0.0, -0.0, 2.0**-149, math.inf, -math.inf, 1.0, 2.0**-20 + 1.0, -(2.0**100)]
     values = [special[i] for i in d.integers(len(old), 0, len(special) - 1)]
     fill = d.choice((0.0, -1.5, 2.0**-140))
-    held = dict(zip(old, values, strict=True))
+    old_values = dict(zip(old, values, strict=True))
     t.saw("a new position", set(new) - set(old))
-    t.saw("a moved zero of the other sign", any(p in held and math.copysign(1, held[p]) < 0 == held[p] for p in new))
+    t.saw(
+        "a moved zero of the other sign",
+        any(p in old_values and math.copysign(1, old_values[p]) < 0 == old_values[p] for p in new),
+    )
     moved = select.realign(values, old, new, fill)
-    t.case("change.realign", given | {"values": reals(values), "fill": fill}, {"values": reals(moved)})
+    t.case("change.realign", inputs | {"values": reals(values), "fill": fill}, {"values": reals(moved)})
 
 
 @property_of("change.same", "CHG-001 CHG-002", "core", "change.realign", sees=("several slots",))
 def _to_itself(d: Draw, t: Trial) -> None:
     """Realigning to the same topology changes nothing."""
-    given, old, _ = _moved(d)
+    inputs, old, _ = _moved(d)
     values = reals(d.with_specials(d.levels(len(old), 8)))
     t.saw("several slots", len(old) > 3)
-    t.related("unchanged", ("change.realign", given | {"new": ids(old), "values": values, "fill": 7.0}))
+    t.related("unchanged", ("change.realign", inputs | {"new": ids(old), "values": values, "fill": 7.0}))
 
 
 @property_of("rng.draws", "RNG-001 RNG-002", "core", "rng.draws", sees=("a word of 2⁶³ or more", "a far number"))
@@ -151,8 +154,8 @@ def _draws(d: Draw, t: Trial) -> None:
     t.saw("a word of 2⁶³ or more", max(words) >= 2**63)
     t.saw("a far number", max(numbers) >= 2**32)
     key = select_rng.key(*words)
-    found = np.array([select_rng.draw(key, i) for i in numbers], dtype=np.uint64)
-    t.case("rng.draws", {"words": np.array(words, dtype=np.uint64), "numbers": ids(numbers)}, {"draws": found})
+    draws = np.array([select_rng.draw(key, i) for i in numbers], dtype=np.uint64)
+    t.case("rng.draws", {"words": np.array(words, dtype=np.uint64), "numbers": ids(numbers)}, {"draws": draws})
 
 
 @property_of(
@@ -166,26 +169,26 @@ def _pools(d: Draw, t: Trial) -> None:
     """A selection in pools is one in each, and its boundary the nearest."""
     n_pools, n = d.integer(1, 4), d.length(33)
     scores = d.levels(n, 2, 1.0)
-    # powers of two: gaps that are exact in every dtype
+    # powers of two, because their gaps are exact in every dtype
     scores = [math.copysign(2.0 ** abs(s), s) if s else 0.0 for s in scores]
     pool = d.integers(n, 0, n_pools - 1)
     sizes = [pool.count(p) for p in range(n_pools)]
     counts = [d.integer(0, size) for size in sizes]
     largest = d.integer(0, 1)
-    found = select_pools.select(
+    selection = select_pools.select(
         list(zip(pool, range(n), scores, strict=True)), dict(enumerate(counts)), largest=bool(largest)
     )
-    near = select_pools.nearest([b for _, b in found.boundaries])
+    near = select_pools.nearest([b for _, b in selection.boundaries])
     t.saw("a tie at the boundary", near and near[0] == near[1])
     t.saw("an empty pool", n and 0 in sizes)
     t.saw("a pool taken whole", any(c and c == size for c, size in zip(counts, sizes, strict=True)))
     told = {} if near is None else {"inside": near[0], "outside": near[1], "gap": select_pools.gap(near)}
     answer = {name: reals([told[name]] if told else []) for name in ("inside", "outside", "gap")}
-    given = {
+    inputs = {
         "scores": reals(scores),
         "ids": ids(range(n)),
         "pools": ids(pool),
         "counts": ids(counts),
         "largest": largest,
     }
-    t.case("select.pools", given, answer | {"chosen": ids(found.chosen)})
+    t.case("select.pools", inputs, answer | {"chosen": ids(selection.chosen)})

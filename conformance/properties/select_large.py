@@ -39,12 +39,12 @@ def _select(d: Draw, t: Trial) -> None:
     for n in lengths(d):
         many = Many(d)
         scores = many.lattice((n,), 300) / 8
-        where = many.subset(2**34, n)
-        sees_beyond(t, (1, n), where)
+        labels = many.subset(2**34, n)
+        sees_beyond(t, (1, n), labels)
         for name, choose in (("largest", select.largest), ("smallest", select.smallest)):
             k = d.integer(n // 3, n)
-            answer = {"chosen": ids(choose(scores.tolist(), where.tolist(), k))}
-            t.case(f"select.{name}", {"scores": scores, "ids": where, "k": k}, answer)
+            answer = {"chosen": ids(choose(scores.tolist(), labels.tolist(), k))}
+            t.case(f"select.{name}", {"scores": scores, "ids": labels, "k": k}, answer)
 
 
 @property_of(
@@ -57,15 +57,15 @@ def _select(d: Draw, t: Trial) -> None:
 )
 def _topology(d: Draw, t: Trial) -> None:
     """Rows, columns and flat positions belong together where rows, columns, slots or positions are many."""
-    # every width at which an index of 8 or 16 bits ends
+    # the widths around the ends of indices of 8 and of 16 bits
     boundaries = [(2, width) for width in (255, 256, 257, 65_535, 65_536)]
     for shape in boundaries + shapes(d) + far_at(d):
         at = most_of(Many(d), shape)
         sees_beyond(t, shape, at)
         indptr, columns = select.rows_and_columns(shape, at)
-        told = {"indptr": ids(indptr), "indices": ids(columns)}
-        t.case("topology.of", sides(shape) | {"positions": ids(at)}, told)
-        t.case("topology.positions", sides(shape) | told, {"positions": ids(at)})
+        csr = {"indptr": ids(indptr), "indices": ids(columns)}
+        t.case("topology.of", sides(shape) | {"positions": ids(at)}, csr)
+        t.case("topology.positions", sides(shape) | csr, {"positions": ids(at)})
 
 
 @property_of(
@@ -81,14 +81,14 @@ def _change(d: Draw, t: Trial) -> None:
     for shape in shapes(d)[2:] + far_at(d):
         many = Many(d)
         old = most_of(many, shape)
-        # some of the old ones leave, some positions are new
+        # every second to fifth of the old ones stays, and some positions are new
         new = sorted({*most_of(many, shape), *old[:: d.integer(2, 5)]})
         values = many.lattice((len(old),), 10**6) / 64
         sees_beyond(t, shape, old)
-        given = sides(shape) | {"old": ids(old), "new": ids(new)}
-        t.case("change.source", given, {"source": ids(select.source(old, new))})
+        inputs = sides(shape) | {"old": ids(old), "new": ids(new)}
+        t.case("change.source", inputs, {"source": ids(select.source(old, new))})
         moved = reals(select.realign(values.tolist(), old, new, -1.5))
-        t.case("change.realign", given | {"values": values, "fill": -1.5}, {"values": moved})
+        t.case("change.realign", inputs | {"values": values, "fill": -1.5}, {"values": moved})
 
 
 @property_of(
@@ -107,8 +107,8 @@ def _numbers(d: Draw, t: Trial) -> None:
     rows, cols, density = 65_537 + d.integer(0, 999), 65_537 + d.integer(0, 999), d.integer(1, 63) / 64
     t.saw("a matrix of more than 2³² entries", math.prod((rows, cols)) > 2**32)
     stored = d.choice((rows * cols, 2**31 + d.integer(0, 9)))
-    given = {"density": density, "out": rows, "in": cols, "stored": stored}
-    t.case("count.budget", given, {"n": update_counts.delta_budget(density, rows, cols, stored)})
+    inputs = {"density": density, "out": rows, "in": cols, "stored": stored}
+    t.case("count.budget", inputs, {"n": update_counts.delta_budget(density, rows, cols, stored)})
 
 
 @property_of(
@@ -123,11 +123,11 @@ def _pools(d: Draw, t: Trial) -> None:
         pool = many.integers(n, 0, n_pools - 1).tolist()
         counts = np.bincount(pool, minlength=n_pools) // 2
         scored = list(zip(pool, range(n), scores.tolist(), strict=True))
-        found = select_pools.select(scored, dict(enumerate(counts.tolist())), largest=True)
-        near = select_pools.nearest([b for _, b in found.boundaries])
+        selection = select_pools.select(scored, dict(enumerate(counts.tolist())), largest=True)
+        near = select_pools.nearest([b for _, b in selection.boundaries])
         t.saw(BEYOND, n > 65_536)
         t.saw("many pools", n_pools > 65_536)
-        told = (near[0], near[1], select_pools.gap(near)) if near else ()
-        answer = dict(zip(("inside", "outside", "gap"), (reals([x]) for x in told), strict=True))
-        given = {"scores": scores, "ids": np.arange(n), "pools": ids(pool), "counts": counts, "largest": 1}
-        t.case("select.pools", given, answer | {"chosen": ids(found.chosen)})
+        boundary = (near[0], near[1], select_pools.gap(near)) if near else ()
+        answer = dict(zip(("inside", "outside", "gap"), (reals([x]) for x in boundary), strict=True))
+        inputs = {"scores": scores, "ids": np.arange(n), "pools": ids(pool), "counts": counts, "largest": 1}
+        t.case("select.pools", inputs, answer | {"chosen": ids(selection.chosen)})

@@ -1,4 +1,4 @@
-"""States of a matrix under an update rule: drawn, told to a port, and read from its answers."""
+"""States of a matrix under an update rule: random ones, and cases of events and AdamW steps on them."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -16,15 +16,15 @@ __all__ = ["Event", "adamw_case", "asked", "draw_event", "draw_state", "evolve_c
 
 @dataclass(frozen=True)
 class Event:
-    """What an event is given beside the state.
+    """The inputs of an event besides the state.
 
     Attributes:
         gradient: (out, in).
         n_drop: how many slots are dropped.
         delta_budget: d_φ.
         budget: K.
-        scope: all or active.
-        adapts: whether it prunes.
+        scope: `all` or `active`.
+        adapts: whether the event prunes.
     """
 
     gradient: Array
@@ -36,16 +36,16 @@ class Event:
 
     @property
     def how(self) -> dict[str, Any]:
-        """The numbers by the names of the operation."""
+        """All but the gradient, by the names of the operation's inputs."""
         names = ("n_drop", "delta_budget", "budget", "scope", "adapts")
         return {n: getattr(self, n) for n in names}
 
 
 def draw_state(d: Draw, shape: Shape, base: list[int] | None = None, *, inside: bool = False) -> State:
-    """Return a state on few levels.
+    """Return a random state with values on few levels.
 
-    base    the stored positions, drawn if None
-    inside  every slot lies on the base
+    base    the stored positions, random if None
+    inside  whether every slot is on the base
     """
     size = shape[0] * shape[1]
     at = d.mask(shape)[0] if base is None else base
@@ -60,7 +60,7 @@ def draw_state(d: Draw, shape: Shape, base: list[int] | None = None, *, inside: 
 
 
 def draw_event(d: Draw, shape: Shape, state: State, *, scope: str | None = None) -> Event:
-    """Return an event for a state, often on a budget that makes it prune."""
+    """Return a random event for a state, often with a budget that makes it prune."""
     slots, support = len(state.phi), len(state.base.keys() | state.phi.keys())
     gradient = reals(d.levels(shape[0] * shape[1], d.integer(0, 3))).reshape(shape)
     delta_budget = slots + d.choice((0, 0, 1, 3))
@@ -76,26 +76,26 @@ def draw_event(d: Draw, shape: Shape, state: State, *, scope: str | None = None)
 
 
 def asked(shape: Shape, state: State, event: Event) -> dict[str, Any]:
-    """Return an event as inputs of an operation."""
+    """Return a state and an event as inputs of `update.evolve`."""
     return given_state(shape, state) | event.how | {"gradient": event.gradient, "adapts": int(event.adapts)}
 
 
 def ties(values: list[float], n: int) -> bool:
-    """Tell whether the n smallest have an equal beside them that is left."""
+    """Tell whether the largest of the n smallest values equals the next value."""
     order = sorted(values)
     return 0 < n < len(order) and order[n - 1] == order[n]
 
 
 def evolve_case(t: Trial, shape: Shape, state: State, event: Event) -> dict[str, Any] | None:
-    """Ask for an event, compare it with dictionaries, and return the answer."""
+    """Ask for an event, compare it with the oracle's, and return the answer."""
     rounded = select.binary32 if t.dtype == "float32" else select.binary64
     flat = [float(x) for x in event.gradient.reshape(-1)]
     after, moves = update.evolve(state, flat, rounded=rounded, **event.how)
     _saw(t, shape, state, moves, event)
-    given = asked(shape, state, event)
-    answer = t.case("update.evolve", given, after_event(after, rounded), dtypes=(t.dtype,))
+    inputs = asked(shape, state, event)
+    answer = t.case("update.evolve", inputs, after_event(after, rounded), dtypes=(t.dtype,))
     if answer is not None:
-        t.holds("keeps to the rule", "update.evolve", given, answer)
+        t.holds("keeps to the rule", "update.evolve", inputs, answer)
     return answer
 
 
@@ -114,9 +114,9 @@ def _saw(t: Trial, shape: Shape, state: State, moves: dict[str, list[int]], even
 def adamw_case(
     t: Trial, state: State, gradient: list[float], lr: float, hyper: dict[str, float]
 ) -> dict[str, Any] | None:
-    """Ask for a step of AdamW at every slot, compare it with the written formula, and return the answer."""
+    """Ask for a step of AdamW at every slot, compare it with the oracle's, and return the answer."""
     columns = [reals(x.values()) for x in (state.phi, state.m, state.v)]
     slots = [*columns, ids(state.age.values()), reals(gradient)]
     answer, bounds = after_adamw(slots, lr, update_adamw.Settings(**hyper))
-    given = dict(zip(("values", "m", "v", "age", "gradient"), slots, strict=True))
-    return t.case("adamw.step", given | {"lr": lr} | hyper, answer, bounds=bounds, dtypes=(t.dtype,))
+    inputs = dict(zip(("values", "m", "v", "age", "gradient"), slots, strict=True))
+    return t.case("adamw.step", inputs | {"lr": lr} | hyper, answer, bounds=bounds, dtypes=(t.dtype,))

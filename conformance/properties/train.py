@@ -20,7 +20,7 @@ _PRESETS = ("no-adapt", "active-only", "seft", "unprotected", "magnitude")
 def _settings(d: Draw, layers: int) -> dict[str, Any]:
     every, rows = d.integer(1, 6), d.integer(1, 2)
     steps = d.choice((6, 24, 24) if layers == 1 else (6, 8, 8))
-    # what is drawn depends on the index of a matrix, and nothing else in a step does (RNG-003)
+    # some choices are random, because only draws depend on the index of a matrix (RNG-003)
     drawn = d.choice(("", "drop", "", "grow", "", "adapt"))
     settings = SETTINGS | {
         "preset": d.choice(_PRESETS),
@@ -71,16 +71,16 @@ def _anchored(d: Draw, t: Trial) -> None:
     for step in range(1, settings["steps"] + 1):
         before, ends = train.window_of(settings, step)
         earlier = earlier if before else None
-        given = asked(config, world, parts, settings, step, earlier if ends else None)
-        answers = t.related("one step of training", ("train.step", given))
+        inputs = asked(config, world, parts, settings, step, earlier if ends else None)
+        answers = t.related("one step of training", ("train.step", inputs))
         if not answers:
             return
-        own, events = own_step(given, t.dtype), events + ends
-        told = [{name: x[i] for name, x in answers[0].items() if name != "loss"} for i in range(len(parts))]
-        _saw(t, own, told, before, events)
+        own, events = own_step(inputs, t.dtype), events + ends
+        targets = [{name: x[i] for name, x in answers[0].items() if name != "loss"} for i in range(len(parts))]
+        _saw(t, own, targets, before, events)
         parts = [
             part_of(one | {"budget": p.budget[0], "delta_budget": p.delta_budget[0]}, p.shape, p.matrix, t.dtype)
-            for one, p in zip(told, parts, strict=True)
+            for one, p in zip(targets, parts, strict=True)
         ]
         earlier = summed(earlier, own.step) if settings["gradient_window"] > 1 else None
 

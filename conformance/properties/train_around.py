@@ -1,4 +1,4 @@
-"""Properties of what stands around a run: dtypes, final weights, warnings, shares, texts."""
+"""Properties around a run: dtypes, final weights, warnings, shares of ranks, texts."""
 
 import json
 from collections.abc import Callable
@@ -17,13 +17,13 @@ from conformance.properties.trial import Trial, property_of
 
 
 def ask_around(t: Trial, op: str, given: dict[str, Any], answer: Callable[[], dict[str, Any]], **more: Any) -> bool:
-    """Ask for what the oracle answers, or for the refusal of a clause; tell whether it was a refusal."""
+    """Ask for the oracle's answer, or for its refusal; tell whether it was a refusal."""
     try:
-        told = answer()
+        expected = answer()
     except RefusedError as error:
         t.case(op, given, refused=[str(error).split(":", 1)[0]], **more)
         return True
-    t.case(op, given, told, **more)
+    t.case(op, given, expected, **more)
     return False
 
 
@@ -40,7 +40,7 @@ def _final(d: Draw, t: Trial) -> None:
     digits, top, _ = train_around.FORMATS[dtype]
     values = []
     for _ in range(d.integer(1, 12)):
-        # a number whose last digits lie at, or just beside, a tie of the dtype
+        # a number at a tie between two numbers of the dtype, or just beside it
         exponent = d.choice((0, -3, 1 - top - d.integer(0, min(digits, 30)), min(top, 100) - d.integer(0, 3)))
         half, beside = d.integer(0, 1), d.choice((0, 0, -1, 1))
         if abs(exponent) < 900:
@@ -63,9 +63,9 @@ def _final(d: Draw, t: Trial) -> None:
         t.saw("a value that does not fit")
     values = [x for x in values if t.dtype == "float64" or not np.isfinite(x) or abs(x) < 3.403e38]
     values = [float(np.float32(x)) if t.dtype == "float32" else x for x in values]
-    given = {"values": reals(values), "dtype": dtype}
+    inputs = {"values": reals(values), "dtype": dtype}
     ask_around(
-        t, "checkpoint.final", given, lambda: {"bits": raw_array(train_around.final(values, dtype))}, dtypes=(t.dtype,)
+        t, "checkpoint.final", inputs, lambda: {"bits": raw_array(train_around.final(values, dtype))}, dtypes=(t.dtype,)
     )
 
 
@@ -79,10 +79,10 @@ def _final(d: Draw, t: Trial) -> None:
 def _texts(d: Draw, t: Trial) -> None:
     """Dtypes, stop tokens, records and names are what the tables of their clauses say."""
     stored, asked = d.choice(tuple(BITS)[1:]), d.choice((None, "float32", "float64", "float16"))
-    given: dict[str, Any] = {"stored": stored} | ({} if asked is None else {"asked": asked})
+    inputs: dict[str, Any] = {"stored": stored} | ({} if asked is None else {"asked": asked})
     t.saw(
         "a refused dtype",
-        ask_around(t, "checkpoint.dtype", given, lambda: {"dtype": train_around.compute_dtype(stored, asked)}),
+        ask_around(t, "checkpoint.dtype", inputs, lambda: {"dtype": train_around.compute_dtype(stored, asked)}),
     )
 
     def value() -> Any:
@@ -92,10 +92,10 @@ def _texts(d: Draw, t: Trial) -> None:
     config = json.dumps({"model_type": "llama", "eos_token_id": value()})
     generation = json.dumps({"eos_token_id": value()}) if d.flag() else None
     t.saw("two files", generation)
-    given = {"config": config} | ({} if generation is None else {"generation": generation})
+    inputs = {"config": config} | ({} if generation is None else {"generation": generation})
     t.saw(
         "refused stop tokens",
-        ask_around(t, "generate.stops", given, lambda: {"stops": ids(generate.stops(config, generation))}),
+        ask_around(t, "generate.stops", inputs, lambda: {"stops": ids(generate.stops(config, generation))}),
     )
     n, m = d.integer(0, 9), d.integer(1, 12)
     pattern = d.choice((f"{n}:{m}", None, f"{n}:{m}", f"{n}-{m}", n, [n, m], f"{n}:{m}:1", f" {n}:{m}"))
@@ -103,8 +103,8 @@ def _texts(d: Draw, t: Trial) -> None:
     record = record[:-1] if d.flag(8) else record
 
     def told() -> dict[str, Any]:
-        found = prune.pattern_of(record)
-        return {"pattern": None if found is None else ids(found)}
+        pair = prune.pattern_of(record)
+        return {"pattern": None if pair is None else ids(pair)}
 
     t.saw("a refused record", ask_around(t, "prune.record", {"record": record}, told))
     stem = d.choice(("model", "Model", "adapter_model", "pytorch_model", "my_model", "models"))
@@ -124,7 +124,7 @@ _WARNINGS = ("support-above-target", "loss-jump-after-growth", "divergence", "de
 @property_of("run.warnings", "TRN-011", "runs", "run.warnings", sees=(*_WARNINGS, "no warning"))
 def _run_warnings(d: Draw, t: Trial) -> None:
     """A run warns of what the clause names, at the step that made it true."""
-    # eighths: sums of ten are exact
+    # eighths, because sums of ten of them are exact
     losses = [2 + x / 8 for x in d.integers(d.integer(1, 40), 0, d.choice((1, 4, 40)))]
     if d.flag(3):
         middle = len(losses) // 2
@@ -132,16 +132,16 @@ def _run_warnings(d: Draw, t: Trial) -> None:
     every = d.integer(2, 9)
     events = list(range(every, len(losses) + 1, every))
     support = [100 + d.choice((0, 0, 0, 1, -3)) for _ in events]
-    given, answer = warned(losses, events, support, 100, d.choice((None, 100, 101, 90)))
+    inputs, answer = warned(losses, events, support, 100, d.choice((None, 100, 101, 90)))
     for name in answer["names"]:
         t.saw(name)
     t.saw("no warning", not answer["names"])
     if not _close(losses):
-        t.case("run.warnings", given, answer)
+        t.case("run.warnings", inputs, answer)
 
 
 def _close(losses: list[float]) -> bool:
-    """Tell whether a comparison of the clause hangs on the rounding of its products."""
+    """Tell whether rounding could change a comparison of the clause."""
     means = [sum(losses[i : i + 10]) / 10 for i in range(len(losses) - 9)]
     lowest = [min(means[: i + 1]) for i in range(len(means))]
     by_mean = any(abs(mean - 1.2 * low) < 1e-9 for mean, low in zip(means, lowest, strict=True))

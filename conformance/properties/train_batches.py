@@ -1,4 +1,4 @@
-"""Properties of steps on given rows (TRN-001, TRN-002)."""
+"""Properties of a step on rows of labels, in micro-batches (TRN-001, TRN-002)."""
 
 from conformance.gen import tiny
 from conformance.gen.numbers import Numbers
@@ -31,7 +31,7 @@ def _batches(d: Draw, t: Trial) -> None:
         for size in sizes:
             counts = [n.integer(0 if of else 1, LENGTH - 1) for _ in range(size)]
             of.append(rows(n, [(c, n.integer(0, LENGTH - 1 - c)) for c in counts], padded=padded))
-        # of a first step of AdamW only the sign of a gradient is left: momentum keeps its size
+        # m is not 0, because a first step of AdamW shows only the sign of a gradient
         parts = [rounded(part) for part in train.Trainer(tiny.CONFIG, *world, settings).parts]
         for part in parts:
             part.kept["m"].update(dict.fromkeys(part.phi, 0.125))

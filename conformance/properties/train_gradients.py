@@ -34,13 +34,13 @@ def _gradient(d: Draw, t: Trial) -> None:
     whole = np.array([[np.sum(dy[:, o] * x[:, i]) for i in range(shape[1])] for o in range(shape[0])])
     gauge = np.zeros(shape) if exact else np.abs(dy).T @ np.abs(x)
     t.saw("no tokens", not len(x))
-    given: dict[str, Any] = {"dy": dy, "x": x}
-    t.case("gradient.whole", given, {"gradient": whole}, bounds={"gradient": Bound(gauge, len(x))})
+    inputs: dict[str, Any] = {"dy": dy, "x": x}
+    t.case("gradient.whole", inputs, {"gradient": whole}, bounds={"gradient": Bound(gauge, len(x))})
     at, _ = d.mask(shape)
     t.saw("a position", at)
     bounds = {"values": Bound(gauge.reshape(-1)[at], len(x))}
-    given |= {"out": shape[0], "in": shape[1], "positions": ids(at)}
-    t.case("gradient.at", given, {"values": whole.reshape(-1)[at]}, bounds=bounds)
+    inputs |= {"out": shape[0], "in": shape[1], "positions": ids(at)}
+    t.case("gradient.at", inputs, {"values": whole.reshape(-1)[at]}, bounds=bounds)
 
 
 @property_of("gradient.split", "GRD-001 TRN-002 NUM-002", "core", "gradient.whole", sees=("two parts", "an empty part"))
@@ -92,9 +92,9 @@ def _candidates(d: Draw, t: Trial) -> None:
     t.saw("a tie at the boundary", ties([-abs(float(mean[p])) for p in open_to], n))
     t.saw("several steps", steps > 1)
     t.saw("steps that cancel", steps == 2 and not mean.all() and dys[0].any() and xs[0].any())
-    given = {"out": shape[0], "in": shape[1], "dy": dys, "x": xs, "steps": steps}
-    given |= {"base": ids(base), "delta": ids(eta), "n": n, "scope": scope}
-    t.case("gradient.candidates", given, {"candidates": ids(chosen), "values": reals(mean[chosen] + 0.0)})
+    inputs = {"out": shape[0], "in": shape[1], "dy": dys, "x": xs, "steps": steps}
+    inputs |= {"base": ids(base), "delta": ids(eta), "n": n, "scope": scope}
+    t.case("gradient.candidates", inputs, {"candidates": ids(chosen), "values": reals(mean[chosen] + 0.0)})
 
 
 @property_of(
@@ -110,22 +110,22 @@ def _norm(d: Draw, t: Trial) -> None:
     kind = d.choice(("plain", "a square that overflows", "squares that underflow", "zeros"))
     scale = {"a square that overflows": 2.0**80, "squares that underflow": 2.0**-100, "zeros": 0.0}.get(kind, 1.0)
     gradient = d.real(shape) * scale
-    given: dict[str, Any] = {"out": shape[0], "in": shape[1], "gradient": gradient}
+    inputs: dict[str, Any] = {"out": shape[0], "in": shape[1], "gradient": gradient}
     t.saw(kind)
     if d.flag(6):
         gradient.reshape(-1)[d.integer(0, gradient.size - 1)] = d.choice((math.nan, math.inf, -math.inf))
         t.saw("an entry that is not finite")
-        t.case("gradient.norm", given, refused=["EVT-005"])
+        t.case("gradient.norm", inputs, refused=["EVT-005"])
         return
-    t.case("gradient.norm", given, {"norm": math.hypot(*(float(g) for g in gradient.reshape(-1)))})
+    t.case("gradient.norm", inputs, {"norm": math.hypot(*(float(g) for g in gradient.reshape(-1)))})
 
 
 def _steps(d: Draw, shape: tuple[int, int]) -> tuple[list[list[Array]], list[list[Array]]]:
-    """Return dy and x of the micro-batches of some steps, of as many tokens as leave every mean exact."""
+    """Return dy and x of the micro-batches of 1, 2 or 4 steps."""
     dys: list[list[Array]] = []
     xs: list[list[Array]] = []
     for _ in range(d.choice((1, 2, 4))):
-        # micro-batches of one step: 1, 2 or 4 tokens in all, so that means over tokens are exact
+        # 1, 2 or 4 tokens in all, because means over as many are exact
         parts = d.choice(((1,), (2,), (1, 1), (4,), (1, 3), (2, 2)))
         rows = sum(parts)
         parts = parts if not dys or rows == sum(len(x) for x in xs[0]) else (sum(len(x) for x in xs[0]),)
@@ -149,8 +149,8 @@ def _evidence(d: Draw, t: Trial) -> None:
     t.saw("several steps", len(dys) > 1)
     t.saw("several micro-batches", any(len(x) > 1 for x in xs))
     floats = _floats(dys, xs)
-    seen = train_window.evidence([train_window.of_batches(*shape, step) for step in floats])
-    answer = {n: reals(v).reshape(shape) for n, v in seen.items()}
+    evidence = train_window.evidence([train_window.of_batches(*shape, step) for step in floats])
+    answer = {n: reals(v).reshape(shape) for n, v in evidence.items()}
     answer["inputs"] = reals(train_window.inputs(shape[1], [rows for step in floats for _, rows in step]))
     t.case("window.evidence", {"out": shape[0], "in": shape[1], "dy": dys, "x": xs}, answer)
 
@@ -179,6 +179,6 @@ def _tokens(d: Draw, t: Trial) -> None:
     t.saw("several steps", len(dys) > 1)
     t.saw("several micro-batches", any(len(x) > 1 for x in xs))
     t.saw("nothing stored", not support)
-    found = train_window.mean([train_window.of_tokens(shape[1], step, support) for step in _floats(dys, xs)])
-    given = {"out": shape[0], "in": shape[1], "dy": dys, "x": xs, "support": ids(support)}
-    t.case("window.tokens", given, {"tokens": reals(found)})
+    sums = train_window.mean([train_window.of_tokens(shape[1], step, support) for step in _floats(dys, xs)])
+    inputs = {"out": shape[0], "in": shape[1], "dy": dys, "x": xs, "support": ids(support)}
+    t.case("window.tokens", inputs, {"tokens": reals(sums)})

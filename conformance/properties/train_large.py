@@ -34,10 +34,10 @@ def _gradient(d: Draw, t: Trial) -> None:
         at = ids(most_of(many, shape))
         sees_beyond(t, shape, at)
         answer = {"values": np.sum(dy[:, at // shape[1]] * x[:, at % shape[1]], axis=0)}
-        given = {"dy": dy, "x": x}
-        t.case("gradient.at", sides(shape) | given | {"positions": at}, answer, bounds=exact(answer, "values"))
+        inputs = {"dy": dy, "x": x}
+        t.case("gradient.at", sides(shape) | inputs | {"positions": at}, answer, bounds=exact(answer, "values"))
         whole = dy.T @ x
-        t.case("gradient.whole", given, {"gradient": whole}, bounds={"gradient": Bound(np.zeros(shape), 0)})
+        t.case("gradient.whole", inputs, {"gradient": whole}, bounds={"gradient": Bound(np.zeros(shape), 0)})
 
 
 @property_of(
@@ -56,8 +56,8 @@ def _candidates(d: Draw, t: Trial) -> None:
         open_to = np.setdiff1d(base if scope == "active" else np.arange(size), eta)
         flat = whole.reshape(-1)
         chosen = select.largest(np.abs(flat[open_to]).tolist(), open_to.tolist(), n)
-        told = sides(shape) | {"dy": [dy], "x": [x], "steps": 1, "base": base, "delta": eta, "n": n, "scope": scope}
-        t.case("gradient.candidates", told, {"candidates": ids(chosen), "values": flat[chosen] + 0.0})
+        inputs = sides(shape) | {"dy": [dy], "x": [x], "steps": 1, "base": base, "delta": eta, "n": n, "scope": scope}
+        t.case("gradient.candidates", inputs, {"candidates": ids(chosen), "values": flat[chosen] + 0.0})
 
 
 @property_of(
@@ -86,8 +86,8 @@ def _tokens(d: Draw, t: Trial) -> None:
     support = np.union1d(many.subset(size, size // 20), [0, size - 1])
     whole = sum((dy[0] * dy[0]).T @ (x[0] * x[0]) for dy, x in zip(dys, xs, strict=True))
     t.saw(BEYOND, size > 65_536)
-    given = {"out": shape[0], "in": shape[1], "dy": dys, "x": xs, "support": ids(support)}
-    t.case("window.tokens", given, {"tokens": np.asarray(whole).reshape(-1)[support] / 2})
+    inputs = {"out": shape[0], "in": shape[1], "dy": dys, "x": xs, "support": ids(support)}
+    t.case("window.tokens", inputs, {"tokens": np.asarray(whole).reshape(-1)[support] / 2})
 
 
 @property_of(
@@ -101,23 +101,25 @@ def _tokens(d: Draw, t: Trial) -> None:
 def _window(d: Draw, t: Trial) -> None:
     """Candidates, the norm and first slots of a large matrix are exact on integers."""
     shape, many = shapes(d)[3], Many(d)
-    size, where = shape[0] * shape[1], {"out": shape[0], "in": shape[1]}
+    size, size_inputs = shape[0] * shape[1], {"out": shape[0], "in": shape[1]}
     steps = [many.lattice(shape, 18) for _ in range(2)]
     t.saw(BEYOND, size > 65_536)
     n = d.integer(size // 4, size // 2)
     flat = [g.reshape(-1) for g in steps]
     at = train_window.candidates(flat[0].tolist(), n)
-    told = {
+    answer = {
         "candidates": ids(at),
         "gradient": (flat[0] + flat[1])[at] / 2,
         "square": (flat[0] ** 2 + flat[1] ** 2)[at] / 2,
     }
-    t.case("window.candidates", where | {"gradients": steps, "n": n}, told)
-    t.case("gradient.norm", where | {"gradient": steps[0]}, {"norm": math.sqrt(float(flat[0] @ flat[0]))})
+    t.case("window.candidates", size_inputs | {"gradients": steps, "n": n}, answer)
+    t.case("gradient.norm", size_inputs | {"gradient": steps[0]}, {"norm": math.sqrt(float(flat[0] @ flat[0]))})
     base = many.subset(size, size - size // 200)
     values = many.lattice((len(base),), 99)
-    held = dict(zip(base.tolist(), values.tolist(), strict=True))
-    given = where | {"base": base, "base_values": values, "seed": 1, "matrix": 2, "gradient": steps[1], "n": n}
+    base_values = dict(zip(base.tolist(), values.tolist(), strict=True))
+    inputs = size_inputs | {"base": base, "base_values": values, "seed": 1, "matrix": 2, "gradient": steps[1], "n": n}
     for by in ("gradient", "magnitude"):
-        eta = update_counts.initial(by, list(held), n, seed=1, matrix=2, gradient=flat[1].tolist(), base=held)
-        t.case("delta.initial", given | {"by": by, "scope": "active"}, {"positions": ids(eta)})
+        eta = update_counts.initial(
+            by, list(base_values), n, seed=1, matrix=2, gradient=flat[1].tolist(), base=base_values
+        )
+        t.case("delta.initial", inputs | {"by": by, "scope": "active"}, {"positions": ids(eta)})

@@ -12,11 +12,11 @@ from conformance.properties.models import OFF, ask_until_sure, surely
 from conformance.properties.trial import Trial, property_of
 
 _LEAST = 3e-4
-"""Least first moment of a slot in proportion to the largest: below it AdamW would divide rounding by rounding."""
+"""The least first moment of a slot relative to the largest, because below it AdamW divides rounding by rounding."""
 
 
 def _weakest(found: train.Run) -> float:
-    """Return the smallest first moment of a slot that a gradient has moved, in proportion to the largest."""
+    """Return the smallest first moment of a slot with an age, relative to the largest; 0 if all are 0."""
     sizes = [abs(x) for part in found.states for p, x in part.kept["m"].items() if part.kept["age"][p]]
     return min(sizes) / max(sizes) if any(sizes) else 0.0
 
@@ -33,7 +33,7 @@ _RUNS = ("seft", "active-only", "no-adapt", "magnitude")
     seeded=2,
 )
 def _run(d: Draw, t: Trial) -> None:
-    """A short run loses, drops, grows and prunes what the kit's own run does, and ends with its weights."""
+    """A short run has the losses and events of the kit's own run, and ends with its weights."""
 
     def draw() -> tuple[dict[str, Any], dict[str, Any] | None]:
         steps, rows = d.integer(3, 5), d.integer(1, 2)
@@ -51,21 +51,21 @@ def _run(d: Draw, t: Trial) -> None:
             "drop_fraction": d.integer(2, 6) / 8,
             "schedule": d.choice(("constant", "linear", "cosine")),
             "max_norm": d.choice((1.0, 0.0)),
-            # AdamW divides a small gradient by itself, and shows its rounding as a part of lr
+            # small, because AdamW divides a small gradient by itself and so shows its rounding as a part of lr
             "lr": 2.0**-12,
         }
         world = tiny.world(Numbers(202, d.integer(0, 2**40)), tiny.CONFIG)
         tensors, stored, text = world
-        given = {"config": tiny.CONFIG, "tensors": tensors, "text": ids(text), "settings": settings}
-        given["stored"] = {name: ids(at) for name, at in stored.items()}
-        found = train.run(tiny.CONFIG, tensors, stored, text, settings)
+        inputs = {"config": tiny.CONFIG, "tensors": tensors, "text": ids(text), "settings": settings}
+        inputs["stored"] = {name: ids(at) for name, at in stored.items()}
+        run = train.run(tiny.CONFIG, tensors, stored, text, settings)
         answer = None
-        # AdamW makes steps of nearly one size: rounding of binary32 may turn what another model does not
-        if _weakest(found) > _LEAST and found.gap >= GAP:
+        # neighbours alone do not suffice: AdamW makes steps of nearly one size, so rounding may still turn a choice
+        if _weakest(run) > _LEAST and run.gap >= GAP:
             answer = surely(
                 d, tensors, lambda held: run_answer(train.run(tiny.CONFIG, held, stored, text, settings)), 10 * OFF
             )
         t.saw("events", answer is not None and answer["slots"])
-        return given, answer
+        return inputs, answer
 
     ask_until_sure(t, "train.run", draw, "a run")

@@ -1,4 +1,4 @@
-"""Properties of training states: a run that stops and goes on is the run (TRN-004, CKP-006, CKP-007)."""
+"""Properties of training states: a run that stops and goes on equals the whole run (TRN-004, CKP-006, CKP-007)."""
 
 import math
 from dataclasses import replace
@@ -29,7 +29,7 @@ from conformance.properties.trial import Trial, property_of
 
 
 def _drawn(d: Draw) -> tuple[Run, dict[str, Any], int, World]:
-    """Return a run, its settings, the step after which it stops, and its world."""
+    """Return a run, its settings, the step after which it stops, and its model, topologies and text."""
     one, rows = d.choice(RUNS[1:]), d.choice((1, 2, 4))
     settings = settings_for(one) | {
         "seed": d.integer(0, 50),
@@ -45,7 +45,7 @@ def _drawn(d: Draw) -> tuple[Run, dict[str, Any], int, World]:
 
 
 def _held_by_window(settings: dict[str, Any], step: int) -> int:
-    """Return how many steps the window that is open after a step holds; 0 outside a window (TRN-005)."""
+    """Return how many steps the open window has summed up after a step; 0 if none is open (TRN-005)."""
     if not asked_by(rule_of(settings)):
         return 0
     return next((step - (end - n) for end, n in train_state.due(settings).items() if end - n < step < end), 0)
@@ -65,27 +65,27 @@ def _resumed(d: Draw, t: Trial) -> None:
     one, settings, stop, world = _drawn(d)
     first = train_state.begin(one.config, *world, settings)
     saved = train_state.go_on(first, 0, [], stop).saved
-    given = written(world, one.config, settings, stop)
-    known = first.gap >= GAP and not is_weak(saved)
+    inputs = written(world, one.config, settings, stop)
+    sure = first.gap >= GAP and not is_weak(saved)
     t.saw("a state inside a window", _held_by_window(settings, stop))
     t.saw("weights that have left the base", any(part.lost for part in saved.parts))
-    t.saw("a state whose numbers are known", known)
-    t.saw("states whose numbers are known", known)
-    if known:
-        answer = t.case("state.write", given, {"raw": told(saved, one.config, settings)})
+    t.saw("a state whose numbers are known", sure)
+    t.saw("states whose numbers are known", sure)
+    if sure:
+        answer = t.case("state.write", inputs, {"raw": told(saved, one.config, settings)})
     else:
-        answers = t.related("same", ("state.write", given))
+        answers = t.related("same", ("state.write", inputs))
         answer = answers[0] if answers else None
-    # PRT-013: of a port that promises no bits, none are asked
+    # PRT-013: a port that does not say it is deterministic is not asked for the same bits
     if answer is None or not (t.variant.deterministic or t.variant.offers is None):
         return
-    run = {key: value for key, value in given.items() if key not in ("origin", "stop")}
+    run = {key: value for key, value in inputs.items() if key not in ("origin", "stop")}
     rest = asked(world, one.config, settings, saved) | {"raw": answer["raw"]}
     t.related("a run that goes on", ("train.run", run), ("state.resume", rest))
 
 
 def _invented(d: Draw, part: Part, step: int) -> Part:
-    """Return a target in a state that no run may have reached: other moments, ages, values, and a smaller base."""
+    """Return a target with random moments, ages and values and a smaller base, which no run need have reached."""
 
     def real(scale: float) -> dict[int, float]:
         return {p: float(np.float32(x * scale)) for p, x in zip(part.phi, d.real((len(part.phi),)), strict=True)}
@@ -103,7 +103,7 @@ def _invented(d: Draw, part: Part, step: int) -> Part:
 def _sums(
     d: Draw, part: Part, steps: int, rows: int, chosen: frozenset[int] | None, asked: set[str]
 ) -> train_state.Sums:
-    """Return what a window of steps may have summed up to."""
+    """Return random sums of a window of `steps` steps; squares of tokens only if `asked` has them."""
     numel, columns = math.prod(part.shape), part.shape[1]
     g = [float(np.float32(x / 8)) for x in d.real((numel,))]
     more = [float(np.float32(abs(x) / 8)) for x in d.real((numel,))]
@@ -123,19 +123,26 @@ def _sums(
     cost=10,
 )
 def _any_state(d: Draw, t: Trial) -> None:
-    """From any state a run goes on to where the kit's own goes on to."""
+    """From any state a run goes on as the kit's own run does."""
     one, settings, _, world = _drawn(d)
     step = max(1, settings["steps"] - d.integer(1, 4))
     start = train_state.begin(one.config, *world, settings)
     passed = any(end <= step for end in train_state.due(settings))
     parts = [replace(_invented(d, part, step), first=not passed) for part in start.parts]
-    held = _held_by_window(settings, step)
+    steps_summed = _held_by_window(settings, step)
     sums: list[train_state.Sums] = []
-    for part, n in zip(parts, start.delta_budgets, strict=True) if held else ():
+    for part, n in zip(parts, start.delta_budgets, strict=True) if steps_summed else ():
         by_first = rule_of(settings)["candidates"] == "first-step"
         chosen = frozenset(d.some(range(math.prod(part.shape)), n)) if by_first else None
         sums.append(
-            _sums(d, part, held, held * settings["rows"] * settings["length"], chosen, asked_by(rule_of(settings)))
+            _sums(
+                d,
+                part,
+                steps_summed,
+                steps_summed * settings["rows"] * settings["length"],
+                chosen,
+                asked_by(rule_of(settings)),
+            )
         )
     sm3 = settings["optimizer"] == "sm3"
 
@@ -148,8 +155,8 @@ def _any_state(d: Draw, t: Trial) -> None:
     t.saw("too close to decide", gap < GAP)
     if gap < GAP:
         return
-    t.saw("a state inside a window", held)
+    t.saw("a state inside a window", steps_summed)
     t.saw("an event", rest.events)
     t.saw("weights that have left the base", any(part.lost for part in parts))
-    given = asked(world, one.config, settings, saved, t.dtype)
-    t.case("state.resume", given, answered(rest, final), dtypes=(t.dtype,))
+    inputs = asked(world, one.config, settings, saved, t.dtype)
+    t.case("state.resume", inputs, answered(rest, final), dtypes=(t.dtype,))

@@ -20,8 +20,8 @@ def _calibration(d: Draw, t: Trial) -> None:
     )
     t.saw("one window", n == 1)
     t.saw("a text of one window", tokens == length)
-    given = {"tokens": tokens, "length": length, "seed": seed, "n": n}
-    t.case("text.calibration", given, {"starts": ids(train_text.window_starts(seed, 4, 0, n, tokens, length))})
+    inputs = {"tokens": tokens, "length": length, "seed": seed, "n": n}
+    t.case("text.calibration", inputs, {"starts": ids(train_text.window_starts(seed, 4, 0, n, tokens, length))})
 
 
 @property_of(

@@ -24,20 +24,20 @@ def _candidates(d: Draw, t: Trial) -> None:
     size = shape[0] * shape[1]
     gradients = [d.lattice(shape, 3) for _ in range(steps)]
     n = d.integer(0, size)
-    given: dict[str, Any] = {"out": shape[0], "in": shape[1], "gradients": gradients, "n": n}
+    inputs: dict[str, Any] = {"out": shape[0], "in": shape[1], "gradients": gradients, "n": n}
     if d.flag(8):
         t.saw("more than there are")
-        t.case("window.candidates", given | {"n": size + 1}, refused=["SEL-005"])
+        t.case("window.candidates", inputs | {"n": size + 1}, refused=["SEL-005"])
         return
     if d.flag(8):
         gradients[0].reshape(-1)[d.integer(0, size - 1)] = d.choice((math.nan, math.inf, -math.inf))
         t.saw("a gradient that is not finite")
-        t.case("window.candidates", given, refused=REFUSED)
+        t.case("window.candidates", inputs, refused=REFUSED)
         return
     flat = [[float(x) for x in g.reshape(-1)] for g in gradients]
-    at, seen = train_window.candidates(flat[0], n), train_window.evidence(flat)
+    at, evidence = train_window.candidates(flat[0], n), train_window.evidence(flat)
     t.saw("a tie at the boundary", ties([-abs(x) for x in flat[0]], n))
     t.saw("several steps", steps > 1 and n)
     answer: dict[str, Any] = {"candidates": ids(at)}
-    answer |= {what: reals(seen[what][p] for p in at) for what in ("gradient", "square")}
-    t.case("window.candidates", given, answer)
+    answer |= {what: reals(evidence[what][p] for p in at) for what in ("gradient", "square")}
+    t.case("window.candidates", inputs, answer)

@@ -1,4 +1,4 @@
-"""A property, and one example of it tried on a port."""
+"""`Property`, a statement about operations, and `Trial`, which tries one example of it on a port."""
 
 import time
 from collections import Counter
@@ -15,21 +15,21 @@ from conformance.properties.relations import RELATIONS, given_to_port
 
 __all__ = ["Enough", "Found", "Made", "NotOffered", "Property", "Seen", "Trial", "ask_all", "property_of"]
 FINITE = ("preset.rule",)
-"""Operations with finitely many answers, each of which a frozen case asks for: new to them is what they must refuse."""
+"""Operations with finitely many answers. Frozen cases ask for all of them, so the new inputs are ones to refuse."""
 RELATION = "relation: "
-"""What the oracle of a case says where the answers of several cases are compared with each other."""
+"""Prefix of the oracle of a case whose answer is compared with answers of other cases."""
 
 
 class Found(Exception):
-    """An example failed."""
+    """Raised when an example fails."""
 
 
 class Enough(BaseException):
-    """The time is over; hypothesis lets it pass."""
+    """Raised when the time is over; a BaseException, because hypothesis does not catch those."""
 
 
 class NotOffered(BaseException):
-    """The port does not offer an operation; hypothesis lets it pass."""
+    """Raised when the port does not offer an operation; a BaseException, because hypothesis does not catch those."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,18 +38,18 @@ class Property:
 
     Attributes:
         name: ``area.name``.
-        clauses: ids of SPEC.md that it shows.
+        clauses: ids of SPEC.md that it tests.
         profile: the profile it belongs to.
         ops: the operations it asks.
-        sees: what its examples must have had among them; without it, nothing is shown.
+        sees: features that its examples must have had, because it shows nothing without them.
         text: what holds, in one line.
-        body: makes an example of a draw and tries it.
+        body: makes an example from a draw and tries it.
         reduced: it can be asked in 16-bit types too.
-        tells: what its result counts.
-        cost: one of its examples is as long as so many of another property, and it has so many fewer.
-        seeded: how many examples a run draws from its seed alone, because each is too long to be made smaller; 0 for
-            examples that hypothesis draws. Its body neither looks at answers nor at the dtype: it makes an example once
-            and every way of calling a port is asked the same.
+        tells: features that its result counts.
+        cost: an example takes as long as this many of another property, so it has this many times fewer.
+        seeded: how many examples a run draws from its seed alone, because each is too long to be shrunk; 0 for
+            examples that hypothesis draws. The body of a seeded property looks neither at answers nor at the dtype,
+            because an example is made once and asked of every variant.
     """
 
     name: str
@@ -66,11 +66,11 @@ class Property:
 
     @property
     def scalar(self) -> bool:
-        """Whether all its operations are about numbers alone."""
+        """Whether all its operations are on numbers and have no arrays."""
         return all(OPS[op].kind == "scalar" for op in self.ops)
 
     def fits(self, variant: Variant) -> bool:
-        """Tell whether it can be asked of a port called in this way."""
+        """Tell whether the property can be asked of a variant of a port."""
         if not self.reduced and variant.dtype in ("bfloat16", "float16"):
             return False
         return all(
@@ -83,9 +83,9 @@ class Seen:
     """A failing example.
 
     Attributes:
-        cases: what was asked; one, or those that a relation compares.
-        failure: what was wrong with it.
-        answers: what the port said to each, where it answered.
+        cases: the case that failed, or those that a relation compares.
+        failure: what was wrong.
+        answers: the answers of the port to the cases, as far as it answered.
     """
 
     cases: tuple[Case, ...]
@@ -94,7 +94,7 @@ class Seen:
 
 
 class _Lasting:
-    """A port that may be lost any number of times while an example gets smaller; it keeps the last answer."""
+    """A port that keeps its last answer and hides `restarts`, so that it may be lost often while shrinking."""
 
     def __init__(self, port: Any) -> None:
         self._port = port
@@ -106,26 +106,25 @@ class _Lasting:
         return getattr(self._port, name)
 
     def call(self, op: str, inputs: dict[str, Any], dtype: str) -> dict[str, Any]:
-        """Ask the port."""
+        """Ask the port, keep the answer as `last` and return it."""
         self.last = None
         self.last = self._port.call(op, inputs, dtype)
-        found: dict[str, Any] = self.last
-        return found
+        answer: dict[str, Any] = self.last
+        return answer
 
 
 @dataclass(slots=True)
 class Trial:
-    """What the body of a property speaks to.
+    """The interface between the body of a property and a port: bodies ask cases and count features here.
 
     Attributes:
         prop: the property.
         variant: the port, called in one way.
-        until: when the time is over.
-        saw_: what examples had among them, and how often.
+        until: the monotonic time at which the time is over.
+        saw_: feature of examples -> how many had it.
         failing: the last example that failed.
-        log: the inputs of every call, where somebody wants them.
-        new: nobody can know the inputs of this example before the run, because its seed is among what they are drawn
-            from.
+        log: the cases of every call, None if nobody wants them.
+        new: the example is drawn from the seed of the run, so nobody can know its inputs before.
         asked_new: operations that answered such inputs, each as `asked_in` spells it.
     """
 
@@ -144,7 +143,7 @@ class Trial:
         return self.variant.dtype
 
     def saw(self, what: str, when: object = 1) -> None:
-        """Count that an example had something."""
+        """Count that an example had a feature, if `when` is true."""
         if when:
             self.saw_[what] += 1
 
@@ -158,10 +157,10 @@ class Trial:
         bounds: dict[str, Bound] | None = None,
         dtypes: tuple[str, ...] | None = None,
     ) -> dict[str, Any] | None:
-        """Ask for what the oracle says; return the answer, None for a refusal or where the port is not asked.
+        """Ask for the expected answer; return the port's, None for a refusal or if the port is not asked.
 
         Raises:
-            Found: it answers something else.
+            Found: the port answers something else.
         """
         case = Case(
             f"property.{self.prop.name}",
@@ -177,10 +176,10 @@ class Trial:
         return self.ask(case)
 
     def ask(self, case: Case) -> dict[str, Any] | None:
-        """Ask a case; return the answer, None for a refusal or where the port is not asked.
+        """Ask a case; return the answer, None for a refusal or if the port is not asked.
 
         Raises:
-            Found: it answers something else.
+            Found: the port answers something else.
         """
         port = self._port()
         result = self._run(case, port)
@@ -189,7 +188,7 @@ class Trial:
         return port.last if result.ran and not case.refused else None
 
     def related(self, relation: str, *asked: tuple[str, dict[str, Any]]) -> list[dict[str, Any]] | None:
-        """Ask several things whose answers are compared with each other; return the answers.
+        """Ask (operation, inputs) pairs, compare the answers by a relation, and return the answers.
 
         Raises:
             Found: the relation does not hold, or the port does not answer.
@@ -211,7 +210,7 @@ class Trial:
         return answers
 
     def holds(self, relation: str, op: str, inputs: dict[str, Any], answer: dict[str, Any]) -> None:
-        """Look at an answer that came already.
+        """Check a relation on an answer that the port has given already.
 
         Raises:
             Found: the relation does not hold.
@@ -235,7 +234,7 @@ class Trial:
         return result
 
     def _note(self, case: Case) -> None:
-        """Remember that an operation answered what nobody could know; a refusal needs no knowledge of the inputs."""
+        """Record that an operation answered new inputs; refusals do not count, but for those of FINITE."""
         if self.new and (not case.refused or case.op in FINITE):
             self.asked_new.add(asked_in(case.op, self.variant.class_name))
 
@@ -253,10 +252,10 @@ class Trial:
 
 @dataclass(slots=True)
 class Made(Trial):
-    """An example that is made and not yet asked.
+    """An example that is made and not yet asked: cases are collected instead.
 
     Attributes:
-        cases: what is to be asked, in its order.
+        cases: the cases in the order in which they are to be asked.
     """
 
     cases: list[Case] = field(default_factory=list)
@@ -267,12 +266,12 @@ class Made(Trial):
 
 
 def ask_all(cases: Sequence[Case], variant: Variant) -> tuple[Failure | None, list[dict[str, Any]]]:
-    """Return what is wrong with the answers to cases that a relation compares, and the answers."""
+    """Ask the cases that a relation compares; return what is wrong (None if nothing) and the answers."""
     answers: list[dict[str, Any]] = []
     port = variant.port if isinstance(variant.port, _Lasting) else _Lasting(variant.port)
     for case in cases:
         asked = given_to_port(case)
-        # an answer that is compared with nothing fails at its first output, after it was got
+        # the comparison with None fails at the first output, so that only failures without an output count
         (result,) = run([replace(asked, expected=dict.fromkeys(OPS[case.op].outputs))], [replace(variant, port=port)])
         if "does not offer" in result.skipped and not result.ran:
             raise NotOffered(case.op)
@@ -288,7 +287,7 @@ def ask_all(cases: Sequence[Case], variant: Variant) -> tuple[Failure | None, li
 
 
 def _told_by(relation: str, cases: Sequence[Case], answers: Sequence[dict[str, Any]], variant: Variant) -> str:
-    """Return what a relation says; answers of another form than they should have break it too."""
+    """Return what a relation finds wrong; answers of a wrong form break it too."""
     try:
         return RELATIONS[relation](cases, answers, variant.dtype_of(cases[0]))
     except (KeyError, IndexError, ValueError, TypeError, AttributeError) as error:
@@ -310,7 +309,7 @@ def property_of(
     cost: int = 1,
     seeded: int = 0,
 ) -> Callable[[Callable[[Draw, Trial], None]], Callable[[Draw, Trial], None]]:
-    """Enter a body as a property; its docstring says what holds."""
+    """Return a decorator that enters a body in REGISTER as a property; the docstring of the body is its text."""
 
     def enter(body: Callable[[Draw, Trial], None]) -> Callable[[Draw, Trial], None]:
         text = (body.__doc__ or "").strip().rstrip(".")

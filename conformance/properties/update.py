@@ -53,8 +53,8 @@ def _initial_random(d: Draw, t: Trial) -> None:
     at, _ = d.mask(shape)
     n, seed, matrix = d.integer(0, len(at)), d.choice((0, 1, 2**64 - 1)), d.integer(0, 30)
     t.saw("some chosen of more", 0 < n < len(at))
-    given = {"out": shape[0], "in": shape[1], "base": ids(at), "n": n, "seed": seed, "matrix": matrix}
-    t.case("delta.initial_random", given, {"positions": ids(update_counts.initial_random(at, n, seed, matrix))})
+    inputs = {"out": shape[0], "in": shape[1], "base": ids(at), "n": n, "seed": seed, "matrix": matrix}
+    t.case("delta.initial_random", inputs, {"positions": ids(update_counts.initial_random(at, n, seed, matrix))})
 
 
 @property_of(
@@ -73,9 +73,9 @@ def _initial(d: Draw, t: Trial) -> None:
     scores = [-abs(flat[p] if by == "gradient" else base.get(p, 0.0)) for p in open_to]
     t.saw("a tie", by != "random" and ties(scores, n))
     t.saw(by)
-    given = {"out": shape[0], "in": shape[1], "base": ids(at), "base_values": reals(base.values()), "n": n, "by": by}
-    given |= {"scope": scope, "seed": 5, "matrix": 3, "gradient": reals(flat).reshape(shape)}
-    t.case("delta.initial", given, {"positions": ids(eta)})
+    inputs = {"out": shape[0], "in": shape[1], "base": ids(at), "base_values": reals(base.values()), "n": n, "by": by}
+    inputs |= {"scope": scope, "seed": 5, "matrix": 3, "gradient": reals(flat).reshape(shape)}
+    t.case("delta.initial", inputs, {"positions": ids(eta)})
 
 
 @property_of(
@@ -91,20 +91,20 @@ def _drop(d: Draw, t: Trial) -> None:
     eta, _ = d.mask(shape)
     phi = dict(zip(eta, d.with_specials(d.levels(len(eta), d.integer(0, 2))), strict=True))
     n = d.integer(0, len(eta))
-    given = {"out": shape[0], "in": shape[1], "delta": ids(phi)}
+    inputs = {"out": shape[0], "in": shape[1], "delta": ids(phi)}
     if d.flag(6):
         n = len(eta) + 1
         t.saw("more than there are")
-        t.case("update.drop", given | {"delta_values": reals(phi.values()), "n": n}, refused=["SEL-005"])
+        t.case("update.drop", inputs | {"delta_values": reals(phi.values()), "n": n}, refused=["SEL-005"])
         return
     if phi and d.flag(6):
         phi[d.choice(eta)] = d.choice((math.nan, math.inf))
         t.saw("a value that is not finite")
-        t.case("update.drop", given | {"delta_values": reals(phi.values()), "n": n}, refused=["EVT-005", "SEL-004"])
+        t.case("update.drop", inputs | {"delta_values": reals(phi.values()), "n": n}, refused=["EVT-005", "SEL-004"])
         return
     t.saw("a tie at the drop", ties([abs(x) for x in phi.values()], n))
-    given |= {"delta_values": reals(phi.values()), "n": n}
-    t.case("update.drop", given, {"dropped": ids(update.dropped(phi, n))})
+    inputs |= {"delta_values": reals(phi.values()), "n": n}
+    t.case("update.drop", inputs, {"dropped": ids(update.dropped(phi, n))})
 
 
 @property_of(
@@ -128,9 +128,9 @@ def _grow(d: Draw, t: Trial) -> None:
     t.saw("a dropped position that comes back", set(grown) & set(out))
     t.saw("more than there are candidates", n > len(open_to) > 0)
     t.saw("active", scope == "active" and len(grown) > 0)
-    given = {"out": shape[0], "in": shape[1], "base": ids(state.base), "delta": ids(eta), "dropped": ids(out)}
-    given |= {"gradient": reals(flat).reshape(shape), "n": n, "scope": scope}
-    t.case("update.grow", given, {"grown": ids(grown)})
+    inputs = {"out": shape[0], "in": shape[1], "base": ids(state.base), "delta": ids(eta), "dropped": ids(out)}
+    inputs |= {"gradient": reals(flat).reshape(shape), "n": n, "scope": scope}
+    t.case("update.grow", inputs, {"grown": ids(grown)})
 
 
 @property_of(
@@ -148,8 +148,8 @@ def _adapt(d: Draw, t: Trial) -> None:
     t.saw("nothing to do", not gone)
     if t.dtype == "float32":
         gone = update.pruned(update.effective(state.base, state.phi, select.binary32), set(), gradient, budget, _single)
-    given = matrix_of(shape, state.base, state.phi) | {"gradient": reals(gradient).reshape(shape), "budget": budget}
-    t.case("update.adapt", given, {"pruned": ids(gone)}, dtypes=(t.dtype,))
+    inputs = matrix_of(shape, state.base, state.phi) | {"gradient": reals(gradient).reshape(shape), "budget": budget}
+    t.case("update.adapt", inputs, {"pruned": ids(gone)}, dtypes=(t.dtype,))
 
 
 def _single(x: float) -> float:
@@ -186,8 +186,8 @@ def _refuses(d: Draw, t: Trial) -> None:
     bad = d.choice((math.nan, math.inf, -math.inf))
     event.gradient.reshape(-1)[d.integer(0, state.size - 1)] = bad
     t.saw("NaN" if math.isnan(bad) else "infinity")
-    given = asked(shape, state, event)
-    t.case("update.evolve", given, refused=["EVT-005", "SEL-004"])
+    inputs = asked(shape, state, event)
+    t.case("update.evolve", inputs, refused=["EVT-005", "SEL-004"])
 
 
 @property_of(

@@ -1,4 +1,4 @@
-"""Properties that compare events with each other, and events and steps in any order (chapters 8 and 9)."""
+"""Properties that compare events with each other, or take events and steps in any order (chapters 8 and 9)."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -25,7 +25,7 @@ from conformance.properties.trial import Trial, property_of
 def _ask(
     t: Trial, relation: str, shapes: Sequence[Shape], states: Sequence[State], events: Sequence[Event], **more: Any
 ) -> None:
-    """Compare the answers to several events."""
+    """Ask for several events and compare the answers by a relation."""
     several = zip(shapes, states, events, strict=True)
     t.related(relation, *(("update.evolve", asked(*one) | more) for one in several))
 
@@ -50,7 +50,7 @@ def _scaled(d: Draw, t: Trial) -> None:
 
 
 def _without_specials(state: State) -> State:
-    """Return a state without subnormal weights, whose products with a scaled gradient may vanish."""
+    """Return a state without tiny weights, because their products with a scaled gradient may underflow."""
 
     def plain(held: dict[int, float]) -> dict[int, float]:
         return {p: 0.0 if abs(x) < 2.0**-100 else x for p, x in held.items()}
@@ -70,7 +70,7 @@ def _rows_moved(d: Draw, t: Trial) -> None:
     shape = d.shape(5)
     size = shape[0] * shape[1]
     state = draw_state(d, shape)
-    # gradients are distinct odd numbers, W is 1 where there is a base weight: no two scores are equal
+    # gradients are distinct odd numbers and base weights are 1, so that no two scores are equal
     odd = [2 * i + 1 for i in d.order(size)]
     off = [p for p in state.phi if p not in state.base]
     phi = {p: 2.0 + off.index(p) / 64 if p in off else odd[p] / 4096 for p in state.phi}
@@ -106,7 +106,7 @@ def _padded(d: Draw, t: Trial) -> None:
     shape = d.shape()
     state = draw_state(d, shape)
     event = draw_event(d, shape, state)
-    # every position has a gradient, so that no new one is as good
+    # no gradient is 0, because the new column has zeros and must not tie
     gradient = np.where(event.gradient == 0, 0.5, event.gradient)
     open_to = state.size - len(state.phi)
     wanted = event.n_drop + event.delta_budget - len(state.phi)
@@ -153,18 +153,18 @@ def _nothing_dropped(d: Draw, t: Trial) -> None:
         return
     state = stepped(state, answer)
     t.saw("a slot that moved", any(gradient))
-    seen = reals(d.levels(state.size, 3)).reshape(shape)
-    event = Event(seen, 0, len(state.phi), len(state.base.keys() | state.phi.keys()))
+    gradients = reals(d.levels(state.size, 3)).reshape(shape)
+    event = Event(gradients, 0, len(state.phi), len(state.base.keys() | state.phi.keys()))
     _ask(t, "unchanged", [shape], [state], [event])
 
 
 def stepped(state: State, answer: dict[str, Any]) -> State:
-    """Return the state after a step of AdamW as a port answered it."""
-    held = [
+    """Return the state after a port's answer to a step of AdamW."""
+    columns = [
         dict(zip(state.phi, (x.item() for x in np.asarray(answer[n])), strict=True))
         for n in ("values", "m", "v", "age")
     ]
-    phi, m, v, age = held
+    phi, m, v, age = columns
     return State(state.size, state.base, phi, m, v, age)
 
 

@@ -19,14 +19,14 @@ def _budget(d: Draw, t: Trial) -> None:
     shape = d.integer(1, 200), d.integer(1, 200)
     density = d.integer(1, 100) / 100
     if d.flag():
-        # a multiple of 100 entries: the product is an integer but for its last bits
+        # a multiple of 100 entries, because the product is then an integer but for rounding
         shape = 10 * d.integer(1, 9), 10 * d.integer(1, 9)
     stored = d.integer(0, shape[0] * shape[1])
     x = density * shape[0] * shape[1]
     t.saw("an integer missed by the last bits", x != round(x) and abs(x - round(x)) < 2.0**-20)
     t.saw("the cap", update_counts.count(x) > stored)
-    given = {"density": density, "out": shape[0], "in": shape[1], "stored": stored}
-    t.case("count.budget", given, {"n": update_counts.delta_budget(density, *shape, stored)})
+    inputs = {"density": density, "out": shape[0], "in": shape[1], "stored": stored}
+    t.case("count.budget", inputs, {"n": update_counts.delta_budget(density, *shape, stored)})
 
 
 @property_of("count.drop", "SCH-001 SCH-002 SEL-006", "core", "count.drop", sees=("a rate that meets an integer",))
@@ -37,8 +37,8 @@ def _count_drop(d: Draw, t: Trial) -> None:
     fraction, slots = d.integer(0, 100) / 100, d.choice((0, 1, 20, 100, 1000, d.integer(0, 5000)))
     x = update_schedule.drop_fraction(fraction, step, steps) * slots
     t.saw("a rate that meets an integer", x and abs(x - round(x)) < 2.0**-20)
-    given = {"drop_fraction": fraction, "step": step, "steps": steps, "slots": slots}
-    t.case("count.drop", given, {"n": update_counts.count(x)})
+    inputs = {"drop_fraction": fraction, "step": step, "steps": steps, "slots": slots}
+    t.case("count.drop", inputs, {"n": update_counts.count(x)})
 
 
 @property_of(
@@ -53,17 +53,17 @@ def _schedule_numbers(d: Draw, t: Trial) -> None:
     steps = d.integer(1, 200)
     step = d.choice((0, steps, d.integer(0, steps)))
     fraction = d.integer(0, 64) / 64
-    given: dict[str, Any] = {"drop_fraction": fraction, "step": step, "steps": steps}
+    inputs: dict[str, Any] = {"drop_fraction": fraction, "step": step, "steps": steps}
     bounds = {"value": Bound(np.asarray(fraction), 2)}
-    t.case("schedule.fraction", given, {"value": update_schedule.drop_fraction(fraction, step, steps)}, bounds=bounds)
+    t.case("schedule.fraction", inputs, {"value": update_schedule.drop_fraction(fraction, step, steps)}, bounds=bounds)
     step, warmup, lr = max(step, 1), d.integer(0, steps), d.integer(1, 100) / 1000
     kind = d.choice(("constant", "linear", "cosine"))
     t.saw("warm-up", step < warmup)
     t.saw("after warm-up", step > warmup)
     t.saw("the last step", step == steps)
-    given = {"kind": kind, "lr": lr, "step": step, "steps": steps, "warmup": warmup}
+    inputs = {"kind": kind, "lr": lr, "step": step, "steps": steps, "warmup": warmup}
     value = update_schedule.learning_rate(kind, lr, step, steps, warmup)
-    t.case("schedule.learning_rate", given, {"value": value}, bounds={"value": Bound(np.asarray(lr), 4)})
+    t.case("schedule.learning_rate", inputs, {"value": value}, bounds={"value": Bound(np.asarray(lr), 4)})
 
 
 @property_of(
@@ -92,42 +92,42 @@ def _phases(d: Draw, t: Trial) -> None:
     accumulate, steps = d.integer(0, period - 2), d.integer(0, 60)
     t.saw("no accumulation", accumulate == 0)
     ends, sums = update_schedule.spiel_phases(period, accumulate, steps)
-    given: dict[str, Any] = {"period": period, "accumulate": accumulate, "steps": steps}
-    t.case("schedule.spiel", given, {"at": ids(ends), "sums": ids(sums)})
+    inputs: dict[str, Any] = {"period": period, "accumulate": accumulate, "steps": steps}
+    t.case("schedule.spiel", inputs, {"at": ids(ends), "sums": ids(sums)})
     kind, until, steps = d.choice(("period", "phases")), d.integer(1, 8) / 8, max(steps, 1)
     window = d.integer(1, period) if kind == "period" else accumulate
     at, sums = update_schedule.all_events(kind, steps, period, until, window)
-    given = {"events": kind, "steps": steps, "evolve_every": period, "evolve_until": until, "gradient_window": window}
-    t.case("schedule.all_events", given, {"at": ids(at), "sums": ids(sums)})
+    inputs = {"events": kind, "steps": steps, "evolve_every": period, "evolve_until": until, "gradient_window": window}
+    t.case("schedule.all_events", inputs, {"at": ids(at), "sums": ids(sums)})
 
 
 @property_of("choice.contradictions", "EVT-012", "rules", "rule.check", sees=("a contradiction", "choices that agree"))
 def _contradictions(d: Draw, t: Trial) -> None:
     """Choices are refused where they contradict each other, under the clause that says so, and nowhere else."""
     open_to = {k: v for k, (v, _) in update_choices.VALUES.items() if k not in ("events", "budget_by")}
-    given: dict[str, Any] = {}
+    inputs: dict[str, Any] = {}
     for key in d.some(list(open_to), d.integer(0, 4)):
-        given[key] = d.choice(open_to[key])
+        inputs[key] = d.choice(open_to[key])
     if d.flag():
-        given["optimizer"] = d.choice(("adamw", "sgd", "sm3", "spiel-adamw"))
+        inputs["optimizer"] = d.choice(("adamw", "sgd", "sm3", "spiel-adamw"))
     if d.flag(3):
-        given["pattern"] = [2, 4]
+        inputs["pattern"] = [2, 4]
     try:
-        update_choices.check(given)
+        update_choices.check(inputs)
     except select_pools.RefusedError as error:
         t.saw("a contradiction")
-        # several may hold at once, and nothing says which is told
-        t.case("rule.check", {"choices": given}, refused=sorted({str(error).split(":")[0], "EVT-012"}))
+        # also EVT-012, because several contradictions may hold at once and any may be named
+        t.case("rule.check", {"choices": inputs}, refused=sorted({str(error).split(":")[0], "EVT-012"}))
         return
-    t.saw("choices that agree", len(given) > 1)
-    t.case("rule.check", {"choices": given}, {"ok": 1})
+    t.saw("choices that agree", len(inputs) > 1)
+    t.case("rule.check", {"choices": inputs}, {"ok": 1})
 
 
 @property_of("preset.rule", "EVT-011", "rules", "preset.rule", sees=("a preset", "an unknown name"))
 def _preset(d: Draw, t: Trial) -> None:
     """A preset has the choices of its table, and a name without a table is refused.
 
-    There are finitely many presets and a frozen case for each: what is new to a port are names that it must refuse.
+    There are finitely many presets and a frozen case for each, so the new inputs are names that a port must refuse.
     """
     name = d.choice(list(update_choices.PRESETS))
     if d.flag():
@@ -147,8 +147,8 @@ def _budgets(d: Draw, t: Trial) -> None:
     stored = [d.integer(0, a * b) for a, b in shapes]
     by = d.choice(("numel", "nnz", "count", "rank"))
     amount = d.integer(1, 100) / 100 if by in ("numel", "nnz") else d.integer(1, 40)
-    found = update_counts.delta_budgets(by, amount, shapes, stored)
+    budgets = update_counts.delta_budgets(by, amount, shapes, stored)
     t.saw(by)
-    t.saw("the cap", any(f == k for f, k in zip(found, stored, strict=True)))
-    given = {"by": by, "amount": amount, "shapes": np.array(shapes, dtype=np.int64), "stored": ids(stored)}
-    t.case("count.budgets", given, {"n": ids(found)})
+    t.saw("the cap", any(f == k for f, k in zip(budgets, stored, strict=True)))
+    inputs = {"by": by, "amount": amount, "shapes": np.array(shapes, dtype=np.int64), "stored": ids(stored)}
+    t.case("count.budgets", inputs, {"n": ids(budgets)})

@@ -22,13 +22,13 @@ from conformance.properties.update_optimizers import gauges
 
 
 def tiled(values: Any, n: int) -> Array:
-    """Return n entries that repeat the given ones."""
+    """Return n entries that repeat the values in order."""
     x = np.asarray(values)
     return np.tile(x, n // max(len(x), 1) + 1)[:n]
 
 
 def _state(many: Many, shape: Shape, stored: int, slots: int) -> State:
-    """Return a state on few levels, with slots on the base and off it."""
+    """Return a state with values on few levels, and slots on the base and off it."""
     size = shape[0] * shape[1]
     base, eta = (many.subset(size, n).tolist() for n in (stored, slots))
     b, phi, m, v = (
@@ -60,8 +60,8 @@ def _delta(d: Draw, t: Trial) -> None:
         at = most_of(Many(d), shape)
         n, seed, matrix = d.integer(len(at) // 3, len(at) // 2), d.integer(0, 2**40), d.integer(0, 300)
         sees_beyond(t, shape, at)
-        given = sides(shape) | {"base": ids(at), "n": n, "seed": seed, "matrix": matrix}
-        t.case("delta.initial_random", given, {"positions": ids(update_counts.initial_random(at, n, seed, matrix))})
+        inputs = sides(shape) | {"base": ids(at), "n": n, "seed": seed, "matrix": matrix}
+        t.case("delta.initial_random", inputs, {"positions": ids(update_counts.initial_random(at, n, seed, matrix))})
 
 
 @property_of(
@@ -79,21 +79,21 @@ def _update(d: Draw, t: Trial) -> None:
         phi = dict(zip(eta, (many.lattice((len(eta),), 99) / 16).tolist(), strict=True))
         n = d.integer(len(eta) // 3, len(eta) - 1)
         sees_beyond(t, shape, eta)
-        given = sides(shape) | {"delta": ids(eta), "delta_values": reals(phi.values()), "n": n}
-        t.case("update.drop", given, {"dropped": ids(update.dropped(phi, n))})
+        inputs = sides(shape) | {"delta": ids(eta), "delta_values": reals(phi.values()), "n": n}
+        t.case("update.drop", inputs, {"dropped": ids(update.dropped(phi, n))})
     for shape in shapes(d)[1:]:
         size, many = shape[0] * shape[1], Many(d)
         state = _state(many, shape, size // 2, size // 4)
         flat, scope = (many.lattice((size,), 200) / 16).tolist(), d.choice(("all", "active"))
         out = [p for p, age in state.age.items() if age > 6]
         n = d.integer(size // 8, size // 4)
-        given = sides(shape) | {"base": ids(state.base), "delta": ids(state.phi), "dropped": ids(out), "n": n}
-        given |= {"gradient": reals(flat).reshape(shape), "scope": scope}
-        t.case("update.grow", given, {"grown": ids(update.grown(state, out, flat, n, scope))})
+        inputs = sides(shape) | {"base": ids(state.base), "delta": ids(state.phi), "dropped": ids(out), "n": n}
+        inputs |= {"gradient": reals(flat).reshape(shape), "scope": scope}
+        t.case("update.grow", inputs, {"grown": ids(update.grown(state, out, flat, n, scope))})
         w = update.effective(state.base, state.phi)
         budget = len(w) - d.integer(size // 8, size // 4)
-        given = matrix_of(shape, state.base, state.phi) | {"gradient": reals(flat).reshape(shape), "budget": budget}
-        t.case("update.adapt", given, {"pruned": ids(update.pruned(w, set(), flat, budget))})
+        inputs = matrix_of(shape, state.base, state.phi) | {"gradient": reals(flat).reshape(shape), "budget": budget}
+        t.case("update.adapt", inputs, {"pruned": ids(update.pruned(w, set(), flat, budget))})
 
 
 @property_of(
@@ -122,17 +122,17 @@ def _evolve(d: Draw, t: Trial) -> None:
 def _adamw(d: Draw, t: Trial) -> None:
     """A step of many slots is the written formula at every one of them."""
     for n in lengths(d)[1:]:
-        # as many different slots as one example of the small property has a hundred times, over and over
+        # 997 different slots, repeated: as many as a hundred examples of the small property have
         many, kinds = Many(d), 997
         slots = [many.lattice((kinds,), 99) / 64 for _ in range(4)]
         slots = [slots[0], slots[1], abs(slots[2]), many.integers(kinds, 0, 60), slots[3]]
         lr = 2.0 ** -d.integer(2, 12)
         answer, bounds = after_adamw(slots, lr, update_adamw.Settings(weight_decay=0.125))
-        given = dict(zip(("values", "m", "v", "age", "gradient"), (tiled(x, n) for x in slots), strict=True))
+        inputs = dict(zip(("values", "m", "v", "age", "gradient"), (tiled(x, n) for x in slots), strict=True))
         t.saw(BEYOND, n > 65_536)
         t.case(
             "adamw.step",
-            given | {"lr": lr, "weight_decay": 0.125},
+            inputs | {"lr": lr, "weight_decay": 0.125},
             {name: tiled(x, n) for name, x in answer.items()},
             bounds={name: Bound(tiled(bound.gauge, n), bound.terms) for name, bound in bounds.items()},
         )
@@ -153,21 +153,21 @@ def _scores(d: Draw, t: Trial) -> None:
     t.saw(BEYOND, size > 65_536)
     phi, origin, g = (many.lattice((size,), 99) for _ in range(3))
     at = np.arange(size)
-    given: dict[str, Any] = {"criterion": "change", "positions": at, "values": phi, "origin": origin}
-    t.case("score.drop", given, {"scores": abs(phi - origin)})
-    where: dict[str, Any] = {"out": shape[0], "in": shape[1], "positions": at}
+    inputs: dict[str, Any] = {"criterion": "change", "positions": at, "values": phi, "origin": origin}
+    t.case("score.drop", inputs, {"scores": abs(phi - origin)})
+    size_inputs: dict[str, Any] = {"out": shape[0], "in": shape[1], "positions": at}
     rows, cols = abs(many.lattice((shape[0],), 99)), abs(many.lattice((shape[1],), 99))
-    given = where | {"criterion": "moments", "row_moments": rows, "column_moments": cols}
-    t.case("score.grow", given, {"scores": np.outer(rows, cols).reshape(-1)})
-    given = where | {"criterion": "sensitivity", "weight": phi, "gradient": g}
-    t.case("score.adapt", given, {"scores": abs(phi * g)})
+    inputs = size_inputs | {"criterion": "moments", "row_moments": rows, "column_moments": cols}
+    t.case("score.grow", inputs, {"scores": np.outer(rows, cols).reshape(-1)})
+    inputs = size_inputs | {"criterion": "sensitivity", "weight": phi, "gradient": g}
+    t.case("score.adapt", inputs, {"scores": abs(phi * g)})
     far = many.subset(2**40, 300)
     t.saw("a position above 2³²", far[-1] > 2**32)
     words = {"seed": d.integer(0, 2**40), "matrix": d.integer(0, 99), "step": d.integer(0, 9)}
-    found = [chance(words["seed"], words["matrix"], words["step"], DROP, p) for p in far.tolist()]
-    given = words | {"criterion": "random", "positions": far, "values": phi[:300]}
-    # draws are binary64 whatever the dtype
-    t.case("score.drop", given, {"scores": reals(found)}, dtypes=("float64",))
+    draws = [chance(words["seed"], words["matrix"], words["step"], DROP, p) for p in far.tolist()]
+    inputs = words | {"criterion": "random", "positions": far, "values": phi[:300]}
+    # in float64 only, because draws are binary64 whatever the dtype
+    t.case("score.drop", inputs, {"scores": reals(draws)}, dtypes=("float64",))
 
 
 @property_of(
@@ -182,14 +182,14 @@ def _optimizer(d: Draw, t: Trial) -> None:
         many = Many(d)
         phi, g, m, v = (many.lattice((kinds,), 9) / 8 for _ in range(4))
         columns = {"m": m, "v": abs(v), "u": m, "age": many.integers(kinds, 0, 50)}
-        held = {name: dict(enumerate(columns[name].tolist())) for name in keeps}
-        before = update_optimizers.Slots(dict(enumerate(phi.tolist())), held)
+        kept = {name: dict(enumerate(columns[name].tolist())) for name in keeps}
+        before = update_optimizers.Slots(dict(enumerate(phi.tolist())), kept)
         more: dict[str, Any] = {}
         answer: dict[str, Any] = dict.fromkeys(("m", "v", "u", "age", "rows", "columns"))
         if kind == "sm3":
-            # every row has the same slots and the same r, so that what one row shows holds for all
+            # every row has the same slots and the same r, because the oracle then needs one row only
             r, c = float(d.integer(1, 9)), abs(many.lattice((kinds,), 9))
-            before = update_optimizers.Slots(before.phi, held, [r], c.tolist())
+            before = update_optimizers.Slots(before.phi, kept, [r], c.tolist())
             more = {"rows": np.full(shape[0], r), "columns": c}
         after = update_optimizers.step(kind, shape[1], before, dict(enumerate(g.tolist())), lr, h)
         if kind == "sm3":
@@ -198,8 +198,8 @@ def _optimizer(d: Draw, t: Trial) -> None:
         for name in keeps:
             answer[name] = tiled((ids if name == "age" else reals)(after.kept[name].values()), n)
         answer["values"] = tiled(reals(after.phi.values()), n)
-        given = {"kind": kind, "out": shape[0], "in": shape[1], "positions": np.arange(n), "lr": lr}
-        given |= {name: tiled(columns[name], n) for name in keeps} | more
-        given |= {"values": tiled(phi, n), "gradient": tiled(g, n)}
-        given |= {name: getattr(h, name) for name in ("beta1", "beta2", "eps", "weight_decay", "momentum")}
-        t.case("optimizer.step", given, answer, bounds=gauges(kind, given, answer, h))
+        inputs = {"kind": kind, "out": shape[0], "in": shape[1], "positions": np.arange(n), "lr": lr}
+        inputs |= {name: tiled(columns[name], n) for name in keeps} | more
+        inputs |= {"values": tiled(phi, n), "gradient": tiled(g, n)}
+        inputs |= {name: getattr(h, name) for name in ("beta1", "beta2", "eps", "weight_decay", "momentum")}
+        t.case("optimizer.step", inputs, answer, bounds=gauges(kind, inputs, answer, h))

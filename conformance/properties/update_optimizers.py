@@ -36,21 +36,21 @@ def _optimizer(d: Draw, t: Trial) -> None:
     own = {k: held[k] for k in KEEPS[kind]}
     before = Slots(phi, own, rows, cols) if kind == "sm3" else Slots(phi, own)
     new = update_optimizers.step(kind, shape[1], before, g, lr, hyper)
-    given: dict[str, Any] = {"kind": kind, "out": shape[0], "in": shape[1], "positions": ids(at)}
-    given |= {"values": reals(phi.values()), "gradient": reals(g.values()), "lr": lr}
-    given |= {k: (ids if k == "age" else reals)(x.values()) for k, x in own.items()}
-    given |= {k: getattr(hyper, k) for k in ("beta1", "beta2", "eps", "weight_decay", "momentum")}
+    inputs: dict[str, Any] = {"kind": kind, "out": shape[0], "in": shape[1], "positions": ids(at)}
+    inputs |= {"values": reals(phi.values()), "gradient": reals(g.values()), "lr": lr}
+    inputs |= {k: (ids if k == "age" else reals)(x.values()) for k, x in own.items()}
+    inputs |= {k: getattr(hyper, k) for k in ("beta1", "beta2", "eps", "weight_decay", "momentum")}
     answer: dict[str, Any] = dict.fromkeys(("m", "v", "u", "age", "rows", "columns"))
     answer |= {k: (ids if k == "age" else reals)(new.kept[k].values()) for k in KEEPS[kind]}
     answer["values"] = reals(new.phi.values())
     if kind == "sm3":
-        given |= {"rows": reals(rows), "columns": reals(cols)}
+        inputs |= {"rows": reals(rows), "columns": reals(cols)}
         answer |= {"rows": reals(new.rows), "columns": reals(new.columns)}
-    t.case("optimizer.step", given, answer, bounds=gauges(kind, given, answer, hyper))
+    t.case("optimizer.step", inputs, answer, bounds=gauges(kind, inputs, answer, hyper))
 
 
 def gauges(kind: str, given: dict[str, Any], new: dict[str, Any], h: Hyper) -> dict[str, Bound]:
-    """Return what is added up in each output."""
+    """Return a bound for each output, by the size of the terms that are added up in it."""
     g, phi, lr = abs(given["gradient"]), abs(given["values"]), given["lr"]
     if kind == "sgd":
         u = h.momentum * abs(given["u"]) + g

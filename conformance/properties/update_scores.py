@@ -18,34 +18,34 @@ _SCORED = ("a score that is not finite", "a product that is rounded")
 
 
 def rounded_scores(t: Trial) -> Round:
-    """Return what every operation of a score is rounded to in the class of the run."""
+    """Return the rounding of each operation of a score in the dtype of the trial."""
     return update_scores.binary32 if t.dtype == "float32" else binary64
 
 
 def _reals(d: Draw, t: Trial, n: int) -> Array:
-    """Return numbers with products that are rounded; now and then one that is not finite, or whose square is not."""
-    found = reals(d.with_specials([float(x) for x in d.real((n,))]))
+    """Return numbers whose products round; in one of eight cases one of them is not finite or overflows squared."""
+    numbers = reals(d.with_specials([float(x) for x in d.real((n,))]))
     if n and d.flag(8):
-        found[d.integer(0, n - 1)] = d.choice((math.nan, math.inf, 2.0**80 if t.dtype == "float32" else 2.0**600))
-    return found
+        numbers[d.integer(0, n - 1)] = d.choice((math.nan, math.inf, 2.0**80 if t.dtype == "float32" else 2.0**600))
+    return numbers
 
 
 def _score(t: Trial, op: str, given: dict[str, Any], evidence: list[Array], score: Callable[[Round], Any]) -> None:
-    """Ask for scores; those that are not finite are refused.
+    """Ask for scores, or for a refusal if one is not finite.
 
-    evidence  what they are made of
+    evidence  the arrays that the scores are computed from
     """
-    found = list(score(rounded_scores(t)))
+    scores = list(score(rounded_scores(t)))
     drawn = given["criterion"] == "random"
-    t.saw("random" if drawn else given["criterion"], found)
-    if not all(map(math.isfinite, found)):
+    t.saw("random" if drawn else given["criterion"], scores)
+    if not all(map(math.isfinite, scores)):
         t.saw("a score that is not finite")
         t.case(op, given, refused=REFUSED, dtypes=(t.dtype,))
         return
     if all(np.isfinite(x).all() for x in evidence):
-        t.saw("a product that is rounded", found != list(score(update_scores.binary32)) or t.dtype == "float32")
-        # draws are binary64 whatever the dtype: in float32 they are not asked for
-        t.case(op, given, {"scores": reals(found)}, dtypes=("float64",) if drawn else (t.dtype,))
+        t.saw("a product that is rounded", scores != list(score(update_scores.binary32)) or t.dtype == "float32")
+        # draws are asked for in float64 only, because they are binary64 whatever the dtype
+        t.case(op, given, {"scores": reals(scores)}, dtypes=("float64",) if drawn else (t.dtype,))
 
 
 def _drawn(d: Draw, t: Trial, op: str, given: dict[str, Any], at: list[int], use: int) -> None:
@@ -67,19 +67,19 @@ def _drop_scores(d: Draw, t: Trial) -> None:
     criterion, n = d.choice(update_choices.VALUES["drop"][0]), d.length(18)
     at = [3 * i + x for i, x in enumerate(d.integers(n, 0, 2))]
     phi, other = _reals(d, t, n), _reals(d, t, n)
-    given: dict[str, Any] = {"criterion": criterion, "positions": ids(at), "values": phi}
+    inputs: dict[str, Any] = {"criterion": criterion, "positions": ids(at), "values": phi}
     if criterion == "random":
-        _drawn(d, t, "score.drop", given | {"values": reals(d.levels(n))}, at, update_scores.DROP)
+        _drawn(d, t, "score.drop", inputs | {"values": reals(d.levels(n))}, at, update_scores.DROP)
         return
     needs = {"change": "origin", "fisher": "square", "weight": "weight"}.get(criterion, "")
     other = abs(other) if needs == "square" else other
-    given |= {needs: other} if needs else {}
+    inputs |= {needs: other} if needs else {}
 
     def score(r: Round) -> list[float]:
         pairs = [(float(x), {needs: float(y)} if needs else {}) for x, y in zip(phi, other, strict=True)]
         return [update_scores.of_slot(criterion, x, r=r, **more) for x, more in pairs]
 
-    _score(t, "score.drop", given, [phi, other] if needs else [phi], score)
+    _score(t, "score.drop", inputs, [phi, other] if needs else [phi], score)
 
 
 @property_of(
@@ -94,9 +94,9 @@ def _grow_scores(d: Draw, t: Trial) -> None:
     shape = d.shape(8)
     rows, cols = shape
     criterion, at = d.choice(update_choices.VALUES["grow"][0]), d.subset(rows * cols)
-    given: dict[str, Any] = {"criterion": criterion, "out": rows, "in": cols, "positions": ids(at)}
+    inputs: dict[str, Any] = {"criterion": criterion, "out": rows, "in": cols, "positions": ids(at)}
     if criterion == "random":
-        _drawn(d, t, "score.grow", given, at, update_scores.GROW)
+        _drawn(d, t, "score.grow", inputs, at, update_scores.GROW)
         return
     needs = {"absolute": ("absolute",), "fisher": ("square",), "moments": ("row_moments", "column_moments")}
     needs["gradient"], needs["curvature"] = ("gradient",), ("gradient", "inputs")
@@ -118,15 +118,15 @@ def _grow_scores(d: Draw, t: Trial) -> None:
         ]
         return [update_scores.of_candidate(criterion, r=r, **one) for one in named]
 
-    given |= {name: x.reshape(shape) if name not in sizes else x for name, x in held.items()}
-    # only what is scored may be wrong: whether the rest is looked at is not this operation's to say
+    inputs |= {name: x.reshape(shape) if name not in sizes else x for name, x in held.items()}
+    # asked only if all is finite or a used entry is not, because a port may or may not look at unused ones
     if all(np.isfinite(x).all() for x in held.values()) or not all(np.isfinite(x).all() for x in chosen.values()):
-        _score(t, "score.grow", given, list(chosen.values()), score)
+        _score(t, "score.grow", inputs, list(chosen.values()), score)
 
 
 _ON_SUPPORT = {"sensitivity": ("g", "gradient"), "absolute": ("absolute", "absolute")}
 _ON_SUPPORT |= {"fisher": ("square", "square"), "token-fisher": ("tokens", "tokens")}
-"""What a criterion looks at besides W, by the name of the oracle and of the operation."""
+"""Criterion -> evidence that it uses besides W, by its name in the oracle and in the operation."""
 
 
 @property_of(
@@ -141,10 +141,10 @@ def _adapt_scores(d: Draw, t: Trial) -> None:
     shape = d.shape(8)
     criterion, at = d.choice(update_choices.VALUES["adapt"][0]), d.subset(shape[0] * shape[1])
     w, g, h = _reals(d, t, len(at)), _reals(d, t, len(at)), abs(_reals(d, t, shape[1]))
-    given: dict[str, Any] = {"criterion": criterion, "out": shape[0], "in": shape[1], "positions": ids(at)}
+    inputs: dict[str, Any] = {"criterion": criterion, "out": shape[0], "in": shape[1], "positions": ids(at)}
     if criterion == "random":
         use = d.choice((update_scores.ADAPT, update_scores.LAST))
-        _drawn(d, t, "score.adapt", given | {"weight": reals(d.levels(len(at))), "use": use}, at, use)
+        _drawn(d, t, "score.adapt", inputs | {"weight": reals(d.levels(len(at))), "use": use}, at, use)
         return
     of = h[[p % shape[1] for p in at]]
     used = {"weight": w}
@@ -160,9 +160,9 @@ def _adapt_scores(d: Draw, t: Trial) -> None:
             for x, y, z in rows
         ]
 
-    given |= used | ({"inputs": h} if "inputs" in used else {})
+    inputs |= used | ({"inputs": h} if "inputs" in used else {})
     if "inputs" not in used or np.isfinite(h).all() or not np.isfinite(of).all():
-        _score(t, "score.adapt", given, list(used.values()), score)
+        _score(t, "score.adapt", inputs, list(used.values()), score)
 
 
 @property_of(
@@ -175,18 +175,18 @@ def _adapt_scores(d: Draw, t: Trial) -> None:
 def _drops(d: Draw, t: Trial) -> None:
     """The drop fraction follows its schedule to the last step that may have an event."""
     steps, until = d.integer(1, 200), d.choice((1.0, d.integer(1, 100) / 100))
-    # no event follows the last step, and one that is not the first has one before it
+    # no event follows the last step, and an event that is not the first has one before it
     last = update_schedule.last_event(steps, until)
     fraction, how, first = d.integer(0, 64) / 64, d.choice(("fraction", "all")), d.integer(0, 1)
     kind = d.choice(update_choices.VALUES["drop_schedule"][0])
-    given: dict[str, Any] = {"drop_schedule": kind, "drop_fraction": fraction, "steps": steps, "evolve_until": until}
-    given |= {"first_event": how, "first": first}
+    inputs: dict[str, Any] = {"drop_schedule": kind, "drop_fraction": fraction, "steps": steps, "evolve_until": until}
+    inputs |= {"first_event": how, "first": first}
     if d.flag(6):
         bad: dict[str, Any] = {"SCH-001": {"drop_fraction": 1.25}, "SCH-007": {"evolve_until": 0.0}}
         bad["SCH-008"] = {"first_event": "none"}
         clause = d.choice(list(bad))
         t.saw("refused")
-        t.case("schedule.drops", given | bad[clause] | {"step": 1}, refused=[clause])
+        t.case("schedule.drops", inputs | bad[clause] | {"step": 1}, refused=[clause])
         return
     least, most = 2 - first, min(last, steps - 1)
     if most < least:
@@ -197,4 +197,4 @@ def _drops(d: Draw, t: Trial) -> None:
     t.saw("an end before the last step", last < steps)
     t.saw("a first event that drops all", how == "all" and first and fraction < 1)
     bounds = {"value": Bound(np.asarray(max(fraction, value)), 2)}
-    t.case("schedule.drops", given | {"step": step}, {"value": value}, bounds=bounds)
+    t.case("schedule.drops", inputs | {"step": step}, {"value": value}, bounds=bounds)
