@@ -11,15 +11,15 @@ from conformance.cases.case import VECTORS, dump
 
 
 def files() -> Iterator[tuple[str, str]]:
-    """Yield the name and text of every vector file: one for each area that a module of this folder lists."""
-    modules = (import_module(f"conformance.gen.{found.name}") for found in iter_modules(gen.__path__))
+    """Yield name and text of every vector file: one for each function in AREAS of a module of this folder."""
+    modules = (import_module(f"conformance.gen.{module.name}") for module in iter_modules(gen.__path__))
     for make in chain.from_iterable(getattr(module, "AREAS", ()) for module in modules):
         area = make()
         yield f"{area.name}.json", dump(area.cases)
 
 
 def main() -> int:
-    """Write or check; 1 if a file differs."""
+    """Write the vector files, or check them; return 1 if a file differs."""
     checks = "--check" in sys.argv[1:]
     wrong = []
     for name, text in files():

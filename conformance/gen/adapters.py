@@ -1,6 +1,6 @@
 """Cases of the adapters (ADP): forward, backward, merge, start values, and LoRA*.
 
-Every gradient is checked here against a complex step before it is written.
+Every gradient is checked against a complex step before it is written.
 """
 
 from collections.abc import Callable
@@ -27,7 +27,7 @@ _CATCHES = {
 
 
 class _Base:
-    """A weight of which a share of the positions is stored, some of them as zeros."""
+    """A weight with `stored` random positions, every fourth of them with the value 0."""
 
     def __init__(self, n: Numbers, n_out: int, n_in: int, stored: int, *, biased: bool) -> None:
         self.shape = (n_out, n_in)
@@ -75,8 +75,8 @@ def _answer(kind: str, base: _Base, factors: list[Array], s: float, x: Array, dy
     _check(forward, [rows, a, other], drows, [dx, *grads])
     merged = reals(weight.values())
     names = ("y", "dx", "da", "dc" if kind == "spp" else "db", "merged", "parameters")
-    found = (y.reshape(dy.shape), dx.reshape(x.shape), *grads, merged, a.size + other.size)
-    return dict(zip(names, found, strict=True))
+    outputs = (y.reshape(dy.shape), dx.reshape(x.shape), *grads, merged, a.size + other.size)
+    return dict(zip(names, outputs, strict=True))
 
 
 def _check(forward: Callable[[list[Array]], Array], inputs: list[Array], dy: Array, grads: list[Array]) -> None:
@@ -101,11 +101,11 @@ def _given(
 
 
 def pairs() -> Area:
-    """ADP-001, ADP-003, ADP-004, ADP-006 to ADP-009."""
+    """Return cases of LoRA, SPP and SparsePEFT, outputs to merge (ADP-001, ADP-003, ADP-004, ADP-006 to ADP-009)."""
     area = Area("adapter", _ORACLE)
     n = Numbers(60, 1)
     for kind, clauses in _CLAUSES.items():
-        # rows of A: the rank, or the bands of SPP, whose rank is 2 beside them
+        # rows is the rank, or for SPP the number of bands, because its rank is always 2 here
         for name, n_out, n_in, stored, rows, lead, alpha, biased in (
             ("plain", 12, 7, 30, 3, (4,), 6.0, False),
             ("bias", 8, 9, 25, 2, (2, 3), 0.5, True),
@@ -120,8 +120,8 @@ def pairs() -> Area:
             x, dy = n.real((*lead, n_in)), n.real((*lead, n_out))
             s = alpha / (2 if kind == "spp" else rows)
             answer = _answer(kind, base, factors, s, x, dy)
-            given = _given(kind, base, factors, alpha, 2, x, dy)
-            area.add(f"{kind}-{name}", f"adapter.{kind}", clauses, _CATCHES[kind], given, answer)
+            inputs = _given(kind, base, factors, alpha, 2, x, dy)
+            area.add(f"{kind}-{name}", f"adapter.{kind}", clauses, _CATCHES[kind], inputs, answer)
         _start_of(area, n, kind)
         _refusals(area, n, kind)
     for kind in _CLAUSES:
@@ -130,15 +130,15 @@ def pairs() -> Area:
 
 
 def _start_of(area: Area, n: Numbers, kind: str) -> None:
-    """ADP-003: a lattice, on which the products are exact, and a factor that is still zero."""
+    """Add an adapter before training, whose second factor is 0, with products that are exact (ADP-003)."""
     base = _Base(n, 6, 5, 13, biased=True)
     base.values, base.bias = n.lattice(13), n.lattice(6)
     factors = [f * 0.0 if j else f for j, f in enumerate(_factors(kind, n, base, 3))]
     x, dy = n.lattice((4, 5)), n.lattice((4, 6))
     answer = _answer(kind, base, factors, 2.0, x, dy)
-    given = _given(kind, base, factors, 6.0 if kind != "spp" else 4.0, 2, x, dy)
+    inputs = _given(kind, base, factors, 6.0 if kind != "spp" else 4.0, 2, x, dy)
     text = "an adapter that changes the model before it has learnt anything"
-    area.add(f"{kind}-start", f"adapter.{kind}", f"ADP-003 {_CLAUSES[kind]}", text, given, answer)
+    area.add(f"{kind}-start", f"adapter.{kind}", f"ADP-003 {_CLAUSES[kind]}", text, inputs, answer)
 
 
 def _refusals(area: Area, n: Numbers, kind: str) -> None:
@@ -163,31 +163,31 @@ def _refusals(area: Area, n: Numbers, kind: str) -> None:
     else:
         wrong += [("other-rank", [a[:2], other], 2.0, 2), ("rank-0", [a[:0], other[:, :0]], 2.0, 2)]
     for name, factors, alpha, rank in wrong:
-        given = _given(kind, base, [np.ascontiguousarray(f) for f in factors], alpha, rank, x, dy)
+        inputs = _given(kind, base, [np.ascontiguousarray(f) for f in factors], alpha, rank, x, dy)
         text = "factors broadcast, cut or rounded until they fit"
-        area.add(f"{kind}-refuse-{name}", f"adapter.{kind}", "ADP-009", text, given, refused="ADP-009")
+        area.add(f"{kind}-refuse-{name}", f"adapter.{kind}", "ADP-009", text, inputs, refused="ADP-009")
 
 
 def _alone(area: Area, n: Numbers, kind: str) -> None:
-    """ADP-009: an alpha that is no number, one far below 1, and a second factor that is longer than out."""
+    """Add an alpha far below 1, an alpha that is no number, and a second factor longer than out (ADP-009)."""
     base = _Base(n, 6, 5, 13, biased=False)
     factors, x, dy = _factors(kind, n, base, 3), n.real((4, 5)), n.real((4, 6))
     alpha = 2.0**-20
-    given = _given(kind, base, factors, alpha, 2, x, dy)
+    inputs = _given(kind, base, factors, alpha, 2, x, dy)
     answer = _answer(kind, base, factors, alpha / (2 if kind == "spp" else 3), x, dy)
     text = "an alpha below 1 refused"
-    area.add(f"{kind}-alpha-small", f"adapter.{kind}", f"ADP-009 {_CLAUSES[kind]}", text, given, answer)
+    area.add(f"{kind}-alpha-small", f"adapter.{kind}", f"ADP-009 {_CLAUSES[kind]}", text, inputs, answer)
     long = np.concatenate([factors[1], factors[1][:2]])
     for name, other, scale, text in (
         ("alpha-nan", factors[1], float("nan"), "an alpha compared with both ends, which NaN is beyond neither of"),
         ("long", long, 2.0, "a factor cut to the rows that there are"),
     ):
-        given = _given(kind, base, [factors[0], other], scale, 2, x, dy)
-        area.add(f"{kind}-refuse-{name}", f"adapter.{kind}", "ADP-009", text, given, refused="ADP-009")
+        inputs = _given(kind, base, [factors[0], other], scale, 2, x, dy)
+        area.add(f"{kind}-refuse-{name}", f"adapter.{kind}", "ADP-009", text, inputs, refused="ADP-009")
 
 
 def initial() -> Area:
-    """ADP-002, ADP-009."""
+    """Return cases of the start values of adapters (ADP-002, ADP-009)."""
     area = Area("adapter-initial", "integers, then binary64")
     for kind, n_out, n_in, rows, seed, matrix in (
         ("lora", 5, 7, 3, 0, 0),
@@ -197,20 +197,20 @@ def initial() -> Area:
         ("spp", 6, 11, 3, 1, 1),
     ):
         zero = np.zeros(n_out if kind == "spp" else (n_out, rows))
-        given = {"kind": kind, "out": n_out, "in": n_in, "rows": rows, "seed": seed, "matrix": matrix}
+        inputs = {"kind": kind, "out": n_out, "in": n_in, "rows": rows, "seed": seed, "matrix": matrix}
         answer = {"a": oracle.start(rows, n_in, seed, matrix), "other": zero, "parameters": rows * n_in + zero.size}
         text = "another stream, draws numbered by column, a bound of 1/in"
-        given["like"] = np.zeros(0)
-        area.add(f"{kind}-{rows}x{n_in}", "adapter.initial", "ADP-002 RNG-002", text, given, answer)
+        inputs["like"] = np.zeros(0)
+        area.add(f"{kind}-{rows}x{n_in}", "adapter.initial", "ADP-002 RNG-002", text, inputs, answer)
     for kind, rows in (("lora", 0), ("spp", 4), ("spp", 0)):
-        given = {"kind": kind, "out": 6, "in": 5, "rows": rows, "seed": 1, "matrix": 0, "like": np.zeros(0)}
+        inputs = {"kind": kind, "out": 6, "in": 5, "rows": rows, "seed": 1, "matrix": 0, "like": np.zeros(0)}
         text = "a rank of nothing, bands with a remainder"
-        area.add(f"refuse-{kind}-{rows}", "adapter.initial", "ADP-009", text, given, refused="ADP-009")
+        area.add(f"refuse-{kind}-{rows}", "adapter.initial", "ADP-009", text, inputs, refused="ADP-009")
     return area
 
 
 def star() -> Area:
-    """ADP-005: on a lattice, so that every implementation merges into the same numbers."""
+    """Return cases of LoRA* on small integers, so that every implementation merges into the same numbers (ADP-005)."""
     area = Area("adapter-star", "loops over sorted tuples")
     n = Numbers(60, 3)
     for name, n_out, n_in, pattern, still, purpose in (
@@ -224,31 +224,31 @@ def star() -> Area:
         w = np.where(n.lattice((n_out, n_in)) < 0, -1.0, 1.0) * n.integers((n_out, n_in), 1, 9)
         kept = _pruned(w, norms, pattern)
         a, b = n.lattice((2, n_in), 2), n.lattice((n_out, 2), 2) * (0.0 if still else 1.0)
-        held = {divmod(p, n_in): float(w.reshape(-1)[p]) for p in kept}
+        weights = {divmod(p, n_in): float(w.reshape(-1)[p]) for p in kept}
         every = [(o, i) for o in range(n_out) for i in range(n_in)]
-        full = oracle.merged(held, oracle.low_rank(a, b, 2.0, every))
+        full = oracle.merged(weights, oracle.low_rank(a, b, 2.0, every))
         merged = reals(full.values()).reshape(n_out, n_in)
         again = _pruned(merged, norms, pattern)
         assert (again == kept) == still, name
-        given = _star_given(n_out, n_in, kept, w, a, b, norms, pattern)
+        inputs = _star_given(n_out, n_in, kept, w, a, b, norms, pattern)
         answer = {"kept": ids(again), "values": merged.reshape(-1)[again] + 0.0}
         clauses = f"ADP-005 ADP-004 {'PRN-004' if pattern else 'PRN-003'}" + (" ADP-003" if still else "")
-        area.add(name, "adapter.lora_star", clauses, purpose, given, answer)
+        area.add(name, "adapter.lora_star", clauses, purpose, inputs, answer)
     w, norms = n.lattice((4, 8)) + 20, np.ones(8)
     a, b = n.lattice((2, 8), 2), n.lattice((4, 2), 2)
-    given = _star_given(4, 8, _pruned(w, norms, None)[1:], w, a, b, norms, None)
+    inputs = _star_given(4, 8, _pruned(w, norms, None)[1:], w, a, b, norms, None)
     text = "a support of another size than the base's"
-    area.add("refuse-count", "adapter.lora_star", "ADP-005", text, given, refused="ADP-005")
+    area.add("refuse-count", "adapter.lora_star", "ADP-005", text, inputs, refused="ADP-005")
     kept = _pruned(w, norms, None)
     more = sorted([*kept, next(p for p in range(32) if p not in kept)])
-    given = _star_given(4, 8, more, w, a, b, norms, None)
+    inputs = _star_given(4, 8, more, w, a, b, norms, None)
     text = "a support that may shrink"
-    area.add("refuse-fewer", "adapter.lora_star", "ADP-005", text, given, refused="ADP-005")
+    area.add("refuse-fewer", "adapter.lora_star", "ADP-005", text, inputs, refused="ADP-005")
     for name, bad in (("nan", float("nan")), ("infinite", float("inf"))):
         broken = b.copy()
         broken[1, 0] = bad
-        given = _star_given(4, 8, _pruned(w, norms, None), w, a, broken, norms, None)
-        area.add(f"refuse-{name}", "adapter.lora_star", "ADP-005", "NaN ranked", given, refused="ADP-005")
+        inputs = _star_given(4, 8, _pruned(w, norms, None), w, a, broken, norms, None)
+        area.add(f"refuse-{name}", "adapter.lora_star", "ADP-005", "NaN ranked", inputs, refused="ADP-005")
     return area
 
 

@@ -1,4 +1,4 @@
-"""Cases of events for what the other cases did not reach: unequal budgets, several matrices."""
+"""Cases of events that close gaps of the other cases: unequal budgets, several matrices, many positions."""
 
 from dataclasses import replace
 from typing import Any
@@ -11,7 +11,7 @@ from conformance.oracle.event_evidence import Evidence
 
 
 def events() -> Area:
-    """ADPT-001, EVT-009, GRD-003, GROW-007: events that no other case has."""
+    """Return events with unequal budgets, or over many rows (ADPT-001, EVT-009, GRD-003, GROW-007)."""
     area = Area("hole-event", "dictionaries by flat position")
     _refused(area)
     _made_up(area)
@@ -24,7 +24,7 @@ def events() -> Area:
 
 
 def _many_candidates(area: Area) -> None:
-    """GRD-003: more positions than a first look takes, with many equal scores, in one block of rows and in two."""
+    """Add candidates of more than 16,384 positions with many equal scores (GRD-003)."""
     for name, rows, width, k, scope in (("block", 500, 40, 70, "all"),):
         n = Numbers(129, rows)
         dy, x = n.lattice((1, rows), 40), n.lattice((1, width), 9)
@@ -32,16 +32,16 @@ def _many_candidates(area: Area) -> None:
         gradient = (dy.T @ x).reshape(-1)
         open_to = sorted(set(range(rows * width)) - set(eta))
         chosen = select.largest([abs(float(gradient[p])) for p in open_to], open_to, k)
-        given = {"out": rows, "in": width, "dy": [dy], "x": [x], "steps": 1, "base": ids(base), "delta": ids(eta)}
-        given |= {"n": k, "scope": scope}
+        inputs = {"out": rows, "in": width, "dy": [dy], "x": [x], "steps": 1, "base": ids(base), "delta": ids(eta)}
+        inputs |= {"n": k, "scope": scope}
         answer = {"candidates": ids(chosen), "values": reals(gradient[chosen] + 0.0)}
         purpose = "candidates lost, or ties to a later position, where 16,384 scores or more are looked at in parts"
         clauses = "GRD-003 GROW-001 GROW-002 SEL-001"
-        area.add(f"many-{name}", "gradient.candidates", clauses, purpose, given, answer)
+        area.add(f"many-{name}", "gradient.candidates", clauses, purpose, inputs, answer)
 
 
 def _many_drawn(area: Area) -> None:
-    """RNG-003, GROW-004: candidates of more rows than are looked at at once, scored by their flat positions."""
+    """Add random candidates of more rows than are looked at at once, drawn by flat position (RNG-003, GROW-004)."""
     chosen = whole_events.rule(grow="random", adapts="never")
     made = whole_events.made(133, (514, 2), 20, 6, 1, chosen=chosen, missing=6)
     purpose = "draws that begin anew with every block of rows"
@@ -49,17 +49,17 @@ def _many_drawn(area: Area) -> None:
 
 
 def _many_seeded(area: Area) -> None:
-    """DLT-006: new slots behind the part of a matrix that a first look takes."""
+    """Add new slots beyond the part of a matrix that is looked at first (DLT-006)."""
     chosen, shape = whole_events.rule(moments="seeded", adapts="never"), (129, 128)
-    part, seen = whole_events.made(134, shape, 20, 6, 1, chosen=chosen, missing=6, steps=2)
-    # numbers that repeat, which a vector file holds in few bytes, and some that are large
+    part, evidence = whole_events.made(134, shape, 20, 6, 1, chosen=chosen, missing=6, steps=2)
+    # numbers that repeat, so that the vector file stays small, and some large ones
     gradient, square = ([float(p % k - k // 2) for p in range(shape[0] * shape[1])] for k in (7, 5))
     square = [x * x for x in square]
     for i, p in enumerate((3, 8192, 16383, 16384, 16401, 16450, 16511)):
         gradient[p], square[p] = (-1.0) ** i * (16 + i), 30.0 + i
-    seen = replace(seen, gradient=gradient, square=square)
+    evidence = replace(evidence, gradient=gradient, square=square)
     purpose = "m and v of a new slot taken from another position, where the matrix is looked at in parts"
-    _many(area, "seeded", "DLT-006 GROW-003 GRD-003 TRN-009", purpose, (part, seen), chosen, ("gradient", "square"))
+    _many(area, "seeded", "DLT-006 GROW-003 GRD-003 TRN-009", purpose, (part, evidence), chosen, ("gradient", "square"))
 
 
 def _many(
@@ -72,22 +72,22 @@ def _many(
     asked: tuple[str, ...],
     pattern: tuple[int, int] | None = None,
 ) -> None:
-    """Add an event over a matrix that is too large to be looked at at once, with the evidence asked for."""
+    """Add an event over a matrix that is too large to be looked at at once, with the evidence `asked` only."""
     part, seen = made
     outcomes = event([part], [seen], chosen, 0.5, seed=3, step=20, pattern=pattern)
-    told = whole_events.given_part(part, seen)
+    entry = whole_events.given_part(part, seen)
     evidence = {"gradient", "absolute", "square", "inputs", "row_moments", "column_moments"}
-    told |= dict.fromkeys(sorted(evidence - set(asked)))
-    given = {"parts": [told], "rule": chosen, "fraction": 0.5, "seed": 3, "step": 20}
-    given |= {"pattern": list(pattern)} if pattern else {}
-    area.add(f"many-{name}", "update.event", clauses, purpose, given, whole_events.answered(outcomes))
+    entry |= dict.fromkeys(sorted(evidence - set(asked)))
+    inputs = {"parts": [entry], "rule": chosen, "fraction": 0.5, "seed": 3, "step": 20}
+    inputs |= {"pattern": list(pattern)} if pattern else {}
+    area.add(f"many-{name}", "update.event", clauses, purpose, inputs, whole_events.answered(outcomes))
 
 
 def _uneven_pools(area: Area) -> None:
-    """EVT-009, GROW-002: rows without room, and rows without slots."""
+    """Add an event with rows that have no room for new slots, and rows without slots (EVT-009, GROW-002)."""
     chosen = whole_events.rule(scope="row", adapts="never")
-    part, seen = whole_events.made(130, (4, 4), 9, 7, 0, chosen=chosen)
-    # row 0 is all slots, row 1 has none, row 2 lacks more than it has room for, row 3 is as it should be
+    part, evidence = whole_events.made(130, (4, 4), 9, 7, 0, chosen=chosen)
+    # row 0 is full of slots, row 1 has none, row 2 lacks more slots than it has room for, row 3 is ordinary
     eta = [0, 1, 2, 3, 8, 9, 10, 12, 14]
     base = {p: float(p % 5 - 2) / 2 for p in [*range(10), 12, 13, 14]}
     values = dict(zip(eta, (0.5, -0.25, 0.75, -0.5, 0.25, -0.75, 0.25, 1.0, -0.25), strict=True))
@@ -98,34 +98,34 @@ def _uneven_pools(area: Area) -> None:
     }
     part = replace(part, base=base, phi=values, kept=kept, budget=[4, 4, 4, 3], delta_budget=[4, 0, 6, 2])
     purpose = "a row that cannot grow as many as it lacks refused, or filled from another row"
-    whole_events.add(area, "rows", "EVT-009 GROW-002 SEL-007", purpose, [(part, seen)], chosen, 0.5)
+    whole_events.add(area, "rows", "EVT-009 GROW-002 SEL-007", purpose, [(part, evidence)], chosen, 0.5)
 
 
 def _refused(area: Area) -> None:
-    """ADPT-001: more is too many than may be pruned."""
+    """Add events in which more weights are over the budget than may be pruned (ADPT-001)."""
     for name, choice in (
         ("matrix", {}),
         ("row", {"scope": "row"}),
         ("model", {"scope": "model"}),
     ):
         chosen = whole_events.rule(**choice)
-        part, seen = whole_events.made(124, (3, 4), 4, 4, 2, chosen=chosen)
-        # new slots come for all that are dropped, and there is no room for one of them
-        seen = replace(seen, gradient=[0.0 if p in part.phi else 8.0 for p in range(12)])
-        pairs = [(replace(part, budget=[0] * len(part.budget)), seen)]
+        part, evidence = whole_events.made(124, (3, 4), 4, 4, 2, chosen=chosen)
+        # every dropped slot is replaced by a new one, which is exempt, and the budget is 0
+        evidence = replace(evidence, gradient=[0.0 if p in part.phi else 8.0 for p in range(12)])
+        pairs = [(replace(part, budget=[0] * len(part.budget)), evidence)]
         if name == "model":
-            pairs.append((replace(pairs[0][0], matrix=1), seen))
-        given = {"parts": [whole_events.given_part(*pair) for pair in pairs], "rule": chosen, "fraction": 1.0}
-        given |= {"seed": 3, "step": 20}
+            pairs.append((replace(pairs[0][0], matrix=1), evidence))
+        inputs = {"parts": [whole_events.given_part(*pair) for pair in pairs], "rule": chosen, "fraction": 1.0}
+        inputs |= {"seed": 3, "step": 20}
         purpose = "as much pruned as may be, and the budget exceeded in silence"
         clauses = "ADPT-001 SEL-005"
         refusal = _refusal_of(pairs, chosen)
         assert "SEL-005" in refusal, f"{name}: {refusal or 'no refusal'}"
-        area.add(f"refuse-{name}", "update.event", clauses, purpose, given, refused=clauses)
+        area.add(f"refuse-{name}", "update.event", clauses, purpose, inputs, refused=clauses)
 
 
 def _refusal_of(pairs: list[whole_events.Made], chosen: update_choices.Rule) -> str:
-    """Return why an event that drops everything is refused; nothing if it is not."""
+    """Return why an event that drops everything is refused, empty if it is not."""
     try:
         event([p for p, _ in pairs], [s for _, s in pairs], chosen, 1.0, seed=3, step=20)
     except select_pools.RefusedError as error:
@@ -134,24 +134,24 @@ def _refusal_of(pairs: list[whole_events.Made], chosen: update_choices.Rule) -> 
 
 
 def _made_up(area: Area) -> None:
-    """EVT-009: with scope model a matrix below its budget makes up for one above."""
+    """Add an event of scope model in which a matrix below its budget makes up for one above it (EVT-009)."""
     chosen = whole_events.rule(scope="model")
     for name, room, over in (("whole", 3, 3),):
         low = whole_events.made(125, (3, 4), 6, 4, 1, chosen=chosen, missing=room)
-        high, seen = whole_events.made(126, (3, 5), 9, 4, 1, chosen=chosen, matrix=1)
+        high, evidence = whole_events.made(126, (3, 5), 9, 4, 1, chosen=chosen, matrix=1)
         high = replace(high, budget=[high.budget[0] - over])
         low = (replace(low[0], delta_budget=[len(low[0].phi)]), low[1])
         pairs = (
-            [low, (high, seen)]
+            [low, (high, evidence)]
             if name != "first"
-            else [(replace(high, matrix=0), seen), (replace(low[0], matrix=1), low[1])]
+            else [(replace(high, matrix=0), evidence), (replace(low[0], matrix=1), low[1])]
         )
         purpose = "a matrix below its budget that does not make up for another"
         whole_events.add(area, f"made-up-{name}", "EVT-009 ADPT-001 DLT-001", purpose, pairs, chosen, 0.5)
 
 
 def _many_groups(area: Area) -> None:
-    """GRD-003, GROW-007: more rows than are looked at at once, in groups of unequal budgets."""
+    """Add events over more rows than are looked at at once, with unequal budgets (GRD-003, GROW-007)."""
     n, (rows, width) = Numbers(127, 1), (514, 2)
     base = {2 * g + n.integer(0, 1): float(n.integer(-2, 2)) / 2 for g in range(rows) if g % 3 and g % 9 == 1}
     eta = [p for p in sorted(base) if n.integer(0, 1) == 0]
@@ -169,10 +169,10 @@ def _many_groups(area: Area) -> None:
             slots = [sum(p // width == r for p in eta) + 2 * (r % 17 == 0) for r in range(rows)]
             mine = replace(part, budget=[width] * rows, delta_budget=slots)
         nothing = [0.0] * (rows * width)
-        seen = Evidence(gradient, nothing, nothing, [0.0] * width, [0.0] * rows, [0.0] * width, None, 1)
+        evidence = Evidence(gradient, nothing, nothing, [0.0] * width, [0.0] * rows, [0.0] * width, None, 1)
         purpose = "budgets or positions of the first rows for all that are looked at later"
         clauses = "GRD-003 EVT-009 DLT-001 TRN-009" + (" GROW-007" if pattern else "")
-        _many(area, name, clauses, purpose, (mine, seen), chosen, ("gradient",), pattern)
+        _many(area, name, clauses, purpose, (mine, evidence), chosen, ("gradient",), pattern)
 
 
 AREAS = (events,)

@@ -1,4 +1,4 @@
-"""Cases of the ratios that an event tells (TRN-009)."""
+"""Cases of the ratios in the record of an event (TRN-009)."""
 
 from dataclasses import replace
 from typing import Any
@@ -12,22 +12,22 @@ from conformance.oracle.update_scores import binary32
 
 
 def ratios_of(parts: list[Made], chosen: Rule, found: list[Outcome]) -> dict[str, Any]:
-    """Return the outputs of `event.ratios`, one entry a part."""
-    told = [event_ratios.ratios(part, seen, chosen, one) for (part, seen), one in zip(parts, found, strict=True)]
-    return {name: [one[name] for one in told] for name in ("churn", "overlap", "gradient_norm")}
+    """Return the outputs of `event.ratios`, one entry for each matrix."""
+    records = [event_ratios.ratios(part, seen, chosen, one) for (part, seen), one in zip(parts, found, strict=True)]
+    return {name: [one[name] for one in records] for name in ("churn", "overlap", "gradient_norm")}
 
 
 def ratios() -> Area:
-    """TRN-009: what an event's record tells besides its counts."""
+    """Return cases of churn, overlap and gradient norm of an event's record (TRN-009)."""
     area = Area("ratios", "dictionaries by flat position")
 
     def add(name: str, purpose: str, parts: list[Made], chosen: Rule) -> None:
-        given = {"parts": [given_part(*one) for one in parts], "rule": chosen, "fraction": 0.5, "seed": 3, "step": 20}
+        inputs = {"parts": [given_part(*one) for one in parts], "rule": chosen, "fraction": 0.5, "seed": 3, "step": 20}
         of, seen = [p for p, _ in parts], [s for _, s in parts]
         wide, narrow = (event(of, seen, chosen, 0.5, seed=3, step=20, rounded=r) for r in (binary64, binary32))
         answer = ratios_of(parts, chosen, wide)
         assert answer == ratios_of(parts, chosen, narrow), "a choice that hangs on a rounding"
-        area.add(name, "event.ratios", "TRN-009", purpose, given, answer)
+        area.add(name, "event.ratios", "TRN-009", purpose, inputs, answer)
 
     chosen = rule(scope="model")
     part, seen = made(50, (3, 5), 8, 4, 1, chosen=chosen, missing=2)

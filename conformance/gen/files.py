@@ -1,4 +1,4 @@
-"""Good files of chapter 12: each is read, and written again byte for byte."""
+"""Valid files of chapter 12: each is read, and written again byte for byte."""
 
 import struct
 from dataclasses import replace
@@ -20,12 +20,12 @@ _WRITE = "FMT-080 FMT-090 FMT-092 FMT-111 FMT-023"
 
 
 def raw_array(raw: bytes) -> Any:
-    """Return bytes as an array of a case."""
+    """Return bytes as a uint8 array, as cases hold them."""
     return np.frombuffer(raw, dtype=np.uint8).copy()
 
 
 def content(tensors: dict[str, Tensor], **more: Any) -> dict[str, Any]:
-    """Return a checkpoint as the operations hand it in and out."""
+    """Return a checkpoint in the form of inputs and outputs of operations."""
     out: dict[str, Any] = {}
     for name, t in tensors.items():
         full = t.nnz == prod(t.shape)
@@ -53,7 +53,7 @@ def state(tensors: dict[str, Tensor], **more: Any) -> str:
 
 
 def on(dtype: str, shape: tuple[int, ...], flat: list[int], bits: bytes | None = None, **more: Any) -> Tensor:
-    """Return a tensor with a support of flat positions; its bits count up unless they are given."""
+    """Return a tensor with a support of flat positions; without `bits` its bytes count up from 1."""
     size = (len(flat) * BITS[dtype] + 7) // 8
     filled = bytes(range(1, size + 1)) if bits is None else bits
     return Tensor(dtype, shape, filled, tuple(divmod(at, max(shape[-1], 1)) for at in flat), **more)
@@ -75,33 +75,37 @@ class Files:
         ways: str = "read write",
         **more: Any,
     ) -> None:
-        """Add a file that is read, and written with one option unless it is compressed."""
+        """Add a file as a case of reading, and of writing with one option unless it is compressed."""
         chosen = {} if encoding == "auto" else dict.fromkeys(tensors, encoding.split(":")[0])
         chosen |= {n: "dense" for n, t in tensors.items() if t.support is None}
-        made = files.pieces(tensors, chosen if encoding != "auto" else None, **more)
-        raw = made.pack()
+        pieces = files.pieces(tensors, chosen if encoding != "auto" else None, **more)
+        raw = pieces.pack()
         if name == "example":
-            assert files.digest(files.text(made.manifest).encode()) == _EXAMPLE_ROOT, "not the example of the chapter"
-        told = content(tensors, **more)
-        found = told | {"state": state(tensors, **more)}
+            assert files.digest(files.text(pieces.manifest).encode()) == _EXAMPLE_ROOT, "not the example of the chapter"
+        checkpoint = content(tensors, **more)
+        read_answer = checkpoint | {"state": state(tensors, **more)}
         if "read" in ways:
-            self.area.add(f"read-{name}", "file.read", f"{clauses} {_READ}", purpose, {"raw": raw_array(raw)}, found)
+            self.area.add(
+                f"read-{name}", "file.read", f"{clauses} {_READ}", purpose, {"raw": raw_array(raw)}, read_answer
+            )
         if "frames" not in more and "write" in ways:
-            given = told | {"encoding": encoding}
-            self.area.add(f"write-{name}", "file.write", f"{clauses} {_WRITE}", purpose, given, {"raw": raw_array(raw)})
+            inputs = checkpoint | {"encoding": encoding}
+            self.area.add(
+                f"write-{name}", "file.write", f"{clauses} {_WRITE}", purpose, inputs, {"raw": raw_array(raw)}
+            )
 
 
 def whole() -> Area:
     """Files that are read and written."""
-    found = Files()
-    _plain(found)
-    _dtypes(found)
-    _encodings(found)
-    _patterns(found)
-    _described(found)
-    _tolerated(found)
-    _refused_options(found)
-    return found.area
+    cases = Files()
+    _plain(cases)
+    _dtypes(cases)
+    _encodings(cases)
+    _patterns(cases)
+    _described(cases)
+    _tolerated(cases)
+    _refused_options(cases)
+    return cases.area
 
 
 def _plain(found: Files) -> None:
@@ -148,7 +152,7 @@ def _nested(levels: int) -> list[Any]:
 
 
 def _dtypes(found: Files) -> None:
-    """Every dtype, dense and sparse: odd counts, so that the last byte of a small one is begun."""
+    """Add every dtype, dense and sparse; counts are odd, so that the last byte of a packed dtype is partly filled."""
     numbers = Numbers(41)
     for dtype, width in BITS.items():
         support = [0, 3, 4, 9, 14]
@@ -206,7 +210,7 @@ def _encodings(found: Files) -> None:
 
 
 def _winners(found: Files) -> None:
-    """One support for each encoding that `auto` can choose."""
+    """Add a support for each encoding that `auto` can choose."""
     spread = [65535 - 300 * i for i in range(50)][::-1]
     for name, purpose, shape, at in (
         ("bitmask", "of equals not the first: bitmask, gap8 and varint 1", (1, 5), [1]),
@@ -297,7 +301,7 @@ def _described(found: Files) -> None:
     found.add(
         "zstd-both", "FMT-140 FMT-049", "sections of one byte in planes", {"w": everything}, "bitmask", frames=full
     )
-    # in the other cases every byte of a section is the same, which shows no planes
+    # different bytes, because planes do not show in sections of one repeated byte
     low, high = bytes([1, 3, 5, 7]), bytes([2, 4, 6, 8])
     halves = on("F32", (4, 300), [7 * i for i in range(60)], low * 30 + high * 30)
     planes = {"w#values": files.runs_frame([(byte, 30) for byte in range(1, 9)])}
@@ -309,15 +313,15 @@ def _tolerated(found: Files) -> None:
         ("later-minor", {"spec": "1.7"}, "FMT-042 FMT-160"),
         ("optional-feature", {"optional": ["a-thing", "b-thing"]}, "FMT-044"),
     ):
-        made = files.pieces({"w": F16})
-        made.manifest |= change
+        pieces = files.pieces({"w": F16})
+        pieces.manifest |= change
         text = "a file refused for what a reader may ignore"
-        told = content({"w": F16}) | {"state": state({"w": F16})}
-        found.area.add(f"read-{name}", "file.read", clause, text, {"raw": raw_array(made.pack())}, told)
+        answer = content({"w": F16}) | {"state": state({"w": F16})}
+        found.area.add(f"read-{name}", "file.read", clause, text, {"raw": raw_array(pieces.pack())}, answer)
 
 
 def _refused_options(found: Files) -> None:
-    told = content({"w": F16})
+    checkpoint = content({"w": F16})
     described = files.text(
         {"base_sha256": "1" * 64, "scales": {}, "target_sha256": "2" * 64, "tensors": {}, "tied": {}}
     )
@@ -334,9 +338,9 @@ def _refused_options(found: Files) -> None:
         ("deep-attributes", {"attributes": files.text({"a": _nested(15)})}, "FMT-027 FMT-011"),
         ("name", {"tensors": content({"a#b": F16})["tensors"]}, "FMT-009"),
     ):
-        given = told | {"encoding": "auto"} | change
+        inputs = checkpoint | {"encoding": "auto"} | change
         purpose = "it is written all the same"
-        found.area.add(f"write-refuse-{name}", "file.write", clause.split()[0], purpose, given, refused=clause)
+        found.area.add(f"write-refuse-{name}", "file.write", clause.split()[0], purpose, inputs, refused=clause)
 
 
 AREAS = (whole,)

@@ -28,7 +28,7 @@ _ONES |= {
     "F32": 0x3F80_0000,
     "F64": 0x3FF << 52,
 }
-"""The pattern of 1.0."""
+"""Dtype -> bit pattern of 1.0."""
 
 
 def asked(
@@ -39,22 +39,22 @@ def asked(
     large: Mapping[str, int] | None = None,
 ) -> dict[str, Any]:
     """Return the inputs of `convert.from_hf`."""
-    told: dict[str, Any] = {"files": {name: raw_array(raw) for name, raw in tree.items()}}
-    told |= {"encoding": encoding, "zeros": zeros}
-    return told | ({} if cast is None else {"cast": cast}) | ({} if large is None else {"large": dict(large)})
+    inputs: dict[str, Any] = {"files": {name: raw_array(raw) for name, raw in tree.items()}}
+    inputs |= {"encoding": encoding, "zeros": zeros}
+    return inputs | ({} if cast is None else {"cast": cast}) | ({} if large is None else {"large": dict(large)})
 
 
 def answered(tensors: Mapping[str, Tensor], given: Mapping[str, Any], read: tuple[str, ...], *, quantised: bool) -> Any:
-    """Return the outputs of `convert.from_hf` for the tensors that the files `read` hold."""
-    found = files_convert.converted(tensors, given["encoding"], given["zeros"], given.get("cast"))
+    """Return the outputs of `convert.from_hf` for a folder whose files `read` hold the tensors."""
+    checkpoint = files_convert.converted(tensors, given["encoding"], given["zeros"], given.get("cast"))
     large = given.get("large", {})
     tree = {name: raw.size for name, raw in given["files"].items()} | large
     companions, left_out = files_convert.sorted_out(tree, read)
-    told = content(found.tensors, attributes=found.attributes)
-    del told["delta"]
+    answer = content(checkpoint.tensors, attributes=checkpoint.attributes)
+    del answer["delta"]
     files = given["files"]
     sums = {n: files_convert.of_zeros(large[n]) if n in large else digest(files[n].tobytes()) for n in companions}
-    return told | {"companions": sums, "left_out": left_out, "quantised": int(quantised)}
+    return answer | {"companions": sums, "left_out": left_out, "quantised": int(quantised)}
 
 
 class Folders:
@@ -76,29 +76,29 @@ class Folders:
         quantised: bool = False,
         **more: Any,
     ) -> None:
-        """Add a folder of one file, or one whose files of weights are given."""
+        """Add a folder with one file of weights, or with the files in `tree`."""
         weights = {WHOLE: stock(tensors)} if tree is None else dict(tree)
-        given = asked(weights | dict(beside or {}), **more)
-        told = answered(tensors, given, shards, quantised=quantised)
-        self.area.add(f"from-{name}", "convert.from_hf", clauses, purpose, given, told)
+        inputs = asked(weights | dict(beside or {}), **more)
+        answer = answered(tensors, inputs, shards, quantised=quantised)
+        self.area.add(f"from-{name}", "convert.from_hf", clauses, purpose, inputs, answer)
 
 
 def whole() -> Area:
-    """FMT-120 to FMT-123, FMT-125 to FMT-129."""
-    found = Folders()
-    _zeros(found)
-    _choices(found)
-    _kinds(found)
-    _companions(found)
-    _shards(found)
-    _casts(found)
-    _quantised(found)
-    refused(found.area, asked)
-    return found.area
+    """Return cases of folders that become checkpoints (FMT-120 to FMT-123, FMT-125 to FMT-129)."""
+    cases = Folders()
+    _zeros(cases)
+    _choices(cases)
+    _kinds(cases)
+    _companions(cases)
+    _shards(cases)
+    _casts(cases)
+    _quantised(cases)
+    refused(cases.area, asked)
+    return cases.area
 
 
 def floats() -> dict[str, Tensor]:
-    """Return a tensor of every float dtype with zeros of both signs, the patterns beside them, and NaN."""
+    """Return a tensor of every float dtype with zeros of both signs, the smallest numbers, 1.0 and NaN."""
     out = {}
     for dtype, one in _ONES.items():
         width = BITS[dtype]
@@ -110,7 +110,7 @@ def floats() -> dict[str, Tensor]:
 
 
 def _zeros(found: Folders) -> None:
-    """Every float dtype, either option, with the encodings that choose and that do not."""
+    """Add every float dtype with either option for zeros, encoded by `auto` or as a bitmask."""
     for zeros, encoding in (("any", "auto"), ("positive", "bitmask")):
         clauses = f"{CLAUSES} FMT-125 FMT-127 FMT-129"
         purpose = "a −0.0 or a NaN taken for what it is not, or bits changed on the way"
@@ -122,13 +122,13 @@ def _zeros(found: Folders) -> None:
 
 
 def _row(n_zero: int, n_negative: int, dtype: str, columns: int) -> Tensor:
-    """Return a row with so many zeros of either sign in front."""
+    """Return a row that begins with `n_zero` zeros and `n_negative` negative zeros; the rest is 1.0."""
     rest = [_ONES[dtype]] * (columns - n_zero - n_negative)
     return dense(dtype, (1, columns), [0] * n_zero + [SIGNS[dtype]] * n_negative + rest)
 
 
 def _choices(found: Folders) -> None:
-    """Where `auto` begins to make a tensor sparse."""
+    """Add rows around the number of zeros at which `auto` makes a tensor sparse."""
     rows = {
         "tie": _row(1, 0, "F8_E4M3", 8),
         "one-less": _row(2, 0, "F8_E4M3", 8),
@@ -148,7 +148,7 @@ def _choices(found: Folders) -> None:
 
 
 def _kinds(found: Folders) -> None:
-    """Tensors that stay dense, and such of many dimensions."""
+    """Add tensors that stay dense, and tensors of many dimensions."""
     n = Numbers(48, 1)
 
     def some(width: int, size: int) -> list[int]:
@@ -177,7 +177,7 @@ def _kinds(found: Folders) -> None:
 
 
 def _companions(found: Folders) -> None:
-    """What travels along, and what is left out."""
+    """Add folders with other files: companions that are kept, and files that are left out."""
     tensors = {"w": dense("F16", (1, 9), [0] * 8 + [1])}
     beside = {
         "config.json": b'{"a": 1e4}',
@@ -210,12 +210,12 @@ def _companions(found: Folders) -> None:
 
 
 def _shards(found: Folders) -> None:
-    """Several files with an index, and headers in other spellings."""
+    """Add several files with an index, and headers in other spellings."""
     a, b = dense("F16", (1, 9), [0] * 8 + [1]), dense("I32", (1,), [3])
     parts = {"model-00001-of-00002.safetensors": {"b": b}, "_2.safetensors": {"a": a, "c": b}}
     weight_map = {name: part for part, own in parts.items() for name in own}
-    told = json.dumps({"metadata": {"total_size": 123.5}, "more": [], "weight_map": weight_map}, indent=2).encode()
-    tree = {part: stock(own, {"format": "pt"}) for part, own in parts.items()} | {INDEX: told}
+    index = json.dumps({"metadata": {"total_size": 123.5}, "more": [], "weight_map": weight_map}, indent=2).encode()
+    tree = {part: stock(own, {"format": "pt"}) for part, own in parts.items()} | {INDEX: index}
     tensors = {"a": a, "b": b, "c": b}
     beside = {"other.safetensors": stock({"d": b}), "config.json": b"{}"}
     read = (*parts, INDEX)
@@ -241,7 +241,7 @@ def _shards(found: Folders) -> None:
 
 
 def _empty_between(found: Folders) -> None:
-    """Tensors without bytes, which the header names behind, or before, one that begins where they do."""
+    """Add tensors without bytes, named in the header after or before one with the same start."""
     places = {"b": (4, 3, 7), "after": (0, 7, 7), "behind": (0, 3, 3), "first": (0, 0, 0), "a": (3, 0, 3)}
     header = {n: {"dtype": "U8", "shape": [size], "data_offsets": at} for n, (size, *at) in places.items()}
     tensors = {n: Tensor("U8", (size,), b"abcdefg"[begin:end]) for n, (size, begin, end) in places.items()}
@@ -251,7 +251,7 @@ def _empty_between(found: Folders) -> None:
 
 
 def _casts(found: Folders) -> None:
-    """Values beside ties, the smallest and the largest, in each of the four dtypes."""
+    """Add casts of values at ties and beside them, the smallest and the largest, from each of the four dtypes."""
 
     def of(dtype: str, values: list[float]) -> list[int]:
         return [rounded_bits(value, dtype) for value in values]
@@ -269,8 +269,12 @@ def _casts(found: Folders) -> None:
 
     tensors = {}
     for dtype in FORMATS:
-        held = [*small, *(double if dtype == "F64" else beside), *(finite if dtype in ("F32", "F64") else [2.0, -0.0])]
-        tensors[dtype] = dense(dtype, (2, 12), bits(dtype, held) + [0] * (24 - len(held)))
+        numbers = [
+            *small,
+            *(double if dtype == "F64" else beside),
+            *(finite if dtype in ("F32", "F64") else [2.0, -0.0]),
+        ]
+        tensors[dtype] = dense(dtype, (2, 12), bits(dtype, numbers) + [0] * (24 - len(numbers)))
     tensors["flat"] = dense("F64", (len(double),), bits("F64", double))
     tensors["F8_E4M3"] = dense("F8_E4M3", (1, 40), [0] * 38 + [128, 1])
     tensors["I32"] = dense("I32", (1, 3), [0, 1, 2])
@@ -286,7 +290,7 @@ def _casts(found: Folders) -> None:
 
 
 def _quantised(found: Folders) -> None:
-    """Descriptions of a quantisation, and what is none."""
+    """Add configs that describe a quantisation, and configs that do not."""
     packed: dict[str, Any] = {"quant_method": "compressed-tensors", "config_groups": {"group_0": {}}}
     cache = {"quant_method": "compressed-tensors", "kv_cache_scheme": {"num_bits": 8}}
     gptq = {"quant_method": "gptq", "bits": 4}

@@ -23,7 +23,7 @@ BASE = on("F16", (3, 4), [0, 2, 5, 7, 11])
 
 
 def whole_numbers(values: Sequence[int], dtype: str = "I64") -> Tensor:
-    """Return integers as a vector of I32, I64, or of F32."""
+    """Return integers as a vector of dtype I32, I64 or F32."""
     code = {"I32": "i", "I64": "q", "F32": "f"}[dtype]
     return Tensor(dtype, (len(values),), struct.pack(f"<{len(values)}{code}", *values))
 
@@ -34,7 +34,7 @@ def reals(values: Sequence[float], *shape: int, dtype: str = "F32") -> Tensor:
 
 
 def folder(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> dict[str, bytes]:
-    """Return the folder of an adapter; names of tensors follow the prefix of the module."""
+    """Return the folder of an adapter; tensors are named by the module's prefix and their role."""
     own = {f"{PREFIX}.{role}": t for role, t in tensors.items()}
     return {CONFIG: json.dumps(dict(config)).encode(), WEIGHTS: stock(own, {"format": "pt"})}
 
@@ -51,7 +51,7 @@ def answered(how: str, found: dict[str, Tensor], left_out: dict[str, int] | None
 
 
 def adapters() -> Area:
-    """FMT-151, FMT-152."""
+    """Return cases of SpIEL, SHiRA and LoRA adapters and of patches (FMT-151, FMT-152)."""
     area = Area("convert-adapter", "loops by 12.11")
     _positions(area)
     _lora(area)
@@ -65,34 +65,34 @@ def _positions(area: Area) -> None:
     for dtype, of in (("I32", "F32"), ("I64", "BF16")):
         values = reals([1.5, -0.0, 0.0, 3.0], dtype=of)
         tree = folder(SPIEL, {"sft_delta.indices": whole_numbers(places, dtype), "sft_delta.values": values})
-        told = answered("add", {NAME: changed((3, 4), places, values)})
-        area.add(f"spiel-{dtype}-{of}", OP, "FMT-151", purpose, asked("spiel", tree, {NAME: BASE}), told)
+        answer = answered("add", {NAME: changed((3, 4), places, values)})
+        area.add(f"spiel-{dtype}-{of}", OP, "FMT-151", purpose, asked("spiel", tree, {NAME: BASE}), answer)
     values = reals([1.5, -2.0, -0.0, 3.0])
     rows, columns = [p // 4 for p in places], [p % 4 for p in places]
     for dtype in ("I32", "F32"):
         pair = whole_numbers([*rows, *columns], dtype)
         pair = Tensor(dtype, (2, 4), pair.bits)
         tree = folder(SHIRA, {"shira_indices": pair, "shira_weight": values})
-        told = answered("add", {NAME: changed((3, 4), places, values)})
+        answer = answered("add", {NAME: changed((3, 4), places, values)})
         purpose = "rows and columns exchanged, or filling left out that is none"
-        area.add(f"shira-{dtype}", OP, "FMT-151", purpose, asked("shira", tree, {NAME: BASE}), told)
+        area.add(f"shira-{dtype}", OP, "FMT-151", purpose, asked("shira", tree, {NAME: BASE}), answer)
     tree = folder(SHIRA | {"mask_type": "given-padded"}, {"shira_indices": pair, "shira_weight": values})
     kept = [places[i] for i in (0, 1, 3)]
-    told = answered("add", {NAME: changed((3, 4), kept, reals([1.5, -2.0, 3.0]))})
-    area.add("shira-padded", OP, "FMT-157 FMT-151", "filling that is read", asked("shira", tree, {NAME: BASE}), told)
+    answer = answered("add", {NAME: changed((3, 4), kept, reals([1.5, -2.0, 3.0]))})
+    area.add("shira-padded", OP, "FMT-157 FMT-151", "filling that is read", asked("shira", tree, {NAME: BASE}), answer)
     zeros = reals([0.0, -2.0, -0.0, 0.0])
     tree = folder(SHIRA | {"mask_type": "given-padded"}, {"shira_indices": pair, "shira_weight": zeros})
     kept = [places[i] for i in (0, 1, 3)]
-    told = answered("add", {NAME: changed((3, 4), kept, reals([0.0, -2.0, 0.0]))})
+    answer = answered("add", {NAME: changed((3, 4), kept, reals([0.0, -2.0, 0.0]))})
     purpose = "amounts of +0.0 taken for filling"
-    given = asked("shira", tree, {NAME: BASE})
-    area.add("shira-padded-zeros", OP, "FMT-157 FMT-151", purpose, given, told)
+    inputs = asked("shira", tree, {NAME: BASE})
+    area.add("shira-padded-zeros", OP, "FMT-157 FMT-151", purpose, inputs, answer)
     new = dense("F16", (4,), [0x8000, 0, 0x7E01, 5])
     patch = {f"{NAME}.indices": whole_numbers(places, "I32"), f"{NAME}.values": new}
-    told = answered("replace", {NAME: changed((3, 4), places, new)})
+    answer = answered("replace", {NAME: changed((3, 4), places, new)})
     purpose = "new bits taken for amounts"
-    given = asked("trl-delta", {"patch.safetensors": stock(patch)}, {NAME: BASE})
-    area.add("patch", OP, "FMT-151", purpose, given, told)
+    inputs = asked("trl-delta", {"patch.safetensors": stock(patch)}, {NAME: BASE})
+    area.add("patch", OP, "FMT-151", purpose, inputs, answer)
 
 
 def _lora(area: Area) -> None:
@@ -113,22 +113,22 @@ def _lora(area: Area) -> None:
         alpha = 5.0 if name == "pattern" else float(config["lora_alpha"])
         turned = base is turned_base
         amounts = product(a, b, alpha, root="use_rslora" in config, turned=turned)
-        found, left_out = lora(base, amounts)
+        change, left_out = lora(base, amounts)
         tree = folder(config, dict(zip(names, (a, b), strict=True)))
-        told = answered("add", {NAME: found}, {NAME: left_out})
+        answer = answered("add", {NAME: change}, {NAME: left_out})
         purpose = "a scale, an order of sums or a shape that is another one, or amounts off the support"
-        area.add(f"lora-{name}", OP, "FMT-152", purpose, asked("lora", tree, {NAME: base}), told)
+        area.add(f"lora-{name}", OP, "FMT-152", purpose, asked("lora", tree, {NAME: base}), answer)
     _zeros(area)
 
 
 def _zeros(area: Area) -> None:
-    """Amounts of either zero, on the support of the base and off it."""
+    """Add amounts of +0.0 and −0.0, on the support of the base and off it."""
     a, b = reals([1.0, -1.0, -0.0, 2.0], 1, 4), reals([0.0, -0.0, 3.0], 3, 1)
-    found, left_out = lora(BASE, product(a, b, 1.0, root=False, turned=False))
+    change, left_out = lora(BASE, product(a, b, 1.0, root=False, turned=False))
     tree = folder(LORA | {"r": 1, "lora_alpha": 1}, {"lora_A.weight": a, "lora_B.weight": b})
-    told = answered("add", {NAME: found}, {NAME: left_out})
+    answer = answered("add", {NAME: change}, {NAME: left_out})
     purpose = "amounts of −0.0 off the support that are not counted, though a bit of them is set"
-    area.add("lora-zeros", OP, "FMT-152", purpose, asked("lora", tree, {NAME: BASE}), told)
+    area.add("lora-zeros", OP, "FMT-152", purpose, asked("lora", tree, {NAME: BASE}), answer)
 
 
 def _refused(area: Area) -> None:
@@ -136,8 +136,8 @@ def _refused(area: Area) -> None:
     good = {"sft_delta.indices": indices, "sft_delta.values": values}
 
     def refuse(name: str, clause: str, kind: str, tree: dict[str, bytes], base: Tensor = BASE, at: str = NAME) -> None:
-        given = asked(kind, tree, {at: base})
-        area.add(f"refuse-{name}", OP, clause, "a change that is taken as it is", given, refused=clause)
+        inputs = asked(kind, tree, {at: base})
+        area.add(f"refuse-{name}", OP, clause, "a change that is taken as it is", inputs, refused=clause)
 
     for name, change in (
         ("twice", {"sft_delta.indices": whole_numbers([7, 0, 7])}),

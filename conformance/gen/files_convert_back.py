@@ -24,22 +24,23 @@ def folder_of(
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return inputs and outputs of `convert.to_hf`.
 
-    cut  the part size of the checkpoint that is read
+    part_bytes  the part size of the folder that is written
+    cut         the part size of the checkpoint that is read
 
     Raises:
         RefusedError: a value does not fit the dtype of the cast.
     """
     beside = dict(companions or {})
     tree = files_folders.folder(tensors, part_bytes=cut, companions=beside, **more).pack()
-    given: dict[str, Any] = {"files": {name: raw_array(raw) for name, raw in tree.items()}, "part_bytes": part_bytes}
-    found = {name: files_convert.expanded(t, cast) for name, t in tensors.items()}
-    told = {"tensors": content(found)["tensors"], "files": {name: raw_array(raw) for name, raw in beside.items()}}
-    given |= {} if cast is None else {"cast": cast}
-    return given, {"files": told | {"part_bytes": part_bytes}}
+    inputs: dict[str, Any] = {"files": {name: raw_array(raw) for name, raw in tree.items()}, "part_bytes": part_bytes}
+    dense = {name: files_convert.expanded(t, cast) for name, t in tensors.items()}
+    answer = {"tensors": content(dense)["tensors"], "files": {name: raw_array(raw) for name, raw in beside.items()}}
+    inputs |= {} if cast is None else {"cast": cast}
+    return inputs, {"files": answer | {"part_bytes": part_bytes}}
 
 
 def _tensors() -> dict[str, Tensor]:
-    """Return tensors of every kind that such a folder holds."""
+    """Return tensors of every kind that a Hugging Face folder can hold."""
     zeros = [1 << 15, 0, 0x7E01]
     return {
         "b": on("F16", (2, 3), [0, 3, 5], files_convert.packed("F16", zeros)),
@@ -57,12 +58,12 @@ def _tensors() -> dict[str, Tensor]:
 
 
 def back() -> Area:
-    """FMT-124 to FMT-126."""
+    """Return cases of checkpoints that become folders (FMT-124 to FMT-126)."""
     area = Area("convert-back", "values one by one by 12.11")
 
     def add(name: str, clauses: str, purpose: str, tensors: dict[str, Tensor], *given: Any, **more: Any) -> None:
-        inputs, told = folder_of(tensors, *given, **more)
-        area.add(f"to-{name}", "convert.to_hf", clauses, purpose, inputs, told)
+        inputs, answer = folder_of(tensors, *given, **more)
+        area.add(f"to-{name}", "convert.to_hf", clauses, purpose, inputs, answer)
 
     every = _tensors()
     more: dict[str, Any] = {"attributes": {"step": 7}, "tied": {"t": "b"}, "scales": {"a": {"scale": "scalar"}}}
@@ -89,7 +90,7 @@ def back() -> Area:
 
 
 def _refused(area: Area) -> None:
-    """Checkpoints that such a folder cannot hold, and such that are none."""
+    """Add checkpoints that a Hugging Face folder cannot hold, and folders that are no checkpoints."""
     good = {"w": on("F32", (2, 40), [3, 70])}
 
     def refuse(name: str, clauses: str, given: dict[str, Any]) -> None:

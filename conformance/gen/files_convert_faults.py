@@ -1,4 +1,4 @@
-"""Hugging Face folders that no converter takes (FMT-120, FMT-121, FMT-013, FMT-084, FMT-126)."""
+"""Hugging Face folders that every converter refuses (FMT-120, FMT-121, FMT-013, FMT-084, FMT-126)."""
 
 import json
 from collections.abc import Callable
@@ -22,8 +22,8 @@ def refused(area: Area, asked: Asked) -> None:
 
     def refuse(name: str, clauses: str, tree: Tree, **more: Any) -> None:
         purpose = "a folder that is taken as it is"
-        given = asked(tree, **more)
-        area.add(f"refuse-{name}", "convert.from_hf", clauses.split()[0], purpose, given, refused=clauses)
+        inputs = asked(tree, **more)
+        area.add(f"refuse-{name}", "convert.from_hf", clauses.split()[0], purpose, inputs, refused=clauses)
 
     for name, tree in folders().items():
         refuse(f"folder-{name}", "FMT-120", tree)
@@ -102,7 +102,7 @@ def folders() -> dict[str, Tree]:
 
 
 def files() -> dict[str, bytes]:
-    """Return files that are no safetensors, or none within the bounds (FMT-121)."""
+    """Return files that are not valid safetensors, or exceed a bound (FMT-121)."""
 
     def foreign(header: Any, data: int) -> bytes:
         return framed(header if isinstance(header, bytes) else json.dumps(header).encode(), bytes(data))

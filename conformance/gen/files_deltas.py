@@ -1,4 +1,4 @@
-"""Cases of 12.10: deltas that are applied, in chains, and such that are refused."""
+"""Cases of 12.10: deltas that are applied, alone or in chains, and deltas that are refused."""
 
 import copy
 import struct
@@ -12,7 +12,7 @@ from conformance.oracle.files import Pieces, Tensor
 
 
 def half(*numbers: float) -> bytes:
-    """Return F16 values."""
+    """Return the bytes of F16 values."""
     return struct.pack(f"<{len(numbers)}e", *numbers)
 
 
@@ -23,7 +23,7 @@ BASE = {
 }
 
 FIRST = {
-    # at s: 2 leaves, 0 grows at (0, 1), 3 becomes 3.5
+    # in s: 2 is removed, 0 is added at (0, 1), 3 becomes 3.5
     "replace:s": on("F16", (3, 3), [1, 6], half(0, 3.5)),
     "remove:s": on("NONE", (3, 3), [4]),
     "replace:d": on("F32", (2, 2), [1], struct.pack("<f", 0.0)),
@@ -31,12 +31,12 @@ FIRST = {
 }
 
 
-# at s: 1 + 2^-12 rounds to 1, 3.5 + 1 is exact, -0.25 starts from 0
+# in s: 1 + 2^-12 rounds to 1, 3.5 + 1 is exact, -0.25 is added to 0
 SECOND = {"add:s": on("F32", (3, 3), [0, 5, 6], struct.pack("<3f", 2**-12, -0.25, 1.0))}
 
 
 def applied() -> Area:
-    """Deltas that lead where they say."""
+    """Return cases of deltas that are applied, and of deltas that are refused."""
     area = Area("file-delta", "position by position")
     one, first = files_deltas.step(BASE, FIRST, ("gone",), tied={"t": "d"})
     two, second = files_deltas.step(
@@ -59,12 +59,12 @@ def applied() -> Area:
         ("F64", struct.pack("<3d", 1, 2**53, 1e300)),
     ):
         base = {"w": on(dtype, (2, 4), [0, 3, 5], raw)}
-        # halfway cases: ties go to even; 2^-8 + 2^-33 is a tie once it is an F32
+        # halfway cases: ties go to even; 2^-8 + 2^-33 becomes a tie when it is rounded to F32
         amounts = struct.pack("<4d", 2**-8 + 2**-33, 2**-9, 1.0, -0.125)
         stored = {"add:w": on("F64", (2, 4), [0, 2, 3, 5], amounts)}
         target, described = files_deltas.step(base, stored)
         add_delta(area, f"add-{dtype}", "FMT-135", base, {"1": _file(stored, described)}, target)
-    # a tie once it is an F32: 1 stays; at once it would be rounded up
+    # a tie after rounding to F32, so 1 stays; rounded to F16 at once it would go up
     near = {"w": on("F16", (2, 4), [0, 3], half(1, 2))}
     stored = {"add:w": on("F64", (2, 4), [0, 3], struct.pack("<2d", 2**-11 + 2**-40, 1.0))}
     target, described = files_deltas.step(near, stored)
@@ -98,9 +98,9 @@ def add_delta(
     purpose: str = "values or supports that do not arrive",
     **more: Any,
 ) -> None:
-    """Add deltas that lead from base to target."""
-    told = content(target, **more)
-    expected = {key: told[key] for key in ("tensors", "tied", "scales")}
+    """Add a chain of deltas that leads from base to target."""
+    checkpoint = content(target, **more)
+    expected = {key: checkpoint[key] for key in ("tensors", "tied", "scales")}
     expected |= {"state": files_deltas.model(target, **more)[1]}
     area.add(name, "delta.apply", f"{clauses} FMT-137 FMT-138", purpose, _given(base, chain), expected)
 
@@ -132,7 +132,7 @@ def _refusals(area: Area, first: dict[str, Any], second: dict[str, Any]) -> None
     refuse("target", "FMT-138", BASE, {"1": _file(FIRST, first | {"target_sha256": "0" * 64})})
     spoiled = _file({**FIRST, "replace:d": on("F32", (2, 2), [1])}, first)
     refuse("result", "FMT-138", BASE, {"1": spoiled})
-    # the result holds nothing of what the first delta makes wrongly, and is refused all the same
+    # refused although the second delta removes the tensor that the first delta gets wrong
     reached, _ = files_deltas.step(BASE, FIRST, ("gone",), **{key: first[key] for key in ("tied", "scales")})
     links = {"before": {key: first[key] for key in ("tied", "scales")}, "tied": {}, "scales": {}}
     _, without = files_deltas.step(reached, {}, ("d",), **links)

@@ -1,4 +1,4 @@
-"""Good files of chapter 12 at the edges of its rules: limits, orders of names, bit patterns of every dtype."""
+"""Valid files of chapter 12 at the edges of its rules: limits, orders of names, bit patterns of every dtype."""
 
 import struct
 from dataclasses import replace
@@ -12,8 +12,8 @@ from conformance.oracle.files import BITS, Tensor
 BYTE = Tensor("U8", (1,), b"\7")
 
 
-# bit patterns that a conversion changes: -0, signalling and quiet NaN with payloads, both infinities, the smallest
-# subnormal and the largest number, most significant byte first
+# bit patterns that a conversion may change: -0, signalling and quiet NaN with payloads, infinities, the smallest
+# subnormal and the largest number; most significant byte first
 _PATTERNS = {
     "F16": "8000 7d01 7e55 fc00 0001 fbff ffff",
     "BF16": "8000 7f81 7fd5 ff80 0001 ff7f ffff",
@@ -29,21 +29,21 @@ _PATTERNS = {
 
 
 def edges() -> Area:
-    """Files that are read and written at the edge of what is legal."""
-    found = Files("file-edge")
-    _names(found)
-    _patterns(found)
-    _zeros(found)
-    _limits(found)
-    _winners(found)
-    _headers(found)
-    _frames(found)
-    _read_only(found)
-    return found.area
+    """Return files at the edge of what is legal, read and written."""
+    cases = Files("file-edge")
+    _names(cases)
+    _patterns(cases)
+    _zeros(cases)
+    _limits(cases)
+    _winners(cases)
+    _headers(cases)
+    _frames(cases)
+    _read_only(cases)
+    return cases.area
 
 
 def _names(found: Files) -> None:
-    """Orders in which bytes of UTF-8, units of UTF-16, code points, and lower case differ."""
+    """Add names whose order differs by bytes of UTF-8, units of UTF-16, code points or lower case."""
     high = {name: replace(BYTE, bits=bytes([i])) for i, name in enumerate(("\U0001f600", "\uff61", "\ue000", "\ufffd"))}
     text = "names sorted by units of UTF-16"
     found.add("names-high", "FMT-009 FMT-034 FMT-028", text, high)
@@ -82,7 +82,7 @@ def _names(found: Files) -> None:
 
 
 def _patterns(found: Files) -> None:
-    """Bits that change where a value is taken for a number; FMT-002 of every dtype with floats."""
+    """Add bits that change if a reader converts values to numbers, in every float dtype (FMT-002)."""
     clauses, text = "FMT-002 FMT-006 FMT-071", "bits changed on the way: NaN payloads, −0, subnormals"
     dense, sparse = {}, {}
     for dtype, hexadecimal in _PATTERNS.items():
@@ -108,7 +108,7 @@ def _patterns(found: Files) -> None:
 
 
 def _zeros(found: Files) -> None:
-    """Stored zeros, first, last, alone and of both signs, in every encoding (FMT-003)."""
+    """Add stored zeros of both signs, first, last and alone, in every encoding (FMT-003)."""
     at, text = [0, 3, 4, 7, 8, 15], "a support made anew from values that are not zero"
     tensors = {}
     for dtype in ("F16", "F32"):
@@ -120,8 +120,8 @@ def _zeros(found: Files) -> None:
     bare = on("F32", (3, 4), [1, 6], bytes(8))
     found.add("zeros-csr", f"{clauses} FMT-065", text, tensors | {"all": bare}, "csr", "write")
     for encoding, number in (("gap8", "FMT-054"), ("varint", "FMT-055"), ("bitmask", "FMT-061")):
-        held = {"all": bare, "w": tensors["F16"]}
-        found.add(f"zeros-{encoding}", f"{clauses} {number}", text, held, encoding, "write")
+        both = {"all": bare, "w": tensors["F16"]}
+        found.add(f"zeros-{encoding}", f"{clauses} {number}", text, both, encoding, "write")
     nm = replace(regular((2, 8), 2, 4, 1, 51), dtype="F16", bits=bytes(16))
     found.add("zeros-nm", "FMT-003 FMT-052", text, {"w": nm}, "nm:2:4")
     packed = on("F4", (2, 4), [1, 2, 5], b"\x80\x00")
@@ -129,7 +129,7 @@ def _zeros(found: Files) -> None:
 
 
 def _limits(found: Files) -> None:
-    """Numbers of chapter 12 at their limit; one more is among the refused files."""
+    """Add numbers of chapter 12 at their limit; `files_faults` has those beyond it."""
     found.add("shape-limit", "FMT-007", "2^53 − 1 positions refused", {"w": Tensor("U8", (0, 2**53 - 1), b"")})
     empty = Tensor("U8", (65536, 0), b"", ())
     for encoding in ("gap8", "varint"):
@@ -144,7 +144,7 @@ def _limits(found: Files) -> None:
     found.add("scales-both", "FMT-016", "scales of each other refused", {"w": BYTE, "v": BYTE}, scales=mutual)
     alike: dict[str, Any] = {"tied": {"a": "w", "b": "w"}}
     found.add("tied-twice", "FMT-010", "two names tied to one", {"w": BYTE}, **alike)
-    # 12 bytes of mask and 12 of row pointers and columns: of equals the bitmask
+    # the mask takes 12 bytes, and so do row pointers and columns; of equals `auto` chooses the bitmask
     level = on("U8", (1, 96), [5, 90])
     for encoding in ("csr", "bitmask", "gap8"):
         text = "a content digest by csr where bitmask takes as many bytes"
@@ -170,7 +170,7 @@ def _limits(found: Files) -> None:
 
 
 def _winners(found: Files) -> None:
-    """What `auto` chooses where another rule of choice chooses otherwise (FMT-081)."""
+    """Add supports for which a wrong rule of `auto` chooses another encoding (FMT-081)."""
     for name, purpose, shape, at in (
         ("m-32", "m up to 16: nm of 3 in 32 takes 4 bytes, gap8 6", (1, 64), [1, 2, 9, 33, 40, 63]),
         ("m-64", "m of 64: it would take 2 bytes, gap8 3", (1, 64), [3, 7, 20]),
@@ -190,17 +190,17 @@ def _winners(found: Files) -> None:
         ("other-axis", "a pattern along another axis than the last", (4, 5), [0, 6, 2, 8, 4, 15, 16, 17, 18, 19]),
         ("values", "the bytes of values counted", (1, 24), [1, 2, 4, 8, 16, 17, 20]),
     ):
-        given = on("F64" if name == "rows-of-bytes" else "NONE" if name == "m-64" else "U8", shape, sorted(at))
-        found.add(f"auto-{name}", "FMT-081 FMT-084", purpose, {"w": given}, ways="write")
+        tensor = on("F64" if name == "rows-of-bytes" else "NONE" if name == "m-64" else "U8", shape, sorted(at))
+        found.add(f"auto-{name}", "FMT-081 FMT-084", purpose, {"w": tensor}, ways="write")
 
 
 def _headers(found: Files) -> None:
-    """Headers that fill a power of two exactly, and such that need one byte more (FMT-022, FMT-023)."""
+    """Add headers that fill a power of two exactly, and headers of one byte more (FMT-022, FMT-023)."""
     base = len(_header(files.pieces({"w": BYTE}, attributes={"a": ""})))
     for name, size in (("full", 1016), ("one-more", 1017)):
         filled = {"a": "x" * (size - base)}
-        made = files.pieces({"w": BYTE}, attributes=filled)
-        assert len(_header(made)) == size
+        pieces = files.pieces({"w": BYTE}, attributes=filled)
+        assert len(_header(pieces)) == size
         text = "a header without a space refused, or a space too many"
         found.add(f"header-{name}", "FMT-022 FMT-023", text, {"w": BYTE}, attributes=filled)
     wide = Tensor("U8", (64,), bytes(range(64)))
@@ -210,14 +210,14 @@ def _headers(found: Files) -> None:
 
 
 def _header(made: files.Pieces) -> bytes:
-    """Return the text of the header of a file without the spaces behind it."""
+    """Return the text of the header of a file without its padding."""
     raw = made.pack()
     (n,) = struct.unpack("<Q", raw[:8])
     return raw[8 : 8 + n].rstrip(b" ")
 
 
 def _frames(found: Files) -> None:
-    """Compressed sections at the bounds of FMT-141, and planes of every width (FMT-140)."""
+    """Add compressed sections at the bounds of FMT-141, and planes of every width (FMT-140)."""
     text = "a section refused that is 1,024 times its frame"
     most = Tensor("U8", (13 * 1024,), b"\1" * (13 * 1024))
     frame = {"w#values": files.rle_frame(13 * 1024, 1)}
@@ -248,18 +248,18 @@ def _frames(found: Files) -> None:
 
 
 def _read_only(found: Files) -> None:
-    """Versions and features that a reader takes and this writer does not write."""
+    """Add versions and features that a reader accepts and this writer does not write."""
     letters = "abcdefghijklmnopqrstuvwxyz0123456789-" * 2
     for name, change, clause in (
         ("minor-9999", {"spec": "1.9999"}, "FMT-042 FMT-160"),
         ("minor-10", {"spec": "1.10"}, "FMT-042 FMT-160"),
         ("features", {"optional": ["a", "a-", "a0", letters[:64], "b"]}, "FMT-044"),
     ):
-        made = files.pieces({"w": F16})
-        made.manifest |= change
+        pieces = files.pieces({"w": F16})
+        pieces.manifest |= change
         text = "a file refused for what a reader may ignore"
-        told = content({"w": F16}) | {"state": state({"w": F16})}
-        found.area.add(f"read-{name}", "file.read", clause, text, {"raw": raw_array(made.pack())}, told)
+        answer = content({"w": F16}) | {"state": state({"w": F16})}
+        found.area.add(f"read-{name}", "file.read", clause, text, {"raw": raw_array(pieces.pack())}, answer)
 
 
 AREAS = (edges,)

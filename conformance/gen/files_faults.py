@@ -1,4 +1,4 @@
-"""Bad files of chapter 12 that break one condition of a clause alone, or a limit by one."""
+"""Invalid files of chapter 12, each of which breaks one condition of a clause, or a limit by one."""
 
 import struct
 from collections.abc import Callable
@@ -15,7 +15,7 @@ _LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789-" * 2
 
 
 def faults() -> Area:
-    """Files that are refused, one condition each."""
+    """Return files that are refused, each for one condition."""
     area = Area("file-fault", "bytes by chapter 12")
     _names(area)
     _texts(area)
@@ -34,7 +34,7 @@ def _top(**change: Any) -> Edit:
 
 
 def _names(area: Area) -> None:
-    """FMT-009, FMT-010, FMT-012, FMT-016, FMT-044: each condition of a name."""
+    """Add files that break each condition of a name (FMT-009, FMT-010, FMT-012, FMT-016, FMT-044)."""
     for name, bad in (
         ("delete", "a\x7f"),
         ("unit", "\x1f"),
@@ -66,7 +66,7 @@ def _names(area: Area) -> None:
 
 
 def _texts(area: Area) -> None:
-    """FMT-024 to FMT-028 of the manifest: one spelling each that a lenient reader takes."""
+    """Add spellings of the manifest that a lenient reader accepts (FMT-024 to FMT-028)."""
     keys = {"\U0001f600": 1, "\uff61": 2}
     good = files.pieces({"w": BYTE}, attributes={"a": "\n/\x01\U0001f600\xe9", "n": 10})
     manifest = files.text(good.manifest)
@@ -86,9 +86,9 @@ def _texts(area: Area) -> None:
         ("deep-objects", "FMT-027", '"n":10', '"n":' + '{"a":' * 14 + "{}" + "}" * 14),
         ("list", "FMT-041 FMT-040 FMT-024", "WHOLE", "[]"),
     ):
-        given = {"START": new + manifest, "END": manifest + new, "WHOLE": new}.get(old, manifest.replace(old, new))
-        assert given != manifest, name
-        refuse(area, f"text-{name}", clause, files.assemble(given, good.sections))
+        respelt = {"START": new + manifest, "END": manifest + new, "WHOLE": new}.get(old, manifest.replace(old, new))
+        assert respelt != manifest, name
+        refuse(area, f"text-{name}", clause, files.assemble(respelt, good.sections))
     turned = files.text(files.pieces({"w": BYTE}, attributes=keys).manifest)
     pairs = '"\uff61":2', '"\U0001f600":1'
     assert ",".join(pairs) in turned
@@ -97,7 +97,7 @@ def _texts(area: Area) -> None:
 
 
 def _headers(area: Area) -> None:
-    """FMT-020 to FMT-034 of the header: conditions that no other case shows alone."""
+    """Add faults of the header that no other case has alone (FMT-020 to FMT-034)."""
     good = files.pieces({"v": BYTE, "w": FLAGS})
     manifest = files.text(good.manifest)
     changes: dict[str, tuple[str, Callable[[dict[str, Any]], Any]]] = {
@@ -130,7 +130,7 @@ def _headers(area: Area) -> None:
         refuse(area, f"header-text-{name}", clause, struct.pack("<Q", n) + changed.ljust(n) + data)
     refuse(area, "header-tab", "FMT-023 FMT-024 FMT-028", struct.pack("<Q", n) + text + b"\t" * (n - len(text)) + data)
     refuse(area, "no-header", "FMT-022 FMT-023", bytes(8))
-    # 8 + n is a multiple of 64 and no power of two
+    # 8 + n is a multiple of 64 but no power of two
     refuse(area, "header-1536", "FMT-022", struct.pack("<Q", 1528) + text.ljust(1528) + data)
     places = {"first": n + 9, "last": n + 71, "second-tensor": n + 75}
     for name, at in places.items():
@@ -144,14 +144,14 @@ def _capital_digest(header: dict[str, Any]) -> None:
 
 
 def _counts(area: Area) -> None:
-    """FMT-007, FMT-040 to FMT-049: counts, sizes, digests, features."""
+    """Add wrong counts, sizes, digests, versions and features (FMT-007, FMT-040 to FMT-049)."""
     one = files.pieces({"w": BYTE})
     entry = one.manifest["tensors"]["w"]
     later = _top(spec="1.7", requires=["time-travel"], note="", tensors={"w": entry | {"dtype": "F1"}})
     for name, clause, edit in (
         ("version-10000", "FMT-042", _top(spec="1.10000")),
         ("version-01", "FMT-042", _top(spec="1.01")),
-        # FMT-042: `spec` and `requires` are judged before any other key
+        # FMT-043 alone, because `spec` and `requires` are judged before any other key (FMT-042)
         ("later-first", "FMT-043", later),
         ("feature-again", "FMT-044", _top(optional=["a", "a"])),
         ("requires-unsorted", "FMT-044 FMT-043", _top(requires=["zstd", "delta"])),
@@ -178,10 +178,10 @@ def _shaped(shape: list[int]) -> Edit:
 
 
 def _bits(area: Area) -> None:
-    """FMT-062, FMT-063, FMT-070, FMT-072: bits that are in the first row, or in one encoding only."""
+    """Add wrong bits in the first row, or in one encoding only (FMT-062, FMT-063, FMT-070, FMT-072)."""
     rows = files.pieces({"w": on("U8", (3, 3), [0, 4, 8])}, {"w": "bitmask"})
     for name, clause, data in (
-        # as many bits as before, so that no other rule is broken
+        # as many set bits as before, so that no other rule is broken
         ("tail-first-row", "FMT-062", b"\x08\x02\x04"),
         ("tail-middle-row", "FMT-062", b"\x01\x80\x04"),
         ("one-more", "FMT-063", b"\x03\x02\x04"),
@@ -200,9 +200,9 @@ def _bits(area: Area) -> None:
 
 
 def _gaps(area: Area) -> None:
-    """FMT-056 to FMT-059, FMT-073: rows, lengths and positions at their limits.
+    """Add rows, lengths and positions beyond their limits (FMT-056 to FMT-059, FMT-073).
 
-    A limit that is kept in a file of 2^20 rows is shown by the refusal of another clause.
+    Files of many rows within the limit are refused under another clause, which shows that FMT-056 let them pass.
     """
     for rows, slots in ((65537, 0), (131073, 1), (2**20, 14), (2**20 + 1, 16)):
         shape = (rows, 0) if not slots else (rows, 1)
@@ -214,7 +214,7 @@ def _gaps(area: Area) -> None:
             most = files.pieces({"w": on("U8", (rows, 1), list(range(slots)))}, {"w": encoding})
             high = most.manifest["tensors"]["w"]["nnz"] + 1
             refuse(area, f"{encoding}-kept-{rows}", "FMT-049 FMT-057", most, _with_nnz(high), shows="FMT-056")
-    # 256 steps of 2^56 come back to the start, modulo 2^64
+    # 256 gaps of 2^56 - 1 are 256 steps of 2^56, which lead back to the start modulo 2^64
     wraps = files.pieces({"w": on("NONE", (1, 2**11), list(range(257)))}, {"w": "varint"})
     gaps = (b"\xff" * 7 + b"\x7f") * 256 + b"\5"
     refuse(area, "varint-comes-back", "FMT-059", wraps, with_data("gaps", gaps))
@@ -232,7 +232,7 @@ def _with_nnz(nnz: int) -> Edit:
 
 
 def _regular(area: Area) -> None:
-    """FMT-051: each condition of a pattern in a file whose sections fit it."""
+    """Add patterns that break each condition of FMT-051, with sections that fit them."""
     for name, shape, at, pattern in (
         ("m-65", (1, 65), [64], (1, 65, 1)),
         ("n-m", (1, 4), [0, 1, 2, 3], (4, 4, 1)),
@@ -252,7 +252,7 @@ def _regular(area: Area) -> None:
 
 
 def _frames(area: Area) -> None:
-    """FMT-141 and FMT-142: frames that are good but for one thing."""
+    """Add frames with one fault each (FMT-141, FMT-142)."""
 
     def framed(name: str, clause: str, size: int, frame: bytes) -> None:
         ones = Tensor("U8", (size,), b"\1" * size)
@@ -273,18 +273,18 @@ def _frames(area: Area) -> None:
 
 
 _CHECKSUM = "b4fba65f"
-"""The checksum of 240 bytes of 1, the low half of XXH64, as any zstd library writes it."""
+"""The checksum of 240 bytes of 1 as every zstd library writes it: the low half of XXH64."""
 
 
 def _changes(area: Area) -> None:
-    """FMT-130 to FMT-132: what a delta may store together, and what it says of its target."""
+    """Add deltas with operations that exclude each other, or a wrong description of the target (FMT-130 to FMT-132)."""
     one, two = "1" * 64, "2" * 64
     mask = on("NONE", (2, 3), [1])
 
     def delta(name: str, clause: str, stored: dict[str, Tensor], ends: Any, edit: Edit = lambda _: None) -> None:
         tensors = {n: {"base": base, "target": target} for n, (base, target) in ends.items()}
-        told = {"base_sha256": one, "scales": {}, "target_sha256": two, "tensors": tensors, "tied": {}}
-        refuse(area, f"delta-{name}", clause, files.pieces(stored, kind="delta", delta=told), edit)
+        described = {"base_sha256": one, "scales": {}, "target_sha256": two, "tensors": tensors, "tied": {}}
+        refuse(area, f"delta-{name}", clause, files.pieces(stored, kind="delta", delta=described), edit)
 
     changes, good = {"w": (one, two)}, {"replace:w": F16}
     delta("add-and-replace", "FMT-132", {"add:w": F16, "replace:w": F16}, changes)

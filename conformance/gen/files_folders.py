@@ -1,4 +1,4 @@
-"""Cases of folders: parts, index and companions, read and written, and such that are refused (12.9)."""
+"""Cases of folders with parts, index and companions: read, written and refused (12.9)."""
 
 import copy
 from collections.abc import Callable
@@ -17,25 +17,25 @@ Tree = dict[str, bytes]
 
 
 def raws(tree: Tree) -> dict[str, Any]:
-    """Return the files of a folder as a case holds them."""
+    """Return the files of a folder as uint8 arrays, as cases hold them."""
     return {name: raw_array(raw) for name, raw in tree.items()}
 
 
 def read_from(tree: Tree, tensors: dict[str, Tensor], companions: Tree, **more: Any) -> tuple[Any, Any]:
     """Return inputs and outputs of `folder.read`."""
-    told = content(tensors, **more) | {"state": state(tensors, **more), "files": raws(companions)}
-    return {"files": raws(tree)}, told
+    answer = content(tensors, **more) | {"state": state(tensors, **more), "files": raws(companions)}
+    return {"files": raws(tree)}, answer
 
 
 def written_to(tensors: dict[str, Tensor], part_bytes: int, companions: Tree, **more: Any) -> tuple[Any, Any]:
     """Return inputs and outputs of `folder.write`, in the encoding `auto`."""
-    made = files_folders.folder(tensors, part_bytes=part_bytes, companions=companions, **more)
-    given = content(tensors, **more) | {"encoding": "auto", "part_bytes": part_bytes, "files": raws(companions)}
-    return given, {"files": raws(made.pack())}
+    folder = files_folders.folder(tensors, part_bytes=part_bytes, companions=companions, **more)
+    inputs = content(tensors, **more) | {"encoding": "auto", "part_bytes": part_bytes, "files": raws(companions)}
+    return inputs, {"files": raws(folder.pack())}
 
 
 def whole() -> Area:
-    """FMT-085, FMT-094, FMT-100 to FMT-104."""
+    """Return cases of folders that are read, written and refused (FMT-085, FMT-094, FMT-100 to FMT-104)."""
     area = Area("folder", "bytes by chapter 12")
     sizes = [files_folders.size_of(name, t, None) for name, t in TENSORS.items()]
     big = sum(sizes)
@@ -71,20 +71,20 @@ def whole() -> Area:
         ),
     ):
         more = MORE if tensors is TENSORS else {}
-        made = files_folders.folder(tensors, part_bytes=part_bytes, companions=companions, **more)
-        given, told = read_from(made.pack(), tensors, companions, **more)
-        area.add(f"read-{name}", "folder.read", f"{clauses} FMT-092 FMT-099", purpose, given, told)
-        given, told = written_to(tensors, part_bytes, companions, **more)
-        area.add(f"write-{name}", "folder.write", f"{clauses} FMT-080 FMT-092", purpose, given, told)
-    # nothing smaller has a part that is full by count: tensors without bytes, one more than a part holds
+        folder = files_folders.folder(tensors, part_bytes=part_bytes, companions=companions, **more)
+        inputs, answer = read_from(folder.pack(), tensors, companions, **more)
+        area.add(f"read-{name}", "folder.read", f"{clauses} FMT-092 FMT-099", purpose, inputs, answer)
+        inputs, answer = written_to(tensors, part_bytes, companions, **more)
+        area.add(f"write-{name}", "folder.write", f"{clauses} FMT-080 FMT-092", purpose, inputs, answer)
+    # one tensor more than a part may hold, all without bytes, because no smaller case fills a part by count
     many = {f"{i:04x}": Tensor("U8", (0,), b"") for i in range(files_folders.MOST + 1)}
-    given, told = written_to(many, big, {})
-    area.add("write-count", "folder.write", "FMT-085", "a part of a tensor more, or less, than 4,096", given, told)
-    made = files_folders.folder(TENSORS, part_bytes=big - 1, companions=COMPANIONS, **MORE)
+    inputs, answer = written_to(many, big, {})
+    area.add("write-count", "folder.write", "FMT-085", "a part of a tensor more, or less, than 4,096", inputs, answer)
+    folder = files_folders.folder(TENSORS, part_bytes=big - 1, companions=COMPANIONS, **MORE)
     others = {"model.safetensors": b"x", "README.md": b"y", ".model.sparse": b"z", "my-model.sparse": b""}
-    given, told = read_from(made.pack() | others, TENSORS, COMPANIONS, **MORE)
-    area.add("read-others", "folder.read", "FMT-103", "other files taken for the checkpoint's", given, told)
-    _refused(area, made)
+    inputs, answer = read_from(folder.pack() | others, TENSORS, COMPANIONS, **MORE)
+    area.add("read-others", "folder.read", "FMT-103", "other files taken for the checkpoint's", inputs, answer)
+    _refused(area, folder)
     for name, change, clause in (
         ("part-size", {"part_bytes": 0}, "FMT-084"),
         ("weights", {"files": raws({"x.safetensors": b""})}, "FMT-013"),
@@ -93,13 +93,13 @@ def whole() -> Area:
         ("hidden", {"files": raws({".git": b""})}, "FMT-013"),
         ("case", {"files": raws({"A": b"", "a": b""})}, "FMT-013"),
     ):
-        given = written_to({"w": F16}, 64, {})[0] | change
-        area.add(f"refuse-write-{name}", "folder.write", clause, "it is written all the same", given, refused=clause)
+        inputs = written_to({"w": F16}, 64, {})[0] | change
+        area.add(f"refuse-write-{name}", "folder.write", clause, "it is written all the same", inputs, refused=clause)
     return area
 
 
 def _refused(area: Area, good: Folder) -> None:
-    """Folders that are read nowhere."""
+    """Add folders that every reader refuses."""
     tree = good.pack()
     first, second = files_folders.part_names(2)
 

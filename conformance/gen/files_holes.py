@@ -1,4 +1,4 @@
-"""Cases of chapter 12 for what the other cases did not reach: zeros of either sign, odd names."""
+"""Cases of chapter 12 that close gaps of the other cases: gaps, ranks, pointers, zeros of either sign, odd names."""
 
 import struct
 
@@ -11,46 +11,46 @@ from conformance.oracle.files import Pieces, Tensor
 
 
 def edges() -> Area:
-    """FMT-057, FMT-067, FMT-072: bounds of gaps, spare bits of ranks, pointers."""
-    found = Files("hole-file")
+    """Return files at the bound of gaps, with spare bits in ranks, or falling pointers (FMT-057, FMT-067, FMT-072)."""
+    cases = Files("hole-file")
     for numel in (510, 511):
-        # the gap before the only slot takes as many bytes as there may be
+        # the gap before the only slot takes as many bytes as FMT-057 allows
         text = "a bound of n + numel / 256 bytes"
         tensors = {"w": on("U8", (1, numel), [numel - 1])}
-        found.add(f"gaps-{numel}", "FMT-057 FMT-054", text, tensors, "gap8")
+        cases.add(f"gaps-{numel}", "FMT-057 FMT-054", text, tensors, "gap8")
     text = "a bound of n + numel / 255 that is rounded up"
     shorter = files.pieces({"w": on("U8", (1, 509), [508])}, {"w": "gap8"})
     with_data("gaps", b"\xff\xff\x00")(shorter)
-    _refuse(found.area, "gaps-509", "FMT-057 FMT-059", text, shorter)
+    _refuse(cases.area, "gaps-509", "FMT-057 FMT-059", text, shorter)
     for name, shape, pattern, at in (
         ("axis-0", (4, 3), (2, 4, 0), -1),
         ("axis-0-first", (8, 3), (2, 4, 0), 1),
         ("axis-1", (2, 4, 3), (1, 4, 1), 0),
         ("last", (3, 12), (2, 4, 1), 1),
     ):
-        made = files.pieces({"w": regular(shape, *pattern, 61)}, {"w": "nm"})
-        ranks = next(s for s in made.sections if s.name == "w#ranks")
+        pieces = files.pieces({"w": regular(shape, *pattern, 61)}, {"w": "nm"})
+        ranks = next(s for s in pieces.sections if s.name == "w#ranks")
         spoilt = bytearray(ranks.data)
         spoilt[at] |= 0x80
         ranks.data = bytes(spoilt)
-        made.manifest["tensors"]["w"]["sections"]["ranks"] = files.stored(ranks)
+        pieces.manifest["tensors"]["w"]["sections"]["ranks"] = files.stored(ranks)
         text = "spare bits of ranks looked at along the last axis only, or in the last row only"
-        _refuse(found.area, f"spare-{name}", "FMT-072", text, made)
+        _refuse(cases.area, f"spare-{name}", "FMT-072", text, pieces)
     for name, pointers in (("first", (0, 3, 1, 3, 4)), ("far", (0, 2**31 + 1, 2, 3, 4))):
-        made = files.pieces({"w": on("F32", (4, 9), [1, 9, 20, 30])}, {"w": "csr"})
-        with_data("row_ptr", struct.pack("<5I", *pointers))(made)
+        pieces = files.pieces({"w": on("F32", (4, 9), [1, 9, 20, 30])}, {"w": "csr"})
+        with_data("row_ptr", struct.pack("<5I", *pointers))(pieces)
         text = "a fall of pointers that wraps to a large number, or to a negative one"
-        _refuse(found.area, f"pointers-{name}", "FMT-067", text, made, "FMT-067 FMT-069")
-    return found.area
+        _refuse(cases.area, f"pointers-{name}", "FMT-067", text, pieces, "FMT-067 FMT-069")
+    return cases.area
 
 
 def _refuse(area: Area, name: str, clauses: str, purpose: str, made: Pieces, by: str = "") -> None:
-    given = {"raw": raw_array(made.pack())}
-    area.add(f"refuse-{name}", "file.read", clauses, purpose, given, refused=by or clauses)
+    inputs = {"raw": raw_array(made.pack())}
+    area.add(f"refuse-{name}", "file.read", clauses, purpose, inputs, refused=by or clauses)
 
 
 def changes() -> Area:
-    """FMT-132, FMT-135: sums with zeros, and names that hold what parts a name."""
+    """Return deltas with sums of zeros, and with names that contain a separator (FMT-132, FMT-135)."""
     area = Area("hole-delta", "position by position")
     for dtype, one, minus in (
         ("F16", half(1.0), half(-0.0)),
@@ -58,7 +58,7 @@ def changes() -> Area:
     ):
         zero = bytes(len(one))
         base = {"w": on(dtype, (2, 4), [0, 3, 5], one + minus + zero)}
-        # −0 where nothing is, on −0 and on +0, and two that cancel
+        # −0 added to no entry, to −0 and to +0, and two numbers that cancel
         opposite = bytes([*one[:-1], one[-1] | 0x80])
         stored = {"add:w": on(dtype, (2, 4), [0, 1, 3, 5], opposite + minus + minus + minus)}
         target, described = files_deltas.step(base, stored)

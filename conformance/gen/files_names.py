@@ -1,4 +1,4 @@
-"""Cases of file names that a writer refuses (FMT-112), and of tensors that are made dense (FMT-098)."""
+"""Cases of file names that a writer refuses (FMT-112), and of tensors that are expanded to dense arrays (FMT-098)."""
 
 from typing import Any
 
@@ -33,7 +33,7 @@ NAMES = (
 
 
 def names() -> Area:
-    """FMT-112."""
+    """Return cases of file names, refused or not (FMT-112)."""
     area = Area("file-name", "a table")
     for i, name in enumerate(NAMES):
 
@@ -54,7 +54,7 @@ def names() -> Area:
 
 
 def expansions() -> Area:
-    """FMT-098."""
+    """Return cases of tensors that are expanded to dense arrays, within a limit or beyond it (FMT-098)."""
     area = Area("expand", "value by value")
     tensors = {
         "F16": on("F16", (2, 3), [0, 2, 4]),
@@ -67,9 +67,9 @@ def expansions() -> Area:
     for name, t in tensors.items():
         raw = files.pieces({"w": t}).pack()
         size = (t.rows * t.shape[-1] if len(t.shape) > 1 else t.shape[0]) * max(1, BITS[t.dtype] // 8)
-        given, answer = spread("w", t, raw, size)
+        inputs, answer = spread("w", t, raw, size)
         area.add(
-            name, "file.expand", "FMT-098 FMT-002", "a limit on another size than that of the array", given, answer
+            name, "file.expand", "FMT-098 FMT-002", "a limit on another size than that of the array", inputs, answer
         )
         if t.support is not None:
             area.add(
@@ -77,12 +77,12 @@ def expansions() -> Area:
                 "file.expand",
                 "FMT-098",
                 "a limit passed",
-                given | {"limit": size - 1},
+                inputs | {"limit": size - 1},
                 refused="FMT-098",
             )
     huge = Tensor("F32", (2**16, 2**19), b"", ())
-    given = {"raw": raw_array(files.pieces({"w": huge}, {"w": "varint"}).pack()), "name": "w"}
-    area.add("refuse-unlimited", "file.expand", "FMT-098", "no limit where none is given", given, refused="FMT-098")
+    inputs = {"raw": raw_array(files.pieces({"w": huge}, {"w": "varint"}).pack()), "name": "w"}
+    area.add("refuse-unlimited", "file.expand", "FMT-098", "no limit where none is given", inputs, refused="FMT-098")
     return area
 
 

@@ -9,7 +9,7 @@ from conformance.oracle.files import Tensor
 
 
 def squeezed(tensors: dict[str, Tensor], encoding: str, packed: list[str], **more: Any) -> tuple[Any, Any]:
-    """Return inputs and outputs of `file.compress`; packed are the sections that any compressor makes smaller."""
+    """Return inputs and outputs of `file.compress`; `packed` lists the sections that every compressor makes smaller."""
     chosen = (
         None if encoding == "auto" else {n: encoding if t.support is not None else "dense" for n, t in tensors.items()}
     )
@@ -18,12 +18,12 @@ def squeezed(tensors: dict[str, Tensor], encoding: str, packed: list[str], **mor
 
 
 def floats(n: Numbers, count: int) -> bytes:
-    """Return F32 values whose exponents are alike and whose low bytes are noise."""
+    """Return F32 values with nearly equal exponents and random low bytes."""
     return b"".join(bytes([*n.integers(2, 0, 255).tolist(), n.integer(0, 127), 0x3F]) for _ in range(count))
 
 
 def packing() -> Area:
-    """FMT-140, FMT-141."""
+    """Return cases of compression (FMT-140, FMT-141)."""
     area, n = Area("packing", "bytes by chapter 12"), Numbers(46, 1)
     every = list(range(0, 1200, 2))
     noise = bytes(n.integers(600, 0, 255).tolist())
@@ -57,8 +57,8 @@ def packing() -> Area:
         ),
         ("none", {}, "auto", [], "a feature that nothing uses"),
     ):
-        given, told = squeezed(tensors, encoding, packed)
-        area.add(name, "file.compress", "FMT-140 FMT-141 FMT-142 FMT-049 FMT-050 FMT-090", purpose, given, told)
+        inputs, answer = squeezed(tensors, encoding, packed)
+        area.add(name, "file.compress", "FMT-140 FMT-141 FMT-142 FMT-049 FMT-050 FMT-090", purpose, inputs, answer)
     return area
 
 

@@ -1,4 +1,4 @@
-"""Bad files of chapter 12: for each rule a file that is one edit away from a good one."""
+"""Invalid files of chapter 12: for each rule a file that is one edit away from a valid one, its twin."""
 
 import copy
 import struct
@@ -22,12 +22,12 @@ def _top(**change: Any) -> Edit:
 
 
 def stored_as(role: str, **change: Any) -> Edit:
-    """Return what changes the entry of a section of `w` in the manifest."""
+    """Return an edit that changes the entry of a section of `w` in the manifest."""
     return lambda p: p.manifest["tensors"]["w"]["sections"][role].update(change)
 
 
 def with_data(role: str, data: bytes) -> Edit:
-    """Return what gives a section of `w` other bytes, with the size and digest of these."""
+    """Return an edit that gives a section of `w` other bytes, with their size and digest."""
 
     def edit(p: Pieces) -> None:
         section = next(s for s in p.sections if s.name == f"w#{role}")
@@ -48,7 +48,7 @@ def _section(index: int, **change: Any) -> Edit:
 
 
 def broken() -> Area:
-    """Files that are refused, one edit each."""
+    """Return files that are refused, each for one edit."""
     area = Area("file-refused", "bytes by chapter 12")
     _manifests_and_data(area)
     _encodings(area)
@@ -141,7 +141,7 @@ def _manifests_and_data(area: Area) -> None:
 
 
 def _encodings(area: Area) -> None:
-    """Patterns, gaps and packed values; the twins are read-nm-2-4-axis-1, read-gap8-cube and so on."""
+    """Add faults of patterns, gaps and packed values; twins are read-nm-2-4-axis-1, read-gap8-cube and so on."""
     regular = on("U8", (2, 8), [0, 2, 6, 7, 9, 10, 12, 15], pattern=(2, 4, 1))
     nm = files.pieces({"w": regular}, {"w": "nm"})
     support = [1, 602, 603]  # gaps 1, 600, 0
@@ -192,7 +192,7 @@ def _encodings(area: Area) -> None:
 
 
 def _frames(area: Area) -> None:
-    """Compressed sections; the twin is read-zstd-bitmask."""
+    """Add faults of compressed sections; the twin is read-zstd-bitmask."""
     ones = on("F32", (4, 300), [7 * i for i in range(60)], b"\1" * 240)
 
     def framed(name: str, clause: str, frame: bytes, edit: Edit = lambda _: None) -> None:
@@ -213,7 +213,7 @@ def _frames(area: Area) -> None:
 
 
 def _deltas(area: Area) -> None:
-    """Descriptions that do not fit what is stored; the twin is read-delta."""
+    """Add deltas whose description does not fit what they store; the twin is read-delta."""
     one, two = "1" * 64, "2" * 64
     mask = on("NONE", (2, 3), [1])
 
@@ -221,8 +221,8 @@ def _deltas(area: Area) -> None:
         name: str, clause: str, stored: dict[str, Tensor], listed: dict[str, Any], edit: Edit = lambda _: None
     ) -> None:
         ends = {n: {"base": base, "target": target} for n, (base, target) in listed.items()}
-        told = {"base_sha256": one, "scales": {}, "target_sha256": two, "tensors": ends, "tied": {}}
-        refuse(area, f"delta-{name}", clause, files.pieces(stored, kind="delta", delta=told), edit)
+        described = {"base_sha256": one, "scales": {}, "target_sha256": two, "tensors": ends, "tied": {}}
+        refuse(area, f"delta-{name}", clause, files.pieces(stored, kind="delta", delta=described), edit)
 
     changes = {"w": (one, two)}
     good = {"replace:w": F16}
@@ -298,9 +298,9 @@ def _bad_headers(area: Area, good: Pieces) -> None:
 def refuse(
     area: Area, name: str, clause: str, good: bytes | Pieces, edit: Edit = lambda _: None, *, shows: str = ""
 ) -> None:
-    """Add a file that is refused for the first of the clauses; another reader may come to the others first.
+    """Add a file that breaks the first of the clauses; a reader may name any of them.
 
-    shows  clauses that the case shows besides: a limit that is kept
+    shows  further clauses that the case shows, as a limit that is kept
     """
     if isinstance(good, Pieces):
         spoiled = copy.deepcopy(good)

@@ -1,4 +1,4 @@
-"""Cases of chapter 17: readings behind a context, picks, whole texts."""
+"""Cases of chapter 17: readings after a context, picks of tokens, whole texts."""
 
 import math
 from typing import Any
@@ -12,11 +12,11 @@ from conformance.oracle import generate
 
 _ORDER = "a whole forward a token, binary64"
 NARROW = {"hidden_size": 4, "intermediate_size": 3, "vocab_size": 7}
-"""Sizes of models that are wide enough for contexts."""
+"""Sizes of small models for cases with a context."""
 
 
 def reading() -> Area:
-    """GEN-001, GEN-002."""
+    """Return cases of tokens read in several parts (GEN-001, GEN-002)."""
     area = Area("read", _ORDER)
     parts = {
         "llama": (3, 1, 2),
@@ -29,25 +29,25 @@ def reading() -> Area:
         config, n = model | NARROW, Numbers(90, i)
         tensors = tensors_of(config, n)
         tokens = n.integers((2, sum(parts[name])), 0, 6)
-        given = {"config": config, "tensors": tensors, "tokens": tokens, "parts": list(parts[name])}
+        inputs = {"config": config, "tensors": tensors, "tokens": tokens, "parts": list(parts[name])}
         answer = {"logits": generate.logits_behind(config, tensors, tokens, parts[name])}
         clauses = "GEN-001 MDL-001 LYR-004 NUM-004" + (" LYR-008" if name in ("mistral", "qwen2", "qwen3") else "")
         purpose = "positions that start anew, keys forgotten or of another row, a window that ends at a reading"
-        area.add(name, "generate.read", clauses, purpose, given, answer)
-    # what is left: qwen3 with its four positions
+        area.add(name, "generate.read", clauses, purpose, inputs, answer)
+    # the variables are those of qwen3, the last kind, whose model has four positions
     for name, read, split, purpose in (
         ("refuse-beyond", n.integers((1, 5), 0, 6), [4, 1], "a fifth token where there are four positions"),
         ("refuse-none", tokens, [2, 0], "a reading of nothing"),
     ):
-        bad = given | {"tokens": read, "parts": split}
+        bad = inputs | {"tokens": read, "parts": split}
         area.add(name, "generate.read", "GEN-002", purpose, bad, refused="GEN-002")
-    bad = given | {"tokens": tokens + 7}
+    bad = inputs | {"tokens": tokens + 7}
     area.add("refuse-token", "generate.read", "LYR-001", "a token outside the vocabulary", bad, refused="LYR-001")
     return area
 
 
 def picks() -> Area:
-    """GEN-003 to GEN-006."""
+    """Return cases of picking a token (GEN-003 to GEN-006)."""
     area = Area("pick")
     n = Numbers(91, 1)
     spread, levels = n.real(17, 2.0), n.lattice(13, 3) / 2
@@ -75,37 +75,37 @@ def picks() -> Area:
         ("warm-top-p", spread, {"temperature": 3.0, "top_p": 0.6}, "GEN-004", "top-p before the temperature"),
         ("both", spread, {"top_k": 5, "top_p": 0.8, "temperature": 2.0}, "GEN-004", "top-p before top-k"),
         ("even", even, {}, "GEN-005", "≥ for >, or a draw counted from 1"),
-        # draws near enough to a boundary that weights or sums in binary32 lie on its other side
+        # draws so near to a boundary that weights or sums in binary32 pick another token
         ("precise", spread, {"numbers": [254766, 796199]}, "GEN-004 GEN-005", "weights or sums in binary32"),
         ("one", spread[:1], {}, "GEN-005", "a vocabulary of one"),
         ("large", large, {}, "GEN-004", "an overflow: the largest is subtracted first"),
         ("sharp", spread, {"temperature": 1e-30}, "GEN-004", "an overflow of the quotient"),
     )
     for name, logits, how, clauses, purpose in every:
-        given = {"logits": logits, "numbers": draws} | plain | how
-        area.add(name, "generate.pick", clauses, purpose, given, {"picked": _picked(given)})
+        inputs = {"logits": logits, "numbers": draws} | plain | how
+        area.add(name, "generate.pick", clauses, purpose, inputs, {"picked": _picked(inputs)})
     wide, drawn = Numbers(91, 2).real(70, 0.5), {"top_p": 0.75, "temperature": 2.0}
     alone: tuple[tuple[str, Array, dict[str, Any], str, str], ...] = (
         ("low-first", reals([-900.0, 0.5, 1.0, 0.75]), {}, "GEN-004", "the first logit subtracted, not the largest"),
         ("wide", wide, {"temperature": 4.0}, "GEN-004", "a top-k of 50 unless another is given"),
         ("top-p-drawn", spread, drawn, "GEN-004 GEN-005", "u times the sum of those that did not stay"),
-        # draws that lie on the other side of a boundary once they are cut or rounded to 24 bits
+        # draws that cross a boundary if they are cut or rounded to 24 bits
         ("bits", spread, {"numbers": [1471065, 8213407, 21357341]}, "GEN-005", "a draw of 24 bits"),
         ("least", spread, {"temperature": 0.0, "top_k": 1, "top_p": 1.0}, "GEN-003 GEN-006", "0 and 1 refused"),
         ("least-drawn", spread, {"top_k": 1, "top_p": 1.0}, "GEN-004 GEN-006", "1 refused"),
     )
     for name, logits, how, clauses, purpose in alone:
-        given = {"logits": logits, "numbers": draws} | plain | how
-        area.add(name, "generate.pick", clauses, purpose, given, {"picked": _picked(given)})
+        inputs = {"logits": logits, "numbers": draws} | plain | how
+        area.add(name, "generate.pick", clauses, purpose, inputs, {"picked": _picked(inputs)})
     for name, bad in (
         ("nan", reals([0.0, math.nan])),
         ("infinite", reals([0.0, math.inf])),
         ("minus-infinite", reals([0.0, -math.inf])),
     ):
-        given = {"logits": bad, "numbers": [0]} | plain
-        area.add(f"refuse-{name}", "generate.pick", "GEN-006", "a logit that is no number", given, refused="GEN-006")
-        given, purpose = given | {"temperature": 0.0}, "a logit that is no number, where nothing is drawn"
-        area.add(f"refuse-greedy-{name}", "generate.pick", "GEN-006", purpose, given, refused="GEN-006")
+        inputs = {"logits": bad, "numbers": [0]} | plain
+        area.add(f"refuse-{name}", "generate.pick", "GEN-006", "a logit that is no number", inputs, refused="GEN-006")
+        inputs, purpose = inputs | {"temperature": 0.0}, "a logit that is no number, where nothing is drawn"
+        area.add(f"refuse-greedy-{name}", "generate.pick", "GEN-006", purpose, inputs, refused="GEN-006")
     wrong: tuple[tuple[str, dict[str, Any]], ...] = (
         ("negative", {"temperature": -1.0}),
         ("hot", {"temperature": math.inf}),
@@ -118,28 +118,28 @@ def picks() -> Area:
         ("no-top-p", {"top_p": math.nan}),
     )
     for name, how in wrong:
-        given = {"logits": spread, "numbers": [0]} | plain | how
-        area.add(f"refuse-{name}", "generate.pick", "GEN-006", "a setting out of range", given, refused="GEN-006")
+        inputs = {"logits": spread, "numbers": [0]} | plain | how
+        area.add(f"refuse-{name}", "generate.pick", "GEN-006", "a setting out of range", inputs, refused="GEN-006")
     for name, how in wrong[3:]:
-        given = {"logits": spread, "numbers": [0]} | plain | how | {"temperature": 0.0}
+        inputs = {"logits": spread, "numbers": [0]} | plain | how | {"temperature": 0.0}
         purpose = "a setting out of range, where it has no effect"
-        area.add(f"refuse-greedy-{name}", "generate.pick", "GEN-006", purpose, given, refused="GEN-006")
-    given = {"logits": spread, "numbers": [0], "temperature": 1.0, "seed": -1}
-    area.add("refuse-seed", "generate.pick", "RNG-002", "a negative seed", given, refused="RNG-002")
+        area.add(f"refuse-greedy-{name}", "generate.pick", "GEN-006", purpose, inputs, refused="GEN-006")
+    inputs = {"logits": spread, "numbers": [0], "temperature": 1.0, "seed": -1}
+    area.add("refuse-seed", "generate.pick", "RNG-002", "a negative seed", inputs, refused="RNG-002")
     return area
 
 
 def _picked(given: dict[str, Any]) -> Array:
-    """Return what the oracle picks, sure in every number."""
+    """Return the tokens that the oracle picks; no draw may be near a boundary."""
     logits = [float(x) for x in given["logits"]]
     how = (given["temperature"], given.get("top_k"), given.get("top_p"), given["seed"])
-    found = [generate.picked(logits, *how, number) for number in given["numbers"]]
-    assert all(sure for _, sure in found), "a draw near a boundary"
-    return ids(token for token, _ in found)
+    picks = [generate.picked(logits, *how, number) for number in given["numbers"]]
+    assert all(sure for _, sure in picks), "a draw near a boundary"
+    return ids(token for token, _ in picks)
 
 
 def texts() -> Area:
-    """GEN-003, GEN-005, GEN-007."""
+    """Return cases of whole texts (GEN-003, GEN-005, GEN-007)."""
     area = Area("text-generated", _ORDER)
     config = tiny.CONFIG | {"model_type": "mistral", "sliding_window": 4, "max_position_embeddings": 12}
     tensors = tensors_of(config, Numbers(92, 13), 0.8)
@@ -163,10 +163,12 @@ def texts() -> Area:
         ("drawn-stop", warm | {"stops": [3, 1]}, "GEN-005 GEN-007", "a drawn stop token that does not stop"),
     )
     for name, how, clauses, purpose in every:
-        given = base | how
-        tokens, gap = generate.text(config, tensors, given["prompt"], given["stops"], given.get("max_tokens"), given)
+        inputs = base | how
+        tokens, gap = generate.text(
+            config, tensors, inputs["prompt"], inputs["stops"], inputs.get("max_tokens"), inputs
+        )
         assert gap >= 1e-4, f"{name} hangs on {gap}"
-        area.add(name, "generate.text", clauses, purpose, given, {"tokens": ids(tokens)})
+        area.add(name, "generate.text", clauses, purpose, inputs, {"tokens": ids(tokens)})
     wrong: tuple[tuple[str, dict[str, Any], str], ...] = (
         ("empty", {"prompt": []}, "GEN-002"),
         ("too-long", {"prompt": [1] * 13}, "GEN-002"),

@@ -29,23 +29,23 @@ STOPS: tuple[tuple[str, Any, Any], ...] = (
 
 
 def stopping(config: str, generation: str | None) -> Array:
-    """Return stop tokens as an operation hands them out."""
+    """Return the stop tokens of the texts of a config and a generation config, as the operation's output."""
     return ids(generate.stops(config, generation))
 
 
 def stop_tokens() -> Area:
-    """GEN-008."""
+    """Return cases of stop tokens (GEN-008)."""
     area = Area("stops", "a table")
     for name, config, generation in STOPS:
         texts = json.dumps(config), None if generation is None else json.dumps(generation)
-        given = {"config": texts[0]} | ({} if texts[1] is None else {"generation": texts[1]})
+        inputs = {"config": texts[0]} | ({} if texts[1] is None else {"generation": texts[1]})
         answered(
             area,
             name,
             "generate.stops",
             "GEN-008",
             "0 taken for none, the other file first, or what is no token",
-            given,
+            inputs,
             telling("stops", stopping, *texts),
         )
     return area

@@ -15,7 +15,7 @@ _TERMS = 600
 
 
 def _bound(sums: Sums, *, exact: bool) -> Bound:
-    """Return the bound of each entry: τ(0) = 8 is what `terms` gives, the rest of τ(K) goes into the gauge."""
+    """Return the bound of each entry: `terms` is 0, which gives τ(0) = 8, and the gauge is scaled by τ(K) / τ(0)."""
     part = np.array([tau(int(k)) / tau(0) for k in sums.terms.reshape(-1)]).reshape(sums.terms.shape)
     return Bound(sums.gauge * part * (not exact), 0)
 
@@ -39,34 +39,34 @@ def _products(
     if len(values) > 3:
         values[3] = 0.0
     w = _at(shape, at, values)
-    found = {
+    sums = {
         "y": kernels.matmul(w, shape, x),
         "dx": kernels.matmul_transposed(w, shape, dy),
         "dvalues": kernels.sample(w, dy, x),
     }
-    given = {"out": shape[0], "in": shape[1], "positions": ids(at), "values": values, "x": x, "dy": dy}
-    answer = {k: s.value for k, s in found.items()} | {"shape": ids(shape)}
-    bounds = {k: _bound(s, exact=exact) for k, s in found.items()}
+    inputs = {"out": shape[0], "in": shape[1], "positions": ids(at), "values": values, "x": x, "dy": dy}
+    answer = {k: s.value for k, s in sums.items()} | {"shape": ids(shape)}
+    bounds = {k: _bound(s, exact=exact) for k, s in sums.items()}
     clauses = f"KRN-001 KRN-002 KRN-003 KRN-004 KRN-005 KRN-011 {'KRN-007 NUM-003' if exact else 'KRN-006 NUM-002'}"
-    area.add(name, "kernel.sparse", clauses + more, purpose, given, answer, bounds=bounds)
+    area.add(name, "kernel.sparse", clauses + more, purpose, inputs, answer, bounds=bounds)
 
 
 def products_of(
     shape: tuple[int, int], at: list[int], values: Array, x: Array, dy: Array
 ) -> tuple[dict[str, Array], dict[str, Bound]]:
-    """Return the outputs of a sparse matrix, and their bounds."""
+    """Return the outputs of `kernel.sparse`, and their bounds."""
     w = _at(shape, at, values)
-    found = {
+    products = {
         "y": kernels.matmul(w, shape, x),
         "dx": kernels.matmul_transposed(w, shape, dy),
         "dvalues": kernels.sample(w, dy, x),
     }
-    bounds = {key: _bound(sums, exact=False) for key, sums in found.items()}
-    return {key: sums.value for key, sums in found.items()} | {"shape": ids(shape)}, bounds
+    bounds = {key: _bound(sums, exact=False) for key, sums in products.items()}
+    return {key: sums.value for key, sums in products.items()} | {"shape": ids(shape)}, bounds
 
 
 def products() -> Area:
-    """KRN-001 to KRN-013."""
+    """Return cases of products and stores (KRN-001 to KRN-013)."""
     area = Area("kernel", "sums of single products by fsum")
     n = Numbers(70, 1)
     scattered = n.subset(9 * 13, 40)
@@ -98,7 +98,7 @@ def products() -> Area:
 
 
 def _patterns(area: Area) -> None:
-    """TOP-005: at most N of every M columns, for ports that multiply group by group."""
+    """Add products with at most N of every M columns, because a port may multiply group by group (TOP-005)."""
     n = Numbers(70, 3)
     for kept, of, shape, tokens, name, numbers in (
         (2, 4, (5, 12), 3, "", n.lattice),
@@ -114,7 +114,7 @@ def _patterns(area: Area) -> None:
     ):
         at: list[int] = []
         for first in range(0, shape[0] * shape[1], of):
-            # of those that store fewer, a whole row stores nothing
+            # groups of `-fewer` store up to N, and those of the first row nothing
             some = n.integer(0, kept) if first >= shape[1] else 0
             at += [first + column for column in n.subset(of, some if name == "-fewer" else kept)]
         text = "columns of a group in another order, or a group that stores fewer read as a full one"
@@ -122,7 +122,7 @@ def _patterns(area: Area) -> None:
 
 
 def _sums(area: Area) -> None:
-    """PRT-011: sums of 600 terms, which sixteen bits hold and parts of which they do not."""
+    """Add sums of 600 terms that are exact in 16-bit types, while their partial sums are not (PRT-011)."""
     n, exact = Numbers(70, 4), Bound(np.zeros(()), 0)
     one, many = n.lattice((1, 1), 31), n.balanced(_TERMS)
     line, column = many[0].reshape(1, -1), many[1].reshape(-1, 1)
@@ -135,21 +135,21 @@ def _sums(area: Area) -> None:
         ("dense-sums-row", "kernel.dense", "KRN-001", line, column.T, one),
         ("dense-sums-column", "kernel.dense", "KRN-002", column, one, line),
     ):
-        given: dict[str, Any] = {"x": x, "dy": dy}
+        inputs: dict[str, Any] = {"x": x, "dy": dy}
         stored = _at(w.shape, list(range(w.size)), w.reshape(-1))
         y, dx = kernels.matmul(stored, w.shape, x), kernels.matmul_transposed(stored, w.shape, dy)
         answer = {"y": y.value, "dx": dx.value, "shape": ids(w.shape)}
         if op == "kernel.sparse":
-            given |= {"out": w.shape[0], "in": w.shape[1], "positions": ids(range(w.size)), "values": w.reshape(-1)}
+            inputs |= {"out": w.shape[0], "in": w.shape[1], "positions": ids(range(w.size)), "values": w.reshape(-1)}
             answer["dvalues"] = kernels.sample(stored, dy, x).value
         else:
-            given["weight"] = w
+            inputs["weight"] = w
         bounds = {key: exact for key in answer if key != "shape"}
-        area.add(name, op, f"{clause} {clauses}", purpose, given, answer, bounds=bounds)
+        area.add(name, op, f"{clause} {clauses}", purpose, inputs, answer, bounds=bounds)
 
 
-# numbers of a 16-bit type whose square lies 0.78 or 0.88 of a last place above one of them; sums that do so; numbers
-# whose products are subnormal in binary16, and the smallest of its numbers
+# (a, weights, inputs): a · a is 0.78 or 0.88 of a last place above a number of the 16-bit type, and sums round as well;
+# in `subnormal` products are subnormal in binary16, and 2^-24 is its smallest number
 ROUNDED: dict[str, tuple[float, list[float], list[float]]] = {
     "bfloat16": (138 / 128, [16.0, 1.0, 0.5], [16.0, 1.5, 0.5]),
     "float16": (1054 / 1024, [16.0, 1.0, 0.5], [128.0, 1.5, 0.5]),
@@ -158,7 +158,7 @@ ROUNDED: dict[str, tuple[float, list[float], list[float]]] = {
 
 
 def _rounded(area: Area) -> None:
-    """PRT-011: products and sums that a 16-bit type does not hold, rounded once to the nearest number it has."""
+    """Add products and sums that are rounded once to the nearest number of a 16-bit type (PRT-011)."""
     purpose = "a result cut to sixteen bits, rounded towards one side, or flushed to zero"
     for name, (a, w, x) in ROUNDED.items():
         weight, rows = reals([a, *w, -a, *(-v for v in w)]).reshape(2, 4), reals([a, *x, -a, *x]).reshape(2, 4)
@@ -166,21 +166,21 @@ def _rounded(area: Area) -> None:
         for op in ("kernel.sparse", "kernel.dense"):
             stored = _at((2, 4), list(range(8)), weight.reshape(-1))
             sums = {"y": kernels.matmul(stored, (2, 4), rows), "dx": kernels.matmul_transposed(stored, (2, 4), dy)}
-            given: dict[str, Any] = {"x": rows, "dy": dy}
+            inputs: dict[str, Any] = {"x": rows, "dy": dy}
             if op == "kernel.sparse":
-                given |= {"out": 2, "in": 4, "positions": ids(range(8)), "values": weight.reshape(-1)}
+                inputs |= {"out": 2, "in": 4, "positions": ids(range(8)), "values": weight.reshape(-1)}
                 sums["dvalues"] = kernels.sample(stored, dy, rows)
             else:
-                given["weight"] = weight
+                inputs["weight"] = weight
             answer = {key: s.value for key, s in sums.items()} | {"shape": ids((2, 4))}
             bounds = {key: _bound(s, exact=False) for key, s in sums.items()}
             clauses = "KRN-001 KRN-002 KRN-003 KRN-006 NUM-002 PRT-011"
             kind = op.split(".")[1]
-            area.add(f"rounded-{kind}-{name}", op, clauses, purpose, given, answer, bounds=bounds)
+            area.add(f"rounded-{kind}-{name}", op, clauses, purpose, inputs, answer, bounds=bounds)
 
 
 def _large(area: Area) -> None:
-    """Integers of eleven bits: operands or sums in fewer bits than binary32 are no longer exact."""
+    """Add products of integers of eleven bits, which are not exact in fewer bits than binary32 has."""
     n = Numbers(70, 2)
 
     def lattice(shape: int | tuple[int, ...]) -> Array:
@@ -204,8 +204,8 @@ def _dense(area: Area, n: Numbers) -> None:
         answer = {"y": y.value, "dx": dx.value, "shape": ids(shape)}
         bounds = {"y": _bound(y, exact=exact), "dx": _bound(dx, exact=exact)}
         clauses = f"KRN-001 KRN-002 KRN-005 KRN-011 {'KRN-007' if exact else 'KRN-006'}"
-        given = {"weight": weight, "x": x, "dy": dy}
-        area.add(name, "kernel.dense", clauses, "a transposed product", given, answer, bounds=bounds)
+        inputs = {"weight": weight, "x": x, "dy": dy}
+        area.add(name, "kernel.dense", clauses, "a transposed product", inputs, answer, bounds=bounds)
 
 
 def _stores(area: Area, n: Numbers) -> None:
@@ -222,24 +222,24 @@ def _stores(area: Area, n: Numbers) -> None:
         after[slots] = new
         dense = np.zeros(63)
         dense[at] = after
-        given = {"out": 7, "in": 9, "positions": ids(at), "values": values, "slots": ids(slots), "new": new, "x": eye}
+        inputs = {"out": 7, "in": 9, "positions": ids(at), "values": values, "slots": ids(slots), "new": new, "x": eye}
         text = "a value stored at a neighbour, in another order, or into the array that was given"
         clauses = "KRN-012 KRN-011 KRN-004"
-        area.add(f"store-{name}", "kernel.store", clauses, text, given, {"y": dense.reshape(7, 9).T.copy()})
+        area.add(f"store-{name}", "kernel.store", clauses, text, inputs, {"y": dense.reshape(7, 9).T.copy()})
         weight = n.lattice((7, 9))
         dense = weight.reshape(-1).copy()
         dense[[at[s] for s in slots]] = new
-        given = {"out": 7, "in": 9, "weight": weight, "positions": ids(at), "slots": ids(slots), "new": new, "x": eye}
+        inputs = {"out": 7, "in": 9, "weight": weight, "positions": ids(at), "slots": ids(slots), "new": new, "x": eye}
         answer = {"y": dense.reshape(7, 9).T.copy()}
-        area.add(f"store-dense-{name}", "kernel.store_dense", "KRN-012 KRN-011", text, given, answer)
+        area.add(f"store-dense-{name}", "kernel.store_dense", "KRN-012 KRN-011", text, inputs, answer)
     base = {"out": 7, "in": 9, "positions": ids(at), "values": values, "x": eye}
     for name, slots, clause in (("high", [30], "KRN-012"), ("negative", [-1], "KRN-012")):
-        given = base | {"slots": ids(slots), "new": np.ones(1)}
+        inputs = base | {"slots": ids(slots), "new": np.ones(1)}
         clauses = f"{clause} KRN-013"
-        area.add(f"refuse-slot-{name}", "kernel.store", clauses, "an index that wraps around", given, refused=clause)
-    given = base | {"slots": ids([1, 2]), "new": np.ones(3)}
+        area.add(f"refuse-slot-{name}", "kernel.store", clauses, "an index that wraps around", inputs, refused=clause)
+    inputs = base | {"slots": ids([1, 2]), "new": np.ones(3)}
     area.add(
-        "refuse-store-length", "kernel.store", "KRN-009 KRN-013", "values cut to fit", given, refused="KRN-009 KRN-012"
+        "refuse-store-length", "kernel.store", "KRN-009 KRN-013", "values cut to fit", inputs, refused="KRN-009 KRN-012"
     )
 
 
@@ -276,14 +276,14 @@ def _refusals(area: Area, n: Numbers) -> None:
         text = "operands cast in silence"
         area.add(f"refuse-{name}", "kernel.sparse", "KRN-010 KRN-013", text, right | {"odd": odd}, refused="KRN-010")
     weight = n.lattice(shape)
-    given: dict[str, Any] = {"weight": weight, "x": n.lattice((3, 4)), "dy": n.lattice((3, 4))}
-    area.add("refuse-dense-width", "kernel.dense", "KRN-009", "a transposed operand taken", given, refused="KRN-009")
-    given = given | {"x": n.lattice((3, 5)), "odd": {"weight": "int64"}}
-    area.add("refuse-dense-integers", "kernel.dense", "KRN-010", "integers taken", given, refused="KRN-010")
+    inputs: dict[str, Any] = {"weight": weight, "x": n.lattice((3, 4)), "dy": n.lattice((3, 4))}
+    area.add("refuse-dense-width", "kernel.dense", "KRN-009", "a transposed operand taken", inputs, refused="KRN-009")
+    inputs = inputs | {"x": n.lattice((3, 5)), "odd": {"weight": "int64"}}
+    area.add("refuse-dense-integers", "kernel.dense", "KRN-010", "integers taken", inputs, refused="KRN-010")
 
 
 def _alone(area: Area) -> None:
-    """KRN-009, KRN-010, KRN-012: each operand wrong on its own."""
+    """Add refusals with one wrong operand each (KRN-009, KRN-010, KRN-012)."""
     n = Numbers(70, 4)
     sparse: dict[str, Any] = {"out": 4, "in": 5, "positions": ids([0, 7, 13, 19]), "values": n.lattice(4)}
     sparse |= {"x": n.lattice((3, 5)), "dy": n.lattice((3, 4))}
@@ -301,10 +301,10 @@ def _alone(area: Area) -> None:
     ):
         area.add(f"refuse-dense-{name}", "kernel.dense", "KRN-009", _FIT, dense | change, refused="KRN-009")
     for name in ("x", "dy", "weight"):
-        given = dense | {"odd": {name: "other"}}
+        inputs = dense | {"odd": {name: "other"}}
         text = "operands cast in silence"
-        area.add(f"refuse-dense-{name}-dtype", "kernel.dense", "KRN-010", text, given, refused="KRN-010")
-    held = {
+        area.add(f"refuse-dense-{name}-dtype", "kernel.dense", "KRN-010", text, inputs, refused="KRN-010")
+    store = {
         "out": 4,
         "in": 5,
         "positions": sparse["positions"],
@@ -314,8 +314,8 @@ def _alone(area: Area) -> None:
     }
     weight = n.lattice((4, 5))
     for op, base in (
-        ("store", held | {"values": sparse["values"]}),
-        ("store-dense", held | {"weight": weight}),
+        ("store", store | {"values": sparse["values"]}),
+        ("store-dense", store | {"weight": weight}),
     ):
         rows: tuple[tuple[str, dict[str, Any], str, str], ...] = (
             ("fewer", {"new": np.ones(1)}, "KRN-009", "one value for all slots"),
@@ -335,7 +335,7 @@ _FIT = "arrays broadcast or cut to fit"
 
 
 def exceeding() -> Area:
-    """KRN-014."""
+    """Return cases of entries that exceed a number (KRN-014)."""
     area = Area("exceeding", "a loop")
     n = Numbers(70, 90)
     special = [0.0, -0.0, 2.0, -2.0, math.nan, math.inf, -math.inf, 2.5, -2.5]
@@ -347,11 +347,11 @@ def exceeding() -> Area:
         ("none", n.lattice(70, 3), 3.0, "an entry equal to least"),
         ("empty", [], 0.0, "no entries"),
     ):
-        found = [i for i, x in enumerate(values) if not abs(x) <= least]
-        given = {"values": reals(values), "least": least}
-        area.add(name, "kernel.exceeding", "KRN-014", purpose, given, {"indices": ids(found)})
-    given = {"values": n.lattice((2, 3)), "least": 1.0}
-    area.add("refuse-matrix", "kernel.exceeding", "KRN-009", "a matrix taken", given, refused="KRN-009")
+        indices = [i for i, x in enumerate(values) if not abs(x) <= least]
+        inputs = {"values": reals(values), "least": least}
+        area.add(name, "kernel.exceeding", "KRN-014", purpose, inputs, {"indices": ids(indices)})
+    inputs = {"values": n.lattice((2, 3)), "least": 1.0}
+    area.add("refuse-matrix", "kernel.exceeding", "KRN-009", "a matrix taken", inputs, refused="KRN-009")
     return area
 
 

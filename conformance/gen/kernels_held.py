@@ -1,4 +1,4 @@
-"""Cases of chapter 3 for other ways to hold a matrix, of which no result may tell."""
+"""Cases of chapter 3 for other representations of a matrix, which must not change a result."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from conformance.gen.numbers import Area, Array, Numbers, ids
 
 
 def held() -> Area:
-    """KRN-015, KRN-016 and TOP-005: other ways to hold a matrix, of which no result may tell."""
+    """Return cases of other representations of a matrix, and of patterns (KRN-015, KRN-016, TOP-005)."""
     area = Area("held", "sums of single products by fsum")
     n = Numbers(122, 1)
     shape = (5, 8)
@@ -36,11 +36,11 @@ def held() -> Area:
         after, dense = values.copy(), np.zeros(40)
         after[slots] = new
         dense[at] = after
-        given = {"out": 5, "in": 8, "positions": ids(at), "values": values, "slots": ids(slots), "new": new}
-        given |= {"x": np.eye(8), "held": kind, "live": ids(live)}
+        inputs = {"out": 5, "in": 8, "positions": ids(at), "values": values, "slots": ids(slots), "new": new}
+        inputs |= {"x": np.eye(8), "held": kind, "live": ids(live)}
         purpose = "a live value stored into the frozen part, or added to what is there"
         clauses, answer = "KRN-012 KRN-016 KRN-011", {"y": dense.reshape(5, 8).T.copy()}
-        area.add(f"store-{name}", "kernel.store", clauses, purpose, given, answer)
+        area.add(f"store-{name}", "kernel.store", clauses, purpose, inputs, answer)
     _patterns(area, n)
     return area
 
@@ -59,24 +59,24 @@ def _product(
 ) -> None:
     dy = n.real((len(x), shape[0]))
     answer, bounds = products_of(shape, at, values, x, dy)
-    given = {"out": shape[0], "in": shape[1], "positions": ids(at), "values": values, "x": x, "dy": dy} | more
+    inputs = {"out": shape[0], "in": shape[1], "positions": ids(at), "values": values, "x": x, "dy": dy} | more
     clauses = f"{clauses} KRN-001 KRN-002 KRN-003 KRN-006"
-    area.add(name, "kernel.sparse", clauses, purpose, given, answer, bounds=bounds)
+    area.add(name, "kernel.sparse", clauses, purpose, inputs, answer, bounds=bounds)
 
 
 def _patterns(area: Area, n: Numbers) -> None:
-    """TOP-005: groups as wide as a mask of some bytes holds, one wider, and wider than any."""
+    """Add groups of 2 to 65 columns, around the widths of the bit masks that may hold them (TOP-005)."""
     for kept, of in ((1, 2), (4, 8), (3, 9), (5, 16), (2, 17), (9, 32), (4, 33), (8, 62), (3, 63), (5, 64), (2, 65)):
         at: list[int] = []
         for group in range(4):
-            # the first group stores nothing, the last its first and last column
+            # the first group stores nothing, and the last stores its first and last column
             columns = [] if group == 0 else n.subset(of, kept) if group < 3 else sorted({0, of - 1})[-kept:]
             at += [group * of + column for column in columns]
         indptr = [0, sum(p < 2 * of for p in at), len(at)]
-        given = {"out": 2, "in": 2 * of, "positions": ids(at), "pattern": ids([kept, of])}
+        inputs = {"out": 2, "in": 2 * of, "positions": ids(at), "pattern": ids([kept, of])}
         answer = {"indptr": ids(indptr), "indices": ids(p % (2 * of) for p in at)}
         purpose = "a group wider than its mask: its last columns lost, negative, or refused"
-        area.add(f"groups-{kept}-{of}", "topology.of", "TOP-005 TOP-001 TOP-002", purpose, given, answer)
+        area.add(f"groups-{kept}-{of}", "topology.of", "TOP-005 TOP-001 TOP-002", purpose, inputs, answer)
     for name, pattern, width, stored, purpose in (
         ("full", (2, 4), 8, [0, 2, 5, 6, 7], "a group that stores more than N is taken"),
         ("full-behind", (2, 4), 8, [9, 10, 11], "groups of the first row alone are counted"),
@@ -85,8 +85,8 @@ def _patterns(area: Area, n: Numbers) -> None:
         ("narrow", (2, 4), 2, [0, 1], "rows shorter than a group are taken"),
         ("wide-odd", (2, 65), 66, [0, 65], "rows that a wide M does not divide are taken"),
     ):
-        given = {"out": 2, "in": width, "positions": ids(stored), "pattern": ids(pattern)}
-        area.add(f"refuse-group-{name}", "topology.of", "TOP-005", purpose, given, refused="TOP-005")
+        inputs = {"out": 2, "in": width, "positions": ids(stored), "pattern": ids(pattern)}
+        area.add(f"refuse-group-{name}", "topology.of", "TOP-005", purpose, inputs, refused="TOP-005")
 
 
 AREAS = (held,)

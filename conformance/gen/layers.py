@@ -1,6 +1,6 @@
 """Cases of chapters 4 and 6: layers forward and backward, and the gradient of a matrix.
 
-Every gradient is checked here against a complex step before it is written.
+Every gradient is checked against a complex step before it is written.
 """
 
 from collections.abc import Callable, Sequence
@@ -24,20 +24,20 @@ def differentiate(f: Callable[..., Var], inputs: Sequence[Array], dy: Array) -> 
     Raises:
         AssertionError: a gradient differs from a complex step along a direction.
     """
-    held = [Var(x) for x in inputs]
-    y = f(*held)
-    found = gradients(y, dy, held)
-    for i, (x, g) in enumerate(zip(inputs, found, strict=True)):
+    variables = [Var(x) for x in inputs]
+    y = f(*variables)
+    grads = gradients(y, dy, variables)
+    for i, (x, g) in enumerate(zip(inputs, grads, strict=True)):
         direction = Numbers(20, i).real(x.shape)
         moved = [Var(z + 1j * _STEP * direction) if j == i else Var(z) for j, z in enumerate(inputs)]
         slope = float((f(*moved).value * dy).sum().imag / _STEP)
         scale = float(np.abs(g * direction).sum()) + 1e-3 * float(np.abs(dy).max(initial=0.0))
         assert abs(slope - float((g * direction).sum())) <= 1e-11 * scale, "the recorded gradient is wrong"
-    return y.value, found
+    return y.value, grads
 
 
 def embedding() -> Area:
-    """LYR-001."""
+    """Return cases of the embedding (LYR-001)."""
     area = Area("embedding", _ORACLE)
     n = Numbers(10, 1)
     weight = n.real((7, 5))
@@ -51,24 +51,24 @@ def embedding() -> Area:
         y, (dweight,) = differentiate(lambda w, t=t: layers.embedding(w, t), [weight], dy)
         gauge = np.zeros((7, 5))
         np.add.at(gauge, t, np.abs(dy))
-        given = {"weight": weight, "tokens": t, "dy": dy}
+        inputs = {"weight": weight, "tokens": t, "dy": dy}
         answer = {"y": y, "dweight": dweight}
-        area.add(name, "layer.embedding", "LYR-001", purpose, given, answer, bounds={"dweight": Bound(gauge, 5)})
+        area.add(name, "layer.embedding", "LYR-001", purpose, inputs, answer, bounds={"dweight": Bound(gauge, 5)})
     for name, token in (("high", 7), ("negative", -1)):
-        given = {"weight": weight, "tokens": ids([0, token]), "dy": n.lattice((2, 5))}
+        inputs = {"weight": weight, "tokens": ids([0, token]), "dy": n.lattice((2, 5))}
         area.add(
             f"refuse-{name}",
             "layer.embedding",
             "LYR-001",
             "an index that wraps around",
-            given,
+            inputs,
             refused="LYR-001",
         )
     return area
 
 
 def rmsnorm() -> Area:
-    """LYR-002."""
+    """Return cases of RMSNorm (LYR-002)."""
     area = Area("rmsnorm", _ORACLE)
     n = Numbers(10, 2)
     for name, shape, scale, eps, purpose in (
@@ -82,18 +82,18 @@ def rmsnorm() -> Area:
         x, weight, dy = n.real(shape, scale), n.real(shape[-1]) + 1, n.real(shape)
         weight = weight.astype(np.float32).astype(np.float64)
         y, (dx, dw) = differentiate(lambda a, w, eps=eps: layers.rmsnorm(a, w, eps), [x, weight], dy)
-        given = {"x": x, "weight": weight, "eps": eps, "dy": dy}
-        area.add(name, "layer.rmsnorm", "LYR-002 NUM-004", purpose, given, {"y": y, "dx": dx, "dweight": dw})
+        inputs = {"x": x, "weight": weight, "eps": eps, "dy": dy}
+        area.add(name, "layer.rmsnorm", "LYR-002 NUM-004", purpose, inputs, {"y": y, "dx": dx, "dweight": dw})
     zero = np.zeros((2, 4))
     dy = n.real((2, 4))
     y, (dx, dw) = differentiate(lambda a, w: layers.rmsnorm(a, w, 2.0**-16), [zero, np.ones(4)], dy)
-    given = {"x": zero, "weight": np.ones(4), "eps": 2.0**-16, "dy": dy}
+    inputs = {"x": zero, "weight": np.ones(4), "eps": 2.0**-16, "dy": dy}
     area.add(
         "zero",
         "layer.rmsnorm",
         "LYR-002",
         "0 / 0 in a row of zeros",
-        given,
+        inputs,
         {"y": y, "dx": dx, "dweight": dw},
     )
     layers_overflows.rows(area)
@@ -101,7 +101,7 @@ def rmsnorm() -> Area:
 
 
 def linear() -> Area:
-    """LYR-003, GRD-001 to GRD-004, NUM-002, NUM-003."""
+    """Return cases of the linear layer and of gradients of a matrix (LYR-003, GRD-001 to GRD-004, NUM-002, NUM-003)."""
     area = Area("linear", _ORACLE)
     n = Numbers(10, 3)
     for name, shape, outs, biased, exact in (
@@ -116,7 +116,7 @@ def linear() -> Area:
         draw: Callable[[Any], Array] = n.lattice if exact else n.real
         x, w, dy = draw(shape), draw((outs, shape[-1])), draw((*shape[:-1], outs))
         inputs = [x, w, draw(outs)] if biased else [x, w]
-        y, found = differentiate(layers.linear, inputs, dy)
+        y, grads = differentiate(layers.linear, inputs, dy)
         flat_x, flat_dy = x.reshape(-1, shape[-1]), dy.reshape(-1, outs)
         rows = len(flat_x)
         edge = np.abs(inputs[2]) if biased else 0.0
@@ -126,7 +126,7 @@ def linear() -> Area:
             "dweight": product_bound(flat_dy.T, flat_x, rows),
             "dbias": Bound(np.abs(flat_dy).sum(axis=0), rows),
         }
-        answer = {"y": y, "dx": found[0], "dweight": found[1], "dbias": found[2] if biased else None}
+        answer = {"y": y, "dx": grads[0], "dweight": grads[1], "dbias": grads[2] if biased else None}
         bounds = {k: b if not exact else Bound(np.zeros_like(b.gauge), b.terms) for k, b in bounds.items()}
         given = {"x": x, "weight": w, "bias": inputs[2] if biased else None, "dy": dy}
         clauses = "LYR-003 GRD-001 NUM-003" if exact else "LYR-003 GRD-001 NUM-002"
@@ -138,19 +138,19 @@ def linear() -> Area:
 
 
 def _long_gradients(area: Area) -> None:
-    """PRT-011: sums over 600 rows, which sixteen bits hold and parts of which they do not."""
+    """Add sums over 600 rows that are exact in 16-bit types, while their partial sums are not (PRT-011)."""
     n = Numbers(10, 4)
     dy, x = (values.reshape(-1, 1) for values in n.balanced(600))
     whole, bound = dy.T @ x, Bound(np.zeros(()), 0)
     text = "a sum kept in sixteen bits while it grows"
-    given: dict[str, Any] = {"dy": dy, "x": x}
+    inputs: dict[str, Any] = {"dy": dy, "x": x}
     answer = {"gradient": whole}
     area.add(
-        "gradient-sums", "gradient.whole", "GRD-001 NUM-003 PRT-011", text, given, answer, bounds={"gradient": bound}
+        "gradient-sums", "gradient.whole", "GRD-001 NUM-003 PRT-011", text, inputs, answer, bounds={"gradient": bound}
     )
-    given = given | {"out": 1, "in": 1, "positions": ids([0])}
+    inputs = inputs | {"out": 1, "in": 1, "positions": ids([0])}
     at = {"values": whole.reshape(-1)}
-    area.add("at-sums", "gradient.at", "GRD-002 NUM-003 PRT-011", text, given, at, bounds={"values": bound})
+    area.add("at-sums", "gradient.at", "GRD-002 NUM-003 PRT-011", text, inputs, at, bounds={"values": bound})
 
 
 def _gradients(area: Area, n: Numbers) -> None:
@@ -175,12 +175,12 @@ def _gradients(area: Area, n: Numbers) -> None:
             bounds=bound,
         )
         for some in (list(range(outs * ins)), n.subset(outs * ins, outs), []):
-            given = {"out": outs, "in": ins, "dy": dy, "x": x, "positions": ids(some)}
+            inputs = {"out": outs, "in": ins, "dy": dy, "x": x, "positions": ids(some)}
             at = {"values": whole.reshape(-1)[some]}
             bound = {"values": Bound(gauge.reshape(-1)[some], rows)}
             text = "values in another order than the list"
             clauses = f"GRD-002 GRD-001 {'NUM-003' if exact else 'NUM-002'}"
-            area.add(f"at-{name}-{len(some)}", "gradient.at", clauses, text, given, at, bounds=bound)
+            area.add(f"at-{name}-{len(some)}", "gradient.at", clauses, text, inputs, at, bounds=bound)
     for name, outs, ins, steps, scope, k in (
         ("tall", 520, 5, 1, "all", 40),
         ("tall-active", 300, 4, 1, "active", 60),
@@ -192,7 +192,7 @@ def _gradients(area: Area, n: Numbers) -> None:
         size = outs * ins
         dys = [n.lattice((2, outs), 3) for _ in range(steps)]
         xs = [n.lattice((2, ins), 3) for _ in range(steps)]
-        if steps == 2:  # the second step undoes the first in half of the columns
+        if steps == 2:  # so that the second step cancels the first in half of the columns
             xs[1], dys[1] = xs[0].copy(), -dys[0]
             xs[1][:, : ins // 2] += 1
         mean = sum(np.einsum("no,ni->oi", d, x) for d, x in zip(dys, xs, strict=True)).reshape(-1) / steps
@@ -200,12 +200,12 @@ def _gradients(area: Area, n: Numbers) -> None:
         held = set(eta)
         open_to = [p for p in range(size) if p not in held and (scope == "all" or p in set(base))]
         chosen = select.largest([abs(float(mean[p])) for p in open_to], open_to, min(k, len(open_to)))
-        given = {"out": outs, "in": ins, "dy": dys, "x": xs, "steps": steps}
-        given |= {"base": ids(base), "delta": ids(eta), "n": k, "scope": scope}
+        inputs = {"out": outs, "in": ins, "dy": dys, "x": xs, "steps": steps}
+        inputs |= {"base": ids(base), "delta": ids(eta), "n": k, "scope": scope}
         answer = {"candidates": ids(chosen), "values": reals(mean[chosen] + 0.0)}
         clauses = "GRD-003 GROW-001 GROW-002 SEL-001" + (" GRD-004 TRN-005" if steps > 1 else "")
         text = "candidates lost between row blocks, or |g| summed instead of g"
-        area.add(f"candidates-{name}", "gradient.candidates", clauses, text, given, answer)
+        area.add(f"candidates-{name}", "gradient.candidates", clauses, text, inputs, answer)
 
 
 _ROPES: dict[str, dict[str, Any]] = {
@@ -217,16 +217,16 @@ _ROPES: dict[str, dict[str, Any]] = {
 
 
 def rope() -> Area:
-    """LYR-004 to LYR-006."""
+    """Return cases of rotary embeddings (LYR-004 to LYR-006)."""
     area = Area("rope", _ORACLE)
     n = Numbers(10, 4)
-    for kind, given in _ROPES.items():
-        given = {"max_position_embeddings": 64} | given
+    for kind, inputs in _ROPES.items():
+        inputs = {"max_position_embeddings": 64} | inputs
         for width, length in ((8, 5), (8, 12), (6, 6), (16, 40)):
-            f = reals(layers.frequencies(width, given, length))
-            # a power whose base has K roundings in its exponent's product loses a few units
+            f = reals(layers.frequencies(width, inputs, length))
+            # 16 units, because rounding in the exponent makes a power lose a few units
             bound = {"frequencies": Bound(np.abs(f), 16)}
-            asked = {"head_dim": width, "length": length, "rope": given}
+            asked = {"head_dim": width, "length": length, "rope": inputs}
             clause = "LYR-006" if kind == "llama3" else "LYR-005"
             text = "bands, factor or context applied at the wrong place"
             area.add(
@@ -240,7 +240,7 @@ def rope() -> Area:
             )
         shape = (2, 9, 2, 8)
         x, dy = n.real(shape), n.real(shape)
-        f8 = layers.frequencies(8, given, 9)
+        f8 = layers.frequencies(8, inputs, 9)
         y, (dx,) = differentiate(lambda a, f=f8: layers.rotate(a, f), [x], dy)
         text = "neighbours paired instead of halves, the first position 1, the backward turned forward"
         clauses = f"LYR-004 {'LYR-006' if kind == 'llama3' else 'LYR-005'} NUM-002"
@@ -250,7 +250,7 @@ def rope() -> Area:
             "layer.rope",
             clauses,
             text,
-            {"x": x, "rope": given, "dy": dy},
+            {"x": x, "rope": inputs, "dy": dy},
             {"y": y, "dx": dx},
             bounds=bounds,
         )
@@ -272,22 +272,22 @@ def rope() -> Area:
     shape, far = (1, 300, 1, 6), {"type": "default", "base": 7.0, "max_position_embeddings": 512}
     x, dy = n.lattice(shape, 2), n.lattice(shape, 2)
     y, (dx,) = differentiate(lambda a: layers.rotate(a, layers.frequencies(6, far, 300)), [x], dy)
-    given = {"x": x, "rope": far, "dy": dy}
+    inputs = {"x": x, "rope": far, "dy": dy}
     bounds = {"y": _pairs(x), "dx": _pairs(dy)}
     text = "frequencies that are not right to 50 bits, far from the first position"
-    area.add("powers", "layer.rope", "LYR-004 LYR-017 NUM-002", text, given, {"y": y, "dx": dx}, bounds=bounds)
+    area.add("powers", "layer.rope", "LYR-004 LYR-017 NUM-002", text, inputs, {"y": y, "dx": dx}, bounds=bounds)
     return area
 
 
 def _pairs(x: Array) -> Bound:
-    """Return the gauge of a rotation: |x_j| + |x_{j+D/2}|, for both of the pair."""
+    """Return the bound of a rotation: |x_j| + |x_{j+D/2}| for both entries of a pair."""
     half = x.shape[-1] // 2
     total = np.abs(x[..., :half]) + np.abs(x[..., half:])
     return Bound(np.concatenate([total, total], axis=-1), 2)
 
 
 def attention() -> Area:
-    """LYR-007 to LYR-009."""
+    """Return cases of attention (LYR-007 to LYR-009)."""
     area = Area("attention", _ORACLE)
     n = Numbers(10, 5)
     pad = np.array([[1, 1, 1, 1, 1], [0, 0, 1, 1, 1], [1, 1, 0, 0, 1]])
@@ -307,17 +307,17 @@ def attention() -> Area:
         q, dy = n.real((rows, length, heads, width), scale), n.real((rows, length, heads, width))
         k, v = n.real((rows, length, kv, width), scale), n.real((rows, length, kv, width))
         dtypes = ("float64",) if name == "larger" else ("float64", "float32")
-        if name.startswith("large"):  # scores near 200, too much for exp in binary32, or 2000, too much in binary64
+        if name.startswith("large"):  # scores near 200 overflow exp in binary32, and scores near 2000 in binary64
             far = {"large": 10.0, "larger": 32.0}[name]
             q, k = (x.astype(np.float32).astype(np.float64) for x in (q / far + far, k / far + far))
-        y, found = differentiate(lambda a, b, c, m=mask, w=window: layers.attention(a, b, c, m, w), [q, k, v], dy)
-        given: dict[str, Any] = {"q": q, "k": k, "v": v, "mask": None if mask is None else mask.astype(bool)}
-        given |= {"window": window, "dy": dy}
-        answer = dict(zip(("y", "dq", "dk", "dv"), (y, *found), strict=True))
+        y, grads = differentiate(lambda a, b, c, m=mask, w=window: layers.attention(a, b, c, m, w), [q, k, v], dy)
+        inputs: dict[str, Any] = {"q": q, "k": k, "v": v, "mask": None if mask is None else mask.astype(bool)}
+        inputs |= {"window": window, "dy": dy}
+        answer = dict(zip(("y", "dq", "dk", "dv"), (y, *grads), strict=True))
         clauses = "LYR-007 LYR-008 NUM-004" + (" LYR-009" if mask is not None else "")
         bounds: dict[str, Bound] = {}
         zeros: tuple[str, ...] = ("y", "dq", "dk", "dv")
-        if name in ("one", "window-1"):  # dq and dk are 0 by cancellation: judged by the size of what cancels
+        if name in ("one", "window-1"):  # dq and dk cancel to 0, so they are judged by the size of their terms
             answer |= {x: np.zeros_like(answer[x]) for x in ("dq", "dk")}
             bounds, zeros = {x: Bound(np.asarray(1.0), 1) for x in ("dq", "dk")}, ()
         area.add(
@@ -325,7 +325,7 @@ def attention() -> Area:
             "layer.attention",
             clauses,
             purpose,
-            given,
+            inputs,
             answer,
             zeros=zeros,
             bounds=bounds,
@@ -336,7 +336,7 @@ def attention() -> Area:
 
 
 def swiglu() -> Area:
-    """LYR-010."""
+    """Return cases of SwiGLU (LYR-010)."""
     area = Area("swiglu", _ORACLE)
     n = Numbers(10, 6)
     for name, gate, purpose in (
@@ -352,14 +352,14 @@ def swiglu() -> Area:
         up, dy = n.real(gate.shape), n.real(gate.shape)
         with np.errstate(over="ignore"):
             y, (dgate, dup) = differentiate(layers.swiglu, [gate, up], dy)
-        given, answer = {"gate": gate, "up": up, "dy": dy}, {"y": y, "dgate": dgate, "dup": dup}
+        inputs, answer = {"gate": gate, "up": up, "dy": dy}, {"y": y, "dgate": dgate, "dup": dup}
         dtypes = ("float64",) if name == "large-negative" else ("float64", "float32")
-        area.add(name, "layer.swiglu", "LYR-010 NUM-004", purpose, given, answer, dtypes=dtypes)
+        area.add(name, "layer.swiglu", "LYR-010 NUM-004", purpose, inputs, answer, dtypes=dtypes)
     return area
 
 
 def cross_entropy() -> Area:
-    """LYR-011."""
+    """Return cases of cross-entropy (LYR-011)."""
     area = Area("cross_entropy", _ORACLE)
     n = Numbers(10, 7)
     for name, rows, classes, scale, targets, count, purpose in (
@@ -376,18 +376,18 @@ def cross_entropy() -> Area:
         y, (dlogits,) = differentiate(
             lambda a, t=wanted, c=count: layers.cross_entropy(a, t, c), [logits], np.asarray(dloss)
         )
-        given = {"logits": logits, "targets": wanted, "count": count, "dloss": dloss}
+        inputs = {"logits": logits, "targets": wanted, "count": count, "dloss": dloss}
         answer = {"loss": float(y), "dlogits": dlogits}
         ignored = ("dlogits",) if "ignored" in name or "part" in name else ()
-        area.add(name, "layer.cross_entropy", "LYR-011 NUM-004", purpose, given, answer, zeros=ignored)
+        area.add(name, "layer.cross_entropy", "LYR-011 NUM-004", purpose, inputs, answer, zeros=ignored)
     for name, target in (("high", 5), ("negative", -1), ("minus-99", -99)):
-        given = {"logits": n.real((2, 5)), "targets": ids([0, target]), "count": 2, "dloss": 1.0}
+        inputs = {"logits": n.real((2, 5)), "targets": ids([0, target]), "count": 2, "dloss": 1.0}
         area.add(
             f"refuse-{name}",
             "layer.cross_entropy",
             "LYR-011",
             "a class that wraps around",
-            given,
+            inputs,
             refused="LYR-011",
         )
     return area

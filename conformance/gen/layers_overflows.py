@@ -1,4 +1,4 @@
-"""Cases of numbers that a dtype does not hold: they are refused, and do not come back as finite ones (TRN-019)."""
+"""Cases of numbers that overflow: they are refused, and never become finite numbers that are used (TRN-019)."""
 
 import numpy as np
 
@@ -7,7 +7,7 @@ from conformance.oracle import prune
 
 
 def rows(area: Area) -> None:
-    """LYR-015: every square of a row overflows, in the dtype of the case and in no other."""
+    """Add rows of RMSNorm whose squares overflow in the dtype of the case, or that are infinite (LYR-015)."""
     n = Numbers(10, 6)
     shape = (3, 4)
     plain, weight, dy = n.lattice(shape, 3) + 4, np.ones(4), n.lattice(shape, 2)
@@ -20,12 +20,12 @@ def rows(area: Area) -> None:
         ("overflow-wide", plain * 2.0**520, ("float64",), "a check for the range of binary32"),
         ("infinite", infinite, ("float64", "float32"), "inf · 0 handed on as NaN"),
     ):
-        given = {"x": x, "weight": weight, "eps": 2.0**-16, "dy": dy}
-        area.add(f"refuse-{name}", "layer.rmsnorm", "LYR-015", purpose, given, refused="LYR-015", dtypes=dtypes)
+        inputs = {"x": x, "weight": weight, "eps": 2.0**-16, "dy": dy}
+        area.add(f"refuse-{name}", "layer.rmsnorm", "LYR-015", purpose, inputs, refused="LYR-015", dtypes=dtypes)
 
 
 def attention_scores(area: Area) -> None:
-    """LYR-016: scores of −∞ look like no score, and a key that is infinite like one that is far away."""
+    """Add infinite scores and keys of attention, which must not pass for masked or distant ones (LYR-016)."""
     q, k, v = (np.ones((1, 3, 1, 2)) for _ in range(3))
     far, beyond = 2.0**70, k.copy()
     beyond[0, 1, 0, 0] = -np.inf
@@ -34,18 +34,18 @@ def attention_scores(area: Area) -> None:
         ("plus", q * far, k * far, ("float32",), "inf / inf handed on as NaN"),
         ("key", q, beyond, ("float64", "float32"), "an infinite key passed over as if it were far away"),
     ):
-        given = {"q": queries, "k": keys, "v": v, "mask": None, "window": None, "dy": v}
-        area.add(f"refuse-{name}", "layer.attention", "LYR-016", purpose, given, refused="LYR-016", dtypes=dtypes)
+        inputs = {"q": queries, "k": keys, "v": v, "mask": None, "window": None, "dy": v}
+        area.add(f"refuse-{name}", "layer.attention", "LYR-016", purpose, inputs, refused="LYR-016", dtypes=dtypes)
     for name, entry in (("nan", np.nan), ("infinite", np.inf)):
         keys = k.copy()
         keys[0, 0, 0, 1] = entry
-        given = {"q": q, "k": keys, "v": v, "mask": np.array([[False, True, True]]), "window": None, "dy": v}
+        inputs = {"q": q, "k": keys, "v": v, "mask": np.array([[False, True, True]]), "window": None, "dy": v}
         purpose = "a key looked at only if a query sees it: padding may hold anything"
-        area.add(f"refuse-padding-{name}", "layer.attention", "LYR-016", purpose, given, refused="LYR-016")
+        area.add(f"refuse-padding-{name}", "layer.attention", "LYR-016", purpose, inputs, refused="LYR-016")
 
 
 def pruning_scores(area: Area) -> None:
-    """PRN-014, PRN-015: scores that binary64 tells apart, and scores that nothing holds."""
+    """Add scores of Wanda that tie in binary32 only, and scores that are not finite (PRN-014, PRN-015)."""
     n, binary32 = Numbers(40, 3), ("float32",)
     weights = abs(n.integers((4, 8), 1, 9)) * 1.0
     near = 1.9375 + n.integers((4, 8), 0, 8) * 2.0**-23
@@ -56,14 +56,14 @@ def pruning_scores(area: Area) -> None:
         ("near", near, third, "scores rounded to binary32, in which neighbours tie"),
     ):
         kept = ids(prune.wanda(w, [float(x) ** 0.5 for x in square], 0.5))
-        given = {"weights": w, "square_sums": square, "sparsity": 0.5}
-        area.add(f"wanda-{name}", "prune.wanda", "PRN-003 PRN-014", purpose, given, {"kept": kept}, dtypes=binary32)
-    given = {"weights": weights, "square_sums": third, "sparsity": 0.5}
+        inputs = {"weights": w, "square_sums": square, "sparsity": 0.5}
+        area.add(f"wanda-{name}", "prune.wanda", "PRN-003 PRN-014", purpose, inputs, {"kept": kept}, dtypes=binary32)
+    inputs = {"weights": weights, "square_sums": third, "sparsity": 0.5}
     broken = third.copy()
     broken[3] = np.inf
     purpose = "a sum that overflowed ranked above all others"
-    area.add("refuse-sum", "prune.wanda", "PRN-003", purpose, given | {"square_sums": broken}, refused="PRN-003")
-    far = given | {"weights": weights * 2.0**600, "square_sums": third * 2.0**1000}
+    area.add("refuse-sum", "prune.wanda", "PRN-003", purpose, inputs | {"square_sums": broken}, refused="PRN-003")
+    far = inputs | {"weights": weights * 2.0**600, "square_sums": third * 2.0**1000}
     purpose = "scores that overflow in binary64 and tie"
     area.add(
         "refuse-score", "prune.wanda", "PRN-015 SEL-004", purpose, far, refused="PRN-015 SEL-004", dtypes=("float64",)

@@ -1,4 +1,4 @@
-"""Cases of attention for keys and rows that are not seen."""
+"""Cases of attention with keys that a query does not see."""
 
 import numpy as np
 
@@ -10,7 +10,7 @@ from conformance.oracle.tape import Var, gradients
 
 
 def unseen() -> Area:
-    """LYR-007 to LYR-009: keys that a query does not see, and scores below every number that could mark them."""
+    """Return cases of unseen keys with large scores, and of seen keys with very low ones (LYR-007 to LYR-009)."""
     area = Area("unseen", "binary64 tape, checked by complex step")
     n = Numbers(120, 1)
     pad = np.array([[1, 1, 0, 1, 1], [0, 0, 1, 1, 0]])
@@ -20,37 +20,43 @@ def unseen() -> Area:
         ("window", 1, 0, None, 2, "the largest score taken over keys that the window has left"),
     ):
         q, k, v = (abs(n.real((rows, 5, heads, 4))) + 0.5 for heads in (2, 1, 1))
-        # scores of this key lie thousands above all others: beside them those are exp(−∞) = 0
+        # the scores of this key are thousands above all others, whose weights are 0 beside it
         k[:, far] *= 2.0**12
         v, dy = v - 1.0, n.real(q.shape)
-        y, found = differentiate(lambda a, b, c, m=mask, w=window: layers.attention(a, b, c, m, w), [q, k, v], dy)
-        given = {"q": q, "k": k, "v": v, "mask": None if mask is None else mask.astype(bool), "window": window}
-        answer = dict(zip(("y", "dq", "dk", "dv"), (y, *found), strict=True))
+        y, grads = differentiate(lambda a, b, c, m=mask, w=window: layers.attention(a, b, c, m, w), [q, k, v], dy)
+        inputs = {"q": q, "k": k, "v": v, "mask": None if mask is None else mask.astype(bool), "window": window}
+        answer = dict(zip(("y", "dq", "dk", "dv"), (y, *grads), strict=True))
         clauses = "LYR-007 LYR-008 LYR-009 NUM-004"
-        # where one key has all the weight, dq and dk cancel: judged by the size of what cancels
+        # if one key has all the weight, dq and dk cancel, so they are judged by the size of their terms
         bounds = {"dq": Bound(np.asarray(2.0**12), 1), "dk": Bound(np.asarray(1.0), 1)}
-        area.add(name, "layer.attention", clauses, purpose, given | {"dy": dy}, answer, bounds=bounds)
+        area.add(name, "layer.attention", clauses, purpose, inputs | {"dy": dy}, answer, bounds=bounds)
     _deep(area, n)
     return area
 
 
 def _deep(area: Area, n: Numbers) -> None:
-    """Every score is −2¹¹⁰, further down than the numbers that libraries use for −∞."""
+    """Add scores of −2¹¹⁰, which is below the numbers that libraries use as −∞."""
     for name, mask, window in (("deep", None, None), ("deep-window", None, 2), ("deep-padding", [[1, 0, 1, 1]], None)):
         q, k = n.lattice((1, 4, 1, 4), 2), n.lattice((1, 4, 1, 4), 2)
         v, dy = n.real((1, 4, 1, 4)), n.real((1, 4, 1, 4))
         q[..., 1:] = 0.0
         q[..., 0], k[..., 0] = 2.0**55, -(2.0**56)
-        told = None if mask is None else np.array(mask)
+        mask_array = None if mask is None else np.array(mask)
         queries, keys, values = Var(q), Var(k), Var(v)
-        out = layers.attention(queries, keys, values, told, window)
-        found = gradients(out, dy, [queries, keys, values])
-        given = {"q": q, "k": k, "v": v, "mask": None if told is None else told.astype(bool), "window": window}
-        answer = dict(zip(("y", "dq", "dk", "dv"), (out.value, *found), strict=True))
+        out = layers.attention(queries, keys, values, mask_array, window)
+        grads = gradients(out, dy, [queries, keys, values])
+        inputs = {
+            "q": q,
+            "k": k,
+            "v": v,
+            "mask": None if mask_array is None else mask_array.astype(bool),
+            "window": window,
+        }
+        answer = dict(zip(("y", "dq", "dk", "dv"), (out.value, *grads), strict=True))
         purpose = "a number such as −1e30 for what is not seen, which a visible score may lie below"
         bounds = {"dq": Bound(np.asarray(2.0**56), 1), "dk": Bound(np.asarray(2.0**55), 1)}
         clauses = "LYR-007 LYR-008 LYR-009 NUM-004"
-        area.add(name, "layer.attention", clauses, purpose, given | {"dy": dy}, answer, bounds=bounds)
+        area.add(name, "layer.attention", clauses, purpose, inputs | {"dy": dy}, answer, bounds=bounds)
 
 
 AREAS = (unseen,)

@@ -85,7 +85,7 @@ _ROPE_TWICE: dict[str, Config] = {
         "original_max_position_embeddings": 32,
     },
 }
-"""RoPE settings that stand twice and agree, that name no type, or that the type does not use."""
+"""RoPE settings that are given twice and agree, that name no type, or that the type does not use."""
 
 _BAD_ROPE: dict[str, tuple[Config, str]] = {
     "rope-two": ({"rope_parameters": _LINEAR, "rope_scaling": _LINEAR | {"factor": 4.0}}, "MDL-009 MDL-006"),
@@ -111,7 +111,7 @@ _BAD_ROPE: dict[str, tuple[Config, str]] = {
 
 
 def tensors_of(config: Config, n: Numbers, scale: float = 0.4) -> dict[str, Array]:
-    """Return random tensors of a model; norms lie near 1."""
+    """Return random tensors of a model, exact in binary32; weights of norms are near 1."""
     return {
         name: (n.real(shape, scale) + name.endswith("norm.weight")).astype(np.float32).astype(np.float64)
         for name, shape in model.shapes(config).items()
@@ -119,7 +119,7 @@ def tensors_of(config: Config, n: Numbers, scale: float = 0.4) -> dict[str, Arra
 
 
 def models() -> Area:
-    """MDL-001 to MDL-005, GRD-001, TRN-001, TRN-002."""
+    """Return a forward and backward of each kind of model (MDL-001 to MDL-005, GRD-001, TRN-001, TRN-002)."""
     area = Area("model", "binary64 decoder; gradients recorded, checked by complex step")
     for i, (name, config) in enumerate(MODELS.items()):
         n = Numbers(30, i)
@@ -133,8 +133,8 @@ def models() -> Area:
             mask[1, :2] = mask[2, 4:] = False
         _check(config, tensors, tokens, labels, mask)
         loss, logits, grads = Decoder(config, tensors).loss_and_gradients(tokens, labels, mask)
-        given = {"config": config, "tensors": tensors, "tokens": tokens, "labels": labels}
-        given["mask"] = None if mask.all() else mask
+        inputs = {"config": config, "tensors": tensors, "tokens": tokens, "labels": labels}
+        inputs["mask"] = None if mask.all() else mask
         answer = {"loss": loss, "logits": logits, "gradients": grads}
         clauses = "MDL-001 MDL-002 MDL-004 TRN-001 GRD-001 LYR-005 NUM-004"
         clauses += {"llama": " LYR-006", "mistral": " MDL-003 MDL-005"}.get(name, "")
@@ -142,15 +142,15 @@ def models() -> Area:
         text = "wiring: residuals, norms, biases, heads, windows, angles; loss averaged over padding"
         for split in {"llama": (3, 2), "mistral": (1,)}.get(name, (3,)):
             more = " TRN-002" if split < 3 else ""
-            area.add(f"{name}-{split}", "model.step", clauses + more, text, given | {"rows_at_once": split}, answer)
+            area.add(f"{name}-{split}", "model.step", clauses + more, text, inputs | {"rows_at_once": split}, answer)
     _contexts(area)
-    given = given | {"tokens": tokens + 7, "rows_at_once": 3}
-    area.add("refuse-token", "model.step", "LYR-001", "a token outside the vocabulary", given, refused="LYR-001")
+    inputs = inputs | {"tokens": tokens + 7, "rows_at_once": 3}
+    area.add("refuse-token", "model.step", "LYR-001", "a token outside the vocabulary", inputs, refused="LYR-001")
     return area
 
 
 def _contexts(area: Area) -> None:
-    """Add models whose llama3 scaling has its original context beside the settings, or nowhere (MDL-011)."""
+    """Add models of llama3 scaling whose original context is outside the settings, or missing (MDL-011)."""
     settings = {name: value for name, value in _LLAMA3.items() if not name.startswith("original")}
     config = SMALL | ONE_HEAD | {"rope_scaling": settings}
     for name, more, purpose in (
@@ -163,13 +163,13 @@ def _contexts(area: Area) -> None:
         mask = np.ones(tokens.shape, dtype=bool)
         _check(config | more, tensors, tokens, tokens, mask)
         loss, logits, grads = Decoder(config | more, tensors).loss_and_gradients(tokens, tokens, mask)
-        given = {"config": config | more, "tensors": tensors, "tokens": tokens, "labels": tokens, "mask": None}
+        inputs = {"config": config | more, "tensors": tensors, "tokens": tokens, "labels": tokens, "mask": None}
         answer = {"loss": loss, "logits": logits, "gradients": grads}
-        area.add(name, "model.step", "MDL-011 LYR-006", purpose, given | {"rows_at_once": 2}, answer)
+        area.add(name, "model.step", "MDL-011 LYR-006", purpose, inputs | {"rows_at_once": 2}, answer)
 
 
 def _check(config: Config, tensors: dict[str, Array], tokens: Array, labels: Array, mask: Array) -> None:
-    """Compare the recorded gradients of a whole model with a complex step."""
+    """Check the recorded gradients of a whole model against a complex step."""
     names = list(tensors)
 
     def loss(*held: Var) -> Var:
@@ -181,14 +181,14 @@ def _check(config: Config, tensors: dict[str, Array], tokens: Array, labels: Arr
 
 
 def biased() -> Area:
-    """MDL-002: which projections have a bias, for every family and switch, and where nothing is said."""
+    """Return which projections have a bias, for every family with each switch and without any (MDL-002)."""
     area = Area("biases", "a table")
     text = "biases of another family, or a switch that belongs to one family read for another"
     switches = ("attention_bias", "mlp_bias")
     for kind in ("llama-plain", "mistral", "qwen2", "qwen3"):
         plain = {key: value for key, value in MODELS[kind].items() if key not in switches}
-        for name, told in (("no-switch", {}), *((s.replace("_", "-"), {s: True}) for s in switches)):
-            config = plain | dict.fromkeys(told and switches, False) | told
+        for name, switch in (("no-switch", {}), *((s.replace("_", "-"), {s: True}) for s in switches)):
+            config = plain | dict.fromkeys(switch and switches, False) | switch
             answer = {"projections": list(model.biases(config))}
             area.add(f"{name}-of-{kind}", "config.biases", "MDL-002", text, {"config": config}, answer)
     unknown = {"config": SMALL | {"model_type": "gpt2"}}
@@ -197,7 +197,7 @@ def biased() -> Area:
 
 
 def configs() -> Area:
-    """MDL-002 to MDL-007, MDL-009 to MDL-012."""
+    """Return cases of configs, described or refused (MDL-002 to MDL-007, MDL-009 to MDL-012)."""
     area = Area("config")
     more = {
         "mistral-open": SMALL | {"model_type": "mistral", "sliding_window": None},
@@ -241,9 +241,9 @@ def configs() -> Area:
         ),
     }
     for name, (change, clause) in (bad | _BAD_ROPE).items():
-        given = {"config": {k: v for k, v in (SMALL | change).items() if v is not None or k not in change}}
+        inputs = {"config": {k: v for k, v in (SMALL | change).items() if v is not None or k not in change}}
         text = "a config that the family does not define is run all the same"
-        area.add(f"refuse-{name}", "config.describe", clause, text, given, refused=clause)
+        area.add(f"refuse-{name}", "config.describe", clause, text, inputs, refused=clause)
     return area
 
 

@@ -1,4 +1,4 @@
-"""Cases of chapter 5 for keys of a config that are missing, null, or of another type, each alone."""
+"""Cases of chapter 5: configs with one key that is missing, null or of another type."""
 
 import math
 from typing import Any
@@ -16,7 +16,7 @@ _FIRST: dict[str, Any] = {"layer_types": None, "use_sliding_window": True, "slid
 
 
 def configs() -> Area:
-    """MDL-003, MDL-004, MDL-006: keys that are missing, null, or of another type, each alone."""
+    """Return configs with one key that is missing, null or of another type (MDL-003, MDL-004, MDL-006)."""
     area = Area("config-edge", "a table")
     good: dict[str, tuple[Config, list[int | None], int, int]] = {
         "mistral-null": (MODELS["mistral"] | {"num_key_value_heads": None, "sliding_window": None}, [None] * 2, 4, 2),
@@ -36,15 +36,15 @@ def configs() -> Area:
         "whole-rotary": (_PLAIN | {"partial_rotary_factor": 1.0}, [None] * 2, 4, 1),
     }
     for name, (config, windows, head_dim, kv_heads) in good.items():
-        told = {"windows": windows, "head_dim": head_dim, "kv_heads": kv_heads}
-        answer = {"targets": targets(config)} | told
+        described = {"windows": windows, "head_dim": head_dim, "kv_heads": kv_heads}
+        answer = {"targets": targets(config)} | described
         text = "null refused where it is a value, or a window where the family has none"
         area.add(name, "config.describe", "MDL-003 MDL-004 MDL-006", text, {"config": config}, answer)
-    # layers 28 and 29 slide, for nothing says from which on
+    # layers 28 and 29 have a window, because 28 is the default of `max_window_layers`
     deep = {k: v for k, v in (MODELS["qwen2"] | {"num_hidden_layers": 30}).items() if k not in _WINDOWS}
     deep |= {"use_sliding_window": True, "sliding_window": 4}
-    told = {"windows": [None] * 28 + [4] * 2, "head_dim": 4, "kv_heads": 1}
-    answer = {"targets": targets(deep)} | told
+    described = {"windows": [None] * 28 + [4] * 2, "head_dim": 4, "kv_heads": 1}
+    answer = {"targets": targets(deep)} | described
     text = "a window in every layer, or in none, where the config names no first one"
     area.add("default-first", "config.describe", "MDL-003 MDL-007", text, {"config": deep}, answer)
     bad: list[tuple[str, Config, dict[str, Any], str]] = [
@@ -73,9 +73,9 @@ def configs() -> Area:
         ("factor-0", _PLAIN, {"rope_scaling": {"rope_type": "linear", "factor": 0.0}}, "MDL-006"),
     ]
     for name, config, change, clause in bad:
-        given = {"config": {k: v for k, v in (config | change).items() if v is not None or k not in change}}
+        inputs = {"config": {k: v for k, v in (config | change).items() if v is not None or k not in change}}
         text = "a config that the family does not define is run all the same"
-        area.add(f"refuse-{name}", "config.describe", clause, text, given, refused=clause)
+        area.add(f"refuse-{name}", "config.describe", clause, text, inputs, refused=clause)
     _angles(area)
     return area
 
@@ -89,9 +89,9 @@ def _angles(area: Area) -> None:
         tensors = tensors_of(config, n, 0.9)
         tokens = n.integers((1, 12), 0, 4)
         answer = {"logits": generate.logits_behind(config, tensors, tokens, (12,))}
-        given = {"config": config, "tensors": tensors, "tokens": tokens, "parts": [12]}
+        inputs = {"config": config, "tensors": tensors, "tokens": tokens, "parts": [12]}
         text = "another base where none is given, or another context than that of the model"
-        area.add(f"angles-{name}", "generate.read", "MDL-004 LYR-005 LYR-006", text, given, answer)
+        area.add(f"angles-{name}", "generate.read", "MDL-004 LYR-005 LYR-006", text, inputs, answer)
 
 
 AREAS = (configs,)

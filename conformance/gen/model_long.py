@@ -1,4 +1,4 @@
-"""Cases of models whose windows are longer than what other cases read."""
+"""Cases of models that read longer rows than in other cases."""
 
 from typing import Any
 
@@ -21,18 +21,18 @@ _SLIDES: Config = tiny.CONFIG | {
 
 
 def _model(area: Area, name: str, clauses: str, purpose: str, config: Config, n: Numbers, **more: Any) -> None:
-    """Add a forward and backward of a model over given rows."""
+    """Add a forward and backward of a model over `tokens`, with `mask` if it is given."""
     tensors = tensors_of(config, n, 0.6)
     tokens, mask = more.pop("tokens"), more.pop("mask", None)
     loss, logits, grads = Decoder(config, tensors).loss_and_gradients(tokens, tokens, mask)
-    given = {"config": config, "tensors": tensors, "tokens": tokens, "labels": tokens, "mask": mask}
-    given |= {"rows_at_once": len(tokens)} | more
+    inputs = {"config": config, "tensors": tensors, "tokens": tokens, "labels": tokens, "mask": mask}
+    inputs |= {"rows_at_once": len(tokens)} | more
     answer = {"loss": loss, "logits": logits, "gradients": grads}
-    area.add(name, "model.step", f"{clauses} GRD-001 NUM-004", purpose, given, answer)
+    area.add(name, "model.step", f"{clauses} GRD-001 NUM-004", purpose, inputs, answer)
 
 
 def long() -> Area:
-    """LYR-013 and MDL-008: more queries than are attended at once, and blocks that are computed twice."""
+    """Return cases of more queries than attention takes at once, and of blocks computed twice (LYR-013, MDL-008)."""
     area = Area("long", "binary64 decoder")
     n = Numbers(121, 1)
     mask = np.ones((2, 6), dtype=bool)
@@ -42,20 +42,27 @@ def long() -> Area:
     _model(area, "again", "MDL-008 MDL-003 LYR-008 MDL-001", purpose, _SLIDES, n, **more)
     narrow = {"vocab_size": 2, "max_position_embeddings": 600}
     length = 515
-    seen = np.ones((1, length), dtype=bool)
-    seen[0, [0, 254, 257, 300, 513]] = False
+    visible = np.ones((1, length), dtype=bool)
+    visible[0, [0, 254, 257, 300, 513]] = False
     purpose = "a block of queries that misses the first or last key it sees, or takes the mask of another stretch"
     config = _SLIDES | narrow | {"sliding_window": 3, "num_hidden_layers": 1, "layer_types": ["sliding_attention"]}
     _model(
-        area, "masked", "LYR-013 LYR-008 MDL-003", purpose, config, n, tokens=n.integers((1, length), 0, 1), mask=seen
+        area,
+        "masked",
+        "LYR-013 LYR-008 MDL-003",
+        purpose,
+        config,
+        n,
+        tokens=n.integers((1, length), 0, 1),
+        mask=visible,
     )
     for name, window, parts in (("read", 2, (40, 513, 2)),):
         config = _SLIDES | narrow | {"sliding_window": window}
         tensors, tokens = tensors_of(config, n, 0.6), n.integers((1, sum(parts)), 0, 1)
-        given = {"config": config, "tensors": tensors, "tokens": tokens, "parts": list(parts)}
+        inputs = {"config": config, "tensors": tensors, "tokens": tokens, "parts": list(parts)}
         answer = {"logits": generate.logits_behind(config, tensors, tokens, parts)}
         purpose = "queries of a long reading counted from its first, not from that of the context"
-        area.add(name, "generate.read", "GEN-001 LYR-013 LYR-008 NUM-004", purpose, given, answer)
+        area.add(name, "generate.read", "GEN-001 LYR-013 LYR-008 NUM-004", purpose, inputs, answer)
     return area
 
 

@@ -1,4 +1,4 @@
-"""Numbers for cases: a function of words through the counter of RNG-001, the same on every machine."""
+"""Random numbers for cases by the counter of RNG-001: the same words give the same numbers on every machine."""
 
 import math
 from typing import Any
@@ -13,7 +13,7 @@ Array = NDArray[Any]
 
 
 class Numbers:
-    """A stream of numbers; all floats are exact in binary32."""
+    """A stream of random numbers from a key of words; all floats are exact in binary32."""
 
     def __init__(self, *words: int) -> None:
         self._key = select_rng.key(7, *words)
@@ -44,9 +44,9 @@ class Numbers:
         return (np.array(flat) * (scale * math.sqrt(2))).astype(np.float32).astype(np.float64).reshape(size)
 
     def balanced(self, terms: int) -> tuple[Array, Array]:
-        """Return two vectors of integers up to 31 whose products add up to a number from 1 to 31, parts to thousands.
+        """Return two vectors of integers up to 31, whose product is from 1 to 31 and has partial sums of thousands.
 
-        The vectors and the sum are exact in sixteen bits, sums of parts are not.
+        Vectors and product are exact in 16-bit types, the partial sums are not.
         """
         a, b = self.lattice(terms, 31), self.lattice(terms, 31)
         *ends, last = self.subset(terms, 16)
@@ -75,7 +75,7 @@ def reals(values: Any) -> Array:
 
 
 class Area:
-    """The cases of one vector file, collected."""
+    """Collects the cases of one vector file."""
 
     def __init__(self, name: str, oracle: str = "plain Python") -> None:
         self.name, self.oracle = name, oracle

@@ -27,13 +27,13 @@ RECORDS = (
 
 
 def records() -> Area:
-    """PRN-008."""
+    """Return cases of reading a pruner's record (PRN-008)."""
     area = Area("record", "a table")
     for name, text in RECORDS:
 
         def answer(text: str = text) -> dict[str, Any]:
-            found = prune.pattern_of(text)
-            return {"pattern": None if found is None else ids(found)}
+            pattern = prune.pattern_of(text)
+            return {"pattern": None if pattern is None else ids(pattern)}
 
         answered(
             area,

@@ -9,14 +9,14 @@ from conformance.gen.numbers import Area, Array, Numbers, ids
 from conformance.oracle import prune
 
 _GAP = 1e-6
-"""Smallest relative gap that a choice may hang on (PRN-013)."""
+"""Smallest relative gap between removed and kept scores in a case (PRN-013)."""
 
 _EXACT = ("identity", "last-bit", "scales", "pattern-ties", "dead-kept", "nothing-seen")
-"""Cases with ties that no rounding touches: H is diagonal there, or the tie is between weights that are 0."""
+"""Cases with exact ties, because H is diagonal or the tied weights are 0."""
 
 
 def sparsegpt() -> Area:
-    """PRN-005, PRN-009 to PRN-013."""
+    """Return cases of SparseGPT (PRN-005, PRN-009 to PRN-013)."""
     area = Area("sparsegpt", "an inverse a column")
     _blocks(area)
     _hessians(area)
@@ -27,7 +27,7 @@ def sparsegpt() -> Area:
 
 
 def add(area: Area, name: str, clauses: str, purpose: str, given: dict[str, Any], **more: Any) -> None:
-    """Add what SparseGPT keeps and leaves of a matrix; a choice that hangs on too small a gap fails."""
+    """Add what SparseGPT keeps of a matrix and the new weights; fail if the choice depends on too small a gap."""
     pattern = (given["n"], given["m"]) if "n" in given else None
     options = {key: given[key] for key in ("damping", "block") if key in given}
     kept, weights, gap = prune.sparsegpt(given["weights"], given["inputs"], given["sparsity"], pattern, **options)
@@ -113,7 +113,7 @@ def _refusals(area: Area) -> None:
     broken = inputs.copy()
     broken[4, 2] = np.nan
     huge = np.array([[3e38, 3e38]]).astype(np.float32).astype(np.float64)
-    for name, clause, purpose, given in (
+    for name, clause, purpose, case_inputs in (
         ("sparsity", "PRN-001", "a sparsity outside 0 to 1", _given(spread, inputs, 1.0)),
         ("pattern", "PRN-004", "a row that does not divide", _given(spread, inputs, 0.0, n=2, m=4)),
         ("nan", "PRN-009", "NaN in the inputs", _given(spread, broken, 0.5)),
@@ -122,10 +122,10 @@ def _refusals(area: Area) -> None:
         ("singular", "PRN-009", "an H without inverse", _given(spread[:, :2], twins, 0.5, damping=0.0)),
         ("width", "PRN-011", "blocks of nothing", _given(spread, inputs, 0.5, block=0)),
     ):
-        area.add(f"refuse-{name}", "prune.sparsegpt", clause, purpose, given, refused=clause)
-    given = _given(huge, twins, 0.5)
+        area.add(f"refuse-{name}", "prune.sparsegpt", clause, purpose, case_inputs, refused=clause)
+    case_inputs = _given(huge, twins, 0.5)
     text = "a weight that has become infinite"
-    area.add("refuse-overflow", "prune.sparsegpt", "PRN-013", text, given, refused="PRN-013", dtypes=("float32",))
+    area.add("refuse-overflow", "prune.sparsegpt", "PRN-013", text, case_inputs, refused="PRN-013", dtypes=("float32",))
 
 
 def _whole_model(area: Area) -> None:
@@ -135,16 +135,16 @@ def _whole_model(area: Area) -> None:
     tokens = n.integers((4, 8), 0, 10)
     kept, weights, gap = prune.model(config, tensors, tokens, lambda w, x: prune.sparsegpt(w, x, 0.5))
     assert gap > 1e-4, f"the choice hangs on a relative gap of {gap}"
-    given = {"config": config, "tensors": tensors, "tokens": tokens, "sparsity": 0.5}
+    inputs = {"config": config, "tensors": tensors, "tokens": tokens, "sparsity": 0.5}
     purpose = "statistics taken behind unpruned blocks, or kept weights of earlier blocks not changed"
     answer = {"kept": {name: ids(k) for name, k in kept.items()}, "weights": weights}
-    area.add("model", "prune.model_sparsegpt", "PRN-005 PRN-006 PRN-009 PRN-010 PRN-011", purpose, given, answer)
+    area.add("model", "prune.model_sparsegpt", "PRN-005 PRN-006 PRN-009 PRN-010 PRN-011", purpose, inputs, answer)
     broken = dict(tensors)
     name = "model.layers.1.mlp.up_proj.weight"
     broken[name] = tensors[name].copy()
     broken[name][2, 3] = np.nan
-    given = given | {"tensors": broken}
-    area.add("refuse-model", "prune.model_sparsegpt", "PRN-006", "NaN ranked", given, refused="PRN-006")
+    inputs = inputs | {"tensors": broken}
+    area.add("refuse-model", "prune.model_sparsegpt", "PRN-006", "NaN ranked", inputs, refused="PRN-006")
 
 
 AREAS = (sparsegpt,)

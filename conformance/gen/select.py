@@ -11,7 +11,7 @@ _TOP = 2**64 - 1
 
 
 def chance() -> Area:
-    """RNG-001, RNG-002."""
+    """Return cases of draws (RNG-001, RNG-002)."""
     area = Area("rng", "Python integers")
     for name, words, purpose in (
         ("key-0-1", (0, 1), "the example of RNG-002: a mixing constant, a shift, the + 1 of the counter"),
@@ -28,21 +28,21 @@ def chance() -> Area:
 
 
 def selection() -> Area:
-    """SEL-001 to SEL-005."""
+    """Return cases of the largest and the smallest scores (SEL-001 to SEL-005)."""
     area = Area("select", "sorted tuples")
 
     def both(
         name: str, purpose: str, scores: list[float], k: int, clauses: str = "", at: list[int] | None = None
     ) -> None:
-        where = at or list(range(len(scores)))
-        given = {"scores": reals(scores), "ids": ids(where), "k": k}
+        labels = at or list(range(len(scores)))
+        inputs = {"scores": reals(scores), "ids": ids(labels), "k": k}
         for op, choose, clause in (
             ("largest", select.largest, "SEL-001"),
             ("smallest", select.smallest, "SEL-002"),
         ):
-            chosen = {"chosen": ids(choose(scores, where, k))}
+            chosen = {"chosen": ids(choose(scores, labels, k))}
             named = f"{clause} SEL-003 {clauses} NUM-001"
-            area.add(f"{op}-{name}", f"select.{op}", named, purpose, given, chosen)
+            area.add(f"{op}-{name}", f"select.{op}", named, purpose, inputs, chosen)
 
     both("example", "the example of chapter 7", [1.0, 3.0, 3.0, 2.0], 2, at=[5, 7, 9, 11])
     for n in (17, 64, 300):
@@ -64,15 +64,15 @@ def selection() -> Area:
         ("too-many", [1.0, 2.0], 3, "SEL-005"),
         ("negative", [1.0, 2.0], -1, "SEL-005"),
     ):
-        given = {"scores": reals(scores), "ids": ids(range(len(scores))), "k": k}
+        inputs = {"scores": reals(scores), "ids": ids(range(len(scores))), "k": k}
         for op in ("largest", "smallest"):
             purpose = "a score or count that cannot be ranked is answered"
-            area.add(f"{op}-{name}", f"select.{op}", clause, purpose, given, refused=clause)
+            area.add(f"{op}-{name}", f"select.{op}", clause, purpose, inputs, refused=clause)
     return area
 
 
 def topology() -> Area:
-    """TOP-001 to TOP-003, CHG-001, CHG-002."""
+    """Return cases of topologies and of changes between them (TOP-001 to TOP-003, CHG-001, CHG-002)."""
     area = Area("topology")
     for name, shape, flat in (
         ("example", (2, 3), [0, 2, 4]),
@@ -85,14 +85,14 @@ def topology() -> Area:
     ):
         indptr, indices = select.rows_and_columns(shape, flat)
         size = {"out": shape[0], "in": shape[1]}
-        given = size | {"indptr": ids(indptr), "indices": ids(indices)}
+        inputs = size | {"indptr": ids(indptr), "indices": ids(indices)}
         purpose = "rows and columns exchanged, empty rows skipped"
         area.add(
             f"positions-{name}",
             "topology.positions",
             "TOP-001 TOP-002 TOP-003",
             purpose,
-            given,
+            inputs,
             {"positions": ids(flat)},
         )
         answer = {"indptr": ids(indptr), "indices": ids(indices)}
@@ -107,13 +107,13 @@ def topology() -> Area:
     wide = 3 * 2**29
     columns = [0, 1, wide - 1]
     large = [r * wide + c for r, c in zip((0, 2, 3), columns, strict=True)]
-    given = {"out": 4, "in": wide, "indptr": ids([0, 1, 1, 2, 3]), "indices": ids(columns)}
+    inputs = {"out": 4, "in": wide, "indptr": ids([0, 1, 1, 2, 3]), "indices": ids(columns)}
     area.add(
         "positions-large",
         "topology.positions",
         "TOP-003",
         "flat positions in 32 bits",
-        given,
+        inputs,
         {"positions": ids(large)},
     )
     for name, out, pointers, columns, clause in (
@@ -126,23 +126,23 @@ def topology() -> Area:
         ("column-high", 2, [0, 2, 3], [0, 3, 1], "TOP-002"),
         ("column-negative", 2, [0, 2, 3], [-1, 2, 1], "TOP-002"),
     ):
-        given = {"out": out, "in": 3, "indptr": ids(pointers), "indices": ids(columns)}
+        inputs = {"out": out, "in": 3, "indptr": ids(pointers), "indices": ids(columns)}
         area.add(
             f"refuse-{name}",
             "topology.positions",
             clause,
             "a broken topology is taken",
-            given,
+            inputs,
             refused=clause,
         )
     for name, flat in (("unsorted", [2, 1]), ("repeated", [1, 1]), ("high", [0, 6]), ("negative", [-1, 2])):
-        given = {"out": 2, "in": 3, "positions": ids(flat)}
+        inputs = {"out": 2, "in": 3, "positions": ids(flat)}
         area.add(
             f"refuse-of-{name}",
             "topology.of",
             "TOP-003",
             "bad flat positions are taken",
-            given,
+            inputs,
             refused="TOP-003",
         )
     _changes(area)
@@ -159,14 +159,14 @@ def _changes(area: Area) -> None:
         "scattered": ((9, 11), Numbers(2, 2).subset(99, 40), Numbers(2, 3).subset(99, 44)),
     }
     for name, (shape, old, new) in moves.items():
-        given = {"out": shape[0], "in": shape[1], "old": ids(old), "new": ids(new)}
+        inputs = {"out": shape[0], "in": shape[1], "old": ids(old), "new": ids(new)}
         purpose = "a slot taken from the wrong place"
         area.add(
             f"source-{name}",
             "change.source",
             "CHG-001",
             purpose,
-            given,
+            inputs,
             {"source": ids(select.source(old, new))},
         )
         values = [float(x) for x in Numbers(2, 4).real(len(old))]
@@ -174,7 +174,7 @@ def _changes(area: Area) -> None:
             values[0] = -0.0
         for fill in (0.0, -1.5):
             moved = {"values": reals(select.realign(values, old, new, fill))}
-            more = given | {"values": reals(values), "fill": fill}
+            more = inputs | {"values": reals(values), "fill": fill}
             text = "a moved value changed (−0 too), a new slot not filled"
             area.add(
                 f"realign-{name}-{'zero' if fill == 0 else 'fill'}",

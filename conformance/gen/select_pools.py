@@ -9,7 +9,7 @@ from conformance.oracle import select_pools
 
 
 def in_pools() -> Area:
-    """SEL-007, SEL-008."""
+    """Return cases of selection in pools (SEL-007, SEL-008)."""
     area = Area("pools", "sorted tuples")
     n = Numbers(73, 1)
     levels = [float(x) for x in n.integers(18, 1, 3)]
@@ -29,36 +29,41 @@ def in_pools() -> Area:
         ("nothing", [], [], [], "no ids at all"),
         ("no-ids", [], [], [0, 0], "pools without any ids"),
     ):
-        where = ids(3 * i + 1 for i in range(len(scored)))
+        labels = ids(3 * i + 1 for i in range(len(scored)))
         for largest in (0, 1) if name in ("one", "levels", "spread") else (len(scored) % 2,):
-            entries = list(zip(pool, [int(i) for i in where], scored, strict=True))
-            found = select_pools.select(entries, dict(enumerate(counts)), largest=bool(largest))
-            near = select_pools.nearest([b for _, b in found.boundaries])
-            answer = {"chosen": ids(found.chosen), "inside": reals([near[0]] if near else [])}
+            entries = list(zip(pool, [int(i) for i in labels], scored, strict=True))
+            selection = select_pools.select(entries, dict(enumerate(counts)), largest=bool(largest))
+            near = select_pools.nearest([b for _, b in selection.boundaries])
+            answer = {"chosen": ids(selection.chosen), "inside": reals([near[0]] if near else [])}
             answer |= {"outside": reals([near[1]] if near else []), "gap": _gap_of(near)}
-            given = {"scores": reals(scored), "ids": where, "pools": ids(pool), "counts": ids(counts)}
+            inputs = {"scores": reals(scored), "ids": labels, "pools": ids(pool), "counts": ids(counts)}
             kind = "largest" if largest else "smallest"
             clauses = f"SEL-007 SEL-008 {'SEL-001' if largest else 'SEL-002'} SEL-003"
-            area.add(f"{kind}-{name}", "select.pools", clauses, purpose, given | {"largest": largest}, answer)
+            area.add(f"{kind}-{name}", "select.pools", clauses, purpose, inputs | {"largest": largest}, answer)
     close = [float(np.float32(x)) for x in (1.612568736, 1.877071857, 1.458720088, 1.697988033)]
-    found = select_pools.select(list(zip([0, 0, 1, 1], range(4), close, strict=True)), {0: 1, 1: 1}, largest=False)
-    best = select_pools.nearest([b for _, b in found.boundaries])
+    selection = select_pools.select(list(zip([0, 0, 1, 1], range(4), close, strict=True)), {0: 1, 1: 1}, largest=False)
+    best = select_pools.nearest([b for _, b in selection.boundaries])
     assert best is not None
-    given = {"scores": reals(close), "ids": ids(range(4)), "pools": ids([0, 0, 1, 1]), "counts": ids([1, 1])}
-    answer = {"chosen": ids(found.chosen), "inside": reals(best[:1]), "outside": reals(best[1:]), "gap": _gap_of(best)}
+    inputs = {"scores": reals(close), "ids": ids(range(4)), "pools": ids([0, 0, 1, 1]), "counts": ids([1, 1])}
+    answer = {
+        "chosen": ids(selection.chosen),
+        "inside": reals(best[:1]),
+        "outside": reals(best[1:]),
+        "gap": _gap_of(best),
+    }
     text = "gaps compared in float32, in which the wrong one is the smaller or both are equal"
     clauses = "SEL-008 SEL-007"
-    area.add("near-gaps", "select.pools", clauses, text, given | {"largest": 0}, answer, dtypes=("float32",))
+    area.add("near-gaps", "select.pools", clauses, text, inputs | {"largest": 0}, answer, dtypes=("float32",))
     for name, bad, counts, clause in (
         ("too-many", [1.0, 2.0, 3.0], [2, 2], "SEL-005 SEL-007"),
         ("negative", [1.0, 2.0, 3.0], [-1, 1], "SEL-005 SEL-007"),
         ("nan", [1.0, math.nan, 3.0], [1, 1], "SEL-004"),
     ):
-        given = {"scores": reals(bad), "ids": ids([0, 1, 2]), "pools": ids([0, 1, 1]), "counts": ids(counts)}
+        inputs = {"scores": reals(bad), "ids": ids([0, 1, 2]), "pools": ids([0, 1, 1]), "counts": ids(counts)}
         text = "a pool that lacks ids borrows from another; NaN ranked" if name != "nan" else "NaN ranked"
         if name == "too-many":
-            given["pools"] = ids([0, 0, 1])
-        area.add(f"refuse-{name}", "select.pools", clause, text, given | {"largest": 1}, refused=clause)
+            inputs["pools"] = ids([0, 0, 1])
+        area.add(f"refuse-{name}", "select.pools", clause, text, inputs | {"largest": 1}, refused=clause)
     return area
 
 

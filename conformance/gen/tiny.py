@@ -21,13 +21,13 @@ CONFIG: Config = {
     "rope_theta": 100.0,
 }
 SMALLEST: Config = CONFIG | {"hidden_size": 2, "intermediate_size": 2, "num_attention_heads": 1}
-"""For runs that are refused."""
+"""The smallest config, for runs that are refused."""
 
 
 def world(
     n: Numbers, config: Config, *, pattern: bool = False
 ) -> tuple[dict[str, Array], dict[str, list[int]], list[int]]:
-    """Return tensors, stored positions of each target, and a text in which a token narrows the next."""
+    """Return tensors, stored positions of each target, and a text in which a token narrows down the next one."""
     tensors, stored = tensors_of(config, n), {}
     for name in targets(config):
         w = tensors[name]

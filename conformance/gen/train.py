@@ -1,4 +1,4 @@
-"""Whole runs of a tiny model; every choice is certified by the gap between what is chosen and what is not."""
+"""Whole runs of a tiny model, with a seed for which rounding cannot change a selection."""
 
 from typing import Any
 
@@ -40,11 +40,11 @@ SETTINGS: dict[str, Any] = {
     "weight_decay": 0.0,
 }
 GAP = 2e-4
-"""Smallest relative gap that a run may hang on: rounding in binary32 moves a score by some 1e-6."""
+"""Smallest relative gap between chosen and other scores in a run; rounding in binary32 moves a score by some 1e-6."""
 
 
 def _world(n: Numbers) -> tuple[dict[str, Array], dict[str, list[int]], list[int]]:
-    """Return tensors, stored positions of each target, and a text in which a token narrows the next."""
+    """Return tensors, stored positions of each target, and a text in which a token narrows down the next one."""
     tensors = tensors_of(_CONFIG, n)
     stored = {}
     for name in targets(_CONFIG):
@@ -59,7 +59,7 @@ def _world(n: Numbers) -> tuple[dict[str, Array], dict[str, list[int]], list[int
 
 
 def _certified(settings: dict[str, Any], first: int) -> tuple[int, train.Run, tuple[Any, ...]]:
-    """Return the first seed whose run hangs on no gap below GAP."""
+    """Return the first seed from `first` whose run depends on no gap below GAP, its run and its world."""
     for seed in range(first, first + 200):
         world = _world(Numbers(60, seed))
         run = train.run(_CONFIG, *world, settings | {"seed": seed})
@@ -70,7 +70,7 @@ def _certified(settings: dict[str, Any], first: int) -> tuple[int, train.Run, tu
 
 
 def runs() -> Area:
-    """TRN, EVT, DLT and GRD together."""
+    """Return cases of whole runs, which use TRN, EVT, DLT and GRD together."""
     area = Area("train", "binary64 run")
     base = (
         "TRN-001 TRN-003 DLT-001 DLT-002 DLT-004 DLT-005 EVT-001 EVT-002 EVT-003 EVT-004 OPT-001 OPT-003"
@@ -115,26 +115,26 @@ def runs() -> Area:
         area.add(name, "train.run", clauses, purpose, described(settings | {"seed": seed}, world), run_answer(run))
     tensors, stored, text = tiny.world(Numbers(60, 0), tiny.CONFIG)
     tensors["lm_head.weight"] = tensors["lm_head.weight"] * 2.0**68
-    # squares of these gradients are no evidence in binary32
+    # the preset asks for no squares of gradients, because those overflow in binary32
     settings = SETTINGS | {"seed": 0, "steps": 3, "evolve_every": 2, "preset": "sensitivity"}
     run = train.run(tiny.CONFIG, tensors, stored, text, settings)
     purpose = "squares of finite gradients that overflow in binary32: the norm is binary64"
-    given = described(settings, (tensors, stored, text), tiny.CONFIG)
-    area.add("large-gradient", "train.run", "OPT-004 TRN-007", purpose, given, run_answer(run))
+    inputs = described(settings, (tensors, stored, text), tiny.CONFIG)
+    area.add("large-gradient", "train.run", "OPT-004 TRN-007", purpose, inputs, run_answer(run))
     tensors, stored, text = _world(Numbers(60, 0))
     tensors["model.norm.weight"] = np.full(8, 2.0**127)
     tensors["lm_head.weight"] = tensors["lm_head.weight"] * 2.0**100
-    given = described(SETTINGS | {"seed": 0}, (tensors, stored, text))
+    inputs = described(SETTINGS | {"seed": 0}, (tensors, stored, text))
     purpose = "a run that goes on with a loss that is not finite"
-    area.add("refuse-overflow", "train.run", "TRN-007", purpose, given, refused="TRN-007", dtypes=("float32",))
+    area.add("refuse-overflow", "train.run", "TRN-007", purpose, inputs, refused="TRN-007", dtypes=("float32",))
     world = tiny.world(Numbers(60, 0), tiny.CONFIG)
     spoilt: tuple[tuple[str, dict[str, Any], str, str], ...] = (
         ("values", {"lr": 1e39, "steps": 1}, "TRN-007", "an infinite φ taken for a state after the last step"),
         ("eps", {"eps": 1e-50}, "TRN-008", "an eps that is 0 in the compute dtype"),
     )
     for name, extreme, clause, purpose in spoilt:
-        given = described(SETTINGS | {"seed": 0} | extreme, world, tiny.CONFIG)
-        area.add(f"refuse-{name}", "train.run", clause, purpose, given, refused=clause, dtypes=("float32",))
+        inputs = described(SETTINGS | {"seed": 0} | extreme, world, tiny.CONFIG)
+        area.add(f"refuse-{name}", "train.run", clause, purpose, inputs, refused=clause, dtypes=("float32",))
     _hidden_overflows(area)
     for name, bad, clause in (
         ("window-0", {"gradient_window": 0}, "TRN-005"),
@@ -145,16 +145,16 @@ def runs() -> Area:
         ("rows", {"rows": 0}, "TRN-008"),
         ("lr", {"lr": -0.5}, "TRN-008"),
     ):
-        # what is refused does not depend on the model: the smallest will do
+        # the smallest model, because the refusal does not depend on the model
         small = tiny.world(Numbers(60, 0), tiny.SMALLEST)
-        given = described(SETTINGS | {"seed": 0} | bad, small, tiny.SMALLEST)
-        area.add(f"refuse-{name}", "train.run", clause, "a setting outside its range", given, refused=clause)
+        inputs = described(SETTINGS | {"seed": 0} | bad, small, tiny.SMALLEST)
+        area.add(f"refuse-{name}", "train.run", clause, "a setting outside its range", inputs, refused=clause)
     _unreadable(area)
     return area
 
 
 def _hidden_overflows(area: Area) -> None:
-    """TRN-019: in binary32 a number overflows, and what is computed from it is finite again."""
+    """Add runs in which a number overflows in binary32 and the result would be finite again (TRN-019)."""
     world = tiny.world(Numbers(60, 0), tiny.CONFIG)
     tensors, stored, text = world
     large = dict(tensors) | {"lm_head.weight": tensors["lm_head.weight"] * 2.0**84}
@@ -166,31 +166,31 @@ def _hidden_overflows(area: Area) -> None:
         ("start", far, {"start": "gradient"}, "initial positions by a gradient of 0 behind a RMSNorm that gives 0"),
         ("square", large, {"max_norm": 0.0}, "v = inf, with which a step is 0"),
     ):
-        given = described(short | change, (tensors, stored, text), tiny.CONFIG)
+        inputs = described(short | change, (tensors, stored, text), tiny.CONFIG)
         linked = "TRN-007" if name == "square" else "TRN-007 TRN-019 LYR-015"
-        area.add(f"refuse-{name}", "train.run", linked, purpose, given, refused=allowed, dtypes=("float32",))
+        area.add(f"refuse-{name}", "train.run", linked, purpose, inputs, refused=allowed, dtypes=("float32",))
 
 
 def _unreadable(area: Area) -> None:
     """Add runs on windows or tokens that the model cannot read."""
     config = tiny.SMALLEST | {"max_position_embeddings": SETTINGS["length"] - 1}
-    given = described(SETTINGS | {"seed": 0, "density": 0.5}, tiny.world(Numbers(60, 0), config), config)
+    inputs = described(SETTINGS | {"seed": 0, "density": 0.5}, tiny.world(Numbers(60, 0), config), config)
     purpose = "windows one token longer than the model has positions"
-    area.add("refuse-positions", "train.run", "TRN-017", purpose, given, refused="TRN-017")
+    area.add("refuse-positions", "train.run", "TRN-017", purpose, inputs, refused="TRN-017")
     tensors, stored, text = tiny.world(Numbers(60, 0), tiny.SMALLEST)
     text[-1] = tiny.SMALLEST["vocab_size"]
     settings = SETTINGS | {"seed": 0, "density": 0.5, "steps": 1, "rows": 1, "evolve_every": 1}
     starts = train_text.window_starts(0, 2, 0, 1, len(text), settings["length"])
     assert starts[0] + settings["length"] < len(text), "the window holds the token that no window is to hold"
-    given = described(settings, (tensors, stored, text), tiny.SMALLEST)
+    inputs = described(settings, (tensors, stored, text), tiny.SMALLEST)
     purpose = "a text of another tokenizer, told by a token that no window holds"
-    area.add("refuse-vocabulary", "train.run", "TRN-018", purpose, given, refused="TRN-018 LYR-001")
+    area.add("refuse-vocabulary", "train.run", "TRN-018", purpose, inputs, refused="TRN-018 LYR-001")
 
 
 def described(settings: dict[str, Any], world: tuple[Any, ...], config: Config = _CONFIG) -> dict[str, Any]:
     """Return the inputs of a run."""
     tensors, stored, text = world
-    stored = {name: ids(where) for name, where in stored.items()}
+    stored = {name: ids(positions) for name, positions in stored.items()}
     return {"config": config, "tensors": tensors, "stored": stored, "text": ids(text), "settings": settings}
 
 

@@ -1,4 +1,4 @@
-"""Cases of what stands around a run: dtypes, final weights, warnings, shares."""
+"""Cases around a run: dtypes, final weights, warnings, shares of ranks."""
 
 from collections.abc import Callable
 from typing import Any
@@ -22,7 +22,7 @@ def answered(
     answer: Callable[[], dict[str, Any]],
     **more: Any,
 ) -> None:
-    """Add a case: what the oracle answers, or the clause under which it refuses."""
+    """Add a case with the oracle's answer, or with the clause under which it refuses."""
     try:
         area.add(name, op, clauses, purpose, given, answer(), **more)
     except RefusedError as error:
@@ -31,23 +31,23 @@ def answered(
 
 
 def telling(output: str, of: Callable[..., Any], *given: Any) -> Callable[[], dict[str, Any]]:
-    """Return what tells one output, once it is asked."""
+    """Return a function without arguments that computes one output."""
     return lambda: {output: of(*given)}
 
 
 def dtypes() -> Area:
-    """CKP-001."""
+    """Return cases of the compute dtype (CKP-001)."""
     area = Area("compute-dtype", "a table")
     for stored in ("BF16", "F16", "F32", "F64", "I32", "F8_E4M3", "BOOL"):
         for asked in (None, "float32", "float64", "bfloat16"):
-            given = {"stored": stored} | ({} if asked is None else {"asked": asked})
+            inputs = {"stored": stored} | ({} if asked is None else {"asked": asked})
             answered(
                 area,
                 f"{stored}-{asked or 'own'}",
                 "checkpoint.dtype",
                 "CKP-001",
                 "16 bits computed in 16 bits, float64 narrowed, or another dtype than the one that is asked for",
-                given,
+                inputs,
                 telling("dtype", train_around.compute_dtype, stored, asked),
             )
     return area
@@ -76,18 +76,18 @@ _ONCE = [
     -1 - 2.0**-8 - 2.0**-45,
     2.0**-25 + 2.0**-70,
 ]
-"""A step from a tie: binary32 does not hold it, so that rounding by way of it sees the tie."""
+"""Numbers next to a tie, at which they arrive if they are first rounded to binary32."""
 
 
 def finals() -> Area:
-    """CKP-004."""
+    """Return cases of final weights in the dtype of a file (CKP-004)."""
     area = Area("final", "exact fractions")
     for dtype in train_around.FORMATS:
         for name, (values, purpose) in WEIGHTS.items():
-            held = [float(np.float32(x)) for x in values if abs(x) < (65520 if dtype == "F16" else 3.35e38)]
-            given = {"values": reals(held), "dtype": dtype}
-            answer = {"bits": raw_array(train_around.final(held, dtype))}
-            area.add(f"{name}-{dtype}", "checkpoint.final", "CKP-004", purpose, given, answer)
+            finite = [float(np.float32(x)) for x in values if abs(x) < (65520 if dtype == "F16" else 3.35e38)]
+            inputs = {"values": reals(finite), "dtype": dtype}
+            answer = {"bits": raw_array(train_around.final(finite, dtype))}
+            area.add(f"{name}-{dtype}", "checkpoint.final", "CKP-004", purpose, inputs, answer)
         once = {"bits": raw_array(train_around.final(_ONCE, dtype))}
         area.add(
             f"once-{dtype}",
@@ -132,23 +132,23 @@ def spread(name: str, t: Tensor, raw: bytes, limit: int | None) -> tuple[dict[st
     """Return inputs and outputs of `file.expand`.
 
     Raises:
-        RefusedError: FMT-098.
+        RefusedError: FMT-098, the dense array exceeds the limit.
     """
     at = None if t.support is None else [r * t.shape[-1] + c for r, c in t.support]
-    given = {"raw": raw_array(raw), "name": name} | ({} if limit is None else {"limit": limit})
-    return given, {"bits": raw_array(files_names.expanded(t.dtype, t.shape, at, t.bits, BITS[t.dtype], limit))}
+    inputs = {"raw": raw_array(raw), "name": name} | ({} if limit is None else {"limit": limit})
+    return inputs, {"bits": raw_array(files_names.expanded(t.dtype, t.shape, at, t.bits, BITS[t.dtype], limit))}
 
 
 def warned(losses: list[float], events: list[int], support: list[int], budget: int, stored: int | None) -> Any:
     """Return inputs and outputs of `run.warnings`."""
-    given: dict[str, Any] = {"losses": reals(losses), "events": ids(events), "support": ids(support), "budget": budget}
-    given |= {} if stored is None else {"stored": stored}
-    found = train_around.warnings(losses, events, support, budget, stored)
-    return given, {"steps": ids(step for step, _ in found), "names": [name for _, name in found]}
+    inputs: dict[str, Any] = {"losses": reals(losses), "events": ids(events), "support": ids(support), "budget": budget}
+    inputs |= {} if stored is None else {"stored": stored}
+    warnings = train_around.warnings(losses, events, support, budget, stored)
+    return inputs, {"steps": ids(step for step, _ in warnings), "names": [name for _, name in warnings]}
 
 
 def run_warnings() -> Area:
-    """TRN-011."""
+    """Return cases of warnings (TRN-011)."""
     area = Area("warnings", "a loop over all steps")
     flat, rising = [2.0] * 12, [2.0, 2.125, 2.0, 1.875, 2.0]
     for name, losses, events, support, stored, purpose in (
@@ -180,18 +180,18 @@ def run_warnings() -> Area:
         ("as-low", ([2.0] * 10 + [4.0] * 10) * 2, [], [], None, "a mean as low as the lowest taken for a new one"),
         ("last-jump", [2.0] * 5 + [4.0], [5, 6], [100, 100], None, "an event behind which no step comes judged"),
     ):
-        given, answer = warned(losses, events, support, 100, stored)
-        area.add(name, "run.warnings", "TRN-011", purpose, given, answer)
+        inputs, answer = warned(losses, events, support, 100, stored)
+        area.add(name, "run.warnings", "TRN-011", purpose, inputs, answer)
     return area
 
 
 def shared(rows: int, n: int) -> Array:
-    """Return the first rows of ranks as an operation hands them out."""
+    """Return the first row of each of n ranks, as the operation's output."""
     return ids(train_around.shares(rows, n))
 
 
 def ranks() -> Area:
-    """TRN-013."""
+    """Return cases of rows shared by ranks (TRN-013)."""
     area = Area("ranks", "integers")
     for rows, n in ((1, 1), (4, 2), (5, 2), (7, 3), (8, 3), (16, 16), (10, 4), (3, 4), (1, 2), (2**31 + 7, 3)):
         answered(

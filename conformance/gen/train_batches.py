@@ -1,4 +1,4 @@
-"""Steps on rows that are given: labels that do not count, padding, micro-batches of other sizes (TRN-001, TRN-002)."""
+"""Cases of steps on explicit rows: uncounted labels, padding, micro-batches of unequal sizes (TRN-001, TRN-002)."""
 
 from typing import Any
 
@@ -16,9 +16,9 @@ LENGTH = 6
 
 
 def rows(n: Numbers, counts: list[tuple[int, int]], *, padded: bool) -> Batch:
-    """Return a micro-batch with one row for each of counts: how many labels count, and how many tokens are padding.
+    """Return a micro-batch with a row for each (counted labels, padding tokens) of `counts`.
 
-    Padding comes first, and has no labels; of the others the last so many count.
+    Padding comes first, and the last labels count.
     """
     tokens = n.integers((len(counts), LENGTH), 0, 4)
     labels, mask = tokens.copy(), np.ones(tokens.shape, dtype=np.bool_)
@@ -30,13 +30,13 @@ def rows(n: Numbers, counts: list[tuple[int, int]], *, padded: bool) -> Batch:
 
 def given(world: World, parts: list[Part], settings: dict[str, Any], step: int, of: list[Batch]) -> dict[str, Any]:
     """Return the inputs of `train.batches`."""
-    told = asked(tiny.CONFIG, world, parts, settings, step)
-    del told["text"]
-    return told | {"batches": of}
+    inputs = asked(tiny.CONFIG, world, parts, settings, step)
+    del inputs["text"]
+    return inputs | {"batches": of}
 
 
 def steps() -> Area:
-    """TRN-001, TRN-002, GRD-006."""
+    """Return cases of one step on explicit rows (TRN-001, TRN-002, GRD-006)."""
     area = Area("batches", "binary64 step")
     for name, step, shape, padded, purpose in (
         ("labels", 1, [[(5, 0), (1, 0)]], False, "labels that do not count are learned, or count in the mean"),
@@ -67,7 +67,7 @@ def steps() -> Area:
 
 
 def _silent(area: Area) -> None:
-    """GRD-006: inputs of a micro-batch in which no label counts."""
+    """Add a step with a micro-batch in which no label counts, whose inputs still count (GRD-006)."""
     rule = update_choices.RULE | {"grow": "curvature", "adapt": "activation"}
     for seed in range(200):
         n = Numbers(133, seed)
@@ -92,13 +92,13 @@ def _silent(area: Area) -> None:
 
 
 def rounded_after(world: World, parts: list[Part], settings: dict[str, Any]) -> list[Part]:
-    """Return the targets after the first step of the run on its own text, as binary32 holds them."""
+    """Return the targets after the first step of the run on its text, rounded to binary32."""
     own = train.one_step(tiny.CONFIG, world[0], parts, world[2], settings, 1)
     return [rounded(part) for part in own.parts]
 
 
 def _weak(parts: list[Part]) -> bool:
-    """Tell whether a slot was moved by a gradient that is rounding in proportion to the others."""
+    """Tell whether a slot moved by a gradient so small beside the others that rounding dominates it."""
     sizes = [[abs(x) for p, x in part.kept["m"].items() if part.kept["age"][p]] for part in parts]
     return any(min(own) < 1e-3 * max(own) for own in sizes if own)
 

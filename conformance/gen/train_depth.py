@@ -29,7 +29,7 @@ _RUNS: tuple[tuple[str, Config, dict[str, Any], dict[str, Any], str], ...] = (
 
 
 def depth() -> Area:
-    """MDL-007, MDL-001, TRN, GEN-001 and PRN-005 beyond the first block."""
+    """Return runs, steps and models of several layers (MDL-007, MDL-001, TRN, GEN-001, PRN-005)."""
     area = Area("depth", "binary64 decoder and run")
     _runs(area)
     _steps(area)
@@ -52,25 +52,25 @@ def _runs(area: Area) -> None:
             msg = f"no seed for {name}"
             raise AssertionError(msg)
         purpose = "a matrix index that starts anew in every block, or the targets of one block alone"
-        given = given_run(settings | {"seed": seed}, world, config)
-        area.add(name, "train.run", f"MDL-007 {clauses}", purpose, given, of_run(run))
+        inputs = given_run(settings | {"seed": seed}, world, config)
+        area.add(name, "train.run", f"MDL-007 {clauses}", purpose, inputs, of_run(run))
 
 
 def _steps(area: Area) -> None:
-    """A step with an event from a state that a run of two layers has reached."""
-    ((seed, step, given, answer),) = train_steps.reached(train_steps.SETTINGS, (2,), TWO)
-    given["settings"] = train_steps.SETTINGS | {"seed": seed}
+    """Add steps with an event from a state that a run of two layers has reached."""
+    ((seed, step, inputs, answer),) = train_steps.reached(train_steps.SETTINGS, (2,), TWO)
+    inputs["settings"] = train_steps.SETTINGS | {"seed": seed}
     purpose = "the state of a block taken for that of another"
-    area.add(f"step-{step}", "train.step", "MDL-007 EVT-001 OPT-001 DLT-003", purpose, given, answer)
+    area.add(f"step-{step}", "train.step", "MDL-007 EVT-001 OPT-001 DLT-003", purpose, inputs, answer)
     drawn = train_steps.SETTINGS | {
         "rule": update_choices.RULE | _DRAWN,
         "start": "random",
         "drop_fraction": 1.0,
     }
-    ((seed, step, given, answer),) = train_steps.reached(drawn, (2,), TWO)
-    given["settings"] = drawn | {"seed": seed}
+    ((seed, step, inputs, answer),) = train_steps.reached(drawn, (2,), TWO)
+    inputs["settings"] = drawn | {"seed": seed}
     purpose = "a matrix index that starts anew in every block"
-    area.add(f"step-drawn-{step}", "train.step", "MDL-007 RNG-003 EVT-001", purpose, given, answer)
+    area.add(f"step-drawn-{step}", "train.step", "MDL-007 RNG-003 EVT-001", purpose, inputs, answer)
 
 
 def _models(area: Area) -> None:
@@ -78,29 +78,35 @@ def _models(area: Area) -> None:
     tensors = tensors_of(THREE, n, 0.6)
     tokens = n.integers((2, 5), 0, 4)
     loss, logits, gradients = Decoder(THREE, tensors).loss_and_gradients(tokens, tokens)
-    given: dict[str, Any] = {"config": THREE, "tensors": tensors, "tokens": tokens}
+    inputs: dict[str, Any] = {"config": THREE, "tensors": tensors, "tokens": tokens}
     answer = {"loss": loss, "logits": logits, "gradients": gradients}
     purpose = "blocks in another order, a block left out, the last block twice"
     more = {"labels": tokens, "rows_at_once": 2}
-    area.add("model", "model.step", "MDL-001 GRD-001 NUM-004", purpose, given | more, answer)
+    area.add("model", "model.step", "MDL-001 GRD-001 NUM-004", purpose, inputs | more, answer)
     behind = {"logits": generate.logits_behind(THREE, tensors, tokens, (2, 1, 2))}
     purpose = "the keys of one block for those of another"
-    area.add("read", "generate.read", "GEN-001 MDL-001", purpose, given | {"parts": [2, 1, 2]}, behind)
-    told: dict[str, Any] = {"config": THREE, "tensors": tensors, "prompt": [3, 1], "stops": [], "temperature": 0.0}
-    told |= {"max_tokens": 6, "seed": 1}
-    text, gap = generate.text(THREE, tensors, [3, 1], [], 6, told)
+    area.add("read", "generate.read", "GEN-001 MDL-001", purpose, inputs | {"parts": [2, 1, 2]}, behind)
+    text_inputs: dict[str, Any] = {
+        "config": THREE,
+        "tensors": tensors,
+        "prompt": [3, 1],
+        "stops": [],
+        "temperature": 0.0,
+    }
+    text_inputs |= {"max_tokens": 6, "seed": 1}
+    text, gap = generate.text(THREE, tensors, [3, 1], [], 6, text_inputs)
     assert gap >= 1e-4, f"the text hangs on {gap}"
-    area.add("text", "generate.text", "GEN-001 GEN-007", purpose, told, {"tokens": ids(text)})
+    area.add("text", "generate.text", "GEN-001 GEN-007", purpose, text_inputs, {"tokens": ids(text)})
     for seed in range(100):
         n = Numbers(64, seed)
         tensors, tokens = tensors_of(THREE, n, 0.6), n.integers((4, 5), 0, 4)
         kept, _, gap = prune.model(THREE, tensors, tokens, prune.by_wanda(0.5))
         if gap > 1e-3:
             break
-    given = {"config": THREE, "tensors": tensors, "tokens": tokens, "sparsity": 0.5}
+    inputs = {"config": THREE, "tensors": tensors, "tokens": tokens, "sparsity": 0.5}
     purpose = "statistics from two blocks before, or from blocks that are not pruned yet"
     answer = {"kept": {name: ids(k) for name, k in kept.items()}}
-    area.add("pruned", "prune.model", "PRN-005 PRN-003 MDL-007", purpose, given, answer)
+    area.add("pruned", "prune.model", "PRN-005 PRN-003 MDL-007", purpose, inputs, answer)
     config = tiny.CONFIG | {"num_hidden_layers": 12}
     described = {"windows": [None] * 12, "head_dim": 2, "kv_heads": 1}
     names = [f"model.layers.{i}.{p}.weight" for i in range(12) for p in _PROJECTIONS]
@@ -112,7 +118,7 @@ _PROJECTIONS = [f"self_attn.{p}_proj" for p in "qkvo"] + [f"mlp.{p}_proj" for p 
 
 
 def last_pass() -> Area:
-    """EVT-004: each condition of the pass after the last step on its own."""
+    """Return runs that each show one condition of the pass after the last step (EVT-004)."""
     area = Area("last-pass", "binary64 run")
     rows_move = {"counts": "values", "scope": "row", "drop_schedule": "constant"}
     rows: tuple[tuple[str, dict[str, Any], Tells, str, str], ...] = (
@@ -130,19 +136,19 @@ def last_pass() -> Area:
         settings = train_presets.SETTINGS | {"evolve_every": 2, "rows": 2, "micro_batches": 1} | more | {"rule": rule}
         settings |= {"micro_batches": 2} if name == "micro" else {}
         seed, world, run = _found(settings, tells, zeros="counts" in choice)
-        given = given_run(settings | {"seed": seed}, world, tiny.CONFIG)
-        area.add(name, "train.run", f"EVT-004 {clause}", f"in the last pass: {purpose}", given, of_run(run))
+        inputs = given_run(settings | {"seed": seed}, world, tiny.CONFIG)
+        area.add(name, "train.run", f"EVT-004 {clause}", f"in the last pass: {purpose}", inputs, of_run(run))
     _no_evidence(area)
     return area
 
 
 Final = list[dict[int, float]]
 Tells = Callable[[train.Trainer, Final], bool]
-"""From the state before the pass and the weights behind it to whether a certain wrong pass would end otherwise"""
+"""Takes the state before the pass and the weights after it; tells whether a certain wrong pass ends differently."""
 
 
 def _found(settings: dict[str, Any], tells: Tells, *, zeros: bool) -> tuple[int, Any, train.Run]:
-    """Return the first seed whose last pass hangs on no gap below GAP and is told apart; with zeros stored."""
+    """Return the first seed whose last pass depends on no gap below GAP and fulfils `tells`; `zeros` stores some 0."""
     for seed in range(400):
         world = tiny.world(Numbers(65, seed), tiny.CONFIG)
         for name, at in world[1].items() if zeros else ():
@@ -165,7 +171,7 @@ def _cuts_a_slot(before: train.Trainer, final: Final) -> bool:
 def _values_fit(before: train.Trainer, final: Final) -> bool:
     pairs = zip(before.parts, final, strict=True)
     counted = [(effective(part.base, part.phi), w, part.budget[0]) for part, w in pairs]
-    return any(len(w) < len(held) and sum(x != 0 for x in held.values()) <= k for held, w, k in counted)
+    return any(len(w) < len(weights) and sum(x != 0 for x in weights.values()) <= k for weights, w, k in counted)
 
 
 def _whole_fits(before: train.Trainer, final: Final) -> bool:
@@ -174,10 +180,10 @@ def _whole_fits(before: train.Trainer, final: Final) -> bool:
 
 
 def _whole_differs(before: train.Trainer, final: Final) -> bool:
-    seen = before.look(before.s["steps"])
+    look = before.look(before.s["steps"])
     parts = [replace(part, budget=[k]) for part, k in zip(before.parts, before.budgets, strict=True)]
     evidence = [
-        Evidence(g, [], [], [0.0] * part.shape[1], [], []) for g, part in zip(seen.gradients, parts, strict=True)
+        Evidence(g, [], [], [0.0] * part.shape[1], [], []) for g, part in zip(look.gradients, parts, strict=True)
     ]
     wrong, _ = events.last_pass(parts, evidence, before.rule | {"scope": "matrix"}, seed=0, step=0)
     return [part.base.keys() | part.phi.keys() for part in wrong] != [w.keys() for w in final]
@@ -196,7 +202,7 @@ def _first_rows_differ(before: train.Trainer, final: Final) -> bool:
 
 
 def _no_evidence(area: Area) -> None:
-    """A run whose last step leaves weights at which nothing is finite, and no pool above its budget."""
+    """Add a run whose last step leaves weights with gradients that are not finite, and no pool over its budget."""
     world = tiny.world(Numbers(66, 0), tiny.CONFIG)
     for dtype, lr in (("float32", 2.0**100), ("float64", 2.0**600)):
         settings = train_presets.SETTINGS | {"preset": "seft", "steps": 1, "seed": 0, "lr": lr}
@@ -207,8 +213,8 @@ def _no_evidence(area: Area) -> None:
         final = [effective(part.base, part.phi) for part in trainer.parts]
         run = train.Run([loss.loss], [], trainer.parts, trainer.budgets, trainer.delta_budgets, final, 1.0, {})
         purpose = "evidence gathered where nothing is pruned, and refused"
-        given = given_run(settings, world, tiny.CONFIG)
-        area.add(f"no-evidence-{dtype}", "train.run", "EVT-004 EVT-005", purpose, given, of_run(run), dtypes=(dtype,))
+        inputs = given_run(settings, world, tiny.CONFIG)
+        area.add(f"no-evidence-{dtype}", "train.run", "EVT-004 EVT-005", purpose, inputs, of_run(run), dtypes=(dtype,))
 
 
 AREAS = (

@@ -1,4 +1,4 @@
-"""Cases of chapters 4, 7, 10 and 11 for conditions that no other case has alone."""
+"""Cases of chapters 4, 7, 10 and 11, each for a condition that no other case has alone."""
 
 import math
 from typing import Any
@@ -12,25 +12,25 @@ from conformance.oracle import update_counts
 
 
 def others() -> Area:
-    """DLT-002, SEL-008, LYR-011, PRN-007, PRN-009: one condition each."""
+    """Return cases of one condition each (DLT-002, SEL-008, LYR-011, PRN-007, PRN-009)."""
     area = Area("edge", "sorted tuples and integers")
-    given: dict[str, Any] = {"logits": np.zeros((2, 3)), "targets": ids([-100, -100]), "count": 0, "dloss": 1.0}
-    area.add("no-count", "layer.cross_entropy", "LYR-011", "0 / 0", given, refused="LYR-011")
-    given = {"by": "nnz", "amount": 0.29, "shapes": np.array([(10, 20)], dtype=np.int64), "stored": ids([100])}
+    inputs: dict[str, Any] = {"logits": np.zeros((2, 3)), "targets": ids([-100, -100]), "count": 0, "dloss": 1.0}
+    area.add("no-count", "layer.cross_entropy", "LYR-011", "0 / 0", inputs, refused="LYR-011")
+    inputs = {"by": "nnz", "amount": 0.29, "shapes": np.array([(10, 20)], dtype=np.int64), "stored": ids([100])}
     answer = {"n": ids(update_counts.delta_budgets("nnz", 0.29, [(10, 20)], [100]))}
-    area.add("nnz-last-bit", "count.budgets", "DLT-002 SEL-006", "0.29 · 100 cut to 28", given, answer)
-    # gaps of 1.2 / 2.2 and of 4 / 4; by the inner scores 1.2 and 1
-    given = {"scores": reals([1.0, 2.25, -4.0, 0.0]), "ids": ids(range(4)), "pools": ids([0, 0, 1, 1])}
-    given |= {"counts": ids([1, 1]), "largest": 0}
-    told = {"chosen": ids([0, 2]), "inside": reals([1.0]), "outside": reals([2.25]), "gap": reals([1.25 / 2.25])}
-    area.add("gap", "select.pools", "SEL-008 SEL-007", "gaps over the score inside", given, told)
-    given = {"scores": reals([-0.0, 1.0, -0.0, -2.0]), "ids": ids(range(4)), "pools": ids([0, 0, 1, 1])}
-    given |= {"counts": ids([1, 0]), "largest": 0}
-    told = {"chosen": ids([0]), "inside": reals([0.0]), "outside": reals([1.0]), "gap": reals([1.0])}
-    area.add("zero-inside", "select.pools", "SEL-008", "a boundary of −0", given, told)
-    given = given | {"counts": ids([0, 1]), "largest": 0}
-    told = {"chosen": ids([3]), "inside": reals([-2.0]), "outside": reals([0.0]), "gap": reals([1.0])}
-    area.add("zero-outside", "select.pools", "SEL-008", "a boundary of −0", given, told)
+    area.add("nnz-last-bit", "count.budgets", "DLT-002 SEL-006", "0.29 · 100 cut to 28", inputs, answer)
+    # gaps are 1.25 / 2.25 and 4 / 4; divided by the inner scores they would be 1.25 and 1, so the order changes
+    inputs = {"scores": reals([1.0, 2.25, -4.0, 0.0]), "ids": ids(range(4)), "pools": ids([0, 0, 1, 1])}
+    inputs |= {"counts": ids([1, 1]), "largest": 0}
+    pool_answer = {"chosen": ids([0, 2]), "inside": reals([1.0]), "outside": reals([2.25]), "gap": reals([1.25 / 2.25])}
+    area.add("gap", "select.pools", "SEL-008 SEL-007", "gaps over the score inside", inputs, pool_answer)
+    inputs = {"scores": reals([-0.0, 1.0, -0.0, -2.0]), "ids": ids(range(4)), "pools": ids([0, 0, 1, 1])}
+    inputs |= {"counts": ids([1, 0]), "largest": 0}
+    pool_answer = {"chosen": ids([0]), "inside": reals([0.0]), "outside": reals([1.0]), "gap": reals([1.0])}
+    area.add("zero-inside", "select.pools", "SEL-008", "a boundary of −0", inputs, pool_answer)
+    inputs = inputs | {"counts": ids([0, 1]), "largest": 0}
+    pool_answer = {"chosen": ids([3]), "inside": reals([-2.0]), "outside": reals([0.0]), "gap": reals([1.0])}
+    area.add("zero-outside", "select.pools", "SEL-008", "a boundary of −0", inputs, pool_answer)
     short = {"tokens": 7, "length": 8, "seed": 0, "n": 1}
     area.add("calibration", "text.calibration", "PRN-007", "a text that wraps", short, refused="PRN-007")
     plain: dict[str, Any] = {"weights": np.eye(2), "inputs": np.eye(2), "sparsity": 0.5}
@@ -46,7 +46,7 @@ def others() -> Area:
 
 
 def _rounded(area: Area) -> None:
-    """PRT-011: gradients that a 16-bit type does not hold."""
+    """Add gradients that a 16-bit type rounds (PRT-011)."""
     for name, (a, weights, inputs) in ROUNDED.items():
         dy, rows = reals([a, 1.0, 1.0, -a]).reshape(2, 2), reals([a, *inputs, 0.0, *weights]).reshape(2, 4)
         whole, bound = dy.T @ rows, product_bound(dy.T, rows, 2)

@@ -1,4 +1,4 @@
-"""Cases of runs for what the other cases did not reach."""
+"""Cases of runs that close gaps of the other cases."""
 
 from dataclasses import replace
 from typing import Any
@@ -13,7 +13,7 @@ from conformance.oracle.event_evidence import Evidence
 
 
 def runs() -> Area:
-    """EVT-010, DLT-001: whole runs."""
+    """Return cases of whole runs (EVT-010, DLT-001)."""
     area = Area("hole-run", "binary64 run")
     seft = dict(update_choices.RULE)
     short = {"micro_batches": 1, "rows": 2}
@@ -47,28 +47,28 @@ def runs() -> Area:
 
 
 def _window_told(settings: dict[str, Any], world: World, run: train.Run) -> bool:
-    """Tell whether steps of the window move the loss by more than rounding."""
+    """Tell whether the steps move the last loss by more than rounding."""
     still = train.run(tiny.CONFIG, *world, settings | {"lr": 0.0})
     return abs(still.losses[-1] - run.losses[-1]) > 2e-3 * run.losses[-1]
 
 
 def _narrow_told(settings: dict[str, Any], world: World, run: train.Run) -> bool:
-    """Tell whether a window of one step or of three would make another run."""
+    """Tell whether windows of one and of three steps both give other events."""
     others = (train.run(tiny.CONFIG, *world, settings | {"gradient_window": size}) for size in (1, 3))
     return all(other.events != run.events for other in others)
 
 
 def _budgets_told(settings: dict[str, Any], world: World, run: train.Run) -> bool:
-    """Tell whether the run would end otherwise if K were counted anew before every event."""
+    """Tell whether the events differ if K is counted again before every event."""
     other = _Forgetful(tiny.CONFIG, *world, settings).events_of()
     return other != run.events
 
 
 class _Forgetful(train.Trainer):
-    """A run whose pools have the budgets of what their base stores at the event."""
+    """A wrong run, in which the budget of a pool is the number of base weights stored at the event."""
 
     def event(self, step: int, seen: list[Evidence]) -> list[Outcome]:
-        """Count K anew, then evolve."""
+        """Count K again, then evolve."""
         for i, part in enumerate(self.parts):
             width = part.shape[1] if self.pattern is None else self.pattern[1]
             budget = [sum(p // width == g for p in part.base) for g in range(len(part.budget))]
@@ -76,8 +76,8 @@ class _Forgetful(train.Trainer):
         return super().event(step, seen)
 
     def events_of(self) -> train.Events:
-        """Return base and slots after every event."""
-        s, found = self.s, []
+        """Return slots and base after every event, empty if an event is refused."""
+        s, events = self.s, []
         for step in range(1, s["steps"] + 1):
             looked = self.look(step)
             self.optimize(step, looked.gradients)
@@ -86,8 +86,8 @@ class _Forgetful(train.Trainer):
                     self.event(step, [self.evidence(i, [looked]) for i in range(len(self.parts))])
                 except select_pools.RefusedError:
                     return []
-                found.append([(list(part.phi), sorted(part.base)) for part in self.parts])
-        return found
+                events.append([(list(part.phi), sorted(part.base)) for part in self.parts])
+        return events
 
 
 AREAS = (runs,)

@@ -1,4 +1,4 @@
-"""Whole runs of a tiny model by every preset and scope, certified like those of `train`."""
+"""Whole runs of a tiny model by every preset and scope, with seeds chosen as in `train`."""
 
 from typing import Any
 
@@ -203,11 +203,11 @@ WRONG: dict[str, list[tuple[dict[str, Any], dict[str, Any]]]] = {
         ({}, {"gradient_window": 1}),
     ],
 }
-"""Choices and settings that a run is told apart from."""
+"""Run -> wrong choices and settings, each of which must give another run."""
 
 
 def _certified(name: str, settings: dict[str, Any], want: tuple[str, ...]) -> tuple[int, train.Run, Any]:
-    """Return the first seed whose run hangs on no gap below GAP, moves something, and is told apart from WRONG."""
+    """Return the first seed whose run depends on no gap below GAP, makes the moves `want`, and differs from WRONG."""
     for seed in range(100):
         found = world(Numbers(61, seed), CONFIG, pattern="pattern" in settings)
         mine = settings | {"seed": seed}
@@ -222,7 +222,7 @@ def _certified(name: str, settings: dict[str, Any], want: tuple[str, ...]) -> tu
 
 
 def _differ(one: train.Run, two: train.Run) -> bool:
-    """Tell whether two runs made other choices, or their losses are further apart than rounding takes them."""
+    """Tell whether two runs made different choices, or have losses that differ by more than rounding."""
     if [list(w) for w in one.final] != [list(w) for w in two.final] or one.events != two.events:
         return True
     far = max(abs(a - b) / b for a, b in zip(one.losses, two.losses, strict=True))
@@ -230,7 +230,7 @@ def _differ(one: train.Run, two: train.Run) -> bool:
 
 
 def runs() -> Area:
-    """EVT-011 and EVT-009 in whole runs."""
+    """Return cases of whole runs by preset and scope (EVT-011, EVT-009)."""
     area = Area("train-rule", "binary64 run")
     for preset, change, more, clauses, purpose in _RUNS:
         rule = update_choices.rule_of(preset) | change
@@ -241,15 +241,15 @@ def runs() -> Area:
         if change and name == preset:
             name = f"adapt-{rule['adapt']}" if rule["adapts"] == "always" else "evidence"
         seed, run, (tensors, stored, text) = _certified(name, settings, want)
-        given = {"config": CONFIG, "tensors": tensors, "stored": {k: ids(v) for k, v in stored.items()}}
-        given |= {"text": ids(text), "settings": settings | {"seed": seed}}
+        inputs = {"config": CONFIG, "tensors": tensors, "stored": {k: ids(v) for k, v in stored.items()}}
+        inputs |= {"text": ids(text), "settings": settings | {"seed": seed}}
         answer: dict[str, Any] = {"losses": reals(run.losses), "budgets": ids(run.budgets)}
         answer |= {"delta_budgets": ids(run.delta_budgets)}
         answer["slots"] = [[ids(eta) for eta, _ in event] for event in run.events]
         answer["bases"] = [[ids(b) for _, b in event] for event in run.events]
         answer["support"] = [ids(w) for w in run.final]
         answer["weights"] = [reals(w.values()) for w in run.final]
-        area.add(name, "train.run", f"{clauses} TRN-002", purpose, given, answer)
+        area.add(name, "train.run", f"{clauses} TRN-002", purpose, inputs, answer)
     return area
 
 

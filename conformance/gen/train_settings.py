@@ -1,4 +1,4 @@
-"""Cases of settings at their limits, from both sides (TRN-008)."""
+"""Cases of settings at their limits and just beyond (TRN-008)."""
 
 import math
 from typing import Any
@@ -12,7 +12,7 @@ _GOOD = train_presets.SETTINGS | {"steps": 4, "rows": 1, "micro_batches": 1, "le
 
 
 def settings() -> Area:
-    """TRN-008 and the clauses it names, and the same numbers at the limit that is good."""
+    """Return settings beyond a limit, refused as TRN-008 says, and settings at the limit, which are good."""
     area = Area("setting", "binary64 run")
     world = tiny.world(Numbers(67, 0), tiny.SMALLEST)
     rule = dict(update_choices.RULE)
@@ -50,10 +50,10 @@ def settings() -> Area:
         ("criterion", {"rule": rule | {"drop": "smallest"}}, "DROP-003"),
     )
     for name, change, clause in bad:
-        given = described(_GOOD | {"preset": "seft"} | change, world, tiny.SMALLEST)
+        inputs = described(_GOOD | {"preset": "seft"} | change, world, tiny.SMALLEST)
         linked = clause if "TRN-008" in clause else f"TRN-008 {clause}"
         text = "a setting outside its range is used"
-        area.add(f"refuse-{name}", "train.run", linked, text, given, refused=clause)
+        area.add(f"refuse-{name}", "train.run", linked, text, inputs, refused=clause)
     good: tuple[tuple[str, dict[str, Any], str], ...] = (
         ("most", {"density": 1.0, "drop_fraction": 1.0, "warmup": 2}, "SCH-001 DLT-002 SCH-004"),
         ("least", {"lr": 0.0, "drop_fraction": 0.0, "max_norm": 0.0, "seed": 2**64 - 1}, "OPT-004 RNG-002"),
@@ -73,8 +73,8 @@ def settings() -> Area:
             msg = f"no seed for {name}, {run.gap}"
             raise AssertionError(msg)
         text = "a setting at its limit refused, or taken for another"
-        given = described(mine, world, tiny.CONFIG)
-        area.add(name, "train.run", f"TRN-008 {clauses}", text, given, run_answer(run))
+        inputs = described(mine, world, tiny.CONFIG)
+        area.add(name, "train.run", f"TRN-008 {clauses}", text, inputs, run_answer(run))
     return area
 
 

@@ -1,4 +1,4 @@
-"""Training states: written after a step, and gone on from to the end (TRN-004, CKP-006, CKP-007)."""
+"""Cases of training states: written after a step, and resumed to the end of the run (TRN-004, CKP-006, CKP-007)."""
 
 import json
 from collections.abc import Callable
@@ -17,7 +17,7 @@ from conformance.oracle import files, train_state, update_choices
 from conformance.oracle.model import Config, targets
 
 ORIGIN = {"model": files.digest(b"the model"), "text": files.digest(b"the text")}
-"""The digests that a run is given of what it started from."""
+"""The digests of model and text that a run is given."""
 
 _SETTINGS = PRESET_SETTINGS | {
     "steps": 10,
@@ -31,7 +31,7 @@ _SETTINGS = PRESET_SETTINGS | {
 
 _TWO = tiny.CONFIG | {"num_hidden_layers": 2}
 _LEAST = 1e-3
-"""Least gradient of a slot in proportion to the largest: below it a quotient of moments shows rounding alone."""
+"""Least moment of a slot relative to the largest, because below it a quotient of moments shows rounding alone."""
 
 World = tuple[dict[str, Array], dict[str, list[int]], list[int]]
 Spoil = Callable[[train_state.Saved], train_state.Saved]
@@ -39,16 +39,16 @@ Spoil = Callable[[train_state.Saved], train_state.Saved]
 
 @dataclass(frozen=True)
 class Run:
-    """A run that is stopped, and goes on.
+    """A run that is stopped after a step and resumed.
 
     Attributes:
-        name: of its cases.
+        name: the name in its cases.
         change: choices that differ from the rule `seft`.
         more: settings that differ from `_SETTINGS`.
         stop: the step after which it is stopped.
-        clauses: that it shows besides those of a state.
-        purpose: what it catches.
-        config: of its model.
+        clauses: clauses that it shows besides those of a state.
+        purpose: the mistake that it catches.
+        config: the config of its model.
     """
 
     name: str
@@ -86,7 +86,7 @@ RUNS = (
 
 
 def _slots(name: str) -> Spoil:
-    """What is kept of a slot under a name starts anew."""
+    """Return a spoiler that sets what the optimizer keeps of each slot under a name to 0."""
 
     def spoil(saved: train_state.Saved) -> train_state.Saved:
         parts = [
@@ -99,7 +99,7 @@ def _slots(name: str) -> Spoil:
 
 
 def _sums(name: str) -> Spoil:
-    """A sum of the window starts anew."""
+    """Return a spoiler that sets a sum of the window to 0."""
 
     def spoil(saved: train_state.Saved) -> train_state.Saved:
         sums = []
@@ -112,13 +112,13 @@ def _sums(name: str) -> Spoil:
 
 
 def _no_candidates(saved: train_state.Saved) -> train_state.Saved:
-    """Any position of the matrix is a candidate."""
+    """Make every position of each matrix a candidate."""
     every = [frozenset(range(part.shape[0] * part.shape[1])) for part in saved.parts]
     return replace(saved, sums=[replace(one, candidates=all_) for one, all_ in zip(saved.sums, every, strict=True)])
 
 
 def _rows_of_what_is_left(saved: train_state.Saved) -> train_state.Saved:
-    """The budgets of the rows are what the base has left of them."""
+    """Set the budget of each row to the number of weights left in the base."""
     parts = [
         replace(part, budget=[sum(p // part.shape[1] == r for p in part.base) for r in range(part.shape[0])])
         for part in saved.parts
@@ -127,7 +127,7 @@ def _rows_of_what_is_left(saved: train_state.Saved) -> train_state.Saved:
 
 
 def _groups_of_what_is_left(saved: train_state.Saved) -> train_state.Saved:
-    """The budgets of the groups are what the base has left of them, and nothing has been lost."""
+    """Set the budget of each group to the number of weights left in the base, and forget the lost weights."""
     parts = [
         replace(part, budget=[sum(p // 4 == g for p in part.base) for g in range(len(part.budget))], lost=frozenset())
         for part in saved.parts
@@ -154,16 +154,16 @@ WRONG: dict[str, tuple[Spoil, ...]] = {
     "tokens": (_sums("gradient"), _sums("tokens")),
     "group": (_groups_of_what_is_left,),
 }
-"""Losses that each run shows: what it ends with without them is something else."""
+"""Run -> ways to spoil its state, each of which must change the end of the run."""
 
 
 def settings_for(one: Run) -> dict[str, Any]:
-    """Return the settings of a run but for its seed."""
+    """Return the settings of a run without its seed."""
     return _SETTINGS | one.more | {"rule": update_choices.RULE | one.change}
 
 
 def in_binary32(saved: train_state.Saved) -> train_state.Saved:
-    """Return a state that binary32 holds: every class of numbers goes on from the same one."""
+    """Return a state rounded to binary32, so that runs in every dtype resume from the same numbers."""
 
     def held(values: list[float]) -> list[float]:
         return [float(np.float32(x)) for x in values]
@@ -189,12 +189,12 @@ def world_of(one: Run, seed: int) -> World:
 
 
 def without_targets(config: Config, tensors: dict[str, Array]) -> dict[str, Array]:
-    """Return the tensors with zeros in place of the targets: what they are stands in the state."""
+    """Return the tensors with zeros as targets, because a resumed run reads the targets from the state."""
     return tensors | {name: np.zeros_like(tensors[name]) for name in targets(config)}
 
 
 def told(saved: train_state.Saved, config: Config, settings: dict[str, Any]) -> dict[str, Any]:
-    """Return a state as an answer is compared with it."""
+    """Return a state in the form in which an answer is compared with it."""
     names = targets(config)
     held = train_state.contents(saved, names, settings, "float64")
     tensors = {
@@ -213,8 +213,8 @@ def told(saved: train_state.Saved, config: Config, settings: dict[str, Any]) -> 
 def written(world: World, config: Config, settings: dict[str, Any], stop: int) -> dict[str, Any]:
     """Return the inputs of `state.write`."""
     tensors, stored, text = world
-    given = {"config": config, "tensors": tensors, "stored": {k: ids(v) for k, v in stored.items()}, "text": ids(text)}
-    return given | {"settings": settings, "origin": ORIGIN, "stop": stop}
+    inputs = {"config": config, "tensors": tensors, "stored": {k: ids(v) for k, v in stored.items()}, "text": ids(text)}
+    return inputs | {"settings": settings, "origin": ORIGIN, "stop": stop}
 
 
 def asked(
@@ -223,8 +223,8 @@ def asked(
     """Return the inputs of `state.resume`."""
     tensors, _, text = world
     raw = train_state.pieces(saved, targets(config), settings, ORIGIN, dtype).pack()
-    given = {"config": config, "tensors": without_targets(config, tensors), "text": ids(text), "settings": settings}
-    return given | {"origin": ORIGIN, "raw": raw_array(raw)}
+    inputs = {"config": config, "tensors": without_targets(config, tensors), "text": ids(text), "settings": settings}
+    return inputs | {"origin": ORIGIN, "raw": raw_array(raw)}
 
 
 def answered(passage: train_state.Passage, final: list[dict[int, float]]) -> dict[str, Any]:
@@ -243,7 +243,7 @@ Told = tuple[train_state.Passage, list[dict[int, float]]]
 
 
 def after(one: Run, world: World, settings: dict[str, Any], saved: train_state.Saved) -> tuple[float, Told]:
-    """Return the smallest gap of what follows a state, what follows it, and the final weights."""
+    """Return the smallest gap after a state, and the rest of the run with the final weights."""
     trainer = train_state.resumed(one.config, world[0], world[2], settings, saved)
     rest = train_state.go_on(trainer, saved.step, saved.sums, settings["steps"])
     final = trainer.finish()
@@ -251,7 +251,7 @@ def after(one: Run, world: World, settings: dict[str, Any], saved: train_state.S
 
 
 def _certified(one: Run) -> tuple[World, dict[str, Any], train_state.Saved, Told]:
-    """Return world, settings, state and what follows it of the first seed whose choices hang on no gap below GAP."""
+    """Return world, settings, state and the rest of the run for the first seed that depends on no gap below GAP."""
     for seed in range(400):
         world, settings = world_of(one, seed), settings_for(one) | {"seed": seed}
         first = train_state.begin(one.config, *world, settings)
@@ -268,13 +268,13 @@ def _certified(one: Run) -> tuple[World, dict[str, Any], train_state.Saved, Told
 
 
 def _prunes(one: Run, saved: train_state.Saved, told: Told) -> bool:
-    """Tell whether the last pass takes something, where nothing else follows."""
+    """Tell whether the last pass prunes, or steps follow the state."""
     kept = [len(part.base.keys() | part.phi.keys()) for part in saved.parts]
     return saved.step < settings_for(one)["steps"] or sum(map(len, told[1])) < sum(kept)
 
 
 def _differ(one: Told, two: Told) -> bool:
-    """Tell whether two runs end on other positions, or with weights further apart than rounding takes them."""
+    """Tell whether two runs end on different positions, or with weights that differ by more than rounding."""
     (_, first), (_, second) = one, two
     if [list(w) for w in first] != [list(w) for w in second]:
         return True
@@ -283,7 +283,7 @@ def _differ(one: Told, two: Told) -> bool:
 
 
 def is_weak(saved: train_state.Saved) -> bool:
-    """Tell whether a slot has moved by so little of a gradient that its moments show rounding alone."""
+    """Tell whether a moment of a slot is so small beside the others that it shows rounding alone."""
     for part in saved.parts:
         for name in ("m", "u"):
             sizes = [abs(x) for x in part.kept.get(name, {}).values() if x]
@@ -293,17 +293,17 @@ def is_weak(saved: train_state.Saved) -> bool:
 
 
 def states() -> Area:
-    """TRN-004, CKP-007: a state is written, and a run goes on from one."""
+    """Return cases in which a state is written, and in which a run resumes from it (TRN-004, CKP-007)."""
     area = Area("state", "binary64 run")
     for one in RUNS:
         world, settings, saved, (rest, final) = _certified(one)
         clauses = f"CKP-007 CKP-006 TRN-004 EVT-003 {one.clauses}"
-        given, answer = written(world, one.config, settings, saved.step), told(saved, one.config, settings)
-        area.add(f"write-{one.name}", "state.write", f"{clauses} PRT-020", one.purpose, given, {"raw": answer})
+        inputs, answer = written(world, one.config, settings, saved.step), told(saved, one.config, settings)
+        area.add(f"write-{one.name}", "state.write", f"{clauses} PRT-020", one.purpose, inputs, {"raw": answer})
         for dtype in ("float32", "float64") if one.name == "window" else ("float32",):
-            given, answer = asked(world, one.config, settings, in_binary32(saved), dtype), answered(rest, final)
+            inputs, answer = asked(world, one.config, settings, in_binary32(saved), dtype), answered(rest, final)
             name = f"resume-{one.name}" + ("" if dtype == "float32" else f"-{dtype}")
-            area.add(name, "state.resume", clauses, one.purpose, given, answer, dtypes=(dtype,))
+            area.add(name, "state.resume", clauses, one.purpose, inputs, answer, dtypes=(dtype,))
     _refusals(area)
     return area
 
@@ -321,13 +321,13 @@ def _stopped(one: Run) -> tuple[World, dict[str, Any], train_state.Saved]:
 
 
 def _respelt(made: files.Pieces) -> files.Pieces:
-    """Return a state whose settings have numbers of the same values, spelled otherwise."""
+    """Return a state whose settings have the same numbers in another spelling."""
     attributes = made.manifest["attributes"]
     settings: dict[str, Any] = json.loads(attributes["settings"])
     spelt = {key: json.dumps(value) for key, value in settings.items()}
     for key, value in settings.items():
         if isinstance(value, float):
-            # 1.0 is 1, 0.0625 is 62.5e-3
+            # 1.0 becomes 1, and 0.0625 becomes 62.5e-3
             spelt[key] = str(int(value)) if value.is_integer() else f"{value * 1e3!r}e-3"
     text = "{" + ", ".join(f"{json.dumps(key)}: {value}" for key, value in spelt.items()) + "}"
     assert json.loads(text) == settings
@@ -335,7 +335,7 @@ def _respelt(made: files.Pieces) -> files.Pieces:
 
 
 def _refusals(area: Area) -> None:
-    """CKP-006: a state of another run. CKP-007: a state that lacks something, or has it in another form."""
+    """Add states of another run (CKP-006), and states with something missing or in another form (CKP-007)."""
     world, settings, saved = _stopped(_SMALL)
     names, config = targets(_SMALL.config), _SMALL.config
     plain = asked(world, config, settings, saved)
@@ -386,8 +386,8 @@ def _refusals(area: Area) -> None:
     spoilt("twice", lambda whole: whole["attributes"].update(matrices=[*names[:-1], names[0]]))
     aged_world, aged_settings, aged = _stopped(_AGED)
     older = [replace(part, kept=part.kept | {"age": dict.fromkeys(part.phi, 3)}) for part in aged.parts]
-    given = asked(aged_world, config, aged_settings, replace(aged, parts=older))
-    area.add("refuse-age", "state.resume", "CKP-007", "an age beyond the step of the state", given, refused="CKP-007",
+    inputs = asked(aged_world, config, aged_settings, replace(aged, parts=older))
+    area.add("refuse-age", "state.resume", "CKP-007", "an age beyond the step of the state", inputs, refused="CKP-007",
              dtypes=("float32",))  # fmt: skip
     damaged = plain["raw"].copy()
     damaged[-64] ^= 1

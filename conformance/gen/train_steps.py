@@ -1,4 +1,4 @@
-"""Single steps from states that a run has reached: each starts from the state before it, so that no error adds up."""
+"""Cases of single steps from states that a run has reached, so that errors of earlier steps do not add up."""
 
 from dataclasses import replace
 from typing import Any
@@ -23,13 +23,13 @@ SETTINGS = train_cases.SETTINGS | {
 _SIGNED = {"preset": "sensitivity"}
 
 _LEAST = 1e-6
-"""Least gradient in proportion to the largest: below it a quotient m / sqrt(v) shows rounding and nothing else."""
+"""Least gradient relative to the largest, because below it a quotient m / sqrt(v) shows rounding alone."""
 
 World = tuple[dict[str, Array], dict[str, list[int]], list[int]]
 
 
 def rounded(part: Part) -> Part:
-    """Return a state that binary32 holds: every class of numbers starts from the same one."""
+    """Return a state rounded to binary32, so that steps in every dtype start from the same numbers."""
     kept = {
         name: {p: x if name == "age" else float(np.float32(x)) for p, x in values.items()}
         for name, values in part.kept.items()
@@ -39,7 +39,7 @@ def rounded(part: Part) -> Part:
 
 
 def summed(earlier: train.Earlier | None, step: train.OneStep) -> train.Earlier:
-    """Return the sums of a window with one more step, such as binary32 holds."""
+    """Return the sums of a window with one more step, rounded to binary32."""
     if earlier is None:
         nothing = [[[0.0] * len(x) for x in values] for values in (step.gradients, step.tokens)]
         earlier = train.Earlier(nothing[0], 0, nothing[1])
@@ -55,7 +55,7 @@ def _added(before: list[list[float]], values: list[list[float]]) -> list[list[fl
 
 
 def described(part: Part) -> dict[str, Any]:
-    """Return a state as a case holds it."""
+    """Return the state of a target in the form of inputs and outputs of operations."""
     base, slots = sorted(part.base), sorted(part.phi)
     return {
         "base": ids(base),
@@ -77,18 +77,18 @@ def asked(
     step: int,
     earlier: train.Earlier | None = None,
 ) -> dict[str, Any]:
-    """Return the inputs of a step."""
+    """Return the inputs of `train.step`."""
     tensors, _, text = world
-    told = [described(part) for part in parts]
+    entries = [described(part) for part in parts]
     if earlier is not None:
-        for one, part, sums, tokens in zip(told, parts, earlier.sums, earlier.tokens, strict=True):
+        for one, part, sums, tokens in zip(entries, parts, earlier.sums, earlier.tokens, strict=True):
             one |= {"window": reals(sums).reshape(part.shape), "window_steps": earlier.steps}
             if tokens:
                 one["window_tokens"] = reals(tokens[p] for p in sorted(part.base.keys() | part.phi.keys()))
     return {
         "config": config,
         "tensors": tensors,
-        "parts": told,
+        "parts": entries,
         "text": ids(text),
         "settings": settings,
         "step": step,
@@ -96,14 +96,14 @@ def asked(
 
 
 def answered(loss: float, parts: list[Part]) -> dict[str, Any]:
-    """Return the outputs of a step."""
-    told = [described(part) for part in parts]
+    """Return the outputs of `train.step`."""
+    entries = [described(part) for part in parts]
     names = ("base", "base_values", "delta", "delta_values", "m", "v", "age")
-    return {"loss": loss, **{name: [one[name] for one in told] for name in names}}
+    return {"loss": loss, **{name: [one[name] for one in entries] for name in names}}
 
 
 def steps() -> Area:
-    """TRN, EVT, OPT: a step with and one without an event, and states that only a run would reach."""
+    """Return steps with and without an event, from states that only a run reaches (TRN, EVT, OPT)."""
     area = Area("step", "binary64 step")
     clauses = "TRN-001 TRN-003 EVT-001 EVT-002 EVT-006 OPT-001 OPT-004 DLT-003"
     event = f"{clauses} SCH-001 SCH-002 GROW-002 GROW-003 ADPT-002 ADPT-004 DLT-005"
@@ -118,54 +118,54 @@ def steps() -> Area:
         ("tokens-window", {"gradient_window": 3, "evolve_every": 4}, (4,)),
     ):
         settings = SETTINGS | change
-        for seed, step, given, answer in reached(settings, at):
+        for seed, step, inputs, answer in reached(settings, at):
             purpose = "an age, a moment or a slot that the run before it has left and a fresh start does not have"
             linked = event if step % settings["evolve_every"] == 0 else clauses
-            linked += " GRD-004 TRN-005" if "window" in given["parts"][0] else ""
-            linked += " GRD-008" if "window_tokens" in given["parts"][0] else ""
-            given["settings"] = settings | {"seed": seed}
-            area.add(f"{name}-{step}", "train.step", linked, purpose, given, answer)
+            linked += " GRD-004 TRN-005" if "window" in inputs["parts"][0] else ""
+            linked += " GRD-008" if "window_tokens" in inputs["parts"][0] else ""
+            inputs["settings"] = settings | {"seed": seed}
+            area.add(f"{name}-{step}", "train.step", linked, purpose, inputs, answer)
     return area
 
 
 def reached(
     settings: dict[str, Any], at: tuple[int, ...], config: Config = tiny.CONFIG
 ) -> list[tuple[int, int, dict[str, Any], dict[str, Any]]]:
-    """Return the steps asked for, of the first seed that fits.
+    """Return (seed, step, inputs, outputs) of the steps `at`, for the first seed that fits.
 
     A seed fits if no step depends on a small gap, and if the tokens of a window's last step alone would prune other
     weights than those of all its steps.
     """
     for seed in range(200):
-        here = settings | {"seed": seed}
+        seeded = settings | {"seed": seed}
         world = tiny.world(Numbers(61, seed), config)
-        trainer = train.Trainer(config, *world, here)
+        trainer = train.Trainer(config, *world, seeded)
         parts = [rounded(part) for part in trainer.parts]
-        found = []
+        cases = []
         earlier = None
         for step in range(1, max(at) + 1):
-            before, ends = train.window_of(here, step)
+            before, ends = train.window_of(seeded, step)
             earlier = earlier if before else None
-            own = train.one_step(config, world[0], parts, world[2], here, step, earlier)
+            own = train.one_step(config, world[0], parts, world[2], seeded, step, earlier)
             if own.gap < train_cases.GAP or min(trainer.gap, _weakest(own.parts)) < _LEAST:
                 break
             if step in at:
                 if ends and earlier is not None and any(earlier.tokens):
                     lost = replace(earlier, tokens=[[0.0] * len(x) for x in earlier.tokens])
-                    alone = train.one_step(config, world[0], parts, world[2], here, step, lost)
+                    alone = train.one_step(config, world[0], parts, world[2], seeded, step, lost)
                     if all(a.base == b.base for a, b in zip(alone.parts, own.parts, strict=True)):
                         break
-                given = asked(config, world, parts, here, step, earlier if ends else None)
-                found.append((seed, step, given, answered(own.loss, own.parts)))
+                inputs = asked(config, world, parts, seeded, step, earlier if ends else None)
+                cases.append((seed, step, inputs, answered(own.loss, own.parts)))
             parts, earlier = [rounded(part) for part in own.parts], summed(earlier, own)
         else:
-            return found
+            return cases
     msg = "no seed with gaps large enough"
     raise AssertionError(msg)
 
 
 def _weakest(parts: list[Part]) -> float:
-    """Return the smallest gradient that has just moved a slot, in proportion to the largest of its matrix."""
+    """Return the smallest first moment of a slot with an age, relative to the largest of its matrix."""
     shares = []
     for part in parts:
         sizes = [abs(x) for p, x in part.kept["m"].items() if part.kept["age"][p]]

@@ -7,7 +7,7 @@ from conformance.oracle import train_text
 
 
 def text() -> Area:
-    """TRN-003, PRN-007, EVL-001, EVL-002."""
+    """Return starts of windows in training, calibration and evaluation (TRN-003, PRN-007, EVL-001, EVL-002)."""
     area = Area("text", "Python integers")
     for tokens, length, seed, step, rows in (
         (1000, 16, 0, 1, 4),
@@ -16,17 +16,17 @@ def text() -> Area:
         (8, 8, 1, 1, 2),
     ):
         starts = ids(train_text.window_starts(seed, 2, (step - 1) * rows, rows, tokens, length))
-        given = {"tokens": tokens, "length": length, "seed": seed, "step": step, "rows": rows}
+        inputs = {"tokens": tokens, "length": length, "seed": seed, "step": step, "rows": rows}
         purpose = "a step counted from 0, the last window left out, another stream"
         area.add(
             f"training-{tokens}-{step}",
             "text.training",
             "TRN-003 RNG-002",
             purpose,
-            given,
+            inputs,
             {"starts": starts},
         )
-        given = {"tokens": tokens, "length": length, "seed": seed, "n": rows}
+        inputs = {"tokens": tokens, "length": length, "seed": seed, "n": rows}
         starts = ids(train_text.window_starts(seed, 4, 0, rows, tokens, length))
         purpose = "the stream of training windows"
         area.add(
@@ -34,7 +34,7 @@ def text() -> Area:
             "text.calibration",
             "PRN-007 RNG-002",
             purpose,
-            given,
+            inputs,
             {"starts": starts},
         )
     for tokens, length, windows in (
@@ -44,14 +44,14 @@ def text() -> Area:
         (777, 50, 13),
         (130, 128, 7),
     ):
-        given = {"tokens": tokens, "length": length, "windows": windows}
+        inputs = {"tokens": tokens, "length": length, "windows": windows}
         starts = ids(train_text.evaluation_starts(tokens, length, windows))
         purpose = "the last window left out, or n for n − length"
-        area.add(f"evaluation-{tokens}-{windows}", "text.evaluation", "EVL-001", purpose, given, {"starts": starts})
+        area.add(f"evaluation-{tokens}-{windows}", "text.evaluation", "EVL-001", purpose, inputs, {"starts": starts})
     short: dict[str, Any] = {"tokens": 7, "length": 8}
     purpose = "a text shorter than one window is padded or wrapped"
-    given = short | {"seed": 0, "step": 1, "rows": 1}
-    area.add("refuse-training", "text.training", "TRN-003", purpose, given, refused="TRN-003")
+    inputs = short | {"seed": 0, "step": 1, "rows": 1}
+    area.add("refuse-training", "text.training", "TRN-003", purpose, inputs, refused="TRN-003")
     area.add("refuse-evaluation", "text.evaluation", "EVL-002", purpose, short | {"windows": 2}, refused="EVL-002")
     return area
 

@@ -1,4 +1,4 @@
-"""Cases of chapter 6: the evidence of a window of steps, with means that are exact, and norms."""
+"""Cases of chapter 6: the evidence of a window of steps, with exact means, and norms of gradients."""
 
 import math
 from typing import Any
@@ -14,13 +14,13 @@ Steps = list[list[Array]]
 def _oracle(out: int, cols: int, dy: Steps, x: Steps) -> dict[str, Array]:
     steps = zip(dy, x, strict=True)
     pairs = [[(train_window.floats(a), train_window.floats(b)) for a, b in zip(*step, strict=True)] for step in steps]
-    seen = train_window.evidence([train_window.of_batches(out, cols, step) for step in pairs])
+    evidence = train_window.evidence([train_window.of_batches(out, cols, step) for step in pairs])
     h = train_window.inputs(cols, [rows for step in pairs for _, rows in step])
-    return {name: reals(values).reshape(out, cols) for name, values in seen.items()} | {"inputs": reals(h)}
+    return {name: reals(values).reshape(out, cols) for name, values in evidence.items()} | {"inputs": reals(h)}
 
 
 def evidence() -> Area:
-    """GRD-004 to GRD-006."""
+    """Return cases of the evidence of a window (GRD-004 to GRD-006)."""
     area = Area("window", "plain loops on integers")
     example = ([[reals([[1], [2]])]], [[reals([[3, 0], [4, 5]])]])
     shapes = {
@@ -36,14 +36,14 @@ def evidence() -> Area:
         "no-out": (0, 3, _rows(8, 0, 3, [[2]]), "a matrix without rows"),
     }
     for name, (out, cols, (dy, x), purpose) in shapes.items():
-        given = {"out": out, "in": cols, "dy": dy, "x": x}
+        inputs = {"out": out, "in": cols, "dy": dy, "x": x}
         clauses = "GRD-001 GRD-004 GRD-005 GRD-006 NUM-003"
-        area.add(name, "window.evidence", clauses, purpose, given, _oracle(out, cols, dy, x))
+        area.add(name, "window.evidence", clauses, purpose, inputs, _oracle(out, cols, dy, x))
     return area
 
 
 def tokens() -> Area:
-    """GRD-008."""
+    """Return cases of squares of single tokens (GRD-008)."""
     area = Area("window-tokens", "plain loops on integers")
     shapes = {
         "example": (1, 2, ([[reals([[1], [2]])]], [[reals([[3, 0], [4, 5]])]]), [0, 1], "the example of chapter 6"),
@@ -66,9 +66,9 @@ def tokens() -> Area:
             [(train_window.floats(a), train_window.floats(b)) for a, b in zip(*step, strict=True)]
             for step in zip(dy, x, strict=True)
         ]
-        found = train_window.mean([train_window.of_tokens(cols, step, support) for step in pairs])
-        given = {"out": out, "in": cols, "dy": dy, "x": x, "support": ids(support)}
-        area.add(name, "window.tokens", "GRD-008 NUM-003", purpose, given, {"tokens": reals(found)})
+        sums = train_window.mean([train_window.of_tokens(cols, step, support) for step in pairs])
+        inputs = {"out": out, "in": cols, "dy": dy, "x": x, "support": ids(support)}
+        area.add(name, "window.tokens", "GRD-008 NUM-003", purpose, inputs, {"tokens": reals(sums)})
     return area
 
 
@@ -90,7 +90,7 @@ def _silent() -> tuple[Steps, Steps]:
 
 
 def candidates() -> Area:
-    """GRD-007."""
+    """Return cases of candidates of the first step (GRD-007)."""
     area = Area("first-step", "sorted tuples")
     n = Numbers(76, 1)
     shape = (3, 5)
@@ -109,21 +109,21 @@ def candidates() -> Area:
         seen = train_window.evidence(flat)
         answer: dict[str, Any] = {"candidates": ids(at)}
         answer |= {what: reals(seen[what][p] for p in at) for what in ("gradient", "square")}
-        given = {"out": 3, "in": 5, "gradients": gradients, "n": k}
+        inputs = {"out": 3, "in": 5, "gradients": gradients, "n": k}
         clauses = "GRD-007 GRD-004 GRD-005 SEL-001"
-        area.add(name, "window.candidates", clauses, purpose, given, answer)
+        area.add(name, "window.candidates", clauses, purpose, inputs, answer)
     bad = [steps[0].copy()]
     bad[0][1, 1] = math.nan
-    given = {"out": 3, "in": 5, "gradients": bad, "n": 3}
+    inputs = {"out": 3, "in": 5, "gradients": bad, "n": 3}
     clauses = "EVT-005 SEL-004"
-    area.add("refuse-nan", "window.candidates", clauses, "NaN ranked", given, refused=clauses)
-    given = {"out": 3, "in": 5, "gradients": steps[:1], "n": 16}
-    area.add("refuse-many", "window.candidates", "SEL-005", "more than there are", given, refused="SEL-005")
+    area.add("refuse-nan", "window.candidates", clauses, "NaN ranked", inputs, refused=clauses)
+    inputs = {"out": 3, "in": 5, "gradients": steps[:1], "n": 16}
+    area.add("refuse-many", "window.candidates", "SEL-005", "more than there are", inputs, refused="SEL-005")
     return area
 
 
 def norms() -> Area:
-    """TRN-009: the norm of an event's record."""
+    """Return cases of the gradient norm in an event's record (TRN-009)."""
     area = Area("gradient-norm", "Python's hypot")
     one = Numbers(77, 1).lattice((3, 5), 3)
     large, long = one.copy(), Numbers(77, 2).real((5, 211))
@@ -140,17 +140,17 @@ def norms() -> Area:
         ("zero", one * 0.0, "0 / 0", both),
         ("no-rows", one[:0], "a matrix without rows", both),
     ):
-        given = {"out": gradient.shape[0], "in": gradient.shape[1], "gradient": gradient}
+        inputs = {"out": gradient.shape[0], "in": gradient.shape[1], "gradient": gradient}
         answer = {"norm": math.hypot(*(float(g) for g in gradient.reshape(-1)))}
-        area.add(name, "gradient.norm", "TRN-009 NUM-004", purpose, given, answer, dtypes=dtypes)
+        area.add(name, "gradient.norm", "TRN-009 NUM-004", purpose, inputs, answer, dtypes=dtypes)
     for name, bad in (("nan", math.nan), ("infinite", -math.inf)):
         gradient = one.copy()
         gradient[2, 4] = bad
-        given = {"out": 3, "in": 5, "gradient": gradient}
-        area.add(f"refuse-{name}", "gradient.norm", "EVT-005", "a norm that is no number", given, refused="EVT-005")
-    given = {"out": 2, "in": 2, "gradient": np.full((2, 2), 2.0**1023)}
+        inputs = {"out": 3, "in": 5, "gradient": gradient}
+        area.add(f"refuse-{name}", "gradient.norm", "EVT-005", "a norm that is no number", inputs, refused="EVT-005")
+    inputs = {"out": 2, "in": 2, "gradient": np.full((2, 2), 2.0**1023)}
     text = "an infinite norm of finite numbers"
-    area.add("refuse-norm", "gradient.norm", "EVT-005", text, given, refused="EVT-005", dtypes=("float64",))
+    area.add("refuse-norm", "gradient.norm", "EVT-005", text, inputs, refused="EVT-005", dtypes=("float64",))
     return area
 
 

@@ -27,8 +27,8 @@ def matrix_of(shape: tuple[int, int], base: dict[int, float], phi: dict[int, flo
 
 def given_state(shape: tuple[int, int], state: State) -> dict[str, Any]:
     """Return a state as inputs of an operation."""
-    given = matrix_of(shape, state.base, state.phi)
-    return given | {"m": reals(state.m.values()), "v": reals(state.v.values()), "age": ids(state.age.values())}
+    inputs = matrix_of(shape, state.base, state.phi)
+    return inputs | {"m": reals(state.m.values()), "v": reals(state.v.values()), "age": ids(state.age.values())}
 
 
 def after_event(state: State, rounded: Round) -> dict[str, Any]:
@@ -68,7 +68,7 @@ def after_adamw(
 
 
 def delta() -> Area:
-    """DLT-003, DLT-004, TOP-004."""
+    """Return cases of effective weights and of random initial positions (DLT-003, DLT-004, TOP-004)."""
     area = Area("delta")
     plain = ({0: 5.0, 1: 1.0, 2: 2.0, 7: -0.0}, {2: 0.5, 4: -3.0})
     for name, base, phi, purpose in (
@@ -107,15 +107,15 @@ def delta() -> Area:
         area.add(name, "delta.effective", "DLT-003", text, matrix_of((2, 2), *tiny), answer, dtypes=(dtype,))
     stored = Numbers(3, 1).subset(20 * 16, 200)
     for seed, matrix, n in ((0, 0, 32), (0, 13, 32), (5, 3, 1), (2**64 - 1, 1, 200), (1, 1, 0)):
-        given = {"out": 20, "in": 16, "base": ids(stored), "n": n, "seed": seed, "matrix": matrix}
+        inputs = {"out": 20, "in": 16, "base": ids(stored), "n": n, "seed": seed, "matrix": matrix}
         answer = {"positions": ids(update_counts.initial_random(stored, n, seed, matrix))}
         text = "draws numbered by slot instead of flat position, or another stream"
-        area.add(f"random-{matrix}-{n}", "delta.initial_random", "DLT-004 RNG-002", text, given, answer)
+        area.add(f"random-{matrix}-{n}", "delta.initial_random", "DLT-004 RNG-002", text, inputs, answer)
     return area
 
 
 def drop() -> Area:
-    """DROP-001."""
+    """Return cases of drop (DROP-001)."""
     area = Area("drop", "sorted tuples")
     n = Numbers(4, 1)
     cells = n.subset(12 * 11, 80)
@@ -135,9 +135,9 @@ def drop() -> Area:
         ("all", spread, 80, "a slot kept where all should go"),
         ("empty", {}, 0, "an empty delta"),
     ):
-        given = {"out": 12, "in": 11, "delta": ids(phi), "delta_values": reals(phi.values()), "n": k}
-        area.add(name, "update.drop", "DROP-001 SEL-002", purpose, given, {"dropped": ids(update.dropped(phi, k))})
-    given = {
+        inputs = {"out": 12, "in": 11, "delta": ids(phi), "delta_values": reals(phi.values()), "n": k}
+        area.add(name, "update.drop", "DROP-001 SEL-002", purpose, inputs, {"dropped": ids(update.dropped(phi, k))})
+    inputs = {
         "out": 12,
         "in": 11,
         "delta": ids(cells[:3]),
@@ -145,14 +145,14 @@ def drop() -> Area:
         "n": 1,
     }
     clauses = "EVT-005 SEL-004"
-    area.add("refuse-nan", "update.drop", clauses, "NaN ranked", given, refused=clauses)
-    given = {"out": 12, "in": 11, "delta": ids(cells[:2]), "delta_values": reals([1.0, 2.0]), "n": 3}
-    area.add("refuse-too-many", "update.drop", "SEL-005", "more dropped than there are", given, refused="SEL-005")
+    area.add("refuse-nan", "update.drop", clauses, "NaN ranked", inputs, refused=clauses)
+    inputs = {"out": 12, "in": 11, "delta": ids(cells[:2]), "delta_values": reals([1.0, 2.0]), "n": 3}
+    area.add("refuse-too-many", "update.drop", "SEL-005", "more dropped than there are", inputs, refused="SEL-005")
     return area
 
 
 def grow() -> Area:
-    """GROW-001, GROW-002."""
+    """Return cases of grow (GROW-001, GROW-002)."""
     area = Area("grow", "sorted tuples")
     n = Numbers(5, 1)
     shape, size = (9, 13), 117
@@ -175,14 +175,14 @@ def grow() -> Area:
     ):
         state = State(size, dict.fromkeys(base, 1.0), dict.fromkeys(eta, 1.0))
         grown = update.grown(state, out, [float(x) for x in gradient.reshape(-1)], k, scope)
-        given = {"out": shape[0], "in": shape[1], "base": ids(base), "delta": ids(eta), "dropped": ids(out)}
-        given |= {"gradient": gradient, "n": k, "scope": scope}
-        area.add(name, "update.grow", "GROW-001 GROW-002 SEL-001", purpose, given, {"grown": ids(grown)})
+        inputs = {"out": shape[0], "in": shape[1], "base": ids(base), "delta": ids(eta), "dropped": ids(out)}
+        inputs |= {"gradient": gradient, "n": k, "scope": scope}
+        area.add(name, "update.grow", "GROW-001 GROW-002 SEL-001", purpose, inputs, {"grown": ids(grown)})
     return area
 
 
 def optimizer() -> Area:
-    """OPT-001 to OPT-005."""
+    """Return cases of AdamW and clipping (OPT-001 to OPT-005)."""
     area = Area("adamw", "binary64 by the written formula")
     n = Numbers(9, 1)
     size = 12
@@ -262,8 +262,8 @@ def _adamw_case(
     hyper: dict[str, float],
 ) -> None:
     answer, bounds = after_adamw(slots, lr, update_adamw.Settings(**hyper))
-    given = dict(zip(("values", "m", "v", "age", "gradient"), slots, strict=True)) | {"lr": lr} | hyper
-    area.add(name, "adamw.step", clauses + " NUM-002", purpose, given, answer, bounds=bounds)
+    inputs = dict(zip(("values", "m", "v", "age", "gradient"), slots, strict=True)) | {"lr": lr} | hyper
+    area.add(name, "adamw.step", clauses + " NUM-002", purpose, inputs, answer, bounds=bounds)
 
 
 AREAS = (delta, drop, grow, optimizer)

@@ -10,7 +10,7 @@ from conformance.oracle import update_choices, update_counts, update_schedule
 
 
 def budgets() -> Area:
-    """DLT-002 and the schedules of SCH-001 to SCH-008."""
+    """Return cases of budgets, drop fractions and events (DLT-002, SCH-001 to SCH-008)."""
     area = Area("budget", "integers and binary64")
     shapes, stored = [(8, 8), (4, 8), (10, 8), (8, 10)], [32, 16, 7, 60]
     for name, by, amount, purpose in (
@@ -24,12 +24,12 @@ def budgets() -> Area:
         ("rank-3", "rank", 3, "the cap K left out"),
     ):
         n = update_counts.delta_budgets(by, amount, shapes, stored)
-        given = {"by": by, "amount": amount, "shapes": np.array(shapes, dtype=np.int64), "stored": ids(stored)}
-        area.add(name, "count.budgets", "DLT-002 SEL-006", purpose, given, {"n": ids(n)})
+        inputs = {"by": by, "amount": amount, "shapes": np.array(shapes, dtype=np.int64), "stored": ids(stored)}
+        area.add(name, "count.budgets", "DLT-002 SEL-006", purpose, inputs, {"n": ids(n)})
     large = [(2**27, 2**27), (2**27 + 1, 3)]
-    given = {"by": "count", "amount": 2**20 + 1, "shapes": np.array(large, dtype=np.int64), "stored": ids([2**40] * 2)}
+    inputs = {"by": "count", "amount": 2**20 + 1, "shapes": np.array(large, dtype=np.int64), "stored": ids([2**40] * 2)}
     answer = {"n": ids(update_counts.delta_budgets("count", 2**20 + 1, large, [2**40] * 2))}
-    area.add("count-large", "count.budgets", "DLT-002", "n · out · in in 64 bits, or in binary64", given, answer)
+    area.add("count-large", "count.budgets", "DLT-002", "n · out · in in 64 bits, or in binary64", inputs, answer)
     none = {"by": "rank", "amount": 4, "shapes": np.zeros((0, 2), dtype=np.int64), "stored": ids([])}
     area.add("no-targets", "count.budgets", "DLT-002", "a model without targets", none, {"n": ids([])})
     for density in (0.0, -0.5, 1.5):
@@ -57,14 +57,14 @@ def _fractions(area: Area) -> None:
         value = update_schedule.scheduled(kind, 0.3, step, update_schedule.last_event(steps, until))
         if how == "all" and first:
             value = 1.0
-        given = {"drop_schedule": kind, "drop_fraction": 0.3, "step": step, "steps": steps, "evolve_until": until}
-        given |= {"first_event": how, "first": first}
+        inputs = {"drop_schedule": kind, "drop_fraction": 0.3, "step": step, "steps": steps, "evolve_until": until}
+        inputs |= {"first_event": how, "first": first}
         clause = {"cosine": "SCH-001", "linear": "SCH-006", "constant": "SCH-006"}[kind]
         clauses = f"{clause} SCH-007 SEL-006" + (" SCH-008" if how == "all" else "")
         text = "annealing to T instead of E, or the first event like the others"
         name = f"drops-{kind}-{step}-{steps}-{until}-{how}-{first}"
         bound = {"value": Bound(np.asarray(0.3 if value < 1 else 1.0), 2)}
-        area.add(name, "schedule.drops", clauses, text, given, {"value": value}, bounds=bound)
+        area.add(name, "schedule.drops", clauses, text, inputs, {"value": value}, bounds=bound)
     good = {"drop_schedule": "linear", "drop_fraction": 0.3, "step": 5, "steps": 40, "evolve_until": 1.0}
     good |= {"first_event": "fraction", "first": 0}
     for name, more, clause in (
@@ -91,12 +91,12 @@ def _events(area: Area) -> None:
         ("phases", 28, 10, 0.75, 8),
     ):
         at, sums = update_schedule.all_events(kind, steps, every, until, window)
-        given = {"events": kind, "steps": steps, "evolve_every": every, "evolve_until": until}
-        given |= {"gradient_window": window}
+        inputs = {"events": kind, "steps": steps, "evolve_every": every, "evolve_until": until}
+        inputs |= {"gradient_window": window}
         clauses = f"SCH-007 {'SCH-003 TRN-005' if kind == 'period' else 'SCH-005'}"
         text = "an event after E, one at E left out, or a window a step off"
         name = f"events-{kind}-{steps}-{every}-{until}-{window}"
-        area.add(name, "schedule.all_events", clauses, text, given, {"at": ids(at), "sums": ids(sums)})
+        area.add(name, "schedule.all_events", clauses, text, inputs, {"at": ids(at), "sums": ids(sums)})
     good: dict[str, Any] = {"events": "phases", "steps": 50, "evolve_every": 20, "evolve_until": 1.0}
     good |= {"gradient_window": 5}
     for name, more, clause in (
@@ -112,7 +112,7 @@ def _events(area: Area) -> None:
 
 
 def initial() -> Area:
-    """DLT-004."""
+    """Return cases of initial positions (DLT-004)."""
     area = Area("initial", "sorted tuples")
     n = Numbers(74, 1)
     shape, size = (5, 7), 35
@@ -135,14 +135,14 @@ def initial() -> Area:
     ):
         open_to = list(range(size)) if scope == "anywhere" else stored
         eta = update_counts.initial(by, open_to, k, seed=5, matrix=3, gradient=flat, base=base)
-        given = {"out": 5, "in": 7, "base": ids(stored), "base_values": reals(values), "n": k, "by": by}
-        given |= {"scope": scope, "seed": 5, "matrix": 3} | ({"gradient": gradient} if by == "gradient" else {})
+        inputs = {"out": 5, "in": 7, "base": ids(stored), "base_values": reals(values), "n": k, "by": by}
+        inputs |= {"scope": scope, "seed": 5, "matrix": 3} | ({"gradient": gradient} if by == "gradient" else {})
         clauses = "DLT-004" + (" RNG-002" if by == "random" else " SEL-001")
-        area.add(f"{by}-{scope}-{k}", "delta.initial", clauses, purpose, given, {"positions": ids(eta)})
+        area.add(f"{by}-{scope}-{k}", "delta.initial", clauses, purpose, inputs, {"positions": ids(eta)})
     for name, more in (("by", {"by": "movement"}), ("scope", {"scope": "everywhere"})):
-        given = {"out": 1, "in": 2, "base": ids([0]), "base_values": reals([1.0]), "n": 1, "by": "random"}
-        given |= {"scope": "active", "seed": 0, "matrix": 0} | more
-        area.add(f"refuse-{name}", "delta.initial", "DLT-004", "an unknown choice", given, refused="DLT-004")
+        inputs = {"out": 1, "in": 2, "base": ids([0]), "base_values": reals([1.0]), "n": 1, "by": "random"}
+        inputs |= {"scope": "active", "seed": 0, "matrix": 0} | more
+        area.add(f"refuse-{name}", "delta.initial", "DLT-004", "an unknown choice", inputs, refused="DLT-004")
     return area
 
 
@@ -151,7 +151,7 @@ _FIRST = {"candidates": "first-step"}
 
 
 def _refused() -> list[tuple[str, dict[str, Any], str]]:
-    """Return what must be refused: a name, choices, and the clause that must be named."""
+    """Return (name, choices, clause that must be named) of choices that must be refused."""
     unknown = [(f"unknown-{key}", {key: "nonsense"}, clause) for key, (_, clause) in update_choices.VALUES.items()]
     return [
         *unknown,
@@ -186,7 +186,7 @@ def _refused() -> list[tuple[str, dict[str, Any], str]]:
 
 
 def preset() -> Area:
-    """EVT-007, EVT-011, EVT-012."""
+    """Return cases of presets, and of choices that are checked (EVT-007, EVT-011, EVT-012)."""
     area = Area("choices", "a table")
     for name in update_choices.PRESETS:
         text = "a choice unlike the table"
@@ -211,13 +211,13 @@ def preset() -> Area:
         f"rule-of-{name}": _without_numbers(update_choices.PRESETS[name])
         for name in ("spiel-ag", "spiel-adapt", "spiel-ma", "rigl")
     }
-    for name, given in good.items():
-        update_choices.check(given)
-        area.add(f"good-{name}", "rule.check", "EVT-012", "refused too much", {"choices": given}, {"ok": 1})
-    for name, given, clause in _refused():
+    for name, choices in good.items():
+        update_choices.check(choices)
+        area.add(f"good-{name}", "rule.check", "EVT-012", "refused too much", {"choices": choices}, {"ok": 1})
+    for name, choices, clause in _refused():
         text = "taken as it is, or refused under another clause than the first of the table"
         clauses = f"TRN-008 {clause}" if name.startswith("unknown") else clause
-        area.add(f"refuse-{name}", "rule.check", clauses, text, {"choices": given}, refused=clause)
+        area.add(f"refuse-{name}", "rule.check", clauses, text, {"choices": choices}, refused=clause)
     return area
 
 

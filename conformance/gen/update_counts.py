@@ -10,7 +10,7 @@ from conformance.oracle import update_counts, update_schedule
 
 
 def counts() -> Area:
-    """SEL-006, DLT-002, SCH-001 to SCH-005."""
+    """Return cases of counts, schedules and learning rates (SEL-006, DLT-002, SCH-001 to SCH-005)."""
     area = Area("schedule", "binary64 by the written formula")
     for name, density, shape, stored, purpose in (
         ("plain", 0.02, (64, 96), 1843, "the number of stored weights taken for the size"),
@@ -22,13 +22,13 @@ def counts() -> Area:
         ("large", 0.29, (100000, 100000), 2**40, "a nudge too small for large counts"),
     ):
         n = update_counts.delta_budget(density, *shape, stored)
-        given = {"density": density, "out": shape[0], "in": shape[1], "stored": stored}
-        area.add(f"budget-{name}", "count.budget", "DLT-002 SEL-006", purpose, given, {"n": n})
+        inputs = {"density": density, "out": shape[0], "in": shape[1], "stored": stored}
+        area.add(f"budget-{name}", "count.budget", "DLT-002 SEL-006", purpose, inputs, {"n": n})
     for step, steps, fraction, slots in _critical():
         n = update_counts.count(update_schedule.drop_fraction(fraction, step, steps) * slots)
-        given = {"drop_fraction": fraction, "step": step, "steps": steps, "slots": slots}
+        inputs = {"drop_fraction": fraction, "step": step, "steps": steps, "slots": slots}
         text = "a count that hangs on the last bit of cos or on the order of a product"
-        area.add(f"drop-{step}-{steps}-{slots}", "count.drop", "SCH-001 SCH-002 SEL-006", text, given, {"n": n})
+        area.add(f"drop-{step}-{steps}-{slots}", "count.drop", "SCH-001 SCH-002 SEL-006", text, inputs, {"n": n})
     for step, steps, fraction in (
         (0, 80, 0.2),
         (20, 80, 0.2),
@@ -38,7 +38,7 @@ def counts() -> Area:
         (1, 3, 1.0),
     ):
         value = update_schedule.drop_fraction(fraction, step, steps)
-        given = {"drop_fraction": fraction, "step": step, "steps": steps}
+        inputs = {"drop_fraction": fraction, "step": step, "steps": steps}
         bound = {"value": Bound(reals([fraction])[0:1].reshape(()), 2)}
         text = "linear or constant instead of cosine, or half the period"
         area.add(
@@ -46,37 +46,37 @@ def counts() -> Area:
             "schedule.fraction",
             "SCH-001",
             text,
-            given,
+            inputs,
             {"value": value},
             bounds=bound,
         )
     for steps, every in ((80, 20), (81, 20), (79, 20), (5, 1), (5, 7), (6, 6)):
         at = ids(t for t in range(1, steps + 2) if update_schedule.is_event(t, steps, every))
-        given = {"steps": steps, "evolve_every": every}
+        inputs = {"steps": steps, "evolve_every": every}
         area.add(
             f"events-{steps}-{every}",
             "schedule.events",
             "SCH-003",
             "an event at step T, or one step off",
-            given,
+            inputs,
             {"at": at},
         )
     _rates(area)
     for period, accumulate, steps in ((10, 3, 45), (10, 0, 30), (10, 8, 28), (2, 0, 5), (5, 1, 1), (5, 1, 0)):
         ends, sums = update_schedule.spiel_phases(period, accumulate, steps)
-        given = {"period": period, "accumulate": accumulate, "steps": steps}
+        inputs = {"period": period, "accumulate": accumulate, "steps": steps}
         answer = {"at": ids(ends), "sums": ids(sums)}
         name = f"spiel-{period}-{accumulate}-{steps}"
-        area.add(name, "schedule.spiel", "SCH-005", "a phase that starts or ends a step off", given, answer)
+        area.add(name, "schedule.spiel", "SCH-005", "a phase that starts or ends a step off", inputs, answer)
     for accumulate in (-1, 9, 10):
-        given = {"period": 10, "accumulate": accumulate, "steps": 30}
+        inputs = {"period": 10, "accumulate": accumulate, "steps": 30}
         text = "a phase without a step between selection and accumulation"
-        area.add(f"spiel-refuse-{accumulate}", "schedule.spiel", "SCH-005", text, given, refused="SCH-005")
+        area.add(f"spiel-refuse-{accumulate}", "schedule.spiel", "SCH-005", text, inputs, refused="SCH-005")
     return area
 
 
 def _critical() -> list[tuple[int, int, float, int]]:
-    """Return (t, T, α, |η|) where the formula meets an integer, or misses it by the last bits."""
+    """Return (t, T, α, |η|) for which the formula gives an integer, or misses one by its last bits."""
     points = [
         (20, 80, 0.2, 1000),
         (0, 80, 0.29, 100),
@@ -116,11 +116,11 @@ def _rates(area: Area) -> None:
             (3, 5, 5),
         ):
             value = update_schedule.learning_rate(kind, 0.003, step, steps, warmup)
-            given = {"kind": kind, "lr": 0.003, "step": step, "steps": steps, "warmup": warmup}
+            inputs = {"kind": kind, "lr": 0.003, "step": step, "steps": steps, "warmup": warmup}
             bound = {"value": Bound(np.asarray(0.003), 4)}
             text = "warm-up a step off, or decay that starts at step 0"
             name = f"rate-{kind}-{step}-{steps}-{warmup}"
-            area.add(name, "schedule.learning_rate", "SCH-004", text, given, {"value": value}, bounds=bound)
+            area.add(name, "schedule.learning_rate", "SCH-004", text, inputs, {"value": value}, bounds=bound)
 
 
 AREAS = (counts,)

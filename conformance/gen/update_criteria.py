@@ -14,13 +14,13 @@ from conformance.oracle.select import Round
 _TINY = 2.0**-149
 _HUGE = 2.0**80
 _EXACT = reals([0.0, -0.0, 1.0, -1.5, 2.0**-70, -(2.0**-75), _TINY, 1 + 2.0**-23, -(1 + 3 * 2.0**-23)])
-"""Values at which products underflow, or hang on one rounding."""
+"""Values whose products underflow, or depend on a single rounding."""
 
 
 def both(
     area: Area, name: str, op: str, clauses: str, purpose: str, given: dict[str, Any], scored: Callable[[Round], Any]
 ) -> None:
-    """Add one case for both dtypes, or one for each where the scores differ."""
+    """Add one case for both dtypes, or one for each if their scores differ."""
     wide, narrow = (reals(scored(r)) for r in (select.binary64, update_scores.binary32))
     if not np.all(np.isfinite(narrow)):
         msg = f"{name} overflows"
@@ -33,7 +33,7 @@ def both(
 
 
 def of_slots() -> Area:
-    """DROP-003, RNG-003, NUM-006."""
+    """Return cases of scores of slots (DROP-003, RNG-003, NUM-006)."""
     area = Area("score-drop", "scalar by scalar")
     n = Numbers(70, 1)
     phi = np.concatenate([_EXACT, n.real(6, 0.5)])
@@ -41,7 +41,7 @@ def of_slots() -> Area:
     square = abs(np.concatenate([_EXACT[3:], _EXACT[:3], n.real(6)]))
     weight = np.concatenate([-_EXACT, n.real(6)])
     at = ids(n.subset(200, len(phi)))
-    given = {"positions": at, "values": phi, "origin": origin, "square": square, "weight": weight}
+    inputs = {"positions": at, "values": phi, "origin": origin, "square": square, "weight": weight}
     for name, purpose in (
         ("magnitude", "the sign of φ counted, or |W| taken for |φ|"),
         ("change", "|φ| − |φ₀|, or a difference kept wider than the compute dtype"),
@@ -56,7 +56,7 @@ def of_slots() -> Area:
                 for f, o, s, w in table
             ]
 
-        both(area, name, "score.drop", "DROP-003 NUM-006", purpose, {"criterion": name} | given, scored)
+        both(area, name, "score.drop", "DROP-003 NUM-006", purpose, {"criterion": name} | inputs, scored)
     _drawn(area, "score.drop", {"positions": at, "values": phi}, update_scores.DROP, "DROP-003")
     nothing = {"criterion": "change", "positions": ids([]), "values": reals([]), "origin": reals([])}
     area.add("empty", "score.drop", "DROP-003", "a matrix without slots", nothing, {"scores": reals([])})
@@ -76,7 +76,7 @@ def of_slots() -> Area:
 
 
 def _drawn(area: Area, op: str, given: dict[str, Any], use: int, clause: str) -> None:
-    """Add random scores, in binary64 whatever the dtype: the case is for float64 runs only."""
+    """Add random scores; for float64 only, because draws are binary64 whatever the dtype."""
     text = "draws numbered by slot, a word of the key left out or exchanged, or another use"
     seed, matrix, step = 2**64 - 1, 13, 700
     answer = reals(update_scores.chance(seed, matrix, step, use, int(p)) for p in given["positions"])
@@ -86,7 +86,7 @@ def _drawn(area: Area, op: str, given: dict[str, Any], use: int, clause: str) ->
 
 
 def of_candidates() -> Area:
-    """GROW-004, GRD-006, OPT-008."""
+    """Return cases of scores of candidates (GROW-004, GRD-006, OPT-008)."""
     area = Area("score-grow", "scalar by scalar")
     n = Numbers(71, 1)
     shape = (4, 5)
@@ -157,7 +157,7 @@ _EVIDENCE = {"g": "gradient", "absolute": "absolute", "square": "square"}
 
 
 def of_weights() -> Area:
-    """ADPT-005, ADPT-002."""
+    """Return cases of scores of weights (ADPT-005, ADPT-002)."""
     area = Area("score-adapt", "scalar by scalar")
     n = Numbers(72, 1)
     at = n.subset(40, 15)
@@ -215,20 +215,20 @@ def of_weights() -> Area:
 
 
 def _of_order(area: Area) -> None:
-    """ADPT-005: weights and inputs whose product hangs on which two factors are multiplied first."""
+    """Add weights and inputs whose product depends on which two factors are multiplied first (ADPT-005)."""
     n = Numbers(129, 1)
     for dtype, r, bits in (("float64", select.binary64, 52), ("float32", update_scores.binary32, 23)):
-        found: list[tuple[float, float]] = []
-        while len(found) < 6:
+        pairs: list[tuple[float, float]] = []
+        while len(pairs) < 6:
             w, h = (1 + n.integer(1, 2**bits - 1) * 2.0**-bits for _ in range(2))
             if r(r(w * w) * h) != r(w * r(w * h)):
-                found.append((w if len(found) % 2 else -w, h))
-        given = {"criterion": "curvature", "out": 2, "in": 6, "positions": ids([0, 1, 2, 9, 10, 11])}
-        given |= {"weight": reals(w for w, _ in found), "inputs": reals(h for _, h in found)}
-        answer = {"scores": reals(update_scores.of_weight("curvature", w, h=h, r=r) for w, h in found)}
+                pairs.append((w if len(pairs) % 2 else -w, h))
+        inputs = {"criterion": "curvature", "out": 2, "in": 6, "positions": ids([0, 1, 2, 9, 10, 11])}
+        inputs |= {"weight": reals(w for w, _ in pairs), "inputs": reals(h for _, h in pairs)}
+        answer = {"scores": reals(update_scores.of_weight("curvature", w, h=h, r=r) for w, h in pairs)}
         text = "W · (W · h) taken for (W · W) · h"
         clauses = "ADPT-005 NUM-006"
-        area.add(f"curvature-order-{dtype}", "score.adapt", clauses, text, given, answer, dtypes=(dtype,))
+        area.add(f"curvature-order-{dtype}", "score.adapt", clauses, text, inputs, answer, dtypes=(dtype,))
 
 
 AREAS = (

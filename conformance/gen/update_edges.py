@@ -1,4 +1,4 @@
-"""Cases of counts at the edges of chapter 8: limits from both sides, one condition each."""
+"""Cases at the edges of chapter 8: limits from both sides, one condition each."""
 
 from dataclasses import replace
 from typing import Any
@@ -13,21 +13,21 @@ from conformance.oracle.update_optimizers import Hyper
 
 
 def counts() -> Area:
-    """GROW-002, GROW-006, OPT-008, SCH-004 to SCH-007, EVT-007, EVT-012: conditions that no other case has alone."""
+    """Return cases of one condition each (GROW-002, GROW-006, OPT-008, SCH-004 to SCH-007, EVT-007, EVT-012)."""
     area = Area("rule-edge", "dictionaries by flat position")
     chosen = event.rule()
-    part, seen = event.made(80, (3, 5), 8, 5, 1, chosen=chosen)
+    part, evidence = event.made(80, (3, 5), 8, 5, 1, chosen=chosen)
     full = replace(part, delta_budget=[3])
     text = "a delta above its budget: fewer than no position grow"
-    event.add(area, "above-budget", "GROW-002", text, [(full, seen)], chosen, 0.2)
+    event.add(area, "above-budget", "GROW-002", text, [(full, evidence)], chosen, 0.2)
     spiel = event.rule(candidates="first-step", moments="seeded", adapts="never")
-    part, seen = event.made(81, (3, 5), 9, 5, 2, chosen=spiel, optimizer="spiel-adamw", steps=4)
+    part, evidence = event.made(81, (3, 5), 9, 5, 2, chosen=spiel, optimizer="spiel-adamw", steps=4)
     part = replace(part, delta_budget=[6])
     eta = sorted(part.phi)
     off = [p for p in range(15) if p not in part.phi]
-    seen = replace(seen, candidates=frozenset([*eta[:2], *off[:2]]))
+    evidence = replace(evidence, candidates=frozenset([*eta[:2], *off[:2]]))
     text = "a refill taken for a replacement: two come, one of them fills up, one leaves"
-    event.add(area, "refilled-first-step", "GROW-006 GROW-002", text, [(part, seen)], spiel, 1.0)
+    event.add(area, "refilled-first-step", "GROW-006 GROW-002", text, [(part, evidence)], spiel, 1.0)
     for name, choice in (("row", {"scope": "row"}), ("model", {"scope": "model"})):
         chosen = event.rule(**choice)
         pairs = [event.made(82, (3, 4), 6, 4, 1, chosen=chosen, missing=1)]
@@ -44,7 +44,7 @@ def counts() -> Area:
 
 
 def _accumulators(area: Area) -> None:
-    """OPT-008: an accumulator of a row that is larger than every sum of its slots stays."""
+    """Add an accumulator of SM3 that is larger than all sums of its slots and so stays (OPT-008)."""
     slots = update_optimizers.slots_of(Numbers(84, 1), [0, 3, 7, 8, 20, 23])
     for name, change in (("rows", {"rows": np.full(4, 8.0)}), ("columns", {"columns": np.full(6, 8.0)})):
         text = "an accumulator that falls"
@@ -60,12 +60,12 @@ def _schedules(area: Area) -> None:
         ("phases", 13, 5, 1.0, 1),
     ):
         at, sums = update_schedule.all_events(kind, steps, every, until, window)
-        given = {"events": kind, "steps": steps, "evolve_every": every, "evolve_until": until}
+        inputs = {"events": kind, "steps": steps, "evolve_every": every, "evolve_until": until}
         clauses = f"SCH-007 {'SCH-003 TRN-005' if kind == 'period' else 'SCH-005'}"
         name = f"events-{kind}-{steps}-{every}-{until}-{window}"
         text = "E rounded up, an event at the last step, a first phase that is not empty"
         answer = {"at": ids(at), "sums": ids(sums)}
-        area.add(name, "schedule.all_events", clauses, text, given | {"gradient_window": window}, answer)
+        area.add(name, "schedule.all_events", clauses, text, inputs | {"gradient_window": window}, answer)
     phases = update_choices.RULE | {"events": "phases", "adapts": "never"}
     mine = train_presets.SETTINGS | {"rule": phases, "steps": 5, "rows": 2, "micro_batches": 1, "evolve_every": 2}
     mine |= {"gradient_window": 0}
@@ -75,8 +75,8 @@ def _schedules(area: Area) -> None:
         if run.gap >= 2e-4 and run.moves["grown"]:
             break
     text = "phases without accumulation: events after R, 2R, …, with one step each"
-    given = described(mine | {"seed": seed}, world, tiny.CONFIG)
-    area.add("phases-alone", "train.run", "SCH-005 TRN-005", text, given, run_answer(run))
+    inputs = described(mine | {"seed": seed}, world, tiny.CONFIG)
+    area.add("phases-alone", "train.run", "SCH-005 TRN-005", text, inputs, run_answer(run))
 
 
 def _checks(area: Area) -> None:
@@ -90,17 +90,17 @@ def _checks(area: Area) -> None:
         ("until-1", {"evolve_until": 1.0}),
         ("row-new", {"scope": "row", "exempt": "new", "counts": "values"}),
     )
-    for name, given in good:
-        area.add(f"good-{name}", "rule.check", "EVT-012 EVT-007", "refused too much", {"choices": given}, {"ok": 1})
+    for name, choices in good:
+        area.add(f"good-{name}", "rule.check", "EVT-012 EVT-007", "refused too much", {"choices": choices}, {"ok": 1})
     bad: tuple[tuple[str, dict[str, Any], str], ...] = (
         ("pattern-initial", {"pattern": [2, 4], "initial_scope": "anywhere", "adapts": "never"}, "EVT-007"),
         ("pattern-anywhere", {"pattern": [2, 4], "grow_scope": "anywhere"}, "EVT-007"),
         ("until-0", {"evolve_until": 0.0}, "SCH-007"),
         ("until-above", {"evolve_until": 1.5}, "SCH-007"),
     )
-    for name, given, clause in bad:
+    for name, choices, clause in bad:
         text = "taken as it is"
-        area.add(f"refuse-{name}", "rule.check", clause, text, {"choices": given}, refused=clause)
+        area.add(f"refuse-{name}", "rule.check", clause, text, {"choices": choices}, refused=clause)
 
 
 AREAS = (counts,)

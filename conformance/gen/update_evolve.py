@@ -10,7 +10,7 @@ from conformance.oracle.update import State
 
 
 def _state(n: Numbers, shape: tuple[int, int], stored: int, slots: int, outside: int, limit: int) -> State:
-    """Return a state with `slots` slots, `outside` of them off the base, on few levels of values."""
+    """Return a state with `slots` slots, `outside` of them off the base, and few different values."""
     size = shape[0] * shape[1]
     base = n.subset(size, stored)
     off = [p for p in range(size) if p not in set(base)]
@@ -34,14 +34,14 @@ def _evolve_case(
     gradient: Array,
     **how: Any,
 ) -> None:
-    given = given_state(shape, state) | {"gradient": gradient} | how
+    inputs = given_state(shape, state) | {"gradient": gradient} | how
     dtypes = how.pop("dtypes", ("float64", "float32"))
     rounded = select.binary32 if dtypes == ("float32",) else select.binary64
-    given.pop("dtypes", None)
+    inputs.pop("dtypes", None)
     how = how | {"adapts": bool(how["adapts"])}
     after, _ = update.evolve(state, [float(x) for x in gradient.reshape(-1)], rounded=rounded, **how)
     answer = after_event(after, rounded)
-    area.add(name, "update.evolve", f"EVT-001 EVT-006 NUM-001 {clauses}", purpose, given, answer, dtypes=dtypes)
+    area.add(name, "update.evolve", f"EVT-001 EVT-006 NUM-001 {clauses}", purpose, inputs, answer, dtypes=dtypes)
 
 
 _ALL = (
@@ -50,7 +50,7 @@ _ALL = (
 
 
 def evolve() -> Area:
-    """The event as a whole."""
+    """Return cases of whole events of the rule `seft`."""
     area = Area("evolve", "dictionaries by flat position")
     zeros = {2: 0.0}
     example = State(4, {0: 5.0, 1: 1.0, 2: 2.0}, {2: 0.5}, zeros, zeros, {2: 7})
@@ -165,7 +165,7 @@ def _empty_matrices(area: Area) -> None:
 
 
 def _rounded_sensitivity(area: Area) -> None:
-    """Two products that binary32 rounds to one number: there the lower position goes, else the smaller."""
+    """Add two products that are equal in binary32, where the lower position is pruned, and differ in binary64."""
     a, b = 1 + 2.0**-23, 1 + 3 * 2.0**-23
     base = {0: a, 1: 1.0, 2: 8.0, 3: 1.0}
     gradient = reals([b, 1 + 4 * 2.0**-23, 8.0, 9.0]).reshape(1, 4)
@@ -196,8 +196,8 @@ def _pattern(area: Area) -> None:
 
 
 def _refusals(area: Area, shape: tuple[int, int], state: State, n: Numbers) -> None:
-    given = given_state(shape, state)
-    given |= {"n_drop": 4, "delta_budget": 15, "budget": 67, "scope": "all", "adapts": 1}
+    inputs = given_state(shape, state)
+    inputs |= {"n_drop": 4, "delta_budget": 15, "budget": 67, "scope": "all", "adapts": 1}
     off = next(p for p in range(state.size) if p not in state.base and p not in state.phi)
     for name, bad, at in (
         ("nan-on-slot", math.nan, next(iter(state.phi))),
@@ -207,7 +207,7 @@ def _refusals(area: Area, shape: tuple[int, int], state: State, n: Numbers) -> N
     ):
         gradient = n.real(shape).reshape(-1)
         gradient[at] = bad
-        more = given | {"gradient": gradient.reshape(shape)}
+        more = inputs | {"gradient": gradient.reshape(shape)}
         area.add(
             f"refuse-{name}",
             "update.evolve",
@@ -216,12 +216,12 @@ def _refusals(area: Area, shape: tuple[int, int], state: State, n: Numbers) -> N
             more,
             refused="EVT-005 SEL-004",
         )
-    more = given | {"gradient": n.real(shape), "n_drop": 16}
+    more = inputs | {"gradient": n.real(shape), "n_drop": 16}
     area.add("refuse-n-drop", "update.evolve", "SEL-005", "more dropped than there are", more, refused="SEL-005")
 
 
 def adapt() -> Area:
-    """The pass after the last step."""
+    """Return cases of the pass after the last step."""
     area = Area("adapt", "sorted tuples")
     shape = (8, 9)
     for i, budget in enumerate((30, 40, 44, 100)):
@@ -230,14 +230,14 @@ def adapt() -> Area:
         gradient = n.lattice(shape, 2)
         w = update.effective(state.base, state.phi)
         gone = update.pruned(w, set(), [float(x) for x in gradient.reshape(-1)], budget)
-        given = matrix_of(shape, state.base, state.phi) | {"gradient": gradient, "budget": budget}
+        inputs = matrix_of(shape, state.base, state.phi) | {"gradient": gradient, "budget": budget}
         text = "new slots exempt in the last pass, ties, or values counted instead of support"
         area.add(
             f"last-{budget}",
             "update.adapt",
             "EVT-004 ADPT-001 ADPT-002 SEL-002 TOP-004",
             text,
-            given,
+            inputs,
             {"pruned": ids(gone)},
         )
     return area

@@ -13,7 +13,7 @@ _SHAPE = (4, 6)
 
 
 def _bounds(kind: str, given: dict[str, Any], new: Slots, hyper: Hyper, lr: float) -> dict[str, Bound]:
-    """Return the gauges: what is added up, and for φ the step with everything added up in it."""
+    """Return a bound for each output, by the size of the terms that are added up in it."""
     g, phi = abs(given["gradient"]), abs(given["values"])
     if kind == "sgd":
         u = hyper.momentum * abs(given["u"]) + g
@@ -46,16 +46,16 @@ def add(
         own |= {n: slots[n] for n in ("rows", "columns")}
         before = Slots(before.phi, {}, [float(x) for x in slots["rows"]], [float(x) for x in slots["columns"]])
     new = update_optimizers.step(kind, slots["in"], before, held(slots["gradient"]), lr, hyper)
-    given = {"kind": kind} | {n: slots[n] for n in ("out", "in", "positions", "values", "gradient")} | own
-    given |= {"lr": lr, "beta1": hyper.beta1, "beta2": hyper.beta2, "eps": hyper.eps}
-    given |= {"weight_decay": hyper.weight_decay, "momentum": hyper.momentum}
+    inputs = {"kind": kind} | {n: slots[n] for n in ("out", "in", "positions", "values", "gradient")} | own
+    inputs |= {"lr": lr, "beta1": hyper.beta1, "beta2": hyper.beta2, "eps": hyper.eps}
+    inputs |= {"weight_decay": hyper.weight_decay, "momentum": hyper.momentum}
     answer: dict[str, Any] = dict.fromkeys(("m", "v", "u", "age", "rows", "columns"))
     answer |= {n: (ids if n == "age" else reals)(new.kept[n].values()) for n in KEEPS[kind]}
     answer |= {"values": reals(new.phi.values())}
     if kind == "sm3":
         answer |= {"rows": reals(new.rows), "columns": reals(new.columns)}
-    bounds = _bounds(kind, given, new, hyper, lr)
-    area.add(name, "optimizer.step", f"{clauses} NUM-002", purpose, given, answer, bounds=bounds)
+    bounds = _bounds(kind, inputs, new, hyper, lr)
+    area.add(name, "optimizer.step", f"{clauses} NUM-002", purpose, inputs, answer, bounds=bounds)
 
 
 def slots_of(n: Numbers, at: list[int], *, fresh: int = 0) -> dict[str, Any]:
@@ -71,7 +71,7 @@ def slots_of(n: Numbers, at: list[int], *, fresh: int = 0) -> dict[str, Any]:
 
 
 def steps() -> Area:
-    """OPT-001, OPT-006 to OPT-008."""
+    """Return one step of every optimizer (OPT-001, OPT-006 to OPT-008)."""
     area = Area("optimizer", "binary64 by the written formula")
     n = Numbers(77, 1)
     at = n.subset(24, 6)
