@@ -1,11 +1,11 @@
-"""The kill matrix: which wrong program is refused by which case, and what that says of clauses and cases.
+"""The kill matrix: which case refuses which mutant, and which clauses and cases are thereby shown to work.
 
     matrix = kill_matrix()
     matrix.kills["update.evolve: no refill"]     the ids of the cases that refuse it
 
-A mutant is killed where a case gets a wrong answer, or an answer where it expects a refusal, or a refusal by another
-clause. An error that it raises, or a refusal where an answer is expected, proves nothing about the case and counts for
-nothing: any nonsense would do that. Of a mutant that is there to refuse some good input a refusal does count.
+A case kills a mutant by a wrong answer, an answer where it expects a refusal, or a refusal under another clause. An
+error, or a refusal where an answer is expected, does not count, because any nonsense program would give it. For a
+mutant that is meant to refuse good input such a refusal does count.
 """
 
 import json
@@ -43,8 +43,8 @@ class Kill:
 
     Attributes:
         case: its id.
-        ratio: how many times the bound its nearest wrong output lies outside, over both dtypes; infinite where an
-            output is no number within a bound.
+        ratio: error of the mutant as a multiple of the bound: the worst output, in the dtype in which that is least;
+            infinite if an output is not compared within a bound.
     """
 
     case: str
@@ -53,13 +53,13 @@ class Kill:
 
 @dataclass(slots=True)
 class Matrix:
-    """Mutants by cases.
+    """The result of all mutants on all cases.
 
     Attributes:
         kills: for each mutant the cases that refuse it.
         clauses: the clauses of each case.
         shown: for each clause of level MUST its killed mutants, by name.
-        reasons: for each clause of level MUST without one, why; empty where there is no reason.
+        reasons: for each clause of level MUST without a killed mutant, the reason; empty if there is none.
         idle: ids of cases that kill no mutant.
     """
 
@@ -70,58 +70,60 @@ class Matrix:
     idle: list[str] = field(default_factory=list)
 
     def complaints(self) -> list[str]:
-        """Return what is wrong: a mutant that lives, or no proof and no reason for a clause, or a stale reason."""
-        told = []
+        """Return what is wrong: mutants that survive, clauses without killed mutant and reason, outdated reasons."""
+        problems = []
         for m in MUTANTS:
             hit = {clause for kill in self.kills.get(m.name, ()) for clause in self.clauses[kill.case]}
-            told += [f"{m.name} is not refused by a case of {c}" for c in m.clauses if c not in hit]
-        told += [f"{c} has no killed mutant and no reason" for c, reason in self.reasons.items() if not reason]
-        told += [f"{c} has a killed mutant; take it out of {UNPROVEN.name}" for c in unproven() if self.shown.get(c)]
-        return told
+            problems += [f"{m.name} is not refused by a case of {c}" for c in m.clauses if c not in hit]
+        problems += [f"{c} has no killed mutant and no reason" for c, reason in self.reasons.items() if not reason]
+        problems += [
+            f"{c} has a killed mutant; take it out of {UNPROVEN.name}" for c in unproven() if self.shown.get(c)
+        ]
+        return problems
 
     def signatures(self) -> dict[str, list[str]]:
-        """Return for each case the names of the mutants that fail there."""
-        found: dict[str, list[str]] = {}
+        """Return case -> sorted names of the mutants that it kills."""
+        names_of: dict[str, list[str]] = {}
         for name, kills in self.kills.items():
             for kill in kills:
-                found.setdefault(kill.case, []).append(name)
-        return {case: sorted(names) for case, names in sorted(found.items())}
+                names_of.setdefault(kill.case, []).append(name)
+        return {case: sorted(names) for case, names in sorted(names_of.items())}
 
 
 def unproven(path: Path = UNPROVEN) -> dict[str, str]:
-    """Return for each clause that no mutant breaks the reason why."""
+    """Return clause -> reason why no mutant breaks it, from the file."""
     table: dict[str, str] = json.loads(path.read_text(encoding="utf-8"))
     return table
 
 
 def variants_of(mutant: Mutant) -> list[Variant]:
-    """Return how a mutant is called: in this process, in the dtypes in which it is wrong."""
+    """Return the variants of a mutant: called in this process, in the dtypes in which it is wrong."""
     port = mutant.port()
     return [Variant(port, dtype) for dtype in ([mutant.dtype] if mutant.dtype else ["float64", "float32"])]
 
 
 def proves(case: Case, failure: Failure, *, refuses_good: bool = False) -> bool:
-    """Tell whether a failure of a mutant says something about the case."""
+    """Tell whether a failure of a mutant counts as a kill by the case."""
     refused = failure.output == "" and "got the refusal" in failure.detail
     return failure.status == "fail" and (bool(case.refused) or refuses_good or not refused)
 
 
 def killing(mutant: Mutant, cases: Iterable[Case]) -> list[Kill]:
-    """Return the cases that refuse a mutant, those of its operation being asked."""
-    found = []
+    """Return the cases that kill a mutant; only cases of its operation are run."""
+    kills = []
     for case in cases:
         if case.op != mutant.op or (mutant.only_refusals and not case.refused):
             continue
-        # each on its own: no case is blocked by another
+        # one run for each case, because a failing case would block others
         (result,) = run([case], variants_of(mutant))
-        told = [f for f in result.failures if proves(case, f, refuses_good=mutant.refuses_good)]
-        if told:
-            found.append(Kill(case.id, _nearest(told)))
-    return found
+        failures = [f for f in result.failures if proves(case, f, refuses_good=mutant.refuses_good)]
+        if failures:
+            kills.append(Kill(case.id, _nearest(failures)))
+    return kills
 
 
 def _nearest(failures: Sequence[Failure]) -> float:
-    """Return the smallest over variants of the largest ratio over outputs."""
+    """Return the largest ratio over outputs, of the variant for which that is smallest."""
     worst: dict[str, float] = {}
     for f in failures:
         worst[f.variant] = max(worst.get(f.variant, 0.0), f.ratio)
@@ -141,19 +143,19 @@ def _start() -> None:
 
 
 def kill_matrix(jobs: int | None = None) -> Matrix:
-    """Return the matrix of all mutants over all cases of the operations they replace."""
+    """Run all mutants on all cases of the operations they replace, in `jobs` processes; return the matrix."""
     cases = load_all()
-    # the slowest operations first, so that no process is left alone with one of them
+    # the slowest operations first, so that the last process does not run one of them alone
     slow = Counter(case.op for case in cases)
     names = [m.name for m in sorted(MUTANTS, key=lambda m: (m.op != "train.run", m.only_refusals, -slow[m.op]))]
     workers = jobs or min(os.cpu_count() or 1, 8)
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_start) as pool:
-        found = dict(pool.map(_one, names, chunksize=2))
-    return matrix_of({m.name: found[m.name] for m in MUTANTS}, cases)
+        kills = dict(pool.map(_one, names, chunksize=2))
+    return matrix_of({m.name: kills[m.name] for m in MUTANTS}, cases)
 
 
 def matrix_of(kills: dict[str, list[Kill]], cases: Sequence[Case]) -> Matrix:
-    """Return what kills say of clauses and cases."""
+    """Return the matrix of given kills, with the clauses that are shown and the cases that kill nothing."""
     matrix = Matrix(kills, {case.id: case.clauses for case in cases})
     reasons = {clause: f"{why}: {test}" for clause, (test, why) in elsewhere().items()} | unproven()
     for clause in read_clauses().values():

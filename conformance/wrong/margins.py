@@ -1,10 +1,11 @@
-"""How far right and wrong implementations lie from the bounds of numeric cases.
+"""How far right implementations and mutants are from the bounds of numeric cases.
 
     python -m conformance.wrong.margins           write conformance/registry/margins.json
-    python -m conformance.wrong.margins --check   compare it instead: no case may have become worse than its limits
+    python -m conformance.wrong.margins --check   only check that no case is beyond the limits
 
-A row is the largest part of the bound that a right implementation uses, the smallest multiple of it at which a mutant
-of the operation lies that the case refuses, and that mutant; null where no mutant lies at a finite multiple.
+A row has three entries. The first is the largest part of the bound that a right implementation uses. The second is the
+smallest error of a mutant that the case refuses, as a multiple of the bound. The third is that mutant. The last two are
+null if no mutant has a finite multiple.
 """
 
 import json
@@ -25,7 +26,7 @@ __all__ = ["ALLOWED", "MARGINS", "Row", "engine_variants", "margins_of", "numeri
 _REGISTRY = Path(__file__).parents[1] / "registry"
 MARGINS = _REGISTRY / "margins.json"
 ALLOWED = _REGISTRY / "margins_allowed.json"
-"""Case id to the reason why its margin is narrower."""
+"""File of case id -> reason why its margin may be narrower."""
 
 LARGEST_RIGHT, SMALLEST_WRONG = 0.5, 4.0
 
@@ -38,7 +39,7 @@ def numeric(case: Case) -> bool:
 
 
 def engine_variants() -> list[Variant]:
-    """Return the engine on all its kernel sets and libraries, called in this process."""
+    """Return the engine with all its kernel sets and array libraries, called in this process."""
     engine, arrays = EnginePort("engine"), ("rule", "layer", "whole")
     out = [Variant(engine, "float64"), Variant(engine, "float32", arrays)]
     compiled = compiled_kernels()
@@ -52,7 +53,7 @@ def engine_variants() -> list[Variant]:
 
 
 def right_variants() -> list[Variant]:
-    """Return every right implementation that there is: the engine on its libraries, and with sums in other orders."""
+    """Return all right implementations: the engine on its libraries, and engines that sum in other orders."""
     ports = [sums.permuted(), sums.split(), sums.fused()]
     dtypes = ("float64", "float32")
     return engine_variants() + [Variant(port, dtype, ("layer", "whole")) for port in ports for dtype in dtypes]
@@ -75,13 +76,13 @@ def margins_of(matrix: Matrix, cases: Sequence[Case]) -> dict[str, Row]:
 
 
 def _short(x: float) -> float:
-    """Return x with three digits: the rest differs from machine to machine."""
+    """Return x rounded to three digits, because the others differ from machine to machine."""
     return float(f"{x:.3g}")
 
 
 def too_narrow(rows: dict[str, Row], allowed: dict[str, str]) -> list[str]:
-    """Return the cases whose margin is too narrow and that are not allowed to be so, and allowances without need."""
-    told = []
+    """Return complaints: margins that are too narrow without allowance, and allowances that are not needed."""
+    complaints = []
     for case, (right, wrong, mutant) in rows.items():
         bad = []
         if right > LARGEST_RIGHT:
@@ -89,20 +90,20 @@ def too_narrow(rows: dict[str, Row], allowed: dict[str, str]) -> list[str]:
         if wrong is not None and wrong < SMALLEST_WRONG:
             bad.append(f"{mutant} lies at {wrong} times the bound")
         if bad and case not in allowed:
-            told.append(f"{case}: {' and '.join(bad)}")
+            complaints.append(f"{case}: {' and '.join(bad)}")
         if not bad and case in allowed:
-            told.append(f"{case}: needs no allowance")
-    return told + [f"{case}: no such numeric case" for case in allowed if case not in rows]
+            complaints.append(f"{case}: needs no allowance")
+    return complaints + [f"{case}: no such numeric case" for case in allowed if case not in rows]
 
 
 def text(rows: dict[str, Row]) -> str:
-    """Return the file: one case a line."""
+    """Return the text of the file of margins, one case a line."""
     lines = [f" {json.dumps(case)}: {json.dumps(row, ensure_ascii=False)}" for case, row in rows.items()]
     return "{\n" + ",\n".join(lines) + "\n}\n"
 
 
 def read() -> dict[str, Row]:
-    """Return the rows as they are written."""
+    """Return the rows of the file of margins."""
     return {case: tuple(row) for case, row in json.loads(MARGINS.read_text(encoding="utf-8")).items()}
 
 
@@ -113,15 +114,15 @@ def allowed() -> dict[str, str]:
 
 
 def main() -> int:
-    """Write the margins, or with ``--check`` judge them as they are now; 1 if one is too narrow."""
+    """Measure the margins and write them, unless ``--check`` is given; return 1 if one is too narrow."""
     rows = margins_of(kill_matrix(), load_all())
-    told = too_narrow(rows, allowed())
+    complaints = too_narrow(rows, allowed())
     if "--check" not in sys.argv[1:]:
         MARGINS.write_text(text(rows), encoding="utf-8", newline="\n")
-    for line in told:
+    for line in complaints:
         print(line)
-    print(f"{len(rows)} numeric cases, {len(told)} too narrow")
-    return 1 if told else 0
+    print(f"{len(rows)} numeric cases, {len(complaints)} too narrow")
+    return 1 if complaints else 0
 
 
 if __name__ == "__main__":

@@ -31,15 +31,15 @@ from formats.atomic import write_file
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("seft_ref", "formats")
-"""What an edit may change."""
+"""The packages that an edit may change."""
 _FAULTS = {signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGFPE, signal.SIGILL}
-"""Signals that a program gets for what it does itself."""
+"""Signals that a program gets for a fault of its own."""
 
 Record = dict[str, Any]
 
 
 class BadRecordError(Exception):
-    """A record that names no place of the engine."""
+    """Raised when a record names no unique place in the engine."""
 
 
 def edited(record: Record, root: Path) -> None:
@@ -60,11 +60,11 @@ def edited(record: Record, root: Path) -> None:
 
 
 def judged(record: Record, seconds: float = 900) -> Record:
-    """Return a record with the first case that refuses it, in a process of its own."""
+    """Return a record with the first case that refuses it; the changed engine runs in a child process."""
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         for package in PACKAGES:
-            # with the cache of compiled loops, whose index looks at the time of the source
+            # copytree keeps the times of files, so that the copied cache of compiled loops stays valid
             shutil.copytree(ROOT / package, root / package)
         (root / "conformance").symlink_to(ROOT / "conformance")
         edited(record, root)
@@ -76,15 +76,15 @@ def judged(record: Record, seconds: float = 900) -> Record:
             )
         except subprocess.TimeoutExpired:
             return record | {"killed_by": f"no answer in {seconds:.0f} s", "linked": False}
-        told = child.stdout.splitlines()
-        # a version that dies at a case, which the last line names then, is refused by it
-        if not told or (child.returncode and -child.returncode not in _FAULTS):
+        printed = child.stdout.splitlines()
+        # a version that dies is refused by the case it was asked, which the last line names
+        if not printed or (child.returncode and -child.returncode not in _FAULTS):
             return record | {"killed_by": "the engine does not start", "linked": False}
-        return record | json.loads(told[-1])
+        return record | json.loads(printed[-1])
 
 
 def first_refusal(clauses: set[str]) -> Record:
-    """Return what refuses the engine that this process imports: cases of clauses first, then all others."""
+    """Return the first case that refuses the engine of this process; cases of `clauses` come first."""
     from conformance.cases.case import load_all
     from conformance.engine.port import reference_numpy
     from conformance.judge.harness import Variant, run
@@ -95,16 +95,16 @@ def first_refusal(clauses: set[str]) -> Record:
     for case in [*linked, *(case for case in cases if not clauses & set(case.clauses))]:
         if case.op not in port.ops:
             continue
-        here = {"killed_by": case.id, "linked": bool(clauses & set(case.clauses))}
-        print(json.dumps(here), flush=True)
+        refusal = {"killed_by": case.id, "linked": bool(clauses & set(case.clauses))}
+        print(json.dumps(refusal), flush=True)
         (result,) = run([case], [Variant(port, dtype) for dtype in ("float64", "float32")])
         if result.failures:
-            return here
+            return refusal
     return {"killed_by": "", "linked": False}
 
 
 def page(records: Sequence[Record]) -> str:
-    """Return the result as Markdown."""
+    """Return the results as a page in Markdown."""
     killed = [r for r in records if r["killed_by"]]
     linked = [r for r in records if r["linked"]]
     lines = [
@@ -130,7 +130,7 @@ def page(records: Sequence[Record]) -> str:
 
 
 def _at_first(records: Sequence[Record]) -> list[str]:
-    """Return what came out when each batch was first put to the kit, before the holes that it showed were closed."""
+    """Return a table of each batch's first results, before the kit was improved by them."""
     batches = sorted({r["batch"] for r in records if "batch" in r})
     if not batches:
         return []
@@ -149,7 +149,7 @@ def _at_first(records: Sequence[Record]) -> list[str]:
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Judge the records of a file."""
+    """Judge the records of a file; return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m conformance.wrong.versions", description=__doc__)
     parser.add_argument("records", type=Path, nargs="?")
     parser.add_argument("--out", type=Path, help="write records and results as JSON")
@@ -165,21 +165,19 @@ def main(words: Sequence[str] | None = None) -> int:
     records: list[Record] = json.loads(asked.records.read_text(encoding="utf-8"))
     try:
         with ThreadPoolExecutor(asked.jobs) as pool:
-            found = list(pool.map(judged, records))
+            rows = list(pool.map(judged, records))
     except BadRecordError as error:
         print(error, file=sys.stderr)
         return 2
-    for r in found:
+    for r in rows:
         if not r["linked"]:
             print(f"{r['id']}: {r['mistake']} ({r['clauses']}): {r['killed_by'] or 'refused by no case'}")
     if asked.out:
-        write_file(asked.out, (json.dumps(found, indent=1, ensure_ascii=False) + "\n").encode())
+        write_file(asked.out, (json.dumps(rows, indent=1, ensure_ascii=False) + "\n").encode())
     if asked.page:
-        write_file(asked.page, page(found).encode())
-    print(
-        f"{sum(bool(r['killed_by']) for r in found)} of {len(found)} refused, {sum(r['linked'] for r in found)} linked"
-    )
-    return 0 if all(r["linked"] for r in found) else 1
+        write_file(asked.page, page(rows).encode())
+    print(f"{sum(bool(r['killed_by']) for r in rows)} of {len(rows)} refused, {sum(r['linked'] for r in rows)} linked")
+    return 0 if all(r["linked"] for r in rows) else 1
 
 
 if __name__ == "__main__":

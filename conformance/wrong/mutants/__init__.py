@@ -1,8 +1,8 @@
-"""Programs that are wrong on purpose: our engine with one operation replaced by a plausible mistake.
+"""Mutants: our engine with one operation replaced by a plausible mistake.
 
-The kit is worth something only if each of them is refused, and by a case of the clause that it breaks. A file is named
-after its area (select, update, event, kernels, layers, model, train, prune, adapters, generate, files); AREA_edits
-holds tables of single edits to the engine's source. Null ports are in `nulls`. Start with `base.py`.
+The kit must refuse each of them by a case of the clause that it breaks. A file is named after its area: select, update,
+event, kernels, layers, model, train, prune, adapters, generate or files. AREA_edits has tables of single edits to the
+engine's source. Null ports are in `nulls`. Start with `base.py`.
 """
 
 from importlib import import_module
@@ -14,7 +14,7 @@ from conformance.wrong.mutants.base import Mutant
 __all__ = ["CONTROLS", "MUTANTS", "Mutant"]
 _MODULES = [import_module(f"{__name__}.{found.name}") for found in iter_modules(__path__)]
 MUTANTS: tuple[Mutant, ...] = tuple(chain.from_iterable(getattr(module, "MUTANTS", ()) for module in _MODULES))
-"""Every mutant; the name of each is its own."""
+"""Every mutant; their names are unique."""
 
 CONTROLS: tuple[Mutant, ...] = tuple(chain.from_iterable(getattr(module, "CONTROLS", ()) for module in _MODULES))
-"""Operations that were rewritten for mutants, here without a flaw: no case may refuse them."""
+"""Operations rewritten for mutants, without a flaw, which no case may refuse."""

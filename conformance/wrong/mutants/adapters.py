@@ -1,4 +1,4 @@
-"""Wrong adapters: dense NumPy with one flaw, or the engine's own operation asked something else."""
+"""Mutants of adapters: dense NumPy with one flaw, or the engine's operation with other inputs."""
 
 from collections.abc import Callable
 from typing import Any
@@ -16,10 +16,10 @@ def dense(a: Values, values: Any) -> Any:
 
 
 def spp(flaw: str = "") -> Operation:
-    """SPP on whole matrices, with one flaw; without one it passes every case."""
+    """Return SPP on whole matrices with one flaw; without a flaw it passes every case."""
 
     def op(a: Values) -> Values:
-        out = right("adapter.spp")(a)  # refuses what is to be refused
+        out = right("adapter.spp")(a)  # first, so that bad inputs are refused
         n_out, bands, s = a["out"], len(a["a"]), a["alpha"] / a["rank"]
         band = np.arange(n_out) % bands if flaw == "bands in turns" else np.arange(n_out) // (n_out // bands)
         own = (np.arange(bands)[:, None] == band[None, :]).astype(a["a"].dtype)
@@ -30,14 +30,14 @@ def spp(flaw: str = "") -> Operation:
         y = x @ (w + d).T + (0 if a["bias"] is None else a["bias"])
         da = own @ (g if flaw == "dA without c" else g * c)
         dc = (g if flaw == "dc without A" else g * a["a"][band]).sum(axis=1)
-        found = {"y": y.reshape(a["dy"].shape), "dx": (dy @ (w + d)).reshape(a["x"].shape), "da": da, "dc": dc}
-        return out | found | {"merged": (w + d).reshape(-1)[a["positions"]]}
+        outputs = {"y": y.reshape(a["dy"].shape), "dx": (dy @ (w + d)).reshape(a["x"].shape), "da": da, "dc": dc}
+        return out | outputs | {"merged": (w + d).reshape(-1)[a["positions"]]}
 
     return op
 
 
 def masked_by_value(a: Values) -> Values:
-    """SparsePEFT as it was published: W != 0 is the mask."""
+    """SparsePEFT as published, with W != 0 as the mask."""
     right("adapter.sparsepeft")(a)
     stored = a["values"] != 0
     out = right("adapter.sparsepeft")(a | {"positions": a["positions"][stored], "values": a["values"][stored]})
@@ -90,7 +90,7 @@ def first_mask(a: Values) -> Values:
 
 
 def whatever_stays(a: Values) -> Values:
-    """LoRA* that neither counts what it keeps nor looks for NaN."""
+    """LoRA* without the checks of the number of kept weights and of NaN."""
     merged, norms = merged_by_hand(a), np.sqrt(a["square_sums"])
     if a["pattern"] is None:
         kept = prune.wanda(merged, list(norms), a["sparsity"])

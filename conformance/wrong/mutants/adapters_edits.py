@@ -1,4 +1,4 @@
-"""Adapters with one condition of a clause forgotten."""
+"""Mutants of adapters with one condition of a clause forgotten."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""What every file of wrong programs needs: the right engine, and the record of a wrong one."""
+"""`Mutant` and helpers that make mutants of the right engine."""
 
 import inspect
 import textwrap
@@ -45,11 +45,11 @@ class Mutant:
     Attributes:
         op: the operation that is wrong.
         flaw: the mistake, in a few words.
-        clauses: those it breaks; for each of them a linked case must refuse it.
+        clauses: the clauses it breaks; a case of each of them must refuse it.
         call: the wrong operation.
-        only_refusals: it differs from the engine only where that refuses.
-        dtype: the dtype of sixteen bits in which it is wrong; empty for float64 and float32.
-        refuses_good: it refuses some good input, so that such a refusal says something about the case.
+        only_refusals: it differs from the engine only on inputs that the engine refuses.
+        dtype: the 16-bit dtype in which it is wrong; empty for float64 and float32.
+        refuses_good: it may refuse good input, and such a refusal counts as a kill.
     """
 
     op: str
@@ -62,7 +62,7 @@ class Mutant:
 
     @property
     def name(self) -> str:
-        """What tables and reports call it."""
+        """The name in tables and reports."""
         return f"{self.op}: {self.flaw}"
 
     def port(self) -> EnginePort:
@@ -82,7 +82,7 @@ def right(op: str) -> Operation:
 
 
 def ids(values: Any) -> NDArray[np.int64]:
-    """Return integers as an operation hands them out."""
+    """Return integers as an int64 array, as operations return them."""
     return np.array(list(values), dtype=np.int64)
 
 
@@ -92,7 +92,7 @@ def changed(op: str, **inputs: Callable[[Values], Any]) -> Operation:
 
 
 def after(op: str, change: Callable[[Values, Values], Values]) -> Operation:
-    """Return the operation with some outputs replaced: change gets the outputs and the inputs."""
+    """Return the operation with some outputs replaced; `change` maps outputs and inputs to the new outputs."""
 
     def f(a: Values) -> Values:
         out = right(op)(a)
@@ -102,12 +102,12 @@ def after(op: str, change: Callable[[Values, Values], Values]) -> Operation:
 
 
 def flipped(op: str, name: str) -> Operation:
-    """Return the operation with one output transposed and brought back to its shape."""
+    """Return the operation with one output transposed and reshaped to its old shape."""
     return after(op, lambda out, _: {name: np.ascontiguousarray(out[name].T).reshape(out[name].shape)})
 
 
 def unchecked(op: str, *clauses: str) -> list[Mutant]:
-    """Return for each clause the operation without the check: it answers where that clause refuses."""
+    """Return for each clause a mutant that answers inputs which that clause refuses."""
 
     def without(clause: str) -> Operation:
         def f(a: Values) -> Values:
@@ -116,7 +116,7 @@ def unchecked(op: str, *clauses: str) -> list[Mutant]:
             except REFUSALS as error:
                 if error.clause != clause:
                     raise
-            # an answer of whatever content: it is wrong that there is one
+            # any answer will do, because the mistake is to answer at all
             return {}
 
         return f
@@ -125,12 +125,12 @@ def unchecked(op: str, *clauses: str) -> list[Mutant]:
 
 
 def forgotten(op: str, clause: str, refused_by: str = "", **conditions: Callable[[Values], bool]) -> list[Mutant]:
-    """Return for each condition of a clause the operation that does not look at it.
+    """Return for each condition of a clause a mutant that does not check it.
 
-    It answers where its condition is the only one that the inputs break, so that a case has to break that one alone.
+    The mutant answers if the inputs break its condition and no other, so a case must break that one alone.
 
-    conditions  by what they say, with _ for spaces: functions of the inputs that tell whether these break it
-    refused_by  the clauses by which the engine may refuse; `clause` unless given
+    conditions  text of the condition with _ for spaces -> function that tells whether the inputs break it
+    refused_by  the clauses under which the engine may refuse; `clause` if empty
     """
 
     def without(name: str) -> Operation:
@@ -141,7 +141,7 @@ def forgotten(op: str, clause: str, refused_by: str = "", **conditions: Callable
                 broken = [other for other, breaks in conditions.items() if breaks(a)]
                 if error.clause not in (refused_by or clause).split() or broken != [name]:
                     raise
-            # an answer of whatever content: it is wrong that there is one
+            # any answer will do, because the mistake is to answer at all
             return {}
 
         return f
@@ -151,14 +151,14 @@ def forgotten(op: str, clause: str, refused_by: str = "", **conditions: Callable
 
 
 def edited(clauses: str, op: str, function: Any, old: str, new: str, flaw: str) -> Mutant:
-    """Return the record of an operation under whose call one function of the engine is written otherwise.
+    """Return a mutant that runs an operation with one function of the engine edited.
 
-    A wrong edit may refuse good input too, which counts as a kill: all other input is answered as ever.
+    The edited function may refuse good input, which counts as a kill.
 
-    old  text that stands exactly once in the source of the function
-    new  what stands there instead
+    old  text that occurs exactly once in the source of the function
+    new  the text that replaces it
     """
-    # a decorator's own code would go on calling the right function
+    # the innermost function, because the wrapper of a decorator would go on calling the right one
     inner = inspect.unwrap(function)
 
     def call(a: Values) -> Values:
@@ -172,20 +172,20 @@ def edited(clauses: str, op: str, function: Any, old: str, new: str, flaw: str) 
 
 
 Rows = tuple[tuple[str, str, Any, str, str, str], ...]
-"""Operation, clauses, function, text of its source, what stands there instead, and the flaw."""
+"""Rows of operation, clauses, function, text of its source, replacement, and flaw."""
 
 
 def edits(rows: Rows) -> list[Mutant]:
-    """Return the mutants of a table, a row each."""
+    """Return the mutants of a table, one for each row."""
     return [edited(clauses, op, function, old, new, flaw) for op, clauses, function, old, new, flaw in rows]
 
 
 @cache
 def rewritten(function: FunctionType, old: str, new: str) -> CodeType:
-    """Return the code of a function with one stretch of its source replaced.
+    """Return the code of a function with one piece of its source replaced.
 
     Raises:
-        LookupError: the stretch does not stand there exactly once.
+        LookupError: the piece does not occur exactly once.
     """
     source = textwrap.dedent(inspect.getsource(function))
     if source.count(old) != 1:
@@ -193,13 +193,13 @@ def rewritten(function: FunctionType, old: str, new: str) -> CodeType:
         raise LookupError(msg)
     names = dict(function.__globals__)
     exec(compile(source.replace(old, new), inspect.getfile(function), "exec"), names)  # noqa: S102  our own source
-    found = names[function.__name__]
-    code: CodeType = inspect.unwrap(getattr(found, "__func__", found)).__code__  # of a static method too
+    compiled = names[function.__name__]
+    code: CodeType = inspect.unwrap(getattr(compiled, "__func__", compiled)).__code__  # of a static method too
     return code
 
 
 def reset(clauses: str, op: str, module: ModuleType, flaw: str, **values: Any) -> Mutant:
-    """Return the record of an operation under whose call constants of a module have other values."""
+    """Return a mutant that runs an operation with constants of a module set to other values."""
 
     def call(a: Values) -> Values:
         held = {name: getattr(module, name) for name in values}

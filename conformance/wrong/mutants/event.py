@@ -1,4 +1,4 @@
-"""Wrong events by the choices of chapter 8."""
+"""Mutants of events by the choices of chapter 8."""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,32 +9,32 @@ from conformance.wrong.mutants.base import Mutant, Operation, Values, after, cha
 
 
 def choosing(**new: Any) -> Operation:
-    """An event under a rule with other choices."""
+    """Return an event under a rule with other choices."""
     return lambda a: right("update.event")(a | {"rule": a["rule"] | new})
 
 
 def of_parts(**new: Callable[[Values], Any]) -> Operation:
-    """An event whose parts have other entries."""
+    """Return an event on parts with some entries replaced."""
     return lambda a: right("update.event")(
         a | {"parts": [part | {name: f(part) for name, f in new.items()} for part in a["parts"]]}
     )
 
 
 def told(name: str, change: Callable[[Any], Any]) -> Operation:
-    """An event whose record tells something else."""
+    """Return an event with one entry of each record changed."""
     return after("update.event", lambda out, _: {"records": [r | {name: change(r[name])} for r in out["records"]]})
 
 
 def scope_taken_for_matrix(a: Values) -> Values:
-    # one budget for what has one a row or a group
+    # the sum of the budgets of rows or groups as one budget
     names = ("budget", "delta_budget")
     parts = [part | {name: np.array([np.sum(part[name])]) for name in names} for part in a["parts"]]
     return right("update.event")(a | {"rule": a["rule"] | {"scope": "matrix"}, "parts": parts})
 
 
 def matrices_apart(a: Values) -> Values:
-    found = [right("update.event")(a | {"parts": [part]}) for part in a["parts"]]
-    return {name: [one for each in found for one in each[name]] for name in found[0]}
+    answers = [right("update.event")(a | {"parts": [part]}) for part in a["parts"]]
+    return {name: [one for each in answers for one in each[name]] for name in answers[0]}
 
 
 def base_moves_in(out: Values, a: Values) -> Values:
@@ -49,7 +49,7 @@ def base_moves_in(out: Values, a: Values) -> Values:
 
 
 def scored(op: str, criterion: str, score: Callable[[Values], Any]) -> Operation:
-    """One criterion by another formula; what the engine refuses stays refused."""
+    """Return an operation with one criterion by another formula; refusals stay."""
 
     def f(a: Values) -> Values:
         out = right(op)(a)

@@ -1,4 +1,4 @@
-"""Events and their records with one condition of a clause forgotten."""
+"""Mutants of events and their records with one condition of a clause forgotten."""
 
 from typing import Any
 

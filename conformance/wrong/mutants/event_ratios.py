@@ -1,4 +1,4 @@
-"""Wrong ratios of an event (TRN-009)."""
+"""Mutants of the ratios of an event (TRN-009)."""
 
 from conformance.engine.parts import event_record
 from conformance.wrong.mutants.base import (
@@ -21,7 +21,7 @@ _RATIOS = (
     ("start / max(budget, 1)", "n_stored / max(budget, 1)", "overlap without those that grew back"),
     ("start / max(budget, 1)", "start / max(n_stored, 1)", "overlap by what is stored after it"),
 )
-"""Text of the record, what stands there instead, and the flaw."""
+"""Text in the source of the record, its replacement, and the flaw."""
 
 MUTANTS: list[Mutant] = [
     *(edited("TRN-009", "event.ratios", event_record.record_of, old, new, flaw) for old, new, flaw in _RATIOS),

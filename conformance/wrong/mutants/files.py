@@ -1,4 +1,4 @@
-"""Wrong readers and writers of files (FMT)."""
+"""Mutants of readers and writers of files (FMT)."""
 
 import json
 from collections.abc import Callable
@@ -44,23 +44,23 @@ def written_with_spaces(a: Values) -> Values:
 
 
 def parts_of(raw: Bytes) -> tuple[Values, Values, int]:
-    """Return header, manifest and where the data begin."""
+    """Return header, manifest and the offset of the data."""
     n = int.from_bytes(raw[:8].tobytes(), "little")
     header = json.loads(raw[8 : 8 + n].tobytes())
     return header, json.loads(header["__metadata__"]["seft.manifest"]), 8 + n
 
 
 def columns_of(encoding: str, change: Callable[[NDArray[Any], Values, int], NDArray[Any]]) -> Operation:
-    """A reader that finds other columns in tensors of one encoding."""
+    """Return a reader that changes the columns of tensors of one encoding."""
 
     def f(out: Values, a: Values) -> Values:
-        told = parts_of(a["raw"])[1]["tensors"]
-        found = dict(out["tensors"])
-        for name, t in found.items():
-            if told[name]["encoding"] == encoding and t["columns"] is not None and len(t["columns"]):
+        entries = parts_of(a["raw"])[1]["tensors"]
+        tensors = dict(out["tensors"])
+        for name, t in tensors.items():
+            if entries[name]["encoding"] == encoding and t["columns"] is not None and len(t["columns"]):
                 last = int(t["shape"][-1])
-                found[name] = t | {"columns": change(t["columns"], told[name], last).astype(t["columns"].dtype)}
-        return {"tensors": found}
+                tensors[name] = t | {"columns": change(t["columns"], entries[name], last).astype(t["columns"].dtype)}
+        return {"tensors": tensors}
 
     return after("file.read", f)
 
@@ -79,17 +79,17 @@ def one_further(columns: NDArray[Any], _: Values, last: int) -> NDArray[Any]:
 
 
 def bits_of(encoding: str, change: Callable[[Bytes, int], Bytes]) -> Operation:
-    """A reader that finds other values in tensors of one encoding; any for all."""
+    """Return a reader that changes the values of tensors of one encoding, or of `any`."""
 
     def f(out: Values, a: Values) -> Values:
-        told = parts_of(a["raw"])[1]["tensors"]
-        found = {}
+        entries = parts_of(a["raw"])[1]["tensors"]
+        tensors = {}
         for name, t in out["tensors"].items():
             count = int(np.prod(t["shape"])) if t["columns"] is None else len(t["columns"])
             size = len(t["bits"]) // count if count else 0
-            mine = encoding in ("any", told[name]["encoding"])
-            found[name] = t | {"bits": change(t["bits"], size)} if mine and size else t
-        return {"tensors": found}
+            mine = encoding in ("any", entries[name]["encoding"])
+            tensors[name] = t | {"bits": change(t["bits"], size)} if mine and size else t
+        return {"tensors": tensors}
 
     return after("file.read", f)
 
@@ -115,7 +115,7 @@ def one_on(bits: Bytes, size: int) -> Bytes:
 
 
 def of_tensors(change: Callable[[Values], Values]) -> Operation:
-    """A reader that describes every tensor otherwise."""
+    """Return a reader that changes some entries of every tensor."""
     return after("file.read", lambda out, _: {"tensors": {n: t | change(t) for n, t in out["tensors"].items()}})
 
 
@@ -143,14 +143,14 @@ def digest_of_the_file(out: Values, a: Values) -> Values:
 
 
 def planes_left_apart(out: Values, a: Values) -> Values:
-    """Compressed values as their planes lie in the frame."""
-    told = parts_of(a["raw"])[1]["tensors"]
-    found = dict(out["tensors"])
-    for name, t in found.items():
+    """Leave compressed values in planes, as they are in the frame."""
+    entries = parts_of(a["raw"])[1]["tensors"]
+    tensors = dict(out["tensors"])
+    for name, t in tensors.items():
         count = int(np.prod(t["shape"])) if t["columns"] is None else len(t["columns"])
-        if count and "codec" in told[name]["sections"].get("values", {}):
-            found[name] = t | {"bits": t["bits"].reshape(count, -1).T.reshape(-1)}
-    return {"tensors": found}
+        if count and "codec" in entries[name]["sections"].get("values", {}):
+            tensors[name] = t | {"bits": t["bits"].reshape(count, -1).T.reshape(-1)}
+    return {"tensors": tensors}
 
 
 def nothing_in_later_versions(out: Values, a: Values) -> Values:
@@ -174,18 +174,18 @@ def under_one_number(a: Values) -> Values:
 
 
 def rewritten(change: Callable[[Bytes], Bytes]) -> Operation:
-    """A writer whose bytes are changed afterwards."""
+    """Return a writer whose bytes are changed afterwards."""
     return after("file.write", lambda out, _: {"raw": change(out["raw"].copy())})
 
 
 def section(role: str, change: Callable[[Bytes], Bytes]) -> Operation:
-    """A writer that fills sections of one role otherwise; digests are those of the right bytes."""
+    """Return a writer that changes sections of one role and leaves the digests of the right bytes."""
 
     def f(raw: Bytes) -> Bytes:
         header, _, start = parts_of(raw)
-        for name, told in header.items():
+        for name, entry in header.items():
             if name.endswith(f"#{role}"):
-                begin, end = (start + int(n) for n in told["data_offsets"])
+                begin, end = (start + int(n) for n in entry["data_offsets"])
                 raw[begin:end] = change(raw[begin:end])
         return raw
 
@@ -197,7 +197,7 @@ def bits_mirrored(section_bytes: Bytes) -> Bytes:
 
 
 def written_as(encoding: str, other: str) -> Operation:
-    """A writer that writes one encoding where another is asked for."""
+    """Return a writer that uses `other` when `encoding` is asked for."""
     return changed("file.write", encoding=lambda a: other if a["encoding"] == encoding else a["encoding"])
 
 
@@ -210,15 +210,15 @@ def padded_with_nul(raw: Bytes) -> Bytes:
 
 
 def upper_case_digest(raw: Bytes) -> Bytes:
-    found = parts_of(raw)[0]["__metadata__"]["seft.manifest.sha256"].encode()
-    return np.frombuffer(raw.tobytes().replace(found, found.upper()), np.uint8)
+    digest = parts_of(raw)[0]["__metadata__"]["seft.manifest.sha256"].encode()
+    return np.frombuffer(raw.tobytes().replace(digest, digest.upper()), np.uint8)
 
 
 def pads_of_ones(raw: Bytes) -> Bytes:
     header, _, start = parts_of(raw)
-    for name, told in header.items():
+    for name, entry in header.items():
         if name.endswith("#pad"):
-            begin, end = (start + int(n) for n in told["data_offsets"])
+            begin, end = (start + int(n) for n in entry["data_offsets"])
             raw[begin:end] = 1
     return raw
 
@@ -228,7 +228,7 @@ def as_part_one(raw: Bytes) -> Bytes:
 
 
 def of_applied(change: Callable[[Values, Values], Values]) -> Operation:
-    """Deltas applied with other tensors as the result."""
+    """Return an application of deltas with the resulting tensors changed."""
     return after("delta.apply", lambda out, a: {"tensors": change(out["tensors"], a)})
 
 
@@ -237,21 +237,21 @@ def of_base(raw: Bytes) -> Values:
 
 
 def only_values(tensors: Values, a: Values) -> Values:
-    """The base's supports kept: positions are neither added nor taken out."""
+    """Keep the supports of the base, so that positions are neither added nor removed."""
     base = of_base(a["base"])
     keep = ("row_pointers", "columns")
     return {n: t | {k: base[n][k] for k in keep} if n in base else t for n, t in tensors.items()}
 
 
 def only_the_last(a: Values) -> Values:
-    """The last delta alone decides about the base."""
+    """Return the base unchanged if there is more than one delta."""
     names = sorted(a["deltas"])
     out = right("delta.apply")(a)
     return out | ({"tensors": of_base(a["base"])} if len(names) > 1 else {})
 
 
 def what_goes_is_not_made(a: Values) -> Values:
-    """What one delta makes and the next takes away is compared with nothing."""
+    """Do not check a tensor that one delta makes and a later one removes."""
     kept = delta._make_what_goes
     delta._make_what_goes = lambda *_: None
     try:
@@ -261,7 +261,7 @@ def what_goes_is_not_made(a: Values) -> Values:
 
 
 def rounded_down(tensors: Values, _: Values) -> Values:
-    """The last bit of sums that were rounded up is lost."""
+    """Clear the last bit of every byte of values."""
     return {n: t | {"bits": t["bits"] & np.uint8(0xFE)} for n, t in tensors.items()}
 
 

@@ -1,4 +1,4 @@
-"""Wrong conversions: zeros and floats taken for what they are not, casts, folders that are not looked at."""
+"""Mutants of conversions: misread zeros and floats, wrong casts, folders that are not checked."""
 
 import json
 from collections.abc import Callable
@@ -25,7 +25,7 @@ OP, BACK = "convert.from_hf", "convert.to_hf"
 
 
 def without(name: str) -> Operation:
-    """The conversion of a folder that lacks an attribute."""
+    """Return a conversion that leaves out an attribute."""
 
     def change(out: Values, _: Values) -> Values:
         text = out["attributes"]
@@ -36,19 +36,19 @@ def without(name: str) -> Operation:
 
 
 def told(change: Callable[[str], bool]) -> Operation:
-    """A conversion that names only some of what it leaves out."""
+    """Return a conversion that reports only some of the files that it leaves out."""
     return after(OP, lambda out, _: {"left_out": [name for name in out["left_out"] if change(name)]})
 
 
 def canonical_nan(out: Values, _: Values) -> Values:
-    """Every NaN of a F32 tensor is the same one."""
-    found = dict(out["tensors"])
-    for name, t in found.items():
+    """Replace every NaN of F32 tensors by the same one."""
+    tensors = dict(out["tensors"])
+    for name, t in tensors.items():
         if t["dtype"] == "F32":
             values = t["bits"].view(np.float32).copy()
             values[np.isnan(values)] = np.nan
-            found[name] = t | {"bits": values.view(np.uint8)}
-    return {"tensors": found}
+            tensors[name] = t | {"bits": values.view(np.uint8)}
+    return {"tensors": tensors}
 
 
 def empty_companions(out: Values, _: Values) -> Values:
@@ -64,57 +64,57 @@ def of_encoding(value: str, instead: str) -> Operation:
 
 
 def always(number: int) -> Operation:
-    """The same answer to whether a quantisation is carried."""
+    """Return a conversion with a fixed answer to whether the folder is quantised."""
     return after(OP, lambda *_: {"quantised": number})
 
 
 def truncated(values: Any, dtype: Any) -> Any:
-    """A cast to BF16 that drops the lower bits."""
+    """Cast to BF16 by cutting off the lower bits."""
     if dtype != container.DTYPES["BF16"] or values.dtype == dtype:
         return values.astype(dtype)
     return (values.astype(np.float32).view(np.uint32) >> 16).astype(np.uint16).view(dtype)
 
 
 def rewritten_files(change: Callable[[str, bytes], bytes]) -> Operation:
-    """A conversion whose files are changed before they are handed out."""
+    """Return a conversion back whose files are changed afterwards."""
 
     def changed_files(out: Values, a: Values) -> Values:
-        told = {name: change(name, raw.tobytes()) for name, raw in out["files"].items()}
-        return {"files": {name: np.frombuffer(raw, dtype=np.uint8) for name, raw in told.items()}}
+        files = {name: change(name, raw.tobytes()) for name, raw in out["files"].items()}
+        return {"files": {name: np.frombuffer(raw, dtype=np.uint8) for name, raw in files.items()}}
 
     return after(BACK, changed_files)
 
 
 def other_total(name: str, raw: bytes) -> bytes:
-    """An index that puts every tensor into the first shard."""
+    """Make the index say that every tensor is in the first shard."""
     if name != hf.INDEX:
         return raw
-    told = json.loads(raw)
-    first = min(told["weight_map"].values())
-    return json.dumps(told | {"weight_map": dict.fromkeys(told["weight_map"], first)}).encode()
+    index = json.loads(raw)
+    first = min(index["weight_map"].values())
+    return json.dumps(index | {"weight_map": dict.fromkeys(index["weight_map"], first)}).encode()
 
 
 def no_metadata(name: str, raw: bytes) -> bytes:
-    """Files without the metadata that stock loaders ask for."""
+    """Change the metadata that stock loaders ask for."""
     return raw.replace(b'"format":"pt"', b'"format":"np"') if name.endswith(".safetensors") else raw
 
 
 def ones(tensor: Any, *, limit: int) -> Any:
-    """A dense tensor whose absent entries are not zero."""
-    found = records.to_dense(tensor, limit=limit)
-    if tensor.nnz < found.size and found.dtype == np.float32:
-        found.reshape(-1)[found.reshape(-1) == 0] = 1
-    return found
+    """Return a dense F32 tensor with 1 in place of zeros."""
+    dense = records.to_dense(tensor, limit=limit)
+    if tensor.nnz < dense.size and dense.dtype == np.float32:
+        dense.reshape(-1)[dense.reshape(-1) == 0] = 1
+    return dense
 
 
 def plain_zeros(tensor: Any, *, limit: int) -> Any:
-    """A dense tensor in which every zero is +0.0."""
-    found = records.to_dense(tensor, limit=limit)
-    return found + found.dtype.type(0) if found.dtype in (np.float16, np.float32) else found
+    """Return a dense tensor in which every zero is +0.0."""
+    dense = records.to_dense(tensor, limit=limit)
+    return dense + dense.dtype.type(0) if dense.dtype in (np.float16, np.float32) else dense
 
 
 def unverified(self: Any, name: str) -> Any:
-    """A tensor whose digests are not looked at."""
+    """Return a tensor without verifying its digests."""
     return self[name]
 
 
@@ -127,7 +127,7 @@ def sized(part_bytes: Callable[[int], int]) -> Operation:
 
 
 def not_verified(a: Values) -> Values:
-    """Digests are not looked at."""
+    """Convert without verifying digests."""
     with patch.object(reader.Reader, "load_verified", unverified):
         return right(BACK)(a)
 

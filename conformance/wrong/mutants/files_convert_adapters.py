@@ -1,4 +1,4 @@
-"""Wrong readers of adapters and patches: sorted apart from their values, scaled or summed in another way."""
+"""Mutants of readers of adapters and patches: positions sorted without their values, other scales or sums."""
 
 import numpy as np
 
@@ -9,12 +9,12 @@ OP = "convert.adapter"
 
 
 def unsorted_values(out: Values, a: Values) -> Values:
-    """Positions are sorted, their values stay in the order of the file."""
-    found = dict(out["tensors"])
-    for name, t in found.items():
+    """Give sorted positions values in another order."""
+    tensors = dict(out["tensors"])
+    for name, t in tensors.items():
         order = {"F32": np.uint32, "BF16": np.uint16, "F16": np.uint16}[t["dtype"]]
-        found[name] = t | {"bits": np.sort(t["bits"].view(order)).view(np.uint8)}
-    return {"tensors": found}
+        tensors[name] = t | {"bits": np.sort(t["bits"].view(order)).view(np.uint8)}
+    return {"tensors": tensors}
 
 
 def always_added(out: Values, a: Values) -> Values:
@@ -26,12 +26,12 @@ def nothing_left_out(out: Values, a: Values) -> Values:
 
 
 def plain_zeros(out: Values, a: Values) -> Values:
-    """Amounts of −0.0 are left out whatever the mark says."""
-    found = {
+    """Replace bytes 0x80 by 0, which turns amounts of −0.0 into +0.0."""
+    tensors = {
         name: t | {"bits": np.where(t["bits"] == 0x80, 0, t["bits"]).astype(np.uint8)}
         for name, t in out["tensors"].items()
     }
-    return {"tensors": found}
+    return {"tensors": tensors}
 
 
 _FIRST = "product = left[:, :1] * factors.right[0]"

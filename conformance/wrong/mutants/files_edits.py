@@ -1,4 +1,4 @@
-"""Readers and writers of files with one condition of one rule forgotten, or a limit off by one (FMT)."""
+"""Mutants of readers and writers of files with one condition of a rule forgotten, or a limit off by one (FMT)."""
 
 from typing import Any
 

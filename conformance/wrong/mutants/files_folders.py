@@ -1,4 +1,4 @@
-"""Wrong folders: parts divided in another way, an index that says something else, companions that nobody looks at."""
+"""Mutants of folders: other divisions into parts, a wrong index, companions that are not checked."""
 
 import json
 from collections.abc import Callable
@@ -11,15 +11,15 @@ from conformance.wrong.mutants.base import REFUSALS, Mutant, Operation, Values, 
 
 
 def indexed(change: Callable[[Values], Any]) -> Operation:
-    """A folder whose index is another."""
+    """Return a writer of folders whose index is changed."""
 
     def f(a: Values) -> Values:
-        found = dict(right("folder.write")(a)["files"])
-        if INDEX in found:
-            told = json.loads(found[INDEX].tobytes())
-            change(told)
-            found[INDEX] = _text(json.dumps(told, sort_keys=True, separators=(",", ":"), ensure_ascii=False))
-        return {"files": found}
+        files = dict(right("folder.write")(a)["files"])
+        if INDEX in files:
+            index = json.loads(files[INDEX].tobytes())
+            change(index)
+            files[INDEX] = _text(json.dumps(index, sort_keys=True, separators=(",", ":"), ensure_ascii=False))
+        return {"files": files}
 
     return f
 
@@ -29,16 +29,16 @@ def _text(text: str) -> Any:
 
 
 def ends_with_a_line(a: Values) -> Values:
-    found = dict(right("folder.write")(a)["files"])
-    return {"files": {n: np.append(raw, np.uint8(10)) if n == INDEX else raw for n, raw in found.items()}}
+    files = dict(right("folder.write")(a)["files"])
+    return {"files": {n: np.append(raw, np.uint8(10)) if n == INDEX else raw for n, raw in files.items()}}
 
 
 def named(change: Callable[[str], str]) -> Operation:
-    """A folder whose parts have other names."""
+    """Return a writer of folders whose parts have other names."""
 
     def f(a: Values) -> Values:
-        found = right("folder.write")(a)["files"]
-        return {"files": {change(name) if name not in a["files"] else name: raw for name, raw in found.items()}}
+        files = right("folder.write")(a)["files"]
+        return {"files": {change(name) if name not in a["files"] else name: raw for name, raw in files.items()}}
 
     return f
 
@@ -52,20 +52,20 @@ def companions_lost(a: Values) -> Values:
 
 
 def every_file(a: Values) -> Values:
-    """Whatever lies in the folder is a companion."""
+    """Take every other file in the folder for a companion."""
     own = {name: raw for name, raw in a["files"].items() if not name.lower().startswith("model.sparse")}
     return right("folder.read")(a) | {"files": own}
 
 
 def first_part_alone(a: Values) -> Values:
-    """Tensors of the first part are all there are."""
+    """Return only the first tensor of a folder with several parts."""
     out = right("folder.read")(a)
     names = sorted(out["tensors"], key=str.encode)
     return out | {"tensors": {name: out["tensors"][name] for name in names[: 1 if INDEX in a["files"] else None]}}
 
 
 def not_counted(a: Values) -> Values:
-    """A missing companion is none."""
+    """Read a folder although a companion is missing."""
     try:
         return right("folder.read")(a)
     except REFUSALS as error:
@@ -75,20 +75,20 @@ def not_counted(a: Values) -> Values:
 
 
 def always_an_index(a: Values) -> Values:
-    """A folder of one part has an index as well."""
-    found = dict(right("folder.write")(a)["files"])
-    if INDEX not in found:
-        found[INDEX] = _text(json.dumps({"metadata": {"manifests": [], "spec": "1.0"}, "weight_map": {}}))
-    return {"files": found}
+    """Write an index for a folder of one part as well."""
+    files = dict(right("folder.write")(a)["files"])
+    if INDEX not in files:
+        files[INDEX] = _text(json.dumps({"metadata": {"manifests": [], "spec": "1.0"}, "weight_map": {}}))
+    return {"files": files}
 
 
 def sized(part_bytes: Callable[[int], int]) -> Operation:
-    """A folder whose parts have another size than they are told."""
+    """Return a writer of folders with another part size than the given one."""
     return changed("folder.write", part_bytes=lambda a: part_bytes(a["part_bytes"]))
 
 
 def with_index(change: Callable[[Values], Any]) -> Operation:
-    """A folder whose index has other metadata."""
+    """Return a writer of folders whose index has other metadata."""
     return indexed(lambda told: change(told["metadata"]))
 
 

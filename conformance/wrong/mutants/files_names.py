@@ -1,4 +1,4 @@
-"""Wrong judgement of file names (FMT-112), and tensors wrongly made dense (FMT-098)."""
+"""Mutants of the check of file names (FMT-112), and of the expansion of tensors to dense arrays (FMT-098)."""
 
 import numpy as np
 
@@ -14,7 +14,7 @@ from conformance.wrong.mutants.train_around import names
 
 
 def mask_of_bits(out: Values, a: Values) -> Values:
-    """A mask is expanded to 255 in place of 1."""
+    """Expand a mask to 255 in place of 1."""
     bits = out["bits"]
     return {"bits": np.where(bits == 1, 255, bits).astype(np.uint8)} if bits.max(initial=0) == 1 else {}
 

@@ -1,4 +1,4 @@
-"""Wrong compression: planes, frames and sizes of another kind (FMT-140 to FMT-142)."""
+"""Mutants of compression: other planes, frames and sizes (FMT-140 to FMT-142)."""
 
 import json
 from collections.abc import Callable
@@ -16,7 +16,7 @@ Frame = Callable[[bytes], bytes]
 
 
 def zstd(*, checksum: bool = False, sized: bool = True) -> Frame:
-    """Return a compressor."""
+    """Return a compressor to zstd frames, with or without checksum and content size."""
 
     def compress(raw: bytes) -> bytes:
         return zstandard.ZstdCompressor(9, write_checksum=checksum, write_content_size=sized).compress(raw)
@@ -38,7 +38,7 @@ def packed(
     names: Callable[[list[str]], list[str]] = lambda requires: [*requires, "zstd"],
     told: Callable[[Section], Values] = files.stored,
 ) -> Operation:
-    """A file that is compressed in another way."""
+    """Return a writer that compresses in another way: frames, layout, which sections, features, and entries."""
 
     def f(a: Values) -> Values:
         raw = right("file.write")(a)["raw"].tobytes()
@@ -46,14 +46,14 @@ def packed(
         header = json.loads(raw[8:start])
         manifest = json.loads(header["__metadata__"]["seft.manifest"])
         sections, _ = sections_of(header, manifest, raw[start:])
-        made = [replace(s, frame=frame(laid(s))) for s in sections]
-        made = [s if pays(len(s.frame or b""), len(s.data)) else replace(s, frame=None) for s in made]
-        for s in made:
+        compressed = [replace(s, frame=frame(laid(s))) for s in sections]
+        compressed = [s if pays(len(s.frame or b""), len(s.data)) else replace(s, frame=None) for s in compressed]
+        for s in compressed:
             tensor, role = s.name.rsplit("#", 1)
             manifest["tensors"][tensor]["sections"][role] = told(s)
-        if any(s.frame is not None for s in made):
+        if any(s.frame is not None for s in compressed):
             manifest["requires"] = names(manifest["requires"])
-        return {"raw": np.frombuffer(files.assemble(files.text(manifest), made), dtype=np.uint8)}
+        return {"raw": np.frombuffer(files.assemble(files.text(manifest), compressed), dtype=np.uint8)}
 
     return f
 

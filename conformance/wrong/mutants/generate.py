@@ -1,4 +1,4 @@
-"""Wrong ways to go on from a text (GEN)."""
+"""Mutants of generation: picks, readings and texts (GEN)."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from conformance.wrong.mutants.base import Mutant, Operation, Values, ids, mutan
 
 @dataclass(frozen=True, slots=True)
 class _Way:
-    """How a pick is made; each mutant differs from the engine in one place."""
+    """How a token is picked; the defaults are the engine's, and each mutant changes one."""
 
     ties: int = 1
     scaled: Callable[[Any, float], Any] = lambda distance, temperature: distance / temperature
@@ -90,15 +90,15 @@ def _below_plus_zero(a: Values) -> Values:
 
 
 def _part_by_part(a: Values, before: Callable[[int], int]) -> Values:
-    """Each part read behind the tokens from `before(its first)` on only."""
-    found, first = [], 0
+    """Return the last logits of each part, read after the tokens from position `before(its first)` on only."""
+    logits, first = [], 0
     for n in a["parts"]:
         start = before(first)
         tokens = a["tokens"][:, start : first + n]
         parts = [first - start, n] if first > start else [n]
-        found.append(right("generate.read")(a | {"tokens": tokens, "parts": parts})["logits"][:, -1])
+        logits.append(right("generate.read")(a | {"tokens": tokens, "parts": parts})["logits"][:, -1])
         first += n
-    return {"logits": np.stack(found, axis=1)}
+    return {"logits": np.stack(logits, axis=1)}
 
 
 def _remembering(tokens: int | None) -> Operation:
@@ -133,7 +133,7 @@ def _without_window(a: Values) -> Values:
 
 
 def _told(**new: Callable[[Values], Any]) -> Operation:
-    """A text under other inputs."""
+    """Return a text from changed inputs; inputs that the engine refuses stay refused."""
 
     def f(a: Values) -> Values:
         right("generate.text")(a)
@@ -143,14 +143,14 @@ def _told(**new: Callable[[Values], Any]) -> Operation:
 
 
 def _without_stop(a: Values) -> Values:
-    found = right("generate.text")(a)["tokens"]
-    return {"tokens": found[:-1] if len(found) and found[-1] in a["stops"] else found}
+    tokens = right("generate.text")(a)["tokens"]
+    return {"tokens": tokens[:-1] if len(tokens) and tokens[-1] in a["stops"] else tokens}
 
 
 def _one_less_when_full(a: Values) -> Values:
-    found = right("generate.text")(a)["tokens"]
-    full = len(a["prompt"]) + len(found) > a["config"]["max_position_embeddings"]
-    return {"tokens": found[:-1] if full else found}
+    tokens = right("generate.text")(a)["tokens"]
+    full = len(a["prompt"]) + len(tokens) > a["config"]["max_position_embeddings"]
+    return {"tokens": tokens[:-1] if full else tokens}
 
 
 def _one_more(a: Values) -> Values:
@@ -160,9 +160,9 @@ def _one_more(a: Values) -> Values:
 
 
 def _draws_from_the_prompt(a: Values) -> Values:
-    """Draw 0 for the first token: text goes on with a seed whose draws are those of another place."""
+    """Number the draws from 0 at the first new token, and not from the length of the prompt."""
     right("generate.text")(a)
-    tokens, found = list(a["prompt"]), []
+    tokens, picked = list(a["prompt"]), []
     for number in range(a.get("max_tokens") or 10**6):
         logits = right("generate.read")(
             {"config": a["config"], "tensors": a["tensors"], "tokens": np.array([tokens]), "parts": [len(tokens)]}
@@ -170,10 +170,10 @@ def _draws_from_the_prompt(a: Values) -> Values:
         )["logits"][0, -1]
         (token,) = right("generate.pick")(a | {"logits": logits, "numbers": [number]})["picked"]
         tokens.append(int(token))
-        found.append(int(token))
-        if found[-1] in a["stops"] or len(tokens) > a["config"]["max_position_embeddings"]:
+        picked.append(int(token))
+        if picked[-1] in a["stops"] or len(tokens) > a["config"]["max_position_embeddings"]:
             break
-    return {"tokens": ids(found)}
+    return {"tokens": ids(picked)}
 
 
 _WAYS: tuple[tuple[str, _Way, str], ...] = (

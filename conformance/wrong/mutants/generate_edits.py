@@ -1,4 +1,4 @@
-"""Picks and readings with one condition of a clause forgotten."""
+"""Mutants of picks and readings with one condition of a clause forgotten."""
 
 from typing import Any
 

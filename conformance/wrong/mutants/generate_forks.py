@@ -1,4 +1,4 @@
-"""Contexts that a reading changes (GEN-001)."""
+"""Mutants of contexts: readings that change them, or do not see them (GEN-001)."""
 
 import numpy as np
 
@@ -6,25 +6,25 @@ from conformance.wrong.mutants.base import Mutant, Values, mutant, right, unchec
 
 
 def branches_in_a_row(a: Values) -> Values:
-    """Every reading changes the context in place."""
+    """Append every branch to the context, so that later branches see it."""
     right("generate.fork")(a)
-    found, tokens = [], a["tokens"]
+    logits, tokens = [], a["tokens"]
     for branch in a["branches"]:
-        found += right("generate.fork")(a | {"tokens": tokens, "branches": [branch]})["logits"]
+        logits += right("generate.fork")(a | {"tokens": tokens, "branches": [branch]})["logits"]
         tokens = np.concatenate([tokens, branch], axis=1)
-    return {"logits": found}
+    return {"logits": logits}
 
 
 def without_context(a: Values) -> Values:
-    """The branches are read behind the first token alone."""
+    """Read the branches after the first token of the context only."""
     right("generate.fork")(a)
     return right("generate.fork")(a | {"tokens": a["tokens"][:, :1]})
 
 
 def first_branch(a: Values) -> Values:
-    """All branches are the first."""
-    found = right("generate.fork")(a)["logits"]
-    return {"logits": [found[0] for _ in found]}
+    """Return the logits of the first branch for all."""
+    logits = right("generate.fork")(a)["logits"]
+    return {"logits": [logits[0] for _ in logits]}
 
 
 MUTANTS: list[Mutant] = [

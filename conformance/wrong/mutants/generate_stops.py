@@ -1,4 +1,4 @@
-"""Wrong tokens that end a text (GEN-008)."""
+"""Mutants of the tokens that end a text (GEN-008)."""
 
 import json
 
@@ -13,14 +13,14 @@ from conformance.wrong.mutants.base import (
 
 
 def of_config(out: Values, a: Values) -> Values:
-    """The config alone is asked."""
+    """Read the config only."""
     return right("generate.stops")({"config": a["config"]})
 
 
 def true_if_any(a: Values) -> Values:
-    """0 and an empty list count as absent."""
-    told = json.loads(a.get("generation") or "{}")
-    if not told.get("eos_token_id"):
+    """Take 0 and an empty list for absent."""
+    generation = json.loads(a.get("generation") or "{}")
+    if not generation.get("eos_token_id"):
         return right("generate.stops")({"config": a["config"]})
     return right("generate.stops")(a)
 

@@ -1,4 +1,4 @@
-"""Wrong kernels (KRN)."""
+"""Mutants of kernels (KRN)."""
 
 from collections.abc import Callable
 from typing import Any
@@ -52,7 +52,7 @@ def takes_anything(a: Values) -> Values:
 
 
 def rows_left_as_they_were(out: Values, a: Values) -> Values:
-    """Outputs that nobody wrote where a row or a column stores nothing."""
+    """Leave arbitrary numbers in outputs of rows and columns that store nothing."""
     y, dx = out["y"].copy(), out["dx"].copy()
     y[:, np.setdiff1d(np.arange(a["out"]), a["positions"] // max(a["in"], 1))] = 7
     dx[:, np.setdiff1d(np.arange(a["in"]), a["positions"] % max(a["in"], 1))] = 7
@@ -82,19 +82,19 @@ def under_another_number(op: str, clause: str) -> Operation:
 
 
 def by_groups(value_of: Callable[[Any, Any, Any], Any]) -> Operation:
-    """At most two of every four columns multiplied group by group, any other matrix by the engine.
+    """Return a product that takes wrong values in matrices with at most two of every four columns.
 
-    value_of  takes the wrong value of a slot: from its group, its place there, and how many each group stores
+    value_of  (group of each slot, its place in the group, slots of each group) -> index of the value that is taken
     """
 
     def f(a: Values) -> Values:
         out = right("kernel.sparse")(a)
         groups = a["positions"] // 4
-        held = np.bincount(groups, minlength=a["out"] * a["in"] // 4)
-        if a["in"] % 4 or held.max(initial=0) > 2:
+        counts = np.bincount(groups, minlength=a["out"] * a["in"] // 4)
+        if a["in"] % 4 or counts.max(initial=0) > 2:
             return out
-        place = np.arange(len(groups)) - (np.cumsum(held) - held)[groups]
-        taken = np.minimum(value_of(groups, place, held), max(len(groups) - 1, 0))
+        place = np.arange(len(groups)) - (np.cumsum(counts) - counts)[groups]
+        taken = np.minimum(value_of(groups, place, counts), max(len(groups) - 1, 0))
         moved = right("kernel.sparse")(a | {"values": a["values"][taken]})
         return out | {"y": moved["y"], "dx": moved["dx"]}
 
@@ -114,7 +114,7 @@ def transposed_shape(out: Values, _: Values) -> Values:
 
 
 def stored_at_zeros_only(a: Values) -> Values:
-    """A place is looked up by value: stored zeros are not found."""
+    """Do not store into slots whose old value is 0, as if slots were found by value."""
     values = a["values"][a["slots"]] if len(a["slots"]) else a["values"][:0]
     return right("kernel.store")(a | {"slots": a["slots"][values != 0], "new": a["new"][values != 0]})
 

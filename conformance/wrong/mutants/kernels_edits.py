@@ -1,4 +1,4 @@
-"""Products with one condition of a clause forgotten."""
+"""Mutants of products with one condition of a clause forgotten."""
 
 from typing import Any
 

@@ -1,5 +1,6 @@
-"""Products in the 16-bit classes whose sums are kept in sixteen bits, or whose results are not rounded to the nearest,
-where SPEC.md asks for sums in float32 and one rounding (PRT-011).
+"""Mutants of products in the 16-bit classes (PRT-011).
+
+They keep sums in sixteen bits, or do not round results to nearest. SPEC.md asks for float32 sums and one rounding.
 """
 
 from collections.abc import Callable
@@ -33,7 +34,7 @@ def in_pairs(terms: Array) -> Array:
 
 
 def summed(a: Array, b: Array, dtype: str, add: Add) -> Array:
-    """Return a @ b; operands come in float32 and hold what sixteen bits hold."""
+    """Return a @ b with sums by `add` in a dtype; operands are float32 arrays of 16-bit numbers."""
     kind = float_type(dtype)
     with np.errstate(all="ignore"):
         terms = a.astype(kind).T[:, :, None] * b.astype(kind)[:, None, :]
@@ -45,13 +46,13 @@ def kept(found: Array) -> Array:
 
 
 def cut(dtype: str) -> Change:
-    """Return what drops the bits that sixteen bits have no place for."""
+    """Return a change that cuts float32 numbers to a 16-bit dtype."""
     mask = np.uint32(0xFFFF0000 if dtype == "bfloat16" else 0xFFFFE000)
     return lambda found: (np.ascontiguousarray(found).view(np.uint32) & mask).view(np.float32)
 
 
 def away_from_zero(dtype: str) -> Change:
-    """Return what takes the next number away from zero wherever anything is dropped."""
+    """Return a change that rounds float32 numbers away from zero to a 16-bit dtype."""
     down, one = cut(dtype), np.uint32(0x10000 if dtype == "bfloat16" else 0x2000)
 
     def change(found: Array) -> Array:
@@ -63,13 +64,13 @@ def away_from_zero(dtype: str) -> Change:
 
 
 def flushed(dtype: str) -> Change:
-    """Return what takes numbers below the smallest normal one for 0."""
+    """Return a change that sets subnormal numbers of a 16-bit dtype to 0."""
     least = 2.0**-126 if dtype == "bfloat16" else 2.0**-14
     return lambda found: np.where(np.abs(found) < least, np.float32(0), found).astype(np.float32)
 
 
 def products(op: str, dtype: str, add: Add, change: Change = kept) -> Operation:
-    """Return an operation made of plain products, and what is done to results before they are rounded."""
+    """Return an operation of plain products with sums by `add`; `change` is applied to float32 results."""
 
     def product(a: Array, b: Array, dtype: str, add: Add) -> Array:
         return change(summed(a, b, dtype, add))

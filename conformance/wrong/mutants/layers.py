@@ -1,4 +1,4 @@
-"""Wrong layers (LYR, NUM)."""
+"""Mutants of layers (LYR, NUM)."""
 
 import math
 from collections.abc import Callable
@@ -34,20 +34,20 @@ def attention(flaw: str) -> Operation:
         if flaw == "heads in turns":
             k, v = (np.tile(x, (1, groups, 1, 1)) for x in (k, v))
         age = np.arange(length)[:, None] - np.arange(length)[None, :]
-        seen = (age >= (-1 if flaw == "sees the next" else 0)) & (
+        visible = (age >= (-1 if flaw == "sees the next" else 0)) & (
             age < (math.inf if a["window"] is None else a["window"] + (flaw == "window too wide"))
         )
-        seen = np.broadcast_to(seen, (q.shape[0], length, length))
+        visible = np.broadcast_to(visible, (q.shape[0], length, length))
         if a["mask"] is not None and flaw != "padding seen":
-            seen = seen & a["mask"][:, None, :]
+            visible = visible & a["mask"][:, None, :]
         if flaw == "empty rows average":
-            seen = seen | ~seen.any(axis=2, keepdims=True)
-        found = attended(q, k, v, dy, seen)
+            visible = visible | ~visible.any(axis=2, keepdims=True)
+        outputs = attended(q, k, v, dy, visible)
         if flaw == "no scale":
-            found = (attended(q * q.dtype.type(math.sqrt(q.shape[3])), k, v, dy, seen)[0], *found[1:])
+            outputs = (attended(q * q.dtype.type(math.sqrt(q.shape[3])), k, v, dy, visible)[0], *outputs[1:])
         if flaw == "the gradient of q without the scale":
-            found = (found[0], found[1] * q.dtype.type(math.sqrt(q.shape[3])), *found[2:])
-        return {name: np.transpose(x, (0, 2, 1, 3)) for name, x in zip(("y", "dq", "dk", "dv"), found, strict=True)}
+            outputs = (outputs[0], outputs[1] * q.dtype.type(math.sqrt(q.shape[3])), *outputs[2:])
+        return {name: np.transpose(x, (0, 2, 1, 3)) for name, x in zip(("y", "dq", "dk", "dv"), outputs, strict=True)}
 
     return op
 
@@ -71,9 +71,9 @@ def interleaved(a: Values) -> Values:
 
 
 def coarse_angles(a: Values) -> Values:
-    given, x = a["rope"], a["x"]
+    rope, x = a["rope"], a["x"]
     length, half = x.shape[1], x.shape[3] // 2
-    f = right("rope.frequencies")({"head_dim": 2 * half, "length": length, "rope": given})["frequencies"]
+    f = right("rope.frequencies")({"head_dim": 2 * half, "length": length, "rope": rope})["frequencies"]
     angle = np.arange(length, dtype=np.float32)[:, None] * f.astype(np.float32)[None, :]
     cos, sin = (t(angle).astype(x.dtype)[None, :, None, :] for t in (np.cos, np.sin))
     out = {}
@@ -84,13 +84,13 @@ def coarse_angles(a: Values) -> Values:
 
 
 def coarse_frequencies(a: Values) -> Values:
-    """Angles in binary64 of frequencies that are right to 36 bits only."""
+    """Compute angles in binary64 from frequencies that are right to 36 bits only."""
     base = a["rope"]["base"] * (1 + 2.0**-35)
     return right("layer.rope")(a | {"rope": a["rope"] | {"base": base}})
 
 
 def first_row_alone(a: Values) -> Values:
-    """The statistic of the first row taken for that of all."""
+    """Check the overflow of squares in the first row only."""
     first = a["x"].reshape(-1, a["x"].shape[-1])[:1]
     with np.errstate(over="ignore", invalid="ignore"):
         fine = np.isfinite((first * first).mean())
@@ -103,13 +103,13 @@ def first_row_alone(a: Values) -> Values:
 
 
 def keys_not_looked_at(a: Values) -> Values:
-    """Scores alone looked at: an infinite key has the score −∞ with a query, beside finite ones."""
+    """Do not refuse infinite keys, as if only scores were checked."""
     finite = np.nan_to_num(a["k"], posinf=0.0, neginf=0.0)
     return right("layer.attention")(a | {"k": finite})
 
 
 def short_mantissa(x: Any) -> Any:
-    """X with ten bits after the leading one, as fast matrix units read it."""
+    """Return x rounded to ten bits after the leading one, as fast matrix units read it."""
     raw = x.astype(np.float32).view(np.uint32)
     return ((raw + 0x1000) & np.uint32(0xFFFFE000)).view(np.float32).astype(x.dtype)
 
@@ -142,7 +142,7 @@ def mean_over_all_rows(a: Values) -> Values:
 
 
 def mean_left_out(out: Values, a: Values) -> Values:
-    """Dx as if the root mean square did not depend on x."""
+    """Return dx as if the root mean square did not depend on x."""
     r = 1 / np.sqrt(np.mean(a["x"] * a["x"], axis=-1, keepdims=True) + a["x"].dtype.type(a["eps"]))
     return {"dx": (a["dy"] * a["weight"] * r).astype(a["x"].dtype)}
 
@@ -157,12 +157,12 @@ def rope_of(kind: str, **new: Callable[[Values], Any]) -> Operation:
 
 
 def scaled(op: str, name: str, by: float) -> Operation:
-    """One output off by a factor that no rounding explains."""
+    """Return an operation with one output multiplied by a factor."""
     return after(op, lambda out, _: {name: out[name] * np.asarray(out[name]).dtype.type(by)})
 
 
 SLIGHTLY = 1 + 2.0**-13
-"""As wrong as products whose operands have ten bits behind the leading one."""
+"""The error of products whose operands have ten bits after the leading one."""
 
 MUTANTS: list[Mutant] = [
     mutant("LYR-001", "layer.embedding", overwritten_rows, "repeated tokens overwrite"),

@@ -1,4 +1,4 @@
-"""Layers with one condition of a clause forgotten."""
+"""Mutants of layers with one condition of a clause forgotten."""
 
 from typing import Any
 

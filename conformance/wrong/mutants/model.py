@@ -1,4 +1,4 @@
-"""Wrong models, configs and evaluations (MDL, EVL)."""
+"""Mutants of models, configs and evaluations (MDL, EVL)."""
 
 from collections.abc import Callable
 from typing import Any
@@ -56,7 +56,7 @@ def refuses_nothing(a: Values) -> Values:
 
 
 def exchanged(one: str, two: str) -> Operation:
-    """Two matrices of the same shape in each other's place."""
+    """Return a model with two matrices of the same shape exchanged."""
 
     def swapped(found: Values) -> Values:
         mark = "\0"
@@ -70,7 +70,7 @@ def exchanged(one: str, two: str) -> Operation:
 
 
 def without(*names: str) -> Operation:
-    """Tensors of some names at 0, or at 1 where they scale."""
+    """Return a model in which tensors whose names contain one of `names` are 0."""
 
     def f(a: Values) -> Values:
         tensors = {k: v * 0 if any(n in k for n in names) else v for k, v in a["tensors"].items()}
@@ -80,14 +80,14 @@ def without(*names: str) -> Operation:
 
 
 def configured(op: str, **new: Callable[[Values], Any]) -> Operation:
-    """The operation under a config with other entries."""
+    """Return the operation under a config with some entries replaced."""
     return lambda a: right(op)(a | {"config": a["config"] | {k: f(a["config"]) for k, f in new.items()}})
 
 
 def with_rope(change: Callable[[Values, Values], Values], op: str = "config.describe") -> Operation:
-    """The operation under a config whose RoPE settings, whichever object holds them, are read by a mistake.
+    """Return the operation under a config whose RoPE settings are changed in whichever key has them.
 
-    change: from the settings and the whole config to what the config has instead.
+    change  (RoPE settings, whole config) -> the settings that the config has instead
     """
 
     def f(a: Values) -> Values:
@@ -99,12 +99,12 @@ def with_rope(change: Callable[[Values, Values], Values], op: str = "config.desc
 
 
 def without_keys(*keys: str, op: str = "config.describe") -> Operation:
-    """The operation under a config that lacks some keys."""
+    """Return the operation under a config without some keys."""
     return lambda a: right(op)(a | {"config": {k: v for k, v in a["config"].items() if k not in keys}})
 
 
 def only_of_two(key: str, other: str) -> Operation:
-    """One of two RoPE objects read, the other left alone."""
+    """Return a description that ignores the RoPE object `other` if there is one under `key`."""
     alone = without_keys(other)
     return lambda a: alone(a) if a["config"].get(key) else right("config.describe")(a)
 
@@ -138,12 +138,12 @@ def head_dim_by_division(out: Values, a: Values) -> Values:
 
 
 def settings(**new: Any) -> Operation:
-    """A run under other settings."""
+    """Return a run with some settings replaced."""
     return lambda a: right("train.run")(a | {"settings": a["settings"] | new})
 
 
 def behind_silent_norms(op: str) -> Operation:
-    """The operation of a model whose RMSNorm gives 0 where the squares of a row overflow."""
+    """Return the operation of a model whose RMSNorm gives 0 if the squares of a row overflow."""
 
     def f(a: Values) -> Values:
         with silent_norms():
@@ -158,11 +158,11 @@ def stops_a_step_early(a: Values) -> Values:
 
 def looks_at_windows_alone(a: Values) -> Values:
     n, length, windows = len(a["text"]), a["length"], a["windows"]
-    held = np.zeros(n, dtype=bool)
+    in_window = np.zeros(n, dtype=bool)
     for i in range(windows):
         start = i * (n - length) // max(windows - 1, 1)
-        held[start : start + length] = True
-    return right("evaluate.perplexity")(a | {"text": np.where(held, a["text"], 0)})
+        in_window[start : start + length] = True
+    return right("evaluate.perplexity")(a | {"text": np.where(in_window, a["text"], 0)})
 
 
 def dynamic_goes_beyond(a: Values) -> Values:

@@ -1,4 +1,4 @@
-"""Configs and models with one condition of a clause forgotten, or a limit off by one."""
+"""Mutants of configs and models with one condition of a clause forgotten, or a limit off by one."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Wrong pruners (PRN); SparseGPT by the three steps of its authors (inverse, then factor), one flaw at a time."""
+"""Mutants of pruners (PRN); SparseGPT as its authors wrote it (inverse, then factor), with one flaw at a time."""
 
 from typing import Any
 
@@ -19,7 +19,7 @@ from conformance.wrong.mutants.model import behind_silent_norms
 
 
 def factor(h: Any, flaw: str) -> Any:
-    """The upper factor of the inverse."""
+    """Return the upper Cholesky factor of the inverse of H, or with the flaw the lower one."""
     lower = np.linalg.cholesky(np.linalg.inv(h))
     return lower if flaw == "lower factor" else lower.T
 
@@ -38,7 +38,7 @@ def damped(x: Any, damping: float, flaw: str) -> tuple[Any, Any]:
 
 
 def removed_of(cost: Any, a: Values, flaw: str) -> Any:
-    """The mask of what goes: a block's, or that of one group of each row."""
+    """Return the mask of removed weights: of a block, or with a pattern of one group in each row."""
     if a["n"] is not None:
         order = np.argsort(-cost, axis=1, kind="stable")[:, a["n"] :]
         gone = np.zeros(cost.shape, dtype=bool)
@@ -70,8 +70,8 @@ def sparsegpt(flaw: str = "") -> Operation:
         first = now.copy()
         for i in range(w.shape[1]):
             if i % span == 0:
-                seen = first if flaw == "chosen before compensation" else now
-                cost = seen[:, i : i + span] ** 2 / np.diag(u)[i : i + span] ** power
+                scored_weights = first if flaw == "chosen before compensation" else now
+                cost = scored_weights[:, i : i + span] ** 2 / np.diag(u)[i : i + span] ** power
                 gone[:, i : i + span] = removed_of(cost, a, flaw)
             error = np.where(gone[:, i], now[:, i] / u[i, i], 0)
             end = (i // span + 1) * span if flaw == "inside the block only" else w.shape[1]
@@ -87,7 +87,7 @@ def sparsegpt(flaw: str = "") -> Operation:
 
 
 def wanda_in_the_runs_dtype(a: Values) -> Values:
-    """Scores in the dtype of the weights, whatever they become there."""
+    """Prune by scores in the dtype of the weights, which may overflow or tie."""
     with np.errstate(over="ignore", invalid="ignore"):
         scores = np.abs(a["weights"]) * np.sqrt(a["square_sums"])
     cols = scores.shape[1]
@@ -98,7 +98,7 @@ def wanda_in_the_runs_dtype(a: Values) -> Values:
 
 
 def model_as_it_was(a: Values) -> Values:
-    """A whole model with the right masks on weights that were not changed."""
+    """Return a pruned model with the right masks on its old weights."""
     out = right("prune.model_sparsegpt")(a)
     weights = {}
     for name, value in out["weights"].items():
@@ -115,7 +115,7 @@ def no_nudge(a: Values) -> Values:
 
 
 def kept_bits_lost(a: Values) -> Values:
-    """A whole model of which one weight too few is kept."""
+    """Return a pruned model with one kept weight too few in every matrix."""
     out = right("prune.model")(a)
     return out | {"kept": {name: kept[1:] for name, kept in out["kept"].items()}}
 

@@ -1,4 +1,4 @@
-"""Pruners with one condition of a clause forgotten, or a limit off by one."""
+"""Mutants of pruners with one condition of a clause forgotten, or a limit off by one."""
 
 from typing import Any
 

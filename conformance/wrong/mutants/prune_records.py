@@ -1,4 +1,4 @@
-"""Wrong records of pruning (PRN-008)."""
+"""Mutants of reading a pruner's record (PRN-008)."""
 
 from conformance.wrong.mutants.base import (
     Mutant,

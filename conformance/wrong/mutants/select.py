@@ -1,4 +1,4 @@
-"""Wrong selections, topologies, changes and draws (TOP, CHG, SEL, RNG)."""
+"""Mutants of selections, topologies, changes and draws (TOP, CHG, SEL, RNG)."""
 
 import numpy as np
 
@@ -52,7 +52,7 @@ def by_column(out: Values, a: Values) -> Values:
 
 
 def gaps_in_the_dtype_of_scores(a: Values) -> Values:
-    found, scores, best = right("select.pools")(a), a["scores"], None
+    answer, scores, best = right("select.pools")(a), a["scores"], None
     for p, k in enumerate(a["counts"]):
         mine = np.sort(scores[a["pools"] == p])
         mine = mine[::-1] if a["largest"] else mine
@@ -64,8 +64,8 @@ def gaps_in_the_dtype_of_scores(a: Values) -> Values:
         if best is None or gap < best[0]:
             best = gap, inside, outside
     names = ("gap", "inside", "outside")
-    told = {} if best is None else {n: np.array([x + 0], scores.dtype) for n, x in zip(names, best, strict=True)}
-    return found | told
+    boundary = {} if best is None else {n: np.array([x + 0], scores.dtype) for n, x in zip(names, best, strict=True)}
+    return answer | boundary
 
 
 MUTANTS: list[Mutant] = [

@@ -1,4 +1,4 @@
-"""Selections and topologies with one condition of a clause forgotten, or a limit off by one."""
+"""Mutants of selections and topologies with one condition of a clause forgotten, or a limit off by one."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Wrong steps and runs (TRN, and the rules as a run uses them)."""
+"""Mutants of steps and runs (TRN, and the rules as a run uses them)."""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,7 +8,7 @@ from conformance.wrong.mutants.model import behind_silent_norms, settings
 
 
 def ruled(**new: Any) -> Operation:
-    """A run under a rule with other choices."""
+    """Return a run under a rule with other choices."""
 
     def f(a: Values) -> Values:
         given = a["settings"]
@@ -20,19 +20,19 @@ def ruled(**new: Any) -> Operation:
 
 
 def stepped(**new: Any) -> Operation:
-    """One step under other settings."""
+    """Return a step with some settings replaced."""
     return lambda a: right("train.step")(a | {"settings": a["settings"] | new})
 
 
 def of_every_target(**new: Callable[[Values], Any]) -> Operation:
-    """One step from a state whose parts have other entries."""
+    """Return a step from a state with some entries of every part replaced."""
     return lambda a: right("train.step")(
         a | {"parts": [part | {name: f(part) for name, f in new.items()} for part in a["parts"]]}
     )
 
 
 def without_window(part: Values) -> Values:
-    """A state whose window has been lost."""
+    """Return a part without the sums of its window."""
     return {name: value for name, value in part.items() if not name.startswith("window")}
 
 
@@ -41,11 +41,11 @@ def last_gradient_alone(a: Values) -> Values:
 
 
 def of_a_window(**new: Callable[[Any], Any]) -> Operation:
-    """One step that ends a gradient window, with some inputs of the window replaced where a part has them."""
+    """Return a step that ends a gradient window, with some inputs of the window replaced if a part has them."""
 
     def f(a: Values) -> Values:
-        held = [part | {name: g(part[name]) for name, g in new.items() if name in part} for part in a["parts"]]
-        return right("train.step")(a | {"parts": held})
+        parts = [part | {name: g(part[name]) for name, g in new.items() if name in part} for part in a["parts"]]
+        return right("train.step")(a | {"parts": parts})
 
     return f
 

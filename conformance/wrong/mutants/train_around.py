@@ -1,4 +1,4 @@
-"""Wrong dtypes, final weights, warnings and shares."""
+"""Mutants of dtypes, final weights, file names, warnings and shares of ranks."""
 
 from collections.abc import Callable
 from typing import Any
@@ -35,7 +35,7 @@ def as_stored(out: Values, a: Values) -> Values:
 
 
 def written(round_to: Callable[[Any, Any], Any]) -> Operation:
-    """Final weights rounded in another way, where the right ones are not refused."""
+    """Return final weights rounded by `round_to`; weights that the engine refuses stay refused."""
 
     def f(a: Values) -> Values:
         right("checkpoint.final")(a)
@@ -51,7 +51,7 @@ def by_way_of_float32(x: Any, dtype: Any) -> Any:
 
 
 def cut(x: Any, dtype: Any) -> Any:
-    """Towards zero."""
+    """Round towards zero."""
     y = x.astype(dtype)
     beyond = np.abs(y.astype(np.float64)) > np.abs(x)
     view = y.view({8: np.uint64, 4: np.uint32, 2: np.uint16}[dtype.itemsize])
@@ -69,7 +69,7 @@ def flushed(x: Any, dtype: Any) -> Any:
 
 
 def saturated(a: Values) -> Values:
-    """A weight that does not fit becomes the largest that does."""
+    """Replace a weight that does not fit by the largest number that does."""
     try:
         return right("checkpoint.final")(a)
     except REFUSALS:
@@ -81,7 +81,7 @@ def saturated(a: Values) -> Values:
 
 
 def names(stock: Callable[[str], bool]) -> Operation:
-    """Names that are refused by another rule."""
+    """Return a check that refuses file names by another rule."""
 
     def f(a: Values) -> Values:
         if stock(a["name"]):
@@ -92,7 +92,7 @@ def names(stock: Callable[[str], bool]) -> Operation:
 
 
 def without_warning(name: str) -> Operation:
-    """A kind of warnings that is never given."""
+    """Return warnings without those of one name."""
 
     def change(out: Values, a: Values) -> Values:
         kept = [(step, n) for step, n in zip(out["steps"].tolist(), out["names"], strict=True) if n != name]
@@ -107,10 +107,10 @@ def at_the_event(out: Values, a: Values) -> Values:
 
 
 def once(out: Values, a: Values) -> Values:
-    seen: dict[str, int] = {}
+    first_steps: dict[str, int] = {}
     for step, name in zip(out["steps"].tolist(), out["names"], strict=True):
-        seen.setdefault(name, step)
-    return {"steps": ids(seen.values()), "names": list(seen)}
+        first_steps.setdefault(name, step)
+    return {"steps": ids(first_steps.values()), "names": list(first_steps)}
 
 
 def rest_on_the_first(a: Values) -> Values:

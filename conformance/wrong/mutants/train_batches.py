@@ -1,4 +1,4 @@
-"""Wrong steps on labels and masks (TRN-001, TRN-002)."""
+"""Mutants of steps on labels and masks (TRN-001, TRN-002)."""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,7 +9,7 @@ from conformance.wrong.mutants.base import Mutant, Operation, Values, mutant, ri
 
 
 def of_batches(change: Callable[[Values], Values]) -> Operation:
-    """A step on batches that are changed one by one."""
+    """Return a step on batches that are each changed."""
     return lambda a: right("train.batches")(a | {"batches": [change(batch) for batch in a["batches"]]})
 
 
@@ -18,7 +18,7 @@ def all_labels(batch: Values) -> Values:
 
 
 def labels_of_tokens_before(batch: Values) -> Values:
-    """The label of a position is its own token, not the one behind it."""
+    """Compare a position with the label of its own token, not of the next one."""
     labels = batch["labels"]
     behind = np.concatenate([np.full_like(labels[:, :1], -100), labels[:, :-1]], axis=1)
     return batch | {"labels": behind}
@@ -29,14 +29,14 @@ def no_mask(batch: Values) -> Values:
 
 
 def counted_padding(a: Values) -> Values:
-    """The loss is divided by all positions that have a next one."""
+    """Divide the loss by the number of all positions that have a next one."""
     out = right("train.batches")(a)
     counted = sum(int((batch["labels"][:, 1:] != -100).sum()) for batch in a["batches"])
     return out | {"loss": out["loss"] * counted / sum(batch["labels"][:, 1:].size for batch in a["batches"])}
 
 
 def mean_of_means(a: Values) -> Values:
-    """Each micro-batch is a step of its own; the loss is the mean of their means."""
+    """Return the mean of the mean losses of micro-batches."""
     losses = [
         float(right("train.batches")(a | {"batches": [batch]})["loss"])
         for batch in a["batches"]
@@ -46,7 +46,7 @@ def mean_of_means(a: Values) -> Values:
 
 
 def last_alone(a: Values) -> Values:
-    """The gradient of the last micro-batch that counts replaces the sum."""
+    """Use the last micro-batch with counted labels in place of all."""
     counted = [batch for batch in a["batches"] if (batch["labels"][:, 1:] != -100).any()]
     return right("train.batches")(a | {"batches": counted[-1:]})
 

@@ -1,4 +1,4 @@
-"""Runs, settings and warnings with one condition of a clause forgotten, or a limit off by one."""
+"""Mutants of runs, settings and warnings with one condition of a clause forgotten, or a limit off by one."""
 
 from typing import Any
 

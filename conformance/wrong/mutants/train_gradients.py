@@ -1,4 +1,4 @@
-"""Wrong gradients (GRD-001 to GRD-004)."""
+"""Mutants of gradients (GRD-001 to GRD-004)."""
 
 import numpy as np
 
@@ -17,16 +17,16 @@ from conformance.wrong.mutants.layers import SLIGHTLY, scaled
 
 def absolute_sums(a: Values) -> Values:
     mean = sum(abs(dy.T @ x) for dy, x in zip(a["dy"], a["x"], strict=True)) / a["steps"]
-    held = set(a["delta"].tolist())
+    slots = set(a["delta"].tolist())
     base = set(a["base"].tolist())
-    open_to = [p for p in range(mean.size) if p not in held and (a["scope"] == "all" or p in base)]
+    open_to = [p for p in range(mean.size) if p not in slots and (a["scope"] == "all" or p in base)]
     flat = mean.reshape(-1)
     chosen = select.largest([float(flat[p]) for p in open_to], open_to, min(a["n"], len(open_to)))
     return {"candidates": ids(chosen), "values": flat[chosen]}
 
 
 def off_the_support(out: Values, a: Values) -> Values:
-    """The gradient without the entries that are 0 in no row: a gradient of what is stored."""
+    """Set every third entry of the gradient to 0, as if only the others were stored."""
     return {
         "gradient": np.where(np.arange(out["gradient"].size).reshape(out["gradient"].shape) % 3, out["gradient"], 0)
     }

@@ -1,6 +1,6 @@
-"""Wrong training states: what is lost on the way to a file, or on the way back (TRN-004, CKP-006, CKP-007).
+"""Mutants of training states that lose something when they are written or read (TRN-004, CKP-006, CKP-007).
 
-The engine writes and reads; the file in between is read by the second reader, changed, and written by the oracle.
+The engine writes and reads. In between the second reader reads the file, an edit changes it, and the oracle writes it.
 """
 
 import json
@@ -21,10 +21,10 @@ Edit = Callable[[Tensors, Values], None]
 
 
 def edited(raw: Any, edit: Edit) -> Any:
-    """Return the bytes of a state with other tensors or attributes."""
-    found = read(raw.tobytes())
+    """Return the bytes of a state after an edit of its tensors or attributes."""
+    state = read(raw.tobytes())
     tensors = {}
-    for name, t in found.tensors.items():
+    for name, t in state.tensors.items():
         support = None
         if t.row_pointers is not None:
             rows = np.repeat(np.arange(len(t.row_pointers) - 1), np.diff(t.row_pointers))
@@ -32,14 +32,14 @@ def edited(raw: Any, edit: Edit) -> Any:
         elif t.dtype == "NONE":
             support = tuple(divmod(p, t.shape[-1]) for p in range(math.prod(t.shape)))
         tensors[name] = Tensor(t.dtype, t.shape, t.bits, support)
-    attributes = dict(found.attributes)
+    attributes = dict(state.attributes)
     edit(tensors, attributes)
-    made = files.pieces(tensors, kind=found.kind, attributes=attributes)
-    return np.frombuffer(made.pack(), dtype=np.uint8)
+    pieces = files.pieces(tensors, kind=state.kind, attributes=attributes)
+    return np.frombuffer(pieces.pack(), dtype=np.uint8)
 
 
 def written(edit: Edit) -> Operation:
-    """A state that is written with a change."""
+    """Return a writer of states with an edit."""
 
     def f(a: Values) -> Values:
         return {"raw": edited(right("state.write")(a)["raw"], edit)}
@@ -48,20 +48,20 @@ def written(edit: Edit) -> Operation:
 
 
 def resumed(edit: Edit) -> Operation:
-    """A run that goes on from a changed state."""
+    """Return a run that resumes from an edited state."""
 
     def f(a: Values) -> Values:
         try:
             return right("state.resume")(a | {"raw": edited(a["raw"], edit)})
         except Refused:
-            # a damaged file, as it is
+            # a damaged file is passed on unchanged, because it cannot be edited
             return right("state.resume")(a)
 
     return f
 
 
 def zeros(*ends: str) -> Edit:
-    """Tensors whose names end so hold zeros."""
+    """Return an edit that sets tensors with these ends of names to 0."""
 
     def edit(tensors: Tensors, attributes: Values) -> None:
         for name, t in tensors.items():
@@ -72,7 +72,7 @@ def zeros(*ends: str) -> Edit:
 
 
 def nowhere(*ends: str) -> Edit:
-    """Tensors whose names end so are left out."""
+    """Return an edit that removes tensors with these ends of names."""
 
     def edit(tensors: Tensors, attributes: Values) -> None:
         for name in [name for name in tensors if name.endswith(ends)]:
@@ -82,7 +82,7 @@ def nowhere(*ends: str) -> Edit:
 
 
 def no_window(tensors: Tensors, attributes: Values) -> None:
-    """Open windows are forgotten."""
+    """Remove open windows."""
     nowhere(*(f".window.{part}" for part in ("gradient", "absolute", "square", "input_squares", "candidates")))(
         tensors, attributes
     )
@@ -95,7 +95,7 @@ def values_of(t: Tensor) -> Any:
 
 
 def means(tensors: Tensors, attributes: Values) -> None:
-    """Windows hold means in place of sums."""
+    """Replace the sums of windows by means."""
     for name, counts in attributes["windows"].items():
         for part in ("gradient", "absolute", "square"):
             key = f"{name}.window.{part}"
@@ -106,29 +106,29 @@ def means(tensors: Tensors, attributes: Values) -> None:
 
 
 def every_candidate(tensors: Tensors, attributes: Values) -> None:
-    """The support is among the candidates of a window."""
+    """Replace the candidates of a window by the positions of its gradient, which has the support as well."""
     for name in [name for name in tensors if name.endswith(".window.candidates")]:
         tensors[name] = replace(tensors[name], support=tensors[name.replace("candidates", "gradient")].support)
 
 
 def one_step_of_a_window(tensors: Tensors, attributes: Values) -> None:
-    """A window counts one step, however many it holds."""
+    """Let every window count as one step."""
     attributes["windows"] = {name: counts | {"steps": 1} for name, counts in attributes["windows"].items()}
 
 
 def budgets_of_what_is_left(tensors: Tensors, attributes: Values) -> None:
-    """K is what the base stores now."""
+    """Set K to the number of weights that the base stores now."""
     attributes["budgets"] = {name: tensors[f"{name}.base"].nnz for name in attributes["budgets"]}
 
 
 def base_and_slots(tensors: Tensors, attributes: Values) -> None:
-    """K is what base and delta store now, what both store counted twice."""
+    """Set K to the weights of the base plus the slots, so that positions of both count twice."""
     matrices = attributes["matrices"]
     attributes["budgets"] = {name: tensors[f"{name}.base"].nnz + tensors[f"{name}.delta"].nnz for name in matrices}
 
 
 def rows_of_what_is_left(tensors: Tensors, attributes: Values) -> None:
-    """K of each row is what the base stores of it now."""
+    """Set K of each row to the number of weights that the base stores in it now."""
     for name in attributes["matrices"]:
         key = f"{name}.row_budget"
         if key in tensors:
@@ -137,12 +137,12 @@ def rows_of_what_is_left(tensors: Tensors, attributes: Values) -> None:
 
 
 def slots_of_now(tensors: Tensors, attributes: Values) -> None:
-    """d_φ is how many slots there are now."""
+    """Set d_φ to the number of slots now."""
     attributes["delta_budgets"] = {name: tensors[f"{name}.delta"].nnz for name in attributes["matrices"]}
 
 
 def merged(tensors: Tensors, attributes: Values) -> None:
-    """The base is written with φ added."""
+    """Add φ to the base."""
     for name in attributes["matrices"]:
         base, delta = tensors[f"{name}.base"], tensors[f"{name}.delta"]
         if base.support is None or delta.support is None:
@@ -153,41 +153,41 @@ def merged(tensors: Tensors, attributes: Values) -> None:
 
 
 def names_in_order(tensors: Tensors, attributes: Values) -> None:
-    """The matrices are numbered in order of their names."""
+    """Sort the matrices by name."""
     attributes["matrices"] = sorted(attributes["matrices"])
 
 
 def a_step_late(tensors: Tensors, attributes: Values) -> None:
-    """The state says that it was written a step before."""
+    """Decrease the step of the state by one."""
     attributes["step"] -= 1
 
 
 def settings_left_out(tensors: Tensors, attributes: Values) -> None:
-    """The state does not say which seed it had."""
-    held = json.loads(attributes["settings"])
-    attributes["settings"] = files.text({key: value for key, value in held.items() if key != "seed"})
+    """Remove the seed from the settings of the state."""
+    settings = json.loads(attributes["settings"])
+    attributes["settings"] = files.text({key: value for key, value in settings.items() if key != "seed"})
 
 
 def trusting(**attributes: Callable[[Values], Any]) -> Operation:
-    """A state is taken for one of this run in some respect, whatever it says."""
+    """Return a run that resumes from a refused state after setting some of its attributes."""
 
     def f(a: Values) -> Values:
-        told = {name: of(a) for name, of in attributes.items()}
+        overrides = {name: of(a) for name, of in attributes.items()}
         try:
             return right("state.resume")(a)
         except REFUSALS:
-            return right("state.resume")(a | {"raw": edited(a["raw"], lambda _, held: held.update(told))})
+            return right("state.resume")(a | {"raw": edited(a["raw"], lambda _, held: held.update(overrides))})
 
     return f
 
 
 def longer(a: Values) -> Values:
-    """The file goes on behind its end."""
+    """Append 64 zero bytes to the file."""
     return {"raw": np.append(right("state.write")(a)["raw"], np.zeros(64, dtype=np.uint8))}
 
 
 def any_settings(a: Values) -> Values:
-    """A state is taken for one of this run whatever its settings say."""
+    """Accept a state of other settings."""
     try:
         return right("state.resume")(a)
     except REFUSALS as error:
@@ -197,7 +197,7 @@ def any_settings(a: Values) -> Values:
 
 
 def any_dtype(a: Values) -> Values:
-    """A state is cast to the dtype of the run."""
+    """Accept a state of another dtype."""
     try:
         return right("state.resume")(a)
     except REFUSALS as error:
@@ -207,7 +207,7 @@ def any_dtype(a: Values) -> Values:
 
 
 def unverified(a: Values) -> Values:
-    """A state is read without its digests."""
+    """Accept a state whose digests are wrong."""
     try:
         return right("state.resume")(a)
     except REFUSALS as error:
@@ -217,9 +217,9 @@ def unverified(a: Values) -> Values:
 
 
 def names_compared(a: Values) -> Values:
-    """The name of the preset is compared as well."""
-    held = json.loads(read(a["raw"].tobytes()).attributes["settings"])
-    if held["preset"] == (a["settings"].get("preset") or "seft"):
+    """Return no losses after a state of another preset name, as if the name were compared."""
+    settings = json.loads(read(a["raw"].tobytes()).attributes["settings"])
+    if settings["preset"] == (a["settings"].get("preset") or "seft"):
         return right("state.resume")(a)
     return right("state.resume")(a) | {"losses": a["tensors"]["model.norm.weight"][:0]}
 
@@ -246,7 +246,7 @@ _PARTS: tuple[tuple[str, str, Edit], ...] = (
     ("CKP-007 CKP-006", "b + φ as the base", merged),
     ("CKP-006 EVT-003", "K is base and slots of now", base_and_slots),
 )
-"""What may be lost, on either way."""
+"""Clauses, flaw and edit of what may be lost, in writing or in reading."""
 
 MUTANTS: list[Mutant] = [
     *(mutant(clauses, "state.resume", resumed(edit), flaw) for clauses, flaw, edit in _PARTS),

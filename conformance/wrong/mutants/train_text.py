@@ -1,4 +1,4 @@
-"""Wrong windows of a text (TRN-003, EVL, PRN-007)."""
+"""Mutants of the windows of a text (TRN-003, EVL, PRN-007)."""
 
 from conformance.wrong.mutants.base import Mutant, changed, ids, mutant, right, unchecked
 

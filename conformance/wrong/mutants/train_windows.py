@@ -1,4 +1,4 @@
-"""Wrong evidence of a window of steps (GRD-004 to GRD-008)."""
+"""Mutants of the evidence of a window of steps (GRD-004 to GRD-008)."""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,7 +12,7 @@ Array = NDArray[Any]
 
 
 def of_micro_batches(out: Values, a: Values) -> Values:
-    """|g| and g² of micro-batches instead of steps."""
+    """Average |g| of micro-batches in place of steps."""
     parts = [abs(dy.T @ x) for dys, xs in zip(a["dy"], a["x"], strict=True) for dy, x in zip(dys, xs, strict=True)]
     total = sum(parts) / max(len(a["dy"]), 1)
     return {"absolute": np.asarray(total, dtype=out["absolute"].dtype).reshape(out["absolute"].shape)}
@@ -23,28 +23,28 @@ def absolute_mean(out: Values, _: Values) -> Values:
 
 
 def summed(name: str) -> Operation:
-    """Evidence that is not divided by what it sums."""
+    """Return evidence with one output as a sum in place of a mean over steps."""
     return after("window.evidence", lambda out, a: {name: out[name] * out[name].dtype.type(len(a["dy"]))})
 
 
 def counted_rows_only(out: Values, a: Values) -> Values:
-    """H over the rows whose gradient is not 0."""
+    """Average h over the rows whose gradient is not 0."""
     rows = [
         x[np.any(dy != 0, axis=1)]
         for dys, xs in zip(a["dy"], a["x"], strict=True)
         for dy, x in zip(dys, xs, strict=True)
     ]
-    seen = np.concatenate(rows)
-    return {"inputs": (seen * seen).sum(axis=0) / seen.dtype.type(max(len(seen), 1))}
+    inputs = np.concatenate(rows)
+    return {"inputs": (inputs * inputs).sum(axis=0) / inputs.dtype.type(max(len(inputs), 1))}
 
 
 def tokens_by(sums: Callable[[list[Array], list[Array]], Any], *, mean: bool = True) -> Operation:
-    """Evidence of tokens with another sum over the micro-batches of a step."""
+    """Return squares of tokens with another sum over the micro-batches of a step, by `sums`."""
 
     def op(a: Values) -> Values:
         total = sum(sums(dys, xs) for dys, xs in zip(a["dy"], a["x"], strict=True))
-        found = np.asarray(total).reshape(-1)[a["support"]]
-        return {"tokens": found / found.dtype.type(len(a["dy"])) if mean else found}
+        squares = np.asarray(total).reshape(-1)[a["support"]]
+        return {"tokens": squares / squares.dtype.type(len(a["dy"])) if mean else squares}
 
     return op
 

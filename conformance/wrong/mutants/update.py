@@ -1,4 +1,4 @@
-"""Wrong events on dictionaries: drop, grow and adapt with one flaw."""
+"""Mutants of events on dictionaries: drop, grow and adapt with one flaw."""
 
 import math
 from dataclasses import replace
@@ -13,7 +13,7 @@ from conformance.wrong.mutants.base import Mutant, Operation, Values, changed, i
 
 
 def event(flaw: str = "") -> Operation:
-    """The event on dictionaries, with one flaw; without one it passes every case."""
+    """Return an event on dictionaries with one flaw; without a flaw it passes every case."""
 
     def op(a: Values) -> Values:
         if not np.isfinite(a["gradient"]).all() or a["n_drop"] > len(a["delta"]):
@@ -39,8 +39,8 @@ def outputs(state: State, a: Values) -> Values:
         "support": w,
         "age": state.age,
     }
-    out = {name: np.array(list(held.values()), dtype=kind) for name, held in floats.items()}
-    out |= {name: ids(held) for name, held in places.items()}
+    out = {name: np.array(list(column.values()), dtype=kind) for name, column in floats.items()}
+    out |= {name: ids(column) for name, column in places.items()}
     return out | {"age": ids(state.age.values())}
 
 
@@ -105,11 +105,11 @@ def flawed_event(a: Values, flaw: str) -> State:  # noqa: C901
     if flaw == "without phi":
         scored = {p: state.base.get(p, 0.0) for p in weights}
     rows = [p for p in weights if p not in exempt]
-    found = [abs(rounded(scores[p] * scored[p])) for p in rows]
+    sizes = [abs(rounded(scores[p] * scored[p])) for p in rows]
     excess = min(max(0, size - budget), len(rows))
     if flaw == "filled up to K":
         excess = max(0, size - budget + 1)
-    pruned = select.smallest(found, rows, excess)
+    pruned = select.smallest(sizes, rows, excess)
     if flaw == "slot kept after pruning":
         left = update.without(state, pruned)
         return replace(state, base=left.base)
@@ -123,7 +123,7 @@ def largest_dropped(a: Values) -> Values:
 
 
 def of_another_step(a: Values) -> Values:
-    """Adapt sees another gradient than growth: that of the next step."""
+    """Prune by another gradient than the one that growth uses."""
     out = right("update.evolve")(a | {"adapts": 0})
     if not a["adapts"]:
         return out
@@ -133,7 +133,7 @@ def of_another_step(a: Values) -> Values:
 
 
 def _events(flaws: str) -> list[Mutant]:
-    """One mutant a line: clauses | flaw | what it is called."""
+    """Return a mutant for each line of `clauses | flaw | name`."""
     rows = [[part.strip() for part in line.split(" | ")] for line in flaws.strip().splitlines()]
     return [mutant(clauses, "update.evolve", event(flaw), name) for clauses, flaw, name in rows]
 

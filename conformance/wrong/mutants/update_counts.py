@@ -1,4 +1,4 @@
-"""Wrong counts, schedules and budgets (DLT, SCH)."""
+"""Mutants of counts, schedules and budgets (DLT, SCH)."""
 
 import math
 

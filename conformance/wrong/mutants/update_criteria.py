@@ -1,4 +1,4 @@
-"""Wrong scores of slots, candidates and weights, presets and checks of rules."""
+"""Mutants of scores of slots, candidates and weights, of presets and of checks of rules."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,7 +10,7 @@ from conformance.wrong.mutants.event import at, scored
 
 
 def taken_for(op: str, one: str, other: str) -> Operation:
-    """One criterion computed as another where its inputs allow it."""
+    """Return scores in which criterion `one` is computed as `other`."""
 
     def f(a: Values) -> Values:
         if a["criterion"] != one:
@@ -21,7 +21,7 @@ def taken_for(op: str, one: str, other: str) -> Operation:
 
 
 def in_wide(op: str, criterion: str, score: Callable[[Values], Any]) -> Operation:
-    """One criterion in binary64, rounded at the end."""
+    """Return scores in which one criterion is computed in binary64 and rounded at the end."""
 
     def f(a: Values) -> Values:
         out = right(op)(a)

@@ -1,4 +1,4 @@
-"""Rules and optimizers with one condition of a clause forgotten, or a limit off by one."""
+"""Mutants of rules and optimizers with one condition of a clause forgotten, or a limit off by one."""
 
 from typing import Any
 

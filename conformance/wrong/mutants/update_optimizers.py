@@ -1,4 +1,4 @@
-"""Wrong optimizers (OPT)."""
+"""Mutants of optimizers (OPT)."""
 
 import numpy as np
 
@@ -50,13 +50,13 @@ def adamw(flaw: str = "") -> Operation:
 
 
 def without_decay(kind: str) -> Operation:
-    """One optimizer without decay; the others stay right."""
+    """Return optimizers of which one has no weight decay."""
     op = changed("optimizer.step", weight_decay=lambda _: 0.0)
     return lambda a: op(a) if a["kind"] == kind else right("optimizer.step")(a)
 
 
 def of_kind(kind: str, values: object) -> Operation:
-    """One optimizer whose new φ is a function of outputs and inputs."""
+    """Return optimizers of which one has φ computed by `values` from outputs and inputs."""
     return after("optimizer.step", lambda out, a: {"values": values(out, a)} if a["kind"] == kind else {})  # type: ignore[operator]
 
 
@@ -77,13 +77,13 @@ def sums_for_largest(out: Values, a: Values) -> Values:
 
 
 def first_step_by_the_run(a: Values) -> Values:
-    """The bias of the first step corrected as if every slot were ten steps old."""
+    """Correct the bias of moments as if every slot were nine steps older."""
     out = right("adamw.step")(a | {"age": a["age"] + 9})
     return out | {"age": a["age"] + 1}
 
 
 def spiel_of_an_older_slot(a: Values) -> Values:
-    """Moments as they should be, and the correction of a slot that is a step older."""
+    """Keep the right moments, but correct their bias as if every slot were a step older."""
     out = right("optimizer.step")(a)
     if a["kind"] != "spiel-adamw":
         return out

@@ -1,11 +1,12 @@
-"""Programs that must never be called conformant: they do nothing, guess, or break the protocol.
+"""Null ports, which must never be called conformant: they do nothing, guess, or break the protocol.
 
     python -m conformance.wrong.nulls MODE
 
-answers     wrong answers in right lines
+answers     wrong answers in valid lines
 known       right answers to all frozen cases, or to all small inputs
-lines       wrong lines, or none
+lines       invalid lines, or none
+files       answers in files that the protocol forbids
 expected    what the kit must say of each
 
-Wrong engines are in `mutants`. Start with `expected.py`.
+Mutants of the engine are in `mutants`. Start with `expected.py`.
 """

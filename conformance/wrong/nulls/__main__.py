@@ -8,7 +8,7 @@ from conformance.wrong.nulls import answers, known, lines
 
 
 class _Printing(answers.Right):
-    """A port whose library prints; the loop moves standard output aside."""
+    """A right port that prints, as libraries do; `serve` moves standard output aside."""
 
     name = "prints"
 
@@ -18,7 +18,7 @@ class _Printing(answers.Right):
 
 
 def main() -> int:
-    """Run the null port that the command line names."""
+    """Run the null port that the command line names; return the exit status."""
     modes = sorted({*answers.MODES, *known.MODES, *lines.MODES})
     if len(sys.argv) != 2 or sys.argv[1] not in modes:
         print(f"usage: python -m conformance.wrong.nulls MODE, one of {', '.join(modes)}", file=sys.stderr)

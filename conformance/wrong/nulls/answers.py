@@ -1,4 +1,4 @@
-"""Null ports whose lines are right and whose answers are not."""
+"""Null ports that keep to the protocol and give wrong answers."""
 
 import hashlib
 import json
@@ -21,17 +21,17 @@ _FILES = {
     "kernel.exceeding": ("exceeding",),
     "file.read": ("file", "file-refused"),
 }
-"""The vector files of the operations that null ports are asked for."""
+"""Operation -> vector files that null ports are asked from."""
 
 
 def key(op: str, inputs: Values, dtype: str) -> str:
-    """Return a digest of what a port is asked."""
-    given = {name: encode(value) for name, value in inputs.items() if value is not None}
-    return hashlib.sha256(json.dumps([op, dtype, given], sort_keys=True).encode()).hexdigest()
+    """Return a digest of a call: operation, inputs and dtype."""
+    encoded = {name: encode(value) for name, value in inputs.items() if value is not None}
+    return hashlib.sha256(json.dumps([op, dtype, encoded], sort_keys=True).encode()).hexdigest()
 
 
 class Table:
-    """A port that is right only for cases it has seen: answers by a digest of operation and inputs."""
+    """A port that knows only the frozen cases, by a digest of operation and inputs."""
 
     name = "table"
     ops: tuple[str, ...] = tuple(OPS)
@@ -41,19 +41,19 @@ class Table:
         self._loaded: set[str] = set()
 
     def describe(self) -> Values:
-        """Return what it says of itself: that it offers everything."""
-        told = {"name": self.name, "language": "Python"}
-        return {"port": told, "ops": {op: ["exact64", "fp32"] for op in self.ops}, "flags": {"deterministic": True}}
+        """Return the description of the port: it offers everything."""
+        port = {"name": self.name, "language": "Python"}
+        return {"port": port, "ops": {op: ["exact64", "fp32"] for op in self.ops}, "flags": {"deterministic": True}}
 
     def call(self, op: str, inputs: Values, dtype: str) -> Values:
-        """Return what the frozen vectors say."""
-        # a file is loaded when it is asked for: most null ports are started often and asked little
+        """Return the answer of the frozen case, or raise its refusal."""
+        # files are loaded on demand, because most null ports are started often and asked little
         for name in set(_FILES[op]) - self._loaded:
             self._loaded.add(name)
             for case in load(VECTORS / f"{name}.json"):
                 for each in case.dtypes:
-                    known = {name: cast(value, each) for name, value in case.expected.items()}
-                    self._known[key(case.op, prepared_inputs(case, each), each)] = (known, case.refused)
+                    answers = {name: cast(value, each) for name, value in case.expected.items()}
+                    self._known[key(case.op, prepared_inputs(case, each), each)] = (answers, case.refused)
         answer, refused = self._known[key(op, inputs, dtype)]
         if refused:
             raise Refused(refused[0])
@@ -61,12 +61,12 @@ class Table:
 
 
 def cast(value: Any, dtype: str) -> Any:
-    """Return a value with floats in a dtype."""
+    """Return a value with arrays of floats cast to a dtype."""
     return value.astype(dtype) if isinstance(value, np.ndarray) and value.dtype.kind == "f" else value
 
 
 class Right(Table):
-    """A port that is also right about `kernel.exceeding` of numbers it has not seen: nothing is wrong with it."""
+    """A port without a fault, which also answers `kernel.exceeding` for numbers that no frozen case has."""
 
     name = "right"
 
@@ -82,7 +82,7 @@ Answer = Callable[[Table, str, Values, str], Values]
 
 
 class Null(Table):
-    """A port that knows the right answer and gives another one."""
+    """A port that computes the right answer and gives another one."""
 
     def __init__(self, name: str, answer: Answer, ops: tuple[str, ...] = tuple(OPS)) -> None:
         super().__init__()
@@ -98,7 +98,7 @@ class Null(Table):
 
 
 def _each(change: Callable[[Any], Any]) -> Answer:
-    """Every output of the right answer changed; refusals stay."""
+    """Return an answer in which every output of the right answer is changed; refusals stay."""
 
     def answer(port: Table, op: str, inputs: Values, dtype: str) -> Values:
         assert isinstance(port, Null)
@@ -139,30 +139,30 @@ def _accepts(port: Table, op: str, inputs: Values, dtype: str) -> Values:
 
 
 def _echo(port: Table, op: str, inputs: Values, dtype: str) -> Values:
-    given = [value for value in inputs.values() if value is not None]
-    return {name: given[i % len(given)] for i, name in enumerate(OPS[op].outputs)}
+    values = [value for value in inputs.values() if value is not None]
+    return {name: values[i % len(values)] for i, name in enumerate(OPS[op].outputs)}
 
 
 class Unsteady(Right):
-    """A port whose floats differ in the last bit from one answer to the next, well inside their bounds (PRT-013)."""
+    """A port whose floats differ in the last bit from one answer to the next, within their bounds (PRT-013)."""
 
     def __init__(self, name: str, *, says_so: bool) -> None:
         super().__init__()
         self.name, self._says_so, self._calls = name, says_so, 0
 
     def describe(self) -> Values:
-        """Return what it says of itself: that it is deterministic, or nothing."""
+        """Return the description of the port, with or without the flag `deterministic`."""
         return super().describe() | {"flags": {} if self._says_so else {"deterministic": True}}
 
     def call(self, op: str, inputs: Values, dtype: str) -> Values:
-        """Return the right answer, every second one with other bits."""
+        """Return the right answer, with other bits in every second one."""
         self._calls += 1
         change = _next_up if self._calls % 2 and op == "kernel.dense" else _kept
         return {name: change(value) for name, value in super().call(op, inputs, dtype).items()}
 
 
 class Forgetful(Right):
-    """A port that is right the first time, and says that it is not deterministic so as not to be asked again."""
+    """A port that is right only the first time, and says that it is not deterministic to avoid a second call."""
 
     name = "second-answer-wrong"
 
@@ -171,11 +171,11 @@ class Forgetful(Right):
         self._seen: set[str] = set()
 
     def describe(self) -> Values:
-        """Return what it says of itself: that its answers may differ."""
+        """Return the description of the port: it is not deterministic."""
         return super().describe() | {"flags": {"deterministic": False}}
 
     def call(self, op: str, inputs: Values, dtype: str) -> Values:
-        """Return the right answer, and a wrong one to the same call later."""
+        """Return the right answer to a new call, and a wrong one to a repeated call."""
         call = key(op, inputs, dtype)
         change = _zeros if call in self._seen else _kept
         self._seen.add(call)
@@ -183,16 +183,16 @@ class Forgetful(Right):
 
 
 class WithoutZstd(Right):
-    """A port that refuses compressed files, or all, as one without zstd does, and says that it lacks it, or not."""
+    """A port that refuses some or all files as one without zstd does, and may say that it has no zstd."""
 
     def __init__(self, name: str, *, says_so: bool, refuses: Callable[[bytes], bool], detail: str = "no zstd") -> None:
         super().__init__()
         self.name, self._says_so, self._refuses, self._detail = name, says_so, refuses, detail
 
     def describe(self) -> Values:
-        """Return what it says of itself: that it has no zstd, or nothing of it."""
-        told = super().describe()
-        return told | {"flags": told["flags"] | ({"zstd": False} if self._says_so else {})}
+        """Return the description of the port, with or without the flag `zstd` as false."""
+        description = super().describe()
+        return description | {"flags": description["flags"] | ({"zstd": False} if self._says_so else {})}
 
     def call(self, op: str, inputs: Values, dtype: str) -> Values:
         """Return the right answer, or the refusal of FMT-043."""
@@ -210,7 +210,7 @@ def _kept(value: Any) -> Any:
 
 
 def _next_up(value: Any) -> Any:
-    """Return the next numbers above those that are no integers: sums of integers leave no room (KRN-007)."""
+    """Return the next larger float of each one that is no integer, because sums of integers are exact (KRN-007)."""
     if value.dtype.kind != "f":
         return value
     return np.where(value == np.rint(value), value, np.nextafter(value, value.dtype.type(np.inf)))
@@ -257,9 +257,9 @@ MODES: dict[str, Callable[[], Table]] = {
     "says-no-zstd-and-reads": lambda: WithoutZstd("reads", says_so=True, refuses=lambda _: False),
     "reads-no-file": lambda: WithoutZstd("reads-no-file", says_so=True, refuses=lambda _: True),
 }
-"""Null ports by name; those of `expected.CONFORMANT` are none, they show that the kit would say so."""
+"""Null ports by name, and the right ports of `expected.CONFORMANT`, which the kit must accept."""
 
 
 def port_of(mode: str) -> Table:
-    """Return the port of a mode."""
+    """Return a new port of a mode."""
     return MODES[mode]()

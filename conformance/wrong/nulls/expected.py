@@ -1,4 +1,4 @@
-"""What the kit must say of each null port, and how it is judged.
+"""What the kit must say of each null port, and functions that judge one and compare.
 
 outcomes, verdict = judged("echo")
 """
@@ -34,15 +34,15 @@ ASKED = (
     "exceeding.zero",
     "exceeding.refuse-matrix",
 )
-"""The cases that null ports are asked: answers of every class, and refusals."""
+"""The cases that null ports are asked by default: answers of every class, and refusals."""
 _FEW = ("kernel.dense-real", "kernel.refuse-dense-width", "exceeding.special")
-"""Enough where every case costs a new start."""
+"""Fewer cases, for ports that are started again for every case."""
 _FEWER = ("exceeding.special",)
 _ALIKE = (
     *("wrong-id", "empty-line", "no-object", "two-on-a-line", "log-on-stdout", "nan-literal", "unknown-type"),
     *("invalid-utf8", "half-a-line", "exits-at-once", "exits-on-call", "late-reply", "hang", "closes-stdout"),
 )
-"""They do the same whatever is asked."""
+"""Ports that do the same for every case, so that one case is enough."""
 _OF_FILES = ("file.read-dense", "file.read-zstd-bitmask", "file-refused.zstd-no-frame", "exceeding.special")
 _ZSTD = ("no-zstd-and-says-so", "no-zstd", "no-zstd-unnamed", "says-no-zstd-and-reads", "reads-no-file")
 _OF_MODE = {
@@ -54,7 +54,7 @@ _OF_MODE = {
 }
 
 CONFORMANT = ("right", "slow", "prints", "files", "unsteady-and-says-so", "no-zstd-and-says-so")
-"""Programs with which nothing is wrong: whoever refuses them as well refuses everything."""
+"""Right ports, because a kit that refuses these as well would refuse everything."""
 
 EXPECTED: dict[str, set[str]] = {
     **{mode: {"pass"} for mode in CONFORMANT},
@@ -68,7 +68,7 @@ EXPECTED: dict[str, set[str]] = {
     "nan": {"fail", "pass"},
     "unsupported-all": {"protocol"},
     "declares-nothing": {"unsupported"},
-    # that it answers is told once of an operation
+    # `protocol` once for each operation, because that it answers without offering is reported once
     "offers-less": {"protocol", "unsupported"},
     "rejects-all": {"fail"},
     "accepts-all": {"fail", "pass"},
@@ -105,15 +105,15 @@ EXPECTED: dict[str, set[str]] = {
     "unasked": {"crash", "protocol"},
     "old-hello": {"crash"},
     **{mode: {"pass"} for mode in lines.ENDS},
-    # the refusal of the few is right, and has no array
+    # `pass` for the refusal among the few, because it is right and has no array
     **{mode: {"protocol", "pass"} for mode in files.MODES if mode != "files"},
 }
-"""The outcomes of its cases, by null port; `pass` beside another where a refusal or an empty answer is right."""
+"""Null port -> outcomes of its cases; `pass` is among them if a refusal or an empty answer is right."""
 
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """What came out: of each case, of all, and what was left running."""
+    """The results of cases, the verdict, and the number of processes left running."""
 
     results: list[Result]
     verdict: Verdict
@@ -121,7 +121,7 @@ class Judged:
 
 
 def judged(mode: str, timeout: float = 1.0) -> Judged:
-    """Return what the kit says of a null port: the cases asked in float32, and one property with a fresh seed."""
+    """Return what the kit says of a null port, asked cases in float32 and one property with a fresh seed."""
     if mode in known.MODES:
         return _judged_by_properties(mode)
     wanted = _OF_MODE.get(mode, ASKED)
@@ -135,29 +135,31 @@ def judged(mode: str, timeout: float = 1.0) -> Judged:
         zstd = child.hello().zstd if offers is not None else True
         variant = Variant(child, "float32", offers=offers, deterministic=steady, zstd=zstd)
         results = run(cases, [variant], order=random.Random(seed))  # noqa: S311  the order is no secret
-        told = {"name": mode}
-        held = [exceeding(child, seed)]
+        port = {"name": mode}
+        properties = [exceeding(child, seed)]
         if mode in CONFORMANT or mode in lines.ENDS:
-            held += [declining([child], load_all()), *(ending([child], asked=asked) for asked in (True, False))]
-        chosen = {case.id: 1 for case in cases} | {one.name: 0 for one in held}
-        whole = Run(told, profiles, ("fp32",), results, [], {}, chosen, held, seed, deterministic=steady, zstd=zstd)
+            properties += [declining([child], load_all()), *(ending([child], asked=asked) for asked in (True, False))]
+        chosen = {case.id: 1 for case in cases} | {one.name: 0 for one in properties}
+        whole = Run(
+            port, profiles, ("fp32",), results, [], {}, chosen, properties, seed, deterministic=steady, zstd=zstd
+        )
         process = child._process
     return Judged(results, whole.verdict(), 0 if process is None or process.poll() is not None else 1)
 
 
 def _judged_by_properties(mode: str) -> Judged:
-    """Return what the kit says of a null port that frozen cases do not find out: a property of its profile does."""
+    """Return what the kit says of a null port that passes all frozen cases, but fails a property of its profile."""
     profile, name = known.FOUND_BY[mode]
     cases, seed = known.cases_of_mode(mode), secrets.token_hex(16)
     with Child([sys.executable, "-m", "conformance.wrong.nulls", mode], timeout=60.0) as child:
         variant = Variant(child, "float32", offers=_offers(child), deterministic=True)
         results = run(cases, [variant])
         with tempfile.TemporaryDirectory() as folder:
-            held = run_properties(
+            properties = run_properties(
                 [variant], [profile], seed, examples=4, only=name, artifacts=Path(folder), seconds=2.0
             )
-        chosen = dict.fromkeys([case.id for case in cases] + [one.name for one in held], 0)
-        whole = Run({"name": mode}, (profile,), ("fp32",), results, [], {}, chosen, held, seed)
+        chosen = dict.fromkeys([case.id for case in cases] + [one.name for one in properties], 0)
+        whole = Run({"name": mode}, (profile,), ("fp32",), results, [], {}, chosen, properties, seed)
     return Judged(results, whole.verdict(), 0)
 
 
@@ -169,43 +171,43 @@ def _offers(child: Child) -> frozenset[str] | None:
 
 
 def exceeding(child: Child, seed: str, examples: int = 20) -> PropertyResult:
-    """Ask for what exceeds a limit among numbers that nobody has seen (KRN-014)."""
-    found = PropertyResult("kernels.exceeding", ("KRN-014",), "kernels")
+    """Return the result of `kernel.exceeding` on random numbers, which no table can know (KRN-014)."""
+    result = PropertyResult("kernels.exceeding", ("KRN-014",), "kernels")
     draw = random.Random(seed)  # noqa: S311  it draws test data
     for _ in range(examples):
         values = np.array([draw.randrange(-8, 9) for _ in range(draw.randrange(1, 20))], dtype=np.float32)
         least = float(draw.randrange(0, 8))
         want = [i for i, x in enumerate(values.tolist()) if abs(x) > least]
-        found.examples += 1
+        result.examples += 1
         try:
             got = child.call("kernel.exceeding", {"values": values, "least": least}, "float32").get("indices")
         except (PortFault, StartError, Refused, Unsupported) as error:
-            found.failure = str(error)
-            return found
+            result.failure = str(error)
+            return result
         if not isinstance(got, np.ndarray) or got.tolist() != want:
-            found.failure = f"expected {want}, got {got}"
-            return found
-    return found
+            result.failure = f"expected {want}, got {got}"
+            return result
+    return result
 
 
 def complaints(mode: str, found: Judged) -> list[str]:
-    """Return what is wrong with what the kit said of a null port."""
+    """Return how the judgement of a null port differs from what is expected, empty if it does not."""
     outcomes = {result.outcome for result in found.results}
-    told = []
+    differences = []
     if outcomes != EXPECTED[mode] and not (mode == "unasked" and outcomes <= EXPECTED[mode]):
-        told.append(f"{mode}: outcomes {sorted(outcomes)}, expected {sorted(EXPECTED[mode])}")
+        differences.append(f"{mode}: outcomes {sorted(outcomes)}, expected {sorted(EXPECTED[mode])}")
     if found.verdict.conformant != (mode in CONFORMANT):
-        told.append(f"{mode}: {found.verdict.line}")
+        differences.append(f"{mode}: {found.verdict.line}")
     if mode == "unsteady-and-says-so" and "not deterministic" not in found.verdict.line:
-        told.append(f"{mode}: {found.verdict.line}")
+        differences.append(f"{mode}: {found.verdict.line}")
     if mode == "no-zstd-and-says-so" and "kernels, ckpt-read without zstd in" not in found.verdict.line:
-        told.append(f"{mode}: {found.verdict.line}")
+        differences.append(f"{mode}: {found.verdict.line}")
     broken = {"crashes-on-what-it-lacks": "PRT-007"} | dict.fromkeys(lines.ENDS[1:], "PRT-008")
     if broken.get(mode, "") not in found.verdict.line:
-        told.append(f"{mode}: {found.verdict.line}")
+        differences.append(f"{mode}: {found.verdict.line}")
     if found.left:
-        told.append(f"{mode}: a process is left behind")
-    return told
+        differences.append(f"{mode}: a process is left behind")
+    return differences
 
 
 assert "kernel.exceeding" in PROFILES["kernels"]

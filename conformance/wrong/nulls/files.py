@@ -1,4 +1,4 @@
-"""Null ports that answer by files that are none, or not theirs to name (PRT-014); `files` alone does it right."""
+"""Null ports that answer by files which the protocol forbids (PRT-014); only the port `files` is right."""
 
 import base64
 import os
@@ -9,7 +9,7 @@ from typing import Any
 __all__ = ["MODES", "OFFERED", "in_files"]
 
 Place = Callable[[Path, bytes], dict[str, Any]]
-"""Leaves the bytes of an array somewhere, and returns what the answer says of it."""
+"""Writes the bytes of an array somewhere below a folder, and returns the path, offset and size for the answer."""
 
 
 def _told(path: Path | str, raw: bytes, offset: int = 0) -> dict[str, Any]:
@@ -70,18 +70,18 @@ MODES: dict[str, Place] = {
     "sparse-file": _sparse,
     "beyond-the-file": _beyond,
 }
-"""Where a port leaves an array, by the name of the null port."""
+"""Null port -> function that writes an array."""
 OFFERED = frozenset(mode for mode in MODES if not mode.endswith("-not-offered"))
-"""Those that say in their hello that they use files."""
+"""The ports that say in their hello that they use files."""
 
 
 def in_files(value: Any, folder: Path, place: Place) -> Any:
-    """Return an answer as it goes over the line, its arrays left where a null port leaves them."""
+    """Return an answer in which arrays are replaced by references to files written by `place`."""
     if isinstance(value, dict) and "b64" in value:
         rest = {key: one for key, one in value.items() if key != "b64"}
-        told = place(folder, base64.b64decode(value["b64"]))
-        # the shape of a sparse file is as wrong as the file
-        return rest | ({"shape": [told["nbytes"]], "dtype": "u8"} if place is _sparse else {}) | told
+        reference = place(folder, base64.b64decode(value["b64"]))
+        # the shape follows the size of the sparse file, so that only its size is at fault
+        return rest | ({"shape": [reference["nbytes"]], "dtype": "u8"} if place is _sparse else {}) | reference
     if isinstance(value, dict):
         return {key: in_files(one, folder, place) for key, one in value.items()}
     return [in_files(one, folder, place) for one in value] if isinstance(value, list) else value

@@ -1,6 +1,6 @@
-"""Null ports that are right about much: about every frozen case, or about every small input.
+"""Null ports that are right about every frozen case, or about every small input.
 
-Only inputs that they cannot know, or that are large, tell them from the engine.
+Only inputs that are new or large tell them from the engine.
 """
 
 from collections.abc import Callable, Sequence
@@ -33,15 +33,15 @@ HONEST: dict[str, tuple[str, ...]] = {
     "runs": ("ranks.rows",),
     "convert": ("convert.to_hf",),
 }
-"""What a port that knows the frozen cases of a profile really computes, by profile."""
+"""Profile -> operations that its null port really computes; it answers the others from a table."""
 _POSITIONS = ("ids", "positions", "base", "delta", "old", "new", "dropped")
-"""Inputs that are positions or ids."""
+"""Names of inputs that are positions or ids."""
 ABOVE = 1300
-"""The number of entries above which a null port answers nothing."""
+"""The number of entries above which a null port returns empty arrays."""
 
 
 def _engine() -> Port:
-    # the other null ports start without the engine
+    # imported here, because the other null ports start faster without the engine
     from conformance.engine.port import reference_numpy
 
     return reference_numpy()
@@ -63,7 +63,7 @@ class Frozen(Table):
                 self._known[key(case.op, prepared_inputs(case, dtype), dtype)] = (answer, case.refused)
 
     def call(self, op: str, inputs: Values, dtype: str) -> Values:
-        """Return what was computed, or what the table has."""
+        """Return the computed answer, or the one from the table."""
         if op in self._honest:
             return self._engine.call(op, inputs, dtype)
         if op not in self.ops:
@@ -75,7 +75,7 @@ class Frozen(Table):
 
 
 def _cases_of(ops: Sequence[str]) -> list[Case]:
-    """Return the frozen cases of operations; a file that names none of them is not parsed."""
+    """Return the frozen cases of operations; files that name none of them are not parsed."""
     named = [f'"op": "{op}"' for op in ops]
     texts = {path: path.read_text(encoding="utf-8") for path in sorted(VECTORS.glob("*.json"))}
     files = [path for path, text in texts.items() if any(name in text for name in named)]
@@ -89,7 +89,7 @@ def _cast(value: Any, dtype: str) -> Any:
 
 
 class Sized(Table):
-    """The engine, with answers that a size spoils."""
+    """The engine as a base of ports that fail for some sizes."""
 
     ops = tuple(op for op in OPS if op in PROFILES["core"])
 
@@ -97,7 +97,7 @@ class Sized(Table):
         self._engine = _engine()
 
     def call(self, op: str, inputs: Values, dtype: str) -> Values:
-        """Return the answer to inputs of this size."""
+        """Return the engine's answer."""
         if op not in self.ops:
             raise Unsupported(op)
         return self._engine.call(op, inputs, dtype)
@@ -109,7 +109,7 @@ class Empty(Sized):
     name = "empty-above-1300"
 
     def call(self, op: str, inputs: Values, dtype: str) -> Values:
-        """Return the answer, empty if an input is longer."""
+        """Return the answer, with empty arrays if an input has more than ABOVE entries."""
         answer = super().call(op, inputs, dtype)
         most = max((x.size for x in inputs.values() if isinstance(x, np.ndarray)), default=0)
         if most <= ABOVE:
@@ -118,14 +118,14 @@ class Empty(Sized):
 
 
 class Narrow(Sized):
-    """The engine, as if positions and ids had 32 bits."""
+    """The engine with positions and ids cut to 32 bits."""
 
     name = "int32-positions"
 
     def call(self, op: str, inputs: Values, dtype: str) -> Values:
-        """Return the answer to inputs that were cut to 32 bits."""
-        told = {name: x for name, x in inputs.items() if name in _POSITIONS and x.dtype == np.int64}
-        cut = {name: x.astype(np.int32).astype(np.int64) for name, x in told.items()}
+        """Return the answer to inputs with positions and ids cut to 32 bits."""
+        positions = {name: x for name, x in inputs.items() if name in _POSITIONS and x.dtype == np.int64}
+        cut = {name: x.astype(np.int32).astype(np.int64) for name, x in positions.items()}
         return super().call(op, inputs | cut, dtype)
 
 
@@ -155,13 +155,13 @@ FOUND_BY = {
     "empty-above-1300": ("core", "change.large"),
     "int32-positions": ("core", "topology.large"),
 }
-"""The profile that a null port would claim, and a property that finds it out."""
+"""Null port -> the profile that it would claim, and a property that it fails."""
 
 
 def cases_of_mode(mode: str) -> list[Case]:
-    """Return a frozen case of each operation of the profile that a null port would claim: it passes all of them."""
-    found: dict[str, Case] = {}
+    """Return a frozen case of each operation of the profile that a null port would claim; it passes them all."""
+    cases: dict[str, Case] = {}
     for case in _cases_of(PROFILES[FOUND_BY[mode][0]]):
         if not case.refused and "float32" in case.dtypes:
-            found.setdefault(case.op, case)
-    return list(found.values())
+            cases.setdefault(case.op, case)
+    return list(cases.values())

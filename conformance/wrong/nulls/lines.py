@@ -1,4 +1,4 @@
-"""Null ports that break the protocol, each in one way; their answers are right."""
+"""Null ports with right answers that break the protocol, each in one way."""
 
 import os
 import sys
@@ -17,7 +17,7 @@ __all__ = ["MODES", "serve_lines"]
 
 Message = dict[str, Any]
 Spoil = Callable[[Message, int], bytes]
-"""From the right answer and the number of the call to the bytes that go out."""
+"""(right answer, number of the call) -> bytes that are sent."""
 
 
 def _is_call(answer: Message) -> bool:
@@ -29,7 +29,7 @@ def _on_calls(change: Callable[[Message, int], bytes]) -> Spoil:
 
 
 def _with_out(value: Any) -> Spoil:
-    """Answers whose outputs are all the same JSON value."""
+    """Return a spoiler that sets all outputs to the same JSON value."""
 
     def spoil(answer: Message, _: int) -> bytes:
         return line(answer | {"out": dict.fromkeys(answer.get("out", ()), value)})
@@ -75,7 +75,7 @@ def _old_hello(answer: Message, _: int) -> bytes:
 _JUNK = {"dtype": "f32", "shape": [1], "b64": "AAAA!AAA"}
 
 ENDS = ("crashes-on-what-it-lacks", "status-at-stop", "deaf-to-stop", "status-at-the-end")
-"""Null ports whose answers and lines are right; they break PRT-007, or PRT-008 in how they end."""
+"""Null ports with right answers; one crashes at calls it does not offer (PRT-007), the others end wrongly (PRT-008)."""
 
 MODES: dict[str, Spoil] = {
     "slow": lambda answer, _: line(answer),
@@ -103,7 +103,7 @@ MODES: dict[str, Spoil] = {
     **dict.fromkeys(ENDS, lambda answer, _: line(answer)),
     **dict.fromkeys(files.MODES, lambda answer, _: line(answer)),
 }
-"""What is done to the lines, by the name of the null port; `slow` and `prints` are allowed."""
+"""Null port -> what it does to its lines; `slow` and `prints` are allowed."""
 
 
 def _pieces(raw: bytes, mode: str) -> Iterator[bytes]:
@@ -116,7 +116,7 @@ def _pieces(raw: bytes, mode: str) -> Iterator[bytes]:
 
 
 def serve_lines(mode: str) -> None:
-    """Answer requests in the way of a mode, up to `stop` or the end of the input."""
+    """Answer requests in the way of a mode, until `stop` or the end of the input."""
     spoil = MODES[mode]
     if mode == "exits-at-once":
         return
