@@ -101,7 +101,7 @@ def _given(
 
 
 def pairs() -> Area:
-    """Return cases of LoRA, SPP and SparsePEFT, outputs to merge (ADP-001, ADP-003, ADP-004, ADP-006 to ADP-009)."""
+    """Return cases of LoRA, SPP and SparsePEFT (ADP-001, ADP-003, ADP-004, ADP-006 to ADP-009)."""
     area = Area("adapter", _ORACLE)
     n = Numbers(60, 1)
     for kind, clauses in _CLAUSES.items():

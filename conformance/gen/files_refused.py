@@ -300,7 +300,7 @@ def refuse(
 ) -> None:
     """Add a file that breaks the first of the clauses; a reader may name any of them.
 
-    shows  further clauses that the case shows, as a limit that is kept
+    shows  further clauses that the case shows, such as a limit that the file keeps
     """
     if isinstance(good, Pieces):
         spoiled = copy.deepcopy(good)

@@ -90,7 +90,7 @@ def _rows_moved(d: Draw, t: Trial) -> None:
     sees=("a stored zero", "several weights"),
 )
 def _padded(d: Draw, t: Trial) -> None:
-    """A column more, without weights and with zeros in x, changes nothing."""
+    """One more column, without weights and with zeros in x, changes nothing."""
     shape, at, values, x, dy = _matrix(d, t, exact=True)
     t.saw("several weights", len(at) > 3)
     cols = shape[1]

@@ -52,7 +52,7 @@ def _wanda(d: Draw, t: Trial) -> None:
     sees=("blocks", "a pattern", "a dead input", "an input that is not finite"),
 )
 def _sparsegpt(d: Draw, t: Trial) -> None:
-    """What is kept, and the new weights, are those of an inverse a column, block by block."""
+    """What is kept, and the new weights, are those of one inverse for each column, block by block."""
     cols = 4 * d.integer(1, 3)
     w, x = d.real((d.integer(1, 6), cols)), d.real((d.integer(2, 20), cols))
     inputs: dict[str, Any] = {"weights": w, "inputs": x, "sparsity": d.choice((0.5, 0.25, 0.7))}

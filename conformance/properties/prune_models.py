@@ -31,7 +31,7 @@ def _pruned(d: Draw, t: Trial, op: str, how: Callable[[float], prune.Prune], out
 
 @property_of("prune.model", "PRN-003 PRN-005", "prune", "prune.model", sees=("a pruned model",), seeded=2)
 def _wanda(d: Draw, t: Trial) -> None:
-    """Each block is pruned by what enters it behind blocks that are pruned already."""
+    """Each block is pruned by the inputs that it gets from blocks that are pruned already."""
     _pruned(d, t, "prune.model", prune.by_wanda, ("kept",))
 
 
@@ -44,7 +44,7 @@ def _wanda(d: Draw, t: Trial) -> None:
     seeded=2,
 )
 def _sparsegpt(d: Draw, t: Trial) -> None:
-    """SparseGPT prunes a model block by block, and its new weights are those of an inverse a column."""
+    """SparseGPT prunes a model block by block, and its new weights are those of one inverse for each column."""
 
     def how(sparsity: float) -> prune.Prune:
         return lambda w, x: prune.sparsegpt(w, x, sparsity)

@@ -102,7 +102,7 @@ def _rows_moved(d: Draw, t: Trial) -> None:
     sees=("a pruned position", "a grown position"),
 )
 def _padded(d: Draw, t: Trial) -> None:
-    """A column more without weights and gradient changes nothing."""
+    """One more column, without weights and gradient, changes nothing."""
     shape = d.shape()
     state = draw_state(d, shape)
     event = draw_event(d, shape, state)

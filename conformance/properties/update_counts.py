@@ -141,7 +141,7 @@ def _preset(d: Draw, t: Trial) -> None:
 
 @property_of("count.budgets", "DLT-002 SEL-006", "rules", "count.budgets", sees=("the cap", "count", "rank"))
 def _budgets(d: Draw, t: Trial) -> None:
-    """The slots of every matrix, however they are counted, at most what it stores."""
+    """Every matrix has the slots of its formula, however they are counted, and at most what it stores."""
     n = d.integer(1, 4)
     shapes = [(d.integer(1, 40), d.integer(1, 40)) for _ in range(n)]
     stored = [d.integer(0, a * b) for a, b in shapes]
