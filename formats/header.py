@@ -155,22 +155,21 @@ def parse_manifest(text: str, what: str) -> Manifest:
             FMT-046, FMT-047, FMT-050.
     """
     value = as_object(strict_json.parse(text.encode("utf-8", "surrogatepass"), what), what)
-    missing = sorted({"kind", "optional", "part", "requires", "spec"} - set(value))
-    if missing:
-        raise FormatError("FMT-040", f"{what} lacks {missing}")
-    # FMT-042: version and features come first, because a file of a later version must be refused as such
-    spec = check_version(as_string(value.get("spec"), f"spec of {what}"), what)
-    requires = features(value.get("requires"), "requires")
-    optional = features(value.get("optional"), "optional")
-    twice = sorted({*requires} & {*optional})
-    if twice:
-        raise FormatError("FMT-044", f"{what} names {twice[0]!r} as required and as optional")
+    # FMT-042.3: version and features come first, because a file of a later version must be refused as such
+    _check_there(value, {"requires", "spec"}, what)
+    spec = check_version(as_string(value["spec"], f"spec of {what}"), what)
+    requires = features(value["requires"], "requires")
     unknown = [name for name in requires if name not in FEATURES]
     if unknown:
         raise FormatError("FMT-043", f"{what} requires {', '.join(unknown)}, which this reader does not have")
-    kind = as_string(value.get("kind"), "kind")
+    _check_there(value, {"kind", "optional", "part"}, what)
+    optional = features(value["optional"], "optional")
+    twice = sorted({*requires} & {*optional})
+    if twice:
+        raise FormatError("FMT-044", f"{what} names {twice[0]!r} as required and as optional")
+    kind = as_string(value["kind"], "kind")
     # FMT-130: no other file has the key
-    has_delta = kind == DELTA and value.get("part") in (0, 1)
+    has_delta = kind == DELTA and value["part"] in (0, 1)
     closed(value, _MANIFEST_KEYS | ({"delta"} if has_delta else set()), what)
     check_kind(kind)
     files = {name: _companion(name, entry) for name, entry in as_object(value["files"], "files").items()}
@@ -192,6 +191,12 @@ def parse_manifest(text: str, what: str) -> Manifest:
     if requires != manifest.requires:
         raise FormatError("FMT-050", f"{what} requires {list(requires)} and uses {list(manifest.requires)}")
     return manifest
+
+
+def _check_there(value: dict[str, JSON], keys: set[str], what: str) -> None:
+    """Verify that a manifest has some of its keys (FMT-040)."""
+    if missing := sorted(keys - set(value)):
+        raise FormatError("FMT-040", f"{what} lacks {missing}")
 
 
 def parse_entry(name: str, value: JSON) -> Entry:

@@ -25,19 +25,19 @@ def events() -> Area:
 
 def _many_candidates(area: Area) -> None:
     """Add candidates of more than 16,384 positions with many equal scores (GRD-003)."""
-    for name, rows, width, k, scope in (("block", 500, 40, 70, "all"),):
-        n = Numbers(129, rows)
-        dy, x = n.lattice((1, rows), 40), n.lattice((1, width), 9)
-        base, eta = n.subset(rows * width, 120), n.subset(rows * width, 40)
-        gradient = (dy.T @ x).reshape(-1)
-        open_to = sorted(set(range(rows * width)) - set(eta))
-        chosen = select.largest([abs(float(gradient[p])) for p in open_to], open_to, k)
-        inputs = {"out": rows, "in": width, "dy": [dy], "x": [x], "steps": 1, "base": ids(base), "delta": ids(eta)}
-        inputs |= {"n": k, "scope": scope}
-        answer = {"candidates": ids(chosen), "values": reals(gradient[chosen] + 0.0)}
-        purpose = "candidates lost, or ties to a later position, where 16,384 scores or more are looked at in parts"
-        clauses = "GRD-003 GROW-001 GROW-002 SEL-001"
-        area.add(f"many-{name}", "gradient.candidates", clauses, purpose, inputs, answer)
+    rows, width, k = 500, 40, 70
+    n = Numbers(129, rows)
+    dy, x = n.lattice((1, rows), 40), n.lattice((1, width), 9)
+    base, eta = n.subset(rows * width, 120), n.subset(rows * width, 40)
+    gradient = (dy.T @ x).reshape(-1)
+    open_to = sorted(set(range(rows * width)) - set(eta))
+    chosen = select.largest([abs(float(gradient[p])) for p in open_to], open_to, k)
+    inputs = {"out": rows, "in": width, "dy": [dy], "x": [x], "steps": 1, "base": ids(base), "delta": ids(eta)}
+    inputs |= {"n": k, "scope": "all"}
+    answer = {"candidates": ids(chosen), "values": reals(gradient[chosen] + 0.0)}
+    purpose = "candidates lost, or ties to a later position, where 16,384 scores or more are looked at in parts"
+    clauses = "GRD-003 GROW-001 GROW-002 SEL-001"
+    area.add("many-block", "gradient.candidates", clauses, purpose, inputs, answer)
 
 
 def _many_drawn(area: Area) -> None:
@@ -136,18 +136,13 @@ def _refusal_of(pairs: list[whole_events.Made], chosen: update_choices.Rule) -> 
 def _made_up(area: Area) -> None:
     """Add an event of scope model in which a matrix below its budget makes up for one above it (EVT-009)."""
     chosen = whole_events.rule(scope="model")
-    for name, room, over in (("whole", 3, 3),):
-        low = whole_events.made(125, (3, 4), 6, 4, 1, chosen=chosen, missing=room)
-        high, evidence = whole_events.made(126, (3, 5), 9, 4, 1, chosen=chosen, matrix=1)
-        high = replace(high, budget=[high.budget[0] - over])
-        low = (replace(low[0], delta_budget=[len(low[0].phi)]), low[1])
-        pairs = (
-            [low, (high, evidence)]
-            if name != "first"
-            else [(replace(high, matrix=0), evidence), (replace(low[0], matrix=1), low[1])]
-        )
-        purpose = "a matrix below its budget that does not make up for another"
-        whole_events.add(area, f"made-up-{name}", "EVT-009 ADPT-001 DLT-001", purpose, pairs, chosen, 0.5)
+    low = whole_events.made(125, (3, 4), 6, 4, 1, chosen=chosen, missing=3)
+    high, evidence = whole_events.made(126, (3, 5), 9, 4, 1, chosen=chosen, matrix=1)
+    high = replace(high, budget=[high.budget[0] - 3])
+    low = (replace(low[0], delta_budget=[len(low[0].phi)]), low[1])
+    purpose = "a matrix below its budget that does not make up for another"
+    pairs = [low, (high, evidence)]
+    whole_events.add(area, "made-up-whole", "EVT-009 ADPT-001 DLT-001", purpose, pairs, chosen, 0.5)
 
 
 def _many_groups(area: Area) -> None:

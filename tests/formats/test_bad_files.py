@@ -104,6 +104,14 @@ def drop(*path):
     return change
 
 
+def both(first, second):
+    def change(pieces):
+        first(pieces)
+        second(pieces)
+
+    return change
+
+
 def rename_tensor(new):
     def change(pieces):
         pieces.manifest["tensors"][new] = pieces.manifest["tensors"].pop("b")
@@ -135,6 +143,8 @@ MANIFEST = {
     "FMT_041_a_tied_name_is_a_string": put("tied", "alias", 1),
     "FMT_042_another_major_version": put("spec", "2.0"),
     "FMT_042_a_version_is_canonical": put("spec", "1.00"),
+    "FMT_042_a_later_version_may_lack_a_key": both(put("spec", "2.0"), drop("kind")),
+    "FMT_043_a_later_feature_may_take_a_key_away": both(put("requires", ["time-travel"]), drop("optional")),
     "FMT_043_a_required_feature_is_known": put("requires", ["time-travel"]),
     "FMT_044_features_are_sorted": put("optional", ["b", "a"]),
     "FMT_044_features_are_named_once": put("optional", ["a", "a"]),
