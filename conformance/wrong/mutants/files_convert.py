@@ -243,8 +243,10 @@ MUTANTS: list[Mutant] = [
         "if (folder / WHOLE).is_file() and not (folder / INDEX).is_file():",
         "shards before a whole file",
     ),
-    edited("FMT-120", OP, hf._shards, "wrong = sorted(held ^ set(", "wrong = sorted(held - set(", "a tensor missing"),
-    edited("FMT-120", OP, hf._shards, "wrong = sorted(held ^ set(", "wrong = sorted(set() & set(", "no agreement"),
+    edited(
+        "FMT-120", OP, hf._shards, "wrong = sorted(stored ^ set(", "wrong = sorted(stored - set(", "a tensor missing"
+    ),
+    edited("FMT-120", OP, hf._shards, "wrong = sorted(stored ^ set(", "wrong = sorted(set() & set(", "no agreement"),
     edited(
         "FMT-120",
         OP,

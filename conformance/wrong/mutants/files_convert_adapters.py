@@ -50,7 +50,7 @@ MUTANTS: list[Mutant] = [
     mutant("FMT-152", OP, after(OP, nothing_left_out), "what is left out not counted"),
     edited("FMT-152", OP, lora._factors, "math.sqrt(rank) if", "rank if", "no root of the rank"),
     edited("FMT-152", OP, lora._factors, "alpha / (", "1 / (", "no alpha"),
-    edited("FMT-152", OP, lora._factors, "turned = embedding or", "turned =", "an embedding not turned"),
+    edited("FMT-152", OP, lora._factors, "transposed = embedding or", "transposed =", "an embedding not turned"),
     edited("FMT-152", OP, lora._factors, 'adapter.config.get("fan_in_fan_out") is True', "False", "fan_in_fan_out"),
     edited("FMT-152", OP, lora._blocks, _FIRST, f"{_FIRST} * factors.scale", "a scale taken twice for a term"),
     edited("FMT-152", OP, lora._blocks, "product.astype(np.float32)", "np.trunc(product).astype(np.float32)", "cut"),
