@@ -65,7 +65,8 @@ def draw_growth() -> Any:
 
 def draw_large() -> Any:
     """Draw what each stage takes."""
-    stages = [(cells[0], float(cells[1]), float(cells[2].split()[0])) for cells in rows_of("large")[1:]]
+    rows = rows_of("large", "What each stage takes")[1:]
+    stages = [(cells[0], float(cells[1]), float(cells[2].split()[0])) for cells in rows]
     names = [name for name, _, _ in stages]
     figure, (left, right) = plt.subplots(1, 2, figsize=(8, 1.9), sharey=True)
     for panel, values, title in ((left, [s for _, s, _ in stages], "seconds"), (right, [g for *_, g in stages], "GiB")):
