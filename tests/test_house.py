@@ -1,13 +1,12 @@
 """The house itself: floors hold and their guards bite, files are short, public names say what they return."""
 
 import ast
-import io
 import re
 import shutil
 import subprocess
 import sys
-import tokenize
 import tomllib
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -106,7 +105,7 @@ def test_every_folder_says_where_to_start():
     for package in (*PACKAGES, "benchmarks", "experiments"):
         for path in (ROOT / package).rglob("__init__.py"):
             if "templates" not in path.parts:
-                said = " ".join((ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "").split())
+                said = " ".join((ast.get_docstring(tree_of(path)) or "").split())
                 assert re.search(r"Start (reading )?(in|with) ", said), path
 
 
@@ -131,6 +130,11 @@ def test_layout_contracts_and_tree_have_the_same_rooms():
         assert named == {line.split("/")[0] for line in folders.stdout.splitlines()} - {".ci", ".github"}
 
 
+@cache
+def tree_of(path):
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
 def sources(*folders):
     return sorted(path for folder in folders for path in (ROOT / folder).rglob("*.py"))
 
@@ -153,7 +157,7 @@ def reads_scope(tree):
 
 
 def test_EVT_009_one_file_reads_scope_and_everything_else_asks_the_rule_or_its_pools():
-    found = [p for p in sources("seft_ref") if reads_scope(ast.parse(p.read_text(encoding="utf-8")))]
+    found = [p for p in sources("seft_ref") if reads_scope(tree_of(p))]
     assert found == [ROOT / "seft_ref" / "update" / "rules.py"]
 
 
@@ -176,7 +180,7 @@ def test_every_public_function_has_a_docstring():
     bare = [
         f"{path.relative_to(ROOT)}: {name}"
         for path in sources("seft_ref")
-        for name, node in public_functions(ast.parse(path.read_text(encoding="utf-8")))
+        for name, node in public_functions(tree_of(path))
         if not ast.get_docstring(node)
     ]
     assert bare == []
@@ -198,7 +202,7 @@ def test_no_public_signature_says_any_but_through_the_names_of_arrays_of_another
         f"{path.relative_to(ROOT)}: {name}"
         for path in sources("seft_ref")
         if path.relative_to(ROOT / "seft_ref").as_posix() not in LOOPS
-        for name, function in public_functions(ast.parse(path.read_text(encoding="utf-8")))
+        for name, function in public_functions(tree_of(path))
         if any(re.search(r"\bAny\b", ast.unparse(annotation)) for annotation in annotations(function))
     ]
     assert loose == []
@@ -208,7 +212,7 @@ def test_no_public_signature_says_any_but_through_the_names_of_arrays_of_another
 def test_every_module_and_public_class_has_a_docstring():
     bare = []
     for path in sources("seft_ref"):
-        tree = ast.parse(path.read_text(encoding="utf-8"))
+        tree = tree_of(path)
         nodes = [tree, *(n for n in tree.body if isinstance(n, ast.ClassDef) and not n.name.startswith("_"))]
         bare += [f"{path.relative_to(ROOT)}: {getattr(n, 'name', '')}" for n in nodes if not ast.get_docstring(n)]
     assert bare == []
@@ -221,7 +225,7 @@ def module_name(path):
 
 def imports_of(path, modules):
     """The modules of ours that a file imports anywhere, in functions too."""
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in ast.walk(tree_of(path)):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and not node.level:
@@ -265,7 +269,7 @@ def test_the_search_for_cycles_finds_one():
 def test_every_docstring_says_something():
     silent = []
     for path in sources(*PACKAGES, *DESK):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        for node in ast.walk(tree_of(path)):
             if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
                 text = ast.get_docstring(node)
                 if text is not None and not re.search(r"[A-Za-z]{2}", text):
@@ -278,17 +282,10 @@ VERB = re.compile(r"\b(?:are|be|can|cannot|do|have|is|may|must|was|were|will|[a-
 
 
 def comments(text):
-    """Yield (last line, comment): comments on consecutive lines of their own are one."""
-    block, last = [], 0
-    for token in tokenize.generate_tokens(io.StringIO(text).readline):
-        if token.type == tokenize.COMMENT:
-            alone = token.line.lstrip().startswith("#")
-            if not (alone and block and token.start[0] == last + 1):
-                yield last, " ".join(block)
-                block = []
-            block.append(token.string.lstrip("# "))
-            last = token.start[0] if alone else -1
-    yield last, " ".join(block)
+    """Yield (first line, comment): comments on consecutive lines of their own are one."""
+    for block in re.finditer(r"(?:^[ ]*# .*\n)+", text, re.MULTILINE):
+        lines = (line.lstrip("# ") for line in block[0].splitlines())
+        yield text.count("\n", 0, block.start()) + 1, " ".join(lines)
 
 
 def without_verb(comment):
@@ -310,5 +307,5 @@ def test_a_long_comment_is_made_of_sentences():
 def test_the_look_for_verbs_finds_a_riddle():
     text = "x = 1  # none\n# The first half holds sums. It ends\n# early. Of a column, two on: nothing.\n"
     assert [(line, without_verb(comment)) for line, comment in comments(text) if without_verb(comment)] == [
-        (3, ["Of a column, two on: nothing."])
+        (2, ["Of a column, two on: nothing."])
     ]

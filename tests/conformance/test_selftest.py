@@ -57,7 +57,11 @@ def test_the_page_lists_mutants_reasons_and_idle_cases():
 def test_the_page_is_the_one_in_docs():
     kills = {m.name: [Kill(case, 2.0) for case in failed_by(m.name)] for m in MUTANTS}
     page = SIGNATURES.parents[2] / "docs" / "results" / "kill-matrix.md"
-    assert selftest.page(matrix_of(kills, CASES)) == page.read_text(encoding="utf-8")
+    matrix = matrix_of(kills, CASES)
+    assert selftest.page(matrix) == page.read_text(encoding="utf-8")
+    shown, reasons = sum(map(bool, matrix.shown.values())), len(matrix.reasons)
+    told = f"{shown} of {len(matrix.shown)} clauses of level MUST have one, {reasons} have a reason"
+    assert told in (page.parents[1] / "explanation" / "kit.md").read_text(encoding="utf-8")
 
 
 def test_withdrawn_cases_do_not_come_back():

@@ -1,0 +1,30 @@
+"""docs/results/evolution.md: every perplexity of its tables is one that was recorded, or a mean of such."""
+
+import json
+import re
+from collections import defaultdict
+from pathlib import Path
+from statistics import mean
+
+RESULTS = Path(__file__).resolve().parents[2] / "docs" / "results"
+PERPLEXITY = re.compile(r"(?<![\d.,+−-])\d\d\.\d\d(?![\d.]| %)")
+
+
+def recorded():
+    """Perplexities that a page may name: of single runs, and means over the seeds of a page."""
+    runs = [json.loads(line)["perplexity"] for line in (RESULTS / "evolution.jsonl").read_text().splitlines()]
+    for path in (RESULTS / "experiments").rglob("*.json"):
+        arms = defaultdict(list)
+        for run in json.loads(path.read_text())["runs"] if path.stem != "pruning-cost" else []:
+            arms[run["arm"]].append(run["perplexity_after"])
+        runs += [mean(values) for values in arms.values()]
+    return runs
+
+
+def test_the_tables_hold_what_was_recorded():
+    page = (RESULTS / "evolution.md").read_text()
+    rows = [line for line in page.splitlines() if line.startswith("|")]
+    written = {float(number) for row in rows for number in PERPLEXITY.findall(row)}
+    assert len(written) > 30
+    # a line of the record has three decimals, so that the second of the page may be rounded otherwise
+    assert [number for number in written if min(abs(number - value) for value in recorded()) > 0.0061] == []
