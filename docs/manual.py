@@ -166,8 +166,9 @@ def write_code(app: Sphinx, error: Exception | None) -> None:
     """Write every source file that names a clause as a page with an anchor a line, for the links of SPEC.md."""
     if error or app.builder.format != "html":
         return
-    light, dark = (HtmlFormatter(style=style, linenos="inline", lineanchors="line") for style in ("default", "monokai"))
+    light, dark = (HtmlFormatter(style=style, linenos="inline", linespans="line") for style in ("default", "monokai"))
     styles = f"{light.get_style_defs()} @media (prefers-color-scheme: dark) {{ {dark.get_style_defs()} }}"
+    styles += " :target { background: color-mix(in srgb, gold 35%, transparent) }"
     head = f'<meta charset="utf-8"><meta name="color-scheme" content="light dark"><style>{styles}</style>'
     for name in {file for lines in evidence()[0].values() for file, _ in lines}:
         page = Path(app.outdir, CODE, f"{name}.html")
