@@ -66,7 +66,7 @@ ARMS: dict[str, dict[str, Any]] = {
     "no-adapt": {"preset": "no-adapt"},
     "mean-5": {"preset": "seft", "gradient_window": 5},
     "absolute-5": {"preset": "seft", "grow": "absolute", "gradient_window": 5},
-    "random-start": {"preset": "seft", "initial_positions": "random"},
+    **{f"{arm}-random": {"preset": arm, "initial_positions": "random"} for arm in ("static", "active-only", "seft")},
     **{f"every-{n}": {"preset": "seft", "evolve_every": n} for n in PERIODS},
     **{f"drop-{x}": {"preset": "seft", "drop_fraction": x} for x in FRACTIONS},
     **{f"static-{x}": {"preset": "static", "density": x} for x in DENSITIES},
@@ -167,12 +167,17 @@ EXPERIMENTS: dict[str, Experiment] = {
         seeds).""",
     ),
     "start-positions": Experiment(
-        "Where should slots start?",
-        """`gradient` is `seft`: slots start at the stored weights whose gradient is largest on the data of the first
-        step, which costs one backward pass. `random` draws them from the stored weights.""",
-        """Nothing that could be read says where the slots start (SPEC.md, D15). One run each, in
-        docs/results/start-positions.md, ended lower with `gradient`.""",
-        (Row("gradient", "seft"), Row("random", "random-start")),
+        "Where should slots start, and what can events make up for?",
+        """With `random` the first slots are drawn from the stored weights. With `gradient`, the default, they are the
+        stored weights whose gradient is largest on the data of the first step, which costs one backward pass. From each
+        start a fixed set of slots, slots that move among stored weights, and `seft`, whose slots move anywhere.""",
+        """Nothing that could be read says where the slots start (SPEC.md, D15); SpIEL, which SEFT descends from, draws
+        them. Events should gain more where the start is worse.""",
+        tuple(
+            Row(f"{start}, {arm}", arm if start == "gradient" else f"{arm}-random", against=f"{start}, static")
+            for start in ("random", "gradient")
+            for arm in ("static", "active-only", "seft")
+        ),
     ),
 }
 

@@ -223,7 +223,7 @@ def test_cells_fill_one_file_and_the_page_waits_for_all(cli, tmp_path):
     assert "1 of 4 runs are there" in out
     assert not (tmp_path / "out").exists()
     assert [(run["arm"], run["seed"]) for run in runs_in(tmp_path / "work")] == [("seft", 1)]
-    _, out, _ = cli("start-positions", "--seed", 0, "--only-arm", "random-start", seeds=1)
+    _, out, _ = cli("start-positions", "--seed", 0, "--only-arm", "seft-random", seeds=1)
     assert "1 of 2 runs are there" in out
     assert cli("start-positions", seeds=1)[0] == 0
     assert "with one seed" in (tmp_path / "out" / "start-positions.md").read_text()
