@@ -24,6 +24,7 @@ from conformance.properties import freeze as freeze_case
 from conformance.properties import replay as replay_case
 from conformance.properties.artifacts import read as read_artifact
 from conformance.protocol.child import StartError
+from conformance.protocol.port import clause_of
 from conformance.report.printing import print_run
 from conformance.report.terminal import Terminal
 from conformance.report.visible import visible
@@ -102,7 +103,7 @@ def verify(
         profiles=_names(profile, PROFILES, "--profile"),
         classes=_names(classes, CLASSES, "--class"),
         only=tuple(only or ()),
-        clause=clause or "",
+        clause=clause_of(clause or ""),
         quick=quick,
         seed=_hexadecimal(seed),
         timeout=timeout,

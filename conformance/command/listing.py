@@ -10,6 +10,7 @@ from conformance.cases.ops import OPS
 from conformance.cases.profiles import NEEDS, PROFILES, is_scalar, profile_of, profiles_of_case
 from conformance.cases.wire import RECORDS, type_of
 from conformance.judge.harness import can_ask
+from conformance.protocol.port import clause_of
 from conformance.report import whole_text
 
 __all__ = ["explained", "lines", "operations_page"]
@@ -54,6 +55,7 @@ def explained(what: str) -> list[str]:
         KeyError: nothing has that name; the message suggests similar names.
     """
     every, clauses = load_all(), read_clauses()
+    what = clause_of(what)
     if what in PROFILES:
         return [line for op in PROFILES[what] for line in _operation(op, every)]
     if what in clauses:

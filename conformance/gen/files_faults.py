@@ -213,7 +213,7 @@ def _gaps(area: Area) -> None:
         for encoding in ("gap8", "varint") if slots == 1 else ("gap8",):
             most = files.pieces({"w": on("U8", (rows, 1), list(range(slots)))}, {"w": encoding})
             high = most.manifest["tensors"]["w"]["nnz"] + 1
-            refuse(area, f"{encoding}-kept-{rows}", "FMT-049 FMT-057", most, _with_nnz(high), shows="FMT-056")
+            refuse(area, f"{encoding}-kept-{rows}", "FMT-049 FMT-057 FMT-033", most, _with_nnz(high), shows="FMT-056")
     # 256 gaps of 2^56 - 1 are 256 steps of 2^56, which lead back to the start modulo 2^64
     wraps = files.pieces({"w": on("NONE", (1, 2**11), list(range(257)))}, {"w": "varint"})
     gaps = (b"\xff" * 7 + b"\x7f") * 256 + b"\5"
@@ -297,10 +297,10 @@ def _changes(area: Area) -> None:
     own = _top(scales={"replace:w": {"scale": "replace:v"}})
     delta("own-scales", "FMT-130", {**good, "replace:v": F16}, {**changes, "v": (one, two)}, own)
     for name, clause, change in (
-        ("scale-empty", "FMT-016", {"scales": {"w": {}}}),
-        ("scale-itself", "FMT-016", {"scales": {"w": {"scale": "w"}}}),
-        ("scale-name", "FMT-009", {"scales": {"w": {"scale": "a\n"}}}),
-        ("tied-name", "FMT-009", {"tied": {"a": "b\x7f"}}),
+        ("scale-empty", "FMT-016 FMT-131", {"scales": {"w": {}}}),
+        ("scale-itself", "FMT-016 FMT-131", {"scales": {"w": {"scale": "w"}}}),
+        ("scale-name", "FMT-009 FMT-131", {"scales": {"w": {"scale": "a\n"}}}),
+        ("tied-name", "FMT-009 FMT-131", {"tied": {"a": "b\x7f"}}),
         ("target-digest", "FMT-047", {"target_sha256": "A" * 64}),
     ):
         delta(name, clause, good, changes, lambda p, c=change: p.manifest["delta"].update(c))  # type: ignore[misc]

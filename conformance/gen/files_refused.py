@@ -73,11 +73,11 @@ def _manifests_and_data(area: Area) -> None:
         ("requires", "FMT-043", mask, _top(requires=["time-travel"])),
         ("requires-unused", "FMT-050", mask, _top(requires=["zstd"])),
         ("requires-delta", "FMT-050", mask, _top(requires=["delta"])),
-        ("stored-key", "FMT-040", mask, stored_as("mask", note="")),
+        ("stored-key", "FMT-040 FMT-049", mask, stored_as("mask", note="")),
         ("features-unsorted", "FMT-044", mask, _top(optional=["b", "a"])),
         ("feature-name", "FMT-044", mask, _top(optional=["Zstd"])),
         ("encoding", "FMT-045", mask, _tensor(encoding="coo")),
-        ("nnz-above-size", "FMT-046", mask, _tensor(nnz=7)),
+        ("nnz-above-size", "FMT-046 FMT-049 FMT-033", mask, _tensor(nnz=7)),
         ("dense-nnz", "FMT-046", flags, _tensor(nnz=2)),
         ("digest-upper-case", "FMT-047", mask, _tensor(content_sha256="A" * 64)),
         ("digest-short", "FMT-047", mask, _tensor(content_sha256="a" * 63)),
@@ -87,7 +87,7 @@ def _manifests_and_data(area: Area) -> None:
         ("shape-product", "FMT-007", flags, _tensor(shape=[0, 2**27, 2**27])),
         ("section-bytes", "FMT-049", mask, stored_as("mask", bytes=3)),
         ("section-bytes-text", "FMT-041", mask, stored_as("mask", bytes="2")),
-        ("nnz-below", "FMT-049", mask, _tensor(nnz=2)),
+        ("nnz-below", "FMT-049 FMT-033 FMT-063", mask, _tensor(nnz=2)),
         ("feature-twice", "FMT-044", mask, _top(requires=["zstd"], optional=["zstd"])),
         ("scale-of-nothing", "FMT-016", mask, _top(scales={"b": {"scale": "w"}})),
         ("scale-not-stored", "FMT-016", mask, _top(scales={"w": {"scale": "b"}})),
@@ -161,8 +161,8 @@ def _encodings(area: Area) -> None:
         ("nm-m-divides", "FMT-051", nm, pattern(m=3)),
         ("nm-count", "FMT-051", nm, pattern(n=1)),
         ("nm-no-pattern", "FMT-040", nm, lambda p: p.manifest["tensors"]["w"].pop("pattern")),
-        ("nm-pattern-key", "FMT-040", nm, pattern(k=1)),
-        ("nm-pattern-text", "FMT-041", nm, pattern(n="2")),
+        ("nm-pattern-key", "FMT-040 FMT-051", nm, pattern(k=1)),
+        ("nm-pattern-text", "FMT-041 FMT-051", nm, pattern(n="2")),
         ("pattern-elsewhere", "FMT-040", gap8, _tensor(pattern={"axis": 1, "m": 4, "n": 2})),
         ("nm-rank", "FMT-053", nm, with_data("ranks", b"\x29\x32")),
         ("nm-spare", "FMT-072", nm, with_data("ranks", b"\x29\x5a")),
@@ -207,7 +207,7 @@ def _frames(area: Area) -> None:
     framed("zstd-not-smaller", "FMT-141", good.ljust(240, b"\0"))
     framed("zstd-too-small", "FMT-141 FMT-049", good, stored_as("values", raw_bytes=2**20))
     framed("zstd-silent", "FMT-050", good, _top(requires=[]))
-    framed("zstd-codec", "FMT-043", good, stored_as("values", codec="lz4"))
+    framed("zstd-codec", "FMT-043 FMT-140", good, stored_as("values", codec="lz4"))
     framed("zstd-no-codec", "FMT-040", good, lambda p: p.manifest["tensors"]["w"]["sections"]["values"].pop("codec"))
     framed("zstd-raw-bytes", "FMT-049", good, stored_as("values", raw_bytes=239))
 
@@ -236,13 +236,17 @@ def _deltas(area: Area) -> None:
     delta("whole-and-more", "FMT-132", {"whole:w": F16, "remove:w": mask}, changes)
     delta("add-and-more", "FMT-132", {"add:w": F16, "remove:w": mask}, changes)
     delta("own-ties", "FMT-130", good, changes, _top(tied={"a": "replace:w"}))
-    delta("target-tied-to-itself", "FMT-010", good, changes, lambda p: p.manifest["delta"].update(tied={"a": "a"}))
-    delta("target-name", "FMT-009", good, changes, lambda p: p.manifest["delta"].update(tied={"a#": "b"}))
-    delta("target-role", "FMT-016", good, changes, lambda p: p.manifest["delta"].update(scales={"w": {"": "b"}}))
+    delta(
+        "target-tied-to-itself", "FMT-010 FMT-131", good, changes, lambda p: p.manifest["delta"].update(tied={"a": "a"})
+    )
+    delta("target-name", "FMT-009 FMT-131", good, changes, lambda p: p.manifest["delta"].update(tied={"a#": "b"}))
+    delta(
+        "target-role", "FMT-016 FMT-131", good, changes, lambda p: p.manifest["delta"].update(scales={"w": {"": "b"}})
+    )
     delta("no-description", "FMT-040 FMT-130", good, changes, lambda p: p.manifest.pop("delta"))
     delta("another-kind", "FMT-040 FMT-130", good, changes, _top(kind="model", requires=[]))
     delta("silent", "FMT-050", good, changes, _top(requires=[]))
-    delta("key", "FMT-040", good, changes, lambda p: p.manifest["delta"].update(note=""))
+    delta("key", "FMT-040 FMT-131", good, changes, lambda p: p.manifest["delta"].update(note=""))
     delta("digest", "FMT-047", good, changes, lambda p: p.manifest["delta"].update(base_sha256="0"))
     delta("name", "FMT-009", {"whole:a\n": F16}, {"a\n": (None, two)})
 
@@ -306,7 +310,7 @@ def refuse(
         spoiled = copy.deepcopy(good)
         edit(spoiled)
         good = spoiled.pack()
-    text = "a broken file is read, or refused for another reason"
+    text = f"{name.replace('-', ' ')}: a broken file is read, or refused for another reason"
     named = f"{clause.split()[0]} FMT-097 {shows}"
     area.add(name, "file.read", named, text, {"raw": raw_array(good)}, refused=clause)
 

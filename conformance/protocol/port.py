@@ -3,17 +3,25 @@
 A port is any object with `name` and `call`. The arrays it gets are its own copies, in the float dtype of the call.
 """
 
+import re
 from typing import Any, Protocol
 
-__all__ = ["Port", "Refused", "Unsupported"]
+__all__ = ["Port", "Refused", "Unsupported", "clause_of"]
+
+_PART = re.compile(r"^([A-Z]{3,4}-\d{3})\.\d+$")
 
 
 class Refused(Exception):
-    """The program refuses the inputs and names the clause they break."""
+    """The program refuses the inputs and names the clause they break; the number of a part is left off (PRT-006.2)."""
 
     def __init__(self, clause: str, message: str = "") -> None:
         super().__init__(f"{clause}: {message}")
-        self.clause = clause
+        self.clause = clause_of(clause)
+
+
+def clause_of(name: str) -> str:
+    """Return the id of the clause that a part belongs to: FMT-098 for FMT-098.2, any other name as it is."""
+    return _PART.sub(r"\1", name)
 
 
 class Unsupported(Exception):

@@ -14,6 +14,9 @@ import conformance
 from conformance import templates
 from conformance.cases.case import load_all
 from conformance.command import runner
+from conformance.engine.port import EnginePort
+from conformance.judge.harness import Variant, run
+from conformance.protocol.port import Refused
 
 ROOT = Path(conformance.__file__).parents[1]
 LARGEST = sum(case.op == "select.largest" for case in load_all())
@@ -232,6 +235,7 @@ def test_lists_and_explanations(verify):
     assert f"select.largest (core, rule, {LARGEST} cases)" in verify("list", "--ops")[1]
     assert "select.largest-example  select.largest" in verify("list", "--cases")[1]
     assert "The k largest" in verify("explain", "SEL-001")[1]
+    assert verify("explain", "SEL-007.2") == verify("explain", "SEL-007")
     assert "rests on update.drop" in verify("explain", "update.evolve")[1]
     assert "k = 2" in verify("explain", "select.largest-example")[1]
 
@@ -375,3 +379,13 @@ def test_a_known_failure_of_a_property_is_forgiven(verify, broken, tmp_path, mon
     status, out, _ = verify("--backend", "numpy", *port[2:], "--expect", manifest)
     assert status == 1
     assert "passes, but is expected to come out as fail" in out
+
+
+def test_PRT_006_a_code_may_have_the_number_of_a_part():
+    def refuse(a):
+        raise Refused("SEL-004.2")
+
+    port = EnginePort().with_ops("by part", select__largest=refuse)
+    cases = [case for case in load_all() if case.op == "select.largest" and case.refused]
+    found = {r.case.id: bool(r.failures) for r in run(cases, [Variant(port, "float64")])}
+    assert found == {case.id: "SEL-004" not in case.refused for case in cases}
