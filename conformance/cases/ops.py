@@ -244,6 +244,11 @@ OPS: dict[str, Op] = {
     "prune.magnitude": _op("rule", "weights sparsity", kept="exact"),
     "prune.wanda": _op("rule", "weights square_sums sparsity", kept="exact"),
     "prune.pattern": _op("rule", "scores n m", kept="exact"),
+    # scores and kept are those of each matrix
+    "prune.scope": _op("rule", "scores sparsity scope", kept="exact"),
+    "prune.random": _op("rule", "out in sparsity seed matrix", kept="exact"),
+    # scores are those of each matrix of each block
+    "prune.owl": _op("rule", "scores sparsity outlier spread", sparsities="relative"),
     # inputs are the rows that enter the matrix, one a token
     "prune.sparsegpt": _op("rule", "weights inputs sparsity n? m? damping? block?", kept="exact", weights="relative"),
     "prune.model": _op("whole", "config tensors tokens sparsity", kept="exact"),

@@ -35,7 +35,7 @@ INPUTS: Types = {
     **_each("asked dtype generation record held", "string"),
     "files": "dict of u8[*]",
     **_each("density drop_fraction lr beta1 beta2 eps weight_decay momentum", "float"),
-    **_each("norm max_norm fill least alpha sparsity damping temperature top_p", "float"),
+    **_each("norm max_norm fill least alpha sparsity damping temperature top_p outlier spread", "float"),
     **_each("evolve_until fraction dloss", "float"),
     **_each("scope kind by criterion events drop_schedule first_event name encoding zeros cast", "string"),
     # slots and positions
@@ -263,6 +263,8 @@ OF: Mapping[str, tuple[Types, Types]] = {
     "prune.magnitude": ({"weights": "real[out, in]"}, _NO_OTHER),
     "prune.wanda": ({"weights": "real[out, in]"}, _NO_OTHER),
     "prune.pattern": ({"scores": "real[out, in]", "m": "int"}, _NO_OTHER),
+    "prune.scope": ({"scores": "list of real[*, *]"}, {"kept": "list of i64[*]"}),
+    "prune.owl": ({"scores": "list of list of real[*, *]"}, {"sparsities": "list of float"}),
     "prune.sparsegpt": (
         {"weights": "real[out, in]", "inputs": "real[t, in]", "m": "int"},
         {"weights": "real[out, in]"},

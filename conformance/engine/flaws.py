@@ -30,7 +30,7 @@ def behind_unpruned_blocks(a: Values) -> Values:
     """Return a whole model pruned by SparseGPT whose statistics are those of the model before pruning."""
     config, pruned = ModelConfig.from_json(a["config"]), []
 
-    def prune(weight: Any, hessian: Any) -> tuple[Any, Any]:
+    def prune(name: str, weight: Any, hessian: Any) -> tuple[Any, Any]:
         pruned.append(sparsegpt(weight, hessian, a["sparsity"]))
         return pruned[-1][0], weight
 

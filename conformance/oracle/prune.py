@@ -5,10 +5,12 @@ import math
 import re
 from collections.abc import Callable
 from decimal import Decimal, localcontext
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
 
+from conformance.oracle import select_rng
 from conformance.oracle.model import PROJECTIONS, Config, Decoder, place
 from conformance.oracle.select import smallest
 from conformance.oracle.select_pools import RefusedError
@@ -47,6 +49,47 @@ def pattern(scores: Array, n: int, m: int) -> list[int]:
             group = sorted(range(start, start + m), key=lambda c: (-float(row[c]), c))
             kept += [r * len(row) + c for c in group[:n]]
     return sorted(kept)
+
+
+def scope(scores: list[Array], sparsity: float, name: str) -> list[list[int]]:
+    """Return the flat positions that stay of each matrix, where the scope says what is compared (PRN-016)."""
+    entries = [(float(x), i, p) for i, matrix in enumerate(scores) for p, x in enumerate(matrix.reshape(-1))]
+
+    def pool(i: int, p: int) -> tuple[int, int]:
+        if name == "model":
+            return 0, 0
+        return (i, p // scores[i].shape[1]) if name == "row" else (i, 0)
+
+    pools: dict[tuple[int, int], list[tuple[float, int, int]]] = {}
+    for entry in entries:
+        pools.setdefault(pool(*entry[1:]), []).append(entry)
+    kept: list[list[int]] = [[] for _ in scores]
+    for entered in pools.values():
+        for _, i, p in sorted(entered)[count(sparsity * len(entered)) :]:
+            kept[i].append(p)
+    return [sorted(positions) for positions in kept]
+
+
+def random_mask(shape: tuple[int, int], sparsity: float, seed: int, matrix: int) -> list[int]:
+    """Return the flat positions that random pruning keeps of a matrix (PRN-017)."""
+    n = shape[0] * shape[1]
+    key = select_rng.key(seed, 7, matrix)
+    order = sorted(range(n), key=lambda p: (select_rng.draw(key, p) >> 11, p))
+    return sorted(order[count(sparsity * n) :])
+
+
+def owl(scores: list[list[Array]], sparsity: float, outlier: float, spread: float) -> tuple[list[float], float]:
+    """Return the sparsity of each block, and the smallest relative distance of a score to its limit (PRN-018)."""
+    shares, nearest = [], 1.0
+    for block in scores:
+        values = [float(x) for matrix in block for x in matrix.reshape(-1)]
+        limit = outlier * math.fsum(values) / len(values)
+        shares.append(Fraction(sum(x > limit for x in values), len(values)))
+        nearest = min([nearest, *(abs(x - limit) / limit for x in values if limit)])
+    low, high = min(shares), max(shares)
+    offsets = [(s - low) / (high - low) if high > low else Fraction(0) for s in shares]
+    mean = sum(offsets, Fraction(0)) / len(offsets)
+    return [sparsity - 2.0 * spread * float(offset - mean) for offset in offsets], nearest
 
 
 Pattern = tuple[int, int]

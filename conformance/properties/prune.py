@@ -78,6 +78,62 @@ def _sparsegpt(d: Draw, t: Trial) -> None:
     t.case("prune.sparsegpt", inputs, {"kept": ids(kept), "weights": weights})
 
 
+@property_of(
+    "prune.scope",
+    "PRN-001 PRN-016",
+    "prune",
+    "prune.scope",
+    sees=("row", "matrix", "model", "a tie at the boundary", "a matrix that loses nothing beside one that does"),
+)
+def _scope(d: Draw, t: Trial) -> None:
+    """What stays of each matrix is not among the smallest scores of its row, of itself, or of all matrices."""
+    shapes = [d.shape(6) for _ in range(d.integer(1, 3))]
+    scale = [1.0, 4.0, 16.0] if d.flag() else [1.0, 1.0, 1.0]
+    scores = [s * abs(reals(d.levels(h * w, 2)).reshape(h, w)) for (h, w), s in zip(shapes, scale, strict=False)]
+    sparsity, scope = d.integer(0, 99) / 100, d.choice(("row", "matrix", "model"))
+    kept = prune.scope(scores, sparsity, scope)
+    t.saw(scope)
+    everything = [float(x) for matrix in scores for x in matrix.reshape(-1)]
+    n = update_counts.count(sparsity * len(everything))
+    t.saw("a tie at the boundary", scope == "model" and ties(everything, n))
+    lost = [matrix.size - len(one) for matrix, one in zip(scores, kept, strict=True)]
+    t.saw("a matrix that loses nothing beside one that does", scope == "model" and 0 in lost and any(lost))
+    inputs = {"scores": scores, "sparsity": sparsity, "scope": scope}
+    t.case("prune.scope", inputs, {"kept": [ids(one) for one in kept]})
+
+
+@property_of("prune.random", "PRN-016 PRN-017 RNG-001", "prune", "prune.random", sees=("a later matrix", "a long seed"))
+def _random(d: Draw, t: Trial) -> None:
+    """What stays of a matrix has the largest draws of its own key."""
+    shape, seed, matrix = d.shape(), d.choice((0, 1, 7, 2**32 + 5, 2**63)), d.integer(0, 5)
+    sparsity = d.integer(0, 99) / 100
+    t.saw("a later matrix", matrix > 0)
+    t.saw("a long seed", seed >= 2**32)
+    inputs = {"out": shape[0], "in": shape[1], "sparsity": sparsity, "seed": seed, "matrix": matrix}
+    t.case("prune.random", inputs, {"kept": ids(prune.random_mask(shape, sparsity, seed, matrix))})
+
+
+@property_of(
+    "prune.owl", "PRN-018", "prune", "prune.owl", sees=("blocks that differ", "blocks that are alike", "a wide spread")
+)
+def _owl(d: Draw, t: Trial) -> None:
+    """The sparsities of blocks follow their shares of outliers, and their mean is what was asked."""
+    shapes = [d.shape(5) for _ in range(d.integer(1, 2))]
+    blocks = [[abs(d.lattice(shape, 6)) for shape in shapes] for _ in range(d.integer(1, 4))]
+    sparsity, outlier = d.choice((0.5, 0.25, 0.7)), d.choice((5.0, 1.5, 1.25, 3.0))
+    spread = d.choice((0.08, 0.0, 0.25, 0.6))
+    sparsities, nearest = prune.owl(blocks, sparsity, outlier, spread)
+    inputs = {"scores": blocks, "sparsity": sparsity, "outlier": outlier, "spread": spread}
+    if nearest < _SURE or any(abs(x) < _SURE or abs(x - 1) < _SURE for x in sparsities):
+        return
+    if not all(0 <= x < 1 for x in sparsities):
+        t.saw("a wide spread")
+        t.case("prune.owl", inputs, refused=["PRN-018"])
+        return
+    t.saw("blocks that differ" if max(sparsities) > min(sparsities) else "blocks that are alike")
+    t.case("prune.owl", inputs, {"sparsities": sparsities})
+
+
 @property_of("prune.pattern", "PRN-004 TOP-005", "nm", "prune.pattern", sees=("a tie in a group", "several groups"))
 def _pattern(d: Draw, t: Trial) -> None:
     """N of every M columns are kept, ties at the lower one."""

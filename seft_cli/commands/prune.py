@@ -1,7 +1,7 @@
 """Prune a Hugging Face model: seft prune HF_DIR OUT_DIR --method wanda --sparsity 0.7 --calibration TEXT"""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import typer
 
@@ -10,6 +10,8 @@ from seft_cli import console
 from seft_cli.input import require_input
 from seft_cli.output import require_absent
 from seft_ref import prune
+from seft_ref.prune.keep import Scope
+from seft_ref.prune.owl import OUTLIER, SPREAD
 from seft_ref.runs.prune import CALIBRATED, METHODS
 
 
@@ -28,12 +30,31 @@ def main(
         str | None,
         typer.Option(help="N:M keeps N of every M weights of a row, for example 2:4; instead of --sparsity."),
     ] = None,
+    scope: Annotated[
+        str | None,
+        typer.Option(
+            help="Among which weights the smallest scores are removed: row, matrix or model "
+            "[matrix for magnitude and random, row for wanda]."
+        ),
+    ] = None,
+    layers: Annotated[
+        str, typer.Option(help="uniform, or owl: blocks with more outliers keep more weights; needs --calibration.")
+    ] = "uniform",
+    outlier: Annotated[
+        float | None, typer.Option(help="With owl, how many times the mean score of its block an outlier exceeds [5].")
+    ] = None,
+    spread: Annotated[
+        float | None,
+        typer.Option(help="With owl, half of the difference between the sparsest and the densest block [0.08]."),
+    ] = None,
     calibration: Annotated[
-        Path | None, typer.Option(help="UTF-8 text that Wanda and SparseGPT measure activations on.")
+        Path | None, typer.Option(help="UTF-8 text that Wanda, SparseGPT and owl measure activations on.")
     ] = None,
     samples: Annotated[int | None, typer.Option(min=1, help="Calibration windows [16].")] = None,
     length: Annotated[int | None, typer.Option(min=2, help="Tokens of a calibration window [256].")] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="Seed of the calibration windows [0].")] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="Seed of the calibration windows and of random scores [0].")
+    ] = None,
     dtype: Annotated[
         str | None,
         typer.Option(
@@ -45,11 +66,12 @@ def main(
 ) -> None:
     """Prune the linear layers of the blocks of HF_DIR and write the model to OUT_DIR.
 
-    What stays keeps its bits under magnitude and wanda; sparsegpt changes it, and holds it until all is written.
+    Only sparsegpt changes the bits of what stays, and holds it until all is written.
     """
     require_absent(destination)
-    of_calibration = {"--calibration": calibration, "--samples": samples, "--length": length, "--seed": seed}
-    _require_choices(method, of_calibration, pattern, sparsity)
+    of_calibration = {"--calibration": calibration, "--samples": samples, "--length": length}
+    of_owl = {"--outlier": outlier, "--spread": spread}
+    _require_choices(method, layers, of_calibration | {"--seed": seed}, of_owl, pattern, sparsity)
     if not require_input(folder).is_dir() or is_sparse(folder):
         raise console.Refused(f"{folder} is not a Hugging Face folder")
     with console.progress("pruning") as advance:
@@ -59,6 +81,10 @@ def main(
             method,
             0.5 if sparsity is None else sparsity,
             pattern=pattern,
+            scope=cast("Scope | None", scope),
+            layers=layers,
+            outlier=OUTLIER if outlier is None else outlier,
+            spread=SPREAD if spread is None else spread,
             text=calibration,
             samples=samples or 16,
             length=length or 256,
@@ -71,14 +97,24 @@ def main(
     console.out.print(f"{destination}: removed {done.removed} of {done.of} weights ({done.removed / done.of:.4%})")
 
 
-def _require_choices(method: str, of_calibration: dict[str, Any], pattern: str | None, sparsity: float | None) -> None:
-    """Refuse an unknown method, one without its calibration text, and options that are not used."""
+def _require_choices(
+    method: str,
+    layers: str,
+    of_calibration: dict[str, Any],
+    of_owl: dict[str, Any],
+    pattern: str | None,
+    sparsity: float | None,
+) -> None:
+    """Refuse an unknown method, a measuring one without its calibration text, and options that are not used."""
     if method not in METHODS:
         raise console.Refused(f"unknown method {method!r}; choose one of {', '.join(METHODS)}")
-    if method not in CALIBRATED:
-        console.refuse_unused(f"--method {method}", (), of_calibration)
+    if layers != "owl":
+        console.refuse_unused(f"--layers {layers}", (), of_owl)
+    if method not in CALIBRATED and layers != "owl":
+        used = ("--seed",) if method == "random" else ()
+        console.refuse_unused(f"--method {method}", used, of_calibration)
     elif of_calibration["--calibration"] is None:
-        raise console.Refused(f"{method} needs --calibration TEXT")
+        raise console.Refused(f"{method if method in CALIBRATED else 'owl'} needs --calibration TEXT")
     if (calibration := of_calibration["--calibration"]) is not None:
         require_input(calibration, "text file")
     if pattern is not None:

@@ -12,21 +12,105 @@ from seft_ref.layers.swiglu import swiglu_again
 from seft_ref.model.config import ATTENTION, MLP, ModelConfig, block_prefix
 from seft_ref.model.decoder import BlockCache, block_forward, surroundings
 from seft_ref.model.weights import Block, block_of
-from seft_ref.prune.magnitude import magnitude_mask
+from seft_ref.prune.keep import Scope, keep_in_scope, keep_n_of_m
+from seft_ref.prune.owl import OUTLIER, SPREAD, block_sparsities, outlier_share
+from seft_ref.prune.random import random_scores
 from seft_ref.prune.sparsegpt import hessian_of, sparsegpt
-from seft_ref.prune.wanda import square_sum, wanda_mask
+from seft_ref.prune.wanda import square_sum, wanda_mask, wanda_scores
 from seft_ref.text.tokens import check_length
 
 Read = Callable[[str], Array]
 """Reads one parameter by name, in the dtype to compute with."""
+Sparsity = float | Sequence[float]
+"""The fraction of weights to remove, of every block the same or one for each."""
 
 
 def prune_magnitude(
-    config: ModelConfig, read: Read, sparsity: float, pattern: tuple[int, int] | None = None
+    config: ModelConfig,
+    read: Read,
+    sparsity: Sparsity,
+    pattern: tuple[int, int] | None = None,
+    scope: Scope = "matrix",
 ) -> Iterator[tuple[str, Array]]:
-    """Yield (name, mask) of every target, True where a weight stays (PRN-002, PRN-004)."""
-    for matrix in config.targets():
-        yield matrix.name, magnitude_mask(finite_weight(matrix.name, read(matrix.name)), sparsity, pattern)
+    """Yield (name, mask) of every target, True where a weight stays (PRN-002, PRN-004, PRN-016)."""
+
+    def score(weight: Array, number: int) -> Array:
+        return array_namespace(weight).abs(weight)
+
+    yield from _by_scores(config, read, score, sparsity, pattern, scope)
+
+
+def prune_random(
+    config: ModelConfig,
+    read: Read,
+    seed: int,
+    sparsity: Sparsity,
+    pattern: tuple[int, int] | None = None,
+    scope: Scope = "matrix",
+) -> Iterator[tuple[str, Array]]:
+    """Yield (name, mask) of every target, True where a weight stays (PRN-004, PRN-016, PRN-017)."""
+
+    def score(weight: Array, number: int) -> Array:
+        return random_scores(weight.shape, seed, number, weight)
+
+    yield from _by_scores(config, read, score, sparsity, pattern, scope)
+
+
+def _by_scores(
+    config: ModelConfig,
+    read: Read,
+    score: Callable[[Array, int], Array],
+    sparsity: Sparsity,
+    pattern: tuple[int, int] | None,
+    scope: Scope,
+) -> Iterator[tuple[str, Array]]:
+    """Yield (name, mask) of every target; with scope model the scores of all of them are in memory together.
+
+    score  from a weight and its matrix index to its scores
+    """
+    rates, names = _rates(config, sparsity), [matrix.name for matrix in config.targets()]
+
+    def scored(number: int) -> Array:
+        return score(finite_weight(names[number], read(names[number])), number)
+
+    if scope == "model" and pattern is None:
+        (rate,) = set(rates.values())
+        everything = [scored(number) for number in range(len(names))]
+        yield from zip(names, keep_in_scope(everything, rate, scope), strict=True)
+        return
+    for number, name in enumerate(names):
+        scores = scored(number)
+        yield name, keep_n_of_m(scores, *pattern) if pattern else keep_in_scope([scores], rates[name], scope)[0]
+
+
+def owl_sparsities(
+    config: ModelConfig,
+    read: Read,
+    batches: Sequence[Int[Array, "B T"]],
+    kernels: KernelSet,
+    sparsity: float,
+    outlier: float = OUTLIER,
+    spread: float = SPREAD,
+) -> list[float]:
+    """Return the sparsity of each block by OWL, measured on the model before anything is pruned (PRN-018).
+
+    Raises:
+        PruneError: PRN-018 for `outlier` or `spread`; else as `prune_wanda`.
+    """
+    scores: list[Array] = []
+    shares: list[float] = []
+    per_block = len(config.targets()) // config.num_hidden_layers
+
+    def look(name: str, weight: Array, square_sum: Array) -> tuple[Array, Array]:
+        scores.append(wanda_scores(weight, square_sum))
+        if len(scores) == per_block:
+            shares.append(outlier_share(scores, outlier))
+            scores.clear()
+        return weight, weight
+
+    for _ in _block_by_block(config, read, batches, kernels, square_sum, look):
+        pass
+    return block_sparsities(shares, sparsity, spread)
 
 
 def prune_wanda(
@@ -34,10 +118,11 @@ def prune_wanda(
     read: Read,
     batches: Sequence[Int[Array, "B T"]],
     kernels: KernelSet,
-    sparsity: float,
+    sparsity: Sparsity,
     pattern: tuple[int, int] | None = None,
+    scope: Scope = "row",
 ) -> Iterator[tuple[str, Array]]:
-    """Yield (name, mask) of every target, block by block (PRN-003 to PRN-005).
+    """Yield (name, mask) of every target, block by block (PRN-003 to PRN-005, PRN-016).
 
     One block and the activations of all windows are in memory at a time.
 
@@ -46,10 +131,11 @@ def prune_wanda(
              longer than the model has positions; LayerError LYR-001 for a token outside the vocabulary, LYR-015 and
              LYR-016 for an overflow inside a layer
     """
+    rates = _rates(config, sparsity)
 
-    def prune(weight: Array, square_sum: Array) -> tuple[Array, Array]:
+    def prune(name: str, weight: Array, square_sum: Array) -> tuple[Array, Array]:
         xp = array_namespace(weight)
-        mask = wanda_mask(weight, square_sum, sparsity, pattern)
+        mask = wanda_mask(weight, square_sum, rates[name], pattern, scope)
         return mask, xp.where(mask, weight, xp.zeros_like(weight))
 
     for name, mask, _ in _block_by_block(config, read, batches, kernels, square_sum, prune):
@@ -61,7 +147,7 @@ def prune_sparsegpt(
     read: Read,
     batches: Sequence[Int[Array, "B T"]],
     kernels: KernelSet,
-    sparsity: float,
+    sparsity: Sparsity,
     pattern: tuple[int, int] | None = None,
 ) -> Iterator[tuple[str, Array, Array]]:
     """Yield (name, mask, new weight) of every target, block by block (PRN-005, PRN-009 to PRN-013).
@@ -72,9 +158,10 @@ def prune_sparsegpt(
     batches  calibration tokens, each (B, T)
     Raises   PruneError PRN-006 for NaN or infinite weights, PRN-009 for such activations; else as `prune_wanda`
     """
+    rates = _rates(config, sparsity)
 
-    def prune(weight: Array, hessian: Array) -> tuple[Array, Array]:
-        return sparsegpt(weight, hessian, sparsity, pattern)
+    def prune(name: str, weight: Array, hessian: Array) -> tuple[Array, Array]:
+        return sparsegpt(weight, hessian, rates[name], pattern)
 
     yield from _block_by_block(config, read, batches, kernels, hessian_of, prune)
 
@@ -85,12 +172,12 @@ def _block_by_block(
     batches: Sequence[Int[Array, "B T"]],
     kernels: KernelSet,
     measure: Callable[[Array], Array],
-    prune: Callable[[Array, Array], tuple[Array, Array]],
+    prune: Callable[[str, Array, Array], tuple[Array, Array]],
 ) -> Iterator[tuple[str, Array, Array]]:
     """Yield (name, mask, new weight) of every target (PRN-005).
 
     measure  from the input of a matrix, (B, T, in), to a statistic that is summed over the batches
-    prune    from a weight and its statistic to the mask and the new weight
+    prune    from the name of a weight, the weight and its statistic to the mask and the new weight
     """
     for tokens in batches:
         check_length(tokens.shape[1], config)
@@ -128,10 +215,19 @@ def _block_by_block(
         for names in list(sums):
             statistic = sums.pop(names)
             for name in names:
-                mask, parameters[name] = prune(parameters[name], statistic)
+                mask, parameters[name] = prune(name, parameters[name], statistic)
                 yield name, mask, parameters[name]
         block = block_of(config, layer, parameters, _pack(parameters, kernels))
         activations = behind(block, layer)
+
+
+def _rates(config: ModelConfig, sparsity: Sparsity) -> dict[str, float]:
+    """Return the sparsity of every target by name."""
+    names = [matrix.name for matrix in config.targets()]
+    if isinstance(sparsity, float | int):
+        return dict.fromkeys(names, float(sparsity))
+    per_block = len(names) // config.num_hidden_layers
+    return {name: sparsity[number // per_block] for number, name in enumerate(names)}
 
 
 def _pack(parameters: Mapping[str, Array], kernels: KernelSet) -> dict[str, Array]:

@@ -1,12 +1,24 @@
 """Masks of the weights that stay: exact counts, in the total order of chapter 7 (PRN-001 to PRN-004)."""
 
 import re
+from collections.abc import Mapping, Sequence
+from typing import Literal, get_args
 
 from jaxtyping import Bool, Float
 
 from seft_ref.arrays.count import count
-from seft_ref.arrays.library import Array, array_namespace, device
+from seft_ref.arrays.library import Array, array_namespace, device, mask_at
 from seft_ref.errors import PruneError
+from seft_ref.update.select import selection
+
+Scope = Literal["row", "matrix", "model"]
+SCOPES: Mapping[str, tuple[Scope, ...]] = {
+    "magnitude": ("matrix", "row", "model"),
+    "random": ("matrix", "row", "model"),
+    "wanda": ("row", "matrix"),
+    "sparsegpt": (),
+}
+"""The scopes of each method, the default first; SparseGPT counts by block (PRN-016)."""
 
 ADVICE = "compute in float64 (--dtype float64), or look for a damaged weight"
 """What an error advises where a number overflows its dtype."""
@@ -52,6 +64,35 @@ def keep_of_rows(scores: Float[Array, "out in_"], removed: int) -> Bool[Array, "
     return rank_in_rows(scores) >= xp.asarray(removed, dtype=xp.int64, device=device(scores))
 
 
+def keep_in_scope(scores: Sequence[Array], sparsity: float, scope: Scope) -> list[Array]:
+    """Return the mask of each matrix without its smallest scores; the scope says among which weights (PRN-016).
+
+    scores  of each matrix (out, in); with scope model all of them are compared with each other
+
+    Raises:
+        PruneError: PRN-001 for the sparsity, PRN-016 for an unknown scope, SEL-004 for a score that is NaN or infinite.
+    """
+    # PRN-016
+    if scope not in get_args(Scope):
+        raise PruneError("PRN-016", f"scope is {scope!r}; choose one of {', '.join(get_args(Scope))}")
+    if scope == "row":
+        return [keep_of_rows(matrix, removed_count(sparsity, matrix.shape[1])) for matrix in scores]
+    sizes = [matrix.shape[0] * matrix.shape[1] for matrix in scores]
+    if scope == "matrix":
+        return [keep_of_matrix(m, removed_count(sparsity, n)) for m, n in zip(scores, sizes, strict=True)]
+    for matrix in scores:
+        check_finite(matrix)
+    xp = array_namespace(*scores)
+    everything = xp.concat([xp.reshape(matrix, (-1,)) for matrix in scores])
+    gone = selection(everything, removed_count(sparsity, everything.shape[0])).indices
+    stays = ~mask_at(everything.shape[0], gone)
+    masks, start = [], 0
+    for matrix, n in zip(scores, sizes, strict=True):
+        masks.append(xp.reshape(stays[start : start + n], matrix.shape))
+        start += n
+    return masks
+
+
 def keep_n_of_m(scores: Float[Array, "out in_"], n: int, m: int) -> Bool[Array, "out in_"]:
     """Return the mask with the n largest scores of every m consecutive columns, ties kept at the lower column
     (PRN-004).
@@ -82,9 +123,15 @@ def rank_in_rows(scores: Float[Array, "r c"]) -> Array:
     Raises:
         PruneError: SEL-004 for a score that is NaN or infinite: all that overflow would tie.
     """
+    check_finite(scores)
+    xp = array_namespace(scores)
+    order = xp.argsort(scores, axis=1, stable=True)
+    return xp.astype(xp.argsort(order, axis=1, stable=True), xp.int64)
+
+
+def check_finite(scores: Array) -> None:
+    """Refuse a score that is NaN or infinite, because all that overflow would tie (PRN-015)."""
     xp = array_namespace(scores)
     # SEL-004
     if not bool(xp.all(xp.isfinite(scores))):
         raise PruneError("SEL-004", f"a score of pruning is NaN or infinite; {ADVICE}")
-    order = xp.argsort(scores, axis=1, stable=True)
-    return xp.astype(xp.argsort(order, axis=1, stable=True), xp.int64)

@@ -1,7 +1,7 @@
 """The record of pruning that a model carries, `pruning.json` (PRN-008)."""
 
 import json
-from typing import TypedDict, cast
+from typing import Any, TypedDict, cast
 
 from seft_ref.errors import PruneError
 from seft_ref.prune.keep import parse_pattern
@@ -13,9 +13,12 @@ class PruningRecord(TypedDict, total=False):
     method: str
     sparsity: float | None
     pattern: str | None
+    scope: str | None
     removed: int
     of: int
     calibration: dict[str, int] | None
+    seed: int
+    layers: dict[str, Any]
 
 
 def read_record(content: bytes) -> PruningRecord:

@@ -4,7 +4,7 @@ from jaxtyping import Bool, Float
 
 from seft_ref.arrays.library import Array, array_namespace, binary64, from_numpy, overflow_allowed
 from seft_ref.errors import PruneError
-from seft_ref.prune.keep import ADVICE, keep_n_of_m, keep_of_rows, removed_count
+from seft_ref.prune.keep import ADVICE, Scope, keep_in_scope, keep_n_of_m
 
 
 def square_sum(x: Float[Array, "*batch in_"]) -> Float[Array, " in_"]:
@@ -19,11 +19,24 @@ def wanda_mask(
     input_square_sum: Float[Array, " in_"],
     sparsity: float,
     pattern: tuple[int, int] | None = None,
+    scope: Scope = "row",
 ) -> Bool[Array, "out in_"]:
     """Return which weights stay: row by row, or N of every M where a pattern is given (PRN-003, PRN-004, PRN-014).
 
     Shapes  input_square_sum (in,): Σ x_j² over all calibration tokens
     Raises  PruneError PRN-003 if a sum is NaN or infinite, SEL-004 if a score is
+    """
+    scores = wanda_scores(weight, input_square_sum)
+    if pattern is not None:
+        return from_numpy(keep_n_of_m(scores, *pattern), weight)
+    return from_numpy(keep_in_scope([scores], sparsity, scope)[0], weight)
+
+
+def wanda_scores(weight: Float[Array, "out in_"], input_square_sum: Float[Array, " in_"]) -> Float[Array, "out in_"]:
+    """Return |W_ij| · ‖X_j‖, binary64 on the host (PRN-003, PRN-014).
+
+    Raises:
+        PruneError: PRN-003 if a sum is NaN or infinite.
     """
     # PRN-014: in binary64, on the host, the product of two float32 numbers neither overflows nor ties by rounding
     sums = binary64(input_square_sum)
@@ -32,7 +45,4 @@ def wanda_mask(
     if not bool(xp.all(xp.isfinite(sums))):
         raise PruneError("PRN-003", f"the calibration activations hold NaN or infinity; {ADVICE}")
     with overflow_allowed():
-        scores = xp.abs(binary64(weight)) * xp.sqrt(sums)[None, :]
-    if pattern is not None:
-        return from_numpy(keep_n_of_m(scores, *pattern), weight)
-    return from_numpy(keep_of_rows(scores, removed_count(sparsity, weight.shape[1])), weight)
+        return xp.abs(binary64(weight)) * xp.sqrt(sums)[None, :]

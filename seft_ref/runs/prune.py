@@ -7,18 +7,27 @@ from typing import Any
 
 import numpy as np
 
+from seft_ref.errors import PruneError
 from seft_ref.files.model import refuse_existing
 from seft_ref.files.pruned import DenseModel, Kept, open_dense
 from seft_ref.kernels import KernelSet
-from seft_ref.prune.blockwise import prune_magnitude, prune_sparsegpt, prune_wanda
-from seft_ref.prune.keep import parse_pattern, removed_count
+from seft_ref.prune.blockwise import (
+    Sparsity,
+    owl_sparsities,
+    prune_magnitude,
+    prune_random,
+    prune_sparsegpt,
+    prune_wanda,
+)
+from seft_ref.prune.keep import SCOPES, Scope, parse_pattern, removed_count
+from seft_ref.prune.owl import OUTLIER, SPREAD
 from seft_ref.prune.record import PruningRecord
 from seft_ref.runs.source import TextSource, kernels_or_cpu, tokens_of
 from seft_ref.text.tokens import calibration_starts, check_windows
 
-CALIBRATED = {"wanda": prune_wanda, "sparsegpt": prune_sparsegpt}
+CALIBRATED = ("wanda", "sparsegpt")
 """Methods that measure activations on a text."""
-METHODS = ("magnitude", *CALIBRATED)
+METHODS = ("magnitude", "random", *CALIBRATED)
 ROWS = 4
 """Calibration windows that go through the model at once."""
 
@@ -45,6 +54,10 @@ def prune(
     sparsity: float = 0.5,
     *,
     pattern: str | None = None,
+    scope: Scope | None = None,
+    layers: str = "uniform",
+    outlier: float = OUTLIER,
+    spread: float = SPREAD,
     text: TextSource | None = None,
     samples: int = 16,
     length: int = 256,
@@ -55,13 +68,18 @@ def prune(
 ) -> Pruned:
     """Prune the linear layers of the blocks of a model and write it (chapter 11).
 
-    model     a Hugging Face folder of a dense model; what stays keeps its bits under magnitude and wanda
+    model     a Hugging Face folder of a dense model; only sparsegpt changes the bits of what stays
     out       the folder to write, which must not exist
     method    one of METHODS
-    sparsity  fraction of weights removed from every matrix, 0 to below 1
+    sparsity  fraction of weights removed, 0 to below 1
     pattern   N:M keeps N of every M weights of a row, for example "2:4"; instead of `sparsity`
-    text      what Wanda and SparseGPT measure activations on, `samples` windows of `length` tokens
-    seed      seed of the windows (PRN-007)
+    scope     "row", "matrix" or "model": among which weights the smallest scores are removed; None for the default of
+              the method (PRN-016)
+    layers    "uniform", or "owl" to give each block a sparsity of its own (PRN-018)
+    outlier   with owl, how many times the mean score of its block an outlier exceeds
+    spread    with owl, half of the difference between the sparsest and the densest block
+    text      what Wanda, SparseGPT and owl measure activations on, `samples` windows of `length` tokens
+    seed      seed of the windows (PRN-007) and of random scores (PRN-017)
     dtype     what to compute in, float32 or float64; None as stored, 16-bit as float32 (PRN-014)
     progress  called with the name of every pruned matrix, and the number of matrices
     kernels   a kernel set; None for `cpu`, which takes NumPy arrays
@@ -71,16 +89,28 @@ def prune(
     refuse_existing(out)
     if method not in METHODS:
         raise ValueError(f"unknown method {method!r}; choose one of {', '.join(METHODS)}")
-    if (text is None) == (method in CALIBRATED):
-        raise ValueError(f"{method} needs a text" if text is None else f"{method} uses no text; leave it out")
+    measured = method in CALIBRATED or layers == "owl"
+    if (text is None) == measured:
+        what = method if method in CALIBRATED else f"layers {layers}"
+        raise ValueError(f"{what} needs a text" if text is None else f"{method} uses no text; leave it out")
+    chosen = _scope(method, scope, pattern, layers)
     groups = None if pattern is None else parse_pattern(pattern)
     removed_count(sparsity, 1)
     with open_dense(model, dtype) as dense:
-        if text is None:
-            results: Iterator[tuple[Any, ...]] = prune_magnitude(dense.config, dense.read, sparsity, groups)
+        kernels = kernels_or_cpu(kernels)
+        batches = [] if text is None else _windows(tokens_of(text, model), dense, samples, length, seed)
+        rates: Sparsity = sparsity
+        if layers == "owl":
+            rates = owl_sparsities(dense.config, dense.read, batches, kernels, sparsity, outlier, spread)
+        results: Iterator[tuple[Any, ...]]
+        if method == "sparsegpt":
+            results = prune_sparsegpt(dense.config, dense.read, batches, kernels, rates, groups)
+        elif method == "wanda":
+            results = prune_wanda(dense.config, dense.read, batches, kernels, rates, groups, chosen or "row")
+        elif method == "random":
+            results = prune_random(dense.config, dense.read, seed, rates, groups, chosen or "matrix")
         else:
-            batches = _windows(tokens_of(text, model), dense, samples, length, seed)
-            results = CALIBRATED[method](dense.config, dense.read, batches, kernels_or_cpu(kernels), sparsity, groups)
+            results = prune_magnitude(dense.config, dense.read, rates, groups, chosen or "matrix")
         kept, targets = Kept(dense), dense.config.targets()
         for name, mask, *weight in results:
             kept.add(name, mask, *weight)
@@ -91,12 +121,39 @@ def prune(
             "method": method,
             "sparsity": None if groups else sparsity,
             "pattern": pattern,
+            "scope": chosen,
             "removed": removed,
             "of": total,
             "calibration": calibration,
         }
+        if method == "random":
+            record["seed"] = seed
+        if layers == "owl":
+            record["layers"] = {"rule": "owl", "outlier": outlier, "spread": spread, "sparsity": rates}
         kept.write(out, record)
         return Pruned(removed, total, tuple(dense.source.checkpoint().remarks))
+
+
+def _scope(method: str, scope: Scope | None, pattern: str | None, layers: str) -> Scope | None:
+    """Return the scope of a run, None where blocks or groups take its place (PRN-016, PRN-018).
+
+    Raises:
+        PruneError: PRN-016 for a scope that the method does not have or that a pattern leaves no room for; PRN-018 for
+            an unknown rule of layers, or owl beside a pattern or scope model.
+    """
+    if layers not in ("uniform", "owl"):
+        raise PruneError("PRN-018", f"layers is {layers!r}; choose uniform or owl")
+    if layers == "owl" and (pattern is not None or scope == "model"):
+        other = f"pattern {pattern}" if pattern is not None else "scope model"
+        raise PruneError("PRN-018", f"owl gives every block a sparsity, which {other} does too; leave one out")
+    if scope is not None and pattern is not None:
+        raise PruneError("PRN-016", f"pattern {pattern} chooses in every group; leave out scope {scope}")
+    if scope is not None and scope not in SCOPES[method]:
+        has = ", ".join(SCOPES[method]) or "none, because it counts by block"
+        raise PruneError("PRN-016", f"{method} has no scope {scope}; it has {has}")
+    if pattern is not None or not SCOPES[method]:
+        return None
+    return scope or SCOPES[method][0]
 
 
 def _windows(tokens: Sequence[int], model: DenseModel, samples: int, length: int, seed: int) -> list[Any]:

@@ -182,7 +182,23 @@ REFUSALS = {
         ("prune", "{dense}", "{out}", "--method", "magnitude", "--pattern", "2:7"),
         "PRN-004",
     ),
-    "an unknown method": (("prune", "{dense}", "{out}", "--method", "magic"), "magnitude, wanda, sparsegpt"),
+    "an unknown method": (("prune", "{dense}", "{out}", "--method", "magic"), "magnitude, random, wanda, sparsegpt"),
+    "owl without text": (
+        ("prune", "{dense}", "{out}", "--method", "magnitude", "--layers", "owl"),
+        "owl needs --calib",
+    ),
+    "a spread without owl": (
+        ("prune", "{dense}", "{out}", "--method", "magnitude", "--spread", "0.1"),
+        "--layers uniform does not use --spread",
+    ),
+    "a scope that there is not": (
+        ("prune", "{dense}", "{out}", "--method", "random", "--scope", "block"),
+        "PRN-016: random has no scope block; it has matrix, row, model",
+    ),
+    "windows without a text": (
+        ("prune", "{dense}", "{out}", "--method", "random", "--seed", "1", "--samples", "4"),
+        "--method random does not use --samples",
+    ),
     "wanda without text": (("prune", "{dense}", "{out}", "--method", "wanda"), "--calibration"),
     "sparsegpt without text": (("prune", "{dense}", "{out}", "--method", "sparsegpt"), "--calibration"),
     "sparsegpt on NaN": (

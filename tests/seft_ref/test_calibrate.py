@@ -229,8 +229,8 @@ def test_PRN_014_one_near_tie_of_the_first_block_changes_many_choices_of_the_las
     }
     tokens = rng.integers(0, 64, (4, 32))
 
-    def exchanged(weight, sums, sparsity, pattern):
-        mask = wanda_mask(weight, sums, sparsity, pattern)
+    def exchanged(weight, sums, *how):
+        mask = wanda_mask(weight, sums, *how)
         if not calls:
             scores = np.abs(weight[0]) * np.sqrt(sums)
             weakest = min(np.flatnonzero(mask[0]), key=lambda c: scores[c])

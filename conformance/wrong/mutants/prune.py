@@ -1,5 +1,6 @@
 """Mutants of pruners (PRN); SparseGPT as its authors wrote it (inverse, then factor), with one flaw at a time."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -120,7 +121,72 @@ def kept_bits_lost(a: Values) -> Values:
     return out | {"kept": {name: kept[1:] for name, kept in out["kept"].items()}}
 
 
+def scope_as(other: Callable[[Values], str]) -> Operation:
+    """Return the choice of weights by scope with another scope than the one that is asked."""
+
+    def op(a: Values) -> Values:
+        asked = a["scope"]
+        return right("prune.scope")(a | {"scope": other(a) if asked in ("row", "matrix", "model") else asked})
+
+    return op
+
+
+def last_matrix_first(a: Values) -> Values:
+    """Choose by scope with ties to the later matrix."""
+    out = right("prune.scope")(a | {"scores": a["scores"][::-1]})
+    return {"kept": out["kept"][::-1]}
+
+
+def one_mask_a_shape(a: Values) -> Values:
+    """Draw the same random mask for every matrix."""
+    return right("prune.random")(a | {"matrix": 0})
+
+
+def owl(flaw: str) -> Operation:
+    """Return OWL as its authors wrote it, with one flaw."""
+
+    def op(a: Values) -> Values:
+        right("prune.owl")(a)  # refusals
+        shares = []
+        for block in a["scores"]:
+            flat = np.concatenate([np.asarray(m, dtype=np.float64).reshape(-1) for m in block])
+            parts = [np.asarray(m, dtype=np.float64) for m in block] if flaw == "a mean of each matrix" else [flat]
+            limits = [(1.0 if flaw == "above the mean" else a["outlier"]) * part.mean() for part in parts]
+            over = sum(
+                int(((part >= limit) if flaw == "≥ for >" else (part > limit)).sum())
+                for part, limit in zip(parts, limits, strict=True)
+            )
+            shares.append(over / flat.size)
+        low, high = min(shares), max(shares)
+        spread = a["spread"] * (1.0 if flaw == "half of the spread" else 2.0)
+        x = [spread * (s - low) / (high - low) if high > low else 0.0 for s in shares]
+        mean = 0.0 if flaw == "not centred" else sum(x) / len(x)
+        sign = -1.0 if flaw == "outliers pruned more" else 1.0
+        return {"sparsities": [a["sparsity"] - sign * (one - mean) for one in x]}
+
+    return op
+
+
 MUTANTS: list[Mutant] = [
+    mutant("PRN-016", "prune.scope", scope_as(lambda a: "matrix"), "every matrix on its own"),
+    mutant("PRN-016", "prune.scope", scope_as(lambda a: "row"), "every row on its own"),
+    mutant("PRN-016", "prune.scope", scope_as(lambda a: "model"), "all matrices together"),
+    mutant("PRN-016", "prune.scope", last_matrix_first, "ties to the later matrix"),
+    *unchecked("prune.scope", "PRN-001", "PRN-016", "SEL-004"),
+    mutant("PRN-017", "prune.random", one_mask_a_shape, "one mask for matrices of one shape"),
+    mutant("PRN-017", "prune.random", changed("prune.random", seed=lambda a: a["seed"] % 2**32), "a seed of 32 bits"),
+    *unchecked("prune.owl", "PRN-018"),
+    *(
+        mutant("PRN-018", "prune.owl", owl(flaw), flaw)
+        for flaw in (
+            "a mean of each matrix",
+            "above the mean",
+            "≥ for >",
+            "half of the spread",
+            "not centred",
+            "outliers pruned more",
+        )
+    ),
     mutant(
         "TRN-019 LYR-015", "prune.model", behind_silent_norms("prune.model"), "RMSNorm gives 0 where squares overflow"
     ),

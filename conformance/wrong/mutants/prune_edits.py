@@ -27,12 +27,12 @@ _EDITS: tuple[tuple[str, str, Any, str, str, str], ...] = (
     (
         "prune.wanda",
         "PRN-003",
-        wanda.wanda_mask,
+        wanda.wanda_scores,
         "sums = binary64(input_square_sum)",
         "sums = __import__('numpy').nan_to_num(binary64(input_square_sum))",
         "NaN taken for 0",
     ),
-    ("prune.wanda", "PRN-003", wanda.wanda_mask, "weight.shape[1])", "weight.shape[0])", "a count of rows"),
+    ("prune.wanda", "PRN-003", keep.keep_in_scope, "matrix.shape[1]))", "matrix.shape[0]))", "a count of rows"),
     (
         "prune.pattern",
         "PRN-004",
