@@ -36,6 +36,34 @@ def _prune(d: Draw, t: Trial) -> None:
     t.case("prune.sparsegpt", given, {"kept": ids(removed), "weights": weights})
 
 
+@property_of(
+    "prune.scope-large",
+    "PRN-016 PRN-017 PRN-018",
+    "prune",
+    "prune.scope prune.random prune.owl",
+    sees=(BEYOND,),
+    seeded=1,
+)
+def _scope(d: Draw, t: Trial) -> None:
+    """Scopes, draws and shares of outliers of large matrices are those of sorted tuples and plain sums."""
+    many, sparsity = Many(d), d.integer(20, 80) / 100
+    scores = [abs(many.lattice(shape, 40)) for shape in ((1, 65_600), (16_400, 4))]
+    for scope in ("row", "matrix", "model"):
+        t.saw(BEYOND, scores[0].size > 65_536)
+        kept = [ids(one) for one in prune.scope(scores, sparsity, scope)]
+        t.case("prune.scope", {"scores": scores, "sparsity": sparsity, "scope": scope}, {"kept": kept})
+    for shape in ((65_600, 1), (257, 260)):
+        inputs = {"out": shape[0], "in": shape[1], "sparsity": sparsity, "seed": d.integer(0, 9), "matrix": 1}
+        kept = ids(prune.random_mask(shape, sparsity, inputs["seed"], 1))
+        t.case("prune.random", inputs, {"kept": kept})
+    # a mean that no outlier lies near: scores are integers, and 1.75 times the mean of two blocks is none
+    blocks = [[score] for score in scores]
+    sparsities, nearest = prune.owl(blocks, 0.5, 1.75, 0.25)
+    if nearest > 1e-9:
+        inputs = {"scores": blocks, "sparsity": 0.5, "outlier": 1.75, "spread": 0.25}
+        t.case("prune.owl", inputs, {"sparsities": sparsities})
+
+
 @property_of("prune.pattern-large", "PRN-004", "nm", "prune.pattern", sees=(BEYOND,), seeded=1)
 def _pattern(d: Draw, t: Trial) -> None:
     """N of every M columns of a large matrix are kept, ties at the lower one."""

@@ -9,6 +9,7 @@ import sys
 import numpy as np
 import pytest
 
+from experiments.table import EXPERIMENTS, Experiment, Row
 from seft_ref import evaluate, save_model
 from seft_ref.files.model import load_model
 from seft_ref.kernels import reference
@@ -41,6 +42,8 @@ def given(tmp_path_factory):
 def cli(monkeypatch, capsys, given, tmp_path):
     """Run an experiment into tmp_path; return (exit code, stdout, stderr)."""
     tool = importlib.import_module("experiments.app")
+    two = Experiment("Two arms", "One is random.", "Nothing.", (Row("seft", "seft"), Row("random", "seft-random")))
+    monkeypatch.setitem(EXPERIMENTS, "two", two)
 
     def call(name, *arguments, folder=given / "pruned", seeds=2):
         words = [name, folder, "--train", given / "train.txt", "--valid", given / "valid.txt", "--seeds", seeds]
@@ -180,20 +183,20 @@ def test_arms_of_ones_own_are_compared_with_the_first(cli, tmp_path):
 
 
 def test_a_cut_results_file_goes_on_and_gives_the_same_page(cli, tmp_path):
-    assert cli("start-positions")[0] == 0
-    work, page = tmp_path / "work", tmp_path / "out" / "start-positions.md"
+    assert cli("two")[0] == 0
+    work, page = tmp_path / "work", tmp_path / "out" / "two.md"
     whole, text = runs_in(work), page.read_text()
-    picture = (tmp_path / "out" / "start-positions.svg").read_bytes()
-    assert cli("start-positions")[0] == 0
+    picture = (tmp_path / "out" / "two.svg").read_bytes()
+    assert cli("two")[0] == 0
     assert page.read_text() == text
-    assert (tmp_path / "out" / "start-positions.svg").read_bytes() == picture
+    assert (tmp_path / "out" / "two.svg").read_bytes() == picture
     assert len(runs_in(work)) == 4
 
     file = work / "results.jsonl"
     file.write_bytes(file.read_bytes()[:-100])
-    _, out, _ = cli("start-positions", "--plan")
+    _, out, _ = cli("two", "--plan")
     assert "4 runs, 3 in " in out
-    assert cli("start-positions")[0] == 0
+    assert cli("two")[0] == 0
     lines = file.read_text().splitlines()
     with pytest.raises(json.JSONDecodeError):
         json.loads(lines[3])
@@ -209,36 +212,36 @@ def test_lines_that_tell_no_run_are_passed_over(cli, tmp_path):
     key = part("results").engine_digest()
     broken = ["[1]", "5", "null", '"run"', "{}", '{"key": "k"}', json.dumps({"engine": key, "key": "k"}), "[" * 100_000]
     file.write_text("\n".join(broken) + "\n")
-    code, out, err = cli("start-positions", "--plan", seeds=1)
+    code, out, err = cli("two", "--plan", seeds=1)
     assert (code, "2 runs, 0 in " in out) == (0, True), err
-    code, _, err = cli("start-positions", seeds=1)
+    code, _, err = cli("two", seeds=1)
     assert code == 0, err
     assert file.read_text().splitlines()[: len(broken)] == broken
-    assert "2 runs, 2 in " in cli("start-positions", "--plan", "--any-engine", seeds=1)[1]
+    assert "2 runs, 2 in " in cli("two", "--plan", "--any-engine", seeds=1)[1]
 
 
 def test_cells_fill_one_file_and_the_page_waits_for_all(cli, tmp_path):
-    code, out, _ = cli("start-positions", "--only-arm", "seft", "--seed", 1)
+    code, out, _ = cli("two", "--only-arm", "seft", "--seed", 1)
     assert code == 0
     assert "1 of 4 runs are there" in out
     assert not (tmp_path / "out").exists()
     assert [(run["arm"], run["seed"]) for run in runs_in(tmp_path / "work")] == [("seft", 1)]
-    _, out, _ = cli("start-positions", "--seed", 0, "--only-arm", "seft-random", seeds=1)
+    _, out, _ = cli("two", "--seed", 0, "--only-arm", "seft-random", seeds=1)
     assert "1 of 2 runs are there" in out
-    assert cli("start-positions", seeds=1)[0] == 0
-    assert "with one seed" in (tmp_path / "out" / "start-positions.md").read_text()
+    assert cli("two", seeds=1)[0] == 0
+    assert "with one seed" in (tmp_path / "out" / "two.md").read_text()
 
 
 def test_results_of_another_engine_count_only_if_asked_for(cli, tmp_path):
-    assert cli("start-positions", seeds=1)[0] == 0
+    assert cli("two", seeds=1)[0] == 0
     file = tmp_path / "work" / "results.jsonl"
     runs = runs_in(tmp_path / "work")
     runs[0]["engine"] = "another"
     file.write_text("".join(json.dumps(run) + "\n" for run in runs))
-    assert "2 runs, 1 in " in cli("start-positions", "--plan", seeds=1)[1]
-    assert "2 runs, 2 in " in cli("start-positions", "--plan", "--any-engine", seeds=1)[1]
-    assert cli("start-positions", "--any-engine", seeds=1)[0] == 0
-    assert "2 versions of the engine" in (tmp_path / "out" / "start-positions.md").read_text()
+    assert "2 runs, 1 in " in cli("two", "--plan", seeds=1)[1]
+    assert "2 runs, 2 in " in cli("two", "--plan", "--any-engine", seeds=1)[1]
+    assert cli("two", "--any-engine", seeds=1)[0] == 0
+    assert "2 versions of the engine" in (tmp_path / "out" / "two.md").read_text()
 
 
 def test_the_digest_of_the_engine_passes_over_remarks(tmp_path, monkeypatch):
