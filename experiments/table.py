@@ -174,7 +174,7 @@ EXPERIMENTS: dict[str, Experiment] = {
         """Nothing that could be read says where the slots start (SPEC.md, D15); SpIEL, which SEFT descends from, draws
         them. Events should gain more where the start is worse.""",
         tuple(
-            Row(f"{start}, {arm}", arm if start == "gradient" else f"{arm}-random", against=f"{start}, static")
+            Row(f"{arm} from {start}", arm if start == "gradient" else f"{arm}-random", against=f"static from {start}")
             for start in ("random", "gradient")
             for arm in ("static", "active-only", "seft")
         ),
