@@ -57,7 +57,7 @@ ELSEWHERE = ("--port ./seft-port", "--profile core")
 """Commands that tests of the ports run."""
 FAILURE = re.compile(r"^error: |1 rule is broken$|, [1-9]\d* failed,|^  WRONG", re.MULTILINE)
 """What a command prints that exits with another status than 0."""
-SHORTER = ("--steps 300", "--steps 21")
+SHORTER = ("--steps 300", "--steps 2")
 
 
 def typed(block):
