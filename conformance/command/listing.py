@@ -10,6 +10,8 @@ from conformance.cases.ops import OPS
 from conformance.cases.profiles import NEEDS, PROFILES, is_scalar, profile_of, profiles_of_case
 from conformance.cases.wire import RECORDS, type_of
 from conformance.judge.harness import can_ask
+from conformance.properties import PROPERTIES
+from conformance.properties.trial import Property
 from conformance.protocol.port import clause_of
 from conformance.report import whole_text
 
@@ -49,7 +51,7 @@ def _operation(op: str, every: list[Case]) -> Iterator[str]:
 
 
 def explained(what: str) -> list[str]:
-    """Return the lines that describe a profile, a clause, an operation or a case.
+    """Return the lines that describe a profile, a clause, an operation, a case or a property.
 
     Raises:
         KeyError: nothing has that name; the message suggests similar names.
@@ -65,8 +67,17 @@ def explained(what: str) -> list[str]:
     match = next((case for case in every if case.id == what), None)
     if match is not None:
         return _case(match, clauses)
-    near = get_close_matches(what, [*PROFILES, *clauses, *OPS, *(case.id for case in every)], 3)
+    if what in PROPERTIES:
+        return _property(PROPERTIES[what], clauses)
+    near = get_close_matches(what, [*PROFILES, *clauses, *OPS, *(case.id for case in every), *PROPERTIES], 3)
     raise KeyError(f"nothing is called {what!r}" + (f"; near it are {', '.join(near)}" if near else "; see list"))
+
+
+def _property(one: Property, clauses: dict[str, Clause]) -> list[str]:
+    asks = f"asks {', '.join(one.ops)}"
+    return [f"{one.name} ({one.profile}, a property on random inputs)", one.text, asks] + [
+        f"{name}: {clauses[name].shown}" for name in one.clauses
+    ]
 
 
 def _clause(clause: Clause, every: list[Case]) -> list[str]:

@@ -236,6 +236,7 @@ def test_lists_and_explanations(verify):
     assert "select.largest-example  select.largest" in verify("list", "--cases")[1]
     assert "The k largest" in verify("explain", "SEL-001")[1]
     assert verify("explain", "SEL-007.2") == verify("explain", "SEL-007")
+    assert "asks prune.scope, prune.random, prune.owl" in verify("explain", "prune.scope-large")[1]
     assert "rests on update.drop" in verify("explain", "update.evolve")[1]
     assert "k = 2" in verify("explain", "select.largest-example")[1]
 
