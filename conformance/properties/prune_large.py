@@ -53,15 +53,18 @@ def _scope(d: Draw, t: Trial) -> None:
         kept = [ids(one) for one in prune.scope(scores, sparsity, scope)]
         t.case("prune.scope", {"scores": scores, "sparsity": sparsity, "scope": scope}, {"kept": kept})
     for shape in ((65_600, 1), (257, 260)):
-        inputs = {"out": shape[0], "in": shape[1], "sparsity": sparsity, "seed": d.integer(0, 9), "matrix": 1}
-        kept = ids(prune.random_mask(shape, sparsity, inputs["seed"], 1))
-        t.case("prune.random", inputs, {"kept": kept})
+        seed = d.integer(0, 9)
+        asked = {"out": shape[0], "in": shape[1], "sparsity": sparsity, "seed": seed, "matrix": 1}
+        t.case("prune.random", asked, {"kept": ids(prune.random_mask(shape, sparsity, seed, 1))})
     # a mean that no outlier lies near: scores are integers, and 1.75 times the mean of two blocks is none
     blocks = [[score] for score in scores]
     sparsities, nearest = prune.owl(blocks, 0.5, 1.75, 0.25)
     if nearest > 1e-9:
-        inputs = {"scores": blocks, "sparsity": 0.5, "outlier": 1.75, "spread": 0.25}
-        t.case("prune.owl", inputs, {"sparsities": sparsities})
+        t.case(
+            "prune.owl",
+            {"scores": blocks, "sparsity": 0.5, "outlier": 1.75, "spread": 0.25},
+            {"sparsities": sparsities},
+        )
 
 
 @property_of("prune.pattern-large", "PRN-004", "nm", "prune.pattern", sees=(BEYOND,), seeded=1)
