@@ -157,7 +157,7 @@ def reads_scope(tree):
 
 
 def test_EVT_009_one_file_reads_scope_and_everything_else_asks_the_rule_or_its_pools():
-    # of a pruner the scope is another, which its record names (PRN-008)
+    # this file writes the scope of a pruner into the record of pruning (PRN-008), which is no choice of a rule
     pruner = ROOT / "seft_ref" / "runs" / "prune.py"
     found = [p for p in sources("seft_ref") if p != pruner and reads_scope(tree_of(p))]
     assert found == [ROOT / "seft_ref" / "update" / "rules.py"]
@@ -280,7 +280,7 @@ def test_every_docstring_says_something():
 
 
 VERB = re.compile(r"\b(?:are|be|can|cannot|do|have|is|may|must|was|were|will|[a-z]{2,}(?:s|ed|ld))\b")
-"""What looks like a finite verb. Nouns in the plural do too, so that a sentence is seldom blamed in vain."""
+"""What looks like a finite verb. Plural nouns match as well, so the test misses riddles rather than blame sentences."""
 
 
 def comments(text):

@@ -51,6 +51,9 @@ def draw(key: int, i: int) -> int:
 
 def draws(key: int, counters: Iterable[int] | NumpyArray) -> NDArray[np.uint64]:
     """Return the draws of all counters as uint64, in their order; equal to `draw` one by one."""
+    if isinstance(counters, range):
+        # without a list, because the weights of a large matrix would take a Python integer each
+        counters = np.arange(counters.start, counters.stop, counters.step, dtype=np.uint64)
     if not isinstance(counters, np.ndarray):
         counters = np.asarray(list(counters), dtype=np.uint64)
     z = (counters.astype(np.uint64) + np.uint64(1)) * np.uint64(GAMMA) + np.uint64(key)

@@ -12,7 +12,7 @@ from seft_ref.layers.swiglu import swiglu_again
 from seft_ref.model.config import ATTENTION, MLP, ModelConfig, block_prefix
 from seft_ref.model.decoder import BlockCache, block_forward, surroundings
 from seft_ref.model.weights import Block, block_of
-from seft_ref.prune.keep import Scope, keep_in_scope, keep_n_of_m
+from seft_ref.prune.keep import Scope, keep_in_scope, keep_of_one
 from seft_ref.prune.owl import OUTLIER, SPREAD, block_sparsities, outlier_share
 from seft_ref.prune.random import random_scores
 from seft_ref.prune.sparsegpt import hessian_of, sparsegpt
@@ -79,8 +79,7 @@ def _by_scores(
         yield from zip(names, keep_in_scope(everything, rate, scope), strict=True)
         return
     for number, name in enumerate(names):
-        scores = scored(number)
-        yield name, keep_n_of_m(scores, *pattern) if pattern else keep_in_scope([scores], rates[name], scope)[0]
+        yield name, keep_of_one(scored(number), rates[name], pattern, scope)
 
 
 def owl_sparsities(

@@ -64,6 +64,13 @@ def keep_of_rows(scores: Float[Array, "out in_"], removed: int) -> Bool[Array, "
     return rank_in_rows(scores) >= xp.asarray(removed, dtype=xp.int64, device=device(scores))
 
 
+def keep_of_one(
+    scores: Float[Array, "out in_"], sparsity: float, pattern: tuple[int, int] | None, scope: Scope
+) -> Bool[Array, "out in_"]:
+    """Return the mask of one matrix: N of every M if there is a pattern, else by the scope (PRN-004, PRN-016)."""
+    return keep_n_of_m(scores, *pattern) if pattern is not None else keep_in_scope([scores], sparsity, scope)[0]
+
+
 def keep_in_scope(scores: Sequence[Array], sparsity: float, scope: Scope) -> list[Array]:
     """Return the mask of each matrix without its smallest scores; the scope says among which weights (PRN-016).
 

@@ -4,7 +4,7 @@ from jaxtyping import Bool, Float
 
 from seft_ref.arrays.library import Array, array_namespace, binary64, from_numpy, overflow_allowed
 from seft_ref.errors import PruneError
-from seft_ref.prune.keep import ADVICE, Scope, keep_in_scope, keep_n_of_m
+from seft_ref.prune.keep import ADVICE, Scope, keep_of_one
 
 
 def square_sum(x: Float[Array, "*batch in_"]) -> Float[Array, " in_"]:
@@ -21,15 +21,12 @@ def wanda_mask(
     pattern: tuple[int, int] | None = None,
     scope: Scope = "row",
 ) -> Bool[Array, "out in_"]:
-    """Return which weights stay: row by row, or N of every M where a pattern is given (PRN-003, PRN-004, PRN-014).
+    """Return which weights stay: by the scope, or N of every M where a pattern is given (PRN-003, PRN-004, PRN-014).
 
     Shapes  input_square_sum (in,): Σ x_j² over all calibration tokens
     Raises  PruneError PRN-003 if a sum is NaN or infinite, SEL-004 if a score is
     """
-    scores = wanda_scores(weight, input_square_sum)
-    if pattern is not None:
-        return from_numpy(keep_n_of_m(scores, *pattern), weight)
-    return from_numpy(keep_in_scope([scores], sparsity, scope)[0], weight)
+    return from_numpy(keep_of_one(wanda_scores(weight, input_square_sum), sparsity, pattern, scope), weight)
 
 
 def wanda_scores(weight: Float[Array, "out in_"], input_square_sum: Float[Array, " in_"]) -> Float[Array, "out in_"]:

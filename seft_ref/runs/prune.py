@@ -74,7 +74,7 @@ def prune(
     sparsity  fraction of weights removed, 0 to below 1
     pattern   N:M keeps N of every M weights of a row, for example "2:4"; instead of `sparsity`
     scope     "row", "matrix" or "model": among which weights the smallest scores are removed; None for the default of
-              the method (PRN-016)
+              the method (PRN-016). "model" holds the scores of all matrices in memory at once
     layers    "uniform", or "owl" to give each block a sparsity of its own (PRN-018)
     outlier   with owl, how many times the mean score of its block an outlier exceeds
     spread    with owl, half of the difference between the sparsest and the densest block

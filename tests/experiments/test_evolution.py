@@ -26,5 +26,5 @@ def test_the_tables_hold_what_was_recorded():
     rows = [line for line in page.splitlines() if line.startswith("|")]
     written = {float(number) for row in rows for number in PERPLEXITY.findall(row)}
     assert len(written) > 30
-    # a line of the record has three decimals, so that the second of the page may be rounded otherwise
-    assert [number for number in written if min(abs(number - value) for value in recorded()) > 0.0061] == []
+    # half of the page's last digit, and half of the record's, because the record has three decimals
+    assert [number for number in written if min(abs(number - value) for value in recorded()) > 0.0056] == []

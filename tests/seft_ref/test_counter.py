@@ -88,3 +88,8 @@ def test_DLT_004_choose_takes_the_smallest_draws(size):
     ids = np.array([0, 1, 4, 6, 7, 11, 12, 20, 33, 34, 50, 51, 99])
     by_draw = sorted((draw(5, int(i)), int(i)) for i in ids)
     assert choose(5, ids, size).tolist() == sorted(i for _, i in by_draw[:size])
+
+
+@pytest.mark.parametrize("counters", [range(5), range(0), range(3, 90, 4), range(2**32 - 2, 2**32 + 3)], ids=str)
+def test_RNG_001_a_range_draws_as_its_numbers_do(counters):
+    assert draws(9, counters).tolist() == [draw(9, i) for i in counters]

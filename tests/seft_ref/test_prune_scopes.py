@@ -56,8 +56,9 @@ def test_PRN_016_any_library_and_matrices_without_weights(library, scope):
     masks = keep_in_scope([from_numpy(m, library.like) for m in scores], 0.5, scope)
     kept = [int(to_numpy(mask).sum()) for mask in masks]
     assert [tuple(mask.shape) for mask in masks] == list(shapes)
-    assert kept == {"row": [6, 0, 6, 0], "matrix": [6, 0, 6, 0], "model": kept}[scope]
     assert sum(kept) == 12
+    if scope != "model":
+        assert kept == [6, 0, 6, 0]
 
 
 def test_PRN_017_scores_are_the_draws_of_a_key_a_matrix():
