@@ -2,8 +2,9 @@
 
     python -m tests.wheel [FOLDER]
 
-Runs `seft --help` and every command's help, one round on a tiny model from pruning to evaluation, twenty cases of the
-kit and `import formats`. Exit status 0 if all of it works; the first command that does not is shown with what it said.
+Runs `seft --help`, one round on a tiny model from pruning to evaluation, the help of the other commands, twenty
+cases of the kit and `import formats`. Exit status 0 if all of it works; the first command that does not is shown with
+what it said.
 """
 
 import os
@@ -24,6 +25,7 @@ brought = {{name.split('.')[0] for name in sys.modules}} - set(sys.stdlib_module
 brought -= {{name for name in brought if name.startswith('_')}}
 assert not brought, brought
 """
+ROUND = ("prune", "convert", "finetune", "eval", "diff", "apply", "check", "show", "generate", "verify")
 SHORT = ("--steps", 4, "--batch", 2, "--length", 8, "--evolve-every", 2, "--density", 0.2)
 
 
@@ -53,7 +55,8 @@ def main() -> None:
     run(python, "-c", FORMATS_ALONE, cwd=away)
     told = run(seft, "--help", cwd=away)
     commands = [line.split()[0] for line in told.splitlines() if line.startswith("  ")]
-    for name in commands:
+    # the round below runs the others
+    for name in set(commands) - set(ROUND):
         assert f"seft {name}" in run(seft, name, "--help", cwd=away), name
 
     dense = hf_folder(away / "dense")

@@ -236,7 +236,7 @@ def requires_zstd(raw: bytes) -> bool:
         return False
 
 
-def in_order(ops: Iterable[str] = OPS) -> list[list[str]]:
+def in_order(ops: Iterable[str]) -> list[list[str]]:
     """Return operations in groups, each resting on those before it only."""
     left = dict.fromkeys(ops)
     groups: list[list[str]] = []

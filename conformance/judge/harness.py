@@ -188,8 +188,8 @@ def run(
         by_op.setdefault(result.case.op, []).append(result)
     bad: set[str] = set()
     answered: Answered = set()
-    for group in in_order(list(OPS)):
-        members = [result for op in group for result in by_op.get(op, ())]
+    for group in in_order(by_op):
+        members = [result for op in group for result in by_op[op]]
         again: set[str] = set()
         if order is not None:
             order.shuffle(members)

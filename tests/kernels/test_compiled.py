@@ -37,6 +37,6 @@ def test_an_edit_of_another_file_of_the_folder_is_compiled(tmp_path):
     path = tmp_path / "seft_ref" / "kernels" / "cpu" / "vectors.py"
     text = path.read_text(encoding="utf-8")
     path.write_text(f"{text}\n# edited\n", encoding="utf-8")
-    assert [loaded(tmp_path), loaded(tmp_path)] == [0, 1]
+    assert loaded(tmp_path) == 0
     path.write_text(text, encoding="utf-8")
     assert loaded(tmp_path) == 1
