@@ -118,7 +118,7 @@ def main(
     finished = results.found()
     missing = [cell for cell in cells if cell.key not in finished]
     if missing:
-        console.wide.print(
+        console.out.print(
             f"{name}: {len(cells) - len(missing)} of {len(cells)} runs are there; the page follows when all are"
         )
         return
@@ -130,7 +130,7 @@ def main(
     texts = (train.name, valid.name)
     report = Report(name, experiment, runs, command, describe(folder, runs), texts)
     write(report, out)
-    console.wide.print(f"wrote {out / name}.md, .svg and .json")
+    console.out.print(f"wrote {out / name}.md, .svg and .json")
 
 
 def write_again(name: str | None, out: Path) -> None:
@@ -148,7 +148,7 @@ def write_again(name: str | None, out: Path) -> None:
     else:
         experiment = EXPERIMENTS.get(name) or compared({run["arm"]: {} for run in json.loads(data)["runs"]})
         write(Report.of(name, experiment, data), out)
-    console.wide.print(f"wrote {out / name}.md and .svg")
+    console.out.print(f"wrote {out / name}.md and .svg")
 
 
 def check_asked(
@@ -215,7 +215,7 @@ def print_pruning_cost(
     command = command_line(pruning_cost.NAME, (folder, train, valid, out), options, given)
     model = f"The model `{folder.name}` (state {inputs.model[:12]})"
     pruning_cost.write(lines, command, model, (train.name, valid.name), out)
-    console.wide.print(f"wrote {out / pruning_cost.NAME}.md, .svg and .json")
+    console.out.print(f"wrote {out / pruning_cost.NAME}.md, .svg and .json")
 
 
 @dataclass(frozen=True, slots=True)
@@ -341,15 +341,13 @@ def write(report: Report, out: Path) -> None:
 
 def print_list() -> None:
     """Print every experiment with its rows, and what each arm sets."""
-    console.wide.print(
-        f"{pruning_cost.NAME}: what the pruning of an event costs, by criterion and batches; no training"
-    )
-    console.wide.print(f"{COMPARE}: arms of your own, --arm LABEL:preset=NAME,KEY=VALUE,...")
+    console.out.print(f"{pruning_cost.NAME}: what the pruning of an event costs, by criterion and batches; no training")
+    console.out.print(f"{COMPARE}: arms of your own, --arm LABEL:preset=NAME,KEY=VALUE,...")
     for name, experiment in EXPERIMENTS.items():
-        console.wide.print(f"{name}: {experiment.title}")
+        console.out.print(f"{name}: {experiment.title}")
         for row in experiment.rows:
             choices = ", ".join(f"{key} {value}" for key, value in ARMS[row.arm].items())
-            console.wide.print(f"  {row.label}: arm {row.arm} ({choices})")
+            console.out.print(f"  {row.label}: arm {row.arm} ({choices})")
 
 
 def print_plan(name: str, cells: list[Cell], chosen: list[Cell], results: Results) -> None:
@@ -357,7 +355,7 @@ def print_plan(name: str, cells: list[Cell], chosen: list[Cell], results: Result
     finished = results.found()
     n_finished = sum(cell.key in finished for cell in cells)
     todo = [cell for cell in chosen if cell.key not in finished]
-    console.wide.print(f"{name}: {len(cells)} runs, {n_finished} in {results.path}, {len(todo)} to do")
+    console.out.print(f"{name}: {len(cells)} runs, {n_finished} in {results.path}, {len(todo)} to do")
     for arm in dict.fromkeys(cell.arm for cell in todo):
         seeds = ", ".join(str(cell.seed) for cell in todo if cell.arm == arm)
-        console.wide.print(f"  {arm}: seeds {seeds}")
+        console.out.print(f"  {arm}: seeds {seeds}")

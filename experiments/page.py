@@ -80,9 +80,10 @@ NOTE_RESULTS = """
     step with an event takes longer than one without; both are medians of a run.
 """
 NOTE_DIFFERENCES = """
-    Perplexity of the row less that of the reference with the same seed, which fixes the order of the text; the pruned
-    model is the same in all runs. *In %* is 100 times the difference of the logarithms, ± half of its interval. The
-    intervals are not corrected for the number of comparisons, and hold for this model, this text and these settings.
+    Perplexity of the row less that of the reference with the same seed, which fixes the order of the text; the
+    pruned model is the same in all runs. *In %* is by how much its geometric mean over seeds is above that of the
+    reference, ± half of the interval. The intervals are not corrected for the number of comparisons, and hold for
+    this model, this text and these settings.
 """
 
 
@@ -130,7 +131,7 @@ def markdown(report: Report) -> str:
         prose(NOTE_DIFFERENCES),
         "## What one would expect",
         prose(experiment.expected),
-        *(("## What this page said before", prose(experiment.before)) if experiment.before else ()),
+        *(("## What was found before", prose(experiment.before)) if experiment.before else ()),
         "## How it was measured",
         f"```\n{shell(report.command)}\n```",
         *map(prose, _head(report)),
@@ -166,10 +167,18 @@ def _head(report: Report) -> list[str]:
         f"{' to '.join(dict.fromkeys((dates[0], dates[-1])))}; {'; and '.join(machines)}.",
         f"{report.model}. {n_seeds} seed{'s' if n_seeds > 1 else ''} an arm. {measured}",
     ]
-    n_engines = len({run["engine"] for run in runs})
-    if n_engines > 1:
+    by_engine: dict[str, dict[str, list[str]]] = {}
+    for arm, label in _labels(report).items():
+        for seed, run in sorted(report.runs[arm].items()):
+            by_engine.setdefault(run["engine"], {}).setdefault(label, []).append(str(seed))
+    if len(by_engine) > 1:
+        listed = "; ".join(
+            ", ".join(f"`{label}` {' '.join(seeds)}" for label, seeds in labels.items())
+            for labels in by_engine.values()
+        )
         paragraphs.append(
-            f"The runs were made by {n_engines} versions of the engine, which may differ in their numbers."
+            f"{len(by_engine)} versions of the engine made these runs, and may differ in their numbers. Arms and seeds "
+            f"of each: {listed}."
         )
     return paragraphs
 
@@ -232,7 +241,7 @@ class Difference:
     reference: Row
     perplexity: Estimate
     percent: Estimate
-    """of the logarithms, times 100"""
+    """of the geometric mean over seeds"""
 
 
 def differences(report: Report) -> list[Difference]:
@@ -244,9 +253,15 @@ def differences(report: Report) -> list[Difference]:
         if row is reference or (row.against is None and row is first):
             continue
         values, of_reference = (report.values(one, perplexity) for one in (row, reference))
-        logs = [{seed: 100 * math.log(value) for seed, value in of.items()} for of in (values, of_reference)]
-        entries.append(Difference(row, reference, paired(values, of_reference), paired(*logs)))
+        logs = [{seed: math.log(value) for seed, value in of.items()} for of in (values, of_reference)]
+        entries.append(Difference(row, reference, paired(values, of_reference), _in_percent(paired(*logs))))
     return entries
+
+
+def _in_percent(of: Estimate) -> Estimate:
+    """Return the per cent that a difference of logarithms stands for, and half the width of its interval."""
+    low, mean, high = (100 * math.expm1(x) for x in (of.low, of.mean, of.high))
+    return Estimate(of.n, mean, None if of.half_width is None else (high - low) / 2)
 
 
 def _differences(report: Report) -> str:
@@ -291,14 +306,15 @@ def _advice(report: Report, rows: Sequence[Row]) -> str:
     text = f"`{best}` ended lowest, at {fmean(values[best].values()):,.2f} on average."
     if len(values[best]) == 1:
         return f"{text} With one run each this is no ground for a choice."
-    higher = [
-        label
-        for label, of in values.items()
-        if any((d := paired(of, other)).excludes_zero and d.mean > 0 for other in values.values() if other is not of)
-    ]
-    alike = [label for label in values if label not in higher]
-    if higher:
-        text += f" Leave {_listed(higher)}: another arm ended lower, and the interval excludes 0."
+    behind: dict[str, list[str]] = {}
+    """for an arm those that ended higher, with an interval that excludes 0; each arm once"""
+    alike = list(values)
+    for other in sorted(values, key=lambda label: fmean(values[label].values())):
+        found = [x for x in alike if (d := paired(values[x], values[other])).excludes_zero and d.mean > 0]
+        behind |= {other: found} if found else {}
+        alike = [label for label in alike if label not in found]
+    for other, labels in behind.items():
+        text += f" Leave {_listed(labels)}: `{other}` ended lower, and the interval excludes 0."
     if len(alike) == 1:
         return text
     minutes = {row.label: fmean(map(minutes_of, report.runs[row.arm].values())) for row in rows if row.label in alike}

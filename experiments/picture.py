@@ -11,6 +11,8 @@ from experiments.table import Row
 from seft_cli import console
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+SMOOTH = 15
+"""steps over which the pictures average a loss"""
 PLAIN = {
     "svg.hashsalt": "seft_ref",
     "svg.fonttype": "none",
@@ -83,7 +85,7 @@ def _differences(axes: Any, report: Report) -> None:
     axes.axvline(0, color="#888888", linewidth=0.7, linestyle=":")
     _name_rows(axes, [d.row for d in rows])
     references = dict.fromkeys(d.reference.label for d in rows)
-    axes.set_xlabel(f"the same less {', '.join(references)} of the same seed")
+    axes.set_xlabel(f"the same less {' or '.join(references)}, same seed")
 
 
 def _row(axes: Any, at: int, values: Sequence[float], colour: str) -> None:
@@ -108,21 +110,27 @@ def _mean_losses(report: Report) -> dict[str, list[float]]:
 
 def _losses(axes: Any, report: Report) -> None:
     for arm, mean in _mean_losses(report).items():
-        steps, colour, label = range(1, len(mean) + 1), _colour(report, arm), _label(report, arm)
-        axes.plot(steps, mean, color=colour, linewidth=1, label=label)
+        axes.plot(*_smoothed(mean), color=_colour(report, arm), linewidth=1, label=_label(report, arm))
     axes.set_xlabel("step")
-    axes.set_ylabel("training loss, mean over seeds")
+    axes.set_ylabel("training loss")
     axes.legend(frameon=False)
 
 
 def _losses_apart(axes: Any, report: Report) -> None:
     losses = _mean_losses(report)
-    reference = next(iter(losses))
-    for arm, mean in losses.items():
-        values = [loss - of for loss, of in zip(mean, losses[reference], strict=True)]
-        axes.plot(range(1, len(mean) + 1), values, color=_colour(report, arm), linewidth=1)
+    for d in differences(report):
+        values = [loss - of for loss, of in zip(losses[d.row.arm], losses[d.reference.arm], strict=True)]
+        axes.plot(*_smoothed(values), color=_colour(report, d.row.arm), linewidth=1)
+    axes.axhline(0, color="#888888", linewidth=0.7, linestyle=":")
     axes.set_xlabel("step")
-    axes.set_ylabel(f"training loss less that of {_label(report, reference)}")
+    axes.set_ylabel("training loss, difference")
+
+
+def _smoothed(values: Sequence[float]) -> tuple[list[float], list[float]]:
+    """Return the middles and the means of `SMOOTH` steps in a row, because single steps hide one arm behind another."""
+    width = min(SMOOTH, len(values))
+    starts = range(len(values) - width + 1)
+    return [start + (width + 1) / 2 for start in starts], [fmean(values[start : start + width]) for start in starts]
 
 
 def _density(axes: Any, report: Report) -> None:

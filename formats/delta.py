@@ -142,7 +142,7 @@ def apply(base: Checkpoint, deltas: Sequence[Checkpoint]) -> Checkpoint:
         if described is None:
             raise FormatError("FMT-131", f"number {i + 1} of the chain is a {delta.kind}, not a delta")
         if reached != described.base_sha256:
-            _tell_difference(i, state, described)
+            _tell_difference(i, state, reached, described)
         wrong = sorted(n for n, (before, _) in described.tensors.items() if state.get(n) != before)
         if wrong:
             raise FormatError(
@@ -171,7 +171,7 @@ def _make_what_goes(result: Checkpoint, described: DeltaOf) -> None:
             result.tensors[name]
 
 
-def _tell_difference(i: int, state: Mapping[str, str], described: DeltaOf) -> None:
+def _tell_difference(i: int, state: Mapping[str, str], reached: str, described: DeltaOf) -> None:
     wrong = sorted(n for n, (before, _) in described.tensors.items() if state.get(n) != before)
     difference = "it differs in tensors that are not changed"
     if wrong:
@@ -180,10 +180,13 @@ def _tell_difference(i: int, state: Mapping[str, str], described: DeltaOf) -> No
         raise FormatError(
             "FMT-139", f"delta {i + 1} does not start where delta {i} ends: {difference}; give them in order"
         )
+    if reached == described.target_sha256:
+        raise FormatError("FMT-137", "this base is what the delta leads to: the delta has been applied already")
     raise FormatError(
         "FMT-137",
-        f"the delta was made for a base of state digest {described.base_sha256}, not for this one: {difference}; "
-        f"a dense folder of the same model must become sparse first: seft convert BASE SPARSE --to sparse",
+        f"the delta was made for a base of state digest {described.base_sha256}, not for this one, {reached}: "
+        f"{difference}; the base must have the dtypes it had then, and a dense folder of the same model must become "
+        "sparse first: seft convert BASE SPARSE --to sparse",
     )
 
 

@@ -11,7 +11,9 @@ from contextlib import contextmanager
 from typing import Any
 
 import typer
+from rich.measure import Measurement
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
 
 import formats
 from conformance.report.terminal import Terminal
@@ -24,8 +26,6 @@ from seft_ref.errors import SeftError
 err = Terminal(stderr=True, soft_wrap=True)
 """Progress and remarks; results go to stdout."""
 out = Terminal(soft_wrap=True)
-wide = Terminal(width=None if sys.stdout.isatty() else 200)
-"""For tables."""
 
 
 EXPECTED = (SeftError, formats.FormatError, Refused, OSError, MemoryError)
@@ -43,6 +43,12 @@ def told(error: BaseException) -> str:
 def say(text: str) -> None:
     """Print one line to stdout, with hidden characters of foreign names escaped (FMT-167)."""
     print(visible(text))
+
+
+def show(table: Table) -> None:
+    """Print a table to stdout. In a narrow terminal its lines wrap, because a number that is cut reads as another."""
+    needed = Measurement.get(out, out.options.update(max_width=10_000), table).minimum
+    Terminal(width=max(out.width if sys.stdout.isatty() else 200, needed)).print(table)
 
 
 def run(command: Callable[..., None], name: str | None = None) -> None:

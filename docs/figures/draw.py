@@ -13,6 +13,7 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 from matplotlib import pyplot as plt
+from matplotlib.lines import Line2D
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Rectangle
 
 from seft_ref.matrix.evidence import View, evidence
@@ -41,7 +42,7 @@ def draw_round(out: Path) -> None:
     boxes = [
         ("dense model", "Hugging Face folder", f"perplexity {found['dense']}"),
         ("pruned to 70 %", "zeros in a dense file", f"perplexity {found['pruned']}"),
-        ("sparse checkpoint", "36 % of the bytes,\nthe mask is stored", ""),
+        ("sparse checkpoint", "the mask is stored,\nzeros are not", ""),
         ("repaired", "as sparse as before", f"perplexity {found['repaired']}"),
         ("repaired model", "Hugging Face folder,\nopens in transformers", ""),
     ]
@@ -113,14 +114,21 @@ def draw_event(out: Path) -> None:
     matrix(panels[2], "adapt", (stored | grown) - pruned, kept | grown, crossed=pruned)
     said = [
         f"{len(stored)} stored weights, {len(slots)} of them trained",
-        f"{len(dropped)} smallest updates go (crossed),\n{len(grown)} grow where |gradient| is largest",
-        f"{len(pruned)} weights that the loss misses least go (crossed):\n{len(stored)} are stored again",
+        f"{len(dropped)} smallest updates go, their weights stay;\n{len(grown)} grow where |gradient| is largest",
+        f"{len(pruned)} weights that the loss misses least go:\n{len(stored)} are stored again",
     ]
     for panel, text in zip(panels, said, strict=True):
         panel.text(3, 4.35, text, ha="center", va="top", color=INK, size=8)
     handles = [Rectangle((0, 0), 1, 1, fc=colour, ec=GREY) for colour in (BASE, SLOT, GROWN, PAPER)]
-    names = ["stored", "trained", "new, trained from 0", "not stored"]
-    figure.legend(handles, names, loc="lower center", ncols=4, frameon=False, fontsize=8)
+    handles.append(Line2D([], [], color=GONE, marker="x", mew=2, lw=0))
+    names = [
+        "stored",
+        "trained",
+        "new, trained from 0",
+        "not stored",
+        "goes: an update in the middle, a weight on the right",
+    ]
+    figure.legend(handles, names, loc="lower center", ncols=5, frameon=False, fontsize=8)
     figure.subplots_adjust(left=0.02, right=0.98, top=0.88, bottom=0.3, wspace=0.12)
     save(figure, out)
 

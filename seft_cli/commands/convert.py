@@ -93,7 +93,7 @@ def main(
         verify=verify,
     )
     _tell(remarks)
-    _report(destination)
+    _report(destination, source)
 
 
 def diff(
@@ -122,7 +122,11 @@ def diff(
         for name in result.tensors:
             result.tensors[name]
     _tell(change.remarks)
-    _report(destination)
+    if is_sparse(target) and not is_sparse(base):
+        _tell(
+            [f"{base} is dense, so the delta says of every position that it goes or stays; convert it to sparse first"]
+        )
+    _report(destination, target)
 
 
 def apply(
@@ -153,7 +157,7 @@ def apply(
         if result.attributes:
             _tell([f"hf has no place for {', '.join(sorted(result.attributes))}: left out"])
     _tell(result.remarks)
-    _report(destination)
+    _report(destination, base)
 
 
 # parts -------------------------------------------------------------------------------------------
@@ -170,6 +174,9 @@ def _tell(remarks: Iterable[str]) -> None:
         console.err.print(remark)
 
 
-def _report(destination: Path) -> None:
-    files = destination.iterdir() if destination.is_dir() else [destination]
-    console.out.print(f"{destination}: {sum(f.stat().st_size for f in files):,} bytes")
+def _report(destination: Path, source: Path) -> None:
+    """Print the size of what was written, and its share of what it was made from."""
+    written, read = (
+        sum(f.stat().st_size for f in ([path], path.iterdir())[path.is_dir()]) for path in (destination, source)
+    )
+    console.out.print(f"{destination}: {written:,} bytes, {100 * written / read:.0f} % of {source}")

@@ -290,7 +290,7 @@ def show(rows: list[dict[str, Any]]) -> None:
         table.add_column(heading, justify="left" if heading == "model" else "right", no_wrap=True)
     for row in rows:
         table.add_row(*cells(row))
-    console.wide.print(table)
+    console.show(table)
 
 
 def markdown(rows: list[dict[str, Any]], size: Size, work: Path) -> str:

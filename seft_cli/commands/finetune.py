@@ -41,7 +41,7 @@ def main(
         typer.Option(
             "--set",
             metavar="KEY=VALUE",
-            help="Any choice or setting of chapters 8 to 10, e.g. --set grow=curvature --set scope=row. Repeatable.",
+            help="Any choice or setting of SPEC.md's chapters 8 to 10, e.g. --set grow=curvature. Repeatable.",
         ),
     ] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Optimizer steps [80].")] = None,
@@ -163,9 +163,8 @@ def main(
             writer = LogWriter(None, settings.described())
         assert started.origin is not None
         writer.run(started.state.targets, started.origin.model, started.origin.text)
-        positions = sum(target.base.shape[0] * target.base.shape[1] for target in started.state.targets.values())
-        if started.stored == positions and not ranks.rank:
-            console.err.print(f"warning: no weight of {folder} is pruned; seft prune prunes a dense model")
+        if not ranks.rank:
+            _warn_of_start(folder, started)
         watch = _watch(started.stored, None if ranks.rank else log, started.state.step)
         advance(done=started.state.step)
 
@@ -214,7 +213,9 @@ def main(
     _warn(watch.end(done.state.step, kept), writer, shown_names)
     writer.end(done.state.step, kept, done.stored)
     write_json(json_file, totals | {"stored_weights": kept, "peak_memory_bytes": console.peak_memory_bytes()})
-    console.out.print(f"{destination}: {kept} stored weights ({done.stored} at load), {settings.steps} steps")
+    console.out.print(f"{destination}: {kept:,} stored weights ({done.stored:,} at load)")
+    if records:
+        console.out.print(_summary(records))
 
 
 def _require_outputs(destination: Path, log: Path | None, json_file: Path | None) -> None:
@@ -225,6 +226,27 @@ def _require_outputs(destination: Path, log: Path | None, json_file: Path | None
             raise console.Refused(
                 f"{option} {file} lies in {destination}, which is written last; name a file beside it"
             )
+
+
+def _warn_of_start(folder: Path, started: Started) -> None:
+    """Say what a person would hardly mean: a model that is not pruned, or a rule of events without an event."""
+    settings = started.settings
+    positions = sum(target.base.shape[0] * target.base.shape[1] for target in started.state.targets.values())
+    if started.stored == positions:
+        console.err.print(f"warning: no weight of {folder} is pruned; seft prune prunes a dense model")
+    if settings.rule.evolves and not any(map(settings.timetable().is_event, range(1, settings.steps + 1))):
+        console.err.print(
+            f"warning: none of the {settings.steps} steps has an event, so slots stay where they start; choose an "
+            "evolve_every below that"
+        )
+
+
+def _summary(records: list[dict[str, Any]]) -> str:
+    """Return in one line what the steps since the start or the resumption did."""
+    first, last = records[0], records[-1]
+    events = sum(record["event"] is not None for record in records)
+    steps = f"steps {first['step']} to {last['step']}, {events} event{'s' * (events != 1)}"
+    return f"{steps}, loss {first['loss']:.3f} to {last['loss']:.3f}"
 
 
 def _watch(budget: int, log: Path | None, step: int) -> Watch:

@@ -1,7 +1,7 @@
 """What is in a checkpoint: seft show PATH [--json] [--digests]"""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from math import prod
 from pathlib import Path
 from typing import Annotated, Any
@@ -101,8 +101,8 @@ def _print(path: Path, told: Mapping[str, Any], *, digests: bool) -> None:
     for heading in columns:
         side: Any = "right" if heading in ("support", "sparsity", "bytes") else "left"
         # fold long names, because a cut name cannot be used
-        table.add_column(heading, justify=side, no_wrap=heading != "tensor", overflow="fold")
-    support = numel = size = 0
+        least = min(24, max(map(len, told["tensors"]), default=0)) if heading == "tensor" else None
+        table.add_column(heading, justify=side, no_wrap=heading != "tensor", overflow="fold", min_width=least)
     for name, t in told["tensors"].items():
         row = [name, t["dtype"], "x".join(map(str, t["shape"])) or "scalar"]
         if sparse:
@@ -111,17 +111,27 @@ def _print(path: Path, told: Mapping[str, Any], *, digests: bool) -> None:
         if sparse:
             row.append(t["content_sha256"] if digests else t["content_sha256"][:12])
         table.add_row(*row)
-        support, numel, size = support + t.get("nnz", 0), numel + t["numel"], size + t["bytes"]
     table.add_section()
-    n_tensors = len(told["tensors"])
-    total = [f"{n_tensors} tensor{'s' * (n_tensors != 1)}", "", ""]
-    total += ["", f"{support:,}", f"{1 - support / max(numel, 1):.4f}"] if sparse else []
-    table.add_row(*total, f"{size:,}", *([""] if sparse else []))
-    console.wide.print(table)
+    every = list(told["tensors"].values())
+    parts = [t for t in every if sparse and t["encoding"] != "dense"]
+    for kind, tensors in (("sparse ", parts), ("", every)):
+        # the sparsity of a model is that of its sparse tensors: embeddings and norms are not pruned
+        if tensors and not (kind and len(parts) == len(every)):
+            table.add_row(*_total(tensors, kind, sparse=sparse))
+    console.show(table)
     if sparse:
         _print_rest(told)
     if told["files"]:
         console.out.print("files: " + ", ".join(told["files"]))
+
+
+def _total(tensors: Sequence[Mapping[str, Any]], kind: str, *, sparse: bool) -> list[str]:
+    """Return the row that sums tensors up."""
+    row = [f"{len(tensors)} {kind}tensor{'s' * (len(tensors) != 1)}", "", ""]
+    if sparse:
+        support, numel = (sum(t[key] for t in tensors) for key in ("nnz", "numel"))
+        row += ["", f"{support:,}", f"{1 - support / max(numel, 1):.4f}"]
+    return [*row, f"{sum(t['bytes'] for t in tensors):,}"]
 
 
 def _print_rest(told: Mapping[str, Any]) -> None:

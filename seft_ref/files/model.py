@@ -225,6 +225,20 @@ def require_sparse(path: str | Path) -> None:
         )
 
 
+def refuse_delta(path: str | Path) -> None:
+    """Refuse a delta where a model is meant.
+
+    Raises:
+        CheckpointError: CKP-002.
+    """
+    if is_sparse(Path(path)):
+        with formats.open(path) as reader:
+            if reader.kind == "delta":
+                raise CheckpointError(
+                    "CKP-002", f"{path} is a delta, not a model; seft apply BASE {path} OUT makes the model"
+                )
+
+
 def pattern_of_folder(path: str | Path) -> tuple[int, int] | None:
     """Return the N:M pattern that a model's record of pruning names; None if it names none (EVT-007, PRN-008).
 

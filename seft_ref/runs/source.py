@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from seft_ref.arrays.library import Array
-from seft_ref.files.model import Model, load_model
+from seft_ref.files.model import Model, load_model, refuse_delta
 from seft_ref.kernels import KernelSet
 from seft_ref.text.tokens import read_tokens
 
@@ -65,5 +65,13 @@ def model_of(
 
 
 def tokens_of(text: TextSource, model: ModelSource) -> Sequence[int]:
-    """Return the tokens of a text (TRN-016)."""
-    return read_tokens(Path(text), folder_of(model)) if isinstance(text, str | Path) else text
+    """Return the tokens of a text (TRN-016).
+
+    Raises:
+        CheckpointError: CKP-002 for a delta in place of the model whose tokenizer is to read the text.
+    """
+    if not isinstance(text, str | Path):
+        return text
+    folder = folder_of(model)
+    refuse_delta(folder)
+    return read_tokens(Path(text), folder)

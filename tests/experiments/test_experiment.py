@@ -82,7 +82,7 @@ def test_experiments_share_runs_and_write_pages(cli, tmp_path):
             "Results",
             "Differences, paired by seed",
             "What one would expect",
-            *(["What this page said before"] if experiment.before else []),
+            *(["What was found before"] if experiment.before else []),
             "How it was measured",
             "Settings",
             "Every run",

@@ -245,6 +245,8 @@ def test_FMT_139_a_chain_leads_to_its_end_and_only_in_order(same):
     with pytest.raises(formats.FormatError, match=r"FMT-139.*delta 2 does not start where delta 1 ends"):
         delta.apply(a, [steps[0], steps[2]])
     with pytest.raises(formats.FormatError, match=r"FMT-137.*'a' differs"):
+        delta.apply(c, steps)
+    with pytest.raises(formats.FormatError, match=r"FMT-137.*has been applied already"):
         delta.apply(b, steps)
 
 
