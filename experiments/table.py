@@ -83,9 +83,9 @@ EXPERIMENTS: dict[str, Experiment] = {
         than not allowing them, on other models and tasks. If that carries over, `active-only` ends with a higher
         perplexity than `seft`. About a fixed set of slots (`static`) nothing that could be read says anything.""",
         (Row("seft", "seft"), *OTHERS),
-        before="""Until 2026-11-27 `seft` lost on the repair text: 79.63, `active-only` 76.28 and `static` 76.65 (150 steps at a
-        constant rate of 1e-3, five seeds, another pruned model; the differences, 3.35 and 2.98, had intervals
-        that exclude 0). `seft` then pruned by |ḡ · W|, which is the preset `sensitivity` now (SPEC.md, D84),
+        before="""Until 2026-11-27 `seft` lost on the repair text: 79.63, `active-only` 76.28 and `static` 76.65 (150
+        steps at a constant rate of 1e-3, five seeds, another pruned model; the differences, 3.35 and 2.98, had
+        intervals that exclude 0). `seft` then pruned by |ḡ · W|, which is the preset `sensitivity` now (SPEC.md, D84),
         and its events went on to the last step at a rate that did not fall.""",
     ),
     "criteria": Experiment(
