@@ -20,7 +20,7 @@ from conformance.command.runner import Options, Target, judge
 from formats.container import dtype_name
 from formats.dialects.hf import to_sparse, write_hf
 from formats.dialects.stock import outline
-from seft_ref import Finetuned, StepRecord, TrainState, finetune, settings_of
+from seft_ref import Finetuned, RunState, StepRecord, finetune, settings_of
 from seft_ref.arrays.library import binary64, from_numpy, to_numpy
 from seft_ref.kernels import KernelSet, cpu, reference
 from seft_ref.model.config import ModelConfig
@@ -261,7 +261,7 @@ def _run(
     """Train half of a run on one device and the rest, from its state file, on another; return losses and supports."""
     losses: list[float] = []
 
-    def note(_: TrainState, record: StepRecord, seconds: float) -> None:
+    def note(_: RunState, record: StepRecord, seconds: float) -> None:
         losses.append(record.loss)
 
     def run(place: tuple[KernelSet, Any], **part: Any) -> Finetuned:

@@ -19,11 +19,11 @@ import numpy as np
 from seft_cli import console
 from seft_ref import (
     Model,
+    RunState,
     Started,
     StepRecord,
     Topology,
     TrainSettings,
-    TrainState,
     evaluate,
     finetune,
     read_tokens,
@@ -82,7 +82,7 @@ def measure(
     def start(started: Started) -> None:
         at_start.update({name: target.base.topology for name, target in started.state.targets.items()})
 
-    def step(state: TrainState, record: StepRecord, took: float) -> None:
+    def step(state: RunState, record: StepRecord, took: float) -> None:
         nonlocal began
         losses.append(record.loss)
         seconds.append(round(took, 4))

@@ -30,6 +30,7 @@ from seft_ref.model.config import ModelConfig
 from seft_ref.runs.evaluate import evaluate
 from seft_ref.runs.finetune import Finetuned, Started, finetune
 from seft_ref.runs.generate import generate
+from seft_ref.runs.loops import RunState
 from seft_ref.runs.prune import Pruned, prune
 from seft_ref.text.batch import Batch
 from seft_ref.text.evaluate import Evaluation, evaluate_windows
@@ -56,6 +57,7 @@ __all__ = [
     "Model",
     "ModelConfig",
     "Pruned",
+    "RunState",
     "Sampling",
     "SeftError",
     "Started",

@@ -4,13 +4,14 @@ from typing import Any
 
 from conformance.engine.values import Values
 from seft_ref.arrays.library import Array, array_namespace
+from seft_ref.matrix.window import Window
 from seft_ref.model.config import ATTENTION, MLP, ModelConfig
 from seft_ref.model.decoder import model_forward
 from seft_ref.model.weights import Weights, assemble
 from seft_ref.text.batch import Batch
 from seft_ref.text.evaluate import evaluate_windows
 from seft_ref.topology.csr import full
-from seft_ref.train.gradients import every_gradient, loss_and_gradients
+from seft_ref.train.gradients import StepGradients, every_gradient, loss_and_gradients
 
 
 def weights_of_case(config: ModelConfig, tensors: dict[str, Array], kernels: Any) -> Weights:
@@ -49,7 +50,9 @@ def _step(a: Values) -> Values:
         # MDL-008: the gradients of the targets come from the function that a run calls
         like = weights.norm
         everywhere = {m.name: full(m.shape, like) for m in config.targets()}
-        again = loss_and_gradients(weights, config, batches, a["kernels"], everywhere, recompute=True)
+        again: StepGradients[Window] = loss_and_gradients(
+            weights, config, batches, a["kernels"], everywhere, recompute=True
+        )
         shapes = {m.name: m.shape for m in config.targets()}
         loss, xp = again.loss, array_namespace(like)
         gradients |= {name: xp.reshape(values, shapes[name]) for name, values in again.at.items()}

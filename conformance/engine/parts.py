@@ -24,7 +24,7 @@ from seft_ref.adapters import sparsepeft as adapter_sparsepeft
 from seft_ref.adapters import spp as adapter_spp
 from seft_ref.arrays import rng
 from seft_ref.kernels import reference as kernels
-from seft_ref.layers import attention, attention_blocks, cross_entropy, embedding, rmsnorm, rope
+from seft_ref.layers import attention, attention_blocks, cross_entropy, embedding, linear, rmsnorm, rope
 from seft_ref.matrix import evidence
 from seft_ref.model import config
 from seft_ref.model import decoder as model
@@ -77,6 +77,7 @@ __all__ = [
     "keep",
     "kernels",
     "layout",
+    "linear",
     "lora",
     "model",
     "nm",

@@ -21,6 +21,7 @@ from seft_ref.matrix.window import Accumulated, AnyWindow, FirstStepWindow, Wind
 from seft_ref.model.config import ModelConfig
 from seft_ref.model.weights import Weights, with_matrices
 from seft_ref.runs.finetune import finetune
+from seft_ref.runs.loops import Matrix, RunState
 from seft_ref.text.batch import Batch
 from seft_ref.text.tokens import calibration_starts, evaluation_starts, training_starts
 from seft_ref.topology.csr import flat, from_flat
@@ -138,10 +139,11 @@ def _model(a: Values) -> Model:
 
 
 def _run(a: Values) -> Values:
-    targets: list[Target] = []
+    targets: list[Matrix] = []
     losses, slots, stored = [], [], []
 
-    def note(state: TrainState, record: StepRecord, seconds: float) -> None:
+    def note(state: RunState, record: StepRecord, seconds: float) -> None:
+        assert isinstance(state, TrainState)
         losses.append(record.loss)
         if record.event is not None:
             slots.append([flat(target.delta.topology) for target in state.targets.values()])
@@ -273,7 +275,8 @@ def resume(a: Values) -> Values:
     """Return losses, events and final weights of a run that goes on from a state to its end."""
     losses, slots, stored, starts = [], [], [], []
 
-    def note(state: TrainState, record: StepRecord, seconds: float) -> None:
+    def note(state: RunState, record: StepRecord, seconds: float) -> None:
+        assert isinstance(state, TrainState)
         losses.append(record.loss)
         if record.matrices is not None:
             slots.append([flat(target.delta.topology) for target in state.targets.values()])

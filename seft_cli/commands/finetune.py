@@ -19,7 +19,7 @@ from seft_cli.log.write import LogWriter
 from seft_cli.memory import itemsize_of, require_memory
 from seft_cli.output import require_absent, require_file, write_json
 from seft_cli.settings import changes_of
-from seft_ref import Started, StepRecord, TrainState, finetune, settings_of
+from seft_ref import RunState, Started, StepRecord, finetune, settings_of
 from seft_ref.arrays.ranks import rows_of
 from seft_ref.files.model import pattern_of_folder
 from seft_ref.files.state import settings_text
@@ -168,7 +168,7 @@ def main(
         watch = _watch(started.stored, None if ranks.rank else log, started.state.step)
         advance(done=started.state.step)
 
-    def step(state: TrainState, record: StepRecord, seconds: float) -> None:
+    def step(state: RunState, record: StepRecord, seconds: float) -> None:
         records.append(_told(record) | {"seconds": seconds})
         writer.step(record, seconds, settings.timetable().fraction(state.step) if record.event else None)
         findings = watch.add_step(record.step, record.loss)

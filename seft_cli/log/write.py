@@ -8,7 +8,7 @@ from typing import Any
 
 from seft_cli import console
 from seft_cli.log.read import Log, parse_log, same_run
-from seft_ref.matrix.target import Target
+from seft_ref.runs.loops import Matrix
 from seft_ref.train.loop import StepRecord
 
 
@@ -38,7 +38,7 @@ class LogWriter:
                 f"TRN-010: {self._path} is the log of a run with other settings, model or text; name another file"
             )
 
-    def run(self, targets: Mapping[str, Target], model: str, text: str) -> None:
+    def run(self, targets: Mapping[str, Matrix], model: str, text: str) -> None:
         """Write the first line: settings and matrices of the run; model and text are digests."""
         matrices = [
             {"name": name, "shape": list(t.base.shape), "stored": t.budget, "slots": t.delta_budget}

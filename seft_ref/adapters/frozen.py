@@ -12,6 +12,7 @@ from seft_ref.errors import AdapterError
 from seft_ref.kernels import KernelSet
 from seft_ref.layers.linear import Linear
 from seft_ref.topology.csr import Topology
+from seft_ref.update.delta import Base
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -53,7 +54,7 @@ def check_scale(alpha: float, rank: int) -> None:
         raise AdapterError("ADP-009", f"alpha is {alpha}, must be a positive finite number; the scale is alpha / rank")
 
 
-def check_factors(base: Frozen, factors: Mapping[str, tuple[Array, tuple[int, ...]]]) -> None:
+def check_factors(base: Frozen | Base, factors: Mapping[str, tuple[Array, tuple[int, ...]]]) -> None:
     """Refuse factors that do not fit the base; each comes with the shape that it should have.
 
     Raises:

@@ -1,8 +1,7 @@
 """LoRA: y = x Wᵀ + bias + s (x Aᵀ) Bᵀ with s = alpha / rank (ADP-001). LoRA* prunes the merged weight (ADP-005)."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 from jaxtyping import Bool, Float
 
@@ -10,8 +9,9 @@ from seft_ref.adapters.frozen import Frozen, check_factors, check_scale, uniform
 from seft_ref.arrays.library import Array, array_namespace, device, spread
 from seft_ref.errors import AdapterError
 from seft_ref.kernels import KernelSet
-from seft_ref.layers.linear import LinearCache, linear_backward, linear_forward
+from seft_ref.layers.linear import LinearCache, LowRank, WeightGradient, linear_backward, linear_forward
 from seft_ref.topology.csr import Topology, flat, from_flat
+from seft_ref.update.delta import Base
 
 Keep = Callable[[Float[Array, "out in_"]], Bool[Array, "out in_"]]
 """A pruner with all arguments but the weight bound: from a weight to the mask of what stays."""
@@ -35,14 +35,9 @@ class Lora:
         """Number of trained parameters, rank · (in + out)."""
         return int(self.a.shape[0] * (self.a.shape[1] + self.b.shape[0]))
 
-
-@dataclass(frozen=True, slots=True, eq=False)
-class LoraCache:
-    """What the backward needs."""
-
-    linear: LinearCache
-    u: Float[Array, "*n rank"]
-    lora: Lora
+    def change(self) -> LowRank:
+        """Return the change as a linear layer takes it."""
+        return LowRank(self.a, self.b, self.scale)
 
 
 def lora_initial(shape: tuple[int, int], *, rank: int, alpha: float, seed: int, matrix: int, like: Array) -> Lora:
@@ -59,37 +54,37 @@ def lora_initial(shape: tuple[int, int], *, rank: int, alpha: float, seed: int, 
 
 def lora_forward(
     x: Float[Array, "*n in_"], base: Frozen, lora: Lora, kernels: KernelSet
-) -> tuple[Float[Array, "*n out"], LoraCache]:
+) -> tuple[Float[Array, "*n out"], LinearCache]:
     """Return x Wᵀ + bias + s (x Aᵀ) Bᵀ, and the cache (ADP-001).
 
     Raises:
         AdapterError: ADP-009 if the factors do not fit the base.
     """
     check_lora(base, lora)
-    xp = array_namespace(x)
-    y, linear = linear_forward(x, base.linear, kernels)
-    # ADP-001
-    u = x @ xp.matrix_transpose(lora.a)
-    return y + lora.scale * (u @ xp.matrix_transpose(lora.b)), LoraCache(linear, u, lora)
+    return linear_forward(x, replace(base.linear, beside=lora.change()), kernels)
 
 
 def lora_backward(
-    dy: Float[Array, "*n out"], cache: LoraCache
+    dy: Float[Array, "*n out"], cache: LinearCache
 ) -> tuple[Float[Array, "*n in_"], Float[Array, "rank in_"], Float[Array, "out rank"]]:
     """Return (dx, da, db)."""
-    xp = array_namespace(dy)
-    lora = cache.lora
-    # forward: y = y + s · (u @ Bᵀ)
-    dx, rows, _ = linear_backward(dy, cache.linear)
-    u: Any = xp.reshape(cache.u, (-1, cache.u.shape[-1]))
-    du = lora.scale * (rows.dy @ lora.b)
-    db = lora.scale * (xp.matrix_transpose(rows.dy) @ u)
-    # forward: u = x @ Aᵀ
-    da = xp.matrix_transpose(du) @ rows.x
-    return dx + xp.reshape(du @ lora.a, dx.shape), da, db
+    assert cache.linear.beside is not None, "a cache of lora_forward has factors"
+    dx, gradient, _ = linear_backward(dy, cache)
+    return dx, *lora_gradients(gradient, cache.linear.beside)
 
 
-def lora_merge(base: Frozen, lora: Lora) -> Float[Array, "out in_"]:
+def lora_gradients(
+    gradient: WeightGradient, change: LowRank
+) -> tuple[Float[Array, "rank in_"], Float[Array, "out rank"]]:
+    """Return (da, db), from the factors of the gradient of the weight that they change (ADP-001)."""
+    xp = array_namespace(gradient.dy)
+    # forward: u = x @ Aᵀ, y = y + s · (u @ Bᵀ)
+    u = gradient.x @ xp.matrix_transpose(change.a)
+    du = change.scale * (gradient.dy @ change.b)
+    return xp.matrix_transpose(du) @ gradient.x, change.scale * (xp.matrix_transpose(gradient.dy) @ u)
+
+
+def lora_merge(base: Frozen | Base, lora: Lora) -> Float[Array, "out in_"]:
     """Return W + s B A, a dense matrix (ADP-004).
 
     Raises:
@@ -112,11 +107,28 @@ def lora_star(base: Frozen, lora: Lora, keep: Keep) -> tuple[Topology, Float[Arr
             the base stores; ADP-009 if the factors do not fit the base.
     """
     merged = lora_merge(base, lora)
+    check_merged(merged)
+    return kept_of_merged(base, merged, keep(merged))
+
+
+def check_merged(merged: Float[Array, "out in_"]) -> None:
+    """Refuse a merged weight that cannot be pruned (ADP-005)."""
     xp = array_namespace(merged)
     # ADP-005
     if not bool(xp.all(xp.isfinite(merged))):
         raise AdapterError("ADP-005", "the merged weight holds NaN or infinity; the training of its factors diverged")
-    positions = xp.nonzero(xp.reshape(keep(merged), (-1,)))[0]
+
+
+def kept_of_merged(
+    base: Frozen | Base, merged: Float[Array, "out in_"], mask: Bool[Array, "out in_"]
+) -> tuple[Topology, Float[Array, " nnz"]]:
+    """Return the support, and the values on it, of a merged weight where a mask is True (ADP-005).
+
+    Raises:
+        AdapterError: ADP-005 if these are not as many as the base stores.
+    """
+    xp = array_namespace(merged)
+    positions = xp.nonzero(xp.reshape(mask, (-1,)))[0]
     if positions.shape[0] != base.topology.nnz:
         raise AdapterError(
             "ADP-005",
@@ -126,7 +138,7 @@ def lora_star(base: Frozen, lora: Lora, keep: Keep) -> tuple[Topology, Float[Arr
     return from_flat(base.topology.shape, positions), xp.take(xp.reshape(merged, (-1,)), positions)
 
 
-def check_lora(base: Frozen, lora: Lora) -> None:
+def check_lora(base: Frozen | Base, lora: Lora) -> None:
     """Refuse factors that do not fit the base (ADP-009)."""
     n_out, n_in = base.topology.shape
     rank = lora.a.shape[0]

@@ -12,7 +12,7 @@ from seft_ref.adapters.frozen import Frozen, transposed
 from seft_ref.adapters.lora import Lora, check_lora
 from seft_ref.arrays.library import Array, array_namespace
 from seft_ref.kernels import KernelSet
-from seft_ref.layers.linear import Linear, LinearCache, linear_backward, linear_forward
+from seft_ref.layers.linear import Linear, LinearCache, WeightGradient, linear_backward, linear_forward
 from seft_ref.topology.csr import Topology
 
 
@@ -36,7 +36,7 @@ def sparsepeft_forward(
     """
     check_lora(base, lora)
     y, linear = linear_forward(x, base.linear, kernels)
-    d = kernels.pack(base.topology, _change(base.topology, lora, kernels))
+    d = kernels.pack(base.topology, sparsepeft_change(base.topology, lora, kernels))
     more, change = linear_forward(x, Linear(d), kernels)
     return y + more, SparsePeftCache(linear, change, base.topology, lora)
 
@@ -45,15 +45,20 @@ def sparsepeft_backward(
     dy: Float[Array, "*n out"], cache: SparsePeftCache
 ) -> tuple[Float[Array, "*n in_"], Float[Array, "rank in_"], Float[Array, "out rank"]]:
     """Return (dx, da, db), from the gradient of D at the stored positions (ADP-007)."""
-    xp, lora, kernels = array_namespace(dy), cache.lora, cache.change.kernels
     # forward: y = y + more, more = x @ Dᵀ
-    dx, rows, _ = linear_backward(dy, cache.linear)
+    dx, gradient, _ = linear_backward(dy, cache.linear)
     dx_more, _, _ = linear_backward(dy, cache.change)
+    return dx + dx_more, *sparsepeft_gradients(gradient, cache.topology, cache.lora, cache.change.kernels)
+
+
+def sparsepeft_gradients(
+    gradient: WeightGradient, topology: Topology, lora: Lora, kernels: KernelSet
+) -> tuple[Float[Array, "rank in_"], Float[Array, "out rank"]]:
+    """Return (da, db), from the factors of the gradient of the weight that they change (ADP-007)."""
     # forward: D = s · (B @ A) on the support
-    gradient = kernels.pack(cache.topology, lora.scale * kernels.sample(rows.dy, rows.x, cache.topology))
-    db = xp.matrix_transpose(kernels.matmul(lora.a, gradient))
-    da = kernels.matmul_transposed(transposed(lora.b), gradient)
-    return dx + dx_more, da, db
+    stored = kernels.pack(topology, lora.scale * kernels.sample(gradient.dy, gradient.x, topology))
+    db = array_namespace(lora.a).matrix_transpose(kernels.matmul(lora.a, stored))
+    return kernels.matmul_transposed(transposed(lora.b), stored), db
 
 
 def sparsepeft_merge(base: Frozen, lora: Lora, kernels: KernelSet) -> Float[Array, " nnz"]:
@@ -64,10 +69,10 @@ def sparsepeft_merge(base: Frozen, lora: Lora, kernels: KernelSet) -> Float[Arra
     """
     check_lora(base, lora)
     # ADP-008
-    return base.values + _change(base.topology, lora, kernels)
+    return base.values + sparsepeft_change(base.topology, lora, kernels)
 
 
-def _change(topology: Topology, lora: Lora, kernels: KernelSet) -> Float[Array, " nnz"]:
+def sparsepeft_change(topology: Topology, lora: Lora, kernels: KernelSet) -> Float[Array, " nnz"]:
     """Return s Σ_k B[o, k] A[k, i] in slot order, stored zeros included (ADP-007)."""
     # sample(dy, x) gives entries of dyᵀ x; with Bᵀ as dy and A as x they are entries of B A, which is never formed
     return lora.scale * kernels.sample(transposed(lora.b), lora.a, topology)

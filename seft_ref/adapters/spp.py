@@ -11,8 +11,9 @@ from seft_ref.adapters.frozen import Frozen, check_factors, check_scale, uniform
 from seft_ref.arrays.library import Array, array_namespace, device
 from seft_ref.errors import AdapterError
 from seft_ref.kernels import KernelSet
-from seft_ref.layers.linear import Linear, LinearCache, linear_backward, linear_forward
+from seft_ref.layers.linear import Linear, LinearCache, WeightGradient, linear_backward, linear_forward
 from seft_ref.topology.csr import rows
+from seft_ref.update.delta import Base
 
 BANDS = 16
 """Rows of A unless another number is given (ADP-006)."""
@@ -59,7 +60,7 @@ def spp_initial(
     """
     n_out, n_in = shape
     check_scale(alpha, rank)
-    _check_bands(bands, n_out)
+    check_bands(bands, n_out)
     zero = array_namespace(like).zeros((n_out,), dtype=like.dtype, device=device(like))
     return Spp(uniform_factor(bands, n_in, seed, matrix, like), zero, alpha, rank)
 
@@ -74,7 +75,7 @@ def spp_forward(
     """
     _check(base, spp)
     y, linear = linear_forward(x, base.linear, kernels)
-    d = kernels.pack(base.topology, _change(base, spp))
+    d = kernels.pack(base.topology, spp_change(base, spp))
     more, change = linear_forward(x, Linear(d), kernels)
     return y + more, SppCache(linear, change, base, spp)
 
@@ -83,22 +84,28 @@ def spp_backward(
     dy: Float[Array, "*n out"], cache: SppCache
 ) -> tuple[Float[Array, "*n in_"], Float[Array, "bands in_"], Float[Array, " out"]]:
     """Return (dx, da, dc), from the gradient of D at the stored positions (ADP-006)."""
-    xp, base, spp, kernels = array_namespace(dy), cache.base, cache.spp, cache.change.kernels
-    bands, n_out = spp.a.shape[0], spp.c.shape[0]
     # forward: y = y + more, more = x @ Dᵀ
-    dx, factors, _ = linear_backward(dy, cache.linear)
+    dx, gradient, _ = linear_backward(dy, cache.linear)
     dx_more, _, _ = linear_backward(dy, cache.change)
+    return dx + dx_more, *spp_gradients(gradient, cache.base, cache.spp, cache.change.kernels)
+
+
+def spp_gradients(
+    gradient: WeightGradient, base: Frozen | Base, spp: Spp, kernels: KernelSet
+) -> tuple[Float[Array, "bands in_"], Float[Array, " out"]]:
+    """Return (da, dc), from the factors of the gradient of the weight that they change (ADP-006)."""
+    xp = array_namespace(spp.a)
+    bands, n_out = spp.a.shape[0], spp.c.shape[0]
     # forward: D = s · A[band] · c · W on the support
-    weighted = spp.scale * kernels.sample(factors.dy, factors.x, base.topology) * base.values
-    gradient = kernels.pack(base.topology, weighted)
+    weighted = spp.scale * kernels.sample(gradient.dy, gradient.x, base.topology) * base.values
+    stored = kernels.pack(base.topology, weighted)
     band = _band_of_rows(bands, n_out, spp.c)
     number = xp.arange(n_out, dtype=xp.int64, device=device(spp.c))
     # the product has an entry for every band and row; take that of the row's own band
-    dc = xp.take(xp.reshape(kernels.matmul(spp.a, gradient), (-1,)), band * n_out + number)
+    dc = xp.take(xp.reshape(kernels.matmul(spp.a, stored), (-1,)), band * n_out + number)
     is_own = xp.arange(bands, dtype=xp.int64, device=device(spp.c))[:, None] == band[None, :]
     of_band = xp.where(is_own, spp.c[None, :], xp.zeros_like(spp.c)[None, :])
-    da = kernels.matmul_transposed(of_band, gradient)
-    return dx + dx_more, da, dc
+    return kernels.matmul_transposed(of_band, stored), dc
 
 
 def spp_merge(base: Frozen, spp: Spp) -> Float[Array, " nnz"]:
@@ -109,10 +116,10 @@ def spp_merge(base: Frozen, spp: Spp) -> Float[Array, " nnz"]:
     """
     _check(base, spp)
     # ADP-008
-    return base.values + _change(base, spp)
+    return base.values + spp_change(base, spp)
 
 
-def _change(base: Frozen, spp: Spp) -> Float[Array, " nnz"]:
+def spp_change(base: Frozen | Base, spp: Spp) -> Float[Array, " nnz"]:
     """Return s · A[band, i] · c[o] · W[o, i] in slot order (ADP-006)."""
     xp, topology = array_namespace(base.values), base.topology
     row = rows(topology)
@@ -131,11 +138,12 @@ def _band_of_rows(bands: int, n_out: int, like: Array) -> Int[Array, " out"]:
 def _check(base: Frozen, spp: Spp) -> None:
     n_out, n_in = base.topology.shape
     check_scale(spp.alpha, spp.rank)
-    _check_bands(spp.a.shape[0], n_out)
+    check_bands(spp.a.shape[0], n_out)
     check_factors(base, {"a": (spp.a, (spp.a.shape[0], n_in)), "c": (spp.c, (n_out,))})
 
 
-def _check_bands(bands: int, n_out: int) -> None:
+def check_bands(bands: int, n_out: int, what: str = "the weight") -> None:
+    """Refuse bands that do not divide the rows of `what` (ADP-009)."""
     # ADP-009
     if bands < 1 or n_out % bands:
-        raise AdapterError("ADP-009", f"{bands} bands do not divide the {n_out} rows of the weight; choose a divisor")
+        raise AdapterError("ADP-009", f"{bands} bands do not divide the {n_out} rows of {what}; choose a divisor")

@@ -5,7 +5,7 @@ save_model("pruned-sparse", "repaired-sparse", finish(...))
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,7 +27,7 @@ from seft_ref.kernels import KernelSet, Packed
 from seft_ref.matrix.bases import AnyBase, PackedBase, compact_base, in_packed
 from seft_ref.model.config import ModelConfig
 from seft_ref.model.weights import Weights, assemble
-from seft_ref.prune.record import pattern_of, read_record
+from seft_ref.prune.record import PruningRecord, pattern_of, read_record
 from seft_ref.topology.csr import Topology, as_numpy, full, placed_like
 from seft_ref.update.delta import Base
 
@@ -122,6 +122,13 @@ def stop_tokens_of(files: Mapping[str, bytes]) -> tuple[int, ...]:
             raise GenerateError("GEN-008", f"eos_token_id of {name} is {named!r}, must be a token or a list of them")
         return tuple(tokens)
     return ()
+
+
+@contextmanager
+def open_parameters(path: str | Path, dtype: str | None) -> Iterator[Callable[[str], NumpyArray]]:
+    """Open a folder and yield what reads one parameter by name, dense and in the dtype to compute with."""
+    with open_folder(path) as source:
+        yield lambda name: _computable(name, formats.to_dense(source[name]), dtype)
 
 
 def load_model(
@@ -239,14 +246,24 @@ def refuse_delta(path: str | Path) -> None:
                 )
 
 
+def record_of_folder(path: str | Path) -> PruningRecord | None:
+    """Return a model's record of pruning, None if it has none (PRN-008).
+
+    Raises:
+        PruneError: PRN-008 for a record that is damaged.
+    """
+    record = Path(path) / "pruning.json"
+    return read_record(record.read_bytes()) if record.is_file() else None
+
+
 def pattern_of_folder(path: str | Path) -> tuple[int, int] | None:
     """Return the N:M pattern that a model's record of pruning names; None if it names none (EVT-007, PRN-008).
 
     Raises:
         PruneError: PRN-008 for a record that is damaged.
     """
-    record = Path(path) / "pruning.json"
-    return pattern_of(read_record(record.read_bytes())) if record.is_file() else None
+    record = record_of_folder(path)
+    return None if record is None else pattern_of(record)
 
 
 def identity(path: str | Path) -> str:

@@ -5,7 +5,8 @@ state = load_state("run.state", model.weights, settings, origin, kernels)
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from hashlib import sha256
@@ -25,6 +26,7 @@ from seft_ref.model.config import ATTENTION, MLP
 from seft_ref.model.weights import Weights, matrix_of, with_matrices
 from seft_ref.topology.csr import Topology, as_numpy, flat, from_flat, placed_like, union
 from seft_ref.topology.groups import in_groups
+from seft_ref.train.factors import Adapted, FactorState, placed
 from seft_ref.train.loop import TrainState
 from seft_ref.train.settings import TrainSettings
 from seft_ref.update.delta import Base, Delta
@@ -48,16 +50,9 @@ def origin_of(folder: str | Path, tokens: Sequence[int]) -> Origin:
 def save_state(path: str | Path, state: TrainState, settings: TrainSettings, origin: Origin) -> None:
     """Write a training state to one file, atomically, from any device (CKP-006, CKP-007, CKP-009)."""
     tensors: dict[str, formats.Tensor] = {}
-    attributes: dict[str, formats.JSON] = {
-        "step": state.step,
-        "settings": settings_text(settings),
-        "model": origin.model,
-        "text": origin.text,
-        "matrices": list(state.targets),
-        "budgets": {name: target.budget for name, target in state.targets.items()},
-        "delta_budgets": {name: target.delta_budget for name, target in state.targets.items()},
-        "dtype": to_numpy(state.weights.norm).dtype.name,
-    }
+    attributes = _attributes(state, settings, origin)
+    attributes["budgets"] = {name: target.budget for name, target in state.targets.items()}
+    attributes["delta_budgets"] = {name: target.delta_budget for name, target in state.targets.items()}
     for name, target in state.targets.items():
         base, delta = target.base.open(), target.delta
         tensors[f"{name}.base"] = _sparse(base.topology, base.values)
@@ -87,21 +82,8 @@ def load_state(
         CheckpointError: CKP-006 if the state belongs to other settings, another model, text or compute dtype;
             CKP-007 if something in it is missing, not finite, or of another length or dtype than it must be.
     """
-    if not Path(path).is_file():
-        raise CheckpointError("CKP-006", f"there is no training state {path} to resume from; start without --resume")
-    with formats.open(path) as reader:
-        if reader.kind != "training-state":
-            raise CheckpointError("CKP-006", f"{path} is a {reader.kind}, not a training state")
-        reader.verify()
-        attributes: dict[str, Any] = reader.attributes
-        dtype = to_numpy(weights.norm).dtype
-        # CKP-006
-        if difference := _difference(_told(attributes, "settings", str), settings_text(settings)):
-            raise CheckpointError("CKP-006", f"the training state was made with other settings: {difference}")
-        for key, value in (("model", origin.model), ("text", origin.text), ("dtype", dtype.name)):
-            if (was := _told(attributes, key, str)) != value:
-                why = f"{key} was {was}, is {value}" if key == "dtype" else "digests differ"
-                raise CheckpointError("CKP-006", f"the training state was made with another {key}: {why}")
+    with _opened(path, weights, settings, origin) as reader:
+        attributes, dtype = reader.attributes, to_numpy(weights.norm).dtype
         targets: dict[str, Target] = {}
         packed: dict[str, Packed] = {}
         window: dict[str, AnyWindow] = {}
@@ -120,6 +102,72 @@ def load_state(
         if windows and windows.keys() != targets.keys():
             raise _damaged("windows does not name all matrices or none")
     return TrainState(step, targets, with_matrices(weights, packed), window)
+
+
+def save_factors(path: str | Path, state: FactorState, settings: TrainSettings, origin: Origin) -> None:
+    """Write the state of a run that trains adapters, atomically (CKP-011); the frozen weights are not in it."""
+    tensors: dict[str, formats.Tensor] = {}
+    for name, target in state.targets.items():
+        for factor, delta in target.factors.items():
+            for part, array in {"values": delta.values, **delta.kept, **delta.shared}.items():
+                tensors[f"{name}.{factor}.{part}"] = _dense(array)
+    formats.write_file(path, formats.Checkpoint("training-state", tensors, _attributes(state, settings, origin)))
+
+
+def load_factors(
+    path: str | Path, start: FactorState, settings: TrainSettings, origin: Origin, kernels: KernelSet
+) -> FactorState:
+    """Return the state in a file of a run that trains adapters (CKP-011).
+
+    start   the state before the first step, which has the frozen weights
+    Raises  CheckpointError CKP-006, CKP-007 as `load_state`
+    """
+    with _opened(path, start.weights, settings, origin) as reader:
+        step, dtype = _told(reader.attributes, "step", int), to_numpy(start.weights.norm).dtype
+        targets: dict[str, Adapted] = {}
+        for name, target in start.targets.items():
+            factors = {}
+            for factor, new in target.factors.items():
+                parts = _Parts(reader, f"{name}.{factor}", new.topology.shape, dtype, start.weights.norm)
+                slots = (new.topology.nnz,)
+                values, kept = parts.dense("values", slots), _kept_of(parts, slots, settings, step)
+                shared = {part: parts.dense(part, tuple(array.shape)) for part, array in new.shared.items()}
+                factors[factor] = Delta(new.topology, values, kept, shared)
+            targets[name] = Adapted(target.base, factors)
+    return FactorState(step, targets, placed(start.weights, targets, settings, kernels, reuse=False))
+
+
+def _attributes(state: TrainState | FactorState, settings: TrainSettings, origin: Origin) -> dict[str, formats.JSON]:
+    """Return what a state of any run says of itself (CKP-007)."""
+    return {
+        "step": state.step,
+        "settings": settings_text(settings),
+        "model": origin.model,
+        "text": origin.text,
+        "matrices": list(state.targets),
+        "dtype": to_numpy(state.weights.norm).dtype.name,
+    }
+
+
+@contextmanager
+def _opened(path: str | Path, weights: Weights, settings: TrainSettings, origin: Origin) -> Iterator[Any]:
+    """Open a training state that belongs to these settings, model, text and compute dtype (CKP-006)."""
+    if not Path(path).is_file():
+        raise CheckpointError("CKP-006", f"there is no training state {path} to resume from; start without --resume")
+    with formats.open(path) as reader:
+        if reader.kind != "training-state":
+            raise CheckpointError("CKP-006", f"{path} is a {reader.kind}, not a training state")
+        reader.verify()
+        attributes: dict[str, Any] = reader.attributes
+        # CKP-006
+        if difference := _difference(_told(attributes, "settings", str), settings_text(settings)):
+            raise CheckpointError("CKP-006", f"the training state was made with other settings: {difference}")
+        dtype = to_numpy(weights.norm).dtype.name
+        for key, value in (("model", origin.model), ("text", origin.text), ("dtype", dtype)):
+            if (was := _told(attributes, key, str)) != value:
+                why = f"{key} was {was}, is {value}" if key == "dtype" else "digests differ"
+                raise CheckpointError("CKP-006", f"the training state was made with another {key}: {why}")
+        yield reader
 
 
 class _Parts:
@@ -184,11 +232,7 @@ def _target_of(
     if settings.pattern is not None:
         base = Base(in_groups(base.topology, settings.pattern), base.values)
     topology, values = parts.sparse("delta")
-    slots = (topology.nnz,)
-    kept = {part: parts.dense(f"delta.{part}", slots, np.int32 if part == "age" else None) for part in settings.keeps()}
-    # the optimizer makes a table up to the largest age, which a damaged file could make huge
-    if "age" in kept and int(to_numpy(kept["age"]).max(initial=0)) > step:
-        raise _damaged(f"{parts.name}.delta.age exceeds step {step}")
+    kept = _kept_of(parts, (topology.nnz,), settings, step, "delta.")
     shares = shares_of(settings.optimizer, topology.shape)
     shared = {part: parts.dense(f"delta.{part}", (n,)) for part, n in shares.items()}
     nothing = flat(topology)[:0]
@@ -198,6 +242,19 @@ def _target_of(
     delta = Delta(topology, values, kept, shared)
     placed, packed, places, under = place(base, delta, kernels, held_in)
     return Target(placed, delta, budget, delta_budget, places, under, lost, rows[0], rows[1]), packed
+
+
+def _kept_of(
+    parts: _Parts, slots: tuple[int], settings: TrainSettings, step: int, prefix: str = ""
+) -> dict[str, Array]:
+    """Return what the optimizer keeps of every slot, as it was saved."""
+    kept = {
+        part: parts.dense(f"{prefix}{part}", slots, np.int32 if part == "age" else None) for part in settings.keeps()
+    }
+    # the optimizer makes a table up to the largest age, which a damaged file could make huge
+    if "age" in kept and int(to_numpy(kept["age"]).max(initial=0)) > step:
+        raise _damaged(f"{parts.name}.{prefix}age exceeds step {step}")
+    return kept
 
 
 def _window_parts(window: AnyWindow) -> tuple[dict[str, formats.Tensor], dict[str, formats.JSON]]:

@@ -10,11 +10,21 @@ from seft_ref.kernels import KernelSet, Packed
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class LowRank:
+    """A change s B A of a weight, never multiplied out (ADP-001)."""
+
+    a: Float[Array, "rank in_"]
+    b: Float[Array, "out rank"]
+    scale: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Linear:
-    """A weight (out, in) as packed by a kernel set, and an optional bias (out,)."""
+    """A weight (out, in) as packed by a kernel set, with an optional bias (out,) and an optional change beside it."""
 
     weight: Packed
     bias: Float[Array, " out"] | None = None
+    beside: LowRank | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -37,11 +47,14 @@ class WeightGradient:
 def linear_forward(
     x: Float[Array, "*n in_"], linear: Linear, kernels: KernelSet
 ) -> tuple[Float[Array, "*n out"], LinearCache]:
-    """Return x Wᵀ + bias, and the cache (LYR-003)."""
+    """Return x Wᵀ + bias, with a change beside it + s (x Aᵀ) Bᵀ, and the cache (LYR-003, ADP-001)."""
     xp = array_namespace(x)
-    y = kernels.matmul(xp.reshape(x, (-1, x.shape[-1])), linear.weight)
+    rows: Any = xp.reshape(x, (-1, x.shape[-1]))
+    y = kernels.matmul(rows, linear.weight)
     if linear.bias is not None:
         y = y + linear.bias
+    if (change := linear.beside) is not None:
+        y = y + change.scale * ((rows @ xp.matrix_transpose(change.a)) @ xp.matrix_transpose(change.b))
     return xp.reshape(y, (*x.shape[:-1], y.shape[-1])), LinearCache(x, linear, kernels)
 
 
@@ -55,6 +68,9 @@ def linear_backward(
     dbias = None if cache.linear.bias is None else xp.sum(rows, axis=0)
     # forward: y = x @ Wᵀ
     dx = cache.kernels.matmul_transposed(rows, cache.linear.weight)
+    if (change := cache.linear.beside) is not None:
+        # forward: y = y + s · (x @ Aᵀ) @ Bᵀ
+        dx = dx + (change.scale * (rows @ change.b)) @ change.a
     return (
         xp.reshape(dx, cache.x.shape),
         WeightGradient(rows, xp.reshape(cache.x, (-1, cache.x.shape[-1]))),

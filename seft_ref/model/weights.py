@@ -7,7 +7,7 @@ from jaxtyping import Float
 
 from seft_ref.arrays.library import Array
 from seft_ref.kernels import Packed
-from seft_ref.layers.linear import Linear
+from seft_ref.layers.linear import Linear, LowRank
 from seft_ref.model.config import ATTENTION, MLP, ModelConfig, block_prefix
 
 
@@ -86,6 +86,16 @@ def with_matrices(weights: Weights, packed: Mapping[str, Packed]) -> Weights:
         layer, projection = _address(name)
         block = blocks[layer]
         blocks[layer] = replace(block, **{projection: replace(getattr(block, projection), weight=matrix)})
+    return replace(weights, blocks=tuple(blocks))
+
+
+def with_changes(weights: Weights, changes: Mapping[str, LowRank]) -> Weights:
+    """Return the weights with changes beside some projections, by parameter name (ADP-001)."""
+    blocks = list(weights.blocks)
+    for name, change in changes.items():
+        layer, projection = _address(name)
+        linear = replace(getattr(blocks[layer], projection), beside=change)
+        blocks[layer] = replace(blocks[layer], **{projection: linear})
     return replace(weights, blocks=tuple(blocks))
 
 

@@ -14,13 +14,14 @@ from seft_ref.arrays.library import Array
 from seft_ref.arrays.ranks import ALONE, Ranks, refuse_different
 from seft_ref.errors import CheckpointError
 from seft_ref.files.model import Model, pattern_of_folder, refuse_existing, require_sparse, save_model
-from seft_ref.files.state import Origin, load_state, origin_of, save_state, settings_text
+from seft_ref.files.state import Origin, origin_of, settings_text
 from seft_ref.kernels import KernelSet
 from seft_ref.model.config import ModelConfig
+from seft_ref.runs.loops import RunState, loop_of
 from seft_ref.runs.source import ModelSource, TextSource, folder_of, has_folder, kernels_or_cpu, model_of, tokens_of
 from seft_ref.text.tokens import check_windows
 from seft_ref.topology.csr import Topology
-from seft_ref.train.loop import StepRecord, TrainState, finish, initial_state, moving_parts, step_batches, train
+from seft_ref.train.loop import StepRecord
 from seft_ref.train.settings import TrainSettings, settings_of
 
 
@@ -35,7 +36,7 @@ class Started:
         origin: digests of the model and of the tokens (CKP-007); None for a model without a folder.
     """
 
-    state: TrainState
+    state: RunState
     settings: TrainSettings
     stored: int
     origin: Origin | None
@@ -54,7 +55,7 @@ class Finetuned:
     """
 
     config: ModelConfig
-    state: TrainState
+    state: RunState
     settings: TrainSettings
     stored: int
     final: Mapping[str, tuple[Topology, Array]] | None
@@ -80,7 +81,7 @@ def finetune(
     state_file: str | Path | None = None,
     origin: Origin | None = None,
     on_start: Callable[[Started], None] = lambda started: None,
-    on_step: Callable[[TrainState, StepRecord, float], None] = lambda state, record, seconds: None,
+    on_step: Callable[[RunState, StepRecord, float], None] = lambda state, record, seconds: None,
     kernels: KernelSet | None = None,
     dtype: str | None = None,
     compact: bool = False,
@@ -119,40 +120,39 @@ def finetune(
         require_sparse(folder_of(model))
     chosen = _settings(settings, changes, model)
     kernels = kernels_or_cpu(kernels)
+    loop, folder = loop_of(chosen, kernels), folder_of(model) if has_folder(model) else None
+    loop.check(folder)
     tokens = tokens_of(text, model)
     origin = origin or _origin(model, tokens)
     file = _state_file(out, state_file, origin, resume=resume)
 
-    def begun() -> tuple[ModelConfig, TrainState, int]:
+    def begun() -> tuple[ModelConfig, RunState, int]:
         # a separate function, so that afterwards only the state holds the model
         loaded = model_of(model, kernels, dtype=dtype, compact=compact, like=like, limit=limit)
         check_windows(tokens, chosen.length, loaded.config)
         if resume and file is not None:
-            state = load_state(file.path, loaded.weights, chosen, file.origin, kernels)
-        else:
-            first = step_batches(chosen, tokens, 1, loaded.weights, ranks)
-            state = initial_state(chosen, loaded.config, loaded.weights, loaded.bases, kernels, first, ranks)
-        return loaded.config, state, loaded.stored()
+            return loaded.config, loop.load(file.path, loaded, file.origin), loaded.stored()
+        return loaded.config, loop.begin(loaded, tokens, ranks), loaded.stored()
 
     config, state, stored = begun()
     compared = {"settings": settings_text(chosen), "step": state.step}
     compared |= {} if origin is None else {"model": origin.model, "text": origin.text}
-    refuse_different(ranks, "at the start", compared | moving_parts(state.targets, ranks))
+    refuse_different(ranks, "at the start", compared | loop.parts(state, ranks))
     on_start(Started(state, chosen, stored, origin))
 
     last, writes = min(stop_after or chosen.steps, chosen.steps), ranks.rank == 0  # TRN-015
     began = time.perf_counter()
-    steps = train(state, chosen, config, tokens, kernels, recompute=recompute, ranks=ranks)
+    steps = loop.steps(state, config, tokens, recompute=recompute, ranks=ranks)
     for state, record in steps if state.step < last else ():  # noqa: B020 - a state is used once
         on_step(state, record, time.perf_counter() - began)
         if file is not None and writes and (state.step == last or state.step % save_every == 0):
-            save_state(file.path, state, chosen, file.origin)
+            loop.save(file.path, state, file.origin)
         if state.step == last:
             break
         began = time.perf_counter()
     if state.step < chosen.steps:
         return Finetuned(config, state, chosen, stored, None)
-    final = finish(state, chosen, config, tokens, kernels, ranks)
+    final = loop.finish(state, config, tokens, folder, ranks)
     if out is not None and writes:
         save_model(folder_of(model), out, final, {"seft.settings": settings_text(chosen)})
     if file is not None and writes and out is not None:

@@ -6,12 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Int
 
+from seft_ref.arrays.library import NumpyArray
 from seft_ref.errors import PruneError
 from seft_ref.files.model import refuse_existing
-from seft_ref.files.pruned import DenseModel, Kept, open_dense
+from seft_ref.files.pruned import Kept, open_dense
 from seft_ref.kernels import KernelSet
+from seft_ref.model.config import ModelConfig
 from seft_ref.prune.blockwise import (
+    Read,
     Sparsity,
     owl_sparsities,
     prune_magnitude,
@@ -98,19 +102,11 @@ def prune(
     removed_count(sparsity, 1)
     with open_dense(model, dtype) as dense:
         kernels = kernels_or_cpu(kernels)
-        batches = [] if text is None else _windows(tokens_of(text, model), dense, samples, length, seed)
+        batches = [] if text is None else windows_of(tokens_of(text, model), dense.config, samples, length, seed)
         rates: Sparsity = sparsity
         if layers == "owl":
             rates = owl_sparsities(dense.config, dense.read, batches, kernels, sparsity, outlier, spread)
-        results: Iterator[tuple[Any, ...]]
-        if method == "sparsegpt":
-            results = prune_sparsegpt(dense.config, dense.read, batches, kernels, rates, groups)
-        elif method == "wanda":
-            results = prune_wanda(dense.config, dense.read, batches, kernels, rates, groups, chosen or "row")
-        elif method == "random":
-            results = prune_random(dense.config, dense.read, seed, rates, groups, chosen or "matrix")
-        else:
-            results = prune_magnitude(dense.config, dense.read, rates, groups, chosen or "matrix")
+        results = masks_of(method, dense.config, dense.read, batches, kernels, rates, groups, chosen, seed)
         kept, targets = Kept(dense), dense.config.targets()
         for name, mask, *weight in results:
             kept.add(name, mask, *weight)
@@ -134,6 +130,37 @@ def prune(
         return Pruned(removed, total, tuple(dense.source.checkpoint().remarks))
 
 
+def masks_of(
+    method: str,
+    config: ModelConfig,
+    read: Read,
+    batches: list[Any],
+    kernels: KernelSet,
+    rates: Sparsity,
+    groups: tuple[int, int] | None,
+    scope: Scope | None,
+    seed: int,
+) -> Iterator[tuple[Any, ...]]:
+    """Return (name, mask) of every target, with the new weight where the method changes it."""
+    if method == "sparsegpt":
+        return prune_sparsegpt(config, read, batches, kernels, rates, groups)
+    if method == "wanda":
+        return prune_wanda(config, read, batches, kernels, rates, groups, scope or "row")
+    if method == "random":
+        return prune_random(config, read, seed, rates, groups, scope or "matrix")
+    return prune_magnitude(config, read, rates, groups, scope or "matrix")
+
+
+def windows_of(
+    tokens: Sequence[int], config: ModelConfig, samples: int, length: int, seed: int
+) -> list[Int[NumpyArray, "B T"]]:
+    """Return the calibration windows, int64 (PRN-007)."""
+    check_windows(tokens, length, config)
+    stream = np.asarray(tokens, dtype=np.int64)
+    starts = calibration_starts(len(stream), length, seed, samples)
+    return [np.stack([stream[s : s + length] for s in starts[i : i + ROWS]]) for i in range(0, samples, ROWS)]
+
+
 def _scope(method: str, scope: Scope | None, pattern: str | None, layers: str) -> Scope | None:
     """Return the scope of a run, None where blocks or groups take its place (PRN-016, PRN-018).
 
@@ -154,11 +181,3 @@ def _scope(method: str, scope: Scope | None, pattern: str | None, layers: str) -
     if pattern is not None or not SCOPES[method]:
         return None
     return scope or SCOPES[method][0]
-
-
-def _windows(tokens: Sequence[int], model: DenseModel, samples: int, length: int, seed: int) -> list[Any]:
-    """Return the calibration windows, each (B, T) int64 (PRN-007)."""
-    check_windows(tokens, length, model.config)
-    stream = np.asarray(tokens, dtype=np.int64)
-    starts = calibration_starts(len(stream), length, seed, samples)
-    return [np.stack([stream[s : s + length] for s in starts[i : i + ROWS]]) for i in range(0, samples, ROWS)]

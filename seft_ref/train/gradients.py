@@ -7,6 +7,7 @@ step.kept[name]                  # the window with this step added
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Generic, Protocol, Self, TypeVar
 
 from jaxtyping import Float
 
@@ -17,7 +18,6 @@ from seft_ref.kernels import KernelSet
 from seft_ref.layers.cross_entropy import cross_entropy_backward, cross_entropy_forward
 from seft_ref.layers.embedding import EmbeddingGradient, embedding_gradient
 from seft_ref.layers.linear import WeightGradient
-from seft_ref.matrix.window import AnyWindow
 from seft_ref.model.activations import recomputes
 from seft_ref.model.config import ModelConfig
 from seft_ref.model.decoder import NamedGradient, decoder_backward, decoder_forward, model_backward, model_forward
@@ -27,13 +27,29 @@ from seft_ref.text.batch import Batch
 from seft_ref.topology.csr import Topology
 
 
+class Sums(Protocol):
+    """What is summed up of the gradient of one matrix: a gradient window, or the gradients of an adapter's factors."""
+
+    def fresh(self) -> Self:
+        """Return empty sums, to which this rank adds its micro-batches of a step."""
+
+    def plus(self, gradient: WeightGradient, kernels: KernelSet) -> Self:
+        """Return the sums with one more micro-batch."""
+
+    def joined(self, step: Self, ranks: Ranks, kernels: KernelSet) -> Self:
+        """Return these sums with a step added, up over all ranks (TRN-013)."""
+
+
+Kept = TypeVar("Kept", bound=Sums)
+
+
 @dataclass(frozen=True, slots=True, eq=False)
-class StepGradients:
-    """Loss of one step, gradients at the positions that were asked for, and windows with the step added."""
+class StepGradients(Generic[Kept]):
+    """Loss of one step, gradients at the positions that were asked for, and sums with the step added."""
 
     loss: float
     at: dict[str, Float[Array, " nnz"]] = field(default_factory=dict)
-    kept: dict[str, AnyWindow] = field(default_factory=dict)
+    kept: dict[str, Kept] = field(default_factory=dict)
 
 
 @overflow_allowed()
@@ -43,16 +59,16 @@ def loss_and_gradients(
     batches: Sequence[Batch],
     kernels: KernelSet,
     at: Mapping[str, Topology],
-    keep: Mapping[str, AnyWindow] | None = None,
+    keep: Mapping[str, Kept] | None = None,
     *,
     recompute: bool | None = None,
     ranks: Ranks = ALONE,
-) -> StepGradients:
+) -> StepGradients[Kept]:
     """Return the mean loss of a step over its micro-batches, and the gradients asked for (TRN-001, TRN-002).
 
     batches    micro-batches of this rank, at least one; the result is of all ranks, and the same on each (TRN-013)
     at         for each matrix the positions at which its gradient is wanted (GRD-002)
-    keep       for each matrix whose gradient an event will look at, its window so far
+    keep       for each matrix whose gradient an event will look at, its window so far; or other sums
     recompute  keep the input of each block only, and compute the rest again in the backward, with the same bits
                (MDL-008); None to do so where the rest takes more than a GiB
     Units      loss in nats per target; gradients loss per unit of weight

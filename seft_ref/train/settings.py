@@ -4,19 +4,32 @@ settings = settings_of("seft", steps=200, grow="curvature", optimizer="sgd", mom
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
 
+from seft_ref.adapters.methods import ADAPTERS, Adapter, adapter_named, name_of_adapter, settings_of_adapter
 from seft_ref.arrays.rng import counter_key
 from seft_ref.errors import ConfigError
 from seft_ref.update.delta import Extent, budget_by_count, budget_by_nnz, budget_by_numel, budget_by_rank
 from seft_ref.update.optimizers import AdamW, Optimizer, Sm3, name_of, optimizer_named
-from seft_ref.update.presets import preset_named
+from seft_ref.update.presets import PRESETS, Setting, preset_named
 from seft_ref.update.rules import CHOICES, Rule, rule_of
 from seft_ref.update.schedule import LrSchedule, Timetable, learning_rate_at, spiel_phases
 
 BudgetBy = Literal["numel", "nnz", "count", "rank"]
+_NOT_FLAT = ("label", "rule", "optimizer", "adapter")
+"""Fields of `TrainSettings` that `settings_of` takes otherwise."""
+_OF_SLOTS = (
+    *("budget_by", "density", "slots", "rank", "evolve_every", "drop_fraction", "gradient_window"),
+    *("initial_positions", "initial_scope"),
+)
+"""Settings of a sparse update alone."""
+METHODS: dict[str, dict[str, Setting]] = {
+    "sparse-full": {"evolves": False, "budget_by": "nnz", "density": 1.0, "initial_positions": "magnitude"},
+    "shira": {"evolves": False, "budget_by": "rank", "rank": 8, "initial_positions": "random"},
+}
+"""Methods that the paper compares with, as settings of a sparse update (ADP-010); `ADAPTERS` has the others."""
 _OPTIMIZER_SETTINGS = ("beta1", "beta2", "eps", "weight_decay", "momentum")
 _NAMED = {
     "initial_positions": (("gradient", "random", "magnitude"), "DLT-004"),
@@ -58,6 +71,8 @@ class TrainSettings:
     optimizer: Optimizer = field(default_factory=AdamW)
     max_norm: float = 1.0
     seed: int = 0
+    adapter: Adapter | None = None
+    """trained in place of a sparse update (ADP-010)"""
 
     def __post_init__(self) -> None:
         """Refuse settings that are out of range or contradict each other (TRN-008, EVT-012)."""
@@ -159,27 +174,37 @@ class TrainSettings:
 
     def described(self) -> dict[str, object]:
         """Return all settings under flat names, as `settings_of` takes them."""
-        own = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("label", "rule", "optimizer")}
+        own = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in _NOT_FLAT}
+        optimizer = {"optimizer": name_of(self.optimizer)} | asdict(self.optimizer)
+        if self.adapter is None:
+            return {"preset": self.label} | own | asdict(self.rule) | optimizer
+        run = {name: value for name, value in own.items() if name not in _OF_SLOTS}
         return (
-            {"preset": self.label}
-            | own
-            | asdict(self.rule)
-            | {"optimizer": name_of(self.optimizer)}
-            | asdict(self.optimizer)
+            {"preset": self.label, "adapter": name_of_adapter(self.adapter)}
+            | run
+            | optimizer
+            | settings_of_adapter(self.adapter)
         )
 
 
 def settings_of(preset: str = "seft", **changes: object) -> TrainSettings:
-    """Return the settings of a preset with some of them changed (EVT-011).
+    """Return the settings of a preset, or of another method, with some of them changed (EVT-011, ADP-010).
 
-    changes  choices of chapter 8, settings of TrainSettings, and the optimizer's name and settings, all flat
+    preset   a preset, or one of METHODS or ADAPTERS
+    changes  choices of chapter 8, settings of TrainSettings, and the optimizer's name and settings, all flat; of an
+             adapter its own settings take the place of those of slots
     Raises   ConfigError EVT-011 for an unknown preset or name, EVT-012 for choices that contradict each other
     """
-    wanted: dict[str, Any] = {**preset_named(preset), **changes}
+    if preset in ADAPTERS:
+        return _settings_of_adapter(preset, changes)
+    if preset not in PRESETS and preset not in METHODS:
+        known = ", ".join((*PRESETS, *METHODS, *ADAPTERS))
+        raise ConfigError("EVT-011", f"unknown preset or method {preset!r}; choose one of {known}")
+    wanted: dict[str, Any] = {**(METHODS.get(preset) or preset_named(preset)), **changes}
     rule = {name: wanted.pop(name) for name in CHOICES if name in wanted}
     optimizer = wanted.pop("optimizer", "adamw")
     own = {name: wanted.pop(name) for name in _OPTIMIZER_SETTINGS if name in wanted}
-    allowed = [f.name for f in fields(TrainSettings) if f.name not in ("label", "rule", "optimizer")]
+    allowed = [f.name for f in fields(TrainSettings) if f.name not in _NOT_FLAT]
     for name in wanted:
         if name not in allowed:
             names = sorted({*allowed, *CHOICES, *_OPTIMIZER_SETTINGS, "optimizer"})
@@ -189,3 +214,23 @@ def settings_of(preset: str = "seft", **changes: object) -> TrainSettings:
     elif own:
         raise ConfigError("EVT-011", f"{', '.join(own)} beside a whole optimizer; give its name")
     return TrainSettings(label=preset, rule=rule_of(rule, wanted.get("pattern")), optimizer=optimizer, **wanted)
+
+
+def _settings_of_adapter(name: str, changes: Mapping[str, Any]) -> TrainSettings:
+    """Return the settings of a run that trains an adapter (ADP-010).
+
+    Raises:
+        ConfigError: ADP-010 for a setting of slots or events, which an adapter does not have.
+    """
+    wanted = dict(changes)
+    optimizer = wanted.pop("optimizer", "adamw")
+    of_optimizer = {key: wanted.pop(key) for key in _OPTIMIZER_SETTINGS if key in wanted}
+    of_run = [f.name for f in fields(TrainSettings) if f.name not in (*_NOT_FLAT, *_OF_SLOTS)]
+    own = {key: wanted.pop(key) for key in list(wanted) if key not in of_run}
+    return TrainSettings(
+        label=name,
+        rule=Rule(evolves=False),
+        optimizer=optimizer_named(optimizer, of_optimizer),
+        adapter=adapter_named(name, **own),
+        **wanted,
+    )

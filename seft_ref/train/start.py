@@ -14,7 +14,7 @@ from seft_ref.model.config import ModelConfig
 from seft_ref.model.weights import Weights
 from seft_ref.text.batch import Batch
 from seft_ref.topology.csr import Topology, flat
-from seft_ref.train.gradients import loss_and_gradients
+from seft_ref.train.gradients import StepGradients, loss_and_gradients
 from seft_ref.train.settings import TrainSettings
 from seft_ref.update.delta import Base, new_delta, values_at
 from seft_ref.update.rules import Rule
@@ -73,9 +73,11 @@ def _by_gradient(
     compact = any(base.held_in is not None for base in bases.values())
     if not anywhere and not compact:
         with overflow_ends(_FIRST, START_ADVICE):
-            step = loss_and_gradients(weights, config, batches, kernels, _Opened(bases), ranks=ranks)
-        refuse_spoilt_start(step.loss, step.at)
-        gradients = step.at
+            first: StepGradients[Window] = loss_and_gradients(
+                weights, config, batches, kernels, _Opened(bases), ranks=ranks
+            )
+        refuse_spoilt_start(first.loss, first.at)
+        gradients = first.at
         for (name, base), size in zip(bases.items(), sizes, strict=True):
             positions = flat(base.topology)
             xp = array_namespace(positions)

@@ -9,6 +9,7 @@ from conformance.engine.parts import (
     adapter_lora,
     adapter_sparsepeft,
     adapter_spp,
+    linear,
 )
 from conformance.wrong.mutants.base import Mutant, Rows, Values, edits, forgotten
 
@@ -42,24 +43,46 @@ _BANDS: dict[str, Any] = {
 }
 
 _ADAPTERS: Rows = (
-    ("adapter.lora", "ADP-001", adapter_lora.lora_forward, "lora.scale * (u @", "(u @", "y without s"),
-    ("adapter.lora", "ADP-001", adapter_lora.lora_backward, "du = lora.scale * ", "du = ", "dA and dx without s"),
-    ("adapter.lora", "ADP-001", adapter_lora.lora_backward, "db = lora.scale * ", "db = ", "dB without s"),
+    ("adapter.lora", "ADP-001", linear.linear_forward, "change.scale * ((rows", "((rows", "y without s"),
+    ("adapter.lora", "ADP-001", linear.linear_backward, "(change.scale * (rows @", "((rows @", "dx without s"),
     (
         "adapter.lora",
         "ADP-001",
-        adapter_lora.lora_backward,
-        "dx + xp.reshape(du @ lora.a, dx.shape)",
+        linear.linear_backward,
+        "dx + (change.scale * (rows @ change.b)) @ change.a",
         "dx",
         "dx of W alone",
     ),
+    ("adapter.lora", "ADP-001", adapter_lora.lora_gradients, "du = change.scale * ", "du = ", "dA without s"),
+    (
+        "adapter.lora",
+        "ADP-001",
+        adapter_lora.lora_gradients,
+        "change.scale * (xp.matrix_transpose(gradient.dy)",
+        "(xp.matrix_transpose(gradient.dy)",
+        "dB without s",
+    ),
     ("adapter.lora", "ADP-004", adapter_lora.lora_merge, "lora.scale * (", "(", "a merge without s"),
-    ("adapter.lora_star", "ADP-005", adapter_lora.lora_star, "[0] != base", "[0] > base", "fewer weights than S has"),
-    ("adapter.lora_star", "ADP-005", adapter_lora.lora_star, "[0] != base", "[0] < base", "more weights than S has"),
     (
         "adapter.lora_star",
         "ADP-005",
-        adapter_lora.lora_star,
+        adapter_lora.kept_of_merged,
+        "[0] != base",
+        "[0] > base",
+        "fewer weights than in S",
+    ),
+    (
+        "adapter.lora_star",
+        "ADP-005",
+        adapter_lora.kept_of_merged,
+        "[0] != base",
+        "[0] < base",
+        "more weights than in S",
+    ),
+    (
+        "adapter.lora_star",
+        "ADP-005",
+        adapter_lora.kept_of_merged,
         "xp.take(xp.reshape(merged, (-1,)), positions)",
         "xp.take(spread(base.values, flat(base.topology), base.topology.numel), positions)",
         "values of before the merge",
@@ -67,17 +90,17 @@ _ADAPTERS: Rows = (
     (
         "adapter.spp",
         "ADP-006",
-        adapter_spp.spp_backward,
+        adapter_spp.spp_gradients,
         "spp.scale * kernels.sample",
         "kernels.sample",
         "gradients without s",
     ),
-    ("adapter.spp", "ADP-006", adapter_spp.spp_backward, " * base.values", "", "gradients without W"),
+    ("adapter.spp", "ADP-006", adapter_spp.spp_gradients, " * base.values", "", "gradients without W"),
     ("adapter.spp", "ADP-006", adapter_spp.spp_backward, "dx + dx_more", "dx", "dx of W alone"),
     (
         "adapter.sparsepeft",
         "ADP-007",
-        adapter_sparsepeft.sparsepeft_backward,
+        adapter_sparsepeft.sparsepeft_gradients,
         "lora.scale * kernels.sample",
         "kernels.sample",
         "gradients without s",

@@ -1,0 +1,209 @@
+"""Adapters as methods of training: their factors, the gradients of these, and the weight that they make (ADP-010).
+
+    adapter = adapter_named("spp", rank=8, alpha=16.0)
+    factors = adapter.initial((out, in_), seed=1, matrix=0, like=values)
+    gradients = adapter.gradients(gradient, base, factors, kernels)    # by name, as the factors
+    topology, values = adapter.merged(base, factors, kernels)
+
+An adapter is a record of its settings; the factors are arrays by name, which the caller keeps and steps.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Protocol
+
+from jaxtyping import Float
+
+from seft_ref.adapters.frozen import check_scale
+from seft_ref.adapters.lora import Lora, lora_gradients, lora_initial, lora_merge
+from seft_ref.adapters.sparsepeft import sparsepeft_change, sparsepeft_gradients
+from seft_ref.adapters.spp import BANDS, Spp, check_bands, spp_change, spp_gradients, spp_initial
+from seft_ref.arrays.library import Array, array_namespace, device
+from seft_ref.errors import ConfigError
+from seft_ref.kernels import KernelSet, Packed
+from seft_ref.layers.linear import LowRank, WeightGradient
+from seft_ref.topology.csr import Topology, from_flat
+from seft_ref.update.delta import Base
+
+Factors = Mapping[str, Array]
+"""The trained matrices of an adapter by name: `a` and `b`, or `a` and `c` as one column."""
+
+
+class Adapter(Protocol):
+    """What a run asks of an adapter; `rank` and `alpha` are settings of each."""
+
+    @property
+    def rank(self) -> int:
+        """Rank, with SPP of the scale alone."""
+
+    @property
+    def alpha(self) -> float:
+        """The scale is alpha / rank."""
+
+    def initial(self, shape: tuple[int, int], *, seed: int, matrix: int, like: Array) -> dict[str, Array]:
+        """Return factors that change nothing yet, in the dtype and on the device of `like` (ADP-002)."""
+
+    def gradients(self, gradient: WeightGradient, base: Base, factors: Factors, kernels: KernelSet) -> dict[str, Array]:
+        """Return the gradient of each factor, from the gradient of the weight that they change."""
+
+    def placed(
+        self, base: Base, factors: Factors, kernels: KernelSet, spent: Packed | None
+    ) -> tuple[Packed | None, LowRank | None]:
+        """Return the weight that takes the place of the base's, None if that stays, and the change beside it.
+
+        spent  a packed matrix that nobody needs any more; its memory is reused if it suffices
+        """
+
+    def merged(self, base: Base, factors: Factors, kernels: KernelSet) -> tuple[Topology, Float[Array, " nnz"]]:
+        """Return the support of the merged weight, and the weight on it (ADP-004, ADP-008)."""
+
+    def check_shape(self, name: str, shape: tuple[int, int]) -> None:
+        """Refuse a matrix that the adapter cannot change (ADP-009)."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoraAdapter:
+    """LoRA (ADP-001). Merged, the weight is stored everywhere; `prunes` asks to prune it as the base was (ADP-005)."""
+
+    rank: int = 8
+    alpha: float = 16.0
+    prunes: bool = False
+
+    def initial(self, shape: tuple[int, int], *, seed: int, matrix: int, like: Array) -> dict[str, Array]:
+        """Return A and B, as `Adapter.initial`."""
+        made = lora_initial(shape, rank=self.rank, alpha=self.alpha, seed=seed, matrix=matrix, like=like)
+        return {"a": made.a, "b": made.b}
+
+    def gradients(self, gradient: WeightGradient, base: Base, factors: Factors, kernels: KernelSet) -> dict[str, Array]:
+        """Return dA and dB (ADP-001)."""
+        da, db = lora_gradients(gradient, self._of(factors).change())
+        return {"a": da, "b": db}
+
+    def placed(
+        self, base: Base, factors: Factors, kernels: KernelSet, spent: Packed | None
+    ) -> tuple[Packed | None, LowRank | None]:
+        """Return no weight and s B A beside the base's, because B A is never multiplied out in training."""
+        return None, self._of(factors).change()
+
+    def merged(self, base: Base, factors: Factors, kernels: KernelSet) -> tuple[Topology, Float[Array, " nnz"]]:
+        """Return every position, and W + s B A (ADP-004)."""
+        weight = lora_merge(base, self._of(factors))
+        xp = array_namespace(weight)
+        every = xp.arange(base.numel, dtype=xp.int64, device=device(weight))
+        return from_flat(base.shape, every), xp.reshape(weight, (-1,))
+
+    def check_shape(self, name: str, shape: tuple[int, int]) -> None:
+        """Refuse nothing: LoRA fits every matrix."""
+
+    def _of(self, factors: Factors) -> Lora:
+        return Lora(factors["a"], factors["b"], self.alpha)
+
+
+@dataclass(frozen=True, slots=True)
+class SparsePeftAdapter:
+    """SparsePEFT: LoRA on the stored positions alone (ADP-007)."""
+
+    rank: int = 8
+    alpha: float = 16.0
+
+    def initial(self, shape: tuple[int, int], *, seed: int, matrix: int, like: Array) -> dict[str, Array]:
+        """Return A and B, as `Adapter.initial`."""
+        return LoraAdapter(self.rank, self.alpha).initial(shape, seed=seed, matrix=matrix, like=like)
+
+    def gradients(self, gradient: WeightGradient, base: Base, factors: Factors, kernels: KernelSet) -> dict[str, Array]:
+        """Return dA and dB (ADP-007)."""
+        da, db = sparsepeft_gradients(gradient, base.topology, self._of(factors), kernels)
+        return {"a": da, "b": db}
+
+    def placed(
+        self, base: Base, factors: Factors, kernels: KernelSet, spent: Packed | None
+    ) -> tuple[Packed | None, LowRank | None]:
+        """Return W + D, packed (ADP-010)."""
+        return kernels.pack(*self.merged(base, factors, kernels), spent), None
+
+    def merged(self, base: Base, factors: Factors, kernels: KernelSet) -> tuple[Topology, Float[Array, " nnz"]]:
+        """Return the base's support, and W + D on it (ADP-008)."""
+        return base.topology, base.values + sparsepeft_change(base.topology, self._of(factors), kernels)
+
+    def check_shape(self, name: str, shape: tuple[int, int]) -> None:
+        """Refuse nothing: SparsePEFT fits every matrix."""
+
+    def _of(self, factors: Factors) -> Lora:
+        return Lora(factors["a"], factors["b"], self.alpha)
+
+
+@dataclass(frozen=True, slots=True)
+class SppAdapter:
+    """SPP: stored weights scaled by a factor for the column and one for the row (ADP-006)."""
+
+    rank: int = 8
+    alpha: float = 16.0
+    bands: int = BANDS
+
+    def initial(self, shape: tuple[int, int], *, seed: int, matrix: int, like: Array) -> dict[str, Array]:
+        """Return A and c, as `Adapter.initial`."""
+        settings = {"rank": self.rank, "alpha": self.alpha, "seed": seed, "matrix": matrix, "bands": self.bands}
+        made = spp_initial(shape, **settings, like=like)  # type: ignore[arg-type]
+        return {"a": made.a, "c": made.c[:, None]}
+
+    def gradients(self, gradient: WeightGradient, base: Base, factors: Factors, kernels: KernelSet) -> dict[str, Array]:
+        """Return dA and dc (ADP-006)."""
+        da, dc = spp_gradients(gradient, base, self._of(factors), kernels)
+        return {"a": da, "c": dc[:, None]}
+
+    def placed(
+        self, base: Base, factors: Factors, kernels: KernelSet, spent: Packed | None
+    ) -> tuple[Packed | None, LowRank | None]:
+        """Return W + D, packed (ADP-010)."""
+        return kernels.pack(*self.merged(base, factors, kernels), spent), None
+
+    def merged(self, base: Base, factors: Factors, kernels: KernelSet) -> tuple[Topology, Float[Array, " nnz"]]:
+        """Return the base's support, and W + D on it (ADP-008)."""
+        return base.topology, base.values + spp_change(base, self._of(factors))
+
+    def check_shape(self, name: str, shape: tuple[int, int]) -> None:
+        """Refuse a matrix whose rows do not fall into equal bands (ADP-009)."""
+        check_bands(self.bands, shape[0], name)
+
+    def _of(self, factors: Factors) -> Spp:
+        return Spp(factors["a"], factors["c"][:, 0], self.alpha, self.rank)
+
+
+ADAPTERS: dict[str, Adapter] = {
+    "lora": LoraAdapter(),
+    "lora-star": LoraAdapter(prunes=True),
+    "sparse-peft": SparsePeftAdapter(),
+    "spp": SppAdapter(),
+}
+"""Each adapter that a run can train, with its default settings (ADP-010)."""
+
+
+def adapter_named(name: str, **settings: float) -> Adapter:
+    """Return an adapter with some of its settings changed.
+
+    Raises:
+        ConfigError: ADP-010 for a setting that it does not have; AdapterError ADP-009 for one that gives no scale.
+    """
+    start = ADAPTERS[name]
+    own = {field.name for field in fields(start) if field.name != "prunes"}  # type: ignore[arg-type]
+    for key in settings:
+        if key not in own:
+            raise ConfigError("ADP-010", f"{name} has no setting {key}; of its own it has {', '.join(sorted(own))}")
+    changed = {field.name: settings.get(field.name, getattr(start, field.name)) for field in fields(start)}  # type: ignore[arg-type]
+    adapter = type(start)(**changed)
+    check_scale(adapter.alpha, adapter.rank)
+    return adapter
+
+
+def name_of_adapter(adapter: Adapter) -> str:
+    """Return the name of an adapter."""
+    return next(
+        name
+        for name, of in ADAPTERS.items()
+        if type(of) is type(adapter) and getattr(of, "prunes", None) == getattr(adapter, "prunes", None)
+    )
+
+
+def settings_of_adapter(adapter: Adapter) -> dict[str, float]:
+    """Return the settings of an adapter by name, as `adapter_named` takes them."""
+    return {f.name: getattr(adapter, f.name) for f in fields(adapter) if f.name != "prunes"}  # type: ignore[arg-type]

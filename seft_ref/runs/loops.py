@@ -1,0 +1,204 @@
+"""The two kinds of runs behind one interface: a sparse update that may move, and adapters beside frozen weights.
+
+loop = loop_of(settings, kernels)
+state = loop.begin(model, tokens, ranks)
+for state, record in loop.steps(state, config, tokens, recompute=None, ranks=ranks): ...
+final = loop.finish(state, config, tokens, folder, ranks)
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from seft_ref.adapters.methods import LoraAdapter
+from seft_ref.arrays.library import Array
+from seft_ref.arrays.ranks import Ranks
+from seft_ref.errors import AdapterError
+from seft_ref.files.model import Model
+from seft_ref.files.state import Origin, load_factors, load_state, save_factors, save_state
+from seft_ref.kernels import KernelSet
+from seft_ref.matrix.bases import AnyBase
+from seft_ref.model.config import ModelConfig
+from seft_ref.model.weights import Weights
+from seft_ref.runs.prune_again import check_record, prune_again
+from seft_ref.topology.csr import Topology
+from seft_ref.train import factors, loop
+from seft_ref.train.factors import FactorState
+from seft_ref.train.loop import StepRecord, TrainState, step_batches
+from seft_ref.train.settings import TrainSettings
+
+Final = Mapping[str, tuple[Topology, Array]]
+"""For each target its final support and the weights on it."""
+
+
+class Matrix(Protocol):
+    """What every run can say of one of its matrices."""
+
+    @property
+    def base(self) -> AnyBase:
+        """The base; of a sparse update what is left of it."""
+
+    @property
+    def budget(self) -> int:
+        """Stored weights at load."""
+
+    @property
+    def delta_budget(self) -> int:
+        """Trained parameters, at most."""
+
+
+class RunState(Protocol):
+    """What every run can say of itself after a step."""
+
+    @property
+    def step(self) -> int:
+        """Steps taken."""
+
+    @property
+    def targets(self) -> Mapping[str, Matrix]:
+        """The matrices that are trained, by name."""
+
+    @property
+    def weights(self) -> Weights:
+        """The effective weights."""
+
+
+class Loop(Protocol):
+    """A kind of run."""
+
+    def check(self, folder: Path | None) -> None:
+        """Refuse, before anything is loaded, a model that the run could not be finished with."""
+
+    def begin(self, model: Model, tokens: Sequence[int], ranks: Ranks) -> RunState:
+        """Return the state before the first step."""
+
+    def load(self, path: Path, model: Model, origin: Origin) -> RunState:
+        """Return the state in a file."""
+
+    def save(self, path: Path, state: RunState, origin: Origin) -> None:
+        """Write a state, atomically."""
+
+    def steps(
+        self, state: RunState, config: ModelConfig, tokens: Sequence[int], *, recompute: bool | None, ranks: Ranks
+    ) -> Iterator[tuple[RunState, StepRecord]]:
+        """Yield the state and the record after every remaining step."""
+
+    def finish(
+        self, state: RunState, config: ModelConfig, tokens: Sequence[int], folder: Path | None, ranks: Ranks
+    ) -> Final:
+        """Return what is left of each target after the last step."""
+
+    def parts(self, state: RunState, ranks: Ranks) -> dict[str, str]:
+        """Return digests of what the run changes, for ranks to compare (TRN-014)."""
+
+
+@dataclass(frozen=True, slots=True)
+class SparseLoop:
+    """A sparse update (`train/loop.py`)."""
+
+    settings: TrainSettings
+    kernels: KernelSet
+
+    def check(self, folder: Path | None) -> None:
+        """Refuse nothing, as every model can be finished."""
+
+    def begin(self, model: Model, tokens: Sequence[int], ranks: Ranks) -> TrainState:
+        """Return the state before the first step."""
+        first = step_batches(self.settings, tokens, 1, model.weights, ranks)
+        return loop.initial_state(self.settings, model.config, model.weights, model.bases, self.kernels, first, ranks)
+
+    def load(self, path: Path, model: Model, origin: Origin) -> TrainState:
+        """Return the state in a file."""
+        return load_state(path, model.weights, self.settings, origin, self.kernels)
+
+    def save(self, path: Path, state: RunState, origin: Origin) -> None:
+        """Write a state, atomically."""
+        save_state(path, _sparse(state), self.settings, origin)
+
+    def steps(
+        self, state: RunState, config: ModelConfig, tokens: Sequence[int], *, recompute: bool | None, ranks: Ranks
+    ) -> Iterator[tuple[TrainState, StepRecord]]:
+        """Yield the state and the record after every remaining step."""
+        yield from loop.train(
+            _sparse(state), self.settings, config, tokens, self.kernels, recompute=recompute, ranks=ranks
+        )
+
+    def finish(
+        self, state: RunState, config: ModelConfig, tokens: Sequence[int], folder: Path | None, ranks: Ranks
+    ) -> Final:
+        """Return what is left after one last adapt pass, where it is needed (EVT-004)."""
+        return loop.finish(_sparse(state), self.settings, config, tokens, self.kernels, ranks)
+
+    def parts(self, state: RunState, ranks: Ranks) -> dict[str, str]:
+        """Return digests of what the run changes."""
+        return loop.moving_parts(_sparse(state).targets, ranks)
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterLoop:
+    """Adapters beside frozen weights (`train/factors.py`)."""
+
+    settings: TrainSettings
+    kernels: KernelSet
+
+    def check(self, folder: Path | None) -> None:
+        """Refuse a model whose merged weights could not be pruned as its base was (ADP-012)."""
+        if self._prunes():
+            if folder is None:
+                raise AdapterError("ADP-012", "a model without a folder has no record of pruning; use lora")
+            check_record(folder)
+
+    def begin(self, model: Model, tokens: Sequence[int], ranks: Ranks) -> FactorState:
+        """Return the state before the first step."""
+        return factors.initial_state(self.settings, model.config, model.weights, model.bases)
+
+    def load(self, path: Path, model: Model, origin: Origin) -> FactorState:
+        """Return the state in a file."""
+        start = factors.initial_state(self.settings, model.config, model.weights, model.bases)
+        return load_factors(path, start, self.settings, origin, self.kernels)
+
+    def save(self, path: Path, state: RunState, origin: Origin) -> None:
+        """Write a state, atomically."""
+        save_factors(path, _of_factors(state), self.settings, origin)
+
+    def steps(
+        self, state: RunState, config: ModelConfig, tokens: Sequence[int], *, recompute: bool | None, ranks: Ranks
+    ) -> Iterator[tuple[FactorState, StepRecord]]:
+        """Yield the state and the record after every remaining step."""
+        yield from factors.train(
+            _of_factors(state), self.settings, config, tokens, self.kernels, recompute=recompute, ranks=ranks
+        )
+
+    def finish(
+        self, state: RunState, config: ModelConfig, tokens: Sequence[int], folder: Path | None, ranks: Ranks
+    ) -> Final:
+        """Return the merged weights, of LoRA* pruned as the base was (ADP-004, ADP-008, ADP-012)."""
+        held = _of_factors(state)
+        merged = factors.finish(held, self.settings, self.kernels)
+        if not self._prunes():
+            return merged
+        assert folder is not None, "checked before the first step"
+        return prune_again(folder, config, held.targets, merged, tokens, self.kernels, held.weights.norm)
+
+    def parts(self, state: RunState, ranks: Ranks) -> dict[str, str]:
+        """Return digests of what the run changes."""
+        return factors.moving_parts(_of_factors(state).targets, ranks)
+
+    def _prunes(self) -> bool:
+        return isinstance(self.settings.adapter, LoraAdapter) and self.settings.adapter.prunes
+
+
+def loop_of(settings: TrainSettings, kernels: KernelSet) -> Loop:
+    """Return the kind of run that settings ask for."""
+    return SparseLoop(settings, kernels) if settings.adapter is None else AdapterLoop(settings, kernels)
+
+
+def _sparse(state: RunState) -> TrainState:
+    assert isinstance(state, TrainState), "a sparse update has a TrainState"
+    return state
+
+
+def _of_factors(state: RunState) -> FactorState:
+    assert isinstance(state, FactorState), "a run of adapters has a FactorState"
+    return state

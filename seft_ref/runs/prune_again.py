@@ -1,0 +1,82 @@
+"""Prune a merged model as its base was pruned, for LoRA* (ADP-005, ADP-012)."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+from seft_ref.adapters.lora import check_merged, kept_of_merged
+from seft_ref.arrays.library import Array, array_namespace, from_numpy, to_numpy
+from seft_ref.errors import AdapterError
+from seft_ref.files.model import open_parameters, record_of_folder
+from seft_ref.kernels import KernelSet
+from seft_ref.model.config import ModelConfig
+from seft_ref.prune.keep import Scope
+from seft_ref.prune.record import PruningRecord, pattern_of
+from seft_ref.runs.prune import CALIBRATED, METHODS, masks_of, windows_of
+from seft_ref.topology.csr import Topology
+from seft_ref.train.factors import Adapted
+
+
+def check_record(folder: Path) -> PruningRecord:
+    """Return the record of the pruning of a folder, by which a merged model can be pruned again.
+
+    Raises:
+        AdapterError: ADP-012 without a record, or for one by which a matrix could keep another number of weights.
+    """
+    record = record_of_folder(folder)
+    if record is None:
+        raise AdapterError("ADP-012", f"{folder} has no pruning.json that says how to prune the merged model; use lora")
+    if record.get("method") not in METHODS:
+        raise AdapterError("ADP-012", f"pruning.json names the method {record.get('method')!r}, none of {METHODS}")
+    if record.get("scope") == "model" or "layers" in record:
+        raise AdapterError(
+            "ADP-012", "the base was pruned across its matrices, so merged ones may keep other numbers; use lora"
+        )
+    if record["method"] in CALIBRATED and not record.get("calibration"):
+        raise AdapterError("ADP-012", "pruning.json names no calibration windows; use lora")
+    return record
+
+
+def prune_again(
+    folder: Path,
+    config: ModelConfig,
+    targets: Mapping[str, Adapted],
+    merged: Mapping[str, tuple[Topology, Array]],
+    tokens: Sequence[int],
+    kernels: KernelSet,
+    like: Array,
+) -> dict[str, tuple[Topology, Array]]:
+    """Return what the pruner of a folder leaves of merged weights; what stays keeps its value (ADP-012).
+
+    merged  the weight of every target, stored everywhere
+    tokens  what a pruner that measures activations measures them on, in windows as the record says
+    like    an array of the library and on the device of the weights
+    Raises  AdapterError ADP-012 as `check_record`; ADP-005 for a weight that is not finite, or another number
+    """
+    record = check_record(folder)
+    of: dict[str, Any] = record.get("calibration") or {}
+    batches = windows_of(tokens, config, **of) if of else []
+    scope, pattern = cast("Scope | None", record.get("scope")), pattern_of(record)
+    final: dict[str, tuple[Topology, Array]] = {}
+
+    def weight(name: str) -> Array:
+        topology, values = merged[name]
+        dense = array_namespace(values).reshape(values, topology.shape)
+        check_merged(dense)
+        return dense
+
+    with open_parameters(folder, to_numpy(like).dtype.name) as parameter:
+        masks = masks_of(
+            record["method"],
+            config,
+            lambda name: weight(name) if name in merged else from_numpy(parameter(name), like),
+            [from_numpy(batch, like) for batch in batches],
+            kernels,
+            record.get("sparsity") or 0.0,
+            pattern,
+            scope,
+            record.get("seed", 0),
+        )
+        for name, mask, *_ in masks:
+            final[name] = kept_of_merged(targets[name].base.open(), weight(name), mask)
+    return final
