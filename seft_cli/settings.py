@@ -5,6 +5,7 @@ from dataclasses import fields
 from typing import Any
 
 from seft_cli import console
+from seft_ref.adapters.methods import ADAPTERS
 from seft_ref.train.settings import TrainSettings
 from seft_ref.update.optimizers import OPTIMIZERS
 from seft_ref.update.rules import Rule
@@ -14,10 +15,10 @@ _BOOLEAN = {"true": True, "false": False}
 
 def _types() -> dict[str, str]:
     """Return the name of the type of every setting, by name of the setting."""
-    kinds = (TrainSettings, Rule, *OPTIMIZERS.values())
+    kinds = (TrainSettings, Rule, *OPTIMIZERS.values(), *map(type, ADAPTERS.values()))
     kinds_by_name = {f.name: getattr(f.type, "__name__", "str") for kind in kinds for f in fields(kind)}
-    for name in ("label", "rule", "pattern"):
-        kinds_by_name.pop(name)  # --preset sets the rule and its label; the pattern comes from the model
+    for name in ("label", "rule", "pattern", "adapter", "prunes"):
+        kinds_by_name.pop(name)  # --method sets the rule or adapter and the label; the pattern comes from the model
     return kinds_by_name | {"optimizer": "str"}
 
 

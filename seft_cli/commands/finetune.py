@@ -24,7 +24,7 @@ from seft_ref.arrays.ranks import rows_of
 from seft_ref.files.model import pattern_of_folder
 from seft_ref.files.state import settings_text
 from seft_ref.train.diagnose import Finding, Watch
-from seft_ref.update.presets import PRESETS
+from seft_ref.train.settings import NAMES
 
 
 @launcher.ending_together()
@@ -35,7 +35,10 @@ def main(
         typer.Argument(metavar="OUT_DIR", help="Where the fine-tuned sparse checkpoint goes; must not exist."),
     ],
     text: Annotated[Path, typer.Option(help="UTF-8 text to train on.")],
-    preset: Annotated[str, typer.Option(help=f"Update rule: {', '.join(PRESETS)}.")] = "seft",
+    method: Annotated[
+        str,
+        typer.Option("--method", "--preset", help=f"Preset of an update rule, or another method: {', '.join(NAMES)}."),
+    ] = "seft",
     change: Annotated[
         list[str] | None,
         typer.Option(
@@ -142,7 +145,7 @@ def main(
         "seed": seed,
     }
     place = place_of(device, launcher.turn_here(ranks), transposed=transposed)
-    settings = settings_of(preset, pattern=pattern_of_folder(folder), **changes_of(wanted, change or []))
+    settings = settings_of(method, pattern=pattern_of_folder(folder), **changes_of(wanted, change or []))
     rows_of(settings.batch * settings.micro_batches, ranks)
     processes = launcher.sharing(ranks, place.name)
     if not ignore_memory:

@@ -10,7 +10,7 @@ An adapter is a record of its settings; the factors are arrays by name, which th
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from jaxtyping import Float
 
@@ -40,6 +40,13 @@ class Adapter(Protocol):
     def alpha(self) -> float:
         """The scale is alpha / rank."""
 
+    @property
+    def repacks(self) -> bool:
+        """Whether a packed weight of its own takes the place of the base's (ADP-010)."""
+
+    def parameters(self, shape: tuple[int, int]) -> int:
+        """Return the number of trained parameters beside a matrix of this shape."""
+
     def initial(self, shape: tuple[int, int], *, seed: int, matrix: int, like: Array) -> dict[str, Array]:
         """Return factors that change nothing yet, in the dtype and on the device of `like` (ADP-002)."""
 
@@ -68,6 +75,12 @@ class LoraAdapter:
     rank: int = 8
     alpha: float = 16.0
     prunes: bool = False
+
+    repacks: ClassVar[bool] = False
+
+    def parameters(self, shape: tuple[int, int]) -> int:
+        """Return rank · (in + out)."""
+        return self.rank * sum(shape)
 
     def initial(self, shape: tuple[int, int], *, seed: int, matrix: int, like: Array) -> dict[str, Array]:
         """Return A and B, as `Adapter.initial`."""
@@ -106,6 +119,12 @@ class SparsePeftAdapter:
     rank: int = 8
     alpha: float = 16.0
 
+    repacks: ClassVar[bool] = True
+
+    def parameters(self, shape: tuple[int, int]) -> int:
+        """Return rank · (in + out)."""
+        return self.rank * sum(shape)
+
     def initial(self, shape: tuple[int, int], *, seed: int, matrix: int, like: Array) -> dict[str, Array]:
         """Return A and B, as `Adapter.initial`."""
         return LoraAdapter(self.rank, self.alpha).initial(shape, seed=seed, matrix=matrix, like=like)
@@ -139,6 +158,12 @@ class SppAdapter:
     rank: int = 8
     alpha: float = 16.0
     bands: int = BANDS
+
+    repacks: ClassVar[bool] = True
+
+    def parameters(self, shape: tuple[int, int]) -> int:
+        """Return bands · in + out."""
+        return self.bands * shape[1] + shape[0]
 
     def initial(self, shape: tuple[int, int], *, seed: int, matrix: int, like: Array) -> dict[str, Array]:
         """Return A and c, as `Adapter.initial`."""

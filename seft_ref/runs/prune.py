@@ -3,12 +3,11 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jaxtyping import Int
 
-from seft_ref.arrays.library import NumpyArray
+from seft_ref.arrays.library import Array, NumpyArray
 from seft_ref.errors import PruneError
 from seft_ref.files.model import refuse_existing
 from seft_ref.files.pruned import Kept, open_dense
@@ -134,13 +133,13 @@ def masks_of(
     method: str,
     config: ModelConfig,
     read: Read,
-    batches: list[Any],
+    batches: Sequence[Int[Array, "B T"]],
     kernels: KernelSet,
     rates: Sparsity,
     groups: tuple[int, int] | None,
     scope: Scope | None,
     seed: int,
-) -> Iterator[tuple[Any, ...]]:
+) -> Iterator[tuple[str, Array] | tuple[str, Array, Array]]:
     """Return (name, mask) of every target, with the new weight where the method changes it."""
     if method == "sparsegpt":
         return prune_sparsegpt(config, read, batches, kernels, rates, groups)

@@ -84,8 +84,8 @@ class Watch:
                 "denser-at-end",
                 f"the run ends with {stored:,} stored weights, {stored - self.budget:,} more than the "
                 f"{self.budget:,} at load. Likely cause: the rule never prunes (adapts never, as in spiel-ag "
-                "and spiel-ma). Compare it with other results at its own density only, or "
-                "set adapts to always or end.",
+                "and spiel-ma), or the method is lora, which merges into every position. Compare it with other "
+                "results at its own density only, set adapts to always or end, or take lora-star.",
             )
         ]
 

@@ -52,7 +52,8 @@ def memory_of_run(
     """
     index, index_of_16_bits = index_bytes
     extents = [_Extent(matrix.shape, stored[matrix.name]) for matrix in config.targets()]
-    slots = settings.delta_budgets(extents)
+    adapter = settings.adapter
+    slots = settings.delta_budgets(extents) if adapter is None else [adapter.parameters(e.shape) for e in extents]
     copies = 2 if transposed else 1
     pointers = [_pointers(e.shape) + (_pointers(e.shape[::-1]) if transposed else 0) for e in extents]
     weights = base = 0
@@ -68,6 +69,8 @@ def memory_of_run(
         # KRN-017: a matrix held densely cannot be opened, so its base is kept beside it
         base += (itemsize + 4) * extent.nnz + 8 * (extent.shape[0] + 1)
         opened -= own
+    if adapter is not None and adapter.repacks:
+        weights *= 2
     # a slot has its column, φ, its place, the base value under it, and a bool if the base opens
     row_starts = sum(8 * (extent.shape[0] + 1) for extent in extents)
     # KRN-016: beside a compact matrix the effective weights at the slots are packed, in panels
@@ -99,6 +102,9 @@ def _event(
     config: ModelConfig, settings: TrainSettings, extents: list["_Extent"], itemsize: int, *, compact: bool
 ) -> int:
     """Return the bytes of an event: those of its window, and those that it works in."""
+    if settings.adapter is not None:
+        # one base is open at a time, and one merged matrix
+        return AT_AN_EVENT * max(extent.nnz for extent in extents) + itemsize * max(extent.numel for extent in extents)
     asked = settings.rule.asks() - {"inputs"}
     # DLT-004: the gradient at every stored weight; compact bases take theirs one matrix at a time
     by_gradient = settings.initial_positions == "gradient" and not compact

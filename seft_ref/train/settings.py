@@ -30,6 +30,8 @@ METHODS: dict[str, dict[str, Setting]] = {
     "shira": {"evolves": False, "budget_by": "rank", "rank": 8, "initial_positions": "random"},
 }
 """Methods that the paper compares with, as settings of a sparse update (ADP-010); `ADAPTERS` has the others."""
+NAMES = (*PRESETS, *METHODS, *ADAPTERS)
+"""Every name that `settings_of` takes."""
 _OPTIMIZER_SETTINGS = ("beta1", "beta2", "eps", "weight_decay", "momentum")
 _NAMED = {
     "initial_positions": (("gradient", "random", "magnitude"), "DLT-004"),
@@ -197,9 +199,8 @@ def settings_of(preset: str = "seft", **changes: object) -> TrainSettings:
     """
     if preset in ADAPTERS:
         return _settings_of_adapter(preset, changes)
-    if preset not in PRESETS and preset not in METHODS:
-        known = ", ".join((*PRESETS, *METHODS, *ADAPTERS))
-        raise ConfigError("EVT-011", f"unknown preset or method {preset!r}; choose one of {known}")
+    if preset not in NAMES:
+        raise ConfigError("EVT-011", f"unknown preset or method {preset!r}; choose one of {', '.join(NAMES)}")
     wanted: dict[str, Any] = {**(METHODS.get(preset) or preset_named(preset)), **changes}
     rule = {name: wanted.pop(name) for name in CHOICES if name in wanted}
     optimizer = wanted.pop("optimizer", "adamw")

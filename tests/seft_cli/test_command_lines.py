@@ -219,7 +219,7 @@ REFUSALS = {
     "training on short text": (("finetune", "{sparse}", "{out}", "--text", "{short}"), "TRN-003"),
     "an unknown preset": (
         ("finetune", "{sparse}", "{out}", "--text", "{text}", "--preset", "best"),
-        "EVT-011: unknown preset 'best'; choose one of seft, sensitivity, literal",
+        "EVT-011: unknown preset or method 'best'; choose one of seft, sensitivity, literal",
     ),
     "density 0": (("finetune", "{sparse}", "{out}", "--text", "{text}", "--density", "0"), "DLT-002"),
     "drop fraction 2": (("finetune", "{sparse}", "{out}", "--text", "{text}", "--drop-fraction", "2"), "SCH-001"),
