@@ -26,7 +26,8 @@ from conformance.cases.case import load_all
 from conformance.cases.clauses import read_clauses
 from conformance.wrong.mutants import MUTANTS
 from seft_cli.app import COMMANDS
-from seft_ref.train.settings import TrainSettings
+from seft_ref.adapters.methods import ADAPTERS, settings_of_adapter
+from seft_ref.train.settings import METHODS, TrainSettings
 from seft_ref.update.optimizers import AdamW, Sgd, Sm3, SpielAdamW
 from seft_ref.update.presets import PRESETS
 from seft_ref.update.rules import CLAUSE_OF, Rule
@@ -249,6 +250,15 @@ def presets() -> str:
     return table(("preset", "what it sets"), rows)
 
 
+def methods() -> str:
+    """Return the other methods that a run can train, and the settings that they set or have."""
+    rows = [(f"`{name}`", ", ".join(f"`{key}` {value}" for key, value in of.items())) for name, of in METHODS.items()]
+    for name, adapter in ADAPTERS.items():
+        own = settings_of_adapter(adapter)
+        rows.append((f"`{name}`", ", ".join(f"`{key}` {value:g}" for key, value in own.items())))
+    return table(("method", "its settings"), rows)
+
+
 def choices() -> str:
     """Return every choice of a rule: its values, its default, its clause."""
     hints = get_type_hints(Rule)
@@ -266,7 +276,7 @@ def settings() -> str:
     rows = [
         (f"`{one.name}`", "" if one.default is None else f"`{one.default}`")
         for one in fields(TrainSettings)
-        if one.name not in ("label", "rule", "optimizer")
+        if one.name not in ("label", "rule", "optimizer", "adapter")
     ]
     for kind in (AdamW, SpielAdamW, Sgd, Sm3):
         rows += [(f"`{one.name}` of `{kind.__name__.lower()}`", f"`{one.default}`") for one in fields(kind)]
@@ -284,6 +294,7 @@ FILLED: dict[str, Callable[..., str]] = {
     "spec": spec,
     "commands": commands,
     "presets": presets,
+    "methods": methods,
     "choices": choices,
     "settings": settings,
 }

@@ -13,7 +13,7 @@ from seft_ref.model.head import rows_at_once
 from seft_ref.train.settings import TrainSettings
 from seft_ref.update.pools import together
 
-PARTS = ("program", "embeddings", "weights", "base", "delta", "moments", "activations", "logits", "event")
+PARTS = ("program", "embeddings", "weights", "base", "delta", "moments", "step", "activations", "logits", "event")
 PROGRAM = 300 << 20
 """Python, NumPy, numba and its compiled kernels."""
 PANEL = 64
@@ -77,6 +77,8 @@ def memory_of_run(
     live = copies * sum(slots) * (itemsize + index) + sum(pointers) if compact else 0
     delta = sum(slots) * (4 + itemsize + 8 + itemsize) + opened + row_starts + live
     moments = sum(slots) * sum(4 if name == "age" else itemsize for name in settings.keeps())
+    # a step makes new values and moments from gradients at every slot, while the old ones are still there
+    step = moments + 2 * itemsize * sum(slots)
     rows, length = settings.batch, settings.length
     if recompute is None:
         recompute = activation_bytes(config, rows, length, itemsize, recompute=False) > LARGE
@@ -88,6 +90,7 @@ def memory_of_run(
         "base": base,
         "delta": delta,
         "moments": moments,
+        "step": step,
         "activations": activation_bytes(config, rows, length, itemsize, recompute=recompute),
         "logits": LOGIT_COPIES * itemsize * rows_at_once(rows * length, config.vocab_size) * config.vocab_size,
         "event": _event(config, settings, extents, itemsize, compact=compact),
