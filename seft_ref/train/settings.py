@@ -217,6 +217,11 @@ def settings_of(preset: str = "seft", **changes: object) -> TrainSettings:
     return TrainSettings(label=preset, rule=rule_of(rule, wanted.get("pattern")), optimizer=optimizer, **wanted)
 
 
+def has_setting(method: str, name: str) -> bool:
+    """Tell whether a method has a setting: one that trains an adapter has none of slots and events (ADP-010)."""
+    return method not in ADAPTERS or name in settings_of_adapter(ADAPTERS[method]) or name not in (*_OF_SLOTS, *CHOICES)
+
+
 def _settings_of_adapter(name: str, changes: Mapping[str, Any]) -> TrainSettings:
     """Return the settings of a run that trains an adapter (ADP-010).
 
