@@ -63,9 +63,6 @@ DENSITIES = (0.005, 0.02, 0.08)
 RANK = 8
 """of low-rank changes in `recovery`; sparse updates have as many slots as such a change has parameters"""
 
-RATES = {"lora": 1e-3, "lora-star": 1e-3, "sparse-peft": 1e-3}
-"""Learning rates of methods in `recovery` other than that of the command line."""
-
 ARMS: dict[str, dict[str, Any]] = {
     "seft": {"preset": "seft"},
     "sensitivity": {"preset": "seft", "adapt": "sensitivity"},
@@ -80,6 +77,15 @@ ARMS: dict[str, dict[str, Any]] = {
     **{f"static-{x}": {"preset": "static", "density": x} for x in DENSITIES},
     **{f"active-only-{x}": {"preset": "active-only", "density": x} for x in DENSITIES},
     **{f"seft-{x}": {"preset": "seft", "density": x} for x in DENSITIES},
+    **{
+        f"{name}-rank": {"preset": name, "budget_by": "rank", "rank": RANK}
+        for name in ("seft", "active-only", "static", "shira")
+    },
+    **{
+        name: {"preset": name, "rank": RANK, "alpha": 2.0 * RANK, "lr": lr}
+        for name, lr in (("lora", 1e-3), ("lora-star", 1e-3), ("sparse-peft", 1e-3), ("spp", 4e-3))
+    },
+    "sparse-full": {"preset": "sparse-full", "lr": 1e-3},
 }
 
 EXPERIMENTS: dict[str, Experiment] = {
@@ -182,29 +188,10 @@ EXPERIMENTS: dict[str, Experiment] = {
         are there for orientation. Every arm has its own learning rate, the best of a sweep with one seed.""",
         """The abstract of the paper says that SEFT does better than the methods it is compared with, in less memory and
         time. `lora-star` loses at the end what its pruning takes away; `spp` can scale weights and no more.""",
-        tuple(
-            Row(name, name)
-            for name in (
-                "seft",
-                "active-only",
-                "static",
-                "shira",
-                "lora-star",
-                "sparse-peft",
-                "spp",
-                "lora",
-                "sparse-full",
-            )
+        (
+            *(Row(name, f"{name}-rank") for name in ("seft", "active-only", "static", "shira")),
+            *(Row(name, name) for name in ("lora-star", "sparse-peft", "spp", "lora", "sparse-full")),
         ),
-        own={
-            **{
-                name: {"preset": name, "budget_by": "rank", "rank": RANK}
-                for name in ("seft", "active-only", "static", "shira")
-            },
-            **{name: {"preset": name, "rank": RANK, "alpha": 2.0 * RANK, "lr": lr} for name, lr in RATES.items()},
-            "spp": {"preset": "spp", "bands": 16, "lr": 4e-3},
-            "sparse-full": {"preset": "sparse-full", "lr": 1e-3},
-        },
     ),
     "start-positions": Experiment(
         "Where should slots start, and what can events make up for?",
