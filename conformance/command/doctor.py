@@ -6,8 +6,10 @@ from typing import Any
 
 import numpy as np
 
+from conformance.cases.case import VECTORS, load
 from conformance.cases.ops import OPS
 from conformance.cases.profiles import PROFILES, profile_of
+from conformance.judge.harness import Variant, run
 from conformance.protocol.child import Child, Hello, PortFault, StartError
 from conformance.protocol.port import Refused, Unsupported
 
@@ -36,6 +38,8 @@ CALLS: tuple[tuple[str, dict[str, Any], dict[str, Any] | str], ...] = (
                      "positions": _ids(0, 1)}, {"values": _floats(11, 10)}),
 )  # fmt: skip
 """Operation, inputs, and the answer or the clause of the refusal."""
+FILES = ("file.read-dense", "file-refused.short")
+"""Frozen cases for a reader of files: a small one to read, and seven bytes to refuse."""
 
 
 def examine(command: Sequence[str], timeout: float, say: Say) -> bool:
@@ -57,6 +61,9 @@ def examine(command: Sequence[str], timeout: float, say: Say) -> bool:
             if op in hello.ops:
                 tried += 1
                 good &= _tries(child, hello, op, inputs, wanted, say)
+        if "file.read" in hello.ops:
+            tried += len(FILES)
+            good &= _reads(child, say)
         missing = next((op for op in OPS if op not in hello.ops), None)
         if missing is not None:
             good &= _declines(child, missing, say)
@@ -117,6 +124,20 @@ def _tries(child: Child, hello: Hello, op: str, given: dict[str, Any], wanted: d
         return True
     say(f"  WRONG: got {_told(got)}, expected {_told(wanted)}")
     return False
+
+
+def _reads(child: Child, say: Say) -> bool:
+    by_id = {case.id: case for name in ("file", "file-refused") for case in load(VECTORS / f"{name}.json")}
+    good = True
+    for case in (by_id[name] for name in FILES):
+        say(f"{case.op}, {case.id}")
+        (result,) = run([case], [Variant(child, "float64")])
+        for failure in result.failures:
+            say(f"  WRONG: {failure.output}{': ' if failure.output else ''}{failure.detail}")
+        if not result.failures:
+            say(f"  right: {f'it refuses by {case.refused[0]}' if case.refused else 'every tensor and digest'}")
+        good &= not result.failures
+    return good
 
 
 def _declines(child: Child, op: str, say: Say) -> bool:

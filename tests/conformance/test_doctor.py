@@ -33,3 +33,11 @@ def test_doctor_of_a_port_that_is_lost_and_starts_no_more_ends_with_1(verify, tm
     assert status == 1
     assert "stderr: lost" in out
     assert out.count("WRONG") == 3
+
+
+@pytest.mark.parametrize(("mode", "right"), [("files", 1), ("echo", 0)])
+def test_doctor_tries_a_small_file_and_a_broken_one(verify, mode, right):
+    _, out, _ = verify("doctor", "--port", f"{sys.executable} -m conformance.wrong.nulls {mode}")
+    tried = out[out.index("file.read, file.read-dense") :]
+    assert tried.count("right: every tensor and digest") == tried.count("right: it refuses by FMT-020") == right
+    assert ("WRONG" in tried) == (not right)
