@@ -60,6 +60,8 @@ OTHERS = (ACTIVE_ONLY, STATIC)
 PERIODS = (10, 25, 50, 100)
 FRACTIONS = (0.1, 0.2, 0.5)
 DENSITIES = (0.005, 0.02, 0.08)
+RISE = 10
+"""steps over which the rate of a new slot rises in `newborns`"""
 RANK = 8
 """of low-rank changes in `recovery`; sparse updates have as many slots as such a change has parameters"""
 
@@ -86,6 +88,11 @@ ARMS: dict[str, dict[str, Any]] = {
         for name, lr in (("lora", 1e-3), ("lora-star", 1e-3), ("sparse-peft", 1e-3), ("spp", 4e-3))
     },
     "sparse-full": {"preset": "sparse-full", "lr": 1e-3},
+    **{f"{arm}-rise": {"preset": arm, "slot_warmup": RISE} for arm in ("static", "active-only", "seft")},
+    **{
+        f"{arm}-often-rise": {"preset": arm, "slot_warmup": RISE, "evolve_every": PERIODS[0]}
+        for arm in ("active-only", "seft")
+    },
 }
 
 EXPERIMENTS: dict[str, Experiment] = {
@@ -124,6 +131,25 @@ EXPERIMENTS: dict[str, Experiment] = {
         """Nothing that could be read says which period is best. A slot that has just grown starts at zero and needs
         steps to become useful, so that a very short period should lose; a very long one comes near `static`.""",
         (STATIC, ACTIVE_ONLY, *(Row(f"every {n} steps", f"every-{n}") for n in PERIODS)),
+    ),
+    "newborns": Experiment(
+        "Should a new slot start slowly?",
+        """A new slot starts at zero, and its first steps have the size of the learning rate whatever its gradient
+        (OPT-005). With `rising` the rate of a slot rises over its first ten steps (`slot_warmup`, OPT-010); `often` has
+        an event every ten steps as well.""",
+        """Some hundred thousand slots that all start with a full step in the direction of one gradient move the model
+        far. Runs of gradient-reliability fell behind four to seven steps after an event, so a slow start should help
+        where slots move, and do little for a fixed set.""",
+        (
+            STATIC,
+            Row("static, rising", "static-rise"),
+            ACTIVE_ONLY,
+            Row("active-only, rising", "active-only-rise"),
+            Row("active-only, rising, often", "active-only-often-rise"),
+            Row("seft", "seft"),
+            Row("seft, rising", "seft-rise"),
+            Row("seft, rising, often", "seft-often-rise"),
+        ),
     ),
     "drop-rate": Experiment(
         "How many slots should an event move?",

@@ -147,7 +147,8 @@ OPS: dict[str, Op] = {
     # chapter 9
     "optimizer.step": _op(
         "rule",
-        "kind out in positions values m? v? age? u? rows? columns? gradient lr beta1 beta2 eps weight_decay momentum",
+        "kind out in positions values m? v? age? u? rows? columns? gradient lr beta1 beta2 eps weight_decay momentum "
+        "slot_warmup?",
         values="gauge",
         m="gauge",
         v="gauge",

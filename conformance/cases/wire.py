@@ -29,7 +29,7 @@ def _each(names: str, told: str) -> dict[str, str]:
 INPUTS: Types = {
     # numbers
     **_each("out in k n m steps step seed matrix rows parts budget delta_budget n_drop length", "int"),
-    **_each("slots stored warmup evolve_every accumulate period gradient_window head_dim", "int"),
+    **_each("slots stored warmup slot_warmup evolve_every accumulate period gradient_window head_dim", "int"),
     **_each("largest adapts first use count windows rows_at_once recompute window block rank", "int"),
     **_each("max_tokens top_k stop limit part_bytes ranks", "int"),
     **_each("asked dtype generation record held", "string"),

@@ -264,7 +264,7 @@ def _optimizer(a: Values) -> Values:
     if kind is None:
         raise ConfigError("OPT-001", f"unknown optimizer {a['kind']}")
     xp = array_namespace(a["values"])
-    optimizer = optimizer_named(a["kind"], {n: a[n] for n in kind.__dataclass_fields__})
+    optimizer = optimizer_named(a["kind"], {n: a[n] for n in kind.__dataclass_fields__ if a.get(n) is not None})
     names = {short: name for short, name in KEPT.items() if name in kind.keeps}
     kept = {name: a[short] for short, name in names.items()}
     if "age" in kept:

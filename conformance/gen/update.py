@@ -259,7 +259,7 @@ def _adamw_case(
     purpose: str,
     slots: tuple[Array, ...],
     lr: float,
-    hyper: dict[str, float],
+    hyper: dict[str, Any],
 ) -> None:
     answer, bounds = after_adamw(slots, lr, update_adamw.Settings(**hyper))
     inputs = dict(zip(("values", "m", "v", "age", "gradient"), slots, strict=True)) | {"lr": lr} | hyper

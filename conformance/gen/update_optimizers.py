@@ -49,6 +49,7 @@ def add(
     inputs = {"kind": kind} | {n: slots[n] for n in ("out", "in", "positions", "values", "gradient")} | own
     inputs |= {"lr": lr, "beta1": hyper.beta1, "beta2": hyper.beta2, "eps": hyper.eps}
     inputs |= {"weight_decay": hyper.weight_decay, "momentum": hyper.momentum}
+    inputs |= {"slot_warmup": hyper.slot_warmup} if hyper.slot_warmup else {}
     answer: dict[str, Any] = dict.fromkeys(("m", "v", "u", "age", "rows", "columns"))
     answer |= {n: (ids if n == "age" else reals)(new.kept[n].values()) for n in KEEPS[kind]}
     answer |= {"values": reals(new.phi.values())}
@@ -102,6 +103,13 @@ def steps() -> Area:
     text = "no slots: what belongs to rows and columns stays"
     add(area, "sm3-empty", "sm3", "OPT-008", text, none, 0.125, Hyper())
     add(area, "sgd-none", "sgd", "OPT-007", "μ 0 taken for the default", slots, 0.0625, Hyper(momentum=0.0))
+    for rise, text in (
+        (3, "the age of before the step, a rate that rises on, or a rate that rises for the decay too"),
+        (1, "a rise of one step changes nothing"),
+        (1000, "a rise by the step of the run, or one that ends early"),
+    ):
+        rising = Hyper(weight_decay=0.25, slot_warmup=rise)
+        add(area, f"adamw-rise-{rise}", "adamw", "OPT-010 OPT-001", text, slots, 0.0625, rising)
     start = slots | {"rows": np.zeros(4), "columns": np.zeros(6)}
     text = "the first step is lr · sign(g), and each slot sees the accumulators from before it"
     add(area, "sm3-first", "sm3", "OPT-008", text, start, 0.0625, Hyper())

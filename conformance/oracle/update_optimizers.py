@@ -25,6 +25,7 @@ class Hyper:
     eps: float = 1e-8
     weight_decay: float = 0.0
     momentum: float = 0.9
+    slot_warmup: int = 0
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ def step(kind: str, cols: int, slots: Slots, g: dict[int, float], lr: float, hyp
 
 
 def _adamw(x: float, kept: dict[str, Any], g: float, lr: float, h: Hyper) -> tuple[float, dict[str, Any]]:
-    settings = update_adamw.Settings(h.beta1, h.beta2, h.eps, h.weight_decay)
+    settings = update_adamw.Settings(h.beta1, h.beta2, h.eps, h.weight_decay, h.slot_warmup)
     x, m, v, age = update_adamw.step(x, kept["m"], kept["v"], kept["age"], g, lr, settings)
     return x, {"m": m, "v": v, "age": age}
 

@@ -112,7 +112,7 @@ def _saw(t: Trial, shape: Shape, state: State, moves: dict[str, list[int]], even
 
 
 def adamw_case(
-    t: Trial, state: State, gradient: list[float], lr: float, hyper: dict[str, float]
+    t: Trial, state: State, gradient: list[float], lr: float, hyper: dict[str, Any]
 ) -> dict[str, Any] | None:
     """Ask for a step of AdamW at every slot, compare it with the oracle's, and return the answer."""
     columns = [reals(x.values()) for x in (state.phi, state.m, state.v)]

@@ -25,17 +25,21 @@ class SeftOptimizer(torch.optim.Optimizer):
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
         weight_decay: float = 0.0,
+        slot_warmup: int = 0,
     ) -> None:
         finite = all(torch.isfinite(torch.tensor(x)) for x in (lr, eps, weight_decay))
         if not finite or lr < 0 or weight_decay < 0 or eps <= 0 or not all(0 <= beta < 1 for beta in betas):
             raise SeftError(
                 "TRN-008", f"lr {lr}, betas {betas}, eps {eps} or weight_decay {weight_decay} is out of range"
             )
+        if slot_warmup < 0:
+            raise SeftError("TRN-008", f"slot_warmup {slot_warmup} is below 0")
         self.layers = list(layers_of(model).values())
         kinds = {layer.values.dtype for layer in self.layers}
         if any(float(torch.tensor(eps, dtype=kind)) == 0.0 for kind in kinds):
             raise SeftError("TRN-008", f"eps {eps} is 0 in the dtype of the update; choose a larger one")
         defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
+        defaults |= {"slot_warmup": slot_warmup}
         super().__init__([layer.values for layer in self.layers], defaults)
 
     def kept(self, values: Tensor) -> dict[str, Tensor]:
@@ -80,7 +84,8 @@ class SeftOptimizer(torch.optim.Optimizer):
                 local(x)[:n] for x in (values, kept["first_moment"], kept["second_moment"], kept["age"], values.grad)
             )
             rate, betas = float(group["lr"]), group["betas"]
-            adamw(phi, first, second, age, gradient, rate, betas, group["eps"], group["weight_decay"])
+            decay, warmup = group["weight_decay"], group.get("slot_warmup", 0)
+            adamw(phi, first, second, age, gradient, rate, betas, group["eps"], decay, warmup)
             # DLT-003
             weight = (part(layer.held, values)[:n].to(phi.dtype) + phi).to(layer.held.dtype)
             finite += [torch.isfinite(x).all() for x in (phi, first, second, weight)]

@@ -256,8 +256,12 @@ def adamw(
     betas: tuple[float, float] = (0.9, 0.999),
     eps: float = 1e-8,
     weight_decay: float = 0.0,
+    slot_warmup: int = 0,
 ) -> None:
-    """Take one step of AdamW in place (OPT-001): φ, m and v in a float dtype, the age of each slot in int64."""
+    """Take one step of AdamW in place (OPT-001): φ, m and v in a float dtype, the age of each slot in int64.
+
+    slot_warmup  steps over which the rate of a slot rises (OPT-010)
+    """
     beta1, beta2 = betas
     # OPT-001
     age += 1
@@ -266,7 +270,8 @@ def adamw(
     second.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
     # OPT-002, OPT-009
     ages = age.to(torch.float64)
-    rate = (lr / (1 - beta1**ages)).to(values.dtype)
+    rise = (ages / max(slot_warmup, 1)).clamp(max=1.0)
+    rate = (lr * rise / (1 - beta1**ages)).to(values.dtype)
     root = torch.sqrt(1 - beta2**ages).to(values.dtype)
     values.sub_(rate * (first / (second.sqrt() / root + eps)))
 

@@ -32,7 +32,7 @@ METHODS: dict[str, dict[str, Setting]] = {
 """Methods that the paper compares with, as settings of a sparse update (ADP-010); `ADAPTERS` has the others."""
 NAMES = (*PRESETS, *METHODS, *ADAPTERS)
 """Every name that `settings_of` takes."""
-_OPTIMIZER_SETTINGS = ("beta1", "beta2", "eps", "weight_decay", "momentum")
+_OPTIMIZER_SETTINGS = ("beta1", "beta2", "eps", "weight_decay", "slot_warmup", "momentum")
 _NAMED = {
     "initial_positions": (("gradient", "random", "magnitude"), "DLT-004"),
     "initial_scope": (("active", "anywhere"), "DLT-004"),
@@ -123,6 +123,8 @@ class TrainSettings:
             value = getattr(self.optimizer, name, 0.0)
             if not 0 <= value < 1:
                 raise ConfigError("TRN-008", f"{name} is {value}, must lie in 0 to below 1")
+        if (warmup := getattr(self.optimizer, "slot_warmup", 0)) < 0:
+            raise ConfigError("TRN-008", f"slot_warmup is {warmup}, must be 0 or more steps")
         eps = getattr(self.optimizer, "eps", 1.0)
         if not 0 < eps < math.inf:
             raise ConfigError("TRN-008", f"eps is {eps}, must be finite and above 0")
@@ -178,6 +180,9 @@ class TrainSettings:
         """Return all settings under flat names, as `settings_of` takes them."""
         own = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in _NOT_FLAT}
         optimizer = {"optimizer": name_of(self.optimizer)} | asdict(self.optimizer)
+        # CKP-007.7: absent where it changes nothing, as in the states of before there was one
+        if not optimizer.get("slot_warmup"):
+            optimizer.pop("slot_warmup", None)
         if self.adapter is None:
             return {"preset": self.label} | own | asdict(self.rule) | optimizer
         run = {name: value for name, value in own.items() if name not in _OF_SLOTS}

@@ -26,6 +26,8 @@ class AdamW:
     beta2: float = 0.999
     eps: float = 1e-8
     weight_decay: float = 0.0
+    slot_warmup: int = 0
+    """steps over which the rate of a slot rises (OPT-010)"""
 
     keeps = ADAMW_KEEPS
 
@@ -43,7 +45,8 @@ class AdamW:
         step_size, root = _per_age(
             age,
             values,
-            lambda age: lr / (1.0 - self.beta1**age),
+            # OPT-010
+            lambda age: lr * min(1.0, age / max(self.slot_warmup, 1)) / (1.0 - self.beta1**age),
             lambda age: math.sqrt(1.0 - self.beta2**age),
         )
         values = values - step_size * (m / (xp.sqrt(v) / root + self.eps))
@@ -144,7 +147,7 @@ def optimizer_named(name: str, settings: Mapping[str, float]) -> Optimizer:
         if key not in kind.__dataclass_fields__:
             fields = ", ".join(kind.__dataclass_fields__)
             raise ConfigError("TRN-008", f"optimizer {name} has no setting {key}; it has {fields}")
-    return kind(**settings)
+    return kind(**settings)  # type: ignore[arg-type]  # slot_warmup is an integer
 
 
 def name_of(optimizer: Optimizer) -> str:
