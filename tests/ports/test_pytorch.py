@@ -372,3 +372,26 @@ def test_top_004_the_mask_of_torch_prune_counts_and_not_the_values():
     layer = next(iter(model.layers_of(wrap(plain, SETTINGS)).values()))
     assert torch.equal(layer.mask, mask == 1)
     assert layer.budget == 7
+
+
+@pytest.mark.parametrize("rise", [0, 1, 4])
+def test_opt_010_the_rate_of_a_slot_rises_as_in_the_engine(rise):
+    rng = np.random.default_rng(3)
+    given = {
+        "values": rng.normal(size=5),
+        "m": rng.normal(size=5),
+        "v": rng.random(5),
+        "age": np.array([0, 1, 2, 3, 9]),
+    }
+    gradient = rng.normal(size=5)
+    held = [torch.from_numpy(x.copy()) for x in given.values()]
+    rules.adamw(*held, torch.from_numpy(gradient), 0.1, weight_decay=0.2, slot_warmup=rise)
+    hyper = {"beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "weight_decay": 0.2, "momentum": 0.9, "slot_warmup": rise}
+    matrix = {"kind": "adamw", "out": 1, "in": 5, "positions": np.arange(5), "gradient": gradient, "lr": 0.1}
+    step = EnginePort().call("optimizer.step", given | matrix | hyper, "float64")
+    np.testing.assert_allclose(held[0].numpy(), step["values"], rtol=1e-12)
+
+
+def test_trn_008_a_rise_of_fewer_than_no_steps_is_refused():
+    with pytest.raises(SeftError, match="TRN-008"):
+        SeftOptimizer(wrap(block(), SETTINGS, mask_zeros(block())), slot_warmup=-1)

@@ -66,6 +66,39 @@ def test_OPT_001_adamw_is_torchs_slot_by_slot(dtype, decay, beta1, beta2, eps):
 
 
 @dtypes
+@pytest.mark.parametrize("rise", [1, 2, 7, 100])
+def test_OPT_010_the_rise_of_slots_of_one_age_is_a_warmup_of_torchs_adamw(dtype, rise):
+    torch = pytest.importorskip("torch")
+    lr, steps, n = 0.03, 30, 17
+    optimizer = AdamW(slot_warmup=rise)
+    values = np.random.default_rng(4).normal(size=n).astype(dtype)
+    delta = some_delta(values, optimizer)
+    parameter = torch.nn.Parameter(torch.from_numpy(values.copy()))
+    theirs = torch.optim.AdamW([parameter], lr=lr, weight_decay=0.0)
+    ours_path, their_path = [], []
+    for step, g in enumerate(gradients(n, steps, dtype), 1):
+        delta = optimizer.step(delta, g, lr)
+        theirs.param_groups[0]["lr"] = lr * min(1.0, step / rise)
+        parameter.grad = torch.from_numpy(g.copy())
+        theirs.step()
+        ours_path.append(delta.values)
+        their_path.append(parameter.detach().numpy().copy())
+    bound = rounding_bound(dtype, steps, lr, their_path)
+    assert (np.abs(np.array(ours_path, float) - np.array(their_path, float)) <= bound).all()
+
+
+def test_OPT_010_each_slot_rises_by_its_own_age_and_decay_does_not():
+    optimizer = AdamW(weight_decay=0.5, slot_warmup=4)
+    delta = some_delta(np.array([1.0, 1.0, 1.0]), optimizer)
+    delta.kept["age"][:] = [0, 2, 9]
+    plain = Delta(delta.topology, delta.values, delta.kept)
+    g, lr = np.array([1.0, -2.0, 0.5]), 0.1
+    risen, full = optimizer.step(delta, g, lr).values, AdamW(weight_decay=0.5).step(plain, g, lr).values
+    decayed = 1.0 - lr * 0.5
+    np.testing.assert_allclose((risen - decayed) / (full - decayed), [0.25, 0.75, 1.0], rtol=1e-12)
+
+
+@dtypes
 @pytest.mark.parametrize(("momentum", "decay"), [(0.0, 0.0), (0.9, 0.0), (0.9, 0.1)])
 def test_OPT_007_sgd_is_torchs_slot_by_slot(dtype, momentum, decay):
     torch = pytest.importorskip("torch")
