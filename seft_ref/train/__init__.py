@@ -3,6 +3,7 @@
 settings   the settings of a run, from a preset and changes to it
 start      where the first slots are
 loop       one step after another
+factors    the same for a run that trains adapters beside frozen weights
 gradients  loss and gradients of a step
 event      drop, grow and adapt in all matrices, after some steps
 diagnose   warnings
