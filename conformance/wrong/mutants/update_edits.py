@@ -44,7 +44,7 @@ _OPTIMIZERS: Rows = (
         "OPT-010",
         _ADAMW,
         "age / max(self.slot_warmup, 1)",
-        "(age - 1) / max(self.slot_warmup, 1)",
+        "(age - bool(self.slot_warmup)) / max(self.slot_warmup, 1)",
         "the age of before the step",
     ),
     (
