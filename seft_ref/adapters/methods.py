@@ -10,7 +10,7 @@ An adapter is a record of its settings; the factors are arrays by name, which th
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, runtime_checkable
 
 from jaxtyping import Float
 
@@ -29,6 +29,7 @@ Factors = Mapping[str, Array]
 """The trained matrices of an adapter by name: `a` and `b`, or `a` and `c` as one column."""
 
 
+@runtime_checkable
 class Adapter(Protocol):
     """What a run asks of an adapter; `rank` and `alpha` are settings of each."""
 

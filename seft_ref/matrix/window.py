@@ -12,6 +12,7 @@ A gradient stays in its factors dy and x while the window holds one step and the
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Protocol, Self, runtime_checkable
 
 from jaxtyping import Float, Int
 
@@ -89,6 +90,20 @@ class Accumulated:
             part = xp.matrix_transpose(f.dy[:, start:stop]) @ f.x
             total = part if total is None else total + part
         return total
+
+
+@runtime_checkable
+class Sums(Protocol):
+    """What is summed up of the gradient of one matrix: a gradient window, or the gradients of an adapter's factors."""
+
+    def fresh(self) -> Self:
+        """Return empty sums, to which this rank adds its micro-batches of a step."""
+
+    def plus(self, gradient: WeightGradient, kernels: KernelSet) -> Self:
+        """Return the sums with one more micro-batch."""
+
+    def joined(self, step: Self, ranks: Ranks, kernels: KernelSet) -> Self:
+        """Return these sums with a step added, up over all ranks (TRN-013)."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

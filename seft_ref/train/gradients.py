@@ -7,7 +7,7 @@ step.kept[name]                  # the window with this step added
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Generic, Protocol, Self, TypeVar
+from typing import Generic, TypeVar
 
 from jaxtyping import Float
 
@@ -18,6 +18,7 @@ from seft_ref.kernels import KernelSet
 from seft_ref.layers.cross_entropy import cross_entropy_backward, cross_entropy_forward
 from seft_ref.layers.embedding import EmbeddingGradient, embedding_gradient
 from seft_ref.layers.linear import WeightGradient
+from seft_ref.matrix.window import Sums
 from seft_ref.model.activations import recomputes
 from seft_ref.model.config import ModelConfig
 from seft_ref.model.decoder import NamedGradient, decoder_backward, decoder_forward, model_backward, model_forward
@@ -25,20 +26,6 @@ from seft_ref.model.head import head_loss_and_gradient
 from seft_ref.model.weights import Weights
 from seft_ref.text.batch import Batch
 from seft_ref.topology.csr import Topology
-
-
-class Sums(Protocol):
-    """What is summed up of the gradient of one matrix: a gradient window, or the gradients of an adapter's factors."""
-
-    def fresh(self) -> Self:
-        """Return empty sums, to which this rank adds its micro-batches of a step."""
-
-    def plus(self, gradient: WeightGradient, kernels: KernelSet) -> Self:
-        """Return the sums with one more micro-batch."""
-
-    def joined(self, step: Self, ranks: Ranks, kernels: KernelSet) -> Self:
-        """Return these sums with a step added, up over all ranks (TRN-013)."""
-
 
 Kept = TypeVar("Kept", bound=Sums)
 
