@@ -17,7 +17,7 @@ def _types() -> dict[str, str]:
     """Return the name of the type of every setting, by name of the setting."""
     kinds = (TrainSettings, Rule, *OPTIMIZERS.values(), *map(type, ADAPTERS.values()))
     kinds_by_name = {f.name: getattr(f.type, "__name__", "str") for kind in kinds for f in fields(kind)}
-    for name in ("label", "rule", "pattern", "adapter", "prunes"):
+    for name in ("label", "rule", "pattern", "adapter"):
         kinds_by_name.pop(name)  # --method sets the rule or adapter and the label; the pattern comes from the model
     return kinds_by_name | {"optimizer": "str"}
 

@@ -176,7 +176,10 @@ def _tell(remarks: Iterable[str]) -> None:
 
 def _report(destination: Path, source: Path) -> None:
     """Print the size of what was written, and its share of what it was made from."""
-    written, read = (
-        sum(f.stat().st_size for f in ([path], path.iterdir())[path.is_dir()]) for path in (destination, source)
-    )
+    written, read = _bytes_of(destination), _bytes_of(source)
     console.out.print(f"{destination}: {written:,} bytes, {100 * written / read:.0f} % of {source}")
+
+
+def _bytes_of(path: Path) -> int:
+    """Return the bytes of a file, or of the files of a folder."""
+    return sum(file.stat().st_size for file in (path.iterdir() if path.is_dir() else [path]))

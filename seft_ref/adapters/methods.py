@@ -18,15 +18,23 @@ from seft_ref.adapters.frozen import check_scale
 from seft_ref.adapters.lora import Lora, lora_gradients, lora_initial, lora_merge
 from seft_ref.adapters.sparsepeft import sparsepeft_change, sparsepeft_gradients
 from seft_ref.adapters.spp import BANDS, Spp, check_bands, spp_change, spp_gradients, spp_initial
-from seft_ref.arrays.library import Array, array_namespace, device
+from seft_ref.arrays.library import Array, array_namespace
 from seft_ref.errors import ConfigError
 from seft_ref.kernels import KernelSet, Packed
 from seft_ref.layers.linear import LowRank, WeightGradient
-from seft_ref.topology.csr import Topology, from_flat
+from seft_ref.topology.csr import Topology, full
 from seft_ref.update.delta import Base
 
 Factors = Mapping[str, Array]
 """The trained matrices of an adapter by name: `a` and `b`, or `a` and `c` as one column."""
+
+
+@runtime_checkable
+class Held(Protocol):
+    """A base that may be packed, and is opened only by an adapter that looks at it."""
+
+    def open(self) -> Base:
+        """Return topology and values."""
 
 
 @runtime_checkable
@@ -45,24 +53,28 @@ class Adapter(Protocol):
     def repacks(self) -> bool:
         """Whether a packed weight of its own takes the place of the base's (ADP-010)."""
 
+    @property
+    def prunes(self) -> bool:
+        """Whether the merged weight is pruned as the base was (ADP-012)."""
+
     def parameters(self, shape: tuple[int, int]) -> int:
         """Return the number of trained parameters beside a matrix of this shape."""
 
     def initial(self, shape: tuple[int, int], *, seed: int, matrix: int, like: Array) -> dict[str, Array]:
         """Return factors that change nothing yet, in the dtype and on the device of `like` (ADP-002)."""
 
-    def gradients(self, gradient: WeightGradient, base: Base, factors: Factors, kernels: KernelSet) -> dict[str, Array]:
+    def gradients(self, gradient: WeightGradient, base: Held, factors: Factors, kernels: KernelSet) -> dict[str, Array]:
         """Return the gradient of each factor, from the gradient of the weight that they change."""
 
     def placed(
-        self, base: Base, factors: Factors, kernels: KernelSet, spent: Packed | None
+        self, base: Held, factors: Factors, kernels: KernelSet, spent: Packed | None
     ) -> tuple[Packed | None, LowRank | None]:
         """Return the weight that takes the place of the base's, None if that stays, and the change beside it.
 
         spent  a packed matrix that nobody needs any more; its memory is reused if it suffices
         """
 
-    def merged(self, base: Base, factors: Factors, kernels: KernelSet) -> tuple[Topology, Float[Array, " nnz"]]:
+    def merged(self, base: Held, factors: Factors, kernels: KernelSet) -> tuple[Topology, Float[Array, " nnz"]]:
         """Return the support of the merged weight, and the weight on it (ADP-004, ADP-008)."""
 
     def check_shape(self, name: str, shape: tuple[int, int]) -> None:
@@ -71,13 +83,13 @@ class Adapter(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class LoraAdapter:
-    """LoRA (ADP-001). Merged, the weight is stored everywhere; `prunes` asks to prune it as the base was (ADP-005)."""
+    """LoRA (ADP-001). It never looks at the base in training; merged, the weight is stored everywhere."""
 
     rank: int = 8
     alpha: float = 16.0
-    prunes: bool = False
 
     repacks: ClassVar[bool] = False
+    prunes: ClassVar[bool] = False
 
     def parameters(self, shape: tuple[int, int]) -> int:
         """Return rank · (in + out)."""
@@ -88,68 +100,58 @@ class LoraAdapter:
         made = lora_initial(shape, rank=self.rank, alpha=self.alpha, seed=seed, matrix=matrix, like=like)
         return {"a": made.a, "b": made.b}
 
-    def gradients(self, gradient: WeightGradient, base: Base, factors: Factors, kernels: KernelSet) -> dict[str, Array]:
+    def gradients(self, gradient: WeightGradient, base: Held, factors: Factors, kernels: KernelSet) -> dict[str, Array]:
         """Return dA and dB (ADP-001)."""
-        da, db = lora_gradients(gradient, self._of(factors).change())
+        da, db = lora_gradients(gradient, self.lora(factors).change())
         return {"a": da, "b": db}
 
     def placed(
-        self, base: Base, factors: Factors, kernels: KernelSet, spent: Packed | None
+        self, base: Held, factors: Factors, kernels: KernelSet, spent: Packed | None
     ) -> tuple[Packed | None, LowRank | None]:
-        """Return no weight and s B A beside the base's, because B A is never multiplied out in training."""
-        return None, self._of(factors).change()
+        """Return no weight, and s B A beside the base's."""
+        return None, self.lora(factors).change()
 
-    def merged(self, base: Base, factors: Factors, kernels: KernelSet) -> tuple[Topology, Float[Array, " nnz"]]:
+    def merged(self, base: Held, factors: Factors, kernels: KernelSet) -> tuple[Topology, Float[Array, " nnz"]]:
         """Return every position, and W + s B A (ADP-004)."""
-        weight = lora_merge(base, self._of(factors))
-        xp = array_namespace(weight)
-        every = xp.arange(base.numel, dtype=xp.int64, device=device(weight))
-        return from_flat(base.shape, every), xp.reshape(weight, (-1,))
+        weight = lora_merge(base.open(), self.lora(factors))
+        return full((weight.shape[0], weight.shape[1]), weight), array_namespace(weight).reshape(weight, (-1,))
 
     def check_shape(self, name: str, shape: tuple[int, int]) -> None:
-        """Refuse nothing: LoRA fits every matrix."""
+        """Refuse nothing: a change of low rank fits every matrix."""
 
-    def _of(self, factors: Factors) -> Lora:
+    def lora(self, factors: Factors) -> Lora:
+        """Return the factors as the functions of `lora` take them."""
         return Lora(factors["a"], factors["b"], self.alpha)
 
 
 @dataclass(frozen=True, slots=True)
-class SparsePeftAdapter:
-    """SparsePEFT: LoRA on the stored positions alone (ADP-007)."""
+class LoraStarAdapter(LoraAdapter):
+    """LoRA*: LoRA whose merged weight is pruned as the base was (ADP-005, ADP-012)."""
 
-    rank: int = 8
-    alpha: float = 16.0
+    prunes: ClassVar[bool] = True
+
+
+@dataclass(frozen=True, slots=True)
+class SparsePeftAdapter(LoraAdapter):
+    """SparsePEFT: the factors of LoRA, on the stored positions alone (ADP-007)."""
 
     repacks: ClassVar[bool] = True
 
-    def parameters(self, shape: tuple[int, int]) -> int:
-        """Return rank · (in + out)."""
-        return self.rank * sum(shape)
-
-    def initial(self, shape: tuple[int, int], *, seed: int, matrix: int, like: Array) -> dict[str, Array]:
-        """Return A and B, as `Adapter.initial`."""
-        return LoraAdapter(self.rank, self.alpha).initial(shape, seed=seed, matrix=matrix, like=like)
-
-    def gradients(self, gradient: WeightGradient, base: Base, factors: Factors, kernels: KernelSet) -> dict[str, Array]:
+    def gradients(self, gradient: WeightGradient, base: Held, factors: Factors, kernels: KernelSet) -> dict[str, Array]:
         """Return dA and dB (ADP-007)."""
-        da, db = sparsepeft_gradients(gradient, base.topology, self._of(factors), kernels)
+        da, db = sparsepeft_gradients(gradient, base.open().topology, self.lora(factors), kernels)
         return {"a": da, "b": db}
 
     def placed(
-        self, base: Base, factors: Factors, kernels: KernelSet, spent: Packed | None
+        self, base: Held, factors: Factors, kernels: KernelSet, spent: Packed | None
     ) -> tuple[Packed | None, LowRank | None]:
         """Return W + D, packed (ADP-010)."""
         return kernels.pack(*self.merged(base, factors, kernels), spent), None
 
-    def merged(self, base: Base, factors: Factors, kernels: KernelSet) -> tuple[Topology, Float[Array, " nnz"]]:
+    def merged(self, base: Held, factors: Factors, kernels: KernelSet) -> tuple[Topology, Float[Array, " nnz"]]:
         """Return the base's support, and W + D on it (ADP-008)."""
-        return base.topology, base.values + sparsepeft_change(base.topology, self._of(factors), kernels)
-
-    def check_shape(self, name: str, shape: tuple[int, int]) -> None:
-        """Refuse nothing: SparsePEFT fits every matrix."""
-
-    def _of(self, factors: Factors) -> Lora:
-        return Lora(factors["a"], factors["b"], self.alpha)
+        opened = base.open()
+        return opened.topology, opened.values + sparsepeft_change(opened.topology, self.lora(factors), kernels)
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +163,7 @@ class SppAdapter:
     bands: int = BANDS
 
     repacks: ClassVar[bool] = True
+    prunes: ClassVar[bool] = False
 
     def parameters(self, shape: tuple[int, int]) -> int:
         """Return bands · in + out."""
@@ -172,32 +175,34 @@ class SppAdapter:
         made = spp_initial(shape, **settings, like=like)  # type: ignore[arg-type]
         return {"a": made.a, "c": made.c[:, None]}
 
-    def gradients(self, gradient: WeightGradient, base: Base, factors: Factors, kernels: KernelSet) -> dict[str, Array]:
+    def gradients(self, gradient: WeightGradient, base: Held, factors: Factors, kernels: KernelSet) -> dict[str, Array]:
         """Return dA and dc (ADP-006)."""
-        da, dc = spp_gradients(gradient, base, self._of(factors), kernels)
+        da, dc = spp_gradients(gradient, base.open(), self.spp(factors), kernels)
         return {"a": da, "c": dc[:, None]}
 
     def placed(
-        self, base: Base, factors: Factors, kernels: KernelSet, spent: Packed | None
+        self, base: Held, factors: Factors, kernels: KernelSet, spent: Packed | None
     ) -> tuple[Packed | None, LowRank | None]:
         """Return W + D, packed (ADP-010)."""
         return kernels.pack(*self.merged(base, factors, kernels), spent), None
 
-    def merged(self, base: Base, factors: Factors, kernels: KernelSet) -> tuple[Topology, Float[Array, " nnz"]]:
+    def merged(self, base: Held, factors: Factors, kernels: KernelSet) -> tuple[Topology, Float[Array, " nnz"]]:
         """Return the base's support, and W + D on it (ADP-008)."""
-        return base.topology, base.values + spp_change(base, self._of(factors))
+        opened = base.open()
+        return opened.topology, opened.values + spp_change(opened, self.spp(factors))
 
     def check_shape(self, name: str, shape: tuple[int, int]) -> None:
         """Refuse a matrix whose rows do not fall into equal bands (ADP-009)."""
         check_bands(self.bands, shape[0], name)
 
-    def _of(self, factors: Factors) -> Spp:
+    def spp(self, factors: Factors) -> Spp:
+        """Return the factors as the functions of `spp` take them."""
         return Spp(factors["a"], factors["c"][:, 0], self.alpha, self.rank)
 
 
 ADAPTERS: dict[str, Adapter] = {
     "lora": LoraAdapter(),
-    "lora-star": LoraAdapter(prunes=True),
+    "lora-star": LoraStarAdapter(),
     "sparse-peft": SparsePeftAdapter(),
     "spp": SppAdapter(),
 }
@@ -211,25 +216,20 @@ def adapter_named(name: str, **settings: float) -> Adapter:
         ConfigError: ADP-010 for a setting that it does not have; AdapterError ADP-009 for one that gives no scale.
     """
     start = ADAPTERS[name]
-    own = {field.name for field in fields(start) if field.name != "prunes"}  # type: ignore[arg-type]
+    own = settings_of_adapter(start)
     for key in settings:
         if key not in own:
             raise ConfigError("ADP-010", f"{name} has no setting {key}; of its own it has {', '.join(sorted(own))}")
-    changed = {field.name: settings.get(field.name, getattr(start, field.name)) for field in fields(start)}  # type: ignore[arg-type]
-    adapter = type(start)(**changed)
+    adapter = type(start)(**(own | settings))
     check_scale(adapter.alpha, adapter.rank)
     return adapter
 
 
 def name_of_adapter(adapter: Adapter) -> str:
     """Return the name of an adapter."""
-    return next(
-        name
-        for name, of in ADAPTERS.items()
-        if type(of) is type(adapter) and getattr(of, "prunes", None) == getattr(adapter, "prunes", None)
-    )
+    return next(name for name, of in ADAPTERS.items() if type(of) is type(adapter))
 
 
 def settings_of_adapter(adapter: Adapter) -> dict[str, float]:
     """Return the settings of an adapter by name, as `adapter_named` takes them."""
-    return {f.name: getattr(adapter, f.name) for f in fields(adapter) if f.name != "prunes"}  # type: ignore[arg-type]
+    return {field.name: getattr(adapter, field.name) for field in fields(adapter)}  # type: ignore[arg-type]

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from seft_ref.adapters.methods import LoraAdapter
 from seft_ref.arrays.library import Array
 from seft_ref.arrays.ranks import Ranks
 from seft_ref.errors import AdapterError
@@ -144,7 +143,7 @@ class AdapterLoop:
 
     def check(self, folder: Path | None) -> None:
         """Refuse a model whose merged weights could not be pruned as its base was (ADP-012)."""
-        if self._prunes():
+        if factors.adapter_of(self.settings).prunes:
             if folder is None:
                 raise AdapterError("ADP-012", "a model without a folder has no record of pruning; use lora")
             check_record(folder)
@@ -176,7 +175,7 @@ class AdapterLoop:
         """Return the merged weights, of LoRA* pruned as the base was (ADP-004, ADP-008, ADP-012)."""
         held = _of_factors(state)
         merged = factors.finish(held, self.settings, self.kernels)
-        if not self._prunes():
+        if not factors.adapter_of(self.settings).prunes:
             return merged
         assert folder is not None, "checked before the first step"
         return prune_again(folder, config, held.targets, merged, tokens, self.kernels, held.weights.norm)
@@ -184,9 +183,6 @@ class AdapterLoop:
     def parts(self, state: RunState, ranks: Ranks) -> dict[str, str]:
         """Return digests of what the run changes."""
         return factors.moving_parts(_of_factors(state).targets, ranks)
-
-    def _prunes(self) -> bool:
-        return isinstance(self.settings.adapter, LoraAdapter) and self.settings.adapter.prunes
 
 
 def loop_of(settings: TrainSettings, kernels: KernelSet) -> Loop:

@@ -1,8 +1,8 @@
 """A run that trains the factors of adapters beside frozen weights (ADP-010): the same loop as `loop.py`, no events.
 
-start = initial_state(settings, config, weights, bases, kernels)
+start = initial_state(settings, config, weights, bases)
 for state, record in train(start, settings, config, tokens, kernels): ...
-final = finish(state, kernels)
+final = finish(state, settings, kernels)
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 
 from seft_ref.adapters.methods import Adapter
 from seft_ref.arrays.finite import LOWER_RATE, check_eps, gradient_norm, overflow_ends, refuse_spoilt
-from seft_ref.arrays.library import Array, array_namespace, device, overflow_allowed
+from seft_ref.arrays.library import Array, array_namespace, overflow_allowed
 from seft_ref.arrays.ranks import ALONE, Ranks, digest_of
 from seft_ref.kernels import KernelSet, Packed
 from seft_ref.layers.linear import LowRank, WeightGradient
@@ -19,7 +19,7 @@ from seft_ref.model.config import ModelConfig
 from seft_ref.model.weights import Weights, matrix_of, with_changes, with_matrices
 from seft_ref.text.batch import Batch
 from seft_ref.text.tokens import check_length, check_windows
-from seft_ref.topology.csr import Topology
+from seft_ref.topology.csr import Topology, flat, full
 from seft_ref.train.gradients import loss_and_gradients
 from seft_ref.train.loop import StepRecord, step_batches
 from seft_ref.train.settings import TrainSettings
@@ -82,7 +82,7 @@ class FactorSums:
 
     def plus(self, gradient: WeightGradient, kernels: KernelSet) -> "FactorSums":
         """Return the sums with one more micro-batch."""
-        found = self.adapter.gradients(gradient, self.target.base.open(), self.factors, kernels)
+        found = self.adapter.gradients(gradient, self.target.base, self.factors, kernels)
         return replace(self, gradients={n: self.gradients[n] + g if self.gradients else g for n, g in found.items()})
 
     def joined(self, step: "FactorSums", ranks: Ranks, kernels: KernelSet) -> "FactorSums":
@@ -197,7 +197,7 @@ def placed(
     beside: dict[str, LowRank] = {}
     for name, target in targets.items():
         spent = matrix_of(weights, name) if reuse else None
-        weight, change = adapter.placed(target.base.open(), target.arrays(), kernels, spent)
+        weight, change = adapter.placed(target.base, target.arrays(), kernels, spent)
         if weight is not None:
             packed[name] = weight
         if change is not None:
@@ -208,8 +208,9 @@ def placed(
 def factor_of(array: Array, settings: TrainSettings) -> Delta:
     """Return a factor as a delta of which every entry is a slot, with nothing known to the optimizer yet."""
     xp, shape = array_namespace(array), (array.shape[0], array.shape[1])
-    every = xp.arange(shape[0] * shape[1], dtype=xp.int64, device=device(array))
-    factor = new_delta(shape, every, array, settings.optimizer.keeps, shares_of(settings.optimizer, shape))
+    factor = new_delta(
+        shape, flat(full(shape, array)), array, settings.optimizer.keeps, shares_of(settings.optimizer, shape)
+    )
     return replace(factor, values=xp.reshape(array, (-1,)))
 
 
@@ -227,7 +228,7 @@ class Merged(Mapping[str, tuple[Topology, Array]]):
 
     def __getitem__(self, name: str) -> tuple[Topology, Array]:
         target = self._targets[name]
-        return self._adapter.merged(target.base.open(), target.arrays(), self._kernels)
+        return self._adapter.merged(target.base, target.arrays(), self._kernels)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._targets)

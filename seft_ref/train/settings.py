@@ -208,18 +208,28 @@ def settings_of(preset: str = "seft", **changes: object) -> TrainSettings:
         raise ConfigError("EVT-011", f"unknown preset or method {preset!r}; choose one of {', '.join(NAMES)}")
     wanted: dict[str, Any] = {**(METHODS.get(preset) or preset_named(preset)), **changes}
     rule = {name: wanted.pop(name) for name in CHOICES if name in wanted}
-    optimizer = wanted.pop("optimizer", "adamw")
-    own = {name: wanted.pop(name) for name in _OPTIMIZER_SETTINGS if name in wanted}
+    optimizer = _optimizer_taken(wanted)
     allowed = [f.name for f in fields(TrainSettings) if f.name not in _NOT_FLAT]
     for name in wanted:
         if name not in allowed:
             names = sorted({*allowed, *CHOICES, *_OPTIMIZER_SETTINGS, "optimizer"})
             raise ConfigError("EVT-011", f"there is no setting {name!r}; known are {', '.join(names)}")
-    if isinstance(optimizer, str):
-        optimizer = optimizer_named(optimizer, own)
-    elif own:
-        raise ConfigError("EVT-011", f"{', '.join(own)} beside a whole optimizer; give its name")
     return TrainSettings(label=preset, rule=rule_of(rule, wanted.get("pattern")), optimizer=optimizer, **wanted)
+
+
+def _optimizer_taken(wanted: dict[str, Any]) -> Optimizer:
+    """Return the optimizer that settings ask for, and take its name and its settings out of them.
+
+    Raises:
+        ConfigError: EVT-011 for settings beside an optimizer that is whole; else as `optimizer_named`.
+    """
+    optimizer = wanted.pop("optimizer", "adamw")
+    own = {name: wanted.pop(name) for name in _OPTIMIZER_SETTINGS if name in wanted}
+    if isinstance(optimizer, str):
+        return optimizer_named(optimizer, own)
+    if own:
+        raise ConfigError("EVT-011", f"{', '.join(own)} beside a whole optimizer; give its name")
+    return optimizer
 
 
 def has_setting(method: str, name: str) -> bool:
@@ -234,14 +244,13 @@ def _settings_of_adapter(name: str, changes: Mapping[str, Any]) -> TrainSettings
         ConfigError: ADP-010 for a setting of slots or events, which an adapter does not have.
     """
     wanted = dict(changes)
-    optimizer = wanted.pop("optimizer", "adamw")
-    of_optimizer = {key: wanted.pop(key) for key in _OPTIMIZER_SETTINGS if key in wanted}
+    optimizer = _optimizer_taken(wanted)
     of_run = [f.name for f in fields(TrainSettings) if f.name not in (*_NOT_FLAT, *_OF_SLOTS)]
     own = {key: wanted.pop(key) for key in list(wanted) if key not in of_run}
     return TrainSettings(
         label=name,
         rule=Rule(evolves=False),
-        optimizer=optimizer_named(optimizer, of_optimizer),
+        optimizer=optimizer,
         adapter=adapter_named(name, **own),
         **wanted,
     )

@@ -48,6 +48,20 @@ def test_TRN_010_every_preset_runs_and_logs_what_it_did(cli, folders, tmp_path, 
         assert seen.stored_at_end <= seen.budget
 
 
+@pytest.mark.parametrize("method", ["shira", "lora", "sparse-peft"])
+def test_ADP_010_a_method_runs_logs_and_goes_on(cli, folders, tmp_path, method):
+    log, short = tmp_path / "run.jsonl", ("--steps", "4", "--batch", "2", "--length", "8", "--set", "rank=2")
+    options = ("--method", method, *short, "--log", str(log))
+    assert run(cli, folders, tmp_path / "out", *options, "--stop-after", "2")[0] == 0
+    code, out, err = run(cli, folders, tmp_path / "out", *options, "--resume")
+    assert code == 0, err
+    assert "steps 3 to 4, 0 events" in out
+    seen = read_log(log)
+    assert [step.step for step in seen.steps] == [1, 2, 3, 4]
+    assert seen.settings["preset"] == method
+    assert bool([w for w in seen.warnings if w.name == "denser-at-end"]) == (method == "lora")
+
+
 def test_TRN_010_a_resumed_run_goes_on_with_its_log(cli, folders, tmp_path):
     whole, cut = tmp_path / "whole.jsonl", tmp_path / "cut.jsonl"
     assert run(cli, folders, tmp_path / "a", *SHORT, "--log", str(whole))[0] == 0

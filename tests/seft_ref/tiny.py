@@ -19,23 +19,26 @@ from tests.seft_ref.update.by_hand import Matrix, Slot
 VOCABULARY = 29
 
 
+def tiny_json(**changes: Any) -> dict[str, Any]:
+    """A config.json of two blocks of widths that differ: 15 hidden, 3 heads of 6 and one key head, 21 in the MLP."""
+    return {
+        "model_type": "llama",
+        "vocab_size": VOCABULARY,
+        "hidden_size": 15,
+        "intermediate_size": 21,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 3,
+        "num_key_value_heads": 1,
+        "head_dim": 6,
+        "max_position_embeddings": 64,
+        "rms_norm_eps": 1e-6,
+        **changes,
+    }
+
+
 def tiny_config(**changes: Any) -> ModelConfig:
-    """Two blocks of widths that differ: 15 hidden, 3 heads of 6 and one key head, 21 in the MLP."""
-    return ModelConfig.from_json(
-        {
-            "model_type": "llama",
-            "vocab_size": VOCABULARY,
-            "hidden_size": 15,
-            "intermediate_size": 21,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 3,
-            "num_key_value_heads": 1,
-            "head_dim": 6,
-            "max_position_embeddings": 64,
-            "rms_norm_eps": 1e-6,
-            **changes,
-        }
-    )
+    """The config of that JSON."""
+    return ModelConfig.from_json(tiny_json(**changes))
 
 
 def n_m_config() -> ModelConfig:
