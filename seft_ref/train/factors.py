@@ -190,7 +190,7 @@ def placed(
 ) -> Weights:
     """Return the weights with the change of every adapter in its place.
 
-    reuse  whether the packed matrices of the targets are an earlier change and their memory may be used again
+    reuse  whether the packed matrices hold an earlier change, whose memory may be taken; at load they hold the base
     """
     adapter = adapter_of(settings)
     packed: dict[str, Packed] = {}

@@ -180,7 +180,7 @@ class TrainSettings:
         """Return all settings under flat names, as `settings_of` takes them."""
         own = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in _NOT_FLAT}
         optimizer = {"optimizer": name_of(self.optimizer)} | asdict(self.optimizer)
-        # CKP-007.7: absent where it changes nothing, as in the states of before there was one
+        # CKP-007.7: states that are older than this setting lack it, so 0 is left out
         if not optimizer.get("slot_warmup"):
             optimizer.pop("slot_warmup", None)
         if self.adapter is None:
