@@ -132,7 +132,7 @@ FAILING = """
 import os, sys
 from seft_cli import launcher
 from seft_cli.commands import finetune
-launcher.PATIENCE = 1.0
+launcher.PATIENCE = launcher.LAST_WORDS = 0.3
 seen = []
 def failing(*given, **more):
     seen.append(0)

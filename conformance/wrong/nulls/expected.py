@@ -52,6 +52,8 @@ _OF_MODE = {
     **dict.fromkeys(set(lines.MODES) - {"slow", "prints"}, _FEW),
     **dict.fromkeys(_ALIKE, _FEWER),
 }
+_SILENT = ("late-reply", "hang", "closes-stdout")
+"""Ports that are waited for in vain, every time they are asked."""
 
 CONFORMANT = ("right", "slow", "prints", "files", "unsteady-and-says-so", "no-zstd-and-says-so")
 """Right ports, because a kit that refuses these as well would refuse everything."""
@@ -120,8 +122,9 @@ class Judged:
     left: int
 
 
-def judged(mode: str, timeout: float = 1.0) -> Judged:
+def judged(mode: str) -> Judged:
     """Return what the kit says of a null port, asked cases in float32 and one property with a fresh seed."""
+    timeout = 0.3 if mode in _SILENT else 1.0
     if mode in known.MODES:
         return _judged_by_properties(mode)
     wanted = _OF_MODE.get(mode, ASKED)
