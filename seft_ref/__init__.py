@@ -31,7 +31,9 @@ from seft_ref.runs.evaluate import evaluate
 from seft_ref.runs.finetune import Finetuned, Started, finetune
 from seft_ref.runs.generate import generate
 from seft_ref.runs.loops import RunState
+from seft_ref.runs.outcome import Validation
 from seft_ref.runs.prune import Pruned, prune
+from seft_ref.runs.source import read_examples
 from seft_ref.text.batch import Batch
 from seft_ref.text.evaluate import Evaluation, evaluate_windows
 from seft_ref.text.generate import generate_tokens
@@ -65,6 +67,7 @@ __all__ = [
     "Topology",
     "TrainSettings",
     "TrainState",
+    "Validation",
     "evaluate",
     "evaluate_windows",
     "every_gradient",
@@ -77,6 +80,7 @@ __all__ = [
     "load_state",
     "loss_and_gradients",
     "prune",
+    "read_examples",
     "read_tokenizer",
     "read_tokens",
     "save_model",

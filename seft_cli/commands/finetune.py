@@ -5,6 +5,8 @@ processes share the rows of each step.
 """
 
 import json
+from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,6 +14,7 @@ import typer
 
 from formats.index import is_sparse
 from seft_cli import console, launcher
+from seft_cli.data import DataOptions
 from seft_cli.device import Device, DeviceOption, place_of
 from seft_cli.input import MaxBytes, limit_of, require_input
 from seft_cli.log.read import read_log
@@ -19,10 +22,12 @@ from seft_cli.log.write import LogWriter
 from seft_cli.memory import itemsize_of, require_memory
 from seft_cli.output import require_absent, require_file, write_json
 from seft_cli.settings import changes_of
-from seft_ref import RunState, Started, StepRecord, finetune, settings_of
+from seft_ref import Finetuned, RunState, Started, StepRecord, TrainSettings, finetune, settings_of
 from seft_ref.arrays.ranks import rows_of
+from seft_ref.files.best import Best
 from seft_ref.files.model import pattern_of_folder
 from seft_ref.files.state import settings_text
+from seft_ref.text.examples import Longer
 from seft_ref.train.diagnose import Finding, Watch
 from seft_ref.train.settings import NAMES
 
@@ -34,7 +39,27 @@ def main(
         Path,
         typer.Argument(metavar="OUT_DIR", help="Where the fine-tuned sparse checkpoint goes; must not exist."),
     ],
-    text: Annotated[Path, typer.Option(help="UTF-8 text to train on.")],
+    text: Annotated[Path | None, typer.Option(help="UTF-8 text to train on.")] = None,
+    data: Annotated[
+        list[Path] | None,
+        typer.Option(help="JSON Lines of prompt and completion, or messages, to train on. Repeatable."),
+    ] = None,
+    packing: Annotated[
+        bool, typer.Option("--packing", help="Cut rows from the examples of --data laid end to end.")
+    ] = False,
+    longer: Annotated[
+        Longer | None, typer.Option(help="What becomes of examples longer than a row: refuse, drop or cut [refuse].")
+    ] = None,
+    valid: Annotated[
+        Path | None, typer.Option(help="Text or JSON Lines, as trained on, to measure; the best model is kept.")
+    ] = None,
+    valid_every: Annotated[int, typer.Option(min=1, help="Steps between measurements on --valid.")] = 20,
+    patience: Annotated[
+        int | None, typer.Option(min=1, help="Stop after so many measurements without a smaller loss.")
+    ] = None,
+    epochs: Annotated[
+        float | None, typer.Option(help="Passes over the examples of --data, in place of --steps.")
+    ] = None,
     method: Annotated[
         str,
         typer.Option("--method", "--preset", help=f"Preset of an update rule, or another method: {', '.join(NAMES)}."),
@@ -118,14 +143,9 @@ def main(
     ranks = launcher.ranks_of_launcher()
     _require_outputs(destination, log, json_file)
     limit = limit_of(max_bytes, require_input(folder))
-    require_input(text, "text file")
-    if not is_sparse(folder):
-        raise console.Refused(
-            f"{folder} is not a sparse checkpoint; make one with seft convert {folder} DST --to sparse"
-        )
-    state_file = Path(f"{destination}.state")
-    if state_file.exists() and not resume:
-        raise console.Refused(f"{state_file} holds an unfinished run; continue it with --resume or remove it")
+    source = DataOptions(text, data, valid, longer, packing, epochs, steps, valid_every, patience)
+    source.require()
+    _require_start(folder, destination, resume=resume)
     wanted = {
         "steps": steps,
         "batch": batch,
@@ -147,6 +167,7 @@ def main(
     place = place_of(device, launcher.turn_here(ranks), transposed=transposed)
     settings = settings_of(method, pattern=pattern_of_folder(folder), **changes_of(wanted, change or []))
     rows_of(settings.batch * settings.micro_batches, ranks)
+    trained, held, settings = source.read(folder, settings)
     processes = launcher.sharing(ranks, place.name)
     if not ignore_memory:
         itemsize = itemsize_of(folder, dtype)
@@ -158,6 +179,7 @@ def main(
     writer = LogWriter(log, settings.described(), resumed=resume)
     watch, shown_names = Watch(0), set[str]()
     records: list[dict[str, Any]] = []
+    measurements: list[dict[str, Any]] = []
 
     def start(started: Started) -> None:
         # TRN-015: from here on files are written, by rank 0 only
@@ -180,15 +202,19 @@ def main(
         _warn(findings, writer, shown_names)
         advance(f"loss {record.loss:.3f}", done=record.step)
 
+    def measured(at: int, loss: float, best: Best) -> None:
+        measurements.append({"step": at, "loss": loss})
+
     with console.progress("fine-tuning", min(stop_after or settings.steps, settings.steps)) as advance:
         done = finetune(
             folder,
             destination,
-            text,
+            trained,
             settings,
             resume=resume,
             stop_after=stop_after,
             save_every=save_every,
+            valid=source.validation(held, measured, shown=not ranks.rank),
             on_start=start,
             on_step=step,
             kernels=place.kernels,
@@ -201,24 +227,29 @@ def main(
         )
     if ranks.rank:
         return
-    seconds = sorted(r["seconds"] for r in records)
-    totals = {
-        "settings": json.loads(settings_text(settings)),
-        "stored_weights_at_load": done.stored,
-        "median_seconds_a_step": seconds[len(seconds) // 2] if seconds else None,
-        "records": records,
-    }
+    totals = _totals(done, settings, records, measurements)
     if done.final is None:
-        write_json(json_file, totals | {"peak_memory_bytes": console.peak_memory_bytes()})
+        write_json(json_file, totals)
         console.out.print(f"stopped after step {done.state.step} of {settings.steps}; continue with --resume")
         return
     kept = done.kept()
     _warn(watch.end(done.state.step, kept), writer, shown_names)
     writer.end(done.state.step, kept, done.stored)
-    write_json(json_file, totals | {"stored_weights": kept, "peak_memory_bytes": console.peak_memory_bytes()})
+    write_json(json_file, totals | {"stored_weights": kept})
     console.out.print(f"{destination}: {kept:,} stored weights ({done.stored:,} at load)")
-    if records:
-        console.out.print(_summary(records))
+    for line in _summary(records, done, settings):
+        console.out.print(line)
+
+
+def _require_start(folder: Path, destination: Path, *, resume: bool) -> None:
+    """Refuse a model that is not a sparse checkpoint, and to begin anew beside an unfinished run."""
+    if not is_sparse(folder):
+        raise console.Refused(
+            f"{folder} is not a sparse checkpoint; make one with seft convert {folder} DST --to sparse"
+        )
+    state_file = Path(f"{destination}.state")
+    if state_file.exists() and not resume:
+        raise console.Refused(f"{state_file} holds an unfinished run; continue it with --resume or remove it")
 
 
 def _require_outputs(destination: Path, log: Path | None, json_file: Path | None) -> None:
@@ -244,12 +275,32 @@ def _warn_of_start(folder: Path, started: Started) -> None:
         )
 
 
-def _summary(records: list[dict[str, Any]]) -> str:
-    """Return in one line what the steps since the start or the resumption did."""
-    first, last = records[0], records[-1]
-    events = sum(record["event"] is not None for record in records)
-    steps = f"steps {first['step']} to {last['step']}, {events} event{'s' * (events != 1)}"
-    return f"{steps}, loss {first['loss']:.3f} to {last['loss']:.3f}"
+def _totals(
+    done: Finetuned, settings: TrainSettings, records: list[dict[str, Any]], measurements: list[dict[str, Any]]
+) -> dict[str, Any]:
+    """Return what --json writes of a run, ended or stopped, without the stored weights at its end."""
+    seconds = sorted(r["seconds"] for r in records)
+    measured = {"validation": measurements, "best": done.best and asdict(done.best)} if measurements else {}
+    return {
+        "settings": json.loads(settings_text(settings)),
+        "stored_weights_at_load": done.stored,
+        "median_seconds_a_step": seconds[len(seconds) // 2] if seconds else None,
+        "records": records,
+        **measured,
+        "peak_memory_bytes": console.peak_memory_bytes(),
+    }
+
+
+def _summary(records: list[dict[str, Any]], done: Finetuned, settings: TrainSettings) -> Iterator[str]:
+    """Yield in a line each what the steps since the start or the resumption did, and which model was kept."""
+    if records:
+        first, last = records[0], records[-1]
+        events = sum(record["event"] is not None for record in records)
+        steps = f"steps {first['step']} to {last['step']}, {events} event{'s' * (events != 1)}"
+        yield f"{steps}, loss {first['loss']:.3f} to {last['loss']:.3f}"
+    if done.best is not None:
+        early = f"; the run ended after step {done.state.step}" * (done.state.step < settings.steps)
+        yield f"kept: the model of step {done.best.step}, validation loss {done.best.loss:.4f}{early}"
 
 
 def _watch(budget: int, log: Path | None, step: int) -> Watch:

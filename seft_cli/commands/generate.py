@@ -9,11 +9,11 @@ import typer
 
 from conformance.report.visible import visible
 from seft_cli import console
-from seft_cli.chat import as_chat
 from seft_cli.device import Device, DeviceOption, place_of
 from seft_cli.input import MaxBytes, limit_of, require_input
 from seft_cli.interrupt import interrupts
 from seft_ref import Sampling, generate
+from seft_ref.text.chat import chat_writer
 
 
 def main(
@@ -42,7 +42,7 @@ def main(
     sampling = Sampling(temperature, top_k, top_p, seed)
     text = _from_standard_input() if prompt == "-" else prompt
     if chat:
-        text = as_chat(folder, text)
+        text = chat_writer(folder)([{"role": "user", "content": text}], opens_answer=True)
     n_prompt, times = 0, [0.0]
 
     def begin(n_tokens: int) -> None:

@@ -20,7 +20,7 @@ _M1, _M2 = 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
 _MASK = (1 << 64) - 1
 
 STREAM_POSITIONS, STREAM_WINDOWS, STREAM_SCORES, STREAM_CALIBRATION, STREAM_FACTORS, STREAM_PICKS = 1, 2, 3, 4, 5, 6
-STREAM_PRUNING = 7
+STREAM_PRUNING, STREAM_EXAMPLES = 7, 8
 
 
 def mix(z: int) -> int:
@@ -69,6 +69,11 @@ def choose(key: int, ids: NumpyArray, size: int) -> NumpyArray:
     """
     by_draw = np.lexsort((ids, draws(key, ids)))
     return np.sort(ids[by_draw[:size]])
+
+
+def shuffled(key: int, counters: range) -> list[int]:
+    """Return 0 … n − 1 in the order of the draws of n counters, ties in their own order (TRN-021)."""
+    return [int(i) for i in np.argsort(draws(key, counters), kind="stable")]
 
 
 def uniform(key: int, counters: Iterable[int] | NumpyArray) -> NDArray[np.float64]:

@@ -5,7 +5,7 @@ state = load_state("run.state", model.weights, settings, origin, kernels)
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -24,6 +24,7 @@ from seft_ref.matrix.target import Target, place
 from seft_ref.matrix.window import OF_GRADIENTS, AnyWindow, FirstStepWindow, Window, support_of
 from seft_ref.model.config import ATTENTION, MLP
 from seft_ref.model.weights import Weights, matrix_of, with_matrices
+from seft_ref.text.examples import Data, Examples
 from seft_ref.topology.csr import Topology, as_numpy, flat, from_flat, placed_like, union
 from seft_ref.topology.groups import in_groups
 from seft_ref.train.factors import Adapted, FactorState, placed
@@ -42,9 +43,17 @@ class Origin:
     text: str
 
 
-def origin_of(folder: str | Path, tokens: Sequence[int]) -> Origin:
-    """Return the digests of the model in a sparse checkpoint and of the tokens (CKP-007)."""
-    return Origin(identity(folder), sha256(np.asarray(tokens, dtype="<i8").tobytes()).hexdigest())
+def origin_of(folder: str | Path, data: Data) -> Origin:
+    """Return the digests of the model in a sparse checkpoint and of the data (CKP-007)."""
+    return Origin(identity(folder), digest_of_data(data))
+
+
+def digest_of_data(data: Data) -> str:
+    """Return a digest of all that is read of a text or of examples (CKP-007.3)."""
+    digest = sha256()
+    for numbers in data.numbers() if isinstance(data, Examples) else [data]:
+        digest.update(np.asarray(numbers, dtype="<i8").tobytes())
+    return digest.hexdigest()
 
 
 def save_state(path: str | Path, state: TrainState, settings: TrainSettings, origin: Origin) -> None:

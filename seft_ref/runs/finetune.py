@@ -6,20 +6,22 @@ This is the one place where a run is loaded, started or resumed, stepped, finish
 """
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from seft_ref.arrays.library import Array
 from seft_ref.arrays.ranks import ALONE, Ranks, refuse_different
 from seft_ref.errors import CheckpointError
-from seft_ref.files.model import Model, pattern_of_folder, refuse_existing, require_sparse, save_model
+from seft_ref.files.best import Best
+from seft_ref.files.model import Model, pattern_of_folder, refuse_existing, require_sparse
 from seft_ref.files.state import Origin, origin_of, settings_text
 from seft_ref.kernels import KernelSet
 from seft_ref.model.config import ModelConfig
-from seft_ref.runs.loops import RunState, loop_of
-from seft_ref.runs.source import ModelSource, TextSource, folder_of, has_folder, kernels_or_cpu, model_of, tokens_of
-from seft_ref.text.tokens import check_windows
+from seft_ref.runs.loops import Final, RunState, loop_of
+from seft_ref.runs.outcome import Validation, outcome_of
+from seft_ref.runs.source import DataSource, ModelSource, data_of, folder_of, has_folder, kernels_or_cpu, model_of
+from seft_ref.text.examples import Data, check_data
 from seft_ref.topology.csr import Topology
 from seft_ref.train.loop import StepRecord
 from seft_ref.train.settings import TrainSettings, settings_of
@@ -33,7 +35,7 @@ class Started:
         state: new, or as it was resumed.
         settings: of the run.
         stored: stored weights of the targets at load.
-        origin: digests of the model and of the tokens (CKP-007); None for a model without a folder.
+        origin: digests of the model and of the data (CKP-007); None for a model without a folder.
     """
 
     state: RunState
@@ -52,6 +54,7 @@ class Finetuned:
         settings: of the run.
         stored: stored weights of the targets at load.
         final: for each target its support and the weights on it; None where the run was stopped before its end.
+        best: with validation, the measurement of the model that was written (TRN-022).
     """
 
     config: ModelConfig
@@ -59,6 +62,7 @@ class Finetuned:
     settings: TrainSettings
     stored: int
     final: Mapping[str, tuple[Topology, Array]] | None
+    best: Best | None = None
 
     def model(self) -> Model:
         """Return the model as the last step left it, before the last adapt pass; `final` is what is kept of it."""
@@ -72,7 +76,7 @@ class Finetuned:
 def finetune(
     model: ModelSource,
     out: str | Path | None,
-    text: TextSource,
+    text: DataSource,
     settings: TrainSettings | str = "seft",
     *,
     resume: bool = False,
@@ -80,6 +84,7 @@ def finetune(
     save_every: int = 20,
     state_file: str | Path | None = None,
     origin: Origin | None = None,
+    valid: Validation | None = None,
     on_start: Callable[[Started], None] = lambda started: None,
     on_step: Callable[[RunState, StepRecord, float], None] = lambda state, record, seconds: None,
     kernels: KernelSet | None = None,
@@ -96,13 +101,14 @@ def finetune(
     model       a sparse checkpoint, or a loaded one; a run spends what is loaded
     out         the folder to write, which must not exist; None to write none. Until it is there the state is kept in
                 the file `out`.state, which is then removed
-    text        what to train on: a file, or tokens
+    text        what to train on: a text as a file or as tokens, or examples that `read_examples` has returned
     settings    settings, or a preset with `changes` to it, as in `settings_of`; the N:M pattern is that of the folder
     resume      go on from the saved state
     stop_after  the step to stop after, with the state kept
     save_every  steps between saves of the state
     state_file  where the state goes, if not beside `out`
-    origin      what the state records of model and text; None for digests of the folder and of the tokens (CKP-007)
+    origin      what the state records of model and text; None for digests of the folder and of the data (CKP-007)
+    valid       what the run is measured on; `out` is then the best model and not the last one (TRN-022)
     on_start    called once, before the first step
     on_step     called after every step with the state, its record and its seconds; what it raises ends the run
     kernels     a kernel set; None for `cpu`, which takes NumPy arrays
@@ -122,17 +128,19 @@ def finetune(
     kernels = kernels_or_cpu(kernels)
     loop, folder = loop_of(chosen, kernels), folder_of(model) if has_folder(model) else None
     loop.check(folder)
-    tokens = tokens_of(text, model)
-    origin = origin or _origin(model, tokens)
+    data = data_of(text, model)
+    origin = origin or _origin(model, data)
     file = _state_file(out, state_file, origin, resume=resume)
+    outcome = outcome_of(valid, model, out, chosen, kernels, resume=resume)
 
     def begun() -> tuple[ModelConfig, RunState, int]:
         # a separate function, so that afterwards only the state holds the model
         loaded = model_of(model, kernels, dtype=dtype, compact=compact, like=like, limit=limit)
-        check_windows(tokens, chosen.length, loaded.config)
+        check_data(data, chosen.length, loaded.config)
+        outcome.check(loaded.config)
         if resume and file is not None:
             return loaded.config, loop.load(file.path, loaded, file.origin), loaded.stored()
-        return loaded.config, loop.begin(loaded, tokens, ranks), loaded.stored()
+        return loaded.config, loop.begin(loaded, data, ranks), loaded.stored()
 
     config, state, stored = begun()
     compared = {"settings": settings_text(chosen), "step": state.step}
@@ -140,24 +148,31 @@ def finetune(
     refuse_different(ranks, "at the start", compared | loop.parts(state, ranks))
     on_start(Started(state, chosen, stored, origin))
 
+    if resume:
+        outcome.resume(state.step)
     last, writes = min(stop_after or chosen.steps, chosen.steps), ranks.rank == 0  # TRN-015
     began = time.perf_counter()
-    steps = loop.steps(state, config, tokens, recompute=recompute, ranks=ranks)
+    steps = loop.steps(state, config, data, recompute=recompute, ranks=ranks)
+
+    def left() -> Final:
+        return loop.finish(state, config, data, folder, ranks)
+
+    over = False
     for state, record in steps if state.step < last else ():  # noqa: B020 - a state is used once
         on_step(state, record, time.perf_counter() - began)
+        # before the state is saved, so that a run resumed from it has measured what came before
+        over = outcome.is_over(state, config, left, ranks)
         if file is not None and writes and (state.step == last or state.step % save_every == 0):
             loop.save(file.path, state, file.origin)
-        if state.step == last:
+        if over or state.step == last:
             break
         began = time.perf_counter()
-    if state.step < chosen.steps:
+    if not over and state.step < chosen.steps:
         return Finetuned(config, state, chosen, stored, None)
-    final = loop.finish(state, config, tokens, folder, ranks)
-    if out is not None and writes:
-        save_model(folder_of(model), out, final, {"seft.settings": settings_text(chosen)})
+    final = outcome.write(left, ranks)
     if file is not None and writes and out is not None:
         file.path.unlink(missing_ok=True)
-    return Finetuned(config, state, chosen, stored, final)
+    return Finetuned(config, state, chosen, stored, final, outcome.best)
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,9 +197,9 @@ def _state_file(
     return _StateFile(path, origin)
 
 
-def _origin(model: ModelSource, tokens: Sequence[int]) -> Origin | None:
+def _origin(model: ModelSource, data: Data) -> Origin | None:
     """Return what a run starts from, None for a model that was made in memory."""
-    return origin_of(folder_of(model), tokens) if has_folder(model) else None
+    return origin_of(folder_of(model), data) if has_folder(model) else None
 
 
 def _settings(settings: TrainSettings | str, changes: Mapping[str, object], model: ModelSource) -> TrainSettings:

@@ -1,12 +1,12 @@
 """The two kinds of runs behind one interface: a sparse update that may move, and adapters beside frozen weights.
 
 loop = loop_of(settings, kernels)
-state = loop.begin(model, tokens, ranks)
-for state, record in loop.steps(state, config, tokens, recompute=None, ranks=ranks): ...
-final = loop.finish(state, config, tokens, folder, ranks)
+state = loop.begin(model, data, ranks)
+for state, record in loop.steps(state, config, data, recompute=None, ranks=ranks): ...
+final = loop.finish(state, config, data, folder, ranks)
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -21,6 +21,7 @@ from seft_ref.matrix.bases import AnyBase
 from seft_ref.model.config import ModelConfig
 from seft_ref.model.weights import Weights
 from seft_ref.runs.prune_again import check_record, prune_again
+from seft_ref.text.examples import Data, stream_of
 from seft_ref.topology.csr import Topology
 from seft_ref.train import factors, loop
 from seft_ref.train.factors import FactorState
@@ -69,7 +70,7 @@ class Loop(Protocol):
     def check(self, folder: Path | None) -> None:
         """Refuse, before anything is loaded, a model that the run could not be finished with."""
 
-    def begin(self, model: Model, tokens: Sequence[int], ranks: Ranks) -> RunState:
+    def begin(self, model: Model, data: Data, ranks: Ranks) -> RunState:
         """Return the state before the first step."""
 
     def load(self, path: Path, model: Model, origin: Origin) -> RunState:
@@ -79,13 +80,11 @@ class Loop(Protocol):
         """Write a state, atomically."""
 
     def steps(
-        self, state: RunState, config: ModelConfig, tokens: Sequence[int], *, recompute: bool | None, ranks: Ranks
+        self, state: RunState, config: ModelConfig, data: Data, *, recompute: bool | None, ranks: Ranks
     ) -> Iterator[tuple[RunState, StepRecord]]:
         """Yield the state and the record after every remaining step."""
 
-    def finish(
-        self, state: RunState, config: ModelConfig, tokens: Sequence[int], folder: Path | None, ranks: Ranks
-    ) -> Final:
+    def finish(self, state: RunState, config: ModelConfig, data: Data, folder: Path | None, ranks: Ranks) -> Final:
         """Return what is left of each target after the last step."""
 
     def parts(self, state: RunState, ranks: Ranks) -> dict[str, str]:
@@ -102,9 +101,9 @@ class SparseLoop:
     def check(self, folder: Path | None) -> None:
         """Refuse nothing, as every model can be finished."""
 
-    def begin(self, model: Model, tokens: Sequence[int], ranks: Ranks) -> TrainState:
+    def begin(self, model: Model, data: Data, ranks: Ranks) -> TrainState:
         """Return the state before the first step."""
-        first = step_batches(self.settings, tokens, 1, model.weights, ranks)
+        first = step_batches(self.settings, data, 1, model.weights, ranks)
         return loop.initial_state(self.settings, model.config, model.weights, model.bases, self.kernels, first, ranks)
 
     def load(self, path: Path, model: Model, origin: Origin) -> TrainState:
@@ -116,18 +115,16 @@ class SparseLoop:
         save_state(path, _sparse(state), self.settings, origin)
 
     def steps(
-        self, state: RunState, config: ModelConfig, tokens: Sequence[int], *, recompute: bool | None, ranks: Ranks
+        self, state: RunState, config: ModelConfig, data: Data, *, recompute: bool | None, ranks: Ranks
     ) -> Iterator[tuple[TrainState, StepRecord]]:
         """Yield the state and the record after every remaining step."""
         yield from loop.train(
-            _sparse(state), self.settings, config, tokens, self.kernels, recompute=recompute, ranks=ranks
+            _sparse(state), self.settings, config, data, self.kernels, recompute=recompute, ranks=ranks
         )
 
-    def finish(
-        self, state: RunState, config: ModelConfig, tokens: Sequence[int], folder: Path | None, ranks: Ranks
-    ) -> Final:
+    def finish(self, state: RunState, config: ModelConfig, data: Data, folder: Path | None, ranks: Ranks) -> Final:
         """Return what is left after one last adapt pass, where it is needed (EVT-004)."""
-        return loop.finish(_sparse(state), self.settings, config, tokens, self.kernels, ranks)
+        return loop.finish(_sparse(state), self.settings, config, data, self.kernels, ranks)
 
     def parts(self, state: RunState, ranks: Ranks) -> dict[str, str]:
         """Return digests of what the run changes."""
@@ -148,7 +145,7 @@ class AdapterLoop:
                 raise AdapterError("ADP-012", "a model without a folder has no record of pruning; use lora")
             check_record(folder)
 
-    def begin(self, model: Model, tokens: Sequence[int], ranks: Ranks) -> FactorState:
+    def begin(self, model: Model, data: Data, ranks: Ranks) -> FactorState:
         """Return the state before the first step."""
         return factors.initial_state(self.settings, model.config, model.weights, model.bases)
 
@@ -162,23 +159,21 @@ class AdapterLoop:
         save_factors(path, _of_factors(state), self.settings, origin)
 
     def steps(
-        self, state: RunState, config: ModelConfig, tokens: Sequence[int], *, recompute: bool | None, ranks: Ranks
+        self, state: RunState, config: ModelConfig, data: Data, *, recompute: bool | None, ranks: Ranks
     ) -> Iterator[tuple[FactorState, StepRecord]]:
         """Yield the state and the record after every remaining step."""
         yield from factors.train(
-            _of_factors(state), self.settings, config, tokens, self.kernels, recompute=recompute, ranks=ranks
+            _of_factors(state), self.settings, config, data, self.kernels, recompute=recompute, ranks=ranks
         )
 
-    def finish(
-        self, state: RunState, config: ModelConfig, tokens: Sequence[int], folder: Path | None, ranks: Ranks
-    ) -> Final:
+    def finish(self, state: RunState, config: ModelConfig, data: Data, folder: Path | None, ranks: Ranks) -> Final:
         """Return the merged weights, of LoRA* pruned as the base was (ADP-004, ADP-008, ADP-012)."""
         held = _of_factors(state)
         merged = factors.finish(held, self.settings, self.kernels)
         if not factors.adapter_of(self.settings).prunes:
             return merged
         assert folder is not None, "checked before the first step"
-        return prune_again(folder, config, held.targets, merged, tokens, self.kernels, held.weights.norm)
+        return prune_again(folder, config, held.targets, merged, stream_of(data), self.kernels, held.weights.norm)
 
     def parts(self, state: RunState, ranks: Ranks) -> dict[str, str]:
         """Return digests of what the run changes."""

@@ -5,14 +5,17 @@ from pathlib import Path
 from typing import Any
 
 from seft_ref.arrays.library import Array
-from seft_ref.files.model import Model, load_model, refuse_delta
+from seft_ref.files.model import Model, load_model, refuse_delta, stop_tokens
 from seft_ref.kernels import KernelSet
+from seft_ref.text.examples import Data, Examples, Longer, examples_of
 from seft_ref.text.tokens import read_tokens
 
 ModelSource = str | Path | Model
 """A folder, a sparse checkpoint or one of Hugging Face, or a model that `load_model` has returned."""
 TextSource = str | Path | Sequence[int]
 """A UTF-8 file, read with the tokenizer of the model's folder (TRN-016), or its tokens."""
+DataSource = TextSource | Examples
+"""A text, or examples that `read_examples` has returned."""
 
 
 def kernels_or_cpu(kernels: KernelSet | None) -> KernelSet:
@@ -62,6 +65,37 @@ def model_of(
         if value is not None and value is not False:
             raise ValueError(f"{name} is an option of loading, and the model is loaded; leave it out")
     return model
+
+
+def read_examples(
+    files: str | Path | Sequence[str | Path],
+    model: str | Path,
+    length: int,
+    *,
+    longer: Longer = "refuse",
+    packed: bool = False,
+) -> Examples:
+    """Return the examples of JSON Lines files as a model reads them, to train on (TRN-020).
+
+    model   the folder with tokenizer, chat template and the token that ends a completion (GEN-008)
+    length  tokens of a row, as `finetune` is given
+    longer  what becomes of an example longer than a row: refuse, drop or cut; a packed one is divided among rows
+    packed  whether rows are cut from the examples laid end to end (TRN-021)
+    Raises  what `examples_of` and `stop_tokens` raise
+    """
+    refuse_delta(model)
+    ends = stop_tokens(model)
+    listed = [files] if isinstance(files, str | Path) else files
+    return examples_of(listed, model, length, end=ends[0] if ends else None, longer=longer, packed=packed)
+
+
+def data_of(data: DataSource, model: ModelSource) -> Data:
+    """Return what a run trains on; a text as its tokens (TRN-016).
+
+    Raises:
+        CheckpointError: CKP-002 for a delta in place of the model whose tokenizer is to read the text.
+    """
+    return data if isinstance(data, Examples) else tokens_of(data, model)
 
 
 def tokens_of(text: TextSource, model: ModelSource) -> Sequence[int]:

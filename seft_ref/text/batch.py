@@ -8,6 +8,7 @@ from jaxtyping import Bool, Int
 from seft_ref.arrays.library import Array, array_namespace, int64_like
 from seft_ref.layers.cross_entropy import IGNORE
 from seft_ref.model.weights import Weights
+from seft_ref.text.examples import Example
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -33,8 +34,19 @@ class Batch:
 
 def batch_of(tokens: Sequence[int], starts: Sequence[int], length: int, weights: Weights) -> Batch:
     """Return the windows that start at `starts` as a batch that predicts every token but the first of each row."""
-    xp = array_namespace(weights.norm)
-    rows = [list(tokens[start : start + length]) for start in starts]
-    flat = int64_like([token for row in rows for token in row], weights.norm)
-    windows = xp.reshape(flat, (len(rows), length))
+    windows = _table([tokens[start : start + length] for start in starts], length, weights)
     return Batch(windows, windows)
+
+
+def batch_of_examples(examples: Sequence[Example], weights: Weights) -> Batch:
+    """Return examples as the rows of a batch, filled up on the right to the longest of them (TRN-021.4)."""
+    # no mask: behind the last token of a row nothing is learned, and no token sees what stands behind it
+    length = max(len(example.tokens) for example in examples)
+    tokens = [[*e.tokens, *[0] * (length - len(e.tokens))] for e in examples]
+    labels = [[*e.labels, *[IGNORE] * (length - len(e.labels))] for e in examples]
+    return Batch(_table(tokens, length, weights), _table(labels, length, weights))
+
+
+def _table(rows: Sequence[Sequence[int]], length: int, weights: Weights) -> Int[Array, "B T"]:
+    flat = int64_like([number for row in rows for number in row], weights.norm)
+    return array_namespace(weights.norm).reshape(flat, (len(rows), length))

@@ -11,7 +11,8 @@ from seft_ref.model.config import ModelConfig
 from seft_ref.model.decoder import decoder_forward
 from seft_ref.model.head import head_loss
 from seft_ref.model.weights import Weights
-from seft_ref.text.batch import Batch, batch_of
+from seft_ref.text.batch import Batch, batch_of, batch_of_examples
+from seft_ref.text.examples import Examples
 from seft_ref.text.tokens import check_windows, evaluation_starts
 
 
@@ -58,6 +59,21 @@ def evaluate_windows(
         progress(min(first + rows, windows), windows)
     mean = total / targets
     return Evaluation(_perplexity(mean), mean, targets, windows, length)
+
+
+def evaluate_examples(
+    weights: Weights, config: ModelConfig, examples: Examples, kernels: KernelSet, *, rows: int = 1
+) -> float:
+    """Return the mean loss in nats over all tokens of examples that are learned, each example a row (EVL-004).
+
+    rows    examples that go through the model at once
+    Raises  LayerError LYR-015, LYR-016 for an overflow inside a layer
+    """
+    total = 0.0
+    for first in range(0, len(examples.of), rows):
+        batch = batch_of_examples(examples.of[first : first + rows], weights)
+        total += _nats(weights, config, batch, kernels)
+    return total / sum(example.targets() for example in examples.of)
 
 
 def _perplexity(mean: float) -> float:

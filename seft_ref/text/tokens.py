@@ -89,6 +89,11 @@ def check_windows(tokens: Sequence[int], length: int, config: ModelConfig) -> No
     # a text shorter than a window is refused where its windows are placed
     if length <= len(tokens):
         check_length(length, config)
+    check_tokens(tokens, config)
+
+
+def check_tokens(tokens: Sequence[int], config: ModelConfig) -> None:
+    """Refuse a text with a token that is not in the vocabulary of the model (TRN-018)."""
     lowest, highest = min(tokens, default=0), max(tokens, default=0)
     # TRN-018
     if lowest < 0 or highest >= config.vocab_size:

@@ -1,7 +1,7 @@
 """A run that trains the factors of adapters beside frozen weights (ADP-010): the same loop as `loop.py`, no events.
 
 start = initial_state(settings, config, weights, bases)
-for state, record in train(start, settings, config, tokens, kernels): ...
+for state, record in train(start, settings, config, data, kernels): ...
 final = finish(state, settings, kernels)
 """
 
@@ -18,7 +18,8 @@ from seft_ref.matrix.bases import AnyBase
 from seft_ref.model.config import ModelConfig
 from seft_ref.model.weights import Weights, matrix_of, with_changes, with_matrices
 from seft_ref.text.batch import Batch
-from seft_ref.text.tokens import check_length, check_windows
+from seft_ref.text.examples import Data, check_data
+from seft_ref.text.tokens import check_length
 from seft_ref.topology.csr import Topology, flat, full
 from seft_ref.train.gradients import loss_and_gradients
 from seft_ref.train.loop import StepRecord, step_batches
@@ -155,16 +156,16 @@ def train(
     state: FactorState,
     settings: TrainSettings,
     config: ModelConfig,
-    tokens: Sequence[int],
+    data: Data,
     kernels: KernelSet,
     *,
     recompute: bool | None = None,
     ranks: Ranks = ALONE,
 ) -> Iterator[tuple[FactorState, StepRecord]]:
-    """Yield the state and the record after every remaining step; windows come from the token stream (TRN-003)."""
-    check_windows(tokens, settings.length, config)
+    """Yield the state and the record after every remaining step (TRN-003, TRN-021)."""
+    check_data(data, settings.length, config)
     while state.step < settings.steps:
-        batches = step_batches(settings, tokens, state.step + 1, state.weights, ranks)
+        batches = step_batches(settings, data, state.step + 1, state.weights, ranks)
         state, record = train_step(state, batches, settings, config, kernels, recompute=recompute, ranks=ranks)
         yield state, record
 

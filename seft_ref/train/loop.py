@@ -1,8 +1,8 @@
 """The loop: the only place that puts model, gradients and rules together.
 
-    start = initial_state(settings, config, weights, bases, kernels, step_batches(settings, tokens, 1, weights))
-    for state, record in train(start, settings, config, tokens, kernels): ...
-    final = finish(state, settings, config, tokens, kernels)
+    start = initial_state(settings, config, weights, bases, kernels, step_batches(settings, data, 1, weights))
+    for state, record in train(start, settings, config, data, kernels): ...
+    final = finish(state, settings, config, data, kernels)
 
 `train_step` is the whole method on one screen.
 """
@@ -20,8 +20,9 @@ from seft_ref.matrix.target import Target, check_targets, place, refresh
 from seft_ref.matrix.window import AnyWindow, FirstStepWindow, Window, opened
 from seft_ref.model.config import ModelConfig
 from seft_ref.model.weights import Weights, matrix_of, with_matrices
-from seft_ref.text.batch import Batch, batch_of
-from seft_ref.text.tokens import check_length, check_windows, training_starts
+from seft_ref.text.batch import Batch, batch_of, batch_of_examples
+from seft_ref.text.examples import Data, Examples, check_data
+from seft_ref.text.tokens import check_length, training_starts
 from seft_ref.topology.csr import Topology, flat, slots_per_row, union
 from seft_ref.topology.groups import in_groups
 from seft_ref.train.event import adapt_last, evolve_all, over_budget
@@ -176,39 +177,41 @@ def train(
     state: TrainState,
     settings: TrainSettings,
     config: ModelConfig,
-    tokens: Sequence[int],
+    data: Data,
     kernels: KernelSet,
     *,
     recompute: bool | None = None,
     ranks: Ranks = ALONE,
 ) -> Iterator[tuple[TrainState, StepRecord]]:
-    """Yield the state and the record after every remaining step; windows come from the token stream (TRN-003).
+    """Yield the state and the record after every remaining step (TRN-003, TRN-021).
 
-    Raises:
-        TextError: TRN-017, TRN-018 for a text or windows that the model cannot read; as `train_step`.
+    data    a text as tokens, or examples
+    Raises  TextError TRN-017, TRN-018 for data that the model cannot read; as `train_step`
     """
-    check_windows(tokens, settings.length, config)
+    check_data(data, settings.length, config)
     while state.step < settings.steps:
-        batches = step_batches(settings, tokens, state.step + 1, state.weights, ranks)
+        batches = step_batches(settings, data, state.step + 1, state.weights, ranks)
         state, record = train_step(state, batches, settings, config, kernels, recompute=recompute, ranks=ranks)
         yield state, record
 
 
-def step_batches(
-    settings: TrainSettings, tokens: Sequence[int], step: int, weights: Weights, ranks: Ranks = ALONE
-) -> list[Batch]:
-    """Return the micro-batches of a step, counted from 1, with the rows of this rank (TRN-002, TRN-003, TRN-013).
+def step_batches(settings: TrainSettings, data: Data, step: int, weights: Weights, ranks: Ranks = ALONE) -> list[Batch]:
+    """Return the micro-batches of a step, counted from 1, with the rows of this rank (TRN-002, TRN-013).
+
+    The rows are windows of a text (TRN-003) or examples (TRN-021).
 
     Raises:
         ConfigError: TRN-013 if the step has fewer rows than there are ranks.
     """
     rows = settings.batch * settings.micro_batches
     mine = rows_of(rows, ranks)
-    starts = training_starts(len(tokens), settings.length, settings.seed, step, rows)[mine.start : mine.stop]
-    return [
-        batch_of(tokens, starts[i : i + settings.batch], settings.length, weights)
-        for i in range(0, len(starts), settings.batch)
-    ]
+    parts = range(0, len(mine), settings.batch)
+    if isinstance(data, Examples):
+        first = (step - 1) * rows
+        own = data.rows(range(first + mine.start, first + mine.stop), settings.length, settings.seed)
+        return [batch_of_examples(own[i : i + settings.batch], weights) for i in parts]
+    starts = training_starts(len(data), settings.length, settings.seed, step, rows)[mine.start : mine.stop]
+    return [batch_of(data, starts[i : i + settings.batch], settings.length, weights) for i in parts]
 
 
 @overflow_allowed()
@@ -216,7 +219,7 @@ def finish(
     state: TrainState,
     settings: TrainSettings,
     config: ModelConfig,
-    tokens: Sequence[int],
+    data: Data,
     kernels: KernelSet,
     ranks: Ranks = ALONE,
 ) -> Mapping[str, tuple[Topology, Array]]:
@@ -228,7 +231,7 @@ def finish(
     over, asked = over_budget(state.targets, settings), settings.rule.asks_at_end()
     kept: dict[str, AnyWindow] = {}
     if over and asked:
-        batches = step_batches(settings, tokens, settings.steps, state.weights, ranks)
+        batches = step_batches(settings, data, settings.steps, state.weights, ranks)
         empty: dict[str, AnyWindow] = {n: _opened(state.targets[n], asked) for n in over}
         with overflow_ends("the last adapt pass", LOWER_RATE):
             kept = loss_and_gradients(state.weights, config, batches, kernels, {}, empty, ranks=ranks).kept

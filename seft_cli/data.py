@@ -1,0 +1,85 @@
+"""What a run trains on and is measured on, from the options of a command line."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from seft_cli import console
+from seft_cli.input import require_input
+from seft_ref import Validation, read_examples
+from seft_ref.files.best import Best
+from seft_ref.runs.source import DataSource
+from seft_ref.text.examples import Examples, Longer
+from seft_ref.train.settings import TrainSettings
+
+
+@dataclass(frozen=True, slots=True)
+class DataOptions:
+    """The options of `seft finetune` that name data, each None where it was not given."""
+
+    text: Path | None
+    data: list[Path] | None
+    valid: Path | None
+    longer: Longer | None
+    packing: bool
+    epochs: float | None
+    steps: int | None
+    valid_every: int
+    patience: int | None
+
+    def require(self) -> None:
+        """Refuse files that are not there, and options that do not go together."""
+        if (self.text is None) == (not self.data):
+            raise console.Refused("give either --text FILE or --data FILE.jsonl")
+        for file in self.data or []:
+            require_input(file, "file of examples")
+        if self.text is not None:
+            require_input(self.text, "text file")
+        alone = {"--packing": self.packing, "--longer": self.longer, "--epochs": self.epochs}
+        if self.text is not None and (given := [option for option, value in alone.items() if value]):
+            raise console.Refused(f"{given[0]} belongs to --data; a text is read in random windows")
+        if self.epochs is not None and (self.steps is not None or self.epochs <= 0):
+            raise console.Refused("--epochs takes the place of --steps and is above 0; give one of the two")
+        if self.valid is not None:
+            require_input(self.valid, "validation file")
+        elif self.patience is not None:
+            raise console.Refused("--patience counts measurements on --valid; give --valid FILE")
+
+    def read(self, folder: Path, settings: TrainSettings) -> tuple[DataSource, DataSource | None, TrainSettings]:
+        """Return what to train on, what to measure, and the settings with the steps of the epochs (TRN-020, TRN-021).
+
+        How many examples are left out or cut is printed.
+        """
+        if self.text is not None:
+            return self.text, self.valid, settings
+        trained = self._examples(self.data or [], folder, settings.length, packed=self.packing)
+        if self.epochs is not None:
+            rows = settings.batch * settings.micro_batches
+            settings = replace(settings, steps=trained.steps(self.epochs, rows, settings.length))
+        held = None if self.valid is None else self._examples([self.valid], folder, settings.length, packed=False)
+        return trained, held, settings
+
+    def validation(
+        self, held: DataSource | None, on_loss: Callable[[int, float, Best], None], *, shown: bool
+    ) -> Validation | None:
+        """Return what the run is measured on, None for nothing.
+
+        held     as `read` has returned it
+        on_loss  called with step, loss and the best so far
+        shown    whether this process prints each loss
+        """
+
+        def measured(step: int, loss: float, best: Best) -> None:
+            on_loss(step, loss, best)
+            if shown:
+                console.err.print(f"validation at step {step}: loss {loss:.4f}{', the best' * (best.step == step)}")
+
+        return None if held is None else Validation(held, self.valid_every, self.patience, measured)
+
+    def _examples(self, files: list[Path], folder: Path, length: int, *, packed: bool) -> Examples:
+        examples = read_examples(files, folder, length, longer=self.longer or "refuse", packed=packed)
+        for n, what in ((examples.left_out, "left out"), (examples.cut, "cut")):
+            if n:
+                one = "1 example" if n == 1 else f"{n} examples"
+                console.err.print(f"{files[0]}: {one} of more than {length} tokens {what} (--longer)")
+        return examples

@@ -1,0 +1,80 @@
+"""The best model of a run so far, in a folder OUT.best-STEP beside the one that is to be written (TRN-022)."""
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import formats
+from seft_ref.arrays.library import Array
+from seft_ref.errors import CheckpointError
+from seft_ref.files.model import open_folder, save_model
+from seft_ref.topology.csr import Topology
+
+_KEY = "seft.validation"
+
+
+@dataclass(frozen=True, slots=True)
+class Best:
+    """The smallest loss on validation data, in nats a target, and the step after which it was measured."""
+
+    step: int
+    loss: float
+
+
+def best_kept(out: str | Path, step: int, measure: str) -> Best | None:
+    """Return the best that a run stopped after `step` has kept, None if it kept none.
+
+    measure  what is measured, to be compared with what was
+    Raises   CheckpointError CKP-006 for what was measured otherwise, on other data for instance
+
+    What was measured after a later step is left out, because the resumed run measures it again (TRN-022.4).
+    """
+    found = []
+    for folder in _folders(out):
+        with open_folder(folder) as source:
+            assert isinstance(source, formats.Reader)
+            told = json.loads(str(source.attributes[_KEY]))
+        if told.pop("measure") != measure:
+            raise CheckpointError("CKP-006", f"{folder} was measured otherwise; resume with the same validation")
+        found.append(Best(**told))
+    return min((best for best in found if best.step <= step), key=lambda best: (best.loss, best.step), default=None)
+
+
+def keep(
+    model: str | Path,
+    out: str | Path,
+    best: Best,
+    measure: str,
+    final: Mapping[str, tuple[Topology, Array]],
+    attributes: Mapping[str, str],
+) -> None:
+    """Write what a run would leave now, then remove what it kept before; other arguments are those of `save_model`."""
+    folder, before = _folder(out, best), _folders(out)
+    if folder in before:  # from before an interruption, and the same
+        return
+    told = {"step": best.step, "loss": best.loss, "measure": measure}
+    save_model(model, folder, final, {**attributes, _KEY: json.dumps(told)})
+    for other in before:
+        shutil.rmtree(other)
+
+
+def give_out(out: str | Path, best: Best) -> None:
+    """Move what was kept to where it was to be written."""
+    _folder(out, best).rename(out)
+
+
+def refuse_kept(out: str | Path) -> None:
+    """Refuse to start a run beside what another one has kept (CKP-006)."""
+    for folder in _folders(out):
+        raise CheckpointError("CKP-006", f"{folder} was kept by an unfinished run; resume it or remove the folder")
+
+
+def _folder(out: str | Path, best: Best) -> Path:
+    return Path(f"{out}.best-{best.step}")
+
+
+def _folders(out: str | Path) -> list[Path]:
+    path = Path(out)
+    return sorted(folder for folder in path.parent.glob(f"{path.name}.best-*") if folder.is_dir())

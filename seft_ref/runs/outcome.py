@@ -1,0 +1,182 @@
+"""What a run leaves: the model of its last step, or the best one on held-out data (TRN-022)."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from seft_ref.arrays.ranks import Ranks
+from seft_ref.files.best import Best, best_kept, give_out, keep, refuse_kept
+from seft_ref.files.model import load_model, save_model
+from seft_ref.files.state import digest_of_data, settings_text
+from seft_ref.kernels import KernelSet
+from seft_ref.model.config import ModelConfig
+from seft_ref.model.weights import Weights
+from seft_ref.runs.loops import Final, RunState
+from seft_ref.runs.source import DataSource, ModelSource, data_of, folder_of
+from seft_ref.text.evaluate import evaluate_examples, evaluate_windows
+from seft_ref.text.examples import Data, Examples, check_data
+from seft_ref.text.tokens import evaluation_starts
+from seft_ref.train.settings import TrainSettings
+
+
+@dataclass(frozen=True, slots=True)
+class Validation:
+    """What a run is measured on.
+
+    Attributes:
+        data: a text, as a file or as tokens, or examples.
+        every: steps between measurements.
+        patience: measurements without a smaller loss after which the run ends; None to go on.
+        on_loss: called with the step, its loss in nats a target, and the best so far, this one included.
+    """
+
+    data: DataSource
+    every: int = 20
+    patience: int | None = None
+    on_loss: Callable[[int, float, Best], None] = lambda step, loss, best: None
+
+
+class Outcome(Protocol):
+    """What becomes of a run."""
+
+    def check(self, config: ModelConfig) -> None:
+        """Refuse what cannot be measured, before the first step."""
+
+    def resume(self, step: int) -> None:
+        """Take up what a run that was stopped after this step has kept."""
+
+    def is_over(self, state: RunState, config: ModelConfig, left: Callable[[], Final], ranks: Ranks) -> bool:
+        """Look at the state after a step, and tell whether the run ends; `left` is what it would leave now."""
+
+    def write(self, left: Callable[[], Final], ranks: Ranks) -> Final:
+        """Write what the run leaves, and return its targets."""
+
+    @property
+    def best(self) -> Best | None:
+        """The best measurement, None without any."""
+
+
+@dataclass(frozen=True, slots=True)
+class LastModel:
+    """A run leaves the model of its last step; without `out` it is not written."""
+
+    model: ModelSource
+    out: str | Path | None
+    settings: TrainSettings
+
+    def check(self, config: ModelConfig) -> None:
+        """Refuse nothing."""
+
+    def resume(self, step: int) -> None:
+        """Keep nothing between steps."""
+
+    def is_over(self, state: RunState, config: ModelConfig, left: Callable[[], Final], ranks: Ranks) -> bool:
+        """Return False: the run goes on to its last step."""
+        return False
+
+    def write(self, left: Callable[[], Final], ranks: Ranks) -> Final:
+        """Write what the last step leaves, and return its targets."""
+        final = left()
+        if self.out is not None and ranks.rank == 0:  # TRN-015
+            save_model(folder_of(self.model), self.out, final, {"seft.settings": settings_text(self.settings)})
+        return final
+
+    @property
+    def best(self) -> None:
+        """No measurement."""
+
+
+@dataclass(slots=True)
+class BestModel:
+    """A run leaves the best model, which lies in a folder beside `out` until the run ends."""
+
+    validation: Validation
+    data: Data
+    model: Path
+    out: Path
+    settings: TrainSettings
+    kernels: KernelSet
+    best: Best | None = None
+
+    def check(self, config: ModelConfig) -> None:
+        """Refuse what cannot be measured, before the first step.
+
+        Raises:
+            TextError: as `check_data`, and EVL-002 as `evaluate_windows`.
+        """
+        if isinstance(self.data, Examples):
+            check_data(self.data, max(len(example.tokens) for example in self.data.of), config)
+        else:
+            check_data(self.data, self.settings.length, config)
+            evaluation_starts(len(self.data), self.settings.length, 1)
+
+    def resume(self, step: int) -> None:
+        """Take up what a run that was stopped after this step has kept (TRN-022.4)."""
+        self.best = best_kept(self.out, step, self._measure())
+
+    def is_over(self, state: RunState, config: ModelConfig, left: Callable[[], Final], ranks: Ranks) -> bool:
+        """Measure a state if it is time to, keep what it would leave if it is the best, and tell whether the run ends.
+
+        Every rank measures all data, so that all decide alike.
+        """
+        every, patience, step = self.validation.every, self.validation.patience, state.step
+        if step % every and step != self.settings.steps:
+            return False
+        loss = self._loss(state.weights, config)
+        if self.best is None or loss < self.best.loss:
+            self.best, final = Best(step, loss), left()
+            if ranks.rank == 0:  # TRN-015
+                attributes = {"seft.settings": settings_text(self.settings)}
+                keep(self.model, self.out, self.best, self._measure(), final, attributes)
+        self.validation.on_loss(step, loss, self.best)
+        # TRN-022.3
+        return patience is not None and step // every - self.best.step // every >= patience
+
+    def write(self, left: Callable[[], Final], ranks: Ranks) -> Final:
+        """Move the best model to where it was to be written, and return its targets in the dtype of its file."""
+        assert self.best is not None, "a run measures after its last step"
+        if ranks.rank == 0:  # TRN-015
+            give_out(self.out, self.best)
+        ranks.every(None)  # a barrier, so that no process reads the folder before it is there
+        opened = {name: base.open() for name, base in load_model(self.out, self.kernels).bases.items()}
+        return {name: (base.topology, base.values) for name, base in opened.items()}
+
+    def _loss(self, weights: Weights, config: ModelConfig) -> float:
+        """Return the loss of effective weights in nats a target (TRN-022)."""
+        if isinstance(self.data, Examples):
+            return evaluate_examples(weights, config, self.data, self.kernels, rows=self.settings.batch)
+        length = self.settings.length
+        return evaluate_windows(weights, config, self.data, self.kernels, length=length).nats_per_token
+
+    def _measure(self) -> str:
+        """Return what is measured, for a resumed run to compare."""
+        return json.dumps([digest_of_data(self.data), self.validation.every])
+
+
+def outcome_of(
+    validation: Validation | None,
+    model: ModelSource,
+    out: str | Path | None,
+    settings: TrainSettings,
+    kernels: KernelSet,
+    *,
+    resume: bool,
+) -> Outcome:
+    """Return what becomes of a run; without validation its last model.
+
+    Raises:
+        ValueError: for steps or measurements below 1, or validation without a folder to write; CheckpointError
+            CKP-006 where an unfinished run has kept a model and this one does not resume it.
+    """
+    if out is not None and not resume:
+        refuse_kept(out)
+    if validation is None:
+        return LastModel(model, out, settings)
+    every, patience = validation.every, validation.patience
+    if every < 1 or (patience is not None and patience < 1):
+        raise ValueError(f"every is {every} and patience {patience}; each must be at least 1")
+    if out is None:
+        raise ValueError("a run with validation keeps its best model in a folder; name out")
+    return BestModel(validation, data_of(validation.data, model), folder_of(model), Path(out), settings, kernels)

@@ -1,0 +1,103 @@
+"""Conversations in the words of a folder's own chat template (TRN-016.8, TRN-020)."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NoReturn, Protocol
+
+from seft_ref.errors import TextError
+
+Message = Mapping[str, str]
+"""What one side says: role and content."""
+
+
+class Writer(Protocol):
+    """A chat template."""
+
+    def __call__(self, messages: Sequence[Message], *, opens_answer: bool) -> str:
+        """Return the text of messages, followed by the words that open an answer if asked for."""
+
+
+def chat_writer(folder: Path) -> Writer:
+    """Return what writes conversations with the chat template of a folder.
+
+    Raises:
+        TextError: TRN-020 without jinja2 or a chat template, for one that is damaged, and when called, for a
+            conversation that the template refuses.
+    """
+    try:
+        from jinja2.exceptions import TemplateError
+        from jinja2.sandbox import ImmutableSandboxedEnvironment
+    except ImportError:
+        raise TextError("TRN-020", "a chat template needs jinja2; pip install jinja2") from None
+    settings = _settings(folder)
+    # these options, because templates are written for them; a sandbox, because a folder's template is not trusted
+    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=_extensions())
+    environment.globals["raise_exception"] = _refuse
+    special = {name: _content(settings.get(name)) for name in ("bos_token", "eos_token")}
+
+    def damaged(error: TemplateError) -> TextError:
+        return TextError("TRN-020", f"the chat template of {folder} does not work: {error}")
+
+    try:
+        template = environment.from_string(_template(folder, settings))
+    except TemplateError as error:
+        raise damaged(error) from None
+
+    def write(messages: Sequence[Message], *, opens_answer: bool) -> str:
+        try:
+            return template.render(messages=list(messages), add_generation_prompt=opens_answer, **special)
+        except TemplateError as error:
+            raise damaged(error) from None
+
+    return write
+
+
+def _extensions() -> list[Any]:
+    """Return what templates use beyond plain Jinja: break and continue, and marks around what an assistant says."""
+    from jinja2.ext import Extension, loopcontrols
+
+    class Generation(Extension):
+        tags = {"generation"}  # noqa: RUF012 - as Jinja's own extensions have it
+
+        def parse(self, parser: Any) -> Any:
+            next(parser.stream)
+            return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+    return [loopcontrols, Generation]
+
+
+def _settings(folder: Path) -> dict[str, Any]:
+    file = folder / "tokenizer_config.json"
+    try:
+        content = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    except (ValueError, RecursionError) as error:
+        raise TextError("TRN-020", f"{file} is not JSON: {error}") from None
+    if not isinstance(content, dict):
+        raise TextError("TRN-020", f"{file} is not a JSON object")
+    return content
+
+
+def _template(folder: Path, settings: dict[str, Any]) -> str:
+    """Return the template from its own file, or from tokenizer_config.json, which has one text or several by name."""
+    file = folder / "chat_template.jinja"
+    if file.is_file():
+        return file.read_text(encoding="utf-8")
+    template = settings.get("chat_template")
+    if isinstance(template, list):
+        named = {entry["name"]: entry["template"] for entry in template if isinstance(entry, dict) and "name" in entry}
+        template = named.get("default")
+    if not isinstance(template, str):
+        raise TextError(
+            "TRN-020", f"{folder} has no chat template; write its turns as prompt and completion, or copy a template"
+        )
+    return template
+
+
+def _content(token: Any) -> str:
+    """Return the text of a special token: the token itself, or the content of an object."""
+    return str(token.get("content", "")) if isinstance(token, dict) else token or ""
+
+
+def _refuse(message: str) -> NoReturn:
+    raise TextError("TRN-020", f"the chat template refuses this: {message}")

@@ -1,0 +1,308 @@
+"""Instruction data: a prompt and its completion, or a conversation, of which the answers are learned (TRN-020).
+
+examples = examples_of(["train.jsonl"], Path("pruned-sparse"), length=512, end=0)
+"""
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from seft_ref.arrays.rng import STREAM_EXAMPLES, counter_key, shuffled
+from seft_ref.errors import TextError
+from seft_ref.layers.cross_entropy import IGNORE
+from seft_ref.model.config import ModelConfig
+from seft_ref.text.chat import Message, Writer, chat_writer
+from seft_ref.text.tokens import Tokenizer, check_length, check_tokens, check_windows, read_tokenizer
+
+Longer = Literal["refuse", "drop", "cut"]
+"""What becomes of an example that is longer than a row."""
+_WITH_MESSAGES = ("tools", "chat_template_kwargs", "images", "documents")
+"""Keys of a line that would change how a conversation is written."""
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """Tokens, and for each its label: the token itself where it is learned, else −100 (TRN-001)."""
+
+    tokens: Sequence[int]
+    labels: Sequence[int]
+
+    def targets(self) -> int:
+        """Return how many tokens are learned; nothing predicts the first."""
+        return sum(label != IGNORE for label in self.labels[1:])
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Examples:
+    """The examples of a run in the order of their files.
+
+    Attributes:
+        packed: rows are cut from the examples laid end to end; else each example is a row (TRN-021).
+        left_out: how many examples were longer than a row and left out.
+        cut: how many were cut to a row.
+    """
+
+    of: Sequence[Example]
+    packed: bool = False
+    left_out: int = 0
+    cut: int = 0
+
+    def tokens(self) -> list[int]:
+        """Return the tokens of all examples as one stream."""
+        return [token for example in self.of for token in example.tokens]
+
+    def numbers(self) -> Iterator[Sequence[int]]:
+        """Yield all that decides what is read, for a digest (CKP-007.3)."""
+        yield [int(self.packed)]
+        for example in self.of:
+            yield [len(example.tokens), *example.tokens, *example.labels]
+
+    def most_unlearned(self) -> int:
+        """Return how many tokens on end may be none that is learned, laid end to end in any order."""
+        stretches = [_unlearned([IGNORE, *example.labels[1:]]) for example in self.of]
+        inside = max(max(stretch) for stretch in stretches)
+        return max(inside, max(stretch[-1] for stretch in stretches) + max(stretch[0] for stretch in stretches))
+
+    def steps(self, epochs: float, rows: int, length: int) -> int:
+        """Return how many steps of `rows` rows pass `epochs` times over the examples (TRN-021.5)."""
+        of_epoch = sum(len(example.tokens) for example in self.of) / length if self.packed else len(self.of)
+        return max(1, math.ceil(epochs * of_epoch / rows))
+
+    def rows(self, numbers: range, length: int, seed: int) -> list[Example]:
+        """Return the rows with these numbers, counted from 0 at the first step (TRN-021).
+
+        A packed row has `length` tokens; another is as long as its example.
+        """
+        if self.packed:
+            return [self._packed_row(number, length, seed) for number in numbers]
+        n = len(self.of)
+        return [self.of[self._order(number // n, seed)[number % n]] for number in numbers]
+
+    def _order(self, epoch: int, seed: int) -> list[int]:
+        n = len(self.of)
+        return shuffled(counter_key(seed, STREAM_EXAMPLES), range(epoch * n, (epoch + 1) * n))
+
+    def _packed_row(self, number: int, length: int, seed: int) -> Example:
+        """Return tokens number · length and on of all epochs laid end to end."""
+        size = sum(len(example.tokens) for example in self.of)
+        epoch, skipped = divmod(number * length, size)
+        tokens: list[int] = []
+        labels: list[int] = []
+        while len(tokens) < length:
+            for i in self._order(epoch, seed):
+                example = self.of[i]
+                if skipped >= len(example.tokens):
+                    skipped -= len(example.tokens)
+                    continue
+                # the first token of an example is no target, because what stands before it is another example
+                labels += [IGNORE, *example.labels[1:]][skipped : skipped + length - len(tokens)]
+                tokens += example.tokens[skipped : skipped + length - len(tokens)]
+                skipped = 0
+                if len(tokens) == length:
+                    break
+            epoch += 1
+        return Example(tokens, labels)
+
+
+Data = Sequence[int] | Examples
+"""What a run trains on: a text as one stream of tokens (TRN-003), or examples (TRN-021)."""
+
+
+def stream_of(data: Data) -> Sequence[int]:
+    """Return the tokens of a run's data as one stream."""
+    return data.tokens() if isinstance(data, Examples) else data
+
+
+def check_data(data: Data, length: int, config: ModelConfig) -> None:
+    """Refuse data, or rows of it, that the model cannot read.
+
+    Raises:
+        TextError: TRN-017 for rows longer than the model has positions, TRN-018 for a token that is not in its
+        vocabulary, TRN-021 for an example longer than a row.
+    """
+    if isinstance(data, Examples):
+        check_length(length, config)
+        longest = max(len(example.tokens) for example in data.of)
+        if longest > length and not data.packed:
+            raise TextError("TRN-021", f"an example has {longest} tokens and a row {length}; raise length to {longest}")
+        # TRN-021.3: nothing in a row predicts its first token
+        if data.packed and (least := data.most_unlearned() + 2) > length:
+            raise TextError(
+                "TRN-021",
+                f"{least - 2} tokens on end may be none that is learned, so a row of {length} may teach nothing; raise "
+                f"length to {least}, or do not pack",
+            )
+        check_tokens(data.tokens(), config)
+    else:
+        check_windows(data, length, config)
+
+
+def examples_of(
+    files: Sequence[str | Path],
+    model_dir: str | Path,
+    length: int,
+    *,
+    end: int | None,
+    longer: Longer = "refuse",
+    packed: bool = False,
+) -> Examples:
+    """Return the examples of JSON Lines files, under the tokenizer and the chat template of a folder (TRN-020).
+
+    length  tokens of a row
+    end     the token that ends a completion, None to put none (GEN-008)
+    longer  what becomes of an example longer than a row that is not packed
+    packed  whether rows are cut from all examples laid end to end
+    Raises  TextError TRN-020 for a line that is no example, a template that refuses one, an example of which nothing
+            is learned or that is too long, and files without an example; TRN-016 as `read_tokenizer`
+    """
+    if longer not in get_args(Longer):
+        raise TextError("TRN-020", f"longer is {longer!r}, must be one of {', '.join(get_args(Longer))}")
+    reader = _Reader(Path(model_dir), read_tokenizer(Path(model_dir)), end)
+    found: list[Example] = []
+    left_out = cut = 0
+    for file in map(Path, files):
+        for where, line in _lines(file):
+            example = reader.example(line, where)
+            if len(example.tokens) > length and not packed:
+                if longer == "refuse":
+                    raise TextError(
+                        "TRN-020",
+                        f"{where} has {len(example.tokens)} tokens and a row {length}; raise length, or drop or cut "
+                        "longer examples",
+                    )
+                cut += longer == "cut"
+                left_out += longer == "drop"
+                if longer == "drop":
+                    continue
+                example = Example(example.tokens[:length], example.labels[:length])
+            if not example.targets():
+                raise TextError(
+                    "TRN-020",
+                    f"{where}: the prompt fills the row of {length} tokens, so nothing of the completion is left to "
+                    "learn; raise length or drop longer examples",
+                )
+            found.append(example)
+    if not found:
+        raise TextError("TRN-020", f"{', '.join(map(str, files))}: no example is left; give at least one")
+    return Examples(found, packed, left_out, cut)
+
+
+def _lines(file: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yield the place and the object of every line of a file that is not blank."""
+    if not file.is_file():
+        raise TextError("TRN-020", f"there is no file {file}")
+    for number, raw in enumerate(file.read_bytes().split(b"\n"), 1):
+        where = f"{file} line {number}"
+        try:
+            text = raw.decode()
+            line = json.loads(text) if text.strip() else None
+        except UnicodeDecodeError as error:
+            raise TextError("TRN-020", f"{where} is not UTF-8: {error.reason} at byte {error.start}") from None
+        except (ValueError, RecursionError) as error:
+            raise TextError("TRN-020", f"{where} is not JSON: {error}") from None
+        if line is None and text.strip() == "":
+            continue
+        if not isinstance(line, dict):
+            raise TextError("TRN-020", f"{where} is not a JSON object with prompt and completion, or messages")
+        yield where, line
+
+
+@dataclass
+class _Reader:
+    """Makes examples of lines; the chat template is read when the first conversation asks for it."""
+
+    folder: Path
+    tokenizer: Tokenizer
+    end: int | None
+    _writer: Writer | None = None
+
+    def example(self, line: Mapping[str, Any], where: str) -> Example:
+        kinds = {"messages"} & line.keys(), {"prompt", "completion"} & line.keys()
+        if all(kinds) or not any(kinds):
+            raise TextError("TRN-020", f"{where} must have either messages, or prompt and completion")
+        return self._conversation(line, where) if kinds[0] else self._completion(line, where)
+
+    def _completion(self, line: Mapping[str, Any], where: str) -> Example:
+        prompt, completion = (_text(line, key, where) for key in ("prompt", "completion"))
+        if not completion:
+            raise TextError("TRN-020", f"{where} has an empty completion; give one or leave the line out")
+        whole = self._ids(prompt + completion, special=True)
+        learned = whole[_shared(whole, self._ids(prompt, special=True)) :]
+        # TRN-020.4
+        added = [] if self.end is None or whole[-1] == self.end else [self.end]
+        return Example([*whole, *added], [*[IGNORE] * (len(whole) - len(learned)), *learned, *added])
+
+    def _conversation(self, line: Mapping[str, Any], where: str) -> Example:
+        if used := [key for key in _WITH_MESSAGES if line.get(key)]:
+            raise TextError("TRN-020", f"{where} has {', '.join(used)}, which no template is given here; leave it out")
+        messages = _messages(line["messages"], where)
+        self._writer = self._writer or chat_writer(self.folder)
+
+        def write(n: int, *, opens_answer: bool = False) -> str:
+            assert self._writer is not None
+            try:
+                return self._writer(messages[:n], opens_answer=opens_answer)
+            except TextError as error:
+                raise TextError(error.clause, f"{where}: {error.message}") from None
+
+        whole_text = write(len(messages))
+        whole = self._ids(whole_text, special=False)
+        labels = [IGNORE] * len(whole)
+        for i, message in enumerate(messages):
+            if message["role"] != "assistant":
+                continue
+            before, after = write(i, opens_answer=True), write(i + 1)
+            # TRN-020.5
+            if not (after.startswith(before) and whole_text.startswith(after)):
+                raise TextError(
+                    "TRN-020",
+                    f"{where}: the chat template writes message {i + 1} otherwise than alone, so its answer cannot be "
+                    "told from the rest; give prompt and completion instead",
+                )
+            first, last = (_shared(whole, self._ids(text, special=False)) for text in (before, after))
+            labels[first:last] = whole[first:last]
+        return Example(whole, labels)
+
+    def _ids(self, text: str, *, special: bool) -> list[int]:
+        return list(self.tokenizer.encode(text, add_special_tokens=special).ids)
+
+
+def _messages(given: Any, where: str) -> list[Message]:
+    """Return the messages of a line, of which one at least is an answer with something in it."""
+    if not isinstance(given, list) or not all(isinstance(message, dict) for message in given):
+        raise TextError("TRN-020", f"{where}: messages must be a list of objects with role and content")
+    messages: list[Message] = [{key: _text(message, key, where) for key in ("role", "content")} for message in given]
+    answers = [message["content"] for message in messages if message["role"] == "assistant"]
+    if not answers or not all(answers):
+        raise TextError("TRN-020", f"{where} has {'an empty' if answers else 'no'} answer of the role assistant")
+    return messages
+
+
+def _unlearned(labels: Sequence[int]) -> list[int]:
+    """Return how many tokens are not learned before each that is, and behind the last."""
+    counts = [0]
+    for label in labels:
+        if label == IGNORE:
+            counts[-1] += 1
+        else:
+            counts.append(0)
+    return counts
+
+
+def _text(line: Mapping[str, Any], key: str, where: str) -> str:
+    value = line.get(key)
+    if not isinstance(value, str):
+        kind = "missing" if value is None else f"of type {type(value).__name__}"
+        raise TextError("TRN-020", f"{where}: {key} is {kind}, must be a text")
+    return value
+
+
+def _shared(whole: Sequence[int], part: Sequence[int]) -> int:
+    """Return how many tokens both begin with (TRN-020.3)."""
+    n = 0
+    while n < min(len(whole), len(part)) and whole[n] == part[n]:
+        n += 1
+    return n

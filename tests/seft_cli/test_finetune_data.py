@@ -1,0 +1,100 @@
+"""`seft finetune` on instruction data and with validation, as a person types it."""
+
+import json
+
+import pytest
+
+from tests.seft_ref.folders import TEXT, sparse_folder
+
+LINES = [{"prompt": f"{i} and {i} ", "completion": f"{2 * i}."} for i in range(9)]
+SHORT = ("--batch", 2, "--length", 24, "--evolve-every", 2, "--density", 0.1, "--lr", 0.01)
+
+
+@pytest.fixture
+def place(tmp_path):
+    sparse_folder(tmp_path / "s")
+    (tmp_path / "text.txt").write_text(TEXT)
+    for name, lines in (("train", LINES), ("more", LINES[:3]), ("held", LINES[::4])):
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    return tmp_path
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+def test_examples_of_two_files_are_trained_on_for_epochs(cli, place):
+    out = place / "out"
+    data = ("--data", place / "train.jsonl", "--data", place / "more.jsonl")
+    code, told, err = cli("finetune", place / "s", out, *data, "--epochs", 1.5, *SHORT, "--json", place / "o.json")
+    assert code == 0, err
+    report = json.loads((place / "o.json").read_text())
+    assert (report["settings"]["steps"], len(report["records"])) == (9, 9)
+    assert "steps 1 to 9" in told
+    assert "validation" not in report
+
+
+@pytest.mark.parametrize("kind", ["--data", "--text"])
+def test_the_best_model_is_kept_and_told(cli, place, kind):
+    trained, held = ("train.jsonl", "held.jsonl") if kind == "--data" else ("text.txt", "text.txt")
+    data = (kind, place / trained, "--valid", place / held, "--valid-every", 2, "--steps", 7)
+    code, told, err = cli("finetune", place / "s", place / "whole", *data, *SHORT, "--json", place / "o.json")
+    assert code == 0, err
+    report = json.loads((place / "o.json").read_text())
+    losses = {one["step"]: one["loss"] for one in report["validation"]}
+    assert list(losses) == [2, 4, 6, 7]
+    assert report["best"] == {"step": min(losses, key=losses.get), "loss": min(losses.values())}
+    assert f"kept: the model of step {report['best']['step']}" in told
+    assert err.count("validation at step") == 4
+    for more in (("--stop-after", 3), ("--resume",)):
+        code, _, err = cli("finetune", place / "s", place / "out", *data, *SHORT, *more)
+        assert code == 0, err
+    assert contents(place / "out") == contents(place / "whole")
+
+
+def test_a_run_whose_loss_no_longer_falls_ends(cli, place):
+    data = ("--data", place / "train.jsonl", "--valid", place / "held.jsonl", "--valid-every", 1, "--patience", 1)
+    more = (*SHORT[:-1], 3.0, "--steps", 50)
+    code, told, err = cli("finetune", place / "s", place / "out", *data, *more)
+    assert code == 0, err
+    assert "the run ended after step" in told
+    assert sorted(path.name for path in place.iterdir() if path.name.startswith("out")) == ["out"]
+
+
+def test_TRN_020_8_what_is_left_out_is_told(cli, place):
+    (place / "long.jsonl").write_text(json.dumps({"prompt": "a" * 40, "completion": "b"}) + "\n" + json.dumps(LINES[0]))
+    data = ("--data", place / "long.jsonl", "--steps", 2)
+    code, _, err = cli("finetune", place / "s", place / "out", *data, *SHORT)
+    assert (code, err.count("\n")) == (2, 1)
+    assert "long.jsonl line 1 has 41 tokens and a row 24" in err
+    assert not (place / "out").exists()
+    code, _, err = cli("finetune", place / "s", place / "out", *data, *SHORT, "--longer", "drop")
+    assert code == 0, err
+    assert "1 example of more than 24 tokens left out" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ((), "give either --text FILE or --data FILE.jsonl"),
+        (("--text", "text.txt", "--data", "train.jsonl"), "give either"),
+        (("--text", "text.txt", "--epochs", "2"), "--epochs belongs to --data"),
+        (("--text", "text.txt", "--packing"), "--packing belongs to --data"),
+        (("--text", "text.txt", "--longer", "cut"), "--longer belongs to --data"),
+        (("--data", "train.jsonl", "--epochs", "1", "--steps", "3"), "--epochs takes the place of --steps"),
+        (("--data", "train.jsonl", "--epochs", "0"), "above 0"),
+        (("--data", "train.jsonl", "--patience", "2"), "give --valid"),
+        (("--data", "absent.jsonl"), "file of examples"),
+        (("--data", "train.jsonl", "--valid", "absent.jsonl"), "validation file"),
+        (("--data", "text.txt"), "TRN-020"),
+        (("--data", "train.jsonl", "--valid", "text.txt"), "TRN-020"),
+        (("--data", "train.jsonl", "--longer", "shorten"), "longer"),
+    ],
+)
+def test_options_that_do_not_go_together(cli, place, monkeypatch, arguments, told):
+    monkeypatch.chdir(place)
+    before = sorted(place.iterdir())
+    code, out, err = cli("finetune", "s", "out", *arguments, *SHORT)
+    assert (code, out) == (2, "")
+    assert told in err
+    assert sorted(place.iterdir()) == before
