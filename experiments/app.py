@@ -17,7 +17,7 @@ from typing import Annotated, Any
 
 import typer
 
-from experiments import pruning_cost
+from experiments import cost_page, pruning_cost
 from experiments.page import Report, markdown
 from experiments.picture import draw, library
 from experiments.results import Results, Run, engine_digest, key_of
@@ -29,6 +29,7 @@ from seft_cli import console
 from seft_cli.output import require_file, write_file
 from seft_cli.settings import changes_of
 from seft_ref import TrainSettings, settings_of
+from seft_ref.files.model import pattern_of_folder
 from seft_ref.files.state import settings_text
 from seft_ref.prune.record import PruningRecord, read_record
 
@@ -92,11 +93,13 @@ def main(
     check_model(folder)
     check_fitting(name, given, of_arms=bool(arm or only_arm or seed or plan or any_engine))
     if name == pruning_cost.NAME:
+        pattern_for(name, folder, patterned=False)
         print_pruning_cost(
             folder, train, valid, out, work, seeds, given, {"length": eval_length, "windows": eval_windows}
         )
         return
     experiment = experiment_of(name, arm or [])
+    pattern = pattern_for(name, folder, patterned=experiment.patterned)
     for one_arm in only_arm or ():
         if one_arm not in experiment.arms():
             raise console.Refused(f"{name} has no arm {one_arm}; choose one of {', '.join(experiment.arms())}")
@@ -107,7 +110,7 @@ def main(
         require_file(file)
     library()
     inputs = read_inputs(folder, train, valid, {"length": eval_length, "windows": eval_windows})
-    cells = cells_of(experiment, given, seeds, inputs)
+    cells = cells_of(experiment, given | pattern, seeds, inputs)
     engine = engine_digest()
     results = Results(work, None if any_engine else engine)
     chosen = [c for c in cells if c.arm in (only_arm or experiment.arms()) and c.seed in (seed or range(seeds))]
@@ -282,15 +285,28 @@ def perplexity_before(inputs: Inputs, results: Results) -> float:
 
 
 def check_model(folder: Path) -> None:
-    """Refuse a folder that is not a sparse checkpoint, or has an N:M pattern, where all arms grow alike (EVT-007)."""
+    """Refuse a folder that is not a sparse checkpoint."""
     if not is_sparse(folder):
         raise console.Refused(
             f"{folder} is not a sparse checkpoint; make one with seft convert {folder} DST --to sparse"
         )
-    if pattern := pruning_of(folder).get("pattern"):
+
+
+def pattern_for(name: str, folder: Path, *, patterned: bool) -> dict[str, Any]:
+    """Return the N:M pattern of the model as a setting, nothing for one without (EVT-007).
+
+    Raises:
+        Refused: for a pattern where the arms would all grow alike, and for none where the experiment is on patterns.
+    """
+    pattern = pattern_of_folder(folder)
+    if pattern is not None and not patterned:
         raise console.Refused(
-            f"{folder} is pruned {pattern}, so that all arms grow alike; take a model without a pattern"
+            f"{folder} is pruned {pattern[0]}:{pattern[1]}, so that all arms grow alike; take a model without a "
+            "pattern, or the experiment nm"
         )
+    if pattern is None and patterned:
+        raise console.Refused(f"{name} needs a model with an N:M pattern; make one with seft prune --pattern 2:4")
+    return {} if pattern is None else {"pattern": pattern}
 
 
 def pruning_of(folder: Path) -> PruningRecord:
@@ -334,9 +350,10 @@ def command_line(
 def write(report: Report, out: Path) -> None:
     """Write page, picture and runs, each whole or not at all."""
     out.mkdir(parents=True, exist_ok=True)
-    draw(report, out / f"{report.name}.svg")
+    of_cost = report.experiment.of_cost
+    (cost_page.draw if of_cost else draw)(report, out / f"{report.name}.svg")
     write_file(out / f"{report.name}.json", report.json())
-    write_file(out / f"{report.name}.md", markdown(report).encode())
+    write_file(out / f"{report.name}.md", (cost_page.markdown if of_cost else markdown)(report).encode())
 
 
 def print_list() -> None:

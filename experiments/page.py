@@ -134,9 +134,9 @@ def markdown(report: Report) -> str:
         *(("## What was found before", prose(experiment.before)) if experiment.before else ()),
         "## How it was measured",
         f"```\n{shell(report.command)}\n```",
-        *map(prose, _head(report)),
+        *map(prose, head(report)),
         "## Settings",
-        *_settings(report),
+        *settings_tables(report),
         "## Every run",
         _every_run(report),
     ]
@@ -150,7 +150,7 @@ def table(headings: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1)
     return "\n".join((first, rule, *others))
 
 
-def _head(report: Report) -> list[str]:
+def head(report: Report) -> list[str]:
     """Return the paragraphs on date, machine, model and texts, and on mixed versions of the engine."""
     runs = report.every_run()
     dates = sorted({run["date"] for run in runs})
@@ -339,7 +339,7 @@ def _sentence(label: str, reference: str, of: Estimate) -> str:
     return f"{start} The interval excludes 0: in these runs {label} ended {word} than {reference} on average."
 
 
-def _settings(report: Report) -> list[str]:
+def settings_tables(report: Report) -> list[str]:
     """Return a table of the settings that all arms share, and one of the settings that differ."""
     each = {arm: _flat(next(iter(runs.values()))["settings"]) for arm, runs in report.runs.items()}
     first = next(iter(each.values()))

@@ -36,6 +36,10 @@ class Experiment:
     """whether the picture shows the number of stored weights over the steps"""
     before: str = ""
     """what the page said before, and why that has changed"""
+    of_cost: bool = False
+    """whether the page is on time and memory, and not on perplexity"""
+    patterned: bool = False
+    """whether it is for models with an N:M pattern, and for no others"""
     own: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """the choices of arms that are not in ARMS"""
 
@@ -83,6 +87,7 @@ ARMS: dict[str, dict[str, Any]] = {
         f"{name}-rank": {"preset": name, "budget_by": "rank", "rank": RANK}
         for name in ("seft", "active-only", "static", "shira")
     },
+    "seft-groups-rank": {"preset": "seft", "budget_by": "rank", "rank": RANK, "scope": "group"},
     **{
         name: {"preset": name, "rank": RANK, "alpha": 2.0 * RANK, "lr": lr}
         for name, lr in (("lora", 1e-3), ("lora-star", 1e-3), ("sparse-peft", 1e-3), ("spp", 4e-3))
@@ -218,6 +223,31 @@ EXPERIMENTS: dict[str, Experiment] = {
             *(Row(name, f"{name}-rank") for name in ("seft", "active-only", "static", "shira")),
             *(Row(name, name) for name in ("lora-star", "sparse-peft", "spp", "lora", "sparse-full")),
         ),
+    ),
+    "cost": Experiment(
+        "What do the methods take in time and memory?",
+        """The arms of `recovery`, which train as many numbers, run one after the other in each round. `seft` comes
+        first and is the measure of the others.""",
+        """The paper's summary says that SEFT takes half the memory of SQFT and is two to three times as fast as the
+        methods it is compared with, on models of 7 billion parameters and a GPU. SQFT without quantisation is
+        `sparse-peft` here. All methods run in one engine on a CPU: ratios of algorithms, not of programs.""",
+        tuple(Row(name, f"{name}-rank") for name in ("seft", "active-only", "static", "shira"))
+        + tuple(Row(name, name) for name in ("lora-star", "sparse-peft", "spp", "lora", "sparse-full")),
+        of_cost=True,
+    ),
+    "nm": Experiment(
+        "Which method repairs a model with an N:M pattern best?",
+        """The model keeps N of every M neighbours, and so does each arm but `lora`. `active-only` moves its slots among
+        the stored weights, which is all that `seft` may do here (SPEC.md, EVT-007). `seft in groups` moves weights
+        within their groups.""",
+        """Reviews of the paper say that growth is restricted to the active weights under N:M, so that the mask does not
+        move. Whether a mask that moves within groups does better was not asked there.""",
+        (
+            *(Row(name, f"{name}-rank") for name in ("active-only", "static", "shira")),
+            Row("seft in groups", "seft-groups-rank"),
+            *(Row(name, name) for name in ("lora-star", "sparse-peft", "spp", "lora")),
+        ),
+        patterned=True,
     ),
     "start-positions": Experiment(
         "Where should slots start, and what can events make up for?",

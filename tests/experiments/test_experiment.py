@@ -5,16 +5,18 @@ import json
 import math
 import re
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
+import formats
 from experiments.table import EXPERIMENTS, Experiment, Row
-from seft_ref import evaluate, save_model
+from seft_ref import evaluate, prune, save_model
 from seft_ref.files.model import load_model
 from seft_ref.kernels import reference
 from seft_ref.topology.csr import flat, from_flat
-from tests.seft_ref.folders import TEXT, sparse_folder
+from tests.seft_ref.folders import TEXT, hf_folder, sparse_folder
 
 SETTINGS = {"steps": 6, "evolve_every": 5, "batch": 2, "length": 16, "density": 0.2, "drop_fraction": 1, "lr": 0.01}
 OPTIONS = [word for name, value in SETTINGS.items() for word in ("--set", f"{name}={value}")]
@@ -281,6 +283,52 @@ def test_bad_input_ends_in_one_line_before_anything_is_run(cli, given, tmp_path,
     assert code == 2
     assert said in err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_cost_tells_multiples_of_the_first_arm(cli, tmp_path, monkeypatch):
+    table = part("table")
+    rows = (Row("seft", "seft"), Row("lora", "lora"), Row("sparse-peft", "sparse-peft"))
+    monkeypatch.setitem(EXPERIMENTS, "cost", replace(EXPERIMENTS["cost"], rows=rows))
+    for arm in ("lora", "sparse-peft"):
+        monkeypatch.setitem(table.ARMS, arm, {**table.ARMS[arm], "rank": 2})
+    assert cli("cost", seeds=3)[0] == 0
+    report = part("page").Report.of("cost", EXPERIMENTS["cost"], (tmp_path / "out" / "cost.json").read_bytes())
+    cost_page = part("cost_page")
+    found = cost_page.multiples(report)
+    assert [m.row.label for m in found] == ["lora", "sparse-peft"]
+    for m in found:
+        of = [
+            np.median(report.runs[m.row.arm][seed]["seconds"]) / cost_page.seconds_a_step(report.runs["seft"][seed])
+            for seed in range(3)
+        ]
+        assert m.seconds.mean == pytest.approx(np.prod(of) ** (1 / 3))
+        assert 0.2 < m.memory.mean < 5
+    page = (tmp_path / "out" / "cost.md").read_text()
+    assert f"`lora` takes {found[0].seconds.mean:.2f} ± " in page
+    assert "in perplexity" not in page
+    assert cli("cost", "--redraw")[0] == 0
+    assert (tmp_path / "out" / "cost.md").read_text() == page
+
+
+def test_nm_is_for_models_with_a_pattern(cli, given, tmp_path, monkeypatch):
+    code, _, err = cli("nm")
+    assert (code, "needs a model with an N:M pattern" in err) == (2, True)
+    dense = hf_folder(tmp_path / "dense")
+    prune(dense, tmp_path / "pruned", "magnitude", pattern="2:4")
+    formats.convert(tmp_path / "pruned", tmp_path / "nm", "sparse")
+    table = part("table")
+    rows = tuple(row for row in EXPERIMENTS["nm"].rows if row.label in ("static", "seft in groups", "spp"))
+    monkeypatch.setitem(EXPERIMENTS, "nm", replace(EXPERIMENTS["nm"], rows=rows))
+    for arm in ("static-rank", "seft-groups-rank", "spp"):
+        monkeypatch.setitem(table.ARMS, arm, {**table.ARMS[arm], "rank": 1})
+    monkeypatch.setitem(table.ARMS, "spp", {**table.ARMS["spp"], "bands": 4})
+    code, _, err = cli("nm", folder=tmp_path / "nm", seeds=1)
+    assert code == 0, err
+    for run in runs_in(tmp_path / "work"):
+        assert run["support_final"] == run["stored"]
+        if run["arm"] != "spp":
+            assert run["settings"]["pattern"] == [2, 4]
+    assert "set pattern" not in (tmp_path / "out" / "nm.md").read_text()
 
 
 def test_a_pattern_is_refused(cli, tmp_path):

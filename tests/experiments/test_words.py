@@ -107,7 +107,8 @@ def test_arms_are_known_and_named_once():
         labels = [row.label for row in experiment.rows]
         assert len(set(labels)) == len(labels)
         assert {row.against for row in experiment.rows} <= {None, *labels}
+        given = {"pattern": (2, 4)} if experiment.patterned else {}
         for arm in experiment.arms():
-            assert experiment.settings(arm, {}, 3).seed == 3
+            assert experiment.settings(arm, given, 3).seed == 3
             # a window of 5 steps needs events as far apart
-            assert experiment.settings(arm, app.QUICK, 3).steps == app.QUICK["steps"]
+            assert experiment.settings(arm, given | app.QUICK, 3).steps == app.QUICK["steps"]
