@@ -22,8 +22,9 @@ from pygments.lexers import PythonLexer
 from sphinx.application import Sphinx
 from sphinx.util import logging
 
-from conformance.cases.case import load_all
+from conformance.cases.case import Case, load_all
 from conformance.cases.clauses import read_clauses
+from conformance.report.shown import whole_text
 from conformance.wrong.mutants import MUTANTS
 from seft_cli.app import COMMANDS
 from seft_ref.adapters.methods import ADAPTERS, settings_of_adapter
@@ -47,7 +48,9 @@ ELSEWHERE = {
 }
 """Files of the repository and the page of the manual that shows them."""
 CODE = "_code"
-"""The folder of the built manual that holds pages of source files."""
+"""The folder of the built manual that holds pages of source files and of cases."""
+ENTRIES = 64
+"""Entries of an array of a case that are shown."""
 _ID = r"[A-Z]{3,4}-\d{3}(?:\.\d+)?"
 """The id of a clause or of one of its parts."""
 _PART_STARTS = re.compile(rf"^\*\*({_ID})\*\* \((?:MUST|SHOULD|MAY)\)")
@@ -152,10 +155,15 @@ def _goes_on(clause: str, lines: Sequence[str]) -> bool:
 
 def shown(clause: str) -> str:
     """Return which lines implement a clause, which cases show it and which mutants break it, folded."""
-    code, cases, mutants = (x[clause] for x in evidence())
+    all_code, all_cases, all_mutants = evidence()
+    code, cases, mutants = all_code[clause], all_cases[clause], all_mutants[clause]
     lines = [f'<a href="../{CODE}/{file}.html#line-{number}">{file}:{number}</a>' for file, number in code]
-    named = [[f"<code>{html.escape(x)}</code>" for x in listed] for listed in (cases, mutants)]
-    parts = zip(("Code", "Cases", "Mutants that it refuses"), (lines, *named), strict=True)
+    asked = [f'<a href="../{CODE}/cases/{case.op}.html#{case.id}"><code>{case.id}</code></a>' for case in cases]
+    wrong = [
+        f'<a href="../{CODE}/{file}.html#line-{number}"><code>{html.escape(name)}</code></a>'
+        for name, file, number in mutants
+    ]
+    parts = zip(("Code", "Cases", "Mutants that it refuses"), (lines, asked, wrong), strict=True)
     told = "".join(f"<dt>{name}</dt><dd>{', '.join(listed)}</dd>" for name, listed in parts if listed)
     if not told:
         return ""
@@ -164,18 +172,41 @@ def shown(clause: str) -> str:
 
 
 def write_code(app: Sphinx, error: Exception | None) -> None:
-    """Write every source file that names a clause as a page with an anchor a line, for the links of SPEC.md."""
+    """Write what the clauses of SPEC.md link to: source files with an anchor a line, and cases by operation."""
     if error or app.builder.format != "html":
         return
     light, dark = (HtmlFormatter(style=style, linenos="inline", linespans="line") for style in ("default", "monokai"))
     styles = f"{light.get_style_defs()} @media (prefers-color-scheme: dark) {{ {dark.get_style_defs()} }}"
     styles += " :target { background: color-mix(in srgb, gold 35%, transparent) }"
     head = f'<meta charset="utf-8"><meta name="color-scheme" content="light dark"><style>{styles}</style>'
-    for name in {file for lines in evidence()[0].values() for file, _ in lines}:
+    code, cases, mutants = evidence()
+    files = {file for lines in code.values() for file, _ in lines}
+    for name in files | {file for of in mutants.values() for _, file, _ in of}:
         page = Path(app.outdir, CODE, f"{name}.html")
         page.parent.mkdir(parents=True, exist_ok=True)
         body = highlight((ROOT / name).read_text(encoding="utf-8"), PythonLexer(), light)
         page.write_text(f"<!doctype html>{head}<title>{name}</title><h1>{name}</h1>{body}", encoding="utf-8")
+    by_op: dict[str, dict[str, Case]] = {}
+    for case in (case for of in cases.values() for case in of):
+        by_op.setdefault(case.op, {})[case.id] = case
+    for op, of in by_op.items():
+        page = Path(app.outdir, CODE, "cases", f"{op}.html")
+        page.parent.mkdir(parents=True, exist_ok=True)
+        body = "".join(map(case_shown, of.values()))
+        page.write_text(f"<!doctype html>{head}<title>{op}</title><h1>Cases of {op}</h1>{body}", encoding="utf-8")
+
+
+def case_shown(case: Case) -> str:
+    """Return what a case asks and expects, with long arrays cut."""
+    asked = [f"{name} = {whole_text(value, ENTRIES)}" for name, value in case.inputs.items() if value is not None]
+    wanted = [f"{name} = {whole_text(value, ENTRIES)}" for name, value in case.expected.items()]
+    out = f"refused by {' or '.join(case.refused)}" if case.refused else "\n".join(wanted)
+    told = "\n".join(("in:", *asked, "", "out:", out))
+    links = ", ".join(f'<a href="../../reference/spec.html#{name.lower()}">{name}</a>' for name in case.clauses)
+    return (
+        f'<section id="{case.id}"><h2>{case.id}</h2><p>{links}. Meant to catch: {html.escape(case.purpose)}.</p>'
+        f'<pre style="white-space: pre-wrap; overflow-wrap: anywhere">{html.escape(told)}</pre></section>'
+    )
 
 
 @cache
@@ -191,10 +222,14 @@ def anchors() -> frozenset[str]:
 
 
 @cache
-def evidence() -> tuple[dict[str, list[tuple[str, int]]], dict[str, list[str]], dict[str, list[str]]]:
-    """Return by clause the lines of code that name it, the cases that show it, and the mutants that break it."""
+def evidence() -> tuple[dict[str, list[tuple[str, int]]], dict[str, list[Case]], dict[str, list[tuple[str, str, int]]]]:
+    """Return by clause the lines of code that name it, the cases that show it, and the mutants that break it.
+
+    A mutant is its name and the file and line that describe it.
+    """
     code = defaultdict[str, list[tuple[str, int]]](list)
-    cases, mutants = (defaultdict[str, list[str]](list) for _ in range(2))
+    cases = defaultdict[str, list[Case]](list)
+    mutants = defaultdict[str, list[tuple[str, str, int]]](list)
     for folder in ("seft_ref", "formats", "seft_cli"):
         for source in sorted((ROOT / folder).rglob("*.py")):
             name = source.relative_to(ROOT).as_posix()
@@ -203,10 +238,17 @@ def evidence() -> tuple[dict[str, list[tuple[str, int]]], dict[str, list[str]], 
                     code[clause].append((name, number))
     for case in load_all():
         for clause in case.clauses:
-            cases[clause].append(case.id)
+            cases[clause].append(case)
+    written = {
+        source.relative_to(ROOT).as_posix(): source.read_text(encoding="utf-8").splitlines()
+        for source in sorted((ROOT / "conformance" / "wrong" / "mutants").glob("*.py"))
+    }
     for mutant in MUTANTS:
+        # where its flaw is told in words
+        places = [(name, n) for name, of in written.items() for n, line in enumerate(of, 1) if mutant.flaw in line]
+        name, number = min(places, default=("conformance/wrong/mutants/__init__.py", 1))
         for clause in mutant.clauses:
-            mutants[clause].append(f"{mutant.op}: {mutant.flaw}")
+            mutants[clause].append((mutant.name, name, number))
     return code, cases, mutants
 
 
