@@ -34,6 +34,7 @@ from seft_ref.runs.loops import RunState
 from seft_ref.runs.outcome import Validation
 from seft_ref.runs.prune import Pruned, prune
 from seft_ref.runs.source import read_examples
+from seft_ref.runs.tasks import TasksEvaluation, evaluate_tasks
 from seft_ref.text.batch import Batch
 from seft_ref.text.evaluate import Evaluation, evaluate_windows
 from seft_ref.text.generate import generate_tokens
@@ -64,11 +65,13 @@ __all__ = [
     "SeftError",
     "Started",
     "StepRecord",
+    "TasksEvaluation",
     "Topology",
     "TrainSettings",
     "TrainState",
     "Validation",
     "evaluate",
+    "evaluate_tasks",
     "evaluate_windows",
     "every_gradient",
     "finetune",

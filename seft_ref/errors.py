@@ -66,6 +66,10 @@ class EvaluationError(SeftError):
     """A model whose loss on a text gives no perplexity."""
 
 
+class TaskError(SeftError):
+    """A task that does not exist, or items of one that cannot be scored."""
+
+
 class GenerateError(SeftError):
     """Tokens, logits or settings from which nothing can be generated."""
 

@@ -1,5 +1,7 @@
-"""Whole runs, one call each: prune, finetune, evaluate, generate, from a folder or from a loaded model.
+"""Whole runs, one call each: prune, finetune, evaluate, evaluate_tasks, generate, from a folder or a loaded model.
 
+`tasks_log` keeps the results of an evaluation on tasks, so that it goes on after a stop; `lm_eval` lets lm-eval drive
+a model.
 `loops` puts the two kinds of training, a sparse update and adapters, behind one interface.
 The steps of a run are in `train`, the pruners in `prune`, perplexity and tokens in `text`; nothing is computed here.
 Start with `finetune.py`.

@@ -1,10 +1,11 @@
-"""Text and tokens: reading, batches, perplexity, generation (TRN-016, chapters 11 and 17).
+"""Text and tokens: reading, batches, perplexity, generation (TRN-016, chapters 11, 17 and 18).
 
 tokens     text to tokens and back, and which windows of a text are used
 batch      rows of tokens and their labels
 evaluate   perplexity
 generate   tokens that follow a prompt
 sampling   how the next token is picked
+score      log-likelihood of continuations, and answers that end at a word
 
 Start reading in `tokens`.
 """

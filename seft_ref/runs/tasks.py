@@ -1,0 +1,279 @@
+"""Score a model on tasks, in one call.
+
+evaluation = evaluate_tasks("pruned", ["arc_easy", "gsm8k"], "data", limit=100)
+evaluation.tasks[0].scores["acc_norm"], evaluation.tasks[0].errors["acc_norm"]
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from seft_ref.arrays.library import Array, to_numpy
+from seft_ref.errors import TaskError
+from seft_ref.files.model import Model, stop_tokens
+from seft_ref.kernels import KernelSet
+from seft_ref.runs.source import ModelSource, folder_of, kernels_or_cpu, model_of
+from seft_ref.runs.tasks_log import Block, ItemResult, Log, digest_of_folder, digest_of_items
+from seft_ref.tasks.item import Choices, Item, Question
+from seft_ref.tasks.scores import answer_scores, choice_scores, mean, standard_error
+from seft_ref.tasks.table import Loaded, Task, load_items, task_named
+from seft_ref.text.score import (
+    Pair,
+    Score,
+    blocks_of,
+    check_pair,
+    check_prompt,
+    generate_until,
+    pair_of,
+    score_items,
+)
+from seft_ref.text.tokens import Tokenizer, read_tokenizer
+
+UNTIL = ("Question:", "</s>", "<|im_end|>")
+"""Stop words of an answer, as of lm-eval's gsm8k."""
+BATCH = 8
+"""Items that the model reads at once unless told otherwise."""
+MAX_TOKENS = 256
+"""Tokens that an answer may have unless told otherwise, as in lm-eval."""
+
+
+@dataclass(frozen=True, slots=True)
+class TaskResult:
+    """What one task gave.
+
+    Attributes:
+        task: its name.
+        items: how many items were scored.
+        main: the metric to report if only one can be.
+        scores: metric to mean over the items.
+        errors: metric to standard error of that mean; None for a single item.
+        remarks: what was left out or read in another way.
+    """
+
+    task: str
+    items: int
+    main: str
+    scores: Mapping[str, float]
+    errors: Mapping[str, float | None]
+    remarks: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TasksEvaluation:
+    """The results of all tasks, and of every item in the order of its data file."""
+
+    tasks: tuple[TaskResult, ...]
+    items: tuple[ItemResult, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    """A task with the tokens of its items: pairs for choices, or prompts."""
+
+    task: Task
+    items: dict[int, Item]
+    remarks: tuple[str, ...]
+    pairs: dict[int, list[Pair]]
+    prompts: dict[int, list[int]]
+
+    def blocks(self, batch: int) -> list[Block]:
+        """Return the items that are computed together, in order: one question, or choices of one part of the task."""
+        name = self.task.name
+        blocks: list[Block] = [(name, (number,)) for number in self.prompts]
+        for part in dict.fromkeys(self.items[number].part for number in self.pairs):
+            mine = [number for number in self.pairs if self.items[number].part == part]
+            divided = blocks_of([self.pairs[number] for number in mine], batch)
+            blocks += [(name, tuple(mine[i] for i in block)) for block in divided]
+        return blocks
+
+
+def evaluate_tasks(
+    model: ModelSource,
+    tasks: Sequence[str],
+    data: str | Path,
+    *,
+    limit: int | None = None,
+    shots: int = 0,
+    batch: int = BATCH,
+    max_tokens: int = MAX_TOKENS,
+    skip_trained: bool = False,
+    log: str | Path | None = None,
+    on_remark: Callable[[str], None] = lambda remark: None,
+    on_item: Callable[[int, int, ItemResult | None], None] = lambda done, total, result: None,
+    kernels: KernelSet | None = None,
+    dtype: str | None = None,
+    compact: bool = False,
+    like: Array | None = None,
+    max_bytes: int | None = None,
+) -> TasksEvaluation:
+    """Return how a model scores on tasks (chapter 18).
+
+    model         a folder, sparse or of Hugging Face, or a loaded model that has one, whose tokenizer is used
+    tasks         names of `tasks.table.TASKS`
+    data          the folder that holds the folders of that table
+    limit         score so many items of each task, the first ones; None for all
+    shots         training items that stand in front of each question, the first ones of the training file (TSK-012)
+    batch         items with choices that the model reads at once; the numbers depend on it in their last bits
+    max_tokens    how many tokens an answer may have
+    skip_trained  leave out items that stand in the training file too; they are refused otherwise (TSK-007)
+    log           a file of results, one line an item; one that exists is gone on from (TSK-011)
+    on_remark     called with what was left out or read in another way
+    on_item       called with (items done, items in all, result), first with (items of the log, items in all, None)
+    kernels       a kernel set; None for `cpu`, which takes NumPy arrays
+    dtype, compact, like    as `load_model`; max_bytes is its `limit`
+    Units         nats a choice
+    Raises        TaskError TSK-001 to TSK-012, all but TSK-001 before anything is computed or written; what
+                  `read_tokenizer`, `load_model` and `generate_tokens` raise
+    """
+    kernels = kernels_or_cpu(kernels)
+    # TSK-005
+    if not tasks:
+        raise TaskError("TSK-005", "there is no task to score; name one")
+    for name, value, least in (("limit", limit, 1), ("batch", batch, 1), ("max_tokens", max_tokens, 1)):
+        if value is not None and value < least:
+            raise TaskError("TSK-005", f"{name} is {value}; it must be at least {least}")
+    chosen = [task_named(name) for name in dict.fromkeys(tasks)]
+    loaded = [load_items(task, Path(data), skip_trained=skip_trained) for task in chosen]
+    for task, of_task in zip(chosen, loaded, strict=True):
+        for remark in of_task.remarks:
+            on_remark(f"{task.name}: {remark}")
+    tokenizer, folder = read_tokenizer(folder_of(model)), folder_of(model)
+    stops = stop_tokens(folder)
+    ready = model_of(model, kernels, dtype=dtype, compact=compact, like=like, limit=max_bytes)
+    prepared = [
+        _prepared(task, of_task, tokenizer, ready, limit, shots, max_tokens)
+        for task, of_task in zip(chosen, loaded, strict=True)
+    ]
+    blocks = [block for one in prepared for block in one.blocks(batch)]
+    total = sum(len(numbers) for _, numbers in blocks)
+    kept = None
+    if log is not None:
+        settings = {"batch": batch, "max_tokens": max_tokens, "compact": compact}
+        header = _header(folder, prepared, settings | {"dtype": to_numpy(ready.weights.norm).dtype.name})
+        kept = Log(Path(log), header, blocks)
+    results = list(kept.results) if kept else []
+    on_item(len(results), total, None)
+    by_name = {one.task.name: one for one in prepared}
+    for name, numbers in blocks[kept.n_blocks if kept else 0 :]:
+        block = _computed(by_name[name], numbers, ready, kernels, tokenizer, max_tokens, stops)
+        if kept is not None:
+            kept.append(block)
+        for result in block:
+            results.append(result)
+            on_item(len(results), total, result)
+    return _totals(prepared, results)
+
+
+def _prepared(
+    task: Task, loaded: Loaded, tokenizer: Tokenizer, model: Model, limit: int | None, shots: int, max_tokens: int
+) -> _Prepared:
+    """Return the first items of a task as tokens, each of which the model can read."""
+    front = _front(task, loaded.training, shots)
+    items = dict(list(loaded.items.items())[:limit])
+    pairs: dict[int, list[Pair]] = {}
+    prompts: dict[int, list[int]] = {}
+    for number, item in items.items():
+        what = f"item {number + 1} of {task.name}"
+        if isinstance(item, Choices):
+            pairs[number] = [
+                pair_of(front + context, continuation, tokenizer)
+                for context, continuation in zip(item.contexts, item.continuations, strict=True)
+            ]
+            for pair in pairs[number]:
+                check_pair(pair, model.config, what)
+        else:
+            prompts[number] = list(tokenizer.encode(front + item.prompt).ids)
+            check_prompt(prompts[number], max_tokens, model.config, what)
+    return _Prepared(task, items, loaded.remarks, pairs, prompts)
+
+
+def _front(task: Task, training: Sequence[Item], shots: int) -> str:
+    """Return the examples in front of every question (TSK-012)."""
+    # TSK-012
+    if not 0 <= shots <= len(training):
+        raise TaskError(
+            "TSK-012",
+            f"{shots} shots are asked for, and the training file of {task.name} has {len(training)} items; ask for "
+            f"0 to {len(training)}",
+        )
+    return "".join(f"{item.shot()}\n\n" for item in training[:shots])
+
+
+def _header(folder: Path, prepared: Sequence[_Prepared], settings: Mapping[str, object]) -> dict[str, object]:
+    """Return what the results of a log belong to (TSK-011)."""
+    items = [
+        (one.task.name, number, asdict(item), [(p.context, p.continuation) for p in one.pairs.get(number, [])])
+        for one in prepared
+        for number, item in one.items.items()
+    ]
+    prompts = [list(one.prompts.items()) for one in prepared]
+    return {"model": digest_of_folder(folder), "items": digest_of_items([items, prompts]), **settings}
+
+
+def _computed(
+    one: _Prepared,
+    numbers: Sequence[int],
+    model: Model,
+    kernels: KernelSet,
+    tokenizer: Tokenizer,
+    max_tokens: int,
+    stops: Sequence[int],
+) -> list[ItemResult]:
+    """Return the results of one block of a task."""
+    if not one.prompts:
+        pairs = [one.pairs[number] for number in numbers]
+        scores = score_items(pairs, model.weights, model.config, kernels)
+        return [
+            _choice_result(one.task, number, one.items[number], of_item)
+            for number, of_item in zip(numbers, scores, strict=True)
+        ]
+    texts = [
+        generate_until(
+            one.prompts[number],
+            model.weights,
+            model.config,
+            kernels,
+            tokenizer,
+            until=UNTIL,
+            max_tokens=max_tokens,
+            stops=stops,
+        )
+        for number in numbers
+    ]
+    return [
+        _answer_result(one.task, number, one.items[number], text) for number, text in zip(numbers, texts, strict=True)
+    ]
+
+
+def _choice_result(task: Task, number: int, item: Item, scores: Sequence[Score]) -> ItemResult:
+    assert isinstance(item, Choices)
+    nats = tuple(score.nats for score in scores)
+    greedy = tuple(score.greedy for score in scores)
+    return ItemResult(task.name, number, item.part, item.gold, choice_scores(nats, item), nats, greedy)
+
+
+def _answer_result(task: Task, number: int, item: Item, text: str) -> ItemResult:
+    assert isinstance(item, Question)
+    assert task.filters is not None
+    scores = answer_scores(text, item.answer, task.filters, numbers=task.numbers)
+    return ItemResult(task.name, number, item.part, item.answer, scores, text=text)
+
+
+def _totals(prepared: Sequence[_Prepared], results: Sequence[ItemResult]) -> TasksEvaluation:
+    """Return the means and standard errors of every task."""
+    of_tasks, in_order = [], []
+    for one in prepared:
+        mine = sorted((r for r in results if r.task == one.task.name), key=lambda result: result.item)
+        metrics = {name: [result.scores[name] for result in mine] for name in mine[0].scores}
+        of_tasks.append(
+            TaskResult(
+                one.task.name,
+                len(mine),
+                one.task.main,
+                {name: mean(values) for name, values in metrics.items()},
+                {name: standard_error(values) for name, values in metrics.items()},
+                one.remarks,
+            )
+        )
+        in_order += mine
+    return TasksEvaluation(tuple(of_tasks), tuple(in_order))

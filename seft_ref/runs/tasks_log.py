@@ -1,0 +1,164 @@
+"""The log of an evaluation on tasks: what each item gave, so that an evaluation that was stopped goes on (TSK-011).
+
+    {"schema": "seft.eval-log/1", "model": ..., "items": ..., ...}      what the results belong to
+    {"task": "arc_easy", "item": 17, ...}                               one line an item, in blocks
+
+The lines of a block are written together. A block that is not whole is computed again, because a block that is
+divided differently has other last bits.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from itertools import islice
+from pathlib import Path
+
+from seft_ref.errors import TaskError
+
+SCHEMA = "seft.eval-log/1"
+Block = tuple[str, tuple[int, ...]]
+"""The name of a task, and the numbers of the items that are computed together."""
+
+
+@dataclass(frozen=True, slots=True)
+class ItemResult:
+    """What one item gave.
+
+    Attributes:
+        task: the name of its task.
+        item: its number in the data file, counted from 0; for MMLU-Redux over all rows that are marked ok.
+        part: the part of the task that it belongs to, such as a subject; empty if the task has none.
+        gold: the number of the right choice, or the right answer.
+        scores: metric to 0 or 1.
+        nats: the log-probability of each choice; None for an answer that is generated.
+        greedy: for each choice, whether greedy generation would give it; None as above.
+        text: the answer that was generated; None for choices.
+    """
+
+    task: str
+    item: int
+    part: str
+    gold: int | str
+    scores: Mapping[str, float]
+    nats: tuple[float, ...] | None = None
+    greedy: tuple[bool, ...] | None = None
+    text: str | None = None
+
+    def as_json(self) -> dict[str, object]:
+        """Return the result as a JSON object, without what is None, and without a part that is empty."""
+        return {key: value for key, value in asdict(self).items() if value is not None and (key, value) != ("part", "")}
+
+
+def result_of(content: Mapping[str, object]) -> ItemResult:
+    """Return the result in a line of a log.
+
+    Raises:
+        ValueError: for a line that `as_json` did not make.
+    """
+    named = {f.name for f in fields(ItemResult)}
+    values = dict(content)
+    if not {"task", "item", "gold", "scores"} <= set(values) <= named or not isinstance(values["scores"], dict):
+        raise ValueError("is no result of an item")
+    for key in ("nats", "greedy"):
+        if isinstance(several := values.get(key), list):
+            values[key] = tuple(several)
+    return ItemResult(**{"part": "", **values})  # type: ignore[arg-type]
+
+
+def digest_of_folder(folder: Path) -> str:
+    """Return a hexadecimal SHA-256 of the names and bytes of the files of a model folder, hidden ones left out."""
+    digest = hashlib.sha256()
+    for file in sorted(folder.iterdir()):
+        if file.is_file() and not file.name.startswith("."):
+            with file.open("rb") as stream:
+                digest.update(f"{file.name}\0{hashlib.file_digest(stream, 'sha256').hexdigest()}\0".encode())
+    return digest.hexdigest()
+
+
+def digest_of_items(items: object) -> str:
+    """Return a hexadecimal SHA-256 of content that JSON can write."""
+    return hashlib.sha256(json.dumps(items, ensure_ascii=True).encode()).hexdigest()
+
+
+class Log:
+    """A log file that is open for further blocks; `results` are those that it held, of whole blocks only."""
+
+    def __init__(self, path: Path, header: Mapping[str, object], blocks: Sequence[Block]) -> None:
+        """Open a log, or begin it; `blocks` are all blocks of the evaluation, in order.
+
+        Raises:
+            TaskError: TSK-011 for a file that is no log, or the log of another evaluation.
+        """
+        self.path = path
+        self.results: list[ItemResult] = []
+        self.n_blocks = 0
+        self._first = (json.dumps({"schema": SCHEMA, **header}) + "\n").encode()
+        content = path.read_bytes() if path.exists() else b""
+        kept = self._take(content, header, blocks) if content else 0
+        # nothing is written before the first block, so that a run that fails at once leaves no file
+        self._begun = kept > 0
+        if self._begun and kept < len(content):
+            os.truncate(path, kept)
+
+    def _take(self, content: bytes, header: Mapping[str, object], blocks: Sequence[Block]) -> int:
+        """Take over the whole blocks of a log, and return how many bytes they have together with its first line."""
+        lines = content.splitlines(keepends=True)
+        if lines and not lines[-1].endswith(b"\n"):
+            lines.pop()
+        if not lines:
+            # a writer that was killed in the first line has left nothing to go on from
+            if self._first.startswith(content):
+                return 0
+            raise self._refused("is no log of an evaluation")
+        self._check_header(lines[0], header)
+        kept, rest = len(lines[0]), iter(lines[1:])
+        for task, items in blocks:
+            block = list(islice(rest, len(items)))
+            if len(block) < len(items):
+                break
+            results = [*self._parsed(block)]
+            if [(result.task, result.item) for result in results] != [(task, item) for item in items]:
+                raise self._refused("has items in another order than this evaluation")
+            self.results += results
+            self.n_blocks += 1
+            kept += sum(map(len, block))
+        if next(rest, None) is not None:
+            raise self._refused("has more items than this evaluation")
+        return kept
+
+    def _parsed(self, block: Sequence[bytes]) -> Iterator[ItemResult]:
+        for line in block:
+            try:
+                content = json.loads(line)
+                if not isinstance(content, dict):
+                    raise self._refused("has a line that is no JSON object")
+                yield result_of(content)
+            except (ValueError, RecursionError) as error:
+                raise self._refused(f"has a damaged line: {error}") from error
+
+    def _check_header(self, line: bytes, header: Mapping[str, object]) -> None:
+        try:
+            was = json.loads(line)
+        except (ValueError, RecursionError):
+            was = None
+        if not isinstance(was, dict) or was.get("schema") != SCHEMA:
+            raise self._refused("is no log of an evaluation")
+        # through JSON, in which tuples are lists
+        for key, value in json.loads(json.dumps(dict(header))).items():
+            if was.get(key) != value:
+                differs = "" if key in ("model", "items") else f": {was.get(key)}, now {value}"
+                raise self._refused(f"was written with another {key}{differs}")
+
+    def _refused(self, why: str) -> TaskError:
+        return TaskError("TSK-011", f"{self.path} {why}; name another file, or remove it to start anew")
+
+    def append(self, results: Sequence[ItemResult]) -> None:
+        """Write the results of one block, and wait until the disk has them."""
+        lines = b"".join((json.dumps(result.as_json(), allow_nan=False) + "\n").encode() for result in results)
+        with self.path.open("ab" if self._begun else "wb") as stream:
+            stream.write(lines if self._begun else self._first + lines)
+            stream.flush()
+            os.fsync(stream.fileno())
+        self._begun = True
