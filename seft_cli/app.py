@@ -16,7 +16,7 @@ COMMANDS = {
     "apply": ("commands.convert:apply", "Apply deltas to a checkpoint."),
     "check": ("commands.check:main", "Say every rule that a file or folder breaks."),
     "show": ("commands.show:main", "Show what a checkpoint holds."),
-    "eval": ("commands.eval:main", "Measure the perplexity of a model."),
+    "eval": ("commands.eval:main", "Measure the perplexity of a model, or score it on tasks."),
     "finetune": ("commands.finetune:main", "Fine-tune a pruned model so that it stays pruned."),
     "generate": ("commands.generate:main", "Continue a text."),
     "plot": ("commands.plot:main", "Draw the log of a run."),

@@ -1,4 +1,4 @@
-"""Perplexity of a model on a text: seft eval DIR --text VALID.txt"""
+"""Perplexity of a model on a text, or its scores on tasks: seft eval DIR --text VALID.txt"""
 
 import time
 from dataclasses import asdict
@@ -8,20 +8,49 @@ from typing import Annotated
 import typer
 
 from seft_cli import console
+from seft_cli.commands.eval_tasks import TaskOptions, score
 from seft_cli.device import Device, DeviceOption, place_of
 from seft_cli.input import MaxBytes, limit_of, require_input
 from seft_cli.output import require_file, write_json
 from seft_ref import evaluate
+from seft_ref.runs.tasks import BATCH, MAX_TOKENS
 
 SCHEMA = "seft.eval/1"
 """The name of the --json object in docs/reference/json.md."""
+LENGTH, WINDOWS = 128, 40
+OF_TEXT = ("--length", "--windows")
+OF_TASKS = ("--data", "--limit", "--shots", "--batch", "--max-tokens", "--skip-trained", "--log")
 
 
 def main(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Sparse checkpoint or Hugging Face folder.")],
-    text: Annotated[Path, typer.Option(help="UTF-8 text to predict.")],
-    length: Annotated[int, typer.Option(min=2, help="Tokens in a window.")] = 128,
-    windows: Annotated[int, typer.Option(min=1, help="Windows, spread evenly over the text.")] = 40,
+    text: Annotated[Path | None, typer.Option(help="UTF-8 text to predict; measures perplexity.")] = None,
+    length: Annotated[int | None, typer.Option(min=2, help=f"Tokens in a window [{LENGTH}].")] = None,
+    windows: Annotated[
+        int | None, typer.Option(min=1, help=f"Windows, spread evenly over the text [{WINDOWS}].")
+    ] = None,
+    tasks: Annotated[
+        str | None, typer.Option(help="Tasks to score instead of --text, such as arc_easy,piqa,gsm8k.")
+    ] = None,
+    data: Annotated[Path | None, typer.Option(help="Folder of the data files of tasks.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Score the first so many items of each task [all].")] = None,
+    shots: Annotated[
+        int | None, typer.Option(min=0, help="Training items in front of each question, as examples [0].")
+    ] = None,
+    batch: Annotated[
+        int | None, typer.Option(min=1, help=f"Items with choices that the model reads at once [{BATCH}].")
+    ] = None,
+    max_tokens: Annotated[
+        int | None, typer.Option(min=1, help=f"Tokens that an answer may have [{MAX_TOKENS}].")
+    ] = None,
+    skip_trained: Annotated[
+        bool | None,
+        typer.Option("--skip-trained", help="Leave out items that stand in the training file of their task too."),
+    ] = None,
+    log: Annotated[
+        Path | None,
+        typer.Option(help="Write every item there when it is scored; if the file exists, go on from it."),
+    ] = None,
     compact: Annotated[
         bool, typer.Option("--compact", help="Hold 16-bit weights in their 16 bits: 3.2 bytes a stored weight.")
     ] = False,
@@ -29,9 +58,30 @@ def main(
     max_bytes: MaxBytes = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the result there too.")] = None,
 ) -> None:
-    """Print the perplexity of the model in DIR over windows of a text, which overlap where it is short."""
+    """Print the perplexity of the model in DIR over windows of a text, which overlap where it is short, or its scores
+    on tasks.
+    """
+    options = (data, limit, shots, batch, max_tokens, skip_trained, log)
+    if (text is None) == (tasks is None):
+        raise console.Refused("give either --text FILE, for perplexity, or --tasks NAMES with --data DIR, for scores")
+    console.refuse_unused(
+        "--text" if tasks is None else "--tasks",
+        OF_TASKS if tasks is not None else OF_TEXT,
+        {
+            **dict(zip(OF_TEXT, (length, windows), strict=True)),
+            **dict(zip(OF_TASKS, options, strict=True)),
+        },
+    )
     require_file(json_file)
-    limit = limit_of(max_bytes, require_input(folder))
+    memory = limit_of(max_bytes, require_input(folder))
+    if tasks is not None:
+        chosen = TaskOptions(
+            tasks, data, limit, shots or 0, batch or BATCH, max_tokens or MAX_TOKENS, bool(skip_trained), log, compact
+        )
+        score(folder, chosen, device, memory, json_file)
+        return
+    assert text is not None
+    length, windows = length or LENGTH, windows or WINDOWS
     require_input(text, "text file")
     place = place_of(device)
     with console.progress("evaluating", windows) as advance:
@@ -50,7 +100,7 @@ def main(
             kernels=place.kernels,
             compact=compact,
             like=place.like,
-            limit=limit,
+            limit=memory,
         )
     seconds = at[-1] - at[0]
     console.out.print(

@@ -20,6 +20,9 @@ TYPES = {
     "number": lambda x: type(x) in (int, float),
     "object": lambda x: isinstance(x, dict),
     "array of strings": lambda x: isinstance(x, list) and all(isinstance(y, str) for y in x),
+    "integer or string": lambda x: type(x) is int or isinstance(x, str),
+    "array of numbers": lambda x: isinstance(x, list) and all(type(y) in (int, float) for y in x),
+    "array of booleans": lambda x: isinstance(x, list) and all(type(y) is bool for y in x),
     "array of integers": lambda x: isinstance(x, list) and all(type(y) is int for y in x),
     "array of objects": lambda x: isinstance(x, list) and all(isinstance(y, dict) for y in x),
 }

@@ -1,0 +1,108 @@
+"""The part of `seft eval` that scores a model on tasks: seft eval DIR --tasks arc_easy,piqa --data DATA"""
+
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from rich.table import Table
+
+from seft_cli import console
+from seft_cli.device import Device, place_of
+from seft_cli.input import require_input
+from seft_cli.output import require_file, write_json
+from seft_ref import evaluate_tasks
+from seft_ref.runs.tasks import TaskResult, TasksEvaluation
+from seft_ref.runs.tasks_log import ItemResult
+
+SCHEMA = "seft.eval-tasks/1"
+"""The name of the --json object in docs/reference/json.md."""
+
+
+@dataclass(frozen=True, slots=True)
+class TaskOptions:
+    """The options of `seft eval` that concern tasks, and `compact`."""
+
+    tasks: str
+    data: Path | None
+    limit: int | None
+    shots: int
+    batch: int
+    max_tokens: int
+    skip_trained: bool
+    log: Path | None
+    compact: bool
+
+
+def score(folder: Path, options: TaskOptions, device: Device, max_bytes: int, json_file: Path | None) -> None:
+    """Print the scores of the model in a folder, and write them and every item to a JSON file.
+
+    max_bytes  bytes that its tensors may take once expanded (FMT-098)
+    """
+    if options.data is None:
+        raise console.Refused("--tasks needs --data DIR, the folder of the data files")
+    require_input(options.data, "data folder")
+    require_file(options.log)
+    place = place_of(device)
+    at: list[float] = []
+    resumed: list[int] = []
+    with console.progress("scoring") as advance:
+
+        def show(done: int, total: int, result: ItemResult | None) -> None:
+            at.append(time.perf_counter())
+            if result is None:
+                resumed.append(done)
+            advance(result.task if result is not None else "", done=done, total=total)
+
+        evaluation = evaluate_tasks(
+            folder,
+            [name.strip() for name in options.tasks.split(",") if name.strip()],
+            options.data,
+            limit=options.limit,
+            shots=options.shots,
+            batch=options.batch,
+            max_tokens=options.max_tokens,
+            skip_trained=options.skip_trained,
+            log=options.log,
+            on_remark=console.err.print,
+            on_item=show,
+            kernels=place.kernels,
+            compact=options.compact,
+            like=place.like,
+            max_bytes=max_bytes,
+        )
+    seconds = at[-1] - at[0]
+    console.show(_table(evaluation.tasks))
+    known = f", {resumed[0]} of them from {options.log}" if resumed[0] else ""
+    console.say(f"{len(evaluation.items)} items in {seconds:.1f} s{known}")
+    write_json(json_file, _content(evaluation, options, seconds))
+
+
+def _table(results: tuple[TaskResult, ...]) -> Table:
+    """Return one line for each metric of each task; * marks the metric to report if only one can be."""
+    table = Table(box=None)
+    table.add_column("task")
+    table.add_column("items", justify="right")
+    table.add_column("metric")
+    table.add_column("score", justify="right")
+    table.add_column("standard error", justify="right")
+    for result in results:
+        for metric, value in result.scores.items():
+            error = result.errors[metric]
+            mark = "*" if metric == result.main else " "
+            shown = "" if error is None else f"{error:.4f}"
+            table.add_row(result.task, str(result.items), f"{mark} {metric}", f"{value:.4f}", shown)
+    return table
+
+
+def _content(evaluation: TasksEvaluation, options: TaskOptions, seconds: float) -> dict[str, object]:
+    return {
+        "schema": SCHEMA,
+        "tasks": [asdict(result) for result in evaluation.tasks],
+        "items": [result.as_json() for result in evaluation.items],
+        "limit": options.limit,
+        "shots": options.shots,
+        "batch": options.batch,
+        "max_tokens": options.max_tokens,
+        "seconds": seconds,
+        "peak_memory_bytes": console.peak_memory_bytes(),
+    }
