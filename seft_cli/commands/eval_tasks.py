@@ -9,6 +9,7 @@ from rich.table import Table
 from seft_cli import console
 from seft_cli.device import Device, place_of
 from seft_cli.input import require_input
+from seft_cli.interrupt import interrupts
 from seft_cli.output import require_file, write_json
 from seft_ref import evaluate_tasks
 from seft_ref.runs.tasks import TaskResult, TasksEvaluation
@@ -45,13 +46,14 @@ def score(folder: Path, options: TaskOptions, device: Device, max_bytes: int, js
     place = place_of(device)
     at: list[float] = []
     resumed: list[int] = []
-    with console.progress("scoring") as advance:
+    with console.progress("scoring") as advance, interrupts() as check:
 
         def show(done: int, total: int, result: ItemResult | None) -> None:
             at.append(time.perf_counter())
             if result is None:
                 resumed.append(done)
             advance(result.task if result is not None else "", done=done, total=total)
+            check()
 
         evaluation = evaluate_tasks(
             folder,

@@ -265,6 +265,28 @@ def decoder_forward(
     return x, DecoderCache(embed_tokens, tuple(blocks), norm)
 
 
+def decoder_output(
+    tokens: Int[Array, "B T"],
+    weights: Weights,
+    config: ModelConfig,
+    kernels: KernelSet,
+    mask: Bool[Array, "B T"] | None = None,
+) -> Float[Array, "B T C"]:
+    """Return the output of `decoder_forward`, to the bit, without a cache: one block's arrays are held at a time.
+
+    Shapes, dtypes and errors are those of `decoder_forward`.
+    """
+    xp = array_namespace(tokens)
+    around = surroundings(config, tokens.shape[1], mask, weights.norm)
+    x, _ = embedding_forward(xp.reshape(tokens, (-1,)), weights.embed_tokens)
+    x = xp.reshape(x, (*tokens.shape, -1))
+    for layer, block in enumerate(weights.blocks):
+        x, cache = block_forward(x, block, config, layer, around, kernels)
+        del cache  # before the next block computes its own
+    x, _ = rmsnorm_forward(x, weights.norm, config.rms_norm_eps)
+    return x
+
+
 def decoder_backward(dx: Float[Array, "B T C"], cache: DecoderCache) -> Iterator[NamedGradient]:
     """Yield the gradient of every parameter but lm_head's, from the last layer to the first."""
     xp = array_namespace(dx)

@@ -157,6 +157,7 @@ class Log:
     def append(self, results: Sequence[ItemResult]) -> None:
         """Write the results of one block, and wait until the disk has them."""
         lines = b"".join((json.dumps(result.as_json(), allow_nan=False) + "\n").encode() for result in results)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("ab" if self._begun else "wb") as stream:
             stream.write(lines if self._begun else self._first + lines)
             stream.flush()

@@ -19,7 +19,7 @@ from seft_ref.errors import TaskError
 from seft_ref.kernels import KernelSet
 from seft_ref.layers.linear import linear_forward
 from seft_ref.model.config import ModelConfig
-from seft_ref.model.decoder import decoder_forward
+from seft_ref.model.decoder import decoder_output
 from seft_ref.model.head import rows_at_once
 from seft_ref.model.weights import Weights
 from seft_ref.text.generate import generate_tokens
@@ -143,8 +143,7 @@ def _read(
     tokens = xp.reshape(int64_like(flat, weights.norm), (len(rows), length))
     mask = xp.reshape(int64_like(real, weights.norm), (len(rows), length)) > 0
     padded = any(len(row) < length for row in rows)
-    x, _ = decoder_forward(tokens, weights, config, kernels, mask if padded else None, recompute=True)
-    return x
+    return decoder_output(tokens, weights, config, kernels, mask if padded else None)
 
 
 def _predicted(

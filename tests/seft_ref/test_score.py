@@ -9,9 +9,10 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from seft_ref.errors import TaskError
 from seft_ref.kernels import reference
 from seft_ref.model.config import ModelConfig
+from seft_ref.model.decoder import decoder_forward, decoder_output
 from seft_ref.text.score import Pair, Score, blocks_of, check_prompt, generate_until, pair_of, score_items, score_pairs
 from tests.backends import BACKENDS, REFERENCE
-from tests.seft_ref.families import CONFIGS, parameters_of, weights_of
+from tests.seft_ref.families import CONFIGS, parameters_of, tokens_of, weights_of
 
 FAMILIES = ("llama-gqa", "mistral", "qwen3")
 
@@ -62,6 +63,15 @@ def test_TSK_001_scores_are_those_of_the_definition_row_by_row(family, backend, 
     assert [score.greedy for score in found] == [score.greedy for score in wanted]
     assert sum(score.greedy for score in wanted[-23:]) == 1
     assert [score.nats for score in found] == pytest.approx([score.nats for score in wanted], rel=bound)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_MDL_001_the_output_without_a_cache_is_that_with_one(family):
+    weights, config = model_of(family, BACKENDS["numpy-float32"])
+    tokens = tokens_of(config, 4)
+    for mask in (None, np.arange(7)[None, :] < np.array([[7], [3], [1]])):
+        wanted, _ = decoder_forward(tokens, weights, config, reference, mask)
+        assert decoder_output(tokens, weights, config, reference, mask).tobytes() == wanted.tobytes()
 
 
 def test_TSK_001_other_array_libraries_give_the_same():

@@ -148,7 +148,7 @@ def test_TSK_011_an_evaluation_that_was_stopped_goes_on(model, data, whole, tmp_
         if done == after:
             raise Stopped
 
-    log = tmp_path / "log"
+    log = tmp_path / "new" / "log"
     with pytest.raises(Stopped):
         evaluate_tasks(model, SOME, data, log=log, on_item=stop, **SHORT)
     assert 0 < len(log.read_bytes()) < len(bytes_of_log)
