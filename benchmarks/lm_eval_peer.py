@@ -172,7 +172,8 @@ def write_task(folder: Path, task: str, part: str, rows: list[Row], max_tokens: 
     data_file = folder / f"{name}.jsonl"
     data_file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     split = {"test_split": "test", "training_split": None, "validation_split": None, "fewshot_split": None}
-    source = {"dataset_path": "json", "dataset_name": None, "dataset_kwargs": {"data_files": {"test": str(data_file)}}}
+    arguments = {"data_files": {"test": str(data_file)}, "cache_dir": str(folder / "cache")}
+    source = {"dataset_path": "json", "dataset_name": None, "dataset_kwargs": arguments}
     if task in ("gsm8k", "multiarith"):
         stop = {"until": ["Question:", "</s>", "<|im_end|>"], "do_sample": False, "temperature": 0.0}
         changes = changes | {"generation_kwargs": stop | {"max_gen_toks": max_tokens}}
@@ -187,7 +188,7 @@ def peer_items(
     folder: Path, out: Path, data: Path, ours: list[ItemResult], model: str, batch: int, max_tokens: int
 ) -> tuple[dict[tuple[str, int], Row], dict[str, Row]]:
     """Return what lm-eval finds on the items that we scored: (task, item) to its logged sample, and its totals."""
-    os.environ |= {"HF_HOME": str(out / "hf"), "HF_DATASETS_OFFLINE": "1", "HF_HUB_OFFLINE": "1"}
+    os.environ |= {"HF_DATASETS_OFFLINE": "1", "HF_HUB_OFFLINE": "1"}
     import lm_eval
     from lm_eval.tasks import TaskManager
 

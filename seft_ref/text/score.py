@@ -100,7 +100,7 @@ def score_pairs(pairs: Sequence[Pair], weights: Weights, config: ModelConfig, ke
     """Return the score of every pair, all read by the model at once (TSK-001).
 
     Pairs that read the same tokens share a row, as the choices A, B, C and D of a question do. Shorter rows are padded
-    behind their end and masked there.
+    behind their end.
 
     Units   nats, summed in binary64 from log-probabilities in the dtype of the weights
     Raises  TaskError TSK-001 for a log-probability that is not finite, TSK-003 for a pair that the model cannot read
@@ -135,15 +135,16 @@ def score_pairs(pairs: Sequence[Pair], weights: Weights, config: ModelConfig, ke
 def _read(
     rows: Sequence[tuple[int, ...]], weights: Weights, config: ModelConfig, kernels: KernelSet
 ) -> Float[Array, "B T C"]:
-    """Return the output of the decoder for rows of different lengths, padded at their end."""
+    """Return the output of the decoder for rows of different lengths, padded at their end.
+
+    No mask is needed, because a token does not see what stands behind it (LYR-008), and nothing asks for the output at
+    the padding.
+    """
     xp = array_namespace(weights.norm)
     length = max(map(len, rows))
     flat = [token for row in rows for token in (*row, *[0] * (length - len(row)))]
-    real = [int(t < len(row)) for row in rows for t in range(length)]
     tokens = xp.reshape(int64_like(flat, weights.norm), (len(rows), length))
-    mask = xp.reshape(int64_like(real, weights.norm), (len(rows), length)) > 0
-    padded = any(len(row) < length for row in rows)
-    return decoder_output(tokens, weights, config, kernels, mask if padded else None)
+    return decoder_output(tokens, weights, config, kernels)
 
 
 def _predicted(

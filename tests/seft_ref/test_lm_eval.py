@@ -1,6 +1,7 @@
 """lm-eval drives our engine on its own task files and gives what our evaluator gives (TSK-013)."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -8,13 +9,15 @@ import pytest
 from seft_ref.errors import TaskError
 from seft_ref.runs.tasks import evaluate_tasks
 from seft_ref.tasks.scores import GSM8K, same_text
+from seft_ref.tasks.table import TASKS
 from tests.seft_ref.folders import CONFIG, sparse_folder
-from tests.seft_ref.task_files import data_folder
+from tests.seft_ref.task_files import data_folder, write
 
 lm_eval = pytest.importorskip("lm_eval")
 from benchmarks import lm_eval_peer as peer  # noqa: E402  # needs lm-eval
 from seft_ref.runs.lm_eval import SeftLM  # noqa: E402
 
+os.environ |= {"HF_DATASETS_OFFLINE": "1", "HF_HUB_OFFLINE": "1"}
 pytestmark = pytest.mark.filterwarnings("default")
 SHORT = {"batch": 3, "max_tokens": 6}
 
@@ -37,6 +40,59 @@ def test_TSK_013_lm_eval_gives_the_same_item_by_item(model, data, tmp_path):
         assert row["ours"] == row["theirs"]
     for of_task in ours.tasks:
         assert of_task.task == "mmlu_redux" or peer.same_totals(of_task, totals[f"peer_{of_task.task}"])
+
+
+LOCAL = """
+task: local
+dataset_path: json
+dataset_kwargs: {{data_files: {{test: {test}, train: {train}}}, cache_dir: {cache}}}
+output_type: {kind}
+test_split: test
+fewshot_split: train
+num_fewshot: 2
+fewshot_config: {{sampler: first_n}}
+doc_to_text: "Question: {{{{question}}}}\\nAnswer:"
+{rest}
+"""
+OF_CHOICES = """
+doc_to_target: "{{choices.label.index(answerKey)}}"
+doc_to_choice: "{{choices.text}}"
+metric_list: [{metric: acc}, {metric: acc_norm}]
+"""
+OF_ANSWERS = """
+doc_to_target: "{{answer}}"
+generation_kwargs: {until: ["Question:"], do_sample: false, max_gen_toks: 6}
+metric_list: [{metric: exact_match}]
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "rest"), [("arc_easy", "multiple_choice", OF_CHOICES), ("gsm8k", "generate_until", OF_ANSWERS)]
+)
+def test_TSK_012_shots_are_those_of_lm_eval(data, tmp_path, name, kind, rest):
+    from lm_eval.tasks import TaskManager
+
+    model = sparse_folder(tmp_path / "m", CONFIG | {"max_position_embeddings": 512})
+    task, as_row = TASKS[name], peer.PEERS[name][1]
+    files = {}
+    for split in ("test", "train"):
+        text = (data / task.folder / getattr(task, "split" if split == "test" else "train")).read_text()
+        records = [json.loads(line) for line in text.splitlines()] if name == "gsm8k" else json.loads(text)
+        rows = "".join(json.dumps(as_row(record)) + "\n" for record in records)
+        files[split] = write(tmp_path / "rows" / f"{split}.jsonl", rows)
+    write(tmp_path / "tasks" / "local.yaml", LOCAL.format(kind=kind, rest=rest, cache=tmp_path / "cache", **files))
+    found = lm_eval.simple_evaluate(
+        model="seft",
+        model_args={"folder": str(model)},
+        tasks=["local"],
+        batch_size=SHORT["batch"],
+        task_manager=TaskManager(include_path=str(tmp_path / "tasks"), include_defaults=False),
+        log_samples=True,
+    )
+    samples = found["samples"]["local"]
+    for ours in evaluate_tasks(model, [name], data, shots=2, **SHORT).items:
+        resps = samples[ours.item]["resps"]
+        assert resps == [[ours.text]] if ours.nats is None else [nats for ((nats, _),) in resps] == [*ours.nats]
 
 
 TEXTS = [

@@ -178,10 +178,13 @@ def test_TSK_003_a_prompt_needs_room_for_its_answer():
 
 
 class Letters:
-    """A tokenizer whose token n is the n-th letter."""
+    """A tokenizer whose token n is the n-th letter, with marks behind it."""
+
+    def __init__(self, marks=""):
+        self.marks = marks
 
     def decode(self, ids):
-        return "".join(chr(ord("a") + token) for token in ids)
+        return "".join(chr(ord("a") + token) + self.marks for token in ids)
 
 
 def test_TSK_009_an_answer_ends_in_front_of_the_first_stop_word():
@@ -195,6 +198,9 @@ def test_TSK_009_an_answer_ends_in_front_of_the_first_stop_word():
         assert cut == whole[: whole.index(word)]
     both = generate_until([3, 1], weights, config, reference, Letters(), **(say | {"until": (whole[6:9], whole[5:7])}))
     assert both == whole[: min(whole.index(whole[6:9]), whole.index(whole[5:7]))]
+    # a token may bring two stop words at once
+    with_marks = generate_until([3, 1], weights, config, reference, Letters("-+"), **(say | {"until": ("+", "-")}))
+    assert with_marks == whole[0]
     stop = ord(whole[3]) - ord("a")
     assert (
         generate_until([3, 1], weights, config, reference, Letters(), stops=[stop], **say)

@@ -222,6 +222,9 @@ def test_TSK_011_each_line_of_a_log_says_what_an_item_gave(whole):
     for line in lines:
         assert line == json.loads(json.dumps(by_key[line["task"], line["item"]].as_json()))
     assert {(line["task"], line["item"]) for line in lines} == set(by_key)
+    # no block has items of two subjects, because lm-eval has a task for each
+    parts = [line["part"] for line in lines if line["task"] == "mmlu_redux"]
+    assert parts == [part for part in ("anatomy", "virology", "world_religions") for _ in range(5)]
     one = ItemResult("gsm8k", 3, "", "5", {"strict_match": 0.0}, text="")
     assert one.as_json() == {"task": "gsm8k", "item": 3, "gold": "5", "scores": {"strict_match": 0.0}, "text": ""}
     assert replace(one, part="law").as_json()["part"] == "law"
