@@ -4,6 +4,7 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import typer
 from rich.table import Table
 
 from seft_cli import console
@@ -46,32 +47,37 @@ def score(folder: Path, options: TaskOptions, device: Device, max_bytes: int, js
     place = place_of(device)
     at: list[float] = []
     resumed: list[int] = []
-    with console.progress("scoring") as advance, interrupts() as check:
+    try:
+        with console.progress("scoring") as advance, interrupts() as check:
 
-        def show(done: int, total: int, result: ItemResult | None) -> None:
-            at.append(time.perf_counter())
-            if result is None:
-                resumed.append(done)
-            advance(result.task if result is not None else "", done=done, total=total)
-            check()
+            def show(done: int, total: int, result: ItemResult | None) -> None:
+                at.append(time.perf_counter())
+                if result is None:
+                    resumed.append(done)
+                advance(result.task if result is not None else "", done=done, total=total)
+                check()
 
-        evaluation = evaluate_tasks(
-            folder,
-            [name.strip() for name in options.tasks.split(",") if name.strip()],
-            options.data,
-            limit=options.limit,
-            shots=options.shots,
-            batch=options.batch,
-            max_tokens=options.max_tokens,
-            skip_trained=options.skip_trained,
-            log=options.log,
-            on_remark=console.err.print,
-            on_item=show,
-            kernels=place.kernels,
-            compact=options.compact,
-            like=place.like,
-            max_bytes=max_bytes,
-        )
+            evaluation = evaluate_tasks(
+                folder,
+                [name.strip() for name in options.tasks.split(",") if name.strip()],
+                options.data,
+                limit=options.limit,
+                shots=options.shots,
+                batch=options.batch,
+                max_tokens=options.max_tokens,
+                skip_trained=options.skip_trained,
+                log=options.log,
+                on_remark=console.err.print,
+                on_item=show,
+                kernels=place.kernels,
+                compact=options.compact,
+                like=place.like,
+                max_bytes=max_bytes,
+            )
+    except KeyboardInterrupt:
+        advice = "without --log nothing is kept" if options.log is None else "the same command goes on from its log"
+        console.err.print(f"interrupted; {advice}")
+        raise typer.Exit(130) from None
     seconds = at[-1] - at[0]
     console.show(_table(evaluation.tasks))
     known = f", {resumed[0]} of them from {options.log}" if resumed[0] else ""

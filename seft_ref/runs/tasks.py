@@ -16,7 +16,7 @@ from seft_ref.runs.source import ModelSource, folder_of, kernels_or_cpu, model_o
 from seft_ref.runs.tasks_log import Block, ItemResult, Log, digest_of_folder, digest_of_items
 from seft_ref.tasks.item import Choices, Item, Question
 from seft_ref.tasks.scores import answer_scores, choice_scores, mean, standard_error
-from seft_ref.tasks.table import Loaded, Task, load_items, task_named
+from seft_ref.tasks.table import Loaded, Task, load_items, metrics_of, task_named
 from seft_ref.text.score import (
     Pair,
     Score,
@@ -134,10 +134,8 @@ def evaluate_tasks(
             raise TaskError("TSK-005", f"{name} is {value}; it must be at least {least}")
     chosen = [task_named(name) for name in dict.fromkeys(tasks)]
     loaded = [load_items(task, Path(data), skip_trained=skip_trained) for task in chosen]
-    for task, of_task in zip(chosen, loaded, strict=True):
-        for remark in of_task.remarks:
-            on_remark(f"{task.name}: {remark}")
-    tokenizer, folder = read_tokenizer(folder_of(model)), folder_of(model)
+    folder = folder_of(model)
+    tokenizer = read_tokenizer(folder)
     stops = stop_tokens(folder)
     ready = model_of(model, kernels, dtype=dtype, compact=compact, like=like, limit=max_bytes)
     prepared = [
@@ -150,7 +148,11 @@ def evaluate_tasks(
     if log is not None:
         settings = {"batch": batch, "max_tokens": max_tokens, "compact": compact}
         header = _header(folder, prepared, settings | {"dtype": to_numpy(ready.weights.norm).dtype.name})
-        kept = Log(Path(log), header, blocks)
+        kept = Log(Path(log), header, blocks, {task.name: metrics_of(task) for task in chosen})
+    # not earlier, so that an error is printed alone
+    for one in prepared:
+        for remark in one.remarks:
+            on_remark(f"{one.task.name}: {remark}")
     results = list(kept.results) if kept else []
     on_item(len(results), total, None)
     by_name = {one.task.name: one for one in prepared}
@@ -175,16 +177,24 @@ def _prepared(
     for number, item in items.items():
         what = f"item {number + 1} of {task.name}"
         if isinstance(item, Choices):
-            pairs[number] = [
-                pair_of(front + context, continuation, tokenizer)
-                for context, continuation in zip(item.contexts, item.continuations, strict=True)
-            ]
+            pairs[number] = _pairs(item, front, tokenizer, what)
             for pair in pairs[number]:
                 check_pair(pair, model.config, what)
         else:
             prompts[number] = list(tokenizer.encode(front + item.prompt).ids)
             check_prompt(prompts[number], max_tokens, model.config, what)
     return _Prepared(task, items, loaded.remarks, pairs, prompts)
+
+
+def _pairs(item: Choices, front: str, tokenizer: Tokenizer, what: str) -> list[Pair]:
+    """Return the pairs of an item; an error of TSK-002 names the item."""
+    try:
+        return [
+            pair_of(front + context, continuation, tokenizer)
+            for context, continuation in zip(item.contexts, item.continuations, strict=True)
+        ]
+    except TaskError as error:
+        raise TaskError(error.clause, f"{what}: {error.message}") from error
 
 
 def _front(task: Task, training: Sequence[Item], shots: int) -> str:

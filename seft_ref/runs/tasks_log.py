@@ -59,8 +59,11 @@ def result_of(content: Mapping[str, object]) -> ItemResult:
     """
     named = {f.name for f in fields(ItemResult)}
     values = dict(content)
-    if not {"task", "item", "gold", "scores"} <= set(values) <= named or not isinstance(values["scores"], dict):
-        raise ValueError("is no result of an item")
+    if not {"task", "item", "gold", "scores"} <= set(values) <= named:
+        raise ValueError("it has other keys than a result")
+    scores = values["scores"]
+    if not isinstance(scores, dict) or not all(score in (0.0, 1.0) for score in scores.values()):
+        raise ValueError("its scores are not 0 or 1")
     for key in ("nats", "greedy"):
         if isinstance(several := values.get(key), list):
             values[key] = tuple(several)
@@ -85,13 +88,19 @@ def digest_of_items(items: object) -> str:
 class Log:
     """A log file that is open for further blocks; `results` are those that it held, of whole blocks only."""
 
-    def __init__(self, path: Path, header: Mapping[str, object], blocks: Sequence[Block]) -> None:
-        """Open a log, or begin it; `blocks` are all blocks of the evaluation, in order.
+    def __init__(
+        self,
+        path: Path,
+        header: Mapping[str, object],
+        blocks: Sequence[Block],
+        metrics: Mapping[str, tuple[str, ...]],
+    ) -> None:
+        """Open a log, or begin it; `blocks` are all blocks of the evaluation, in order, `metrics` those of each task.
 
         Raises:
             TaskError: TSK-011 for a file that is no log, or the log of another evaluation.
         """
-        self.path = path
+        self.path, self._metrics = path, metrics
         self.results: list[ItemResult] = []
         self.n_blocks = 0
         self._first = (json.dumps({"schema": SCHEMA, **header}) + "\n").encode()
@@ -121,6 +130,8 @@ class Log:
             results = [*self._parsed(block)]
             if [(result.task, result.item) for result in results] != [(task, item) for item in items]:
                 raise self._refused("has items in another order than this evaluation")
+            if any(tuple(result.scores) != self._metrics[task] for result in results):
+                raise self._refused(f"has other metrics of {task} than this evaluation")
             self.results += results
             self.n_blocks += 1
             kept += sum(map(len, block))

@@ -125,6 +125,11 @@ def task_named(name: str) -> Task:
     return TASKS[name]
 
 
+def metrics_of(task: Task) -> tuple[str, ...]:
+    """Return the names of the metrics of a task."""
+    return ("acc", "acc_norm") if task.filters is None else tuple(task.filters)
+
+
 def load_items(task: Task, data: Path, *, skip_trained: bool = False) -> Loaded:
     """Return the items of a task from a data folder; an item that is also a training item is refused (TSK-007).
 

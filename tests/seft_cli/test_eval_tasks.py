@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from seft_cli.commands import eval_tasks
 from seft_ref.tasks.table import TASKS
 from tests.seft_cli.test_json import assert_as_told, tables
 from tests.seft_ref.folders import CONFIG, TEXT, hf_folder, sparse_folder
@@ -57,6 +58,20 @@ def test_a_log_is_gone_on_from(cli, model, data, tmp_path):
     assert (code, log.read_bytes()) == (0, b"".join(kept))
     assert second.splitlines()[:-1] == first.splitlines()[:-1]
     assert second.splitlines()[-1].endswith(f", 5 of them from {log}")
+
+
+@pytest.mark.parametrize(("log", "advice"), [(True, "goes on from its log"), (False, "nothing is kept")])
+def test_an_interrupted_evaluation_says_how_to_go_on(cli, model, data, tmp_path, monkeypatch, log, advice):
+    def interrupt(*_, on_item, **__):
+        on_item(0, 5, None)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(eval_tasks, "evaluate_tasks", interrupt)
+    options = ("--log", tmp_path / "log") if log else ()
+    code, printed, error = cli("eval", model, "--tasks", "piqa", "--data", data, *options)
+    assert (code, printed) == (130, "")
+    assert error.splitlines()[-1].startswith("interrupted; ")
+    assert error.splitlines()[-1].endswith(advice)
 
 
 def test_every_task_is_in_the_page_of_tasks():

@@ -98,6 +98,15 @@ def test_TSK_007_what_is_left_out_is_reported(model, tmp_path):
     assert [result.item for result in found.items] == [0, 2]
 
 
+def test_TSK_002_an_error_names_the_item(model, data, monkeypatch):
+    def refuse(*_):
+        raise TaskError("TSK-002", "the continuation adds no token")
+
+    monkeypatch.setattr(tasks_module, "pair_of", refuse)
+    message = refused(lambda: evaluate_tasks(model, ["piqa"], data))
+    assert message == "TSK-002: item 1 of piqa: the continuation adds no token"
+
+
 def test_TSK_012_shots_stand_in_front(model, data, monkeypatch):
     contexts = []
     monkeypatch.setattr(tasks_module, "pair_of", lambda *a: contexts.append(a[0]) or pair_of(*a))
@@ -205,6 +214,8 @@ def test_TSK_011_a_log_of_something_else_is_refused_and_stays(model, data, whole
         (lambda lines: [lines[0], b"7\n", *lines[2:]], "no JSON object"),
         (lambda lines: [lines[0], b'{"task": "arc_easy"}\n', *lines[2:]], "damaged line"),
         (lambda lines: [lines[0], b"{\n", *lines[2:]], "damaged line"),
+        (lambda lines: [lines[0], lines[1].replace(b'"acc"', b'"f1"'), *lines[2:]], "has other metrics of arc_easy"),
+        (lambda lines: [lines[0], lines[1].replace(b'"acc": 0', b'"acc": 7'), *lines[2:]], "not 0 or 1"),
     ],
 )
 def test_TSK_011_a_damaged_log_is_refused(model, data, whole, tmp_path, spoil, why):
