@@ -7,6 +7,9 @@ SECONDS ?= 60
 BACKENDS ?=
 SEED ?= 1
 
+# tests start hundreds of processes, and each would compile every module anew
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: setup verify test lint types contracts tests shaped checked wheel docs demo bench fuzz clean
 
 setup: $(VENV)/.done

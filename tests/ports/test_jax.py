@@ -36,10 +36,11 @@ def meant(result, dtype):
 def test_the_kit_finds_no_failure_in_core(numeric, monkeypatch):
     dtype = CLASSES[numeric]
     cases = cases_of(["core"], load_all())
-    if numeric == "fp32":
-        # XLA compiles every shape anew, so as people run it, it is asked only what refuses every known mutant
-        cases = covering(cases, signatures())
-    else:
+    # XLA compiles every shape anew. So as people run it, and of operations with a case for each of many shapes, it is
+    # asked only what refuses every known mutant.
+    some = cases if numeric == "fp32" else [case for case in cases if case.op.startswith(("kernel.", "gradient."))]
+    cases = [case for case in cases if case not in some] + covering(some, signatures())
+    if numeric == "exact64":
         monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
     with Child(COMMAND) as child:
         offers = frozenset(op for op, classes in child.hello().ops.items() if numeric in classes)
@@ -47,7 +48,7 @@ def test_the_kit_finds_no_failure_in_core(numeric, monkeypatch):
         variant = Variant(child, dtype, offers=offers, deterministic=True)
         results = [r for r in run(cases, [variant], order=random.Random(5)) if meant(r, dtype)]
     assert {r.case.id: r.failures for r in results if r.outcome != "pass"} == {}
-    assert len(results) > (60 if numeric == "fp32" else 250)
+    assert len(results) > (60 if numeric == "fp32" else 190)
 
 
 def with_ops(**ops):
