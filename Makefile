@@ -41,9 +41,8 @@ contracts: setup
 SHAPED := $(addprefix tests/seft_ref/,test_pairs.py test_model_torch.py test_generate.py)
 LOOPS := $(addprefix tests/kernels/,test_kernels.py test_transposed.py test_turned.py test_token.py test_exceeding.py test_bounds.py) tests/seft_ref/test_compact.py
 
-# Three workers for two cores, because many tests wait for a process or a time limit.
 tests: setup
-	$(PY) -m pytest -n 3 --dist worksteal tests $(addprefix --ignore=,$(SHAPED))
+	$(PY) -m pytest -n 2 --dist worksteal tests $(addprefix --ignore=,$(SHAPED))
 
 # Shape annotations are read, and an array of another shape is an error.
 shaped: setup

@@ -57,6 +57,8 @@ class DataOptions:
             rows = settings.batch * settings.micro_batches
             settings = replace(settings, steps=trained.steps(self.epochs, rows, settings.length))
         held = None if self.valid is None else self._examples([self.valid], folder, settings.length, packed=False)
+        if held is not None and (n := len(_texts(held) & _texts(trained))):
+            console.err.print(f"warning: {n} of the examples of {self.valid} are trained on too, and tell nothing new")
         return trained, held, settings
 
     def validation(
@@ -83,3 +85,7 @@ class DataOptions:
                 one = "1 example" if n == 1 else f"{n} examples"
                 console.err.print(f"{files[0]}: {one} of more than {length} tokens {what} (--longer)")
         return examples
+
+
+def _texts(examples: Examples) -> set[tuple[int, ...]]:
+    return {tuple(example.tokens) for example in examples.of}

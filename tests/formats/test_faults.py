@@ -4,6 +4,7 @@ import os
 import resource
 import signal
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -30,7 +31,10 @@ OLD, NEW = model(1), model(2)
 
 def in_child(work: Callable[[], object]) -> int:
     """Run work in a process of its own; return 0 if it ends well, 3 for an OSError, minus a signal that ended it."""
-    child = os.fork()
+    with warnings.catch_warnings():
+        # JAX warns of a fork, and Python of one beside threads, where other tests of this process have started them
+        warnings.simplefilter("ignore")
+        child = os.fork()
     if child == 0:
         code = 4
         try:

@@ -46,6 +46,7 @@ def test_the_best_model_is_kept_and_told(cli, place, kind):
     assert report["best"] == {"step": min(losses, key=losses.get), "loss": min(losses.values())}
     assert f"kept: the model of step {report['best']['step']}" in told
     assert err.count("validation at step") == 4
+    assert ("warning: 3 of the examples" in err) == (kind == "--data")
     for more in (("--stop-after", 3), ("--resume",)):
         code, _, err = cli("finetune", place / "s", place / "out", *data, *SHORT, *more)
         assert code == 0, err
