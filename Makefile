@@ -23,10 +23,10 @@ $(VENV)/.done: pyproject.toml
 verify: setup
 	$(VENV)/bin/seft verify $(addprefix --backend ,$(BACKENDS))
 
-# The suite takes both cores, and what comes after it one core each. Of the backends of `verify` one is left out: the
-# suite runs every layer and rule on the arrays of `strict` already.
-test: lint tests
-	$(MAKE) -j2 verify checked wheel shaped types contracts BACKENDS="numpy numba"
+# The suite often waits for processes and time limits, and what runs beside it takes that time. `verify` begins last, when
+# the loops are compiled. Of its backends one is left out: the suite runs every layer and rule on `strict` already.
+test: lint
+	$(MAKE) -j3 tests checked wheel shaped types contracts verify BACKENDS="numpy numba"
 
 lint: setup
 	$(PY) -m ruff check .
