@@ -18,23 +18,20 @@ from typing import Annotated, Any
 import typer
 
 from experiments import cost_page, pruning_cost
+from experiments.asked import COMPARE, check_asked, check_fitting, check_model, experiment_of, pattern_for, tasks_of
 from experiments.page import Report, markdown
 from experiments.picture import draw, library
 from experiments.results import Results, Run, engine_digest, key_of
-from experiments.run import Inputs, measure, perplexity_of, read_inputs
+from experiments.run import Inputs, Tasks, measure, perplexity_of, read_inputs, tokens_of
 from experiments.statistics import MOST
 from experiments.table import ARMS, EXPERIMENTS, Experiment, compared
-from formats.index import is_sparse
 from seft_cli import console
 from seft_cli.output import require_file, write_file
 from seft_cli.settings import changes_of
 from seft_ref import TrainSettings, settings_of
-from seft_ref.files.model import pattern_of_folder
 from seft_ref.files.state import settings_text
 from seft_ref.prune.record import PruningRecord, read_record
 
-COMPARE = "compare"
-"""The experiment whose arms come from the command line."""
 PAGES = Path("docs/results/experiments")
 QUICK: dict[str, Any] = {"steps": 11, "evolve_every": 5, "batch": 1, "length": 32}
 """The settings of a quick run, with two events; --set overrides them."""
@@ -45,8 +42,13 @@ def main(
     folder: Annotated[
         Path | None, typer.Argument(metavar="SPARSE_DIR", help="Sparse checkpoint of a pruned model.")
     ] = None,
-    train: Annotated[Path | None, typer.Option(help="UTF-8 text to train on.")] = None,
-    valid: Annotated[Path | None, typer.Option(help="UTF-8 text to predict.")] = None,
+    train: Annotated[Path | None, typer.Option(help="Text to train on, or examples (.jsonl).")] = None,
+    valid: Annotated[Path | None, typer.Option(help="Text to predict, or examples (.jsonl).")] = None,
+    tasks: Annotated[
+        str | None, typer.Option(help="Tasks to score every final model on, such as arc_easy,piqa.")
+    ] = None,
+    data: Annotated[Path | None, typer.Option(help="Folder of the data files of tasks.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Items of each task at most.")] = None,
     out: Annotated[
         Path | None, typer.Option(help="Where page and picture go [docs/results/experiments; WORK/quick with --quick].")
     ] = None,
@@ -109,7 +111,9 @@ def main(
     for file in (*(out / f"{name}.{end}" for end in ("md", "svg", "json")), work / "results.jsonl"):
         require_file(file)
     library()
-    inputs = read_inputs(folder, train, valid, {"length": eval_length, "windows": eval_windows})
+    scored = tasks_of(experiment, tasks, data, limit)
+    length = settings_of(**{name: x for name, x in given.items() if name == "length"}).length
+    inputs = read_inputs(folder, train, valid, {"length": eval_length, "windows": eval_windows}, length, scored)
     cells = cells_of(experiment, given | pattern, seeds, inputs)
     engine = engine_digest()
     results = Results(work, None if any_engine else engine)
@@ -129,7 +133,7 @@ def main(
     for cell in cells:
         runs.setdefault(cell.arm, {})[cell.seed] = finished[cell.key]
     options = {"seeds": seeds, "eval_length": eval_length, "eval_windows": eval_windows}
-    command = command_line(name, (folder, train, valid, out), options, given, arm or [])
+    command = command_line(name, (folder, train, valid, out), options, given, arm or [], scored)
     texts = (train.name, valid.name)
     report = Report(name, experiment, runs, command, describe(folder, runs), texts)
     write(report, out)
@@ -154,48 +158,6 @@ def write_again(name: str | None, out: Path) -> None:
     console.out.print(f"wrote {out / name}.md and .svg")
 
 
-def check_asked(
-    name: str | None, folder: Path | None, train: Path | None, valid: Path | None
-) -> tuple[str, Path, Path, Path]:
-    """Return name, model and texts; raise Refused for an unknown experiment or a missing argument."""
-    names_of_all = (*EXPERIMENTS, COMPARE, pruning_cost.NAME)
-    if name is None or name not in names_of_all:
-        names = ", ".join(names_of_all)
-        raise console.Refused(f"there is no experiment {name}; choose one of {names}")
-    if folder is None or train is None or valid is None:
-        raise console.Refused("an experiment needs SPARSE_DIR, --train and --valid")
-    return name, folder, train, valid
-
-
-def check_fitting(name: str, given: Mapping[str, Any], *, of_arms: bool) -> None:
-    """Refuse a seed in --set, and options for arms with an experiment that has none."""
-    if "seed" in given:
-        raise console.Refused("--set seed: the seeds are 0, 1, …; choose among them by --seeds and --seed")
-    if of_arms and name == pruning_cost.NAME:
-        raise console.Refused(f"{name} has no arms: leave out --arm, --only-arm, --seed, --plan and --any-engine")
-
-
-def experiment_of(name: str, arms: list[str]) -> Experiment:
-    """Return an experiment of the table, or one of the arms that a command line names: LABEL:KEY=VALUE,..."""
-    if name != COMPARE:
-        if arms:
-            raise console.Refused(f"--arm is for {COMPARE}; {name} has arms of its own")
-        return EXPERIMENTS[name]
-    own: dict[str, dict[str, Any]] = {}
-    for text in arms:
-        label, colon, rest = text.partition(":")
-        words = [word.strip() for word in rest.split(",") if word.strip()]
-        presets = [word.partition("=")[2] for word in words if word.startswith("preset=")]
-        if not (label and colon and len(presets) == 1) or label in own:
-            raise console.Refused(f"--arm {text}: write LABEL:preset=NAME,KEY=VALUE,... with a label of its own")
-        own[label] = {"preset": presets[0], **changes_of({}, [w for w in words if not w.startswith("preset=")])}
-        if "seed" in own[label]:
-            raise console.Refused(f"--arm {text}: every arm runs the same seeds; leave seed out")
-    if not own:
-        raise console.Refused(f"{COMPARE} needs --arm LABEL:preset=NAME,KEY=VALUE,... once or more")
-    return compared(own)
-
-
 def print_pruning_cost(
     folder: Path,
     train: Path,
@@ -210,7 +172,7 @@ def print_pruning_cost(
     for file in (*(out / f"{pruning_cost.NAME}.{end}" for end in ("md", "svg", "json")), work / "results.jsonl"):
         require_file(file)
     library()
-    inputs, engine = read_inputs(folder, train, valid, evaluation), engine_digest()
+    inputs, engine = read_inputs(folder, train, valid, evaluation, settings_of(**given).length), engine_digest()
     results = Results(work, engine)
     before = perplexity_before(inputs, results)
     lines = pruning_cost.fill(inputs, settings_of(**given), draws, before, results, engine)
@@ -267,7 +229,7 @@ def fill(cells: list[Cell], inputs: Inputs, results: Results, engine: str) -> No
                 "arm": cell.arm,
                 "seed": cell.seed,
                 "settings": json.loads(settings_text(cell.settings)),
-                "tokens": {"train": len(inputs.train), "valid": len(inputs.valid)},
+                "tokens": {"train": tokens_of(inputs.train), "valid": tokens_of(inputs.valid)},
                 "perplexity_before": before,
                 **inputs.identity(),
                 **measured,
@@ -282,31 +244,6 @@ def perplexity_before(inputs: Inputs, results: Results) -> float:
         if all(run[name] == same[name] for name in ("model", "valid", "evaluation")):
             return run["perplexity_before"]
     return perplexity_of(inputs.folder, inputs)
-
-
-def check_model(folder: Path) -> None:
-    """Refuse a folder that is not a sparse checkpoint."""
-    if not is_sparse(folder):
-        raise console.Refused(
-            f"{folder} is not a sparse checkpoint; make one with seft convert {folder} DST --to sparse"
-        )
-
-
-def pattern_for(name: str, folder: Path, *, patterned: bool) -> dict[str, Any]:
-    """Return the N:M pattern of the model as a setting, nothing for one without (EVT-007).
-
-    Raises:
-        Refused: for a pattern where the arms would all grow alike, and for none where the experiment is on patterns.
-    """
-    pattern = pattern_of_folder(folder)
-    if pattern is not None and not patterned:
-        raise console.Refused(
-            f"{folder} is pruned {pattern[0]}:{pattern[1]}, so that all arms grow alike; take a model without a "
-            "pattern, or the experiment nm"
-        )
-    if pattern is None and patterned:
-        raise console.Refused(f"{name} needs a model with an N:M pattern; make one with seft prune --pattern 2:4")
-    return {} if pattern is None else {"pattern": pattern}
 
 
 def pruning_of(folder: Path) -> PruningRecord:
@@ -331,6 +268,7 @@ def command_line(
     options: Mapping[str, int],
     given: Mapping[str, Any],
     arms: Sequence[str] = (),
+    tasks: Tasks | None = None,
 ) -> str:
     """Return the command that makes the page.
 
@@ -340,6 +278,9 @@ def command_line(
     words = ["python", "-m", "experiments", name, folder, "--train", train, "--valid", valid, "--out", out]
     for option, value in options.items():
         words += [f"--{option.replace('_', '-')}", str(value)]
+    if tasks is not None:
+        words += ["--tasks", ",".join(tasks.names), "--data", tasks.data.name]
+        words += [] if tasks.limit is None else ["--limit", str(tasks.limit)]
     for setting, value in given.items():
         words += ["--set", f"{setting}={value}"]
     for text in arms:

@@ -7,7 +7,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from experiments.page import Report, bullets, head, prose, settings_tables, shell, table
+from experiments.markup import bullets, prose, shell, table
+from experiments.page import Report, head, settings_tables
 from experiments.picture import COLOURS, PLAIN, library, save
 from experiments.run import minutes_of
 from experiments.statistics import Estimate, estimate, paired

@@ -2,13 +2,13 @@
 
 import json
 import math
-import shlex
-import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
+from experiments import task_table
+from experiments.markup import bullets, prose, shell, table
 from experiments.run import COUNTS, minutes_of, seconds_of
 from experiments.statistics import Estimate, estimate, paired
 from experiments.table import Experiment, Row
@@ -87,29 +87,6 @@ NOTE_DIFFERENCES = """
 """
 
 
-def prose(text: str, indent: str = "") -> str:
-    """Return a paragraph wrapped at 120 characters; all lines but the first are indented."""
-    # keep a | off the start of a line, because it would begin a table there
-    flow = " ".join(text.split()).replace(" |", "\N{NO-BREAK SPACE}|")
-    lines = textwrap.fill(flow, 120, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
-    return lines.replace("\N{NO-BREAK SPACE}", " ")
-
-
-def bullets(sentences: Sequence[str]) -> str:
-    """Return a Markdown list with an item for each sentence."""
-    return "\n".join(prose(f"- {sentence}", "  ") for sentence in sentences)
-
-
-def shell(command: str) -> str:
-    """Return a command broken into lines of about 130 characters; every further line begins with an option."""
-    lines = [""]
-    for word in map(shlex.quote, shlex.split(command)):
-        if len(lines[-1]) > 110 and word.startswith("--"):
-            lines.append("   ")
-        lines[-1] += f" {word}" if lines[-1] else word
-    return " \\\n".join(lines)
-
-
 def markdown(report: Report) -> str:
     """Return the page as Markdown."""
     experiment = report.experiment
@@ -124,6 +101,7 @@ def markdown(report: Report) -> str:
         "## Results",
         _results(report),
         prose(NOTE_RESULTS),
+        *task_table.section(report.rows(), report.runs),
         "What the events of a run changed, mean over seeds:",
         _counts(report),
         "## Differences, paired by seed",
@@ -141,13 +119,6 @@ def markdown(report: Report) -> str:
         _every_run(report),
     ]
     return "\n\n".join(parts) + "\n"
-
-
-def table(headings: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:
-    """Return a Markdown table whose first columns are text and the others numbers."""
-    rule = "|" + "|".join("---" if i < left else "---:" for i in range(len(headings))) + "|"
-    first, *others = ("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in (headings, *rows))
-    return "\n".join((first, rule, *others))
 
 
 def head(report: Report) -> list[str]:

@@ -16,7 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from experiments.page import as_json, bullets, machine_told, prose, shell, table
+from experiments.markup import bullets, prose, shell, table
+from experiments.page import as_json, machine_told
 from experiments.picture import COLOURS, PLAIN, library, save
 from experiments.results import Results, key_of
 from experiments.run import Inputs, machine, perplexity_of

@@ -1,14 +1,14 @@
 """One run of an experiment: train a pruned model with some settings, evaluate it, and measure time and memory."""
 
 import datetime as dt
-import hashlib
+import math
 import os
 import platform
 import re
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -25,14 +25,35 @@ from seft_ref import (
     Topology,
     TrainSettings,
     evaluate,
+    evaluate_tasks,
     finetune,
+    load_model,
+    read_examples,
     read_tokens,
     save_model,
 )
 from seft_ref.files.model import identity
+from seft_ref.files.state import digest_of_data
+from seft_ref.kernels import cpu
+from seft_ref.text.evaluate import evaluate_examples
+from seft_ref.text.examples import Data, Examples, stream_of
 from seft_ref.topology.csr import flat
 
 COUNTS = ("dropped", "grown", "reactivated", "cancelled", "pruned")
+
+
+@dataclass(frozen=True, slots=True)
+class Tasks:
+    """Tasks that every final model is scored on: their names, the folder of their data, items of each at most."""
+
+    names: tuple[str, ...]
+    data: Path
+    limit: int | None
+
+    def scores(self, model: Path) -> dict[str, float]:
+        """Return the main metric of each task, between 0 and 1."""
+        found = evaluate_tasks(model, self.names, self.data, limit=self.limit, skip_trained=True)
+        return {of.task: of.scores[of.main] for of in found.tasks}
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,29 +63,32 @@ class Inputs:
     folder: Path
     model: str
     """state digest of the pruned model"""
-    train: Sequence[int]
-    valid: Sequence[int]
+    train: Data
+    valid: Data
     evaluation: dict[str, int]
     """length and windows"""
+    tasks: Tasks | None = None
 
     def identity(self) -> dict[str, Any]:
-        """Return digests of the model and of both token streams, and how a model is evaluated."""
+        """Return digests of the model and of the data, and how a model is evaluated."""
         return {
             "model": self.model,
-            "train": _digest(self.train),
-            "valid": _digest(self.valid),
+            "train": digest_of_data(self.train),
+            "valid": digest_of_data(self.valid),
             "evaluation": self.evaluation,
+            **({} if self.tasks is None else {"tasks": [*self.tasks.names], "limit": self.tasks.limit}),
         }
 
 
-def read_inputs(folder: Path, train_text: Path, valid_text: Path, evaluation: dict[str, int]) -> Inputs:
-    """Return the inputs of an experiment, with both texts tokenised."""
-    train_tokens, valid_tokens = (read_tokens(text, folder) for text in (train_text, valid_text))
-    return Inputs(folder, identity(folder), train_tokens, valid_tokens, evaluation)
+def read_inputs(
+    folder: Path, train: Path, valid: Path, evaluation: dict[str, int], length: int, tasks: Tasks | None = None
+) -> Inputs:
+    """Return the inputs of an experiment: texts as tokens, and .jsonl files as examples in rows of `length`."""
 
+    def read(file: Path) -> Data:
+        return read_examples(file, folder, length) if file.suffix == ".jsonl" else read_tokens(file, folder)
 
-def _digest(tokens: Sequence[int]) -> str:
-    return hashlib.sha256(np.asarray(tokens, dtype="<i8").tobytes()).hexdigest()
+    return Inputs(folder, identity(folder), read(train), read(valid), evaluation, tasks)
 
 
 def measure(
@@ -112,7 +136,9 @@ def measure(
         save_model(inputs.folder, path, final)
         del final, at_start
         perplexity = perplexity_of(path, inputs)
+        scores = {} if inputs.tasks is None else {"scores": inputs.tasks.scores(path)}
     return {
+        **scores,
         "perplexity_after": perplexity,
         "perplexity_before_last_pass": before_last_pass,
         "losses": losses,
@@ -132,9 +158,17 @@ def measure(
 
 
 def perplexity_of(model: Path | Model, inputs: Inputs) -> float:
-    """Return the perplexity of a model on the validation text."""
+    """Return the perplexity of a model on the validation text, of examples that of what is learned."""
+    if isinstance(inputs.valid, Examples):
+        loaded = load_model(model, cpu) if isinstance(model, Path) else model
+        return math.exp(evaluate_examples(loaded.weights, loaded.config, inputs.valid, cpu))
     windows_of = inputs.evaluation
     return evaluate(model, inputs.valid, length=windows_of["length"], windows=windows_of["windows"]).perplexity
+
+
+def tokens_of(data: Data) -> int:
+    """Return how many tokens a text or examples have."""
+    return len(stream_of(data))
 
 
 def seconds_of(run: Mapping[str, Any]) -> tuple[float, float | None]:

@@ -17,6 +17,7 @@ from seft_ref.files.model import load_model
 from seft_ref.kernels import reference
 from seft_ref.topology.csr import flat, from_flat
 from tests.seft_ref.folders import TEXT, hf_folder, sparse_folder
+from tests.seft_ref.task_files import data_folder
 
 SETTINGS = {"steps": 6, "evolve_every": 5, "batch": 2, "length": 16, "density": 0.2, "drop_fraction": 1, "lr": 0.01}
 OPTIONS = [word for name, value in SETTINGS.items() for word in ("--set", f"{name}={value}")]
@@ -308,6 +309,31 @@ def test_cost_tells_multiples_of_the_first_arm(cli, tmp_path, monkeypatch):
     assert "in perplexity" not in page
     assert cli("cost", "--redraw")[0] == 0
     assert (tmp_path / "out" / "cost.md").read_text() == page
+
+
+def test_examples_are_trained_on_and_tasks_scored(cli, given, tmp_path, monkeypatch):
+    lines = [json.dumps({"prompt": f"{i} and ", "completion": f"{i}."}) for i in range(9)]
+    (given / "train.jsonl").write_text("\n".join(lines))
+    (given / "held.jsonl").write_text(lines[3])
+    data_folder(tmp_path / "data")
+    monkeypatch.setitem(EXPERIMENTS, "commonsense", replace(EXPERIMENTS["two"], tasks=("boolq", "gsm8k")))
+    files = ("--train", given / "train.jsonl", "--valid", given / "held.jsonl")
+    code, _, err = cli("commonsense", *files)
+    assert (code, "--data DIR" in err) == (2, True)
+    code, _, err = cli("two", "--limit", 3)
+    assert (code, "--limit are for tasks" in err) == (2, True)
+    tasks = ("--tasks", "boolq,arc_easy", "--data", tmp_path / "data", "--limit", 2)
+    code, _, err = cli("commonsense", *files, *tasks)
+    assert code == 0, err
+    runs = runs_in(tmp_path / "work")
+    assert all(set(run["scores"]) == {"boolq", "arc_easy"} for run in runs)
+    page = one_line((tmp_path / "out" / "commonsense.md").read_text())
+    assert "| arm | `arc_easy` | `boolq` | mean | points |" in page
+    assert "--tasks boolq,arc_easy --data data --limit 2" in page
+    mean = np.mean([[100 * x for x in run["scores"].values()] for run in runs if run["arm"] == "seft"])
+    assert f"| {mean:.1f}" in page
+    # without tasks the runs are others, because what is measured is another
+    assert "4 runs, 0 in " in cli("two", *files, "--plan")[1]
 
 
 def test_nm_is_for_models_with_a_pattern(cli, given, tmp_path, monkeypatch):

@@ -1,0 +1,35 @@
+"""Markdown of result pages: paragraphs, lists, commands and tables."""
+
+import shlex
+import textwrap
+from collections.abc import Sequence
+
+
+def prose(text: str, indent: str = "") -> str:
+    """Return a paragraph wrapped at 120 characters; all lines but the first are indented."""
+    # keep a | off the start of a line, because it would begin a table there
+    flow = " ".join(text.split()).replace(" |", "\N{NO-BREAK SPACE}|")
+    lines = textwrap.fill(flow, 120, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
+    return lines.replace("\N{NO-BREAK SPACE}", " ")
+
+
+def bullets(sentences: Sequence[str]) -> str:
+    """Return a Markdown list with an item for each sentence."""
+    return "\n".join(prose(f"- {sentence}", "  ") for sentence in sentences)
+
+
+def shell(command: str) -> str:
+    """Return a command broken into lines of about 130 characters; every further line begins with an option."""
+    lines = [""]
+    for word in map(shlex.quote, shlex.split(command)):
+        if len(lines[-1]) > 110 and word.startswith("--"):
+            lines.append("   ")
+        lines[-1] += f" {word}" if lines[-1] else word
+    return " \\\n".join(lines)
+
+
+def table(headings: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:
+    """Return a Markdown table whose first columns are text and the others numbers."""
+    rule = "|" + "|".join("---" if i < left else "---:" for i in range(len(headings))) + "|"
+    first, *others = ("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in (headings, *rows))
+    return "\n".join((first, rule, *others))
