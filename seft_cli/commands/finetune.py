@@ -204,6 +204,7 @@ def main(
 
     def measured(at: int, loss: float, best: Best) -> None:
         measurements.append({"step": at, "loss": loss})
+        writer.validation(at, loss, best.step)
 
     with console.progress("fine-tuning", min(stop_after or settings.steps, settings.steps)) as advance:
         done = finetune(

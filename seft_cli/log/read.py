@@ -70,6 +70,16 @@ class Event:
 
 
 @dataclass(frozen=True, slots=True)
+class Measured:
+    """A measurement on validation data: loss in nats a target."""
+
+    step: int
+    loss: float
+    best: int
+    """the step with the smallest loss so far"""
+
+
+@dataclass(frozen=True, slots=True)
 class Warned:
     """A warning as the run wrote it."""
 
@@ -80,7 +90,7 @@ class Warned:
 
 @dataclass(slots=True)
 class Log:
-    """A run as its log records it; steps, events and warnings ascend by step."""
+    """A run as its log records it; steps, events, measurements and warnings ascend by step."""
 
     settings: Mapping[str, Any]
     matrices: Mapping[str, Matrix]
@@ -89,6 +99,7 @@ class Log:
     """digests of the model and the text, if the log has them"""
     steps: list[Step] = field(default_factory=list)
     events: list[Event] = field(default_factory=list)
+    measured: list[Measured] = field(default_factory=list)
     warnings: list[Warned] = field(default_factory=list)
     stored_at_end: int | None = None
     """None if the run has not ended"""
@@ -133,10 +144,12 @@ class _Reader:
         self.log: Log | None = None
         self.steps: dict[int, Step] = {}
         self.events: dict[int, Event] = {}
+        self.measured: dict[int, Measured] = {}
         self.warnings: dict[tuple[int, str], Warned] = {}
         self.kinds: dict[str, Callable[[Mapping[str, Any], Log], None]] = {
             "step": self._step,
             "event": self._event,
+            "validation": self._validation,
             "warning": self._warning,
             "end": self._end,
         }
@@ -160,7 +173,7 @@ class _Reader:
         elif isinstance(kind, str) and kind in self.kinds:
             self.kinds[kind](record, self.log)
         else:
-            self._refuse(f"type is {kind!r}, must be run, step, event, warning or end")
+            self._refuse(f"type is {kind!r}, must be run, step, event, validation, warning or end")
 
     def done(self) -> Log:
         """Return the log that the lines make."""
@@ -168,6 +181,7 @@ class _Reader:
             raise LogError(f"{self.path} has no whole line; is this the log of a run?")
         self.log.steps = [self.steps[step] for step in sorted(self.steps)]
         self.log.events = [self.events[step] for step in sorted(self.events)]
+        self.log.measured = [self.measured[step] for step in sorted(self.measured)]
         self.log.warnings = [self.warnings[key] for key in sorted(self.warnings)]
         return self.log
 
@@ -216,6 +230,10 @@ class _Reader:
             return []
         gap = self._ratio(boundary, "gap", math.nan)
         return [] if math.isnan(gap) else [gap]
+
+    def _validation(self, record: Mapping[str, Any], _: Log) -> None:
+        step, best = self._count(record, "step", least=1), self._count(record, "best", least=1)
+        self.measured[step] = Measured(step, self._number(record, "loss"), best)
 
     def _warning(self, record: Mapping[str, Any], _: Log) -> None:
         step, name = self._count(record, "step"), self._of(record, "name", str)

@@ -63,6 +63,10 @@ class LogWriter:
         matrices = [{"name": name, **part.as_json()} for name, part in record.matrices.items()]
         self._write({"type": "event", "step": record.step, "fraction": fraction, **record.event, "matrices": matrices})
 
+    def validation(self, step: int, loss: float, best: int) -> None:
+        """Write a measurement on validation data, and the step of the best so far."""
+        self._write({"type": "validation", "step": step, "loss": loss, "best": best})
+
     def warning(self, step: int, name: str, message: str) -> None:
         """Write a warning."""
         self._write({"type": "warning", "step": step, "name": name, "message": message})

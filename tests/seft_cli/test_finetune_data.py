@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from seft_cli.log.read import read_log
 from tests.seft_ref.folders import TEXT, sparse_folder
 
 LINES = [{"prompt": f"{i} and {i} ", "completion": f"{2 * i}."} for i in range(9)]
@@ -51,6 +52,27 @@ def test_the_best_model_is_kept_and_told(cli, place, kind):
         code, _, err = cli("finetune", place / "s", place / "out", *data, *SHORT, *more)
         assert code == 0, err
     assert contents(place / "out") == contents(place / "whole")
+
+
+def test_TRN_010_measurements_are_logged_and_drawn(cli, place):
+    log, drawn = place / "run.jsonl", place / "run.svg"
+    data = ("--text", place / "text.txt", "--valid", place / "text.txt", "--valid-every", 2, "--steps", 7, *SHORT)
+    for more in (("--stop-after", 3), ("--resume",)):
+        code, _, err = cli(
+            "finetune", place / "s", place / "out", *data, "--log", log, *more, "--json", place / "o.json"
+        )
+        assert code == 0, err
+    found = read_log(log)
+    assert [one.step for one in found.measured] == [2, 4, 6, 7]
+    report = json.loads((place / "o.json").read_text())
+    assert [{"step": one.step, "loss": one.loss} for one in found.measured[1:]] == report["validation"]
+    assert found.measured[-1].best == report["best"]["step"]
+    for one in found.measured:
+        before = [other for other in found.measured if other.step <= one.step]
+        assert one.best == min(before, key=lambda other: other.loss).step
+    code, _, err = cli("plot", log, drawn)
+    assert code == 0, err
+    assert f"kept: step {found.measured[-1].best}" in drawn.read_text()
 
 
 def test_a_run_whose_loss_no_longer_falls_ends(cli, place):
