@@ -1,5 +1,6 @@
 """What a run trains on and is measured on, from the options of a command line."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,7 +25,7 @@ class DataOptions:
     packing: bool
     epochs: float | None
     steps: int | None
-    valid_every: int
+    valid_every: int | None
     patience: int | None
 
     def require(self) -> None:
@@ -35,15 +36,22 @@ class DataOptions:
             require_input(file, "file of examples")
         if self.text is not None:
             require_input(self.text, "text file")
+        if self.packing and self.longer:
+            raise console.Refused("--longer has no use beside --packing, which divides examples among rows")
         alone = {"--packing": self.packing, "--longer": self.longer, "--epochs": self.epochs}
         if self.text is not None and (given := [option for option, value in alone.items() if value]):
             raise console.Refused(f"{given[0]} belongs to --data; a text is read in random windows")
-        if self.epochs is not None and (self.steps is not None or self.epochs <= 0):
-            raise console.Refused("--epochs takes the place of --steps and is above 0; give one of the two")
+        if self.epochs is not None and self.steps is not None:
+            raise console.Refused("--epochs takes the place of --steps; give one of the two")
+        if self.epochs is not None and not 0 < self.epochs < math.inf:
+            raise console.Refused(f"--epochs is {self.epochs}; give a number above 0")
         if self.valid is not None:
             require_input(self.valid, "validation file")
-        elif self.patience is not None:
-            raise console.Refused("--patience counts measurements on --valid; give --valid FILE")
+            if self.text is not None and self.valid.suffix == ".jsonl":
+                raise console.Refused("--valid is a text beside --text; examples (.jsonl) go with --data")
+        for option, value in (("--patience", self.patience), ("--valid-every", self.valid_every)):
+            if self.valid is None and value is not None:
+                raise console.Refused(f"{option} counts measurements on --valid; give --valid FILE")
 
     def read(self, folder: Path, settings: TrainSettings) -> tuple[DataSource, DataSource | None, TrainSettings]:
         """Return what to train on, what to measure, and the settings with the steps of the epochs (TRN-020, TRN-021).
@@ -76,14 +84,14 @@ class DataOptions:
             if shown:
                 console.err.print(f"validation at step {step}: loss {loss:.4f}{', the best' * (best.step == step)}")
 
-        return None if held is None else Validation(held, self.valid_every, self.patience, measured)
+        return None if held is None else Validation(held, self.valid_every or 20, self.patience, measured)
 
     def _examples(self, files: list[Path], folder: Path, length: int, *, packed: bool) -> Examples:
         examples = read_examples(files, folder, length, longer=self.longer or "refuse", packed=packed)
         for n, what in ((examples.left_out, "left out"), (examples.cut, "cut")):
             if n:
                 one = "1 example" if n == 1 else f"{n} examples"
-                console.err.print(f"{files[0]}: {one} of more than {length} tokens {what} (--longer)")
+                console.err.print(f"{', '.join(map(str, files))}: {one} of more than {length} tokens {what} (--longer)")
         return examples
 
 

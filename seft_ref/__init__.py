@@ -24,6 +24,7 @@ The file format is in `formats`, the conformance kit in `conformance`. Start rea
 """
 
 from seft_ref.errors import SeftError
+from seft_ref.files.best import Best
 from seft_ref.files.model import Model, load_model, save_model, stop_tokens
 from seft_ref.files.state import load_state, save_state
 from seft_ref.model.config import ModelConfig
@@ -37,6 +38,7 @@ from seft_ref.runs.source import read_examples
 from seft_ref.runs.tasks import TasksEvaluation, evaluate_tasks
 from seft_ref.text.batch import Batch
 from seft_ref.text.evaluate import Evaluation, evaluate_windows
+from seft_ref.text.examples import Examples
 from seft_ref.text.generate import generate_tokens
 from seft_ref.text.sampling import Sampling
 from seft_ref.text.tokens import read_tokenizer, read_tokens, written
@@ -55,7 +57,9 @@ from seft_ref.train.settings import TrainSettings, settings_of
 
 __all__ = [
     "Batch",
+    "Best",
     "Evaluation",
+    "Examples",
     "Finetuned",
     "Model",
     "ModelConfig",

@@ -6,6 +6,7 @@ processes share the rows of each step.
 
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -53,7 +54,7 @@ def main(
     valid: Annotated[
         Path | None, typer.Option(help="Text or JSON Lines, as trained on, to measure; the best model is kept.")
     ] = None,
-    valid_every: Annotated[int, typer.Option(min=1, help="Steps between measurements on --valid.")] = 20,
+    valid_every: Annotated[int | None, typer.Option(min=1, help="Steps between measurements on --valid [20].")] = None,
     patience: Annotated[
         int | None, typer.Option(min=1, help="Stop after so many measurements without a smaller loss.")
     ] = None,
@@ -136,7 +137,7 @@ def main(
         Path | None, typer.Option(help="Append every step, event and warning there as JSON lines (TRN-010).")
     ] = None,
     json_file: Annotated[
-        Path | None, typer.Option("--json", help="Write settings, every step and the totals there.")
+        Path | None, typer.Option("--json", help="Write settings, the steps of this command and the totals there.")
     ] = None,
 ) -> None:
     """Train a sparse update of the model in SPARSE_DIR and write the result, as sparse as before, to OUT_DIR."""
@@ -206,7 +207,11 @@ def main(
         measurements.append({"step": at, "loss": loss})
         writer.validation(at, loss, best.step)
 
-    with console.progress("fine-tuning", min(stop_after or settings.steps, settings.steps)) as advance:
+    state_file = Path(f"{destination}.state")
+    with (
+        _interruptible(state_file),
+        console.progress("fine-tuning", min(stop_after or settings.steps, settings.steps)) as advance,
+    ):
         done = finetune(
             folder,
             destination,
@@ -242,6 +247,17 @@ def main(
         console.out.print(line)
 
 
+@contextmanager
+def _interruptible(state_file: Path) -> Iterator[None]:
+    """End with a line that says how to go on where the run is interrupted."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        kept = f"{state_file} is kept; continue with --resume" if state_file.exists() else "no state was saved yet"
+        console.err.print(f"interrupted; {kept}")
+        raise typer.Exit(130) from None
+
+
 def _require_start(folder: Path, destination: Path, *, resume: bool) -> None:
     """Refuse a model that is not a sparse checkpoint, and to begin anew beside an unfinished run."""
     if not is_sparse(folder):
@@ -271,8 +287,8 @@ def _warn_of_start(folder: Path, started: Started) -> None:
         console.err.print(f"warning: no weight of {folder} is pruned; seft prune prunes a dense model")
     if settings.rule.evolves and not any(map(settings.timetable().is_event, range(1, settings.steps + 1))):
         console.err.print(
-            f"warning: none of the {settings.steps} steps has an event, so slots stay where they start; choose an "
-            "evolve_every below that"
+            f"warning: none of the {settings.steps} steps has an event, so slots stay where they start; choose a "
+            "smaller --evolve-every"
         )
 
 
@@ -300,7 +316,7 @@ def _summary(records: list[dict[str, Any]], done: Finetuned, settings: TrainSett
         steps = f"steps {first['step']} to {last['step']}, {events} event{'s' * (events != 1)}"
         yield f"{steps}, loss {first['loss']:.3f} to {last['loss']:.3f}"
     if done.best is not None:
-        early = f"; the run ended after step {done.state.step}" * (done.state.step < settings.steps)
+        early = f"; ended after step {done.state.step} by --patience" * (done.state.step < settings.steps)
         yield f"kept: the model of step {done.best.step}, validation loss {done.best.loss:.4f}{early}"
 
 

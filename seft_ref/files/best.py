@@ -23,10 +23,10 @@ class Best:
     loss: float
 
 
-def best_kept(out: str | Path, step: int, measure: str) -> Best | None:
+def best_kept(out: str | Path, step: int, measure: Mapping[str, object]) -> Best | None:
     """Return the best that a run stopped after `step` has kept, None if it kept none.
 
-    measure  what is measured, to be compared with what was
+    measure  what is measured and how often, to be compared with what was
     Raises   CheckpointError CKP-006 for what was measured otherwise, on other data for instance
 
     What was measured after a later step is left out, because the resumed run measures it again (TRN-022.4).
@@ -36,9 +36,13 @@ def best_kept(out: str | Path, step: int, measure: str) -> Best | None:
         with open_folder(folder) as source:
             assert isinstance(source, formats.Reader)
             told = json.loads(str(source.attributes[_KEY]))
-        if told.pop("measure") != measure:
-            raise CheckpointError("CKP-006", f"{folder} was measured otherwise; resume with the same validation")
-        found.append(Best(**told))
+        best = Best(told.pop("step"), told.pop("loss"))
+        if different := [name for name in measure if told.get(name) != measure[name]]:
+            raise CheckpointError(
+                "CKP-006",
+                f"{folder} was measured with other {' and '.join(different)}; resume with the same validation",
+            )
+        found.append(best)
     return min((best for best in found if best.step <= step), key=lambda best: (best.loss, best.step), default=None)
 
 
@@ -46,7 +50,7 @@ def keep(
     model: str | Path,
     out: str | Path,
     best: Best,
-    measure: str,
+    measure: Mapping[str, object],
     final: Mapping[str, tuple[Topology, Array]],
     attributes: Mapping[str, str],
 ) -> None:
@@ -54,7 +58,7 @@ def keep(
     folder, before = _folder(out, best), _folders(out)
     if folder in before:  # from before an interruption, and the same
         return
-    told = {"step": best.step, "loss": best.loss, "measure": measure}
+    told = {"step": best.step, "loss": best.loss, **measure}
     save_model(model, folder, final, {**attributes, _KEY: json.dumps(told)})
     for other in before:
         shutil.rmtree(other)
@@ -65,10 +69,14 @@ def give_out(out: str | Path, best: Best) -> None:
     _folder(out, best).rename(out)
 
 
-def refuse_kept(out: str | Path) -> None:
-    """Refuse to start a run beside what another one has kept (CKP-006)."""
+def refuse_kept(out: str | Path, *, resume: bool, has_state: bool) -> None:
+    """Refuse to start a run beside what another one has kept, or to resume without validation (CKP-006)."""
     for folder in _folders(out):
-        raise CheckpointError("CKP-006", f"{folder} was kept by an unfinished run; resume it or remove the folder")
+        if resume:
+            advice = "resume with the same validation, or remove the folder to go on without"
+        else:
+            advice = "resume it, or remove the folder" if has_state else "it saved no state; remove the folder"
+        raise CheckpointError("CKP-006", f"{folder} was kept by an unfinished run; {advice}")
 
 
 def _folder(out: str | Path, best: Best) -> Path:

@@ -105,7 +105,7 @@ def finetune(
     settings    settings, or a preset with `changes` to it, as in `settings_of`; the N:M pattern is that of the folder
     resume      go on from the saved state
     stop_after  the step to stop after, with the state kept
-    save_every  steps between saves of the state
+    save_every  steps between saves of the state; it is saved after every measurement too
     state_file  where the state goes, if not beside `out`
     origin      what the state records of model and text; None for digests of the folder and of the data (CKP-007)
     valid       what the run is measured on; `out` is then the best model and not the last one (TRN-022)
@@ -131,7 +131,8 @@ def finetune(
     data = data_of(text, model)
     origin = origin or _origin(model, data)
     file = _state_file(out, state_file, origin, resume=resume)
-    outcome = outcome_of(valid, model, out, chosen, kernels, resume=resume)
+    has_state = file is not None and file.path.exists()
+    outcome = outcome_of(valid, model, out, chosen, kernels, resume=resume, has_state=has_state)
 
     def begun() -> tuple[ModelConfig, RunState, int]:
         # a separate function, so that afterwards only the state holds the model
@@ -162,7 +163,8 @@ def finetune(
         on_step(state, record, time.perf_counter() - began)
         # before the state is saved, so that a run resumed from it has measured what came before
         over = outcome.is_over(state, config, left, ranks)
-        if file is not None and writes and (state.step == last or state.step % save_every == 0):
+        due = state.step == last or state.step % save_every == 0 or outcome.is_due(state.step)
+        if file is not None and writes and due:
             loop.save(file.path, state, file.origin)
         if over or state.step == last:
             break

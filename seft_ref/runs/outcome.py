@@ -1,6 +1,5 @@
 """What a run leaves: the model of its last step, or the best one on held-out data (TRN-022)."""
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,10 @@ from seft_ref.text.tokens import evaluation_starts
 from seft_ref.train.settings import TrainSettings
 
 
+def _unheard(step: int, loss: float, best: Best) -> None:
+    """Do nothing with a measurement."""
+
+
 @dataclass(frozen=True, slots=True)
 class Validation:
     """What a run is measured on.
@@ -35,7 +38,7 @@ class Validation:
     data: DataSource
     every: int = 20
     patience: int | None = None
-    on_loss: Callable[[int, float, Best], None] = lambda step, loss, best: None
+    on_loss: Callable[[int, float, Best], None] = _unheard
 
 
 class Outcome(Protocol):
@@ -46,6 +49,9 @@ class Outcome(Protocol):
 
     def resume(self, step: int) -> None:
         """Take up what a run that was stopped after this step has kept."""
+
+    def is_due(self, step: int) -> bool:
+        """Return whether a state is measured after this step."""
 
     def is_over(self, state: RunState, config: ModelConfig, left: Callable[[], Final], ranks: Ranks) -> bool:
         """Look at the state after a step, and tell whether the run ends; `left` is what it would leave now."""
@@ -71,6 +77,10 @@ class LastModel:
 
     def resume(self, step: int) -> None:
         """Keep nothing between steps."""
+
+    def is_due(self, step: int) -> bool:
+        """Return False: nothing is measured."""
+        return False
 
     def is_over(self, state: RunState, config: ModelConfig, left: Callable[[], Final], ranks: Ranks) -> bool:
         """Return False: the run goes on to its last step."""
@@ -116,13 +126,17 @@ class BestModel:
         """Take up what a run that was stopped after this step has kept (TRN-022.4)."""
         self.best = best_kept(self.out, step, self._measure())
 
+    def is_due(self, step: int) -> bool:
+        """Return whether a state is measured after this step (TRN-022)."""
+        return step % self.validation.every == 0 or step == self.settings.steps
+
     def is_over(self, state: RunState, config: ModelConfig, left: Callable[[], Final], ranks: Ranks) -> bool:
         """Measure a state if it is time to, keep what it would leave if it is the best, and tell whether the run ends.
 
         Every rank measures all data, so that all decide alike.
         """
         every, patience, step = self.validation.every, self.validation.patience, state.step
-        if step % every and step != self.settings.steps:
+        if not self.is_due(step):
             return False
         loss = self._loss(state.weights, config)
         if self.best is None or loss < self.best.loss:
@@ -150,9 +164,9 @@ class BestModel:
         length = self.settings.length
         return evaluate_windows(weights, config, self.data, self.kernels, length=length).nats_per_token
 
-    def _measure(self) -> str:
-        """Return what is measured, for a resumed run to compare."""
-        return json.dumps([digest_of_data(self.data), self.validation.every])
+    def _measure(self) -> dict[str, object]:
+        """Return what is measured and how often, for a resumed run to compare."""
+        return {"every": self.validation.every, "data": digest_of_data(self.data)}
 
 
 def outcome_of(
@@ -163,15 +177,19 @@ def outcome_of(
     kernels: KernelSet,
     *,
     resume: bool,
+    has_state: bool,
 ) -> Outcome:
     """Return what becomes of a run; without validation its last model.
 
+    has_state  whether an unfinished run has left a state
     Raises:
         ValueError: for steps or measurements below 1, or validation without a folder to write; CheckpointError
             CKP-006 where an unfinished run has kept a model and this one does not resume it.
     """
-    if out is not None and not resume:
-        refuse_kept(out)
+    if validation is not None and not isinstance(validation, Validation):
+        raise ValueError(f"valid is {validation!r}; give Validation(data)")
+    if out is not None and (validation is None or not resume):
+        refuse_kept(out, resume=resume, has_state=has_state)
     if validation is None:
         return LastModel(model, out, settings)
     every, patience = validation.every, validation.patience

@@ -160,7 +160,7 @@ class Log:
         for key, value in json.loads(json.dumps(dict(header))).items():
             if was.get(key) != value:
                 differs = "" if key in ("model", "items") else f": {was.get(key)}, now {value}"
-                raise self._refused(f"was written with another {key}{differs}")
+                raise self._refused(f"was written with other {key}{differs}")
 
     def _refused(self, why: str) -> TaskError:
         return TaskError("TSK-011", f"{self.path} {why}; name another file, or remove it to start anew")

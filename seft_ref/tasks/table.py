@@ -156,7 +156,9 @@ def load_items(task: Task, data: Path, *, skip_trained: bool = False) -> Loaded:
             "or take them out of one of the files",
         )
     if trained:
-        remarks.append(f"{len(trained)} items stand in {task.train} too; they were left out")
+        one = len(trained) == 1
+        which = "1 item stands" if one else f"{len(trained)} items stand"
+        remarks.append(f"{which} in {task.train} too; {'it was' if one else 'they were'} left out")
     left_out = frozenset(trained)
     items = {number: item for number, item in enumerate(read) if number not in left_out}
     if not items:

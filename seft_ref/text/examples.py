@@ -19,6 +19,8 @@ from seft_ref.text.tokens import Tokenizer, check_length, check_tokens, check_wi
 
 Longer = Literal["refuse", "drop", "cut"]
 """What becomes of an example that is longer than a row."""
+ROLES = ("system", "developer", "user", "assistant", "tool")
+"""Who speaks in a conversation."""
 _WITH_MESSAGES = ("tools", "chat_template_kwargs", "images", "documents")
 """Keys of a line that would change how a conversation is written."""
 
@@ -170,8 +172,8 @@ def examples_of(
                 if longer == "refuse":
                     raise TextError(
                         "TRN-020",
-                        f"{where} has {len(example.tokens)} tokens and a row {length}; raise length, or drop or cut "
-                        "longer examples",
+                        f"{where} has {len(example.tokens)} tokens and a row {length}; raise length, or take longer "
+                        "drop to leave such examples out",
                     )
                 cut += longer == "cut"
                 left_out += longer == "drop"
@@ -181,8 +183,8 @@ def examples_of(
             if not example.targets():
                 raise TextError(
                     "TRN-020",
-                    f"{where}: the prompt fills the row of {length} tokens, so nothing of the completion is left to "
-                    "learn; raise length or drop longer examples",
+                    f"{where}: what stands before the first answer fills the row of {length} tokens, so nothing is "
+                    "left to learn; raise length, or take longer drop",
                 )
             found.append(example)
     if not found:
@@ -198,11 +200,13 @@ def _lines(file: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
         where = f"{file} line {number}"
         try:
             text = raw.decode()
-            line = json.loads(text) if text.strip() else None
+            line = json.loads(text, object_pairs_hook=_object) if text.strip() else None
         except UnicodeDecodeError as error:
             raise TextError("TRN-020", f"{where} is not UTF-8: {error.reason} at byte {error.start}") from None
+        except json.JSONDecodeError as error:
+            raise TextError("TRN-020", f"{where} is not JSON: {error.msg} at column {error.colno}") from None
         except (ValueError, RecursionError) as error:
-            raise TextError("TRN-020", f"{where} is not JSON: {error}") from None
+            raise TextError("TRN-020", f"{where} is not JSON that can be read: {error}") from None
         if line is None and text.strip() == "":
             continue
         if not isinstance(line, dict):
@@ -270,14 +274,28 @@ class _Reader:
         return list(self.tokenizer.encode(text, add_special_tokens=special).ids)
 
 
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return an object, refusing a key that stands twice."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a key stands twice in one object")
+    return found
+
+
 def _messages(given: Any, where: str) -> list[Message]:
     """Return the messages of a line, of which one at least is an answer with something in it."""
     if not isinstance(given, list) or not all(isinstance(message, dict) for message in given):
         raise TextError("TRN-020", f"{where}: messages must be a list of objects with role and content")
+    for message in given:
+        if isinstance(role := message.get("role"), str) and role not in ROLES:
+            raise TextError("TRN-020", f"{where} has the role {role!r}, must be one of {', '.join(ROLES)}")
     messages: list[Message] = [{key: _text(message, key, where) for key in ("role", "content")} for message in given]
     answers = [message["content"] for message in messages if message["role"] == "assistant"]
     if not answers or not all(answers):
-        raise TextError("TRN-020", f"{where} has {'an empty' if answers else 'no'} answer of the role assistant")
+        raise TextError(
+            "TRN-020",
+            f"{where} has {'an empty' if answers else 'no'} answer of the role assistant; give one, or take it out",
+        )
     return messages
 
 
@@ -295,7 +313,7 @@ def _unlearned(labels: Sequence[int]) -> list[int]:
 def _text(line: Mapping[str, Any], key: str, where: str) -> str:
     value = line.get(key)
     if not isinstance(value, str):
-        kind = "missing" if value is None else f"of type {type(value).__name__}"
+        kind = "missing" if key not in line else "null" if value is None else f"of type {type(value).__name__}"
         raise TextError("TRN-020", f"{where}: {key} is {kind}, must be a text")
     return value
 

@@ -80,7 +80,7 @@ def test_a_run_whose_loss_no_longer_falls_ends(cli, place):
     more = (*SHORT[:-1], 3.0, "--steps", 50)
     code, told, err = cli("finetune", place / "s", place / "out", *data, *more)
     assert code == 0, err
-    assert "the run ended after step" in told
+    assert "; ended after step" in told
     assert sorted(path.name for path in place.iterdir() if path.name.startswith("out")) == ["out"]
 
 
@@ -105,8 +105,12 @@ def test_TRN_020_8_what_is_left_out_is_told(cli, place):
         (("--text", "text.txt", "--packing"), "--packing belongs to --data"),
         (("--text", "text.txt", "--longer", "cut"), "--longer belongs to --data"),
         (("--data", "train.jsonl", "--epochs", "1", "--steps", "3"), "--epochs takes the place of --steps"),
-        (("--data", "train.jsonl", "--epochs", "0"), "above 0"),
-        (("--data", "train.jsonl", "--patience", "2"), "give --valid"),
+        (("--data", "train.jsonl", "--epochs", "0"), "--epochs is 0.0; give a number above 0"),
+        (("--data", "train.jsonl", "--epochs", "nan"), "--epochs is nan"),
+        (("--data", "train.jsonl", "--packing", "--longer", "cut"), "--longer has no use beside --packing"),
+        (("--data", "train.jsonl", "--patience", "2"), "--patience counts measurements on --valid"),
+        (("--data", "train.jsonl", "--valid-every", "2"), "--valid-every counts measurements on --valid"),
+        (("--text", "text.txt", "--valid", "held.jsonl"), "examples (.jsonl) go with --data"),
         (("--data", "absent.jsonl"), "file of examples"),
         (("--data", "train.jsonl", "--valid", "absent.jsonl"), "validation file"),
         (("--data", "text.txt"), "TRN-020"),

@@ -250,7 +250,10 @@ SAID = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
 @pytest.mark.parametrize(
     ("line", "told"),
     [
-        ("{", "line 2 is not JSON"),
+        ("{", "line 2 is not JSON: Expecting property name enclosed in double quotes at column 2"),
+        ('{"prompt": "a", "prompt": "b", "completion": "c"}', "a key stands twice"),
+        ({"prompt": None, "completion": "b"}, "prompt is null"),
+        ({"messages": [*SAID, {"role": "gpt", "content": "c"}]}, "has the role 'gpt', must be one of system"),
         ("[1]", "line 2 is not a JSON object"),
         ("null", "line 2 is not a JSON object"),
         ({"text": "a"}, "line 2 must have either messages, or prompt and completion"),
@@ -303,7 +306,7 @@ def test_TRN_020_8_examples_longer_than_a_row(folder, tmp_path):
     file = written(tmp_path / "d.jsonl", lines)
     dropped = read_examples(file, folder, 8, longer="drop")
     assert ([len(e.tokens) for e in dropped.of], dropped.left_out, dropped.cut) == ([7, 8], 2, 0)
-    with pytest.raises(TextError, match=r"line 2: the prompt fills the row of 8 tokens"):
+    with pytest.raises(TextError, match=r"line 2: what stands before the first answer fills the row of 8 tokens"):
         read_examples(file, folder, 8, longer="cut")
     cut = read_examples(written(tmp_path / "e.jsonl", lines[:3]), folder, 11, longer="cut")
     assert ([len(e.tokens) for e in cut.of], cut.left_out, cut.cut) == ([7, 11, 8], 0, 1)

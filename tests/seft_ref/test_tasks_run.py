@@ -94,7 +94,7 @@ def test_TSK_007_what_is_left_out_is_reported(model, tmp_path):
     assert "TSK-007" in refused(lambda: evaluate_tasks(model, ["openbookqa"], tmp_path))
     remarks = []
     found = evaluate_tasks(model, ["openbookqa"], tmp_path, skip_trained=True, on_remark=remarks.append)
-    assert remarks == ["openbookqa: 1 items stand in train.json too; they were left out"]
+    assert remarks == ["openbookqa: 1 item stands in train.json too; it was left out"]
     assert [result.item for result in found.items] == [0, 2]
 
 
@@ -189,13 +189,13 @@ def test_TSK_011_a_log_of_something_else_is_refused_and_stays(model, data, whole
     other_data = data_folder(tmp_path / "data", 6)
     again = {"model": model, "tasks": SOME, "data": data, **SHORT}
     for change, why in (
-        ({"model": other_model}, "was written with another model;"),
-        ({"data": other_data}, "was written with another items;"),
-        ({"limit": 2}, "was written with another items;"),
-        ({"tasks": SOME[:2]}, "was written with another items;"),
-        ({"batch": 2}, "was written with another batch: 3, now 2;"),
-        ({"max_tokens": 6}, "was written with another max_tokens: 5, now 6;"),
-        ({"dtype": "float64"}, "was written with another dtype: float32, now float64;"),
+        ({"model": other_model}, "was written with other model;"),
+        ({"data": other_data}, "was written with other items;"),
+        ({"limit": 2}, "was written with other items;"),
+        ({"tasks": SOME[:2]}, "was written with other items;"),
+        ({"batch": 2}, "was written with other batch: 3, now 2;"),
+        ({"max_tokens": 6}, "was written with other max_tokens: 5, now 6;"),
+        ({"dtype": "float64"}, "was written with other dtype: float32, now float64;"),
     ):
         message = refused(lambda change=change: evaluate_tasks(**(again | change), log=log))
         assert message.startswith(f"TSK-011: {log} {why}")

@@ -130,6 +130,8 @@ def test_TRN_022_4_a_crash_between_measurement_and_state(place):
     with pytest.raises(Crash):
         finetune(place / "sparse", place / "out", place / "text.txt", valid=held, on_step=crash, save_every=3, **RUN)
     assert len([path for path in place.iterdir() if path.name.startswith("out.best-")]) == 1
+    # the state is saved after every measurement, so that there is one wherever a model is kept
+    assert (place / "out.state").exists()
     done = finetune(place / "sparse", place / "out", place / "text.txt", valid=held, resume=True, **RUN)
     assert done.best == whole.best
     assert contents(place / "out") == contents(place / "whole")
@@ -165,6 +167,7 @@ def test_what_cannot_be_validated_is_refused_before_the_first_step(place):
         with pytest.raises(kind, match=told):
             finetune(place / "sparse", out, place / "text.txt", valid=held, on_step=lambda *_: 1 / 0, **RUN | more)
 
+    refused("valid.txt", ValueError, r"give Validation\(data\)")
     refused(Validation(OTHER, 0), ValueError, "every is 0")
     refused(Validation(OTHER, 1, 0), ValueError, "patience 0")
     refused(Validation(OTHER), ValueError, "name out", out=None)
@@ -181,7 +184,10 @@ def test_CKP_006_what_an_unfinished_run_kept_is_not_taken_for_another(place):
         with pytest.raises(CheckpointError, match=r"CKP-006.*out\.best-4"):
             run(place, place / "out", **how)
     (place / "aside").rename(place / "out.state")
-    with pytest.raises(CheckpointError, match=r"CKP-006.*measured otherwise"):
+    # a run with validation does not go on without
+    with pytest.raises(CheckpointError, match=r"CKP-006.*out\.best-4.* with the same validation, or remove"):
+        finetune(place / "sparse", place / "out", place / "text.txt", resume=True, **RUN)
+    with pytest.raises(CheckpointError, match=r"CKP-006.*measured with other every;"):
         run(place, place / "out", resume=True, every=3)
     assert run(place, place / "out", resume=True)[0].best.step > 0
 
